@@ -1,0 +1,1 @@
+"""Pure tools for the cores: no IO, no clock, no randomness."""

@@ -1,0 +1,50 @@
+"""The one function that computes a security identity, so that every service and every rebuild gets the same number."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from hashlib import blake2b
+
+from proto.identity import FIRST_COMPUTED, UNSTABLE_LABELS, IdentitySet
+from proto.objects import Labels, Namespace, Pod
+
+
+def stands_for(pod: Pod, namespace: Namespace, relevant: Set[str] = frozenset()) -> IdentitySet:
+    """The facts that a pod's identity is computed from.
+
+    ``relevant`` are the unstable label keys that a live selector names (``proto.identity.RelevantKeys``).
+    """
+    return IdentitySet(
+        namespace=namespace.name,
+        namespace_labels=namespace.labels,
+        pod_labels=_stable(pod.labels, relevant),
+        service_account=pod.service_account,
+        named_ports=tuple(sorted(pod.named_ports)),
+    )
+
+
+def _stable(labels: Labels, relevant: Set[str]) -> Labels:
+    left_out = UNSTABLE_LABELS - relevant
+    return tuple(sorted(pair for pair in labels if pair[0] not in left_out))
+
+
+def identity_of(facts: IdentitySet, cluster_uid: str) -> int:
+    """64-bit keyed hash of the facts; the key is the uid of the ``kube-system`` namespace. Never a reserved number."""
+    salt = 0
+    while True:
+        digest = blake2b(key=cluster_uid.encode()[:64], digest_size=8, salt=salt.to_bytes(2, "big"))
+        for part in _parts(facts):
+            digest.update(len(part).to_bytes(4, "big") + part)
+        number = int.from_bytes(digest.digest(), "big")
+        if number >= FIRST_COMPUTED:
+            return number
+        salt += 1
+
+
+def _parts(facts: IdentitySet) -> list[bytes]:
+    parts = [facts.namespace.encode(), facts.service_account.encode()]
+    for section in (facts.namespace_labels, facts.pod_labels):
+        parts.append(len(section).to_bytes(4, "big"))
+        parts += [text.encode() for pair in section for text in pair]
+    parts += [f"{port.name}/{port.protocol}/{port.port}".encode() for port in facts.named_ports]
+    return parts

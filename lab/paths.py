@@ -1,0 +1,137 @@
+"""Where a lab keeps its things: folders, sockets, files. Pure path arithmetic, plus the settings it starts from.
+
+Owns every path a lab writes outside its namespaces: below `<labs>/<lab>/` (state and logs) and `<run>/<lab>/` (sockets,
+bpffs mounts). Promises that nothing of a lab lies elsewhere except what the kubelet and containerd hard-code, which
+`leftovers.py` names. Refuses relative folders.
+"""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from lab.topology import LabError, check_name
+
+SOURCE = Path(__file__).resolve().parent.parent
+MARKER = "AIRMESH_LAB_PROCESS"
+"""Environment variable that every process started by a lab carries: the lab's name. `down` finds them by it."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings:
+    """What the environment may change."""
+
+    labs: Path
+    run: Path
+    cache: Path
+
+
+def _folder(environment: Mapping[str, str], name: str, default: Path) -> Path:
+    path = Path(environment.get(name) or default)
+    if not path.is_absolute():
+        raise LabError(f"{name}={path}: give an absolute folder")
+    return path
+
+
+def settings(environment: Mapping[str, str] | None = None) -> Settings:
+    """Read AIRMESH_LABS, AIRMESH_RUN and AIRMESH_CACHE. Raises `LabError` for a relative folder."""
+    env = os.environ if environment is None else environment
+    home = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME", "/")) / ".cache")
+    return Settings(
+        labs=_folder(env, "AIRMESH_LABS", Path("/var/lib/airmesh/labs")),
+        run=_folder(env, "AIRMESH_RUN", Path("/run/airmesh")),
+        cache=_folder(env, "AIRMESH_CACHE", home / "airmesh"),
+    )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NodePaths:
+    """One node's folders. Unix sockets lie under `run`, since a socket's path has at most 107 bytes."""
+
+    state: Path
+    run: Path
+
+    @property
+    def containerd_socket(self) -> Path:
+        return self.run / "containerd.sock"
+
+    @property
+    def cni_socket(self) -> Path:
+        return self.run / "cni.sock"
+
+    @property
+    def bpffs(self) -> Path:
+        return self.run / "bpf"
+
+    @property
+    def cni_conf(self) -> Path:
+        return self.state / "cni"
+
+    @property
+    def cni_bin(self) -> Path:
+        return self.state / "cni-bin"
+
+    @property
+    def agents(self) -> Path:
+        """State of the node's airmesh services (journals, keys)."""
+        return self.state / "airmesh"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Paths:
+    """One lab's folders and files."""
+
+    lab: str
+    state: Path
+    run: Path
+
+    @property
+    def logs(self) -> Path:
+        return self.state / "logs"
+
+    @property
+    def pki(self) -> Path:
+        return self.state / "pki"
+
+    @property
+    def nats(self) -> Path:
+        return self.state / "nats"
+
+    @property
+    def ledger(self) -> Path:
+        return self.state / "processes.json"
+
+    @property
+    def record(self) -> Path:
+        """What `up` decided (nodes, with or without mesh) and whether it finished: `lab.json`."""
+        return self.state / "lab.json"
+
+    @property
+    def doors(self) -> Path:
+        """Loopback ports of the doors, written by the door process."""
+        return self.state / "doors.json"
+
+    @property
+    def kubeconfig(self) -> Path:
+        """For people and tests on this machine, through the loopback door."""
+        return self.state / "kubeconfig"
+
+    @property
+    def supervisor_socket(self) -> Path:
+        return self.run / "supervisor.sock"
+
+    def kubeconfig_of(self, user: str) -> Path:
+        """For a component inside the lab's namespaces, to the API server's fabric address."""
+        return self.pki / f"{user}.kubeconfig"
+
+    def log(self, process: str) -> Path:
+        return self.logs / f"{process}.log"
+
+    def node(self, name: str) -> NodePaths:
+        return NodePaths(state=self.state / name, run=self.run / name)
+
+
+def paths(lab: str, given: Settings) -> Paths:
+    """The paths of lab `lab`. Raises `LabError` for a bad name."""
+    check_name(lab)
+    return Paths(lab=lab, state=given.labs / lab, run=given.run / lab)

@@ -1,0 +1,83 @@
+"""Addresses: blocks that nodes hold, owners that keep an address, claims on it, and endpoints that live at one.
+
+An address belongs either to a node's block or to a claim, never to both. Every record that is changed by
+compare-and-set carries a ``nonce``: after a write that timed out, the writer reads the key again and knows its own
+record by it (a time-out is not a failure).
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from proto.net import Address, Network
+from proto.objects import Owner
+
+IPAM_HOLDER = "_ipam"
+"""Holder of the blocks that ``ipam`` itself keeps for claims; no node can be named so."""
+
+
+class Block(msgspec.Struct, frozen=True):
+    """Value of ``blocks.<block>``: who may give addresses of it away."""
+
+    cidr: Network
+    pool: str
+    node: str
+    """Node name, or :data:`IPAM_HOLDER`."""
+    node_uid: str
+    epoch: int
+    """Raised by one whenever the block changes hands."""
+    nonce: str
+
+
+class BlockReport(msgspec.Struct, frozen=True):
+    """Value of ``blocks._reported.<node>``: the node has said, for this epoch of the bucket, which blocks it holds."""
+
+    node: str
+    bucket_epoch: str
+
+
+class OwnerRecord(msgspec.Struct, frozen=True):
+    """Value of ``owners.<owner>.<family>``: the address that an owner is meant to have."""
+
+    owner: Owner
+    address: Address
+    pool: str
+    nonce: str
+
+
+class Claim(msgspec.Struct, frozen=True):
+    """Value of ``claims.<address>``: who holds a kept address now; good only while ``owners`` agrees.
+
+    ``node`` is empty while nobody holds it (the owner's pod is between two nodes).
+    """
+
+    address: Address
+    owner: Owner
+    node: str
+    pod_uid: str
+    container: str
+    interface: str
+    epoch: int
+    """Raised by one at each change of holder; orders endpoints of one address."""
+    nonce: str
+
+
+class Endpoint(msgspec.Struct, frozen=True):
+    """Value of ``endpoints.<node>.<address>``: a pod's interface that lives at this address now.
+
+    Of two entries for one address, the one with the greater ``(epoch, sequence)`` is true.
+    """
+
+    node: str
+    address: Address
+    namespace: str
+    pod: str
+    pod_uid: str
+    identity: int
+    mac: bytes
+    """Six bytes."""
+    epoch: int
+    """Epoch of the block or claim that the address comes from."""
+    sequence: int
+    """Counts this node's changes, never going back (kept in its journal)."""
+    claimed: bool = False

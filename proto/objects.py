@@ -1,0 +1,254 @@
+"""Kubernetes objects as the mesh sees them: the few fields it needs, parsed once by ``cluster``.
+
+Each is the value of a key in the ``objects`` bucket, ``<group>.<kind>.<namespace or _>.<name>`` (pods:
+``core.pod.<node>.<namespace>.<name>``, so that a node can watch its own; a pod without a node has no key yet).
+Names follow the API's. Fields are named as in the API where they mean the same; times and status that nobody needs
+are left out.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import msgspec
+
+from proto.identity import NamedPort
+from proto.net import Address, Network
+
+Labels = tuple[tuple[str, str], ...]
+"""Sorted pairs of key and value."""
+
+
+class Namespace(msgspec.Struct, frozen=True):
+    """core/v1 Namespace."""
+
+    name: str
+    uid: str
+    labels: Labels = ()
+    annotations: Labels = ()
+    """Only those under ``airmesh.io/`` and ``cni.projectcalico.org/``."""
+
+
+class Owner(msgspec.Struct, frozen=True):
+    """The workload that a pod belongs to: what a kept address belongs to (never the pod).
+
+    For a StatefulSet pod ``ordinal`` is its index; for others it is -1 unless an annotation asks for a kept address.
+    """
+
+    namespace: str
+    kind: str
+    name: str
+    ordinal: int = -1
+
+
+class Pod(msgspec.Struct, frozen=True):
+    """core/v1 Pod that has been given a node."""
+
+    namespace: str
+    name: str
+    uid: str
+    node: str
+    labels: Labels = ()
+    annotations: Labels = ()
+    """Only those under ``airmesh.io/``, ``cni.projectcalico.org/`` and ``k8s.v1.cni.cncf.io/``."""
+    service_account: str = "default"
+    named_ports: tuple[NamedPort, ...] = ()
+    host_network: bool = False
+    addresses: tuple[Address, ...] = ()
+    """status.podIPs, empty until the kubelet has reported them."""
+    phase: str = "Pending"
+    terminating: bool = False
+    owner: Owner | None = None
+
+
+class Node(msgspec.Struct, frozen=True):
+    """core/v1 Node."""
+
+    name: str
+    uid: str
+    labels: Labels = ()
+    addresses: tuple[Address, ...] = ()
+    """status.addresses of type InternalIP."""
+    blocks: tuple[Network, ...] = ()
+    """Annotation ``airmesh.io/blocks``: the blocks it held when last heard of (written by ``cluster``)."""
+    ready: bool = False
+    unschedulable: bool = False
+
+
+class ServicePort(msgspec.Struct, frozen=True):
+    """One port of a Service."""
+
+    name: str
+    protocol: int
+    port: int
+    node_port: int = 0
+
+
+class Service(msgspec.Struct, frozen=True):
+    """core/v1 Service. ``cluster_ips`` is empty for a headless one and for ExternalName."""
+
+    namespace: str
+    name: str
+    uid: str
+    type: str = "ClusterIP"
+    cluster_ips: tuple[Address, ...] = ()
+    external_ips: tuple[Address, ...] = ()
+    load_balancer_ips: tuple[Address, ...] = ()
+    ports: tuple[ServicePort, ...] = ()
+    affinity_seconds: int = 0
+    """sessionAffinityConfig.clientIP.timeoutSeconds when sessionAffinity is ClientIP, else 0."""
+    internal_policy: str = "Cluster"
+    external_policy: str = "Cluster"
+    publish_not_ready: bool = False
+
+
+class EndpointPort(msgspec.Struct, frozen=True):
+    """One port of an EndpointSlice, matched to a ServicePort by name."""
+
+    name: str
+    protocol: int
+    port: int
+
+
+class SliceEndpoint(msgspec.Struct, frozen=True):
+    """One endpoint of a slice. ``addresses`` are fungible; the first one is used (discovery/v1)."""
+
+    addresses: tuple[Address, ...]
+    ready: bool = True
+    serving: bool = True
+    terminating: bool = False
+    node: str = ""
+    pod_uid: str = ""
+
+
+class EndpointSlice(msgspec.Struct, frozen=True):
+    """discovery.k8s.io/v1 EndpointSlice of type IPv4 or IPv6."""
+
+    namespace: str
+    name: str
+    service: str
+    """Label ``kubernetes.io/service-name``; empty when it serves none."""
+    endpoints: tuple[SliceEndpoint, ...] = ()
+    ports: tuple[EndpointPort, ...] = ()
+
+
+class Requirement(msgspec.Struct, frozen=True):
+    """One matchExpressions entry (meta/v1 LabelSelectorRequirement)."""
+
+    key: str
+    operator: Literal["In", "NotIn", "Exists", "DoesNotExist"]
+    values: tuple[str, ...] = ()
+
+
+class Selector(msgspec.Struct, frozen=True):
+    """meta/v1 LabelSelector. Without any requirement it selects everything; ``None`` in its place selects nothing."""
+
+    match_labels: Labels = ()
+    match_expressions: tuple[Requirement, ...] = ()
+
+
+class IPBlock(msgspec.Struct, frozen=True):
+    """networking/v1 IPBlock."""
+
+    cidr: Network
+    excepted: tuple[Network, ...] = ()
+
+
+class Peer(msgspec.Struct, frozen=True):
+    """networking/v1 NetworkPolicyPeer: either an ipBlock, or a pod and/or namespace selector."""
+
+    pod_selector: Selector | None = None
+    namespace_selector: Selector | None = None
+    ip_block: IPBlock | None = None
+
+
+class PolicyPort(msgspec.Struct, frozen=True):
+    """networking/v1 NetworkPolicyPort. Exactly one of ``port`` and ``port_name`` may be set; neither means any port."""
+
+    protocol: int
+    port: int | None = None
+    end_port: int | None = None
+    port_name: str | None = None
+
+
+class PolicyRule(msgspec.Struct, frozen=True):
+    """One ingress or egress rule. Empty ``peers`` = any peer, empty ``ports`` = any port of any protocol."""
+
+    peers: tuple[Peer, ...] = ()
+    ports: tuple[PolicyPort, ...] = ()
+
+
+class NetworkPolicy(msgspec.Struct, frozen=True):
+    """networking.k8s.io/v1 NetworkPolicy, with policyTypes already defaulted by the API server."""
+
+    namespace: str
+    name: str
+    uid: str
+    pod_selector: Selector
+    applies_ingress: bool
+    applies_egress: bool
+    ingress: tuple[PolicyRule, ...] = ()
+    egress: tuple[PolicyRule, ...] = ()
+
+
+class IPPool(msgspec.Struct, frozen=True):
+    """crd.projectcalico.org/v1 IPPool (and airmesh.io/v1, same fields)."""
+
+    name: str
+    cidr: Network
+    block_size: int
+    """Prefix length of a block: 26 (IPv4) and 122 (IPv6) unless said otherwise."""
+    ipip_mode: Literal["Never", "Always", "CrossSubnet"] = "Never"
+    vxlan_mode: Literal["Never", "Always", "CrossSubnet"] = "Never"
+    nat_outgoing: bool = False
+    disabled: bool = False
+    node_selector: str = "all()"
+
+
+class ConfigMap(msgspec.Struct, frozen=True):
+    """core/v1 ConfigMap; only ``kube-system/coredns`` is mirrored."""
+
+    namespace: str
+    name: str
+    content: Labels = ()
+
+
+class Deployment(msgspec.Struct, frozen=True):
+    """apps/v1 Deployment; only ``kube-system/coredns`` is mirrored."""
+
+    namespace: str
+    name: str
+    replicas: int
+    ready_replicas: int = 0
+
+
+KubernetesObject = Namespace | Pod | Node | Service | EndpointSlice | NetworkPolicy | IPPool | ConfigMap | Deployment
+
+
+class Kind(msgspec.Struct, frozen=True):
+    """How one kind is spelled in keys and in the API."""
+
+    group: str
+    """Key segment: ``core`` for the API's empty group."""
+    kind: str
+    """Key segment: lower-case singular."""
+    api: str
+    """API path prefix, e.g. ``/api/v1`` or ``/apis/apps/v1``."""
+    plural: str
+    type: type[KubernetesObject]
+
+
+KINDS: tuple[Kind, ...] = (
+    Kind("core", "namespace", "/api/v1", "namespaces", Namespace),
+    Kind("core", "node", "/api/v1", "nodes", Node),
+    Kind("core", "pod", "/api/v1", "pods", Pod),
+    Kind("core", "service", "/api/v1", "services", Service),
+    Kind("core", "configmap", "/api/v1", "configmaps", ConfigMap),
+    Kind("apps", "deployment", "/apis/apps/v1", "deployments", Deployment),
+    Kind("discovery.k8s.io", "endpointslice", "/apis/discovery.k8s.io/v1", "endpointslices", EndpointSlice),
+    Kind("networking.k8s.io", "networkpolicy", "/apis/networking.k8s.io/v1", "networkpolicies", NetworkPolicy),
+    Kind("crd.projectcalico.org", "ippool", "/apis/crd.projectcalico.org/v1", "ippools", IPPool),
+)
+"""Every kind that ``cluster`` mirrors."""
+
+KIND_OF: dict[type, Kind] = {kind.type: kind for kind in KINDS}

@@ -1,0 +1,135 @@
+"""Compiled policy: what each identity may send and receive, and how far each node is with enforcing it.
+
+``policy`` compiles every NetworkPolicy once per identity; nodes put the result into kernel maps. A revision is
+(epoch of ``objects``, last sequence compiled), so "is it enforced everywhere" is a comparison of numbers. An identity
+without an entry in ``rules`` is unknown and denied: absence never allows.
+"""
+
+from __future__ import annotations
+
+from enum import IntEnum
+
+import msgspec
+
+from proto.net import Network
+
+
+class Revision(msgspec.Struct, frozen=True, order=True):
+    """How far something is. Revisions of different epochs are not comparable by size: see ``covers``."""
+
+    epoch: str
+    """Epoch of the ``objects`` bucket."""
+    sequence: int
+    """Stream sequence of the last object taken into account."""
+
+    def covers(self, other: Revision) -> bool:
+        """True when everything up to ``other`` is contained; False for another epoch."""
+        return self.epoch == other.epoch and self.sequence >= other.sequence
+
+
+class Direction(IntEnum):
+    """Seen from the subject."""
+
+    INGRESS = 0
+    EGRESS = 1
+
+
+class PeerKind(IntEnum):
+    """What :attr:`CompiledRule.peer` is a number of."""
+
+    ANY = 0
+    IDENTITY = 1
+    CIDR_SET = 2
+
+
+class Verdict(IntEnum):
+    """What a rule says."""
+
+    DENY = 0
+    ALLOW = 1
+
+
+class CompiledRule(msgspec.Struct, frozen=True, order=True):
+    """One line of an identity's policy; the matching line with the lowest rank wins.
+
+    ``protocol`` 0 = any. ``port`` with ``port_bits``: the first ``port_bits`` bits of the 16-bit port must agree
+    (0 = any port, 16 = exactly this one), so a range is a few lines.
+    """
+
+    direction: Direction
+    peer_kind: PeerKind
+    peer: int
+    protocol: int
+    port: int
+    port_bits: int
+    rank: int
+    verdict: Verdict
+    rule: int
+    """Index into :attr:`CompiledPolicy.sources`."""
+
+
+class RuleSource(msgspec.Struct, frozen=True):
+    """Where a compiled line comes from: for a person who asks why."""
+
+    kind: str
+    """``NetworkPolicy``."""
+    namespace: str
+    name: str
+    index: int
+    """Index of the rule within the policy's ingress or egress list."""
+
+
+class CompiledPolicy(msgspec.Struct, frozen=True):
+    """Value of ``rules.<identity>``, one for every identity in use, also where no policy selects it."""
+
+    identity: int
+    revision: Revision
+    ingress_isolated: bool
+    egress_isolated: bool
+    rules: tuple[CompiledRule, ...] = ()
+    sources: tuple[RuleSource, ...] = ()
+    isolated_by: tuple[RuleSource, ...] = ()
+    """Policies that select the subject (index -1): what denies when no line allows."""
+
+
+class CidrSet(msgspec.Struct, frozen=True):
+    """One disjoint prefix and the number of the set of policy CIDRs that hold it."""
+
+    prefix: Network
+    number: int
+    """64-bit hash of the set: the same set has the same number in every replica and for ever. 0 = in no policy CIDR."""
+
+
+class CidrPartition(msgspec.Struct, frozen=True):
+    """Value of ``rules._cidrs``: all addresses that policies name by CIDR, cut into disjoint prefixes.
+
+    A node puts a partition in force only when every shard's frontier covers ``revision``: then the lines that name its
+    numbers are already in the maps.
+    """
+
+    revision: Revision
+    prefixes: tuple[CidrSet, ...] = ()
+
+
+class Frontier(msgspec.Struct, frozen=True):
+    """Value of ``rules._frontier.<shard>``: all rules of this shard up to ``revision`` are written."""
+
+    shard: int
+    shards: int
+    """How many shards there are; identity ``i`` belongs to shard ``i % shards``."""
+    revision: Revision
+
+
+class Ack(msgspec.Struct, frozen=True):
+    """Value of ``acks.<node>``: what this node's kernel maps hold."""
+
+    node: str
+    rules: Revision
+    """The smallest frontier of all shards that the maps hold."""
+    endpoints: int
+    """Stream sequence of ``endpoints`` that the maps hold."""
+    endpoints_epoch: str = ""
+    pods: int = 0
+    """Endpoints of this node."""
+    ready: bool = False
+    """CNI answers, programs are attached, all watches are in sync."""

@@ -1,0 +1,188 @@
+"""Every subject and bucket, who writes which key, and who may ask, answer and listen: the one table of the bus.
+
+The NATS servers' allow-lists are generated from :data:`ROLES` (``chassis.nats_config``), so what this table does not
+grant, nobody can do. ``{node}`` in a prefix is the encoded node name of the user.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+MAJOR = "v1"
+ROOT = f"airmesh.{MAJOR}"
+
+IPAM_BLOCK = f"{ROOT}.ipam.block"
+IPAM_REPORT = f"{ROOT}.ipam.report"
+IPAM_CLAIM = f"{ROOT}.ipam.claim"
+IPAM_RELEASE = f"{ROOT}.ipam.release"
+IPAM_SHOW = f"{ROOT}.ipam.show"
+POLICY_EXPLAIN = f"{ROOT}.policy.explain"
+POLICY_MATRIX = f"{ROOT}.policy.matrix"
+
+EVENTS = f"{ROOT}.events"
+FLOWS = f"{ROOT}.flows"
+
+
+def event_subject(service: str, what: str) -> str:
+    """``airmesh.v1.events.<service>.<what>``."""
+    return f"{EVENTS}.{service}.{what}"
+
+
+def flow_subject(node_segment: str, verdict: str) -> str:
+    """``airmesh.v1.flows.<node>.<verdict>``; ``node_segment`` encoded, verdict ``dropped`` or ``forwarded``."""
+    return f"{FLOWS}.{node_segment}.{verdict}"
+
+
+@dataclass(frozen=True, slots=True)
+class Bucket:
+    """One KV bucket; its name on the server carries the major version."""
+
+    name: str
+    max_bytes: int
+    """Over this a write is refused (discard new): a runaway writer gets an error, not others' keys."""
+    purpose: str
+
+    @property
+    def on_server(self) -> str:
+        """Name of the bucket on the NATS server; its stream is ``KV_`` + this."""
+        return f"{self.name}_{MAJOR}"
+
+
+_MIB = 1 << 20
+OBJECTS = Bucket("objects", 512 * _MIB, "mirror of Kubernetes objects")
+BLOCKS = Bucket("blocks", 64 * _MIB, "address blocks and who holds them")
+OWNERS = Bucket("owners", 64 * _MIB, "owners and the addresses they keep")
+CLAIMS = Bucket("claims", 64 * _MIB, "kept addresses and who holds them now")
+ENDPOINTS = Bucket("endpoints", 256 * _MIB, "pod interfaces and their addresses")
+IDENTITIES = Bucket("identities", 64 * _MIB, "what an identity stands for")
+RULES = Bucket("rules", 512 * _MIB, "compiled policy and its frontier")
+ACKS = Bucket("acks", 16 * _MIB, "what each node's kernel holds")
+LEASES = Bucket("leases", 16 * _MIB, "who is the active copy")
+ROUTES = Bucket("routes", 32 * _MIB, "what each node offers the others")
+DNS = Bucket("dns", 16 * _MIB, "CoreDNS decisions and reports")
+
+BUCKETS: tuple[Bucket, ...] = (
+    OBJECTS,
+    BLOCKS,
+    OWNERS,
+    CLAIMS,
+    ENDPOINTS,
+    IDENTITIES,
+    RULES,
+    ACKS,
+    LEASES,
+    ROUTES,
+    DNS,
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Grant:
+    """A bucket and the key prefixes in it (``>`` = all; ``x`` = the key x and everything below ``x.``)."""
+
+    bucket: Bucket
+    prefixes: tuple[str, ...] = (">",)
+
+
+@dataclass(frozen=True, slots=True)
+class Role:
+    """What one kind of user may do. Nothing else is allowed."""
+
+    name: str
+    per_node: bool = False
+    """One user for each node, named ``<role>-<node>``, instead of one in all."""
+    writes: tuple[Grant, ...] = ()
+    reads: tuple[Grant, ...] = ()
+    requests: tuple[str, ...] = ()
+    """Subjects it may send requests to."""
+    serves: tuple[str, ...] = ()
+    """Subjects it answers."""
+    publishes: tuple[str, ...] = ()
+    listens: tuple[str, ...] = ()
+    makes_buckets: bool = False
+
+
+_EVERYTHING = tuple(Grant(bucket) for bucket in BUCKETS)
+
+ROLES: tuple[Role, ...] = (
+    Role(
+        "cluster",
+        writes=(
+            Grant(OBJECTS),
+            Grant(LEASES, ("cluster",)),
+            *(Grant(bucket, ("_epoch",)) for bucket in BUCKETS if bucket is not OBJECTS),
+        ),
+        reads=_EVERYTHING,
+        publishes=(f"{EVENTS}.cluster.>",),
+        makes_buckets=True,
+    ),
+    Role(
+        "ipam",
+        writes=(Grant(BLOCKS), Grant(OWNERS), Grant(CLAIMS), Grant(LEASES, ("ipam",))),
+        reads=(Grant(OBJECTS), Grant(BLOCKS), Grant(OWNERS), Grant(CLAIMS), Grant(LEASES), Grant(ACKS)),
+        serves=(IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE, IPAM_SHOW),
+        publishes=(f"{EVENTS}.ipam.>",),
+    ),
+    Role(
+        "policy",
+        writes=(Grant(IDENTITIES), Grant(RULES), Grant(LEASES, ("policy",))),
+        reads=(Grant(OBJECTS), Grant(IDENTITIES), Grant(RULES), Grant(LEASES), Grant(ACKS)),
+        serves=(POLICY_EXPLAIN, POLICY_MATRIX),
+        publishes=(f"{EVENTS}.policy.>",),
+    ),
+    Role(
+        "dns",
+        writes=(Grant(DNS), Grant(LEASES, ("dns",))),
+        reads=(Grant(OBJECTS), Grant(DNS), Grant(LEASES)),
+        publishes=(f"{EVENTS}.dns.>",),
+    ),
+    Role(
+        "routing",
+        per_node=True,
+        writes=(Grant(ROUTES, ("{node}", "_complete.{node}")),),
+        reads=(
+            Grant(ROUTES),
+            Grant(CLAIMS),
+            Grant(BLOCKS),
+            Grant(OBJECTS, ("core.node", "crd=2Eprojectcalico=2Eorg.ippool", "_epoch", "_complete")),
+        ),
+        publishes=(f"{EVENTS}.routing.>",),
+    ),
+    Role(
+        "dataplane",
+        per_node=True,
+        writes=(
+            Grant(ENDPOINTS, ("{node}", "_complete.{node}")),
+            Grant(ACKS, ("{node}", "_complete.{node}")),
+            Grant(LEASES, ("node.{node}",)),
+        ),
+        reads=(
+            Grant(
+                OBJECTS,
+                (
+                    "core.pod.{node}",
+                    "core.namespace",
+                    "core.node",
+                    "core.service",
+                    "discovery=2Ek8s=2Eio.endpointslice",
+                    "crd=2Eprojectcalico=2Eorg.ippool",
+                    "_epoch",
+                    "_complete",
+                ),
+            ),
+            Grant(BLOCKS),
+            Grant(CLAIMS),
+            Grant(ENDPOINTS),
+            Grant(IDENTITIES),
+            Grant(RULES),
+        ),
+        requests=(IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE),
+        publishes=(f"{EVENTS}.dataplane.>", f"{FLOWS}.{{node}}.>"),
+    ),
+    Role(
+        "cli",
+        reads=_EVERYTHING,
+        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, "$SRV.>"),
+        listens=(f"{EVENTS}.>", f"{FLOWS}.>"),
+    ),
+)
