@@ -1,8 +1,8 @@
 """Addresses and networks of either family as field types of messages.
 
 To a type checker ``Address`` is ``IPv4Address | IPv6Address``. At run time it is one abstract class with both as
-virtual subclasses, because msgspec takes only one custom type in a union; ``isinstance`` works with it, ``match`` on the
-concrete classes as always. On the wire both are their usual text.
+virtual subclasses, because msgspec takes only one custom type in a union; ``isinstance`` works with it, ``match`` on
+the concrete classes as always. On the wire both are their usual text.
 """
 
 from __future__ import annotations
