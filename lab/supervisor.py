@@ -205,10 +205,6 @@ def started_by(lab: str) -> tuple[str, ...]:
     return (sys.executable, "-P", "-m", "lab.supervisor", lab)
 
 
-def source_folder() -> Path:
-    """The folder from which `lab` is importable."""
-    return Path(__file__).resolve().parent.parent
-
 
 if __name__ == "__main__":
     sys.exit(main(sys.argv[1:]))

@@ -1,0 +1,3 @@
+module airmesh/lab/shop
+
+go 1.26.0
