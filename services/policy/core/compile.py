@@ -101,9 +101,7 @@ def blocks_of(policy: NetworkPolicy) -> frozenset[IPBlock]:
     return frozenset(block for rule in rules for peer in rule.peers if (block := peer_block(peer)))
 
 
-def compile_member(
-    member: Member, policies: Sequence[NetworkPolicy], peers: Peers, limits: Limits = Limits()
-) -> Compiled:
+def compile_member(member: Member, policies: Sequence[NetworkPolicy], peers: Peers, limits: Limits) -> Compiled:
     """Compile ``policies``, all of which select ``member``."""
     ordered = sorted(policies, key=lambda policy: (policy.namespace, policy.name))
     problems: list[Problem] = []
@@ -216,8 +214,9 @@ def _numbered(lines: dict[Line, RuleSource]) -> tuple[tuple[CompiledRule, ...], 
 
 def _too_many(member: Member, policies: Iterable[NetworkPolicy], direction: Direction, how: str) -> Problem:
     names = ", ".join(f"{policy.namespace}/{policy.name}" for policy in policies if _rules(policy, direction))
-    pods = " ".join(f"{key}={value}" for key, value in member.facts.pod_labels) or "no labels"
+    labels = " ".join(f"{key}={value}" for key, value in member.facts.pod_labels) or "no labels"
+    pods = f"pods in {member.facts.namespace} with {labels}"
     return Problem(
-        fault=f"{direction.name.lower()} of pods in {member.facts.namespace} with {pods} would take {how}: denied whole",
+        fault=f"{direction.name.lower()} of {pods} would take {how}: denied whole",
         remedy=f"use fewer or wider peers and ports in NetworkPolicies {names}",
     )
