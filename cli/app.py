@@ -1,0 +1,259 @@
+"""The commands of `airmesh`: arguments in, a report or a stream out, an exit code.
+
+Every command ends within the deadline (3 s; what follows a stream ends with Ctrl-C or `--for`). `--output json` prints
+the report with stable field names, one object; streams print one object a line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import sys
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import click
+import msgspec
+from click.shell_completion import get_completion_class
+
+from cli import faults, gather, show, streams
+from cli.faults import Complaint, Exit
+from cli.link import Link
+from cli.reports import agents
+from cli.reports import dns as dns_report
+from cli.reports import flows as flow_report
+from cli.reports import ipam as ipam_report
+from cli.reports import pods as pod_report
+from cli.reports import policy as policy_report
+from cli.reports import routes as route_report
+from cli.settings import load
+
+R = TypeVar("R")
+_SHELLS = ("bash", "zsh", "fish")
+
+_output = click.option(
+    "--output",
+    "-o",
+    type=click.Choice(["table", "json"]),
+    default="table",
+    show_default=True,
+    help="Tables for people, JSON for programs.",
+)
+
+_span = click.option(
+    "--for",
+    "seconds",
+    type=click.FloatRange(0.1, 86_400),
+    default=1.0,
+    show_default=True,
+    help="Seconds to listen without --follow.",
+)
+
+
+@click.group(context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+def airmesh() -> None:
+    """See what a mesh is doing, and why.
+
+    Speaks only NATS: AIRMESH_NATS names the server, AIRMESH_NATS_SEED_FILE the file with the user's seed. For a lab,
+    eval "$(airmesh lab env)" sets both.
+
+    Exit codes: 0 well; 1 the answer is no (something is not well, a connection is denied, a node lags); 2 wrong usage;
+    3 NATS does not answer; 4 refused, or nobody serves it.
+    """
+
+
+def _ask(asked: Callable[[Link], Coroutine[Any, Any, R]]) -> R:
+    """Open the bus, gather, close; all within the deadline."""
+    settings = load(os.environ)
+
+    async def within() -> R:
+        async with asyncio.timeout(settings.deadline), Link(settings) as link:
+            return await asked(link)
+
+    try:
+        return asyncio.run(within())
+    except TimeoutError as error:
+        raise faults.Unreachable(
+            f"no whole answer within {settings.deadline:.0f} s", "see that the mesh is up: airmesh lab status"
+        ) from error
+
+
+def _show(report: msgspec.Struct, tables: tuple[show.Table, ...], output: str) -> None:
+
+    if output == "json":
+        click.echo(show.json_text(report))
+    else:
+        show.tables(show.console(), tables)
+
+
+@airmesh.command()
+@_output
+def status(output: str) -> int:
+    """Agents, nodes, and what is not well.
+
+    Exit code 1 when anything is not well.
+    """
+    report = _ask(gather.status)
+    _show(report, agents.tables(report), output)
+    return Exit.WELL if report.well else Exit.NOT_WELL
+
+
+@airmesh.command()
+@click.option("--namespace", "-n", default="", help="Only pods of this namespace.")
+@_output
+def pods(namespace: str, output: str) -> int:
+    """Pods with their addresses, nodes and identities."""
+    report = _ask(lambda link: gather.running(link, namespace))
+    _show(report, pod_report.tables(report), output)
+    return Exit.WELL
+
+
+@airmesh.group()
+def policy() -> None:
+    """What policy says, and where it is enforced."""
+
+
+@policy.command("explain")
+@click.argument("source")
+@click.argument("target")
+@_output
+def explain(source: str, target: str, output: str) -> int:
+    """May SOURCE open a connection to TARGET, and why.
+
+    SOURCE is NAMESPACE/POD or an address; TARGET is NAMESPACE/POD:PORT[/PROTOCOL] or ADDRESS:PORT[/PROTOCOL], protocol
+    tcp unless said otherwise, an IPv6 address in brackets.
+
+    Exit code 0 when allowed, 1 when denied.
+    """
+    asked = policy_report.question(source, target)
+    report = _ask(lambda link: gather.explain(link, asked))
+    _show(report, policy_report.verdict_tables(report), output)
+    return Exit.WELL if report.allowed else Exit.NOT_WELL
+
+
+@policy.command("matrix")
+@_output
+def matrix(output: str) -> int:
+    """Many questions at once: lines "SOURCE TARGET" on standard input, as explain takes them."""
+    lines = [line.split() for line in sys.stdin if line.strip()]
+    for number, words in enumerate(lines, 1):
+        if len(words) != 2:
+            raise faults.Usage(f"question {number} has {len(words)} words", "write SOURCE TARGET on each line")
+    asked = tuple(policy_report.question(source, target) for source, target in lines)
+    report = _ask(lambda link: gather.matrix(link, asked))
+    _show(report, policy_report.matrix_tables(report), output)
+    return Exit.WELL
+
+
+@policy.command("status")
+@_output
+def policy_status(output: str) -> int:
+    """Which revision of policy each node's kernel holds.
+
+    Exit code 1 while any node lags.
+    """
+    report = _ask(gather.policy_status)
+    _show(report, policy_report.status_tables(report), output)
+    return Exit.WELL if report.enforced_everywhere else Exit.NOT_WELL
+
+
+@airmesh.group()
+def ipam() -> None:
+    """Addresses: pools, blocks, and what owners keep."""
+
+
+@ipam.command("show")
+@click.option("--blocks", is_flag=True, help="Only pools and blocks.")
+@click.option("--claims", is_flag=True, help="Only pools and kept addresses.")
+@_output
+def ipam_show(blocks: bool, claims: bool, output: str) -> int:
+    """Pools, the blocks that nodes hold, the addresses that owners keep.
+
+    Exit code 1 when ipam reports a problem (say, pools that overlap).
+    """
+    report = _ask(gather.addresses)
+    _show(report, ipam_report.tables(report, blocks=blocks, claims=claims), output)
+    return Exit.NOT_WELL if report.problems else Exit.WELL
+
+
+@airmesh.command()
+@_output
+def routes(output: str) -> int:
+    """Which prefix is reached through which node."""
+    report = _ask(gather.offered)
+    _show(report, route_report.tables(report), output)
+    return Exit.WELL
+
+
+@airmesh.command()
+@_output
+def dns(output: str) -> int:
+    """What CoreDNS should be, why, and how it answers."""
+    state = _ask(gather.names)
+    _show(state, dns_report.tables(state), output)
+    return Exit.WELL
+
+
+@airmesh.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
+@click.option("--dropped", is_flag=True, help="Only what was dropped.")
+@click.option("--pod", default="", metavar="NAMESPACE/NAME", help="Only flows from or to this pod.")
+@_span
+@_output
+def flows(follow: bool, dropped: bool, pod: str, seconds: float, output: str) -> int:
+    """Packets as they are dropped or let through, each with what decided it."""
+    streams.flows(None if follow else seconds, dropped, flow_report.check_pod(pod) if pod else "", output)
+    return Exit.WELL
+
+
+@airmesh.command()
+@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
+@_span
+@_output
+def events(follow: bool, seconds: float, output: str) -> int:
+    """What the mesh tells its consumers, as it happens."""
+    streams.events(None if follow else seconds, output)
+    return Exit.WELL
+
+
+@airmesh.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})
+@click.argument("arguments", nargs=-1, type=click.UNPROCESSED)
+def lab(arguments: tuple[str, ...]) -> int:
+    """A Kubernetes in network namespaces on this machine: up, down, status, env, list.
+
+    Everything after `lab` goes to the lab's own command; `airmesh lab --help` tells what it takes.
+    """
+    os.execv(sys.executable, [sys.executable, "-P", "-m", "lab", *arguments])  # noqa: S606 - the arguments are no shell's
+
+
+@airmesh.command()
+@click.argument("shell", type=click.Choice(_SHELLS))
+def completion(shell: str) -> int:
+    """Shell completion: eval "$(airmesh completion bash)", likewise zsh and fish."""
+    kind = get_completion_class(shell)
+    if kind is None:
+        raise faults.Usage(f"no completion for {shell}", f"use one of {', '.join(_SHELLS)}")
+    click.echo(kind(airmesh, {}, "airmesh", "_AIRMESH_COMPLETE").source())
+    return Exit.WELL
+
+
+def run(arguments: list[str] | None = None) -> int:
+    """Run a command; the exit code. Whatever happens, no traceback."""
+    try:
+        code = airmesh.main(arguments, prog_name="airmesh", standalone_mode=False, complete_var="_AIRMESH_COMPLETE")
+    except Complaint as complaint:
+        click.echo(f"airmesh: {complaint}", err=True)
+        return complaint.code
+    except click.ClickException as error:
+        error.show()
+        return error.exit_code
+    except (click.Abort, KeyboardInterrupt):
+        return 130
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return Exit.WELL
+    except Exception as error:
+        click.echo(f"airmesh: a fault of this program: {type(error).__name__}: {error}", err=True)
+        click.echo("  remedy: report it, with the command you ran", err=True)
+        return Exit.BUG
+    return code if isinstance(code, int) else Exit.WELL

@@ -1,0 +1,107 @@
+"""Reads off the bus what each report is made of.
+
+The shell between `cli.link` and `cli.reports`: which buckets, which keys, which question. Order matters in one place:
+frontiers are read before acknowledgements, so that a node that keeps up is never shown as lagging.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from datetime import UTC, datetime
+from typing import Any
+
+from cli.link import Link
+from cli.reports import agents, dns, micro, pods, policy, routes
+from proto.addresses import Claim, Endpoint
+from proto.codec import kind_prefix
+from proto.dns import CoreDNSDecision, DnsReport
+from proto.identity import IdentityRecord
+from proto.objects import KIND_OF, Node
+from proto.policy import Ack, Frontier
+from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations, IpamShow, IpamState
+from proto.routes import NodeRoutes
+from proto.subjects import (
+    ACKS,
+    CLAIMS,
+    DNS,
+    ENDPOINTS,
+    IDENTITIES,
+    IPAM_SHOW,
+    OBJECTS,
+    POLICY_EXPLAIN,
+    POLICY_MATRIX,
+    ROUTES,
+    RULES,
+    Bucket,
+)
+
+
+async def _all(link: Link, bucket: Bucket, kind: type[Any], prefix: str = ">") -> dict[str, Any]:
+    """Values of one type by raw key; markers (keys that begin with `_`) are left out unless the prefix names them."""
+    marked = prefix.startswith("_")
+    contents = await link.read(bucket, lambda key: kind if marked or not key.startswith("_") else None, prefix)
+    return contents.of(kind)
+
+
+async def status(link: Link) -> agents.Status:
+    """Agents, nodes, and what is wrong."""
+    answers, nodes, frontiers = await asyncio.gather(
+        link.discover(),
+        _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"),
+        _all(link, RULES, Frontier, "_frontier.>"),
+    )
+    now = datetime.now(UTC)
+    listed = [agent for answer in answers if (agent := micro.agent(answer, now)) is not None]
+    acks = {ack.node: ack for ack in (await _all(link, ACKS, Ack)).values()}
+    return agents.status(listed, nodes.values(), acks, frontiers.values())
+
+
+async def running(link: Link, namespace: str) -> pods.Pods:
+    """Pods of the mesh."""
+    endpoints, identities = await asyncio.gather(
+        _all(link, ENDPOINTS, Endpoint), _all(link, IDENTITIES, IdentityRecord)
+    )
+    return pods.pods(endpoints.values(), {one.identity: one.stands_for for one in identities.values()}, namespace)
+
+
+async def policy_status(link: Link) -> policy.PolicyStatus:
+    """Frontier and acknowledgements."""
+    frontiers = await _all(link, RULES, Frontier, "_frontier.>")
+    acks = {ack.node: ack for ack in (await _all(link, ACKS, Ack)).values()}
+    return policy.policy_status(frontiers.values(), acks)
+
+
+async def explain(link: Link, asked: ExplainRequest) -> policy.Verdict:
+    """What policy says to one question."""
+    return policy.verdict(asked, await link.ask(POLICY_EXPLAIN, asked, Explanation))
+
+
+async def matrix(link: Link, asked: tuple[ExplainRequest, ...]) -> policy.Matrix:
+    """What policy says to many questions, in their order."""
+    verdicts: list[policy.Verdict] = []
+    for begin in range(0, len(asked), policy.QUESTIONS_AT_ONCE):
+        some = asked[begin : begin + policy.QUESTIONS_AT_ONCE]
+        told = await link.ask(POLICY_MATRIX, ExplainMany(questions=some), Explanations)
+        verdicts += [policy.verdict(one, answer) for one, answer in zip(some, told.answers, strict=True)]
+    return policy.Matrix(verdicts=tuple(verdicts))
+
+
+async def addresses(link: Link) -> IpamState:
+    """Pools, blocks and claims, by ipam's own words."""
+    return await link.ask(IPAM_SHOW, IpamShow(), IpamState)
+
+
+async def offered(link: Link) -> routes.Routes:
+    """What nodes offer each other."""
+    offers, claims = await asyncio.gather(_all(link, ROUTES, NodeRoutes), _all(link, CLAIMS, Claim))
+    return routes.routes(offers.values(), claims.values())
+
+
+async def names(link: Link) -> dns.DnsState:
+    """Decision and last report."""
+    kinds = {"coredns": CoreDNSDecision, "report": DnsReport}
+    contents = await link.read(DNS, kinds.get)
+    return dns.DnsState(
+        decision=next(iter(contents.of(CoreDNSDecision).values()), None),
+        report=next(iter(contents.of(DnsReport).values()), None),
+    )

@@ -1,0 +1,250 @@
+"""The observer's one short connection to the bus: read a bucket, ask a question, find agents, listen.
+
+Promises: every call ends within the command's deadline, and what is wrong is said in one sentence with the remedy
+(`cli.faults`). It never writes: the server grants its user nothing to write. Unlike a service it does not reconnect
+while it waits for the first answer; what follows a stream (`listen`) does, since a person looks at it.
+
+A bucket is read by an ephemeral push consumer that delivers the last value of each key (JetStream ADR-8 KV, ADR-15),
+which is one round trip however many keys there are. Values of another major version or that cannot be read are left out
+and counted, never taken for absent ones.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, TypeVar
+
+import msgspec
+import nats.errors
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+
+from cli.faults import Declined, Unreachable
+from cli.settings import BusSettings
+from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
+from proto.requests import Reply
+from proto.subjects import Bucket
+
+A = TypeVar("A", bound=msgspec.Struct)
+T = TypeVar("T")
+
+_QUIET = 0.2
+"""Discovery ends this many seconds after the last answer, or the first question when nobody is there."""
+_DISCOVERY = 0.8
+_HOLD = 10_000
+"""Messages that may wait for a slow terminal before the oldest are given up."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Contents:
+    """What a bucket held: values by raw key, and how many could not be read."""
+
+    values: dict[str, msgspec.Struct]
+    unreadable: int = 0
+
+    def of(self, kind: type[T]) -> dict[str, T]:
+        """The values of one type, by raw key."""
+        return {key: value for key, value in self.values.items() if isinstance(value, kind)}
+
+
+class Link:
+    """An open connection; use it as an async context manager."""
+
+    def __init__(self, settings: BusSettings) -> None:
+        self._settings = settings
+        self._client = Client()
+        self._fault: Exception | None = None
+
+    async def __aenter__(self) -> Link:
+        where = self._settings
+        try:
+            async with asyncio.timeout(where.deadline):
+                await self._client.connect(
+                    where.url,
+                    name="airmesh-cli",
+                    nkeys_seed=str(where.seed_file),
+                    inbox_prefix=f"_INBOX.{where.user}".encode(),
+                    connect_timeout=2,
+                    allow_reconnect=False,
+                    error_cb=self._on_error,
+                )
+        except (nats.errors.Error, OSError, TimeoutError, ValueError, AttributeError) as error:
+            await self._abandon()
+            raise self._unreachable(self._fault or error) from error
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
+    ) -> None:
+        await self._abandon()
+
+    async def _abandon(self) -> None:
+        try:
+            async with asyncio.timeout(0.5):
+                await self._client.close()
+        except (nats.errors.Error, OSError, TimeoutError):
+            return
+
+    async def _on_error(self, error: Exception) -> None:
+        self._fault = error
+
+    def _unreachable(self, error: Exception) -> Unreachable:
+        url = self._settings.url
+        words = str(error) or type(error).__name__
+        if "uthorization" in words or "uthentication" in words:
+            return Unreachable(
+                f"the NATS server at {url} does not know the user of {self._settings.seed_file}",
+                'use this mesh\'s own seed: eval "$(airmesh lab env)" sets AIRMESH_NATS_SEED_FILE',
+            )
+        if isinstance(error, ValueError | AttributeError) or "eed" in words:
+            return Unreachable(
+                f"{self._settings.seed_file} holds no nkey seed: {words}", "point AIRMESH_NATS_SEED_FILE at one"
+            )
+        if isinstance(error, TimeoutError):
+            words = f"no answer within {self._settings.deadline:.0f} s"
+        return Unreachable(
+            f"NATS at {url} cannot be reached: {words}",
+            "see that the mesh is up (airmesh lab status; airmesh lab up) and that AIRMESH_NATS names its server",
+        )
+
+    async def read(self, bucket: Bucket, kind_of: Callable[[str], type[Any] | None], prefix: str = ">") -> Contents:
+        """Last values of the keys below ``prefix`` whose key has a type by ``kind_of``.
+
+        Raises :class:`Declined` when the bucket is not there (yet) or may not be read.
+        """
+        stream = f"KV_{bucket.on_server}"
+        subject = f"$KV.{bucket.on_server}."
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
+        name = f"cli-{secrets.token_hex(8)}"
+        pending = await self._consumer(stream, name, subject + prefix, inbox, bucket)
+        values: dict[str, msgspec.Struct] = {}
+        unreadable = 0
+        while pending:
+            message = await self._within(subscription.next_msg(self._settings.deadline), f"bucket {bucket.name}")
+            pending = message.metadata.num_pending
+            key = message.subject.removeprefix(subject)
+            kind = kind_of(key)
+            if kind is None or _deleted(message):
+                continue
+            try:
+                values[key], _ = open_sealed(kind, message.data)
+            except (Malformed, UnknownVersion):
+                unreadable += 1
+        await subscription.unsubscribe()
+        return Contents(values=values, unreadable=unreadable)
+
+    async def _consumer(self, stream: str, name: str, filter_subject: str, inbox: str, bucket: Bucket) -> int:
+        config = {
+            "name": name,
+            "deliver_subject": inbox,
+            "deliver_policy": "last_per_subject",
+            "ack_policy": "none",
+            "filter_subject": filter_subject,
+            "max_deliver": 1,
+            "mem_storage": True,
+            "num_replicas": 1,
+            "inactive_threshold": 5_000_000_000,
+        }
+        ask = msgspec.json.encode({"stream_name": stream, "config": config})
+        told = await self._call(
+            f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{filter_subject}", ask, f"bucket {bucket.name}"
+        )
+        answer = msgspec.json.decode(told.data, type=_Created)
+        if answer.error is not None:
+            raise Declined(
+                f"bucket {bucket.name} cannot be read: {answer.error.description}",
+                "cluster makes the buckets when it starts: see airmesh status",
+            )
+        return answer.num_pending
+
+    async def ask(self, subject: str, message: msgspec.Struct, answer: type[A]) -> A:
+        """A request and its typed answer; raises :class:`Declined` when refused or when nobody serves it."""
+        told = await self._call(subject, encode(message), subject)
+        try:
+            reply = decode(Reply, told.data)
+            if reply.ok:
+                return decode(answer, reply.body)
+        except Malformed as error:
+            raise Declined(
+                f"the answer on {subject} cannot be read: {error}", "run the release that the mesh runs"
+            ) from error
+        again = "try again in a moment" if reply.retry else "change what the message names"
+        raise Declined(f"{reply.message} ({reply.code})", again)
+
+    async def _call(self, subject: str, body: bytes, what: str) -> Msg:
+        return await self._within(self._client.request(subject, body, timeout=self._settings.deadline), what)
+
+    async def _within(self, call: Awaitable[Msg], what: str) -> Msg:
+        try:
+            return await call
+        except nats.errors.NoRespondersError as error:
+            raise Declined(f"nobody answers {what}", "start the service that serves it: see airmesh status") from error
+        except (nats.errors.TimeoutError, TimeoutError) as error:
+            raise Unreachable(f"no answer from {what} within {self._settings.deadline:.0f} s", self._why()) from error
+        except (nats.errors.Error, OSError) as error:
+            raise self._unreachable(error) from error
+
+    def _why(self) -> str:
+        if self._fault is not None and "ermissions" in str(self._fault):
+            return f"the server refuses it to this user ({self._fault}); use the seed of the user cli"
+        return "see airmesh status; if it hangs too, the NATS server does"
+
+    async def discover(self) -> tuple[bytes, ...]:
+        """Answers of all agents to NATS micro STATS (ADR-32), raw JSON, as many as come before it gets quiet."""
+        inbox = self._client.new_inbox()
+        subscription = await self._client.subscribe(inbox)
+        await self._client.publish("$SRV.STATS", b"", reply=inbox)
+        answers: list[bytes] = []
+        loop = asyncio.get_running_loop()
+        end = loop.time() + _DISCOVERY
+        while (left := min(_QUIET if answers else _DISCOVERY, end - loop.time())) > 0:
+            try:
+                message = await subscription.next_msg(left)
+            except (nats.errors.TimeoutError, TimeoutError):
+                break
+            if message.data:  # an empty one is the server's "no responders"
+                answers.append(message.data)
+            else:
+                break
+        await subscription.unsubscribe()
+        return tuple(answers)
+
+    async def listen(self, subject: str) -> AsyncIterator[Msg]:
+        """Messages as they come, for ever; raises :class:`Unreachable` when the connection ends."""
+        subscription = await self._client.subscribe(subject, pending_msgs_limit=_HOLD)
+        await self._client.flush(2)
+        while True:
+            try:
+                yield await subscription.next_msg(1.0)
+            except (nats.errors.TimeoutError, TimeoutError):
+                if self._fault is not None and "ermissions" in str(self._fault):
+                    raise Declined(f"may not listen to {subject}", self._why()) from self._fault
+                if not self._client.is_connected:
+                    raise Unreachable(
+                        "the connection to NATS ended", "see airmesh status, then run this again"
+                    ) from None
+            except (nats.errors.Error, OSError) as error:
+                raise _ended() from error
+
+
+class _Error(msgspec.Struct, frozen=True):
+    description: str = ""
+
+
+class _Created(msgspec.Struct, frozen=True):
+    num_pending: int = 0
+    error: _Error | None = None
+
+
+def _ended() -> Unreachable:
+    return Unreachable("the connection to NATS ended", "see airmesh status, then run this again")
+
+
+def _deleted(message: Msg) -> bool:
+    headers = message.headers or {}
+    return "KV-Operation" in headers or "Nats-Marker-Reason" in headers

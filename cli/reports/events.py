@@ -1,0 +1,36 @@
+"""`airmesh events`: what the mesh tells its consumers, one line each."""
+
+from __future__ import annotations
+
+import msgspec
+
+from cli.show import Cell, Tone, dim
+from proto.events import EVENTS_BY_SUBJECT
+from proto.subjects import EVENTS
+
+
+def kind_of(subject: str) -> type[msgspec.Struct] | None:
+    """Type of the body told on ``subject``; None for a subject this release does not know."""
+    return EVENTS_BY_SUBJECT.get(subject)
+
+
+class Told(msgspec.Struct, frozen=True, kw_only=True):
+    """One event as `--output json` prints it: subject, trace context, and the published body."""
+
+    subject: str
+    traceparent: str
+    event: msgspec.Struct
+
+
+def line(clock: str, told: Told) -> tuple[Cell, ...]:
+    """Time, what, and the fields of the body."""
+    what = told.subject.removeprefix(f"{EVENTS}.")
+    tone = Tone.WARN if what.endswith(".fault") else Tone.STRONG
+    fields = "  ".join(f"{name}={_plain(getattr(told.event, name))}" for name in told.event.__struct_fields__)
+    return dim(clock), Cell(what, tone), Cell(fields)
+
+
+def _plain(value: object) -> str:
+    if isinstance(value, tuple):
+        return "[" + " ".join(_plain(part) for part in value) + "]"
+    return f"{value:.1f}" if isinstance(value, float) else str(value)

@@ -1,0 +1,91 @@
+"""`airmesh ipam show`: pools, the blocks that nodes hold, the addresses that owners keep."""
+
+from __future__ import annotations
+
+from cli.reports import text
+from cli.show import Cell, Table, Tone, bad, dim, good
+from proto.addresses import IPAM_HOLDER
+from proto.objects import IPPool
+from proto.requests import IpamState
+
+
+def tables(report: IpamState, *, blocks: bool, claims: bool) -> tuple[Table, ...]:
+    """Pools always; blocks and claims when asked for (neither named: both in short); then what is wrong."""
+    shown = [_pools(report)]
+    if blocks or not claims:
+        shown.append(_blocks(report))
+    if claims or not blocks:
+        shown.append(_claims(report))
+    if report.waiting_for:
+        shown.append(_waiting(report))
+    if report.problems:
+        rows = tuple((bad(problem),) for problem in report.problems)
+        shown.append(Table(title="Problems", columns=("what",), rows=rows))
+    return tuple(shown)
+
+
+def _pools(report: IpamState) -> Table:
+    rows = tuple(_pool(pool, report) for pool in sorted(report.pools, key=lambda pool: pool.name))
+    return Table(
+        title="Pools",
+        columns=("pool", "prefix", "blocks of", "blocks held", "of", "leaves the cluster", "state"),
+        rows=rows,
+        empty="no IPPool is known: no pod gets an address",
+    )
+
+
+def _pool(pool: IPPool, report: IpamState) -> tuple[str | Cell, ...]:
+    held = sum(1 for block in report.blocks if block.pool == pool.name)
+    possible = 1 << (pool.block_size - pool.cidr.prefixlen)
+    return (
+        Cell(pool.name, Tone.STRONG),
+        str(pool.cidr),
+        f"/{pool.block_size}",
+        str(held),
+        str(possible) if possible < 1_000_000 else f"2^{pool.block_size - pool.cidr.prefixlen}",
+        "with the node's address" if pool.nat_outgoing else "as it is",
+        dim("disabled") if pool.disabled else good("enabled"),
+    )
+
+
+def _blocks(report: IpamState) -> Table:
+    ordered = sorted(report.blocks, key=lambda block: (block.cidr.version, block.cidr.network_address.packed))
+    return Table(
+        title=f"Blocks ({len(ordered)})",
+        columns=("block", "pool", "held by", "epoch"),
+        rows=tuple(
+            (
+                Cell(str(block.cidr), Tone.STRONG),
+                block.pool,
+                dim("ipam, for kept addresses") if block.node == IPAM_HOLDER else block.node,
+                dim(str(block.epoch)),
+            )
+            for block in ordered
+        ),
+    )
+
+
+def _claims(report: IpamState) -> Table:
+    ordered = sorted(report.claims, key=lambda claim: (text.owner(claim.owner), claim.address.version))
+    return Table(
+        title=f"Kept addresses ({len(ordered)})",
+        columns=("owner", "address", "held on", "epoch"),
+        rows=tuple(
+            (
+                Cell(text.owner(claim.owner), Tone.STRONG),
+                str(claim.address),
+                claim.node or Cell("nobody, it waits for its owner", Tone.WARN),
+                dim(str(claim.epoch)),
+            )
+            for claim in ordered
+        ),
+    )
+
+
+def _waiting(report: IpamState) -> Table:
+    return Table(
+        title="Waiting",
+        columns=("node",),
+        rows=tuple((Cell(node, Tone.WARN),) for node in report.waiting_for),
+        note="nothing is given away until these nodes have said which blocks they hold",
+    )

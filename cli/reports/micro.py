@@ -1,0 +1,77 @@
+"""What an agent says of itself: its answer to NATS micro STATS (ADR-32), parsed once.
+
+The chassis registers every service, with its instance, node and health among the metadata and the endpoints' data.
+"""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime
+from typing import Any
+
+import msgspec
+
+from cli.reports.agents import Agent
+
+
+class _Endpoint(msgspec.Struct, frozen=True):
+    name: str = ""
+    num_requests: int = 0
+    num_errors: int = 0
+    processing_time: int = 0
+    """Nanoseconds in all."""
+    data: Any = None
+
+
+class _Stats(msgspec.Struct, frozen=True):
+    name: str
+    id: str = ""
+    version: str = ""
+    started: str = ""
+    metadata: dict[str, str] | None = None
+    endpoints: list[_Endpoint] | None = None
+
+
+def agent(answer: bytes, now: datetime) -> Agent | None:
+    """The agent that gave this answer; None for another product's micro service or what cannot be read.
+
+    Health is told in any endpoint's data: `ready` (bool), `why` (text) and `rss_bytes`.
+    """
+    try:
+        told = msgspec.json.decode(answer, type=_Stats)
+    except msgspec.DecodeError:
+        return None
+    metadata = told.metadata or {}
+    if "instance" not in metadata:
+        return None
+    endpoints = told.endpoints or []
+    health: dict[str, Any] = {}
+    for endpoint in endpoints:
+        if isinstance(endpoint.data, dict):
+            health.update(endpoint.data)
+    requests = sum(endpoint.num_requests for endpoint in endpoints)
+    ready = health.get("ready")
+    return Agent(
+        service=told.name.removeprefix("airmesh-"),
+        node=metadata.get("node", ""),
+        instance=metadata["instance"],
+        version=told.version,
+        ready=ready if isinstance(ready, bool) else None,
+        why=str(health.get("why", "")),
+        uptime_seconds=_uptime(told.started, now),
+        rss_bytes=_count(health.get("rss_bytes", 0)),
+        requests=requests,
+        errors=sum(endpoint.num_errors for endpoint in endpoints),
+        mean_ms=sum(endpoint.processing_time for endpoint in endpoints) / requests / 1e6 if requests else 0.0,
+    )
+
+
+def _count(value: object) -> int:
+    return value if isinstance(value, int) and value >= 0 else 0
+
+
+def _uptime(started: str, now: datetime) -> float:
+    try:
+        begun = datetime.fromisoformat(started.replace("Z", "+00:00"))
+    except ValueError:
+        return 0.0
+    return max(0.0, (now - (begun if begun.tzinfo else begun.replace(tzinfo=UTC))).total_seconds())

@@ -1,0 +1,74 @@
+"""`airmesh routes`: what each node offers the others, and the host routes of kept addresses"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from ipaddress import ip_network
+
+import msgspec
+
+from cli.reports import text
+from cli.show import Cell, Table, Tone
+from proto.addresses import Claim
+from proto.net import Address, Network
+from proto.routes import NodeRoutes
+
+
+class Route(msgspec.Struct, frozen=True, kw_only=True):
+    """One prefix and the node that it is reached through."""
+
+    prefix: Network
+    node: str
+    via: tuple[Address, ...]
+    """The node's underlay addresses of the prefix's family."""
+    models: tuple[str, ...]
+    kept_for: str = ""
+    """Owner, when it is the host route of a kept address."""
+
+
+class Routes(msgspec.Struct, frozen=True, kw_only=True):
+    """The whole answer of `airmesh routes`."""
+
+    routes: tuple[Route, ...]
+
+
+def routes(offers: Iterable[NodeRoutes], claims: Iterable[Claim]) -> Routes:
+    """Routes in the order of their prefixes, IPv4 first."""
+    by_node = {offer.node: offer for offer in offers}
+    found = [_route(prefix, offer) for offer in by_node.values() for prefix in offer.prefixes]
+    for claim in claims:
+        offer = by_node.get(claim.node)
+        if offer is not None:
+            found.append(_route(_host(claim.address), offer, text.owner(claim.owner)))
+    found.sort(key=lambda route: (route.prefix.version, route.prefix.network_address.packed, route.prefix.prefixlen))
+    return Routes(routes=tuple(found))
+
+
+def _host(address: Address) -> Network:
+    return ip_network(address)
+
+
+def _route(prefix: Network, offer: NodeRoutes, kept_for: str = "") -> Route:
+    via = tuple(address for address in offer.underlay if address.version == prefix.version)
+    return Route(prefix=prefix, node=offer.node, via=via, models=offer.models, kept_for=kept_for)
+
+
+def tables(report: Routes) -> tuple[Table, ...]:
+    """One table."""
+    return (
+        Table(
+            title=f"Routes ({len(report.routes)})",
+            columns=("prefix", "node", "via", "model", "for"),
+            rows=tuple(
+                (
+                    Cell(str(route.prefix), Tone.STRONG),
+                    route.node,
+                    ", ".join(map(str, route.via)) or Cell("no underlay address of this family", Tone.BAD),
+                    ", ".join(route.models),
+                    route.kept_for or "the node's pods",
+                )
+                for route in report.routes
+            ),
+            empty="no node offers any: routing has not published yet",
+        ),
+    )

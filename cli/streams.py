@@ -1,0 +1,80 @@
+"""What is followed: flows and events, a line each as they come."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import Callable
+from datetime import datetime
+
+import click
+from nats.aio.msg import Msg
+from rich.console import Console
+from rich.text import Text
+
+from cli import show
+from cli.link import Link
+from cli.reports import events as event_report
+from cli.reports import flows as flow_report
+from cli.settings import load
+from proto.codec import Malformed, decode
+from proto.flow import FlowEvent
+from proto.subjects import EVENTS, FLOWS
+
+Printed = tuple[show.Cell, ...] | str | None
+"""A line for a person, a line of JSON, or nothing to show."""
+
+
+def flows(seconds: float | None, dropped: bool, pod: str, output: str) -> None:
+    """Print flows for a span of time, or for ever."""
+    subject = f"{FLOWS}.*.{'dropped' if dropped else '*'}"
+
+    def shown(message: Msg) -> Printed:
+        event = decode(FlowEvent, message.data)
+        if not flow_report.wanted(event, pod):
+            return None
+        return show.json_text(event, indent=0) if output == "json" else flow_report.line(event)
+
+    _follow(subject, seconds, shown)
+
+
+def events(seconds: float | None, output: str) -> None:
+    """Print events for a span of time, or for ever; what this release does not know is passed over."""
+
+    def shown(message: Msg) -> Printed:
+        kind = event_report.kind_of(message.subject)
+        if kind is None:
+            return None
+        traceparent = (message.headers or {}).get("traceparent", "")
+        told = event_report.Told(subject=message.subject, traceparent=traceparent, event=decode(kind, message.data))
+        if output == "json":
+            return show.json_text(told, indent=0)
+        return event_report.line(datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3], told)
+
+    _follow(f"{EVENTS}.>", seconds, shown)
+
+
+def _follow(subject: str, seconds: float | None, shown: Callable[[Msg], Printed]) -> None:
+    settings = load(os.environ)
+    page = show.console()
+
+    async def follow() -> None:
+        async with Link(settings) as link:
+            try:
+                async with asyncio.timeout(seconds):
+                    async for message in link.listen(subject):
+                        try:
+                            _print(page, shown(message))
+                        except Malformed as error:
+                            click.echo(f"airmesh: an event on {message.subject} cannot be read: {error}", err=True)
+            except TimeoutError:
+                return
+
+    asyncio.run(follow())
+
+
+def _print(page: Console, line: Printed) -> None:
+    if isinstance(line, str):
+        click.echo(line)
+    elif line is not None:
+        page.print(Text("  ").join(show.text(cell) for cell in line), soft_wrap=True)
