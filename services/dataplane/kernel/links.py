@@ -1,0 +1,226 @@
+"""Pods' links in the kernel: made, brought up, retired, removed in batches, read back.
+
+Owns the veth pairs, their addresses, routes and neighbours on both ends, and the few sysctls of the host's end; runs on
+the agent's one :class:`~services.dataplane.kernel.netns.NamespaceThread`. Promises: the peer is made directly in the
+pod's namespace (moving it costs 19 ms); the host's end stays *down* until :meth:`Links.bring_up`, so no packet passes
+before its policy is in the maps; a retired link is unreachable at once and removed with others of its group soon
+after (one removal alone waits 20 ms for the kernel's grace period). Refuses a container that already has the interface.
+Kernel quirks: IFLA_IFALIAS and IFLA_AF_SPEC are ignored when a link is made and need a second message; an IPv6 address
+without IFA_F_NODAD would be tentative for a second.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+import struct
+from contextlib import suppress
+from dataclasses import dataclass
+from ipaddress import ip_address
+from pathlib import Path
+
+from proto.net import Address
+from services.dataplane.core import links as marks
+from services.dataplane.core.cni_result import gateway
+from services.dataplane.core.links import KernelLinks, Mark, PodLink, SeenLink
+from services.dataplane.kernel import rtnl
+from services.dataplane.kernel.netns import inside, netns_cookie
+from services.dataplane.kernel.rtnl import Message, Netlink, NetlinkRefused, attribute, number, text
+
+_BOOT = 3
+_GENERATE_NO_ADDRESS = attribute(26, attribute(socket.AF_INET6, attribute(8, b"\x01")))
+
+
+class InterfaceExists(Exception):
+    """The pod has an interface of this name already."""
+
+
+@dataclass(frozen=True, slots=True)
+class MadeLink:
+    """A link that exists now, its host end down."""
+
+    index: int
+    """Interface index of the host's end."""
+    cookie: int
+    """Cookie of the pod's network namespace."""
+
+
+class Links:
+    """Blocking; every method runs on the namespace thread, in the node's namespace."""
+
+    def __init__(self) -> None:
+        self._host = Netlink()
+
+    def close(self) -> None:
+        """Gives the socket back; links stay."""
+        self._host.close()
+
+    def create(self, wanted: PodLink, netns: int) -> MadeLink:
+        """Makes the pair with the pod's end configured in ``netns`` (a descriptor).
+
+        Raises InterfaceExists or NetlinkRefused; nothing is left behind then.
+        """
+        self._remove_now(wanted.host_name)
+        with inside(netns):
+            cookie = netns_cookie()
+            if wanted.attachment.interface in (name for _, name in socket.if_nameindex()):
+                raise InterfaceExists(wanted.attachment.interface)
+        self._host.run([_veth(wanted, netns)])
+        try:
+            index = socket.if_nametoindex(wanted.host_name)
+            self._host.run([_marks(index, Mark(wanted.attachment, wanted.uid, cookie))])
+            with inside(netns):
+                _configure_pod(wanted)
+            return MadeLink(index, cookie)
+        except BaseException:
+            self._remove_now(wanted.host_name)
+            raise
+
+    def bring_up(self, index: int, wanted: PodLink) -> None:
+        """The pod's traffic begins: sysctls, up, permanent neighbours, routes. May be repeated."""
+        _set_sysctls(wanted)
+        messages = [rtnl.set_up(index)]
+        messages += [rtnl.add_neighbour(index, address, wanted.mac) for address in wanted.addresses]
+        messages += [
+            rtnl.add_route(index, address, version=address.version, protocol=marks.PROTOCOL)
+            for address in wanted.addresses
+        ]
+        self._host.run(messages)
+
+    def retire(self, index: int, addresses: tuple[Address, ...]) -> None:
+        """The pod is unreachable from now on; the link goes with the next :meth:`reap`. Succeeds if it is gone."""
+        gone = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
+        messages = [rtnl.delete_route(index, address, protocol=marks.PROTOCOL, tolerated=gone) for address in addresses]
+        down = rtnl.set_up(index, up=False)
+        messages.append(Message(down.kind, down.flags, down.body, down.what, gone))
+        messages.append(rtnl.set_group(index, marks.GROUP_DOOMED, tolerated=gone))
+        self._host.run(messages)
+
+    def reap(self) -> None:
+        """Removes every retired link at once."""
+        self._host.run([rtnl.delete_group(marks.GROUP_DOOMED, tolerated=(errno.ENODEV, errno.ENOENT, errno.ESRCH))])
+
+    def remove(self, index: int) -> None:
+        """Removes one link now (some 20 ms)."""
+        self._host.run([Message(rtnl.DELLINK, 0, rtnl.ifinfo(index), f"link {index}", (errno.ENODEV,))])
+
+    def _remove_now(self, name: str) -> None:
+        with suppress(OSError):
+            self.remove(socket.if_nametoindex(name))
+
+    def repair(self, missing_routes: list[tuple[int, Address]], missing: list[tuple[int, Address, bytes]]) -> None:
+        """Puts routes and neighbours of pods back."""
+        messages = [rtnl.add_neighbour(index, address, mac) for index, address, mac in missing]
+        messages += [
+            rtnl.add_route(index, address, version=address.version, protocol=marks.PROTOCOL)
+            for index, address in missing_routes
+        ]
+        self._host.run(messages)
+
+    def remove_routes(self, stale: list[tuple[int, Address]]) -> None:
+        """Takes routes of ours away that no endpoint asks for."""
+        gone = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
+        self._host.run([rtnl.delete_route(i, a, protocol=marks.PROTOCOL, tolerated=gone) for i, a in stale])
+
+    def snapshot(self) -> KernelLinks:
+        """Links, our routes and permanent neighbours as they are."""
+        return KernelLinks(
+            links=tuple(_parse_link(raw) for raw in self._host.dump(rtnl.GETLINK, rtnl.ifinfo())),
+            routes=frozenset(self._routes()),
+            neighbours=frozenset(self._neighbours()),
+        )
+
+    def _routes(self) -> list[tuple[int, Address]]:
+        found: list[tuple[int, Address]] = []
+        for family in (socket.AF_INET, socket.AF_INET6):
+            query = struct.pack("<BBBBBBBBI", family, 0, 0, 0, rtnl.TABLE_MAIN, marks.PROTOCOL, 0, rtnl.UNICAST, 0)
+            with suppress(NetlinkRefused):  # ENOENT: no such table yet, in a namespace that never had a route
+                for raw in self._host.dump(rtnl.GETROUTE, query):
+                    attributes = rtnl.parse_attributes(raw[12:])
+                    if raw[5] == marks.PROTOCOL and 1 in attributes and 4 in attributes:
+                        found.append((int.from_bytes(attributes[4], "little"), ip_address(attributes[1])))
+        return found
+
+    def _neighbours(self) -> list[tuple[int, Address, bytes]]:
+        found: list[tuple[int, Address, bytes]] = []
+        for raw in self._host.dump(rtnl.GETNEIGH, struct.pack("<BBHiHBB", 0, 0, 0, 0, 0, 0, 0)):
+            _, _, _, index, state, _, _ = struct.unpack_from("<BBHiHBB", raw)
+            attributes = rtnl.parse_attributes(raw[12:])
+            if state & rtnl.PERMANENT and len(attributes.get(1, b"")) in (4, 16) and len(attributes.get(2, b"")) == 6:
+                found.append((index, ip_address(attributes[1]), attributes[2]))
+        return found
+
+
+def _veth(wanted: PodLink, netns: int) -> Message:
+    mtu = number(4, wanted.mtu)
+    peer = rtnl.ifinfo() + text(3, wanted.attachment.interface) + attribute(1, wanted.mac) + mtu
+    peer += attribute(rtnl.PEER_IN, struct.pack("<i", netns))
+    pair = attribute(18, text(1, "veth") + attribute(2, attribute(1, peer)))
+    body = rtnl.ifinfo() + text(3, wanted.host_name) + attribute(1, marks.HOST_MAC) + mtu
+    body += number(27, marks.GROUP_LIVE) + pair
+    return Message(rtnl.NEWLINK, rtnl.CREATE | rtnl.EXCLUSIVE, body, f"veth {wanted.host_name}")
+
+
+def _marks(index: int, mark: Mark) -> Message:
+    body = rtnl.ifinfo(index) + text(20, marks.alias(mark)) + _GENERATE_NO_ADDRESS
+    return Message(rtnl.NEWLINK, 0, body, f"alias of link {index}")
+
+
+def _parse_link(raw: bytes) -> SeenLink:
+    _, _, _, index, flags, _ = struct.unpack_from("<BBHiII", raw)
+    attributes = rtnl.parse_attributes(raw[16:])
+
+    def words(kind: int) -> str:
+        return attributes.get(kind, b"").rstrip(b"\0").decode(errors="replace")
+
+    return SeenLink(
+        index=index,
+        name=words(3),
+        alias=words(20),
+        group=int.from_bytes(attributes.get(27, b"\0"), "little"),
+        up=bool(flags & rtnl.IFF_UP),
+        mtu=int.from_bytes(attributes.get(4, b"\0"), "little"),
+        mac=attributes.get(1, b""),
+    )
+
+
+def _configure_pod(wanted: PodLink) -> None:
+    """In the pod's namespace: loopback, addresses, routes through the gateway, the gateway as permanent neighbour."""
+    name = wanted.attachment.interface
+    index = socket.if_nametoindex(name)
+    _write(f"ipv6/conf/{name}/accept_ra", "0")
+    _write(f"ipv6/conf/{name}/accept_dad", "0")
+    if any(address.version == 6 for address in wanted.addresses):
+        _write(f"ipv6/conf/{name}/disable_ipv6", "0")
+    messages = [rtnl.set_up(socket.if_nametoindex("lo")), rtnl.set_up(index)]
+    for address in wanted.addresses:
+        via = gateway(address)
+        messages += [
+            rtnl.add_address(index, address),
+            rtnl.add_route(index, via, version=address.version, protocol=_BOOT),
+            rtnl.add_route(index, None, version=address.version, via=via, protocol=_BOOT),
+            rtnl.add_neighbour(index, via, marks.HOST_MAC),
+        ]
+    with Netlink() as pod:
+        pod.run(messages)
+
+
+def _set_sysctls(wanted: PodLink) -> None:
+    name = wanted.host_name
+    _write(f"ipv4/conf/{name}/rp_filter", "0")
+    _write(f"ipv4/conf/{name}/forwarding", "1")
+    _write(f"ipv4/conf/{name}/proxy_arp", "0")
+    _write(f"ipv6/conf/{name}/accept_ra", "0")
+    _write(f"ipv6/conf/{name}/forwarding", "1")
+
+
+def _write(name: str, value: str) -> None:
+    """Writes a network sysctl of the calling thread's namespace; a kernel without IPv6 has none of its files."""
+    path = Path("/proc/sys/net") / name
+    with suppress(FileNotFoundError):
+        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        try:
+            os.write(descriptor, value.encode())
+        finally:
+            os.close(descriptor)

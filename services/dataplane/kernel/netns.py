@@ -1,0 +1,129 @@
+"""Network namespaces of containers: opened once, proved to be one, and entered by one dedicated thread.
+
+Owns every ``setns``: :class:`NamespaceThread` runs blocking work one at a time, so that no other thread of the agent
+is ever in a foreign namespace. Promises: a path from the runtime is opened without following a link in its last part
+and is refused unless it lies on nsfs (``NSFS_MAGIC``, include/uapi/linux/magic.h); what is then used is the
+descriptor. If the thread cannot come home from a namespace, the agent ends: nothing may be configured in the wrong
+one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import ctypes
+import os
+import queue
+import socket
+import struct
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+_NSFS_MAGIC = 0x6E736673
+_CLONE_NEWNET = 0x40000000
+_SO_NETNS_COOKIE = 71
+_libc = ctypes.CDLL(None, use_errno=True)
+
+
+class NotANamespace(ValueError):
+    """The path is not that of a network namespace."""
+
+
+def open_netns(path: str) -> int:
+    """Descriptor of a network namespace. Raises FileNotFoundError, or NotANamespace for anything else."""
+    try:
+        descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW | os.O_NONBLOCK)
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise NotANamespace(f"{path}: {error.strerror}; give the path of a network namespace") from error
+    if _filesystem(descriptor) != _NSFS_MAGIC:
+        os.close(descriptor)
+        raise NotANamespace(f"{path} is not on nsfs; give the path of a network namespace")
+    return descriptor
+
+
+def _filesystem(descriptor: int) -> int:
+    answer = ctypes.create_string_buffer(256)
+    if _libc.fstatfs(descriptor, answer):
+        return 0
+    return int(struct.unpack_from("<q", answer)[0])
+
+
+def _enter(descriptor: int) -> None:
+    if _libc.setns(descriptor, _CLONE_NEWNET):
+        code = ctypes.get_errno()
+        raise NotANamespace(f"setns: {os.strerror(code)}")
+
+
+@contextmanager
+def inside(descriptor: int) -> Iterator[None]:
+    """The calling thread is in the namespace meanwhile. Only for threads that own no other thread's work."""
+    home = os.open("/proc/thread-self/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        _enter(descriptor)
+        try:
+            yield
+        finally:
+            try:
+                _enter(home)
+            except NotANamespace:
+                os._exit(70)  # this thread would go on in a pod's namespace
+    finally:
+        os.close(home)
+
+
+def netns_cookie() -> int:
+    """Cookie of the calling thread's namespace: what ``bpf_get_netns_cookie`` gives for its sockets."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+
+
+class NamespaceThread:
+    """One thread that does blocking kernel work in order, from a bounded queue."""
+
+    def __init__(self, name: str = "links", limit: int = 1024) -> None:
+        self._jobs: queue.Queue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = queue.Queue(limit)
+        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
+        self._thread.start()
+
+    async def run(self, job: Callable[[], T], *, timeout: float = 30.0) -> T:
+        """Result of ``job``; a job that was given up on is still finished by the thread, never torn off half way."""
+        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+        done.add_done_callback(_looked_at)
+        self._jobs.put_nowait((done, job))
+        async with asyncio.timeout(timeout):
+            return await asyncio.shield(done)
+
+    def close(self) -> None:
+        """Ends the thread after the jobs that are waiting."""
+        self._jobs.put(None)
+        self._thread.join(5)
+
+    def _work(self) -> None:
+        while (item := self._jobs.get()) is not None:
+            done, job = item
+            try:
+                result, fault = job(), None
+            except BaseException as error:  # whatever it is, it belongs to who asked
+                result, fault = None, error
+            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
+                done.get_loop().call_soon_threadsafe(_settle, done, result, fault)
+
+
+def _looked_at(done: asyncio.Future[Any]) -> None:
+    """Whoever asked may have given up; an error then has no reader, and that is all right."""
+    if not done.cancelled():
+        done.exception()
+
+
+def _settle(done: asyncio.Future[Any], result: object, fault: BaseException | None) -> None:
+    if done.done():
+        return
+    if fault is None:
+        done.set_result(result)
+    else:
+        done.set_exception(fault)
