@@ -1,0 +1,412 @@
+/* Written by services.dataplane.kernel.header from core/layout.py and proto/: do not edit. */
+
+#ifndef AM_GENERATED_H
+#define AM_GENERATED_H
+
+#define AM_REASON_FORWARDED 0
+#define AM_REASON_REPLY 1
+#define AM_REASON_POLICY_DENIED 2
+#define AM_REASON_POLICY_UNKNOWN 3
+#define AM_REASON_POLICY_REVOKED 4
+#define AM_REASON_SPOOFED_ADDRESS 5
+#define AM_REASON_SPOOFED_MAC 6
+#define AM_REASON_SPOOFED_NEIGHBOUR 7
+#define AM_REASON_NOT_IP 8
+#define AM_REASON_MALFORMED 9
+#define AM_REASON_FRAGMENT 10
+#define AM_REASON_EXTENSION_HEADERS 11
+#define AM_REASON_CONNTRACK_FULL 12
+#define AM_REASON_CONNTRACK_BUDGET 13
+#define AM_REASON_TTL_EXCEEDED 14
+#define AM_REASON_ENDPOINT_GONE 15
+#define AM_REASON_LINK_UNKNOWN 16
+
+#define AM_IDENTITY_UNKNOWN 0
+#define AM_IDENTITY_HOST 1
+#define AM_IDENTITY_WORLD 2
+#define AM_IDENTITY_KUBE_APISERVER 3
+#define AM_IDENTITY_REMOTE_NODE 4
+
+#define AM_SIDE_INGRESS 0
+#define AM_SIDE_EGRESS 1
+
+#define AM_PEER_ANY 0
+#define AM_PEER_IDENTITY 1
+#define AM_PEER_CIDR_SET 2
+
+#define AM_VERDICT_DENY 0
+#define AM_VERDICT_ALLOW 1
+
+#define AM_IPCACHE_POD 1
+#define AM_IPCACHE_NODE 2
+
+#define AM_FLOW_HOST 1
+
+#define AM_SEEN_REPLY 1
+#define AM_SEEN_FIN_ORIGINAL 2
+#define AM_SEEN_FIN_REPLY 4
+#define AM_SEEN_RESET 8
+
+#define AM_CONFIG_EMIT_FORWARDED 1
+
+#define AM_AFFINITY_NAMESPACE 0
+#define AM_AFFINITY_SOCKET 1
+
+#define AM_NO_RULE 0xffffffffu
+#define AM_POLICY_BITS 224
+#define AM_ADDRESS_BITS 128
+#define AM_MAX_CONDEMNED 64
+
+/* An address: 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. */
+struct am_addr {
+	u32 word[4];
+};
+
+/* A host veth, by interface index in the node's namespace. */
+struct am_link_key {
+	u32 ifindex;
+};
+_Static_assert(sizeof(struct am_link_key) == 4, "LinkKey");
+
+/* The pod behind a host veth: what it may call itself. None where it lacks a family. */
+struct am_link {
+	u64 identity;
+	struct am_addr address4;
+	struct am_addr address6;
+	u8 mac[6];
+	u16 flags;
+	u32 endpoint;
+	u8 hole_6[4];
+};
+_Static_assert(sizeof(struct am_link) == 56, "Link");
+
+/* An address of a pod of this node. */
+struct am_address_key {
+	struct am_addr address;
+};
+_Static_assert(sizeof(struct am_address_key) == 16, "AddressKey");
+
+/* Where a local pod's packets go: its host veth, and the MACs of both ends (pod first: copied as one). */
+struct am_endpoint {
+	u64 identity;
+	u32 ifindex;
+	u32 endpoint;
+	u8 mac[6];
+	u8 host_mac[6];
+	u16 flags;
+	u8 hole_6[2];
+};
+_Static_assert(sizeof(struct am_endpoint) == 32, "Endpoint");
+
+/* A prefix; prefixlen counts bits of the 16-byte form, so an IPv4 /24 is 120. */
+struct am_prefix_key {
+	u32 prefixlen;
+	struct am_addr address;
+};
+_Static_assert(sizeof(struct am_prefix_key) == 20, "PrefixKey");
+
+/* Whose an address is. An address without an entry is Reserved.WORLD. */
+struct am_peer {
+	u64 identity;
+	u32 flags;
+	u8 hole_2[4];
+};
+_Static_assert(sizeof(struct am_peer) == 16, "Peer");
+
+/* The set of policy CIDRs that hold an address (proto.policy.CidrSet.number). */
+struct am_cidr_number {
+	u64 number;
+};
+_Static_assert(sizeof(struct am_cidr_number) == 8, "CidrNumber");
+
+/* An identity that lives on this node. */
+struct am_subject_key {
+	u64 identity;
+};
+_Static_assert(sizeof(struct am_subject_key) == 8, "SubjectKey");
+
+/* Its rules are in am_policy; a subject without an entry is denied everything. */
+struct am_subject {
+	u8 ingress_isolated;
+	u8 egress_isolated;
+	u8 hole_2[2];
+	u32 revision;
+};
+_Static_assert(sizeof(struct am_subject) == 8, "Subject");
+
+/* One line of a subject's policy. hole moves protocol and port to the very end. */
+struct am_policy_key {
+	u32 prefixlen;
+	u8 direction;
+	u8 peer_kind;
+	u8 hole_3[2];
+	u64 subject;
+	u64 peer;
+	u8 hole[5];
+	u8 protocol;
+	__be16 port;
+};
+_Static_assert(sizeof(struct am_policy_key) == 32, "PolicyKey");
+
+/* What a line says; among the lines that match, the lowest rank wins. */
+struct am_policy_line {
+	u32 rank;
+	u8 verdict;
+	u8 hole_2[3];
+	u32 rule;
+};
+_Static_assert(sizeof(struct am_policy_line) == 12, "PolicyLine");
+
+/* Key of an array. */
+struct am_index {
+	u32 index;
+};
+_Static_assert(sizeof(struct am_index) == 4, "Index");
+
+/* Raised after every change that policy depends on: makes live flows be judged again. */
+struct am_generation {
+	u32 number;
+};
+_Static_assert(sizeof(struct am_generation) == 4, "Generation");
+
+/* A flow as its originator sees it, and the role (proto.policy.Direction) of the pod it is tracked for. */
+struct am_flow_key {
+	struct am_addr source;
+	struct am_addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+	u8 protocol;
+	u8 side;
+	u16 hole;
+};
+_Static_assert(sizeof(struct am_flow_key) == 40, "FlowKey");
+
+/* A flow that was let through, and the policy generation it was judged under. */
+struct am_flow {
+	u64 last_seen;
+	u32 generation;
+	u32 endpoint;
+	u32 rule;
+	u8 seen;
+	u8 flags;
+	u8 hole_6[2];
+};
+_Static_assert(sizeof(struct am_flow) == 24, "Flow");
+
+/* An endpoint by its number on this node. */
+struct am_endpoint_key {
+	u32 endpoint;
+};
+_Static_assert(sizeof(struct am_endpoint_key) == 4, "EndpointKey");
+
+/* How many flows an endpoint has, and may have. Without an entry it may have none. */
+struct am_budget {
+	u64 limit;
+	u64 count;
+};
+_Static_assert(sizeof(struct am_budget) == 16, "Budget");
+
+/* One fragmented packet (RFC 791, RFC 8200 4.5). */
+struct am_fragment_key {
+	struct am_addr source;
+	struct am_addr destination;
+	u32 identification;
+	u32 protocol;
+};
+_Static_assert(sizeof(struct am_fragment_key) == 40, "FragmentKey");
+
+/* What the first fragment said, for those after it. */
+struct am_fragment_ports {
+	__be16 source_port;
+	__be16 destination_port;
+	u32 protocol;
+};
+_Static_assert(sizeof(struct am_fragment_ports) == 8, "FragmentPorts");
+
+/* Packets and bytes of one (reason, direction), on one processor. */
+struct am_metric {
+	u64 packets;
+	u64 bytes;
+};
+_Static_assert(sizeof(struct am_metric) == 16, "Metric");
+
+/* Switches. Rates are for each endpoint and reason on each processor; events beyond are counted, not sent. */
+struct am_config {
+	u32 flags;
+	u32 events_per_second;
+	u32 events_burst;
+};
+_Static_assert(sizeof(struct am_config) == 12, "Config");
+
+/* One stream of events. */
+struct am_throttle_key {
+	u32 endpoint;
+	u32 reason;
+};
+_Static_assert(sizeof(struct am_throttle_key) == 8, "ThrottleKey");
+
+/* A token bucket, and the events it has held back since the last one sent. */
+struct am_throttle {
+	u64 last;
+	u32 tokens;
+	u32 missed;
+};
+_Static_assert(sizeof(struct am_throttle) == 16, "Throttle");
+
+/* A virtual address, port and protocol. */
+struct am_service_key {
+	struct am_addr address;
+	__be16 port;
+	u8 protocol;
+	u8 hole_3[1];
+};
+_Static_assert(sizeof(struct am_service_key) == 20, "ServiceKey");
+
+/* Its backends are am_backends[number, 0 … backends - 1]; with none, connections are refused. */
+struct am_service {
+	u32 number;
+	u32 backends;
+	u32 affinity_seconds;
+	u32 flags;
+};
+_Static_assert(sizeof(struct am_service) == 16, "Service");
+
+/* The index-th backend of a service. */
+struct am_backend_key {
+	u32 service;
+	u32 index;
+};
+_Static_assert(sizeof(struct am_backend_key) == 8, "BackendKey");
+
+/* Where a connection really goes. */
+struct am_backend {
+	struct am_addr address;
+	__be16 port;
+	u8 hole_2[2];
+};
+_Static_assert(sizeof(struct am_backend) == 20, "Backend");
+
+/* A backend by what it is: tells whether a remembered one still serves. */
+struct am_member_key {
+	u32 service;
+	struct am_addr address;
+	__be16 port;
+	u8 hole_3[2];
+};
+_Static_assert(sizeof(struct am_member_key) == 24, "MemberKey");
+
+/* Its index in am_backends. */
+struct am_member {
+	u32 index;
+};
+_Static_assert(sizeof(struct am_member) == 4, "Member");
+
+/* A client of a service: a network namespace (ClientIP affinity) or a UDP socket. */
+struct am_affinity_key {
+	u64 client;
+	u32 service;
+	u32 kind;
+};
+_Static_assert(sizeof(struct am_affinity_key) == 16, "AffinityKey");
+
+/* The backend it had, and when. */
+struct am_affinity {
+	u64 last;
+	struct am_addr address;
+	__be16 port;
+	u8 hole_3[6];
+};
+_Static_assert(sizeof(struct am_affinity) == 32, "Affinity");
+
+/* A backend as one socket sees it. */
+struct am_reverse_key {
+	u64 socket;
+	struct am_addr address;
+	__be16 port;
+	u8 hole_3[6];
+};
+_Static_assert(sizeof(struct am_reverse_key) == 32, "ReverseKey");
+
+/* The virtual address that the socket asked for. */
+struct am_virtual {
+	struct am_addr address;
+	__be16 port;
+	u8 hole_2[2];
+};
+_Static_assert(sizeof(struct am_virtual) == 20, "Virtual");
+
+/* A network namespace by its cookie (SO_NETNS_COOKIE). */
+struct am_cookie_key {
+	u64 cookie;
+};
+_Static_assert(sizeof(struct am_cookie_key) == 8, "CookieKey");
+
+/* The socket programs act in this namespace; node where it is the node's own. */
+struct am_cookie_mark {
+	u8 node;
+};
+_Static_assert(sizeof(struct am_cookie_mark) == 1, "CookieMark");
+
+/* What the ring buffer carries: one packet's verdict. Numbers as in proto.flow and proto.policy. */
+struct am_event {
+	u64 time;
+	u64 subject;
+	u64 peer;
+	struct am_addr source;
+	struct am_addr destination;
+	u32 length;
+	u32 ifindex;
+	u32 endpoint;
+	u32 rule;
+	u32 missed;
+	u32 generation;
+	__be16 source_port;
+	__be16 destination_port;
+	u16 reason;
+	u8 protocol;
+	u8 direction;
+};
+_Static_assert(sizeof(struct am_event) == 88, "Event");
+
+/* the pod behind a host veth: what it may call itself */
+BPF_F_TABLE("hash", struct am_link_key, struct am_link, am_links, 4096, 0);
+/* local delivery: address to veth and MACs */
+BPF_F_TABLE("hash", struct am_address_key, struct am_endpoint, am_endpoints, 8192, 0);
+/* whose an address is */
+BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_peer, am_ipcache, 524288, 1);
+/* which policy CIDRs hold it */
+BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_cidr_number, am_cidrs, 131072, 1);
+/* isolation of the identities that live here */
+BPF_F_TABLE("hash", struct am_subject_key, struct am_subject, am_subjects, 8192, 0);
+/* compiled policy lines */
+BPF_F_TABLE("lpm_trie", struct am_policy_key, struct am_policy_line, am_policy, 524288, 1);
+/* raised after each change to policy */
+BPF_F_TABLE("array", u32, struct am_generation, am_generation, 1, 0);
+/* conntrack, each pod's side apart */
+BPF_F_TABLE("hash", struct am_flow_key, struct am_flow, am_ct, 131072, 0);
+/* how much conntrack an endpoint may use */
+BPF_F_TABLE("hash", struct am_endpoint_key, struct am_budget, am_ct_budget, 4096, 0);
+/* ports of fragmented packets */
+BPF_F_TABLE("lru_hash", struct am_fragment_key, struct am_fragment_ports, am_frags, 16384, 0);
+/* drops (and, if asked for, new flows) */
+BPF_RINGBUF_OUTPUT(am_events, 256);
+/* counters, index = reason * 2 + direction */
+BPF_F_TABLE("percpu_array", u32, struct am_metric, am_metrics, 128, 0);
+/* switches and event rates */
+BPF_F_TABLE("array", u32, struct am_config, am_config, 1, 0);
+/* token bucket of each event stream */
+BPF_F_TABLE("lru_percpu_hash", struct am_throttle_key, struct am_throttle, am_throttle, 4096, 0);
+/* virtual addresses */
+BPF_F_TABLE("hash", struct am_service_key, struct am_service, am_services, 65536, 1);
+/* backends by service and index */
+BPF_F_TABLE("hash", struct am_backend_key, struct am_backend, am_backends, 262144, 1);
+/* backends by address: still serving? */
+BPF_F_TABLE("hash", struct am_member_key, struct am_member, am_members, 262144, 1);
+/* the backend a client had */
+BPF_F_TABLE("lru_hash", struct am_affinity_key, struct am_affinity, am_affinity, 65536, 0);
+/* the virtual address a socket asked for */
+BPF_F_TABLE("lru_hash", struct am_reverse_key, struct am_virtual, am_reverse, 65536, 0);
+/* namespaces the socket programs act in */
+BPF_F_TABLE("hash", struct am_cookie_key, struct am_cookie_mark, am_cookies, 8192, 0);
+
+#endif

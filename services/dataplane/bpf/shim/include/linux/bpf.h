@@ -1,0 +1,1 @@
+/* Empty: bcc brings its own (compat/linux/bpf.h). */

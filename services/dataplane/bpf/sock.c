@@ -1,0 +1,245 @@
+/*
+ * The socket programs: a Service's virtual address becomes a backend when a socket connects or sends, so that no packet
+ * is rewritten, and becomes visible again when the application asks whom it talks to.
+ *
+ * They act in the network namespaces of am_cookies alone (nodes of a lab share one cgroup root; on a real node that is
+ * right too). An AF_INET6 socket that talks to an IPv4-mapped address meets the v6 hooks on connect and receive but the
+ * v4 hook on send; since every key is 16 bytes with IPv4 mapped, all of them find the same entries.
+ */
+#ifndef AM_SOCK_H
+#define AM_SOCK_H
+
+#define AM_ALLOW 1
+#define AM_REFUSE 0
+#define AM_ECONNREFUSED 111
+
+/* How long one UDP socket that never connects keeps its backend between two messages. */
+#define AM_SOCKET_AFFINITY_NS (30ULL * 1000000000)
+
+struct am_target {
+	struct am_addr address;
+	__be16 port;
+};
+
+AM_INLINE int am_acts_here(struct bpf_sock_addr *ctx)
+{
+	struct am_cookie_key key = { .cookie = bpf_get_netns_cookie(ctx) };
+
+	return am_cookies.lookup(&key) != 0;
+}
+
+AM_INLINE int am_remembered(const struct am_affinity_key *key, u32 service, u64 now, u64 lifetime, struct am_target *target)
+{
+	struct am_affinity *had = am_affinity.lookup(key);
+	struct am_member_key member = { .service = service };
+
+	if (!had || now - had->last > lifetime)
+		return 0;
+	member.address = had->address;
+	member.port = had->port;
+	if (!am_members.lookup(&member)) /* it serves no longer */
+		return 0;
+	target->address = had->address;
+	target->port = had->port;
+	return 1;
+}
+
+AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u8 per_message, struct am_target *target)
+{
+	struct am_affinity_key client = { .service = service->number };
+	u64 now = bpf_ktime_get_coarse_ns(), lifetime = 0;
+	struct am_backend_key key = { .service = service->number };
+	struct am_affinity fresh = {};
+	struct am_backend *backend;
+
+	if (service->affinity_seconds) {
+		client.client = bpf_get_netns_cookie(ctx);
+		client.kind = AM_AFFINITY_NAMESPACE;
+		lifetime = service->affinity_seconds * 1000000000ULL;
+	} else if (per_message) {
+		client.client = bpf_get_socket_cookie(ctx);
+		client.kind = AM_AFFINITY_SOCKET;
+		lifetime = AM_SOCKET_AFFINITY_NS;
+	}
+	if (!lifetime || !am_remembered(&client, service->number, now, lifetime, target)) {
+		key.index = bpf_get_prandom_u32() % service->backends;
+		backend = am_backends.lookup(&key);
+		if (!backend)
+			return 0;
+		target->address = backend->address;
+		target->port = backend->port;
+	}
+	if (lifetime) {
+		fresh.last = now;
+		fresh.address = target->address;
+		fresh.port = target->port;
+		am_affinity.update(&client, &fresh);
+	}
+	return 1;
+}
+
+/* Rewrites *target from virtual to backend. Returns 0 to leave the socket alone, 1 when rewritten, -1 to refuse. */
+AM_INLINE int am_translate(struct bpf_sock_addr *ctx, struct am_target *target, u8 per_message)
+{
+	struct am_service_key key = { .address = target->address, .port = target->port, .protocol = ctx->protocol };
+	struct am_reverse_key reverse = {};
+	struct am_virtual virtual = {};
+	struct am_service *service;
+
+	if (!am_acts_here(ctx))
+		return 0;
+	service = am_services.lookup(&key);
+	if (!service)
+		return 0;
+	virtual.address = target->address;
+	virtual.port = target->port;
+	if (!service->backends || !am_choose(ctx, service, per_message, target)) {
+		bpf_set_retval(-AM_ECONNREFUSED);
+		return -1;
+	}
+	reverse.socket = bpf_get_socket_cookie(ctx);
+	reverse.address = target->address;
+	reverse.port = target->port;
+	am_reverse.update(&reverse, &virtual);
+	return 1;
+}
+
+/* Rewrites *target from backend to virtual where this socket had been sent there. */
+AM_INLINE int am_restore(struct bpf_sock_addr *ctx, struct am_target *target)
+{
+	struct am_reverse_key key = { .socket = bpf_get_socket_cookie(ctx) };
+	struct am_virtual *virtual;
+
+	key.address = target->address;
+	key.port = target->port;
+	virtual = am_reverse.lookup(&key);
+	if (!virtual)
+		return 0;
+	target->address = virtual->address;
+	target->port = virtual->port;
+	return 1;
+}
+
+AM_INLINE void am_read4(struct bpf_sock_addr *ctx, struct am_target *target)
+{
+	am_map4(&target->address, ctx->user_ip4);
+	target->port = ctx->user_port;
+}
+
+AM_INLINE void am_write4(struct bpf_sock_addr *ctx, const struct am_target *target)
+{
+	ctx->user_ip4 = target->address.word[3];
+	ctx->user_port = target->port;
+}
+
+AM_INLINE void am_read6(struct bpf_sock_addr *ctx, struct am_target *target)
+{
+	target->address.word[0] = ctx->user_ip6[0];
+	target->address.word[1] = ctx->user_ip6[1];
+	target->address.word[2] = ctx->user_ip6[2];
+	target->address.word[3] = ctx->user_ip6[3];
+	target->port = ctx->user_port;
+}
+
+AM_INLINE void am_write6(struct bpf_sock_addr *ctx, const struct am_target *target)
+{
+	ctx->user_ip6[0] = target->address.word[0];
+	ctx->user_ip6[1] = target->address.word[1];
+	ctx->user_ip6[2] = target->address.word[2];
+	ctx->user_ip6[3] = target->address.word[3];
+	ctx->user_port = target->port;
+}
+
+AM_INLINE int am_forward4(struct bpf_sock_addr *ctx, u8 per_message)
+{
+	struct am_target target = {};
+	int done;
+
+	am_read4(ctx, &target);
+	done = am_translate(ctx, &target, per_message);
+	if (done < 0)
+		return AM_REFUSE;
+	if (!done)
+		return AM_ALLOW;
+	/* A v4 socket cannot reach a v6 backend: the agent gives a v4 address v4 backends, and this keeps it honest. */
+	if (!am_is_mapped(&target.address))
+		return AM_REFUSE;
+	am_write4(ctx, &target);
+	return AM_ALLOW;
+}
+
+AM_INLINE int am_forward6(struct bpf_sock_addr *ctx, u8 per_message)
+{
+	struct am_target target = {};
+	int done;
+
+	am_read6(ctx, &target);
+	done = am_translate(ctx, &target, per_message);
+	if (done < 0)
+		return AM_REFUSE;
+	if (done)
+		am_write6(ctx, &target);
+	return AM_ALLOW;
+}
+
+AM_INLINE int am_backward4(struct bpf_sock_addr *ctx)
+{
+	struct am_target target = {};
+
+	am_read4(ctx, &target);
+	if (am_restore(ctx, &target))
+		am_write4(ctx, &target);
+	return AM_ALLOW;
+}
+
+AM_INLINE int am_backward6(struct bpf_sock_addr *ctx)
+{
+	struct am_target target = {};
+
+	am_read6(ctx, &target);
+	if (am_restore(ctx, &target))
+		am_write6(ctx, &target);
+	return AM_ALLOW;
+}
+
+int connect4(struct bpf_sock_addr *ctx)
+{
+	return am_forward4(ctx, 0);
+}
+
+int connect6(struct bpf_sock_addr *ctx)
+{
+	return am_forward6(ctx, 0);
+}
+
+int sendmsg4(struct bpf_sock_addr *ctx)
+{
+	return am_forward4(ctx, 1);
+}
+
+int sendmsg6(struct bpf_sock_addr *ctx)
+{
+	return am_forward6(ctx, 1);
+}
+
+int recvmsg4(struct bpf_sock_addr *ctx)
+{
+	return am_backward4(ctx);
+}
+
+int recvmsg6(struct bpf_sock_addr *ctx)
+{
+	return am_backward6(ctx);
+}
+
+int getpeername4(struct bpf_sock_addr *ctx)
+{
+	return am_backward4(ctx);
+}
+
+int getpeername6(struct bpf_sock_addr *ctx)
+{
+	return am_backward6(ctx);
+}
+
+#endif

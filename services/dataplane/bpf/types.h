@@ -1,0 +1,97 @@
+/*
+ * What every other header stands on: protocol numbers, the packet as we see it, comparisons of addresses.
+ *
+ * bcc 0.26 has no subprograms and no .rodata: every function is inlined, constants are macros. Kernel names come in
+ * through bcc's own headers, so everything of ours begins with am_.
+ */
+#ifndef AM_TYPES_H
+#define AM_TYPES_H
+
+#include <uapi/linux/bpf.h>
+#include <uapi/linux/pkt_cls.h>
+
+#define AM_INLINE static __always_inline
+
+#define AM_ETH_LEN 14
+#define AM_ETH_IP bpf_htons(0x0800)
+#define AM_ETH_ARP bpf_htons(0x0806)
+#define AM_ETH_IP6 bpf_htons(0x86DD)
+
+#define AM_ICMP 1
+#define AM_TCP 6
+#define AM_UDP 17
+#define AM_ICMP6 58
+#define AM_SCTP 132
+
+#define AM_AF_INET 2
+#define AM_AF_INET6 10
+
+#define AM_TCP_FIN 0x01
+#define AM_TCP_SYN 0x02
+#define AM_TCP_RST 0x04
+#define AM_TCP_ACK 0x10
+
+/* A parsed packet. `flow` is what conntrack looks for: for an ICMP error it is the packet that the error is about. */
+struct am_packet {
+	struct am_addr source;
+	struct am_addr destination;
+	struct am_flow_key flow;
+	u32 l4;       /* offset of the transport header from the start of the frame */
+	u32 l4_len;   /* bytes from there to the end of the IP packet */
+	u32 fragment; /* identification, where it is a fragment */
+	u8 family;    /* 4 or 6 */
+	u8 ttl;
+	u8 protocol;
+	u8 tcp_flags;
+	u8 icmp_type;
+	u8 is_fragment;
+	u8 is_first; /* the fragment that carries the transport header */
+	u8 is_error; /* an ICMP error about a packet in the other direction */
+};
+
+/* What policy says, and of whom. */
+struct am_verdict {
+	u64 peer;
+	u32 reason; /* AM_REASON_*; FORWARDED and REPLY let through */
+	u32 rule;
+	u32 generation;
+	u32 is_new; /* the packet began a flow */
+};
+
+AM_INLINE int am_same_addr(const struct am_addr *a, const struct am_addr *b)
+{
+	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
+	       a->word[3] == b->word[3];
+}
+
+AM_INLINE int am_no_addr(const struct am_addr *a)
+{
+	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
+}
+
+AM_INLINE int am_is_mapped(const struct am_addr *a)
+{
+	return !a->word[0] && !a->word[1] && a->word[2] == bpf_htonl(0xffff);
+}
+
+AM_INLINE void am_map4(struct am_addr *a, u32 v4)
+{
+	a->word[0] = 0;
+	a->word[1] = 0;
+	a->word[2] = bpf_htonl(0xffff);
+	a->word[3] = v4;
+}
+
+/* fe80::/10 */
+AM_INLINE int am_is_link_local(const struct am_addr *a)
+{
+	return (a->word[0] & bpf_htonl(0xffc00000)) == bpf_htonl(0xfe800000);
+}
+
+/* fe80::1, the gateway that every pod has */
+AM_INLINE int am_is_gateway6(const struct am_addr *a)
+{
+	return a->word[0] == bpf_htonl(0xfe800000) && !a->word[1] && !a->word[2] && a->word[3] == bpf_htonl(1);
+}
+
+#endif

@@ -1,0 +1,206 @@
+"""The state that a node's journal records give: blocks held, leases, what rests, what is owed to ``ipam``.
+
+Owns :class:`Ledger`, which nothing but :meth:`Ledger.apply` changes, so that playing the records again gives the same
+state. It decides nothing: ``services.dataplane.core.journal`` does. Promises that no record gives one address two
+holders (such a journal is refused with ValueError). Units: seconds of CLOCK_BOOTTIME within one boot; under another
+boot nobody knows how long the machine was off, so what rested rests from the start again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import Literal
+
+import msgspec
+
+from proto.addresses import Block, Claim
+from proto.net import Address, Network
+from proto.requests import ClaimRelease
+from services.dataplane.core.journal_records import (
+    Allocated,
+    BlockGiven,
+    BlockHeld,
+    Booted,
+    Bound,
+    Changed,
+    ClaimHeld,
+    ClaimOwed,
+    ClaimSettled,
+    Lease,
+    Opened,
+    Record,
+    Released,
+    Reserved,
+    Rested,
+)
+
+COOLDOWN = 130.0
+"""Seconds that a freed address rests: longer than conntrack's SYN_SENT (120 s), or strangers get another's packets."""
+
+Family = Literal[4, 6]
+Attachment = tuple[str, str]
+"""Container id and interface name."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Count:
+    """Addresses of one block or one family."""
+
+    total: int
+    used: int
+    resting: int
+
+    @property
+    def free(self) -> int:
+        """May be given away now."""
+        return self.total - self.used - self.resting
+
+
+@dataclass(slots=True)
+class Ledger:
+    """The state that records give. Only :meth:`apply` changes it."""
+
+    node: str = ""
+    cluster: str = ""
+    boot: str = ""
+    booted_at: float = 0.0
+    blocks: dict[Network, Block] = field(default_factory=dict)
+    """In the order in which they were first held."""
+    leases: dict[Attachment, dict[int, Lease]] = field(default_factory=dict)
+    """Attachment → family → lease."""
+    by_address: dict[Address, Lease] = field(default_factory=dict)
+    claims: dict[Address, Claim] = field(default_factory=dict)
+    fresh: dict[Network, dict[Address, None]] = field(default_factory=dict)
+    """Block → its addresses that nobody ever had, in order."""
+    resting: dict[Address, float] = field(default_factory=dict)
+    """Freed address → when, least recently freed first. One stays here, rested or not, until it is given again."""
+    owed: dict[tuple[Address, str], ClaimRelease] = field(default_factory=dict)
+    """Claims that ``ipam`` is still to be told of, by address and nonce."""
+    sequence: int = 0
+    reserved: int = 0
+
+    def apply(self, record: Record) -> None:
+        """Make a record true. Raises ValueError when it contradicts the ledger (a journal that is not one)."""
+        match record:
+            case Opened():
+                self.node, self.cluster = record.node, record.cluster
+            case Bound():
+                self.cluster = record.cluster
+            case Booted():
+                self.boot, self.booted_at = record.boot, record.at
+                self.resting = dict.fromkeys(self.resting, record.at)
+            case BlockHeld() | BlockGiven():
+                self._apply_block(record)
+            case Allocated() | ClaimHeld() | Changed() | Released():
+                self._apply_lease(record)
+            case Rested():
+                self._use(record.address)
+                self.resting[record.address] = record.at
+            case ClaimOwed():
+                self.owed[record.address, record.nonce] = ClaimRelease(
+                    address=record.address, container=record.container, interface=record.interface, nonce=record.nonce
+                )
+            case ClaimSettled():
+                self.owed.pop((record.address, record.nonce), None)
+            case Reserved():
+                self.reserved = max(self.reserved, record.sequence)
+
+    def resume(self) -> None:
+        """After the last record of a file: numbers that were reserved may have been used, so they are skipped."""
+        self.sequence = max(self.sequence, self.reserved)
+
+    def _apply_block(self, record: BlockHeld | BlockGiven) -> None:
+        match record:
+            case BlockHeld(block):
+                if block.cidr not in self.blocks:
+                    self.fresh[block.cidr] = {
+                        address: None
+                        for address in block.cidr
+                        if address not in self.by_address and address not in self.resting
+                    }
+                self.blocks[block.cidr] = block
+            case BlockGiven(cidr):
+                self.blocks.pop(cidr, None)
+                self.fresh.pop(cidr, None)
+
+    def _apply_lease(self, record: Allocated | ClaimHeld | Changed | Released) -> None:
+        match record:
+            case Allocated(lease):
+                self._take(lease)
+                self._use(lease.address)
+            case ClaimHeld(claim, lease):
+                self._take(lease)
+                self.claims[claim.address] = claim
+            case Changed():
+                held = self.leases.get((record.container, record.interface), {})
+                for family, lease in held.items():
+                    held[family] = self.by_address[lease.address] = msgspec.structs.replace(
+                        lease, identity=record.identity, mac=record.mac, sequence=record.sequence
+                    )
+                self.sequence = max(self.sequence, record.sequence)
+            case Released():
+                for lease in self.leases.pop((record.container, record.interface), {}).values():
+                    self._free(lease, record.at)
+
+    def _take(self, lease: Lease) -> None:
+        holder = self.by_address.get(lease.address)
+        if holder is not None and holder.attachment != lease.attachment:
+            raise ValueError(f"{lease.address} is given to {lease.attachment} while {holder.attachment} has it")
+        self.leases.setdefault(lease.attachment, {})[lease.address.version] = lease
+        self.by_address[lease.address] = lease
+        self.sequence = max(self.sequence, lease.sequence)
+
+    def _use(self, address: Address) -> None:
+        self.resting.pop(address, None)
+        cidr = self.block_of(address)
+        if cidr is not None:
+            self.fresh[cidr].pop(address, None)
+
+    def _free(self, lease: Lease, at: float) -> None:
+        self.by_address.pop(lease.address, None)
+        if not lease.claimed:
+            self.resting[lease.address] = at
+            return
+        self.claims.pop(lease.address, None)
+        self.owed[lease.address, lease.nonce] = ClaimRelease(
+            address=lease.address, container=lease.container, interface=lease.interface, nonce=lease.nonce
+        )
+
+    def block_of(self, address: Address) -> Network | None:
+        """The held block that an address is in."""
+        return next((cidr for cidr in self.blocks if cidr.version == address.version and address in cidr), None)
+
+    def held_by(self, attachment: Attachment) -> tuple[Lease, ...]:
+        """Leases of an attachment, IPv4 first; none when it is unknown."""
+        held = self.leases.get(attachment, {})
+        return tuple(held[family] for family in sorted(held))
+
+    def all_leases(self) -> Iterator[Lease]:
+        """Every lease of the node."""
+        return iter(self.by_address.values())
+
+    def attachments_of_earlier_boots(self) -> tuple[Attachment, ...]:
+        """Attachments whose links cannot exist any more, because the node has booted since."""
+        return tuple(
+            sorted({lease.attachment for lease in self.by_address.values() if lease.boot and lease.boot != self.boot})
+        )
+
+    def count_block(self, cidr: Network, now: float, cooldown: float = COOLDOWN) -> Count:
+        """Counters of a held block."""
+        used = sum(1 for address in self.by_address if address.version == cidr.version and address in cidr)
+        resting = sum(
+            1
+            for address, at in self.resting.items()
+            if now - at < cooldown and address.version == cidr.version and address in cidr
+        )
+        return Count(total=cidr.num_addresses, used=used, resting=resting)
+
+    def count(self, family: Family, now: float, cooldown: float = COOLDOWN) -> Count:
+        """Counters of all held blocks of a family together."""
+        counts = [self.count_block(cidr, now, cooldown) for cidr in self.blocks if cidr.version == family]
+        return Count(
+            total=sum(count.total for count in counts),
+            used=sum(count.used for count in counts),
+            resting=sum(count.resting for count in counts),
+        )

@@ -1,0 +1,463 @@
+"""Every eBPF map of the datapath: its key, its value, its size. The one place for layouts.
+
+The C structs are written from these records (``services/dataplane/bpf/generated.h``), so there is no second definition
+to keep in step; at load the compiled maps are compared with :data:`MAPS` all the same, and a difference refuses.
+
+Units: times are nanoseconds of CLOCK_MONOTONIC, addresses 16 bytes in network order (IPv4 mapped), ports big endian in
+the kernel and plain integers here, identities as in ``proto.identity``.
+Two keys are longest-prefix tries (``struct bpf_lpm_trie_key``: ``prefixlen`` first, counted in bits of what follows).
+:class:`PolicyKey` has its fields in the order in which they may be left open: protocol and port are the last 24 bits,
+so "any protocol" is a prefix of :data:`POLICY_FIXED_BITS`, "any port" eight more, a port range a few prefixes.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from enum import IntEnum, IntFlag
+from ipaddress import IPv4Network, IPv6Network
+from typing import Self
+
+from services.dataplane.core.wire import (
+    U8,
+    U16,
+    U32,
+    U64,
+    Addr,
+    Address,
+    Flag,
+    Hole5,
+    Mac,
+    MaybeAddr,
+    Port,
+    Record,
+    address_bytes,
+)
+
+MAPPED_BITS = 96
+NO_RULE = 0xFFFFFFFF
+"""Rule number of a verdict that no rule gave (isolation, or the absence of it)."""
+MAX_CONDEMNED = 64
+"""Conntrack entries that one run of the collecting program takes."""
+
+
+class MapKind(IntEnum):
+    """``enum bpf_map_type`` of the kernel (include/uapi/linux/bpf.h)."""
+
+    HASH = 1
+    ARRAY = 2
+    PERCPU_ARRAY = 6
+    LRU_HASH = 9
+    LRU_PERCPU_HASH = 10
+    LPM_TRIE = 11
+    RINGBUF = 27
+
+
+class PeerFlag(IntFlag):
+    """What kind of address an entry of ``am_ipcache`` is."""
+
+    POD = 1
+    """A pod of the cluster: routed by the fast path when it is not local."""
+    NODE = 2
+
+
+class FlowFlag(IntFlag):
+    """How a conntrack entry came to be."""
+
+    HOST = 1
+    """Begun by this node itself: no policy is asked (the kubelet's probes)."""
+
+
+class Seen(IntFlag):
+    """What of a flow has been seen; decides how long it may be idle."""
+
+    REPLY = 1
+    FIN_ORIGINAL = 2
+    FIN_REPLY = 4
+    RESET = 8
+
+
+class ConfigFlag(IntFlag):
+    """Switches of the datapath."""
+
+    EMIT_FORWARDED = 1
+    """Also send an event for each new flow that was let through."""
+
+
+class AffinityKind(IntEnum):
+    """What :attr:`AffinityKey.client` is a cookie of."""
+
+    NAMESPACE = 0
+    SOCKET = 1
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class LinkKey(Record):
+    """A host veth, by interface index in the node's namespace."""
+
+    ifindex: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Link(Record):
+    """The pod behind a host veth: what it may call itself. ``None`` where it lacks a family."""
+
+    identity: U64
+    address4: MaybeAddr
+    address6: MaybeAddr
+    mac: Mac
+    flags: U16 = 0
+    endpoint: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AddressKey(Record):
+    """An address of a pod of this node."""
+
+    address: Addr
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Endpoint(Record):
+    """Where a local pod's packets go: its host veth, and the MACs of both ends (pod first: copied as one)."""
+
+    identity: U64
+    ifindex: U32
+    endpoint: U32
+    mac: Mac
+    host_mac: Mac
+    flags: U16 = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PrefixKey(Record):
+    """A prefix; ``prefixlen`` counts bits of the 16-byte form, so an IPv4 /24 is 120."""
+
+    prefixlen: U32
+    address: Addr
+
+    @classmethod
+    def of(cls, network: IPv4Network | IPv6Network) -> Self:
+        """The key of a prefix as people write it."""
+        base = MAPPED_BITS if network.version == 4 else 0
+        return cls(prefixlen=base + network.prefixlen, address=network.network_address)
+
+    @classmethod
+    def host(cls, address: Address) -> Self:
+        """The key of a single address."""
+        return cls(prefixlen=128, address=address)
+
+    @property
+    def network(self) -> IPv4Network | IPv6Network:
+        """The prefix as people write it."""
+        if self.address.version == 4 and self.prefixlen >= MAPPED_BITS:
+            return IPv4Network((self.address.packed, self.prefixlen - MAPPED_BITS))
+        return IPv6Network((address_bytes(self.address), self.prefixlen))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Peer(Record):
+    """Whose an address is. An address without an entry is ``Reserved.WORLD``."""
+
+    identity: U64
+    flags: U32 = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CidrNumber(Record):
+    """The set of policy CIDRs that hold an address (``proto.policy.CidrSet.number``)."""
+
+    number: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SubjectKey(Record):
+    """An identity that lives on this node."""
+
+    identity: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Subject(Record):
+    """Its rules are in ``am_policy``; a subject without an entry is denied everything."""
+
+    ingress_isolated: Flag
+    egress_isolated: Flag
+    revision: U32 = 0
+
+
+POLICY_FIXED_BITS = 200
+POLICY_BITS = 224
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyKey(Record):
+    """One line of a subject's policy. ``hole`` moves protocol and port to the very end."""
+
+    prefixlen: U32
+    direction: U8
+    peer_kind: U8
+    subject: U64
+    peer: U64
+    hole: Hole5 = 0
+    protocol: U8
+    port: Port
+
+    @classmethod
+    def line(
+        cls, subject: int, direction: int, *, peer_kind: int, peer: int, protocol: int = 0, port: int = 0, bits: int = 0
+    ) -> Self:
+        """The key of a ``proto.policy.CompiledRule`` (protocol 0 = any; ``bits`` of the port are fixed).
+
+        Raises ValueError for a port prefix without a protocol: the trie cannot say it, and Kubernetes has no such rule.
+        """
+        if protocol == 0 and bits:
+            raise ValueError(f"port {port}/{bits} without a protocol: name TCP, UDP or SCTP, or leave the port open")
+        if not 0 <= bits <= 16:
+            raise ValueError(f"port bits {bits}: must be 0 to 16")
+        return cls(
+            prefixlen=POLICY_FIXED_BITS if protocol == 0 else POLICY_FIXED_BITS + 8 + bits,
+            direction=direction,
+            peer_kind=peer_kind,
+            subject=subject,
+            peer=peer,
+            protocol=protocol,
+            port=port & (0xFFFF << (16 - bits)) & 0xFFFF,
+        )
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class PolicyLine(Record):
+    """What a line says; among the lines that match, the lowest rank wins."""
+
+    rank: U32
+    verdict: U8
+    rule: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Index(Record):
+    """Key of an array."""
+
+    index: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Generation(Record):
+    """Raised after every change that policy depends on: makes live flows be judged again."""
+
+    number: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FlowKey(Record):
+    """A flow as its originator sees it, and the role (``proto.policy.Direction``) of the pod it is tracked for."""
+
+    source: Addr
+    destination: Addr
+    source_port: Port
+    destination_port: Port
+    protocol: U8
+    side: U8
+    hole: U16 = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Flow(Record):
+    """A flow that was let through, and the policy generation it was judged under."""
+
+    last_seen: U64
+    generation: U32
+    endpoint: U32
+    rule: U32
+    seen: U8
+    flags: U8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class EndpointKey(Record):
+    """An endpoint by its number on this node."""
+
+    endpoint: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Budget(Record):
+    """How many flows an endpoint has, and may have. Without an entry it may have none."""
+
+    limit: U64
+    count: U64 = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FragmentKey(Record):
+    """One fragmented packet (RFC 791, RFC 8200 4.5)."""
+
+    source: Addr
+    destination: Addr
+    identification: U32
+    protocol: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class FragmentPorts(Record):
+    """What the first fragment said, for those after it."""
+
+    source_port: Port
+    destination_port: Port
+    protocol: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Event(Record):
+    """What the ring buffer carries: one packet's verdict. Numbers as in ``proto.flow`` and ``proto.policy``."""
+
+    time: U64
+    subject: U64
+    peer: U64
+    source: Addr
+    destination: Addr
+    length: U32
+    ifindex: U32
+    endpoint: U32
+    rule: U32
+    missed: U32
+    generation: U32
+    source_port: Port
+    destination_port: Port
+    reason: U16
+    protocol: U8
+    direction: U8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Metric(Record):
+    """Packets and bytes of one (reason, direction), on one processor."""
+
+    packets: U64
+    bytes: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Config(Record):
+    """Switches. Rates are for each endpoint and reason on each processor; events beyond are counted, not sent."""
+
+    flags: U32 = 0
+    events_per_second: U32 = 100
+    events_burst: U32 = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ThrottleKey(Record):
+    """One stream of events."""
+
+    endpoint: U32
+    reason: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Throttle(Record):
+    """A token bucket, and the events it has held back since the last one sent."""
+
+    last: U64
+    tokens: U32
+    missed: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ServiceKey(Record):
+    """A virtual address, port and protocol."""
+
+    address: Addr
+    port: Port
+    protocol: U8
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Service(Record):
+    """Its backends are ``am_backends[number, 0 … backends - 1]``; with none, connections are refused."""
+
+    number: U32
+    backends: U32
+    affinity_seconds: U32 = 0
+    flags: U32 = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class BackendKey(Record):
+    """The index-th backend of a service."""
+
+    service: U32
+    index: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Backend(Record):
+    """Where a connection really goes."""
+
+    address: Addr
+    port: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class MemberKey(Record):
+    """A backend by what it is: tells whether a remembered one still serves."""
+
+    service: U32
+    address: Addr
+    port: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Member(Record):
+    """Its index in ``am_backends``."""
+
+    index: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class AffinityKey(Record):
+    """A client of a service: a network namespace (ClientIP affinity) or a UDP socket."""
+
+    client: U64
+    service: U32
+    kind: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Affinity(Record):
+    """The backend it had, and when."""
+
+    last: U64
+    address: Addr
+    port: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ReverseKey(Record):
+    """A backend as one socket sees it."""
+
+    socket: U64
+    address: Addr
+    port: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Virtual(Record):
+    """The virtual address that the socket asked for."""
+
+    address: Addr
+    port: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieKey(Record):
+    """A network namespace by its cookie (``SO_NETNS_COOKIE``)."""
+
+    cookie: U64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CookieMark(Record):
+    """The socket programs act in this namespace; ``node`` where it is the node's own."""
+
+    node: Flag = False

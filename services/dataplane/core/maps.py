@@ -1,0 +1,94 @@
+"""The list of maps: which records go into which, of what type, how many, and what each is for.
+
+Names have at most 15 characters (``BPF_OBJ_NAME_LEN`` counts the closing zero). Sizes bound memory: a full hash refuses
+an entry, which the datapath answers with a drop and the agent with an error, never with a silent "allow".
+``am_ct`` is a plain hash on purpose: an LRU would evict live flows under pressure.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+from services.dataplane.core import layout as at
+from services.dataplane.core.layout import MapKind
+from services.dataplane.core.wire import Record
+
+NO_PREALLOC = 1
+"""``BPF_F_NO_PREALLOC``: what tries must have, and what large, seldom full tables should."""
+
+CONNTRACK_ENTRIES = 131_072
+"""About 14 MB, allocated at the start: a full table is a clean refusal, an allocation failing in softirq is not."""
+
+
+@dataclass(frozen=True, slots=True)
+class MapSpec:
+    """One map. ``key`` and ``value`` are None for the ring buffer, whose ``entries`` is its size in bytes."""
+
+    name: str
+    kind: MapKind
+    key: type[Record] | None
+    value: type[Record] | None
+    entries: int
+    purpose: str
+    flags: int = 0
+
+    @property
+    def key_size(self) -> int:
+        """Bytes of a key."""
+        return self.key.wire().size if self.key else 0
+
+    @property
+    def value_size(self) -> int:
+        """Bytes of a value (of one processor's, for a per-CPU map)."""
+        return self.value.wire().size if self.value else 0
+
+
+H, LRU, LPM, ARRAY = MapKind.HASH, MapKind.LRU_HASH, MapKind.LPM_TRIE, MapKind.ARRAY
+
+LINKS = MapSpec("am_links", H, at.LinkKey, at.Link, 4096, "the pod behind a host veth: what it may call itself")
+ENDPOINTS = MapSpec("am_endpoints", H, at.AddressKey, at.Endpoint, 8192, "local delivery: address to veth and MACs")
+IPCACHE = MapSpec("am_ipcache", LPM, at.PrefixKey, at.Peer, 524_288, "whose an address is", NO_PREALLOC)
+CIDRS = MapSpec("am_cidrs", LPM, at.PrefixKey, at.CidrNumber, 131_072, "which policy CIDRs hold it", NO_PREALLOC)
+SUBJECTS = MapSpec("am_subjects", H, at.SubjectKey, at.Subject, 8192, "isolation of the identities that live here")
+POLICY = MapSpec("am_policy", LPM, at.PolicyKey, at.PolicyLine, 524_288, "compiled policy lines", NO_PREALLOC)
+GENERATION = MapSpec("am_generation", ARRAY, at.Index, at.Generation, 1, "raised after each change to policy")
+FLOWS = MapSpec("am_ct", H, at.FlowKey, at.Flow, CONNTRACK_ENTRIES, "conntrack, each pod's side apart")
+BUDGETS = MapSpec("am_ct_budget", H, at.EndpointKey, at.Budget, 4096, "how much conntrack an endpoint may use")
+FRAGMENTS = MapSpec("am_frags", LRU, at.FragmentKey, at.FragmentPorts, 16_384, "ports of fragmented packets")
+EVENTS = MapSpec("am_events", MapKind.RINGBUF, None, None, 1 << 20, "drops (and, if asked for, new flows)")
+METRICS = MapSpec("am_metrics", MapKind.PERCPU_ARRAY, at.Index, at.Metric, 128, "counters, index = reason * 2 + direction")
+CONFIG = MapSpec("am_config", ARRAY, at.Index, at.Config, 1, "switches and event rates")
+THROTTLES = MapSpec(
+    "am_throttle", MapKind.LRU_PERCPU_HASH, at.ThrottleKey, at.Throttle, 4096, "token bucket of each event stream"
+)
+SERVICES = MapSpec("am_services", H, at.ServiceKey, at.Service, 65_536, "virtual addresses", NO_PREALLOC)
+BACKENDS = MapSpec("am_backends", H, at.BackendKey, at.Backend, 262_144, "backends by service and index", NO_PREALLOC)
+MEMBERS = MapSpec("am_members", H, at.MemberKey, at.Member, 262_144, "backends by address: still serving?", NO_PREALLOC)
+AFFINITIES = MapSpec("am_affinity", LRU, at.AffinityKey, at.Affinity, 65_536, "the backend a client had")
+REVERSES = MapSpec("am_reverse", LRU, at.ReverseKey, at.Virtual, 65_536, "the virtual address a socket asked for")
+COOKIES = MapSpec("am_cookies", H, at.CookieKey, at.CookieMark, 8192, "namespaces the socket programs act in")
+
+MAPS: tuple[MapSpec, ...] = (
+    LINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG,
+    THROTTLES, SERVICES, BACKENDS, MEMBERS, AFFINITIES, REVERSES, COOKIES,
+)  # fmt: skip
+
+RECORDS: tuple[type[Record], ...] = tuple(
+    dict.fromkeys(record for spec in MAPS for record in (spec.key, spec.value) if record is not None)
+) + (at.Event,)
+"""Each record once, in the order in which the C header declares them."""
+
+
+def layout_hash() -> str:
+    """Names the layout: pins of another hash hold maps that these programs must not be loaded against."""
+    lines = [
+        f"{spec.name} {spec.kind:d} {spec.entries} {spec.flags} {_shape(spec.key)} {_shape(spec.value)}" for spec in MAPS
+    ]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
+
+
+def _shape(record: type[Record] | None) -> str:
+    if record is None:
+        return "-"
+    return ",".join(f"{m.name}:{m.c_type}:{m.offset}:{m.size}" for m in record.wire().members)

@@ -1,0 +1,52 @@
+"""Conntrack's broom: finds the entries whose time is over and lets a program in the kernel remove them.
+
+The map is a plain hash (an LRU would evict live flows), so somebody has to sweep. Between looking and deleting a packet
+may revive a flow; therefore Python only *names* entries with the ``last_seen`` it saw, and ``collect`` (datapath.c)
+compares and deletes, and gives the budget back, in one go.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+
+from services.dataplane.core import conntrack as core
+from services.dataplane.core.layout import Budget, EndpointKey
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.tables import Tables
+
+
+class Broom:
+    """Sweeps one node's conntrack. Blocking: 100 000 entries take about a third of a second, so call it in a thread."""
+
+    def __init__(self, tables: Tables, program: int) -> None:
+        self._tables = tables
+        self._program = program
+
+    def collect(self, now: int | None = None) -> int:
+        """Removes what is idle at ``now`` (nanoseconds of CLOCK_MONOTONIC; the present by default). Returns how many."""
+        moment = time.monotonic_ns() if now is None else now
+        return self._remove(core.condemned_batches(core.idle_flows(self._tables.flows.items(), moment)))
+
+    def forget_endpoint(self, endpoint: int) -> int:
+        """Removes all flows of an endpoint and its budget: when a pod is gone, before its address is used again."""
+        gone = self._remove(core.condemned_batches(core.flows_of(self._tables.flows.items(), endpoint)))
+        self._tables.budgets.remove(EndpointKey(endpoint=endpoint))
+        return gone
+
+    def recount(self) -> int:
+        """Sets each budget's count to what the table holds; returns how many were off. After a restart, and hourly."""
+        counts = core.count_by_endpoint(self._tables.flows.items())
+        wrong = {
+            key: Budget(limit=budget.limit, count=counts[key.endpoint])
+            for key, budget in self._tables.budgets.items().items()
+            if budget.count != counts[key.endpoint]
+        }
+        self._tables.budgets.apply(wrong)
+        return len(wrong)
+
+    def _remove(self, batches: Iterator[bytes]) -> int:
+        gone = 0
+        for batch in batches:
+            gone += bpf.test_run(self._program, batch).value
+        return gone

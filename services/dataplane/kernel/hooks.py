@@ -1,0 +1,207 @@
+"""Where programs hang, and how: tcx links, cls_bpf filters, cgroup links. Each is made so that it outlives the agent.
+
+A *holder* keeps one program at one hook under one pin path:
+* :class:`LinkHolder` pins a bpf link (tcx or cgroup). A new program goes in by BPF_LINK_UPDATE, with no moment between.
+* :class:`FilterHolder` sets a cls_bpf filter (which needs no pin to stay) and pins the *program* under a name that
+  carries the interface index, so that the agent finds again what it has attached.
+Never delete and add: a link that hangs in the air (device gone, or detached by hand) is the one case made anew, and
+there the new one is attached before the old pin goes.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from enum import Enum
+from pathlib import Path
+from typing import Protocol
+
+from services.dataplane.kernel import bpf, clsact
+from services.dataplane.kernel.bpf import AttachKind
+
+NO_INTERFACE = 0x7FFFFFFF
+
+
+class Hook(Enum):
+    """A place for a program; the value is the program's name."""
+
+    FROM_POD = "from_pod"
+    TO_POD = "to_pod"
+    FROM_WIRE = "from_wire"
+    CONNECT4 = "connect4"
+    CONNECT6 = "connect6"
+    SENDMSG4 = "sendmsg4"
+    SENDMSG6 = "sendmsg6"
+    RECVMSG4 = "recvmsg4"
+    RECVMSG6 = "recvmsg6"
+    GETPEERNAME4 = "getpeername4"
+    GETPEERNAME6 = "getpeername6"
+
+    @property
+    def attach(self) -> AttachKind:
+        """The kernel's name of the place."""
+        return _ATTACH[self]
+
+    @property
+    def is_socket(self) -> bool:
+        """A cgroup hook."""
+        return self.attach not in (AttachKind.TCX_INGRESS, AttachKind.TCX_EGRESS)
+
+
+_ATTACH = {
+    Hook.FROM_POD: AttachKind.TCX_INGRESS,
+    Hook.TO_POD: AttachKind.TCX_EGRESS,
+    Hook.FROM_WIRE: AttachKind.TCX_INGRESS,
+    Hook.CONNECT4: AttachKind.CGROUP_INET4_CONNECT,
+    Hook.CONNECT6: AttachKind.CGROUP_INET6_CONNECT,
+    Hook.SENDMSG4: AttachKind.CGROUP_UDP4_SENDMSG,
+    Hook.SENDMSG6: AttachKind.CGROUP_UDP6_SENDMSG,
+    Hook.RECVMSG4: AttachKind.CGROUP_UDP4_RECVMSG,
+    Hook.RECVMSG6: AttachKind.CGROUP_UDP6_RECVMSG,
+    Hook.GETPEERNAME4: AttachKind.CGROUP_INET4_GETPEERNAME,
+    Hook.GETPEERNAME6: AttachKind.CGROUP_INET6_GETPEERNAME,
+}
+ENDPOINT_HOOKS = (Hook.FROM_POD, Hook.TO_POD)
+UPLINK_HOOKS = (Hook.FROM_WIRE,)
+SOCKET_HOOKS = tuple(hook for hook in Hook if hook.is_socket)
+
+
+@dataclass(frozen=True, slots=True)
+class Held:
+    """What hangs under one pin. ``target`` (ifindex or cgroup id) is 0 and ``program`` stale when it hangs in the air."""
+
+    hook: Hook
+    target: int
+    program: int
+
+
+class Holder(Protocol):
+    """Keeps programs at hooks."""
+
+    def hold(self, folder: Path, hook: Hook, program: int, target: int) -> None:
+        """Makes ``program`` run at ``target`` (an ifindex, or a cgroup's descriptor); idempotent."""
+
+    def held(self, folder: Path) -> list[Held]:
+        """What is kept under this folder, as it really is now."""
+
+    def refresh(self, folder: Path, programs: dict[Hook, int]) -> None:
+        """Puts new programs in place of those that run."""
+
+    def release(self, folder: Path) -> None:
+        """Takes everything under this folder off its hooks, and the folder away."""
+
+
+def has_tcx(program: int) -> bool:
+    """Whether this kernel has tcx: it then looks for the interface (ENODEV) before it doubts the attach type (EINVAL)."""
+    try:
+        os.close(bpf.link_create(program, NO_INTERFACE, AttachKind.TCX_INGRESS))
+    except bpf.BpfError as error:
+        return error.errno == errno.ENODEV
+    return True
+
+
+@contextmanager
+def _descriptor(path: Path) -> Iterator[int | None]:
+    """The object pinned at ``path``, None without one; closed afterwards."""
+    try:
+        fd: int | None = bpf.pinned(path)
+    except bpf.BpfError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        fd = None
+    try:
+        yield fd
+    finally:
+        if fd is not None:
+            os.close(fd)
+
+
+class LinkHolder:
+    """Holds by pinned bpf links."""
+
+    def hold(self, folder: Path, hook: Hook, program: int, target: int) -> None:
+        """See :class:`Holder`. Raises BpfError: ENODEV for an unknown interface in this namespace."""
+        path = folder / hook.value
+        wanted = os.fstat(target).st_ino if hook.is_socket else target
+        with _descriptor(path) as link:
+            if link is not None and bpf.link_info(link).target == wanted:
+                bpf.link_update(link, program)
+                return
+            fresh = bpf.link_create(program, target, hook.attach)
+            try:
+                folder.mkdir(parents=True, exist_ok=True)
+                path.unlink(missing_ok=True)
+                bpf.pin(fresh, path)
+            finally:
+                os.close(fresh)
+
+    def held(self, folder: Path) -> list[Held]:
+        """See :class:`Holder`."""
+        found = []
+        for path in sorted(folder.iterdir()):
+            with _descriptor(path) as link:
+                if link is not None:
+                    info = bpf.link_info(link)
+                    found.append(Held(Hook(path.name), info.target, info.program))
+        return found
+
+    def refresh(self, folder: Path, programs: dict[Hook, int]) -> None:
+        """See :class:`Holder`."""
+        for path in sorted(folder.iterdir()):
+            with _descriptor(path) as link:
+                if link is not None and bpf.link_info(link).target:
+                    bpf.link_update(link, programs[Hook(path.name)])
+
+    def release(self, folder: Path) -> None:
+        """See :class:`Holder`."""
+        for path in folder.iterdir():
+            # The link is detached first: some process may still hold a descriptor of it.
+            with _descriptor(path) as link:
+                if link is not None:
+                    bpf.link_detach(link)
+            path.unlink(missing_ok=True)
+        folder.rmdir()
+
+
+_PARENTS = {AttachKind.TCX_INGRESS: clsact.Parent.INGRESS, AttachKind.TCX_EGRESS: clsact.Parent.EGRESS}
+
+
+class FilterHolder:
+    """Holds by cls_bpf filters. Pins are programs, named ``<hook>-<ifindex>``."""
+
+    def hold(self, folder: Path, hook: Hook, program: int, target: int) -> None:
+        """See :class:`Holder`. Raises OSError ENODEV for an unknown interface in this namespace."""
+        clsact.set_filter(target, _PARENTS[hook.attach], program, hook.value)
+        folder.mkdir(parents=True, exist_ok=True)
+        for stale in folder.glob(f"{hook.value}-*"):
+            stale.unlink()
+        bpf.pin(program, folder / f"{hook.value}-{target}")
+
+    def held(self, folder: Path) -> list[Held]:
+        """See :class:`Holder`."""
+        return [
+            Held(hook, ifindex if program else 0, program)
+            for hook, ifindex in self._kept(folder)
+            for program in [clsact.filter_program(ifindex, _PARENTS[hook.attach])]
+        ]
+
+    def refresh(self, folder: Path, programs: dict[Hook, int]) -> None:
+        """See :class:`Holder`."""
+        for hook, ifindex in self._kept(folder):
+            if clsact.filter_program(ifindex, _PARENTS[hook.attach]):
+                self.hold(folder, hook, programs[hook], ifindex)
+
+    def release(self, folder: Path) -> None:
+        """See :class:`Holder`."""
+        for hook, ifindex in self._kept(folder):
+            clsact.remove_filter(ifindex, _PARENTS[hook.attach])
+            (folder / f"{hook.value}-{ifindex}").unlink()
+        folder.rmdir()
+
+    @staticmethod
+    def _kept(folder: Path) -> list[tuple[Hook, int]]:
+        parts = [path.name.rsplit("-", 1) for path in sorted(folder.iterdir())]
+        return [(Hook(name), int(ifindex)) for name, ifindex in parts]

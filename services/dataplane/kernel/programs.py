@@ -1,0 +1,235 @@
+"""A node's datapath: the programs loaded, their maps, and where they hang.
+
+Owns one folder of pins on bpffs, ``<pins>/v<layout hash>/{maps,links}``. :meth:`Datapath.open` takes over what is
+pinned: new programs are loaded against the *same* maps and put into the running links one by one, each without a moment
+between old and new. :meth:`Datapath.close` lets go of descriptors and leaves everything working; only
+:meth:`Datapath.detach` takes programs off.
+
+When the layout changes (an upgrade), the old links run on with the old maps. The agent fills the new maps, then attaches
+each name as usual: an old link of that name is moved over and given its new program; :meth:`Datapath.retire` removes
+what nobody uses any more.
+
+Everything resolves interface indices in the caller's network namespace: the agent lives in the node's. Blocking; the
+first open compiles (seconds), others take some 50 ms. Refuses a folder that is not on bpffs.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Self
+
+from services.dataplane.core.maps import MAPS, layout_hash
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.bpf import ProgramKind
+from services.dataplane.kernel.bytecode import Bytecode, Cache
+from services.dataplane.kernel.conntrack import Broom
+from services.dataplane.kernel.hooks import (
+    ENDPOINT_HOOKS,
+    SOCKET_HOOKS,
+    UPLINK_HOOKS,
+    FilterHolder,
+    Held,
+    Holder,
+    Hook,
+    LinkHolder,
+    has_tcx,
+)
+from services.dataplane.kernel.maps import LayoutMismatch, check_shape
+from services.dataplane.kernel.tables import Tables, open_maps
+
+BPF_FS_MAGIC = 0xCAFE4A11
+SOCKETS = "_sockets"
+"""Name under which the cgroup links are kept; no interface can be called so by :func:`_pin_name`."""
+_COLLECT = "collect"
+
+
+class NotBpffs(RuntimeError):
+    """The pin folder is not on a bpf file system."""
+
+
+@dataclass(frozen=True, slots=True)
+class LinkState:
+    """What hangs under a name. ``ifindex`` is 0, and ``attached`` False, when a hook of it hangs in the air."""
+
+    name: str
+    ifindex: int
+    attached: bool
+    hooks: tuple[Hook, ...]
+    programs: tuple[int, ...]
+    """Kernel ids of the programs, in the order of ``hooks``."""
+
+
+class Datapath:
+    """The loaded programs of one node. Make it with :meth:`open`."""
+
+    def __init__(self, folder: Path, tables: Tables, programs: dict[str, int], *, tcx: bool) -> None:
+        self.tables = tables
+        self.broom = Broom(tables, programs[_COLLECT])
+        self.tcx = tcx
+        self.programs = programs
+        """Descriptors by program name (for test runs)."""
+        self._folder = folder
+        self._links = folder / "links"
+        self._by_hook = {hook: programs[hook.value] for hook in Hook}
+        self._sockets: Holder = LinkHolder()
+        self._devices: Holder = LinkHolder() if tcx else FilterHolder()
+
+    @classmethod
+    def open(cls, pins: Path, cache: Path, *, tcx: bool | None = None) -> Self:
+        """Loads the programs and takes over what is pinned. ``tcx`` None: whatever this kernel has.
+
+        Raises NotBpffs, CompileError, LayoutMismatch, BpfError (the verifier's log in it).
+        """
+        _require_bpffs(pins)
+        bytecode = Cache(cache).load()
+        _check_layout(bytecode)
+        folder = pins / f"v{layout_hash()}"
+        (folder / "maps").mkdir(parents=True, exist_ok=True)
+        (folder / "links").mkdir(exist_ok=True)
+        descriptors = open_maps(folder / "maps")
+        programs = {name: _load(bytecode, name, descriptors) for name in bytecode.programs}
+        supported = has_tcx(programs[Hook.FROM_POD.value]) if tcx is None else tcx
+        datapath = cls(folder, Tables(descriptors), programs, tcx=supported)
+        datapath._refresh()
+        return datapath
+
+    def attach_endpoint(self, ifindex: int, name: str) -> None:
+        """Hangs ``from_pod`` and ``to_pod`` on a host veth. Idempotent; mends what hangs in the air."""
+        self._attach(name, ENDPOINT_HOOKS, ifindex, self._devices)
+
+    def attach_uplink(self, ifindex: int, name: str) -> None:
+        """Hangs ``from_wire`` on an uplink. Idempotent."""
+        self._attach(name, UPLINK_HOOKS, ifindex, self._devices)
+
+    def attach_sockets(self, cgroup: Path) -> None:
+        """Hangs the socket programs on a cgroup2 folder. They act in the namespaces of ``tables.cookies`` only."""
+        descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
+        try:
+            self._attach(SOCKETS, SOCKET_HOOKS, descriptor, self._sockets)
+        finally:
+            os.close(descriptor)
+
+    def detach(self, name: str) -> None:
+        """Takes off what hangs under a name; nothing there is no error."""
+        folder = self._link_folder(name)
+        if folder.is_dir():
+            self._holder(name).release(folder)
+
+    def detach_sockets(self) -> None:
+        """Takes the socket programs off."""
+        self.detach(SOCKETS)
+
+    def links(self) -> dict[str, LinkState]:
+        """What hangs where, as the kernel says it now."""
+        states = {}
+        for folder in sorted(self._links.iterdir()):
+            name = _name_of(folder.name)
+            states[name] = _state(name, self._holder(name).held(folder))
+        return states
+
+    def retire(self) -> tuple[str, ...]:
+        """Removes the maps of other layouts that no link uses any more; the names of those that are still in use."""
+        in_use: list[str] = []
+        for other in self._other_layouts():
+            links = sorted((other / "links").iterdir())
+            in_use += [_name_of(link.name) for link in links]
+            if not links:
+                remove_pins(other)
+        return tuple(in_use)
+
+    def close(self) -> None:
+        """Lets go of every descriptor; links, maps and programs go on."""
+        self.tables.close()
+        for fd in self.programs.values():
+            os.close(fd)
+
+    def _attach(self, name: str, hooks: tuple[Hook, ...], target: int, holder: Holder) -> None:
+        folder = self._link_folder(name)
+        for other in self._other_layouts():
+            old = other / "links" / folder.name
+            if old.is_dir() and not folder.exists():
+                folder.mkdir()
+                for pin in old.iterdir():
+                    pin.rename(folder / pin.name)
+                old.rmdir()
+        for hook in hooks:
+            holder.hold(folder, hook, self._by_hook[hook], target)
+
+    def _refresh(self) -> None:
+        for folder in self._links.iterdir():
+            self._holder(_name_of(folder.name)).refresh(folder, self._by_hook)
+
+    def _holder(self, name: str) -> Holder:
+        return self._sockets if name == SOCKETS else self._devices
+
+    def _link_folder(self, name: str) -> Path:
+        return self._links / _pin_name(name)
+
+    def _other_layouts(self) -> list[Path]:
+        return [path for path in sorted(self._folder.parent.glob("v*")) if path != self._folder]
+
+
+def remove_pins(folder: Path) -> None:
+    """Removes every pin under a folder and the folder. Links that have no other holder are detached by it."""
+    for path in sorted(folder.rglob("*"), reverse=True):
+        if path.is_dir():
+            path.rmdir()
+        else:
+            path.unlink()
+    folder.rmdir()
+
+
+def _state(name: str, held: list[Held]) -> LinkState:
+    targets = {entry.target for entry in held}
+    attached = bool(held) and 0 not in targets
+    return LinkState(
+        name=name,
+        ifindex=targets.pop() if attached and len(targets) == 1 else 0,
+        attached=attached,
+        hooks=tuple(entry.hook for entry in held),
+        programs=tuple(entry.program for entry in held),
+    )
+
+
+def _load(bytecode: Bytecode, name: str, descriptors: dict[str, int]) -> int:
+    program = bytecode.programs[name]
+    code = bytearray(program.code)
+    for relocation in program.relocations:
+        struct.pack_into("<i", code, relocation.offset + 4, descriptors[relocation.table])
+    hook = next((hook for hook in Hook if hook.value == name), None)
+    if hook is not None and hook.is_socket:
+        return bpf.program_load(ProgramKind.CGROUP_SOCK_ADDR, bytes(code), name=name, attach=hook.attach)
+    return bpf.program_load(ProgramKind.SCHED_CLS, bytes(code), name=name)
+
+
+def _check_layout(bytecode: Bytecode) -> None:
+    """The compiled maps are those of ``core.maps``. Raises LayoutMismatch."""
+    if missing := {spec.name for spec in MAPS} ^ set(bytecode.maps):
+        raise LayoutMismatch(f"maps {sorted(missing)} are in only one of core/maps.py and the bytecode: rebuild it")
+    for spec in MAPS:
+        shape = bytecode.maps[spec.name]
+        check_shape(spec, shape.kind, shape.key_size, shape.value_size, shape.entries)
+
+
+def _pin_name(name: str) -> str:
+    """A name as bpffs takes it: no dots, no slashes. Raises ValueError for one that is empty or too long."""
+    if not 0 < len(name) <= 64:
+        raise ValueError(f"link name {name!r}: must have 1 to 64 characters")
+    return "".join(c if c.isalnum() or c in "-_" else f"={ord(c):02X}" for c in name)
+
+
+def _name_of(pin: str) -> str:
+    first, *rest = pin.split("=")
+    return first + "".join(chr(int(part[:2], 16)) + part[2:] for part in rest)
+
+
+def _require_bpffs(pins: Path) -> None:
+    pins.mkdir(parents=True, exist_ok=True)
+    libc = ctypes.CDLL(None, use_errno=True)
+    buffer = ctypes.create_string_buffer(256)
+    if libc.statfs(os.fsencode(pins), buffer) or struct.unpack_from("<Q", buffer.raw)[0] & 0xFFFFFFFF != BPF_FS_MAGIC:
+        raise NotBpffs(f"{pins} is not on bpffs: mount -t bpf bpf {pins}, or set the pin folder to a place that is")

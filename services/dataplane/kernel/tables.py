@@ -1,0 +1,117 @@
+"""All tables of a node's datapath by name: what the agent fills and reads.
+
+Owns the descriptors of the pinned maps. A map that is pinned already is taken over with all that is in it, so a restart
+changes nothing for the packets; one of another shape refuses (the pin folder's name carries the layout's hash, so that
+does not happen by itself).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import struct
+from pathlib import Path
+
+from proto.flow import DropReason
+from proto.policy import Direction
+from services.dataplane.core import layout as at
+from services.dataplane.core import maps as m
+from services.dataplane.core.maps import MAPS, MapSpec
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.maps import Table, check_shape, processors
+
+_FIRST = at.Index(index=0)
+
+
+def open_maps(folder: Path) -> dict[str, int]:
+    """Descriptors of all maps by name, made and pinned under ``folder`` where they are not there yet."""
+    return {spec.name: _open_map(spec, folder / spec.name) for spec in MAPS}
+
+
+def _open_map(spec: MapSpec, path: Path) -> int:
+    try:
+        fd = bpf.pinned(path)
+    except bpf.BpfError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        fd = bpf.map_create(
+            spec.kind, spec.key_size, spec.value_size, spec.entries, flags=spec.flags, name=spec.name
+        )
+        bpf.pin(fd, path)
+    info = bpf.map_info(fd)
+    check_shape(spec, info.kind, info.key_size, info.value_size, info.entries)
+    return fd
+
+
+class Tables:
+    """The maps of one node. Attribute names say what they hold; ``core.maps`` says what for."""
+
+    def __init__(self, descriptors: dict[str, int]) -> None:
+        fd = descriptors
+        self.descriptors = descriptors
+        self.links = Table(fd["am_links"], m.LINKS, at.LinkKey, at.Link)
+        self.endpoints = Table(fd["am_endpoints"], m.ENDPOINTS, at.AddressKey, at.Endpoint)
+        self.ipcache = Table(fd["am_ipcache"], m.IPCACHE, at.PrefixKey, at.Peer)
+        self.cidrs = Table(fd["am_cidrs"], m.CIDRS, at.PrefixKey, at.CidrNumber)
+        self.subjects = Table(fd["am_subjects"], m.SUBJECTS, at.SubjectKey, at.Subject)
+        self.policy = Table(fd["am_policy"], m.POLICY, at.PolicyKey, at.PolicyLine)
+        self.flows = Table(fd["am_ct"], m.FLOWS, at.FlowKey, at.Flow)
+        self.budgets = Table(fd["am_ct_budget"], m.BUDGETS, at.EndpointKey, at.Budget)
+        self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.FragmentPorts)
+        self.services = Table(fd["am_services"], m.SERVICES, at.ServiceKey, at.Service)
+        self.backends = Table(fd["am_backends"], m.BACKENDS, at.BackendKey, at.Backend)
+        self.members = Table(fd["am_members"], m.MEMBERS, at.MemberKey, at.Member)
+        self.affinities = Table(fd["am_affinity"], m.AFFINITIES, at.AffinityKey, at.Affinity)
+        self.reverses = Table(fd["am_reverse"], m.REVERSES, at.ReverseKey, at.Virtual)
+        self.cookies = Table(fd["am_cookies"], m.COOKIES, at.CookieKey, at.CookieMark)
+        self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
+        self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)
+        self.events_fd = fd["am_events"]
+
+    def configure(self, config: at.Config) -> None:
+        """Sets the switches; they hold from the next packet on."""
+        self._config.put(_FIRST, config)
+
+    @property
+    def config(self) -> at.Config:
+        """The switches now (all zero in a fresh map: no events at all)."""
+        return self._config.get(_FIRST) or at.Config(events_per_second=0, events_burst=0)
+
+    @property
+    def generation(self) -> int:
+        """The policy generation that flows are judged under now."""
+        entry = self._generation.get(_FIRST)
+        return entry.number if entry else 0
+
+    def bump_generation(self) -> int:
+        """Makes every live flow be judged again at its next packet: call it after any change to links' identities,
+        ``ipcache``, ``cidrs``, ``subjects`` or ``policy``. Returns the new number."""
+        number = (self.generation + 1) & 0xFFFFFFFF
+        self._generation.put(_FIRST, at.Generation(number=number))
+        return number
+
+    def set_budget(self, endpoint: int, limit: int) -> None:
+        """How many flows an endpoint may have. Its count is kept; a packet that begins a flow at this very moment may
+        be miscounted by one, which :meth:`services.dataplane.kernel.conntrack.Broom.recount` puts right."""
+        key = at.EndpointKey(endpoint=endpoint)
+        now = self.budgets.get(key)
+        self.budgets.put(key, at.Budget(limit=limit, count=now.count if now else 0))
+
+    def metrics(self) -> dict[tuple[DropReason, Direction], at.Metric]:
+        """Packets and bytes by reason and direction since the maps were made, over all processors."""
+        count = processors()
+        codec = struct.Struct(f"<{2 * count}Q")
+        totals: dict[tuple[DropReason, Direction], at.Metric] = {}
+        for reason in DropReason:
+            for direction in Direction:
+                key = at.Index(index=reason * 2 + direction).pack()
+                raw = bpf.lookup(self.descriptors["am_metrics"], key, codec.size) or bytes(codec.size)
+                values = codec.unpack(raw)
+                if any(values):
+                    totals[reason, direction] = at.Metric(packets=sum(values[::2]), bytes=sum(values[1::2]))
+        return totals
+
+    def close(self) -> None:
+        """Lets go of all descriptors; the pins keep the maps."""
+        for fd in self.descriptors.values():
+            os.close(fd)
