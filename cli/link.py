@@ -214,10 +214,14 @@ class Link:
         await subscription.unsubscribe()
         return tuple(answers)
 
-    async def listen(self, subject: str) -> AsyncIterator[Msg]:
-        """Messages as they come, for ever; raises :class:`Unreachable` when the connection ends."""
+    async def listen(self, subject: str, begun: Callable[[], None]) -> AsyncIterator[Msg]:
+        """Messages as they come, for ever; ``begun`` is called when the server has heard of us.
+
+        Raises :class:`Unreachable` when the connection ends, :class:`Declined` when the server forbids the subject.
+        """
         subscription = await self._client.subscribe(subject, pending_msgs_limit=_HOLD)
         await self._client.flush(2)
+        begun()
         while True:
             try:
                 yield await subscription.next_msg(1.0)

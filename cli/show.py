@@ -6,6 +6,7 @@ so that nothing is cut off in a pipe or a file. JSON is the report itself, field
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -69,9 +70,10 @@ def dim(text: str) -> Cell:
 
 
 def console(file: IO[str] | None = None) -> Console:
-    """The terminal, or a wide plain page where there is none."""
+    """The terminal, or a wide plain page where there is none (as wide as COLUMNS where that is set)."""
     file = file or sys.stdout
-    return Console(file=file, highlight=False, width=None if file.isatty() else PIPE_WIDTH)
+    told = file.isatty() or "COLUMNS" in os.environ
+    return Console(file=file, highlight=False, width=None if told else PIPE_WIDTH)
 
 
 def text(cell: str | Cell) -> Text:

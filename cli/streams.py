@@ -62,7 +62,7 @@ def _follow(subject: str, seconds: float | None, shown: Callable[[Msg], Printed]
         async with Link(settings) as link:
             try:
                 async with asyncio.timeout(seconds):
-                    async for message in link.listen(subject):
+                    async for message in link.listen(subject, lambda: click.echo(f"listening on {subject}", err=True)):
                         try:
                             _print(page, shown(message))
                         except Malformed as error:

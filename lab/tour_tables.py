@@ -1,0 +1,150 @@
+"""The tour's tables: what was seen, as a person enjoys reading it. Disagreements are red and say both sides.
+
+Owns the looks alone; whether things agree is decided in `tour_probes`, `tour_services` and `tour_drops`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from lab.tour_drops import DropRow, Drops
+from lab.tour_probes import Cell, CellState, Move
+from lab.tour_services import Answered
+
+_SHOWN_DISAGREEMENTS = 12
+
+
+def heading(page: Console, text: str, note: str = "") -> None:
+    """A title with a line of explanation."""
+    page.print()
+    page.print(f"[bold cyan]{escape(text)}[/]" + (f"  [dim]{escape(note)}[/]" if note else ""))
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE_HEAD, pad_edge=False, header_style="dim")
+    for column in columns:
+        table.add_column(column, overflow="fold")
+    return table
+
+
+def _short(workload: str) -> str:
+    return workload.rpartition("/")[2]
+
+
+def matrix(page: Console, cells: Mapping[Cell, CellState]) -> None:
+    """Rows: who connects. Columns: to whom, on which port. A cell: the verdict, and connections made of those tried."""
+    heading(
+        page, "Who reaches whom", "policy's verdict, then connections made / tried from inside the pods, both families"
+    )
+    sources = sorted({source for source, _, _ in cells})
+    columns = sorted({(target, port) for _, target, port in cells})
+    table = _table("from \\ to", *(f"{_short(target)}\n:{port}" for target, port in columns))
+    for source in sources:
+        row = [escape(source)]
+        for target, port in columns:
+            state = cells.get((source, target, port))
+            row.append(_state(state) if state else "[dim]–[/]")
+        table.add_row(*row)
+    page.print(table)
+    wrong = [outcome for state in cells.values() for outcome in state.wrong]
+    for outcome in wrong[:_SHOWN_DISAGREEMENTS]:
+        says = "allows" if outcome.allowed else "denies"
+        did = "connected" if outcome.connected else outcome.error
+        probe = outcome.probe
+        ends = f"{probe.source.full_name} → {probe.target.full_name} ({probe.url})"
+        page.print(f"  [bold red]policy {says}, connection: {escape(did)}[/]  {escape(ends)}")
+    if len(wrong) > _SHOWN_DISAGREEMENTS:
+        page.print(f"  [bold red]… and {len(wrong) - _SHOWN_DISAGREEMENTS} more[/]")
+
+
+def _state(state: CellState) -> str:
+    count = f"{state.connected}/{state.total}"
+    if state.wrong:
+        return f"[bold red]! {'allow' if not state.denied else 'deny' if not state.allowed else 'mixed'} {count}[/]"
+    if state.allowed and state.denied:
+        return f"[yellow]part {count}[/]"
+    return f"[green]✓ {count}[/]" if state.allowed else f"[dim]✗ {count}[/]"
+
+
+def services(page: Console, seen: Sequence[Answered]) -> None:
+    """One row a way to a Service."""
+    heading(page, "Services", "by name through CoreDNS and by cluster IP; also from someone whom policy stops")
+    table = _table("service", "from", "by", "address", "answers", "answered by", "mean", "")
+    for one in seen:
+        check = one.check
+        table.add_row(
+            escape(check.service.full_name) + (" [dim]sticky[/]" if check.service.sticky else ""),
+            escape(check.client.full_name),
+            escape(check.way),
+            escape(f"{check.host}:{check.port.number}" + ("/udp" if check.port.protocol == "udp" else "")),
+            f"{one.connected}/{one.tried}",
+            escape(", ".join(one.pods)) or f"[dim]{escape(', '.join(one.errors))}[/]",
+            f"{one.milliseconds:.1f} ms" if one.connected else "[dim]–[/]",
+            _verdict(one),
+        )
+    page.print(table)
+
+
+def _verdict(one: Answered) -> str:
+    if not one.agrees:
+        return f"[bold red]should be {'reached' if one.check.allowed else 'denied'}: {escape(', '.join(one.errors))}[/]"
+    return "[green]✓[/]" if one.check.allowed else "[green]✓[/] [dim]denied, as it should be[/]"
+
+
+def move(page: Console, seen: Move) -> None:
+    """The moved pod, before and after."""
+    heading(page, "A StatefulSet's pod moves", "node cordoned, pod deleted, a peer's beat every 5 ms runs through it")
+    before, after = seen.before, seen.after
+    table = _table("pod", "node", "addresses", "Ready again after", "longest silence", "")
+    gaps = ", ".join(f"{family} {gap:.0f} ms" for family, gap in seen.gaps_ms) or "[bold red]never heard again[/]"
+    kept = "[green]✓ addresses kept[/]" if set(before.addresses) == set(after.addresses) else "[bold red]changed[/]"
+    table.add_row(
+        escape(before.full_name),
+        escape(f"{before.node} → {after.node}") + ("" if before.node != after.node else " [bold red]did not move[/]"),
+        escape(", ".join(map(str, after.addresses))),
+        f"{seen.seconds:.1f} s",
+        gaps,
+        kept if kept.startswith("[green]") else f"{kept} [dim]from {escape(', '.join(map(str, before.addresses)))}[/]",
+    )
+    page.print(table)
+
+
+def drops(page: Console, seen: Drops) -> None:
+    """What dropped each kind of flow, and where that contradicts the matrix."""
+    heading(page, "What was dropped, and by what", "told by the datapath of each node while the connections were tried")
+    table = _table("from", "to", "seen at", "reason", "policies", "rules of revision", "packets")
+    for row in seen.rows:
+        table.add_row(*_drop(row), style="bold red" if row in seen.unexpected else "")
+    page.print(table if seen.rows else "  [bold red]no drop was told[/]")
+    if seen.missed:
+        page.print(f"  [yellow]{seen.missed} more were counted but not told: flows are rate-limited[/]")
+    for source, target, port in seen.unnamed:
+        page.print(f"  [bold red]{escape(source)} → {escape(target)}:{port} is denied, but no drop names a policy[/]")
+
+
+def _drop(row: DropRow) -> tuple[str, ...]:
+    source, target, port = row.cell
+    revisions = [revision.rpartition(":")[2] for revision in row.revisions]
+    return (
+        escape(source),
+        escape(f"{target}:{port}"),
+        row.direction,
+        row.reason,
+        escape(", ".join(row.policies)) or "–",
+        (f"rule {row.rule} at " if row.rule >= 0 else "") + ", ".join(revisions),
+        str(row.count),
+    )
+
+
+def summary(page: Console, wrong: Sequence[str], connections: int, seconds: float) -> None:
+    """The last lines: everything agrees, or what does not."""
+    page.print()
+    if not wrong:
+        page.print(f"[bold green]Everything agrees[/] ({connections} connections, {seconds:.0f} s)")
+    for line in wrong:
+        page.print(f"[bold red]disagrees:[/] {escape(line)}")
