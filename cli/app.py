@@ -1,8 +1,8 @@
 """The commands of `airmesh`: arguments in, a report or a stream out, an exit code.
 
 Every command ends within the deadline (3 s; what follows a stream ends with Ctrl-C or `--for`). `--output json` prints
-the report with stable field names, one object; streams print one object a line, and say on standard error when they have
-begun to listen.
+the report with stable field names, one object; streams print one object a line, and say on standard error when
+they have begun to listen.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The main job of `make lab`: applies `examples/shop` to a lab that is up and shows, in tables, that all of it agrees.
 
 Owns the order of the tour and its verdict. Promises exit code 0 only if every agent is well, every pod has the
-addresses that Kubernetes says, every connection did what policy says, every Service led to its own pods, the moved pod kept its
-addresses, and every denied connection was told by name. It can be run again and again; the lab stays up.
+addresses that Kubernetes says, every connection did what policy says, every Service led to its own pods, the moved pod
+kept its addresses, and every denied connection was told by name. It can be run again and again; the lab stays up.
 """
 
 from __future__ import annotations
@@ -59,10 +59,10 @@ class Tour:
                 self.say(f"{wanted} pods ready")
                 return pods
             if time.monotonic() > end:
-                waits = "
-".join(f"  {one.full_name} on {one.node or 'no node'}: {one.waits_for}" for one in pods if not one.ready)
-                raise LabError(f"{ready} of {wanted} pods are ready after {_PODS_SECONDS:.0f} s:
-{waits}")
+                late = (one for one in pods if not one.ready)
+                lines = [f"  {one.full_name} on {one.node or 'no node'}: {one.waits_for}" for one in late]
+                whole = f"{ready} of {wanted} pods are ready after {_PODS_SECONDS:.0f} s:"
+                raise LabError("\n".join([whole, *lines]))
             if (now := f"{ready} of {wanted} pods ready") != last:
                 self.say(last := now)
             await asyncio.sleep(0.3)

@@ -1,8 +1,8 @@
 """Moves a StatefulSet's pod to another node while a peer's heart beats through it, and measures the silence.
 
 The node is cordoned, the pod deleted, and the StatefulSet's controller makes it anew where the scheduler finds room.
-The cordon is lifted on every way out. The beat is a UDP echo every 5 ms, one for each family, sent to the pod's addresses:
-if these stay, the beat comes back by itself, and the longest silence is the gap that a client feels.
+The cordon is lifted on every way out. The beat is a UDP echo every 5 ms, one for each family, sent to the pod's own
+addresses: if these stay, the beat comes back by itself, and the longest silence is the gap that a client feels.
 """
 
 from __future__ import annotations
