@@ -1,0 +1,1 @@
+"""What `cluster` decides: values in, values out."""
