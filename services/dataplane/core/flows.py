@@ -1,0 +1,98 @@
+"""From a record of the ring buffer to the event that consumers read.
+
+Owns the translation (numbers to names, rule numbers to the policies behind them, the kernel's clock to the wall clock)
+and the budget of events a second that leave the node. Promises: never raises for what a program may have written; what
+is not sent is counted and told in the next event of the same reason. Times are nanoseconds.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from proto.flow import DropReason, FlowEvent
+from proto.policy import CompiledPolicy, Direction, RuleSource
+from services.dataplane.core.layout import NO_RULE, Event
+from services.dataplane.core.names import Names
+
+FORWARDED = (DropReason.FORWARDED, DropReason.REPLY)
+
+
+def verdict_of(event: Event) -> str:
+    """``forwarded`` or ``dropped``: the last part of the event's subject."""
+    return "forwarded" if event.reason in FORWARDED else "dropped"
+
+
+def reason_name(number: int) -> str:
+    """Name of a drop reason; a number of a newer program keeps its number."""
+    return DropReason(number).name if number in set(DropReason) else f"REASON_{number}"
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Interpreter:
+    """All that an event is read with."""
+
+    node: str
+    names: Names
+    rules: Mapping[int, CompiledPolicy]
+    wall_offset: int
+    """Wall clock minus CLOCK_MONOTONIC."""
+
+    def read(self, event: Event, missed: int = 0) -> FlowEvent:
+        """The published form of an event."""
+        egress = event.direction == Direction.EGRESS
+        source, destination = (event.subject, event.peer) if egress else (event.peer, event.subject)
+        policy = self.rules.get(event.subject)
+        return FlowEvent(
+            node=self.node,
+            time_ns=event.time + self.wall_offset,
+            reason=reason_name(event.reason),
+            direction="egress" if egress else "ingress",
+            source=event.source,
+            destination=event.destination,
+            protocol=event.protocol,
+            source_port=event.source_port,
+            destination_port=event.destination_port,
+            source_identity=source,
+            destination_identity=destination,
+            source_name=self.names.of(event.source, source),
+            destination_name=self.names.of(event.destination, destination),
+            policies=policies_of(event, policy),
+            rule=-1 if event.rule == NO_RULE else event.rule,
+            revision=f"{policy.revision.epoch}:{policy.revision.sequence}" if policy else "",
+            length=event.length,
+            missed=event.missed + missed,
+        )
+
+
+def policies_of(event: Event, policy: CompiledPolicy | None) -> tuple[str, ...]:
+    """``namespace/name`` of what decided: the rule's policy, or for a denial without a rule those that isolate."""
+    if policy is None:
+        return ()
+    sources: tuple[RuleSource, ...] = ()
+    if event.rule < len(policy.sources):
+        sources = (policy.sources[event.rule],)
+    elif event.reason in (DropReason.POLICY_DENIED, DropReason.POLICY_REVOKED):
+        sources = policy.isolated_by
+    return tuple(dict.fromkeys(f"{source.namespace}/{source.name}" for source in sources))
+
+
+@dataclass(slots=True)
+class Budget:
+    """A token bucket for the whole node, and what it held back by reason."""
+
+    per_second: float
+    burst: float
+    tokens: float = 0.0
+    last: float = 0.0
+    missed: dict[int, int] = field(default_factory=dict)
+
+    def take(self, reason: int, now: float) -> int | None:
+        """How many of this reason were held back before, when one may be sent; None when it may not."""
+        self.tokens = min(self.burst, self.tokens + (now - self.last) * self.per_second) if self.last else self.burst
+        self.last = now
+        if self.tokens < 1:
+            self.missed[reason] = self.missed.get(reason, 0) + 1
+            return None
+        self.tokens -= 1
+        return self.missed.pop(reason, 0)

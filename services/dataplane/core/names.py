@@ -1,0 +1,46 @@
+"""Names for numbers: what a flow event calls an identity or an address.
+
+Owns nothing but the lookup: endpoints say which pod lives at an address (the true one by ``core.ipcache``), nodes and
+reserved identities have names of their own, ``identities`` tells the namespace of a number whose pod is not known. An
+address that belongs to nothing has no name: the reader sees the address itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from proto.addresses import Endpoint
+from proto.identity import FIRST_COMPUTED, IdentityRecord, Reserved
+from proto.net import Address
+from proto.objects import Node
+from services.dataplane.core.ipcache import true_endpoints
+
+
+@dataclass(frozen=True, slots=True)
+class Names:
+    """Names at one moment."""
+
+    by_address: Mapping[Address, str] = field(default_factory=dict)
+    by_identity: Mapping[int, str] = field(default_factory=dict)
+
+    def of(self, address: Address, identity: int) -> str:
+        """``namespace/pod``, ``node/<name>``, a reserved name, ``namespace/?``, or empty."""
+        named = self.by_address.get(address)
+        if named:
+            return named
+        if identity >= FIRST_COMPUTED:
+            return self.by_identity.get(identity, "")
+        if identity in (Reserved.UNKNOWN, Reserved.WORLD):
+            return ""
+        return Reserved(identity).name.lower().replace("_", "-") if identity in set(Reserved) else ""
+
+
+def names_of(endpoints: Iterable[Endpoint], nodes: Iterable[Node], identities: Iterable[IdentityRecord]) -> Names:
+    """Names for all that is known now."""
+    by_address = {address: f"node/{node.name}" for node in nodes for address in node.addresses}
+    by_address |= {
+        address: f"{endpoint.namespace}/{endpoint.pod}" for address, endpoint in true_endpoints(endpoints).items()
+    }
+    by_identity = {record.identity: f"{record.stands_for.namespace}/?" for record in identities}
+    return Names(by_address, by_identity)

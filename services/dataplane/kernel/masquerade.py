@@ -1,0 +1,61 @@
+"""Keeps the nftables table of ``core.masquerade`` in the kernel: written only when it differs, repaired when touched.
+
+Owns the table ``inet airmesh`` of this network namespace and speaks to it by ``nft -f -`` (one transaction). Promises:
+an unchanged table is not written again; what somebody did to it by hand is undone at the next :meth:`Masquerade.keep`.
+How a difference is seen: the kernel's own listing after our write is remembered and compared.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from services.dataplane.core.masquerade import TABLE
+
+DEADLINE = 10.0
+
+
+class NftRefused(OSError):
+    """nft(8) failed; the message is its own."""
+
+
+class Masquerade:
+    """The table as it was last written by us."""
+
+    def __init__(self) -> None:
+        self._wanted = ""
+        self._listing = ""
+
+    async def keep(self, ruleset: str) -> bool:
+        """Makes the table what ``ruleset`` says; True when it had to be written. Raises NftRefused."""
+        if ruleset == self._wanted and self._listing and await _list() == self._listing:
+            return False
+        await _nft("-f", "-", given=ruleset)
+        self._wanted = ruleset
+        self._listing = await _list()
+        return True
+
+
+async def _list() -> str:
+    try:
+        return await _nft("-s", "list", "table", "inet", TABLE)
+    except NftRefused:
+        return ""  # no such table
+
+
+async def _nft(*arguments: str, given: str = "") -> str:
+    child = await asyncio.create_subprocess_exec(
+        "nft",
+        *arguments,
+        stdin=asyncio.subprocess.PIPE,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(DEADLINE):
+            out, err = await child.communicate(given.encode())
+    except TimeoutError as error:
+        child.kill()
+        raise NftRefused(f"nft {' '.join(arguments)}: no answer within {DEADLINE:.0f} s") from error
+    if child.returncode:
+        raise NftRefused(f"nft {' '.join(arguments)}: {err.decode(errors='replace').strip()}")
+    return out.decode()
