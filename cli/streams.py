@@ -1,4 +1,7 @@
-"""What is followed: flows and events, a line each as they come."""
+"""What is followed: flows and events, a line each as they come.
+
+A span of time or for ever; what cannot be read is said on standard error and does not end the stream.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`airmesh dns`: what CoreDNS should be, why, and how it has answered lately."""
+"""`airmesh dns`: what CoreDNS should be, why, and how it has answered lately.
+
+Both are values of the `dns` bucket; quantiles are upper bounds of the histogram bucket that holds them.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""`airmesh events`: what the mesh tells its consumers, one line each."""
+"""`airmesh events`: what the mesh tells its consumers, one line each.
+
+Only subjects of the published contract (`proto.events`) are shown; a subject of a later release is passed over.
+"""
 
 from __future__ import annotations
 

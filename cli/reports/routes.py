@@ -1,4 +1,7 @@
-"""`airmesh routes`: what each node offers the others, and the host routes of kept addresses"""
+"""`airmesh routes`: what each node offers the others, and the host routes of kept addresses.
+
+What is in a node's kernel is that node's truth (`ip route`, protocol 186 and 187); this is what the bus says should be.
+"""
 
 from __future__ import annotations
 

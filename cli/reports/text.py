@@ -1,4 +1,7 @@
-"""Small texts of reports: times, sizes, ports, identities as a person reads them."""
+"""Small texts of reports: times, sizes, ports, identities as a person reads them.
+
+Pure; every function gives one text for one value and never fails.
+"""
 
 from __future__ import annotations
 
