@@ -1,0 +1,114 @@
+"""`python -m lab`: up, down, status, env, list, build, preflight, and the tour. Parses, calls, prints; decides nothing."""
+
+import argparse
+import asyncio
+import importlib
+import os
+import sys
+from collections.abc import Sequence
+
+from lab import build, down, images, preflight, status, up
+from lab.paths import paths, settings
+from lab.topology import LabError
+
+DEFAULT_NAME = "air"
+
+
+def _say(text: str) -> None:
+    print(text, flush=True)
+
+
+def _up(options: argparse.Namespace) -> int:
+    asyncio.run(up.up(options.name, options.nodes, not options.without_mesh, settings(), _say))
+    return 0
+
+
+def _down(options: argparse.Namespace) -> int:
+    left = down.down(paths(options.name, settings()), _say)
+    for one in left:
+        _say(f"  left: {one.kind} {one.what}")
+    return 1 if left else 0
+
+
+def _status(options: argparse.Namespace) -> int:
+    return asyncio.run(status.show(paths(options.name, settings()), _say))
+
+
+def _env(options: argparse.Namespace) -> int:
+    where = paths(options.lab or options.name, settings())
+    for line in status.environment_lines(where):
+        _say(line)
+    return 0
+
+
+def _list(_: argparse.Namespace) -> int:
+    for line in asyncio.run(status.labs(settings())):
+        _say(line)
+    return 0
+
+
+def _build(options: argparse.Namespace) -> int:
+    """Build what a lab needs. With --if-possible a machine without compilers is told so, and that is all."""
+    try:
+        products = asyncio.run(build.build_all(build.TARGETS, settings().cache, _say))
+        images.build(products, settings().cache)
+    except LabError as lack:
+        if not options.if_possible:
+            raise
+        _say(f"lab: not built here: {lack}")
+    return 0
+
+
+def _preflight(_: argparse.Namespace) -> int:
+    return preflight.report(_say)
+
+
+def _other(options: argparse.Namespace) -> int:
+    module = importlib.import_module(f"lab.{options.command}")
+    return int(module.run(paths(options.name, settings())))
+
+
+def parser() -> argparse.ArgumentParser:
+    """The command line."""
+    top = argparse.ArgumentParser(prog="python -m lab", description="A Kubernetes in network namespaces, with airmesh.")
+    verbs = top.add_subparsers(dest="command", required=True)
+    for verb, function, text in (
+        ("up", _up, "bring a lab up; one that is up stays as it is"),
+        ("down", _down, "remove a lab, and prove it"),
+        ("status", _status, "processes, nodes and pods of a lab"),
+        ("env", _env, "shell lines that point kubectl and airmesh at a lab"),
+        ("tour", _other, "the main job: apply the shop, connect everything, print what happened"),
+        ("list", _list, "the labs on this machine"),
+        ("build", _build, "build what is missing and stop"),
+        ("preflight", _preflight, "what this machine lacks, with the remedies"),
+    ):
+        one = verbs.add_parser(verb, help=text)
+        one.set_defaults(function=function)
+        if verb in {"up", "down", "status", "env", "tour"}:
+            one.add_argument("--name", default=os.environ.get("LAB", DEFAULT_NAME), help="the lab's name")
+        if verb == "up":
+            one.add_argument("--nodes", type=int, default=3)
+            one.add_argument("--without-mesh", action="store_true", help="Kubernetes only; nodes stay NotReady")
+        if verb == "env":
+            one.add_argument("lab", nargs="?", help="the lab's name")
+        if verb == "build":
+            one.add_argument("--if-possible", action="store_true", help="no error where there are no compilers")
+    return top
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Exit code: 0 done, 1 not done (said why), 2 wrong use."""
+    options = parser().parse_args(arguments)
+    os.umask(0o022)
+    try:
+        return int(options.function(options))
+    except LabError as fault:
+        print(f"lab: {fault}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        print("lab: interrupted; `python -m lab down` removes what is there", file=sys.stderr)
+        return 130
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,228 @@
+"""Runs the stock Kubernetes end-to-end suite, unchanged, against a running lab: `python -m lab.conformance`.
+
+The specs are asked of the suite itself (a dry run), chosen by focus and skip (Go regular expressions, as the suite takes
+them), and run one after the other, each in a process of its own: a crash or a kill costs one spec, and a later run goes on
+where this one stopped (`--again` forgets what was done). Results are lines of JSON in `<out>/results.jsonl`, one per spec;
+`<out>/report.json` sums them up. Exit code 0 only if no chosen spec failed.
+
+Promises: nothing of the suite is changed; the suite's images are made here (`conformance_images.py`) and imported into
+each node before the first spec. Refuses a lab that is not up. Times are in seconds.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import re
+import signal
+import sys
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from lab import conformance_images
+from lab.paths import Paths, paths, settings
+from lab.topology import LabError
+
+SPEC_SECONDS = 420.0
+"""After this a spec is ended and counts as failed; the suite's own waits are mostly at most five minutes."""
+_DRY_RUN_SECONDS = 60.0
+_IMPOSSIBLE = (
+    (r"SCTP", "the kernel has no SCTP"),
+    (r"\[Feature:.*(Cloud|GCE|Ingress|NEG)", "needs a cloud provider"),
+    (r"Internet connection|ExternalName|external DNS", "needs the internet"),
+)
+"""Skipped by name, with the reason: each takes five minutes to fail, and says nothing about the network here."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Result:
+    """Outcome of one spec."""
+
+    spec: str
+    outcome: str
+    """`passed`, `failed` or `skipped`."""
+    seconds: float
+    reason: str = ""
+
+
+def choose(specs: list[str], focus: str, skip: str) -> list[str]:
+    """Specs whose text matches `focus` and not `skip`; raises `LabError` for a pattern that is none."""
+    try:
+        wanted, unwanted = re.compile(focus or "."), re.compile(skip) if skip else None
+    except re.error as error:
+        raise LabError(f"FOCUS/SKIP is not a regular expression: {error}") from error
+    return [spec for spec in specs if wanted.search(spec) and not (unwanted and unwanted.search(spec))]
+
+
+def impossible(spec: str) -> str:
+    """Why this machine cannot run a spec, or empty."""
+    return next((why for pattern, why in _IMPOSSIBLE if re.search(pattern, spec)), "")
+
+
+def texts(report: object) -> list[str]:
+    """Full texts of the specs in a ginkgo JSON report, as `--ginkgo.focus` matches them."""
+    suites = report if isinstance(report, list) else []
+    found = []
+    for suite in suites:
+        for spec in suite.get("SpecReports") or []:
+            if spec.get("LeafNodeType") == "It":
+                found.append(" ".join([*(spec.get("ContainerHierarchyTexts") or []), spec.get("LeafNodeText", "")]))
+    return found
+
+
+def outcome(report: object, spec: str, seconds: float) -> Result:
+    """What a ginkgo JSON report says of one spec."""
+    for suite in report if isinstance(report, list) else []:
+        for entry in suite.get("SpecReports") or []:
+            state = entry.get("State")
+            if entry.get("LeafNodeType") == "It" and state in ("passed", "failed", "timedout", "panicked", "interrupted"):
+                failure = entry.get("Failure") or {}
+                word = "passed" if state == "passed" else "failed"
+                return Result(spec=spec, outcome=word, seconds=seconds, reason=_first_lines(failure.get("Message", "")))
+            message = (entry.get("Failure") or {}).get("Message", "")
+            if entry.get("LeafNodeType") == "It" and state == "skipped" and message:
+                return Result(spec=spec, outcome="skipped", seconds=seconds, reason=_first_lines(message))
+    return Result(spec=spec, outcome="failed", seconds=seconds, reason="the suite ended without a verdict")
+
+
+def _first_lines(text: str) -> str:
+    return " ".join(text.split())[:400]
+
+
+class Suite:
+    """The suite's program against one lab."""
+
+    def __init__(self, program: Path, lab: Paths, nodes: int, out: Path) -> None:
+        self._program = program
+        self._lab = lab
+        self._nodes = nodes
+        self._out = out
+        self._report = out / ".report.json"
+
+    async def specs(self) -> list[str]:
+        """Texts of all specs the program has."""
+        await self._run(["--ginkgo.dry-run"], Path(os.devnull), _DRY_RUN_SECONDS)
+        return texts(self._read())
+
+    async def run(self, spec: str, number: int) -> Result:
+        """One spec; never raises for what a spec does."""
+        born = time.monotonic()
+        log = self._out / f"{number:03}.log"
+        # \Q…\E: the text as it stands (RE2)
+        in_time = await self._run([f"--ginkgo.focus=^\\Q{spec}\\E"], log, SPEC_SECONDS)
+        seconds = round(time.monotonic() - born, 1)
+        if not in_time:
+            return Result(spec=spec, outcome="failed", seconds=seconds, reason=f"not done within {SPEC_SECONDS:.0f} s")
+        return outcome(self._read(), spec, seconds)
+
+    def _read(self) -> object:
+        try:
+            return json.loads(self._report.read_bytes())
+        except (OSError, ValueError):
+            return None
+
+    async def _run(self, extra: list[str], log: Path, deadline: float) -> bool:
+        self._report.unlink(missing_ok=True)
+        argv = [
+            str(self._program),
+            "--provider=skeleton",
+            f"--kubeconfig={self._lab.kubeconfig}",
+            f"--num-nodes={self._nodes}",
+            "--ginkgo.no-color",
+            f"--ginkgo.json-report={self._report}",
+            "--allowed-not-ready-nodes=0",
+            "--test.timeout=0",
+            *extra,
+        ]
+        environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"}
+        with log.open("wb") as said:
+            running = await asyncio.create_subprocess_exec(
+                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=said, stderr=said, env=environment, start_new_session=True
+            )
+            try:
+                await asyncio.wait_for(running.wait(), deadline)
+            except TimeoutError:
+                return False
+            finally:
+                if running.returncode is None:
+                    os.killpg(running.pid, signal.SIGKILL)
+                    await running.wait()
+        return True
+
+
+def done(results: Path) -> dict[str, Result]:
+    """Results of an earlier run, by spec; a torn last line is left out."""
+    earlier = {}
+    if results.exists():
+        for line in results.read_text().splitlines():
+            try:
+                result = Result(**json.loads(line))
+            except (ValueError, TypeError):
+                continue
+            earlier[result.spec] = result
+    return earlier
+
+
+async def run(arguments: argparse.Namespace) -> int:
+    """The whole job; returns the exit code."""
+    given = settings()
+    lab = paths(arguments.name, given)
+    if not lab.kubeconfig.exists():
+        raise LabError(f"lab {arguments.name} is not up: run `make lab` first")
+    nodes = json.loads(lab.record.read_text()).get("nodes", 3)
+    count = nodes if isinstance(nodes, int) else len(nodes)
+    program = await conformance_images.prepare(lab, given.cache, [f"n{i + 1}" for i in range(count)], print)
+    out = Path(arguments.out or given.cache / "conformance" / arguments.name)
+    out.mkdir(parents=True, exist_ok=True)
+    results = out / "results.jsonl"
+    if arguments.again:
+        results.unlink(missing_ok=True)
+    suite = Suite(program, lab, count, out)
+    chosen = choose(await suite.specs(), arguments.focus, arguments.skip)
+    earlier = done(results)
+    print(f"{len(chosen)} specs chosen, {sum(spec in earlier for spec in chosen)} of them done before", flush=True)
+    outcomes = []
+    for number, spec in enumerate(chosen, 1):
+        result = earlier.get(spec) or await _one(suite, spec, number)
+        if spec not in earlier:
+            with results.open("a") as file:
+                file.write(json.dumps(asdict(result)) + "\n")
+        outcomes.append(result)
+        print(f"[{number}/{len(chosen)}] {result.outcome:7} {result.seconds:6.1f} s  {spec}  {result.reason}", flush=True)
+    return _sum_up(outcomes, out)
+
+
+async def _one(suite: Suite, spec: str, number: int) -> Result:
+    why = impossible(spec)
+    if why:
+        return Result(spec=spec, outcome="skipped", seconds=0.0, reason=why)
+    return await suite.run(spec, number)
+
+
+def _sum_up(outcomes: list[Result], out: Path) -> int:
+    counts = {word: sum(o.outcome == word for o in outcomes) for word in ("passed", "failed", "skipped")}
+    (out / "report.json").write_text(json.dumps({"counts": counts, "results": [asdict(o) for o in outcomes]}, indent=1))
+    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped; report: {out}/report.json")
+    return 1 if counts["failed"] or not outcomes else 0
+
+
+def main() -> int:
+    """Parse the command line and run."""
+    parser = argparse.ArgumentParser(prog="python -m lab.conformance", description=__doc__.split("\n", 1)[0])
+    parser.add_argument("--name", default="air", help="the lab")
+    parser.add_argument("--focus", default=r"\[sig-network\].*\[Conformance\]", help="run specs that match")
+    parser.add_argument("--skip", default="", help="but not those that match this")
+    parser.add_argument("--out", default="", help="folder of logs and results")
+    parser.add_argument("--again", action="store_true", help="forget the results of an earlier run")
+    try:
+        return asyncio.run(run(parser.parse_args()))
+    except LabError as error:
+        print(f"lab: {error}", file=sys.stderr)
+        return 1
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

@@ -1,0 +1,91 @@
+"""The images that the stock end-to-end suite asks for by name, made of this machine's programs, and its own programs built.
+
+The suite pulls `registry.k8s.io/e2e-test-images/…`; each is one userland (see `images.py`) and, for agnhost, the suite's
+own program with the files that its `porter` wants. Keyed and cached like every other image; imported into each node once
+(containerd keeps it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import subprocess
+from pathlib import Path
+
+from lab import build, images
+from lab.archive import File, Image, Link
+from lab.build import Say
+from lab.paths import Paths
+from lab.topology import LabError
+
+_REPOSITORY = "registry.k8s.io/e2e-test-images"
+AGNHOST = f"{_REPOSITORY}/agnhost:2.63.0"
+USERLANDS = (
+    f"{_REPOSITORY}/glibc-dns-testing:2.0.0",
+    f"{_REPOSITORY}/busybox:1.37.0-1",
+    f"{_REPOSITORY}/nginx:1.27-0",
+)
+_MODULE = ("go.mod", "go.sum", "e2e_test.go", "tools.go")
+SUITE = build.Target(
+    name="e2e.test", folder=build.SOURCE / "lab/e2e", sources=_MODULE, go=True, estimate=110, verb=("test", "-c"), package="."
+)
+AGNHOST_PROGRAM = build.Target(
+    name="agnhost",
+    folder=build.SOURCE / "lab/e2e",
+    sources=_MODULE,
+    go=True,
+    estimate=60,
+    package="k8s.io/kubernetes/test/images/agnhost",
+)
+_IMPORT_SECONDS = 120.0
+
+
+def _module_folder() -> Path:
+    """Where Go keeps the sources of the Kubernetes module that go.mod names."""
+    asked = subprocess.run(
+        [build.go_command(), "list", "-m", "-json", "k8s.io/kubernetes"],
+        cwd=SUITE.folder,
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"},
+    )
+    folder = json.loads(asked.stdout or "{}").get("Dir")
+    if not folder:
+        raise LabError(f"Go does not find the module k8s.io/kubernetes: {asked.stderr.strip()[-300:]}")
+    return Path(folder)
+
+
+def all_images(agnhost: Path) -> dict[str, Image]:
+    """Short name → image."""
+    userland = images.userland()
+    porter = _module_folder() / "test/images/agnhost/porter"
+    tree: dict[str, File | Link] = {
+        **userland,
+        "agnhost": File(body=agnhost.read_bytes(), mode=0o755),
+        "agnhost-2": Link(target="agnhost"),
+        "localhost.crt": File(body=(porter / "localhost.crt").read_bytes()),
+        "localhost.key": File(body=(porter / "localhost.key").read_bytes()),
+        "uploads/.keep": File(body=b""),
+    }
+    return {
+        "e2e-agnhost": Image(names=(AGNHOST,), entrypoint=("/agnhost",), tree=tree),
+        "e2e-userland": Image(names=USERLANDS, entrypoint=(), tree=userland),
+    }
+
+
+async def prepare(lab: Paths, cache: Path, nodes: list[str], say: Say) -> Path:
+    """Build what is missing, import the images into every node; returns the suite's program."""
+    products = await build.build_all((SUITE, AGNHOST_PROGRAM), cache, say)
+    archives = images.write(all_images(products["agnhost"]), cache)
+    for node in nodes:
+        socket = str(lab.node(node).containerd_socket)
+        for archive in archives.values():
+            say(f"importing {archive.name} into {node}")
+            importing = await asyncio.create_subprocess_exec(
+                "ctr", "-a", socket, "-n", "k8s.io", "images", "import", str(archive), stdout=asyncio.subprocess.DEVNULL
+            )
+            if await asyncio.wait_for(importing.wait(), _IMPORT_SECONDS):
+                raise LabError(f"containerd of {node} did not take {archive.name}")
+    return products["e2e.test"]
