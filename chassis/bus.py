@@ -1,0 +1,238 @@
+"""The bus: requests, answers, events and buckets over one NATS connection, in the messages of ``proto``.
+
+Nothing here waits for NATS at start: whatever is asked for before the first connect (endpoints, subscriptions, views) is
+remembered and made when the connection stands; a reconnect brings it back. Requests and KV calls have a deadline and
+raise ``Unavailable``; events are lossy, bounded and never block.
+
+Trace context travels in the header ``traceparent`` (W3C), the major version of the language in ``Airmesh-Version``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import hashlib
+from collections.abc import Callable, Coroutine
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from nats.aio.msg import Msg
+from prometheus_client import Counter
+
+from chassis import buckets
+from chassis.connection import Connection
+from chassis.faults import Fault, Refused, Unavailable
+from chassis.kv import KV, Conflict, Entry
+from chassis.micro import Answer, Registration
+from chassis.secret import Secret
+from chassis.telemetry import Telemetry, current_traceparent
+from chassis.view import Cursor, View
+from proto import codec
+from proto.requests import Reply
+from proto.subjects import BUCKETS, ROLES, Bucket, Role
+
+if TYPE_CHECKING:
+    from chassis.log import Log
+
+__all__ = ["KV", "Bus", "Conflict", "Cursor", "Entry", "View", "role_of_user"]
+
+EVENT_QUEUE = 4096
+"""Events that wait to be sent; one more pushes the oldest out."""
+MAX_OUTBOUND = 8 << 20
+"""Bytes not yet on the socket above which events are dropped."""
+
+_DROPPED = Counter("airmesh_events_dropped", "Events that were not sent", ["service"])
+
+A = TypeVar("A", bound=msgspec.Struct)
+M = TypeVar("M", bound=msgspec.Struct)
+Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
+
+
+def role_of_user(user: str) -> tuple[Role, str]:
+    """Role and encoded node of a user's name (``ipam``, ``dataplane-n1``); raises ValueError."""
+    for role in ROLES:
+        if user == role.name and not role.per_node:
+            return role, ""
+        if role.per_node and user.startswith(f"{role.name}-"):
+            return role, user[len(role.name) + 1 :]
+    raise ValueError(f"no role in proto.subjects has a user {user!r}")
+
+
+class Bus:
+    """See the module. ``start`` once, then everything else; ``close`` at the end."""
+
+    def __init__(
+        self,
+        *,
+        url: str,
+        user: str,
+        seed: Secret,
+        service: str,
+        instance: str,
+        log: Log,
+        telemetry: Telemetry,
+        spawn: Spawn,
+        stats: Callable[[], object] = dict,
+    ) -> None:
+        self._role, self._node = role_of_user(user)
+        self._service = service
+        self._log = log
+        self._telemetry = telemetry
+        self._spawn = spawn
+        self.connection = Connection(url, user, seed, instance, log)
+        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats)
+        unique = hashlib.blake2b(instance.encode(), digest_size=6).hexdigest()
+        self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"
+        self._events: asyncio.Queue[tuple[str, bytes, dict[str, str]]] = asyncio.Queue(EVENT_QUEUE)
+        self._subscriptions: list[tuple[str, Callable[[Msg], Coroutine[Any, Any, None]]]] = []
+        self._registered = False
+        self._views: list[View] = []
+        self.dropped = 0
+        """Events that were not sent."""
+
+    @property
+    def connected(self) -> bool:
+        """True while requests can be sent."""
+        return self.connection.connected
+
+    @property
+    def views(self) -> tuple[View, ...]:
+        """Every mirror that was asked for."""
+        return tuple(self._views)
+
+    def start(self) -> None:
+        """Start connecting (and never stop); returns at once."""
+        self.connection.on_connected(self._on_connected)
+        self._spawn("bus", self.connection.run())
+        self._spawn("bus-events", self._send_events())
+
+    async def close(self) -> None:
+        """Send the events that wait, then close; at most three seconds."""
+        try:
+            async with asyncio.timeout(1):
+                while self.connected and not self._events.empty():
+                    await asyncio.sleep(0.01)
+        except TimeoutError:
+            self._log.warning("events-left", count=self._events.qsize())
+        await self.connection.close()
+
+    async def wait_connected(self, timeout: float | None = None) -> None:
+        """Wait for the connection; raises Unavailable after ``timeout`` seconds."""
+        try:
+            await asyncio.wait_for(self.connection.wait_connected(), timeout)
+        except TimeoutError:
+            raise Unavailable(f"not connected after {timeout} s") from None
+
+    def bucket(self, bucket: Bucket) -> KV:
+        """The bucket, read as far as our role may."""
+        grants = [grant for grant in self._role.reads if grant.bucket == bucket]
+        return KV(
+            self.connection,
+            bucket,
+            whole=any(grant.prefixes == (">",) for grant in grants),
+            consumer_prefix=self._consumer_prefix,
+            register_view=self._register_view,
+        )
+
+    async def make_buckets(self, replicas: int = 1) -> dict[str, str]:
+        """Make every bucket that is not there; returns their epochs by name. Only a role with ``makes_buckets`` may."""
+        return {
+            bucket.name: await buckets.make_bucket(self.connection, self.bucket(bucket), replicas) for bucket in BUCKETS
+        }
+
+    async def request(self, subject: str, message: msgspec.Struct, answer: type[A], *, timeout: float) -> A:
+        """Ask and wait; raises Refused (the other side's code and words), Unavailable, codec.Malformed."""
+        with self._telemetry.span(f"ask {subject}") as span:
+            headers = {"Airmesh-Version": str(codec.VERSION), "traceparent": span.traceparent}
+            said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
+            reply = codec.decode(Reply, said.data)
+            if not reply.ok:
+                span.event("refused", code=reply.code, reason=reply.message)
+                raise Refused(reply.code, reply.message, reply.retry)
+            return codec.decode(answer, reply.body)
+
+    async def tell(self, subject: str, message: msgspec.Struct, *, timeout: float) -> None:
+        """Like :meth:`request`, for a request whose answer has no body."""
+        with self._telemetry.span(f"ask {subject}") as span:
+            headers = {"Airmesh-Version": str(codec.VERSION), "traceparent": span.traceparent}
+            said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
+            reply = codec.decode(Reply, said.data)
+            if not reply.ok:
+                raise Refused(reply.code, reply.message, reply.retry)
+
+    async def serve(
+        self, subject: str, kind: type[M], answer: Callable[[M], Coroutine[Any, Any, msgspec.Struct | None]]
+    ) -> None:
+        """Answer requests as one of the service's queue group; see ``chassis.micro``."""
+        wrapped: Answer = answer
+        await self.registration.add(subject, kind, wrapped)
+
+    def publish(self, subject: str, event: msgspec.Struct) -> None:
+        """Send an event if that is possible; never blocks, never raises for the network."""
+        headers = {"Airmesh-Version": str(codec.VERSION)}
+        traceparent = current_traceparent()
+        if traceparent:
+            headers["traceparent"] = traceparent
+        if self._events.full():
+            self._events.get_nowait()
+            self._drop()
+        self._events.put_nowait((subject, codec.encode(event), headers))
+
+    async def subscribe(self, subject: str, kind: type[M], on_message: Callable[[str, M], None]) -> None:
+        """Hear events (lossy); ``on_message(subject, message)`` must not block. Unreadable ones are logged and left."""
+
+        async def on_raw(message: Msg) -> None:
+            try:
+                event = codec.decode(kind, message.data)
+            except codec.Malformed as error:
+                self._log.warning("event-unreadable", subject=message.subject, error=error)
+                return
+            on_message(message.subject, event)
+
+        self._subscriptions.append((subject, on_raw))
+        if self._registered and self.connected:
+            await self._listen(subject, on_raw)
+
+    async def _listen(self, subject: str, on_raw: Callable[[Msg], Coroutine[Any, Any, None]]) -> None:
+        def lost() -> None:
+            self._log.warning("events-lost", subject=subject)
+
+        await self.connection.listen(subject, on_raw, lost)
+
+    def _register_view(self, view: View) -> None:
+        view.log = self._log
+        self._views.append(view)
+        self._spawn(f"view {view.name}", view.run())
+
+    def _on_connected(self, again: bool) -> None:
+        if not again:
+            self._spawn("bus-register", self._register())
+
+    async def _register(self) -> None:
+        """Once: endpoints and subscriptions live in the client and outlive reconnects."""
+        while not self._registered:
+            client = await self.connection.wait_connected()
+            try:
+                await self.registration.start(client)
+                self._registered = True
+                for subject, on_raw in list(self._subscriptions):
+                    await self._listen(subject, on_raw)
+                return
+            except (Fault, OSError, TimeoutError) as error:
+                self._log.warning("bus-register", error=error)
+                await asyncio.sleep(0.5)
+
+    async def _send_events(self) -> None:
+        while True:
+            subject, body, headers = await self._events.get()
+            connection = self.connection
+            try:
+                if connection.client().pending_data_size > MAX_OUTBOUND:
+                    self._drop()
+                else:
+                    await connection.send(subject, body, headers)
+            except Unavailable:
+                self._drop()
+
+    def _drop(self) -> None:
+        self.dropped += 1
+        _DROPPED.labels(self._service).inc()

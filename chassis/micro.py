@@ -1,0 +1,135 @@
+"""The service as NATS micro knows it: discoverable by PING, INFO and STATS, its endpoints in one queue group.
+
+nats-py's ``nats.micro`` answers one request after the other on each endpoint; here each request is a task of its own, at
+most ``AT_ONCE`` of them, and one more is refused with ``busy`` (try again), so a slow one never holds up the rest and a
+flood is bounded. A service without endpoints is registered too.
+
+A request's body is a message of ``proto.requests``; the reply is a ``Reply``. ``Refused`` raised by the answering
+function becomes a refusal with its code, bytes that cannot be read become ``malformed``, anything else ``internal``
+(logged with its cause, which does not leave the process).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import msgspec
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.micro.request import Request
+from nats.micro.service import Endpoint, EndpointConfig, EndpointStats, Service, ServiceConfig
+
+from chassis.faults import Refused, Retryable
+from chassis.telemetry import Telemetry
+from proto import codec
+from proto.requests import Reply
+
+if TYPE_CHECKING:
+    from chassis.log import Log
+
+VERSION = "0.1.0"
+AT_ONCE = 64
+ANSWER_DEADLINE = 30.0
+
+M = TypeVar("M", bound=msgspec.Struct)
+Answer = Callable[[Any], Awaitable[msgspec.Struct | None]]
+
+
+class _ConcurrentEndpoint(Endpoint):
+    """An endpoint whose requests do not wait for each other."""
+
+    def __init__(self, service: Service, config: EndpointConfig, busy: Callable[[Msg], Awaitable[None]]) -> None:
+        super().__init__(service, config)
+        self._busy = busy
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    async def _handle_request(self, msg: Msg) -> None:
+        if len(self._tasks) >= AT_ONCE:
+            await self._busy(msg)
+            return
+        task = asyncio.create_task(super()._handle_request(msg), name=f"answer {msg.subject}")
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled():
+            task.exception()  # looked at: the requester has timed out, and the failure was logged where it arose
+
+
+class Registration:
+    """Endpoints of one service; kept until the bus is connected, then registered."""
+
+    def __init__(
+        self, service: str, metadata: dict[str, str], telemetry: Telemetry, log: Log, stats: Callable[[], object]
+    ) -> None:
+        self._name = service
+        self.metadata = metadata
+        self._telemetry = telemetry
+        self._log = log
+        self._stats = stats
+        self._wanted: list[tuple[str, type[msgspec.Struct], Answer]] = []
+        self._service: Service | None = None
+
+    async def add(self, subject: str, kind: type[M], answer: Callable[[M], Awaitable[msgspec.Struct | None]]) -> None:
+        """Answer requests on ``subject``, from now or from the first connect on."""
+        self._wanted.append((subject, kind, answer))
+        if self._service is not None:
+            await self._register(self._service, subject, kind, answer)
+
+    async def start(self, client: Client) -> None:
+        """Register the service and its endpoints (once: subscriptions outlive a reconnect)."""
+        config = ServiceConfig(
+            name=self._name,
+            version=VERSION,
+            metadata=self.metadata,
+            queue_group=self._name,
+            stats_handler=self._endpoint_stats,
+        )
+        service = Service(client, config)
+        await service.start()
+        for subject, kind, answer in list(self._wanted):
+            await self._register(service, subject, kind, answer)
+        self._service = service
+
+    async def _register(self, service: Service, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
+        async def on_request(request: Request) -> None:
+            reply = await self._answer(request, kind, answer)
+            await request.respond(codec.encode(reply), headers={"Airmesh-Version": str(codec.VERSION)})
+
+        config = EndpointConfig(
+            name=subject.rsplit(".", 1)[-1], subject=subject, handler=on_request, queue_group=self._name
+        )
+        endpoint = _ConcurrentEndpoint(service, config, self._refuse_busy)
+        await endpoint._start()
+        service._endpoints.append(endpoint)
+
+    async def _answer(self, request: Request, kind: type[msgspec.Struct], answer: Answer) -> Reply:
+        traceparent = (request.headers or {}).get("traceparent", "")
+        with self._telemetry.span(f"answer {request.subject}", traceparent) as span:
+            try:
+                message = codec.decode(kind, request.data)
+                async with asyncio.timeout(ANSWER_DEADLINE):
+                    body = await answer(message)
+                return Reply(ok=True, body=b"" if body is None else codec.encode(body))
+            except Refused as refused:
+                span.event("refused", code=refused.code, reason=refused.message)
+                return Reply(ok=False, code=refused.code, message=refused.message, retry=refused.retry)
+            except codec.Malformed as error:
+                return Reply(ok=False, code="malformed", message=str(error))
+            except (Retryable, TimeoutError) as error:
+                text = str(error) or f"no answer within {ANSWER_DEADLINE} s"
+                return Reply(ok=False, code="unavailable", message=text, retry=True)
+            except Exception as error:
+                self._log.error("answer-failed", subject=request.subject, error=error, bug=True)
+                return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)
+
+    async def _refuse_busy(self, msg: Msg) -> None:
+        if msg.reply:
+            text = f"{AT_ONCE} requests are being answered already; try again"
+            await msg.respond(codec.encode(Reply(ok=False, code="busy", message=text, retry=True)))
+
+    def _endpoint_stats(self, _stats: EndpointStats) -> object:
+        return self._stats()

@@ -1,0 +1,209 @@
+"""A service's life: settings, bus, health, one task group, and an end with one clear line.
+
+``__main__.py`` of each service is ``raise SystemExit(main("ipam", Settings, build))``. ``build(runtime)`` wires views,
+servers and loops and returns; it runs whether or not NATS can be reached. A task that ends, well or badly, ends the
+service with exit code 1: a supervisor starts it anew with a clean state. SIGTERM and SIGINT stop it gracefully: the
+``on_stop`` callbacks in reverse order, five seconds in all, exit code 0.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import sys
+import time
+from collections.abc import Awaitable, Callable, Coroutine
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import uvloop
+from prometheus_client import Histogram
+
+from chassis.bus import Bus
+from chassis.faults import Fault, SettingsFault
+from chassis.health import Health
+from chassis.log import Log, bridge_libraries
+from chassis.secret import Secret
+from chassis.settings import BaseSettings, default_instance, load
+from chassis.telemetry import Telemetry
+
+STOP_SECONDS = 5.0
+LAG_EVERY = 0.25
+LAG_LIMIT = 0.1
+"""Seconds by which the loop may be late before that is logged."""
+
+_LAG = Histogram("airmesh_loop_lag_seconds", "By how much the event loop was late", buckets=(0.005, 0.02, 0.1, 0.5, 2))
+
+S = TypeVar("S", bound=BaseSettings)
+
+
+class TaskEnded(Fault):
+    """A task that must run for ever returned."""
+
+
+class Runtime(Generic[S]):
+    """What ``build`` gets: settings, bus, log, health, telemetry, and the task group by way of ``spawn``."""
+
+    def __init__(self, name: str, settings: S, group: asyncio.TaskGroup, log: Log, telemetry: Telemetry) -> None:
+        self.name = name
+        self.settings = settings
+        self.instance = settings.instance or default_instance(name)
+        self.log = log
+        self.telemetry = telemetry
+        self.health = Health()
+        self._group = group
+        self._stops: list[Callable[[], Awaitable[None]]] = []
+        self._stopping = False
+        self.bus = Bus(
+            url=settings.nats_url,
+            user=settings.nats_user,
+            seed=read_seed(settings.nats_seed_file),
+            service=name,
+            instance=self.instance,
+            log=log,
+            telemetry=telemetry,
+            spawn=self._spawn_quiet,
+            stats=self._stats,
+        )
+
+    def spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Run for as long as the service does; if it returns or raises, the service ends."""
+        self._group.create_task(self._forever(name, coroutine), name=name)
+
+    def on_stop(self, callback: Callable[[], Awaitable[None]]) -> None:
+        """Call at a graceful stop, the last registered first."""
+        self._stops.append(callback)
+
+    async def stop(self) -> None:
+        """Run the callbacks, at most STOP_SECONDS in all; a failing one does not keep the others from their turn."""
+        self._stopping = True
+        deadline = time.monotonic() + STOP_SECONDS
+        for callback in reversed(self._stops):
+            try:
+                async with asyncio.timeout(max(0.1, deadline - time.monotonic())):
+                    await callback()
+            except Exception as error:
+                self.log.warning("stop", callback=getattr(callback, "__qualname__", "?"), error=error)
+
+    def _spawn_quiet(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        """Tasks of the bus: some of them end when their work is done."""
+        self._group.create_task(coroutine, name=name)
+
+    async def _forever(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        await coroutine
+        if not self._stopping:
+            raise TaskEnded(f"task {name} ended although it should run for ever")
+
+    def _stats(self) -> dict[str, object]:
+        return {
+            "ready": self.health.ready,
+            "missing": self.health.missing(),
+            "views": {view.name: {"synced": view.synced, "sequence": view.sequence} for view in self.bus.views},
+            "events_dropped": self.bus.dropped,
+        }
+
+
+def read_seed(path: Path) -> Secret:
+    """Seed of an nkey; raises SettingsFault when the file cannot be used or others may read it."""
+    variable = "AIRMESH_NATS_SEED_FILE"
+    try:
+        if path.stat().st_mode & 0o077:
+            raise SettingsFault(variable, str(path), "take away others' access: chmod 600")
+        text = path.read_text().strip()
+    except OSError as error:
+        raise SettingsFault(variable, str(path), f"name a readable file ({error.strerror})") from error
+    if not text.startswith("SU") or len(text) > 100:
+        raise SettingsFault(variable, str(path), "put the seed of a user nkey (SU…) in it")
+    return Secret(text)
+
+
+def main(name: str, settings: type[S], build: Callable[[Runtime[S]], Awaitable[None]]) -> int:
+    """Run a service until it is told to stop; returns its exit code."""
+    try:
+        loaded = load(settings, os.environ)
+    except SettingsFault as fault:
+        print(f"{name}: {fault}", file=sys.stderr)  # noqa: T201 - there is no log yet
+        return 1
+    log = Log(name, loaded.log_level)
+    bridge_libraries(log)
+    telemetry = Telemetry(name, loaded.instance or default_instance(name), os.environ)
+    try:
+        with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+            return runner.run(_run(name, loaded, build, log, telemetry))
+    finally:
+        telemetry.stop()
+
+
+async def _run(
+    name: str, settings: S, build: Callable[[Runtime[S]], Awaitable[None]], log: Log, telemetry: Telemetry
+) -> int:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    try:
+        async with asyncio.TaskGroup() as group:
+            runtime = Runtime(name, settings, group, log, telemetry)
+            group.create_task(_until_stopped(runtime, stop), name="stop")
+            await _start(runtime, build)
+    except BaseExceptionGroup as group_of:
+        errors = [error for error in _leaves(group_of) if not isinstance(error, _Stopped)]
+        for error in errors:
+            log.error("failed", error=error, kind=type(error).__name__, where=_where(error))
+        if errors:
+            return 1
+    log.info("stopped")
+    return 0
+
+
+class _Stopped(Exception):
+    """A graceful stop is over."""
+
+
+async def _start(runtime: Runtime[S], build: Callable[[Runtime[S]], Awaitable[None]]) -> None:
+    connected = runtime.health.require("bus")
+    await runtime.health.serve(runtime.settings.health_port)
+    metadata = runtime.bus.registration.metadata
+    metadata["health_port"] = str(runtime.health.port)
+    metadata["node"] = str(getattr(runtime.settings, "node", ""))
+    runtime.bus.start()
+    runtime.spawn("watch-loop", _watch(runtime, connected.set))
+    await build(runtime)
+    runtime.log.info("started", instance=runtime.instance, health_port=runtime.health.port, pid=os.getpid())
+
+
+async def _watch(runtime: Runtime[S], tell_connected: Callable[[bool, str], None]) -> None:
+    """Measure how late the loop is, and keep the bus condition true."""
+    while True:
+        before = time.monotonic()
+        await asyncio.sleep(LAG_EVERY)
+        lag = time.monotonic() - before - LAG_EVERY
+        _LAG.observe(max(0.0, lag))
+        if lag > LAG_LIMIT:
+            runtime.log.warning("loop-late", seconds=round(lag, 3))
+        tell_connected(runtime.bus.connected, "not connected to NATS")
+
+
+async def _until_stopped(runtime: Runtime[S], stop: asyncio.Event) -> None:
+    await stop.wait()
+    runtime.log.info("stopping")
+    await runtime.stop()
+    await runtime.bus.close()
+    await runtime.health.stop()
+    raise _Stopped
+
+
+def _leaves(group: BaseExceptionGroup[BaseException]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for error in group.exceptions:
+        found += _leaves(error) if isinstance(error, BaseExceptionGroup) else [error]
+    return found
+
+
+def _where(error: BaseException) -> str:
+    """``file:line`` of the innermost frame."""
+    frame = error.__traceback__
+    while frame is not None and frame.tb_next is not None:
+        frame = frame.tb_next
+    return f"{frame.tb_frame.f_code.co_filename}:{frame.tb_lineno}" if frame is not None else ""

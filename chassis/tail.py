@@ -1,0 +1,168 @@
+"""One ordered consumer of one bucket: all present values, then every change, and the certain knowledge of a gap.
+
+nats-py's own ordered consumer and KV watcher lose messages for ever when a local queue is full, fall silent on a bucket
+that was made again, and need 17 s after a server's death. This one counts: each message carries the consumer's own
+sequence, each heartbeat the last one, so a message that is missing, or heartbeats that stay away, break the tail within
+a few seconds; whoever owns it (``chassis.view``) then lists again.
+
+The consumer is an ephemeral in memory with a name of its own per reader, removed by the server 30 s after its reader is
+gone. Flow control bounds what is under way. Reply subjects are ``$JS.ACK…`` as in ADR-15, with or without a domain.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from chassis import jetstream
+from chassis.connection import Connection
+from chassis.faults import Fault
+
+HEARTBEAT = 1.0
+"""Seconds between the server's heartbeats when nothing else is sent."""
+SILENCE = 3.5
+"""Seconds without any word after which a tail is broken."""
+INACTIVE = 30
+"""Seconds after which the server removes a consumer that nobody listens to."""
+YIELD_EVERY = 128
+"""Messages after which others get a turn on the loop."""
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """One key as the stream has it; ``body`` is None when it was deleted."""
+
+    key: str
+    revision: int
+    body: bytes | None
+
+
+class Tail:
+    """Follows ``filters`` (full subjects) of a bucket; ``on_change`` and ``on_event`` are called on the loop and must
+    not block. ``broken`` is empty while all is well, else why it must be opened anew.
+    """
+
+    def __init__(
+        self,
+        connection: Connection,
+        bucket: str,
+        filters: tuple[str, ...],
+        name: str,
+        on_change: Callable[[Change], None],
+        on_event: Callable[[], None],
+    ) -> None:
+        self._connection = connection
+        self._stream = jetstream.kv_stream(bucket)
+        self._strip = len(f"$KV.{bucket}.")
+        self._filters = filters
+        self._name = name
+        self._on_change = on_change
+        self._on_event = on_event
+        self._subscription: Subscription | None = None
+        self._expected = 1
+        self._heard = 0.0
+        self.caught_up = False
+        self.broken = ""
+
+    async def open(self) -> None:
+        """Subscribe, then make the consumer; raises Missing, Unavailable, Refused."""
+        inbox = self._connection.client().new_inbox()
+        self._subscription = await self._connection.listen(inbox, self._on_message, self._lost)
+        self._heard = time.monotonic()
+        config: dict[str, object] = {
+            "deliver_subject": inbox,
+            "deliver_policy": "last_per_subject",
+            "ack_policy": "none",
+            "max_deliver": 1,
+            "replay_policy": "instant",
+            "idle_heartbeat": int(HEARTBEAT * 1e9),
+            "flow_control": True,
+            "inactive_threshold": INACTIVE * 1_000_000_000,
+            "mem_storage": True,
+            "num_replicas": 1,
+        }
+        pending = await jetstream.create_consumer(self._connection, self._stream, self._name, self._filters, config)
+        if pending == 0:
+            self._caught_up()
+
+    async def close(self) -> None:
+        """Stop listening and remove the consumer as well as that can be done now."""
+        if self._subscription is not None:
+            await self._connection.unlisten(self._subscription)
+            self._subscription = None
+        if self._connection.connected:
+            with contextlib.suppress(Fault):
+                await jetstream.delete_consumer(self._connection, self._stream, self._name)
+
+    async def verify(self) -> None:
+        """After a reconnect: break the tail if the server does not know its consumer any more."""
+        if not await jetstream.consumer_exists(self._connection, self._stream, self._name):
+            self._break("the server lost the consumer")
+        self._heard = time.monotonic()
+
+    def check_silence(self, now: float) -> None:
+        """Break the tail when it has heard nothing for too long."""
+        if now - self._heard > SILENCE:
+            self._break(f"no heartbeat for {SILENCE} s")
+
+    def forgive_silence(self, now: float) -> None:
+        """The connection is down: nothing can be heard."""
+        self._heard = now
+
+    def _break(self, why: str) -> None:
+        if not self.broken:
+            self.broken = why
+            self._on_event()
+
+    def _lost(self) -> None:
+        self._break("messages were dropped: the local queue was full")
+
+    def _caught_up(self) -> None:
+        if not self.caught_up:
+            self.caught_up = True
+            self._on_event()
+
+    async def _on_message(self, message: Msg) -> None:
+        if self.broken:
+            return
+        self._heard = time.monotonic()
+        headers = message.headers
+        if headers is not None and headers.get("Status") == "100":
+            await self._on_control(message, headers)
+            return
+        revision, count, pending = _positions(message.reply)
+        if count != self._expected:
+            self._break(f"message {self._expected} is missing, {count} came")
+            return
+        self._expected = count + 1
+        body = None if jetstream.is_tombstone(message) else message.data
+        self._on_change(Change(message.subject[self._strip :], revision, body))
+        if pending == 0:
+            self._caught_up()
+        if count % YIELD_EVERY == 0:
+            await asyncio.sleep(0)
+
+    async def _on_control(self, message: Msg, headers: dict[str, str]) -> None:
+        """Heartbeats and flow control (ADR-15): everything before this message has been taken in."""
+        stalled = headers.get("Nats-Consumer-Stalled", "")
+        answer = message.reply or stalled
+        last = headers.get("Nats-Last-Consumer")
+        if last is not None and int(last) != self._expected - 1:
+            self._break(f"messages up to {last} were sent, {self._expected - 1} came")
+            return
+        if answer:
+            with contextlib.suppress(Fault):
+                await self._connection.send(answer, b"")
+
+
+def _positions(reply: str) -> tuple[int, int, int]:
+    """Stream sequence, consumer sequence and messages still pending of a ``$JS.ACK`` subject (v1 or v2)."""
+    tokens = reply.split(".")
+    at = 5 if len(tokens) == 9 else 7
+    return int(tokens[at]), int(tokens[at + 1]), int(tokens[at + 3])

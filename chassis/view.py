@@ -1,0 +1,375 @@
+"""A mirror of a bucket that keeps itself true: the state, never the events.
+
+``entries`` holds the last good value of every key. It is *synced* when it has caught up with the server **and** the
+completeness markers it was asked to wait for are there for the bucket's present epoch; before that, nothing may be
+swept. While the server cannot be reached the mirror stays as it is, and stays synced: the last known state is kept.
+
+It lists again and diffs when: its consumer breaks (a lost message, silence for 3.5 s, the server forgot it), the epoch
+key changes, the bucket was made anew, or its last sequence is lower than one already seen (all compared every 10 s).
+While it lists again, new values count at once, but a key that is missing from the new list disappears only when that
+list is complete and the markers hold again. A value of another major version, or one that cannot be read, leaves the
+last good value in place and is reported once (``unreadable``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import random
+import time
+from collections.abc import Callable, Mapping
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+from chassis import jetstream
+from chassis.connection import Connection
+from chassis.faults import Fault, Missing, Unavailable
+from chassis.kv import Entry
+from chassis.tail import Change, Tail
+from kit import backoff
+from proto import codec
+from proto.subjects import Bucket
+from proto.sync import COMPLETE_PREFIX, EPOCH_KEY, Complete, Epoch, complete_key
+
+if TYPE_CHECKING:
+    from chassis.log import Log
+
+COMPARE_EVERY = 10.0
+"""Seconds between comparisons with the stream's own state."""
+TICK = 0.5
+
+Kinds = Mapping[str, type] | Callable[[str], type | None]
+
+
+class Cursor:
+    """One reader's set of keys that changed since it looked last; keys of markers are among them."""
+
+    def __init__(self) -> None:
+        self._dirty: set[str] = set()
+        self._event = asyncio.Event()
+
+    @property
+    def pending(self) -> bool:
+        """True when :meth:`changed` would return at once."""
+        return self._event.is_set()
+
+    async def changed(self) -> frozenset[str]:
+        """Wait until something changed (``synced`` included, then the set may be empty); clears the set."""
+        await self._event.wait()
+        return self.take()
+
+    async def wait(self) -> None:
+        """Wait as :meth:`changed` does, but take nothing."""
+        await self._event.wait()
+
+    def take(self) -> frozenset[str]:
+        """What changed, without waiting; clears the set."""
+        taken = frozenset(self._dirty)
+        self._dirty.clear()
+        self._event.clear()
+        return taken
+
+    def mark(self, *keys: str) -> None:
+        """Make keys dirty (again); without any key only wake the reader."""
+        self._dirty.update(keys)
+        self._event.set()
+
+
+class View:
+    """See the module. Made by ``KV.watch``; its task is ``run``."""
+
+    def __init__(
+        self,
+        connection: Connection,
+        bucket: Bucket,
+        filters: tuple[tuple[str, ...], ...],
+        *,
+        kinds: Kinds,
+        markers: tuple[str, ...],
+        name: str,
+        consumer: str,
+    ) -> None:
+        self._connection = connection
+        self._bucket = bucket
+        self._filters = filters
+        self._kind_of = kinds if callable(kinds) else _by_prefix(kinds)
+        self._markers = markers
+        self._consumer = consumer
+        self.name = name
+        self._entries: dict[str, Entry[Any]] = {}
+        self._marks: dict[str, Entry[Any]] = {}
+        self.entries: Mapping[str, Entry[Any]] = MappingProxyType(self._entries)
+        """By key as it stands in the bucket, without markers."""
+        self.marks: Mapping[str, Entry[Any]] = MappingProxyType(self._marks)
+        """Keys that begin with ``_``."""
+        self.sequence = 0
+        """Last stream sequence seen in this life of the bucket."""
+        self.synced = False
+        self.resyncs = 0
+        """How often it had to list anew, the first time included."""
+        self.unreadable: dict[str, str] = {}
+        """Keys whose present value cannot be read, and why; the last good value stays in ``entries``."""
+        self._seen: set[str] = set()
+        self._listing = True
+        self._caught_up = False
+        self._stale: set[str] = set()
+        self._cursors: list[Cursor] = []
+        self._own = self.cursor()
+        self._wake = asyncio.Event()
+        self._verify = False
+        self._relist = ""
+        self._sync_event = asyncio.Event()
+        self.log: Log | None = None
+
+    @property
+    def epoch(self) -> str:
+        """The bucket's present epoch; empty until known."""
+        entry = self._marks.get(EPOCH_KEY)
+        return entry.value.epoch if entry is not None and isinstance(entry.value, Epoch) else ""
+
+    def scope_complete(self, scope: str = "") -> bool:
+        """True when the owner of ``scope`` (encoded) has written all it knows in this epoch, and we have seen it."""
+        key = complete_key(scope)
+        mark = self._marks.get(key)
+        return (
+            self._caught_up
+            and key in self._seen
+            and mark is not None
+            and isinstance(mark.value, Complete)
+            and bool(self.epoch)
+            and mark.value.epoch == self.epoch
+        )
+
+    def cursor(self) -> Cursor:
+        """Another reader's own set of dirty keys; all present keys are dirty to begin with."""
+        cursor = Cursor()
+        if self._entries or self._marks:
+            cursor.mark(*self._entries, *self._marks)
+        self._cursors.append(cursor)
+        return cursor
+
+    async def changed(self) -> frozenset[str]:
+        """``Cursor.changed`` of the one cursor that every view has."""
+        return await self._own.changed()
+
+    async def wait_synced(self, timeout: float | None = None) -> None:
+        """Wait until synced; raises Unavailable after ``timeout`` seconds."""
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.synced:
+                    await self._sync_event.wait()
+        except TimeoutError:
+            raise Unavailable(f"{self.name} is not in sync after {timeout} s: {self.why()}") from None
+
+    def why(self) -> str:
+        """One sentence: why it is not synced; empty when it is."""
+        if self.synced:
+            return ""
+        if not self._connection.connected:
+            return "not connected"
+        if not self._caught_up:
+            return f"bucket {self._bucket.name} is being listed" if self._seen else f"waiting for {self._bucket.name}"
+        if not self.epoch or EPOCH_KEY not in self._seen:
+            return f"{self._bucket.name} has no epoch yet"
+        missing = [complete_key(scope) for scope in self._markers if not self.scope_complete(scope)]
+        return f"{self._bucket.name} waits for {', '.join(missing)}"
+
+    async def run(self) -> None:
+        """Mirror for ever."""
+        self._connection.on_connected(self._on_connected)
+        attempt = 0
+        try:
+            while True:
+                await self._connection.wait_connected()
+                try:
+                    why = await self._mirror()
+                    attempt = 0
+                except Missing:
+                    why = ""
+                except Fault as fault:
+                    why = str(fault)
+                if why and self.log is not None:
+                    self.log.warning("view-lists-again", view=self.name, bucket=self._bucket.name, why=why)
+                await asyncio.sleep(backoff.delay(attempt, random.random(), first=0.05, longest=2.0))  # noqa: S311
+                attempt += 1
+        finally:
+            self._connection.off_connected(self._on_connected)
+
+    async def _mirror(self) -> str:
+        """One life of the consumers; returns why a new list is needed."""
+        state = await jetstream.stream_state(self._connection, jetstream.kv_stream(self._bucket.on_server))
+        self._begin_list()
+        tails = [self._tail(filters, number) for number, filters in enumerate(self._filters)]
+        async with contextlib.AsyncExitStack() as stack:
+            for tail in tails:
+                stack.push_async_callback(tail.close)
+                await tail.open()
+            compared = time.monotonic()
+            while True:
+                now = time.monotonic()
+                await self._check_connection(tails, now)
+                broken = next((tail.broken for tail in tails if tail.broken), self._relist)
+                if broken:
+                    return broken
+                if not self._caught_up and all(tail.caught_up for tail in tails):
+                    self._caught_up = True
+                    self._judge()
+                if now - compared >= COMPARE_EVERY and self._connection.connected:
+                    compared = now
+                    why = await self._compare(state)
+                    if why:
+                        return why
+                await self._pause()
+
+    async def _pause(self) -> None:
+        try:
+            await asyncio.wait_for(self._wake.wait(), TICK)
+        except TimeoutError:
+            return
+        self._wake.clear()
+
+    def _tail(self, filters: tuple[str, ...], number: int) -> Tail:
+        name = self._consumer if len(self._filters) == 1 else f"{self._consumer}-{number}"
+        return Tail(self._connection, self._bucket.on_server, filters, name, self._on_change, self._wake.set)
+
+    async def _check_connection(self, tails: list[Tail], now: float) -> None:
+        if not self._connection.connected:
+            for tail in tails:
+                tail.forgive_silence(now)
+            return
+        if self._verify:
+            self._verify = False
+            for tail in tails:
+                try:
+                    await tail.verify()
+                except Unavailable:
+                    self._verify = True
+        for tail in tails:
+            tail.check_silence(now)
+
+    async def _compare(self, before: jetstream.StreamState) -> str:
+        """Is it still the same bucket, and no further back than what we have seen?"""
+        try:
+            state = await jetstream.stream_state(self._connection, jetstream.kv_stream(self._bucket.on_server))
+        except Missing:
+            return "the bucket is gone"
+        except Unavailable:
+            return ""
+        if state.created != before.created:
+            return "the bucket was made anew"
+        if state.last < self.sequence:
+            return f"the bucket went back from {self.sequence} to {state.last}"
+        return ""
+
+    def _begin_list(self) -> None:
+        self.resyncs += 1
+        self._seen = set()
+        self._stale = set(self._entries) | set(self._marks)
+        self._listing = True
+        self._caught_up = False
+        self._relist = ""
+        self._verify = False
+        self.sequence = 0
+        self._set_synced(synced=False)
+
+    def _judge(self) -> None:
+        """Set ``synced``; on the first time after a list, sweep what was not in it and make everything dirty."""
+        complete = (
+            self._caught_up
+            and EPOCH_KEY in self._seen
+            and bool(self.epoch)
+            and all(self.scope_complete(scope) for scope in self._markers)
+        )
+        if complete and self._listing:
+            self._listing = False
+            gone = [key for key in self._stale if key not in self._seen]
+            for key in gone:
+                self._entries.pop(key, None)
+                self._marks.pop(key, None)
+                self.unreadable.pop(key, None)
+            self._stale = set()
+            self._dirty(*gone, *self._entries, *self._marks)
+        self._set_synced(synced=complete)
+
+    def _set_synced(self, *, synced: bool) -> None:
+        if self.synced == synced:
+            return
+        self.synced = synced
+        if synced:
+            self._sync_event.set()
+        else:
+            self._sync_event.clear()
+        self._dirty()
+
+    def _dirty(self, *keys: str) -> None:
+        for cursor in self._cursors:
+            cursor.mark(*keys)
+
+    def _on_connected(self, again: bool) -> None:
+        if again:
+            self._verify = True
+            self._wake.set()
+
+    def _on_change(self, change: Change) -> None:
+        key = change.key
+        self.sequence = max(self.sequence, change.revision)
+        held = self._marks if key.startswith("_") else self._entries
+        if change.body is None:
+            self._seen.discard(key)
+            self.unreadable.pop(key, None)
+            removed = held.pop(key, None) is not None
+            if removed:
+                self._dirty(key)
+        else:
+            self._take(key, change, held)
+        if key.startswith("_"):
+            self._judge()
+
+    def _take(self, key: str, change: Change, held: dict[str, Entry[Any]]) -> None:
+        kind = _mark_kind(key) or self._kind_of(key)
+        if kind is None:
+            return
+        self._seen.add(key)
+        try:
+            opened: tuple[Any, str] = codec.open_sealed(kind, change.body or b"")
+        except (codec.Malformed, codec.UnknownVersion) as error:
+            if self.unreadable.get(key) != str(error):
+                self.unreadable[key] = str(error)
+                if self.log is not None:
+                    self.log.error("value-unreadable", view=self.name, key=key, revision=change.revision, error=error)
+            return
+        value, traceparent = opened
+        self.unreadable.pop(key, None)
+        before = held.get(key)
+        if before is not None and before.revision == change.revision and before.value == value:
+            return
+        if key == EPOCH_KEY and not self._listing and before is not None and before.value != value:
+            self._relist = "the epoch changed"
+            self._wake.set()
+        held[key] = Entry(key, value, change.revision, traceparent)
+        self._dirty(key)
+
+
+def _mark_kind(key: str) -> type | None:
+    if key == EPOCH_KEY:
+        return Epoch
+    if key == COMPLETE_PREFIX or key.startswith(COMPLETE_PREFIX + "."):
+        return Complete
+    return None
+
+
+def _by_prefix(kinds: Mapping[str, type]) -> Callable[[str], type | None]:
+    """Kind of a key: that of the longest prefix (whole segments; ``""`` and ``">"`` are everything but markers)."""
+
+    def kind_of(key: str) -> type | None:
+        at = key
+        while True:
+            found = kinds.get(at)
+            if found is not None:
+                return found
+            cut = at.rfind(".")
+            if cut < 0:
+                return None if key.startswith("_") else kinds.get("") or kinds.get(">")
+            at = at[:cut]
+
+    return kind_of
