@@ -14,7 +14,7 @@ from ipaddress import ip_address
 
 from proto.identity import Reserved
 from proto.net import Address
-from proto.objects import Node, Pod
+from proto.objects import Pod
 from proto.policy import CompiledRule, Direction, RuleSource
 from services.policy.core.cidrs import number_of
 from services.policy.core.graph import Graph
