@@ -38,10 +38,12 @@ class Target:
     sources: tuple[str, ...]
     go: bool
     estimate: int
+    linked: str = ""
+    """More flags for Go's linker."""
 
 
-def _go(name: str, folder: str, sources: tuple[str, ...], estimate: int) -> Target:
-    return Target(name=name, folder=SOURCE / folder, sources=sources, go=True, estimate=estimate)
+def _go(name: str, folder: str, sources: tuple[str, ...], estimate: int, linked: str = "") -> Target:
+    return Target(name=name, folder=SOURCE / folder, sources=sources, go=True, estimate=estimate, linked=linked)
 
 
 def _c(name: str, folder: str) -> Target:
@@ -49,7 +51,9 @@ def _c(name: str, folder: str) -> Target:
 
 
 _MODULE = ("go.mod", "go.sum", "main.go")
-KUBERNETES = _go("k8s", "lab/kubernetes", _MODULE, 260)
+# As a module Kubernetes knows no version of itself (its own build stamps it): `kubectl get nodes` would show v0.0.0.
+_STAMP = "-X k8s.io/component-base/version.gitVersion=v1.36.3"
+KUBERNETES = _go("k8s", "lab/kubernetes", _MODULE, 260, _STAMP)
 COREDNS = _go("coredns", "lab/coredns", _MODULE, 75)
 SHOP = _go("shop", "lab/shop", ("go.mod", "main.go", "serve.go", "probe.go", "beat.go"), 10)
 PAUSE = _c("pause", "lab/pause")
@@ -107,7 +111,7 @@ def _toolchain(target: Target) -> tuple[list[str], str]:
     """(argv up to the output's name, version text)."""
     if target.go:
         go = go_command()
-        return [go, "build", "-trimpath", "-ldflags=-s -w", "-o"], _version(go)
+        return [go, "build", "-trimpath", f"-ldflags=-s -w {target.linked}".rstrip(), "-o"], _version(go)
     said = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, timeout=20).stdout
     return [_compiler(), "-static", "-O2", "-Wall", "-Wextra", "-o"], said.partition("\n")[0]
 

@@ -52,7 +52,6 @@ def apiserver(where: Paths, control: Host) -> list[str]:
         "--authorization-mode=Node,RBAC",
         "--enable-admission-plugins=NodeRestriction",
         "--allow-privileged",
-        "--endpoint-reconciler-type=master-count",
     ]
 
 
@@ -68,6 +67,7 @@ def controllers(where: Paths) -> list[str]:
         f"--cluster-signing-key-file={pki / 'ca.key'}",
         "--use-service-account-credentials",
         "--allocate-node-cidrs=false",
+        f"--flex-volume-plugin-dir={where.state / 'volume-plugins'}",
         "--leader-elect=false",
     ]
 

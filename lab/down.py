@@ -105,6 +105,9 @@ def down(where: Paths, say: Callable[[str], None]) -> list[Leftover]:
             path.unlink()
     for folder in (where.run, where.state):
         _drop("folders", lambda folder=folder: _remove_tree(folder), say)  # type: ignore[misc]
+    for shared in looking.SHARED_FOLDERS:
+        with contextlib.suppress(OSError):
+            shared.rmdir()  # refuses one that is not empty
     left = looking.find(where, ids)
     say(f"lab {where.lab}: " + (f"{len(left)} things are left" if left else "nothing is left"))
     return left

@@ -19,6 +19,16 @@ PROC = Path("/proc")
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _POD_LOG_LINKS = Path("/var/log/containers")
 _SHIM_SOCKETS = Path("/run/containerd/s")
+SHARED_FOLDERS = (
+    _CNI_RESULTS,
+    _POD_LOG_LINKS,
+    _SHIM_SOCKETS,
+    Path("/var/lib/cni"),
+    Path("/run/containerd"),
+    Path("/var/lib/kubelet/device-plugins"),
+    Path("/var/lib/kubelet"),
+)
+"""Folders at fixed places that libcni, shims and kubelets make and share; `down` removes those that it leaves empty."""
 _MAXIMUM_ENVIRONMENT = 1 << 20
 
 

@@ -15,12 +15,15 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from chassis import nats_config
 from lab import ledger, node
 from lab.launch import Launcher
 from lab.paths import Paths, Settings
 from lab.topology import FABRIC_LINK, Host, LabError, Topology
+from proto.subjects import ROLES
 
 NATS_PORT = 4222
+NATS_MONITOR_PORT = 8222
 _COPIES = {"cluster": 1, "ipam": 2, "policy": 2, "dns": 1}
 _FIRST_HEALTH_PORT = 9401
 
@@ -129,15 +132,13 @@ def nats_server() -> str:
 
 
 async def bus(launcher: Launcher, topology: Topology) -> None:
-    """Users, configuration and the server; returns when it takes connections."""
-    from chassis import nats_config  # noqa: PLC0415 a lab without the mesh needs none of it
-
+    """Users, configuration and the server (agents try until it takes connections)."""
     where, host = launcher.where, topology.control
-    (where.nats / "seeds").mkdir(parents=True, exist_ok=True, mode=0o700)
-    users = nats_config.make_users(nodes=("cp", *(n.name for n in topology.nodes)))
-    for user in users:
-        ledger.write(seed_file(where, user.name), user.seed.reveal().encode())
-    config = nats_config.render(users, store_dir=where.nats / "store", host=str(host.management4), port=NATS_PORT)
+    users = nats_config.make_users(ROLES, [n.name for n in topology.nodes], extra=[("routing", "cp")])
+    nats_config.write_seeds(users, where.nats / "seeds")
+    config = nats_config.render(
+        users, store_dir=where.nats / "store", host=str(host.management4), port=NATS_PORT, monitor_port=NATS_MONITOR_PORT
+    )
     path = where.nats / "nats.conf"
     ledger.write(path, config.encode())
     await launcher.start("nats", node.inside(host, [nats_server(), "--config", str(path)]), always=True)
