@@ -14,7 +14,6 @@ from __future__ import annotations
 import struct
 from collections.abc import Callable
 from dataclasses import dataclass, fields
-from functools import cache
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Self, TypeAlias, get_type_hints
 
@@ -120,9 +119,19 @@ class Wire:
         return next(member.offset for member in self.members if member.name == name)
 
 
-@cache
+_WIRES: dict[type[Record], Wire] = {}
+
+
 def wire_of(record: type[Record]) -> Wire:
-    """Lays a record out by the C rules: each field on a multiple of its alignment, the whole on the largest of them."""
+    """The layout of a record, worked out once."""
+    wire = _WIRES.get(record)
+    if wire is None:
+        wire = _WIRES[record] = _lay_out(record)
+    return wire
+
+
+def _lay_out(record: type[Record]) -> Wire:
+    """By the C rules: each field on a multiple of its alignment, the whole on a multiple of the largest of them."""
     hints = get_type_hints(record, include_extras=True)
     kinds = {field.name: hints[field.name].__metadata__[0] for field in fields(record)}  # type: ignore[arg-type]
     members: list[Member] = []

@@ -156,7 +156,8 @@ def map_create(kind: int, key_size: int, value_size: int, entries: int, *, flags
 def map_info(fd: int) -> MapInfo:
     """What kind of map a descriptor is."""
     raw = _info(fd)
-    return MapInfo(*struct.unpack_from("<IIIIII", raw), raw[24:40].rstrip(b"\0").decode())
+    kind, ident, key_size, value_size, entries, flags = struct.unpack_from("<IIIIII", raw)
+    return MapInfo(kind, ident, key_size, value_size, entries, flags, raw[24:40].rstrip(b"\0").decode())
 
 
 def program_info(fd: int) -> ProgramInfo:
@@ -309,7 +310,7 @@ def query(target: int, attach: int) -> tuple[int, ...]:
     return struct.unpack_from(f"<{struct.unpack_from('<I', after, 24)[0]}I", ids.raw)
 
 
-def test_run(program: int, packet: bytes, *, repeat: int = 1, context: bytes | None = None) -> Run:
+def run_on(program: int, packet: bytes, *, repeat: int = 1, context: bytes | None = None) -> Run:
     """Runs a program on a packet (BPF_PROG_TEST_RUN): nothing is sent, maps change for real."""
     before, after = _buffer(packet), ctypes.create_string_buffer(len(packet) + 256)
     ctx = _buffer(context) if context is not None else None

@@ -48,5 +48,5 @@ class Broom:
     def _remove(self, batches: Iterator[bytes]) -> int:
         gone = 0
         for batch in batches:
-            gone += bpf.test_run(self._program, batch).value
+            gone += bpf.run_on(self._program, batch).value
         return gone

@@ -85,14 +85,16 @@ class Tables:
 
     def bump_generation(self) -> int:
         """Makes every live flow be judged again at its next packet: call it after any change to links' identities,
-        ``ipcache``, ``cidrs``, ``subjects`` or ``policy``. Returns the new number."""
+        ``ipcache``, ``cidrs``, ``subjects`` or ``policy``. Returns the new number.
+        """
         number = (self.generation + 1) & 0xFFFFFFFF
         self._generation.put(_FIRST, at.Generation(number=number))
         return number
 
     def set_budget(self, endpoint: int, limit: int) -> None:
         """How many flows an endpoint may have. Its count is kept; a packet that begins a flow at this very moment may
-        be miscounted by one, which :meth:`services.dataplane.kernel.conntrack.Broom.recount` puts right."""
+        be miscounted by one, which :meth:`services.dataplane.kernel.conntrack.Broom.recount` puts right.
+        """
         key = at.EndpointKey(endpoint=endpoint)
         now = self.budgets.get(key)
         self.budgets.put(key, at.Budget(limit=limit, count=now.count if now else 0))

@@ -1,0 +1,228 @@
+"""A node in one namespace: interfaces that stand for pods and an uplink, maps to fill, programs to run on frames."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import struct
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
+from pathlib import Path
+
+from proto.flow import DropReason
+from proto.identity import Reserved
+from proto.policy import Direction, PeerKind, Verdict
+from services.dataplane.core import layout as at
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.programs import Datapath
+from services.dataplane.kernel.ring import EventReader
+from tests.bpf import frames
+
+LIBC = ctypes.CDLL(None, use_errno=True)
+OK, SHOT, REDIRECT = 0, 2, 7
+OUR_MAC = frames.mac("02:00:00:00:00:01")
+
+TABLES = (
+    "links", "endpoints", "ipcache", "cidrs", "subjects", "policy", "flows", "budgets", "fragments", "services", "backends",
+    "members", "affinities", "reverses", "cookies",
+)  # fmt: skip
+
+
+def run(*command: str) -> str:
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=20).stdout
+
+
+@contextmanager
+def namespace(name: str) -> Iterator[str]:
+    """A network namespace of ours, gone afterwards."""
+    assert name.startswith("am-")
+    run("ip", "netns", "add", name)
+    try:
+        run("ip", "-n", name, "link", "set", "lo", "up")
+        yield name
+    finally:
+        run("ip", "netns", "del", name)
+
+
+@contextmanager
+def inside(name: str) -> Iterator[None]:
+    """This thread in another network namespace."""
+    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
+    there = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    try:
+        if LIBC.setns(there, 0x40000000):
+            raise OSError(ctypes.get_errno(), f"setns {name}")
+        yield
+    finally:
+        LIBC.setns(here, 0x40000000)
+        os.close(here)
+        os.close(there)
+
+
+def ifindex_of(name: str, device: str) -> int:
+    return int(run("ip", "-n", name, "-o", "link", "show", "dev", device).split(":")[0])
+
+
+@dataclass(frozen=True, slots=True)
+class Pod:
+    """A pod of this node, as its link and endpoint entries say it."""
+
+    ifindex: int
+    number: int
+    identity: int
+    address4: IPv4Address
+    address6: IPv6Address
+    mac: bytes
+
+    def address(self, version: int) -> IPv4Address | IPv6Address:
+        return self.address4 if version == 4 else self.address6
+
+    @property
+    def link_local(self) -> str:
+        return f"fe80::{self.number}:1"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What a program did with a frame. ``reason`` is None when no event was told."""
+
+    action: int
+    reason: DropReason | None
+    frame: bytes
+    event: at.Event | None
+
+    def __str__(self) -> str:
+        name = {OK: "stack", SHOT: "drop", REDIRECT: "redirect"}[self.action]
+        return name if self.reason is None else f"{name} {self.reason.name}"
+
+
+class World:
+    """The maps and programs of one node, and the verbs of the tests."""
+
+    def __init__(self, datapath: Datapath, netns: str) -> None:
+        self.datapath = datapath
+        self.netns = netns
+        self.tables = datapath.tables
+        self.reader = EventReader(self.tables.events_fd, lambda events: None)
+        self.wire = ifindex_of(netns, "am-wire")
+        self.a = self._pod("am-a", 1)
+        self.b = self._pod("am-b", 2)
+
+    def _pod(self, device: str, number: int) -> Pod:
+        return Pod(
+            ifindex=ifindex_of(self.netns, device),
+            number=number,
+            identity=1000 + number,
+            address4=IPv4Address(f"10.244.1.{number}"),
+            address6=IPv6Address(f"fd00:10:244:1::{number}"),
+            mac=frames.mac(f"02:aa:00:00:00:0{number}"),
+        )
+
+    def reset(self) -> None:
+        """Empties every map, then: two pods that are known and not isolated, a remote pod, the node, a remote node."""
+        for name in TABLES:
+            table = getattr(self.tables, name)
+            table.apply({}, tuple(table.items()))
+        for descriptor, size in (("am_throttle", 8),):
+            fd = self.tables.descriptors[descriptor]
+            while (key := next_key(fd, size)) is not None:
+                bpf.delete(fd, key)
+        self.tables.configure(at.Config(events_per_second=1_000_000, events_burst=1_000_000))
+        self.reader.drain(1 << 20)
+        for pod in (self.a, self.b):
+            self.add(pod)
+            self.isolate(pod.identity)
+        self.know("10.244.2.0/24", 2001, at.PeerFlag.POD)
+        self.know("fd00:10:244:2::/64", 2001, at.PeerFlag.POD)
+        self.know("172.30.0.11/32", Reserved.HOST, at.PeerFlag.NODE)
+        self.know("fd00:172:30::11/128", Reserved.HOST, at.PeerFlag.NODE)
+        self.know("172.30.0.12/32", Reserved.REMOTE_NODE, at.PeerFlag.NODE)
+        self.know("fd00:172:30::12/128", Reserved.REMOTE_NODE, at.PeerFlag.NODE)
+
+    def add(self, pod: Pod, *, budget: int = 1000) -> None:
+        tables = self.tables
+        tables.links.put(
+            at.LinkKey(ifindex=pod.ifindex),
+            at.Link(
+                identity=pod.identity, address4=pod.address4, address6=pod.address6, mac=pod.mac, endpoint=pod.number
+            ),
+        )
+        for address in (pod.address4, pod.address6):
+            tables.endpoints.put(
+                at.AddressKey(address=address),
+                at.Endpoint(
+                    identity=pod.identity, ifindex=pod.ifindex, endpoint=pod.number, mac=pod.mac, host_mac=OUR_MAC
+                ),
+            )
+            tables.ipcache.put(at.PrefixKey.host(address), at.Peer(identity=pod.identity, flags=at.PeerFlag.POD))
+        tables.set_budget(pod.number, budget)
+
+    def know(self, network: str, identity: int, flags: int = 0) -> None:
+        self.tables.ipcache.put(at.PrefixKey.of(ip_network(network)), at.Peer(identity=identity, flags=flags))
+
+    def cidr(self, network: str, number: int) -> None:
+        self.tables.cidrs.put(at.PrefixKey.of(ip_network(network)), at.CidrNumber(number=number))
+
+    def isolate(self, identity: int, *, ingress: bool = False, egress: bool = False) -> None:
+        entry = at.Subject(ingress_isolated=ingress, egress_isolated=egress, revision=1)
+        self.tables.subjects.put(at.SubjectKey(identity=identity), entry)
+
+    def rule(
+        self, subject: Pod, direction: Direction, kind: PeerKind = PeerKind.ANY, peer: int = 0, *, protocol: int = 0,
+        port: int = 0, bits: int = 0, rank: int = 100, verdict: Verdict = Verdict.ALLOW, rule: int = 0,
+    ) -> at.PolicyKey:  # fmt: skip
+        key = at.PolicyKey.line(
+            subject.identity, direction, peer_kind=kind, peer=peer, protocol=protocol, port=port, bits=bits
+        )
+        self.tables.policy.put(key, at.PolicyLine(rank=rank, verdict=verdict, rule=rule))
+        return key
+
+    def from_pod(self, pod: Pod, packet: bytes, *, mac: bytes | None = None, kind: int | None = None) -> Outcome:
+        return self._run("from_pod", self._frame(packet, mac or pod.mac, kind), pod.ifindex, pod.ifindex)
+
+    def to_pod(self, pod: Pod, packet: bytes, *, received_on: int = 0, kind: int | None = None) -> Outcome:
+        return self._run("to_pod", self._frame(packet, OUR_MAC, kind), pod.ifindex, received_on)
+
+    def from_wire(self, packet: bytes, *, kind: int | None = None) -> Outcome:
+        return self._run("from_wire", self._frame(packet, OUR_MAC, kind), self.wire, self.wire)
+
+    @staticmethod
+    def _frame(packet: bytes, source: bytes, kind: int | None) -> bytes:
+        if kind is None:
+            kind = 0x0800 if packet[0] >> 4 == 4 else 0x86DD
+        return frames.eth(packet, source=source, kind=kind)
+
+    def _run(self, program: str, frame: bytes, ifindex: int, received_on: int) -> Outcome:
+        context = struct.pack("<36xII", received_on, ifindex)
+        with inside(self.netns):
+            result = bpf.run_on(self.datapath.programs[program], frame, context=context)
+        told = self.reader.drain()
+        event = told[-1] if told else None
+        return Outcome(result.value, DropReason(event.reason) if event else None, result.packet, event)
+
+
+def next_key(fd: int, size: int) -> bytes | None:
+    """The first key of a map, None for an empty one."""
+    out = ctypes.create_string_buffer(size)
+    attr = struct.pack("<IIQQQ", fd, 0, 0, ctypes.addressof(out), 0)
+    result, _ = bpf._call(bpf.Command.MAP_NEXT_KEY, attr, expected=(2,))
+    return None if result < 0 else out.raw
+
+
+@contextmanager
+def bpffs(folder: Path) -> Iterator[Path]:
+    """A bpf file system of our own, gone afterwards with all that is pinned on it."""
+    folder.mkdir(parents=True)
+    run("mount", "-t", "bpf", "bpf", str(folder))
+    try:
+        yield folder
+    finally:
+        run("umount", str(folder))
+
+
+def both(address: str) -> int:
+    """4 or 6."""
+    return ip_address(address).version
