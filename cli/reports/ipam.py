@@ -1,6 +1,6 @@
 """`airmesh ipam show`: pools, the blocks that nodes hold, the addresses that owners keep.
 
-The report is the message that `ipam` answers with (`proto.requests.IpamState`); it says itself what is wrong with a pool.
+The report is the message that `ipam` answers with (`proto.requests.IpamState`); it says itself what is wrong.
 """
 
 from __future__ import annotations

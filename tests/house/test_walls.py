@@ -1,0 +1,74 @@
+"""The walls: who may import whom.
+
+Checked through every chain of imports where import-linter can say it, else directly.
+"""
+
+from __future__ import annotations
+
+import importlib.metadata
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from tests.house.tree import ROOT, SERVICES, TOPS, imports, modules, within
+
+LINT = Path(sys.executable).parent / "lint-imports"
+PYROUTE2_ROOMS = ("services.routing.kernel", "services.dataplane.kernel")
+BCC_ROOMS = ("services.dataplane.kernel.compile", "services.dataplane.kernel.bytecode")
+
+
+@pytest.mark.parametrize("contracts", ["pyproject.toml", "tests/house/contracts.toml"])
+def test_import_contracts_hold(contracts) -> None:
+    command = [LINT, contracts, "--no-cache", "--no-logo"]
+    told = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert told.returncode == 0, told.stdout[-6000:] + told.stderr[-2000:]
+
+
+def test_a_core_imports_of_its_own_service_the_core_alone() -> None:
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in modules()
+        if module.is_core
+        for name in imports(module)
+        if within(name, "services") and not within(name, ".".join([*module.name.split(".")[:2], "core"]))
+    ]
+    assert wrong == []
+
+
+def test_pyroute2_only_where_netlink_is_spoken() -> None:
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in modules()
+        for name in imports(module)
+        if within(name, "pyroute2") and not any(module.name.startswith(room) for room in PYROUTE2_ROOMS)
+    ]
+    assert wrong == []
+
+
+def test_bcc_only_where_programs_are_compiled() -> None:
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in modules()
+        for name in imports(module)
+        if within(name, "bcc") and not any(module.name.startswith(room) for room in BCC_ROOMS)
+    ]
+    assert wrong == []
+
+
+def test_every_folder_of_modules_is_a_package() -> None:
+    """A folder without __init__.py is invisible to import-linter: its walls would be of paper."""
+    folders = {module.path.parent for module in modules()}
+    assert [str(folder) for folder in sorted(folders) if not (ROOT / folder / "__init__.py").exists()] == []
+
+
+def test_every_service_is_seen() -> None:
+    seen = {module.name.split(".")[1] for module in modules() if within(module.name, "services") and "." in module.name}
+    assert seen == set(SERVICES)
+
+
+def test_no_installed_distribution_owns_a_top_level_name() -> None:
+    """`proto` is also proto-plus' name: with it installed, which of the two is imported would be chance."""
+    owners = importlib.metadata.packages_distributions()
+    assert {top: owners[top] for top in TOPS if top in owners} == {}
