@@ -1,0 +1,97 @@
+"""Fixtures of all tests: a real NATS with the mesh's users and buckets, buses and runtimes of any role, golden bytes.
+
+``nats_server`` is a test's own; ``shared_nats`` lives for the whole run (buckets are shared by all who use it).
+"""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from chassis.bus import Bus
+from chassis.service import Runtime
+from tests.natsd import NatsServer, bus_of, runtime_of
+
+BusFor = Callable[..., Awaitable[Bus]]
+RuntimeFor = Callable[..., Awaitable[Runtime[Any]]]
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--update-golden", action="store_true", help="write golden files anew instead of comparing")
+
+
+@pytest.fixture
+def update_golden(request: pytest.FixtureRequest) -> bool:
+    """True when golden files are to be written (``--update-golden`` or UPDATE_GOLDEN=1)."""
+    return bool(request.config.getoption("--update-golden")) or os.environ.get("UPDATE_GOLDEN") == "1"
+
+
+@pytest.fixture
+def nats_server(tmp_path: Path) -> Iterator[NatsServer]:
+    """A server of this test's own, started."""
+    server = NatsServer(tmp_path / "nats")
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest.fixture(scope="session")
+def shared_nats(tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """One server for the whole run."""
+    server = NatsServer(tmp_path_factory.mktemp("nats"))
+    server.start()
+    yield server
+    server.close()
+
+
+@pytest_asyncio.fixture
+async def bus_for(nats_server: NatsServer) -> AsyncIterator[BusFor]:
+    """``await bus_for("dataplane", "n1")``: a connected bus with that role's rights, on ``nats_server``."""
+    async with AsyncExitStack() as stack:
+
+        async def make(role: str, node: str | None = None) -> Bus:
+            return await stack.enter_async_context(bus_of(nats_server, role, node))
+
+        yield make
+
+
+@pytest_asyncio.fixture
+async def runtime_for(nats_server: NatsServer) -> AsyncIterator[RuntimeFor]:
+    """``await runtime_for("ipam", settings=…)``: a service's real runtime on ``nats_server`` (no process around it)."""
+    async with AsyncExitStack() as stack:
+
+        async def make(role: str, node: str | None = None, **more: Any) -> Runtime[Any]:
+            return await stack.enter_async_context(runtime_of(nats_server, role, node, **more))
+
+        yield make
+
+
+@pytest_asyncio.fixture
+async def buckets(bus_for: BusFor) -> dict[str, str]:
+    """All buckets made on ``nats_server``; their epochs by name."""
+    cluster = await bus_for("cluster")
+    return await cluster.make_buckets()
+
+
+def pytest_terminal_summary(terminalreporter: Any) -> None:
+    """Say loudly what was left out, and why."""
+    skipped = terminalreporter.stats.get("skipped", [])
+    if not skipped:
+        return
+    reasons = Counter(_reason(report) for report in skipped)
+    terminalreporter.section(f"LEFT OUT: {len(skipped)} tests", sep="=", red=True, bold=True)
+    for reason, count in reasons.most_common():
+        terminalreporter.write_line(f"LEFT OUT: {count} tests because {reason}")
+
+
+def _reason(report: Any) -> str:
+    longrepr = report.longrepr
+    text = longrepr[2] if isinstance(longrepr, tuple) else str(longrepr)
+    return str(text).removeprefix("Skipped: ")

