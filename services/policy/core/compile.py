@@ -176,20 +176,20 @@ def _rule_lines(
 ) -> Iterator[Line]:
     by_peer = direction is Direction.EGRESS and has_names(rule.ports)
     shared = resolve(rule.ports, member.facts.named_ports if direction is Direction.INGRESS else ())
-    refs: list[PeerRef] = []
     if not rule.peers:
         yield from (Line(direction, PeerKind.ANY, 0, match) for match in shared)
-        refs = [EVERYONE] if by_peer else []
+        names = tuple(port for port in rule.ports if port.port_name is not None) if by_peer else ()
+        for other in peers.members_of(EVERYONE) if names else ():
+            for match in resolve(names, other.facts.named_ports):
+                yield Line(direction, PeerKind.IDENTITY, other.identity, match)
     for peer in rule.peers:
         if (block := peer_block(peer)) is not None:
             for number in peers.numbers_of(block):
                 yield from (Line(direction, PeerKind.CIDR_SET, number, match) for match in shared)
         elif (ref := peer_ref(policy, peer)) is not None:
-            refs.append(ref)
-    for ref in refs:
-        for other in peers.members_of(ref):
-            matches = resolve(rule.ports, other.facts.named_ports) if by_peer else shared
-            yield from (Line(direction, PeerKind.IDENTITY, other.identity, match) for match in matches)
+            for other in peers.members_of(ref):
+                matches = resolve(rule.ports, other.facts.named_ports) if by_peer else shared
+                yield from (Line(direction, PeerKind.IDENTITY, other.identity, match) for match in matches)
 
 
 def _numbered(lines: dict[Line, RuleSource]) -> tuple[tuple[CompiledRule, ...], tuple[RuleSource, ...]]:

@@ -145,9 +145,9 @@ class Roster:
         facts = stands_for(pod, namespace, relevant)
         return identity_of(facts, self.cluster_uid), facts
 
-    def in_use(self) -> frozenset[int]:
-        """Identities that some pod has now (those that only linger are left out)."""
-        return frozenset(identity for facts in self._facts_by_key.values() for identity, _ in facts)
+    def in_use(self) -> dict[int, IdentitySet]:
+        """Identities that some pod has now, with their facts (those that only linger are left out)."""
+        return {identity: facts for held in self._facts_by_key.values() for identity, facts in held}
 
     def refresh(self) -> Turnover:
         """Recompute what was touched since the last call."""

@@ -1,0 +1,142 @@
+"""What to publish: decided from what was compiled, what is published, and how far each is.
+
+A revision only grows within an epoch of ``objects``: whoever finds a higher one than its own yields, since it is behind
+(a copy that slept, or one of two holders for a moment). Another epoch cannot be compared by size; there the writer first
+makes sure that its own is the present one, then writes.
+
+Kernels learn late, so what they may still hold is kept for a grace: an identity without pods (its rules, its place as a
+peer), and a partition that was replaced.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from enum import Enum, auto
+
+import msgspec
+
+from proto.identity import IdentitySet
+from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
+from services.policy.core.compile import UNREVISED
+
+
+class Step(Enum):
+    """What to do about one key."""
+
+    WRITE = auto()
+    KEEP = auto()
+    """What is there says the same."""
+    YIELD = auto()
+    """What is there was made from a newer state than ours."""
+
+
+def _step(mine: Revision, present: Revision | None, *, same: bool) -> Step:
+    if same:
+        return Step.KEEP
+    if present is not None and present.epoch == mine.epoch and present.sequence > mine.sequence:
+        return Step.YIELD
+    return Step.WRITE
+
+
+def rule_step(wanted: CompiledPolicy, present: CompiledPolicy | None) -> Step:
+    """Only what differs is written: the revision of a policy is that of its last change."""
+    if present is None:
+        return Step.WRITE
+    same = msgspec.structs.replace(present, revision=UNREVISED) == msgspec.structs.replace(wanted, revision=UNREVISED)
+    return _step(wanted.revision, present.revision, same=same)
+
+
+def partition_step(wanted: CidrPartition, present: CidrPartition | None) -> Step:
+    """A partition of another epoch is written again though it be equal, or no frontier could ever cover it."""
+    if present is None:
+        return Step.WRITE
+    same = present.prefixes == wanted.prefixes and present.revision.epoch == wanted.revision.epoch
+    return _step(wanted.revision, present.revision, same=same)
+
+
+def frontier_step(wanted: Frontier, present: Frontier | None) -> Step:
+    """A frontier moves with every change of ``objects``, whether or not any rule changed."""
+    if present is None:
+        return Step.WRITE
+    return _step(wanted.revision, present.revision, same=present == wanted)
+
+
+def may_delete(mine: Revision, present: CompiledPolicy) -> bool:
+    """Whether rules of an identity that nobody has any more may go: not when a newer state than ours wrote them."""
+    return _step(mine, present.revision, same=False) is Step.WRITE
+
+
+def all_cover(frontiers: Iterable[Frontier | None], shards: int, revision: Revision) -> bool:
+    """Whether the frontier of every shard has reached the revision."""
+    reached = {
+        frontier.shard
+        for frontier in frontiers
+        if frontier is not None and frontier.shards == shards and frontier.revision.covers(revision)
+    }
+    return reached >= set(range(shards))
+
+
+def all_begun(frontiers: Iterable[Frontier | None], shards: int, epoch: str) -> bool:
+    """Whether every shard has a frontier of this epoch of ``objects``: all rules were written at least once."""
+    return all_cover(frontiers, shards, Revision(epoch=epoch, sequence=0))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Grace:
+    """What is kept for a while, and since when (seconds of a monotonic clock)."""
+
+    unused_since: Mapping[int, float] = field(default_factory=dict)
+    """Published identities that no pod has."""
+    retired: tuple[tuple[tuple[CidrSet, ...], float], ...] = ()
+    """Partitions that were replaced, and when."""
+
+
+def age(
+    grace: Grace,
+    now: float,
+    seconds: float,
+    *,
+    published: Collection[int],
+    in_use: Mapping[int, IdentitySet],
+    records: Mapping[int, IdentitySet],
+) -> Grace:
+    """The grace as of now: what came into use again leaves it, what went out of use enters, old partitions end."""
+    unused = {identity for identity in published if identity not in in_use}
+    unused |= {identity for identity, facts in records.items() if in_use.get(identity) != facts}
+    return Grace(
+        unused_since={identity: grace.unused_since.get(identity, now) for identity in unused},
+        retired=tuple(entry for entry in grace.retired if now - entry[1] < seconds),
+    )
+
+
+def retire(grace: Grace, prefixes: tuple[CidrSet, ...], now: float) -> Grace:
+    """A partition was replaced by another; nodes may have it in force for a while."""
+    kept = tuple(entry for entry in grace.retired if entry[0] != prefixes)
+    return Grace(unused_since=grace.unused_since, retired=(*kept, (prefixes, now)))
+
+
+def lingering(grace: Grace, now: float, seconds: float, records: Mapping[int, IdentitySet]) -> dict[int, IdentitySet]:
+    """Unused identities whose time is not over, with what they stand for."""
+    return {
+        identity: records[identity]
+        for identity, since in grace.unused_since.items()
+        if identity in records and now - since < seconds
+    }
+
+
+def expired(grace: Grace, now: float, seconds: float) -> frozenset[int]:
+    """Unused identities whose time is over."""
+    return frozenset(identity for identity, since in grace.unused_since.items() if now - since >= seconds)
+
+
+def kept_partitions(
+    grace: Grace, in_force: tuple[CidrSet, ...] | None, wanted: tuple[CidrSet, ...]
+) -> tuple[tuple[CidrSet, ...], ...]:
+    """Partitions beside the wanted one that lines are still needed for: the published one and those just replaced."""
+    candidates = [prefixes for prefixes, _ in grace.retired] + ([] if in_force is None else [in_force])
+    kept: list[tuple[CidrSet, ...]] = []
+    for prefixes in candidates:
+        if prefixes and prefixes != wanted and prefixes not in kept:
+            kept.append(prefixes)
+    return tuple(kept)

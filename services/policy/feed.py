@@ -1,0 +1,95 @@
+"""The way in: local mirrors of ``objects``, ``rules`` and ``identities``, and the graph fed from them.
+
+The graph is given the mirror's present state, never its events: whatever key is dirty is looked up, and a full pass
+compares all. Until ``objects`` is in sync nothing that is fed leads to anything published.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from chassis.bus import Bus, View
+from proto import codec
+from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
+from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Node, Pod
+from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
+from proto.subjects import IDENTITIES, OBJECTS, RULES
+from services.policy.core.graph import Graph
+
+CIDRS_KEY = "_cidrs"
+FRONTIER_KEY = "_frontier"
+RELEVANT_KEY = "_relevant"
+
+_COMPILED_FROM = tuple(codec.kind_prefix(KIND_OF[kind]) for kind in (Namespace, Pod, NetworkPolicy))
+_EXPLAINED_FROM = codec.kind_prefix(KIND_OF[Node])
+
+
+class Feed:
+    """The three mirrors, read in the words of the core."""
+
+    def __init__(self, bus: Bus, graph: Graph) -> None:
+        kinds: dict[str, type] = {codec.kind_prefix(KIND_OF[kind]): kind for kind in (Namespace, Pod, NetworkPolicy)}
+        kinds[_EXPLAINED_FROM] = Node
+        self.objects: View = bus.bucket(OBJECTS).watch(
+            kinds, prefixes=tuple(kinds), markers=_COMPILED_FROM, name="objects"
+        )
+        self.rules: View = bus.bucket(RULES).watch(
+            {"": CompiledPolicy, CIDRS_KEY: CidrPartition, FRONTIER_KEY: Frontier}, markers=(), name="rules"
+        )
+        self.identities: View = bus.bucket(IDENTITIES).watch(
+            {"": IdentityRecord, RELEVANT_KEY: RelevantKeys}, markers=(), name="identities"
+        )
+        self._graph = graph
+        self._fed: dict[str, KubernetesObject] = {}
+
+    @property
+    def revision(self) -> Revision:
+        """How far ``objects`` is known."""
+        return Revision(epoch=self.objects.epoch, sequence=self.objects.sequence)
+
+    def take(self, keys: Iterable[str], *, full: bool) -> str:
+        """Feed the keys (all, if ``full``); returns the traceparent of one changed object, a policy's if there is one."""
+        looked_at = (self._fed.keys() | self.objects.entries.keys()) if full else set(keys)
+        trace = ""
+        policies = codec.kind_prefix(KIND_OF[NetworkPolicy])
+        for key in looked_at:
+            entry = self.objects.entries.get(key)
+            value = None if entry is None else entry.value
+            if value is self._fed.get(key):
+                continue
+            if value is None:
+                del self._fed[key]
+            else:
+                self._fed[key] = value
+            self._graph.put(key, value)
+            if entry is not None and entry.traceparent and (not trace or key.startswith(policies)):
+                trace = entry.traceparent
+        return trace
+
+    def unsynced(self) -> dict[str, str]:
+        """Why each mirror that is not in sync is not."""
+        views = {"objects": self.objects, "rules": self.rules, "identities": self.identities}
+        return {name: view.why() for name, view in views.items() if not view.synced}
+
+    def records(self) -> dict[int, IdentitySet]:
+        """What the published identities stand for."""
+        return {entry.value.identity: entry.value.stands_for for entry in self.identities.entries.values()}
+
+    def published(self) -> set[int]:
+        """Identities that have rules."""
+        return {entry.value.identity for entry in self.rules.entries.values()}
+
+    def relevant(self) -> RelevantKeys | None:
+        """The relevant keys that nodes compute with; None before any were published."""
+        entry = self.identities.marks.get(RELEVANT_KEY)
+        return None if entry is None else entry.value
+
+    def partition(self) -> CidrPartition | None:
+        """The published partition."""
+        entry = self.rules.marks.get(CIDRS_KEY)
+        return None if entry is None else entry.value
+
+
+def frontier_key(shard: int) -> str:
+    """Key of a shard's frontier in ``rules``."""
+    return f"{FRONTIER_KEY}.{shard}"
