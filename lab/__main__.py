@@ -1,4 +1,6 @@
-"""`python -m lab`: up, down, status, env, list, build, preflight, and the tour. Parses, calls, prints; decides nothing."""
+"""`python -m lab`: up, down, status, env, list, build, preflight, and the tour. Parses, calls, prints; decides
+nothing.
+"""
 
 import argparse
 import asyncio

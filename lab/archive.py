@@ -1,8 +1,9 @@
-"""Writes container images as archives that `ctr images import` takes (the `docker save` layout), without a container engine.
+"""Writes container images as archives that `ctr images import` takes (the `docker save` layout), without a
+container engine.
 
-Owns the format: one layer, a config and a manifest (https://github.com/moby/docker-image-spec, image archive 1.2). Pure:
-content in, bytes out; the same content gives the same bytes, so an archive can be cached under a key of its content.
-Everything in a layer belongs to root and has one fixed time. Refuses paths that are absolute or climb out.
+Owns the format: one layer, a config and a manifest (https://github.com/moby/docker-image-spec, image archive 1.2).
+Pure: content in, bytes out; the same content gives the same bytes, so an archive can be cached under a key of its
+content. Everything in a layer belongs to root and has one fixed time. Refuses paths that are absolute or climb out.
 """
 
 import hashlib
@@ -50,11 +51,10 @@ def _member(path: str) -> tarfile.TarInfo:
 
 
 def _folders(paths: Sequence[str]) -> list[str]:
-    found = set()
+    found: set[str] = set()
     for path in paths:
-        while "/" in path:
-            path = path.rpartition("/")[0]
-            found.add(path)
+        parts = path.split("/")[:-1]
+        found.update("/".join(parts[: depth + 1]) for depth in range(len(parts)))
     return sorted(found)
 
 
@@ -100,7 +100,8 @@ def pack(image: Image) -> bytes:
     manifest = [{"Config": name, "RepoTags": list(image.names), "Layers": [f"{layer_id}/layer.tar"]}]
     out = io.BytesIO()
     with tarfile.open(fileobj=out, mode="w") as tar:
-        for path, content in ((name, config), (f"{layer_id}/layer.tar", body), ("manifest.json", json.dumps(manifest).encode())):
+        listing = json.dumps(manifest).encode()
+        for path, content in ((name, config), (f"{layer_id}/layer.tar", body), ("manifest.json", listing)):
             member = _member(path)
             member.size = len(content)
             tar.addfile(member, io.BytesIO(content))

@@ -1,10 +1,11 @@
-"""Builds what a lab runs and no package has: Kubernetes, CoreDNS, `shop` (Go), `pause` and the CNI executables (static C).
+"""Builds what a lab runs and no package has: Kubernetes, CoreDNS, `shop` (Go), `pause` and the CNI executables
+(static C).
 
-Owns the cache `<cache>/built/<name>-<key>/<name>`, outside any clone. The key is a hash of everything that decides the
-result (sources, go.mod, go.sum, compiler version), so a product found there is the right one, and two clones share it.
-Promises one build at a time on the machine (flock), a product that is whole or absent (rename), and lines that say what is
-built, for how long, and how long it took elsewhere. `GOTOOLCHAIN=local` and `-mod=readonly`: nothing is fetched but the
-modules that go.sum names.
+Owns the cache `<cache>/built/<name>-<key>/<name>`, outside any clone. The key is a hash of everything that decides
+the result (sources, go.mod, go.sum, compiler version), so a product found there is the right one, and two clones
+share it. Promises one build at a time on the machine (flock), a product that is whole or absent (rename), and lines
+that say what is built, for how long, and how long it took elsewhere. `GOTOOLCHAIN=local` and `-mod=readonly`:
+nothing is fetched but the modules that go.sum names.
 """
 
 import asyncio
@@ -20,9 +21,10 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from lab.paths import SOURCE
+from lab import paths
 from lab.topology import LabError
 
+SOURCE = paths.SOURCE
 Say = Callable[[str], None]
 GO_MINIMUM = (1, 26)
 _DEADLINE_SECONDS = 1800.0
@@ -40,6 +42,9 @@ class Target:
     estimate: int
     linked: str = ""
     """More flags for Go's linker."""
+    verb: tuple[str, ...] = ("build",)
+    """Go's command: `build`, or `test -c` for a suite."""
+    package: str = "."
 
 
 def _go(name: str, folder: str, sources: tuple[str, ...], estimate: int, linked: str = "") -> Target:
@@ -82,7 +87,9 @@ def go_command() -> str:
 
 
 def _version(go: str) -> str:
-    asked = subprocess.run([go, "version"], capture_output=True, text=True, timeout=20, env=_environment(go))
+    asked = subprocess.run(
+        [go, "version"], capture_output=True, text=True, timeout=20, env=_environment(go), check=False
+    )
     return asked.stdout
 
 
@@ -111,8 +118,8 @@ def _toolchain(target: Target) -> tuple[list[str], str]:
     """(argv up to the output's name, version text)."""
     if target.go:
         go = go_command()
-        return [go, "build", "-trimpath", f"-ldflags=-s -w {target.linked}".rstrip(), "-o"], _version(go)
-    said = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, timeout=20).stdout
+        return [go, *target.verb, "-trimpath", f"-ldflags=-s -w {target.linked}".rstrip(), "-o"], _version(go)
+    said = subprocess.run([_compiler(), "--version"], capture_output=True, text=True, timeout=20, check=False).stdout
     return [_compiler(), "-static", "-O2", "-Wall", "-Wextra", "-o"], said.partition("\n")[0]
 
 
@@ -125,7 +132,7 @@ def product(target: Target, cache: Path) -> Path:
         except FileNotFoundError as missing:
             raise LabError(f"{target.name}: source {target.folder / source} is missing") from missing
     argv, version = _toolchain(target)
-    parts["argv"] = " ".join(argv[1:]).encode()
+    parts["argv"] = " ".join([*argv[1:], target.package]).encode()
     parts["toolchain"] = version.encode()
     return cache / "built" / f"{target.name}-{key(parts)}" / target.name
 
@@ -155,7 +162,7 @@ async def build(target: Target, cache: Path, say: Say) -> Path:
     draft = ready.parent.with_name(f".{ready.parent.name}.{os.getpid()}")
     shutil.rmtree(draft, ignore_errors=True)
     draft.mkdir(parents=True)
-    what = ["."] if target.go else list(target.sources)
+    what = [target.package] if target.go else list(target.sources)
     try:
         await _compile([*argv, str(draft / target.name), *what], target, say)
         shutil.rmtree(ready.parent, ignore_errors=True)
@@ -187,7 +194,8 @@ async def _compile(argv: list[str], target: Target, say: Say) -> None:
             running.kill()
     said = talk.result()[0].decode(errors="replace")
     if running.returncode:
-        raise LabError(f"{target.name} was not built (exit {running.returncode}):\n" + "\n".join(said.splitlines()[-20:]))
+        last = "\n".join(said.splitlines()[-20:])
+        raise LabError(f"{target.name} was not built (exit {running.returncode}):\n{last}")
     say(f"built {target.name} in {time.monotonic() - born:.0f} s")
 
 

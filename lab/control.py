@@ -1,8 +1,9 @@
-"""The control plane of a lab: command lines of etcd, API server, controller manager and scheduler, and their kubeconfigs.
+"""The control plane of a lab: command lines of etcd, API server, controller manager and scheduler, and their
+kubeconfigs.
 
-Pure: paths and addresses in, text out. The components are the stock ones with stock flags. The API server listens on the
-control plane's fabric address only. No node addresses are allocated and no pod range is told to anybody: pods' addresses
-are airmesh's. etcd does not fsync: a lab's state dies with the lab.
+Pure: paths and addresses in, text out. The components are the stock ones with stock flags. The API server listens
+on the control plane's fabric address only. No node addresses are allocated and no pod range is told to anybody:
+pods' addresses are airmesh's. etcd does not fsync: a lab's state dies with the lab.
 """
 
 from collections.abc import Mapping
@@ -73,6 +74,7 @@ def controllers(where: Paths) -> list[str]:
 
 
 def scheduler(where: Paths) -> list[str]:
+    """Stock scheduler, the only copy."""
     return ["kube-scheduler", f"--kubeconfig={where.kubeconfig_of('scheduler')}", "--leader-elect=false"]
 
 

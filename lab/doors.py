@@ -1,10 +1,10 @@
 """The doors: loopback ports of the machine that lead into a lab, for the API server and NATS. One small process a lab.
 
-Run as `python -m lab.doors <lab>`. Promises to listen on 127.0.0.1 alone, to write the ports into `doors.json` once it
-listens and to take the same ports after a restart (the kubeconfig names them), and at most 512 connections at once.
-How: a TCP socket belongs for life to the network namespace of the thread that made it. So one thread moves into the lab's
-namespace for good (setns(2)) and makes the sockets; everything else stays outside. No route, address or rule of the
-machine is touched.
+Run as `python -m lab.doors <lab>`. Promises to listen on 127.0.0.1 alone, to write the ports into `doors.json` once
+it listens and to take the same ports after a restart (the kubeconfig names them), and at most 512 connections at
+once. How: a TCP socket belongs for life to the network namespace of the thread that made it. So one thread moves
+into the lab's namespace for good (setns(2)) and makes the sockets; everything else stays outside. No route, address
+or rule of the machine is touched.
 """
 
 import asyncio

@@ -1,10 +1,10 @@
 """Takes a lab away and proves it: everything of it, by what is on the machine.
 
-Promises to work after a crash or `kill -9` at any moment of `up` or of itself, twice in a row, and when nothing is there;
-never to touch another lab or anybody else's processes; to list what is left and say so. The order matters:
-the supervisor first (it would start agents again), then the agents, then pinned programs (a pinned cgroup link acts on
-every process of the machine, and outlives whoever made it), then all other processes, mounts, namespaces, cgroups, files.
-The folders go last: they tell whose things are.
+Promises to work after a crash or `kill -9` at any moment of `up` or of itself, twice in a row, and when nothing is
+there; never to touch another lab or anybody else's processes; to list what is left and say so. The order matters:
+the supervisor first (it would start agents again), then the agents, then pinned programs (a pinned cgroup link acts
+on every process of the machine, and outlives whoever made it), then all other processes, mounts, namespaces,
+cgroups, files. The folders go last: they tell whose things are.
 """
 
 import contextlib
@@ -38,7 +38,7 @@ def _kill(pids: Iterable[int]) -> None:
 
 
 def _end_all(where: Paths, only: Callable[[str], bool] = lambda _: True) -> None:
-    """Kill the lab's processes until none is left: one may have been starting another. Nothing in a lab needs an orderly end."""
+    """Kill the lab's processes until none is left (one may be starting another): nothing here needs an orderly end."""
     for _ in range(_ROUNDS):
         alive = [pid for pid, name in looking.lab_processes(where).items() if only(name)]
         if not alive:

@@ -1,9 +1,9 @@
 """The images of a lab, made of this machine's own programs and the products of `build.py`: no registry is asked.
 
-Owns the cache `<cache>/images/<name>-<key>.tar`. `pause` and `coredns` hold one static program; `shop` is a small userland
-(sh, bash, curl, dig, getent, nc, wget and busybox's applets) plus the static server. Keyed by the content of every file.
-Quirks: busybox's shell prefers its own applets whatever PATH says, so `sh` is dash; busybox's nc knows no -t, so `nc` is
-OpenBSD's; busybox-static's wget crashes in name service calls, so `wget` is Debian's.
+Owns the cache `<cache>/images/<name>-<key>.tar`. `pause` and `coredns` hold one static program; `shop` is a small
+userland (sh, bash, curl, dig, getent, nc, wget and busybox's applets) plus the static server. Keyed by the content
+of every file. Quirks: busybox's shell prefers its own applets whatever PATH says, so `sh` is dash; busybox's nc
+knows no -t, so `nc` is OpenBSD's; busybox-static's wget crashes in name service calls, so `wget` is Debian's.
 """
 
 import os
@@ -53,7 +53,7 @@ def _program(name: str, package: str) -> str:
 
 
 def _ldd(program: str) -> list[str]:
-    asked = subprocess.run(["ldd", program], capture_output=True, text=True, timeout=20)
+    asked = subprocess.run(["ldd", program], capture_output=True, text=True, timeout=20, check=False)
     return libraries(asked.stdout)
 
 
@@ -91,16 +91,24 @@ def images(products: Mapping[str, Path]) -> Iterable[tuple[str, Image]]:
 
 
 def _key(image: Image) -> str:
-    parts = {f"tree/{path}": what.body if isinstance(what, File) else what.target.encode() for path, what in image.tree.items()}
+    parts = {
+        f"tree/{path}": what.body if isinstance(what, File) else what.target.encode()
+        for path, what in image.tree.items()
+    }
     return key({**parts, "names": repr((image.names, image.entrypoint, image.user)).encode()})
 
 
 def build(products: Mapping[str, Path], cache: Path) -> dict[str, Path]:
+    """Archives of the lab's own images by short name, written where the cache lacks them."""
+    return write(dict(images(products)), cache)
+
+
+def write(wanted: Mapping[str, Image], cache: Path) -> dict[str, Path]:
     """Archives by short name, written where the cache lacks them."""
     folder = cache / "images"
     folder.mkdir(parents=True, exist_ok=True)
     made = {}
-    for name, image in images(products):
+    for name, image in wanted.items():
         path = folder / f"{name}-{_key(image)}.tar"
         if not path.exists():
             draft = path.with_name(f".{path.name}.{os.getpid()}")

@@ -1,8 +1,8 @@
 """Asks a lab's supervisor for processes, and waits for what they promise.
 
-Owns the client side of `supervisor.py` and the one way of waiting in the lab: poll a condition until a deadline, and when
-it passes or the process has ended, say so with the end of its log. Environments of processes are built here from scratch,
-so a lab does not depend on the shell it was started from.
+Owns the client side of `supervisor.py` and the one way of waiting in the lab: poll a condition until a deadline,
+and when it passes or the process has ended, say so with the end of its log. Environments of processes are built
+here from scratch, so a lab does not depend on the shell it was started from.
 """
 
 import asyncio
@@ -31,7 +31,14 @@ def environment(**more: str) -> dict[str, str]:
     venv = str(Path(sys.executable).parent)
     path = f"{venv}:/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
     kept = {name: os.environ[name] for name in _INHERITED if name in os.environ}
-    return {"PATH": path, "HOME": os.environ.get("HOME", "/"), "LANG": "C.UTF-8", "PYTHONPATH": str(SOURCE), **kept, **more}
+    return {
+        "PATH": path,
+        "HOME": os.environ.get("HOME", "/"),
+        "LANG": "C.UTF-8",
+        "PYTHONPATH": str(SOURCE),
+        **kept,
+        **more,
+    }
 
 
 def tail(path: Path, lines: int = _TAIL_LINES) -> str:
@@ -75,7 +82,9 @@ class Launcher:
         """All processes by name."""
         return {state.name: state for state in await self.ask(Request(verb="list"))}
 
-    async def until(self, what: str, ready: Callable[[], Awaitable[bool]], *, seconds: float, process: str = "") -> None:
+    async def until(
+        self, what: str, ready: Callable[[], Awaitable[bool]], *, seconds: float, process: str = ""
+    ) -> None:
         """Wait until `ready`. Raises `LabError` at the deadline, or at once when `process` has ended."""
         loop = asyncio.get_running_loop()
         end = loop.time() + seconds
@@ -89,6 +98,7 @@ class Launcher:
             await asyncio.sleep(_POLL_SECONDS)
 
     def close(self) -> None:
+        """Hang up; the processes stay."""
         self._writer.close()
 
 
@@ -106,7 +116,7 @@ async def begin(where: Paths) -> Launcher:
     argv = supervisor.started_by(where.lab)
     ledger.write(where.ledger, ledger.encode([ledger.Entry(name="supervisor", argv=argv)]))
     with where.log("supervisor").open("ab") as log:
-        born = subprocess.Popen(
+        born = subprocess.Popen(  # noqa: ASYNC220 its exit is polled for a moment only; it outlives this loop
             argv,
             env=environment(**{MARKER: where.lab}),
             cwd="/",

@@ -1,8 +1,8 @@
 """The ledger: which processes a lab has started, written so that it survives the one who wrote it.
 
-Owns the file `processes.json`. A process is known by its pid *and* its start time (field 22 of /proc/<pid>/stat, in clock
-ticks since boot), so a pid that the kernel has given to a stranger is never taken for ours. The parsing is pure; the last
-part reads /proc and writes the file, whole or not at all (rename).
+Owns the file `processes.json`. A process is known by its pid *and* its start time (field 22 of /proc/<pid>/stat, in
+clock ticks since boot), so a pid that the kernel has given to a stranger is never taken for ours. The parsing is
+pure; the last part reads /proc and writes the file, whole or not at all (rename).
 """
 
 import os

@@ -1,9 +1,11 @@
-"""What of a lab is on this machine, found by looking: namespaces, processes, mounts, pins, cgroups, files, links, routes.
+"""What of a lab is on this machine, found by looking: namespaces, processes, mounts, pins, cgroups, files, links,
+routes.
 
-Owns the ways of knowing whose a thing is; memory (the ledger) is only one of them, because a launcher may be killed at any
-moment. Reads /proc, /sys and /run and changes nothing. Promises never to name another lab's things: a process is ours by the
-marker in its environment, by the ledger with its start time, or by being in one of our network namespaces; mounts, pins and
-pods' namespaces lie in our folders (containerd is told so); container ids come from our containerd's folders.
+Owns the ways of knowing whose a thing is; memory (the ledger) is only one of them, because a launcher may be killed
+at any moment. Reads /proc, /sys and /run and changes nothing. Promises never to name another lab's things: a
+process is ours by the marker in its environment, by the ledger with its start time, or by being in one of our
+network namespaces; mounts, pins and pods' namespaces lie in our folders (containerd is told so); container ids come
+from our containerd's folders.
 """
 
 import os
@@ -74,7 +76,7 @@ def network_namespaces(where: Paths) -> set[int]:
 
 
 def _own_family() -> set[int]:
-    """This process and its ancestors: never to be ended, even when run from inside a lab."""
+    """Our own pid and those of our ancestors: never to be ended, even when run from inside a lab."""
     family, pid = set(), os.getpid()
     while pid > 1 and pid not in family:
         family.add(pid)

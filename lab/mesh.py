@@ -1,7 +1,7 @@
 """airmesh in a lab: the NATS server with its users, and the agents as processes where they belong.
 
-Owns which service runs where, how many of it, and the environment each gets (the settings that a DaemonSet or a Deployment
-would give). Nothing here knows what a service does. `control` below is the control plane's namespace.
+Owns which service runs where, how many of it, and the environment each gets (the settings that a DaemonSet or a
+Deployment would give). Nothing here knows what a service does. `control` below is the control plane's namespace.
 
     control: NATS, cluster ×1, ipam ×2, policy ×2, dns ×1, routing as a gateway (so that the API server reaches pods)
     node:    routing, dataplane
@@ -137,7 +137,11 @@ async def bus(launcher: Launcher, topology: Topology) -> None:
     users = nats_config.make_users(ROLES, [n.name for n in topology.nodes], extra=[("routing", "cp")])
     nats_config.write_seeds(users, where.nats / "seeds")
     config = nats_config.render(
-        users, store_dir=where.nats / "store", host=str(host.management4), port=NATS_PORT, monitor_port=NATS_MONITOR_PORT
+        users,
+        store_dir=where.nats / "store",
+        host=str(host.management4),
+        port=NATS_PORT,
+        monitor_port=NATS_MONITOR_PORT,
     )
     path = where.nats / "nats.conf"
     ledger.write(path, config.encode())

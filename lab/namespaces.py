@@ -20,7 +20,7 @@ _DEADLINE_SECONDS = 30
 def run(argv: list[str], stdin: str = "") -> str:
     """Run a short command to its end; its standard output. Raises `LabError` with what it said on standard error."""
     try:
-        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=_DEADLINE_SECONDS)
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, check=False)
     except subprocess.TimeoutExpired as late:
         raise LabError(f"{' '.join(argv)}: no answer within {_DEADLINE_SECONDS} s") from late
     if done.returncode:
@@ -74,4 +74,5 @@ def remove(names: Iterable[str]) -> None:
             capture_output=True,
             text=True,
             timeout=_DEADLINE_SECONDS,
+            check=False,
         )

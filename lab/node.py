@@ -1,8 +1,9 @@
 """One Kubernetes node of a lab: configuration and command lines of containerd (Debian's 1.6) and the stock kubelet.
 
-Pure: paths and addresses in, text out. What lab nodes share and real nodes do not is turned off here, each with its reason
-beside it. Network namespaces of pods are mounted under the node's own state folder (`netns_mounts_under_state_dir`), not
-in /run/netns: so a crash leaves no namespace of which nobody knows whose it was.
+Pure: paths and addresses in, text out. What lab nodes share and real nodes do not is turned off here, each with its
+reason beside it. Network namespaces of pods are mounted under the node's own state folder
+(`netns_mounts_under_state_dir`), not in /run/netns: so a crash leaves no namespace of which nobody knows whose it
+was.
 """
 
 from lab.images import PAUSE_IMAGE
@@ -11,6 +12,7 @@ from lab.topology import CLUSTER_DNS, GATEWAY4, Host
 
 
 def containerd_config(node: NodePaths) -> str:
+    """containerd.toml: everything under the node's folders."""
     return f"""\
 version = 2
 root = "{node.state}/containerd/root"
@@ -44,6 +46,7 @@ disabled_plugins = [
 
 
 def kubelet_config(node: NodePaths, where: Paths, host: Host) -> str:
+    """KubeletConfiguration; callers are authenticated by certificate or token, and authorised by the API server."""
     return f"""\
 apiVersion: kubelet.config.k8s.io/v1beta1
 kind: KubeletConfiguration
@@ -88,10 +91,12 @@ def resolv_conf() -> str:
 
 
 def containerd(node: NodePaths) -> list[str]:
+    """Command line of containerd."""
     return ["containerd", "--config", str(node.state / "containerd.toml"), "--log-level", "info"]
 
 
 def kubelet(node: NodePaths, where: Paths, host: Host) -> list[str]:
+    """Command line of the kubelet, both families of the node's fabric address among it."""
     return [
         "kubelet",
         f"--config={node.state / 'kubelet.yaml'}",
@@ -111,8 +116,8 @@ def import_image(node: NodePaths, archive: str) -> list[str]:
 def inside(host: Host, argv: list[str]) -> list[str]:
     """`argv` in the host's network namespace and a UTS namespace of its name.
 
-    Only exec follows exec, so the process keeps its pid. Without an own host name, pods on the host network would answer
-    with the machine's.
+    Only exec follows exec, so the process keeps its pid. Without an own host name, pods on the host network would
+    answer with the machine's.
     """
     named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host.name]
     return ["nsenter", f"--net={host.netns}", "--", *named, *argv]

@@ -53,22 +53,27 @@ class NodePaths:
 
     @property
     def containerd_socket(self) -> Path:
+        """Containerd's gRPC socket; shims derive their sockets' names from it."""
         return self.run / "containerd.sock"
 
     @property
     def cni_socket(self) -> Path:
+        """Where the node's dataplane listens for its CNI executable."""
         return self.run / "cni.sock"
 
     @property
     def bpffs(self) -> Path:
+        """The node's own bpffs mount: the root of its pins."""
         return self.run / "bpf"
 
     @property
     def cni_conf(self) -> Path:
+        """Containerd's conf_dir; the dataplane writes into it when the node can take pods."""
         return self.state / "cni"
 
     @property
     def cni_bin(self) -> Path:
+        """Containerd's bin_dir."""
         return self.state / "cni-bin"
 
     @property
@@ -87,18 +92,22 @@ class Paths:
 
     @property
     def logs(self) -> Path:
+        """One log a process."""
         return self.state / "logs"
 
     @property
     def pki(self) -> Path:
+        """Keys, certificates, kubeconfigs of components."""
         return self.state / "pki"
 
     @property
     def nats(self) -> Path:
+        """Configuration, seeds and store of the NATS server."""
         return self.state / "nats"
 
     @property
     def ledger(self) -> Path:
+        """See `ledger.py`."""
         return self.state / "processes.json"
 
     @property
@@ -118,6 +127,7 @@ class Paths:
 
     @property
     def supervisor_socket(self) -> Path:
+        """Root-only socket of the lab's supervisor."""
         return self.run / "supervisor.sock"
 
     def kubeconfig_of(self, user: str) -> Path:
@@ -125,9 +135,11 @@ class Paths:
         return self.pki / f"{user}.kubeconfig"
 
     def log(self, process: str) -> Path:
+        """The log of a process by its name."""
         return self.logs / f"{process}.log"
 
     def node(self, name: str) -> NodePaths:
+        """The folders of node `name`."""
         return NodePaths(state=self.state / name, run=self.run / name)
 
 

@@ -109,7 +109,7 @@ async def _openssl(argv: list[str]) -> None:
 
 async def make(topology: Topology, folder: Path) -> None:
     """Make the authority and all leaves, two at a time. Raises `LabError` with openssl's words."""
-    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
     await asyncio.gather(_openssl(authority_argv(folder)), _openssl(account_key_argv(folder)))
     turn = asyncio.Semaphore(2)
 

@@ -1,8 +1,8 @@
 """Looks at the machine before anything is made, and says in one table what it lacks, each with its remedy.
 
-Owns the list of what a lab needs. The judging is pure (`judge` takes a `Machine`), the looking (`look`) changes nothing but
-a network namespace and a BPF map that exist for a moment. Promises to find everything that is missing at once rather than
-one thing a run.
+Owns the list of what a lab needs. The judging is pure (`judge` takes a `Machine`), the looking (`look`) changes
+nothing but a network namespace and a BPF map that exist for a moment. Promises to find everything that is missing
+at once rather than one thing a run.
 """
 
 import ctypes
@@ -86,17 +86,28 @@ def judge(machine: Machine) -> Iterator[Finding]:
     if machine.namespaces:
         yield _lack("network namespaces", machine.namespaces, "a kernel with CONFIG_NET_NS, and CAP_SYS_ADMIN")
     if machine.bpf:
-        yield _lack("bpf(2)", machine.bpf, "CAP_BPF or root, and no seccomp profile that forbids it (a VM rather than a container)")
+        yield _lack(
+            "bpf(2)",
+            machine.bpf,
+            "CAP_BPF or root, and no seccomp profile that forbids it (a VM rather than a container)",
+        )
     elif machine.kernel < _TCX_KERNEL:
         yield Finding(
-            what="tcx", weight="note", found=f"kernel {machine.kernel[0]}.{machine.kernel[1]}", remedy="clsact is used instead"
+            what="tcx",
+            weight="note",
+            found=f"kernel {machine.kernel[0]}.{machine.kernel[1]}",
+            remedy="clsact is used instead",
         )
     if not machine.cgroup2:
         yield _lack("cgroup2", "not mounted", "mount -t cgroup2 cgroup2 /sys/fs/cgroup/unified")
     if not machine.overlay:
         yield _lack("overlayfs", "unknown to the kernel", "modprobe overlay")
     if machine.disk_free < DISK_BYTES:
-        yield _lack("disk", f"{machine.disk_free / GIB:.1f} GiB free", f"free {DISK_BYTES // GIB} GiB, or set AIRMESH_CACHE and AIRMESH_LABS")
+        yield _lack(
+            "disk",
+            f"{machine.disk_free / GIB:.1f} GiB free",
+            f"free {DISK_BYTES // GIB} GiB, or set AIRMESH_CACHE and AIRMESH_LABS",
+        )
     if machine.memory < MEMORY_BYTES:
         yield _lack("memory", f"{machine.memory / GIB:.1f} GiB available", f"{MEMORY_BYTES // GIB} GiB")
     yield from _programs(machine)

@@ -29,7 +29,10 @@ async def show(where: Paths, say: Callable[[str], None]) -> int:
     launcher.close()
     for name, state in states.items():
         again = f", started again {state.restarts} times" if state.restarts else ""
-        say(f"  {name:<16} " + (f"pid {state.pid}{again}" if state.running else f"not running (exit {state.code}){again}"))
+        say(
+            f"  {name:<16} "
+            + (f"pid {state.pid}{again}" if state.running else f"not running (exit {state.code}){again}")
+        )
     api = Api(where, doors.read_ports(where.doors).api)
     for item in await api.items("/api/v1/nodes"):
         say(f"  node {item['metadata']['name']:<11} " + ("Ready" if has_condition(item, "Ready") else "NotReady"))

@@ -1,11 +1,12 @@
-"""The supervisor: one small process a lab that is the parent of all the lab's others, and starts the agents again when they die.
+"""The supervisor: one small process a lab that is the parent of all the lab's others, and starts the agents again
+when they die.
 
-Run as `python -m lab.supervisor <lab>`. It is asked over a root-only unix socket (one JSON object a line, one answer a
-line): start, stop, restart, list. Promises that a process's intention is in the ledger before it is started and its pid
-right after; that `always` processes come back with a back-off of 0.2 s doubling to 5 s (reset after 10 s of life); that
-each child has a session of its own and its output in `logs/<name>.log`.
-Refuses a second process of the same name. On TERM it leaves at once and leaves its children: ending them is `down`'s work,
-which must manage without a supervisor anyway.
+Run as `python -m lab.supervisor <lab>`. It is asked over a root-only unix socket (one JSON object a line, one
+answer a line): start, stop, restart, list. Promises that a process's intention is in the ledger before it is
+started and its pid right after; that `always` processes come back with a back-off of 0.2 s doubling to 5 s (reset
+after 10 s of life); that each child has a session of its own and its output in `logs/<name>.log`. Refuses a second
+process of the same name. On TERM it leaves at once and leaves its children: ending them is `down`'s work, which
+must manage without a supervisor anyway.
 """
 
 import asyncio
@@ -13,7 +14,6 @@ import os
 import signal
 import sys
 import time
-from pathlib import Path
 from typing import Literal
 
 import msgspec
@@ -37,6 +37,8 @@ class Spec(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Request(msgspec.Struct, frozen=True, kw_only=True):
+    """One line from an asker: `spec` goes with start, `name` with stop and restart."""
+
     verb: Literal["start", "stop", "restart", "list"]
     spec: Spec | None = None
     name: str = ""
@@ -53,6 +55,8 @@ class State(msgspec.Struct, frozen=True, kw_only=True):
 
 
 class Answer(msgspec.Struct, frozen=True, kw_only=True):
+    """One line back. `error` empty: done."""
+
     error: str = ""
     states: tuple[State, ...] = ()
 
@@ -71,9 +75,11 @@ class Child:
         self.up = asyncio.Event()
 
     def state(self) -> State:
+        """As told to askers."""
         return State(name=self.spec.name, pid=self.pid, running=bool(self.pid), restarts=self.restarts, code=self.code)
 
     def entry(self) -> ledger.Entry:
+        """As written down."""
         return ledger.Entry(name=self.spec.name, argv=self.spec.argv, pid=self.pid, started=self.started)
 
 
@@ -203,7 +209,6 @@ def main(argv: list[str]) -> int:
 def started_by(lab: str) -> tuple[str, ...]:
     """The argv that starts the supervisor of `lab`."""
     return (sys.executable, "-P", "-m", "lab.supervisor", lab)
-
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
-"""The plan of a lab's network: which namespaces, interfaces and addresses there are, and the `ip` commands that make them.
+"""The plan of a lab's network: which namespaces, interfaces and addresses there are, and the `ip` commands that
+make them.
 
-Owns the names and numbers of a lab's wiring. Pure: the same (name, nodes) gives the same plan; `namespaces.py` carries it
-out. Promises that two labs with different names share nothing (every name of a namespace starts with `am-<lab>-`, and a
-lab's name has no hyphen, so that no name is another's prefix) while all labs use the same addresses inside.
-Refuses names and sizes that the kernel or Kubernetes would refuse later, with less clear words.
+Owns the names and numbers of a lab's wiring. Pure: the same (name, nodes) gives the same plan; `namespaces.py`
+carries it out. Promises that two labs with different names share nothing (every name of a namespace starts with
+`am-<lab>-`, and a lab's name has no hyphen, so that no name is another's prefix) while all labs use the same
+addresses inside. Refuses names and sizes that the kernel or Kubernetes would refuse later, with less clear words.
 
     am-<lab>-fab   bridge `fabric` 172.30.0.1/24 fd00:172:30::1/64   bridge `mgmt` (layer 2 only)
     am-<lab>-cp    fab0 172.30.0.2    fd00:172:30::2     mgmt0 172.31.0.2
@@ -150,7 +151,7 @@ def host_commands(host: Host) -> Iterator[str]:
 def host_sysctls() -> dict[str, str]:
     """Settings under /proc/sys/net of a node or the control plane, to be written before its links exist.
 
-    Forwarding comes first: writing it resets other settings of the same family (Documentation/networking/ip-sysctl.rst).
+    Forwarding comes first: writing it resets other settings of the same family (ip-sysctl.rst of the kernel).
     Addresses are set by hand, so router advertisements and duplicate detection are off.
     """
     return {

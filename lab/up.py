@@ -1,8 +1,9 @@
 """Brings a lab up: everything of it, in the order of its dependencies and concurrently where there is none.
 
-Owns `lab.json`, the record of what was asked for and whether it came to be. Promises progress lines with the time gone by,
-a deadline on every wait, and an error with the end of the log of whatever failed. A lab that is up is left as it is; the
-remains of one that is half there (a crash, a reboot) are removed first, since nothing in a lab is worth repairing.
+Owns `lab.json`, the record of what was asked for and whether it came to be. Promises progress lines with the time
+gone by, a deadline on every wait, and an error with the end of the log of whatever failed. A lab that is up is left
+as it is; the remains of one that is half there (a crash, a reboot) are removed first, since nothing in a lab is
+worth repairing.
 
     products, images ─┐
     namespaces ─┬─ supervisor ─┬─ etcd, API server ─┬─ controllers, scheduler, kinds and pools ─┬─ nodes ready ─ names
@@ -57,6 +58,7 @@ class Progress:
         self._out = out
 
     def __call__(self, text: str) -> None:
+        """One line."""
         self._out(f"[{time.monotonic() - self._born:5.1f} s] {text}")
 
 
@@ -97,7 +99,7 @@ class Rise:
         await self.launcher.start(name, command)
 
     async def control_plane(self) -> None:
-        """etcd and the API server, doors, and then the controllers."""
+        """Etcd and the API server, doors, and then the controllers."""
         where, host = self.where, self.topology.control
         await self._component("etcd", control.etcd(where), host)
         await self._component("apiserver", control.apiserver(where, host), host)
@@ -137,6 +139,7 @@ class Rise:
             await _command(node.import_image(paths_of, str(archive)), "image import")
 
     async def kubelet(self, host: Host) -> None:
+        """One node's kubelet; the images must be there, or pods wait out a failed pull."""
         await self._component(f"kubelet-{host.name}", node.kubelet(self.where.node(host.name), self.where, host), host)
 
     async def apply(self, *arguments: str) -> None:
@@ -144,6 +147,7 @@ class Rise:
         await self.kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=airmesh-lab", *arguments)
 
     async def kubectl(self, *arguments: str) -> None:
+        """Run kubectl against the lab to its end."""
         await _command([kubectl(), f"--kubeconfig={self.where.kubeconfig}", *arguments], "kubectl")
 
     async def objects(self) -> None:
@@ -168,7 +172,9 @@ class Rise:
 
         async def available() -> bool:
             deployments = await self.api.items("/apis/apps/v1/namespaces/kube-system/deployments")
-            return any(has_condition(item, "Available") for item in deployments if item["metadata"]["name"] == "coredns")
+            return any(
+                has_condition(item, "Available") for item in deployments if item["metadata"]["name"] == "coredns"
+            )
 
         await self.launcher.until("CoreDNS available", available, seconds=90)
 
