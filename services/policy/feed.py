@@ -1,12 +1,13 @@
-"""The way in: local mirrors of ``objects``, ``rules`` and ``identities``, and the graph fed from them.
+"""The way in: local mirrors of ``objects``, ``rules`` and ``identities``, and what the graph is fed from them.
 
 The graph is given the mirror's present state, never its events: whatever key is dirty is looked up, and a full pass
-compares all. Until ``objects`` is in sync nothing that is fed leads to anything published.
+compares all. A batch and its revision are taken in one breath, so that a revision never promises what was not fed.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from dataclasses import dataclass
 
 from chassis.bus import Bus, View
 from proto import codec
@@ -14,20 +15,30 @@ from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
 from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Node, Pod
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.subjects import IDENTITIES, OBJECTS, RULES
-from services.policy.core.graph import Graph
 
 CIDRS_KEY = "_cidrs"
 FRONTIER_KEY = "_frontier"
 RELEVANT_KEY = "_relevant"
 
 _COMPILED_FROM = tuple(codec.kind_prefix(KIND_OF[kind]) for kind in (Namespace, Pod, NetworkPolicy))
+_POLICIES = codec.kind_prefix(KIND_OF[NetworkPolicy])
 _EXPLAINED_FROM = codec.kind_prefix(KIND_OF[Node])
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """Changes of ``objects``, all of them up to ``revision`` since the batch before."""
+
+    changes: tuple[tuple[str, KubernetesObject | None], ...]
+    revision: Revision
+    trace: str
+    """Traceparent of one of the changes, a policy's if there is one; empty when none had any."""
 
 
 class Feed:
     """The three mirrors, read in the words of the core."""
 
-    def __init__(self, bus: Bus, graph: Graph) -> None:
+    def __init__(self, bus: Bus) -> None:
         kinds: dict[str, type] = {codec.kind_prefix(KIND_OF[kind]): kind for kind in (Namespace, Pod, NetworkPolicy)}
         kinds[_EXPLAINED_FROM] = Node
         self.objects: View = bus.bucket(OBJECTS).watch(
@@ -39,7 +50,6 @@ class Feed:
         self.identities: View = bus.bucket(IDENTITIES).watch(
             {"": IdentityRecord, RELEVANT_KEY: RelevantKeys}, markers=(), name="identities"
         )
-        self._graph = graph
         self._fed: dict[str, KubernetesObject] = {}
 
     @property
@@ -47,24 +57,25 @@ class Feed:
         """How far ``objects`` is known."""
         return Revision(epoch=self.objects.epoch, sequence=self.objects.sequence)
 
-    def take(self, keys: Iterable[str], *, full: bool) -> str:
-        """Feed the keys (all, if ``full``); returns the traceparent of one changed object, a policy's if there is one."""
+    def collect(self, keys: Iterable[str], *, full: bool) -> Batch:
+        """What is other than when last collected, among ``keys`` (or all): take it, and put it."""
         looked_at = (self._fed.keys() | self.objects.entries.keys()) if full else set(keys)
+        changes: list[tuple[str, KubernetesObject | None]] = []
         trace = ""
-        policies = codec.kind_prefix(KIND_OF[NetworkPolicy])
         for key in looked_at:
             entry = self.objects.entries.get(key)
             value = None if entry is None else entry.value
-            if value is self._fed.get(key):
+            old = self._fed.get(key)
+            if value is old or value == old:
                 continue
             if value is None:
                 del self._fed[key]
             else:
                 self._fed[key] = value
-            self._graph.put(key, value)
-            if entry is not None and entry.traceparent and (not trace or key.startswith(policies)):
+            changes.append((key, value))
+            if entry is not None and entry.traceparent and (not trace or key.startswith(_POLICIES)):
                 trace = entry.traceparent
-        return trace
+        return Batch(changes=tuple(changes), revision=self.revision, trace=trace)
 
     def unsynced(self) -> dict[str, str]:
         """Why each mirror that is not in sync is not."""

@@ -1,8 +1,8 @@
 """What to publish: decided from what was compiled, what is published, and how far each is.
 
 A revision only grows within an epoch of ``objects``: whoever finds a higher one than its own yields, since it is behind
-(a copy that slept, or one of two holders for a moment). Another epoch cannot be compared by size; there the writer first
-makes sure that its own is the present one, then writes.
+(a copy that slept, or one of two holders for a moment). Another epoch cannot be compared by size; there the writer
+first makes sure that its own is the present one, then writes.
 
 Kernels learn late, so what they may still hold is kept for a grace: an identity without pods (its rules, its place as a
 peer), and a partition that was replaced.
@@ -16,8 +16,9 @@ from enum import Enum, auto
 
 import msgspec
 
-from proto.identity import IdentitySet
+from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
 from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
+from proto.sync import Complete
 from services.policy.core.compile import UNREVISED
 
 
@@ -45,6 +46,21 @@ def rule_step(wanted: CompiledPolicy, present: CompiledPolicy | None) -> Step:
         return Step.WRITE
     same = msgspec.structs.replace(present, revision=UNREVISED) == msgspec.structs.replace(wanted, revision=UNREVISED)
     return _step(wanted.revision, present.revision, same=same)
+
+
+def record_step(wanted: IdentityRecord, present: IdentityRecord | None) -> Step:
+    """What a number stands for is written once; other facts under the same number are a collision, and refused."""
+    return Step.WRITE if present is None or present.identity != wanted.identity else Step.KEEP
+
+
+def relevant_step(wanted: RelevantKeys, present: RelevantKeys | None) -> Step:
+    """Written when it differs; when that is the right moment, the caller decides."""
+    return Step.KEEP if present == wanted else Step.WRITE
+
+
+def complete_step(wanted: Complete, present: Complete | None) -> Step:
+    """Written once for each epoch of the bucket."""
+    return Step.KEEP if present == wanted else Step.WRITE
 
 
 def partition_step(wanted: CidrPartition, present: CidrPartition | None) -> Step:

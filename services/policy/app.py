@@ -1,0 +1,40 @@
+"""Wiring of ``policy``: mirrors, graph, leases, the loop, the endpoints, in this order."""
+
+from __future__ import annotations
+
+from chassis.lease import Lease
+from chassis.reconcile import Loop
+from chassis.service import Runtime
+from proto.requests import ExplainMany, ExplainRequest
+from proto.subjects import POLICY_EXPLAIN, POLICY_MATRIX
+from services.policy.api import Api
+from services.policy.core.graph import Graph
+from services.policy.core.limits import Limits
+from services.policy.feed import Feed
+from services.policy.settings import Settings
+from services.policy.turn import Turn
+
+
+async def build(runtime: Runtime[Settings]) -> None:
+    """Make the service; returns at once, whether or not the bus can be reached."""
+    settings = runtime.settings
+    graph = Graph(Limits(lines=settings.policy_max_lines))
+    feed = Feed(runtime.bus)
+    leases = [
+        Lease(runtime, f"policy.{shard}", settings.policy_lease_seconds) for shard in range(settings.policy_shards)
+    ]
+    turn = Turn(runtime, feed, graph, leases)
+    cursors = [view.cursor() for view in (feed.objects, feed.rules, feed.identities)]
+    loop = Loop(runtime, "policy", cursors=cursors, apply=turn.apply)
+    for shard, lease in enumerate(leases):
+        runtime.spawn(f"shard {shard}", _follow(lease, loop))
+    api = Api(graph, turn)
+    await runtime.bus.serve(POLICY_EXPLAIN, ExplainRequest, api.explain)
+    await runtime.bus.serve(POLICY_MATRIX, ExplainMany, api.matrix)
+
+
+async def _follow(lease: Lease, loop: Loop) -> None:
+    """A shard that became ours has to be published."""
+    while True:
+        await lease.changed()
+        loop.poke()
