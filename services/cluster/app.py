@@ -1,0 +1,136 @@
+"""Wires ``cluster``: feeds into caches, caches into the mirror, what the mesh knows back to the API server.
+
+In order: the API client, one feed a kind, the lease, the buckets, the mirror, the writers. Nothing waits for NATS or
+for the API server; each part begins when what it needs is there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+
+from chassis.bus import View
+from chassis.faults import Fault
+from chassis.lease import Lease
+from chassis.reconcile import Loop
+from chassis.service import Runtime
+from chassis.view import Cursor
+from kit import backoff
+from proto.addresses import Block, BlockReport
+from proto.dns import CoreDNSDecision, DnsReport
+from proto.objects import KINDS, ConfigMap, Deployment, IPPool, Node
+from proto.policy import Ack
+from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS
+from services.cluster import kubeconfig
+from services.cluster.core.cache import Cache
+from services.cluster.feed import Feed, Pace
+from services.cluster.kube import Kube
+from services.cluster.mirror import Mirror, kind_of_key
+from services.cluster.settings import Settings
+from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter
+
+FULL_PASS = 30.0
+BUCKETS_EVERY = 10.0
+
+
+async def build(runtime: Runtime[Settings]) -> None:
+    """Wire everything; returns at once."""
+    settings = runtime.settings
+    kube = Kube(kubeconfig.find(settings.kubeconfig))
+    await kube.open()
+    runtime.on_stop(kube.close)
+    caches = {kind.type: Cache(kind, keep_raw=kind.type is Node) for kind in KINDS}
+    changes = {kind.type: Cursor() for kind in KINDS}
+    pace = Pace(page=settings.kube_page, watch=settings.kube_watch_seconds)
+    feeds = [
+        Feed(kube, cache, log=runtime.log, pace=pace, on_change=changes[kind].mark) for kind, cache in caches.items()
+    ]
+    for feed in feeds:
+        runtime.spawn(f"feed {feed.cache.kind.kind}", feed.run())
+    runtime.spawn("buckets", _keep_buckets(runtime))
+    lease = Lease(runtime, "cluster", settings.lease_seconds)
+    bucket = runtime.bus.bucket(OBJECTS)
+    objects = bucket.watch(kind_of_key, markers=(), name="objects")
+    mirror = Mirror(
+        kv=bucket,
+        view=objects,
+        lease=lease,
+        caches=list(caches.values()),
+        telemetry=runtime.telemetry,
+        log=runtime.log,
+    )
+    cursors = [objects.cursor(), *changes.values()]
+    loops = [Loop(runtime, "mirror", cursors=cursors, apply=mirror.apply, period=FULL_PASS)]
+    loops += _writers(runtime, kube, lease, caches, mirror)
+    runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
+    runtime.spawn("conditions", _tell_conditions(runtime, feeds, objects))
+
+
+def _writers(
+    runtime: Runtime[Settings], kube: Kube, lease: Lease, caches: dict[type, Cache], mirror: Mirror
+) -> list[Loop]:
+    bus, log = runtime.bus, runtime.log
+    acks = bus.bucket(ACKS).watch({"": Ack}, markers=(), name="acks")
+    blocks = bus.bucket(BLOCKS).watch({"": Block, "_reported": BlockReport}, name="blocks")
+    decisions = bus.bucket(DNS).watch({"coredns": CoreDNSDecision, "report": DnsReport}, markers=(), name="dns")
+    nodes = NodeWriter(kube=kube, lease=lease, cache=caches[Node], acks=acks, blocks=blocks, log=log)
+    names = NameServerWriter(
+        kube=kube, lease=lease, configs=caches[ConfigMap], deployments=caches[Deployment], dns=decisions, log=log
+    )
+    faults = FaultTeller(
+        kube=kube,
+        bus=bus,
+        lease=lease,
+        caches=list(caches.values()),
+        mirror=mirror,
+        instance=runtime.instance,
+        log=log,
+    )
+    return [
+        Loop(runtime, "nodes", cursors=[acks.cursor(), blocks.cursor()], apply=nodes.apply, period=5, debounce=0.05),
+        Loop(runtime, "coredns", cursors=[decisions.cursor()], apply=names.apply, period=5, debounce=0.05),
+        Loop(runtime, "faults", cursors=[], apply=faults.apply, period=2),
+    ]
+
+
+async def _keep_buckets(runtime: Runtime[Settings]) -> None:
+    """Make the buckets, now and whenever one is missing."""
+    condition = runtime.health.require("buckets")
+    attempt = 0
+    while True:
+        await runtime.bus.wait_connected()
+        try:
+            await runtime.bus.make_buckets(runtime.settings.bucket_replicas)
+        except Fault as fault:
+            condition.set(False, str(fault))
+            runtime.log.warning("buckets", why=fault)
+            await asyncio.sleep(backoff.delay(attempt, random.random()))  # noqa: S311 - spreads load
+            attempt += 1
+            continue
+        attempt = 0
+        condition.set(True)
+        await asyncio.sleep(BUCKETS_EVERY)
+
+
+async def _poke_on_lease(lease: Lease, loops: list[Loop]) -> None:
+    """A copy that becomes the active one looks at everything at once."""
+    while True:
+        await lease.changed()
+        for loop in loops:
+            loop.poke()
+
+
+async def _tell_conditions(runtime: Runtime[Settings], feeds: list[Feed], objects: View) -> None:
+    """Readiness: every kind that must be there has been listed, and the mirror is in sync. A standby is ready too."""
+    kubernetes = runtime.health.require("kubernetes")
+    mirrored = runtime.health.require("objects")
+    while True:
+        waiting = [feed for feed in feeds if not feed.cache.synced and not (feed.absent and _may_be_absent(feed))]
+        why = "; ".join(f"{feed.cache.kind.plural}: {feed.trouble or 'not listed yet'}" for feed in waiting[:3])
+        kubernetes.set(not waiting, why)
+        mirrored.set(objects.synced, objects.why())
+        await asyncio.sleep(0.5)
+
+
+def _may_be_absent(feed: Feed) -> bool:
+    return feed.cache.kind.type is IPPool

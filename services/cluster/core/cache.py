@@ -1,0 +1,122 @@
+"""The objects of one kind as the API last served them, understood; what the mirror is made to look like.
+
+Owns the rule for what cannot be understood: the object's last good version stays, the fault is kept beside it until the
+object is mended or gone. A pod without a node is known, but is nobody's yet and has no key.
+A cache is ``synced`` once a whole list has come; before that it says nothing about what is absent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import msgspec
+
+from proto.objects import Kind, KubernetesObject, Pod
+from services.cluster.core.diff import Name
+from services.cluster.core.parse import Malformed, parse
+
+
+class _Identity(msgspec.Struct, rename="camel"):
+    name: str = ""
+    namespace: str = ""
+    uid: str = ""
+    resource_version: str = ""
+
+
+class _Identified(msgspec.Struct):
+    metadata: _Identity = msgspec.field(default_factory=_Identity)
+
+
+@dataclass(frozen=True, slots=True)
+class Known:
+    """One object: its last good version, if there was one, and the bytes it was read from where somebody asks more."""
+
+    uid: str
+    value: KubernetesObject | None
+    raw: bytes = b""
+
+
+class Cache:
+    """Objects of one kind. ``keep_raw``: keep the API's own bytes of each object beside it."""
+
+    def __init__(self, kind: Kind, *, keep_raw: bool = False) -> None:
+        self.kind = kind
+        self.lists = 0
+        """Whole lists that have come."""
+        self.known: dict[Name, Known] = {}
+        self.faults: dict[Name, Malformed] = {}
+        self._keep_raw = keep_raw
+        self._dirty: set[Name] = set()
+
+    @property
+    def synced(self) -> bool:
+        """A whole list has come: what is not here does not exist."""
+        return self.lists > 0
+
+    def replace(self, raws: Iterable[bytes]) -> None:
+        """A whole list has come: what is not in it is gone."""
+        seen = {name for raw in raws if (name := self.upsert(raw)) is not None}
+        for name in self.known.keys() - seen:
+            self._forget(name)
+        for name in self.faults.keys() - seen:
+            del self.faults[name]
+        self.lists += 1
+
+    def upsert(self, raw: bytes) -> Name | None:
+        """One object as it is now; its name, or ``None`` when it has none that can be read."""
+        identity = _identity(raw)
+        if identity is None:
+            return None
+        name = (identity.namespace, identity.name)
+        before = self.known.get(name)
+        kept = raw if self._keep_raw else b""
+        try:
+            value = parse(self.kind, raw)
+        except Malformed as fault:
+            self.faults[name] = fault
+            same = before is not None and before.uid == identity.uid
+            value = before.value if before is not None and same else None
+        else:
+            self.faults.pop(name, None)
+        self.known[name] = Known(identity.uid, value, kept)
+        if before is None or before != self.known[name]:
+            self._mark(name)
+        return name
+
+    def remove(self, raw: bytes) -> None:
+        """One object is gone; ``raw`` is its last version."""
+        identity = _identity(raw)
+        if identity is not None:
+            self._forget((identity.namespace, identity.name))
+
+    def take_dirty(self) -> frozenset[Name]:
+        """Names that changed since the last call."""
+        dirty, self._dirty = frozenset(self._dirty), set()
+        return dirty
+
+    def broken(self) -> Mapping[Name, str]:
+        """Names that cannot be understood and have no good version here, with their uid."""
+        return {name: self.known[name].uid for name in self.faults if self.known[name].value is None}
+
+    def _forget(self, name: Name) -> None:
+        if self.known.pop(name, None) is not None:
+            self._mark(name)
+        self.faults.pop(name, None)
+
+    def _mark(self, name: Name) -> None:
+        self._dirty.add(name)
+
+
+def has_place(value: KubernetesObject | None) -> bool:
+    """Whether the object has a key in the mirror."""
+    return value is not None and not (isinstance(value, Pod) and not value.node)
+
+
+def _identity(raw: bytes) -> _Identity | None:
+    try:
+        read: Any = msgspec.json.decode(raw, type=_Identified)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    return read.metadata if read.metadata.name else None

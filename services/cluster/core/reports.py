@@ -1,0 +1,73 @@
+"""What a person is told of an object that cannot be used: an Event on it, and an event on the bus.
+
+Promises that the same sentence about the same object is told once an hour and not more; an Event's name follows from
+object, sentence and hour, so that two copies, or a restart, do not tell it twice.
+
+Source: k8s.io/api core/v1 Event (kept an hour by the API server).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from hashlib import blake2b
+from typing import Any
+
+from proto.objects import Kind
+from services.cluster.core.parse import NAMES
+
+HOUR = 3600.0
+MAX_MESSAGE = 1024
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Report:
+    """One sentence about one object."""
+
+    kind: Kind
+    namespace: str
+    name: str
+    uid: str
+    sentence: str
+
+    @property
+    def fault(self) -> str:
+        """The sentence up to its remedy."""
+        return self.sentence.rpartition("; ")[0] or self.sentence
+
+    @property
+    def remedy(self) -> str:
+        """What to do."""
+        return self.sentence.rpartition("; ")[2]
+
+
+def event_path(report: Report) -> str:
+    """Where its Event is posted; those about cluster-wide objects live in ``default``."""
+    return f"/api/v1/namespaces/{report.namespace or 'default'}/events"
+
+
+def event_body(report: Report, *, now: float, stamp: str, instance: str) -> Mapping[str, Any]:
+    """A core/v1 Event. ``now`` in Unix seconds, ``stamp`` the same as RFC 3339."""
+    hour = int(now // HOUR)
+    digest = blake2b(f"{report.uid} {report.sentence} {hour}".encode(), digest_size=8).hexdigest()
+    kind = NAMES[report.kind.type]
+    version = report.kind.api.removeprefix("/apis/").removeprefix("/api/")
+    subject = {"apiVersion": version, "kind": kind, "name": report.name, "uid": report.uid}
+    if report.namespace:
+        subject["namespace"] = report.namespace
+    return {
+        "apiVersion": "v1",
+        "kind": "Event",
+        "metadata": {"name": f"{report.name[:200]}.{digest}", "namespace": report.namespace or "default"},
+        "involvedObject": subject,
+        "type": "Warning",
+        "reason": "AirmeshFault",
+        "action": "Read",
+        "message": report.sentence[:MAX_MESSAGE],
+        "firstTimestamp": stamp,
+        "lastTimestamp": stamp,
+        "count": 1,
+        "source": {"component": "airmesh-cluster"},
+        "reportingComponent": "airmesh.io/cluster",
+        "reportingInstance": instance[:128],
+    }

@@ -1,0 +1,28 @@
+"""Settings of ``cluster``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chassis.settings import BaseSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(BaseSettings):
+    """Where the API server is, and how hard it is asked."""
+
+    kubeconfig: Path | None = None
+    """Kubeconfig whose current context is used; unset: the pod's own service account."""
+
+    kube_page: int = 500
+    """Objects a page of a list."""
+
+    kube_watch_seconds: float = 300.0
+    """Shortest time of one watch; the longest is twice that."""
+
+    lease_seconds: float = 6.0
+    """After this long without a word a standby takes over."""
+
+    bucket_replicas: int = 1
+    """Copies of each bucket when it is made: 1 with one NATS server, 3 with three."""

@@ -1,0 +1,179 @@
+"""Writes to the API server what the mesh knows: nodes' condition and blocks, CoreDNS' objects, Events about faults.
+
+Promises: only the lease holder writes, each concern under its own field manager, and only what differs from what the
+API serves. A view that is not in sync moves nothing: while NATS or we are away, Nodes stay as they were.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import UTC, datetime
+
+from chassis.bus import Bus, View
+from chassis.lease import Lease
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
+from proto.addresses import Block
+from proto.codec import encode_segment
+from proto.dns import CoreDNSDecision
+from proto.events import ServiceFault
+from proto.objects import KIND_OF, IPPool
+from proto.policy import Ack
+from proto.subjects import event_subject
+from services.cluster.core import nameserver, nodes, pools, reports
+from services.cluster.core.cache import Cache
+from services.cluster.core.diff import Name, name_of
+from services.cluster.core.workloads import COREDNS
+from services.cluster.kube import Kube, Refusal
+from services.cluster.mirror import Mirror
+
+STATUS_MANAGER = "airmesh-cluster"
+BLOCKS_MANAGER = "airmesh-blocks"
+DECISION_KEY = "coredns"
+
+
+class NodeWriter:
+    """``apply`` brings every Node's condition and annotation to what the mesh knows."""
+
+    def __init__(self, *, kube: Kube, lease: Lease, cache: Cache, acks: View, blocks: View, log: Log) -> None:
+        self._kube = kube
+        self._lease = lease
+        self._cache = cache
+        self._acks = acks
+        self._blocks = blocks
+        self._log = log
+        self._unready_since: dict[str, float] = {}
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """One pass over all nodes; raises Refusal."""
+        if not self._lease.held:
+            self._unready_since = {}
+            return Done()
+        held = self._held_blocks()
+        soon = False
+        for (_, name), known in list(self._cache.known.items()):
+            there = nodes.written(known.raw)
+            soon |= await self._write_condition(name, there)
+            if held is not None and held.get(name, "") != there.blocks:
+                await self._kube.apply(
+                    f"/api/v1/nodes/{name}", nodes.blocks_body(name, held.get(name, "")), manager=BLOCKS_MANAGER
+                )
+                self._log.info("node-blocks", node=name, blocks=held.get(name, ""))
+        return Again(nodes.GRACE / 3) if soon else Done()
+
+    def _held_blocks(self) -> dict[str, str] | None:
+        if not self._blocks.synced:
+            return None
+        values = [entry.value for entry in self._blocks.entries.values()]
+        return nodes.blocks_by_node(value for value in values if isinstance(value, Block))
+
+    async def _write_condition(self, name: str, there: nodes.Written) -> bool:
+        """True when the node has to be looked at again soon."""
+        entry = self._acks.entries.get(encode_segment(name)) if self._acks.synced else None
+        ack = entry.value if entry is not None and isinstance(entry.value, Ack) else None
+        now = time.monotonic()
+        if ack is None or ack.ready:
+            self._unready_since.pop(name, None)
+        since = self._unready_since.setdefault(name, now) if ack is not None and not ack.ready else now
+        wanted = nodes.condition(ack, now - since, there)
+        if wanted is not None:
+            body = nodes.condition_body(name, wanted, _stamp())
+            await self._kube.apply(f"/api/v1/nodes/{name}/status", body, manager=STATUS_MANAGER)
+            self._log.info("node-condition", node=name, status=wanted.status, reason=wanted.reason)
+        return ack is not None and not ack.ready and wanted is None and there.reason != nodes.NOT_READY_REASON
+
+
+class NameServerWriter:
+    """``apply`` brings CoreDNS' ConfigMap and Deployment to the decision of ``dns``."""
+
+    def __init__(self, *, kube: Kube, lease: Lease, configs: Cache, deployments: Cache, dns: View, log: Log) -> None:
+        self._kube = kube
+        self._lease = lease
+        self._configs = configs
+        self._deployments = deployments
+        self._dns = dns
+        self._log = log
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """One pass; raises Refusal."""
+        entry = self._dns.entries.get(DECISION_KEY)
+        ready = self._lease.held and self._dns.synced and self._configs.synced and self._deployments.synced
+        if not ready or entry is None or not isinstance(entry.value, CoreDNSDecision):
+            return Done()
+        config = self._configs.known.get(COREDNS)
+        deployment = self._deployments.known.get(COREDNS)
+        todo = nameserver.steps(
+            entry.value,
+            config.value if config else None,  # type: ignore[arg-type]
+            deployment.value if deployment else None,  # type: ignore[arg-type]
+        )
+        for path, body in todo:
+            await self._kube.apply(path, body, manager=nameserver.MANAGER)
+            self._log.info("coredns-applied", path=path, reason=entry.value.reason)
+        return Done()
+
+
+class FaultTeller:
+    """``apply`` tells what cannot be used, once an hour: log, bus, and an Event on the object."""
+
+    def __init__(
+        self, *, kube: Kube, bus: Bus, lease: Lease, caches: list[Cache], mirror: Mirror, instance: str, log: Log
+    ) -> None:
+        self._kube = kube
+        self._bus = bus
+        self._lease = lease
+        self._caches = caches
+        self._mirror = mirror
+        self._instance = instance
+        self._log = log
+        self._told: dict[reports.Report, float] = {}
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """One pass; a fault that cannot be told now is told at the next."""
+        if not self._lease.held:
+            return Done()
+        now = time.monotonic()
+        present = list(self._present())
+        self._told = {report: at for report, at in self._told.items() if report in present}
+        for report in present:
+            if report not in self._told or now - self._told[report] >= reports.HOUR:
+                self._told[report] = now
+                await self._tell(report)
+        return Done()
+
+    async def _tell(self, report: reports.Report) -> None:
+        self._log.warning("object-fault", fault=report.fault, remedy=report.remedy)
+        self._bus.publish(
+            event_subject("cluster", "fault"),
+            ServiceFault(service="cluster", node="", fault=report.fault, remedy=report.remedy),
+        )
+        body = reports.event_body(report, now=time.time(), stamp=_stamp(), instance=self._instance)
+        try:
+            await self._kube.create(reports.event_path(report), body, manager=STATUS_MANAGER)
+        except Refusal as refusal:
+            if refusal.status != 409:
+                self._log.warning("event-refused", why=refusal)
+
+    def _present(self) -> Iterator[reports.Report]:
+        for cache in self._caches:
+            for name, fault in cache.faults.items():
+                yield self._about(cache, name, str(fault))
+            if cache.kind.type is IPPool:
+                found = [known.value for known in cache.known.values()]
+                overlapping = pools.overlaps(value for value in found if isinstance(value, IPPool))
+                for pool, sentence in overlapping.items():
+                    yield self._about(cache, ("", pool), sentence)
+        by_kind = {cache.kind: cache for cache in self._caches}
+        for value, sentence in self._mirror.unwritable.values():
+            yield self._about(by_kind[KIND_OF[type(value)]], name_of(value), sentence)
+
+    def _about(self, cache: Cache, name: Name, sentence: str) -> reports.Report:
+        known = cache.known.get(name)
+        return reports.Report(
+            kind=cache.kind, namespace=name[0], name=name[1], uid=known.uid if known else "", sentence=sentence
+        )
+
+
+def _stamp() -> str:
+    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
