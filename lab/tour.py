@@ -16,6 +16,7 @@ from typing import Any
 from rich.console import Console
 
 from lab import tour_tables as shown
+from lab import up
 from lab.paths import SOURCE, Paths
 from lab.topology import LabError
 from lab.tour_drops import drops, parse_drop
@@ -195,3 +196,11 @@ async def tour(where: Paths, say: Callable[[str], None]) -> int:
     await walk.moved(pods)
     shown.summary(page, walk.wrong, walk.connections, time.monotonic() - began)
     return 1 if walk.wrong else 0
+
+
+def run(where: Paths) -> int:
+    """`python -m lab tour`: walk, with a line for each step; the exit code. Raises `LabError`."""
+    record = up.read_record(where)
+    if record is None or not record.finished or not record.mesh:
+        raise LabError(f"lab {where.lab} is not up with its mesh: python -m lab up --name {where.lab}")
+    return asyncio.run(tour(where, up.Progress(lambda text: print(text, flush=True))))

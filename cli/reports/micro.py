@@ -34,7 +34,8 @@ class _Stats(msgspec.Struct, frozen=True):
 def agent(answer: bytes, now: datetime) -> Agent | None:
     """The agent that gave this answer; None for another product's micro service or what cannot be read.
 
-    Health is told in any endpoint's data: `ready` (bool), `why` (text) and `rss_bytes`.
+    Health is told in an endpoint's data (`ready`, `missing`, `rss_bytes`), by services without endpoints in the
+    metadata (the same as text, `why` for `missing`).
     """
     try:
         told = msgspec.json.decode(answer, type=_Stats)
@@ -49,24 +50,34 @@ def agent(answer: bytes, now: datetime) -> Agent | None:
         if isinstance(endpoint.data, dict):
             health.update(endpoint.data)
     requests = sum(endpoint.num_requests for endpoint in endpoints)
-    ready = health.get("ready")
     return Agent(
         service=told.name.removeprefix("airmesh-"),
         node=metadata.get("node", ""),
         instance=metadata["instance"],
         version=told.version,
-        ready=ready if isinstance(ready, bool) else None,
-        why=str(health.get("why", "")),
+        ready=_ready(health.get("ready", metadata.get("ready"))),
+        why=_why(health.get("missing"), metadata.get("why", "")),
         uptime_seconds=_uptime(told.started, now),
-        rss_bytes=_count(health.get("rss_bytes", 0)),
+        rss_bytes=_count(health.get("rss_bytes", metadata.get("rss_bytes", 0))),
         requests=requests,
         errors=sum(endpoint.num_errors for endpoint in endpoints),
         mean_ms=sum(endpoint.processing_time for endpoint in endpoints) / requests / 1e6 if requests else 0.0,
     )
 
 
-def _count(value: object) -> int:
-    return value if isinstance(value, int) and value >= 0 else 0
+def _ready(told: object) -> bool | None:
+    return told if isinstance(told, bool) else {"true": True, "false": False}.get(str(told))
+
+
+def _why(missing: object, otherwise: str) -> str:
+    if isinstance(missing, dict):
+        return "; ".join(f"{name}: {why}" for name, why in missing.items())
+    return otherwise
+
+
+def _count(told: object) -> int:
+    text = str(told)
+    return int(text) if text.isascii() and text.isdigit() else 0
 
 
 def _uptime(started: str, now: datetime) -> float:

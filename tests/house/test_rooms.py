@@ -59,21 +59,21 @@ def declared(manifest: Path) -> set[str]:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_has_all_its_papers(service) -> None:
+def test_a_service_has_all_its_papers(service: str) -> None:
     folder = ROOT / "services" / service
     assert [paper for paper in PAPERS if not (folder / paper).is_file()] == []
     assert (folder / "core" / "__init__.py").is_file()
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_readme_tells_what_a_person_needs(service) -> None:
+def test_a_service_readme_tells_what_a_person_needs(service: str) -> None:
     text = (ROOT / "services" / service / "README.md").read_text().lower()
     assert [word for word in ("subject", "setting", "down") if word not in text] == []
     assert len(text) > 800
 
 
 @pytest.mark.parametrize("folder", ["chassis", "cli", *(f"services/{service}" for service in SERVICES)])
-def test_a_manifest_lists_exactly_what_its_folder_imports(folder) -> None:
+def test_a_manifest_lists_exactly_what_its_folder_imports(folder: str) -> None:
     own = needed(folder.replace("/", "."))
     below = needed("chassis", "kit", "proto") if folder.startswith("services") else needed("proto")
     told = declared(Path(folder) / "pyproject.toml")

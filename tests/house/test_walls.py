@@ -20,8 +20,8 @@ BCC_ROOMS = ("services.dataplane.kernel.compile", "services.dataplane.kernel.byt
 
 
 @pytest.mark.parametrize("contracts", ["pyproject.toml", "tests/house/contracts.toml"])
-def test_import_contracts_hold(contracts) -> None:
-    command = [LINT, contracts, "--no-cache", "--no-logo"]
+def test_import_contracts_hold(contracts: str) -> None:
+    command = [str(LINT), contracts, "--no-cache", "--no-logo"]
     told = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
     assert told.returncode == 0, told.stdout[-6000:] + told.stderr[-2000:]
 

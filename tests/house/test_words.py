@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -52,7 +53,7 @@ def yaml_files() -> list[Path]:
 
 
 @pytest.mark.parametrize("path", yaml_files(), ids=str)
-def test_every_yaml_reads(path) -> None:
+def test_every_yaml_reads(path: Path) -> None:
     documents = [one for one in yaml.safe_load_all((ROOT / path).read_text()) if one is not None]
     assert documents
     if path.parts[0] in ("deploy", "examples") or "manifests" in path.parts:
@@ -62,7 +63,7 @@ def test_every_yaml_reads(path) -> None:
 
 
 @pytest.mark.parametrize("path", [path for path in yaml_files() if path.name == "kustomization.yaml"], ids=str)
-def test_a_kustomization_names_what_is_there(path) -> None:
+def test_a_kustomization_names_what_is_there(path: Path) -> None:
     folder = ROOT / path.parent
     named = yaml.safe_load((ROOT / path).read_text()).get("resources", [])
     assert named
@@ -94,7 +95,7 @@ def test_the_shop_has_what_the_tour_shows() -> None:
         for one in yaml.safe_load_all(path.read_text())
         if one
     ]
-    by_kind: dict[str, list[dict[str, object]]] = {}
+    by_kind: dict[str, list[dict[str, Any]]] = {}
     for one in objects:
         by_kind.setdefault(one["kind"], []).append(one)
     assert len(by_kind["Namespace"]) == 2

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 
@@ -11,6 +12,7 @@ import pytest
 from rich.console import Console
 
 from cli import show
+from cli.faults import Usage
 from cli.reports import agents, dns, events, flows, ipam, micro, pods, policy, routes, text
 from proto.addresses import IPAM_HOLDER, Block, Claim, Endpoint
 from proto.dns import CoreDNSDecision, DnsReport
@@ -22,6 +24,7 @@ from proto.policy import Ack, Frontier, Revision
 from proto.requests import Explanation, IpamState
 from proto.routes import NodeRoutes
 
+Change = Callable[[list[agents.Agent]], list[agents.Agent]]
 DB = Owner("prod", "StatefulSet", "db", 0)
 
 
@@ -66,7 +69,7 @@ class TestStatus:
             (lambda a: [*a, agent("ipam", "x", ready=None)], "ipam ipam-x does not say whether it is ready"),
         ],
     )
-    def test_what_is_missing_is_named(self, change, says) -> None:
+    def test_what_is_missing_is_named(self, change: Change, says: str) -> None:
         report = agents.status(change(everybody("n1")), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)])
         assert not report.well
         assert any(says in problem for problem in report.problems)
@@ -82,7 +85,9 @@ class TestStatus:
             ({"n1": ack("n1", 7)}, [frontier(0, 2, 7), frontier(1, 2, 7, "e2")], "has not published a frontier"),
         ],
     )
-    def test_a_node_that_does_not_enforce_is_named(self, acks, frontiers, says) -> None:
+    def test_a_node_that_does_not_enforce_is_named(
+        self, acks: dict[str, Ack], frontiers: list[Frontier], says: str
+    ) -> None:
         report = agents.status(everybody("n1"), [NODE], acks, frontiers)
         assert any(says in problem for problem in report.problems), report.problems
 
@@ -119,7 +124,7 @@ class TestMicro:
         assert (found.uptime_seconds, found.requests, found.errors, found.mean_ms) == (60.0, 4, 1, 2.0)
 
     @pytest.mark.parametrize("answer", [b"", b"{", b"[]", b'{"name": 3}', b'{"name": "stranger", "metadata": {}}'])
-    def test_strangers_and_garbage_are_no_agents(self, answer) -> None:
+    def test_strangers_and_garbage_are_no_agents(self, answer: bytes) -> None:
         assert micro.agent(answer, self.NOW) is None
 
 
@@ -130,7 +135,7 @@ class TestPods:
     @pytest.mark.parametrize(
         ("old", "new"), [((1, 9), (2, 1)), ((1, 3), (1, 4))], ids=["later epoch", "later sequence"]
     )
-    def test_of_two_claimants_of_an_address_the_later_counts(self, old, new) -> None:
+    def test_of_two_claimants_of_an_address_the_later_counts(self, old: tuple[int, int], new: tuple[int, int]) -> None:
         both = [self.endpoint("n1", "10.244.0.70", *old), self.endpoint("n2", "10.244.0.70", *new)]
         for order in (both, both[::-1]):
             assert [row.node for row in pods.pods(order, {}).pods] == ["n2"]
@@ -158,7 +163,7 @@ class TestExplain:
             ("10.0.0.1:65535/sctp", ("10.0.0.1", 65535, 132)),
         ],
     )
-    def test_a_target_is_place_port_and_protocol(self, target, means) -> None:
+    def test_a_target_is_place_port_and_protocol(self, target: str, means: tuple[str, int, int]) -> None:
         asked = policy.question("shop/web", target)
         assert (asked.destination, asked.port, asked.protocol) == means
 
@@ -181,8 +186,8 @@ class TestExplain:
             ("a/b", ":80"),
         ],
     )
-    def test_what_cannot_be_meant_is_refused_with_a_remedy(self, source, target) -> None:
-        with pytest.raises(policy.Usage, match="remedy:"):
+    def test_what_cannot_be_meant_is_refused_with_a_remedy(self, source: str, target: str) -> None:
+        with pytest.raises(Usage, match="remedy:"):
             policy.question(source, target)
 
     def test_the_verdict_names_its_reasons(self) -> None:
@@ -201,7 +206,7 @@ class TestPolicyStatus:
         assert report.published == "e1:7"
 
     @pytest.mark.parametrize("late", [ack("n2", 6), ack("n2", 99, epoch="other")])
-    def test_one_late_node_is_enough(self, late) -> None:
+    def test_one_late_node_is_enough(self, late: Ack) -> None:
         report = policy.policy_status([frontier(0, 1, 7)], {"n1": ack("n1", 7), "n2": late})
         assert not report.enforced_everywhere
         assert [node.enforced for node in report.nodes] == [True, False]
@@ -239,12 +244,12 @@ class TestFlows:
         assert "3 more not sent" in line
 
     @pytest.mark.parametrize(("pod", "shown"), [("", True), ("shop/web-1", True), ("shop/web", False)])
-    def test_a_pod_may_be_chosen(self, pod, shown) -> None:
+    def test_a_pod_may_be_chosen(self, pod: str, shown: bool) -> None:
         assert flows.wanted(FLOW, pod) is shown
 
     @pytest.mark.parametrize("pod", ["web", "/web", "shop/", "a/b/c"])
-    def test_a_pod_has_a_namespace_and_a_name(self, pod) -> None:
-        with pytest.raises(flows.Usage):
+    def test_a_pod_has_a_namespace_and_a_name(self, pod: str) -> None:
+        with pytest.raises(Usage):
             flows.check_pod(pod)
 
 
@@ -317,17 +322,43 @@ def test_cells_are_text_never_markup() -> None:
 @pytest.mark.parametrize(
     ("seconds", "said"), [(0, "0 s"), (61, "1 min 1 s"), (7500, "2 h 5 min"), (9 * 86400 + 3600, "9 d 1 h")]
 )
-def test_spans(seconds, said) -> None:
+def test_spans(seconds: float, said: str) -> None:
     assert text.ago(seconds) == said
 
 
 @pytest.mark.parametrize(("count", "said"), [(512, "512 B"), (50 << 20, "50.0 MiB"), (3 << 30, "3.0 GiB")])
-def test_sizes(count, said) -> None:
+def test_sizes(count: int, said: str) -> None:
     assert text.size(count) == said
 
 
 @pytest.mark.parametrize(
     ("number", "said"), [(0, "unknown"), (3, "kube-apiserver"), (9, "reserved-9"), (256, "0" * 13 + "100")]
 )
-def test_identities(number, said) -> None:
+def test_identities(number: int, said: str) -> None:
     assert text.identity(number) == said
+
+
+@pytest.mark.parametrize(
+    ("metadata", "ready", "why"),
+    [
+        ({}, None, ""),
+        ({"ready": "true", "why": ""}, True, ""),
+        ({"ready": "false", "why": "bus: not connected"}, False, "bus: not connected"),
+        ({"ready": "perhaps"}, None, ""),
+    ],
+)
+def test_a_service_without_endpoints_tells_its_health_in_the_metadata(
+    metadata: dict[str, str], ready: bool | None, why: str
+) -> None:
+    told = {"name": "dns", "metadata": {"instance": "dns-1", "rss_bytes": "77", **metadata}, "endpoints": []}
+    found = micro.agent(json.dumps(told).encode(), TestMicro.NOW)
+    assert found is not None
+    assert (found.ready, found.why, found.rss_bytes) == (ready, why, 77)
+
+
+def test_a_service_that_is_not_ready_says_what_is_missing() -> None:
+    health = {"ready": False, "missing": {"objects": "listing", "bus": "not connected"}}
+    told = {"name": "ipam", "metadata": {"instance": "ipam-1"}, "endpoints": [{"name": "show", "data": health}]}
+    found = micro.agent(json.dumps(told).encode(), TestMicro.NOW)
+    assert found is not None
+    assert (found.ready, found.why) == (False, "objects: listing; bus: not connected")

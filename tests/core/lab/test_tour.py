@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 from rich.console import Console
@@ -41,7 +44,7 @@ def outcome(source: Pod, target: Pod, port: Port, *, allowed: bool, did: str, fa
     return Outcome(probe=probe, allowed=allowed, connected=did == "ok", error="" if did == "ok" else did)
 
 
-def text(draw) -> str:
+def text(draw: Callable[[Console], None]) -> str:
     out = io.StringIO()
     draw(Console(file=out, width=200))
     return out.getvalue()
@@ -74,7 +77,7 @@ def test_policy_is_asked_by_the_addresses_that_the_packets_will_have() -> None:
         (False, "refused", False),
     ],
 )
-def test_a_connection_agrees_or_not(allowed, did, agrees) -> None:
+def test_a_connection_agrees_or_not(allowed: bool, did: str, agrees: bool) -> None:
     seen = outcome(WEB1, API, HTTP, allowed=allowed, did=did)
     assert seen.agrees is agrees
     (state,) = cells([seen]).values()
@@ -87,7 +90,7 @@ class TestDrops:
     DENIED = outcome(WEB1, API, HTTP, allowed=False, did="timeout")
     ALLOWED = outcome(API, WEB1, HTTP, allowed=True, did="ok")
 
-    def drop(self, source: Pod, target: Pod, **change: object) -> Drop:
+    def drop(self, source: Pod, target: Pod, **change: Any) -> Drop:
         event = Drop(
             source=source.addresses[0],
             destination=target.addresses[0],
@@ -114,7 +117,7 @@ class TestDrops:
         for events in ([], [self.drop(WEB1, API, policies=())]):
             seen = drops(events, [self.DENIED])
             assert seen.unnamed == (("shop/web", "prod/api", HTTP),)
-            assert "no drop names a policy" in text(lambda page, seen=seen: tour_tables.drops(page, seen))
+            assert "no drop names a policy" in text(partial(tour_tables.drops, seen=seen))
 
     def test_unless_events_were_left_out(self) -> None:
         assert drops([self.drop(API, WEB2, missed=4)], [self.DENIED]).unnamed == ()
@@ -193,7 +196,7 @@ class TestServices:
             (False, ("", ""), False),
         ],
     )
-    def test_answers_must_come_from_its_own_pods(self, sticky, did, agrees) -> None:
+    def test_answers_must_come_from_its_own_pods(self, sticky: bool, did: tuple[str, ...], agrees: bool) -> None:
         check = self.of(sessionAffinity="ClientIP" if sticky else "None")[0]
         lines = [
             {"ok": bool(name), "ms": 1.0, "answer": {"pod": name}}
@@ -215,7 +218,7 @@ class TestServices:
 class TestMove:
     BEFORE = pod("prod/db-0", 7, PULSE)
 
-    def moved(self, **change: object) -> Move:
+    def moved(self, **change: Any) -> Move:
         after = replace(self.BEFORE, uid="new", node="n9", **change)
         return Move(before=self.BEFORE, after=after, gaps_ms=(("IPv4", 900.0),), seconds=2.0)
 
@@ -233,7 +236,7 @@ class TestMove:
 
 
 def test_a_pod_is_parsed_with_why_it_waits() -> None:
-    item = {
+    item: dict[str, Any] = {
         "metadata": {"namespace": "prod", "name": "db-0", "uid": "u", "labels": {"role": "db"}},
         "spec": {
             "nodeName": "n2",
