@@ -35,7 +35,17 @@ def ip4(
     words = 5 + len(options) // 4 if ihl is None else ihl
     length = 20 + len(options) + len(payload) if total is None else total
     head = struct.pack(
-        ">BBHHHBBH4s4s", version << 4 | words, 0, length, ident, frag, ttl, protocol, 0, source.packed, destination.packed
+        ">BBHHHBBH4s4s",
+        version << 4 | words,
+        0,
+        length,
+        ident,
+        frag,
+        ttl,
+        protocol,
+        0,
+        source.packed,
+        destination.packed,
     )
     head += options
     return head[:10] + struct.pack(">H", checksum(head)) + head[12:] + payload

@@ -189,6 +189,12 @@ class World:
     def from_wire(self, packet: bytes, *, kind: int | None = None) -> Outcome:
         return self._run("from_wire", self._frame(packet, OUR_MAC, kind), self.wire, self.wire)
 
+    def send(self, packet: bytes) -> None:
+        """Pod a sends; whatever is told stays in the ring."""
+        context = struct.pack("<36xII", self.a.ifindex, self.a.ifindex)
+        with inside(self.netns):
+            bpf.run_on(self.datapath.programs["from_pod"], self._frame(packet, self.a.mac, None), context=context)
+
     @staticmethod
     def _frame(packet: bytes, source: bytes, kind: int | None) -> bytes:
         if kind is None:
@@ -196,9 +202,10 @@ class World:
         return frames.eth(packet, source=source, kind=kind)
 
     def _run(self, program: str, frame: bytes, ifindex: int, received_on: int) -> Outcome:
-        context = struct.pack("<36xII", received_on, ifindex)
         with inside(self.netns):
-            result = bpf.run_on(self.datapath.programs[program], frame, context=context)
+            result = bpf.run_on(
+                self.datapath.programs[program], frame, context=struct.pack("<36xII", received_on, ifindex)
+            )
         told = self.reader.drain()
         event = told[-1] if told else None
         return Outcome(result.value, DropReason(event.reason) if event else None, result.packet, event)

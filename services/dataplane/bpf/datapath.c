@@ -105,8 +105,8 @@ int to_pod(struct __sk_buff *skb)
 		reason = am_parse(skb, &p);
 	if (reason)
 		return am_refuse(skb, &p, &role, reason);
-	/* The node's own neighbour discovery. */
-	if (is_ours && p.protocol == AM_ICMP6 && (p.icmp_type == 135 || p.icmp_type == 136))
+	/* The node's own neighbour discovery and multicast listening: no flow, nothing to track. */
+	if (is_ours && p.protocol == AM_ICMP6 && p.icmp_type >= 130 && p.icmp_type <= 143)
 		return TC_ACT_OK;
 	role.from_host = is_ours && am_identity_of(&p.source, &flags) == AM_IDENTITY_HOST;
 	return am_pass(skb, &p, &role) ? TC_ACT_OK : TC_ACT_SHOT;

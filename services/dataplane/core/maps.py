@@ -57,7 +57,9 @@ FLOWS = MapSpec("am_ct", H, at.FlowKey, at.Flow, CONNTRACK_ENTRIES, "conntrack, 
 BUDGETS = MapSpec("am_ct_budget", H, at.EndpointKey, at.Budget, 4096, "how much conntrack an endpoint may use")
 FRAGMENTS = MapSpec("am_frags", LRU, at.FragmentKey, at.FragmentPorts, 16_384, "ports of fragmented packets")
 EVENTS = MapSpec("am_events", MapKind.RINGBUF, None, None, 1 << 20, "drops (and, if asked for, new flows)")
-METRICS = MapSpec("am_metrics", MapKind.PERCPU_ARRAY, at.Index, at.Metric, 128, "counters, index = reason * 2 + direction")
+METRICS = MapSpec(
+    "am_metrics", MapKind.PERCPU_ARRAY, at.Index, at.Metric, 128, "counters, index = reason * 2 + direction"
+)
 CONFIG = MapSpec("am_config", ARRAY, at.Index, at.Config, 1, "switches and event rates")
 THROTTLES = MapSpec(
     "am_throttle", MapKind.LRU_PERCPU_HASH, at.ThrottleKey, at.Throttle, 4096, "token bucket of each event stream"
@@ -83,7 +85,8 @@ RECORDS: tuple[type[Record], ...] = tuple(
 def layout_hash() -> str:
     """Names the layout: pins of another hash hold maps that these programs must not be loaded against."""
     lines = [
-        f"{spec.name} {spec.kind:d} {spec.entries} {spec.flags} {_shape(spec.key)} {_shape(spec.value)}" for spec in MAPS
+        f"{spec.name} {spec.kind:d} {spec.entries} {spec.flags} {_shape(spec.key)} {_shape(spec.value)}"
+        for spec in MAPS
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 

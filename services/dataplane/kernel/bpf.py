@@ -218,7 +218,9 @@ def delete(fd: int, key: bytes) -> bool:
     return _call(Command.MAP_DELETE, struct.pack("<IIQQQ", fd, 0, _at(k), 0, 0), expected=(errno.ENOENT,))[0] == 0
 
 
-def _batch(command: Command, fd: int, *, keys: int, values: int, count: int, cursor: tuple[int, int] = (0, 0)) -> tuple[int, int]:
+def _batch(
+    command: Command, fd: int, *, keys: int, values: int, count: int, cursor: tuple[int, int] = (0, 0)
+) -> tuple[int, int]:
     attr = struct.pack("<QQQQIIQQ", *cursor, keys, values, count, fd, 0, 0)
     result, after = _call(command, attr, expected=(errno.ENOENT, errno.ENOSPC))
     return result, struct.unpack_from("<I", after, 32)[0]

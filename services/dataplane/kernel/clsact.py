@@ -37,7 +37,9 @@ class Parent(IntEnum):
 def set_filter(ifindex: int, parent: Parent, program: int, name: str) -> None:
     """Puts a program at an interface's hook, in place of ours that may be there. Raises OSError."""
     try:
-        _request(_RTM_NEWQDISC, _CREATE | _EXCLUSIVE, _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + _attribute(_KIND, b"clsact\0"))
+        _request(
+            _RTM_NEWQDISC, _CREATE | _EXCLUSIVE, _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + _attribute(_KIND, b"clsact\0")
+        )
     except FileExistsError:
         pass
     options = (

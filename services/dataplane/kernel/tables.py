@@ -34,9 +34,7 @@ def _open_map(spec: MapSpec, path: Path) -> int:
     except bpf.BpfError as error:
         if error.errno != errno.ENOENT:
             raise
-        fd = bpf.map_create(
-            spec.kind, spec.key_size, spec.value_size, spec.entries, flags=spec.flags, name=spec.name
-        )
+        fd = bpf.map_create(spec.kind, spec.key_size, spec.value_size, spec.entries, flags=spec.flags, name=spec.name)
         bpf.pin(fd, path)
     info = bpf.map_info(fd)
     check_shape(spec, info.kind, info.key_size, info.value_size, info.entries)

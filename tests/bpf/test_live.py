@@ -1,0 +1,239 @@
+"""The programs at work between real namespaces: attached, replaced, detached by hand, left alone."""
+
+from __future__ import annotations
+
+import os
+import socket
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from proto.flow import DropReason
+from proto.policy import Direction
+from services.dataplane.core import layout as at
+from services.dataplane.kernel import bpf
+from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, Hook
+from services.dataplane.kernel.programs import Datapath, LinkState, NotBpffs
+from tests.bpf import frames
+from tests.bpf.live import LiveNode, attach, fill, live_node, opened
+from tests.bpf.world import inside, run
+
+pytestmark = pytest.mark.privileged
+
+
+@pytest.fixture(params=["tcx", "clsact"])
+def way(request: pytest.FixtureRequest) -> bool:
+    return bool(request.param == "tcx")
+
+
+@pytest.fixture
+def node() -> Iterator[LiveNode]:
+    with live_node("live") as built:
+        yield built
+
+
+@pytest.fixture
+def folder(pins: Path, tmp_path: Path) -> Path:
+    return pins / tmp_path.name
+
+
+@pytest.fixture
+def datapath(folder: Path, cache: Path, node: LiveNode, way: bool) -> Iterator[Datapath]:
+    built = opened(folder, cache, node, tcx=way)
+    fill(built, node)
+    attach(built, node)
+    yield built
+    built.close()
+
+
+def talks(node: LiveNode, version: int, kind: int = socket.SOCK_STREAM) -> bool:
+    """Whether a gets an answer from b."""
+    with node.b.socket(version, kind) as server, node.a.socket(version, kind) as client:
+        server.settimeout(1)
+        client.settimeout(0.4)
+        server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        server.bind((str(node.b.address(version)), 7000))
+        try:
+            if kind == socket.SOCK_DGRAM:
+                client.sendto(b"ping", (str(node.b.address(version)), 7000))
+                _, peer = server.recvfrom(10)
+                server.sendto(b"pong", peer)
+                return client.recv(10) == b"pong"
+            server.listen()
+            client.connect((str(node.b.address(version)), 7000))
+            accepted, _ = server.accept()
+            with accepted:
+                accepted.sendall(b"pong")
+                return client.recv(10) == b"pong"
+        except TimeoutError:
+            return False
+
+
+def isolate(datapath: Datapath, identity: int, *, ingress: bool) -> None:
+    entry = at.Subject(ingress_isolated=ingress, egress_isolated=False)
+    datapath.tables.subjects.put(at.SubjectKey(identity=identity), entry)
+    datapath.tables.bump_generation()
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_pods_talk_until_policy_says_no(node: LiveNode, datapath: Datapath, version: int) -> None:
+    assert talks(node, version)
+    assert talks(node, version, socket.SOCK_DGRAM)
+    isolate(datapath, node.b.identity, ingress=True)
+    assert not talks(node, version)
+    assert datapath.tables.metrics()[DropReason.POLICY_DENIED, Direction.INGRESS].packets > 0
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_node_reaches_its_isolated_pod(node: LiveNode, datapath: Datapath, version: int) -> None:
+    isolate(datapath, node.b.identity, ingress=True)
+    address = str(node.b.address(version))
+    with node.b.socket(version, socket.SOCK_STREAM) as server, inside(node.netns):
+        server.bind((address, 7000))
+        server.listen()
+        own = "172.30.0.11" if version == 4 else "fd00:172:30::11"
+        with socket.create_connection((address, 7000), 1, source_address=(own, 0)) as client:
+            assert client.getpeername()[0] == address
+
+
+def test_links_tell_where_they_hang(node: LiveNode, datapath: Datapath) -> None:
+    with inside(node.netns):
+        links = datapath.links()
+    assert {name: state.ifindex for name, state in links.items()} == {
+        node.a.device: node.a.ifindex,
+        node.b.device: node.b.ifindex,
+    }
+    assert all(state.attached and set(state.hooks) == set(ENDPOINT_HOOKS) for state in links.values())
+
+
+def test_everything_stays_when_the_agent_goes(node: LiveNode, folder: Path, cache: Path, way: bool) -> None:
+    first = opened(folder, cache, node, tcx=way)
+    fill(first, node)
+    attach(first, node)
+    before = links_of(first, node)
+    first.close()
+    assert talks(node, 4)
+    again = opened(folder, cache, node, tcx=way)
+    assert {key.endpoint for key in again.tables.budgets.items()} == {1, 2}
+    assert len(again.tables.flows.items()) == 2
+    after = links_of(again, node)
+    assert after.keys() == before.keys()
+    assert all(not set(after[name].programs) & set(before[name].programs) for name in after), "old programs still run"
+    assert talks(node, 4)
+    again.close()
+
+
+def links_of(datapath: Datapath, node: LiveNode) -> dict[str, LinkState]:
+    with inside(node.netns):
+        return datapath.links()
+
+
+def test_detach_leaves_nothing(node: LiveNode, datapath: Datapath, way: bool) -> None:
+    with inside(node.netns):
+        datapath.detach(node.a.device)
+        datapath.detach(node.a.device)
+        assert set(datapath.links()) == {node.b.device}
+        if way:
+            assert bpf.query(node.a.ifindex, bpf.AttachKind.TCX_INGRESS) == ()
+    filters = run("nsenter", f"--net=/run/netns/{node.netns}", "tc", "filter", "show", "dev", node.a.device, "ingress")
+    assert "from_pod" not in filters
+
+
+def test_link_taken_off_by_hand_is_noticed_and_mended(
+    node: LiveNode, datapath: Datapath, folder: Path, way: bool
+) -> None:
+    if way:
+        pin = next(folder.glob(f"v*/links/{node.a.device}/from_pod"))
+        link = bpf.pinned(pin)
+        bpf.link_detach(link)
+        os.close(link)
+    else:
+        run("nsenter", f"--net=/run/netns/{node.netns}", "tc", "qdisc", "del", "dev", node.a.device, "clsact")
+    with inside(node.netns):
+        state = datapath.links()[node.a.device]
+        assert (state.attached, state.ifindex) == (False, 0)
+        datapath.attach_endpoint(node.a.ifindex, node.a.device)
+        state = datapath.links()[node.a.device]
+        assert (state.attached, state.ifindex) == (True, node.a.ifindex)
+    isolate(datapath, node.b.identity, ingress=True)
+    assert not talks(node, 4)
+
+
+def test_device_that_went_is_noticed(node: LiveNode, datapath: Datapath) -> None:
+    run("ip", "-n", node.netns, "link", "del", node.a.device)
+    with inside(node.netns):
+        assert not datapath.links()[node.a.device].attached
+        datapath.detach(node.a.device)
+        assert set(datapath.links()) == {node.b.device}
+
+
+def test_attaching_is_idempotent(node: LiveNode, datapath: Datapath, way: bool) -> None:
+    attach(datapath, node)
+    attach(datapath, node)
+    with inside(node.netns):
+        if way:
+            assert len(bpf.query(node.a.ifindex, bpf.AttachKind.TCX_INGRESS)) == 1
+        with pytest.raises(OSError, match="No such device"):
+            datapath.attach_endpoint(4242, "am-none")
+
+
+def test_name_with_a_dot(node: LiveNode, datapath: Datapath) -> None:
+    with inside(node.netns):
+        datapath.attach_uplink(node.a.ifindex, "eth0.100")
+        assert datapath.links()["eth0.100"].hooks == (Hook.FROM_WIRE,)
+        datapath.detach("eth0.100")
+
+
+def flood(node: LiveNode, stop: threading.Event, counts: list[int]) -> None:
+    with node.a.socket(4, socket.SOCK_DGRAM) as sender:
+        sender.connect((str(node.b.address(4)), 7000))
+        number = 0
+        while not stop.is_set():
+            sender.send(number.to_bytes(8, "big"))
+            number += 1
+            if number % 64 == 0:
+                stop.wait(0.001)
+        counts.append(number)
+
+
+@pytest.mark.parametrize("allowed", [True, False], ids=["nothing lost", "nothing leaked"])
+def test_replaced_under_traffic(node: LiveNode, datapath: Datapath, allowed: bool) -> None:
+    isolate(datapath, node.b.identity, ingress=not allowed)
+    stop, counts = threading.Event(), []
+    with node.b.socket(4, socket.SOCK_DGRAM) as receiver:
+        receiver.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
+        receiver.bind((str(node.b.address(4)), 7000))
+        sender = threading.Thread(target=flood, args=(node, stop, counts))
+        sender.start()
+        with inside(node.netns):
+            for _ in range(300):
+                datapath._refresh()
+        stop.set()
+        sender.join()
+        receiver.setblocking(False)
+        received = 0
+        while True:
+            try:
+                receiver.recv(100)
+            except BlockingIOError:
+                break
+            received += 1
+    assert counts[0] > 300
+    assert received == (counts[0] if allowed else 0)
+
+
+def test_frames_cut_within_the_ip_header(node: LiveNode, datapath: Datapath) -> None:
+    with inside(node.a.netns), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind(("eth0", 0))
+        whole4 = frames.ip("10.244.1.1", "10.244.1.2", 17, frames.udp(1, 2))
+        whole6 = frames.ip("fd00:10:244:1::1", "fd00:10:244:1::2", 17, frames.udp(1, 2))
+        for packet, kind in ((whole4[:1], 0x0800), (whole4[:12], 0x0800), (whole6[:30], 0x86DD)):
+            raw.send(frames.eth(packet, source=node.a.mac, kind=kind))
+    assert datapath.tables.metrics()[DropReason.MALFORMED, Direction.EGRESS].packets == 3
+
+
+def test_folder_that_is_not_bpffs(tmp_path: Path, cache: Path) -> None:
+    with pytest.raises(NotBpffs, match="mount -t bpf"):
+        Datapath.open(tmp_path / "pins", cache)
