@@ -12,6 +12,7 @@ import asyncio
 import fcntl
 import hashlib
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -69,11 +70,10 @@ TARGETS = (KUBERNETES, COREDNS, SHOP, PAUSE, LOOPBACK, CNI)
 
 def parse_go_version(said: str) -> tuple[int, int]:
     """(1, 26) from `go version go1.26.8 linux/amd64`. Raises `LabError` when it is something else."""
-    words = said.split()
-    if len(words) < 3 or not words[2].startswith("go"):
+    found = re.match(r"go version go(\d+)\.(\d+)", said)
+    if not found:
         raise LabError(f"`go version` said {said.strip()!r}")
-    major, minor, *_ = words[2][2:].split(".")
-    return int(major), int("".join(c for c in minor if c.isdigit()))
+    return int(found[1]), int(found[2])
 
 
 def go_command() -> str:

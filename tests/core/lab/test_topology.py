@@ -1,0 +1,68 @@
+"""The plan of a lab's network: names, numbers, and what must never be named."""
+
+import pytest
+
+from lab import topology
+from lab.topology import LabError, fabric_commands, host_commands, namespace_commands, plan
+
+
+def test_hosts_have_the_addresses_of_the_contract() -> None:
+    lab = plan("air", 3)
+    assert {(h.namespace, str(h.fabric4), str(h.fabric6), str(h.management4)) for h in lab.hosts} == {
+        ("am-air-cp", "172.30.0.2", "fd00:172:30::2", "172.31.0.2"),
+        ("am-air-n1", "172.30.0.11", "fd00:172:30::11", "172.31.0.11"),
+        ("am-air-n2", "172.30.0.12", "fd00:172:30::12", "172.31.0.12"),
+        ("am-air-n3", "172.30.0.13", "fd00:172:30::13", "172.31.0.13"),
+    }
+
+
+def test_two_labs_share_no_namespace_and_every_address() -> None:
+    one, two = plan("air", 3), plan("air2", 3)
+    assert not set(one.namespaces) & set(two.namespaces)
+    assert not any(name.startswith(topology.prefix("air")) for name in two.namespaces)
+    assert [h.fabric4 for h in one.hosts] == [h.fabric4 for h in two.hosts]
+
+
+@pytest.mark.parametrize("name", ["", "Air", "a-b", "1air", "a.b", "x" * 13, "a/b", "a\n"])
+def test_names_that_could_not_be_told_apart_or_escape_a_folder_are_refused(name: str) -> None:
+    with pytest.raises(LabError, match="lab name"):
+        plan(name, 1)
+
+
+@pytest.mark.parametrize("nodes", [0, -1, 61])
+def test_sizes_without_addresses_are_refused(nodes: int) -> None:
+    with pytest.raises(LabError, match=f"nodes {nodes}"):
+        plan("air", nodes)
+
+
+def test_the_largest_lab_has_no_address_twice_and_no_long_name() -> None:
+    lab = plan("twelveletter", topology.MAXIMUM_NODES)
+    made = [line.split() for line in fabric_commands(lab) if line.startswith("link add")]
+    links = [words[2] for words in made] + [words[words.index("name") + 1] for words in made if "name" in words]
+    assert max(map(len, links)) <= 15
+    assert len({h.fabric4 for h in lab.hosts} | {h.management4 for h in lab.hosts}) == 2 * len(lab.hosts)
+    assert all(h.fabric6 in topology.FABRIC6 and h.fabric4 in topology.FABRIC4 for h in lab.hosts)
+
+
+def test_every_cable_ends_in_a_host_and_on_a_bridge() -> None:
+    lab = plan("air", 2)
+    commands = list(fabric_commands(lab))
+    for host in lab.hosts:
+        assert f"link add f-{host.name} type veth peer name fab0 netns {host.namespace}" in commands
+        assert f"link set f-{host.name} master fabric up" in commands
+        assert f"link set m-{host.name} master mgmt up" in commands
+
+
+def test_a_host_has_both_default_routes_and_no_tentative_address() -> None:
+    commands = list(host_commands(plan("air", 1).nodes[0]))
+    assert "route add default via 172.30.0.1 dev fab0" in commands
+    assert "route add default via fd00:172:30::1 dev fab0" in commands
+    assert all(line.endswith("nodad") for line in commands if "addr add fd" in line)
+
+
+def test_all_namespaces_are_made_before_cables_need_them() -> None:
+    assert list(namespace_commands(plan("air", 1))) == [
+        "netns add am-air-fab",
+        "netns add am-air-cp",
+        "netns add am-air-n1",
+    ]

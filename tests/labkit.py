@@ -1,0 +1,132 @@
+"""A running lab for the tests that need one: brought up once a session under the name `test`, removed at its end.
+
+`AIRMESH_TEST_LAB=<name>` uses a lab that is up already and leaves it up (for work on one test). Asking for the fixture on
+a machine that cannot hold a lab fails with preflight's table.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lab import doors, launch, ledger, mesh, preflight, topology
+from lab.paths import SOURCE, Paths, paths, settings
+from lab.topology import Host
+from lab.up import read_record
+
+NAME = "test"
+_UP_SECONDS = 900
+_DOWN_SECONDS = 120
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Lab:
+    """A lab that is up."""
+
+    where: Paths
+    topology: topology.Topology
+    _ports: doors.Ports = field(repr=False)
+
+    @property
+    def nats_url(self) -> str:
+        """The NATS server, through the loopback door."""
+        return f"nats://127.0.0.1:{self._ports.nats}"
+
+    @property
+    def logs(self) -> Path:
+        """One `<process>.log` each."""
+        return self.where.logs
+
+    def seed(self, user: str) -> Path:
+        """File with the nkey seed of a NATS user: `cli`, `ipam`, `dataplane-n1`…"""
+        return mesh.seed_file(self.where, user)
+
+    def node(self, name: str) -> Host:
+        """`n1`… or `cp`: namespace and addresses."""
+        return next(host for host in self.topology.hosts if host.name == name)
+
+    def kubectl(self, *arguments: str, stdin: str = "", seconds: float = 60) -> str:
+        """What kubectl printed. Raises `AssertionError` with its words when it failed."""
+        return self._run([launch.kubectl(), f"--kubeconfig={self.where.kubeconfig}", *arguments], stdin, seconds)
+
+    def get(self, *arguments: str) -> Any:
+        """`kubectl get … -o json`, decoded."""
+        return json.loads(self.kubectl("get", *arguments, "-o", "json"))
+
+    def apply(self, manifest: str) -> None:
+        """`kubectl apply` of a YAML text."""
+        self.kubectl("apply", "-f", "-", stdin=manifest)
+
+    def exec(self, namespace: str, pod: str, *command: str, seconds: float = 60) -> str:
+        """What a command printed inside a pod."""
+        return self.kubectl("exec", "-n", namespace, pod, "--", *command, seconds=seconds)
+
+    def inside(self, name: str, *command: str, seconds: float = 60) -> str:
+        """What a command printed in the network namespace of node `name`, `cp` or `fab` (the outside host)."""
+        namespace = topology.prefix(self.where.lab) + name
+        return self._run(["nsenter", f"--net=/run/netns/{namespace}", "--", *command], "", seconds)
+
+    def pid(self, process: str) -> int:
+        """Pid of a lab process by its name in the ledger (`ipam-1`, `dataplane-n1`, `nats`, `apiserver`…), 0 if none."""
+        alive = {entry.name: entry.pid for entry in ledger.alive(ledger.read(self.where.ledger))}
+        return alive.get(process, 0)
+
+    def kill(self, process: str, signal: int = 9) -> int:
+        """Signal a process; its pid. An agent killed comes back by itself (after 0.2 s and more each time)."""
+        pid = self.pid(process)
+        assert pid, f"{process} is not running"
+        os.kill(pid, signal)
+        return pid
+
+    def until(self, what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
+        """Wait for a state. Raises `AssertionError` naming it."""
+        end = time.monotonic() + seconds
+        while not ready():
+            assert time.monotonic() < end, f"{what}: not within {seconds} s"
+            time.sleep(0.1)
+
+    @staticmethod
+    def _run(argv: list[str], stdin: str, seconds: float) -> str:
+        done = subprocess.run(argv, input=stdin, capture_output=True, text=True, timeout=seconds, check=False)
+        assert done.returncode == 0, f"{' '.join(argv)}: exit {done.returncode}\n{done.stdout}{done.stderr}"
+        return done.stdout
+
+
+def _lab(*arguments: str, seconds: float) -> None:
+    argv = [sys.executable, "-m", "lab", *arguments]
+    done = subprocess.run(argv, cwd=SOURCE, capture_output=True, text=True, timeout=seconds, check=False)
+    if done.returncode:
+        pytest.fail(f"lab {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
+
+
+def _attach(name: str) -> Lab:
+    where = paths(name, settings())
+    record = read_record(where)
+    assert record is not None and record.finished, f"lab {name} is not up"
+    return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=doors.read_ports(where.doors))
+
+
+@pytest.fixture(scope="session")
+def lab() -> Iterator[Lab]:
+    """The session's lab: three nodes with the mesh."""
+    given = os.environ.get("AIRMESH_TEST_LAB")
+    if given:
+        yield _attach(given)
+        return
+    lacking: list[str] = []
+    if preflight.report(lacking.append):
+        pytest.fail("\n".join(lacking), pytrace=False)
+    try:
+        _lab("up", "--name", NAME, seconds=_UP_SECONDS)
+        yield _attach(NAME)
+    finally:
+        _lab("down", "--name", NAME, seconds=_DOWN_SECONDS)
