@@ -97,6 +97,11 @@ class Links:
         messages.append(rtnl.set_group(index, marks.GROUP_DOOMED, tolerated=gone))
         self._host.run(messages)
 
+    def retire_named(self, name: str, addresses: tuple[Address, ...]) -> None:
+        """Like :meth:`retire`, for a link of which only the name is known; succeeds if there is none."""
+        with suppress(OSError):
+            self.retire(socket.if_nametoindex(name), addresses)
+
     def reap(self) -> None:
         """Removes every retired link at once."""
         self._host.run([rtnl.delete_group(marks.GROUP_DOOMED, tolerated=(errno.ENODEV, errno.ENOENT, errno.ESRCH))])
@@ -122,6 +127,21 @@ class Links:
         """Takes routes of ours away that no endpoint asks for."""
         gone = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
         self._host.run([rtnl.delete_route(i, a, protocol=marks.PROTOCOL, tolerated=gone) for i, a in stale])
+
+    def pod_addresses(self, netns: int, interface: str) -> frozenset[Address]:
+        """Addresses of a pod's interface, read in its namespace; empty when there is no such interface."""
+        with inside(netns):
+            try:
+                index = socket.if_nametoindex(interface)
+            except OSError:
+                return frozenset()
+            with Netlink() as pod:
+                return frozenset(address for at, address in _addresses(pod) if at == index)
+
+    def own_addresses(self) -> frozenset[Address]:
+        """Addresses of this namespace's interfaces, loopback and link-local ones left out."""
+        found = (address for _, address in _addresses(self._host))
+        return frozenset(address for address in found if not (address.is_loopback or address.is_link_local))
 
     def snapshot(self) -> KernelLinks:
         """Links, our routes and permanent neighbours as they are."""
@@ -150,6 +170,16 @@ class Links:
             if state & rtnl.PERMANENT and len(attributes.get(1, b"")) in (4, 16) and len(attributes.get(2, b"")) == 6:
                 found.append((index, ip_address(attributes[1]), attributes[2]))
         return found
+
+
+def _addresses(netlink: Netlink) -> list[tuple[int, Address]]:
+    found: list[tuple[int, Address]] = []
+    for raw in netlink.dump(rtnl.GETADDR, bytes(8)):
+        attributes = rtnl.parse_attributes(raw[8:])
+        local = attributes.get(2) or attributes.get(1)
+        if local is not None and len(local) in (4, 16):
+            found.append((int.from_bytes(raw[4:8], "little"), ip_address(local)))
+    return found
 
 
 def _veth(wanted: PodLink, netns: int) -> Message:

@@ -1,0 +1,7 @@
+"""``python -m services.dataplane``: one node's agent."""
+
+from chassis.service import main
+from services.dataplane.app import build
+from services.dataplane.settings import Settings
+
+raise SystemExit(main("dataplane", Settings, build))

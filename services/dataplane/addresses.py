@@ -1,0 +1,174 @@
+"""Addresses for pods: from this node's own blocks by the journal alone, or claims by asking ``ipam``.
+
+Owns the conversation with ``ipam``: which blocks the node reports and holds, when it asks for another (before the last
+addresses are gone), claims and their release through the journal's durable outbox. Promises: a pod from a block asks
+nobody on the network unless the node has no free address left; a claim that cannot be had is "try again later", never
+some other address. Refuses to give anything away from a block that ``ipam`` says another node holds.
+"""
+
+from __future__ import annotations
+
+import secrets
+from collections.abc import Sequence
+
+from chassis.bus import Bus
+from chassis.faults import Refused, Unavailable
+from chassis.log import Log
+from proto.addresses import Claim
+from proto.objects import Owner
+from proto.requests import (
+    BlockGrant,
+    BlockReportAnswer,
+    BlockReportRequest,
+    BlockRequest,
+    ClaimGrant,
+    ClaimRequest,
+)
+from proto.subjects import IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT
+from services.dataplane.bell import Bell
+from services.dataplane.core.addressing import AddressPlan, Family
+from services.dataplane.core.cni import CniError, Code
+from services.dataplane.core.journal import Ask, Clash, NeedsBlock
+from services.dataplane.core.journal_records import Lease
+from services.dataplane.journal import Journal, JournalFault
+
+ASK_SECONDS = 4.0
+
+
+class AddressBook:
+    """What this node may give away, and what its pods have."""
+
+    def __init__(self, bus: Bus, journal: Journal, log: Log, node: str, spare: int) -> None:
+        self._bus = bus
+        self._log = log
+        self._node = node
+        self._spare = spare
+        self._nonces: dict[int, str] = {}
+        self.journal = journal
+        self.bell = Bell()
+        """Rung when the blocks or what is owed changes."""
+
+    def has_blocks(self, families: Sequence[Family]) -> bool:
+        """True when a block of each family is held."""
+        held = {cidr.version for cidr in self.journal.ledger.blocks}
+        return bool(families) and held >= set(families)
+
+    async def acquire(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
+        """Addresses of the plan's families for an attachment; idempotent. Raises CniError; nothing is held then."""
+        try:
+            if plan.owner is None:
+                return await self._from_blocks(plan, ask, node_uid)
+            return await self._from_claims(plan, plan.owner, ask)
+        except JournalFault as error:
+            raise CniError(Code.IO, str(error)) from error
+
+    async def _from_blocks(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
+        for _ in range(2 * len(plan.families) + 1):
+            given = await self.journal.allocate(plan.families, ask)
+            match given:
+                case Clash(why=why):
+                    raise CniError(Code.ADDRESS_REFUSED, why)
+                case NeedsBlock(family=family):
+                    await self._another_block(family, node_uid)
+                case _:
+                    self.bell.ring("used")
+                    return given.leases
+        raise CniError(Code.TRY_AGAIN_LATER, "no block of this node has a free address")
+
+    async def _another_block(self, family: Family, node_uid: str) -> None:
+        try:
+            await self.request_block(family, node_uid)
+        except Unavailable as error:
+            why = f"this node has no free IPv{family} address and ipam does not answer"
+            raise CniError(Code.TRY_AGAIN_LATER, why, str(error)) from error
+        except Refused as error:
+            raise CniError(Code.TRY_AGAIN_LATER, f"no block for IPv{family}: {error.message}") from error
+
+    async def request_block(self, family: Family, node_uid: str) -> None:
+        """One more block. Raises Unavailable or Refused; asked again with the same nonce, the same block comes."""
+        if not node_uid:
+            raise Unavailable("this node's Node object has not arrived")
+        nonce = self._nonces.setdefault(family, secrets.token_hex(8))
+        request = BlockRequest(node=self._node, node_uid=node_uid, family=family, nonce=nonce)
+        grant = await self._bus.request(IPAM_BLOCK, request, BlockGrant, timeout=ASK_SECONDS)
+        clash = await self.journal.hold_block(grant.block)
+        self._nonces.pop(family, None)
+        if clash is not None:
+            raise Refused("clash", clash.why)
+        self._log.info("block-held", block=str(grant.block.cidr), epoch=grant.block.epoch)
+        self.bell.ring("blocks")
+
+    def wants_block(self, families: Sequence[Family]) -> tuple[Family, ...]:
+        """Families of which fewer than the spare number of addresses are free now."""
+        now, cooldown = self.journal.now(), self.journal.cooldown
+        return tuple(f for f in families if self.journal.ledger.count(f, now, cooldown).free < self._spare)
+
+    async def _from_claims(self, plan: AddressPlan, owner: Owner, ask: Ask) -> tuple[Lease, ...]:
+        try:
+            for family in plan.families:
+                await self._hold(await self._claim(plan, owner, family, ask), ask)
+        except BaseException:
+            await self.journal.release(ask.attachment)
+            self.bell.ring("owed")
+            raise
+        return self.journal.ledger.held_by(ask.attachment)
+
+    async def _claim(self, plan: AddressPlan, owner: Owner, family: Family, ask: Ask) -> Claim:
+        request = ClaimRequest(
+            owner=owner,
+            family=family,
+            node=self._node,
+            pod_uid=ask.pod_uid,
+            container=ask.container,
+            interface=ask.interface,
+            nonce=ask.nonce,
+            address=plan.fixed.get(family),
+        )
+        try:
+            grant = await self._bus.request(IPAM_CLAIM, request, ClaimGrant, timeout=ASK_SECONDS)
+        except Unavailable as error:
+            why = f"ipam does not answer, and {owner.kind} {owner.namespace}/{owner.name} keeps its address"
+            raise CniError(Code.TRY_AGAIN_LATER, why, str(error)) from error
+        except Refused as error:
+            code = Code.TRY_AGAIN_LATER if error.retry else Code.ADDRESS_REFUSED
+            raise CniError(code, f"claim refused ({error.code}): {error.message}") from error
+        return grant.claim
+
+    async def _hold(self, claim: Claim, ask: Ask) -> None:
+        held = await self.journal.hold_claim(claim, ask)
+        if isinstance(held, Clash):
+            raise CniError(Code.TRY_AGAIN_LATER, held.why)
+
+    async def report(self, node_uid: str) -> None:
+        """Says which blocks and claims the node holds, and gives up what another holds by now."""
+        ledger = self.journal.ledger
+        request = BlockReportRequest(
+            node=self._node,
+            node_uid=node_uid,
+            blocks=tuple(ledger.blocks.values()),
+            claims=tuple(ledger.claims.values()),
+        )
+        answer = await self._bus.request(IPAM_REPORT, request, BlockReportAnswer, timeout=ASK_SECONDS)
+        confirmed = {block.cidr for block in answer.blocks}
+        for cidr in [cidr for cidr in ledger.blocks if cidr not in confirmed]:
+            self._log.warning("block-given-up", block=str(cidr), remedy="another node holds it; its pods here go on")
+            await self.journal.give_block(cidr)
+        for block in answer.blocks:
+            clash = await self.journal.hold_block(block)
+            if clash is not None:
+                self._log.error("block-clash", why=clash.why)
+        self.bell.ring("blocks")
+
+    async def settle_owed(self) -> int:
+        """Tells ``ipam`` which claims are no longer held; raises Unavailable. Returns how many it answered."""
+        settled = 0
+        for owed in list(self.journal.ledger.owed.values()):
+            try:
+                await self._bus.tell(IPAM_RELEASE, owed, timeout=ASK_SECONDS)
+            except Refused as error:
+                if error.retry:
+                    raise Unavailable(error.message) from error
+                self._log.warning("claim-release-refused", address=str(owed.address), why=error.message)
+            await self.journal.settle(owed)
+            settled += 1
+        return settled

@@ -1,0 +1,224 @@
+"""The dataplane agent of a node: its parts made in order, and the loops that keep them true. Nothing else.
+
+Order of a start: journal, datapath (programs and maps as pinned), links as the kernel has them, endpoints of both;
+views; loops; last the CNI socket. Nothing waits for NATS. A restart takes nothing down: what runs in the kernel runs
+on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+from chassis.reconcile import Again, Dirty, Done, Loop
+from chassis.service import Runtime
+from chassis.view import Cursor
+from proto.policy import Revision
+from services.dataplane.addresses import AddressBook
+from services.dataplane.around import Balancer, Peers
+from services.dataplane.attach import Attacher
+from services.dataplane.cni.server import CniServer
+from services.dataplane.cni.verbs import Verbs
+from services.dataplane.core.layout import Config, ConfigFlag
+from services.dataplane.enforce import Enforcer
+from services.dataplane.feed import Feed
+from services.dataplane.flow_events import FlowEvents
+from services.dataplane.gate import Gate
+from services.dataplane.journal import Journal
+from services.dataplane.keeper import Keeper, uplink_mtu
+from services.dataplane.kernel.links import Links
+from services.dataplane.kernel.netns import NamespaceThread, netns_cookie
+from services.dataplane.kernel.programs import Datapath
+from services.dataplane.kernel.ring import EventReader
+from services.dataplane.parts import Parts
+from services.dataplane.provision import Provision
+from services.dataplane.publish import AckOut, EndpointsOut
+from services.dataplane.registry import Registry, rebuild
+from services.dataplane.relabel import Relabel
+from services.dataplane.settings import Settings
+
+FULL_POLICY = 5.0
+FULL_PEERS = 15.0
+_ALL_AT_ONCE = 0.02
+"""Seconds that changes of many objects are gathered for."""
+
+
+def boot_of(settings: Settings) -> str:
+    """Names this boot of the node: where several nodes share a kernel, the namespace's cookie tells them apart."""
+    return settings.boot_id or f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{netns_cookie()}"
+
+
+def make_parts(runtime: Runtime[Settings]) -> Parts:
+    """Everything that does not run by itself."""
+    settings, bus, log = runtime.settings, runtime.bus, runtime.log
+    journal = Journal.open(
+        settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
+    )
+    datapath = Datapath.open(settings.pin_root, settings.bpf_cache)
+    feed, registry = Feed(bus, settings.node), Registry()
+    enforcer = Enforcer(datapath.tables, feed, registry, budget=settings.flow_budget)
+    enforcer.node_cookie = netns_cookie()
+    flags = ConfigFlag.EMIT_FORWARDED if settings.publish_forwarded else ConfigFlag(0)
+    datapath.tables.configure(Config(flags=int(flags)))
+    return Parts(
+        settings=settings,
+        bus=bus,
+        log=log,
+        telemetry=runtime.telemetry,
+        feed=feed,
+        gate=Gate(feed, log, settings.add_deadline),
+        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses),
+        registry=registry,
+        enforcer=enforcer,
+        datapath=datapath,
+        thread=NamespaceThread(),
+        links=Links(),
+    )
+
+
+async def build(runtime: Runtime[Settings]) -> None:
+    """Wires the agent."""
+    parts = make_parts(runtime)
+    kernel = await parts.thread.run(parts.links.snapshot)
+    found = rebuild(parts.book.journal.ledger, kernel)
+    parts.registry.fill(found.alive)
+    attacher = Attacher(parts)
+    attacher.mtu = uplink_mtu(kernel, runtime.settings.uplinks)
+    runtime.log.info("endpoints-found", alive=len(found.alive), dead=len(found.dead), mtu=attacher.mtu)
+    for attachment in found.dead:
+        await attacher.delete(attachment)
+    _start_loops(runtime, parts, attacher)
+    await _start_cni(runtime, parts, attacher)
+
+
+def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
+    feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
+    peers, balancer = Peers(tables, feed, registry), Balancer(tables, feed)
+    datapath = runtime.health.require("datapath")
+    keeper = Keeper(parts, datapath, attacher.delete, attacher.mtu)
+    provision = Provision(parts, runtime.health.require("blocks"), datapath)
+    state = Enforcing(runtime, parts, peers)
+
+    async def around(dirty: Dirty) -> Done:
+        if dirty.full:
+            peers.own_addresses = await parts.thread.run(parts.links.own_addresses)
+        peers.apply(full=dirty.full)
+        state.acks.poke(full=False)
+        return Done()
+
+    async def balance(dirty: Dirty) -> Done:
+        balancer.apply(full=dirty.full)
+        return Done()
+
+    def objects() -> list[Cursor]:
+        return [feed.objects.cursor()]
+
+    Loop(
+        runtime,
+        "policy",
+        cursors=[feed.rules_view.cursor(), registry.bell.cursor()],
+        apply=state.enforce,
+        period=FULL_POLICY,
+    )
+    around_cursors = [feed.endpoints.cursor(), registry.bell.cursor(), *objects()]
+    Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
+    Loop(runtime, "services", cursors=objects(), apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
+    Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
+    Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
+    relabel = Relabel(parts).apply
+    Loop(runtime, "identities", cursors=[*objects(), feed.identities.cursor(), feed.rules_view.cursor()], apply=relabel)
+    supplies = [*objects(), feed.blocks.cursor(), parts.book.bell.cursor()]
+    Loop(runtime, "provision", cursors=supplies, apply=provision.apply, debounce=0.02)
+    out = EndpointsOut(runtime.bus, feed, registry, runtime.log)
+    Loop(runtime, "endpoints", cursors=[feed.endpoints.cursor(), registry.bell.cursor()], apply=out.apply)
+    runtime.spawn("gate", _wake(parts))
+    runtime.spawn("reaper", keeper.reap(attacher.retired))
+    runtime.spawn("conntrack", keeper.sweep())
+    flows = FlowEvents(runtime.bus, feed, registry, runtime.settings.flow_events_per_second)
+    reader = EventReader(tables.events_fd, flows.take)
+    reader.start()
+
+    async def stop_reader() -> None:
+        reader.stop()
+
+    runtime.on_stop(stop_reader)
+
+
+class Enforcing:
+    """The policy loop and what it reports: readiness and the node's acknowledgement."""
+
+    def __init__(self, runtime: Runtime[Settings], parts: Parts, peers: Peers) -> None:
+        self._runtime = runtime
+        self._parts = parts
+        self._peers = peers
+        self._out = AckOut(runtime.bus, parts.settings.node)
+        self._reached: Revision | None = None
+        self._objects = runtime.health.require("objects")
+        self._rules = runtime.health.require("rules")
+        self.acks = Loop(runtime, "acks", cursors=[], apply=self.acknowledge, period=2.0, debounce=0.02)
+
+    async def enforce(self, _dirty: Dirty) -> Done:
+        """Policy into the maps."""
+        outcome = self._parts.enforcer.enforce()
+        if outcome.revision is not None and outcome.revision != self._reached:
+            self._reached = outcome.revision
+            self.acks.poke(full=False)
+        feed = self._parts.feed
+        if feed.rules_view.synced and self._reached is not None:
+            self._rules.set(True)  # once: what was in sync stays in force
+        if feed.objects.synced:
+            self._objects.set(True)
+        if not self._objects.ok:
+            self._objects.set(False, feed.objects.why())
+        if not self._rules.ok:
+            self._rules.set(False, feed.rules_view.why() or "the policy service has not finished a compilation")
+        return Done()
+
+    async def acknowledge(self, _dirty: Dirty) -> Done | Again:
+        """What the kernel holds, told to all."""
+        if self._reached is None or not self._runtime.bus.connected:
+            return Again(after=1.0)
+        missing = self._runtime.health.missing()
+        await self._out.write(
+            self._reached,
+            (self._peers.sequence, self._peers.epoch),
+            len(self._parts.registry.up),
+            ready=not missing,
+            now=time.monotonic(),
+        )
+        return Done()
+
+
+async def _wake(parts: Parts) -> None:
+    """Tells waiting ADDs of every change they may wait for."""
+    cursors = [view.cursor() for view in (parts.feed.objects, parts.feed.rules_view, parts.feed.identities)]
+    while True:
+        waits = [asyncio.ensure_future(cursor.wait()) for cursor in cursors]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
+        for cursor in cursors:
+            cursor.take()
+        parts.gate.wake()
+
+
+async def _start_cni(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
+    verbs = Verbs(attacher, parts.book.journal, runtime.telemetry, runtime.health.missing, runtime.settings.gc_grace)
+
+    def on_bug(error: BaseException) -> None:
+        runtime.log.error("cni-bug", bug=True, error=error)
+
+    server = CniServer(runtime.settings.cni_socket, verbs.answer, on_bug)
+    await server.start()
+
+    async def stop() -> None:
+        verbs.stopping = True
+        await server.close()
+        parts.thread.close()
+        await parts.book.journal.close()
+        parts.datapath.close()
+
+    runtime.on_stop(stop)

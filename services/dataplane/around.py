@@ -1,0 +1,97 @@
+"""What the datapath's maps say of everything else: whose an address is, and where a Service's connections go.
+
+Owns ``am_ipcache``, ``am_services``, ``am_backends`` and ``am_members``. Promises: entries are only taken out when
+the watch they come from is in sync (an empty bucket is not an empty cluster); what is added is added at once. A
+mirror of each map in memory makes a change cost what changed; a full pass reads the maps themselves, so that what was
+deleted by hand returns.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from proto.net import Address
+from proto.objects import EndpointSlice, Node, Service
+from services.dataplane.core import ipcache, services
+from services.dataplane.core.layout import Peer, PrefixKey
+from services.dataplane.feed import Feed
+from services.dataplane.kernel.tables import Tables
+from services.dataplane.registry import Registry
+
+
+class Peers:
+    """Keeps ``am_ipcache``."""
+
+    def __init__(self, tables: Tables, feed: Feed, registry: Registry) -> None:
+        self._tables = tables
+        self._feed = feed
+        self._registry = registry
+        self._actual: dict[PrefixKey, Peer] | None = None
+        self.own_addresses: Iterable[Address] = ()
+        self.sequence = 0
+        """Stream sequence of ``endpoints`` that the map holds."""
+        self.epoch = ""
+
+    def apply(self, *, full: bool) -> int:
+        """Makes the map what it should be; ``full`` reads it first. Returns the number of changes."""
+        sequence, epoch = self._feed.endpoints.sequence, self._feed.endpoints.epoch
+        wanted = ipcache.entries_of(
+            ipcache.Surroundings(
+                node=self._feed.node,
+                endpoints=self._feed.foreign_endpoints(),
+                local=[entry for one in self._registry.up.values() for entry in one.published(self._feed.node)],
+                nodes=self._feed.all_of(Node),
+                slices=self._feed.all_of(EndpointSlice),
+                own_addresses=self.own_addresses,
+            )
+        )
+        if full or self._actual is None:
+            self._actual = self._tables.ipcache.items()
+        actual = self._actual
+        upserts = {key: peer for key, peer in wanted.items() if actual.get(key) != peer}
+        sure = self._feed.endpoints.synced and self._feed.complete(Node) and self._feed.complete(EndpointSlice)
+        gone = tuple(key for key in actual if key not in wanted) if sure else ()
+        self._actual = None  # unknown until both steps have succeeded
+        self._tables.ipcache.apply(upserts, gone)
+        actual.update(upserts)
+        for key in gone:
+            del actual[key]
+        self._actual = actual
+        if upserts or gone:
+            self._tables.bump_generation()
+        if self._feed.endpoints.synced:
+            self.sequence, self.epoch = sequence, epoch
+        return len(upserts) + len(gone)
+
+
+class Balancer:
+    """Keeps the Service tables."""
+
+    def __init__(self, tables: Tables, feed: Feed) -> None:
+        self._tables = tables
+        self._feed = feed
+        self._actual: services.Tables | None = None
+
+    def apply(self, *, full: bool) -> int:
+        """Makes the tables what they should be. Without complete watches it does nothing: Services stay as they
+        were.
+        """
+        if not (self._feed.complete(Service) and self._feed.complete(EndpointSlice)):
+            return 0
+        if full or self._actual is None:
+            self._actual = services.Tables(
+                self._tables.services.items(), self._tables.backends.items(), self._tables.members.items()
+            )
+        actual = self._actual
+        wanted = services.tables_of(
+            self._feed.all_of(Service), self._feed.all_of(EndpointSlice), self._feed.node, actual
+        )
+        steps = services.change(actual, wanted)
+        self._actual = None  # unknown until every step has succeeded
+        self._tables.backends.apply(steps.set_backends)
+        self._tables.members.apply(steps.set_members)
+        self._tables.services.apply(steps.set_services, steps.remove_services)
+        self._tables.backends.apply({}, steps.remove_backends)
+        self._tables.members.apply({}, steps.remove_members)
+        self._actual = wanted
+        return len(steps.set_services) + len(steps.set_backends) + len(steps.remove_services)

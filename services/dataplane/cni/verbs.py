@@ -1,0 +1,73 @@
+"""Which part of the agent answers which verb of CNI.
+
+Owns STATUS and GC; ADD, CHECK and DEL are ``attach``'s. Promises: STATUS is 0 only when an ADD could succeed; GC undoes
+what two lists, a grace apart, both lack, goes on after a failure and names all of them; while the agent stops, ADD says
+"try again later" and DEL goes on working.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chassis.telemetry import Telemetry
+from services.dataplane.attach import Attacher
+from services.dataplane.core.cni import Attachment, CniError, Code, Request, Verb
+from services.dataplane.journal import Journal
+
+Unready = Callable[[], dict[str, str]]
+"""Conditions that do not hold, and why."""
+
+
+class Verbs:
+    """Answers the calls of a runtime."""
+
+    def __init__(
+        self, attacher: Attacher, journal: Journal, telemetry: Telemetry, unready: Unready, gc_grace: float
+    ) -> None:
+        self._attacher = attacher
+        self._journal = journal
+        self._telemetry = telemetry
+        self._unready = unready
+        self._grace = gc_grace
+        self.stopping = False
+
+    async def answer(self, request: Request) -> bytes:
+        """The JSON of a successful answer. Raises CniError."""
+        match request.verb:
+            case Verb.ADD:
+                if self.stopping:
+                    raise CniError(Code.TRY_AGAIN_LATER, "the agent is stopping")
+                return await self._attacher.add(request)
+            case Verb.DEL:
+                with self._telemetry.span("cni-del", container=request.attachment.container):
+                    await self._attacher.delete(request.attachment)
+                return b""
+            case Verb.CHECK:
+                return await self._attacher.check(request)
+            case Verb.GC:
+                return await self._collect(request)
+            case _:
+                return self._status()
+
+    def _status(self) -> bytes:
+        if self.stopping:
+            raise CniError(Code.NOT_AVAILABLE, "the agent is stopping")
+        missing = self._unready()
+        if not missing:
+            return b""
+        code = Code.LIMITED_CONNECTIVITY if "datapath" in missing else Code.NOT_AVAILABLE
+        raise CniError(code, "; ".join(f"{name}: {why}" for name, why in sorted(missing.items())))
+
+    async def _collect(self, request: Request) -> bytes:
+        if request.valid is None:
+            return b""  # no list is not an empty list
+        failures = []
+        ripe = self._journal.collect(set(request.valid), listed_at=self._journal.now(), grace=self._grace)
+        for container, interface in ripe:
+            try:
+                await self._attacher.delete(Attachment(container, interface))
+            except CniError as error:
+                failures.append(f"{container}/{interface}: {error.message}")
+        if failures:
+            raise CniError(Code.IO, "; ".join(failures))
+        return b""

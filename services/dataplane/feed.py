@@ -1,0 +1,159 @@
+"""What this node watches on the bus, as typed state: its pods, and what all nodes need to know.
+
+Owns the views and the meaning of their keys. Promises: nothing here is "empty" before it is in sync; whoever sweeps
+asks :meth:`Feed.complete` first. Entries the codec refuses keep their last good value (the views see to that). The
+sequence that a frontier must cover is the *key's* revision: the stream sequence of the object's last change.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import TypeVar
+
+import msgspec
+
+from chassis.bus import Bus, View
+from proto.addresses import Block, BlockReport, Claim, Endpoint
+from proto.codec import encode_segment, identity_key, join, kind_prefix
+from proto.identity import IdentityRecord, RelevantKeys
+from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
+from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
+from proto.subjects import BLOCKS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
+from services.dataplane.core.admission import Knowledge
+from services.dataplane.core.cni import PodRef
+
+T = TypeVar("T", bound=KubernetesObject)
+
+WATCHED: tuple[type[KubernetesObject], ...] = (Pod, Namespace, Node, Service, EndpointSlice, IPPool)
+_PREFIXES: dict[type[KubernetesObject], str] = {kind: kind_prefix(KIND_OF[kind]) for kind in WATCHED}
+
+
+def object_kind(key: str) -> type[msgspec.Struct] | None:
+    """Type of an object by its key; None for what this node has no use for."""
+    return next((kind for kind, prefix in _PREFIXES.items() if key.startswith(f"{prefix}.")), None)
+
+
+def rules_kind(key: str) -> type[msgspec.Struct] | None:
+    """Type of an entry of ``rules``."""
+    if key.startswith("_frontier."):
+        return Frontier
+    if key == "_cidrs":
+        return CidrPartition
+    return None if key.startswith("_") else CompiledPolicy
+
+
+def identities_kind(key: str) -> type[msgspec.Struct] | None:
+    """Type of an entry of ``identities``."""
+    if key == "_relevant":
+        return RelevantKeys
+    return None if key.startswith("_") else IdentityRecord
+
+
+def blocks_kind(key: str) -> type[msgspec.Struct] | None:
+    """Type of an entry of ``blocks``."""
+    if key.startswith("_reported."):
+        return BlockReport
+    return None if key.startswith("_") else Block
+
+
+def endpoints_kind(key: str) -> type[msgspec.Struct] | None:
+    """Type of an entry of ``endpoints``."""
+    return None if key.startswith("_") else Endpoint
+
+
+def claims_kind(key: str) -> type[msgspec.Struct] | None:
+    """Type of an entry of ``claims``."""
+    return None if key.startswith("_") else Claim
+
+
+class Rules(Mapping[int, CompiledPolicy]):
+    """Compiled policies by identity, read through the view."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+
+    def __getitem__(self, identity: int) -> CompiledPolicy:
+        policy = self._view.entries[identity_key(identity)].value
+        assert isinstance(policy, CompiledPolicy)
+        return policy
+
+    def __iter__(self) -> Iterator[int]:
+        return (int(key, 16) for key in self._view.entries)
+
+    def __len__(self) -> int:
+        return len(self._view.entries)
+
+
+class Feed:
+    """All views of one node."""
+
+    def __init__(self, bus: Bus, node: str) -> None:
+        self.node = node
+        own = encode_segment(node)
+        self._pod_prefix = join("core", "pod", node)
+        scopes: dict[type[KubernetesObject], str] = {Pod: self._pod_prefix}
+        self.objects = bus.bucket(OBJECTS).watch(
+            object_kind,
+            prefixes=tuple(scopes.get(kind, prefix) for kind, prefix in _PREFIXES.items()),
+            markers=tuple(_PREFIXES.values()),
+            name="objects",
+        )
+        self.rules_view = bus.bucket(RULES).watch(rules_kind, name="rules")
+        self.identities = bus.bucket(IDENTITIES).watch(identities_kind, name="identities")
+        self.endpoints = bus.bucket(ENDPOINTS).watch(endpoints_kind, markers=(), name="endpoints")
+        self.blocks = bus.bucket(BLOCKS).watch(blocks_kind, markers=(), name="blocks")
+        self.rules = Rules(self.rules_view)
+        self._own_endpoints = f"{own}."
+
+    def complete(self, kind: type[KubernetesObject]) -> bool:
+        """All objects of a kind are here, so what is not here does not exist."""
+        return self.objects.synced or self.objects.scope_complete(_PREFIXES[kind])
+
+    def all_of(self, kind: type[T]) -> list[T]:
+        """Objects of a kind, as far as they are here."""
+        return [entry.value for entry in self.objects.entries.values() if isinstance(entry.value, kind)]
+
+    def pod(self, wanted: PodRef) -> tuple[Pod, Revision, str] | None:
+        """A pod of this node, the revision of its last change and its trace context."""
+        entry = self.objects.entries.get(f"{self._pod_prefix}.{join(wanted.namespace, wanted.name)}")
+        if entry is None or not isinstance(entry.value, Pod):
+            return None
+        return entry.value, Revision(epoch=self.objects.epoch, sequence=entry.revision), entry.traceparent
+
+    def node_object(self) -> Node | None:
+        """The Node object of this node."""
+        entry = self.objects.entries.get(join("core", "node", "", self.node))
+        return entry.value if entry is not None and isinstance(entry.value, Node) else None
+
+    def knowledge(self) -> Knowledge:
+        """What identities are computed from, now."""
+        namespaces = {one.name: one for one in self.all_of(Namespace)}
+        system = namespaces.get("kube-system")
+        relevant = self.identities.marks.get("_relevant")
+        keys = relevant.value.keys if relevant is not None and isinstance(relevant.value, RelevantKeys) else ()
+        return Knowledge(cluster_uid=system.uid if system else "", relevant=frozenset(keys), namespaces=namespaces)
+
+    def frontiers(self) -> list[Frontier]:
+        """How far each shard of policy is."""
+        return [entry.value for entry in self.rules_view.marks.values() if isinstance(entry.value, Frontier)]
+
+    def partition(self) -> CidrPartition | None:
+        """The policy CIDRs, cut into disjoint prefixes."""
+        entry = self.rules_view.marks.get("_cidrs")
+        return entry.value if entry is not None and isinstance(entry.value, CidrPartition) else None
+
+    def foreign_endpoints(self) -> list[Endpoint]:
+        """Endpoints of all other nodes."""
+        return [
+            entry.value
+            for key, entry in self.endpoints.entries.items()
+            if isinstance(entry.value, Endpoint) and not key.startswith(self._own_endpoints)
+        ]
+
+    def published_endpoints(self) -> dict[str, Endpoint]:
+        """Entries of this node, as the bus has them, by key."""
+        return {
+            key: entry.value
+            for key, entry in self.endpoints.entries.items()
+            if isinstance(entry.value, Endpoint) and key.startswith(self._own_endpoints)
+        }

@@ -1,0 +1,177 @@
+"""Keeps what should be in the kernel in the kernel: links, routes, neighbours, programs, masquerade, conntrack.
+
+Owns the repair of drift, the removal of retired links and the sweeping of conntrack. Promises: what somebody takes away
+by hand is back within a full pass (5 s); an endpoint whose link has vanished in two passes one after the other is
+undone as a DEL would (its pod is gone and the runtime never said so); links nobody answers for are reported, never
+removed: a pod may be behind them. Without its mark no link is touched.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+
+from chassis.health import Condition
+from chassis.reconcile import Again, Dirty, Done
+from proto.events import ServiceFault
+from proto.objects import IPPool, Node
+from proto.subjects import event_subject
+from services.dataplane.core.cni import Attachment
+from services.dataplane.core.endpoint import LocalEndpoint
+from services.dataplane.core.links import KernelLinks, PodLink, host_name
+from services.dataplane.core.masquerade import ruleset
+from services.dataplane.core.plan import Repairs, Standing, repairs
+from services.dataplane.kernel.masquerade import Masquerade
+from services.dataplane.parts import Parts
+
+FAULT = event_subject("dataplane", "fault")
+REAP_EVERY = 0.25
+SWEEP_EVERY = 10.0
+RECOUNT_EVERY = 3600.0
+
+
+class Keeper:
+    """Repairs one node's kernel state."""
+
+    def __init__(
+        self, parts: Parts, condition: Condition, undo: Callable[[Attachment], Awaitable[None]], mtu: int
+    ) -> None:
+        self._parts = parts
+        self._condition = condition
+        self._undo = undo
+        self._mtu = mtu
+        self._masquerade = Masquerade()
+        self._missing: frozenset[Attachment] = frozenset()
+        self._unmarked: frozenset[int] = frozenset()
+        self._reported: set[str] = set()
+
+    async def repair(self, _dirty: Dirty) -> Done | Again:
+        """One full pass over links and programs."""
+        busy = self._parts.registry.busy
+        kernel: KernelLinks = await self._parts.thread.run(self._parts.links.snapshot)
+        up = self._parts.registry.up
+        standing = [
+            Standing(attachment=one.attachment, index=one.index, addresses=one.addresses) for one in up.values()
+        ]
+        found = repairs(standing, busy | self._parts.registry.busy, kernel)
+        await self._mend(found, up)
+        await self._sweep_gone(found)
+        self._report_orphans(found)
+        await self._sweep_unmarked(kernel)
+        await self._programs(kernel)
+        changed = self._parts.enforcer.restore(self._parts.registry.up.values())
+        if found.drift or changed:
+            self._parts.log.info("drift-repaired", routes=len(found.routes), links=len(found.down), entries=changed)
+        return Done()
+
+    async def _mend(self, found: Repairs, up: Mapping[Attachment, LocalEndpoint]) -> None:
+        links, thread = self._parts.links, self._parts.thread
+        for attachment in found.down:
+            one = up[attachment]
+            wanted = PodLink(attachment=attachment, uid=one.first.pod_uid, addresses=one.addresses, mtu=self._mtu)
+            await thread.run(lambda one=one, wanted=wanted: links.bring_up(one.index, wanted))  # type: ignore[misc]
+        if found.routes or found.neighbours:
+            await thread.run(lambda: links.repair(list(found.routes), list(found.neighbours)))
+        if found.stale_routes:
+            await thread.run(lambda: links.remove_routes(list(found.stale_routes)))
+
+    async def _sweep_gone(self, found: Repairs) -> None:
+        """Two-phase: what is missing in two passes one after the other is gone."""
+        missing = frozenset(found.gone)
+        for attachment in missing & self._missing:
+            self._parts.log.warning("link-vanished", container=attachment.container)
+            await self._undo(attachment)
+        self._missing = missing - self._missing
+
+    def _report_orphans(self, found: Repairs) -> None:
+        for link in found.orphans:
+            if link.alias in self._reported:
+                continue
+            self._reported.add(link.alias)
+            fault = f"link {link.name} ({link.alias}) has no entry in the address journal"
+            self._parts.log.error("orphan-link", link=link.name, alias=link.alias)
+            self._parts.bus.publish(
+                FAULT,
+                ServiceFault(
+                    service="dataplane",
+                    node=self._parts.settings.node,
+                    fault=fault,
+                    remedy="delete the pod behind it; restore the journal if it was removed",
+                ),
+            )
+
+    async def _sweep_unmarked(self, kernel: KernelLinks) -> None:
+        """Links whose maker died between making and marking them; two-phase, since one may be in the making."""
+        begun = frozenset(link.index for link in kernel.unmarked())
+        for index in begun & self._unmarked:
+            self._parts.log.warning("unmarked-link-removed", ifindex=index)
+            await self._parts.thread.run(lambda index=index: self._parts.links.remove(index))  # type: ignore[misc]
+        self._unmarked = begun
+
+    async def _programs(self, kernel: KernelLinks) -> None:
+        """Programs hang where they should: endpoints, uplinks, sockets."""
+        datapath, settings = self._parts.datapath, self._parts.settings
+        held = datapath.links()
+        for one in self._parts.registry.up.values():
+            state = held.get(host_name(one.attachment))
+            if (state is None or state.ifindex != one.index) and one.attachment not in self._parts.registry.busy:
+                datapath.attach_endpoint(one.index, host_name(one.attachment))
+        indices = {link.name: link.index for link in kernel.links}
+        absent = [uplink for uplink in settings.uplinks if uplink not in indices]
+        try:
+            for uplink in settings.uplinks:
+                if uplink in indices:
+                    datapath.attach_uplink(indices[uplink], uplink)
+            datapath.attach_sockets(settings.cgroup)
+        except OSError as error:
+            self._condition.set(False, str(error))
+            raise
+        names = {host_name(one.attachment) for one in self._parts.registry.up.values()}
+        stale = [name for name in held if name.startswith("am") and len(name) == 12 and name not in names]
+        for name in stale:
+            if name not in indices:
+                datapath.detach(name)
+        why = f"uplink {', '.join(absent)} does not exist; set AIRMESH_UPLINKS to interfaces of this node"
+        self._condition.set(not absent, why)
+
+    async def masquerade(self, _dirty: Dirty) -> Done | Again:
+        """The nftables table, once the pools and nodes are known."""
+        feed = self._parts.feed
+        if not (feed.complete(IPPool) and feed.complete(Node)):
+            return Again(after=1.0)
+        addresses = [address for node in feed.all_of(Node) for address in node.addresses]
+        if await self._masquerade.keep(ruleset(feed.all_of(IPPool), addresses)):
+            self._parts.log.info("masquerade-written")
+        return Done()
+
+    async def reap(self, retired: list[int]) -> None:
+        """Removes retired links in batches, and their flows; for ever."""
+        while True:
+            await asyncio.sleep(REAP_EVERY)
+            if not retired:
+                continue
+            batch, retired[:] = list(retired), []
+            try:
+                await self._parts.thread.run(self._parts.links.reap)
+            except OSError as error:
+                self._parts.log.warning("reap-failed", error=error)
+            for index in {index for index in batch if index}:
+                await asyncio.to_thread(self._parts.datapath.broom.forget_endpoint, index)
+
+    async def sweep(self) -> None:
+        """Conntrack's collection; for ever."""
+        broom = self._parts.datapath.broom
+        await asyncio.to_thread(broom.recount)
+        turns = 0
+        while True:
+            await asyncio.sleep(SWEEP_EVERY)
+            turns += 1
+            await asyncio.to_thread(broom.collect)
+            if turns * SWEEP_EVERY >= RECOUNT_EVERY:
+                turns = 0
+                await asyncio.to_thread(broom.recount)
+
+
+def uplink_mtu(kernel: KernelLinks, uplinks: tuple[str, ...]) -> int:
+    """The smallest MTU of the uplinks that exist; 1500 when none does."""
+    return min((link.mtu for link in kernel.links if link.name in uplinks and link.mtu), default=1500)

@@ -1,0 +1,95 @@
+"""Keeps the node supplied: blocks reported and held, claims settled, the journal bound to its cluster.
+
+Owns when ``ipam`` is asked. Promises: the node says what it holds at start and under every new epoch of ``blocks``
+(until then ``ipam`` gives nothing to anybody), asks for a block before the last addresses are gone, and tells of each
+claim it no longer holds until that is answered. Nothing here holds up a pod that has an address.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from chassis.faults import Refused
+from chassis.health import Condition
+from chassis.reconcile import Again, Dirty, Done
+from proto.events import ServiceFault
+from proto.objects import IPPool
+from proto.subjects import event_subject
+from services.dataplane.conf import write_conf
+from services.dataplane.core.addressing import Family, families_of
+from services.dataplane.parts import Parts
+
+FAULT = event_subject("dataplane", "fault")
+RETRY_SECONDS = 1.0
+
+
+class Provision:
+    """One node's supplies."""
+
+    def __init__(self, parts: Parts, blocks: Condition, datapath: Condition) -> None:
+        self._parts = parts
+        self._blocks = blocks
+        self._datapath = datapath
+        self._reported_epoch = ""
+        self._told: set[str] = set()
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Families that pods get an address of."""
+        return families_of(self._parts.feed.all_of(IPPool))
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """Binds, reports, asks, settles; whatever is not possible yet comes again."""
+        feed, book = self._parts.feed, self._parts.book
+        node = feed.node_object()
+        cluster = feed.knowledge().cluster_uid
+        if node is None or not cluster:
+            self._blocks.set(False, f"the Node object {feed.node} has not arrived")
+            return Again(after=RETRY_SECONDS)
+        await book.journal.bind(cluster)
+        epoch = feed.blocks.epoch
+        if epoch and epoch != self._reported_epoch:
+            try:
+                await book.report(node.uid)
+            except Refused as error:
+                self._judge(self.families)
+                self._parts.log.warning("report-refused", code=error.code, why=error.message)
+                return Again(after=RETRY_SECONDS)
+            self._reported_epoch = epoch
+            self._parts.log.info("blocks-reported", epoch=epoch, blocks=len(book.journal.ledger.blocks))
+        short = await self._refill(node.uid)
+        self._judge(self.families)
+        await book.settle_owed()
+        return Again(after=RETRY_SECONDS) if short else Done()
+
+    async def _refill(self, node_uid: str) -> bool:
+        """Asks for blocks; True when one is still wanting."""
+        short = False
+        for family in self._parts.book.wants_block(self.families):
+            try:
+                await self._parts.book.request_block(family, node_uid)
+            except Refused as error:
+                short = True
+                self._tell(f"no block for IPv{family}: {error.message}")
+        return short
+
+    def _tell(self, fault: str) -> None:
+        """Once for each sentence."""
+        if fault in self._told:
+            return
+        self._told.add(fault)
+        self._parts.log.warning("block-refused", why=fault)
+        event = ServiceFault(
+            service="dataplane", node=self._parts.settings.node, fault=fault, remedy="see: airmesh ipam show"
+        )
+        self._parts.bus.publish(FAULT, event)
+
+    def _judge(self, families: Sequence[Family]) -> None:
+        """The condition, and the runtime's configuration as soon as pods can start."""
+        held = self._parts.book.has_blocks(families)
+        why = "no IPPool is enabled" if not families else "a family has no block yet"
+        self._blocks.set(held, why)
+        if held and self._datapath.ok:
+            settings = self._parts.settings
+            if write_conf(settings.cni_conf_dir, settings.cni_socket):
+                self._parts.log.info("cni-conf-written", folder=str(settings.cni_conf_dir))

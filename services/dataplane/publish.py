@@ -1,0 +1,85 @@
+"""What this node tells the others: its endpoints, and how far its kernel is.
+
+Owns ``endpoints.<node>.*`` with its marker, and ``acks.<node>``. Promises: a durable outbox without a
+queue: what should be on the bus is computed from the registry (whose truth is the journal) and compared with what the
+bus has, so after a lost bucket or a time without NATS everything is put again, and nothing twice. The completeness
+marker of an epoch is written only after all of it. Nothing here is ever waited for by an ADD.
+"""
+
+from __future__ import annotations
+
+from chassis.bus import Bus
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
+from proto.addresses import Endpoint
+from proto.codec import encode_segment, endpoint_key
+from proto.policy import Ack, Revision
+from proto.subjects import ACKS, ENDPOINTS
+from proto.sync import Complete, complete_key
+from services.dataplane.feed import Feed
+from services.dataplane.registry import Registry
+
+REFRESH_SECONDS = 30.0
+"""An unchanged acknowledgement is written again after this long: readers see that the node lives."""
+
+
+class EndpointsOut:
+    """Keeps this node's part of ``endpoints``."""
+
+    def __init__(self, bus: Bus, feed: Feed, registry: Registry, log: Log) -> None:
+        self._kv = bus.bucket(ENDPOINTS)
+        self._feed = feed
+        self._registry = registry
+        self._log = log
+        self._marker = complete_key(encode_segment(feed.node))
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """Puts what is missing or differs, deletes what is no more, then says that all is there."""
+        view, node = self._feed.endpoints, self._feed.node
+        if not view.epoch or not view.synced:
+            return Again(after=1.0)
+        wanted: dict[str, tuple[Endpoint, str]] = {
+            endpoint_key(node, entry.address): (entry, one.traceparent)
+            for one in self._registry.up.values()
+            for entry in one.published(node)
+        }
+        present = self._feed.published_endpoints()
+        epoch = view.epoch
+        for key, (entry, traceparent) in wanted.items():
+            if present.get(key) != entry:
+                await self._kv.put(key, entry, traceparent=traceparent)
+        for key in present:
+            if key not in wanted:
+                await self._kv.delete(key)
+        marker = view.marks.get(self._marker)
+        if marker is None or marker.value != Complete(epoch=epoch):
+            await self._kv.put(self._marker, Complete(epoch=epoch))
+            self._log.info("endpoints-complete", epoch=epoch, endpoints=len(wanted))
+        return Done()
+
+
+class AckOut:
+    """Keeps ``acks.<node>``."""
+
+    def __init__(self, bus: Bus, node: str) -> None:
+        self._kv = bus.bucket(ACKS)
+        self._key = encode_segment(node)
+        self._node = node
+        self._last: Ack | None = None
+        self._written = 0.0
+
+    async def write(self, rules: Revision, endpoints: tuple[int, str], pods: int, *, ready: bool, now: float) -> bool:
+        """Writes when anything changed, or after :data:`REFRESH_SECONDS`. Raises Unavailable."""
+        ack = Ack(
+            node=self._node,
+            rules=rules,
+            endpoints=endpoints[0],
+            endpoints_epoch=endpoints[1],
+            pods=pods,
+            ready=ready,
+        )
+        if ack == self._last and now - self._written < REFRESH_SECONDS:
+            return False
+        await self._kv.put(self._key, ack)
+        self._last, self._written = ack, now
+        return True

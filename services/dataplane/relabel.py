@@ -1,0 +1,62 @@
+"""A living pod's labels (or its namespace's) change: it becomes another identity, everywhere.
+
+Owns the moving of an endpoint from one identity to the next. Promises: the new identity is put in force only when its
+rules are here and the frontier has passed the change, so a pod is never without policy in between; the journal numbers
+the change, so other nodes take it for the later one.
+"""
+
+from __future__ import annotations
+
+import msgspec
+
+from chassis.reconcile import Dirty, Done
+from services.dataplane.core.cni import PodRef
+from services.dataplane.core.endpoint import LocalEndpoint
+from services.dataplane.core.journal_records import Lease
+from services.dataplane.gate import Entered
+from services.dataplane.parts import Parts
+
+
+class Relabel:
+    """Follows the identities of this node's pods."""
+
+    def __init__(self, parts: Parts) -> None:
+        self._parts = parts
+
+    async def apply(self, _dirty: Dirty) -> Done:
+        """Looks at every endpoint of the node."""
+        for one in list(self._parts.registry.up.values()):
+            wanted = PodRef(namespace=one.first.namespace, name=one.first.pod, uid=one.first.pod_uid)
+            entered = self._parts.gate.look(wanted)
+            if isinstance(entered, Entered) and entered.admitted.identity != one.identity:
+                await self._move(one, entered)
+        return Done()
+
+    async def _move(self, one: LocalEndpoint, entered: Entered) -> None:
+        registry = self._parts.registry
+        async with registry.alone(one.attachment):
+            current = registry.up.get(one.attachment)
+            if current is None or current.index != one.index:
+                return
+            identity = entered.admitted.identity
+            changed = await self._parts.book.journal.change(one.attachment, identity, one.mac)
+            moved = LocalEndpoint(
+                attachment=one.attachment,
+                leases=_with_identity(changed.leases, identity),
+                index=one.index,
+                cookie=one.cookie,
+                traceparent=entered.traceparent,
+            )
+            registry.put(moved)
+            self._parts.enforcer.learn(moved)
+            self._parts.log.info(
+                "identity-changed",
+                pod=f"{one.first.namespace}/{one.first.pod}",
+                before=f"{one.identity:016x}",
+                now=f"{identity:016x}",
+            )
+
+
+def _with_identity(leases: tuple[Lease, ...], identity: int) -> tuple[Lease, ...]:
+    """The leases as the journal has them; the identity is stated once more for a journal that had none to change."""
+    return tuple(msgspec.structs.replace(lease, identity=identity) for lease in leases)

@@ -1,0 +1,46 @@
+"""Settings of a node's dataplane; each is read from ``AIRMESH_<NAME>``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from chassis.settings import BaseSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(BaseSettings):
+    """What one node's agent needs to know."""
+
+    node: str
+    """Name of the Node object."""
+    state_dir: Path
+    """Folder of the address journal; must survive a reboot."""
+    uplinks: tuple[str, ...]
+    """Interfaces that lead to other nodes; the smallest MTU among them is the pods'."""
+    pin_root: Path = Path("/sys/fs/bpf/airmesh")
+    """Folder on bpffs for programs and maps; one for each node on a machine."""
+    cgroup: Path = Path("/sys/fs/cgroup")
+    """A cgroup2 folder that holds every pod: the socket programs hang there."""
+    cni_socket: Path = Path("/run/airmesh/cni.sock")
+    """Socket for the CNI executable."""
+    cni_conf_dir: Path = Path("/etc/cni/net.d")
+    """Where the runtime looks for its network configuration."""
+    bpf_cache: Path = Path("/var/cache/airmesh/bpf")
+    """Folder of compiled eBPF programs."""
+    boot_id: str = ""
+    """Names this boot of the node; empty: the kernel's boot id and the namespace's cookie."""
+    add_deadline: float = 20.0
+    """Seconds that an ADD waits for the pod's object and policy."""
+    address_cooldown: float = 130.0
+    """Seconds that a freed address rests: longer than conntrack remembers its last owner."""
+    spare_addresses: int = 16
+    """Another block is asked for when fewer addresses of a family are free."""
+    gc_grace: float = 60.0
+    """Seconds between the two lists that must both lack an attachment before it is undone."""
+    flow_budget: int = 65_536
+    """Conntrack entries that one pod may have."""
+    flow_events_per_second: float = 500.0
+    """Flow events that this node publishes at most; the rest is counted."""
+    publish_forwarded: bool = False
+    """Also publish an event for each new flow that was let through."""
