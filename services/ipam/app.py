@@ -1,0 +1,79 @@
+"""Wires ``ipam``: views, endpoints, upkeep. Decides nothing."""
+
+from __future__ import annotations
+
+from chassis.bus import Bus
+from chassis.reconcile import Again, Dirty, Done, Loop
+from chassis.service import Runtime
+from proto.events import AddressMoved, ServiceFault
+from proto.requests import (
+    BlockReportRequest,
+    BlockRequest,
+    ClaimRelease,
+    ClaimRequest,
+    IpamShow,
+)
+from proto.subjects import (
+    BLOCKS,
+    CLAIMS,
+    IPAM_BLOCK,
+    IPAM_CLAIM,
+    IPAM_RELEASE,
+    IPAM_REPORT,
+    IPAM_SHOW,
+    OWNERS,
+    event_subject,
+)
+from services.ipam.grants import Grants
+from services.ipam.keeping import Keeping
+from services.ipam.reports import Reports
+from services.ipam.settings import Settings
+from services.ipam.upkeep import Upkeep
+from services.ipam.world import World
+
+SWEEP_EVERY = 10.0
+
+
+async def build(runtime: Runtime[Settings]) -> None:
+    """Everything that one copy of the service is."""
+    bus, settings = runtime.bus, runtime.settings
+    world = World(bus)
+    blocks, owners, claims = (bus.bucket(bucket) for bucket in (BLOCKS, OWNERS, CLAIMS))
+    grants = Grants(blocks, world.look)
+    keeping = Keeping(owners, claims, grants, world.look, lambda event: _moved(bus, event))
+    reports = Reports(grants, keeping, world.look, runtime.log)
+    upkeep = Upkeep(
+        (blocks, owners, claims), world.of_addresses, grants, world.look, runtime.log, lambda fault: _fault(bus, fault)
+    )
+    await bus.serve(IPAM_BLOCK, BlockRequest, grants.grant)
+    await bus.serve(IPAM_REPORT, BlockReportRequest, reports.report)
+    await bus.serve(IPAM_CLAIM, ClaimRequest, keeping.claim)
+    await bus.serve(IPAM_RELEASE, ClaimRelease, keeping.release)
+    await bus.serve(IPAM_SHOW, IpamShow, reports.show)
+    _keep_up(runtime, world, upkeep, settings)
+
+
+def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, settings: Settings) -> None:
+    """Loops of the upkeep, and readiness: views in sync and the gate open."""
+    ready = runtime.health.require("addresses")
+
+    async def open_gate(dirty: Dirty) -> Done | Again:
+        outcome = await upkeep.open_gate(dirty)
+        seen = world.look()
+        ready.set(not seen.not_synced and seen.complete, seen.not_synced or "waiting for nodes' reports")
+        return outcome
+
+    async def sweep(_dirty: Dirty) -> Done:
+        return await upkeep.sweep(settings.owner_grace, settings.address_cooldown)
+
+    cursors = [view.cursor() for view in (*world.of_addresses, world.objects)]
+    Loop(runtime, "gate", cursors=cursors, apply=open_gate, period=5.0, debounce=0.05)
+    Loop(runtime, "sweep", cursors=[], apply=sweep, period=SWEEP_EVERY)
+
+
+def _moved(bus: Bus, event: AddressMoved) -> None:
+    bus.publish(event_subject("ipam", "address-moved"), event)
+
+
+def _fault(bus: Bus, fault: ServiceFault) -> None:
+    bus.publish(event_subject("ipam", "fault"), fault)

@@ -1,0 +1,78 @@
+"""Hearing what nodes hold, and telling a person what is held.
+
+A report is judged block by block against records read afresh; the marker that the node has reported is written last, so
+a report that was cut off counts for nothing and is sent again.
+"""
+
+from __future__ import annotations
+
+from chassis.faults import Refused
+from chassis.log import Log
+from proto.addresses import Block, Claim
+from proto.net import Network
+from proto.objects import IPPool
+from proto.requests import BlockReportAnswer, BlockReportRequest, IpamShow, IpamState
+from services.ipam.core.blocks import held_by
+from services.ipam.core.recovery import GiveUp, waiting_for
+from services.ipam.core.seen import Seen
+from services.ipam.grants import Grants, Look
+from services.ipam.keeping import Keeping
+
+MAX_REPORTED = 4096
+"""Blocks, and claims, that one report may name."""
+
+
+class Reports:
+    """The endpoints ``report`` and ``show``."""
+
+    def __init__(self, grants: Grants, keeping: Keeping, look: Look, log: Log) -> None:
+        self._grants = grants
+        self._keeping = keeping
+        self._look = look
+        self._log = log
+
+    async def report(self, request: BlockReportRequest) -> BlockReportAnswer:
+        """Blocks the node may go on using. Raises Refused: ``not-synced``, ``malformed``."""
+        seen = self._look()
+        if seen.not_synced:
+            raise Refused("not-synced", f"ipam is not in sync yet: {seen.not_synced}", retry=True)
+        if max(len(request.blocks), len(request.claims)) > MAX_REPORTED:
+            raise Refused("malformed", f"a report names at most {MAX_REPORTED} blocks and claims")
+        judged: dict[Network, Block | GiveUp] = {}
+        for block in request.blocks:
+            judged[block.cidr] = outcome = await self._grants.record(block, request.node, request.node_uid)
+            if isinstance(outcome, GiveUp):
+                self._log.warning("block-to-give-up", node=request.node, why=outcome.why)
+        for claim in request.claims:
+            if claim.node == request.node:
+                await self._record_claim(claim)
+        await self._grants.reported(request.node, seen.epoch)
+        known = {block.cidr: block for block in held_by(self._look().blocks.values(), request.node)}
+        mine = {**known, **judged}
+        return BlockReportAnswer(tuple(block for block in mine.values() if isinstance(block, Block)))
+
+    async def _record_claim(self, claim: Claim) -> None:
+        try:
+            await self._keeping.record(claim)
+        except Refused as refused:
+            if refused.retry:
+                raise
+            self._log.warning("claim-not-recorded", address=claim.address, node=claim.node, why=refused.message)
+
+    async def show(self, _request: IpamShow) -> IpamState:
+        """For a person: what is held, and what is being waited for."""
+        seen = self._look()
+        return IpamState(
+            pools=_pools(seen),
+            blocks=tuple(
+                sorted(seen.blocks.values(), key=lambda block: (block.cidr.version, block.cidr.network_address))
+            ),
+            owners=tuple(seen.owners[key] for key in sorted(seen.owners, key=str)),
+            claims=tuple(sorted(seen.claims.values(), key=lambda claim: (claim.address.version, int(claim.address)))),
+            waiting_for=() if seen.complete else waiting_for(seen.nodes.values(), seen.reports, seen.epoch),
+            problems=((seen.not_synced,) if seen.not_synced else ()) + seen.pools.problems,
+        )
+
+
+def _pools(seen: Seen) -> tuple[IPPool, ...]:
+    return tuple(seen.ippools[name] for name in sorted(seen.ippools))

@@ -1,0 +1,134 @@
+"""What nobody asks for: opening the gate under a new epoch, and freeing what no one keeps any more.
+
+Every copy does both; all writes are compare-and-set, so it does not matter which is first. Nothing is swept before all
+views are in sync and the gate is open.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+
+from chassis.kv import Entry
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
+from chassis.view import View
+from proto.addresses import IPAM_HOLDER
+from proto.codec import address_segment, owner_key
+from proto.events import ServiceFault
+from proto.sync import Complete, complete_key
+from services.ipam.core.claims import rebuilt, sweep
+from services.ipam.core.recovery import adopted, waiting_for
+from services.ipam.core.seen import Seen
+from services.ipam.grants import Grants, Look
+from services.ipam.store import Store, compare_and_set, delete_exactly
+
+AGAIN = 0.5
+"""Seconds between two tries to open the gate."""
+
+Told = Callable[[ServiceFault], None]
+
+
+class Upkeep:
+    """``stores`` and ``views`` are those of blocks, owners and claims, in this order."""
+
+    def __init__(
+        self,
+        stores: tuple[Store, Store, Store],
+        views: tuple[View, View, View],
+        grants: Grants,
+        look: Look,
+        log: Log,
+        told: Told,
+    ) -> None:
+        self._stores = stores
+        self._views = views
+        self._grants = grants
+        self._look = look
+        self._log = log
+        self._told = told
+        self._since: Mapping[tuple[str, ...], float] = {}
+        self._waiting: tuple[str, ...] = ()
+        self._problems: tuple[str, ...] = ()
+
+    async def open_gate(self, _dirty: Dirty) -> Done | Again:
+        """Write ``_complete`` to each bucket once all that was held is on record again."""
+        seen = self._look()
+        self._report_problems(seen)
+        if seen.not_synced:
+            return Again(AGAIN)
+        if seen.complete:
+            return Done()
+        self._report_waiting(waiting_for(seen.nodes.values(), seen.reports, seen.epoch))
+        if self._waiting:
+            return Again(AGAIN)
+        writes = adopted(seen.nodes.values(), seen.reports, seen.epoch, seen.blocks, seen.pools)
+        for write in writes:
+            self._log.info("block-adopted", block=write.block.cidr, node=write.block.node)
+            await self._grants.adopt(write)
+        if writes or await self._rebuild(seen):
+            return Again(0.05)
+        for store, view in zip(self._stores, self._views, strict=True):
+            if not view.scope_complete():
+                await store.put(complete_key(), Complete(view.epoch))
+        self._log.info("gate-opened", epoch=seen.epoch, blocks=len(seen.blocks), claims=len(seen.claims))
+        return Again(AGAIN)
+
+    async def _rebuild(self, seen: Seen) -> bool:
+        """Owners and claims that the other bucket, or a running pod, tells of; True while there was something to do."""
+        own = {cidr: block for cidr, block in seen.blocks.items() if block.node == IPAM_HOLDER}
+        owners, claims = rebuilt(seen.owners, seen.claims, seen.pods.values(), own, int(time.time()))
+        _, owner_store, claim_store = self._stores
+        for record in owners:
+            await compare_and_set(owner_store, owner_key(record.owner, record.address.version), record, None)
+        for claim in claims:
+            await compare_and_set(claim_store, address_segment(claim.address), claim, None)
+        if owners or claims:
+            self._log.info("rebuilt", owners=len(owners), claims=len(claims))
+        return bool(owners or claims)
+
+    async def sweep(self, grace: float, cooldown: float) -> Done:
+        """Forget owners without pods, let go of claims without a holder, free addresses that have rested."""
+        seen = self._look()
+        if seen.not_synced or not seen.complete:
+            self._since = {}
+            return Done()
+        found = sweep(
+            seen.owners,
+            seen.claims,
+            seen.pods.values(),
+            self._since,
+            now=time.monotonic(),
+            grace=grace,
+            cooldown=cooldown,
+        )
+        self._since = found.since
+        _, owners, claims = self._stores
+        for record in found.forget:
+            if await delete_exactly(owners, owner_key(record.owner, record.address.version), record):
+                self._log.info("owner-forgotten", owner=record.owner, address=record.address)
+        for claim in found.free:
+            if await delete_exactly(claims, address_segment(claim.address), claim):
+                self._log.info("address-freed", address=claim.address)
+        for before, after in found.let_go:
+            key = address_segment(after.address)
+            entry = await claims.get(key, type(after))
+            if entry is not None and entry.value == before:
+                await compare_and_set(claims, key, after, Entry(key, entry.value, entry.revision))
+                self._log.info("claim-let-go", address=after.address, pod_uid=before.pod_uid)
+        return Done()
+
+    def _report_waiting(self, waiting: tuple[str, ...]) -> None:
+        if waiting != self._waiting:
+            self._waiting = waiting
+            if waiting:
+                self._log.info("waiting-for-reports", nodes=list(waiting))
+
+    def _report_problems(self, seen: Seen) -> None:
+        problems = () if seen.not_synced else seen.pools.problems
+        for problem in problems:
+            if problem not in self._problems:
+                self._log.warning("pool-refused", why=problem)
+                fault, _, remedy = problem.rpartition("; ")
+                self._told(ServiceFault("ipam", "", fault or problem, remedy))
+        self._problems = problems
