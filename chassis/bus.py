@@ -1,8 +1,8 @@
 """The bus: requests, answers, events and buckets over one NATS connection, in the messages of ``proto``.
 
-Nothing here waits for NATS at start: whatever is asked for before the first connect (endpoints, subscriptions, views) is
-remembered and made when the connection stands; a reconnect brings it back. Requests and KV calls have a deadline and
-raise ``Unavailable``; events are lossy, bounded and never block.
+Nothing here waits for NATS at start: whatever is asked for before the first connect (endpoints, subscriptions, views)
+is remembered and made when the connection stands; a reconnect brings it back. Requests and KV calls have a deadline
+and raise ``Unavailable``; events are lossy, bounded and never block.
 
 Trace context travels in the header ``traceparent`` (W3C), the major version of the language in ``Airmesh-Version``.
 """
@@ -20,7 +20,7 @@ from prometheus_client import Counter
 
 from chassis import buckets
 from chassis.connection import Connection
-from chassis.faults import Fault, Refused, Unavailable
+from chassis.faults import Bug, Fault, Refused, Unavailable
 from chassis.kv import KV, Conflict, Entry
 from chassis.micro import Answer, Registration
 from chassis.secret import Secret
@@ -60,7 +60,7 @@ def role_of_user(user: str) -> tuple[Role, str]:
 class Bus:
     """See the module. ``start`` once, then everything else; ``close`` at the end."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - a service has these parts, each by name
         self,
         *,
         url: str,
@@ -109,8 +109,8 @@ class Bus:
         """Send the events that wait, then close; at most three seconds."""
         try:
             async with asyncio.timeout(1):
-                while self.connected and not self._events.empty():
-                    await asyncio.sleep(0.01)
+                if self.connected:
+                    await self._events.join()
         except TimeoutError:
             self._log.warning("events-left", count=self._events.qsize())
         await self.connection.close()
@@ -174,6 +174,7 @@ class Bus:
             headers["traceparent"] = traceparent
         if self._events.full():
             self._events.get_nowait()
+            self._events.task_done()
             self._drop()
         self._events.put_nowait((subject, codec.encode(event), headers))
 
@@ -199,6 +200,8 @@ class Bus:
         await self.connection.listen(subject, on_raw, lost)
 
     def _register_view(self, view: View) -> None:
+        if any(other.name == view.name for other in self._views):
+            raise Bug(f"two views are named {view.name}: their consumers would push each other out")
         view.log = self._log
         self._views.append(view)
         self._spawn(f"view {view.name}", view.run())
@@ -216,7 +219,6 @@ class Bus:
                 self._registered = True
                 for subject, on_raw in list(self._subscriptions):
                     await self._listen(subject, on_raw)
-                return
             except (Fault, OSError, TimeoutError) as error:
                 self._log.warning("bus-register", error=error)
                 await asyncio.sleep(0.5)
@@ -232,6 +234,8 @@ class Bus:
                     await connection.send(subject, body, headers)
             except Unavailable:
                 self._drop()
+            finally:
+                self._events.task_done()
 
     def _drop(self) -> None:
         self.dropped += 1

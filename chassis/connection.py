@@ -3,7 +3,7 @@
 Closes traps of nats-py 2.16 (each has a test in tests/shell/chassis/test_nats_traps.py):
  1. writes while disconnected are buffered and sent much later → ``pending_size=-1``; what stood in the buffer when the
     connection broke is thrown away;
- 2. the client closes for good after 60 attempts → it never stops trying, and a close we did not ask for ends the service;
+ 2. the client closes for good after 60 attempts → it never stops trying; a close we did not ask for ends the service;
  3. constant reconnect wait → our own, with jitter;
  4. a half-open connection is noticed after minutes → pings every 5 s, two may be outstanding; a transport that cannot
     even be closed is aborted; calls in flight fail at once when the connection breaks;
@@ -51,20 +51,22 @@ class ClosedForGood(Fault):
 class _Call:
     """One request in flight: can be ended before its time."""
 
-    __slots__ = ("deadline", "refusal")
+    __slots__ = ("deadline", "refusal", "why")
 
     def __init__(self) -> None:
         self.deadline: asyncio.Timeout | None = None
         self.refusal = ""
+        self.why = ""
 
-    def end(self, refusal: str = "") -> None:
+    def end(self, why: str, refusal: str = "") -> None:
+        self.why = why
         self.refusal = refusal
         if self.deadline is not None and not self.deadline.expired():
             self.deadline.reschedule(0)
 
 
 class Connection:
-    """Connects, for ever; ``run`` is its one task. Callbacks are called in the order of registration and must not block."""
+    """Connects, for ever; ``run`` is its one task. Callbacks are called in order of registration and must not block."""
 
     def __init__(self, url: str, user: str, seed: Secret, name: str, log: Log) -> None:
         self._servers = [part.strip() for part in url.split(",") if part.strip()]
@@ -145,7 +147,7 @@ class Connection:
         self._closed.set()
 
     async def call(self, subject: str, payload: bytes, *, timeout: float, headers: dict[str, str] | None = None) -> Msg:
-        """Request and its reply; raises :class:`Unavailable`, or :class:`Refused` when the server forbids the subject."""
+        """Request and reply; raises :class:`Unavailable`, or :class:`Refused` when the server forbids the subject."""
         client = self.client()
         call = _Call()
         key = subject.lower()
@@ -158,7 +160,7 @@ class Connection:
         except TimeoutError:
             if call.refusal:
                 raise Refused("not-permitted", f"{self._user} may not publish to {subject}") from None
-            raise Unavailable(f"no answer on {subject} within {timeout} s") from None
+            raise Unavailable(f"{subject}: {call.why or f'no answer within {timeout} s'}") from None
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{subject}: {error!r}") from error
         finally:
@@ -270,7 +272,7 @@ class Connection:
             client._pending_data_size = 0
         for calls in list(self._calls.values()):
             for call in calls:
-                call.end()
+                call.end("the connection broke before the answer came")
         if not self._stopping:
             self._log.warning("bus-disconnected", servers=self._servers)
 
@@ -296,7 +298,7 @@ class Connection:
         subject = violation[2].lower()
         self.denied[subject] = str(error)
         for call in list(self._calls.get(subject, ())):
-            call.end(refusal=str(error))
+            call.end("refused", refusal=str(error))
         self._log.error(
             "bus-not-permitted",
             user=self._user,

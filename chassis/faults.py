@@ -1,7 +1,8 @@
 """The tree of errors that the chassis raises and that every service's own errors hang on.
 
-``Retryable``: the same call may succeed later. ``Refused``: somebody said no, with a stable code; trying again helps only
-when ``retry`` is true. ``Bug``: a branch that cannot be taken was taken. An expected outcome (a lost compare-and-set)
+``Retryable``: the same call may succeed later. ``Refused``: somebody said no, with a stable code; trying again helps
+only when ``retry`` is true. ``Bug``: a branch that cannot be taken was taken.
+An expected outcome (a lost compare-and-set)
 is no error but a value: ``chassis.kv.Conflict``.
 """
 

@@ -11,6 +11,7 @@ are given as they stand in the bucket (``proto.codec`` spells them). ``purge`` i
 from __future__ import annotations
 
 import asyncio
+import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
@@ -74,7 +75,6 @@ class KV:
         self._prefix = f"$KV.{bucket.on_server}."
         self._consumer_prefix = consumer_prefix
         self._register_view = register_view
-        self._lists = 0
 
     async def get(self, key: str, kind: type[T], *, timeout: float = DEADLINE) -> Entry[T] | None:
         """The key's value, or None; raises Unavailable, codec.Malformed, codec.UnknownVersion."""
@@ -151,12 +151,11 @@ class KV:
         def on_change(change: Change) -> None:
             found[change.key] = change
 
-        self._lists += 1
+        name = f"{self._consumer_prefix}-list-{uuid.uuid4().hex[:12]}"
         tails = [
-            Tail(self._connection, self.bucket.on_server, filters, f"{self._consumer_prefix}-list{self._lists}-{number}",
-                 on_change, done.set)
+            Tail(self._connection, self.bucket.on_server, filters, f"{name}-{number}", on_change, done.set)
             for number, filters in enumerate(self.filters((prefix,)))
-        ]  # fmt: skip
+        ]
         try:
             async with asyncio.timeout(timeout):
                 for tail in tails:

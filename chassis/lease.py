@@ -1,6 +1,6 @@
 """Who is the active copy: a key in ``leases`` that is renewed, and taken over when it rests.
 
-Judged by this process' monotonic clock alone: a record that has not changed for its ``seconds`` may be taken, and whoever
+Judged by this process' monotonic clock alone: a record that has not changed for its ``seconds`` may be taken, and who
 has not managed to renew for two thirds of that time (counted from before the last write that succeeded) has lost it, so
 the loser stops before the winner begins. ``epoch`` counts the changes of holder and fences what the holder does.
 """

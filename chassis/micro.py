@@ -1,8 +1,8 @@
 """The service as NATS micro knows it: discoverable by PING, INFO and STATS, its endpoints in one queue group.
 
-nats-py's ``nats.micro`` answers one request after the other on each endpoint; here each request is a task of its own, at
-most ``AT_ONCE`` of them, and one more is refused with ``busy`` (try again), so a slow one never holds up the rest and a
-flood is bounded. A service without endpoints is registered too.
+nats-py's ``nats.micro`` answers one request after the other on each endpoint; here each request is a task of its own,
+at most ``AT_ONCE`` of them, and one more is refused with ``busy`` (try again): a slow one never holds up the rest, and
+a flood is bounded. A service without endpoints is registered too.
 
 A request's body is a message of ``proto.requests``; the reply is a ``Reply``. ``Refused`` raised by the answering
 function becomes a refusal with its code, bytes that cannot be read become ``malformed``, anything else ``internal``

@@ -6,9 +6,10 @@ Only allow-lists (deny lists had bypasses), no ``allow_responses`` (it lets a re
 for each user, no user without an nkey, one user for each role or role and node. What each verb needs was tried on
 nats-server 2.15 (tests/shell/chassis/test_allow_lists.py repeats it for every role and bucket).
 
-What an allow-list cannot say: STREAM.MSG.GET names the key in its body and CONSUMER.CREATE with several filters too, so a
-role confined to prefixes gets neither; it reads by DIRECT.GET and by consumers of one filter, whose keys stand in the
-subject.
+What an allow-list cannot say: STREAM.MSG.GET names the key in its body and CONSUMER.CREATE with several filters too, so
+a role confined to prefixes gets neither; it reads by DIRECT.GET and by consumers of one filter, whose keys stand in the
+subject. Nor can it confine consumers by name: a reader of a bucket can remove another's consumer, whose view then lists
+again.
 """
 
 from __future__ import annotations

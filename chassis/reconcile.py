@@ -1,8 +1,8 @@
 """The loop that every service turns in: mark dirty, batch, plan, apply.
 
-A loop has cursors of views (what changed) and one ``apply``. It waits for a change, gathers more of them for the debounce
-time, and applies; every ``period`` it makes a full pass whether or not anything changed (drift). A failed pass keeps its
-dirty keys and comes again after a back-off with jitter. ``apply`` is never run twice at once.
+A loop has cursors of views (what changed) and one ``apply``. It waits for a change, gathers more of them for the
+debounce time, and applies; every ``period`` it makes a full pass whether or not anything changed (drift). A failed pass
+keeps its dirty keys and comes again after a back-off with jitter. ``apply`` is never run twice at once.
 
 Times are in seconds.
 """
@@ -105,10 +105,8 @@ class Loop:
             self._poke.take()
             full = self._full or time.monotonic() >= self._due
             dirty = Dirty(full=full, keys=frozenset().union(*taken), by_cursor=tuple(taken))
-            if await self._pass(dirty):
-                kept = [frozenset[str]() for _ in self._cursors]
-            else:
-                kept = taken
+            good = await self._pass(dirty)
+            kept = [frozenset[str]() for _ in self._cursors] if good else taken
 
     async def _wait(self) -> None:
         """Until something is dirty or a full pass is due; then a moment more, to gather what comes with it."""

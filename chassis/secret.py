@@ -4,7 +4,7 @@ from __future__ import annotations
 
 
 class Secret:
-    """Text that only :meth:`reveal` gives away. Equal to another secret of the same text; never printed, never pickled."""
+    """Text that only :meth:`reveal` gives away; equal to another secret of the same text, never printed or pickled."""
 
     __slots__ = ("_text",)
 

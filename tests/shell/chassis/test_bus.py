@@ -13,6 +13,7 @@ from chassis.faults import Refused, Unavailable
 from proto import subjects, sync
 from proto.addresses import Block, Endpoint
 from proto.events import ServiceFault
+from proto.objects import Node
 from proto.requests import BlockGrant, BlockRequest
 from tests.conftest import BusFor
 
@@ -75,8 +76,6 @@ async def test_view_waits_for_the_marker_then_follows(bus_for: BusFor, buckets: 
 
 
 async def test_confined_view_sees_its_prefixes_and_markers(bus_for: BusFor, buckets: dict[str, str]) -> None:
-    from proto.objects import Node
-
     kv = (await bus_for("cluster")).bucket(subjects.OBJECTS)
     await kv.put("core.node._.n1", Node(name="n1", uid="u"))
     await kv.put("_complete.core.node", sync.Complete(epoch=buckets["objects"]))
