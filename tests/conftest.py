@@ -17,7 +17,10 @@ import pytest_asyncio
 
 from chassis.bus import Bus
 from chassis.service import Runtime
+from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of
+
+__all__ = ["lab"]
 
 BusFor = Callable[..., Awaitable[Bus]]
 RuntimeFor = Callable[..., Awaitable[Runtime[Any]]]

@@ -1,6 +1,6 @@
 """A running lab for the tests that need one: brought up once a session under the name `test`, removed at its end.
 
-`AIRMESH_TEST_LAB=<name>` uses a lab that is up already and leaves it up (for work on one test). Asking for the fixture on
+`AIRMESH_TEST_LAB=<name>` uses a lab that is up already and leaves it up (for work on one test). Asking for it on
 a machine that cannot hold a lab fails with preflight's table.
 """
 
@@ -24,6 +24,7 @@ from lab.topology import Host
 from lab.up import read_record
 
 NAME = "test"
+OTLP = f"http://{topology.plan(NAME, 3).control.management4}:4318"
 _UP_SECONDS = 900
 _DOWN_SECONDS = 120
 
@@ -76,7 +77,7 @@ class Lab:
         return self._run(["nsenter", f"--net=/run/netns/{namespace}", "--", *command], "", seconds)
 
     def pid(self, process: str) -> int:
-        """Pid of a lab process by its name in the ledger (`ipam-1`, `dataplane-n1`, `nats`, `apiserver`…), 0 if none."""
+        """Pid of a lab process by its name in the ledger (`ipam-1`, `dataplane-n1`, `nats`, `apiserver`…), or 0."""
         alive = {entry.name: entry.pid for entry in ledger.alive(ledger.read(self.where.ledger))}
         return alive.get(process, 0)
 
@@ -103,7 +104,11 @@ class Lab:
 
 def _lab(*arguments: str, seconds: float) -> None:
     argv = [sys.executable, "-m", "lab", *arguments]
-    done = subprocess.run(argv, cwd=SOURCE, capture_output=True, text=True, timeout=seconds, check=False)
+    # The agents send their spans to the control plane's namespace, where tests/journeys/collector.py may listen.
+    environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": OTLP}
+    done = subprocess.run(
+        argv, cwd=SOURCE, capture_output=True, text=True, timeout=seconds, check=False, env=environment
+    )
     if done.returncode:
         pytest.fail(f"lab {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
 
@@ -111,7 +116,8 @@ def _lab(*arguments: str, seconds: float) -> None:
 def _attach(name: str) -> Lab:
     where = paths(name, settings())
     record = read_record(where)
-    assert record is not None and record.finished, f"lab {name} is not up"
+    assert record is not None, f"lab {name} is not there"
+    assert record.finished, f"lab {name} did not come up"
     return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=doors.read_ports(where.doors))
 
 

@@ -1,0 +1,97 @@
+"""Journey one: a pod is created. From the API server's object to a pod that can be reached, in one trace."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from ipaddress import ip_address, ip_network
+from typing import Any
+
+import pytest
+
+from tests.journeys.collector import Collector
+from tests.journeys.conftest import IMAGE, Place
+from tests.labkit import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.privileged]
+
+STATEFUL = f"""
+apiVersion: apps/v1
+kind: StatefulSet
+metadata: {{name: keeper, namespace: NAMESPACE}}
+spec:
+  serviceName: keeper
+  replicas: 1
+  selector: {{matchLabels: {{app: keeper}}}}
+  template:
+    metadata: {{labels: {{app: keeper}}}}
+    spec:
+      terminationGracePeriodSeconds: 0
+      nodeName: NODE
+      containers:
+      - {{name: shop, image: "{IMAGE}", ports: [{{name: http, containerPort: 8080}}]}}
+"""
+
+
+def _keeper(place: Place, node: str) -> None:
+    place.lab.apply(STATEFUL.replace("NAMESPACE", place.namespace).replace("NODE", node))
+
+
+def test_a_pod_has_an_address_of_each_family_and_is_reached_without_nat(lab: Lab, place: Place) -> None:
+    place.pod("here", "n1")
+    place.pod("there", "n2")
+    addresses = place.addresses("there")
+    pools = [ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/56")]
+    assert [
+        any(ip_address(a) in pool for pool in pools if pool.version == ip_address(a).version) for a in addresses
+    ] == [
+        True,
+        True,
+    ]
+    source = place.addresses("here")
+    for mine, address in zip(source, addresses, strict=True):
+        host = f"[{address}]" if ":" in address else address
+        answer = lab.exec(place.namespace, "here", "curl", "-s", "-m", "3", f"http://{host}:8080/")
+        assert mine in answer, f"there saw another source than {mine}: {answer}"
+
+
+def test_the_mesh_knows_the_pod(place: Place, airmesh: Callable[..., Any]) -> None:
+    place.pod("known", "n3")
+    told = airmesh("pods")
+    mine = [row for row in _rows(told) if row.get("pod") in ("known", f"{place.namespace}/known")]
+    assert {str(row.get("address")) for row in mine} >= set(place.addresses("known")), told
+
+
+def _rows(told: Any) -> list[dict[str, Any]]:
+    if isinstance(told, list):
+        return told
+    return next(value for value in told.values() if isinstance(value, list))
+
+
+def test_one_trace_spans_all_services(place: Place, collector: Collector) -> None:
+    """A pod that keeps its address touches every service that has a part in a pod's start."""
+    _keeper(place, "n2")
+    place.lab.kubectl("rollout", "status", "-n", place.namespace, "statefulset/keeper", "--timeout=60s", seconds=70)
+    spans = collector.trace_with({"cluster", "policy", "dataplane", "ipam", "routing"}, "keeper-0", timeout=30)
+    ids = {span.span for span in spans}
+    orphans = [span for span in spans if span.parent and span.parent not in ids]
+    assert not orphans, f"spans whose parent nobody sent: {orphans}"
+    assert len({span.trace for span in spans}) == 1
+
+
+def test_a_kept_address_moves_with_its_owner(lab: Lab, place: Place) -> None:
+    _keeper(place, "n1")
+    lab.kubectl("rollout", "status", "-n", place.namespace, "statefulset/keeper", "--timeout=60s", seconds=70)
+    place.pod("client", "n3")
+    before = place.addresses("keeper-0")
+    assert all(place.connects("client", address) for address in before)
+    _keeper(place, "n2")  # the template now says another node: the controller makes the pod again there
+    lab.until(
+        "keeper-0 on n2",
+        lambda: (
+            lab.get("pods", "-n", place.namespace, "-l", "app=keeper")["items"][:1] != []
+            and lab.get("pods", "-n", place.namespace, "-l", "app=keeper")["items"][0]["spec"].get("nodeName") == "n2"
+        ),
+    )
+    lab.kubectl("rollout", "status", "-n", place.namespace, "statefulset/keeper", "--timeout=60s", seconds=70)
+    assert place.addresses("keeper-0") == before
+    assert all(place.connects("client", address, seconds=3) for address in before)
