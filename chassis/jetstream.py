@@ -8,15 +8,16 @@ INFO and DELETE, and for the maker of buckets STREAM.CREATE. Source: the JSON AP
 from __future__ import annotations
 
 import base64
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import msgspec
-from nats.aio.msg import Msg
 
 from chassis.connection import Connection
 from chassis.faults import Missing, Refused, Unavailable
 
 API = "$JS.API"
+EXPECTED_STREAM = "Nats-Expected-Stream"
 DEADLINE = 5.0
 """Seconds for one request of this module, unless the caller says otherwise."""
 
@@ -47,10 +48,11 @@ class StreamState:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Stored:
-    """The last message of a subject; ``body`` is None for a tombstone."""
+    """The last message of a subject; ``body`` is None for a tombstone. See :func:`authentic` for ``forged``."""
 
     sequence: int
     body: bytes | None
+    forged: bool = False
 
 
 class _Error(msgspec.Struct):
@@ -175,8 +177,12 @@ async def last_from_leader(connection: Connection, stream: str, subject: str, ti
     message = answer.message
     if message is None:
         raise Unavailable("an answer of JetStream holds no message")
-    deleted = bool(message.hdrs) and b"KV-Operation:" in base64.b64decode(message.hdrs)
-    return Stored(sequence=message.seq, body=None if deleted else base64.b64decode(message.data))
+    headers = _headers(base64.b64decode(message.hdrs))
+    return Stored(
+        sequence=message.seq,
+        body=None if is_tombstone(headers) else base64.b64decode(message.data),
+        forged=not authentic(headers, stream),
+    )
 
 
 async def last_from_replica(connection: Connection, stream: str, subject: str, timeout: float) -> Stored | None:
@@ -187,10 +193,30 @@ async def last_from_replica(connection: Connection, stream: str, subject: str, t
         return None
     if "Nats-Sequence" not in headers:
         raise Unavailable(f"direct read of {subject}: {headers.get('Description', 'no sequence in the answer')}")
-    return Stored(sequence=int(headers["Nats-Sequence"]), body=None if is_tombstone(message) else message.data)
+    return Stored(
+        sequence=int(headers["Nats-Sequence"]),
+        body=None if is_tombstone(headers) else message.data,
+        forged=headers.get(EXPECTED_STREAM) != stream,
+    )
 
 
-def is_tombstone(message: Msg) -> bool:
+def is_tombstone(headers: Mapping[str, str]) -> bool:
     """True for the mark that a key was deleted (KV-Operation DEL or PURGE, or a marker the server made)."""
-    headers = message.headers
-    return headers is not None and ("KV-Operation" in headers or "Nats-Marker-Reason" in headers)
+    return "KV-Operation" in headers or "Nats-Marker-Reason" in headers
+
+
+def authentic(headers: Mapping[str, str], stream: str) -> bool:
+    """False for a message that reached the stream as somebody's *reply*.
+
+    The server checks where a client publishes, not where it has the answer sent: a direct read of one's own key whose
+    reply subject is another's key would write there (tried on 2.15.1). Our writes name their stream, which the server
+    holds against the stream they reach; its own answers add Nats-Subject. So a value without the one, or with the
+    other, was not written by who may write the key.
+    """
+    return headers.get(EXPECTED_STREAM) == stream and "Nats-Subject" not in headers
+
+
+def _headers(raw: bytes) -> dict[str, str]:
+    lines = raw.decode("utf-8", "replace").split("\r\n")[1:]
+    pairs = (line.partition(":") for line in lines if ":" in line)
+    return {name.strip(): value.strip() for name, _, value in pairs}

@@ -34,6 +34,8 @@ LIST_DEADLINE = 30.0
 TOMBSTONE_SECONDS = 3600
 """How long the mark of a deleted key stays; readers that were away longer list again anyway."""
 
+FORGED = "not written by who may write this key: it came as the answer to somebody's request"
+
 T = TypeVar("T")
 
 
@@ -79,6 +81,8 @@ class KV:
     async def get(self, key: str, kind: type[T], *, timeout: float = DEADLINE) -> Entry[T] | None:
         """The key's value, or None; raises Unavailable, codec.Malformed, codec.UnknownVersion."""
         stored = await self._last(key, timeout)
+        if stored is not None and stored.forged:
+            raise codec.Malformed(f"{key}: {FORGED}")
         if stored is None or stored.body is None:
             return None
         value, traceparent = codec.open_sealed(kind, stored.body)
@@ -216,7 +220,7 @@ class KV:
         if len(key) > codec.MAX_KEY * 2:
             raise Refused("malformed", f"a key of {len(key)} characters is too long")
         message = await self._connection.call(
-            self._prefix + key, body, timeout=timeout, headers={"Nats-Expected-Stream": self._stream, **headers}
+            self._prefix + key, body, timeout=timeout, headers={jetstream.EXPECTED_STREAM: self._stream, **headers}
         )
         return jetstream.parse_answer(message.data).seq
 
@@ -226,5 +230,7 @@ def _lives(key: str, change: Change) -> bool:
 
 
 def _open(kind: type[T], change: Change) -> Entry[T]:
+    if change.forged:
+        raise codec.Malformed(f"{change.key}: {FORGED}")
     value, traceparent = codec.open_sealed(kind, change.body or b"")
     return Entry(change.key, value, change.revision, traceparent)

@@ -96,6 +96,9 @@ class Registration:
 
     async def _register(self, service: Service, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
         async def on_request(request: Request) -> None:
+            if not request._msg.reply.startswith("_INBOX."):
+                self._log.error("reply-steered", subject=subject, reply=request._msg.reply)
+                return  # an answer is for an inbox; anywhere else it would be written with our rights
             reply = await self._answer(request, kind, answer)
             await request.respond(codec.encode(reply), headers={"Airmesh-Version": str(codec.VERSION)})
 

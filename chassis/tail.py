@@ -36,11 +36,15 @@ YIELD_EVERY = 128
 
 @dataclass(frozen=True, slots=True)
 class Change:
-    """One key as the stream has it; ``body`` is None when it was deleted."""
+    """One key as the stream has it; ``body`` is None when it was deleted.
+
+    ``forged``: it was not written by who may write it (``jetstream.authentic``); the body means nothing.
+    """
 
     key: str
     revision: int
     body: bytes | None
+    forged: bool = False
 
 
 class Tail:
@@ -132,8 +136,8 @@ class Tail:
         if self.broken:
             return
         self._heard = time.monotonic()
-        headers = message.headers
-        if headers is not None and headers.get("Status") == "100":
+        headers = message.headers or {}
+        if headers.get("Status") == "100":
             await self._on_control(message, headers)
             return
         revision, count, pending = _positions(message.reply)
@@ -141,8 +145,9 @@ class Tail:
             self._break(f"message {self._expected} is missing, {count} came")
             return
         self._expected = count + 1
-        body = None if jetstream.is_tombstone(message) else message.data
-        self._on_change(Change(message.subject[self._strip :], revision, body))
+        body = None if jetstream.is_tombstone(headers) else message.data
+        forged = not jetstream.authentic(headers, self._stream)
+        self._on_change(Change(message.subject[self._strip :], revision, body, forged))
         if pending == 0:
             self._caught_up()
         if count % YIELD_EVERY == 0:

@@ -24,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from chassis import jetstream
 from chassis.connection import Connection
 from chassis.faults import Fault, Missing, Unavailable
-from chassis.kv import Entry
+from chassis.kv import FORGED, Entry
 from chassis.tail import Change, Tail
 from kit import backoff
 from proto import codec
@@ -314,7 +314,9 @@ class View:
         key = change.key
         self.sequence = max(self.sequence, change.revision)
         held = self._marks if key.startswith("_") else self._entries
-        if change.body is None:
+        if change.forged:
+            self._unreadable(change, FORGED)
+        elif change.body is None:
             self._seen.discard(key)
             self.unreadable.pop(key, None)
             removed = held.pop(key, None) is not None
@@ -333,10 +335,7 @@ class View:
         try:
             opened: tuple[Any, str] = codec.open_sealed(kind, change.body or b"")
         except (codec.Malformed, codec.UnknownVersion) as error:
-            if self.unreadable.get(key) != str(error):
-                self.unreadable[key] = str(error)
-                if self.log is not None:
-                    self.log.error("value-unreadable", view=self.name, key=key, revision=change.revision, error=error)
+            self._unreadable(change, str(error))
             return
         value, traceparent = opened
         self.unreadable.pop(key, None)
@@ -348,6 +347,14 @@ class View:
             self._wake.set()
         held[key] = Entry(key, value, change.revision, traceparent)
         self._dirty(key)
+
+    def _unreadable(self, change: Change, why: str) -> None:
+        """Keep what we had, and say so once."""
+        self._seen.add(change.key)
+        if self.unreadable.get(change.key) != why:
+            self.unreadable[change.key] = why
+            if self.log is not None:
+                self.log.error("value-unreadable", view=self.name, key=change.key, revision=change.revision, error=why)
 
 
 def _mark_kind(key: str) -> type | None:

@@ -1,4 +1,4 @@
-"""Who may do what on the bus: every role against every bucket and verb, on a real server, as the table of roles says."""
+"""Who may do what on the bus: every role against every bucket and verb, on a real server, as the table says."""
 
 from __future__ import annotations
 
@@ -66,7 +66,7 @@ def attempts(role: Role) -> list[Attempt]:
             sees = covers(role.reads, bucket, key)
             found += [
                 Attempt("write", f"{kv}.{key}", writes),
-                Attempt("read key", f"$JS.API.DIRECT.GET.{stream}.{kv}.{key}", not whole and sees or writes),
+                Attempt("read key", f"$JS.API.DIRECT.GET.{stream}.{kv}.{key}", (not whole and sees) or writes),
                 Attempt("watch key", f"$JS.API.CONSUMER.CREATE.{stream}.me.{kv}.{key}", sees),
             ]
         found += [

@@ -67,11 +67,13 @@ async def test_view_waits_for_the_marker_then_follows(bus_for: BusFor, buckets: 
     assert view.epoch == buckets["blocks"]
     assert "0af40000-26" in await view.changed()
     revision = await kv.put("0af40000-26", block("n2"))
-    while not view.cursor().pending or view.entries["0af40000-26"].value.node != "n2":
+    while view.entries["0af40000-26"].value.node != "n2":
         await view.changed()
     assert view.sequence == revision
+    reader = view.cursor()
+    assert reader.take() == {"0af40000-26", "_epoch", "_complete"}
     await kv.delete("0af40000-26")
-    assert await view.changed() == {"0af40000-26"}
+    assert await reader.changed() == {"0af40000-26"}
     assert not view.entries
 
 

@@ -7,13 +7,20 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
+import os
+import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
 from typing import Any
+from urllib.parse import urlparse
 
+import msgspec
+import nats
 import pytest
+from nats.aio.client import Server
 
 from chassis import connection as connection_module
 from chassis import jetstream
@@ -196,7 +203,7 @@ async def test_it_never_stops_reconnecting(
 
 
 async def test_client_that_closes_by_itself_ends_the_service(nats_server: NatsServer) -> None:
-    with pytest.raises(ExceptionGroup) as ended:
+    with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012
         async with runtime_of(nats_server, "ipam") as runtime:
             await runtime.bus.connection.client().close()
             await asyncio.sleep(1)
@@ -242,10 +249,6 @@ async def test_stopped_server_is_noticed_with_the_real_times(nats_server: NatsSe
 
 
 def test_reconnect_waits_are_spread() -> None:
-    from urllib.parse import urlparse
-
-    from nats.aio.client import Server
-
     for failures, low, high in ((0, 0.05, 0.1), (3, 0.4, 0.8), (50, 2.5, 5.0)):
         server = Server(uri=urlparse("nats://127.0.0.1:1"), reconnects=failures)
         waits = {_next_server([server], {})[1] for _ in range(200)}
@@ -269,16 +272,32 @@ async def test_view_keeps_the_last_good_value(bus_for: BusFor, buckets: dict[str
     await kv.put(key(0), block(0, "good"))
     await until(lambda: key(0) in view.entries, 2)
     subject = f"$KV.{subjects.BLOCKS.on_server}.{key(0)}"
-    import msgspec
-
     newer = msgspec.msgpack.encode((codec.VERSION + 1, "", {"whatever": 1}))
     for body in (newer, b"garbage"):
-        await bus.connection.call(subject, body, timeout=2)
+        await bus.connection.call(subject, body, timeout=2, headers={jetstream.EXPECTED_STREAM: STREAM})
         await until(lambda: key(0) in view.unreadable, 2)
         assert view.entries[key(0)].value.node == "good"
     await kv.put(key(0), block(0, "better"))
     await until(lambda: key(0) not in view.unreadable, 2)
     assert view.entries[key(0)].value.node == "better"
+
+
+async def test_answer_steered_into_a_bucket_is_no_value(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    """The server does not check reply subjects: a node could write another's key by having an answer sent there."""
+    ipam, node = await bus_for("ipam"), await bus_for("dataplane", "n1")
+    view = await synced_view(ipam, buckets["blocks"])
+    kv = ipam.bucket(subjects.BLOCKS)
+    await kv.put(key(0), block(0, "good"))
+    await until(lambda: key(0) in view.entries, 2)
+    own, foreign = "$KV.endpoints_v1.n1.x", f"$KV.{subjects.BLOCKS.on_server}.{key(0)}"
+    await node.connection.call(own, codec.seal(block(0, "FORGED")), timeout=2)
+    await node.connection.client().publish(f"$JS.API.DIRECT.GET.KV_endpoints_v1.{own}", b"", reply=foreign)
+    await until(lambda: key(0) in view.unreadable, 3)
+    assert view.entries[key(0)].value.node == "good"
+    with pytest.raises(codec.Malformed, match="not written by"):
+        await kv.get(key(0), Block)
+    await kv.put(key(0), block(0, "repaired"))
+    await until(lambda: view.entries[key(0)].value.node == "repaired" and not view.unreadable, 2)
 
 
 async def test_view_waits_for_a_bucket_that_is_not_there_yet(bus_for: BusFor) -> None:
@@ -312,15 +331,10 @@ async def test_restarts_leave_no_consumers_behind(
 @asynccontextmanager
 async def admin(server: NatsServer) -> AsyncIterator[Any]:
     """A user of a second configuration that may do anything: stands for an operator's hand."""
-    import nats
-
     seed = server.user("cluster").seed.reveal()
     text = server._config.read_text()
     public = server.user("cluster").public
     server._config.write_text(_without_limits(text, public))
-    import os
-    import signal
-
     os.kill(server.pid, signal.SIGHUP)
     await asyncio.sleep(0.2)
     client = await nats.connect(server.url, nkeys_seed_str=seed)
@@ -334,8 +348,6 @@ async def admin(server: NatsServer) -> AsyncIterator[Any]:
 
 
 def _without_limits(text: str, public: str) -> str:
-    import json
-
     head, _, tail = text.partition("authorization: ")
     authorization = json.loads(tail)
     for user in authorization["users"]:
