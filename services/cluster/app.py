@@ -7,10 +7,11 @@ for the API server; each part begins when what it needs is there.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 
-from chassis.bus import View
 from chassis.faults import Fault
+from chassis.health import Condition
 from chassis.lease import Lease
 from chassis.reconcile import Loop
 from chassis.service import Runtime
@@ -47,8 +48,23 @@ async def build(runtime: Runtime[Settings]) -> None:
     ]
     for feed in feeds:
         runtime.spawn(f"feed {feed.cache.kind.kind}", feed.run())
-    runtime.spawn("buckets", _keep_buckets(runtime))
-    lease = Lease(runtime, "cluster", settings.lease_seconds)
+    made = asyncio.Event()
+    runtime.spawn("buckets", _keep_buckets(runtime, made))
+    runtime.spawn("mirror", _mirror_when_possible(runtime, kube, feeds, changes, made))
+
+
+async def _mirror_when_possible(
+    runtime: Runtime[Settings], kube: Kube, feeds: list[Feed], changes: dict[type, Cursor], made: asyncio.Event
+) -> None:
+    """Everything that lives in buckets, as soon as there are any; then keep telling whether it is well."""
+    caches = {feed.cache.kind.type: feed.cache for feed in feeds}
+    kubernetes = runtime.health.require("kubernetes")
+    mirrored = runtime.health.require("objects")
+    while not made.is_set():
+        _tell_feeds(kubernetes, feeds)
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(made.wait(), 0.5)
+    lease = Lease(runtime, "cluster", runtime.settings.lease_seconds)
     bucket = runtime.bus.bucket(OBJECTS)
     objects = bucket.watch(kind_of_key, markers=(), name="objects")
     mirror = Mirror(
@@ -63,7 +79,10 @@ async def build(runtime: Runtime[Settings]) -> None:
     loops = [Loop(runtime, "mirror", cursors=cursors, apply=mirror.apply, period=FULL_PASS)]
     loops += _writers(runtime, kube, lease, caches, mirror)
     runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
-    runtime.spawn("conditions", _tell_conditions(runtime, feeds, objects))
+    while True:
+        _tell_feeds(kubernetes, feeds)
+        mirrored.set(objects.synced, objects.why())
+        await asyncio.sleep(0.5)
 
 
 def _writers(
@@ -93,7 +112,7 @@ def _writers(
     ]
 
 
-async def _keep_buckets(runtime: Runtime[Settings]) -> None:
+async def _keep_buckets(runtime: Runtime[Settings], made: asyncio.Event) -> None:
     """Make the buckets, now and whenever one is missing."""
     condition = runtime.health.require("buckets")
     attempt = 0
@@ -109,6 +128,7 @@ async def _keep_buckets(runtime: Runtime[Settings]) -> None:
             continue
         attempt = 0
         condition.set(True)
+        made.set()
         await asyncio.sleep(BUCKETS_EVERY)
 
 
@@ -120,16 +140,12 @@ async def _poke_on_lease(lease: Lease, loops: list[Loop]) -> None:
             loop.poke()
 
 
-async def _tell_conditions(runtime: Runtime[Settings], feeds: list[Feed], objects: View) -> None:
-    """Readiness: every kind that must be there has been listed, and the mirror is in sync. A standby is ready too."""
-    kubernetes = runtime.health.require("kubernetes")
-    mirrored = runtime.health.require("objects")
-    while True:
-        waiting = [feed for feed in feeds if not feed.cache.synced and not (feed.absent and _may_be_absent(feed))]
-        why = "; ".join(f"{feed.cache.kind.plural}: {feed.trouble or 'not listed yet'}" for feed in waiting[:3])
-        kubernetes.set(not waiting, why)
-        mirrored.set(objects.synced, objects.why())
-        await asyncio.sleep(0.5)
+def _tell_feeds(condition: Condition, feeds: list[Feed]) -> None:
+    """Every kind that must be there has been listed. A standby is ready too."""
+    waiting = [feed for feed in feeds if not feed.cache.synced and not (feed.absent and _may_be_absent(feed))]
+    condition.set(
+        not waiting, "; ".join(f"{feed.cache.kind.plural}: {feed.trouble or 'not listed yet'}" for feed in waiting[:3])
+    )
 
 
 def _may_be_absent(feed: Feed) -> bool:

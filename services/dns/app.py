@@ -1,0 +1,55 @@
+"""Wires ``dns``: views of nodes and CoreDNS' endpoints, the lease, one loop that decides and one that reports."""
+
+from __future__ import annotations
+
+import asyncio
+
+from chassis.lease import Lease
+from chassis.reconcile import Loop
+from chassis.service import Runtime
+from proto.codec import join, kind_prefix
+from proto.dns import CoreDNSDecision, DnsReport
+from proto.objects import KIND_OF, EndpointSlice, Node
+from proto.subjects import DNS, OBJECTS
+from services.dns.core.corefile import render
+from services.dns.scrape import Scraper
+from services.dns.settings import Settings
+from services.dns.steward import DECISION_KEY, NAMESPACE, REPORT_KEY, Intent, Steward
+
+
+async def build(runtime: Runtime[Settings]) -> None:
+    """Wire everything; returns at once."""
+    settings, bus, log = runtime.settings, runtime.bus, runtime.log
+    intent = Intent(corefile=render(settings.recipe()), rule=settings.rule(), service=settings.dns_service)
+    slices, nodes = kind_prefix(KIND_OF[EndpointSlice]), kind_prefix(KIND_OF[Node])
+    objects = bus.bucket(OBJECTS).watch(
+        {slices: EndpointSlice, nodes: Node},
+        prefixes=(nodes, f"{slices}.{join(NAMESPACE)}"),
+        markers=(slices, nodes),
+        name="objects",
+    )
+    decisions = bus.bucket(DNS).watch({DECISION_KEY: CoreDNSDecision, REPORT_KEY: DnsReport}, markers=(), name="dns")
+    scraper = Scraper(settings.dns_metrics_port, log)
+    runtime.on_stop(scraper.close)
+    lease = Lease(runtime, "dns", settings.lease_seconds)
+    steward = Steward(intent, bus=bus, objects=objects, decisions=decisions, lease=lease, scraper=scraper, log=log)
+    decide = Loop(
+        runtime, "decide", cursors=[objects.cursor(), decisions.cursor()], apply=steward.decide, debounce=0.05
+    )
+    observe = Loop(runtime, "observe", cursors=[], apply=steward.observe, period=settings.dns_report_seconds)
+
+    async def poke_on_lease() -> None:
+        while True:
+            await lease.changed()
+            decide.poke()
+            observe.poke()
+
+    async def tell_conditions() -> None:
+        known, decided = runtime.health.require("objects"), runtime.health.require("dns")
+        while True:
+            known.set(objects.synced, objects.why())
+            decided.set(decisions.synced, decisions.why())
+            await asyncio.sleep(0.5)
+
+    runtime.spawn("lease-changes", poke_on_lease())
+    runtime.spawn("conditions", tell_conditions())

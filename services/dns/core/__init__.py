@@ -1,0 +1,1 @@
+"""What `dns` decides: values in, values out."""

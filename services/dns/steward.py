@@ -1,0 +1,130 @@
+"""Decides CoreDNS' configuration and size, and reports what was seen, while it holds the lease.
+
+Promises that ``dns.coredns`` is only written by compare-and-set and only when Corefile or size differ, that nothing is
+decided before the nodes are known, and that a report comes every ``seconds`` even when no server answers (``servers``
+is 0 then): silence would look like health.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import cast
+
+from chassis.bus import Bus, Conflict, View
+from chassis.lease import Lease
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
+from proto.dns import CoreDNSDecision
+from proto.net import Address
+from proto.objects import EndpointSlice, Node
+from proto.subjects import DNS, event_subject
+from services.dns.core.samples import Counts, report, since, together
+from services.dns.core.servers import servers
+from services.dns.core.sizing import Rule, is_quiet, size
+from services.dns.scrape import Scraper
+
+NAMESPACE = "kube-system"
+DECISION_KEY = "coredns"
+REPORT_KEY = "report"
+REMEMBERED = 6
+"""Reports whose highest rate counts for sizing: a minute, with the default time between two."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Intent:
+    """What follows from the settings alone."""
+
+    corefile: str
+    rule: Rule
+    service: str
+    """Name of the DNS Service in kube-system."""
+
+
+class Steward:
+    """``decide`` and ``observe`` are what the reconcile loops run."""
+
+    def __init__(
+        self,
+        intent: Intent,
+        *,
+        bus: Bus,
+        objects: View,
+        decisions: View,
+        lease: Lease,
+        scraper: Scraper,
+        log: Log,
+    ) -> None:
+        self._intent = intent
+        self._bus = bus
+        self._kv = bus.bucket(DNS)
+        self._objects = objects
+        self._decisions = decisions
+        self._lease = lease
+        self._scraper = scraper
+        self._log = log
+        self._counted: dict[str, Counts] = {}
+        self._counted_at = 0.0
+        self._rates: list[float] = []
+        self._quiet_since: float | None = None
+
+    async def decide(self, _dirty: Dirty) -> Done | Again:
+        """One pass over the decision; raises Unavailable."""
+        if not (self._lease.held and self._objects.synced and self._decisions.synced):
+            return Done()
+        entry = self._decisions.entries.get(DECISION_KEY)
+        present = cast("CoreDNSDecision", entry.value) if entry is not None else None
+        nodes, rate = self._nodes(), max(self._rates, default=0.0)
+        replicas = present.replicas if present is not None else None
+        chosen = size(
+            self._intent.rule, nodes=nodes, queries=rate, present=replicas, quiet_for=self._quiet_for(nodes, rate)
+        )
+        if present is not None and (present.corefile, present.replicas) == (self._intent.corefile, chosen.replicas):
+            return Done()
+        decision = CoreDNSDecision(
+            namespace=NAMESPACE, corefile=self._intent.corefile, replicas=chosen.replicas, reason=chosen.reason
+        )
+        if entry is None:
+            written = await self._kv.create(DECISION_KEY, decision)
+        else:
+            written = await self._kv.update(DECISION_KEY, decision, entry.revision)
+        if isinstance(written, Conflict):
+            return Again(0.2)
+        self._quiet_since = None
+        self._log.info("coredns-decided", replicas=chosen.replicas, reason=chosen.reason)
+        return Done()
+
+    async def observe(self, dirty: Dirty) -> Done | Again:
+        """One report; raises Unavailable."""
+        if not (self._lease.held and dirty.full):
+            return Done()
+        now = time.monotonic()
+        counted = await self._scraper.counts(self._servers())
+        before, began = self._counted, self._counted_at
+        self._counted, self._counted_at = counted, now
+        if began:
+            difference = together(since(before.get(key), counts) for key, counts in counted.items())
+            told = report(difference, seconds=now - began, servers=len(counted))
+            self._rates = [*self._rates[1 - REMEMBERED :], told.queries / max(told.seconds, 0.001)]
+            self._bus.publish(event_subject("dns", "report"), told)
+            await self._kv.put(REPORT_KEY, told)
+        return Done()
+
+    def _nodes(self) -> int:
+        return sum(isinstance(entry.value, Node) for entry in self._objects.entries.values())
+
+    def _servers(self) -> Mapping[str, Address]:
+        values = [entry.value for entry in self._objects.entries.values()]
+        return servers((one for one in values if isinstance(one, EndpointSlice)), NAMESPACE, self._intent.service)
+
+    def _quiet_for(self, nodes: int, rate: float) -> float:
+        """How long one replica fewer would have done."""
+        entry = self._decisions.entries.get(DECISION_KEY)
+        now = time.monotonic()
+        if entry is None or not is_quiet(self._intent.rule, nodes=nodes, queries=rate, present=entry.value.replicas):
+            self._quiet_since = None
+            return 0.0
+        if self._quiet_since is None:
+            self._quiet_since = now
+        return now - self._quiet_since
