@@ -22,7 +22,7 @@ import msgspec
 
 from lab import build, control, doors, down, images, ledger, mesh, namespaces, node, pki
 from lab.api import Api, has_condition
-from lab.launch import Launcher, begin, connect, kubectl
+from lab.launch import Launcher, begin, connect, kubectl, tail
 from lab.paths import SOURCE, Paths, Settings, paths
 from lab.topology import Host, LabError, Topology, plan
 
@@ -168,15 +168,14 @@ class Rise:
         await self.launcher.until(what, there, seconds=90, process="kubelet-n1")
 
     async def names(self) -> None:
-        """Wait until CoreDNS answers."""
+        """Wait until a CoreDNS pod answers."""
+        pods = "/api/v1/namespaces/kube-system/pods?labelSelector=k8s-app%3Dkube-dns"
 
+        # Not the Deployment's condition: with one replica, of which one may be missing, it is Available from the start.
         async def available() -> bool:
-            deployments = await self.api.items("/apis/apps/v1/namespaces/kube-system/deployments")
-            return any(
-                has_condition(item, "Available") for item in deployments if item["metadata"]["name"] == "coredns"
-            )
+            return any(has_condition(item, "Ready") for item in await self.api.items(pods))
 
-        await self.launcher.until("CoreDNS available", available, seconds=90)
+        await self.launcher.until("CoreDNS ready", available, seconds=90)
 
 
 async def _command(argv: list[str], what: str) -> None:
@@ -204,7 +203,7 @@ async def is_up(where: Paths) -> bool:
         return False
     states = await launcher.states()
     launcher.close()
-    return bool(states) and all(state.running or state.restarts for state in states.values())
+    return bool(states) and all(state.running for state in states.values())
 
 
 async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callable[[str], None]) -> Paths:
@@ -225,9 +224,20 @@ async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callab
     where.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write_record(where, record)
     await _rise(Rise(where, topology, products, archives), with_mesh, given, say)
+    await _whole(where)
     _write_record(where, msgspec.structs.replace(record, finished=True))
     say(f"lab {lab} is up: {nodes} nodes")
     return where
+
+
+async def _whole(where: Paths) -> None:
+    """Raise `LabError` with the logs' ends when something of the lab does not run."""
+    launcher = await connect(where)
+    ended = [state for state in (await launcher.states()).values() if not state.running]
+    launcher.close()
+    if ended:
+        told = "\n".join(f"{state.name} ended with {state.code}:\n{tail(where.log(state.name), 4)}" for state in ended)
+        raise LabError(f"lab {where.lab} is there, but not whole:\n{told}")
 
 
 def _same(record: Record | None, nodes: int, with_mesh: bool) -> None:
