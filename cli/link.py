@@ -13,13 +13,14 @@ from __future__ import annotations
 
 import asyncio
 import secrets
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
 
 import msgspec
 import nats.errors
+import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
@@ -58,24 +59,40 @@ class Link:
         self._settings = settings
         self._client = Client()
         self._fault: Exception | None = None
+        self._connected = False
+        self._denied = asyncio.Event()
 
     async def __aenter__(self) -> Link:
         where = self._settings
+        seed = self._seed()
         try:
-            async with asyncio.timeout(where.deadline):
+            async with asyncio.timeout(where.deadline - 0.5):
                 await self._client.connect(
                     where.url,
                     name="airmesh-cli",
-                    nkeys_seed=str(where.seed_file),
+                    nkeys_seed_str=seed,
                     inbox_prefix=f"_INBOX.{where.user}".encode(),
                     connect_timeout=2,
                     allow_reconnect=False,
                     error_cb=self._on_error,
                 )
-        except (nats.errors.Error, OSError, TimeoutError, ValueError, AttributeError) as error:
+        except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             await self._abandon()
             raise self._unreachable(self._fault or error) from error
+        self._connected = True
         return self
+
+    def _seed(self) -> str:
+        path = self._settings.seed_file
+        try:
+            seed = path.read_text().strip()
+            nkeys.from_seed(bytearray(seed.encode()))
+        except OSError as error:
+            raise Unreachable(f"{path} cannot be read: {error.strerror}", "run as the user who may read it") from error
+        except (nkeys.NkeysError, ValueError) as error:
+            wrong = f"{path} holds no nkey seed: {error}"
+            raise Unreachable(wrong, "point AIRMESH_NATS_SEED_FILE at one") from error
+        return seed
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -91,6 +108,10 @@ class Link:
 
     async def _on_error(self, error: Exception) -> None:
         self._fault = error
+        if not self._connected:
+            raise error  # ends connect() at once, which else waits and tries again
+        if "ermissions" in str(error):
+            self._denied.set()
 
     def _unreachable(self, error: Exception) -> Unreachable:
         url = self._settings.url
@@ -99,10 +120,6 @@ class Link:
             return Unreachable(
                 f"the NATS server at {url} does not know the user of {self._settings.seed_file}",
                 'use this mesh\'s own seed: eval "$(airmesh lab env)" sets AIRMESH_NATS_SEED_FILE',
-            )
-        if isinstance(error, ValueError | AttributeError) or "eed" in words:
-            return Unreachable(
-                f"{self._settings.seed_file} holds no nkey seed: {words}", "point AIRMESH_NATS_SEED_FILE at one"
             )
         if isinstance(error, TimeoutError):
             words = f"no answer within {self._settings.deadline:.0f} s"
@@ -179,19 +196,27 @@ class Link:
     async def _call(self, subject: str, body: bytes, what: str) -> Msg:
         return await self._within(self._client.request(subject, body, timeout=self._settings.deadline), what)
 
-    async def _within(self, call: Awaitable[Msg], what: str) -> Msg:
+    async def _within(self, call: Coroutine[Any, Any, Msg], what: str) -> Msg:
+        asked = asyncio.create_task(call)
+        denied = asyncio.create_task(self._denied.wait())
         try:
-            return await call
+            await asyncio.wait({asked, denied}, return_when=asyncio.FIRST_COMPLETED)
+            if not asked.done():
+                raise Declined(f"this user may not read or ask {what}", self._why())
+            return asked.result()
         except nats.errors.NoRespondersError as error:
             raise Declined(f"nobody answers {what}", "start the service that serves it: see airmesh status") from error
         except (nats.errors.TimeoutError, TimeoutError) as error:
             raise Unreachable(f"no answer from {what} within {self._settings.deadline:.0f} s", self._why()) from error
         except (nats.errors.Error, OSError) as error:
             raise self._unreachable(error) from error
+        finally:
+            denied.cancel()
+            asked.cancel()
 
     def _why(self) -> str:
-        if self._fault is not None and "ermissions" in str(self._fault):
-            return f"the server refuses it to this user ({self._fault}); use the seed of the user cli"
+        if self._denied.is_set():
+            return f"use the seed of the user cli (the server says: {self._fault})"
         return "see airmesh status; if it hangs too, the NATS server does"
 
     async def discover(self) -> tuple[bytes, ...]:
@@ -226,7 +251,7 @@ class Link:
             try:
                 yield await subscription.next_msg(1.0)
             except (nats.errors.TimeoutError, TimeoutError):
-                if self._fault is not None and "ermissions" in str(self._fault):
+                if self._denied.is_set():
                     raise Declined(f"may not listen to {subject}", self._why()) from self._fault
                 if not self._client.is_connected:
                     raise Unreachable(
