@@ -8,6 +8,7 @@ How a difference is seen: the kernel's own listing after our write is remembered
 from __future__ import annotations
 
 import asyncio
+import subprocess
 
 from services.dataplane.core.masquerade import TABLE
 
@@ -43,19 +44,17 @@ async def _list() -> str:
 
 
 async def _nft(*arguments: str, given: str = "") -> str:
-    child = await asyncio.create_subprocess_exec(
-        "nft",
-        *arguments,
-        stdin=asyncio.subprocess.PIPE,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
+    """Runs nft in a thread: a child that never reads its stdin upsets the event loop's own subprocess transports."""
+    return await asyncio.to_thread(_run, arguments, given)
+
+
+def _run(arguments: tuple[str, ...], given: str) -> str:
     try:
-        async with asyncio.timeout(DEADLINE):
-            out, err = await child.communicate(given.encode())
-    except TimeoutError as error:
-        child.kill()
+        done = subprocess.run(
+            ["nft", *arguments], input=given, capture_output=True, text=True, timeout=DEADLINE, check=False
+        )
+    except subprocess.TimeoutExpired as error:
         raise NftRefused(f"nft {' '.join(arguments)}: no answer within {DEADLINE:.0f} s") from error
-    if child.returncode:
-        raise NftRefused(f"nft {' '.join(arguments)}: {err.decode(errors='replace').strip()}")
-    return out.decode()
+    if done.returncode:
+        raise NftRefused(f"nft {' '.join(arguments)}: {done.stderr.strip()}")
+    return done.stdout
