@@ -1,0 +1,139 @@
+"""Which backends a connection to a Service may reach, and that a change never leaves it without one."""
+
+from __future__ import annotations
+
+from ipaddress import ip_address
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proto.objects import EndpointSlice, Service
+from services.dataplane.core.layout import BackendKey, MemberKey, ServiceKey
+from services.dataplane.core.services import Tables, Target, change, place, slots_of, tables_of
+from tests.core.dataplane.notation import TCP, UDP, service, slice_of
+
+VIP = "10.96.0.10"
+KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)
+
+
+def backends(services: list[Service], slices: list[EndpointSlice], key: ServiceKey = KEY, node: str = "n1") -> set[str]:
+    tables = tables_of(services, slices, node, Tables())
+    return {f"{address}:{port}" for address, port in slots_of(tables).get(key, ())}
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "fields", "expected"),
+    [
+        (["10.244.0.1", "10.244.1.1 @n2"], {}, {"10.244.0.1:8080", "10.244.1.1:8080"}),
+        (["10.244.0.1", "10.244.0.2 notready"], {}, {"10.244.0.1:8080"}),
+        (["10.244.0.1 notready"], {}, set()),
+        (["10.244.0.1", "10.244.0.2 terminating"], {}, {"10.244.0.1:8080"}),
+        (["10.244.0.1 terminating", "10.244.0.2 notready"], {}, {"10.244.0.1:8080"}),
+        (["10.244.0.1 dead"], {}, set()),
+        (["10.244.0.1", "10.244.1.1 @n2"], {"internal_policy": "Local"}, {"10.244.0.1:8080"}),
+        (["10.244.1.1 @n2"], {"internal_policy": "Local"}, set()),
+        (["10.244.0.1 terminating", "10.244.1.1 @n2"], {"internal_policy": "Local"}, {"10.244.0.1:8080"}),
+        (["10.244.0.1 notready"], {"publish_not_ready": True}, {"10.244.0.1:8080"}),
+        (["fd00::1"], {}, set()),
+        ([], {}, set()),
+    ],
+)
+def test_the_choice_of_backends(endpoints: list[str], fields: dict[str, Any], expected: set[str]) -> None:
+    assert backends([service("web", VIP, **fields)], [slice_of("web", *endpoints)]) == expected
+
+
+def test_both_families_have_their_own_backends() -> None:
+    web = service("web", VIP, "fd00:10:96::10")
+    slices = [slice_of("web", "10.244.0.1"), slice_of("web", "fd00:10:244::1", part="b")]
+    six = ServiceKey(address=ip_address("fd00:10:96::10"), port=80, protocol=TCP)
+    assert backends([web], slices) == {"10.244.0.1:8080"}
+    assert backends([web], slices, six) == {"fd00:10:244::1:8080"}
+
+
+def test_ports_are_matched_by_name_and_protocol() -> None:
+    dns = service("dns", VIP, ports=("dns:53/udp", "dns-tcp:53/tcp", "sctp:9/sctp"))
+    slices = [slice_of("dns", "10.244.0.1", port="dns:5353/udp"), slice_of("dns", "10.244.0.2", port="other:1/tcp")]
+    tables = tables_of([dns], slices, "n1", Tables())
+    assert {key.protocol for key in tables.services} == {TCP, UDP}
+    udp = ServiceKey(address=ip_address(VIP), port=53, protocol=UDP)
+    assert slots_of(tables)[udp] == ((ip_address("10.244.0.1"), 5353),)
+    tcp = ServiceKey(address=ip_address(VIP), port=53, protocol=TCP)
+    assert tables.services[tcp].backends == 0
+
+
+def test_a_headless_service_has_no_entry_and_others_slices_do_not_count() -> None:
+    other = slice_of("other", "10.244.0.9")
+    assert tables_of([service("web")], [slice_of("web", "10.244.0.1")], "n1", Tables()).services == {}
+    assert backends([service("web", VIP)], [other]) == set()
+
+
+def test_numbers_and_slots_stay_while_backends_come_and_go() -> None:
+    web = service("web", VIP, affinity_seconds=30)
+    before = tables_of([web], [slice_of("web", "10.244.0.1", "10.244.0.2", "10.244.0.3")], "n1", Tables())
+    after = tables_of([web], [slice_of("web", "10.244.0.3", "10.244.0.2")], "n1", before)
+    assert after.services[KEY].number == before.services[KEY].number
+    assert after.services[KEY].affinity_seconds == 30
+    assert [str(address) for address, _ in slots_of(after)[KEY]] == ["10.244.0.3", "10.244.0.2"]
+    new = tables_of([service("api", "10.96.0.20"), web], [], "n1", after)
+    numbers = {str(key.address): value.number for key, value in new.services.items()}
+    assert numbers[VIP] == before.services[KEY].number
+    assert numbers["10.96.0.20"] != numbers[VIP]
+
+
+_targets = st.lists(st.integers(1, 9), unique=True, max_size=8).map(
+    lambda ends: [(ip_address(f"10.244.0.{end}"), 80) for end in ends]
+)
+
+
+@given(_targets, _targets)
+def test_placing_keeps_slots_and_loses_nobody(before: list[Target], wanted: list[Target]) -> None:
+    placed = place(before, wanted)
+    assert sorted(placed) == sorted(wanted)
+    stay = [target for target in before if target in wanted]
+    if len(wanted) >= len(before):
+        for target in stay:
+            assert placed.index(target) == before.index(target)
+
+
+@given(_targets, _targets, _targets)
+def test_between_any_two_steps_a_lookup_finds_an_old_or_a_new_backend(
+    one: list[Target], two: list[Target], three: list[Target]
+) -> None:
+    """Replays the steps of a change and looks up every index after each, as the programs do."""
+
+    def tables(targets: list[Target], before: Tables) -> Tables:
+        parts = [slice_of("web", *(str(address) for address, _ in targets), port="http:80/tcp")]
+        return tables_of([service("web", VIP)], parts, "n1", before)
+
+    state = tables(one, Tables())
+    for targets in (two, three):
+        wanted = tables(targets, state)
+        steps = change(state, wanted)
+        old, new = set(slots_of(state)[KEY]), set(slots_of(wanted)[KEY])
+        live = Tables(dict(state.services), dict(state.backends), dict(state.members))
+
+        def look(live: Tables = live, allowed: set[Target] = old | new) -> None:
+            entry = live.services[KEY]
+            for index in range(entry.backends):
+                backend = live.backends[BackendKey(service=entry.number, index=index)]
+                assert (backend.address, backend.port) in allowed
+
+        for key, value in steps.set_backends.items():
+            live.backends[key] = value
+            look()
+        live.members.update(steps.set_members)
+        live.services.update(steps.set_services)
+        look()
+        for gone in steps.remove_backends:
+            del live.backends[gone]
+            look()
+        for member in steps.remove_members:
+            del live.members[member]
+        assert (live.services, live.backends, live.members) == (wanted.services, wanted.backends, wanted.members)
+        state = wanted
+    for address, port in three:
+        number = state.services[KEY].number
+        index = state.members[MemberKey(service=number, address=address, port=port)].index
+        assert state.backends[BackendKey(service=number, index=index)].address == address
