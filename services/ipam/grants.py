@@ -72,18 +72,17 @@ class Grants:
             raise Refused(
                 "unknown-node", f"Node {request.node} (uid {request.node_uid}) is not in the cluster", retry=True
             )
-        for block in held_by(seen.blocks.values(), request.node):
-            if block.nonce == request.nonce and block.cidr.version == request.family:
-                return BlockGrant(block)
         pools = tuple(pool for pool in seen.pools.enabled(request.family) if pool.takes(node))
         holder = Holder(request.node, node.uid, request.nonce)
-        return BlockGrant(await self._take(pools, holder, annotated(seen.nodes.values(), but=request.node)))
+        return BlockGrant(
+            await self._take(pools, request.family, holder, annotated(seen.nodes.values(), but=request.node))
+        )
 
     async def own_block(self, pools: tuple[Pool, ...], family: int) -> Block:
         """One more block for claims. Raises Refused: ``pool-exhausted``."""
         async with self._own[family]:
             kept = annotated(self._look().nodes.values())
-            return await self._take(pools, Holder(IPAM_HOLDER, "", secrets.token_hex(8)), kept)
+            return await self._take(pools, family, Holder(IPAM_HOLDER, "", secrets.token_hex(8)), kept)
 
     async def own_block_of(self, pool: Pool, address: Address) -> Block:
         """The block around a fixed address, made ipam's own. Raises Refused: ``address-in-node-block``."""
@@ -134,10 +133,13 @@ class Grants:
         """The node has said all, for this epoch of the bucket."""
         await self._store.put(reported_key(node), BlockReport(node, epoch))
 
-    async def _take(self, pools: tuple[Pool, ...], holder: Holder, kept: frozenset[Network]) -> Block:
+    async def _take(self, pools: tuple[Pool, ...], family: int, holder: Holder, kept: frozenset[Network]) -> Block:
         passed: set[Network] = set()
         for _ in range(ATTEMPTS):
-            chosen = choose_block(pools, self._look().blocks, holder, passed=passed, kept=kept, now=int(self._clock()))
+            blocks = self._look().blocks
+            if (mine := granted(blocks.values(), holder, family)) is not None:
+                return mine
+            chosen = choose_block(pools, blocks, holder, passed=passed, kept=kept, now=int(self._clock()))
             if isinstance(chosen, Exhausted):
                 raise Refused("pool-exhausted", chosen.why, retry=True)
             key = block_key(chosen.cidr)

@@ -2,9 +2,9 @@
 
 Owns every write to ``owners`` and ``claims``. A claim is made in three steps, each a compare-and-set on one key, and
 any of them may be cut off: the owner *intends* an address (its record's nonce begins with ``intends-``), the claim on
-that address is written, the intention is *confirmed*. Whoever loses a step reads again; a claim whose owner turned out to
-intend another address by then is taken back. So two copies that serve one owner at once agree, and one address never
-has two claims, since its claim is one key.
+that address is written, the intention is *confirmed*. Whoever loses a step reads again; a claim whose owner turned out
+to intend another address by then is taken back. So two copies that serve one owner at once agree, and one address
+never has two claims, since its claim is one key.
 """
 
 from __future__ import annotations

@@ -82,6 +82,12 @@ def is_free(block: Block | None) -> bool:
     return block is None or not block.node
 
 
+def granted(blocks: Iterable[Block], holder: Holder, family: int) -> Block | None:
+    """The block that this very request has been given already."""
+    asked = (holder.node, holder.nonce, family)
+    return next((block for block in blocks if (block.node, block.nonce, block.cidr.version) == asked), None)
+
+
 def held_by(blocks: Iterable[Block], node: str) -> tuple[Block, ...]:
     """Blocks of one holder, in order of address."""
     return tuple(sorted((block for block in blocks if block.node == node), key=lambda block: _order(block.cidr)))

@@ -1,0 +1,176 @@
+"""Blocks and claims over a real bus, by two copies."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from chassis.bus import Bus
+from chassis.faults import Refused, Unavailable
+from proto.addresses import IPAM_HOLDER, Block, Claim
+from proto.events import AddressMoved
+from proto.objects import Owner
+from proto.requests import (
+    BlockGrant,
+    BlockReportAnswer,
+    BlockReportRequest,
+    BlockRequest,
+    ClaimGrant,
+    ClaimRelease,
+    ClaimRequest,
+    IpamShow,
+    IpamState,
+)
+from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, IPAM_SHOW
+from tests.conftest import BusFor
+from tests.shell.ipam.conftest import V4, Cluster, StartIpam, node, stateful
+
+
+async def report(agent: Bus, name: str, *blocks: Block, claims: tuple[Claim, ...] = ()) -> BlockReportAnswer:
+    request = BlockReportRequest(node=name, node_uid=f"uid-{name}", blocks=blocks, claims=claims)
+    return await patiently(lambda: agent.request(IPAM_REPORT, request, BlockReportAnswer, timeout=5))
+
+
+async def patiently(ask, tries: int = 100):
+    for _ in range(tries):
+        try:
+            return await ask()
+        except Refused as refused:
+            if not refused.retry:
+                raise
+        except Unavailable:
+            pass
+        await asyncio.sleep(0.05)
+    raise AssertionError("never answered")
+
+
+async def block(agent: Bus, name: str, family: int = 4, nonce: str = "") -> Block:
+    request = BlockRequest(node=name, node_uid=f"uid-{name}", family=family, nonce=nonce or uuid.uuid4().hex)
+    return (await patiently(lambda: agent.request(IPAM_BLOCK, request, BlockGrant, timeout=5))).block
+
+
+def claim_of(name: str, on: str, uid: str, family: int = 4, **more) -> ClaimRequest:
+    owner, _, ordinal = name.rpartition("-")
+    fields = {"container": f"c-{uid}", "interface": "eth0", "nonce": uuid.uuid4().hex, **more}
+    return ClaimRequest(
+        owner=Owner("shop", "StatefulSet", owner, int(ordinal)), family=family, node=on, pod_uid=uid, **fields
+    )
+
+
+async def claim(agent: Bus, request: ClaimRequest) -> Claim:
+    return (await patiently(lambda: agent.request(IPAM_CLAIM, request, ClaimGrant, timeout=5))).claim
+
+
+async def test_nothing_is_given_before_every_node_has_reported(bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam):
+    await start_ipam()
+    n1, n2 = await bus_for("dataplane", "n1"), await bus_for("dataplane", "n2")
+    held = Block(ip_network("10.244.0.0/26"), "default-v4", "n2", "uid-n2", 7, "old")
+    await report(n1, "n1")
+    request = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce="x")
+    with pytest.raises(Refused, match="not-synced"):
+        await n1.request(IPAM_BLOCK, request, BlockGrant, timeout=5)
+    answer = await report(n2, "n2", held)
+    assert answer.blocks == (held,)
+    assert (await block(n1, "n1")).cidr == ip_network("10.244.0.64/26")
+
+
+async def test_a_dead_node_is_believed_by_its_annotation(bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam):
+    await cluster.add(node("n2", ready=False, blocks=("10.244.0.0/26",)))
+    await start_ipam()
+    n1 = await bus_for("dataplane", "n1")
+    await report(n1, "n1")
+    assert (await block(n1, "n1")).cidr == ip_network("10.244.0.64/26")
+
+
+async def test_two_copies_never_give_one_block_twice(bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam):
+    await start_ipam()
+    await start_ipam()
+    n1, n2 = await bus_for("dataplane", "n1"), await bus_for("dataplane", "n2")
+    await report(n1, "n1")
+    await report(n2, "n2")
+    nonces = [f"nonce-{number}" for number in range(30)]
+    agents = ((n1, "n1"), (n2, "n2"))
+    asks = [block(*agents[number % 2], nonce=nonce) for number, nonce in enumerate(nonces)]
+    repeats = [block(*agents[number % 2], nonce=nonce) for number, nonce in enumerate(nonces)]
+    given = await asyncio.gather(*asks, *repeats)
+    first, second = given[:30], given[30:]
+    assert first == second, "one nonce, one block"
+    assert len({granted.cidr for granted in first}) == 30
+    stored = await n1.bucket(BLOCKS).list(Block)
+    assert {entry.value.cidr for entry in stored.values()} == {granted.cidr for granted in first}
+
+
+async def test_a_kept_address_moves_when_its_pod_is_gone(bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam):
+    await start_ipam()
+    await start_ipam()
+    n1, n2, watcher = await bus_for("dataplane", "n1"), await bus_for("dataplane", "n2"), await bus_for("cli")
+    moves: list[AddressMoved] = []
+    await watcher.subscribe("airmesh.v1.events.ipam.address-moved", AddressMoved, lambda _, event: moves.append(event))
+    await report(n1, "n1")
+    await report(n2, "n2")
+    old, new = stateful("db-0", "n1", "uid-a"), stateful("db-0", "n2", "uid-b")
+    await cluster.add(old)
+    first = await claim(n1, claim_of("db-0", "n1", "uid-a"))
+    again = await claim(n1, claim_of("db-0", "n1", "uid-a"))
+    assert again == first
+    await cluster.add(new)
+    with pytest.raises(Refused, match="held-elsewhere"):
+        for _ in range(100):
+            try:
+                await n2.request(IPAM_CLAIM, claim_of("db-0", "n2", "uid-b"), ClaimGrant, timeout=5)
+            except Refused as refused:
+                if refused.code == "not-synced":
+                    await asyncio.sleep(0.05)
+                    continue
+                raise
+    await cluster.remove(old)
+    moved = await claim(n2, claim_of("db-0", "n2", "uid-b"))
+    assert (moved.address, moved.node) == (first.address, "n2")
+    assert moved.epoch > first.epoch
+    await n1.tell(IPAM_RELEASE, ClaimRelease(first.address, first.container, "eth0", first.nonce), timeout=5)
+    stored = await n1.bucket(CLAIMS).list(Claim)
+    assert [entry.value for entry in stored.values()] == [moved], "the old holder's release changes nothing"
+    await asyncio.sleep(0.1)
+    assert [(move.from_node, move.to_node) for move in moves] == [("n1", "n2")]
+    state = await watcher.request(IPAM_SHOW, IpamShow(), IpamState, timeout=5)
+    assert [b.node for b in state.blocks] == [IPAM_HOLDER]
+    assert state.pools[0] == V4
+
+
+async def test_many_claims_at_once_have_addresses_of_their_own(bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam):
+    await start_ipam()
+    await start_ipam()
+    n1 = await bus_for("dataplane", "n1")
+    await report(n1, "n1")
+    await report(await bus_for("dataplane", "n2"), "n2")
+    await cluster.add(*(stateful(f"db-{number}", "n1", f"u{number}") for number in range(20)))
+    asked = [claim_of(f"db-{number}", "n1", f"u{number}", family) for number in range(20) for family in (4, 6)]
+    held = await asyncio.gather(*(claim(n1, request) for request in asked))
+    assert len({claimed.address for claimed in held}) == 40
+    assert {claimed.address.version for claimed in held} == {4, 6}
+
+
+@pytest.mark.parametrize(
+    ("address", "code"),
+    [
+        ("10.244.9.9", ""),
+        ("192.0.2.1", "bad-address"),
+        ("10.244.0.5", "address-in-node-block"),
+    ],
+)
+async def test_fixed_addresses(address: str, code: str, bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam):
+    await start_ipam()
+    n1 = await bus_for("dataplane", "n1")
+    await report(n1, "n1")
+    await report(await bus_for("dataplane", "n2"), "n2")
+    assert (await block(n1, "n1")).cidr == ip_network("10.244.0.0/26")
+    await cluster.add(stateful("db-0", "n1", "uid-a"))
+    request = claim_of("db-0", "n1", "uid-a", address=ip_address(address))
+    if code:
+        with pytest.raises(Refused, match=code):
+            await claim(n1, request)
+    else:
+        assert str((await claim(n1, request)).address) == address
