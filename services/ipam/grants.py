@@ -25,7 +25,7 @@ from services.ipam.core.blocks import (
     annotated,
     block_at,
     choose_block,
-    held_by,
+    granted,
     is_free,
     overlapping,
 )
