@@ -1,0 +1,49 @@
+"""Identities: the same facts give the same number for ever, and no two facts run into each other."""
+
+from __future__ import annotations
+
+from hypothesis import given
+from hypothesis import strategies as st
+
+from kit.identity import identity_of, stands_for
+from proto.identity import FIRST_COMPUTED, UNSTABLE_LABELS, IdentitySet, NamedPort
+from proto.objects import Namespace, Pod
+
+text = st.text("ab=/", max_size=3)
+pairs = st.lists(st.tuples(text, text), max_size=3).map(lambda found: tuple(sorted(found)))
+ports = st.lists(st.builds(NamedPort, text, st.sampled_from((6, 17)), st.integers(1, 99)), max_size=2).map(
+    lambda found: tuple(sorted(found))
+)
+facts = st.builds(IdentitySet, text, pairs, pairs, text, ports)
+
+
+def test_golden_number() -> None:
+    """Every replica, release and rebuild must compute this: never change it."""
+    shop = IdentitySet(
+        namespace="shop",
+        namespace_labels=(("kubernetes.io/metadata.name", "shop"),),
+        pod_labels=(("app", "web"),),
+        service_account="default",
+        named_ports=(NamedPort("http", 6, 8080),),
+    )
+    assert f"{identity_of(shop, 'b5d1c2f0-0000-4000-8000-000000000001'):016x}" == "01c12eb8f2d40c91"
+
+
+@given(facts, facts)
+def test_equal_numbers_mean_equal_facts(one: IdentitySet, other: IdentitySet) -> None:
+    assert (identity_of(one, "uid") == identity_of(other, "uid")) == (one == other)
+
+
+@given(facts)
+def test_never_a_reserved_number_and_another_in_another_cluster(one: IdentitySet) -> None:
+    assert FIRST_COMPUTED <= identity_of(one, "uid") < 2**64
+    assert identity_of(one, "uid") != identity_of(one, "another")
+
+
+def test_labels_that_differ_from_pod_to_pod_do_not_count_unless_a_selector_names_them() -> None:
+    namespace = Namespace(name="shop", uid="u")
+    labels = tuple(sorted((("app", "web"), *((key, "x") for key in UNSTABLE_LABELS))))
+    pod = Pod(namespace="shop", name="web-1", uid="p", node="n1", labels=labels)
+    assert stands_for(pod, namespace).pod_labels == (("app", "web"),)
+    named = stands_for(pod, namespace, {"pod-template-hash"})
+    assert named.pod_labels == (("app", "web"), ("pod-template-hash", "x"))
