@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import struct
 from ipaddress import IPv4Address, IPv6Address, ip_address
+from typing import Any
 
 Address = IPv4Address | IPv6Address
 
@@ -18,7 +19,7 @@ def mac(text: str) -> bytes:
 
 def checksum(raw: bytes) -> int:
     raw += bytes(len(raw) % 2)
-    total = sum(struct.unpack(f">{len(raw) // 2}H", raw))
+    total: int = sum(struct.unpack(f">{len(raw) // 2}H", raw))
     while total >> 16:
         total = (total & 0xFFFF) + (total >> 16)
     return ~total & 0xFFFF
@@ -29,8 +30,8 @@ def eth(payload: bytes, *, source: bytes, destination: bytes = mac("02:00:00:00:
 
 
 def ip4(
-    source: Address, destination: Address, protocol: int, payload: bytes, *, ttl: int = 64, ident: int = 1, frag: int = 0,
-    options: bytes = b"", total: int | None = None, version: int = 4, ihl: int | None = None,
+    source: Address, destination: Address, protocol: int, payload: bytes, *, ttl: int = 64, ident: int = 1,
+    frag: int = 0, options: bytes = b"", total: int | None = None, version: int = 4, ihl: int | None = None,
 ) -> bytes:  # fmt: skip
     words = 5 + len(options) // 4 if ihl is None else ihl
     length = 20 + len(options) + len(payload) if total is None else total
@@ -60,10 +61,10 @@ def ip6(
     return head + source.packed + destination.packed + payload
 
 
-def ip(source: str | Address, destination: str | Address, protocol: int, payload: bytes, **more: int) -> bytes:
+def ip(source: str | Address, destination: str | Address, protocol: int, payload: bytes, **more: Any) -> bytes:
     one, other = ip_address(source), ip_address(destination)
     if one.version == 4:
-        return ip4(one, other, protocol, payload, **more)  # type: ignore[arg-type]
+        return ip4(one, other, protocol, payload, **more)
     return ip6(one, other, protocol, payload, **more)
 
 

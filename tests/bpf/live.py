@@ -97,8 +97,8 @@ def fill(datapath: Datapath, node: LiveNode) -> None:
         tables.subjects.put(
             at.SubjectKey(identity=pod.identity), at.Subject(ingress_isolated=False, egress_isolated=False)
         )
-    for address in ("172.30.0.11", "fd00:172:30::11", "fe80::1"):
-        tables.ipcache.put(at.PrefixKey.host(ip_address(address)), at.Peer(identity=1, flags=at.PeerFlag.NODE))
+    for own in ("172.30.0.11", "fd00:172:30::11", "fe80::1"):
+        tables.ipcache.put(at.PrefixKey.host(ip_address(own)), at.Peer(identity=1, flags=at.PeerFlag.NODE))
     tables.configure(at.Config())
 
 

@@ -101,7 +101,7 @@ CHAINS = [
     ("none", (), TCP, TO_80, "redirect"),
     ("hop by hop", ((HOP_BY_HOP, OPTIONS),), TCP, TO_80, "redirect"),
     ("hop by hop, then destination", ((HOP_BY_HOP, OPTIONS), (DESTINATION, BIG_OPTIONS)), TCP, TO_80, "redirect"),
-    ("ports are found behind them", ((HOP_BY_HOP, OPTIONS), (DESTINATION, BIG_OPTIONS)), TCP, TO_81, "drop POLICY_DENIED"),
+    ("ports are found behind", ((HOP_BY_HOP, OPTIONS), (DESTINATION, BIG_OPTIONS)), TCP, TO_81, "drop POLICY_DENIED"),
     ("authentication", ((AUTH, AUTHENTICATION),), TCP, TO_80, "redirect"),
     ("eight", ((DESTINATION, OPTIONS),) * 8, TCP, TO_80, "redirect"),
     ("nine", ((DESTINATION, OPTIONS),) * 9, TCP, TO_80, "drop EXTENSION_HEADERS"),

@@ -201,7 +201,8 @@ def flood(node: LiveNode, stop: threading.Event, counts: list[int]) -> None:
 @pytest.mark.parametrize("allowed", [True, False], ids=["nothing lost", "nothing leaked"])
 def test_replaced_under_traffic(node: LiveNode, datapath: Datapath, allowed: bool) -> None:
     isolate(datapath, node.b.identity, ingress=not allowed)
-    stop, counts = threading.Event(), []
+    stop = threading.Event()
+    counts: list[int] = []
     with node.b.socket(4, socket.SOCK_DGRAM) as receiver:
         receiver.setsockopt(socket.SOL_SOCKET, 33, 64 << 20)  # SO_RCVBUFFORCE
         receiver.bind((str(node.b.address(4)), 7000))

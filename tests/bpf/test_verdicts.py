@@ -130,8 +130,8 @@ def test_line(
     world.cidr("10.244.1.0/24" if version == 4 else "fd00:10:244:1::/64", 77)
     world.isolate(world.b.identity, ingress=True)
     world.rule(world.b, INGRESS, kind, number, protocol=protocol, port=port, bits=bits)
-    body = {TCP: frames.tcp, UDP: frames.udp, SCTP: frames.sctp}[sent](4000, dport)
-    outcome = world.from_pod(world.a, frames.ip(world.a.address(version), world.b.address(version), sent, body))
+    bodies = {TCP: frames.tcp(4000, dport), UDP: frames.udp(4000, dport), SCTP: frames.sctp(4000, dport)}
+    outcome = world.from_pod(world.a, frames.ip(world.a.address(version), world.b.address(version), sent, bodies[sent]))
     assert str(outcome) == ("redirect" if passes else "drop POLICY_DENIED")
 
 

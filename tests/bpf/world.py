@@ -6,7 +6,7 @@ import ctypes
 import os
 import struct
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -19,6 +19,7 @@ from services.dataplane.core import layout as at
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
+from services.dataplane.kernel.tables import Tables
 from tests.bpf import frames
 
 LIBC = ctypes.CDLL(None, use_errno=True)
@@ -26,8 +27,8 @@ OK, SHOT, REDIRECT = 0, 2, 7
 OUR_MAC = frames.mac("02:00:00:00:00:01")
 
 TABLES = (
-    "links", "endpoints", "ipcache", "cidrs", "subjects", "policy", "flows", "budgets", "fragments", "services", "backends",
-    "members", "affinities", "reverses", "cookies",
+    "links", "endpoints", "ipcache", "cidrs", "subjects", "policy", "flows", "budgets", "fragments", "services",
+    "backends", "members", "affinities", "reverses", "cookies",
 )  # fmt: skip
 
 
@@ -123,9 +124,7 @@ class World:
 
     def reset(self) -> None:
         """Empties every map, then: two pods that are known and not isolated, a remote pod, the node, a remote node."""
-        for name in TABLES:
-            table = getattr(self.tables, name)
-            table.apply({}, tuple(table.items()))
+        empty(self.tables, TABLES)
         for descriptor, size in (("am_throttle", 8),):
             fd = self.tables.descriptors[descriptor]
             while (key := next_key(fd, size)) is not None:
@@ -209,6 +208,13 @@ class World:
         told = self.reader.drain()
         event = told[-1] if told else None
         return Outcome(result.value, DropReason(event.reason) if event else None, result.packet, event)
+
+
+def empty(tables: Tables, names: Iterable[str]) -> None:
+    """Takes everything out of these tables."""
+    for name in names:
+        table = getattr(tables, name)
+        table.apply({}, tuple(table.items()))
 
 
 def next_key(fd: int, size: int) -> bytes | None:

@@ -76,9 +76,10 @@ MAPS: tuple[MapSpec, ...] = (
     THROTTLES, SERVICES, BACKENDS, MEMBERS, AFFINITIES, REVERSES, COOKIES,
 )  # fmt: skip
 
-RECORDS: tuple[type[Record], ...] = tuple(
-    dict.fromkeys(record for spec in MAPS for record in (spec.key, spec.value) if record is not None)
-) + (at.Event,)
+RECORDS: tuple[type[Record], ...] = (
+    *dict.fromkeys(record for spec in MAPS for record in (spec.key, spec.value) if record is not None),
+    at.Event,
+)
 """Each record once, in the order in which the C header declares them."""
 
 

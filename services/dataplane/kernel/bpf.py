@@ -1,6 +1,6 @@
 """bpf(2) by ctypes: maps, programs, links, pins and test runs, with typed errors.
 
-No libbpf, no bcc: the agent stays small. Every function is one system call (batches: a few) and blocks for microseconds;
+No libbpf, no bcc: the agent stays small. Every function is one system call (batches: a few) and takes microseconds;
 loading a program or making a large map takes milliseconds. File descriptors are plain integers that the caller closes.
 Layouts of ``union bpf_attr`` are those of include/uapi/linux/bpf.h. ``link_create`` resolves an interface index in the
 *caller's* network namespace: a wrong namespace silently means another interface.

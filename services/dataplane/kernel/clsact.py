@@ -7,6 +7,7 @@ All calls act in the caller's network namespace. Sources: net/sched/cls_bpf.c, i
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import socket
@@ -36,12 +37,9 @@ class Parent(IntEnum):
 
 def set_filter(ifindex: int, parent: Parent, program: int, name: str) -> None:
     """Puts a program at an interface's hook, in place of ours that may be there. Raises OSError."""
-    try:
-        _request(
-            _RTM_NEWQDISC, _CREATE | _EXCLUSIVE, _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + _attribute(_KIND, b"clsact\0")
-        )
-    except FileExistsError:
-        pass
+    with contextlib.suppress(FileExistsError):
+        qdisc = _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + _attribute(_KIND, b"clsact\0")
+        _request(_RTM_NEWQDISC, _CREATE | _EXCLUSIVE, qdisc)
     options = (
         _attribute(_BPF_FD, struct.pack("<I", program))
         + _attribute(_BPF_NAME, name.encode() + b"\0")

@@ -46,13 +46,13 @@ def compile_source(source: str) -> Bytecode:
     with tempfile.TemporaryDirectory(prefix="airmesh-shim-") as folder:
         build_kernel_source(Path(folder))
         os.environ["BCC_KERNEL_SOURCE"] = folder
-        import bcc  # after the environment is set; the agent never gets here
+        import bcc  # noqa: PLC0415 - after the environment is set; the agent never gets here
 
         triplet = f"/usr/include/{platform.machine()}-linux-gnu"
         module = bcc.BPF(text=source, cflags=[*CFLAGS, "-isystem", "/usr/include", "-isystem", triplet])
         maps = _maps(bcc.lib, module.module)
         return Bytecode(
-            maps={name: shape for name, shape in maps.values()},
+            maps=dict(maps.values()),
             programs=_programs(bcc.lib, module.module, {fd: name for fd, (name, _) in maps.items()}),
         )
 

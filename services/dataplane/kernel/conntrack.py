@@ -24,7 +24,7 @@ class Broom:
         self._program = program
 
     def collect(self, now: int | None = None) -> int:
-        """Removes what is idle at ``now`` (nanoseconds of CLOCK_MONOTONIC; the present by default). Returns how many."""
+        """Removes what is idle at ``now`` (CLOCK_MONOTONIC, ns; the present by default). Returns how many."""
         moment = time.monotonic_ns() if now is None else now
         return self._remove(core.condemned_batches(core.idle_flows(self._tables.flows.items(), moment)))
 

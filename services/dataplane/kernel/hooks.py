@@ -71,7 +71,7 @@ SOCKET_HOOKS = tuple(hook for hook in Hook if hook.is_socket)
 
 @dataclass(frozen=True, slots=True)
 class Held:
-    """What hangs under one pin. ``target`` (ifindex or cgroup id) is 0 and ``program`` stale when it hangs in the air."""
+    """What hangs under one pin. ``target`` (ifindex or cgroup id) is 0 when it hangs in the air."""
 
     hook: Hook
     target: int
@@ -95,7 +95,7 @@ class Holder(Protocol):
 
 
 def has_tcx(program: int) -> bool:
-    """Whether this kernel has tcx: it then looks for the interface (ENODEV) before it doubts the attach type (EINVAL)."""
+    """Whether this kernel has tcx: it then misses the interface (ENODEV), else it doubts the attach type (EINVAL)."""
     try:
         os.close(bpf.link_create(program, NO_INTERFACE, AttachKind.TCX_INGRESS))
     except bpf.BpfError as error:

@@ -1,6 +1,6 @@
 """Typed tables over eBPF maps: read whole, compare with what is wanted, change what differs.
 
-Owns the way in and out of a map in batches. ``apply`` adds before it removes. The agent is the only writer of these maps
+Owns the way in and out of a map in batches. ``apply`` adds before it removes. The agent alone writes these maps
 (conntrack, fragments and the like are written by the programs and only read here). Refuses a descriptor whose sizes are
 not those of ``core.maps``.
 """

@@ -5,9 +5,9 @@ pinned: new programs are loaded against the *same* maps and put into the running
 between old and new. :meth:`Datapath.close` lets go of descriptors and leaves everything working; only
 :meth:`Datapath.detach` takes programs off.
 
-When the layout changes (an upgrade), the old links run on with the old maps. The agent fills the new maps, then attaches
-each name as usual: an old link of that name is moved over and given its new program; :meth:`Datapath.retire` removes
-what nobody uses any more.
+When the layout changes (an upgrade), the old links run on with the old maps. The agent fills the new maps, then
+attaches each name as usual: an old link of that name is moved over and given its new program;
+:meth:`Datapath.retire` removes what nobody uses any more.
 
 Everything resolves interface indices in the caller's network namespace: the agent lives in the node's. Blocking; the
 first open compiles (seconds), others take some 50 ms. Refuses a folder that is not on bpffs.

@@ -4,7 +4,7 @@ Owns the consumer's side of BPF_MAP_TYPE_RINGBUF (kernel/bpf/ringbuf.c): one pag
 the producer's, then the records twice over, so that one which wraps lies in one piece. A record is an 8-byte header
 (length, a busy bit while it is being written, a discard bit) and its bytes, rounded up to 8.
 
-:meth:`EventReader.start` hangs the reader on the event loop. The callback drains at most :data:`BATCH` records a turn and
+:meth:`EventReader.start` hangs the reader on the event loop. The callback drains at most :data:`BATCH` a turn and
 asks to be called again; it never raises (an exception there would spin the loop at some 280 000 wake-ups a second):
 a failing sink is counted in ``faults`` and the events of that batch are lost, as flow events may be.
 """

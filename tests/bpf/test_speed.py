@@ -1,0 +1,66 @@
+"""What a packet costs, by test runs: loose bounds that only a blunder passes; the figures are printed (-s)."""
+
+from __future__ import annotations
+
+import struct
+
+import pytest
+
+from services.dataplane.core import layout as at
+from services.dataplane.kernel import bpf
+from tests.bpf import frames
+from tests.bpf.frames import ACK, TCP
+from tests.bpf.world import OK, REDIRECT, World, inside
+
+pytestmark = pytest.mark.privileged
+
+BOUND_NS = 2000
+
+
+def cost(
+    world: World, program: str, packet: bytes, *, ifindex: int, source: bytes, expected: int, rounds: int = 7
+) -> int:
+    frame = frames.eth(packet, source=source, kind=0x0800 if packet[0] >> 4 == 4 else 0x86DD)
+    context = struct.pack("<36xII", ifindex, ifindex)
+    fd = world.datapath.programs[program]
+    with inside(world.netns):
+        runs = [bpf.run_on(fd, frame, repeat=20_000, context=context) for _ in range(rounds)]
+    assert {run.value for run in runs} == {expected}
+    return min(run.nanoseconds for run in runs)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_established_flow(world: World, version: int) -> None:
+    a, b = world.a, world.b
+    for pod in (a, b):
+        # The frame must look the same afterwards: repeated runs go on with what the last one left.
+        key = at.AddressKey(address=pod.address(version))
+        entry = at.Endpoint(
+            identity=pod.identity, ifindex=pod.ifindex, endpoint=pod.number, mac=pod.mac, host_mac=a.mac
+        )
+        world.tables.endpoints.put(key, entry)
+    outside = "192.0.2.5" if version == 4 else "2001:db8::5"
+    segment = frames.tcp(4000, 80, ACK, bytes(64))
+    to_b = frames.ip(a.address(version), b.address(version), TCP, segment)
+    figures = {
+        "from_pod to the world": cost(
+            world,
+            "from_pod",
+            frames.ip(a.address(version), outside, TCP, segment),
+            ifindex=a.ifindex,
+            source=a.mac,
+            expected=OK,
+        ),
+        "from_pod to a local pod": cost(world, "from_pod", to_b, ifindex=a.ifindex, source=a.mac, expected=REDIRECT),
+        "from_wire": cost(
+            world,
+            "from_wire",
+            frames.ip(outside, b.address(version), TCP, segment),
+            ifindex=world.wire,
+            source=a.mac,
+            expected=REDIRECT,
+        ),
+        "collect of nothing": cost(world, "collect", b"\x45" + bytes(60), ifindex=1, source=a.mac, expected=0),
+    }
+    print(f"\nIPv{version}, nanoseconds a packet: {figures}")
+    assert max(figures.values()) < BOUND_NS
