@@ -11,7 +11,7 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 from chassis.bus import Bus, View
-from chassis.faults import Unavailable
+from chassis.faults import Missing, Unavailable
 from chassis.service import Runtime
 from proto import codec
 from proto.identity import IdentityRecord, RelevantKeys
@@ -127,6 +127,8 @@ class Town:
                 await self.objects.get("_epoch", Epoch)
             except Unavailable:
                 await asyncio.sleep(0.1)
+            except Missing:
+                return
             else:
                 return
         raise AssertionError("the bus does not come back")
