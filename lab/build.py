@@ -204,6 +204,8 @@ async def build_all(targets: tuple[Target, ...], cache: Path, say: Say) -> dict[
     products = {target.name: product(target, cache) for target in targets}
     if not all(path.exists() for path in products.values()):
         with machine_lock(cache, say):
+            for draft in (cache / "built").glob(".*"):
+                shutil.rmtree(draft, ignore_errors=True)  # of a builder that was killed: we hold the lock
             for target in targets:
                 await build(target, cache, say)
     return products

@@ -105,7 +105,7 @@ def down(where: Paths, say: Callable[[str], None]) -> list[Leftover]:
             path.unlink()
     for folder in (where.run, where.state):
         _drop("folders", lambda folder=folder: _remove_tree(folder), say)  # type: ignore[misc]
-    for shared in looking.SHARED_FOLDERS:
+    for shared in (*looking.SHARED_FOLDERS, *looking.cgroup_roots()):
         with contextlib.suppress(OSError):
             shared.rmdir()  # refuses one that is not empty
     left = looking.find(where, ids)

@@ -141,11 +141,15 @@ def containers(where: Paths) -> set[str]:
     return {path.name for pattern in patterns for path in where.state.glob(pattern)}
 
 
+def cgroup_roots() -> list[Path]:
+    """The cgroup above all containers of all containerds, in every hierarchy."""
+    return [root for root in (Path("/sys/fs/cgroup/k8s.io"), *Path("/sys/fs/cgroup").glob("*/k8s.io")) if root.is_dir()]
+
+
 def cgroups(ids: Iterable[str]) -> list[Path]:
     """Cgroup folders of containers, in every hierarchy, the deepest first."""
     wanted = set(ids)
-    roots = [Path("/sys/fs/cgroup/k8s.io"), *Path("/sys/fs/cgroup").glob("*/k8s.io")]
-    tops = [root / name for root in roots if root.is_dir() for name in os.listdir(root) if name in wanted]
+    tops = [root / name for root in cgroup_roots() for name in os.listdir(root) if name in wanted]
     return sorted((Path(parent) for top in tops for parent, _, _ in os.walk(top)), reverse=True)
 
 

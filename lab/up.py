@@ -22,8 +22,8 @@ import msgspec
 
 from lab import build, control, doors, down, images, ledger, mesh, namespaces, node, pki
 from lab.api import Api, has_condition
-from lab.launch import Launcher, begin, connect, kubectl, tail
-from lab.paths import SOURCE, Paths, Settings, paths
+from lab.launch import Launcher, begin, connect, environment, kubectl, tail
+from lab.paths import MARKER, SOURCE, Paths, Settings, paths
 from lab.topology import Host, LabError, Topology, plan
 
 _KUBECTL_SECONDS = 60.0
@@ -136,7 +136,7 @@ class Rise:
 
         await self.launcher.until(f"containerd of {host.name}", listening, seconds=30, process=name)
         for archive in self.archives.values():
-            await _command(node.import_image(paths_of, str(archive)), "image import")
+            await _command(self.where, node.import_image(paths_of, str(archive)), "image import")
 
     async def kubelet(self, host: Host) -> None:
         """One node's kubelet; the images must be there, or pods wait out a failed pull."""
@@ -148,7 +148,7 @@ class Rise:
 
     async def kubectl(self, *arguments: str) -> None:
         """Run kubectl against the lab to its end."""
-        await _command([kubectl(), f"--kubeconfig={self.where.kubeconfig}", *arguments], "kubectl")
+        await _command(self.where, [kubectl(), f"--kubeconfig={self.where.kubeconfig}", *arguments], "kubectl")
 
     async def objects(self) -> None:
         """Kinds first, and when the API server knows them, the pools; names for pods last."""
@@ -178,9 +178,14 @@ class Rise:
         await self.launcher.until("CoreDNS ready", available, seconds=90)
 
 
-async def _command(argv: list[str], what: str) -> None:
+async def _command(where: Paths, argv: list[str], what: str) -> None:
+    """Run to the end. Marked as the lab's, so that `down` finds it when this process is killed meanwhile."""
     running = await asyncio.create_subprocess_exec(
-        *argv, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.STDOUT
+        *argv,
+        env=environment(**{MARKER: where.lab}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.STDOUT,
     )
     try:
         async with asyncio.timeout(_KUBECTL_SECONDS):
