@@ -238,3 +238,25 @@ def test_frames_cut_within_the_ip_header(node: LiveNode, datapath: Datapath) -> 
 def test_folder_that_is_not_bpffs(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(NotBpffs, match="mount -t bpf"):
         Datapath.open(tmp_path / "pins", cache)
+
+
+def test_another_layout_is_taken_over_name_by_name(node: LiveNode, folder: Path, cache: Path, way: bool) -> None:
+    old = opened(folder, cache, node, tcx=way)
+    fill(old, node)
+    attach(old, node)
+    old.close()
+    present = next(folder.glob("v*"))
+    present.rename(folder / "v0000")
+    new = opened(folder, cache, node, tcx=way)
+    assert new.links() == {}
+    assert set(new.retire()) == {node.a.device, node.b.device}
+    assert talks(node, 4), "the old programs run on with the old maps"
+    assert new.tables.flows.items() == {}
+    fill(new, node)
+    attach(new, node)
+    assert set(links_of(new, node)) == {node.a.device, node.b.device}
+    assert talks(node, 4)
+    assert len(new.tables.flows.items()) == 2
+    assert new.retire() == ()
+    assert [path.name for path in folder.glob("v*")] == [present.name]
+    new.close()
