@@ -9,7 +9,7 @@ from lab import doors, down, up
 from lab.api import Api, has_condition
 from lab.launch import connect
 from lab.mesh import seed_file
-from lab.paths import Paths, Settings, paths
+from lab.paths import SOURCE, Paths, Settings, paths
 from lab.topology import LabError, check_name
 
 
@@ -55,7 +55,8 @@ def environment_lines(where: Paths) -> Iterator[str]:
     }
     for name, value in values.items():
         yield f"export {name}={shlex.quote(value)}"
-    yield f'export PATH={shlex.quote(str(Path(sys.executable).parent))}:"$PATH"'
+    folders = f"{SOURCE / 'bin'}:{Path(sys.executable).parent}"
+    yield f'export PATH={shlex.quote(folders)}:"$PATH"'
 
 
 async def labs(given: Settings) -> list[str]:
