@@ -143,22 +143,20 @@ class Explainer:
         if compiled.problems:
             return Side(False, f"{label}: denied, {compiled.problems[0].fault}")
         book = self._books.setdefault(subject.identity, Book(compiled.policy))
-        sides = [
-            self._judged(book, direction, peer, number, protocol, port, f"{label}{family}", flow)
-            for family, number in self._families(subject, peer)
-        ]
-        return next((side for side in sides if not side.allowed), sides[0])
+        sides = {
+            version: self._judged(book, direction, peer, number, protocol, port, label, flow)
+            for version, number in self._numbers_by_version(subject, peer).items()
+        }
+        denied = next((version for version, side in sides.items() if not side.allowed), None)
+        if denied is None or not any(side.allowed for side in sides.values()):
+            return next(iter(sides.values()))
+        return Side(False, sides[denied].reason.replace(label, f"{label} by IPv{denied}", 1))
 
-    def _families(self, subject: End, peer: End) -> list[tuple[str, int]]:
-        """CIDR set of the peer for each family that both ends have, with how to say so when there are two."""
-        subject_versions = {address.version for address in subject.addresses} or {4, 6}
-        shared = [address for address in peer.addresses if address.version in subject_versions]
-        if not shared:
-            return [("", 0)]
-        numbers = {address.version: self._number(address) for address in shared}
-        if len(set(numbers.values())) == 1:
-            return [("", next(iter(numbers.values())))]
-        return [(f" by IPv{version}", number) for version, number in sorted(numbers.items())]
+    def _numbers_by_version(self, subject: End, peer: End) -> dict[int, int]:
+        """CIDR set of the peer for each family that both ends have; in none while no address is known."""
+        versions = {address.version for address in subject.addresses} or {4, 6}
+        numbers = {address.version: self._number(address) for address in peer.addresses if address.version in versions}
+        return dict(sorted(numbers.items())) or {0: 0}
 
     def _number(self, address: Address) -> int:
         if address not in self._numbers:

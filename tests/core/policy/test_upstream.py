@@ -88,12 +88,12 @@ def check(graph: Graph, now: World, protocol: int, port: int, cells: dict[tuple[
     oracle = Oracle(now.policies, now.namespaces)
     pods: dict[str, Pod] = {f"{p.namespace}/{p.name}": p for p in now.pods}
     for (source, destination), expected in cells.items():
-        ends = [pods[name].addresses[0] for name in (source, destination)]
-        assert kernel.allows(*ends, protocol, port) == expected, f"compiled: {source} > {destination}"
-        verdicts = explainer.explain(str(ends[0]), str(ends[1]), protocol, port)
+        start, end = pods[source].addresses[0], pods[destination].addresses[0]
+        assert kernel.allows(start, end, protocol, port) == expected, f"compiled: {source} > {destination}"
+        verdicts = explainer.explain(str(start), str(end), protocol, port)
         assert verdicts.allowed == expected, f"explained: {source} > {destination}: {verdicts.reasons}"
-        places = [place(address, now.pods, ()) for address in ends]
-        assert oracle.allows(*places, protocol, port) == expected, f"oracle: {source} > {destination}"
+        here, there = place(start, now.pods, ()), place(end, now.pods, ())
+        assert oracle.allows(here, there, protocol, port) == expected, f"oracle: {source} > {destination}"
 
 
 def test_steps_differ_from_each_other() -> None:

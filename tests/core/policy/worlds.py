@@ -164,7 +164,8 @@ class Builder:
                 return PolicyPort(protocol, port=first, end_port=self.choice([p for p in PORTS if p >= first]))
             case "name":
                 return PolicyPort(protocol, port_name=self.choice(("web", "dns")))
-        return PolicyPort(protocol)
+            case _:
+                return PolicyPort(protocol)
 
 
 def seeded(seed: int) -> Builder:

@@ -1,0 +1,130 @@
+"""What is written, kept or yielded, and what lingers, as tables."""
+
+from __future__ import annotations
+
+from ipaddress import ip_network
+
+import msgspec
+import pytest
+
+from proto.identity import IdentitySet
+from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
+from services.policy.core import plan
+from services.policy.core.plan import Grace, Step
+
+
+def at(text: str) -> Revision:
+    """``e5``: epoch e, sequence 5."""
+    return Revision(epoch=text[0], sequence=int(text[1:]))
+
+
+def rules(text: str, isolated: bool = True) -> CompiledPolicy:
+    return CompiledPolicy(identity=1, revision=at(text), ingress_isolated=isolated, egress_isolated=False)
+
+
+@pytest.mark.parametrize(
+    ("mine", "present", "same", "step"),
+    [
+        ("e5", "", False, Step.WRITE),
+        ("e5", "e4", False, Step.WRITE),
+        ("e5", "e5", False, Step.WRITE),
+        ("e5", "e6", False, Step.YIELD),
+        ("e5", "e6", True, Step.KEEP),
+        ("e5", "e4", True, Step.KEEP),
+        ("e5", "f9", False, Step.WRITE),
+        ("e5", "f9", True, Step.KEEP),
+    ],
+)
+def test_rules(mine: str, present: str, same: bool, step: Step) -> None:
+    there = rules(present, isolated=same) if present else None
+    assert plan.rule_step(rules(mine), there) is step
+    if there is not None and not same:
+        assert plan.may_delete(at(mine), there) == (step is Step.WRITE)
+
+
+@pytest.mark.parametrize(
+    ("mine", "present", "step"),
+    [
+        ("e5", "", Step.WRITE),
+        ("e5", "e4", Step.WRITE),
+        ("e5", "e5", Step.KEEP),
+        ("e5", "e6", Step.YIELD),
+        ("e5", "f1", Step.WRITE),
+    ],
+)
+def test_frontier(mine: str, present: str, step: Step) -> None:
+    there = Frontier(0, 2, at(present)) if present else None
+    assert plan.frontier_step(Frontier(0, 2, at(mine)), there) is step
+
+
+def test_a_frontier_of_another_number_of_shards_is_written_again() -> None:
+    assert plan.frontier_step(Frontier(0, 2, at("e5")), Frontier(0, 3, at("e5"))) is Step.WRITE
+
+
+@pytest.mark.parametrize(
+    ("present", "same", "step"),
+    [("e4", True, Step.KEEP), ("e4", False, Step.WRITE), ("e6", False, Step.YIELD), ("f4", True, Step.WRITE)],
+)
+def test_partition(present: str, same: bool, step: Step) -> None:
+    one, other = (CidrSet(ip_network(text), 7) for text in ("10.0.0.0/8", "11.0.0.0/8"))
+    wanted = CidrPartition(at("e5"), (one,))
+    assert plan.partition_step(wanted, CidrPartition(at(present), (one if same else other,))) is step
+    assert plan.partition_step(wanted, None) is Step.WRITE
+
+
+@pytest.mark.parametrize(
+    ("frontiers", "covered"),
+    [
+        ("0/2:e5 1/2:e5", True),
+        ("0/2:e5 1/2:e4", False),
+        ("0/2:e9 1/2:e6", True),
+        ("0/2:e5", False),
+        ("0/2:e5 1/2:f5", False),
+        ("0/2:e5 0/2:e6", False),
+        ("0/2:e5 1/3:e5", False),
+        ("", False),
+    ],
+)
+def test_all_cover(frontiers: str, covered: bool) -> None:
+    parsed = []
+    for text in frontiers.split():
+        place, _, revision = text.partition(":")
+        shard, shards = map(int, place.split("/"))
+        parsed.append(Frontier(shard, shards, at(revision)))
+    assert plan.all_cover([*parsed, None], 2, at("e5")) == covered
+    assert not plan.all_begun(parsed, 3, "e")
+
+
+FACTS = IdentitySet("x", (), (("pod", "a"),), "default")
+OTHER = msgspec.structs.replace(FACTS, namespace="y")
+
+
+def test_grace() -> None:
+    """Identity 1 is used, 2 lingers from second 10 on, 3 has rules but no record, 4 is used with other facts."""
+    records = {1: FACTS, 2: FACTS, 4: FACTS}
+
+    def aged(grace: Grace, now: float, in_use: dict[int, IdentitySet]) -> Grace:
+        return plan.age(grace, now, 60, published={1, 2, 3}, in_use=in_use, records=records)
+
+    grace = aged(Grace(), 10, {1: FACTS, 4: OTHER})
+    assert grace.unused_since == {2: 10, 3: 10, 4: 10}
+    grace = aged(grace, 40, {1: FACTS, 4: OTHER})
+    assert plan.lingering(grace, 69, 60, records) == {2: FACTS, 4: FACTS}
+    assert plan.expired(grace, 69, 60) == frozenset()
+    assert plan.lingering(grace, 70, 60, records) == {}
+    assert plan.expired(grace, 70, 60) == {2, 3, 4}
+    assert 2 not in aged(grace, 50, {1: FACTS, 2: FACTS, 4: OTHER}).unused_since, "in use again"
+    again = aged(aged(grace, 50, {2: FACTS}), 55, {})
+    assert again.unused_since[2] == 55, "the grace begins anew"
+
+
+def test_partitions_are_kept_for_a_while() -> None:
+    a, b, c = ((CidrSet(ip_network(f"{n}.0.0.0/8"), n),) for n in (1, 2, 3))
+    grace = plan.retire(plan.retire(Grace(), a, 0), b, 30)
+    assert plan.kept_partitions(grace, c, c) == (a, b)
+    assert plan.kept_partitions(grace, b, c) == (a, b)
+    assert plan.kept_partitions(grace, None, a) == (b,)
+    assert plan.kept_partitions(Grace(), (), c) == (), "an empty partition needs no lines"
+    aged = plan.age(grace, 60, 60, published=(), in_use={}, records={})
+    assert [prefixes for prefixes, _ in aged.retired] == [b]
+    assert [since for _, since in plan.retire(grace, a, 50).retired] == [30, 50]
