@@ -59,9 +59,12 @@ def decode_segment(segment: str) -> str:
     try:
         for part in rest:
             raw += bytes((int(part[:2].ljust(2, "?"), 16),)) + part[2:].encode()
-        return raw.decode()
+        text = raw.decode()
+        if encode_segment(text) == segment:
+            return text
     except ValueError as error:
         raise Malformed(f"key segment {segment!r} is not one of ours") from error
+    raise Malformed(f"key segment {segment!r} is not one of ours: {text!r} is spelled otherwise")
 
 
 def join(*segments: str) -> str:
@@ -82,9 +85,12 @@ def address_segment(address: Address) -> str:
 def parse_address(segment: str) -> Address:
     """Inverse of :func:`address_segment`; raises :class:`Malformed`."""
     try:
-        return ip_address(bytes.fromhex(segment))
+        address = ip_address(bytes.fromhex(segment))
     except ValueError as error:
         raise Malformed(f"{segment!r} is not an address") from error
+    if address_segment(address) != segment:
+        raise Malformed(f"{segment!r} is not how {address} is spelled in keys")
+    return address
 
 
 def block_key(block: Network) -> str:
@@ -96,9 +102,12 @@ def parse_block(segment: str) -> Network:
     """Inverse of :func:`block_key`; raises :class:`Malformed`."""
     digits, _, length = segment.partition("-")
     try:
-        return ip_network((bytes.fromhex(digits), int(length)))
+        block = ip_network((bytes.fromhex(digits), int(length)))
     except ValueError as error:
         raise Malformed(f"{segment!r} is not a block") from error
+    if block_key(block) != segment:
+        raise Malformed(f"{segment!r} is not how {block} is spelled in keys")
+    return block
 
 
 def identity_key(identity: int) -> str:
@@ -109,9 +118,12 @@ def identity_key(identity: int) -> str:
 def parse_identity(segment: str) -> int:
     """Inverse of :func:`identity_key`; raises :class:`Malformed`."""
     try:
-        return int(segment, 16)
+        identity = int(segment, 16)
     except ValueError as error:
         raise Malformed(f"{segment!r} is not an identity") from error
+    if identity_key(identity) != segment:
+        raise Malformed(f"{segment!r} is not how identity {identity} is spelled in keys")
+    return identity
 
 
 def kind_prefix(kind: Kind) -> str:

@@ -1,0 +1,89 @@
+"""Golden bytes of every event and every KV value: what is published is never changed by accident.
+
+``pytest --update-golden tests/golden/proto`` writes them anew, which a review must then allow.
+"""
+
+from __future__ import annotations
+
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import pytest
+
+from proto import addresses, asyncapi, codec, dns, flow, identity, leases, objects, policy, routes, sync
+from proto.events import EVENTS_BY_SUBJECT
+from tests.golden.proto.samples import sample_of
+
+FOLDER = Path(__file__).parent
+KV_VALUES: tuple[type[msgspec.Struct], ...] = (
+    addresses.Block, addresses.BlockReport, addresses.OwnerRecord, addresses.Claim, addresses.Endpoint,
+    dns.CoreDNSDecision, dns.DnsReport, identity.IdentityRecord, identity.RelevantKeys, leases.Lease,
+    *(kind.type for kind in objects.KINDS),
+    policy.CompiledPolicy, policy.CidrPartition, policy.Frontier, policy.Ack, routes.NodeRoutes,
+    sync.Epoch, sync.Complete,
+)  # fmt: skip
+EVENTS = tuple(sorted(set(EVENTS_BY_SUBJECT.values()), key=lambda kind: kind.__name__))
+TRACE = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
+
+
+def check(path: Path, body: bytes, update: bool) -> None:
+    text = "\n".join(body.hex()[at : at + 96] for at in range(0, len(body) * 2, 96)) + "\n"
+    if update:
+        path.write_text(text)
+    assert path.exists(), f"{path.name} is missing: run with --update-golden"
+    assert path.read_text() == text, (
+        f"{path.name}: the wire has changed; readers of other releases would not understand"
+    )
+
+
+@pytest.mark.parametrize("kind", KV_VALUES, ids=lambda kind: kind.__name__)
+def test_kv_value(kind: type[msgspec.Struct], update_golden: bool) -> None:
+    value: Any = sample_of(kind)
+    check(FOLDER / f"kv-{kind.__name__}.hex", codec.seal(value, TRACE), update_golden)
+    golden = bytes.fromhex((FOLDER / f"kv-{kind.__name__}.hex").read_text())
+    assert codec.open_sealed(kind, golden) == (value, TRACE)
+
+
+@pytest.mark.parametrize("kind", EVENTS, ids=lambda kind: kind.__name__)
+def test_event(kind: type[msgspec.Struct], update_golden: bool) -> None:
+    value: Any = sample_of(kind)
+    check(FOLDER / f"event-{kind.__name__}.hex", codec.encode(value), update_golden)
+    assert codec.decode(kind, bytes.fromhex((FOLDER / f"event-{kind.__name__}.hex").read_text())) == value
+
+
+def test_no_golden_file_is_left_over() -> None:
+    expected = {f"kv-{kind.__name__}.hex" for kind in KV_VALUES} | {f"event-{kind.__name__}.hex" for kind in EVENTS}
+    assert {path.name for path in FOLDER.glob("*.hex")} == expected
+
+
+def test_drop_reasons_keep_their_numbers() -> None:
+    assert [(reason.name, reason.value) for reason in flow.DropReason][:17] == [
+        ("FORWARDED", 0), ("REPLY", 1), ("POLICY_DENIED", 2), ("POLICY_UNKNOWN", 3), ("POLICY_REVOKED", 4),
+        ("SPOOFED_ADDRESS", 5), ("SPOOFED_MAC", 6), ("SPOOFED_NEIGHBOUR", 7), ("NOT_IP", 8), ("MALFORMED", 9),
+        ("FRAGMENT", 10), ("EXTENSION_HEADERS", 11), ("CONNTRACK_FULL", 12), ("CONNTRACK_BUDGET", 13),
+        ("TTL_EXCEEDED", 14), ("ENDPOINT_GONE", 15), ("LINK_UNKNOWN", 16),
+    ]  # fmt: skip
+
+
+def test_asyncapi_document_is_fresh() -> None:
+    committed = FOLDER.parent.parent.parent / "docs" / "asyncapi.json"
+    assert committed.read_text() == asyncapi.render(), "run: python -m proto.asyncapi"
+
+
+def test_asyncapi_names_every_event_once() -> None:
+    document = asyncapi.document()
+    spoken = {channel["address"].replace("{node}", "*") for channel in document["channels"].values()}
+    assert spoken == set(EVENTS_BY_SUBJECT)
+    for message in document["components"]["messages"].values():
+        assert message["payload"]["$ref"].rsplit("/", 1)[-1] in document["components"]["schemas"]
+
+
+def test_addresses_are_told_as_text() -> None:
+    block = addresses.Block(cidr=ip_network("10.244.0.0/26"), pool="p", node="n", node_uid="u", epoch=1, nonce="x")
+    assert b"10.244.0.0/26" in codec.encode(block)
+    owner = addresses.OwnerRecord(
+        owner=objects.Owner("a", "b", "c"), address=ip_address("fd00::7"), pool="p", nonce="x"
+    )
+    assert b"fd00::7" in codec.encode(owner)
