@@ -50,8 +50,9 @@ class Refusal(Retryable):
 class Kube:
     """One session. ``open`` before use, ``close`` after."""
 
-    def __init__(self, credentials: Credentials) -> None:
+    def __init__(self, credentials: Credentials, *, grace: float = GRACE) -> None:
         self._credentials = credentials
+        self._grace = grace
         self._session: aiohttp.ClientSession | None = None
 
     async def open(self) -> None:
@@ -91,7 +92,7 @@ class Kube:
         }
         if fields:
             params["fieldSelector"] = fields
-        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=seconds + GRACE)
+        timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT, sock_read=seconds + self._grace)
         async with self._request("GET", path, params=params, timeout=timeout) as response:
             async for line in _lines(response):
                 try:

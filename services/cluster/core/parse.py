@@ -172,5 +172,9 @@ def _explain(text: str) -> tuple[str, str]:
     problem, marker, place = text.rpartition(" - at `")
     if not marker:
         problem, place = text, "$"
-    path = place.rstrip("`").removeprefix("$").removeprefix(".").replace("[...]", "[]")
+    # A key's own fault reads "at `key` in `$.metadata.labels`".
+    path = place.rpartition("`$")[2] if "`$" in place else place.removeprefix("$")
+    path = path.rstrip("`").removeprefix(".").replace("[...]", "[]")
+    if "matching regex" in problem:
+        problem = "not a name of lower-case letters, digits, '-' and '.'"
     return problem[0].lower() + problem[1:].replace("`", ""), path

@@ -14,8 +14,8 @@ from typing import Annotated, Literal
 import msgspec
 from msgspec import Meta, field
 
-SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?$"
-LABEL = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?$"
+SUBDOMAIN = r"^[a-z0-9]([-a-z0-9.]*[a-z0-9])?\Z"
+LABEL = r"^([a-z0-9]([-a-z0-9]*[a-z0-9])?)?\Z"
 
 Name = Annotated[str, Meta(max_length=253, pattern=SUBDOMAIN)]
 NamespaceName = Annotated[str, Meta(max_length=63, pattern=LABEL)]
