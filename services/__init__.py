@@ -1,0 +1,1 @@
+"""The services of the mesh: one folder each, none imports another."""
