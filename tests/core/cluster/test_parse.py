@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import msgspec
@@ -30,9 +31,11 @@ from proto.objects import (
 from services.cluster.core.parse import MAX_OBJECT, Malformed, parse, parse_object
 
 SPELLING = {
-    "Namespace": "v1", "Node": "v1", "Pod": "v1", "Service": "v1", "ConfigMap": "v1", "Deployment": "apps/v1",
-    "EndpointSlice": "discovery.k8s.io/v1", "NetworkPolicy": "networking.k8s.io/v1", "IPPool": "crd.projectcalico.org/v1",
-}  # fmt: skip
+    "Deployment": "apps/v1",
+    "EndpointSlice": "discovery.k8s.io/v1",
+    "NetworkPolicy": "networking.k8s.io/v1",
+    "IPPool": "crd.projectcalico.org/v1",
+}
 CLUSTER_WIDE = ("Namespace", "Node", "IPPool")
 
 
@@ -41,7 +44,7 @@ def written(kind: str, text: str, *, name: str = "x", meta: str = "{}") -> dict[
     metadata = {"name": name, "uid": "u-1", **yaml.safe_load(meta)}
     if kind not in CLUSTER_WIDE:
         metadata.setdefault("namespace", "prod")
-    return {"apiVersion": SPELLING[kind], "kind": kind, "metadata": metadata, **(yaml.safe_load(text) or {})}
+    return {"apiVersion": SPELLING.get(kind, "v1"), "kind": kind, "metadata": metadata, **(yaml.safe_load(text) or {})}
 
 
 def read(kind: str, text: str, **more: str) -> Any:
@@ -98,26 +101,33 @@ def test_selecting_nothing_said_is_every_pod_but_a_missing_peer_selector_is_none
     assert (peer.pod_selector, peer.namespace_selector) == (None, Selector())
 
 
+IN_SET = "ownerReferences: [{kind: StatefulSet, name: db, controller: true}]"
+IN_REPLICAS = "ownerReferences: [{kind: ReplicaSet, name: a-1, controller: true}]"
+INDEX = "labels: {apps.kubernetes.io/pod-index: '7'}"
+HASH = "labels: {pod-template-hash: '1'}"
+KEEP = "annotations: {airmesh.io/keep-address: 'true'}"
+
+
 @pytest.mark.parametrize(
     ("name", "meta", "owner"),
     [
-        ("bare", "{}", None),
-        ("bare", "{annotations: {airmesh.io/keep-address: 'true'}}", Owner("prod", "Pod", "bare")),
-        ("bare", "{annotations: {airmesh.io/keep-address: 'no'}}", None),
-        ("bare", "{annotations: {cni.projectcalico.org/ipAddrs: '[\"10.1.2.3\"]'}}", Owner("prod", "Pod", "bare")),
-        ("db-3", "{ownerReferences: [{kind: StatefulSet, name: db, controller: true}]}", Owner("prod", "StatefulSet", "db", 3)),
-        ("db-0", "{ownerReferences: [{kind: StatefulSet, name: db, controller: true}], labels: {apps.kubernetes.io/pod-index: '7'}}", Owner("prod", "StatefulSet", "db", 0)),
-        ("odd", "{ownerReferences: [{kind: StatefulSet, name: db, controller: true}], labels: {apps.kubernetes.io/pod-index: '7'}}", Owner("prod", "StatefulSet", "db", 7)),
-        ("odd", "{ownerReferences: [{kind: StatefulSet, name: db, controller: true}]}", Owner("prod", "StatefulSet", "db", -1)),
-        ("db-x", "{ownerReferences: [{kind: StatefulSet, name: db}]}", None),
-        ("a-1-2", "{ownerReferences: [{kind: ReplicaSet, name: a-1, controller: true}], labels: {pod-template-hash: '1'}}", Owner("prod", "ReplicaSet", "a-1")),
-        ("a-1-2", "{ownerReferences: [{kind: ReplicaSet, name: a-1, controller: true}], labels: {pod-template-hash: '1'}, annotations: {airmesh.io/keep-address: 'true'}}", Owner("prod", "Deployment", "a")),
-        ("a-1-2", "{ownerReferences: [{kind: ReplicaSet, name: a-1, controller: true}], annotations: {airmesh.io/keep-address: 'true'}}", Owner("prod", "ReplicaSet", "a-1")),
-        ("j-1", "{ownerReferences: [{kind: Job, name: j, controller: true}]}", Owner("prod", "Job", "j")),
+        ("bare", "", None),
+        ("bare", KEEP, Owner("prod", "Pod", "bare")),
+        ("bare", "annotations: {airmesh.io/keep-address: 'no'}", None),
+        ("bare", "annotations: {cni.projectcalico.org/ipAddrs: '[\"10.1.2.3\"]'}", Owner("prod", "Pod", "bare")),
+        ("db-3", IN_SET, Owner("prod", "StatefulSet", "db", 3)),
+        ("db-0", f"{IN_SET}, {INDEX}", Owner("prod", "StatefulSet", "db", 0)),
+        ("odd", f"{IN_SET}, {INDEX}", Owner("prod", "StatefulSet", "db", 7)),
+        ("odd", IN_SET, Owner("prod", "StatefulSet", "db", -1)),
+        ("db-x", "ownerReferences: [{kind: StatefulSet, name: db}]", None),
+        ("a-1-2", f"{IN_REPLICAS}, {HASH}", Owner("prod", "ReplicaSet", "a-1")),
+        ("a-1-2", f"{IN_REPLICAS}, {HASH}, {KEEP}", Owner("prod", "Deployment", "a")),
+        ("a-1-2", f"{IN_REPLICAS}, {KEEP}", Owner("prod", "ReplicaSet", "a-1")),
+        ("j-1", "ownerReferences: [{kind: Job, name: j, controller: true}]", Owner("prod", "Job", "j")),
     ],
-)  # fmt: skip
+)
 def test_whom_a_kept_address_belongs_to(name: str, meta: str, owner: Owner | None) -> None:
-    assert read("Pod", "spec: {}", name=name, meta=meta).owner == owner
+    assert read("Pod", "spec: {}", name=name, meta=f"{{{meta}}}").owner == owner
 
 
 def test_pod() -> None:
@@ -166,7 +176,10 @@ def test_node() -> None:
         """
         spec: {unschedulable: true}
         status:
-          addresses: [{type: InternalIP, address: 172.30.0.11}, {type: Hostname, address: n1}, {type: InternalIP, address: 'fd00::b'}]
+          addresses:
+          - {type: InternalIP, address: 172.30.0.11}
+          - {type: Hostname, address: n1}
+          - {type: InternalIP, address: 'fd00::b'}
           conditions: [{type: MemoryPressure, status: 'False'}, {type: Ready, status: 'True'}]
         """,
         meta="{annotations: {airmesh.io/blocks: '10.244.0.0/26, fd00:10:244::/122'}}",
@@ -182,25 +195,36 @@ def test_node() -> None:
     assert read("Node", "{}") == Node(name="x", uid="u-1")
 
 
+A, B = ip_address("10.96.0.1"), ip_address("fd00::1")
+BALANCED = "{loadBalancer: {ingress: [{ip: 10.96.0.1}, {ip: 192.0.2.2, ipMode: Proxy}, {hostname: a}]}}"
+PORTS = "{ports: [{port: 80, targetPort: http}, {name: d, port: 53, protocol: UDP, nodePort: 30053}]}"
+
+
 @pytest.mark.parametrize(
-    ("text", "changes"),
+    ("spec", "status", "changes"),
     [
-        ("{spec: {clusterIP: None, clusterIPs: [None]}}", {}),
-        ("{spec: {clusterIP: 10.96.0.1}}", {"cluster_ips": (ip_address("10.96.0.1"),)}),
-        ("{spec: {clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd00::1']}}", {"cluster_ips": (ip_address("10.96.0.1"), ip_address("fd00::1"))}),
-        ("{spec: {type: ExternalName, externalName: a.b, clusterIPs: ['']}}", {"type": "ExternalName"}),
-        ("{spec: {ports: [{port: 80, targetPort: http}, {name: d, port: 53, protocol: UDP, nodePort: 30053}]}}", {"ports": (ServicePort("", 6, 80), ServicePort("d", 17, 53, 30053))}),
-        ("{spec: {sessionAffinity: ClientIP}}", {"affinity_seconds": 10800}),
-        ("{spec: {sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 600}}}}", {"affinity_seconds": 600}),
-        ("{spec: {sessionAffinity: None}}", {}),
-        ("{spec: {internalTrafficPolicy: Local, externalTrafficPolicy: Local}}", {"internal_policy": "Local", "external_policy": "Local"}),
-        ("{spec: {publishNotReadyAddresses: true}}", {"publish_not_ready": True}),
-        ("{spec: {externalIPs: [192.0.2.1]}}", {"external_ips": (ip_address("192.0.2.1"),)}),
-        ("{spec: {type: LoadBalancer}, status: {loadBalancer: {ingress: [{ip: 192.0.2.1}, {ip: 192.0.2.2, ipMode: Proxy}, {hostname: a}]}}}", {"type": "LoadBalancer", "load_balancer_ips": (ip_address("192.0.2.1"),)}),
+        ("{clusterIP: None, clusterIPs: [None]}", "{}", {}),
+        ("{clusterIP: 10.96.0.1}", "{}", {"cluster_ips": (A,)}),
+        ("{clusterIP: 10.96.0.1, clusterIPs: [10.96.0.1, 'fd00::1']}", "{}", {"cluster_ips": (A, B)}),
+        ("{type: ExternalName, externalName: a.b, clusterIPs: ['']}", "{}", {"type": "ExternalName"}),
+        (PORTS, "{}", {"ports": (ServicePort("", 6, 80), ServicePort("d", 17, 53, 30053))}),
+        ("{sessionAffinity: ClientIP}", "{}", {"affinity_seconds": 10800}),
+        (
+            "{sessionAffinity: ClientIP, sessionAffinityConfig: {clientIP: {timeoutSeconds: 600}}}",
+            "{}",
+            {"affinity_seconds": 600},
+        ),
+        ("{sessionAffinity: None}", "{}", {}),
+        ("{internalTrafficPolicy: Local}", "{}", {"internal_policy": "Local"}),
+        ("{externalTrafficPolicy: Local}", "{}", {"external_policy": "Local"}),
+        ("{publishNotReadyAddresses: true}", "{}", {"publish_not_ready": True}),
+        ("{externalIPs: ['fd00::1']}", "{}", {"external_ips": (B,)}),
+        ("{type: LoadBalancer}", BALANCED, {"type": "LoadBalancer", "load_balancer_ips": (A,)}),
     ],
-)  # fmt: skip
-def test_service(text: str, changes: dict[str, Any]) -> None:
-    assert read("Service", text) == Service(**{"namespace": "prod", "name": "x", "uid": "u-1", **changes})
+)
+def test_service(spec: str, status: str, changes: dict[str, Any]) -> None:
+    found = read("Service", f"{{spec: {spec}, status: {status}}}")
+    assert found == Service(**{"namespace": "prod", "name": "x", "uid": "u-1", **changes})
 
 
 @pytest.mark.parametrize(
@@ -216,8 +240,15 @@ def test_service(text: str, changes: dict[str, Any]) -> None:
 def test_endpoint_conditions(conditions: str, ready: bool, serving: bool, terminating: bool) -> None:
     found = read(
         "EndpointSlice",
-        f"{{addressType: IPv4, ports: [{{name: http, port: 8080}}, {{port: null}}], endpoints: [{{addresses: [10.0.0.1], "
-        f"conditions: {conditions}, nodeName: n1, targetRef: {{kind: Pod, uid: p-1}}}}]}}",
+        f"""
+        addressType: IPv4
+        ports: [{{name: http, port: 8080}}, {{port: null}}]
+        endpoints:
+        - addresses: [10.0.0.1]
+          conditions: {conditions}
+          nodeName: n1
+          targetRef: {{kind: Pod, uid: p-1}}
+        """,
         meta="{labels: {kubernetes.io/service-name: svc}}",
     )
     assert found.service == "svc"
@@ -228,17 +259,19 @@ def test_endpoint_conditions(conditions: str, ready: bool, serving: bool, termin
 @pytest.mark.parametrize(
     ("spec", "changes"),
     [
-        ("{cidr: 10.244.0.0/16}", {"cidr": ip_network("10.244.0.0/16"), "block_size": 26}),
+        ("{cidr: 10.0.0.0/8}", {}),
         ("{cidr: 'fd00:10:244::/56'}", {"cidr": ip_network("fd00:10:244::/56"), "block_size": 122}),
-        ("{cidr: 10.244.0.0/26}", {"cidr": ip_network("10.244.0.0/26"), "block_size": 26}),
-        ("{cidr: 10.0.0.0/8, blockSize: 20, ipipMode: Always}", {"cidr": ip_network("10.0.0.0/8"), "block_size": 20, "ipip_mode": "Always"}),
-        ("{cidr: 10.0.0.0/8, blockSize: 32, vxlanMode: CrossSubnet, ipipMode: Never}", {"cidr": ip_network("10.0.0.0/8"), "block_size": 32, "vxlan_mode": "CrossSubnet"}),
-        ("{cidr: 10.0.0.0/8, natOutgoing: true, disabled: true, nodeSelector: a == 'b', allowedUses: [Workload], disableBGPExport: true}", {"cidr": ip_network("10.0.0.0/8"), "block_size": 26, "nat_outgoing": True, "disabled": True, "node_selector": "a == 'b'"}),
-        ("{cidr: 10.0.0.0/8, ipipMode: '', vxlanMode: '', blockSize: 0}", {"cidr": ip_network("10.0.0.0/8"), "block_size": 26}),
+        ("{cidr: 10.244.0.0/26}", {"cidr": ip_network("10.244.0.0/26")}),
+        ("{cidr: 10.0.0.0/8, blockSize: 20, ipipMode: Always}", {"block_size": 20, "ipip_mode": "Always"}),
+        ("{cidr: 10.0.0.0/8, vxlanMode: CrossSubnet, ipipMode: Never}", {"vxlan_mode": "CrossSubnet"}),
+        ("{cidr: 10.0.0.0/8, natOutgoing: true, disabled: true}", {"nat_outgoing": True, "disabled": True}),
+        ("{cidr: 10.0.0.0/8, nodeSelector: a == 'b', allowedUses: [Workload]}", {"node_selector": "a == 'b'"}),
+        ("{cidr: 10.0.0.0/8, ipipMode: '', vxlanMode: '', blockSize: 0, disableBGPExport: true}", {}),
     ],
-)  # fmt: skip
+)
 def test_pool(spec: str, changes: dict[str, Any]) -> None:
-    assert read("IPPool", f"spec: {spec}") == IPPool(**{"name": "x", **changes})
+    plain = {"name": "x", "cidr": ip_network("10.0.0.0/8"), "block_size": 26}
+    assert read("IPPool", f"spec: {spec}") == IPPool(**{**plain, **changes})
 
 
 @pytest.mark.parametrize(
@@ -262,73 +295,10 @@ def test_slices_of_host_names_are_nobodys() -> None:
 
 
 BROKEN = [
-    # kind, what stands beside metadata | path | part of the sentence
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{port: 70000}]}]}", "spec.ingress[0].ports[0].port", "65535"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{port: 0}]}]}", "spec.ingress[0].ports[0].port", ">= 1"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{port: '80'}]}]}", "spec.ingress[0].ports[0].port", "without quotes"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{port: HTTP}]}]}", "spec.ingress[0].ports[0].port", "not a port's name"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{port: true}]}]}", "spec.ingress[0].ports[0].port", "expected"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{port: 80, endPort: 79}]}]}", "spec.ingress[0].ports[0].endPort", "lower than"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{port: web, endPort: 90}]}]}", "spec.ingress[0].ports[0].endPort", "named port"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{endPort: 90}]}]}", "spec.ingress[0].ports[0].endPort", "without a port"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{protocol: ICMP}]}]}", "spec.ingress[0].ports[0].protocol", "invalid enum"),
-    ("NetworkPolicy", "spec: {ingress: [{ports: [{port: 80, prot: TCP}]}]}", "spec.ingress[0].ports[0]", "unknown field prot"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{}]}]}", "spec.ingress[0].from[0]", "names no peer"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [null]}]}", "spec.ingress[0].from[0]", "null"),
-    ("NetworkPolicy", "spec: {ingress: [null]}", "spec.ingress[0]", "null"),
-    ("NetworkPolicy", "spec: {ingress: {}}", "spec.ingress", "expected array"),
-    ("NetworkPolicy", "spec: {ingress: [{to: [{podSelector: {}}]}]}", "spec.ingress[0]", "unknown field to"),
-    ("NetworkPolicy", "spec: {egress: [{from: [{podSelector: {}}]}]}", "spec.egress[0]", "unknown field from"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{podselector: {}}]}]}", "spec.ingress[0].from[0]", "unknown field podselector"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{podSelector: {}, ipBlock: {cidr: 10.0.0.0/8}}]}]}", "spec.ingress[0].from[0]", "two peers"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{ipBlock: {cidr: 10.0.0.0}}]}]}", "spec.ingress[0].from[0].ipBlock.cidr", "no prefix length"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/33}}]}]}", "spec.ingress[0].from[0].ipBlock.cidr", "not a CIDR"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/255.0.0.0}}]}]}", "spec.ingress[0].from[0].ipBlock.cidr", "write 10.0.0.0/8"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{ipBlock: {cidr: 010.0.0.0/8}}]}]}", "spec.ingress[0].from[0].ipBlock.cidr", "not a CIDR"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{ipBlock: {}}]}]}", "spec.ingress[0].from[0].ipBlock", "missing required field cidr"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [11.0.0.0/16]}}]}]}", "spec.ingress[0].from[0].ipBlock.except[0]", "not inside"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: [10.0.0.0/8]}}]}]}", "spec.ingress[0].from[0].ipBlock.except[0]", "not inside"),
-    ("NetworkPolicy", "spec: {ingress: [{from: [{ipBlock: {cidr: 10.0.0.0/8, except: ['fd00::/64']}}]}]}", "spec.ingress[0].from[0].ipBlock.except[0]", "not inside"),
-    ("NetworkPolicy", "spec: {policyTypes: [ingress]}", "spec.policyTypes[0]", "invalid enum"),
-    ("NetworkPolicy", "spec: {policyTypes: Ingress}", "spec.policyTypes", "expected array"),
-    ("NetworkPolicy", "spec: {podSelector: {matchLabels: {a: 1}}}", "spec.podSelector.matchLabels[]", "expected str"),
-    ("NetworkPolicy", "spec: {podSelector: {matchLabels: [a]}}", "spec.podSelector.matchLabels", "expected object"),
-    ("NetworkPolicy", "spec: {podSelector: {role: db}}", "spec.podSelector", "unknown field role"),
-    ("NetworkPolicy", "spec: {podSelector: {matchExpressions: [{key: a, operator: In}]}}", "spec.podSelector.matchExpressions[0].values", "at least one value"),
-    ("NetworkPolicy", "spec: {podSelector: {matchExpressions: [{key: a, operator: Exists, values: [b]}]}}", "spec.podSelector.matchExpressions[0].values", "takes none"),
-    ("NetworkPolicy", "spec: {podSelector: {matchExpressions: [{key: a, operator: Gt, values: ['1']}]}}", "spec.podSelector.matchExpressions[0].operator", "invalid enum"),
-    ("NetworkPolicy", "spec: {podSelector: {matchExpressions: [{operator: Exists}]}}", "spec.podSelector.matchExpressions[0]", "missing required field key"),
-    ("NetworkPolicy", "spec: {tiers: []}", "spec", "unknown field tiers"),
-    ("NetworkPolicy", "{}", "", "missing required field spec"),
-    ("IPPool", "spec: {}", "spec", "missing required field cidr"),
-    ("IPPool", "spec: {cidr: 10.244.1.0/16}", "spec.cidr", "write 10.244.0.0/16"),
-    ("IPPool", "spec: {cidr: pods}", "spec.cidr", "no prefix length"),
-    ("IPPool", "spec: {cidr: 10.244.0.0/28}", "spec.cidr", "smaller than one block"),
-    ("IPPool", "spec: {cidr: 'fd00::/124'}", "spec.cidr", "smaller than one block"),
-    ("IPPool", "spec: {cidr: 10.244.0.0/16, blockSize: 19}", "spec.blockSize", "20 to 32"),
-    ("IPPool", "spec: {cidr: 'fd00::/64', blockSize: 64}", "spec.blockSize", "116 to 128"),
-    ("IPPool", "spec: {cidr: 10.244.0.0/16, blockSize: 129}", "spec.blockSize", "128"),
-    ("IPPool", "spec: {cidr: 'fd00::/64', ipipMode: Always}", "spec.ipipMode", "IPv4 only"),
-    ("IPPool", "spec: {cidr: 10.0.0.0/8, ipipMode: Always, vxlanMode: Always}", "spec.vxlanMode", "Never"),
-    ("IPPool", "spec: {cidr: 10.0.0.0/8, ipipMode: always}", "spec.ipipMode", "invalid enum"),
-    ("IPPool", "spec: {cidr: 10.0.0.0/8, blocksize: 26}", "spec", "unknown field blocksize"),
-    ("IPPool", "spec: {cidr: 10.0.0.0/8, natOutgoing: 'yes'}", "spec.natOutgoing", "expected bool"),
-    ("Service", "spec: {ports: [{port: 0}]}", "spec.ports[0].port", ">= 1"),
-    ("Service", "spec: {ports: [{port: 80, nodePort: 99999}]}", "spec.ports[0].nodePort", "65535"),
-    ("Service", "spec: {type: Nodeport}", "spec.type", "invalid enum"),
-    ("Service", "spec: {clusterIPs: [nonsense]}", "spec.clusterIPs[0]", "not an IP address"),
-    ("Service", "spec: {externalIPs: ['fe80::1%eth0']}", "spec.externalIPs[0]", "zone"),
-    ("Service", "{spec: {}, status: {loadBalancer: {ingress: [{ip: 1.2.3}]}}}", "status.loadBalancer.ingress[0].ip", "not an IP address"),
-    ("Service", "spec: []", "spec", "expected object"),
-    ("EndpointSlice", "{addressType: IPv4, endpoints: [{addresses: ['fd00::1']}]}", "endpoints[0].addresses[0]", "addressType IPv6"),
-    ("EndpointSlice", "{addressType: IPv7}", "addressType", "invalid enum"),
-    ("EndpointSlice", "{endpoints: []}", "", "missing required field addressType"),
-    ("EndpointSlice", "{addressType: IPv4, endpoints: [{}]}", "endpoints[0]", "missing required field addresses"),
-    ("Pod", "spec: {containers: [{ports: [{containerPort: http}]}]}", "spec.containers[0].ports[0].containerPort", "expected int"),
-    ("Pod", "{spec: {}, status: {podIPs: [{ip: 300.1.1.1}]}}", "status.podIPs[0].ip", "not an IP address"),
-    ("Pod", "spec: null", "spec", "expected object"),
-    ("Node", "status: {addresses: [{type: InternalIP, address: n1}]}", "status.addresses[0].address", "not an IP address"),
-]  # fmt: skip
+    tuple(part.strip() for part in line.split(" | "))
+    for line in (Path(__file__).parent / "broken.txt").read_text().splitlines()
+    if not line.startswith("#")
+]
 
 
 @pytest.mark.parametrize(("kind", "text", "path", "part"), BROKEN)
