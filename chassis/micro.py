@@ -19,7 +19,7 @@ import msgspec
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.micro.request import Request
-from nats.micro.service import Endpoint, EndpointConfig, EndpointStats, Service, ServiceConfig
+from nats.micro.service import Endpoint, EndpointConfig, EndpointStats, Service, ServiceConfig, ServiceStats
 
 from chassis.faults import Refused, Retryable
 from chassis.telemetry import Telemetry
@@ -59,6 +59,28 @@ class _ConcurrentEndpoint(Endpoint):
             task.exception()  # looked at: the requester has timed out, and the failure was logged where it arose
 
 
+class _TellingService(Service):
+    """A service that says how it is in its metadata too: one without endpoints has no other place in STATS."""
+
+    def __init__(self, client: Client, config: ServiceConfig, tell: Callable[[], dict[str, str]]) -> None:
+        super().__init__(client, config)
+        self._tell = tell
+
+    def stats(self) -> ServiceStats:
+        """As nats-py has it, with metadata of this moment."""
+        self._metadata = {**(self._metadata or {}), **self._tell()}
+        return super().stats()
+
+
+def told(stats: object) -> dict[str, str]:
+    """Health as metadata (texts): ``ready``, ``why`` (empty when ready), ``rss_bytes``."""
+    if not isinstance(stats, dict):
+        return {}
+    why = "; ".join(f"{name}: {reason}" for name, reason in dict(stats.get("missing", {})).items())
+    rss = str(stats.get("rss_bytes", 0))
+    return {"ready": "true" if stats.get("ready") else "false", "why": why, "rss_bytes": rss}
+
+
 class Registration:
     """Endpoints of one service; kept until the bus is connected, then registered."""
 
@@ -88,7 +110,7 @@ class Registration:
             queue_group=self._name,
             stats_handler=self._endpoint_stats,
         )
-        service = Service(client, config)
+        service = _TellingService(client, config, lambda: told(self._stats()))
         await service.start()
         for subject, kind, answer in list(self._wanted):
             await self._register(service, subject, kind, answer)

@@ -98,10 +98,19 @@ class Runtime(Generic[S]):
     def _stats(self) -> dict[str, object]:
         return {
             "ready": self.health.ready,
+            "rss_bytes": resident_bytes(),
             "missing": self.health.missing(),
             "views": {view.name: {"synced": view.synced, "sequence": view.sequence} for view in self.bus.views},
             "events_dropped": self.bus.dropped,
         }
+
+
+def resident_bytes() -> int:
+    """Resident memory of this process (proc(5), statm), 0 where there is no /proc."""
+    try:
+        return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+    except (OSError, IndexError, ValueError):
+        return 0
 
 
 def read_seed(path: Path) -> Secret:

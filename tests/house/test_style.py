@@ -56,6 +56,8 @@ def test_functions_keep_their_budget() -> None:
 def test_each_module_opens_with_a_paragraph() -> None:
     wrong = []
     for module in modules():
+        if module.path.stem == "__init__" and not module.tree.body:
+            continue  # an empty one only marks the package
         words = len((ast.get_docstring(module.tree) or "").split())
         least = 5 if module.path.stem in ("__init__", "__main__") else 10
         if words < least:
@@ -78,11 +80,11 @@ def test_subjects_are_spelled_in_one_place() -> None:
 
 
 def test_nothing_is_left_for_later() -> None:
-    """Only proto.net raises NotImplementedError: msgspec's own way of saying that a type has no wire form."""
+    """NotImplementedError is msgspec's own way of saying that a type has no wire form; nothing else raises it."""
     wrong = [
         f"{module.path}:{node.lineno}"
         for module in modules()
-        if module.name != "proto.net"
+        if module.name not in ("proto.net", "proto.asyncapi")
         for node in ast.walk(module.tree)
         if isinstance(node, ast.Raise) and node.exc is not None and "NotImplementedError" in ast.dump(node.exc)
     ]

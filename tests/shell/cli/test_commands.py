@@ -11,11 +11,13 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import msgspec
 import pytest
 
 from chassis.faults import Refused
+from chassis.service import Runtime
 from proto import codec, subjects
 from proto.addresses import Block, Claim, Endpoint
 from proto.dns import CoreDNSDecision, DnsReport
@@ -26,7 +28,7 @@ from proto.objects import IPPool, Node, Owner
 from proto.policy import Ack, Frontier, Revision
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations, IpamShow, IpamState
 from proto.routes import NodeRoutes
-from tests.conftest import BusFor
+from tests.conftest import BusFor, RuntimeFor
 from tests.natsd import NatsServer, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -139,6 +141,15 @@ ANSWERS = (
 """Command, exit code, what a person sees, a field that a program gets."""
 
 
+async def serve_one(runtime: Runtime[Any]) -> None:
+    """One endpoint: such a service tells its health in two places."""
+
+    async def show(_: IpamShow) -> IpamState:
+        return IpamState((), (), (), ())
+
+    await runtime.bus.serve(subjects.IPAM_SHOW, IpamShow, show)
+
+
 @pytest.mark.usefixtures("buckets")
 class TestAnswers:
     async def test_a_person_and_a_program_are_answered(self, nats_server: NatsServer, bus_for: BusFor) -> None:
@@ -174,8 +185,24 @@ class TestAnswers:
         told = await airmesh(environment(nats_server), "status", "--output", "json")
         agents = told.json["agents"]
         assert isinstance(agents, list)
-        services = {agent["service"] for agent in agents}
-        assert {"ipam", "policy", "cluster", "dns", "routing", "dataplane"} <= services
+        by_service = {agent["service"]: agent for agent in agents}
+        assert {"ipam", "policy", "cluster", "dns", "routing", "dataplane"} <= by_service.keys()
+        assert all(agent["ready"] is True and agent["rss_bytes"] > 1 << 20 for agent in agents)
+
+    async def test_an_agent_that_is_not_ready_says_why(self, nats_server: NatsServer, runtime_for: RuntimeFor) -> None:
+        plain, serving = await runtime_for("dns"), await runtime_for("ipam")
+        await serve_one(serving)
+        for runtime in (plain, serving):
+            runtime.health.require("objects").set(False, "listing again")
+        told = await airmesh(environment(nats_server), "status", "--output", "json")
+        agents = told.json["agents"]
+        assert isinstance(agents, list)
+        late = [(agent["service"], agent["ready"], agent["why"]) for agent in agents if not agent["ready"]]
+        assert late == [
+            ("ipam", False, "objects: listing again"),
+            ("dns", False, "objects: listing again"),
+        ]
+        assert told.code == 1
 
     async def test_many_questions_keep_their_order(self, nats_server: NatsServer, bus_for: BusFor) -> None:
         await serve(bus_for)
