@@ -38,7 +38,7 @@ async def show(where: Paths, say: Callable[[str], None]) -> int:
         say(f"  node {item['metadata']['name']:<11} " + ("Ready" if has_condition(item, "Ready") else "NotReady"))
     pods = await api.items("/api/v1/pods")
     say(f"  pods: {sum(has_condition(pod, 'Ready') for pod in pods)} ready of {len(pods)}")
-    whole = await up.is_up(where)
+    whole = await up.is_up(where) and all(state.running for state in states.values())
     say(f"lab {where.lab} is " + ("up" if whole else "not whole") + f"; logs in {where.logs}")
     return 0 if whole else 1
 

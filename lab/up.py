@@ -198,7 +198,7 @@ async def _command(where: Paths, argv: list[str], what: str) -> None:
 
 
 async def is_up(where: Paths) -> bool:
-    """Whether `up` finished and everything it started still runs."""
+    """Whether `up` finished and the lab's supervisor lives (processes of it may still have died: `status` tells)."""
     record = read_record(where)
     if record is None or not record.finished:
         return False
@@ -206,9 +206,8 @@ async def is_up(where: Paths) -> bool:
         launcher = await connect(where)
     except LabError:
         return False
-    states = await launcher.states()
     launcher.close()
-    return bool(states) and all(state.running for state in states.values())
+    return True
 
 
 async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callable[[str], None]) -> Paths:
@@ -217,6 +216,7 @@ async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callab
     where, topology = paths(lab, given), plan(lab, nodes)
     if await is_up(where):
         _same(read_record(where), nodes, with_mesh)
+        await check_whole(where)
         say(f"lab {lab} is up already")
         return where
     if down.leftovers(where):
@@ -229,13 +229,13 @@ async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callab
     where.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write_record(where, record)
     await _rise(Rise(where, topology, products, archives), with_mesh, given, say)
-    await _whole(where)
+    await check_whole(where)
     _write_record(where, msgspec.structs.replace(record, finished=True))
     say(f"lab {lab} is up: {nodes} nodes")
     return where
 
 
-async def _whole(where: Paths) -> None:
+async def check_whole(where: Paths) -> None:
     """Raise `LabError` with the logs' ends when something of the lab does not run."""
     launcher = await connect(where)
     ended = [state for state in (await launcher.states()).values() if not state.running]
