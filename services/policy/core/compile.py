@@ -11,10 +11,11 @@ The output depends on its arguments alone, and on no order among them.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
+from proto.identity import NamedPort
 from proto.objects import IPBlock, NetworkPolicy, Peer, PolicyRule
 from proto.policy import CompiledPolicy, CompiledRule, Direction, PeerKind, Revision, RuleSource, Verdict
 from services.policy.core.identities import Member
@@ -101,34 +102,61 @@ def blocks_of(policy: NetworkPolicy) -> frozenset[IPBlock]:
     return frozenset(block for rule in rules for peer in rule.peers if (block := peer_block(peer)))
 
 
-def compile_member(member: Member, policies: Sequence[NetworkPolicy], peers: Peers, limits: Limits) -> Compiled:
-    """Compile ``policies``, all of which select ``member``."""
-    ordered = sorted(policies, key=lambda policy: (policy.namespace, policy.name))
-    problems: list[Problem] = []
+@dataclass(frozen=True, slots=True)
+class Lines:
+    """What a set of policies compiles to, for every identity that exactly these select."""
+
+    rules: tuple[CompiledRule, ...]
+    sources: tuple[RuleSource, ...]
+    too_much: tuple[tuple[Direction, str], ...] = ()
+    """Directions that are denied whole, and what there is too much of."""
+
+
+def subject_ports(member: Member, policies: Iterable[NetworkPolicy]) -> tuple[NamedPort, ...]:
+    """The part of a subject that its lines depend on, besides which policies select it: ports that ingress names."""
+    named = any(has_names(rule.ports) for policy in policies if policy.applies_ingress for rule in policy.ingress)
+    return member.facts.named_ports if named else ()
+
+
+def compile_lines(
+    ports: tuple[NamedPort, ...], policies: Iterable[NetworkPolicy], peers: Peers, limits: Limits
+) -> Lines:
+    """Lines of a subject with these :func:`subject_ports`, selected by exactly ``policies``."""
+    ordered = in_order(policies)
+    too_much: list[tuple[Direction, str]] = []
     lines: dict[Line, RuleSource] = {}
     for direction in Direction:
-        found = _lines(member, ordered, direction, peers, limits.lines)
+        found = _lines(ports, ordered, direction, peers, limits.lines)
         if found is None:
-            problems.append(_too_many(member, ordered, direction, f"more than {limits.lines} lines"))
+            too_much.append((direction, f"more than {limits.lines} lines"))
         else:
             lines |= found
     rules, sources = _numbered(lines)
     if (size := estimated_size(rules, sources)) > limits.size:
-        rules, sources = (), ()
-        problems += [_too_many(member, ordered, direction, f"some {size} bytes") for direction in Direction]
-    isolating = [policy for policy in ordered if policy.applies_ingress or policy.applies_egress]
+        return Lines((), (), tuple((direction, f"some {size} bytes") for direction in Direction))
+    return Lines(rules, sources, tuple(too_much))
+
+
+def compile_member(member: Member, policies: Iterable[NetworkPolicy], lines: Lines) -> Compiled:
+    """Policy of ``member``, which exactly ``policies`` select and whose lines are ``lines``."""
+    ordered = in_order(policies)
     return Compiled(
         CompiledPolicy(
             identity=member.identity,
             revision=UNREVISED,
             ingress_isolated=any(policy.applies_ingress for policy in ordered),
             egress_isolated=any(policy.applies_egress for policy in ordered),
-            rules=rules,
-            sources=sources,
-            isolated_by=tuple(_source(policy, -1) for policy in isolating),
+            rules=lines.rules,
+            sources=lines.sources,
+            isolated_by=tuple(_source(policy, -1) for policy in ordered),
         ),
-        tuple(problems),
+        tuple(_too_many(member, ordered, direction, how) for direction, how in lines.too_much),
     )
+
+
+def in_order(policies: Iterable[NetworkPolicy]) -> list[NetworkPolicy]:
+    """By namespace and name: of two rules that say the same, the first in this order is named as the source."""
+    return sorted(policies, key=lambda policy: (policy.namespace, policy.name))
 
 
 def refuse(identity: int, problem: Problem) -> Compiled:
@@ -151,14 +179,14 @@ def _source(policy: NetworkPolicy, index: int) -> RuleSource:
 
 
 def _lines(
-    member: Member, policies: Iterable[NetworkPolicy], direction: Direction, peers: Peers, most: int
+    ports: tuple[NamedPort, ...], policies: Iterable[NetworkPolicy], direction: Direction, peers: Peers, most: int
 ) -> dict[Line, RuleSource] | None:
     """Lines of one direction, each with the first rule that gives it; None when there are more than ``most``."""
     lines: dict[Line, RuleSource] = {}
     for policy in policies:
         for index, rule in enumerate(_rules(policy, direction)):
             source = _source(policy, index)
-            for line in _rule_lines(member, policy, rule, direction, peers):
+            for line in _rule_lines(ports, policy, rule, direction, peers):
                 lines.setdefault(line, source)
                 if len(lines) > most:
                     return None
@@ -172,10 +200,10 @@ def _rules(policy: NetworkPolicy, direction: Direction) -> tuple[PolicyRule, ...
 
 
 def _rule_lines(
-    member: Member, policy: NetworkPolicy, rule: PolicyRule, direction: Direction, peers: Peers
+    ports: tuple[NamedPort, ...], policy: NetworkPolicy, rule: PolicyRule, direction: Direction, peers: Peers
 ) -> Iterator[Line]:
     by_peer = direction is Direction.EGRESS and has_names(rule.ports)
-    shared = resolve(rule.ports, member.facts.named_ports if direction is Direction.INGRESS else ())
+    shared = resolve(rule.ports, ports if direction is Direction.INGRESS else ())
     if not rule.peers:
         yield from (Line(direction, PeerKind.ANY, 0, match) for match in shared)
         names = tuple(port for port in rule.ports if port.port_name is not None) if by_peer else ()

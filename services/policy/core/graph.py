@@ -18,11 +18,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from proto.identity import IdentitySet
+from proto.identity import IdentitySet, NamedPort
 from proto.objects import KubernetesObject, Namespace, NetworkPolicy, Node, Pod
 from proto.policy import CidrSet, Direction, RuleSource
 from services.policy.core.cidrs import Block, Partition, numbers_within, partition
-from services.policy.core.compile import Compiled, compile_member, refuse
+from services.policy.core.compile import Compiled, Lines, compile_lines, compile_member, refuse, subject_ports
 from services.policy.core.identities import Roster, relevant_keys
 from services.policy.core.limits import Limits, Problem
 from services.policy.core.matches import Matches
@@ -65,6 +65,7 @@ class Graph:
         self._pending: dict[str, NetworkPolicy | None] = {}
         self._recut = False
         self._names: dict[str, str] = {}
+        self._lines: dict[tuple[frozenset[tuple[str, str]], tuple[NamedPort, ...]], Lines] = {}
 
     @property
     def ready(self) -> bool:
@@ -131,6 +132,7 @@ class Graph:
 
     def settle(self) -> None:
         """Take everything fed so far into account; afterwards :attr:`dirty` names what has to be compiled."""
+        self._lines.clear()
         self._settle_policies()
         self.roster.use_relevant(frozenset({self.relevant, self._held.relevant}))
         turnover = self.roster.refresh()
@@ -187,7 +189,13 @@ class Graph:
         member = self._matches.members.get(identity)
         if member is None:
             return None
-        return compile_member(member, self._matches.selecting(identity), self._matches, self._limits)
+        policies = self._matches.selecting(identity)
+        ports = subject_ports(member, policies)
+        # Identities that the same policies select have the same lines: most of a cluster compiles to a few sets.
+        same = frozenset((policy.namespace, policy.name) for policy in policies), ports
+        if same not in self._lines:
+            self._lines[same] = compile_lines(ports, policies, self._matches, self._limits)
+        return compile_member(member, policies, self._lines[same])
 
     def facts(self, identity: int) -> IdentitySet | None:
         """What an identity stands for; None for one that is not there or is refused."""
