@@ -9,6 +9,7 @@ from our containerd's folders.
 """
 
 import os
+import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -21,13 +22,14 @@ PROC = Path("/proc")
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _POD_LOG_LINKS = Path("/var/log/containers")
 _SHIM_SOCKETS = Path("/run/containerd/s")
+_DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 SHARED_FOLDERS = (
     _CNI_RESULTS,
     _POD_LOG_LINKS,
     _SHIM_SOCKETS,
     Path("/var/lib/cni"),
     Path("/run/containerd"),
-    Path("/var/lib/kubelet/device-plugins"),
+    _DEVICE_PLUGINS,
     Path("/var/lib/kubelet"),
 )
 """Folders at fixed places that libcni, shims and kubelets make and share; `down` removes those that it leaves empty."""
@@ -162,8 +164,22 @@ def outside_files(where: Paths, ids: Iterable[str]) -> list[Path]:
     if _POD_LOG_LINKS.is_dir():
         found += [path for path in _POD_LOG_LINKS.iterdir() if _points_into(path, where.state)]
     for address in where.run.parent.joinpath(where.lab).glob("*/containerd.sock"):
-        found += [socket for name in wanted if (socket := shim_socket(address, name)).exists()]
+        found += [path for name in wanted if (path := shim_socket(address, name)).exists()]
+    if _refuses(_DEVICE_PLUGINS / "kubelet.sock"):
+        found.append(_DEVICE_PLUGINS / "kubelet.sock")
     return found
+
+
+def _refuses(path: Path) -> bool:
+    """Whether `path` is a socket at which nobody listens: every kubelet of this machine takes the same one."""
+    with socket.socket(socket.AF_UNIX) as asking:
+        try:
+            asking.connect(str(path))
+        except ConnectionRefusedError:
+            return True
+        except OSError:
+            return False
+        return False
 
 
 def _points_into(path: Path, folder: Path) -> bool:
