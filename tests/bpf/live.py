@@ -14,6 +14,7 @@ from services.dataplane.core import layout as at
 from services.dataplane.kernel.programs import Datapath
 from tests.bpf.world import ifindex_of, inside, namespace, run
 
+UPLINK = "am-up"
 HOST_MAC = "02:00:00:00:00:01"
 
 
@@ -77,10 +78,38 @@ def live_node(label: str) -> Iterator[LiveNode]:
         yield LiveNode(node, _pod(node, names[1], 1), _pod(node, names[2], 2))
 
 
-def fill(datapath: Datapath, node: LiveNode) -> None:
-    """The maps as the agent would fill them: both pods known, nobody isolated."""
+@contextmanager
+def two_nodes() -> Iterator[tuple[LiveNode, LiveNode]]:
+    """Two nodes joined by a link, pod 1 on the first, pod 2 on the second, routed to each other (host-gw)."""
+    pid = os.getpid()
+    with ExitStack() as stack:
+        names = [stack.enter_context(namespace(f"am-two-{pid}-{suffix}")) for suffix in ("n", "m", "a", "b")]
+        one, other = names[0], names[1]
+        for node in (one, other):
+            # Without a link-local address that has stood its time of detection, no neighbour is asked for.
+            run("nsenter", f"--net=/run/netns/{node}", "sysctl", "-qw", "net.ipv6.conf.default.accept_dad=0")
+        run("ip", "-n", one, "link", "add", UPLINK, "type", "veth", "peer", "name", UPLINK, "netns", other)
+        for node, last in ((one, 11), (other, 12)):
+            for setting in ("net.ipv4.ip_forward=1", "net.ipv6.conf.all.forwarding=1"):
+                run("nsenter", f"--net=/run/netns/{node}", "sysctl", "-qw", setting)
+            for command in (f"addr add 172.30.0.{last}/24", f"addr add fd00:172:30::{last}/64 nodad", "link set up"):
+                run("ip", "-n", node, *command.split(), "dev", UPLINK)
+        a, b = _pod(one, names[2], 1), _pod(other, names[3], 2)
+        for node, pod, via in ((one, b, 12), (other, a, 11)):
+            run("ip", "-n", node, "route", "add", f"{pod.address(4)}/32", "via", f"172.30.0.{via}")
+            run("ip", "-n", node, "route", "add", f"{pod.address(6)}/128", "via", f"fd00:172:30::{via}")
+        yield LiveNode(one, a, b), LiveNode(other, a, b)
+
+
+def fill(datapath: Datapath, node: LiveNode, *, local: tuple[int, ...] = (1, 2)) -> None:
+    """The maps as the agent would fill them: both pods known, nobody isolated, pods not ``local`` elsewhere."""
     tables = datapath.tables
     for pod in (node.a, node.b):
+        if pod.number not in local:
+            for version in (4, 6):
+                peer = at.Peer(identity=pod.identity, flags=at.PeerFlag.POD)
+                tables.ipcache.put(at.PrefixKey.host(pod.address(version)), peer)
+            continue
         v4, v6 = pod.address(4), pod.address(6)
         tables.links.put(
             at.LinkKey(ifindex=pod.ifindex),
@@ -97,7 +126,8 @@ def fill(datapath: Datapath, node: LiveNode) -> None:
         tables.subjects.put(
             at.SubjectKey(identity=pod.identity), at.Subject(ingress_isolated=False, egress_isolated=False)
         )
-    for own in ("172.30.0.11", "fd00:172:30::11", "fe80::1"):
+    last = 11 if 1 in local else 12
+    for own in (f"172.30.0.{last}", f"fd00:172:30::{last}", "fe80::1"):
         tables.ipcache.put(at.PrefixKey.host(ip_address(own)), at.Peer(identity=1, flags=at.PeerFlag.NODE))
     tables.configure(at.Config())
 

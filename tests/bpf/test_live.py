@@ -17,8 +17,8 @@ from services.dataplane.kernel import bpf
 from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, Hook
 from services.dataplane.kernel.programs import Datapath, LinkState, NotBpffs
 from tests.bpf import frames
-from tests.bpf.live import LiveNode, attach, fill, live_node, opened
-from tests.bpf.world import inside, run
+from tests.bpf.live import UPLINK, LiveNode, attach, fill, live_node, opened, two_nodes
+from tests.bpf.world import ifindex_of, inside, run
 
 pytestmark = pytest.mark.privileged
 
@@ -235,6 +235,15 @@ def test_frames_cut_within_the_ip_header(node: LiveNode, datapath: Datapath) -> 
     assert datapath.tables.metrics()[DropReason.MALFORMED, Direction.EGRESS].packets == 3
 
 
+def test_vlan_tag_is_no_way_round(node: LiveNode, datapath: Datapath) -> None:
+    with inside(node.a.netns), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+        raw.bind(("eth0", 0))
+        packet = frames.ip("10.244.1.1", "10.244.1.2", 17, frames.udp(1, 2))
+        raw.send(frames.eth(b"\x00\x05\x08\x00" + packet, source=node.a.mac, kind=0x8100))
+    assert datapath.tables.metrics()[DropReason.NOT_IP, Direction.EGRESS].packets == 1
+    assert datapath.tables.flows.items() == {}
+
+
 def test_folder_that_is_not_bpffs(tmp_path: Path, cache: Path) -> None:
     with pytest.raises(NotBpffs, match="mount -t bpf"):
         Datapath.open(tmp_path / "pins", cache)
@@ -260,3 +269,31 @@ def test_another_layout_is_taken_over_name_by_name(node: LiveNode, folder: Path,
     assert new.retire() == ()
     assert [path.name for path in folder.glob("v*")] == [present.name]
     new.close()
+
+
+@pytest.mark.parametrize("way", [True, False], ids=["tcx", "clsact"])
+def test_across_two_nodes(folder: Path, cache: Path, way: bool) -> None:
+    with two_nodes() as (one, other):
+        first = opened(folder / "one", cache, one, tcx=way)
+        second = opened(folder / "other", cache, other, tcx=way)
+        for datapath, node, pod in ((first, one, one.a), (second, other, other.b)):
+            fill(datapath, node, local=(pod.number,))
+            with inside(node.netns):
+                datapath.attach_endpoint(pod.ifindex, pod.device)
+                datapath.attach_uplink(ifindex_of(node.netns, UPLINK), UPLINK)
+        for version in (4, 6):
+            assert talks(one, version), (first.tables.metrics(), second.tables.metrics())
+            assert talks(one, version, socket.SOCK_DGRAM)
+        sides = [{key.side for key in datapath.tables.flows.items()} for datapath in (first, second)]
+        assert sides == [{Direction.EGRESS}, {Direction.INGRESS}]
+        # Replies come by the uplink's program, past the stack: the pod's own link sees none of them.
+        replies = first.tables.metrics()[DropReason.REPLY, Direction.INGRESS]
+        assert replies.packets > 4
+        isolate(second, other.b.identity, ingress=True)
+        assert not talks(one, 4)
+        isolate(second, other.b.identity, ingress=False)
+        assert talks(one, 4)
+        isolate(first, one.a.identity, ingress=True)
+        assert talks(one, 6)
+        first.close()
+        second.close()

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from dataclasses import replace
-from ipaddress import IPv4Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
 
 import pytest
@@ -13,6 +13,7 @@ import pytest
 from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
+from services.dataplane.core.conntrack import condemned_batches
 from services.dataplane.core.maps import MAPS, MapSpec
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bytecode import Cache, CompileError, amalgamate
@@ -209,7 +210,7 @@ class TestBroom:
     def test_flow_seen_since_the_look_stays(self, world: World) -> None:
         send(world, 80)
         key, flow = next(iter(world.tables.flows.items().items()))
-        stale = key.pack() + (flow.last_seen - 1).to_bytes(8, "little")
+        (stale,) = condemned_batches([(key, flow.last_seen - 1)])
         assert bpf.run_on(world.datapath.programs["collect"], stale).value == 0
         assert world.tables.flows.get(key) == flow
 
@@ -225,6 +226,14 @@ class TestBroom:
         assert world.datapath.broom.recount() == 1
         assert self.count(world, 1) == 1
         assert world.datapath.broom.recount() == 0
+
+    def test_key_that_looks_like_a_frame(self, world: World) -> None:
+        odd = at.FlowKey(
+            source=IPv6Address("2001:db8::86dd:1"), destination=IPv6Address("::2"), source_port=1, destination_port=2,
+            protocol=6, side=0,
+        )  # fmt: skip
+        world.tables.flows.put(odd, at.Flow(last_seen=1, generation=0, endpoint=1, rule=0, seen=0, flags=0))
+        assert world.datapath.broom.collect(62 * SECOND) == 1
 
     def test_full_table_drops(self, world: World) -> None:
         spec = world.tables.flows.spec

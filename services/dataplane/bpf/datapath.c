@@ -145,8 +145,10 @@ struct am_condemned {
 };
 _Static_assert(sizeof(struct am_condemned) == 48, "core/conntrack.py packs this");
 
+#define AM_FRAME_HEAD 16
+
 /*
- * The "packet" is an array of struct am_condemned, the return value how many went. Looking and deleting stand next to
+ * The "packet" is 16 bytes of head and an array of struct am_condemned, the return value how many went. Looking and deleting stand next to
  * each other here, so a packet that revives a flow between the agent's look and this has its way; what remains is the
  * few nanoseconds between the comparison and the delete.
  */
@@ -158,7 +160,7 @@ int collect(struct __sk_buff *skb)
 	for (i = 0; i < AM_MAX_CONDEMNED; i++) {
 		struct am_flow *flow;
 
-		if (bpf_skb_load_bytes(skb, i * sizeof(c), &c, sizeof(c)))
+		if (bpf_skb_load_bytes(skb, AM_FRAME_HEAD + i * sizeof(c), &c, sizeof(c)))
 			break;
 		flow = am_ct.lookup(&c.key);
 		if (!flow || (c.last_seen && flow->last_seen != c.last_seen))

@@ -26,6 +26,9 @@ UDP_ANSWERED = 180
 ICMP_ANY = 30
 """Seconds. As in the kernel's own conntrack where it matters; established TCP is a quarter of its day."""
 
+FRAME_HEAD = bytes(12) + b"\x88\xb5" + bytes(2)
+"""Begins a batch: a test run takes its input for an Ethernet frame, and this ethertype is nobody's (IEEE 802.1)."""
+
 _BOTH_FINS = Seen.FIN_ORIGINAL | Seen.FIN_REPLY
 
 
@@ -62,12 +65,15 @@ def count_by_endpoint(flows: Mapping[FlowKey, Flow]) -> Counter[int]:
 
 
 def condemned_batches(condemned: Iterable[tuple[FlowKey, int]]) -> Iterator[bytes]:
-    """What the collecting program takes, as ``struct am_condemned`` end to end: 40 bytes of key, 8 of ``last_seen``."""
+    """What the collecting program takes: :data:`FRAME_HEAD`, then ``struct am_condemned`` end to end.
+
+    Each of those is 40 bytes of key and 8 of ``last_seen``.
+    """
     batch: list[bytes] = []
     for key, last_seen in condemned:
         batch.append(key.pack() + last_seen.to_bytes(8, "little"))
         if len(batch) == MAX_CONDEMNED:
-            yield b"".join(batch)
+            yield FRAME_HEAD + b"".join(batch)
             batch.clear()
     if batch:
-        yield b"".join(batch)
+        yield FRAME_HEAD + b"".join(batch)
