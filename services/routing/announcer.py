@@ -1,0 +1,55 @@
+"""Tells the other nodes what lives here: this node's addresses on the shared links and its blocks.
+
+Nothing is told before ``blocks`` is in sync: what was told last stays. The marker ``_complete.<node>`` follows the
+record, once in each epoch of ``routes``.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chassis.kv import KV
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
+from chassis.view import View
+from proto.codec import encode_segment
+from proto.sync import Complete, complete_key
+from services.routing.core.fib import Snapshot
+from services.routing.core.plan import Mesh, offered
+
+WAIT = 1.0
+
+
+class Announcer:
+    """``apply`` is the body of the loop ``announce``."""
+
+    def __init__(
+        self,
+        node: str,
+        store: KV,
+        view: View,
+        look: Callable[[], Mesh],
+        snapshot: Callable[[], Snapshot],
+        log: Log,
+    ) -> None:
+        self._node = node
+        self._key = encode_segment(node)
+        self._store = store
+        self._view = view
+        self._look = look
+        self._snapshot = snapshot
+        self._log = log
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """One pass; raises Unavailable."""
+        mesh, kernel = self._look(), self._snapshot()
+        if not mesh.blocks_complete or not self._view.synced or not kernel.uplinks:
+            return Again(WAIT)
+        offer = offered(self._node, mesh.blocks, kernel.uplinks)
+        entry = self._view.entries.get(self._key)
+        if entry is None or entry.value != offer:
+            await self._store.put(self._key, offer)
+            self._log.info("announced", underlay=list(offer.underlay), prefixes=list(offer.prefixes))
+        if not self._view.scope_complete(self._key):
+            await self._store.put(complete_key(self._key), Complete(self._view.epoch))
+        return Done()

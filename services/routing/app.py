@@ -1,0 +1,82 @@
+"""Wires ``routing``: views, the kernel, the loops that install and announce. Decides nothing."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from pathlib import Path
+
+from chassis.faults import SettingsFault
+from chassis.reconcile import Again, Dirty, Done, Loop
+from chassis.service import Runtime
+from proto.events import ServiceFault
+from proto.subjects import ROUTES, event_subject
+from services.routing.announcer import Announcer
+from services.routing.core.plan import Fault
+from services.routing.installer import Installer
+from services.routing.kernel import Kernel
+from services.routing.mirror import Mirror
+from services.routing.settings import Settings
+
+PERIOD = 5.0
+"""Seconds between full passes: the longest that drift lasts if the kernel did not tell of it."""
+CALM = 0.25
+"""Seconds between two passes for changes of the kernel: a pod's route is one, and pods come in crowds."""
+
+
+async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> None:
+    """Everything that one copy of the service is; ``namespace`` is a network namespace other than the process' own."""
+    settings, bus = runtime.settings, runtime.bus
+    if not settings.node and not settings.gateway:
+        raise SettingsFault("AIRMESH_NODE", settings.node, "name this Node, or set AIRMESH_GATEWAY=true")
+    node = "" if settings.gateway else settings.node
+    kernel = Kernel(settings.uplinks, namespace)
+    runtime.on_stop(kernel.close)
+    mirror = Mirror(bus, node)
+    installer = Installer(
+        node,
+        kernel,
+        mirror.look,
+        runtime.log,
+        lambda event: bus.publish(event_subject("routing", "changed"), event),
+        lambda fault: _publish_fault(runtime, node, fault),
+    )
+    ready = runtime.health.require("routes")
+
+    async def install(dirty: Dirty) -> Done | Again:
+        outcome = await installer.apply(dirty)
+        why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults)
+        ready.set(not why, why)
+        return outcome
+
+    cursors = [view.cursor() for view in mirror.views]
+    loop = Loop(runtime, "routes", cursors=cursors, apply=install, period=PERIOD, debounce=0.01)
+    runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, loop))
+    if node:
+        announcer = Announcer(
+            node, bus.bucket(ROUTES), mirror.routes, mirror.look, lambda: installer.snapshot, runtime.log
+        )
+        told = [mirror.routes.cursor(), mirror.blocks.cursor()]
+        Loop(runtime, "announce", cursors=told, apply=announcer.apply, period=PERIOD)
+
+
+async def _watch_kernel(runtime: Runtime[Settings], kernel: Kernel, loop: Loop) -> None:
+    """Forwarding on, kept on; a pass soon after the kernel says that something changed."""
+    changed = asyncio.Event()
+    condition = runtime.health.require("forwarding")
+    await kernel.watch(changed.set)
+    while True:
+        failed = await kernel.forward()
+        condition.set(not failed, f"cannot switch on {', '.join(failed)}: run with CAP_NET_ADMIN (pid {os.getpid()})")
+        try:
+            await asyncio.wait_for(changed.wait(), PERIOD)
+        except TimeoutError:
+            continue
+        changed.clear()
+        loop.poke()
+        await asyncio.sleep(CALM)
+
+
+def _publish_fault(runtime: Runtime[Settings], node: str, fault: Fault) -> None:
+    event = ServiceFault("routing", node, fault.fault, fault.remedy)
+    runtime.bus.publish(event_subject("routing", "fault"), event)

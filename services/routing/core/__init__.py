@@ -1,0 +1,1 @@
+"""Pure decisions about routes: present state in, kernel operations out."""

@@ -1,0 +1,197 @@
+"""Which routes this node should have (host-gw), and the operations that lead there.
+
+Every node's block is reached through that node's address on the shared link; a kept address that is held on another
+node, outside of that node's blocks, is a host route of its own; what is held here is left to the dataplane. Own blocks
+and the blocks that kept addresses come from are *unreachable* where nothing better is known, or a packet for an address
+that nobody has would go out by the default route and come back.
+
+Refuses: a prefix that ``blocks`` does not say its announcer holds (one node cannot draw another's traffic), a next hop
+that is not on the link (a route there would be a black hole; said as a fault), and any change of a route that is not
+ours, whatever it covers. Nothing is removed that the state would want if all of it were here: see :func:`may_remove`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Set
+from dataclasses import dataclass, field
+from ipaddress import ip_network
+
+from proto.addresses import IPAM_HOLDER, Block, Claim
+from proto.net import Address, Network
+from proto.routes import NodeRoutes
+from services.routing.core.fib import (
+    LAST_METRIC,
+    METRIC,
+    PODS,
+    Kind,
+    Operation,
+    Remove,
+    Replace,
+    Route,
+    Snapshot,
+    Uplink,
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mesh:
+    """What the buckets say, and how far it can be believed."""
+
+    me: str
+    """This node; empty in a gateway, which holds nothing."""
+    routes: Mapping[str, NodeRoutes] = field(default_factory=dict)
+    """By node."""
+    claims: tuple[Claim, ...] = ()
+    blocks: Mapping[Network, Block] = field(default_factory=dict)
+    blocks_complete: bool = False
+    claims_complete: bool = False
+    told: Set[str] = frozenset()
+    """Nodes whose part of ``routes`` is complete in the bucket's present epoch."""
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something a person must know: what, and what to do."""
+
+    fault: str
+    remedy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """Operations in order (additions first) and what stands in the way."""
+
+    operations: tuple[Operation, ...]
+    faults: tuple[Fault, ...]
+    desired: Mapping[tuple[Network, int], Route]
+
+
+def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
+    """From the present state of both to what is to be done."""
+    desired, faults = desired_routes(mesh, kernel.uplinks)
+    faults += [
+        Fault(f"this node has no interface {name}", "correct AIRMESH_UPLINKS or make the interface")
+        for name in kernel.missing
+    ]
+    ours = {route.key: route for route in kernel.routes if route.is_ours}
+    foreign = {route.key: route for route in kernel.routes if not route.is_ours and route.protocol != PODS}
+    faults += _foreign_faults(desired, foreign)
+    replaced = [Replace(route) for key, route in desired.items() if ours.get(key) != route and key not in foreign]
+    removed = [Remove(route) for key, route in ours.items() if key not in desired and may_remove(route, mesh)]
+    return Plan((*replaced, *removed), tuple(faults), desired)
+
+
+def desired_routes(mesh: Mesh, uplinks: Iterable[Uplink]) -> tuple[dict[tuple[Network, int], Route], list[Fault]]:
+    """All routes of ours that should be there, and why some cannot."""
+    faults: list[Fault] = []
+    links = tuple(uplink for uplink in uplinks if uplink.up)
+    claimed: dict[str, set[int]] = {}
+    for claim in mesh.claims:
+        claimed.setdefault(claim.node, set()).add(claim.address.version)
+    hops = {
+        (name, family): _next_hop(told, family, links, faults)
+        for name, told in sorted(mesh.routes.items())
+        if name != mesh.me
+        for family in sorted({prefix.version for prefix in told.prefixes} | claimed.get(name, set()))
+    }
+    routes = [Route(destination=cidr, kind=Kind.UNREACHABLE, metric=LAST_METRIC) for cidr in _refused(mesh)]
+    for name, told in mesh.routes.items():
+        for prefix in told.prefixes:
+            block = mesh.blocks.get(prefix)
+            if name != mesh.me and block is not None and block.node == name:
+                routes += _through(hops.get((name, prefix.version)), prefix)
+    for claim in mesh.claims:
+        if claim.node and claim.node != mesh.me and not _in_blocks_of(claim.node, claim.address, mesh):
+            routes += _through(hops.get((claim.node, claim.address.version)), ip_network(claim.address))
+    return {route.key: route for route in routes}, faults
+
+
+def may_remove(route: Route, mesh: Mesh) -> bool:
+    """Whether a route of ours that nothing asks for is surely not needed.
+
+    A kept address: when all claims are known. A block: when ``blocks`` is whole, and whoever holds it has told
+    everything of its own (a node that is silent under a new epoch of ``routes`` may still be there).
+    """
+    if not (mesh.blocks_complete and mesh.claims_complete):
+        return False
+    holder = mesh.blocks.get(route.destination)
+    if holder is None or not holder.node or route.kind is Kind.UNREACHABLE:
+        return True
+    return holder.node in (mesh.me, IPAM_HOLDER) or holder.node in mesh.told
+
+
+def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink]) -> NodeRoutes:
+    """What this node tells the others: its addresses on the shared links, and its blocks."""
+    underlay = tuple(
+        sorted(
+            {interface.ip for uplink in uplinks for interface in uplink.addresses if not interface.ip.is_link_local},
+            key=lambda address: (address.version, int(address)),
+        )
+    )
+    prefixes = sorted(
+        (cidr for cidr, block in blocks.items() if block.node == me),
+        key=lambda cidr: (cidr.version, int(cidr.network_address)),
+    )
+    return NodeRoutes(node=me, underlay=underlay, prefixes=tuple(prefixes))
+
+
+def _next_hop(
+    told: NodeRoutes, family: int, links: tuple[Uplink, ...], faults: list[Fault]
+) -> tuple[Address, int] | None:
+    candidates = [address for address in told.underlay if address.version == family]
+    for address in candidates:
+        for uplink in links:
+            for interface in uplink.addresses:
+                if interface.version != family or address not in interface.network:
+                    continue
+                if address == interface.ip:
+                    faults.append(
+                        Fault(
+                            f"node {told.node} says it has {address}, which is this node's own",
+                            "give each node an address and a name of its own",
+                        )
+                    )
+                    return None
+                return address, uplink.index
+    if candidates:
+        text = ", ".join(str(address) for address in candidates)
+        faults.append(
+            Fault(
+                f"node {told.node} ({text}) is not on a link of this node, so host-gw cannot reach it",
+                "put the nodes on one layer-2 network or name the right interface in AIRMESH_UPLINKS",
+            )
+        )
+    else:
+        faults.append(
+            Fault(f"node {told.node} has no IPv{family} address on its uplinks", f"give it an IPv{family} address")
+        )
+    return None
+
+
+def _through(hop: tuple[Address, int] | None, destination: Network) -> list[Route]:
+    return [Route(destination=destination, via=hop[0], link=hop[1])] if hop is not None else []
+
+
+def _refused(mesh: Mesh) -> list[Network]:
+    own = (mesh.me, IPAM_HOLDER) if mesh.me else (IPAM_HOLDER,)
+    return [cidr for cidr, block in mesh.blocks.items() if block.node in own]
+
+
+def _in_blocks_of(node: str, address: Address, mesh: Mesh) -> bool:
+    told = mesh.routes.get(node)
+    return told is not None and any(prefix.version == address.version and address in prefix for prefix in told.prefixes)
+
+
+def _foreign_faults(
+    desired: Mapping[tuple[Network, int], Route], foreign: Mapping[tuple[Network, int], Route]
+) -> list[Fault]:
+    wanted = {route.destination for route in desired.values() if route.metric == METRIC}
+    return [
+        Fault(
+            f"a route to {route.destination} that is not ours (protocol {route.protocol}, metric {route.metric}) "
+            "stands beside or in place of ours",
+            f"remove it with `ip route del {route.destination} metric {route.metric}`, or move the pool elsewhere",
+        )
+        for route in foreign.values()
+        if route.destination in wanted
+    ]

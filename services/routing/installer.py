@@ -1,0 +1,83 @@
+"""Brings the kernel to the plan: read, plan, apply, read again. Works on what was last known while the bus is away.
+
+A pass that changes routes although nothing was learnt repairs drift (somebody took a route away) and says so in its
+event. What the kernel refuses, and every fault of the plan, is told once when it begins.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from os import strerror
+
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
+from proto.events import RoutesChanged
+from proto.net import Network
+from services.routing.core.fib import Operation, Replace, Route, Snapshot
+from services.routing.core.plan import Fault, Mesh, Plan, plan
+from services.routing.kernel import Kernel
+
+Changed = Callable[[RoutesChanged], None]
+Faulty = Callable[[Fault], None]
+RETRY = 1.0
+"""Seconds until a refused operation is tried again."""
+
+
+class Installer:
+    """``apply`` is the body of the loop ``routes``."""
+
+    def __init__(
+        self, node: str, kernel: Kernel, look: Callable[[], Mesh], log: Log, changed: Changed, faulty: Faulty
+    ) -> None:
+        self._node = node
+        self._kernel = kernel
+        self._look = look
+        self._log = log
+        self._changed = changed
+        self._faulty = faulty
+        self._faults: frozenset[Fault] = frozenset()
+        self._last: Mapping[tuple[Network, int], Route] = {}
+        self._first = True
+        self.snapshot = Snapshot()
+        """The kernel as of the last pass."""
+        self.faults: tuple[Fault, ...] = ()
+        """What stands in the way now."""
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """One pass; raises KernelFault."""
+        self.snapshot = await self._kernel.snapshot()
+        planned = plan(self._look(), self.snapshot)
+        refused: tuple[tuple[Operation, int], ...] = ()
+        if planned.operations:
+            refused = await self._kernel.apply(planned.operations)
+            self._tell(planned, refused)
+        self._last, self._first = planned.desired, False
+        self._tell_faults((*planned.faults, *(_refusal(operation, number) for operation, number in refused)))
+        return Again(RETRY) if refused else Done()
+
+    def _tell(self, planned: Plan, refused: tuple[tuple[Operation, int], ...]) -> None:
+        failed = {operation for operation, _ in refused}
+        done = [operation for operation in planned.operations if operation not in failed]
+        if not done:
+            return
+        added = tuple(str(operation.route) for operation in done if isinstance(operation, Replace))
+        removed = tuple(str(operation.route) for operation in done if not isinstance(operation, Replace))
+        drift = not self._first and planned.desired == self._last
+        self._log.info("routes-changed", added=list(added), removed=list(removed), drift=drift)
+        self._changed(RoutesChanged(self._node, added, removed, drift))
+
+    def _tell_faults(self, faults: tuple[Fault, ...]) -> None:
+        for fault in faults:
+            if fault not in self._faults:
+                self._log.warning("fault", fault=fault.fault, remedy=fault.remedy)
+                self._faulty(fault)
+        self.faults = faults
+        self._faults = frozenset(faults)
+
+
+def _refusal(operation: Operation, number: int) -> Fault:
+    verb = "set" if isinstance(operation, Replace) else "removed"
+    return Fault(
+        f"the kernel refused that route {operation.route} is {verb}: {strerror(number)}",
+        "look at `ip route` and `ip link` of this node; it is tried again each second",
+    )

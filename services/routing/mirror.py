@@ -1,0 +1,52 @@
+"""What the buckets say, as the planner's argument.
+
+A view that is not in sync keeps what it last knew; :class:`services.routing.core.plan.Mesh` says how far it can be
+believed, so that nothing is taken away on hearsay.
+"""
+
+from __future__ import annotations
+
+from chassis.bus import Bus
+from chassis.view import View
+from proto.addresses import Block, Claim
+from proto.codec import encode_segment
+from proto.routes import NodeRoutes
+from proto.subjects import BLOCKS, CLAIMS, ROUTES
+from services.routing.core.plan import Mesh
+
+
+class Mirror:
+    """Views of ``routes``, ``claims`` and ``blocks``. ``node`` is empty in a gateway."""
+
+    def __init__(self, bus: Bus, node: str) -> None:
+        self._node = node
+        self.routes = bus.bucket(ROUTES).watch({"": NodeRoutes}, markers=(), name="routes")
+        self.claims = bus.bucket(CLAIMS).watch({"": Claim}, name="claims")
+        self.blocks = bus.bucket(BLOCKS).watch({"": Block}, name="blocks")
+
+    @property
+    def views(self) -> tuple[View, View, View]:
+        """All of them."""
+        return self.routes, self.claims, self.blocks
+
+    def look(self) -> Mesh:
+        """The present state."""
+        told = [entry.value for entry in self.routes.entries.values() if isinstance(entry.value, NodeRoutes)]
+        blocks = [entry.value for entry in self.blocks.entries.values() if isinstance(entry.value, Block)]
+        return Mesh(
+            me=self._node,
+            routes={routes.node: routes for routes in told},
+            claims=tuple(entry.value for entry in self.claims.entries.values() if isinstance(entry.value, Claim)),
+            blocks={block.cidr: block for block in blocks},
+            blocks_complete=self.blocks.synced,
+            claims_complete=self.claims.synced,
+            told=frozenset(
+                routes.node
+                for routes in told
+                if self.routes.synced and self.routes.scope_complete(encode_segment(routes.node))
+            ),
+        )
+
+    def not_synced(self) -> str:
+        """Why not everything is known; empty when it is."""
+        return next((view.why() for view in self.views if not view.synced), "")

@@ -1,0 +1,21 @@
+"""Settings of ``routing``; each is read from ``AIRMESH_<NAME>``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from chassis.settings import BaseSettings
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Settings(BaseSettings):
+    """What one copy needs to know."""
+
+    node: str = ""
+    """Name of this Node object; may be empty only in a gateway."""
+
+    uplinks: tuple[str, ...]
+    """Interfaces on the network that the nodes share."""
+
+    gateway: bool = False
+    """Only install routes to the nodes' pods; hold nothing and tell nothing (a machine that is no node)."""
