@@ -26,6 +26,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 
 from chassis.faults import SettingsFault
 from chassis.secret import Secret
+from proto import net
 
 PREFIX = "AIRMESH_"
 MAX_TEXT = 4096
@@ -105,6 +106,8 @@ _PARSERS: dict[object, tuple[Callable[[str], object], str]] = {
     IPv6Address: (IPv6Address, "an IPv6 address"),
     IPv4Network: (IPv4Network, "an IPv4 network"),
     IPv6Network: (IPv6Network, "an IPv6 network"),
+    net.Address: (ip_address, "an IP address"),
+    net.Network: (ip_network, "an IP network such as 10.0.0.0/8"),
     frozenset((IPv4Address, IPv6Address)): (ip_address, "an IP address"),
     frozenset((IPv4Network, IPv6Network)): (ip_network, "an IP network such as 10.0.0.0/8"),
 }

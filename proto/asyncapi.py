@@ -1,8 +1,8 @@
 """The AsyncAPI document of the published events: ``python -m proto.asyncapi [file]`` writes docs/asyncapi.json.
 
-Generated from ``proto.events.EVENTS_BY_SUBJECT``, so it cannot differ from the code; a test fails when the committed
 Generated from ``proto.events.EVENTS_BY_SUBJECT``, so it cannot differ from the code; a test fails when the file in the
 repository is stale. AsyncAPI 3.0 (https://www.asyncapi.com/docs/reference/specification/v3.0.0), schemas as JSON Schema
+of the messages' fields; on the wire the bodies are MessagePack maps of the same fields.
 """
 
 from __future__ import annotations

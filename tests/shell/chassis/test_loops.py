@@ -1,0 +1,156 @@
+"""Reconcile loops and leases on a real server."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from typing import Any
+
+import pytest
+
+from chassis.faults import Unavailable
+from chassis.lease import Lease
+from chassis.reconcile import Again, Dirty, Done, Loop
+from chassis.view import Cursor
+from proto import leases, subjects
+from tests.conftest import RuntimeFor
+from tests.natsd import NatsServer, runtime_of
+
+
+async def until(holds: Any, seconds: float) -> float:
+    started = time.monotonic()
+    while not holds():
+        assert time.monotonic() - started < seconds, f"not so after {seconds} s"
+        await asyncio.sleep(0.01)
+    return time.monotonic() - started
+
+
+class Passes:
+    def __init__(self, outcomes: list[Any] | None = None) -> None:
+        self.seen: list[Dirty] = []
+        self.times: list[float] = []
+        self.outcomes = outcomes or []
+
+    async def apply(self, dirty: Dirty) -> Done | Again:
+        self.seen.append(dirty)
+        self.times.append(time.monotonic())
+        outcome = self.outcomes.pop(0) if self.outcomes else Done()
+        if isinstance(outcome, Exception):
+            raise outcome
+        assert isinstance(outcome, Done | Again)
+        return outcome
+
+
+async def test_changes_are_gathered_into_one_pass(runtime_for: RuntimeFor) -> None:
+    runtime, passes, one, two = await runtime_for("dns"), Passes(), Cursor(), Cursor()
+    Loop(runtime, "x", cursors=[one, two], apply=passes.apply, period=60)
+    await until(lambda: len(passes.seen) == 1, 2)
+    assert passes.seen[0].full
+    for key in "abc":
+        one.mark(key)
+        two.mark(key.upper())
+        await asyncio.sleep(0)
+    await until(lambda: len(passes.seen) == 2, 2)
+    await asyncio.sleep(0.05)
+    assert passes.seen[1:] == [
+        Dirty(full=False, keys=frozenset("abcABC"), by_cursor=(frozenset("abc"), frozenset("ABC")))
+    ]
+
+
+async def test_a_full_pass_comes_with_the_period_even_amid_changes(runtime_for: RuntimeFor) -> None:
+    runtime, passes, cursor = await runtime_for("dns"), Passes(), Cursor()
+    Loop(runtime, "x", cursors=[cursor], apply=passes.apply, period=0.3)
+    for _ in range(100):
+        cursor.mark("a")
+        await asyncio.sleep(0.01)
+    full = [at for at, dirty in zip(passes.times, passes.seen, strict=True) if dirty.full]
+    assert 3 <= len(full) <= 5
+    assert len(passes.seen) > 20
+
+
+async def test_a_failed_pass_keeps_its_keys_and_comes_again(runtime_for: RuntimeFor) -> None:
+    runtime, cursor = await runtime_for("dns"), Cursor()
+    passes = Passes([Done(), Unavailable("no"), OSError("no"), Done()])
+    Loop(runtime, "x", cursors=[cursor], apply=passes.apply, period=60)
+    await until(lambda: len(passes.seen) == 1, 2)
+    cursor.mark("a")
+    await until(lambda: len(passes.seen) == 2, 2)
+    cursor.mark("b")
+    await until(lambda: len(passes.seen) == 4, 3)
+    assert passes.seen[3].keys == {"a", "b"}
+    assert passes.seen[3].full
+    assert passes.times[2] - passes.times[1] >= 0.05
+    assert passes.times[3] - passes.times[2] >= 0.1
+    cursor.mark("c")
+    await until(lambda: len(passes.seen) == 5, 1)
+    assert passes.seen[4].keys == {"c"}
+    assert not passes.seen[4].full
+
+
+async def test_again_and_poke(runtime_for: RuntimeFor) -> None:
+    runtime = await runtime_for("dns")
+    passes = Passes([Again(after=0.1)])
+    loop = Loop(runtime, "x", cursors=[], apply=passes.apply, period=60)
+    await until(lambda: len(passes.seen) == 2, 1)
+    assert passes.times[1] - passes.times[0] >= 0.09
+    loop.poke()
+    await until(lambda: len(passes.seen) == 3, 1)
+    assert all(dirty.full for dirty in passes.seen)
+
+
+async def test_an_unknown_error_ends_the_service(nats_server: NatsServer) -> None:
+    with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012
+        async with runtime_of(nats_server, "dns") as runtime:
+            Loop(runtime, "x", cursors=[], apply=Passes([ZeroDivisionError()]).apply)
+            await asyncio.sleep(1)
+    assert ended.group_contains(ZeroDivisionError)
+
+
+async def test_one_copy_is_active_and_the_next_takes_over(
+    nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str]
+) -> None:
+    async with runtime_of(nats_server, "dns") as first:
+        one = Lease(first, "dns", seconds=1.5)
+        await until(lambda: one.held, 2)
+        second = await runtime_for("dns")
+        other = Lease(second, "dns", seconds=1.5)
+        for _ in range(60):
+            assert not (one.held and other.held)
+            await asyncio.sleep(0.05)
+        assert one.held
+    took = await until(lambda: other.held, 2)
+    assert took < 1, "given up at a graceful stop, so nobody waits for it to rest"
+    assert other.epoch == 2
+
+
+async def test_a_silent_holder_is_replaced_and_knows_it_before(
+    nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one, other = (Lease(await runtime_for("dns"), "dns", seconds=1.5) for _ in range(2)), None
+    leases_held = [lease async for lease in one]
+    await until(lambda: any(lease.held for lease in leases_held), 4)
+    holder = next(lease for lease in leases_held if lease.held)
+    other = next(lease for lease in leases_held if lease is not holder)
+
+    async def silent() -> None:
+        await asyncio.sleep(60)
+
+    monkeypatch.setattr(holder, "_turn", silent)
+    lost = await until(lambda: not holder.held, 3)
+    assert not other.held
+    taken = await until(lambda: other.held, 4)
+    assert lost <= 1.6
+    assert lost + taken <= 4
+    entry = await (await runtime_for("dns")).bus.bucket(subjects.LEASES).get("dns", leases.Lease)
+    assert entry is not None
+    assert entry.value.epoch == other.epoch == 2
+
+
+async def test_a_node_holds_its_own_lease_and_no_other(
+    nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str]
+) -> None:
+    runtime = await runtime_for("dataplane", "n1")
+    own, foreign = Lease(runtime, "node.n1", seconds=3), Lease(runtime, "node.n2", seconds=3)
+    await until(lambda: own.held, 3)
+    assert not foreign.held
+    assert await asyncio.wait_for(own.changed(), 1)
