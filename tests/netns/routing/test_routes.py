@@ -1,0 +1,190 @@
+"""Kernel routes of a real namespace follow the buckets."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address, ip_network
+from pathlib import Path
+
+import pytest
+
+from proto.addresses import IPAM_HOLDER
+from proto.events import RoutesChanged
+from proto.routes import NodeRoutes
+from proto.subjects import ROUTES
+from services.routing.core.fib import Remove, Replace, Route
+from services.routing.kernel import Kernel, enter
+from tests.conftest import BusFor
+from tests.netns.routing.conftest import Mesh, Place, Routing
+
+pytestmark = pytest.mark.privileged
+
+N2 = NodeRoutes(
+    node="n2",
+    underlay=(ip_address("172.30.0.12"), ip_address("fd00:172:30::12")),
+    prefixes=(ip_network("10.244.0.64/26"), ip_network("fd00:10:244::40/122")),
+)
+TO_N2 = {
+    "10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64",
+    "fd00:10:244::40/122 via fd00:172:30::12 dev fab0 metric 64",
+}
+OWN = {"unreachable 10.244.0.0/26 metric 4096", "unreachable 10.244.1.0/26 metric 4096"}
+
+
+async def until(check: Callable[[], object], seconds: float = 10.0) -> float:
+    began = time.monotonic()
+    while not check():
+        assert time.monotonic() - began < seconds, "did not happen in time"
+        await asyncio.sleep(0.02)
+    return time.monotonic() - began
+
+
+async def usual(mesh: Mesh) -> None:
+    await mesh.block("10.244.0.0/26", "n1")
+    await mesh.block("10.244.0.64/26", "n2")
+    await mesh.block("fd00:10:244::40/122", "n2")
+    await mesh.block("10.244.1.0/26", IPAM_HOLDER)
+    await mesh.announce(N2)
+    await mesh.complete()
+
+
+async def test_routes_are_installed_announced_and_repaired(
+    nodes: tuple[Place, Place], mesh: Mesh, routing: Routing, bus_for: BusFor
+):
+    n1, _ = nodes
+    heard: list[RoutesChanged] = []
+    cli = await bus_for("cli")
+    await cli.subscribe("airmesh.v1.events.routing.changed", RoutesChanged, lambda _, event: heard.append(event))
+    await usual(mesh)
+    runtime = await routing.start(n1)
+    await until(lambda: n1.routes() == TO_N2 | OWN)
+    await until(lambda: runtime.health.ready or runtime.health.missing() == {"bus": "not yet known"})
+
+    offer = None
+    for _ in range(200):
+        entry = await mesh.n2.bucket(ROUTES).get("n1", NodeRoutes)
+        offer = entry.value if entry else None
+        if offer is not None:
+            break
+        await asyncio.sleep(0.02)
+    assert offer == NodeRoutes(
+        node="n1",
+        underlay=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")),
+        prefixes=(ip_network("10.244.0.0/26"),),
+    )
+
+    n1.ip("route del 10.244.0.64/26")
+    n1.ip("-6 route del fd00:10:244::40/122")
+    assert await until(lambda: n1.routes() == TO_N2 | OWN) < 5.0
+    await until(lambda: any(event.drift for event in heard))
+
+
+async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(
+    nodes: tuple[Place, Place], mesh: Mesh, routing: Routing
+):
+    n1, _ = nodes
+    await usual(mesh)
+    address = ip_address("10.244.1.7")
+    await mesh.claim(address, "n2")
+    await routing.start(n1)
+    host = {"10.244.1.7 via 172.30.0.12 dev fab0 metric 64"}
+    await until(lambda: n1.routes() == TO_N2 | OWN | host)
+    await mesh.claim(address, "n1", epoch=10)
+    assert await until(lambda: n1.routes() == TO_N2 | OWN) < 1.0
+    await mesh.claim(address, "n2", epoch=11)
+    assert await until(lambda: n1.routes() == TO_N2 | OWN | host) < 1.0
+    await mesh.claim(address, "", epoch=11)
+    await until(lambda: n1.routes() == TO_N2 | OWN)
+
+
+async def test_nothing_is_removed_before_all_is_known(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing):
+    n1, _ = nodes
+    n1.ip("route add 10.244.0.128/26 via 172.30.0.12 dev fab0 proto 186 metric 64")
+    await mesh.block("10.244.0.64/26", "n2")
+    await mesh.announce(N2)
+    await routing.start(n1)
+    await asyncio.sleep(1.5)
+    old = "10.244.0.128/26 via 172.30.0.12 dev fab0 metric 64"
+    assert old in n1.routes(), "blocks and claims are not complete: hearsay"
+    await usual(mesh)
+    await until(lambda: n1.routes() == TO_N2 | OWN)
+
+
+async def test_routes_of_others_are_never_touched(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing):
+    n1, _ = nodes
+    n1.ip("route add 10.244.0.64/26 via 172.30.0.99 dev fab0 metric 64")
+    n1.ip("route add 192.0.2.0/24 via 172.30.0.99 dev fab0 proto 186 metric 20")
+    await usual(mesh)
+    runtime = await routing.start(n1)
+    await until(lambda: n1.routes() >= OWN)
+    await until(lambda: "routes" in runtime.health.missing() and "not ours" in runtime.health.missing()["routes"])
+    assert "via 172.30.0.99" in n1.ip("route show 10.244.0.64/26")
+    assert "via 172.30.0.99" in n1.ip("route show 192.0.2.0/24"), "protocol 186 with FRR's metric is not ours"
+    n1.ip("route del 10.244.0.64/26 metric 64")
+    assert await until(lambda: n1.routes() >= TO_N2) < 5.0
+
+
+async def test_a_gateway_only_installs(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing):
+    n1, _ = nodes
+    await usual(mesh)
+    await routing.start(n1, gateway=True)
+    await until(lambda: n1.routes() >= TO_N2)
+    assert n1.routes() == TO_N2 | {"unreachable 10.244.1.0/26 metric 4096"}
+    assert set(await mesh.n2.bucket(ROUTES).list(NodeRoutes)) == {"n2"}
+
+
+async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing):
+    n1, n2 = nodes
+    await mesh.block("10.244.0.0/26", "n1")
+    await mesh.block("10.244.0.64/26", "n2")
+    await mesh.complete()
+    await routing.start(n1, "n1")
+    await routing.start(n2, "n2")
+    n1.ip("addr add 10.244.0.1/32 dev lo")
+    n2.ip("addr add 10.244.0.65/32 dev lo")
+    await until(lambda: "10.244.0.64/26" in str(n1.routes()) and "10.244.0.0/26 via" in str(n2.routes()))
+    with ThreadPoolExecutor(1) as there, ThreadPoolExecutor(1) as here:
+        server = there.submit(udp_socket, n2.path, "10.244.0.65").result()
+        client = here.submit(udp_socket, n1.path, "10.244.0.1").result()
+    with server, client:
+        client.sendto(b"breath", server.getsockname())
+        text, peer = server.recvfrom(64)
+        server.sendto(text, peer)
+        assert (peer, client.recv(64)) == (client.getsockname(), b"breath")
+
+
+def udp_socket(namespace: Path, address: str) -> socket.socket:
+    """A socket of that namespace; the calling thread stays in it."""
+    enter(namespace)
+    made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
+    made.settimeout(2)
+    made.bind((address, 0))
+    return made
+
+
+async def test_a_thousand_routes_at_once(nodes: tuple[Place, Place], routing: Routing, mesh: Mesh):
+    n1, _ = nodes
+    kernel = Kernel(("fab0",), n1.path)
+    link = (await kernel.snapshot()).uplinks[0].index
+    wanted = [
+        Route(
+            destination=ip_network(f"10.{100 + number // 256}.{number % 256}.0/24"),
+            via=ip_address("172.30.0.12"),
+            link=link,
+        )
+        for number in range(5000)
+    ]
+    began = time.monotonic()
+    assert await kernel.apply([Replace(route) for route in wanted]) == ()
+    seconds = time.monotonic() - began
+    assert seconds < 1.0
+    assert set(wanted) <= set((await kernel.snapshot()).routes)
+    refused = await kernel.apply([Remove(route) for route in wanted + wanted[:1]])
+    assert refused == ()
+    off = Route(destination=ip_network("10.9.0.0/24"), via=ip_address("203.0.113.1"), link=link)
+    assert [(operation.route, number) for operation, number in await kernel.apply([Replace(off)])] == [(off, 101)]
+    await kernel.close()
