@@ -55,7 +55,7 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
     journal = Journal.open(
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
-    datapath = Datapath.open(settings.pin_root, settings.bpf_cache)
+    datapath = Datapath.open(settings.pin_root, settings.bpf_cache, tcx=None if settings.tcx else False)
     feed, registry = Feed(bus, settings.node), Registry()
     enforcer = Enforcer(datapath.tables, feed, registry, budget=settings.flow_budget)
     enforcer.node_cookie = netns_cookie()

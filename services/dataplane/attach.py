@@ -12,11 +12,13 @@ import asyncio
 import os
 import secrets
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import TypeVar
 
 from chassis.telemetry import Span
 from proto.events import EndpointDown, EndpointUp
-from proto.objects import IPPool, Namespace
+from proto.objects import IPPool
 from proto.subjects import event_subject
 from services.dataplane.core.addressing import BadWish, plan_addresses
 from services.dataplane.core.cni import Attachment, CniError, Code, Request
@@ -27,13 +29,15 @@ from services.dataplane.core.journal_records import Lease
 from services.dataplane.core.links import HOST_MAC, PodLink, host_name, pod_mac
 from services.dataplane.gate import Entered
 from services.dataplane.kernel.bpf import BpfError
-from services.dataplane.kernel.links import InterfaceExists, MadeLink
+from services.dataplane.kernel.links import InterfaceExists
 from services.dataplane.kernel.netns import NotANamespace, open_netns
 from services.dataplane.kernel.rtnl import NetlinkRefused
 from services.dataplane.parts import Parts
 
 UP = event_subject("dataplane", "endpoint-up")
 DOWN = event_subject("dataplane", "endpoint-down")
+
+T = TypeVar("T")
 
 
 @dataclass(slots=True)
@@ -108,8 +112,7 @@ class Attacher:
         self, request: Request, entered: Entered, netns: int, progress: _Progress, span: Span
     ) -> LocalEndpoint:
         pod, identity = entered.admitted.pod, entered.admitted.identity
-        namespace = next((one for one in self._feed.all_of(Namespace) if one.name == pod.namespace), None)
-        plan = plan_addresses(pod, namespace, self._feed.all_of(IPPool))
+        plan = plan_addresses(pod, self._feed.namespace(pod.namespace), self._feed.all_of(IPPool))
         if isinstance(plan, BadWish):
             raise CniError(Code.ADDRESS_REFUSED, plan.why)
         node = self._feed.node_object()
@@ -132,7 +135,9 @@ class Attacher:
             addresses=tuple(lease.address for lease in progress.leases),
             mtu=self.mtu,
         )
-        made = await self._link(wanted, netns, progress)
+        progress.reached = Step.LINKED  # also while it is being made: a call that is given up on finds it by its name
+        made = await self._inside(netns, lambda mine: self._links.create(wanted, mine))
+        progress.index = made.index
         span.event("linked", ifindex=made.index)
         self._datapath.attach_endpoint(made.index, wanted.host_name)
         progress.reached = Step.GUARDED
@@ -146,25 +151,22 @@ class Attacher:
         self._registry.put(endpoint)
         progress.reached = Step.KNOWN
         self._enforcer.learn(endpoint)
-        await self._thread.run(lambda: self._links.bring_up(made.index, wanted))
+        await self._inside(netns, lambda mine: self._links.bring_up(made.index, wanted, mine))
         progress.reached = Step.UP
         span.event("up")
         return endpoint
 
-    async def _link(self, wanted: PodLink, netns: int, progress: _Progress) -> MadeLink:
-        """The veth. A call that is given up on meanwhile still finds what the thread made, by its name."""
-        mine = os.dup(netns)  # the thread may outlive this call
+    async def _inside(self, netns: int, job: Callable[[int], T]) -> T:
+        """A job of the thread with a descriptor of its own: the thread may outlive the call that gave up on it."""
+        mine = os.dup(netns)
 
-        def create() -> MadeLink:
+        def run() -> T:
             try:
-                return self._links.create(wanted, mine)
+                return job(mine)
             finally:
                 os.close(mine)
 
-        progress.reached = Step.LINKED
-        made = await self._thread.run(create)
-        progress.index = made.index
-        return made
+        return await self._thread.run(run)
 
     async def _undo(self, progress: _Progress) -> None:
         """Goes the way back; a step that fails is logged and the rest still undone."""

@@ -7,8 +7,8 @@ sequence that a frontier must cover is the *key's* revision: the stream sequence
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import TypeVar
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -84,6 +84,25 @@ class Rules(Mapping[int, CompiledPolicy]):
         return len(self._view.entries)
 
 
+class Namespaces(Mapping[str, Namespace]):
+    """Namespaces by name, read through the view."""
+
+    def __init__(self, feed: Feed) -> None:
+        self._feed = feed
+
+    def __getitem__(self, name: str) -> Namespace:
+        found = self._feed.namespace(name)
+        if found is None:
+            raise KeyError(name)
+        return found
+
+    def __iter__(self) -> Iterator[str]:
+        return (one.name for one in self._feed.all_of(Namespace))
+
+    def __len__(self) -> int:
+        return len(self._feed.all_of(Namespace))
+
+
 class Feed:
     """All views of one node."""
 
@@ -104,14 +123,27 @@ class Feed:
         self.blocks = bus.bucket(BLOCKS).watch(blocks_kind, markers=(), name="blocks")
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
+        self._state: tuple[int, int, bool, int] | None = None
+        self._lists: dict[type, list[Any]] = {}
 
     def complete(self, kind: type[KubernetesObject]) -> bool:
         """All objects of a kind are here, so what is not here does not exist."""
         return self.objects.synced or self.objects.scope_complete(_PREFIXES[kind])
 
-    def all_of(self, kind: type[T]) -> list[T]:
-        """Objects of a kind, as far as they are here."""
-        return [entry.value for entry in self.objects.entries.values() if isinstance(entry.value, kind)]
+    def all_of(self, kind: type[T]) -> Sequence[T]:
+        """Objects of a kind, as far as they are here; computed once for each state of the view."""
+        view = self.objects
+        state = (view.sequence, view.resyncs, view.synced, len(view.entries))
+        if self._state != state:
+            self._state, self._lists = state, {}
+        if kind not in self._lists:
+            self._lists[kind] = [entry.value for entry in view.entries.values() if isinstance(entry.value, kind)]
+        return self._lists[kind]
+
+    def namespace(self, name: str) -> Namespace | None:
+        """A namespace."""
+        entry = self.objects.entries.get(join("core", "namespace", "", name))
+        return entry.value if entry is not None and isinstance(entry.value, Namespace) else None
 
     def pod(self, wanted: PodRef) -> tuple[Pod, Revision, str] | None:
         """A pod of this node, the revision of its last change and its trace context."""
@@ -127,11 +159,12 @@ class Feed:
 
     def knowledge(self) -> Knowledge:
         """What identities are computed from, now."""
-        namespaces = {one.name: one for one in self.all_of(Namespace)}
-        system = namespaces.get("kube-system")
+        system = self.namespace("kube-system")
         relevant = self.identities.marks.get("_relevant")
         keys = relevant.value.keys if relevant is not None and isinstance(relevant.value, RelevantKeys) else ()
-        return Knowledge(cluster_uid=system.uid if system else "", relevant=frozenset(keys), namespaces=namespaces)
+        return Knowledge(
+            cluster_uid=system.uid if system else "", relevant=frozenset(keys), namespaces=Namespaces(self)
+        )
 
     def frontiers(self) -> list[Frontier]:
         """How far each shard of policy is."""

@@ -15,6 +15,7 @@ import errno
 import os
 import socket
 import struct
+import time
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -29,6 +30,8 @@ from services.dataplane.kernel.netns import inside, netns_cookie
 from services.dataplane.kernel.rtnl import Message, Netlink, NetlinkRefused, attribute, number, text
 
 _BOOT = 3
+_OPERSTATE_UP = 6
+_CARRIER_TRIES, _CARRIER_PAUSE = 40, 0.0005
 _GENERATE_NO_ADDRESS = attribute(26, attribute(socket.AF_INET6, attribute(8, b"\x01")))
 
 
@@ -77,8 +80,11 @@ class Links:
             self._remove_now(wanted.host_name)
             raise
 
-    def bring_up(self, index: int, wanted: PodLink) -> None:
-        """The pod's traffic begins: sysctls, up, permanent neighbours, routes. May be repeated."""
+    def bring_up(self, index: int, wanted: PodLink, netns: int | None = None) -> None:
+        """The pod's traffic begins: sysctls, up, permanent neighbours, routes. May be repeated.
+
+        With ``netns`` it also waits (a millisecond or so) until the pod's end can send.
+        """
         _set_sysctls(wanted)
         messages = [rtnl.set_up(index)]
         messages += [rtnl.add_neighbour(index, address, wanted.mac) for address in wanted.addresses]
@@ -87,6 +93,9 @@ class Links:
             for address in wanted.addresses
         ]
         self._host.run(messages)
+        if netns is not None:
+            with inside(netns):
+                _await_carrier(wanted.attachment.interface)
 
     def retire(self, index: int, addresses: tuple[Address, ...]) -> None:
         """The pod is unreachable from now on; the link goes with the next :meth:`reap`. Succeeds if it is gone."""
@@ -234,6 +243,22 @@ def _configure_pod(wanted: PodLink) -> None:
         ]
     with Netlink() as pod:
         pod.run(messages)
+
+
+def _await_carrier(interface: str) -> None:
+    """Until the pod's end is operational.
+
+    Its carrier came with the host's end, but the kernel gives it a queue only in the link watch work; what is sent
+    before is lost, and a lost SYN is a second. RTM_GETLINK does that work at once since Linux 6.8
+    (net/core/rtnetlink.c, rtnl_getlink: linkwatch_sync_dev); before, it is asked again until it says so.
+    """
+    query = rtnl.ifinfo(socket.if_nametoindex(interface))
+    with Netlink() as pod:
+        for _ in range(_CARRIER_TRIES):
+            state = rtnl.parse_attributes(pod.ask(rtnl.GETLINK, query)[16:]).get(16, b"")
+            if state == bytes([_OPERSTATE_UP]):
+                return
+            time.sleep(_CARRIER_PAUSE)
 
 
 def _set_sysctls(wanted: PodLink) -> None:

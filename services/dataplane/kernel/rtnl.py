@@ -195,6 +195,19 @@ class Netlink:
         if failed:
             raise failed
 
+    def ask(self, kind: int, body: bytes) -> bytes:
+        """Payload of the one answer to a request that is no dump. Raises NetlinkRefused."""
+        self._sequence += 1
+        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, REQUEST, self._sequence, 0) + body)
+        while True:
+            for answer, flags, sequence, payload in self._receive():
+                if sequence != self._sequence:
+                    continue
+                if answer == _ERROR:
+                    code = -int.from_bytes(payload[:4], "little", signed=True)
+                    raise NetlinkRefused(code, f"request {kind}: {os.strerror(code)}{_extended(flags, payload)}")
+                return payload
+
     def dump(self, kind: int, body: bytes) -> list[bytes]:
         """Payloads of a dump. Raises NetlinkRefused; an interrupted dump (NLM_F_DUMP_INTR) is taken again."""
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""A node of the mesh in a namespace of its own: a real NATS, ipam, policy and dataplane, pods made by the real executable.
+"""A node of the mesh in a namespace: real NATS, ipam, policy and dataplane, pods made by the real executable.
 
 The test plays ``cluster`` (it writes the objects) and the container runtime (it runs the executable). While a
 :class:`Mesh` is open the test's main thread is inside the node's namespace, so everything started there lives there.
@@ -17,6 +17,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -182,6 +183,7 @@ class Mesh:
             AIRMESH_CNI_CONF_DIR=str(self.conf),
             AIRMESH_BPF_CACHE=str(CACHE),
             AIRMESH_GC_GRACE="1",
+            AIRMESH_ADD_DEADLINE="3",
             **more,
         )
 
@@ -344,8 +346,6 @@ def _wire(node: str) -> None:
 
 
 def cluster_objects() -> list[KubernetesObject]:
-    from ipaddress import ip_address, ip_network
-
     addresses: tuple[Address, ...] = (ip_address("172.30.0.11"), ip_address("fd00:172:30::11"))
     return [
         Namespace(name="kube-system", uid="cluster-uid-1"),
