@@ -17,12 +17,13 @@ from collections.abc import Callable, Iterable
 
 from lab import leftovers as looking
 from lab import namespaces
-from lab.leftovers import Leftover
+from lab.leftovers import Known, Leftover
 from lab.paths import Paths
 
 _ROUNDS = 40
 _PAUSE_SECONDS = 0.1
 _MNT_DETACH = 2
+_FREED_LATER = {"map", "prog", "link", "cgroup"}
 _FIRST = ("supervisor", "dataplane", "routing")
 
 
@@ -89,16 +90,16 @@ def down(where: Paths, say: Callable[[str], None]) -> list[Leftover]:
     if not looking.find(where):
         say(f"lab {where.lab}: nothing is there")
         return []
-    ids = looking.containers(where)
+    known = looking.remember(where)
     _drop("agents", lambda: _end_all(where, lambda name: name.startswith(_FIRST)), say)
     _drop("pins", lambda: _unpin(where), say)
     _drop("processes", lambda: _end_all(where), say)
     say("processes ended")
-    ids |= looking.containers(where)
-    outside = looking.outside_files(where, ids)
+    known = looking.remember(where, known)
+    outside = looking.outside_files(where, known.containers)
     _drop("mounts", lambda: _unmount(where), say)
     _drop("namespaces", lambda: namespaces.remove(namespaces.existing(where.lab)), say)
-    _drop("cgroups", lambda: _remove_cgroups(ids), say)
+    _drop("cgroups", lambda: _remove_cgroups(known.containers), say)
     say("mounts, namespaces and cgroups removed")
     for path in outside:
         with contextlib.suppress(OSError):
@@ -108,8 +109,19 @@ def down(where: Paths, say: Callable[[str], None]) -> list[Leftover]:
     for shared in (*looking.SHARED_FOLDERS, *looking.cgroup_roots()):
         with contextlib.suppress(OSError):
             shared.rmdir()  # refuses one that is not empty
-    left = looking.find(where, ids)
+    left = _settled(where, known)
     say(f"lab {where.lab}: " + (f"{len(left)} things are left" if left else "nothing is left"))
+    return left
+
+
+def _settled(where: Paths, known: Known) -> list[Leftover]:
+    """What is left once the kernel had a moment: it frees maps and namespaces after their last user, not with it."""
+    left = looking.find(where, known)
+    for _ in range(_ROUNDS):
+        if not left or not all(one.kind in _FREED_LATER for one in left):
+            break
+        time.sleep(_PAUSE_SECONDS)
+        left = looking.find(where, known)
     return left
 
 

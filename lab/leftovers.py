@@ -13,12 +13,25 @@ import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
+from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from lab import ledger, namespaces
 from lab.paths import MARKER, Paths
+from lab.pinned import BpfObject, behind, exists
+from lab.topology import FABRIC4, FABRIC6, MANAGEMENT4, SERVICES4, SERVICES6
 
 PROC = Path("/proc")
+RANGES = (
+    FABRIC4,
+    FABRIC6,
+    MANAGEMENT4,
+    SERVICES4,
+    SERVICES6,
+    IPv4Network("10.244.0.0/16"),
+    IPv6Network("fd00:10:244::/56"),
+)
+"""Addresses inside labs (the last two: the default pools of `manifests/`); no route of the machine leads there."""
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _POD_LOG_LINKS = Path("/var/log/containers")
 _SHIM_SOCKETS = Path("/run/containerd/s")
@@ -38,7 +51,7 @@ _MAXIMUM_ENVIRONMENT = 1 << 20
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Leftover:
-    """One thing of a lab. `kind`: namespace, process, mount, pin, cgroup, file, link, route."""
+    """One thing of a lab. `kind`: namespace, process, mount, pin, map, prog, cgroup, file, link, route."""
 
     kind: str
     what: str
@@ -191,25 +204,66 @@ def shim_socket(containerd: Path, container: str) -> Path:
     return _SHIM_SOCKETS / sha256(f"{containerd}/k8s.io/{container}".encode()).hexdigest()
 
 
-def _machine_links(where: Paths) -> Iterator[Leftover]:
-    """Links of the machine's own namespace that lead into the lab's: there must never be any."""
-    ids = set(namespaces.existing(where.lab))
-    if not ids:
-        return
-    for line in namespaces.run(["ip", "-o", "link"]).splitlines():
-        if any(f"link-netns {name}" in line for name in ids):
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Known:
+    """What must be asked while the lab's folders are still there, to be looked for when they are not."""
+
+    containers: frozenset[str] = frozenset()
+    objects: frozenset[BpfObject] = frozenset()
+    routes: frozenset[str] | None = None
+    """The machine's own routes before the lab; None when nobody wrote them down."""
+
+
+def remember(where: Paths, before: Known | None = None) -> Known:
+    """What is known now, and what was known `before`."""
+    known = before or Known()
+    try:
+        routes = frozenset(where.machine_routes.read_text().splitlines())
+    except OSError:
+        routes = None
+    return Known(
+        containers=known.containers | containers(where),
+        objects=known.objects | behind(pins(where)),
+        routes=routes if routes is not None else known.routes,
+    )
+
+
+def machine_routes() -> list[str]:
+    """The machine's own routes, both families, as `ip` prints them."""
+    return [line.strip() for family in ("-4", "-6") for line in namespaces.run(["ip", family, "route"]).splitlines()]
+
+
+def into_labs(route: str) -> bool:
+    """Whether a route of the machine leads to an address that labs use."""
+    try:
+        network = ip_network(route.split(maxsplit=1)[0])
+    except (ValueError, IndexError):  # default, unreachable…
+        return False
+    return any(network.version == ours.version and network.overlaps(ours) for ours in RANGES)
+
+
+def _machine_network(where: Paths, known: Known) -> Iterator[Leftover]:
+    """Links of the machine's own namespace that lead into the lab's, and routes that it did not have before."""
+    names = set(namespaces.existing(where.lab))
+    for line in namespaces.run(["ip", "-o", "link"]).splitlines() if names else ():
+        if names.intersection(line.split()):
             yield Leftover(kind="link", what=line.split(":")[1].strip())
+    if known.routes is not None:
+        for route in machine_routes():
+            if route not in known.routes and into_labs(route):
+                yield Leftover(kind="route", what=route)
 
 
-def find(where: Paths, more_containers: Iterable[str] = ()) -> list[Leftover]:
-    """Everything of the lab that is on the machine now. `more_containers`: ids known from before its folders went."""
-    ids = containers(where) | set(more_containers)
+def find(where: Paths, known: Known | None = None) -> list[Leftover]:
+    """Everything of the lab that is on the machine now, by looking and by what was `known` earlier."""
+    known = remember(where, known)
     found = [Leftover(kind="process", what=f"{pid} {name}") for pid, name in sorted(lab_processes(where).items())]
     found += [Leftover(kind="pin", what=str(path)) for path in pins(where)]
+    found += [Leftover(kind=one.kind, what=f"{one.number} {one.pin}") for one in sorted(known.objects) if exists(one)]
     found += [Leftover(kind="mount", what=point) for point in lab_mounts(where)]
     found += [Leftover(kind="namespace", what=name) for name in namespaces.existing(where.lab)]
-    found += [Leftover(kind="cgroup", what=str(path)) for path in cgroups(ids)]
-    found += [Leftover(kind="file", what=str(path)) for path in outside_files(where, ids)]
+    found += [Leftover(kind="cgroup", what=str(path)) for path in cgroups(known.containers)]
+    found += [Leftover(kind="file", what=str(path)) for path in outside_files(where, known.containers)]
     found += [Leftover(kind="file", what=str(path)) for path in (where.state, where.run) if path.exists()]
-    found += list(_machine_links(where))
+    found += list(_machine_network(where, known))
     return found

@@ -121,6 +121,11 @@ class Paths:
         return self.state / "doors.json"
 
     @property
+    def machine_routes(self) -> Path:
+        """The machine's own routes as they were before the lab, for the proof at its end."""
+        return self.state / "machine-routes.txt"
+
+    @property
     def kubeconfig(self) -> Path:
         """For people and tests on this machine, through the loopback door."""
         return self.state / "kubeconfig"

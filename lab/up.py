@@ -20,7 +20,7 @@ from pathlib import Path
 
 import msgspec
 
-from lab import build, control, doors, down, images, ledger, mesh, namespaces, node, pki
+from lab import build, control, doors, down, images, ledger, leftovers, mesh, namespaces, node, pki
 from lab.api import Api, has_condition
 from lab.launch import Launcher, begin, connect, environment, kubectl, tail
 from lab.paths import MARKER, SOURCE, Paths, Settings, paths
@@ -228,6 +228,7 @@ async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callab
     record = Record(lab=lab, nodes=nodes, mesh=with_mesh)
     where.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write_record(where, record)
+    where.machine_routes.write_text("\n".join(leftovers.machine_routes()))
     await _rise(Rise(where, topology, products, archives), with_mesh, given, say)
     await check_whole(where)
     _write_record(where, msgspec.structs.replace(record, finished=True))

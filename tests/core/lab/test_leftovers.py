@@ -6,7 +6,7 @@ import pytest
 
 from lab.build import key, parse_go_version
 from lab.images import libraries
-from lab.leftovers import mounts_below, shim_socket
+from lab.leftovers import into_labs, mounts_below, shim_socket
 from lab.mesh import unified_cgroup
 from lab.paths import paths, settings
 from lab.topology import LabError
@@ -28,6 +28,26 @@ def test_mounts_are_the_labs_own_deepest_first() -> None:
         "/var/lib/airmesh/labs/air/n1/x/deep",
         "/var/lib/airmesh/labs/air/n1/x",
     ]
+
+
+@pytest.mark.parametrize(
+    ("route", "leads"),
+    [
+        ("172.30.0.0/24 dev x", True),
+        ("172.30.0.11 dev x", True),
+        ("10.244.0.64/26 via 1.2.3.4", True),
+        ("10.0.0.0/8 dev x", True),
+        ("fd00:10:244::40/122 dev x", True),
+        ("fd00:10:96::/112 dev x", True),
+        ("192.168.1.0/24 dev eth0", False),
+        ("fe80::/64 dev eth0", False),
+        ("default via 10.0.0.1 dev eth0", False),
+        ("unreachable default", False),
+        ("", False),
+    ],
+)
+def test_routes_that_lead_to_labs_are_told_apart(route: str, leads: bool) -> None:
+    assert into_labs(route) == leads
 
 
 def test_a_shims_socket_is_named_by_its_containerd_and_container() -> None:

@@ -1,9 +1,11 @@
 """The lab's own machinery on a real kernel: namespaces, doors, supervisor, and taking all of it away."""
 
 import asyncio
+import ctypes
 import os
 import signal
 import socket
+import struct
 import subprocess
 import time
 import uuid
@@ -13,7 +15,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from lab import doors, down, launch, leftovers, mesh, namespaces, topology
+from lab import doors, down, launch, leftovers, mesh, namespaces, pinned, topology
 from lab.launch import Launcher
 from lab.paths import MARKER, Paths, Settings, paths
 from lab.supervisor import Request
@@ -209,6 +211,25 @@ def test_down_leaves_another_lab_and_strangers_alone(where: Paths) -> None:
         finally:
             stranger.kill()
             namespaces.remove(other.namespaces)
+
+
+def test_a_pinned_map_is_found_and_proved_gone_only_when_nothing_holds_it(where: Paths) -> None:
+    bpffs = where.node("n1").bpffs
+    bpffs.mkdir(parents=True)
+    namespaces.run(["mount", "-t", "bpf", "bpf", str(bpffs)])
+    held = pinned._bpf(0, struct.pack("IIIII", 2, 4, 4, 1, 0))  # BPF_MAP_CREATE, an array
+    path = ctypes.create_string_buffer(os.fsencode(bpffs / "am_held"))
+    pinned._bpf(6, struct.pack("QI", ctypes.addressof(path), held))  # BPF_OBJ_PIN
+    known = leftovers.remember(where)
+    (one,) = known.objects
+    assert (one.kind, one.pin) == ("map", str(bpffs / "am_held"))
+    left = down.down(where, lambda _: None)
+    assert [(thing.kind, thing.what) for thing in left] == [("map", f"{one.number} {one.pin}")]
+    os.close(held)
+    deadline = time.monotonic() + 5
+    while pinned.exists(one) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not pinned.exists(one)
 
 
 def test_what_cannot_be_removed_is_told(where: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
