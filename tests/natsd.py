@@ -1,4 +1,4 @@
-"""A real nats-server for tests: private, on a free loopback port, with every user of the mesh; can be hurt on purpose."""
+"""A real nats-server for tests: private, on a free loopback port, with every user of the mesh, to be hurt at will."""
 
 from __future__ import annotations
 
@@ -176,7 +176,7 @@ async def runtime_of(
                 await done.wait()
                 await runtime.stop()
                 await runtime.bus.close()
-                raise _Over
+                raise _Over  # noqa: TRY301 - ends the group
         except* _Over:
             pass
 
