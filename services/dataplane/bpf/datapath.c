@@ -37,50 +37,53 @@ int from_pod(struct __sk_buff *skb)
 	struct am_link_key link_key = { .ifindex = skb->ifindex };
 	struct am_link *link = am_links.lookup(&link_key);
 	struct am_role role = { .side = AM_SIDE_EGRESS };
+	struct am_packet *p = am_scratch_packet();
 	struct am_endpoint *endpoint;
-	struct am_packet p = {};
 	struct am_eth eth = {};
 	u32 reason, flags;
 	u8 to_node = 0;
 
+	if (!p)
+		return TC_ACT_SHOT;
+
 	if (!link)
-		return am_refuse(skb, &p, &role, AM_REASON_LINK_UNKNOWN);
+		return am_refuse(skb, p, &role, AM_REASON_LINK_UNKNOWN);
 	role.subject = link->identity;
 	role.endpoint = link->endpoint;
 	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
-		return am_refuse(skb, &p, &role, AM_REASON_MALFORMED);
+		return am_refuse(skb, p, &role, AM_REASON_MALFORMED);
 	if (!am_same_mac(eth.source, link->mac))
-		return am_refuse(skb, &p, &role, AM_REASON_SPOOFED_MAC);
+		return am_refuse(skb, p, &role, AM_REASON_SPOOFED_MAC);
 	if (skb->vlan_present)
-		return am_refuse(skb, &p, &role, AM_REASON_NOT_IP);
+		return am_refuse(skb, p, &role, AM_REASON_NOT_IP);
 	if (eth.type == AM_ETH_ARP) {
 		reason = am_check_arp(skb, link);
-		return reason ? am_refuse(skb, &p, &role, reason) : TC_ACT_OK;
+		return reason ? am_refuse(skb, p, &role, reason) : TC_ACT_OK;
 	}
 	if (eth.type != AM_ETH_IP && eth.type != AM_ETH_IP6)
-		return am_refuse(skb, &p, &role, AM_REASON_NOT_IP);
-	reason = am_parse_addresses(skb, &p, eth.type);
+		return am_refuse(skb, p, &role, AM_REASON_NOT_IP);
+	reason = am_parse_addresses(skb, p, eth.type);
 	if (!reason)
-		reason = am_parse(skb, &p);
+		reason = am_parse(skb, p);
 	if (!reason)
-		reason = am_check_discovery(skb, &p, link, &to_node);
-	if (!reason && !to_node && !am_owns(link, &p.source))
+		reason = am_check_discovery(skb, p, link, &to_node);
+	if (!reason && !to_node && !am_owns(link, &p->source))
 		reason = AM_REASON_SPOOFED_ADDRESS;
 	if (reason == AM_CHATTER) {
 		am_count(skb, AM_REASON_SPOOFED_NEIGHBOUR, AM_SIDE_EGRESS);
 		return TC_ACT_SHOT;
 	}
 	if (reason)
-		return am_refuse(skb, &p, &role, reason);
+		return am_refuse(skb, p, &role, reason);
 	if (to_node)
 		return TC_ACT_OK;
-	if (!am_pass(skb, &p, &role))
+	if (!am_pass(skb, p, &role))
 		return TC_ACT_SHOT;
-	endpoint = am_local(&p.destination);
+	endpoint = am_local(&p->destination);
 	if (endpoint)
-		return am_enter(skb, &p, endpoint);
-	am_identity_of(&p.destination, &flags);
-	return flags & AM_IPCACHE_POD ? am_route(skb, &p) : TC_ACT_OK;
+		return am_enter(skb, p, endpoint);
+	am_identity_of(&p->destination, &flags);
+	return flags & AM_IPCACHE_POD ? am_route(skb, p) : TC_ACT_OK;
 }
 
 int to_pod(struct __sk_buff *skb)
@@ -89,53 +92,57 @@ int to_pod(struct __sk_buff *skb)
 	struct am_link *link = am_links.lookup(&link_key);
 	struct am_role role = { .side = AM_SIDE_INGRESS };
 	u8 is_ours = skb->ingress_ifindex == 0;
-	struct am_packet p = {};
+	struct am_packet *p = am_scratch_packet();
 	u32 reason, flags;
 
+	if (!p)
+		return TC_ACT_SHOT;
 	if (!link)
-		return am_refuse(skb, &p, &role, AM_REASON_LINK_UNKNOWN);
+		return am_refuse(skb, p, &role, AM_REASON_LINK_UNKNOWN);
 	role.subject = link->identity;
 	role.endpoint = link->endpoint;
 	if (skb->protocol == AM_ETH_ARP && is_ours)
 		return TC_ACT_OK;
 	if (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6)
-		return am_refuse(skb, &p, &role, AM_REASON_NOT_IP);
-	reason = am_parse_addresses(skb, &p, skb->protocol);
+		return am_refuse(skb, p, &role, AM_REASON_NOT_IP);
+	reason = am_parse_addresses(skb, p, skb->protocol);
 	if (!reason)
-		reason = am_parse(skb, &p);
+		reason = am_parse(skb, p);
 	if (reason)
-		return am_refuse(skb, &p, &role, reason);
+		return am_refuse(skb, p, &role, reason);
 	/* The node's own neighbour discovery and multicast listening: no flow, nothing to track. */
-	if (is_ours && p.protocol == AM_ICMP6 && p.icmp_type >= 130 && p.icmp_type <= 143)
+	if (is_ours && p->protocol == AM_ICMP6 && p->icmp_type >= 130 && p->icmp_type <= 143)
 		return TC_ACT_OK;
-	role.from_host = is_ours && am_identity_of(&p.source, &flags) == AM_IDENTITY_HOST;
-	return am_pass(skb, &p, &role) ? TC_ACT_OK : TC_ACT_SHOT;
+	role.from_host = is_ours && am_identity_of(&p->source, &flags) == AM_IDENTITY_HOST;
+	return am_pass(skb, p, &role) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
 int from_wire(struct __sk_buff *skb)
 {
 	struct am_role role = { .side = AM_SIDE_INGRESS };
+	struct am_packet *p = am_scratch_packet();
 	struct am_endpoint *endpoint;
-	struct am_packet p = {};
 	u32 reason, flags;
 
+	if (!p)
+		return TC_ACT_SHOT;
 	if (skb->vlan_present || (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6))
 		return TC_ACT_OK;
-	reason = am_parse_addresses(skb, &p, skb->protocol);
+	reason = am_parse_addresses(skb, p, skb->protocol);
 	if (reason)
-		return am_refuse(skb, &p, &role, reason);
+		return am_refuse(skb, p, &role, reason);
 	/* Nobody out there has an address of this node or of its pods. */
-	if (am_local(&p.source) || am_identity_of(&p.source, &flags) == AM_IDENTITY_HOST)
-		return am_refuse(skb, &p, &role, AM_REASON_SPOOFED_ADDRESS);
-	endpoint = am_local(&p.destination);
+	if (am_local(&p->source) || am_identity_of(&p->source, &flags) == AM_IDENTITY_HOST)
+		return am_refuse(skb, p, &role, AM_REASON_SPOOFED_ADDRESS);
+	endpoint = am_local(&p->destination);
 	if (!endpoint)
 		return TC_ACT_OK;
 	role.subject = endpoint->identity;
 	role.endpoint = endpoint->endpoint;
-	reason = am_parse(skb, &p);
+	reason = am_parse(skb, p);
 	if (reason)
-		return am_refuse(skb, &p, &role, reason);
-	return am_enter(skb, &p, endpoint);
+		return am_refuse(skb, p, &role, reason);
+	return am_enter(skb, p, endpoint);
 }
 
 /* One entry to be collected: gone only if it has not been seen since the agent looked (0: whatever it is). */

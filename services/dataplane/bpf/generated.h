@@ -253,6 +253,12 @@ struct am_throttle {
 };
 _Static_assert(sizeof(struct am_throttle) == 16, "Throttle");
 
+/* Room for one packet while a program looks at it (struct am_packet); means nothing to anybody else. */
+struct am_scratch {
+	u64 room[16];
+};
+_Static_assert(sizeof(struct am_scratch) == 128, "Scratch");
+
 /* A virtual address, port and protocol. */
 struct am_service_key {
 	struct am_addr address;
@@ -396,6 +402,8 @@ BPF_F_TABLE("percpu_array", u32, struct am_metric, am_metrics, 128, 0);
 BPF_F_TABLE("array", u32, struct am_config, am_config, 1, 0);
 /* token bucket of each event stream */
 BPF_F_TABLE("lru_percpu_hash", struct am_throttle_key, struct am_throttle, am_throttle, 4096, 0);
+/* the packet being looked at */
+BPF_F_TABLE("percpu_array", u32, struct am_scratch, am_scratch, 1, 0);
 /* virtual addresses */
 BPF_F_TABLE("hash", struct am_service_key, struct am_service, am_services, 65536, 1);
 /* backends by service and index */

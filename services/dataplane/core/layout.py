@@ -30,6 +30,7 @@ from services.dataplane.core.wire import (
     MaybeAddr,
     Port,
     Record,
+    Room128,
     address_bytes,
 )
 
@@ -344,6 +345,13 @@ class Config(Record):
     flags: U32 = 0
     events_per_second: U32 = 100
     events_burst: U32 = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Scratch(Record):
+    """Room for one packet while a program looks at it (``struct am_packet``); means nothing to anybody else."""
+
+    room: Room128
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,6 +64,7 @@ CONFIG = MapSpec("am_config", ARRAY, at.Index, at.Config, 1, "switches and event
 THROTTLES = MapSpec(
     "am_throttle", MapKind.LRU_PERCPU_HASH, at.ThrottleKey, at.Throttle, 4096, "token bucket of each event stream"
 )
+SCRATCH = MapSpec("am_scratch", MapKind.PERCPU_ARRAY, at.Index, at.Scratch, 1, "the packet being looked at")
 SERVICES = MapSpec("am_services", H, at.ServiceKey, at.Service, 65_536, "virtual addresses", NO_PREALLOC)
 BACKENDS = MapSpec("am_backends", H, at.BackendKey, at.Backend, 262_144, "backends by service and index", NO_PREALLOC)
 MEMBERS = MapSpec("am_members", H, at.MemberKey, at.Member, 262_144, "backends by address: still serving?", NO_PREALLOC)
@@ -73,7 +74,7 @@ COOKIES = MapSpec("am_cookies", H, at.CookieKey, at.CookieMark, 8192, "namespace
 
 MAPS: tuple[MapSpec, ...] = (
     LINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG,
-    THROTTLES, SERVICES, BACKENDS, MEMBERS, AFFINITIES, REVERSES, COOKIES,
+    THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, AFFINITIES, REVERSES, COOKIES,
 )  # fmt: skip
 
 RECORDS: tuple[type[Record], ...] = (

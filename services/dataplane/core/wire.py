@@ -89,6 +89,9 @@ Hole5: TypeAlias = Annotated[int, Kind("u8", "5s", 5, 1, _nothing, _zero, length
 """Five bytes that are always zero: where a layout wants the next field further on than alignment would put it."""
 
 
+Room128: TypeAlias = Annotated[bytes, Kind("u64", "128s", 128, 8, bytes, bytes, length=16)]
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """One member of a C struct; ``name`` is ``hole_N`` for padding."""
