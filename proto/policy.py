@@ -76,7 +76,7 @@ class RuleSource(msgspec.Struct, frozen=True):
     namespace: str
     name: str
     index: int
-    """Index of the rule within the policy's ingress or egress list."""
+    """Index of the rule within the policy's ingress or egress list; negative in ``isolated_by``."""
 
 
 class CompiledPolicy(msgspec.Struct, frozen=True):
@@ -89,7 +89,8 @@ class CompiledPolicy(msgspec.Struct, frozen=True):
     rules: tuple[CompiledRule, ...] = ()
     sources: tuple[RuleSource, ...] = ()
     isolated_by: tuple[RuleSource, ...] = ()
-    """Policies that select the subject (index -1): what denies when no line allows."""
+    """Policies that isolate the subject: what denies when no line allows. Index -1: in ingress, -2: in egress; a policy
+    that does both stands here twice."""
 
 
 class CidrSet(msgspec.Struct, frozen=True):

@@ -66,14 +66,14 @@ class Interpreter:
 
 
 def policies_of(event: Event, policy: CompiledPolicy | None) -> tuple[str, ...]:
-    """``namespace/name`` of what decided: the rule's policy, or for a denial without a rule those that isolate."""
+    """``namespace/name`` of what decided: the rule's policy, or for a denial without a rule its isolators there."""
     if policy is None:
         return ()
     sources: tuple[RuleSource, ...] = ()
     if event.rule < len(policy.sources):
         sources = (policy.sources[event.rule],)
     elif event.reason in (DropReason.POLICY_DENIED, DropReason.POLICY_REVOKED):
-        sources = policy.isolated_by
+        sources = tuple(source for source in policy.isolated_by if source.index == -1 - event.direction)
     return tuple(dict.fromkeys(f"{source.namespace}/{source.name}" for source in sources))
 
 

@@ -148,7 +148,12 @@ def compile_member(member: Member, policies: Iterable[NetworkPolicy], lines: Lin
             egress_isolated=any(policy.applies_egress for policy in ordered),
             rules=lines.rules,
             sources=lines.sources,
-            isolated_by=tuple(_source(policy, -1) for policy in ordered),
+            isolated_by=tuple(
+                _source(policy, -1 - direction)
+                for direction, applies in ((Direction.INGRESS, _ingress), (Direction.EGRESS, _egress))
+                for policy in ordered
+                if applies(policy)
+            ),
         ),
         tuple(_too_many(member, ordered, direction, how) for direction, how in lines.too_much),
     )
@@ -172,6 +177,14 @@ class Line(NamedTuple):
     peer_kind: PeerKind
     peer: int
     match: PortMatch
+
+
+def _ingress(policy: NetworkPolicy) -> bool:
+    return policy.applies_ingress
+
+
+def _egress(policy: NetworkPolicy) -> bool:
+    return policy.applies_egress
 
 
 def _source(policy: NetworkPolicy, index: int) -> RuleSource:

@@ -156,7 +156,7 @@ def test_every_identity_has_an_entry_and_says_who_isolates_it() -> None:
     made = graph("[{podSelector: {}, name: b}, {podSelector: {}, name: a, policyTypes: [Egress]}]")
     assert set(made.compiled) == {identity(made, name) for name in PODS}
     told = made.compiled[identity(made, "x/db")].policy.isolated_by
-    assert [(source.name, source.index) for source in told] == [("a", -1), ("b", -1)]
+    assert [(source.name, source.index) for source in told] == [("b", -1), ("a", -2)]
 
 
 def test_over_the_limit_a_direction_is_denied_whole_and_reported() -> None:
