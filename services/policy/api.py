@@ -8,7 +8,8 @@ from chassis.faults import Refused
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations
 from services.policy.core.explain import Explainer, NotFound
 from services.policy.core.graph import Graph
-from services.policy.turn import Turn, revision_text
+from services.policy.shards import revision_text
+from services.policy.turn import Turn
 
 MAX_QUESTIONS = 4096
 MAX_TEXT = 600

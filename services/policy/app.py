@@ -12,6 +12,7 @@ from services.policy.core.graph import Graph
 from services.policy.core.limits import Limits
 from services.policy.feed import Feed
 from services.policy.settings import Settings
+from services.policy.shards import Shards
 from services.policy.turn import Turn
 
 
@@ -23,7 +24,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     leases = [
         Lease(runtime, f"policy.{shard}", settings.policy_lease_seconds) for shard in range(settings.policy_shards)
     ]
-    turn = Turn(runtime, feed, graph, leases)
+    turn = Turn(runtime, feed, graph, Shards(runtime, feed, graph, leases))
     cursors = [view.cursor() for view in (feed.objects, feed.rules, feed.identities)]
     loop = Loop(runtime, "policy", cursors=cursors, apply=turn.apply)
     for shard, lease in enumerate(leases):

@@ -25,6 +25,18 @@ _POLICIES = codec.kind_prefix(KIND_OF[NetworkPolicy])
 _EXPLAINED_FROM = codec.kind_prefix(KIND_OF[Node])
 
 
+@dataclass(frozen=True, slots=True)
+class Life:
+    """Which life of the two buckets it is that we write to, as our mirrors know it."""
+
+    rules: str
+    """Epoch of ``rules``."""
+    identities: str
+    """Epoch of ``identities``."""
+    lists: tuple[int, int]
+    """How often each was listed: more than before means that the mirror may be of another life."""
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Batch:
     """Changes of ``objects``, all of them up to ``revision`` since the batch before."""
@@ -56,6 +68,11 @@ class Feed:
     def revision(self) -> Revision:
         """How far ``objects`` is known."""
         return Revision(epoch=self.objects.epoch, sequence=self.objects.sequence)
+
+    @property
+    def life(self) -> Life:
+        """The buckets that we write to, as they are known now."""
+        return Life(self.rules.epoch, self.identities.epoch, (self.rules.resyncs, self.identities.resyncs))
 
     def collect(self, keys: Iterable[str], *, full: bool) -> Batch:
         """What is other than when last collected, among ``keys`` (or all): take it, and put it."""

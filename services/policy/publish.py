@@ -2,7 +2,8 @@
 
 Every write is decided by ``core.plan`` against what is there now (the mirror, or our own last write if that is newer,
 or after a lost race what the bucket's leader says), and guarded by a :class:`Fence`: the shard's lease is ours, and
-before a value of another epoch is replaced, our epoch of ``objects`` is read again and found to be the present one.
+before a value of another epoch is replaced, our epoch of ``objects`` is read again and found to be the present one. A
+bucket that is made anew in the midst of a pass ends the pass: no marker may promise of the new one what was in the old.
 """
 
 from __future__ import annotations
@@ -42,9 +43,10 @@ class NotHolder(Retryable):
 class Fence:
     """May this copy, at this revision, write for this shard?"""
 
-    def __init__(self, bus: Bus, lease: Lease, revision: Revision) -> None:
+    def __init__(self, bus: Bus, lease: Lease, revision: Revision, alive: Callable[[], bool]) -> None:
         self._bus = bus
         self._lease = lease
+        self._alive = alive
         self._revision = revision
         self._present = False
 
@@ -52,6 +54,8 @@ class Fence:
         """Before a value of ``epoch`` (empty: none, or one without) is replaced; raises NotHolder or Behind."""
         if not self._lease.held:
             raise NotHolder("the lease of this shard is not held any more")
+        if not self._alive():
+            raise Behind("a bucket is being listed anew: what we know of it may be of another life")
         if epoch in ("", self._revision.epoch) or self._present:
             return
         entry = await self._bus.bucket(OBJECTS).get(EPOCH_KEY, Epoch)

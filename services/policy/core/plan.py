@@ -10,9 +10,10 @@ peer), and a partition that was replaced.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum, auto
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +21,8 @@ from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
 from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
 from proto.sync import Complete
 from services.policy.core.compile import UNREVISED
+
+R = TypeVar("R", CompiledPolicy, CidrPartition, Frontier)
 
 
 class Step(Enum):
@@ -38,6 +41,25 @@ def _step(mine: Revision, present: Revision | None, *, same: bool) -> Step:
     if present is not None and present.epoch == mine.epoch and present.sequence > mine.sequence:
         return Step.YIELD
     return Step.WRITE
+
+
+def afresh(step: Step, mine: Revision, present: Revision | None) -> Step:
+    """The step of one who has just become the holder: what would be kept is written once more, as it is.
+
+    A holder that was stopped may have writes on their way that carry the number of the value they mean to replace. When
+    every value has been written anew, none of them can land any more; only then does the new holder move the frontier.
+    """
+    return _step(mine, present, same=False) if step is Step.KEEP else step
+
+
+def deciding(step: Callable[[R, R | None], Step], wanted: R, *, anew: bool) -> Callable[[R | None], Step]:
+    """``step`` about ``wanted``, as it is or, for a new holder, :func:`afresh`."""
+
+    def decide(present: R | None) -> Step:
+        found = step(wanted, present)
+        return afresh(found, wanted.revision, None if present is None else present.revision) if anew else found
+
+    return decide
 
 
 def rule_step(wanted: CompiledPolicy, present: CompiledPolicy | None) -> Step:
@@ -139,6 +161,12 @@ def lingering(grace: Grace, now: float, seconds: float, records: Mapping[int, Id
         for identity, since in grace.unused_since.items()
         if identity in records and now - since < seconds
     }
+
+
+def next_expiry(grace: Grace, now: float, seconds: float) -> float | None:
+    """Seconds until something kept for a while has been kept long enough; None when nothing is (any longer)."""
+    left = [since + seconds - now for since in (*grace.unused_since.values(), *(since for _, since in grace.retired))]
+    return min((wait for wait in left if wait > 0), default=None)
 
 
 def expired(grace: Grace, now: float, seconds: float) -> frozenset[int]:
