@@ -1,4 +1,4 @@
-"""Run with ``python -m services.cluster``."""
+"""Runs the service: ``python -m services.cluster``."""
 
 from chassis.service import main
 from services.cluster.app import build

@@ -48,6 +48,8 @@ async def build(runtime: Runtime[Settings]) -> None:
     ]
     for feed in feeds:
         runtime.spawn(f"feed {feed.cache.kind.kind}", feed.run())
+    for condition in ("kubernetes", "buckets", "objects"):
+        runtime.health.require(condition)
     made = asyncio.Event()
     runtime.spawn("buckets", _keep_buckets(runtime, made))
     runtime.spawn("mirror", _mirror_when_possible(runtime, kube, feeds, changes, made))
@@ -115,6 +117,8 @@ def _writers(
 async def _keep_buckets(runtime: Runtime[Settings], made: asyncio.Event) -> None:
     """Make the buckets, now and whenever one is missing."""
     condition = runtime.health.require("buckets")
+    connected = asyncio.Event()
+    runtime.bus.connection.on_connected(lambda _again: connected.set())
     attempt = 0
     while True:
         await runtime.bus.wait_connected()
@@ -129,7 +133,10 @@ async def _keep_buckets(runtime: Runtime[Settings], made: asyncio.Event) -> None
         attempt = 0
         condition.set(True)
         made.set()
-        await asyncio.sleep(BUCKETS_EVERY)
+        connected.clear()
+        # A server that comes back may have lost them: look at once, the others wait for it.
+        with contextlib.suppress(TimeoutError):
+            await asyncio.wait_for(connected.wait(), BUCKETS_EVERY)
 
 
 async def _poke_on_lease(lease: Lease, loops: list[Loop]) -> None:

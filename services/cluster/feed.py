@@ -35,6 +35,8 @@ from services.cluster.core.workloads import COREDNS
 from services.cluster.kube import Kube, Refusal
 
 MAX_PAGES = 100_000
+HASTE = 1.0
+"""A watch that ends sooner than this ended badly."""
 
 _EVENTS = Counter("airmesh_kube_events", "Watch events", ["kind", "type"])
 _LISTS = Counter("airmesh_kube_lists", "Whole lists", ["kind"])
@@ -79,7 +81,11 @@ class Feed:
             try:
                 if not version:
                     version = await self._list()
+                listed = time.monotonic()
                 version = await self._follow(version)
+                if time.monotonic() - listed < HASTE:
+                    # What was just listed is gone already: a server in trouble, which lists would only add to.
+                    await self._wait(Refusal(410, "Expired", f"{self._path}: the watch expired at once"))
             except Refusal as refusal:
                 if refusal.expired:
                     version = ""
@@ -122,13 +128,14 @@ class Feed:
                         if event.type == "ERROR":
                             return self._failed(event)
                         self._heard()
+                        self._patience = self._patience.succeeded()
                         version = self._take(event) or version
             except Refusal as refusal:
                 if refusal.expired:
                     return ""
                 await self._wait(refusal)
                 continue
-            if not heard and time.monotonic() - began < 1.0:
+            if not heard and time.monotonic() - began < HASTE:
                 # A server (or a proxy before it) that closes at once must not be asked in a tight loop.
                 await self._wait(Refusal(0, "", f"{self._path}: the watch was closed at once"))
 
@@ -155,7 +162,6 @@ class Feed:
     def _heard(self) -> None:
         self.trouble = ""
         self.absent = False
-        self._patience = self._patience.succeeded()
         _HEARD.labels(self.cache.kind.kind).set(time.time())
         _OBJECTS.labels(self.cache.kind.kind).set(len(self.cache.known))
 

@@ -110,6 +110,9 @@ class Mirror:
                 if before is not None:
                     self._desired.pop(before, None)
                     touched.add(before)
+                elif known is None:
+                    # It never had a good version here; the bucket may hold one from before this copy's time.
+                    self._swept.pop(prefix, None)
                 if value is not None and has_place(value):
                     key = object_key(value)
                     self._desired[key] = value

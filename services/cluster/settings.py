@@ -1,4 +1,4 @@
-"""Settings of ``cluster``."""
+"""Settings of ``cluster``; every field is an environment variable ``AIRMESH_<FIELD>``."""
 
 from __future__ import annotations
 

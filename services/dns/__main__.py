@@ -1,4 +1,4 @@
-"""Run with ``python -m services.dns``."""
+"""Runs the service: ``python -m services.dns``."""
 
 from chassis.service import main
 from services.dns.app import build

@@ -1,4 +1,4 @@
-"""Settings of ``dns``."""
+"""Settings of ``dns``; every field is an environment variable ``AIRMESH_<FIELD>``, times in seconds."""
 
 from __future__ import annotations
 
