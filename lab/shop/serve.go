@@ -110,11 +110,14 @@ func serve(arguments []string) int {
 		ports *string
 		run   func(string, chan<- error)
 	}{
-		"http": {flags.String("http", os.Getenv("PORT"), "ports, separated by commas, for HTTP"), serveHTTP},
+		"http": {flags.String("http", os.Getenv("PORT"), "ports, separated by commas, for HTTP (8080 when no port is named at all)"), serveHTTP},
 		"tcp":  {flags.String("tcp", "", "ports for a TCP echo with a greeting"), serveTCP},
 		"udp":  {flags.String("udp", "", "ports for a UDP echo"), serveUDP},
 	}
 	flags.Parse(arguments)
+	if *kinds["http"].ports+*kinds["tcp"].ports+*kinds["udp"].ports == "" {
+		*kinds["http"].ports = "8080"
+	}
 	failed := make(chan error)
 	started := 0
 	for _, kind := range kinds {
@@ -126,7 +129,7 @@ func serve(arguments []string) int {
 		}
 	}
 	if started == 0 {
-		return fail("serve: name at least one port: --http 8080, --tcp 9000, --udp 9000 or the variable PORT")
+		return fail("serve: name at least one port: --http 8080, --tcp 9000 or --udp 9000")
 	}
 	log.SetOutput(io.Discard)
 	stop := make(chan os.Signal, 1)

@@ -109,7 +109,7 @@ def test_a_silence_is_measured(shop: Path, server: "subprocess.Popen[bytes]", st
     [
         ([], "usage"),
         (["dance"], "no command"),
-        (["serve"], "at least one port"),
+        (["serve", "--tcp", ","], "at least one port"),
         (["probe"], "name targets"),
         (["beat"], "HOST:PORT"),
     ],
