@@ -136,7 +136,7 @@ async def test_an_expired_continue_begins_the_list_anew(api: ApiServer) -> None:
             seen.append(line)
             api.compact()
 
-    api.faults.append(expire_once)  # type: ignore[arg-type]
+    api.faults.append(expire_once)
     async with following(api) as feed:
         await until(lambda: feed.cache.synced)
         assert labels(feed) == truth(api)
