@@ -1,4 +1,4 @@
-"""The one module that imports the OpenTelemetry SDK, and only in a process that exports (see ``chassis.telemetry``).
+"""Spans through the OpenTelemetry SDK; imported only in a process that exports (see ``chassis.telemetry``).
 
 Spans go out over OTLP/HTTP in batches from the SDK's own thread; its queue is bounded, what does not fit is dropped.
 The SDK reads the endpoint, headers and time-outs from the standard ``OTEL_…`` variables.
@@ -6,6 +6,7 @@ The SDK reads the endpoint, headers and time-outs from the standard ``OTEL_…``
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 
 from opentelemetry import trace
@@ -15,9 +16,13 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
 
+from chassis.otlp_metrics import MetricsExport
 from chassis.telemetry import Attribute
 
-FLUSH_MS = 2000
+FLUSH_MS = 1500
+STOP_SECONDS = 2.0
+"""A receiver that does not answer would hold the SDK for many seconds; a service that stops does not wait for it."""
+EXPORT_SECONDS = 3
 
 
 class _Recorder:
@@ -43,8 +48,11 @@ class Otlp:
         resource = Resource.create(
             {"service.name": service, "service.namespace": "airmesh", "service.instance.id": instance}
         )
-        self._provider = TracerProvider(resource=resource)
-        self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter(), schedule_delay_millis=500))
+        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
+        self._provider.add_span_processor(
+            BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_SECONDS), schedule_delay_millis=500)
+        )
+        self._metrics = MetricsExport(resource)
         self._tracer = self._provider.get_tracer("airmesh")
 
     def start(
@@ -60,6 +68,12 @@ class Otlp:
         return f"{made.trace_id:032x}", f"{made.span_id:016x}", _Recorder(span)
 
     def stop(self) -> None:
-        """Export what is queued, for at most FLUSH_MS."""
+        """Export what is queued, for at most STOP_SECONDS."""
+        last = threading.Thread(target=self._stop, name="otlp-stop", daemon=True)
+        last.start()
+        last.join(STOP_SECONDS)
+
+    def _stop(self) -> None:
+        self._metrics.stop()
         self._provider.force_flush(FLUSH_MS)
         self._provider.shutdown()

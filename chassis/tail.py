@@ -71,6 +71,7 @@ class Tail:
         self._subscription: Subscription | None = None
         self._expected = 1
         self._heard = 0.0
+        self._idle = 0
         self.caught_up = False
         self.broken = ""
 
@@ -145,6 +146,7 @@ class Tail:
             self._break(f"message {self._expected} is missing, {count} came")
             return
         self._expected = count + 1
+        self._idle = 0
         body = None if jetstream.is_tombstone(headers) else message.data
         forged = not jetstream.authentic(headers, self._stream)
         self._on_change(Change(message.subject[self._strip :], revision, body, forged))
@@ -161,6 +163,10 @@ class Tail:
         if last is not None and int(last) != self._expected - 1:
             self._break(f"messages up to {last} were sent, {self._expected - 1} came")
             return
+        if last is not None and not stalled:
+            self._idle += 1
+            if self._idle >= 2:  # nothing to send for two intervals: whatever "pending" says, this is all
+                self._caught_up()
         if answer:
             with contextlib.suppress(Fault):
                 await self._connection.send(answer, b"")

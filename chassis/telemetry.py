@@ -1,4 +1,6 @@
-"""Traces: spans with W3C trace context, exported over OTLP only when ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set.
+"""Traces: spans with W3C trace context, and the way out for them and all metrics: OTLP, when it is asked for.
+
+Nothing leaves the process unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set.
 
 Without an endpoint a span costs two random numbers: ids still travel (headers, KV envelopes) and stand in the logs, so
 one pod's ADD can be followed through the logs of all services. The OpenTelemetry SDK is imported only when it exports;
@@ -72,7 +74,7 @@ class Telemetry:
     def __init__(self, service: str, instance: str, environ: Mapping[str, str]) -> None:
         self._service = service
         self._otlp: Otlp | None = None
-        if environ.get("OTEL_EXPORTER_OTLP_ENDPOINT") or environ.get("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT"):
+        if environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
             from chassis.otlp import Otlp  # noqa: PLC0415 - the SDK is heavy: only for one who exports
 
             self._otlp = Otlp(service, instance)
@@ -105,7 +107,7 @@ class Telemetry:
                 recorder.end(error)
 
     def stop(self) -> None:
-        """Send what is left; blocks for at most two seconds."""
+        """Send what is left; blocks for a few seconds at most."""
         if self._otlp is not None:
             self._otlp.stop()
 

@@ -118,6 +118,7 @@ class View:
         self._wake = asyncio.Event()
         self._verify = False
         self._relist = ""
+        self._said = ""
         self._sync_event = asyncio.Event()
         self.log: Log | None = None
 
@@ -188,8 +189,9 @@ class View:
                     why = ""
                 except Fault as fault:
                     why = str(fault)
-                if why and self.log is not None:
+                if why and why != self._said and self.log is not None:
                     self.log.warning("view-lists-again", view=self.name, bucket=self._bucket.name, why=why)
+                self._said = why
                 await asyncio.sleep(backoff.delay(attempt, random.random(), first=0.05, longest=2.0))  # noqa: S311
                 attempt += 1
         finally:
