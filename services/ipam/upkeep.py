@@ -40,6 +40,7 @@ class Upkeep:
         look: Look,
         log: Log,
         told: Told,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
         self._views = views
@@ -47,6 +48,7 @@ class Upkeep:
         self._look = look
         self._log = log
         self._told = told
+        self._clock = clock
         self._since: Mapping[tuple[str, ...], float] = {}
         self._waiting: tuple[str, ...] = ()
         self._problems: tuple[str, ...] = ()
@@ -98,7 +100,7 @@ class Upkeep:
             seen.claims,
             seen.pods.values(),
             self._since,
-            now=time.monotonic(),
+            now=self._clock(),
             grace=grace,
             cooldown=cooldown,
         )
