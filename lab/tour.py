@@ -110,12 +110,18 @@ class Tour:
         self.connections += len(tried)
         self.say(f"trying {len(tried)} connections")
         async with self.hands.following("flows", "--dropped", "--follow", "--output", "json") as told:
-            allowed, results = await asyncio.gather(self._verdicts(tried), self._connect(tried))
+            verdicts, results = await asyncio.gather(self._verdicts(tried), self._connect(tried))
             await asyncio.sleep(0.5)  # the last drops are on their way
             heard = [parse_drop(event) for event in told]
         outcomes = [
-            Outcome(probe=probe, allowed=says, connected=did["ok"], error=did.get("error", ""))
-            for probe, says, did in zip(tried, allowed, results, strict=True)
+            Outcome(
+                probe=probe,
+                allowed=says["allowed"],
+                connected=did["ok"],
+                error=did.get("error", ""),
+                reasons="\n".join(says["reasons"]),
+            )
+            for probe, says, did in zip(tried, verdicts, results, strict=True)
         ]
         state = cells(outcomes)
         shown.matrix(self.page, state)
@@ -123,17 +129,13 @@ class Tour:
             self.wrong.append(f"{bad} of {len(outcomes)} connections did not do what policy says")
         dropped = drops(heard, outcomes)
         shown.drops(self.page, dropped)
-        self.wrong += [
-            f"a drop in a cell that policy allows: {row.cell[0]} → {row.cell[1]}:{row.cell[2]}"
-            for row in dropped.unexpected
-        ]
-        self.wrong += [f"no drop was told of {cell[0]} → {cell[1]}:{cell[2]}" for cell in dropped.unnamed]
+        self.wrong += dropped.contradictions
         return outcomes
 
-    async def _verdicts(self, tried: Sequence[Probe]) -> list[bool]:
+    async def _verdicts(self, tried: Sequence[Probe]) -> list[dict[str, Any]]:
         questions = "\n".join(probe.question for probe in tried)
         _, told = await self.hands.observe("policy", "matrix", "--output", "json", stdin=questions)
-        return [verdict["allowed"] for verdict in json.loads(told)["verdicts"]]
+        return list(json.loads(told)["verdicts"])
 
     async def _connect(self, tried: Sequence[Probe]) -> list[dict[str, Any]]:
         by_source: dict[str, list[Probe]] = {}

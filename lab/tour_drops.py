@@ -70,8 +70,25 @@ class Drops:
     unnamed: tuple[Cell, ...]
     unexpected: tuple[DropRow, ...]
     """Drops in cells where policy allows everything."""
+    misnamed: tuple[DropRow, ...]
+    """Drops that name a policy which policy itself does not name for that cell."""
     missed: int
     """Events that were not sent, by the datapath's own count."""
+
+    @property
+    def contradictions(self) -> tuple[str, ...]:
+        """What does not agree with the other two witnesses, a sentence each."""
+        return (
+            *(f"a drop of {text(cell)} is told nowhere, or without a policy" for cell in self.unnamed),
+            *(f"{text(row.cell)} is allowed, yet {row.reason} was told" for row in self.unexpected),
+            *(f"a drop of {text(row.cell)} names {', '.join(row.policies)}; policy does not" for row in self.misnamed),
+        )
+
+
+def text(cell: Cell) -> str:
+    """`shop/web → prod/db:5432`."""
+    source, target, port = cell
+    return f"{source} → {target}:{port}"
 
 
 def drops(events: Iterable[Drop], outcomes: Sequence[Outcome]) -> Drops:
@@ -103,9 +120,13 @@ def drops(events: Iterable[Drop], outcomes: Sequence[Outcome]) -> Drops:
     )
     denied = {cell for cell, state in cells(outcomes).items() if state.denied}
     named = {row.cell for row in rows if row.policies}
+    reasons: dict[Cell, str] = {}
+    for outcome in outcomes:
+        reasons[cell_of(outcome.probe)] = reasons.get(cell_of(outcome.probe), "") + outcome.reasons
     return Drops(
         rows=rows,
         unnamed=() if missed else tuple(sorted(denied - named)),
         unexpected=tuple(row for row in rows if row.cell not in denied),
+        misnamed=tuple(row for row in rows if any(name not in reasons[row.cell] for name in row.policies)),
         missed=missed,
     )

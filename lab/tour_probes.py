@@ -81,6 +81,8 @@ class Outcome:
     allowed: bool
     connected: bool
     error: str
+    reasons: str = ""
+    """Policy's own words for its verdict."""
 
     @property
     def agrees(self) -> bool:

@@ -17,6 +17,8 @@ from lab.tour_probes import Cell, CellState, Move
 from lab.tour_services import Answered
 
 _SHOWN_DISAGREEMENTS = 12
+DOMAIN_SHOWN = ".svc.cluster.local"
+"""Left out of names in tables; the connections use them whole."""
 
 
 def heading(page: Console, text: str, note: str = "") -> None:
@@ -74,20 +76,36 @@ def _state(state: CellState) -> str:
 def services(page: Console, seen: Sequence[Answered]) -> None:
     """One row a way to a Service."""
     heading(page, "Services", "by name through CoreDNS and by cluster IP; also from someone whom policy stops")
-    table = _table("service", "from", "by", "address", "answers", "answered by", "mean", "")
+    table = _table("service", "by", "address", "from", "answers", "answered by", "mean", "")
     for one in seen:
         check = one.check
+        udp = "/udp" if check.port.protocol == "udp" else ""
         table.add_row(
             escape(check.service.full_name) + (" [dim]sticky[/]" if check.service.sticky else ""),
-            escape(check.client.full_name),
             escape(check.way),
-            escape(f"{check.host}:{check.port.number}" + ("/udp" if check.port.protocol == "udp" else "")),
+            escape(f"{check.host.removesuffix(DOMAIN_SHOWN)}:{check.port.number}{udp}"),
+            escape(_brief(check.client.name, check.client.workload)),
             f"{one.connected}/{one.tried}",
-            escape(", ".join(one.pods)) or f"[dim]{escape(', '.join(one.errors))}[/]",
+            _who(one),
             f"{one.milliseconds:.1f} ms" if one.connected else "[dim]–[/]",
             _verdict(one),
         )
     page.print(table)
+
+
+def _brief(name: str, workload: str) -> str:
+    """`api-…24jgz` for a Deployment's pod, a StatefulSet's in full."""
+    first, _, last = name.rpartition("-")
+    return name if first == _short(workload) else f"{_short(workload)}-…{last}"
+
+
+def _who(one: Answered) -> str:
+    if not one.pods:
+        return f"[dim]{escape(', '.join(one.errors))}[/]"
+    by_name = {pod.name: pod.workload for pod in one.check.service.backends}
+    if len(one.pods) == 1:
+        return escape(_brief(one.pods[0], by_name.get(one.pods[0], "/")))
+    return f"{len(one.pods)} of {len(by_name)} pods"
 
 
 def _verdict(one: Answered) -> str:
@@ -115,29 +133,42 @@ def move(page: Console, seen: Move) -> None:
 
 
 def drops(page: Console, seen: Drops) -> None:
-    """What dropped each kind of flow, and where that contradicts the matrix."""
+    """Who stopped whom, by which policies; and where that contradicts the matrix."""
     heading(page, "What was dropped, and by what", "told by the datapath of each node while the connections were tried")
-    table = _table("from", "to", "seen at", "reason", "policies", "rules of revision", "packets")
-    for row in seen.rows:
-        table.add_row(*_drop(row), style="bold red" if row in seen.unexpected else "")
+    table = _table("stopped", "of", "at ports", "reason", "policies", "rules of revision", "packets")
+    for group in _alike(seen.rows):
+        table.add_row(*_drop(group))
     page.print(table if seen.rows else "  [bold red]no drop was told[/]")
     if seen.missed:
         page.print(f"  [yellow]{seen.missed} more were counted but not told: flows are rate-limited[/]")
-    for source, target, port in seen.unnamed:
-        page.print(f"  [bold red]{escape(source)} → {escape(target)}:{port} is denied, but no drop names a policy[/]")
+    for line in seen.contradictions:
+        page.print(f"  [bold red]{escape(line)}[/]")
 
 
-def _drop(row: DropRow) -> tuple[str, ...]:
-    source, target, port = row.cell
-    revisions = [revision.rpartition(":")[2] for revision in row.revisions]
+def _alike(rows: Sequence[DropRow]) -> list[list[DropRow]]:
+    """Rows of the same subject that differ in nothing but the other end."""
+    groups: dict[tuple[object, ...], list[DropRow]] = {}
+    for row in rows:
+        source, target, _ = row.cell
+        subject = source if row.direction == "egress" else target
+        groups.setdefault((row.direction, subject, row.reason, row.policies, row.rule, row.revisions), []).append(row)
+    return list(groups.values())
+
+
+def _drop(group: Sequence[DropRow]) -> tuple[str, ...]:
+    row = group[0]
+    out = row.direction == "egress"
+    revisions = ", ".join(revision.rpartition(":")[2] for revision in row.revisions)
+    others = sorted({one.cell[1] if out else one.cell[0] for one in group})
+    ports = sorted({one.cell[2] for one in group})
     return (
-        escape(source),
-        escape(f"{target}:{port}"),
-        row.direction,
+        f"on its way out of {escape(row.cell[0])}" if out else f"on its way into {escape(row.cell[1])}",
+        escape(("to " if out else "from ") + ", ".join(others)),
+        ", ".join(map(str, ports)),
         row.reason,
         escape(", ".join(row.policies)) or "–",
-        (f"rule {row.rule} at " if row.rule >= 0 else "") + ", ".join(revisions),
-        str(row.count),
+        (f"rule {row.rule} at " if row.rule >= 0 else "") + revisions,
+        str(sum(one.count for one in group)),
     )
 
 

@@ -87,7 +87,10 @@ def test_a_connection_agrees_or_not(allowed: bool, did: str, agrees: bool) -> No
 
 
 class TestDrops:
-    DENIED = outcome(WEB1, API, HTTP, allowed=False, did="timeout")
+    DENIED = replace(
+        outcome(WEB1, API, HTTP, allowed=False, did="timeout"),
+        reasons="ingress: denied, isolated by prod/default-deny and no rule allows",
+    )
     ALLOWED = outcome(API, WEB1, HTTP, allowed=True, did="ok")
 
     def drop(self, source: Pod, target: Pod, **change: Any) -> Drop:
@@ -117,13 +120,26 @@ class TestDrops:
         for events in ([], [self.drop(WEB1, API, policies=())]):
             seen = drops(events, [self.DENIED])
             assert seen.unnamed == (("shop/web", "prod/api", HTTP),)
-            assert "no drop names a policy" in text(partial(tour_tables.drops, seen=seen))
+            assert "told nowhere, or without a policy" in text(partial(tour_tables.drops, seen=seen))
 
     def test_unless_events_were_left_out(self) -> None:
         assert drops([self.drop(API, WEB2, missed=4)], [self.DENIED]).unnamed == ()
 
     def test_a_drop_where_policy_allows_is_a_disagreement(self) -> None:
         assert len(drops([self.drop(API, WEB1)], [self.ALLOWED]).unexpected) == 1
+
+    def test_a_drop_that_names_a_policy_which_does_not_decide_is_one_too(self) -> None:
+        seen = drops([self.drop(WEB1, API, policies=("prod/default-deny", "prod/worker-egress"))], [self.DENIED])
+        assert len(seen.misnamed) == 1
+        assert "names prod/default-deny, prod/worker-egress; policy does not" in seen.contradictions[0]
+
+    def test_drops_that_differ_in_the_other_end_alone_are_one_line(self) -> None:
+        both = [self.DENIED, replace(self.DENIED, probe=replace(self.DENIED.probe, source=pod("prod/job-1", 8)))]
+        seen = drops([self.drop(WEB1, API), self.drop(pod("prod/job-1", 8), API)], both)
+        assert len(seen.rows) == 2
+        drawn = text(lambda page: tour_tables.drops(page, seen))
+        assert drawn.count("prod/default-deny") == 1
+        assert "from prod/job, shop/web" in drawn
 
     def test_traffic_of_others_is_left_out(self) -> None:
         stranger = pod("kube-system/coredns-1", 9, HTTP)
