@@ -1,0 +1,103 @@
+"""What is known of one kind, and what must be written for it."""
+
+from __future__ import annotations
+
+import msgspec
+from hypothesis import given
+from hypothesis import strategies as st
+
+from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Pod
+from services.cluster.core.cache import Cache, has_place
+from services.cluster.core.diff import diff
+
+POLICIES = KIND_OF[NetworkPolicy]
+GOOD: dict[str, object] = {"podSelector": {}}
+OTHER = {"podSelector": {"matchLabels": {"a": "b"}}}
+BROKEN = {"podSelector": 3}
+
+
+def raw(name: str, spec: object, uid: str = "u") -> bytes:
+    return msgspec.json.encode({"metadata": {"name": name, "namespace": "prod", "uid": uid}, "spec": spec})
+
+
+def test_a_whole_list_says_what_is_gone() -> None:
+    cache = Cache(POLICIES)
+    before = cache.synced
+    cache.replace([raw("a", GOOD), raw("b", BROKEN), raw("c", GOOD)])
+    assert (before, cache.synced) == (False, True)
+    assert cache.take_dirty() == {("prod", "a"), ("prod", "b"), ("prod", "c")}
+    cache.replace([raw("a", GOOD)])
+    assert cache.take_dirty() == {("prod", "b"), ("prod", "c")}
+    assert (set(cache.known), cache.faults) == ({("prod", "a")}, {})
+
+
+def test_the_same_again_is_no_change() -> None:
+    cache = Cache(POLICIES)
+    cache.upsert(raw("a", GOOD))
+    cache.take_dirty()
+    cache.upsert(raw("a", GOOD))
+    assert cache.take_dirty() == frozenset()
+
+
+def test_what_cannot_be_understood_keeps_its_last_good_version_while_it_is_the_same_object() -> None:
+    cache = Cache(POLICIES)
+    cache.upsert(raw("a", GOOD))
+    good = cache.known["prod", "a"].value
+    cache.upsert(raw("a", BROKEN))
+    assert cache.known["prod", "a"].value == good
+    assert cache.broken() == {}
+    assert "podSelector" in str(cache.faults["prod", "a"])
+    cache.upsert(raw("a", BROKEN, uid="another"))
+    assert cache.known["prod", "a"].value is None
+    assert cache.broken() == {("prod", "a"): "another"}
+    cache.upsert(raw("a", OTHER, uid="another"))
+    assert not cache.faults
+
+
+def test_bytes_without_a_name_are_nobody() -> None:
+    cache = Cache(POLICIES)
+    assert [cache.upsert(junk) for junk in (b"", b"{}", b"[", b"[" * 10**5, b'{"metadata":{"name":7}}', b"\xff")] == [
+        None
+    ] * 6
+    cache.remove(b"{}")
+    assert cache.known == {}
+
+
+def test_a_pod_without_a_node_has_no_place() -> None:
+    assert has_place(Pod(namespace="prod", name="a", uid="u", node="n1"))
+    assert not has_place(Pod(namespace="prod", name="a", uid="u", node=""))
+    assert not has_place(None)
+    assert has_place(Namespace(name="a", uid="u"))
+
+
+def pod(name: str, phase: str = "Running", uid: str = "u") -> Pod:
+    return Pod(namespace="prod", name=name, uid=uid, node="n1", phase=phase)
+
+
+def test_difference() -> None:
+    held = {"same": pod("same"), "old": pod("old", "Pending"), "gone": pod("gone"), "unasked": pod("unasked")}
+    desired = {"same": pod("same"), "old": pod("old"), "new": pod("new")}
+    found = diff(desired, held, {}, ["same", "old", "gone", "new", "neither"])
+    assert found.upserts == (("new", pod("new")), ("old", pod("old")))
+    assert found.deletes == ("gone",)
+    assert not diff(held, held, {}, held)
+
+
+def test_a_broken_object_is_not_deleted_but_another_of_its_name_is() -> None:
+    held = {"k": pod("a", uid="u")}
+    assert not diff({}, held, {("prod", "a"): "u"}, held)
+    assert not diff({}, held, {("prod", "a"): ""}, held)
+    assert diff({}, held, {("prod", "a"): "another"}, held).deletes == ("k",)
+
+
+_SETS = st.dictionaries(st.sampled_from("abcdef"), st.sampled_from([pod("x"), pod("x", "Pending"), pod("y")]))
+
+
+@given(_SETS, _SETS)
+def test_applying_a_difference_gives_the_desired(
+    desired: dict[str, KubernetesObject], held: dict[str, KubernetesObject]
+) -> None:
+    found = diff(desired, held, {}, desired.keys() | held.keys())
+    after = {key: value for key, value in held.items() if key not in found.deletes} | dict(found.upserts)
+    assert after == desired
+    assert not diff(desired, after, {}, desired.keys() | after.keys())
