@@ -20,9 +20,9 @@ from prometheus_client import Counter
 
 from chassis import buckets
 from chassis.connection import Connection
-from chassis.faults import Bug, Fault, Refused, Unavailable
+from chassis.faults import Bug, Refused, Unavailable
 from chassis.kv import KV, Conflict, Entry
-from chassis.micro import Answer, Registration
+from chassis.micro import VERSION_HEADER, Answer, Registration
 from chassis.secret import Secret
 from chassis.telemetry import Telemetry, current_traceparent
 from chassis.view import Cursor, View
@@ -83,8 +83,8 @@ class Bus:
         unique = hashlib.blake2b(instance.encode(), digest_size=6).hexdigest()
         self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"
         self._events: asyncio.Queue[tuple[str, bytes, dict[str, str]]] = asyncio.Queue(EVENT_QUEUE)
-        self._subscriptions: list[tuple[str, Callable[[Msg], Coroutine[Any, Any, None]]]] = []
-        self._registered = False
+        self._unheard: list[tuple[str, Callable[[Msg], Coroutine[Any, Any, None]]]] = []
+        self._registering = asyncio.Lock()
         self._views: list[View] = []
         self.dropped = 0
         """Events that were not sent."""
@@ -142,7 +142,7 @@ class Bus:
     async def request(self, subject: str, message: msgspec.Struct, answer: type[A], *, timeout: float) -> A:
         """Ask and wait; raises Refused (the other side's code and words), Unavailable, codec.Malformed."""
         with self._telemetry.span(f"ask {subject}") as span:
-            headers = {"Airmesh-Version": str(codec.VERSION), "traceparent": span.traceparent}
+            headers = {VERSION_HEADER: str(codec.VERSION), "traceparent": span.traceparent}
             said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
             reply = codec.decode(Reply, said.data)
             if not reply.ok:
@@ -153,7 +153,7 @@ class Bus:
     async def tell(self, subject: str, message: msgspec.Struct, *, timeout: float) -> None:
         """Like :meth:`request`, for a request whose answer has no body."""
         with self._telemetry.span(f"ask {subject}") as span:
-            headers = {"Airmesh-Version": str(codec.VERSION), "traceparent": span.traceparent}
+            headers = {VERSION_HEADER: str(codec.VERSION), "traceparent": span.traceparent}
             said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
             reply = codec.decode(Reply, said.data)
             if not reply.ok:
@@ -168,7 +168,7 @@ class Bus:
 
     def publish(self, subject: str, event: msgspec.Struct) -> None:
         """Send an event if that is possible; never blocks, never raises for the network."""
-        headers = {"Airmesh-Version": str(codec.VERSION)}
+        headers = {VERSION_HEADER: str(codec.VERSION)}
         traceparent = current_traceparent()
         if traceparent:
             headers["traceparent"] = traceparent
@@ -182,22 +182,21 @@ class Bus:
         """Hear events (lossy); ``on_message(subject, message)`` must not block. Unreadable ones are logged and left."""
 
         async def on_raw(message: Msg) -> None:
+            version = (message.headers or {}).get(VERSION_HEADER, str(codec.VERSION))
             try:
+                _check_version(version)
                 event = codec.decode(kind, message.data)
-            except codec.Malformed as error:
+            except (codec.Malformed, codec.UnknownVersion) as error:
                 self._log.warning("event-unreadable", subject=message.subject, error=error)
                 return
-            on_message(message.subject, event)
+            try:
+                on_message(message.subject, event)
+            except Exception as error:
+                self._log.error("event-failed", subject=message.subject, error=error, bug=True)
 
-        self._subscriptions.append((subject, on_raw))
-        if self._registered and self.connected:
-            await self._listen(subject, on_raw)
-
-    async def _listen(self, subject: str, on_raw: Callable[[Msg], Coroutine[Any, Any, None]]) -> None:
-        def lost() -> None:
-            self._log.warning("events-lost", subject=subject)
-
-        await self.connection.listen(subject, on_raw, lost)
+        self._unheard.append((subject, on_raw))
+        if self.connected:
+            await self._register()
 
     def _register_view(self, view: View) -> None:
         if any(other.name == view.name for other in self._views):
@@ -207,21 +206,22 @@ class Bus:
         self._spawn(f"view {view.name}", view.run())
 
     def _on_connected(self, again: bool) -> None:
-        if not again:
-            self._spawn("bus-register", self._register())
+        self._spawn("bus-register", self._register())
 
     async def _register(self) -> None:
-        """Once: endpoints and subscriptions live in the client and outlive reconnects."""
-        while not self._registered:
-            client = await self.connection.wait_connected()
+        """Make what was asked for before the connection stood; what is made outlives reconnects."""
+        async with self._registering:
             try:
-                await self.registration.start(client)
-                self._registered = True
-                for subject, on_raw in list(self._subscriptions):
-                    await self._listen(subject, on_raw)
-            except (Fault, OSError, TimeoutError) as error:
-                self._log.warning("bus-register", error=error)
-                await asyncio.sleep(0.5)
+                await self.registration.start(self.connection.client())
+                while self._unheard:
+                    subject, on_raw = self._unheard[0]
+                    await self.connection.listen(subject, on_raw, self._lost(subject))
+                    self._unheard.pop(0)
+            except Unavailable as error:
+                self._log.debug("bus-register", error=error)  # the next connect comes here again
+
+    def _lost(self, subject: str) -> Callable[[], None]:
+        return lambda: self._log.warning("events-lost", subject=subject)
 
     async def _send_events(self) -> None:
         while True:
@@ -240,3 +240,8 @@ class Bus:
     def _drop(self) -> None:
         self.dropped += 1
         _DROPPED.labels(self._service).inc()
+
+
+def _check_version(version: str) -> None:
+    if version != str(codec.VERSION):
+        raise codec.UnknownVersion(f"version {version}; this release knows {codec.VERSION}")

@@ -84,6 +84,8 @@ class Connection:
         self.denied: dict[str, str] = {}
         """Subjects that the server refused us, and its words: a hole in the allow-list or in the code."""
         self.reconnects = 0
+        self.problem = "not connected to NATS yet"
+        """Why there is no connection, in one sentence."""
 
     @property
     def connected(self) -> bool:
@@ -206,6 +208,7 @@ class Connection:
             try:
                 return await self._connect()
             except (nats.errors.Error, OSError, TimeoutError) as error:
+                self.problem = f"cannot connect to NATS at {', '.join(self._servers)} as {self._user}: {error!r}"
                 level = self._log.warning if attempt in (0, 5) or attempt % 60 == 0 else self._log.debug
                 level("bus-unreachable", servers=self._servers, attempt=attempt, error=error)
             await asyncio.sleep(backoff.delay(attempt, random.random()))  # noqa: S311 - spreads load, no secret
@@ -273,6 +276,7 @@ class Connection:
         for calls in list(self._calls.values()):
             for call in calls:
                 call.end("the connection broke before the answer came")
+        self.problem = f"the connection to NATS at {', '.join(self._servers)} broke; trying again"
         if not self._stopping:
             self._log.warning("bus-disconnected", servers=self._servers)
 

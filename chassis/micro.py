@@ -12,10 +12,12 @@ function becomes a refusal with its code, bytes that cannot be read become ``mal
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import Awaitable, Callable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
+import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.micro.request import Request
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 AT_ONCE = 64
+VERSION_HEADER = "Airmesh-Version"
 ANSWER_DEADLINE = 30.0
 
 M = TypeVar("M", bound=msgspec.Struct)
@@ -102,7 +105,9 @@ class Registration:
             await self._register(self._service, subject, kind, answer)
 
     async def start(self, client: Client) -> None:
-        """Register the service and its endpoints (once: subscriptions outlive a reconnect)."""
+        """Register the service and its endpoints; once, since subscriptions outlive a reconnect."""
+        if self._service is not None:
+            return
         config = ServiceConfig(
             name=self._name,
             version=VERSION,
@@ -111,10 +116,11 @@ class Registration:
             stats_handler=self._endpoint_stats,
         )
         service = _TellingService(client, config, lambda: told(self._stats()))
-        await service.start()
+        self._service = service
+        with contextlib.suppress(TimeoutError, nats.errors.Error):
+            await service.start()  # only its flush can fail, and a reconnect makes that good
         for subject, kind, answer in list(self._wanted):
             await self._register(service, subject, kind, answer)
-        self._service = service
 
     async def _register(self, service: Service, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
         async def on_request(request: Request) -> None:
@@ -122,7 +128,7 @@ class Registration:
                 self._log.error("reply-steered", subject=subject, reply=request._msg.reply)
                 return  # an answer is for an inbox; anywhere else it would be written with our rights
             reply = await self._answer(request, kind, answer)
-            await request.respond(codec.encode(reply), headers={"Airmesh-Version": str(codec.VERSION)})
+            await request.respond(codec.encode(reply), headers={VERSION_HEADER: str(codec.VERSION)})
 
         config = EndpointConfig(
             name=subject.rsplit(".", 1)[-1], subject=subject, handler=on_request, queue_group=self._name
@@ -132,7 +138,12 @@ class Registration:
         service._endpoints.append(endpoint)
 
     async def _answer(self, request: Request, kind: type[msgspec.Struct], answer: Answer) -> Reply:
-        traceparent = (request.headers or {}).get("traceparent", "")
+        headers = request.headers or {}
+        version = headers.get(VERSION_HEADER, str(codec.VERSION))
+        if version != str(codec.VERSION):
+            text = f"the request speaks version {version}; this service knows {codec.VERSION}"
+            return Reply(ok=False, code="unknown-version", message=text)
+        traceparent = headers.get("traceparent", "")
         with self._telemetry.span(f"answer {request.subject}", traceparent) as span:
             try:
                 message = codec.decode(kind, request.data)

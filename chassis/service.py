@@ -186,7 +186,7 @@ class _Stopped(Exception):
 
 async def _start(runtime: Runtime[S], build: Callable[[Runtime[S]], Awaitable[None]]) -> None:
     connected = runtime.health.require("bus")
-    connected.set(ok=False, why="not connected to NATS")
+    connected.set(ok=False, why=runtime.bus.connection.problem)
     await runtime.health.serve(runtime.settings.health_port)
     metadata = runtime.bus.registration.metadata
     metadata["health_port"] = str(runtime.health.port)
@@ -200,7 +200,7 @@ async def _start(runtime: Runtime[S], build: Callable[[Runtime[S]], Awaitable[No
 async def _watch(runtime: Runtime[S], tell_connected: Callable[[bool, str], None]) -> None:
     """Measure how late the loop is, and keep the bus condition true."""
     while True:
-        tell_connected(runtime.bus.connected, "not connected to NATS")
+        tell_connected(runtime.bus.connected, runtime.bus.connection.problem)
         before = time.monotonic()
         await asyncio.sleep(LAG_EVERY)
         lag = time.monotonic() - before - LAG_EVERY

@@ -74,6 +74,8 @@ class Tail:
         self._idle = 0
         self.caught_up = False
         self.broken = ""
+        self.failure: Exception | None = None
+        """What ``on_change`` raised: a bug, the owner raises it."""
 
     async def open(self) -> None:
         """Subscribe, then make the consumer; raises Missing, Unavailable, Refused."""
@@ -149,7 +151,12 @@ class Tail:
         self._idle = 0
         body = None if jetstream.is_tombstone(headers) else message.data
         forged = not jetstream.authentic(headers, self._stream)
-        self._on_change(Change(message.subject[self._strip :], revision, body, forged))
+        try:
+            self._on_change(Change(message.subject[self._strip :], revision, body, forged))
+        except Exception as error:  # nats-py would only report it, and the change would be missing for ever
+            self.failure = error
+            self._break(f"taking in {message.subject} failed")
+            return
         if pending == 0:
             self._caught_up()
         if count % YIELD_EVERY == 0:

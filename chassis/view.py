@@ -17,12 +17,14 @@ import asyncio
 import contextlib
 import random
 import time
+import weakref
 from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 from chassis import jetstream
 from chassis.connection import Connection
+from chassis.cursor import Cursor
 from chassis.faults import Fault, Missing, Unavailable
 from chassis.kv import FORGED, Entry
 from chassis.tail import Change, Tail
@@ -34,45 +36,13 @@ from proto.sync import COMPLETE_PREFIX, EPOCH_KEY, Complete, Epoch, complete_key
 if TYPE_CHECKING:
     from chassis.log import Log
 
+__all__ = ["Cursor", "View"]
+
 COMPARE_EVERY = 10.0
 """Seconds between comparisons with the stream's own state."""
 TICK = 0.5
 
 Kinds = Mapping[str, type] | Callable[[str], type | None]
-
-
-class Cursor:
-    """One reader's set of keys that changed since it looked last; keys of markers are among them."""
-
-    def __init__(self) -> None:
-        self._dirty: set[str] = set()
-        self._event = asyncio.Event()
-
-    @property
-    def pending(self) -> bool:
-        """True when :meth:`changed` would return at once."""
-        return self._event.is_set()
-
-    async def changed(self) -> frozenset[str]:
-        """Wait until something changed (``synced`` included, then the set may be empty); clears the set."""
-        await self._event.wait()
-        return self.take()
-
-    async def wait(self) -> None:
-        """Wait as :meth:`changed` does, but take nothing."""
-        await self._event.wait()
-
-    def take(self) -> frozenset[str]:
-        """What changed, without waiting; clears the set."""
-        taken = frozenset(self._dirty)
-        self._dirty.clear()
-        self._event.clear()
-        return taken
-
-    def mark(self, *keys: str) -> None:
-        """Make keys dirty (again); without any key only wake the reader."""
-        self._dirty.update(keys)
-        self._event.set()
 
 
 class View:
@@ -113,7 +83,7 @@ class View:
         self._listing = True
         self._caught_up = False
         self._stale: set[str] = set()
-        self._cursors: list[Cursor] = []
+        self._cursors: weakref.WeakSet[Cursor] = weakref.WeakSet()
         self._own = self.cursor()
         self._wake = asyncio.Event()
         self._verify = False
@@ -146,7 +116,7 @@ class View:
         cursor = Cursor()
         if self._entries or self._marks:
             cursor.mark(*self._entries, *self._marks)
-        self._cursors.append(cursor)
+        self._cursors.add(cursor)
         return cursor
 
     async def changed(self) -> frozenset[str]:
@@ -210,6 +180,9 @@ class View:
             while True:
                 now = time.monotonic()
                 await self._check_connection(tails, now)
+                failure = next((tail.failure for tail in tails if tail.failure is not None), None)
+                if failure is not None:
+                    raise failure
                 broken = next((tail.broken for tail in tails if tail.broken), self._relist)
                 if broken:
                     return broken

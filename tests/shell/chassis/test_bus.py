@@ -10,12 +10,13 @@ import pytest
 
 from chassis.bus import Conflict
 from chassis.faults import Refused, Unavailable
-from proto import subjects, sync
+from proto import codec, subjects, sync
 from proto.addresses import Block, Endpoint
 from proto.events import ServiceFault
 from proto.objects import Node
-from proto.requests import BlockGrant, BlockRequest
+from proto.requests import BlockGrant, BlockRequest, IpamShow, IpamState, Reply
 from tests.conftest import BusFor
+from tests.natsd import NatsServer, runtime_of
 
 
 def block(node: str, nonce: str = "a") -> Block:
@@ -130,6 +131,71 @@ async def test_events_reach_a_listener(bus_for: BusFor) -> None:
     for _ in range(100):
         await asyncio.sleep(0.01)
     assert heard == [("airmesh.v1.events.ipam.fault", event)]
+
+
+async def test_another_major_version_is_refused(bus_for: BusFor) -> None:
+    ipam, node, cli = await bus_for("ipam"), await bus_for("dataplane", "n1"), await bus_for("cli")
+    asked: list[Any] = []
+
+    async def answer(message: BlockRequest) -> None:
+        asked.append(message)
+
+    await ipam.serve(subjects.IPAM_BLOCK, BlockRequest, answer)
+    await cli.subscribe(f"{subjects.EVENTS}.>", ServiceFault, lambda _subject, event: asked.append(event))
+    await asyncio.sleep(0.1)
+    body = codec.encode(BlockRequest(node="n1", node_uid="u", family=4, nonce="x"))
+    said = await node.connection.call(subjects.IPAM_BLOCK, body, timeout=2, headers={"Airmesh-Version": "2"})
+    assert codec.decode(Reply, said.data).code == "unknown-version"
+    event = codec.encode(ServiceFault(service="ipam", node="", fault="x", remedy="y"))
+    await ipam.connection.send(subjects.event_subject("ipam", "fault"), event, {"Airmesh-Version": "2"})
+    await asyncio.sleep(0.2)
+    assert not asked
+
+
+async def test_what_was_asked_for_before_the_connection_is_made_with_it(nats_server: NatsServer) -> None:
+    heard: list[Any] = []
+    nats_server.kill()
+    async with (
+        runtime_of(nats_server, "cli", connect=False) as cli,
+        runtime_of(nats_server, "ipam", connect=False) as ipam,
+    ):
+        await cli.bus.subscribe(f"{subjects.EVENTS}.>", ServiceFault, lambda _subject, event: heard.append(event))
+
+        async def answer(_message: IpamShow) -> IpamState:
+            return IpamState(pools=(), blocks=(), owners=(), claims=())
+
+        await ipam.bus.serve(subjects.IPAM_SHOW, IpamShow, answer)
+        ipam.bus.publish(subjects.event_subject("ipam", "fault"), ServiceFault("lost", "", "x", "y"))
+        await asyncio.sleep(0.2)
+        nats_server.start()
+        await asyncio.gather(cli.bus.wait_connected(10), ipam.bus.wait_connected(10))
+        await asyncio.sleep(0.3)
+        assert await cli.bus.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=2)
+        ipam.bus.publish(subjects.event_subject("ipam", "fault"), ServiceFault("kept", "", "x", "y"))
+        await asyncio.sleep(0.3)
+        assert [event.service for event in heard] == ["kept"]
+        assert ipam.bus.dropped == 1
+
+
+async def test_many_slow_questions_do_not_wait_for_each_other(bus_for: BusFor) -> None:
+    ipam, node = await bus_for("ipam"), await bus_for("dataplane", "n1")
+
+    async def answer(asked: BlockRequest) -> BlockGrant:
+        await asyncio.sleep(0.3)
+        return BlockGrant(block=block(asked.node, asked.nonce))
+
+    await ipam.serve(subjects.IPAM_BLOCK, BlockRequest, answer)
+    await asyncio.sleep(0.1)
+    started = asyncio.get_running_loop().time()
+    questions = (BlockRequest(node="n1", node_uid="u", family=4, nonce=str(number)) for number in range(100))
+    answers = await asyncio.gather(
+        *(node.request(subjects.IPAM_BLOCK, question, BlockGrant, timeout=3) for question in questions),
+        return_exceptions=True,
+    )
+    assert asyncio.get_running_loop().time() - started < 1
+    busy = [found for found in answers if isinstance(found, Refused)]
+    assert len(busy) == 36
+    assert {(found.code, found.retry) for found in busy} == {("busy", True)}
 
 
 async def test_refused_write_is_one_clear_error_at_once(bus_for: BusFor, buckets: dict[str, str]) -> None:

@@ -9,6 +9,7 @@ import asyncio
 import contextlib
 import json
 import os
+import shutil
 import signal
 import time
 from collections.abc import AsyncIterator, Callable
@@ -122,10 +123,40 @@ async def test_view_follows_a_bucket_that_was_made_anew(
     assert {key(1), key(49)} <= await view.changed()
 
 
-async def test_view_notices_a_bucket_that_was_replaced_under_a_living_consumer(
-    nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+async def test_rolled_back_bucket_is_listed_again(
+    nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
-    """A bucket that went back (restored from an older copy): sequences are lower, the epoch may be the same."""
+    """The server's disk is put back to an older copy: same epoch, lower sequences, acknowledged writes gone."""
+    bus = await bus_for("ipam")
+    view = await synced_view(bus, buckets["blocks"])
+    kv = bus.bucket(subjects.BLOCKS)
+    await kv.put(key(0), block(0, "old"))
+    nats_server.kill()
+    await until(lambda: not bus.connected, 3)
+    shutil.copytree(nats_server.folder / "store", nats_server.folder / "older")
+    nats_server.start()
+    await until(lambda: bus.connected, 8)
+    await kv.put(key(0), block(0, "new"))
+    for number in range(1, 20):
+        await kv.put(key(number), block(number))
+    await until(lambda: len(view.entries) == 20, 5)
+    seen = view.sequence
+    nats_server.kill()
+    await until(lambda: not bus.connected, 3)
+    shutil.rmtree(nats_server.folder / "store")
+    (nats_server.folder / "older").rename(nats_server.folder / "store")
+    nats_server.start()
+    await until(lambda: view.synced and set(view.entries) == {key(0)}, 10)
+    assert view.entries[key(0)].value.node == "old"
+    assert view.sequence < seen
+    revision = await kv.put(key(1), block(1, "after"))
+    await until(lambda: key(1) in view.entries, 2)
+    assert view.sequence == revision
+
+
+async def test_sequence_that_went_back_under_a_living_consumer_is_noticed(
+    bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(view_module, "COMPARE_EVERY", 0.5)
     bus = await bus_for("ipam")
     view = await synced_view(bus, buckets["blocks"])
@@ -134,6 +165,19 @@ async def test_view_notices_a_bucket_that_was_replaced_under_a_living_consumer(
     await until(lambda: view.resyncs > before, 4)
     await view.wait_synced(3)
     assert view.sequence < 1000
+
+
+async def test_bug_in_taking_a_value_in_ends_the_service(nats_server: NatsServer, buckets: dict[str, str]) -> None:
+    def kinds(_key: str) -> type | None:
+        raise ZeroDivisionError
+
+    with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012
+        async with runtime_of(nats_server, "ipam") as runtime:
+            kv = runtime.bus.bucket(subjects.BLOCKS)
+            kv.watch(kinds, name="blocks")
+            await kv.put(key(0), block(0))
+            await asyncio.sleep(2)
+    assert ended.group_contains(ZeroDivisionError)
 
 
 async def test_changed_epoch_lists_again(bus_for: BusFor, buckets: dict[str, str]) -> None:

@@ -1,0 +1,42 @@
+"""What changed since one reader looked last: a coalescing set of keys, and something to wait for.
+
+Bounded by the number of keys there are. Belongs to one loop: nothing here is safe to use from another thread.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+
+class Cursor:
+    """One reader's set of keys that changed since it looked last; keys of markers are among them."""
+
+    def __init__(self) -> None:
+        self._dirty: set[str] = set()
+        self._event = asyncio.Event()
+
+    @property
+    def pending(self) -> bool:
+        """True when :meth:`changed` would return at once."""
+        return self._event.is_set()
+
+    async def changed(self) -> frozenset[str]:
+        """Wait until something changed (``synced`` included, then the set may be empty); clears the set."""
+        await self._event.wait()
+        return self.take()
+
+    async def wait(self) -> None:
+        """Wait as :meth:`changed` does, but take nothing."""
+        await self._event.wait()
+
+    def take(self) -> frozenset[str]:
+        """What changed, without waiting; clears the set."""
+        taken = frozenset(self._dirty)
+        self._dirty.clear()
+        self._event.clear()
+        return taken
+
+    def mark(self, *keys: str) -> None:
+        """Make keys dirty (again); without any key only wake the reader."""
+        self._dirty.update(keys)
+        self._event.set()
