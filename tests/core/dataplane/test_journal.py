@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 from ipaddress import ip_address, ip_network
+from typing import TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -16,6 +17,7 @@ from services.dataplane.core.journal import (
     COOLDOWN,
     Ask,
     Clash,
+    Family,
     Grant,
     Ledger,
     NeedsBlock,
@@ -34,6 +36,7 @@ from services.dataplane.core.journal_frames import Damaged, read_frames, write_f
 from services.dataplane.core.journal_records import Booted, Opened, Record
 
 BLOCK4 = Block(ip_network("10.244.0.0/30"), "v4", "n1", "u1", 5, "b4")
+FAMILIES: list[tuple[Family, ...]] = [(4,), (6,), (4, 6)]
 BLOCK6 = Block(ip_network("fd00::/126"), "v6", "n1", "u1", 6, "b6")
 
 
@@ -58,37 +61,47 @@ def ledger(*blocks: Block, boot: str = "boot-1") -> Ledger:
     return made
 
 
-def do(on: Ledger, decided):
+D = TypeVar("D", bound=Grant | NeedsBlock | Clash | tuple[Record, ...])
+
+
+def do(on: Ledger, decided: D) -> D:
     """Make a decision true; returns it."""
-    records = (
-        decided.records if isinstance(decided, Grant) else () if isinstance(decided, NeedsBlock | Clash) else decided
-    )
+    records: tuple[Record, ...] = ()
+    if isinstance(decided, Grant):
+        records = decided.records
+    elif isinstance(decided, tuple):
+        records = decided
     for record in records:
         on.apply(record)
     return decided
 
 
-def addresses(grant) -> list[str]:
-    return [str(lease.address) for lease in grant.leases]
+def granted(decided: Grant | NeedsBlock | Clash) -> Grant:
+    assert isinstance(decided, Grant), decided
+    return decided
 
 
-def test_a_dual_stack_pod_has_one_address_of_each_family():
+def addresses(decided: Grant | NeedsBlock | Clash) -> list[str]:
+    return [str(lease.address) for lease in granted(decided).leases]
+
+
+def test_a_dual_stack_pod_has_one_address_of_each_family() -> None:
     held = ledger(BLOCK4, BLOCK6)
-    first = do(held, allocate(held, (4, 6), ask(1), 10.0))
+    first = granted(do(held, allocate(held, (4, 6), ask(1), 10.0)))
     assert addresses(first) == ["10.244.0.0", "fd00::"], "the first address of a block is as good as any"
     assert [lease.epoch for lease in first.leases] == [5, 6], "the epoch of the block it comes from"
     again = allocate(held, (4, 6), ask(1), 11.0)
     assert again == Grant(leases=first.leases), "asked twice: the same, and nothing to write down"
 
 
-def test_all_or_none():
+def test_all_or_none() -> None:
     held = ledger(BLOCK4)
     refused = allocate(held, (4, 6), ask(1), 10.0)
     assert refused == NeedsBlock(family=6, reason="no-block", retry_after=0.0)
     assert held.by_address == {}
 
 
-def test_least_recently_freed_first_and_only_after_its_rest():
+def test_least_recently_freed_first_and_only_after_its_rest() -> None:
     held = ledger(BLOCK4)
     for number in range(4):
         do(held, allocate(held, (4,), ask(number), 10.0))
@@ -101,7 +114,7 @@ def test_least_recently_freed_first_and_only_after_its_rest():
     assert addresses(allocate(held, (4,), ask(10), 30.0 + COOLDOWN)) == ["10.244.0.0"]
 
 
-def test_after_a_reboot_the_rest_begins_again():
+def test_after_a_reboot_the_rest_begins_again() -> None:
     held = ledger(BLOCK4)
     for number in range(4):
         do(held, allocate(held, (4,), ask(number), 10.0))
@@ -112,10 +125,10 @@ def test_after_a_reboot_the_rest_begins_again():
     assert held.attachments_of_earlier_boots() == tuple(ask(number).attachment for number in (1, 2, 3))
 
 
-def test_a_claim_is_held_owed_and_settled():
+def test_a_claim_is_held_owed_and_settled() -> None:
     held = ledger(BLOCK4)
     claim = Claim(ip_address("10.244.9.1"), Owner("shop", "StatefulSet", "db", 0), "n1", "uid-1", "c1", "eth0", 7, "cn")
-    grant = do(held, hold_claim(held, claim, ask(1), 10.0))
+    grant = granted(do(held, hold_claim(held, claim, ask(1), 10.0)))
     assert (grant.leases[0].claimed, grant.leases[0].epoch, grant.leases[0].nonce) == (True, 7, "cn")
     assert hold_claim(held, claim, ask(1), 11.0) == Grant(leases=grant.leases)
     assert isinstance(hold_claim(held, claim, ask(2), 11.0), Clash), "another interface has it"
@@ -139,28 +152,28 @@ def test_a_claim_is_held_owed_and_settled():
         (Block(ip_network("10.244.0.4/30"), "v4", "n1", "u1", 5, "x"), "held"),
     ],
 )
-def test_blocks_that_may_be_held(block: Block, outcome: str):
+def test_blocks_that_may_be_held(block: Block, outcome: str) -> None:
     decided = hold_block(ledger(BLOCK4), block)
     said = "clash" if isinstance(decided, Clash) else "held" if decided else "nothing"
     assert said == outcome
 
 
-def test_a_given_block_gives_nothing_more_but_its_pods_go_on():
+def test_a_given_block_gives_nothing_more_but_its_pods_go_on() -> None:
     held = ledger(BLOCK4)
-    lease = do(held, allocate(held, (4,), ask(1), 10.0)).leases[0]
+    lease = granted(do(held, allocate(held, (4,), ask(1), 10.0))).leases[0]
     do(held, give_block(held, BLOCK4.cidr))
     assert isinstance(allocate(held, (4,), ask(2), 11.0), NeedsBlock)
-    assert allocate(held, (4,), ask(1), 11.0).leases == (lease,)
+    assert granted(allocate(held, (4,), ask(1), 11.0)).leases == (lease,)
     do(held, release(held, ask(1).attachment, 12.0))
     do(held, hold_block(held, BLOCK4))
-    granted = [do(held, allocate(held, (4,), ask(number), 13.0)) for number in range(2, 5)]
-    assert addresses(granted[0]) == ["10.244.0.1"], "what rested when the block was away still rests"
+    others = [do(held, allocate(held, (4,), ask(number), 13.0)) for number in range(2, 5)]
+    assert addresses(others[0]) == ["10.244.0.1"], "what rested when the block was away still rests"
     assert isinstance(allocate(held, (4,), ask(9), 13.0), NeedsBlock)
 
 
-def test_another_identity_raises_the_sequence():
+def test_another_identity_raises_the_sequence() -> None:
     held = ledger(BLOCK4, BLOCK6)
-    before = do(held, allocate(held, (4, 6), ask(1), 10.0)).leases
+    before = granted(do(held, allocate(held, (4, 6), ask(1), 10.0))).leases
     after = do(held, change(held, ask(1).attachment, 999)).leases
     assert {lease.identity for lease in after} == {999}
     assert min(lease.sequence for lease in after) > max(lease.sequence for lease in before)
@@ -168,13 +181,13 @@ def test_another_identity_raises_the_sequence():
     assert change(held, ask(1).attachment, 999).records == ()
 
 
-def test_another_pod_in_the_same_container_is_refused():
+def test_another_pod_in_the_same_container_is_refused() -> None:
     held = ledger(BLOCK4)
     do(held, allocate(held, (4,), ask(1), 10.0))
     assert isinstance(allocate(held, (4,), ask(1, uid="other"), 11.0), Clash)
 
 
-def test_collection_needs_two_lists_a_grace_apart_and_younger_than_the_attachment():
+def test_collection_needs_two_lists_a_grace_apart_and_younger_than_the_attachment() -> None:
     held = ledger(BLOCK4)
     do(held, allocate(held, (4,), ask(1), 10.0))
     do(held, allocate(held, (4,), ask(2), 50.0))
@@ -191,7 +204,7 @@ def test_collection_needs_two_lists_a_grace_apart_and_younger_than_the_attachmen
 
 @settings(max_examples=120, deadline=None)
 @given(st.integers(0, 2**32))
-def test_any_history_keeps_the_promises(seed: int):
+def test_any_history_keeps_the_promises(seed: int) -> None:
     """An oracle of its own follows a random life with crashes, restarts and reboots, in true time."""
     chance = random.Random(seed)
     held = ledger(BLOCK4, BLOCK6)
@@ -202,7 +215,7 @@ def test_any_history_keeps_the_promises(seed: int):
     for _ in range(chance.randrange(20, 120)):
         now = true_now - boot_began
         number = chance.randrange(10)
-        families = chance.choice([(4,), (6,), (4, 6)])
+        families = chance.choice(FAMILIES)
         match chance.choice(["allocate"] * 4 + ["release"] * 3 + ["wait", "restart", "reboot", "lost", "count"]):
             case "allocate":
                 got = do(held, allocate(held, families, ask(number), now))
@@ -235,7 +248,7 @@ def test_any_history_keeps_the_promises(seed: int):
                 held.sequence = sequence
                 assert sequence > sequences
                 sequences = sequence
-            case "restart" | "reboot" as how:
+            case how:
                 held = replayed(snapshot(held, now))
                 if how == "reboot":
                     boots += 1
@@ -262,13 +275,13 @@ def frames() -> list[bytes]:
     held = ledger(BLOCK4, BLOCK6)
     commits = [snapshot(held, 0.0)]
     for number in range(3):
-        commits.append(list(allocate(held, (4, 6), ask(number), 10.0 + number).records))
+        commits.append(list(granted(allocate(held, (4, 6), ask(number), 10.0 + number)).records))
         do(held, tuple(commits[-1]))
     commits.append(list(release(held, ask(1).attachment, 20.0).records))
     return [write_frame(number, commit) for number, commit in enumerate(commits)]
 
 
-def test_every_cut_leaves_the_whole_commits_before_it():
+def test_every_cut_leaves_the_whole_commits_before_it() -> None:
     parts = frames()
     content = b"".join(parts)
     ends = [sum(map(len, parts[:count])) for count in range(len(parts) + 1)]
@@ -279,7 +292,7 @@ def test_every_cut_leaves_the_whole_commits_before_it():
         replayed(records)
 
 
-def test_every_damaged_byte_is_noticed():
+def test_every_damaged_byte_is_noticed() -> None:
     parts = frames()
     content = b"".join(parts)
     last = len(content) - len(parts[-1])
@@ -295,7 +308,7 @@ def test_every_damaged_byte_is_noticed():
 
 @settings(max_examples=300, deadline=None)
 @given(st.binary(max_size=200))
-def test_noise_is_damage_or_a_torn_tail(noise: bytes):
+def test_noise_is_damage_or_a_torn_tail(noise: bytes) -> None:
     parts = frames()
     records, whole, number = read_frames(b"".join(parts) + noise)
     assert (whole, number) == (sum(map(len, parts)), len(parts))

@@ -54,7 +54,7 @@ async def usual(mesh: Mesh) -> None:
 
 async def test_routes_are_installed_announced_and_repaired(
     nodes: tuple[Place, Place], mesh: Mesh, routing: Routing, bus_for: BusFor
-):
+) -> None:
     n1, _ = nodes
     heard: list[RoutesChanged] = []
     cli = await bus_for("cli")
@@ -85,7 +85,7 @@ async def test_routes_are_installed_announced_and_repaired(
 
 async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(
     nodes: tuple[Place, Place], mesh: Mesh, routing: Routing
-):
+) -> None:
     n1, _ = nodes
     await usual(mesh)
     address = ip_address("10.244.1.7")
@@ -101,7 +101,7 @@ async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(
     await until(lambda: n1.routes() == TO_N2 | OWN)
 
 
-async def test_nothing_is_removed_before_all_is_known(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing):
+async def test_nothing_is_removed_before_all_is_known(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
     n1, _ = nodes
     n1.ip("route add 10.244.0.128/26 via 172.30.0.12 dev fab0 proto 186 metric 64")
     await mesh.block("10.244.0.64/26", "n2")
@@ -114,7 +114,7 @@ async def test_nothing_is_removed_before_all_is_known(nodes: tuple[Place, Place]
     await until(lambda: n1.routes() == TO_N2 | OWN)
 
 
-async def test_routes_of_others_are_never_touched(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing):
+async def test_routes_of_others_are_never_touched(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
     n1, _ = nodes
     n1.ip("route add 10.244.0.64/26 via 172.30.0.99 dev fab0 metric 64")
     n1.ip("route add 192.0.2.0/24 via 172.30.0.99 dev fab0 proto 186 metric 20")
@@ -128,7 +128,7 @@ async def test_routes_of_others_are_never_touched(nodes: tuple[Place, Place], me
     assert await until(lambda: n1.routes() >= TO_N2) < 5.0
 
 
-async def test_a_gateway_only_installs(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing):
+async def test_a_gateway_only_installs(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
     n1, _ = nodes
     await usual(mesh)
     await routing.start(n1, gateway=True)
@@ -137,7 +137,7 @@ async def test_a_gateway_only_installs(nodes: tuple[Place, Place], mesh: Mesh, r
     assert set(await mesh.n2.bucket(ROUTES).list(NodeRoutes)) == {"n2"}
 
 
-async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing):
+async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
     n1, n2 = nodes
     await mesh.block("10.244.0.0/26", "n1")
     await mesh.block("10.244.0.64/26", "n2")
@@ -166,7 +166,7 @@ def udp_socket(namespace: Path, address: str) -> socket.socket:
     return made
 
 
-async def test_a_thousand_routes_at_once(nodes: tuple[Place, Place], routing: Routing, mesh: Mesh):
+async def test_a_thousand_routes_at_once(nodes: tuple[Place, Place], routing: Routing, mesh: Mesh) -> None:
     n1, _ = nodes
     kernel = Kernel(("fab0",), n1.path)
     link = (await kernel.snapshot()).uplinks[0].index

@@ -14,6 +14,7 @@ import time
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -31,11 +32,11 @@ def ask(number: int) -> Ask:
     )
 
 
-def opened(folder: Path, *, node: str = "n1", boot: str = "b1", **more) -> Journal:
+def opened(folder: Path, *, node: str = "n1", boot: str = "b1", **more: Any) -> Journal:
     return Journal.open(folder, node=node, boot=boot, **more)
 
 
-async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path):
+async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     await journal.hold_block(BLOCK)
     grants = await asyncio.gather(*(journal.allocate((4,), ask(number)) for number in range(30)))
@@ -52,7 +53,7 @@ async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path):
     await again.close()
 
 
-async def test_a_second_agent_is_refused(tmp_path: Path):
+async def test_a_second_agent_is_refused(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     with pytest.raises(JournalFault, match="another agent"):
         opened(tmp_path)
@@ -60,7 +61,7 @@ async def test_a_second_agent_is_refused(tmp_path: Path):
     await opened(tmp_path).close()
 
 
-async def test_a_journal_of_another_node_or_cluster_is_refused(tmp_path: Path):
+async def test_a_journal_of_another_node_or_cluster_is_refused(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     await journal.bind("cluster-a")
     await journal.close()
@@ -73,7 +74,7 @@ async def test_a_journal_of_another_node_or_cluster_is_refused(tmp_path: Path):
     await again.close()
 
 
-async def test_damage_is_said_and_nothing_is_dropped(tmp_path: Path):
+async def test_damage_is_said_and_nothing_is_dropped(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     await journal.hold_block(BLOCK)
     for number in range(5):
@@ -93,7 +94,7 @@ async def test_damage_is_said_and_nothing_is_dropped(tmp_path: Path):
         opened(tmp_path)
 
 
-async def test_a_torn_tail_is_cut_off_and_told(tmp_path: Path):
+async def test_a_torn_tail_is_cut_off_and_told(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     await journal.hold_block(BLOCK)
     await journal.allocate((4,), ask(1))
@@ -109,7 +110,7 @@ async def test_a_torn_tail_is_cut_off_and_told(tmp_path: Path):
     assert opened(tmp_path).torn == 0
 
 
-async def test_a_reboot_lets_nothing_be_reused_early(tmp_path: Path):
+async def test_a_reboot_lets_nothing_be_reused_early(tmp_path: Path) -> None:
     now = [50.0]
     clock: Callable[[], float] = lambda: now[0]  # noqa: E731
     single = Block(ip_network("10.244.0.0/32"), "v4", "n1", "u1", 5, "b")
@@ -130,7 +131,7 @@ async def test_a_reboot_lets_nothing_be_reused_early(tmp_path: Path):
     await journal.close()
 
 
-async def test_a_long_life_stays_small(tmp_path: Path):
+async def test_a_long_life_stays_small(tmp_path: Path) -> None:
     journal = opened(tmp_path, cooldown=0.0)
     await journal.hold_block(WIDE)
     for wave in range(6):
@@ -145,7 +146,7 @@ async def test_a_long_life_stays_small(tmp_path: Path):
     await again.close()
 
 
-async def test_a_full_disk_ends_all_answers(tmp_path: Path):
+async def test_a_full_disk_ends_all_answers(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     await journal.hold_block(BLOCK)
     size = (tmp_path / "addresses.journal").stat().st_size
@@ -190,7 +191,7 @@ asyncio.run(main())
 """
 
 
-async def test_kill_minus_nine_loses_nothing_that_was_answered(tmp_path: Path):
+async def test_kill_minus_nine_loses_nothing_that_was_answered(tmp_path: Path) -> None:
     chance = random.Random(9)
     journal = opened(tmp_path, cooldown=0.0)
     await journal.hold_block(WIDE)

@@ -52,7 +52,11 @@ def node(name: str, *, ready: bool = True, blocks: tuple[str, ...] = ()) -> Node
 def stateful(name: str, on: str, uid: str) -> Pod:
     ordinal = int(name.rpartition("-")[2])
     return Pod(
-        namespace="shop", name=name, uid=uid, node=on, owner=Owner("shop", "StatefulSet", name.rpartition("-")[0], ordinal)
+        namespace="shop",
+        name=name,
+        uid=uid,
+        node=on,
+        owner=Owner("shop", "StatefulSet", name.rpartition("-")[0], ordinal),
     )
 
 
