@@ -27,6 +27,7 @@ from lab.paths import MARKER, SOURCE, Paths, Settings, paths
 from lab.topology import Host, LabError, Topology, plan
 
 _KUBECTL_SECONDS = 60.0
+_ROUNDS, _ROUND_SECONDS = 12, 0.5
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -237,13 +238,18 @@ async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callab
 
 
 async def check_whole(where: Paths) -> None:
-    """Raise `LabError` with the logs' ends when something of the lab does not run."""
+    """Raise `LabError` with the logs' ends when something of the lab stays down (agents are started again by then)."""
     launcher = await connect(where)
-    ended = [state for state in (await launcher.states()).values() if not state.running]
-    launcher.close()
-    if ended:
-        told = "\n".join(f"{state.name} ended with {state.code}:\n{tail(where.log(state.name), 4)}" for state in ended)
-        raise LabError(f"lab {where.lab} is there, but not whole:\n{told}")
+    try:
+        for _ in range(_ROUNDS):
+            ended = [state for state in (await launcher.states()).values() if not state.running]
+            if not ended:
+                return
+            await asyncio.sleep(_ROUND_SECONDS)
+    finally:
+        launcher.close()
+    told = "\n".join(f"{state.name} ended with {state.code}:\n{tail(where.log(state.name), 4)}" for state in ended)
+    raise LabError(f"lab {where.lab} is there, but not whole:\n{told}")
 
 
 def _same(record: Record | None, nodes: int, with_mesh: bool) -> None:
