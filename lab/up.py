@@ -24,6 +24,7 @@ from lab import build, control, doors, down, images, ledger, leftovers, mesh, na
 from lab.api import Api, has_condition
 from lab.launch import Launcher, begin, connect, environment, kubectl, tail
 from lab.paths import MARKER, SOURCE, Paths, Settings, paths
+from lab.supervisor import State
 from lab.topology import Host, LabError, Topology, plan
 
 _KUBECTL_SECONDS = 60.0
@@ -239,7 +240,7 @@ async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callab
 
 async def check_whole(where: Paths) -> None:
     """Raise `LabError` with the logs' ends when something of the lab stays down (agents are started again by then)."""
-    launcher = await connect(where)
+    launcher, ended = await connect(where), list[State]()
     try:
         for _ in range(_ROUNDS):
             ended = [state for state in (await launcher.states()).values() if not state.running]
