@@ -1,9 +1,9 @@
 """Runs the stock Kubernetes end-to-end suite, unchanged, against a running lab: `python -m lab.conformance`.
 
-The specs are asked of the suite itself (a dry run), chosen by focus and skip (Go regular expressions, as the suite takes
-them), and run one after the other, each in a process of its own: a crash or a kill costs one spec, and a later run goes on
-where this one stopped (`--again` forgets what was done). Results are lines of JSON in `<out>/results.jsonl`, one per spec;
-`<out>/report.json` sums them up. Exit code 0 only if no chosen spec failed.
+The specs are asked of the suite itself (a dry run), chosen by focus and skip (regular expressions), and run one after
+the other, each in a process of its own: a crash or a kill costs one spec, and a later run goes on where this one stopped
+(`--again` forgets what was done). Results are lines of JSON in `<out>/results.jsonl`, one per spec; `<out>/report.json`
+sums them up. Exit code 0 only if no chosen spec failed.
 
 Promises: nothing of the suite is changed; the suite's images are made here (`conformance_images.py`) and imported into
 each node before the first spec. Refuses a lab that is not up. Times are in seconds.
@@ -24,7 +24,8 @@ from pathlib import Path
 
 from lab import conformance_images
 from lab.paths import Paths, paths, settings
-from lab.topology import LabError
+from lab.topology import LabError, plan
+from lab.up import read_record
 
 SPEC_SECONDS = 420.0
 """After this a spec is ended and counts as failed; the suite's own waits are mostly at most five minutes."""
@@ -67,24 +68,25 @@ def texts(report: object) -> list[str]:
     suites = report if isinstance(report, list) else []
     found = []
     for suite in suites:
-        for spec in suite.get("SpecReports") or []:
-            if spec.get("LeafNodeType") == "It":
-                found.append(" ".join([*(spec.get("ContainerHierarchyTexts") or []), spec.get("LeafNodeText", "")]))
+        found += [
+            " ".join([*(spec.get("ContainerHierarchyTexts") or []), spec.get("LeafNodeText", "")])
+            for spec in suite.get("SpecReports") or []
+            if spec.get("LeafNodeType") == "It"
+        ]
     return found
 
 
+_ENDED = {"passed": "passed", "failed": "failed", "timedout": "failed", "panicked": "failed", "interrupted": "failed"}
+
+
 def outcome(report: object, spec: str, seconds: float) -> Result:
-    """What a ginkgo JSON report says of one spec."""
+    """What a ginkgo JSON report says of the one spec that was asked for (all others are `skipped` without a message)."""
     for suite in report if isinstance(report, list) else []:
         for entry in suite.get("SpecReports") or []:
-            state = entry.get("State")
-            if entry.get("LeafNodeType") == "It" and state in ("passed", "failed", "timedout", "panicked", "interrupted"):
-                failure = entry.get("Failure") or {}
-                word = "passed" if state == "passed" else "failed"
-                return Result(spec=spec, outcome=word, seconds=seconds, reason=_first_lines(failure.get("Message", "")))
-            message = (entry.get("Failure") or {}).get("Message", "")
-            if entry.get("LeafNodeType") == "It" and state == "skipped" and message:
-                return Result(spec=spec, outcome="skipped", seconds=seconds, reason=_first_lines(message))
+            message = _first_lines((entry.get("Failure") or {}).get("Message", ""))
+            word = _ENDED.get(entry.get("State"), "skipped" if message else "")
+            if word and entry.get("LeafNodeType") == "It":
+                return Result(spec=spec, outcome=word, seconds=seconds, reason=message)
     return Result(spec=spec, outcome="failed", seconds=seconds, reason="the suite ended without a verdict")
 
 
@@ -140,7 +142,12 @@ class Suite:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"}
         with log.open("wb") as said:
             running = await asyncio.create_subprocess_exec(
-                *argv, stdin=asyncio.subprocess.DEVNULL, stdout=said, stderr=said, env=environment, start_new_session=True
+                *argv,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=said,
+                stderr=said,
+                env=environment,
+                start_new_session=True,
             )
             try:
                 await asyncio.wait_for(running.wait(), deadline)
@@ -170,17 +177,15 @@ async def run(arguments: argparse.Namespace) -> int:
     """The whole job; returns the exit code."""
     given = settings()
     lab = paths(arguments.name, given)
-    if not lab.kubeconfig.exists():
+    record = read_record(lab)
+    if record is None or not record.finished:
         raise LabError(f"lab {arguments.name} is not up: run `make lab` first")
-    nodes = json.loads(lab.record.read_text()).get("nodes", 3)
-    count = nodes if isinstance(nodes, int) else len(nodes)
-    program = await conformance_images.prepare(lab, given.cache, [f"n{i + 1}" for i in range(count)], print)
+    nodes = [host.name for host in plan(arguments.name, record.nodes).nodes]
+    program = await conformance_images.prepare(lab, given.cache, nodes, print)
     out = Path(arguments.out or given.cache / "conformance" / arguments.name)
-    out.mkdir(parents=True, exist_ok=True)
     results = out / "results.jsonl"
-    if arguments.again:
-        results.unlink(missing_ok=True)
-    suite = Suite(program, lab, count, out)
+    await asyncio.to_thread(_prepare, out, results, arguments.again)
+    suite = Suite(program, lab, len(nodes), out)
     chosen = choose(await suite.specs(), arguments.focus, arguments.skip)
     earlier = done(results)
     print(f"{len(chosen)} specs chosen, {sum(spec in earlier for spec in chosen)} of them done before", flush=True)
@@ -188,11 +193,22 @@ async def run(arguments: argparse.Namespace) -> int:
     for number, spec in enumerate(chosen, 1):
         result = earlier.get(spec) or await _one(suite, spec, number)
         if spec not in earlier:
-            with results.open("a") as file:
-                file.write(json.dumps(asdict(result)) + "\n")
+            await asyncio.to_thread(_note, results, result)
         outcomes.append(result)
-        print(f"[{number}/{len(chosen)}] {result.outcome:7} {result.seconds:6.1f} s  {spec}  {result.reason}", flush=True)
+        told = f"{result.outcome:7} {result.seconds:6.1f} s  {spec}  {result.reason}"
+        print(f"[{number}/{len(chosen)}] {told}", flush=True)
     return _sum_up(outcomes, out)
+
+
+def _prepare(out: Path, results: Path, again: bool) -> None:
+    out.mkdir(parents=True, exist_ok=True)
+    if again:
+        results.unlink(missing_ok=True)
+
+
+def _note(results: Path, result: Result) -> None:
+    with results.open("a") as file:
+        file.write(json.dumps(asdict(result)) + "\n")
 
 
 async def _one(suite: Suite, spec: str, number: int) -> Result:
@@ -204,8 +220,11 @@ async def _one(suite: Suite, spec: str, number: int) -> Result:
 
 def _sum_up(outcomes: list[Result], out: Path) -> int:
     counts = {word: sum(o.outcome == word for o in outcomes) for word in ("passed", "failed", "skipped")}
-    (out / "report.json").write_text(json.dumps({"counts": counts, "results": [asdict(o) for o in outcomes]}, indent=1))
-    print(f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped; report: {out}/report.json")
+    report = {"counts": counts, "results": [asdict(o) for o in outcomes]}
+    (out / "report.json").write_text(json.dumps(report, indent=1))
+    print(
+        f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped; report: {out}/report.json"
+    )
     return 1 if counts["failed"] or not outcomes else 0
 
 

@@ -1,8 +1,8 @@
-"""The images that the stock end-to-end suite asks for by name, made of this machine's programs, and its own programs built.
+"""The images that the stock end-to-end suite asks for by name, made of this machine's programs; its programs built.
 
-The suite pulls `registry.k8s.io/e2e-test-images/…`; each is one userland (see `images.py`) and, for agnhost, the suite's
-own program with the files that its `porter` wants. Keyed and cached like every other image; imported into each node once
-(containerd keeps it).
+The suite pulls `registry.k8s.io/e2e-test-images/…`; each is one userland (see `images.py`) and, for agnhost, the
+suite's own program with the files that its `porter` wants. Keyed and cached like every other image; imported into each
+node (containerd keeps it).
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ USERLANDS = (
 )
 _MODULE = ("go.mod", "go.sum", "e2e_test.go", "tools.go")
 SUITE = build.Target(
-    name="e2e.test", folder=build.SOURCE / "lab/e2e", sources=_MODULE, go=True, estimate=110, verb=("test", "-c"), package="."
+    name="e2e.test", folder=build.SOURCE / "lab/e2e", sources=_MODULE, go=True, estimate=110, verb=("test", "-c")
 )
 AGNHOST_PROGRAM = build.Target(
     name="agnhost",
@@ -49,6 +49,7 @@ def _module_folder() -> Path:
         capture_output=True,
         text=True,
         timeout=120,
+        check=False,
         env={**os.environ, "GOFLAGS": "-mod=mod", "GOTOOLCHAIN": "local"},
     )
     folder = json.loads(asked.stdout or "{}").get("Dir")

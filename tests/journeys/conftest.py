@@ -88,7 +88,7 @@ def place(lab: Lab) -> Iterator[Place]:
 def airmesh(lab: Lab) -> Callable[..., Any]:
     """The `airmesh` command as a person runs it, with `--output json`, decoded."""
 
-    def run(*arguments: str) -> Any:
+    def run(*arguments: str, exits: tuple[int, ...] = (0,)) -> Any:
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
             "AIRMESH_NATS": lab.nats_url,
