@@ -2,7 +2,7 @@
 
 Promises that ``errors``, ``health``, ``ready``, ``loop``, ``reload`` and ``cache`` are always there: without them
 faults are silent, rollouts drop queries, a resolver that points at itself burns a core, and a change never arrives.
-``forward`` appears only where an upstream is named; without one, strange names are refused at once instead of after a
+``forward`` appears only where an upstream is named; without one, strange names are SERVFAIL at once, not after a
 timeout. Pods are ``verified`` (a pod's name answers only while the pod exists), which ``autopath`` needs too.
 Refuses settings that CoreDNS would refuse later, or silently read as something else. Times are in seconds.
 

@@ -1,0 +1,75 @@
+"""Replicas: grows at once, shrinks late, and says why."""
+
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from services.dns.core.sizing import Rule, is_quiet, size
+
+RULE = Rule()
+LONG = RULE.shrink_after
+
+
+@pytest.mark.parametrize(
+    ("nodes", "queries", "present", "quiet_for", "replicas"),
+    [
+        (0, 0, None, 0, 2),
+        (1, 0, None, 0, 2),
+        (3, 0, 2, 0, 2),
+        (32, 0, 2, 0, 2),
+        (33, 0, 2, 0, 3),
+        (3, 10_000, 2, 0, 2),
+        (3, 10_001, 2, 0, 3),
+        (3, 26_000, 2, 0, 6),
+        (1000, 0, 2, 0, 10),
+        (3, 1e9, 2, 0, 10),
+        (3, 0, 4, 0, 4),
+        (3, 0, 4, LONG - 1, 4),
+        (3, 0, 4, LONG, 3),
+        (3, 0, 2, LONG * 9, 2),
+        (3, 0, 1, 0, 2),
+        (3, 0, 99, 0, 2),
+    ],
+)
+def test_size(nodes: int, queries: float, present: int | None, quiet_for: float, replicas: int) -> None:
+    found = size(RULE, nodes=nodes, queries=queries, present=present, quiet_for=quiet_for)
+    assert found.replicas == replicas
+    assert found.reason
+
+
+@pytest.mark.parametrize(
+    ("nodes", "queries", "present", "quiet"),
+    [
+        (3, 0, 3, True),
+        (3, 0, 2, False),
+        (33, 0, 3, False),
+        (3, 7000, 3, True),
+        (3, 7001, 3, False),
+    ],
+)
+def test_quiet(nodes: int, queries: float, present: int, quiet: bool) -> None:
+    assert is_quiet(RULE, nodes=nodes, queries=queries, present=present) == quiet
+
+
+@given(st.integers(0, 5000), st.floats(0, 1e6), st.one_of(st.none(), st.integers(0, 20)), st.floats(0, 1e4))
+def test_always_within_bounds_and_enough(nodes: int, queries: float, present: int | None, quiet_for: float) -> None:
+    found = size(RULE, nodes=nodes, queries=queries, present=present, quiet_for=quiet_for)
+    assert RULE.least <= found.replicas <= RULE.most
+    enough = found.replicas * RULE.nodes_each >= nodes and found.replicas * RULE.queries_each >= queries
+    assert enough or found.replicas == RULE.most
+
+
+@given(st.integers(0, 160), st.floats(0, 50_000), st.integers(3, 10))
+def test_what_shrinks_does_not_grow_back_at_the_same_load(nodes: int, queries: float, present: int) -> None:
+    if is_quiet(RULE, nodes=nodes, queries=queries, present=present):
+        smaller = size(RULE, nodes=nodes, queries=queries, present=present, quiet_for=LONG).replicas
+        assert smaller == present - 1
+        assert size(RULE, nodes=nodes, queries=queries, present=smaller, quiet_for=0).replicas == smaller
+
+
+@pytest.mark.parametrize("wrong", [{"least": 0}, {"least": 3, "most": 2}, {"nodes_each": 0}, {"queries_each": 0.0}])
+def test_figures_that_contradict_each_other(wrong: dict[str, int]) -> None:
+    with pytest.raises(ValueError, match="replica"):
+        Rule(**wrong)
