@@ -1,7 +1,7 @@
 """Runs the stock Kubernetes end-to-end suite, unchanged, against a running lab: `python -m lab.conformance`.
 
 The specs are asked of the suite itself (a dry run), chosen by focus and skip (regular expressions), and run one after
-the other, each in a process of its own: a crash or a kill costs one spec, and a later run goes on where this one stopped
+the other, each in a process of its own: a crash or kill costs one spec, and a later run goes on where this one stopped
 (`--again` forgets what was done). Results are lines of JSON in `<out>/results.jsonl`, one per spec; `<out>/report.json`
 sums them up. Exit code 0 only if no chosen spec failed.
 
@@ -80,7 +80,7 @@ _ENDED = {"passed": "passed", "failed": "failed", "timedout": "failed", "panicke
 
 
 def outcome(report: object, spec: str, seconds: float) -> Result:
-    """What a ginkgo JSON report says of the one spec that was asked for (all others are `skipped` without a message)."""
+    """What a ginkgo JSON report says of the one spec asked for (all others are `skipped` without a message)."""
     for suite in report if isinstance(report, list) else []:
         for entry in suite.get("SpecReports") or []:
             message = _first_lines((entry.get("Failure") or {}).get("Message", ""))
