@@ -119,6 +119,8 @@ AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const st
 		am_tell(skb, p, role, &verdict);
 		return 0;
 	}
+	if (verdict.reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
+		skb->mark = AM_REPLY_MARK;
 	if (verdict.is_new && am_wants_forwarded())
 		am_tell(skb, p, role, &verdict);
 	return 1;

@@ -53,6 +53,7 @@
 #define AM_AFFINITY_SOCKET 1
 
 #define AM_NO_RULE 0xffffffffu
+#define AM_REPLY_MARK 0xa150001u
 #define AM_POLICY_BITS 224
 #define AM_ADDRESS_BITS 128
 #define AM_MAX_CONDEMNED 64

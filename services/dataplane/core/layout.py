@@ -37,6 +37,9 @@ from services.dataplane.core.wire import (
 MAPPED_BITS = 96
 NO_RULE = 0xFFFFFFFF
 """Rule number of a verdict that no rule gave (isolation, or the absence of it)."""
+REPLY_MARK = 0x0A150001
+"""Mark of a packet that a pod sends in reply: netfilter never saw the packet it answers (it came by redirect), so it
+would take the reply for something new and masquerade it."""
 MAX_CONDEMNED = 64
 """Conntrack entries that one run of the collecting program takes."""
 

@@ -1,8 +1,9 @@
 """The nftables rules that let pods reach the world: text in, text out.
 
 Owns the table ``inet airmesh``. What comes from a pool with natOutgoing and leaves the cluster (its destination is in
-no pool and is no node) gets the node's address; nothing else is touched, so pods see each other's own addresses. The
-whole table is replaced in one transaction. Refuses nothing; a family without such a pool has no rule. Source: nft(8);
+no pool and is no node) gets the node's address; nothing else is touched, so pods see each other's own addresses, and
+whoever speaks to a pod from outside is answered by that pod's address (replies carry the datapath's mark). The whole
+table is replaced in one transaction. Refuses nothing; a family without such a pool has no rule. Source: nft(8);
 Calico's natOutgoing (https://docs.tigera.io/calico/latest/networking/configuring/workloads-outside-cluster).
 """
 
@@ -13,6 +14,7 @@ from ipaddress import IPv4Network, IPv6Network, collapse_addresses
 
 from proto.net import Address, Network
 from proto.objects import IPPool
+from services.dataplane.core.layout import REPLY_MARK
 
 TABLE = "airmesh"
 
@@ -33,6 +35,8 @@ def ruleset(pools: Iterable[IPPool], nodes: Iterable[Address]) -> str:
         lines += _set(f"cluster{version}", element, [*inside, *own])
         rules.append(f"{word} saddr @masqueraded{version} {word} daddr != @cluster{version} masquerade")
     lines += ["  chain postrouting {", "    type nat hook postrouting priority srcnat; policy accept;"]
+    if rules:
+        lines.append(f"    meta mark {REPLY_MARK:#010x} accept")
     lines += [f"    {rule}" for rule in rules]
     return "\n".join([*lines, "  }", "}", ""])
 

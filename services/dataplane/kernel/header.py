@@ -63,6 +63,7 @@ def _enum(prefix: str, members: Iterable[IntEnum | IntFlag]) -> str:
 def _constants() -> list[str]:
     numbers = {
         "AM_NO_RULE": f"{at.NO_RULE:#x}u",
+        "AM_REPLY_MARK": f"{at.REPLY_MARK:#x}u",
         "AM_POLICY_BITS": at.POLICY_BITS,
         "AM_ADDRESS_BITS": 128,
         "AM_MAX_CONDEMNED": at.MAX_CONDEMNED,

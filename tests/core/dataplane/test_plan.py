@@ -122,6 +122,7 @@ def test_the_masquerade_table() -> None:
     assert "elements = { 10.244.0.0/17 }" in text
     assert "elements = { 10.244.0.0/16, 172.30.0.11 }" in text
     assert "ip saddr @masqueraded4 ip daddr != @cluster4 masquerade" in text
+    assert text.index("meta mark 0x0a150001 accept") < text.index("ip saddr @masqueraded4")
     assert "ip6" not in text
     none = ruleset([pool("10.244.0.0/16")], [])
     assert "masquerade\n" not in none
