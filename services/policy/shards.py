@@ -69,6 +69,7 @@ class Shards:
         self._identities = Writer(runtime.bus.bucket(IDENTITIES), feed.identities)
         self._unpublished: set[int] = set()
         self._caught_up: set[int] = set()
+        self._life: Life | None = None
         self._taken_over: dict[int, int] = {}
         """Lease epoch in which each shard was last published whole, every value written anew."""
 
@@ -88,6 +89,9 @@ class Shards:
 
         A shard that cannot be published now does not keep the others back.
         """
+        if wanted.life != self._life:
+            self._life = wanted.life
+            self._caught_up.clear()
         held = [shard for shard, lease in enumerate(self._leases) if lease.held]
         self._caught_up &= set(held)
         missed: Behind | None = None

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from prometheus_client import Gauge, Histogram
 
@@ -58,10 +58,10 @@ class Turn:
     async def apply(self, dirty: Dirty) -> Done | Again:
         """Take in what changed, and publish what differs."""
         started = time.monotonic()
-        objects, rules, _ = dirty.by_cursor
+        objects, *published = dirty.by_cursor
         batch = self._feed.collect(objects, full=dirty.full)
         unsynced, life = self._feed.unsynced(), self._feed.life
-        self._shards.mark(_identities_in(rules), everything=dirty.full)
+        self._shards.mark(_identities_in(published), everything=dirty.full)
         for name, condition in self._synced.items():
             condition.set(name not in unsynced, unsynced.get(name, ""))
         with self._traced(batch):
@@ -167,5 +167,8 @@ class Turn:
             self._grace = plan.retire(self._grace, replaced, time.monotonic())
 
 
-def _identities_in(keys: Iterable[str]) -> set[int]:
-    return {codec.parse_identity(key) for key in keys if not key.startswith("_") and len(key) == 16}
+def _identities_in(cursors: Iterable[Iterable[str]]) -> Iterator[int]:
+    """Identities whose key in ``rules`` or ``identities`` is among what changed; keys that are none are not ours."""
+    for key in {key for cursor in cursors for key in cursor if not key.startswith("_")}:
+        with suppress(codec.Malformed):
+            yield codec.parse_identity(key)
