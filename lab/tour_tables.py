@@ -135,7 +135,7 @@ def move(page: Console, seen: Move) -> None:
 def drops(page: Console, seen: Drops) -> None:
     """Who stopped whom, by which policies; and where that contradicts the matrix."""
     heading(page, "What was dropped, and by what", "told by the datapath of each node while the connections were tried")
-    table = _table("stopped", "of", "at ports", "reason", "policies", "rules of revision", "packets")
+    table = _table("where", "who", "at ports", "reason", "policies", "rules of revision", "packets")
     for group in _alike(seen.rows):
         table.add_row(*_drop(group))
     page.print(table if seen.rows else "  [bold red]no drop was told[/]")

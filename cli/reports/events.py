@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
+from cli.reports.text import identity
 from cli.show import Cell, Tone, dim
 from proto.events import EVENTS_BY_SUBJECT
 from proto.subjects import EVENTS
@@ -29,8 +30,12 @@ def line(clock: str, told: Told) -> tuple[Cell, ...]:
     """Time, what, and the fields of the body."""
     what = told.subject.removeprefix(f"{EVENTS}.")
     tone = Tone.WARN if what.endswith(".fault") else Tone.STRONG
-    fields = "  ".join(f"{name}={_plain(getattr(told.event, name))}" for name in told.event.__struct_fields__)
+    fields = "  ".join(f"{name}={_field(name, getattr(told.event, name))}" for name in told.event.__struct_fields__)
     return dim(clock), Cell(what, tone), Cell(fields)
+
+
+def _field(name: str, value: object) -> str:
+    return identity(value) if name == "identity" and isinstance(value, int) else _plain(value)
 
 
 def _plain(value: object) -> str:
