@@ -26,6 +26,9 @@ from services.policy.core.selectors import EVERYTHING, selects
 RANK = 1000
 """Rank of every NetworkPolicy line: they only ever allow, so none need precede another."""
 
+MOST_NAMED = 64
+"""Isolating policies named for each direction: they tell a person why, so beyond this they need not be whole."""
+
 UNREVISED = Revision(epoch="", sequence=0)
 """Revision of a policy that has not been published yet; the publisher puts its own in."""
 
@@ -151,8 +154,7 @@ def compile_member(member: Member, policies: Iterable[NetworkPolicy], lines: Lin
             isolated_by=tuple(
                 _source(policy, -1 - direction)
                 for direction, applies in ((Direction.INGRESS, _ingress), (Direction.EGRESS, _egress))
-                for policy in ordered
-                if applies(policy)
+                for policy in [policy for policy in ordered if applies(policy)][:MOST_NAMED]
             ),
         ),
         tuple(_too_many(member, ordered, direction, how) for direction, how in lines.too_much),

@@ -10,6 +10,7 @@ from proto.codec import encode
 from proto.objects import IPBlock, KubernetesObject, Namespace, Peer, PolicyRule, Selector
 from proto.policy import CompiledPolicy, Direction, PeerKind
 from services.policy.core.cidrs import set_number
+from services.policy.core.compile import MOST_NAMED
 from services.policy.core.graph import Graph
 from services.policy.core.limits import Limits, estimated_size
 from tests.core.policy.cluster import settled
@@ -188,3 +189,13 @@ def test_the_largest_allowed_value_fits_on_the_bus() -> None:
     compiled = made.compiled[identity(made, "x/db")].policy
     assert len(compiled.rules) == 3000
     assert len(encode(compiled)) <= estimated_size(compiled.rules, compiled.sources)
+
+
+def test_a_pod_that_very_many_policies_isolate_still_fits_on_the_bus() -> None:
+    text = "\n".join(
+        f"- {{name: {'n' * 200}{index}, podSelector: {{}}, policyTypes: [Ingress, Egress]}}" for index in range(900)
+    )
+    made = graph(text)
+    compiled = made.compiled[identity(made, "x/db")].policy
+    assert len(compiled.isolated_by) == 2 * MOST_NAMED
+    assert len(encode(compiled)) < 60_000
