@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import random
+from functools import partial
 
 from chassis.faults import Fault
 from chassis.health import Condition
@@ -34,6 +35,26 @@ FULL_PASS = 30.0
 BUCKETS_EVERY = 10.0
 
 
+class Changes:
+    """Wakes whoever has to look when the objects of a kind changed."""
+
+    def __init__(self) -> None:
+        self._cursors: dict[type, list[Cursor]] = {}
+
+    def cursor(self, *kinds: type) -> Cursor:
+        """A reader's own bell for these kinds; rung to begin with."""
+        made = Cursor()
+        made.mark()
+        for kind in kinds:
+            self._cursors.setdefault(kind, []).append(made)
+        return made
+
+    def mark(self, kind: type) -> None:
+        """Objects of this kind changed."""
+        for cursor in self._cursors.get(kind, ()):
+            cursor.mark()
+
+
 async def build(runtime: Runtime[Settings]) -> None:
     """Wire everything; returns at once."""
     settings = runtime.settings
@@ -41,10 +62,11 @@ async def build(runtime: Runtime[Settings]) -> None:
     await kube.open()
     runtime.on_stop(kube.close)
     caches = {kind.type: Cache(kind, keep_raw=kind.type is Node) for kind in KINDS}
-    changes = {kind.type: Cursor() for kind in KINDS}
+    changes = Changes()
     pace = Pace(page=settings.kube_page, watch=settings.kube_watch_seconds)
     feeds = [
-        Feed(kube, cache, log=runtime.log, pace=pace, on_change=changes[kind].mark) for kind, cache in caches.items()
+        Feed(kube, cache, log=runtime.log, pace=pace, on_change=partial(changes.mark, kind))
+        for kind, cache in caches.items()
     ]
     for feed in feeds:
         runtime.spawn(f"feed {feed.cache.kind.kind}", feed.run())
@@ -56,7 +78,7 @@ async def build(runtime: Runtime[Settings]) -> None:
 
 
 async def _mirror_when_possible(
-    runtime: Runtime[Settings], kube: Kube, feeds: list[Feed], changes: dict[type, Cursor], made: asyncio.Event
+    runtime: Runtime[Settings], kube: Kube, feeds: list[Feed], changes: Changes, made: asyncio.Event
 ) -> None:
     """Everything that lives in buckets, as soon as there are any; then keep telling whether it is well."""
     caches = {feed.cache.kind.type: feed.cache for feed in feeds}
@@ -77,9 +99,9 @@ async def _mirror_when_possible(
         telemetry=runtime.telemetry,
         log=runtime.log,
     )
-    cursors = [objects.cursor(), *changes.values()]
+    cursors = [objects.cursor(), changes.cursor(*caches)]
     loops = [Loop(runtime, "mirror", cursors=cursors, apply=mirror.apply, period=FULL_PASS)]
-    loops += _writers(runtime, kube, lease, caches, mirror)
+    loops += _writers(runtime, kube, lease, caches, mirror, changes)
     runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
     while True:
         _tell_feeds(kubernetes, feeds)
@@ -88,7 +110,12 @@ async def _mirror_when_possible(
 
 
 def _writers(
-    runtime: Runtime[Settings], kube: Kube, lease: Lease, caches: dict[type, Cache], mirror: Mirror
+    runtime: Runtime[Settings],
+    kube: Kube,
+    lease: Lease,
+    caches: dict[type, Cache],
+    mirror: Mirror,
+    changes: Changes,
 ) -> list[Loop]:
     bus, log = runtime.bus, runtime.log
     acks = bus.bucket(ACKS).watch({"": Ack}, markers=(), name="acks")
@@ -109,7 +136,14 @@ def _writers(
     )
     return [
         Loop(runtime, "nodes", cursors=[acks.cursor(), blocks.cursor()], apply=nodes.apply, period=5, debounce=0.05),
-        Loop(runtime, "coredns", cursors=[decisions.cursor()], apply=names.apply, period=5, debounce=0.05),
+        Loop(
+            runtime,
+            "coredns",
+            cursors=[decisions.cursor(), changes.cursor(ConfigMap, Deployment)],
+            apply=names.apply,
+            period=5,
+            debounce=0.05,
+        ),
         Loop(runtime, "faults", cursors=[], apply=faults.apply, period=2),
     ]
 

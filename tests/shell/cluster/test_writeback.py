@@ -1,0 +1,134 @@
+"""What is written to the API server, by whom, and what never is."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_network
+from pathlib import Path
+from typing import Any
+
+from proto.addresses import Block
+from proto.codec import block_key
+from proto.dns import CoreDNSDecision
+from proto.policy import Ack, Revision
+from proto.subjects import ACKS, BLOCKS, DNS
+from proto.sync import Complete, Epoch
+from tests.conftest import BusFor
+from tests.natsd import NatsServer
+from tests.shell.cluster.apiserver import ApiServer
+from tests.shell.cluster.test_mirror import cluster, until
+
+
+def block(cidr: str, node: str) -> Block:
+    return Block(ip_network(cidr), "p", node, "u", 1, "x")
+
+
+async def put_blocks(bus: Any, *blocks: Block, complete: bool) -> None:
+    bucket = bus.bucket(BLOCKS)
+    for one in blocks:
+        await bucket.put(block_key(one.cidr), one)
+    if complete:
+        epoch = await bucket.get("_epoch", Epoch)
+        await bucket.put("_complete", Complete(epoch.value.epoch))
+
+
+def told_blocks(api: ApiServer, node: str) -> str:
+    written = api.objects["Node"]["", node]["metadata"].get("annotations", {})
+    found: str = written.get("airmesh.io/blocks", "")
+    return found
+
+
+async def test_blocks_are_written_when_all_of_them_are_known(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("Node", {}, name="n1")
+    await api.put("Node", {"metadata": {"annotations": {"airmesh.io/blocks": "10.9.0.0/26"}}}, name="dead")
+    ipam = await bus_for("ipam")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        await put_blocks(ipam, block("10.0.0.64/26", "n1"), complete=False)
+        await asyncio.sleep(0.7)
+        # Not all is known yet: what a dead node held must not be forgotten.
+        assert (told_blocks(api, "n1"), told_blocks(api, "dead")) == ("", "10.9.0.0/26")
+        await put_blocks(
+            ipam, block("10.0.0.0/26", "n1"), block("fd00::/122", "n1"), block("10.9.0.0/26", "dead"), complete=True
+        )
+        await until(lambda: told_blocks(api, "n1") == "10.0.0.0/26,10.0.0.64/26,fd00::/122")
+        assert told_blocks(api, "dead") == "10.9.0.0/26"
+        assert {manager for _, manager, _ in api.applied} == {"airmesh-blocks"}
+
+
+async def test_coredns_becomes_what_dns_decided(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("ConfigMap", {"data": {"Corefile": "old", "kept": "x"}}, "kube-system", "coredns")
+    dns = await bus_for("dns")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        await dns.bucket(DNS).put("coredns", CoreDNSDecision("kube-system", "new", 3, "because"))
+        config = api.objects["ConfigMap"]["kube-system", "coredns"]
+        await until(lambda: api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"] == "new")
+        assert config["data"]["kept"] == "x"
+        # There is no Deployment: its replicas are nobody's, and it is not made.
+        assert api.objects["Deployment"] == {}
+        await api.put("Deployment", {"spec": {"replicas": 1}}, "kube-system", "coredns")
+        await until(lambda: api.objects["Deployment"]["kube-system", "coredns"]["spec"]["replicas"] == 3)
+        assert {manager for _, manager, _ in api.applied} == {"airmesh-dns"}
+        # Somebody changes it by hand: it comes back.
+        await api.put("ConfigMap", {"data": {"Corefile": "by hand"}}, "kube-system", "coredns")
+        await until(lambda: api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"] == "new")
+
+
+async def test_a_decision_for_anything_else_is_not_carried_out(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    dns = await bus_for("dns")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        await dns.bucket(DNS).put("coredns", CoreDNSDecision("prod", "new", 3, "because"))
+        await asyncio.sleep(1)
+        assert api.applied == []
+
+
+async def test_pools_that_overlap_are_told_on_both(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16"}}, name="a")
+    await api.put("IPPool", {"spec": {"cidr": "10.0.128.0/20"}}, name="b")
+    async with cluster(nats_server, api, tmp_path):
+        await until(lambda: len(api.events) == 2)
+        assert {event["involvedObject"]["name"] for event in api.events.values()} == {"a", "b"}
+        assert all(event["metadata"]["namespace"] == "default" for event in api.events.values())
+        await api.put("IPPool", {"spec": {"cidr": "10.0.128.0/20", "disabled": True}}, name="b")
+        await asyncio.sleep(2.5)
+        assert len(api.events) == 2
+
+
+async def test_while_nats_is_away_nodes_stay_as_they_were(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("Node", {}, name="n1")
+    dataplane = await bus_for("dataplane", "n1")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        await dataplane.bucket(ACKS).put("n1", Ack("n1", Revision("e", 1), 0, ready=True))
+        await until(lambda: len(api.applied) == 1)
+        nats_server.kill()
+        await api.put("Node", {"spec": {"unschedulable": True}}, name="n2")
+        await asyncio.sleep(1.5)
+        nats_server.start()
+        await until(lambda: runtime.bus.connected)
+        await asyncio.sleep(1.5)
+        assert len(api.applied) == 1
+
+
+async def test_a_refused_write_is_tried_again(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("Node", {}, name="n1")
+    dataplane = await bus_for("dataplane", "n1")
+    api.refuse(3, 500, "InternalError", when="PATCH")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        await dataplane.bucket(ACKS).put("n1", Ack("n1", Revision("e", 1), 0, ready=True))
+        await until(lambda: len(api.applied) == 1, 15)

@@ -1,0 +1,229 @@
+"""The dns service on a real NATS, with servers that tell what a real CoreDNS told."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from ipaddress import ip_address
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+
+from chassis.bus import Bus
+from chassis.faults import SettingsFault
+from chassis.settings import load
+from proto.codec import kind_prefix, object_key
+from proto.dns import CoreDNSDecision, DnsReport
+from proto.objects import KIND_OF, EndpointSlice, KubernetesObject, Node, SliceEndpoint
+from proto.subjects import DNS, OBJECTS, event_subject
+from proto.sync import Complete, complete_key
+from services.dns.app import build
+from services.dns.core.corefile import Recipe, render
+from services.dns.settings import Settings
+from tests.conftest import BusFor
+from tests.natsd import Lines, NatsServer, runtime_of
+
+PAGE = (Path(__file__).parents[2] / "core" / "dns" / "coredns-metrics.txt").read_text()
+
+
+class Server:
+    """A metrics page on a loopback address; ``times`` more queries than the recorded ones."""
+
+    def __init__(self) -> None:
+        self.times = 1
+        self.page: str | None = None
+
+    async def answer(self, _request: web.Request) -> web.Response:
+        if self.page is not None:
+            return web.Response(text=self.page)
+        grown = []
+        for line in PAGE.splitlines():
+            head, _, value = line.rpartition(" ")
+            is_count = line.startswith("coredns_") and "_sum" not in head and value.isdigit()
+            grown.append(f"{head} {int(value) * self.times}" if is_count else line)
+        return web.Response(text="\n".join(grown) + "\n")
+
+
+@asynccontextmanager
+async def metrics(server: Server, address: str, port: int = 0) -> AsyncIterator[int]:
+    app = web.Application()
+    app.router.add_get("/metrics", server.answer)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    await web.TCPSite(runner, address, port).start()
+    yield runner.addresses[0][1]
+    await runner.cleanup()
+
+
+@asynccontextmanager
+async def dns(server: NatsServer, port: int, name: str = "one", **more: Any) -> AsyncIterator[Any]:
+    settings = Settings(
+        nats_url=server.url,
+        nats_seed_file=server.seeds / "dns.seed",
+        nats_user="dns",
+        instance=name,
+        dns_metrics_port=port,
+        dns_report_seconds=0.3,
+        lease_seconds=1.5,
+        **more,
+    )
+    async with runtime_of(server, "dns", settings=settings, lines=Lines()) as runtime:
+        await build(runtime)
+        yield runtime
+
+
+async def put(cluster: Bus, *objects: KubernetesObject) -> None:
+    """Objects as ``cluster`` would have mirrored them, complete."""
+    bucket = cluster.bucket(OBJECTS)
+    epoch = (await cluster.make_buckets())["objects"]
+    for one in objects:
+        await bucket.put(object_key(one), one)
+    for kind in (Node, EndpointSlice):
+        await bucket.put(complete_key(kind_prefix(KIND_OF[kind])), Complete(epoch))
+
+
+def coredns(*addresses: str) -> EndpointSlice:
+    endpoints = tuple(SliceEndpoint((ip_address(text),), pod_uid=text) for text in addresses)
+    return EndpointSlice("kube-system", "kube-dns-x", "kube-dns", endpoints)
+
+
+async def until(condition: Callable[[], object], seconds: float = 10.0) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, "it did not come about"
+        await asyncio.sleep(0.02)
+
+
+async def decision(bus: Bus) -> CoreDNSDecision | None:
+    entry = await bus.bucket(DNS).get("coredns", CoreDNSDecision)
+    return entry.value if entry is not None else None
+
+
+async def decided(bus: Bus, replicas: int) -> CoreDNSDecision:
+    deadline = time.monotonic() + 10
+    while True:
+        found = await decision(bus)
+        if found is not None and found.replicas == replicas:
+            return found
+        assert time.monotonic() < deadline, found
+        await asyncio.sleep(0.05)
+
+
+async def test_decides_when_the_nodes_are_known_and_again_when_they_grow(
+    nats_server: NatsServer, bus_for: BusFor
+) -> None:
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    await cluster.make_buckets()
+    async with dns(nats_server, 1):
+        await asyncio.sleep(1)
+        assert await decision(cli) is None
+        await put(cluster, *(Node(name=f"n{number}", uid="u") for number in range(3)))
+        found = await decided(cli, 2)
+        assert found.corefile == render(Recipe())
+        assert found.namespace == "kube-system"
+        assert "3 nodes" in found.reason
+        await put(cluster, *(Node(name=f"n{number}", uid="u") for number in range(40)))
+        assert "40 nodes" in (await decided(cli, 3)).reason
+
+
+async def test_a_new_corefile_replaces_the_old_decision(nats_server: NatsServer, bus_for: BusFor) -> None:
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    await put(cluster, Node(name="n1", uid="u"))
+    async with dns(nats_server, 1):
+        first = await decided(cli, 2)
+    async with dns(nats_server, 1, "two", dns_upstreams=(ip_address("192.0.2.53"),)):
+        deadline = time.monotonic() + 10
+        while (found := await decision(cli)) == first:
+            assert time.monotonic() < deadline
+            await asyncio.sleep(0.05)
+        assert found is not None
+        assert "forward . 192.0.2.53:53" in found.corefile
+
+
+async def test_reports_what_was_counted_since_the_last_time(nats_server: NatsServer, bus_for: BusFor) -> None:
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    first, second = Server(), Server()
+    heard: list[DnsReport] = []
+    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, told: heard.append(told))
+    async with metrics(first, "127.0.0.1") as port, metrics(second, "127.0.0.2", port):
+        await put(cluster, Node(name="n1", uid="u"), coredns("127.0.0.1", "127.0.0.2", "127.0.0.3"))
+        async with dns(nats_server, port):
+            await until(lambda: heard and heard[-1].servers == 2)
+            assert heard[-1].queries == 0
+            del heard[:]
+            first.times, second.times = 3, 2
+            await until(lambda: any(told.queries for told in heard))
+            told = next(told for told in heard if told.queries)
+            # Both servers are asked at once, but the change may fall between two reports of one of them.
+            await until(lambda: sum(told.queries for told in heard) == 30)
+            assert dict(told.answers_by_rcode)["NXDOMAIN"] > 0
+            assert told.p50_ms == 0.25
+            first.page = "coredns_dns_requests_total no\n"
+            del heard[:]
+            await until(lambda: heard and heard[-1].servers == 1)
+            stored = await cli.bucket(DNS).get("report", DnsReport)
+            assert stored is not None
+            assert stored.value.servers == 1
+
+
+async def test_silence_is_reported_as_no_server(nats_server: NatsServer, bus_for: BusFor) -> None:
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    heard: list[DnsReport] = []
+    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, told: heard.append(told))
+    await put(cluster, Node(name="n1", uid="u"))
+    async with dns(nats_server, 1):
+        await until(lambda: len(heard) >= 2)
+        assert (heard[-1].servers, heard[-1].queries) == (0, 0)
+
+
+async def test_load_asks_for_more_replicas(nats_server: NatsServer, bus_for: BusFor) -> None:
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    server = Server()
+    async with metrics(server, "127.0.0.1") as port:
+        await put(cluster, Node(name="n1", uid="u"), coredns("127.0.0.1"))
+        async with dns(nats_server, port):
+            await decided(cli, 2)
+            server.times = 500
+            deadline = time.monotonic() + 10
+            # 5,000 queries within 0.3 s: more than 10,000 a second.
+            while (found := await decision(cli)) is None or found.replicas < 3:
+                assert time.monotonic() < deadline, found
+                await asyncio.sleep(0.05)
+            assert "queries/s" in found.reason
+
+
+async def test_of_two_copies_one_reports(nats_server: NatsServer, bus_for: BusFor) -> None:
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    heard: list[DnsReport] = []
+    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, told: heard.append(told))
+    await put(cluster, Node(name="n1", uid="u"))
+    async with dns(nats_server, 1, "one") as first, dns(nats_server, 1, "two"):
+        await until(lambda: len(heard) >= 2)
+        del heard[:]
+        await asyncio.sleep(1.5)
+        assert len(heard) <= 6
+        await first.bus.connection.close()
+        del heard[:]
+        await until(lambda: len(heard) >= 3, 8)
+
+
+@pytest.mark.parametrize(
+    ("variable", "value"),
+    [
+        ("AIRMESH_DNS_TTL", "9999"),
+        ("AIRMESH_DNS_CLUSTER_DOMAIN", "Not A Domain"),
+        ("AIRMESH_DNS_UPSTREAMS", "192.0.2.1,192.0.2.1"),
+        ("AIRMESH_DNS_REPLICAS_LEAST", "20"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, variable: str, value: str) -> None:
+    environ = {"AIRMESH_NATS_SEED_FILE": str(tmp_path), "AIRMESH_NATS_USER": "dns", variable: value}
+    settings = load(Settings, environ)
+    refuses = settings.rule if "REPLICAS" in variable else settings.recipe
+    with pytest.raises(SettingsFault) as caught:
+        refuses()
+    assert caught.value.variable == variable
