@@ -8,14 +8,16 @@ the loser stops before the winner begins. ``epoch`` counts the changes of holder
 from __future__ import annotations
 
 import asyncio
+import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from chassis.bus import Bus
-from chassis.faults import Fault
+from chassis.faults import Fault, Unavailable
 from chassis.kv import KV, Conflict, Entry
 from chassis.log import Log
+from kit import backoff
 from proto import leases
 from proto.codec import Malformed, UnknownVersion
 from proto.subjects import LEASES
@@ -38,6 +40,7 @@ class Lease:
 
     def __init__(self, runtime: _Runtime, key: str, seconds: float = 6.0) -> None:
         self._kv: KV = runtime.bus.bucket(LEASES)
+        self._bus = runtime.bus
         self._log = runtime.log
         self._holder = runtime.instance
         self._key = key
@@ -67,14 +70,20 @@ class Lease:
         return self.held
 
     async def _run(self) -> None:
+        await self._bus.wait_connected()
+        failures = 0
         while True:
+            wait = self._seconds / 3
             try:
                 await self._turn()
+                failures = 0
             except (Fault, Malformed, UnknownVersion) as error:
-                self._log.warning("lease-turn", key=self._key, error=error)
+                say = self._log.debug if isinstance(error, Unavailable) and not failures else self._log.warning
+                say("lease-turn", key=self._key, error=error)
+                wait = backoff.delay(failures, random.random(), first=min(0.2, wait), longest=wait)  # noqa: S311
+                failures += 1
             if self._held and time.monotonic() >= self._good_until:
                 self._lose("it could not be renewed in time")
-            wait = self._seconds / 3
             if self._held:
                 wait = max(0.05, min(wait, self._good_until - time.monotonic()))
             await asyncio.sleep(wait)

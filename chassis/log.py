@@ -18,6 +18,8 @@ from chassis.telemetry import current_trace_id
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 MAX_VALUE = 2000
 """Longest text of one value, in characters; what is longer is cut and ends in an ellipsis."""
+REPEAT_SECONDS = 60.0
+MAX_COMPLAINTS = 256
 
 
 def _plain(value: object) -> object:
@@ -81,15 +83,26 @@ class Log:
 
 
 class _Bridge(logging.Handler):
-    """Brings the lines of libraries into ours."""
+    """Brings the lines of libraries into ours; the same complaint at most once in REPEAT_SECONDS, with a count."""
 
     def __init__(self, log: Log) -> None:
         super().__init__()
         self._log = log
+        self._said: dict[tuple[str, str], tuple[float, int]] = {}
 
     def emit(self, record: logging.LogRecord) -> None:
+        complaint = (record.name, str(record.msg)[:100])
+        said, unsaid = self._said.get(complaint, (-REPEAT_SECONDS, 0))
+        if record.created - said < REPEAT_SECONDS:
+            self._said[complaint] = (said, unsaid + 1)
+            return
+        if len(self._said) >= MAX_COMPLAINTS:
+            self._said.clear()
+        self._said[complaint] = (record.created, 0)
         level = "error" if record.levelno >= logging.ERROR else "warning"
         values: dict[str, object] = {"library": record.name, "message": record.getMessage()}
+        if unsaid:
+            values["repeated"] = unsaid
         if record.exc_info and record.exc_info[1] is not None:
             values["error"] = record.exc_info[1]
         self._log._write(level, "library", values)

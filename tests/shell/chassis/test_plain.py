@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import pickle
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
@@ -12,7 +13,7 @@ from typing import Literal
 import pytest
 
 from chassis.faults import SettingsFault
-from chassis.log import Log
+from chassis.log import Log, bridge_libraries
 from chassis.secret import Secret
 from chassis.settings import BaseSettings, load
 from chassis.telemetry import Telemetry, current_traceparent, is_traceparent
@@ -110,6 +111,32 @@ def test_log_lines() -> None:
     }  # fmt: skip
     assert len(second["error"]) < 2100
     assert "hush" not in lines.text
+
+
+def test_a_library_that_repeats_itself_is_heard_once_a_minute() -> None:
+    lines = Lines()
+    root = logging.getLogger()
+    before = (list(root.handlers), root.level)
+    try:
+        bridge_libraries(Log("ipam", stream=lines))  # type: ignore[arg-type]
+        for number in range(50):
+            logging.getLogger("a.library").warning("cannot reach %s, attempt %d", "x", number)
+        logging.getLogger("a.library").error("another")
+        logging.getLogger("a.library").info("unheard")
+        bridge = root.handlers[0]
+        record = logging.makeLogRecord(
+            {"name": "a.library", "msg": "cannot reach %s, attempt %d", "args": ("x", 50), "levelno": 30}
+        )
+        record.created += 61
+        bridge.handle(record)
+    finally:
+        root.handlers[:], root.level = before
+    heard = [(line["level"], line["message"], line.get("repeated")) for line in lines.named("library")]
+    assert heard == [
+        ("warning", "cannot reach x, attempt 0", None),
+        ("error", "another", None),
+        ("warning", "cannot reach x, attempt 50", 49),
+    ]
 
 
 async def test_spans_nest_and_travel() -> None:
