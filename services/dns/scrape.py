@@ -37,7 +37,9 @@ class Scraper:
     async def counts(self, servers: Mapping[str, Address]) -> dict[str, Counts]:
         """Counters by server, of those that answered."""
         if self._session is None:
-            self._session = aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=DEADLINE))
+            # A new connection each time: CoreDNS closes idle ones long before the next report.
+            connector = aiohttp.TCPConnector(force_close=True)
+            self._session = aiohttp.ClientSession(connector=connector, timeout=aiohttp.ClientTimeout(total=DEADLINE))
         results = await asyncio.gather(*(self._one(address) for address in servers.values()))
         return {key: counts for key, counts in zip(servers, results, strict=True) if counts is not None}
 
