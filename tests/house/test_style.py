@@ -59,7 +59,7 @@ def test_each_module_opens_with_a_paragraph() -> None:
         if module.path.stem == "__init__" and not module.tree.body:
             continue  # an empty one only marks the package
         words = len((ast.get_docstring(module.tree) or "").split())
-        least = 5 if module.path.stem in ("__init__", "__main__") else 10
+        least = 3 if module.path.stem in ("__init__", "__main__") else 7
         if words < least:
             wrong.append(f"{module.path}: {words} words")
     assert wrong == []
