@@ -230,6 +230,7 @@ def test_any_history_keeps_the_promises(seed: int) -> None:
                         holder[text] = number
                         sequences = max(sequences, lease.sequence)
                 else:
+                    assert isinstance(got, NeedsBlock)
                     free = [text for text in map(str, (*BLOCK4.cidr, *BLOCK6.cidr)) if text not in holder]
                     usable = [text for text in free if ip_address(text).version == got.family and text not in freed]
                     assert not usable, f"{usable} were never used"
