@@ -110,7 +110,8 @@ def _who(one: Answered) -> str:
 
 def _verdict(one: Answered) -> str:
     if not one.agrees:
-        return f"[bold red]should be {'reached' if one.check.allowed else 'denied'}: {escape(', '.join(one.errors))}[/]"
+        said = ", ".join("name not resolved" if error == "name" else error for error in one.errors) or "by others' pods"
+        return f"[bold red]should be {'reached' if one.check.allowed else 'denied'}: {escape(said)}[/]"
     return "[green]✓[/]" if one.check.allowed else "[green]✓[/] [dim]denied, as it should be[/]"
 
 
