@@ -30,6 +30,7 @@ from proto.objects import KIND_OF, Kind, KubernetesObject, Namespace, NetworkPol
 from proto.sync import Complete, complete_key
 from services.cluster.core.cache import Cache, has_place
 from services.cluster.core.diff import Difference, Name, diff
+from services.cluster.core.policies import without_rules
 
 TOGETHER = 64
 """Writes under way at a time."""
@@ -105,10 +106,11 @@ class Mirror:
         for prefix, cache in self._caches.items():
             for name in cache.take_dirty():
                 known = cache.known.get(name)
-                value = known.value if known is not None else None
+                value = (known.value or known.stand_in) if known is not None else None
                 before = self._key_of.pop((prefix, name), None)
                 if before is not None:
                     self._desired.pop(before, None)
+                    self.unwritable.pop(before, None)
                     touched.add(before)
                 elif known is None:
                     # It never had a good version here; the bucket may hold one from before this copy's time.
@@ -177,20 +179,31 @@ class Mirror:
                 return False
             with self._telemetry.span("cluster.upsert", parent, key=key, kind=kind.kind) as span:
                 try:
-                    if there is None:
-                        written = await self._kv.create(key, value, traceparent=span.traceparent)
-                    else:
-                        written = await self._kv.update(key, value, there.revision, traceparent=span.traceparent)
+                    written = await self._put(key, value, there, span.traceparent)
+                    self.unwritable.pop(key, None)
                 except Malformed as error:
-                    self.unwritable[key] = (value, f"{kind.kind} {value.name}: {error}; make the object smaller")
-                    return True
-            self.unwritable.pop(key, None)
+                    sentence = f"{kind.kind} {value.name}: {error}; make the object smaller"
+                    self.unwritable[key] = (value, sentence)
+                    if not isinstance(value, NetworkPolicy) or value == without_rules(value):
+                        return True
+                    # Left out, it would no longer isolate anything: what allows is left out instead.
+                    value = without_rules(value)
+                    if there is not None and there.value == value:
+                        return True
+                    written = await self._put(key, value, there, span.traceparent)
             if isinstance(written, Conflict):
                 self._lost(key, kind)
                 return False
             self._own[key] = _Own(written, Entry(key, value, written, span.traceparent))
             _WRITES.labels(kind.kind, "upsert").inc()
             return True
+
+    async def _put(
+        self, key: str, value: KubernetesObject, there: Entry[KubernetesObject] | None, traceparent: str
+    ) -> int | Conflict:
+        if there is None:
+            return await self._kv.create(key, value, traceparent=traceparent)
+        return await self._kv.update(key, value, there.revision, traceparent=traceparent)
 
     async def _delete(self, key: str, there: Entry[KubernetesObject]) -> bool:
         kind = KIND_OF[type(there.value)]

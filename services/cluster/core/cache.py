@@ -1,8 +1,9 @@
 """The objects of one kind as the API last served them, understood; what the mirror is made to look like.
 
 Owns the rule for what cannot be understood: the object's last good version stays, the fault is kept beside it until the
-object is mended or gone. A pod without a node is known, but is nobody's yet and has no key.
-A cache is ``synced`` once a whole list has come; before that it says nothing about what is absent.
+object is mended or gone; for a policy that never had a good version, one stands in that isolates what it selects. A
+pod without a node is known, but is nobody's yet and has no key. A cache is ``synced`` once a whole list has come; before
+that it says nothing about what is absent.
 """
 
 from __future__ import annotations
@@ -13,9 +14,10 @@ from typing import Any
 
 import msgspec
 
-from proto.objects import Kind, KubernetesObject, Pod
+from proto.objects import Kind, KubernetesObject, NetworkPolicy, Pod
 from services.cluster.core.diff import Name
 from services.cluster.core.parse import Malformed, parse
+from services.cluster.core.policies import closed
 
 
 class _Identity(msgspec.Struct, rename="camel"):
@@ -36,6 +38,8 @@ class Known:
     uid: str
     value: KubernetesObject | None
     raw: bytes = b""
+    stand_in: KubernetesObject | None = None
+    """What is mirrored while there never was a good version: for a policy, one that isolates."""
 
 
 class Cache:
@@ -72,15 +76,17 @@ class Cache:
         name = (identity.namespace, identity.name)
         before = self.known.get(name)
         kept = raw if self._keep_raw else b""
+        stand_in: KubernetesObject | None = None
         try:
             value = parse(self.kind, raw)
         except Malformed as fault:
             self.faults[name] = fault
             same = before is not None and before.uid == identity.uid
             value = before.value if before is not None and same else None
+            stand_in = closed(raw) if value is None and self.kind.type is NetworkPolicy else None
         else:
             self.faults.pop(name, None)
-        self.known[name] = Known(identity.uid, value, kept)
+        self.known[name] = Known(identity.uid, value, kept, stand_in)
         if before is None or before != self.known[name]:
             self._mark(name)
         return name

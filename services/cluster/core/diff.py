@@ -37,15 +37,20 @@ def diff(
     broken: Mapping[Name, str],
     keys: Iterable[str],
 ) -> Difference:
-    """Difference for ``keys`` only. ``broken``: objects that cannot be understood, with the uid they have now."""
+    """Difference for ``keys`` only.
+
+    ``broken``: objects that cannot be understood, with the uid they have now; ``desired`` may have a stand-in for one,
+    which is written only where the bucket holds nothing better.
+    """
     upserts = []
     deletes = []
     for key in sorted(set(keys)):
         wanted, there = desired.get(key), held.get(key)
+        kept = there is not None and _is_kept(there, broken)
         if wanted is not None:
-            if wanted != there:
+            if wanted != there and not kept:
                 upserts.append((key, wanted))
-        elif there is not None and not _is_kept(there, broken):
+        elif there is not None and not kept:
             deletes.append(key)
     return Difference(tuple(upserts), tuple(deletes))
 

@@ -1,15 +1,19 @@
 """NetworkPolicy from the API's shape to the mesh's, with the API's defaults and the API's refusals.
 
-Promises that nothing is ever read as wider than it was written: what cannot be understood is refused whole, and the
-mirror keeps the last good version. Two defaults matter: without policyTypes a policy is about ingress, and about egress
-only where it has egress rules (networking/v1 SetDefaults_NetworkPolicy); rules of a direction that policyTypes leaves
-out have no effect and are dropped. An empty list of peers or ports means any; a missing selector in spec selects every
-pod of the namespace.
+Promises that nothing is ever read as wider than it was written: what cannot be understood is refused whole, the mirror
+keeps the last good version, and where there never was one, :func:`closed` isolates what the policy selects.
+
+Two defaults matter: without policyTypes a policy is about ingress, and about egress only where it has egress rules
+(networking/v1 SetDefaults_NetworkPolicy); rules of a direction that policyTypes leaves out have no effect and are
+dropped. An empty list of peers or ports means any; a missing selector in spec selects every pod of the namespace.
 """
 
 from __future__ import annotations
 
 import re
+from typing import Any
+
+import msgspec
 
 from proto.objects import IPBlock, NetworkPolicy, Peer, PolicyPort, PolicyRule, Requirement, Selector
 from services.cluster.core.malformed import Wrong, quote
@@ -18,11 +22,13 @@ from services.cluster.core.shapes import (
     EgressRuleShape,
     IngressRuleShape,
     IPBlockShape,
+    Metadata,
     NetworkPolicyShape,
     PeerShape,
     PolicyPortShape,
     RequirementShape,
     SelectorShape,
+    Shape,
 )
 
 _PORT_NAME = re.compile(r"(?=.{1,15}$)(?=.*[a-z])(?!.*--)[a-z0-9]([a-z0-9-]*[a-z0-9])?")
@@ -45,6 +51,43 @@ def network_policy(shape: NetworkPolicyShape) -> NetworkPolicy:
         ingress=ingress if "Ingress" in types else (),
         egress=egress if "Egress" in types else (),
     )
+
+
+def closed(raw: bytes) -> NetworkPolicy | None:
+    """What stands in for a policy that cannot be understood: it isolates, and allows nothing.
+
+    It selects what the policy selects as far as that much can be read, else every pod of the namespace. ``None`` when
+    not even namespace and name can be read.
+    """
+    try:
+        shape = msgspec.json.decode(raw, type=_Unread)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return None
+    spec = shape.spec if isinstance(shape.spec, dict) else {}
+    try:
+        selector = _selector(msgspec.convert(spec.get("podSelector") or {}, SelectorShape), "spec.podSelector")
+    except (msgspec.ValidationError, Wrong):
+        selector = Selector()
+    types = spec.get("policyTypes") or ["Ingress", *(["Egress"] if "egress" in spec else [])]
+    readable = isinstance(types, list) and all(one in ("Ingress", "Egress") for one in types)
+    return NetworkPolicy(
+        namespace=shape.metadata.namespace,
+        name=shape.metadata.name,
+        uid=shape.metadata.uid,
+        pod_selector=selector,
+        applies_ingress=not readable or "Ingress" in types,
+        applies_egress=not readable or "Egress" in types,
+    )
+
+
+class _Unread(Shape, frozen=True):
+    metadata: Metadata
+    spec: Any = None
+
+
+def without_rules(policy: NetworkPolicy) -> NetworkPolicy:
+    """The same policy, allowing nothing: for one that is too large to be told whole."""
+    return msgspec.structs.replace(policy, ingress=(), egress=())
 
 
 def _rule(shape: IngressRuleShape | EgressRuleShape, path: str, side: str) -> PolicyRule:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import msgspec
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Pod
+from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Pod, Selector
 from services.cluster.core.cache import Cache, has_place
 from services.cluster.core.diff import diff
 
@@ -52,6 +53,45 @@ def test_what_cannot_be_understood_keeps_its_last_good_version_while_it_is_the_s
     assert cache.broken() == {("prod", "a"): "another"}
     cache.upsert(raw("a", OTHER, uid="another"))
     assert not cache.faults
+
+
+SELECTED = Selector((("role", "db"),))
+
+
+@pytest.mark.parametrize(
+    ("spec", "selector", "ingress", "egress"),
+    [
+        ({"podSelector": {"matchLabels": {"role": "db"}}, "ingress": [{"from": [{}]}]}, SELECTED, True, False),
+        ({"podSelector": {"matchLabels": {"role": "db"}}, "egress": [{"to": [{}]}]}, SELECTED, True, True),
+        ({"podSelector": {"matchLabels": {"role": "db"}}, "policyTypes": ["Egress"], "new": 1}, SELECTED, False, True),
+        ({"podSelector": {"matchLabels": {"role": "db"}}, "policyTypes": ["Sideways"]}, SELECTED, True, True),
+        ({"podSelector": {"matchLabels": 3}, "policyTypes": ["Ingress"]}, Selector(), True, False),
+        ({"podSelector": {"matchExpressions": [{"key": "a", "operator": "In"}]}}, Selector(), True, False),
+        (7, Selector(), True, False),
+    ],
+)
+def test_a_policy_that_was_never_understood_isolates_what_it_selects(
+    spec: object, selector: Selector, ingress: bool, egress: bool
+) -> None:
+    cache = Cache(POLICIES)
+    cache.upsert(raw("a", spec))
+    known = cache.known["prod", "a"]
+    assert known.value is None
+    assert known.stand_in == NetworkPolicy("prod", "a", "u", selector, ingress, egress)
+    cache.upsert(raw("a", GOOD))
+    assert cache.known["prod", "a"].stand_in is None
+    cache.upsert(raw("a", spec))
+    assert cache.known["prod", "a"].stand_in is None
+
+
+def test_a_stand_in_is_written_only_where_there_is_nothing_better() -> None:
+    stand_in = NetworkPolicy("prod", "a", "u", Selector(), True, True)
+    good = NetworkPolicy("prod", "a", "u", SELECTED, True, False)
+    broken = {("prod", "a"): "u"}
+    assert diff({"k": stand_in}, {}, broken, ["k"]).upserts == (("k", stand_in),)
+    assert not diff({"k": stand_in}, {"k": good}, broken, ["k"])
+    replaced = diff({"k": stand_in}, {"k": NetworkPolicy("prod", "a", "old", SELECTED, True, False)}, broken, ["k"])
+    assert replaced.upserts == (("k", stand_in),)
 
 
 def test_bytes_without_a_name_are_nobody() -> None:

@@ -252,6 +252,25 @@ async def test_a_broken_object_is_told_and_its_last_good_version_stays(
         assert len(api.events) == 1
 
 
+async def test_a_policy_that_cannot_be_mirrored_whole_still_isolates(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    view = watch(await bus_for("cli"), NetworkPolicy)
+    await api.put("NetworkPolicy", BROKEN, "prod", "broken")
+    peers = [{"podSelector": {"matchLabels": {f"label-{n}": "x" * 60}}} for n in range(9000)]
+    await api.put("NetworkPolicy", {"spec": {"podSelector": {}, "ingress": [{"from": peers}] * 2}}, "prod", "large")
+    async with cluster(nats_server, api, tmp_path):
+        await view.wait_synced(10)
+        for name in ("broken", "large"):
+            found = view.entries[f"networking=2Ek8s=2Eio.networkpolicy.prod.{name}"].value
+            assert found.applies_ingress
+            assert found.ingress == ()
+        await until(lambda: len(api.events) == 2)
+        await api.put("NetworkPolicy", GOOD, "prod", "large")
+        await api.put("NetworkPolicy", {"spec": {"ingress": [{}]}}, "prod", "broken")
+        await until(lambda: view.entries["networking=2Ek8s=2Eio.networkpolicy.prod.broken"].value.ingress != ())
+
+
 async def test_a_kind_is_complete_only_after_it_is(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
