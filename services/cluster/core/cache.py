@@ -2,8 +2,8 @@
 
 Owns the rule for what cannot be understood: the object's last good version stays, the fault is kept beside it until the
 object is mended or gone; for a policy that never had a good version, one stands in that isolates what it selects. A
-pod without a node is known, but is nobody's yet and has no key. A cache is ``synced`` once a whole list has come; before
-that it says nothing about what is absent.
+pod without a node is known, but is nobody's yet and has no key. A cache is ``synced`` once a whole list has come; until
+then it says nothing about what is absent.
 """
 
 from __future__ import annotations
