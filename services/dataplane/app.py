@@ -8,6 +8,7 @@ on.
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from pathlib import Path
 
@@ -20,7 +21,9 @@ from services.dataplane.around import Balancer, Peers
 from services.dataplane.attach import Attacher
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs
+from services.dataplane.core.journal import Ask
 from services.dataplane.core.layout import Config, ConfigFlag
+from services.dataplane.core.links import KernelLinks, pod_mac
 from services.dataplane.enforce import Enforcer
 from services.dataplane.feed import Feed
 from services.dataplane.flow_events import FlowEvents
@@ -34,7 +37,7 @@ from services.dataplane.kernel.ring import EventReader
 from services.dataplane.parts import Parts
 from services.dataplane.provision import Provision
 from services.dataplane.publish import AckOut, EndpointsOut
-from services.dataplane.registry import Registry, rebuild
+from services.dataplane.registry import Registry, orphans, rebuild
 from services.dataplane.relabel import Relabel
 from services.dataplane.settings import Settings
 
@@ -57,7 +60,7 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
     )
     datapath = Datapath.open(settings.pin_root, settings.bpf_cache, tcx=None if settings.tcx else False)
     feed, registry = Feed(bus, settings.node), Registry()
-    enforcer = Enforcer(datapath.tables, feed, registry, budget=settings.flow_budget)
+    enforcer = Enforcer(datapath.tables, feed, registry, log, budget=settings.flow_budget)
     enforcer.node_cookie = netns_cookie()
     flags = ConfigFlag.EMIT_FORWARDED if settings.publish_forwarded else ConfigFlag(0)
     datapath.tables.configure(Config(flags=int(flags)))
@@ -81,6 +84,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     """Wires the agent."""
     parts = make_parts(runtime)
     kernel = await parts.thread.run(parts.links.snapshot)
+    await _adopt(parts, kernel)
     found = rebuild(parts.book.journal.ledger, kernel)
     parts.registry.fill(found.alive)
     attacher = Attacher(parts)
@@ -92,11 +96,29 @@ async def build(runtime: Runtime[Settings]) -> None:
     await _start_cni(runtime, parts, attacher)
 
 
+async def _adopt(parts: Parts, kernel: KernelLinks) -> None:
+    """A lost journal is written again from the kernel, before any address is given away."""
+    known = {key.ifindex: link.identity for key, link in parts.datapath.tables.links.items().items()}
+    for mark, (link, addresses) in orphans(parts.book.journal.ledger, kernel).items():
+        ask = Ask(
+            container=mark.attachment.container,
+            interface=mark.attachment.interface,
+            namespace="",
+            pod="",
+            pod_uid=mark.uid,
+            nonce=secrets.token_hex(8),
+            identity=known.get(link.index, 0),
+            mac=pod_mac(mark.attachment),
+        )
+        adopted = await parts.book.journal.adopt(ask, addresses)
+        parts.log.warning("link-adopted", link=link.name, addresses=[str(a) for a in addresses], outcome=str(adopted))
+
+
 def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
     feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
     peers, balancer = Peers(tables, feed, registry), Balancer(tables, feed)
     datapath = runtime.health.require("datapath")
-    keeper = Keeper(parts, datapath, attacher.delete, attacher.mtu)
+    keeper = Keeper(parts, datapath, attacher)
     provision = Provision(parts, runtime.health.require("blocks"), datapath)
     state = Enforcing(runtime, parts, peers)
 
@@ -133,7 +155,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     out = EndpointsOut(runtime.bus, feed, registry, runtime.log)
     Loop(runtime, "endpoints", cursors=[feed.endpoints.cursor(), registry.bell.cursor()], apply=out.apply)
     runtime.spawn("gate", _wake(parts))
-    runtime.spawn("reaper", keeper.reap(attacher.retired))
+    runtime.spawn("reaper", keeper.reap())
     runtime.spawn("conntrack", keeper.sweep())
     flows = FlowEvents(runtime.bus, feed, registry, runtime.settings.flow_events_per_second)
     reader = EventReader(tables.events_fd, flows.take)

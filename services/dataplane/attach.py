@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import queue
 import secrets
 import time
 from collections.abc import Callable
@@ -306,7 +307,7 @@ def _as_cni(error: BaseException) -> BaseException:
             return CniError(Code.INTERFACE_EXISTS, f"the container already has an interface {error}")
         case NetlinkRefused() | BpfError() | NotANamespace():
             return CniError(Code.KERNEL_REFUSED, str(error))
-        case TimeoutError() | asyncio.QueueFull():
+        case TimeoutError() | queue.Full():
             return CniError(Code.TRY_AGAIN_LATER, "the kernel did not answer in time")
         case _:
             return error

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from chassis.log import Log
 from proto.policy import CompiledPolicy, Revision
 from services.dataplane.core import admission
 from services.dataplane.core import policy_maps as pm
@@ -25,6 +26,8 @@ from services.dataplane.core.layout import (
     Peer,
     PeerFlag,
     PrefixKey,
+    Subject,
+    SubjectKey,
 )
 from services.dataplane.core.policy_maps import PolicyChange, PolicyEntries
 from services.dataplane.feed import Feed
@@ -44,7 +47,8 @@ class Enforced:
 class Enforcer:
     """Keeps the policy maps of one node."""
 
-    def __init__(self, tables: Tables, feed: Feed, registry: Registry, *, budget: int) -> None:
+    def __init__(self, tables: Tables, feed: Feed, registry: Registry, log: Log, *, budget: int) -> None:
+        self._log = log
         self._tables = tables
         self._feed = feed
         self._registry = registry
@@ -90,8 +94,17 @@ class Enforcer:
             return kept[1] if kept else None
         known = self._known.get(identity)
         if known is None or known[0] is not policy:
-            known = self._known[identity] = policy, pm.entries_of([identity], {identity: policy})
+            known = self._known[identity] = policy, self._expressed(identity, policy)
         return known[1]
+
+    def _expressed(self, identity: int, policy: CompiledPolicy) -> PolicyEntries:
+        """Its entries; one that the maps cannot say is isolated whole, and told once for each revision."""
+        try:
+            return pm.entries_of([identity], {identity: policy})
+        except ValueError as error:
+            self._log.error("policy-not-expressible", identity=f"{identity:016x}", error=error)
+            closed = Subject(ingress_isolated=True, egress_isolated=True)
+            return PolicyEntries({SubjectKey(identity=identity): closed}, {})
 
     def enforce(self) -> Enforced:
         """A full pass: the policy maps as they are in the kernel become what they should be."""

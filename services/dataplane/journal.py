@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from proto.addresses import Block, Claim
-from proto.net import Network
+from proto.net import Address, Network
 from proto.requests import ClaimRelease
 from services.dataplane.core import journal as core
 from services.dataplane.core.journal import (
@@ -144,6 +144,10 @@ class Journal:
     async def hold_claim(self, claim: Claim, ask: Ask) -> Grant | Clash:
         """Write down a claim that ``ipam`` granted for this attachment; idempotent."""
         return await self._decided(core.hold_claim(self.ledger, claim, ask, self._clock()))
+
+    async def adopt(self, ask: Ask, addresses: Sequence[Address]) -> Grant | Clash:
+        """Write down addresses that a link was found with, after the journal was lost."""
+        return await self._decided(core.adopt(self.ledger, ask, addresses, self._clock()))
 
     async def change(self, attachment: Attachment, identity: int, mac: bytes = b"") -> Grant:
         """Another identity or MAC; the leases come back with their new sequence."""

@@ -9,16 +9,17 @@ removed: a pod may be behind them. Without its mark no link is touched.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Mapping
+from collections.abc import Mapping
 
 from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done
 from proto.events import ServiceFault
 from proto.objects import IPPool, Node
 from proto.subjects import event_subject
-from services.dataplane.core.cni import Attachment
+from services.dataplane.attach import Attacher
+from services.dataplane.core.cni import Attachment, CniError
 from services.dataplane.core.endpoint import LocalEndpoint
-from services.dataplane.core.links import KernelLinks, PodLink, host_name
+from services.dataplane.core.links import GROUP_DOOMED, KernelLinks, PodLink, host_name
 from services.dataplane.core.masquerade import ruleset
 from services.dataplane.core.plan import Repairs, Standing, repairs
 from services.dataplane.kernel.masquerade import Masquerade
@@ -33,13 +34,12 @@ RECOUNT_EVERY = 3600.0
 class Keeper:
     """Repairs one node's kernel state."""
 
-    def __init__(
-        self, parts: Parts, condition: Condition, undo: Callable[[Attachment], Awaitable[None]], mtu: int
-    ) -> None:
+    def __init__(self, parts: Parts, condition: Condition, attacher: Attacher) -> None:
         self._parts = parts
         self._condition = condition
-        self._undo = undo
-        self._mtu = mtu
+        self._undo = attacher.delete
+        self._mtu = attacher.mtu
+        self._retired = attacher.retired
         self._masquerade = Masquerade()
         self._missing: frozenset[Attachment] = frozenset()
         self._unmarked: frozenset[int] = frozenset()
@@ -58,6 +58,8 @@ class Keeper:
         await self._sweep_gone(found)
         self._report_orphans(found)
         await self._sweep_unmarked(kernel)
+        if any(link.group == GROUP_DOOMED for link in kernel.links) and not self._retired:
+            self._retired.append(0)  # left by an agent that died before it reaped
         await self._programs(kernel)
         changed = self._parts.enforcer.restore(self._parts.registry.up.values())
         if found.drift or changed:
@@ -80,7 +82,10 @@ class Keeper:
         missing = frozenset(found.gone)
         for attachment in missing & self._missing:
             self._parts.log.warning("link-vanished", container=attachment.container)
-            await self._undo(attachment)
+            try:
+                await self._undo(attachment)
+            except CniError as error:
+                self._parts.log.error("undo-failed", container=attachment.container, error=error.message)
         self._missing = missing - self._missing
 
     def _report_orphans(self, found: Repairs) -> None:
@@ -134,18 +139,19 @@ class Keeper:
         why = f"uplink {', '.join(absent)} does not exist; set AIRMESH_UPLINKS to interfaces of this node"
         self._condition.set(not absent, why)
 
-    async def masquerade(self, _dirty: Dirty) -> Done | Again:
+    async def masquerade(self, dirty: Dirty) -> Done | Again:
         """The nftables table, once the pools and nodes are known."""
         feed = self._parts.feed
         if not (feed.complete(IPPool) and feed.complete(Node)):
             return Again(after=1.0)
         addresses = [address for node in feed.all_of(Node) for address in node.addresses]
-        if await self._masquerade.keep(ruleset(feed.all_of(IPPool), addresses)):
+        if await self._masquerade.keep(ruleset(feed.all_of(IPPool), addresses), verify=dirty.full):
             self._parts.log.info("masquerade-written")
         return Done()
 
-    async def reap(self, retired: list[int]) -> None:
+    async def reap(self) -> None:
         """Removes retired links in batches, and their flows; for ever."""
+        retired = self._retired
         while True:
             await asyncio.sleep(REAP_EVERY)
             if not retired:

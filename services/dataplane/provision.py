@@ -21,6 +21,7 @@ from services.dataplane.parts import Parts
 
 FAULT = event_subject("dataplane", "fault")
 RETRY_SECONDS = 1.0
+NOT_SYNCED = "not-synced"
 
 
 class Provision:
@@ -70,7 +71,8 @@ class Provision:
                 await self._parts.book.request_block(family, node_uid)
             except Refused as error:
                 short = True
-                self._tell(f"no block for IPv{family}: {error.message}")
+                if error.code != NOT_SYNCED:  # ipam has just started: nothing for a person yet
+                    self._tell(f"no block for IPv{family}: {error.message}")
         return short
 
     def _tell(self, fault: str) -> None:

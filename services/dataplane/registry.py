@@ -11,11 +11,12 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from proto.net import Address
 from services.dataplane.bell import Bell
 from services.dataplane.core.cni import Attachment
 from services.dataplane.core.endpoint import LocalEndpoint
 from services.dataplane.core.journal_state import Ledger
-from services.dataplane.core.links import KernelLinks
+from services.dataplane.core.links import KernelLinks, Mark, SeenLink
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,6 +41,16 @@ def rebuild(ledger: Ledger, kernel: KernelLinks) -> Rebuilt:
         else:
             dead.append(attachment)
     return Rebuilt(tuple(alive), tuple(dead))
+
+
+def orphans(ledger: Ledger, kernel: KernelLinks) -> dict[Mark, tuple[SeenLink, tuple[Address, ...]]]:
+    """Links of ours that no record speaks of, with the addresses that are routed to them: a journal was lost."""
+    found = {}
+    for attachment, (link, mark) in kernel.ours().items():
+        addresses = sorted((a for index, a in kernel.routes if index == link.index), key=lambda a: a.version)
+        if attachment not in ledger.leases and addresses:
+            found[mark] = link, tuple(addresses)
+    return found
 
 
 class Registry:

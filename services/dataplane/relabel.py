@@ -7,9 +7,12 @@ the change, so other nodes take it for the later one.
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import msgspec
 
 from chassis.reconcile import Dirty, Done
+from proto.objects import Pod
 from services.dataplane.core.cni import PodRef
 from services.dataplane.core.endpoint import LocalEndpoint
 from services.dataplane.core.journal_records import Lease
@@ -25,12 +28,23 @@ class Relabel:
 
     async def apply(self, _dirty: Dirty) -> Done:
         """Looks at every endpoint of the node."""
-        for one in list(self._parts.registry.up.values()):
+        for found in list(self._parts.registry.up.values()):
+            one = found if found.first.pod else self._named(found)
             wanted = PodRef(namespace=one.first.namespace, name=one.first.pod, uid=one.first.pod_uid)
             entered = self._parts.gate.look(wanted)
             if isinstance(entered, Entered) and entered.admitted.identity != one.identity:
                 await self._move(one, entered)
         return Done()
+
+    def _named(self, one: LocalEndpoint) -> LocalEndpoint:
+        """Of one taken over after the journal was lost only the uid is known; its object tells the rest."""
+        pod = next((pod for pod in self._parts.feed.all_of(Pod) if pod.uid == one.first.pod_uid), None)
+        if pod is None:
+            return one
+        named = tuple(msgspec.structs.replace(lease, namespace=pod.namespace, pod=pod.name) for lease in one.leases)
+        known = replace(one, leases=named)
+        self._parts.registry.put(known)
+        return known
 
     async def _move(self, one: LocalEndpoint, entered: Entered) -> None:
         registry = self._parts.registry
@@ -42,7 +56,7 @@ class Relabel:
             changed = await self._parts.book.journal.change(one.attachment, identity, one.mac)
             moved = LocalEndpoint(
                 attachment=one.attachment,
-                leases=_with_identity(changed.leases, identity),
+                leases=_as_before(changed.leases, one, identity),
                 index=one.index,
                 cookie=one.cookie,
                 traceparent=entered.traceparent,
@@ -57,6 +71,9 @@ class Relabel:
             )
 
 
-def _with_identity(leases: tuple[Lease, ...], identity: int) -> tuple[Lease, ...]:
-    """The leases as the journal has them; the identity is stated once more for a journal that had none to change."""
-    return tuple(msgspec.structs.replace(lease, identity=identity) for lease in leases)
+def _as_before(leases: tuple[Lease, ...], one: LocalEndpoint, identity: int) -> tuple[Lease, ...]:
+    """The leases as the journal has them now, with the names that the registry knows."""
+    first = one.first
+    return tuple(
+        msgspec.structs.replace(lease, identity=identity, namespace=first.namespace, pod=first.pod) for lease in leases
+    )

@@ -39,6 +39,8 @@ class CniServer:
         self._answer = answer
         self._on_bug = on_bug
         self._calls = 0
+        self._idle = asyncio.Event()
+        self._idle.set()
         self._server: asyncio.Server | None = None
 
     async def start(self) -> None:
@@ -59,16 +61,20 @@ class CniServer:
             listener.close()
             raise
 
-    async def close(self) -> None:
-        """Takes no further calls; those begun are finished by their own tasks."""
+    async def close(self, seconds: float = 3.0) -> None:
+        """Takes no further calls and waits for those that were begun."""
         if self._server is None:
             return
         self._server.close()
         with suppress(FileNotFoundError):
             self._path.unlink()
+        with suppress(TimeoutError):
+            async with asyncio.timeout(seconds):
+                await self._idle.wait()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._calls += 1
+        self._idle.clear()
         try:
             if not _is_root(writer):
                 return
@@ -80,6 +86,8 @@ class CniServer:
             pass  # the caller went away: what it asked for is done or undone all the same
         finally:
             self._calls -= 1
+            if not self._calls:
+                self._idle.set()
             writer.close()
             with suppress(OSError, TimeoutError):
                 async with asyncio.timeout(1):

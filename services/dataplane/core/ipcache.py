@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proto.addresses import Endpoint
-from proto.identity import Reserved
+from proto.identity import FIRST_COMPUTED, Reserved
 from proto.net import Address
 from proto.objects import EndpointSlice, Node
 from services.dataplane.core.layout import Peer, PeerFlag, PrefixKey
@@ -39,6 +39,8 @@ def true_endpoints(endpoints: Iterable[Endpoint]) -> dict[Address, Endpoint]:
     """For each address the endpoint that lives there; ties go to the greater node name, the same everywhere."""
     best: dict[Address, Endpoint] = {}
     for endpoint in endpoints:
+        if not FIRST_COMPUTED <= endpoint.identity < 1 << 64:
+            continue  # no pod is the host or the API server, whatever a node says: it stays a stranger
         other = best.get(endpoint.address)
         if other is None or _rank(endpoint) > _rank(other):
             best[endpoint.address] = endpoint

@@ -147,6 +147,23 @@ def allocate(
     return Grant(leases=tuple(leases[family] for family in families), records=tuple(records))
 
 
+def adopt(ledger: Ledger, ask: Ask, addresses: Sequence[Address], now: float) -> Grant | Clash:
+    """Leases for addresses that a link of ours was found with although no record speaks of them (a lost journal).
+
+    Their epoch is 0: whatever else is known of such an address is newer. None of them may be another attachment's.
+    """
+    held = ledger.leases.get(ask.attachment, {})
+    taken = next(
+        (a for a in addresses if a in ledger.by_address and ledger.by_address[a].attachment != ask.attachment), None
+    )
+    if taken is not None:
+        return Clash(why=f"{taken} was found at {ask.container} but belongs to {ledger.by_address[taken].container}")
+    sequence, reservation = next_sequence(ledger)
+    fresh = [_lease(ledger, ask, a, 0, sequence, now) for a in addresses if a.version not in held]
+    records = tuple(Allocated(lease) for lease in fresh)
+    return Grant(leases=(*held.values(), *fresh), records=(*reservation, *records) if records else ())
+
+
 def hold_claim(ledger: Ledger, claim: Claim, ask: Ask, now: float) -> Grant | Clash:
     """Write down a claim that ``ipam`` granted to this pod interface; idempotent.
 

@@ -26,9 +26,12 @@ class Masquerade:
         self._wanted = ""
         self._listing = ""
 
-    async def keep(self, ruleset: str) -> bool:
-        """Makes the table what ``ruleset`` says; True when it had to be written. Raises NftRefused."""
-        if ruleset == self._wanted and self._listing and await _list() == self._listing:
+    async def keep(self, ruleset: str, *, verify: bool) -> bool:
+        """Makes the table what ``ruleset`` says; True when it had to be written. Raises NftRefused.
+
+        With ``verify`` the kernel is asked whether the table is still as it was written.
+        """
+        if ruleset == self._wanted and (not verify or (self._listing and await _list() == self._listing)):
             return False
         await _nft("-f", "-", given=ruleset)
         self._wanted = ruleset

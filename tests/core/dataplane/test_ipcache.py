@@ -90,6 +90,11 @@ def test_nobody_can_be_a_pod_at_a_node_s_address() -> None:
     assert identities(foreign=[endpoint("n2 172.30.0.11", "liar", identity=4242)])["172.30.0.11"] == Reserved.HOST
 
 
+@pytest.mark.parametrize("identity", [0, 1, 2, 3, 255, -1, 1 << 64])
+def test_no_node_can_call_its_pod_the_host_or_break_the_map(identity: int) -> None:
+    assert "10.244.0.1" not in identities(foreign=[endpoint("n2 10.244.0.1", "liar", identity=identity)])
+
+
 def test_flags_tell_pods_from_nodes() -> None:
     entries = entries_of(Surroundings(node="n1", endpoints=[endpoint("n2 10.244.1.1", "a")], local=[], nodes=NODES))
     assert entries[PrefixKey.host(ip_address("10.244.1.1"))].flags == PeerFlag.POD

@@ -256,6 +256,25 @@ def test_a_graceful_stop_leaves_everything_working(node: Mesh) -> None:
     listener.close()
 
 
+def test_a_lost_journal_is_written_again_from_the_kernel(node: Mesh) -> None:
+    front, back = node.pod("amnesia-a"), node.pod("amnesia-b")
+    listener = Listener(back.netns)
+    node.kill("dataplane")
+    for path in (node.folder / "state").iterdir():
+        path.unlink()
+    node.start_dataplane()
+    wait_for("the agent", lambda: node.cni("STATUS", "").code == 0)
+    assert dial(front.netns, back.four, 80, listener) == front.four
+    fresh = [node.pod(f"after-{number}") for number in range(4)]
+    assert not {one for pod in fresh for one in pod.addresses} & {*front.addresses, *back.addresses}
+    again = node.cni("ADD", back.container, back.netns, back.pod)
+    assert again.code == 0, again
+    assert {entry.pod for entry in node.read(ENDPOINTS, Endpoint).values()} >= {"amnesia-a", "amnesia-b"}
+    assert node.cni("DEL", back.container, back.netns).code == 0
+    assert run("ip", "-n", node.netns, "route", "show", back.four) == ""
+    listener.close()
+
+
 def test_without_nats_a_pod_that_has_arrived_starts_and_another_waits(node: Mesh) -> None:
     node.pod("twin-1", labels={"app": "twin"})
     arrived = Pod(namespace="shop", name="twin-2", uid="uid-t2", node="n1", labels=(("app", "twin"),))
