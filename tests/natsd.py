@@ -166,11 +166,10 @@ async def runtime_of(
     done = asyncio.Event()
 
     async def live() -> None:
+        runtime: Runtime[Any] | None = None
         try:
             async with asyncio.TaskGroup() as group:
-                runtime: Runtime[Any] = Runtime(
-                    role, settings, group, log, Telemetry(role, settings.instance, dict(os.environ))
-                )
+                runtime = Runtime(role, settings, group, log, Telemetry(role, settings.instance, dict(os.environ)))
                 runtime.bus.start()
                 ready.set_result(runtime)
                 await done.wait()
@@ -179,6 +178,9 @@ async def runtime_of(
                 raise _Over  # noqa: TRY301 - ends the group
         except* _Over:
             pass
+        finally:
+            if runtime is not None:
+                await runtime.bus.close()
 
     life = asyncio.create_task(live())
     runtime = await ready
