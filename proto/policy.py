@@ -49,11 +49,11 @@ class Verdict(IntEnum):
     ALLOW = 1
 
 
-class CompiledRule(msgspec.Struct, frozen=True, order=True):
+class CompiledRule(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
     """One line of an identity's policy; the matching line with the lowest rank wins.
 
     ``protocol`` 0 = any. ``port`` with ``port_bits``: the first ``port_bits`` bits of the 16-bit port must agree
-    (0 = any port, 16 = exactly this one), so a range is a few lines.
+    (0 = any port, 16 = exactly this one), so a range is a few lines. On the wire an array, since there may be thousands.
     """
 
     direction: Direction

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+from contextlib import ExitStack
 from pathlib import Path
 
 from chassis.faults import SettingsFault
@@ -44,7 +45,11 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
     ready = runtime.health.require("routes")
 
     async def install(dirty: Dirty) -> Done | Again:
-        outcome = await installer.apply(dirty)
+        with ExitStack() as spans:
+            # A claim that moved belongs to a pod's start: its route is part of that pod's trace.
+            for key, parent in mirror.traces(dirty.keys):
+                spans.enter_context(runtime.telemetry.span("routing.install", parent, claim=key, node=settings.node))
+            outcome = await installer.apply(dirty)
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults)
         ready.set(not why, why)
         return outcome

@@ -6,6 +6,8 @@ believed, so that nothing is taken away on hearsay.
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from chassis.bus import Bus
 from chassis.view import View
 from proto.addresses import Block, Claim
@@ -46,6 +48,11 @@ class Mirror:
                 if self.routes.synced and self.routes.scope_complete(encode_segment(routes.node))
             ),
         )
+
+    def traces(self, keys: Iterable[str]) -> list[tuple[str, str]]:
+        """Key and traceparent of each changed claim that carries one: the pod's start that its route is part of."""
+        entries = [entry for key in keys if (entry := self.claims.entries.get(key)) is not None]
+        return [(entry.key, entry.traceparent) for entry in entries if entry.traceparent]
 
     def not_synced(self) -> str:
         """Why not everything is known; empty when it is."""

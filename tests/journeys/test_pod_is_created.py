@@ -65,7 +65,9 @@ def test_one_trace_spans_all_services(place: Place, collector: Collector) -> Non
     """A pod that keeps its address touches every service that has a part in a pod's start."""
     _keeper(place, "n2")
     place.lab.kubectl("rollout", "status", "-n", place.namespace, "statefulset/keeper", "--timeout=60s", seconds=70)
-    spans = collector.trace_with({"cluster", "policy", "dataplane", "ipam", "routing"}, "keeper-0", timeout=30)
+    spans = collector.trace_with(
+        {"cluster", "policy", "dataplane", "ipam", "routing"}, f"{place.namespace}/keeper-0", timeout=30
+    )
     ids = {span.span for span in spans}
     orphans = [span for span in spans if span.parent and span.parent not in ids]
     assert not orphans, f"spans whose parent nobody sent: {orphans}"

@@ -1,0 +1,118 @@
+"""Names and pools in the lab: CoreDNS is what the mesh decided, its answers are counted, and bad pools are told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+
+from tests.journeys.conftest import Place
+from tests.labkit import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.privileged]
+
+POOL = """
+apiVersion: crd.projectcalico.org/v1
+kind: IPPool
+metadata: {{name: {name}}}
+spec: {spec}
+"""
+
+
+def coredns(lab: Lab, kind: str) -> Any:
+    return lab.get(kind, "-n", "kube-system", "coredns")
+
+
+def test_coredns_runs_what_the_mesh_decided(lab: Lab, airmesh: Callable[..., Any]) -> None:
+    decided = json.dumps(airmesh("dns"))
+    deployment = coredns(lab, "deployment")
+    assert deployment["spec"]["replicas"] == 2
+    assert json.dumps(coredns(lab, "configmap")["data"]["Corefile"])[1:-1] in decided
+    lab.until("CoreDNS is available", lambda: coredns(lab, "deployment")["status"].get("availableReplicas", 0) == 2, 60)
+
+
+def test_what_is_changed_by_hand_comes_back(lab: Lab) -> None:
+    before = coredns(lab, "configmap")["data"]["Corefile"]
+    patch = json.dumps({"data": {"Corefile": before.replace("ttl 30", "ttl 31")}})
+    lab.kubectl("patch", "configmap", "-n", "kube-system", "coredns", "--type=merge", "-p", patch)
+    lab.kubectl("scale", "deployment", "-n", "kube-system", "coredns", "--replicas=3")
+    lab.until("the Corefile is back", lambda: coredns(lab, "configmap")["data"]["Corefile"] == before)
+    lab.until("two replicas are back", lambda: coredns(lab, "deployment")["spec"]["replicas"] == 2)
+    managers = {entry["manager"] for entry in coredns(lab, "configmap")["metadata"].get("managedFields", [])}
+    assert managers <= {entry for entry in managers if entry.startswith(("airmesh-dns", "kubectl"))}
+
+
+def test_queries_of_pods_are_counted(lab: Lab, place: Place, airmesh: Callable[..., Any]) -> None:
+    place.pod("asker", "n1")
+    lab.exec(
+        place.namespace,
+        "asker",
+        "sh",
+        "-c",
+        "for i in $(seq 40); do dig +short +tries=1 kubernetes.default.svc.cluster.local; "
+        "dig +short +tries=1 nobody.default.svc.cluster.local; done > /dev/null",
+    )
+
+    def counted() -> bool:
+        told = json.dumps(airmesh("dns"))
+        return "NXDOMAIN" in told and "NOERROR" in told
+
+    lab.until("the queries are in a report", counted, 30)
+
+
+@pytest.mark.parametrize(
+    ("spec", "sentence"),
+    [
+        ("{cidr: 10.99.1.0/16}", "has host bits set; clear the bits behind the prefix length"),
+        ("{cidr: pods}", "not an IPv4 or IPv6 range"),
+        ("{cidr: 10.99.0.0/28}", "the pool is smaller than one block; widen cidr or raise blockSize"),
+        ("{cidr: 'fd00:99::/56', blockSize: 64}", "blockSize must be 20 to 32 for an IPv4 pool and 116 to 128"),
+        ("{cidr: 'fd00:99::/56', ipipMode: Always}", "IPIP carries IPv4 only"),
+        ("{cidr: 10.99.0.0/16, blocksize: 26}", 'unknown field "spec.blocksize"'),
+        ("{}", "spec.cidr: Required value"),
+    ],
+)
+def test_a_pool_that_means_nothing_is_refused_and_nothing_is_made(lab: Lab, spec: str, sentence: str) -> None:
+    with pytest.raises(AssertionError) as caught:
+        lab.apply(POOL.format(name="bad", spec=spec))
+    assert sentence in str(caught.value)
+    assert "bad" not in {pool["metadata"]["name"] for pool in lab.get("ippools")["items"]}
+
+
+def test_pools_that_overlap_are_told_by_an_event(lab: Lab) -> None:
+    lab.apply(POOL.format(name="inside", spec="{cidr: 10.244.128.0/20}"))
+    try:
+        fields = "--field-selector=involvedObject.kind=IPPool,involvedObject.name=inside"
+        lab.until("an Event stands on the pool", lambda: bool(lab.get("events", fields)["items"]))
+        message = lab.get("events", fields)["items"][0]["message"]
+        assert "10.244.128.0/20 overlaps 10.244.0.0/16" in message
+        assert message.endswith("disable one of them or choose another range")
+    finally:
+        lab.kubectl("delete", "ippool", "inside")
+
+
+def test_an_unknown_kind_is_one_clear_error(lab: Lab) -> None:
+    with pytest.raises(AssertionError) as caught:
+        lab.apply("apiVersion: crd.projectcalico.org/v1\nkind: IPPol\nmetadata: {name: x}\nspec: {}\n")
+    assert 'no matches for kind "IPPol"' in str(caught.value)
+
+
+def test_nodes_say_that_the_network_is_there_and_which_blocks_they_hold(lab: Lab) -> None:
+    for node in lab.get("nodes")["items"]:
+        conditions = {entry["type"]: entry for entry in node["status"]["conditions"]}
+        assert (conditions["NetworkUnavailable"]["status"], conditions["NetworkUnavailable"]["reason"]) == (
+            "False",
+            "AirmeshReady",
+        )
+        blocks = node["metadata"]["annotations"]["airmesh.io/blocks"].split(",")
+        assert any(":" in block for block in blocks)
+        assert any("." in block for block in blocks)
+
+
+def test_the_cluster_service_may_die(lab: Lab, place: Place) -> None:
+    """What happened meanwhile is there once it is back; a standby or a restart makes no difference to the mirror."""
+    lab.kill("cluster")
+    place.pod("late", "n2")
+    assert len(place.addresses("late")) == 2
