@@ -13,11 +13,12 @@ from chassis.kv import Entry
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
 from chassis.view import View
-from proto.addresses import IPAM_HOLDER
+from proto.addresses import IPAM_HOLDER, OwnerRecord
 from proto.codec import address_segment, owner_key
 from proto.events import ServiceFault
 from proto.sync import Complete, complete_key
-from services.ipam.core.claims import rebuilt, sweep
+from services.ipam.core.blocks import as_network
+from services.ipam.core.claims import RECOVERED, rebuilt, sweep
 from services.ipam.core.recovery import adopted, waiting_for
 from services.ipam.core.seen import Seen
 from services.ipam.grants import Grants, Look
@@ -106,6 +107,11 @@ class Upkeep:
         )
         self._since = found.since
         _, owners, claims = self._stores
+        for owner, address in found.restore:
+            pool = seen.pools.of(as_network(address))
+            record = OwnerRecord(owner, address, pool.name if pool else "", RECOVERED)
+            if await compare_and_set(owners, owner_key(owner, address.version), record, None):
+                self._log.info("owner-restored", owner=owner, address=address)
         for record in found.forget:
             if await delete_exactly(owners, owner_key(record.owner, record.address.version), record):
                 self._log.info("owner-forgotten", owner=record.owner, address=record.address)

@@ -144,6 +144,8 @@ class Sweep:
     """Claims whose holder's pod is gone without a release, as they are and as they should be."""
     free: tuple[Claim, ...] = ()
     """Claims that no owner agrees with and that have rested: their addresses may be given again."""
+    restore: tuple[tuple[Owner, Address], ...] = ()
+    """Owners without a record whose pod runs with their claim: they were forgotten just when they came back."""
     since: Mapping[tuple[str, ...], float] = field(default_factory=dict)
     """For the next pass: when each of these was first found so."""
 
@@ -180,16 +182,19 @@ def sweep(
     ]
     gone: list[tuple[Claim, Claim]] = []
     free: list[Claim] = []
+    restore: list[tuple[Owner, Address]] = []
     for address, claim in claims.items():
         agreed = owners.get((claim.owner, address.version))
         if claim.pod_uid in uids:
+            if agreed is None:
+                restore.append((claim.owner, address))
             continue
         if agreed is not None and agreed.address == address:
             if claim.node and lasts(("holder", str(address), claim.pod_uid), cooldown):
                 gone.append((claim, let_go(claim)))
         elif lasts(("free", str(address), str(claim.epoch)), cooldown):
             free.append(claim)
-    return Sweep(tuple(forget), tuple(gone), tuple(free), ripe)
+    return Sweep(tuple(forget), tuple(gone), tuple(free), tuple(restore), ripe)
 
 
 def kept_owner(pod: Pod) -> Owner | None:

@@ -18,14 +18,15 @@ from typing import Any, TypeVar
 from chassis.faults import Refused, Unavailable
 from chassis.kv import Conflict, Entry
 from proto.addresses import Block, Claim, OwnerRecord
+from proto.codec import owner_key
 from proto.net import Address, Network
 from proto.objects import IPPool, Node, Owner, Pod
-from services.ipam.core.claims import sweep
+from services.ipam.core.claims import RECOVERED, sweep
 from services.ipam.core.pools import judge_pools
 from services.ipam.core.seen import Seen
 from services.ipam.grants import Grants
 from services.ipam.keeping import Keeping
-from services.ipam.store import delete_exactly
+from services.ipam.store import compare_and_set, delete_exactly
 
 T = TypeVar("T")
 POOL = IPPool(name="p", cidr=ip_network("10.0.0.0/24"), block_size=28)
@@ -229,6 +230,9 @@ class Copy:
             cooldown=COOLDOWN,
         )
         self._since = found.since
+        for owner, address in found.restore:
+            record = OwnerRecord(owner, address, "p", RECOVERED)
+            await compare_and_set(self._cluster.owners, owner_key(owner, 4), record, None)
         for record in found.forget:
             key = next(key for key, value in self._views[1].entries.items() if value == record)
             await delete_exactly(self._cluster.owners, key, record)

@@ -226,7 +226,7 @@ def owner_record(owner: Owner = DB0, nonce: str = "n") -> OwnerRecord:
         ([owner_record()], [claim("n2", "old")], [pod("new", "n1")], 129, ""),
         ([], [claim("", "", "")], [], 131, "free"),
         ([], [claim("", "", "")], [], 129, ""),
-        ([], [claim("n2", "old")], [pod("old", "n2")], 9999, ""),
+        ([], [claim("n2", "old")], [pod("old", "n2")], 0, "restore"),
     ],
     ids=["no-pods", "not-yet", "in-use", "holder-gone", "just-gone", "ownerless", "resting", "ownerless-in-use"],
 )
@@ -237,7 +237,14 @@ def test_the_sweep(owners: list[OwnerRecord], claims: list[Claim], pods: list[Po
     assert (first.forget, first.let_go, first.free) == ((), (), ()), "never at first sight"
     second = sweep(by_owner, by_address, pods, first.since, now=after, grace=3600.0, cooldown=130.0)
     said = [
-        name for name, things in (("forget", second.forget), ("let-go", second.let_go), ("free", second.free)) if things
+        name
+        for name, things in (
+            ("forget", second.forget),
+            ("let-go", second.let_go),
+            ("free", second.free),
+            ("restore", second.restore),
+        )
+        if things
     ]
     assert said == ([found] if found else [])
 
