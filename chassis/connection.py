@@ -297,7 +297,9 @@ class Connection:
             return
         violation = _VIOLATION.search(str(error))
         if violation is None:
-            self._log.warning("bus-error", error=error)
+            # while it is away, each failed attempt comes by here; that it is away has been said
+            say = self._log.warning if self.connected else self._log.debug
+            say("bus-error", error=error)
             return
         subject = violation[2].lower()
         self.denied[subject] = str(error)

@@ -14,13 +14,16 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from chassis.bus import Bus
-from chassis.faults import Fault, Unavailable
+from chassis.faults import Fault, Missing, Unavailable
 from chassis.kv import KV, Conflict, Entry
 from chassis.log import Log
 from kit import backoff
 from proto import leases
 from proto.codec import Malformed, UnknownVersion
 from proto.subjects import LEASES
+
+PATIENCE = 4
+"""Failed turns in a row that are not worth a warning: the bus or its buckets are just coming up."""
 
 
 class _Runtime(Protocol):
@@ -78,7 +81,8 @@ class Lease:
                 await self._turn()
                 failures = 0
             except (Fault, Malformed, UnknownVersion) as error:
-                say = self._log.debug if isinstance(error, Unavailable) and not failures else self._log.warning
+                early = isinstance(error, Unavailable | Missing) and failures < PATIENCE
+                say = self._log.debug if early else self._log.warning
                 say("lease-turn", key=self._key, error=error)
                 wait = backoff.delay(failures, random.random(), first=min(0.2, wait), longest=wait)  # noqa: S311
                 failures += 1
@@ -96,9 +100,9 @@ class Lease:
             await self._write(entry, entry.value.epoch, before, deadline)
             return
         if self._held:
-            self._lose("another copy holds it")
+            self._lose("another copy holds it" if entry is not None else "its record is gone")
         if entry is None or self._rests(entry):
-            await self._write(entry, (entry.value.epoch if entry else 0) + 1, before, deadline)
+            await self._write(entry, max(self._epoch, entry.value.epoch if entry else 0) + 1, before, deadline)
 
     def _rests(self, entry: Entry[leases.Lease]) -> bool:
         """True when the record has not changed for its time, or its holder gave it up."""

@@ -224,6 +224,7 @@ class View:
 
     async def _compare(self, before: jetstream.StreamState) -> str:
         """Is it still the same bucket, and no further back than what we have seen?"""
+        seen = self.sequence  # as of before the question: while it is answered, more may come
         try:
             state = await jetstream.stream_state(self._connection, jetstream.kv_stream(self._bucket.on_server))
         except Missing:
@@ -232,8 +233,8 @@ class View:
             return ""
         if state.created != before.created:
             return "the bucket was made anew"
-        if state.last < self.sequence:
-            return f"the bucket went back from {self.sequence} to {state.last}"
+        if state.last < seen:
+            return f"the bucket went back from {seen} to {state.last}"
         return ""
 
     def _begin_list(self) -> None:

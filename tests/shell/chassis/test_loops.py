@@ -146,6 +146,17 @@ async def test_a_silent_holder_is_replaced_and_knows_it_before(
     assert entry.value.epoch == other.epoch == 2
 
 
+async def test_a_lease_whose_record_is_gone_comes_back_with_a_later_epoch(
+    runtime_for: RuntimeFor, buckets: dict[str, str]
+) -> None:
+    runtime = await runtime_for("dns")
+    lease = Lease(runtime, "dns", seconds=1.5)
+    await until(lambda: lease.held, 2)
+    assert lease.epoch == 1
+    await runtime.bus.bucket(subjects.LEASES).delete("dns")
+    await until(lambda: lease.held and lease.epoch == 2, 3)
+
+
 async def test_a_node_holds_its_own_lease_and_no_other(
     nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str]
 ) -> None:

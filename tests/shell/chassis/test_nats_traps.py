@@ -167,6 +167,19 @@ async def test_sequence_that_went_back_under_a_living_consumer_is_noticed(
     assert view.sequence < 1000
 
 
+async def test_comparing_amid_writes_is_no_alarm(
+    bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(view_module, "COMPARE_EVERY", 0.0)
+    bus = await bus_for("ipam")
+    view = await synced_view(bus, buckets["blocks"])
+    writer = (await bus_for("ipam")).bucket(subjects.BLOCKS)
+    for turn in range(30):
+        await asyncio.gather(*(writer.put(key(number), block(number, f"n{turn}")) for number in range(20)))
+        view._wake.set()
+    assert view.resyncs == 1
+
+
 async def test_bug_in_taking_a_value_in_ends_the_service(nats_server: NatsServer, buckets: dict[str, str]) -> None:
     def kinds(_key: str) -> type | None:
         raise ZeroDivisionError
