@@ -170,13 +170,23 @@ async def test_sequence_that_went_back_under_a_living_consumer_is_noticed(
 async def test_comparing_amid_writes_is_no_alarm(
     bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(view_module, "COMPARE_EVERY", 0.0)
+    """The stream's state is older than what came while it was on its way."""
     bus = await bus_for("ipam")
     view = await synced_view(bus, buckets["blocks"])
-    writer = (await bus_for("ipam")).bucket(subjects.BLOCKS)
-    for turn in range(30):
-        await asyncio.gather(*(writer.put(key(number), block(number, f"n{turn}")) for number in range(20)))
-        view._wake.set()
+    kv = bus.bucket(subjects.BLOCKS)
+    ask, asked = jetstream.stream_state, 0
+
+    async def slow_answer(connection: Any, stream: str) -> jetstream.StreamState:
+        nonlocal asked
+        state = await ask(connection, stream)
+        revision = await kv.put(key(0), block(0, f"n{asked}"))
+        await until(lambda: view.sequence >= revision, 2)
+        asked += 1
+        return state
+
+    monkeypatch.setattr(jetstream, "stream_state", slow_answer)
+    monkeypatch.setattr(view_module, "COMPARE_EVERY", 0.0)
+    await until(lambda: asked >= 3, 5)
     assert view.resyncs == 1
 
 
