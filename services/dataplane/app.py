@@ -34,6 +34,7 @@ from services.dataplane.kernel.links import Links
 from services.dataplane.kernel.netns import NamespaceThread, netns_cookie
 from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
+from services.dataplane.metrics import register
 from services.dataplane.parts import Parts
 from services.dataplane.provision import Provision
 from services.dataplane.publish import AckOut, EndpointsOut
@@ -92,6 +93,13 @@ async def build(runtime: Runtime[Settings]) -> None:
     runtime.log.info("endpoints-found", alive=len(found.alive), dead=len(found.dead), mtu=attacher.mtu)
     for attachment in found.dead:
         await attacher.delete(attachment)
+
+    async def let_go() -> None:
+        parts.thread.close()
+        await parts.book.journal.close()
+        parts.datapath.close()
+
+    runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
     _start_loops(runtime, parts, attacher)
     await _start_cni(runtime, parts, attacher)
 
@@ -157,6 +165,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     runtime.spawn("gate", _wake(parts))
     runtime.spawn("reaper", keeper.reap())
     runtime.spawn("conntrack", keeper.sweep())
+    hide_metrics = register(tables, registry)
     flows = FlowEvents(runtime.bus, feed, registry, runtime.settings.flow_events_per_second)
     reader = EventReader(tables.events_fd, flows.take)
     reader.start()
@@ -165,6 +174,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
         reader.stop()
 
     runtime.on_stop(stop_reader)
+    runtime.on_stop(hide_metrics)
 
 
 class Enforcing:
@@ -239,8 +249,5 @@ async def _start_cni(runtime: Runtime[Settings], parts: Parts, attacher: Attache
     async def stop() -> None:
         verbs.stopping = True
         await server.close()
-        parts.thread.close()
-        await parts.book.journal.close()
-        parts.datapath.close()
 
     runtime.on_stop(stop)

@@ -7,12 +7,14 @@ what two lists, a grace apart, both lack, goes on after a failure and names all 
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 
 from chassis.telemetry import Telemetry
 from services.dataplane.attach import Attacher
 from services.dataplane.core.cni import Attachment, CniError, Code, Request, Verb
 from services.dataplane.journal import Journal
+from services.dataplane.metrics import CNI_SECONDS
 
 Unready = Callable[[], dict[str, str]]
 """Conditions that do not hold, and why."""
@@ -33,6 +35,18 @@ class Verbs:
 
     async def answer(self, request: Request) -> bytes:
         """The JSON of a successful answer. Raises CniError."""
+        started, code = time.monotonic(), int(Code.INTERNAL)
+        try:
+            answer = await self._dispatch(request)
+            code = 0
+        except CniError as error:
+            code = int(error.code)
+            raise
+        finally:
+            CNI_SECONDS.labels(request.verb.value, code).observe(time.monotonic() - started)
+        return answer
+
+    async def _dispatch(self, request: Request) -> bytes:
         match request.verb:
             case Verb.ADD:
                 if self.stopping:

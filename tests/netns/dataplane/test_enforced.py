@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import socket
 import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from ipaddress import ip_address
 from typing import Any
@@ -327,3 +329,17 @@ def test_many_at_once(node: Mesh) -> None:
     at_once(lambda i: node.cni("DEL", f"many{i}", spaces[i]), "del")
     assert [results[f"del{i}"].code for i in range(24)] == [0] * 24
     wait_for("links to go", lambda: not [ns for ns in spaces if "eth0" in run("ip", "-n", ns, "-br", "link")])
+
+
+def test_what_it_measures_of_itself(node: Mesh) -> None:
+    """Read on the agent's own loopback, which is the node's."""
+    port = next(line["health_port"] for line in reversed(node.log("dataplane")) if line["event"] == "started")
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
+        text = page.read().decode()
+    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    assert float(samples["airmesh_endpoints"]) > 3
+    assert float(samples["airmesh_conntrack_flows"]) > 0
+    assert float(samples['airmesh_packets_total{direction="ingress",reason="policy_denied"}']) > 0
+    assert float(samples['airmesh_cni_seconds_count{code="0",verb="ADD"}']) > 3
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as page:
+        assert json.loads(page.read()) == {"ready": True, "missing": {}}

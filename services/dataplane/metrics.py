@@ -1,0 +1,60 @@
+"""What a node's dataplane measures of itself, for /metrics.
+
+Owns the names: CNI calls by verb and outcome, endpoints, flows in use, packets and bytes by verdict and direction. The
+packet counters live in the kernel's maps and are read only when somebody asks, so they cost nothing otherwise and
+survive a restart of the agent.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterator
+
+from prometheus_client import REGISTRY, Histogram
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from services.dataplane.kernel.tables import Tables
+from services.dataplane.registry import Registry
+
+CNI_SECONDS = Histogram(
+    "airmesh_cni_seconds",
+    "CNI calls, by verb and the code of their answer (0: success)",
+    ["verb", "code"],
+    buckets=(0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 1, 5, 20),
+)
+
+
+class DatapathMetrics(Collector):
+    """Reads the maps at each scrape."""
+
+    def __init__(self, tables: Tables, registry: Registry) -> None:
+        self._tables = tables
+        self._registry = registry
+
+    def collect(self) -> Iterator[Metric]:
+        """The families, with present values."""
+        endpoints = GaugeMetricFamily("airmesh_endpoints", "Pod interfaces of this node")
+        endpoints.add_metric([], len(self._registry.up))
+        yield endpoints
+        flows = GaugeMetricFamily("airmesh_conntrack_flows", "Conntrack entries of all pods")
+        flows.add_metric([], sum(budget.count for budget in self._tables.budgets.items().values()))
+        yield flows
+        packets = CounterMetricFamily("airmesh_packets", "Packets by verdict", labels=["reason", "direction"])
+        size = CounterMetricFamily("airmesh_bytes", "Bytes by verdict", labels=["reason", "direction"])
+        for (reason, direction), counted in self._tables.metrics().items():
+            labels = [reason.name.lower(), direction.name.lower()]
+            packets.add_metric(labels, counted.packets)
+            size.add_metric(labels, counted.bytes)
+        yield packets
+        yield size
+
+
+def register(tables: Tables, registry: Registry) -> Callable[[], Awaitable[None]]:
+    """Shows them on /metrics; call what it returns before the maps are let go of."""
+    collector = DatapathMetrics(tables, registry)
+    REGISTRY.register(collector)
+
+    async def hide() -> None:
+        REGISTRY.unregister(collector)
+
+    return hide
