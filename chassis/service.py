@@ -20,7 +20,7 @@ from typing import Any, Generic, TypeVar
 import uvloop
 from prometheus_client import Histogram
 
-from chassis.bus import Bus
+from chassis.bus import Bus, View
 from chassis.faults import Fault, SettingsFault
 from chassis.health import Health
 from chassis.log import Log, bridge_libraries
@@ -100,9 +100,19 @@ class Runtime(Generic[S]):
             "ready": self.health.ready,
             "rss_bytes": resident_bytes(),
             "missing": self.health.missing(),
-            "views": {view.name: {"synced": view.synced, "sequence": view.sequence} for view in self.bus.views},
+            "views": {view.name: _told(view) for view in self.bus.views},
             "events_dropped": self.bus.dropped,
         }
+
+
+def _told(view: View) -> dict[str, object]:
+    return {
+        "synced": view.synced,
+        "why": view.why(),
+        "sequence": view.sequence,
+        "lists": view.resyncs,
+        "unreadable": dict(list(view.unreadable.items())[:10]),
+    }
 
 
 def resident_bytes() -> int:

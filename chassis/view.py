@@ -22,6 +22,8 @@ from collections.abc import Callable, Mapping
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
+from prometheus_client import Counter, Gauge
+
 from chassis import jetstream
 from chassis.connection import Connection
 from chassis.cursor import Cursor
@@ -41,6 +43,10 @@ __all__ = ["Cursor", "View"]
 COMPARE_EVERY = 10.0
 """Seconds between comparisons with the stream's own state."""
 TICK = 0.5
+
+_SYNCED = Gauge("airmesh_view_synced", "1 while the mirror is in sync", ["view"])
+_LISTS = Counter("airmesh_view_lists", "How often the bucket was listed anew", ["view"])
+_UNREADABLE = Gauge("airmesh_view_unreadable", "Keys whose present value cannot be read", ["view"])
 
 Kinds = Mapping[str, type] | Callable[[str], type | None]
 
@@ -239,6 +245,7 @@ class View:
 
     def _begin_list(self) -> None:
         self.resyncs += 1
+        _LISTS.labels(self.name).inc()
         self._seen = set()
         self._stale = set(self._entries) | set(self._marks)
         self._listing = True
@@ -271,6 +278,7 @@ class View:
         if self.synced == synced:
             return
         self.synced = synced
+        _SYNCED.labels(self.name).set(int(synced))
         if synced:
             self._sync_event.set()
         else:
@@ -300,6 +308,7 @@ class View:
                 self._dirty(key)
         else:
             self._take(key, change, held)
+        _UNREADABLE.labels(self.name).set(len(self.unreadable))
         if key.startswith("_"):
             self._judge()
 
