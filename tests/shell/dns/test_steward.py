@@ -127,7 +127,9 @@ async def test_decides_when_the_nodes_are_known_and_again_when_they_grow(
         assert found.namespace == "kube-system"
         assert "3 nodes" in found.reason
         await put(cluster, *(Node(name=f"n{number}", uid="u") for number in range(40)))
-        assert "40 nodes" in (await decided(cli, 3)).reason
+        # Decided as soon as two are too few, which may be before the last node has come.
+        grown = int((await decided(cli, 3)).reason.split()[2])
+        assert 33 <= grown <= 40
 
 
 async def test_a_new_corefile_replaces_the_old_decision(nats_server: NatsServer, bus_for: BusFor) -> None:
