@@ -41,8 +41,8 @@ class Settings(BaseSettings):
     """Another block is asked for when fewer addresses of a family are free."""
     gc_grace: float = 60.0
     """Seconds between the two lists that must both lack an attachment before it is undone."""
-    flow_budget: int = 65_536
-    """Conntrack entries that one pod may have."""
+    flow_budget: int = 32_768
+    """Conntrack entries that one pod may have: a quarter of the table."""
     flow_events_per_second: float = 500.0
     """Flow events that this node publishes at most; the rest is counted."""
     publish_forwarded: bool = False

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -120,6 +121,22 @@ class Mesh:
         run("cc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(self.executable), str(source))
 
     # --- the bus ---
+
+    def as_node(self, node: str, work: Callable[[Bus], Awaitable[T]]) -> T:
+        """What the dataplane of another node says."""
+
+        async def go() -> T:
+            async with bus_of(self.nats, "dataplane", node) as bus:
+                return await work(bus)
+
+        return asyncio.run(go())
+
+    def lose_the_bus(self) -> None:
+        """NATS comes back without anything it ever stored; cluster fills it again."""
+        self.nats.kill()
+        shutil.rmtree(self.folder / "nats" / "store")
+        self.nats.start()
+        self.make_buckets()
 
     def as_cluster(self, work: Callable[[Bus], Awaitable[T]]) -> T:
         async def go() -> T:

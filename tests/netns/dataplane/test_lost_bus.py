@@ -1,0 +1,75 @@
+"""NATS loses everything it stored: nothing that the kernel holds goes before its owner has spoken again."""
+
+from __future__ import annotations
+
+import time
+from ipaddress import ip_address
+
+import pytest
+
+from chassis.bus import Bus
+from proto.addresses import Endpoint
+from proto.codec import endpoint_key
+from proto.objects import Node
+from proto.subjects import ENDPOINTS
+from proto.sync import Complete, Epoch, complete_key
+from services.dataplane.core.layout import PrefixKey
+from services.dataplane.core.maps import layout_hash
+from services.dataplane.kernel.tables import Tables, open_maps
+from tests.netns.dataplane.mesh import Listener, Mesh, cluster_objects, dial, wait_for
+
+pytestmark = pytest.mark.privileged
+
+FAR = ip_address("10.244.9.9")
+ENTRY = Endpoint(
+    node="n2",
+    address=FAR,
+    namespace="shop",
+    pod="far",
+    pod_uid="uid-far",
+    identity=424_242,
+    mac=b"\2\0\0\0\0\1",
+    epoch=3,
+    sequence=1,
+)
+
+
+def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> None:
+    other = Node(name="n2", uid="node-uid-2", addresses=(ip_address("172.30.0.12"),), ready=True)
+    node.put(other)
+    tables = Tables(open_maps(node.pins / f"v{layout_hash()}" / "maps"))
+    front, back = node.pod("front"), node.pod("back")
+    listener = Listener(back.netns)
+
+    def identity() -> int:
+        found = tables.ipcache.get(PrefixKey.host(FAR))
+        return found.identity if found else 0
+
+    async def speak(bus: Bus) -> None:
+        await bus.bucket(ENDPOINTS).put(endpoint_key("n2", FAR), ENTRY)
+        await complete(bus)
+
+    async def complete(bus: Bus) -> None:
+        epoch = await bus.bucket(ENDPOINTS).get("_epoch", Epoch)
+        assert epoch is not None
+        await bus.bucket(ENDPOINTS).put(complete_key("n2"), Complete(epoch=epoch.value.epoch))
+
+    node.as_node("n2", speak)
+    wait_for("the other node's pod", lambda: identity() == ENTRY.identity)
+    node.lose_the_bus()
+    node.put(*cluster_objects(), other, front.pod, back.pod)
+    wait_for(
+        "this node's own endpoints on the new bus",
+        lambda: {"front", "back"} <= {one.pod for one in node.read(ENDPOINTS, Endpoint).values()},
+        30,
+    )
+    assert dial(front.netns, back.four, 80, listener) == front.four
+    time.sleep(2)
+    assert identity() == ENTRY.identity, "an empty bucket is not an empty cluster"
+    node.as_node("n2", complete)
+    wait_for("the entry to go", lambda: identity() == 0, 30)
+    fresh = node.pod("fresh")
+    assert dial(fresh.netns, back.six, 80, listener) == fresh.six
+    assert not set(fresh.addresses) & {*front.addresses, *back.addresses}
+    listener.close()
+    tables.close()
