@@ -28,6 +28,7 @@ from services.ipam.grants import Grants
 from services.ipam.keeping import Keeping
 from services.ipam.reports import Reports
 from services.ipam.settings import Settings
+from services.ipam.store import fence
 from services.ipam.upkeep import Upkeep
 from services.ipam.world import World
 
@@ -39,12 +40,15 @@ async def build(runtime: Runtime[Settings]) -> None:
     bus, settings = runtime.bus, runtime.settings
     world = World(bus)
     blocks, owners, claims = (bus.bucket(bucket) for bucket in (BLOCKS, OWNERS, CLAIMS))
-    grants = Grants(blocks, world.look)
-    keeping = Keeping(owners, claims, grants, world.look, lambda event: _moved(bus, event))
+    stores = (blocks, owners, claims)
+
+    async def unchanged() -> None:
+        await fence(stores, world.look().epochs)
+
+    grants = Grants(blocks, world.look, unchanged)
+    keeping = Keeping(owners, claims, grants, world.look, unchanged, lambda event: _moved(bus, event))
     reports = Reports(grants, keeping, world.look, runtime.log)
-    upkeep = Upkeep(
-        (blocks, owners, claims), world.of_addresses, grants, world.look, runtime.log, lambda fault: _fault(bus, fault)
-    )
+    upkeep = Upkeep(stores, world.of_addresses, grants, world.look, runtime.log, lambda fault: _fault(bus, fault))
     await bus.serve(IPAM_BLOCK, BlockRequest, grants.grant)
     await bus.serve(IPAM_REPORT, BlockReportRequest, reports.report)
     await bus.serve(IPAM_CLAIM, ClaimRequest, keeping.claim)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 import msgspec
 
@@ -19,6 +19,7 @@ from proto.addresses import IPAM_HOLDER, Block, BlockReport
 from proto.codec import block_key, encode_segment
 from proto.net import Address, Network
 from proto.requests import BlockGrant, BlockRequest
+from proto.sync import EPOCH_KEY, Epoch
 from services.ipam.core.blocks import (
     Exhausted,
     Holder,
@@ -38,6 +39,8 @@ ATTEMPTS = 64
 REPORTED = "_reported"
 
 Look = Callable[[], Seen]
+Fence = Callable[[], Awaitable[None]]
+"""Raises Refused when a bucket is not the one that was seen; asked once before anything is given."""
 Clock = Callable[[], float]
 
 
@@ -57,8 +60,9 @@ def gate(seen: Seen) -> None:
 class Grants:
     """``store`` is ``blocks``, ``look`` what this copy sees, ``clock`` seconds since 1970."""
 
-    def __init__(self, store: Store, look: Look, clock: Clock = time.time) -> None:
+    def __init__(self, store: Store, look: Look, fence: Fence, clock: Clock = time.time) -> None:
         self._store = store
+        self._fence = fence
         self._look = look
         self._clock = clock
         self._own = {4: asyncio.Lock(), 6: asyncio.Lock()}
@@ -72,6 +76,7 @@ class Grants:
             raise Refused(
                 "unknown-node", f"Node {request.node} (uid {request.node_uid}) is not in the cluster", retry=True
             )
+        await self._fence()
         pools = tuple(pool for pool in seen.pools.enabled(request.family) if pool.takes(node))
         holder = Holder(request.node, node.uid, request.nonce)
         return BlockGrant(
@@ -128,6 +133,11 @@ class Grants:
     async def adopt(self, write: Write) -> None:
         """Write a dead node's annotated block, unless there is a record by now."""
         await compare_and_set(self._store, block_key(write.block.cidr), write.block, None)
+
+    async def epoch(self) -> str:
+        """The epoch of ``blocks`` by its leader; empty when there is none yet."""
+        entry = await self._store.get(EPOCH_KEY, Epoch)
+        return entry.value.epoch if entry is not None else ""
 
     async def reported(self, node: str, epoch: str) -> None:
         """The node has said all, for this epoch of the bucket."""

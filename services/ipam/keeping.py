@@ -37,7 +37,7 @@ from services.ipam.core.claims import (
     owner_text,
 )
 from services.ipam.core.seen import Seen
-from services.ipam.grants import ATTEMPTS, Grants, Look, busy, gate
+from services.ipam.grants import ATTEMPTS, Fence, Grants, Look, busy, gate
 from services.ipam.store import Store, compare_and_set
 
 Moved = Callable[[AddressMoved], None]
@@ -52,6 +52,7 @@ class Keeping:
         claims: Store,
         grants: Grants,
         look: Look,
+        fence: Fence,
         moved: Moved,
         clock: Callable[[], float] = time.time,
     ) -> None:
@@ -59,6 +60,7 @@ class Keeping:
         self._claims = claims
         self._grants = grants
         self._look = look
+        self._fence = fence
         self._moved = moved
         self._clock = clock
 
@@ -69,6 +71,7 @@ class Keeping:
         ``address-taken``, ``address-in-node-block``.
         """
         self._check(request)
+        await self._fence()
         passed: set[Address] = set()
         for _ in range(ATTEMPTS):
             record = await self._intend(request, passed)

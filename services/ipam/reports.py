@@ -38,6 +38,9 @@ class Reports:
             raise Refused("not-synced", f"ipam is not in sync yet: {seen.not_synced}", retry=True)
         if max(len(request.blocks), len(request.claims)) > MAX_REPORTED:
             raise Refused("malformed", f"a report names at most {MAX_REPORTED} blocks and claims")
+        if await self._grants.epoch() != seen.epoch:
+            # A marker of the old epoch would make everybody wait for ever: the node has spoken, and not for this one.
+            raise Refused("not-synced", "blocks was made anew a moment ago", retry=True)
         judged: dict[Network, Block | GiveUp] = {}
         for block in request.blocks:
             judged[block.cidr] = outcome = await self._grants.record(block, request.node, request.node_uid)

@@ -7,12 +7,14 @@ tries again with the same nonce.
 
 from __future__ import annotations
 
+import asyncio
 from typing import Protocol, TypeVar
 
 import msgspec
 
-from chassis.faults import Unavailable
+from chassis.faults import Refused, Unavailable
 from chassis.kv import Conflict, Entry
+from proto.sync import Complete, complete_key
 
 T = TypeVar("T", bound=msgspec.Struct)
 
@@ -34,6 +36,18 @@ class Store(Protocol):
 
     async def delete(self, key: str, revision: int | None = None, /) -> Conflict | None:
         """Delete exactly this revision."""
+
+
+async def fence(stores: tuple[Store, ...], epochs: tuple[str, ...]) -> None:
+    """Ask the leader whether each bucket still is the one that was seen, and whole.
+
+    A bucket that was made anew a moment ago is empty, and a view that has not noticed yet would let everything through.
+    Raises Refused (``not-synced``).
+    """
+    markers = await asyncio.gather(*(store.get(complete_key(), Complete) for store in stores))
+    for marker, epoch in zip(markers, epochs, strict=True):
+        if marker is None or marker.value.epoch != epoch:
+            raise Refused("not-synced", "a bucket was made anew: what it held is being gathered", retry=True)
 
 
 async def compare_and_set(store: Store, key: str, value: T, over: Entry[T] | None) -> Entry[T] | None:

@@ -98,7 +98,7 @@ class World:
             ippools=self._ippools.values,
             pools=self._pools,
             reports=self._reports(),
-            epoch=self.blocks.epoch,
+            epochs=(self.blocks.epoch, self.owners.epoch, self.claims.epoch),
             not_synced=self._not_synced(),
             complete=all(view.scope_complete() for view in self.of_addresses),
         )

@@ -29,9 +29,14 @@ class Seen:
     pools: Pools = field(default_factory=Pools)
     """What was judged of ``ippools``."""
     reports: tuple[BlockReport, ...] = ()
-    epoch: str = ""
-    """Epoch of ``blocks``."""
+    epochs: tuple[str, str, str] = ("", "", "")
+    """Epochs of ``blocks``, ``owners`` and ``claims``, as far as this copy knows."""
     not_synced: str = ""
     """Why decisions cannot be made yet; empty when all views are in sync."""
     complete: bool = False
     """The gate is open: every bucket's completeness marker stands for its present epoch."""
+
+    @property
+    def epoch(self) -> str:
+        """Epoch of ``blocks``."""
+        return self.epochs[0]

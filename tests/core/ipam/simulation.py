@@ -180,8 +180,9 @@ class Copy:
         for view in self._views:
             view.move(len(view.bucket.log))
         clock = lambda: 1000.0  # noqa: E731
-        self.grants = Grants(cluster.blocks, self.look, clock)
-        self.keeping = Keeping(cluster.owners, cluster.claims, self.grants, self.look, lambda _: None, clock)
+        turn = cluster.turns.turn
+        self.grants = Grants(cluster.blocks, self.look, turn, clock)
+        self.keeping = Keeping(cluster.owners, cluster.claims, self.grants, self.look, turn, lambda _: None, clock)
         self._tasks: set[asyncio.Task[Any]] = set()
         self._since: Any = {}
         self._born = cluster.turns.now
