@@ -6,8 +6,10 @@ and a batch is a hundred times that. Each operation of a batch is acknowledged, 
 A route is *replaced* (NLM_F_REPLACE), never taken away and added: no packet finds it missing.
 
 A second socket only listens: whatever changes routes, addresses or links wakes the service, which then reads all. So an
-overflow (ENOBUFS) loses nothing. Layouts: linux/rtnetlink.h, RFC 3549; numbers are in the machine's byte order. An IPv6
-unreachable route is listed with the loopback as its link (net/ipv6/route.c), which says nothing and is left out.
+overflow loses nothing, and is not reported as an error (NETLINK_NO_ENOBUFS): libuv, which uvloop stands on, gives up
+polling a socket once it shows one (POLLERR). Layouts: linux/rtnetlink.h, RFC 3549; numbers are in the machine's byte
+order. An IPv6 unreachable route is listed with the loopback as its link (net/ipv6/route.c), which says nothing and is
+left out.
 """
 
 from __future__ import annotations
@@ -42,6 +44,7 @@ _RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
 _REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY = 1, 4, 5, 6
 _NLMSG_ERROR = 2
+_SOL_NETLINK, _NETLINK_NO_ENOBUFS = 270, 5
 _SCOPE_UNIVERSE = 0
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
@@ -91,11 +94,7 @@ class Kernel:
                 while self._listener.recv(65536):
                     continue
             except BlockingIOError:
-                pass
-            except OSError as error:
-                if error.errno != errno.ENOBUFS:
-                    raise
-            changed()
+                changed()
 
         asyncio.get_running_loop().add_reader(descriptor, drain)
 
@@ -242,6 +241,7 @@ def _route(message: Any) -> Route | None:
 
 def _listen() -> socket.socket:
     listener = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK, 0)
+    listener.setsockopt(_SOL_NETLINK, _NETLINK_NO_ENOBUFS, 1)
     listener.bind((0, _GROUPS))
     return listener
 

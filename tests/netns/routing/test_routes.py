@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
+import uvloop
 
 from proto.addresses import IPAM_HOLDER
 from proto.events import RoutesChanged
@@ -164,6 +167,28 @@ def udp_socket(namespace: Path, address: str) -> socket.socket:
     made.settimeout(2)
     made.bind((address, 0))
     return made
+
+
+@pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
+def test_the_listener_hears_on_after_a_storm(runner: Callable[[Any], None], nodes: tuple[Place, Place]) -> None:
+    """60,000 changes while nobody listens overflow the socket's buffer."""
+    n1, _ = nodes
+    storm = "".join(f"route add 10.{number >> 8}.{number & 255}.0/24 dev lo\n" for number in range(60_000))
+
+    async def listen() -> None:
+        kernel = Kernel(("fab0",), n1.path)
+        heard = asyncio.Event()
+        await kernel.watch(heard.set)
+        batch = ["ip", "-n", n1.name, "-force", "-batch", "-"]
+        subprocess.run(batch, check=False, input=storm.encode(), capture_output=True)
+        await asyncio.wait_for(heard.wait(), 3)
+        await asyncio.sleep(0.1)
+        heard.clear()
+        n1.ip("route add 192.0.2.0/24 dev lo")
+        await asyncio.wait_for(heard.wait(), 3)
+        await kernel.close()
+
+    runner(listen())
 
 
 async def test_a_thousand_routes_at_once(nodes: tuple[Place, Place], routing: Routing, mesh: Mesh) -> None:
