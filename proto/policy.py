@@ -53,7 +53,7 @@ class CompiledRule(msgspec.Struct, frozen=True, order=True, array_like=True, gc=
     """One line of an identity's policy; the matching line with the lowest rank wins.
 
     ``protocol`` 0 = any. ``port`` with ``port_bits``: the first ``port_bits`` bits of the 16-bit port must agree
-    (0 = any port, 16 = exactly this one), so a range is a few lines. On the wire an array, since there may be thousands.
+    (0 = any port, 16 = exactly this one), so a range is a few lines. An array on the wire: there may be thousands.
     """
 
     direction: Direction

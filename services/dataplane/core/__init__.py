@@ -1,0 +1,1 @@
+"""What the dataplane decides: values in, values out."""

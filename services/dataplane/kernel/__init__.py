@@ -1,0 +1,1 @@
+"""The only doors to the kernel: bpf(2), rtnetlink, nftables."""
