@@ -1,15 +1,15 @@
 """The kernel's routing table and links, read and written in one thread.
 
-Owns every netlink call of this service. Reading is pyroute2's (one socket, so dumps never meet: concurrent dumps on one
-socket are EBUSY); writing is a batch of our own packing, because one by one through pyroute2 is 2,000 routes a second
-and a batch is a hundred times that. Each operation of a batch is acknowledged, and what the kernel refused is told.
+Owns every netlink call of this service. Links and addresses are read by pyroute2; routes, which may be many, by
+``rtnetlink`` in batches over a socket of our own. Each operation is acknowledged, and what the kernel refused is told.
+A listing during which the table changed is made again.
+
 A route is *replaced* (NLM_F_REPLACE), never taken away and added: no packet finds it missing.
 
 A second socket only listens: whatever changes routes, addresses or links wakes the service, which then reads all. So an
 overflow loses nothing, and is not reported as an error (NETLINK_NO_ENOBUFS): libuv, which uvloop stands on, gives up
-polling a socket once it shows one (POLLERR). Layouts: linux/rtnetlink.h, RFC 3549; numbers are in the machine's byte
-order. An IPv6 unreachable route is listed with the loopback as its link (net/ipv6/route.c), which says nothing and is
-left out.
+polling a socket once it shows one (POLLERR). An IPv6 unreachable route is listed with the loopback as its link
+(net/ipv6/route.c), which says nothing and is left out.
 """
 
 from __future__ import annotations
@@ -19,10 +19,9 @@ import ctypes
 import errno
 import os
 import socket
-import struct
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from ipaddress import IPv4Interface, IPv6Interface, ip_address, ip_interface, ip_network
+from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -30,22 +29,27 @@ from pyroute2 import IPRoute
 from pyroute2.netlink.exceptions import NetlinkError
 
 from chassis.faults import Retryable
-from services.routing.core.fib import Kind, Operation, Replace, Route, Snapshot, Uplink
+from services.routing.core.fib import Operation, Replace, Route, Snapshot, Uplink
+from services.routing.rtnetlink import (
+    DUMP_INTERRUPTED,
+    NLMSG_DONE,
+    NLMSG_ERROR,
+    ask_for_all,
+    error_of,
+    messages,
+    pack,
+    parse_route,
+)
 
-MAIN_TABLE = 254
 CHUNK = 256
 """Operations in one send; their acknowledgements fit into a default socket buffer."""
 DEADLINE = 10.0
+DUMP_ATTEMPTS = 5
+BUFFER = 1 << 18
+"""Bytes of one recv; the kernel sends dumps in pieces of at most 32 KiB."""
 FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 
-_NLMSG = struct.Struct("=IHHII")
-_RTMSG = struct.Struct("=BBBBBBBBI")
-_RTM_NEWROUTE, _RTM_DELROUTE = 24, 25
-_REQUEST, _ACK, _REPLACE, _CREATE = 0x1, 0x4, 0x100, 0x400
-_RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY = 1, 4, 5, 6
-_NLMSG_ERROR = 2
 _SOL_NETLINK, _NETLINK_NO_ENOBUFS = 270, 5
-_SCOPE_UNIVERSE = 0
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
 
@@ -135,16 +139,37 @@ class Kernel:
             self._writer.close()
 
     def _snapshot(self) -> Snapshot:
-        routes = [
-            route
-            for family in (socket.AF_INET, socket.AF_INET6)
-            for message in self._reader.get_routes(family=family)
-            if (route := _route(message)) is not None
-        ]
+        routes = [*self._routes(socket.AF_INET), *self._routes(socket.AF_INET6)]
         uplinks = self._uplinks()
         present = {uplink.name for uplink in uplinks}
         missing = tuple(name for name in self._names if name not in present)
         return Snapshot(routes=tuple(routes), uplinks=uplinks, missing=missing)
+
+    def _routes(self, family: int) -> list[Route]:
+        for _ in range(DUMP_ATTEMPTS):
+            routes, whole = self._dump(family)
+            if whole:
+                return routes
+        raise OSError(errno.EINTR, "the routing table changes faster than it can be read")
+
+    def _dump(self, family: int) -> tuple[list[Route], bool]:
+        """Routes of a family, and whether nothing changed meanwhile."""
+        assert self._writer is not None
+        self._sequence += 1
+        self._writer.send(ask_for_all(family, self._sequence))
+        routes: list[Route] = []
+        whole = True
+        while True:
+            for kind, flags, sequence, body in messages(self._writer.recv(BUFFER)):
+                if sequence != self._sequence:
+                    continue
+                whole = whole and not flags & DUMP_INTERRUPTED
+                if kind == NLMSG_DONE:
+                    return routes, whole
+                if kind == NLMSG_ERROR:
+                    raise OSError(error_of(body), "the routing table cannot be read")
+                if (route := parse_route(body)) is not None:
+                    routes.append(route)
 
     def _uplinks(self) -> tuple[Uplink, ...]:
         addresses: dict[int, list[IPv4Interface | IPv6Interface]] = {}
@@ -176,67 +201,16 @@ class Kernel:
         waiting = set(range(len(operations)))
         refused = []
         while waiting:
-            for sequence, error in _acknowledgements(self._writer.recv(65536)):
+            for kind, _, sequence, body in messages(self._writer.recv(BUFFER)):
                 place = sequence - first
-                if place not in waiting:
+                if kind != NLMSG_ERROR or place not in waiting:
                     continue
                 waiting.discard(place)
+                error = error_of(body)
                 gone = error == errno.ESRCH and not isinstance(operations[place], Replace)
                 if error and not gone:
                     refused.append((operations[place], error))
         return refused
-
-
-def pack(operation: Operation, sequence: int) -> bytes:
-    """One RTM_NEWROUTE (create or replace) or RTM_DELROUTE message."""
-    route = operation.route
-    replace = isinstance(operation, Replace)
-    family = socket.AF_INET if route.destination.version == 4 else socket.AF_INET6
-    body = _RTMSG.pack(
-        family, route.destination.prefixlen, 0, 0, MAIN_TABLE, route.protocol, _SCOPE_UNIVERSE, int(route.kind), 0
-    )
-    body += _attribute(_RTA_DST, route.destination.network_address.packed)
-    body += _attribute(_RTA_PRIORITY, struct.pack("=I", route.metric))
-    if route.via is not None:
-        body += _attribute(_RTA_GATEWAY, route.via.packed)
-    if route.link:
-        body += _attribute(_RTA_OIF, struct.pack("=I", route.link))
-    kind = _RTM_NEWROUTE if replace else _RTM_DELROUTE
-    flags = _REQUEST | _ACK | (_CREATE | _REPLACE if replace else 0)
-    return _NLMSG.pack(_NLMSG.size + len(body), kind, flags, sequence, 0) + body
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("=HH", 4 + len(value), kind) + value + bytes(-len(value) % 4)
-
-
-def _acknowledgements(received: bytes) -> Iterable[tuple[int, int]]:
-    """Sequence and errno (0: done) of each NLMSG_ERROR message."""
-    offset = 0
-    while offset + _NLMSG.size <= len(received):
-        length, kind, _, sequence, _ = _NLMSG.unpack_from(received, offset)
-        if kind == _NLMSG_ERROR:
-            yield sequence, -struct.unpack_from("=i", received, offset + _NLMSG.size)[0]
-        offset += max(_NLMSG.size, (length + 3) & ~3)
-
-
-def _route(message: Any) -> Route | None:
-    """A dumped route as the planner knows it; None for other tables, cached ones and kinds it does not care for."""
-    if message.get_attr("RTA_TABLE", message["table"]) != MAIN_TABLE or message["flags"] & 0x200:
-        return None
-    if message["type"] not in (Kind.UNICAST, Kind.UNREACHABLE):
-        return None
-    everything = bytes(4 if message["family"] == socket.AF_INET else 16)
-    kind = Kind(message["type"])
-    via = message.get_attr("RTA_GATEWAY")
-    return Route(
-        destination=ip_network((message.get_attr("RTA_DST") or everything, message["dst_len"])),
-        via=ip_address(via) if via else None,
-        link=(message.get_attr("RTA_OIF") or 0) if kind is Kind.UNICAST else 0,
-        kind=kind,
-        metric=message.get_attr("RTA_PRIORITY") or 0,
-        protocol=message["proto"],
-    )
 
 
 def _listen() -> socket.socket:
