@@ -22,7 +22,7 @@ lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=nam
 
 test: setup check ## the whole test suite (what CI runs)
 	$(PYTHON) -m lab build --if-possible
-	$(PYTHON) -m pytest --durations=25
+	$(PYTHON) -m pytest --durations=25 -m "not slow"
 
 check: setup ## style, types, walls of the house
 	.venv/bin/ruff check .

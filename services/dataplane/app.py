@@ -126,7 +126,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
     peers, balancer = Peers(tables, feed, registry), Balancer(tables, feed)
     datapath = runtime.health.require("datapath")
-    keeper = Keeper(parts, datapath, attacher)
+    keeper = Keeper(parts, datapath, runtime.health.require("masquerade"), attacher)
     provision = Provision(parts, runtime.health.require("blocks"), datapath)
     state = Enforcing(runtime, parts, peers)
 

@@ -34,9 +34,10 @@ RECOUNT_EVERY = 3600.0
 class Keeper:
     """Repairs one node's kernel state."""
 
-    def __init__(self, parts: Parts, condition: Condition, attacher: Attacher) -> None:
+    def __init__(self, parts: Parts, condition: Condition, outward: Condition, attacher: Attacher) -> None:
         self._parts = parts
         self._condition = condition
+        self._outward = outward
         self._undo = attacher.delete
         self._mtu = attacher.mtu
         self._retired = attacher.retired
@@ -143,10 +144,13 @@ class Keeper:
         """The nftables table, once the pools and nodes are known."""
         feed = self._parts.feed
         if not (feed.complete(IPPool) and feed.complete(Node)):
+            if not self._outward.ok:
+                self._outward.set(False, "pools and nodes are not known yet, so nothing can be masqueraded")
             return Again(after=1.0)
         addresses = [address for node in feed.all_of(Node) for address in node.addresses]
         if await self._masquerade.keep(ruleset(feed.all_of(IPPool), addresses), verify=dirty.full):
             self._parts.log.info("masquerade-written")
+        self._outward.set(True)
         return Done()
 
     async def reap(self) -> None:
