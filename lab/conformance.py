@@ -181,6 +181,7 @@ async def run(arguments: argparse.Namespace) -> int:
     if record is None or not record.finished:
         raise LabError(f"lab {arguments.name} is not up: run `make lab` first")
     nodes = [host.name for host in plan(arguments.name, record.nodes).nodes]
+    print(f"suite and images for {len(nodes)} nodes", flush=True)
     program = await conformance_images.prepare(lab, given.cache, nodes, print)
     out = Path(arguments.out or given.cache / "conformance" / arguments.name)
     results = out / "results.jsonl"
@@ -190,7 +191,11 @@ async def run(arguments: argparse.Namespace) -> int:
     earlier = done(results)
     print(f"{len(chosen)} specs chosen, {sum(spec in earlier for spec in chosen)} of them done before", flush=True)
     outcomes = []
+    stop = time.monotonic() + arguments.minutes * 60 if arguments.minutes else float("inf")
     for number, spec in enumerate(chosen, 1):
+        if time.monotonic() > stop:
+            print(f"stopped after {arguments.minutes} minutes with {len(chosen) - number + 1} specs left; run it again")
+            break
         result = earlier.get(spec) or await _one(suite, spec, number)
         if spec not in earlier:
             await asyncio.to_thread(_note, results, result)
@@ -235,6 +240,7 @@ def main() -> int:
     parser.add_argument("--focus", default=r"\[sig-network\].*\[Conformance\]", help="run specs that match")
     parser.add_argument("--skip", default="", help="but not those that match this")
     parser.add_argument("--out", default="", help="folder of logs and results")
+    parser.add_argument("--minutes", type=float, default=0, help="begin no spec after this long (0: no end)")
     parser.add_argument("--again", action="store_true", help="forget the results of an earlier run")
     try:
         return asyncio.run(run(parser.parse_args()))
