@@ -65,10 +65,12 @@ class Links:
         Raises InterfaceExists or NetlinkRefused; nothing is left behind then.
         """
         self._remove_now(wanted.host_name)
-        with inside(netns):
-            cookie = netns_cookie()
-            if wanted.attachment.interface in (name for _, name in socket.if_nameindex()):
-                raise InterfaceExists(wanted.attachment.interface)
+        interface = wanted.attachment.interface
+        cookie, taken = _look(netns, interface)
+        if taken:
+            self.reap()  # another container's, that had this namespace before and was deleted just now?
+            if _look(netns, interface)[1]:
+                raise InterfaceExists(interface)
         self._host.run([_veth(wanted, netns)])
         try:
             index = socket.if_nametoindex(wanted.host_name)
@@ -179,6 +181,12 @@ class Links:
             if state & rtnl.PERMANENT and len(attributes.get(1, b"")) in (4, 16) and len(attributes.get(2, b"")) == 6:
                 found.append((index, ip_address(attributes[1]), attributes[2]))
         return found
+
+
+def _look(netns: int, interface: str) -> tuple[int, bool]:
+    """Cookie of a namespace, and whether it has an interface of this name."""
+    with inside(netns):
+        return netns_cookie(), interface in (name for _, name in socket.if_nameindex())
 
 
 def _addresses(netlink: Netlink) -> list[tuple[int, Address]]:
