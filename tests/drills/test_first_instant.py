@@ -1,0 +1,228 @@
+"""From the first moment that its address exists, a pod sends what it may and nothing else.
+
+The sender runs in the pod's network namespace before there is an interface, and tries without pause; what gets out is
+counted on the wire between the nodes, by a socket that takes every frame. A pod without a policy is the control: the
+same sender is heard at once. The other half is the last instant: how long a flow goes on whose right is taken away.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from ipaddress import ip_address, ip_network
+
+import pytest
+
+from chassis.bus import Bus
+from proto.objects import NetworkPolicy, Peer, Pod, PolicyRule, Selector
+from tests.bpf.world import run
+from tests.drills.hamlet import HUB, Hamlet, PodRef, hamlet, node_objects, pools
+from tests.natsd import bus_of
+
+pytestmark = pytest.mark.privileged
+
+FOUR, SIX = "10.244.0.0/16", "fd00:10:244::/56"
+OUTSIDE = (HUB, "fd00:172:30::1")
+PORT = 7777
+SO_RCVBUFFORCE = 33
+SETTINGS = {"AIRMESH_ADDRESS_COOLDOWN": "1", "AIRMESH_LOG_LEVEL": "info"}
+
+SENDER = """
+import json, select, socket, sys, time
+targets = [(socket.AF_INET, sys.argv[1]), (socket.AF_INET6, sys.argv[2])]
+ways = [(family, socket.socket(family, socket.SOCK_DGRAM), (address, int(sys.argv[3]))) for family, address in targets]
+calls = []
+for family, way, target in ways:
+    way.setblocking(False)
+first, sent, tried = {}, {4: 0, 6: 0}, 0
+print("ready", flush=True)
+end = time.monotonic() + float(sys.argv[4])
+while time.monotonic() < end:
+    tried += 1
+    for family, way, target in ways:
+        try:
+            way.sendto(b"first", target)
+        except OSError:
+            continue
+        number = 4 if family == socket.AF_INET else 6
+        sent[number] += 1
+        if number not in first:
+            first[number] = time.monotonic()
+            call = socket.socket(family)
+            call.setblocking(False)
+            call.connect_ex(target)
+            calls.append(call)
+    if tried % 64 == 0 and select.select([sys.stdin], [], [], 0)[0]:
+        break
+print(json.dumps({"first": first, "sent": sent, "tried": tried}))
+"""
+
+
+class Wire:
+    """Counts the frames that come to the hub from pods' addresses, by source address; keeps when the last came."""
+
+    def __init__(self, hub: str) -> None:
+        self._socket = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+        self._socket.setsockopt(socket.SOL_SOCKET, SO_RCVBUFFORCE, 64 << 20)
+        self._socket.bind(("fabric", 0))
+        self._socket.settimeout(0.1)
+        self._over = threading.Event()
+        self._nets = (ip_network(FOUR), ip_network(SIX))
+        self.frames: Counter[str] = Counter()
+        self.last: dict[str, float] = {}
+        self._thread = threading.Thread(target=self._listen, name=f"wire of {hub}")
+        self._thread.start()
+
+    def _listen(self) -> None:
+        while not self._over.is_set():
+            with suppress(TimeoutError):
+                frame = self._socket.recv(2048)
+                kind = struct.unpack_from("!H", frame, 12)[0]
+                raw = frame[26:30] if kind == 0x0800 else frame[22:38] if kind == 0x86DD else b""
+                if not raw:
+                    continue
+                source = ip_address(raw)
+                if any(source.version == net.version and source in net for net in self._nets):
+                    self.last[str(source)] = time.monotonic()
+                    self.frames[str(source)] += 1
+
+    def close(self) -> None:
+        self._over.set()
+        self._thread.join(5)
+        assert not struct.unpack("II", self._socket.getsockopt(263, 6, 8))[1], "the wire was not wholly heard"
+        self._socket.close()
+
+
+@contextmanager
+def listening(world: Hamlet) -> Iterator[Wire]:
+    wire = Wire(world.label)
+    try:
+        yield wire
+    finally:
+        wire.close()
+
+
+class Sender:
+    """A process in a network namespace that sends to the outside without pause until told to end."""
+
+    def __init__(self, netns: str, seconds: float = 10.0) -> None:
+        command = ["nsenter", f"--net=/run/netns/{netns}", "--", sys.executable, "-S", "-c", SENDER]
+        self._process = subprocess.Popen(
+            [*command, *OUTSIDE, str(PORT), str(seconds)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        assert self._process.stdout is not None
+        assert self._process.stdout.readline() == "ready\n"
+
+    def end(self) -> dict[str, dict[str, float]]:
+        """What it did: when each family's first datagram left its socket, and how many have."""
+        said, _ = self._process.communicate("\n", timeout=20)
+        told: dict[str, dict[str, float]] = json.loads(said)
+        return told
+
+
+def deny_all() -> NetworkPolicy:
+    """Of the pods labelled app=mute: nothing in, nothing out."""
+    return NetworkPolicy(
+        namespace="shop",
+        name="deny-all",
+        uid="uid-deny-all",
+        pod_selector=Selector(match_labels=(("app", "mute"),)),
+        applies_ingress=True,
+        applies_egress=True,
+    )
+
+
+def only_to(app: str, *allowed: str) -> NetworkPolicy:
+    """What pods of an app may send: to the named apps."""
+    peers = tuple(Peer(pod_selector=Selector(match_labels=(("app", one),))) for one in allowed)
+    return NetworkPolicy(
+        namespace="shop",
+        name=f"from-{app}",
+        uid=f"uid-from-{app}",
+        pod_selector=Selector(match_labels=(("app", app),)),
+        applies_ingress=False,
+        applies_egress=True,
+        egress=(PolicyRule(peers=peers),) if allowed else (),
+    )
+
+
+@pytest.fixture(scope="module")
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hamlet]:
+    """Two nodes with the deny-all policy in force, everything ready."""
+    with hamlet(tmp_path_factory.mktemp("instant"), "fi", ("n1", "n2"), **SETTINGS) as made:
+
+        async def begin() -> None:
+            async with bus_of(made.nats, "cluster") as bus:
+                await made.make_buckets(bus)
+                await made.put(bus, *node_objects(made.nodes), *pools(four=FOUR, six=SIX), deny_all())
+
+        asyncio.run(begin())
+        for name in ("ipam-1", "policy-1", "dataplane-n1", "dataplane-n2"):
+            made.start(name)
+        asyncio.run(made.ready())
+        for command in ("-4 route add 10.244.0.0/16 dev fabric", "-6 route add fd00:10:244::/56 dev fabric"):
+            run("ip", "-n", made.label, *command.split())
+        yield made
+
+
+async def instant(
+    world: Hamlet, bus: Bus, number: int, app: str, wire: Wire
+) -> tuple[dict[str, dict[str, float]], int]:
+    """One pod that sends from before its birth; what it did, and how many of its frames were on the wire."""
+    netns, container = f"{world.label}-i{number}", f"i{number}-{app}"
+    run("ip", "netns", "add", netns)
+    try:
+        sender = await asyncio.to_thread(Sender, netns)
+        pod = Pod(namespace="shop", name=container, uid=f"uid-{container}", node="n1", labels=(("app", app),))
+        await world.put(bus, pod)
+        answer = await world.cni("n1", "ADD", container, netns, PodRef("shop", pod.name, pod.uid))
+        await asyncio.sleep(0.03)
+        told = await asyncio.to_thread(sender.end)
+        assert answer.code == 0, (answer, world.tails())
+        assert (await world.cni("n1", "DEL", container, netns)).code == 0
+        await world.take(bus, pod)
+        await asyncio.sleep(0.02)
+        return told, sum(wire.frames[address] for address in answer.addresses)
+    finally:
+        run("ip", "netns", "del", netns)
+
+
+async def _instants(world: Hamlet, times: int) -> None:
+    async with bus_of(world.nats, "cluster") as bus:
+        with listening(world) as wire:
+            for number in range(3):
+                told, heard = await instant(world, bus, number, "free", wire)
+                assert heard, f"the control was not heard: {told}"
+                assert heard >= told["sent"]["4"] / 2
+            quiet, sent = 0, 0
+            for number in range(times):
+                told, heard = await instant(world, bus, 100 + number, "mute", wire)
+                assert told["sent"]["4"], "it never sent: nothing is proved"
+                assert told["sent"]["6"], "it never sent IPv6: nothing is proved"
+                sent += int(told["sent"]["4"] + told["sent"]["6"])
+                assert heard == 0, f"pod {number}: {heard} frames got out"
+                quiet += 1
+        print(f"first instant: {quiet} of {times} pods were silent; {sent} datagrams were tried")
+        assert quiet == times
+
+
+async def test_nothing_gets_out_of_a_denied_pod_from_its_first_moment(world: Hamlet) -> None:
+    await _instants(world, 20)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+async def test_nothing_gets_out_of_two_hundred_denied_pods(world: Hamlet) -> None:
+    await _instants(world, 200)
