@@ -31,7 +31,7 @@ SPEC_SECONDS = 420.0
 """After this a spec is ended and counts as failed; the suite's own waits are mostly at most five minutes."""
 _DRY_RUN_SECONDS = 60.0
 _IMPOSSIBLE = (
-    (r"SCTP", "the kernel has no SCTP"),
+    (r"SCTPConnectivity|using SCTP|SCTP should", "the kernel has no SCTP"),
     (r"\[Feature:.*(Cloud|GCE|Ingress|NEG)", "needs a cloud provider"),
     (r"Internet connection|external DNS", "needs the internet"),
 )
@@ -221,6 +221,19 @@ async def _one(suite: Suite, spec: str, number: int) -> Result:
     if why:
         return Result(spec=spec, outcome="skipped", seconds=0.0, reason=why)
     return await suite.run(spec, number)
+
+
+def table(outcomes: list[Result]) -> str:
+    """The results as a Markdown table, by outcome and name: what `docs/conformance.md` is made of."""
+    rows = sorted(outcomes, key=lambda result: (result.outcome != "failed", result.outcome != "skipped", result.spec))
+    lines = [
+        f"| {_cell(row.spec.removeprefix('[sig-network] '))} | {row.outcome} | {_cell(row.reason)} |" for row in rows
+    ]
+    return "\n".join(["| spec | outcome | reason |", "|---|---|---|", *lines, ""])
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
 
 
 def _sum_up(outcomes: list[Result], out: Path) -> int:

@@ -17,10 +17,14 @@ import pytest_asyncio
 
 from chassis.bus import Bus
 from chassis.service import Runtime
+from lab import preflight
 from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of
 
 __all__ = ["lab"]
+
+_PRIVILEGES = ("root", "network namespaces", "bpf(2)", "bcc", "program ip", "program nft", "program nsenter")
+"""What a test marked ``privileged`` needs, as ``lab.preflight`` names it."""
 
 BusFor = Callable[..., Awaitable[Bus]]
 RuntimeFor = Callable[..., Awaitable[Runtime[Any]]]
@@ -83,9 +87,26 @@ async def buckets(bus_for: BusFor) -> dict[str, str]:
     return await cluster.make_buckets()
 
 
-def pytest_terminal_summary(terminalreporter: Any) -> None:
-    """Say loudly what was left out, and why."""
-    skipped = terminalreporter.stats.get("skipped", [])
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """What this machine cannot run is left out, each test with what it lacks; what it can run never is."""
+    marked = [item for item in items if item.get_closest_marker("privileged") or item.get_closest_marker("lab")]
+    if not marked:
+        return
+    lacking = [finding for finding in preflight.judge(preflight.look()) if finding.weight == "lacks"]
+    if not lacking:
+        return
+    words = [f"{finding.what} ({finding.found}; {finding.remedy})" for finding in lacking]
+    kernel = [word for finding, word in zip(lacking, words, strict=True) if finding.what in _PRIVILEGES]
+    for item in marked:
+        needs = words if item.get_closest_marker("lab") else kernel
+        if needs:
+            item.add_marker(pytest.mark.skip(reason=f"this machine lacks {', '.join(needs)}"))
+
+
+def pytest_unconfigure(config: pytest.Config) -> None:
+    """The very last lines say loudly what was left out, and why."""
+    terminalreporter: Any = config.pluginmanager.get_plugin("terminalreporter")
+    skipped = terminalreporter.stats.get("skipped", []) if terminalreporter else []
     if not skipped:
         return
     reasons = Counter(_reason(report) for report in skipped)
