@@ -49,9 +49,9 @@ class TestTable:
         table.apply({keys[0]: at.Budget(limit=10), keys[1]: at.Budget(limit=20)})
         delta = table.diff({keys[0]: at.Budget(limit=11), keys[2]: at.Budget(limit=30)})
         assert delta.upserts == {keys[0]: at.Budget(limit=11), keys[2]: at.Budget(limit=30)}
-        assert delta.deletes == (keys[1],)
+        assert list(delta.deletes) == [keys[1]]
         table.apply(delta.upserts, delta.deletes)
-        assert not table.diff({keys[0]: at.Budget(limit=11), keys[2]: at.Budget(limit=30)})
+        assert table.diff({keys[0]: at.Budget(limit=11), keys[2]: at.Budget(limit=30)}).empty
 
     def test_deleting_what_is_not_there_is_no_error(self, world: World) -> None:
         table = world.tables.budgets

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from kit.delta import Delta, delta
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.maps import MapSpec
 from services.dataplane.core.wire import Record
@@ -28,17 +28,6 @@ _LRU_OR_ARRAY = (MapKind.ARRAY, MapKind.PERCPU_ARRAY)
 
 class LayoutMismatch(RuntimeError):
     """A map is not what these programs were built for."""
-
-
-@dataclass(frozen=True, slots=True)
-class Delta(Generic[K, V]):
-    """What makes a table equal to what is wanted."""
-
-    upserts: dict[K, V]
-    deletes: tuple[K, ...]
-
-    def __bool__(self) -> bool:
-        return bool(self.upserts or self.deletes)
 
 
 def check_shape(spec: MapSpec, kind: int, key_size: int, value_size: int, entries: int) -> None:
@@ -88,11 +77,9 @@ class Table(Generic[K, V]):
                 found[self._key.from_values(k)] = self._value.from_values(v)
         return found
 
-    def diff(self, desired: Mapping[K, V]) -> Delta[K, V]:
+    def diff(self, desired: Mapping[K, V]) -> Delta[K, V, V]:
         """What ``apply`` needs to make the map equal to ``desired``."""
-        actual = self.items()
-        upserts = {key: value for key, value in desired.items() if actual.get(key) != value}
-        return Delta(upserts, tuple(key for key in actual if key not in desired))
+        return delta(desired, self.items())
 
     def apply(self, upserts: Mapping[K, V], deletes: Iterable[K] = ()) -> None:
         """Sets, then removes. Raises BpfError E2BIG when the map is full: what came before stays set."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, IPv6Network, summarize_address_range
 
+from kit.prefixes import overlap
 from proto.net import Address, Network
 from proto.objects import IPBlock
 from proto.policy import CidrSet
@@ -48,12 +49,7 @@ class Block:
 def canonical(block: IPBlock) -> Block:
     """The block with its exceptions put in order; exceptions of the other family can never apply and are left out."""
     kept = {network for network in block.excepted if network.version == block.cidr.version}
-    return Block(block.cidr, tuple(sorted((n for n in kept if _overlap(n, block.cidr)), key=_span)))
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    (first, last), (other_first, other_last) = _span(one), _span(other)
-    return first <= other_last and other_first <= last
+    return Block(block.cidr, tuple(sorted((n for n in kept if overlap(n, block.cidr)), key=_span)))
 
 
 def _span(network: Network) -> Span:
