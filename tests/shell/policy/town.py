@@ -90,6 +90,13 @@ class Town:
                 return found
         return None
 
+    async def rules_of(self, name: str) -> CompiledPolicy:
+        """As :meth:`of`, once the mirror of ``identities``, which may be behind that of ``rules``, has the identity."""
+        await self.until(lambda: self.of(name) is not None, f"{name} is known")
+        found = self.of(name)
+        assert found is not None
+        return found
+
     def frontiers(self) -> dict[int, Revision]:
         return {
             entry.value.shard: entry.value.revision
