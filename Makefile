@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 
-.PHONY: help setup lab lab-down test check format lock
+.PHONY: help setup lab lab-down test e2e check format lock
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 14
 
@@ -23,6 +23,12 @@ lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=nam
 test: setup check ## the whole test suite (what CI runs)
 	$(PYTHON) -m lab build --if-possible
 	$(PYTHON) -m pytest --durations=25 -m "not slow"
+
+FOCUS ?= \[sig-network\].*\[Conformance\]
+SKIP ?=
+e2e: setup ## the stock Kubernetes suite against the lab (LAB=, FOCUS=, SKIP=); goes on where it stopped
+	@$(PYTHON) -m lab up --name $(LAB)
+	@$(PYTHON) -m lab.conformance --name $(LAB) --focus '$(FOCUS)' --skip '$(SKIP)'
 
 check: setup ## style, types, walls of the house
 	.venv/bin/ruff check .

@@ -255,8 +255,12 @@ def main() -> int:
     parser.add_argument("--out", default="", help="folder of logs and results")
     parser.add_argument("--minutes", type=float, default=0, help="begin no spec after this long (0: no end)")
     parser.add_argument("--again", action="store_true", help="forget the results of an earlier run")
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # either way the running spec's process is ended
     try:
         return asyncio.run(run(parser.parse_args()))
+    except KeyboardInterrupt:
+        print("stopped; run it again to go on", file=sys.stderr)
+        return 130
     except LabError as error:
         print(f"lab: {error}", file=sys.stderr)
         return 1
