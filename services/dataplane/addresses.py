@@ -140,7 +140,10 @@ class AddressBook:
             raise CniError(Code.TRY_AGAIN_LATER, held.why)
 
     async def report(self, node_uid: str) -> None:
-        """Says which blocks and claims the node holds, and gives up what another holds by now."""
+        """Says which blocks and claims the node holds, and gives up what another holds by now.
+
+        Only what was asked about is given up: a block that came, or came anew, while the answer was on its way is held.
+        """
         ledger = self.journal.ledger
         request = BlockReportRequest(
             node=self._node,
@@ -150,9 +153,12 @@ class AddressBook:
         )
         answer = await self._bus.request(IPAM_REPORT, request, BlockReportAnswer, timeout=ASK_SECONDS)
         confirmed = {block.cidr for block in answer.blocks}
-        for cidr in [cidr for cidr in ledger.blocks if cidr not in confirmed]:
-            self._log.warning("block-given-up", block=str(cidr), remedy="another node holds it; its pods here go on")
-            await self.journal.give_block(cidr)
+        for asked in request.blocks:
+            if asked.cidr in confirmed or ledger.blocks.get(asked.cidr) != asked:
+                continue
+            remedy = "another node holds it; its pods here go on"
+            self._log.warning("block-given-up", block=str(asked.cidr), remedy=remedy)
+            await self.journal.give_block(asked.cidr)
         for block in answer.blocks:
             clash = await self.journal.hold_block(block)
             if clash is not None:
