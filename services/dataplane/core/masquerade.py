@@ -3,8 +3,13 @@
 Owns the table ``inet airmesh``. What comes from a pool with natOutgoing and leaves the cluster (its destination is in
 no pool and is no node) gets the node's address; nothing else is touched, so pods see each other's own addresses, and
 whoever speaks to a pod from outside is answered by that pod's address (replies carry the datapath's mark). The whole
-table is replaced in one transaction. Refuses nothing; a family without such a pool has no rule. Source: nft(8);
-Calico's natOutgoing (https://docs.tigera.io/calico/latest/networking/configuring/workloads-outside-cluster).
+table is replaced in one transaction. Refuses nothing; a family without such a pool has no rule.
+
+``disabled`` makes no difference, here as in Calico: it stops new addresses, and nothing else. Pods that have addresses
+of the pool live on, so it stays inside the cluster for the others and, with natOutgoing, a source to masquerade, or
+disabling a pool would cut its pods off from the world. A disabled pool is also how one names a network that pods reach
+by their own addresses. Source: nft(8); Calico's natOutgoing and disabled
+(https://docs.tigera.io/calico/latest/networking/configuring/workloads-outside-cluster).
 """
 
 from __future__ import annotations

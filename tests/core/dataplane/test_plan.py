@@ -129,6 +129,24 @@ def test_the_masquerade_table() -> None:
     assert none.startswith("add table inet airmesh\ndelete table inet airmesh\n")
 
 
+@pytest.mark.parametrize("nat", [True, False])
+def test_a_disabled_pool_is_masqueraded_as_if_it_were_not(nat: bool) -> None:
+    """Its pods live on: the others reach them by their own addresses, and they reach the world as before."""
+    other = pool("10.244.0.0/16", nat_outgoing=True)
+    disabled = pool("10.99.0.0/16", nat_outgoing=nat, disabled=True)
+    text = ruleset([other, disabled], [])
+    cluster, masqueraded = (elements(text, name) for name in ("cluster4", "masqueraded4"))
+    assert cluster == {"10.244.0.0/16", "10.99.0.0/16"}
+    assert masqueraded == cluster - (set() if nat else {"10.99.0.0/16"})
+    assert text == ruleset([other, pool("10.99.0.0/16", nat_outgoing=nat)], [])
+
+
+def elements(text: str, name: str) -> set[str]:
+    """Members of one set of the table."""
+    listed = text.partition(f"set {name} {{")[2].partition("elements = { ")[2].partition(" }")[0]
+    return set(listed.split(", "))
+
+
 def event(**other: object) -> Event:
     values: dict[str, object] = {
         "time": 5_000,
