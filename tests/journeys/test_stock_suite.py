@@ -1,0 +1,41 @@
+"""A handful of the stock Kubernetes suite's own specs, unchanged; all of them run by `make e2e`."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from lab import conformance_images
+from lab.conformance import Suite
+from lab.paths import settings
+from tests.labkit import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.timeout(900)]
+
+NETPOL = "[sig-network] Netpol NetworkPolicy between server and client should"
+SPECS = [
+    "[sig-network] DNS should provide DNS for services [Conformance]",
+    "[sig-network] Services should serve multiport endpoints from pods [Conformance]",
+    "[sig-network] Proxy version v1 should proxy through a service and a pod [Conformance]",
+    f"{NETPOL} deny ingress from pods on other namespaces [Feature:NetworkPolicy]",
+    f"{NETPOL} enforce policy based on Ports [Feature:NetworkPolicy]",
+]
+
+
+@pytest.fixture(scope="module")
+def suite(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Suite:
+    """The suite's program, with its images in every node; built the first time."""
+    nodes = [host.name for host in lab.topology.nodes]
+    program = asyncio.run(conformance_images.prepare(lab.where, settings().cache, nodes, print))
+    return Suite(program, lab.where, len(nodes), tmp_path_factory.mktemp("stock"))
+
+
+@pytest.mark.parametrize("spec", SPECS)
+def test_a_stock_spec_passes(suite: Suite, spec: str) -> None:
+    result = asyncio.run(suite.run(spec, 1))
+    assert result.outcome == "passed", result.reason
+
+
+def test_the_suite_has_the_specs_that_are_run(suite: Suite) -> None:
+    assert set(SPECS) <= set(asyncio.run(suite.specs()))
