@@ -19,11 +19,12 @@ from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from ipaddress import ip_address, ip_network
+from statistics import median
 
 import pytest
 
 from chassis.bus import Bus
-from proto.objects import NetworkPolicy, Peer, Pod, PolicyRule, Selector
+from proto.objects import IPBlock, NetworkPolicy, Peer, Pod, PolicyRule, Selector
 from tests.bpf.world import run
 from tests.drills.hamlet import HUB, Hamlet, PodRef, hamlet, node_objects, pools
 from tests.natsd import bus_of
@@ -34,6 +35,9 @@ FOUR, SIX = "10.244.0.0/16", "fd00:10:244::/56"
 OUTSIDE = (HUB, "fd00:172:30::1")
 PORT = 7777
 SO_RCVBUFFORCE = 33
+ROUNDS = 5
+LAST_PACKET = 1.0
+"""Seconds after an edit at which no packet passes any more that it forbids."""
 SETTINGS = {"AIRMESH_ADDRESS_COOLDOWN": "1", "AIRMESH_LOG_LEVEL": "info"}
 
 SENDER = """
@@ -61,6 +65,7 @@ while time.monotonic() < end:
             call.setblocking(False)
             call.connect_ex(target)
             calls.append(call)
+    time.sleep(float(sys.argv[5]))
     if tried % 64 == 0 and select.select([sys.stdin], [], [], 0)[0]:
         break
 print(json.dumps({"first": first, "sent": sent, "tried": tried}))
@@ -114,10 +119,10 @@ def listening(world: Hamlet) -> Iterator[Wire]:
 class Sender:
     """A process in a network namespace that sends to the outside without pause until told to end."""
 
-    def __init__(self, netns: str, seconds: float = 10.0) -> None:
+    def __init__(self, netns: str, seconds: float = 10.0, pause: float = 0.0) -> None:
         command = ["nsenter", f"--net=/run/netns/{netns}", "--", sys.executable, "-S", "-c", SENDER]
         self._process = subprocess.Popen(
-            [*command, *OUTSIDE, str(PORT), str(seconds)],
+            [*command, *OUTSIDE, str(PORT), str(seconds), str(pause)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -144,14 +149,14 @@ def deny_all() -> NetworkPolicy:
     )
 
 
-def only_to(app: str, *allowed: str) -> NetworkPolicy:
-    """What pods of an app may send: to the named apps."""
-    peers = tuple(Peer(pod_selector=Selector(match_labels=(("app", one),))) for one in allowed)
+def may_send(*allowed: str) -> NetworkPolicy:
+    """What the pods labelled app=giver may send: to these networks."""
+    peers = tuple(Peer(ip_block=IPBlock(cidr=ip_network(one))) for one in allowed)
     return NetworkPolicy(
         namespace="shop",
-        name=f"from-{app}",
-        uid=f"uid-from-{app}",
-        pod_selector=Selector(match_labels=(("app", app),)),
+        name="giver",
+        uid="uid-giver",
+        pod_selector=Selector(match_labels=(("app", "giver"),)),
         applies_ingress=False,
         applies_egress=True,
         egress=(PolicyRule(peers=peers),) if allowed else (),
@@ -184,6 +189,7 @@ async def instant(
     netns, container = f"{world.label}-i{number}", f"i{number}-{app}"
     run("ip", "netns", "add", netns)
     try:
+        before = wire.frames.copy()  # the address may have been another pod's
         sender = await asyncio.to_thread(Sender, netns)
         pod = Pod(namespace="shop", name=container, uid=f"uid-{container}", node="n1", labels=(("app", app),))
         await world.put(bus, pod)
@@ -194,7 +200,7 @@ async def instant(
         assert (await world.cni("n1", "DEL", container, netns)).code == 0
         await world.take(bus, pod)
         await asyncio.sleep(0.02)
-        return told, sum(wire.frames[address] for address in answer.addresses)
+        return told, sum(wire.frames[address] - before[address] for address in answer.addresses)
     finally:
         run("ip", "netns", "del", netns)
 
@@ -226,3 +232,48 @@ async def test_nothing_gets_out_of_a_denied_pod_from_its_first_moment(world: Ham
 @pytest.mark.timeout(600)
 async def test_nothing_gets_out_of_two_hundred_denied_pods(world: Hamlet) -> None:
     await _instants(world, 200)
+
+
+async def test_a_right_taken_away_ends_the_flows_that_live(world: Hamlet) -> None:
+    """A stream of datagrams of each family, allowed and then not any more: from the edit to the last frame."""
+    netns, wide = f"{world.label}-g", (f"{HUB}/32", "fd00:172:30::1/128")
+    run("ip", "netns", "add", netns)
+    servers = [
+        socket.create_server(address, family=family)
+        for family, address in ((socket.AF_INET, (HUB, PORT)), (socket.AF_INET6, (OUTSIDE[1], PORT)))
+    ]
+    try:
+        async with bus_of(world.nats, "cluster") as bus:
+            pod = Pod(namespace="shop", name="giver", uid="uid-giver", node="n1", labels=(("app", "giver"),))
+            await world.put(bus, may_send(*wide), pod)
+            answer = await world.cni("n1", "ADD", "giver", netns, PodRef("shop", "giver", "uid-giver"))
+            assert answer.code == 0, (answer, world.tails())
+            spent = sorted([await _cut(world, bus, netns, answer.addresses, wide) for _ in range(ROUNDS)])
+            assert (await world.cni("n1", "DEL", "giver", netns)).code == 0
+            await world.take(bus, pod, may_send())
+    finally:
+        for server in servers:
+            server.close()
+        run("ip", "netns", "del", netns)
+    print(f"a right taken away: last packet after {spent[0]:.1f} to {spent[-1]:.1f} ms, median {median(spent):.1f} ms")
+    assert spent[-1] < LAST_PACKET * 1000
+
+
+async def _cut(world: Hamlet, bus: Bus, netns: str, addresses: list[str], wide: tuple[str, ...]) -> float:
+    """Milliseconds from the edit until the last frame of either family."""
+    await world.put(bus, may_send(*wide))
+    with listening(world) as wire:
+        sender = await asyncio.to_thread(Sender, netns, 10.0, 0.0002)
+        end = time.monotonic() + 10
+        while min(wire.frames[address] for address in addresses) < 100:
+            assert time.monotonic() < end, f"the flows never began: {wire.frames}"
+            await asyncio.sleep(0.01)
+        edited = time.monotonic()
+        await world.put(bus, may_send())
+        await asyncio.sleep(LAST_PACKET)
+        before = wire.frames.copy()
+        await asyncio.sleep(0.5)
+        assert wire.frames == before, "it goes on"
+        told = await asyncio.to_thread(sender.end)
+    assert told["sent"]["4"]
+    return max(wire.last[address] - edited for address in addresses) * 1000

@@ -7,6 +7,10 @@ object it is and turns it into :class:`Malformed`. Text from the object is cut, 
 from __future__ import annotations
 
 MAX_QUOTE = 60
+MAX_NAME = 320
+"""Characters of ``namespace/name``: what the API allows fits."""
+MAX_PART = 200
+"""Characters of a path, a problem or a remedy."""
 
 
 class Wrong(ValueError):
@@ -26,13 +30,19 @@ class Malformed(ValueError):
     """
 
     def __init__(self, *, kind: str, name: str, path: str, problem: str, remedy: str) -> None:
-        place = f"{path}: " if path else ""
-        super().__init__(f"{kind} {name}: {place}{problem}; {remedy}")
         self.kind = kind
-        self.name = name
-        self.path = path
-        self.problem = problem
-        self.remedy = remedy
+        self.name = _short(name, MAX_NAME)
+        self.path = _short(path, MAX_PART)
+        self.problem = _short(problem, MAX_PART)
+        self.remedy = _short(remedy, MAX_PART)
+        place = f"{self.path}: " if path else ""
+        super().__init__(f"{kind} {self.name}: {place}{self.problem}; {self.remedy}")
+
+
+def _short(text: str, most: int) -> str:
+    """Text as it may stand in a message, whoever wrote it: on one line, nothing invisible in it, and cut."""
+    shown = "".join(character if character.isprintable() else "?" for character in text[: most + 1])
+    return shown if len(shown) <= most else shown[: most - 1] + "…"
 
 
 def quote(value: object) -> str:

@@ -24,6 +24,7 @@ LabelValue = Annotated[str, Meta(max_length=63)]
 LabelMap = dict[LabelKey, LabelValue]
 PortNumber = Annotated[int, Meta(ge=1, le=65535)]
 NodePort = Annotated[int, Meta(ge=0, le=65535)]
+Count = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 PortName = Annotated[str, Meta(max_length=63)]
 AddressText = Annotated[str, Meta(max_length=64)]
 NetworkText = Annotated[str, Meta(max_length=64)]
@@ -353,13 +354,13 @@ class ConfigMapShape(Shape, frozen=True):
 class DeploymentSpec(Shape, frozen=True):
     """apps/v1 DeploymentSpec."""
 
-    replicas: Annotated[int, Meta(ge=0)] | None = None
+    replicas: Count | None = None
 
 
 class DeploymentStatus(Shape, frozen=True):
     """apps/v1 DeploymentStatus."""
 
-    ready_replicas: Annotated[int, Meta(ge=0)] | None = None
+    ready_replicas: Count | None = None
 
 
 class DeploymentShape(Shape, frozen=True):
