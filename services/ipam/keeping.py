@@ -16,12 +16,13 @@ import msgspec
 
 from chassis.faults import Refused
 from chassis.kv import Entry
+from kit.prefixes import router_anycast
 from proto.addresses import Claim, OwnerRecord
 from proto.codec import address_segment, owner_key
 from proto.events import AddressMoved
 from proto.net import Address
 from proto.requests import ClaimGrant, ClaimRelease, ClaimRequest
-from services.ipam.core.blocks import as_network, of_ipam
+from services.ipam.core.blocks import as_network, block_at, of_ipam
 from services.ipam.core.claims import (
     INTENDS,
     Elsewhere,
@@ -184,6 +185,8 @@ class Keeping:
         pool = seen.pools.of(as_network(address))
         if pool is None or not pool.enabled:
             raise Refused("bad-address", f"address {address} is in no enabled IPPool; create one that holds it")
+        if address == router_anycast(block_at(pool, address)):
+            raise Refused("bad-address", f"address {address} is the routers' own (RFC 4291 2.6.1); ask for another")
         await self._grants.own_block_of(pool, address)
         return address, pool.name
 

@@ -8,9 +8,10 @@ shell (``services.dataplane.journal``) makes them durable first.
 Promises, whatever the order of calls and wherever a crash cuts the records: no address has two holders; a request for
 an attachment that has addresses gets the same ones; a freed address rests for the whole cooldown, across restarts and
 reboots; sequence numbers never go back. Among rested addresses the least recently freed is given first, and one that
-was never used before any of them. Every address of a block is used, the first and the last too: pods have /32 and /128
-addresses, so a block has neither network, broadcast nor Subnet-Router anycast address (RFC 4291 2.6.1 needs a subnet
-on a link), and no gateway lives in it.
+was never used before any of them. Every address of an IPv4 block is used, the first and the last too: pods have /32
+addresses, so a block has neither network nor broadcast address, and no gateway lives in it. Of an IPv6 block the first
+is never given: whoever puts the block's prefix on a link, as a router beside us may, makes that address the routers'
+own (Subnet-Router anycast, RFC 4291 2.6.1). A pod that has it from an earlier release keeps it.
 
 Refuses a reclaim by one look alone: :func:`collect` frees what two lists, a grace apart, both lack, and never judges
 an attachment by a list that is older than it. Units: seconds of CLOCK_BOOTTIME. Under another boot nobody knows how

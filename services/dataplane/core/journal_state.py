@@ -14,6 +14,7 @@ from typing import Literal
 
 import msgspec
 
+from kit.prefixes import router_anycast
 from proto.addresses import Block, Claim
 from proto.net import Address, Network
 from proto.requests import ClaimRelease
@@ -48,6 +49,7 @@ class Count:
     """Addresses of one block or one family."""
 
     total: int
+    """All but those that are never given (an IPv6 block's first one)."""
     used: int
     resting: int
 
@@ -72,7 +74,7 @@ class Ledger:
     by_address: dict[Address, Lease] = field(default_factory=dict)
     claims: dict[Address, Claim] = field(default_factory=dict)
     fresh: dict[Network, dict[Address, None]] = field(default_factory=dict)
-    """Block → its addresses that nobody ever had, in order."""
+    """Block → its addresses that nobody ever had and a pod may have, in order."""
     resting: dict[Address, float] = field(default_factory=dict)
     """Freed address → when, least recently freed first. One stays here, rested or not, until it is given again."""
     owed: dict[tuple[Address, str], ClaimRelease] = field(default_factory=dict)
@@ -96,7 +98,7 @@ class Ledger:
                 self._apply_lease(record)
             case Rested():
                 self._use(record.address)
-                self.resting[record.address] = record.at
+                self._rest(record.address, record.at)
             case ClaimOwed():
                 self.owed[record.address, record.nonce] = ClaimRelease(
                     address=record.address, container=record.container, interface=record.interface, nonce=record.nonce
@@ -114,11 +116,14 @@ class Ledger:
         match record:
             case BlockHeld(block):
                 if block.cidr not in self.blocks:
+                    never = router_anycast(block.cidr)
                     self.fresh[block.cidr] = {
                         address: None
                         for address in block.cidr
-                        if address not in self.by_address and address not in self.resting
+                        if address != never and address not in self.by_address and address not in self.resting
                     }
+                    if never is not None:
+                        self.resting.pop(never, None)
                 self.blocks[block.cidr] = block
             case BlockGiven(cidr):
                 self.blocks.pop(cidr, None)
@@ -157,10 +162,16 @@ class Ledger:
         if cidr is not None:
             self.fresh[cidr].pop(address, None)
 
+    def _rest(self, address: Address, at: float) -> None:
+        """Freed then, to be given again later, unless it is one that nobody is given."""
+        cidr = self.block_of(address)
+        if cidr is None or address != router_anycast(cidr):
+            self.resting[address] = at
+
     def _free(self, lease: Lease, at: float) -> None:
         self.by_address.pop(lease.address, None)
         if not lease.claimed:
-            self.resting[lease.address] = at
+            self._rest(lease.address, at)
             return
         self.claims.pop(lease.address, None)
         self.owed[lease.address, lease.nonce] = ClaimRelease(
@@ -194,7 +205,9 @@ class Ledger:
             for address, at in self.resting.items()
             if now - at < cooldown and address.version == cidr.version and address in cidr
         )
-        return Count(total=cidr.num_addresses, used=used, resting=resting)
+        never = router_anycast(cidr)
+        total = cidr.num_addresses - (never is not None and never not in self.by_address)
+        return Count(total=total, used=used, resting=resting)
 
     def count(self, family: Family, now: float, cooldown: float = COOLDOWN) -> Count:
         """Counters of all held blocks of a family together."""

@@ -19,6 +19,7 @@ from dataclasses import dataclass, field
 
 import msgspec
 
+from kit.prefixes import router_anycast
 from proto.addresses import Block, Claim, OwnerRecord
 from proto.net import Address, Network
 from proto.objects import Owner, Pod
@@ -126,10 +127,14 @@ def is_running(pod: Pod | None) -> bool:
 def free_address(
     blocks: Iterable[Block], claims: Mapping[Address, Claim], intended: Set[Address], passed: Set[Address]
 ) -> tuple[Address, Block] | None:
-    """The smallest address of these blocks (of ``ipam``'s own) that nobody claims, intends or was just faster with."""
+    """The smallest address of these blocks (of ``ipam``'s own) that nobody claims, intends or was just faster with.
+
+    Not an IPv6 block's first one, which routers have.
+    """
     for block in blocks:
+        never = router_anycast(block.cidr)
         for address in block.cidr:
-            if address not in claims and address not in intended and address not in passed:
+            if address not in claims and address not in intended and address not in passed and address != never:
                 return address, block
     return None
 

@@ -21,6 +21,7 @@ from services.dataplane.core.journal import (
     Grant,
     Ledger,
     NeedsBlock,
+    adopt,
     allocate,
     change,
     collect,
@@ -88,10 +89,43 @@ def addresses(decided: Grant | NeedsBlock | Clash) -> list[str]:
 def test_a_dual_stack_pod_has_one_address_of_each_family() -> None:
     held = ledger(BLOCK4, BLOCK6)
     first = granted(do(held, allocate(held, (4, 6), ask(1), 10.0)))
-    assert addresses(first) == ["10.244.0.0", "fd00::"], "the first address of a block is as good as any"
+    assert addresses(first) == ["10.244.0.0", "fd00::1"], "an IPv6 block's first address is the routers'"
     assert [lease.epoch for lease in first.leases] == [5, 6], "the epoch of the block it comes from"
     again = allocate(held, (4, 6), ask(1), 11.0)
     assert again == Grant(leases=first.leases), "asked twice: the same, and nothing to write down"
+
+
+def test_the_routers_address_of_an_ipv6_block_is_never_given() -> None:
+    held = ledger(BLOCK6)
+    assert held.count(6, 10.0).total == 3
+    given = [addresses(do(held, allocate(held, (6,), ask(number), 10.0)))[0] for number in range(3)]
+    assert given == ["fd00::1", "fd00::2", "fd00::3"]
+    assert allocate(held, (6,), ask(9), 10.0) == NeedsBlock(family=6, reason="full", retry_after=0.0)
+    assert held.count(6, 10.0).free == 0
+
+
+@pytest.mark.parametrize("while_held", [True, False])
+def test_a_pod_that_has_the_routers_address_keeps_it_and_is_its_last(while_held: bool) -> None:
+    held = ledger(BLOCK6)
+    do(held, adopt(held, ask(1), [ip_address("fd00::")], 10.0))
+    assert granted(allocate(held, (6,), ask(1), 11.0)).leases[0].address == ip_address("fd00::")
+    assert (held.count(6, 11.0).total, held.count(6, 11.0).free) == (4, 3)
+    if not while_held:
+        do(held, give_block(held, BLOCK6.cidr))
+    do(held, release(held, ask(1).attachment, 20.0))
+    do(held, hold_block(held, BLOCK6))
+    after = replayed(snapshot(held, 21.0))
+    for on in (held, after):
+        assert (on.count(6, 21.0).total, on.count(6, 21.0).free, list(on.resting)) == (3, 3, [])
+        given = [addresses(do(on, allocate(on, (6,), ask(number), 20.0 + 2 * COOLDOWN)))[0] for number in (2, 3, 4)]
+        assert "fd00::" not in given
+        assert isinstance(allocate(on, (6,), ask(9), 20.0 + 2 * COOLDOWN), NeedsBlock)
+
+
+@pytest.mark.parametrize(("cidr", "given"), [("fd00::4/127", "fd00::4"), ("fd00::4/128", "fd00::4")])
+def test_a_block_too_small_to_have_one_is_used_whole(cidr: str, given: str) -> None:
+    held = ledger(Block(ip_network(cidr), "v6", "n1", "u1", 6, "b"))
+    assert addresses(allocate(held, (6,), ask(1), 10.0)) == [given]
 
 
 def test_all_or_none() -> None:
@@ -231,7 +265,7 @@ def test_any_history_keeps_the_promises(seed: int) -> None:
                         sequences = max(sequences, lease.sequence)
                 else:
                     assert isinstance(got, NeedsBlock)
-                    free = [text for text in map(str, (*BLOCK4.cidr, *BLOCK6.cidr)) if text not in holder]
+                    free = [text for text in map(str, (*BLOCK4.cidr, *list(BLOCK6.cidr)[1:])) if text not in holder]
                     usable = [text for text in free if ip_address(text).version == got.family and text not in freed]
                     assert not usable, f"{usable} were never used"
             case "release":

@@ -16,6 +16,7 @@ from services.ipam.core.claims import (
     Held,
     Hold,
     Stands,
+    free_address,
     judge_claim,
     judge_release,
     judge_reported,
@@ -255,6 +256,22 @@ def test_a_look_away_begins_the_wait_anew() -> None:
     owned = sweep({(DB0, 4): owner_record()}, claims, [], first.since, now=100.0, grace=3600.0, cooldown=130.0)
     third = sweep({}, claims, [], owned.since, now=140.0, grace=3600.0, cooldown=130.0)
     assert third.free == ()
+
+
+@pytest.mark.parametrize(
+    ("cidr", "taken", "chosen"),
+    [
+        ("10.0.0.0/30", "", "10.0.0.0"),
+        ("10.0.0.0/30", "10.0.0.0 10.0.0.1", "10.0.0.2"),
+        ("fd00::/126", "", "fd00::1"),
+        ("fd00::/126", "fd00::1 fd00::2 fd00::3", ""),
+        ("fd00::8/128", "", "fd00::8"),
+    ],
+)
+def test_the_smallest_address_that_a_pod_may_have(cidr: str, taken: str, chosen: str) -> None:
+    own = block(cidr, IPAM_HOLDER)
+    found = free_address([own], {}, {ip_address(text) for text in taken.split()}, set())
+    assert (str(found[0]) if found else "") == chosen
 
 
 def test_one_bucket_is_rebuilt_from_the_other_and_from_running_pods() -> None:

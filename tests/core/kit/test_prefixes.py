@@ -1,4 +1,4 @@
-"""Overlap of networks against the standard library's own reading."""
+"""Networks: overlap against the standard library's own reading."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.prefixes import overlap
+from kit.prefixes import overlap, router_anycast
 from proto.net import Network
 
 
@@ -38,3 +38,18 @@ def test_overlap_is_what_the_standard_library_says(one: Network, other: Network)
 )
 def test_overlap_in_cases(one: str, other: str, wanted: bool) -> None:
     assert overlap(ip_network(one), ip_network(other)) is wanted
+
+
+@pytest.mark.parametrize(
+    ("network", "wanted"),
+    [
+        ("fd00::40/122", "fd00::40"),
+        ("fd00::/126", "fd00::"),
+        ("fd00::4/127", None),
+        ("fd00::4/128", None),
+        ("10.0.0.0/26", None),
+    ],
+)
+def test_the_routers_address(network: str, wanted: str | None) -> None:
+    found = router_anycast(ip_network(network))
+    assert (str(found) if found else None) == wanted

@@ -176,6 +176,9 @@ async def test_many_claims_at_once_have_addresses_of_their_own(
         ("10.244.9.9", ""),
         ("192.0.2.1", "bad-address"),
         ("10.244.0.5", "address-in-node-block"),
+        ("10.244.9.0", ""),
+        ("fd00:10:244::940", "bad-address"),
+        ("fd00:10:244::941", ""),
     ],
 )
 async def test_fixed_addresses(
@@ -187,7 +190,8 @@ async def test_fixed_addresses(
     await report(await bus_for("dataplane", "n2"), "n2")
     assert (await block(n1, "n1")).cidr == ip_network("10.244.0.0/26")
     await cluster.add(stateful("db-0", "n1", "uid-a"))
-    request = claim_of("db-0", "n1", "uid-a", address=ip_address(address))
+    family: Literal[4, 6] = 6 if ":" in address else 4
+    request = claim_of("db-0", "n1", "uid-a", family, address=ip_address(address))
     if code:
         with pytest.raises(Refused, match=code):
             await claim(n1, request)
