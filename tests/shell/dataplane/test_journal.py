@@ -226,3 +226,52 @@ async def test_kill_minus_nine_loses_nothing_that_was_answered(tmp_path: Path) -
         assert len(set(now.values())) == len(now)
         await journal.close()
     assert len(held) > 100
+
+
+class ForgetfulDisk:
+    """What a power cut would leave of a folder: the names that were synced, and of each file what was."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._contents: dict[int, bytes] = {}
+        self._names: dict[int, dict[str, int]] = {}
+        for call in ("fsync", "fdatasync"):
+            monkeypatch.setattr(os, call, self._noting(getattr(os, call)))
+
+    def _noting(self, sync: Callable[[int], None]) -> Callable[[int], None]:
+        def noted(file: int) -> None:
+            sync(file)
+            status = os.fstat(file)
+            if stat.S_ISDIR(status.st_mode):
+                self._names[status.st_ino] = {
+                    entry.name: entry.inode() for entry in os.scandir(f"/proc/self/fd/{file}")
+                }
+            else:
+                self._contents[status.st_ino] = Path(f"/proc/self/fd/{file}").read_bytes()
+
+        return noted
+
+    def after_a_power_cut(self, folder: Path, copy: Path) -> Path:
+        copy.mkdir()
+        for name, inode in self._names[folder.stat().st_ino].items():
+            (copy / name).write_bytes(self._contents.get(inode, b""))
+        return copy
+
+
+async def test_a_power_cut_loses_nothing_that_was_answered(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    disk = ForgetfulDisk(monkeypatch)
+    monkeypatch.setattr("services.dataplane.journal.COMPACT_AT", 4096)
+    folder = tmp_path / "state"
+    journal = opened(folder, cooldown=0.0)
+    await journal.hold_block(WIDE)
+    compactions = 0
+    for number in range(60):
+        inode = (folder / "addresses.journal").stat().st_ino
+        await journal.allocate((4,), ask(number))
+        if number % 3 == 0:
+            await journal.release(ask(number).attachment)
+        compactions += (folder / "addresses.journal").stat().st_ino != inode
+        after = opened(disk.after_a_power_cut(folder, tmp_path / f"cut-{number}"), cooldown=0.0)
+        assert after.ledger.by_address == journal.ledger.by_address
+        await after.close()
+    assert compactions, "a compacted file is as durable"
+    await journal.close()

@@ -1,0 +1,386 @@
+"""The bugs that the drill sows: each a change of one place, made by nobody so far and easily made by anybody.
+
+A mutant names the tests that must catch it, few enough to be quick. When its text has moved on, the drill says so: put
+it where the code is now, or take it out when the mistake can no longer be made. ``tests/README.md`` lists them all.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Mutant:
+    """One bug: ``old`` stands exactly once in ``file`` and becomes ``new``; ``tests`` must catch it."""
+
+    name: str
+    file: str
+    old: str
+    new: str
+    tests: tuple[str, ...]
+    """Files of tests, or single ones (``file::test``), as pytest takes them."""
+
+
+CHASSIS = (
+    Mutant(
+        name="buffer-writes-while-disconnected",
+        file="chassis/connection.py",
+        old="                pending_size=-1,\n",
+        new="",
+        tests=(
+            "tests/shell/chassis/test_nats_traps.py::test_write_while_disconnected_fails_at_once_and_never_appears",
+        ),
+    ),
+    Mutant(
+        name="compare-and-set-without-comparing",
+        file="chassis/kv.py",
+        old='headers = {"Nats-Expected-Last-Subject-Sequence": str(revision)}',
+        new="headers: dict[str, str] = {}",
+        tests=("tests/shell/chassis/test_bus.py",),
+    ),
+    Mutant(
+        name="in-sync-before-the-marker",
+        file="chassis/view.py",
+        old="            and all(self.scope_complete(scope) for scope in self._markers)\n        )",
+        new="        )",
+        tests=("tests/shell/chassis/test_bus.py",),
+    ),
+    Mutant(
+        name="forget-what-was-known-when-listing",
+        file="chassis/view.py",
+        old="        self._stale = set(self._entries) | set(self._marks)\n",
+        new="        self._stale = set(self._entries) | set(self._marks)\n        self._entries.clear()\n",
+        tests=("tests/shell/chassis/test_nats_traps.py::test_view_follows_a_bucket_that_was_made_anew",),
+    ),
+    Mutant(
+        name="unknown-version-is-deleted",
+        file="chassis/view.py",
+        old="            self._unreadable(change, str(error))\n            return\n",
+        new="            held.pop(key, None)\n            self._dirty(key)\n            return\n",
+        tests=("tests/shell/chassis/test_nats_traps.py::test_view_keeps_the_last_good_value",),
+    ),
+    Mutant(
+        name="take-a-living-holders-lease",
+        file="chassis/lease.py",
+        old="return now - self._observed[1] >= entry.value.seconds",
+        new="return True",
+        tests=("tests/shell/chassis/test_loops.py::test_one_copy_is_active_and_the_next_takes_over",),
+    ),
+    Mutant(
+        name="traceparent-lost",
+        file="chassis/kv.py",
+        old="        sealed = codec.seal(value, traceparent or current_traceparent())\n",
+        new="        sealed = codec.seal(value)\n",
+        tests=("tests/shell/cluster/test_mirror.py::test_a_life_of_a_pod_is_one_trace",),
+    ),
+    Mutant(
+        name="everybody-may-write-everything",
+        file="chassis/nats_config.py",
+        old='found += [key] if key == ">" else [key, f"{key}.>"]',
+        new='found += [">"]',
+        tests=("tests/shell/chassis/test_allow_lists.py",),
+    ),
+)
+
+CLUSTER = (
+    Mutant(
+        name="broken-policy-isolates-nobody",
+        file="services/cluster/core/cache.py",
+        old="stand_in = closed(raw) if value is None and self.kind.type is NetworkPolicy else None",
+        new="stand_in = None",
+        tests=("tests/core/cluster/test_cache.py",),
+    ),
+    Mutant(
+        name="broken-object-is-deleted",
+        file="services/cluster/core/diff.py",
+        old='    return uid in ("", getattr(there, "uid", uid))\n',
+        new="    return False\n",
+        tests=("tests/core/cluster/test_cache.py",),
+    ),
+)
+
+IPAM = (
+    Mutant(
+        name="skip-the-compare-and-set",
+        file="services/ipam/store.py",
+        old="written = await (store.create(key, value) if over is None else store.update(key, value, over.revision))",
+        new="written = await store.put(key, value)",
+        tests=("tests/core/ipam/test_simulation.py",),
+    ),
+    Mutant(
+        name="claim-re-held-while-its-holder-lives",
+        file="services/ipam/core/claims.py",
+        old="    if is_running(holder := pod(claim.pod_uid)):\n",
+        new="    if is_running(holder := None):\n",
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="give-before-every-node-has-spoken",
+        file="services/ipam/core/recovery.py",
+        old="node.name not in reported and (node.ready or not node.blocks)))",
+        new="False))",
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="claims-rest-no-time",
+        file="services/ipam/core/claims.py",
+        old='elif lasts(("free", str(address), str(claim.epoch)), cooldown):',
+        new='elif lasts(("free", str(address), str(claim.epoch)), 0):',
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+)
+
+POLICY = (
+    Mutant(
+        name="absent-selector-selects-all",
+        file="services/policy/core/selectors.py",
+        old="    if selector is None:\n        return False\n",
+        new="    if selector is None:\n        return True\n",
+        tests=("tests/core/policy/test_selectors.py",),
+    ),
+    Mutant(
+        name="empty-pod-selector-in-any-namespace",
+        file="services/policy/core/compile.py",
+        old="        if member.facts.namespace != ref.namespace:\n            return False\n",
+        new="        pass\n",
+        tests=("tests/core/policy/test_compile.py", "tests/core/policy/test_oracle.py"),
+    ),
+    Mutant(
+        name="ignore-except",
+        file="services/policy/core/cidrs.py",
+        old="    holes = [_span(network) for network in block.excepted]\n",
+        new="    holes: list[Span] = []\n",
+        tests=("tests/core/policy/test_cidrs.py",),
+    ),
+    Mutant(
+        name="ipv6-world-holds-ipv4",
+        file="services/policy/core/cidrs.py",
+        old="    if block.cidr.version == 6:\n        holes.append(_span(_MAPPED))\n",
+        new="",
+        tests=("tests/core/policy/test_cidrs.py",),
+    ),
+    Mutant(
+        name="drop-ipv6-blocks",
+        file="services/policy/core/cidrs.py",
+        old="    for version in (4, 6):\n",
+        new="    for version in (4,):\n",
+        tests=("tests/core/policy/test_cidrs.py",),
+    ),
+    Mutant(
+        name="put-old-rules-over-new",
+        file="services/policy/core/plan.py",
+        old="        return Step.YIELD\n",
+        new="        return Step.WRITE\n",
+        tests=("tests/core/policy/test_plan.py",),
+    ),
+    Mutant(
+        name="frontier-before-rules",
+        file="services/policy/shards.py",
+        old="""\
+        changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
+        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
+        frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
+        decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
+        moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
+""",
+        new="""\
+        frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
+        decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
+        moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
+        changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
+        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
+""",
+        tests=("tests/shell/policy/test_service.py",),
+    ),
+)
+
+ROUTING = (
+    Mutant(
+        name="sweep-routes-before-in-sync",
+        file="services/routing/core/plan.py",
+        old="    if not (mesh.blocks_complete and mesh.claims_complete):\n        return False\n",
+        new="",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+    Mutant(
+        name="no-routes-for-ipv6-blocks",
+        file="services/routing/core/plan.py",
+        old="if name != mesh.me and block is not None and block.node == name:",
+        new="if name != mesh.me and block is not None and block.node == name and prefix.version == 4:",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+    Mutant(
+        name="believe-any-announcer",
+        file="services/routing/core/plan.py",
+        old="if name != mesh.me and block is not None and block.node == name:",
+        new="if name != mesh.me:",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+)
+
+DATAPLANE = (
+    Mutant(
+        name="start-before-the-frontier",
+        file="services/dataplane/core/admission.py",
+        old="    if not any(_covers(frontier, identity, seen) for frontier in frontiers):\n",
+        new="    if not list(frontiers):\n",
+        tests=("tests/core/dataplane/test_admission.py",),
+    ),
+    Mutant(
+        name="journal-without-fdatasync",
+        file="services/dataplane/journal.py",
+        old="        os.fdatasync(self._file)\n",
+        new="",
+        tests=("tests/shell/dataplane/test_journal.py",),
+    ),
+    Mutant(
+        name="freed-address-rests-no-time",
+        file="services/dataplane/core/journal.py",
+        old="        if now - at >= cooldown:\n",
+        new="        if now >= at:\n",
+        tests=("tests/core/dataplane/test_journal.py",),
+    ),
+    Mutant(
+        name="later-word-wins-an-address",
+        file="services/dataplane/core/ipcache.py",
+        old="        if other is None or _rank(endpoint) > _rank(other):\n",
+        new="        if True:\n",
+        tests=("tests/core/dataplane/test_ipcache.py",),
+    ),
+    Mutant(
+        name="rank-ignored-among-nested-lines",
+        file="services/dataplane/core/policy_maps.py",
+        old="    if len({rule.rank for rule in best.values()}) > 1:\n",
+        new="    if False:\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="remove-lines-before-adding",
+        file="services/dataplane/enforce.py",
+        old="""\
+        self._tables.policy.apply(steps.add_lines)
+        self._tables.subjects.apply({}, steps.remove_subjects)
+        self._tables.subjects.apply(steps.set_subjects)
+        self._tables.policy.apply({}, steps.remove_lines)
+""",
+        new="""\
+        self._tables.policy.apply({}, steps.remove_lines)
+        self._tables.subjects.apply({}, steps.remove_subjects)
+        self._tables.subjects.apply(steps.set_subjects)
+        self._tables.policy.apply(steps.add_lines)
+""",
+        tests=("tests/netns/dataplane/test_enforced.py",),
+    ),
+    Mutant(
+        name="generation-not-bumped",
+        file="services/dataplane/enforce.py",
+        old="""\
+        if changed:
+            self._tables.bump_generation()
+        return Enforced(reached, changed)
+""",
+        new="        return Enforced(reached, changed)\n",
+        tests=("tests/netns/dataplane/test_enforced.py::test_a_right_taken_away_ends_a_live_connection",),
+    ),
+    Mutant(
+        name="delete-and-add-a-filter",
+        file="services/dataplane/kernel/clsact.py",
+        old="    _request(_RTM_NEWTFILTER, _CREATE, body)\n",
+        new="    remove_filter(ifindex, parent)\n    _request(_RTM_NEWTFILTER, _CREATE, body)\n",
+        tests=("tests/bpf/test_live.py::test_replaced_under_traffic",),
+    ),
+    Mutant(
+        name="detach-and-attach-a-link",
+        file="services/dataplane/kernel/hooks.py",
+        old=(
+            "                if link is not None and bpf.link_info(link).target:\n"
+            "                    bpf.link_update(link, programs[Hook(path.name)])\n"
+        ),
+        new=(
+            "                if link is not None and (target := bpf.link_info(link).target):\n"
+            "                    hook = Hook(path.name)\n"
+            "                    bpf.link_detach(link)\n"
+            "                    path.unlink()\n"
+            "                    self.hold(folder, hook, programs[hook], target)\n"
+        ),
+        tests=("tests/bpf/test_live.py::test_replaced_under_traffic",),
+    ),
+    Mutant(
+        name="any-user-may-call-the-agent",
+        file="services/dataplane/cni/server.py",
+        old="    return bool(user == 0 or user == os.geteuid())\n",
+        new="    return bool(user >= 0)\n",
+        tests=("tests/shell/dataplane/test_server.py::test_another_user_is_not_answered",),
+    ),
+)
+
+DATAPATH = (
+    Mutant(
+        name="absent-subject-allows",
+        file="services/dataplane/bpf/policy.h",
+        old="		verdict->reason = AM_REASON_POLICY_UNKNOWN;\n",
+        new="		verdict->reason = AM_REASON_FORWARDED;\n",
+        tests=("tests/bpf/test_verdicts.py",),
+    ),
+    Mutant(
+        name="rank-ignored",
+        file="services/dataplane/bpf/policy.h",
+        old="	if (!line || (best->found && best->rank <= line->rank))\n",
+        new="	if (!line || best->found)\n",
+        tests=("tests/bpf/test_verdicts.py",),
+    ),
+    Mutant(
+        name="conntrack-side-ignored",
+        file="services/dataplane/bpf/ct.h",
+        old="	reverse->side = !key->side;\n",
+        new="	reverse->side = key->side;\n",
+        tests=("tests/bpf/test_verdicts.py",),
+    ),
+    Mutant(
+        name="one-entry-for-both-sides",
+        file="services/dataplane/bpf/ct.h",
+        old="	key.side = role->side;\n",
+        new="	key.side = AM_SIDE_EGRESS;\n",
+        tests=("tests/bpf/test_verdicts.py",),
+    ),
+    Mutant(
+        name="live-flows-are-not-judged-again",
+        file="services/dataplane/bpf/ct.h",
+        old="		if (flow->generation != verdict->generation && !(flow->flags & AM_FLOW_HOST)) {\n",
+        new="		if (0) {\n",
+        tests=("tests/bpf/test_verdicts.py",),
+    ),
+    Mutant(
+        name="anti-spoof-off-for-ipv6",
+        file="services/dataplane/bpf/spoof.h",
+        old="	return am_same_addr(address, &link->address4) || am_same_addr(address, &link->address6);\n",
+        new="	return am_same_addr(address, &link->address4) || !am_is_mapped(address);\n",
+        tests=("tests/bpf/test_spoofing.py",),
+    ),
+    Mutant(
+        name="full-table-lets-pass",
+        file="services/dataplane/bpf/ct.h",
+        old="	return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;\n",
+        new="	return AM_REASON_FORWARDED;\n",
+        tests=("tests/bpf/test_tables.py",),
+    ),
+    Mutant(
+        name="service-without-backends-is-left-alone",
+        file="services/dataplane/bpf/sock.c",
+        old="		bpf_set_retval(-AM_ECONNREFUSED);\n		return -1;\n",
+        new="		return 0;\n",
+        tests=("tests/bpf/test_sockets.py",),
+    ),
+)
+
+DNS = (
+    Mutant(
+        name="shrink-coredns-at-once",
+        file="services/dns/core/sizing.py",
+        old="        if quiet_for < rule.shrink_after:\n",
+        new="        if quiet_for < 0:\n",
+        tests=("tests/core/dns/test_sizing.py",),
+    ),
+)
+
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS)
