@@ -88,12 +88,13 @@ def _sandbox(on: Stage, node: str, namespace: str, name: str) -> str:
     raise SystemExit(f"pod {namespace}/{name} runs nowhere on {node}")
 
 
-def kernel(on: Stage) -> Ends:
-    """The same topology by routes alone."""
-    nodes = [_kernel_node(on, number) for number in (1, 2)]
-    for number, (node, _) in enumerate(nodes, 1):
-        on.ip(node, f"route add 10.250.{3 - number}.0/24 via 172.30.0.{103 - number} dev fab0")
-    return Ends(client=nodes[0][1], server=nodes[1][1], address="10.250.2.2")
+def kernel(on: Stage, first: int = 1) -> Ends:
+    """The same topology by routes alone: nodes `k<first>` (the client's) and the one after it."""
+    numbers = (first, first + 1)
+    nodes = [_kernel_node(on, number) for number in numbers]
+    for (node, _), other in zip(nodes, reversed(numbers), strict=True):
+        on.ip(node, f"route add 10.250.{other}.0/24 via 172.30.0.{100 + other} dev fab0")
+    return Ends(client=nodes[0][1], server=nodes[1][1], address=f"10.250.{first + 1}.2")
 
 
 def _kernel_node(on: Stage, number: int) -> tuple[str, str]:

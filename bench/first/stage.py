@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 import signal
 import subprocess
@@ -149,7 +150,7 @@ class Stage:
 
     def pods_namespace(self) -> str:
         """A Kubernetes namespace for one benchmark, deleted with the stage."""
-        name = f"bench-{os.getpid()}"
+        name = f"bench-{secrets.token_hex(3)}"
         self.kubectl("create", "namespace", name)
         self.finally_(lambda: self.kubectl("delete", "namespace", name, "--wait=false"))
         return name
