@@ -95,10 +95,26 @@ def _bool(text: str) -> bool:
     raise ValueError(text)
 
 
+def _whole(text: str) -> int:
+    """No setting counts below nothing."""
+    number = int(text)
+    if number < 0:
+        raise ValueError(text)
+    return number
+
+
+def _number(text: str) -> float:
+    """Seconds, rates, shares. With "nan" every comparison would be false: an address would never rest."""
+    number = float(text)
+    if not 0 <= number < float("inf"):
+        raise ValueError(text)
+    return number
+
+
 _PARSERS: dict[object, tuple[Callable[[str], object], str]] = {
     str: (str, "text"),
-    int: (int, "a whole number"),
-    float: (float, "a number"),
+    int: (_whole, "a whole number, 0 or more"),
+    float: (_number, "a number, 0 or more"),
     bool: (_bool, "true or false"),
     Path: (Path, "a path"),
     Secret: (Secret, "a secret"),
