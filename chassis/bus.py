@@ -20,8 +20,9 @@ from prometheus_client import Counter
 
 from chassis import buckets
 from chassis.connection import Connection
+from chassis.entry import Entry
 from chassis.faults import Bug, Refused, Unavailable
-from chassis.kv import KV, Conflict, Entry
+from chassis.kv import KV, Conflict
 from chassis.micro import VERSION_HEADER, Answer, Registration
 from chassis.secret import Secret
 from chassis.telemetry import Telemetry, current_traceparent

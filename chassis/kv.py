@@ -14,12 +14,13 @@ import asyncio
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Generic, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import msgspec
 
 from chassis import jetstream
 from chassis.connection import Connection
+from chassis.entry import FORGED, Entry
 from chassis.faults import Refused, Unavailable
 from chassis.tail import Change, Tail
 from chassis.telemetry import current_traceparent
@@ -34,20 +35,8 @@ LIST_DEADLINE = 30.0
 TOMBSTONE_SECONDS = 3600
 """How long the mark of a deleted key stays; readers that were away longer list again anyway."""
 
-FORGED = "not written by who may write this key: it came as the answer to somebody's request"
 
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True)
-class Entry(Generic[T]):
-    """A key's value as it was at ``revision`` (the stream's sequence)."""
-
-    key: str
-    value: T
-    revision: int
-    traceparent: str = ""
-    """W3C trace context of the write; empty when there was none."""
 
 
 @dataclass(frozen=True, slots=True)

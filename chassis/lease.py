@@ -14,8 +14,9 @@ from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any, Protocol
 
 from chassis.bus import Bus
+from chassis.entry import Entry
 from chassis.faults import Fault, Missing, Unavailable
-from chassis.kv import KV, Conflict, Entry
+from chassis.kv import KV, Conflict
 from chassis.log import Log
 from kit import backoff
 from proto import leases

@@ -27,8 +27,8 @@ from prometheus_client import Counter, Gauge
 from chassis import jetstream
 from chassis.connection import Connection
 from chassis.cursor import Cursor
+from chassis.entry import FORGED, Entry
 from chassis.faults import Fault, Missing, Unavailable
-from chassis.kv import FORGED, Entry
 from chassis.tail import Change, Tail
 from kit import backoff
 from proto import codec

@@ -13,8 +13,8 @@ from collections.abc import Awaitable, Callable
 
 import msgspec
 
+from chassis.entry import Entry
 from chassis.faults import Refused
-from chassis.kv import Entry
 from proto.addresses import IPAM_HOLDER, Block, BlockReport
 from proto.codec import block_key, encode_segment
 from proto.net import Address, Network

@@ -14,8 +14,8 @@ from collections.abc import Callable
 
 import msgspec
 
+from chassis.entry import Entry
 from chassis.faults import Refused
-from chassis.kv import Entry
 from kit.prefixes import router_anycast
 from proto.addresses import Claim, OwnerRecord
 from proto.codec import address_segment, owner_key

@@ -12,8 +12,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
+from chassis.entry import Entry
 from chassis.faults import Refused, Unavailable
-from chassis.kv import Conflict, Entry
+from chassis.kv import Conflict
 from proto.sync import Complete, complete_key
 
 T = TypeVar("T", bound=msgspec.Struct)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from chassis.kv import Entry
+from chassis.entry import Entry
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
 from chassis.view import View

@@ -15,8 +15,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
+from chassis.entry import Entry
 from chassis.faults import Refused, Unavailable
-from chassis.kv import Conflict, Entry
+from chassis.kv import Conflict
 from proto.addresses import Block, Claim, OwnerRecord
 from proto.codec import owner_key
 from proto.net import Address, Network

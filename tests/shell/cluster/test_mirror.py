@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from chassis.bus import Bus, View
-from chassis.kv import Entry
+from chassis.entry import Entry
 from chassis.service import Runtime
 from proto.codec import kind_prefix, object_key
 from proto.events import ServiceFault

@@ -1,0 +1,22 @@
+"""What a bucket's readers get of a key: a value, when it was written, and the trace it was written in."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Generic, TypeVar
+
+T = TypeVar("T")
+
+FORGED = "not written by who may write this key: it came as the answer to somebody's request"
+"""Why a value that is there is not believed."""
+
+
+@dataclass(frozen=True, slots=True)
+class Entry(Generic[T]):
+    """A key's value as it was at ``revision`` (the stream's sequence)."""
+
+    key: str
+    value: T
+    revision: int
+    traceparent: str = ""
+    """W3C trace context of the write; empty when there was none."""
