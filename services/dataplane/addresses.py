@@ -14,7 +14,7 @@ from collections.abc import Sequence
 from chassis.bus import Bus
 from chassis.faults import Refused, Unavailable
 from chassis.log import Log
-from proto.addresses import Claim
+from proto.addresses import Block, Claim
 from proto.objects import Owner
 from proto.requests import (
     BlockGrant,
@@ -160,10 +160,20 @@ class AddressBook:
             self._log.warning("block-given-up", block=str(asked.cidr), remedy=remedy)
             await self.journal.give_block(asked.cidr)
         for block in answer.blocks:
-            clash = await self.journal.hold_block(block)
-            if clash is not None:
-                self._log.error("block-clash", why=clash.why)
+            await self._hold_again(block)
+        await self.journal.learn()
         self.bell.ring("blocks")
+
+    async def _hold_again(self, block: Block) -> None:
+        """One block of the answer. That of a lost journal rests; one whose grant was lost on its way was never used."""
+        ledger = self.journal.ledger
+        rests = not ledger.learnt and block.cidr not in ledger.blocks and block.nonce not in self._nonces.values()
+        clash = await self.journal.hold_block(block, rests=rests)
+        if clash is not None:
+            self._log.error("block-clash", why=clash.why)
+        elif rests:
+            why = "the journal is new and ipam says that this node held it before"
+            self._log.warning("block-rests", block=str(block.cidr), seconds=self.journal.cooldown, why=why)
 
     async def settle_owed(self) -> int:
         """Tells ``ipam`` which claims are no longer held; raises Unavailable. Returns how many it answered."""

@@ -157,13 +157,17 @@ class Journal:
         """The interface is gone; its leases as they were. Claims among them are then in ``ledger.owed``."""
         return await self._decided(core.release(self.ledger, attachment, self._clock()))
 
-    async def hold_block(self, block: Block) -> Clash | None:
-        """A block that ``ipam`` granted or confirmed."""
-        decided = core.hold_block(self.ledger, block)
+    async def hold_block(self, block: Block, *, rests: bool = False) -> Clash | None:
+        """A block that ``ipam`` granted or confirmed; ``rests``: if it is new here, its free addresses rest first."""
+        decided = core.hold_block(self.ledger, block, self._clock() if rests else None)
         if isinstance(decided, Clash):
             return decided
         await self._commit(decided)
         return None
+
+    async def learn(self) -> None:
+        """``ipam`` has told of every block that the node held before this journal was begun, and they are held."""
+        await self._commit(core.learn(self.ledger))
 
     async def give_block(self, cidr: Network) -> None:
         """Another node has the block: give nothing of it away any more."""

@@ -13,6 +13,10 @@ addresses, so a block has neither network nor broadcast address, and no gateway 
 is never given: whoever puts the block's prefix on a link, as a router beside us may, makes that address the routers'
 own (Subnet-Router anycast, RFC 4291 2.6.1). A pod that has it from an earlier release keeps it.
 
+A journal that was just begun may stand in the place of a lost one. Of a block that ``ipam`` then says this node held
+before, nobody knows which addresses were freed a moment ago: all that no link has rest first. A block that is granted
+needs no rest: whoever had it before, ``ipam`` has let it rest.
+
 Refuses a reclaim by one look alone: :func:`collect` frees what two lists, a grace apart, both lack, and never judges
 an attachment by a list that is older than it. Units: seconds of CLOCK_BOOTTIME. Under another boot nobody knows how
 long the machine was off, so what rested begins again.
@@ -38,6 +42,7 @@ from services.dataplane.core.journal_records import (
     ClaimHeld,
     ClaimOwed,
     ClaimSettled,
+    Learnt,
     Lease,
     Opened,
     Record,
@@ -207,8 +212,11 @@ def release(ledger: Ledger, attachment: Attachment, now: float) -> Grant:
     return Grant(leases=leases, records=(Released(container=attachment[0], interface=attachment[1], at=now),))
 
 
-def hold_block(ledger: Ledger, block: Block) -> tuple[Record, ...] | Clash:
-    """A block that ``ipam`` granted or confirmed to this node. An older epoch than the known one changes nothing."""
+def hold_block(ledger: Ledger, block: Block, rests_from: float | None = None) -> tuple[Record, ...] | Clash:
+    """A block that ``ipam`` granted or confirmed to this node. An older epoch than the known one changes nothing.
+
+    With ``rests_from`` the free addresses of a block that was not held rest from then on.
+    """
     known = ledger.blocks.get(block.cidr)
     if known is not None:
         return () if known == block or block.epoch < known.epoch else (BlockHeld(block),)
@@ -216,7 +224,12 @@ def hold_block(ledger: Ledger, block: Block) -> tuple[Record, ...] | Clash:
         return Clash(why=f"block {block.cidr} belongs to {block.node or 'nobody'}, not to this node ({ledger.node})")
     if other := next((cidr for cidr in ledger.blocks if _overlap(cidr, block.cidr)), None):
         return Clash(why=f"block {block.cidr} overlaps {other}, which this node holds")
-    return (BlockHeld(block),)
+    return (BlockHeld(block, rests_from),)
+
+
+def learn(ledger: Ledger) -> tuple[Record, ...]:
+    """``ipam`` has told of every block that the node held before this journal was begun, and they are held."""
+    return () if ledger.learnt else (Learnt(),)
 
 
 def give_block(ledger: Ledger, cidr: Network) -> tuple[Record, ...]:
@@ -271,6 +284,7 @@ def snapshot(ledger: Ledger, now: float, cooldown: float = COOLDOWN) -> list[Rec
     Left out: freed addresses of blocks that are not held here any more and have rested.
     """
     records: list[Record] = [Opened(ledger.node, ledger.cluster), Booted(ledger.boot, ledger.booted_at)]
+    records += (Learnt(),) if ledger.learnt else ()
     records += (BlockHeld(block) for block in ledger.blocks.values())
     records += (
         Rested(address, at)

@@ -70,6 +70,12 @@ class BlockHeld(msgspec.Struct, frozen=True, tag="block-held"):
     """The node may give addresses of the block away (also: the same block with another epoch)."""
 
     block: Block
+    rests_from: float | None = None
+    """When set, pods that nobody remembers may have had its addresses until then: those that are free rest from it."""
+
+
+class Learnt(msgspec.Struct, frozen=True, tag="learnt"):
+    """``ipam`` has told which blocks the node held before this journal was begun; from now on the journal knows all."""
 
 
 class BlockGiven(msgspec.Struct, frozen=True, tag="block-given"):
@@ -143,6 +149,7 @@ Record = (
     | Bound
     | Booted
     | BlockHeld
+    | Learnt
     | BlockGiven
     | Allocated
     | ClaimHeld

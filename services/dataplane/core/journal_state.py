@@ -28,6 +28,7 @@ from services.dataplane.core.journal_records import (
     ClaimHeld,
     ClaimOwed,
     ClaimSettled,
+    Learnt,
     Lease,
     Opened,
     Record,
@@ -67,6 +68,8 @@ class Ledger:
     cluster: str = ""
     boot: str = ""
     booted_at: float = 0.0
+    learnt: bool = False
+    """No block was ever held here that this ledger has not heard of. False in a journal that was just begun."""
     blocks: dict[Network, Block] = field(default_factory=dict)
     """In the order in which they were first held."""
     leases: dict[Attachment, dict[int, Lease]] = field(default_factory=dict)
@@ -92,6 +95,8 @@ class Ledger:
             case Booted():
                 self.boot, self.booted_at = record.boot, record.at
                 self.resting = dict.fromkeys(self.resting, record.at)
+            case Learnt():
+                self.learnt = True
             case BlockHeld() | BlockGiven():
                 self._apply_block(record)
             case Allocated() | ClaimHeld() | Changed() | Released():
@@ -114,20 +119,26 @@ class Ledger:
 
     def _apply_block(self, record: BlockHeld | BlockGiven) -> None:
         match record:
-            case BlockHeld(block):
+            case BlockHeld(block, rests_from):
                 if block.cidr not in self.blocks:
-                    never = router_anycast(block.cidr)
-                    self.fresh[block.cidr] = {
-                        address: None
-                        for address in block.cidr
-                        if address != never and address not in self.by_address and address not in self.resting
-                    }
-                    if never is not None:
-                        self.resting.pop(never, None)
+                    self._begin_block(block.cidr, rests_from)
                 self.blocks[block.cidr] = block
             case BlockGiven(cidr):
                 self.blocks.pop(cidr, None)
                 self.fresh.pop(cidr, None)
+
+    def _begin_block(self, cidr: Network, rests_from: float | None) -> None:
+        never = router_anycast(cidr)
+        if never is not None:
+            self.resting.pop(never, None)
+        free = [address for address in cidr if address != never and address not in self.by_address]
+        if rests_from is None:
+            self.fresh[cidr] = {address: None for address in free if address not in self.resting}
+            return
+        self.fresh[cidr] = {}
+        for address in free:
+            self.resting.pop(address, None)  # to the end: it is among the last that were freed
+            self.resting[address] = rests_from
 
     def _apply_lease(self, record: Allocated | ClaimHeld | Changed | Released) -> None:
         match record:

@@ -28,6 +28,7 @@ from services.dataplane.core.journal import (
     give_block,
     hold_block,
     hold_claim,
+    learn,
     next_sequence,
     release,
     settle,
@@ -203,6 +204,34 @@ def test_a_given_block_gives_nothing_more_but_its_pods_go_on() -> None:
     others = [do(held, allocate(held, (4,), ask(number), 13.0)) for number in range(2, 5)]
     assert addresses(others[0]) == ["10.244.0.1"], "what rested when the block was away still rests"
     assert isinstance(allocate(held, (4,), ask(9), 13.0), NeedsBlock)
+
+
+def test_a_block_of_a_lost_journal_rests_and_what_lives_in_it_does_not() -> None:
+    held = ledger()
+    alive = granted(do(held, adopt(held, ask(1), [ip_address("10.244.0.2")], 50.0))).leases
+    do(held, hold_block(held, BLOCK4, 60.0))
+    assert (held.count(4, 60.0).used, held.count(4, 60.0).resting) == (1, 3)
+    assert allocate(held, (4,), ask(2), 70.0) == NeedsBlock(family=4, reason="resting", retry_after=COOLDOWN - 10.0)
+    assert granted(allocate(held, (4,), ask(1), 70.0)).leases == alive
+    for on in (held, replayed(snapshot(held, 70.0))):
+        assert isinstance(allocate(on, (4,), ask(2), 59.9 + COOLDOWN), NeedsBlock)
+        assert addresses(allocate(on, (4,), ask(2), 60.0 + COOLDOWN)) == ["10.244.0.0"]
+        assert hold_block(on, BLOCK4, 100.0) == (), "a block that is held does not begin to rest"
+
+
+def test_beside_a_resting_block_a_granted_one_is_used_at_once() -> None:
+    held = ledger()
+    do(held, hold_block(held, BLOCK4, 60.0))
+    do(held, hold_block(held, Block(ip_network("10.244.0.4/30"), "v4", "n1", "u1", 7, "granted")))
+    assert addresses(allocate(held, (4,), ask(1), 60.0)) == ["10.244.0.4"]
+
+
+def test_a_journal_learns_once_what_was_before_it() -> None:
+    held = ledger()
+    assert not held.learnt
+    do(held, learn(held))
+    assert learn(held) == ()
+    assert replayed(snapshot(held, 10.0)).learnt
 
 
 def test_another_identity_raises_the_sequence() -> None:

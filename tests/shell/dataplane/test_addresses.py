@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_network
 from pathlib import Path
 
 import msgspec
+import pytest
 import pytest_asyncio
 
+from chassis.faults import Refused
 from chassis.log import Log
 from proto.addresses import Block
-from proto.requests import BlockReportAnswer, BlockReportRequest
-from proto.subjects import IPAM_REPORT
+from proto.requests import BlockGrant, BlockReportAnswer, BlockReportRequest, BlockRequest
+from proto.subjects import IPAM_BLOCK, IPAM_REPORT
 from services.dataplane.addresses import AddressBook
+from services.dataplane.core.journal import COOLDOWN, Ask, Grant
 from services.dataplane.journal import Journal
 from tests.conftest import BusFor
 
@@ -43,6 +47,8 @@ class Node:
         self.clock = Clock()
         self.answer: Answer
         self.book: AddressBook
+        self.granted: Block
+        self.silent = False
 
     async def start(self) -> AddressBook:
         journal = Journal.open(self.folder, node="n1", boot="b1", clock=self.clock)
@@ -53,6 +59,13 @@ class Node:
         """What ipam is asked."""
         return await self.answer(request)
 
+    async def grant(self, request: BlockRequest) -> BlockGrant:
+        """The next block, under the nonce that was asked with."""
+        self.granted = Block(ip_network("10.244.7.0/26"), "v4", "n1", "u1", 8, request.nonce)
+        if self.silent:
+            raise Refused("busy", "the grant was lost on its way", retry=True)
+        return BlockGrant(self.granted)
+
     async def reported(self, *confirmed: Block) -> None:
         """A report that is answered so."""
 
@@ -61,6 +74,21 @@ class Node:
 
         self.answer = answer
         await self.book.report("u1")
+
+    async def lose_journal(self) -> None:
+        """The agent stops, its disk is lost, it starts again."""
+        await self.book.journal.close()
+        shutil.rmtree(self.folder)
+        await self.start()
+
+    async def first_free(self) -> str:
+        """The address that a pod would get from what is held; empty when it would have to wait."""
+        ask = Ask(container="c", interface="eth0", namespace="d", pod="p", pod_uid="u", nonce="n")
+        given = await self.book.journal.allocate((4,), ask)
+        if not isinstance(given, Grant):
+            return ""
+        await self.book.journal.release(ask.attachment)
+        return str(given.leases[0].address)
 
     def held(self) -> dict[str, int]:
         return {str(cidr): held.epoch for cidr, held in self.book.journal.ledger.blocks.items()}
@@ -71,6 +99,7 @@ async def node(bus_for: BusFor, tmp_path: Path) -> AsyncIterator[Node]:
     made = Node(bus_for, tmp_path / "state")
     ipam = await bus_for("ipam")
     await ipam.serve(IPAM_REPORT, BlockReportRequest, made.ask)
+    await ipam.serve(IPAM_BLOCK, BlockRequest, made.grant)
     await made.start()
     yield made
     await made.book.journal.close()
@@ -98,3 +127,44 @@ async def test_a_block_that_comes_while_the_answer_is_on_its_way_stays(node: Nod
     node.answer = answer
     await node.book.report("u1")
     assert node.held() == {"10.244.0.0/26": 5, "10.244.0.64/26": 9, "10.244.0.192/26": 7}
+
+
+async def test_at_the_very_first_start_nothing_rests(node: Node) -> None:
+    await node.reported()
+    await node.book.request_block(4, "u1")
+    assert await node.first_free() == "10.244.7.0"
+
+
+async def test_after_a_lost_journal_its_blocks_rest_and_a_new_one_bridges_the_time(node: Node) -> None:
+    mine = block("10.244.0.0/26")
+    await node.reported()
+    await node.book.journal.hold_block(mine)
+    assert await node.first_free() == "10.244.0.0", "and it is freed at once: nobody else may have it now"
+    await node.lose_journal()
+    await node.reported(mine)
+    assert await node.first_free() == ""
+    assert node.book.wants_block((4,)) == (4,)
+    await node.book.request_block(4, "u1")
+    assert await node.first_free() == "10.244.7.0"
+    await node.book.journal.give_block(node.granted.cidr)
+    node.clock.now += COOLDOWN - 0.1
+    assert await node.first_free() == ""
+    node.clock.now += 0.1
+    assert await node.first_free() == "10.244.0.0"
+
+
+async def test_a_journal_that_is_whole_lets_nothing_rest(node: Node) -> None:
+    """The answer tells of a block that it never heard of: its grant was lost on the way, so nobody used it."""
+    await node.reported()
+    await node.book.journal.close()
+    await node.start()
+    await node.reported(block("10.244.0.0/26"))
+    assert await node.first_free() == "10.244.0.0"
+
+
+async def test_a_grant_that_was_lost_before_the_first_report_needs_no_rest(node: Node) -> None:
+    node.silent = True
+    with pytest.raises(Refused):
+        await node.book.request_block(4, "u1")
+    await node.reported(node.granted)
+    assert await node.first_free() == "10.244.7.0"
