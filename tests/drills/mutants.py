@@ -154,7 +154,8 @@ def run_tests(tree: Path, tests: Sequence[str], folder: Path) -> Run:
     command = [sys.executable, "-m", "pytest", "-x", "-q", "--no-header", f"--junitxml={report}", *tests]
     # Bytecode of BPF programs is kept by its source: the mutants' does not belong among the good ones.
     environment = {**os.environ, "AIRMESH_BPF_CACHE": str(folder / "bpf")}
-    environment.pop("PYTHONPATH", None)
+    for variable in ("PYTHONPATH", "PYTHONDONTWRITEBYTECODE"):  # modules are the copy's own, and compiled once for all
+        environment.pop(variable, None)
     process = subprocess.Popen(command, cwd=tree, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     try:
         code: int | None = process.wait(PATIENCE)

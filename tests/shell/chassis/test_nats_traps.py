@@ -83,6 +83,30 @@ async def test_write_while_disconnected_fails_at_once_and_never_appears(
     assert entry.value.node == "before"
 
 
+async def test_write_by_a_client_that_was_asked_for_before_the_break_never_appears(
+    nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
+) -> None:
+    """Between the look whether we are connected and the write, the connection may break."""
+    bus = await bus_for("ipam")
+    kv = bus.bucket(subjects.BLOCKS)
+    await kv.put(key(0), block(0, "before"))
+    client = bus.connection.client()
+    nats_server.kill()
+    await until(lambda: not bus.connected, 3)
+    with contextlib.suppress(nats.errors.OutboundBufferLimitError):
+        await client.publish(
+            f"$KV.{subjects.BLOCKS.on_server}.{key(0)}",
+            codec.seal(block(0, "STALE")),
+            headers={jetstream.EXPECTED_STREAM: STREAM},
+        )
+    nats_server.start()
+    await until(lambda: bus.connected, 8)
+    await asyncio.sleep(0.3)
+    entry = await kv.get(key(0), Block)
+    assert entry is not None
+    assert entry.value.node == "before"
+
+
 async def test_write_under_way_when_the_connection_breaks_ends_at_once(
     nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
