@@ -12,7 +12,12 @@ from tests.drills.mutations import MUTANTS, Mutant
 from tests.house.tree import ROOT
 
 BY_NAME = {mutant.name: mutant for mutant in MUTANTS}
-QUICK = ("ignore-except", "claim-re-held-while-its-holder-lives", "sweep-routes-before-in-sync", "absent-subject-allows")
+QUICK = (
+    "ignore-except",
+    "claim-re-held-while-its-holder-lives",
+    "sweep-routes-before-in-sync",
+    "absent-subject-allows",
+)
 UNSEEN = Mutant(
     name="a-bug-nobody-looks-for",
     file="services/dns/core/sizing.py",
@@ -67,6 +72,14 @@ def test_every_mutant_can_be_sown_and_names_tests_that_are_there() -> None:
         assert text.count(mutant.old) == 1, f"{mutant.name}: its text is not in {mutant.file} exactly once"
         assert all((ROOT / test.partition("::")[0]).is_file() for test in mutant.tests), mutant.name
     assert len(BY_NAME) == len(MUTANTS) >= 16
+
+
+def test_the_paper_lists_them_all_and_no_others() -> None:
+    paper = (ROOT / "tests" / "README.md").read_text()
+    listed = [
+        line.split("|")[1].strip() for line in paper.partition("| bug |")[2].splitlines()[2:] if line.startswith("|")
+    ]
+    assert listed == [mutant.name for mutant in MUTANTS]
 
 
 def test_a_text_that_has_moved_on_is_said(field: Field) -> None:
