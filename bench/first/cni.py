@@ -1,4 +1,5 @@
-"""CNI ADD and DEL of the real executable beside Debian's `ptp` with `host-local`, one at a time and 8 at a time.
+"""CNI ADD and DEL of the real executable beside Debian's `ptp` with `host-local`, one at a time (rested and not) and
+8 at a time.
 
     python -m bench.first.cni [ROUNDS] [PODS]
 
@@ -22,20 +23,27 @@ from bench.first.figures import compare, percentile, spawned, table
 from bench.first.stage import Stage, stage
 
 NODE = "n1"
+MODES = ((1, 60), (1, 0), (8, 0))
+"""How many at once, and how many milliseconds of rest before each start."""
 PTP = Path("/usr/lib/cni")
+
+
+Mode = tuple[int, int]
+Call = tuple[str, Mode]
+"""A verb, and how it was called."""
 
 
 @dataclass(slots=True, kw_only=True)
 class Variant:
-    """One plugin where it runs. `tables(round)` gives the environment of each pod."""
+    """One plugin where it runs. `pods`: what each pod adds to its environment."""
 
     name: str
     netns: str
     program: Path
     configuration: Path
     pods: list[dict[str, str]]
-    took: dict[tuple[str, int], list[tuple[float, ...]]] = field(default_factory=dict)
-    walls: dict[tuple[str, int], list[float]] = field(default_factory=dict)
+    took: dict[Call, list[tuple[float, ...]]] = field(default_factory=dict)
+    walls: dict[Call, list[float]] = field(default_factory=dict)
     settled: list[float] = field(default_factory=list)
     """Seconds after the last DEL until no pod had its interface any more."""
 
@@ -98,7 +106,7 @@ def peer(on: Stage, pods: int, name: str, netns: str, subnet: str) -> Variant:
     )
 
 
-def call(on: Stage, variant: Variant, verb: str, parallel: int, number: int) -> None:
+def call(on: Stage, variant: Variant, verb: str, mode: Mode, number: int) -> None:
     """Every pod of a variant once, noted under its round."""
     lines = []
     for index, pod in enumerate(variant.pods):
@@ -113,14 +121,14 @@ def call(on: Stage, variant: Variant, verb: str, parallel: int, number: int) -> 
     listed, said = on.scratch / "table", on.scratch / f"{variant.name}.out"
     listed.write_text("\n".join(lines) + "\n")
     said.unlink(missing_ok=True)
-    spawner = [on.program("spawner"), str(listed), str(parallel), str(variant.configuration), str(said)]
+    spawner = [on.program("spawner"), str(listed), *map(str, mode), str(variant.configuration), str(said)]
     printed = on.run(["nsenter", f"--net={variant.netns}", *spawner, str(variant.program)])
     try:
         result = spawned(printed)
     except Exception as wrong:
         raise SystemExit(f"{variant.name} {verb}: {wrong}\n{said.read_text()[-1500:]}") from wrong
-    variant.took.setdefault((verb, parallel), []).append(result.us)
-    variant.walls.setdefault((verb, parallel), []).append(result.wall_us)
+    variant.took.setdefault((verb, mode), []).append(result.us)
+    variant.walls.setdefault((verb, mode), []).append(result.wall_us)
 
 
 def settle(on: Stage, variant: Variant) -> float:
@@ -143,12 +151,12 @@ def measure(on: Stage, rounds: int, pods: int) -> str:
             peer(on, pods, "alone", on.namespace("alone"), "10.90.0.0/16"),
         ]
         for number in range(rounds + 1):
-            for parallel in (1, 8):
+            for index, mode in enumerate(MODES):
                 # Rotated, so that no variant always follows the same other one.
                 turn = number % len(variants)
                 for variant in variants[turn:] + variants[:turn]:
                     for verb in ("ADD", "DEL"):
-                        call(on, variant, verb, parallel, 2 * number + (parallel > 1))
+                        call(on, variant, verb, mode, len(MODES) * number + index)
                     variant.settled.append(settle(on, variant))
             if not number:
                 for variant in variants:
@@ -170,18 +178,21 @@ def pod_namespace(variant: Variant) -> str:
 def report(mine: Variant, its: Variant) -> str:
     """One table: a line a verb, a way of calling and a percentile."""
     rows = []
-    for (verb, parallel), rounds in mine.took.items():
-        peers = its.took[verb, parallel]
+    for (verb, mode), rounds in mine.took.items():
+        peers = its.took[verb, mode]
+        at_once = f"{mode[0]}, {mode[1]} ms apart" if mode[1] else str(mode[0])
         for name, share in (("p50", 0.5), ("p99", 0.99)):
             found = compare(
                 [percentile(one, share) / 1e3 for one in rounds], [percentile(one, share) / 1e3 for one in peers]
             )
-            rows.append((verb, str(parallel), name, f"{found.ours:.2f}", f"{found.peer:.2f}", found.told))
+            rows.append((verb, at_once, name, f"{found.ours:.2f}", f"{found.peer:.2f}", found.told))
+        if mode[1]:
+            continue
         rates = compare(
-            [len(mine.pods) * 1e6 / wall for wall in mine.walls[verb, parallel]],
-            [len(its.pods) * 1e6 / wall for wall in its.walls[verb, parallel]],
+            [len(mine.pods) * 1e6 / wall for wall in mine.walls[verb, mode]],
+            [len(its.pods) * 1e6 / wall for wall in its.walls[verb, mode]],
         )
-        rows.append((verb, str(parallel), "per second", f"{rates.ours:.0f}", f"{rates.peer:.0f}", rates.told))
+        rows.append((verb, at_once, "per second", f"{rates.ours:.0f}", f"{rates.peer:.0f}", rates.told))
     where = "in the same namespace" if its.netns == mine.netns else "in a namespace of its own"
     return f"ptp + host-local {where}, milliseconds:\n\n" + table(
         ("verb", "at once", "", "airmesh", "ptp", "ratio [of rounds]"), rows

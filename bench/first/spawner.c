@@ -2,10 +2,10 @@
  * spawner: runs one program once per line of a table and tells how long each run took, from the call that starts it to
  * the wait that ends it. So that nothing interpreted is in the measured path.
  *
- *     spawner TABLE PARALLEL STDIN STDOUT PROGRAM [ARGUMENT...]
+ *     spawner TABLE PARALLEL PAUSE STDIN STDOUT PROGRAM [ARGUMENT...]
  *
- * TABLE: a line a run, "NAME=value" separated by tabs, added to the environment. PARALLEL: how many at once. STDIN: a
- * file given to each; STDOUT: a file that all append to. Prints {"failed":N,"wall_us":T,"us":[...]}, in lines' order.
+ * TABLE: a line a run, "NAME=value" separated by tabs, added to the environment. PARALLEL: how many at once. PAUSE:
+ * milliseconds of rest before each start. STDIN: a file given to each; STDOUT: a file that all append to. Prints {"failed":N,"wall_us":T,"us":[...]}, in lines' order.
  */
 #define _GNU_SOURCE
 #include <fcntl.h>
@@ -76,8 +76,8 @@ int main(int argc, char **argv)
 {
 	int runs, parallel, started = 0, done = 0, failed = 0;
 
-	if (argc < 6) {
-		fprintf(stderr, "usage: spawner TABLE PARALLEL STDIN STDOUT PROGRAM [ARGUMENT...]\n");
+	if (argc < 7) {
+		fprintf(stderr, "usage: spawner TABLE PARALLEL PAUSE STDIN STDOUT PROGRAM [ARGUMENT...]\n");
 		return 2;
 	}
 	runs = read_table(argv[1]);
@@ -85,8 +85,10 @@ int main(int argc, char **argv)
 	double first = microseconds();
 	while (done < runs) {
 		int status;
-		while (started < runs && started - done < parallel)
-			start(started++, argv[3], argv[4], argv + 5);
+		while (started < runs && started - done < parallel) {
+			usleep((useconds_t)atoi(argv[3]) * 1000);
+			start(started++, argv[4], argv[5], argv + 6);
+		}
 		pid_t ended = wait(&status);
 		double now = microseconds();
 		for (int i = 0; i < started; i++)

@@ -75,7 +75,7 @@ def test_the_spawner_gives_each_run_its_line_and_tells_of_failures(tmp_path: Pat
     spawner, listed, said = tmp_path / "spawner", tmp_path / "table", tmp_path / "said"
     subprocess.run(["gcc", "-Wall", "-Werror", "-o", spawner, SOURCE / "spawner.c"], check=True, timeout=60)
     listed.write_text("MARK=one\nMARK=two\tOTHER=x\n")
-    run = [str(spawner), str(listed), "2", "/dev/null", str(said)]
+    run = [str(spawner), str(listed), "2", "0", "/dev/null", str(said)]
     told = subprocess.run([*run, "/usr/bin/env"], capture_output=True, text=True, check=True, timeout=20).stdout
     assert len(figures.spawned(told).us) == 2
     assert {"MARK=one", "MARK=two", "OTHER=x"} <= set(said.read_text().split())
