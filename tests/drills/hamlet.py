@@ -36,6 +36,7 @@ CGROUPS = Path("/sys/fs/cgroup/unified")
 CACHE = Path(os.environ.get("AIRMESH_BPF_CACHE") or Path.home() / ".cache" / "airmesh" / "bpf")
 HUB = "172.30.0.1"
 UP_SECONDS = 60.0
+ON_NODES = ("dataplane", "routing")
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,13 +110,14 @@ class Hamlet:
         return sorted(self._processes)
 
     def start(self, name: str) -> None:
-        """A service by its name; its log is `<name>.log`."""
+        """A service by its name, `dataplane-n1` or `ipam-1`; its log is `<name>.log`."""
         service, _, which = name.partition("-")
-        own = self._of_node(which) if service == "dataplane" else {}
-        user = name if service == "dataplane" else service
+        on_node = service in ON_NODES
+        own = self._of_node(which) if on_node else {}
+        user = name if on_node else service
         environment = {**os.environ, **self.nats.environment(user), **own, **self.settings, "AIRMESH_INSTANCE": name}
         environment["AIRMESH_NATS_URL"] = f"nats://{HUB}:{self.nats.port}"
-        where = self.netns(which) if service == "dataplane" else self.label
+        where = self.netns(which) if on_node else self.label
         command = ["nsenter", f"--net=/run/netns/{where}", "--", sys.executable, "-m", f"services.{service}"]
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
