@@ -240,6 +240,7 @@ def _sum_up(outcomes: list[Result], out: Path) -> int:
     counts = {word: sum(o.outcome == word for o in outcomes) for word in ("passed", "failed", "skipped")}
     report = {"counts": counts, "results": [asdict(o) for o in outcomes]}
     (out / "report.json").write_text(json.dumps(report, indent=1))
+    (out / "report.md").write_text(table(outcomes))
     print(
         f"{counts['passed']} passed, {counts['failed']} failed, {counts['skipped']} skipped; report: {out}/report.json"
     )
