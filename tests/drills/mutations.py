@@ -141,9 +141,9 @@ POLICY = (
     Mutant(
         name="empty-pod-selector-in-any-namespace",
         file="services/policy/core/compile.py",
-        old="        if member.facts.namespace != ref.namespace:\n            return False\n",
-        new="        pass\n",
-        tests=("tests/core/policy/test_compile.py", "tests/core/policy/test_oracle.py"),
+        old='    return PeerRef(policy.namespace if peer.namespace_selector is None else "", peer)\n',
+        new='    return PeerRef("", Peer(peer.pod_selector, peer.namespace_selector or EVERYTHING))\n',
+        tests=("tests/core/policy/test_compile.py",),
     ),
     Mutant(
         name="ignore-except",
