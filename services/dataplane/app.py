@@ -134,6 +134,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
         if dirty.full:
             peers.own_addresses = await parts.thread.run(parts.links.own_addresses)
         peers.apply(full=dirty.full)
+        state.objects_changed()
         state.acks.poke(full=False)
         return Done()
 
@@ -199,13 +200,17 @@ class Enforcing:
         feed = self._parts.feed
         if feed.rules_view.synced and self._reached is not None:
             self._rules.set(True)  # once: what was in sync stays in force
-        if feed.objects.synced:
-            self._objects.set(True)
-        if not self._objects.ok:
-            self._objects.set(False, feed.objects.why())
         if not self._rules.ok:
             self._rules.set(False, feed.rules_view.why() or "the policy service has not finished a compilation")
         return Done()
+
+    def objects_changed(self) -> None:
+        """Readiness of the view of objects: at its own changes, since it may be in sync long after the last rule."""
+        objects = self._parts.feed.objects
+        if objects.synced:
+            self._objects.set(True)  # once: what was in sync stays in force
+        if not self._objects.ok:
+            self._objects.set(False, objects.why())
 
     async def acknowledge(self, _dirty: Dirty) -> Done | Again:
         """What the kernel holds, told to all."""
