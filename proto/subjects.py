@@ -119,7 +119,15 @@ ROLES: tuple[Role, ...] = (
     Role(
         "ipam",
         writes=(Grant(BLOCKS), Grant(OWNERS), Grant(CLAIMS), Grant(LEASES, ("ipam",))),
-        reads=(Grant(OBJECTS), Grant(BLOCKS), Grant(OWNERS), Grant(CLAIMS), Grant(LEASES), Grant(ACKS)),
+        reads=(
+            Grant(OBJECTS),
+            Grant(BLOCKS),
+            Grant(OWNERS),
+            Grant(CLAIMS),
+            Grant(LEASES),
+            Grant(ACKS),
+            Grant(ENDPOINTS),
+        ),
         serves=(IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE, IPAM_SHOW),
         publishes=(f"{EVENTS}.ipam.>",),
     ),

@@ -14,13 +14,16 @@ from proto.requests import (
     IpamShow,
 )
 from proto.subjects import (
+    ACKS,
     BLOCKS,
     CLAIMS,
+    ENDPOINTS,
     IPAM_BLOCK,
     IPAM_CLAIM,
     IPAM_RELEASE,
     IPAM_REPORT,
     IPAM_SHOW,
+    OBJECTS,
     OWNERS,
     event_subject,
 )
@@ -29,6 +32,7 @@ from services.ipam.keeping import Keeping
 from services.ipam.reports import Reports
 from services.ipam.settings import Settings
 from services.ipam.store import fence
+from services.ipam.taking_back import TakingBack
 from services.ipam.upkeep import Upkeep
 from services.ipam.world import World
 
@@ -37,7 +41,7 @@ SWEEP_EVERY = 10.0
 
 async def build(runtime: Runtime[Settings]) -> None:
     """Everything that one copy of the service is."""
-    bus, settings = runtime.bus, runtime.settings
+    bus = runtime.bus
     world = World(bus)
     blocks, owners, claims = (bus.bucket(bucket) for bucket in (BLOCKS, OWNERS, CLAIMS))
     stores = (blocks, owners, claims)
@@ -54,11 +58,14 @@ async def build(runtime: Runtime[Settings]) -> None:
     await bus.serve(IPAM_CLAIM, ClaimRequest, keeping.claim)
     await bus.serve(IPAM_RELEASE, ClaimRelease, keeping.release)
     await bus.serve(IPAM_SHOW, IpamShow, reports.show)
-    _keep_up(runtime, world, upkeep, settings)
+    read = (bus.bucket(OBJECTS), bus.bucket(ACKS), bus.bucket(ENDPOINTS))
+    taking_back = TakingBack(blocks, read, world.look, lambda: world.objects.epoch, unchanged, runtime.log)
+    _keep_up(runtime, world, upkeep, taking_back)
 
 
-def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, settings: Settings) -> None:
+def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, taking_back: TakingBack) -> None:
     """Loops of the upkeep, and readiness: views in sync and the gate open."""
+    settings = runtime.settings
     ready = runtime.health.require("addresses")
 
     async def open_gate(dirty: Dirty) -> Done | Again:
@@ -70,9 +77,13 @@ def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, settings:
     async def sweep(_dirty: Dirty) -> Done:
         return await upkeep.sweep(settings.owner_grace, settings.address_cooldown)
 
+    async def take_back(_dirty: Dirty) -> Done:
+        return await taking_back.sweep(settings.node_grace, settings.address_cooldown)
+
     cursors = [view.cursor() for view in (*world.of_addresses, world.objects)]
     Loop(runtime, "gate", cursors=cursors, apply=open_gate, period=5.0, debounce=0.05)
     Loop(runtime, "sweep", cursors=[], apply=sweep, period=SWEEP_EVERY)
+    Loop(runtime, "take-back", cursors=[], apply=take_back, period=SWEEP_EVERY)
 
 
 def _moved(bus: Bus, event: AddressMoved) -> None:

@@ -1,7 +1,8 @@
 """Giving blocks away: the shell of ``core.blocks`` and ``core.recovery``.
 
-Owns every write to ``blocks``. A grant is one compare-and-set on the block's key; a copy that loses reads the record
-that won, and if that carries the asker's nonce, answers it: the same request, through whichever copies, gets one block.
+Owns every write to ``blocks`` but those of ``taking_back``. A grant is one compare-and-set on the block's key; a copy
+that loses reads the record that won, and if that carries the asker's nonce, answers it: the same request, through
+whichever copies, gets one block.
 """
 
 from __future__ import annotations

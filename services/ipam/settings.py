@@ -14,5 +14,9 @@ class Settings(BaseSettings):
     owner_grace: float = 3600.0
     """Seconds that an owner without any pod keeps its address (a StatefulSet scaled down may come back)."""
 
+    node_grace: float = 3600.0
+    """Seconds that a Node must have been gone from Kubernetes, and silent, before its blocks are taken back."""
+
     address_cooldown: float = 130.0
-    """Seconds that a kept address rests once no owner keeps it: longer than conntrack remembers its last holder."""
+    """Seconds that an address rests once no owner keeps it, or its block's Node is gone: longer than conntrack
+    remembers its last holder."""

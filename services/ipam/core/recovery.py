@@ -6,7 +6,8 @@ them. Once ``_complete`` stands for the epoch the gate stays open: a node that j
 comes back is judged by its report.
 
 Of two that hold one block the higher epoch wins, since a block changes hands only by a higher one; on a tie the record
-that is there stays. The loser is not listed in the answer, so it gives the block up.
+that is there stays. The loser is not listed in the answer, so it gives the block up. A node that was thought to be gone
+(``deserted``) is believed again as soon as it speaks, while nobody else has its block.
 """
 
 from __future__ import annotations
@@ -14,10 +15,13 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
+import msgspec
+
 from proto.addresses import Block, BlockReport
 from proto.net import Network
 from proto.objects import Node
 from services.ipam.core.blocks import is_block, overlapping
+from services.ipam.core.deserted import is_former_holder, is_marked, unmarked
 from services.ipam.core.pools import Pools
 
 ANNOTATED = "annotation"
@@ -86,7 +90,9 @@ def judge_report(reported: Block, node: str, node_uid: str, blocks: Mapping[Netw
     if known.node == node:
         if reported.epoch > known.epoch:
             return Write(mine, known)
-        return Keep(known)
+        return Write(unmarked(known), known) if is_marked(known) else Keep(known)
+    if is_former_holder(reported, known):
+        return Write(msgspec.structs.replace(mine, epoch=known.epoch + 1), known)
     if reported.epoch > known.epoch:
         return Write(mine, known)
     holder = known.node or "nobody"

@@ -23,7 +23,8 @@ from services.ipam.world import NODES, PODS, POOLS
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, runtime_of
 
-StartIpam = Callable[[], Awaitable[Runtime[Any]]]
+StartIpam = Callable[..., Awaitable[Runtime[Any]]]
+"""Keywords are settings."""
 
 
 class Cluster:
@@ -78,12 +79,13 @@ async def start_ipam(nats_server: NatsServer) -> AsyncIterator[StartIpam]:
     """Start one more copy; all are stopped at the end."""
     async with AsyncExitStack() as stack:
 
-        async def start() -> Runtime[Any]:
+        async def start(**more: Any) -> Runtime[Any]:
             settings = Settings(
                 nats_url=nats_server.url,
                 nats_seed_file=nats_server.seeds / "ipam.seed",
                 nats_user="ipam",
                 instance=f"ipam-{uuid.uuid4().hex[:8]}",
+                **more,
             )
             runtime = await stack.enter_async_context(runtime_of(nats_server, "ipam", settings=settings))
             await build(runtime)
