@@ -35,9 +35,19 @@ VERSION = "0.1.0"
 AT_ONCE = 64
 VERSION_HEADER = "Airmesh-Version"
 ANSWER_DEADLINE = 30.0
+MAX_REFUSAL = 400
+"""Characters of a refusal's sentence."""
 
 M = TypeVar("M", bound=msgspec.Struct)
 Answer = Callable[[Any], Awaitable[msgspec.Struct | None]]
+
+
+def _refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
+    """A refusal on one line and cut: its sentence may quote what the asker sent, whatever that was."""
+    shown = "".join(character if character.isprintable() else "?" for character in sentence[: MAX_REFUSAL + 1])
+    if len(shown) > MAX_REFUSAL:
+        shown = shown[: MAX_REFUSAL - 1] + "…"
+    return Reply(ok=False, code=code, message=shown, retry=retry)
 
 
 class _ConcurrentEndpoint(Endpoint):
@@ -141,8 +151,8 @@ class Registration:
         headers = request.headers or {}
         version = headers.get(VERSION_HEADER, str(codec.VERSION))
         if version != str(codec.VERSION):
-            text = f"the request speaks version {version}; this service knows {codec.VERSION}"
-            return Reply(ok=False, code="unknown-version", message=text)
+            text = f"the request speaks version {version[:16]}; this service knows {codec.VERSION}"
+            return _refusal("unknown-version", text)
         traceparent = headers.get("traceparent", "")
         with self._telemetry.span(f"answer {request.subject}", traceparent) as span:
             try:
@@ -152,12 +162,12 @@ class Registration:
                 return Reply(ok=True, body=b"" if body is None else codec.encode(body))
             except Refused as refused:
                 span.event("refused", code=refused.code, reason=refused.message)
-                return Reply(ok=False, code=refused.code, message=refused.message, retry=refused.retry)
+                return _refusal(refused.code, refused.message, retry=refused.retry)
             except codec.Malformed as error:
-                return Reply(ok=False, code="malformed", message=str(error))
+                return _refusal("malformed", str(error))
             except (Retryable, TimeoutError) as error:
                 text = str(error) or f"no answer within {ANSWER_DEADLINE} s"
-                return Reply(ok=False, code="unavailable", message=text, retry=True)
+                return _refusal("unavailable", text, retry=True)
             except Exception as error:
                 self._log.error("answer-failed", subject=request.subject, error=error, bug=True)
                 return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)

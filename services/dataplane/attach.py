@@ -81,6 +81,7 @@ class Attacher:
             known = self._registry.up.get(request.attachment)
             if known is not None:
                 return render(request, await self._again(known, request))
+            os.close(_open(request.netns))  # what is no namespace is not waited for
             entered = await self._gate.enter(request.pod)
             with self._telemetry.span(
                 "cni-add", entered.traceparent, pod=f"{request.pod.namespace}/{request.pod.name}", node=self._node
