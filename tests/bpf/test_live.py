@@ -71,8 +71,8 @@ def talks(node: LiveNode, version: int, kind: int = socket.SOCK_STREAM) -> bool:
             return False
 
 
-def isolate(datapath: Datapath, identity: int, *, ingress: bool) -> None:
-    entry = at.Subject(ingress_isolated=ingress, egress_isolated=False)
+def isolate(datapath: Datapath, identity: int, *, ingress: bool = False, egress: bool = False) -> None:
+    entry = at.Subject(ingress_isolated=ingress, egress_isolated=egress)
     datapath.tables.subjects.put(at.SubjectKey(identity=identity), entry)
     datapath.tables.bump_generation()
 
@@ -198,9 +198,13 @@ def flood(node: LiveNode, stop: threading.Event, counts: list[int]) -> None:
         counts.append(number)
 
 
-@pytest.mark.parametrize("allowed", [True, False], ids=["nothing lost", "nothing leaked"])
-def test_replaced_under_traffic(node: LiveNode, datapath: Datapath, allowed: bool) -> None:
-    isolate(datapath, node.b.identity, ingress=not allowed)
+@pytest.mark.parametrize("denied_by", ["nobody", "receiver", "sender"])
+def test_replaced_under_traffic(node: LiveNode, datapath: Datapath, denied_by: str) -> None:
+    """Nothing is lost that may pass; nothing leaks that the receiver's policy (two programs judge it) or the sender's
+    (its own alone does) forbids.
+    """
+    isolate(datapath, node.b.identity, ingress=denied_by == "receiver")
+    isolate(datapath, node.a.identity, egress=denied_by == "sender")
     stop = threading.Event()
     counts: list[int] = []
     with node.b.socket(4, socket.SOCK_DGRAM) as receiver:
@@ -222,7 +226,7 @@ def test_replaced_under_traffic(node: LiveNode, datapath: Datapath, allowed: boo
                 break
             received += 1
     assert counts[0] > 300
-    assert received == (counts[0] if allowed else 0)
+    assert received == (counts[0] if denied_by == "nobody" else 0)
 
 
 def test_frames_cut_within_the_ip_header(node: LiveNode, datapath: Datapath) -> None:
