@@ -1,11 +1,11 @@
 """Traffic that keeps count of itself at both ends, and knocks where nobody may enter. Standard library only.
 
-Run inside a pod's network namespace (`nsenter --net`), commanded over stdin: each line of input is answered with one JSON
-line, what was seen since the last; the end of input ends the program, so it never outlives its drill.
+Run inside a pod's network namespace (`nsenter --net`), commanded over stdin: each line of input is answered with one
+JSON line, what was seen since the last; the end of input ends the program, so it never outlives its drill.
 
-    flows.py serve PORT FRIEND…                echoes TCP and UDP on both families; FRIEND: addresses that may come
-    flows.py send PORT TCP UDP TARGET…         TCP and UDP flows, shared out over the targets, ten messages a second each
-    flows.py knock PORT TARGET…                a TCP SYN and a datagram to each target every 20 ms; an answer is a breach
+    flows.py serve PORT FRIEND…          echoes TCP and UDP on both families; FRIEND: addresses that may come
+    flows.py send PORT TCP UDP TARGET…   TCP and UDP flows, shared out over the targets, ten messages a second each
+    flows.py knock PORT TARGET…          a TCP SYN and a datagram to each target every 20 ms; an answer is a breach
 
 Every message is (flow, number). A flow is broken when its connection ends or its numbers do not follow each other;
 datagrams that did not come back within two seconds are lost. Whoever is no FRIEND and is heard at all is a breach too.

@@ -1,9 +1,9 @@
 """A street of pods with traffic that must go on and knocks that must stay unanswered, while a drill hurts the mesh.
 
-`server` (n1) lets in `friend` and, when a drill edits the policy, `guest`; from `friend` (n2) run 50 TCP and 50 UDP flows
-over both families. `near` (n1) and `far` (n3) knock at the server's door every 20 ms and may never be heard; `caged`
-(n3) may send nothing at all and knocks at `friend`'s. `guest` (n3) knocks too: that it is heard, or not, tells how far
-the latest edit has come. What is judged is what the programs of flows.py saw at both ends, and nothing else.
+`server` (n1) lets in `friend` and, when a drill edits the policy, `guest`; from `friend` (n2) run 50 TCP and 50 UDP
+flows over both families. `near` (n1) and `far` (n3) knock at the server's door every 20 ms and may never be heard;
+`caged` (n3) may send nothing at all and knocks at `friend`'s. `guest` (n3) knocks too: that it is heard, or not, tells
+how far the latest edit has come. What is judged is what the programs of flows.py saw at both ends, and nothing else.
 """
 
 from __future__ import annotations
@@ -79,7 +79,7 @@ class Program:
         self._process.stdin.write("\n")
         self._process.stdin.flush()
         ready, _, _ = select.select([self._process.stdout], [], [], REPLY_SECONDS)
-        assert ready, f"{self._process.args} does not answer"
+        assert ready, f"{self._process.args!r} does not answer"
         said: dict[str, Any] = json.loads(self._process.stdout.readline())
         assert not said["faults"], said
         return said
