@@ -285,8 +285,8 @@ DATAPLANE = (
     Mutant(
         name="delete-and-add-a-filter",
         file="services/dataplane/kernel/clsact.py",
-        old="    _request(_RTM_NEWTFILTER, _CREATE, body)\n",
-        new="    remove_filter(ifindex, parent)\n    _request(_RTM_NEWTFILTER, _CREATE, body)\n",
+        old="    body = _filter(ifindex, parent)",
+        new="    remove_filter(ifindex, parent)\n    body = _filter(ifindex, parent)",
         tests=("tests/bpf/test_live.py::test_replaced_under_traffic",),
     ),
     Mutant(
