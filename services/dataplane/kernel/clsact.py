@@ -7,13 +7,14 @@ All calls act in the caller's network namespace. Sources: net/sched/cls_bpf.c, i
 
 from __future__ import annotations
 
-import contextlib
 import errno
 import os
 import socket
 import struct
 from collections.abc import Iterator
 from enum import IntEnum
+
+from services.dataplane.kernel.rtnl import Message, Netlink
 
 HANDLE = 1
 PRIORITY = 0xA17
@@ -37,16 +38,21 @@ class Parent(IntEnum):
 
 def set_filter(ifindex: int, parent: Parent, program: int, name: str) -> None:
     """Puts a program at an interface's hook, in place of ours that may be there. Raises OSError."""
-    with contextlib.suppress(FileExistsError):
-        qdisc = _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + _attribute(_KIND, b"clsact\0")
-        _request(_RTM_NEWQDISC, _CREATE | _EXCLUSIVE, qdisc)
+    qdisc = _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + _attribute(_KIND, b"clsact\0")
     options = (
         _attribute(_BPF_FD, struct.pack("<I", program))
         + _attribute(_BPF_NAME, name.encode() + b"\0")
         + _attribute(_BPF_FLAGS, struct.pack("<I", _DIRECT_ACTION))
     )
     body = _filter(ifindex, parent) + _attribute(_KIND, b"bpf\0") + _attribute(_OPTIONS, options)
-    _request(_RTM_NEWTFILTER, _CREATE, body)
+    # In one batch: this lies on the way of every pod's start, on the agent's event loop.
+    with Netlink() as rtnetlink:
+        rtnetlink.run(
+            [
+                Message(_RTM_NEWQDISC, _CREATE | _EXCLUSIVE, qdisc, f"clsact of link {ifindex}", (errno.EEXIST,)),
+                Message(_RTM_NEWTFILTER, _CREATE, body, f"filter {name} of link {ifindex}"),
+            ]
+        )
 
 
 def remove_filter(ifindex: int, parent: Parent) -> None:
