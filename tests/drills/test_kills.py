@@ -23,6 +23,7 @@ pytestmark = [pytest.mark.lab, pytest.mark.privileged]
 ONE_OF_EACH = ("cluster", "ipam-1", "policy-1", "dns", "routing-n1", "dataplane-n2", "dataplane-n1", "nats")
 DRIFT_SECONDS = 20.0
 """The slowest full pass is every 15 s."""
+AWAITED = "has not reached this node's watch yet"
 READY_SECONDS = 4.0
 """An agent is ready when its views are, not at its next full pass (5 s). The best turn counts: machines are busy."""
 OWN_MAPS = (
@@ -98,10 +99,10 @@ def _down(lab: Lab, traffic: Traffic, store: Janitor, until_refused: bool) -> di
 
 
 def _refused(lab: Lab, traffic: Traffic, name: str) -> bool:
-    """The kubelet was told to try again later (CNI code 11)."""
+    """The kubelet was told why, and will come again (containerd leaves the code, 11, out)."""
     events = lab.get("events", "-n", traffic.place.namespace)["items"]
     mine = [one for one in events if one["involvedObject"]["name"] == name]
-    return any("FailedCreatePodSandBox" in one["reason"] and "try again" in one["message"] for one in mine)
+    return any("FailedCreatePodSandBox" in one["reason"] and AWAITED in one["message"] for one in mine)
 
 
 @pytest.mark.parametrize("until_refused", [False, pytest.param(True, marks=pytest.mark.slow)])
