@@ -8,6 +8,7 @@ both ways in turn, and which one comes first alternates.
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +17,9 @@ from bench.first import ground
 from bench.first.figures import Summary, compare, summary, table
 from bench.first.ground import PORTS, Ends
 from bench.first.stage import Stage, stage
+
+CLOSED = 7200
+"""A port outside of the policy."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,9 +78,19 @@ def ask(on: Stage, ends: Ends, program: str, verb: str, seconds: float) -> Summa
     return summary(on.pinned(ends.client, program, verb, ends.address, str(PORTS[program]), str(seconds)))
 
 
+def prove_guarded(on: Stage, ends: Ends) -> None:
+    """The policy is in force: a port that it does not name is closed, though somebody listens there."""
+    on.serve(ends.server, "rr", CLOSED)
+    on.run(["sleep", "0.3"])
+    argv = ["nsenter", f"--net={ends.client}", on.program("rr"), "connect", ends.address, str(CLOSED), "0.1"]
+    if subprocess.run(argv, capture_output=True, check=False, timeout=60).returncode == 0:
+        raise SystemExit(f"port {CLOSED} is open between the pods: the policy is not in force, this would measure less")
+
+
 def measure(on: Stage, rounds: int, seconds: float) -> str:
     """The table."""
     ways = [("airmesh", ground.mesh(on)), ("kernel", ground.kernel(on))]
+    prove_guarded(on, ways[0][1])
     for _, ends in ways:
         serve(on, ends)
     on.run(["sleep", "0.5"])
