@@ -62,7 +62,7 @@ from proto.subjects import (
     RULES,
     Bucket,
 )
-from tests.bpf.world import run
+from tests.bpf.world import inside, run
 from tests.drills.hamlet import HUB, Hamlet, PodRef, hamlet, node_objects, pools
 from tests.natsd import bus_of
 
@@ -123,6 +123,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hamlet]:
         for name in ("ipam-1", "policy-1", "dns-1", "routing-n1", "dataplane-n1"):
             made.start(name)
         asyncio.run(made.ready())
+        run("ip", "-n", made.label, "route", "add", "10.244.0.0/16", "via", "172.30.0.11")
         yield made
         assert made.troubles() == []
 
@@ -135,29 +136,40 @@ def closed() -> NetworkPolicy:
 
 
 async def lives(world: Hamlet, name: str) -> None:
-    """Every service is there as before, and a pod that comes now gets its policy."""
+    """Every service is there as before; of two pods that come now, one may send and one may not."""
     assert world.fallen() == []
     assert world.troubles() == []
     await world.ready(seconds=15)
+    assert await _sends(world, f"{name}-open", "open"), (
+        f"a pod without a policy does not reach the hub\n{world.tails()}"
+    )
+    assert not await _sends(world, f"{name}-closed", "closed"), "a pod that may not send does"
+
+
+async def _sends(world: Hamlet, name: str, app: str) -> bool:
     netns = f"{world.label}-{name}"
     run("ip", "netns", "add", netns)
     try:
         async with bus_of(world.nats, "cluster") as bus:
-            pod = Pod(namespace="shop", name=name, uid=f"uid-{name}", node="n1", labels=(("app", "closed"),))
+            pod = Pod(namespace="shop", name=name, uid=f"uid-{name}", node="n1", labels=(("app", app),))
             await world.put(bus, pod)
             answer = await world.cni("n1", "ADD", name, netns, PodRef("shop", name, pod.uid))
             assert answer.code == 0, (answer, world.tails())
-            assert not reaches(netns, HUB), "a pod that may not send does"
+            sent = reaches(netns, HUB, world.nats.port)
             assert (await world.cni("n1", "DEL", name, netns)).code == 0
             await world.take(bus, pod)
+            return sent
     finally:
         run("ip", "netns", "del", netns)
 
 
-def reaches(netns: str, address: str) -> bool:
-    """Whether one ping comes back."""
-    command = ["nsenter", f"--net=/run/netns/{netns}", "--", "ping", "-c1", "-W1", address]
-    return subprocess.run(command, capture_output=True, check=False).returncode == 0
+def reaches(netns: str, address: str, port: int) -> bool:
+    """Whether a connection from a namespace comes about."""
+    with inside(netns):
+        client = socket.socket()
+    with client:
+        client.settimeout(0.4)
+        return client.connect_ex((address, port)) == 0
 
 
 def changed(good: msgspec.Struct, chance: random.Random) -> bytes:
@@ -212,12 +224,15 @@ async def blocks(world: Hamlet) -> set[str]:
         return set(await bus.bucket(BLOCKS).list(Block))
 
 
-async def write(world: Hamlet, bucket: Bucket, values: dict[str, bytes]) -> None:
-    """Bytes under keys, with the rights of who may write there."""
+async def write(world: Hamlet, bucket: Bucket, values: dict[str, bytes], *, forged: bool = False) -> None:
+    """Bytes under keys, with the rights of who may write there; forged: as an answer steered there would look."""
     role, node, _ = WRITERS[bucket]
+    stream = f"KV_{bucket.on_server}"
+    headers = None if forged else {"Nats-Expected-Stream": stream}
     async with bus_of(world.nats, role, node or None) as bus:
         for key, value in values.items():
-            await bus.connection.call(f"$KV.{bucket.on_server}.{key}", value, timeout=5)
+            told = await bus.connection.call(f"$KV.{bucket.on_server}.{key}", value, timeout=5, headers=headers)
+            assert json.loads(told.data).get("stream") == stream, told.data
 
 
 async def read(world: Hamlet, bucket: Bucket) -> dict[str, bytes]:
@@ -247,19 +262,31 @@ def test_every_bucket_is_tried() -> None:
     assert set(WRITERS) == set(BUCKETS)
 
 
+WATCHED = (OBJECTS, BLOCKS, ENDPOINTS, IDENTITIES, RULES, ROUTES)
+
+
+def told_unreadable(world: Hamlet) -> set[str]:
+    """Keys that a service has reported as unreadable."""
+    lines = [json.loads(line) for name in world.services for line in world.log(name).splitlines() if line[:1] == "{"]
+    return {line["key"] for line in lines if line["event"] == "value-unreadable"}
+
+
 @pytest.mark.parametrize("bucket", BUCKETS, ids=lambda bucket: str(bucket.name))
 async def test_a_value_that_cannot_be_read_changes_nothing(world: Hamlet, bucket: Bucket) -> None:
-    role, node, foreign = WRITERS[bucket]
+    _, node, foreign = WRITERS[bucket]
     there = await read(world, bucket) if bucket not in (OWNERS, CLAIMS, DNS) else {}
     own = {key: value for key, value in there.items() if not node or key.split(".")[0] == node}
     if bucket is LEASES:
-        own = {key: value for key, value in own.items() if key.split(".")[0] == role}
+        own = {}  # who holds it cannot renew what it cannot read, and a copy that is not active is what a lease is for
     wrong = {key: UNREADABLE[index % len(UNREADABLE)] for index, key in enumerate(sorted(own))}
     for value in UNREADABLE:
         await write(world, bucket, {foreign: value})
+    await write(world, bucket, own, forged=True)
     await write(world, bucket, wrong)
     try:
         await asyncio.sleep(0.3)
+        if bucket in WATCHED:
+            assert {*wrong, foreign} & told_unreadable(world), "it was never looked at"
         await lives(world, f"b{bucket.name}"[:8])
     finally:
         await write(world, bucket, own)
@@ -277,11 +304,11 @@ try:
     s.connect(sys.argv[1])
 except PermissionError:
     print("refused"); raise SystemExit
-s.sendall(b"CNI_COMMAND=STATUS\\0\\0" + b'{"cniVersion":"1.1.0","name":"a"}')
-s.shutdown(1)
 try:
+    s.sendall(b"CNI_COMMAND=STATUS\\0\\0" + b'{"cniVersion":"1.1.0","name":"a"}')
+    s.shutdown(1)
     print("answered" if s.recv(10) else "hung up on")
-except ConnectionError:
+except OSError:
     print("hung up on")
 """
 
