@@ -10,6 +10,7 @@ must manage without a supervisor anyway.
 """
 
 import asyncio
+import contextlib
 import os
 import signal
 import sys
@@ -161,12 +162,18 @@ class Supervisor:
         child.wanted = False
         if child.task is None or child.task.done():
             return
-        if child.pid:
-            os.kill(child.pid, signal.SIGTERM)
+        self._signal(child, signal.SIGTERM)
         done, _ = await asyncio.wait([child.task], timeout=_TERM_SECONDS)
-        if not done and child.pid:
-            os.kill(child.pid, signal.SIGKILL)
+        if not done:
+            self._signal(child, signal.SIGKILL)
             await child.task
+
+    @staticmethod
+    def _signal(child: Child, number: signal.Signals) -> None:
+        # It may have died a moment ago, reaped already but not yet noticed by its task: then it is as asked for.
+        if child.pid:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(child.pid, number)
 
     async def converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         """One connection: requests until the other side closes."""
