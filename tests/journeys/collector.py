@@ -76,7 +76,7 @@ class Collector:
             return [span for spans in self._spans_by_trace.values() for span in spans]
 
     def trace_with(self, services: set[str], value: str, timeout: float) -> list[Span]:
-        """The first trace with ``value`` among a span's attributes and with spans of all ``services``.
+        """The first trace with ``value`` among a span's attributes and with spans of all ``services``, whole.
 
         Waits for it; fails with the best candidate's services, so that the test says who is missing.
         """
@@ -91,12 +91,18 @@ class Collector:
                 ]
             for spans in traces:
                 seen = {span.service for span in spans}
-                if services <= seen:
+                if services <= seen and not orphans(spans):
                     return spans
                 if len(seen & services) > len(best & services):
                     best = seen
             time.sleep(0.2)
         raise AssertionError(f"no trace of {value} spans {sorted(services)}; the best one has {sorted(best)}")
+
+
+def orphans(spans: list[Span]) -> list[Span]:
+    """Spans whose parent has not been sent (yet: each service sends its own in batches)."""
+    known = {span.span for span in spans}
+    return [span for span in spans if span.parent and span.parent not in known]
 
 
 class _Server(ThreadingHTTPServer):
