@@ -30,6 +30,7 @@ from typing import Literal
 
 import msgspec
 
+from kit.prefixes import overlap
 from proto.addresses import Block, Claim
 from proto.net import Address, Network
 from proto.requests import ClaimRelease
@@ -222,7 +223,7 @@ def hold_block(ledger: Ledger, block: Block, rests_from: float | None = None) ->
         return () if known == block or block.epoch < known.epoch else (BlockHeld(block),)
     if block.node != ledger.node:
         return Clash(why=f"block {block.cidr} belongs to {block.node or 'nobody'}, not to this node ({ledger.node})")
-    if other := next((cidr for cidr in ledger.blocks if _overlap(cidr, block.cidr)), None):
+    if other := next((cidr for cidr in ledger.blocks if overlap(cidr, block.cidr)), None):
         return Clash(why=f"block {block.cidr} overlaps {other}, which this node holds")
     return (BlockHeld(block, rests_from),)
 
@@ -357,7 +358,3 @@ def _changed(attachment: Attachment, before: Mapping[int, Lease], after: Mapping
         return ()
     container, interface = attachment
     return (Changed(container, interface, identity=other.identity, mac=other.mac, sequence=other.sequence),)
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    return one.version == other.version and (one.network_address in other or other.network_address in one)

@@ -14,6 +14,7 @@ import re
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 
+from kit.prefixes import overlap
 from proto.net import Network
 from proto.objects import IPPool, Node
 
@@ -84,7 +85,7 @@ def _judge(pool: IPPool, sound: list[Pool]) -> Pool | str:
             f"IPPool {pool.name}: spec.cidr {pool.cidr} is smaller than one block (/{pool.block_size}); "
             f"give it a larger cidr, or a spec.blockSize of at least {pool.cidr.prefixlen}"
         )
-    other = next((known for known in sound if known.cidr.version == family and _overlap(known.cidr, pool.cidr)), None)
+    other = next((known for known in sound if overlap(known.cidr, pool.cidr)), None)
     if other is not None:
         return (
             f"IPPool {pool.name}: spec.cidr {pool.cidr} overlaps {other.cidr} of IPPool {other.name}; "
@@ -142,10 +143,6 @@ def _values(text: str) -> frozenset[str | None] | None:
     if not all(parts):
         return None
     return frozenset(part[1] if part[1] is not None else part[2] for part in parts if part)
-
-
-def _overlap(one: Network, other: Network) -> bool:
-    return one.network_address in other or other.network_address in one
 
 
 def _within(network: Network, pool: Network) -> bool:
