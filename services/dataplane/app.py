@@ -17,8 +17,9 @@ from chassis.service import Runtime
 from chassis.view import Cursor
 from proto.policy import Revision
 from services.dataplane.addresses import AddressBook
-from services.dataplane.around import Balancer, Peers
+from services.dataplane.around import Peers
 from services.dataplane.attach import Attacher
+from services.dataplane.balance import Balancer
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs
 from services.dataplane.core.journal import Ask

@@ -1,9 +1,8 @@
-"""What the datapath's maps say of everything else: whose an address is, and where a Service's connections go.
+"""What the datapath's maps say of everything else: whose an address is.
 
-Owns ``am_ipcache``, ``am_services``, ``am_backends`` and ``am_members``. Promises: entries are only taken out when
-the watch they come from is in sync (an empty bucket is not an empty cluster); what is added is added at once. A
-mirror of each map in memory makes a change cost what changed; a full pass reads the maps themselves, so that what was
-deleted by hand returns.
+Owns ``am_ipcache``. Promises: entries are only taken out when the watch they come from is in sync (an empty bucket is
+not an empty cluster); what is added is added at once. A mirror of the map in memory makes a change cost what changed; a
+full pass reads the map itself, so that what was deleted by hand returns.
 """
 
 from __future__ import annotations
@@ -12,8 +11,8 @@ from collections.abc import Iterable, Mapping
 
 from proto.codec import encode_segment
 from proto.net import Address
-from proto.objects import EndpointSlice, Node, Service
-from services.dataplane.core import ipcache, services
+from proto.objects import EndpointSlice, Node
+from services.dataplane.core import ipcache
 from services.dataplane.core.layout import Peer, PeerFlag, PrefixKey
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.tables import Tables
@@ -84,36 +83,3 @@ class Peers:
             return source not in silent
 
         return tuple(key for key, peer in actual.items() if key not in wanted and may_go(key, peer))
-
-
-class Balancer:
-    """Keeps the Service tables."""
-
-    def __init__(self, tables: Tables, feed: Feed) -> None:
-        self._tables = tables
-        self._feed = feed
-        self._actual: services.Tables | None = None
-
-    def apply(self, *, full: bool) -> int:
-        """Makes the tables what they should be. Without complete watches it does nothing: Services stay as they
-        were.
-        """
-        if not (self._feed.complete(Service) and self._feed.complete(EndpointSlice)):
-            return 0
-        if full or self._actual is None:
-            self._actual = services.Tables(
-                self._tables.services.items(), self._tables.backends.items(), self._tables.members.items()
-            )
-        actual = self._actual
-        wanted = services.tables_of(
-            self._feed.all_of(Service), self._feed.all_of(EndpointSlice), self._feed.node, actual
-        )
-        steps = services.change(actual, wanted)
-        self._actual = None  # unknown until every step has succeeded
-        self._tables.backends.apply(steps.set_backends)
-        self._tables.members.apply(steps.set_members)
-        self._tables.services.apply(steps.set_services, steps.remove_services)
-        self._tables.backends.apply({}, steps.remove_backends)
-        self._tables.members.apply({}, steps.remove_members)
-        self._actual = wanted
-        return len(steps.set_services) + len(steps.set_backends) + len(steps.remove_services)

@@ -18,6 +18,7 @@ from typing import Any, TypeVar
 import pytest
 
 from services.dataplane.core import layout as at
+from services.dataplane.core import service_layout as lb
 from services.dataplane.kernel.hooks import SOCKET_HOOKS
 from services.dataplane.kernel.programs import SOCKETS, Datapath
 from tests.bpf.world import LIBC, empty, inside, namespace, run
@@ -87,19 +88,19 @@ class Room:
         tables = self.datapath.tables
         targets = [ip_address(address) for address in backends]
         tables.backends.apply(
-            {at.BackendKey(service=number, index=i): at.Backend(address=a, port=TARGET) for i, a in enumerate(targets)}
+            {lb.BackendKey(service=number, index=i): lb.Backend(address=a, port=TARGET) for i, a in enumerate(targets)}
         )
         tables.members.apply(
-            {at.MemberKey(service=number, address=a, port=TARGET): at.Member(index=i) for i, a in enumerate(targets)}
+            {lb.MemberKey(service=number, address=a, port=TARGET): lb.Member(index=i) for i, a in enumerate(targets)}
         )
         tables.services.put(
-            at.ServiceKey(address=ip_address(VIP[version]), port=PORT, protocol=protocol),
-            at.Service(number=number, backends=len(targets), affinity_seconds=affinity),
+            lb.ServiceKey(address=ip_address(VIP[version]), port=PORT, protocol=protocol),
+            lb.Service(number=number, backends=len(targets), affinity_seconds=affinity),
         )
 
     def leave(self, version: int, protocol: int, backend: str) -> None:
         number = 100 * version + protocol
-        self.datapath.tables.members.remove(at.MemberKey(service=number, address=ip_address(backend), port=TARGET))
+        self.datapath.tables.members.remove(lb.MemberKey(service=number, address=ip_address(backend), port=TARGET))
 
 
 @pytest.fixture(scope="module")
@@ -224,7 +225,7 @@ class TestService:
         room.do(lambda: connect(VIP[version]))
         ((key, value),) = room.datapath.tables.affinities.items().items()
         room.serve(version, TCP, backends=BACKENDS[version][1:], affinity=1)
-        stale = at.Affinity(last=value.last - 2_000_000_000, address=ip_address(BACKENDS[version][0]), port=TARGET)
+        stale = lb.Affinity(last=value.last - 2_000_000_000, address=ip_address(BACKENDS[version][0]), port=TARGET)
         room.datapath.tables.affinities.put(key, stale)
         assert room.do(lambda: connect(VIP[version]))[0] == BACKENDS[version][1]
 

@@ -52,6 +52,14 @@
 #define AM_AFFINITY_NAMESPACE 0
 #define AM_AFFINITY_SOCKET 1
 
+#define AM_SCOPE_SOCKET 0
+#define AM_SCOPE_PACKET 1
+
+#define AM_SERVICE_NODE_ONLY 1
+#define AM_SERVICE_FOREIGN 2
+#define AM_SERVICE_LOCAL_ONLY 4
+#define AM_SERVICE_SOURCE_RANGES 8
+
 #define AM_NO_RULE 0xffffffffu
 #define AM_REPLY_MARK 0xa150001u
 #define AM_POLICY_BITS 224
@@ -260,12 +268,12 @@ struct am_scratch {
 };
 _Static_assert(sizeof(struct am_scratch) == 128, "Scratch");
 
-/* A virtual address, port and protocol. */
+/* A virtual address, port and protocol, as sockets of this node see it or as packets from outside do. */
 struct am_service_key {
 	struct am_addr address;
 	__be16 port;
 	u8 protocol;
-	u8 hole_3[1];
+	u8 scope;
 };
 _Static_assert(sizeof(struct am_service_key) == 20, "ServiceKey");
 
@@ -307,6 +315,20 @@ struct am_member {
 	u32 index;
 };
 _Static_assert(sizeof(struct am_member) == 4, "Member");
+
+/* A prefix that may reach a service from outside; prefixlen counts the service's 32 bits too. */
+struct am_source_range_key {
+	u32 prefixlen;
+	u32 service;
+	struct am_addr address;
+};
+_Static_assert(sizeof(struct am_source_range_key) == 24, "SourceRangeKey");
+
+/* Its presence allows. */
+struct am_source_range {
+	u32 mark;
+};
+_Static_assert(sizeof(struct am_source_range) == 4, "SourceRange");
 
 /* A client of a service: a network namespace (ClientIP affinity) or a UDP socket. */
 struct am_affinity_key {
@@ -411,6 +433,8 @@ BPF_F_TABLE("hash", struct am_service_key, struct am_service, am_services, 65536
 BPF_F_TABLE("hash", struct am_backend_key, struct am_backend, am_backends, 262144, 1);
 /* backends by address: still serving? */
 BPF_F_TABLE("hash", struct am_member_key, struct am_member, am_members, 262144, 1);
+/* who may reach a service from outside */
+BPF_F_TABLE("lpm_trie", struct am_source_range_key, struct am_source_range, am_src_ranges, 65536, 1);
 /* the backend a client had */
 BPF_F_TABLE("lru_hash", struct am_affinity_key, struct am_affinity, am_affinity, 65536, 0);
 /* the virtual address a socket asked for */

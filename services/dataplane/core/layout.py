@@ -87,13 +87,6 @@ class ConfigFlag(IntFlag):
     """Also send an event for each new flow that was let through."""
 
 
-class AffinityKind(IntEnum):
-    """What :attr:`AffinityKey.client` is a cookie of."""
-
-    NAMESPACE = 0
-    SOCKET = 1
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class LinkKey(Record):
     """A host veth, by interface index in the node's namespace."""
@@ -372,92 +365,6 @@ class Throttle(Record):
     last: U64
     tokens: U32
     missed: U32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ServiceKey(Record):
-    """A virtual address, port and protocol."""
-
-    address: Addr
-    port: Port
-    protocol: U8
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Service(Record):
-    """Its backends are ``am_backends[number, 0 … backends - 1]``; with none, connections are refused."""
-
-    number: U32
-    backends: U32
-    affinity_seconds: U32 = 0
-    flags: U32 = 0
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class BackendKey(Record):
-    """The index-th backend of a service."""
-
-    service: U32
-    index: U32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Backend(Record):
-    """Where a connection really goes."""
-
-    address: Addr
-    port: Port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class MemberKey(Record):
-    """A backend by what it is: tells whether a remembered one still serves."""
-
-    service: U32
-    address: Addr
-    port: Port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Member(Record):
-    """Its index in ``am_backends``."""
-
-    index: U32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class AffinityKey(Record):
-    """A client of a service: a network namespace (ClientIP affinity) or a UDP socket."""
-
-    client: U64
-    service: U32
-    kind: U32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Affinity(Record):
-    """The backend it had, and when."""
-
-    last: U64
-    address: Addr
-    port: Port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class ReverseKey(Record):
-    """A backend as one socket sees it."""
-
-    socket: U64
-    address: Addr
-    port: Port
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Virtual(Record):
-    """The virtual address that the socket asked for."""
-
-    address: Addr
-    port: Port
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -11,6 +11,7 @@ import hashlib
 from dataclasses import dataclass
 
 from services.dataplane.core import layout as at
+from services.dataplane.core import service_layout as lb
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.wire import Record
 
@@ -65,16 +66,19 @@ THROTTLES = MapSpec(
     "am_throttle", MapKind.LRU_PERCPU_HASH, at.ThrottleKey, at.Throttle, 4096, "token bucket of each event stream"
 )
 SCRATCH = MapSpec("am_scratch", MapKind.PERCPU_ARRAY, at.Index, at.Scratch, 1, "the packet being looked at")
-SERVICES = MapSpec("am_services", H, at.ServiceKey, at.Service, 65_536, "virtual addresses", NO_PREALLOC)
-BACKENDS = MapSpec("am_backends", H, at.BackendKey, at.Backend, 262_144, "backends by service and index", NO_PREALLOC)
-MEMBERS = MapSpec("am_members", H, at.MemberKey, at.Member, 262_144, "backends by address: still serving?", NO_PREALLOC)
-AFFINITIES = MapSpec("am_affinity", LRU, at.AffinityKey, at.Affinity, 65_536, "the backend a client had")
-REVERSES = MapSpec("am_reverse", LRU, at.ReverseKey, at.Virtual, 65_536, "the virtual address a socket asked for")
+SERVICES = MapSpec("am_services", H, lb.ServiceKey, lb.Service, 65_536, "virtual addresses", NO_PREALLOC)
+BACKENDS = MapSpec("am_backends", H, lb.BackendKey, lb.Backend, 262_144, "backends by service and index", NO_PREALLOC)
+MEMBERS = MapSpec("am_members", H, lb.MemberKey, lb.Member, 262_144, "backends by address: still serving?", NO_PREALLOC)
+SOURCE_RANGES = MapSpec(
+    "am_src_ranges", LPM, lb.SourceRangeKey, lb.SourceRange, 65_536, "who may reach a service from outside", NO_PREALLOC
+)
+AFFINITIES = MapSpec("am_affinity", LRU, lb.AffinityKey, lb.Affinity, 65_536, "the backend a client had")
+REVERSES = MapSpec("am_reverse", LRU, lb.ReverseKey, lb.Virtual, 65_536, "the virtual address a socket asked for")
 COOKIES = MapSpec("am_cookies", H, at.CookieKey, at.CookieMark, 8192, "namespaces the socket programs act in")
 
 MAPS: tuple[MapSpec, ...] = (
     LINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG,
-    THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, AFFINITIES, REVERSES, COOKIES,
+    THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES, AFFINITIES, REVERSES, COOKIES,
 )  # fmt: skip
 
 RECORDS: tuple[type[Record], ...] = (

@@ -16,8 +16,8 @@ from typing import TypeVar
 
 from proto.net import Address
 from proto.objects import EndpointSlice, Service, ServicePort, SliceEndpoint
-from services.dataplane.core import layout as at
-from services.dataplane.core.layout import Backend, BackendKey, Member, MemberKey, ServiceKey
+from services.dataplane.core import service_layout as lb
+from services.dataplane.core.service_layout import Backend, BackendKey, Member, MemberKey, ServiceKey
 
 BALANCED = (6, 17)
 """Protocols that the socket programs translate."""
@@ -33,7 +33,7 @@ Target = tuple[Address, int]
 class Tables:
     """What the three maps should hold, or hold."""
 
-    services: dict[ServiceKey, at.Service] = field(default_factory=dict)
+    services: dict[ServiceKey, lb.Service] = field(default_factory=dict)
     backends: dict[BackendKey, Backend] = field(default_factory=dict)
     members: dict[MemberKey, Member] = field(default_factory=dict)
 
@@ -44,7 +44,7 @@ class TableChange:
 
     set_backends: dict[BackendKey, Backend]
     set_members: dict[MemberKey, Member]
-    set_services: dict[ServiceKey, at.Service]
+    set_services: dict[ServiceKey, lb.Service]
     remove_services: tuple[ServiceKey, ...]
     remove_backends: tuple[BackendKey, ...]
     remove_members: tuple[MemberKey, ...]
@@ -136,7 +136,7 @@ def place(before: Sequence[Target], targets: Iterable[Target]) -> tuple[Target, 
 
 
 def _write(tables: Tables, key: ServiceKey, number: int, targets: Sequence[Target], affinity: int) -> None:
-    tables.services[key] = at.Service(number=number, backends=len(targets), affinity_seconds=affinity)
+    tables.services[key] = lb.Service(number=number, backends=len(targets), affinity_seconds=affinity)
     for index, (address, port) in enumerate(targets):
         tables.backends[BackendKey(service=number, index=index)] = Backend(address=address, port=port)
         tables.members[MemberKey(service=number, address=address, port=port)] = Member(index=index)

@@ -15,6 +15,7 @@ from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction, PeerKind, Verdict
 from services.dataplane.core import layout as at
+from services.dataplane.core import service_layout as lb
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.maps import MAPS, RECORDS, MapSpec
 from services.dataplane.core.wire import Record
@@ -32,7 +33,9 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("AM_FLOW", at.FlowFlag),
     ("AM_SEEN", at.Seen),
     ("AM_CONFIG", at.ConfigFlag),
-    ("AM_AFFINITY", at.AffinityKind),
+    ("AM_AFFINITY", lb.AffinityKind),
+    ("AM_SCOPE", lb.Scope),
+    ("AM_SERVICE", lb.ServiceFlag),
 )
 
 

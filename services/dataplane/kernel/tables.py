@@ -16,6 +16,7 @@ from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
 from services.dataplane.core import maps as m
+from services.dataplane.core import service_layout as lb
 from services.dataplane.core.maps import MAPS, MapSpec
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.maps import Table, check_shape, processors
@@ -56,11 +57,12 @@ class Tables:
         self.flows = Table(fd["am_ct"], m.FLOWS, at.FlowKey, at.Flow)
         self.budgets = Table(fd["am_ct_budget"], m.BUDGETS, at.EndpointKey, at.Budget)
         self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.FragmentPorts)
-        self.services = Table(fd["am_services"], m.SERVICES, at.ServiceKey, at.Service)
-        self.backends = Table(fd["am_backends"], m.BACKENDS, at.BackendKey, at.Backend)
-        self.members = Table(fd["am_members"], m.MEMBERS, at.MemberKey, at.Member)
-        self.affinities = Table(fd["am_affinity"], m.AFFINITIES, at.AffinityKey, at.Affinity)
-        self.reverses = Table(fd["am_reverse"], m.REVERSES, at.ReverseKey, at.Virtual)
+        self.services = Table(fd["am_services"], m.SERVICES, lb.ServiceKey, lb.Service)
+        self.backends = Table(fd["am_backends"], m.BACKENDS, lb.BackendKey, lb.Backend)
+        self.members = Table(fd["am_members"], m.MEMBERS, lb.MemberKey, lb.Member)
+        self.source_ranges = Table(fd["am_src_ranges"], m.SOURCE_RANGES, lb.SourceRangeKey, lb.SourceRange)
+        self.affinities = Table(fd["am_affinity"], m.AFFINITIES, lb.AffinityKey, lb.Affinity)
+        self.reverses = Table(fd["am_reverse"], m.REVERSES, lb.ReverseKey, lb.Virtual)
         self.cookies = Table(fd["am_cookies"], m.COOKIES, at.CookieKey, at.CookieMark)
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
         self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)

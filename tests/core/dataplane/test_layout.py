@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dataplane.core import layout as at
+from services.dataplane.core import service_layout as lb
 from services.dataplane.core.maps import MAPS, RECORDS, layout_hash
 from services.dataplane.core.wire import MAPPED, Kind, Record, address_bytes, address_from
 
@@ -60,9 +61,9 @@ def test_addresses_come_back(address: IPv4Address | IPv6Address) -> None:
 
 
 def test_ports_are_big_endian() -> None:
-    key = at.BackendKey(service=1, index=2)
+    key = lb.BackendKey(service=1, index=2)
     assert key.pack() == bytes([1, 0, 0, 0, 2, 0, 0, 0])
-    backend = at.Backend(address=ip_address("10.0.0.1"), port=0x1234)
+    backend = lb.Backend(address=ip_address("10.0.0.1"), port=0x1234)
     assert backend.pack() == MAPPED + bytes([10, 0, 0, 1, 0x12, 0x34, 0, 0])
 
 

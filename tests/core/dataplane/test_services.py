@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.objects import EndpointSlice, Service
-from services.dataplane.core.layout import BackendKey, MemberKey, ServiceKey
+from services.dataplane.core.service_layout import BackendKey, MemberKey, ServiceKey
 from services.dataplane.core.services import Tables, Target, change, place, slots_of, tables_of
 from tests.core.dataplane.notation import TCP, UDP, service, slice_of
 
