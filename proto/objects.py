@@ -41,6 +41,17 @@ class Owner(msgspec.Struct, frozen=True):
     ordinal: int = -1
 
 
+class HostPort(msgspec.Struct, frozen=True):
+    """A port of the node that leads to a container's (core/v1 ContainerPort with a hostPort)."""
+
+    protocol: int
+    port: int
+    """On the node."""
+    container_port: int
+    address: Address | None = None
+    """hostIP; ``0.0.0.0`` and ``::`` are all addresses of their family, None those of both."""
+
+
 class Pod(msgspec.Struct, frozen=True):
     """core/v1 Pod that has been given a node."""
 
@@ -59,6 +70,8 @@ class Pod(msgspec.Struct, frozen=True):
     phase: str = "Pending"
     terminating: bool = False
     owner: Owner | None = None
+    host_ports: tuple[HostPort, ...] = ()
+    """Sorted; none for a pod in the node's own network."""
 
 
 class Node(msgspec.Struct, frozen=True):
@@ -73,6 +86,8 @@ class Node(msgspec.Struct, frozen=True):
     """Annotation ``airmesh.io/blocks``: the blocks it held when last heard of (written by ``cluster``)."""
     ready: bool = False
     unschedulable: bool = False
+    leaving: bool = False
+    """It is being deleted, or the cluster autoscaler is about to (taint ``ToBeDeletedByClusterAutoscaler``)."""
 
 
 class ServicePort(msgspec.Struct, frozen=True):
@@ -100,6 +115,15 @@ class Service(msgspec.Struct, frozen=True):
     internal_policy: str = "Cluster"
     external_policy: str = "Cluster"
     publish_not_ready: bool = False
+    created: int = 0
+    """metadata.creationTimestamp in Unix seconds: of two that claim one address and port the older one has it."""
+    fronted: bool = True
+    """False: somebody else's proxy serves it (label ``service.kubernetes.io/service-proxy-name``), or nobody's
+    (``service.kubernetes.io/headless``)."""
+    source_ranges: tuple[Network, ...] = ()
+    """spec.loadBalancerSourceRanges (or the annotation that came before it): who may reach its load balancer."""
+    health_check_port: int = 0
+    """spec.healthCheckNodePort; 0 unless of type LoadBalancer with externalTrafficPolicy Local."""
 
 
 class EndpointPort(msgspec.Struct, frozen=True):
@@ -119,6 +143,11 @@ class SliceEndpoint(msgspec.Struct, frozen=True):
     terminating: bool = False
     node: str = ""
     pod_uid: str = ""
+    zone: str = ""
+    for_zones: tuple[str, ...] = ()
+    """hints.forZones: the zones whose clients should use it."""
+    for_nodes: tuple[str, ...] = ()
+    """hints.forNodes: the nodes whose clients should use it."""
 
 
 class EndpointSlice(msgspec.Struct, frozen=True):

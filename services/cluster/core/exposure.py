@@ -6,14 +6,19 @@ out as ``None``.
 
 from __future__ import annotations
 
+from proto.net import Network
 from proto.objects import EndpointPort, EndpointSlice, Service, ServicePort, SliceEndpoint
 from services.cluster.core.malformed import Wrong, quote
-from services.cluster.core.parts import address, protocol
+from services.cluster.core.parts import address, annotation, network, protocol
 from services.cluster.core.shapes import EndpointShape, EndpointSliceShape, ServiceShape, ServiceSpec
 
 DEFAULT_AFFINITY_SECONDS = 10800
 """core/v1 DefaultClientIPServiceAffinitySeconds."""
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
+MAX_SOURCE_RANGES = 1024
+_SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges"
+_OTHERS_LABELS = ("service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless")
+"""Labels whose presence, whatever their value, tells proxies to leave a Service alone (k8s.io/api/core/v1)."""
 
 
 def service(shape: ServiceShape) -> Service:
@@ -41,7 +46,30 @@ def service(shape: ServiceShape) -> Service:
         internal_policy=spec.internal_traffic_policy or "Cluster",
         external_policy=spec.external_traffic_policy or "Cluster",
         publish_not_ready=bool(spec.publish_not_ready_addresses),
+        created=int(meta.creation_timestamp.timestamp()) if meta.creation_timestamp else 0,
+        fronted=not meta.labels or not any(label in meta.labels for label in _OTHERS_LABELS),
+        source_ranges=_source_ranges(spec, annotation(meta, _SOURCE_RANGES)),
+        health_check_port=(spec.health_check_node_port or 0) if _needs_health_check(spec) else 0,
     )
+
+
+def _needs_health_check(spec: ServiceSpec) -> bool:
+    return spec.type == "LoadBalancer" and spec.external_traffic_policy == "Local"
+
+
+def _source_ranges(spec: ServiceSpec, annotated: str) -> tuple[Network, ...]:
+    """The field; where it is empty the annotation that came before it."""
+    if spec.type != "LoadBalancer":
+        return ()
+    listed = [
+        (text, f"spec.loadBalancerSourceRanges[{i}]") for i, text in enumerate(spec.load_balancer_source_ranges or ())
+    ]
+    if not listed:
+        listed = [(text, f"metadata.annotations[{_SOURCE_RANGES}]") for text in annotated.split(",") if text.strip()]
+    if len(listed) > MAX_SOURCE_RANGES:
+        problem = f"{len(listed)} networks, more than {MAX_SOURCE_RANGES}"
+        raise Wrong(f"metadata.annotations[{_SOURCE_RANGES}]", problem, "gather them into wider ones")
+    return tuple(network(text.strip(), path, strict=False) for text, path in listed)
 
 
 def _cluster_ips(spec: ServiceSpec) -> list[tuple[str, str]]:
@@ -87,7 +115,7 @@ def _endpoint(shape: EndpointShape, path: str, version: int) -> SliceEndpoint:
         if one.version != version:
             problem = f"{quote(str(one))} is not of the slice's family"
             raise Wrong(f"{path}.addresses[{index}]", problem, f"put it into a slice of addressType IPv{one.version}")
-    conditions, target = shape.conditions, shape.target_ref
+    conditions, target, hints = shape.conditions, shape.target_ref, shape.hints
     ready = conditions is None or conditions.ready is not False
     serving = ready if conditions is None or conditions.serving is None else conditions.serving
     return SliceEndpoint(
@@ -97,4 +125,7 @@ def _endpoint(shape: EndpointShape, path: str, version: int) -> SliceEndpoint:
         terminating=bool(conditions and conditions.terminating),
         node=shape.node_name or "",
         pod_uid=(target.uid or "") if target and target.kind == "Pod" else "",
+        zone=shape.zone or "",
+        for_zones=tuple(hint.name for hint in (hints and hints.for_zones) or ()),
+        for_nodes=tuple(hint.name for hint in (hints and hints.for_nodes) or ()),
     )

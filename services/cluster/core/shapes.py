@@ -9,6 +9,7 @@ Source: k8s.io/api (core/v1, apps/v1, discovery/v1, networking/v1), crd.projectc
 
 from __future__ import annotations
 
+from datetime import datetime
 from typing import Annotated, Literal
 
 import msgspec
@@ -28,6 +29,8 @@ Count = Annotated[int, Meta(ge=0, le=(1 << 31) - 1)]
 PortName = Annotated[str, Meta(max_length=63)]
 AddressText = Annotated[str, Meta(max_length=64)]
 NetworkText = Annotated[str, Meta(max_length=64)]
+PaddedNetworkText = Annotated[str, Meta(max_length=128)]
+"""The API lets blanks stand around a source range."""
 ProtocolName = Literal["TCP", "UDP", "SCTP"]
 Mode = Literal["Never", "Always", "CrossSubnet"]
 
@@ -57,6 +60,7 @@ class Metadata(Shape, frozen=True):
     labels: LabelMap | None = None
     annotations: dict[LabelKey, str] | None = None
     owner_references: Annotated[list[OwnerReference], Meta(max_length=64)] | None = None
+    creation_timestamp: datetime | None = None
     deletion_timestamp: str | None = None
 
 
@@ -72,6 +76,8 @@ class ContainerPort(Shape, frozen=True):
     container_port: PortNumber
     name: PortName | None = None
     protocol: ProtocolName | None = None
+    host_port: NodePort | None = None
+    host_ip: AddressText | None = field(name="hostIP", default=None)
 
 
 class Container(Shape, frozen=True):
@@ -135,10 +141,17 @@ class NodeStatus(Shape, frozen=True):
     conditions: Annotated[list[Condition], Meta(max_length=256)] | None = None
 
 
+class Taint(Shape, frozen=True):
+    """core/v1 Taint."""
+
+    key: str
+
+
 class NodeSpec(Shape, frozen=True):
     """core/v1 NodeSpec."""
 
     unschedulable: bool | None = None
+    taints: Annotated[list[Taint], Meta(max_length=256)] | None = None
 
 
 class NodeShape(Shape, frozen=True):
@@ -183,6 +196,8 @@ class ServiceSpec(Shape, frozen=True):
     internal_traffic_policy: Literal["", "Cluster", "Local"] | None = None
     external_traffic_policy: Literal["", "Cluster", "Local"] | None = None
     publish_not_ready_addresses: bool | None = None
+    load_balancer_source_ranges: Annotated[list[PaddedNetworkText], Meta(max_length=1024)] | None = None
+    health_check_node_port: NodePort | None = None
 
 
 class LoadBalancerIngress(Shape, frozen=True):
@@ -227,6 +242,19 @@ class ObjectReference(Shape, frozen=True):
     uid: Annotated[str, Meta(max_length=128)] | None = None
 
 
+class ForZone(Shape, frozen=True):
+    """discovery/v1 ForZone and ForNode."""
+
+    name: Annotated[str, Meta(max_length=253)]
+
+
+class EndpointHints(Shape, frozen=True):
+    """discovery/v1 EndpointHints."""
+
+    for_zones: Annotated[list[ForZone], Meta(max_length=8)] | None = None
+    for_nodes: Annotated[list[ForZone], Meta(max_length=8)] | None = None
+
+
 class EndpointShape(Shape, frozen=True):
     """discovery/v1 Endpoint."""
 
@@ -234,6 +262,8 @@ class EndpointShape(Shape, frozen=True):
     conditions: EndpointConditions | None = None
     node_name: Annotated[str, Meta(max_length=253)] | None = None
     target_ref: ObjectReference | None = None
+    zone: Annotated[str, Meta(max_length=253)] | None = None
+    hints: EndpointHints | None = None
 
 
 class EndpointPortShape(Shape, frozen=True):

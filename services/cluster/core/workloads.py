@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from proto.identity import NamedPort
 from proto.net import Address, Network
-from proto.objects import ConfigMap, Deployment, Namespace, Node, Owner, Pod
+from proto.objects import ConfigMap, Deployment, HostPort, Namespace, Node, Owner, Pod
 from services.cluster.core.malformed import Wrong
 from services.cluster.core.parts import (
     BLOCKS,
@@ -40,6 +40,7 @@ COREDNS = ("kube-system", "coredns")
 MAX_BLOCKS = 4096
 _INDEX_LABEL = "apps.kubernetes.io/pod-index"
 _HASH_LABEL = "pod-template-hash"
+_TO_BE_DELETED = "ToBeDeletedByClusterAutoscaler"
 
 
 def namespace(shape: NamespaceShape) -> Namespace:
@@ -65,7 +66,12 @@ def node(shape: NodeShape) -> Node:
         blocks=_blocks(annotation(shape.metadata, BLOCKS)),
         ready=any(condition.type == "Ready" and condition.status == "True" for condition in conditions),
         unschedulable=bool(shape.spec and shape.spec.unschedulable),
+        leaving=shape.metadata.deletion_timestamp is not None or _is_condemned(shape),
     )
+
+
+def _is_condemned(shape: NodeShape) -> bool:
+    return any(taint.key == _TO_BE_DELETED for taint in (shape.spec and shape.spec.taints) or ())
 
 
 def _blocks(text: str) -> tuple[Network, ...]:
@@ -93,20 +99,43 @@ def pod(shape: PodShape) -> Pod:
         phase=(shape.status and shape.status.phase) or "Pending",
         terminating=meta.deletion_timestamp is not None,
         owner=owner(meta),
+        host_ports=() if spec.host_network else _host_ports(shape),
     )
 
 
+def _running(shape: PodShape) -> list[tuple[str, Container]]:
+    """Containers that run at the same time, with their paths: of init containers only sidecars."""
+    sidecars = [
+        (f"spec.initContainers[{index}]", one)
+        for index, one in enumerate(shape.spec.init_containers or ())
+        if one.restart_policy == "Always"
+    ]
+    return [*((f"spec.containers[{index}]", one) for index, one in enumerate(shape.spec.containers or ())), *sidecars]
+
+
 def _named_ports(shape: PodShape) -> tuple[NamedPort, ...]:
-    # Of init containers only sidecars run beside the pod's own and can be anybody's peer.
-    sidecars = [one for one in shape.spec.init_containers or () if one.restart_policy == "Always"]
-    running: list[Container] = [*(shape.spec.containers or ()), *sidecars]
     named = {
         NamedPort(name=port.name, protocol=protocol(port.protocol), port=port.container_port)
-        for container in running
+        for _, container in _running(shape)
         for port in container.ports or ()
         if port.name
     }
     return tuple(sorted(named))
+
+
+def _host_ports(shape: PodShape) -> tuple[HostPort, ...]:
+    found = {
+        HostPort(
+            protocol=protocol(port.protocol),
+            port=port.host_port,
+            container_port=port.container_port,
+            address=address(port.host_ip, f"{path}.ports[{index}].hostIP") if port.host_ip else None,
+        )
+        for path, container in _running(shape)
+        for index, port in enumerate(container.ports or ())
+        if port.host_port
+    }
+    return tuple(sorted(found, key=lambda one: (one.protocol, one.port, str(one.address or ""), one.container_port)))
 
 
 def _pod_addresses(status: PodStatus) -> tuple[Address, ...]:

@@ -14,6 +14,7 @@ from proto.identity import NamedPort
 from proto.objects import (
     KINDS,
     EndpointPort,
+    HostPort,
     IPBlock,
     IPPool,
     Node,
@@ -165,6 +166,24 @@ def test_pod() -> None:
     )
 
 
+def test_host_ports() -> None:
+    spec = """
+      containers:
+      - ports: [{containerPort: 80, hostPort: 8080}, {containerPort: 81, hostPort: 0}, {containerPort: 82}]
+      - ports: [{containerPort: 53, hostPort: 53, hostIP: 127.0.0.1, protocol: UDP}]
+      - ports: [{containerPort: 80, hostPort: 8080}]
+      initContainers:
+      - {restartPolicy: Always, ports: [{containerPort: 90, hostPort: 90, hostIP: '::'}]}
+      - {ports: [{containerPort: 91, hostPort: 91}]}
+    """
+    assert read("Pod", f"spec: {spec}").host_ports == (
+        HostPort(6, 90, 90, ip_address("::")),
+        HostPort(6, 8080, 80),
+        HostPort(17, 53, 53, ip_address("127.0.0.1")),
+    )
+    assert read("Pod", f"spec: {spec}  hostNetwork: true").host_ports == ()
+
+
 def test_pod_of_few_words() -> None:
     assert read("Pod", "{spec: {}, status: {podIP: 10.0.0.1, podIPs: null}}").addresses == (ip_address("10.0.0.1"),)
     assert read("Pod", "spec: {containers: null}") == Pod(namespace="prod", name="x", uid="u-1", node="")
@@ -195,6 +214,19 @@ def test_node() -> None:
     assert read("Node", "{}") == Node(name="x", uid="u-1")
 
 
+@pytest.mark.parametrize(
+    ("spec", "meta", "leaving"),
+    [
+        ("{}", "{}", False),
+        ("{taints: [{key: node.kubernetes.io/unschedulable, effect: NoSchedule}]}", "{}", False),
+        ("{taints: [{key: ToBeDeletedByClusterAutoscaler, value: '1', effect: NoSchedule}]}", "{}", True),
+        ("{}", "{deletionTimestamp: '2026-01-01T00:00:00Z'}", True),
+    ],
+)
+def test_a_node_that_is_to_go(spec: str, meta: str, leaving: bool) -> None:
+    assert read("Node", f"spec: {spec}", meta=meta).leaving == leaving
+
+
 A, B = ip_address("10.96.0.1"), ip_address("fd00::1")
 BALANCED = "{loadBalancer: {ingress: [{ip: 10.96.0.1}, {ip: 192.0.2.2, ipMode: Proxy}, {hostname: a}]}}"
 PORTS = "{ports: [{port: 80, targetPort: http}, {name: d, port: 53, protocol: UDP, nodePort: 30053}]}"
@@ -220,11 +252,49 @@ PORTS = "{ports: [{port: 80, targetPort: http}, {name: d, port: 53, protocol: UD
         ("{publishNotReadyAddresses: true}", "{}", {"publish_not_ready": True}),
         ("{externalIPs: ['fd00::1']}", "{}", {"external_ips": (B,)}),
         ("{type: LoadBalancer}", BALANCED, {"type": "LoadBalancer", "load_balancer_ips": (A,)}),
+        ("{type: NodePort, healthCheckNodePort: 3}", "{}", {"type": "NodePort"}),
+        ("{type: LoadBalancer, healthCheckNodePort: 3}", "{}", {"type": "LoadBalancer"}),
+        (
+            "{type: LoadBalancer, externalTrafficPolicy: Local, healthCheckNodePort: 30001}",
+            "{}",
+            {"type": "LoadBalancer", "external_policy": "Local", "health_check_port": 30001},
+        ),
+        (
+            "{type: LoadBalancer, loadBalancerSourceRanges: [' 10.0.0.0/8 ', 'fd00::1/64']}",
+            "{}",
+            {"type": "LoadBalancer", "source_ranges": (ip_network("10.0.0.0/8"), ip_network("fd00::/64"))},
+        ),
+        ("{type: NodePort, loadBalancerSourceRanges: [10.0.0.0/8]}", "{}", {"type": "NodePort"}),
     ],
 )
 def test_service(spec: str, status: str, changes: dict[str, Any]) -> None:
     found = read("Service", f"{{spec: {spec}, status: {status}}}")
     assert found == Service(**{"namespace": "prod", "name": "x", "uid": "u-1", **changes})
+
+
+OLD_RANGES = "annotations: {service.beta.kubernetes.io/load-balancer-source-ranges: '10.0.0.0/8, 192.0.2.1/32,'}"
+
+
+@pytest.mark.parametrize(
+    ("spec", "meta", "changes"),
+    [
+        ("{}", "labels: {service.kubernetes.io/service-proxy-name: ''}", {"fronted": False}),
+        ("{}", "labels: {service.kubernetes.io/headless: ''}", {"fronted": False}),
+        ("{}", "labels: {app: web}", {}),
+        ("{}", "creationTimestamp: '1970-01-01T00:01:40Z'", {"created": 100}),
+        ("{}", OLD_RANGES, {}),
+        ("{type: LoadBalancer}", OLD_RANGES, {"type": "LoadBalancer", "source_ranges": ("10.0.0.0/8", "192.0.2.1/32")}),
+        (
+            "{type: LoadBalancer, loadBalancerSourceRanges: [10.1.0.0/16]}",
+            OLD_RANGES,
+            {"type": "LoadBalancer", "source_ranges": ("10.1.0.0/16",)},
+        ),
+    ],
+)
+def test_what_a_services_metadata_says(spec: str, meta: str, changes: dict[str, Any]) -> None:
+    ranges = tuple(ip_network(text) for text in changes.pop("source_ranges", ()))
+    expected = Service(namespace="prod", name="x", uid="u-1", source_ranges=ranges, **changes)
+    assert read("Service", f"spec: {spec}", meta=f"{{{meta}}}") == expected
 
 
 @pytest.mark.parametrize(
@@ -254,6 +324,16 @@ def test_endpoint_conditions(conditions: str, ready: bool, serving: bool, termin
     assert found.service == "svc"
     assert found.ports == (EndpointPort("http", 6, 8080),)
     assert found.endpoints == (SliceEndpoint((ip_address("10.0.0.1"),), ready, serving, terminating, "n1", "p-1"),)
+
+
+def test_an_endpoints_zone_and_hints() -> None:
+    endpoints = """
+      - {addresses: [10.0.0.1], zone: a, hints: {forZones: [{name: a}, {name: b}], forNodes: [{name: n1}]}}
+      - {addresses: [10.0.0.2], hints: {}}
+    """
+    first, second = read("EndpointSlice", f"addressType: IPv4\nendpoints: {endpoints}").endpoints
+    assert (first.zone, first.for_zones, first.for_nodes) == ("a", ("a", "b"), ("n1",))
+    assert (second.zone, second.for_zones, second.for_nodes) == ("", (), ())
 
 
 @pytest.mark.parametrize(
