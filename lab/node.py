@@ -103,6 +103,8 @@ def kubelet(node: NodePaths, where: Paths, host: Host) -> list[str]:
         f"--kubeconfig={where.kubeconfig_of('kubelet-' + host.name)}",
         f"--hostname-override={host.name}",
         f"--node-ip={host.fabric4},{host.fabric6}",
+        # A cloud's controller would write these; without them hints and traffic distribution have nothing to go by.
+        f"--node-labels=topology.kubernetes.io/region=lab,topology.kubernetes.io/zone={host.zone}",
         f"--root-dir={node.state / 'kubelet'}",
         f"--cert-dir={node.state / 'kubelet-pki'}",
     ]

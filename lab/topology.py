@@ -33,6 +33,7 @@ MANAGEMENT_LINK = "mgmt0"
 FABRIC_BRIDGE = "fabric"
 MANAGEMENT_BRIDGE = "mgmt"
 MAXIMUM_NODES = 60
+ZONES = 3
 _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 
@@ -49,6 +50,8 @@ class Host:
     fabric4: IPv4Address
     fabric6: IPv6Address
     management4: IPv4Address
+    zone: str = ""
+    """Of a node: what topology.kubernetes.io/zone says of it."""
 
     @property
     def netns(self) -> str:
@@ -88,7 +91,7 @@ def prefix(lab: str) -> str:
     return f"am-{lab}-"
 
 
-def _host(lab: str, name: str, number: int) -> Host:
+def _host(lab: str, name: str, number: int, zone: str = "") -> Host:
     # The last group of the IPv6 address shows the IPv4 host's decimal digits (…::11 for .11): read, not computed with.
     return Host(
         name=name,
@@ -96,11 +99,12 @@ def _host(lab: str, name: str, number: int) -> Host:
         fabric4=FABRIC4.network_address + number,
         fabric6=IPv6Address(f"fd00:172:30::{number}"),
         management4=MANAGEMENT4.network_address + number,
+        zone=zone,
     )
 
 
 def plan(lab: str, nodes: int) -> Topology:
-    """The network of lab `lab` with `nodes` nodes (1 to 60). Raises `LabError`."""
+    """The network of lab `lab` with `nodes` nodes (1 to 60), dealt out to three zones. Raises `LabError`."""
     check_name(lab)
     if not 1 <= nodes <= MAXIMUM_NODES:
         raise LabError(f"nodes {nodes}: a lab has 1 to {MAXIMUM_NODES}")
@@ -108,7 +112,7 @@ def plan(lab: str, nodes: int) -> Topology:
         lab=lab,
         fabric_namespace=prefix(lab) + "fab",
         control=_host(lab, "cp", 2),
-        nodes=tuple(_host(lab, f"n{i}", 10 + i) for i in range(1, nodes + 1)),
+        nodes=tuple(_host(lab, f"n{i}", 10 + i, f"z{(i - 1) % ZONES + 1}") for i in range(1, nodes + 1)),
     )
 
 

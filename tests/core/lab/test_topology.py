@@ -66,3 +66,10 @@ def test_all_namespaces_are_made_before_cables_need_them() -> None:
         "netns add am-air-cp",
         "netns add am-air-n1",
     ]
+
+
+@pytest.mark.parametrize(("nodes", "zones"), [(1, "z1"), (3, "z1 z2 z3"), (6, "z1 z2 z3 z1 z2 z3")])
+def test_nodes_are_dealt_out_to_three_zones_and_the_control_plane_is_in_none(nodes: int, zones: str) -> None:
+    lab = plan("air", nodes)
+    assert [host.zone for host in lab.nodes] == zones.split()
+    assert lab.control.zone == ""
