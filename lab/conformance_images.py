@@ -1,8 +1,8 @@
 """The images that the stock end-to-end suite asks for by name, made of this machine's programs; its programs built.
 
-The suite pulls `registry.k8s.io/e2e-test-images/…`; each is one userland (see `images.py`) and, for agnhost, the
-suite's own program with the files that its `porter` wants. Keyed and cached like every other image; imported into each
-node (containerd keeps it).
+The suite pulls `registry.k8s.io/e2e-test-images/…`; each is one userland (see `images.py`) and what the real one has
+beside it: the suite's own programs, for agnhost CoreDNS, `iperf`, `ss` and the files that its `porter` wants, for
+distroless-iptables `conntrack`. Keyed and cached like every other image; imported into each node (containerd keeps it).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import json
 import os
 import subprocess
+from collections.abc import Mapping
 from pathlib import Path
 
 from lab import build, images
@@ -26,18 +27,29 @@ USERLANDS = (
     f"{_REPOSITORY}/busybox:1.37.0-1",
     f"{_REPOSITORY}/nginx:1.27-0",
 )
+BOOM = f"{_REPOSITORY}/regression-issue-74839:1.4"
+IPTABLES = "registry.k8s.io/build-image/distroless-iptables:v0.9.6"
+MORE = {"iperf": ("iperf", "iperf"), "ip": ("ip", "iproute2"), "ss": ("ss", "iproute2")}
+CONNTRACK = {"conntrack": ("conntrack", "conntrack")}
 _MODULE = ("go.mod", "go.sum", "e2e_test.go", "tools.go")
 SUITE = build.Target(
     name="e2e.test", folder=build.SOURCE / "lab/e2e", sources=_MODULE, go=True, estimate=110, verb=("test", "-c")
 )
-AGNHOST_PROGRAM = build.Target(
-    name="agnhost",
-    folder=build.SOURCE / "lab/e2e",
-    sources=_MODULE,
-    go=True,
-    estimate=60,
-    package="k8s.io/kubernetes/test/images/agnhost",
-)
+
+
+def _program(name: str, estimate: int) -> build.Target:
+    return build.Target(
+        name=name,
+        folder=build.SOURCE / "lab/e2e",
+        sources=_MODULE,
+        go=True,
+        estimate=estimate,
+        package=f"k8s.io/kubernetes/test/images/{name}",
+    )
+
+
+AGNHOST_PROGRAM = _program("agnhost", 60)
+BOOM_PROGRAM = _program("regression-issue-74839", 5)
 _IMPORT_SECONDS = 120.0
 
 
@@ -58,13 +70,15 @@ def _module_folder() -> Path:
     return Path(folder)
 
 
-def all_images(agnhost: Path) -> dict[str, Image]:
+def all_images(products: Mapping[str, Path]) -> dict[str, Image]:
     """Short name → image."""
     userland = images.userland()
     porter = _module_folder() / "test/images/agnhost/porter"
+    boom = BOOM_PROGRAM.name
     tree: dict[str, File | Link] = {
-        **userland,
-        "agnhost": File(body=agnhost.read_bytes(), mode=0o755),
+        **images.userland(MORE),
+        "agnhost": File(body=products["agnhost"].read_bytes(), mode=0o755),
+        "coredns": File(body=products["coredns"].read_bytes(), mode=0o755),
         "agnhost-2": Link(target="agnhost"),
         "localhost.crt": File(body=(porter / "localhost.crt").read_bytes()),
         "localhost.key": File(body=(porter / "localhost.key").read_bytes()),
@@ -73,13 +87,17 @@ def all_images(agnhost: Path) -> dict[str, Image]:
     return {
         "e2e-agnhost": Image(names=(AGNHOST,), entrypoint=("/agnhost",), tree=tree),
         "e2e-userland": Image(names=USERLANDS, entrypoint=(), tree=userland),
+        "e2e-boom": Image(
+            names=(BOOM,), entrypoint=(f"/{boom}",), tree={boom: File(body=products[boom].read_bytes(), mode=0o755)}
+        ),
+        "e2e-iptables": Image(names=(IPTABLES,), entrypoint=(), tree=images.userland(CONNTRACK)),
     }
 
 
 async def prepare(lab: Paths, cache: Path, nodes: list[str], say: Say) -> Path:
     """Build what is missing, import the images into every node; returns the suite's program."""
-    products = await build.build_all((SUITE, AGNHOST_PROGRAM), cache, say)
-    archives = images.write(all_images(products["agnhost"]), cache)
+    products = await build.build_all((SUITE, AGNHOST_PROGRAM, BOOM_PROGRAM, build.COREDNS), cache, say)
+    archives = images.write(all_images(products), cache)
     for node in nodes:
         socket = str(lab.node(node).containerd_socket)
         for archive in archives.values():

@@ -57,13 +57,15 @@ def _ldd(program: str) -> list[str]:
     return libraries(asked.stdout)
 
 
-def userland() -> dict[str, File | Link]:
-    """The tree of sh, busybox and the programs above with their libraries. Raises `LabError` when one is missing."""
+def userland(more: Mapping[str, tuple[str, str]] | None = None) -> dict[str, File | Link]:
+    """The tree of sh, busybox, the programs above and `more` with their libraries. Raises `LabError` when one
+    is missing.
+    """
     busybox = _program("busybox", "busybox-static")
     tree: dict[str, File | Link] = {"bin/busybox": _read(busybox)}
     applets = subprocess.run([busybox, "--list"], capture_output=True, text=True, timeout=20, check=True).stdout.split()
     tree.update({f"bin/{applet}": Link(target="busybox") for applet in applets if applet != "busybox"})
-    for name, (program, package) in PROGRAMS.items():
+    for name, (program, package) in {**PROGRAMS, **(more or {})}.items():
         path = _program(program, package)
         tree[f"bin/{name}"] = _read(path)
         for library in _ldd(path):

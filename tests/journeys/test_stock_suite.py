@@ -33,7 +33,7 @@ def suite(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Suite:
 
 @pytest.mark.parametrize("spec", SPECS)
 def test_a_stock_spec_passes(suite: Suite, spec: str) -> None:
-    result = asyncio.run(suite.run(spec, 1))
+    result = asyncio.run(suite.run(spec))
     assert result.outcome == "passed", result.reason
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lab.conformance import Result, choose, done, impossible, outcome, table, texts
+from lab.conformance import choose, impossible, log_name, outcome, texts
+from lab.conformance_report import SUMMARY, Result, done, note, renewed, table, tables
 from lab.topology import LabError
 
 SPECS = [
@@ -49,6 +50,8 @@ def test_a_pattern_that_is_none_is_refused() -> None:
         ("Netpol [Feature:SCTPConnectivity] using SCTP should support a 'default-deny-ingress' policy", "SCTP"),
         (SPECS[1], ""),
         (SPECS[0], ""),
+        ("IngressClass [Feature:Ingress] should set default value on new IngressClass [Serial]", ""),
+        ("Networking should check kube-proxy urls", "kube-proxy"),
         ("Networking should provide Internet connection for containers [Feature:Networking-IPv4]", "internet"),
     ],
 )
@@ -91,6 +94,20 @@ def test_an_earlier_run_counts_but_not_its_torn_last_line(tmp_path: Path) -> Non
     assert list(done(results)) == ["a"]
 
 
+def test_the_last_word_about_a_spec_counts(tmp_path: Path) -> None:
+    results = tmp_path / "results.jsonl"
+    for word in ("failed", "passed"):
+        note(results, Result(spec="a", outcome=word, seconds=1))
+    assert [result.outcome for result in done(results).values()] == ["passed"]
+
+
+def test_logs_have_names_that_tell_specs_apart() -> None:
+    long = "[sig-network] [Feature:IPv6DualStack] " + "x" * 400
+    names = {log_name(spec) for spec in [*SPECS, long, long + "y", "a: b", "a b"]}
+    assert len(names) == 7
+    assert all(len(name) < 200 and name.endswith(".log") and "/" not in name for name in names)
+
+
 def test_the_table_begins_with_what_failed() -> None:
     told = table(
         [
@@ -100,3 +117,35 @@ def test_the_table_begins_with_what_failed() -> None:
         ]
     )
     assert [line.split(" | ")[0] for line in told.splitlines()[2:]] == ["| a\\|b", "| left", "| fine"]
+
+
+MIXED = [
+    Result(spec="[sig-network] DNS [Conformance]", outcome="passed", seconds=60),
+    Result(spec="[sig-network] Netpol deny", outcome="failed", seconds=120, reason="got through"),
+    Result(spec="[sig-network] Services loud", outcome="skipped", seconds=0, reason="no SCTP"),
+]
+
+
+def test_the_summary_counts_each_group_and_all() -> None:
+    assert tables(MIXED).splitlines()[4:8] == [
+        "| [Conformance] | 1 | 0 | 0 | 1 |",
+        "| NetworkPolicy | 0 | 1 | 0 | 2 |",
+        "| The others | 0 | 0 | 1 | 0 |",
+        "| all | 1 | 1 | 1 | 3 |",
+    ]
+
+
+def test_a_group_without_specs_has_no_table() -> None:
+    assert "NetworkPolicy" not in tables(MIXED[:1])
+
+
+def test_the_document_keeps_its_text_and_loses_its_old_tables() -> None:
+    told = renewed(f"# Title\n\nwords\n\n{SUMMARY}\nold\n", MIXED)
+    assert told.startswith(f"# Title\n\nwords\n\n{SUMMARY}")
+    assert "old" not in told
+    assert renewed(told, MIXED) == told
+
+
+def test_a_document_without_a_place_for_tables_is_refused() -> None:
+    with pytest.raises(LabError, match="Summary"):
+        renewed("# Title\n", MIXED)
