@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
+from proto.codec import Malformed, UnknownVersion
+
 T = TypeVar("T")
 
 FORGED = "not written by who may write this key: it came as the answer to somebody's request"
@@ -20,3 +22,12 @@ class Entry(Generic[T]):
     revision: int
     traceparent: str = ""
     """W3C trace context of the write; empty when there was none."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unreadable:
+    """A key that has a value which is none: ``why``, and the revision that a compare-and-set on it needs."""
+
+    key: str
+    why: Malformed | UnknownVersion
+    revision: int

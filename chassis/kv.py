@@ -20,7 +20,7 @@ import msgspec
 
 from chassis import jetstream
 from chassis.connection import Connection
-from chassis.entry import FORGED, Entry
+from chassis.entry import FORGED, Entry, Unreadable
 from chassis.faults import Refused, Unavailable
 from chassis.tail import Change, Tail
 from chassis.telemetry import current_traceparent
@@ -69,12 +69,22 @@ class KV:
 
     async def get(self, key: str, kind: type[T], *, timeout: float = DEADLINE) -> Entry[T] | None:
         """The key's value, or None; raises Unavailable, codec.Malformed, codec.UnknownVersion."""
+        found = await self.look(key, kind, timeout=timeout)
+        if isinstance(found, Unreadable):
+            raise found.why
+        return found
+
+    async def look(self, key: str, kind: type[T], *, timeout: float = DEADLINE) -> Entry[T] | Unreadable | None:
+        """Like :meth:`get`, with the revision of a value that cannot be read, for who may replace it."""
         stored = await self._last(key, timeout)
         if stored is not None and stored.forged:
-            raise codec.Malformed(f"{key}: {FORGED}")
+            return Unreadable(key, codec.Malformed(f"{key}: {FORGED}"), stored.sequence)
         if stored is None or stored.body is None:
             return None
-        value, traceparent = codec.open_sealed(kind, stored.body)
+        try:
+            value, traceparent = codec.open_sealed(kind, stored.body)
+        except (codec.Malformed, codec.UnknownVersion) as why:
+            return Unreadable(key, why, stored.sequence)
         return Entry(key, value, stored.sequence, traceparent)
 
     async def put(self, key: str, value: msgspec.Struct, *, traceparent: str = "", timeout: float = DEADLINE) -> int:

@@ -2,7 +2,8 @@
 
 Judged by this process' monotonic clock alone: a record that has not changed for its ``seconds`` may be taken, and who
 has not managed to renew for two thirds of that time (counted from before the last write that succeeded) has lost it, so
-the loser stops before the winner begins. ``epoch`` counts the changes of holder and fences what the holder does.
+the loser stops before the winner begins. ``epoch`` grows with each change of holder, also when the store is lost, and
+fences what the holder does. ``chassis.terms`` decides; here it is read, written by compare-and-set, and told.
 """
 
 from __future__ import annotations
@@ -11,16 +12,20 @@ import asyncio
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine
+from dataclasses import replace
 from typing import Any, Protocol
 
+from msgspec import structs
+
 from chassis.bus import Bus
-from chassis.entry import Entry
-from chassis.faults import Fault, Missing, Unavailable
+from chassis.entry import Unreadable
+from chassis.faults import Fault, Missing, SettingsFault, Unavailable
 from chassis.kv import KV, Conflict
 from chassis.log import Log
+from chassis.terms import MAX_SECONDS, Found, Mine, Renew, judge, meant
 from kit import backoff
 from proto import leases
-from proto.codec import Malformed, UnknownVersion
+from proto.codec import UnknownVersion
 from proto.subjects import LEASES
 
 PATIENCE = 4
@@ -40,19 +45,23 @@ class _Runtime(Protocol):
 
 
 class Lease:
-    """``held`` tells whether this copy is the active one. Begins at once; gives up the lease at a graceful stop."""
+    """``held`` tells whether this copy is the active one. Begins at once; gives up the lease at a graceful stop.
+
+    Raises SettingsFault for ``seconds`` that other copies would not believe.
+    """
 
     def __init__(self, runtime: _Runtime, key: str, seconds: float = 6.0) -> None:
+        if not 0 < seconds <= MAX_SECONDS:
+            raise SettingsFault(f"seconds of the lease {key}", str(seconds), f"use more than 0, at most {MAX_SECONDS}")
         self._kv: KV = runtime.bus.bucket(LEASES)
         self._bus = runtime.bus
         self._log = runtime.log
-        self._holder = runtime.instance
         self._key = key
+        self._mine = Mine(holder=runtime.instance, seconds=seconds)
         self._seconds = seconds
         self._held = False
-        self._epoch = 0
         self._good_until = 0.0
-        self._observed: tuple[int, float] = (-1, 0.0)
+        self._told: type = type(None)
         self._event = asyncio.Event()
         runtime.spawn(f"lease {key}", self._run())
         runtime.on_stop(self._release)
@@ -64,8 +73,8 @@ class Lease:
 
     @property
     def epoch(self) -> int:
-        """Epoch of the lease as last seen; ours while held."""
-        return self._epoch
+        """Epoch of the lease as last seen; ours while held. Never goes back."""
+        return self._mine.term if self._held else self._mine.known
 
     async def changed(self) -> bool:
         """Wait until ``held`` changes; returns what it is now. A lease that runs out counts as a change."""
@@ -81,7 +90,7 @@ class Lease:
             try:
                 await self._turn()
                 failures = 0
-            except (Fault, Malformed, UnknownVersion) as error:
+            except Fault as error:
                 early = isinstance(error, Unavailable | Missing) and failures < PATIENCE
                 say = self._log.debug if early else self._log.warning
                 say("lease-turn", key=self._key, error=error)
@@ -96,45 +105,54 @@ class Lease:
     async def _turn(self) -> None:
         before = time.monotonic()
         deadline = self._seconds / 4
-        entry = await self._kv.get(self._key, leases.Lease, timeout=deadline)
-        if entry is not None and entry.value.holder == self._holder:
-            await self._write(entry, entry.value.epoch, before, deadline)
+        found = await self._look(deadline)
+        self._tell(found)
+        mine = replace(self._mine, held=self.held)
+        self._mine, step = judge(mine, found, now=time.monotonic(), clock=time.time())
+        if not isinstance(step, Renew):
+            if self._held:
+                self._lose(step.why)
             return
-        if self._held:
-            self._lose("another copy holds it" if entry is not None else "its record is gone")
-        if entry is None or self._rests(entry):
-            await self._write(entry, max(self._epoch, entry.value.epoch if entry else 0) + 1, before, deadline)
+        if self._held and step.epoch != self._mine.term:
+            self._lose("its record is gone" if found is None else "its record is not as it was written")
+        await self._write(found, step, before, deadline)
 
-    def _rests(self, entry: Entry[leases.Lease]) -> bool:
-        """True when the record has not changed for its time, or its holder gave it up."""
-        now = time.monotonic()
-        self._epoch = entry.value.epoch
-        if not entry.value.holder:
-            return True
-        if entry.revision != self._observed[0]:
-            self._observed = (entry.revision, now)
-            return False
-        return now - self._observed[1] >= entry.value.seconds
+    async def _look(self, deadline: float) -> Found | None:
+        there = await self._kv.look(self._key, leases.Lease, timeout=deadline)
+        if there is None:
+            return None
+        return Found(revision=there.revision, record=there.why if isinstance(there, Unreadable) else there.value)
 
-    async def _write(self, entry: Entry[leases.Lease] | None, epoch: int, before: float, deadline: float) -> None:
-        renewals = entry.value.renewals + 1 if entry is not None else 0
-        record = leases.Lease(holder=self._holder, epoch=epoch, renewals=renewals, seconds=self._seconds)
-        if entry is None:
+    def _tell(self, found: Found | None) -> None:
+        """Once, as long as it is so: that what stands there is no record, and what helps."""
+        record = None if found is None else found.record
+        why = meant(record) if isinstance(record, leases.Lease) else record
+        if isinstance(why, ValueError) and type(why) is not self._told:
+            remedy = f"none is needed: its holder mends it, or another copy takes it after {self._seconds} s"
+            if isinstance(why, UnknownVersion):
+                remedy = "leave it to the newer release; if that runs no more, delete this key"
+            self._log.warning("lease-unreadable", key=self._key, bucket=LEASES.on_server, why=str(why), remedy=remedy)
+        self._told = type(why)
+
+    async def _write(self, found: Found | None, step: Renew, before: float, deadline: float) -> None:
+        # Remembered before it is written: a write that times out may have happened, and is known again by its epoch.
+        self._mine = replace(self._mine, term=step.epoch, known=max(self._mine.known, step.epoch))
+        record = leases.Lease(holder=self._mine.holder, epoch=step.epoch, renewals=step.renewals, seconds=self._seconds)
+        if found is None:
             written = await self._kv.create(self._key, record, timeout=deadline)
         else:
-            written = await self._kv.update(self._key, record, entry.revision, timeout=deadline)
+            written = await self._kv.update(self._key, record, found.revision, timeout=deadline)
         if isinstance(written, Conflict):
             return
-        self._epoch = epoch
         self._good_until = before + self._seconds * 2 / 3
         if not self._held:
             self._held = True
-            self._log.info("lease-held", key=self._key, epoch=epoch)
+            self._log.info("lease-held", key=self._key, epoch=step.epoch)
             self._event.set()
 
     def _lose(self, why: str) -> None:
         self._held = False
-        self._log.warning("lease-lost", key=self._key, epoch=self._epoch, why=why)
+        self._log.warning("lease-lost", key=self._key, epoch=self._mine.term, why=why)
         self._event.set()
 
     async def _release(self) -> None:
@@ -142,9 +160,10 @@ class Lease:
             return
         self._held = False
         self._event.set()
-        entry = await self._kv.get(self._key, leases.Lease, timeout=1)
-        if entry is not None and entry.value.holder == self._holder:
-            record = leases.Lease(
-                holder="", epoch=entry.value.epoch, renewals=entry.value.renewals + 1, seconds=self._seconds
-            )
-            await self._kv.update(self._key, record, entry.revision, timeout=1)
+        found = await self._look(1)
+        if found is None or not isinstance(found.record, leases.Lease):
+            return
+        last = found.record
+        if last.holder == self._mine.holder and last.epoch == self._mine.term:
+            record = structs.replace(last, holder="", renewals=last.renewals + 1)
+            await self._kv.update(self._key, record, found.revision, timeout=1)

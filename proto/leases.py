@@ -13,7 +13,7 @@ class Lease(msgspec.Struct, frozen=True):
 
     holder: str
     epoch: int
-    """Raised by one at each change of holder."""
+    """Greater at each change of holder; at least milliseconds since 1970: a lost store does not set it back."""
     renewals: int
     seconds: float
     """After this long without a change anyone may take it."""

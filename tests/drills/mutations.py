@@ -61,10 +61,10 @@ CHASSIS = (
     ),
     Mutant(
         name="take-a-living-holders-lease",
-        file="chassis/lease.py",
-        old="            self._observed = (entry.revision, now)\n            return False\n",
-        new="            return True\n",
-        tests=("tests/shell/chassis/test_loops.py::test_one_copy_is_active_and_the_next_takes_over",),
+        file="chassis/terms.py",
+        old="(ours and mine.term in (0, mine.known)) or now - mine.since >= record.seconds\n",
+        new="(ours and mine.term in (0, mine.known)) or now - mine.since >= 0\n",
+        tests=("tests/shell/chassis/test_lease.py::test_one_copy_is_active_and_the_next_takes_over",),
     ),
     Mutant(
         name="traceparent-lost",

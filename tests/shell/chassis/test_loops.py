@@ -1,4 +1,4 @@
-"""Reconcile loops and leases on a real server."""
+"""Reconcile loops on a real server."""
 
 from __future__ import annotations
 
@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 
 from chassis.faults import Unavailable
-from chassis.lease import Lease
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.view import Cursor
-from proto import leases, subjects
 from tests.conftest import RuntimeFor
 from tests.natsd import NatsServer, runtime_of
 
@@ -104,64 +102,3 @@ async def test_an_unknown_error_ends_the_service(nats_server: NatsServer) -> Non
             Loop(runtime, "x", cursors=[], apply=Passes([ZeroDivisionError()]).apply)
             await asyncio.sleep(1)
     assert ended.group_contains(ZeroDivisionError)
-
-
-async def test_one_copy_is_active_and_the_next_takes_over(
-    nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str]
-) -> None:
-    async with runtime_of(nats_server, "dns") as first:
-        one = Lease(first, "dns", seconds=1.5)
-        await until(lambda: one.held, 2)
-        second = await runtime_for("dns")
-        other = Lease(second, "dns", seconds=1.5)
-        for _ in range(60):
-            assert not (one.held and other.held)
-            await asyncio.sleep(0.05)
-        assert one.held
-    took = await until(lambda: other.held, 2)
-    assert took < 1, "given up at a graceful stop, so nobody waits for it to rest"
-    assert other.epoch == 2
-
-
-async def test_a_silent_holder_is_replaced_and_knows_it_before(
-    nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    one, other = (Lease(await runtime_for("dns"), "dns", seconds=1.5) for _ in range(2)), None
-    leases_held = [lease async for lease in one]
-    await until(lambda: any(lease.held for lease in leases_held), 4)
-    holder = next(lease for lease in leases_held if lease.held)
-    other = next(lease for lease in leases_held if lease is not holder)
-
-    async def silent() -> None:
-        await asyncio.sleep(60)
-
-    monkeypatch.setattr(holder, "_turn", silent)
-    lost = await until(lambda: not holder.held, 3)
-    assert not other.held
-    taken = await until(lambda: other.held, 4)
-    assert lost <= 1.6
-    assert lost + taken <= 4
-    entry = await (await runtime_for("dns")).bus.bucket(subjects.LEASES).get("dns", leases.Lease)
-    assert entry is not None
-    assert entry.value.epoch == other.epoch == 2
-
-
-async def test_a_lease_whose_record_is_gone_comes_back_with_a_later_epoch(
-    runtime_for: RuntimeFor, buckets: dict[str, str]
-) -> None:
-    runtime = await runtime_for("dns")
-    lease = Lease(runtime, "dns", seconds=1.5)
-    await until(lambda: lease.held, 2)
-    assert lease.epoch == 1
-    await runtime.bus.bucket(subjects.LEASES).delete("dns")
-    await until(lambda: lease.held and lease.epoch == 2, 3)
-
-
-async def test_a_node_holds_its_own_lease_and_no_other(
-    nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str]
-) -> None:
-    runtime = await runtime_for("dataplane", "n1")
-    own, foreign = Lease(runtime, "node.n1", seconds=3), Lease(runtime, "node.n2", seconds=3)
-    await until(lambda: own.held, 3)
-    assert not foreign.held
-    assert await asyncio.wait_for(own.changed(), 1)
