@@ -125,7 +125,8 @@ async def _adopt(parts: Parts, kernel: KernelLinks) -> None:
 
 def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
     feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
-    peers, balancer = Peers(tables, feed, registry), Balancer(tables, feed)
+    peers = Peers(tables, feed, registry)
+    balancer = Balancer(tables, feed, registry, parts.log, parts.settings.external_ips)
     datapath = runtime.health.require("datapath")
     keeper = Keeper(parts, datapath, runtime.health.require("masquerade"), attacher)
     provision = Provision(parts, runtime.health.require("blocks"), datapath)
@@ -140,6 +141,8 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
         return Done()
 
     async def balance(dirty: Dirty) -> Done:
+        if dirty.full:
+            balancer.own_addresses = await parts.thread.run(parts.links.own_addresses)
         balancer.apply(full=dirty.full)
         return Done()
 
@@ -155,7 +158,8 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     )
     around_cursors = [feed.endpoints.cursor(), registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
-    Loop(runtime, "services", cursors=objects(), apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
+    fronts = [registry.bell.cursor(), *objects()]
+    Loop(runtime, "services", cursors=fronts, apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
     Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
     relabel = Relabel(parts).apply

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chassis.settings import BaseSettings
+from proto.net import Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -45,5 +46,8 @@ class Settings(BaseSettings):
     """Conntrack entries that one pod may have: a quarter of the table."""
     flow_events_per_second: float = 500.0
     """Flow events that this node publishes at most; the rest is counted."""
+    external_ips: tuple[Network, ...] = ()
+    """Networks whose addresses Services may have as ``spec.externalIPs``. None by default: whoever may write a Service
+    could take any address away from everybody else (CVE-2020-8554)."""
     publish_forwarded: bool = False
     """Also publish an event for each new flow that was let through."""

@@ -1,10 +1,10 @@
-"""Services and EndpointSlices as the load-balancing tables of the socket programs.
+"""Fronts and their backends as the load-balancing tables of the programs.
 
-Owns the choice of backends: of a Service port's endpoints of the same family those that are ready; when none is, those
-that still serve while they terminate (KEP-1669); with ``internalTrafficPolicy: Local`` only this node's. Promises:
-numbers and slots are stable (a backend keeps its slot, a hole is filled from the end), so flows and affinity survive
-updates and restarts; :func:`change` orders the steps so that a lookup in between finds old or new backends, never
-none. Only TCP and UDP on cluster addresses; headless Services have none.
+Owns numbers and slots. Promises: both are stable (a backend keeps its slot, a hole is filled from the end; a set of
+backends keeps its number while a front that had it still leads there), so flows and affinity survive updates and
+restarts; :func:`change` orders the steps so that a lookup in between finds old or new backends, never none, and a
+client outside a load balancer's source ranges never gets in. Fronts of one Service port with the same choice of
+endpoints share a number, and so their backends and their clients' affinity.
 """
 
 from __future__ import annotations
@@ -14,28 +14,31 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeVar
 
-from proto.net import Address
-from proto.objects import EndpointSlice, Service, ServicePort, SliceEndpoint
 from services.dataplane.core import service_layout as lb
-from services.dataplane.core.service_layout import Backend, BackendKey, Member, MemberKey, ServiceKey
-
-BALANCED = (6, 17)
-"""Protocols that the socket programs translate."""
+from services.dataplane.core.endpoint_choice import Target
+from services.dataplane.core.fronts import BackendsOf, Plan
+from services.dataplane.core.service_layout import (
+    Backend,
+    BackendKey,
+    Member,
+    MemberKey,
+    ServiceKey,
+    SourceRange,
+    SourceRangeKey,
+)
 
 K = TypeVar("K")
 V = TypeVar("V")
 
-Target = tuple[Address, int]
-"""Address and port of a backend."""
-
 
 @dataclass(frozen=True, slots=True)
 class Tables:
-    """What the three maps should hold, or hold."""
+    """What the four maps should hold, or hold."""
 
     services: dict[ServiceKey, lb.Service] = field(default_factory=dict)
     backends: dict[BackendKey, Backend] = field(default_factory=dict)
     members: dict[MemberKey, Member] = field(default_factory=dict)
+    ranges: dict[SourceRangeKey, SourceRange] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,79 +47,79 @@ class TableChange:
 
     set_backends: dict[BackendKey, Backend]
     set_members: dict[MemberKey, Member]
+    set_ranges: dict[SourceRangeKey, SourceRange]
     set_services: dict[ServiceKey, lb.Service]
     remove_services: tuple[ServiceKey, ...]
+    remove_ranges: tuple[SourceRangeKey, ...]
     remove_backends: tuple[BackendKey, ...]
     remove_members: tuple[MemberKey, ...]
 
-    def __bool__(self) -> bool:
-        """True when anything changes."""
-        return any((self.set_backends, self.set_members, self.set_services)) or any(
-            (self.remove_services, self.remove_backends, self.remove_members)
-        )
+    def __len__(self) -> int:
+        """Entries that change."""
+        sets = len(self.set_backends) + len(self.set_members) + len(self.set_ranges) + len(self.set_services)
+        gone = len(self.remove_services) + len(self.remove_ranges)
+        return sets + gone + len(self.remove_backends) + len(self.remove_members)
 
 
 def slots_of(tables: Tables) -> dict[ServiceKey, tuple[Target, ...]]:
-    """The order in which each Service's backends stand now; what the next tables are built upon."""
-    found: dict[ServiceKey, tuple[Target, ...]] = {}
-    for key, service in tables.services.items():
-        entries = [tables.backends.get(BackendKey(service=service.number, index=i)) for i in range(service.backends)]
-        found[key] = tuple((entry.address, entry.port) for entry in entries if entry is not None)
+    """The order in which each front's backends stand."""
+    by_number = _slots_by_number(tables)
+    return {key: by_number[service.number] for key, service in tables.services.items()}
+
+
+def _slots_by_number(tables: Tables) -> dict[int, tuple[Target, ...]]:
+    found: dict[int, tuple[Target, ...]] = {}
+    for number, count in sorted({(service.number, service.backends) for service in tables.services.values()}):
+        entries = [tables.backends.get(BackendKey(service=number, index=index)) for index in range(count)]
+        found[number] = tuple((entry.address, entry.port) for entry in entries if entry is not None)
     return found
 
 
-def tables_of(services: Iterable[Service], slices: Iterable[EndpointSlice], node: str, before: Tables) -> Tables:
-    """The tables for these objects; ``before`` gives numbers and slots that are kept."""
-    by_service: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
-    for part in slices:
-        if part.service:
-            by_service[part.namespace, part.service].append(part)
-    slots = slots_of(before)
-    numbers = {key: value.number for key, value in before.services.items()}
-    highest = max(numbers.values(), default=0)
+def tables_of(plan: Plan, before: Tables) -> Tables:
+    """The tables for these fronts; ``before`` gives numbers and slots that are kept."""
+    slots, numbers = _slots_by_number(before), _numbers(plan, before)
     tables = Tables()
-    for service in sorted(services, key=lambda one: (one.namespace, one.name)):
-        for key, targets in _fronts(service, by_service[service.namespace, service.name], node):
-            number = numbers.get(key, 0)
-            if not number:
-                highest += 1
-                number = highest
-            placed = place(slots.get(key, ()), targets)
-            _write(tables, key, number, placed, service.affinity_seconds)
+    counts: dict[BackendsOf, int] = {}
+    for shared, number in numbers.items():
+        placed = place(slots.get(number, ()), plan.backends[shared])
+        counts[shared] = len(placed)
+        _write(tables, number, placed)
+    for key, front in plan.fronts.items():
+        number = numbers[front.backends]
+        tables.services[key] = lb.Service(
+            number=number,
+            backends=counts[front.backends],
+            affinity_seconds=front.affinity_seconds,
+            flags=int(front.flags),
+        )
+        for network in front.ranges:
+            tables.ranges[SourceRangeKey.of(number, network)] = SourceRange()
     return tables
 
 
-def _fronts(service: Service, slices: Sequence[EndpointSlice], node: str) -> Iterable[tuple[ServiceKey, set[Target]]]:
-    for address in service.cluster_ips:
-        for port in service.ports:
-            if port.protocol in BALANCED:
-                key = ServiceKey(address=address, port=port.port, protocol=port.protocol)
-                yield key, _targets(service, port, slices, address.version, node)
+def _numbers(plan: Plan, before: Tables) -> dict[BackendsOf, int]:
+    """A number for each set of backends that has a front: one that such a front had, else a new one.
 
-
-def _targets(
-    service: Service, port: ServicePort, slices: Sequence[EndpointSlice], version: int, node: str
-) -> set[Target]:
-    ready: set[Target] = set()
-    leaving: set[Target] = set()
-    for part in slices:
-        number = next((p.port for p in part.ports if p.name == port.name and p.protocol == port.protocol), None)
-        if number is None:
-            continue
-        for endpoint in part.endpoints:
-            if not endpoint.addresses or endpoint.addresses[0].version != version:
-                continue
-            if service.internal_policy == "Local" and endpoint.node != node:
-                continue
-            if _takes_new(endpoint, service.publish_not_ready):
-                ready.add((endpoint.addresses[0], number))
-            elif endpoint.serving and endpoint.terminating:
-                leaving.add((endpoint.addresses[0], number))
-    return ready or leaving
-
-
-def _takes_new(endpoint: SliceEndpoint, not_ready_too: bool) -> bool:
-    return not_ready_too or (endpoint.ready and not endpoint.terminating)
+    A number whose fronts now belong to different Service ports is nobody's: kept by one, it would lead the others'
+    clients to that one's backends until their own entries are written.
+    """
+    ports: dict[int, set[tuple[object, ...]]] = defaultdict(set)
+    for key, front in plan.fronts.items():
+        if key in before.services:
+            ports[before.services[key].number].add(front.backends.port_of)
+    numbers: dict[BackendsOf, int] = {}
+    free = {number for number, owners in ports.items() if len(owners) == 1}
+    for key, front in plan.fronts.items():
+        old = before.services.get(key)
+        if front.backends not in numbers and old is not None and old.number in free:
+            numbers[front.backends] = old.number
+            free.remove(old.number)
+    highest = max((service.number for service in before.services.values()), default=0)
+    for front in plan.fronts.values():
+        if front.backends not in numbers:
+            highest += 1
+            numbers[front.backends] = highest
+    return numbers
 
 
 def place(before: Sequence[Target], targets: Iterable[Target]) -> tuple[Target, ...]:
@@ -135,8 +138,7 @@ def place(before: Sequence[Target], targets: Iterable[Target]) -> tuple[Target, 
     return tuple(slot for slot in slots if slot is not None)
 
 
-def _write(tables: Tables, key: ServiceKey, number: int, targets: Sequence[Target], affinity: int) -> None:
-    tables.services[key] = lb.Service(number=number, backends=len(targets), affinity_seconds=affinity)
+def _write(tables: Tables, number: int, targets: Sequence[Target]) -> None:
     for index, (address, port) in enumerate(targets):
         tables.backends[BackendKey(service=number, index=index)] = Backend(address=address, port=port)
         tables.members[MemberKey(service=number, address=address, port=port)] = Member(index=index)
@@ -147,8 +149,10 @@ def change(actual: Tables, wanted: Tables) -> TableChange:
     return TableChange(
         set_backends=_differing(actual.backends, wanted.backends),
         set_members=_differing(actual.members, wanted.members),
+        set_ranges=_differing(actual.ranges, wanted.ranges),
         set_services=_differing(actual.services, wanted.services),
         remove_services=tuple(key for key in actual.services if key not in wanted.services),
+        remove_ranges=tuple(key for key in actual.ranges if key not in wanted.ranges),
         remove_backends=tuple(key for key in actual.backends if key not in wanted.backends),
         remove_members=tuple(key for key in actual.members if key not in wanted.members),
     )

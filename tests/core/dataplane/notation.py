@@ -64,11 +64,16 @@ def endpoint(where: str, pod: str, *, identity: int = 1000, at: tuple[int, int] 
 
 
 def service(name: str, *addresses: str, ports: tuple[str, ...] = ("http:80/tcp",), **more: Any) -> Service:
+    """Ports as ``http:80/tcp``, with a node port ``http:80+30080/tcp``."""
     parsed = []
+    for field, kind in (("external_ips", ip_address), ("load_balancer_ips", ip_address), ("source_ranges", ip_network)):
+        if field in more:
+            more[field] = tuple(kind(text) for text in more[field].split())
     for port in ports:
         label, rest = port.split(":")
         number, protocol = rest.split("/")
-        parsed.append(ServicePort(name=label, protocol=_PROTOCOL[protocol], port=int(number)))
+        number, _, node_port = number.partition("+")
+        parsed.append(ServicePort(label, _PROTOCOL[protocol], int(number), int(node_port or 0)))
     return Service(
         namespace="shop",
         name=name,
@@ -81,7 +86,7 @@ def service(name: str, *addresses: str, ports: tuple[str, ...] = ("http:80/tcp",
 
 def slice_of(name: str, *endpoints: str, port: str = "http:8080/tcp", part: str = "a") -> EndpointSlice:
     """Endpoints as ``10.244.0.1``, with words behind: ``notready``, ``terminating`` (still serving), ``dead``,
-    ``@n2``."""
+    ``@n2``, and hints ``zone=a``, ``node=n1``."""
     label, rest = port.split(":")
     number, protocol = rest.split("/")
     made = []
@@ -95,6 +100,8 @@ def slice_of(name: str, *endpoints: str, port: str = "http:8080/tcp", part: str 
                 serving=not {"notready", "dead"} & set(words),
                 terminating=bool({"terminating", "dead"} & set(words)),
                 node=node,
+                for_zones=tuple(word[5:] for word in words if word.startswith("zone=")),
+                for_nodes=tuple(word[5:] for word in words if word.startswith("node=")),
             )
         )
     return EndpointSlice(

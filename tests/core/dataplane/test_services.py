@@ -10,16 +10,24 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.objects import EndpointSlice, Service
+from services.dataplane.core.endpoint_choice import Target
+from services.dataplane.core.fronts import fronts_of
+from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import BackendKey, MemberKey, ServiceKey
-from services.dataplane.core.services import Tables, Target, change, place, slots_of, tables_of
+from services.dataplane.core.services import Tables, change, place, slots_of
+from services.dataplane.core.services import tables_of as tables_of_plan
 from tests.core.dataplane.notation import TCP, UDP, service, slice_of
 
 VIP = "10.96.0.10"
 KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)
 
 
-def backends(services: list[Service], slices: list[EndpointSlice], key: ServiceKey = KEY, node: str = "n1") -> set[str]:
-    tables = tables_of(services, slices, node, Tables())
+def tables_of(services: list[Service], slices: list[EndpointSlice], before: Tables, **here: Any) -> Tables:
+    return tables_of_plan(fronts_of(services, slices, [], Here(node="n1", **here)), before)
+
+
+def backends(services: list[Service], slices: list[EndpointSlice], key: ServiceKey = KEY, **here: Any) -> set[str]:
+    tables = tables_of(services, slices, Tables(), **here)
     return {f"{address}:{port}" for address, port in slots_of(tables).get(key, ())}
 
 
@@ -36,12 +44,46 @@ def backends(services: list[Service], slices: list[EndpointSlice], key: ServiceK
         (["10.244.1.1 @n2"], {"internal_policy": "Local"}, set()),
         (["10.244.0.1 terminating", "10.244.1.1 @n2"], {"internal_policy": "Local"}, {"10.244.0.1:8080"}),
         (["10.244.0.1 notready"], {"publish_not_ready": True}, {"10.244.0.1:8080"}),
+        (["10.244.0.1 dead"], {"publish_not_ready": True}, {"10.244.0.1:8080"}),
         (["fd00::1"], {}, set()),
         ([], {}, set()),
     ],
 )
 def test_the_choice_of_backends(endpoints: list[str], fields: dict[str, Any], expected: set[str]) -> None:
     assert backends([service("web", VIP, **fields)], [slice_of("web", *endpoints)]) == expected
+
+
+ONE, TWO, THREE = "10.244.0.1", "10.244.0.2", "10.244.0.3"
+
+
+@pytest.mark.parametrize(
+    ("endpoints", "expected"),
+    [
+        ([f"{ONE} zone=a", f"{TWO} zone=b"], {ONE}),
+        ([f"{ONE} zone=a zone=b", f"{TWO} zone=b"], {ONE}),
+        ([f"{ONE} zone=b", f"{TWO} zone=c"], {ONE, TWO}),
+        ([f"{ONE} zone=a", TWO], {ONE, TWO}),
+        ([f"{ONE} zone=a", f"{TWO} zone=b", f"{THREE} notready"], {ONE}),
+        ([f"{ONE} zone=a notready", f"{TWO} zone=b"], {TWO}),
+        ([f"{ONE} zone=b terminating", f"{TWO} zone=a terminating"], {ONE, TWO}),
+        ([f"{ONE} node=n1", f"{TWO} node=n2"], {ONE}),
+        ([f"{ONE} node=n2", f"{TWO} node=n3"], {ONE, TWO}),
+        ([f"{ONE} zone=a node=n2", f"{TWO} zone=a node=n1", f"{THREE} zone=b node=n2"], {TWO}),
+        ([f"{ONE} zone=a node=n2", f"{TWO} zone=a node=n3", f"{THREE} zone=b node=n3"], {ONE, TWO}),
+        ([f"{ONE} zone=a node=n1", f"{TWO} zone=a", f"{THREE} zone=b node=n2"], {ONE, TWO}),
+    ],
+)
+def test_hints_are_followed_only_where_all_have_them_and_one_is_for_us(
+    endpoints: list[str], expected: set[str]
+) -> None:
+    found = backends([service("web", VIP)], [slice_of("web", *endpoints)], zone="a")
+    assert found == {f"{address}:8080" for address in expected}
+
+
+def test_a_node_without_a_zone_follows_no_hints_of_zones_and_local_policy_follows_none() -> None:
+    slices = [slice_of("web", f"{ONE} zone=a", f"{TWO} zone=b @n2")]
+    assert backends([service("web", VIP)], slices) == {f"{ONE}:8080", f"{TWO}:8080"}
+    assert backends([service("web", VIP, internal_policy="Local")], slices, zone="b") == {f"{ONE}:8080"}
 
 
 def test_both_families_have_their_own_backends() -> None:
@@ -55,7 +97,7 @@ def test_both_families_have_their_own_backends() -> None:
 def test_ports_are_matched_by_name_and_protocol() -> None:
     dns = service("dns", VIP, ports=("dns:53/udp", "dns-tcp:53/tcp", "sctp:9/sctp"))
     slices = [slice_of("dns", "10.244.0.1", port="dns:5353/udp"), slice_of("dns", "10.244.0.2", port="other:1/tcp")]
-    tables = tables_of([dns], slices, "n1", Tables())
+    tables = tables_of([dns], slices, Tables())
     assert {key.protocol for key in tables.services} == {TCP, UDP}
     udp = ServiceKey(address=ip_address(VIP), port=53, protocol=UDP)
     assert slots_of(tables)[udp] == ((ip_address("10.244.0.1"), 5353),)
@@ -65,18 +107,18 @@ def test_ports_are_matched_by_name_and_protocol() -> None:
 
 def test_a_headless_service_has_no_entry_and_others_slices_do_not_count() -> None:
     other = slice_of("other", "10.244.0.9")
-    assert tables_of([service("web")], [slice_of("web", "10.244.0.1")], "n1", Tables()).services == {}
+    assert tables_of([service("web")], [slice_of("web", "10.244.0.1")], Tables()).services == {}
     assert backends([service("web", VIP)], [other]) == set()
 
 
 def test_numbers_and_slots_stay_while_backends_come_and_go() -> None:
     web = service("web", VIP, affinity_seconds=30)
-    before = tables_of([web], [slice_of("web", "10.244.0.1", "10.244.0.2", "10.244.0.3")], "n1", Tables())
-    after = tables_of([web], [slice_of("web", "10.244.0.3", "10.244.0.2")], "n1", before)
+    before = tables_of([web], [slice_of("web", "10.244.0.1", "10.244.0.2", "10.244.0.3")], Tables())
+    after = tables_of([web], [slice_of("web", "10.244.0.3", "10.244.0.2")], before)
     assert after.services[KEY].number == before.services[KEY].number
     assert after.services[KEY].affinity_seconds == 30
     assert [str(address) for address, _ in slots_of(after)[KEY]] == ["10.244.0.3", "10.244.0.2"]
-    new = tables_of([service("api", "10.96.0.20"), web], [], "n1", after)
+    new = tables_of([service("api", "10.96.0.20"), web], [], after)
     numbers = {str(key.address): value.number for key, value in new.services.items()}
     assert numbers[VIP] == before.services[KEY].number
     assert numbers["10.96.0.20"] != numbers[VIP]
@@ -105,7 +147,7 @@ def test_between_any_two_steps_a_lookup_finds_an_old_or_a_new_backend(
 
     def tables(targets: list[Target], before: Tables) -> Tables:
         parts = [slice_of("web", *(str(address) for address, _ in targets), port="http:80/tcp")]
-        return tables_of([service("web", VIP)], parts, "n1", before)
+        return tables_of([service("web", VIP)], parts, before)
 
     state = tables(one, Tables())
     for targets in (two, three):
