@@ -26,6 +26,8 @@ NATS_PORT = 4222
 NATS_MONITOR_PORT = 8222
 _COPIES = {"cluster": 1, "ipam": 2, "policy": 2, "dns": 1}
 _FIRST_HEALTH_PORT = 9401
+EXTERNAL_IPS = "203.0.113.0/24,2001:db8::/32"
+"""What Services may have as external IPs: networks for documentation (RFC 5737, RFC 3849), as the stock suite uses."""
 
 
 def python(module: str, *arguments: str) -> list[str]:
@@ -92,6 +94,7 @@ def _node_agents(where: Paths, host: Host, cache: Path, cgroup: str) -> Iterator
         "AIRMESH_CNI_SOCKET": str(of.cni_socket),
         "AIRMESH_CNI_CONF_DIR": str(of.cni_conf),
         "AIRMESH_BPF_CACHE": str(cache / "bpf"),
+        "AIRMESH_EXTERNAL_IPS": EXTERNAL_IPS,
     }
     for number, (service, more) in enumerate((("routing", {}), ("dataplane", packets))):
         name = f"{service}-{host.name}"

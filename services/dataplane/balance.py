@@ -51,6 +51,11 @@ class Balancer:
         self.own_addresses: frozenset[Address] = frozenset()
         """Addresses of this node's interfaces."""
 
+    @property
+    def applied(self) -> bool:
+        """Whether the tables have been what they should be since this agent started."""
+        return self._applied is not None
+
     def apply(self, *, full: bool) -> int:
         """Makes the tables what they should be; returns the number of entries that changed. Without complete watches
         it does nothing: Services stay as they were.

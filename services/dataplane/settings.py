@@ -49,5 +49,7 @@ class Settings(BaseSettings):
     external_ips: tuple[Network, ...] = ()
     """Networks whose addresses Services may have as ``spec.externalIPs``. None by default: whoever may write a Service
     could take any address away from everybody else (CVE-2020-8554)."""
+    proxy_health_port: int = 10256
+    """Port of /healthz, at which load balancers ask for the node as they ask kube-proxy; 0: none."""
     publish_forwarded: bool = False
     """Also publish an event for each new flow that was let through."""

@@ -1,0 +1,156 @@
+"""The ports at which load balancers ask whether this node should get a Service's traffic, or any.
+
+Owns the listening sockets: one for each health-check node port and one for the node as a whole. Promises: they follow
+the Services (present state, planned and applied); a port that cannot be had is told once, tried again at each full pass
+and stands in nobody's way; a request has at most 4 KiB and five seconds, and at most 128 are served at once (the next
+is hung up on, which a prober takes for a failure). Answers are computed when asked, so they are never old.
+
+Unlike packets, these answers need the agent: while it is down, load balancers take the node out.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
+
+from chassis.log import Log
+from chassis.reconcile import Dirty, Done
+from proto.objects import EndpointSlice, Node, Service
+from services.dataplane.core.health_checks import (
+    MAX_REQUEST,
+    Answer,
+    Page,
+    ServiceCheck,
+    answer_of,
+    checks_of,
+    node_answer,
+    render,
+)
+from services.dataplane.feed import Feed
+
+MAX_REQUESTS = 128
+READ_SECONDS = 5.0
+BACKLOG = 64
+
+
+class HealthCheckServer:
+    """Listens where pages are asked for, on all addresses of this network namespace."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._pages: dict[int, Page] = {}
+        self._servers: dict[int, asyncio.Server] = {}
+        self._told: dict[int, str] = {}
+        self._served = 0
+
+    @property
+    def ports(self) -> frozenset[int]:
+        """Ports that are listened on."""
+        return frozenset(self._servers)
+
+    async def apply(self, pages: Mapping[int, Page]) -> None:
+        """Makes the listening ports those of ``pages``; one that stays keeps its socket."""
+        for port in sorted(self._servers.keys() - pages.keys()):
+            self._servers.pop(port).close()
+            self._log.info("health-check-closed", port=port)
+        self._pages = dict(pages)
+        self._forget(self._told.keys() - pages.keys())
+        for port in sorted(pages.keys() - self._servers.keys()):
+            await self._open(port)
+
+    async def close(self) -> None:
+        """Listens nowhere any more."""
+        await self.apply({})
+
+    async def _open(self, port: int) -> None:
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await self._serve(port, reader, writer)
+
+        try:
+            listener = _listen(port)
+            self._servers[port] = await asyncio.start_server(serve, sock=listener, limit=MAX_REQUEST)
+        except OSError as error:
+            if self._told.get(port) != str(error):
+                self._told[port] = str(error)
+                remedy = "end what listens there, or let the Service have another healthCheckNodePort"
+                self._log.error("health-check-not-open", port=port, error=error, remedy=remedy)
+            return
+        self._forget([port])
+        self._log.info("health-check-open", port=port)
+
+    def _forget(self, ports: Iterable[int]) -> None:
+        for port in list(ports):
+            self._told.pop(port, None)
+
+    async def _serve(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._served >= MAX_REQUESTS:
+            writer.transport.abort()
+            return
+        self._served += 1
+        try:
+            async with asyncio.timeout(READ_SECONDS):
+                request = await reader.readuntil(b"\r\n\r\n")
+                page = self._pages.get(port)
+                if page is not None:
+                    writer.write(render(answer_of(request, page), with_body=not request.startswith(b"HEAD ")))
+                    await writer.drain()
+        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
+            pass  # a prober that hangs up, dawdles or sends too much learns nothing
+        finally:
+            self._served -= 1
+            writer.close()
+            with suppress(OSError, TimeoutError):
+                async with asyncio.timeout(1):
+                    await writer.wait_closed()
+
+
+class HealthChecks:
+    """The pages of one node. ``healthy``: whether the agent keeps its tables; ``port``: of the node's own page, 0 for
+    none.
+    """
+
+    def __init__(self, server: HealthCheckServer, feed: Feed, healthy: Callable[[], bool], port: int) -> None:
+        self._server = server
+        self._feed = feed
+        self._healthy = healthy
+        self._port = port
+        self._last_healthy = 0.0
+        self._checks: dict[int, ServiceCheck] = {}
+
+    async def apply(self, _dirty: Dirty) -> Done:
+        """Ports and answers as the objects have them now; before the watches are complete they stay as they are."""
+        if self._feed.complete(Service) and self._feed.complete(EndpointSlice):
+            self._checks = checks_of(self._feed.all_of(Service), self._feed.all_of(EndpointSlice), self._feed.node)
+        pages: dict[int, Page] = {port: self._page_of(port) for port in self._checks}
+        if self._port:
+            pages[self._port] = self._node_page
+        await self._server.apply(pages)
+        return Done()
+
+    def _page_of(self, port: int) -> Page:
+        return lambda _path: self._checks[port].answer(healthy=self._healthy())
+
+    def _node_page(self, path: str) -> Answer:
+        now, healthy = time.time(), self._healthy()
+        if healthy:
+            self._last_healthy = now
+        return node_answer(
+            path, healthy=healthy, eligible=self._is_eligible(), now=now, last_healthy=self._last_healthy
+        )
+
+    def _is_eligible(self) -> bool:
+        """A Node that is about to be deleted, or is not there, gets no new traffic."""
+        if not self._feed.complete(Node):
+            return True
+        node = self._feed.node_object()
+        return node is not None and not node.leaving
+
+
+def _listen(port: int) -> socket.socket:
+    """A socket for both families, or for IPv4 where there is no IPv6. Raises OSError."""
+    if socket.has_dualstack_ipv6():
+        return socket.create_server(("", port), family=socket.AF_INET6, backlog=BACKLOG, dualstack_ipv6=True)
+    return socket.create_server(("", port), backlog=BACKLOG)
