@@ -12,6 +12,7 @@ import secrets
 import time
 from pathlib import Path
 
+from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from chassis.view import Cursor
@@ -29,6 +30,7 @@ from services.dataplane.enforce import Enforcer
 from services.dataplane.feed import Feed
 from services.dataplane.flow_events import FlowEvents
 from services.dataplane.gate import Gate
+from services.dataplane.health_check import HealthChecks, HealthCheckServer
 from services.dataplane.journal import Journal
 from services.dataplane.keeper import Keeper, uplink_mtu
 from services.dataplane.kernel.links import Links
@@ -126,7 +128,6 @@ async def _adopt(parts: Parts, kernel: KernelLinks) -> None:
 def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
     feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
     peers = Peers(tables, feed, registry)
-    balancer = Balancer(tables, feed, registry, parts.log, parts.settings.external_ips)
     datapath = runtime.health.require("datapath")
     keeper = Keeper(parts, datapath, runtime.health.require("masquerade"), attacher)
     provision = Provision(parts, runtime.health.require("blocks"), datapath)
@@ -138,12 +139,6 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
         peers.apply(full=dirty.full)
         state.objects_changed()
         state.acks.poke(full=False)
-        return Done()
-
-    async def balance(dirty: Dirty) -> Done:
-        if dirty.full:
-            balancer.own_addresses = await parts.thread.run(parts.links.own_addresses)
-        balancer.apply(full=dirty.full)
         return Done()
 
     def objects() -> list[Cursor]:
@@ -158,8 +153,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     )
     around_cursors = [feed.endpoints.cursor(), registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
-    fronts = [registry.bell.cursor(), *objects()]
-    Loop(runtime, "services", cursors=fronts, apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
+    _start_services(runtime, parts, datapath)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
     Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
     relabel = Relabel(parts).apply
@@ -181,6 +175,26 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
 
     runtime.on_stop(stop_reader)
     runtime.on_stop(hide_metrics)
+
+
+def _start_services(runtime: Runtime[Settings], parts: Parts, datapath: Condition) -> None:
+    """Services: their tables, and what load balancers are told of them."""
+    feed, registry, settings = parts.feed, parts.registry, parts.settings
+    balancer = Balancer(parts.datapath.tables, feed, registry, parts.log, settings.external_ips)
+
+    async def balance(dirty: Dirty) -> Done:
+        if dirty.full:
+            balancer.own_addresses = await parts.thread.run(parts.links.own_addresses)
+        balancer.apply(full=dirty.full)
+        return Done()
+
+    cursors = [registry.bell.cursor(), feed.objects.cursor()]
+    Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
+    server = HealthCheckServer(parts.log)
+    checks = HealthChecks(server, feed, lambda: datapath.ok and balancer.applied, settings.proxy_health_port)
+    asked = [feed.objects.cursor()]
+    Loop(runtime, "health checks", cursors=asked, apply=checks.apply, debounce=_ALL_AT_ONCE)
+    runtime.on_stop(server.close)
 
 
 class Enforcing:
