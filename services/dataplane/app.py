@@ -44,6 +44,7 @@ from services.dataplane.publish import AckOut, EndpointsOut
 from services.dataplane.registry import Registry, orphans, rebuild
 from services.dataplane.relabel import Relabel
 from services.dataplane.settings import Settings
+from services.dataplane.stale_sockets import end_stale_sockets
 
 FULL_POLICY = 5.0
 FULL_PEERS = 15.0
@@ -104,6 +105,7 @@ async def build(runtime: Runtime[Settings]) -> None:
 
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
     _start_loops(runtime, parts, attacher)
+    end_stale_sockets(runtime, parts)
     await _start_cni(runtime, parts, attacher)
 
 

@@ -312,6 +312,13 @@ DATAPLANE = (
         new="    return bool(user >= 0)\n",
         tests=("tests/shell/dataplane/test_server.py::test_another_user_is_not_answered",),
     ),
+    Mutant(
+        name="end-sockets-that-no-service-sent",
+        file="services/dataplane/stale_sockets.py",
+        old="        return tables.reverses.get(key) is not None and (one.peer, one.port) not in members()\n",
+        new="        return (one.peer, one.port) not in members()\n",
+        tests=("tests/netns/dataplane/test_stale_sockets.py::test_a_client_is_told_and_connects_to_another",),
+    ),
 )
 
 DATAPATH = (

@@ -143,10 +143,10 @@ def delete_group(group: int, *, tolerated: tuple[int, ...] = ()) -> Message:
 
 
 class Netlink:
-    """A blocking rtnetlink socket; belongs to the namespace that its thread was in when it was opened."""
+    """A blocking netlink socket; belongs to the namespace that its thread was in when it was opened."""
 
-    def __init__(self, timeout: float = 5.0) -> None:
-        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, socket.NETLINK_ROUTE)
+    def __init__(self, timeout: float = 5.0, protocol: int = socket.NETLINK_ROUTE) -> None:
+        self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
         self._socket.settimeout(timeout)
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
