@@ -7,7 +7,8 @@ a spec said is in a log of its name beside it; `<out>/report.json` sums them up,
 `docs/conformance.md` of it. Exit code 0 only if no chosen spec failed.
 
 Promises: nothing of the suite is changed; the suite's images are made here (`conformance_images.py`) and imported into
-each node before the first spec. Refuses a lab that is not up. Times are in seconds.
+each node before the first spec, and load balancers are there (`cloud.py`). Refuses a lab that is not up. Times are in
+seconds.
 """
 
 from __future__ import annotations
@@ -24,16 +25,16 @@ import zlib
 from dataclasses import asdict
 from pathlib import Path
 
-from lab import conformance_images, conformance_report
+from lab import cloud, conformance_images, conformance_report
 from lab.conformance_report import Result, done, note
 from lab.paths import Paths, paths, settings
-from lab.topology import LabError, plan
+from lab.topology import LabError, Topology, plan
 from lab.up import read_record
 
 SPEC_SECONDS, SLOW_SPEC_SECONDS = 420.0, 1500.0
 """After this a spec is ended and counts as failed; the suite's own waits are mostly at most five minutes. The longer
 one is for what the suite itself calls slow, and for the spec that makes 10,000 Services."""
-_SLOW = re.compile(r"\[Slow\]|PerformanceDNS|LoadBalancer")
+_SLOW = re.compile(r"\[Slow\]|PerformanceDNS|LoadBalancer|affinity timeout")
 _DRY_RUN_SECONDS = 60.0
 _IMPOSSIBLE = (
     (r"SCTPConnectivity|using SCTP|SCTP should", "the kernel has no SCTP"),
@@ -95,12 +96,12 @@ def log_name(spec: str) -> str:
 
 
 class Suite:
-    """The suite's program against one lab."""
+    """The suite's program against one lab, run outside of the cluster: in the fabric's namespace."""
 
-    def __init__(self, program: Path, lab: Paths, nodes: int, out: Path) -> None:
+    def __init__(self, program: Path, lab: Paths, topology: Topology, out: Path) -> None:
         self._program = program
         self._lab = lab
-        self._nodes = nodes
+        self._topology = topology
         self._out = out
         self._report = out / ".report.json"
 
@@ -131,8 +132,8 @@ class Suite:
         argv = [
             str(self._program),
             "--provider=skeleton",
-            f"--kubeconfig={self._lab.kubeconfig}",
-            f"--num-nodes={self._nodes}",
+            f"--kubeconfig={self._lab.kubeconfig_of('admin')}",
+            f"--num-nodes={len(self._topology.nodes)}",
             "--ginkgo.no-color",
             f"--ginkgo.json-report={self._report}",
             "--allowed-not-ready-nodes=0",
@@ -142,7 +143,7 @@ class Suite:
         environment = {**os.environ, "PATH": f"{Path(sys.executable).parent}:{os.environ.get('PATH', '')}"}
         with log.open("wb") as said:
             running = await asyncio.create_subprocess_exec(
-                *argv,
+                *cloud.outside(self._topology, argv),
                 stdin=asyncio.subprocess.DEVNULL,
                 stdout=said,
                 stderr=said,
@@ -167,13 +168,13 @@ async def run(arguments: argparse.Namespace) -> int:
     record = read_record(lab)
     if record is None or not record.finished:
         raise LabError(f"lab {arguments.name} is not up: run `make lab` first")
-    nodes = [host.name for host in plan(arguments.name, record.nodes).nodes]
-    print(f"suite and images for {len(nodes)} nodes", flush=True)
-    program = await conformance_images.prepare(lab, given.cache, nodes, print)
+    topology = plan(arguments.name, record.nodes)
+    print(f"suite and images for {len(topology.nodes)} nodes", flush=True)
+    program = await conformance_images.prepare(lab, given.cache, topology, print)
     out = Path(arguments.out or given.cache / "conformance" / arguments.name)
     results = out / "results.jsonl"
     await asyncio.to_thread(_prepare, out, results, arguments.again)
-    suite = Suite(program, lab, len(nodes), out)
+    suite = Suite(program, lab, topology, out)
     chosen = choose(await suite.specs(), arguments.focus, arguments.skip)
     earlier = done(results)
     if arguments.failed:

@@ -14,11 +14,11 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab import build, images
+from lab import build, cloud, images
 from lab.archive import File, Image, Link
 from lab.build import Say
 from lab.paths import Paths
-from lab.topology import LabError
+from lab.topology import LabError, Topology
 
 _REPOSITORY = "registry.k8s.io/e2e-test-images"
 AGNHOST = f"{_REPOSITORY}/agnhost:2.63.0"
@@ -94,17 +94,18 @@ def all_images(products: Mapping[str, Path]) -> dict[str, Image]:
     }
 
 
-async def prepare(lab: Paths, cache: Path, nodes: list[str], say: Say) -> Path:
-    """Build what is missing, import the images into every node; returns the suite's program."""
-    products = await build.build_all((SUITE, AGNHOST_PROGRAM, BOOM_PROGRAM, build.COREDNS), cache, say)
+async def prepare(lab: Paths, cache: Path, topology: Topology, say: Say) -> Path:
+    """Build what is missing, import the images into every node, start the cloud; returns the suite's program."""
+    products = await build.build_all((SUITE, AGNHOST_PROGRAM, BOOM_PROGRAM, build.COREDNS, cloud.CLOUD), cache, say)
+    await cloud.start(lab, topology, products["cloud"])
     archives = images.write(all_images(products), cache)
-    for node in nodes:
-        socket = str(lab.node(node).containerd_socket)
+    for node in topology.nodes:
+        socket = str(lab.node(node.name).containerd_socket)
         for archive in archives.values():
-            say(f"importing {archive.name} into {node}")
+            say(f"importing {archive.name} into {node.name}")
             importing = await asyncio.create_subprocess_exec(
                 "ctr", "-a", socket, "-n", "k8s.io", "images", "import", str(archive), stdout=asyncio.subprocess.DEVNULL
             )
             if await asyncio.wait_for(importing.wait(), _IMPORT_SECONDS):
-                raise LabError(f"containerd of {node} did not take {archive.name}")
+                raise LabError(f"containerd of {node.name} did not take {archive.name}")
     return products["e2e.test"]

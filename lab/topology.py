@@ -171,8 +171,12 @@ def host_sysctls() -> dict[str, str]:
 
 
 def fabric_sysctls() -> dict[str, str]:
-    """Settings of the fabric's namespace: an outside host, not a router."""
+    """Settings of the fabric's namespace: an outside host, not a router. Where it has several ways to an address (see
+    `cloud.py`), each connection takes one of them.
+    """
     return {
+        "ipv4/fib_multipath_hash_policy": "1",
+        "ipv6/fib_multipath_hash_policy": "1",
         "ipv4/conf/all/rp_filter": "0",
         "ipv4/conf/default/rp_filter": "0",
         "ipv6/conf/all/accept_dad": "0",

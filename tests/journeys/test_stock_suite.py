@@ -26,9 +26,8 @@ SPECS = [
 @pytest.fixture(scope="module")
 def suite(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Suite:
     """The suite's program, with its images in every node; built the first time."""
-    nodes = [host.name for host in lab.topology.nodes]
-    program = asyncio.run(conformance_images.prepare(lab.where, settings().cache, nodes, print))
-    return Suite(program, lab.where, len(nodes), tmp_path_factory.mktemp("stock"))
+    program = asyncio.run(conformance_images.prepare(lab.where, settings().cache, lab.topology, print))
+    return Suite(program, lab.where, lab.topology, tmp_path_factory.mktemp("stock"))
 
 
 @pytest.mark.parametrize("spec", SPECS)
