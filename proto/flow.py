@@ -43,6 +43,18 @@ class DropReason(IntEnum):
     ENDPOINT_GONE = 15
     LINK_UNKNOWN = 16
     """Seen on an interface that no endpoint is recorded for."""
+    SERVICE_NO_BACKEND = 17
+    """From outside to an external or load-balancer address of a Service that has no backend."""
+    SERVICE_NO_LOCAL_BACKEND = 18
+    """From outside to a Service whose external traffic policy is Local, and no backend of it is on this node."""
+    SERVICE_SOURCE = 19
+    """From outside to a Service that names the networks it may be reached from (loadBalancerSourceRanges)."""
+    SERVICE_NO_SOURCE = 20
+    """The node has no address, or no free source port, to speak to the chosen backend with."""
+    TRANSLATION_UNKNOWN = 21
+    """An answer whose translation is forgotten: the client would not know whom it is from."""
+    NO_ROUTE = 22
+    """A translated packet that this node has no way for, or that is too big for it."""
 
 
 class FlowEvent(msgspec.Struct, frozen=True):

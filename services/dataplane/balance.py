@@ -63,6 +63,8 @@ class Balancer:
         if not all(self._feed.complete(kind) for kind in NEEDED):
             return 0
         inputs = self._inputs()
+        if inputs.here.addresses:
+            self._tables.speak_as(inputs.here.addresses)
         if full or self._actual is None:
             self._actual = self._read()
         elif inputs == self._applied:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from services.dataplane.kernel.programs import Datapath
-from tests.bpf.world import World, bpffs, namespace, run
+from tests.bpf.world import OUR_MAC, World, bpffs, namespace, run
 
 CACHE = Path(os.environ.get("AIRMESH_BPF_CACHE") or Path.home() / ".cache" / "airmesh" / "bpf")
 
@@ -34,6 +34,7 @@ def build_node(netns: str) -> None:
     for setting in ("net.ipv4.ip_forward", "net.ipv4.conf.all.forwarding", "net.ipv6.conf.all.forwarding"):
         run("nsenter", f"--net=/run/netns/{netns}", "sysctl", "-qw", f"{setting}=1")
     commands = (
+        f"link set am-wire address {OUR_MAC.hex(':')}",
         "addr add 172.30.0.11/24 dev am-wire",
         "addr add fd00:172:30::11/64 dev am-wire nodad",
         "neigh add 172.30.0.12 lladdr 02:bb:00:00:00:12 dev am-wire nud permanent",
@@ -41,6 +42,8 @@ def build_node(netns: str) -> None:
         "route add 10.244.2.0/24 via 172.30.0.12",
         "-6 route add fd00:10:244:2::/64 via fd00:172:30::12",
         "route add 10.244.2.128/25 via 172.30.0.99",
+        "route add 192.0.2.0/24 via 172.30.0.12",
+        "-6 route add 2001:db8::/64 via fd00:172:30::12",
     )
     for command in commands:
         run("ip", "-n", netns, *command.split())

@@ -14,7 +14,7 @@ from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
 from services.dataplane.kernel import bpf
-from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, Hook
+from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, UPLINK_HOOKS
 from services.dataplane.kernel.programs import Datapath, LinkState, NotBpffs
 from tests.bpf import frames
 from tests.bpf.live import UPLINK, LiveNode, attach, fill, live_node, opened, two_nodes
@@ -182,7 +182,7 @@ def test_attaching_is_idempotent(node: LiveNode, datapath: Datapath, way: bool) 
 def test_name_with_a_dot(node: LiveNode, datapath: Datapath) -> None:
     with inside(node.netns):
         datapath.attach_uplink(node.a.ifindex, "eth0.100")
-        assert datapath.links()["eth0.100"].hooks == (Hook.FROM_WIRE,)
+        assert datapath.links()["eth0.100"].hooks == UPLINK_HOOKS
         datapath.detach("eth0.100")
 
 

@@ -28,7 +28,7 @@ OUR_MAC = frames.mac("02:00:00:00:00:01")
 
 TABLES = (
     "links", "endpoints", "ipcache", "cidrs", "subjects", "policy", "flows", "budgets", "fragments", "services",
-    "backends", "members", "affinities", "reverses", "cookies",
+    "backends", "members", "source_ranges", "affinities", "reverses", "cookies", "nats", "clients",
 )  # fmt: skip
 
 
@@ -138,6 +138,7 @@ class World:
         self.know("fd00:10:244:2::/64", 2001, at.PeerFlag.POD)
         self.know("172.30.0.11/32", Reserved.HOST, at.PeerFlag.NODE)
         self.know("fd00:172:30::11/128", Reserved.HOST, at.PeerFlag.NODE)
+        self.tables.speak_as((IPv4Address("172.30.0.11"), IPv6Address("fd00:172:30::11")))
         self.know("172.30.0.12/32", Reserved.REMOTE_NODE, at.PeerFlag.NODE)
         self.know("fd00:172:30::12/128", Reserved.REMOTE_NODE, at.PeerFlag.NODE)
 
@@ -187,6 +188,9 @@ class World:
 
     def from_wire(self, packet: bytes, *, kind: int | None = None) -> Outcome:
         return self._run("from_wire", self._frame(packet, OUR_MAC, kind), self.wire, self.wire)
+
+    def to_wire(self, packet: bytes, *, received_on: int = 0) -> Outcome:
+        return self._run("to_wire", self._frame(packet, OUR_MAC, None), self.wire, received_on)
 
     def send(self, packet: bytes) -> None:
         """Pod a sends; whatever is told stays in the ring."""

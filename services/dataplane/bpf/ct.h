@@ -85,7 +85,7 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 		.generation = v->generation,
 		.endpoint = role->endpoint,
 		.rule = v->rule,
-		.flags = role->from_host ? AM_FLOW_HOST : 0,
+		.flags = (role->from_host ? AM_FLOW_HOST : 0) | (p->is_translated ? AM_FLOW_TRANSLATED : 0),
 	};
 	long error;
 
@@ -133,6 +133,10 @@ AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, s
 			}
 			flow->generation = verdict->generation;
 		}
+		/* The same ports may be used by way of a Service and directly, one after the other. */
+		if (!is_reply && !p->is_error && !(flow->flags & AM_FLOW_TRANSLATED) != !p->is_translated)
+			flow->flags ^= AM_FLOW_TRANSLATED;
+		verdict->is_back = is_reply && (flow->flags & AM_FLOW_TRANSLATED);
 		am_touch(flow, p, is_reply);
 		verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
 		return;

@@ -1,6 +1,7 @@
 /*
  * The tc programs. from_pod: what a pod sends. to_pod: what the node's stack sends to a pod. from_wire: what an uplink
- * receives. collect: conntrack's broom, run by the agent. See README.md for how a packet travels.
+ * receives. to_wire: what the node's stack sends through one. collect: conntrack's broom, run by the agent. See README.md
+ * for how a packet travels.
  */
 #include "generated.h"
 #include "types.h"
@@ -10,13 +11,9 @@
 #include "drop.h"
 #include "spoof.h"
 #include "deliver.h"
-
-AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
-{
-	struct am_address_key key = { .address = *address };
-
-	return am_endpoints.lookup(&key);
-}
+#include "rewrite.h"
+#include "nat.h"
+#include "serve.h"
 
 /* Judges a packet for the pod that is to receive it, and gives it to the pod. */
 AM_INLINE int am_enter(struct __sk_buff *skb, const struct am_packet *p, struct am_endpoint *endpoint)
@@ -32,6 +29,21 @@ AM_INLINE int am_enter(struct __sk_buff *skb, const struct am_packet *p, struct 
 	return am_deliver(skb, endpoint);
 }
 
+/*
+ * A pod's answer to a client of a Service: in the front's name again, straight to the uplink. Only in the pod's own flow:
+ * the entry says whose it is.
+ */
+AM_INLINE int am_answer(struct __sk_buff *skb, struct am_packet *p, const struct am_role *role)
+{
+	struct am_work *w = am_work_of(p);
+
+	if (!am_recall(w, AM_PLACE_POD) || w->entry.endpoint != role->endpoint)
+		return am_refuse(skb, p, role, AM_REASON_TRANSLATION_UNKNOWN);
+	if (am_rewrite(skb, p, w))
+		return TC_ACT_SHOT;
+	return am_send_on(skb, p, role);
+}
+
 int from_pod(struct __sk_buff *skb)
 {
 	struct am_link_key link_key = { .ifindex = skb->ifindex };
@@ -42,6 +54,7 @@ int from_pod(struct __sk_buff *skb)
 	struct am_eth eth = {};
 	u32 reason, flags;
 	u8 to_node = 0;
+	int passes;
 
 	if (!p)
 		return TC_ACT_SHOT;
@@ -77,8 +90,11 @@ int from_pod(struct __sk_buff *skb)
 		return am_refuse(skb, p, &role, reason);
 	if (to_node)
 		return TC_ACT_OK;
-	if (!am_pass(skb, p, &role))
+	passes = am_pass(skb, p, &role);
+	if (!passes)
 		return TC_ACT_SHOT;
+	if (passes == AM_PASSES_BACK)
+		return am_answer(skb, p, &role);
 	endpoint = am_local(&p->destination);
 	if (endpoint)
 		return am_enter(skb, p, endpoint);
@@ -117,12 +133,39 @@ int to_pod(struct __sk_buff *skb)
 	return am_pass(skb, p, &role) ? TC_ACT_OK : TC_ACT_SHOT;
 }
 
+#define AM_TO_POD -1
+
+/* What an uplink received for no pod of ours. Returns an action, or AM_TO_POD when it has become a pod's. */
+AM_INLINE int am_from_outside(struct __sk_buff *skb, struct am_packet *p, const struct am_role *role)
+{
+	struct am_work *w = am_work_of(p);
+	u32 reason;
+
+	/* Whatever is not for us, not TCP or UDP, or cannot be read: the stack's, as if we were not here. */
+	if (skb->pkt_type || am_parse(skb, p) || (p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP))
+		return TC_ACT_OK;
+	reason = am_serve(w);
+	if (reason == AM_NOT_SERVED)
+		return TC_ACT_OK;
+	if (reason)
+		return am_refuse(skb, p, role, reason);
+	if (am_rewrite(skb, p, w))
+		return TC_ACT_SHOT;
+	if (w->entry.is_back || w->entry.partner == AM_PLACE_WIRE)
+		return am_send_on(skb, p, role);
+	if (w->entry.partner == AM_PLACE_POD)
+		return AM_TO_POD;
+	am_expect_answers();
+	return TC_ACT_OK;
+}
+
 int from_wire(struct __sk_buff *skb)
 {
 	struct am_role role = { .side = AM_SIDE_INGRESS };
 	struct am_packet *p = am_scratch_packet();
 	struct am_endpoint *endpoint;
 	u32 reason, flags;
+	int action;
 
 	if (!p)
 		return TC_ACT_SHOT;
@@ -135,14 +178,43 @@ int from_wire(struct __sk_buff *skb)
 	if (am_local(&p->source) || am_identity_of(&p->source, &flags) == AM_IDENTITY_HOST)
 		return am_refuse(skb, p, &role, AM_REASON_SPOOFED_ADDRESS);
 	endpoint = am_local(&p->destination);
-	if (!endpoint)
-		return TC_ACT_OK;
+	if (endpoint) {
+		reason = am_parse(skb, p);
+	} else {
+		action = am_from_outside(skb, p, &role);
+		if (action != AM_TO_POD)
+			return action;
+		endpoint = am_local(&p->destination);
+		if (!endpoint)
+			return am_refuse(skb, p, &role, AM_REASON_ENDPOINT_GONE);
+	}
 	role.subject = endpoint->identity;
 	role.endpoint = endpoint->endpoint;
-	reason = am_parse(skb, p);
 	if (reason)
 		return am_refuse(skb, p, &role, reason);
 	return am_enter(skb, p, endpoint);
+}
+
+/*
+ * What leaves by an uplink. Only the node's own stack answers for backends of the node's own network; what was received
+ * somewhere (a pod's packet, a forwarded one) is none of that.
+ */
+int to_wire(struct __sk_buff *skb)
+{
+	struct am_packet *p;
+
+	if (skb->ingress_ifindex || !am_expects_answers())
+		return TC_ACT_OK;
+	if (skb->vlan_present || (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6))
+		return TC_ACT_OK;
+	p = am_scratch_packet();
+	if (!p)
+		return TC_ACT_SHOT;
+	if (am_parse_addresses(skb, p, skb->protocol) || am_parse(skb, p))
+		return TC_ACT_OK;
+	if ((p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP) || !am_recall(am_work_of(p), AM_PLACE_NODE))
+		return TC_ACT_OK;
+	return am_rewrite(skb, p, am_work_of(p)) ? TC_ACT_SHOT : TC_ACT_OK;
 }
 
 /* One entry to be collected: gone only if it has not been seen since the agent looked (0: whatever it is). */

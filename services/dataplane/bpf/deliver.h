@@ -7,6 +7,9 @@
 #ifndef AM_DELIVER_H
 #define AM_DELIVER_H
 
+/* As the kernel has it: bcc 0.26 declares it without the length. */
+static long (*am_redirect_neigh)(u32 ifindex, struct bpf_redir_neigh *hop, int length, u64 flags) = (void *)BPF_FUNC_redirect_neigh;
+
 /* Into the pod's namespace, past its host veth: whoever calls this has judged the pod's ingress. */
 AM_INLINE int am_deliver(struct __sk_buff *skb, struct am_endpoint *endpoint)
 {
@@ -31,31 +34,66 @@ AM_INLINE int am_decrement_ttl(struct __sk_buff *skb, const struct am_packet *p)
 	return bpf_skb_store_bytes(skb, AM_ETH_LEN + 8, &ttl, 1, 0);
 }
 
+AM_INLINE long am_look_up(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
+{
+	fib->ifindex = skb->ifindex;
+	fib->l4_protocol = p->protocol;
+	/* tot_len stays 0: the helper then measures the packet against the link itself, segments of a GSO one apart. */
+	if (p->family == 4) {
+		fib->family = AM_AF_INET;
+		fib->ipv4_src = p->source.word[3];
+		fib->ipv4_dst = p->destination.word[3];
+	} else {
+		fib->family = AM_AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, &p->source, 16);
+		__builtin_memcpy(fib->ipv6_dst, &p->destination, 16);
+	}
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
+}
+
+AM_INLINE int am_leave(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
+{
+	u8 macs[12];
+
+	__builtin_memcpy(macs, fib->dmac, 6);
+	__builtin_memcpy(macs + 6, fib->smac, 6);
+	if (am_decrement_ttl(skb, p) || bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+		return TC_ACT_SHOT;
+	return bpf_redirect(fib->ifindex, 0);
+}
+
 /* To a pod of another node. */
 AM_INLINE int am_route(struct __sk_buff *skb, const struct am_packet *p)
 {
 	struct bpf_fib_lookup fib = {};
-	u8 macs[12];
 
-	fib.ifindex = skb->ifindex;
-	fib.l4_protocol = p->protocol;
-	/* tot_len stays 0: the helper then measures the packet against the link itself, segments of a GSO one apart. */
-	if (p->family == 4) {
-		fib.family = AM_AF_INET;
-		fib.ipv4_src = p->source.word[3];
-		fib.ipv4_dst = p->destination.word[3];
-	} else {
-		fib.family = AM_AF_INET6;
-		__builtin_memcpy(fib.ipv6_src, &p->source, 16);
-		__builtin_memcpy(fib.ipv6_dst, &p->destination, 16);
-	}
-	if (p->ttl <= 1 || bpf_fib_lookup(skb, &fib, sizeof(fib), 0) != BPF_FIB_LKUP_RET_SUCCESS)
+	if (p->ttl <= 1 || am_look_up(skb, p, &fib) != BPF_FIB_LKUP_RET_SUCCESS)
 		return TC_ACT_OK;
-	__builtin_memcpy(macs, fib.dmac, 6);
-	__builtin_memcpy(macs + 6, fib.smac, 6);
-	if (am_decrement_ttl(skb, p) || bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+	return am_leave(skb, p, &fib);
+}
+
+/*
+ * A translated packet, out by the uplink. Never up to the stack: its source may be this node's own address, which the
+ * stack would take for a forgery. A neighbour that is not known yet is asked for by the kernel, which keeps the packet.
+ */
+AM_INLINE int am_send_on(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
+{
+	struct bpf_fib_lookup fib = {};
+	struct bpf_redir_neigh hop = {};
+	long found;
+
+	if (p->ttl <= 1)
+		return am_refuse(skb, p, role, AM_REASON_TTL_EXCEEDED);
+	found = am_look_up(skb, p, &fib);
+	if (found == BPF_FIB_LKUP_RET_SUCCESS)
+		return am_leave(skb, p, &fib);
+	if (found != BPF_FIB_LKUP_RET_NO_NEIGH)
+		return am_refuse(skb, p, role, AM_REASON_NO_ROUTE);
+	hop.nh_family = fib.family;
+	__builtin_memcpy(hop.ipv6_nh, fib.ipv6_dst, 16); /* a union with the IPv4 ones in both */
+	if (am_decrement_ttl(skb, p))
 		return TC_ACT_SHOT;
-	return bpf_redirect(fib.ifindex, 0);
+	return am_redirect_neigh(fib.ifindex, &hop, sizeof(hop), 0);
 }
 
 #endif

@@ -108,7 +108,10 @@ AM_INLINE int am_wants_forwarded(void)
 	return config && (config->flags & AM_CONFIG_EMIT_FORWARDED);
 }
 
-/* Judges, counts and tells. Returns true when the packet may go on. */
+#define AM_PASSES 1
+#define AM_PASSES_BACK 2 /* an answer that am_nat has a translation for */
+
+/* Judges, counts and tells. Returns 0 unless the packet may go on. */
 AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
 {
 	struct am_verdict verdict = {};
@@ -123,7 +126,7 @@ AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const st
 		skb->mark = AM_REPLY_MARK;
 	if (verdict.is_new && am_wants_forwarded())
 		am_tell(skb, p, role, &verdict);
-	return 1;
+	return verdict.is_back ? AM_PASSES_BACK : AM_PASSES;
 }
 
 #endif

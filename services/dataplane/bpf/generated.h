@@ -20,6 +20,12 @@
 #define AM_REASON_TTL_EXCEEDED 14
 #define AM_REASON_ENDPOINT_GONE 15
 #define AM_REASON_LINK_UNKNOWN 16
+#define AM_REASON_SERVICE_NO_BACKEND 17
+#define AM_REASON_SERVICE_NO_LOCAL_BACKEND 18
+#define AM_REASON_SERVICE_SOURCE 19
+#define AM_REASON_SERVICE_NO_SOURCE 20
+#define AM_REASON_TRANSLATION_UNKNOWN 21
+#define AM_REASON_NO_ROUTE 22
 
 #define AM_IDENTITY_UNKNOWN 0
 #define AM_IDENTITY_HOST 1
@@ -41,6 +47,7 @@
 #define AM_IPCACHE_NODE 2
 
 #define AM_FLOW_HOST 1
+#define AM_FLOW_TRANSLATED 2
 
 #define AM_SEEN_REPLY 1
 #define AM_SEEN_FIN_ORIGINAL 2
@@ -60,11 +67,24 @@
 #define AM_SERVICE_LOCAL_ONLY 4
 #define AM_SERVICE_SOURCE_RANGES 8
 
+#define AM_PLACE_WIRE 0
+#define AM_PLACE_POD 1
+#define AM_PLACE_NODE 2
+
 #define AM_NO_RULE 0xffffffffu
 #define AM_REPLY_MARK 0xa150001u
 #define AM_POLICY_BITS 224
 #define AM_ADDRESS_BITS 128
 #define AM_MAX_CONDEMNED 64
+#define AM_FIRST_PORT 61000
+#define AM_LAST_PORT 65535
+#define AM_PORT_TRIES 8
+#define AM_TCP_SYN_SECONDS 60
+#define AM_TCP_ESTABLISHED_SECONDS 21600
+#define AM_TCP_HALF_CLOSED_SECONDS 600
+#define AM_TCP_CLOSING_SECONDS 10
+#define AM_UDP_SINGLE_SECONDS 60
+#define AM_UDP_ANSWERED_SECONDS 180
 
 /* An address: 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. */
 struct am_addr {
@@ -262,11 +282,11 @@ struct am_throttle {
 };
 _Static_assert(sizeof(struct am_throttle) == 16, "Throttle");
 
-/* Room for one packet while a program looks at it (struct am_packet); means nothing to anybody else. */
+/* Room for one packet while a program looks at it (struct am_work); means nothing to anybody else. */
 struct am_scratch {
-	u64 room[16];
+	u64 room[48];
 };
-_Static_assert(sizeof(struct am_scratch) == 128, "Scratch");
+_Static_assert(sizeof(struct am_scratch) == 384, "Scratch");
 
 /* A virtual address, port and protocol, as sockets of this node see it or as packets from outside do. */
 struct am_service_key {
@@ -376,6 +396,54 @@ struct am_cookie_mark {
 };
 _Static_assert(sizeof(struct am_cookie_mark) == 1, "CookieMark");
 
+/* A packet of a translated flow, as it is met. */
+struct am_nat_key {
+	struct am_addr source;
+	struct am_addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+	u8 protocol;
+	u8 place;
+	u16 hole;
+};
+_Static_assert(sizeof(struct am_nat_key) == 40, "NatKey");
+
+/* What such a packet becomes. The first four members lie as those of NatKey do: copied and summed as one. */
+struct am_nat {
+	u64 last_seen;
+	struct am_addr source;
+	struct am_addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+	u32 service;
+	u32 endpoint;
+	u8 partner;
+	u8 is_back;
+	u8 seen;
+	u8 hole;
+};
+_Static_assert(sizeof(struct am_nat) == 56, "Nat");
+
+/* A client from outside and the service it asked for (ClientIP affinity). */
+struct am_client_key {
+	struct am_addr address;
+	u32 service;
+};
+_Static_assert(sizeof(struct am_client_key) == 20, "ClientKey");
+
+/* In whose name this node speaks to backends elsewhere when the client asked for an address that is not its own. */
+struct am_node_addresses {
+	struct am_addr address4;
+	struct am_addr address6;
+};
+_Static_assert(sizeof(struct am_node_addresses) == 32, "NodeAddresses");
+
+/* When a packet last went to a backend that is this node itself; spares the node's own traffic a look. */
+struct am_outward {
+	u64 last_node_flow;
+};
+_Static_assert(sizeof(struct am_outward) == 8, "Outward");
+
 /* What the ring buffer carries: one packet's verdict. Numbers as in proto.flow and proto.policy. */
 struct am_event {
 	u64 time;
@@ -441,5 +509,13 @@ BPF_F_TABLE("lru_hash", struct am_affinity_key, struct am_affinity, am_affinity,
 BPF_F_TABLE("lru_hash", struct am_reverse_key, struct am_virtual, am_reverse, 65536, 0);
 /* namespaces the socket programs act in */
 BPF_F_TABLE("hash", struct am_cookie_key, struct am_cookie_mark, am_cookies, 8192, 0);
+/* translated flows from outside, each direction apart */
+BPF_F_TABLE("lru_hash", struct am_nat_key, struct am_nat, am_nat, 65536, 0);
+/* the backend a client from outside had */
+BPF_F_TABLE("lru_hash", struct am_client_key, struct am_affinity, am_clients, 16384, 0);
+/* in whose name this node speaks to backends */
+BPF_F_TABLE("array", u32, struct am_node_addresses, am_own, 1, 0);
+/* when the node itself last was a backend */
+BPF_F_TABLE("array", u32, struct am_outward, am_outward, 1, 0);
 
 #endif

@@ -16,16 +16,11 @@
 /* How long one UDP socket that never connects keeps its backend between two messages. */
 #define AM_SOCKET_AFFINITY_NS (30ULL * 1000000000)
 
-struct am_target {
-	struct am_addr address;
-	__be16 port;
-};
-
-AM_INLINE int am_acts_here(struct bpf_sock_addr *ctx)
+AM_INLINE struct am_cookie_mark *am_acts_here(struct bpf_sock_addr *ctx)
 {
 	struct am_cookie_key key = { .cookie = bpf_get_netns_cookie(ctx) };
 
-	return am_cookies.lookup(&key) != 0;
+	return am_cookies.lookup(&key);
 }
 
 AM_INLINE int am_remembered(const struct am_affinity_key *key, u32 service, u64 now, u64 lifetime, struct am_target *target)
@@ -82,14 +77,16 @@ AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u
 AM_INLINE int am_translate(struct bpf_sock_addr *ctx, struct am_target *target, u8 per_message)
 {
 	struct am_service_key key = { .address = target->address, .port = target->port, .protocol = ctx->protocol };
+	struct am_cookie_mark *mark = am_acts_here(ctx);
 	struct am_reverse_key reverse = {};
 	struct am_virtual virtual = {};
 	struct am_service *service;
 
-	if (!am_acts_here(ctx))
+	if (!mark)
 		return 0;
+	key.scope = AM_SCOPE_SOCKET;
 	service = am_services.lookup(&key);
-	if (!service)
+	if (!service || ((service->flags & AM_SERVICE_NODE_ONLY) && !mark->node))
 		return 0;
 	virtual.address = target->address;
 	virtual.port = target->port;

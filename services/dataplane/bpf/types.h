@@ -47,6 +47,24 @@ struct am_packet {
 	u8 is_fragment;
 	u8 is_first; /* the fragment that carries the transport header */
 	u8 is_error; /* an ICMP error about a packet in the other direction */
+	u8 is_translated; /* it had another destination on the wire */
+};
+
+/* Where a connection is to go, or goes. */
+struct am_target {
+	struct am_addr address;
+	__be16 port;
+};
+
+/* What stands in am_scratch: the packet, and what translating it takes (nat.h). */
+struct am_work {
+	struct am_packet packet;
+	struct am_nat_key key; /* the packet as it was met */
+	struct am_nat entry;   /* what it becomes */
+	struct am_nat_key partner_key;
+	struct am_nat partner;
+	struct am_addr outer[2];
+	struct am_target target;
 };
 
 /*
@@ -63,7 +81,13 @@ AM_INLINE struct am_packet *am_scratch_packet(void)
 		__builtin_memset(p, 0, sizeof(*p));
 	return p;
 }
-_Static_assert(sizeof(struct am_packet) <= sizeof(struct am_scratch), "core/layout.py says how large");
+_Static_assert(sizeof(struct am_work) <= sizeof(struct am_scratch), "core/layout.py says how large");
+
+/* The room around such a packet. Nothing in it has a value yet. */
+AM_INLINE struct am_work *am_work_of(struct am_packet *p)
+{
+	return (struct am_work *)p;
+}
 
 /* What policy says, and of whom. */
 struct am_verdict {
@@ -72,6 +96,7 @@ struct am_verdict {
 	u32 rule;
 	u32 generation;
 	u32 is_new; /* the packet began a flow */
+	u32 is_back; /* it answers a flow that came by a Service's address */
 };
 
 AM_INLINE int am_same_addr(const struct am_addr *a, const struct am_addr *b)

@@ -30,7 +30,7 @@ from services.dataplane.core.wire import (
     MaybeAddr,
     Port,
     Record,
-    Room128,
+    Room384,
     address_bytes,
 )
 
@@ -69,6 +69,8 @@ class FlowFlag(IntFlag):
 
     HOST = 1
     """Begun by this node itself: no policy is asked (the kubelet's probes)."""
+    TRANSLATED = 2
+    """Its packets come by a Service's address: the replies have a translation to find."""
 
 
 class Seen(IntFlag):
@@ -345,9 +347,9 @@ class Config(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Scratch(Record):
-    """Room for one packet while a program looks at it (``struct am_packet``); means nothing to anybody else."""
+    """Room for one packet while a program looks at it (``struct am_work``); means nothing to anybody else."""
 
-    room: Room128
+    room: Room384
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -2,7 +2,8 @@
 
 Names have at most 15 characters (``BPF_OBJ_NAME_LEN`` counts the closing zero). Sizes bound memory: a full hash refuses
 an entry, which the datapath answers with a drop and the agent with an error, never with a silent "allow".
-``am_ct`` is a plain hash on purpose: an LRU would evict live flows under pressure.
+``am_ct`` is a plain hash on purpose: an LRU would evict live flows under pressure. ``am_nat`` is one all the same:
+flows from outside have no endpoint whose share they could be counted against.
 """
 
 from __future__ import annotations
@@ -11,6 +12,7 @@ import hashlib
 from dataclasses import dataclass
 
 from services.dataplane.core import layout as at
+from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.wire import Record
@@ -20,6 +22,9 @@ NO_PREALLOC = 1
 
 CONNTRACK_ENTRIES = 131_072
 """About 14 MB, allocated at the start: a full table is a clean refusal, an allocation failing in softirq is not."""
+
+NAT_ENTRIES = 65_536
+"""Two a flow, about 10 MB. An LRU: strangers fill it, so the longest unused flow must make room for the next."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,9 +81,15 @@ AFFINITIES = MapSpec("am_affinity", LRU, lb.AffinityKey, lb.Affinity, 65_536, "t
 REVERSES = MapSpec("am_reverse", LRU, lb.ReverseKey, lb.Virtual, 65_536, "the virtual address a socket asked for")
 COOKIES = MapSpec("am_cookies", H, at.CookieKey, at.CookieMark, 8192, "namespaces the socket programs act in")
 
+NATS = MapSpec("am_nat", LRU, nat.NatKey, nat.Nat, NAT_ENTRIES, "translated flows from outside, each direction apart")
+CLIENTS = MapSpec("am_clients", LRU, nat.ClientKey, lb.Affinity, 16_384, "the backend a client from outside had")
+NODE_ADDRESSES = MapSpec("am_own", ARRAY, at.Index, nat.NodeAddresses, 1, "in whose name this node speaks to backends")
+OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node itself last was a backend")
+
 MAPS: tuple[MapSpec, ...] = (
     LINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG,
     THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES, AFFINITIES, REVERSES, COOKIES,
+    NATS, CLIENTS, NODE_ADDRESSES, OUTWARD,
 )  # fmt: skip
 
 RECORDS: tuple[type[Record], ...] = (

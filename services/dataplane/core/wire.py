@@ -89,7 +89,7 @@ Hole5: TypeAlias = Annotated[int, Kind("u8", "5s", 5, 1, _nothing, _zero, length
 """Five bytes that are always zero: where a layout wants the next field further on than alignment would put it."""
 
 
-Room128: TypeAlias = Annotated[bytes, Kind("u64", "128s", 128, 8, bytes, bytes, length=16)]
+Room384: TypeAlias = Annotated[bytes, Kind("u64", "384s", 384, 8, bytes, bytes, length=48)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,7 +14,9 @@ from pathlib import Path
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction, PeerKind, Verdict
+from services.dataplane.core import conntrack as idle
 from services.dataplane.core import layout as at
+from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.maps import MAPS, RECORDS, MapSpec
@@ -36,6 +38,7 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("AM_AFFINITY", lb.AffinityKind),
     ("AM_SCOPE", lb.Scope),
     ("AM_SERVICE", lb.ServiceFlag),
+    ("AM_PLACE", nat.Place),
 )
 
 
@@ -70,6 +73,15 @@ def _constants() -> list[str]:
         "AM_POLICY_BITS": at.POLICY_BITS,
         "AM_ADDRESS_BITS": 128,
         "AM_MAX_CONDEMNED": at.MAX_CONDEMNED,
+        "AM_FIRST_PORT": nat.FIRST_PORT,
+        "AM_LAST_PORT": nat.LAST_PORT,
+        "AM_PORT_TRIES": nat.PORT_TRIES,
+        "AM_TCP_SYN_SECONDS": idle.TCP_SYN,
+        "AM_TCP_ESTABLISHED_SECONDS": idle.TCP_ESTABLISHED,
+        "AM_TCP_HALF_CLOSED_SECONDS": idle.TCP_HALF_CLOSED,
+        "AM_TCP_CLOSING_SECONDS": idle.TCP_CLOSING,
+        "AM_UDP_SINGLE_SECONDS": idle.UDP_SINGLE,
+        "AM_UDP_ANSWERED_SECONDS": idle.UDP_ANSWERED,
     }
     return [f"#define {name} {value}" for name, value in numbers.items()]
 

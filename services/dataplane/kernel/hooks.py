@@ -31,6 +31,7 @@ class Hook(Enum):
     FROM_POD = "from_pod"
     TO_POD = "to_pod"
     FROM_WIRE = "from_wire"
+    TO_WIRE = "to_wire"
     CONNECT4 = "connect4"
     CONNECT6 = "connect6"
     SENDMSG4 = "sendmsg4"
@@ -55,6 +56,7 @@ _ATTACH = {
     Hook.FROM_POD: AttachKind.TCX_INGRESS,
     Hook.TO_POD: AttachKind.TCX_EGRESS,
     Hook.FROM_WIRE: AttachKind.TCX_INGRESS,
+    Hook.TO_WIRE: AttachKind.TCX_EGRESS,
     Hook.CONNECT4: AttachKind.CGROUP_INET4_CONNECT,
     Hook.CONNECT6: AttachKind.CGROUP_INET6_CONNECT,
     Hook.SENDMSG4: AttachKind.CGROUP_UDP4_SENDMSG,
@@ -65,7 +67,7 @@ _ATTACH = {
     Hook.GETPEERNAME6: AttachKind.CGROUP_INET6_GETPEERNAME,
 }
 ENDPOINT_HOOKS = (Hook.FROM_POD, Hook.TO_POD)
-UPLINK_HOOKS = (Hook.FROM_WIRE,)
+UPLINK_HOOKS = (Hook.FROM_WIRE, Hook.TO_WIRE)
 SOCKET_HOOKS = tuple(hook for hook in Hook if hook.is_socket)
 
 

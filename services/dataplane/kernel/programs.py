@@ -102,7 +102,7 @@ class Datapath:
         self._attach(name, ENDPOINT_HOOKS, ifindex, self._devices)
 
     def attach_uplink(self, ifindex: int, name: str) -> None:
-        """Hangs ``from_wire`` on an uplink. Idempotent."""
+        """Hangs ``from_wire`` and ``to_wire`` on an uplink. Idempotent."""
         self._attach(name, UPLINK_HOOKS, ifindex, self._devices)
 
     def attach_sockets(self, cgroup: Path) -> None:

@@ -10,14 +10,17 @@ from __future__ import annotations
 import errno
 import os
 import struct
+from collections.abc import Iterable
 from pathlib import Path
 
 from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
 from services.dataplane.core import maps as m
+from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.maps import MAPS, MapSpec
+from services.dataplane.core.wire import Address
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.maps import Table, check_shape, processors
 
@@ -64,6 +67,9 @@ class Tables:
         self.affinities = Table(fd["am_affinity"], m.AFFINITIES, lb.AffinityKey, lb.Affinity)
         self.reverses = Table(fd["am_reverse"], m.REVERSES, lb.ReverseKey, lb.Virtual)
         self.cookies = Table(fd["am_cookies"], m.COOKIES, at.CookieKey, at.CookieMark)
+        self.nats = Table(fd["am_nat"], m.NATS, nat.NatKey, nat.Nat)
+        self.clients = Table(fd["am_clients"], m.CLIENTS, nat.ClientKey, lb.Affinity)
+        self._own = Table(fd["am_own"], m.NODE_ADDRESSES, at.Index, nat.NodeAddresses)
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
         self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)
         self.events_fd = fd["am_events"]
@@ -76,6 +82,15 @@ class Tables:
     def config(self) -> at.Config:
         """The switches now (all zero in a fresh map: no events at all)."""
         return self._config.get(_FIRST) or at.Config(events_per_second=0, events_burst=0)
+
+    def speak_as(self, addresses: Iterable[Address]) -> None:
+        """Says the node's own addresses, preferred ones first: the first of each family is what backends elsewhere see
+        of clients that asked for an address which is not the node's. Flows that live keep theirs.
+        """
+        first = {address.version: address for address in reversed(list(addresses))}
+        wanted = nat.NodeAddresses(address4=first.get(4), address6=first.get(6))
+        if self._own.get(_FIRST) != wanted:
+            self._own.put(_FIRST, wanted)
 
     @property
     def generation(self) -> int:

@@ -25,7 +25,7 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "16s": ADDRESSES,
     "6s": st.binary(min_size=6, max_size=6),
     "5s": st.just(0),
-    "128s": st.binary(min_size=128, max_size=128),
+    "384s": st.binary(min_size=384, max_size=384),
 }
 
 

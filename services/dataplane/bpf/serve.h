@@ -1,0 +1,237 @@
+/*
+ * Services for packets from outside: node ports, host ports, external and load-balancer addresses, over TCP and UDP.
+ *
+ * Three kinds of backend. A pod of this node sees the client's own address, and is judged for it. This node itself (a
+ * hostNetwork pod) too: the packet goes up the stack, to_wire turns the answer back. Any other backend sees this node's
+ * address, so that its answers come back here. A flow stays with its backend: TCP while it lives, UDP while the backend
+ * serves. Only a first packet of TCP (SYN), or one of a flow that nobody remembers, chooses.
+ */
+#ifndef AM_SERVE_H
+#define AM_SERVE_H
+
+/* Not a reason: not for us, the stack knows what to do. */
+#define AM_NOT_SERVED 0x200
+
+AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
+{
+	struct am_address_key key = { .address = *address };
+
+	return am_endpoints.lookup(&key);
+}
+
+AM_INLINE int am_begins(const struct am_packet *p)
+{
+	return p->protocol == AM_TCP && (p->tcp_flags & (AM_TCP_SYN | AM_TCP_ACK)) == AM_TCP_SYN;
+}
+
+AM_INLINE struct am_service *am_front(const struct am_packet *p)
+{
+	struct am_service_key key = {
+		.address = p->destination,
+		.port = p->flow.destination_port,
+		.protocol = p->protocol,
+		.scope = AM_SCOPE_PACKET,
+	};
+
+	return am_services.lookup(&key);
+}
+
+AM_INLINE int am_may_come(const struct am_packet *p, const struct am_service *service)
+{
+	struct am_source_range_key key = {
+		.prefixlen = 32 + AM_ADDRESS_BITS,
+		.service = service->number,
+		.address = p->source,
+	};
+
+	return !(service->flags & AM_SERVICE_SOURCE_RANGES) || am_src_ranges.lookup(&key);
+}
+
+AM_INLINE int am_serves(u32 service, const struct am_addr *address, __be16 port)
+{
+	struct am_member_key member = { .service = service, .address = *address, .port = port };
+
+	return am_members.lookup(&member) != 0;
+}
+
+/* The known flow must choose anew. `service` may be 0: its front is gone, but the flow lives. */
+AM_INLINE int am_is_stale(struct am_work *w, struct am_service *service)
+{
+	const struct am_packet *p = &w->packet;
+	struct am_endpoint *endpoint;
+
+	if (w->entry.is_back || p->is_error)
+		return 0;
+	if (w->entry.partner == AM_PLACE_POD) {
+		endpoint = am_local(&w->entry.destination);
+		if (!endpoint || endpoint->endpoint != w->entry.endpoint)
+			return 1;
+	}
+	if (!service)
+		return 0;
+	if (p->protocol == AM_TCP) {
+		if (!am_begins(p))
+			return 0;
+		if (w->entry.seen & (AM_SEEN_FIN_ORIGINAL | AM_SEEN_FIN_REPLY | AM_SEEN_RESET))
+			return 1;
+		if (w->entry.seen & AM_SEEN_REPLY)
+			return 0;
+	} else if (am_is_over(&w->entry, p->protocol)) {
+		return 1;
+	}
+	return w->entry.service != service->number ||
+	       !am_serves(service->number, &w->entry.destination, w->entry.destination_port);
+}
+
+AM_INLINE int am_had(struct am_work *w, const struct am_client_key *client, const struct am_service *service)
+{
+	struct am_affinity *had = am_clients.lookup(client);
+	s64 age;
+
+	if (!had)
+		return 0;
+	age = bpf_ktime_get_coarse_ns() - had->last;
+	if (age > (s64)(service->affinity_seconds * 1000000000ULL))
+		return 0;
+	w->target.address = had->address;
+	w->target.port = had->port;
+	return am_serves(service->number, &w->target.address, w->target.port);
+}
+
+/* Fills w->target. Returns 0 when there is nobody. */
+AM_INLINE int am_pick(struct am_work *w, const struct am_service *service)
+{
+	struct am_client_key client = { .address = w->packet.source, .service = service->number };
+	struct am_backend_key key = { .service = service->number };
+	struct am_affinity fresh = {};
+	struct am_backend *backend;
+
+	if (!service->backends)
+		return 0;
+	if (!service->affinity_seconds || !am_had(w, &client, service)) {
+		key.index = bpf_get_prandom_u32() % service->backends;
+		backend = am_backends.lookup(&key);
+		if (!backend)
+			return 0;
+		w->target.address = backend->address;
+		w->target.port = backend->port;
+	}
+	if (service->affinity_seconds) {
+		fresh.last = bpf_ktime_get_coarse_ns();
+		fresh.address = w->target.address;
+		fresh.port = w->target.port;
+		am_clients.update(&client, &fresh);
+	}
+	return am_is_mapped(&w->target.address) == (w->packet.family == 4);
+}
+
+/* In whose name this node speaks for the client: as whom the client knows it, or as the agent says. */
+AM_INLINE int am_speak_as(struct am_work *w)
+{
+	struct am_node_addresses *own;
+	u32 flags;
+	int zero = 0;
+
+	w->entry.source = w->packet.destination;
+	if (am_identity_of(&w->packet.destination, &flags) == AM_IDENTITY_HOST)
+		return 1;
+	own = am_own.lookup(&zero);
+	if (!own)
+		return 0;
+	w->entry.source = w->packet.family == 4 ? own->address4 : own->address6;
+	return !am_no_addr(&w->entry.source);
+}
+
+AM_INLINE u32 am_nobody(const struct am_service *service)
+{
+	if (service->flags & AM_SERVICE_LOCAL_ONLY)
+		return AM_REASON_SERVICE_NO_LOCAL_BACKEND;
+	return service->flags & AM_SERVICE_FOREIGN ? AM_REASON_SERVICE_NO_BACKEND : AM_NOT_SERVED;
+}
+
+/* Chooses a backend for the packet in w->key and remembers it. */
+AM_INLINE u32 am_begin(struct am_work *w, struct am_service *service)
+{
+	const struct am_packet *p = &w->packet;
+	struct am_endpoint *endpoint;
+	u32 flags;
+
+	if (!am_pick(w, service))
+		return am_nobody(service);
+	if (am_same_addr(&w->target.address, &p->destination) && w->target.port == p->flow.destination_port)
+		return AM_NOT_SERVED; /* the front is its own backend: nothing to translate */
+	w->entry.last_seen = bpf_ktime_get_coarse_ns();
+	w->entry.source = p->source;
+	w->entry.source_port = p->flow.source_port;
+	w->entry.destination = w->target.address;
+	w->entry.destination_port = w->target.port;
+	w->entry.service = service->number;
+	w->entry.endpoint = 0;
+	w->entry.is_back = 0;
+	w->entry.seen = 0;
+	w->entry.hole = 0;
+	w->entry.partner = AM_PLACE_NODE;
+	endpoint = am_local(&w->target.address);
+	if (endpoint) {
+		w->entry.partner = AM_PLACE_POD;
+		w->entry.endpoint = endpoint->endpoint;
+	} else if (am_identity_of(&w->target.address, &flags) != AM_IDENTITY_HOST) {
+		w->entry.partner = AM_PLACE_WIRE;
+		if (service->flags & AM_SERVICE_LOCAL_ONLY)
+			return AM_REASON_SERVICE_NO_LOCAL_BACKEND;
+		if (!am_speak_as(w))
+			return AM_REASON_SERVICE_NO_SOURCE;
+	}
+	return am_remember(w, w->entry.partner == AM_PLACE_WIRE);
+}
+
+/*
+ * What is to become of a packet that an uplink received and that is for no pod: fills w->entry and returns 0, or returns
+ * AM_NOT_SERVED, or an AM_REASON_* to drop it for.
+ */
+AM_INLINE u32 am_serve(struct am_work *w)
+{
+	const struct am_packet *p = &w->packet;
+	struct am_service *service = p->is_error ? 0 : am_front(p);
+	u8 known;
+
+	if (service && !am_may_come(p, service))
+		return AM_REASON_SERVICE_SOURCE;
+	/* What no service is asked for may still belong to a flow: an answer to one of our ports, TCP in the middle. */
+	if (service || p->is_error)
+		known = 1;
+	else if (p->protocol == AM_TCP)
+		known = !am_begins(p);
+	else
+		known = bpf_ntohs(p->flow.destination_port) >= AM_FIRST_PORT;
+	if (!known)
+		return AM_NOT_SERVED;
+	if (am_recall(w, AM_PLACE_WIRE)) {
+		if (!am_is_stale(w, service))
+			return 0;
+		am_drop_flow(w);
+	}
+	return service ? am_begin(w, service) : AM_NOT_SERVED;
+}
+
+/* A backend of this node's own network is in use: to_wire has work to do. */
+AM_INLINE void am_expect_answers(void)
+{
+	int zero = 0;
+	struct am_outward *outward = am_outward.lookup(&zero);
+	u64 now = bpf_ktime_get_coarse_ns();
+
+	if (outward && now - outward->last_node_flow > AM_REFRESH_NS)
+		outward->last_node_flow = now;
+}
+
+AM_INLINE int am_expects_answers(void)
+{
+	int zero = 0;
+	struct am_outward *outward = am_outward.lookup(&zero);
+
+	return outward && outward->last_node_flow &&
+	       bpf_ktime_get_coarse_ns() - outward->last_node_flow < AM_TCP_ESTABLISHED_SECONDS * 1000000000ULL;
+}
+
+#endif
