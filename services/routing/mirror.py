@@ -1,7 +1,8 @@
 """What the buckets say, as the planner's argument.
 
 A view that is not in sync keeps what it last knew; :class:`services.routing.core.plan.Mesh` says how far it can be
-believed, so that nothing is taken away on hearsay.
+believed, so that nothing is taken away on hearsay. A record of ``routes`` counts under the name of its key alone: that
+is what the bus lets only this node write, and a next hop told in another's name would draw that node's traffic.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ from collections.abc import Iterable
 from chassis.bus import Bus
 from chassis.view import View
 from proto.addresses import Block, Claim
-from proto.codec import encode_segment
+from proto.codec import Malformed, decode_segment
 from proto.routes import NodeRoutes
 from proto.subjects import BLOCKS, CLAIMS, ROUTES
 from services.routing.core.plan import Mesh
@@ -33,19 +34,19 @@ class Mirror:
 
     def look(self) -> Mesh:
         """The present state."""
-        told = [entry.value for entry in self.routes.entries.values() if isinstance(entry.value, NodeRoutes)]
+        told = {key: entry.value for key, entry in self.routes.entries.items() if isinstance(entry.value, NodeRoutes)}
+        honest = {key: routes for key, routes in told.items() if routes.node == _writer(key)}
         blocks = [entry.value for entry in self.blocks.entries.values() if isinstance(entry.value, Block)]
         return Mesh(
             me=self._node,
-            routes={routes.node: routes for routes in told},
+            routes={routes.node: routes for routes in honest.values()},
+            impostors=tuple((_writer(key), told[key].node) for key in sorted(told.keys() - honest.keys())),
             claims=tuple(entry.value for entry in self.claims.entries.values() if isinstance(entry.value, Claim)),
             blocks={block.cidr: block for block in blocks},
             blocks_complete=self.blocks.synced,
             claims_complete=self.claims.synced,
             told=frozenset(
-                routes.node
-                for routes in told
-                if self.routes.synced and self.routes.scope_complete(encode_segment(routes.node))
+                routes.node for key, routes in honest.items() if self.routes.synced and self.routes.scope_complete(key)
             ),
         )
 
@@ -60,3 +61,11 @@ class Mirror:
     def not_synced(self) -> str:
         """Why not everything is known; empty when it is."""
         return next((view.why() for view in self.views if not view.synced), "")
+
+
+def _writer(key: str) -> str:
+    """Node that a key of ``routes`` belongs to."""
+    try:
+        return decode_segment(key)
+    except Malformed:
+        return key

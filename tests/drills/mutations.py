@@ -216,6 +216,13 @@ ROUTING = (
         new="if name != mesh.me:",
         tests=("tests/core/routing/test_plan.py",),
     ),
+    Mutant(
+        name="believe-routes-in-anothers-name",
+        file="services/routing/mirror.py",
+        old="if routes.node == _writer(key)}",
+        new="if routes.node}",
+        tests=("tests/netns/routing/test_routes.py::test_a_node_that_speaks_in_anothers_name_draws_no_traffic",),
+    ),
 )
 
 DATAPLANE = (

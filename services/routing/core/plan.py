@@ -5,9 +5,10 @@ node, outside of that node's blocks, is a host route of its own; what is held he
 and the blocks that kept addresses come from are *unreachable* where nothing better is known, or a packet for an address
 that nobody has would go out by the default route and come back.
 
-Refuses: a prefix that ``blocks`` does not say its announcer holds (one node cannot draw another's traffic), a next hop
-that is not on the link (a route there would be a black hole; said as a fault), and any change of a route that is not
-ours, whatever it covers. Nothing is removed that the state would want if all of it were here: see :func:`may_remove`.
+Refuses: a prefix that ``blocks`` does not say its announcer holds, and what a node says in another's name (one node
+cannot draw another's traffic), a next hop that is not on the link (a route there would be a black hole; said as a
+fault), and any change of a route that is not ours, whatever it covers. Nothing is removed that the state would want if
+all of it were here: see :func:`may_remove`.
 """
 
 from __future__ import annotations
@@ -47,6 +48,8 @@ class Mesh:
     claims_complete: bool = False
     told: Set[str] = frozenset()
     """Nodes whose part of ``routes`` is complete in the bucket's present epoch."""
+    impostors: tuple[tuple[str, str], ...] = ()
+    """Who wrote under its own key of ``routes`` in another's name, and in whose."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +75,13 @@ def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
     faults += [
         Fault(f"this node has no interface {name}", "correct AIRMESH_UPLINKS or make the interface")
         for name in kernel.missing
+    ]
+    faults += [
+        Fault(
+            f"node {writer} tells routes in the name of {name[:64]!r}, which is not believed",
+            "look at that node: its agent says what no agent of ours does; if it was taken over, take its key from it",
+        )
+        for writer, name in mesh.impostors
     ]
     ours = {route.key: route for route in kernel.routes if route.is_ours}
     foreign = {route.key: route for route in kernel.routes if not route.is_ours and route.protocol != PODS}

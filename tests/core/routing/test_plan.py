@@ -154,6 +154,12 @@ def test_removal_waits_until_it_is_sure(sync: dict[str, Any], held: dict[str, st
     assert (f"- {OLD}" in operations(made, *TO_N2, *REFUSED, OLD)) is removed
 
 
+def test_who_speaks_in_anothers_name_is_told() -> None:
+    assert faults(mesh(N1, N2, impostors=(("n2", "n3"),))) == (
+        "node n2 tells routes in the name of 'n3', which is not believed"
+    )
+
+
 def test_a_prefix_that_its_announcer_does_not_hold_is_not_believed() -> None:
     greedy = node("n2", "172.30.0.12", "0.0.0.0/0 10.244.0.0/26 10.244.0.64/26")
     assert operations(mesh(N1, greedy)) == plus("10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64", *REFUSED)

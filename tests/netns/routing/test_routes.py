@@ -22,6 +22,7 @@ from proto.subjects import ROUTES
 from services.routing.core.fib import Remove, Replace, Route
 from services.routing.kernel import Kernel, enter
 from tests.conftest import BusFor
+from tests.natsd import Lines
 from tests.netns.routing.conftest import Mesh, Place, Routing
 
 pytestmark = pytest.mark.privileged
@@ -102,6 +103,25 @@ async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(
     assert await until(lambda: n1.routes() == TO_N2 | OWN | host) < 1.0
     await mesh.claim(address, "", epoch=11)
     await until(lambda: n1.routes() == TO_N2 | OWN)
+
+
+async def test_a_node_that_speaks_in_anothers_name_draws_no_traffic(
+    nodes: tuple[Place, Place], mesh: Mesh, routing: Routing
+) -> None:
+    n1, _ = nodes
+    await usual(mesh)
+    await mesh.block("10.244.0.128/26", "n3")
+    runtime = await routing.start(n1)
+    await until(lambda: n1.routes() == TO_N2 | OWN)
+    lines: Lines = runtime.lines  # type: ignore[attr-defined]
+    for count, name in enumerate(("n3", "n" * 4000), 1):
+        stolen = NodeRoutes(name, N2.underlay, prefixes=(ip_network("10.244.0.128/26"),))
+        await mesh.n2.bucket(ROUTES).put("n2", stolen)
+        await until(lambda count=count: len(lines.named("fault")) == count)  # type: ignore[misc]
+        assert n1.routes() == TO_N2 | OWN, "neither its own word nor the other's counts"
+    assert "in the name of 'n3'" in lines.named("fault")[0]["fault"]
+    await mesh.announce(NodeRoutes("n2", N2.underlay, prefixes=N2.prefixes[:1]))
+    await until(lambda: n1.routes() == {*OWN, "10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64"})
 
 
 async def test_nothing_is_removed_before_all_is_known(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
