@@ -61,12 +61,17 @@ class Runner(Protocol):
     def spawn(self, name: str, coroutine: Coroutine[Any, Any, None], /) -> None:
         """Start a task."""
 
+    def on_stop(self, callback: Callable[[], Awaitable[None]], /) -> None:
+        """Have something called at a graceful stop, before what was registered earlier."""
+
 
 Apply = Callable[[Dirty], Awaitable[Done | Again]]
 
 
 class Loop:
-    """Runs ``apply`` from the moment it is made (its task belongs to the runtime)."""
+    """Runs ``apply`` from the moment it is made (its task belongs to the runtime). At a graceful stop it ends, in the
+    middle of a pass if need be, before what was there earlier is let go of.
+    """
 
     def __init__(
         self,
@@ -90,14 +95,22 @@ class Loop:
         self._failures = 0
         self.passes = 0
         """Passes that ended well."""
+        self._task: asyncio.Task[Any] | None = None
         runtime.spawn(f"loop {name}", self._run())
+        runtime.on_stop(self._end)
 
     def poke(self, full: bool = True) -> None:
         """Something outside of the views changed (the kernel, a timer): make a pass soon."""
         self._full = self._full or full
         self._poke.mark()
 
+    async def _end(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+            await asyncio.wait([self._task])
+
     async def _run(self) -> None:
+        self._task = asyncio.current_task()
         kept = [frozenset[str]() for _ in self._cursors]
         while True:
             await self._wait()

@@ -11,6 +11,7 @@ raises :class:`UnknownVersion`: the reader keeps its last state and reports, it 
 
 from __future__ import annotations
 
+from functools import lru_cache
 from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
@@ -38,6 +39,7 @@ class UnknownVersion(ValueError):
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
+@lru_cache(maxsize=16_384)
 def encode_segment(text: str) -> str:
     """One key segment for any text; raises :class:`Malformed` when it would be longer than MAX_KEY."""
     if not text:

@@ -38,14 +38,14 @@ ASK_SECONDS = 4.0
 class AddressBook:
     """What this node may give away, and what its pods have."""
 
-    def __init__(self, bus: Bus, journal: Journal, log: Log, node: str, spare: int) -> None:
+    def __init__(self, bus: Bus, journal: Journal, log: Log, node: str, spare: int, bell: Bell | None = None) -> None:
         self._bus = bus
         self._log = log
         self._node = node
         self._spare = spare
         self._nonces: dict[int, str] = {}
         self.journal = journal
-        self.bell = Bell()
+        self.bell = bell or Bell()
         """Rung when the blocks or what is owed changes."""
 
     def has_blocks(self, families: Sequence[Family]) -> bool:
@@ -54,7 +54,9 @@ class AddressBook:
         return bool(families) and held >= set(families)
 
     async def acquire(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
-        """Addresses of the plan's families for an attachment; idempotent. Raises CniError; nothing is held then."""
+        """Addresses of the plan's families for an attachment; idempotent. They are on disk, so may be used and told,
+        when :meth:`kept` returns. Raises CniError; nothing is held then.
+        """
         try:
             if plan.owner is None:
                 return await self._from_blocks(plan, ask, node_uid)
@@ -62,9 +64,16 @@ class AddressBook:
         except JournalFault as error:
             raise CniError(Code.IO, str(error)) from error
 
+    async def kept(self) -> None:
+        """Until all that was acquired is on disk. Raises CniError."""
+        try:
+            await self.journal.flush()
+        except JournalFault as error:
+            raise CniError(Code.IO, str(error)) from error
+
     async def _from_blocks(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
         for _ in range(2 * len(plan.families) + 1):
-            given = await self.journal.allocate(plan.families, ask)
+            given = await self.journal.allocate(plan.families, ask, wait=False)
             match given:
                 case Clash(why=why):
                     raise CniError(Code.ADDRESS_REFUSED, why)
@@ -101,7 +110,7 @@ class AddressBook:
     def wants_block(self, families: Sequence[Family]) -> tuple[Family, ...]:
         """Families of which fewer than the spare number of addresses are free now."""
         now, cooldown = self.journal.now(), self.journal.cooldown
-        return tuple(f for f in families if self.journal.ledger.count(f, now, cooldown).free < self._spare)
+        return tuple(f for f in families if not self.journal.ledger.has_free(f, self._spare, now, cooldown))
 
     async def _from_claims(self, plan: AddressPlan, owner: Owner, ask: Ask) -> tuple[Lease, ...]:
         try:

@@ -21,6 +21,7 @@ from services.dataplane.addresses import AddressBook
 from services.dataplane.around import Peers
 from services.dataplane.attach import Attacher
 from services.dataplane.balance import Balancer
+from services.dataplane.bell import Bell, Courtesy
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs
 from services.dataplane.core.journal import Ask
@@ -64,7 +65,8 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
     datapath = Datapath.open(settings.pin_root, settings.bpf_cache, tcx=None if settings.tcx else False)
-    feed, registry = Feed(bus, settings.node), Registry()
+    courtesy = Courtesy()
+    feed, registry = Feed(bus, settings.node), Registry(Bell(courtesy))
     enforcer = Enforcer(datapath.tables, feed, registry, log, budget=settings.flow_budget)
     enforcer.node_cookie = netns_cookie()
     flags = ConfigFlag.EMIT_FORWARDED if settings.publish_forwarded else ConfigFlag(0)
@@ -76,12 +78,13 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
         telemetry=runtime.telemetry,
         feed=feed,
         gate=Gate(feed, log, settings.add_deadline),
-        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses),
+        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, Bell(courtesy)),
         registry=registry,
         enforcer=enforcer,
         datapath=datapath,
         thread=NamespaceThread(),
         links=Links(),
+        courtesy=courtesy,
     )
 
 
@@ -264,7 +267,7 @@ async def _wake(parts: Parts) -> None:
 
 
 async def _start_cni(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
-    verbs = Verbs(attacher, parts.book.journal, runtime.telemetry, runtime.health.missing, runtime.settings.gc_grace)
+    verbs = Verbs(attacher, parts, runtime.health.missing)
 
     def on_bug(error: BaseException) -> None:
         runtime.log.error("cni-bug", bug=True, error=error)

@@ -15,6 +15,7 @@ import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 
 from chassis.telemetry import Span
@@ -30,6 +31,7 @@ from services.dataplane.core.journal_records import Lease
 from services.dataplane.core.links import HOST_MAC, PodLink, host_name, pod_mac
 from services.dataplane.gate import Entered
 from services.dataplane.kernel.bpf import BpfError
+from services.dataplane.kernel.hooks import Run
 from services.dataplane.kernel.links import InterfaceExists
 from services.dataplane.kernel.netns import NotANamespace, open_netns
 from services.dataplane.kernel.rtnl import NetlinkRefused
@@ -87,7 +89,8 @@ class Attacher:
                 "cni-add", entered.traceparent, pod=f"{request.pod.namespace}/{request.pod.name}", node=self._node
             ) as span:
                 endpoint = await self._make(request, entered, span)
-                self._tell_up(endpoint, started)
+                spent = round((time.monotonic() - started) * 1000, 3)
+                asyncio.get_running_loop().call_soon(self._tell_up, endpoint, spent)  # the runtime is told first
             return render(request, self._attached(endpoint, request.netns))
 
     async def _again(self, known: LocalEndpoint, request: Request) -> Attached:
@@ -137,12 +140,10 @@ class Attacher:
             addresses=tuple(lease.address for lease in progress.leases),
             mtu=self.mtu,
         )
-        progress.reached = Step.LINKED  # also while it is being made: a call that is given up on finds it by its name
-        made = await self._inside(netns, lambda mine: self._links.create(wanted, mine))
+        progress.reached = Step.GUARDED  # also while it is being made: a call that is given up on finds it by its name
+        made = await self._inside(netns, lambda mine: self._links.create(wanted, mine, partial(self._guard, wanted)))
         progress.index = made.index
         span.event("linked", ifindex=made.index)
-        self._datapath.attach_endpoint(made.index, wanted.host_name)
-        progress.reached = Step.GUARDED
         endpoint = progress.endpoint = LocalEndpoint(
             attachment=request.attachment,
             leases=progress.leases,
@@ -153,10 +154,15 @@ class Attacher:
         self._registry.put(endpoint)
         progress.reached = Step.KNOWN
         self._enforcer.learn(endpoint)
+        await self._book.kept()  # on its way to the disk since it was acquired
         await self._inside(netns, lambda mine: self._links.bring_up(made.index, wanted, mine))
         progress.reached = Step.UP
         span.event("up")
         return endpoint
+
+    def _guard(self, wanted: PodLink, index: int, run: Run) -> None:
+        """Programs on a link that is being made: on the links' thread."""
+        self._datapath.attach_endpoint(index, wanted.host_name, run)
 
     async def _inside(self, netns: int, job: Callable[[int], T]) -> T:
         """A job of the thread with a descriptor of its own: the thread may outlive the call that gave up on it."""
@@ -189,7 +195,7 @@ class Attacher:
                 if progress.endpoint is not None:
                     self._enforcer.forget(progress.endpoint)
             case Undo.DETACH:
-                self._datapath.detach(name)
+                self._datapath.forget(name)
             case Undo.REMOVE_LINK:
                 await self._retire(progress)
             case Undo.RELEASE_ADDRESSES:
@@ -217,7 +223,7 @@ class Attacher:
             if self._book.journal.ledger.held_by(attachment):
                 raise CniError(Code.IO, "the address journal cannot be written; see the agent's log")
             if leases:
-                self._tell_down(leases)
+                asyncio.get_running_loop().call_soon(self._tell_down, leases)
 
     async def check(self, request: Request) -> bytes:
         """CHECK: an empty answer, or CniError 102 that names what is missing."""
@@ -264,9 +270,8 @@ class Attacher:
             mtu=self.mtu,
         )
 
-    def _tell_up(self, endpoint: LocalEndpoint, started: float) -> None:
+    def _tell_up(self, endpoint: LocalEndpoint, spent: float) -> None:
         first = endpoint.first
-        spent = round((time.monotonic() - started) * 1000, 3)
         self._log.info(
             "endpoint-up",
             pod=f"{first.namespace}/{first.pod}",

@@ -1,19 +1,55 @@
 """A bell between loops of one agent: whoever waits hears what has changed since it last listened.
 
 Owns nothing but cursors (those of the chassis' views, so a loop listens to both alike). Promises: a ring is never lost
-and never queued twice.
+and never queued twice. A bell with a :class:`Courtesy` lets the runtime's calls go first: what follows an ADD (telling
+other nodes, comparing maps) takes as long as the ADD, and would hold up the next one; a ring is heard when no call has
+been served for a moment, and at the latest :data:`LONGEST` after it.
 """
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 from chassis.view import Cursor
+
+QUIET = 0.005
+"""Seconds without a call after which a burst is over: a runtime's next call comes sooner."""
+LONGEST = 0.25
+"""Seconds that a ring waits at most, however many calls come."""
+
+
+class Courtesy:
+    """Knows whether the runtime is being served."""
+
+    def __init__(self) -> None:
+        self._calls = 0
+        self._ended = 0.0
+
+    @contextmanager
+    def call(self) -> Iterator[None]:
+        """A call of the runtime is being served meanwhile."""
+        self._calls += 1
+        try:
+            yield
+        finally:
+            self._calls -= 1
+            self._ended = asyncio.get_running_loop().time()
+
+    def quiet(self, now: float) -> bool:
+        """True when no call has been served for :data:`QUIET`."""
+        return not self._calls and now - self._ended >= QUIET
 
 
 class Bell:
     """Rung by one part, heard by any number of others."""
 
-    def __init__(self) -> None:
+    def __init__(self, courtesy: Courtesy | None = None) -> None:
+        self._courtesy = courtesy
         self._cursors: list[Cursor] = []
+        self._rung: set[str] = set()
+        self._since = 0.0
 
     def cursor(self) -> Cursor:
         """A new listener, which hears everything from now on."""
@@ -23,5 +59,23 @@ class Bell:
 
     def ring(self, key: str = "") -> None:
         """Something changed."""
+        if self._courtesy is None:
+            self._mark({key})
+            return
+        loop = asyncio.get_running_loop()
+        if not self._rung:
+            self._since = loop.time()
+            loop.call_later(QUIET, self._sound, loop, self._courtesy)
+        self._rung.add(key)
+
+    def _sound(self, loop: asyncio.AbstractEventLoop, courtesy: Courtesy) -> None:
+        now = loop.time()
+        if not courtesy.quiet(now) and now - self._since < LONGEST:
+            loop.call_later(QUIET, self._sound, loop, courtesy)
+            return
+        rung, self._rung = self._rung, set()
+        self._mark(rung)
+
+    def _mark(self, keys: set[str]) -> None:
         for cursor in self._cursors:
-            cursor.mark(key)
+            cursor.mark(*keys)

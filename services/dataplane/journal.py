@@ -137,9 +137,20 @@ class Journal:
             )
         await self._commit(() if self.ledger.cluster else (Bound(cluster),))
 
-    async def allocate(self, families: Sequence[Family], ask: Ask) -> Grant | NeedsBlock | Clash:
-        """Addresses from own blocks, one of each family, all or none; idempotent by attachment."""
-        return await self._decided(core.allocate(self.ledger, families, ask, self._clock(), self.cooldown))
+    async def allocate(self, families: Sequence[Family], ask: Ask, *, wait: bool = True) -> Grant | NeedsBlock | Clash:
+        """Addresses from own blocks, one of each family, all or none; idempotent by attachment.
+
+        Without ``wait`` nobody may be told of them before :meth:`flush` has returned.
+        """
+        decision = core.allocate(self.ledger, families, ask, self._clock(), self.cooldown)
+        if wait:
+            return await self._decided(decision)
+        self._begin(decision.records if isinstance(decision, Grant) else ())
+        return decision
+
+    async def flush(self) -> None:
+        """Until everything decided so far is on disk."""
+        await self._commit(())
 
     async def hold_claim(self, claim: Claim, ask: Ask) -> Grant | Clash:
         """Write down a claim that ``ipam`` granted for this attachment; idempotent."""
@@ -208,19 +219,30 @@ class Journal:
 
     async def _commit(self, records: Sequence[Record]) -> None:
         """Apply records and return when they, and all that was applied before them, are on disk."""
+        mine = self._begin(records)
+        while self._durable < mine:
+            self._write_soon()
+            assert self._committing is not None
+            await asyncio.shield(self._committing)
+            if self._fault is not None:
+                raise self._fault
+
+    def _begin(self, records: Sequence[Record]) -> int:
+        """Apply records and begin to write them; how many were ever applied."""
         if self._fault is not None:
             raise self._fault
         for record in records:
             self.ledger.apply(record)
         self._pending += records
         self._applied += len(records)
-        mine = self._applied
-        while self._durable < mine:
-            if self._committing is None:
-                self._committing = asyncio.create_task(self._write_pending(), name="journal commit")
-            await asyncio.shield(self._committing)
-            if self._fault is not None:
-                raise self._fault
+        if self._durable < self._applied:
+            self._write_soon()
+        return self._applied
+
+    def _write_soon(self) -> None:
+        """Begin a commit if none is under way."""
+        if self._committing is None:
+            self._committing = asyncio.create_task(self._write_pending(), name="journal commit")
 
     async def _write_pending(self) -> None:
         records, self._pending = self._pending, []
@@ -239,6 +261,8 @@ class Journal:
             )
         finally:
             self._committing = None
+        if self._pending and self._fault is None:
+            self._write_soon()  # what came meanwhile; whoever waits for it finds this commit
 
     def _append(self, frame: bytes) -> None:
         written = 0

@@ -132,7 +132,7 @@ class Keeper:
         except OSError as error:
             self._condition.set(False, str(error))
             raise
-        names = {host_name(one.attachment) for one in self._parts.registry.up.values()}
+        names = {host_name(one) for one in (*self._parts.registry.up, *self._parts.registry.busy)}
         stale = [name for name in held if name.startswith("am") and len(name) == 12 and name not in names]
         for name in stale:
             if name not in indices:
@@ -165,8 +165,8 @@ class Keeper:
                 await self._parts.thread.run(self._parts.links.reap)
             except OSError as error:
                 self._parts.log.warning("reap-failed", error=error)
-            for index in {index for index in batch if index}:
-                await asyncio.to_thread(self._parts.datapath.broom.forget_endpoint, index)
+            if indices := {index for index in batch if index}:
+                await asyncio.to_thread(self._parts.datapath.broom.forget_endpoints, indices)
 
     async def sweep(self) -> None:
         """Conntrack's collection; for ever."""

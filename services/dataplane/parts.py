@@ -8,6 +8,7 @@ from chassis.bus import Bus
 from chassis.log import Log
 from chassis.telemetry import Telemetry
 from services.dataplane.addresses import AddressBook
+from services.dataplane.bell import Courtesy
 from services.dataplane.enforce import Enforcer
 from services.dataplane.feed import Feed
 from services.dataplane.gate import Gate
@@ -34,3 +35,4 @@ class Parts:
     datapath: Datapath
     thread: NamespaceThread
     links: Links
+    courtesy: Courtesy

@@ -56,8 +56,8 @@ def orphans(ledger: Ledger, kernel: KernelLinks) -> dict[Mark, tuple[SeenLink, t
 class Registry:
     """Endpoints by attachment."""
 
-    def __init__(self) -> None:
-        self.bell = Bell()
+    def __init__(self, bell: Bell | None = None) -> None:
+        self.bell = bell or Bell()
         self._up: dict[Attachment, LocalEndpoint] = {}
         self._locks: dict[Attachment, asyncio.Lock] = {}
 

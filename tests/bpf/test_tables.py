@@ -216,7 +216,7 @@ class TestBroom:
 
     def test_endpoint_that_is_gone_takes_its_flows_along(self, world: World) -> None:
         send(world, 80)
-        assert world.datapath.broom.forget_endpoint(world.a.number) == 1
+        assert world.datapath.broom.forget_endpoints({world.a.number}) == 1
         assert {flow.endpoint for flow in world.tables.flows.items().values()} == {world.b.number}
         assert world.tables.budgets.get(at.EndpointKey(endpoint=world.a.number)) is None
 

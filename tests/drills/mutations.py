@@ -292,8 +292,8 @@ DATAPLANE = (
     Mutant(
         name="delete-and-add-a-filter",
         file="services/dataplane/kernel/clsact.py",
-        old="    body = _filter(ifindex, parent)",
-        new="    remove_filter(ifindex, parent)\n    body = _filter(ifindex, parent)",
+        old="        body = _filter(ifindex, one.parent)",
+        new="        remove_filter(ifindex, one.parent)\n        body = _filter(ifindex, one.parent)",
         tests=("tests/bpf/test_live.py::test_replaced_under_traffic",),
     ),
     Mutant(
@@ -308,7 +308,7 @@ DATAPLANE = (
             "                    hook = Hook(path.name)\n"
             "                    bpf.link_detach(link)\n"
             "                    path.unlink()\n"
-            "                    self.hold(folder, hook, programs[hook], target)\n"
+            "                    self._hold_one(folder, hook, programs[hook], target)\n"
         ),
         tests=("tests/bpf/test_live.py::test_replaced_under_traffic",),
     ),

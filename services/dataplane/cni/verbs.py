@@ -10,11 +10,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from chassis.telemetry import Telemetry
 from services.dataplane.attach import Attacher
 from services.dataplane.core.cni import Attachment, CniError, Code, Request, Verb
-from services.dataplane.journal import Journal
 from services.dataplane.metrics import CNI_SECONDS
+from services.dataplane.parts import Parts
 
 Unready = Callable[[], dict[str, str]]
 """Conditions that do not hold, and why."""
@@ -23,21 +22,21 @@ Unready = Callable[[], dict[str, str]]
 class Verbs:
     """Answers the calls of a runtime."""
 
-    def __init__(
-        self, attacher: Attacher, journal: Journal, telemetry: Telemetry, unready: Unready, gc_grace: float
-    ) -> None:
+    def __init__(self, attacher: Attacher, parts: Parts, unready: Unready) -> None:
         self._attacher = attacher
-        self._journal = journal
-        self._telemetry = telemetry
+        self._journal = parts.book.journal
+        self._telemetry = parts.telemetry
+        self._courtesy = parts.courtesy
         self._unready = unready
-        self._grace = gc_grace
+        self._grace = parts.settings.gc_grace
         self.stopping = False
 
     async def answer(self, request: Request) -> bytes:
         """The JSON of a successful answer. Raises CniError."""
         started, code = time.monotonic(), int(Code.INTERNAL)
         try:
-            answer = await self._dispatch(request)
+            with self._courtesy.call():
+                answer = await self._dispatch(request)
             code = 0
         except CniError as error:
             code = int(error.code)

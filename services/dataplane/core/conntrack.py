@@ -7,7 +7,7 @@ about once a second at most, so no timeout is below a few seconds.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 
 from services.dataplane.core.layout import MAX_CONDEMNED, Flow, FlowKey, Seen
 
@@ -52,10 +52,10 @@ def idle_flows(flows: Mapping[FlowKey, Flow], now: int) -> Iterator[tuple[FlowKe
             yield key, flow.last_seen
 
 
-def flows_of(flows: Mapping[FlowKey, Flow], endpoint: int) -> Iterator[tuple[FlowKey, int]]:
-    """All flows of an endpoint that is gone, to be removed whatever they are (``last_seen`` 0)."""
+def flows_of(flows: Mapping[FlowKey, Flow], endpoints: Collection[int]) -> Iterator[tuple[FlowKey, int]]:
+    """All flows of endpoints that are gone, to be removed whatever they are (``last_seen`` 0)."""
     for key, flow in flows.items():
-        if flow.endpoint == endpoint:
+        if flow.endpoint in endpoints:
             yield key, 0
 
 

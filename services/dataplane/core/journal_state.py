@@ -84,6 +84,10 @@ class Ledger:
     """Claims that ``ipam`` is still to be told of, by address and nonce."""
     sequence: int = 0
     reserved: int = 0
+    _places: dict[tuple[int, int, int], Network] = field(default_factory=dict)
+    """(version, prefix length, prefix as a number) → held block."""
+    _lengths: set[tuple[int, int]] = field(default_factory=set)
+    """(version, prefix length) of every block there was: one or two."""
 
     def apply(self, record: Record) -> None:
         """Make a record true. Raises ValueError when it contradicts the ledger (a journal that is not one)."""
@@ -123,8 +127,11 @@ class Ledger:
                 if block.cidr not in self.blocks:
                     self._begin_block(block.cidr, rests_from)
                 self.blocks[block.cidr] = block
+                self._places[_place(block.cidr.network_address, block.cidr.prefixlen)] = block.cidr
+                self._lengths.add((block.cidr.version, block.cidr.prefixlen))
             case BlockGiven(cidr):
                 self.blocks.pop(cidr, None)
+                self._places.pop(_place(cidr.network_address, cidr.prefixlen), None)
                 self.fresh.pop(cidr, None)
 
     def _begin_block(self, cidr: Network, rests_from: float | None) -> None:
@@ -191,7 +198,10 @@ class Ledger:
 
     def block_of(self, address: Address) -> Network | None:
         """The held block that an address is in."""
-        return next((cidr for cidr in self.blocks if cidr.version == address.version and address in cidr), None)
+        for version, length in self._lengths:
+            if version == address.version and (found := self._places.get(_place(address, length))) is not None:
+                return found
+        return None
 
     def held_by(self, attachment: Attachment) -> tuple[Lease, ...]:
         """Leases of an attachment, IPv4 first; none when it is unknown."""
@@ -220,6 +230,17 @@ class Ledger:
         total = cidr.num_addresses - (never is not None and never not in self.by_address)
         return Count(total=total, used=used, resting=resting)
 
+    def has_free(self, family: Family, wanted: int, now: float, cooldown: float = COOLDOWN) -> bool:
+        """True when at least ``wanted`` addresses of a family may be given away now. Looks at few: the order of
+        ``resting`` is that of their times.
+        """
+        found = sum(len(addresses) for cidr, addresses in self.fresh.items() if cidr.version == family)
+        for address, at in self.resting.items():
+            if found >= wanted or now - at < cooldown:
+                break
+            found += address.version == family and self.block_of(address) is not None
+        return found >= wanted
+
     def count(self, family: Family, now: float, cooldown: float = COOLDOWN) -> Count:
         """Counters of all held blocks of a family together."""
         counts = [self.count_block(cidr, now, cooldown) for cidr in self.blocks if cidr.version == family]
@@ -228,3 +249,7 @@ class Ledger:
             used=sum(count.used for count in counts),
             resting=sum(count.resting for count in counts),
         )
+
+
+def _place(address: Address, length: int) -> tuple[int, int, int]:
+    return address.version, length, int(address) >> (address.max_prefixlen - length)

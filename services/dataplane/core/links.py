@@ -10,6 +10,7 @@ one for all host ends (pods route to it), one per attachment for the pod.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import lru_cache
 from hashlib import blake2b
 
 from proto.net import Address
@@ -93,18 +94,19 @@ class KernelLinks:
         return tuple(link for link in self.links if link.group == GROUP_LIVE and not parse_alias(link.alias))
 
 
-def _digest(attachment: Attachment, size: int) -> bytes:
-    return blake2b(f"{attachment.container}/{attachment.interface}".encode(), digest_size=size).digest()
+@lru_cache(maxsize=4096)
+def _digest(attachment: Attachment) -> bytes:
+    return blake2b(f"{attachment.container}/{attachment.interface}".encode(), digest_size=5).digest()
 
 
 def host_name(attachment: Attachment) -> str:
     """Name of the host's end."""
-    return PREFIX + _digest(attachment, 5).hex()
+    return PREFIX + _digest(attachment).hex()
 
 
 def pod_mac(attachment: Attachment) -> bytes:
     """MAC address of the pod's end: locally administered, unicast."""
-    return bytes([0x02]) + _digest(attachment, 5)
+    return bytes([0x02]) + _digest(attachment)
 
 
 def alias(mark: Mark) -> str:

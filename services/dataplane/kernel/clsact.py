@@ -11,10 +11,11 @@ import errno
 import os
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
 from enum import IntEnum
 
-from services.dataplane.kernel.rtnl import Message, Netlink
+from services.dataplane.kernel.rtnl import Message
 
 HANDLE = 1
 PRIORITY = 0xA17
@@ -36,23 +37,28 @@ class Parent(IntEnum):
     EGRESS = 0xFFFFFFF3
 
 
-def set_filter(ifindex: int, parent: Parent, program: int, name: str) -> None:
-    """Puts a program at an interface's hook, in place of ours that may be there. Raises OSError."""
+@dataclass(frozen=True, slots=True)
+class Filter:
+    """A program for a place; ``program`` is its descriptor, ``name`` what ``tc filter show`` says."""
+
+    parent: Parent
+    program: int
+    name: str
+
+
+def set_filters(ifindex: int, filters: Iterable[Filter]) -> list[Message]:
+    """Messages that put programs at an interface's hooks, each in place of ours that may be there."""
     qdisc = _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + _attribute(_KIND, b"clsact\0")
-    options = (
-        _attribute(_BPF_FD, struct.pack("<I", program))
-        + _attribute(_BPF_NAME, name.encode() + b"\0")
-        + _attribute(_BPF_FLAGS, struct.pack("<I", _DIRECT_ACTION))
-    )
-    body = _filter(ifindex, parent) + _attribute(_KIND, b"bpf\0") + _attribute(_OPTIONS, options)
-    # In one batch: this lies on the way of every pod's start, on the agent's event loop.
-    with Netlink() as rtnetlink:
-        rtnetlink.run(
-            [
-                Message(_RTM_NEWQDISC, _CREATE | _EXCLUSIVE, qdisc, f"clsact of link {ifindex}", (errno.EEXIST,)),
-                Message(_RTM_NEWTFILTER, _CREATE, body, f"filter {name} of link {ifindex}"),
-            ]
+    messages = [Message(_RTM_NEWQDISC, _CREATE | _EXCLUSIVE, qdisc, f"clsact of link {ifindex}", (errno.EEXIST,))]
+    for one in filters:
+        options = (
+            _attribute(_BPF_FD, struct.pack("<I", one.program))
+            + _attribute(_BPF_NAME, one.name.encode() + b"\0")
+            + _attribute(_BPF_FLAGS, struct.pack("<I", _DIRECT_ACTION))
         )
+        body = _filter(ifindex, one.parent) + _attribute(_KIND, b"bpf\0") + _attribute(_OPTIONS, options)
+        messages.append(Message(_RTM_NEWTFILTER, _CREATE, body, f"filter {one.name} of link {ifindex}"))
+    return messages
 
 
 def remove_filter(ifindex: int, parent: Parent) -> None:

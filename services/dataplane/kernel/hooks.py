@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import errno
 import os
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from enum import Enum
@@ -21,6 +21,7 @@ from typing import Protocol
 
 from services.dataplane.kernel import bpf, clsact
 from services.dataplane.kernel.bpf import AttachKind
+from services.dataplane.kernel.rtnl import Message, Netlink
 
 NO_INTERFACE = 0x7FFFFFFF
 
@@ -80,11 +81,23 @@ class Held:
     program: int
 
 
+Run = Callable[[Sequence[Message]], None]
+"""Sends rtnetlink messages as one batch."""
+
+
+def run_alone(messages: Sequence[Message]) -> None:
+    """A batch by a socket of its own."""
+    with Netlink() as rtnetlink:
+        rtnetlink.run(messages)
+
+
 class Holder(Protocol):
     """Keeps programs at hooks."""
 
-    def hold(self, folder: Path, hook: Hook, program: int, target: int) -> None:
-        """Makes ``program`` run at ``target`` (an ifindex, or a cgroup's descriptor); idempotent."""
+    def hold(self, folder: Path, programs: Mapping[Hook, int], target: int, run: Run) -> None:
+        """Makes programs run at ``target`` (an ifindex, or a cgroup's descriptor); idempotent. ``run`` is called once,
+        with the rtnetlink messages that this takes (maybe none), before anything is pinned.
+        """
 
     def held(self, folder: Path) -> list[Held]:
         """What is kept under this folder, as it really is now."""
@@ -92,8 +105,10 @@ class Holder(Protocol):
     def refresh(self, folder: Path, programs: dict[Hook, int]) -> None:
         """Puts new programs in place of those that run."""
 
-    def release(self, folder: Path) -> None:
-        """Takes everything under this folder off its hooks, and the folder away."""
+    def release(self, folder: Path, *, doomed: bool) -> None:
+        """Takes everything under this folder off its hooks, and the folder away; ``doomed``: the interface is about to
+        go, and takes what hangs on it along.
+        """
 
 
 def has_tcx(program: int) -> bool:
@@ -124,8 +139,14 @@ def _descriptor(path: Path) -> Iterator[int | None]:
 class LinkHolder:
     """Holds by pinned bpf links."""
 
-    def hold(self, folder: Path, hook: Hook, program: int, target: int) -> None:
+    def hold(self, folder: Path, programs: Mapping[Hook, int], target: int, run: Run) -> None:
         """See :class:`Holder`. Raises BpfError: ENODEV for an unknown interface in this namespace."""
+        run(())
+        for hook, program in programs.items():
+            self._hold_one(folder, hook, program, target)
+
+    @staticmethod
+    def _hold_one(folder: Path, hook: Hook, program: int, target: int) -> None:
         path = folder / hook.value
         wanted = os.fstat(target).st_ino if hook.is_socket else target
         with _descriptor(path) as link:
@@ -157,7 +178,7 @@ class LinkHolder:
                 if link is not None and bpf.link_info(link).target:
                     bpf.link_update(link, programs[Hook(path.name)])
 
-    def release(self, folder: Path) -> None:
+    def release(self, folder: Path, *, doomed: bool) -> None:
         """See :class:`Holder`."""
         for path in folder.iterdir():
             # The link is detached first: some process may still hold a descriptor of it.
@@ -174,13 +195,18 @@ _PARENTS = {AttachKind.TCX_INGRESS: clsact.Parent.INGRESS, AttachKind.TCX_EGRESS
 class FilterHolder:
     """Holds by cls_bpf filters. Pins are programs, named ``<hook>-<ifindex>``."""
 
-    def hold(self, folder: Path, hook: Hook, program: int, target: int) -> None:
+    def hold(self, folder: Path, programs: Mapping[Hook, int], target: int, run: Run) -> None:
         """See :class:`Holder`. Raises OSError ENODEV for an unknown interface in this namespace."""
-        clsact.set_filter(target, _PARENTS[hook.attach], program, hook.value)
-        folder.mkdir(parents=True, exist_ok=True)
-        for stale in folder.glob(f"{hook.value}-*"):
-            stale.unlink()
-        bpf.pin(program, folder / f"{hook.value}-{target}")
+        filters = (clsact.Filter(_PARENTS[hook.attach], program, hook.value) for hook, program in programs.items())
+        run(clsact.set_filters(target, filters))
+        try:
+            folder.mkdir(parents=True)
+        except FileExistsError:
+            for hook in programs:
+                for stale in folder.glob(f"{hook.value}-*"):
+                    stale.unlink()
+        for hook, program in programs.items():
+            bpf.pin(program, folder / f"{hook.value}-{target}")
 
     def held(self, folder: Path) -> list[Held]:
         """See :class:`Holder`."""
@@ -194,12 +220,13 @@ class FilterHolder:
         """See :class:`Holder`."""
         for hook, ifindex in self._kept(folder):
             if clsact.filter_program(ifindex, _PARENTS[hook.attach]):
-                self.hold(folder, hook, programs[hook], ifindex)
+                self.hold(folder, {hook: programs[hook]}, ifindex, run_alone)
 
-    def release(self, folder: Path) -> None:
+    def release(self, folder: Path, *, doomed: bool) -> None:
         """See :class:`Holder`."""
         for hook, ifindex in self._kept(folder):
-            clsact.remove_filter(ifindex, _PARENTS[hook.attach])
+            if not doomed:
+                clsact.remove_filter(ifindex, _PARENTS[hook.attach])
             (folder / f"{hook.value}-{ifindex}").unlink()
         folder.rmdir()
 

@@ -16,6 +16,7 @@ import os
 import socket
 import struct
 import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
@@ -33,6 +34,10 @@ _BOOT = 3
 _OPERSTATE_UP = 6
 _CARRIER_TRIES, _CARRIER_PAUSE = 40, 0.0005
 _GENERATE_NO_ADDRESS = attribute(26, attribute(socket.AF_INET6, attribute(8, b"\x01")))
+
+
+Attach = Callable[[int, Callable[[Sequence[Message]], None]], None]
+"""Hangs programs on the link of this index; calls once what sends the rtnetlink messages for it."""
 
 
 class InterfaceExists(Exception):
@@ -59,28 +64,40 @@ class Links:
         """Gives the socket back; links stay."""
         self._host.close()
 
-    def create(self, wanted: PodLink, netns: int) -> MadeLink:
-        """Makes the pair with the pod's end configured in ``netns`` (a descriptor).
+    def create(self, wanted: PodLink, netns: int, attach: Attach) -> MadeLink:
+        """Makes the pair with the pod's end configured in ``netns`` (a descriptor) and what ``attach`` hangs on the
+        host's end.
 
         Raises InterfaceExists or NetlinkRefused; nothing is left behind then.
         """
-        self._remove_now(wanted.host_name)
-        interface = wanted.attachment.interface
-        cookie, taken = _look(netns, interface)
-        if taken:
-            self.reap()  # another container's, that had this namespace before and was deleted just now?
-            if _look(netns, interface)[1]:
-                raise InterfaceExists(interface)
-        self._host.run([_veth(wanted, netns)])
+        self._make_pair(wanted, netns)
         try:
             index = socket.if_nametoindex(wanted.host_name)
-            self._host.run([_marks(index, Mark(wanted.attachment, wanted.uid, cookie))])
             with inside(netns):
+                cookie = netns_cookie()
                 _configure_pod(wanted)
+            marks_of_it = _marks(index, Mark(wanted.attachment, wanted.uid, cookie))
+            attach(index, lambda messages: self._host.run([marks_of_it, *messages]))
             return MadeLink(index, cookie)
         except BaseException:
             self._remove_now(wanted.host_name)
             raise
+
+    def _make_pair(self, wanted: PodLink, netns: int) -> None:
+        """The veth. One of either name may be there still: ours from an ADD that was cut off, or the pod's from a
+        container that had this namespace before and was deleted just now.
+        """
+        pair = _veth(wanted, netns)
+        try:
+            self._host.run([pair])
+        except NetlinkRefused as error:
+            if error.errno != errno.EEXIST:
+                raise
+            self._remove_now(wanted.host_name)
+            self.reap()
+            if _has(netns, wanted.attachment.interface):
+                raise InterfaceExists(wanted.attachment.interface) from error
+            self._host.run([pair])
 
     def bring_up(self, index: int, wanted: PodLink, netns: int | None = None) -> None:
         """The pod's traffic begins: sysctls, up, permanent neighbours, routes. May be repeated.
@@ -88,7 +105,7 @@ class Links:
         With ``netns`` it also waits (a millisecond or so) until the pod's end can send.
         """
         _set_sysctls(wanted)
-        messages = [rtnl.set_up(index)]
+        messages = [_host_conf(index), rtnl.set_up(index)]
         messages += [rtnl.add_neighbour(index, address, wanted.mac) for address in wanted.addresses]
         messages += [
             rtnl.add_route(index, address, version=address.version, protocol=marks.PROTOCOL)
@@ -100,11 +117,12 @@ class Links:
                 _await_carrier(wanted.attachment.interface)
 
     def retire(self, index: int, addresses: tuple[Address, ...]) -> None:
-        """The pod is unreachable from now on; the link goes with the next :meth:`reap`. Succeeds if it is gone."""
+        """The node routes nothing to the pod from now on; the link goes with the next :meth:`reap`. Succeeds if it is
+        gone. Until then its programs judge: who forgets the endpoint in their maps first has cut it off whole. Setting
+        it down here would wait for a grace period of the kernel (1 to 2 ms each; together they wait once).
+        """
         gone = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
         messages = [rtnl.delete_route(index, address, protocol=marks.PROTOCOL, tolerated=gone) for address in addresses]
-        down = rtnl.set_up(index, up=False)
-        messages.append(Message(down.kind, down.flags, down.body, down.what, gone))
         messages.append(rtnl.set_group(index, marks.GROUP_DOOMED, tolerated=gone))
         self._host.run(messages)
 
@@ -183,10 +201,10 @@ class Links:
         return found
 
 
-def _look(netns: int, interface: str) -> tuple[int, bool]:
-    """Cookie of a namespace, and whether it has an interface of this name."""
+def _has(netns: int, interface: str) -> bool:
+    """Whether a namespace has an interface of this name."""
     with inside(netns):
-        return netns_cookie(), interface in (name for _, name in socket.if_nameindex())
+        return interface in (name for _, name in socket.if_nameindex())
 
 
 def _addresses(netlink: Netlink) -> list[tuple[int, Address]]:
@@ -212,6 +230,13 @@ def _veth(wanted: PodLink, netns: int) -> Message:
 def _marks(index: int, mark: Mark) -> Message:
     body = rtnl.ifinfo(index) + text(20, marks.alias(mark)) + _GENERATE_NO_ADDRESS
     return Message(rtnl.NEWLINK, 0, body, f"alias of link {index}")
+
+
+def _host_conf(index: int) -> Message:
+    """The host end's ``net.ipv4.conf``: forwarding on, proxy_arp and rp_filter off (include/uapi/linux/ip.h)."""
+    conf = number(1, 1) + number(3, 0) + number(8, 0)
+    body = rtnl.ifinfo(index) + attribute(26, attribute(socket.AF_INET, attribute(1, conf)))
+    return Message(rtnl.NEWLINK, 0, body, f"configuration of link {index}")
 
 
 def _parse_link(raw: bytes) -> SeenLink:
@@ -270,10 +295,8 @@ def _await_carrier(interface: str) -> None:
 
 
 def _set_sysctls(wanted: PodLink) -> None:
+    """Those of the host's end that rtnetlink does not take."""
     name = wanted.host_name
-    _write(f"ipv4/conf/{name}/rp_filter", "0")
-    _write(f"ipv4/conf/{name}/forwarding", "1")
-    _write(f"ipv4/conf/{name}/proxy_arp", "0")
     _write(f"ipv6/conf/{name}/accept_ra", "0")
     _write(f"ipv6/conf/{name}/forwarding", "1")
 

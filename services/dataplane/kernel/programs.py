@@ -36,7 +36,9 @@ from services.dataplane.kernel.hooks import (
     Holder,
     Hook,
     LinkHolder,
+    Run,
     has_tcx,
+    run_alone,
 )
 from services.dataplane.kernel.maps import LayoutMismatch, check_shape
 from services.dataplane.kernel.tables import Tables, open_maps
@@ -74,6 +76,7 @@ class Datapath:
         """Descriptors by program name (for test runs)."""
         self._folder = folder
         self._links = folder / "links"
+        self._others = self._other_layouts()
         self._by_hook = {hook: programs[hook.value] for hook in Hook}
         self._sockets: Holder = LinkHolder()
         self._devices: Holder = LinkHolder() if tcx else FilterHolder()
@@ -97,9 +100,11 @@ class Datapath:
         datapath._refresh()
         return datapath
 
-    def attach_endpoint(self, ifindex: int, name: str) -> None:
-        """Hangs ``from_pod`` and ``to_pod`` on a host veth. Idempotent; mends what hangs in the air."""
-        self._attach(name, ENDPOINT_HOOKS, ifindex, self._devices)
+    def attach_endpoint(self, ifindex: int, name: str, run: Run = run_alone) -> None:
+        """Hangs ``from_pod`` and ``to_pod`` on a host veth. Idempotent; mends what hangs in the air. What rtnetlink has
+        to do for it is given to ``run``.
+        """
+        self._attach(name, ENDPOINT_HOOKS, ifindex, self._devices, run)
 
     def attach_uplink(self, ifindex: int, name: str) -> None:
         """Hangs ``from_wire`` and ``to_wire`` on an uplink. Idempotent."""
@@ -115,9 +120,16 @@ class Datapath:
 
     def detach(self, name: str) -> None:
         """Takes off what hangs under a name; nothing there is no error."""
+        self._release(name, doomed=False)
+
+    def forget(self, name: str) -> None:
+        """Like :meth:`detach`, of a link that is about to go and takes its programs along; until then they judge."""
+        self._release(name, doomed=True)
+
+    def _release(self, name: str, *, doomed: bool) -> None:
         folder = self._link_folder(name)
         if folder.is_dir():
-            self._holder(name).release(folder)
+            self._holder(name).release(folder, doomed=doomed)
 
     def detach_sockets(self) -> None:
         """Takes the socket programs off."""
@@ -134,11 +146,12 @@ class Datapath:
     def retire(self) -> tuple[str, ...]:
         """Removes the maps of other layouts that no link uses any more; the names of those that are still in use."""
         in_use: list[str] = []
-        for other in self._other_layouts():
+        for other in self._others:
             links = sorted((other / "links").iterdir())
             in_use += [_name_of(link.name) for link in links]
             if not links:
                 remove_pins(other)
+        self._others = self._other_layouts()
         return tuple(in_use)
 
     def close(self) -> None:
@@ -147,17 +160,16 @@ class Datapath:
         for fd in self.programs.values():
             os.close(fd)
 
-    def _attach(self, name: str, hooks: tuple[Hook, ...], target: int, holder: Holder) -> None:
+    def _attach(self, name: str, hooks: tuple[Hook, ...], target: int, holder: Holder, run: Run = run_alone) -> None:
         folder = self._link_folder(name)
-        for other in self._other_layouts():
+        for other in self._others:
             old = other / "links" / folder.name
             if old.is_dir() and not folder.exists():
                 folder.mkdir()
                 for pin in old.iterdir():
                     pin.rename(folder / pin.name)
                 old.rmdir()
-        for hook in hooks:
-            holder.hold(folder, hook, self._by_hook[hook], target)
+        holder.hold(folder, {hook: self._by_hook[hook] for hook in hooks}, target, run)
 
     def _refresh(self) -> None:
         for folder in self._links.iterdir():

@@ -55,7 +55,7 @@ def test_clock_behind_a_flow_condemns_nothing() -> None:
 
 def test_flows_of_one_endpoint() -> None:
     flows = {key(port=1): flow(endpoint=1), key(port=2): flow(endpoint=2)}
-    assert list(conntrack.flows_of(flows, 2)) == [(key(port=2), 0)]
+    assert list(conntrack.flows_of(flows, {2})) == [(key(port=2), 0)]
     assert conntrack.count_by_endpoint(flows) == {1: 1, 2: 1}
 
 

@@ -325,6 +325,8 @@ def test_any_history_keeps_the_promises(seed: int) -> None:
             count = held.count(family, true_now - boot_began)
             assert count.used == sum(1 for text in holder if ip_address(text).version == family)
             assert count.free >= 0
+            for wanted in (1, count.free, count.free + 1):
+                assert held.has_free(family, wanted, true_now - boot_began) == (count.free >= wanted)
 
 
 def replayed(records: list[Record]) -> Ledger:

@@ -131,12 +131,12 @@ class Mesh:
 
         return asyncio.run(go())
 
-    def lose_the_bus(self) -> None:
-        """NATS comes back without anything it ever stored; cluster fills it again."""
+    def lose_the_bus(self, *objects: KubernetesObject) -> None:
+        """NATS comes back without anything it ever stored; cluster fills it again, and says so when it is done."""
         self.nats.kill()
         shutil.rmtree(self.folder / "nats" / "store")
         self.nats.start()
-        self.make_buckets()
+        self.make_buckets(*objects)
 
     def as_cluster(self, work: Callable[[Bus], Awaitable[T]]) -> T:
         async def go() -> T:
@@ -145,10 +145,12 @@ class Mesh:
 
         return asyncio.run(go())
 
-    def make_buckets(self) -> None:
+    def make_buckets(self, *objects: KubernetesObject) -> None:
         async def go(bus: Bus) -> None:
             epochs = await bus.make_buckets()
             kv = bus.bucket(OBJECTS)
+            for one in objects:
+                await kv.put(object_key(one), one)
             for kind in KINDS:
                 await kv.put(complete_key(kind_prefix(kind)), Complete(epoch=epochs["objects"]))
 

@@ -56,8 +56,7 @@ def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> 
 
     node.as_node("n2", speak)
     wait_for("the other node's pod", lambda: identity() == ENTRY.identity)
-    node.lose_the_bus()
-    node.put(*cluster_objects(), other, front.pod, back.pod)
+    node.lose_the_bus(*cluster_objects(), other, front.pod, back.pod)
     wait_for(
         "this node's own endpoints on the new bus",
         lambda: {"front", "back"} <= {one.pod for one in node.read(ENDPOINTS, Endpoint).values()},

@@ -79,8 +79,8 @@ def _published(node: Mesh, name: str) -> list[Endpoint]:
 
 def test_the_others_are_told(node: Mesh) -> None:
     pod = node.pod("told")
-    entries = wait_for("endpoints of the pod", lambda: _published(node, "told"))
-    assert {str(entry.address) for entry in entries} == set(pod.addresses)
+    wait_for("endpoints of the pod", lambda: {str(one.address) for one in _published(node, "told")} == {*pod.addresses})
+    entries = _published(node, "told")
     assert all(entry.node == "n1" and entry.pod_uid == pod.pod.uid and entry.sequence > 0 for entry in entries)
 
 

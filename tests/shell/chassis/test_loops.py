@@ -102,3 +102,25 @@ async def test_an_unknown_error_ends_the_service(nats_server: NatsServer) -> Non
             Loop(runtime, "x", cursors=[], apply=Passes([ZeroDivisionError()]).apply)
             await asyncio.sleep(1)
     assert ended.group_contains(ZeroDivisionError)
+
+
+async def test_at_a_stop_a_loop_ends_before_what_was_there_before_it(runtime_for: RuntimeFor) -> None:
+    runtime = await runtime_for("dns")
+    running, seen_at_the_end = [0], []
+
+    async def let_go() -> None:
+        seen_at_the_end.append(running[0])
+
+    async def slow(_dirty: Dirty) -> Done:
+        running[0] += 1
+        try:
+            await asyncio.sleep(30)
+        finally:
+            running[0] -= 1
+        return Done()
+
+    runtime.on_stop(let_go)
+    Loop(runtime, "x", cursors=[], apply=slow)
+    await until(lambda: running == [1], 2)
+    await runtime.stop()
+    assert seen_at_the_end == [0]

@@ -53,6 +53,18 @@ async def test_what_was_answered_is_there_after_a_restart(tmp_path: Path) -> Non
     await again.close()
 
 
+async def test_what_was_not_waited_for_is_on_disk_after_a_flush(tmp_path: Path) -> None:
+    journal = opened(tmp_path)
+    await journal.hold_block(BLOCK)
+    grants = [await journal.allocate((4,), ask(number), wait=False) for number in range(30)]
+    assert len({grant.leases[0].address for grant in grants if isinstance(grant, Grant)}) == 30
+    await journal.flush()
+    os.close(journal._lock)  # as a kill would; what is not on disk now is lost
+    again = opened(tmp_path)
+    assert again.ledger.by_address == journal.ledger.by_address
+    await again.close()
+
+
 async def test_a_second_agent_is_refused(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     with pytest.raises(JournalFault, match="another agent"):
