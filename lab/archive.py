@@ -40,6 +40,8 @@ class Image:
     entrypoint: tuple[str, ...]
     tree: Mapping[str, File | Link]
     user: str = ""
+    command: tuple[str, ...] = ()
+    """What the entrypoint is given where a container names no arguments of its own."""
 
 
 def _member(path: str) -> tarfile.TarInfo:
@@ -88,6 +90,7 @@ def pack(image: Image) -> bytes:
             "created": _CREATED,
             "config": {
                 "Entrypoint": list(image.entrypoint),
+                "Cmd": list(image.command),
                 "Env": ["PATH=/bin:/usr/bin:/sbin:/usr/sbin:/"],
                 "User": image.user,
             },

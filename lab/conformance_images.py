@@ -85,7 +85,7 @@ def all_images(products: Mapping[str, Path]) -> dict[str, Image]:
         "uploads/.keep": File(body=b""),
     }
     return {
-        "e2e-agnhost": Image(names=(AGNHOST,), entrypoint=("/agnhost",), tree=tree),
+        "e2e-agnhost": Image(names=(AGNHOST,), entrypoint=("/agnhost",), command=("pause",), tree=tree),
         "e2e-userland": Image(names=USERLANDS, entrypoint=(), tree=userland),
         "e2e-boom": Image(
             names=(BOOM,), entrypoint=(f"/{boom}",), tree={boom: File(body=products[boom].read_bytes(), mode=0o755)}

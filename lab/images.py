@@ -97,7 +97,7 @@ def _key(image: Image) -> str:
         f"tree/{path}": what.body if isinstance(what, File) else what.target.encode()
         for path, what in image.tree.items()
     }
-    return key({**parts, "names": repr((image.names, image.entrypoint, image.user)).encode()})
+    return key({**parts, "names": repr((image.names, image.entrypoint, image.command, image.user)).encode()})
 
 
 def build(products: Mapping[str, Path], cache: Path) -> dict[str, Path]:

@@ -1,5 +1,6 @@
 """Image archives: what `ctr` reads from them, and that equal content is equal bytes."""
 
+import dataclasses
 import hashlib
 import io
 import json
@@ -12,6 +13,7 @@ from lab.archive import File, Image, Link, layer, pack
 IMAGE = Image(
     names=("lab.local/a:1", "lab.local/b:2"),
     entrypoint=("/bin/run", "serve"),
+    command=("--quietly",),
     tree={"bin/run": File(body=b"program", mode=0o755), "bin/sh": Link(target="run"), "etc/x/y": File(body=b"")},
 )
 
@@ -28,6 +30,7 @@ def test_manifest_config_and_layer_agree() -> None:
     body = files[entry["Layers"][0]]
     assert entry["RepoTags"] == ["lab.local/a:1", "lab.local/b:2"]
     assert config["config"]["Entrypoint"] == ["/bin/run", "serve"]
+    assert config["config"]["Cmd"] == ["--quietly"]
     assert config["rootfs"]["diff_ids"] == ["sha256:" + hashlib.sha256(body).hexdigest()]
     assert entry["Config"] == hashlib.sha256(files[entry["Config"]]).hexdigest() + ".json"
 
@@ -43,7 +46,7 @@ def test_the_layer_has_folders_before_their_files_owned_by_root() -> None:
 
 
 def test_equal_content_is_equal_bytes_in_any_order() -> None:
-    other = Image(names=IMAGE.names, entrypoint=IMAGE.entrypoint, tree=dict(reversed(list(IMAGE.tree.items()))))
+    other = dataclasses.replace(IMAGE, tree=dict(reversed(list(IMAGE.tree.items()))))
     assert pack(other) == pack(IMAGE)
 
 
