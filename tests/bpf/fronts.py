@@ -13,6 +13,7 @@ from ipaddress import ip_address, ip_network
 
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.service_layout import Scope, ServiceFlag
+from services.dataplane.kernel.programs import Datapath
 from tests.bpf import frames
 from tests.bpf.frames import ICMP, ICMP6, TCP, UDP, Address
 from tests.bpf.world import Outcome, World
@@ -109,7 +110,7 @@ def error(source: str, about: bytes, *, kind: tuple[int, int] | None = None, kee
 
 
 def serve(
-    world: World, front: str, *backends: str, protocol: int = TCP, flags: ServiceFlag = PLAIN,
+    world: World | Datapath, front: str, *backends: str, protocol: int = TCP, flags: ServiceFlag = PLAIN,
     affinity: int = 0, ranges: tuple[str, ...] = (), number: int = 7,
 ) -> None:  # fmt: skip
     """A service for packets from outside, as the agent would write it."""

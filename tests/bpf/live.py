@@ -46,7 +46,7 @@ class LiveNode:
     b: LivePod
 
 
-def _pod(node: str, netns: str, number: int) -> LivePod:
+def live_pod(node: str, netns: str, number: int) -> LivePod:
     device, mac = f"am-live{number}", f"02:aa:00:00:00:0{number}"
     v4, v6 = f"10.244.1.{number}", f"fd00:10:244:1::{number}"
     run("ip", "-n", node, "link", "add", device, "address", HOST_MAC, "type", "veth", "peer", "name", "eth0", "address",
@@ -75,7 +75,7 @@ def live_node(label: str) -> Iterator[LiveNode]:
             run("nsenter", f"--net=/run/netns/{node}", "sysctl", "-qw", setting)
         run("ip", "-n", node, "addr", "add", "172.30.0.11/32", "dev", "lo")
         run("ip", "-n", node, "addr", "add", "fd00:172:30::11/128", "dev", "lo", "nodad")
-        yield LiveNode(node, _pod(node, names[1], 1), _pod(node, names[2], 2))
+        yield LiveNode(node, live_pod(node, names[1], 1), live_pod(node, names[2], 2))
 
 
 @contextmanager
@@ -94,7 +94,7 @@ def two_nodes() -> Iterator[tuple[LiveNode, LiveNode]]:
                 run("nsenter", f"--net=/run/netns/{node}", "sysctl", "-qw", setting)
             for command in (f"addr add 172.30.0.{last}/24", f"addr add fd00:172:30::{last}/64 nodad", "link set up"):
                 run("ip", "-n", node, *command.split(), "dev", UPLINK)
-        a, b = _pod(one, names[2], 1), _pod(other, names[3], 2)
+        a, b = live_pod(one, names[2], 1), live_pod(other, names[3], 2)
         for node, pod, via in ((one, b, 12), (other, a, 11)):
             run("ip", "-n", node, "route", "add", f"{pod.address(4)}/32", "via", f"172.30.0.{via}")
             run("ip", "-n", node, "route", "add", f"{pod.address(6)}/128", "via", f"fd00:172:30::{via}")

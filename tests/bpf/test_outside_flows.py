@@ -142,7 +142,7 @@ class TestErrors:
         outcome = world.from_wire(error(router, there.frame[14:], keep=keep))
         client = n.client.strip("[]")
         assert (str(outcome), sent(outcome)) == (
-            "redirect", f"icmp {router} > {client} ({kind} {n.client}:4000 > {n.node}:80)",
+            "redirect", f"icmp {n.node.strip('[]')} > {client} ({kind} {n.client}:4000 > {n.node}:80)",
         )  # fmt: skip
 
     @pytest.mark.parametrize("kind", ["tcp", "udp"])

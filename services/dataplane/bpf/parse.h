@@ -168,6 +168,7 @@ AM_INLINE u32 am_parse6(struct __sk_buff *skb, struct am_packet *p)
 AM_INLINE void am_parse_inner(struct __sk_buff *skb, struct am_packet *p)
 {
 	u32 inner = p->l4 + 8, l4;
+	struct am_extension x = {};
 	struct am_addr source, destination;
 	__be16 ports[2] = {};
 	u8 protocol;
@@ -181,6 +182,8 @@ AM_INLINE void am_parse_inner(struct __sk_buff *skb, struct am_packet *p)
 		am_map4(&destination, ip.destination);
 		protocol = ip.protocol;
 		l4 = inner + (ip.version_ihl & 15) * 4;
+		if (ip.frag & bpf_htons(0x1fff)) /* a later fragment: no ports to know its flow by */
+			return;
 	} else {
 		struct am_ip6 ip = {};
 
@@ -190,10 +193,17 @@ AM_INLINE void am_parse_inner(struct __sk_buff *skb, struct am_packet *p)
 		destination = ip.destination;
 		protocol = ip.next;
 		l4 = inner + sizeof(ip);
+		if (protocol == 44) { /* a first fragment is told of its path's width too */
+			if (bpf_skb_load_bytes(skb, l4, &x, sizeof(x)) || (x.frag & bpf_htons(0xfff8)))
+				return;
+			protocol = x.next;
+			l4 += sizeof(x);
+		}
 	}
 	if (!am_same_addr(&source, &p->destination))
 		return;
 	p->is_error = 1;
+	p->inner_l4 = l4;
 	p->flow.source = destination;
 	p->flow.destination = source;
 	p->flow.protocol = protocol;

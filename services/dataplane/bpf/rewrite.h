@@ -83,17 +83,11 @@ AM_INLINE long am_rewrite_transport(struct __sk_buff *skb, struct am_packet *p, 
 /* The packet inside an ICMP error went the other way: it becomes what the partner's key says. */
 AM_INLINE long am_rewrite_inner(struct __sk_buff *skb, struct am_packet *p, struct am_work *w, u32 *change)
 {
-	u32 head = p->l4 + 8, l4 = head + 40, at;
+	u32 head = p->l4 + 8, l4 = p->inner_l4, at;
 	u32 was = am_ports_of(&w->partner.source_port), becomes = am_ports_of(&w->partner_key.source_port);
 	u32 diff = am_difference(&w->partner.source, &w->partner_key.source), ports;
-	u8 length = 0;
 	u16 sum = 0;
 
-	if (p->family == 4) {
-		if (bpf_skb_load_bytes(skb, head, &length, 1))
-			return -1;
-		l4 = head + (length & 15) * 4;
-	}
 	ports = bpf_csum_diff(&was, 4, &becomes, 4, 0);
 	*change = p->family == 4 ? ports : am_sum(diff, ports); /* an IPv4 header's sum never changes */
 	at = l4 + am_checksum_at(w->key.protocol);
@@ -112,8 +106,11 @@ AM_INLINE long am_rewrite_error(struct __sk_buff *skb, struct am_packet *p, stru
 {
 	u32 change = 0, diff;
 
-	/* A router on the way keeps its name; the flow's own end is called as the other end knows it. */
-	w->outer[0] = am_same_addr(&p->source, &w->key.source) ? w->entry.source : p->source;
+	/*
+	 * A router on the way keeps its name only where the flow's own end keeps its own: the answer may go back by that very
+	 * router, which would take its own address for a forgery.
+	 */
+	w->outer[0] = am_same_addr(&w->entry.source, &w->key.source) ? p->source : w->entry.source;
 	w->outer[1] = w->entry.destination;
 	if (am_rewrite_inner(skb, p, w, &change))
 		return -1;

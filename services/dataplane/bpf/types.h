@@ -39,6 +39,7 @@ struct am_packet {
 	u32 l4;       /* offset of the transport header from the start of the frame */
 	u32 l4_len;   /* bytes from there to the end of the IP packet */
 	u32 fragment; /* identification, where it is a fragment */
+	u32 inner_l4; /* of the packet inside an ICMP error */
 	u8 family;    /* 4 or 6 */
 	u8 ttl;
 	u8 protocol;
