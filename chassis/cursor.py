@@ -14,6 +14,13 @@ class Cursor:
     def __init__(self) -> None:
         self._dirty: set[str] = set()
         self._event = asyncio.Event()
+        self._also: asyncio.Event | None = None
+
+    def wakes(self, event: asyncio.Event) -> None:
+        """Every mark also sets this event: one that a reader of several cursors waits for. Replaces an earlier one."""
+        self._also = event
+        if self.pending:
+            event.set()
 
     @property
     def pending(self) -> bool:
@@ -40,3 +47,5 @@ class Cursor:
         """Make keys dirty (again); without any key only wake the reader."""
         self._dirty.update(keys)
         self._event.set()
+        if self._also is not None:
+            self._also.set()

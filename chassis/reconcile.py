@@ -87,6 +87,9 @@ class Loop:
         self._name = name
         self._cursors = list(cursors)
         self._poke = Cursor()
+        self._woken = asyncio.Event()
+        for cursor in (*self._cursors, self._poke):
+            cursor.wakes(self._woken)
         self._apply = apply
         self._period = period
         self._debounce = debounce
@@ -114,6 +117,7 @@ class Loop:
         kept = [frozenset[str]() for _ in self._cursors]
         while True:
             await self._wait()
+            self._woken.clear()
             taken = [cursor.take() | old for cursor, old in zip(self._cursors, kept, strict=True)]
             self._poke.take()
             full = self._full or time.monotonic() >= self._due
@@ -127,12 +131,9 @@ class Loop:
             return
         left = self._due - time.monotonic()
         if left > 0 and not self._full:
-            waits = [asyncio.ensure_future(cursor.wait()) for cursor in [*self._cursors, self._poke]]
-            try:
-                await asyncio.wait(waits, timeout=left, return_when=asyncio.FIRST_COMPLETED)
-            finally:
-                for wait in waits:
-                    wait.cancel()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left):
+                    await self._woken.wait()
         await asyncio.sleep(self._debounce)
 
     async def _pass(self, dirty: Dirty) -> bool:

@@ -253,14 +253,13 @@ class Enforcing:
 
 async def _wake(parts: Parts) -> None:
     """Tells waiting ADDs of every change they may wait for."""
+    woken = asyncio.Event()
     cursors = [view.cursor() for view in (parts.feed.objects, parts.feed.rules_view, parts.feed.identities)]
+    for cursor in cursors:
+        cursor.wakes(woken)
     while True:
-        waits = [asyncio.ensure_future(cursor.wait()) for cursor in cursors]
-        try:
-            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
-        finally:
-            for wait in waits:
-                wait.cancel()
+        await woken.wait()
+        woken.clear()
         for cursor in cursors:
             cursor.take()
         parts.gate.wake()

@@ -12,6 +12,7 @@ from pathlib import Path
 
 import msgspec
 import pytest
+import uvloop
 
 from services.dataplane.cni import server as module
 from services.dataplane.cni.server import CniServer, SocketTaken
@@ -26,6 +27,12 @@ ENV = {
     "CNI_IFNAME": "eth0",
     "CNI_NETNS": "/run/netns/x",
 }
+
+
+@pytest.fixture(scope="module")
+def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
+    """The loop that the agent runs on."""
+    return uvloop.EventLoopPolicy()
 
 
 @pytest.fixture(scope="session")
