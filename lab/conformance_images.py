@@ -1,7 +1,7 @@
 """The images that the stock end-to-end suite asks for by name, made of this machine's programs; its programs built.
 
 The suite pulls `registry.k8s.io/e2e-test-images/…`; each is one userland (see `images.py`) and what the real one has
-beside it: the suite's own programs, for agnhost CoreDNS, `iperf`, `ss` and the files that its `porter` wants, for
+beside it: the suite's own programs, for agnhost CoreDNS, `ss` and the files that its `porter` wants, for
 distroless-iptables `conntrack`. Keyed and cached like every other image; imported into each node (containerd keeps it).
 """
 
@@ -29,7 +29,7 @@ USERLANDS = (
 )
 BOOM = f"{_REPOSITORY}/regression-issue-74839:1.4"
 IPTABLES = "registry.k8s.io/build-image/distroless-iptables:v0.9.6"
-MORE = {"iperf": ("iperf", "iperf"), "ip": ("ip", "iproute2"), "ss": ("ss", "iproute2")}
+MORE = {"ip": ("ip", "iproute2"), "ss": ("ss", "iproute2")}
 CONNTRACK = {"conntrack": ("conntrack", "conntrack")}
 _MODULE = ("go.mod", "go.sum", "e2e_test.go", "tools.go")
 SUITE = build.Target(
