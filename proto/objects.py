@@ -118,8 +118,7 @@ class Service(msgspec.Struct, frozen=True):
     created: int = 0
     """metadata.creationTimestamp in Unix seconds: of two that claim one address and port the older one has it."""
     fronted: bool = True
-    """False: somebody else's proxy serves it (label ``service.kubernetes.io/service-proxy-name``), or nobody's
-    (``service.kubernetes.io/headless``)."""
+    """False: somebody else's proxy serves it (label ``service.kubernetes.io/service-proxy-name``)."""
     source_ranges: tuple[Network, ...] = ()
     """spec.loadBalancerSourceRanges (or the annotation that came before it): who may reach its load balancer."""
     health_check_port: int = 0
@@ -159,6 +158,8 @@ class EndpointSlice(msgspec.Struct, frozen=True):
     """Label ``kubernetes.io/service-name``; empty when it serves none."""
     endpoints: tuple[SliceEndpoint, ...] = ()
     ports: tuple[EndpointPort, ...] = ()
+    fronted: bool = True
+    """False: its endpoints stand behind names alone (label ``service.kubernetes.io/headless``)."""
 
 
 class Requirement(msgspec.Struct, frozen=True):

@@ -17,8 +17,10 @@ DEFAULT_AFFINITY_SECONDS = 10800
 SERVICE_NAME_LABEL = "kubernetes.io/service-name"
 MAX_SOURCE_RANGES = 1024
 _SOURCE_RANGES = "service.beta.kubernetes.io/load-balancer-source-ranges"
-_OTHERS_LABELS = ("service.kubernetes.io/service-proxy-name", "service.kubernetes.io/headless")
-"""Labels whose presence, whatever their value, tells proxies to leave a Service alone (k8s.io/api/core/v1)."""
+_OTHER_PROXY = "service.kubernetes.io/service-proxy-name"
+_HEADLESS = "service.kubernetes.io/headless"
+"""Labels whose presence, whatever their value, tells proxies to pass over a Service, or an EndpointSlice
+(cmd/kube-proxy/app/server.go)."""
 
 
 def service(shape: ServiceShape) -> Service:
@@ -47,7 +49,7 @@ def service(shape: ServiceShape) -> Service:
         external_policy=spec.external_traffic_policy or "Cluster",
         publish_not_ready=bool(spec.publish_not_ready_addresses),
         created=int(meta.creation_timestamp.timestamp()) if meta.creation_timestamp else 0,
-        fronted=not meta.labels or not any(label in meta.labels for label in _OTHERS_LABELS),
+        fronted=_OTHER_PROXY not in (meta.labels or {}),
         source_ranges=_source_ranges(spec, annotation(meta, _SOURCE_RANGES)),
         health_check_port=(spec.health_check_node_port or 0) if _needs_health_check(spec) else 0,
     )
@@ -106,6 +108,7 @@ def endpoint_slice(shape: EndpointSliceShape) -> EndpointSlice | None:
             for p in shape.ports or ()
             if p.port
         ),
+        fronted=_HEADLESS not in (shape.metadata.labels or {}),
     )
 
 

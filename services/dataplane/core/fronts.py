@@ -121,7 +121,7 @@ class _Planner:
         self._services = [service for service in services if is_fronted(service)]
         self._slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
         for part in slices:
-            if part.service:
+            if part.service and part.fronted:
                 self._slices[part.namespace, part.service].append(part)
         self._here = here
         self._cluster_ips = {address for service in services for address in service.cluster_ips}

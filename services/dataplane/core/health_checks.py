@@ -64,7 +64,7 @@ def checks_of(services: Iterable[Service], slices: Iterable[EndpointSlice], node
         return {}
     parts: dict[tuple[str, str], list[EndpointSlice]] = {(one.namespace, one.name): [] for one in asked}
     for part in slices:
-        if (part.namespace, part.service) in parts:
+        if part.fronted and (part.namespace, part.service) in parts:
             parts[part.namespace, part.service].append(part)
     found: dict[int, ServiceCheck] = {}
     for service in asked:

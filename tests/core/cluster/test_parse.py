@@ -279,7 +279,7 @@ OLD_RANGES = "annotations: {service.beta.kubernetes.io/load-balancer-source-rang
     ("spec", "meta", "changes"),
     [
         ("{}", "labels: {service.kubernetes.io/service-proxy-name: ''}", {"fronted": False}),
-        ("{}", "labels: {service.kubernetes.io/headless: ''}", {"fronted": False}),
+        ("{}", "labels: {service.kubernetes.io/headless: ''}", {}),
         ("{}", "labels: {app: web}", {}),
         ("{}", "creationTimestamp: '1970-01-01T00:01:40Z'", {"created": 100}),
         ("{}", OLD_RANGES, {}),
@@ -324,6 +324,15 @@ def test_endpoint_conditions(conditions: str, ready: bool, serving: bool, termin
     assert found.service == "svc"
     assert found.ports == (EndpointPort("http", 6, 8080),)
     assert found.endpoints == (SliceEndpoint((ip_address("10.0.0.1"),), ready, serving, terminating, "n1", "p-1"),)
+
+
+@pytest.mark.parametrize(
+    ("label", "fronted"),
+    [("service.kubernetes.io/headless", False), ("service.kubernetes.io/service-proxy-name", True), ("app", True)],
+)
+def test_a_slice_for_names_alone(label: str, fronted: bool) -> None:
+    found = read("EndpointSlice", "addressType: IPv4", meta=f"{{labels: {{{label}: ''}}}}")
+    assert found.fronted == fronted
 
 
 def test_an_endpoints_zone_and_hints() -> None:

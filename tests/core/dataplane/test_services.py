@@ -5,6 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_address
 from typing import Any
 
+import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -107,8 +108,9 @@ def test_ports_are_matched_by_name_and_protocol() -> None:
 
 def test_a_headless_service_has_no_entry_and_others_slices_do_not_count() -> None:
     other = slice_of("other", "10.244.0.9")
+    for_names = msgspec.structs.replace(slice_of("web", "10.244.0.8"), fronted=False)
     assert tables_of([service("web")], [slice_of("web", "10.244.0.1")], Tables()).services == {}
-    assert backends([service("web", VIP)], [other]) == set()
+    assert backends([service("web", VIP)], [other, for_names]) == set()
 
 
 def test_numbers_and_slots_stay_while_backends_come_and_go() -> None:
