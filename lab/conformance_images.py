@@ -72,11 +72,14 @@ def _module_folder() -> Path:
 
 def all_images(products: Mapping[str, Path]) -> dict[str, Image]:
     """Short name → image."""
-    userland = images.userland()
+    # The real images have busybox's wget, which tries once
+    once = {"etc/wgetrc": File(body=b"tries = 1\n")}
+    userland = {**images.userland(), **once}
     porter = _module_folder() / "test/images/agnhost/porter"
     boom = BOOM_PROGRAM.name
     tree: dict[str, File | Link] = {
         **images.userland(MORE),
+        **once,
         "agnhost": File(body=products["agnhost"].read_bytes(), mode=0o755),
         "coredns": File(body=products["coredns"].read_bytes(), mode=0o755),
         "agnhost-2": Link(target="agnhost"),

@@ -34,6 +34,16 @@ const (
 	workers      = 4
 )
 
+// settings make a router of this namespace: nodes send it, too, what is for a Service's address, when they leave the
+// judgement of source ranges to the load balancer. What comes in by the link that it leaves by is no mistake here.
+var settings = map[string]string{
+	"ipv4/ip_forward":                  "1",
+	"ipv6/conf/all/forwarding":         "1",
+	"ipv4/conf/all/send_redirects":     "0",
+	"ipv4/conf/default/send_redirects": "0",
+	"ipv4/conf/fabric/send_redirects":  "0",
+}
+
 func run() error {
 	kubeconfig := flag.String("kubeconfig", "", "file of the user that may change Services")
 	pool4 := flag.String("pool4", "", "IPv4 addresses for Services")
@@ -46,6 +56,11 @@ func run() error {
 	four, six := netip.MustParsePrefix(*pool4), netip.MustParsePrefix(*pool6)
 	source := map[v1.IPFamily]netip.Addr{
 		v1.IPv4Protocol: netip.MustParseAddr(*source4), v1.IPv6Protocol: netip.MustParseAddr(*source6),
+	}
+	for name, value := range settings {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
+			return err
+		}
 	}
 	for _, address := range source {
 		if err := ip("address", "replace", address.String(), "dev", "lo"); err != nil {
