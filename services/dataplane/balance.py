@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from chassis.log import Log
 from proto.net import Address, Network
 from proto.objects import EndpointSlice, IPPool, KubernetesObject, Node, Pod, Service
-from services.dataplane.core import services
-from services.dataplane.core.fronts import HostPortPod, Refusal, fronts_of
+from services.dataplane.core import fronts, services
+from services.dataplane.core.endpoint_choice import whose_slices_changed
+from services.dataplane.core.fronts import HostPortPod, Plan, Refusal, fronts_of
 from services.dataplane.core.here import Here
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.tables import Tables
@@ -36,6 +37,13 @@ class _Inputs:
     here: Here
 
 
+def _moved_services(before: _Inputs | None, now: _Inputs) -> frozenset[tuple[str, str]] | None:
+    """Namespace and name of the Services whose slices changed; None when anything else did too, or all is unknown."""
+    if before is None or (before.services, before.pods, before.here) != (now.services, now.pods, now.here):
+        return None
+    return whose_slices_changed(before.slices, now.slices)
+
+
 class Balancer:
     """Keeps the Service tables."""
 
@@ -47,6 +55,8 @@ class Balancer:
         self._external = external
         self._actual: services.Tables | None = None
         self._applied: _Inputs | None = None
+        self._plan = Plan()
+        self._ever = False
         self._told: frozenset[Refusal] = frozenset()
         self.own_addresses: frozenset[Address] = frozenset()
         """Addresses of this node's interfaces."""
@@ -54,7 +64,7 @@ class Balancer:
     @property
     def applied(self) -> bool:
         """Whether the tables have been what they should be since this agent started."""
-        return self._applied is not None
+        return self._ever
 
     def apply(self, *, full: bool) -> int:
         """Makes the tables what they should be; returns the number of entries that changed. Without complete watches
@@ -69,13 +79,19 @@ class Balancer:
             self._actual = self._read()
         elif inputs == self._applied:
             return 0
-        plan = fronts_of(inputs.services, inputs.slices, inputs.pods, inputs.here)
-        actual, wanted = self._actual, services.tables_of(plan, self._actual)
-        steps = services.change(actual, wanted)
-        self._actual = None  # unknown until every step has succeeded
+        actual, names = self._actual, _moved_services(self._applied, inputs)
+        if full or names is None:
+            self._plan = fronts_of(inputs.services, inputs.slices, inputs.pods, inputs.here)
+            steps = services.change(actual, services.tables_of(self._plan, actual))
+        else:
+            targets = fronts.moved(self._plan, inputs.services, inputs.slices, names, inputs.here)
+            steps = services.moved(self._plan, targets, actual)
+            self._plan.backends.update(targets)
+        self._actual = self._applied = None  # unknown until every step has succeeded
         self._write(steps)
-        self._actual, self._applied = wanted, inputs
-        self._tell(plan.refused)
+        services.apply(actual, steps)
+        self._actual, self._applied, self._ever = actual, inputs, True
+        self._tell(self._plan.refused)
         return len(steps)
 
     def _inputs(self) -> _Inputs:

@@ -14,7 +14,7 @@ sockets get no front: the packet goes to the load balancer, which judges it. Ran
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -103,6 +103,29 @@ def fronts_of(
     return _Planner(sorted(services, key=_age), slices, here).plan(
         sorted(pods, key=lambda one: (one.pod.terminating, one.pod.namespace, one.pod.name))
     )
+
+
+def moved(
+    plan: Plan,
+    services: Iterable[Service],
+    slices: Iterable[EndpointSlice],
+    names: Container[tuple[str, str]],
+    here: Here,
+) -> dict[BackendsOf, frozenset[Target]]:
+    """The backends of a plan that are others now that slices of these Services (by namespace and name), and nothing
+    else, have changed. Costs what those Services cost.
+    """
+    fresh = fronts_of(
+        [service for service in services if (service.namespace, service.name) in names],
+        [part for part in slices if (part.namespace, part.service) in names],
+        [],
+        here,
+    )
+    return {
+        shared: targets
+        for shared, targets in fresh.backends.items()
+        if shared in plan.backends and plan.backends[shared] != targets
+    }
 
 
 def _age(service: Service) -> tuple[int, str, str]:

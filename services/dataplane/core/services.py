@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
 from services.dataplane.core import service_layout as lb
@@ -95,6 +95,47 @@ def tables_of(plan: Plan, before: Tables) -> Tables:
         for network in front.ranges:
             tables.ranges[SourceRangeKey.of(number, network)] = SourceRange()
     return tables
+
+
+def moved(plan: Plan, targets: Mapping[BackendsOf, frozenset[Target]], before: Tables) -> TableChange:
+    """Steps by which these sets of backends, and nothing else, change; the same that :func:`change` would give."""
+    fronts: dict[BackendsOf, list[ServiceKey]] = defaultdict(list)
+    for key, front in plan.fronts.items():
+        if front.backends in targets:
+            fronts[front.backends].append(key)
+    old, new = Tables(), Tables()
+    for shared, keys in fronts.items():
+        for key in keys:
+            old.services[key] = before.services[key]
+        number, count = old.services[keys[0]].number, old.services[keys[0]].backends
+        slots: list[Target] = []
+        for index in range(count):
+            at = BackendKey(service=number, index=index)
+            entry = old.backends[at] = before.backends[at]
+            member = MemberKey(service=number, address=entry.address, port=entry.port)
+            old.members[member] = before.members[member]
+            slots.append((entry.address, entry.port))
+        placed = place(slots, targets[shared])
+        _write(new, number, placed)
+        for key in keys:
+            new.services[key] = replace(old.services[key], backends=len(placed))
+    return change(old, new)
+
+
+def apply(tables: Tables, steps: TableChange) -> None:
+    """The tables after the steps."""
+    tables.services.update(steps.set_services)
+    tables.backends.update(steps.set_backends)
+    tables.members.update(steps.set_members)
+    tables.ranges.update(steps.set_ranges)
+    for front in steps.remove_services:
+        del tables.services[front]
+    for backend in steps.remove_backends:
+        del tables.backends[backend]
+    for member in steps.remove_members:
+        del tables.members[member]
+    for network in steps.remove_ranges:
+        del tables.ranges[network]
 
 
 def _numbers(plan: Plan, before: Tables) -> dict[BackendsOf, int]:

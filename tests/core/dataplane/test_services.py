@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address
+from dataclasses import fields
+from ipaddress import ip_address, ip_network
+from itertools import pairwise
 from typing import Any
 
 import msgspec
@@ -11,11 +13,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.objects import EndpointSlice, Service
-from services.dataplane.core.endpoint_choice import Target
+from services.dataplane.core import fronts
+from services.dataplane.core import services as tables_module
+from services.dataplane.core.endpoint_choice import Target, whose_slices_changed
 from services.dataplane.core.fronts import fronts_of
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import BackendKey, MemberKey, ServiceKey
-from services.dataplane.core.services import Tables, change, place, slots_of
+from services.dataplane.core.services import TableChange, Tables, change, place, slots_of
 from services.dataplane.core.services import tables_of as tables_of_plan
 from tests.core.dataplane.notation import TCP, UDP, service, slice_of
 
@@ -181,3 +185,50 @@ def test_between_any_two_steps_a_lookup_finds_an_old_or_a_new_backend(
         number = state.services[KEY].number
         index = state.members[MemberKey(service=number, address=address, port=port)].index
         assert state.backends[BackendKey(service=number, index=index)].address == address
+
+
+HERE = Here(node="n1", zone="a", addresses=(ip_address("172.30.0.11"),), external=(ip_network("203.0.113.0/24"),))
+MANY = [
+    service("web", VIP, "fd00:10:96::10", type="NodePort", ports=("http:80+30080/tcp",), external_policy="Local"),
+    service("api", "10.96.0.20", internal_policy="Local", external_ips="203.0.113.7 10.96.0.10"),
+    service("db", "10.96.0.30", external_ips="203.0.113.7", publish_not_ready=True),
+]
+_endpoint = st.builds(
+    lambda end, state, node, zone: f"10.244.0.{end} {state} {node} {zone}",
+    st.integers(1, 5),
+    st.sampled_from(["", "notready", "terminating"]),
+    st.sampled_from(["", "@n2"]),
+    st.sampled_from(["", "zone=a", "zone=b"]),
+)
+_slices = st.dictionaries(st.sampled_from(["web", "api", "db", "none"]), st.lists(_endpoint, max_size=5)).map(
+    lambda found: [slice_of(name, *endpoints) for name, endpoints in found.items()]
+)
+
+
+def unordered(steps: TableChange) -> list[object]:
+    found = [getattr(steps, field.name) for field in fields(steps)]
+    return [frozenset(one) if isinstance(one, tuple) else one for one in found]
+
+
+@given(st.lists(_slices, min_size=2, max_size=5))
+def test_what_only_slices_change_is_what_all_would_be_computed_anew(turns: list[list[EndpointSlice]]) -> None:
+    plan = fronts_of(MANY, turns[0], [], HERE)
+    tables = tables_of_plan(plan, Tables())
+    for before, now in pairwise(turns):
+        wanted_plan = fronts_of(MANY, now, [], HERE)
+        wanted = tables_of_plan(wanted_plan, tables)
+        targets = fronts.moved(plan, MANY, now, whose_slices_changed(before, now), HERE)
+        steps = tables_module.moved(plan, targets, tables)
+        assert unordered(steps) == unordered(change(tables, wanted))
+        plan.backends.update(targets)
+        tables_module.apply(tables, steps)
+        assert (plan, tables) == (wanted_plan, wanted)
+
+
+def test_services_whose_slices_changed() -> None:
+    web, api = slice_of("web", "10.244.0.1"), slice_of("api", "10.244.0.2")
+    moved = msgspec.structs.replace(web, service="other")
+    assert whose_slices_changed([web, api], [api, web]) == frozenset()
+    assert whose_slices_changed([web, api], [slice_of("web", "10.244.0.3"), api]) == {("shop", "web")}
+    assert whose_slices_changed([web, api], [web]) == {("shop", "api")}
+    assert whose_slices_changed([web], [moved]) == {("shop", "web"), ("shop", "other")}
