@@ -29,12 +29,6 @@ ENV = {
 }
 
 
-@pytest.fixture(scope="module")
-def event_loop_policy() -> asyncio.AbstractEventLoopPolicy:
-    """The loop that the agent runs on."""
-    return uvloop.EventLoopPolicy()
-
-
 @pytest.fixture(scope="session")
 def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cni") / "airmesh-cni"
@@ -146,6 +140,18 @@ async def test_every_call_is_answered(agent: Agent, sent: bytes, code: int | Non
     body = msgspec.json.decode(answer[2:])
     assert body.get("code") == code
     assert not agent.bugs
+
+
+def test_it_serves_on_the_loop_that_the_agent_runs_on(tmp_path: Path) -> None:
+    async def go() -> list[bytes]:
+        agent = Agent(tmp_path / "cni.sock")
+        await agent.server.start()
+        answers = await asyncio.gather(*(agent.call(frame()) for _ in range(5)), agent.call(b"x" * 200_000))
+        await agent.server.close()
+        return answers
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert [answer[:2] for answer in runner.run(go())] == [b"0\n"] * 5 + [b"1\n"]
 
 
 async def test_a_bug_of_the_agent_is_an_answer_too(agent: Agent) -> None:
