@@ -13,7 +13,7 @@ from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.service_layout import ServiceFlag
 from tests.bpf import frames
-from tests.bpf.frames import ACK, SYN, TCP
+from tests.bpf.frames import ACK, RST, SYN, TCP
 from tests.bpf.fronts import PLAIN, PROTOCOLS, Names, answer, packet, port_of, read, sent, serve
 from tests.bpf.world import World
 
@@ -171,7 +171,6 @@ class TestNobody:
         # flags, front -> outcome
         (PLAIN, "node", "stack"),
         (ServiceFlag.LOCAL_ONLY, "node", "drop SERVICE_NO_LOCAL_BACKEND"),
-        (ServiceFlag.FOREIGN, "vip", "drop SERVICE_NO_BACKEND"),
         (ServiceFlag.FOREIGN | ServiceFlag.LOCAL_ONLY, "vip", "drop SERVICE_NO_LOCAL_BACKEND"),
     )
 
@@ -179,6 +178,20 @@ class TestNobody:
     def test_no_backends(self, world: World, n: Names, flags: ServiceFlag, front: str, outcome: str) -> None:
         serve(world, f"{getattr(n, front)}:80", flags=flags)
         assert str(world.from_wire(packet(f"tcp {n.client}:4000 > {getattr(n, front)}:80"))) == outcome
+
+    @BOTH
+    def test_address_that_is_not_the_nodes_is_refused_by_its_stack(self, world: World, n: Names, kind: str) -> None:
+        serve(world, f"{n.vip}:80", protocol=PROTOCOLS[kind], flags=ServiceFlag.FOREIGN)
+        there = world.from_wire(packet(f"{kind} {n.client}:4000 > {n.vip}:80"))
+        assert (str(there), sent(there)) == ("stack SERVICE_NO_BACKEND", f"{kind} {n.client}:4000 > {n.node}:0")
+        back = world.to_wire(packet(f"{kind} {n.node}:0 > {n.client}:4000", flags=RST | ACK))
+        assert sent(back) == f"{kind} {n.vip}:80 > {n.client}:4000"
+        serve(world, f"{n.vip}:80", f"{n.pod}:8080", protocol=PROTOCOLS[kind], flags=ServiceFlag.FOREIGN)
+        again = world.from_wire(packet(f"{kind} {n.client}:4000 > {n.vip}:80"))
+        assert sent(again) == f"{kind} {n.client}:4000 > {n.pod}:8080"
+        world.tables.speak_as(())
+        serve(world, f"{n.vip}:80", protocol=PROTOCOLS[kind], flags=ServiceFlag.FOREIGN)
+        assert str(world.from_wire(packet(f"{kind} {n.client}:4001 > {n.vip}:80"))) == "drop SERVICE_NO_BACKEND"
 
     def test_local_only_never_leaves_the_node(self, world: World, n: Names) -> None:
         serve(world, f"{n.node}:80", f"{n.away}:8080", flags=ServiceFlag.LOCAL_ONLY)

@@ -19,6 +19,7 @@ import pytest
 
 from services.dataplane.core import layout as at
 from services.dataplane.core import service_layout as lb
+from services.dataplane.core.service_layout import Scope, ServiceFlag
 from services.dataplane.kernel.hooks import SOCKET_HOOKS
 from services.dataplane.kernel.programs import SOCKETS, Datapath
 from tests.bpf.world import LIBC, empty, inside, namespace, run
@@ -82,7 +83,10 @@ class Room:
             raise result
         return result  # type: ignore[no-any-return]
 
-    def serve(self, version: int, protocol: int, *, backends: tuple[str, ...], affinity: int = 0) -> None:
+    def serve(
+        self, version: int, protocol: int, *, backends: tuple[str, ...], affinity: int = 0, scope: int = Scope.SOCKET,
+        flags: int = 0,
+    ) -> None:  # fmt: skip
         """A Service with these backends, as the agent would write it."""
         number = 100 * version + protocol
         tables = self.datapath.tables
@@ -94,8 +98,8 @@ class Room:
             {lb.MemberKey(service=number, address=a, port=TARGET): lb.Member(index=i) for i, a in enumerate(targets)}
         )
         tables.services.put(
-            lb.ServiceKey(address=ip_address(VIP[version]), port=PORT, protocol=protocol),
-            lb.Service(number=number, backends=len(targets), affinity_seconds=affinity),
+            lb.ServiceKey(address=ip_address(VIP[version]), port=PORT, protocol=protocol, scope=scope),
+            lb.Service(number=number, backends=len(targets), affinity_seconds=affinity, flags=flags),
         )
 
     def leave(self, version: int, protocol: int, backend: str) -> None:
@@ -253,6 +257,24 @@ class TestService:
         with pytest.raises(OSError, match="unreachable") as refusal:
             room.do(lambda: connect(VIP[version]), room.foreign)
         assert refusal.value.errno == errno.ENETUNREACH
+
+    def test_entry_for_packets_is_none_for_sockets(self, room: Room, version: int) -> None:
+        room.serve(version, TCP, backends=BACKENDS[version][:1], scope=Scope.PACKET)
+        with pytest.raises(OSError, match="unreachable"):
+            room.do(lambda: connect(VIP[version]))
+
+    def test_entry_for_the_node_acts_in_the_nodes_namespace_alone(self, room: Room, version: int) -> None:
+        room.serve(version, TCP, backends=BACKENDS[version][:1], flags=ServiceFlag.NODE_ONLY)
+        room.serve(version, UDP, backends=(), flags=ServiceFlag.NODE_ONLY)
+        with pytest.raises(OSError, match="unreachable"):
+            room.do(lambda: connect(VIP[version]))
+        with pytest.raises(OSError, match="unreachable"):
+            room.do(lambda: ask(VIP[version], connected=True))
+        key = at.CookieKey(cookie=cookie_of(room.netns))
+        room.datapath.tables.cookies.put(key, at.CookieMark(node=True))
+        assert room.do(lambda: connect(VIP[version]))[0] == BACKENDS[version][0]
+        with pytest.raises(ConnectionRefusedError):
+            room.do(lambda: ask(VIP[version], connected=True))
 
     def test_other_ports_and_protocols_are_left_alone(self, room: Room, version: int) -> None:
         room.serve(version, TCP, backends=BACKENDS[version][:1])

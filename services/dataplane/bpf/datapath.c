@@ -149,6 +149,8 @@ AM_INLINE int am_from_outside(struct __sk_buff *skb, struct am_packet *p, const 
 		return TC_ACT_OK;
 	if (reason)
 		return am_refuse(skb, p, role, reason);
+	if (p->is_refused) /* told as a drop, but answered */
+		am_refuse(skb, p, role, AM_REASON_SERVICE_NO_BACKEND);
 	if (am_rewrite(skb, p, w))
 		return TC_ACT_SHOT;
 	if (w->entry.is_back || w->entry.partner == AM_PLACE_WIRE)

@@ -125,28 +125,58 @@ AM_INLINE int am_pick(struct am_work *w, const struct am_service *service)
 	return am_is_mapped(&w->target.address) == (w->packet.family == 4);
 }
 
+AM_INLINE int am_own_address(const struct am_work *w, struct am_addr *address)
+{
+	int zero = 0;
+	struct am_node_addresses *own = am_own.lookup(&zero);
+
+	if (!own)
+		return 0;
+	*address = w->packet.family == 4 ? own->address4 : own->address6;
+	return !am_no_addr(address);
+}
+
 /* In whose name this node speaks for the client: as whom the client knows it, or as the agent says. */
 AM_INLINE int am_speak_as(struct am_work *w)
 {
-	struct am_node_addresses *own;
 	u32 flags;
-	int zero = 0;
 
 	w->entry.source = w->packet.destination;
-	if (am_identity_of(&w->packet.destination, &flags) == AM_IDENTITY_HOST)
-		return 1;
-	own = am_own.lookup(&zero);
-	if (!own)
-		return 0;
-	w->entry.source = w->packet.family == 4 ? own->address4 : own->address6;
-	return !am_no_addr(&w->entry.source);
+	return am_identity_of(&w->packet.destination, &flags) == AM_IDENTITY_HOST || am_own_address(w, &w->entry.source);
 }
 
-AM_INLINE u32 am_nobody(const struct am_service *service)
+/* Makes w->entry lead the packet to w->target, as if that were this node itself. */
+AM_INLINE void am_aim(struct am_work *w, u32 service)
+{
+	w->entry.last_seen = bpf_ktime_get_coarse_ns();
+	w->entry.source = w->packet.source;
+	w->entry.source_port = w->packet.flow.source_port;
+	w->entry.destination = w->target.address;
+	w->entry.destination_port = w->target.port;
+	w->entry.service = service;
+	w->entry.endpoint = 0;
+	w->entry.is_back = 0;
+	w->entry.seen = 0;
+	w->entry.hole = 0;
+	w->entry.partner = AM_PLACE_NODE;
+}
+
+/*
+ * Without backends: a reason to drop, or the stack. For an address that is not the node's own the node's stack refuses
+ * all the same: sent to port 0 of the node, where nobody can listen, the packet is answered by a reset or an ICMP error,
+ * and to_wire says that in the front's name.
+ */
+AM_INLINE u32 am_nobody(struct am_work *w, const struct am_service *service)
 {
 	if (service->flags & AM_SERVICE_LOCAL_ONLY)
 		return AM_REASON_SERVICE_NO_LOCAL_BACKEND;
-	return service->flags & AM_SERVICE_FOREIGN ? AM_REASON_SERVICE_NO_BACKEND : AM_NOT_SERVED;
+	if (!(service->flags & AM_SERVICE_FOREIGN))
+		return AM_NOT_SERVED;
+	if (!am_own_address(w, &w->target.address))
+		return AM_REASON_SERVICE_NO_BACKEND;
+	w->target.port = 0;
+	w->packet.is_refused = 1;
+	return 0;
 }
 
 /* Chooses a backend for the packet in w->key and remembers it. */
@@ -154,23 +184,16 @@ AM_INLINE u32 am_begin(struct am_work *w, struct am_service *service)
 {
 	const struct am_packet *p = &w->packet;
 	struct am_endpoint *endpoint;
-	u32 flags;
+	u32 flags, reason;
 
-	if (!am_pick(w, service))
-		return am_nobody(service);
+	if (!am_pick(w, service)) {
+		reason = am_nobody(w, service);
+		if (reason)
+			return reason;
+	}
 	if (am_same_addr(&w->target.address, &p->destination) && w->target.port == p->flow.destination_port)
 		return AM_NOT_SERVED; /* the front is its own backend: nothing to translate */
-	w->entry.last_seen = bpf_ktime_get_coarse_ns();
-	w->entry.source = p->source;
-	w->entry.source_port = p->flow.source_port;
-	w->entry.destination = w->target.address;
-	w->entry.destination_port = w->target.port;
-	w->entry.service = service->number;
-	w->entry.endpoint = 0;
-	w->entry.is_back = 0;
-	w->entry.seen = 0;
-	w->entry.hole = 0;
-	w->entry.partner = AM_PLACE_NODE;
+	am_aim(w, service->number);
 	endpoint = am_local(&w->target.address);
 	if (endpoint) {
 		w->entry.partner = AM_PLACE_POD;

@@ -48,6 +48,7 @@ struct am_packet {
 	u8 is_fragment;
 	u8 is_first; /* the fragment that carries the transport header */
 	u8 is_error; /* an ICMP error about a packet in the other direction */
+	u8 is_refused; /* it goes to where nobody listens */
 	u8 is_translated; /* it had another destination on the wire */
 };
 

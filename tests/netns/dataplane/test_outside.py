@@ -109,6 +109,13 @@ class TestAnswers:
         with pytest.raises(ConnectionRefusedError):
             place.ask(version, kind)
 
+    def test_without_backends_an_address_that_is_not_the_nodes_refuses(
+        self, place: Town, version: int, kind: str
+    ) -> None:
+        place.serve(version, kind, front=VIP[version], flags=ServiceFlag.FOREIGN)
+        with pytest.raises(ConnectionRefusedError):
+            place.ask(version, kind, address=VIP[version])
+
     @WHERE
     def test_backend_that_does_not_listen_refuses(self, place: Town, version: int, kind: str, where: str) -> None:
         address, _ = backend(place, where, version)
