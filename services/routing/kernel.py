@@ -6,9 +6,10 @@ A listing during which the table changed is made again.
 
 A route is *replaced* (NLM_F_REPLACE), never taken away and added: no packet finds it missing.
 
-A second socket only listens: whatever changes routes, addresses or links wakes the service, which then reads all. So an
-overflow loses nothing, and is not reported as an error (NETLINK_NO_ENOBUFS): libuv, which uvloop stands on, gives up
-polling a socket once it shows one (POLLERR). An IPv6 unreachable route is listed with the loopback as its link
+A second socket only listens: whatever changes routes, addresses or uplinks wakes the service, which then reads all;
+pods' own links and routes do not. So an overflow loses nothing that the next full pass would not find, and is not
+reported as an error (NETLINK_NO_ENOBUFS): libuv, which uvloop stands on, gives up polling a socket once it shows one
+(POLLERR). An IPv6 unreachable route is listed with the loopback as its link
 (net/ipv6/route.c), which says nothing and is left out.
 """
 
@@ -21,6 +22,7 @@ import os
 import socket
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
 from ipaddress import IPv4Interface, IPv6Interface, ip_interface
 from pathlib import Path
 from typing import Any, TypeVar
@@ -35,6 +37,7 @@ from services.routing.rtnetlink import (
     NLMSG_DONE,
     NLMSG_ERROR,
     ask_for_all,
+    concerns,
     error_of,
     messages,
     pack,
@@ -88,16 +91,17 @@ class Kernel:
         return await self._run(_set_forwarding)
 
     async def watch(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` (in the event loop) whenever routes, addresses or links may have changed."""
+        """Call ``changed`` (in the event loop) whenever routes, addresses or uplinks may have changed."""
         self._listener = await self._run(_listen)
         descriptor = self._listener.fileno()
 
         def drain() -> None:
             assert self._listener is not None
-            try:
-                while self._listener.recv(65536):
-                    continue
-            except BlockingIOError:
+            heard = False
+            with suppress(BlockingIOError):
+                while received := self._listener.recv(65536):
+                    heard = heard or concerns(received, self._names)
+            if heard:
                 changed()
 
         asyncio.get_running_loop().add_reader(descriptor, drain)
@@ -183,9 +187,18 @@ class Kernel:
                 up=bool(message["flags"] & 0x1),
                 addresses=tuple(addresses.get(message["index"], ())),
             )
-            for message in self._reader.get_links()
-            if message.get_attr("IFLA_IFNAME") in self._names
+            for name in self._names
+            for message in self._link(name)
         )
+
+    def _link(self, name: str) -> Sequence[Any]:
+        """The link of this name, if there is one: a node has as many links as pods, and reading each takes a while."""
+        try:
+            return tuple(self._reader.link("get", ifname=name))
+        except NetlinkError as error:
+            if error.code != errno.ENODEV:
+                raise
+            return ()
 
     def _apply(self, operations: Sequence[Operation]) -> tuple[tuple[Operation, int], ...]:
         refused: list[tuple[Operation, int]] = []

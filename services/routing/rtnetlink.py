@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from services.routing.core.fib import Kind, Operation, Replace, Route
+from services.routing.core.fib import PODS, Kind, Operation, Replace, Route
 
 MAIN_TABLE = 254
 NLMSG_ERROR, NLMSG_DONE = 2, 3
+RTM_NEWLINK, RTM_DELLINK = 16, 17
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 DUMP_INTERRUPTED = 0x10
 """NLM_F_DUMP_INTR: the table changed while it was listed, so the list may lack something."""
@@ -29,6 +30,10 @@ _U32 = struct.Struct("=I")
 _REQUEST, _ACK, _REPLACE, _DUMP, _CREATE = 0x1, 0x4, 0x100, 0x300, 0x400
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _SCOPE_UNIVERSE = 0
+_PROTOCOL_AT = 5
+_PODS = bytes([PODS])
+_IFINFO_SIZE = 16
+_IFLA_IFNAME = 3
 
 
 def pack(operation: Operation, sequence: int) -> bytes:
@@ -68,6 +73,23 @@ def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:
         offset += (length + 3) & ~3
 
 
+def concerns(received: bytes, links: Collection[str]) -> bool:
+    """Whether notifications may change what is planned: all but the dataplane's routes to this node's pods, and links
+    of other names than ``links``. On a node where pods come and go almost all of them are of those.
+    """
+    for kind, _, _, body in messages(received):
+        if kind in (RTM_NEWROUTE, RTM_DELROUTE):
+            if body[_PROTOCOL_AT : _PROTOCOL_AT + 1] != _PODS:
+                return True
+        elif kind in (RTM_NEWLINK, RTM_DELLINK):
+            name = dict(_attributes(body, _IFINFO_SIZE)).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
+            if name in links:
+                return True
+        else:
+            return True
+    return False
+
+
 def error_of(body: bytes) -> int:
     """Errno of an NLMSG_ERROR body (``struct nlmsgerr``); 0 acknowledges."""
     number: int = -struct.unpack_from("=i", body)[0]
@@ -95,8 +117,7 @@ def parse_route(body: bytes) -> Route | None:
     )
 
 
-def _attributes(body: bytes) -> Iterator[tuple[int, bytes]]:
-    offset = _RTMSG.size
+def _attributes(body: bytes, offset: int = _RTMSG.size) -> Iterator[tuple[int, bytes]]:
     while offset + _ATTRIBUTE.size <= len(body):
         length, kind = _ATTRIBUTE.unpack_from(body, offset)
         if length < _ATTRIBUTE.size:

@@ -5,12 +5,13 @@ from __future__ import annotations
 import struct
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
+import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.net import Address, Network
 from services.routing.core.fib import Kind, Remove, Replace, Route
-from services.routing.rtnetlink import RTM_DELROUTE, RTM_NEWROUTE, messages, pack, parse_route
+from services.routing.rtnetlink import RTM_DELROUTE, RTM_NEWROUTE, concerns, messages, pack, parse_route
 
 
 @st.composite
@@ -64,3 +65,34 @@ def test_the_bytes_of_a_route_are_those_of_the_kernel_headers() -> None:
 def test_noise_is_no_message(noise: bytes) -> None:
     for *_, body in messages(noise):
         assert len(body) <= len(noise)
+
+
+def _heard(kind: int, body: bytes) -> bytes:
+    return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
+
+
+def _route(protocol: int) -> bytes:
+    return _heard(24, struct.pack("=BBBBBBBBI", 2, 32, 0, 0, 254, protocol, 0, 1, 0))
+
+
+def _link(name: str) -> bytes:
+    text = name.encode() + b"\0"
+    return _heard(16, bytes(16) + struct.pack("=HH", 4 + len(text), 3) + text + bytes(-len(text) % 4))
+
+
+@pytest.mark.parametrize(
+    ("received", "told"),
+    [
+        pytest.param(_route(187), False, id="a pod's route"),
+        pytest.param(_route(186), True, id="one of ours"),
+        pytest.param(_route(4), True, id="somebody's"),
+        pytest.param(_link("am0123456789"), False, id="a pod's link"),
+        pytest.param(_link("eth0"), True, id="an uplink"),
+        pytest.param(_link("eth01"), False, id="a name that only begins like an uplink's"),
+        pytest.param(_heard(20, bytes(8)), True, id="an address"),
+        pytest.param(_route(187) + _link("am0") + _route(4), True, id="one among many"),
+        pytest.param(_route(187) + b"\xff" * 7, False, id="bytes that are no message"),
+    ],
+)
+def test_only_what_may_change_the_plan_wakes(received: bytes, told: bool) -> None:
+    assert concerns(received, ("eth0", "eth1")) is told
