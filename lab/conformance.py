@@ -40,7 +40,8 @@ _IMPOSSIBLE = (
     (r"SCTPConnectivity|using SCTP|SCTP should", "the kernel has no SCTP"),
     (r"Internet connection|forward PTR records", "needs the internet"),
     (r"IPerf2", "reads lines of iperf 2.2, Debian 12 has 2.1"),
-    (r"kube-proxy urls", "asks for pages of kube-proxy, which is not there"),
+    (r"KubeProxyNFAcct|kube-proxy urls", "asks kube-proxy which mode it has (its page of health airmesh has)"),
+    (r"TCP CLOSE_WAIT timeout", "looks for kube-proxy's entry in the kernel's table of connections"),
 )
 """Skipped by name, with the reason: each takes five minutes to fail, and says nothing about the network here."""
 

@@ -70,7 +70,6 @@ cgroupDriver: cgroupfs
 failCgroupV1: false
 cgroupsPerQOS: false
 enforceNodeAllocatable: []
-localStorageCapacityIsolation: false
 # Without CAP_SYS_RESOURCE neither can be raised.
 oomScoreAdj: 0
 maxOpenFiles: 1024

@@ -178,7 +178,7 @@ func (o *outside) words(s *v1.Service, address netip.Addr, healthy []*v1.Node) [
 		}
 	}
 	if len(hops) == 0 {
-		return []string{"route", "replace", "unreachable", address.String()}
+		return []string{"route", "replace", address.String(), "dev", nowhere, "src", o.source[family].String()}
 	}
 	if s.Spec.SessionAffinity == v1.ServiceAffinityClientIP {
 		hops = hops[:3]

@@ -13,6 +13,7 @@ import (
 	"context"
 	"flag"
 	"fmt"
+	"net"
 	"net/http"
 	"net/netip"
 	"os"
@@ -32,6 +33,7 @@ import (
 const (
 	probeTimeout = 900 * time.Millisecond
 	workers      = 4
+	nowhere      = "nowhere"
 )
 
 // settings make a router of this namespace: nodes send it, too, what is for a Service's address, when they leave the
@@ -42,6 +44,30 @@ var settings = map[string]string{
 	"ipv4/conf/all/send_redirects":     "0",
 	"ipv4/conf/default/send_redirects": "0",
 	"ipv4/conf/fabric/send_redirects":  "0",
+}
+
+// ground makes this namespace a place outside: settings, addresses, and a link for what is for nobody. It vanishes
+// there, as on the way through a network; an error at once would be told to the client as its own.
+func ground(source map[v1.IPFamily]netip.Addr) error {
+	for name, value := range settings {
+		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
+			return err
+		}
+	}
+	if _, err := net.InterfaceByName(nowhere); err != nil {
+		if err := ip("link", "add", nowhere, "type", "bridge"); err != nil {
+			return err
+		}
+	}
+	if err := ip("link", "set", nowhere, "arp", "off", "up"); err != nil {
+		return err
+	}
+	for _, address := range source {
+		if err := ip("address", "replace", address.String(), "dev", "lo"); err != nil {
+			return err
+		}
+	}
+	return nil
 }
 
 func run() error {
@@ -57,15 +83,8 @@ func run() error {
 	source := map[v1.IPFamily]netip.Addr{
 		v1.IPv4Protocol: netip.MustParseAddr(*source4), v1.IPv6Protocol: netip.MustParseAddr(*source6),
 	}
-	for name, value := range settings {
-		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
-			return err
-		}
-	}
-	for _, address := range source {
-		if err := ip("address", "replace", address.String(), "dev", "lo"); err != nil {
-			return err
-		}
+	if err := ground(source); err != nil {
+		return err
 	}
 	config, err := clientcmd.BuildConfigFromFlags("", *kubeconfig)
 	if err != nil {
@@ -75,8 +94,14 @@ func run() error {
 	if err != nil {
 		return err
 	}
+	pools := map[v1.IPFamily]netip.Prefix{v1.IPv4Protocol: four, v1.IPv6Protocol: six}
+	for family, pool := range pools {
+		if err := ip("route", "replace", pool.String(), "dev", nowhere, "src", source[family].String()); err != nil {
+			return err
+		}
+	}
 	cloud := &outside{
-		pools:     map[v1.IPFamily]netip.Prefix{v1.IPv4Protocol: four, v1.IPv6Protocol: six},
+		pools:     pools,
 		source:    source,
 		balancers: map[string]*balancer{},
 		client:    http.Client{Timeout: probeTimeout, Transport: &http.Transport{DisableKeepAlives: true}},

@@ -51,6 +51,7 @@ def test_a_pattern_that_is_none_is_refused() -> None:
         (SPECS[1], ""),
         (SPECS[0], ""),
         ("IngressClass [Feature:Ingress] should set default value on new IngressClass [Serial]", ""),
+        ("KubeProxy should set TCP CLOSE_WAIT timeout [Privileged]", "kube-proxy"),
         ("Networking should check kube-proxy urls", "kube-proxy"),
         ("Networking should provide Internet connection for containers [Feature:Networking-IPv4]", "internet"),
     ],
