@@ -14,12 +14,12 @@ from tests.labkit import Lab
 pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.timeout(900)]
 
 NETPOL = "[sig-network] Netpol NetworkPolicy between server and client should"
+BALANCERS = "[sig-network] LoadBalancers [Feature:LoadBalancer] should"
 SPECS = [
     "[sig-network] DNS should provide DNS for services [Conformance]",
     "[sig-network] Services should serve multiport endpoints from pods [Conformance]",
     "[sig-network] Services should be able to create a functioning NodePort service [Conformance]",
-    "[sig-network] LoadBalancers [Feature:LoadBalancer] should be able to create LoadBalancer Service without NodePort "
-    "and change it [Slow]",
+    f"{BALANCERS} be able to create LoadBalancer Service without NodePort and change it [Slow]",
     "[sig-network] Proxy version v1 should proxy through a service and a pod [Conformance]",
     f"{NETPOL} deny ingress from pods on other namespaces [Feature:NetworkPolicy]",
     f"{NETPOL} enforce policy based on Ports [Feature:NetworkPolicy]",
