@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -115,7 +116,9 @@ class TestBackendElsewhere:
     def test_unknown_neighbour_is_asked_for(self, world: World, n: Names, kind: str) -> None:
         backend = "10.244.2.200" if n.version == 4 else "[fd00:172:30::77]"
         serve(world, f"{n.node}:30080", f"{backend}:8080", protocol=PROTOCOLS[kind])
-        assert str(world.from_wire(packet(f"{kind} {n.client}:4000 > {n.node}:30080"))) == "redirect"
+        there = world.from_wire(packet(f"{kind} {n.client}:4000 > {n.node}:30080"))
+        assert str(there) == "redirect"
+        assert read(there.frame[14:]).ttl == 63
 
     def test_no_way(self, world: World, n: Names, kind: str) -> None:
         backend = "198.51.100.1" if n.version == 4 else "[2001:db8:1::1]"
@@ -263,10 +266,11 @@ class TestAffinity:
         serve(world, f"{n.node}:80", *both, affinity=100)
         assert {self.chosen(world, n, sport) for sport in range(2, 20)} == set(both)
         serve(world, f"{n.node}:80", f"{n.pod}:8080", f"{n.second}:8080", affinity=100)
-        for key, had in world.tables.clients.items().items():
-            world.tables.clients.put(key, replace(had, last=had.last - 101 * SECOND))
-        chosen = set()
-        for sport in range(100, 140):
-            world.tables.clients.apply({}, list(world.tables.clients.items()))
-            chosen.add(self.chosen(world, n, sport))
-        assert len(chosen) == 2
+        for seconds, backends in ((99, 1), (101, 2)):
+            chosen = set()
+            for sport in range(1000 + seconds, 1040 + seconds):
+                had = world.tables.clients.items()
+                past = time.monotonic_ns() - seconds * SECOND
+                world.tables.clients.apply({key: replace(value, last=past) for key, value in had.items()})
+                chosen.add(self.chosen(world, n, sport))
+            assert len(chosen) == backends

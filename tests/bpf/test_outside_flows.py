@@ -115,6 +115,23 @@ class TestLife:
                 assert sent(world.from_pod(world.b, answers)) == f"tcp {n.node}:80 > {n.client}:4000"
             assert world.tables.nats.items().keys() == whole.keys()
 
+    def test_halves_that_disagree_are_no_flow(self, world: World, n: Names) -> None:
+        """The port went to another client meanwhile: neither may speak through it for this one."""
+        serve(world, f"{n.node}:80", f"{n.away}:8080")
+        text = self.from_client(world, n)
+        key, back = next((k, v) for k, v in world.tables.nats.items().items() if v.is_back)
+        anothers = replace(back, destination_port=9)
+        world.tables.nats.put(key, anothers)
+        assert self.from_client(world, n, flags=ACK) != text
+        assert world.tables.nats.get(key) == anothers
+        mine = nat.NatKey(
+            source=back.destination, destination=back.source, source_port=back.destination_port,
+            destination_port=back.source_port, protocol=key.protocol, place=nat.Place.WIRE,
+        )  # fmt: skip
+        world.tables.nats.put(key, back)
+        assert world.tables.nats.get(mine) is not None
+        assert str(world.from_wire(packet(answer(text), flags=RST))) == "stack"
+
     def test_a_finished_flows_port_is_given_again(self, world: World, n: Names) -> None:
         serve(world, f"{n.node}:80", f"{n.away}:8080")
         text = self.from_client(world, n)
@@ -158,6 +175,19 @@ class TestErrors:
         assert (str(outcome), sent(outcome)) == (
             "redirect", f"icmp {router} > {pod} ({kind} {n.pod}:8080 > {n.client}:4000)",
         )  # fmt: skip
+
+    def test_too_big_about_a_fragment(self, world: World, n: Names) -> None:
+        serve(world, f"{n.node}:80", f"{n.pod}:8080", protocol=UDP)
+        world.from_wire(packet(f"udp {n.client}:4000 > {n.node}:80"))
+        one, other = ip_address(n.node.strip("[]")), ip_address(n.client.strip("[]"))
+        body = frames.udp(80, 4000, bytes(96))
+        for offset in (0, 104):
+            if n.version == 4:
+                about = frames.ip(one, other, UDP, body, frag=0x2000 | offset // 8)
+            else:
+                about = frames.ip(one, other, 44, frames.fragment6(UDP, offset=offset, more=True, ident=1) + body)
+            outcome = world.from_wire(error(str(other), about, keep=56))
+            assert str(outcome) == ("stack" if offset else "redirect"), "a later fragment has no ports"
 
     def test_too_big_for_an_answer_from_elsewhere(self, world: World, n: Names) -> None:
         serve(world, f"{n.node}:80", f"{n.away}:8080")
