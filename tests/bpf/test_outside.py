@@ -268,7 +268,7 @@ class TestAffinity:
         serve(world, f"{n.node}:80", f"{n.pod}:8080", f"{n.second}:8080", affinity=100)
         for seconds, backends in ((99, 1), (101, 2)):
             chosen = set()
-            for sport in range(1000 + seconds, 1040 + seconds):
+            for sport in range(100 * seconds, 100 * seconds + 40):
                 had = world.tables.clients.items()
                 past = time.monotonic_ns() - seconds * SECOND
                 world.tables.clients.apply({key: replace(value, last=past) for key, value in had.items()})
