@@ -21,6 +21,7 @@ from services.dataplane.addresses import AddressBook
 from services.dataplane.around import Peers
 from services.dataplane.attach import Attacher
 from services.dataplane.balance import Balancer
+from services.dataplane.beliefs import tell_doubts
 from services.dataplane.bell import Bell, Courtesy
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs
@@ -109,6 +110,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
     _start_loops(runtime, parts, attacher)
     end_stale_sockets(runtime, parts)
+    tell_doubts(runtime, parts.feed.beliefs, runtime.bus, runtime.settings.node)
     await _start_cni(runtime, parts, attacher)
 
 
@@ -156,7 +158,8 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
         apply=state.enforce,
         period=FULL_POLICY,
     )
-    around_cursors = [feed.endpoints.cursor(), registry.bell.cursor(), *objects()]
+    whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims)]
+    around_cursors = [*whose, registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     _start_services(runtime, parts, datapath)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)

@@ -1,8 +1,9 @@
 """What the datapath's maps say of everything else: whose an address is.
 
-Owns ``am_ipcache``. Promises: entries are only taken out when the watch they come from is in sync (an empty bucket is
-not an empty cluster); what is added is added at once. A mirror of the map in memory makes a change cost what changed; a
-full pass reads the map itself, so that what was deleted by hand returns.
+Owns ``am_ipcache``. Promises: only endpoints that ``beliefs`` lets count; entries are only taken out when the watches
+they come from are in sync (an empty bucket is not an empty cluster); what is added is added at once. A mirror of the
+map in memory makes a change cost what changed; a full pass reads the map itself, so that what was deleted by hand
+returns.
 """
 
 from __future__ import annotations
@@ -75,8 +76,11 @@ class Peers:
             return ()
         nodes = {node.name for node in feed.all_of(Node)}
         silent = {node for node in nodes if not feed.endpoints.scope_complete(encode_segment(node))} - {feed.node}
+        undecided = feed.beliefs.now.undecided
 
         def may_go(key: PrefixKey, peer: Peer) -> bool:
+            if key.address in undecided:
+                return False
             source = self._sources.get(key)
             if source is None:  # not since this agent started: whose it was is unknown
                 return not (peer.flags & PeerFlag.POD and silent)

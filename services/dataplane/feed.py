@@ -18,7 +18,8 @@ from proto.codec import encode_segment, identity_key, join, kind_prefix
 from proto.identity import IdentityRecord, RelevantKeys
 from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
-from proto.subjects import BLOCKS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
+from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
+from services.dataplane.beliefs import Beliefs
 from services.dataplane.core.admission import Knowledge
 from services.dataplane.core.cni import PodRef
 
@@ -121,6 +122,8 @@ class Feed:
         self.identities = bus.bucket(IDENTITIES).watch(identities_kind, name="identities")
         self.endpoints = bus.bucket(ENDPOINTS).watch(endpoints_kind, markers=(), name="endpoints")
         self.blocks = bus.bucket(BLOCKS).watch(blocks_kind, markers=(), name="blocks")
+        self.claims = bus.bucket(CLAIMS).watch(claims_kind, name="claims")
+        self.beliefs = Beliefs(node, self.endpoints, self.blocks, self.claims)
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
         self._state: tuple[int, int, bool, int] | None = None
@@ -176,12 +179,8 @@ class Feed:
         return entry.value if entry is not None and isinstance(entry.value, CidrPartition) else None
 
     def foreign_endpoints(self) -> list[Endpoint]:
-        """Endpoints of all other nodes."""
-        return [
-            entry.value
-            for key, entry in self.endpoints.entries.items()
-            if isinstance(entry.value, Endpoint) and not key.startswith(self._own_endpoints)
-        ]
+        """Endpoints of all other nodes, as far as they are believed."""
+        return self.beliefs.now.endpoints
 
     def published_endpoints(self) -> dict[str, Endpoint]:
         """Entries of this node, as the bus has them, by key."""

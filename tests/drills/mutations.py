@@ -348,6 +348,20 @@ DATAPLANE = (
         tests=("tests/shell/dataplane/test_server.py::test_another_user_is_not_answered",),
     ),
     Mutant(
+        name="believe-any-endpoint",
+        file="services/dataplane/beliefs.py",
+        old="            if doubt is None:\n",
+        new="            if doubt is None or endpoint.node:\n",
+        tests=("tests/shell/dataplane/test_beliefs.py::test_it_does_not_speak_of_others",),
+    ),
+    Mutant(
+        name="take-back-what-is-undecided",
+        file="services/dataplane/beliefs.py",
+        old="return frozenset() if self.whole else",
+        new="return frozenset() if self.doubts else",
+        tests=("tests/shell/dataplane/test_beliefs.py::test_nothing_is_decided_before_both_are_whole",),
+    ),
+    Mutant(
         name="end-sockets-that-no-service-sent",
         file="services/dataplane/stale_sockets.py",
         old="        return tables.reverses.get(key) is not None and (one.peer, one.port) not in members()\n",

@@ -25,7 +25,8 @@ from typing import Any, TypeVar
 import msgspec
 
 from chassis.bus import Bus
-from proto.codec import kind_prefix, object_key
+from proto.addresses import Block
+from proto.codec import block_key, kind_prefix, object_key
 from proto.net import Address
 from proto.objects import (
     KINDS,
@@ -40,7 +41,7 @@ from proto.objects import (
     Pod,
     Service,
 )
-from proto.subjects import OBJECTS
+from proto.subjects import BLOCKS, OBJECTS
 from proto.sync import Complete, complete_key
 from tests.bpf.world import bpffs, inside, namespace, run
 from tests.natsd import NatsServer, bus_of
@@ -130,6 +131,17 @@ class Mesh:
                 return await work(bus)
 
         return asyncio.run(go())
+
+    def hold(self, block: str, holder: str) -> None:
+        """``ipam`` has it on record that another node holds a block."""
+        network = ip_network(block)
+        record = Block(network, "pods", holder, f"node-uid-{holder}", epoch=3, nonce="n")
+
+        async def go() -> None:
+            async with bus_of(self.nats, "ipam") as bus:
+                await bus.bucket(BLOCKS).put(block_key(network), record)
+
+        asyncio.run(go())
 
     def lose_the_bus(self, *objects: KubernetesObject) -> None:
         """NATS comes back without anything it ever stored; cluster fills it again, and says so when it is done."""

@@ -54,6 +54,7 @@ def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> 
         assert epoch is not None
         await bus.bucket(ENDPOINTS).put(complete_key("n2"), Complete(epoch=epoch.value.epoch))
 
+    node.hold("10.244.9.0/26", "n2")
     node.as_node("n2", speak)
     wait_for("the other node's pod", lambda: identity() == ENTRY.identity)
     node.lose_the_bus(*cluster_objects(), other, front.pod, back.pod)
