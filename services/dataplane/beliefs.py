@@ -71,6 +71,8 @@ class Beliefs:
         self._claims = claims
         self._known: dict[Network, Block] = {}
         self._holdings = Holdings()
+        self._judged: dict[str, tuple[Endpoint, Doubt | None]] = {}
+        """Key → what stood there and what was thought of it, under these holdings: a change costs what changed."""
         self._believed = Believed()
         self._states: tuple[object, object] = (None, None)
 
@@ -81,7 +83,7 @@ class Beliefs:
         states = holding, _state(self._endpoints)
         if self._states != states:
             if self._states[0] != holding:
-                self._holdings = self._hold()
+                self._holdings, self._judged = self._hold(), {}
             self._states, self._believed = states, self._judge()
         return self._believed
 
@@ -94,17 +96,17 @@ class Beliefs:
         return Holdings(self._known.values(), claims)
 
     def _judge(self) -> Believed:
-        endpoints: list[Endpoint] = []
-        doubts: list[Doubt] = []
+        before, self._judged = self._judged, {}
         for key, entry in self._endpoints.entries.items():
             endpoint = entry.value
             if key.startswith(self._own) or not isinstance(endpoint, Endpoint):
                 continue
-            doubt = self._holdings.doubt(_decoded(key.partition(".")[0]), endpoint)
-            if doubt is None:
-                endpoints.append(endpoint)
-            else:
-                doubts.append(doubt)
+            known = before.get(key)
+            if known is None or known[0] is not endpoint:
+                known = endpoint, self._holdings.doubt(_decoded(key.partition(".")[0]), endpoint)
+            self._judged[key] = known
+        endpoints = [endpoint for endpoint, doubt in self._judged.values() if doubt is None]
+        doubts = [doubt for _, doubt in self._judged.values() if doubt is not None]
         _REFUSED.set(len(doubts))
         whole = self._blocks.scope_complete() and self._claims.synced
         whole = whole and not self._blocks.unreadable and not self._claims.unreadable
