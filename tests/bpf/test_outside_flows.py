@@ -300,7 +300,7 @@ class TestInNobodyElsesName:
         world.tables.bump_generation()
         answers = packet(f"tcp {n.pod}:8080 > {n.client}:4000", flags=SYN | ACK)
         assert str(world.from_pod(world.b, answers)) == "drop POLICY_REVOKED"
-        assert str(world.from_wire(packet(f"tcp {n.client}:4000 > {n.node}:80", flags=ACK))) == "drop POLICY_DENIED"
+        assert str(world.from_wire(packet(f"tcp {n.client}:4000 > {n.node}:80", flags=ACK))) == "drop POLICY_REVOKED"
 
     def test_local_sources_stay_outside(self, world: World, n: Names) -> None:
         serve(world, f"{n.node}:80", f"{n.pod}:8080")

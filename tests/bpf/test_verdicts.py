@@ -293,7 +293,15 @@ class TestGeneration:
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "redirect"
         world.tables.bump_generation()
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_REVOKED"
-        assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_DENIED"
+        assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_REVOKED"
+
+    def test_answer_on_its_way_does_not_open_it_again(self, world: World, version: int) -> None:
+        self.allowed(world, version)
+        world.tables.policy.remove(self.key)
+        world.tables.bump_generation()
+        assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_REVOKED"
+        assert str(world.from_pod(world.b, b_to_a(world, version))).startswith("drop")
+        assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))).startswith("drop")
 
     def test_reply_is_judged_as_its_flow(self, world: World, version: int) -> None:
         self.allowed(world, version)

@@ -127,8 +127,9 @@ AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, s
 		if (flow->generation != verdict->generation && !(flow->flags & AM_FLOW_HOST)) {
 			am_judge(role->subject, &key, verdict);
 			if (verdict->reason) {
+				/* The entry stays, to be judged again: without it an answer that is on its way would begin
+				 * a flow of its own, of which the next packet would be the reply. It ages as any other. */
 				verdict->reason = AM_REASON_POLICY_REVOKED;
-				am_forget(&key, role->endpoint);
 				return;
 			}
 			flow->generation = verdict->generation;
