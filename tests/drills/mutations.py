@@ -350,8 +350,8 @@ DATAPLANE = (
     Mutant(
         name="believe-any-endpoint",
         file="services/dataplane/beliefs.py",
-        old="            if doubt is None:\n",
-        new="            if doubt is None or endpoint.node:\n",
+        old="in self._judged.values() if doubt is None]",
+        new="in self._judged.values() if doubt is None or endpoint.node]",
         tests=("tests/shell/dataplane/test_beliefs.py::test_it_does_not_speak_of_others",),
     ),
     Mutant(

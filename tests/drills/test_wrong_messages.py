@@ -243,7 +243,9 @@ async def read(world: Hamlet, bucket: Bucket) -> dict[str, bytes]:
             if not key.startswith("_"):
                 wanted = json.dumps({"last_by_subj": f"$KV.{bucket.on_server}.{key}"}).encode()
                 told = await bus.connection.call(f"$JS.API.STREAM.MSG.GET.KV_{bucket.on_server}", wanted, timeout=5)
-                found[key] = base64.b64decode(json.loads(told.data)["message"]["data"])
+                message = json.loads(told.data).get("message", {})
+                if "data" in message:  # else it was deleted since it was listed
+                    found[key] = base64.b64decode(message["data"])
     return found
 
 
