@@ -38,6 +38,8 @@ __all__ = ["KV", "Bus", "Conflict", "Cursor", "Entry", "View", "role_of_user"]
 
 EVENT_QUEUE = 4096
 """Events that wait to be sent; one more pushes the oldest out."""
+EVENT_GATHER = 0.01
+"""Seconds that an event waits for others: events come in crowds, and each write wakes the server."""
 MAX_OUTBOUND = 8 << 20
 """Bytes not yet on the socket above which events are dropped."""
 
@@ -226,17 +228,23 @@ class Bus:
 
     async def _send_events(self) -> None:
         while True:
-            subject, body, headers = await self._events.get()
-            connection = self.connection
-            try:
-                if connection.client().pending_data_size > MAX_OUTBOUND:
-                    self._drop()
-                else:
-                    await connection.send(subject, body, headers)
-            except Unavailable:
+            first = await self._events.get()
+            await asyncio.sleep(EVENT_GATHER)
+            await self._send_event(*first)
+            while not self._events.empty():
+                await self._send_event(*self._events.get_nowait())
+
+    async def _send_event(self, subject: str, body: bytes, headers: dict[str, str]) -> None:
+        connection = self.connection
+        try:
+            if connection.client().pending_data_size > MAX_OUTBOUND:
                 self._drop()
-            finally:
-                self._events.task_done()
+            else:
+                await connection.send(subject, body, headers)
+        except Unavailable:
+            self._drop()
+        finally:
+            self._events.task_done()
 
     def _drop(self) -> None:
         self.dropped += 1

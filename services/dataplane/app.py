@@ -136,8 +136,9 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
     peers = Peers(tables, feed, registry)
     datapath = runtime.health.require("datapath")
-    keeper = Keeper(parts, datapath, runtime.health.require("masquerade"), attacher)
-    provision = Provision(parts, runtime.health.require("blocks"), datapath)
+    outward = runtime.health.require("masquerade")
+    keeper = Keeper(parts, datapath, outward, attacher)
+    provision = Provision(parts, runtime.health.require("blocks"), (datapath, outward))
     state = Enforcing(runtime, parts, peers)
 
     async def around(dirty: Dirty) -> Done:

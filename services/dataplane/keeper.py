@@ -150,7 +150,9 @@ class Keeper:
         addresses = [address for node in feed.all_of(Node) for address in node.addresses]
         if await self._masquerade.keep(ruleset(feed.all_of(IPPool), addresses), verify=dirty.full):
             self._parts.log.info("masquerade-written")
-        self._outward.set(True)
+        if not self._outward.ok:
+            self._outward.set(True)
+            self._parts.book.bell.ring("masquerade")  # pods may start now: the runtime's configuration waits for it
         return Done()
 
     async def reap(self) -> None:

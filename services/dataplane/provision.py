@@ -27,10 +27,11 @@ NOT_SYNCED = "not-synced"
 class Provision:
     """One node's supplies."""
 
-    def __init__(self, parts: Parts, blocks: Condition, datapath: Condition) -> None:
+    def __init__(self, parts: Parts, blocks: Condition, others: Sequence[Condition]) -> None:
+        """``others``: what must hold too before the runtime may be told to start pods here."""
         self._parts = parts
         self._blocks = blocks
-        self._datapath = datapath
+        self._others = tuple(others)
         self._reported_epoch = ""
         self._told: set[str] = set()
 
@@ -91,7 +92,7 @@ class Provision:
         held = self._parts.book.has_blocks(families)
         why = "no IPPool is enabled" if not families else "a family has no block yet"
         self._blocks.set(held, why)
-        if held and self._datapath.ok:
+        if held and all(condition.ok for condition in self._others):
             settings = self._parts.settings
             if write_conf(settings.cni_conf_dir, settings.cni_socket):
                 self._parts.log.info("cni-conf-written", folder=str(settings.cni_conf_dir))

@@ -8,6 +8,11 @@ marker of an epoch is written only after all of it. Nothing here is ever waited 
 
 from __future__ import annotations
 
+import asyncio
+from collections.abc import Coroutine, Iterable
+from itertools import islice
+from typing import Any
+
 from chassis.bus import Bus
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
@@ -19,6 +24,7 @@ from proto.sync import Complete, complete_key
 from services.dataplane.feed import Feed
 from services.dataplane.registry import Registry
 
+AT_ONCE = 64
 REFRESH_SECONDS = 30.0
 """An unchanged acknowledgement is written again after this long: readers see that the node lives."""
 
@@ -45,17 +51,26 @@ class EndpointsOut:
         }
         present = self._feed.published_endpoints()
         epoch = view.epoch
-        for key, (entry, traceparent) in wanted.items():
-            if present.get(key) != entry:
-                await self._kv.put(key, entry, traceparent=traceparent)
-        for key in present:
-            if key not in wanted:
-                await self._kv.delete(key)
+        await _all_of(
+            self._kv.put(key, entry, traceparent=traceparent)
+            for key, (entry, traceparent) in wanted.items()
+            if present.get(key) != entry
+        )
+        await _all_of(self._kv.delete(key) for key in present if key not in wanted)
         marker = view.marks.get(self._marker)
         if marker is None or marker.value != Complete(epoch=epoch):
             await self._kv.put(self._marker, Complete(epoch=epoch))
             self._log.info("endpoints-complete", epoch=epoch, endpoints=len(wanted))
         return Done()
+
+
+async def _all_of(writes: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Many writes, :data:`AT_ONCE` of them on their way; all have ended when this raises what one of them raised."""
+    rest = iter(writes)
+    while chunk := list(islice(rest, AT_ONCE)):
+        for outcome in await asyncio.gather(*chunk, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
 
 
 class AckOut:
