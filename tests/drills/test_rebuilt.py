@@ -85,6 +85,16 @@ def lasting(before: State) -> State:
     }
 
 
+def at_rest(lab: Lab) -> None:
+    """Nothing of an earlier drill is still going: what is there now is there until this drill takes it away."""
+
+    def going() -> bool:
+        return any(one["metadata"].get("deletionTimestamp") for one in lab.get("namespaces")["items"])
+
+    lab.until("namespaces of earlier drills are gone", lambda: not going(), 90)
+    well(lab)
+
+
 def without(node: str, wanted: State, *, answered_for: bool) -> State:
     """What can be there while the agent of a node is silent: not its endpoints; not its blocks either unless its Node,
     which is dead, answers for it. Till then nobody may tell routes."""
@@ -119,7 +129,7 @@ def difference(wanted: State, now: State) -> dict[str, Any]:
 
 
 def test_every_bucket_is_deleted_under_the_running_mesh(lab: Lab, traffic: Traffic, store: Janitor) -> None:
-    well(lab)
+    at_rest(lab)
     before = lasting(state(store))
     assert all(before[bucket] for bucket in STATE), {bucket: len(held) for bucket, held in before.items()}
     traffic.unbroken()
@@ -143,7 +153,7 @@ def _is_ready(lab: Lab, node: str) -> bool:
 def test_the_store_is_lost_while_a_node_and_a_copy_of_policy_are_silent(
     lab: Lab, traffic: Traffic, store: Janitor, dead: bool
 ) -> None:
-    well(lab)
+    at_rest(lab)
     before = lasting(state(store))
     traffic.unbroken()
     with ExitStack() as silent:
