@@ -121,7 +121,8 @@ class Bus:
     async def wait_connected(self, timeout: float | None = None) -> None:
         """Wait for the connection; raises Unavailable after ``timeout`` seconds."""
         try:
-            await asyncio.wait_for(self.connection.wait_connected(), timeout)
+            async with asyncio.timeout(timeout):
+                await self.connection.wait_connected()
         except TimeoutError:
             raise Unavailable(f"not connected after {timeout} s") from None
 

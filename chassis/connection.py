@@ -129,7 +129,8 @@ class Connection:
         broken_for = 0.0
         while not self._closed.is_set():
             try:
-                await asyncio.wait_for(self._closed.wait(), WATCH_EVERY)
+                async with asyncio.timeout(WATCH_EVERY):
+                    await self._closed.wait()
             except TimeoutError:
                 broken_for = self._watch(broken_for)
         if not self._stopping:

@@ -168,7 +168,8 @@ class KV:
                     if broken:
                         raise Unavailable(f"listing {self.bucket.name}: {broken}")
                     done.clear()
-                    await asyncio.wait_for(done.wait(), timeout)
+                    async with asyncio.timeout(timeout):
+                        await done.wait()
         except TimeoutError:
             raise Unavailable(f"listing {self.bucket.name} took longer than {timeout} s") from None
         finally:

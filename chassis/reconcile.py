@@ -165,4 +165,5 @@ class Loop:
         self._failures += 1
         self._full = True
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._poke.wait(), wait)
+            async with asyncio.timeout(wait):
+                await self._poke.wait()

@@ -204,7 +204,8 @@ class View:
 
     async def _pause(self) -> None:
         try:
-            await asyncio.wait_for(self._wake.wait(), TICK)
+            async with asyncio.timeout(TICK):
+                await self._wake.wait()
         except TimeoutError:
             return
         self._wake.clear()

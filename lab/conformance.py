@@ -153,7 +153,8 @@ class Suite:
                 start_new_session=True,
             )
             try:
-                await asyncio.wait_for(running.wait(), deadline)
+                async with asyncio.timeout(deadline):
+                    await running.wait()
             except TimeoutError:
                 return False
             finally:

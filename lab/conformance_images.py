@@ -109,6 +109,8 @@ async def prepare(lab: Paths, cache: Path, topology: Topology, say: Say) -> Path
             importing = await asyncio.create_subprocess_exec(
                 "ctr", "-a", socket, "-n", "k8s.io", "images", "import", str(archive), stdout=asyncio.subprocess.DEVNULL
             )
-            if await asyncio.wait_for(importing.wait(), _IMPORT_SECONDS):
+            async with asyncio.timeout(_IMPORT_SECONDS):
+                refused = await importing.wait()
+            if refused:
                 raise LabError(f"containerd of {node.name} did not take {archive.name}")
     return products["e2e.test"]

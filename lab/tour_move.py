@@ -73,7 +73,8 @@ async def _gap(running: asyncio.subprocess.Process, since_ms: float) -> float | 
     deadline = time.monotonic() + _HEARD_SECONDS
     while (left := deadline - time.monotonic()) > 0:
         try:
-            line = await asyncio.wait_for(running.stdout.readline(), left)
+            async with asyncio.timeout(left):
+                line = await running.stdout.readline()
         except TimeoutError:
             break
         if not line:

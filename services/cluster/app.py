@@ -87,7 +87,8 @@ async def _mirror_when_possible(
     while not made.is_set():
         _tell_feeds(kubernetes, feeds)
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(made.wait(), 0.5)
+            async with asyncio.timeout(0.5):
+                await made.wait()
     lease = Lease(runtime, "cluster", runtime.settings.lease_seconds)
     bucket = runtime.bus.bucket(OBJECTS)
     objects = bucket.watch(kind_of_key, markers=(), name="objects")
@@ -170,7 +171,8 @@ async def _keep_buckets(runtime: Runtime[Settings], made: asyncio.Event) -> None
         connected.clear()
         # A server that comes back may have lost them: look at once, the others wait for it.
         with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(connected.wait(), BUCKETS_EVERY)
+            async with asyncio.timeout(BUCKETS_EVERY):
+                await connected.wait()
 
 
 async def _poke_on_lease(lease: Lease, loops: list[Loop]) -> None:

@@ -74,7 +74,8 @@ async def _watch_kernel(runtime: Runtime[Settings], kernel: Kernel, loop: Loop) 
         failed = await kernel.forward()
         condition.set(not failed, f"cannot switch on {', '.join(failed)}: run with CAP_NET_ADMIN (pid {os.getpid()})")
         try:
-            await asyncio.wait_for(changed.wait(), PERIOD)
+            async with asyncio.timeout(PERIOD):
+                await changed.wait()
         except TimeoutError:
             continue
         changed.clear()

@@ -121,7 +121,8 @@ class Kernel:
 
         loop = asyncio.get_running_loop()
         try:
-            return await asyncio.wait_for(loop.run_in_executor(self._thread, inside), DEADLINE)
+            async with asyncio.timeout(DEADLINE):
+                return await loop.run_in_executor(self._thread, inside)
         except (OSError, TimeoutError, NetlinkError) as error:
             raise KernelFault(f"netlink: {error or type(error).__name__}") from error
 

@@ -89,3 +89,16 @@ def test_nothing_is_left_for_later() -> None:
         if isinstance(node, ast.Raise) and node.exc is not None and "NotImplementedError" in ast.dump(node.exc)
     ]
     assert wrong == []
+
+
+def test_nothing_waits_deaf_to_its_end() -> None:
+    """``asyncio.wait_for`` of Python 3.11 drops a cancellation that comes in the same turn as what it waits for: the
+    task then goes on for ever. ``asyncio.timeout`` does not.
+    """
+    wrong = [
+        f"{module.path}:{node.lineno}"
+        for module in modules()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute) and node.attr == "wait_for"
+    ]
+    assert wrong == []

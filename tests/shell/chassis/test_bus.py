@@ -78,6 +78,23 @@ async def test_view_waits_for_the_marker_then_follows(bus_for: BusFor, buckets: 
     assert not view.entries
 
 
+@pytest.mark.parametrize("turns", range(4))
+async def test_view_ends_in_the_turn_in_which_something_comes(
+    bus_for: BusFor, buckets: dict[str, str], turns: int
+) -> None:
+    kv = (await bus_for("routing", "n1")).bucket(subjects.BLOCKS)
+    view = kv.watch({"": Block}, name="blocks", markers=())
+    await view.wait_synced(2)
+    (mirror,) = (task for task in asyncio.all_tasks() if task.get_name() == "view blocks")
+    await asyncio.sleep(0.01)
+    view._wake.set()
+    for _ in range(turns):
+        await asyncio.sleep(0)
+    mirror.cancel()
+    ended, _ = await asyncio.wait({mirror}, timeout=2)
+    assert ended
+
+
 async def test_confined_view_sees_its_prefixes_and_markers(bus_for: BusFor, buckets: dict[str, str]) -> None:
     kv = (await bus_for("cluster")).bucket(subjects.OBJECTS)
     await kv.put("core.node._.n1", Node(name="n1", uid="u"))
