@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import mmap
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -11,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from proto.flow import DropReason
-from proto.policy import Direction
+from proto.policy import Direction, PeerKind, Verdict
 from services.dataplane.core import layout as at
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, UPLINK_HOOKS
@@ -239,6 +241,36 @@ def test_frames_cut_within_the_ip_header(node: LiveNode, datapath: Datapath) -> 
     assert datapath.tables.metrics()[DropReason.MALFORMED, Direction.EGRESS].packets == 3
 
 
+def send_scattered(raw: socket.socket, frame: bytes) -> None:
+    """Sends from a ring (packet(7), PACKET_TX_RING): only the Ethernet header lies in the packet's own memory."""
+    raw.setsockopt(263, 13, struct.pack("<4I", 4096, 1, 4096, 1))
+    with mmap.mmap(raw.fileno(), 4096) as ring:
+        ring[32 : 32 + len(frame)] = frame
+        ring[:16] = struct.pack("<QII", 1, len(frame), len(frame))
+        assert raw.send(b"") == len(frame)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_packet_that_does_not_lie_in_one_piece(node: LiveNode, datapath: Datapath, version: int) -> None:
+    isolate(datapath, node.b.identity, ingress=True)
+    key = at.PolicyKey.line(
+        node.b.identity, Direction.INGRESS, peer_kind=PeerKind.ANY, peer=0, protocol=17, port=7000, bits=16
+    )
+    datapath.tables.policy.put(key, at.PolicyLine(rank=1, verdict=Verdict.ALLOW, rule=0))
+    before = datapath.tables.metrics()
+    for port in (7000, 7000, 7001):
+        packet = frames.ip(str(node.a.address(version)), str(node.b.address(version)), 17, frames.udp(4000, port))
+        with inside(node.a.netns), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+            raw.bind(("eth0", 0))
+            send_scattered(raw, frames.eth(packet, source=node.a.mac, kind=0x0800 if version == 4 else 0x86DD))
+    none = at.Metric(packets=0, bytes=0)
+    assert {
+        (reason.name, side.name): metric.packets - before.get((reason, side), none).packets
+        for (reason, side), metric in datapath.tables.metrics().items()
+        if reason in (DropReason.FORWARDED, DropReason.POLICY_DENIED, DropReason.MALFORMED)
+    } == {("FORWARDED", "EGRESS"): 3, ("FORWARDED", "INGRESS"): 2, ("POLICY_DENIED", "INGRESS"): 1}
+
+
 def test_vlan_tag_is_no_way_round(node: LiveNode, datapath: Datapath) -> None:
     with inside(node.a.netns), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
         raw.bind(("eth0", 0))
@@ -288,7 +320,7 @@ def test_across_two_nodes(folder: Path, cache: Path, way: bool) -> None:
         for version in (4, 6):
             assert talks(one, version), (first.tables.metrics(), second.tables.metrics())
             assert talks(one, version, socket.SOCK_DGRAM)
-        sides = [{key.side for key in datapath.tables.flows.items()} for datapath in (first, second)]
+        sides = [{flow.side for flow in datapath.tables.flows.items().values()} for datapath in (first, second)]
         assert sides == [{Direction.EGRESS}, {Direction.INGRESS}]
         # Replies come by the uplink's program, past the stack: the pod's own link sees none of them.
         replies = first.tables.metrics()[DropReason.REPLY, Direction.INGRESS]

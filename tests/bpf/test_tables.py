@@ -229,19 +229,17 @@ class TestBroom:
 
     def test_key_that_looks_like_a_frame(self, world: World) -> None:
         odd = at.FlowKey(
-            source=IPv6Address("2001:db8::86dd:1"), destination=IPv6Address("::2"), source_port=1, destination_port=2,
-            protocol=6, side=0,
-        )  # fmt: skip
-        world.tables.flows.put(odd, at.Flow(last_seen=1, generation=0, endpoint=1, rule=0, seen=0, flags=0))
+            local=IPv6Address("2001:db8::86dd:1"), remote=IPv6Address("::2"), local_port=1, remote_port=2, protocol=6
+        )
+        world.tables.flows.put(odd, at.Flow(last_seen=1, generation=0, endpoint=1, rule=0, seen=0, flags=0, side=0))
         assert world.datapath.broom.collect(62 * SECOND) == 1
 
     def test_full_table_drops(self, world: World) -> None:
         spec = world.tables.flows.spec
-        filler = at.Flow(last_seen=0, generation=0, endpoint=99, rule=0, seen=0, flags=0)
+        filler = at.Flow(last_seen=0, generation=0, endpoint=99, rule=0, seen=0, flags=0, side=0)
         base = at.FlowKey(
-            source=IPv4Address("1.1.1.1"), destination=IPv4Address("2.2.2.2"), source_port=0, destination_port=0,
-            protocol=6, side=0,
-        )  # fmt: skip
+            local=IPv4Address("1.1.1.1"), remote=IPv4Address("2.2.2.2"), local_port=0, remote_port=0, protocol=6
+        )
         # A preallocated hash keeps a few spare entries for each processor: fill until it refuses.
         raw = bytearray(base.pack())
         keys = []

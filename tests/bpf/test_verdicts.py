@@ -74,6 +74,12 @@ class TestNotIsolated:
         if version == 4:
             assert frames.checksum(outcome.frame[14:34]) == 0
 
+    def test_hop_leaves_every_checksum_right(self, world: World, version: int) -> None:
+        """One less to live adds 0x100: also where that runs over."""
+        for ident in range(0, 1 << 16, 251) if version == 4 else ():
+            packet = frames.ip(str(world.a.address(4)), REMOTE[4], TCP, frames.tcp(4000, 80), ident=ident)
+            assert frames.checksum(world.from_pod(world.a, packet).frame[14:34]) == 0, f"{ident:04x}"
+
     def test_world_goes_up_to_the_stack(self, world: World, version: int) -> None:
         assert str(world.from_pod(world.a, syn(world.a.address(version), WORLD[version]))) == "stack"
 
@@ -327,17 +333,17 @@ class TestGeneration:
 
 class TestConntrack:
     def key(self, world: World, side: Direction, dport: int = 80) -> at.FlowKey:
-        return at.FlowKey(
-            source=world.a.address4, destination=world.b.address4, source_port=4000, destination_port=dport,
-            protocol=TCP, side=side,
-        )  # fmt: skip
+        """Of the flow from a to b, as the one that it is tracked for sees it: a its egress, b its ingress."""
+        a, b = (world.a.address4, 4000), (world.b.address4, dport)
+        local, remote = (a, b) if side == EGRESS else (b, a)
+        return at.FlowKey(local=local[0], remote=remote[0], local_port=local[1], remote_port=remote[1], protocol=TCP)
 
     def test_each_side_has_its_entry(self, world: World) -> None:
         world.from_pod(world.a, a_to_b(world, 4))
         flows = world.tables.flows.items()
-        assert {key: flow.endpoint for key, flow in flows.items()} == {
-            self.key(world, EGRESS): world.a.number,
-            self.key(world, INGRESS): world.b.number,
+        assert {key: (flow.endpoint, flow.side) for key, flow in flows.items()} == {
+            self.key(world, EGRESS): (world.a.number, EGRESS),
+            self.key(world, INGRESS): (world.b.number, INGRESS),
         }
 
     def test_what_is_seen_of_tcp(self, world: World) -> None:

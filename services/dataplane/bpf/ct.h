@@ -18,6 +18,7 @@ struct am_role {
 	u32 endpoint;
 	u8 side;
 	u8 from_host; /* begun by this node itself: always let through */
+	u8 is_outer; /* from_pod and from_wire: where the peer is matters */
 };
 
 AM_INLINE u32 am_generation_now(void)
@@ -28,15 +29,30 @@ AM_INLINE u32 am_generation_now(void)
 	return generation ? generation->number : 0;
 }
 
-AM_INLINE void am_reverse_key(const struct am_flow_key *key, struct am_flow_key *reverse)
+AM_INLINE u64 am_found(u32 generation, u8 where)
 {
-	reverse->source = key->destination;
-	reverse->destination = key->source;
-	reverse->source_port = key->destination_port;
-	reverse->destination_port = key->source_port;
-	reverse->protocol = key->protocol;
-	reverse->side = !key->side;
-	reverse->hole = 0;
+	return (u64)generation << 8 | where;
+}
+
+/* Nobody out there has an address of this node or of its pods. */
+AM_INLINE int am_is_forged(const struct am_role *role, struct am_verdict *verdict)
+{
+	if (!role->is_outer || role->side == AM_SIDE_EGRESS || verdict->where != AM_AT_HERE)
+		return 0;
+	verdict->rule = AM_NO_RULE;
+	verdict->reason = AM_REASON_SPOOFED_ADDRESS;
+	return 1;
+}
+
+AM_INLINE void am_key_of_pod(const struct am_tuple *tuple, u8 side, struct am_flow_key *key)
+{
+	u8 sends = side == AM_SIDE_EGRESS;
+
+	key->local = sends ? tuple->source : tuple->destination;
+	key->remote = sends ? tuple->destination : tuple->source;
+	key->local_port = sends ? tuple->source_port : tuple->destination_port;
+	key->remote_port = sends ? tuple->destination_port : tuple->source_port;
+	key->protocol = tuple->protocol;
 }
 
 AM_INLINE void am_touch(struct am_flow *flow, const struct am_packet *p, u8 is_reply)
@@ -82,10 +98,12 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 	struct am_budget *budget = am_ct_budget.lookup(&owner);
 	struct am_flow flow = {
 		.last_seen = bpf_ktime_get_coarse_ns(),
+		.whereabouts = am_found(v->generation, v->where),
 		.generation = v->generation,
 		.endpoint = role->endpoint,
 		.rule = v->rule,
 		.flags = (role->from_host ? AM_FLOW_HOST : 0) | (p->is_translated ? AM_FLOW_TRANSLATED : 0),
+		.side = role->side,
 	};
 	long error;
 
@@ -103,59 +121,92 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 	return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;
 }
 
-/* Sets verdict->reason: FORWARDED or REPLY to let the packet through, else why not. */
-AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, struct am_verdict *verdict)
+/* verdict->where for a packet of a known flow (0: nobody has asked yet). An ICMP error may come from anybody on the way. */
+AM_INLINE void am_locate(const struct am_packet *p, const struct am_flow_key *key, struct am_flow *flow, struct am_verdict *v)
 {
-	struct am_flow_key key = p->flow, reverse = {};
-	struct am_flow *flow;
-	u8 is_reply = 0;
+	u64 known = flow->whereabouts;
 
-	/* Read before the maps are asked: a change in between leaves an entry that is judged again. */
-	verdict->generation = am_generation_now();
-	key.side = role->side;
-	flow = am_ct.lookup(&key);
-	if (!flow || flow->endpoint != role->endpoint) {
-		if (flow) /* an address that had another owner */
-			am_forget(&key, flow->endpoint);
-		am_reverse_key(&key, &reverse);
-		flow = am_ct.lookup(&reverse);
-		is_reply = 1;
-	}
-	if (flow && flow->endpoint == role->endpoint) {
-		if (is_reply)
-			key = reverse;
-		if (flow->generation != verdict->generation && !(flow->flags & AM_FLOW_HOST)) {
-			am_judge(role->subject, &key, verdict);
-			if (verdict->reason) {
-				/* The entry stays, to be judged again: without it an answer that is on its way would begin
-				 * a flow of its own, of which the next packet would be the reply. It ages as any other. */
-				verdict->reason = AM_REASON_POLICY_REVOKED;
-				return;
-			}
-			flow->generation = verdict->generation;
-		}
-		/* The same ports may be used by way of a Service and directly, one after the other. */
-		if (!is_reply && !p->is_error && !(flow->flags & AM_FLOW_TRANSLATED) != !p->is_translated)
-			flow->flags ^= AM_FLOW_TRANSLATED;
-		verdict->is_back = is_reply && (flow->flags & AM_FLOW_TRANSLATED);
-		am_touch(flow, p, is_reply);
-		verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
+	if (p->is_error)
+		v->where = am_at(&p->source);
+	else if (known & 0xff && known >> 8 == v->generation)
+		v->where = known & 0xff;
+	else
+		flow->whereabouts = am_found(v->generation, v->where = am_at(&key->remote));
+}
+
+/* A packet of a flow that is known. */
+AM_INLINE void am_continue(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_flow *flow, struct am_verdict *verdict)
+{
+	u8 is_reply = flow->side != role->side;
+	u32 flags;
+
+	if (role->is_outer)
+		am_locate(p, key, flow, verdict);
+	if (am_is_forged(role, verdict))
 		return;
+	if (flow->generation != verdict->generation && !(flow->flags & AM_FLOW_HOST)) {
+		verdict->peer = am_identity_of(&key->remote, &flags);
+		am_judge(role->subject, key, flow->side, verdict);
+		if (verdict->reason) {
+			/* The entry stays, to be judged again: without it an answer that is on its way would begin
+			 * a flow of its own, of which the next packet would be the reply. It ages as any other. */
+			verdict->reason = AM_REASON_POLICY_REVOKED;
+			return;
+		}
+		flow->generation = verdict->generation;
 	}
+	/* The same ports may be used by way of a Service and directly, one after the other. */
+	if (!is_reply && !p->is_error && !(flow->flags & AM_FLOW_TRANSLATED) != !p->is_translated)
+		flow->flags ^= AM_FLOW_TRANSLATED;
+	verdict->is_back = is_reply && (flow->flags & AM_FLOW_TRANSLATED);
+	am_touch(flow, p, is_reply);
+	verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
+}
+
+/* A packet of no flow that is known: it may begin one. */
+AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_verdict *verdict)
+{
+	u32 flags;
+
 	if (p->is_error) { /* about no flow of ours: a message like any other, but never the start of a flow */
-		key.source = p->source;
-		key.destination = p->destination;
-		key.protocol = p->protocol;
+		key->local = role->side == AM_SIDE_EGRESS ? p->source : p->destination;
+		key->remote = role->side == AM_SIDE_EGRESS ? p->destination : p->source;
+		key->protocol = p->protocol;
 	}
+	if (role->is_outer)
+		verdict->where = am_at(&key->remote);
+	if (am_is_forged(role, verdict))
+		return;
 	verdict->rule = AM_NO_RULE;
 	verdict->peer = AM_IDENTITY_HOST;
 	verdict->reason = AM_REASON_FORWARDED;
-	if (!role->from_host)
-		am_judge(role->subject, &key, verdict);
+	if (!role->from_host) {
+		verdict->peer = am_identity_of(&key->remote, &flags);
+		am_judge(role->subject, key, role->side, verdict);
+	}
 	if (verdict->reason || p->is_error)
 		return;
-	verdict->reason = am_track(&key, p, role, verdict);
+	verdict->reason = am_track(key, p, role, verdict);
 	verdict->is_new = 1;
+}
+
+/* Sets verdict->reason: FORWARDED or REPLY to let the packet through, else why not. */
+AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, struct am_verdict *verdict)
+{
+	struct am_flow_key key = {};
+	struct am_flow *flow;
+
+	/* Read before the maps are asked: a change in between leaves an entry that is judged again. */
+	verdict->generation = am_generation_now();
+	am_key_of_pod(&p->flow, role->side, &key);
+	flow = am_ct.lookup(&key);
+	if (flow && flow->endpoint == role->endpoint) {
+		am_continue(p, role, &key, flow, verdict);
+		return;
+	}
+	if (flow) /* an address that had another owner */
+		am_forget(&key, flow->endpoint);
+	am_open(p, role, &key, verdict);
 }
 
 #endif

@@ -16,12 +16,13 @@
 #include "serve.h"
 
 /* Judges a packet for the pod that is to receive it, and gives it to the pod. */
-AM_INLINE int am_enter(struct __sk_buff *skb, const struct am_packet *p, struct am_endpoint *endpoint)
+AM_INLINE int am_enter(struct __sk_buff *skb, const struct am_packet *p, struct am_endpoint *endpoint, u8 is_outer)
 {
 	struct am_role role = {
 		.subject = endpoint->identity,
 		.endpoint = endpoint->endpoint,
 		.side = AM_SIDE_INGRESS,
+		.is_outer = is_outer,
 	};
 
 	if (!am_pass(skb, p, &role))
@@ -48,11 +49,11 @@ int from_pod(struct __sk_buff *skb)
 {
 	struct am_link_key link_key = { .ifindex = skb->ifindex };
 	struct am_link *link = am_links.lookup(&link_key);
-	struct am_role role = { .side = AM_SIDE_EGRESS };
+	struct am_role role = { .side = AM_SIDE_EGRESS, .is_outer = 1 };
 	struct am_packet *p = am_scratch_packet();
 	struct am_endpoint *endpoint;
 	struct am_eth eth = {};
-	u32 reason, flags;
+	u32 reason;
 	u8 to_node = 0;
 	int passes;
 
@@ -63,7 +64,7 @@ int from_pod(struct __sk_buff *skb)
 		return am_refuse(skb, p, &role, AM_REASON_LINK_UNKNOWN);
 	role.subject = link->identity;
 	role.endpoint = link->endpoint;
-	if (bpf_skb_load_bytes(skb, 0, &eth, sizeof(eth)))
+	if (am_read(skb, 0, &eth, sizeof(eth)))
 		return am_refuse(skb, p, &role, AM_REASON_MALFORMED);
 	if (!am_same_mac(eth.source, link->mac))
 		return am_refuse(skb, p, &role, AM_REASON_SPOOFED_MAC);
@@ -91,15 +92,18 @@ int from_pod(struct __sk_buff *skb)
 	if (to_node)
 		return TC_ACT_OK;
 	passes = am_pass(skb, p, &role);
-	if (!passes)
+	switch (passes) {
+	case 0:
 		return TC_ACT_SHOT;
-	if (passes == AM_PASSES_BACK)
+	case AM_PASSES_BACK:
 		return am_answer(skb, p, &role);
+	case AM_PASSES_TO_POD:
+		return am_route(skb, p);
+	case AM_PASSES_AWAY:
+		return TC_ACT_OK;
+	}
 	endpoint = am_local(&p->destination);
-	if (endpoint)
-		return am_enter(skb, p, endpoint);
-	am_identity_of(&p->destination, &flags);
-	return flags & AM_IPCACHE_POD ? am_route(skb, p) : TC_ACT_OK;
+	return endpoint ? am_enter(skb, p, endpoint, 0) : TC_ACT_OK;
 }
 
 int to_pod(struct __sk_buff *skb)
@@ -166,7 +170,7 @@ int from_wire(struct __sk_buff *skb)
 	struct am_role role = { .side = AM_SIDE_INGRESS };
 	struct am_packet *p = am_scratch_packet();
 	struct am_endpoint *endpoint;
-	u32 reason, flags;
+	u32 reason;
 	int action;
 
 	if (!p)
@@ -176,13 +180,16 @@ int from_wire(struct __sk_buff *skb)
 	reason = am_parse_addresses(skb, p, skb->protocol);
 	if (reason)
 		return am_refuse(skb, p, &role, reason);
-	/* Nobody out there has an address of this node or of its pods. */
-	if (am_local(&p->source) || am_identity_of(&p->source, &flags) == AM_IDENTITY_HOST)
-		return am_refuse(skb, p, &role, AM_REASON_SPOOFED_ADDRESS);
 	endpoint = am_local(&p->destination);
 	if (endpoint) {
+		role.subject = endpoint->identity;
+		role.endpoint = endpoint->endpoint;
 		reason = am_parse(skb, p);
+		if (reason)
+			return am_refuse(skb, p, &role, reason);
 	} else {
+		if (am_at(&p->source) == AM_AT_HERE)
+			return am_refuse(skb, p, &role, AM_REASON_SPOOFED_ADDRESS);
 		action = am_from_outside(skb, p, &role);
 		if (action != AM_TO_POD)
 			return action;
@@ -190,11 +197,7 @@ int from_wire(struct __sk_buff *skb)
 		if (!endpoint)
 			return am_refuse(skb, p, &role, AM_REASON_ENDPOINT_GONE);
 	}
-	role.subject = endpoint->identity;
-	role.endpoint = endpoint->endpoint;
-	if (reason)
-		return am_refuse(skb, p, &role, reason);
-	return am_enter(skb, p, endpoint);
+	return am_enter(skb, p, endpoint, 1);
 }
 
 /*

@@ -22,16 +22,37 @@ AM_INLINE int am_deliver(struct __sk_buff *skb, struct am_endpoint *endpoint)
 	return bpf_redirect_peer(endpoint->ifindex, 0);
 }
 
-/* One hop less to live. IPv6 has no checksum over it. */
-AM_INLINE int am_decrement_ttl(struct __sk_buff *skb, const struct am_packet *p)
-{
-	u8 ttl = p->ttl - 1;
+/* The Ethernet header, and the IP header as far as a hop changes it: to IPv6's limit, to IPv4's checksum. */
+struct am_front {
+	u8 macs[12];
+	__be16 type;
+	u8 ip[7];
+	u8 hops6;
+	u8 hops4;
+	u8 protocol4;
+	__be16 check4;
+};
 
-	if (p->family == 6)
-		return bpf_skb_store_bytes(skb, AM_ETH_LEN + 7, &ttl, 1, 0);
-	if (bpf_l3_csum_replace(skb, AM_ETH_LEN + 10, bpf_htons(p->ttl << 8), bpf_htons(ttl << 8), 2))
+/* One hop less to live (the checksum as in RFC 1624; IPv6 has none over it), and other MACs unless 0: one write. */
+AM_INLINE int am_hop(struct __sk_buff *skb, const struct am_packet *p, const struct bpf_fib_lookup *next)
+{
+	struct am_front front;
+	u32 check;
+
+	if (am_read(skb, 0, &front, sizeof(front)))
 		return -1;
-	return bpf_skb_store_bytes(skb, AM_ETH_LEN + 8, &ttl, 1, 0);
+	if (next) {
+		__builtin_memcpy(front.macs, next->dmac, 6);
+		__builtin_memcpy(front.macs + 6, next->smac, 6);
+	}
+	if (p->family == 6) {
+		front.hops6--;
+	} else {
+		front.hops4--;
+		check = front.check4 + bpf_htons(0x0100);
+		front.check4 = check + (check >= 0xffff);
+	}
+	return bpf_skb_store_bytes(skb, 0, &front, sizeof(front), 0);
 }
 
 AM_INLINE long am_look_up(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
@@ -53,11 +74,7 @@ AM_INLINE long am_look_up(struct __sk_buff *skb, const struct am_packet *p, stru
 
 AM_INLINE int am_leave(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
 {
-	u8 macs[12];
-
-	__builtin_memcpy(macs, fib->dmac, 6);
-	__builtin_memcpy(macs + 6, fib->smac, 6);
-	if (am_decrement_ttl(skb, p) || bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
+	if (am_hop(skb, p, fib))
 		return TC_ACT_SHOT;
 	return bpf_redirect(fib->ifindex, 0);
 }
@@ -91,7 +108,7 @@ AM_INLINE int am_send_on(struct __sk_buff *skb, const struct am_packet *p, const
 		return am_refuse(skb, p, role, AM_REASON_NO_ROUTE);
 	hop.nh_family = fib.family;
 	__builtin_memcpy(hop.ipv6_nh, fib.ipv6_dst, 16); /* a union with the IPv4 ones in both */
-	if (am_decrement_ttl(skb, p))
+	if (am_hop(skb, p, 0))
 		return TC_ACT_SHOT;
 	return am_redirect_neigh(fib.ifindex, &hop, sizeof(hop), 0);
 }

@@ -110,6 +110,8 @@ AM_INLINE int am_wants_forwarded(void)
 
 #define AM_PASSES 1
 #define AM_PASSES_BACK 2 /* an answer that am_nat has a translation for */
+#define AM_PASSES_AWAY 3 /* to somebody who is not of this node */
+#define AM_PASSES_TO_POD 4 /* to a pod of another node */
 
 /* Judges, counts and tells. Returns 0 unless the packet may go on. */
 AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
@@ -126,7 +128,15 @@ AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const st
 		skb->mark = AM_REPLY_MARK;
 	if (verdict.is_new && am_wants_forwarded())
 		am_tell(skb, p, role, &verdict);
-	return verdict.is_back ? AM_PASSES_BACK : AM_PASSES;
+	if (verdict.is_back)
+		return AM_PASSES_BACK;
+	switch (verdict.where) {
+	case AM_AT_POD_AWAY:
+		return AM_PASSES_TO_POD;
+	case AM_AT_AWAY:
+		return AM_PASSES_AWAY;
+	}
+	return AM_PASSES;
 }
 
 #endif

@@ -54,6 +54,10 @@
 #define AM_SEEN_FIN_REPLY 4
 #define AM_SEEN_RESET 8
 
+#define AM_AT_HERE 1
+#define AM_AT_AWAY 2
+#define AM_AT_POD_AWAY 3
+
 #define AM_CONFIG_EMIT_FORWARDED 1
 
 #define AM_AFFINITY_NAMESPACE 0
@@ -198,29 +202,30 @@ struct am_generation {
 };
 _Static_assert(sizeof(struct am_generation) == 4, "Generation");
 
-/* A flow as its originator sees it, and the role (proto.policy.Direction) of the pod it is tracked for. */
+/* A flow as the pod it is tracked for sees it: one key for both directions, whoever began. */
 struct am_flow_key {
-	struct am_addr source;
-	struct am_addr destination;
-	__be16 source_port;
-	__be16 destination_port;
+	struct am_addr local;
+	struct am_addr remote;
+	__be16 local_port;
+	__be16 remote_port;
 	u8 protocol;
-	u8 side;
-	u16 hole;
+	u8 hole_5[3];
 };
 _Static_assert(sizeof(struct am_flow_key) == 40, "FlowKey");
 
 /* A flow that was let through, and the policy generation it was judged under. */
 struct am_flow {
 	u64 last_seen;
+	u64 whereabouts;
 	u32 generation;
 	u32 endpoint;
 	u32 rule;
 	u8 seen;
 	u8 flags;
-	u8 hole_6[2];
+	u8 side;
+	u8 hole_8[1];
 };
-_Static_assert(sizeof(struct am_flow) == 24, "Flow");
+_Static_assert(sizeof(struct am_flow) == 32, "Flow");
 
 /* An endpoint by its number on this node. */
 struct am_endpoint_key {

@@ -1,7 +1,7 @@
 /*
  * From bytes to struct am_packet, for IPv4 (RFC 791) and IPv6 (RFC 8200).
  *
- * Reads through bpf_skb_load_bytes, so a packet that does not lie in one piece is read all the same.
+ * A packet that does not lie in one piece is read all the same (am_read).
  * Refuses what could carry one meaning here and another at its destination: lengths that contradict each other, tiny or
  * overlapping fragments (RFC 1858, RFC 8200 4.5), IPv4-mapped addresses on the wire, routing headers, more than eight
  * IPv6 extension headers. Each function returns an AM_REASON_*, 0 for none.
@@ -10,6 +10,7 @@
 #define AM_PARSE_H
 
 #define AM_MAX_EXTENSIONS 8
+#define AM_NEAR 256
 
 struct am_ip4 {
 	u8 version_ihl;
@@ -33,13 +34,29 @@ struct am_ip6 {
 	struct am_addr destination;
 };
 
+/*
+ * Bytes of a packet. Straight from memory where it lies there in one piece up to there, as headers nearly always do.
+ * Nonzero when the packet is shorter.
+ */
+AM_INLINE int am_read(struct __sk_buff *skb, u32 offset, void *to, u32 size)
+{
+	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
+
+	/* The verifier wants a bound. */
+	if (offset < AM_NEAR && begin + offset + size <= end) {
+		__builtin_memcpy(to, begin + offset, size);
+		return 0;
+	}
+	return bpf_skb_load_bytes(skb, offset, to, size);
+}
+
 /* Addresses only: what an uplink needs to know before it decides whether a packet is ours to judge. */
 AM_INLINE u32 am_parse_addresses(struct __sk_buff *skb, struct am_packet *p, __be16 ethertype)
 {
 	if (ethertype == AM_ETH_IP) {
 		struct am_ip4 ip = {};
 
-		if (bpf_skb_load_bytes(skb, AM_ETH_LEN, &ip, sizeof(ip)) || ip.version_ihl >> 4 != 4)
+		if (am_read(skb, AM_ETH_LEN, &ip, sizeof(ip)) || ip.version_ihl >> 4 != 4)
 			return AM_REASON_MALFORMED;
 		am_map4(&p->source, ip.source);
 		am_map4(&p->destination, ip.destination);
@@ -48,7 +65,7 @@ AM_INLINE u32 am_parse_addresses(struct __sk_buff *skb, struct am_packet *p, __b
 	}
 	struct am_ip6 ip = {};
 
-	if (bpf_skb_load_bytes(skb, AM_ETH_LEN, &ip, sizeof(ip)) || (ip.version_class & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
+	if (am_read(skb, AM_ETH_LEN, &ip, sizeof(ip)) || (ip.version_class & bpf_htonl(0xf0000000)) != bpf_htonl(0x60000000))
 		return AM_REASON_MALFORMED;
 	p->source = ip.source;
 	p->destination = ip.destination;
@@ -63,7 +80,7 @@ AM_INLINE u32 am_parse4(struct __sk_buff *skb, struct am_packet *p)
 	struct am_ip4 ip = {};
 	u32 header, total, offset;
 
-	if (bpf_skb_load_bytes(skb, AM_ETH_LEN, &ip, sizeof(ip)))
+	if (am_read(skb, AM_ETH_LEN, &ip, sizeof(ip)))
 		return AM_REASON_MALFORMED;
 	header = (ip.version_ihl & 15) * 4;
 	total = bpf_ntohs(ip.total);
@@ -142,7 +159,7 @@ AM_INLINE u32 am_parse6(struct __sk_buff *skb, struct am_packet *p)
 	u32 payload, i;
 	int found = 0;
 
-	if (bpf_skb_load_bytes(skb, AM_ETH_LEN, &ip, sizeof(ip)))
+	if (am_read(skb, AM_ETH_LEN, &ip, sizeof(ip)))
 		return AM_REASON_MALFORMED;
 	payload = bpf_ntohs(ip.payload);
 	if (!payload) /* BIG TCP */
@@ -250,7 +267,7 @@ AM_INLINE u32 am_parse_transport(struct __sk_buff *skb, struct am_packet *p)
 	case AM_TCP: {
 		u8 head[14] = {};
 
-		if (p->l4_len < 20 || bpf_skb_load_bytes(skb, p->l4, head, sizeof(head)))
+		if (p->l4_len < 20 || am_read(skb, p->l4, head, sizeof(head)))
 			return short_reason;
 		if (head[12] >> 4 < 5)
 			return AM_REASON_MALFORMED;
@@ -261,7 +278,7 @@ AM_INLINE u32 am_parse_transport(struct __sk_buff *skb, struct am_packet *p)
 	}
 	case AM_UDP:
 	case AM_SCTP:
-		if (p->l4_len < (p->protocol == AM_UDP ? 8 : 12) || bpf_skb_load_bytes(skb, p->l4, ports, 4))
+		if (p->l4_len < (p->protocol == AM_UDP ? 8 : 12) || am_read(skb, p->l4, ports, 4))
 			return short_reason;
 		p->flow.source_port = ports[0];
 		p->flow.destination_port = ports[1];

@@ -17,6 +17,23 @@ AM_INLINE u64 am_identity_of(const struct am_addr *address, u32 *flags)
 	return peer ? peer->identity : AM_IDENTITY_WORLD;
 }
 
+AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
+{
+	struct am_address_key key = { .address = *address };
+
+	return am_endpoints.lookup(&key);
+}
+
+/* Where who has an address is, as an AM_AT_*. */
+AM_INLINE u8 am_at(const struct am_addr *address)
+{
+	u32 flags;
+
+	if (am_local(address) || am_identity_of(address, &flags) == AM_IDENTITY_HOST)
+		return AM_AT_HERE;
+	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
+}
+
 AM_INLINE u64 am_cidr_set_of(const struct am_addr *address)
 {
 	struct am_prefix_key key = { .prefixlen = AM_ADDRESS_BITS, .address = *address };
@@ -52,37 +69,35 @@ AM_INLINE int am_has_ports(u8 protocol)
 	return protocol == AM_TCP || protocol == AM_UDP || protocol == AM_SCTP;
 }
 
-/* Fills verdict->reason, ->rule and ->peer. */
-AM_INLINE void am_judge(u64 subject, const struct am_flow_key *flow, struct am_verdict *verdict)
+/* A flow of `subject` with verdict->peer, begun by the peer (INGRESS) or by the subject. Fills ->reason and ->rule. */
+AM_INLINE void am_judge(u64 subject, const struct am_flow_key *flow, u8 side, struct am_verdict *verdict)
 {
-	const struct am_addr *peer = flow->side == AM_SIDE_INGRESS ? &flow->source : &flow->destination;
 	struct am_subject_key subject_key = { .identity = subject };
 	struct am_subject *isolation = am_subjects.lookup(&subject_key);
 	struct am_best best = { .rule = AM_NO_RULE };
 	struct am_policy_key key = {};
-	u32 flags;
 	u64 set;
 
-	verdict->peer = am_identity_of(peer, &flags);
 	verdict->rule = AM_NO_RULE;
 	if (!isolation) {
 		verdict->reason = AM_REASON_POLICY_UNKNOWN;
 		return;
 	}
 	key.prefixlen = AM_POLICY_BITS;
-	key.direction = flow->side;
+	key.direction = side;
 	key.subject = subject;
 	key.protocol = flow->protocol;
-	key.port = am_has_ports(flow->protocol) ? flow->destination_port : 0;
+	if (am_has_ports(flow->protocol))
+		key.port = side == AM_SIDE_INGRESS ? flow->local_port : flow->remote_port;
 	am_ask(&key, AM_PEER_IDENTITY, verdict->peer, &best);
-	set = am_cidr_set_of(peer);
+	set = am_cidr_set_of(&flow->remote);
 	if (set)
 		am_ask(&key, AM_PEER_CIDR_SET, set, &best);
 	am_ask(&key, AM_PEER_ANY, 0, &best);
 	verdict->rule = best.rule;
 	if (best.found)
 		verdict->reason = best.verdict == AM_VERDICT_ALLOW ? AM_REASON_FORWARDED : AM_REASON_POLICY_DENIED;
-	else if (flow->side == AM_SIDE_INGRESS ? isolation->ingress_isolated : isolation->egress_isolated)
+	else if (side == AM_SIDE_INGRESS ? isolation->ingress_isolated : isolation->egress_isolated)
 		verdict->reason = AM_REASON_POLICY_DENIED;
 	else
 		verdict->reason = AM_REASON_FORWARDED;

@@ -12,13 +12,6 @@
 /* Not a reason: not for us, the stack knows what to do. */
 #define AM_NOT_SERVED 0x200
 
-AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
-{
-	struct am_address_key key = { .address = *address };
-
-	return am_endpoints.lookup(&key);
-}
-
 AM_INLINE int am_begins(const struct am_packet *p)
 {
 	return p->protocol == AM_TCP && (p->tcp_flags & (AM_TCP_SYN | AM_TCP_ACK)) == AM_TCP_SYN;

@@ -31,11 +31,20 @@
 #define AM_TCP_RST 0x04
 #define AM_TCP_ACK 0x10
 
+/* Whom a flow is between, and by which ports (ICMP's identifier: parse.h). */
+struct am_tuple {
+	struct am_addr source;
+	struct am_addr destination;
+	__be16 source_port;
+	__be16 destination_port;
+	u8 protocol;
+};
+
 /* A parsed packet. `flow` is what conntrack looks for: for an ICMP error it is the packet that the error is about. */
 struct am_packet {
 	struct am_addr source;
 	struct am_addr destination;
-	struct am_flow_key flow;
+	struct am_tuple flow;
 	u32 l4;       /* offset of the transport header from the start of the frame */
 	u32 l4_len;   /* bytes from there to the end of the IP packet */
 	u32 fragment; /* identification, where it is a fragment */
@@ -99,6 +108,7 @@ struct am_verdict {
 	u32 generation;
 	u32 is_new; /* the packet began a flow */
 	u32 is_back; /* it answers a flow that came by a Service's address */
+	u32 where; /* AM_AT_*: where the peer is, for who wants to know */
 };
 
 AM_INLINE int am_same_addr(const struct am_addr *a, const struct am_addr *b)

@@ -73,6 +73,16 @@ class FlowFlag(IntFlag):
     """Its packets come by a Service's address: the replies have a translation to find."""
 
 
+class Whereabouts(IntEnum):
+    """Where a flow's peer is, as seen from this node."""
+
+    HERE = 1
+    """The node itself, or a pod of it."""
+    AWAY = 2
+    POD_AWAY = 3
+    """A pod of another node."""
+
+
 class Seen(IntFlag):
     """What of a flow has been seen; decides how long it may be idle."""
 
@@ -249,27 +259,31 @@ class Generation(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FlowKey(Record):
-    """A flow as its originator sees it, and the role (``proto.policy.Direction``) of the pod it is tracked for."""
+    """A flow as the pod it is tracked for sees it: one key for both directions, whoever began."""
 
-    source: Addr
-    destination: Addr
-    source_port: Port
-    destination_port: Port
+    local: Addr
+    remote: Addr
+    local_port: Port
+    remote_port: Port
     protocol: U8
-    side: U8
-    hole: U16 = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Flow(Record):
-    """A flow that was let through, and the policy generation it was judged under."""
+    """A flow that was let through, and the policy generation it was judged under.
+
+    ``side`` (``proto.policy.Direction``): EGRESS when the pod began it, INGRESS when its peer did. ``whereabouts`` is
+    ``generation << 8 | Whereabouts``: what was found in that generation, and holds as long; one word, written at once.
+    """
 
     last_seen: U64
+    whereabouts: U64 = 0
     generation: U32
     endpoint: U32
     rule: U32
     seen: U8
     flags: U8
+    side: U8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

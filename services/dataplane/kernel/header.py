@@ -34,6 +34,7 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("AM_IPCACHE", at.PeerFlag),
     ("AM_FLOW", at.FlowFlag),
     ("AM_SEEN", at.Seen),
+    ("AM_AT", at.Whereabouts),
     ("AM_CONFIG", at.ConfigFlag),
     ("AM_AFFINITY", lb.AffinityKind),
     ("AM_SCOPE", lb.Scope),

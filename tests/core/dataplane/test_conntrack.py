@@ -15,13 +15,13 @@ REPLY, FIN, FIN_BACK, RESET = Seen.REPLY, Seen.FIN_ORIGINAL, Seen.FIN_REPLY, See
 
 def key(protocol: int = 6, port: int = 80) -> FlowKey:
     return FlowKey(
-        source=IPv4Address("10.0.0.1"), destination=IPv4Address("10.0.0.2"), source_port=4000, destination_port=port,
-        protocol=protocol, side=0,
+        local=IPv4Address("10.0.0.1"), remote=IPv4Address("10.0.0.2"), local_port=4000, remote_port=port,
+        protocol=protocol,
     )  # fmt: skip
 
 
 def flow(seen: int = 0, *, last_seen: int = 0, endpoint: int = 1) -> Flow:
-    return Flow(last_seen=last_seen, generation=1, endpoint=endpoint, rule=0, seen=seen, flags=0)
+    return Flow(last_seen=last_seen, generation=1, endpoint=endpoint, rule=0, seen=seen, flags=0, side=0)
 
 
 @pytest.mark.parametrize(
