@@ -6,13 +6,17 @@
     192.0.2.5                   ╚══1400══ back ──── other (172.30.1.12): pod 3
 
 Two links in the middle are narrower than what both ends see, so whoever sends large packets has to be told by ICMP.
+The router reckons the checksums of what it sends there: until then those of local senders are only begun.
 Servers answer ``<name> <address they see>`` and give back whatever they are sent.
 """
 
 from __future__ import annotations
 
+import array
+import fcntl
 import os
 import socket
+import struct
 import threading
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
@@ -35,6 +39,7 @@ CLIENT = {4: "192.0.2.5", 6: "2001:db8::5"}
 ONE = {4: "172.30.0.11", 6: "fd00:172:30::11"}
 OTHER = {4: "172.30.1.12", 6: "fd00:172:31::12"}
 VIP = {4: "203.0.113.250", 6: "2001:db8:113::250"}
+_SIOCETHTOOL, _STXCSUM = 0x8946, 0x17
 KINDS = {"tcp": socket.SOCK_STREAM, "udp": socket.SOCK_DGRAM}
 
 
@@ -112,6 +117,13 @@ def _link(netns: str, router: str, four: str, six: str, last: int) -> None:
         f"link set {UPLINK} up", f"route add default via {four}.1", f"route add default via {six}1")  # fmt: skip
 
 
+def _sum_in_software(netns: str, device: str) -> None:
+    """Checksums that were put off until the device are reckoned when it sends, so that a wrong one is noticed."""
+    value = array.array("I", (_STXCSUM, 0))
+    with inside(netns), socket.socket() as any_socket:
+        fcntl.ioctl(any_socket, _SIOCETHTOOL, struct.pack("16sP", device.encode(), value.buffer_info()[0]))
+
+
 def _trunk(leaf: str, router: str, number: int, mtu: int, *behind: str) -> None:
     """A narrow link from the router to another; ``behind`` is what lies there."""
     device, four, six = f"am-t{number}", f"10.9.{number}", f"fd00:9:{number}::"
@@ -119,6 +131,7 @@ def _trunk(leaf: str, router: str, number: int, mtu: int, *behind: str) -> None:
     for netns, last in ((router, 1), (leaf, 2)):
         _ip(netns, f"addr add {four}.{last}/24 dev {device}", f"addr add {six}{last}/64 dev {device} nodad",
             f"link set {device} up mtu {mtu}")  # fmt: skip
+    _sum_in_software(router, device)
     _ip(leaf, f"route add default via {four}.1", f"route add default via {six}1")
     _ip(router, *(f"route add {net} via {six if ':' in net else four + '.'}2" for net in behind))
 
