@@ -61,6 +61,20 @@ def test_queries_of_pods_are_counted(lab: Lab, place: Place, airmesh: Callable[.
     lab.until("the queries are in a report", counted, 40)
 
 
+def test_a_name_that_was_asked_for_too_early_is_there_as_soon_as_its_service_is(lab: Lab, place: Place) -> None:
+    place.pod("early", "n2")
+    name = f"late.{place.namespace}.svc.cluster.local"
+
+    def answers() -> set[str]:
+        """Of both servers, for some."""
+        asking = f"for i in $(seq 8); do dig +short +tries=1 {name}; done"
+        return set(lab.exec(place.namespace, "early", "sh", "-c", asking).split())
+
+    assert answers() == set()
+    lab.kubectl("create", "service", "clusterip", "late", "-n", place.namespace, "--tcp=80")
+    lab.until("the name has its address", lambda: bool(answers()), 5)
+
+
 @pytest.mark.parametrize(
     ("spec", "sentence"),
     [

@@ -3,7 +3,9 @@
 Promises that ``errors``, ``health``, ``ready``, ``loop``, ``reload`` and ``cache`` are always there: without them
 faults are silent, rollouts drop queries, a resolver that points at itself burns a core, and a change never arrives.
 ``forward`` appears only where an upstream is named; without one, strange names are SERVFAIL at once, not after a
-timeout. Pods are ``verified`` (a pod's name answers only while the pod exists), which ``autopath`` needs too.
+timeout. Pods are ``verified`` (a pod's name answers only while the pod exists), which ``autopath`` needs too. Answers
+about the cluster itself are not cached: CoreDNS has them in memory as they are now, and a name that was asked for a
+moment too early would be missing for half a minute (RFC 1035 6.1.2: what a server knows goes before what it caches).
 Refuses settings that CoreDNS would refuse later, or silently read as something else. Times are in seconds.
 
 Source: coredns/plugin/*/README.md. CoreDNS orders plugins by itself, so the order of lines means nothing.
@@ -31,7 +33,7 @@ class Recipe:
     ttl: int = 30
     """Of answers about the cluster; 0 to 3600."""
     cache: int = 30
-    """Longest time an answer is kept; 1 to 86400."""
+    """Longest time that an upstream's answer is kept; 1 to 86400."""
     autopath: bool = False
     """Walk the pod's search path on the server, in one round trip."""
 
@@ -60,7 +62,8 @@ def render(recipe: Recipe) -> str:
     if recipe.upstreams:
         targets = " ".join(_target(upstream) for upstream in recipe.upstreams)
         lines += _block(f"forward . {targets}", ["max_concurrent 1000"])
-    lines += [f"cache {recipe.cache}", "loadbalance"]
+    uncached = [f"disable {answers} {recipe.cluster_domain}" for answers in ("success", "denial")]
+    lines += [*_block(f"cache {recipe.cache}", uncached), "loadbalance"]
     return "\n".join(_block(".:53", lines)) + "\n"
 
 

@@ -33,7 +33,10 @@ FULL = """\
     forward . 192.0.2.53:53 [2001:db8::53]:53 {
         max_concurrent 1000
     }
-    cache 60
+    cache 60 {
+        disable success mesh.example
+        disable denial mesh.example
+    }
     loadbalance
 }
 """
