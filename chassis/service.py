@@ -29,6 +29,8 @@ from chassis.settings import BaseSettings, default_instance, load
 from chassis.telemetry import Telemetry
 
 STOP_SECONDS = 5.0
+END_SECONDS = 1.0
+"""What tasks have to end in before they are told again."""
 LAG_EVERY = 0.25
 LAG_LIMIT = 0.1
 """Seconds by which the loop may be late before that is logged."""
@@ -53,6 +55,9 @@ class Runtime(Generic[S]):
         self.telemetry = telemetry
         self.health = Health()
         self._group = group
+        self._tasks: set[asyncio.Task[None]] = set()
+        self.ending = asyncio.Event()
+        """Set when all tasks are to end."""
         self._stops: list[Callable[[], Awaitable[None]]] = []
         self._stopping = False
         self.bus = Bus(
@@ -69,7 +74,7 @@ class Runtime(Generic[S]):
 
     def spawn(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         """Run for as long as the service does; if it returns or raises, the service ends."""
-        self._group.create_task(self._forever(name, coroutine), name=name)
+        self._adopt(name, self._forever(name, coroutine))
 
     def on_stop(self, callback: Callable[[], Awaitable[None]]) -> None:
         """Call at a graceful stop, the last registered first."""
@@ -88,7 +93,29 @@ class Runtime(Generic[S]):
 
     def _spawn_quiet(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         """Tasks of the bus: some of them end when their work is done."""
-        self._group.create_task(coroutine, name=name)
+        self._adopt(name, coroutine)
+
+    def _adopt(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
+        task = self._group.create_task(coroutine, name=name)
+        self._tasks.add(task)
+        task.add_done_callback(self._left)
+
+    def _left(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and task.exception() is not None:
+            self.ending.set()
+
+    async def insist(self) -> None:
+        """Outside of the group, which cancels each task once: tells those again that missed it, until none is left.
+
+        ``asyncio.wait_for``, by which the NATS client waits, drops a cancellation that meets the answer.
+        """
+        await self.ending.wait()
+        while True:
+            await asyncio.sleep(END_SECONDS)
+            for task in self._tasks:
+                self.log.warning("task-ends-late", task=task.get_name())
+                task.cancel()
 
     async def _forever(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
         await coroutine
@@ -162,9 +189,11 @@ async def _run(
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop.set)
     runtime: Runtime[S] | None = None
+    insisting: asyncio.Task[None] | None = None
     try:
         async with asyncio.TaskGroup() as group:
             runtime = Runtime(name, settings, group, log, telemetry)
+            insisting = asyncio.create_task(runtime.insist())
             group.create_task(_until_stopped(runtime, stop), name="stop")
             await _start(runtime, build)
     except BaseExceptionGroup as group_of:
@@ -174,6 +203,8 @@ async def _run(
         if errors:
             return 1
     finally:
+        if insisting is not None:
+            insisting.cancel()
         if runtime is not None:
             await _close(runtime)
     log.info("stopped")
@@ -224,6 +255,7 @@ async def _until_stopped(runtime: Runtime[S], stop: asyncio.Event) -> None:
     runtime.log.info("stopping")
     await runtime.stop()
     await runtime.bus.close()
+    runtime.ending.set()
     raise _Stopped
 
 

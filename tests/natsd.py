@@ -167,18 +167,23 @@ async def runtime_of(
 
     async def live() -> None:
         runtime: Runtime[Any] | None = None
+        insisting: asyncio.Task[None] | None = None
         try:
             async with asyncio.TaskGroup() as group:
                 runtime = Runtime(role, settings, group, log, Telemetry(role, settings.instance, dict(os.environ)))
+                insisting = asyncio.create_task(runtime.insist())
                 runtime.bus.start()
                 ready.set_result(runtime)
                 await done.wait()
                 await runtime.stop()
                 await runtime.bus.close()
+                runtime.ending.set()
                 raise _Over  # noqa: TRY301 - ends the group
         except* _Over:
             pass
         finally:
+            if insisting is not None:
+                insisting.cancel()
             if runtime is not None:
                 await runtime.bus.close()
 

@@ -37,6 +37,14 @@ async def build(runtime):
         raise OSError("the disk is gone")
     async def returns():
         await asyncio.sleep(0.1)
+    async def deaf():
+        try:
+            await asyncio.Event().wait()
+        except asyncio.CancelledError:
+            await asyncio.Event().wait()
+    if what.startswith("deaf"):
+        runtime.spawn("deaf", deaf())
+        what = what.removeprefix("deaf-")
     runtime.spawn("work", {"idle": idle, "fails": fails, "returns": returns}[what]())
 
 raise SystemExit(main("dns", BaseSettings, build))
@@ -134,6 +142,17 @@ def test_a_failed_task_ends_the_service_with_one_line(
     assert len(failed) == 1
     assert failed[0]["kind"] == kind
     assert says in failed[0]["error"]
+
+
+@pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "failed"])
+async def test_a_task_that_missed_its_end_is_told_again(server: NatsServer, tmp_path: Path, stopped: bool) -> None:
+    service = Service(tmp_path, server.environment("dns"), "deaf-idle" if stopped else "deaf-fails")
+    if stopped:
+        await service.page("/livez")
+        service.process.terminate()
+    code, lines = await asyncio.to_thread(service.end, 8)
+    assert code == (0 if stopped else 1)
+    assert [line["task"] for line in lines if line["event"] == "task-ends-late"] == ["deaf"]
 
 
 @pytest.mark.parametrize(
