@@ -37,7 +37,7 @@ PROGRAMS = {
     "dig": "bind9-dnsutils",
     "nc.openbsd": "netcat-openbsd",
     "wget": "wget",
-    "cc": "gcc libc6-dev",
+    "musl-gcc": "musl-tools",
     "hostname": "hostname",
 }
 """Program → Debian package."""

@@ -76,7 +76,7 @@ class Hamlet:
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ended: dict[str, list[int]] = {}
         source = REPOSITORY / "services/dataplane/cni/airmesh-cni.c"
-        run("cc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(self.executable), str(source))
+        run("musl-gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(self.executable), str(source))
 
     def netns(self, node: str) -> str:
         """Network namespace of a node."""

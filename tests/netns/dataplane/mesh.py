@@ -119,7 +119,7 @@ class Mesh:
         self._pods = ExitStack()
         self._count = 0
         source = REPOSITORY / "services/dataplane/cni/airmesh-cni.c"
-        run("cc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(self.executable), str(source))
+        run("musl-gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", str(self.executable), str(source))
 
     # --- the bus ---
 

@@ -33,7 +33,7 @@ ENV = {
 def executable(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("cni") / "airmesh-cni"
     source = ROOT / "services/dataplane/cni/airmesh-cni.c"
-    subprocess.run(["cc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", path, source], check=True)
+    subprocess.run(["musl-gcc", "-static", "-O2", "-Wall", "-Wextra", "-Werror", "-o", path, source], check=True)
     return path
 
 
