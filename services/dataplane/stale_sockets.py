@@ -4,7 +4,8 @@ Promises: nothing is ended before the watch of EndpointSlices is complete; only 
 pods' that the socket programs sent there themselves (``core.stale_sockets`` says which). All reading happens on a
 thread of its own, so no pod waits for it: half a millisecond a namespace, when somebody who served UDP does so no more,
 and every minute for what went otherwise (a host port, a change while no agent ran). A round takes at most ``ROUND``
-seconds; the next goes on from there. ``am_reverse`` forgets the oldest: a socket it no longer knows is left alone.
+seconds; the next goes on from there. Left alone is a socket that the programs no longer know of (``am_reverse`` forgets
+the oldest of those who have no place in ``am_sent``).
 """
 
 from __future__ import annotations
@@ -20,7 +21,6 @@ from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from proto.net import Address
 from proto.objects import EndpointSlice
-from services.dataplane.core.service_layout import ReverseKey
 from services.dataplane.core.stale_sockets import serving, serving_udp
 from services.dataplane.kernel.netns import NamespaceThread
 from services.dataplane.kernel.sockets import CannotEnd, Connected, Ended, end_sockets
@@ -106,7 +106,6 @@ def judge(tables: Tables, alive: frozenset[Address]) -> Callable[[Connected], bo
     def stale(one: Connected) -> bool:
         if one.peer in alive:
             return False
-        key = ReverseKey(socket=one.cookie, address=one.peer, port=one.port)
-        return tables.reverses.get(key) is not None and (one.peer, one.port) not in members()
+        return tables.asked_for(one.cookie, one.peer, one.port) is not None and (one.peer, one.port) not in members()
 
     return stale

@@ -364,8 +364,8 @@ DATAPLANE = (
     Mutant(
         name="end-sockets-that-no-service-sent",
         file="services/dataplane/stale_sockets.py",
-        old="        return tables.reverses.get(key) is not None and (one.peer, one.port) not in members()\n",
-        new="        return (one.peer, one.port) not in members()\n",
+        old="        return tables.asked_for(one.cookie, one.peer, one.port) is not None and (",
+        new="        return (",
         tests=("tests/netns/dataplane/test_stale_sockets.py::test_a_client_is_told_and_connects_to_another",),
     ),
 )
@@ -447,6 +447,20 @@ DATAPATH = (
         old="		bpf_set_retval(-AM_ECONNREFUSED);\n		return -1;\n",
         new="		return 0;\n",
         tests=("tests/bpf/test_sockets.py",),
+    ),
+    Mutant(
+        name="closed-socket-keeps-its-place",
+        file="services/dataplane/bpf/sock.c",
+        old="		__sync_val_compare_and_swap(&slot->socket, socket, 0);\n",
+        new="		return AM_ALLOW;\n",
+        tests=("tests/bpf/test_places.py",),
+    ),
+    Mutant(
+        name="who-loses-its-place-is-forgotten",
+        file="services/dataplane/bpf/sock.c",
+        old="		am_note(had, &its, &asked);\n",
+        new="",
+        tests=("tests/bpf/test_places.py",),
     ),
 )
 

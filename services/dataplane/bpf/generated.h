@@ -81,6 +81,7 @@
 #define AM_ADDRESS_BITS 128
 #define AM_MAX_CONDEMNED 64
 #define AM_FIRST_PORT 61000
+#define AM_SLOTS 65536
 #define AM_LAST_PORT 65535
 #define AM_PORT_TRIES 8
 #define AM_TCP_SYN_SECONDS 60
@@ -372,6 +373,21 @@ struct am_affinity {
 };
 _Static_assert(sizeof(struct am_affinity) == 32, "Affinity");
 
+/* Which connected socket has this place in am_sent: the last one of those with this cookie % SLOTS. */
+struct am_slot {
+	u64 socket;
+};
+_Static_assert(sizeof(struct am_slot) == 8, "Slot");
+
+/* Where a socket that connected was sent, and the virtual address that it had asked for. */
+struct am_sent {
+	struct am_addr address;
+	struct am_addr virtual;
+	__be16 port;
+	__be16 virtual_port;
+};
+_Static_assert(sizeof(struct am_sent) == 36, "Sent");
+
 /* A backend as one socket sees it. */
 struct am_reverse_key {
 	u64 socket;
@@ -510,7 +526,11 @@ BPF_F_TABLE("hash", struct am_member_key, struct am_member, am_members, 262144, 
 BPF_F_TABLE("lpm_trie", struct am_source_range_key, struct am_source_range, am_src_ranges, 65536, 1);
 /* the backend a client had */
 BPF_F_TABLE("lru_hash", struct am_affinity_key, struct am_affinity, am_affinity, 65536, 0);
-/* the virtual address a socket asked for */
+/* which connected socket has which place in am_sent */
+BPF_F_TABLE("array", u32, struct am_slot, am_slots, 65536, 0);
+/* what connected sockets asked for, and got */
+BPF_F_TABLE("array", u32, struct am_sent, am_sent, 65536, 0);
+/* what sockets without a place asked for */
 BPF_F_TABLE("lru_hash", struct am_reverse_key, struct am_virtual, am_reverse, 65536, 0);
 /* namespaces the socket programs act in */
 BPF_F_TABLE("hash", struct am_cookie_key, struct am_cookie_mark, am_cookies, 8192, 0);

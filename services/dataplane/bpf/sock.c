@@ -5,6 +5,11 @@
  * They act in the network namespaces of am_cookies alone (nodes of a lab share one cgroup root; on a real node that is
  * right too). An AF_INET6 socket that talks to an IPv4-mapped address meets the v6 hooks on connect and receive but the
  * v4 hook on send; since every key is 16 bytes with IPv4 mapped, all of them find the same entries.
+ *
+ * What a socket that connects asked for is remembered where its cookie says (am_slots, am_sent), until it closes: cookies
+ * are counted up, so that place is in the processor's cache and nobody else's. A hash fetches a bucket from far away for
+ * every new socket, an LRU throws somebody out first. am_reverse, an LRU, is for those who send without connecting (they
+ * may have many backends), and for those whose place a younger one took.
  */
 #ifndef AM_SOCK_H
 #define AM_SOCK_H
@@ -15,6 +20,9 @@
 
 /* How long one UDP socket that never connects keeps its backend between two messages. */
 #define AM_SOCKET_AFFINITY_NS (30ULL * 1000000000)
+
+/* Stands in a slot instead of a cookie while its place is written. */
+#define AM_SLOT_BUSY (~0ULL)
 
 AM_INLINE struct am_cookie_mark *am_acts_here(struct bpf_sock_addr *ctx)
 {
@@ -73,31 +81,81 @@ AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u
 	return 1;
 }
 
+/* Writes into the LRU what a socket asked for, unless it stands there: an update that changes nothing costs the same. */
+AM_INLINE void am_note(u64 socket, const struct am_target *backend, const struct am_target *virtual)
+{
+	struct am_reverse_key key = { .socket = socket };
+	struct am_virtual value = {}, *had;
+
+	key.address = backend->address;
+	key.port = backend->port;
+	had = am_reverse.lookup(&key);
+	if (had && had->port == virtual->port && am_same_addr(&had->address, &virtual->address))
+		return;
+	value.address = virtual->address;
+	value.port = virtual->port;
+	am_reverse.update(&key, &value);
+}
+
+/*
+ * Gives a socket its place in am_sent; returns 0 when it is being written for another at this moment. Whoever has it
+ * moves to the LRU: it may live long, or have gone without a word (a subflow of MPTCP, the kernel's own socket), and the
+ * newest are the likeliest to close soon. All writers hold a place by AM_SLOT_BUSY. One that connects anew just as it is
+ * moved may be noted with its former backend: getpeername then shows the backend.
+ */
+AM_INLINE int am_settle(u64 socket, const struct am_target *backend, const struct am_target *virtual)
+{
+	u32 place = socket % AM_SLOTS;
+	struct am_slot *slot = am_slots.lookup(&place);
+	struct am_sent *sent = am_sent.lookup(&place);
+	struct am_target its = {}, asked = {};
+	u64 had;
+
+	if (!slot || !sent)
+		return 0;
+	had = *(volatile u64 *)&slot->socket;
+	if (had == AM_SLOT_BUSY)
+		return 0;
+	if (had && had != socket) {
+		its.address = sent->address;
+		its.port = sent->port;
+		asked.address = sent->virtual;
+		asked.port = sent->virtual_port;
+		am_note(had, &its, &asked);
+	}
+	if (__sync_val_compare_and_swap(&slot->socket, had, AM_SLOT_BUSY) != had)
+		return 0;
+	sent->address = backend->address;
+	sent->port = backend->port;
+	sent->virtual = virtual->address;
+	sent->virtual_port = virtual->port;
+	__sync_lock_test_and_set(&slot->socket, socket);
+	return 1;
+}
+
 /* Rewrites *target from virtual to backend. Returns 0 to leave the socket alone, 1 when rewritten, -1 to refuse. */
 AM_INLINE int am_translate(struct bpf_sock_addr *ctx, struct am_target *target, u8 per_message)
 {
 	struct am_service_key key = { .address = target->address, .port = target->port, .protocol = ctx->protocol };
-	struct am_cookie_mark *mark = am_acts_here(ctx);
-	struct am_reverse_key reverse = {};
-	struct am_virtual virtual = {};
+	struct am_target virtual = *target;
+	struct am_cookie_mark *mark;
 	struct am_service *service;
+	u64 socket;
 
-	if (!mark)
-		return 0;
 	key.scope = AM_SCOPE_SOCKET;
 	service = am_services.lookup(&key);
-	if (!service || ((service->flags & AM_SERVICE_NODE_ONLY) && !mark->node))
+	if (!service)
 		return 0;
-	virtual.address = target->address;
-	virtual.port = target->port;
+	mark = am_acts_here(ctx); /* after the service: most go elsewhere, and are spared it */
+	if (!mark || ((service->flags & AM_SERVICE_NODE_ONLY) && !mark->node))
+		return 0;
 	if (!service->backends || !am_choose(ctx, service, per_message, target)) {
 		bpf_set_retval(-AM_ECONNREFUSED);
 		return -1;
 	}
-	reverse.socket = bpf_get_socket_cookie(ctx);
-	reverse.address = target->address;
-	reverse.port = target->port;
-	am_reverse.update(&reverse, &virtual);
+	socket = bpf_get_socket_cookie(ctx);
+	if (per_message || !am_settle(socket, target, &virtual))
+		am_note(socket, target, &virtual);
 	return 1;
 }
 
@@ -105,8 +163,22 @@ AM_INLINE int am_translate(struct bpf_sock_addr *ctx, struct am_target *target, 
 AM_INLINE int am_restore(struct bpf_sock_addr *ctx, struct am_target *target)
 {
 	struct am_reverse_key key = { .socket = bpf_get_socket_cookie(ctx) };
+	u32 place = key.socket % AM_SLOTS;
+	struct am_slot *slot = am_slots.lookup(&place);
+	struct am_sent *sent = am_sent.lookup(&place);
 	struct am_virtual *virtual;
+	struct am_target asked;
 
+	if (slot && sent && slot->socket == key.socket && sent->port == target->port &&
+	    am_same_addr(&sent->address, &target->address)) {
+		asked.address = sent->virtual;
+		asked.port = sent->virtual_port;
+		/* Still its own, so none of it was another's. */
+		if (__sync_fetch_and_add(&slot->socket, 0) == key.socket) {
+			*target = asked;
+			return 1;
+		}
+	}
 	key.address = target->address;
 	key.port = target->port;
 	virtual = am_reverse.lookup(&key);
@@ -237,6 +309,18 @@ int getpeername4(struct bpf_sock_addr *ctx)
 int getpeername6(struct bpf_sock_addr *ctx)
 {
 	return am_backward6(ctx);
+}
+
+/* Every socket's last close: whoever has a place gives it back. */
+int sock_release(struct bpf_sock *ctx)
+{
+	u64 socket = bpf_get_socket_cookie(ctx);
+	u32 place = socket % AM_SLOTS;
+	struct am_slot *slot = am_slots.lookup(&place);
+
+	if (slot && slot->socket == socket)
+		__sync_val_compare_and_swap(&slot->socket, socket, 0);
+	return AM_ALLOW;
 }
 
 #endif

@@ -26,6 +26,10 @@ CONNTRACK_ENTRIES = 131_072
 NAT_ENTRIES = 65_536
 """Two a flow, about 10 MB. An LRU: strangers fill it, so the longest unused flow must make room for the next."""
 
+SLOTS = 65_536
+"""Places for connected sockets, a power of two. Cookies are counted up, so neighbours in time are neighbours in memory;
+two arrays, 0.5 and 2.6 MB, since every socket that closes looks into the first."""
+
 
 @dataclass(frozen=True, slots=True)
 class MapSpec:
@@ -78,7 +82,9 @@ SOURCE_RANGES = MapSpec(
     "am_src_ranges", LPM, lb.SourceRangeKey, lb.SourceRange, 65_536, "who may reach a service from outside", NO_PREALLOC
 )
 AFFINITIES = MapSpec("am_affinity", LRU, lb.AffinityKey, lb.Affinity, 65_536, "the backend a client had")
-REVERSES = MapSpec("am_reverse", LRU, lb.ReverseKey, lb.Virtual, 65_536, "the virtual address a socket asked for")
+SLOTTED = MapSpec("am_slots", ARRAY, at.Index, lb.Slot, SLOTS, "which connected socket has which place in am_sent")
+SENT = MapSpec("am_sent", ARRAY, at.Index, lb.Sent, SLOTS, "what connected sockets asked for, and got")
+REVERSES = MapSpec("am_reverse", LRU, lb.ReverseKey, lb.Virtual, 65_536, "what sockets without a place asked for")
 COOKIES = MapSpec("am_cookies", H, at.CookieKey, at.CookieMark, 8192, "namespaces the socket programs act in")
 
 NATS = MapSpec("am_nat", LRU, nat.NatKey, nat.Nat, NAT_ENTRIES, "translated flows from outside, each direction apart")
@@ -88,8 +94,8 @@ OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node 
 
 MAPS: tuple[MapSpec, ...] = (
     LINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG,
-    THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES, AFFINITIES, REVERSES, COOKIES,
-    NATS, CLIENTS, NODE_ADDRESSES, OUTWARD,
+    THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES, AFFINITIES, SLOTTED, SENT,
+    REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD,
 )  # fmt: skip
 
 RECORDS: tuple[type[Record], ...] = (

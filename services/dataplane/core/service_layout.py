@@ -138,6 +138,24 @@ class Affinity(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Slot(Record):
+    """Which connected socket has this place in ``am_sent``: the last one of those with this ``cookie % SLOTS``."""
+
+    socket: U64 = 0
+    """Its cookie; 0 while the place is free."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Sent(Record):
+    """Where a socket that connected was sent, and the virtual address that it had asked for."""
+
+    address: Addr
+    virtual: Addr
+    port: Port
+    virtual_port: Port
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class ReverseKey(Record):
     """A backend as one socket sees it."""
 

@@ -1,7 +1,7 @@
 """Which connected UDP sockets talk to a backend that left its Service.
 
 A Service's backend is chosen once, in ``connect``; a UDP socket never learns that nobody is there any more. Stale is
-one that the programs sent to its peer (``am_reverse`` says so; who connects to a pod's own address is left alone) when
+one that the programs sent to its peer (their maps say so; who connects to a pod's own address is left alone) when
 that peer stands behind no front (``am_members``) and serves in no EndpointSlice. Serving counts as with kube-proxy
 (pkg/proxy/conntrack/cleanup.go), not readiness: a pod that terminates in order keeps its clients until it stops, and
 one that only hints, zones or policies took out of the choice keeps them too. TCP ends by itself. Pure functions.

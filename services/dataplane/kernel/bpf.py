@@ -46,9 +46,10 @@ class Command(IntEnum):
 
 
 class ProgramKind(IntEnum):
-    """``enum bpf_prog_type``: the two we use."""
+    """``enum bpf_prog_type``: those we use."""
 
     SCHED_CLS = 3
+    CGROUP_SOCK = 9
     CGROUP_SOCK_ADDR = 18
 
 
@@ -63,6 +64,7 @@ class AttachKind(IntEnum):
     CGROUP_UDP6_RECVMSG = 20
     CGROUP_INET4_GETPEERNAME = 29
     CGROUP_INET6_GETPEERNAME = 30
+    CGROUP_INET_SOCK_RELEASE = 34
     TCX_INGRESS = 46
     TCX_EGRESS = 47
 

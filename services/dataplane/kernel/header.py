@@ -19,7 +19,7 @@ from services.dataplane.core import layout as at
 from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.layout import MapKind
-from services.dataplane.core.maps import MAPS, RECORDS, MapSpec
+from services.dataplane.core.maps import MAPS, RECORDS, SLOTS, MapSpec
 from services.dataplane.core.wire import Record
 
 SOURCES = Path(__file__).resolve().parent.parent / "bpf"
@@ -75,6 +75,7 @@ def _constants() -> list[str]:
         "AM_ADDRESS_BITS": 128,
         "AM_MAX_CONDEMNED": at.MAX_CONDEMNED,
         "AM_FIRST_PORT": nat.FIRST_PORT,
+        "AM_SLOTS": SLOTS,
         "AM_LAST_PORT": nat.LAST_PORT,
         "AM_PORT_TRIES": nat.PORT_TRIES,
         "AM_TCP_SYN_SECONDS": idle.TCP_SYN,

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Protocol
 
 from services.dataplane.kernel import bpf, clsact
-from services.dataplane.kernel.bpf import AttachKind
+from services.dataplane.kernel.bpf import AttachKind, ProgramKind
 from services.dataplane.kernel.rtnl import Message, Netlink
 
 NO_INTERFACE = 0x7FFFFFFF
@@ -33,6 +33,8 @@ class Hook(Enum):
     TO_POD = "to_pod"
     FROM_WIRE = "from_wire"
     TO_WIRE = "to_wire"
+    SOCK_RELEASE = "sock_release"
+    """The first of the socket hooks: who gets a place in ``am_slots`` is sure to give it back."""
     CONNECT4 = "connect4"
     CONNECT6 = "connect6"
     SENDMSG4 = "sendmsg4"
@@ -48,6 +50,13 @@ class Hook(Enum):
         return _ATTACH[self]
 
     @property
+    def kind(self) -> ProgramKind:
+        """What kind of program hangs there."""
+        if not self.is_socket:
+            return ProgramKind.SCHED_CLS
+        return ProgramKind.CGROUP_SOCK if self is Hook.SOCK_RELEASE else ProgramKind.CGROUP_SOCK_ADDR
+
+    @property
     def is_socket(self) -> bool:
         """A cgroup hook."""
         return self.attach not in (AttachKind.TCX_INGRESS, AttachKind.TCX_EGRESS)
@@ -58,6 +67,7 @@ _ATTACH = {
     Hook.TO_POD: AttachKind.TCX_EGRESS,
     Hook.FROM_WIRE: AttachKind.TCX_INGRESS,
     Hook.TO_WIRE: AttachKind.TCX_EGRESS,
+    Hook.SOCK_RELEASE: AttachKind.CGROUP_INET_SOCK_RELEASE,
     Hook.CONNECT4: AttachKind.CGROUP_INET4_CONNECT,
     Hook.CONNECT6: AttachKind.CGROUP_INET6_CONNECT,
     Hook.SENDMSG4: AttachKind.CGROUP_UDP4_SENDMSG,

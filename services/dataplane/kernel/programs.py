@@ -214,7 +214,7 @@ def _load(bytecode: Bytecode, name: str, descriptors: dict[str, int]) -> int:
         struct.pack_into("<i", code, relocation.offset + 4, descriptors[relocation.table])
     hook = next((hook for hook in Hook if hook.value == name), None)
     if hook is not None and hook.is_socket:
-        return bpf.program_load(ProgramKind.CGROUP_SOCK_ADDR, bytes(code), name=name, attach=hook.attach)
+        return bpf.program_load(hook.kind, bytes(code), name=name, attach=hook.attach)
     return bpf.program_load(ProgramKind.SCHED_CLS, bytes(code), name=name)
 
 

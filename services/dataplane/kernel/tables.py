@@ -65,6 +65,8 @@ class Tables:
         self.members = Table(fd["am_members"], m.MEMBERS, lb.MemberKey, lb.Member)
         self.source_ranges = Table(fd["am_src_ranges"], m.SOURCE_RANGES, lb.SourceRangeKey, lb.SourceRange)
         self.affinities = Table(fd["am_affinity"], m.AFFINITIES, lb.AffinityKey, lb.Affinity)
+        self.slots = Table(fd["am_slots"], m.SLOTTED, at.Index, lb.Slot)
+        self.sent = Table(fd["am_sent"], m.SENT, at.Index, lb.Sent)
         self.reverses = Table(fd["am_reverse"], m.REVERSES, lb.ReverseKey, lb.Virtual)
         self.cookies = Table(fd["am_cookies"], m.COOKIES, at.CookieKey, at.CookieMark)
         self.nats = Table(fd["am_nat"], m.NATS, nat.NatKey, nat.Nat)
@@ -105,6 +107,16 @@ class Tables:
         number = (self.generation + 1) & 0xFFFFFFFF
         self._generation.put(_FIRST, at.Generation(number=number))
         return number
+
+    def asked_for(self, socket: int, address: Address, port: int) -> lb.Virtual | None:
+        """The virtual address that a socket (its cookie) had asked for when the programs sent it to this backend; None
+        when they did not, or have forgotten.
+        """
+        place = at.Index(index=socket % m.SLOTS)
+        sent, slot = self.sent.get(place), self.slots.get(place)  # in this order: what its owner still has was its own
+        if sent and slot and slot.socket == socket and (sent.address, sent.port) == (address, port):
+            return lb.Virtual(address=sent.virtual, port=sent.virtual_port)
+        return self.reverses.get(lb.ReverseKey(socket=socket, address=address, port=port))
 
     def set_budget(self, endpoint: int, limit: int) -> None:
         """How many flows an endpoint may have. Its count is kept; a packet that begins a flow at this very moment may
