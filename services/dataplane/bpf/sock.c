@@ -31,6 +31,9 @@ AM_INLINE struct am_cookie_mark *am_acts_here(struct bpf_sock_addr *ctx)
 	return am_cookies.lookup(&key);
 }
 
+/* The backend that a client had, if it serves still. Its time is set anew in place: an update of an LRU costs several
+ * times as much. Should the entry become somebody else's at that moment, that one merely seems younger.
+ */
 AM_INLINE int am_remembered(const struct am_affinity_key *key, u32 service, u64 now, u64 lifetime, struct am_target *target)
 {
 	struct am_affinity *had = am_affinity.lookup(key);
@@ -44,13 +47,14 @@ AM_INLINE int am_remembered(const struct am_affinity_key *key, u32 service, u64 
 		return 0;
 	target->address = had->address;
 	target->port = had->port;
+	had->last = now;
 	return 1;
 }
 
 AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u8 per_message, struct am_target *target)
 {
 	struct am_affinity_key client = { .service = service->number };
-	u64 now = bpf_ktime_get_coarse_ns(), lifetime = 0;
+	u64 now = 0, lifetime = 0;
 	struct am_backend_key key = { .service = service->number };
 	struct am_affinity fresh = {};
 	struct am_backend *backend;
@@ -64,14 +68,17 @@ AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u
 		client.kind = AM_AFFINITY_SOCKET;
 		lifetime = AM_SOCKET_AFFINITY_NS;
 	}
-	if (!lifetime || !am_remembered(&client, service->number, now, lifetime, target)) {
-		key.index = bpf_get_prandom_u32() % service->backends;
-		backend = am_backends.lookup(&key);
-		if (!backend)
-			return 0;
-		target->address = backend->address;
-		target->port = backend->port;
+	if (lifetime) {
+		now = bpf_ktime_get_coarse_ns();
+		if (am_remembered(&client, service->number, now, lifetime, target))
+			return 1;
 	}
+	key.index = bpf_get_prandom_u32() % service->backends;
+	backend = am_backends.lookup(&key);
+	if (!backend)
+		return 0;
+	target->address = backend->address;
+	target->port = backend->port;
 	if (lifetime) {
 		fresh.last = now;
 		fresh.address = target->address;
