@@ -63,7 +63,7 @@ class Room:
                 (self.cgroup / "cgroup.procs").write_text(str(os.getpid()))
                 with inside(netns or self.netns):
                     outcome: Any = (True, work())
-            except OSError as error:
+            except BaseException as error:
                 outcome = (False, error)
             os.write(writing, pickle.dumps(outcome))
             os._exit(0)
@@ -176,11 +176,14 @@ def running(room: Room, work: Callable[[], object]) -> Iterator[int]:
     child = os.fork()
     if child == 0:
         LIBC.prctl(1, 9)
-        (room.cgroup / "cgroup.procs").write_text(str(os.getpid()))
-        with inside(room.netns):
-            kept = work()
+        try:
+            (room.cgroup / "cgroup.procs").write_text(str(os.getpid()))
+            with inside(room.netns):
+                kept = work()
             while kept is not room:
                 signal.pause()
+        finally:
+            os._exit(1)
     try:
         yield child
     finally:

@@ -261,8 +261,10 @@ def test_younger_takes_the_place_and_the_elder_is_still_known(room: Room, versio
             assert sent is not None
             tables.sent.apply(dict.fromkeys(map(index, range(SLOTS)), sent))
             occupy(room.datapath, own)  # whatever comes next falls on its place
-            assert room.do(lambda: connect(VIP[version])) == (BACKENDS[version][0], (VIP[version], PORT))
-            occupy(room.datapath, 0)
+            try:
+                assert room.do(lambda: connect(VIP[version])) == (BACKENDS[version][0], (VIP[version], PORT))
+            finally:
+                occupy(room.datapath, 0)
             assert tables.asked_for(own, backend, TARGET) == virtual
             assert plain(one.getpeername()) == (VIP[version], PORT)
             one.send(b"who")
