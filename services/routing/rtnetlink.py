@@ -30,8 +30,8 @@ _U32 = struct.Struct("=I")
 _REQUEST, _ACK, _REPLACE, _DUMP, _CREATE = 0x1, 0x4, 0x100, 0x300, 0x400
 _RTA_DST, _RTA_OIF, _RTA_GATEWAY, _RTA_PRIORITY, _RTA_TABLE = 1, 4, 5, 6, 15
 _SCOPE_UNIVERSE = 0
-_PROTOCOL_AT = 5
-_PODS = bytes([PODS])
+_TABLE_AT, _PROTOCOL_AT = 4, 5
+_PODS, _MAIN = bytes([PODS]), bytes([MAIN_TABLE])
 _IFINFO_SIZE = 16
 _IFLA_IFNAME = 3
 
@@ -74,20 +74,26 @@ def messages(received: bytes) -> Iterator[tuple[int, int, int, bytes]]:
 
 
 def concerns(received: bytes, links: Collection[str]) -> bool:
-    """Whether notifications may change what is planned: all but the dataplane's routes to this node's pods, and links
-    of other names than ``links``. On a node where pods come and go almost all of them are of those.
+    """Whether notifications may change what is planned: all but the dataplane's routes to this node's pods, those of
+    tables that are not looked at (with each pod's link the kernel puts its multicast route into the local one), and
+    links of other names than ``links``. On a node where pods come and go almost all of them are of those.
     """
     for kind, _, _, body in messages(received):
         if kind in (RTM_NEWROUTE, RTM_DELROUTE):
-            if body[_PROTOCOL_AT : _PROTOCOL_AT + 1] != _PODS:
+            if body[_TABLE_AT : _TABLE_AT + 1] == _MAIN and body[_PROTOCOL_AT : _PROTOCOL_AT + 1] != _PODS:
                 return True
         elif kind in (RTM_NEWLINK, RTM_DELLINK):
-            name = dict(_attributes(body, _IFINFO_SIZE)).get(_IFLA_IFNAME, b"").rstrip(b"\0").decode(errors="replace")
-            if name in links:
+            if _name_of(body) in links:
                 return True
         else:
             return True
     return False
+
+
+def _name_of(body: bytes) -> str:
+    """A link's name; the kernel tells it first, and some sixty other attributes after it."""
+    names = (value for kind, value in _attributes(body, _IFINFO_SIZE) if kind == _IFLA_IFNAME)
+    return next(names, b"").rstrip(b"\0").decode(errors="replace")
 
 
 def error_of(body: bytes) -> int:

@@ -71,8 +71,8 @@ def _heard(kind: int, body: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
 
-def _route(protocol: int) -> bytes:
-    return _heard(24, struct.pack("=BBBBBBBBI", 2, 32, 0, 0, 254, protocol, 0, 1, 0))
+def _route(protocol: int, table: int = 254) -> bytes:
+    return _heard(24, struct.pack("=BBBBBBBBI", 2, 32, 0, 0, table, protocol, 0, 1, 0))
 
 
 def _link(name: str) -> bytes:
@@ -86,6 +86,7 @@ def _link(name: str) -> bytes:
         pytest.param(_route(187), False, id="a pod's route"),
         pytest.param(_route(186), True, id="one of ours"),
         pytest.param(_route(4), True, id="somebody's"),
+        pytest.param(_route(2, table=255), False, id="the kernel's own, of a pod's link"),
         pytest.param(_link("am0123456789"), False, id="a pod's link"),
         pytest.param(_link("eth0"), True, id="an uplink"),
         pytest.param(_link("eth01"), False, id="a name that only begins like an uplink's"),
