@@ -155,7 +155,7 @@ class Attacher:
         progress.reached = Step.KNOWN
         self._enforcer.learn(endpoint)
         await self._book.kept()  # on its way to the disk since it was acquired
-        await self._inside(netns, lambda mine: self._links.bring_up(made.index, wanted, mine))
+        await self._thread.run(lambda: self._links.bring_up(made.index, wanted))
         progress.reached = Step.UP
         span.event("up")
         return endpoint

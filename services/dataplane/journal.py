@@ -21,7 +21,7 @@ import fcntl
 import os
 import time
 from collections.abc import Callable, Collection, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
 
@@ -42,6 +42,7 @@ from services.dataplane.core.journal import (
 )
 from services.dataplane.core.journal_frames import Damaged, read_frames, write_frame
 from services.dataplane.core.journal_records import Booted, Bound, Opened, Record
+from services.dataplane.one_thread import OneThread
 
 __all__ = ["Ask", "Clash", "Grant", "Journal", "JournalFault", "NeedsBlock"]
 
@@ -90,7 +91,7 @@ class Journal:
         self._committing: asyncio.Task[None] | None = None
         self._fault: JournalFault | None = None
         self._suspects: dict[Attachment, float] = {}
-        self._writer = ThreadPoolExecutor(max_workers=1, thread_name_prefix="journal")
+        self._writer = OneThread("journal")
 
     @classmethod
     def open(
@@ -209,7 +210,7 @@ class Journal:
             await self._commit(())
         finally:
             self._fault = self._fault or JournalFault("the journal is closed")
-            self._writer.shutdown(wait=True)
+            self._writer.close()
             os.close(self._file)
             os.close(self._lock)
 
@@ -246,14 +247,13 @@ class Journal:
 
     async def _write_pending(self) -> None:
         records, self._pending = self._pending, []
-        loop = asyncio.get_running_loop()
         try:
             if self._size > max(COMPACT_AT, 4 * self._compacted):
                 # The ledger holds the pending records too, so the new file makes them durable.
-                written = loop.run_in_executor(self._writer, self._replace, self._snapshot())
+                work = partial(self._replace, self._snapshot())
             else:
-                written = loop.run_in_executor(self._writer, self._append, write_frame(self._number, records))
-            await written
+                work = partial(self._append, write_frame(self._number, records))
+            await self._writer.run(work, timeout=None)
             self._durable += len(records)
         except (OSError, ValueError) as error:
             self._fault = JournalFault(

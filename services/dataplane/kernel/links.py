@@ -5,6 +5,8 @@ the agent's one :class:`~services.dataplane.kernel.netns.NamespaceThread`. Promi
 pod's namespace (moving it costs 19 ms); the host's end stays *down* until :meth:`Links.bring_up`, so no packet passes
 before its policy is in the maps; a retired link is unreachable at once and removed with others of its group soon
 after (one removal alone waits 20 ms for the kernel's grace period). Refuses a container that already has the interface.
+Each end has one transmit and one receive queue: the kernel's default is one for each processor, which a veth has no
+use for (it queues nothing), and each comes with a folder of sysfs that is made and removed with the link.
 Kernel quirks: IFLA_IFALIAS and IFLA_AF_SPEC are ignored when a link is made and need a second message; an IPv6 address
 without IFA_F_NODAD would be tentative for a second.
 """
@@ -16,22 +18,26 @@ import os
 import socket
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import lru_cache
 from ipaddress import ip_address
-from pathlib import Path
 
 from proto.net import Address
 from services.dataplane.core import links as marks
 from services.dataplane.core.cni_result import gateway
 from services.dataplane.core.links import KernelLinks, Mark, PodLink, SeenLink
 from services.dataplane.kernel import rtnl
-from services.dataplane.kernel.netns import inside, netns_cookie
+from services.dataplane.kernel.netns import inside
 from services.dataplane.kernel.rtnl import Message, Netlink, NetlinkRefused, attribute, number, text
 
 _BOOT = 3
-_OPERSTATE_UP = 6
+_LOOPBACK = 1
+"""Interface index of ``lo`` in every namespace (LOOPBACK_IFINDEX, include/net/flow.h)."""
+_ONE_QUEUE = number(31, 1) + number(32, 1)
+_HOST_CONF = attribute(26, attribute(socket.AF_INET, attribute(1, number(1, 1) + number(3, 0) + number(8, 0))))
+_OPERSTATE, _OPERSTATE_UP = 16, b"\x06"
 _CARRIER_TRIES, _CARRIER_PAUSE = 40, 0.0005
 _GENERATE_NO_ADDRESS = attribute(26, attribute(socket.AF_INET6, attribute(8, b"\x01")))
 
@@ -59,10 +65,14 @@ class Links:
 
     def __init__(self) -> None:
         self._host = Netlink()
+        self._begun: dict[str, _PodEnd] = {}
+        """Pods' ends by the host end's name, from :meth:`create` until :meth:`bring_up` or :meth:`retire_named`."""
 
     def close(self) -> None:
-        """Gives the socket back; links stay."""
+        """Gives the sockets back; links stay."""
         self._host.close()
+        for name in list(self._begun):
+            self._leave(name)
 
     def create(self, wanted: PodLink, netns: int, attach: Attach) -> MadeLink:
         """Makes the pair with the pod's end configured in ``netns`` (a descriptor) and what ``attach`` hangs on the
@@ -72,16 +82,23 @@ class Links:
         """
         self._make_pair(wanted, netns)
         try:
-            index = socket.if_nametoindex(wanted.host_name)
+            index = self._host.index_of(wanted.host_name)
             with inside(netns):
-                cookie = netns_cookie()
-                _configure_pod(wanted)
-            marks_of_it = _marks(index, Mark(wanted.attachment, wanted.uid, cookie))
+                pod = self._begun[wanted.host_name] = _PodEnd(wanted.attachment.interface)
+                _configure_pod(wanted, pod)
+            made = MadeLink(index, pod.netlink.cookie)
+            marks_of_it = _marks(index, Mark(wanted.attachment, wanted.uid, made.cookie))
             attach(index, lambda messages: self._host.run([marks_of_it, *messages]))
-            return MadeLink(index, cookie)
         except BaseException:
+            self._leave(wanted.host_name)
             self._remove_now(wanted.host_name)
             raise
+        return made
+
+    def _leave(self, name: str) -> None:
+        """Lets go of a pod's end."""
+        if (pod := self._begun.pop(name, None)) is not None:
+            pod.netlink.close()
 
     def _make_pair(self, wanted: PodLink, netns: int) -> None:
         """The veth. One of either name may be there still: ours from an ADD that was cut off, or the pod's from a
@@ -99,10 +116,10 @@ class Links:
                 raise InterfaceExists(wanted.attachment.interface) from error
             self._host.run([pair])
 
-    def bring_up(self, index: int, wanted: PodLink, netns: int | None = None) -> None:
+    def bring_up(self, index: int, wanted: PodLink) -> None:
         """The pod's traffic begins: sysctls, up, permanent neighbours, routes. May be repeated.
 
-        With ``netns`` it also waits (a millisecond or so) until the pod's end can send.
+        After :meth:`create` it also waits (a millisecond or so) until the pod's end can send.
         """
         _set_sysctls(wanted)
         messages = [_host_conf(index), rtnl.set_up(index)]
@@ -111,10 +128,12 @@ class Links:
             rtnl.add_route(index, address, version=address.version, protocol=marks.PROTOCOL)
             for address in wanted.addresses
         ]
-        self._host.run(messages)
-        if netns is not None:
-            with inside(netns):
-                _await_carrier(wanted.attachment.interface)
+        try:
+            self._host.run(messages)
+            if (pod := self._begun.get(wanted.host_name)) is not None:
+                _await_carrier(pod)
+        finally:
+            self._leave(wanted.host_name)
 
     def retire(self, index: int, addresses: tuple[Address, ...]) -> None:
         """The node routes nothing to the pod from now on; the link goes with the next :meth:`reap`. Succeeds if it is
@@ -128,8 +147,9 @@ class Links:
 
     def retire_named(self, name: str, addresses: tuple[Address, ...]) -> None:
         """Like :meth:`retire`, for a link of which only the name is known; succeeds if there is none."""
+        self._leave(name)
         with suppress(OSError):
-            self.retire(socket.if_nametoindex(name), addresses)
+            self.retire(self._host.index_of(name), addresses)
 
     def reap(self) -> None:
         """Removes every retired link at once."""
@@ -141,7 +161,7 @@ class Links:
 
     def _remove_now(self, name: str) -> None:
         with suppress(OSError):
-            self.remove(socket.if_nametoindex(name))
+            self.remove(self._host.index_of(name))
 
     def repair(self, missing_routes: list[tuple[int, Address]], missing: list[tuple[int, Address, bytes]]) -> None:
         """Puts routes and neighbours of pods back."""
@@ -201,6 +221,19 @@ class Links:
         return found
 
 
+class _PodEnd:
+    """A pod's interface, seen by a socket of its namespace; made there, used from anywhere. Raises OSError."""
+
+    def __init__(self, interface: str) -> None:
+        self.interface = interface
+        self.netlink = Netlink()
+        try:
+            self.index = self.netlink.index_of(interface)
+        except BaseException:
+            self.netlink.close()
+            raise
+
+
 def _has(netns: int, interface: str) -> bool:
     """Whether a namespace has an interface of this name."""
     with inside(netns):
@@ -219,24 +252,22 @@ def _addresses(netlink: Netlink) -> list[tuple[int, Address]]:
 
 def _veth(wanted: PodLink, netns: int) -> Message:
     mtu = number(4, wanted.mtu)
-    peer = rtnl.ifinfo() + text(3, wanted.attachment.interface) + attribute(1, wanted.mac) + mtu
+    peer = rtnl.ifinfo() + text(3, wanted.attachment.interface) + attribute(1, wanted.mac) + mtu + _ONE_QUEUE
     peer += attribute(rtnl.PEER_IN, struct.pack("<i", netns))
     pair = attribute(18, text(1, "veth") + attribute(2, attribute(1, peer)))
     body = rtnl.ifinfo() + text(3, wanted.host_name) + attribute(1, marks.HOST_MAC) + mtu
-    body += number(27, marks.GROUP_LIVE) + pair
-    return Message(rtnl.NEWLINK, rtnl.CREATE | rtnl.EXCLUSIVE, body, f"veth {wanted.host_name}")
+    body += _ONE_QUEUE + number(27, marks.GROUP_LIVE) + pair
+    return Message(rtnl.NEWLINK, rtnl.CREATE | rtnl.EXCLUSIVE, body, ("veth", wanted.host_name))
 
 
 def _marks(index: int, mark: Mark) -> Message:
     body = rtnl.ifinfo(index) + text(20, marks.alias(mark)) + _GENERATE_NO_ADDRESS
-    return Message(rtnl.NEWLINK, 0, body, f"alias of link {index}")
+    return Message(rtnl.NEWLINK, 0, body, ("alias of link", index))
 
 
 def _host_conf(index: int) -> Message:
     """The host end's ``net.ipv4.conf``: forwarding on, proxy_arp and rp_filter off (include/uapi/linux/ip.h)."""
-    conf = number(1, 1) + number(3, 0) + number(8, 0)
-    body = rtnl.ifinfo(index) + attribute(26, attribute(socket.AF_INET, attribute(1, conf)))
-    return Message(rtnl.NEWLINK, 0, body, f"configuration of link {index}")
+    return Message(rtnl.NEWLINK, 0, rtnl.ifinfo(index) + _HOST_CONF, ("configuration of link", index))
 
 
 def _parse_link(raw: bytes) -> SeenLink:
@@ -257,56 +288,62 @@ def _parse_link(raw: bytes) -> SeenLink:
     )
 
 
-def _configure_pod(wanted: PodLink) -> None:
+def _configure_pod(wanted: PodLink, pod: _PodEnd) -> None:
     """In the pod's namespace: loopback, addresses, routes through the gateway, the gateway as permanent neighbour."""
-    name = wanted.attachment.interface
-    index = socket.if_nametoindex(name)
-    _write(f"ipv6/conf/{name}/accept_ra", "0")
-    _write(f"ipv6/conf/{name}/accept_dad", "0")
+    switches = [("accept_ra", b"0"), ("accept_dad", b"0")]
     if any(address.version == 6 for address in wanted.addresses):
-        _write(f"ipv6/conf/{name}/disable_ipv6", "0")
-    messages = [rtnl.set_up(socket.if_nametoindex("lo")), rtnl.set_up(index)]
+        switches.append(("disable_ipv6", b"0"))
+    _switch(pod.interface, switches)
+    messages = [rtnl.set_up(_LOOPBACK), rtnl.set_up(pod.index)]
     for address in wanted.addresses:
-        via = gateway(address)
-        messages += [
-            rtnl.add_address(index, address),
-            rtnl.add_route(index, via, version=address.version, protocol=_BOOT),
-            rtnl.add_route(index, None, version=address.version, via=via, protocol=_BOOT),
-            rtnl.add_neighbour(index, via, marks.HOST_MAC),
-        ]
-    with Netlink() as pod:
-        pod.run(messages)
+        messages.append(rtnl.add_address(pod.index, address))
+        messages += _through(gateway(address), pod.index)
+    pod.netlink.run(messages)
 
 
-def _await_carrier(interface: str) -> None:
+@lru_cache(maxsize=64)
+def _through(via: Address, index: int) -> tuple[Message, ...]:
+    """A pod's way out; the same for all pods whose interface has this index in their namespace."""
+    return (
+        rtnl.add_route(index, via, version=via.version, protocol=_BOOT),
+        rtnl.add_route(index, None, version=via.version, via=via, protocol=_BOOT),
+        rtnl.add_neighbour(index, via, marks.HOST_MAC),
+    )
+
+
+def _await_carrier(pod: _PodEnd) -> None:
     """Until the pod's end is operational.
 
     Its carrier came with the host's end, but the kernel gives it a queue only in the link watch work; what is sent
     before is lost, and a lost SYN is a second. RTM_GETLINK does that work at once since Linux 6.8
     (net/core/rtnetlink.c, rtnl_getlink: linkwatch_sync_dev); before, it is asked again until it says so.
     """
-    query = rtnl.ifinfo(socket.if_nametoindex(interface))
-    with Netlink() as pod:
-        for _ in range(_CARRIER_TRIES):
-            state = rtnl.parse_attributes(pod.ask(rtnl.GETLINK, query)[16:]).get(16, b"")
-            if state == bytes([_OPERSTATE_UP]):
-                return
-            time.sleep(_CARRIER_PAUSE)
+    query = rtnl.ifinfo(pod.index)
+    for _ in range(_CARRIER_TRIES):
+        if rtnl.first_attribute(pod.netlink.ask(rtnl.GETLINK, query)[16:], _OPERSTATE) == _OPERSTATE_UP:
+            return
+        time.sleep(_CARRIER_PAUSE)
 
 
 def _set_sysctls(wanted: PodLink) -> None:
     """Those of the host's end that rtnetlink does not take."""
-    name = wanted.host_name
-    _write(f"ipv6/conf/{name}/accept_ra", "0")
-    _write(f"ipv6/conf/{name}/forwarding", "1")
+    _switch(wanted.host_name, (("accept_ra", b"0"), ("forwarding", b"1")))
 
 
-def _write(name: str, value: str) -> None:
-    """Writes a network sysctl of the calling thread's namespace; a kernel without IPv6 has none of its files."""
-    path = Path("/proc/sys/net") / name
+def _switch(interface: str, values: Iterable[tuple[str, bytes]]) -> None:
+    """Sets IPv6 sysctls of an interface in the calling thread's namespace; a kernel without IPv6 has none of them.
+
+    By their folder: the way there is long, and at each step the kernel passes by every other namespace's entry of the
+    same name.
+    """
     with suppress(FileNotFoundError):
-        descriptor = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+        folder = os.open(f"/proc/sys/net/ipv6/conf/{interface}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
-            os.write(descriptor, value.encode())
+            for name, value in values:
+                descriptor = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)
+                try:
+                    os.write(descriptor, value)
+                finally:
+                    os.close(descriptor)
         finally:
-            os.close(descriptor)
+            os.close(folder)

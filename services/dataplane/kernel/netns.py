@@ -9,18 +9,14 @@ one.
 
 from __future__ import annotations
 
-import asyncio
 import ctypes
 import os
-import queue
 import socket
 import struct
-import threading
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
-from typing import Any, TypeVar
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-T = TypeVar("T")
+from services.dataplane.one_thread import OneThread
 
 _NSFS_MAGIC = 0x6E736673
 _CLONE_NEWNET = 0x40000000
@@ -79,51 +75,16 @@ def inside(descriptor: int) -> Iterator[None]:
 def netns_cookie() -> int:
     """Cookie of the calling thread's namespace: what ``bpf_get_netns_cookie`` gives for its sockets."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
-        return int.from_bytes(probe.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+        return cookie_of(probe)
 
 
-class NamespaceThread:
-    """One thread that does blocking kernel work in order, from a bounded queue."""
+def cookie_of(opened: socket.socket) -> int:
+    """Cookie of the namespace that a socket belongs to, whichever it is used from."""
+    return int.from_bytes(opened.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
+
+
+class NamespaceThread(OneThread):
+    """The thread that may enter namespaces: it does blocking kernel work in order, from a bounded queue."""
 
     def __init__(self, name: str = "links", limit: int = 1024) -> None:
-        self._jobs: queue.Queue[tuple[asyncio.Future[Any], Callable[[], Any]] | None] = queue.Queue(limit)
-        self._thread = threading.Thread(target=self._work, name=name, daemon=True)
-        self._thread.start()
-
-    async def run(self, job: Callable[[], T], *, timeout: float = 30.0) -> T:
-        """Result of ``job``; a job that was given up on is still finished by the thread, never torn off half way."""
-        done: asyncio.Future[T] = asyncio.get_running_loop().create_future()
-        done.add_done_callback(_looked_at)
-        self._jobs.put_nowait((done, job))
-        async with asyncio.timeout(timeout):
-            return await asyncio.shield(done)
-
-    def close(self) -> None:
-        """Ends the thread after the jobs that are waiting."""
-        self._jobs.put(None)
-        self._thread.join(5)
-
-    def _work(self) -> None:
-        while (item := self._jobs.get()) is not None:
-            done, job = item
-            try:
-                result, fault = job(), None
-            except BaseException as error:  # whatever it is, it belongs to who asked
-                result, fault = None, error
-            with suppress(RuntimeError):  # the loop is closed: nobody waits any more
-                done.get_loop().call_soon_threadsafe(_settle, done, result, fault)
-
-
-def _looked_at(done: asyncio.Future[Any]) -> None:
-    """Whoever asked may have given up; an error then has no reader, and that is all right."""
-    if not done.cancelled():
-        done.exception()
-
-
-def _settle(done: asyncio.Future[Any], result: object, fault: BaseException | None) -> None:
-    if done.done():
-        return
-    if fault is None:
-        done.set_result(result)
-    else:
-        done.set_exception(fault)
+        super().__init__(name, limit)

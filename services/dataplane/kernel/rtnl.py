@@ -9,15 +9,16 @@ hand: 0.7 ms a pod, where one message at a time through a general library costs 
 
 from __future__ import annotations
 
+import fcntl
 import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from types import TracebackType
-from typing import Self
+from typing import NamedTuple, Self
 
 from proto.net import Address
+from services.dataplane.kernel.netns import cookie_of
 
 REQUEST, MULTI, ACK = 0x1, 0x2, 0x4
 REPLACE, EXCLUSIVE, CREATE, DUMP = 0x100, 0x200, 0x400, 0x300
@@ -43,26 +44,38 @@ _IFADDR = struct.Struct("<BBBBI")
 _ROUTE = struct.Struct("<BBBBBBBBI")
 _NEIGH = struct.Struct("<BBHiHBB")
 _ATTRIBUTE = struct.Struct("<HH")
+_NUMBER = struct.Struct("<HHI")
+_PADDING = (b"", bytes(3), bytes(2), bytes(1))
+_IFREQ, _SIOCGIFINDEX = struct.Struct("=16si20x"), 0x8933
+_TIMEVAL = struct.Struct("<qq")
+_ANSWER, _DUMP = 1 << 15, 1 << 17
+"""Bytes of one recv: of an acknowledgement or one object, and of a dump."""
 
 
 class NetlinkRefused(OSError):
     """The kernel refused a message; ``strerror`` says which and why."""
 
 
-@dataclass(frozen=True, slots=True)
-class Message:
-    """One request; ``what`` is for the person who reads an error; ``tolerated`` errnos count as success."""
+class Message(NamedTuple):
+    """One request; ``what`` is for the person who reads an error (words that are only put together then);
+    ``tolerated`` errnos count as success.
+    """
 
     kind: int
     flags: int
     body: bytes
-    what: str
+    what: str | tuple[object, ...]
     tolerated: tuple[int, ...] = ()
+
+    @property
+    def named(self) -> str:
+        """``what`` as text."""
+        return self.what if isinstance(self.what, str) else " ".join(map(str, self.what))
 
 
 def attribute(kind: int, value: bytes) -> bytes:
     """``struct rtattr`` with its value, padded to four bytes."""
-    return _ATTRIBUTE.pack(4 + len(value), kind) + value + bytes(-len(value) % 4)
+    return _ATTRIBUTE.pack(4 + len(value), kind) + value + _PADDING[len(value) & 3]
 
 
 def text(kind: int, value: str) -> bytes:
@@ -72,7 +85,7 @@ def text(kind: int, value: str) -> bytes:
 
 def number(kind: int, value: int) -> bytes:
     """A 32-bit attribute."""
-    return attribute(kind, struct.pack("<I", value))
+    return _NUMBER.pack(8, kind, value)
 
 
 def family_of(address: Address) -> int:
@@ -90,7 +103,7 @@ def add_address(index: int, address: Address) -> Message:
     flags = NODAD | NOPREFIXROUTE if address.version == 6 else NOPREFIXROUTE
     body = _IFADDR.pack(family_of(address), address.max_prefixlen, flags & 0xFF, SCOPE_UNIVERSE, index)
     body += attribute(1, address.packed) + attribute(2, address.packed) + number(8, flags)
-    return Message(NEWADDR, CREATE | REPLACE, body, f"address {address}")
+    return Message(NEWADDR, CREATE | REPLACE, body, ("address", address))
 
 
 def add_route(
@@ -110,49 +123,56 @@ def add_route(
         body += attribute(1, destination.packed)
     if via is not None:
         body += attribute(5, via.packed)
-    return Message(NEWROUTE, CREATE | REPLACE, body, f"route {destination or 'default'} via {via or 'the link'}")
+    return Message(NEWROUTE, CREATE | REPLACE, body, ("route", destination or "default", "via", via or "the link"))
 
 
 def delete_route(index: int, destination: Address, *, protocol: int, tolerated: tuple[int, ...] = ()) -> Message:
     """Takes a host route of ours away; another protocol's is left alone."""
     body = _ROUTE.pack(family_of(destination), destination.max_prefixlen, 0, 0, TABLE_MAIN, protocol, 255, UNICAST, 0)
     body += attribute(1, destination.packed) + number(4, index)
-    return Message(DELROUTE, 0, body, f"route {destination}", tolerated)
+    return Message(DELROUTE, 0, body, ("route", destination), tolerated)
 
 
 def add_neighbour(index: int, address: Address, mac: bytes) -> Message:
     """A permanent neighbour: nothing is ever asked on a pod's link."""
     body = _NEIGH.pack(family_of(address), 0, 0, index, PERMANENT, 0, UNICAST)
     body += attribute(1, address.packed) + attribute(2, mac)
-    return Message(NEWNEIGH, CREATE | REPLACE, body, f"neighbour {address}")
+    return Message(NEWNEIGH, CREATE | REPLACE, body, ("neighbour", address))
 
 
 def set_up(index: int, *, up: bool = True) -> Message:
     """Sets a link up or down."""
-    return Message(NEWLINK, 0, ifinfo(index, IFF_UP if up else 0, IFF_UP), f"link {index} {'up' if up else 'down'}")
+    return Message(NEWLINK, 0, ifinfo(index, IFF_UP if up else 0, IFF_UP), ("link", index, "up" if up else "down"))
 
 
 def set_group(index: int, group: int, *, tolerated: tuple[int, ...] = ()) -> Message:
     """Moves a link to another group."""
-    return Message(NEWLINK, 0, ifinfo(index) + number(27, group), f"group of link {index}", tolerated)
+    return Message(NEWLINK, 0, ifinfo(index) + number(27, group), ("group of link", index), tolerated)
 
 
 def delete_group(group: int, *, tolerated: tuple[int, ...] = ()) -> Message:
     """Deletes every link of a group at once: one RCU grace period for all instead of one for each."""
-    return Message(DELLINK, 0, ifinfo() + number(27, group), f"links of group {group}", tolerated)
+    return Message(DELLINK, 0, ifinfo() + number(27, group), ("links of group", group), tolerated)
 
 
 class Netlink:
     """A blocking netlink socket; belongs to the namespace that its thread was in when it was opened."""
 
-    def __init__(self, timeout: float = 5.0, protocol: int = socket.NETLINK_ROUTE) -> None:
+    def __init__(self, timeout: int = 5, protocol: int = socket.NETLINK_ROUTE) -> None:
         self._socket = socket.socket(socket.AF_NETLINK, socket.SOCK_RAW | socket.SOCK_CLOEXEC, protocol)
-        self._socket.settimeout(timeout)
+        # Not settimeout: with that the interpreter polls before each send and each recv.
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVTIMEO, _TIMEVAL.pack(timeout, 0))
+        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_SNDTIMEO, _TIMEVAL.pack(timeout, 0))
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
         self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
         self._sequence = 0
+
+    @property
+    def cookie(self) -> int:
+        """Cookie of the namespace that it belongs to."""
+        return cookie_of(self._socket)
 
     def __enter__(self) -> Self:
         return self
@@ -165,6 +185,11 @@ class Netlink:
     def close(self) -> None:
         """Gives the socket back."""
         self._socket.close()
+
+    def index_of(self, name: str) -> int:
+        """Index of an interface of its namespace; ``if_nametoindex`` makes a socket for it. Raises OSError ENODEV."""
+        answer = fcntl.ioctl(self._socket, _SIOCGIFINDEX, _IFREQ.pack(name.encode(), 0))
+        return int(_IFREQ.unpack(answer)[1])
 
     def run(self, messages: Sequence[Message]) -> None:
         """Sends a batch and reads its answers. Raises NetlinkRefused for the first message that was refused.
@@ -182,27 +207,27 @@ class Netlink:
             batch += _HEADER.pack(length, message.kind, message.flags | REQUEST | asked, sequence, 0)
             batch += message.body + bytes(-length % 4)
         self._sequence = last
-        self._socket.send(batch)
+        self._send(batch)
         failed: NetlinkRefused | None = None
         done = 0
         while done != last:
-            for kind, flags, sequence, payload in self._receive():
+            for kind, flags, sequence, payload in self._receive(_ANSWER):
                 if kind != _ERROR or sequence < first:
                     continue
                 done = sequence
                 code = -int.from_bytes(payload[:4], "little", signed=True)
                 message = messages[sequence - first]
                 if code and code not in message.tolerated and failed is None:
-                    failed = NetlinkRefused(code, f"{message.what}: {os.strerror(code)}{_extended(flags, payload)}")
+                    failed = NetlinkRefused(code, f"{message.named}: {os.strerror(code)}{_extended(flags, payload)}")
         if failed:
             raise failed
 
     def ask(self, kind: int, body: bytes) -> bytes:
         """Payload of the one answer to a request that is no dump. Raises NetlinkRefused."""
         self._sequence += 1
-        self._socket.send(_HEADER.pack(_HEADER.size + len(body), kind, REQUEST, self._sequence, 0) + body)
+        self._send(_HEADER.pack(_HEADER.size + len(body), kind, REQUEST, self._sequence, 0) + body)
         while True:
-            for answer, flags, sequence, payload in self._receive():
+            for answer, flags, sequence, payload in self._receive(_ANSWER):
                 if sequence != self._sequence:
                     continue
                 if answer == _ERROR:
@@ -215,7 +240,7 @@ class Netlink:
         for _ in range(5):
             self._sequence += 1
             header = _HEADER.pack(_HEADER.size + len(body), kind, REQUEST | DUMP, self._sequence, 0)
-            self._socket.send(header + body)
+            self._send(header + body)
             found: list[bytes] = []
             if self._collect(found):
                 return found
@@ -224,7 +249,7 @@ class Netlink:
     def _collect(self, found: list[bytes]) -> bool:
         whole = True
         while True:
-            for kind, flags, sequence, payload in self._receive():
+            for kind, flags, sequence, payload in self._receive(_DUMP):
                 if sequence != self._sequence:
                     continue
                 whole = whole and not flags & 0x10
@@ -235,8 +260,17 @@ class Netlink:
                     raise NetlinkRefused(code, f"dump: {os.strerror(code)}{_extended(flags, payload)}")
                 found.append(payload)
 
-    def _receive(self) -> Iterator[tuple[int, int, int, bytes]]:
-        received = self._socket.recv(1 << 17)
+    def _send(self, message: bytes | bytearray) -> None:
+        try:
+            self._socket.send(message)
+        except BlockingIOError as error:
+            raise TimeoutError("the kernel does not take a netlink message") from error
+
+    def _receive(self, room: int) -> Iterator[tuple[int, int, int, bytes]]:
+        try:
+            received = self._socket.recv(room)
+        except BlockingIOError as error:
+            raise TimeoutError("the kernel does not answer a netlink message") from error
         offset = 0
         while offset + _HEADER.size <= len(received):
             length, kind, flags, sequence, _ = _HEADER.unpack_from(received, offset)
@@ -264,3 +298,16 @@ def parse_attributes(raw: bytes) -> dict[int, bytes]:
         found[kind & 0x3FFF] = raw[offset + 4 : offset + length]
         offset += (length + 3) & ~3
     return found
+
+
+def first_attribute(raw: bytes, wanted: int) -> bytes:
+    """The first attribute of a kind, without a look at what follows it; empty when there is none."""
+    offset = 0
+    while offset + 4 <= len(raw):
+        length, kind = _ATTRIBUTE.unpack_from(raw, offset)
+        if kind == wanted:
+            return raw[offset + 4 : offset + length]
+        if length < 4:
+            break
+        offset += (length + 3) & ~3
+    return b""
