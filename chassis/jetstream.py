@@ -93,7 +93,7 @@ def parse_answer(body: bytes) -> _Answer:
     """Answer of the API; raises :class:`Missing`, :class:`JetStreamRefused`, :class:`Unavailable` when it is none."""
     try:
         answer = _answer.decode(body)
-    except msgspec.DecodeError as error:
+    except (msgspec.DecodeError, UnicodeDecodeError) as error:
         raise Unavailable(f"an answer of JetStream cannot be read: {error}") from error
     if answer.error is None:
         return answer

@@ -189,7 +189,7 @@ def open_sealed(kind: type[T], sealed: bytes) -> tuple[T, str]:
         raise Malformed(f"{kind.__name__} of {len(sealed)} bytes is larger than {MAX_VALUE}")
     try:
         version, traceparent, body = _envelope.decode(sealed)
-    except (msgspec.DecodeError, RecursionError) as error:
+    except (msgspec.DecodeError, ValueError, RecursionError) as error:  # ValueError: text that is no UTF-8
         raise Malformed(f"{kind.__name__}: not an envelope of ours: {error}") from error
     if version != VERSION:
         raise UnknownVersion(f"{kind.__name__} of version {version}; this release knows {VERSION}")

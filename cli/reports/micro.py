@@ -39,7 +39,7 @@ def agent(answer: bytes, now: datetime) -> Agent | None:
     """
     try:
         told = msgspec.json.decode(answer, type=_Stats)
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return None
     metadata = told.metadata or {}
     if "instance" not in metadata:

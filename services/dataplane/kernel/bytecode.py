@@ -82,7 +82,7 @@ class Cache:
         if path.exists():
             try:
                 return msgspec.msgpack.decode(path.read_bytes(), type=Bytecode)
-            except msgspec.DecodeError:
+            except (msgspec.DecodeError, UnicodeDecodeError):
                 path.unlink(missing_ok=True)
         if version is None:
             raise CompileError("no bytecode in the cache and no bcc to make it: install python3-bpfcc")

@@ -123,7 +123,9 @@ class TestMicro:
         assert (found.service, found.instance, found.ready, found.rss_bytes) == ("ipam", "ipam-cp-7", True, 9)
         assert (found.uptime_seconds, found.requests, found.errors, found.mean_ms) == (60.0, 4, 1, 2.0)
 
-    @pytest.mark.parametrize("answer", [b"", b"{", b"[]", b'{"name": 3}', b'{"name": "stranger", "metadata": {}}'])
+    @pytest.mark.parametrize(
+        "answer", [b"", b"{", b"[]", b'{"name":"\xff"}', b'{"name": 3}', b'{"name": "stranger", "metadata": {}}']
+    )
     def test_strangers_and_garbage_are_no_agents(self, answer: bytes) -> None:
         assert micro.agent(answer, self.NOW) is None
 

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proto import codec
+from proto.addresses import Claim
 from proto.objects import KINDS, Namespace, Owner, Pod
 from proto.policy import Revision
 from tests.core.proto.strategies import MESSAGES, values_of
@@ -54,6 +55,15 @@ def test_a_damaged_value_is_malformed_or_another_value(pod: Pod, at: int, byte: 
         codec.open_sealed(Pod, bytes(sealed))
     except (codec.Malformed, codec.UnknownVersion):
         return
+
+
+def test_text_that_is_no_utf_8_is_malformed() -> None:
+    whole = codec.seal(
+        Claim(ip_address("10.0.0.1"), Owner("n", "k", "o", 0), "node", "u", "c", "eth0", 1, "n"), "trace"
+    )
+    for word in (b"trace", b"node"):
+        with pytest.raises(codec.Malformed, match="Claim"):
+            codec.open_sealed(Claim, whole.replace(word, b"\xff" * len(word)))
 
 
 def test_another_major_version_is_not_malformed() -> None:

@@ -29,7 +29,7 @@ DNS = Service(
 )
 
 _CLIENT = """
-import os, socket, sys
+import os, select, socket, sys
 with open(sys.argv[1] + "/cgroup.procs", "w") as procs: procs.write(str(os.getpid()))
 s = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET, socket.SOCK_DGRAM)
 for line in sys.stdin:
@@ -38,6 +38,8 @@ for line in sys.stdin:
     try:
         if word == "connect":
             s.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)  # hear what there is to hear of the last one
+            answers = select.select([s], [], [], 0)[0]
+            while answers and s.recv(100): answers = select.select([s], [], [], 0)[0]
             s.connect((sys.argv[2], int(sys.argv[3])))
         if word != "wait": s.send(b"who")
         print(s.recv(100).decode(), flush=True)
