@@ -65,7 +65,7 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
     journal = Journal.open(
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
-    datapath = Datapath.open(settings.pin_root, settings.bpf_cache, tcx=None if settings.tcx else False)
+    datapath = Datapath.open(settings.pin_root, settings.bpf_cache, filter_pods=not settings.tcx)
     courtesy = Courtesy()
     feed, registry = Feed(bus, settings.node), Registry(Bell(courtesy))
     enforcer = Enforcer(datapath.tables, feed, registry, log, budget=settings.flow_budget)

@@ -30,8 +30,9 @@ class Settings(BaseSettings):
     bpf_cache: Path = Path("/var/cache/airmesh/bpf")
     """Folder of compiled eBPF programs."""
     tcx: bool = False
-    """Hang the programs by tcx links instead of cls_bpf filters. Each tcx link waits for the kernel's grace periods
-    (some 25 ms a pod, where a filter takes 0.3), which buys nothing here: filters outlive the agent as well."""
+    """Hang the pods' programs by tcx links instead of cls_bpf filters. A packet passes a tcx link some 20 ns sooner,
+    but each one that is made waits for the kernel's grace periods (25 ms a pod, where a filter takes 0.3). Uplinks
+    always have tcx links where the kernel knows them (6.6). Both outlive the agent."""
     boot_id: str = ""
     """Names this boot of the node; empty: the kernel's boot id and the namespace's cookie."""
     add_deadline: float = 20.0

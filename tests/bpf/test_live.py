@@ -307,6 +307,47 @@ def test_another_layout_is_taken_over_name_by_name(node: LiveNode, folder: Path,
     new.close()
 
 
+def test_what_hangs_stays_as_it_hangs(node: LiveNode, folder: Path, cache: Path) -> None:
+    """An agent that would hang programs otherwise takes over what is there, in both directions."""
+    pins = {True: {"from_pod", "to_pod"}, False: {f"{hook.value}-{node.a.ifindex}" for hook in ENDPOINT_HOOKS}}
+    for way, turn in ((True, "one"), (False, "other")):
+        first = opened(folder / turn, cache, node, tcx=way)
+        fill(first, node)
+        attach(first, node)
+        first.close()
+        second = opened(folder / turn, cache, node, tcx=not way)
+        attach(second, node)
+        kept = {pin.name for pin in (second._links / node.a.device).iterdir()}
+        assert kept == pins[way]
+        assert talks(node, 4)
+        with inside(node.netns):
+            assert {state.attached for state in second.links().values()} == {True}
+            for pod in (node.a, node.b):
+                second.detach(pod.device)
+        second.close()
+
+
+@pytest.mark.parametrize("filter_pods", [True, False])
+def test_pods_by_filters_beside_an_uplink_by_links(
+    node: LiveNode, folder: Path, cache: Path, filter_pods: bool
+) -> None:
+    with inside(node.netns):
+        run("ip", "-n", node.netns, "link", "add", UPLINK, "type", "veth", "peer", "name", "am-peer")
+        datapath = Datapath.open(folder, cache, tcx=True, filter_pods=filter_pods)
+    fill(datapath, node)
+    attach(datapath, node)
+    with inside(node.netns):
+        datapath.attach_uplink(ifindex_of(node.netns, UPLINK), UPLINK)
+    listed = run("tc", "-n", node.netns, "filter", "show", "dev", node.a.device, "ingress")
+    assert ("from_pod" in listed) == filter_pods
+    assert "from_wire" not in run("tc", "-n", node.netns, "filter", "show", "dev", UPLINK, "ingress")
+    with inside(node.netns):
+        hanging = {name: state.attached for name, state in datapath.links().items()}
+    assert hanging == dict.fromkeys((node.a.device, node.b.device, UPLINK), True)
+    assert talks(node, 6)
+    datapath.close()
+
+
 @pytest.mark.parametrize("way", [True, False], ids=["tcx", "clsact"])
 def test_across_two_nodes(folder: Path, cache: Path, way: bool) -> None:
     with two_nodes() as (one, other):

@@ -163,6 +163,19 @@ def _delete_entries(lab: Lab, node: str) -> None:
         os.close(fd)
 
 
+def _bpf_links(lab: Lab, node: str) -> list[Path]:
+    """Pins of the programs that hang by bpf links: the uplink's and the sockets' (a filter's pin has a number)."""
+    return sorted(pin for pin in lab.where.node(node).bpffs.glob("v*/links/*/*") if "-" not in pin.name)
+
+
+def _target(pin: Path) -> str:
+    """``<where>/<hook> <ifindex or cgroup>``; 0 when it hangs in the air."""
+    fd = bpf.pinned(pin)
+    target = bpf.link_info(fd).target
+    os.close(fd)
+    return f"{pin.parent.name}/{pin.name} {target}"
+
+
 def _kernel(lab: Lab, node: str) -> dict[str, list[str]]:
     """What the agents have put into a node's kernel, as the system's own tools tell it."""
     asked = {
@@ -174,6 +187,7 @@ def _kernel(lab: Lab, node: str) -> dict[str, list[str]]:
     }
     told = {what: sorted(lab.inside(node, *command).splitlines()) for what, command in asked.items()}
     links = [line.split(": ")[1].split("@")[0] for line in told["links"]]
+    told["bpf links"] = [_target(pin) for pin in _bpf_links(lab, node)]
     told["filters"] = [
         f"{link} {side} {line.split('bpf')[-1].split(' id ')[0]}"
         for link in links
@@ -211,6 +225,10 @@ def _by_hand(lab: Lab, node: str) -> None:
     for line in lab.inside(node, "tc", "qdisc", "show").splitlines():
         if "clsact" in line:
             lab.inside(node, "tc", "qdisc", "del", "dev", line.split()[4], "clsact")
+    for pin in _bpf_links(lab, node):
+        fd = bpf.pinned(pin)
+        bpf.link_detach(fd)
+        os.close(fd)
     _delete_entries(lab, node)
 
 

@@ -68,7 +68,9 @@ class LinkState:
 class Datapath:
     """The loaded programs of one node. Make it with :meth:`open`."""
 
-    def __init__(self, folder: Path, tables: Tables, programs: dict[str, int], *, tcx: bool) -> None:
+    def __init__(
+        self, folder: Path, tables: Tables, programs: dict[str, int], *, tcx: bool, filter_pods: bool = False
+    ) -> None:
         self.tables = tables
         self.broom = Broom(tables, programs[_COLLECT])
         self.tcx = tcx
@@ -78,12 +80,14 @@ class Datapath:
         self._links = folder / "links"
         self._others = self._other_layouts()
         self._by_hook = {hook: programs[hook.value] for hook in Hook}
-        self._sockets: Holder = LinkHolder()
-        self._devices: Holder = LinkHolder() if tcx else FilterHolder()
+        self._by_links, self._by_filters = LinkHolder(), FilterHolder()
+        self._uplinks: Holder = self._by_links if tcx else self._by_filters
+        self._pods: Holder = self._by_filters if filter_pods else self._uplinks
 
     @classmethod
-    def open(cls, pins: Path, cache: Path, *, tcx: bool | None = None) -> Self:
-        """Loads the programs and takes over what is pinned. ``tcx`` None: whatever this kernel has.
+    def open(cls, pins: Path, cache: Path, *, tcx: bool | None = None, filter_pods: bool = False) -> Self:
+        """Loads the programs and takes over what is pinned. ``tcx`` None: whatever this kernel has; ``filter_pods``:
+        cls_bpf filters for pods all the same. What hangs already stays as it hangs.
 
         Raises NotBpffs, CompileError, LayoutMismatch, BpfError (the verifier's log in it).
         """
@@ -96,7 +100,7 @@ class Datapath:
         descriptors = open_maps(folder / "maps")
         programs = {name: _load(bytecode, name, descriptors) for name in bytecode.programs}
         supported = has_tcx(programs[Hook.FROM_POD.value]) if tcx is None else tcx
-        datapath = cls(folder, Tables(descriptors), programs, tcx=supported)
+        datapath = cls(folder, Tables(descriptors), programs, tcx=supported, filter_pods=filter_pods)
         datapath._refresh()
         return datapath
 
@@ -104,17 +108,17 @@ class Datapath:
         """Hangs ``from_pod`` and ``to_pod`` on a host veth. Idempotent; mends what hangs in the air. What rtnetlink has
         to do for it is given to ``run``.
         """
-        self._attach(name, ENDPOINT_HOOKS, ifindex, self._devices, run)
+        self._attach(name, ENDPOINT_HOOKS, ifindex, self._pods, run)
 
     def attach_uplink(self, ifindex: int, name: str) -> None:
         """Hangs ``from_wire`` and ``to_wire`` on an uplink. Idempotent."""
-        self._attach(name, UPLINK_HOOKS, ifindex, self._devices)
+        self._attach(name, UPLINK_HOOKS, ifindex, self._uplinks)
 
     def attach_sockets(self, cgroup: Path) -> None:
         """Hangs the socket programs on a cgroup2 folder. They act in the namespaces of ``tables.cookies`` only."""
         descriptor = os.open(cgroup, os.O_RDONLY | os.O_DIRECTORY)
         try:
-            self._attach(SOCKETS, SOCKET_HOOKS, descriptor, self._sockets)
+            self._attach(SOCKETS, SOCKET_HOOKS, descriptor, self._by_links)
         finally:
             os.close(descriptor)
 
@@ -129,7 +133,7 @@ class Datapath:
     def _release(self, name: str, *, doomed: bool) -> None:
         folder = self._link_folder(name)
         if folder.is_dir():
-            self._holder(name).release(folder, doomed=doomed)
+            self._holder(folder).release(folder, doomed=doomed)
 
     def detach_sockets(self) -> None:
         """Takes the socket programs off."""
@@ -140,7 +144,7 @@ class Datapath:
         states = {}
         for folder in sorted(self._links.iterdir()):
             name = _name_of(folder.name)
-            states[name] = _state(name, self._holder(name).held(folder))
+            states[name] = _state(name, self._holder(folder).held(folder))
         return states
 
     def retire(self) -> tuple[str, ...]:
@@ -169,14 +173,17 @@ class Datapath:
                 for pin in old.iterdir():
                     pin.rename(folder / pin.name)
                 old.rmdir()
+        if folder.is_dir() and any(folder.iterdir()):
+            holder = self._holder(folder)
         holder.hold(folder, {hook: self._by_hook[hook] for hook in hooks}, target, run)
 
     def _refresh(self) -> None:
         for folder in self._links.iterdir():
-            self._holder(_name_of(folder.name)).refresh(folder, self._by_hook)
+            self._holder(folder).refresh(folder, self._by_hook)
 
-    def _holder(self, name: str) -> Holder:
-        return self._sockets if name == SOCKETS else self._devices
+    def _holder(self, folder: Path) -> Holder:
+        """Who holds what is pinned there: filters' pins carry the interface's index."""
+        return self._by_filters if any("-" in pin.name for pin in folder.iterdir()) else self._by_links
 
     def _link_folder(self, name: str) -> Path:
         return self._links / _pin_name(name)
