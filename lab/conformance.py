@@ -38,7 +38,8 @@ _SLOW = re.compile(r"\[Slow\]|PerformanceDNS|LoadBalancer|affinity timeout")
 _DRY_RUN_SECONDS = 60.0
 _IMPOSSIBLE = (
     (r"SCTPConnectivity|using SCTP|SCTP should", "the kernel has no SCTP"),
-    (r"Internet connection|forward PTR records", "needs the internet"),
+    (r"DNS configMap nameserver", "edits the Corefile by hand, which the mesh decides and takes back"),
+    (r"Internet connection", "needs the internet"),
     (r"IPerf2", "reads lines of iperf 2.2, Debian 12 has 2.1"),
     (r"KubeProxyNFAcct|kube-proxy urls", "asks kube-proxy which mode it has (its page of health airmesh has)"),
     (r"TCP CLOSE_WAIT timeout", "looks for kube-proxy's entry in the kernel's table of connections"),
