@@ -63,24 +63,32 @@ class Link:
         self._denied = asyncio.Event()
 
     async def __aenter__(self) -> Link:
-        where = self._settings
         seed = self._seed()
         try:
-            async with asyncio.timeout(where.deadline - 0.5):
-                await self._client.connect(
-                    where.url,
-                    name="airmesh-cli",
-                    nkeys_seed_str=seed,
-                    inbox_prefix=f"_INBOX.{where.user}".encode(),
-                    connect_timeout=2,
-                    allow_reconnect=False,
-                    error_cb=self._on_error,
-                )
+            async with asyncio.timeout(self._settings.deadline - 0.5):
+                try:
+                    await self._connect(seed)
+                except ConnectionResetError:
+                    # The server's refusal may be overtaken by the end of its connection: ask once more what is wrong.
+                    await self._abandon()
+                    self._client, self._fault = Client(), None
+                    await self._connect(seed)
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             await self._abandon()
             raise self._unreachable(self._fault or error) from error
         self._connected = True
         return self
+
+    async def _connect(self, seed: str) -> None:
+        await self._client.connect(
+            self._settings.url,
+            name="airmesh-cli",
+            nkeys_seed_str=seed,
+            inbox_prefix=f"_INBOX.{self._settings.user}".encode(),
+            connect_timeout=2,
+            allow_reconnect=False,
+            error_cb=self._on_error,
+        )
 
     def _seed(self) -> str:
         path = self._settings.seed_file

@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
+import socket
+import struct
 import sys
 import time
 from collections.abc import Mapping
@@ -263,6 +265,30 @@ class TestNoBus:
         stranger = NatsServer(tmp_path / "other")
         told = await airmesh(environment(stranger, AIRMESH_NATS=nats_server.url), "pods")
         assert told.code == 3
+        assert "does not know the user" in told.err
+
+    async def test_a_refusal_that_the_end_of_its_connection_overtook(
+        self, nats_server: NatsServer, tmp_path: Path
+    ) -> None:
+        met = 0
+
+        async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            nonlocal met
+            met += 1
+            writer.write(b'INFO {"server_id":"A","version":"2.10.0","max_payload":1048576,"nonce":"abcdefghijk"}\r\n')
+            await reader.readline()
+            if met == 1:
+                ending = struct.pack("ii", 1, 0)  # reset, not closed
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ending)
+            else:
+                writer.write(b"-ERR 'Authorization Violation'\r\n")
+                await writer.drain()
+            writer.close()
+
+        async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            told = await airmesh(environment(nats_server, AIRMESH_NATS=f"nats://127.0.0.1:{port}"), "pods")
+        assert (told.code, met) == (3, 2)
         assert "does not know the user" in told.err
 
     async def test_the_seed_is_no_seed(self, nats_server: NatsServer, tmp_path: Path) -> None:
