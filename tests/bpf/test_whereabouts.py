@@ -101,6 +101,17 @@ def test_destination_that_comes_and_goes(world: World, version: int) -> None:
     assert seen == [HOP, HOP, MOVED, MOVED, HOP, HOP]
 
 
+def test_icmp_error_of_a_pod_goes_where_its_flow_does(world: World, version: int) -> None:
+    protocol = ICMP if version == 4 else 58
+    own = str(world.a.address(version))
+    there = segment(REMOTE[version], own)
+    error = frames.ip(own, REMOTE[version], protocol, frames.icmp_error(version, there))
+    assert str(world.from_wire(there)) == "redirect"
+    assert [world.from_pod(world.a, error).frame[:6] for _ in range(2)] == [HOP, HOP]
+    comes_here(world, version)
+    assert world.from_pod(world.a, error).frame[:6] == MOVED
+
+
 def test_icmp_error_is_as_credible_as_who_sends_it(world: World, version: int) -> None:
     """About a flow that is known, but in the name of somebody who is here."""
     about = segment(world.a.address(version), REMOTE[version])

@@ -122,11 +122,11 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 }
 
 /* verdict->where for a packet of a known flow (0: nobody has asked yet). An ICMP error may come from anybody on the way. */
-AM_INLINE void am_locate(const struct am_packet *p, const struct am_flow_key *key, struct am_flow *flow, struct am_verdict *v)
+AM_INLINE void am_locate(const struct am_packet *p, const struct am_role *role, const struct am_flow_key *key, struct am_flow *flow, struct am_verdict *v)
 {
 	u64 known = flow->whereabouts;
 
-	if (p->is_error)
+	if (p->is_error && role->side == AM_SIDE_INGRESS)
 		v->where = am_at(&p->source);
 	else if (known & 0xff && known >> 8 == v->generation)
 		v->where = known & 0xff;
@@ -141,7 +141,7 @@ AM_INLINE void am_continue(const struct am_packet *p, const struct am_role *role
 	u32 flags;
 
 	if (role->is_outer)
-		am_locate(p, key, flow, verdict);
+		am_locate(p, role, key, flow, verdict);
 	if (am_is_forged(role, verdict))
 		return;
 	if (flow->generation != verdict->generation && !(flow->flags & AM_FLOW_HOST)) {
