@@ -40,7 +40,7 @@ def read_ports(path: Path) -> Ports:
     """What `doors.json` says; zeros when there is none yet."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Ports)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return Ports()
 
 

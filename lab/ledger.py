@@ -32,7 +32,7 @@ def decode(text: bytes) -> list[Entry]:
     """Entries of a ledger. A torn or foreign file gives none: the other ways of finding processes remain."""
     try:
         return msgspec.json.decode(text, type=list[Entry])
-    except msgspec.DecodeError:
+    except (msgspec.DecodeError, UnicodeDecodeError):
         return []
 
 

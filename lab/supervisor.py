@@ -181,7 +181,7 @@ class Supervisor:
             while line := await reader.readline():
                 try:
                     answer = await self.answer(msgspec.json.decode(line, type=Request))
-                except msgspec.DecodeError as bad:
+                except (msgspec.DecodeError, UnicodeDecodeError) as bad:
                     answer = Answer(error=f"not a request: {bad}")
                 writer.write(msgspec.json.encode(answer) + b"\n")
                 await writer.drain()

@@ -44,7 +44,7 @@ def read_record(where: Paths) -> Record | None:
     """What a lab was asked to be; None when there is no lab (or only half a file of one)."""
     try:
         return msgspec.json.decode(where.record.read_bytes(), type=Record)
-    except (FileNotFoundError, msgspec.DecodeError):
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
         return None
 
 

@@ -210,9 +210,9 @@ class Journal:
             await self._commit(())
         finally:
             self._fault = self._fault or JournalFault("the journal is closed")
-            self._writer.close()
-            os.close(self._file)
-            os.close(self._lock)
+            if self._writer.close():  # else it still writes: the files go with the agent
+                os.close(self._file)
+                os.close(self._lock)
 
     async def _decided(self, decision: D) -> D:
         await self._commit(decision.records if isinstance(decision, Grant) else ())

@@ -44,10 +44,11 @@ class OneThread:
         finally:
             late.cancel()
 
-    def close(self) -> None:
-        """Ends the thread after the jobs that are waiting."""
+    def close(self) -> bool:
+        """Ends the thread after the jobs that are waiting; False when it still works after five seconds."""
         self._jobs.put(None)
         self._thread.join(5)
+        return not self._thread.is_alive()
 
     def _work(self) -> None:
         while (item := self._jobs.get()) is not None:
