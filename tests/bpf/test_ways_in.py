@@ -328,7 +328,7 @@ def test_no_forged_source_is_forwarded(outer: Edge, version: int) -> None:
             text = f"from {who}".encode()
             outer.send("am-card", datagram(source, bare(n.away), text))
         seen.settimeout(1)
-        arrived = []
+        arrived: list[bytes] = []
         while not arrived or b"from world" not in arrived[-1]:
             frame = seen.recv(2000)
             if b"from " in frame:
