@@ -90,6 +90,13 @@ class TestToPod:
             passed |= {who} if outcome.action == 0 else set()
         assert passed == MAY[way]
 
+    def test_told_with_where_it_came_by(self, world: World, n: Names, way: str) -> None:
+        source = next((source for who, source in sources(n).items() if who not in MAY[way]), None)
+        if source is not None:
+            outcome = world.to_pod(world.b, segment(source, bare(n.pod)), received_on=self.by(world, way))
+            assert outcome.event is not None
+            assert (outcome.event.ifindex, outcome.event.endpoint) == (self.by(world, way), world.b.number)
+
     def test_nor_in_a_flow_that_there_is(self, world: World, n: Names, way: str) -> None:
         """The forger knows ports, and the policy has changed since or has not."""
         for who, source in sources(n).items():
