@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
 import socket
 import subprocess
 import sys
@@ -33,7 +34,10 @@ from proto.objects import (
 )
 from proto.policy import Ack
 from proto.subjects import ACKS, FLOWS
-from tests.bpf.world import inside, run
+from services.dataplane.kernel import bpf
+from tests.bpf import frames
+from tests.bpf.frames import UDP
+from tests.bpf.world import ifindex_of, inside, run
 from tests.natsd import bus_of
 from tests.netns.dataplane.mesh import Listener, Mesh, RunningPod, dial, wait_for
 
@@ -349,3 +353,46 @@ def test_what_it_measures_of_itself(node: Mesh) -> None:
     assert float(samples['airmesh_cni_seconds_count{code="0",verb="ADD"}']) >= 2
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as page:
         assert json.loads(page.read()) == {"ready": True, "missing": {}}
+
+
+def test_who_forges_a_source_is_named_and_not_whose_it_is(node: Mesh) -> None:
+    thief, owner = node.pod("thief"), node.pod("owner")
+    heard: list[FlowEvent] = []
+
+    async def listen() -> None:
+        async with bus_of(node.nats, "cli") as bus:
+            await bus.subscribe(f"{FLOWS}.>", FlowEvent, lambda _, event: heard.append(event))
+            await asyncio.sleep(0.3)
+            with inside(thief.netns), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as raw:
+                raw.bind(("eth0", 0))
+                own = raw.getsockname()[4]
+                for source, kind in ((owner.four, 0x0800), (owner.six, 0x86DD)):
+                    to = "172.30.0.1" if kind == 0x0800 else "fd00:172:30::1"
+                    raw.send(frames.eth(frames.ip(source, to, UDP, frames.udp(1, 2)), source=own, kind=kind))
+            await asyncio.sleep(1.0)
+
+    asyncio.run(listen())
+    told = [event for event in heard if event.reason == "SPOOFED_ADDRESS"]
+    assert {event.source.version for event in told} == {4, 6}
+    assert {event.source_name for event in told} == {"shop/thief"}
+    links = run("ip", "-n", node.netns, "route", "show", thief.four).split("dev ")[1].split()[0]
+    assert {event.interface for event in told} == {links}
+
+
+def test_the_kernel_is_told_which_interfaces_bring_others(node: Mesh) -> None:
+    wanted = {ifindex_of(node.netns, "fab0"): 0, ifindex_of(node.netns, "lo"): 1}
+    descriptor = bpf.pinned(next(node.pins.glob("v*/maps/am_uplinks")))
+    try:
+        stray = (4242).to_bytes(4, "little")
+        bpf.update(descriptor, stray, bytes(4))
+
+        def told() -> dict[int, int]:
+            found = {}
+            for _, keys, values in bpf.lookup_batch(descriptor, 4, 4):
+                for at in range(0, len(keys), 4):
+                    found[int.from_bytes(keys[at : at + 4], "little")] = int.from_bytes(values[at : at + 4], "little")
+            return found
+
+        wait_for("what nobody asked for to be taken back", lambda: told() == wanted)
+    finally:
+        os.close(descriptor)
