@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import socket
 import struct
+import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
@@ -312,19 +313,82 @@ def test_frames_as_they_come(outer: Edge, version: int) -> None:
     assert passed == uplink | card
 
 
-@FAMILIES
-def test_no_forged_source_is_forwarded(outer: Edge, version: int) -> None:
-    """From the card through the node's stack to the uplink, as to a pod elsewhere."""
-    n = Names(version)
+def lead_away(outer: Edge, n: Names) -> None:
+    """A route by the uplink to the pod that is away."""
     node, outside = outer.node.netns, outer.node.netns + "o"
-    length, next_hop = (32, "172.30.0.12") if version == 4 else (128, "fd00:172:30::12")
+    length, next_hop = (32, "172.30.0.12") if n.version == 4 else (128, "fd00:172:30::12")
     far = run("ip", "-n", outside, "-o", "link", "show", "dev", f"{UPLINK}p").split("link/ether ")[1].split()[0]
     for command in (
-        f"addr add {bare(n.node)}/{24 if version == 4 else 64} dev {UPLINK}" + (" nodad" if version == 6 else ""),
+        f"addr add {bare(n.node)}/{24 if n.version == 4 else 64} dev {UPLINK}" + (" nodad" if n.version == 6 else ""),
         f"neigh add {next_hop} lladdr {far} dev {UPLINK}",
         f"route add {bare(n.away)}/{length} via {next_hop}",
     ):
         run("ip", "-n", node, *command.split())
+
+
+def strays(source: str, destination: str, text: bytes) -> list[bytes]:
+    """A datagram in two fragments which the node's stack, once conntrack has joined them, cuts anew out of whole cloth:
+    what stands before the first one's fragment header leaves no room in the second one's memory.
+    """
+    body = datagram(source, destination, text + bytes(1200))[40:]
+    option = bytes([0x1E, 253]) + bytes(253)
+    options = option * 2
+    size = 2 + len(options)
+    first, second = (frames.fragment6(UDP, offset=at, more=not at, ident=77) for at in (0, 504))
+    long = bytes([frames.FRAGMENT, size // 8 - 1]) + options + first + body[:504]
+    return [
+        frames.ip(source, destination, frames.HOP_BY_HOP, long),
+        frames.ip(source, destination, frames.FRAGMENT, second + body[504:]),
+    ]
+
+
+TRACKING = b"""table inet tracking {
+ chain postrouting {
+  type nat hook postrouting priority srcnat;
+  ip6 saddr 2001:db8:99::/64 masquerade
+ }
+}
+"""
+
+
+def track(netns: str) -> None:
+    """Conntrack, as the table of masquerading brings it."""
+    command = ["nsenter", f"--net=/run/netns/{netns}", "nft", "-f", "-"]
+    subprocess.run(command, input=TRACKING, check=True, capture_output=True)
+
+
+def test_fragments_that_forget_where_they_came_from(outer: Edge) -> None:
+    """As the node itself they would pass whatever isolates the pod; and what the node does send itself still does."""
+    n, pod = Names(6), outer.node.b
+    track(outer.node.netns)
+    isolated = at.Subject(ingress_isolated=True, egress_isolated=True)
+    with pod.socket(6, socket.SOCK_DGRAM) as server:
+        server.bind((str(pod.address(6)), 7000))
+        server.settimeout(0.3)
+        for isolation, reached in (
+            (at.Subject(ingress_isolated=False, egress_isolated=False), {"world"}),
+            (isolated, set()),
+        ):
+            outer.datapath.tables.subjects.put(at.SubjectKey(identity=pod.identity), isolation)
+            outer.datapath.tables.bump_generation()
+            got = set()
+            for who in ("node", "pod here", "pod away", "world"):
+                for piece in strays(sources(n)[who], str(pod.address(6)), who.encode()):
+                    outer.send("am-card", piece)
+                with suppress(TimeoutError):
+                    got.add(server.recv(3000).rstrip(b"\0").decode())
+            assert got == reached
+        with inside(outer.node.netns), socket.socket(socket.AF_INET6, socket.SOCK_DGRAM) as own:
+            own.bind((bare(n.node), 0))
+            own.sendto(bytes(4000), (str(pod.address(6)), 7000))
+        assert len(server.recv(5000)) == 4000
+
+
+@FAMILIES
+def test_no_forged_source_is_forwarded(outer: Edge, version: int) -> None:
+    """From the card through the node's stack to the uplink, as to a pod elsewhere."""
+    n, outside = Names(version), outer.node.netns + "o"
+    lead_away(outer, n)
     with inside(outside), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as seen:
         seen.bind((f"{UPLINK}p", 0))
         for who in ("pod away", "pod here", "other node", "world"):
@@ -342,3 +406,21 @@ def test_no_forged_source_is_forwarded(outer: Edge, version: int) -> None:
                 arrived.append(frame[frame.index(b"from ") :])
     assert arrived == [b"from world"]
     assert outer.dropped(DropReason.SPOOFED_ADDRESS) == 3
+
+
+def test_nor_in_fragments_that_forget_where_they_came_from(outer: Edge) -> None:
+    n, outside = Names(6), outer.node.netns + "o"
+    track(outer.node.netns)
+    lead_away(outer, n)
+    with inside(outside), socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3)) as seen:
+        seen.bind((f"{UPLINK}p", 0))
+        for who in ("pod away", "pod here", "world"):
+            for piece in strays(sources(n)[who], bare(n.away), f"from {who};".encode()):
+                outer.send("am-card", piece)
+        seen.settimeout(1)
+        arrived: list[bytes] = []
+        while not arrived:
+            frame = seen.recv(2000)
+            if b"from " in frame:
+                arrived.append(frame[frame.index(b"from ") :].partition(b";")[0])
+    assert arrived == [b"from world"]

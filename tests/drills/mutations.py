@@ -514,6 +514,13 @@ DATAPATH = (
         tests=("tests/bpf/test_ways_in.py::TestToPod",),
     ),
     Mutant(
+        name="whatever-no-interface-brought-is-the-nodes-own",
+        file="services/dataplane/bpf/spoof.h",
+        old="	return !skb->ingress_ifindex && p->is_fragment && !skb->sk;\n",
+        new="	return 0;\n",
+        tests=("tests/bpf/test_ways_in.py::test_fragments_that_forget_where_they_came_from",),
+    ),
+    Mutant(
         name="forwarded-in-anybodys-name",
         file="services/dataplane/bpf/datapath.c",
         old="			reason = am_check_forwarded(p);\n",

@@ -131,6 +131,8 @@ int to_pod(struct __sk_buff *skb)
 	reason = am_parse_addresses(skb, p, skb->protocol);
 	if (!reason)
 		reason = am_parse(skb, p);
+	if (am_is_stray(skb, p))
+		is_ours = 0;
 	if (!reason && !is_ours)
 		reason = am_check_scope(p);
 	if (!reason && !is_ours)
@@ -232,10 +234,17 @@ int to_wire(struct __sk_buff *skb)
 	struct am_link_key from = { .ifindex = skb->ingress_ifindex };
 	struct am_role role = { .side = AM_SIDE_INGRESS };
 	struct am_packet *p;
+	u8 answers = 0;
 	u32 reason;
 
-	if (from.ifindex ? am_links.lookup(&from) || am_uplinks.lookup(&from) : !am_expects_answers())
-		return TC_ACT_OK;
+	if (from.ifindex) {
+		if (am_links.lookup(&from) || am_uplinks.lookup(&from))
+			return TC_ACT_OK;
+	} else {
+		answers = am_expects_answers();
+		if (!answers && skb->sk)
+			return TC_ACT_OK;
+	}
 	if (am_is_tagged(skb) || (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6))
 		return TC_ACT_OK;
 	p = am_scratch_packet();
@@ -247,7 +256,13 @@ int to_wire(struct __sk_buff *skb)
 			reason = am_check_forwarded(p);
 		return reason ? am_refuse(skb, p, &role, reason) : TC_ACT_OK;
 	}
-	if (reason || am_parse(skb, p) || am_join(p, 0))
+	if (reason || am_parse(skb, p))
+		return TC_ACT_OK;
+	if (am_is_stray(skb, p)) {
+		reason = am_check_stray(p);
+		return reason ? am_refuse(skb, p, &role, reason) : TC_ACT_OK;
+	}
+	if (!answers || am_join(p, 0))
 		return TC_ACT_OK;
 	if ((p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP) || !am_recall(am_work_of(p), AM_PLACE_NODE))
 		return TC_ACT_OK;

@@ -154,6 +154,15 @@ AM_INLINE u32 am_check_way(const struct am_packet *p, u32 from, struct am_role *
 	return AM_REASON_SPOOFED_ADDRESS;
 }
 
+/* A stray (am_is_stray) may be anybody's: those of the cluster reach no pod by it. Their own way to one is the fast path. */
+AM_INLINE u32 am_check_stray(const struct am_packet *p)
+{
+	u32 flags;
+
+	am_identity_of(&p->destination, &flags);
+	return flags & AM_IPCACHE_POD && am_is_known(&p->source) ? AM_REASON_SPOOFED_ADDRESS : 0;
+}
+
 /*
  * May what the stack forwards leave by an uplink, where the other end believes its source? Of a pod here and of another
  * uplink it was judged as it came. The node's own address is what the stack's translation gives to anybody (containers
@@ -175,6 +184,16 @@ AM_INLINE u32 am_check_forwarded(const struct am_packet *p)
 			return 0;
 	}
 	return AM_REASON_SPOOFED_ADDRESS;
+}
+
+/*
+ * A fragment that no interface brought and no socket sent. IPv6's stack cuts anew what it forwards when conntrack has put
+ * it together, and the pieces forget where they came from (ip6_copy_metadata); of what a node sends itself each has its
+ * socket.
+ */
+AM_INLINE int am_is_stray(const struct __sk_buff *skb, const struct am_packet *p)
+{
+	return !skb->ingress_ifindex && p->is_fragment && !skb->sk;
 }
 
 /* Messages between neighbours and routers. Sets *to_node when the node's stack, and nobody else, is to have the packet. */

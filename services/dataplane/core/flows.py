@@ -73,7 +73,7 @@ class Interpreter:
             revision=f"{policy.revision.epoch}:{policy.revision.sequence}" if policy else "",
             length=event.length,
             missed=event.missed + missed,
-            interface=self.names.interfaces.get(event.ifindex, f"#{event.ifindex}") if forged else "",
+            interface=self.names.interfaces.get(event.ifindex, f"#{event.ifindex}") if forged and event.ifindex else "",
         )
 
 
