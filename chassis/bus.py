@@ -28,8 +28,9 @@ from chassis.secret import Secret
 from chassis.telemetry import Telemetry, current_traceparent
 from chassis.view import Cursor, View
 from proto import codec
+from proto.events import ServiceFault
 from proto.requests import Reply
-from proto.subjects import BUCKETS, ROLES, Bucket, Role
+from proto.subjects import BUCKETS, ROLES, Bucket, Role, event_subject
 
 if TYPE_CHECKING:
     from chassis.log import Log
@@ -82,7 +83,7 @@ class Bus:
         self._telemetry = telemetry
         self._spawn = spawn
         self.connection = Connection(url, user, seed, instance, log)
-        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats)
+        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats, self._tell_fault)
         unique = hashlib.blake2b(instance.encode(), digest_size=6).hexdigest()
         self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"
         self._events: asyncio.Queue[tuple[str, bytes, dict[str, str]]] = asyncio.Queue(EVENT_QUEUE)
@@ -170,6 +171,13 @@ class Bus:
         wrapped: Answer = answer
         await self.registration.add(subject, kind, wrapped)
 
+    async def serve_nodes(
+        self, subject: str, kind: type[M], answer: Callable[[str, M], Coroutine[Any, Any, msgspec.Struct | None]]
+    ) -> None:
+        """Like :meth:`serve`, on ``<subject>.<node>`` of every node; ``answer`` is given the node whose key asked."""
+        wrapped: Answer = answer
+        await self.registration.add(subject, kind, wrapped, by_node=True)
+
     def publish(self, subject: str, event: msgspec.Struct) -> None:
         """Send an event if that is possible; never blocks, never raises for the network."""
         headers = {VERSION_HEADER: str(codec.VERSION)}
@@ -201,6 +209,10 @@ class Bus:
         self._unheard.append((subject, on_raw))
         if self.connected:
             await self._register()
+
+    def _tell_fault(self, fault: str, remedy: str) -> None:
+        event = ServiceFault(self._service, codec.decode_segment(self._node) if self._node else "", fault, remedy)
+        self.publish(event_subject(self._service, "fault"), event)
 
     def _register_view(self, view: View) -> None:
         if any(other.name == view.name for other in self._views):

@@ -172,10 +172,12 @@ class Connection:
             if not calls:
                 self._calls.pop(key, None)
 
-    async def send(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        """Publish without an answer; raises :class:`Unavailable`."""
+    async def send(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        """Publish without waiting for an answer; raises :class:`Unavailable`."""
         try:
-            await self.client().publish(subject, payload, headers=headers)
+            await self.client().publish(subject, payload, reply, headers=headers)
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{subject}: {error!r}") from error
 

@@ -11,7 +11,6 @@ are given as they stand in the bucket (``proto.codec`` spells them). ``purge`` i
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, TypeVar
@@ -154,7 +153,7 @@ class KV:
         def on_change(change: Change) -> None:
             found[change.key] = change
 
-        name = f"{self._consumer_prefix}-list-{uuid.uuid4().hex[:12]}"
+        name = f"{self._consumer_prefix}-list"
         tails = [
             Tail(self._connection, self.bucket.on_server, filters, f"{name}-{number}", on_change, done.set)
             for number, filters in enumerate(self.filters((prefix,)))

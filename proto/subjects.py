@@ -19,6 +19,12 @@ IPAM_SHOW = f"{ROOT}.ipam.show"
 POLICY_EXPLAIN = f"{ROOT}.policy.explain"
 POLICY_MATRIX = f"{ROOT}.policy.matrix"
 
+JETSTREAM = f"{ROOT}.jetstream"
+"""The JSON API of JetStream as every account spells it that has no streams of its own."""
+INBOX = "_INBOX"
+DISCOVERY = "$SRV.>"
+"""What is asked of all services (NATS micro, ADR-32)."""
+
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
 
@@ -31,6 +37,14 @@ def event_subject(service: str, what: str) -> str:
 def flow_subject(node_segment: str, verdict: str) -> str:
     """``airmesh.v1.flows.<node>.<verdict>``; ``node_segment`` encoded, verdict ``dropped`` or ``forwarded``."""
     return f"{FLOWS}.{node_segment}.{verdict}"
+
+
+def discovery_inbox(user: str) -> str:
+    """Where ``user`` has the answers sent to what it asks on ``$SRV``: ``<this>.<token>``.
+
+    They arrive as ``<this>.<user who answers>.<token>``; the server puts the name in.
+    """
+    return f"{INBOX}.{user}.srv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -190,7 +204,7 @@ ROLES: tuple[Role, ...] = (
     Role(
         "cli",
         reads=_EVERYTHING,
-        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, "$SRV.>"),
+        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, DISCOVERY),
         listens=(f"{EVENTS}.>", f"{FLOWS}.>"),
     ),
 )

@@ -20,7 +20,7 @@ from typing import Any
 
 from chassis.bus import Bus
 from chassis.log import Log
-from chassis.nats_config import User, make_users, render, user_name, write_seeds
+from chassis.nats_config import User, make_users, new_key, render, user_name, write_seeds
 from chassis.service import Runtime
 from chassis.settings import BaseSettings
 from chassis.telemetry import Telemetry
@@ -49,14 +49,17 @@ def free_port() -> int:
 class NatsServer:
     """One server and its folder. ``start``, ``kill`` (-9), ``restart``, ``stop`` and ``cont`` (signals), ``close``."""
 
-    def __init__(self, folder: Path, nodes: tuple[str, ...] = NODES) -> None:
+    def __init__(self, folder: Path, nodes: tuple[str, ...] = NODES, host: str = "127.0.0.1") -> None:
         self.folder = folder
         self.port = free_port()
         self.users: dict[str, User] = {user.name: user for user in make_users(ROLES, nodes, extra=EXTRA)}
         self.seeds = folder / "seeds"
         write_seeds(self.users.values(), self.seeds)
-        self._config = folder / "nats.conf"
-        self._config.write_text(render(self.users.values(), store_dir=folder / "store", port=self.port))
+        self.operator, public = new_key()
+        """Seed of a user who may do anything to the streams: stands for an operator's hand."""
+        self.config = folder / "nats.conf"
+        config = render(self.users.values(), store_dir=folder / "store", host=host, port=self.port, operator=public)
+        self.config.write_text(config)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "nats.log"
 
@@ -71,7 +74,7 @@ class NatsServer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([server_program(), "-c", str(self._config)], stdout=log, stderr=log)
+            self._process = subprocess.Popen([server_program(), "-c", str(self.config)], stdout=log, stderr=log)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:

@@ -421,30 +421,12 @@ async def test_restarts_leave_no_consumers_behind(
 
 @asynccontextmanager
 async def admin(server: NatsServer) -> AsyncIterator[Any]:
-    """A user of a second configuration that may do anything: stands for an operator's hand."""
-    seed = server.user("cluster").seed.reveal()
-    text = server._config.read_text()
-    public = server.user("cluster").public
-    server._config.write_text(_without_limits(text, public))
-    os.kill(server.pid, signal.SIGHUP)
-    await asyncio.sleep(0.2)
-    client = await nats.connect(server.url, nkeys_seed_str=seed)
+    """A user who may do anything to the streams: stands for an operator's hand."""
+    client = await nats.connect(server.url, nkeys_seed_str=server.operator.reveal())
     try:
         yield client
     finally:
         await client.close()
-        server._config.write_text(text)
-        os.kill(server.pid, signal.SIGHUP)
-        await asyncio.sleep(0.2)
-
-
-def _without_limits(text: str, public: str) -> str:
-    head, _, tail = text.partition("authorization: ")
-    authorization = json.loads(tail)
-    for user in authorization["users"]:
-        if user["nkey"] == public:
-            user.pop("permissions")
-    return head + "authorization: " + json.dumps(authorization) + "\n"
 
 
 class Proxy:
