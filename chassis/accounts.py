@@ -165,12 +165,10 @@ def _spelled(subject: str, user: User) -> str:
 
 def _between(user: User, other: User) -> list[Import]:
     """What ``user``'s account imports from ``other``'s."""
-    found: list[Import] = []
     role, account = user.role, other.name
     asked = [(_spelled(subject, user), served) for subject in role.requests for served in other.role.serves]
     told = [(_spelled(subject, user), heard) for subject in role.publishes for heard in other.role.listens]
-    for subject in filter(None, (meet(*pair) for pair in (*asked, *told))):
-        found.append(Import(account, subject, subject))
+    found = [Import(account, met, met) for met in (meet(*pair) for pair in (*asked, *told)) if met]
     if DISCOVERY in other.role.requests and DISCOVERY not in role.requests:
         inbox = discovery_inbox(account)
         found += [

@@ -5,7 +5,7 @@ at most ``AT_ONCE`` of them, and one more is refused with ``busy`` (try again): 
 a flood is bounded. A service without endpoints is registered too.
 
 Whoever asks is known by the subject, which the server grants (``chassis.accounts``), never by the body: an endpoint of
-``add(…, by_node=True)`` hears ``<subject>.<node>`` and hands the decoded node to the answering function.
+``<subject>.*`` hears each node on a subject of its own and hands the decoded node to the answering function.
 
 A server does not check where a request wants its answer, and JetStream can bring any stored bytes to any subject that
 may be published. Both can be seen (:func:`steered`): the reply of a request from another account is the server's own
@@ -22,8 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import nats.errors
@@ -58,9 +57,12 @@ _DISCOVERERS = tuple(f"{discovery_inbox(role.name)}." for role in ROLES if DISCO
 
 _STEERED = Counter("airmesh_requests_steered", "Requests dropped: no plain request of whom it came from", ["service"])
 
-M = TypeVar("M", bound=msgspec.Struct)
-Answer = Callable[..., Awaitable[msgspec.Struct | None]]
-"""``answer(message)``, or of an endpoint by node ``answer(node, message)``."""
+Answer = Callable[[Any, str], Awaitable[msgspec.Struct | None]]
+"""Takes the message and the node that sent it: the last token of the subject, which the bus lets that node alone
+publish. Empty where a subject is not one for each node.
+"""
+EACH_NODE = ".*"
+"""Ends a subject that is one for each node."""
 
 
 def steered(message: Msg, replies: tuple[str, ...]) -> str:
@@ -75,14 +77,6 @@ def steered(message: Msg, replies: tuple[str, ...]) -> str:
     if not message.reply.startswith(replies):
         return f"its reply subject {message.reply[:80]!r} is not an inbox of its sender"
     return ""
-
-
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    subject: str
-    kind: type[msgspec.Struct]
-    answer: Answer
-    by_node: bool
 
 
 def _refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
@@ -168,7 +162,7 @@ def told(stats: object) -> dict[str, str]:
 class Registration:
     """Endpoints of one service; kept until the bus is connected, then registered."""
 
-    def __init__(  # noqa: PLR0913 - a service has these parts, each by name
+    def __init__(
         self,
         service: str,
         metadata: dict[str, str],
@@ -186,15 +180,14 @@ class Registration:
         self._told: set[str] = set()
         self.dropped = 0
         """Requests that were none."""
-        self._wanted: list[_Wanted] = []
+        self._wanted: list[tuple[str, type[msgspec.Struct], Answer]] = []
         self._service: Service | None = None
 
-    async def add(self, subject: str, kind: type[M], answer: Answer, *, by_node: bool = False) -> None:
-        """Answer requests on ``subject`` (``by_node``: on ``<subject>.<node>``), from now or the first connect on."""
-        wanted = _Wanted(subject, kind, answer, by_node)
-        self._wanted.append(wanted)
+    async def add(self, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
+        """Answer requests on ``subject`` (``.*``: one for each node), from now or from the first connect on."""
+        self._wanted.append((subject, kind, answer))
         if self._service is not None:
-            await self._register(self._service, wanted)
+            await self._register(self._service, subject, kind, answer)
 
     async def start(self, client: Client) -> None:
         """Register the service and its endpoints; once, since subscriptions outlive a reconnect."""
@@ -211,17 +204,18 @@ class Registration:
         self._service = service
         with contextlib.suppress(TimeoutError, nats.errors.Error):
             await service.start()  # only its flush can fail, and a reconnect makes that good
-        for wanted in list(self._wanted):
-            await self._register(service, wanted)
+        for subject, kind, answer in list(self._wanted):
+            await self._register(service, subject, kind, answer)
 
-    async def _register(self, service: Service, wanted: _Wanted) -> None:
+    async def _register(self, service: Service, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
         async def on_request(request: Request) -> None:
-            reply = await self._answer(request, wanted)
+            node = request.subject.rsplit(".", 1)[-1] if subject.endswith(EACH_NODE) else ""
+            reply = await self._answer(request, kind, answer, node)
             await request.respond(codec.encode(reply), headers={VERSION_HEADER: str(codec.VERSION)})
 
         config = EndpointConfig(
-            name=wanted.subject.rsplit(".", 1)[-1],
-            subject=f"{wanted.subject}.*" if wanted.by_node else wanted.subject,
+            name=subject.removesuffix(EACH_NODE).rsplit(".", 1)[-1],
+            subject=subject,
             handler=on_request,
             queue_group=self._name,
         )
@@ -245,7 +239,7 @@ class Registration:
             )
         return True
 
-    async def _answer(self, request: Request, wanted: _Wanted) -> Reply:
+    async def _answer(self, request: Request, kind: type[msgspec.Struct], answer: Answer, segment: str) -> Reply:
         headers = request.headers or {}
         version = headers.get(VERSION_HEADER, str(codec.VERSION))
         if version != str(codec.VERSION):
@@ -254,10 +248,9 @@ class Registration:
         traceparent = headers.get("traceparent", "")
         with self._telemetry.span(f"answer {request.subject}", traceparent) as span:
             try:
-                message = codec.decode(wanted.kind, request.data)
-                node = (codec.decode_segment(request.subject.rsplit(".", 1)[-1]),) if wanted.by_node else ()
+                message, node = codec.decode(kind, request.data), codec.decode_segment(segment) if segment else ""
                 async with asyncio.timeout(ANSWER_DEADLINE):
-                    body = await wanted.answer(*node, message)
+                    body = await answer(message, node)
                 return Reply(ok=True, body=b"" if body is None else codec.encode(body))
             except Refused as refused:
                 span.event("refused", code=refused.code, reason=refused.message)

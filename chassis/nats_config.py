@@ -65,11 +65,15 @@ def write_seeds(users: Iterable[User], folder: Path) -> None:
     """One file ``<user>.seed`` each, readable by its owner alone."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     for user in users:
-        path = folder / f"{user.name}.seed"
-        path.unlink(missing_ok=True)
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(user.seed.reveal() + "\n")
+        write_secret(folder / f"{user.name}.seed", user.seed)
+
+
+def write_secret(path: Path, secret: Secret) -> None:
+    """A file that its owner alone can read; one that is there is replaced."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret.reveal() + "\n")
 
 
 def render(
@@ -86,11 +90,14 @@ def render(
 
     ``operator`` is the public key of one more user, who may do anything to the streams; by default there is none.
     """
-    accounts = {account.name: _account(account, operator) for account in make_accounts(users)}
-    return (
-        server_part(store_dir=store_dir, host=host, port=port, monitor_port=monitor_port, server_name=server_name)
-        + f"accounts: {json.dumps(accounts, indent=1)}\n"
-    )
+    part = server_part(store_dir=store_dir, host=host, port=port, monitor_port=monitor_port, server_name=server_name)
+    return part + accounts_part(make_accounts(users), operator)
+
+
+def accounts_part(accounts: Iterable[Account], operator: str = "") -> str:
+    """Text of nats.conf that says who there is and who can reach whom."""
+    written = {account.name: _account(account, operator) for account in accounts}
+    return f"accounts: {json.dumps(written, indent=1)}\n"
 
 
 def server_part(*, store_dir: Path, host: str, port: int, monitor_port: int, server_name: str) -> str:

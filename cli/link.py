@@ -24,6 +24,8 @@ import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from chassis.connection import sign_in
+from chassis.secret import Secret
 from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
@@ -68,41 +70,45 @@ class Link:
         seed = self._seed()
         try:
             async with asyncio.timeout(self._settings.deadline - 0.5):
-                try:
-                    await self._connect(seed)
-                except ConnectionResetError:
-                    # The server's refusal may be overtaken by the end of its connection: ask once more what is wrong.
-                    await self._abandon()
-                    self._client, self._fault = Client(), None
-                    await self._connect(seed)
+                for last in (False, False, True):
+                    try:
+                        await self._connect(seed)
+                        break
+                    except ConnectionResetError:
+                        # The server's refusal may be overtaken by the end of its connection: ask again what is wrong.
+                        if last:
+                            raise
+                        await self._abandon()
+                        self._client, self._fault = Client(), None
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             await self._abandon()
             raise self._unreachable(self._fault or error) from error
         self._connected = True
         return self
 
-    async def _connect(self, seed: str) -> None:
+    async def _connect(self, seed: Secret) -> None:
         await self._client.connect(
             self._settings.url,
             name="airmesh-cli",
-            nkeys_seed_str=seed,
+            **sign_in(seed),
             inbox_prefix=f"_INBOX.{self._settings.user}".encode(),
             connect_timeout=2,
             allow_reconnect=False,
             error_cb=self._on_error,
         )
 
-    def _seed(self) -> str:
+    def _seed(self) -> Secret:
         path = self._settings.seed_file
         try:
-            seed = path.read_text().strip()
-            nkeys.from_seed(bytearray(seed.encode()))
+            text = path.read_text().strip()
+            if not text.startswith("-----BEGIN NATS USER JWT"):
+                nkeys.from_seed(bytearray(text.encode()))
         except OSError as error:
             raise Unreachable(f"{path} cannot be read: {error.strerror}", "run as the user who may read it") from error
         except (nkeys.NkeysError, ValueError) as error:
             wrong = f"{path} holds no nkey seed: {error}"
             raise Unreachable(wrong, "point AIRMESH_NATS_SEED_FILE at one") from error
-        return seed
+        return Secret(text)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None

@@ -208,3 +208,13 @@ ROLES: tuple[Role, ...] = (
         listens=(f"{EVENTS}.>", f"{FLOWS}.>"),
     ),
 )
+
+
+def role_of_user(user: str) -> tuple[Role, str]:
+    """Role and encoded node of a user's name (``ipam``, ``dataplane-n1``); raises ValueError."""
+    for role in ROLES:
+        if user == role.name and not role.per_node:
+            return role, ""
+        if role.per_node and user.startswith(f"{role.name}-"):
+            return role, user[len(role.name) + 1 :]
+    raise ValueError(f"no role has a user {user!r}")

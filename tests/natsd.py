@@ -15,12 +15,26 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from chassis.accounts import make_accounts
 from chassis.bus import Bus
+from chassis.connection import sign_in
 from chassis.log import Log
-from chassis.nats_config import User, make_users, new_key, render, user_name, write_seeds
+from chassis.nats_config import (
+    User,
+    accounts_part,
+    make_users,
+    new_key,
+    server_part,
+    user_name,
+    write_secret,
+    write_seeds,
+)
+from chassis.nats_jwt import render_signed, sign
+from chassis.secret import Secret
 from chassis.service import Runtime
 from chassis.settings import BaseSettings
 from chassis.telemetry import Telemetry
@@ -49,17 +63,37 @@ def free_port() -> int:
 class NatsServer:
     """One server and its folder. ``start``, ``kill`` (-9), ``restart``, ``stop`` and ``cont`` (signals), ``close``."""
 
-    def __init__(self, folder: Path, nodes: tuple[str, ...] = NODES, host: str = "127.0.0.1") -> None:
+    def __init__(
+        self,
+        folder: Path,
+        nodes: tuple[str, ...] = NODES,
+        host: str = "127.0.0.1",
+        *,
+        signed: bool = False,
+        unlimited: bool = False,
+    ) -> None:
+        """``signed``: accounts are JWTs; ``unlimited``: users may publish and hear anything within their account."""
         self.folder = folder
         self.port = free_port()
         self.users: dict[str, User] = {user.name: user for user in make_users(ROLES, nodes, extra=EXTRA)}
         self.seeds = folder / "seeds"
         write_seeds(self.users.values(), self.seeds)
+        accounts = make_accounts(self.users.values())
+        if unlimited:
+            accounts = tuple(replace(account, publish=(">",), subscribe=(">",)) for account in accounts)
         self.operator, public = new_key()
-        """Seed of a user who may do anything to the streams: stands for an operator's hand."""
+        """What a user signs in with who may do anything to the streams: stands for an operator's hand."""
         self.config = folder / "nats.conf"
-        config = render(self.users.values(), store_dir=folder / "store", host=host, port=self.port, operator=public)
-        self.config.write_text(config)
+        where: dict[str, Any] = {"store_dir": folder / "store", "host": host, "port": self.port}
+        if signed:
+            by = sign(accounts, operator="operator")
+            self.operator = by.credentials["operator"]
+            for name in self.users:
+                write_secret(self.seeds / f"{name}.seed", by.credentials[name])
+            self.config.write_text(render_signed(by, **where))
+        else:
+            whole = server_part(monitor_port=0, server_name="airmesh", **where) + accounts_part(accounts, public)
+            self.config.write_text(whole)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "nats.log"
 
@@ -109,6 +143,11 @@ class NatsServer:
             with contextlib.suppress(ProcessLookupError):
                 self.cont()
         self.kill()
+
+    def sign_in(self, user: str) -> dict[str, Any]:
+        """What ``nats.connect`` of a plain client needs, to be this user."""
+        secret = self.operator if user == "operator" else Secret((self.seeds / f"{user}.seed").read_text().strip())
+        return {**sign_in(secret), "inbox_prefix": f"_INBOX.{user}".encode()}
 
     def environment(self, user: str, **more: str) -> dict[str, str]:
         """AIRMESH_… of a service process of this user."""

@@ -7,10 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
-import os
 import shutil
-import signal
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -422,7 +419,7 @@ async def test_restarts_leave_no_consumers_behind(
 @asynccontextmanager
 async def admin(server: NatsServer) -> AsyncIterator[Any]:
     """A user who may do anything to the streams: stands for an operator's hand."""
-    client = await nats.connect(server.url, nkeys_seed_str=server.operator.reveal())
+    client = await nats.connect(server.url, **server.sign_in("operator"))
     try:
         yield client
     finally:
