@@ -15,6 +15,7 @@ from typing import Any
 
 from chassis.bus import Bus
 from chassis.entry import Entry
+from chassis.faults import Unavailable
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
 from proto.addresses import Endpoint
@@ -107,6 +108,9 @@ class AckOut:
         """False when something else than our last word is on the bus, found out every :data:`LOOK_SECONDS`."""
         if now - self._looked < LOOK_SECONDS:
             return True
-        found = await self._kv.look(self._key, Ack)
         self._looked = now
+        try:
+            found = await self._kv.look(self._key, Ack)
+        except Unavailable:
+            return True
         return isinstance(found, Entry) and found.value == ack
