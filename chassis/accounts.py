@@ -8,7 +8,8 @@ that can leave it, an answer included, whatever its user's permissions forget.
   ``airmesh.v1.jetstream.…`` (``$JS.API.…`` means an account's own JetStream, which the others have none of).
 - Each role, and each node of a role per node, has one account with one user.
 - A request goes to the account of the role that serves it, an event to the account of each role that listens. Both
-  arrive under the sender's subject: what a node imports names that node.
+  arrive under the sender's subject: what a node imports names that node. Where an event's subject does not, the server
+  puts the node at its end.
 - A role that asks ``$SRV.>`` is heard by every other; each answers through an import of its own, which puts the name of
   its user into the subject (:func:`proto.subjects.discovery_inbox`), so that nobody answers in another's name.
 
@@ -105,12 +106,12 @@ def _least(imports: Iterable[Import]) -> list[Import]:
     """Without those that another one covers: a message would cross twice."""
     groups: dict[tuple[str, str], set[Import]] = {}
     for one in imports:
-        groups.setdefault((one.account, ".".join(one.subject.split(".")[:4])), set()).add(one)
+        groups.setdefault((one.account, ".".join(one.local.split(".")[:4])), set()).add(one)
     return [
         one
         for group in groups.values()
         for one in group
-        if not any(other != one and meet(other.subject, one.subject) == one.subject for other in group)
+        if not any(other != one and meet(other.local, one.local) == one.local for other in group)
     ]
 
 
@@ -167,8 +168,15 @@ def _between(user: User, other: User) -> list[Import]:
     """What ``user``'s account imports from ``other``'s."""
     role, account = user.role, other.name
     asked = [(_spelled(subject, user), served) for subject in role.requests for served in other.role.serves]
-    told = [(_spelled(subject, user), heard) for subject in role.publishes for heard in other.role.listens]
-    found = [Import(account, met, met) for met in (meet(*pair) for pair in (*asked, *told)) if met]
+    found = [Import(account, met, met) for met in (meet(*pair) for pair in asked) if met]
+    events: dict[str, Import] = {}
+    for subject in sorted(role.publishes, key=lambda subject: "{node}" not in subject):
+        tail = f".{encode_segment(user.node)}" if role.per_node and "{node}" not in subject else ""
+        for heard in other.role.listens:
+            met = meet(_spelled(subject, user) + tail, heard)
+            if met:
+                events.setdefault(met, Import(account, met, met.removesuffix(tail)))
+    found += events.values()
     if DISCOVERY in other.role.requests and DISCOVERY not in role.requests:
         inbox = discovery_inbox(account)
         found += [

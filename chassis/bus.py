@@ -19,6 +19,7 @@ from nats.aio.msg import Msg
 from prometheus_client import Counter
 
 from chassis import buckets
+from chassis.accounts import meet
 from chassis.connection import Connection
 from chassis.entry import Entry
 from chassis.faults import Bug, Refused, Unavailable
@@ -44,6 +45,7 @@ EVENT_GATHER = 0.01
 MAX_OUTBOUND = 8 << 20
 """Bytes not yet on the socket above which events are dropped."""
 
+_STEERED_EVENTS = Counter("airmesh_events_steered", "Messages that came as events and are none", ["service"])
 _DROPPED = Counter("airmesh_events_dropped", "Events that were not sent", ["service"])
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -193,6 +195,9 @@ class Bus:
         """Hear events (lossy); ``on_message(subject, message)`` must not block. Unreadable ones are logged and left."""
 
         async def on_raw(message: Msg) -> None:
+            if message.reply or meet(subject, message.subject) != message.subject:
+                _STEERED_EVENTS.labels(self._service).inc()
+                return  # a stored message that a consumer delivered here, under the subject it was stored with
             version = (message.headers or {}).get(VERSION_HEADER, str(codec.VERSION))
             try:
                 _check_version(version)

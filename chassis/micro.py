@@ -32,7 +32,7 @@ from nats.micro.request import Request
 from nats.micro.service import Endpoint, EndpointConfig, EndpointStats, Service, ServiceConfig, ServiceStats
 from prometheus_client import Counter
 
-from chassis.accounts import SERVICE_REPLY
+from chassis.accounts import SERVICE_REPLY, meet
 from chassis.faults import Refused, Retryable
 from chassis.telemetry import Telemetry
 from proto import codec
@@ -65,11 +65,14 @@ EACH_NODE = ".*"
 """Ends a subject that is one for each node."""
 
 
-def steered(message: Msg, replies: tuple[str, ...]) -> str:
+def steered(message: Msg, replies: tuple[str, ...], heard: str = ">") -> str:
     """Why a request is none: its answer would go elsewhere than to its sender, or JetStream brought it. Else empty.
 
-    ``replies``: what its reply subject may begin with.
+    ``replies``: what its reply subject may begin with; ``heard``: the subject that was subscribed to, under which a
+    message that a consumer delivers does not come.
     """
+    if meet(heard, message.subject) != message.subject:
+        return "it is a stored message, steered here by a consumer"
     for name in message.headers or {}:
         lower = name.lower()
         if lower.startswith("nats-") and lower != _REQUEST_INFO:
@@ -95,7 +98,7 @@ class _ConcurrentEndpoint(Endpoint):
         service: Service,
         config: EndpointConfig,
         busy: Callable[[Msg], Awaitable[None]],
-        drop: Callable[[Msg, tuple[str, ...]], bool],
+        drop: Callable[..., bool],
     ) -> None:
         super().__init__(service, config)
         self._busy = busy
@@ -103,7 +106,7 @@ class _ConcurrentEndpoint(Endpoint):
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def _handle_request(self, msg: Msg) -> None:
-        if self._drop(msg, (f"{SERVICE_REPLY}.",)):
+        if self._drop(msg, (f"{SERVICE_REPLY}.",), self._subject):
             return
         if len(self._tasks) >= AT_ONCE:
             await self._busy(msg)
@@ -126,7 +129,7 @@ class _TellingService(Service):
         client: Client,
         config: ServiceConfig,
         tell: Callable[[], dict[str, str]],
-        drop: Callable[[Msg, tuple[str, ...]], bool],
+        drop: Callable[..., bool],
     ) -> None:
         super().__init__(client, config)
         self._tell = tell
@@ -223,9 +226,9 @@ class Registration:
         await endpoint._start()
         service._endpoints.append(endpoint)
 
-    def _drop(self, message: Msg, replies: tuple[str, ...]) -> bool:
+    def _drop(self, message: Msg, replies: tuple[str, ...], heard: str = ">") -> bool:
         """True for what is no request: counted, and told once for each subject, which names who may send there."""
-        why = steered(message, replies)
+        why = steered(message, replies, heard)
         if not why:
             return False
         self.dropped += 1

@@ -33,10 +33,22 @@ OBJECT_FAULT = "object-fault"
 
 
 def event_subject(service: str, what: str) -> str:
-    """``airmesh.v1.events.<service>.<what>``. Raises ValueError for an object fault: its subject names who speaks."""
+    """``airmesh.v1.events.<service>.<what>``, as the service says it; heard as :func:`heard_subject`.
+
+    Raises ValueError for an object fault: its subject names who speaks.
+    """
     if what == OBJECT_FAULT:
         raise ValueError("object faults are told on object_fault_subject()")
     return f"{EVENTS}.{service}.{what}"
+
+
+def heard_subject(service: str, what: str, node_segment: str = "*") -> str:
+    """Subject on which others hear an event: with the (encoded) node after it for a service of each node.
+
+    The server puts the node there, by whose key it was said (``chassis.accounts``). ``*`` is every node.
+    """
+    each = any(role.name == service and role.per_node for role in ROLES)
+    return ".".join((EVENTS, service, what, *([node_segment] if each else [])))
 
 
 def object_fault_subject(service: str, node_segment: str = "") -> str:
