@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from ipaddress import ip_network
 from typing import Any
 
 import nats
@@ -19,7 +22,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from chassis.accounts import meet
+from chassis.nats_config import new_key
 from proto import codec, subjects
+from proto.addresses import Block
 from proto.events import ServiceFault
 from proto.policy import Frontier, Revision
 from proto.requests import BlockRequest, IpamShow, IpamState
@@ -288,3 +293,35 @@ async def test_a_mirror_s_consumer_is_found_by_nobody(place: Place) -> None:
     async with bus_of(place.server, "cluster") as cluster:
         entry = await cluster.bucket(subjects.RULES).get("_epoch", Epoch)
         assert entry is not None
+
+
+async def test_a_user_more_on_a_reload_disturbs_nobody(nats_server: NatsServer) -> None:
+    """An operator adds a user to the server's file and has it read again: mirrors and services go on."""
+    async with AsyncExitStack() as stack:
+        cluster, ipam, cli, routing = [
+            await stack.enter_async_context(bus_of(nats_server, role, node))
+            for role, node in (("cluster", None), ("ipam", None), ("cli", None), ("routing", "n1"))
+        ]
+        await cluster.make_buckets()
+        view = routing.bucket(subjects.BLOCKS).watch({"": Block}, markers=(), name="blocks")
+
+        async def show(_: IpamShow) -> IpamState:
+            return IpamState((), (), (), ())
+
+        await ipam.serve(subjects.IPAM_SHOW, IpamShow, show)
+        await view.wait_synced(5)
+        head, _, accounts = nats_server.config.read_text().partition("accounts: ")
+        written = json.loads(accounts)
+        written["state"]["users"].append({"nkey": new_key()[1]})
+        nats_server.config.write_text(f"{head}accounts: {json.dumps(written)}\n")
+        os.kill(nats_server.pid, signal.SIGHUP)
+        await asyncio.sleep(0.5)
+        assert await cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=2)
+        block = Block(ip_network("10.244.0.0/26"), "p", "n1", "u", 1, "n")
+        await ipam.bucket(subjects.BLOCKS).put("0af40000-26", block)
+        for _ in range(100):
+            if view.entries:
+                break
+            await asyncio.sleep(0.05)
+        assert view.entries["0af40000-26"].value == block
+        assert ipam.connection.reconnects == routing.connection.reconnects == 0
