@@ -97,9 +97,7 @@ class Place:
 @pytest.fixture(scope="module", params=["file", "signed"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """Users that may publish and hear anything within their account."""
-    server = NatsServer(
-        tmp_path_factory.mktemp("nats"), ("n1", "n2"), signed=request.param == "signed", unlimited=True
-    )
+    server = NatsServer(tmp_path_factory.mktemp("nats"), ("n1", "n2"), signed=request.param == "signed", unlimited=True)
     server.start()
     yield server
     server.close()
