@@ -81,10 +81,10 @@ CHASSIS = (
         tests=("tests/shell/chassis/test_allow_lists.py",),
     ),
     Mutant(
-        name="streams-in-an-agents-account",
+        name="every-key-is-imported",
         file="chassis/accounts.py",
-        old='STATE = "state"\n',
-        new='STATE = "policy"\n',
+        old="    role = user.role\n    subjects: list[str] = []\n",
+        new='    role = user.role\n    subjects: list[str] = ["$KV.>"]\n',
         tests=("tests/shell/chassis/test_accounts.py",),
     ),
     Mutant(
