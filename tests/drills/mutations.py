@@ -85,7 +85,7 @@ CHASSIS = (
         file="chassis/accounts.py",
         old="    role = user.role\n    subjects: list[str] = []\n",
         new='    role = user.role\n    subjects: list[str] = ["$KV.>"]\n',
-        tests=("tests/shell/chassis/test_accounts.py",),
+        tests=("tests/shell/chassis/test_allow_lists.py",),
     ),
     Mutant(
         name="an-answer-to-anybodys-inbox",
@@ -134,6 +134,13 @@ CHASSIS = (
         file="chassis/kv.py",
         old="(mend and _is_damaged(type(value), stored))",
         new="(mend and False)",
+        tests=("tests/shell/cluster/test_mirror.py::test_what_nobody_can_read_is_written_again",),
+    ),
+    Mutant(
+        name="unreadable-aborts-the-pass",
+        file="services/policy/publish.py",
+        old="        if isinstance(found.why, codec.UnknownVersion):\n",
+        new="        if isinstance(found.why, ValueError):\n",
         tests=("tests/shell/policy/test_service.py::test_published_values_that_nobody_can_read_are_written_again",),
     ),
     Mutant(

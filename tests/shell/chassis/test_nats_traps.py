@@ -266,7 +266,9 @@ async def test_requests_for_messages_end_and_are_asked_again(
     bus = await bus_for("ipam")
     kv = bus.bucket(subjects.BLOCKS)
     await asyncio.gather(*(kv.put(key(number), block(number)) for number in range(100)))
-    view = await synced_view(bus, buckets["blocks"])
+    await kv.put("_complete", Complete(epoch=buckets["blocks"]))
+    view = kv.watch({"": Block}, name="blocks")
+    await until(lambda: view.synced, 3)
     assert len(view.entries) == 100
     for number in range(100, 104):
         await asyncio.sleep(1.7)
