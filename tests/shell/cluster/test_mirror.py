@@ -332,14 +332,14 @@ async def test_what_nobody_can_read_is_written_again(
         await until(lambda: POD_KEY in view.entries)
         if not running:
             await first.aclose()
+        before = view.entries[POD_KEY].revision
         for bucket in BUCKETS:
             await nats_server.destroy(bucket, "_epoch", body)
         await nats_server.destroy(OBJECTS, POD_KEY, body)
         await nats_server.destroy(OBJECTS, "_complete.core.pod", body)
-        before = view.sequence
         if not running:
             await stack.enter_async_context(cluster(nats_server, api, tmp_path, "two", seconds=1.5))
-        await until(lambda: view.sequence > before and view.synced and not view.unreadable, 12)
+        await until(lambda: view.entries[POD_KEY].revision > before and view.synced and not view.unreadable, 12)
         assert POD_KEY in view.entries
         await api.put("Pod", RUNNING, "prod", "a")
         await until(lambda: view.entries[POD_KEY].value.phase == "Running")
