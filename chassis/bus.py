@@ -23,7 +23,7 @@ from chassis.connection import Connection
 from chassis.entry import Entry
 from chassis.faults import Bug, Refused, Unavailable
 from chassis.kv import KV, Conflict
-from chassis.micro import VERSION_HEADER, Answer, Registration
+from chassis.micro import EACH_NODE, VERSION_HEADER, Answer, Registration
 from chassis.secret import Secret
 from chassis.telemetry import Telemetry, current_traceparent
 from chassis.view import Cursor, View
@@ -167,8 +167,18 @@ class Bus:
         self, subject: str, kind: type[M], answer: Callable[[M], Coroutine[Any, Any, msgspec.Struct | None]]
     ) -> None:
         """Answer requests as one of the service's queue group; see ``chassis.micro``."""
+
+        async def alone(message: Any, _node: str) -> msgspec.Struct | None:
+            return await answer(message)
+
+        await self.registration.add(subject, kind, alone)
+
+    async def serve_nodes(
+        self, subject: str, kind: type[M], answer: Callable[[M, str], Coroutine[Any, Any, msgspec.Struct | None]]
+    ) -> None:
+        """Answer ``<subject>.<node>``; ``answer`` takes the message and the node whose key sent it."""
         wrapped: Answer = answer
-        await self.registration.add(subject, kind, wrapped)
+        await self.registration.add(subject + EACH_NODE, kind, wrapped)
 
     def publish(self, subject: str, event: msgspec.Struct) -> None:
         """Send an event if that is possible; never blocks, never raises for the network."""

@@ -14,7 +14,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import nats.errors
@@ -38,8 +38,12 @@ ANSWER_DEADLINE = 30.0
 MAX_REFUSAL = 400
 """Characters of a refusal's sentence."""
 
-M = TypeVar("M", bound=msgspec.Struct)
-Answer = Callable[[Any], Awaitable[msgspec.Struct | None]]
+Answer = Callable[[Any, str], Awaitable[msgspec.Struct | None]]
+"""Takes the message and the node that sent it: the last token of the subject, which the bus lets that node alone
+publish. Empty where a subject is not one for each node.
+"""
+EACH_NODE = ".*"
+"""Ends a subject that is one for each node."""
 
 
 def _refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
@@ -108,8 +112,8 @@ class Registration:
         self._wanted: list[tuple[str, type[msgspec.Struct], Answer]] = []
         self._service: Service | None = None
 
-    async def add(self, subject: str, kind: type[M], answer: Callable[[M], Awaitable[msgspec.Struct | None]]) -> None:
-        """Answer requests on ``subject``, from now or from the first connect on."""
+    async def add(self, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
+        """Answer requests on ``subject`` (``.*``: one for each node), from now or from the first connect on."""
         self._wanted.append((subject, kind, answer))
         if self._service is not None:
             await self._register(self._service, subject, kind, answer)
@@ -137,17 +141,21 @@ class Registration:
             if not request._msg.reply.startswith("_INBOX."):
                 self._log.error("reply-steered", subject=subject, reply=request._msg.reply)
                 return  # an answer is for an inbox; anywhere else it would be written with our rights
-            reply = await self._answer(request, kind, answer)
+            node = request.subject.rsplit(".", 1)[-1] if subject.endswith(EACH_NODE) else ""
+            reply = await self._answer(request, kind, answer, node)
             await request.respond(codec.encode(reply), headers={VERSION_HEADER: str(codec.VERSION)})
 
         config = EndpointConfig(
-            name=subject.rsplit(".", 1)[-1], subject=subject, handler=on_request, queue_group=self._name
+            name=subject.removesuffix(EACH_NODE).rsplit(".", 1)[-1],
+            subject=subject,
+            handler=on_request,
+            queue_group=self._name,
         )
         endpoint = _ConcurrentEndpoint(service, config, self._refuse_busy)
         await endpoint._start()
         service._endpoints.append(endpoint)
 
-    async def _answer(self, request: Request, kind: type[msgspec.Struct], answer: Answer) -> Reply:
+    async def _answer(self, request: Request, kind: type[msgspec.Struct], answer: Answer, segment: str) -> Reply:
         headers = request.headers or {}
         version = headers.get(VERSION_HEADER, str(codec.VERSION))
         if version != str(codec.VERSION):
@@ -156,9 +164,9 @@ class Registration:
         traceparent = headers.get("traceparent", "")
         with self._telemetry.span(f"answer {request.subject}", traceparent) as span:
             try:
-                message = codec.decode(kind, request.data)
+                message, node = codec.decode(kind, request.data), codec.decode_segment(segment) if segment else ""
                 async with asyncio.timeout(ANSWER_DEADLINE):
-                    body = await answer(message)
+                    body = await answer(message, node)
                 return Reply(ok=True, body=b"" if body is None else codec.encode(body))
             except Refused as refused:
                 span.event("refused", code=refused.code, reason=refused.message)

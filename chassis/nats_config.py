@@ -151,7 +151,9 @@ def _publishes(user: User, users: tuple[User, ...]) -> list[str]:
 
 def _asks(asker: Role, answerer: Role) -> bool:
     """True when replies go from ``answerer`` to ``asker``: what it serves, or its micro service's PING, INFO, STATS."""
-    return "$SRV.>" in asker.requests or bool(set(asker.requests) & set(answerer.serves))
+    return "$SRV.>" in asker.requests or bool(
+        {subject.replace("{node}", "*") for subject in asker.requests} & set(answerer.serves)
+    )
 
 
 def _write(grant: Grant, user: User) -> list[str]:

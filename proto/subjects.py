@@ -11,6 +11,7 @@ from dataclasses import dataclass
 MAJOR = "v1"
 ROOT = f"airmesh.{MAJOR}"
 
+# Asked by nodes: each on a subject of its own, see :func:`of_node`.
 IPAM_BLOCK = f"{ROOT}.ipam.block"
 IPAM_REPORT = f"{ROOT}.ipam.report"
 IPAM_CLAIM = f"{ROOT}.ipam.claim"
@@ -19,8 +20,16 @@ IPAM_SHOW = f"{ROOT}.ipam.show"
 POLICY_EXPLAIN = f"{ROOT}.policy.explain"
 POLICY_MATRIX = f"{ROOT}.policy.matrix"
 
+OF_NODES = (IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE)
+"""Subjects of requests that end with the asking node."""
+
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
+
+
+def of_node(subject: str, node_segment: str) -> str:
+    """The subject on which one node asks, and no other may; ``node_segment`` encoded."""
+    return f"{subject}.{node_segment}"
 
 
 def event_subject(service: str, what: str) -> str:
@@ -128,7 +137,7 @@ ROLES: tuple[Role, ...] = (
             Grant(ACKS),
             Grant(ENDPOINTS),
         ),
-        serves=(IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE, IPAM_SHOW),
+        serves=(*(of_node(subject, "*") for subject in OF_NODES), IPAM_SHOW),
         publishes=(f"{EVENTS}.ipam.>",),
     ),
     Role(
@@ -184,7 +193,7 @@ ROLES: tuple[Role, ...] = (
             Grant(IDENTITIES),
             Grant(RULES),
         ),
-        requests=(IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE),
+        requests=tuple(of_node(subject, "{node}") for subject in OF_NODES),
         publishes=(f"{EVENTS}.dataplane.>", f"{FLOWS}.{{node}}.>"),
     ),
     Role(

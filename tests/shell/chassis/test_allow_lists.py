@@ -82,9 +82,13 @@ def attempts(role: Role) -> list[Attempt]:
         ]
     for other in ROLES:
         inbox = f"_INBOX.{other.name}" + (f"-{OTHER}" if other.per_node else "") + ".x"
-        answers = "$SRV.>" in other.requests or bool(set(other.requests) & set(role.serves))
+        asked = {subject.replace("{node}", "*") for subject in other.requests}
+        answers = "$SRV.>" in other.requests or bool(asked & set(role.serves))
         found += [Attempt("inbox", inbox, answers)]
-        found += [Attempt("ask", subject, subject in role.requests) for subject in other.serves]
+        for subject in other.serves:
+            own = subject.replace("*", "{node}") in role.requests
+            found += [Attempt("ask", subject.replace("*", NODE), own)]
+            found += [Attempt("ask", subject.replace("*", OTHER), allowed=False)] if "*" in subject else []
         event = f"{EVENTS}.{other.name}.fault"
         found += [Attempt("event", event, f"{EVENTS}.{other.name}.>" in role.publishes)]
     own_flows = any("{node}" in subject for subject in role.publishes)
