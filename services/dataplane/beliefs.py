@@ -181,7 +181,8 @@ class Beliefs:
             return frozenset()
         known = self._residents.get(segment)
         if known is None or known[0] is not value:
-            known = self._residents[segment] = value, frozenset(one for one in value.identities if one >= FIRST_COMPUTED)
+            pods = frozenset(identity for identity in value.identities if identity >= FIRST_COMPUTED)
+            known = self._residents[segment] = value, pods
         return known[1]
 
 
