@@ -29,7 +29,7 @@ from chassis.telemetry import Telemetry, current_traceparent
 from chassis.view import Cursor, View
 from proto import codec
 from proto.requests import Reply
-from proto.subjects import BUCKETS, ROLES, Bucket, Role
+from proto.subjects import BUCKETS, ROLES, Bucket, Role, sent_on
 
 if TYPE_CHECKING:
     from chassis.log import Log
@@ -168,20 +168,25 @@ class Bus:
     ) -> None:
         """Answer requests as one of the service's queue group; see ``chassis.micro``."""
 
-        async def alone(message: Any, _node: str) -> msgspec.Struct | None:
+        async def alone(_node: str, message: Any) -> msgspec.Struct | None:
             return await answer(message)
 
         await self.registration.add(subject, kind, alone)
 
     async def serve_nodes(
-        self, subject: str, kind: type[M], answer: Callable[[M, str], Coroutine[Any, Any, msgspec.Struct | None]]
+        self, subject: str, kind: type[M], answer: Callable[[str, M], Coroutine[Any, Any, msgspec.Struct | None]]
     ) -> None:
-        """Answer ``<subject>.<node>``; ``answer`` takes the message and the node whose key sent it."""
+        """Like :meth:`serve`, on ``<subject>.<node>`` of every node; ``answer`` is given the node whose key asked."""
         wrapped: Answer = answer
         await self.registration.add(subject + EACH_NODE, kind, wrapped)
 
     def publish(self, subject: str, event: msgspec.Struct) -> None:
-        """Send an event if that is possible; never blocks, never raises for the network."""
+        """Send an event if that is possible; never blocks, never raises for the network.
+
+        The subject of what a service of each node tells ends with its node: it is put there if it is not there yet.
+        """
+        if self._role.per_node:
+            subject = sent_on(subject, self._node)
         headers = {VERSION_HEADER: str(codec.VERSION)}
         traceparent = current_traceparent()
         if traceparent:

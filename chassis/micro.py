@@ -38,9 +38,9 @@ ANSWER_DEADLINE = 30.0
 MAX_REFUSAL = 400
 """Characters of a refusal's sentence."""
 
-Answer = Callable[[Any, str], Awaitable[msgspec.Struct | None]]
-"""Takes the message and the node that sent it: the last token of the subject, which the bus lets that node alone
-publish. Empty where a subject is not one for each node.
+Answer = Callable[[str, Any], Awaitable[msgspec.Struct | None]]
+"""Takes the node that asks and the message. The node is the last token of the subject, which the bus lets that node
+alone publish. Empty where a subject is not one for each node.
 """
 EACH_NODE = ".*"
 """Ends a subject that is one for each node."""
@@ -166,7 +166,7 @@ class Registration:
             try:
                 message, node = codec.decode(kind, request.data), codec.decode_segment(segment) if segment else ""
                 async with asyncio.timeout(ANSWER_DEADLINE):
-                    body = await answer(message, node)
+                    body = await answer(node, message)
                 return Reply(ok=True, body=b"" if body is None else codec.encode(body))
             except Refused as refused:
                 span.event("refused", code=refused.code, reason=refused.message)

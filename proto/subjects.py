@@ -27,14 +27,55 @@ EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
 
 
+OBJECT_FAULT = "object-fault"
+
+
 def of_node(subject: str, node_segment: str) -> str:
-    """The subject on which one node asks, and no other may; ``node_segment`` encoded."""
+    """The subject on which one node asks or tells, and no other may; ``node_segment`` encoded."""
     return f"{subject}.{node_segment}"
 
 
 def event_subject(service: str, what: str) -> str:
-    """``airmesh.v1.events.<service>.<what>``."""
+    """``airmesh.v1.events.<service>.<what>``; of a service of each node, the node after it (:func:`sent_on`).
+
+    Raises ValueError for an object fault: its subject names who speaks.
+    """
+    if what == OBJECT_FAULT:
+        raise ValueError("object faults are told on object_fault_subject()")
     return f"{EVENTS}.{service}.{what}"
+
+
+def sent_on(subject: str, node_segment: str) -> str:
+    """Subject on which a service of each node sends an event: the server grants each node what ends with its own name
+    (encoded), so that who tells is known by the key and not by the body.
+    """
+    is_event = subject.startswith(f"{EVENTS}.") and subject.count(".") == EVENTS.count(".") + 2
+    return of_node(subject, node_segment) if is_event else subject
+
+
+def node_of(subject: str) -> str | None:
+    """Encoded node whose key an event or flow was sent with; None when none of a node's services sends there."""
+    tokens = subject.split(".")
+    if subject.startswith(f"{FLOWS}.") and len(tokens) == FLOWS.count(".") + 3:
+        return tokens[-2]
+    return tokens[-1] if subject.startswith(f"{EVENTS}.") and len(tokens) == EVENTS.count(".") + 4 else None
+
+
+def object_fault_subject(service: str, node_segment: str = "") -> str:
+    """``airmesh.v1.events.<service>.object-fault``, and for a service of each node its (encoded) node after it: the
+    server grants each node its own subject alone, so that who speaks is known by the key.
+    """
+    return ".".join((EVENTS, service, OBJECT_FAULT, *([node_segment] if node_segment else [])))
+
+
+def speaker_of(subject: str) -> tuple[str, str] | None:
+    """Service and encoded node whose key an object fault on ``subject`` was told with; None when the server grants that
+    subject to nobody, or to every node of a service.
+    """
+    service, _, rest = subject.removeprefix(f"{EVENTS}.").partition(".")
+    what, _, node = rest.partition(".")
+    spoken = any(role.name == service and role.publishes and role.per_node == bool(node) for role in ROLES)
+    return (service, node) if what == OBJECT_FAULT and spoken and "." not in node else None
 
 
 def flow_subject(node_segment: str, verdict: str) -> str:
@@ -123,6 +164,7 @@ ROLES: tuple[Role, ...] = (
         ),
         reads=_EVERYTHING,
         publishes=(f"{EVENTS}.cluster.>",),
+        listens=(f"{EVENTS}.*.{OBJECT_FAULT}", f"{EVENTS}.*.{OBJECT_FAULT}.*"),
         makes_buckets=True,
     ),
     Role(
@@ -163,7 +205,7 @@ ROLES: tuple[Role, ...] = (
             Grant(BLOCKS),
             Grant(OBJECTS, ("core.node", "crd=2Eprojectcalico=2Eorg.ippool", "_epoch", "_complete")),
         ),
-        publishes=(f"{EVENTS}.routing.>",),
+        publishes=(f"{EVENTS}.routing.*.{{node}}",),
     ),
     Role(
         "dataplane",
@@ -194,7 +236,7 @@ ROLES: tuple[Role, ...] = (
             Grant(RULES),
         ),
         requests=tuple(of_node(subject, "{node}") for subject in OF_NODES),
-        publishes=(f"{EVENTS}.dataplane.>", f"{FLOWS}.{{node}}.>"),
+        publishes=(f"{EVENTS}.dataplane.*.{{node}}", f"{FLOWS}.{{node}}.>"),
     ),
     Role(
         "cli",

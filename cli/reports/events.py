@@ -9,13 +9,25 @@ import msgspec
 
 from cli.reports.text import identity
 from cli.show import Cell, Tone, dim
+from proto.codec import Malformed, decode_segment, encode_segment
 from proto.events import EVENTS_BY_SUBJECT
-from proto.subjects import EVENTS
+from proto.subjects import EVENTS, FLOWS, OBJECT_FAULT, node_of
 
 
 def kind_of(subject: str) -> type[msgspec.Struct] | None:
     """Type of the body told on ``subject``; None for a subject this release does not know."""
+    if node_of(subject) is not None:
+        tokens = subject.split(".")
+        tokens[-2 if subject.startswith(f"{FLOWS}.") else -1] = "*"
+        subject = ".".join(tokens)
     return EVENTS_BY_SUBJECT.get(subject)
+
+
+def check_speaker(subject: str, event: msgspec.Struct) -> None:
+    """Raises Malformed for what a node tells in the name of another: the subject says whose key it was sent with."""
+    node, named = node_of(subject), getattr(event, "node", "")
+    if node is not None and named and encode_segment(named) != node:
+        raise Malformed(f"node {decode_segment(node)} tells it in the name of {named[:64]!r}")
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -29,7 +41,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 def line(clock: str, told: Told) -> tuple[Cell, ...]:
     """Time, what, and the fields of the body."""
     what = told.subject.removeprefix(f"{EVENTS}.")
-    tone = Tone.WARN if what.endswith(".fault") else Tone.STRONG
+    tone = Tone.WARN if {"fault", OBJECT_FAULT} & {*what.split(".")[1:2]} else Tone.STRONG
     fields = "  ".join(f"{name}={_field(name, getattr(told.event, name))}" for name in told.event.__struct_fields__)
     return dim(clock), Cell(what, tone), Cell(fields)
 
