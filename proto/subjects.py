@@ -161,6 +161,9 @@ ROLES: tuple[Role, ...] = (
             Grant(OBJECTS),
             Grant(LEASES, ("cluster",)),
             *(Grant(bucket, ("_epoch",)) for bucket in BUCKETS if bucket is not OBJECTS),
+            # It deletes what nodes that are gone have left; a grant cannot tell a deletion from a value.
+            *(Grant(bucket) for bucket in (ENDPOINTS, ACKS, ROUTES)),
+            Grant(LEASES, ("node",)),
         ),
         reads=_EVERYTHING,
         publishes=(f"{EVENTS}.cluster.>",),
