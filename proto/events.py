@@ -1,9 +1,5 @@
 """Events for consumers: a published contract (subjects ``airmesh.v1.events.<service>.<what>``, MessagePack bodies).
 
-What a service of each node tells has the node's name (encoded) at the end of its subject, ``….<what>.<node>``: the
-server lets each node send there alone. A body that names another node lies, and our own readers do not show it.
-
-
 Flow events are in ``proto.flow``. Headers: ``Airmesh-Version`` (major version), ``traceparent`` (W3C) where there is
 one. :data:`EVENTS_BY_SUBJECT` is what the AsyncAPI document and the golden bytes are generated from.
 """
@@ -15,7 +11,7 @@ import msgspec
 from proto.dns import DnsReport
 from proto.flow import FlowEvent
 from proto.net import Address
-from proto.subjects import event_subject, flow_subject, object_fault_subject, of_node
+from proto.subjects import flow_subject, heard_subject, object_fault_subject
 
 
 class EndpointUp(msgspec.Struct, frozen=True):
@@ -105,17 +101,17 @@ class ObjectFault(msgspec.Struct, frozen=True):
 
 
 EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {
-    of_node(event_subject("dataplane", "endpoint-up"), "*"): EndpointUp,
-    of_node(event_subject("dataplane", "endpoint-down"), "*"): EndpointDown,
-    of_node(event_subject("dataplane", "fault"), "*"): ServiceFault,
-    event_subject("ipam", "address-moved"): AddressMoved,
-    event_subject("ipam", "fault"): ServiceFault,
-    event_subject("policy", "compiled"): PolicyCompiled,
-    event_subject("policy", "fault"): ServiceFault,
-    of_node(event_subject("routing", "changed"), "*"): RoutesChanged,
-    of_node(event_subject("routing", "fault"), "*"): ServiceFault,
-    event_subject("cluster", "fault"): ServiceFault,
-    event_subject("dns", "report"): DnsReport,
+    heard_subject("dataplane", "endpoint-up"): EndpointUp,
+    heard_subject("dataplane", "endpoint-down"): EndpointDown,
+    heard_subject("dataplane", "fault"): ServiceFault,
+    heard_subject("ipam", "address-moved"): AddressMoved,
+    heard_subject("ipam", "fault"): ServiceFault,
+    heard_subject("policy", "compiled"): PolicyCompiled,
+    heard_subject("policy", "fault"): ServiceFault,
+    heard_subject("routing", "changed"): RoutesChanged,
+    heard_subject("routing", "fault"): ServiceFault,
+    heard_subject("cluster", "fault"): ServiceFault,
+    heard_subject("dns", "report"): DnsReport,
     object_fault_subject("dataplane", "*"): ObjectFault,
     object_fault_subject("routing", "*"): ObjectFault,
     object_fault_subject("policy"): ObjectFault,

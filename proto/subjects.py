@@ -23,6 +23,12 @@ POLICY_MATRIX = f"{ROOT}.policy.matrix"
 OF_NODES = (IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE)
 """Subjects of requests that end with the asking node."""
 
+JETSTREAM = f"{ROOT}.jetstream"
+"""The JSON API of JetStream as every account spells it that has no streams of its own."""
+INBOX = "_INBOX"
+DISCOVERY = "$SRV.>"
+"""What is asked of all services (NATS micro, ADR-32)."""
+
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
 
@@ -31,12 +37,12 @@ OBJECT_FAULT = "object-fault"
 
 
 def of_node(subject: str, node_segment: str) -> str:
-    """The subject on which one node asks or tells, and no other may; ``node_segment`` encoded."""
+    """The subject on which one node asks, and no other may; ``node_segment`` encoded."""
     return f"{subject}.{node_segment}"
 
 
 def event_subject(service: str, what: str) -> str:
-    """``airmesh.v1.events.<service>.<what>``; of a service of each node, the node after it (:func:`sent_on`).
+    """``airmesh.v1.events.<service>.<what>``, as the service says it; heard as :func:`heard_subject`.
 
     Raises ValueError for an object fault: its subject names who speaks.
     """
@@ -45,12 +51,13 @@ def event_subject(service: str, what: str) -> str:
     return f"{EVENTS}.{service}.{what}"
 
 
-def sent_on(subject: str, node_segment: str) -> str:
-    """Subject on which a service of each node sends an event: the server grants each node what ends with its own name
-    (encoded), so that who tells is known by the key and not by the body.
+def heard_subject(service: str, what: str, node_segment: str = "*") -> str:
+    """Subject on which others hear an event: with the (encoded) node after it for a service of each node.
+
+    The server puts the node there, by whose key it was said (``chassis.accounts``). ``*`` is every node.
     """
-    is_event = subject.startswith(f"{EVENTS}.") and subject.count(".") == EVENTS.count(".") + 2
-    return of_node(subject, node_segment) if is_event else subject
+    each = any(role.name == service and role.per_node for role in ROLES)
+    return ".".join((EVENTS, service, what, *([node_segment] if each else [])))
 
 
 def node_of(subject: str) -> str | None:
@@ -81,6 +88,14 @@ def speaker_of(subject: str) -> tuple[str, str] | None:
 def flow_subject(node_segment: str, verdict: str) -> str:
     """``airmesh.v1.flows.<node>.<verdict>``; ``node_segment`` encoded, verdict ``dropped`` or ``forwarded``."""
     return f"{FLOWS}.{node_segment}.{verdict}"
+
+
+def discovery_inbox(user: str) -> str:
+    """Where ``user`` has the answers sent to what it asks on ``$SRV``: ``<this>.<token>``.
+
+    They arrive as ``<this>.<user who answers>.<token>``; the server puts the name in.
+    """
+    return f"{INBOX}.{user}.srv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,6 +167,8 @@ class Role:
     makes_buckets: bool = False
 
 
+_OF_NODES = (ENDPOINTS, ACKS, ROUTES)
+"""Buckets whose keys are each node's own."""
 _EVERYTHING = tuple(Grant(bucket) for bucket in BUCKETS)
 
 ROLES: tuple[Role, ...] = (
@@ -160,9 +177,9 @@ ROLES: tuple[Role, ...] = (
         writes=(
             Grant(OBJECTS),
             Grant(LEASES, ("cluster",)),
-            *(Grant(bucket, ("_epoch",)) for bucket in BUCKETS if bucket is not OBJECTS),
             # It deletes what nodes that are gone have left; a grant cannot tell a deletion from a value.
-            *(Grant(bucket) for bucket in (ENDPOINTS, ACKS, ROUTES)),
+            *(Grant(bucket) for bucket in _OF_NODES),
+            *(Grant(bucket, ("_epoch",)) for bucket in BUCKETS if bucket not in (OBJECTS, *_OF_NODES)),
             Grant(LEASES, ("node",)),
         ),
         reads=_EVERYTHING,
@@ -208,7 +225,7 @@ ROLES: tuple[Role, ...] = (
             Grant(BLOCKS),
             Grant(OBJECTS, ("core.node", "crd=2Eprojectcalico=2Eorg.ippool", "_epoch", "_complete")),
         ),
-        publishes=(f"{EVENTS}.routing.*.{{node}}",),
+        publishes=(f"{EVENTS}.routing.*", f"{EVENTS}.routing.{OBJECT_FAULT}.{{node}}"),
     ),
     Role(
         "dataplane",
@@ -239,12 +256,22 @@ ROLES: tuple[Role, ...] = (
             Grant(RULES),
         ),
         requests=tuple(of_node(subject, "{node}") for subject in OF_NODES),
-        publishes=(f"{EVENTS}.dataplane.*.{{node}}", f"{FLOWS}.{{node}}.>"),
+        publishes=(f"{EVENTS}.dataplane.*", f"{EVENTS}.dataplane.{OBJECT_FAULT}.{{node}}", f"{FLOWS}.{{node}}.>"),
     ),
     Role(
         "cli",
         reads=_EVERYTHING,
-        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, "$SRV.>"),
+        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, DISCOVERY),
         listens=(f"{EVENTS}.>", f"{FLOWS}.>"),
     ),
 )
+
+
+def role_of_user(user: str) -> tuple[Role, str]:
+    """Role and encoded node of a user's name (``ipam``, ``dataplane-n1``); raises ValueError."""
+    for role in ROLES:
+        if user == role.name and not role.per_node:
+            return role, ""
+        if role.per_node and user.startswith(f"{role.name}-"):
+            return role, user[len(role.name) + 1 :]
+    raise ValueError(f"no role has a user {user!r}")

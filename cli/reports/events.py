@@ -11,16 +11,13 @@ from cli.reports.text import identity
 from cli.show import Cell, Tone, dim
 from proto.codec import Malformed, decode_segment, encode_segment
 from proto.events import EVENTS_BY_SUBJECT
-from proto.subjects import EVENTS, FLOWS, OBJECT_FAULT, node_of
+from proto.subjects import EVENTS, OBJECT_FAULT, node_of
 
 
 def kind_of(subject: str) -> type[msgspec.Struct] | None:
     """Type of the body told on ``subject``; None for a subject this release does not know."""
-    if node_of(subject) is not None:
-        tokens = subject.split(".")
-        tokens[-2 if subject.startswith(f"{FLOWS}.") else -1] = "*"
-        subject = ".".join(tokens)
-    return EVENTS_BY_SUBJECT.get(subject)
+    of_each_node = f"{subject.rpartition('.')[0]}.*"
+    return EVENTS_BY_SUBJECT.get(subject) or EVENTS_BY_SUBJECT.get(of_each_node)
 
 
 def check_speaker(subject: str, event: msgspec.Struct) -> None:
@@ -41,7 +38,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 def line(clock: str, told: Told) -> tuple[Cell, ...]:
     """Time, what, and the fields of the body."""
     what = told.subject.removeprefix(f"{EVENTS}.")
-    tone = Tone.WARN if {"fault", OBJECT_FAULT} & {*what.split(".")[1:2]} else Tone.STRONG
+    tone = Tone.WARN if {"fault", OBJECT_FAULT} & set(what.split(".")) else Tone.STRONG
     fields = "  ".join(f"{name}={_field(name, getattr(told.event, name))}" for name in told.event.__struct_fields__)
     return dim(clock), Cell(what, tone), Cell(fields)
 

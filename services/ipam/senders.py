@@ -45,10 +45,10 @@ class Senders:
         self._clock = clock
         self._last: dict[str, float] = {}
 
-    def checked(self, answer: Callable[[M], Coroutine[Any, Any, A]]) -> Callable[[str, M], Coroutine[Any, Any, A]]:
+    def checked(self, answer: Callable[[M], Coroutine[Any, Any, A]]) -> Callable[[M, str], Coroutine[Any, Any, A]]:
         """``answer`` for requests that name the node which sent them; others are refused (``not-the-sender``)."""
 
-        async def from_node(node: str, request: M) -> A:
+        async def from_node(request: M, node: str) -> A:
             if request.node != node:
                 what = type(request).__name__
                 self.tell(
@@ -66,10 +66,10 @@ class Senders:
 
     def releasing(
         self, answer: Callable[[ClaimRelease, str], Coroutine[Any, Any, None]]
-    ) -> Callable[[str, ClaimRelease], Coroutine[Any, Any, None]]:
+    ) -> Callable[[ClaimRelease, str], Coroutine[Any, Any, None]]:
         """``answer`` for releases, which name no node; whoever releases another's is told."""
 
-        async def from_node(node: str, request: ClaimRelease) -> None:
+        async def from_node(request: ClaimRelease, node: str) -> None:
             check_names(request)
             try:
                 await answer(request, node)

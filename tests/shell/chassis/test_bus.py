@@ -121,7 +121,7 @@ async def test_request_answer_refusal(bus_for: BusFor) -> None:
     with pytest.raises(Unavailable):
         await node.request(ASK, ask, BlockGrant, timeout=1)
 
-    async def answer(_node: str, asked: BlockRequest) -> BlockGrant:
+    async def answer(asked: BlockRequest, _node: str) -> BlockGrant:
         if asked.family == 6:
             raise Refused("pool-exhausted", "no pool has a free block", retry=True)
         return BlockGrant(block=block(asked.node, asked.nonce))
@@ -154,7 +154,7 @@ async def test_another_major_version_is_refused(bus_for: BusFor) -> None:
     ipam, node, cli = await bus_for("ipam"), await bus_for("dataplane", "n1"), await bus_for("cli")
     asked: list[Any] = []
 
-    async def answer(_node: str, message: BlockRequest) -> None:
+    async def answer(message: BlockRequest, _node: str) -> None:
         asked.append(message)
 
     await ipam.serve_nodes(subjects.IPAM_BLOCK, BlockRequest, answer)
@@ -197,7 +197,7 @@ async def test_what_was_asked_for_before_the_connection_is_made_with_it(nats_ser
 async def test_many_slow_questions_do_not_wait_for_each_other(bus_for: BusFor) -> None:
     ipam, node = await bus_for("ipam"), await bus_for("dataplane", "n1")
 
-    async def answer(_node: str, asked: BlockRequest) -> BlockGrant:
+    async def answer(asked: BlockRequest, _node: str) -> BlockGrant:
         await asyncio.sleep(0.3)
         return BlockGrant(block=block(asked.node, asked.nonce))
 

@@ -55,11 +55,11 @@ class Node:
         self.book = AddressBook(await self._bus_for("dataplane", "n1"), journal, Log("dataplane"), "n1", spare=8)
         return self.book
 
-    async def ask(self, _node: str, request: BlockReportRequest) -> BlockReportAnswer:
+    async def ask(self, request: BlockReportRequest, _node: str) -> BlockReportAnswer:
         """What ipam is asked."""
         return await self.answer(request)
 
-    async def grant(self, _node: str, request: BlockRequest) -> BlockGrant:
+    async def grant(self, request: BlockRequest, _node: str) -> BlockGrant:
         """The next block, under the nonce that was asked with."""
         self.granted = Block(ip_network("10.244.7.0/26"), "v4", "n1", "u1", 8, request.nonce)
         if self.silent:
