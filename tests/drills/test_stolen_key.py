@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
+from functools import partial
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
@@ -103,6 +104,16 @@ class Watched:
                         found[f"{name}/{key}"] = codec_bytes(entry.value)
         return found
 
+    async def rest(self) -> dict[str, bytes]:
+        """The state once it has not changed for a moment: a write is seen a little after it is answered."""
+        before = self.state()
+        for _ in range(100):
+            await asyncio.sleep(0.3)
+            if (now := self.state()) == before:
+                return now
+            before = now
+        raise AssertionError("it never rests")
+
     @property
     def faults(self) -> list[str]:
         return [event.fault for _, event in self.heard if isinstance(event, ServiceFault)]
@@ -151,7 +162,7 @@ class Stage:
         self.claim = (await self.patiently(IPAM_CLAIM, claim_of("n2", "uid-db-0"), ClaimGrant, "n2")).claim
         marks = self.feed.identities.marks
         for name, node in (("victim", "n2"), ("mine", "n3")):
-            await self.town.until(lambda node=node: residents_key(node) in marks, f"residents of {node}")
+            await self.town.until(partial(marks.__contains__, residents_key(node)), f"residents of {node}")
             lives = [one for one in marks[residents_key(node)].value.identities if one not in self.identities.values()]
             self.identities[name] = lives[0]
             await self.tell(node, self.blocks[node].cidr[5], self.identities[name])
@@ -205,8 +216,8 @@ async def stage(nats_server: NatsServer) -> AsyncIterator[Stage]:
         await town.put(Namespace("kube-system", "cluster-uid"), Namespace("x", "uid-x"), *PODS, *POOLS)
         await town.put(*(Node(name=name, uid=f"uid-{name}", ready=True) for name in ("n1", "n2", "n3")))
         await town.complete()
-        for kind in (Node, IPPool):
-            scope = codec.kind_prefix(KIND_OF[kind])
+        for listed in (Node, IPPool):
+            scope = codec.kind_prefix(KIND_OF[listed])
             await town.objects.put(complete_key(scope), Complete(epoch=town.epochs["objects"]))
         made = Stage(town, watched, buses)
         await made.settle()
@@ -214,8 +225,7 @@ async def stage(nats_server: NatsServer) -> AsyncIterator[Stage]:
 
 
 async def test_it_writes_no_key_of_another(stage: Stage) -> None:
-    await asyncio.sleep(0.5)
-    before = stage.watched.state()
+    before = await stage.watched.rest()
     assert any(key.startswith("blocks/") for key in before)
     assert "identities/_residents.n2" in before
     keys = [(view, key) for view, of in stage.watched.views.items() for key in (*of.entries, *of.marks)]
@@ -242,11 +252,11 @@ async def test_it_writes_no_key_of_another(stage: Stage) -> None:
             for delete in (False, True)
         )
     )
-    assert stage.watched.state() == before
+    assert await stage.watched.rest() == before
 
 
 async def test_it_takes_no_block_and_no_claim(stage: Stage) -> None:
-    before = stage.watched.state()
+    before = await stage.watched.rest()
     theirs, kept = stage.blocks["n2"], stage.claim
     uid = "uid-n3"
     for subject in OF_NODES:  # on the subject of another nobody hears it
@@ -291,7 +301,7 @@ async def test_it_takes_no_block_and_no_claim(stage: Stage) -> None:
     assert refused == ["node-limit", "node-limit"]
     held = [entry.value for entry in stage.feed.blocks.entries.values() if entry.value.node == "n3"]
     assert sum(block.cidr.num_addresses for block in held) == 2 * 256
-    assert stage.watched.state() == before
+    assert await stage.watched.rest() == before
     assert (await stage.buses["dataplane-n1"].bucket(CLAIMS).list(Claim)).popitem()[1].value == kept
     await told(stage, lambda: [fault for fault in stage.watched.faults if "n3" in fault and "ipam" not in fault])
     assert {event.node for subject, event in stage.watched.heard if ".ipam." in subject} == {"n3"}
@@ -313,7 +323,7 @@ async def told(stage: Stage, what: Callable[[], object]) -> None:
 
 
 async def test_what_it_says_of_itself_moves_no_packet_of_anothers(stage: Stage) -> None:
-    before, true, victim = stage.watched.state(), dict(stage.believed), stage.identities["victim"]
+    before, true, victim = await stage.watched.rest(), dict(stage.believed), stage.identities["victim"]
     own, routing = stage.blocks["n3"].cidr, stage.buses["routing-n3"]
     lies = (
         (stage.blocks["n2"].cidr[5], stage.identities["mine"]),
@@ -341,7 +351,7 @@ async def test_what_it_says_of_itself_moves_no_packet_of_anothers(stage: Stage) 
     assert stage.believed == true
     await stage.town.until(lambda: stage.routes.look().impostors == (("n3", "n2"),), "the impostor is seen")
     assert stage.routes.look().routes["n2"].underlay == (ip_address("172.30.0.12"),)
-    assert stage.watched.state() == before
+    assert await stage.watched.rest() == before
 
 
 async def test_it_tells_nothing_in_anothers_name(stage: Stage) -> None:
@@ -370,7 +380,7 @@ async def test_it_tells_nothing_in_anothers_name(stage: Stage) -> None:
 
 
 async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
-    before = stage.watched.state()
+    before = await stage.watched.rest()
     client = stage.thief.connection.client()
     subjects = [of_node(subject, "n3") for subject in OF_NODES]
     subjects += [f"$KV.{ENDPOINTS.on_server}.n3.0a000001", f"$KV.{ACKS.on_server}.n3"]
@@ -385,6 +395,5 @@ async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
             with suppress(Exception):
                 await client.publish(subject, body, reply=f"$KV.{bucket.on_server}.{key}")
     await client.flush()
-    await asyncio.sleep(1)
-    assert stage.watched.state() == before
+    assert await stage.watched.rest() == before
     assert not [key for view in stage.watched.views.values() for key in view.unreadable if "n3" not in key.split(".")]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
+from functools import partial
 
 import pytest_asyncio
 
@@ -55,7 +56,7 @@ async def test_a_frontier_promises_the_residents(town: Town, nats_server: NatsSe
         for number in range(20):
             node = f"n{number}.example"
             sequence = await town.put(pod(f"x/p{number}", labels={"role": f"r{number}"}, node=node))
-            await town.until(lambda sequence=sequence: town.reached(sequence), "the frontier")
+            await town.until(partial(town.reached, sequence), "the frontier")
             entry = await bucket.get(residents_key(encode_segment(node)), Residents)
             assert entry is not None
             assert entry.value.revision.sequence == sequence
