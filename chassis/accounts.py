@@ -155,9 +155,7 @@ def _discovered(user: User) -> list[str]:
     if DISCOVERY in user.role.requests:
         return []
     name = user.role.name
-    return [
-        f"$SRV.{verb}{of_whom}" for verb in ("PING", "INFO", "STATS") for of_whom in ("", f".{name}", f".{name}.*")
-    ]
+    return [f"$SRV.{verb}{of_whom}" for verb in ("PING", "INFO", "STATS") for of_whom in ("", f".{name}", f".{name}.*")]
 
 
 def _spelled(subject: str, user: User) -> str:

@@ -258,11 +258,11 @@ class Registration:
             except Refused as refused:
                 span.event("refused", code=refused.code, reason=refused.message)
                 return _refusal(refused.code, refused.message, retry=refused.retry)
-            except codec.Malformed as error:
-                return _refusal("malformed", str(error))
-            except (Retryable, TimeoutError) as error:
+            except (Retryable, TimeoutError) as error:  # first: a damaged value of ours is no malformed request
                 text = str(error) or f"no answer within {ANSWER_DEADLINE} s"
                 return _refusal("unavailable", text, retry=True)
+            except codec.Malformed as error:
+                return _refusal("malformed", str(error))
             except Exception as error:
                 self._log.error("answer-failed", subject=request.subject, error=error, bug=True)
                 return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)

@@ -205,10 +205,10 @@ class Tail:
             self._break("the server lost the consumer")
         elif message.subject != f"{self._inbox}.{self._request}":
             return  # an earlier request has ended, which no longer matters
-        elif status in ("404", "408") or (status == "409" and "Deleted" not in _reason(headers)):
-            await self._again()
+        elif status == "408" or (status == "409" and self._left < BATCH):
+            await self._again()  # its time is over, or what it may bring in all
         else:
-            self._break(f"the server ended a request: {status} {_reason(headers)}")
+            self._break(f"the server ended a request: {status} {headers.get('Description', '')}")
 
     def _on_heartbeat(self, headers: dict[str, str]) -> None:
         last = headers.get("Nats-Last-Consumer")
@@ -224,10 +224,6 @@ class Tail:
     async def _again(self) -> None:
         with contextlib.suppress(Fault):  # else the silence tells
             await self._ask()
-
-
-def _reason(headers: dict[str, str]) -> str:
-    return headers.get("Description", "")
 
 
 def _positions(reply: str) -> tuple[int, int, int]:

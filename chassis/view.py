@@ -383,7 +383,6 @@ class View:
             if self.log is not None:
                 self.log.error("value-unreadable", view=self.name, key=change.key, revision=change.revision, error=why)
 
-
     async def _mend(self, mend: Mend, now: float) -> None:
         """Write again what cannot be read and is ours, as far as we know what it was."""
         due: list[tuple[Entry[Any], _Damage]] = []

@@ -157,17 +157,16 @@ class Link:
         subscription = await self._client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
         values: dict[str, msgspec.Struct] = {}
         unreadable = 0
-        asked = False
+        left = 0
         while pending:
-            if not asked:
+            if not left:
                 await self._client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.{name}", self._next(), reply=inbox)
-                asked, left = True, _BATCH
+                left = _BATCH
             message = await self._within(subscription.next_msg(self._settings.deadline), f"bucket {bucket.name}")
             if "Status" in (message.headers or {}):
-                asked = False  # so many bytes were asked for, and no more of them fit; or the time is over
+                left = 0  # so many bytes were asked for, and no more of them fit; or the time is over
                 continue
             left -= 1
-            asked = left > 0
             pending = message.metadata.num_pending
             key = message.subject.removeprefix(subject)
             kind = kind_of(key)

@@ -122,7 +122,7 @@ class Writer:
     async def _put(self, key: str, value: T, entry: Entry[T | None] | None) -> int | Conflict:
         try:
             if entry is None:
-                return await self._kv.create(key, value, mend=True)
+                return await self._kv.create(key, value)
             return await self._kv.update(key, value, entry.revision)
         except codec.Malformed as error:
             raise Refused("too-large", f"{key} cannot be published: {error}") from error

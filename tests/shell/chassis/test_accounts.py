@@ -8,8 +8,11 @@ from __future__ import annotations
 
 import asyncio
 import json
+import os
+import signal
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack
+from ipaddress import ip_network
 from typing import Any
 
 import nats
@@ -19,7 +22,9 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from chassis.accounts import meet
+from chassis.nats_config import new_key
 from proto import codec, subjects
+from proto.addresses import Block
 from proto.events import ServiceFault
 from proto.policy import Frontier, Revision
 from proto.requests import BlockRequest, IpamShow, IpamState
@@ -77,7 +82,12 @@ class Place:
                 await client.subscribe(">", cb=on_message)
                 for subject in FOREIGN:  # a consumer delivers to whom asked for exactly its subject
                     await client.subscribe(subject, cb=on_message)
-                await client.flush()
+                await settled(client)
+                await client.publish("heard", b"")
+                await settled(client)
+        await asyncio.sleep(0.1)
+        assert {user for user, _ in self.heard} == self.server.users.keys() - {but}
+        self.heard.clear()
 
     async def stored(self) -> dict[str, Any]:
         """The last sequence and number of messages of each stream."""
@@ -89,12 +99,16 @@ class Place:
         return found
 
 
+async def settled(client: Client) -> None:
+    """The server has taken in all that was said: the first PING may overtake what is still buffered."""
+    for _ in range(2):
+        await client.flush()
+
+
 @pytest.fixture(scope="module", params=["file", "signed"])
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
     """Users that may publish and hear anything within their account."""
-    server = NatsServer(
-        tmp_path_factory.mktemp("nats"), ("n1", "n2"), signed=request.param == "signed", unlimited=True
-    )
+    server = NatsServer(tmp_path_factory.mktemp("nats"), ("n1", "n2"), signed=request.param == "signed", unlimited=True)
     server.start()
     yield server
     server.close()
@@ -138,7 +152,7 @@ async def test_an_answer_is_stored_nowhere_and_heard_by_nobody(place: Place, att
     for subject, body in asked:
         for reply in replies:
             await client.publish(subject, body, reply=reply)
-    await client.flush()
+    await settled(client)
     await asyncio.sleep(0.3)
     assert await place.stored() == before
     assert not place.heard
@@ -173,7 +187,7 @@ async def pull(client: Client, name: str, key: str, *, reply: str) -> None:
     await consume(client, name, key)
     request = json.dumps({"batch": 10, "expires": 1_000_000_000}).encode()
     await client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{STREAM}.{name}", request, reply=reply)
-    await client.flush()
+    await settled(client)
 
 
 async def test_what_a_consumer_brings_to_ones_own_subjects_is_no_request_and_no_event(place: Place) -> None:
@@ -199,7 +213,7 @@ async def test_what_a_consumer_brings_to_ones_own_subjects_is_no_request_and_no_
             await node.request(key, body)
             await pull(node, f"own-{len(reply)}", key, reply=reply)
             await node.publish(f"{JETSTREAM}.DIRECT.GET.{STREAM}.{key}", b"", reply=reply)
-        await node.flush()
+        await settled(node)
         await asyncio.sleep(1.3)
         assert not [one for one in asked if one[0] != "airmesh.v1.events.ipam.fault"]
         assert ipam.registration.dropped >= 2
@@ -262,7 +276,7 @@ async def test_a_service_drops_what_a_courier_brings_and_tells_it_once(place: Pl
 async def test_an_agent_answers_a_discovery_in_its_own_name_alone(place: Place) -> None:
     cli, node = await place.client("cli"), await place.client("dataplane-n1")
     answers = await cli.subscribe("_INBOX.cli.srv.>")
-    await cli.flush()
+    await settled(cli)
     for subject in ("_INBOX.cli.srv.token", "_INBOX.cli.srv.ipam.token", "_INBOX.cli.srv.dataplane-n2.token"):
         await node.publish(subject, b"lie")
     assert (await answers.next_msg(2)).subject == "_INBOX.cli.srv.dataplane-n1.token"
@@ -288,3 +302,35 @@ async def test_a_mirror_s_consumer_is_found_by_nobody(place: Place) -> None:
     async with bus_of(place.server, "cluster") as cluster:
         entry = await cluster.bucket(subjects.RULES).get("_epoch", Epoch)
         assert entry is not None
+
+
+async def test_a_user_more_on_a_reload_disturbs_nobody(nats_server: NatsServer) -> None:
+    """An operator adds a user to the server's file and has it read again: mirrors and services go on."""
+    async with AsyncExitStack() as stack:
+        cluster, ipam, cli, routing = [
+            await stack.enter_async_context(bus_of(nats_server, role, node))
+            for role, node in (("cluster", None), ("ipam", None), ("cli", None), ("routing", "n1"))
+        ]
+        await cluster.make_buckets()
+        view = routing.bucket(subjects.BLOCKS).watch({"": Block}, markers=(), name="blocks")
+
+        async def show(_: IpamShow) -> IpamState:
+            return IpamState((), (), (), ())
+
+        await ipam.serve(subjects.IPAM_SHOW, IpamShow, show)
+        await view.wait_synced(5)
+        head, _, accounts = nats_server.config.read_text().partition("accounts: ")
+        written = json.loads(accounts)
+        written["state"]["users"].append({"nkey": new_key()[1]})
+        nats_server.config.write_text(f"{head}accounts: {json.dumps(written)}\n")
+        os.kill(nats_server.pid, signal.SIGHUP)
+        await asyncio.sleep(0.5)
+        assert await cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=2)
+        block = Block(ip_network("10.244.0.0/26"), "p", "n1", "u", 1, "n")
+        await ipam.bucket(subjects.BLOCKS).put("0af40000-26", block)
+        for _ in range(100):
+            if view.entries:
+                break
+            await asyncio.sleep(0.05)
+        assert view.entries["0af40000-26"].value == block
+        assert ipam.connection.reconnects == routing.connection.reconnects == 0

@@ -22,6 +22,7 @@ from nats.aio.client import Server
 
 from chassis import connection as connection_module
 from chassis import jetstream
+from chassis import tail as tail_module
 from chassis import view as view_module
 from chassis.bus import Bus, View
 from chassis.connection import ClosedForGood, _next_server
@@ -253,6 +254,65 @@ async def test_full_queue_loses_nothing_for_good(
     assert lines.lines.named("bus-slow-consumer"), "the trap was not sprung"
     assert view.resyncs > 1
     await view.wait_synced(5)
+
+
+async def test_requests_for_messages_end_and_are_asked_again(
+    bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By number, by bytes and by time: each end is followed by the next request, and nothing is listed anew."""
+    monkeypatch.setattr(tail_module, "BATCH", 7)
+    monkeypatch.setattr(tail_module, "BATCH_BYTES", 1500)
+    monkeypatch.setattr(tail_module, "EXPIRES", 3)
+    bus = await bus_for("ipam")
+    kv = bus.bucket(subjects.BLOCKS)
+    await asyncio.gather(*(kv.put(key(number), block(number)) for number in range(100)))
+    await kv.put("_complete", Complete(epoch=buckets["blocks"]))
+    view = kv.watch({"": Block}, name="blocks")
+    await until(lambda: view.synced, 3)
+    assert len(view.entries) == 100
+    for number in range(100, 104):
+        await asyncio.sleep(1.7)
+        await kv.put(key(number), block(number))
+        await until(lambda number=number: key(number) in view.entries, 0.5)  # type: ignore[misc]
+    assert view.resyncs == 1
+
+
+async def test_a_silent_consumer_is_replaced(
+    bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its request is lost and nobody says so: no heartbeat comes, and the view lists again."""
+    pull, lost = jetstream.pull, 1
+
+    async def lossy(*arguments: Any) -> None:
+        nonlocal lost
+        if lost:
+            lost -= 1
+            return
+        await pull(*arguments)
+
+    monkeypatch.setattr(jetstream, "pull", lossy)
+    bus = await bus_for("ipam")
+    kv = bus.bucket(subjects.BLOCKS)
+    await kv.put(key(0), block(0))
+    await kv.put("_complete", Complete(epoch=buckets["blocks"]))
+    view = kv.watch({"": Block}, name="blocks")
+    await view.wait_synced(7)
+    assert view.resyncs == 2
+    assert set(view.entries) == {key(0)}
+
+
+async def test_a_consumer_that_somebody_removed_is_replaced(
+    nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
+) -> None:
+    bus = await bus_for("ipam")
+    view = await synced_view(bus, buckets["blocks"])
+    async with admin(nats_server) as raw:
+        for info in await raw.jetstream().consumers_info(STREAM):
+            await raw.jetstream().delete_consumer(STREAM, info.name)
+    await until(lambda: view.resyncs > 1, 3)
+    await view.wait_synced(3)
+    await bus.bucket(subjects.BLOCKS).put(key(0), block(0))
+    await until(lambda: key(0) in view.entries, 2)
 
 
 async def test_view_is_back_within_seconds_after_kill_9(
