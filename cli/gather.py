@@ -13,7 +13,7 @@ from typing import Any
 from cli.link import Link
 from cli.reports import agents, dns, micro, pods, policy, routes
 from proto.addresses import Claim, Endpoint
-from proto.codec import kind_prefix
+from proto.codec import encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, Node
@@ -43,6 +43,15 @@ async def _all(link: Link, bucket: Bucket, kind: type[Any], prefix: str = ">") -
     return contents.of(kind)
 
 
+def _honest(found: dict[str, Any]) -> dict[str, Any]:
+    """Values under the key of the node that they name: no other may write there, whatever a value says."""
+    return {key: value for key, value in found.items() if key.partition(".")[0] == encode_segment(value.node)}
+
+
+async def _acks(link: Link) -> dict[str, Ack]:
+    return {ack.node: ack for ack in _honest(await _all(link, ACKS, Ack)).values()}
+
+
 async def status(link: Link) -> agents.Status:
     """Agents, nodes, and what is wrong."""
     answers, nodes, frontiers = await asyncio.gather(
@@ -52,7 +61,7 @@ async def status(link: Link) -> agents.Status:
     )
     now = datetime.now(UTC)
     listed = [agent for user, answer in answers if (agent := micro.agent(user, answer, now)) is not None]
-    acks = {ack.node: ack for ack in (await _all(link, ACKS, Ack)).values()}
+    acks = await _acks(link)
     return agents.status(listed, nodes.values(), acks, frontiers.values())
 
 
@@ -61,14 +70,15 @@ async def running(link: Link, namespace: str) -> pods.Pods:
     endpoints, identities = await asyncio.gather(
         _all(link, ENDPOINTS, Endpoint), _all(link, IDENTITIES, IdentityRecord)
     )
-    return pods.pods(endpoints.values(), {one.identity: one.stands_for for one in identities.values()}, namespace)
+    return pods.pods(
+        _honest(endpoints).values(), {one.identity: one.stands_for for one in identities.values()}, namespace
+    )
 
 
 async def policy_status(link: Link) -> policy.PolicyStatus:
     """Frontier and acknowledgements."""
     frontiers = await _all(link, RULES, Frontier, "_frontier.>")
-    acks = {ack.node: ack for ack in (await _all(link, ACKS, Ack)).values()}
-    return policy.policy_status(frontiers.values(), acks)
+    return policy.policy_status(frontiers.values(), await _acks(link))
 
 
 async def explain(link: Link, asked: ExplainRequest) -> policy.Verdict:
@@ -94,7 +104,7 @@ async def addresses(link: Link) -> IpamState:
 async def offered(link: Link) -> routes.Routes:
     """What nodes offer each other."""
     offers, claims = await asyncio.gather(_all(link, ROUTES, NodeRoutes), _all(link, CLAIMS, Claim))
-    return routes.routes(offers.values(), claims.values())
+    return routes.routes(_honest(offers).values(), claims.values())
 
 
 async def names(link: Link) -> dns.DnsState:

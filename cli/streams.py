@@ -34,6 +34,7 @@ def flows(seconds: float | None, dropped: bool, pod: str, output: str) -> None:
 
     def shown(message: Msg) -> Printed:
         event = decode(FlowEvent, message.data)
+        event_report.check_speaker(message.subject, event)
         if not flow_report.wanted(event, pod):
             return None
         return show.json_text(event, indent=0) if output == "json" else flow_report.line(event)
@@ -49,7 +50,9 @@ def events(seconds: float | None, output: str) -> None:
         if kind is None:
             return None
         traceparent = (message.headers or {}).get("traceparent", "")
-        told = event_report.Told(subject=message.subject, traceparent=traceparent, event=decode(kind, message.data))
+        event = decode(kind, message.data)
+        event_report.check_speaker(message.subject, event)
+        told = event_report.Told(subject=message.subject, traceparent=traceparent, event=event)
         if output == "json":
             return show.json_text(told, indent=0)
         return event_report.line(datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3], told)

@@ -16,16 +16,20 @@ IPAM_HOLDER = "_ipam"
 """Holder of the blocks that ``ipam`` itself keeps for claims; no node can be named so."""
 
 
+CONTESTED = "_contested"
+"""Holder of a block that two nodes claim while nothing says whose it is: neither gives addresses of it away."""
+
+
 class Block(msgspec.Struct, frozen=True):
     """Value of ``blocks.<block>``: who may give addresses of it away."""
 
     cidr: Network
     pool: str
     node: str
-    """Node name, or :data:`IPAM_HOLDER`."""
+    """Node name, :data:`IPAM_HOLDER` or :data:`CONTESTED`; empty when nobody holds it."""
     node_uid: str
     epoch: int
-    """Raised by one whenever the block changes hands."""
+    """Given by ``ipam``: raised whenever the block changes hands. What a node says of it is not believed."""
     nonce: str
 
 
@@ -58,7 +62,7 @@ class Claim(msgspec.Struct, frozen=True):
     container: str
     interface: str
     epoch: int
-    """Raised by one at each change of holder; orders endpoints of one address."""
+    """Given by ``ipam``: raised at each change of holder; orders endpoints of one address."""
     nonce: str
 
 

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 MAJOR = "v1"
 ROOT = f"airmesh.{MAJOR}"
 
+# Asked by nodes: each on a subject of its own, see :func:`of_node`.
 IPAM_BLOCK = f"{ROOT}.ipam.block"
 IPAM_REPORT = f"{ROOT}.ipam.report"
 IPAM_CLAIM = f"{ROOT}.ipam.claim"
@@ -18,6 +19,9 @@ IPAM_RELEASE = f"{ROOT}.ipam.release"
 IPAM_SHOW = f"{ROOT}.ipam.show"
 POLICY_EXPLAIN = f"{ROOT}.policy.explain"
 POLICY_MATRIX = f"{ROOT}.policy.matrix"
+
+OF_NODES = (IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE)
+"""Subjects of requests that end with the asking node."""
 
 JETSTREAM = f"{ROOT}.jetstream"
 """The JSON API of JetStream as every account spells it that has no streams of its own."""
@@ -30,6 +34,11 @@ FLOWS = f"{ROOT}.flows"
 
 
 OBJECT_FAULT = "object-fault"
+
+
+def of_node(subject: str, node_segment: str) -> str:
+    """The subject on which one node asks, and no other may; ``node_segment`` encoded."""
+    return f"{subject}.{node_segment}"
 
 
 def event_subject(service: str, what: str) -> str:
@@ -49,6 +58,14 @@ def heard_subject(service: str, what: str, node_segment: str = "*") -> str:
     """
     each = any(role.name == service and role.per_node for role in ROLES)
     return ".".join((EVENTS, service, what, *([node_segment] if each else [])))
+
+
+def node_of(subject: str) -> str | None:
+    """Encoded node whose key an event or flow was sent with; None when none of a node's services sends there."""
+    tokens = subject.split(".")
+    if subject.startswith(f"{FLOWS}.") and len(tokens) == FLOWS.count(".") + 3:
+        return tokens[-2]
+    return tokens[-1] if subject.startswith(f"{EVENTS}.") and len(tokens) == EVENTS.count(".") + 4 else None
 
 
 def object_fault_subject(service: str, node_segment: str = "") -> str:
@@ -150,6 +167,8 @@ class Role:
     makes_buckets: bool = False
 
 
+_OF_NODES = (ENDPOINTS, ACKS, ROUTES)
+"""Buckets whose keys are each node's own."""
 _EVERYTHING = tuple(Grant(bucket) for bucket in BUCKETS)
 
 ROLES: tuple[Role, ...] = (
@@ -158,7 +177,10 @@ ROLES: tuple[Role, ...] = (
         writes=(
             Grant(OBJECTS),
             Grant(LEASES, ("cluster",)),
-            *(Grant(bucket, ("_epoch",)) for bucket in BUCKETS if bucket is not OBJECTS),
+            # It deletes what nodes that are gone have left; a grant cannot tell a deletion from a value.
+            *(Grant(bucket) for bucket in _OF_NODES),
+            *(Grant(bucket, ("_epoch",)) for bucket in BUCKETS if bucket not in (OBJECTS, *_OF_NODES)),
+            Grant(LEASES, ("node",)),
         ),
         reads=_EVERYTHING,
         publishes=(f"{EVENTS}.cluster.>",),
@@ -177,7 +199,7 @@ ROLES: tuple[Role, ...] = (
             Grant(ACKS),
             Grant(ENDPOINTS),
         ),
-        serves=(IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE, IPAM_SHOW),
+        serves=(*(of_node(subject, "*") for subject in OF_NODES), IPAM_SHOW),
         publishes=(f"{EVENTS}.ipam.>",),
     ),
     Role(
@@ -233,7 +255,7 @@ ROLES: tuple[Role, ...] = (
             Grant(IDENTITIES),
             Grant(RULES),
         ),
-        requests=(IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE),
+        requests=tuple(of_node(subject, "{node}") for subject in OF_NODES),
         publishes=(f"{EVENTS}.dataplane.*", f"{EVENTS}.dataplane.{OBJECT_FAULT}.{{node}}", f"{FLOWS}.{{node}}.>"),
     ),
     Role(

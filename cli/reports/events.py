@@ -9,14 +9,22 @@ import msgspec
 
 from cli.reports.text import identity
 from cli.show import Cell, Tone, dim
+from proto.codec import Malformed, decode_segment, encode_segment
 from proto.events import EVENTS_BY_SUBJECT
-from proto.subjects import EVENTS, OBJECT_FAULT
+from proto.subjects import EVENTS, OBJECT_FAULT, node_of
 
 
 def kind_of(subject: str) -> type[msgspec.Struct] | None:
     """Type of the body told on ``subject``; None for a subject this release does not know."""
     of_each_node = f"{subject.rpartition('.')[0]}.*"
     return EVENTS_BY_SUBJECT.get(subject) or EVENTS_BY_SUBJECT.get(of_each_node)
+
+
+def check_speaker(subject: str, event: msgspec.Struct) -> None:
+    """Raises Malformed for what a node tells in the name of another: the subject says whose key it was sent with."""
+    node, named = node_of(subject), getattr(event, "node", "")
+    if node is not None and named and encode_segment(named) != node:
+        raise Malformed(f"node {decode_segment(node)} tells it in the name of {named[:64]!r}")
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):

@@ -16,7 +16,7 @@ from chassis.health import Condition
 from chassis.lease import Lease
 from chassis.reconcile import Loop
 from chassis.service import Runtime
-from chassis.view import Cursor
+from chassis.view import Cursor, View
 from kit import backoff
 from proto.addresses import Block, BlockReport
 from proto.dns import CoreDNSDecision, DnsReport
@@ -26,6 +26,7 @@ from proto.policy import Ack
 from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
 from services.cluster import kubeconfig
 from services.cluster.core.cache import Cache
+from services.cluster.departed import Departures
 from services.cluster.feed import Feed, Pace
 from services.cluster.kube import Kube
 from services.cluster.mirror import Mirror, kind_of_key
@@ -35,6 +36,7 @@ from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter
 
 FULL_PASS = 30.0
 BUCKETS_EVERY = 5.0
+DEPARTED_EVERY = 10.0
 
 
 class Changes:
@@ -104,7 +106,19 @@ async def _mirror_when_possible(
     )
     cursors = [objects.cursor(), changes.cursor(*caches)]
     loops = [Loop(runtime, "mirror", cursors=cursors, apply=mirror.apply, period=FULL_PASS)]
-    loops += _writers(runtime, kube, lease, caches, mirror, changes)
+    writers, blocks = _writers(runtime, kube, lease, caches, mirror, changes)
+    loops += writers
+    departures = Departures(
+        runtime.bus,
+        lease=lease,
+        nodes=caches[Node],
+        fresh=partial(_is_fresh, next(feed for feed in feeds if feed.cache.kind.type is Node)),
+        objects=objects,
+        blocks=blocks,
+        grace=runtime.settings.departed_grace,
+        log=runtime.log,
+    )
+    loops.append(Loop(runtime, "departures", cursors=[], apply=departures.apply, period=DEPARTED_EVERY))
     told = ObjectFaultTeller(
         kube=kube, lease=lease, caches=list(caches.values()), instance=runtime.instance, log=runtime.log
     )
@@ -125,7 +139,8 @@ def _writers(
     caches: dict[type, Cache],
     mirror: Mirror,
     changes: Changes,
-) -> list[Loop]:
+) -> tuple[list[Loop], View]:
+    """Loops that write to the API server, and the view of ``blocks`` that they read."""
     bus, log = runtime.bus, runtime.log
     acks = bus.bucket(ACKS).watch({"": Ack}, markers=(), name="acks")
     blocks = bus.bucket(BLOCKS).watch({"": Block, "_reported": BlockReport}, name="blocks")
@@ -143,7 +158,7 @@ def _writers(
         instance=runtime.instance,
         log=log,
     )
-    return [
+    loops = [
         Loop(runtime, "nodes", cursors=[acks.cursor(), blocks.cursor()], apply=nodes.apply, period=5, debounce=0.05),
         Loop(
             runtime,
@@ -155,6 +170,7 @@ def _writers(
         ),
         Loop(runtime, "faults", cursors=[], apply=faults.apply, period=2),
     ]
+    return loops, blocks
 
 
 async def _keep_buckets(runtime: Runtime[Settings], made: asyncio.Event) -> None:
@@ -197,6 +213,11 @@ def _tell_feeds(condition: Condition, feeds: list[Feed]) -> None:
     condition.set(
         not waiting, "; ".join(f"{feed.cache.kind.plural}: {feed.trouble or 'not listed yet'}" for feed in waiting[:3])
     )
+
+
+def _is_fresh(feed: Feed) -> bool:
+    """Whether what is followed is as the API server has it now, as far as can be known."""
+    return feed.cache.synced and not feed.trouble
 
 
 def _may_be_absent(feed: Feed) -> bool:

@@ -24,5 +24,9 @@ class Settings(BaseSettings):
     lease_seconds: float = 6.0
     """After this long without a word a standby takes over."""
 
+    departed_grace: float = 120.0
+    """Seconds that nothing of a node without a Node object, and without blocks, may have changed before its keys are
+    deleted; a node that lives writes every 30 s."""
+
     bucket_replicas: int = 1
     """Copies of each bucket when it is made: 1 with one NATS server, 3 with three."""

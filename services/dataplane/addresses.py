@@ -10,11 +10,15 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Sequence
+from typing import TypeVar
+
+import msgspec
 
 from chassis.bus import Bus
 from chassis.faults import Refused, Unavailable
 from chassis.log import Log
 from proto.addresses import Block, Claim
+from proto.codec import encode_segment
 from proto.objects import Owner
 from proto.requests import (
     BlockGrant,
@@ -24,7 +28,7 @@ from proto.requests import (
     ClaimGrant,
     ClaimRequest,
 )
-from proto.subjects import IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT
+from proto.subjects import IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, of_node
 from services.dataplane.bell import Bell
 from services.dataplane.core.addressing import AddressPlan, Family
 from services.dataplane.core.cni import CniError, Code
@@ -34,6 +38,8 @@ from services.dataplane.journal import Journal, JournalFault
 
 ASK_SECONDS = 4.0
 
+A = TypeVar("A", bound=msgspec.Struct)
+
 
 class AddressBook:
     """What this node may give away, and what its pods have."""
@@ -42,6 +48,7 @@ class AddressBook:
         self._bus = bus
         self._log = log
         self._node = node
+        self._segment = encode_segment(node)
         self._spare = spare
         self._nonces: dict[int, str] = {}
         self.journal = journal
@@ -99,7 +106,7 @@ class AddressBook:
             raise Unavailable("this node's Node object has not arrived")
         nonce = self._nonces.setdefault(family, secrets.token_hex(8))
         request = BlockRequest(node=self._node, node_uid=node_uid, family=family, nonce=nonce)
-        grant = await self._bus.request(IPAM_BLOCK, request, BlockGrant, timeout=ASK_SECONDS)
+        grant = await self._ask(IPAM_BLOCK, request, BlockGrant)
         clash = await self.journal.hold_block(grant.block)
         self._nonces.pop(family, None)
         if clash is not None:
@@ -134,7 +141,7 @@ class AddressBook:
             address=plan.fixed.get(family),
         )
         try:
-            grant = await self._bus.request(IPAM_CLAIM, request, ClaimGrant, timeout=ASK_SECONDS)
+            grant = await self._ask(IPAM_CLAIM, request, ClaimGrant)
         except Unavailable as error:
             why = f"ipam does not answer, and {owner.kind} {owner.namespace}/{owner.name} keeps its address"
             raise CniError(Code.TRY_AGAIN_LATER, why, str(error)) from error
@@ -160,7 +167,7 @@ class AddressBook:
             blocks=tuple(ledger.blocks.values()),
             claims=tuple(ledger.claims.values()),
         )
-        answer = await self._bus.request(IPAM_REPORT, request, BlockReportAnswer, timeout=ASK_SECONDS)
+        answer = await self._ask(IPAM_REPORT, request, BlockReportAnswer)
         confirmed = {block.cidr for block in answer.blocks}
         for asked in request.blocks:
             if asked.cidr in confirmed or ledger.blocks.get(asked.cidr) != asked:
@@ -184,12 +191,16 @@ class AddressBook:
             why = "the journal is new and ipam says that this node held it before"
             self._log.warning("block-rests", block=str(block.cidr), seconds=self.journal.cooldown, why=why)
 
+    async def _ask(self, subject: str, request: msgspec.Struct, answer: type[A]) -> A:
+        """Ask ``ipam`` on this node's own subject; raises Refused, Unavailable."""
+        return await self._bus.request(of_node(subject, self._segment), request, answer, timeout=ASK_SECONDS)
+
     async def settle_owed(self) -> int:
         """Tells ``ipam`` which claims are no longer held; raises Unavailable. Returns how many it answered."""
         settled = 0
         for owed in list(self.journal.ledger.owed.values()):
             try:
-                await self._bus.tell(IPAM_RELEASE, owed, timeout=ASK_SECONDS)
+                await self._bus.tell(of_node(IPAM_RELEASE, self._segment), owed, timeout=ASK_SECONDS)
             except Refused as error:
                 if error.retry:
                     raise Unavailable(error.message) from error

@@ -159,7 +159,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
         apply=state.enforce,
         period=FULL_POLICY,
     )
-    whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims)]
+    whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims, feed.identities)]
     around_cursors = [*whose, registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     _start_services(runtime, parts, datapath)

@@ -18,6 +18,7 @@ from proto.codec import encode_segment, identity_key, join, kind_prefix
 from proto.identity import IdentityRecord, RelevantKeys
 from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
+from proto.residents import RESIDENTS_PREFIX, Residents
 from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
 from services.dataplane.beliefs import Beliefs
 from services.dataplane.core.admission import Knowledge
@@ -47,6 +48,8 @@ def identities_kind(key: str) -> type[msgspec.Struct] | None:
     """Type of an entry of ``identities``."""
     if key == "_relevant":
         return RelevantKeys
+    if key.startswith(f"{RESIDENTS_PREFIX}."):
+        return Residents
     return None if key.startswith("_") else IdentityRecord
 
 
@@ -123,7 +126,7 @@ class Feed:
         self.endpoints = bus.bucket(ENDPOINTS).watch(endpoints_kind, markers=(), name="endpoints")
         self.blocks = bus.bucket(BLOCKS).watch(blocks_kind, markers=(), name="blocks")
         self.claims = bus.bucket(CLAIMS).watch(claims_kind, name="claims")
-        self.beliefs = Beliefs(node, self.endpoints, self.blocks, self.claims)
+        self.beliefs = Beliefs(node, self.endpoints, self.blocks, self.claims, self.identities)
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
         self._state: tuple[int, int, bool, int] | None = None

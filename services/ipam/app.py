@@ -30,6 +30,7 @@ from proto.subjects import (
 from services.ipam.grants import Grants
 from services.ipam.keeping import Keeping
 from services.ipam.reports import Reports
+from services.ipam.senders import Senders
 from services.ipam.settings import Settings
 from services.ipam.store import fence
 from services.ipam.taking_back import TakingBack
@@ -49,14 +50,15 @@ async def build(runtime: Runtime[Settings]) -> None:
     async def unchanged() -> None:
         await fence(stores, world.look().epochs)
 
-    grants = Grants(blocks, world.look, unchanged)
+    senders = Senders(runtime.log, lambda fault: _fault(bus, fault))
+    grants = Grants(blocks, world.look, unchanged, most=runtime.settings.node_addresses)
     keeping = Keeping(owners, claims, grants, world.look, unchanged, lambda event: _moved(bus, event))
-    reports = Reports(grants, keeping, world.look, runtime.log)
+    reports = Reports(grants, keeping, world.look, runtime.log, senders.tell)
     upkeep = Upkeep(stores, world.of_addresses, grants, world.look, runtime.log, lambda fault: _fault(bus, fault))
-    await bus.serve(IPAM_BLOCK, BlockRequest, grants.grant)
-    await bus.serve(IPAM_REPORT, BlockReportRequest, reports.report)
-    await bus.serve(IPAM_CLAIM, ClaimRequest, keeping.claim)
-    await bus.serve(IPAM_RELEASE, ClaimRelease, keeping.release)
+    await bus.serve_nodes(IPAM_BLOCK, BlockRequest, senders.checked(grants.grant))
+    await bus.serve_nodes(IPAM_REPORT, BlockReportRequest, senders.checked(reports.report))
+    await bus.serve_nodes(IPAM_CLAIM, ClaimRequest, senders.checked(keeping.claim))
+    await bus.serve_nodes(IPAM_RELEASE, ClaimRelease, senders.releasing(keeping.release))
     await bus.serve(IPAM_SHOW, IpamShow, reports.show)
     read = (bus.bucket(OBJECTS), bus.bucket(ACKS), bus.bucket(ENDPOINTS))
     taking_back = TakingBack(blocks, read, world.look, lambda: world.objects.epoch, unchanged, runtime.log)

@@ -11,6 +11,7 @@ import asyncio
 import secrets
 import time
 from collections.abc import Awaitable, Callable
+from weakref import WeakValueDictionary
 
 import msgspec
 
@@ -32,11 +33,13 @@ from services.ipam.core.blocks import (
     overlapping,
 )
 from services.ipam.core.pools import Pool
-from services.ipam.core.recovery import GiveUp, Keep, Write, judge_report
+from services.ipam.core.recovery import GiveUp, Keep, Reporter, Write, judge_report
 from services.ipam.core.seen import Seen
 from services.ipam.store import Store, compare_and_set
 
 ATTEMPTS = 64
+MOST_ADDRESSES = 2048
+"""Addresses of one family in all blocks of one node: a stolen key does not empty the pools."""
 REPORTED = "_reported"
 
 Look = Callable[[], Seen]
@@ -61,15 +64,24 @@ def gate(seen: Seen) -> None:
 class Grants:
     """``store`` is ``blocks``, ``look`` what this copy sees, ``clock`` seconds since 1970."""
 
-    def __init__(self, store: Store, look: Look, fence: Fence, clock: Clock = time.time) -> None:
+    def __init__(
+        self, store: Store, look: Look, fence: Fence, clock: Clock = time.time, most: int = MOST_ADDRESSES
+    ) -> None:
         self._store = store
         self._fence = fence
         self._look = look
         self._clock = clock
+        self._most = most
         self._own = {4: asyncio.Lock(), 6: asyncio.Lock()}
+        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._given: dict[Network, Block] = {}
+        """Written by this copy and perhaps not seen yet."""
 
     async def grant(self, request: BlockRequest) -> BlockGrant:
-        """One more block for a node. Raises Refused: ``not-synced``, ``unknown-node``, ``pool-exhausted``."""
+        """One more block for a node.
+
+        Raises Refused: ``not-synced``, ``unknown-node``, ``pool-exhausted``, ``node-limit``.
+        """
         seen = self._look()
         gate(seen)
         node = seen.nodes.get(request.node)
@@ -80,9 +92,34 @@ class Grants:
         await self._fence()
         pools = tuple(pool for pool in seen.pools.enabled(request.family) if pool.takes(node))
         holder = Holder(request.node, node.uid, request.nonce)
-        return BlockGrant(
-            await self._take(pools, request.family, holder, annotated(seen.nodes.values(), but=request.node))
-        )
+        async with self._turn(request.node):
+            if granted(self._held(request.node), holder, request.family) is None:
+                self._refuse_more(request.node, request.family)
+            kept = annotated(seen.nodes.values(), but=request.node)
+            block = await self._take(pools, request.family, holder, kept)
+            self._given[block.cidr] = block
+        return BlockGrant(block)
+
+    def _turn(self, node: str) -> asyncio.Lock:
+        """One request of a node after the other, so that what it holds is counted."""
+        lock = self._turns.get(node)
+        if lock is None:
+            lock = self._turns[node] = asyncio.Lock()
+        return lock
+
+    def _held(self, node: str) -> tuple[Block, ...]:
+        """Blocks of a node, those that this copy has just written included."""
+        seen = self._look().blocks
+        for cidr, block in list(self._given.items()):
+            if cidr in seen and seen[cidr].epoch >= block.epoch:
+                del self._given[cidr]
+        return tuple(block for block in {**seen, **self._given}.values() if block.node == node)
+
+    def _refuse_more(self, node: str, family: int) -> None:
+        held = [block.cidr for block in self._held(node) if block.cidr.version == family]
+        if held and sum(cidr.num_addresses for cidr in held) >= self._most:
+            why = f"node {node} holds {len(held)} blocks of IPv{family}, and may hold {self._most} addresses"
+            raise Refused("node-limit", f"{why}; delete pods, or raise AIRMESH_NODE_ADDRESSES of ipam", retry=True)
 
     async def own_block(self, pools: tuple[Pool, ...], family: int) -> Block:
         """One more block for claims. Raises Refused: ``pool-exhausted``."""
@@ -115,25 +152,56 @@ class Grants:
 
     async def record(self, reported: Block, node: str, node_uid: str) -> Block | GiveUp:
         """One block of a node's report: the record as it stands now when the node may go on, else why not."""
+        async with self._turn(node):
+            return await self._record(reported, node, node_uid)
+
+    async def _record(self, reported: Block, node: str, node_uid: str) -> Block | GiveUp:
         key = block_key(reported.cidr)
         for _ in range(ATTEMPTS):
             entry = await self._store.get(key, Block)
-            around = {cidr: block for cidr, block in self._look().blocks.items() if cidr != reported.cidr}
+            seen = self._look()
+            around = {cidr: block for cidr, block in seen.blocks.items() if cidr != reported.cidr}
             if entry is not None:
                 around[reported.cidr] = entry.value
-            match judge_report(reported, node, node_uid, around):
+            judged = judge_report(
+                reported,
+                self._reporter(seen, reported.cidr, node, node_uid),
+                around,
+                seen.evidence,
+                complete=seen.complete or seen.whole_blocks,
+                now=int(self._clock()),
+            )
+            match judged:
                 case Write(block):
-                    if await compare_and_set(self._store, key, block, entry) is not None:
-                        return block
+                    if await compare_and_set(self._store, key, block, entry) is None:
+                        continue
+                    if block.node != node:
+                        why = f"another node holds block {block.cidr} too, and the API does not say whose it is"
+                        return GiveUp(block.cidr, why, lie=True)
+                    self._given[block.cidr] = block
+                    return block
                 case Keep(block):
                     return block
                 case GiveUp() as given:
                     return given
         raise busy()
 
+    def _reporter(self, seen: Seen, cidr: Network, node: str, node_uid: str) -> Reporter:
+        """What a node may have on its word alone: a block of a pool that takes it, within its limit."""
+        there, pool = seen.nodes.get(node), seen.pools.of(cidr)
+        held = sum(block.cidr.num_addresses for block in self._held(node) if block.cidr.version == cidr.version)
+        may = there is not None and pool is not None and pool.block_size == cidr.prefixlen and pool.takes(there)
+        uid = there.uid if there is not None else node_uid
+        return Reporter(
+            node=node, uid=uid, pool=pool.name if pool else "", may_take=may and (not held or held < self._most)
+        )
+
     async def adopt(self, write: Write) -> None:
-        """Write a dead node's annotated block, unless there is a record by now."""
-        await compare_and_set(self._store, block_key(write.block.cidr), write.block, None)
+        """Write a record, unless there is another by now than that which was judged."""
+        key = block_key(write.block.cidr)
+        entry = await self._store.get(key, Block) if write.over is not None else None
+        if write.over is None or (entry is not None and entry.value == write.over):
+            await compare_and_set(self._store, key, write.block, entry)
 
     async def epoch(self) -> str:
         """The epoch of ``blocks`` by its leader; empty when there is none yet."""

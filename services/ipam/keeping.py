@@ -25,23 +25,28 @@ from proto.requests import ClaimGrant, ClaimRelease, ClaimRequest
 from services.ipam.core.blocks import as_network, block_at, of_ipam
 from services.ipam.core.claims import (
     INTENDS,
+    RECOVERED,
+    STATIC,
     Elsewhere,
     Held,
     Hold,
     Stands,
+    asks_for,
     bare_owner,
     free_address,
     is_running,
     judge_claim,
     judge_release,
-    judge_reported,
+    names_anothers,
     owner_text,
 )
+from services.ipam.core.recovery import judge_reported
 from services.ipam.core.seen import Seen
 from services.ipam.grants import ATTEMPTS, Fence, Grants, Look, busy, gate
 from services.ipam.store import Store, compare_and_set
 
 Moved = Callable[[AddressMoved], None]
+NOT_THE_HOLDER = "not-the-holder"
 
 
 class Keeping:
@@ -104,29 +109,50 @@ class Keeping:
                     await self._take_back(key, written, entry)
         raise busy()
 
-    async def release(self, request: ClaimRelease) -> None:
-        """The holder is gone. What another container holds by now is left alone, and that is success."""
+    async def release(self, request: ClaimRelease, node: str) -> None:
+        """The holder, a pod of ``node``, is gone. What another holds by now is left alone, and that is success.
+
+        Raises Refused (``not-the-holder``) for who names another node's claim as only its holder knows it.
+        """
         key = address_segment(request.address)
         for _ in range(ATTEMPTS):
             entry = await self._claims.get(key, Claim)
-            released = judge_release(request, entry.value if entry else None)
+            if entry is not None and names_anothers(request, node, entry.value):
+                raise Refused(NOT_THE_HOLDER, f"{request.address} is held on node {entry.value.node}, not on {node}")
+            released = judge_release(request, node, entry.value if entry else None)
             if released is None or await compare_and_set(self._claims, key, released, entry) is not None:
                 return
         raise busy()
 
-    async def record(self, reported: Claim) -> None:
-        """A claim from a node's journal, and the owner it tells of."""
+    async def record(self, reported: Claim, node: str) -> str:
+        """A claim from a node's journal, and the owner it tells of; returns why it is a lie, if it is.
+
+        Raises Refused: the address belongs to a node's block, or to no pool.
+        """
         key = address_segment(reported.address)
         for _ in range(ATTEMPTS):
             entry = await self._claims.get(key, Claim)
-            judged = judge_reported(reported, entry.value if entry else None)
-            if judged is None or await compare_and_set(self._claims, key, judged, entry) is not None:
-                break
-        pool = self._look().pools.of(as_network(reported.address))
-        if pool is not None:
+            seen = self._look()
+            known = entry.value if entry else None
+            whole = seen.complete or seen.whole_claims
+            judged = judge_reported(
+                reported, known, node, seen.evidence, seen.pods, complete=whole, now=int(self._clock())
+            )
+            if judged is None or isinstance(judged, str):
+                return judged or ""
+            pool = seen.pools.of(as_network(reported.address))
+            if pool is None:
+                raise Refused("bad-address", f"address {reported.address} is in no IPPool; create one that holds it")
+            # First the block, so that no claim stands on an address that a node may give away.
             await self._grants.own_block_of(pool, reported.address)
-        owner = OwnerRecord(reported.owner, reported.address, pool.name if pool else "", reported.nonce)
-        await compare_and_set(self._owners, owner_key(reported.owner, reported.address.version), owner, None)
+            if await compare_and_set(self._claims, key, judged, entry) is not None:
+                break
+        else:
+            raise busy()
+        if judged.owner.namespace:
+            owner = OwnerRecord(judged.owner, reported.address, pool.name, RECOVERED)
+            await compare_and_set(self._owners, owner_key(judged.owner, reported.address.version), owner, None)
+        return ""
 
     def _check(self, request: ClaimRequest) -> None:
         """The asker must be a pod that is seen, and may only ask for an owner of its own."""
@@ -139,6 +165,9 @@ class Keeping:
             raise Refused("bad-owner", f"pod {pod.namespace}/{pod.name} does not belong to {owner_text(request.owner)}")
         if request.address is not None and request.address.version != request.family:
             raise Refused("bad-address", f"address {request.address} is not of family {request.family}; correct one")
+        if request.address is not None and not asks_for(pod, request.address):
+            why = f"no annotation {STATIC} of pod {pod.namespace}/{pod.name} asks for {request.address}"
+            raise Refused("bad-address", f"{why}; write it there", retry=True)
 
     async def _intend(self, request: ClaimRequest, passed: set[Address]) -> Entry[OwnerRecord] | None:
         """The owner's record, with an address that was not tried in vain; None when another was faster."""

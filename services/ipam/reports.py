@@ -6,9 +6,11 @@ a report that was cut off counts for nothing and is sent again.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from chassis.faults import Refused
 from chassis.log import Log
-from proto.addresses import Block, Claim
+from proto.addresses import CONTESTED, Block, Claim
 from proto.net import Network
 from proto.objects import IPPool
 from proto.requests import BlockReportAnswer, BlockReportRequest, IpamShow, IpamState
@@ -22,14 +24,22 @@ MAX_REPORTED = 4096
 """Blocks, and claims, that one report may name."""
 
 
+MAX_UNPROVEN = 16
+"""Claims of one report on addresses that the API shows at no pod of the node: each may cost ``ipam`` a block."""
+
+Tell = Callable[[str, str], None]
+"""Takes a node and what it says that is not so."""
+
+
 class Reports:
     """The endpoints ``report`` and ``show``."""
 
-    def __init__(self, grants: Grants, keeping: Keeping, look: Look, log: Log) -> None:
+    def __init__(self, grants: Grants, keeping: Keeping, look: Look, log: Log, tell: Tell) -> None:
         self._grants = grants
         self._keeping = keeping
         self._look = look
         self._log = log
+        self._tell = tell
 
     async def report(self, request: BlockReportRequest) -> BlockReportAnswer:
         """Blocks the node may go on using. Raises Refused: ``not-synced``, ``malformed``."""
@@ -46,17 +56,27 @@ class Reports:
             judged[block.cidr] = outcome = await self._grants.record(block, request.node, request.node_uid)
             if isinstance(outcome, GiveUp):
                 self._log.warning("block-to-give-up", node=request.node, why=outcome.why)
+                if outcome.lie:
+                    why = f"node {request.node} reports block {block.cidr}, which it does not hold: {outcome.why}"
+                    self._tell(request.node, why)
+        unproven = 0
         for claim in request.claims:
-            if claim.node == request.node:
-                await self._record_claim(claim)
+            if not any(pod.node == request.node for pod in seen.evidence.pods_at(claim.address)):
+                unproven += 1
+            if unproven <= MAX_UNPROVEN:
+                await self._record_claim(claim, request.node)
+        if unproven > MAX_UNPROVEN:
+            self._tell(request.node, f"node {request.node} reports {unproven} kept addresses that no pod of it has")
         await self._grants.reported(request.node, seen.epoch)
         known = {block.cidr: block for block in held_by(self._look().blocks.values(), request.node)}
         mine = {**known, **judged}
         return BlockReportAnswer(tuple(block for block in mine.values() if isinstance(block, Block)))
 
-    async def _record_claim(self, claim: Claim) -> None:
+    async def _record_claim(self, claim: Claim, node: str) -> None:
         try:
-            await self._keeping.record(claim)
+            lie = await self._keeping.record(claim, node)
+            if lie:
+                self._tell(node, f"node {node} reports {lie}: it is not recorded")
         except Refused as refused:
             if refused.retry:
                 raise
@@ -73,8 +93,15 @@ class Reports:
             owners=tuple(seen.owners[key] for key in sorted(seen.owners, key=str)),
             claims=tuple(sorted(seen.claims.values(), key=lambda claim: (claim.address.version, int(claim.address)))),
             waiting_for=() if seen.complete else waiting_for(seen.nodes.values(), seen.reports, seen.epoch),
-            problems=((seen.not_synced,) if seen.not_synced else ()) + seen.pools.problems,
+            problems=((seen.not_synced,) if seen.not_synced else ()) + seen.pools.problems + _contested(seen),
         )
+
+
+def _contested(seen: Seen) -> tuple[str, ...]:
+    return tuple(
+        f"block {block.cidr} is claimed by two nodes; write annotation airmesh.io/blocks on the Node whose it is"
+        for block in held_by(seen.blocks.values(), CONTESTED)
+    )
 
 
 def _pools(seen: Seen) -> tuple[IPPool, ...]:

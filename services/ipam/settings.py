@@ -17,6 +17,9 @@ class Settings(BaseSettings):
     node_grace: float = 3600.0
     """Seconds that a Node must have been gone from Kubernetes, and silent, before its blocks are taken back."""
 
+    node_addresses: int = 2048
+    """Addresses of one family in all blocks of one node; the first block is given whatever its size."""
+
     address_cooldown: float = 130.0
     """Seconds that an address rests once no owner keeps it, or its block's Node is gone: longer than conntrack
     remembers its last holder."""

@@ -88,7 +88,19 @@ class TakingBack:
         for before, after in found.free:
             if await self._is_gone(before.node) and await self._change(before, after):
                 self._log.warning("block-taken-back", block=before.cidr, node=before.node)
+        await self._forget(seen)
         return Done()
+
+    async def _forget(self, seen: Seen) -> None:
+        """That a node has spoken, of a node that is gone and holds nothing any more."""
+        holders = {block.node for block in seen.blocks.values()}
+        for report in seen.reports:
+            if report.node in seen.nodes or report.node in holders or not await self._is_gone(report.node):
+                continue
+            entry = await self._blocks.get(reported_key(report.node), BlockReport)
+            if entry is not None and entry.value == report:
+                await self._blocks.delete(entry.key, entry.revision)
+                self._log.info("report-forgotten", node=report.node)
 
     async def _signs(self, node: str, seen: Seen) -> Signs:
         """All that was written in the name of the node, as the leaders have it."""

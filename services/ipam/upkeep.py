@@ -19,7 +19,7 @@ from proto.events import ServiceFault
 from proto.sync import Complete, complete_key
 from services.ipam.core.blocks import as_network
 from services.ipam.core.claims import RECOVERED, rebuilt, sweep
-from services.ipam.core.recovery import adopted, waiting_for
+from services.ipam.core.recovery import adopted, settled, waiting_for
 from services.ipam.core.seen import Seen
 from services.ipam.grants import Grants, Look
 from services.ipam.store import Store, compare_and_set, delete_exactly
@@ -65,7 +65,8 @@ class Upkeep:
         self._report_waiting(waiting_for(seen.nodes.values(), seen.reports, seen.epoch))
         if self._waiting:
             return Again(AGAIN)
-        writes = adopted(seen.nodes.values(), seen.reports, seen.epoch, seen.blocks, seen.pools)
+        now = int(time.time())
+        writes = adopted(seen.nodes.values(), seen.reports, seen.epoch, seen.blocks, seen.pools, now)
         for write in writes:
             self._log.info("block-adopted", block=write.block.cidr, node=write.block.node)
             await self._grants.adopt(write)
@@ -106,6 +107,10 @@ class Upkeep:
             cooldown=cooldown,
         )
         self._since = found.since
+        uids = {name: node.uid for name, node in seen.nodes.items()}
+        for write in settled(seen.blocks.values(), seen.claims, seen.evidence, uids, int(time.time())):
+            await self._grants.adopt(write)
+            self._log.info("block-settled", block=write.block.cidr, node=write.block.node)
         _, owners, claims = self._stores
         for owner, address in found.restore:
             pool = seen.pools.of(as_network(address))

@@ -16,6 +16,7 @@ from proto.addresses import Block, BlockReport, Claim, OwnerRecord
 from proto.net import Address, Network
 from proto.objects import KIND_OF, IPPool, Node, Owner, Pod
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS, OWNERS
+from services.ipam.core.evidence import Evidence
 from services.ipam.core.pools import Pools, judge_pools
 from services.ipam.core.seen import Seen
 from services.ipam.grants import REPORTED
@@ -75,6 +76,7 @@ class World:
         self._pods: Index[str, Pod] = Index(self.objects, Pod, lambda pod: pod.uid)
         self._ippools: Index[str, IPPool] = Index(self.objects, IPPool, lambda pool: pool.name)
         self._pools = Pools()
+        self._evidence = Evidence({}, {})
 
     @property
     def of_addresses(self) -> tuple[View, View, View]:
@@ -84,8 +86,11 @@ class World:
     def look(self) -> Seen:
         """The present state, and whether it may be decided upon."""
         changed = [index.refresh() for index in (self._blocks, self._ippools)]
-        for index in (self._owners, self._claims, self._nodes, self._pods):
+        for index in (self._owners, self._claims):
             index.refresh()
+        moved = [index.refresh() for index in (self._nodes, self._pods)]
+        if any(moved):
+            self._evidence = Evidence(self._nodes.values, self._pods.values)
         if any(changed):
             in_use = frozenset(block.pool for block in self._blocks.values.values() if block.node)
             self._pools = judge_pools(self._ippools.values.values(), in_use)
@@ -97,10 +102,13 @@ class World:
             pods=self._pods.values,
             ippools=self._ippools.values,
             pools=self._pools,
+            evidence=self._evidence,
             reports=self._reports(),
             epochs=(self.blocks.epoch, self.owners.epoch, self.claims.epoch),
             not_synced=self._not_synced(),
             complete=all(view.scope_complete() for view in self.of_addresses),
+            whole_blocks=self.blocks.scope_complete(),
+            whole_claims=self.claims.scope_complete(),
         )
 
     def _not_synced(self) -> str:

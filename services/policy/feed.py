@@ -14,6 +14,7 @@ from proto import codec
 from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
 from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Node, Pod
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
+from proto.residents import RESIDENTS_PREFIX, Residents
 from proto.subjects import IDENTITIES, OBJECTS, RULES
 
 CIDRS_KEY = "_cidrs"
@@ -60,7 +61,7 @@ class Feed:
             {"": CompiledPolicy, CIDRS_KEY: CidrPartition, FRONTIER_KEY: Frontier}, markers=(), name="rules"
         )
         self.identities: View = bus.bucket(IDENTITIES).watch(
-            {"": IdentityRecord, RELEVANT_KEY: RelevantKeys}, markers=(), name="identities"
+            {"": IdentityRecord, RELEVANT_KEY: RelevantKeys, RESIDENTS_PREFIX: Residents}, markers=(), name="identities"
         )
         self._fed: dict[str, KubernetesObject] = {}
 

@@ -1,6 +1,7 @@
 """Publishing the shards that this copy holds, in the order that nodes rely on.
 
-Of each shard: rules, what their identities stand for, (with shard 0) the CIDR partition, then the frontier: whoever
+Of each shard: rules, what their identities stand for, which identities may live on its nodes (``residents``), (with
+shard 0) the CIDR partition, then the frontier: whoever
 sees the frontier at S can rely on all of this shard up to S. The holder of shard 0 also writes, once the frontiers of
 *all* shards have got there, the relevant label keys and the completeness markers, so that no node is ever sent to an
 identity or a bucket whose rules are not there. Removals come last, after their grace.
@@ -32,6 +33,7 @@ from services.policy.core import plan
 from services.policy.core.graph import Graph
 from services.policy.feed import CIDRS_KEY, RELEVANT_KEY, Feed, Life, frontier_key
 from services.policy.publish import Behind, Fence, NotHolder, Writer, together
+from services.policy.residents import ResidentsOut
 from services.policy.settings import Settings
 
 BREATH = 8
@@ -67,6 +69,13 @@ class Shards:
         self._leases = leases
         self._rules = Writer(runtime.bus.bucket(RULES), feed.rules)
         self._identities = Writer(runtime.bus.bucket(IDENTITIES), feed.identities)
+        self.residents = ResidentsOut(
+            runtime.bus.bucket(IDENTITIES),
+            feed.identities,
+            graph,
+            len(leases),
+            runtime.settings.policy_grace_seconds,
+        )
         self._unpublished: set[int] = set()
         self._caught_up: set[int] = set()
         self._life: Life | None = None
@@ -92,6 +101,7 @@ class Shards:
         if wanted.life != self._life:
             self._life = wanted.life
             self._caught_up.clear()
+        self.residents.follow()
         held = [shard for shard, lease in enumerate(self._leases) if lease.held]
         self._caught_up &= set(held)
         missed: Behind | None = None
@@ -121,6 +131,8 @@ class Shards:
         anew = self._taken_over.get(shard) != epoch
         which = self._unpublished if shard in self._caught_up and not anew else self._graph.compiled.keys()
         mine = sorted(identity for identity in which if self._shard(identity) == shard)
+        everything = anew or shard not in self._caught_up
+        await self.residents.publish(shard, wanted.revision, fence, everything=everything)
         changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
         replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
         frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
@@ -187,6 +199,7 @@ class Shards:
             await self._identities.write(RELEVANT_KEY, relevant, partial(plan.relevant_step, relevant), fence)
         if not plan.all_begun(frontiers, shards, wanted.revision.epoch):
             return
+        await self.residents.complete(wanted.life.identities, fence)
         for writer, epoch in ((self._rules, wanted.life.rules), (self._identities, wanted.life.identities)):
             complete = Complete(epoch=epoch)
             await writer.write(COMPLETE_PREFIX, complete, partial(plan.complete_step, complete), fence)

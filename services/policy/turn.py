@@ -62,13 +62,15 @@ class Turn:
         batch = self._feed.collect(objects, full=dirty.full)
         unsynced, life = self._feed.unsynced(), self._feed.life
         self._shards.mark(_identities_in(published), everything=dirty.full)
+        self._shards.residents.mark(key for cursor in published for key in cursor)
         for name, condition in self._synced.items():
             condition.set(name not in unsynced, unsynced.get(name, ""))
         with self._traced(batch):
             if await self._take_in(batch, started, compiling=not unsynced):
                 await self._publish(batch.revision, life, started)
         wait = plan.next_expiry(self._grace, time.monotonic(), self._runtime.settings.policy_grace_seconds)
-        return Done() if wait is None else Again(wait + 0.05)
+        waits = [wait for wait in (wait, self._shards.residents.expiry) if wait is not None]
+        return Again(min(waits) + 0.05) if waits else Done()
 
     @contextmanager
     def _traced(self, batch: Batch) -> Iterator[None]:

@@ -50,7 +50,7 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
             for key, parent in mirror.traces(dirty.keys):
                 spans.enter_context(runtime.telemetry.span("routing.install", parent, claim=key, node=settings.node))
             outcome = await installer.apply(dirty)
-        why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults)
+        why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
         return outcome
 

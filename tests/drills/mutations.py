@@ -167,6 +167,27 @@ CLUSTER = (
         new="    return False\n",
         tests=("tests/core/cluster/test_cache.py",),
     ),
+    Mutant(
+        name="delete-keys-of-nodes-that-live",
+        file="services/cluster/core/departed.py",
+        old="    for node in written.keys() - there - holders:\n",
+        new="    for node in written.keys() - holders:\n",
+        tests=("tests/core/cluster/test_departed.py",),
+    ),
+    Mutant(
+        name="delete-keys-before-blocks-are-taken-back",
+        file="services/cluster/core/departed.py",
+        old="    for node in written.keys() - there - holders:\n",
+        new="    for node in written.keys() - there:\n",
+        tests=("tests/core/cluster/test_departed.py",),
+    ),
+    Mutant(
+        name="who-speaks-has-departed",
+        file="services/cluster/core/departed.py",
+        old="if known is not None and known.written == keys else",
+        new="if known is not None else",
+        tests=("tests/core/cluster/test_departed.py",),
+    ),
 )
 
 IPAM = (
@@ -190,6 +211,48 @@ IPAM = (
         old="node.name not in reported and (node.ready or not node.blocks)))",
         new="False))",
         tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="believe-the-body-of-a-request",
+        file="services/ipam/senders.py",
+        old="            if request.node != node:\n",
+        new="            if not node:\n",
+        tests=("tests/drills/test_stolen_key.py::test_it_takes_no_block_and_no_claim",),
+    ),
+    Mutant(
+        name="take-the-epoch-of-a-report",
+        file="services/ipam/core/recovery.py",
+        old="mine = Block(cidr, reporter.pool, node, reporter.uid, epoch, _nonce(reported))",
+        new="mine = Block(cidr, reporter.pool, node, reporter.uid, max(epoch, reported.epoch), _nonce(reported))",
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="report-takes-what-another-holds",
+        file="services/ipam/core/recovery.py",
+        old="    if complete:\n        return GiveUp(",
+        new="    if complete and reported.epoch <= known.epoch:\n        return GiveUp(",
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="who-reports-first-has-what-two-claim",
+        file="services/ipam/core/recovery.py",
+        old="    return Write(_contested(mine), known)\n\n",
+        new='    return GiveUp(cidr, "another has it")\n\n',
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="knowing-the-nonce-releases-a-claim",
+        file="services/ipam/core/claims.py",
+        old="(claim.node, claim.container, claim.interface, claim.nonce) != (\n        node,\n",
+        new="(claim.container, claim.interface, claim.nonce) != (\n",
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="one-node-takes-every-block",
+        file="services/ipam/grants.py",
+        old="                self._refuse_more(request.node, request.family)\n",
+        new="                pass\n",
+        tests=("tests/drills/test_stolen_key.py::test_it_takes_no_block_and_no_claim",),
     ),
     Mutant(
         name="claims-rest-no-time",
@@ -262,6 +325,20 @@ POLICY = (
 """,
         tests=("tests/shell/policy/test_service.py",),
     ),
+    Mutant(
+        name="who-has-just-left-may-not-live-there",
+        file="services/policy/core/residents.py",
+        old="        kept = {identity for identity, since in gone.items() if now - since < grace}\n",
+        new="        kept: set[int] = set()\n",
+        tests=("tests/core/policy/test_residents.py",),
+    ),
+    Mutant(
+        name="frontier-without-residents",
+        file="services/policy/shards.py",
+        old="        await self.residents.publish(shard, wanted.revision, fence, everything=everything)\n",
+        new="",
+        tests=("tests/shell/policy/test_residents.py::test_a_frontier_promises_the_residents",),
+    ),
 )
 
 ROUTING = (
@@ -292,6 +369,13 @@ ROUTING = (
         old="if routes.node == _writer(key)}",
         new="if routes.node}",
         tests=("tests/netns/routing/test_routes.py::test_a_node_that_speaks_in_anothers_name_draws_no_traffic",),
+    ),
+    Mutant(
+        name="an-impostor-makes-others-unready",
+        file="services/routing/core/plan.py",
+        old="            of_others=True,\n        )\n        for writer",
+        new="        )\n        for writer",
+        tests=("tests/core/routing/test_plan.py",),
     ),
 )
 
@@ -434,15 +518,25 @@ DATAPLANE = (
     Mutant(
         name="believe-any-endpoint",
         file="services/dataplane/beliefs.py",
-        old="in self._judged.values() if doubt is None]",
-        new="in self._judged.values() if doubt is None or endpoint.node]",
+        old="            if doubt is not None:\n                continue\n            segment",
+        new="            segment",
         tests=("tests/shell/dataplane/test_beliefs.py::test_it_does_not_speak_of_others",),
+    ),
+    Mutant(
+        name="believe-any-identity",
+        file="services/dataplane/beliefs.py",
+        old="            if endpoint.identity in living[segment] or (",
+        new="            if endpoint.identity or (",
+        tests=(
+            "tests/shell/dataplane/test_beliefs.py::test_an_identity_counts_where_a_pod_has_it",
+            "tests/drills/test_stolen_key.py::test_what_it_says_of_itself_moves_no_packet_of_anothers",
+        ),
     ),
     Mutant(
         name="take-back-what-is-undecided",
         file="services/dataplane/beliefs.py",
-        old="return frozenset() if self.whole else",
-        new="return frozenset() if self.doubts else",
+        old="        if not self.whole:\n            return frozenset(doubt",
+        new="        if not self.doubts:\n            return frozenset(doubt",
         tests=("tests/shell/dataplane/test_beliefs.py::test_nothing_is_decided_before_both_are_whole",),
     ),
     Mutant(

@@ -62,6 +62,7 @@ from proto.subjects import (
     ROUTES,
     RULES,
     Bucket,
+    of_node,
 )
 from tests.bpf.world import inside, run
 from tests.drills.hamlet import HUB, Hamlet, PodRef, hamlet, node_objects, pools
@@ -73,13 +74,13 @@ VERSION = "Airmesh-Version"
 OWNER = Owner("shop", "StatefulSet", "db", 0)
 PEER = ExplainRequest(source="shop/good", destination="shop/good:80", port=80)
 ASKED: dict[str, tuple[str, msgspec.Struct]] = {
-    IPAM_BLOCK: ("dataplane", BlockRequest(node="n1", node_uid="node-uid-n1", family=4, nonce="aa")),
-    IPAM_REPORT: ("dataplane", BlockReportRequest(node="n1", node_uid="node-uid-n1", blocks=())),
-    IPAM_CLAIM: (
+    of_node(IPAM_BLOCK, "n1"): ("dataplane", BlockRequest(node="n1", node_uid="node-uid-n1", family=4, nonce="aa")),
+    of_node(IPAM_REPORT, "n1"): ("dataplane", BlockReportRequest(node="n1", node_uid="node-uid-n1", blocks=())),
+    of_node(IPAM_CLAIM, "n1"): (
         "dataplane",
         ClaimRequest(owner=OWNER, family=4, node="n1", pod_uid="nobody", container="c", interface="eth0", nonce="bb"),
     ),
-    IPAM_RELEASE: (
+    of_node(IPAM_RELEASE, "n1"): (
         "dataplane",
         ClaimRelease(address=ip_address("10.244.9.9"), container="c", interface="eth0", nonce="cc"),
     ),

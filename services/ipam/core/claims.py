@@ -16,6 +16,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 
 import msgspec
 
@@ -27,6 +28,8 @@ from proto.requests import ClaimRelease, ClaimRequest
 
 RECOVERED = "recovered"
 """Nonce of a record that was made from ``objects`` or from the other bucket."""
+
+STATIC = "cni.projectcalico.org/ipAddrs"
 
 INTENDS = "intends-"
 """Begins the nonce of an owner's record whose claim is not yet made."""
@@ -90,9 +93,13 @@ def judge_claim(
     return Hold(_held(request, intended, epoch), moved_from=claim.node)
 
 
-def judge_release(request: ClaimRelease, claim: Claim | None) -> Claim | None:
-    """The claim without a holder, or None when the releaser does not hold it (then nothing is to be done)."""
-    if claim is None or (claim.container, claim.interface, claim.nonce) != (
+def judge_release(request: ClaimRelease, node: str, claim: Claim | None) -> Claim | None:
+    """The claim without a holder, or None when the releaser does not hold it (then nothing is to be done).
+
+    ``node`` is the one whose key sent the request: nonces are there for all to read, so knowing one proves nothing.
+    """
+    if claim is None or (claim.node, claim.container, claim.interface, claim.nonce) != (
+        node,
         request.container,
         request.interface,
         request.nonce,
@@ -101,17 +108,10 @@ def judge_release(request: ClaimRelease, claim: Claim | None) -> Claim | None:
     return let_go(claim)
 
 
-def judge_reported(reported: Claim, known: Claim | None) -> Claim | None:
-    """The record that a claim from a node's journal should become; None when the one that is there stays.
-
-    The higher epoch wins; a record that was rebuilt without knowing the interface takes it over from the holder.
-    """
-    if known is None or (reported.epoch > known.epoch and known.nonce != RECOVERED):
-        return reported
-    same = (known.owner, known.pod_uid, known.node) == (reported.owner, reported.pod_uid, reported.node)
-    if known.nonce == RECOVERED and (same or (known.owner == reported.owner and not known.node)):
-        return msgspec.structs.replace(reported, epoch=max(known.epoch, reported.epoch))
-    return None
+def names_anothers(request: ClaimRelease, node: str, claim: Claim) -> bool:
+    """Whether a release names, to the nonce, what a pod of another node holds: no agent of ours does."""
+    named = request.container, request.interface, request.nonce
+    return claim.node not in ("", node) and (claim.container, claim.interface, claim.nonce) == named
 
 
 def let_go(claim: Claim) -> Claim:
@@ -207,6 +207,15 @@ def kept_owner(pod: Pod) -> Owner | None:
     return pod.owner
 
 
+def asks_for(pod: Pod, address: Address) -> bool:
+    """Whether the pod's annotation (``cni.projectcalico.org/ipAddrs``, a JSON list) asks for this very address."""
+    try:
+        listed = msgspec.json.decode(dict(pod.annotations).get(STATIC, "[]")[:1024], type=list[str])
+        return address in [ip_address(text) for text in listed]
+    except (msgspec.DecodeError, ValueError):
+        return False
+
+
 def bare_owner(pod: Pod) -> Owner:
     """A pod that belongs to no workload owns itself."""
     return Owner(pod.namespace, "Pod", pod.name)
@@ -242,7 +251,7 @@ def rebuilt(
                 new_owners[owner, address.version] = OwnerRecord(owner, address, block.pool, RECOVERED)
     for address, claim in {**new_claims, **claims}.items():
         key = (claim.owner, address.version)
-        if key not in owners and key not in new_owners:
+        if claim.owner.namespace and key not in owners and key not in new_owners:
             block = next((b for c, b in blocks.items() if c.version == address.version and address in c), None)
             new_owners[key] = OwnerRecord(claim.owner, address, block.pool if block else "", RECOVERED)
     for (owner, _), record in owners.items():

@@ -6,7 +6,7 @@ that has been seen marked for the cooldown, with still no sign, is *freed*: so i
 else is given them. A Node that is there again, a sign of life, or a pod of the node that still exists takes the mark
 away, and all begins anew; so does a restart of the observer, but for what is marked already.
 
-The freed record keeps the marked nonce: the holder that comes back before another has the block gets it again.
+A holder that comes back before another has the block gets it again by its report, as it would any free block.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ from dataclasses import dataclass, field
 
 import msgspec
 
-from proto.addresses import IPAM_HOLDER, Block
+from proto.addresses import CONTESTED, IPAM_HOLDER, Block
 from proto.net import Network
 
 MARK = "deserted-"
 """Begins the nonce of a block whose Node is gone."""
+NO_NODE = ("", IPAM_HOLDER, CONTESTED)
+"""Holders that are no node."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,7 +66,7 @@ class TakeBack:
 
 def absent_holders(blocks: Iterable[Block], nodes: Set[str]) -> tuple[str, ...]:
     """Names that hold blocks and are no Node's."""
-    return tuple(sorted({block.node for block in blocks} - nodes - {"", IPAM_HOLDER}))
+    return tuple(sorted({block.node for block in blocks} - nodes - {*NO_NODE}))
 
 
 def take_back(
@@ -78,7 +80,7 @@ def take_back(
     cooldown: float,
 ) -> TakeBack:
     """A pass over all blocks; ``signs`` is of every absent holder, ``now`` monotonic seconds of the observer."""
-    held = [block for block in blocks if block.node not in ("", IPAM_HOLDER)]
+    held = [block for block in blocks if block.node not in NO_NODE]
     absent, alive = _absences(absent_holders(held, nodes), signs, before, now)
     mark: list[tuple[Block, Block]] = []
     unmark: list[tuple[Block, Block]] = []
@@ -126,8 +128,3 @@ def unmarked(block: Block) -> Block:
 def freed(block: Block) -> Block:
     """The block held by nobody. Its epoch rises, so that whoever held it is not believed any more."""
     return msgspec.structs.replace(block, node="", node_uid="", epoch=block.epoch + 1)
-
-
-def is_former_holder(reported: Block, known: Block) -> bool:
-    """Whether a free block was taken from the reporter, who has come back before another got it."""
-    return not known.node and known.nonce == MARK + reported.nonce

@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 from proto.addresses import Block, BlockReport, Claim, OwnerRecord
 from proto.net import Address, Network
 from proto.objects import IPPool, Node, Owner, Pod
+from services.ipam.core.evidence import NO_EVIDENCE, Evidence
 from services.ipam.core.pools import Pools
 
 
@@ -28,6 +29,8 @@ class Seen:
     ippools: Mapping[str, IPPool] = field(default_factory=dict)
     pools: Pools = field(default_factory=Pools)
     """What was judged of ``ippools``."""
+    evidence: Evidence = NO_EVIDENCE
+    """What ``nodes`` and ``pods`` say of who holds what."""
     reports: tuple[BlockReport, ...] = ()
     epochs: tuple[str, str, str] = ("", "", "")
     """Epochs of ``blocks``, ``owners`` and ``claims``, as far as this copy knows."""
@@ -35,6 +38,10 @@ class Seen:
     """Why decisions cannot be made yet; empty when all views are in sync."""
     complete: bool = False
     """The gate is open: every bucket's completeness marker stands for its present epoch."""
+
+    whole_blocks: bool = False
+    """``blocks`` has all that was held: its own marker stands, whatever the other buckets lack."""
+    whole_claims: bool = False
 
     @property
     def epoch(self) -> str:

@@ -93,6 +93,8 @@ class Roster:
         self._relevants: frozenset[frozenset[str]] = frozenset({frozenset()})
         self._dirty: set[str] = set()
         self._touched: set[int] = set()
+        self.moved: set[str] = set()
+        """Keys of pods whose identities were computed anew; who follows them empties it."""
 
     @property
     def cluster_uid(self) -> str:
@@ -149,6 +151,10 @@ class Roster:
         """Identities that some pod has now, with their facts (those that only linger are left out)."""
         return {identity: facts for held in self._facts_by_key.values() for identity, facts in held}
 
+    def identities_at(self, key: str) -> frozenset[int]:
+        """Identities of the pod of this key: one for each set of relevant keys."""
+        return frozenset(identity for identity, _ in self._facts_by_key.get(key, ()))
+
     def refresh(self) -> Turnover:
         """Recompute what was touched since the last call."""
         for key in self._dirty:
@@ -174,6 +180,7 @@ class Roster:
         return Turnover(tuple(appeared), tuple(gone), tuple(clashed))
 
     def _recompute(self, key: str) -> None:
+        self.moved.add(key)
         for identity, facts in self._facts_by_key.pop(key, ()):
             self._unuse(identity, facts)
         pod = self._pods.get(key)

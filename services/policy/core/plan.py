@@ -19,6 +19,7 @@ import msgspec
 
 from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
 from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
+from proto.residents import Residents
 from proto.sync import Complete
 from services.policy.core.compile import UNREVISED
 
@@ -73,6 +74,13 @@ def rule_step(wanted: CompiledPolicy, present: CompiledPolicy | None) -> Step:
 def record_step(wanted: IdentityRecord, present: IdentityRecord | None) -> Step:
     """What a number stands for is written once; other facts under the same number are a collision, and refused."""
     return Step.WRITE if present is None or present.identity != wanted.identity else Step.KEEP
+
+
+def residents_step(wanted: Residents, present: Residents | None) -> Step:
+    """Only what differs is written: the revision is that of the last change."""
+    if present is None:
+        return Step.WRITE
+    return _step(wanted.revision, present.revision, same=present.identities == wanted.identities)
 
 
 def relevant_step(wanted: RelevantKeys, present: RelevantKeys | None) -> Step:

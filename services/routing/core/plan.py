@@ -58,6 +58,8 @@ class Fault:
 
     fault: str
     remedy: str
+    of_others: bool = False
+    """It lies in what another node tells: a person must know, but this node does what it can and is ready."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,7 @@ def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
         Fault(
             f"node {writer} tells routes in the name of {name[:64]!r}, which is not believed",
             "look at that node: its agent says what no agent of ours does; if it was taken over, take its key from it",
+            of_others=True,
         )
         for writer, name in mesh.impostors
     ]
@@ -159,21 +162,27 @@ def _next_hop(
                         Fault(
                             f"node {told.node} says it has {address}, which is this node's own",
                             "give each node an address and a name of its own",
+                            of_others=True,
                         )
                     )
                     return None
                 return address, uplink.index
     if candidates:
-        text = ", ".join(str(address) for address in candidates)
+        text = ", ".join(str(address) for address in candidates[:4])
         faults.append(
             Fault(
                 f"node {told.node} ({text}) is not on a link of this node, so host-gw cannot reach it",
                 "put the nodes on one layer-2 network or name the right interface in AIRMESH_UPLINKS",
+                of_others=bool(links),
             )
         )
     else:
         faults.append(
-            Fault(f"node {told.node} has no IPv{family} address on its uplinks", f"give it an IPv{family} address")
+            Fault(
+                f"node {told.node} has no IPv{family} address on its uplinks",
+                f"give it an IPv{family} address",
+                of_others=True,
+            )
         )
     return None
 

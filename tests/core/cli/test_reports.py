@@ -16,8 +16,9 @@ from cli import show
 from cli.faults import Usage
 from cli.reports import agents, dns, events, flows, ipam, micro, pods, policy, routes, text
 from proto.addresses import IPAM_HOLDER, Block, Claim, Endpoint
+from proto.codec import Malformed
 from proto.dns import CoreDNSDecision, DnsReport
-from proto.events import EVENTS_BY_SUBJECT, EndpointUp
+from proto.events import EVENTS_BY_SUBJECT, EndpointUp, ServiceFault
 from proto.flow import FlowEvent
 from proto.identity import IdentitySet
 from proto.objects import IPPool, Node, Owner
@@ -308,12 +309,31 @@ def test_dns_says_nothing_where_nothing_was_decided() -> None:
 
 def test_every_published_event_has_a_line() -> None:
     up = EndpointUp("n1", "prod", "db-0", "u", (ip_address("10.0.0.1"),), 7, 12.34)
-    told = events.Told(subject="airmesh.v1.events.dataplane.endpoint-up", traceparent="", event=up)
+    told = events.Told(subject="airmesh.v1.events.dataplane.endpoint-up.n1", traceparent="", event=up)
     line = " ".join(cell.text for cell in events.line("12:00:00", told))
     assert "dataplane.endpoint-up" in line
     assert "addresses=[10.0.0.1]" in line
     for subject, kind in EVENTS_BY_SUBJECT.items():
-        assert events.kind_of(subject) is kind
+        assert events.kind_of(subject if kind is FlowEvent else subject.replace("*", "n=2E1")) is kind
+    for nobody in ("dataplane.fault", "policy.fault.n1", "dataplane.fault.n1.n2", "dataplane.object-fault"):
+        assert events.kind_of(f"airmesh.v1.events.{nobody}") is None
+
+
+@pytest.mark.parametrize(
+    ("subject", "lies"),
+    [
+        ("airmesh.v1.events.dataplane.fault.n1", False),
+        ("airmesh.v1.events.dataplane.fault.n2", True),
+        ("airmesh.v1.events.cluster.fault", False),
+    ],
+)
+def test_a_node_tells_nothing_in_anothers_name(subject: str, lies: bool) -> None:
+    event = ServiceFault(service="dataplane", node="n1", fault="x", remedy="y")
+    if lies:
+        with pytest.raises(Malformed, match="node n2 tells it in the name of 'n1'"):
+            events.check_speaker(subject, event)
+    else:
+        events.check_speaker(subject, event)
 
 
 def test_json_has_the_fields_of_the_report_and_addresses_as_text() -> None:

@@ -18,7 +18,8 @@ from services.ipam.core.deserted import (
     is_marked,
     take_back,
 )
-from services.ipam.core.recovery import GiveUp, Keep, Write, judge_report
+from services.ipam.core.evidence import NO_EVIDENCE
+from services.ipam.core.recovery import GiveUp, Keep, Reporter, Write, judge_report
 
 GRACE, COOLDOWN = 100.0, 30.0
 CIDR = ip_network("10.0.0.0/26")
@@ -149,14 +150,14 @@ def test_nothing_is_freed_that_was_not_gone_and_silent_for_grace_and_rest(seed: 
         (HELD, MARKED, HELD),
         (Block(CIDR, "p", "n1", "u", 3, "older"), MARKED, HELD),
         (HELD, freed(MARKED), Block(CIDR, "p", "n1", "uid-n1", 9, "asked")),
-        (Block(CIDR, "p", "n1", "u", 7, "another"), freed(MARKED), None),
         (HELD, Block(CIDR, "p", "n2", "uid-n2", 9, "theirs"), None),
     ],
-    ids=["marked", "marked-and-newer", "free-and-not-yet-given", "free-from-another-grant", "given-to-another"],
+    ids=["marked", "marked-and-newer", "free-and-not-yet-given", "given-to-another"],
 )
 def test_a_node_that_speaks_again(reported: Block, known: Block, outcome: Block | None) -> None:
     blocks: dict[Network, Block] = {CIDR: known}
-    match judge_report(reported, "n1", "uid-n1", blocks):
+    reporter = Reporter(node="n1", uid="uid-n1", pool="p")
+    match judge_report(reported, reporter, blocks, NO_EVIDENCE, complete=True, now=1):
         case Write(block, over):
             assert (block, over) == (outcome, known)
             assert not is_marked(block)

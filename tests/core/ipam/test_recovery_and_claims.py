@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from ipaddress import ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace
 
-from proto.addresses import IPAM_HOLDER, Block, BlockReport, Claim, OwnerRecord
+from proto.addresses import CONTESTED, IPAM_HOLDER, Block, BlockReport, Claim, OwnerRecord
 from proto.objects import IPPool, Node, Owner, Pod
 from proto.requests import ClaimRelease, ClaimRequest
 from services.ipam.core.claims import (
@@ -19,12 +21,24 @@ from services.ipam.core.claims import (
     free_address,
     judge_claim,
     judge_release,
-    judge_reported,
+    names_anothers,
     rebuilt,
     sweep,
 )
+from services.ipam.core.evidence import Evidence
 from services.ipam.core.pools import judge_pools
-from services.ipam.core.recovery import GiveUp, Keep, Write, adopted, judge_report, waiting_for
+from services.ipam.core.recovery import (
+    GiveUp,
+    Keep,
+    Reporter,
+    Write,
+    adopted,
+    judge_report,
+    judge_reported,
+    nobody,
+    settled,
+    waiting_for,
+)
 
 EPOCH = "e2"
 
@@ -68,7 +82,7 @@ def test_who_is_waited_for(nodes: list[Node], reports: list[tuple[str, str]], wa
 @pytest.mark.parametrize(
     ("dead", "known", "written"),
     [
-        (node("n2", "dead", "10.0.0.0/26"), [], ["10.0.0.0/26 n2 1"]),
+        (node("n2", "dead", "10.0.0.0/26"), [], ["10.0.0.0/26 n2 60"]),
         (node("n2", "dead", "10.0.0.0/26"), [block("10.0.0.0/26", "n1")], []),
         (node("n2", "dead", "10.0.0.0/26"), [block("10.0.0.0/25", "n1")], []),
         (node("n2", "dead", "0.0.0.0/0"), [], []),
@@ -78,43 +92,106 @@ def test_who_is_waited_for(nodes: list[Node], reports: list[tuple[str, str]], wa
 )
 def test_a_dead_nodes_annotation_is_adopted(dead: Node, known: list[Block], written: list[str]) -> None:
     pools = judge_pools([IPPool(name="p", cidr=ip_network("10.0.0.0/16"), block_size=26)])
-    writes = adopted([dead], [], EPOCH, {b.cidr: b for b in known}, pools)
+    writes = adopted([dead], [], EPOCH, {b.cidr: b for b in known}, pools, now=60)
     assert [f"{w.block.cidr} {w.block.node} {w.block.epoch}" for w in writes] == written
     assert all(w.block.pool == "p" for w in writes)
 
 
+BLOCK = "10.0.0.0/26"
+
+
+def evidence(api: Sequence[Node | Pod]) -> Evidence:
+    nodes = {one.name: one for one in api if isinstance(one, Node)}
+    return Evidence(nodes, {one.uid: one for one in api if isinstance(one, Pod)})
+
+
+def web(on: str, address: str = "10.0.0.9") -> Pod:
+    return Pod("shop", f"web-{on}", f"uid-web-{on}", on, addresses=(ip_address(address),), phase="Running")
+
+
 @pytest.mark.parametrize(
-    ("reported", "known", "outcome"),
+    ("reported", "known", "api", "complete", "outcome"),
     [
-        (block("10.0.0.0/26", "n1"), [], "write 5"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/26", "n1")], "keep 5"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/26", "n1", 7)], "keep 7"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/26", "n1", 1)], "write 5"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/26", "n2", 4)], "write 5"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/26", "n2", 5)], "give-up"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/26", "n2", 9)], "give-up"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/26", "", 5)], "give-up"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/26", "", 4)], "write 5"),
-        (block("10.0.0.0/26", "n1"), [block("10.0.0.0/25", "n2", 1)], "give-up"),
-        (block("10.0.0.0/26", "n2"), [], "give-up"),
-        (block("0.0.0.0/0", "n1"), [], "give-up"),
-    ],
-    ids=[
-        "forgotten", "known", "granted-again", "annotation-only", "other-is-older", "tie", "other-is-newer",
-        "taken-back", "free-and-older", "overlap", "in-anothers-name", "not-a-block",
+        (block(BLOCK, "n1"), [], [], False, "n1 60"),
+        (block(BLOCK, "n1", 1 << 62), [], [], False, "n1 60"),
+        (block(BLOCK, "n1"), [], [], True, "n1 60"),
+        (block(BLOCK, "n1", 1 << 62), [block(BLOCK, "n1", 7)], [], False, "keep 7"),
+        (block(BLOCK, "n1", 1 << 62), [block(BLOCK, "n2", 4)], [], True, "give-up"),
+        (block(BLOCK, "n1", 1 << 62), [block(BLOCK, IPAM_HOLDER, 4)], [], True, "give-up"),
+        (block(BLOCK, "n1", 1 << 62), [block(BLOCK, "n2", 4)], [node("n1", blocks=BLOCK)], True, "give-up"),
+        (block(BLOCK, "n1"), [block(BLOCK, "n2", 4)], [], False, "_contested 60"),
+        (block(BLOCK, "n1"), [block(BLOCK, "n2", 4)], [node("n1", blocks=BLOCK)], False, "n1 60"),
+        (block(BLOCK, "n1"), [block(BLOCK, "n2", 99)], [web("n1")], False, "n1 100"),
+        (block(BLOCK, "n1", 1 << 62), [block(BLOCK, "n2", 4)], [node("n2", blocks=BLOCK)], False, "give-up"),
+        (block(BLOCK, "n1", 1 << 62), [block(BLOCK, "n2", 4)], [web("n2")], False, "give-up"),
+        (block(BLOCK, "n1"), [], [node("n2", blocks=BLOCK)], False, "give-up"),
+        (block(BLOCK, "n1"), [], [node("n2", blocks="10.0.0.0/25")], False, "give-up"),
+        (block(BLOCK, "n1"), [], [web("n2")], False, "give-up"),
+        (block(BLOCK, "n1"), [], [web("n2"), node("n1", blocks=BLOCK)], False, "n1 60"),
+        (block(BLOCK, "n1"), [], [web("n1"), web("n2", "10.0.0.8")], False, "_contested 60"),
+        (block(BLOCK, "n1"), [], [web("n1"), node("n1", blocks=BLOCK), node("n2", blocks=BLOCK)], False, "n1 60"),
+        (block(BLOCK, "n1"), [], [node("n1", blocks=BLOCK), node("n2", blocks=BLOCK)], False, "_contested 60"),
+        (block(BLOCK, "n1"), [block(BLOCK, CONTESTED, 4)], [], False, "give-up"),
+        (block(BLOCK, "n1"), [block(BLOCK, CONTESTED, 4)], [web("n1")], False, "n1 60"),
+        (block(BLOCK, "n1"), [block(BLOCK, IPAM_HOLDER, 4)], [], False, "_contested 60"),
+        (block(BLOCK, "n1"), [block(BLOCK, IPAM_HOLDER, 4)], [web("n1"), web("n2", "10.0.0.8")], False, "give-up"),
+        (block(BLOCK, "n1"), [block(BLOCK, "", 70)], [], True, "n1 71"),
+        (block(BLOCK, "n1"), [block("10.0.0.0/25", "n2", 1)], [], False, "give-up"),
+        (block(BLOCK, "n2"), [], [], False, "give-up"),
+        (block("0.0.0.0/0", "n1"), [], [], False, "give-up"),
     ],
 )  # fmt: skip
-def test_a_report_against_the_record(reported: Block, known: list[Block], outcome: str) -> None:
+def test_a_report_against_the_record(
+    reported: Block, known: list[Block], api: list[Node | Pod], complete: bool, outcome: str
+) -> None:
+    seen = evidence(api)
     said = ""
-    match judge_report(reported, "n1", "uid-n1", {b.cidr: b for b in known}):
+    reporter = Reporter(node="n1", uid="uid-n1", pool="p")
+    match judge_report(reported, reporter, {b.cidr: b for b in known}, seen, complete=complete, now=60):
         case Write(written):
-            said = f"write {written.epoch}"
+            said = f"{written.node} {written.epoch}"
+            assert written.node_uid == ("uid-n1" if written.node == "n1" else "")
         case Keep(kept):
             said = f"keep {kept.epoch}"
         case GiveUp() as given:
             said = "give-up"
             assert given.cidr == reported.cidr
     assert said == outcome
+
+
+def test_what_a_node_may_not_take_it_only_gets_with_evidence() -> None:
+    reporter = Reporter(node="n1", uid="uid-n1", may_take=False)
+    for pods, taken in (({}, False), ({"u": web("n1")}, True)):
+        judged = judge_report(block(BLOCK, "n1"), reporter, {}, Evidence({}, pods), complete=False, now=60)
+        assert isinstance(judged, Write) is taken
+
+
+@pytest.mark.parametrize("nonce", ["deserted-x", "annotation", "", "n" * 300])
+def test_a_report_brings_no_nonce_that_means_something(nonce: str) -> None:
+    foul = Block(ip_network(BLOCK), "p", "n1", "uid-n1", 5, nonce)
+    judged = judge_report(foul, Reporter(node="n1", uid="uid-n1"), {}, Evidence({}, {}), complete=False, now=60)
+    assert isinstance(judged, Write)
+    assert judged.block.nonce == "reported"
+
+
+def test_a_contested_block_is_settled_by_the_api() -> None:
+    contested = [block(BLOCK, CONTESTED, 7)]
+    uids = {"n1": "uid-n1", "n2": "uid-n2"}
+    for api, claims, holder in (
+        ([], [], ""),
+        ([web("n1")], [], "n1"),
+        ([web("n1"), web("n2", "10.0.0.8")], [], ""),
+        ([web("n1"), node("n2", blocks=BLOCK)], [], "n2"),
+        ([web("n3")], [], ""),
+        ([web("n1")], [ip_address("10.0.0.9")], IPAM_HOLDER),
+    ):
+        seen = Evidence(
+            {one.name: one for one in api if isinstance(one, Node)},
+            {one.uid: one for one in api if isinstance(one, Pod)},
+        )
+        writes = settled(contested, claims, seen, uids, now=60)
+        assert [write.block.node for write in writes] == ([holder] if holder else [])
+        assert all(write.block.epoch == 60 and write.over == contested[0] for write in writes)
 
 
 DB0 = Owner("shop", "StatefulSet", "db", 0)
@@ -178,39 +255,78 @@ def test_the_epoch_rises_even_when_the_clock_goes_back() -> None:
 
 
 @pytest.mark.parametrize(
-    ("asked", "known", "released"),
+    ("sender", "asked", "known", "released"),
     [
-        (("c-old", "eth0", "n"), claim(), True),
-        (("c-old", "eth0", "another"), claim(), False),
-        (("c-new", "eth0", "n"), claim(), False),
-        (("c-old", "eth1", "n"), claim(), False),
-        (("c-old", "eth0", "n"), None, False),
+        ("n2", ("c-old", "eth0", "n"), claim(), True),
+        ("n2", ("c-old", "eth0", "another"), claim(), False),
+        ("n2", ("c-new", "eth0", "n"), claim(), False),
+        ("n2", ("c-old", "eth1", "n"), claim(), False),
+        ("n2", ("c-old", "eth0", "n"), None, False),
+        ("n1", ("c-old", "eth0", "n"), claim(), False),
     ],
 )
-def test_a_release_names_all_or_does_nothing(asked: tuple[str, str, str], known: Claim | None, released: bool) -> None:
+def test_a_release_names_all_or_does_nothing(
+    sender: str, asked: tuple[str, str, str], known: Claim | None, released: bool
+) -> None:
     container, interface, nonce = asked
-    judged = judge_release(ClaimRelease(ADDRESS, container, interface, nonce), known)
+    request = ClaimRelease(ADDRESS, container, interface, nonce)
+    judged = judge_release(request, sender, known)
     assert (judged is not None) is released
+    lies = known is not None and names_anothers(request, sender, known)
+    assert lies is (sender == "n1"), "a nonce is there for all to read"
     if judged is not None:
         assert (judged.node, judged.pod_uid, judged.epoch, judged.owner) == ("", "", 10, DB0)
 
 
+MINE = pod("new", "n1")
+SHOWN = replace(MINE, addresses=(ADDRESS,))
+OTHERS = Pod("shop", "db-9", "other", "n2", owner=Owner("shop", "StatefulSet", "db", 9), phase="Running")
+ADDRESSED = replace(OTHERS, addresses=(ADDRESS,))
+RECOVERED_MINE = Claim(ADDRESS, DB0, "n1", "new", "", "", 99, RECOVERED)
+
+
 @pytest.mark.parametrize(
-    ("known", "epoch"),
+    ("pods", "known", "complete", "outcome"),
     [
-        (None, 20),
-        (claim(), 20),
-        (Claim(ADDRESS, DB0, "n2", "x", "c", "eth0", 30, "n"), None),
-        (Claim(ADDRESS, DB0, "n1", "new", "", "", 99, RECOVERED), 99),
-        (Claim(ADDRESS, DB0, "", "", "", "", 99, RECOVERED), 99),
-        (Claim(ADDRESS, DB0, "n2", "other", "", "", 99, RECOVERED), None),
+        ([MINE], None, False, "db 60"),
+        ([SHOWN], None, False, "db 60"),
+        ([SHOWN], None, True, "db 60"),
+        ([MINE], RECOVERED_MINE, True, "db 99"),
+        ([MINE], replace(RECOVERED_MINE, node="", pod_uid=""), False, "db 99"),
+        ([], None, False, "nobody 60"),
+        ([], None, True, "stays"),
+        ([], claim("n2", "other"), False, "stays"),
+        ([replace(MINE, phase="Failed")], None, False, "nobody 60"),
+        ([MINE], Claim(ADDRESS, DB0, "n1", "new", "c-new", "eth0", 20, "mine"), False, "stays"),
+        ([MINE, ADDRESSED], None, False, "lie"),
+        ([replace(MINE, addresses=(ip_address("10.0.1.2"),))], None, False, "lie"),
+        ([replace(MINE, node="n2")], None, False, "lie"),
+        ([replace(MINE, owner=OTHERS.owner)], None, False, "lie"),
+        ([MINE, OTHERS], claim("n2", "other", owner=OTHERS.owner or DB0), False, "lie"),
+        ([SHOWN, OTHERS], claim("n2", "other", owner=OTHERS.owner or DB0), False, "db 60"),
+        ([SHOWN, OTHERS], claim("n2", "other", owner=OTHERS.owner or DB0), True, "lie"),
+        ([SHOWN, ADDRESSED], claim("n2", "other", owner=OTHERS.owner or DB0), False, "lie"),
     ],
-    ids=["forgotten", "older", "newer", "same-pod-rebuilt", "nobody-rebuilt", "another-pod-rebuilt"],
 )
-def test_a_reported_claim_against_the_record(known: Claim | None, epoch: int | None) -> None:
-    judged = judge_reported(Claim(ADDRESS, DB0, "n1", "new", "c-new", "eth0", 20, "mine"), known)
-    assert (judged.epoch if judged else None) == epoch
-    assert judged is None or judged.container == "c-new"
+def test_a_reported_claim_against_the_record(
+    pods: list[Pod], known: Claim | None, complete: bool, outcome: str
+) -> None:
+    by_uid = {each.uid: each for each in pods}
+    reported = Claim(ADDRESS, DB0, "n1", "new", "c-new", "eth0", 1 << 62, "mine")
+    judged = judge_reported(reported, known, "n1", Evidence({}, by_uid), by_uid, complete=complete, now=60)
+    if isinstance(judged, Claim):
+        who = "nobody" if judged.owner == nobody("n1") else judged.owner.name
+        assert (f"{who} {judged.epoch}", judged.container, judged.node) == (outcome, "c-new", "n1")
+    else:
+        assert ("stays" if judged is None else "lie") == outcome
+    assert isinstance(
+        judge_reported(reported, None, "n2", Evidence({}, by_uid), by_uid, complete=False, now=60), str
+    ), "in another's name"
+
+
+def test_an_address_without_owner_directs_nobody() -> None:
+    kept = replace(claim("n1", "gone"), owner=nobody("n1"))
+    assert rebuilt({}, {ADDRESS: kept}, [], {}, now=60) == ((), ())
 
 
 def owner_record(owner: Owner = DB0, nonce: str = "n") -> OwnerRecord:

@@ -71,19 +71,19 @@ async def owner_lives(cluster: Cluster, owner: Owner, lives: int) -> None:
         release = None if grant is None else ClaimRelease(grant.claim.address, f"c{life}", "eth0", grant.claim.nonce)
         released = cluster.chance.random() < 0.6
         if release is not None and released and cluster.chance.random() < 0.5:
-            await quietly(cluster, release)
+            await quietly(cluster, release, node)
         await cluster.objects.delete(pod.uid)
         if release is not None and released:
-            await quietly(cluster, release)
+            await quietly(cluster, release, node)
         if cluster.chance.random() < 0.15:
             for _ in range(cluster.chance.randrange(400)):
                 await cluster.turns.turn()
 
 
-async def quietly(cluster: Cluster, release: ClaimRelease) -> None:
+async def quietly(cluster: Cluster, release: ClaimRelease, node: str) -> None:
     for _ in range(3):
         try:
-            await cluster.ask(lambda copy: copy.keeping.release(release))
+            await cluster.ask(lambda copy: copy.keeping.release(release, node))
         except (Unavailable, Refused):
             await cluster.turns.turn()
         else:

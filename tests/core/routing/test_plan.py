@@ -160,6 +160,22 @@ def test_who_speaks_in_anothers_name_is_told() -> None:
     )
 
 
+@pytest.mark.parametrize(
+    ("made", "uplinks", "of_others"),
+    [
+        (mesh(N1, N2, impostors=(("n2", "n3"),)), (FAB0,), True),
+        (mesh(N1, node("n2", "172.30.0.11", "10.244.0.64/26")), (FAB0,), True),
+        (mesh(N1, node("n2", "192.0.2.7", "10.244.0.64/26")), (FAB0,), True),
+        (mesh(N1, node("n2", "", "10.244.0.64/26")), (FAB0,), True),
+        (mesh(N1, N2), (Uplink(name="fab0", index=3, up=False, addresses=FAB0.addresses),), False),
+    ],
+    ids=["impostor", "takes-our-address", "far-away", "without-address", "our-own-link-is-down"],
+)
+def test_what_another_tells_makes_nobody_else_unready(made: Mesh, uplinks: tuple[Uplink, ...], of_others: bool) -> None:
+    found = plan(made, Snapshot(uplinks=uplinks)).faults
+    assert {fault.of_others for fault in found} == {of_others}
+
+
 def test_a_prefix_that_its_announcer_does_not_hold_is_not_believed() -> None:
     greedy = node("n2", "172.30.0.12", "0.0.0.0/0 10.244.0.0/26 10.244.0.64/26")
     assert operations(mesh(N1, greedy)) == plus("10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64", *REFUSED)

@@ -18,6 +18,8 @@ from proto.requests import BlockGrant, BlockRequest, IpamShow, IpamState, Reply
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, runtime_of
 
+ASK = subjects.of_node(subjects.IPAM_BLOCK, "n1")
+
 
 def block(node: str, nonce: str = "a") -> Block:
     return Block(cidr=ip_network("10.244.0.0/26"), pool="p", node=node, node_uid="u", epoch=1, nonce=nonce)
@@ -117,24 +119,22 @@ async def test_request_answer_refusal(bus_for: BusFor) -> None:
     ipam, node = await bus_for("ipam"), await bus_for("dataplane", "n1")
     ask = BlockRequest(node="n1", node_uid="u", family=4, nonce="x")
     with pytest.raises(Unavailable):
-        await node.request(subjects.IPAM_BLOCK, ask, BlockGrant, timeout=1)
+        await node.request(ASK, ask, BlockGrant, timeout=1)
 
-    async def answer(asked: BlockRequest) -> BlockGrant:
+    async def answer(asked: BlockRequest, _node: str) -> BlockGrant:
         if asked.family == 6:
             raise Refused("pool-exhausted", "no pool has a free block", retry=True)
         return BlockGrant(block=block(asked.node, asked.nonce))
 
-    await ipam.serve(subjects.IPAM_BLOCK, BlockRequest, answer)
+    await ipam.serve_nodes(subjects.IPAM_BLOCK, BlockRequest, answer)
     await asyncio.sleep(0.1)
-    granted = await node.request(subjects.IPAM_BLOCK, ask, BlockGrant, timeout=1)
+    granted = await node.request(ASK, ask, BlockGrant, timeout=1)
     assert granted.block.node == "n1"
     with pytest.raises(Refused) as refused:
-        await node.request(
-            subjects.IPAM_BLOCK, BlockRequest(node="n1", node_uid="u", family=6, nonce="y"), BlockGrant, timeout=1
-        )
+        await node.request(ASK, BlockRequest(node="n1", node_uid="u", family=6, nonce="y"), BlockGrant, timeout=1)
     assert (refused.value.code, refused.value.retry) == ("pool-exhausted", True)
     with pytest.raises(Refused) as malformed:
-        await node.request(subjects.IPAM_BLOCK, ServiceFault("a", "b", "c", "d"), BlockGrant, timeout=1)
+        await node.request(ASK, ServiceFault("a", "b", "c", "d"), BlockGrant, timeout=1)
     assert malformed.value.code == "malformed"
 
 
@@ -154,14 +154,14 @@ async def test_another_major_version_is_refused(bus_for: BusFor) -> None:
     ipam, node, cli = await bus_for("ipam"), await bus_for("dataplane", "n1"), await bus_for("cli")
     asked: list[Any] = []
 
-    async def answer(message: BlockRequest) -> None:
+    async def answer(message: BlockRequest, _node: str) -> None:
         asked.append(message)
 
-    await ipam.serve(subjects.IPAM_BLOCK, BlockRequest, answer)
+    await ipam.serve_nodes(subjects.IPAM_BLOCK, BlockRequest, answer)
     await cli.subscribe(f"{subjects.EVENTS}.>", ServiceFault, lambda _subject, event: asked.append(event))
     await asyncio.sleep(0.1)
     body = codec.encode(BlockRequest(node="n1", node_uid="u", family=4, nonce="x"))
-    said = await node.connection.call(subjects.IPAM_BLOCK, body, timeout=2, headers={"Airmesh-Version": "2"})
+    said = await node.connection.call(ASK, body, timeout=2, headers={"Airmesh-Version": "2"})
     assert codec.decode(Reply, said.data).code == "unknown-version"
     event = codec.encode(ServiceFault(service="ipam", node="", fault="x", remedy="y"))
     await ipam.connection.send(subjects.event_subject("ipam", "fault"), event, {"Airmesh-Version": "2"})
@@ -197,16 +197,16 @@ async def test_what_was_asked_for_before_the_connection_is_made_with_it(nats_ser
 async def test_many_slow_questions_do_not_wait_for_each_other(bus_for: BusFor) -> None:
     ipam, node = await bus_for("ipam"), await bus_for("dataplane", "n1")
 
-    async def answer(asked: BlockRequest) -> BlockGrant:
+    async def answer(asked: BlockRequest, _node: str) -> BlockGrant:
         await asyncio.sleep(0.3)
         return BlockGrant(block=block(asked.node, asked.nonce))
 
-    await ipam.serve(subjects.IPAM_BLOCK, BlockRequest, answer)
+    await ipam.serve_nodes(subjects.IPAM_BLOCK, BlockRequest, answer)
     await asyncio.sleep(0.1)
     started = asyncio.get_running_loop().time()
     questions = (BlockRequest(node="n1", node_uid="u", family=4, nonce=str(number)) for number in range(100))
     answers = await asyncio.gather(
-        *(node.request(subjects.IPAM_BLOCK, question, BlockGrant, timeout=3) for question in questions),
+        *(node.request(ASK, question, BlockGrant, timeout=3) for question in questions),
         return_exceptions=True,
     )
     assert asyncio.get_running_loop().time() - started < 1

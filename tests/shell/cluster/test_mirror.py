@@ -38,7 +38,7 @@ BROKEN: dict[str, Any] = {"spec": {"podSelector": {}, "ingress": [{"from": [{}]}
 
 @asynccontextmanager
 async def cluster(
-    server: NatsServer, api: ApiServer, folder: Path, name: str = "one", seconds: float = 6.0
+    server: NatsServer, api: ApiServer, folder: Path, name: str = "one", seconds: float = 6.0, **more: Any
 ) -> AsyncIterator[Runtime[Any]]:
     """The whole service, without its process."""
     config = folder / "kubeconfig"
@@ -53,6 +53,7 @@ async def cluster(
         instance=name,
         kubeconfig=config,
         lease_seconds=seconds,
+        **more,
     )
     async with runtime_of(server, "cluster", settings=settings, lines=Lines()) as runtime:
         await build(runtime)

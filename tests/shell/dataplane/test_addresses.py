@@ -55,11 +55,11 @@ class Node:
         self.book = AddressBook(await self._bus_for("dataplane", "n1"), journal, Log("dataplane"), "n1", spare=8)
         return self.book
 
-    async def ask(self, request: BlockReportRequest) -> BlockReportAnswer:
+    async def ask(self, request: BlockReportRequest, _node: str) -> BlockReportAnswer:
         """What ipam is asked."""
         return await self.answer(request)
 
-    async def grant(self, request: BlockRequest) -> BlockGrant:
+    async def grant(self, request: BlockRequest, _node: str) -> BlockGrant:
         """The next block, under the nonce that was asked with."""
         self.granted = Block(ip_network("10.244.7.0/26"), "v4", "n1", "u1", 8, request.nonce)
         if self.silent:
@@ -98,8 +98,8 @@ class Node:
 async def node(bus_for: BusFor, tmp_path: Path) -> AsyncIterator[Node]:
     made = Node(bus_for, tmp_path / "state")
     ipam = await bus_for("ipam")
-    await ipam.serve(IPAM_REPORT, BlockReportRequest, made.ask)
-    await ipam.serve(IPAM_BLOCK, BlockRequest, made.grant)
+    await ipam.serve_nodes(IPAM_REPORT, BlockReportRequest, made.ask)
+    await ipam.serve_nodes(IPAM_BLOCK, BlockRequest, made.grant)
     await made.start()
     yield made
     await made.book.journal.close()

@@ -17,9 +17,13 @@ from kit.holdings import Doubt
 from proto import codec
 from proto.addresses import Block, Claim, Endpoint
 from proto.events import ServiceFault
+from proto.identity import Reserved
 from proto.objects import Owner
-from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, Bucket
+from proto.policy import Revision
+from proto.residents import RESIDENTS_SCOPE, Residents, residents_key
+from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, Bucket
 from proto.sync import Complete, complete_key
+from services.dataplane import beliefs
 from services.dataplane.beliefs import LASTING, TOLD_OF_A_NODE, Believed, Teller
 from services.dataplane.feed import Feed
 from tests.conftest import BusFor
@@ -38,8 +42,8 @@ async def until(holds: Callable[[], object], seconds: float = 5.0) -> None:
 class World:
     """What ipam and other nodes write, seen by n1."""
 
-    def __init__(self, ipam: Bus, nodes: dict[str, Bus], feed: Feed, epochs: dict[str, str]) -> None:
-        self.ipam, self.nodes, self.feed, self.epochs = ipam, nodes, feed, epochs
+    def __init__(self, ipam: Bus, policy: Bus, nodes: dict[str, Bus], feed: Feed, epochs: dict[str, str]) -> None:
+        self.ipam, self.policy, self.nodes, self.feed, self.epochs = ipam, policy, nodes, feed, epochs
 
     async def block(self, cidr: str, node: str, epoch: int = 5) -> None:
         network = ip_network(cidr)
@@ -54,9 +58,19 @@ class World:
         for bucket in buckets or (BLOCKS, CLAIMS):
             await self.ipam.bucket(bucket).put(complete_key(), Complete(epoch=self.epochs[bucket.name]))
 
-    async def endpoint(self, writer: str, address: str, *, name: str = "", epoch: int = 5, under: str = "") -> None:
+    async def residents(self, node: str, *identities: int) -> None:
+        value = Residents(identities=identities, revision=Revision(epoch="e", sequence=1))
+        await self.policy.bucket(IDENTITIES).put(residents_key(codec.encode_segment(node)), value)
+
+    async def residents_complete(self, *scopes: str) -> None:
+        for scope in scopes or (RESIDENTS_SCOPE, ""):
+            await self.policy.bucket(IDENTITIES).put(complete_key(scope), Complete(epoch=self.epochs["identities"]))
+
+    async def endpoint(
+        self, writer: str, address: str, *, name: str = "", epoch: int = 5, under: str = "", identity: int = 1001
+    ) -> None:
         where = ip_address(address)
-        value = Endpoint(name or writer, where, "shop", f"of-{writer}", "u", 1001, b"\2\0\0\0\0\1", epoch, 1)
+        value = Endpoint(name or writer, where, "shop", f"of-{writer}", "u", identity, b"\2\0\0\0\0\1", epoch, 1)
         key = codec.endpoint_key(writer, ip_address(under or address))
         await self.nodes[writer].bucket(ENDPOINTS).put(key, value)
 
@@ -74,7 +88,10 @@ class World:
 async def world(bus_for: BusFor, buckets: dict[str, str]) -> World:
     n1 = await bus_for("dataplane", "n1")
     others = {name: await bus_for("dataplane", name) for name in ("n2", "n3")}
-    world = World(await bus_for("ipam"), others, Feed(n1, "n1"), buckets)
+    world = World(await bus_for("ipam"), await bus_for("policy"), others, Feed(n1, "n1"), buckets)
+    await world.residents("n2", 1001)
+    await world.residents("n3", 1001)
+    await world.residents_complete()
     await world.block("10.244.0.0/26", "n1")
     await world.block("10.244.0.64/26", "n2")
     await world.block("10.244.1.0/26", "_ipam")
@@ -171,6 +188,9 @@ async def test_what_was_known_stays_when_the_buckets_are_made_anew(world: World,
     await until(lambda: world.believed == {KEPT: "n3"}, 15)
     assert world.feed.beliefs.now.undecided == {ip_address(THEIRS)}
     await world.whole()
+    await world.residents("n2", 1001)
+    await world.residents("n3", 1001)
+    await world.residents_complete()
     await until(lambda: world.feed.beliefs.now.whole, 15)
     await until(lambda: not world.believed, 3)
 
@@ -183,6 +203,99 @@ async def test_a_block_that_cannot_be_read_takes_nothing_away(world: World) -> N
     subject = f"$KV.{BLOCKS.on_server}.{codec.block_key(ip_network('10.244.0.64/26'))}"
     await world.ipam.connection.call(subject, b"\xc1", timeout=2, headers={jetstream.EXPECTED_STREAM: stream})
     await until(lambda: not world.feed.beliefs.now.whole)
+    assert world.believed == {THEIRS: "n2"}
+
+
+@pytest.fixture
+def brief(monkeypatch: pytest.MonkeyPatch) -> float:
+    """How long an identity that nobody vouches for stays undecided."""
+    monkeypatch.setattr(beliefs, "LASTING", 0.3)
+    return 0.3
+
+
+async def test_an_identity_counts_where_a_pod_has_it(world: World, brief: float) -> None:
+    await world.whole()
+    await world.endpoint("n2", THEIRS)
+    await world.endpoint("n2", "10.244.0.66", identity=2002)  # of a pod on another node
+    await world.endpoint("n2", "10.244.0.67", identity=int(Reserved.HOST))
+    await until(lambda: world.doubted == {"10.244.0.66", "10.244.0.67"})
+    assert world.believed == {THEIRS: "n2"}
+    await asyncio.sleep(brief)
+    assert not world.feed.beliefs.now.undecided
+    told = Told()
+    for second in (0.0, LASTING):
+        told.teller.tell(world.feed.beliefs.now, second)
+    assert sorted(fault.fault for fault in told.faults) == [
+        "node n2 publishes a pod at 10.244.0.66, which is not believed: no pod of n2 has identity 00000000000007d2",
+        "node n2 publishes a pod at 10.244.0.67, which is not believed: identity 1 is one that no pod has",
+    ]
+    await world.residents("n2", 1001, 2002)
+    await until(lambda: world.believed == {THEIRS: "n2", "10.244.0.66": "n2"}, 0.5)
+
+
+async def test_a_reserved_identity_counts_nowhere_even_if_it_were_a_residents(world: World) -> None:
+    await world.whole()
+    await world.residents("n2", 1, 2, 1001)
+    await world.endpoint("n2", THEIRS, identity=int(Reserved.WORLD))
+    await until(lambda: world.doubted == {THEIRS})
+
+
+async def test_an_identity_that_is_seen_first_is_undecided_for_a_moment(world: World) -> None:
+    """A pod is relabelled, and its new identity overtakes the residents: what was believed is not taken back."""
+    await world.whole()
+    await world.endpoint("n2", THEIRS)
+    await until(lambda: world.believed == {THEIRS: "n2"})
+    await world.endpoint("n2", THEIRS, identity=3003)
+    await until(lambda: not world.believed)
+    assert world.feed.beliefs.now.undecided == {ip_address(THEIRS)}
+    await world.residents("n2", 1001, 3003)
+    await until(lambda: world.believed == {THEIRS: "n2"}, 0.5)
+    assert not world.feed.beliefs.now.undecided
+
+
+async def test_before_residents_are_whole_nothing_new_is_believed(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    n1 = await bus_for("dataplane", "n1")
+    others = {name: await bus_for("dataplane", name) for name in ("n2", "n3")}
+    world = World(await bus_for("ipam"), await bus_for("policy"), others, Feed(n1, "n1"), buckets)
+    await world.block("10.244.0.64/26", "n2")
+    await world.whole()
+    await world.residents("n2", 1001)
+    await world.endpoint("n2", THEIRS)
+    await world.endpoint("n2", "10.244.0.66", identity=2002)
+    await until(lambda: world.believed == {THEIRS: "n2"})
+    assert world.feed.beliefs.now.undecided == {ip_address("10.244.0.66")}
+    assert not world.feed.beliefs.now.whole
+    await world.residents_complete()
+    await until(lambda: world.feed.beliefs.now.whole)
+    assert world.believed == {THEIRS: "n2"}
+
+
+async def test_a_policy_of_before_residents_is_not_asked_for_them(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    n1 = await bus_for("dataplane", "n1")
+    world = World(
+        await bus_for("ipam"),
+        await bus_for("policy"),
+        {"n2": await bus_for("dataplane", "n2")},
+        Feed(n1, "n1"),
+        buckets,
+    )
+    await world.block("10.244.0.64/26", "n2")
+    await world.whole()
+    await world.residents_complete("")
+    await world.endpoint("n2", THEIRS)
+    await until(lambda: world.believed == {THEIRS: "n2"})
+    await world.residents_complete(RESIDENTS_SCOPE)
+    await until(lambda: not world.believed)
+
+
+async def test_residents_that_cannot_be_read_take_nothing_away(world: World) -> None:
+    await world.whole()
+    await world.endpoint("n2", THEIRS)
+    await until(lambda: world.believed == {THEIRS: "n2"})
+    stream = jetstream.kv_stream(IDENTITIES.on_server)
+    subject = f"$KV.{IDENTITIES.on_server}.{residents_key('n2')}"
+    await world.policy.connection.call(subject, b"\xc1", timeout=2, headers={jetstream.EXPECTED_STREAM: stream})
+    await until(lambda: residents_key("n2") in world.feed.identities.unreadable)
     assert world.believed == {THEIRS: "n2"}
 
 

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable
 from ipaddress import ip_address, ip_network
 from typing import Any, Literal, TypeVar
 
+import msgspec
 import pytest
 
 from chassis.bus import Bus
@@ -26,7 +27,8 @@ from proto.requests import (
     IpamShow,
     IpamState,
 )
-from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, IPAM_SHOW
+from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, IPAM_SHOW, of_node
+from services.ipam.core.claims import STATIC
 from tests.conftest import BusFor
 from tests.shell.ipam.conftest import V4, Cluster, StartIpam, node, stateful
 
@@ -36,7 +38,7 @@ BOTH: tuple[Literal[4, 6], ...] = (4, 6)
 
 async def report(agent: Bus, name: str, *blocks: Block, claims: tuple[Claim, ...] = ()) -> BlockReportAnswer:
     request = BlockReportRequest(node=name, node_uid=f"uid-{name}", blocks=blocks, claims=claims)
-    return await patiently(lambda: agent.request(IPAM_REPORT, request, BlockReportAnswer, timeout=5))
+    return await patiently(lambda: agent.request(of_node(IPAM_REPORT, name), request, BlockReportAnswer, timeout=5))
 
 
 async def patiently(ask: Callable[[], Awaitable[T]], tries: int = 100) -> T:
@@ -54,7 +56,7 @@ async def patiently(ask: Callable[[], Awaitable[T]], tries: int = 100) -> T:
 
 async def block(agent: Bus, name: str, family: Literal[4, 6] = 4, nonce: str = "") -> Block:
     request = BlockRequest(node=name, node_uid=f"uid-{name}", family=family, nonce=nonce or uuid.uuid4().hex)
-    return (await patiently(lambda: agent.request(IPAM_BLOCK, request, BlockGrant, timeout=5))).block
+    return (await patiently(lambda: agent.request(of_node(IPAM_BLOCK, name), request, BlockGrant, timeout=5))).block
 
 
 def claim_of(name: str, on: str, uid: str, family: Literal[4, 6] = 4, **more: Any) -> ClaimRequest:
@@ -66,14 +68,16 @@ def claim_of(name: str, on: str, uid: str, family: Literal[4, 6] = 4, **more: An
 
 
 async def claim(agent: Bus, request: ClaimRequest) -> Claim:
-    return (await patiently(lambda: agent.request(IPAM_CLAIM, request, ClaimGrant, timeout=5))).claim
+    return (
+        await patiently(lambda: agent.request(of_node(IPAM_CLAIM, request.node), request, ClaimGrant, timeout=5))
+    ).claim
 
 
 async def refusal(agent: Bus, request: ClaimRequest, *, but: str) -> str:
     """Code of the refusal, once it is another one than ``but``."""
     for _ in range(100):
         try:
-            await agent.request(IPAM_CLAIM, request, ClaimGrant, timeout=5)
+            await agent.request(of_node(IPAM_CLAIM, request.node), request, ClaimGrant, timeout=5)
         except Refused as refused:
             if refused.code != but:
                 return refused.code
@@ -90,9 +94,10 @@ async def test_nothing_is_given_before_every_node_has_reported(
     await report(n1, "n1")
     request = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce="x")
     with pytest.raises(Refused, match="not-synced"):
-        await n1.request(IPAM_BLOCK, request, BlockGrant, timeout=5)
-    answer = await report(n2, "n2", held)
-    assert answer.blocks == (held,)
+        await n1.request(of_node(IPAM_BLOCK, "n1"), request, BlockGrant, timeout=5)
+    (again,) = (await report(n2, "n2", held)).blocks
+    assert (again.cidr, again.node, again.nonce) == (held.cidr, "n2", "old")
+    assert again.epoch > held.epoch, "given by ipam"
     assert (await block(n1, "n1")).cidr == ip_network("10.244.0.64/26")
 
 
@@ -145,7 +150,9 @@ async def test_a_kept_address_moves_when_its_pod_is_gone(
     moved = await claim(n2, claim_of("db-0", "n2", "uid-b"))
     assert (moved.address, moved.node) == (first.address, "n2")
     assert moved.epoch > first.epoch
-    await n1.tell(IPAM_RELEASE, ClaimRelease(first.address, first.container, "eth0", first.nonce), timeout=5)
+    await n1.tell(
+        of_node(IPAM_RELEASE, "n1"), ClaimRelease(first.address, first.container, "eth0", first.nonce), timeout=5
+    )
     stored = await n1.bucket(CLAIMS).list(Claim)
     assert [entry.value for entry in stored.values()] == [moved], "the old holder's release changes nothing"
     await asyncio.sleep(0.1)
@@ -189,7 +196,8 @@ async def test_fixed_addresses(
     await report(n1, "n1")
     await report(await bus_for("dataplane", "n2"), "n2")
     assert (await block(n1, "n1")).cidr == ip_network("10.244.0.0/26")
-    await cluster.add(stateful("db-0", "n1", "uid-a"))
+    asks = msgspec.structs.replace(stateful("db-0", "n1", "uid-a"), annotations=((STATIC, f'["{address}"]'),))
+    await cluster.add(asks)
     family: Literal[4, 6] = 6 if ":" in address else 4
     request = claim_of("db-0", "n1", "uid-a", family, address=ip_address(address))
     if code:

@@ -13,12 +13,16 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from msgspec.structs import replace
 
 from chassis.bus import Bus
 from chassis.faults import Damaged, Refused, Unavailable
-from proto.addresses import Block, Claim, OwnerRecord
+from proto.addresses import CONTESTED, Block, Claim, OwnerRecord
+from proto.codec import block_key
+from proto.events import ServiceFault
 from proto.requests import BlockGrant, BlockRequest, IpamShow, IpamState
-from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_SHOW, OWNERS, Bucket
+from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_SHOW, OWNERS, Bucket, event_subject, of_node
+from services.ipam import app
 from tests.conftest import BusFor
 from tests.natsd import NatsServer
 from tests.shell.ipam.conftest import V4, V6, Cluster, StartIpam, node, stateful
@@ -71,28 +75,82 @@ async def test_after_all_buckets_are_lost_nothing_is_given_twice(
 
     await lose_all_buckets(nats_server, cluster)
     await shown(cli, waiting=("n1", "n2"))
-    assert (await report(n2, "n2", held2)).blocks == (held2,)
+    (again2,) = (await report(n2, "n2", held2)).blocks
+    assert (again2.cidr, again2.node, again2.nonce) == (held2.cidr, "n2", held2.nonce)
     request = BlockRequest(node="n2", node_uid="uid-n2", family=4, nonce=uuid.uuid4().hex)
     with pytest.raises(Refused, match="not-synced"):
-        await n2.request(IPAM_BLOCK, request, BlockGrant, timeout=5)
+        await n2.request(of_node(IPAM_BLOCK, "n2"), request, BlockGrant, timeout=5)
     await report(n1, "n1", held1, claims=(kept,))
     fresh = await block(n2, "n2")
     assert not any(fresh.cidr.overlaps(other.cidr) for other in (held1, held2))
     assert kept.address not in fresh.cidr
     again: Claim = await claim(n1, claim_of("db-0", "n1", "uid-a", container=kept.container))
-    assert (again.address, again.epoch) == (kept.address, kept.epoch), "the claim is on record as it was"
+    assert (again.address, again.nonce) == (kept.address, kept.nonce), "the claim is on record as it was"
+    assert again.epoch >= kept.epoch
 
 
-async def test_of_two_reports_of_one_block_the_higher_epoch_stays(
-    bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam
+CIDR = ip_network("10.244.0.0/26")
+
+
+def said(name: str, epoch: int) -> Block:
+    """What a node says of one block that two say they hold."""
+    return Block(CIDR, "p", name, f"uid-{name}", epoch, f"nonce-{name}")
+
+
+async def recorded(agent: Bus) -> str:
+    entry = await agent.bucket(BLOCKS).get(block_key(CIDR), Block)
+    return "" if entry is None else entry.value.node
+
+
+@pytest.mark.parametrize("order", [("n1", "n2"), ("n2", "n1")])
+@pytest.mark.parametrize("evidence", ["annotation", "pod"])
+async def test_of_two_that_report_one_block_the_api_decides_and_no_epoch(
+    bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam, evidence: str, order: tuple[str, str]
 ) -> None:
+    if evidence == "annotation":
+        await cluster.add(node("n1", blocks=(str(CIDR),)))
+    else:
+        await cluster.add(replace(stateful("web-0", "n1", "uid-web"), addresses=(CIDR[9],), phase="Running"))
     await start_ipam()
-    n1, n2 = await bus_for("dataplane", "n1"), await bus_for("dataplane", "n2")
-    cidr = ip_network("10.244.0.0/26")
-    older, newer = Block(cidr, "p", "n1", "uid-n1", 5, "a"), Block(cidr, "p", "n2", "uid-n2", 9, "b")
-    assert (await report(n1, "n1", older)).blocks == (older,)
-    assert (await report(n2, "n2", newer)).blocks == (newer,)
-    assert (await report(n1, "n1", older)).blocks == (), "it must be given up"
+    agents = {name: await bus_for("dataplane", name) for name in ("n1", "n2")}
+    epochs = {"n1": 5, "n2": 1 << 62}
+    answers = {name: (await report(agents[name], name, said(name, epochs[name]))).blocks for name in order}
+    assert await recorded(agents["n1"]) == "n1"
+    assert answers["n2"] == ()
+    assert [held.epoch < 1 << 40 for held in answers["n1"]] == [True]
+
+
+@pytest.mark.parametrize("order", [("n1", "n2"), ("n2", "n1")])
+async def test_in_doubt_neither_has_it_until_the_api_tells(
+    bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam, order: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "SWEEP_EVERY", 0.1)
+    await start_ipam()
+    agents = {name: await bus_for("dataplane", name) for name in ("n1", "n2")}
+    cli = await bus_for("cli")
+    faults: list[ServiceFault] = []
+    await cli.subscribe(event_subject("ipam", "fault"), ServiceFault, lambda _, fault: faults.append(fault))
+    await asyncio.sleep(0.1)
+    first, second = order
+    await report(agents[first], first, said(first, 5))
+    assert (await report(agents[second], second, said(second, 1 << 62))).blocks == ()
+    assert await recorded(agents["n1"]) == CONTESTED
+    assert (await report(agents[first], first, said(first, 5))).blocks == ()
+    for name in order:
+        given = await block(agents[name], name)
+        assert given.cidr != CIDR, "nobody is given what is contested"
+    state = await cli.request(IPAM_SHOW, IpamShow(), IpamState, timeout=2)
+    assert str(CIDR) in "".join(state.problems)
+    assert second in [fault.node for fault in faults]
+    await cluster.add(node("n1", blocks=(str(CIDR),)))
+    for _ in range(100):
+        if await recorded(agents["n1"]) == "n1":
+            break
+        await asyncio.sleep(0.05)
+    assert [held.cidr for held in (await report(agents["n1"], "n1", said("n1", 5))).blocks if held.cidr == CIDR] == [
+        CIDR
+    ]
+    assert CIDR not in [held.cidr for held in (await report(agents["n2"], "n2", said("n2", 9))).blocks]
 
 
 async def test_killing_a_copy_in_the_middle_gives_no_block_twice(

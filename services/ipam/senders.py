@@ -1,0 +1,103 @@
+"""Who asks: the node whose key sent the request, by the subject, and what is said when it claims to be another.
+
+Owns the comparison of each request with its sender, and the telling of those that do not agree: no agent of ours sends
+one. The bus lets a node ask on subjects of its own alone (``proto.subjects.of_node``), so the subject is believed and
+the body is not.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Coroutine
+from typing import Any, TypeVar
+
+import msgspec
+
+from chassis.faults import Refused
+from chassis.log import Log
+from proto.events import ServiceFault
+from proto.requests import BlockReportRequest, BlockRequest, ClaimRelease, ClaimRequest
+from services.ipam.core.claims import INTENDS, RECOVERED
+from services.ipam.core.deserted import MARK
+from services.ipam.core.recovery import ANNOTATED
+from services.ipam.keeping import NOT_THE_HOLDER
+
+TOLD_EVERY = 60.0
+"""Seconds between two faults about one node: who lies, lies a lot."""
+MAX_NAME = 256
+"""Characters of a nonce, a container's id and an interface's name."""
+OURS = (MARK, INTENDS, RECOVERED, ANNOTATED)
+"""Begin nonces that ``ipam`` alone gives."""
+REMEDY = "look at that node: its agent says what no agent of ours does; if it was taken over, take its key from it"
+
+M = TypeVar("M", bound=BlockRequest | BlockReportRequest | ClaimRequest)
+A = TypeVar("A", bound=msgspec.Struct)
+
+
+class Senders:
+    """``told`` publishes a fault; ``clock`` is monotonic seconds."""
+
+    def __init__(
+        self, log: Log, told: Callable[[ServiceFault], None], clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._log = log
+        self._told = told
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def checked(self, answer: Callable[[M], Coroutine[Any, Any, A]]) -> Callable[[M, str], Coroutine[Any, Any, A]]:
+        """``answer`` for requests that name the node which sent them; others are refused (``not-the-sender``)."""
+
+        async def from_node(request: M, node: str) -> A:
+            if request.node != node:
+                what = type(request).__name__
+                self.tell(
+                    node, f"node {node} sends a {what} in the name of node {request.node[:64]!r}, which is refused"
+                )
+                raise Refused(
+                    "not-the-sender",
+                    f"{what}.node is {request.node[:64]!r}, but node {node} sent it; name the node that asks",
+                )
+            if not isinstance(request, BlockReportRequest):
+                check_names(request)
+            return await answer(request)
+
+        return from_node
+
+    def releasing(
+        self, answer: Callable[[ClaimRelease, str], Coroutine[Any, Any, None]]
+    ) -> Callable[[ClaimRelease, str], Coroutine[Any, Any, None]]:
+        """``answer`` for releases, which name no node; whoever releases another's is told."""
+
+        async def from_node(request: ClaimRelease, node: str) -> None:
+            check_names(request)
+            try:
+                await answer(request, node)
+            except Refused as refused:
+                if refused.code == NOT_THE_HOLDER:
+                    self.tell(node, f"node {node} asks to release what it does not hold: {refused.message}")
+                raise
+
+        return from_node
+
+    def tell(self, node: str, fault: str) -> None:
+        """A node says what is not so: at most one fault each :data:`TOLD_EVERY` seconds."""
+        self._log.warning("node-lies", node=node, why=fault)
+        now = self._clock()
+        if now - self._last.get(node, now - TOLD_EVERY) < TOLD_EVERY:
+            return
+        self._last = {name: at for name, at in self._last.items() if now - at < TOLD_EVERY}
+        self._last[node] = now
+        self._told(ServiceFault("ipam", node, fault, REMEDY))
+
+
+def check_names(request: BlockRequest | ClaimRequest | ClaimRelease) -> None:
+    """Raises Refused (``malformed``) for a name that no agent of ours sends: it would stand in a record."""
+    texts = {"nonce": request.nonce}
+    if not isinstance(request, BlockRequest):
+        texts |= {"container": request.container, "interface": request.interface}
+    for name, text in texts.items():
+        if len(text) > MAX_NAME:
+            raise Refused("malformed", f"{name} of {len(text)} characters is longer than {MAX_NAME}; shorten it")
+    if not isinstance(request, ClaimRelease) and (not request.nonce or request.nonce.startswith(OURS)):
+        raise Refused("malformed", f"nonce {request.nonce[:64]!r} is empty or one that ipam gives; send a random one")

@@ -1,0 +1,399 @@
+"""One stolen node key plays against every bucket, request and event: it changes only its own node's, and is told.
+
+The thief has both users of node n3. The server, ``ipam`` and ``policy`` are real; n1 looks on as a dataplane and a
+routing agent do, n2 is the victim.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, suppress
+from functools import partial
+from ipaddress import ip_address, ip_network
+from typing import Any, Literal
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from chassis.bus import Bus
+from chassis.faults import Fault, Refused, Unavailable
+from chassis.log import Log
+from proto import codec
+from proto.addresses import Block, Claim, Endpoint
+from proto.events import EndpointDown, ObjectFault, ServiceFault
+from proto.identity import Reserved
+from proto.objects import KIND_OF, IPPool, Namespace, Node, Owner, Pod
+from proto.policy import Ack, Revision
+from proto.requests import (
+    BlockGrant,
+    BlockReportAnswer,
+    BlockReportRequest,
+    BlockRequest,
+    ClaimGrant,
+    ClaimRelease,
+    ClaimRequest,
+)
+from proto.residents import residents_key
+from proto.routes import NodeRoutes
+from proto.subjects import (
+    ACKS,
+    BUCKETS,
+    CLAIMS,
+    ENDPOINTS,
+    EVENTS,
+    IDENTITIES,
+    IPAM_BLOCK,
+    IPAM_CLAIM,
+    IPAM_RELEASE,
+    IPAM_REPORT,
+    LEASES,
+    OF_NODES,
+    ROUTES,
+    RULES,
+    event_subject,
+    flow_subject,
+    object_fault_subject,
+    of_node,
+)
+from proto.sync import Complete, complete_key
+from services.dataplane.beliefs import Teller
+from services.dataplane.feed import Feed
+from services.ipam.app import build as build_ipam
+from services.ipam.settings import Settings as IpamSettings
+from services.routing.mirror import Mirror
+from tests.natsd import NatsServer, bus_of, runtime_of
+from tests.shell.policy.town import Town, copy_of, town_of
+
+TOLD_WITHIN = 10.0
+POOLS = (
+    IPPool(name="v4", cidr=ip_network("10.244.0.0/16"), block_size=26),
+    IPPool(name="v6", cidr=ip_network("fd00:10:244::/56"), block_size=122),
+)
+DB0 = Owner("x", "StatefulSet", "db", 0)
+FAR = 1 << 62
+
+
+def pod(name: str, on: str, owner: Owner | None = None) -> Pod:
+    return Pod("x", name, f"uid-{name}", on, labels=(("app", name),), owner=owner, phase="Running")
+
+
+PODS = (pod("web", "n1"), pod("victim", "n2"), pod("db-0", "n2", DB0), pod("mine", "n3"))
+
+
+class Watched:
+    """Every value of every bucket as ``cli`` reads it, and every event that it hears."""
+
+    def __init__(self, cli: Bus) -> None:
+        self.views = {
+            bucket.name: cli.bucket(bucket).watch(lambda _: msgspec.Raw, markers=(), name=f"all-{bucket.name}")
+            for bucket in BUCKETS
+        }
+        self.heard: list[tuple[str, Any]] = []
+
+    def state(self) -> dict[str, bytes]:
+        """What is not n3's own, nor changes by itself."""
+        found: dict[str, bytes] = {}
+        for name, view in self.views.items():
+            for entries in (view.entries, view.marks):
+                for key, entry in entries.items():
+                    own = "n3" in key.split(".") or (name == "blocks" and b"\xa2n3" in bytes(codec_bytes(entry.value)))
+                    if not own and not (name == "leases" and key.startswith(("policy", "ipam"))):
+                        found[f"{name}/{key}"] = codec_bytes(entry.value)
+        return found
+
+    async def rest(self) -> dict[str, bytes]:
+        """The state once it has not changed for a moment: a write is seen a little after it is answered."""
+        before = self.state()
+        for _ in range(100):
+            await asyncio.sleep(0.3)
+            if (now := self.state()) == before:
+                return now
+            before = now
+        raise AssertionError("it never rests")
+
+    @property
+    def faults(self) -> list[str]:
+        return [event.fault for _, event in self.heard if isinstance(event, ServiceFault)]
+
+
+def codec_bytes(value: Any) -> bytes:
+    return bytes(value) if isinstance(value, msgspec.Raw) else codec.encode(value)
+
+
+class Stage:
+    """The mesh, with its victim in place."""
+
+    def __init__(self, town: Town, watched: Watched, buses: dict[str, Bus]) -> None:
+        self.town, self.watched, self.buses = town, watched, buses
+        self.feed = Feed(buses["dataplane-n1"], "n1")
+        self.routes = Mirror(buses["routing-n1"], "n1")
+        self.blocks: dict[str, Block] = {}
+        self.claim: Claim
+        self.identities: dict[str, int] = {}
+
+    @property
+    def thief(self) -> Bus:
+        return self.buses["dataplane-n3"]
+
+    async def ask(self, subject: str, request: msgspec.Struct, answer: type[Any], node: str, by: str = "") -> Any:
+        bus = self.buses[f"dataplane-{by or node}"]
+        return await bus.request(of_node(subject, node), request, answer, timeout=2)
+
+    async def patiently(self, *asked: Any) -> Any:
+        deadline = time.monotonic() + 15
+        while True:
+            try:
+                return await self.ask(*asked)
+            except (Refused, Unavailable):
+                assert time.monotonic() < deadline, asked
+                await asyncio.sleep(0.05)
+
+    async def settle(self) -> None:
+        """Every node holds a block, n2 has the kept address of db-0, and tells of its pod; n3 tells of its own."""
+        for node in ("n1", "n2", "n3"):
+            report = BlockReportRequest(node=node, node_uid=f"uid-{node}", blocks=())
+            await self.patiently(IPAM_REPORT, report, BlockReportAnswer, node)
+        for node in ("n1", "n2", "n3"):
+            request = BlockRequest(node=node, node_uid=f"uid-{node}", family=4, nonce=f"nonce-{node}")
+            self.blocks[node] = (await self.patiently(IPAM_BLOCK, request, BlockGrant, node)).block
+        self.claim = (await self.patiently(IPAM_CLAIM, claim_of("n2", "uid-db-0"), ClaimGrant, "n2")).claim
+        marks = self.feed.identities.marks
+        for name, node in (("victim", "n2"), ("mine", "n3")):
+            await self.town.until(partial(marks.__contains__, residents_key(node)), f"residents of {node}")
+            lives = [one for one in marks[residents_key(node)].value.identities if one not in self.identities.values()]
+            self.identities[name] = lives[0]
+            await self.tell(node, self.blocks[node].cidr[5], self.identities[name])
+        await self.tell("n2", self.claim.address, self.identities["victim"])
+        await self.buses["dataplane-n2"].bucket(ACKS).put("n2", ack("n2"))
+        await self.buses["routing-n2"].bucket(ROUTES).put("n2", NodeRoutes("n2", (ip_address("172.30.0.12"),)))
+        await self.town.until(
+            lambda: len(self.believed) == 3 and self.feed.beliefs.now.whole, "what is true is believed"
+        )
+
+    async def tell(self, node: str, address: Any, identity: int, *, name: str = "", epoch: int = 5) -> None:
+        value = Endpoint(name or node, address, "x", "p", "u", identity, b"\2\0\0\0\0\1", epoch, 1)
+        await self.buses[f"dataplane-{node}"].bucket(ENDPOINTS).put(codec.endpoint_key(node, address), value)
+
+    @property
+    def believed(self) -> dict[str, tuple[str, int]]:
+        return {str(one.address): (one.node, one.identity) for one in self.feed.foreign_endpoints()}
+
+
+def ack(node: str) -> Ack:
+    return Ack(node=node, rules=Revision(epoch="e", sequence=1), endpoints=1)
+
+
+def claim_of(node: str, uid: str, **more: Any) -> ClaimRequest:
+    fields: dict[str, Any] = {"container": f"c-{node}", "interface": "eth0", "nonce": f"claim-{node}", **more}
+    return ClaimRequest(owner=DB0, family=4, node=node, pod_uid=uid, **fields)
+
+
+@pytest_asyncio.fixture
+async def stage(nats_server: NatsServer) -> AsyncIterator[Stage]:
+    async with AsyncExitStack() as stack:
+        town = await stack.enter_async_context(town_of(nats_server))
+        settings = IpamSettings(
+            nats_url=nats_server.url,
+            nats_seed_file=nats_server.seeds / "ipam.seed",
+            nats_user="ipam",
+            instance="ipam-1",
+            node_addresses=256,
+        )
+        await build_ipam(await stack.enter_async_context(runtime_of(nats_server, "ipam", settings=settings)))
+        await stack.enter_async_context(copy_of(nats_server))
+        buses = {
+            f"{role}-{node}": await stack.enter_async_context(bus_of(nats_server, role, node))
+            for role in ("dataplane", "routing")
+            for node in ("n1", "n2", "n3")
+        }
+        cli = await stack.enter_async_context(bus_of(nats_server, "cli"))
+        watched = Watched(cli)
+        for what, kind in (("*.fault", ServiceFault), ("*.fault.*", ServiceFault), ("*.object-fault.*", ObjectFault)):
+            await cli.subscribe(f"{EVENTS}.{what}", kind, lambda subject, event: watched.heard.append((subject, event)))
+        await town.put(Namespace("kube-system", "cluster-uid"), Namespace("x", "uid-x"), *PODS, *POOLS)
+        await town.put(*(Node(name=name, uid=f"uid-{name}", ready=True) for name in ("n1", "n2", "n3")))
+        await town.complete()
+        for listed in (Node, IPPool):
+            scope = codec.kind_prefix(KIND_OF[listed])
+            await town.objects.put(complete_key(scope), Complete(epoch=town.epochs["objects"]))
+        made = Stage(town, watched, buses)
+        await made.settle()
+        yield made
+
+
+async def test_it_writes_no_key_of_another(stage: Stage) -> None:
+    before = await stage.watched.rest()
+    assert any(key.startswith("blocks/") for key in before)
+    assert "identities/_residents.n2" in before
+    keys = [(view, key) for view, of in stage.watched.views.items() for key in (*of.entries, *of.marks)]
+    keys += [("endpoints", f"_complete.{node}") for node in ("n1", "n2")] + [("acks", "n1"), ("leases", "node.n1")]
+    keys += [("endpoints", codec.endpoint_key("n1", ip_address("10.244.0.9"))), ("identities", "_residents.n3")]
+    by_name = {bucket.name: bucket for bucket in BUCKETS}
+    own = {
+        ("dataplane-n3", name)
+        for name in ("endpoints", "acks", "leases")
+    } | {("routing-n3", "routes")}  # fmt: skip
+
+    async def attempt(user: str, bucket: str, key: str, *, delete: bool) -> None:
+        if (user, bucket) in own and "n3" in key.split("."):
+            return
+        kv = stage.buses[user].bucket(by_name[bucket])
+        with pytest.raises(Fault):
+            await (kv.delete(key, timeout=1) if delete else kv.put(key, ack("n3"), timeout=1))
+
+    await asyncio.gather(
+        *(
+            attempt(user, bucket, key, delete=delete)
+            for user in ("dataplane-n3", "routing-n3")
+            for bucket, key in keys
+            for delete in (False, True)
+        )
+    )
+    assert await stage.watched.rest() == before
+
+
+async def test_it_takes_no_block_and_no_claim(stage: Stage) -> None:
+    before = await stage.watched.rest()
+    theirs, kept = stage.blocks["n2"], stage.claim
+    uid = "uid-n3"
+    for subject in OF_NODES:  # on the subject of another nobody hears it
+        with pytest.raises(Refused, match="not-permitted"):
+            await stage.ask(subject, BlockRequest("n2", "uid-n2", 4, "a"), BlockGrant, "n2", "n3")
+    in_anothers_name: tuple[tuple[str, msgspec.Struct], ...] = (
+        (IPAM_BLOCK, BlockRequest(node="n2", node_uid="uid-n2", family=4, nonce="nonce-n2")),
+        (IPAM_REPORT, BlockReportRequest(node="n2", node_uid="uid-n2", blocks=())),
+        (IPAM_CLAIM, claim_of("n2", "uid-db-0", container="thief")),
+    )
+    for subject, request in in_anothers_name:
+        with pytest.raises(Refused, match="not-the-sender"):
+            await stage.ask(subject, request, BlockGrant, "n3")
+    stolen = msgspec.structs.replace(theirs, node="n3", node_uid=uid, epoch=FAR)
+    lies = (
+        stolen,
+        msgspec.structs.replace(stolen, cidr=ip_network("10.244.0.0/25")),
+        msgspec.structs.replace(stolen, cidr=ip_network("10.244.0.0/16")),
+        msgspec.structs.replace(stolen, cidr=ip_network("192.0.2.0/26")),
+    )
+    claims = (
+        msgspec.structs.replace(kept, node="n3", epoch=FAR),
+        msgspec.structs.replace(kept, node="n3", pod_uid="uid-mine", epoch=FAR),
+        Claim(theirs.cidr[5], Owner("x", "Pod", "mine"), "n3", "uid-mine", "c", "eth0", FAR, "z"),
+        Claim(ip_address("192.0.2.1"), Owner("x", "Pod", "mine"), "n3", "uid-mine", "c", "eth0", FAR, "z"),
+    )
+    report = BlockReportRequest(node="n3", node_uid=uid, blocks=(*lies, stage.blocks["n3"]), claims=claims)
+    answer: BlockReportAnswer = await stage.ask(IPAM_REPORT, report, BlockReportAnswer, "n3")
+    assert [block.cidr for block in answer.blocks] == [stage.blocks["n3"].cidr]
+    assert answer.blocks[0].epoch < 1 << 40
+    release = ClaimRelease(kept.address, kept.container, kept.interface, kept.nonce)
+    with pytest.raises(Refused, match="not-the-holder"):
+        await stage.thief.tell(of_node(IPAM_RELEASE, "n3"), release, timeout=2)
+    for request in (
+        claim_of("n3", "uid-db-0"),
+        claim_of("n3", "uid-mine"),
+        msgspec.structs.replace(claim_of("n3", "uid-mine"), owner=Owner("x", "Pod", "mine"), address=theirs.cidr[5]),
+    ):
+        with pytest.raises(Refused):
+            await stage.ask(IPAM_CLAIM, request, ClaimGrant, "n3")
+    refused = await take_all(stage, 4) + await take_all(stage, 6)
+    assert refused == ["node-limit", "node-limit"]
+    held = [entry.value for entry in stage.feed.blocks.entries.values() if entry.value.node == "n3"]
+    assert sum(block.cidr.num_addresses for block in held) == 2 * 256
+    assert await stage.watched.rest() == before
+    assert (await stage.buses["dataplane-n1"].bucket(CLAIMS).list(Claim)).popitem()[1].value == kept
+    await told(stage, lambda: [fault for fault in stage.watched.faults if "n3" in fault and "ipam" not in fault])
+    assert {event.node for subject, event in stage.watched.heard if ".ipam." in subject} == {"n3"}
+
+
+async def take_all(stage: Stage, family: Literal[4, 6]) -> list[str]:
+    """Asks for blocks until it is refused."""
+    for number in range(100):
+        request = BlockRequest(node="n3", node_uid="uid-n3", family=family, nonce=f"more-{family}-{number}")
+        try:
+            await stage.ask(IPAM_BLOCK, request, BlockGrant, "n3")
+        except Refused as refused:
+            return [refused.code]
+    return []
+
+
+async def told(stage: Stage, what: Callable[[], object]) -> None:
+    await stage.town.until(what, f"it is told: {stage.watched.heard}", TOLD_WITHIN)
+
+
+async def test_what_it_says_of_itself_moves_no_packet_of_anothers(stage: Stage) -> None:
+    before, true, victim = await stage.watched.rest(), dict(stage.believed), stage.identities["victim"]
+    own, routing = stage.blocks["n3"].cidr, stage.buses["routing-n3"]
+    lies = (
+        (stage.blocks["n2"].cidr[5], stage.identities["mine"]),
+        (stage.blocks["n1"].cidr[9], stage.identities["mine"]),
+        (stage.claim.address, stage.identities["mine"]),
+        (own[6], victim),
+        (own[7], int(Reserved.HOST)),
+        (own[8], int(Reserved.KUBE_APISERVER)),
+        (ip_address("192.0.2.7"), stage.identities["mine"]),
+    )
+    for address, identity in lies:
+        await stage.tell("n3", address, identity, epoch=FAR)
+    await stage.tell("n3", own[9], stage.identities["mine"], name="n2")
+    await stage.thief.bucket(ACKS).put("n3", ack("n1"))
+    await routing.bucket(ROUTES).put("n3", NodeRoutes("n2", (ip_address("172.30.0.66"),)))
+    n1 = stage.buses["dataplane-n1"]
+    teller = Teller("n1", Log("dataplane"), lambda fault: n1.publish(event_subject("dataplane", "fault"), fault))
+    begun = time.monotonic()
+    while len(stage.watched.faults) < len(lies) and time.monotonic() - begun < TOLD_WITHIN:
+        teller.tell(stage.feed.beliefs.now, time.monotonic())
+        await asyncio.sleep(0.2)
+    faults = "\n".join(stage.watched.faults)
+    for address, _ in lies:
+        assert f"node n3 publishes a pod at {address}, which is not believed" in faults
+    assert stage.believed == true
+    await stage.town.until(lambda: stage.routes.look().impostors == (("n3", "n2"),), "the impostor is seen")
+    assert stage.routes.look().routes["n2"].underlay == (ip_address("172.30.0.12"),)
+    assert await stage.watched.rest() == before
+
+
+async def test_it_tells_nothing_in_anothers_name(stage: Stage) -> None:
+    fault = ServiceFault("dataplane", "n1", "all is lost", "none")
+    down = EndpointDown("n1", "x", "victim", "u", ())
+    about = ObjectFault("dataplane", "n1", "", "Pod", "x", "victim", "Bad", "lie", "none")
+    for subject, event in (
+        (event_subject("dataplane", "fault"), fault),
+        (f"{event_subject('dataplane', 'fault')}.n1", fault),
+        (event_subject("ipam", "fault"), fault),
+        (event_subject("policy", "fault"), fault),
+        (event_subject("cluster", "fault"), fault),
+        (object_fault_subject("dataplane", "n1"), about),
+        (object_fault_subject("dataplane", "n3"), about),
+        (object_fault_subject("cluster"), about),
+        (event_subject("dataplane", "endpoint-down"), down),
+        (flow_subject("n1", "dropped"), fault),
+    ):
+        stage.thief.publish(subject, event)
+    await told(stage, lambda: len(stage.watched.heard) >= 2)
+    await asyncio.sleep(0.5)
+    assert {subject for subject, _ in stage.watched.heard} == {
+        f"{event_subject('dataplane', 'fault')}.n3",
+        object_fault_subject("dataplane", "n3"),
+    }
+
+
+async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
+    before = await stage.watched.rest()
+    client = stage.thief.connection.client()
+    subjects = [of_node(subject, "n3") for subject in OF_NODES]
+    subjects += [f"$KV.{ENDPOINTS.on_server}.n3.0a000001", f"$KV.{ACKS.on_server}.n3"]
+    body = codec.encode(BlockReportRequest(node="n3", node_uid="uid-n3", blocks=()))
+    for bucket, key in (
+        (RULES, "_frontier.0"),
+        (IDENTITIES, "_residents.n2"),
+        (ENDPOINTS, "_epoch"),
+        (LEASES, "policy.0"),
+    ):
+        for subject in subjects:
+            with suppress(Exception):
+                await client.publish(subject, body, reply=f"$KV.{bucket.on_server}.{key}")
+    await client.flush()
+    assert await stage.watched.rest() == before
+    assert not [key for view in stage.watched.views.values() for key in view.unreadable if "n3" not in key.split(".")]
