@@ -116,21 +116,23 @@ AM_INLINE int am_wants_forwarded(void)
 /* Judges, counts and tells. Returns 0 unless the packet may go on. */
 AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
 {
-	struct am_verdict verdict = {};
+	struct am_verdict *verdict = &am_work_of(p)->verdict;
 
-	am_admit(p, role, &verdict);
-	am_count(skb, verdict.reason, role->side);
-	if (verdict.reason > AM_REASON_REPLY) {
-		am_tell(skb, p, role, &verdict);
+	__builtin_memset(verdict, 0, sizeof(*verdict));
+	am_admit(p, role, verdict);
+	verdict->reason = am_blurred(p, verdict->reason);
+	am_count(skb, verdict->reason, role->side);
+	if (verdict->reason > AM_REASON_REPLY) {
+		am_tell(skb, p, role, verdict);
 		return 0;
 	}
-	if (verdict.reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
+	if (verdict->reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
 		skb->mark = AM_REPLY_MARK;
-	if (verdict.is_new && am_wants_forwarded())
-		am_tell(skb, p, role, &verdict);
-	if (verdict.is_back)
+	if (verdict->is_new && am_wants_forwarded())
+		am_tell(skb, p, role, verdict);
+	if (verdict->is_back)
 		return AM_PASSES_BACK;
-	switch (verdict.where) {
+	switch (verdict->where) {
 	case AM_AT_POD_AWAY:
 		return AM_PASSES_TO_POD;
 	case AM_AT_AWAY:

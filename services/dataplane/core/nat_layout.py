@@ -64,6 +64,14 @@ class Nat(Record):
     seen: U8
     """``layout.Seen`` of the flow, the same in both entries."""
     hole: U8 = 0
+    sent: U32 = 0
+    """Of TCP, during the handshake: the backend's next sequence number."""
+    expected: U32 = 0
+    """Of TCP: the client's next sequence number, as the backend last acknowledged it."""
+    cell: U32 = 0
+    """Place in ``am_nat_recent`` counted from 1, the same in both entries; 0: none."""
+    period: U32 = 0
+    """Seconds that the flow may be idle, by what was seen of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from services.dataplane.core.maps import MAPS, layout_hash
+from services.dataplane.core.maps import CONNTRACK_ENTRIES, MAPS, layout_hash, sized
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import ProgramKind
 from services.dataplane.kernel.bytecode import Bytecode, Cache
@@ -47,6 +47,7 @@ BPF_FS_MAGIC = 0xCAFE4A11
 SOCKETS = "_sockets"
 """Name under which the cgroup links are kept; no interface can be called so by :func:`_pin_name`."""
 _COLLECT = "collect"
+_RECOUNT = "recount"
 
 
 class NotBpffs(RuntimeError):
@@ -72,7 +73,7 @@ class Datapath:
         self, folder: Path, tables: Tables, programs: dict[str, int], *, tcx: bool, filter_pods: bool = False
     ) -> None:
         self.tables = tables
-        self.broom = Broom(tables, programs[_COLLECT])
+        self.broom = Broom(tables, programs[_COLLECT], programs[_RECOUNT])
         self.tcx = tcx
         self.programs = programs
         """Descriptors by program name (for test runs)."""
@@ -85,22 +86,27 @@ class Datapath:
         self._pods: Holder = self._by_filters if filter_pods else self._uplinks
 
     @classmethod
-    def open(cls, pins: Path, cache: Path, *, tcx: bool | None = None, filter_pods: bool = False) -> Self:
+    def open(
+        cls, pins: Path, cache: Path, *, tcx: bool | None = None, filter_pods: bool = False,
+        conntrack: int = CONNTRACK_ENTRIES,
+    ) -> Self:  # fmt: skip
         """Loads the programs and takes over what is pinned. ``tcx`` None: whatever this kernel has; ``filter_pods``:
-        cls_bpf filters for pods all the same. What hangs already stays as it hangs.
+        cls_bpf filters for pods all the same. What hangs already stays as it hangs. ``conntrack``: how many entries
+        (``core.maps.sized``); another number than before is another layout.
 
         Raises NotBpffs, CompileError, LayoutMismatch, BpfError (the verifier's log in it).
         """
         _require_bpffs(pins)
         bytecode = Cache(cache).load()
         _check_layout(bytecode)
-        folder = pins / f"v{layout_hash()}"
+        maps = sized(conntrack)
+        folder = pins / f"v{layout_hash(maps)}"
         (folder / "maps").mkdir(parents=True, exist_ok=True)
         (folder / "links").mkdir(exist_ok=True)
-        descriptors = open_maps(folder / "maps")
+        descriptors = open_maps(folder / "maps", maps)
         programs = {name: _load(bytecode, name, descriptors) for name in bytecode.programs}
         supported = has_tcx(programs[Hook.FROM_POD.value]) if tcx is None else tcx
-        datapath = cls(folder, Tables(descriptors), programs, tcx=supported, filter_pods=filter_pods)
+        datapath = cls(folder, Tables(descriptors, maps), programs, tcx=supported, filter_pods=filter_pods)
         datapath._refresh()
         return datapath
 
@@ -190,6 +196,22 @@ class Datapath:
 
     def _other_layouts(self) -> list[Path]:
         return [path for path in sorted(self._folder.parent.glob("v*")) if path != self._folder]
+
+
+def conntrack_of(pins: Path) -> int:
+    """How many conntrack entries the tables have that are pinned for these programs; 0 where there are none, or several
+    sizes. A node that was given other memory keeps its table, and so its flows, until it boots.
+    """
+    found = set()
+    for path in pins.glob("v*/maps/am_ct"):
+        fd = bpf.pinned(path)
+        try:
+            entries = bpf.map_info(fd).entries
+        finally:
+            os.close(fd)
+        if path.parent.parent.name == f"v{layout_hash(sized(entries))}":
+            found.add(entries)
+    return found.pop() if len(found) == 1 else 0
 
 
 def remove_pins(folder: Path) -> None:

@@ -19,6 +19,7 @@ from services.dataplane.core import layout as at
 from services.dataplane.core import maps as m
 from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
+from services.dataplane.core.conntrack import budget_of, node_budget
 from services.dataplane.core.maps import MAPS, MapSpec
 from services.dataplane.core.wire import Address
 from services.dataplane.kernel import bpf
@@ -27,9 +28,9 @@ from services.dataplane.kernel.maps import Table, check_shape, processors
 _FIRST = at.Index(index=0)
 
 
-def open_maps(folder: Path) -> dict[str, int]:
+def open_maps(folder: Path, maps: Iterable[MapSpec] = MAPS) -> dict[str, int]:
     """Descriptors of all maps by name, made and pinned under ``folder`` where they are not there yet."""
-    return {spec.name: _open_map(spec, folder / spec.name) for spec in MAPS}
+    return {spec.name: _open_map(spec, folder / spec.name) for spec in maps}
 
 
 def _open_map(spec: MapSpec, path: Path) -> int:
@@ -48,8 +49,8 @@ def _open_map(spec: MapSpec, path: Path) -> int:
 class Tables:
     """The maps of one node. Attribute names say what they hold; ``core.maps`` says what for."""
 
-    def __init__(self, descriptors: dict[str, int]) -> None:
-        fd = descriptors
+    def __init__(self, descriptors: dict[str, int], maps: Iterable[MapSpec] = MAPS) -> None:
+        fd, specs = descriptors, {spec.name: spec for spec in maps}
         self.descriptors = descriptors
         self.links = Table(fd["am_links"], m.LINKS, at.LinkKey, at.Link)
         self.endpoints = Table(fd["am_endpoints"], m.ENDPOINTS, at.AddressKey, at.Endpoint)
@@ -57,7 +58,7 @@ class Tables:
         self.cidrs = Table(fd["am_cidrs"], m.CIDRS, at.PrefixKey, at.CidrNumber)
         self.subjects = Table(fd["am_subjects"], m.SUBJECTS, at.SubjectKey, at.Subject)
         self.policy = Table(fd["am_policy"], m.POLICY, at.PolicyKey, at.PolicyLine)
-        self.flows = Table(fd["am_ct"], m.FLOWS, at.FlowKey, at.Flow)
+        self.flows = Table(fd["am_ct"], specs["am_ct"], at.FlowKey, at.Flow)
         self.budgets = Table(fd["am_ct_budget"], m.BUDGETS, at.EndpointKey, at.Budget)
         self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.FragmentPorts)
         self.services = Table(fd["am_services"], m.SERVICES, lb.ServiceKey, lb.Service)
@@ -69,11 +70,13 @@ class Tables:
         self.sent = Table(fd["am_sent"], m.SENT, at.Index, lb.Sent)
         self.reverses = Table(fd["am_reverse"], m.REVERSES, lb.ReverseKey, lb.Virtual)
         self.cookies = Table(fd["am_cookies"], m.COOKIES, at.CookieKey, at.CookieMark)
-        self.nats = Table(fd["am_nat"], m.NATS, nat.NatKey, nat.Nat)
+        self.nats = Table(fd["am_nat"], specs["am_nat"], nat.NatKey, nat.Nat)
         self.clients = Table(fd["am_clients"], m.CLIENTS, nat.ClientKey, lb.Affinity)
         self._own = Table(fd["am_own"], m.NODE_ADDRESSES, at.Index, nat.NodeAddresses)
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
         self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)
+        self.recent = Table(fd["am_ct_recent"], specs["am_ct_recent"], at.Index, at.Recent)
+        self.peers = Table(fd["am_ct_peers"], m.PEERS, at.Index, at.Held)
         self.events_fd = fd["am_events"]
 
     def configure(self, config: at.Config) -> None:
@@ -119,12 +122,18 @@ class Tables:
         return self.reverses.get(lb.ReverseKey(socket=socket, address=address, port=port))
 
     def set_budget(self, endpoint: int, limit: int) -> None:
-        """How many flows an endpoint may have. Its count is kept; a packet that begins a flow at this very moment may
-        be miscounted by one, which :meth:`services.dataplane.kernel.conntrack.Broom.recount` puts right.
+        """How many flows an endpoint that is new here may have in each direction. One that has a budget keeps it as it
+        is, counts and all: :meth:`services.dataplane.kernel.conntrack.Broom.limit` changes it where packets count.
         """
         key = at.EndpointKey(endpoint=endpoint)
-        now = self.budgets.get(key)
-        self.budgets.put(key, at.Budget(limit=limit, count=now.count if now else 0))
+        if self.budgets.get(key) is None:
+            self.budgets.put(key, budget_of(endpoint, limit, self.recent.spec.entries))
+
+    def watch_table(self) -> None:
+        """Has the datapath count the node's flows, so that it knows when the table is nearly full."""
+        key = at.EndpointKey(endpoint=at.NODE)
+        if self.budgets.get(key) is None:
+            self.budgets.put(key, node_budget(self.flows.spec.entries))
 
     def metrics(self) -> dict[tuple[DropReason, Direction], at.Metric]:
         """Packets and bytes by reason and direction since the maps were made, over all processors."""
