@@ -55,6 +55,8 @@ class DropReason(IntEnum):
     """An answer whose translation is forgotten: the client would not know whom it is from."""
     NO_ROUTE = 22
     """A translated packet that this node has no way for, or that is too big for it."""
+    SPOOFED_ERROR = 23
+    """An ICMP error about a packet that was not sent to who reports it, or that nobody could tell from such a one."""
 
 
 class FlowEvent(msgspec.Struct, frozen=True):

@@ -95,8 +95,8 @@ AM_INLINE void am_see(struct am_work *w, struct am_nat *own, struct am_nat *othe
 }
 
 /*
- * Finds the packet's flow as it is met at `place`, fills w->entry and the partner's, marks it as seen. Returns 0 when
- * there is none.
+ * Finds the packet's flow as it is met at `place`, fills w->entry and the partner's, marks it as seen (but by an ICMP
+ * error). Returns 0 when there is none.
  */
 AM_INLINE int am_recall(struct am_work *w, u8 place)
 {
@@ -110,11 +110,13 @@ AM_INLINE int am_recall(struct am_work *w, u8 place)
 	w->entry = *own;
 	am_partner_of(w);
 	other = am_nat.lookup(&w->partner_key);
+	if (other && !am_agrees(other, &w->partner))
+		return 0;
+	if (w->packet.is_error) /* read, and no more */
+		return 1;
 	if (!other) {
 		am_nat.insert(&w->partner_key, &w->partner);
 		other = am_nat.lookup(&w->partner_key);
-	} else if (!am_agrees(other, &w->partner)) {
-		return 0;
 	}
 	am_see(w, own, other);
 	return 1;

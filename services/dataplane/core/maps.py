@@ -11,8 +11,7 @@ that one's flow goes. So they are never more than a quarter of the entries.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 from services.dataplane.core import layout as at
 from services.dataplane.core import nat_layout as nat
@@ -32,14 +31,19 @@ MEMORY_OF_AN_ENTRY = 32_768
 
 WAYS = 4
 """Places in a set of ``am_ct_recent`` and ``am_nat_recent``."""
-RECENT_SETS = CONNTRACK_ENTRIES // 4 // WAYS
+RECENT_SETS = 32_768
+"""A power of two. 6.5 MB; a table of fewer than 524,288 entries uses as many of its sets as are a quarter of it."""
 NAT_RECENT_SETS = 2048
 """A power of two. Two entries a flow: at most a quarter of the fewest :data:`NAT_ENTRIES`."""
 HELD = 65_536
 """A power of two. Two peers have the same place by accident once in as many."""
 
-NAT_ENTRIES = CONNTRACK_ENTRIES // 2
-"""Two a flow, about 11 MB. An LRU: strangers fill it, so the longest unused flow must make room for the next."""
+FRAGMENT_ENTRIES = 32_768
+"""About 3.5 MB: an uplink whose every place is taken, and 192 pods that all flood. An LRU: links come and go."""
+
+NAT_ENTRIES = 65_536
+"""The fewest; grows as conntrack does. Two a flow, about 11 MB. An LRU: strangers fill it, so the longest unused flow
+must make room for the next."""
 
 SLOTS = 65_536
 """Places for connected sockets, a power of two. Cookies are counted up, so neighbours in time are neighbours in memory;
@@ -72,6 +76,7 @@ class MapSpec:
 H, LRU, LPM, ARRAY = MapKind.HASH, MapKind.LRU_HASH, MapKind.LPM_TRIE, MapKind.ARRAY
 
 LINKS = MapSpec("am_links", H, at.LinkKey, at.Link, 4096, "the pod behind a host veth: what it may call itself")
+UPLINKS = MapSpec("am_uplinks", H, at.LinkKey, at.Uplink, 256, "interfaces that bring others of the cluster")
 ENDPOINTS = MapSpec("am_endpoints", H, at.AddressKey, at.Endpoint, 8192, "local delivery: address to veth and MACs")
 IPCACHE = MapSpec("am_ipcache", LPM, at.PrefixKey, at.Peer, 524_288, "whose an address is", NO_PREALLOC)
 CIDRS = MapSpec("am_cidrs", LPM, at.PrefixKey, at.CidrNumber, 131_072, "which policy CIDRs hold it", NO_PREALLOC)
@@ -82,7 +87,7 @@ FLOWS = MapSpec("am_ct", H, at.FlowKey, at.Flow, CONNTRACK_ENTRIES, "conntrack, 
 BUDGETS = MapSpec("am_ct_budget", H, at.EndpointKey, at.Budget, 4096, "how much conntrack an endpoint may use")
 RECENT = MapSpec("am_ct_recent", ARRAY, at.Index, at.Recent, RECENT_SETS, "flows that are not established yet")
 PEERS = MapSpec("am_ct_peers", ARRAY, at.Index, at.Held, HELD, "established flows that others began, by endpoint and peer")
-FRAGMENTS = MapSpec("am_frags", LRU, at.FragmentKey, at.FragmentPorts, 16_384, "ports of fragmented packets")
+FRAGMENTS = MapSpec("am_frags", LRU, at.FragmentKey, at.Fragment, FRAGMENT_ENTRIES, "ports of fragmented packets")
 EVENTS = MapSpec("am_events", MapKind.RINGBUF, None, None, 1 << 20, "drops (and, if asked for, new flows)")
 METRICS = MapSpec(
     "am_metrics", MapKind.PERCPU_ARRAY, at.Index, at.Metric, 128, "counters, index = reason * 2 + direction"
@@ -113,8 +118,8 @@ NODE_ADDRESSES = MapSpec("am_own", ARRAY, at.Index, nat.NodeAddresses, 1, "in wh
 OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node itself last was a backend")
 
 MAPS: tuple[MapSpec, ...] = (
-    LINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG,
-    THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES, AFFINITIES, SLOTTED, SENT,
+    LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS,
+    CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES, AFFINITIES, SLOTTED, SENT,
     REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS, NAT_RECENT,
 )  # fmt: skip
 
@@ -140,18 +145,21 @@ def conntrack_entries(memory: int, asked: int = 0) -> int:
     return 1 << (wanted.bit_length() - 1)
 
 
-def sized(conntrack: int = CONNTRACK_ENTRIES) -> tuple[MapSpec, ...]:
-    """:data:`MAPS` for so many conntrack entries; what is kept beside them grows along."""
-    factor = conntrack // CONNTRACK_ENTRIES
-    grows = {spec.name for spec in (FLOWS, RECENT, NATS)}
-    return tuple(replace(spec, entries=spec.entries * factor) if spec.name in grows else spec for spec in MAPS)
+def conntrack_sizes(entries: int) -> dict[str, int]:
+    """How large the maps of flows are with so many conntrack entries, by map."""
+    return {FLOWS.name: entries, NATS.name: entries * NAT_ENTRIES // CONNTRACK_ENTRIES}
 
 
-def layout_hash(maps: Iterable[MapSpec] = MAPS) -> str:
+def recent_sets(entries: int) -> int:
+    """How many sets of ``am_ct_recent`` are used: places for a quarter of the entries at most."""
+    return min(entries // 4 // WAYS, RECENT_SETS)
+
+
+def layout_hash() -> str:
     """Names the layout: pins of another hash hold maps that these programs must not be loaded against."""
     lines = [
         f"{spec.name} {spec.kind:d} {spec.entries} {spec.flags} {_shape(spec.key)} {_shape(spec.value)}"
-        for spec in maps
+        for spec in MAPS
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
 

@@ -18,11 +18,13 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from services.dataplane.core.maps import CONNTRACK_ENTRIES, MAPS, layout_hash, sized
+from services.dataplane.core.layout import LinkKey, Uplink, UplinkFlag
+from services.dataplane.core.maps import MAPS, layout_hash
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import ProgramKind
 from services.dataplane.kernel.bytecode import Bytecode, Cache
@@ -86,27 +88,22 @@ class Datapath:
         self._pods: Holder = self._by_filters if filter_pods else self._uplinks
 
     @classmethod
-    def open(
-        cls, pins: Path, cache: Path, *, tcx: bool | None = None, filter_pods: bool = False,
-        conntrack: int = CONNTRACK_ENTRIES,
-    ) -> Self:  # fmt: skip
+    def open(cls, pins: Path, cache: Path, *, tcx: bool | None = None, filter_pods: bool = False) -> Self:
         """Loads the programs and takes over what is pinned. ``tcx`` None: whatever this kernel has; ``filter_pods``:
-        cls_bpf filters for pods all the same. What hangs already stays as it hangs. ``conntrack``: how many entries
-        (``core.maps.sized``); another number than before is another layout.
+        cls_bpf filters for pods all the same. What hangs already stays as it hangs.
 
         Raises NotBpffs, CompileError, LayoutMismatch, BpfError (the verifier's log in it).
         """
         _require_bpffs(pins)
         bytecode = Cache(cache).load()
         _check_layout(bytecode)
-        maps = sized(conntrack)
-        folder = pins / f"v{layout_hash(maps)}"
+        folder = pins / f"v{layout_hash()}"
         (folder / "maps").mkdir(parents=True, exist_ok=True)
         (folder / "links").mkdir(exist_ok=True)
-        descriptors = open_maps(folder / "maps", maps)
+        descriptors = open_maps(folder / "maps")
         programs = {name: _load(bytecode, name, descriptors) for name in bytecode.programs}
         supported = has_tcx(programs[Hook.FROM_POD.value]) if tcx is None else tcx
-        datapath = cls(folder, Tables(descriptors, maps), programs, tcx=supported, filter_pods=filter_pods)
+        datapath = cls(folder, Tables(descriptors), programs, tcx=supported, filter_pods=filter_pods)
         datapath._refresh()
         return datapath
 
@@ -117,8 +114,19 @@ class Datapath:
         self._attach(name, ENDPOINT_HOOKS, ifindex, self._pods, run)
 
     def attach_uplink(self, ifindex: int, name: str) -> None:
-        """Hangs ``from_wire`` and ``to_wire`` on an uplink. Idempotent."""
+        """Hangs ``from_wire`` and ``to_wire`` on an uplink, from where others of the cluster may come. Idempotent."""
+        self.tables.uplinks.put(LinkKey(ifindex=ifindex), Uplink())
         self._attach(name, UPLINK_HOOKS, ifindex, self._uplinks)
+
+    def keep_uplinks(self, uplinks: Collection[int], loopback: int) -> None:
+        """Says which interfaces may bring whose addresses: these alone those of others in the cluster, ``loopback`` the
+        node's own.
+        """
+        wanted = {LinkKey(ifindex=index): Uplink() for index in uplinks}
+        wanted[LinkKey(ifindex=loopback)] = Uplink(flags=UplinkFlag.LOCAL)
+        now = self.tables.uplinks.items()
+        if now != wanted:
+            self.tables.uplinks.apply(wanted, [key for key in now if key not in wanted])
 
     def attach_sockets(self, cgroup: Path) -> None:
         """Hangs the socket programs on a cgroup2 folder. They act in the namespaces of ``tables.cookies`` only."""
@@ -196,22 +204,6 @@ class Datapath:
 
     def _other_layouts(self) -> list[Path]:
         return [path for path in sorted(self._folder.parent.glob("v*")) if path != self._folder]
-
-
-def conntrack_of(pins: Path) -> int:
-    """How many conntrack entries the tables have that are pinned for these programs; 0 where there are none, or several
-    sizes. A node that was given other memory keeps its table, and so its flows, until it boots.
-    """
-    found = set()
-    for path in pins.glob("v*/maps/am_ct"):
-        fd = bpf.pinned(path)
-        try:
-            entries = bpf.map_info(fd).entries
-        finally:
-            os.close(fd)
-        if path.parent.parent.name == f"v{layout_hash(sized(entries))}":
-            found.add(entries)
-    return found.pop() if len(found) == 1 else 0
 
 
 def remove_pins(folder: Path) -> None:

@@ -20,7 +20,7 @@ from services.dataplane.core import maps as m
 from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.conntrack import budget_of, node_budget
-from services.dataplane.core.maps import MAPS, MapSpec
+from services.dataplane.core.maps import MAPS, MapSpec, recent_sets
 from services.dataplane.core.wire import Address
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.maps import Table, check_shape, processors
@@ -28,9 +28,9 @@ from services.dataplane.kernel.maps import Table, check_shape, processors
 _FIRST = at.Index(index=0)
 
 
-def open_maps(folder: Path, maps: Iterable[MapSpec] = MAPS) -> dict[str, int]:
+def open_maps(folder: Path) -> dict[str, int]:
     """Descriptors of all maps by name, made and pinned under ``folder`` where they are not there yet."""
-    return {spec.name: _open_map(spec, folder / spec.name) for spec in maps}
+    return {spec.name: _open_map(spec, folder / spec.name) for spec in MAPS}
 
 
 def _open_map(spec: MapSpec, path: Path) -> int:
@@ -49,18 +49,19 @@ def _open_map(spec: MapSpec, path: Path) -> int:
 class Tables:
     """The maps of one node. Attribute names say what they hold; ``core.maps`` says what for."""
 
-    def __init__(self, descriptors: dict[str, int], maps: Iterable[MapSpec] = MAPS) -> None:
-        fd, specs = descriptors, {spec.name: spec for spec in maps}
+    def __init__(self, descriptors: dict[str, int]) -> None:
+        fd = descriptors
         self.descriptors = descriptors
         self.links = Table(fd["am_links"], m.LINKS, at.LinkKey, at.Link)
+        self.uplinks = Table(fd["am_uplinks"], m.UPLINKS, at.LinkKey, at.Uplink)
         self.endpoints = Table(fd["am_endpoints"], m.ENDPOINTS, at.AddressKey, at.Endpoint)
         self.ipcache = Table(fd["am_ipcache"], m.IPCACHE, at.PrefixKey, at.Peer)
         self.cidrs = Table(fd["am_cidrs"], m.CIDRS, at.PrefixKey, at.CidrNumber)
         self.subjects = Table(fd["am_subjects"], m.SUBJECTS, at.SubjectKey, at.Subject)
         self.policy = Table(fd["am_policy"], m.POLICY, at.PolicyKey, at.PolicyLine)
-        self.flows = Table(fd["am_ct"], specs["am_ct"], at.FlowKey, at.Flow)
+        self.flows = Table(fd["am_ct"], m.FLOWS, at.FlowKey, at.Flow)
         self.budgets = Table(fd["am_ct_budget"], m.BUDGETS, at.EndpointKey, at.Budget)
-        self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.FragmentPorts)
+        self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.Fragment)
         self.services = Table(fd["am_services"], m.SERVICES, lb.ServiceKey, lb.Service)
         self.backends = Table(fd["am_backends"], m.BACKENDS, lb.BackendKey, lb.Backend)
         self.members = Table(fd["am_members"], m.MEMBERS, lb.MemberKey, lb.Member)
@@ -70,12 +71,12 @@ class Tables:
         self.sent = Table(fd["am_sent"], m.SENT, at.Index, lb.Sent)
         self.reverses = Table(fd["am_reverse"], m.REVERSES, lb.ReverseKey, lb.Virtual)
         self.cookies = Table(fd["am_cookies"], m.COOKIES, at.CookieKey, at.CookieMark)
-        self.nats = Table(fd["am_nat"], specs["am_nat"], nat.NatKey, nat.Nat)
+        self.nats = Table(fd["am_nat"], m.NATS, nat.NatKey, nat.Nat)
         self.clients = Table(fd["am_clients"], m.CLIENTS, nat.ClientKey, lb.Affinity)
         self._own = Table(fd["am_own"], m.NODE_ADDRESSES, at.Index, nat.NodeAddresses)
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
         self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)
-        self.recent = Table(fd["am_ct_recent"], specs["am_ct_recent"], at.Index, at.Recent)
+        self.recent = Table(fd["am_ct_recent"], m.RECENT, at.Index, at.Recent)
         self.peers = Table(fd["am_ct_peers"], m.PEERS, at.Index, at.Held)
         self.events_fd = fd["am_events"]
 
@@ -127,7 +128,7 @@ class Tables:
         """
         key = at.EndpointKey(endpoint=endpoint)
         if self.budgets.get(key) is None:
-            self.budgets.put(key, budget_of(endpoint, limit, self.recent.spec.entries))
+            self.budgets.put(key, budget_of(endpoint, limit, recent_sets(self.flows.spec.entries)))
 
     def watch_table(self) -> None:
         """Has the datapath count the node's flows, so that it knows when the table is nearly full."""
