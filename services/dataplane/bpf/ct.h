@@ -192,9 +192,9 @@ AM_INLINE u64 am_is_spent(struct am_budget *budget, struct am_budget *node, u8 s
 }
 
 /* Whoever stands in the place goes, unless it is established. Returns 1 when that was a flow of the same group. */
-AM_INLINE int am_clear(struct am_recent_set *set, u32 way, u32 cell, u32 group)
+AM_INLINE int am_clear(const struct am_packet *p, struct am_recent_set *set, u32 way, u32 cell, u32 group)
 {
-	struct am_flow_key key;
+	struct am_flow_key *key = &am_work_of(p)->elder;
 	struct am_flow *flow;
 	u32 whose;
 
@@ -203,26 +203,18 @@ AM_INLINE int am_clear(struct am_recent_set *set, u32 way, u32 cell, u32 group)
 	if (!whose)
 		return 0;
 	set->group[way] = 0;
-	__builtin_memcpy(&key, set->key[way], sizeof(key));
-	flow = am_ct.lookup(&key);
+	__builtin_memcpy(key, set->key[way], sizeof(*key));
+	flow = am_ct.lookup(key);
 	if (!flow || flow->cell != cell || (flow->seen & AM_SEEN_ESTABLISHED))
 		return 0;
-	am_forget(&key, flow);
+	am_forget(key, flow);
 	return whose == group;
 }
 
 AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const struct am_role *role, struct am_verdict *v)
 {
 	struct am_budget *budget = am_budget_of(role->endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
-	struct am_flow flow = {
-		.last_seen = bpf_ktime_get_coarse_ns(),
-		.whereabouts = am_found(v->generation, v->where),
-		.generation = v->generation,
-		.endpoint = role->endpoint,
-		.rule = v->rule,
-		.flags = (role->from_host ? AM_FLOW_HOST : 0) | (p->is_translated ? AM_FLOW_TRANSLATED : 0),
-		.side = role->side,
-	};
+	struct am_flow *flow = &am_work_of(p)->flow;
 	u32 group = am_group_of(role->endpoint, role->side), index, way;
 	struct am_recent_set *set;
 	u64 is_spent;
@@ -237,12 +229,20 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 	if (!set)
 		return AM_REASON_CONNTRACK_FULL;
 	way = am_choose_place(set, group, is_spent);
-	flow.cell = index * AM_WAYS + way + 1;
-	went = am_clear(set, way, flow.cell, group);
-	if (is_spent && !went)
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->cell = index * AM_WAYS + way + 1;
+	went = am_clear(p, set, way, flow->cell, group);
+	if (is_spent & !went)
 		return AM_REASON_CONNTRACK_BUDGET;
-	flow.seen = am_see_first(p, role->side == AM_SIDE_EGRESS, (struct am_reach *)&flow.sent);
-	error = am_ct.insert(key, &flow); /* BPF_NOEXIST */
+	flow->last_seen = bpf_ktime_get_coarse_ns();
+	flow->whereabouts = am_found(v->generation, v->where);
+	flow->generation = v->generation;
+	flow->endpoint = role->endpoint;
+	flow->rule = v->rule;
+	flow->flags = (role->from_host ? AM_FLOW_HOST : 0) | (p->is_translated ? AM_FLOW_TRANSLATED : 0);
+	flow->side = role->side;
+	flow->seen = am_see_first(p, role->side == AM_SIDE_EGRESS, (struct am_reach *)&flow->sent);
+	error = am_ct.insert(key, flow); /* BPF_NOEXIST */
 	if (error) /* Another processor was first: the flow is tracked. */
 		return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;
 	__sync_fetch_and_add(am_count_of(budget, role->side), 1);
@@ -329,22 +329,23 @@ AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, st
 /* Sets verdict->reason: FORWARDED or REPLY to let the packet through, else why not. */
 AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, struct am_verdict *verdict)
 {
-	struct am_flow_key key = {};
+	struct am_flow_key *key = &am_work_of(p)->flow_key;
 	struct am_flow *flow;
 
+	__builtin_memset(key, 0, sizeof(*key));
 	/* Read before the maps are asked: a change in between leaves an entry that is judged again. */
 	verdict->generation = am_generation_now();
-	am_key_of_pod(&p->flow, role->side, &key);
+	am_key_of_pod(&p->flow, role->side, key);
 	/* An error is read, and no more: it may find a flow, but begins, keeps and ends none. */
-	flow = p->is_error && !p->inner_l4 ? 0 : am_ct.lookup(&key);
+	flow = p->is_error && !p->inner_l4 ? 0 : am_ct.lookup(key);
 	if (flow && flow->endpoint == role->endpoint && !(am_begins(p) && am_is_closed(flow->seen))) {
-		am_continue(p, role, &key, flow, verdict);
+		am_continue(p, role, key, flow, verdict);
 		return;
 	}
 	/* An address that had another owner, or a new connection on the ports of one that is over. */
 	if (flow && !p->is_error)
-		am_forget(&key, flow);
-	am_open(p, role, &key, verdict);
+		am_forget(key, flow);
+	am_open(p, role, key, verdict);
 }
 
 #endif

@@ -67,31 +67,23 @@ AM_INLINE void am_strike_nat(u32 cell)
 		set->group[(cell - 1) & (AM_WAYS - 1)] = 0;
 }
 
-/* Both entries say the same of the flow. An error shows nothing of it. */
-AM_INLINE void am_see(struct am_work *w, struct am_nat *own, struct am_nat *other)
+/* Marks what a packet shows of its flow. Returns 1 when the other entry is to say so too. */
+AM_INLINE u64 am_see(struct am_work *w, struct am_nat *own)
 {
 	const struct am_packet *p = &w->packet;
 	u64 now = bpf_ktime_get_coarse_ns();
 	u8 back = w->entry.is_back, had = own->seen, is_due = now - own->last_seen > AM_REFRESH_NS, seen;
 	u32 expected = own->expected;
 
-	if (p->is_error)
-		return;
 	seen = am_blurred(p, am_see_after(p, back, back, had, is_due, (struct am_reach *)&own->sent));
 	if (seen == had && !is_due && own->expected == expected)
-		return;
+		return 0;
 	if ((seen ^ had) & seen & AM_SEEN_ESTABLISHED)
 		am_strike_nat(own->cell);
 	own->seen = seen;
 	own->last_seen = now;
 	own->period = am_idle_seconds(p->protocol, seen);
-	if (other) {
-		other->period = own->period;
-		other->seen = seen;
-		other->last_seen = now;
-		other->sent = own->sent;
-		other->expected = own->expected;
-	}
+	return 1;
 }
 
 /*
@@ -101,6 +93,7 @@ AM_INLINE void am_see(struct am_work *w, struct am_nat *own, struct am_nat *othe
 AM_INLINE int am_recall(struct am_work *w, u8 place)
 {
 	struct am_nat *own, *other;
+	u64 is_missing;
 
 	am_key_of(w, place);
 	own = am_nat.lookup(&w->key);
@@ -112,13 +105,18 @@ AM_INLINE int am_recall(struct am_work *w, u8 place)
 	other = am_nat.lookup(&w->partner_key);
 	if (other && !am_agrees(other, &w->partner))
 		return 0;
+	is_missing = am_blurred(&w->packet, !other);
 	if (w->packet.is_error) /* read, and no more */
 		return 1;
-	if (!other) {
-		am_nat.insert(&w->partner_key, &w->partner);
-		other = am_nat.lookup(&w->partner_key);
-	}
-	am_see(w, own, other);
+	if (!(am_see(w, own) | is_missing))
+		return 1;
+	/* Both entries say the same of the flow. */
+	w->partner.seen = own->seen;
+	w->partner.last_seen = own->last_seen;
+	w->partner.period = own->period;
+	w->partner.sent = own->sent;
+	w->partner.expected = own->expected;
+	am_nat.update(&w->partner_key, &w->partner);
 	return 1;
 }
 
@@ -129,30 +127,30 @@ AM_INLINE void am_drop_flow(struct am_work *w)
 }
 
 /* Whoever stands in the place goes, both entries, unless it is established. */
-AM_INLINE void am_clear_nat(struct am_recent_set *set, u32 way, u32 cell)
+AM_INLINE void am_clear_nat(struct am_work *w, struct am_recent_set *set, u32 way, u32 cell)
 {
-	struct am_nat_key key, partner;
+	struct am_nat_key *key = &w->elder_nat, *partner = &w->elder_partner;
 	struct am_nat *had;
 
 	way &= AM_WAYS - 1;
 	if (!set->group[way])
 		return;
 	set->group[way] = 0;
-	__builtin_memcpy(&key, set->key[way], sizeof(key));
-	had = am_nat.lookup(&key);
+	__builtin_memcpy(key, set->key[way], sizeof(*key));
+	had = am_nat.lookup(key);
 	if (!had || had->cell != cell || (had->seen & AM_SEEN_ESTABLISHED))
 		return;
-	partner.source = had->destination;
-	partner.destination = had->source;
-	partner.source_port = had->destination_port;
-	partner.destination_port = had->source_port;
-	partner.protocol = key.protocol;
-	partner.place = had->partner;
-	partner.hole = 0;
-	am_nat.delete(&key);
-	had = am_nat.lookup(&partner);
+	partner->source = had->destination;
+	partner->destination = had->source;
+	partner->source_port = had->destination_port;
+	partner->destination_port = had->source_port;
+	partner->protocol = key->protocol;
+	partner->place = had->partner;
+	partner->hole = 0;
+	am_nat.delete(key);
+	had = am_nat.lookup(partner);
 	if (had && had->cell == cell) /* its port may be another's meanwhile */
-		am_nat.delete(&partner);
+		am_nat.delete(partner);
 }
 
 /* A place in am_nat_recent for the flow in w->key: who floods a service loses its own flows. */
@@ -165,7 +163,7 @@ AM_INLINE void am_enlist_nat(struct am_work *w)
 		return;
 	way = am_choose_place(set, group, 0);
 	w->entry.cell = index * AM_WAYS + way + 1;
-	am_clear_nat(set, way, w->entry.cell);
+	am_clear_nat(w, set, way, w->entry.cell);
 	am_enlist(set, way, group, am_peer_of(&w->key.source, group), &w->key);
 }
 

@@ -94,6 +94,12 @@ struct am_work {
 	struct am_target target;
 	struct am_verdict verdict;
 	/* Of a search for a port; kept here, where the verifier does not count along. */
+	/* What conntrack looks for, and makes (ct.h). */
+	struct am_flow_key flow_key;
+	struct am_flow_key elder;
+	struct am_flow flow;
+	struct am_nat_key elder_nat;
+	struct am_nat_key elder_partner;
 	u64 blurred;
 	u64 is_ours; /* one of the node's reserve */
 	u64 is_late; /* one of a flow that is not established will do */

@@ -31,7 +31,7 @@ from services.dataplane.core.wire import (
     Port,
     Record,
     Room208,
-    Room512,
+    Room768,
     address_bytes,
 )
 
@@ -428,7 +428,7 @@ class Config(Record):
 class Scratch(Record):
     """Room for one packet while a program looks at it (``struct am_work``); means nothing to anybody else."""
 
-    room: Room512
+    room: Room768
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

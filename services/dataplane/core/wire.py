@@ -90,7 +90,7 @@ Hole5: TypeAlias = Annotated[int, Kind("u8", "5s", 5, 1, _nothing, _zero, length
 
 
 Room208: TypeAlias = Annotated[bytes, Kind("u64", "208s", 208, 8, bytes, bytes, length=26)]
-Room512: TypeAlias = Annotated[bytes, Kind("u64", "512s", 512, 8, bytes, bytes, length=64)]
+Room768: TypeAlias = Annotated[bytes, Kind("u64", "768s", 768, 8, bytes, bytes, length=96)]
 
 
 @dataclass(frozen=True, slots=True)
