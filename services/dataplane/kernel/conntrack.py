@@ -7,6 +7,7 @@ compares and deletes, and gives the budget back, in one go.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Collection, Iterator
 
@@ -22,17 +23,26 @@ class Broom:
     def __init__(self, tables: Tables, program: int) -> None:
         self._tables = tables
         self._program = program
+        self.lock = threading.RLock()
+        """Held while it sweeps, and while maps or programs are being replaced."""
+
+    def use(self, program: int) -> None:
+        """From now on the collecting program is this one."""
+        with self.lock:
+            self._program = program
 
     def collect(self, now: int | None = None) -> int:
         """Removes what is idle at ``now`` (CLOCK_MONOTONIC, ns; the present by default). Returns how many."""
         moment = time.monotonic_ns() if now is None else now
-        return self._remove(core.condemned_batches(core.idle_flows(self._tables.flows.items(), moment)))
+        with self.lock:
+            return self._remove(core.condemned_batches(core.idle_flows(self._tables.flows.items(), moment)))
 
     def forget_endpoints(self, endpoints: Collection[int]) -> int:
         """Removes all flows of endpoints and their budgets: when pods are gone, before their addresses are used again.
         The table is read once for all of them.
         """
-        gone = self._remove(core.condemned_batches(core.flows_of(self._tables.flows.items(), endpoints)))
+        with self.lock:
+            gone = self._remove(core.condemned_batches(core.flows_of(self._tables.flows.items(), endpoints)))
         for endpoint in endpoints:
             self._tables.budgets.remove(EndpointKey(endpoint=endpoint))
         return gone
