@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
@@ -13,13 +14,15 @@ import pytest
 from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
+from services.dataplane.core import service_layout as lb
 from services.dataplane.core.conntrack import condemned_batches
 from services.dataplane.core.maps import MAPS, MapSpec
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bytecode import Cache, CompileError, amalgamate
-from services.dataplane.kernel.maps import LayoutMismatch, Table, check_shape
+from services.dataplane.kernel.maps import LayoutMismatch, Table, TableFull, check_shape
 from services.dataplane.kernel.programs import _check_layout
 from services.dataplane.kernel.ring import EventReader
+from services.dataplane.kernel.tables import create
 from tests.bpf import frames
 from tests.bpf.world import World
 
@@ -60,10 +63,41 @@ class TestTable:
         table.apply({}, [absent[0], there[0], absent[1], absent[2], there[1]])
         assert table.items() == {}
 
-    def test_full_map_is_an_error(self, world: World) -> None:
+    def test_a_full_map_names_what_found_no_room(self, world: World) -> None:
         wanted = {at.EndpointKey(endpoint=n): at.Budget(limit=1) for n in range(5000)}
-        with pytest.raises(bpf.BpfError, match="UPDATE_BATCH"):
+        with pytest.raises(TableFull, match="am_ct_budget takes 4096 entries and has no room for 904 more") as full:
             world.tables.budgets.apply(wanted)
+        assert world.tables.budgets.items().keys() == wanted.keys() - full.value.keys
+
+    @pytest.mark.parametrize("name", ["budgets", "source_ranges"])
+    def test_removals_and_changes_in_place_never_wait_for_additions(self, world: World, name: str) -> None:
+        """A hash and a trie, filled to the brim: what is refused keeps nothing else from being done."""
+        key, old, new = {
+            "budgets": (lambda n: at.EndpointKey(endpoint=n), at.Budget(limit=1), at.Budget(limit=2)),
+            "source_ranges": (
+                lambda n: lb.SourceRangeKey.of(n, ip_network("10.0.0.0/8")), lb.SourceRange(), lb.SourceRange(mark=2),
+            ),
+        }[name]  # fmt: skip
+        spec = getattr(world.tables, name).spec
+        fd = create(spec, 64)
+        try:
+            table = Table(fd, spec, spec.key, spec.value)
+            assert table.entries == 64
+            table.apply({key(n): old for n in range(64)})
+            # 100 that are new, 3 that change in place, 2 that go: the new ones first, as the worst order has it.
+            wanted = {key(1000 + n): old for n in range(100)} | {key(n): new for n in range(3)}
+            with pytest.raises(TableFull) as full:
+                table.apply(wanted, [key(10), key(11)])
+            now = table.items()
+            assert key(10) not in now
+            assert key(11) not in now
+            assert [now[key(n)] for n in range(3)] == [new] * 3
+            assert len(now) == 64, "what was removed made room for two"
+            assert len(full.value.keys) == 98
+            table.apply({}, list(now))
+            assert table.items() == {}
+        finally:
+            os.close(fd)
 
     def test_wrong_descriptor_is_refused(self, world: World) -> None:
         fd = world.tables.descriptors["am_links"]

@@ -1,7 +1,8 @@
 """The list of maps: which records go into which, of what type, how many, and what each is for.
 
 Names have at most 15 characters (``BPF_OBJ_NAME_LEN`` counts the closing zero). Sizes bound memory: a full hash refuses
-an entry, which the datapath answers with a drop and the agent with an error, never with a silent "allow".
+an entry, which the datapath answers with a drop and the agent with an error, never with a silent "allow". The
+sizes here are those of a fresh map; hashes and tries may be larger (``core.sizes``), and are what they are when pinned.
 ``am_ct`` is a plain hash on purpose: an LRU would evict live flows under pressure. ``am_nat`` is one all the same:
 flows from outside have no endpoint whose share they could be counted against. Beside each stands a table of the flows
 that are not established yet, ``am_ct_recent`` and ``am_nat_recent``: a newcomer takes the place of an elder there, and
@@ -72,6 +73,13 @@ class MapSpec:
         """Bytes of a value (of one processor's, for a per-CPU map)."""
         return self.value.wire().size if self.value else 0
 
+    @property
+    def may_grow(self) -> bool:
+        """Whether programs do not care how many entries it takes: it may be replaced by a larger one while they run, so
+        its size is no part of the layout but a property of the map that is pinned.
+        """
+        return self.kind in (MapKind.HASH, MapKind.LRU_HASH, MapKind.LPM_TRIE)
+
 
 H, LRU, LPM, ARRAY = MapKind.HASH, MapKind.LRU_HASH, MapKind.LPM_TRIE, MapKind.ARRAY
 
@@ -123,6 +131,9 @@ MAPS: tuple[MapSpec, ...] = (
     REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS, NAT_RECENT,
 )  # fmt: skip
 
+PROGRAMS_WRITE = frozenset((FLOWS, BUDGETS, FRAGMENTS, AFFINITIES, REVERSES, NATS, CLIENTS))
+"""Maps that may grow and hold what the programs remember: a copy of one is brought up to date after the switch."""
+
 RECORDS: tuple[type[Record], ...] = (
     *dict.fromkeys(record for spec in MAPS for record in (spec.key, spec.value) if record is not None),
     at.Event,
@@ -158,7 +169,8 @@ def recent_sets(entries: int) -> int:
 def layout_hash() -> str:
     """Names the layout: pins of another hash hold maps that these programs must not be loaded against."""
     lines = [
-        f"{spec.name} {spec.kind:d} {spec.entries} {spec.flags} {_shape(spec.key)} {_shape(spec.value)}"
+        f"{spec.name} {spec.kind:d} {'' if spec.may_grow else spec.entries} {spec.flags} "
+        f"{_shape(spec.key)} {_shape(spec.value)}"
         for spec in MAPS
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

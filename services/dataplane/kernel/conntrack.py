@@ -8,6 +8,7 @@ by how much, ``recount`` adds it to what packets count meanwhile.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -16,6 +17,7 @@ from dataclasses import dataclass
 from services.dataplane.core import conntrack as core
 from services.dataplane.core.conntrack import Mend
 from services.dataplane.core.layout import Budget
+from services.dataplane.core.maps import recent_sets
 from services.dataplane.core.wire import Address, address_from
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.tables import Tables
@@ -45,14 +47,22 @@ class Broom:
         self._tables = tables
         self._collect = collect
         self._recount = recount
+        self.lock = threading.RLock()
+        """Held while it sweeps, and while maps or programs are being replaced."""
+
+    def use(self, collect: int, recount: int) -> None:
+        """From now on the programs are these."""
+        with self.lock:
+            self._collect, self._recount = collect, recount
 
     def sweep(self, now: int | None = None) -> Swept:
         """Removes what is idle at ``now`` (CLOCK_MONOTONIC, ns; the present by default), and mends counts that are off."""
         moment = time.monotonic_ns() if now is None else now
-        before = self._budgets()
-        collected, counts = self._look(moment)
-        mends = core.mends(before, self._budgets(), counts)
-        self.mend(mends)
+        with self.lock:
+            before = self._budgets()
+            collected, counts = self._look(moment)
+            mends = core.mends(before, self._budgets(), counts)
+            self.mend(mends)
         return Swept(collected, len(mends), counts.total(), counts)
 
     def collect(self, now: int | None = None) -> int:
@@ -67,28 +77,31 @@ class Broom:
         """Removes all flows of endpoints and their budgets: when pods are gone, before their addresses are used again.
         The table is read once for all of them.
         """
-        gone, _ = self._look(0, endpoints)
+        with self.lock:
+            gone, _ = self._look(0, endpoints)
         for endpoint in endpoints:
             self._tables.budgets.remove(core.key_of(endpoint))
         return gone
 
     def limit(self, endpoints: Iterable[int], limit: int) -> None:
         """Sets what endpoints may have; what they have stays counted."""
-        sets = self._tables.recent.spec.entries
+        sets = recent_sets(self._tables.flows.entries)
         self.mend([Mend(endpoint=one, limits=core.budget_of(one, limit, sets)) for one in endpoints])
 
     def mend(self, mends: list[Mend]) -> None:
         """Applies differences and limits."""
-        for batch in core.batches([mend.pack() for mend in mends]):
-            bpf.run_on(self._recount, batch)
+        with self.lock:
+            for batch in core.batches([mend.pack() for mend in mends]):
+                bpf.run_on(self._recount, batch)
 
     def largest_peer(self, endpoint: int, side: int) -> tuple[Address, int] | None:
         """The peer that has most of an endpoint's flows in a direction (IPv6: its /64), and how many."""
         held: Counter[bytes] = Counter()
         flows = self._tables.flows
-        for _, keys, values in bpf.lookup_batch(flows.fd, flows.spec.key_size, flows.spec.value_size, CHUNK):
-            held.update(core.peers_of(keys, values, endpoint, side))
-            time.sleep(BREATH)
+        with self.lock:
+            for _, keys, values in bpf.lookup_batch(flows.fd, flows.spec.key_size, flows.spec.value_size, CHUNK):
+                held.update(core.peers_of(keys, values, endpoint, side))
+                time.sleep(BREATH)
         if not held:
             return None
         raw, count = held.most_common(1)[0]

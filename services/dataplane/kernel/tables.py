@@ -1,8 +1,8 @@
 """All tables of a node's datapath by name: what the agent fills and reads.
 
-Owns the descriptors of the pinned maps. A map that is pinned already is taken over with all that is in it, so a restart
-changes nothing for the packets; one of another shape refuses (the pin folder's name carries the layout's hash, so that
-does not happen by itself).
+Owns the descriptors of the pinned maps. A map that is pinned already is taken over with all that is in it and as large
+as it is, so a restart changes nothing for the packets; one of another shape refuses (the pin folder's name carries the
+layout's hash, so that does not happen by itself).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from proto.flow import DropReason
 from proto.policy import Direction
@@ -28,22 +29,30 @@ from services.dataplane.kernel.maps import Table, check_shape, processors
 _FIRST = at.Index(index=0)
 
 
-def open_maps(folder: Path) -> dict[str, int]:
-    """Descriptors of all maps by name, made and pinned under ``folder`` where they are not there yet."""
-    return {spec.name: _open_map(spec, folder / spec.name) for spec in MAPS}
+def open_maps(folder: Path, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Descriptors of all maps by name, made and pinned under ``folder`` where they are not there yet. ``sizes``:
+    entries of maps that are made now, where they are not those of ``core.maps``.
+    """
+    sizes = sizes or {}
+    return {spec.name: _open_map(spec, folder / spec.name, sizes.get(spec.name, spec.entries)) for spec in MAPS}
 
 
-def _open_map(spec: MapSpec, path: Path) -> int:
+def _open_map(spec: MapSpec, path: Path, entries: int) -> int:
     try:
         fd = bpf.pinned(path)
     except bpf.BpfError as error:
         if error.errno != errno.ENOENT:
             raise
-        fd = bpf.map_create(spec.kind, spec.key_size, spec.value_size, spec.entries, flags=spec.flags, name=spec.name)
+        fd = create(spec, entries)
         bpf.pin(fd, path)
     info = bpf.map_info(fd)
     check_shape(spec, info.kind, info.key_size, info.value_size, info.entries)
     return fd
+
+
+def create(spec: MapSpec, entries: int) -> int:
+    """A new map's descriptor, not pinned. Raises BpfError, ENOMEM when the node has no memory for it."""
+    return bpf.map_create(spec.kind, spec.key_size, spec.value_size, entries, flags=spec.flags, name=spec.name)
 
 
 class Tables:
@@ -79,6 +88,11 @@ class Tables:
         self.recent = Table(fd["am_ct_recent"], m.RECENT, at.Index, at.Recent)
         self.peers = Table(fd["am_ct_peers"], m.PEERS, at.Index, at.Held)
         self.events_fd = fd["am_events"]
+
+    @property
+    def by_name(self) -> dict[str, Table[Any, Any]]:
+        """Every table by its map's name."""
+        return {one.spec.name: one for one in vars(self).values() if isinstance(one, Table)}
 
     def configure(self, config: at.Config) -> None:
         """Sets the switches; they hold from the next packet on."""
