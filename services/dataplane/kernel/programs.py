@@ -22,13 +22,9 @@ import ctypes
 import errno
 import os
 import struct
-<<<<<<< HEAD
-from collections.abc import Collection
-=======
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from contextlib import ExitStack
->>>>>>> 5eb5aea
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -60,12 +56,9 @@ BPF_FS_MAGIC = 0xCAFE4A11
 SOCKETS = "_sockets"
 """Name under which the cgroup links are kept; no interface can be called so by :func:`_pin_name`."""
 _COLLECT = "collect"
-<<<<<<< HEAD
 _RECOUNT = "recount"
-=======
 _VANISHED = (errno.ENODEV, errno.ENOENT, errno.ENOLINK)
 """What a link says whose interface went away a moment ago."""
->>>>>>> 5eb5aea
 
 
 class NotBpffs(RuntimeError):
@@ -98,13 +91,9 @@ class Datapath:
         filter_pods: bool = False,
     ) -> None:
         self.tables = tables
-<<<<<<< HEAD
-        self.broom = Broom(tables, programs[_COLLECT], programs[_RECOUNT])
-=======
         self._bytecode = bytecode
         self._lock = threading.RLock()  # links are made by one thread and repaired by another
-        self.broom = Broom(tables, programs[_COLLECT])
->>>>>>> 5eb5aea
+        self.broom = Broom(tables, programs[_COLLECT], programs[_RECOUNT])
         self.tcx = tcx
         self.programs = programs
         """Descriptors by program name (for test runs)."""
@@ -187,7 +176,7 @@ class Datapath:
             self.tables.by_name[one.spec.name].move(one.fd)
         before, self.programs = self.programs, programs
         self._by_hook = {hook: programs[hook.value] for hook in Hook}
-        self.broom.use(programs[_COLLECT])
+        self.broom.use(programs[_COLLECT], programs[_RECOUNT])
         try:
             self._refresh()
         finally:

@@ -142,13 +142,13 @@ class Tables:
         """
         key = at.EndpointKey(endpoint=endpoint)
         if self.budgets.get(key) is None:
-            self.budgets.put(key, budget_of(endpoint, limit, recent_sets(self.flows.spec.entries)))
+            self.budgets.put(key, budget_of(endpoint, limit, recent_sets(self.flows.entries)))
 
     def watch_table(self) -> None:
         """Has the datapath count the node's flows, so that it knows when the table is nearly full."""
         key = at.EndpointKey(endpoint=at.NODE)
         if self.budgets.get(key) is None:
-            self.budgets.put(key, node_budget(self.flows.spec.entries))
+            self.budgets.put(key, node_budget(self.flows.entries))
 
     def metrics(self) -> dict[tuple[DropReason, Direction], at.Metric]:
         """Packets and bytes by reason and direction since the maps were made, over all processors."""
