@@ -7,14 +7,18 @@ survive a restart of the agent.
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterator
+from collections.abc import Awaitable, Callable, Iterable, Iterator
 
 from prometheus_client import REGISTRY, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.dataplane.core.shares import Pressure
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
+
+MAX_GROUPS = 50
+"""Namespaces (or nodes) that are named for each table."""
 
 CNI_SECONDS = Histogram(
     "airmesh_cni_seconds",
@@ -27,9 +31,10 @@ CNI_SECONDS = Histogram(
 class DatapathMetrics(Collector):
     """Reads the maps at each scrape."""
 
-    def __init__(self, tables: Tables, registry: Registry) -> None:
+    def __init__(self, tables: Tables, registry: Registry, pressure: Callable[[], Iterable[Pressure]]) -> None:
         self._tables = tables
         self._registry = registry
+        self._pressure = pressure
 
     def collect(self) -> Iterator[Metric]:
         """The families, with present values."""
@@ -47,11 +52,32 @@ class DatapathMetrics(Collector):
             size.add_metric(labels, counted.bytes)
         yield packets
         yield size
+        yield from self._shares()
+
+    def _shares(self) -> Iterator[Metric]:
+        """How full the tables are that tenants fill."""
+        asked = GaugeMetricFamily("airmesh_table_asked", "Entries that the cluster asks a table for", labels=["table"])
+        room = GaugeMetricFamily("airmesh_table_room", "Entries that a table gives away now", labels=["table"])
+        refused = GaugeMetricFamily(
+            "airmesh_table_refused",
+            "Objects without an entry, since their group asks for most",
+            labels=["table", "group"],
+        )
+        for one in self._pressure():
+            asked.add_metric([one.table], one.asked)
+            room.add_metric([one.table], one.room)
+            for group, count in sorted(one.refused.items())[:MAX_GROUPS]:
+                refused.add_metric([one.table, group], count)
+        yield asked
+        yield room
+        yield refused
 
 
-def register(tables: Tables, registry: Registry) -> Callable[[], Awaitable[None]]:
+def register(
+    tables: Tables, registry: Registry, pressure: Callable[[], Iterable[Pressure]] = tuple
+) -> Callable[[], Awaitable[None]]:
     """Shows them on /metrics; call what it returns before the maps are let go of."""
-    collector = DatapathMetrics(tables, registry)
+    collector = DatapathMetrics(tables, registry, pressure)
     REGISTRY.register(collector)
 
     async def hide() -> None:
