@@ -31,11 +31,13 @@ from services.dataplane.cni.verbs import Verbs
 from services.dataplane.core.journal import Ask
 from services.dataplane.core.layout import Config, ConfigFlag
 from services.dataplane.core.links import KernelLinks, pod_mac
+from services.dataplane.core.maps import conntrack_entries, conntrack_sizes
 from services.dataplane.enforce import Enforcer
 from services.dataplane.feed import Feed
 from services.dataplane.flow_events import FlowEvents
+from services.dataplane.flow_shares import FlowShares
 from services.dataplane.gate import Gate
-from services.dataplane.growth import Growth, limits_of
+from services.dataplane.growth import Growth, limits_of, node_memory
 from services.dataplane.health_check import HealthChecks, HealthCheckServer
 from services.dataplane.journal import Journal
 from services.dataplane.keeper import Keeper, uplink_mtu
@@ -70,11 +72,14 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
     journal = Journal.open(
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
-    sizes = limits_of(settings).first
+    entries = conntrack_entries(node_memory(), settings.conntrack_entries)
+    sizes = {**limits_of(settings).first, **conntrack_sizes(entries)}
     datapath = Datapath.open(settings.pin_root, settings.bpf_cache, filter_pods=not settings.tcx, sizes=sizes)
     courtesy = Courtesy()
     feed, registry = Feed(bus, settings.node), Registry(Bell(courtesy))
-    enforcer = Enforcer(datapath.tables, feed, registry, log, budget=settings.flow_budget)
+    budget = settings.flow_budget or datapath.tables.flows.entries // 8
+    enforcer = Enforcer(datapath.tables, feed, registry, log, budget=budget)
+    enforcer.limit_flows(datapath.broom)
     enforcer.node_cookie = netns_cookie()
     flags = ConfigFlag.EMIT_FORWARDED if settings.publish_forwarded else ConfigFlag(0)
     datapath.tables.configure(Config(flags=int(flags)))
@@ -180,7 +185,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     Loop(runtime, "endpoints", cursors=[feed.endpoints.cursor(), registry.bell.cursor()], apply=out.apply)
     runtime.spawn("gate", _wake(parts))
     runtime.spawn("reaper", keeper.reap())
-    runtime.spawn("conntrack", keeper.sweep())
+    runtime.spawn("conntrack", FlowShares(parts).keep())
     hide_metrics = register(tables, registry, lambda: (*balancer.pressure(), *peers.pressure()))
     flows = FlowEvents(runtime.bus, feed, registry, runtime.settings.flow_events_per_second)
     reader = EventReader(tables.events_fd, flows.take)

@@ -13,6 +13,9 @@ from prometheus_client import REGISTRY, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from services.dataplane.core import fills as core
+from services.dataplane.core.fills import Fill, Share
+from services.dataplane.core.layout import NODE
 from services.dataplane.core.shares import Pressure
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
@@ -42,8 +45,14 @@ class DatapathMetrics(Collector):
         endpoints.add_metric([], len(self._registry.up))
         yield endpoints
         flows = GaugeMetricFamily("airmesh_conntrack_flows", "Conntrack entries of all pods")
-        flows.add_metric([], sum(budget.count for budget in self._tables.budgets.items().values()))
+        budgets = {key.endpoint: budget for key, budget in self._tables.budgets.items().items()}
+        present = core.fills(budgets, self._tables.flows.entries)
+        flows.add_metric([], sum(fill.used for share, fill in present.items() if share.endpoint != NODE))
         yield flows
+        entries = GaugeMetricFamily("airmesh_conntrack_entries", "Conntrack entries that the table takes")
+        entries.add_metric([], self._tables.flows.entries)
+        yield entries
+        yield self._spent(present)
         packets = CounterMetricFamily("airmesh_packets", "Packets by verdict", labels=["reason", "direction"])
         size = CounterMetricFamily("airmesh_bytes", "Bytes by verdict", labels=["reason", "direction"])
         for (reason, direction), counted in self._tables.metrics().items():
@@ -53,6 +62,20 @@ class DatapathMetrics(Collector):
         yield packets
         yield size
         yield from self._shares()
+
+    def _spent(self, present: dict[Share, Fill]) -> Metric:
+        """Pods whose flows of a direction are nearly as many as they may have."""
+        spent = GaugeMetricFamily(
+            "airmesh_conntrack_budget_fill",
+            "Part of a pod's conntrack budget that is used, where it is four fifths or more",
+            labels=["namespace", "pod", "direction"],
+        )
+        pods = {one.index: one.first for one in self._registry.up.values()}
+        for share, fill in present.items():
+            if share.endpoint in pods and fill.part >= core.RAISED:
+                pod = pods[share.endpoint]
+                spent.add_metric([pod.namespace, pod.pod, share.direction.name.lower()], fill.part)
+        return spent
 
     def _shares(self) -> Iterator[Metric]:
         """How full the tables are that tenants fill."""

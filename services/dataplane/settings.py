@@ -43,8 +43,12 @@ class Settings(BaseSettings):
     """Another block is asked for when fewer addresses of a family are free."""
     gc_grace: float = 60.0
     """Seconds between the two lists that must both lack an attachment before it is undone."""
-    flow_budget: int = 32_768
-    """Conntrack entries that one pod may have: a quarter of the table."""
+    conntrack_entries: int = 0
+    """Conntrack entries, from 131,072 to 1,048,576, rounded down to a power of two; 0: one for each 32 KiB of memory. A
+    table that is pinned grows while flows go on, and never shrinks before the node boots."""
+    flow_budget: int = 0
+    """Conntrack entries that one pod may have for flows it begins, and again for flows that others begin; 0: an eighth
+    of the table each."""
     table_memory: float = 0.02
     """Share of the node's memory that the tables of Services and addresses may have when all are full. They begin small
     and grow as far as this allows."""

@@ -599,7 +599,7 @@ BPF_F_TABLE("array", u32, struct am_node_addresses, am_own, 1, 0);
 BPF_F_TABLE("array", u32, struct am_outward, am_outward, 1, 0);
 /* flows that are not established yet */
 BPF_F_TABLE("array", u32, struct am_recent, am_ct_recent, 32768, 0);
-/* established flows that others began, by endpoint and peer */
+/* established flows that others began, by peer */
 BPF_F_TABLE("array", u32, struct am_held, am_ct_peers, 65536, 0);
 /* translated flows that are not established yet */
 BPF_F_TABLE("array", u32, struct am_recent, am_nat_recent, 2048, 0);

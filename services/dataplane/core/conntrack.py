@@ -1,8 +1,8 @@
 """What a packet does to its flow's state, how long a flow may be idle, and which entries have been.
 
-Pure: the entries and the time are arguments. :func:`step` says in Python what ``am_see_after`` (bpf/state.h) does in the
-kernel; a test compares the two over every sequence of packets. Times are nanoseconds of CLOCK_MONOTONIC; the programs
-write ``last_seen`` about once a second at most, so no timeout is below a few seconds.
+Pure: the entries and the time are arguments. :func:`step` says in Python what ``am_see_after`` (bpf/state.h) does in
+the kernel; a test compares the two over every sequence of packets. Times are nanoseconds of CLOCK_MONOTONIC; the
+programs write ``last_seen`` about once a second at most, so no timeout is below a few seconds.
 
 What nobody can lift or shorten who does not see the flow: TCP is established by the third packet of a handshake whose
 numbers fit each other, or, where the flow is older than its entry, when both directions fit each other. A peer's RST,
@@ -50,7 +50,7 @@ STEP = 1 << 18
 """Bytes of sequence numbers. ``expected`` is written again when the pod has acknowledged STEP more; a peer's FIN or RST
 counts from BEHIND below it to AHEAD above it, a thousandth of all numbers: a window that is full may lie between."""
 EARLY = 1 << 14
-"""A handshake's acknowledgement may be so far off: data that came with the SYN, or right after the SYN-ACK (RFC 7413)."""
+"""A handshake's acknowledgement may be so far off: data came with the SYN, or right after the SYN-ACK (RFC 7413)."""
 
 PRESSURE = 8
 """Where the node's table is nearly full, an endpoint may have this part of its limits."""
@@ -125,7 +125,8 @@ def fits(number: int, expected: int) -> bool:
 
 def begins(protocol: int, flags: int) -> bool:
     """May a packet of no known flow begin one? An answer to a SYN and a reset are answers to something."""
-    return protocol != TCP or not (flags & TcpFlag.RST or flags & (TcpFlag.SYN | TcpFlag.ACK) == TcpFlag.SYN | TcpFlag.ACK)
+    answers = TcpFlag.SYN | TcpFlag.ACK
+    return protocol != TCP or not (flags & TcpFlag.RST or flags & answers == answers)
 
 
 def first(protocol: int, segment: Segment, *, is_dns: bool = False) -> State:
@@ -178,9 +179,12 @@ def _step_tcp(state: State, segment: Segment, is_due: bool) -> State:
             state = replace(state, seen=seen & ~Seen.SYN)
         if not state.seen & Seen.SYN:
             state = _step_older(state, segment)
-        elif not segment.is_reply and state.seen & Seen.REPLY:
-            if (segment.acknowledged - (state.expected if own else state.sent)) & _U32 < EARLY:
-                state = replace(state, seen=state.seen | Seen.ESTABLISHED)
+        elif (
+            not segment.is_reply
+            and state.seen & Seen.REPLY
+            and (segment.acknowledged - (state.expected if own else state.sent)) & _U32 < EARLY
+        ):
+            state = replace(state, seen=state.seen | Seen.ESTABLISHED)
     seen = state.seen
     if flags & TcpFlag.FIN and (own or fits(segment.sequence, state.expected)):
         seen |= Seen.FIN_REPLY if segment.is_reply else Seen.FIN_ORIGINAL
@@ -237,7 +241,9 @@ _LOOK = struct.Struct(
 _PERIODS = tuple(tuple(idle_seconds(protocol, seen) * SECOND for seen in range(256)) for protocol in range(256))
 
 
-def look_at(keys: bytes, values: bytes, now: int, counts: Counter[tuple[int, int]], gone: Collection[int] = ()) -> list[bytes]:
+def look_at(
+    keys: bytes, values: bytes, now: int, counts: Counter[tuple[int, int]], gone: Collection[int] = ()
+) -> list[bytes]:
     """Entries as they lie in the map (end to end): those whose time is over, or whose endpoint is ``gone``, as
     ``struct am_condemned``. The others are counted into ``counts``. A quarter of a second for a million.
     """
@@ -257,7 +263,7 @@ def look_at(keys: bytes, values: bytes, now: int, counts: Counter[tuple[int, int
 
 
 def peers_of(keys: bytes, values: bytes, endpoint: int, side: int) -> Iterator[bytes]:
-    """The peers (16 bytes; of IPv6 the /64) of an endpoint's flows in a direction, among entries as they lie in the map."""
+    """The peers (16 bytes; of IPv6 the /64) of an endpoint's flows in a direction, among entries end to end."""
     size, remote = _KEY.size, _KEY.offset("remote")
     for number, (_, whose, begun) in enumerate(_LOOK.iter_unpack(values)):
         if whose == endpoint and begun == side:
@@ -277,7 +283,7 @@ def batches(records: list[bytes]) -> Iterator[bytes]:
 
 
 def condemned_batches(condemned: Iterable[tuple[FlowKey, int]]) -> Iterator[bytes]:
-    """What the collecting program takes: ``struct am_condemned`` is 40 bytes of key and 8 of ``last_seen``, 0 for any."""
+    """What the collecting program takes: ``struct am_condemned`` is 40 bytes of key, 8 of ``last_seen`` (0: any)."""
     return batches([key.pack() + last_seen.to_bytes(8, "little") for key, last_seen in condemned])
 
 
@@ -303,9 +309,8 @@ class Mend:
     def pack(self) -> bytes:
         """The record's bytes."""
         at = self.limits or Budget(ingress_limit=0, egress_limit=0)
-        return struct.pack(
-            "<IIqqQQII", self.endpoint, 0, self.ingress, self.egress, at.ingress_limit, at.egress_limit, at.first, at.mask
-        )
+        differences, limits = (self.ingress, self.egress), (at.ingress_limit, at.egress_limit)
+        return struct.pack("<IIqqQQII", self.endpoint, 0, *differences, *limits, at.first, at.mask)
 
 
 def mends(

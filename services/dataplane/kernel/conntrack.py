@@ -16,7 +16,7 @@ from dataclasses import dataclass
 
 from services.dataplane.core import conntrack as core
 from services.dataplane.core.conntrack import Mend
-from services.dataplane.core.layout import Budget
+from services.dataplane.core.layout import NODE, Budget
 from services.dataplane.core.maps import recent_sets
 from services.dataplane.core.wire import Address, address_from
 from services.dataplane.kernel import bpf
@@ -56,12 +56,12 @@ class Broom:
             self._collect, self._recount = collect, recount
 
     def sweep(self, now: int | None = None) -> Swept:
-        """Removes what is idle at ``now`` (CLOCK_MONOTONIC, ns; the present by default), and mends counts that are off."""
+        """Removes what is idle at ``now`` (CLOCK_MONOTONIC, ns; by default the present), mends counts that are off."""
         moment = time.monotonic_ns() if now is None else now
         with self.lock:
-            before = self._budgets()
+            before = self.budgets()
             collected, counts = self._look(moment)
-            mends = core.mends(before, self._budgets(), counts)
+            mends = core.mends(before, self.budgets(), counts)
             self.mend(mends)
         return Swept(collected, len(mends), counts.total(), counts)
 
@@ -84,9 +84,12 @@ class Broom:
         return gone
 
     def limit(self, endpoints: Iterable[int], limit: int) -> None:
-        """Sets what endpoints may have; what they have stays counted."""
-        sets = recent_sets(self._tables.flows.entries)
-        self.mend([Mend(endpoint=one, limits=core.budget_of(one, limit, sets)) for one in endpoints])
+        """Sets what endpoints may have (the node: what its table has room for); what they have stays counted."""
+        entries = self._tables.flows.entries
+        sets = recent_sets(entries)
+        wanted = {one: core.budget_of(one, limit, sets) for one in endpoints if one != NODE}
+        wanted[NODE] = core.node_budget(entries)
+        self.mend([Mend(endpoint=one, limits=limits) for one, limits in wanted.items()])
 
     def mend(self, mends: list[Mend]) -> None:
         """Applies differences and limits."""
@@ -107,7 +110,8 @@ class Broom:
         raw, count = held.most_common(1)[0]
         return address_from(raw), count
 
-    def _budgets(self) -> dict[int, Budget]:
+    def budgets(self) -> dict[int, Budget]:
+        """Every budget by endpoint number."""
         return {key.endpoint: budget for key, budget in self._tables.budgets.items().items()}
 
     def _look(self, now: int, endpoints: Collection[int] = ()) -> tuple[int, Counter[tuple[int, int]]]:
