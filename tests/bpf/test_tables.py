@@ -36,6 +36,10 @@ def prefixes(count: int) -> dict[at.PrefixKey, at.Peer]:
     return {at.PrefixKey.of(net): at.Peer(identity=5000 + i, flags=1) for i, net in enumerate(nets)}
 
 
+def budget(limit: int, ingress: int = 0, egress: int = 0) -> at.Budget:
+    return at.Budget(ingress_limit=limit, egress_limit=limit, ingress=ingress, egress=egress)
+
+
 class TestTable:
     def test_what_goes_in_comes_out(self, world: World) -> None:
         table, wanted = world.tables.ipcache, prefixes(10_000)
@@ -49,12 +53,12 @@ class TestTable:
     def test_diff_says_what_is_missing_wrong_and_too_much(self, world: World) -> None:
         table = world.tables.budgets
         keys = [at.EndpointKey(endpoint=n) for n in (1, 2, 3)]
-        table.apply({keys[0]: at.Budget(limit=10), keys[1]: at.Budget(limit=20)})
-        delta = table.diff({keys[0]: at.Budget(limit=11), keys[2]: at.Budget(limit=30)})
-        assert delta.upserts == {keys[0]: at.Budget(limit=11), keys[2]: at.Budget(limit=30)}
+        table.apply({keys[0]: budget(10), keys[1]: budget(20)})
+        delta = table.diff({keys[0]: budget(11), keys[2]: budget(30)})
+        assert delta.upserts == {keys[0]: budget(11), keys[2]: budget(30)}
         assert list(delta.deletes) == [keys[1]]
         table.apply(delta.upserts, delta.deletes)
-        assert table.diff({keys[0]: at.Budget(limit=11), keys[2]: at.Budget(limit=30)}).empty
+        assert table.diff({keys[0]: budget(11), keys[2]: budget(30)}).empty
 
     def test_deleting_what_is_not_there_is_no_error(self, world: World) -> None:
         table = world.tables.budgets
@@ -64,7 +68,7 @@ class TestTable:
         assert table.items() == {}
 
     def test_a_full_map_names_what_found_no_room(self, world: World) -> None:
-        wanted = {at.EndpointKey(endpoint=n): at.Budget(limit=1) for n in range(5000)}
+        wanted = {at.EndpointKey(endpoint=n): budget(1) for n in range(5000)}
         with pytest.raises(TableFull, match="am_ct_budget takes 4096 entries and has no room for 904 more") as full:
             world.tables.budgets.apply(wanted)
         assert world.tables.budgets.items().keys() == wanted.keys() - full.value.keys
@@ -73,7 +77,7 @@ class TestTable:
     def test_removals_and_changes_in_place_never_wait_for_additions(self, world: World, name: str) -> None:
         """A hash and a trie, filled to the brim: what is refused keeps nothing else from being done."""
         key, old, new = {
-            "budgets": (lambda n: at.EndpointKey(endpoint=n), at.Budget(limit=1), at.Budget(limit=2)),
+            "budgets": (lambda n: at.EndpointKey(endpoint=n), budget(1), budget(2)),
             "source_ranges": (
                 lambda n: lb.SourceRangeKey.of(n, ip_network("10.0.0.0/8")), lb.SourceRange(), lb.SourceRange(mark=2),
             ),
@@ -106,7 +110,7 @@ class TestTable:
 
     def test_value_that_does_not_fit_is_refused(self, world: World) -> None:
         with pytest.raises(ValueError, match="does not fit"):
-            world.tables.budgets.put(at.EndpointKey(endpoint=1 << 32), at.Budget(limit=1))
+            world.tables.budgets.put(at.EndpointKey(endpoint=1 << 32), budget(1))
         with pytest.raises(ValueError, match="6 bytes"):
             at.Link(identity=1, address4=None, address6=None, mac=b"abc", endpoint=1).pack()
 
@@ -256,7 +260,7 @@ class TestBroom:
 
     def test_recount(self, world: World) -> None:
         send(world, 80)
-        world.tables.budgets.put(at.EndpointKey(endpoint=1), at.Budget(limit=5, count=4))
+        world.tables.budgets.put(at.EndpointKey(endpoint=1), budget(5, egress=4))
         assert world.datapath.broom.recount() == 1
         assert self.count(world, 1) == 1
         assert world.datapath.broom.recount() == 0

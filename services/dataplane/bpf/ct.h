@@ -215,7 +215,7 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 {
 	struct am_budget *budget = am_budget_of(role->endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
 	struct am_flow *flow = &am_work_of(p)->flow;
-	u32 group = am_group_of(role->endpoint, role->side), index, way;
+	u32 group = am_group_of(role->endpoint, role->side), chance, index, way;
 	struct am_recent_set *set;
 	u64 is_spent;
 	long error;
@@ -224,8 +224,13 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 	if (!budget)
 		return AM_REASON_CONNTRACK_BUDGET;
 	is_spent = am_is_spent(budget, node, role->side);
-	index = budget->first + (bpf_get_prandom_u32() & budget->mask);
+	chance = bpf_get_prandom_u32();
+	index = budget->first + (chance & budget->mask);
 	set = (struct am_recent_set *)am_ct_recent.lookup(&index);
+	if (set && !am_has_room(set)) {
+		index = budget->first + (chance >> 16 & budget->mask);
+		set = (struct am_recent_set *)am_ct_recent.lookup(&index);
+	}
 	if (!set)
 		return AM_REASON_CONNTRACK_FULL;
 	way = am_choose_place(set, group, is_spent);

@@ -156,9 +156,13 @@ AM_INLINE void am_clear_nat(struct am_work *w, struct am_recent_set *set, u32 wa
 /* A place in am_nat_recent for the flow in w->key: who floods a service loses its own flows. */
 AM_INLINE void am_enlist_nat(struct am_work *w)
 {
-	u32 index = bpf_get_prandom_u32() & (AM_NAT_RECENT_SETS - 1), group = w->entry.service + 1, way;
+	u32 chance = bpf_get_prandom_u32(), index = chance & (AM_NAT_RECENT_SETS - 1), group = w->entry.service + 1, way;
 	struct am_recent_set *set = (struct am_recent_set *)am_nat_recent.lookup(&index);
 
+	if (set && !am_has_room(set)) {
+		index = chance >> 16 & (AM_NAT_RECENT_SETS - 1);
+		set = (struct am_recent_set *)am_nat_recent.lookup(&index);
+	}
 	if (!set)
 		return;
 	way = am_choose_place(set, group, 0);

@@ -1,7 +1,8 @@
 /*
  * The flows that are not established: where each stands, and which must go for a newcomer.
  *
- * A set has AM_WAYS places, and a newcomer looks at one set, by chance. It takes a free place, else that of a flow of
+ * A set has AM_WAYS places, and a newcomer looks at one set by chance, and where that is full at another (so that none
+ * must go while half of the places are free). It takes a free place, else that of a flow of
  * whoever holds most of the set: first by group (an endpoint and a side; a service), within it what is answered for good,
  * then by peer; the oldest of those. So who floods loses its own flows, and a peer that floods loses its own before
  * another peer's. No locks: two processors in one place may leave a name there that fits no flow, which ages as any other.
@@ -52,6 +53,18 @@ AM_INLINE u32 am_peer_of(const struct am_addr *address, u32 group)
 
 	mixed = (mixed ^ (mixed >> 29) ^ ((u64)group << 32 | last)) * 0xbf58476d1ce4e5b9ULL;
 	return mixed >> 32;
+}
+
+/* Some place of it is free. */
+AM_INLINE int am_has_room(const struct am_recent_set *set)
+{
+	u64 free = 0;
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < AM_WAYS; i++)
+		free |= am_equal(set->group[i], 0);
+	return free;
 }
 
 /* The place of `set` to take. `own` 1: one of the group's own, where there is any. */

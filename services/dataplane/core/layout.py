@@ -343,6 +343,11 @@ class Budget(Record):
     first: U32 = 0
     mask: U32 = 0
 
+    @property
+    def count(self) -> int:
+        """Flows of both directions."""
+        return self.ingress + self.egress
+
 
 NODE = 0
 """Endpoint number that no pod has (it is an interface's index): the whole node's."""
