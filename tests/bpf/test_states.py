@@ -154,9 +154,7 @@ class TestTable:
     def test_others(self, world: World, version: int, side: Direction, protocol: int, port: int) -> None:
         if protocol == ICMP:
             protocol = ICMP if version == 4 else 58
-        alphabet = [
-            Segment(is_reply=own != (side == Direction.EGRESS), is_own=own, length=12) for own in (True, False)
-        ]
+        alphabet = [Segment(is_reply=own != (side == Direction.EGRESS), is_own=own, length=12) for own in (True, False)]
         bench = Bench(world, side, version, protocol, port)
         if protocol not in (UDP, TCP):
             bench.key = replace(bench.key, local_port=0, remote_port=0)
@@ -223,7 +221,9 @@ class TestForged:
         bench = self.established(world, version)
         with inside(world.netns):
             bench.run(Segment(is_reply=True, is_own=True, flags=ACK, sequence=901, acknowledged=BASE + 3_000_000))
-            bench.run(Segment(is_reply=False, is_own=False, flags=FIN | ACK, sequence=BASE + 3_000_000, acknowledged=901))
+            bench.run(
+                Segment(is_reply=False, is_own=False, flags=FIN | ACK, sequence=BASE + 3_000_000, acknowledged=901)
+            )
             assert lives(world, bench.key) == core.TCP_HALF_CLOSED
             bench.run(Segment(is_reply=True, is_own=True, flags=FIN | ACK, sequence=901, acknowledged=BASE + 3_000_001))
             assert lives(world, bench.key) == core.TCP_CLOSING

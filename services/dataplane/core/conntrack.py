@@ -287,11 +287,17 @@ def condemned_batches(condemned: Iterable[tuple[FlowKey, int]]) -> Iterator[byte
     return batches([key.pack() + last_seen.to_bytes(8, "little") for key, last_seen in condemned])
 
 
+def _signed(count: int) -> int:
+    """A count that went below zero."""
+    return count - (1 << 64) if count >> 63 else count
+
+
 def miscount(counted: int, before: int, after: int) -> int:
     """What to add to a count that was ``before`` and ``after`` the look that ``counted`` flows.
 
     Flows begin and end meanwhile, so any number between the two may be right, and nothing is added for it.
     """
+    before, after = _signed(before), _signed(after)
     low, high = min(before, after), max(before, after)
     return counted - high if counted > high else min(counted - low, 0)
 
