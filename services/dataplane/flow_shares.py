@@ -24,6 +24,8 @@ SWEEP_EVERY = 2.0
 RESTS = 19
 """Times as long as a sweep took that nothing is swept after it."""
 REASON = "ConntrackBudget"
+FLOOD = "ConntrackUnanswered"
+ANSWER = "stop whoever begins them, by policy or at the network's edge; established flows are not touched"
 
 
 class FlowShares:
@@ -48,14 +50,15 @@ class FlowShares:
         swept = await asyncio.to_thread(broom.sweep)
         if swept.mended:
             self._parts.log.warning("flow-counts-mended", budgets=swept.mended)
-        present = core.fills(await asyncio.to_thread(broom.budgets), self._parts.datapath.tables.flows.entries)
+        budgets = await asyncio.to_thread(broom.budgets)
+        present = core.fills(budgets, self._parts.datapath.tables.flows.entries, swept.census.pending)
         before, self._told = self._told, core.nearly_spent(present, self._told)
         await self._tell(present, before)
 
     async def _tell(self, present: dict[Share, Fill], before: frozenset[Share]) -> None:
         pods = {one.index: one for one in self._parts.registry.up.values()}
         faults: list[ObjectFault] = []
-        for share in sorted(self._told, key=lambda share: (share.endpoint, share.direction)):
+        for share in sorted(self._told, key=lambda share: (share.endpoint, share.direction, share.is_pending)):
             if share.endpoint == NODE:
                 if share not in before:
                     self._tell_node(present[share])
@@ -67,7 +70,8 @@ class FlowShares:
         own = share.direction == Direction.EGRESS
         fault = (
             f"pod {pod.first.namespace}/{pod.first.pod} has {fill.used} of {fill.limit} flows that "
-            f"{'it' if own else 'others'} may begin on node {self._parts.settings.node}"
+            f"{'it' if own else 'others'} may begin {'unanswered ' if share.is_pending else ''}on node "
+            f"{self._parts.settings.node}"
         )
         peer = await asyncio.to_thread(self._parts.datapath.broom.largest_peer, share.endpoint, share.direction)
         if peer is not None and peer[1] >= fill.used * core.MOST_OF:
@@ -79,9 +83,9 @@ class FlowShares:
             kind="Pod",
             namespace=pod.first.namespace,
             name=pod.first.pod,
-            reason=REASON + ("Egress" if own else "Ingress"),
+            reason=(FLOOD if share.is_pending else REASON) + ("Egress" if own else "Ingress"),
             fault=fault,
-            remedy="find out who opens so many connections, keep them open longer, or raise AIRMESH_FLOW_BUDGET",
+            remedy=ANSWER if share.is_pending else "keep connections open longer, or raise AIRMESH_FLOW_BUDGET",
         )
 
     def _tell_node(self, fill: Fill) -> None:

@@ -88,7 +88,7 @@ AM_INLINE struct am_held *am_held_by(const struct am_flow_key *key, u32 endpoint
 }
 
 /* What a flow costs is given back: its endpoint's count, the node's, its peer's. */
-AM_INLINE void am_release(const struct am_flow_key *key, u32 endpoint, u8 side, u8 seen)
+AM_INLINE void am_release(const struct am_flow_key *key, u32 endpoint, u8 side, u8 is_held)
 {
 	struct am_budget *budget = am_budget_of(endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
 	struct am_held *held;
@@ -97,7 +97,7 @@ AM_INLINE void am_release(const struct am_flow_key *key, u32 endpoint, u8 side, 
 		am_uncount(am_count_of(budget, side));
 	if (node)
 		am_uncount(&node->ingress);
-	if (!(seen & AM_SEEN_ESTABLISHED) || side != AM_SIDE_INGRESS)
+	if (!is_held)
 		return;
 	held = am_held_by(key, endpoint);
 	if (held)
@@ -120,11 +120,12 @@ AM_INLINE void am_strike(u32 cell)
 AM_INLINE void am_forget(struct am_flow_key *key, const struct am_flow *flow)
 {
 	u32 endpoint = flow->endpoint, cell = flow->cell;
-	u8 side = flow->side, seen = flow->seen;
+	u8 side = flow->side, seen = flow->seen, is_held;
 
+	is_held = (seen & AM_SEEN_ESTABLISHED) && side == AM_SIDE_INGRESS && !(flow->flags & AM_FLOW_HOST);
 	if (am_ct.delete(key))
 		return;
-	am_release(key, endpoint, side, seen);
+	am_release(key, endpoint, side, is_held);
 	if (!(seen & AM_SEEN_ESTABLISHED))
 		am_strike(cell);
 }
@@ -135,7 +136,7 @@ AM_INLINE u32 am_confirm(const struct am_flow_key *key, struct am_flow *flow)
 	struct am_budget *budget;
 	struct am_held *held;
 
-	if (flow->side == AM_SIDE_INGRESS) {
+	if (flow->side == AM_SIDE_INGRESS && !(flow->flags & AM_FLOW_HOST)) {
 		budget = am_budget_of(flow->endpoint);
 		held = am_held_by(key, flow->endpoint);
 		if (!budget || !held)
@@ -182,13 +183,23 @@ AM_INLINE u32 am_touch(const struct am_flow_key *key, struct am_flow *flow, cons
 }
 
 /* May the endpoint not have one flow more? Where the node's table is nearly full, less is enough. */
-AM_INLINE u64 am_is_spent(struct am_budget *budget, struct am_budget *node, u8 side)
+AM_INLINE u64 am_is_spent(struct am_budget *budget, u8 side)
 {
+	struct am_budget *node = am_budget_of(AM_NODE_ENDPOINT);
 	u64 limit = *(&budget->ingress_limit + (side & 1));
 
 	if (node && (s64)node->ingress >= (s64)node->ingress_limit)
 		limit /= AM_PRESSURE;
 	return (s64)*am_count_of(budget, side) >= (s64)limit;
+}
+
+AM_INLINE void am_count_flow(struct am_budget *budget, u8 side)
+{
+	struct am_budget *node = am_budget_of(AM_NODE_ENDPOINT);
+
+	__sync_fetch_and_add(am_count_of(budget, side), 1);
+	if (node)
+		__sync_fetch_and_add(&node->ingress, 1);
 }
 
 /* Whoever stands in the place goes, unless it is established. Returns 1 when that was a flow of the same group. */
@@ -213,7 +224,7 @@ AM_INLINE int am_clear(const struct am_packet *p, struct am_recent_set *set, u32
 
 AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const struct am_role *role, struct am_verdict *v)
 {
-	struct am_budget *budget = am_budget_of(role->endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
+	struct am_budget *budget = am_budget_of(role->endpoint);
 	struct am_flow *flow = &am_work_of(p)->flow;
 	u32 group = am_group_of(role->endpoint, role->side), chance, index, way;
 	struct am_recent_set *set;
@@ -223,14 +234,16 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 
 	if (!budget)
 		return AM_REASON_CONNTRACK_BUDGET;
-	is_spent = am_is_spent(budget, node, role->side);
+	/* A node always reaches its pods. */
+	is_spent = role->from_host ? 0 : am_blurred(p, am_is_spent(budget, role->side));
 	chance = bpf_get_prandom_u32();
 	index = budget->first + (chance & budget->mask);
 	set = (struct am_recent_set *)am_ct_recent.lookup(&index);
-	if (set && !am_has_room(set)) {
-		index = budget->first + (chance >> 16 & budget->mask);
-		set = (struct am_recent_set *)am_ct_recent.lookup(&index);
-	}
+	if (!set)
+		return AM_REASON_CONNTRACK_FULL;
+	/* The other one, or this one again: one path for the verifier. */
+	index = budget->first + (am_choose_half(set, chance) & budget->mask);
+	set = (struct am_recent_set *)am_ct_recent.lookup(&index);
 	if (!set)
 		return AM_REASON_CONNTRACK_FULL;
 	way = am_choose_place(set, group, is_spent);
@@ -250,9 +263,7 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 	error = am_ct.insert(key, flow); /* BPF_NOEXIST */
 	if (error) /* Another processor was first: the flow is tracked. */
 		return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;
-	__sync_fetch_and_add(am_count_of(budget, role->side), 1);
-	if (node)
-		__sync_fetch_and_add(&node->ingress, 1);
+	am_count_flow(budget, role->side);
 	am_enlist(set, way, group, am_peer_of(&key->remote, group), key);
 	return AM_REASON_FORWARDED;
 }

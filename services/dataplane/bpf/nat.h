@@ -159,10 +159,10 @@ AM_INLINE void am_enlist_nat(struct am_work *w)
 	u32 chance = bpf_get_prandom_u32(), index = chance & (AM_NAT_RECENT_SETS - 1), group = w->entry.service + 1, way;
 	struct am_recent_set *set = (struct am_recent_set *)am_nat_recent.lookup(&index);
 
-	if (set && !am_has_room(set)) {
-		index = chance >> 16 & (AM_NAT_RECENT_SETS - 1);
-		set = (struct am_recent_set *)am_nat_recent.lookup(&index);
-	}
+	if (!set)
+		return;
+	index = am_choose_half(set, chance) & (AM_NAT_RECENT_SETS - 1);
+	set = (struct am_recent_set *)am_nat_recent.lookup(&index);
 	if (!set)
 		return;
 	way = am_choose_place(set, group, 0);
@@ -178,15 +178,19 @@ AM_INLINE void am_enlist_nat(struct am_work *w)
 AM_INLINE int am_take(struct am_work *w)
 {
 	struct am_nat *had;
-	u8 is_weak;
+	u64 may = 0, differs;
 
 	if (!am_nat.insert(&w->partner_key, &w->partner)) /* BPF_NOEXIST */
 		return 1;
 	had = am_nat.lookup(&w->partner_key);
-	if (!had)
-		return 0;
-	is_weak = w->is_late & !(had->seen & AM_SEEN_ESTABLISHED);
-	if (!(am_agrees(had, &w->partner) | is_weak) && !am_is_over(had))
+	if (had) { /* without a branch: it is walked for each try */
+		differs = !am_agrees(had, &w->partner);
+		AM_OPAQUE(differs);
+		may = (had->period * 1000000000ULL - (bpf_ktime_get_coarse_ns() - had->last_seen)) >> 63;
+		may |= w->is_late & ~(u64)(had->seen / AM_SEEN_ESTABLISHED) & 1;
+		may |= ~differs & 1;
+	}
+	if (!am_blurred(&w->packet, may))
 		return 0;
 	return !am_nat.update(&w->partner_key, &w->partner);
 }

@@ -55,16 +55,16 @@ AM_INLINE u32 am_peer_of(const struct am_addr *address, u32 group)
 	return mixed >> 32;
 }
 
-/* Some place of it is free. */
-AM_INLINE int am_has_room(const struct am_recent_set *set)
+/* Two numbers by chance lie in `chance`, the first below: that one again where `set`, found by it, has a free place. */
+AM_INLINE u32 am_choose_half(const struct am_recent_set *set, u32 chance)
 {
-	u64 free = 0;
+	u64 full = 1;
 	u32 i;
 
 #pragma unroll
 	for (i = 0; i < AM_WAYS; i++)
-		free |= am_equal(set->group[i], 0);
-	return free;
+		full &= ~am_equal(set->group[i], 0);
+	return chance >> (full << 4);
 }
 
 /* The place of `set` to take. `own` 1: one of the group's own, where there is any. */

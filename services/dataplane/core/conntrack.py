@@ -232,6 +232,20 @@ def _step_older(state: State, segment: Segment) -> State:
     return replace(state, seen=seen)
 
 
+@dataclass(frozen=True, slots=True)
+class Census:
+    """The flows that stay, by endpoint and side."""
+
+    counts: Counter[tuple[int, int]]
+    pending: Counter[tuple[int, int]]
+    """Those of them that nobody has answered, and handshakes that nobody has finished."""
+
+
+def is_pending(protocol: int, seen: int) -> bool:
+    """A flow that a flood is made of: it has led to nothing yet."""
+    return not seen & (Seen.ESTABLISHED | Seen.RESET if protocol == TCP else Seen.ESTABLISHED | Seen.REPLY)
+
+
 _KEY, _VALUE = FlowKey.wire(), Flow.wire()
 _PROTOCOL, _SEEN = _KEY.offset("protocol"), _VALUE.offset("seen")
 _LOOK = struct.Struct(
@@ -239,15 +253,15 @@ _LOOK = struct.Struct(
     f"{_VALUE.size - _VALUE.offset('side') - 1}x"
 )
 _PERIODS = tuple(tuple(idle_seconds(protocol, seen) * SECOND for seen in range(256)) for protocol in range(256))
+_PENDING = tuple(tuple(is_pending(protocol, seen) for seen in range(256)) for protocol in range(256))
 
 
-def look_at(
-    keys: bytes, values: bytes, now: int, counts: Counter[tuple[int, int]], gone: Collection[int] = ()
-) -> list[bytes]:
+def look_at(keys: bytes, values: bytes, now: int, census: Census, gone: Collection[int] = ()) -> list[bytes]:
     """Entries as they lie in the map (end to end): those whose time is over, or whose endpoint is ``gone``, as
-    ``struct am_condemned``. The others are counted into ``counts``. A quarter of a second for a million.
+    ``struct am_condemned``. The others are counted. Half a second for a million.
     """
-    periods = _PERIODS
+    periods, pending = _PERIODS, _PENDING
+    counts, waiting = census.counts, census.pending
     found: list[bytes] = []
     size, width = _KEY.size, _VALUE.size
     looks = _LOOK.iter_unpack(values)
@@ -259,6 +273,8 @@ def look_at(
             found.append(keys[number * size : (number + 1) * size] + last_seen.to_bytes(8, "little"))
         else:
             counts[endpoint, side] += 1
+            if pending[protocol][seen]:
+                waiting[endpoint, side] += 1
     return found
 
 

@@ -15,7 +15,7 @@ from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
 from services.dataplane.core import conntrack as core
-from services.dataplane.core.conntrack import Mend
+from services.dataplane.core.conntrack import Census, Mend
 from services.dataplane.core.layout import NODE, Budget
 from services.dataplane.core.maps import recent_sets
 from services.dataplane.core.wire import Address, address_from
@@ -34,10 +34,8 @@ class Swept:
     collected: int
     mended: int
     """Budgets whose counts were off."""
-    flows: int
-    """Entries that the table has now."""
-    counts: Counter[tuple[int, int]]
-    """Flows by endpoint and side (``proto.policy.Direction``)."""
+    census: Census
+    """What the table has now."""
 
 
 class Broom:
@@ -60,10 +58,10 @@ class Broom:
         moment = time.monotonic_ns() if now is None else now
         with self.lock:
             before = self.budgets()
-            collected, counts = self._look(moment)
-            mends = core.mends(before, self.budgets(), counts)
+            collected, census = self._look(moment)
+            mends = core.mends(before, self.budgets(), census.counts)
             self.mend(mends)
-        return Swept(collected, len(mends), counts.total(), counts)
+        return Swept(collected, len(mends), census)
 
     def collect(self, now: int | None = None) -> int:
         """As :meth:`sweep`; returns how many entries went."""
@@ -114,13 +112,13 @@ class Broom:
         """Every budget by endpoint number."""
         return {key.endpoint: budget for key, budget in self._tables.budgets.items().items()}
 
-    def _look(self, now: int, endpoints: Collection[int] = ()) -> tuple[int, Counter[tuple[int, int]]]:
+    def _look(self, now: int, endpoints: Collection[int] = ()) -> tuple[int, Census]:
         """Removes what is idle, and all of ``endpoints``. Returns how many went, and what stays."""
         gone, flows = 0, self._tables.flows
-        counts: Counter[tuple[int, int]] = Counter()
+        census = Census(Counter(), Counter())
         whose = frozenset(endpoints)
         for _, keys, values in bpf.lookup_batch(flows.fd, flows.spec.key_size, flows.spec.value_size, CHUNK):
-            for batch in core.batches(core.look_at(keys, values, now, counts, whose)):
+            for batch in core.batches(core.look_at(keys, values, now, census, whose)):
                 gone += bpf.run_on(self._collect, batch).value
             time.sleep(BREATH)
-        return gone, counts
+        return gone, census

@@ -41,10 +41,10 @@ def flow(seen: int = 0, *, last_seen: int = 0, endpoint: int = 1, side: int = 0)
 def looked(
     flows: dict[FlowKey, Flow], now: int, gone: frozenset[int] = frozenset()
 ) -> tuple[list[bytes], Counter[tuple[int, int]]]:
-    counts: Counter[tuple[int, int]] = Counter()
+    census = conntrack.Census(Counter(), Counter())
     keys = b"".join(one.pack() for one in flows)
     values = b"".join(one.pack() for one in flows.values())
-    return conntrack.look_at(keys, values, now, counts, gone), counts
+    return conntrack.look_at(keys, values, now, census, gone), census.counts
 
 
 @pytest.mark.parametrize(
@@ -157,7 +157,9 @@ def test_mends_of_pods_and_of_the_node() -> None:
         NODE: Budget(ingress_limit=9, egress_limit=9, ingress=7),
         3: Budget(ingress_limit=9, egress_limit=9, egress=1),
     }
-    counts = Counter({(3, Direction.INGRESS): 2, (3, Direction.EGRESS): 1, (4, Direction.EGRESS): 2})
+    counts: Counter[tuple[int, int]] = Counter(
+        {(3, Direction.INGRESS): 2, (3, Direction.EGRESS): 1, (4, Direction.EGRESS): 2}
+    )
     found = conntrack.mends(was, was | {4: Budget(ingress_limit=9, egress_limit=9)}, counts)
     assert [(mend.endpoint, mend.ingress, mend.egress) for mend in found] == [(NODE, -2, 0), (3, 2, 0)]
     assert all(len(mend.pack()) == 48 for mend in found)
@@ -219,6 +221,19 @@ class TestFills:
             Share(5, Direction.INGRESS): Fill(1, 10),
             Share(5, Direction.EGRESS): Fill(2, 20),
         }
+
+    def test_flood_that_leads_to_nothing_is_a_share_of_its_own(self) -> None:
+        budgets = {5: Budget(ingress_limit=1000, egress_limit=1000, ingress=100, first=0, mask=24)}
+        found = fills.nearly_spent(fills.fills(budgets, 9, {(5, Direction.INGRESS): 90}), frozenset())
+        assert found == {Share(5, Direction.INGRESS, is_pending=True)}
+
+    @pytest.mark.parametrize(
+        ("protocol", "seen", "pending"),
+        [(6, SYN, True), (6, SYN | REPLY, True), (6, LASTS, False), (6, RESET, False), (17, NONE, True),
+         (17, REPLY, False), (17, Seen.ONE_SHOT, True), (17, Seen.ONE_SHOT | REPLY, False)],
+    )  # fmt: skip
+    def test_what_leads_to_nothing(self, protocol: int, seen: int, pending: bool) -> None:
+        assert conntrack.is_pending(protocol, seen) == pending
 
     def test_gone_endpoint_is_not_told_any_more(self) -> None:
         assert fills.nearly_spent({}, frozenset({Share(3, Direction.EGRESS)})) == frozenset()
