@@ -10,7 +10,7 @@ import pytest
 
 from proto.policy import Direction
 from services.dataplane.core import layout as at
-from services.dataplane.core.wire import Record
+from services.dataplane.core import nat_layout as nat
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FRAGMENT, ICMP, ICMP6, SYN, TCP, UDP
 from tests.bpf.fronts import Names, error, packet, sent, serve
@@ -50,10 +50,10 @@ def bare(name: str) -> str:
     return name.strip("[]")
 
 
-def state(world: World) -> tuple[dict[at.FlowKey, at.Flow], dict[Record, Record], int]:
+def state(world: World) -> tuple[dict[at.FlowKey, at.Flow], dict[nat.NatKey, nat.Nat], int]:
     """All that an error might touch: flows, translations, what the pods have used up."""
     used = sum(budget.count for budget in world.tables.budgets.items().values())
-    return world.tables.flows.items(), dict(world.tables.nats.items()), used
+    return world.tables.flows.items(), world.tables.nats.items(), used
 
 
 def age(world: World, seconds: int) -> None:

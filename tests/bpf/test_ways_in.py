@@ -90,6 +90,13 @@ class TestToPod:
             passed |= {who} if outcome.action == 0 else set()
         assert passed == MAY[way]
 
+    def test_told_with_where_it_came_by(self, world: World, n: Names, way: str) -> None:
+        source = next((source for who, source in sources(n).items() if who not in MAY[way]), None)
+        if source is not None:
+            outcome = world.to_pod(world.b, segment(source, bare(n.pod)), received_on=self.by(world, way))
+            assert outcome.event is not None
+            assert (outcome.event.ifindex, outcome.event.endpoint) == (self.by(world, way), world.b.number)
+
     def test_nor_in_a_flow_that_there_is(self, world: World, n: Names, way: str) -> None:
         """The forger knows ports, and the policy has changed since or has not."""
         for who, source in sources(n).items():
@@ -328,7 +335,7 @@ def test_no_forged_source_is_forwarded(outer: Edge, version: int) -> None:
             text = f"from {who}".encode()
             outer.send("am-card", datagram(source, bare(n.away), text))
         seen.settimeout(1)
-        arrived = []
+        arrived: list[bytes] = []
         while not arrived or b"from world" not in arrived[-1]:
             frame = seen.recv(2000)
             if b"from " in frame:

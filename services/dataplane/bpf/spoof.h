@@ -111,7 +111,9 @@ AM_INLINE u32 am_check_source(const struct am_packet *p, const struct am_link *l
 {
 	if (!am_owns(link, &p->source))
 		return AM_REASON_SPOOFED_ADDRESS;
-	return p->is_error && (!p->inner_l4 || !am_same_addr(&p->flow.source, &p->source)) ? AM_REASON_SPOOFED_ERROR : 0;
+	if (!p->is_error)
+		return 0;
+	return p->inner_l4 && am_same_addr(&p->flow.source, &p->source) ? 0 : AM_REASON_SPOOFED_ERROR;
 }
 
 /* What only a neighbour or a router on the same link may say: nobody else on a pod's link but the node itself. */
