@@ -68,8 +68,9 @@ AM_INLINE u64 *am_count_of(struct am_budget *budget, u8 side)
 /* Never below zero, whoever else counts at this moment. */
 AM_INLINE void am_uncount(u64 *count)
 {
-	if ((s64)__sync_fetch_and_add(count, -1) <= 0)
-		__sync_fetch_and_add(count, 1);
+	u64 before = __sync_fetch_and_add(count, -1);
+
+	__sync_fetch_and_add(count, (before - 1) >> 63);
 }
 
 AM_INLINE struct am_budget *am_budget_of(u32 endpoint)
@@ -163,7 +164,7 @@ AM_INLINE void am_is_answered(const struct am_flow *flow)
 AM_INLINE u32 am_touch(const struct am_flow_key *key, struct am_flow *flow, const struct am_packet *p, u8 is_reply, u8 is_own)
 {
 	u64 now = bpf_ktime_get_coarse_ns();
-	u8 had = flow->seen, is_due = now - flow->last_seen > AM_REFRESH_NS;
+	u8 had = flow->seen, is_due = am_blurred(p, now - flow->last_seen > AM_REFRESH_NS);
 	u8 seen = am_see_after(p, is_reply, is_own, had, is_due, (struct am_reach *)&flow->sent), changed;
 
 	seen = am_blurred(p, seen);

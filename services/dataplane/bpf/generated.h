@@ -92,7 +92,7 @@
 #define AM_FIRST_PORT 61000
 #define AM_SLOTS 65536
 #define AM_LAST_PORT 65535
-#define AM_PORT_TRIES 8
+#define AM_PORT_TRIES 6
 #define AM_WAYS 4
 #define AM_NAT_RECENT_SETS 2048
 #define AM_HELD 65536

@@ -72,7 +72,7 @@ AM_INLINE u64 am_see(struct am_work *w, struct am_nat *own)
 {
 	const struct am_packet *p = &w->packet;
 	u64 now = bpf_ktime_get_coarse_ns();
-	u8 back = w->entry.is_back, had = own->seen, is_due = now - own->last_seen > AM_REFRESH_NS, seen;
+	u8 back = w->entry.is_back, had = own->seen, is_due = am_blurred(p, now - own->last_seen > AM_REFRESH_NS), seen;
 	u32 expected = own->expected;
 
 	seen = am_blurred(p, am_see_after(p, back, back, had, is_due, (struct am_reach *)&own->sent));

@@ -100,6 +100,8 @@ struct am_work {
 	struct am_flow flow;
 	struct am_nat_key elder_nat;
 	struct am_nat_key elder_partner;
+	struct bpf_fib_lookup fib;
+	struct bpf_redir_neigh hop;
 	u64 blurred;
 	u64 is_ours; /* one of the node's reserve */
 	u64 is_late; /* one of a flow that is not established will do */

@@ -16,8 +16,8 @@ FIRST_PORT = 61_000
 LAST_PORT = 65_535
 """Source ports of translated flows: beyond ``net.ipv4.ip_local_port_range`` (32768 to 60999 unless set), so that no
 connection of the node's own has one."""
-PORT_TRIES = 8
-"""Ports tried for a flow before it is refused."""
+PORT_TRIES = 6
+"""Ports tried for a flow before it is refused; the latter half may be those of flows that are not established."""
 
 
 class Place(IntEnum):
