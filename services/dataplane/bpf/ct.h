@@ -227,7 +227,7 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 {
 	struct am_budget *budget = am_budget_of(role->endpoint);
 	struct am_flow *flow = &am_work_of(p)->flow;
-	u32 group = am_group_of(role->endpoint, role->side), chance, index, way;
+	u32 group = am_group_of(role->endpoint, role->side), chance, way, *index = &am_work_of(p)->index;
 	struct am_recent_set *set;
 	u64 is_spent;
 	long error;
@@ -238,18 +238,18 @@ AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const
 	/* A node always reaches its pods. */
 	is_spent = role->from_host ? 0 : am_blurred(p, am_is_spent(budget, role->side));
 	chance = bpf_get_prandom_u32();
-	index = budget->first + (chance & budget->mask);
-	set = (struct am_recent_set *)am_ct_recent.lookup(&index);
+	*index = budget->first + (chance & budget->mask);
+	set = (struct am_recent_set *)am_ct_recent.lookup(index);
 	if (!set)
 		return AM_REASON_CONNTRACK_FULL;
 	/* The other one, or this one again: one path for the verifier. */
-	index = budget->first + (am_choose_half(set, chance) & budget->mask);
-	set = (struct am_recent_set *)am_ct_recent.lookup(&index);
+	*index = budget->first + (am_choose_half(set, chance) & budget->mask);
+	set = (struct am_recent_set *)am_ct_recent.lookup(index);
 	if (!set)
 		return AM_REASON_CONNTRACK_FULL;
 	way = am_choose_place(set, group, is_spent);
 	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->cell = index * AM_WAYS + way + 1;
+	flow->cell = *index * AM_WAYS + way + 1;
 	went = am_clear(p, set, way, flow->cell, group);
 	if (is_spent & !went)
 		return AM_REASON_CONNTRACK_BUDGET;

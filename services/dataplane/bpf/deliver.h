@@ -36,23 +36,23 @@ struct am_front {
 /* One hop less to live (the checksum as in RFC 1624; IPv6 has none over it), and other MACs unless 0: one write. */
 AM_INLINE int am_hop(struct __sk_buff *skb, const struct am_packet *p, const struct bpf_fib_lookup *next)
 {
-	struct am_front front;
+	struct am_front *front = (struct am_front *)am_work_of(p)->front;
 	u32 check;
 
-	if (am_read(skb, 0, &front, sizeof(front)))
+	if (am_read(skb, 0, front, sizeof(*front)))
 		return -1;
 	if (next) {
-		__builtin_memcpy(front.macs, next->dmac, 6);
-		__builtin_memcpy(front.macs + 6, next->smac, 6);
+		__builtin_memcpy(front->macs, next->dmac, 6);
+		__builtin_memcpy(front->macs + 6, next->smac, 6);
 	}
 	if (p->family == 6) {
-		front.hops6--;
+		front->hops6--;
 	} else {
-		front.hops4--;
-		check = front.check4 + bpf_htons(0x0100);
-		front.check4 = check + (check >= 0xffff);
+		front->hops4--;
+		check = front->check4 + bpf_htons(0x0100);
+		front->check4 = check + (check >= 0xffff);
 	}
-	return bpf_skb_store_bytes(skb, 0, &front, sizeof(front), 0);
+	return bpf_skb_store_bytes(skb, 0, front, sizeof(*front), 0);
 }
 
 AM_INLINE long am_look_up(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)

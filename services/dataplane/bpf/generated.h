@@ -327,9 +327,9 @@ _Static_assert(sizeof(struct am_throttle) == 16, "Throttle");
 
 /* Room for one packet while a program looks at it (struct am_work); means nothing to anybody else. */
 struct am_scratch {
-	u64 room[96];
+	u64 room[112];
 };
-_Static_assert(sizeof(struct am_scratch) == 768, "Scratch");
+_Static_assert(sizeof(struct am_scratch) == 896, "Scratch");
 
 /* A virtual address, port and protocol, as sockets of this node see it or as packets from outside do. */
 struct am_service_key {

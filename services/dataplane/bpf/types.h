@@ -102,6 +102,10 @@ struct am_work {
 	struct am_nat_key elder_partner;
 	struct bpf_fib_lookup fib;
 	struct bpf_redir_neigh hop;
+	struct am_throttle_key throttle_key;
+	struct am_throttle throttle;
+	u32 index; /* of a set of recent flows */
+	u32 front[8]; /* struct am_front (deliver.h) */
 	u64 blurred;
 	u64 is_ours; /* one of the node's reserve */
 	u64 is_late; /* one of a flow that is not established will do */

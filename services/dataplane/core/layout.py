@@ -31,7 +31,7 @@ from services.dataplane.core.wire import (
     Port,
     Record,
     Room208,
-    Room768,
+    Room896,
     address_bytes,
 )
 
@@ -433,7 +433,7 @@ class Config(Record):
 class Scratch(Record):
     """Room for one packet while a program looks at it (``struct am_work``); means nothing to anybody else."""
 
-    room: Room768
+    room: Room896
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -90,7 +90,7 @@ Hole5: TypeAlias = Annotated[int, Kind("u8", "5s", 5, 1, _nothing, _zero, length
 
 
 Room208: TypeAlias = Annotated[bytes, Kind("u64", "208s", 208, 8, bytes, bytes, length=26)]
-Room768: TypeAlias = Annotated[bytes, Kind("u64", "768s", 768, 8, bytes, bytes, length=96)]
+Room896: TypeAlias = Annotated[bytes, Kind("u64", "896s", 896, 8, bytes, bytes, length=112)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "6s": st.binary(min_size=6, max_size=6),
     "5s": st.just(0),
     "208s": st.binary(min_size=208, max_size=208),
-    "768s": st.binary(min_size=768, max_size=768),
+    "896s": st.binary(min_size=896, max_size=896),
 }
 
 
