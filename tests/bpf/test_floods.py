@@ -27,12 +27,13 @@ FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
 @pytest.fixture
-def room(world: World) -> World:
-    """Default budgets, and nobody in any place."""
+def room(world: World) -> Iterator[World]:
+    """Default budgets, and nobody in any place; nor afterwards."""
     for pod in (world.a, world.b):
         world.limit(pod, LIMIT)
     world.forget_recent()
-    return world
+    yield world
+    world.forget_recent()
 
 
 class Run:

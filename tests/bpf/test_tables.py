@@ -235,6 +235,8 @@ class TestBroom:
         return budget.count
 
     def test_collects_what_is_idle_and_gives_the_budget_back(self, world: World) -> None:
+        for pod in (world.a, world.b):
+            world.limit(pod, 10_000)
         for port in range(1, 101):
             send(world, port)
         now = time.monotonic_ns()

@@ -182,7 +182,8 @@ class World:
         """The places of flows that are not established are free, and no peer holds any."""
         tables = self.tables
         empty_set, none = at.Recent(room=bytes(208)), at.Held(count=0)
-        tables.recent.apply({key: empty_set for key, value in tables.recent.items().items() if value != empty_set})
+        for table in (tables.recent, tables.nat_recent):
+            table.apply({key: empty_set for key, value in table.items().items() if value != empty_set})
         tables.peers.apply({key: none for key, value in tables.peers.items().items() if value != none})
 
     def know(self, network: str, identity: int, flags: int = 0) -> None:

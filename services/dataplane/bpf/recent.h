@@ -3,8 +3,8 @@
  *
  * A set has AM_WAYS places, and a newcomer looks at one set by chance, and where that is full at another (so that none
  * must go while half of the places are free). It takes a free place, else that of a flow of
- * whoever holds most of the set: first by group (an endpoint and a side; a service), within it what is answered for good,
- * then by peer; the oldest of those. So who floods loses its own flows, and a peer that floods loses its own before
+ * whoever holds most of the set: first by group (an endpoint and a side; a service), within it what is answered for good
+ * or older than a minute, then by peer; the oldest of those. So who floods loses its own flows, and a peer that floods loses its own before
  * another peer's. No locks: two processors in one place may leave a name there that fits no flow, which ages as any other.
  *
  * Choosing is one line of arithmetic without a branch: the verifier walks it once.
@@ -70,7 +70,7 @@ AM_INLINE u32 am_choose_half(const struct am_recent_set *set, u32 chance)
 /* The place of `set` to take. `own` 1: one of the group's own, where there is any. */
 AM_INLINE u32 am_choose_place(const struct am_recent_set *set, u32 group, u64 own)
 {
-	u64 best = 0, rank, same, like, less;
+	u64 best = 0, rank, same, like, less, age, spare;
 	u32 now = am_moment(), i, j;
 
 #pragma unroll
@@ -81,8 +81,10 @@ AM_INLINE u32 am_choose_place(const struct am_recent_set *set, u32 group, u64 ow
 			same += am_equal(set->group[i], set->group[j]);
 			like += am_equal(set->peer[i], set->peer[j]);
 		}
+		age = (u32)(now - set->born[i]);
+		spare = am_equal(set->born[i], 0) | (1 ^ am_equal(age >> 16, 0));
 		rank = (own & am_equal(set->group[i], group)) << 62 | am_equal(set->group[i], 0) << 61;
-		rank |= same << 50 | am_equal(set->born[i], 0) << 49 | like << 40 | (u64)(now - set->born[i]) << 3 | i;
+		rank |= same << 50 | spare << 49 | like << 40 | age << 3 | i;
 		AM_OPAQUE(rank);
 		less = (best - rank) >> 63;
 		AM_OPAQUE(less);

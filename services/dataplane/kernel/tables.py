@@ -86,6 +86,7 @@ class Tables:
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
         self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)
         self.recent = Table(fd["am_ct_recent"], m.RECENT, at.Index, at.Recent)
+        self.nat_recent = Table(fd["am_nat_recent"], m.NAT_RECENT, at.Index, at.Recent)
         self.peers = Table(fd["am_ct_peers"], m.PEERS, at.Index, at.Held)
         self.events_fd = fd["am_events"]
 
