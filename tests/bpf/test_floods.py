@@ -12,7 +12,7 @@ import pytest
 from proto.policy import Direction
 from services.dataplane.core import conntrack as core
 from services.dataplane.core import layout as at
-from services.dataplane.core.maps import CONNTRACK_ENTRIES
+from services.dataplane.core.maps import CONNTRACK_ENTRIES, WAYS
 from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import ACK, SYN, TCP, UDP
@@ -234,6 +234,31 @@ def with_numbers(text: str, flags: int, sequence: int, acknowledged: int) -> byt
     (source, sport), (to, dport) = (end.rsplit(":", 1) for end in (one, other))
     body = frames.tcp(int(sport), int(dport), flags, sequence=sequence, acknowledged=acknowledged)
     return frames.ip(ip_address(source.strip("[]")), ip_address(to.strip("[]")), TCP, body)
+
+
+class TestPlaces:
+    """Places that two processors wrote at once, or that were left: they name flows that are not theirs."""
+
+    def test_no_name_in_a_place_ends_an_established_flow(self, room: World) -> None:
+        room.connect(room.a, room.b, 443)
+        now = budget(room, room.b)
+        key = next(key for key, flow in room.tables.flows.items().items() if flow.endpoint == room.b.number)
+        group = room.b.number << 1
+        words = struct.pack("<12I", *[group] * WAYS, *[5] * WAYS, *[1] * WAYS)
+        named = at.Recent(room=words + key.pack() * WAYS)
+        window = range(now.first, now.first + now.mask + 1)
+        room.tables.recent.apply({at.Index(index=index): named for index in window})
+        syn_flood(room, room.b, 4, 2000)
+        flow = room.tables.flows.get(key)
+        assert flow is not None
+        assert flow.seen & at.Seen.ESTABLISHED
+
+    def test_established_flow_gives_its_place_back(self, room: World) -> None:
+        """So who keeps many connections open has as many places for the next as before."""
+        for port in range(1, 200):
+            room.connect(room.a, room.b, port)
+        taken = [one for one in room.tables.recent.items().values() if any(one.room[: 4 * WAYS])]
+        assert taken == []
 
 
 class TestCounts:
