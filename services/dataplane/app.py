@@ -10,13 +10,16 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 
 from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from chassis.view import Cursor
+from proto.events import ServiceFault
 from proto.policy import Revision
+from proto.subjects import event_subject
 from services.dataplane.addresses import AddressBook
 from services.dataplane.around import Peers
 from services.dataplane.attach import Attacher
@@ -28,10 +31,13 @@ from services.dataplane.cni.verbs import Verbs
 from services.dataplane.core.journal import Ask
 from services.dataplane.core.layout import Config, ConfigFlag
 from services.dataplane.core.links import KernelLinks, pod_mac
+from services.dataplane.core.maps import conntrack_entries, conntrack_sizes
 from services.dataplane.enforce import Enforcer
 from services.dataplane.feed import Feed
 from services.dataplane.flow_events import FlowEvents
+from services.dataplane.flow_shares import FlowShares
 from services.dataplane.gate import Gate
+from services.dataplane.growth import Growth, limits_of, node_memory
 from services.dataplane.health_check import HealthChecks, HealthCheckServer
 from services.dataplane.journal import Journal
 from services.dataplane.keeper import Keeper, uplink_mtu
@@ -40,6 +46,7 @@ from services.dataplane.kernel.netns import NamespaceThread, netns_cookie
 from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
 from services.dataplane.metrics import register
+from services.dataplane.object_faults import ObjectFaults
 from services.dataplane.parts import Parts
 from services.dataplane.provision import Provision
 from services.dataplane.publish import AckOut, EndpointsOut
@@ -65,10 +72,14 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
     journal = Journal.open(
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
-    datapath = Datapath.open(settings.pin_root, settings.bpf_cache, filter_pods=not settings.tcx)
+    entries = conntrack_entries(node_memory(), settings.conntrack_entries)
+    sizes = {**limits_of(settings).first, **conntrack_sizes(entries)}
+    datapath = Datapath.open(settings.pin_root, settings.bpf_cache, filter_pods=not settings.tcx, sizes=sizes)
     courtesy = Courtesy()
     feed, registry = Feed(bus, settings.node), Registry(Bell(courtesy))
-    enforcer = Enforcer(datapath.tables, feed, registry, log, budget=settings.flow_budget)
+    budget = settings.flow_budget or datapath.tables.flows.entries // 8
+    enforcer = Enforcer(datapath.tables, feed, registry, log, budget=budget)
+    enforcer.limit_flows(datapath.broom)
     enforcer.node_cookie = netns_cookie()
     flags = ConfigFlag.EMIT_FORWARDED if settings.publish_forwarded else ConfigFlag(0)
     datapath.tables.configure(Config(flags=int(flags)))
@@ -134,7 +145,8 @@ async def _adopt(parts: Parts, kernel: KernelLinks) -> None:
 
 def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
     feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
-    peers = Peers(tables, feed, registry)
+    growth = Growth(parts.datapath, parts.thread, limits_of(runtime.settings), runtime.log)
+    peers = Peers(tables, feed, registry, runtime.log, make_room=growth.make_room, tell=partial(_tell, runtime))
     datapath = runtime.health.require("datapath")
     outward = runtime.health.require("masquerade")
     keeper = Keeper(parts, datapath, outward, attacher)
@@ -144,7 +156,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     async def around(dirty: Dirty) -> Done:
         if dirty.full:
             peers.own_addresses = await parts.thread.run(parts.links.own_addresses)
-        peers.apply(full=dirty.full)
+        await peers.apply(full=dirty.full)
         state.objects_changed()
         state.acks.poke(full=False)
         return Done()
@@ -162,7 +174,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims, feed.identities)]
     around_cursors = [*whose, registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
-    _start_services(runtime, parts, datapath)
+    balancer = _start_services(runtime, parts, datapath, growth)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
     Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
     relabel = Relabel(parts).apply
@@ -173,8 +185,8 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     Loop(runtime, "endpoints", cursors=[feed.endpoints.cursor(), registry.bell.cursor()], apply=out.apply)
     runtime.spawn("gate", _wake(parts))
     runtime.spawn("reaper", keeper.reap())
-    runtime.spawn("conntrack", keeper.sweep())
-    hide_metrics = register(tables, registry)
+    runtime.spawn("conntrack", FlowShares(parts).keep())
+    hide_metrics = register(tables, registry, lambda: (*balancer.pressure(), *peers.pressure()))
     flows = FlowEvents(runtime.bus, feed, registry, runtime.settings.flow_events_per_second)
     reader = EventReader(tables.events_fd, flows.take)
     reader.start()
@@ -186,15 +198,23 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     runtime.on_stop(hide_metrics)
 
 
-def _start_services(runtime: Runtime[Settings], parts: Parts, datapath: Condition) -> None:
+def _start_services(runtime: Runtime[Settings], parts: Parts, datapath: Condition, growth: Growth) -> Balancer:
     """Services: their tables, and what load balancers are told of them."""
     feed, registry, settings = parts.feed, parts.registry, parts.settings
-    balancer = Balancer(parts.datapath.tables, feed, registry, parts.log, settings.external_ips)
+    balancer = Balancer(
+        parts.datapath.tables,
+        feed,
+        registry,
+        parts.log,
+        settings.external_ips,
+        make_room=growth.make_room,
+        tell=ObjectFaults(parts.bus, settings.node, parts.log).tell,
+    )
 
     async def balance(dirty: Dirty) -> Done:
         if dirty.full:
             balancer.own_addresses = await parts.thread.run(parts.links.own_addresses)
-        balancer.apply(full=dirty.full)
+        await balancer.apply(full=dirty.full)
         return Done()
 
     cursors = [registry.bell.cursor(), feed.objects.cursor()]
@@ -204,6 +224,13 @@ def _start_services(runtime: Runtime[Settings], parts: Parts, datapath: Conditio
     asked = [feed.objects.cursor()]
     Loop(runtime, "health checks", cursors=asked, apply=checks.apply, debounce=_ALL_AT_ONCE)
     runtime.on_stop(server.close)
+    return balancer
+
+
+def _tell(runtime: Runtime[Settings], fault: str, remedy: str) -> None:
+    """A fault of this node's."""
+    event = ServiceFault(service="dataplane", node=runtime.settings.node, fault=fault, remedy=remedy)
+    runtime.bus.publish(event_subject("dataplane", "fault"), event)
 
 
 class Enforcing:

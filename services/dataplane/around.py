@@ -3,19 +3,27 @@
 Owns ``am_ipcache``. Promises: only endpoints that ``beliefs`` lets count; entries are only taken out when the watches
 they come from are in sync (an empty bucket is not an empty cluster); what is added is added at once. A mirror of the
 map in memory makes a change cost what changed; a full pass reads the map itself, so that what was deleted by hand
-returns.
+returns. The table grows before it is full; when it cannot, the newest endpoints of the node that has most of them are
+left out (they are strangers to policy here), which is told, and whatever is to go goes all the same.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections import Counter
+from collections.abc import Awaitable, Callable, Iterable, Mapping
 
+from chassis.log import Log
+from proto.addresses import Endpoint
 from proto.codec import encode_segment
 from proto.net import Address
 from proto.objects import EndpointSlice, Node
 from services.dataplane.core import ipcache
 from services.dataplane.core.layout import Peer, PeerFlag, PrefixKey
+from services.dataplane.core.maps import IPCACHE
+from services.dataplane.core.shares import Pressure, Refused, usable
+from services.dataplane.core.wire import Record
 from services.dataplane.feed import Feed
+from services.dataplane.kernel.maps import TableFull
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
 
@@ -23,33 +31,53 @@ from services.dataplane.registry import Registry
 class Peers:
     """Keeps ``am_ipcache``."""
 
-    def __init__(self, tables: Tables, feed: Feed, registry: Registry) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        feed: Feed,
+        registry: Registry,
+        log: Log,
+        *,
+        make_room: Callable[[Mapping[str, int]], Awaitable[None]],
+        tell: Callable[[str, str], None],
+    ) -> None:
+        """``make_room`` is asked before more is written than the table takes, ``tell`` gets a fault and its remedy."""
         self._tables = tables
         self._feed = feed
         self._registry = registry
+        self._log = log
+        self._make_room = make_room
+        self._tell = tell
         self._actual: dict[PrefixKey, Peer] | None = None
         self._sources: dict[PrefixKey, str] = {}
+        self._asked = 0
+        self._told: frozenset[str] = frozenset()
+        self.refused: Mapping[PrefixKey, Refused] = {}
+        """Endpoints of other nodes that have no entry."""
         self.own_addresses: Iterable[Address] = ()
         self.sequence = 0
         """Stream sequence of ``endpoints`` that the map holds."""
         self.epoch = ""
 
-    def apply(self, *, full: bool) -> int:
+    def pressure(self) -> Iterable[Pressure]:
+        """How full its table is."""
+        groups = Counter(why.group for why in self.refused.values())
+        yield Pressure(IPCACHE.name, self._asked, usable(self._tables.ipcache.entries), groups)
+
+    async def apply(self, *, full: bool) -> int:
         """Makes the map what it should be; ``full`` reads it first. Returns the number of changes."""
-        sequence, epoch = self._feed.endpoints.sequence, self._feed.endpoints.epoch
-        foreign = self._feed.foreign_endpoints()
+        while True:
+            sequence, epoch = self._feed.endpoints.sequence, self._feed.endpoints.epoch
+            foreign = self._feed.foreign_endpoints()
+            wanted = self._wanted(foreign)
+            if len(wanted) <= self._asked:
+                break
+            self._asked = len(wanted)
+            await self._make_room({IPCACHE.name: self._asked})
+        self._asked = len(wanted)
+        self._refuse(foreign, wanted)
         local = [entry for one in self._registry.up.values() for entry in one.published(self._feed.node)]
         sources = {PrefixKey.host(entry.address): entry.node for entry in (*foreign, *local)}
-        wanted = ipcache.entries_of(
-            ipcache.Surroundings(
-                node=self._feed.node,
-                endpoints=foreign,
-                local=local,
-                nodes=self._feed.all_of(Node),
-                slices=self._feed.all_of(EndpointSlice),
-                own_addresses=self.own_addresses,
-            )
-        )
         if full or self._actual is None:
             self._actual = self._tables.ipcache.items()
         actual = self._actual
@@ -57,17 +85,52 @@ class Peers:
         gone = self._gone(actual, wanted)
         self._sources.update({key: node for key, node in sources.items() if key in wanted})
         self._actual = None  # unknown until both steps have succeeded
-        self._tables.ipcache.apply(upserts, gone)
-        actual.update(upserts)
+        left: frozenset[Record] = frozenset()
+        try:
+            self._tables.ipcache.apply(upserts, gone)
+        except TableFull as late:  # all the others are written, and what had to go is gone
+            left = late.keys
+        actual.update({key: peer for key, peer in upserts.items() if key not in left})
         for key in gone:
             del actual[key]
             self._sources.pop(key, None)
         self._actual = actual
         if upserts or gone:
             self._tables.bump_generation()
+        if left:
+            self._log.error("addresses-without-room", count=len(left), entries=self._tables.ipcache.entries)
         if self._feed.endpoints.synced:
             self.sequence, self.epoch = sequence, epoch
         return len(upserts) + len(gone)
+
+    def _wanted(self, foreign: list[Endpoint]) -> dict[PrefixKey, Peer]:
+        return ipcache.entries_of(
+            ipcache.Surroundings(
+                node=self._feed.node,
+                endpoints=foreign,
+                local=[entry for one in self._registry.up.values() for entry in one.published(self._feed.node)],
+                nodes=self._feed.all_of(Node),
+                slices=self._feed.all_of(EndpointSlice),
+                own_addresses=self.own_addresses,
+            )
+        )
+
+    def _refuse(self, foreign: Iterable[Endpoint], wanted: dict[PrefixKey, Peer]) -> None:
+        """Takes out of ``wanted`` what there is no room for."""
+        room = usable(self._tables.ipcache.entries)
+        self.refused = ipcache.refused(foreign, wanted, room) if len(wanted) > room else {}
+        for key in self.refused:
+            del wanted[key]
+        nodes = {why.group: why for why in self.refused.values()}
+        for node in nodes.keys() - self._told:
+            why = nodes[node]
+            fault = (
+                f"am_ipcache has room for {why.room} of {why.total} addresses: node {node} asks for {why.asked}, more "
+                f"than any other, and its newest endpoints are strangers on node {self._feed.node}"
+            )
+            self._log.error("addresses-refused", node=node, fault=fault)
+            self._tell(fault, f"see what runs on node {node}, or raise AIRMESH_TABLE_MEMORY or AIRMESH_IPCACHE_ENTRIES")
+        self._told = frozenset(nodes)
 
     def _gone(self, actual: Mapping[PrefixKey, Peer], wanted: Mapping[PrefixKey, Peer]) -> tuple[PrefixKey, ...]:
         """Entries that may go: their node has said, in this epoch, that all of its endpoints are on the bus."""

@@ -2,29 +2,42 @@
 
 Owns ``am_services``, ``am_backends``, ``am_members`` and ``am_src_ranges``. Promises: nothing changes before the
 watches are complete (an empty bucket is not an empty cluster); nothing is computed again while what it depends on is
-the same; a claim that is not honoured is told once. A mirror of the maps in memory makes a change cost what changed; a
-full pass reads the maps themselves, so that what was deleted by hand returns.
+the same; a claim that is not honoured is told. A mirror of the maps in memory makes a change cost what changed; a full
+pass reads the maps themselves, so that what was deleted by hand returns.
+
+When more is asked for than the tables take they grow, and when they cannot, the newest Services of the namespace that
+asks for most are refused (:mod:`core.shares`): whole, never half, told on them, and served as soon as there is room.
+Everybody else's are served, and what is to go goes, whatever finds no room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import Counter, defaultdict
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from chassis.log import Log
+from proto.events import ObjectFault
 from proto.net import Address, Network
 from proto.objects import EndpointSlice, IPPool, KubernetesObject, Node, Pod, Service
-from services.dataplane.core import fronts, services
+from services.dataplane.core import fronts, service_demand, services
 from services.dataplane.core.endpoint_choice import whose_slices_changed
 from services.dataplane.core.fronts import HostPortPod, Plan, Refusal, fronts_of
 from services.dataplane.core.here import Here
+from services.dataplane.core.service_demand import Owner
+from services.dataplane.core.shares import Claim, Pressure, Refused, Shares, usable
+from services.dataplane.core.wire import Record
 from services.dataplane.feed import Feed
+from services.dataplane.kernel.maps import Table, TableFull
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
 
 ZONE = "topology.kubernetes.io/zone"
 NEEDED: tuple[type[KubernetesObject], ...] = (Service, EndpointSlice, Node, Pod, IPPool)
 _ENDED = ("Succeeded", "Failed")
+K = TypeVar("K", bound=Record)
+V = TypeVar("V", bound=Record)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,17 +60,36 @@ def _moved_services(before: _Inputs | None, now: _Inputs) -> frozenset[tuple[str
 class Balancer:
     """Keeps the Service tables."""
 
-    def __init__(self, tables: Tables, feed: Feed, registry: Registry, log: Log, external: tuple[Network, ...]) -> None:
+    def __init__(
+        self,
+        tables: Tables,
+        feed: Feed,
+        registry: Registry,
+        log: Log,
+        external: tuple[Network, ...],
+        *,
+        make_room: Callable[[Mapping[str, int]], Awaitable[None]],
+        tell: Callable[[Iterable[ObjectFault]], int],
+    ) -> None:
+        """``make_room`` is asked before more is written than tables take, ``tell`` is given all Services that are
+        refused.
+        """
         self._tables = tables
         self._feed = feed
         self._registry = registry
         self._log = log
         self._external = external
+        self._make_room = make_room
+        self._tell_objects = tell
+        self._shares: Shares[Owner] = Shares(len(service_demand.TABLES))
+        self._without: frozenset[Owner] = frozenset()
         self._actual: services.Tables | None = None
         self._applied: _Inputs | None = None
         self._plan = Plan()
         self._ever = False
         self._told: frozenset[Refusal] = frozenset()
+        self.refused: Mapping[Owner, Refused] = {}
+        """Services and pods with host ports that have no entry, since others ask for too much or they do."""
         self.own_addresses: frozenset[Address] = frozenset()
         """Addresses of this node's interfaces."""
 
@@ -66,7 +98,20 @@ class Balancer:
         """Whether the tables have been what they should be since this agent started."""
         return self._ever
 
-    def apply(self, *, full: bool) -> int:
+    @property
+    def asked(self) -> Mapping[str, int]:
+        """Entries that all Services ask for, by table."""
+        return dict(zip(service_demand.TABLES, self._shares.total, strict=True))
+
+    def pressure(self) -> Iterable[Pressure]:
+        """How full its tables are."""
+        for table, (name, asked, room) in enumerate(
+            zip(service_demand.TABLES, self._shares.total, self._room(), strict=True)
+        ):
+            groups = Counter(why.group for why in self.refused.values() if why.table == table)
+            yield Pressure(name, asked, room, groups)
+
+    async def apply(self, *, full: bool) -> int:
         """Makes the tables what they should be; returns the number of entries that changed. Without complete watches
         it does nothing: Services stay as they were.
         """
@@ -75,24 +120,83 @@ class Balancer:
         inputs = self._inputs()
         if inputs.here.addresses:
             self._tables.speak_as(inputs.here.addresses)
-        if full or self._actual is None:
-            self._actual = self._read()
-        elif inputs == self._applied:
+        if not full and self._actual is not None and inputs == self._applied:
             return 0
-        actual, names = self._actual, _moved_services(self._applied, inputs)
-        if full or names is None:
-            self._plan = fronts_of(inputs.services, inputs.slices, inputs.pods, inputs.here)
-            steps = services.change(actual, services.tables_of(self._plan, actual))
-        else:
-            targets = fronts.moved(self._plan, inputs.services, inputs.slices, names, inputs.here)
-            steps = services.moved(self._plan, targets, actual)
-            self._plan.backends.update(targets)
-        self._actual = self._applied = None  # unknown until every step has succeeded
-        self._write(steps)
-        services.apply(actual, steps)
-        self._actual, self._applied, self._ever = actual, inputs, True
+        names = None if full or self._actual is None else _moved_services(self._applied, inputs)
+        self._claim(inputs, names)
+        asked = self.asked
+        await self._make_room({**asked, "am_members": asked["am_backends"]})
+        self.refused = self._shares.refused(self._room())
+        if full:
+            self._actual = None
+        changed = self._move(inputs, names) if names is not None and self._without == self.refused.keys() else None
+        if changed is None:
+            changed = self._renew(inputs)
+        self._applied, self._ever = inputs, True
         self._tell(self._plan.refused)
+        return changed
+
+    def _claim(self, inputs: _Inputs, names: Collection[tuple[str, str]] | None) -> None:
+        """What everybody asks for; ``names``: only these have changed."""
+        slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
+        for part in inputs.slices:
+            if names is None or (part.namespace, part.service) in names:
+                slices[part.namespace, part.service].append(part)
+        claims: dict[Owner, Claim] = dict(
+            service_demand.of_service(one, slices[one.namespace, one.name], inputs.here)
+            for one in inputs.services
+            if names is None or (one.namespace, one.name) in names
+        )
+        if names is not None:
+            self._shares.put(claims.items())
+        else:
+            self._shares.replace(claims | dict(service_demand.of_pod(one, inputs.here) for one in inputs.pods))
+
+    def _room(self) -> tuple[int, ...]:
+        tables = self._tables
+        backends = min(tables.backends.entries, tables.members.entries)
+        return usable(tables.services.entries), usable(backends), usable(tables.source_ranges.entries)
+
+    def _move(self, inputs: _Inputs, names: frozenset[tuple[str, str]]) -> int | None:
+        """Only the slices of these Services have changed. None when that cannot be written so."""
+        actual, self._actual = self._actual, None  # unknown until every step has succeeded
+        assert actual is not None
+        targets = fronts.moved(self._plan, inputs.services, inputs.slices, names, inputs.here)
+        steps = services.moved(self._plan, targets, actual)
+        if self._write(steps):
+            return None
+        self._plan.backends.update(targets)
+        services.apply(actual, steps)
+        self._actual = actual
         return len(steps)
+
+    def _renew(self, inputs: _Inputs) -> int:
+        """Everything. Whoever finds no room after all (the kernel has no memory) is refused too, until next time."""
+        actual, self._actual = self._actual, None
+        if actual is None:
+            actual = self._read()
+        self._without = frozenset(self.refused)
+        without, changed = self._without, 0
+        while True:
+            self._plan = fronts_of(inputs.services, inputs.slices, inputs.pods, inputs.here, without)
+            wanted = services.tables_of(self._plan, actual)
+            steps = services.change(actual, wanted)
+            changed += len(steps)
+            short = self._write(steps)
+            if short:
+                actual = self._read()
+                self._write(services.swept(actual, wanted, short))
+                actual = self._read()
+                short = self._write(services.change(actual, wanted))
+            if not short:
+                self._actual = wanted
+                return changed
+            whose = {key: front.backends.owner for key, front in self._plan.fronts.items()}
+            late = {whose[key] for key, one in wanted.services.items() if one.number in short}
+            self._log.error("services-without-room", services=len(late), first=min(late))
+            without |= late
+            self._without = frozenset()  # not what the shares say: the next pass looks at everything again
+            actual = self._read()
 
     def _inputs(self) -> _Inputs:
         return _Inputs(
@@ -133,19 +237,60 @@ class Balancer:
             tables.services.items(), tables.backends.items(), tables.members.items(), tables.source_ranges.items()
         )
 
-    def _write(self, steps: services.TableChange) -> None:
-        """In an order in which no lookup in between finds less than it should, or lets in more."""
+    def _write(self, steps: services.TableChange) -> set[int]:
+        """In an order in which no lookup in between finds less than it should, or lets in more, and no removal waits
+        for an addition. Returns the numbers that something found no room for; their fronts are as they were.
+        """
         tables = self._tables
-        tables.backends.apply(steps.set_backends)
-        tables.members.apply(steps.set_members)
-        tables.source_ranges.apply(steps.set_ranges)
-        tables.services.apply(steps.set_services, steps.remove_services)
-        tables.source_ranges.apply({}, steps.remove_ranges)
-        tables.backends.apply({}, steps.remove_backends)
-        tables.members.apply({}, steps.remove_members)
+        tables.members.apply({}, steps.drop_members)
+        tables.services.apply({}, steps.drop_services)
+        tables.source_ranges.apply({}, steps.drop_ranges)
+        tables.backends.apply({}, steps.drop_backends)
+        short = {key.service for key in _set(tables.backends, steps.set_backends)}
+        short |= {key.service for key in _set(tables.members, steps.set_members)}
+        short |= {key.service for key in _set(tables.source_ranges, steps.set_ranges)}
+        rest = services.whole(steps, short) if short else steps
+        late = {rest.set_services[key].number for key in _set(tables.services, rest.set_services)}
+        if late:
+            rest = services.whole(rest, late)
+        tables.source_ranges.apply({}, rest.remove_ranges)
+        tables.backends.apply({}, rest.remove_backends)
+        return short | late
 
     def _tell(self, refused: Sequence[Refusal]) -> None:
         now = frozenset(refused)
         for refusal in sorted(now - self._told, key=lambda one: (one.claimant, one.why)):
             self._log.warning("front-refused", whose=refusal.claimant, why=refusal.why, remedy=refusal.remedy)
         self._told = now
+        self._tell_objects(self._object_faults())
+
+    def _object_faults(self) -> Iterable[ObjectFault]:
+        node = self._feed.node
+        for (kind, namespace, name), why in self.refused.items():
+            table = service_demand.TABLES[why.table]
+            yield ObjectFault(
+                service="dataplane",
+                node=node,
+                group="",
+                kind=kind.capitalize(),
+                namespace=namespace,
+                name=name,
+                reason="TableFull",
+                fault=(
+                    f"not served on node {node}: namespace {why.group} asks for {why.asked} of {why.total} entries of "
+                    f"{table}, more than any other, and the node has room for {why.room}"
+                ),
+                remedy=(
+                    f"delete Services, ports or endpoints in namespace {why.group}, or raise AIRMESH_TABLE_MEMORY or "
+                    f"{'AIRMESH_BACKEND_ENTRIES' if table == 'am_backends' else 'AIRMESH_SERVICE_ENTRIES'}"
+                ),
+            )
+
+
+def _set(table: Table[K, V], entries: Mapping[K, V]) -> frozenset[K]:
+    """The keys that found no room."""
+    try:
+        table.apply(entries)
+    except TableFull as full:
+        return full.keys  # type: ignore[return-value]
+    return frozenset()

@@ -18,6 +18,7 @@ from services.dataplane.core import admission
 from services.dataplane.core import policy_maps as pm
 from services.dataplane.core.endpoint import LocalEndpoint
 from services.dataplane.core.layout import (
+    NODE,
     AddressKey,
     CidrNumber,
     CookieKey,
@@ -31,6 +32,7 @@ from services.dataplane.core.layout import (
 )
 from services.dataplane.core.policy_maps import PolicyChange, PolicyEntries
 from services.dataplane.feed import Feed
+from services.dataplane.kernel.conntrack import Broom
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
 
@@ -161,14 +163,24 @@ class Enforcer:
         cookies = {CookieKey(cookie=one.cookie): CookieMark() for one in known}
         if self.node_cookie:
             cookies[CookieKey(cookie=self.node_cookie)] = CookieMark(node=True)
-        self._tables.cookies.apply(self._tables.cookies.diff(cookies).upserts)
-        budgets = {key.endpoint for key in self._tables.budgets.items()}
+        namespaces = self._tables.cookies.diff(cookies)
+        self._tables.cookies.apply(namespaces.upserts, namespaces.deletes)
+        self._tables.watch_table()
         for one in known:
-            if one.index not in budgets:
-                self._tables.set_budget(one.index, self._budget)
+            self._tables.set_budget(one.index, self._budget)
         if changed:
             self._tables.bump_generation()
         return changed
+
+    def limit_flows(self, broom: Broom) -> None:
+        """Budgets that are there already get the present limits, which follow the settings and the table's size."""
+        self._tables.watch_table()
+        broom.limit((key.endpoint for key in self._tables.budgets.items()), self._budget)
+
+    def stale_budgets(self, endpoints: Iterable[LocalEndpoint]) -> frozenset[int]:
+        """Endpoint numbers that have a budget and no endpoint."""
+        alive = {one.index for one in endpoints} | {NODE}
+        return frozenset(key.endpoint for key in self._tables.budgets.items()) - alive
 
 
 def _keep(actual: PolicyEntries, identity: int, wanted: PolicyEntries) -> None:

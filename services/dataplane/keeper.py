@@ -1,9 +1,9 @@
-"""Keeps what should be in the kernel in the kernel: links, routes, neighbours, programs, masquerade, conntrack.
+"""Keeps what should be in the kernel in the kernel: links, routes, neighbours, programs, masquerade.
 
-Owns the repair of drift, the removal of retired links and the sweeping of conntrack. Promises: what somebody takes away
-by hand is back within a full pass (5 s); an endpoint whose link has vanished in two passes one after the other is
-undone as a DEL would (its pod is gone and the runtime never said so); links nobody answers for are reported, never
-removed: a pod may be behind them. Without its mark no link is touched.
+Owns the repair of drift, the removal of retired links with their flows, and of the flows of pods that are gone.
+Promises: what somebody takes away by hand is back within a full pass (5 s); an endpoint whose link has vanished in two
+passes one after the other is undone as a DEL would (its pod is gone and the runtime never said so); links nobody
+answers for are reported, never removed: a pod may be behind them. Without its mark no link is touched.
 """
 
 from __future__ import annotations
@@ -27,8 +27,6 @@ from services.dataplane.parts import Parts
 
 FAULT = event_subject("dataplane", "fault")
 REAP_EVERY = 0.25
-SWEEP_EVERY = 10.0
-RECOUNT_EVERY = 3600.0
 
 
 class Keeper:
@@ -63,6 +61,7 @@ class Keeper:
             self._retired.append(0)  # left by an agent that died before it reaped
         await self._programs(kernel)
         changed = self._parts.enforcer.restore(self._parts.registry.up.values())
+        await self._sweep_budgets()
         if found.drift or changed:
             self._parts.log.info("drift-repaired", routes=len(found.routes), links=len(found.down), entries=changed)
         return Done()
@@ -88,6 +87,12 @@ class Keeper:
             except CniError as error:
                 self._parts.log.error("undo-failed", container=attachment.container, error=error.message)
         self._missing = missing - self._missing
+
+    async def _sweep_budgets(self) -> None:
+        """Flows and budgets of endpoints that nobody has: their pods went while no agent was there."""
+        if stale := self._parts.enforcer.stale_budgets(self._parts.registry.up.values()):
+            self._parts.log.info("flows-of-the-dead-removed", endpoints=sorted(stale))
+            await asyncio.to_thread(self._parts.datapath.broom.forget_endpoints, stale)
 
     def _report_orphans(self, found: Repairs) -> None:
         for link in found.orphans:
@@ -170,19 +175,6 @@ class Keeper:
                 self._parts.log.warning("reap-failed", error=error)
             if indices := {index for index in batch if index}:
                 await asyncio.to_thread(self._parts.datapath.broom.forget_endpoints, indices)
-
-    async def sweep(self) -> None:
-        """Conntrack's collection; for ever."""
-        broom = self._parts.datapath.broom
-        await asyncio.to_thread(broom.recount)
-        turns = 0
-        while True:
-            await asyncio.sleep(SWEEP_EVERY)
-            turns += 1
-            await asyncio.to_thread(broom.collect)
-            if turns * SWEEP_EVERY >= RECOUNT_EVERY:
-                turns = 0
-                await asyncio.to_thread(broom.recount)
 
 
 def uplink_mtu(kernel: KernelLinks, uplinks: tuple[str, ...]) -> int:

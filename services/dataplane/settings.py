@@ -44,8 +44,21 @@ class Settings(BaseSettings):
     """Another block is asked for when fewer addresses of a family are free."""
     gc_grace: float = 60.0
     """Seconds between the two lists that must both lack an attachment before it is undone."""
-    flow_budget: int = 32_768
-    """Conntrack entries that one pod may have: a quarter of the table."""
+    conntrack_entries: int = 0
+    """Conntrack entries, from 131,072 to 1,048,576, rounded down to a power of two; 0: one for each 32 KiB of memory. A
+    table that is pinned grows while flows go on, and never shrinks before the node boots."""
+    flow_budget: int = 0
+    """Conntrack entries that one pod may have for flows it begins, and again for flows that others begin; 0: an eighth
+    of the table each."""
+    table_memory: float = 0.02
+    """Share of the node's memory that the tables of Services and addresses may have when all are full. They begin small
+    and grow as far as this allows."""
+    service_entries: int = 0
+    """Entries of the table of Services (one for each address, port and protocol); 0: grows from 65,536."""
+    backend_entries: int = 0
+    """Entries of the tables of backends (one for each port of each endpoint); 0: grows from 262,144."""
+    ipcache_entries: int = 0
+    """Entries of the table of addresses (one for each pod and node of the cluster); 0: grows from 524,288."""
     flow_events_per_second: float = 500.0
     """Flow events that this node publishes at most; the rest is counted."""
     external_ips: tuple[Network, ...] = ()

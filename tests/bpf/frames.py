@@ -68,8 +68,11 @@ def ip(source: str | Address, destination: str | Address, protocol: int, payload
     return ip6(one, other, protocol, payload, **more)
 
 
-def tcp(sport: int, dport: int, flags: int = SYN, payload: bytes = b"", *, offset: int = 5) -> bytes:
-    return struct.pack(">HHIIBBHHH", sport, dport, 1, 0, offset << 4, flags, 1000, 0, 0) + payload
+def tcp(
+    sport: int, dport: int, flags: int = SYN, payload: bytes = b"", *, offset: int = 5, sequence: int = 1,
+    acknowledged: int = 0,
+) -> bytes:  # fmt: skip
+    return struct.pack(">HHIIBBHHH", sport, dport, sequence, acknowledged, offset << 4, flags, 1000, 0, 0) + payload
 
 
 def udp(sport: int, dport: int, payload: bytes = b"hello") -> bytes:

@@ -8,6 +8,8 @@ import socket
 import struct
 import threading
 from collections.abc import Iterator
+from contextlib import ExitStack
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -374,3 +376,99 @@ def test_across_two_nodes(folder: Path, cache: Path, way: bool) -> None:
         assert talks(one, 6)
         first.close()
         second.close()
+
+
+def test_a_table_grows_under_flows_that_go_on(node: LiveNode, datapath: Datapath, folder: Path, way: bool) -> None:
+    """Maps of the agent and of the programs are replaced by larger ones while 4 connections talk: none misses a byte, a
+    flow that policy would not let begin goes on, and a pin of the old size is not there any more.
+    """
+    with ExitStack() as stack:
+        server = stack.enter_context(node.b.socket(4, socket.SOCK_STREAM))
+        server.settimeout(2)
+        server.bind((str(node.b.address(4)), 7000))
+        server.listen()
+        pairs = []
+        for _ in range(4):
+            client = stack.enter_context(node.a.socket(4, socket.SOCK_STREAM))
+            client.settimeout(2)
+            client.connect((str(node.b.address(4)), 7000))
+            accepted = stack.enter_context(server.accept()[0])
+            accepted.settimeout(2)
+            pairs.append((client, accepted))
+        # a may not be asked anything: only as answers of a flow that is known do b's packets reach it.
+        isolate(datapath, node.a.identity, ingress=True)
+        stop, lost = threading.Event(), []
+
+        def talk() -> None:
+            turn = 0
+            while not stop.is_set():
+                for client, accepted in pairs:
+                    turn += 1
+                    word = turn.to_bytes(8, "big")
+                    try:
+                        client.sendall(word)
+                        accepted.sendall(accepted.recv(8))
+                        if client.recv(8) != word:
+                            lost.append(turn)
+                    except TimeoutError:
+                        lost.append(turn)
+
+        talking = threading.Thread(target=talk)
+        talking.start()
+        try:
+            before = datapath.tables.flows.items()
+            sizes = {"am_ipcache": 1 << 20, "am_ct": 1 << 18, "am_ct_budget": 8192, "am_services": 1 << 17}
+            with inside(node.netns):
+                assert set(datapath.grow(sizes)) == set(sizes)
+                assert datapath.grow(sizes) == ()
+            assert len(before) == 8
+            assert before.keys() <= datapath.tables.flows.items().keys()
+            datapath.tables.bump_generation()
+            threading.Event().wait(0.3)
+        finally:
+            stop.set()
+            talking.join()
+        assert lost == []
+    assert {name: datapath.tables.by_name[name].entries for name in sizes} == sizes
+    for name, entries in sizes.items():
+        (pin,) = folder.glob(f"v*/maps/{name}")
+        fd = bpf.pinned(pin)
+        assert bpf.map_info(fd).entries == entries
+        os.close(fd)
+    assert not list(folder.glob("v*/maps/*-new"))
+    after = links_of(datapath, node)
+    assert all(state.attached for state in after.values())
+    assert not talks_from_b(node)
+
+
+def talks_from_b(node: LiveNode) -> bool:
+    """Whether b reaches a, which is isolated."""
+    return talks(replace(node, a=node.b, b=node.a), 4)
+
+
+def test_what_a_map_became_it_stays(node: LiveNode, folder: Path, cache: Path) -> None:
+    """Also for an agent that asks for less, and one that asks for more at its start brings the flows along."""
+    first = opened(folder, cache, node)
+    fill(first, node)
+    attach(first, node)
+    with inside(node.netns):
+        first.grow({"am_services": 1 << 17})
+    assert talks(node, 4)
+    flows = first.tables.flows.items()
+    first.close()
+    with inside(node.netns):
+        again = Datapath.open(folder, cache, sizes={"am_services": 4096, "am_ct": 1 << 18})
+    assert again.tables.services.entries == 1 << 17
+    assert again.tables.flows.entries == 1 << 18
+    assert again.tables.flows.items().keys() == flows.keys()
+    assert talks(node, 4)
+    again.close()
+
+
+def test_without_memory_nothing_has_changed(node: LiveNode, datapath: Datapath) -> None:
+    before = links_of(datapath, node)
+    with inside(node.netns), pytest.raises(bpf.BpfError):
+        datapath.grow({"am_services": 1 << 17, "am_ct": (1 << 32) - 1})
+    assert links_of(datapath, node) == before
+    assert datapath.tables.services.entries == 65_536
+    assert talks(node, 4)

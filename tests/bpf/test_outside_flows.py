@@ -77,13 +77,13 @@ class TestLife:
     def test_udp_after_a_long_silence_chooses_anew(self, world: World, n: Names) -> None:
         serve(world, f"{n.node}:80", f"{n.away}:8080", protocol=UDP)
         first = self.from_client(world, n, "udp")
-        self.grow_old(world, 59)
+        self.grow_old(world, 29)
         assert self.from_client(world, n, "udp") == first
-        self.grow_old(world, 61)
+        self.grow_old(world, 31)
         ports = set()
         for _ in range(3):
             ports.add(self.from_client(world, n, "udp"))
-            self.grow_old(world, 61)
+            self.grow_old(world, 31)
         assert len(ports | {first}) > 1
 
     def grow_old(self, world: World, seconds: int) -> None:
@@ -136,12 +136,12 @@ class TestLife:
         serve(world, f"{n.node}:80", f"{n.away}:8080")
         text = self.from_client(world, n)
         key, one = next((k, v) for k, v in world.tables.nats.items().items() if v.is_back)
-        over = replace(one, last_seen=time.monotonic_ns() - 11 * SECOND, seen=at.Seen.RESET, destination_port=9)
+        over = replace(one, last_seen=time.monotonic_ns() - 11 * SECOND, period=10, destination_port=9)
         every = {replace(key, destination_port=port): over for port in range(nat.FIRST_PORT, nat.LAST_PORT + 1)}
         world.tables.nats.apply(every)
         again = sent(world.from_wire(packet(f"tcp {n.client}:4001 > {n.node}:80")))
         assert again.endswith(f"{n.away}:8080")
-        young = replace(over, last_seen=time.monotonic_ns(), seen=at.Seen.REPLY)
+        young = replace(over, last_seen=time.monotonic_ns(), seen=at.Seen.REPLY | at.Seen.ESTABLISHED)
         world.tables.nats.apply(dict.fromkeys(every, young))
         assert str(world.from_wire(packet(f"tcp {n.client}:4002 > {n.node}:80"))) == "drop SERVICE_NO_SOURCE"
         assert text.endswith(f"{n.away}:8080")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from dataclasses import replace
 
 import pytest
 
@@ -43,6 +44,11 @@ def test_established_flow(world: World, version: int) -> None:
     outside = "192.0.2.5" if version == 4 else "2001:db8::5"
     segment = frames.tcp(4000, 80, ACK, bytes(64))
     to_b = frames.ip(a.address(version), b.address(version), TCP, segment)
+    for raw in (to_b, frames.ip(a.address(version), outside, TCP, segment)):
+        world.from_pod(a, raw)
+    world.from_wire(frames.ip(outside, b.address(version), TCP, segment))
+    lives = at.Seen.SYN | at.Seen.REPLY | at.Seen.ESTABLISHED
+    world.tables.flows.apply({k: replace(v, seen=lives) for k, v in world.tables.flows.items().items()})
     figures = {
         "from_pod to the world": cost(
             world,

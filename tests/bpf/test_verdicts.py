@@ -22,16 +22,18 @@ NODE = {4: "172.30.0.11", 6: "fd00:172:30::11"}
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
-def syn(source: object, destination: object, dport: int = 80, *, sport: int = 4000, flags: int = SYN) -> bytes:
-    return frames.ip(str(source), str(destination), TCP, frames.tcp(sport, dport, flags))
+def syn(
+    source: object, destination: object, dport: int = 80, *, sport: int = 4000, flags: int = SYN, **more: int
+) -> bytes:
+    return frames.ip(str(source), str(destination), TCP, frames.tcp(sport, dport, flags, **more))
 
 
 def a_to_b(world: World, version: int, dport: int = 80, **more: int) -> bytes:
     return syn(world.a.address(version), world.b.address(version), dport, **more)
 
 
-def b_to_a(world: World, version: int, sport: int = 80, *, flags: int = SYN | ACK) -> bytes:
-    return syn(world.b.address(version), world.a.address(version), 4000, sport=sport, flags=flags)
+def b_to_a(world: World, version: int, sport: int = 80, *, flags: int = SYN | ACK, **more: int) -> bytes:
+    return syn(world.b.address(version), world.a.address(version), 4000, sport=sport, flags=flags, **more)
 
 
 @FAMILIES
@@ -351,24 +353,30 @@ class TestConntrack:
             assert flow is not None
             return at.Seen(flow.seen)
 
+        lives = at.Seen.SYN | at.Seen.REPLY | at.Seen.ESTABLISHED
         world.from_pod(world.a, a_to_b(world, 4))
-        assert seen() == at.Seen(0)
-        world.from_pod(world.b, b_to_a(world, 4))
-        assert seen() == at.Seen.REPLY
-        world.from_pod(world.a, a_to_b(world, 4, flags=FIN | ACK))
-        world.from_pod(world.b, b_to_a(world, 4, flags=FIN | ACK))
-        assert seen() == at.Seen.REPLY | at.Seen.FIN_ORIGINAL | at.Seen.FIN_REPLY
+        assert seen() == at.Seen.SYN
+        world.from_pod(world.b, b_to_a(world, 4, sequence=70, acknowledged=2))
+        assert seen() == at.Seen.SYN | at.Seen.REPLY
+        world.from_pod(world.a, a_to_b(world, 4, flags=ACK, sequence=2, acknowledged=71))
+        assert seen() == lives
+        world.from_pod(world.a, a_to_b(world, 4, flags=FIN | ACK, sequence=2, acknowledged=71))
+        world.from_pod(world.b, b_to_a(world, 4, flags=FIN | ACK, sequence=71, acknowledged=3))
+        assert seen() == lives | at.Seen.FIN_ORIGINAL | at.Seen.FIN_REPLY
         world.from_pod(world.a, a_to_b(world, 4, flags=SYN))
-        assert seen() == at.Seen(0)
+        assert seen() == at.Seen.SYN
         world.from_pod(world.b, b_to_a(world, 4, flags=RST))
-        assert seen() == at.Seen.REPLY | at.Seen.RESET
+        assert seen() == at.Seen.SYN | at.Seen.RESET
 
     def test_budget(self, world: World) -> None:
-        world.tables.set_budget(world.a.number, 2)
-        outcomes = [str(world.from_pod(world.a, a_to_b(world, 4, dport))) for dport in (1, 2, 3, 1)]
-        assert outcomes == ["redirect", "redirect", "drop CONNTRACK_BUDGET", "redirect"]
+        world.limit(world.a, 2)
+        for dport in (1, 2):
+            world.connect(world.a, world.b, dport)
+        outcomes = [str(world.from_pod(world.a, a_to_b(world, 4, dport))) for dport in (3, 1)]
+        assert outcomes == ["drop CONNTRACK_BUDGET", "redirect"]
         budget = world.tables.budgets.get(at.EndpointKey(endpoint=world.a.number))
-        assert budget == at.Budget(limit=2, count=2)
+        assert budget is not None
+        assert (budget.egress, budget.ingress) == (2, 0)
 
     def test_no_budget_no_flow(self, world: World) -> None:
         world.tables.budgets.remove(at.EndpointKey(endpoint=world.b.number))

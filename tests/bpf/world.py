@@ -163,6 +163,29 @@ class World:
             tables.ipcache.put(at.PrefixKey.host(address), at.Peer(identity=pod.identity, flags=at.PeerFlag.POD))
         tables.set_budget(pod.number, budget)
 
+    def limit(self, pod: Pod, flows: int) -> None:
+        """Gives a pod another budget, with nothing counted yet."""
+        self.tables.budgets.remove(at.EndpointKey(endpoint=pod.number))
+        self.tables.set_budget(pod.number, flows)
+
+    def connect(self, one: Pod, other: Pod, dport: int, *, sport: int = 4000, version: int = 4) -> list[str]:
+        """A handshake between two pods; what became of its three packets."""
+        there, back = one.address(version), other.address(version)
+        steps = (
+            (one, there, back, frames.tcp(sport, dport, frames.SYN, sequence=100)),
+            (other, back, there, frames.tcp(dport, sport, frames.SYN | frames.ACK, sequence=900, acknowledged=101)),
+            (one, there, back, frames.tcp(sport, dport, frames.ACK, sequence=101, acknowledged=901)),
+        )
+        return [str(self.from_pod(pod, frames.ip(src, dst, frames.TCP, raw))) for pod, src, dst, raw in steps]
+
+    def forget_recent(self) -> None:
+        """The places of flows that are not established are free, and no peer holds any."""
+        tables = self.tables
+        empty_set, none = at.Recent(room=bytes(208)), at.Held(count=0)
+        for table in (tables.recent, tables.nat_recent):
+            table.apply({key: empty_set for key, value in table.items().items() if value != empty_set})
+        tables.peers.apply({key: none for key, value in tables.peers.items().items() if value != none})
+
     def know(self, network: str, identity: int, flags: int = 0) -> None:
         self.tables.ipcache.put(at.PrefixKey.of(ip_network(network)), at.Peer(identity=identity, flags=flags))
 

@@ -4,7 +4,11 @@
  *
  * An entry remembers the policy generation that it was judged under. A packet of another generation is judged again, as
  * the flow's first packet was: a right that was taken away ends the flow (POLICY_REVOKED). A full table or a spent
- * budget drops; nothing passes untracked. Time is the coarse clock, written at most about once a second.
+ * budget drops; nothing passes untracked but answers that begin no flow (a reset, a SYN-ACK, an ICMP error), which are
+ * judged each time. Time is the coarse clock, written at most about once a second.
+ *
+ * An endpoint's flows are counted apart by who began them. Those that are not established have a place each in
+ * am_ct_recent (recent.h), so there are never more than it has places, and newcomers need no free ones.
  */
 #ifndef AM_CT_H
 #define AM_CT_H
@@ -55,70 +59,214 @@ AM_INLINE void am_key_of_pod(const struct am_tuple *tuple, u8 side, struct am_fl
 	key->protocol = tuple->protocol;
 }
 
-AM_INLINE void am_touch(struct am_flow *flow, const struct am_packet *p, u8 is_reply)
+/* The count of a side; each has its own limit. */
+AM_INLINE u64 *am_count_of(struct am_budget *budget, u8 side)
 {
-	u64 now = bpf_ktime_get_coarse_ns();
-	u8 seen = flow->seen;
-
-	if (is_reply)
-		seen |= AM_SEEN_REPLY;
-	if (p->protocol == AM_TCP) {
-		/* A new connection on the ports of one that is over. */
-		if (!is_reply && (p->tcp_flags & (AM_TCP_SYN | AM_TCP_ACK)) == AM_TCP_SYN)
-			seen = 0;
-		if (p->tcp_flags & AM_TCP_FIN)
-			seen |= is_reply ? AM_SEEN_FIN_REPLY : AM_SEEN_FIN_ORIGINAL;
-		if (p->tcp_flags & AM_TCP_RST)
-			seen |= AM_SEEN_RESET;
-	}
-	if (seen != flow->seen || now - flow->last_seen > AM_REFRESH_NS) {
-		flow->seen = seen;
-		flow->last_seen = now;
-	}
+	return &budget->ingress + (side & 1);
 }
 
-AM_INLINE void am_release(u32 endpoint)
+/* Never below zero, whoever else counts at this moment. */
+AM_INLINE void am_uncount(u64 *count)
+{
+	u64 before = __sync_fetch_and_add(count, -1);
+
+	__sync_fetch_and_add(count, (before - 1) >> 63);
+}
+
+AM_INLINE struct am_budget *am_budget_of(u32 endpoint)
 {
 	struct am_endpoint_key key = { .endpoint = endpoint };
-	struct am_budget *budget = am_ct_budget.lookup(&key);
 
-	if (budget)
-		__sync_fetch_and_add(&budget->count, -1);
+	return am_ct_budget.lookup(&key);
 }
 
-AM_INLINE void am_forget(struct am_flow_key *key, u32 endpoint)
+/* How many established flows the peer holds that began this one. */
+AM_INLINE struct am_held *am_held_by(const struct am_flow_key *key, u32 endpoint)
 {
-	if (!am_ct.delete(key))
-		am_release(endpoint);
+	u32 index = am_peer_of(&key->remote, am_group_of(endpoint, AM_SIDE_INGRESS)) & (AM_HELD - 1);
+
+	return am_ct_peers.lookup(&index);
+}
+
+/* What a flow costs is given back: its endpoint's count, the node's, its peer's. */
+AM_INLINE void am_release(const struct am_flow_key *key, u32 endpoint, u8 side, u8 is_held)
+{
+	struct am_budget *budget = am_budget_of(endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
+	struct am_held *held;
+
+	if (budget)
+		am_uncount(am_count_of(budget, side));
+	if (node)
+		am_uncount(&node->ingress);
+	if (!is_held)
+		return;
+	held = am_held_by(key, endpoint);
+	if (held)
+		am_uncount(&held->count);
+}
+
+/* The place in am_ct_recent of a flow that is established, or gone, is free. */
+AM_INLINE void am_strike(u32 cell)
+{
+	u32 index = (cell - 1) / AM_WAYS;
+	struct am_recent_set *set;
+
+	if (!cell)
+		return;
+	set = (struct am_recent_set *)am_ct_recent.lookup(&index);
+	if (set)
+		set->group[(cell - 1) & (AM_WAYS - 1)] = 0;
+}
+
+AM_INLINE void am_forget(struct am_flow_key *key, const struct am_flow *flow)
+{
+	u32 endpoint = flow->endpoint, cell = flow->cell;
+	u8 side = flow->side, seen = flow->seen, is_held;
+
+	is_held = (seen & AM_SEEN_ESTABLISHED) && side == AM_SIDE_INGRESS && !(flow->flags & AM_FLOW_HOST);
+	if (am_ct.delete(key))
+		return;
+	am_release(key, endpoint, side, is_held);
+	if (!(seen & AM_SEEN_ESTABLISHED))
+		am_strike(cell);
+}
+
+/* A flow becomes established: its peer must have room for it. Returns an AM_REASON_*, 0 when it has. */
+AM_INLINE u32 am_confirm(const struct am_flow_key *key, struct am_flow *flow)
+{
+	struct am_budget *budget;
+	struct am_held *held;
+
+	if (flow->side == AM_SIDE_INGRESS && !(flow->flags & AM_FLOW_HOST)) {
+		budget = am_budget_of(flow->endpoint);
+		held = am_held_by(key, flow->endpoint);
+		if (!budget || !held)
+			return AM_REASON_CONNTRACK_BUDGET;
+		if (budget->ingress > budget->ingress_limit / 2 && held->count >= budget->ingress_limit / AM_PEER_SHARE)
+			return AM_REASON_CONNTRACK_BUDGET;
+		__sync_fetch_and_add(&held->count, 1);
+	}
+	am_strike(flow->cell);
+	return 0;
+}
+
+/* An answered query: the first to go where its group needs a place. */
+AM_INLINE void am_is_answered(const struct am_flow *flow)
+{
+	u32 index = (flow->cell - 1) / AM_WAYS;
+	struct am_recent_set *set = flow->cell ? (struct am_recent_set *)am_ct_recent.lookup(&index) : 0;
+
+	if (set)
+		set->born[(flow->cell - 1) & (AM_WAYS - 1)] = 0;
+}
+
+/* Marks what a packet shows of its flow. Returns an AM_REASON_*, 0 to let it through. */
+AM_INLINE u32 am_touch(const struct am_flow_key *key, struct am_flow *flow, const struct am_packet *p, u8 is_reply, u8 is_own)
+{
+	u64 now = bpf_ktime_get_coarse_ns();
+	u8 had = flow->seen, is_due = am_blurred(p, now - flow->last_seen > AM_REFRESH_NS);
+	u8 seen = am_see_after(p, is_reply, is_own, had, is_due, (struct am_reach *)&flow->sent), changed;
+
+	seen = am_blurred(p, seen);
+	changed = seen ^ had;
+
+	if (!changed && !is_due)
+		return 0;
+	if (changed & seen & AM_SEEN_ESTABLISHED) {
+		if (am_confirm(key, flow))
+			return AM_REASON_CONNTRACK_BUDGET;
+	} else if ((changed & AM_SEEN_REPLY) && (seen & AM_SEEN_ONE_SHOT)) {
+		am_is_answered(flow);
+	}
+	flow->seen = seen;
+	flow->last_seen = now;
+	return 0;
+}
+
+/* May the endpoint not have one flow more? Where the node's table is nearly full, less is enough. */
+AM_INLINE u64 am_is_spent(struct am_budget *budget, u8 side)
+{
+	struct am_budget *node = am_budget_of(AM_NODE_ENDPOINT);
+	u64 limit = *(&budget->ingress_limit + (side & 1));
+
+	if (node && (s64)node->ingress >= (s64)node->ingress_limit)
+		limit /= AM_PRESSURE;
+	return (s64)*am_count_of(budget, side) >= (s64)limit;
+}
+
+AM_INLINE void am_count_flow(struct am_budget *budget, u8 side)
+{
+	struct am_budget *node = am_budget_of(AM_NODE_ENDPOINT);
+
+	__sync_fetch_and_add(am_count_of(budget, side), 1);
+	if (node)
+		__sync_fetch_and_add(&node->ingress, 1);
+}
+
+/* Whoever stands in the place goes, unless it is established. Returns 1 when that was a flow of the same group. */
+AM_INLINE int am_clear(const struct am_packet *p, struct am_recent_set *set, u32 way, u32 cell, u32 group)
+{
+	struct am_flow_key *key = &am_work_of(p)->elder;
+	struct am_flow *flow;
+	u32 whose;
+
+	way &= AM_WAYS - 1;
+	whose = set->group[way];
+	if (!whose)
+		return 0;
+	set->group[way] = 0;
+	__builtin_memcpy(key, set->key[way], sizeof(*key));
+	flow = am_ct.lookup(key);
+	if (!flow || flow->cell != cell || (flow->seen & AM_SEEN_ESTABLISHED))
+		return 0;
+	am_forget(key, flow);
+	return whose == group;
 }
 
 AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const struct am_role *role, struct am_verdict *v)
 {
-	struct am_endpoint_key owner = { .endpoint = role->endpoint };
-	struct am_budget *budget = am_ct_budget.lookup(&owner);
-	struct am_flow flow = {
-		.last_seen = bpf_ktime_get_coarse_ns(),
-		.whereabouts = am_found(v->generation, v->where),
-		.generation = v->generation,
-		.endpoint = role->endpoint,
-		.rule = v->rule,
-		.flags = (role->from_host ? AM_FLOW_HOST : 0) | (p->is_translated ? AM_FLOW_TRANSLATED : 0),
-		.side = role->side,
-	};
+	struct am_budget *budget = am_budget_of(role->endpoint);
+	struct am_flow *flow = &am_work_of(p)->flow;
+	u32 group = am_group_of(role->endpoint, role->side), chance, way, *index = &am_work_of(p)->index;
+	struct am_recent_set *set;
+	u64 is_spent;
 	long error;
+	int went;
 
 	if (!budget)
 		return AM_REASON_CONNTRACK_BUDGET;
-	if (__sync_fetch_and_add(&budget->count, 1) >= budget->limit) {
-		__sync_fetch_and_add(&budget->count, -1);
+	/* A node always reaches its pods. */
+	is_spent = role->from_host ? 0 : am_blurred(p, am_is_spent(budget, role->side));
+	chance = bpf_get_prandom_u32();
+	*index = budget->first + (chance & budget->mask);
+	set = (struct am_recent_set *)am_ct_recent.lookup(index);
+	if (!set)
+		return AM_REASON_CONNTRACK_FULL;
+	/* The other one, or this one again: one path for the verifier. */
+	*index = budget->first + (am_choose_half(set, chance) & budget->mask);
+	set = (struct am_recent_set *)am_ct_recent.lookup(index);
+	if (!set)
+		return AM_REASON_CONNTRACK_FULL;
+	way = am_choose_place(set, group, is_spent);
+	__builtin_memset(flow, 0, sizeof(*flow));
+	flow->cell = *index * AM_WAYS + way + 1;
+	went = am_clear(p, set, way, flow->cell, group);
+	if (is_spent & !went)
 		return AM_REASON_CONNTRACK_BUDGET;
-	}
-	error = am_ct.insert(key, &flow); /* BPF_NOEXIST */
-	if (!error)
-		return AM_REASON_FORWARDED;
-	__sync_fetch_and_add(&budget->count, -1);
-	/* Another processor was first: the flow is tracked. */
-	return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;
+	flow->last_seen = bpf_ktime_get_coarse_ns();
+	flow->whereabouts = am_found(v->generation, v->where);
+	flow->generation = v->generation;
+	flow->endpoint = role->endpoint;
+	flow->rule = v->rule;
+	flow->flags = (role->from_host ? AM_FLOW_HOST : 0) | (p->is_translated ? AM_FLOW_TRANSLATED : 0);
+	flow->side = role->side;
+	flow->seen = am_see_first(p, role->side == AM_SIDE_EGRESS, (struct am_reach *)&flow->sent);
+	error = am_ct.insert(key, flow); /* BPF_NOEXIST */
+	if (error) /* Another processor was first: the flow is tracked. */
+		return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;
+	am_count_flow(budget, role->side);
+	am_enlist(set, way, group, am_peer_of(&key->remote, group), key);
+	return AM_REASON_FORWARDED;
 }
 
 /* verdict->where for a packet of a known flow (0: nobody has asked yet). An ICMP error may come from anybody on the way. */
@@ -163,9 +311,9 @@ AM_INLINE void am_continue(const struct am_packet *p, const struct am_role *role
 	if (!is_reply && !p->is_error && !(flow->flags & AM_FLOW_TRANSLATED) != !p->is_translated)
 		flow->flags ^= AM_FLOW_TRANSLATED;
 	verdict->is_back = is_reply && (flow->flags & AM_FLOW_TRANSLATED);
-	if (!p->is_error)
-		am_touch(flow, p, is_reply);
-	verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
+	verdict->reason = p->is_error ? 0 : am_touch(key, flow, p, is_reply, role->side == AM_SIDE_EGRESS);
+	if (!verdict->reason)
+		verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
 }
 
 /* A packet of no flow that is known: it may begin one. */
@@ -189,7 +337,7 @@ AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, st
 		verdict->peer = am_identity_of(&key->remote, &flags);
 		am_judge(role->subject, key, role->side, verdict);
 	}
-	if (verdict->reason || p->is_error)
+	if (verdict->reason || p->is_error || !am_may_begin(p))
 		return;
 	verdict->reason = am_track(key, p, role, verdict);
 	verdict->is_new = 1;
@@ -198,21 +346,23 @@ AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, st
 /* Sets verdict->reason: FORWARDED or REPLY to let the packet through, else why not. */
 AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, struct am_verdict *verdict)
 {
-	struct am_flow_key key = {};
+	struct am_flow_key *key = &am_work_of(p)->flow_key;
 	struct am_flow *flow;
 
+	__builtin_memset(key, 0, sizeof(*key));
 	/* Read before the maps are asked: a change in between leaves an entry that is judged again. */
 	verdict->generation = am_generation_now();
-	am_key_of_pod(&p->flow, role->side, &key);
+	am_key_of_pod(&p->flow, role->side, key);
 	/* An error is read, and no more: it may find a flow, but begins, keeps and ends none. */
-	flow = p->is_error && !p->inner_l4 ? 0 : am_ct.lookup(&key);
-	if (flow && flow->endpoint == role->endpoint) {
-		am_continue(p, role, &key, flow, verdict);
+	flow = p->is_error && !p->inner_l4 ? 0 : am_ct.lookup(key);
+	if (flow && flow->endpoint == role->endpoint && !(am_begins(p) && am_is_closed(flow->seen))) {
+		am_continue(p, role, key, flow, verdict);
 		return;
 	}
-	if (flow && !p->is_error) /* an address that had another owner */
-		am_forget(&key, flow->endpoint);
-	am_open(p, role, &key, verdict);
+	/* An address that had another owner, or a new connection on the ports of one that is over. */
+	if (flow && !p->is_error)
+		am_forget(key, flow);
+	am_open(p, role, key, verdict);
 }
 
 #endif

@@ -7,6 +7,8 @@
 #include "types.h"
 #include "parse.h"
 #include "policy.h"
+#include "state.h"
+#include "recent.h"
 #include "ct.h"
 #include "drop.h"
 #include "spoof.h"
@@ -296,8 +298,58 @@ int collect(struct __sk_buff *skb)
 		flow = am_ct.lookup(&c.key);
 		if (!flow || (c.last_seen && flow->last_seen != c.last_seen))
 			continue;
-		am_forget(&c.key, flow->endpoint);
+		am_forget(&c.key, flow);
 		gone++;
 	}
 	return gone;
+}
+
+/* What the agent says of an endpoint's counts. Limits of 0: as they are. */
+struct am_mend {
+	u32 endpoint;
+	u32 hole;
+	s64 ingress;
+	s64 egress;
+	u64 ingress_limit;
+	u64 egress_limit;
+	u32 first;
+	u32 mask;
+};
+_Static_assert(sizeof(struct am_mend) == 48, "core/conntrack.py packs this");
+
+/* Adds what may be negative, but leaves no count below zero. */
+AM_INLINE void am_adjust(u64 *count, s64 difference)
+{
+	s64 now = (s64)__sync_fetch_and_add(count, difference) + difference;
+
+	if (now < 0)
+		__sync_fetch_and_add(count, -now);
+}
+
+/* As collect, of struct am_mend: differences are added to counts that packets move meanwhile. */
+int recount(struct __sk_buff *skb)
+{
+	struct am_budget *budget;
+	struct am_mend m = {};
+	u32 done = 0, i;
+
+	for (i = 0; i < AM_MAX_CONDEMNED; i++) {
+		if (bpf_skb_load_bytes(skb, AM_FRAME_HEAD + i * sizeof(m), &m, sizeof(m)))
+			break;
+		budget = am_budget_of(m.endpoint);
+		if (!budget)
+			continue;
+		if (m.ingress)
+			am_adjust(&budget->ingress, m.ingress);
+		if (m.egress)
+			am_adjust(&budget->egress, m.egress);
+		if (m.ingress_limit) {
+			budget->ingress_limit = m.ingress_limit;
+			budget->egress_limit = m.egress_limit;
+			budget->first = m.first;
+			budget->mask = m.mask;
+		}
+		done++;
+	}
+	return done;
 }

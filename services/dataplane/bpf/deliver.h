@@ -36,23 +36,23 @@ struct am_front {
 /* One hop less to live (the checksum as in RFC 1624; IPv6 has none over it), and other MACs unless 0: one write. */
 AM_INLINE int am_hop(struct __sk_buff *skb, const struct am_packet *p, const struct bpf_fib_lookup *next)
 {
-	struct am_front front;
+	struct am_front *front = (struct am_front *)am_work_of(p)->front;
 	u32 check;
 
-	if (am_read(skb, 0, &front, sizeof(front)))
+	if (am_read(skb, 0, front, sizeof(*front)))
 		return -1;
 	if (next) {
-		__builtin_memcpy(front.macs, next->dmac, 6);
-		__builtin_memcpy(front.macs + 6, next->smac, 6);
+		__builtin_memcpy(front->macs, next->dmac, 6);
+		__builtin_memcpy(front->macs + 6, next->smac, 6);
 	}
 	if (p->family == 6) {
-		front.hops6--;
+		front->hops6--;
 	} else {
-		front.hops4--;
-		check = front.check4 + bpf_htons(0x0100);
-		front.check4 = check + (check >= 0xffff);
+		front->hops4--;
+		check = front->check4 + bpf_htons(0x0100);
+		front->check4 = check + (check >= 0xffff);
 	}
-	return bpf_skb_store_bytes(skb, 0, &front, sizeof(front), 0);
+	return bpf_skb_store_bytes(skb, 0, front, sizeof(*front), 0);
 }
 
 AM_INLINE long am_look_up(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
@@ -82,11 +82,12 @@ AM_INLINE int am_leave(struct __sk_buff *skb, const struct am_packet *p, struct 
 /* To a pod of another node. */
 AM_INLINE int am_route(struct __sk_buff *skb, const struct am_packet *p)
 {
-	struct bpf_fib_lookup fib = {};
+	struct bpf_fib_lookup *fib = &am_work_of(p)->fib;
 
-	if (p->ttl <= 1 || am_look_up(skb, p, &fib) != BPF_FIB_LKUP_RET_SUCCESS)
+	__builtin_memset(fib, 0, sizeof(*fib));
+	if (p->ttl <= 1 || am_look_up(skb, p, fib) != BPF_FIB_LKUP_RET_SUCCESS)
 		return TC_ACT_OK;
-	return am_leave(skb, p, &fib);
+	return am_leave(skb, p, fib);
 }
 
 /*
@@ -95,22 +96,24 @@ AM_INLINE int am_route(struct __sk_buff *skb, const struct am_packet *p)
  */
 AM_INLINE int am_send_on(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
 {
-	struct bpf_fib_lookup fib = {};
-	struct bpf_redir_neigh hop = {};
+	struct bpf_fib_lookup *fib = &am_work_of(p)->fib;
+	struct bpf_redir_neigh *hop = &am_work_of(p)->hop;
 	long found;
 
+	__builtin_memset(fib, 0, sizeof(*fib));
+	__builtin_memset(hop, 0, sizeof(*hop));
 	if (p->ttl <= 1)
 		return am_refuse(skb, p, role, AM_REASON_TTL_EXCEEDED);
-	found = am_look_up(skb, p, &fib);
+	found = am_look_up(skb, p, fib);
 	if (found == BPF_FIB_LKUP_RET_SUCCESS)
-		return am_leave(skb, p, &fib);
+		return am_leave(skb, p, fib);
 	if (found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return am_refuse(skb, p, role, AM_REASON_NO_ROUTE);
-	hop.nh_family = fib.family;
-	__builtin_memcpy(hop.ipv6_nh, fib.ipv6_dst, 16); /* a union with the IPv4 ones in both */
+	hop->nh_family = fib->family;
+	__builtin_memcpy(hop->ipv6_nh, fib->ipv6_dst, 16); /* a union with the IPv4 ones in both */
 	if (am_hop(skb, p, 0))
 		return TC_ACT_SHOT;
-	return am_redirect_neigh(fib.ifindex, &hop, sizeof(hop), 0);
+	return am_redirect_neigh(fib->ifindex, hop, sizeof(*hop), 0);
 }
 
 #endif

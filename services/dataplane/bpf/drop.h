@@ -19,17 +19,21 @@ AM_INLINE void am_count(struct __sk_buff *skb, u32 reason, u8 side)
 }
 
 /* Takes a token. Returns the bucket, or 0 when there is none left (already counted). */
-AM_INLINE struct am_throttle *am_token(u32 endpoint, u32 reason, const struct am_config *config)
+AM_INLINE struct am_throttle *am_token(const struct am_packet *p, u32 endpoint, u32 reason, const struct am_config *config)
 {
-	struct am_throttle_key key = { .endpoint = endpoint, .reason = reason };
-	struct am_throttle *bucket = am_throttle.lookup(&key);
+	struct am_throttle_key *key = &am_work_of(p)->throttle_key;
+	struct am_throttle *bucket, *fresh = &am_work_of(p)->throttle;
 	u64 now = bpf_ktime_get_coarse_ns(), earned;
 
+	key->endpoint = endpoint;
+	key->reason = reason;
+	bucket = am_throttle.lookup(key);
 	if (!bucket) {
-		struct am_throttle fresh = { .last = now, .tokens = config->events_burst };
-
-		am_throttle.update(&key, &fresh);
-		bucket = am_throttle.lookup(&key);
+		fresh->last = now;
+		fresh->tokens = config->events_burst;
+		fresh->missed = 0;
+		am_throttle.update(key, fresh);
+		bucket = am_throttle.lookup(key);
 		if (!bucket)
 			return 0;
 	}
@@ -56,7 +60,7 @@ AM_INLINE void am_tell(struct __sk_buff *skb, const struct am_packet *p, const s
 
 	if (!config)
 		return;
-	bucket = am_token(role->endpoint, v->reason, config);
+	bucket = am_token(p, role->endpoint, v->reason, config);
 	if (!bucket)
 		return;
 	event = am_events.ringbuf_reserve(sizeof(*event));
@@ -116,21 +120,23 @@ AM_INLINE int am_wants_forwarded(void)
 /* Judges, counts and tells. Returns 0 unless the packet may go on. */
 AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
 {
-	struct am_verdict verdict = {};
+	struct am_verdict *verdict = &am_work_of(p)->verdict;
 
-	am_admit(p, role, &verdict);
-	am_count(skb, verdict.reason, role->side);
-	if (verdict.reason > AM_REASON_REPLY) {
-		am_tell(skb, p, role, &verdict);
+	__builtin_memset(verdict, 0, sizeof(*verdict));
+	am_admit(p, role, verdict);
+	verdict->reason = am_blurred(p, verdict->reason);
+	am_count(skb, verdict->reason, role->side);
+	if (verdict->reason > AM_REASON_REPLY) {
+		am_tell(skb, p, role, verdict);
 		return 0;
 	}
-	if (verdict.reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
+	if (verdict->reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
 		skb->mark = AM_REPLY_MARK;
-	if (verdict.is_new && am_wants_forwarded())
-		am_tell(skb, p, role, &verdict);
-	if (verdict.is_back)
+	if (verdict->is_new && am_wants_forwarded())
+		am_tell(skb, p, role, verdict);
+	if (verdict->is_back)
 		return AM_PASSES_BACK;
-	switch (verdict.where) {
+	switch (verdict->where) {
 	case AM_AT_POD_AWAY:
 		return AM_PASSES_TO_POD;
 	case AM_AT_AWAY:

@@ -54,6 +54,10 @@
 #define AM_SEEN_FIN_ORIGINAL 2
 #define AM_SEEN_FIN_REPLY 4
 #define AM_SEEN_RESET 8
+#define AM_SEEN_ESTABLISHED 16
+#define AM_SEEN_SYN 32
+#define AM_SEEN_AGAIN 64
+#define AM_SEEN_ONE_SHOT 128
 
 #define AM_UPLINK_LOCAL 1
 
@@ -82,19 +86,33 @@
 #define AM_REPLY_MARK 0xa150001u
 #define AM_POLICY_BITS 224
 #define AM_ADDRESS_BITS 128
-#define AM_MAX_CONDEMNED 64
+#define AM_MAX_CONDEMNED 32
 #define AM_FRAGMENTS_EACH 128
 #define AM_FRAGMENT_SENDERS 64
 #define AM_FIRST_PORT 61000
 #define AM_SLOTS 65536
 #define AM_LAST_PORT 65535
-#define AM_PORT_TRIES 8
+#define AM_PORT_TRIES 6
+#define AM_WAYS 4
+#define AM_NAT_RECENT_SETS 2048
+#define AM_HELD 65536
+#define AM_NODE_ENDPOINT 0
+#define AM_PRESSURE 8
+#define AM_PEER_SHARE 8
+#define AM_DNS_PORT 53
+#define AM_AHEAD 4194304
+#define AM_BEHIND 262144
+#define AM_STEP 262144
+#define AM_EARLY 16384
 #define AM_TCP_SYN_SECONDS 60
 #define AM_TCP_ESTABLISHED_SECONDS 21600
 #define AM_TCP_HALF_CLOSED_SECONDS 600
 #define AM_TCP_CLOSING_SECONDS 10
-#define AM_UDP_SINGLE_SECONDS 60
-#define AM_UDP_ANSWERED_SECONDS 180
+#define AM_UDP_ONCE_SECONDS 30
+#define AM_OTHER_ONCE_SECONDS 60
+#define AM_STREAM_SECONDS 180
+#define AM_ANSWERED_DNS_SECONDS 10
+#define AM_ICMP_SECONDS 30
 
 /* An address: 16 bytes in network order, IPv4 as ::ffff:a.b.c.d. */
 struct am_addr {
@@ -232,12 +250,15 @@ struct am_flow {
 	u32 generation;
 	u32 endpoint;
 	u32 rule;
+	u32 sent;
+	u32 expected;
+	u32 cell;
 	u8 seen;
 	u8 flags;
 	u8 side;
-	u8 hole_8[1];
+	u8 hole_11[5];
 };
-_Static_assert(sizeof(struct am_flow) == 32, "Flow");
+_Static_assert(sizeof(struct am_flow) == 48, "Flow");
 
 /* An endpoint by its number on this node. */
 struct am_endpoint_key {
@@ -245,12 +266,16 @@ struct am_endpoint_key {
 };
 _Static_assert(sizeof(struct am_endpoint_key) == 4, "EndpointKey");
 
-/* How many flows an endpoint has, and may have. Without an entry it may have none. */
+/* How many flows an endpoint has, and may have: those that others began (ingress) apart from its own (egress). */
 struct am_budget {
-	u64 limit;
-	u64 count;
+	u64 ingress_limit;
+	u64 egress_limit;
+	u64 ingress;
+	u64 egress;
+	u32 first;
+	u32 mask;
 };
-_Static_assert(sizeof(struct am_budget) == 16, "Budget");
+_Static_assert(sizeof(struct am_budget) == 40, "Budget");
 
 /* A place for a fragmented packet, on the link that it comes by (0: the node itself). */
 struct am_fragment_key {
@@ -302,9 +327,9 @@ _Static_assert(sizeof(struct am_throttle) == 16, "Throttle");
 
 /* Room for one packet while a program looks at it (struct am_work); means nothing to anybody else. */
 struct am_scratch {
-	u64 room[48];
+	u64 room[112];
 };
-_Static_assert(sizeof(struct am_scratch) == 384, "Scratch");
+_Static_assert(sizeof(struct am_scratch) == 896, "Scratch");
 
 /* A virtual address, port and protocol, as sockets of this node see it or as packets from outside do. */
 struct am_service_key {
@@ -454,8 +479,12 @@ struct am_nat {
 	u8 is_back;
 	u8 seen;
 	u8 hole;
+	u32 sent;
+	u32 expected;
+	u32 cell;
+	u32 period;
 };
-_Static_assert(sizeof(struct am_nat) == 56, "Nat");
+_Static_assert(sizeof(struct am_nat) == 72, "Nat");
 
 /* A client from outside and the service it asked for (ClientIP affinity). */
 struct am_client_key {
@@ -476,6 +505,18 @@ struct am_outward {
 	u64 last_node_flow;
 };
 _Static_assert(sizeof(struct am_outward) == 8, "Outward");
+
+/* Four places for flows that are not established (struct am_recent_set in bpf/recent.h). */
+struct am_recent {
+	u64 room[26];
+};
+_Static_assert(sizeof(struct am_recent) == 208, "Recent");
+
+/* How many established flows peers hold whose hash is this place's, at one endpoint (or another of this hash). */
+struct am_held {
+	u64 count;
+};
+_Static_assert(sizeof(struct am_held) == 8, "Held");
 
 /* What the ring buffer carries: one packet's verdict. Numbers as in proto.flow and proto.policy. */
 struct am_event {
@@ -556,5 +597,11 @@ BPF_F_TABLE("lru_hash", struct am_client_key, struct am_affinity, am_clients, 16
 BPF_F_TABLE("array", u32, struct am_node_addresses, am_own, 1, 0);
 /* when the node itself last was a backend */
 BPF_F_TABLE("array", u32, struct am_outward, am_outward, 1, 0);
+/* flows that are not established yet */
+BPF_F_TABLE("array", u32, struct am_recent, am_ct_recent, 32768, 0);
+/* established flows that others began, by peer */
+BPF_F_TABLE("array", u32, struct am_held, am_ct_peers, 65536, 0);
+/* translated flows that are not established yet */
+BPF_F_TABLE("array", u32, struct am_recent, am_nat_recent, 2048, 0);
 
 #endif

@@ -42,51 +42,48 @@ AM_INLINE void am_partner_of(struct am_work *w)
 
 AM_INLINE int am_agrees(const struct am_nat *a, const struct am_nat *b)
 {
-	return am_same_addr(&a->source, &b->source) && am_same_addr(&a->destination, &b->destination) &&
-	       a->source_port == b->source_port && a->destination_port == b->destination_port;
-}
-
-AM_INLINE u64 am_idle_seconds(u8 protocol, u8 seen)
-{
-	u8 closed = seen & (AM_SEEN_FIN_ORIGINAL | AM_SEEN_FIN_REPLY);
-
-	if (protocol != AM_TCP)
-		return seen & AM_SEEN_REPLY ? AM_UDP_ANSWERED_SECONDS : AM_UDP_SINGLE_SECONDS;
-	if ((seen & AM_SEEN_RESET) || closed == (AM_SEEN_FIN_ORIGINAL | AM_SEEN_FIN_REPLY))
-		return AM_TCP_CLOSING_SECONDS;
-	if (closed)
-		return AM_TCP_HALF_CLOSED_SECONDS;
-	return seen & AM_SEEN_REPLY ? AM_TCP_ESTABLISHED_SECONDS : AM_TCP_SYN_SECONDS;
+	return am_same_addr(&a->source, &b->source) & am_same_addr(&a->destination, &b->destination) &
+	       !((a->source_port ^ b->source_port) | (a->destination_port ^ b->destination_port));
 }
 
 /* Signed: another processor may have written a moment that is later than our look at the clock. */
-AM_INLINE int am_is_over(const struct am_nat *entry, u8 protocol)
+AM_INLINE int am_is_over(const struct am_nat *entry)
 {
 	s64 idle = bpf_ktime_get_coarse_ns() - entry->last_seen;
 
-	return idle > (s64)(am_idle_seconds(protocol, entry->seen) * 1000000000ULL);
+	return idle > (s64)(entry->period * 1000000000ULL);
 }
 
-AM_INLINE void am_see(struct am_work *w, struct am_nat *own, struct am_nat *other)
+/* The place in am_nat_recent of a flow that is established, or gone, is free. */
+AM_INLINE void am_strike_nat(u32 cell)
+{
+	u32 index = (cell - 1) / AM_WAYS;
+	struct am_recent_set *set;
+
+	if (!cell)
+		return;
+	set = (struct am_recent_set *)am_nat_recent.lookup(&index);
+	if (set)
+		set->group[(cell - 1) & (AM_WAYS - 1)] = 0;
+}
+
+/* Marks what a packet shows of its flow. Returns 1 when the other entry is to say so too. */
+AM_INLINE u64 am_see(struct am_work *w, struct am_nat *own)
 {
 	const struct am_packet *p = &w->packet;
 	u64 now = bpf_ktime_get_coarse_ns();
-	u8 seen = own->seen, back = w->entry.is_back;
+	u8 back = w->entry.is_back, had = own->seen, is_due = am_blurred(p, now - own->last_seen > AM_REFRESH_NS), seen;
+	u32 expected = own->expected;
 
-	if (back)
-		seen |= AM_SEEN_REPLY;
-	if (p->protocol == AM_TCP && (p->tcp_flags & AM_TCP_FIN))
-		seen |= back ? AM_SEEN_FIN_REPLY : AM_SEEN_FIN_ORIGINAL;
-	if (p->protocol == AM_TCP && (p->tcp_flags & AM_TCP_RST))
-		seen |= AM_SEEN_RESET;
-	if (seen == own->seen && now - own->last_seen <= AM_REFRESH_NS)
-		return;
+	seen = am_blurred(p, am_see_after(p, back, back, had, is_due, (struct am_reach *)&own->sent));
+	if (seen == had && !is_due && own->expected == expected)
+		return 0;
+	if ((seen ^ had) & seen & AM_SEEN_ESTABLISHED)
+		am_strike_nat(own->cell);
 	own->seen = seen;
 	own->last_seen = now;
-	if (other) {
-		other->seen = seen;
-		other->last_seen = now;
-	}
+	own->period = am_idle_seconds(p->protocol, seen);
+	return 1;
 }
 
 /*
@@ -96,6 +93,7 @@ AM_INLINE void am_see(struct am_work *w, struct am_nat *own, struct am_nat *othe
 AM_INLINE int am_recall(struct am_work *w, u8 place)
 {
 	struct am_nat *own, *other;
+	u64 is_missing;
 
 	am_key_of(w, place);
 	own = am_nat.lookup(&w->key);
@@ -107,13 +105,18 @@ AM_INLINE int am_recall(struct am_work *w, u8 place)
 	other = am_nat.lookup(&w->partner_key);
 	if (other && !am_agrees(other, &w->partner))
 		return 0;
+	is_missing = am_blurred(&w->packet, !other);
 	if (w->packet.is_error) /* read, and no more */
 		return 1;
-	if (!other) {
-		am_nat.insert(&w->partner_key, &w->partner);
-		other = am_nat.lookup(&w->partner_key);
-	}
-	am_see(w, own, other);
+	if (!(am_see(w, own) | is_missing))
+		return 1;
+	/* Both entries say the same of the flow. */
+	w->partner.seen = own->seen;
+	w->partner.last_seen = own->last_seen;
+	w->partner.period = own->period;
+	w->partner.sent = own->sent;
+	w->partner.expected = own->expected;
+	am_nat.update(&w->partner_key, &w->partner);
 	return 1;
 }
 
@@ -123,15 +126,71 @@ AM_INLINE void am_drop_flow(struct am_work *w)
 	am_nat.delete(&w->key);
 }
 
-/* May the partner's key be ours? It is free, or was left by a flow that is over, or is this very flow's. */
+/* Whoever stands in the place goes, both entries, unless it is established. */
+AM_INLINE void am_clear_nat(struct am_work *w, struct am_recent_set *set, u32 way, u32 cell)
+{
+	struct am_nat_key *key = &w->elder_nat, *partner = &w->elder_partner;
+	struct am_nat *had;
+
+	way &= AM_WAYS - 1;
+	if (!set->group[way])
+		return;
+	set->group[way] = 0;
+	__builtin_memcpy(key, set->key[way], sizeof(*key));
+	had = am_nat.lookup(key);
+	if (!had || had->cell != cell || (had->seen & AM_SEEN_ESTABLISHED))
+		return;
+	partner->source = had->destination;
+	partner->destination = had->source;
+	partner->source_port = had->destination_port;
+	partner->destination_port = had->source_port;
+	partner->protocol = key->protocol;
+	partner->place = had->partner;
+	partner->hole = 0;
+	am_nat.delete(key);
+	had = am_nat.lookup(partner);
+	if (had && had->cell == cell) /* its port may be another's meanwhile */
+		am_nat.delete(partner);
+}
+
+/* A place in am_nat_recent for the flow in w->key: who floods a service loses its own flows. */
+AM_INLINE void am_enlist_nat(struct am_work *w)
+{
+	u32 chance = bpf_get_prandom_u32(), index = chance & (AM_NAT_RECENT_SETS - 1), group = w->entry.service + 1, way;
+	struct am_recent_set *set = (struct am_recent_set *)am_nat_recent.lookup(&index);
+
+	if (!set)
+		return;
+	index = am_choose_half(set, chance) & (AM_NAT_RECENT_SETS - 1);
+	set = (struct am_recent_set *)am_nat_recent.lookup(&index);
+	if (!set)
+		return;
+	way = am_choose_place(set, group, 0);
+	w->entry.cell = index * AM_WAYS + way + 1;
+	am_clear_nat(w, set, way, w->entry.cell);
+	am_enlist(set, way, group, am_peer_of(&w->key.source, group), &w->key);
+}
+
+/*
+ * May the partner's key be ours? It is free, or was left by a flow that is over, or is this very flow's; at last also
+ * where its flow is not established.
+ */
 AM_INLINE int am_take(struct am_work *w)
 {
 	struct am_nat *had;
+	u64 may = 0, differs;
 
 	if (!am_nat.insert(&w->partner_key, &w->partner)) /* BPF_NOEXIST */
 		return 1;
 	had = am_nat.lookup(&w->partner_key);
-	if (!had || (!am_agrees(had, &w->partner) && !am_is_over(had, w->key.protocol)))
+	if (had) { /* without a branch: it is walked for each try */
+		differs = !am_agrees(had, &w->partner);
+		AM_OPAQUE(differs);
+		may = (had->period * 1000000000ULL - (bpf_ktime_get_coarse_ns() - had->last_seen)) >> 63;
+		may |= w->is_late & ~(u64)(had->seen / AM_SEEN_ESTABLISHED) & 1;
+		may |= ~differs & 1;
+	}
+	if (!am_blurred(&w->packet, may))
 		return 0;
 	return !am_nat.update(&w->partner_key, &w->partner);
 }
@@ -140,14 +199,17 @@ AM_INLINE int am_take(struct am_work *w)
  * Remembers the flow that key and entry describe. The client's port is kept where its address is, unless that would mix
  * two flows up; else one of the node's reserve. Returns an AM_REASON_*, 0 when done.
  */
-AM_INLINE u32 am_remember(struct am_work *w, u8 is_ours)
+AM_INLINE u32 am_remember(struct am_work *w)
 {
 	u32 i;
 
+	w->is_ours = w->entry.partner == AM_PLACE_WIRE;
+	am_enlist_nat(w);
 	for (i = 0; i < AM_PORT_TRIES; i++) {
-		if (i || is_ours)
+		if (i | w->is_ours)
 			w->entry.source_port = bpf_htons(AM_FIRST_PORT + bpf_get_prandom_u32() % (AM_LAST_PORT - AM_FIRST_PORT + 1));
 		am_partner_of(w);
+		w->is_late = i / (AM_PORT_TRIES / 2) & w->is_ours;
 		if (am_take(w))
 			return am_nat.update(&w->key, &w->entry) ? AM_REASON_SERVICE_NO_SOURCE : 0;
 	}

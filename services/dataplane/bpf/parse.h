@@ -296,6 +296,9 @@ AM_INLINE u32 am_parse_transport(struct __sk_buff *skb, struct am_packet *p)
 		if (head[12] >> 4 < 5)
 			return AM_REASON_MALFORMED;
 		p->tcp_flags = head[13];
+		p->sequence = bpf_ntohl(*(__be32 *)&head[4]);
+		p->acknowledged = bpf_ntohl(*(__be32 *)&head[8]);
+		p->payload = p->l4_len - (head[12] >> 4) * 4;
 		p->flow.source_port = *(__be16 *)&head[0];
 		p->flow.destination_port = *(__be16 *)&head[2];
 		return 0;

@@ -12,11 +12,6 @@
 /* Not a reason: not for us, the stack knows what to do. */
 #define AM_NOT_SERVED 0x200
 
-AM_INLINE int am_begins(const struct am_packet *p)
-{
-	return p->protocol == AM_TCP && (p->tcp_flags & (AM_TCP_SYN | AM_TCP_ACK)) == AM_TCP_SYN;
-}
-
 AM_INLINE struct am_service *am_front(const struct am_packet *p)
 {
 	struct am_service_key key = {
@@ -69,7 +64,7 @@ AM_INLINE int am_is_stale(struct am_work *w, struct am_service *service)
 			return 1;
 		if (w->entry.seen & AM_SEEN_REPLY)
 			return 0;
-	} else if (am_is_over(&w->entry, p->protocol)) {
+	} else if (am_is_over(&w->entry)) {
 		return 1;
 	}
 	return w->entry.service != service->number ||
@@ -149,8 +144,10 @@ AM_INLINE void am_aim(struct am_work *w, u32 service)
 	w->entry.service = service;
 	w->entry.endpoint = 0;
 	w->entry.is_back = 0;
-	w->entry.seen = 0;
+	w->entry.seen = am_see_first(&w->packet, 0, (struct am_reach *)&w->entry.sent);
 	w->entry.hole = 0;
+	w->entry.cell = 0;
+	w->entry.period = am_idle_seconds(w->packet.protocol, w->entry.seen);
 	w->entry.partner = AM_PLACE_NODE;
 }
 
@@ -198,7 +195,7 @@ AM_INLINE u32 am_begin(struct am_work *w, struct am_service *service)
 		if (!am_speak_as(w))
 			return AM_REASON_SERVICE_NO_SOURCE;
 	}
-	return am_remember(w, w->entry.partner == AM_PLACE_WIRE);
+	return am_remember(w);
 }
 
 /*

@@ -51,6 +51,9 @@ struct am_packet {
 	u32 l4_len;   /* bytes from there to the end of the IP packet */
 	u32 fragment; /* identification, where it is a fragment */
 	u32 inner_l4; /* of the packet inside an ICMP error; 0: it is about nothing that its receiver sent */
+	u32 sequence; /* TCP */
+	u32 acknowledged; /* TCP */
+	u32 payload;  /* bytes after the TCP header */
 	u8 family;    /* 4 or 6 */
 	u8 ttl;
 	u8 protocol;
@@ -69,6 +72,17 @@ struct am_target {
 	__be16 port;
 };
 
+/* What policy says, and of whom. */
+struct am_verdict {
+	u64 peer;
+	u32 reason; /* AM_REASON_*; FORWARDED and REPLY let through */
+	u32 rule;
+	u32 generation;
+	u32 is_new; /* the packet began a flow */
+	u32 is_back; /* it answers a flow that came by a Service's address */
+	u32 where; /* AM_AT_*: where the peer is, for who wants to know */
+};
+
 /* What stands in am_scratch: the packet, and what translating it takes (nat.h). */
 struct am_work {
 	struct am_packet packet;
@@ -78,6 +92,23 @@ struct am_work {
 	struct am_nat partner;
 	struct am_addr outer[2];
 	struct am_target target;
+	struct am_verdict verdict;
+	/* Of a search for a port; kept here, where the verifier does not count along. */
+	/* What conntrack looks for, and makes (ct.h). */
+	struct am_flow_key flow_key;
+	struct am_flow_key elder;
+	struct am_flow flow;
+	struct am_nat_key elder_nat;
+	struct am_nat_key elder_partner;
+	struct bpf_fib_lookup fib;
+	struct bpf_redir_neigh hop;
+	struct am_throttle_key throttle_key;
+	struct am_throttle throttle;
+	u32 index; /* of a set of recent flows */
+	u32 front[8]; /* struct am_front (deliver.h) */
+	u64 blurred;
+	u64 is_ours; /* one of the node's reserve */
+	u64 is_late; /* one of a flow that is not established will do */
 };
 
 /*
@@ -97,21 +128,19 @@ AM_INLINE struct am_packet *am_scratch_packet(void)
 _Static_assert(sizeof(struct am_work) <= sizeof(struct am_scratch), "core/layout.py says how large");
 
 /* The room around such a packet. Nothing in it has a value yet. */
-AM_INLINE struct am_work *am_work_of(struct am_packet *p)
+AM_INLINE struct am_work *am_work_of(const struct am_packet *p)
 {
 	return (struct am_work *)p;
 }
 
-/* What policy says, and of whom. */
-struct am_verdict {
-	u64 peer;
-	u32 reason; /* AM_REASON_*; FORWARDED and REPLY let through */
-	u32 rule;
-	u32 generation;
-	u32 is_new; /* the packet began a flow */
-	u32 is_back; /* it answers a flow that came by a Service's address */
-	u32 where; /* AM_AT_*: where the peer is, for who wants to know */
-};
+/* The same number, of which the verifier knows nothing any more: what differs in it alone is walked once. */
+AM_INLINE u64 am_blurred(const struct am_packet *p, u64 number)
+{
+	volatile u64 *room = &am_work_of(p)->blurred;
+
+	*room = number;
+	return *room;
+}
 
 /* Of another network on the same wire (IEEE 802.1Q). Tag 0 says a priority and nothing else: the stack looks behind it. */
 AM_INLINE int am_is_tagged(const struct __sk_buff *skb)

@@ -53,7 +53,7 @@ class BackendsOf(NamedTuple):
         return self[:6]
 
     @property
-    def owner(self) -> tuple[object, ...]:
+    def owner(self) -> tuple[str, str, str]:
         """The Service or pod."""
         return self[:3]
 
@@ -97,11 +97,20 @@ class HostPortPod:
 
 
 def fronts_of(
-    services: Iterable[Service], slices: Iterable[EndpointSlice], pods: Iterable[HostPortPod], here: Here
+    services: Iterable[Service],
+    slices: Iterable[EndpointSlice],
+    pods: Iterable[HostPortPod],
+    here: Here,
+    without: Container[tuple[str, str, str]] = frozenset(),
 ) -> Plan:
-    """The fronts for these objects."""
-    return _Planner(sorted(services, key=_age), slices, here).plan(
-        sorted(pods, key=lambda one: (one.pod.terminating, one.pod.namespace, one.pod.name))
+    """The fronts for these objects. Those ``without`` (``service`` or ``pod``, namespace, name) get none, and cost
+    nothing; their cluster IPs are theirs all the same.
+    """
+    return _Planner(sorted(services, key=_age), slices, here, without).plan(
+        sorted(
+            (one for one in pods if ("pod", one.pod.namespace, one.pod.name) not in without),
+            key=lambda one: (one.pod.terminating, one.pod.namespace, one.pod.name),
+        )
     )
 
 
@@ -140,8 +149,18 @@ def is_fronted(service: Service) -> bool:
 class _Planner:
     """Collects claims; the first has a front."""
 
-    def __init__(self, services: list[Service], slices: Iterable[EndpointSlice], here: Here) -> None:
-        self._services = [service for service in services if is_fronted(service)]
+    def __init__(
+        self,
+        services: list[Service],
+        slices: Iterable[EndpointSlice],
+        here: Here,
+        without: Container[tuple[str, str, str]],
+    ) -> None:
+        self._services = [
+            service
+            for service in services
+            if is_fronted(service) and ("service", service.namespace, service.name) not in without
+        ]
         self._slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
         for part in slices:
             if part.service and part.fronted:

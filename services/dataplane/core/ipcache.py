@@ -8,13 +8,14 @@ registry, not from the bus, so local policy does not wait for NATS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from proto.addresses import Endpoint
 from proto.identity import FIRST_COMPUTED, Reserved
 from proto.net import Address
 from proto.objects import EndpointSlice, Node
+from services.dataplane.core import shares
 from services.dataplane.core.layout import Peer, PeerFlag, PrefixKey
 
 APISERVER = ("default", "kubernetes")
@@ -67,3 +68,18 @@ def entries_of(around: Surroundings) -> dict[PrefixKey, Peer]:
     own = Peer(identity=int(Reserved.HOST), flags=int(PeerFlag.NODE))
     entries |= dict.fromkeys(around.own_addresses, own)
     return {PrefixKey.host(address): peer for address, peer in entries.items()}
+
+
+def refused(
+    foreign: Iterable[Endpoint], wanted: Mapping[PrefixKey, Peer], room: int
+) -> dict[PrefixKey, shares.Refused]:
+    """Which of the entries of other nodes' endpoints are left out so that all fit into ``room``: the newest of the node
+    that has most. Nodes, the API server and what lives here keep theirs.
+    """
+    claims: dict[PrefixKey, shares.Claim] = {}
+    for endpoint in true_endpoints(foreign).values():
+        key = PrefixKey.host(endpoint.address)
+        if key in wanted and wanted[key].flags & PeerFlag.POD:
+            age = (endpoint.sequence, str(endpoint.address))
+            claims[key] = shares.Claim(endpoint.node, age, (1,))
+    return shares.share(claims, (max(0, room - (len(wanted) - len(claims))),))

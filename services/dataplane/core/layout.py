@@ -30,7 +30,8 @@ from services.dataplane.core.wire import (
     MaybeAddr,
     Port,
     Record,
-    Room384,
+    Room208,
+    Room896,
     address_bytes,
 )
 
@@ -40,7 +41,7 @@ NO_RULE = 0xFFFFFFFF
 REPLY_MARK = 0x0A150001
 """Mark of a packet that a pod sends in reply: netfilter never saw the packet it answers (it came by redirect), so it
 would take the reply for something new and masquerade it."""
-MAX_CONDEMNED = 64
+MAX_CONDEMNED = 32
 """Conntrack entries that one run of the collecting program takes."""
 FRAGMENTS_EACH = 128
 """Fragmented packets of one sender that are remembered at a time: the next takes the place of an older one of its own.
@@ -96,12 +97,21 @@ class Whereabouts(IntEnum):
 
 
 class Seen(IntFlag):
-    """What of a flow has been seen; decides how long it may be idle."""
+    """What of a flow has been seen; decides how long it may be idle (``core/conntrack.py``)."""
 
     REPLY = 1
     FIN_ORIGINAL = 2
     FIN_REPLY = 4
     RESET = 8
+    ESTABLISHED = 16
+    """TCP: the handshake is done, or both directions of a flow older than its entry were seen. Others: a second
+    exchange. What lacks it is the first to go under pressure."""
+    SYN = 32
+    """The flow began with a SYN that was seen; without it, it is older than its entry."""
+    AGAIN = 64
+    """Not TCP: the originator sent again after an answer."""
+    ONE_SHOT = 128
+    """A query to port 53 over UDP: never more than a question and its answers."""
 
 
 class ConfigFlag(IntFlag):
@@ -293,6 +303,8 @@ class Flow(Record):
 
     ``side`` (``proto.policy.Direction``): EGRESS when the pod began it, INGRESS when its peer did. ``whereabouts`` is
     ``generation << 8 | Whereabouts``: what was found in that generation, and holds as long; one word, written at once.
+    Of TCP, ``sent`` is the pod's next sequence number during the handshake, ``expected`` its peer's: what the pod last
+    acknowledged. ``cell`` is its place in ``am_ct_recent`` counted from 1, 0 where it has none.
     """
 
     last_seen: U64
@@ -300,6 +312,9 @@ class Flow(Record):
     generation: U32
     endpoint: U32
     rule: U32
+    sent: U32 = 0
+    expected: U32 = 0
+    cell: U32 = 0
     seen: U8
     flags: U8
     side: U8
@@ -314,10 +329,42 @@ class EndpointKey(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Budget(Record):
-    """How many flows an endpoint has, and may have. Without an entry it may have none."""
+    """How many flows an endpoint has, and may have: those that others began (ingress) apart from its own (egress).
 
-    limit: U64
-    count: U64 = 0
+    Without an entry it may have none. Its newest flows are remembered in the sets ``first`` to ``first + mask`` of
+    ``am_ct_recent``. The entry of endpoint :data:`NODE` counts all flows of the node under ``ingress``; beyond its
+    limit the table is nearly full, and every endpoint may have an eighth of its own limits.
+    """
+
+    ingress_limit: U64
+    egress_limit: U64
+    ingress: U64 = 0
+    egress: U64 = 0
+    first: U32 = 0
+    mask: U32 = 0
+
+    @property
+    def count(self) -> int:
+        """Flows of both directions."""
+        return self.ingress + self.egress
+
+
+NODE = 0
+"""Endpoint number that no pod has (it is an interface's index): the whole node's."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Recent(Record):
+    """Four places for flows that are not established (``struct am_recent_set`` in bpf/recent.h)."""
+
+    room: Room208
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Held(Record):
+    """How many established flows peers hold whose hash is this place's, at one endpoint (or another of this hash)."""
+
+    count: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -386,7 +433,7 @@ class Config(Record):
 class Scratch(Record):
     """Room for one packet while a program looks at it (``struct am_work``); means nothing to anybody else."""
 
-    room: Room384
+    room: Room896
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -1,9 +1,12 @@
 """The list of maps: which records go into which, of what type, how many, and what each is for.
 
 Names have at most 15 characters (``BPF_OBJ_NAME_LEN`` counts the closing zero). Sizes bound memory: a full hash refuses
-an entry, which the datapath answers with a drop and the agent with an error, never with a silent "allow".
+an entry, which the datapath answers with a drop and the agent with an error, never with a silent "allow". The
+sizes here are those of a fresh map; hashes and tries may be larger (``core.sizes``), and are what they are when pinned.
 ``am_ct`` is a plain hash on purpose: an LRU would evict live flows under pressure. ``am_nat`` is one all the same:
-flows from outside have no endpoint whose share they could be counted against.
+flows from outside have no endpoint whose share they could be counted against. Beside each stands a table of the flows
+that are not established yet, ``am_ct_recent`` and ``am_nat_recent``: a newcomer takes the place of an elder there, and
+that one's flow goes. So they are never more than a quarter of the entries.
 """
 
 from __future__ import annotations
@@ -21,13 +24,27 @@ NO_PREALLOC = 1
 """``BPF_F_NO_PREALLOC``: what tries must have, and what large, seldom full tables should."""
 
 CONNTRACK_ENTRIES = 131_072
-"""About 14 MB, allocated at the start: a full table is a clean refusal, an allocation failing in softirq is not."""
+"""The fewest. About 18 MB, allocated at the start: a full table is a clean refusal, an allocation failing in softirq is
+not."""
+MOST_CONNTRACK_ENTRIES = 1_048_576
+MEMORY_OF_AN_ENTRY = 32_768
+"""Bytes of the node's memory for each entry (of some 140 bytes) by default: 524,288 for 16 GiB, 0.4 % of it."""
+
+WAYS = 4
+"""Places in a set of ``am_ct_recent`` and ``am_nat_recent``."""
+RECENT_SETS = 32_768
+"""A power of two. 6.5 MB; a table of fewer than 524,288 entries uses as many of its sets as are a quarter of it."""
+NAT_RECENT_SETS = 2048
+"""A power of two. Two entries a flow: at most a quarter of the fewest :data:`NAT_ENTRIES`."""
+HELD = 65_536
+"""A power of two. Two peers have the same place by accident once in as many."""
 
 FRAGMENT_ENTRIES = 32_768
 """About 3.5 MB: an uplink whose every place is taken, and 192 pods that all flood. An LRU: links come and go."""
 
 NAT_ENTRIES = 65_536
-"""Two a flow, about 10 MB. An LRU: strangers fill it, so the longest unused flow must make room for the next."""
+"""The fewest; grows as conntrack does. Two a flow, about 11 MB. An LRU: strangers fill it, so the longest unused flow
+must make room for the next."""
 
 SLOTS = 65_536
 """Places for connected sockets, a power of two. Cookies are counted up, so neighbours in time are neighbours in memory;
@@ -56,6 +73,13 @@ class MapSpec:
         """Bytes of a value (of one processor's, for a per-CPU map)."""
         return self.value.wire().size if self.value else 0
 
+    @property
+    def may_grow(self) -> bool:
+        """Whether programs do not care how many entries it takes: it may be replaced by a larger one while they run, so
+        its size is no part of the layout but a property of the map that is pinned.
+        """
+        return self.kind in (MapKind.HASH, MapKind.LRU_HASH, MapKind.LPM_TRIE)
+
 
 H, LRU, LPM, ARRAY = MapKind.HASH, MapKind.LRU_HASH, MapKind.LPM_TRIE, MapKind.ARRAY
 
@@ -69,6 +93,8 @@ POLICY = MapSpec("am_policy", LPM, at.PolicyKey, at.PolicyLine, 524_288, "compil
 GENERATION = MapSpec("am_generation", ARRAY, at.Index, at.Generation, 1, "raised after each change to policy")
 FLOWS = MapSpec("am_ct", H, at.FlowKey, at.Flow, CONNTRACK_ENTRIES, "conntrack, each pod's side apart")
 BUDGETS = MapSpec("am_ct_budget", H, at.EndpointKey, at.Budget, 4096, "how much conntrack an endpoint may use")
+RECENT = MapSpec("am_ct_recent", ARRAY, at.Index, at.Recent, RECENT_SETS, "flows that are not established yet")
+PEERS = MapSpec("am_ct_peers", ARRAY, at.Index, at.Held, HELD, "established flows that others began, by peer")
 FRAGMENTS = MapSpec("am_frags", LRU, at.FragmentKey, at.Fragment, FRAGMENT_ENTRIES, "ports of fragmented packets")
 EVENTS = MapSpec("am_events", MapKind.RINGBUF, None, None, 1 << 20, "drops (and, if asked for, new flows)")
 METRICS = MapSpec(
@@ -92,6 +118,9 @@ REVERSES = MapSpec("am_reverse", LRU, lb.ReverseKey, lb.Virtual, 65_536, "what s
 COOKIES = MapSpec("am_cookies", H, at.CookieKey, at.CookieMark, 8192, "namespaces the socket programs act in")
 
 NATS = MapSpec("am_nat", LRU, nat.NatKey, nat.Nat, NAT_ENTRIES, "translated flows from outside, each direction apart")
+NAT_RECENT = MapSpec(
+    "am_nat_recent", ARRAY, at.Index, at.Recent, NAT_RECENT_SETS, "translated flows that are not established yet"
+)
 CLIENTS = MapSpec("am_clients", LRU, nat.ClientKey, lb.Affinity, 16_384, "the backend a client from outside had")
 NODE_ADDRESSES = MapSpec("am_own", ARRAY, at.Index, nat.NodeAddresses, 1, "in whose name this node speaks to backends")
 OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node itself last was a backend")
@@ -99,8 +128,11 @@ OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node 
 MAPS: tuple[MapSpec, ...] = (
     LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS,
     CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES, AFFINITIES, SLOTTED, SENT,
-    REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD,
+    REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS, NAT_RECENT,
 )  # fmt: skip
+
+PROGRAMS_WRITE = frozenset((FLOWS, BUDGETS, FRAGMENTS, AFFINITIES, REVERSES, NATS, CLIENTS))
+"""Maps that may grow and hold what the programs remember: a copy of one is brought up to date after the switch."""
 
 RECORDS: tuple[type[Record], ...] = (
     *dict.fromkeys(record for spec in MAPS for record in (spec.key, spec.value) if record is not None),
@@ -109,10 +141,36 @@ RECORDS: tuple[type[Record], ...] = (
 """Each record once, in the order in which the C header declares them."""
 
 
+def conntrack_entries(memory: int, asked: int = 0) -> int:
+    """How many conntrack entries a node has: as many as were asked for, else by its ``memory`` (bytes).
+
+    A power of two from :data:`CONNTRACK_ENTRIES` to :data:`MOST_CONNTRACK_ENTRIES`; what is asked for is rounded down
+    to one. Raises ValueError when it lies outside.
+    """
+    if asked and not CONNTRACK_ENTRIES <= asked <= MOST_CONNTRACK_ENTRIES:
+        raise ValueError(
+            f"{asked} conntrack entries: must be {CONNTRACK_ENTRIES} to {MOST_CONNTRACK_ENTRIES}, or 0 for as many as "
+            "the node's memory suggests"
+        )
+    wanted = asked or min(max(memory // MEMORY_OF_AN_ENTRY, CONNTRACK_ENTRIES), MOST_CONNTRACK_ENTRIES)
+    return 1 << (wanted.bit_length() - 1)
+
+
+def conntrack_sizes(entries: int) -> dict[str, int]:
+    """How large the maps of flows are with so many conntrack entries, by map."""
+    return {FLOWS.name: entries, NATS.name: entries * NAT_ENTRIES // CONNTRACK_ENTRIES}
+
+
+def recent_sets(entries: int) -> int:
+    """How many sets of ``am_ct_recent`` are used: places for a quarter of the entries at most."""
+    return min(entries // 4 // WAYS, RECENT_SETS)
+
+
 def layout_hash() -> str:
     """Names the layout: pins of another hash hold maps that these programs must not be loaded against."""
     lines = [
-        f"{spec.name} {spec.kind:d} {spec.entries} {spec.flags} {_shape(spec.key)} {_shape(spec.value)}"
+        f"{spec.name} {spec.kind:d} {'' if spec.may_grow else spec.entries} {spec.flags} "
+        f"{_shape(spec.key)} {_shape(spec.value)}"
         for spec in MAPS
     ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]

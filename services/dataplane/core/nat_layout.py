@@ -16,8 +16,8 @@ FIRST_PORT = 61_000
 LAST_PORT = 65_535
 """Source ports of translated flows: beyond ``net.ipv4.ip_local_port_range`` (32768 to 60999 unless set), so that no
 connection of the node's own has one."""
-PORT_TRIES = 8
-"""Ports tried for a flow before it is refused."""
+PORT_TRIES = 6
+"""Ports tried for a flow before it is refused; the latter half may be those of flows that are not established."""
 
 
 class Place(IntEnum):
@@ -64,6 +64,14 @@ class Nat(Record):
     seen: U8
     """``layout.Seen`` of the flow, the same in both entries."""
     hole: U8 = 0
+    sent: U32 = 0
+    """Of TCP, during the handshake: the backend's next sequence number."""
+    expected: U32 = 0
+    """Of TCP: the client's next sequence number, as the backend last acknowledged it."""
+    cell: U32 = 0
+    """Place in ``am_nat_recent`` counted from 1, the same in both entries; 0: none."""
+    period: U32 = 0
+    """Seconds that the flow may be idle, by what was seen of it."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -3,14 +3,15 @@
 Owns numbers and slots. Promises: both are stable (a backend keeps its slot, a hole is filled from the end; a set of
 backends keeps its number while a front that had it still leads there), so flows and affinity survive updates and
 restarts; :func:`change` orders the steps so that a lookup in between finds old or new backends, never none, and a
-client outside a load balancer's source ranges never gets in. Fronts of one Service port with the same choice of
-endpoints share a number, and so their backends and their clients' affinity.
+client outside a load balancer's source ranges never gets in; what belongs to nobody any more goes first, so that
+removals never wait for room (:func:`whole` and :func:`swept` are for tables that had none left). Fronts of one Service
+port with the same choice of endpoints share a number, and so their backends and their clients' affinity.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -43,22 +44,26 @@ class Tables:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class TableChange:
-    """Steps in the order of the fields."""
+    """Steps in the order of the fields: what nobody needs any more, what is new, what it took the place of."""
 
+    drop_members: tuple[MemberKey, ...]
+    """All that are not wanted: a backend that is none any more is not to be remembered."""
+    drop_services: tuple[ServiceKey, ...]
+    drop_ranges: tuple[SourceRangeKey, ...]
+    """Of numbers that no front leads to that stays; so are the backends after it."""
+    drop_backends: tuple[BackendKey, ...]
     set_backends: dict[BackendKey, Backend]
     set_members: dict[MemberKey, Member]
     set_ranges: dict[SourceRangeKey, SourceRange]
     set_services: dict[ServiceKey, lb.Service]
-    remove_services: tuple[ServiceKey, ...]
     remove_ranges: tuple[SourceRangeKey, ...]
     remove_backends: tuple[BackendKey, ...]
-    remove_members: tuple[MemberKey, ...]
 
     def __len__(self) -> int:
         """Entries that change."""
         sets = len(self.set_backends) + len(self.set_members) + len(self.set_ranges) + len(self.set_services)
-        gone = len(self.remove_services) + len(self.remove_ranges)
-        return sets + gone + len(self.remove_backends) + len(self.remove_members)
+        dropped = len(self.drop_members) + len(self.drop_services) + len(self.drop_ranges) + len(self.drop_backends)
+        return sets + dropped + len(self.remove_ranges) + len(self.remove_backends)
 
 
 def slots_of(tables: Tables) -> dict[ServiceKey, tuple[Target, ...]]:
@@ -128,13 +133,13 @@ def apply(tables: Tables, steps: TableChange) -> None:
     tables.backends.update(steps.set_backends)
     tables.members.update(steps.set_members)
     tables.ranges.update(steps.set_ranges)
-    for front in steps.remove_services:
+    for front in steps.drop_services:
         del tables.services[front]
-    for backend in steps.remove_backends:
+    for backend in (*steps.drop_backends, *steps.remove_backends):
         del tables.backends[backend]
-    for member in steps.remove_members:
+    for member in steps.drop_members:
         del tables.members[member]
-    for network in steps.remove_ranges:
+    for network in (*steps.drop_ranges, *steps.remove_ranges):
         del tables.ranges[network]
 
 
@@ -187,16 +192,46 @@ def _write(tables: Tables, number: int, targets: Sequence[Target]) -> None:
 
 def change(actual: Tables, wanted: Tables) -> TableChange:
     """Steps from what the maps hold to what they should hold."""
+    kept = {service.number for key, service in actual.services.items() if key in wanted.services}
+    ranges = [key for key in actual.ranges if key not in wanted.ranges]
+    backends = [key for key in actual.backends if key not in wanted.backends]
     return TableChange(
+        drop_members=tuple(key for key in actual.members if key not in wanted.members),
+        drop_services=tuple(key for key in actual.services if key not in wanted.services),
+        drop_ranges=tuple(key for key in ranges if key.service not in kept),
+        drop_backends=tuple(key for key in backends if key.service not in kept),
         set_backends=_differing(actual.backends, wanted.backends),
         set_members=_differing(actual.members, wanted.members),
         set_ranges=_differing(actual.ranges, wanted.ranges),
         set_services=_differing(actual.services, wanted.services),
-        remove_services=tuple(key for key in actual.services if key not in wanted.services),
-        remove_ranges=tuple(key for key in actual.ranges if key not in wanted.ranges),
-        remove_backends=tuple(key for key in actual.backends if key not in wanted.backends),
-        remove_members=tuple(key for key in actual.members if key not in wanted.members),
+        remove_ranges=tuple(key for key in ranges if key.service in kept),
+        remove_backends=tuple(key for key in backends if key.service in kept),
     )
+
+
+def whole(steps: TableChange, short: Collection[int]) -> TableChange:
+    """The steps from ``set_services`` on, without those of numbers that are short of an entry: their fronts stay as
+    they were, with the backends that they lead to.
+    """
+    return replace(
+        steps,
+        set_services={key: one for key, one in steps.set_services.items() if one.number not in short},
+        remove_ranges=tuple(key for key in steps.remove_ranges if key.service not in short),
+        remove_backends=tuple(key for key in steps.remove_backends if key.service not in short),
+    )
+
+
+def swept(actual: Tables, wanted: Tables, short: Collection[int]) -> TableChange:
+    """Steps that take out what these numbers hold and should not, and the fronts that lead there, so that there is room
+    for what they should hold: for a moment they serve nobody.
+    """
+    keep = Tables(
+        services={key: one for key, one in actual.services.items() if one.number not in short},
+        backends={k: one for k, one in actual.backends.items() if k.service not in short or k in wanted.backends},
+        members={k: one for k, one in actual.members.items() if k.service not in short or k in wanted.members},
+        ranges={k: one for k, one in actual.ranges.items() if k.service not in short or k in wanted.ranges},
+    )
+    return change(actual, keep)
 
 
 def _differing(actual: Mapping[K, V], wanted: Mapping[K, V]) -> dict[K, V]:

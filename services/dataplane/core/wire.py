@@ -89,7 +89,8 @@ Hole5: TypeAlias = Annotated[int, Kind("u8", "5s", 5, 1, _nothing, _zero, length
 """Five bytes that are always zero: where a layout wants the next field further on than alignment would put it."""
 
 
-Room384: TypeAlias = Annotated[bytes, Kind("u64", "384s", 384, 8, bytes, bytes, length=48)]
+Room208: TypeAlias = Annotated[bytes, Kind("u64", "208s", 208, 8, bytes, bytes, length=26)]
+Room896: TypeAlias = Annotated[bytes, Kind("u64", "896s", 896, 8, bytes, bytes, length=112)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -228,11 +228,29 @@ def _batch(
     return result, struct.unpack_from("<I", after, 32)[0]
 
 
-def update_batch(fd: int, keys: bytes, values: bytes, count: int) -> None:
-    """Sets ``count`` entries laid end to end. Raises BpfError E2BIG when the map is full."""
+NO_ROOM = (errno.E2BIG, errno.ENOSPC, errno.ENOMEM)
+"""What a map that takes no further entry says: a hash, a trie, and any of them when the node has no memory left."""
+
+
+def update_batch(fd: int, keys: bytes, values: bytes, count: int) -> tuple[int, ...]:
+    """Sets ``count`` entries laid end to end; returns the places (0 … count - 1) of those that found no room. One
+    without room keeps none of the others out.
+    """
     k, v = _buffer(keys), _buffer(values)
-    attr = struct.pack("<QQQQIIQQ", 0, 0, _at(k), _at(v), count, fd, 0, 0)
-    _call(Command.MAP_UPDATE_BATCH, attr, f"of {count} entries")
+    key_size, value_size = len(keys) // max(count, 1), len(values) // max(count, 1)
+    refused: list[int] = []
+    start = 0
+    while start < count:
+        left = count - start
+        attr = struct.pack("<QQQQIIQQ", 0, 0, _at(k) + start * key_size, _at(v) + start * value_size, left, fd, 0, 0)
+        result, after = _call(Command.MAP_UPDATE_BATCH, attr, f"of {count} entries", NO_ROOM)
+        if result >= 0:
+            break
+        done = struct.unpack_from("<I", after, 32)[0]
+        start += done if done < left else 0  # the kernel had no memory to begin with, and left the count as it was
+        refused.append(start)
+        start += 1
+    return tuple(refused)
 
 
 def delete_batch(fd: int, keys: bytes, key_size: int) -> int:

@@ -19,7 +19,7 @@ from services.dataplane.core import layout as at
 from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.layout import MapKind
-from services.dataplane.core.maps import MAPS, RECORDS, SLOTS, MapSpec
+from services.dataplane.core.maps import HELD, MAPS, NAT_RECENT_SETS, RECORDS, SLOTS, WAYS, MapSpec
 from services.dataplane.core.wire import Record
 
 SOURCES = Path(__file__).resolve().parent.parent / "bpf"
@@ -81,12 +81,26 @@ def _constants() -> list[str]:
         "AM_SLOTS": SLOTS,
         "AM_LAST_PORT": nat.LAST_PORT,
         "AM_PORT_TRIES": nat.PORT_TRIES,
+        "AM_WAYS": WAYS,
+        "AM_NAT_RECENT_SETS": NAT_RECENT_SETS,
+        "AM_HELD": HELD,
+        "AM_NODE_ENDPOINT": at.NODE,
+        "AM_PRESSURE": idle.PRESSURE,
+        "AM_PEER_SHARE": idle.PEER_SHARE,
+        "AM_DNS_PORT": idle.DNS_PORT,
+        "AM_AHEAD": idle.AHEAD,
+        "AM_BEHIND": idle.BEHIND,
+        "AM_STEP": idle.STEP,
+        "AM_EARLY": idle.EARLY,
         "AM_TCP_SYN_SECONDS": idle.TCP_SYN,
         "AM_TCP_ESTABLISHED_SECONDS": idle.TCP_ESTABLISHED,
         "AM_TCP_HALF_CLOSED_SECONDS": idle.TCP_HALF_CLOSED,
         "AM_TCP_CLOSING_SECONDS": idle.TCP_CLOSING,
-        "AM_UDP_SINGLE_SECONDS": idle.UDP_SINGLE,
-        "AM_UDP_ANSWERED_SECONDS": idle.UDP_ANSWERED,
+        "AM_UDP_ONCE_SECONDS": idle.UDP_ONCE,
+        "AM_OTHER_ONCE_SECONDS": idle.OTHER_ONCE,
+        "AM_STREAM_SECONDS": idle.STREAM,
+        "AM_ANSWERED_DNS_SECONDS": idle.ANSWERED_DNS,
+        "AM_ICMP_SECONDS": idle.ICMP_ANY,
     }
     return [f"#define {name} {value}" for name, value in numbers.items()]
 

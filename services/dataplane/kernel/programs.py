@@ -5,6 +5,9 @@ pinned: new programs are loaded against the *same* maps and put into the running
 between old and new. :meth:`Datapath.close` lets go of descriptors and leaves everything working; only
 :meth:`Datapath.detach` takes programs off.
 
+:meth:`Datapath.grow` replaces maps by larger ones in the same way while everything runs: how many entries a map takes
+is a property of what is pinned, not of the layout.
+
 When the layout changes (an upgrade), the old links run on with the old maps. The agent fills the new maps, then
 attaches each name as usual: an old link of that name is moved over and given its new program;
 :meth:`Datapath.retire` removes what nobody uses any more.
@@ -16,9 +19,12 @@ first open compiles (seconds), others take some 50 ms. Refuses a folder that is 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import struct
-from collections.abc import Collection
+import threading
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
@@ -29,6 +35,7 @@ from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import ProgramKind
 from services.dataplane.kernel.bytecode import Bytecode, Cache
 from services.dataplane.kernel.conntrack import Broom
+from services.dataplane.kernel.growth import Replacement
 from services.dataplane.kernel.hooks import (
     ENDPOINT_HOOKS,
     SOCKET_HOOKS,
@@ -49,6 +56,9 @@ BPF_FS_MAGIC = 0xCAFE4A11
 SOCKETS = "_sockets"
 """Name under which the cgroup links are kept; no interface can be called so by :func:`_pin_name`."""
 _COLLECT = "collect"
+_RECOUNT = "recount"
+_VANISHED = (errno.ENODEV, errno.ENOENT, errno.ENOLINK)
+"""What a link says whose interface went away a moment ago."""
 
 
 class NotBpffs(RuntimeError):
@@ -71,10 +81,19 @@ class Datapath:
     """The loaded programs of one node. Make it with :meth:`open`."""
 
     def __init__(
-        self, folder: Path, tables: Tables, programs: dict[str, int], *, tcx: bool, filter_pods: bool = False
+        self,
+        folder: Path,
+        tables: Tables,
+        programs: dict[str, int],
+        bytecode: Bytecode,
+        *,
+        tcx: bool,
+        filter_pods: bool = False,
     ) -> None:
         self.tables = tables
-        self.broom = Broom(tables, programs[_COLLECT])
+        self._bytecode = bytecode
+        self._lock = threading.RLock()  # links are made by one thread and repaired by another
+        self.broom = Broom(tables, programs[_COLLECT], programs[_RECOUNT])
         self.tcx = tcx
         self.programs = programs
         """Descriptors by program name (for test runs)."""
@@ -87,9 +106,18 @@ class Datapath:
         self._pods: Holder = self._by_filters if filter_pods else self._uplinks
 
     @classmethod
-    def open(cls, pins: Path, cache: Path, *, tcx: bool | None = None, filter_pods: bool = False) -> Self:
+    def open(
+        cls,
+        pins: Path,
+        cache: Path,
+        *,
+        tcx: bool | None = None,
+        filter_pods: bool = False,
+        sizes: Mapping[str, int] | None = None,
+    ) -> Self:
         """Loads the programs and takes over what is pinned. ``tcx`` None: whatever this kernel has; ``filter_pods``:
-        cls_bpf filters for pods all the same. What hangs already stays as it hangs.
+        cls_bpf filters for pods all the same. What hangs already stays as it hangs. ``sizes``: entries that maps are to
+        take, where not those of ``core.maps``; one that is pinned and smaller is replaced, a larger one stays.
 
         Raises NotBpffs, CompileError, LayoutMismatch, BpfError (the verifier's log in it).
         """
@@ -99,12 +127,64 @@ class Datapath:
         folder = pins / f"v{layout_hash()}"
         (folder / "maps").mkdir(parents=True, exist_ok=True)
         (folder / "links").mkdir(exist_ok=True)
-        descriptors = open_maps(folder / "maps")
-        programs = {name: _load(bytecode, name, descriptors) for name in bytecode.programs}
+        descriptors = open_maps(folder / "maps", sizes)
+        programs = _load_all(bytecode, descriptors)
         supported = has_tcx(programs[Hook.FROM_POD.value]) if tcx is None else tcx
-        datapath = cls(folder, Tables(descriptors), programs, tcx=supported, filter_pods=filter_pods)
+        datapath = cls(folder, Tables(descriptors), programs, bytecode, tcx=supported, filter_pods=filter_pods)
         datapath._refresh()
+        datapath.grow(sizes or {})
         return datapath
+
+    def grow(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
+        """Replaces maps (by name) that take fewer entries than this by larger ones: copied, programs loaded against
+        them, every link switched without a moment between. Flows go on. Returns which were replaced. Blocking, some
+        100 ms; meanwhile nobody else writes these tables or makes links.
+
+        Raises BpfError (ENOMEM) when there is no memory: then nothing has changed.
+        """
+        tables = self.tables.by_name
+        growing = [
+            tables[name] for name, size in sizes.items() if tables[name].spec.may_grow and size > tables[name].entries
+        ]
+        if not growing:
+            return ()
+        with ExitStack() as stack:
+            stack.enter_context(self._lock)
+            stack.enter_context(self.broom.lock)
+            for table in growing:
+                stack.enter_context(table.lock)
+            made: list[Replacement] = []
+            try:
+                for table in growing:
+                    pin = self._folder / "maps" / table.spec.name
+                    made.append(Replacement(table.spec, pin, table.fd, sizes[table.spec.name]))
+                descriptors = self.tables.descriptors | {one.spec.name: one.fd for one in made}
+                programs = _load_all(self._bytecode, descriptors)
+            except BaseException:
+                for one in made:
+                    one.give_up()
+                raise
+            for one in made:
+                one.take_over()
+            self._switch(made, programs)
+        return tuple(one.spec.name for one in made)
+
+    def _switch(self, made: Sequence[Replacement], programs: dict[str, int]) -> None:
+        """The new maps and programs are those of this node from here on."""
+        for one in made:
+            self.tables.descriptors[one.spec.name] = one.fd
+            self.tables.by_name[one.spec.name].move(one.fd)
+        before, self.programs = self.programs, programs
+        self._by_hook = {hook: programs[hook.value] for hook in Hook}
+        self.broom.use(programs[_COLLECT], programs[_RECOUNT])
+        try:
+            self._refresh()
+        finally:
+            for one in made:
+                one.catch_up()
+                one.close()
+            for fd in before.values():
+                os.close(fd)
 
     def attach_endpoint(self, ifindex: int, name: str, run: Run = run_alone) -> None:
         """Hangs ``from_pod`` and ``to_pod`` on a host veth. Idempotent; mends what hangs in the air. What rtnetlink has
@@ -145,8 +225,9 @@ class Datapath:
 
     def _release(self, name: str, *, doomed: bool) -> None:
         folder = self._link_folder(name)
-        if folder.is_dir():
-            self._holder(folder).release(folder, doomed=doomed)
+        with self._lock:
+            if folder.is_dir():
+                self._holder(folder).release(folder, doomed=doomed)
 
     def detach_sockets(self) -> None:
         """Takes the socket programs off."""
@@ -178,7 +259,10 @@ class Datapath:
             os.close(fd)
 
     def _attach(self, name: str, hooks: tuple[Hook, ...], target: int, holder: Holder, run: Run = run_alone) -> None:
-        folder = self._link_folder(name)
+        with self._lock:
+            self._attach_locked(self._link_folder(name), hooks, target, holder, run)
+
+    def _attach_locked(self, folder: Path, hooks: tuple[Hook, ...], target: int, holder: Holder, run: Run) -> None:
         for other in self._others:
             old = other / "links" / folder.name
             if old.is_dir() and not folder.exists():
@@ -191,8 +275,15 @@ class Datapath:
         holder.hold(folder, {hook: self._by_hook[hook] for hook in hooks}, target, run)
 
     def _refresh(self) -> None:
+        failed: list[OSError] = []
         for folder in self._links.iterdir():
-            self._holder(folder).refresh(folder, self._by_hook)
+            try:
+                self._holder(folder).refresh(folder, self._by_hook)
+            except OSError as error:
+                if error.errno not in _VANISHED:
+                    failed.append(error)
+        if failed:  # one that cannot be switched keeps no other from it
+            raise failed[0]
 
     def _holder(self, folder: Path) -> Holder:
         """Who holds what is pinned there: filters' pins carry the interface's index."""
@@ -225,6 +316,19 @@ def _state(name: str, held: list[Held]) -> LinkState:
         hooks=tuple(entry.hook for entry in held),
         programs=tuple(entry.program for entry in held),
     )
+
+
+def _load_all(bytecode: Bytecode, descriptors: dict[str, int]) -> dict[str, int]:
+    """All programs or none."""
+    loaded: dict[str, int] = {}
+    try:
+        for name in bytecode.programs:
+            loaded[name] = _load(bytecode, name, descriptors)
+    except BaseException:
+        for fd in loaded.values():
+            os.close(fd)
+        raise
+    return loaded
 
 
 def _load(bytecode: Bytecode, name: str, descriptors: dict[str, int]) -> int:

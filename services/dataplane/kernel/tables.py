@@ -1,8 +1,8 @@
 """All tables of a node's datapath by name: what the agent fills and reads.
 
-Owns the descriptors of the pinned maps. A map that is pinned already is taken over with all that is in it, so a restart
-changes nothing for the packets; one of another shape refuses (the pin folder's name carries the layout's hash, so that
-does not happen by itself).
+Owns the descriptors of the pinned maps. A map that is pinned already is taken over with all that is in it and as large
+as it is, so a restart changes nothing for the packets; one of another shape refuses (the pin folder's name carries the
+layout's hash, so that does not happen by itself).
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from __future__ import annotations
 import errno
 import os
 import struct
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
+from typing import Any
 
 from proto.flow import DropReason
 from proto.policy import Direction
@@ -19,7 +20,8 @@ from services.dataplane.core import layout as at
 from services.dataplane.core import maps as m
 from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
-from services.dataplane.core.maps import MAPS, MapSpec
+from services.dataplane.core.conntrack import budget_of, node_budget
+from services.dataplane.core.maps import MAPS, MapSpec, recent_sets
 from services.dataplane.core.wire import Address
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.maps import Table, check_shape, processors
@@ -27,22 +29,30 @@ from services.dataplane.kernel.maps import Table, check_shape, processors
 _FIRST = at.Index(index=0)
 
 
-def open_maps(folder: Path) -> dict[str, int]:
-    """Descriptors of all maps by name, made and pinned under ``folder`` where they are not there yet."""
-    return {spec.name: _open_map(spec, folder / spec.name) for spec in MAPS}
+def open_maps(folder: Path, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
+    """Descriptors of all maps by name, made and pinned under ``folder`` where they are not there yet. ``sizes``:
+    entries of maps that are made now, where they are not those of ``core.maps``.
+    """
+    sizes = sizes or {}
+    return {spec.name: _open_map(spec, folder / spec.name, sizes.get(spec.name, spec.entries)) for spec in MAPS}
 
 
-def _open_map(spec: MapSpec, path: Path) -> int:
+def _open_map(spec: MapSpec, path: Path, entries: int) -> int:
     try:
         fd = bpf.pinned(path)
     except bpf.BpfError as error:
         if error.errno != errno.ENOENT:
             raise
-        fd = bpf.map_create(spec.kind, spec.key_size, spec.value_size, spec.entries, flags=spec.flags, name=spec.name)
+        fd = create(spec, entries)
         bpf.pin(fd, path)
     info = bpf.map_info(fd)
     check_shape(spec, info.kind, info.key_size, info.value_size, info.entries)
     return fd
+
+
+def create(spec: MapSpec, entries: int) -> int:
+    """A new map's descriptor, not pinned. Raises BpfError, ENOMEM when the node has no memory for it."""
+    return bpf.map_create(spec.kind, spec.key_size, spec.value_size, entries, flags=spec.flags, name=spec.name)
 
 
 class Tables:
@@ -75,7 +85,15 @@ class Tables:
         self._own = Table(fd["am_own"], m.NODE_ADDRESSES, at.Index, nat.NodeAddresses)
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
         self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)
+        self.recent = Table(fd["am_ct_recent"], m.RECENT, at.Index, at.Recent)
+        self.nat_recent = Table(fd["am_nat_recent"], m.NAT_RECENT, at.Index, at.Recent)
+        self.peers = Table(fd["am_ct_peers"], m.PEERS, at.Index, at.Held)
         self.events_fd = fd["am_events"]
+
+    @property
+    def by_name(self) -> dict[str, Table[Any, Any]]:
+        """Every table by its map's name."""
+        return {one.spec.name: one for one in vars(self).values() if isinstance(one, Table)}
 
     def configure(self, config: at.Config) -> None:
         """Sets the switches; they hold from the next packet on."""
@@ -120,12 +138,18 @@ class Tables:
         return self.reverses.get(lb.ReverseKey(socket=socket, address=address, port=port))
 
     def set_budget(self, endpoint: int, limit: int) -> None:
-        """How many flows an endpoint may have. Its count is kept; a packet that begins a flow at this very moment may
-        be miscounted by one, which :meth:`services.dataplane.kernel.conntrack.Broom.recount` puts right.
+        """How many flows an endpoint that is new here may have in each direction. One that has a budget keeps it as it
+        is, counts and all: :meth:`services.dataplane.kernel.conntrack.Broom.limit` changes it where packets count.
         """
         key = at.EndpointKey(endpoint=endpoint)
-        now = self.budgets.get(key)
-        self.budgets.put(key, at.Budget(limit=limit, count=now.count if now else 0))
+        if self.budgets.get(key) is None:
+            self.budgets.put(key, budget_of(endpoint, limit, recent_sets(self.flows.entries)))
+
+    def watch_table(self) -> None:
+        """Has the datapath count the node's flows, so that it knows when the table is nearly full."""
+        key = at.EndpointKey(endpoint=at.NODE)
+        if self.budgets.get(key) is None:
+            self.budgets.put(key, node_budget(self.flows.entries))
 
     def metrics(self) -> dict[tuple[DropReason, Direction], at.Metric]:
         """Packets and bytes by reason and direction since the maps were made, over all processors."""

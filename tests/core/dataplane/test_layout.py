@@ -25,7 +25,8 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "16s": ADDRESSES,
     "6s": st.binary(min_size=6, max_size=6),
     "5s": st.just(0),
-    "384s": st.binary(min_size=384, max_size=384),
+    "208s": st.binary(min_size=208, max_size=208),
+    "896s": st.binary(min_size=896, max_size=896),
 }
 
 
@@ -142,7 +143,7 @@ def test_policy_line_refuses(more: dict[str, int], complaint: str) -> None:
 
 
 def test_unpack_refuses_another_length() -> None:
-    with pytest.raises(ValueError, match="Budget has 16 bytes"):
+    with pytest.raises(ValueError, match="Budget has 40 bytes"):
         at.Budget.unpack(bytes(15))
 
 

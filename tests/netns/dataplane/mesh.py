@@ -331,8 +331,10 @@ def dial(netns: str, address: str, port: int, listener: Listener | None, seconds
 
 
 @contextmanager
-def mesh(folder: Path, label: str) -> Iterator[Mesh]:
-    """A node with NATS, buckets, objects, ipam, policy and the agent, all ready; nothing is left of it."""
+def mesh(folder: Path, label: str, **settings: str) -> Iterator[Mesh]:
+    """A node with NATS, buckets, objects, ipam, policy and the agent (with these settings), all ready; nothing is left
+    of it.
+    """
     name = f"am-{label}{os.getpid() % 10_000}"
     cgroup = CGROUPS / name
     with ExitStack() as stack:
@@ -350,7 +352,7 @@ def mesh(folder: Path, label: str) -> Iterator[Mesh]:
         world.put(*cluster_objects())
         world.start("ipam", "ipam")
         world.start("policy", "policy")
-        world.start_dataplane()
+        world.start_dataplane(**settings)
         try:
             wait_for("the node's configuration", lambda: list(world.conf.glob("*.conflist")), 40)
         except AssertionError:

@@ -1,0 +1,54 @@
+"""How many entries the tables take that follow what the cluster asks for: at the start, next, and at most.
+
+Owns the rule: a table that is asked for more than four fifths of its entries doubles until it is not, as far as the
+node's memory allows (a share of it, which is a setting); one with a size of its own in the settings has that size and
+keeps it. A map that has grown stays as large while it is pinned. Memory is reckoned for full tables: key, value and
+what the kernel keeps beside them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from services.dataplane.core import maps as m
+
+PARTS = {m.SERVICES.name: 2, m.BACKENDS.name: 4, m.MEMBERS.name: 4, m.SOURCE_RANGES.name: 1, m.IPCACHE.name: 5}
+"""Tables that grow, and how many parts of their memory each may have."""
+OVERHEAD = 80
+"""Bytes that an entry costs beside key and value: a hash's element and bucket, or a trie's node and inner node."""
+MOST = 1 << 22
+_SPECS = {spec.name: spec for spec in m.MAPS}
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """Entries by table."""
+
+    first: Mapping[str, int]
+    most: Mapping[str, int]
+
+    def next(self, asked: Mapping[str, int], now: Mapping[str, int]) -> dict[str, int]:
+        """The tables that are to be larger, given what is asked of them and what they take now."""
+        wanted: dict[str, int] = {}
+        for name, amount in asked.items():
+            size = now[name]
+            while amount * 5 > size * 4 and size < self.most[name]:
+                size = min(size * 2, self.most[name])
+            if size > now[name]:
+                wanted[name] = size
+        return wanted
+
+
+def limits(memory: int, share: float, fixed: Mapping[str, int]) -> Limits:
+    """Limits for a node of so many bytes, of which the growing tables may have a ``share``. ``fixed``: sizes from the
+    settings, by table; 0 or absent: none.
+    """
+    first = {name: fixed.get(name) or _SPECS[name].entries for name in PARTS}
+    most = {}
+    for name, parts in PARTS.items():
+        spec = _SPECS[name]
+        room = memory * share * parts / sum(PARTS.values()) / (spec.key_size + spec.value_size + OVERHEAD)
+        power = 1 << max(int(room).bit_length() - 1, 0)
+        most[name] = fixed.get(name) or min(max(power, spec.entries), MOST)
+    return Limits(first, most)

@@ -1,0 +1,52 @@
+"""Says of Kubernetes objects why they are not honoured here; ``cluster`` writes it on them.
+
+Owns how often: at once when it is new or was another, again every :data:`AGAIN` while it lasts (events may be lost, and
+Kubernetes forgets them after an hour), and no more than :data:`AT_ONCE` in one go, so that this node's allowance with
+``cluster`` lasts.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable
+
+from chassis.bus import Bus
+from chassis.log import Log
+from proto.codec import encode_segment
+from proto.events import ObjectFault
+from proto.subjects import object_fault_subject
+
+AGAIN = 600.0
+AT_ONCE = 50
+
+
+class ObjectFaults:
+    """The faults of one part of the agent."""
+
+    def __init__(self, bus: Bus, node: str, log: Log) -> None:
+        self._bus = bus
+        self._subject = object_fault_subject("dataplane", encode_segment(node))
+        self._log = log
+        self._told: dict[tuple[str, ...], float] = {}
+
+    def tell(self, present: Iterable[ObjectFault]) -> int:
+        """These are all faults that there are now; returns how many have still to be told."""
+        now = time.monotonic()
+        faults = {(one.group, one.kind, one.namespace, one.name, one.reason): one for one in present}
+        self._told = {key: at for key, at in self._told.items() if key in faults}
+        due = [key for key in faults if now - self._told.get(key, -AGAIN) >= AGAIN]
+        for key in due[:AT_ONCE]:
+            one = faults[key]
+            if key not in self._told:
+                self._log.warning(
+                    "object-refused",
+                    kind=one.kind,
+                    namespace=one.namespace,
+                    name=one.name,
+                    reason=one.reason,
+                    fault=one.fault,
+                    remedy=one.remedy,
+                )
+            self._told[key] = now
+            self._bus.publish(self._subject, one)
+        return len(due[AT_ONCE:])
