@@ -45,6 +45,7 @@ from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
 from services.dataplane.metrics import register
 from services.dataplane.object_faults import ObjectFaults
+from services.dataplane.one_thread import OneThread
 from services.dataplane.parts import Parts
 from services.dataplane.provision import Provision
 from services.dataplane.publish import AckOut, EndpointsOut
@@ -196,12 +197,19 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
 def _start_services(runtime: Runtime[Settings], parts: Parts, datapath: Condition, growth: Growth) -> Balancer:
     """Services: their tables, and what load balancers are told of them."""
     feed, registry, settings = parts.feed, parts.registry, parts.settings
+    thread = OneThread("services")
+
+    async def end_thread() -> None:
+        thread.close()
+
+    runtime.on_stop(end_thread)  # after the loop that gives it work, before the maps are let go of
     balancer = Balancer(
         parts.datapath.tables,
         feed,
         registry,
         parts.log,
         settings.external_ips,
+        thread=thread,
         make_room=growth.make_room,
         tell=ObjectFaults(parts.bus, settings.node, parts.log).tell,
     )
@@ -209,11 +217,13 @@ def _start_services(runtime: Runtime[Settings], parts: Parts, datapath: Conditio
     async def balance(dirty: Dirty) -> Done:
         if dirty.full:
             balancer.own_addresses = await parts.thread.run(parts.links.own_addresses)
-        await balancer.apply(full=dirty.full)
+        wait = await balancer.apply(full=dirty.full)
+        if wait:
+            asyncio.get_running_loop().call_later(wait, loop.poke, False)
         return Done()
 
     cursors = [registry.bell.cursor(), feed.objects.cursor()]
-    Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
+    loop = Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     server = HealthCheckServer(parts.log)
     checks = HealthChecks(server, feed, lambda: datapath.ok and balancer.applied, settings.proxy_health_port)
     asked = [feed.objects.cursor()]

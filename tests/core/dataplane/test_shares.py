@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 from typing import Any
 
@@ -17,9 +18,13 @@ from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import MAPS
 from services.dataplane.core.services import Tables, tables_of
 from services.dataplane.core.shares import Claim, Shares, share
+from services.dataplane.core.turns import LITTLE, PER_ENTRY, REST, Turns
 from tests.core.dataplane.notation import endpoint, service, slice_of
 
 HERE = Here(node="n1", addresses=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")))
+
+
+NOBODY: frozenset[tuple[str, str]] = frozenset()
 
 
 def claim(group: str, created: int, *amounts: int) -> Claim:
@@ -71,7 +76,7 @@ _claims = st.dictionaries(
         st.integers(0, 50),
     ),
     max_size=30,
-)
+).map(lambda found: {key: replace(one, age=(one.age[0], str(key))) for key, one in found.items()})
 
 
 @given(_claims, st.integers(0, 300), st.integers(0, 300), st.randoms())
@@ -81,10 +86,11 @@ def test_what_is_kept_fits_and_depends_on_no_order(claims: dict[int, Claim], one
     assert all(sum(claim.amounts[table] for claim in kept.values()) <= room for table, room in ((0, one), (1, two)))
     shuffled = list(claims.items())
     order.shuffle(shuffled)
-    assert set(share(dict(shuffled), (one, two))) == set(refused) or len({c.age for c in claims.values()}) < len(claims)
+    assert share(dict(shuffled), (one, two)) == refused
     known: Shares[int] = Shares(2)
-    known.replace({})
+    known.put((key, Claim("z", (0, ""), (7, 7))) for key in [*claims, -1])
     known.put(shuffled)
+    known.drop([-1, -2])
     assert set(known.refused((one, two))) == set(share(dict(shuffled), (one, two)))
     assert known.total == [sum(claim.amounts[table] for claim in claims.values()) for table in (0, 1)]
 
@@ -101,7 +107,7 @@ def test_who_asks_for_no_more_than_a_fair_share_keeps_all(claims: dict[int, Clai
 
 def test_claims_change_a_few_at_a_time() -> None:
     known: Shares[str] = Shares(1)
-    known.replace({f"a{n}": claim("a", n, 10) for n in range(10)})
+    known.put((f"a{n}", claim("a", n, 10)) for n in range(10))
     assert known.refused((100,)) == {}
     known.put([("a3", claim("a", 3, 15))])
     assert set(known.refused((100,))) == {"a9"}
@@ -203,3 +209,25 @@ def test_a_size_of_the_settings_is_kept() -> None:
     assert fixed.first["am_services"] == fixed.most["am_services"] == 4096
     assert fixed.next({"am_services": 1 << 20}, {"am_services": 4096}) == {}
     assert fixed.first["am_backends"] == 262_144
+
+
+def test_who_makes_little_work_never_waits_and_who_makes_much_waits_alone() -> None:
+    turns = Turns()
+    shop, big, small = ("shop", "web"), ("mallory", "big"), ("mallory", "small")
+    assert turns.take({big: 200_000, shop: 10}, 100) == (frozenset((big, shop)), NOBODY)
+    wait = turns.wait([big], 100)
+    assert wait == pytest.approx(200_000 * PER_ENTRY * REST)
+    assert turns.take({big: 200_000, shop: 10}, 101) == (frozenset((shop,)), frozenset((big,)))
+    assert turns.take({small: 1}, 101) == (NOBODY, frozenset((small,)))
+    assert turns.take({big: 200_000}, 100 + wait) == (frozenset((big,)), NOBODY)
+    for moment in range(1000):
+        assert turns.take({shop: LITTLE}, 200 + moment / 50) == (frozenset((shop,)), NOBODY)
+    assert turns.wait([], 300) == 0
+
+
+def test_many_small_ones_of_one_namespace_are_much() -> None:
+    turns = Turns()
+    crowd = {("mallory", f"s{n}"): 1000 for n in range(66)}
+    turn, later = turns.take(crowd, 0)
+    assert (len(turn), len(later)) == (66, 0)
+    assert turns.take(crowd, 0.5)[0] == frozenset()
