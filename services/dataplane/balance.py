@@ -41,6 +41,8 @@ from services.dataplane.registry import Registry
 ZONE = "topology.kubernetes.io/zone"
 NEEDED: tuple[type[KubernetesObject], ...] = (Service, EndpointSlice, Node, Pod, IPPool)
 _ENDED = ("Succeeded", "Failed")
+NAMED = 5
+"""Namespaces that a note names."""
 INLINE = 2000
 """Entries whose change is reckoned on the loop: some 20 ms."""
 K = TypeVar("K", bound=Record)
@@ -68,7 +70,7 @@ def _moved_services(before: _Inputs | None, now: _Inputs) -> frozenset[tuple[str
 class Balancer:
     """Keeps the Service tables."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it reads, and whom it tells, each by name
         self,
         tables: Tables,
         feed: Feed,
@@ -79,10 +81,12 @@ class Balancer:
         thread: OneThread,
         make_room: Callable[[Mapping[str, int]], Awaitable[None]],
         tell: Callable[[Iterable[ObjectFault]], int],
+        note: Callable[[str, str], None],
     ) -> None:
         """``thread`` does what takes long, ``make_room`` is asked before more is written than tables take, ``tell`` is
-        given all Services that are refused.
+        given all Services that are refused, ``note`` a sentence about them.
         """
+        self._note = note
         self._thread = thread
         self._tables = tables
         self._feed = feed
@@ -96,6 +100,7 @@ class Balancer:
         self._turns = Turns()
         self._behind: frozenset[tuple[str, str]] = frozenset()
         self._without: frozenset[Owner] = frozenset()
+        self._late: frozenset[Owner] = frozenset()
         self._actual: services.Tables | None = None
         self._applied: _Inputs | None = None
         self._plan = Plan()
@@ -219,7 +224,7 @@ class Balancer:
         actual, self._actual = self._actual, None
         if actual is None:
             actual = self._read()
-        self._without = frozenset(self.refused)
+        self._without, self._late = frozenset(self.refused), frozenset()
         without = self._without
         while True:
             self._plan = fronts_of(inputs.services, inputs.slices, inputs.pods, inputs.here, without)
@@ -237,6 +242,7 @@ class Balancer:
             late = {whose[key] for key, one in wanted.services.items() if one.number in short}
             self._log.error("services-without-room", services=len(late), first=min(late), why="the kernel took no more")
             without |= late
+            self._late |= late
             self._without = frozenset()  # not what the shares say: the next pass looks at everything again
             actual = self._read()
 
@@ -305,9 +311,29 @@ class Balancer:
             self._log.warning("front-refused", whose=refusal.claimant, why=refusal.why, remedy=refusal.remedy)
         self._told = now
         self._tell_objects(self._object_faults())
+        groups = Counter(why.group for why in self.refused.values())
+        said = ", ".join(f"{count} of namespace {group}" for group, count in sorted(groups.items())[:NAMED])
+        left = f" and of {len(groups) - NAMED} more namespaces" if len(groups) > NAMED else ""
+        self._note("services", f"without room in the Service tables: {said}{left}" if groups else "")
+
+    def is_served(self, owner: Owner) -> bool:
+        """Whether a Service (or pod with host ports) has what it asks for in the tables."""
+        return owner not in self.refused and owner not in self._late
 
     def _object_faults(self) -> Iterable[ObjectFault]:
         node = self._feed.node
+        for kind, namespace, name in self._late:
+            yield ObjectFault(
+                service="dataplane",
+                node=node,
+                group="",
+                kind=kind.capitalize(),
+                namespace=namespace,
+                name=name,
+                reason="TableFull",
+                fault=f"not served on node {node}: its kernel took no more entries, its memory is short",
+                remedy="give the node, or the agent's cgroup, more memory, or lower AIRMESH_TABLE_MEMORY",
+            )
         for (kind, namespace, name), why in self.refused.items():
             table = service_demand.TABLES[why.table]
             yield ObjectFault(
