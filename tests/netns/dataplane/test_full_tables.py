@@ -203,7 +203,7 @@ class TestServices:
 
     def test_with_memory_a_table_grows_and_nobody_goes_without(self, node: Mesh) -> None:
         node.kill("dataplane")
-        node.start_dataplane()
+        node.start_dataplane(AIRMESH_TABLE_MEMORY="0.5")
         node.put(*ALL)
         wait_for("all of them", lambda: len(counted(node)) == 66, 30)
         opened = tables(node)
