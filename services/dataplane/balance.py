@@ -141,7 +141,7 @@ class Balancer:
         if not full and self._actual is not None and inputs == self._applied and not self._behind:
             return 0
         names = None if full or self._actual is None else _moved_services(self._applied, inputs)
-        self._claim(inputs)
+        self._claim(inputs, names)
         asked = self.asked
         await self._make_room({**asked, "am_members": asked["am_backends"]})
         self.refused = self._shares.refused(self._room())
@@ -173,10 +173,15 @@ class Balancer:
         claim = self._shares.claims.get(("service", *name))
         return sum(claim.amounts) if claim else 0
 
-    def _claim(self, inputs: _Inputs) -> None:
-        """What everybody asks for; reckoned anew for whom something changed."""
+    def _claim(self, inputs: _Inputs, moved: frozenset[tuple[str, str]] | None) -> None:
+        """What everybody asks for, reckoned anew for whom something changed; ``moved``: it is known that only the
+        slices of these did.
+        """
         before, self._claimed = self._claimed, inputs
-        if before is None or (before.here, before.pods) != (inputs.here, inputs.pods):
+        names: frozenset[tuple[str, str]] | set[tuple[str, str]] | None
+        if moved is not None:
+            names = moved
+        elif before is None or (before.here, before.pods) != (inputs.here, inputs.pods):
             names = None
             self._shares = Shares(len(service_demand.TABLES))
             self._shares.put(service_demand.of_pod(one, inputs.here) for one in inputs.pods)
@@ -189,8 +194,8 @@ class Balancer:
             }
             self._shares.drop(("service", *name) for name in there)
             names = fresh | whose_slices_changed(before.slices, inputs.slices)
-            if not names:
-                return
+        if names is not None and not names:
+            return
         slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
         for part in inputs.slices:
             if names is None or (part.namespace, part.service) in names:
