@@ -390,7 +390,7 @@ def test_a_service_that_is_not_ready_says_what_is_missing() -> None:
     ],
 )
 def test_what_an_agent_notes_is_shown_and_is_no_fault(told: dict[str, Any]) -> None:
-    found = micro.agent(json.dumps({"name": "dataplane", **told}).encode(), TestMicro.NOW)
+    found = micro.agent("dataplane-n1", json.dumps(told).encode(), TestMicro.NOW)
     assert found is not None
     assert (found.ready, found.notes) == (True, "full; busy")
     report = agents.Status(well=True, problems=(), agents=(found,), nodes=())
