@@ -384,6 +384,13 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_shares.py",),
     ),
     Mutant(
+        name="a-busy-tenant-waits-for-no-turn",
+        file="services/dataplane/core/turns.py",
+        old="            if amount > LITTLE:\n",
+        new="            if amount < 0:\n",
+        tests=("tests/core/dataplane/test_shares.py",),
+    ),
+    Mutant(
         name="front-without-its-backends",
         file="services/dataplane/core/services.py",
         old="set_services={key: one for key, one in steps.set_services.items() if one.number not in short},",
