@@ -1,4 +1,4 @@
-"""Health: named conditions, told on loopback as /livez, /readyz and /metrics, and in the micro service's statistics.
+"""Health: named conditions and notes, on loopback as /livez, /readyz and /metrics, and in micro service statistics.
 
 Alive = the loop turns (these pages answer). Ready = every condition holds; /readyz names those that do not, with the
 reason. Prometheus metrics are those of the process-wide registry of prometheus_client.
@@ -34,6 +34,8 @@ class Health:
 
     def __init__(self) -> None:
         self._conditions: dict[str, Condition] = {}
+        self.notes: dict[str, str] = {}
+        """What a person should know though the service is ready, by name: a sentence each."""
         self._runner: web.AppRunner | None = None
         self.port = 0
         """Port that the pages are on, once they are."""
@@ -43,6 +45,13 @@ class Health:
         if name not in self._conditions:
             self._conditions[name] = Condition(name)
         return self._conditions[name]
+
+    def note(self, name: str, sentence: str) -> None:
+        """Says something under a name until it is said otherwise; an empty sentence takes it back."""
+        if sentence:
+            self.notes[name] = sentence
+        else:
+            self.notes.pop(name, None)
 
     @property
     def ready(self) -> bool:
@@ -75,7 +84,7 @@ class Health:
 
     async def _readyz(self, _request: web.Request) -> web.Response:
         missing = self.missing()
-        body = {"ready": not missing, "missing": missing}
+        body = {"ready": not missing, "missing": missing, "notes": self.notes}
         return web.json_response(body, status=503 if missing else 200)
 
     async def _metrics(self, _request: web.Request) -> web.Response:

@@ -154,12 +154,13 @@ class _TellingService(Service):
 
 
 def told(stats: object) -> dict[str, str]:
-    """Health as metadata (texts): ``ready``, ``why`` (empty when ready), ``rss_bytes``."""
+    """Health as metadata (texts): ``ready``, ``why`` (empty when ready), ``notes``, ``rss_bytes``."""
     if not isinstance(stats, dict):
         return {}
     why = "; ".join(f"{name}: {reason}" for name, reason in dict(stats.get("missing", {})).items())
     rss = str(stats.get("rss_bytes", 0))
-    return {"ready": "true" if stats.get("ready") else "false", "why": why, "rss_bytes": rss}
+    notes = "; ".join(dict(stats.get("notes", {})).values())
+    return {"ready": "true" if stats.get("ready") else "false", "why": why, "notes": notes, "rss_bytes": rss}
 
 
 class Registration:

@@ -127,6 +127,7 @@ class Runtime(Generic[S]):
             "ready": self.health.ready,
             "rss_bytes": resident_bytes(),
             "missing": self.health.missing(),
+            "notes": self.health.notes,
             "views": {view.name: _told(view) for view in self.bus.views},
             "events_dropped": self.bus.dropped,
         }

@@ -34,6 +34,8 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     """None: it did not say."""
     why: str = ""
     """What is not ready."""
+    notes: str = ""
+    """What a person should know though it is ready, e.g. whom a full table keeps out."""
     uptime_seconds: float = 0.0
     rss_bytes: int = 0
     """Resident memory; 0 when not told."""
@@ -210,7 +212,13 @@ def tables(report: Status) -> tuple[Table, ...]:
         rows=tuple((bad(problem),) for problem in report.problems),
         empty="nothing: every agent answers, every node enforces the same policy",
     )
-    return nodes, agents, wrong
+    noted = [agent for agent in report.agents if agent.notes]
+    told = Table(
+        title="Told",
+        columns=("service", "node", "what"),
+        rows=tuple((agent.service, agent.node or dim("–"), Cell(agent.notes, Tone.WARN)) for agent in noted),
+    )
+    return (nodes, agents, wrong, told) if noted else (nodes, agents, wrong)
 
 
 def _lag(node: NodeState) -> Cell:

@@ -60,6 +60,7 @@ def agent(user: str, answer: bytes, now: datetime) -> Agent | None:
         version=told.version,
         ready=_ready(health.get("ready", metadata.get("ready"))),
         why=_why(health.get("missing"), metadata.get("why", "")),
+        notes=_notes(health.get("notes"), metadata.get("notes", "")),
         uptime_seconds=_uptime(told.started, now),
         rss_bytes=_count(health.get("rss_bytes", metadata.get("rss_bytes", 0))),
         requests=requests,
@@ -76,6 +77,10 @@ def _why(missing: object, otherwise: str) -> str:
     if isinstance(missing, dict):
         return "; ".join(f"{name}: {why}" for name, why in missing.items())
     return otherwise
+
+
+def _notes(told: object, otherwise: str) -> str:
+    return "; ".join(map(str, told.values())) if isinstance(told, dict) else otherwise
 
 
 def _count(told: object) -> int:

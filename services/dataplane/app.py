@@ -47,6 +47,7 @@ from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
 from services.dataplane.metrics import register
 from services.dataplane.object_faults import ObjectFaults
+from services.dataplane.one_thread import OneThread
 from services.dataplane.parts import Parts
 from services.dataplane.provision import Provision
 from services.dataplane.publish import AckOut, EndpointsOut
@@ -146,7 +147,7 @@ async def _adopt(parts: Parts, kernel: KernelLinks) -> None:
 def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
     feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
     growth = Growth(parts.datapath, parts.thread, limits_of(runtime.settings), runtime.log)
-    peers = Peers(tables, feed, registry, runtime.log, make_room=growth.make_room, tell=partial(_tell, runtime))
+    peers = _make_peers(runtime, parts, growth)
     datapath = runtime.health.require("datapath")
     outward = runtime.health.require("masquerade")
     keeper = Keeper(parts, datapath, outward, attacher)
@@ -198,29 +199,57 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     runtime.on_stop(hide_metrics)
 
 
+def _make_peers(runtime: Runtime[Settings], parts: Parts, growth: Growth) -> Peers:
+    return Peers(
+        parts.datapath.tables,
+        parts.feed,
+        parts.registry,
+        runtime.log,
+        make_room=growth.make_room,
+        tell=partial(_tell, runtime),
+        note=runtime.health.note,
+    )
+
+
 def _start_services(runtime: Runtime[Settings], parts: Parts, datapath: Condition, growth: Growth) -> Balancer:
     """Services: their tables, and what load balancers are told of them."""
     feed, registry, settings = parts.feed, parts.registry, parts.settings
+    thread = OneThread("services")
+
+    async def end_thread() -> None:
+        thread.close()
+
+    runtime.on_stop(end_thread)  # after the loop that gives it work, before the maps are let go of
     balancer = Balancer(
         parts.datapath.tables,
         feed,
         registry,
         parts.log,
         settings.external_ips,
+        thread=thread,
         make_room=growth.make_room,
         tell=ObjectFaults(parts.bus, settings.node, parts.log).tell,
+        note=runtime.health.note,
     )
 
     async def balance(dirty: Dirty) -> Done:
         if dirty.full:
             balancer.own_addresses = await parts.thread.run(parts.links.own_addresses)
-        await balancer.apply(full=dirty.full)
+        wait = await balancer.apply(full=dirty.full)
+        if wait:
+            asyncio.get_running_loop().call_later(wait, loop.poke, False)
         return Done()
 
     cursors = [registry.bell.cursor(), feed.objects.cursor()]
-    Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
+    loop = Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     server = HealthCheckServer(parts.log)
-    checks = HealthChecks(server, feed, lambda: datapath.ok and balancer.applied, settings.proxy_health_port)
+    checks = HealthChecks(
+        server,
+        feed,
+        lambda: datapath.ok and balancer.applied,
+        lambda namespace, name: balancer.is_served(("service", namespace, name)),
+        settings.proxy_health_port,
+    )
     asked = [feed.objects.cursor()]
     Loop(runtime, "health checks", cursors=asked, apply=checks.apply, debounce=_ALL_AT_ONCE)
     runtime.on_stop(server.close)

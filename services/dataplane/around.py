@@ -40,8 +40,12 @@ class Peers:
         *,
         make_room: Callable[[Mapping[str, int]], Awaitable[None]],
         tell: Callable[[str, str], None],
+        note: Callable[[str, str], None],
     ) -> None:
-        """``make_room`` is asked before more is written than the table takes, ``tell`` gets a fault and its remedy."""
+        """``make_room`` is asked before more is written than the table takes, ``tell`` gets a fault and its remedy,
+        ``note`` a sentence while it lasts.
+        """
+        self._note = note
         self._tables = tables
         self._feed = feed
         self._registry = registry
@@ -131,6 +135,8 @@ class Peers:
             self._log.error("addresses-refused", node=node, fault=fault)
             self._tell(fault, f"see what runs on node {node}, or raise AIRMESH_TABLE_MEMORY or AIRMESH_IPCACHE_ENTRIES")
         self._told = frozenset(nodes)
+        said = f"without room in am_ipcache: {len(self.refused)} endpoints of {', '.join(sorted(nodes)[:5])}"
+        self._note("addresses", said if nodes else "")
 
     def _gone(self, actual: Mapping[PrefixKey, Peer], wanted: Mapping[PrefixKey, Peer]) -> tuple[PrefixKey, ...]:
         """Entries that may go: their node has said, in this epoch, that all of its endpoints are on the bus."""

@@ -33,6 +33,7 @@ from services.dataplane.core.layout import (
 from services.dataplane.core.policy_maps import PolicyChange, PolicyEntries
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.conntrack import Broom
+from services.dataplane.kernel.maps import TableFull
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
 
@@ -154,11 +155,15 @@ class Enforcer:
         links = {LinkKey(ifindex=one.index): one.link() for one in known}
         delivery = {AddressKey(address=address): one.delivery() for one in known for address in one.addresses}
         changed = 0
+        full: TableFull | None = None
         for delta, table in (
             (self._tables.links.diff(links), self._tables.links),
             (self._tables.endpoints.diff(delivery), self._tables.endpoints),
         ):
-            table.apply(delta.upserts, delta.deletes)  # type: ignore[arg-type]
+            try:
+                table.apply(delta.upserts, delta.deletes)  # type: ignore[arg-type]
+            except TableFull as late:  # the rest has its turn all the same
+                full = late
             changed += len(delta.upserts) + len(delta.deletes)
         cookies = {CookieKey(cookie=one.cookie): CookieMark() for one in known}
         if self.node_cookie:
@@ -170,6 +175,8 @@ class Enforcer:
             self._tables.set_budget(one.index, self._budget)
         if changed:
             self._tables.bump_generation()
+        if full is not None:
+            raise full
         return changed
 
     def limit_flows(self, broom: Broom) -> None:

@@ -108,14 +108,22 @@ class HealthCheckServer:
 
 
 class HealthChecks:
-    """The pages of one node. ``healthy``: whether the agent keeps its tables; ``port``: of the node's own page, 0 for
-    none.
+    """The pages of one node. ``healthy``: whether the agent keeps its tables; ``is_served``: whether a Service (by
+    namespace and name) has its entries in them; ``port``: of the node's own page, 0 for none.
     """
 
-    def __init__(self, server: HealthCheckServer, feed: Feed, healthy: Callable[[], bool], port: int) -> None:
+    def __init__(
+        self,
+        server: HealthCheckServer,
+        feed: Feed,
+        healthy: Callable[[], bool],
+        is_served: Callable[[str, str], bool],
+        port: int,
+    ) -> None:
         self._server = server
         self._feed = feed
         self._healthy = healthy
+        self._is_served = is_served
         self._port = port
         self._last_healthy = 0.0
         self._checks: dict[int, ServiceCheck] = {}
@@ -131,7 +139,11 @@ class HealthChecks:
         return Done()
 
     def _page_of(self, port: int) -> Page:
-        return lambda _path: self._checks[port].answer(healthy=self._healthy())
+        def page(_path: str) -> Answer:
+            check = self._checks[port]
+            return check.answer(healthy=self._healthy() and self._is_served(check.namespace, check.name))
+
+        return page
 
     def _node_page(self, path: str) -> Answer:
         now, healthy = time.time(), self._healthy()

@@ -18,8 +18,8 @@ class Settings(BaseSettings):
     state_dir: Path
     """Folder of the address journal; must survive a reboot."""
     uplinks: tuple[str, ...]
-    """Interfaces that lead to other nodes and to API servers: by no other is a packet taken for one of theirs, or of their
-    pods. The smallest MTU among them is the pods'."""
+    """Interfaces that lead to other nodes and to API servers: by no other is a packet taken for one of theirs, or of
+    their pods. The smallest MTU among them is the pods'."""
     pin_root: Path = Path("/sys/fs/bpf/airmesh")
     """Folder on bpffs for programs and maps; one for each node on a machine."""
     cgroup: Path = Path("/sys/fs/cgroup")
@@ -50,9 +50,9 @@ class Settings(BaseSettings):
     flow_budget: int = 0
     """Conntrack entries that one pod may have for flows it begins, and again for flows that others begin; 0: an eighth
     of the table each."""
-    table_memory: float = 0.02
-    """Share of the node's memory that the tables of Services and addresses may have when all are full. They begin small
-    and grow as far as this allows."""
+    table_memory: float = 0.05
+    """Share of the node's memory that the tables of Services and addresses may have when all are full, in the kernel
+    and in this process. They begin small and grow as far as this allows."""
     service_entries: int = 0
     """Entries of the table of Services (one for each address, port and protocol); 0: grows from 65,536."""
     backend_entries: int = 0

@@ -5,9 +5,11 @@ from __future__ import annotations
 import asyncio
 import os
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -76,16 +78,17 @@ class TestTable:
     @pytest.mark.parametrize("name", ["budgets", "source_ranges"])
     def test_removals_and_changes_in_place_never_wait_for_additions(self, world: World, name: str) -> None:
         """A hash and a trie, filled to the brim: what is refused keeps nothing else from being done."""
-        key, old, new = {
+        kinds: dict[str, tuple[Callable[[int], Any], Any, Any]] = {
             "budgets": (lambda n: at.EndpointKey(endpoint=n), budget(1), budget(2)),
             "source_ranges": (
                 lambda n: lb.SourceRangeKey.of(n, ip_network("10.0.0.0/8")), lb.SourceRange(), lb.SourceRange(mark=2),
             ),
-        }[name]  # fmt: skip
+        }  # fmt: skip
+        key, old, new = kinds[name]
         spec = getattr(world.tables, name).spec
         fd = create(spec, 64)
         try:
-            table = Table(fd, spec, spec.key, spec.value)
+            table: Table[Any, Any] = Table(fd, spec, spec.key, spec.value)
             assert table.entries == 64
             table.apply({key(n): old for n in range(64)})
             # 100 that are new, 3 that change in place, 2 that go: the new ones first, as the worst order has it.

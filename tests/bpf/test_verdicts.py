@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from proto.flow import DropReason
@@ -23,12 +25,12 @@ FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
 def syn(
-    source: object, destination: object, dport: int = 80, *, sport: int = 4000, flags: int = SYN, **more: int
+    source: object, destination: object, dport: int = 80, *, sport: int = 4000, flags: int = SYN, **more: Any
 ) -> bytes:
     return frames.ip(str(source), str(destination), TCP, frames.tcp(sport, dport, flags, **more))
 
 
-def a_to_b(world: World, version: int, dport: int = 80, **more: int) -> bytes:
+def a_to_b(world: World, version: int, dport: int = 80, **more: Any) -> bytes:
     return syn(world.a.address(version), world.b.address(version), dport, **more)
 
 

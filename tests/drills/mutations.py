@@ -188,6 +188,13 @@ CLUSTER = (
         new="if known is not None else",
         tests=("tests/core/cluster/test_departed.py",),
     ),
+    Mutant(
+        name="one-key-may-flood-the-api",
+        file="services/cluster/core/object_faults.py",
+        old="        if mine.left < 1:\n            return False\n",
+        new="",
+        tests=("tests/core/cluster/test_object_faults.py",),
+    ),
 )
 
 IPAM = (
@@ -435,6 +442,51 @@ DATAPLANE = (
         old="            and takes_new(endpoint, not_ready_too=service.publish_not_ready)\n",
         new="            and endpoint.serving\n",
         tests=("tests/core/dataplane/test_health_checks.py",),
+    ),
+    Mutant(
+        name="removals-wait-for-additions",
+        file="services/dataplane/kernel/maps.py",
+        old="""\
+            try:
+                left = self._set(upserts)
+            finally:
+                gone = self._remove(deletes)
+""",
+        new="""\
+            left = self._set(upserts)
+            if left:
+                raise TableFull(self.spec, left, self.entries)
+            gone = self._remove(deletes)
+""",
+        tests=("tests/bpf/test_tables.py::TestTable",),
+    ),
+    Mutant(
+        name="oldest-of-the-largest-tenant-gives",
+        file="services/dataplane/core/shares.py",
+        old="        members.sort(key=lambda one: one[0])\n",
+        new="        members.sort(key=lambda one: one[0], reverse=True)\n",
+        tests=("tests/core/dataplane/test_shares.py",),
+    ),
+    Mutant(
+        name="a-busy-tenant-waits-for-no-turn",
+        file="services/dataplane/core/turns.py",
+        old="            if amount > LITTLE:\n",
+        new="            if amount < 0:\n",
+        tests=("tests/core/dataplane/test_shares.py",),
+    ),
+    Mutant(
+        name="front-without-its-backends",
+        file="services/dataplane/core/services.py",
+        old="set_services={key: one for key, one in steps.set_services.items() if one.number not in short},",
+        new="set_services=steps.set_services,",
+        tests=("tests/core/dataplane/test_services.py",),
+    ),
+    Mutant(
+        name="grown-table-begins-anew",
+        file="services/dataplane/kernel/growth.py",
+        old="                bpf.update_batch(self.fd, keys, values, count)\n",
+        new="",
+        tests=("tests/bpf/test_live.py::test_a_table_grows_under_flows_that_go_on",),
     ),
     Mutant(
         name="rank-ignored-among-nested-lines",

@@ -45,5 +45,5 @@ def of_pod(one: HostPortPod, here: Here) -> tuple[Owner, Claim]:
     pod = one.pod
     ports = sum(port.protocol in BALANCED for port in pod.host_ports)
     places = ports * (len(here.addresses) + len(LOOPBACK)) * 2
-    claim = Claim(pod.namespace, (0, pod.name), (places, ports * len(one.addresses), 0))
+    claim = Claim(pod.namespace, (0, f"{pod.name}/pod"), (places, ports * len(one.addresses), 0))
     return ("pod", pod.namespace, pod.name), claim

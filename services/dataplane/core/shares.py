@@ -109,17 +109,8 @@ class Shares(Generic[K]):
         """Entries that all claims ask for."""
         self._known: tuple[Amounts, dict[K, Refused]] | None = None
 
-    def replace(self, claims: Mapping[K, Claim]) -> None:
-        """These are all claims."""
-        if claims != self.claims:
-            self.claims = dict(claims)
-            self.total = [sum(amounts) for amounts in zip(*(one.amounts for one in claims.values()), strict=True)] or [
-                0
-            ] * len(self.total)
-            self._known = None
-
     def put(self, claims: Iterable[tuple[K, Claim]]) -> None:
-        """These claims are others now."""
+        """These claims are new, or others now."""
         for key, claim in claims:
             before = self.claims.get(key)
             if before == claim:
@@ -128,6 +119,15 @@ class Shares(Generic[K]):
             self._known = None
             for table, amount in enumerate(claim.amounts):
                 self.total[table] += amount - (before.amounts[table] if before else 0)
+
+    def drop(self, keys: Iterable[K]) -> None:
+        """These claims are gone."""
+        for key in keys:
+            claim = self.claims.pop(key, None)
+            if claim is not None:
+                self._known = None
+                for table, amount in enumerate(claim.amounts):
+                    self.total[table] -= amount
 
     def refused(self, room: Amounts) -> dict[K, Refused]:
         """The claims that are refused with this room; reckoned once while neither changes."""

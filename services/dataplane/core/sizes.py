@@ -2,8 +2,8 @@
 
 Owns the rule: a table that is asked for more than four fifths of its entries doubles until it is not, as far as the
 node's memory allows (a share of it, which is a setting); one with a size of its own in the settings has that size and
-keeps it. A map that has grown stays as large while it is pinned. Memory is reckoned for full tables: key, value and
-what the kernel keeps beside them.
+keeps it. A map that has grown stays as large while it is pinned. Memory is reckoned for full tables: key, value, what
+the kernel keeps beside them, and the agent's own mirror of the map, which is the larger part.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from services.dataplane.core import maps as m
 
 PARTS = {m.SERVICES.name: 2, m.BACKENDS.name: 4, m.MEMBERS.name: 4, m.SOURCE_RANGES.name: 1, m.IPCACHE.name: 5}
 """Tables that grow, and how many parts of their memory each may have."""
-OVERHEAD = 80
-"""Bytes that an entry costs beside key and value: a hash's element and bucket, or a trie's node and inner node."""
-MOST = 1 << 22
+OVERHEAD = 80 + 640
+"""Bytes that an entry costs beside key and value: a hash's element and bucket, or a trie's node and inner node, and the
+agent's records of it."""
+MOST = 1 << 19
+"""What a full pass of the agent can still compare, some seconds on a thread of its own."""
 _SPECS = {spec.name: spec for spec in m.MAPS}
 
 
@@ -50,5 +52,5 @@ def limits(memory: int, share: float, fixed: Mapping[str, int]) -> Limits:
         spec = _SPECS[name]
         room = memory * share * parts / sum(PARTS.values()) / (spec.key_size + spec.value_size + OVERHEAD)
         power = 1 << max(int(room).bit_length() - 1, 0)
-        most[name] = fixed.get(name) or min(max(power, spec.entries), MOST)
+        most[name] = fixed.get(name) or max(min(power, MOST), spec.entries)
     return Limits(first, most)

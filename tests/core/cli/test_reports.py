@@ -7,6 +7,7 @@ import json
 from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
+from typing import Any
 
 import msgspec
 import pytest
@@ -396,3 +397,24 @@ def test_a_service_that_is_not_ready_says_what_is_missing() -> None:
     found = micro.agent("ipam", json.dumps(told).encode(), TestMicro.NOW)
     assert found is not None
     assert (found.ready, found.why) == (False, "objects: listing; bus: not connected")
+
+
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"metadata": {"instance": "a", "ready": "true", "notes": "full; busy"}, "endpoints": []},
+        {
+            "metadata": {"instance": "a"},
+            "endpoints": [{"name": "x", "data": {"ready": True, "notes": {"services": "full", "addresses": "busy"}}}],
+        },
+    ],
+)
+def test_what_an_agent_notes_is_shown_and_is_no_fault(told: dict[str, Any]) -> None:
+    found = micro.agent("dataplane-n1", json.dumps(told).encode(), TestMicro.NOW)
+    assert found is not None
+    assert (found.ready, found.notes) == (True, "full; busy")
+    report = agents.Status(well=True, problems=(), agents=(found,), nodes=())
+    last = agents.tables(report)[-1]
+    assert last.title == "Told"
+    assert "full; busy" in str(last.rows)
+    assert agents.tables(agents.Status(well=True, problems=(), agents=(), nodes=()))[-1].title == "Not well"

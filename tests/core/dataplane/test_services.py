@@ -19,7 +19,7 @@ from services.dataplane.core.endpoint_choice import Target, whose_slices_changed
 from services.dataplane.core.fronts import fronts_of
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import BackendKey, MemberKey, ServiceKey
-from services.dataplane.core.services import TableChange, Tables, change, place, slots_of
+from services.dataplane.core.services import TableChange, Tables, change, place, slots_of, swept, whole
 from services.dataplane.core.services import tables_of as tables_of_plan
 from tests.core.dataplane.notation import TCP, UDP, service, slice_of
 
@@ -168,7 +168,8 @@ def test_between_any_two_steps_a_lookup_finds_an_old_or_a_new_backend(
                 backend = live.backends[BackendKey(service=entry.number, index=index)]
                 assert (backend.address, backend.port) in allowed
 
-        assert not (steps.drop_backends or steps.drop_services), "what a front leads to stays until it is led away"
+        gone_first = (*steps.drop_backends, *steps.drop_services)
+        assert gone_first == (), "what a front leads to stays until it is led away"
         for member in steps.drop_members:
             del live.members[member]
         for key, value in steps.set_backends.items():
@@ -233,3 +234,35 @@ def test_services_whose_slices_changed() -> None:
     assert whose_slices_changed([web, api], [slice_of("web", "10.244.0.3"), api]) == {("shop", "web")}
     assert whose_slices_changed([web, api], [web]) == {("shop", "api")}
     assert whose_slices_changed([web], [moved]) == {("shop", "web"), ("shop", "other")}
+
+
+def test_what_nobody_needs_any_more_goes_before_anything_is_added() -> None:
+    before = tables_of([service("web", VIP), service("api", "10.96.0.20")], [slice_of("api", ONE, TWO)], Tables())
+    wanted = tables_of([service("web", VIP), service("db", "10.96.0.30")], [slice_of("db", ONE)], before)
+    steps = change(before, wanted)
+    assert [field.name for field in fields(steps)][:4] == [
+        "drop_members", "drop_services", "drop_ranges", "drop_backends",
+    ]  # fmt: skip
+    assert {str(key.address) for key in steps.drop_services} == {"10.96.0.20"}
+    assert len(steps.drop_backends) == 2
+    assert not steps.remove_backends
+
+
+def test_a_front_whose_backends_found_no_room_stays_as_it_was() -> None:
+    """It is not led to backends that are not there, and those that it leads to stay."""
+    before = tables_of([service("web", VIP), service("api", "10.96.0.20")], [slice_of("web", ONE)], Tables())
+    slices = [slice_of("web", TWO, THREE), slice_of("api", TWO)]
+    wanted = tables_of([service("web", VIP), service("api", "10.96.0.20")], slices, before)
+    web = before.services[KEY].number
+    steps = whole(change(before, wanted), {web})
+    assert {one.number for one in steps.set_services.values()} == {wanted.services[API].number}
+    # What is there but not wanted is swept for it, together with the front; then all fits in its place.
+    live = Tables(dict(before.services), dict(before.backends), dict(before.members), dict(before.ranges))
+    tables_module.apply(live, swept(live, wanted, {web}))
+    assert KEY not in live.services
+    assert len(live.members) == 0
+    tables_module.apply(live, change(live, wanted))
+    assert live == wanted
+
+
+API = ServiceKey(address=ip_address("10.96.0.20"), port=80, protocol=TCP)

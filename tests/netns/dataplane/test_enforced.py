@@ -352,7 +352,7 @@ def test_what_it_measures_of_itself(node: Mesh) -> None:
     assert float(samples['airmesh_packets_total{direction="ingress",reason="policy_denied"}']) > 0
     assert float(samples['airmesh_cni_seconds_count{code="0",verb="ADD"}']) >= 2
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as page:
-        assert json.loads(page.read()) == {"ready": True, "missing": {}}
+        assert json.loads(page.read()) == {"ready": True, "missing": {}, "notes": {}}
 
 
 def test_who_forges_a_source_is_named_and_not_whose_it_is(node: Mesh) -> None:

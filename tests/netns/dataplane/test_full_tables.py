@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
 from ipaddress import ip_address
@@ -203,7 +204,7 @@ class TestServices:
 
     def test_with_memory_a_table_grows_and_nobody_goes_without(self, node: Mesh) -> None:
         node.kill("dataplane")
-        node.start_dataplane()
+        node.start_dataplane(AIRMESH_TABLE_MEMORY="0.5")
         node.put(*ALL)
         wait_for("all of them", lambda: len(counted(node)) == 66, 30)
         opened = tables(node)
@@ -232,6 +233,24 @@ class TestBackends:
         node.put(slice_of(large.name, 10, namespace="mallory", ports=PORTS))
         wait_for("it, now that it is smaller", lambda: counted(node) == {large.name: PORTS})
         node.delete(large, parts[0])
+
+    def test_endpoints_that_change_all_the_time_hold_up_nobody_else(self, node: Mesh) -> None:
+        """200,000 backends of one Service come and go while a neighbour's endpoints change and a pod starts."""
+        large, name = greedy(1), "s01"
+        node.put(large, slice_of(name, 200, namespace="mallory", ports=PORTS))
+        wait_for("it", lambda: counted(node) == {name: PORTS}, 30)
+        slowest = 0.0
+        for turn in range(8):
+            node.put(slice_of(name, 200 - turn % 2, namespace="mallory", ports=PORTS))
+            began = time.monotonic()
+            node.put(slice_of("old", 3 + turn))
+            wait_for("the neighbour's endpoints", lambda turn=turn: backends(node, "old") == 3 + turn)  # type: ignore[misc]
+            slowest = max(slowest, time.monotonic() - began)
+        assert slowest < 4
+        started = node.pod("quick")
+        assert started.four
+        node.delete(large)
+        wait_for("its end", lambda: not counted(node), 30)
 
 
 def backends(world: Mesh, name: str) -> int:
