@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 
 from proto.flow import DropReason
@@ -23,16 +25,16 @@ FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
 def syn(
-    source: object, destination: object, dport: int = 80, *, sport: int = 4000, flags: int = SYN, **more: int
+    source: object, destination: object, dport: int = 80, *, sport: int = 4000, flags: int = SYN, **more: Any
 ) -> bytes:
     return frames.ip(str(source), str(destination), TCP, frames.tcp(sport, dport, flags, **more))
 
 
-def a_to_b(world: World, version: int, dport: int = 80, **more: int) -> bytes:
+def a_to_b(world: World, version: int, dport: int = 80, **more: Any) -> bytes:
     return syn(world.a.address(version), world.b.address(version), dport, **more)
 
 
-def b_to_a(world: World, version: int, sport: int = 80, *, flags: int = SYN | ACK, **more: int) -> bytes:
+def b_to_a(world: World, version: int, sport: int = 80, *, flags: int = SYN | ACK, **more: Any) -> bytes:
     return syn(world.b.address(version), world.a.address(version), 4000, sport=sport, flags=flags, **more)
 
 
