@@ -144,6 +144,9 @@ class TestLife:
         young = replace(over, last_seen=time.monotonic_ns(), seen=at.Seen.REPLY | at.Seen.ESTABLISHED)
         world.tables.nats.apply(dict.fromkeys(every, young))
         assert str(world.from_wire(packet(f"tcp {n.client}:4002 > {n.node}:80"))) == "drop SERVICE_NO_SOURCE"
+        half_open = replace(young, seen=at.Seen.SYN | at.Seen.REPLY, period=60)
+        world.tables.nats.apply(dict.fromkeys(every, half_open))
+        assert sent(world.from_wire(packet(f"tcp {n.client}:4003 > {n.node}:80"))).endswith(f"{n.away}:8080")
         assert text.endswith(f"{n.away}:8080")
 
 

@@ -34,7 +34,7 @@ def a_to_b(world: World, version: int, dport: int = 80, **more: Any) -> bytes:
     return syn(world.a.address(version), world.b.address(version), dport, **more)
 
 
-def b_to_a(world: World, version: int, sport: int = 80, *, flags: int = SYN | ACK, **more: int) -> bytes:
+def b_to_a(world: World, version: int, sport: int = 80, *, flags: int = SYN | ACK, **more: Any) -> bytes:
     return syn(world.b.address(version), world.a.address(version), 4000, sport=sport, flags=flags, **more)
 
 

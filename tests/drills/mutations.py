@@ -674,15 +674,15 @@ DATAPATH = (
     Mutant(
         name="error-refreshes-a-flow",
         file="services/dataplane/bpf/ct.h",
-        old="	if (!p->is_error)\n		am_touch(flow, p, is_reply);\n",
-        new="	am_touch(flow, p, is_reply);\n",
+        old="	verdict->reason = p->is_error ? 0 : am_touch(",
+        new="	verdict->reason = am_touch(",
         tests=("tests/bpf/test_errors.py::TestOnlyRead",),
     ),
     Mutant(
         name="error-ends-a-flow",
         file="services/dataplane/bpf/ct.h",
-        old="	if (flow && !p->is_error) /* an address that had another owner */\n",
-        new="	if (flow) /* an address that had another owner */\n",
+        old="	if (flow && !p->is_error)\n		am_forget(key, flow);\n",
+        new="	if (flow)\n		am_forget(key, flow);\n",
         tests=("tests/bpf/test_errors.py::TestOnlyRead",),
     ),
     Mutant(
