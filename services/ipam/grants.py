@@ -16,7 +16,7 @@ from weakref import WeakValueDictionary
 import msgspec
 
 from chassis.entry import Entry
-from chassis.faults import Refused
+from chassis.faults import Damaged, Refused
 from proto.addresses import IPAM_HOLDER, Block, BlockReport
 from proto.codec import block_key, encode_segment
 from proto.net import Address, Network
@@ -158,7 +158,11 @@ class Grants:
     async def _record(self, reported: Block, node: str, node_uid: str) -> Block | GiveUp:
         key = block_key(reported.cidr)
         for _ in range(ATTEMPTS):
-            entry = await self._store.get(key, Block)
+            entry, mend = None, False
+            try:
+                entry = await self._store.get(key, Block)
+            except Damaged:  # no copy knew what stood there, or it would be mended by now: the holder's word remakes it
+                mend = reported.cidr not in self._look().blocks
             seen = self._look()
             around = {cidr: block for cidr, block in seen.blocks.items() if cidr != reported.cidr}
             if entry is not None:
@@ -173,7 +177,7 @@ class Grants:
             )
             match judged:
                 case Write(block):
-                    if await compare_and_set(self._store, key, block, entry) is None:
+                    if await compare_and_set(self._store, key, block, entry, mend=mend) is None:
                         continue
                     if block.node != node:
                         why = f"another node holds block {block.cidr} too, and the API does not say whose it is"
@@ -222,7 +226,11 @@ class Grants:
             if isinstance(chosen, Exhausted):
                 raise Refused("pool-exhausted", chosen.why, retry=True)
             key = block_key(chosen.cidr)
-            entry = await self._store.get(key, Block)
+            try:
+                entry = await self._store.get(key, Block)
+            except Damaged:  # somebody's: whose it is, a copy that saw it or the holder's report will say
+                passed.add(chosen.cidr)
+                continue
             if entry is not None and not is_free(entry.value):
                 if _is_ours(entry, holder):
                     return entry.value

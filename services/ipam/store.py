@@ -26,8 +26,8 @@ class Store(Protocol):
     async def get(self, key: str, kind: type[T], /) -> Entry[T] | None:
         """The record as the leader has it."""
 
-    async def create(self, key: str, value: msgspec.Struct, /) -> int | Conflict:
-        """Write when there is none."""
+    async def create(self, key: str, value: msgspec.Struct, /, *, mend: bool = False) -> int | Conflict:
+        """Write when there is none; with ``mend``, or one that cannot be read."""
 
     async def update(self, key: str, value: msgspec.Struct, revision: int, /) -> int | Conflict:
         """Write over exactly this revision."""
@@ -51,13 +51,20 @@ async def fence(stores: tuple[Store, ...], epochs: tuple[str, ...]) -> None:
             raise Refused("not-synced", "a bucket was made anew: what it held is being gathered", retry=True)
 
 
-async def compare_and_set(store: Store, key: str, value: T, over: Entry[T] | None) -> Entry[T] | None:
+async def compare_and_set(
+    store: Store, key: str, value: T, over: Entry[T] | None, *, mend: bool = False
+) -> Entry[T] | None:
     """Write ``value`` over the entry that was read (None: over nothing); None when somebody else was faster.
+
+    ``mend``: nothing may also be a record that cannot be read.
 
     Raises Unavailable when it is not known and cannot be found out whether it was written.
     """
     try:
-        written = await (store.create(key, value) if over is None else store.update(key, value, over.revision))
+        if over is None:
+            written = await store.create(key, value, mend=mend)
+        else:
+            written = await store.update(key, value, over.revision)
     except Unavailable:
         found = await store.get(key, type(value))
         if found is None or found.value != value:

@@ -201,8 +201,8 @@ IPAM = (
     Mutant(
         name="skip-the-compare-and-set",
         file="services/ipam/store.py",
-        old="written = await (store.create(key, value) if over is None else store.update(key, value, over.revision))",
-        new="written = await store.put(key, value)",
+        old="            written = await store.update(key, value, over.revision)\n",
+        new="            written = await store.put(key, value)\n",
         tests=("tests/core/ipam/test_simulation.py",),
     ),
     Mutant(

@@ -81,7 +81,7 @@ class Bucket:
         found = self._now.get(key)
         return None if found is None else Entry(key, found[0], found[1])
 
-    async def create(self, key: str, value: Any) -> int | Conflict:
+    async def create(self, key: str, value: Any, *, mend: bool = False) -> int | Conflict:
         return await self._change(key, lambda: key not in self._now, value)
 
     async def update(self, key: str, value: Any, revision: int) -> int | Conflict:

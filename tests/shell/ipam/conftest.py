@@ -74,19 +74,23 @@ async def cluster(bus_for: BusFor, buckets: dict[str, str]) -> Cluster:
     return cluster
 
 
+def ipam_settings(server: NatsServer, **more: Any) -> Settings:
+    return Settings(
+        nats_url=server.url,
+        nats_seed_file=server.seeds / "ipam.seed",
+        nats_user="ipam",
+        instance=f"ipam-{uuid.uuid4().hex[:8]}",
+        **more,
+    )
+
+
 @pytest_asyncio.fixture
 async def start_ipam(nats_server: NatsServer) -> AsyncIterator[StartIpam]:
     """Start one more copy; all are stopped at the end."""
     async with AsyncExitStack() as stack:
 
         async def start(**more: Any) -> Runtime[Any]:
-            settings = Settings(
-                nats_url=nats_server.url,
-                nats_seed_file=nats_server.seeds / "ipam.seed",
-                nats_user="ipam",
-                instance=f"ipam-{uuid.uuid4().hex[:8]}",
-                **more,
-            )
+            settings = ipam_settings(nats_server, **more)
             runtime = await stack.enter_async_context(runtime_of(nats_server, "ipam", settings=settings))
             await build(runtime)
             return runtime

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 import uuid
+from contextlib import AsyncExitStack
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
@@ -24,8 +25,8 @@ from proto.requests import BlockGrant, BlockRequest, IpamShow, IpamState
 from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_SHOW, OWNERS, Bucket, event_subject, of_node
 from services.ipam import app
 from tests.conftest import BusFor
-from tests.natsd import NatsServer
-from tests.shell.ipam.conftest import V4, V6, Cluster, StartIpam, node, stateful
+from tests.natsd import NatsServer, runtime_of
+from tests.shell.ipam.conftest import V4, V6, Cluster, StartIpam, ipam_settings, node, stateful
 from tests.shell.ipam.test_blocks_and_claims import block, claim, claim_of, report
 
 RECORDS: tuple[tuple[Bucket, type[Any]], ...] = ((BLOCKS, Block), (OWNERS, OwnerRecord), (CLAIMS, Claim))
@@ -224,3 +225,23 @@ async def contents(bus: Bus, bucket: Bucket, kind: type[Any]) -> dict[str, Any]:
         except Damaged:
             await asyncio.sleep(0.05)
     raise AssertionError("never mended")
+
+
+async def test_a_block_whose_record_no_copy_knew_is_given_to_nobody_until_its_holder_reports(
+    nats_server: NatsServer, bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam
+) -> None:
+    n1, n2 = await bus_for("dataplane", "n1"), await bus_for("dataplane", "n2")
+    async with AsyncExitStack() as stack:
+        settings = ipam_settings(nats_server)
+        await app.build(await stack.enter_async_context(runtime_of(nats_server, "ipam", settings=settings)))
+        await report(n1, "n1")
+        await report(n2, "n2")
+        held = await block(n1, "n1")
+    await nats_server.destroy(BLOCKS, block_key(held.cidr))
+    await start_ipam()
+    assert (await block(n2, "n2")).cidr != held.cidr
+    answer = await report(n1, "n1", held)
+    assert [one.cidr for one in answer.blocks] == [held.cidr]
+    entry = await n1.bucket(BLOCKS).get(block_key(held.cidr), Block)
+    assert entry is not None
+    assert entry.value.node == "n1"

@@ -189,6 +189,7 @@ async def test_compiled_events_and_traces(town: Town, nats_server: NatsServer) -
         await cli.subscribe(event_subject("policy", "compiled"), PolicyCompiled, lambda _, event: events.append(event))
         await town.settle()
         await town.until(lambda: town.rules.synced, "synced")
+        await asyncio.sleep(0.3)  # the events of what was published before are still on their way
         events.clear()
         value = np(API_TO_DB)
         last = await town.objects.put("networking=2Ek8s=2Eio.networkpolicy.x.p", value, traceparent=trace)
