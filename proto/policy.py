@@ -91,25 +91,31 @@ class CompiledPolicy(msgspec.Struct, frozen=True):
     isolated_by: tuple[RuleSource, ...] = ()
     """Policies that isolate the subject: what denies when no line allows. Index -1: in ingress, -2: in egress; a policy
     that does both stands here twice."""
+    namespace: str = ""
+    """Whose policies these are: its :class:`CidrPartition` says what the numbers of CIDR sets mean."""
 
 
 class CidrSet(msgspec.Struct, frozen=True):
-    """One disjoint prefix and the number of the set of policy CIDRs that hold it."""
+    """A prefix and the set of ipBlock rules that hold its addresses, but for those in a longer prefix of the list."""
 
     prefix: Network
     number: int
-    """64-bit hash of the set: the same set has the same number in every replica and for ever. 0 = in no policy CIDR."""
+    """64-bit hash of the set: the same set has the same number in every replica and for ever. 0 = no rule holds it."""
 
 
 class CidrPartition(msgspec.Struct, frozen=True):
-    """Value of ``rules._cidrs``: all addresses that policies name by CIDR, cut into disjoint prefixes.
+    """Value of ``rules._cidrs.<namespace>``: all addresses that one namespace's policies name by CIDR.
 
-    A node puts a partition in force only when every shard's frontier covers ``revision``: then the lines that name its
-    numbers are already in the maps.
+    The longest prefix that holds an address says its set; where none does, no rule holds it. Each namespace has its own
+    partition and is judged by no other. A node puts a partition in force only when every shard's frontier covers
+    ``revision``: then the rules that name its numbers are already in the maps.
     """
 
     revision: Revision
     prefixes: tuple[CidrSet, ...] = ()
+    namespace: str = ""
+    digest: str = ""
+    """Of the prefixes: of two partitions with one digest either may stand for the other."""
 
 
 class Frontier(msgspec.Struct, frozen=True):

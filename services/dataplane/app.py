@@ -219,9 +219,9 @@ class Enforcing:
         self._rules = runtime.health.require("rules")
         self.acks = Loop(runtime, "acks", cursors=[], apply=self.acknowledge, period=2.0, debounce=0.02)
 
-    async def enforce(self, _dirty: Dirty) -> Done:
+    async def enforce(self, dirty: Dirty) -> Done:
         """Policy into the maps."""
-        outcome = self._parts.enforcer.enforce()
+        outcome = self._parts.enforcer.enforce(full=dirty.full)
         if outcome.revision is not None and outcome.revision != self._reached:
             self._reached = outcome.revision
             self.acks.poke(full=False)

@@ -13,13 +13,12 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from chassis.log import Log
-from proto.policy import CompiledPolicy, Revision
+from proto.policy import CidrPartition, CompiledPolicy, Revision
 from services.dataplane.core import admission
 from services.dataplane.core import policy_maps as pm
 from services.dataplane.core.endpoint import LocalEndpoint
 from services.dataplane.core.layout import (
     AddressKey,
-    CidrNumber,
     CookieKey,
     CookieMark,
     LinkKey,
@@ -29,7 +28,8 @@ from services.dataplane.core.layout import (
     Subject,
     SubjectKey,
 )
-from services.dataplane.core.policy_maps import PolicyChange, PolicyEntries
+from services.dataplane.core.maps import CIDRS
+from services.dataplane.core.policy_maps import CidrEntries, PolicyChange, PolicyEntries, cidr_change, scope_of
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
@@ -54,7 +54,8 @@ class Enforcer:
         self._registry = registry
         self._budget = budget
         self._known: dict[int, tuple[CompiledPolicy, PolicyEntries]] = {}
-        self._cidrs: dict[PrefixKey, CidrNumber] | None = None
+        self._cidrs: dict[str, tuple[CidrPartition, CidrEntries]] = {}
+        """In force by namespace."""
         self.node_cookie = 0
 
     def identities(self) -> set[int]:
@@ -106,8 +107,8 @@ class Enforcer:
             closed = Subject(ingress_isolated=True, egress_isolated=True)
             return PolicyEntries({SubjectKey(identity=identity): closed}, {})
 
-    def enforce(self) -> Enforced:
-        """A full pass: the policy maps as they are in the kernel become what they should be."""
+    def enforce(self, *, full: bool = True) -> Enforced:
+        """The policy maps as they are in the kernel become what they should be; CIDR sets are read back if ``full``."""
         reached = admission.least(self._feed.frontiers()) if self._feed.rules_view.synced else None
         wanted = PolicyEntries()
         identities = self.identities()
@@ -124,7 +125,7 @@ class Enforcer:
         steps = pm.change(actual, wanted)
         self._apply(steps)
         changed = len(steps.add_lines) + len(steps.set_subjects) + len(steps.remove_lines) + len(steps.remove_subjects)
-        changed += self._partition(reached)
+        changed += self._partitions(reached, full=full)
         if changed:
             self._tables.bump_generation()
         return Enforced(reached, changed)
@@ -135,16 +136,48 @@ class Enforcer:
         self._tables.subjects.apply(steps.set_subjects)
         self._tables.policy.apply({}, steps.remove_lines)
 
-    def _partition(self, reached: Revision | None) -> int:
-        """Puts the CIDR partition in force when every line that names its numbers is in the maps."""
-        partition = self._feed.partition()
-        if partition is not None and reached is not None and reached.covers(partition.revision):
-            self._cidrs = pm.cidrs_of(partition)
-        if self._cidrs is None:
-            return 0
-        delta = self._tables.cidrs.diff(self._cidrs)
-        self._tables.cidrs.apply(delta.upserts, delta.deletes)
-        return len(delta.upserts) + len(delta.deletes)
+    def _partitions(self, reached: Revision | None, *, full: bool) -> int:
+        """Puts each namespace's CIDR partition in force when every line that names its numbers is in the maps."""
+        told, known, before = self._feed.partitions(), self._feed.rules_view.synced, self._cidrs
+        partitions = {name: own for name, (own, _) in before.items() if name in told or not known}
+        if reached is not None:
+            partitions |= {name: own for name, own in told.items() if reached.covers(own.revision)}
+        now = self._fitted(partitions)
+        changed = {name for name in before.keys() | now.keys() if before.get(name) is not now.get(name)}
+        if full:
+            actual = self._tables.cidrs.items()
+            known_scopes = {scope_of(name) for name in now}
+            kept_scopes = {scope_of(name) for name in told}
+            wanted = {
+                key: own
+                for key, own in actual.items()
+                if key.scope not in known_scopes and (not known or key.scope in kept_scopes)
+            }
+            wanted |= {key: own for _, entries in now.values() for key, own in entries.items()}
+        else:
+            actual = {key: own for name in changed & before.keys() for key, own in before[name][1].items()}
+            wanted = {key: own for name in changed & now.keys() for key, own in now[name][1].items()}
+        steps = cidr_change(actual, wanted)
+        self._tables.cidrs.apply(steps.upserts, steps.deletes)
+        self._cidrs = now
+        return len(steps.upserts) + len(steps.deletes)
+
+    def _fitted(self, partitions: dict[str, CidrPartition]) -> dict[str, tuple[CidrPartition, CidrEntries]]:
+        """Entries of each partition; none of one that is too much, which is told once: its ipBlocks allow nothing."""
+        # Half of the map is for what is wanted: what is new is set before what is old goes, so both need room.
+        fitting = pm.fitting(partitions, CIDRS.entries // 2)
+        now: dict[str, tuple[CidrPartition, CidrEntries]] = {}
+        for name, partition in partitions.items():
+            known = self._cidrs.get(name)
+            if known is not None and known[0] is partition and bool(known[1]) == (name in fitting):
+                now[name] = known
+            elif name in fitting:
+                now[name] = partition, pm.cidrs_of(partition)
+            else:
+                now[name] = partition, {}
+                remedy = "lower AIRMESH_POLICY_MAX_PREFIXES, or name fewer CIDRs in this namespace's NetworkPolicies"
+                self._log.error("cidrs-do-not-fit", namespace=name, prefixes=len(partition.prefixes), remedy=remedy)
+        return now
 
     def restore(self, endpoints: Iterable[LocalEndpoint]) -> int:
         """Puts back what the maps lack of endpoints that are up, and takes out what no endpoint has."""

@@ -38,7 +38,7 @@ def rules_kind(key: str) -> type[msgspec.Struct] | None:
     """Type of an entry of ``rules``."""
     if key.startswith("_frontier."):
         return Frontier
-    if key == "_cidrs":
+    if key.startswith("_cidrs."):
         return CidrPartition
     return None if key.startswith("_") else CompiledPolicy
 
@@ -173,10 +173,10 @@ class Feed:
         """How far each shard of policy is."""
         return [entry.value for entry in self.rules_view.marks.values() if isinstance(entry.value, Frontier)]
 
-    def partition(self) -> CidrPartition | None:
-        """The policy CIDRs, cut into disjoint prefixes."""
-        entry = self.rules_view.marks.get("_cidrs")
-        return entry.value if entry is not None and isinstance(entry.value, CidrPartition) else None
+    def partitions(self) -> dict[str, CidrPartition]:
+        """What each namespace's policies name by CIDR."""
+        found = (entry.value for entry in self.rules_view.marks.values() if isinstance(entry.value, CidrPartition))
+        return {partition.namespace: partition for partition in found}
 
     def foreign_endpoints(self) -> list[Endpoint]:
         """Endpoints of all other nodes, as far as they are believed."""

@@ -19,7 +19,14 @@ from services.policy.turn import Turn
 async def build(runtime: Runtime[Settings]) -> None:
     """Make the service; returns at once, whether or not the bus can be reached."""
     settings = runtime.settings
-    graph = Graph(Limits(lines=settings.policy_max_lines))
+    graph = Graph(
+        Limits(
+            lines=settings.policy_max_lines,
+            policy_prefixes=settings.policy_max_policy_prefixes,
+            namespace_prefixes=settings.policy_max_namespace_prefixes,
+            prefixes=settings.policy_max_prefixes,
+        )
+    )
     feed = Feed(runtime.bus)
     leases = [
         Lease(runtime, f"policy.{shard}", settings.policy_lease_seconds) for shard in range(settings.policy_shards)

@@ -112,10 +112,15 @@ class Feed:
         entry = self.identities.marks.get(RELEVANT_KEY)
         return None if entry is None else entry.value
 
-    def partition(self) -> CidrPartition | None:
-        """The published partition."""
-        entry = self.rules.marks.get(CIDRS_KEY)
-        return None if entry is None else entry.value
+    def partitions(self) -> dict[str, CidrPartition]:
+        """The published partitions by namespace."""
+        found = (entry.value for entry in self.rules.marks.values() if isinstance(entry.value, CidrPartition))
+        return {partition.namespace: partition for partition in found}
+
+
+def cidrs_key(namespace: str) -> str:
+    """Key of a namespace's partition in ``rules``."""
+    return f"{CIDRS_KEY}.{codec.encode_segment(namespace)}"
 
 
 def frontier_key(shard: int) -> str:

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 
@@ -25,12 +25,13 @@ from chassis.service import Runtime
 from proto import codec
 from proto.events import PolicyCompiled
 from proto.identity import IdentityRecord, RelevantKeys
-from proto.policy import CidrPartition, CidrSet, Frontier, Revision
+from proto.policy import CidrPartition, Frontier, Revision
 from proto.subjects import IDENTITIES, RULES, event_subject
 from proto.sync import COMPLETE_PREFIX, Complete
 from services.policy.core import plan
+from services.policy.core.cidrs import Partition
 from services.policy.core.graph import Graph
-from services.policy.feed import CIDRS_KEY, RELEVANT_KEY, Feed, Life, frontier_key
+from services.policy.feed import RELEVANT_KEY, Feed, Life, cidrs_key, frontier_key
 from services.policy.publish import Behind, Fence, NotHolder, Writer, together
 from services.policy.settings import Settings
 
@@ -49,8 +50,8 @@ class Wanted:
     """The buckets that this is to be published to; if they turn out to be others by now, nothing is."""
     started: float
     """When the turn began, by the monotonic clock."""
-    partition_since: Revision | None
-    """Since when the published partition is not the wanted one; None when it is."""
+    partitions_since: Mapping[str, Revision]
+    """Namespaces whose published partition is not the wanted one, and since when."""
     relevant_since: Revision | None
     """Likewise the relevant keys."""
     expired: frozenset[int]
@@ -84,7 +85,7 @@ class Shards:
         if everything:
             self._caught_up.clear()
 
-    async def publish(self, wanted: Wanted) -> list[tuple[CidrSet, ...]]:
+    async def publish(self, wanted: Wanted) -> list[CidrPartition]:
         """Publish every shard that is ours; returns partitions that were replaced. Raises Unavailable, Behind.
 
         A shard that cannot be published now does not keep the others back.
@@ -95,7 +96,7 @@ class Shards:
         held = [shard for shard, lease in enumerate(self._leases) if lease.held]
         self._caught_up &= set(held)
         missed: Behind | None = None
-        replaced: list[tuple[CidrSet, ...]] = []
+        replaced: list[CidrPartition] = []
         for shard in held:
             try:
                 replaced += await self._publish_shard(shard, wanted)
@@ -114,7 +115,7 @@ class Shards:
     def _shard(self, identity: int) -> int:
         return identity % len(self._leases)
 
-    async def _publish_shard(self, shard: int, wanted: Wanted) -> list[tuple[CidrSet, ...]]:
+    async def _publish_shard(self, shard: int, wanted: Wanted) -> list[CidrPartition]:
         lease = self._leases[shard]
         epoch = lease.epoch
         fence = Fence(self._runtime.bus, lease, wanted.revision, lambda: self._feed.life == wanted.life)
@@ -122,7 +123,7 @@ class Shards:
         which = self._unpublished if shard in self._caught_up and not anew else self._graph.compiled.keys()
         mine = sorted(identity for identity in which if self._shard(identity) == shard)
         changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
-        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
+        replaced = await self._write_partitions(wanted, fence, anew=anew) if shard == 0 else []
         frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
         decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
         moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
@@ -164,18 +165,23 @@ class Shards:
         await together(records)
         return changed
 
-    async def _write_partition(self, wanted: Wanted, fence: Fence, *, anew: bool) -> list[tuple[CidrSet, ...]]:
-        """The partition, after this shard's lines for it; nodes wait for the other shards' frontiers themselves."""
-        old = self._rules.latest(CIDRS_KEY)
-        since = wanted.partition_since or (old.value.revision if anew and old is not None else None)
-        if since is None or not self._graph.partition_fits:
-            return []
-        partition = CidrPartition(revision=since, prefixes=self._graph.partition.prefixes)
-        decide = plan.deciding(plan.partition_step, partition, anew=anew)
-        if not await self._rules.write(CIDRS_KEY, partition, decide, fence):
-            return []
-        self._runtime.log.info("partition", prefixes=len(partition.prefixes))
-        return [old.value.prefixes] if old is not None and old.value.prefixes != partition.prefixes else []
+    async def _write_partitions(self, wanted: Wanted, fence: Fence, *, anew: bool) -> list[CidrPartition]:
+        """Partitions, after this shard's lines for them; nodes wait for the other shards' frontiers themselves."""
+        since = dict(wanted.partitions_since)
+        if anew:
+            since = {name: own.revision for name, own in self._feed.partitions().items()} | since
+        replaced: list[CidrPartition] = []
+        for namespace, revision in sorted(since.items()):
+            key, cut = cidrs_key(namespace), self._graph.partitions.get(namespace, Partition())
+            old = self._rules.latest(key)
+            partition = CidrPartition(revision, cut.prefixes, namespace, cut.digest)
+            decide = plan.deciding(plan.partition_step, partition, anew=anew)
+            if (old is None and not cut.prefixes) or not await self._rules.write(key, partition, decide, fence):
+                continue
+            self._runtime.log.info("partition", namespace=namespace, prefixes=len(cut.prefixes))
+            if old is not None and old.value.digest != partition.digest:
+                replaced.append(old.value)
+        return replaced
 
     async def _write_once_all_are_there(self, wanted: Wanted, fence: Fence) -> None:
         """Relevant keys and completeness, which promise something of all shards."""
@@ -185,6 +191,9 @@ class Shards:
         if wanted.relevant_since is not None and plan.all_cover(frontiers, shards, wanted.relevant_since):
             relevant = RelevantKeys(keys=tuple(sorted(self._graph.relevant)))
             await self._identities.write(RELEVANT_KEY, relevant, partial(plan.relevant_step, relevant), fence)
+        for namespace, empty in self._feed.partitions().items():
+            if not empty.prefixes and plan.all_cover(frontiers, shards, empty.revision):
+                await self._rules.delete(cidrs_key(namespace), partial(plan.may_delete_empty, empty), fence)
         if not plan.all_begun(frontiers, shards, wanted.revision.epoch):
             return
         for writer, epoch in ((self._rules, wanted.life.rules), (self._identities, wanted.life.identities)):

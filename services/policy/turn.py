@@ -48,7 +48,7 @@ class Turn:
         self._graph = graph
         self._shards = shards
         self._grace = plan.Grace()
-        self._partition_since: Revision | None = None
+        self._partitions_since: dict[str, Revision] = {}
         self._relevant_since: Revision | None = None
         self._problems: tuple[Problem, ...] = ()
         self._synced = {name: runtime.health.require(name) for name in ("objects", "rules", "identities")}
@@ -86,12 +86,12 @@ class Turn:
                 self._graph.put(key, value)
             if not compiling:
                 return False
-            self._graph.settle()
+            await self._settle()
             self._keyed.set(self._graph.ready, "the namespace kube-system, whose uid keys identities, is not there yet")
             if not self._graph.ready:
                 return False
             self._graph.hold(self._held())
-            self._graph.settle()
+            await self._settle()
             changed = await self._compile()
             if changed or self.compiled_up_to != batch.revision:
                 self.generation += 1
@@ -99,11 +99,18 @@ class Turn:
         self._note_since(batch.revision)
         self._tell_problems()
         _IDENTITIES.set(len(self._graph.compiled))
-        _PREFIXES.set(len(self._graph.partition.prefixes))
+        _PREFIXES.set(sum(len(partition.prefixes) for partition in self._graph.partitions.values()))
         if changed:
             _COMPILE.observe(time.monotonic() - started)
             self._runtime.log.info("compiled", revision=revision_text(batch.revision), changed=changed)
         return True
+
+    async def _settle(self) -> None:
+        """Settle, and cut what has to be cut, with a breath after each namespace."""
+        self._graph.settle()
+        for namespace in sorted(self._graph.uncut):
+            self._graph.cut(namespace)
+            await asyncio.sleep(0)
 
     async def _compile(self) -> int:
         """Compile all that is dirty; returns how many policies are other than before."""
@@ -123,21 +130,22 @@ class Turn:
         self._grace = plan.age(
             self._grace, now, seconds, published=published, in_use=self._graph.roster.in_use(), records=records
         )
-        relevant, partition = self._feed.relevant(), self._feed.partition()
+        relevant = self._feed.relevant()
         return Held(
             lingering=plan.lingering(self._grace, now, seconds, records),
             relevant=frozenset(relevant.keys) if relevant is not None else frozenset(),
-            partitions=plan.kept_partitions(
-                self._grace, None if partition is None else partition.prefixes, self._graph.partition.prefixes
-            ),
+            partitions=plan.kept_partitions(self._grace, self._feed.partitions(), self._digests()),
         )
 
+    def _digests(self) -> dict[str, str]:
+        return {namespace: partition.digest for namespace, partition in self._graph.partitions.items()}
+
     def _note_since(self, revision: Revision) -> None:
-        """Since which revision the partition and the relevant keys have been what they are now wanted to be."""
-        wanted, relevant = self._graph.partition.prefixes, self._feed.relevant()
-        partition = self._feed.partition()
-        fresh = partition is not None and partition.prefixes == wanted and partition.revision.epoch == revision.epoch
-        self._partition_since = None if fresh else (self._partition_since or revision)
+        """Since which revision partitions and the relevant keys have been what they are now wanted to be."""
+        relevant = self._feed.relevant()
+        self._partitions_since = plan.partitions_since(
+            self._feed.partitions(), self._digests(), self._partitions_since, revision
+        )
         current = relevant is not None and frozenset(relevant.keys) == self._graph.relevant
         self._relevant_since = None if current else (self._relevant_since or revision)
 
@@ -159,7 +167,7 @@ class Turn:
             revision=revision,
             life=life,
             started=started,
-            partition_since=self._partition_since,
+            partitions_since=self._partitions_since,
             relevant_since=self._relevant_since,
             expired=plan.expired(self._grace, now, seconds),
         )

@@ -52,9 +52,7 @@ def test_no_moment_is_worse_than_both_ends(
         )
 
     rules = {B: before}
-    feed: Any = SimpleNamespace(
-        rules=rules, frontiers=list, partition=lambda: None, rules_view=SimpleNamespace(synced=True)
-    )
+    feed: Any = SimpleNamespace(rules=rules, frontiers=list, partitions=dict, rules_view=SimpleNamespace(synced=True))
     registry: Any = SimpleNamespace(up={"b": SimpleNamespace(identity=world.b.identity)})
     enforcer = Enforcer(world.tables, feed, registry, Log("test"), budget=1000)
     enforcer.enforce()

@@ -164,7 +164,7 @@ class World:
         self.tables.ipcache.put(at.PrefixKey.of(ip_network(network)), at.Peer(identity=identity, flags=flags))
 
     def cidr(self, network: str, number: int) -> None:
-        self.tables.cidrs.put(at.PrefixKey.of(ip_network(network)), at.CidrNumber(number=number))
+        self.tables.cidrs.put(at.CidrKey.of(bytes(8), ip_network(network)), at.CidrNumber(number=number))
 
     def isolate(self, identity: int, *, ingress: bool = False, egress: bool = False) -> None:
         entry = at.Subject(ingress_isolated=ingress, egress_isolated=egress, revision=1)

@@ -79,6 +79,7 @@
 #define AM_REPLY_MARK 0xa150001u
 #define AM_POLICY_BITS 224
 #define AM_ADDRESS_BITS 128
+#define AM_CIDR_BITS 192
 #define AM_MAX_CONDEMNED 64
 #define AM_FIRST_PORT 61000
 #define AM_SLOTS 65536
@@ -147,7 +148,15 @@ struct am_peer {
 };
 _Static_assert(sizeof(struct am_peer) == 16, "Peer");
 
-/* The set of policy CIDRs that hold an address (proto.policy.CidrSet.number). */
+/* A prefix within the partition of one namespace, so that no namespace's ipBlocks cut another's. */
+struct am_cidr_key {
+	u32 prefixlen;
+	u8 scope[8];
+	struct am_addr address;
+};
+_Static_assert(sizeof(struct am_cidr_key) == 28, "CidrKey");
+
+/* The set of ipBlock rules that hold an address (proto.policy.CidrSet.number); 0 = a hole in an outer one. */
 struct am_cidr_number {
 	u64 number;
 };
@@ -165,8 +174,9 @@ struct am_subject {
 	u8 egress_isolated;
 	u8 hole_2[2];
 	u32 revision;
+	u8 scope[8];
 };
-_Static_assert(sizeof(struct am_subject) == 8, "Subject");
+_Static_assert(sizeof(struct am_subject) == 16, "Subject");
 
 /* One line of a subject's policy. hole moves protocol and port to the very end. */
 struct am_policy_key {
@@ -492,8 +502,8 @@ BPF_F_TABLE("hash", struct am_link_key, struct am_link, am_links, 4096, 0);
 BPF_F_TABLE("hash", struct am_address_key, struct am_endpoint, am_endpoints, 8192, 0);
 /* whose an address is */
 BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_peer, am_ipcache, 524288, 1);
-/* which policy CIDRs hold it */
-BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_cidr_number, am_cidrs, 131072, 1);
+/* ipBlock rules that hold an address */
+BPF_F_TABLE("lpm_trie", struct am_cidr_key, struct am_cidr_number, am_cidrs, 262144, 1);
 /* isolation of the identities that live here */
 BPF_F_TABLE("hash", struct am_subject_key, struct am_subject, am_subjects, 8192, 0);
 /* compiled policy lines */

@@ -34,11 +34,13 @@ AM_INLINE u8 am_at(const struct am_addr *address)
 	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
 }
 
-AM_INLINE u64 am_cidr_set_of(const struct am_addr *address)
+AM_INLINE u64 am_cidr_set_of(const struct am_subject *subject, const struct am_addr *address)
 {
-	struct am_prefix_key key = { .prefixlen = AM_ADDRESS_BITS, .address = *address };
-	struct am_cidr_number *set = am_cidrs.lookup(&key);
+	struct am_cidr_key key = { .prefixlen = AM_CIDR_BITS, .address = *address };
+	struct am_cidr_number *set;
 
+	__builtin_memcpy(key.scope, subject->scope, sizeof(key.scope));
+	set = am_cidrs.lookup(&key);
 	return set ? set->number : 0;
 }
 
@@ -90,7 +92,7 @@ AM_INLINE void am_judge(u64 subject, const struct am_flow_key *flow, u8 side, st
 	if (am_has_ports(flow->protocol))
 		key.port = side == AM_SIDE_INGRESS ? flow->local_port : flow->remote_port;
 	am_ask(&key, AM_PEER_IDENTITY, verdict->peer, &best);
-	set = am_cidr_set_of(&flow->remote);
+	set = am_cidr_set_of(isolation, &flow->remote);
 	if (set)
 		am_ask(&key, AM_PEER_CIDR_SET, set, &best);
 	am_ask(&key, AM_PEER_ANY, 0, &best);

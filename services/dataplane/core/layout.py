@@ -31,6 +31,7 @@ from services.dataplane.core.wire import (
     Port,
     Record,
     Room384,
+    Scope,
     address_bytes,
 )
 
@@ -171,9 +172,28 @@ class Peer(Record):
     flags: U32 = 0
 
 
+CIDR_BITS = 192
+SCOPE_BITS = 64
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CidrKey(Record):
+    """A prefix within the partition of one namespace, so that no namespace's ipBlocks cut another's."""
+
+    prefixlen: U32
+    scope: Scope
+    address: Addr
+
+    @classmethod
+    def of(cls, scope: bytes, network: IPv4Network | IPv6Network) -> Self:
+        """The key of a prefix as people write it."""
+        inner = PrefixKey.of(network)
+        return cls(prefixlen=SCOPE_BITS + inner.prefixlen, scope=scope, address=inner.address)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class CidrNumber(Record):
-    """The set of policy CIDRs that hold an address (``proto.policy.CidrSet.number``)."""
+    """The set of ipBlock rules that hold an address (``proto.policy.CidrSet.number``); 0 = a hole in an outer one."""
 
     number: U64
 
@@ -192,6 +212,8 @@ class Subject(Record):
     ingress_isolated: Flag
     egress_isolated: Flag
     revision: U32 = 0
+    scope: Scope = bytes(8)
+    """Whose CIDR sets it is judged by (:class:`CidrKey`)."""
 
 
 POLICY_FIXED_BITS = 200

@@ -11,11 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
+from hashlib import blake2b
+from typing import TypeAlias
 
 import msgspec
 
 from proto.policy import CidrPartition, CompiledPolicy, CompiledRule
-from services.dataplane.core.layout import CidrNumber, PolicyKey, PolicyLine, PrefixKey, Subject, SubjectKey
+from services.dataplane.core.layout import CidrKey, CidrNumber, PolicyKey, PolicyLine, Subject, SubjectKey
+
+CidrEntries: TypeAlias = dict[CidrKey, CidrNumber]
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,6 +55,7 @@ def entries_of(identities: Iterable[int], rules: Mapping[int, CompiledPolicy]) -
             ingress_isolated=policy.ingress_isolated,
             egress_isolated=policy.egress_isolated,
             revision=policy.revision.sequence & 0xFFFFFFFF,
+            scope=scope_of(policy.namespace),
         )
         wanted.lines.update(lines_of(policy))
     return wanted
@@ -120,6 +125,48 @@ def change(actual: PolicyEntries, wanted: PolicyEntries, identities: Set[int] | 
     )
 
 
-def cidrs_of(partition: CidrPartition) -> dict[PrefixKey, CidrNumber]:
-    """``am_cidrs`` for a partition; prefixes in no policy CIDR have no entry."""
-    return {PrefixKey.of(entry.prefix): CidrNumber(number=entry.number) for entry in partition.prefixes if entry.number}
+def scope_of(namespace: str) -> bytes:
+    """Whose entries of ``am_cidrs`` are whose; all zero for no namespace."""
+    return blake2b(namespace.encode(), digest_size=8).digest() if namespace else bytes(8)
+
+
+def cidrs_of(partition: CidrPartition) -> CidrEntries:
+    """Entries of ``am_cidrs`` for a partition; one with number 0 is a hole in the prefix around it."""
+    scope = scope_of(partition.namespace)
+    return {CidrKey.of(scope, entry.prefix): CidrNumber(number=entry.number) for entry in partition.prefixes}
+
+
+def fitting(partitions: Mapping[str, CidrPartition], room: int) -> frozenset[str]:
+    """Namespaces whose partitions the map takes: the smallest first, so that the largest is the first to go without."""
+    taken: set[str] = set()
+    for namespace in sorted(partitions, key=lambda name: (len(partitions[name].prefixes), name)):
+        room -= len(partitions[namespace].prefixes)
+        if room < 0:
+            break
+        taken.add(namespace)
+    return frozenset(taken)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class CidrChange:
+    """Steps in the order of the fields, each in the order that it has.
+
+    Prefixes lie in one another, so the order matters: longer ones are set before the shorter ones around them, and
+    removed after these. Then each address is at every moment in its old set or in its new one, and in no third.
+    """
+
+    upserts: CidrEntries
+    deletes: tuple[CidrKey, ...]
+
+
+def cidr_change(actual: Mapping[CidrKey, CidrNumber], wanted: Mapping[CidrKey, CidrNumber]) -> CidrChange:
+    """Steps from what ``am_cidrs`` holds to what it should hold."""
+    new = sorted((key for key, value in wanted.items() if actual.get(key) != value), key=_length, reverse=True)
+    return CidrChange(
+        upserts={key: wanted[key] for key in new},
+        deletes=tuple(sorted((key for key in actual if key not in wanted), key=_length)),
+    )
+
+
+def _length(key: CidrKey) -> int:
+    return key.prefixlen

@@ -73,6 +73,7 @@ def _constants() -> list[str]:
         "AM_REPLY_MARK": f"{at.REPLY_MARK:#x}u",
         "AM_POLICY_BITS": at.POLICY_BITS,
         "AM_ADDRESS_BITS": 128,
+        "AM_CIDR_BITS": at.CIDR_BITS,
         "AM_MAX_CONDEMNED": at.MAX_CONDEMNED,
         "AM_FIRST_PORT": nat.FIRST_PORT,
         "AM_SLOTS": SLOTS,

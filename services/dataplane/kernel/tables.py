@@ -54,7 +54,7 @@ class Tables:
         self.links = Table(fd["am_links"], m.LINKS, at.LinkKey, at.Link)
         self.endpoints = Table(fd["am_endpoints"], m.ENDPOINTS, at.AddressKey, at.Endpoint)
         self.ipcache = Table(fd["am_ipcache"], m.IPCACHE, at.PrefixKey, at.Peer)
-        self.cidrs = Table(fd["am_cidrs"], m.CIDRS, at.PrefixKey, at.CidrNumber)
+        self.cidrs = Table(fd["am_cidrs"], m.CIDRS, at.CidrKey, at.CidrNumber)
         self.subjects = Table(fd["am_subjects"], m.SUBJECTS, at.SubjectKey, at.Subject)
         self.policy = Table(fd["am_policy"], m.POLICY, at.PolicyKey, at.PolicyLine)
         self.flows = Table(fd["am_ct"], m.FLOWS, at.FlowKey, at.Flow)

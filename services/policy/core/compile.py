@@ -16,7 +16,7 @@ from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
 from proto.identity import NamedPort
-from proto.objects import IPBlock, NetworkPolicy, Peer, PolicyRule
+from proto.objects import NetworkPolicy, Peer, PolicyRule
 from proto.policy import CompiledPolicy, CompiledRule, Direction, PeerKind, Revision, RuleSource, Verdict
 from services.policy.core.identities import Member
 from services.policy.core.limits import Limits, Problem, estimated_size
@@ -51,8 +51,8 @@ class Peers(Protocol):
     def members_of(self, ref: PeerRef) -> Iterable[Member]:
         """Identities that the peer's selectors match."""
 
-    def numbers_of(self, block: IPBlock) -> Collection[int]:
-        """Numbers of the CIDR sets that lie in the block."""
+    def numbers_of(self, policy: NetworkPolicy, direction: Direction, index: int) -> Collection[int]:
+        """Numbers of the CIDR sets that lie in the ipBlocks of a rule."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,23 +86,12 @@ def ref_matches(ref: PeerRef, member: Member) -> bool:
     return peer.pod_selector is None or selects(peer.pod_selector, member.labels)
 
 
-def peer_block(peer: Peer) -> IPBlock | None:
-    """The ipBlock of a peer; None when it is of selectors, or says both, which the API does not take."""
-    return peer.ip_block if peer.pod_selector is None and peer.namespace_selector is None else None
-
-
 def refs_of(policy: NetworkPolicy) -> frozenset[PeerRef]:
     """Every selector peer whose members the policy's lines depend on."""
     refs = {ref for rule in (*policy.ingress, *policy.egress) for peer in rule.peers if (ref := peer_ref(policy, peer))}
     if any(not rule.peers and has_names(rule.ports) for rule in policy.egress):
         refs.add(EVERYONE)
     return frozenset(refs)
-
-
-def blocks_of(policy: NetworkPolicy) -> frozenset[IPBlock]:
-    """Every ipBlock that the policy names, in a direction it applies to."""
-    rules = (*(policy.ingress if policy.applies_ingress else ()), *(policy.egress if policy.applies_egress else ()))
-    return frozenset(block for rule in rules for peer in rule.peers if (block := peer_block(peer)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -156,6 +145,7 @@ def compile_member(member: Member, policies: Iterable[NetworkPolicy], lines: Lin
                 for direction, applies in ((Direction.INGRESS, _ingress), (Direction.EGRESS, _egress))
                 for policy in [policy for policy in ordered if applies(policy)][:MOST_NAMED]
             ),
+            namespace=member.facts.namespace,
         ),
         tuple(_too_many(member, ordered, direction, how) for direction, how in lines.too_much),
     )
@@ -201,7 +191,8 @@ def _lines(
     for policy in policies:
         for index, rule in enumerate(_rules(policy, direction)):
             source = _source(policy, index)
-            for line in _rule_lines(ports, policy, rule, direction, peers):
+            numbers = peers.numbers_of(policy, direction, index)
+            for line in _rule_lines(ports, policy, rule, direction, peers, numbers):
                 lines.setdefault(line, source)
                 if len(lines) > most:
                     return None
@@ -215,7 +206,12 @@ def _rules(policy: NetworkPolicy, direction: Direction) -> tuple[PolicyRule, ...
 
 
 def _rule_lines(
-    ports: tuple[NamedPort, ...], policy: NetworkPolicy, rule: PolicyRule, direction: Direction, peers: Peers
+    ports: tuple[NamedPort, ...],
+    policy: NetworkPolicy,
+    rule: PolicyRule,
+    direction: Direction,
+    peers: Peers,
+    numbers: Iterable[int],
 ) -> Iterator[Line]:
     by_peer = direction is Direction.EGRESS and has_names(rule.ports)
     shared = resolve(rule.ports, ports if direction is Direction.INGRESS else ())
@@ -225,11 +221,10 @@ def _rule_lines(
         for other in peers.members_of(EVERYONE) if names else ():
             for match in resolve(names, other.facts.named_ports):
                 yield Line(direction, PeerKind.IDENTITY, other.identity, match)
+    for number in numbers:
+        yield from (Line(direction, PeerKind.CIDR_SET, number, match) for match in shared)
     for peer in rule.peers:
-        if (block := peer_block(peer)) is not None:
-            for number in peers.numbers_of(block):
-                yield from (Line(direction, PeerKind.CIDR_SET, number, match) for match in shared)
-        elif (ref := peer_ref(policy, peer)) is not None:
+        if (ref := peer_ref(policy, peer)) is not None:
             for other in peers.members_of(ref):
                 matches = resolve(rule.ports, other.facts.named_ports) if by_peer else shared
                 yield from (Line(direction, PeerKind.IDENTITY, other.identity, match) for match in matches)

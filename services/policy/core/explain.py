@@ -75,7 +75,7 @@ class Explainer:
     def __init__(self, graph: Graph) -> None:
         self._graph = graph
         self._books: dict[int, Book] = {}
-        self._numbers: dict[Address, int] = {}
+        self._numbers: dict[tuple[str, Address], int] = {}
         self._pods_by_name: dict[str, tuple[str, Pod]] = {}
         self._pods_by_address: dict[Address, tuple[str, Pod]] = {}
         for key, pod in sorted(graph.pods.items(), key=lambda item: _liveliness(item[1])):
@@ -155,13 +155,19 @@ class Explainer:
     def _numbers_by_version(self, subject: End, peer: End) -> dict[int, int]:
         """CIDR set of the peer for each family that both ends have; in none while no address is known."""
         versions = {address.version for address in subject.addresses} or {4, 6}
-        numbers = {address.version: self._number(address) for address in peer.addresses if address.version in versions}
+        namespace = self._graph.pods[subject.pod_key].namespace
+        numbers = {
+            address.version: self._number(namespace, address)
+            for address in peer.addresses
+            if address.version in versions
+        }
         return dict(sorted(numbers.items())) or {0: 0}
 
-    def _number(self, address: Address) -> int:
-        if address not in self._numbers:
-            self._numbers[address] = number_of(self._graph.partition.prefixes, address)
-        return self._numbers[address]
+    def _number(self, namespace: str, address: Address) -> int:
+        if (namespace, address) not in self._numbers:
+            partition = self._graph.partitions.get(namespace)
+            self._numbers[namespace, address] = 0 if partition is None else number_of(partition.prefixes, address)
+        return self._numbers[namespace, address]
 
     def _judged(
         self, book: Book, direction: Direction, peer: End, number: int, protocol: int, port: int, label: str, flow: str

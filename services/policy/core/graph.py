@@ -4,9 +4,10 @@ Contract, in the order that matters:
 
 1. The output is a function of the present state alone. Objects may come in any order, twice, or not at all and later;
    a graph that lived through a year of changes equals one that was fed the last state.
-2. :meth:`Graph.put` is cheap and only notes; :meth:`Graph.settle` brings the indexes up to date and tells which
-   identities have to be compiled; :meth:`Graph.compile` compiles one. Between settling and the last compile the caller
-   may pause (so that a large cluster does not hold up everything else) but must not feed.
+2. :meth:`Graph.put` is cheap and only notes; :meth:`Graph.settle` brings the indexes up to date, :meth:`Graph.cut` the
+   CIDR sets of one namespace; then it is known which identities have to be compiled, and :meth:`Graph.compile` compiles
+   one. Between settling and the last compile the caller may pause (so that a large cluster does not hold up everything
+   else) but must not feed.
 3. ``None`` for a value means that the object is gone, never that it is unknown. Whoever feeds waits until it knows all.
 
 Besides the objects there are three facts about what nodes hold at this moment, also state: which identities linger,
@@ -20,8 +21,8 @@ from dataclasses import dataclass, field
 
 from proto.identity import IdentitySet, NamedPort
 from proto.objects import KubernetesObject, Namespace, NetworkPolicy, Node, Pod
-from proto.policy import CidrSet, Direction, RuleSource
-from services.policy.core.cidrs import Block, Partition, numbers_within, partition
+from proto.policy import CidrPartition, Direction, RuleSource
+from services.policy.core.cidrs import Partition
 from services.policy.core.compile import Compiled, Lines, compile_lines, compile_member, refuse, subject_ports
 from services.policy.core.identities import Roster, relevant_keys
 from services.policy.core.limits import Limits, Problem
@@ -36,8 +37,8 @@ class Held:
     """Identities whose last pod is gone, not long ago."""
     relevant: frozenset[str] = frozenset()
     """Relevant label keys that nodes compute identities with."""
-    partitions: tuple[tuple[CidrSet, ...], ...] = ()
-    """Partitions that some node may still have in force."""
+    partitions: Mapping[str, tuple[CidrPartition, ...]] = field(default_factory=dict)
+    """Partitions of each namespace, beside the wanted one, that some node may still have in force."""
 
 
 NOTHING_HELD = Held()
@@ -54,16 +55,14 @@ class Graph:
         """Identities that :meth:`compile` has to be called for."""
         self.relevant: frozenset[str] = frozenset()
         """Relevant label keys that the present policies need."""
-        self.partition = Partition()
         self.nodes: dict[str, Node] = {}
         self.pods: dict[str, Pod] = {}
         """By the key they came with."""
         self.roster = Roster()
         self._limits = limits
-        self._matches = Matches()
+        self._matches = Matches(limits)
         self._held = NOTHING_HELD
         self._pending: dict[str, NetworkPolicy | None] = {}
-        self._recut = False
         self._names: dict[str, str] = {}
         self._lines: dict[tuple[frozenset[tuple[str, str]], tuple[NamedPort, ...]], Lines] = {}
 
@@ -76,27 +75,18 @@ class Graph:
     def problems(self) -> tuple[Problem, ...]:
         """All that is wrong with the present state, sorted."""
         found = {problem for compiled in self.compiled.values() for problem in compiled.problems}
-        found.update(
-            Problem(
-                fault=f"two different sets of ipBlocks share the number {number:016x}: neither allows anything",
-                remedy="change any CIDR or except of the ipBlocks concerned",
-            )
-            for number in self.partition.clashes
-        )
-        if len(self.partition.prefixes) > self._limits.prefixes:
-            found.add(
-                Problem(
-                    fault=f"all ipBlocks together cut the address space into {len(self.partition.prefixes)} prefixes,"
-                    f" more than {self._limits.prefixes}: the new partition is not published",
-                    remedy="use fewer or aligned CIDRs and exceptions in NetworkPolicies",
-                )
-            )
+        found.update(self._matches.sets.problems)
         return tuple(sorted(found))
 
     @property
-    def partition_fits(self) -> bool:
-        """Whether the partition is small enough to be published."""
-        return len(self.partition.prefixes) <= self._limits.prefixes
+    def partitions(self) -> Mapping[str, Partition]:
+        """What each namespace's policies name by CIDR; complete when :attr:`uncut` is empty."""
+        return self._matches.sets.partitions
+
+    @property
+    def uncut(self) -> frozenset[str]:
+        """Namespaces that :meth:`cut` has to be called for."""
+        return frozenset(self._matches.sets.uncut)
 
     def put(self, key: str, value: KubernetesObject | None) -> None:
         """The object of this key is as given now; None = it is gone. Kinds that policy does not depend on are ignored.
@@ -127,11 +117,11 @@ class Graph:
     def hold(self, held: Held) -> None:
         """What kernels may hold is this now."""
         self.roster.linger(held.lingering)
-        self._recut |= held.partitions != self._held.partitions
+        self._matches.sets.hold(held.partitions)
         self._held = held
 
     def settle(self) -> None:
-        """Take everything fed so far into account; afterwards :attr:`dirty` names what has to be compiled."""
+        """Take everything fed so far into account, but for the CIDR sets of :attr:`uncut`."""
         self._lines.clear()
         self._settle_policies()
         self.roster.use_relevant(frozenset({self.relevant, self._held.relevant}))
@@ -141,32 +131,18 @@ class Graph:
         for member in turnover.appeared:
             self.dirty |= self._matches.add_member(member)
         self.dirty |= set(turnover.clashed)
-        if self._recut:
-            self._settle_partition()
+        self._matches.sets.admit()
+
+    def cut(self, namespace: str) -> None:
+        """Bring the CIDR sets of one namespace up to date; those whose lines name them become dirty."""
+        self.dirty |= self._matches.subjects_of(self._matches.sets.cut(namespace))
 
     def _settle_policies(self) -> None:
-        before = set(self._matches.users_by_block)
         for key, policy in self._pending.items():
             self.dirty |= self._matches.put_policy(key, policy)
-        self._recut |= before != self._matches.users_by_block.keys()
         if self._pending:
             self.relevant = relevant_keys(self._matches.policies.values())
         self._pending.clear()
-
-    def _settle_partition(self) -> None:
-        blocks = frozenset(self._matches.users_by_block)
-        if blocks != self.partition.numbers_by_block.keys():
-            self.partition = partition(blocks)
-        numbers: dict[Block, frozenset[int]] = dict(self.partition.numbers_by_block)
-        for prefixes in self._held.partitions:
-            for block, held in numbers_within(prefixes, blocks).items():
-                numbers[block] |= held
-        old = self._matches.numbers_by_block
-        changed = {block for block in blocks if old.get(block) != numbers[block]}
-        self._matches.numbers_by_block = numbers
-        for block in changed:
-            self.dirty |= self._matches.subjects_of(self._matches.users_by_block[block])
-        self._recut = False
 
     def compile(self, identity: int) -> bool:
         """Compile one identity of :attr:`dirty`; True when its policy is another than before (or it is gone)."""
@@ -213,4 +189,6 @@ class Graph:
     def run(self) -> frozenset[int]:
         """Settle and compile all at once; returns the identities whose policy changed."""
         self.settle()
+        for namespace in sorted(self.uncut):
+            self.cut(namespace)
         return frozenset(identity for identity in sorted(self.dirty) if self.compile(identity))

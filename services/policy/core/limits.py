@@ -20,8 +20,14 @@ class Limits:
     """Most lines of one identity in one direction."""
     size: int = 900_000
     """Most bytes of one identity's value, estimated from above; the bus takes 1 MiB (``proto.codec.MAX_VALUE``)."""
-    prefixes: int = 12_000
-    """Most prefixes of the CIDR partition: it too is one value of the bus."""
+    policy_prefixes: int = 1_000
+    """Most CIDRs and exceptions, as written, that one NetworkPolicy may name."""
+    namespace_prefixes: int = 4_000
+    """Most of all policies of a namespace: its partition is one value of the bus."""
+    prefixes: int = 100_000
+    """Most of all namespaces: each node has room for twice as many."""
+    memberships: int = 100_000
+    """Most pairs of a CIDR set and a rule in it, of one namespace: what overlapping rules cost."""
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,6 +36,10 @@ class Problem:
 
     fault: str
     remedy: str
+    namespace: str = ""
+    """Where the fault is; empty for one that no namespace alone is to blame for."""
+    policy: str = ""
+    """The NetworkPolicy to change; empty when it is not one of them."""
 
 
 # Measured on the wire's form (a map with field names for each line): fixed part of a line and of a source, in bytes.

@@ -6,29 +6,30 @@ what it brought. Every change returns the identities whose compiled policy it ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator
 from typing import TypeVar
 
-from proto.objects import IPBlock, NetworkPolicy
-from services.policy.core.cidrs import Block, canonical
-from services.policy.core.compile import PeerRef, blocks_of, ref_matches, refs_of, selects_member
+from proto.objects import NetworkPolicy
+from proto.policy import Direction
+from services.policy.core.cidr_sets import CidrSets
+from services.policy.core.compile import PeerRef, ref_matches, refs_of, selects_member
 from services.policy.core.identities import Member
+from services.policy.core.limits import Limits
 
 K = TypeVar("K")
 V = TypeVar("V")
 
 
 class Matches:
-    """Policies by the identities they select, members by peers that match them, blocks by policies that name them.
+    """Policies by the identities they select, members by peers that match them.
 
     ``members_of`` and ``numbers_of`` are what :class:`services.policy.core.compile.Peers` asks for.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, limits: Limits) -> None:
         self.policies: dict[str, NetworkPolicy] = {}
         self.members: dict[int, Member] = {}
-        self.numbers_by_block: Mapping[Block, frozenset[int]] = {}
-        self.users_by_block: dict[Block, set[str]] = {}
+        self.sets = CidrSets(limits)
         self._subjects: dict[str, set[int]] = {}
         self._selecting: dict[int, set[str]] = {}
         self._matched: dict[PeerRef, set[int]] = {}
@@ -41,9 +42,9 @@ class Matches:
         """Members that the peer's selectors match."""
         return (self.members[identity] for identity in self._matched.get(ref, ()))
 
-    def numbers_of(self, block: IPBlock) -> Collection[int]:
-        """Numbers of the CIDR sets that lie in the block."""
-        return self.numbers_by_block.get(canonical(block), frozenset())
+    def numbers_of(self, policy: NetworkPolicy, direction: Direction, index: int) -> Collection[int]:
+        """Numbers of the CIDR sets that lie in the ipBlocks of a rule."""
+        return self.sets.numbers_of(policy, direction, index)
 
     def selecting(self, identity: int) -> list[NetworkPolicy]:
         """Policies that select the identity."""
@@ -88,6 +89,7 @@ class Matches:
         if old == policy:
             return set()
         dirty = set(self._subjects.get(key, ()))
+        self.sets.put(key, old, policy)
         if old is not None:
             self._remove_policy(key, old)
         if policy is not None:
@@ -102,8 +104,6 @@ class Matches:
         for identity in self._members_by_namespace.get(policy.namespace, ()):
             if selects_member(policy, self.members[identity]):
                 self._link(key, identity)
-        for block in blocks_of(policy):
-            self.users_by_block.setdefault(canonical(block), set()).add(key)
         for ref in refs_of(policy):
             if ref not in self._users_by_ref:
                 self._add_ref(ref)
@@ -115,8 +115,6 @@ class Matches:
             if not self._users_by_ref[ref]:
                 del self._users_by_ref[ref], self._matched[ref]
                 _discard(self._refs_by_namespace, ref.namespace, ref)
-        for block in {canonical(block) for block in blocks_of(policy)}:
-            _discard(self.users_by_block, block, key)
         for identity in self._subjects.pop(key):
             _discard(self._selecting, identity, key)
         _discard(self._policies_by_namespace, policy.namespace, key)

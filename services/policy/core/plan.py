@@ -18,9 +18,12 @@ from typing import TypeVar
 import msgspec
 
 from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
-from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
+from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.sync import Complete
 from services.policy.core.compile import UNREVISED
+
+MOST_RETIRED = 4
+"""Replaced partitions of one namespace that lines are still made for."""
 
 R = TypeVar("R", CompiledPolicy, CidrPartition, Frontier)
 
@@ -89,7 +92,7 @@ def partition_step(wanted: CidrPartition, present: CidrPartition | None) -> Step
     """A partition of another epoch is written again though it be equal, or no frontier could ever cover it."""
     if present is None:
         return Step.WRITE
-    same = present.prefixes == wanted.prefixes and present.revision.epoch == wanted.revision.epoch
+    same = present.digest == wanted.digest and present.revision.epoch == wanted.revision.epoch
     return _step(wanted.revision, present.revision, same=same)
 
 
@@ -103,6 +106,11 @@ def frontier_step(wanted: Frontier, present: Frontier | None) -> Step:
 def may_delete(mine: Revision, present: CompiledPolicy) -> bool:
     """Whether rules of an identity that nobody has any more may go: not when a newer state than ours wrote them."""
     return _step(mine, present.revision, same=False) is Step.WRITE
+
+
+def may_delete_empty(seen: CidrPartition, present: CidrPartition) -> bool:
+    """Whether the partition of a namespace that names no address any more may go: only as it was seen."""
+    return present == seen and not present.prefixes
 
 
 def all_cover(frontiers: Iterable[Frontier | None], shards: int, revision: Revision) -> bool:
@@ -126,7 +134,7 @@ class Grace:
 
     unused_since: Mapping[int, float] = field(default_factory=dict)
     """Published identities that no pod has."""
-    retired: tuple[tuple[tuple[CidrSet, ...], float], ...] = ()
+    retired: tuple[tuple[CidrPartition, float], ...] = ()
     """Partitions that were replaced, and when."""
 
 
@@ -148,10 +156,20 @@ def age(
     )
 
 
-def retire(grace: Grace, prefixes: tuple[CidrSet, ...], now: float) -> Grace:
-    """A partition was replaced by another; nodes may have it in force for a while."""
-    kept = tuple(entry for entry in grace.retired if entry[0] != prefixes)
-    return Grace(unused_since=grace.unused_since, retired=(*kept, (prefixes, now)))
+def retire(grace: Grace, partition: CidrPartition, now: float) -> Grace:
+    """A partition was replaced by another; nodes may have it in force for a while.
+
+    Of one namespace the last few are kept: who edits without pause is not waited for by nodes that are that far behind.
+    """
+    others = [entry for entry in grace.retired if _place(entry[0]) != _place(partition)]
+    own = [entry for entry in others if entry[0].namespace == partition.namespace]
+    dropped = {_place(entry[0]) for entry in own[: max(0, len(own) - MOST_RETIRED + 1)]}
+    kept = tuple(entry for entry in others if _place(entry[0]) not in dropped)
+    return Grace(unused_since=grace.unused_since, retired=(*kept, (partition, now)))
+
+
+def _place(partition: CidrPartition) -> tuple[str, str]:
+    return partition.namespace, partition.digest
 
 
 def lingering(grace: Grace, now: float, seconds: float, records: Mapping[int, IdentitySet]) -> dict[int, IdentitySet]:
@@ -175,12 +193,30 @@ def expired(grace: Grace, now: float, seconds: float) -> frozenset[int]:
 
 
 def kept_partitions(
-    grace: Grace, in_force: tuple[CidrSet, ...] | None, wanted: tuple[CidrSet, ...]
-) -> tuple[tuple[CidrSet, ...], ...]:
-    """Partitions beside the wanted one that lines are still needed for: the published one and those just replaced."""
-    candidates = [prefixes for prefixes, _ in grace.retired] + ([] if in_force is None else [in_force])
-    kept: list[tuple[CidrSet, ...]] = []
-    for prefixes in candidates:
-        if prefixes and prefixes != wanted and prefixes not in kept:
-            kept.append(prefixes)
-    return tuple(kept)
+    grace: Grace, published: Mapping[str, CidrPartition], wanted: Mapping[str, str]
+) -> dict[str, tuple[CidrPartition, ...]]:
+    """By namespace, partitions that lines are still needed for: the published one and those just replaced.
+
+    ``wanted`` is the digest of each namespace's partition as it is to be; that one is not among them.
+    """
+    kept: dict[str, dict[str, CidrPartition]] = {}
+    for partition in (*(partition for partition, _ in grace.retired), *published.values()):
+        if partition.prefixes and partition.digest != wanted.get(partition.namespace, ""):
+            kept.setdefault(partition.namespace, {})[partition.digest] = partition
+    return {namespace: tuple(found.values()) for namespace, found in kept.items()}
+
+
+def partitions_since(
+    published: Mapping[str, CidrPartition], wanted: Mapping[str, str], since: Mapping[str, Revision], now: Revision
+) -> dict[str, Revision]:
+    """Since which revision the partition of each namespace has been another than the published one.
+
+    ``wanted`` is the digest of each namespace's partition as it is to be, ``since`` what this said before.
+    """
+    return {
+        namespace: since.get(namespace, now)
+        for namespace in published.keys() | wanted.keys()
+        if (found := published.get(namespace)) is None
+        or found.digest != wanted.get(namespace, "")
+        or found.revision.epoch != now.epoch
+    }

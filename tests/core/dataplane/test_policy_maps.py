@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_network
+from ipaddress import IPv4Address, IPv4Network, ip_network
 
 import msgspec
 import pytest
@@ -11,7 +11,17 @@ from hypothesis import strategies as st
 
 from proto.policy import CidrPartition, CidrSet, CompiledPolicy, CompiledRule, Revision, Verdict
 from services.dataplane.core.layout import POLICY_FIXED_BITS, PolicyKey, PolicyLine, Subject, SubjectKey
-from services.dataplane.core.policy_maps import PolicyEntries, change, cidrs_of, entries_of, lines_of
+from services.dataplane.core.policy_maps import (
+    CidrEntries,
+    PolicyEntries,
+    change,
+    cidr_change,
+    cidrs_of,
+    entries_of,
+    fitting,
+    lines_of,
+    scope_of,
+)
 from tests.core.dataplane.notation import TCP, UDP, policy, rule
 
 Lines = dict[PolicyKey, PolicyLine]
@@ -140,10 +150,57 @@ def test_what_was_deleted_by_hand_comes_back_and_strangers_go() -> None:
     assert steps.remove_subjects == (SubjectKey(identity=666),)
 
 
-def test_prefixes_outside_every_policy_have_no_entry() -> None:
-    partition = CidrPartition(
-        revision=Revision(epoch="e", sequence=1),
-        prefixes=(CidrSet(ip_network("10.0.0.0/8"), 7), CidrSet(ip_network("fd00::/8"), 0)),
-    )
-    entries = cidrs_of(partition)
-    assert [(str(key.network), value.number) for key, value in entries.items()] == [("10.0.0.0/8", 7)]
+def sets(space: str, *entries: str) -> CidrPartition:
+    """``10.0.0.0/8=7``: a prefix and the number of its set."""
+    cut = tuple(CidrSet(ip_network(prefix), int(number)) for prefix, number in (text.split("=") for text in entries))
+    return CidrPartition(Revision(epoch="e", sequence=1), cut, space, "digest")
+
+
+def test_each_namespace_has_its_own_cidr_sets_and_holes_are_told() -> None:
+    entries = cidrs_of(sets("x", "10.0.0.0/8=7", "10.1.0.0/16=0")) | cidrs_of(sets("y", "10.0.0.0/8=9"))
+    assert {(key.scope, key.prefixlen, str(key.address)): value.number for key, value in entries.items()} == {
+        (scope_of("x"), 64 + 96 + 8, "10.0.0.0"): 7,
+        (scope_of("x"), 64 + 96 + 16, "10.1.0.0"): 0,
+        (scope_of("y"), 64 + 96 + 8, "10.0.0.0"): 9,
+    }
+    assert scope_of("x") != scope_of("y")
+    assert scope_of("") == bytes(8)
+
+
+NESTED = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.1.0/24", "10.1.1.1/32", "11.0.0.0/8")
+CUTS = st.dictionaries(st.sampled_from(NESTED), st.integers(0, 2))
+LOOKED_UP = tuple(IPv4Address(text) for text in ("10.1.1.1", "10.1.1.2", "10.1.2.1", "10.2.0.1", "11.0.0.1", "12.0.0.1"))
+
+
+@given(CUTS, CUTS)
+def test_an_address_is_at_every_moment_in_its_old_set_or_in_its_new_one(
+    before: dict[str, int], after: dict[str, int]
+) -> None:
+    old, new = (cidrs_of(sets("x", *(f"{p}={n}" for p, n in cut.items()))) for cut in (before, after))
+    live = dict(old)
+    steps = cidr_change(old, new)
+    for key in (*steps.upserts, *steps.deletes):
+        if key in steps.upserts:
+            live[key] = steps.upserts[key]
+        else:
+            del live[key]
+        for host in LOOKED_UP:
+            assert _set_at(live, host) in (_set_at(old, host), _set_at(new, host))
+    assert live == new
+
+
+def _set_at(entries: CidrEntries, host: IPv4Address) -> int:
+    """What the trie says: the longest prefix that holds the address."""
+    holding = [key for key in entries if host in IPv4Network((str(key.address), key.prefixlen - 64 - 96))]
+    return entries[max(holding, key=lambda key: key.prefixlen)].number if holding else 0
+
+
+def test_the_largest_namespace_goes_without_when_the_map_is_too_small() -> None:
+    partitions = {
+        "small": sets("small", "10.0.0.0/8=1"),
+        "large": sets("large", "10.0.0.0/8=1", "11.0.0.0/8=2", "12.0.0.0/8=2"),
+        "middle": sets("middle", "10.0.0.0/8=1", "11.0.0.0/8=1"),
+    }
+    assert fitting(partitions, 6) == {"small", "middle", "large"}
+    assert fitting(partitions, 5) == {"small", "middle"}
+    assert fitting({}, 0) == frozenset()

@@ -42,7 +42,8 @@ def settled(graph: Graph) -> Graph:
 
 
 def kernel_of(graph: Graph, world: World) -> Kernel:
-    kernel = Kernel.filled((compiled.policy for compiled in graph.compiled.values()), graph.partition.prefixes)
+    prefixes = {namespace: partition.prefixes for namespace, partition in graph.partitions.items()}
+    kernel = Kernel.filled((compiled.policy for compiled in graph.compiled.values()), prefixes)
     for node in world.nodes:
         kernel.ipcache.update(dict.fromkeys(node.addresses, Reserved.HOST))
         kernel.node_of.update(dict.fromkeys(node.addresses, node.name))

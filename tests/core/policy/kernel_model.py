@@ -6,7 +6,7 @@ bits of protocol and port of which the longest stored prefix wins; three lookups
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -53,15 +53,17 @@ class Kernel:
     subjects: dict[int, tuple[bool, bool]] = field(default_factory=dict)
     policy: dict[tuple[int, int, int, int], Trie] = field(default_factory=dict)
     lines: list[tuple[int, int]] = field(default_factory=list)
-    cidrs: Trie = field(default_factory=lambda: Trie(128))
+    cidrs: dict[str, Trie] = field(default_factory=dict)
+    namespaces: dict[int, str] = field(default_factory=dict)
     ipcache: dict[Address, int] = field(default_factory=dict)
     node_of: dict[Address, str] = field(default_factory=dict)
 
     @classmethod
-    def filled(cls, compiled: Iterable[CompiledPolicy], prefixes: Iterable[CidrSet]) -> Kernel:
+    def filled(cls, compiled: Iterable[CompiledPolicy], prefixes: Mapping[str, Iterable[CidrSet]]) -> Kernel:
         kernel = cls()
         for policy in compiled:
             kernel.subjects[policy.identity] = (policy.ingress_isolated, policy.egress_isolated)
+            kernel.namespaces[policy.identity] = policy.namespace
             for rule in policy.rules:
                 where = (policy.identity, rule.direction, rule.peer_kind, rule.peer)
                 length = 0 if rule.protocol == 0 else 8 + rule.port_bits
@@ -69,8 +71,10 @@ class Kernel:
                     rule.protocol << 16 | rule.port, length, len(kernel.lines)
                 )
                 kernel.lines.append((rule.rank, rule.verdict))
-        for entry in prefixes:
-            kernel.cidrs.add_network(entry.prefix, entry.number)
+        for namespace, entries in prefixes.items():
+            kernel.cidrs[namespace] = Trie(128)
+            for entry in entries:
+                kernel.cidrs[namespace].add_network(entry.prefix, entry.number)
         return kernel
 
     def judge(self, subject: int, direction: Direction, peer: int, address: Address, protocol: int, port: int) -> bool:
@@ -78,9 +82,10 @@ class Kernel:
             return False
         key = protocol << 16 | (port if protocol in PORTED else 0)
         found = []
+        cidrs = self.cidrs.get(self.namespaces[subject])
         for kind, number in (
             (PeerKind.IDENTITY, peer),
-            (PeerKind.CIDR_SET, self.cidrs.find(bits(address)) or 0),
+            (PeerKind.CIDR_SET, (cidrs.find(bits(address)) if cidrs else 0) or 0),
             (PeerKind.ANY, 0),
         ):
             trie = self.policy.get((subject, direction, kind, number))

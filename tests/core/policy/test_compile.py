@@ -44,7 +44,7 @@ def identity(made: Graph, name: str) -> int:
 def lines(made: Graph, compiled: CompiledPolicy) -> list[str]:
     """``< x/api TCP 80/16 p0:0``: direction, peer, protocol, port prefix, policy and rule."""
     named_peers = {identity(made, name): name for name in PODS} | {
-        set_number([block]): block.text for block in made.partition.numbers_by_block
+        set_number([area]): area.text for own in made.partitions.values() for area in own.numbers_by_area
     }
     protocols = {0: "any", 6: "TCP", 17: "UDP", 132: "SCTP"}
     told = []

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from proto.identity import IdentitySet
 from proto.objects import KubernetesObject, Namespace
+from proto.policy import CidrPartition, Revision
 from services.policy.core.graph import Graph, Held
 from services.policy.core.identities import Roster
 from tests.core.policy.cluster import feed, kernel_of, keyed, probes
@@ -28,7 +29,7 @@ def fresh(objects: Objects) -> Graph:
 def image(graph: Graph) -> object:
     """All that a graph says, without how it got there."""
     assert not graph.dirty
-    return (graph.compiled, graph.partition.prefixes, graph.relevant, graph.problems)
+    return (graph.compiled, dict(graph.partitions), graph.relevant, graph.problems)
 
 
 def move(graph: Graph, before: Objects, after: Objects, chance: Random) -> None:
@@ -244,7 +245,11 @@ def test_new_lines_on_a_node_with_the_old_partition_never_allow_what_the_new_pol
     for key, value in keyed(after).items():
         graph.put(key, value)
     graph.run()
-    held = tuple(prefixes for prefixes in (old.partition.prefixes,) if prefixes != graph.partition.prefixes)
+    held = {
+        name: (CidrPartition(Revision("e", 1), own.prefixes, name, own.digest),)
+        for name, own in old.partitions.items()
+        if name not in graph.partitions or own.digest != graph.partitions[name].digest
+    }
     graph.hold(Held(relevant=graph.relevant, partitions=held))
     graph.run()
     slow, quick = kernel_of(graph, after), kernel_of(graph, after)

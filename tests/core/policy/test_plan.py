@@ -67,8 +67,9 @@ def test_a_frontier_of_another_number_of_shards_is_written_again() -> None:
 )
 def test_partition(present: str, same: bool, step: Step) -> None:
     one, other = (CidrSet(ip_network(text), 7) for text in ("10.0.0.0/8", "11.0.0.0/8"))
-    wanted = CidrPartition(at("e5"), (one,))
-    assert plan.partition_step(wanted, CidrPartition(at(present), (one if same else other,))) is step
+    wanted = CidrPartition(at("e5"), (one,), "x", "one")
+    there = CidrPartition(at(present), (one,), "x", "one") if same else CidrPartition(at(present), (other,), "x", "two")
+    assert plan.partition_step(wanted, there) is step
     assert plan.partition_step(wanted, None) is Step.WRITE
 
 
@@ -118,13 +119,39 @@ def test_grace() -> None:
     assert again.unused_since[2] == 55, "the grace begins anew"
 
 
+def cut(n: int, space: str = "x") -> CidrPartition:
+    return CidrPartition(at("e1"), (CidrSet(ip_network(f"{n}.0.0.0/8"), n),), space, f"digest {n}")
+
+
 def test_partitions_are_kept_for_a_while() -> None:
-    a, b, c = ((CidrSet(ip_network(f"{n}.0.0.0/8"), n),) for n in (1, 2, 3))
+    a, b, c, y = cut(1), cut(2), cut(3), cut(4, "y")
     grace = plan.retire(plan.retire(Grace(), a, 0), b, 30)
-    assert plan.kept_partitions(grace, c, c) == (a, b)
-    assert plan.kept_partitions(grace, b, c) == (a, b)
-    assert plan.kept_partitions(grace, None, a) == (b,)
-    assert plan.kept_partitions(Grace(), (), c) == (), "an empty partition needs no lines"
+    assert plan.kept_partitions(grace, {"x": c}, {"x": c.digest}) == {"x": (a, b)}
+    assert plan.kept_partitions(grace, {"x": b}, {"x": c.digest}) == {"x": (a, b)}
+    assert plan.kept_partitions(grace, {"y": y}, {"x": a.digest}) == {"x": (b,), "y": (y,)}
+    empty = CidrPartition(at("e1"), (), "x", "")
+    assert plan.kept_partitions(Grace(), {"x": empty}, {"x": c.digest}) == {}, "an empty partition needs no lines"
     aged = plan.age(grace, 60, 60, published=(), in_use={}, records={})
-    assert [prefixes for prefixes, _ in aged.retired] == [b]
+    assert [partition for partition, _ in aged.retired] == [b]
     assert [since for _, since in plan.retire(grace, a, 50).retired] == [30, 50]
+
+
+def test_who_edits_without_pause_has_few_partitions_kept() -> None:
+    grace = plan.retire(Grace(), cut(1, "y"), 0)
+    for n in range(1, 50):
+        grace = plan.retire(grace, cut(n), n)
+    kept = [(partition.namespace, since) for partition, since in grace.retired]
+    assert kept == [("y", 0), *(("x", n) for n in range(50 - plan.MOST_RETIRED, 50))]
+
+
+def test_since_when_a_partition_is_not_the_published_one() -> None:
+    published = {"x": cut(1), "y": cut(2, "y"), "z": cut(3, "z")}
+    wanted = {"x": "digest 1", "y": "digest 9", "w": "digest 7"}
+    since = plan.partitions_since(published, wanted, {"y": at("e2"), "x": at("e2")}, at("e5"))
+    assert since == {"y": at("e2"), "z": at("e5"), "w": at("e5")}
+    assert plan.partitions_since({"x": cut(1)}, {"x": "digest 1"}, {}, at("f1")) == {"x": at("f1")}, "another epoch"
+    empty = CidrPartition(at("e3"), (), "x", "")
+    assert plan.partitions_since({"x": empty}, {}, {}, at("e5")) == {}
+    assert plan.may_delete_empty(empty, empty)
+    assert not plan.may_delete_empty(empty, CidrPartition(at("e4"), (), "x", ""))
+    assert not plan.may_delete_empty(cut(1), cut(1))

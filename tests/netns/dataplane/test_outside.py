@@ -8,7 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
-from ipaddress import ip_address
+from ipaddress import ip_network
 
 import pytest
 
@@ -216,7 +216,7 @@ def test_policy_of_a_local_backend_knows_the_client(place: Town, version: int) -
     tables.bump_generation()
     try:
         assert place.ask(version, "tcp", seconds=0.3) == ""
-        tables.cidrs.put(at.PrefixKey.host(ip_address(CLIENT[version])), at.CidrNumber(number=5))
+        tables.cidrs.put(at.CidrKey.of(bytes(8), ip_network(CLIENT[version])), at.CidrNumber(number=5))
         line = at.PolicyKey.line(
             pod.identity, Direction.INGRESS, peer_kind=PeerKind.CIDR_SET, peer=5, protocol=6, port=TARGET, bits=16
         )

@@ -112,10 +112,12 @@ async def test_cidr_partition_follows_its_lines(town: Town, nats_server: NatsSer
         await town.settle()
         await town.until(lambda: town.rules.synced, "synced")
         last = await town.put(np(block))
-        await town.until(lambda: "_cidrs" in town.rules.marks and town.rules.marks["_cidrs"].value.prefixes, "cidrs")
+        await town.until(
+            lambda: "_cidrs.x" in town.rules.marks and town.rules.marks["_cidrs.x"].value.prefixes, "cidrs"
+        )
         await town.until(lambda: town.reached(last), "frontier")
-        partition, database = town.rules.marks["_cidrs"], await town.rules_of("x/db")
-        numbers = {entry.number for entry in partition.value.prefixes}
+        partition, database = town.rules.marks["_cidrs.x"], await town.rules_of("x/db")
+        numbers = {entry.number for entry in partition.value.prefixes if entry.number}
         assert {rule.peer for rule in database.rules} == numbers
         assert partition.value.revision.sequence == last
         shard = f"_frontier.{0}"
@@ -133,15 +135,50 @@ async def test_a_replaced_partition_keeps_its_lines_for_a_while(town: Town) -> N
 
     async with copy_of(town.server, policy_grace_seconds=2.0):
         await town.settle(np(allow("10.0.0.0/8", "11.0.0.0/8")))
-        await town.until(lambda: "_cidrs" in town.rules.marks, "cidrs")
+        await town.until(lambda: "_cidrs.x" in town.rules.marks, "cidrs")
         await town.until(lambda: town.rules.synced, "synced")
-        old = {entry.number for entry in town.rules.marks["_cidrs"].value.prefixes if str(entry.prefix) == "10.0.0.0/8"}
+        old = {
+            entry.number for entry in town.rules.marks["_cidrs.x"].value.prefixes if str(entry.prefix) == "10.0.0.0/8"
+        }
         last = await town.put(np(allow("10.0.0.0/8", "10.1.0.0/16")))
         await town.until(lambda: town.reached(last), "frontier")
         database = await town.rules_of("x/db")
-        new = {entry.number for entry in town.rules.marks["_cidrs"].value.prefixes}
+        new = {entry.number for entry in town.prefixes("x")}
         assert {rule.peer for rule in database.rules} == old | new, "10.0.0.0/8 goes on working on every node"
         await town.until(lambda: {rule.peer for rule in (town.of("x/db") or database).rules} == new, "old lines gone")
+
+
+async def test_one_tenants_blocks_hold_up_nobody_and_what_passes_a_bound_is_told(town: Town) -> None:
+    """600 scattered exceptions, 1,000 blocks, and a policy beyond the bound: another tenant's block is in force soon."""
+    scattered = [f"{IPv4Address(n * 7_155_193 % (1 << 32))}/32" for n in range(1, 1101)]
+
+    def letting_in(*blocks: dict[str, object]) -> dict[str, object]:
+        return {"podSelector": {}, "ingress": [{"from": [{"ipBlock": block} for block in blocks]}]}
+
+    def but(holes: list[str]) -> dict[str, object]:
+        return {"cidr": "0.0.0.0/0", "except": holes}
+
+    told = await events(town, "airmesh.v1.events.policy.>")
+    async with copy_of(town.server):
+        await town.settle()
+        await town.until(lambda: town.rules.synced, "synced")
+        attacks = (
+            np(letting_in(but(scattered[:600])), "wide"),
+            np(letting_in(*({"cidr": cidr} for cidr in scattered[:1000])), "many"),
+            np(letting_in(but(scattered)), "beyond"),
+        )
+        await town.put(*attacks)
+        last = await town.put(np(letting_in({"cidr": "192.0.2.0/24"}), "v", "y"))
+        await town.until(lambda: town.reached(last), "frontier", 6.0)
+        (block,) = town.prefixes("y")
+        web = await town.rules_of("y/web")
+        assert {rule.peer for rule in web.rules} == {block.number}
+        assert len(town.prefixes("x")) == 1 + 600 + 400
+        await town.until(lambda: any("x/beyond names 1101" in fault for fault in told), "the policy is named")
+        assert not any("y/" in fault for fault in told)
+        for policy in (*attacks, np({}, "v", "y")):
+            await town.drop(policy)
+        await town.until(lambda: not {"_cidrs.x", "_cidrs.y"} & town.rules.marks.keys(), "partitions are gone")
 
 
 async def test_relevant_keys_come_after_the_rules_of_the_new_identities(town: Town) -> None:

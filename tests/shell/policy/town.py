@@ -16,7 +16,7 @@ from chassis.service import Runtime
 from proto import codec
 from proto.identity import IdentityRecord, RelevantKeys
 from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Pod
-from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
+from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
 from proto.subjects import IDENTITIES, OBJECTS, RULES
 from proto.sync import Complete, Epoch, complete_key
 from services.policy.app import build
@@ -96,6 +96,11 @@ class Town:
         found = self.of(name)
         assert found is not None
         return found
+
+    def prefixes(self, space: str) -> tuple[CidrSet, ...]:
+        """The published CIDR sets of a namespace."""
+        entry = self.rules.marks.get(f"_cidrs.{space}")
+        return () if entry is None else entry.value.prefixes
 
     def frontiers(self) -> dict[int, Revision]:
         return {
