@@ -29,7 +29,7 @@ from services.dataplane.core.layout import (
     SubjectKey,
 )
 from services.dataplane.core.maps import CIDRS
-from services.dataplane.core.policy_maps import CidrEntries, PolicyChange, PolicyEntries, cidr_change, scope_of
+from services.dataplane.core.policy_maps import CidrEntries, PolicyChange, PolicyEntries, cidr_change, namespace_hash
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
@@ -146,12 +146,12 @@ class Enforcer:
         changed = {name for name in before.keys() | now.keys() if before.get(name) is not now.get(name)}
         if full:
             actual = self._tables.cidrs.items()
-            known_scopes = {scope_of(name) for name in now}
-            kept_scopes = {scope_of(name) for name in told}
+            in_force = {namespace_hash(name) for name in now}
+            waiting = {namespace_hash(name) for name in told}
             wanted = {
                 key: own
                 for key, own in actual.items()
-                if key.scope not in known_scopes and (not known or key.scope in kept_scopes)
+                if key.namespace not in in_force and (not known or key.namespace in waiting)
             }
             wanted |= {key: own for _, entries in now.values() for key, own in entries.items()}
         else:

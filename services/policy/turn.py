@@ -16,9 +16,9 @@ from prometheus_client import Gauge, Histogram
 from chassis.reconcile import Again, Dirty, Done
 from chassis.service import Runtime
 from proto import codec
-from proto.events import ServiceFault
+from proto.events import ObjectFault, ServiceFault
 from proto.policy import Revision
-from proto.subjects import event_subject
+from proto.subjects import event_subject, object_fault_subject
 from services.policy.core import plan
 from services.policy.core.graph import Graph, Held
 from services.policy.core.limits import Problem
@@ -156,10 +156,29 @@ class Turn:
                 continue
             self._runtime.log.error("policy-fault", fault=problem.fault, remedy=problem.remedy)
             if self._shards.speaks_for_all:
-                event = ServiceFault(service="policy", node="", fault=problem.fault, remedy=problem.remedy)
-                self._runtime.bus.publish(event_subject("policy", "fault"), event)
+                self._tell(problem)
         self._problems = found
-        self._sound.set(not found, found[0].fault if found else "")
+        ours = [problem for problem in found if not problem.policy]
+        self._sound.set(not ours, ours[0].fault if ours else "")
+
+    def _tell(self, problem: Problem) -> None:
+        """On the NetworkPolicy to change, where there is one."""
+        if not problem.policy:
+            event = ServiceFault(service="policy", node="", fault=problem.fault, remedy=problem.remedy)
+            self._runtime.bus.publish(event_subject("policy", "fault"), event)
+            return
+        fault = ObjectFault(
+            service="policy",
+            node="",
+            group="networking.k8s.io",
+            kind="NetworkPolicy",
+            namespace=problem.namespace,
+            name=problem.policy,
+            reason="TooManyCIDRs",
+            fault=problem.fault,
+            remedy=problem.remedy,
+        )
+        self._runtime.bus.publish(object_fault_subject("policy"), fault)
 
     async def _publish(self, revision: Revision, life: Life, started: float) -> None:
         now, seconds = time.monotonic(), self._runtime.settings.policy_grace_seconds

@@ -148,23 +148,44 @@ POLICY = (
     Mutant(
         name="ignore-except",
         file="services/policy/core/cidrs.py",
-        old="    holes = [_span(network) for network in block.excepted]\n",
-        new="    holes: list[Span] = []\n",
+        old="        for hole in holes:\n            edge(hole).ended.append(block)\n",
+        new="",
         tests=("tests/core/policy/test_cidrs.py::test_partition",),
     ),
     Mutant(
         name="ipv6-world-holds-ipv4",
         file="services/policy/core/cidrs.py",
-        old="    if block.cidr.version == 6:\n        holes.append(_span(_MAPPED))\n",
+        old="    if block.cidr.version == 6 and overlap(block.cidr, _MAPPED):\n        yield _MAPPED\n",
         new="",
         tests=("tests/core/policy/test_cidrs.py",),
     ),
     Mutant(
         name="drop-ipv6-blocks",
         file="services/policy/core/cidrs.py",
-        old="    for version in (4, 6):\n",
-        new="    for version in (4,):\n",
+        old="    for version in (4, 6):\n        entries +=",
+        new="    for version in (4,):\n        entries +=",
         tests=("tests/core/policy/test_cidrs.py",),
+    ),
+    Mutant(
+        name="a-policy-may-name-any-number-of-cidrs",
+        file="services/policy/core/cidr_sets.py",
+        old="        if cost.prefixes > limits.policy_prefixes:\n",
+        new="        if not cost.prefixes:\n",
+        tests=("tests/core/policy/test_cidr_sets.py",),
+    ),
+    Mutant(
+        name="the-cluster-pays-for-the-largest-namespace",
+        file="services/policy/core/cidr_sets.py",
+        old="    while total > limits.prefixes:\n",
+        new="    while total < 0:\n",
+        tests=("tests/core/policy/test_cidr_sets.py",),
+    ),
+    Mutant(
+        name="a-refused-policy-lets-its-blocks-in",
+        file="services/policy/core/cidr_sets.py",
+        old="        if named is None or name in self._refused or name in",
+        new="        if named is None or name in",
+        tests=("tests/core/policy/test_cidr_sets.py",),
     ),
     Mutant(
         name="put-old-rules-over-new",
@@ -178,7 +199,7 @@ POLICY = (
         file="services/policy/shards.py",
         old="""\
         changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
-        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
+        replaced = await self._write_partitions(wanted, fence, anew=anew) if shard == 0 else []
         frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
         decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
         moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
@@ -188,7 +209,7 @@ POLICY = (
         decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
         moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
         changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
-        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
+        replaced = await self._write_partitions(wanted, fence, anew=anew) if shard == 0 else []
 """,
         tests=("tests/shell/policy/test_service.py",),
     ),
@@ -287,6 +308,20 @@ DATAPLANE = (
         file="services/dataplane/core/policy_maps.py",
         old="    if len({rule.rank for rule in best.values()}) > 1:\n",
         new="    if False:\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="outer-cidrs-before-those-in-them",
+        file="services/dataplane/core/policy_maps.py",
+        old="if actual.get(key) != value), key=_length, reverse=True)",
+        new="if actual.get(key) != value), key=_length)",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="all-namespaces-share-their-cidr-sets",
+        file="services/dataplane/core/policy_maps.py",
+        old="    return blake2b(namespace.encode(), digest_size=8).digest() if namespace else bytes(8)\n",
+        new="    return bytes(8)\n",
         tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(

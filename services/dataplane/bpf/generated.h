@@ -151,7 +151,7 @@ _Static_assert(sizeof(struct am_peer) == 16, "Peer");
 /* A prefix within the partition of one namespace, so that no namespace's ipBlocks cut another's. */
 struct am_cidr_key {
 	u32 prefixlen;
-	u8 scope[8];
+	u8 namespace[8];
 	struct am_addr address;
 };
 _Static_assert(sizeof(struct am_cidr_key) == 28, "CidrKey");
@@ -174,7 +174,7 @@ struct am_subject {
 	u8 egress_isolated;
 	u8 hole_2[2];
 	u32 revision;
-	u8 scope[8];
+	u8 namespace[8];
 };
 _Static_assert(sizeof(struct am_subject) == 16, "Subject");
 

@@ -39,7 +39,7 @@ AM_INLINE u64 am_cidr_set_of(const struct am_subject *subject, const struct am_a
 	struct am_cidr_key key = { .prefixlen = AM_CIDR_BITS, .address = *address };
 	struct am_cidr_number *set;
 
-	__builtin_memcpy(key.scope, subject->scope, sizeof(key.scope));
+	__builtin_memcpy(key.namespace, subject->namespace, sizeof(key.namespace));
 	set = am_cidrs.lookup(&key);
 	return set ? set->number : 0;
 }

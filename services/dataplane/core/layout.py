@@ -28,10 +28,10 @@ from services.dataplane.core.wire import (
     Hole5,
     Mac,
     MaybeAddr,
+    NamespaceHash,
     Port,
     Record,
     Room384,
-    Scope,
     address_bytes,
 )
 
@@ -173,7 +173,7 @@ class Peer(Record):
 
 
 CIDR_BITS = 192
-SCOPE_BITS = 64
+NAMESPACE_BITS = 64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -181,14 +181,14 @@ class CidrKey(Record):
     """A prefix within the partition of one namespace, so that no namespace's ipBlocks cut another's."""
 
     prefixlen: U32
-    scope: Scope
+    namespace: NamespaceHash
     address: Addr
 
     @classmethod
-    def of(cls, scope: bytes, network: IPv4Network | IPv6Network) -> Self:
+    def of(cls, namespace: bytes, network: IPv4Network | IPv6Network) -> Self:
         """The key of a prefix as people write it."""
         inner = PrefixKey.of(network)
-        return cls(prefixlen=SCOPE_BITS + inner.prefixlen, scope=scope, address=inner.address)
+        return cls(prefixlen=NAMESPACE_BITS + inner.prefixlen, namespace=namespace, address=inner.address)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -212,7 +212,7 @@ class Subject(Record):
     ingress_isolated: Flag
     egress_isolated: Flag
     revision: U32 = 0
-    scope: Scope = bytes(8)
+    namespace: NamespaceHash = bytes(8)
     """Whose CIDR sets it is judged by (:class:`CidrKey`)."""
 
 

@@ -55,7 +55,7 @@ def entries_of(identities: Iterable[int], rules: Mapping[int, CompiledPolicy]) -
             ingress_isolated=policy.ingress_isolated,
             egress_isolated=policy.egress_isolated,
             revision=policy.revision.sequence & 0xFFFFFFFF,
-            scope=scope_of(policy.namespace),
+            namespace=namespace_hash(policy.namespace),
         )
         wanted.lines.update(lines_of(policy))
     return wanted
@@ -125,15 +125,15 @@ def change(actual: PolicyEntries, wanted: PolicyEntries, identities: Set[int] | 
     )
 
 
-def scope_of(namespace: str) -> bytes:
+def namespace_hash(namespace: str) -> bytes:
     """Whose entries of ``am_cidrs`` are whose; all zero for no namespace."""
     return blake2b(namespace.encode(), digest_size=8).digest() if namespace else bytes(8)
 
 
 def cidrs_of(partition: CidrPartition) -> CidrEntries:
     """Entries of ``am_cidrs`` for a partition; one with number 0 is a hole in the prefix around it."""
-    scope = scope_of(partition.namespace)
-    return {CidrKey.of(scope, entry.prefix): CidrNumber(number=entry.number) for entry in partition.prefixes}
+    namespace = namespace_hash(partition.namespace)
+    return {CidrKey.of(namespace, entry.prefix): CidrNumber(number=entry.number) for entry in partition.prefixes}
 
 
 def fitting(partitions: Mapping[str, CidrPartition], room: int) -> frozenset[str]:

@@ -89,7 +89,7 @@ Hole5: TypeAlias = Annotated[int, Kind("u8", "5s", 5, 1, _nothing, _zero, length
 """Five bytes that are always zero: where a layout wants the next field further on than alignment would put it."""
 
 
-Scope: TypeAlias = Annotated[bytes, Kind("u8", "8s", 8, 1, bytes, bytes, length=8)]
+NamespaceHash: TypeAlias = Annotated[bytes, Kind("u8", "8s", 8, 1, bytes, bytes, length=8)]
 """Eight bytes that a trie compares as they stand: which namespace's entries these are; all zero = nobody's."""
 Room384: TypeAlias = Annotated[bytes, Kind("u64", "384s", 384, 8, bytes, bytes, length=48)]
 

@@ -20,7 +20,7 @@ from services.dataplane.core.policy_maps import (
     entries_of,
     fitting,
     lines_of,
-    scope_of,
+    namespace_hash,
 )
 from tests.core.dataplane.notation import TCP, UDP, policy, rule
 
@@ -158,18 +158,20 @@ def sets(space: str, *entries: str) -> CidrPartition:
 
 def test_each_namespace_has_its_own_cidr_sets_and_holes_are_told() -> None:
     entries = cidrs_of(sets("x", "10.0.0.0/8=7", "10.1.0.0/16=0")) | cidrs_of(sets("y", "10.0.0.0/8=9"))
-    assert {(key.scope, key.prefixlen, str(key.address)): value.number for key, value in entries.items()} == {
-        (scope_of("x"), 64 + 96 + 8, "10.0.0.0"): 7,
-        (scope_of("x"), 64 + 96 + 16, "10.1.0.0"): 0,
-        (scope_of("y"), 64 + 96 + 8, "10.0.0.0"): 9,
+    assert {(key.namespace, key.prefixlen, str(key.address)): value.number for key, value in entries.items()} == {
+        (namespace_hash("x"), 64 + 96 + 8, "10.0.0.0"): 7,
+        (namespace_hash("x"), 64 + 96 + 16, "10.1.0.0"): 0,
+        (namespace_hash("y"), 64 + 96 + 8, "10.0.0.0"): 9,
     }
-    assert scope_of("x") != scope_of("y")
-    assert scope_of("") == bytes(8)
+    assert namespace_hash("x") != namespace_hash("y")
+    assert namespace_hash("") == bytes(8)
 
 
 NESTED = ("0.0.0.0/0", "10.0.0.0/8", "10.1.0.0/16", "10.1.1.0/24", "10.1.1.1/32", "11.0.0.0/8")
 CUTS = st.dictionaries(st.sampled_from(NESTED), st.integers(0, 2))
-LOOKED_UP = tuple(IPv4Address(text) for text in ("10.1.1.1", "10.1.1.2", "10.1.2.1", "10.2.0.1", "11.0.0.1", "12.0.0.1"))
+LOOKED_UP = tuple(
+    IPv4Address(text) for text in ("10.1.1.1", "10.1.1.2", "10.1.2.1", "10.2.0.1", "11.0.0.1", "12.0.0.1")
+)
 
 
 @given(CUTS, CUTS)

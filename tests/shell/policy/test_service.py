@@ -3,20 +3,20 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from ipaddress import ip_address
+from collections.abc import AsyncIterator, Mapping
+from ipaddress import IPv4Address, ip_address
 
 import msgspec
 import pytest
 import pytest_asyncio
 
 from chassis.faults import Refused
-from proto.events import PolicyCompiled, ServiceFault
+from proto.events import ObjectFault, PolicyCompiled, ServiceFault
 from proto.identity import Reserved
 from proto.objects import Node
 from proto.policy import CompiledPolicy
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations
-from proto.subjects import POLICY_EXPLAIN, POLICY_MATRIX, RULES, event_subject
+from proto.subjects import POLICY_EXPLAIN, POLICY_MATRIX, RULES, event_subject, object_fault_subject
 from tests.core.policy.notation import namespace, pod
 from tests.natsd import NatsServer, bus_of
 from tests.shell.policy.town import API, API_TO_DB, DB, WEB, Town, copy_of, np, town_of
@@ -149,17 +149,18 @@ async def test_a_replaced_partition_keeps_its_lines_for_a_while(town: Town) -> N
 
 
 async def test_one_tenants_blocks_hold_up_nobody_and_what_passes_a_bound_is_told(town: Town) -> None:
-    """600 scattered exceptions, 1,000 blocks, and a policy beyond the bound: another tenant's block is in force soon."""
+    """600 scattered exceptions, 1,000 blocks, a policy beyond the bound: another tenant's block is in force soon."""
     scattered = [f"{IPv4Address(n * 7_155_193 % (1 << 32))}/32" for n in range(1, 1101)]
 
-    def letting_in(*blocks: dict[str, object]) -> dict[str, object]:
+    def letting_in(*blocks: Mapping[str, object]) -> dict[str, object]:
         return {"podSelector": {}, "ingress": [{"from": [{"ipBlock": block} for block in blocks]}]}
 
     def but(holes: list[str]) -> dict[str, object]:
         return {"cidr": "0.0.0.0/0", "except": holes}
 
-    told = await events(town, "airmesh.v1.events.policy.>")
-    async with copy_of(town.server):
+    told: list[ObjectFault] = []
+    async with copy_of(town.server) as policy, bus_of(town.server, "cli") as cli:
+        await cli.subscribe(object_fault_subject("policy"), ObjectFault, lambda _, fault: told.append(fault))
         await town.settle()
         await town.until(lambda: town.rules.synced, "synced")
         attacks = (
@@ -174,10 +175,12 @@ async def test_one_tenants_blocks_hold_up_nobody_and_what_passes_a_bound_is_told
         web = await town.rules_of("y/web")
         assert {rule.peer for rule in web.rules} == {block.number}
         assert len(town.prefixes("x")) == 1 + 600 + 400
-        await town.until(lambda: any("x/beyond names 1101" in fault for fault in told), "the policy is named")
-        assert not any("y/" in fault for fault in told)
-        for policy in (*attacks, np({}, "v", "y")):
-            await town.drop(policy)
+        await town.until(lambda: told, "told on the object")
+        assert [(fault.namespace, fault.name, fault.reason) for fault in told] == [("x", "beyond", "TooManyCIDRs")]
+        assert "names 1101 CIDRs and exceptions" in told[0].fault
+        assert "policies" not in policy.health.missing(), "a tenant's fault is not the service's"
+        for one in (*attacks, np({}, "v", "y")):
+            await town.drop(one)
         await town.until(lambda: not {"_cidrs.x", "_cidrs.y"} & town.rules.marks.keys(), "partitions are gone")
 
 
