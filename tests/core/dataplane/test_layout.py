@@ -24,6 +24,7 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "Q": st.integers(0, 0xFFFFFFFFFFFFFFFF),
     "16s": ADDRESSES,
     "6s": st.binary(min_size=6, max_size=6),
+    "8s": st.binary(min_size=8, max_size=8),
     "5s": st.just(0),
     "384s": st.binary(min_size=384, max_size=384),
 }
