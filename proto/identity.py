@@ -70,10 +70,23 @@ UNSTABLE_LABELS = frozenset(
 
 
 class IdentityRecord(msgspec.Struct, frozen=True):
-    """Value of ``identities.<identity>``: tells what a number stands for (a collision is refused by its writer)."""
+    """Value of ``identities.<identity>``: what selectors can see of a number, and a digest of all it stands for.
+
+    Labels that no live selector names are not told: their keys are in the two ``hidden_`` fields. Whether a hidden label
+    has some value is unknown, and a selector that depends on it does not match (``kit.selectors``).
+    """
 
     identity: int
-    stands_for: IdentitySet
+    digest: str
+    """Hex blake2b-128 of the whole :class:`IdentitySet`: another digest under the same number is a collision."""
+    namespace: str
+    namespace_labels: tuple[tuple[str, str], ...] = ()
+    pod_labels: tuple[tuple[str, str], ...] = ()
+    hidden_namespace_keys: tuple[int, ...] = ()
+    """64-bit hashes of keys (``kit.selectors.hidden_key``), sorted."""
+    hidden_pod_keys: tuple[int, ...] = ()
+    service_account: str = ""
+    named_ports: tuple[NamedPort, ...] = ()
 
 
 class RelevantKeys(msgspec.Struct, frozen=True):
