@@ -11,7 +11,7 @@ from enum import IntEnum
 
 import msgspec
 
-from proto.identity import NamedPort
+from proto.identity import NamedPort, RelevantKeys
 from proto.net import Network
 from proto.objects import Selector
 
@@ -137,12 +137,23 @@ class CidrPartition(msgspec.Struct, frozen=True):
 
 
 class Frontier(msgspec.Struct, frozen=True):
-    """Value of ``rules._frontier.<shard>``: all rules of this shard up to ``revision`` are written."""
+    """Value of ``rules._frontier.<shard>``: all rules of this shard up to ``revision`` are written.
+
+    What identities are made of is part of it: whoever computes a pod's identity under this frontier uses ``relevant``,
+    and namespaces that are at least as new as ``namespaces``. An identity of the shard that has no rules is refused by
+    ``policy`` (it stays denied): a frontier never waits for what cannot be published.
+    """
 
     shard: int
     shards: int
     """How many shards there are; identity ``i`` belongs to shard ``i % shards``."""
     revision: Revision
+    namespaces: int = 0
+    """Sequence in ``objects`` of the last change of a namespace that was taken into account."""
+    relevant: RelevantKeys = RelevantKeys()
+    """Unstable label keys that identities were computed with."""
+    identities: Revision = Revision(epoch="", sequence=0)
+    """Epoch of ``identities`` and sequence of the last record of this shard: its rules match peers by these."""
 
 
 class Ack(msgspec.Struct, frozen=True):
