@@ -43,7 +43,7 @@ class NamedPort(msgspec.Struct, frozen=True, order=True):
 class IdentitySet(msgspec.Struct, frozen=True):
     """All that a computed identity stands for; two pods with equal sets share one identity.
 
-    Labels are sorted pairs. Left out of ``pod_labels``: unstable keys (:func:`is_unstable`) that no live selector names.
+    Labels are sorted pairs. Not in ``pod_labels``: unstable keys (:func:`is_unstable`) that no live selector names.
     """
 
     namespace: str
