@@ -11,7 +11,7 @@ from collections.abc import Iterator, Set
 from dataclasses import dataclass
 
 from services.policy.core.identities import Member, Roster
-from services.policy.core.limits import MOST_ABOUT, About, Limits, Problem
+from services.policy.core.limits import About, Limits, Problem, about_pods
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,23 +42,16 @@ class Refusals:
                 remedy=f"give pods of one workload in namespace {namespace} equal labels, or use more namespaces",
                 about=(
                     About("", "Namespace", "", namespace, "IdentityBudgetSpent"),
-                    *_pods(roster, namespace, self.over_budget, "IdentityBudgetSpent"),
+                    *about_pods(roster.pods_of(namespace, self.over_budget), "IdentityBudgetSpent"),
                 ),
             )
-        if about := _pods(roster, namespace, self.overlabelled, "TooManyLabels"):
+        if about := about_pods(roster.pods_of(namespace, self.overlabelled), "TooManyLabels"):
             yield Problem(
                 fault=f"pods in namespace {namespace} have more than {limits.labels} labels or named ports, or their"
                 f" namespace has more than {limits.labels} labels: they wait",
                 remedy=f"remove labels from pods {', '.join(pod.name for pod in about)} or their namespace",
                 about=about,
             )
-
-
-def _pods(roster: Roster, namespace: str, identities: Set[int], reason: str) -> tuple[About, ...]:
-    pods = roster.pods_of(namespace, identities)
-    return tuple(
-        About("", "Pod", pod.namespace, pod.name, reason) for pod, _ in zip(pods, range(MOST_ABOUT), strict=False)
-    )
 
 
 def refusals(roster: Roster, namespace: str, recorded: Set[int], limits: Limits) -> Refusals:

@@ -189,10 +189,14 @@ def in_order(policies: Iterable[NetworkPolicy]) -> list[NetworkPolicy]:
     return sorted(policies, key=lambda policy: (policy.namespace, policy.name))
 
 
+def denied(identity: int, revision: Revision = UNREVISED) -> CompiledPolicy:
+    """Policy that allows nothing to or from an identity."""
+    return CompiledPolicy(identity=identity, revision=revision, ingress_isolated=True, egress_isolated=True)
+
+
 def refuse(identity: int, problem: Problem) -> Compiled:
     """Deny everything to and from an identity, and say why."""
-    policy = CompiledPolicy(identity=identity, revision=UNREVISED, ingress_isolated=True, egress_isolated=True)
-    return Compiled(policy, None, (problem,))
+    return Compiled(denied(identity), None, (problem,))
 
 
 class Clause(NamedTuple):

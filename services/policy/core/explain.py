@@ -178,9 +178,10 @@ class Explainer:
             return Side(verdict.allowed, f"{label}: {word} by {rule_name(source, verdict.rule)} ({what})")
         if verdict.allowed:
             return Side(True, f"{label}: allowed, no policy selects it in this direction ({what})")
-        problems = self._graph.compiled[policy.identity].problems
-        if problems:
-            return Side(False, f"{label}: denied, {problems[0].fault}")
+        other = Direction(1 - direction).name.lower()
+        for problem in self._graph.compiled[policy.identity].problems:
+            if not problem.fault.startswith(other):
+                return Side(False, f"{label}: denied, {problem.fault}")
         isolating = ", ".join(names(self._graph.isolating(policy.identity, direction)))
         return Side(False, f"{label}: denied, isolated by {isolating} and no rule allows {what}")
 

@@ -29,7 +29,7 @@ from services.policy.core.budget import Refusals, refusals
 from services.policy.core.cidrs import Block, Partition, numbers_within, partition
 from services.policy.core.compile import Compiled, Rules, compile_member, compile_rules, refuse, subject_ports
 from services.policy.core.identities import NO_KEYS, Member, Roster, Turnover
-from services.policy.core.limits import Limits, Problem
+from services.policy.core.limits import Limits, Problem, about_pods, about_policies
 from services.policy.core.matches import Matches
 from services.policy.core.named import NamedKey, Naming, Shown, relevant_keys
 
@@ -254,6 +254,21 @@ class Graph:
     def member(self, identity: int) -> Member | None:
         """Who has the identity; None for one that is not there or is refused."""
         return self._matches.members.get(identity)
+
+    def withheld(self, identity: int, why: str) -> Problem:
+        """What is told of an identity that cannot be published as it should be."""
+        member = self._matches.members.get(identity)
+        if member is None:
+            return Problem(fault=f"identity {identity:016x} cannot be published, and is denied: {why}", remedy="")
+        policies = [(policy.namespace, policy.name) for policy in self._matches.selecting(identity)]
+        return Problem(
+            fault=f"the policy of {member.described} cannot be published, so they are denied or wait: {why}",
+            remedy=f"use fewer pods with labels of their own, and smaller NetworkPolicies, in {member.namespace}",
+            about=(
+                *about_pods(self.roster.pods_of(member.namespace, {identity}), "PolicyNotPublished"),
+                *about_policies("PolicyNotPublished", sorted(policies)),
+            ),
+        )
 
     def why_refused(self, identity: int) -> str:
         """One sentence about an identity without rules."""

@@ -93,6 +93,16 @@ class Member:
             size=_size(record.namespace_labels, record.pod_labels, record.named_ports, hidden),
         )
 
+    def tells(self, record: IdentityRecord) -> bool:
+        """Whether it is what :meth:`told_by` makes of the record."""
+        return (
+            (self.identity, self.digest) == (record.identity, record.digest)
+            and len(self.hidden_keys) == len(record.hidden_pod_keys)
+            and len(self.hidden_namespace_keys) == len(record.hidden_namespace_keys)
+            and self.hidden_keys.issuperset(record.hidden_pod_keys)
+            and self.hidden_namespace_keys.issuperset(record.hidden_namespace_keys)
+        )
+
     @property
     def candidate(self) -> Candidate:
         """As selectors see it."""

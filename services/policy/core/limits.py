@@ -10,8 +10,10 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
 from typing import NamedTuple
 
+from proto.objects import Pod
 from proto.policy import MAX_RULES
 
 
@@ -63,7 +65,12 @@ MOST_ABOUT = 16
 """Objects that one problem is told on."""
 
 
+def about_pods(pods: Iterable[Pod], reason: str) -> tuple[About, ...]:
+    """Pods, as what a problem is about."""
+    return tuple(About("", "Pod", pod.namespace, pod.name, reason) for pod in islice(pods, MOST_ABOUT))
+
+
 def about_policies(reason: str, names: Iterable[tuple[str, str]]) -> tuple[About, ...]:
     """NetworkPolicies by namespace and name, as what a problem is about."""
-    found = [About("networking.k8s.io", "NetworkPolicy", namespace, name, reason) for namespace, name in names]
-    return tuple(found[:MOST_ABOUT])
+    first = islice(names, MOST_ABOUT)
+    return tuple(About("networking.k8s.io", "NetworkPolicy", namespace, name, reason) for namespace, name in first)
