@@ -17,7 +17,7 @@ from typing import NamedTuple
 from proto.objects import IPBlock, NetworkPolicy, PolicyRule
 from proto.policy import CidrPartition, Direction
 from services.policy.core.cidrs import Area, Partition, TooMuchOverlap, area_of, numbers_within, partition
-from services.policy.core.limits import Limits, Problem
+from services.policy.core.limits import Limits, Problem, about_policies
 
 RulePlace = tuple[Direction, int]
 """A rule of a policy: its direction, and its index in that direction's list."""
@@ -100,7 +100,6 @@ class CidrSets:
                 fault=f"two different sets of ipBlock rules of namespace {namespace} share the number {number:016x}:"
                 " neither allows anything",
                 remedy="change any CIDR or except of the ipBlocks concerned",
-                namespace=namespace,
             )
             for namespace, found in self.partitions.items()
             for number in found.clashes
@@ -244,8 +243,7 @@ def _problem(name: Name, why: str) -> Problem:
     return Problem(
         fault=f"NetworkPolicy {name.namespace}/{name.name} {why}: its ipBlocks allow nothing",
         remedy="use fewer or wider CIDRs and exceptions",
-        namespace=name.namespace,
-        policy=name.name,
+        about=about_policies("TooManyCIDRs", (name,)),
     )
 
 
