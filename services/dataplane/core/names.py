@@ -42,5 +42,5 @@ def names_of(endpoints: Iterable[Endpoint], nodes: Iterable[Node], identities: I
     by_address |= {
         address: f"{endpoint.namespace}/{endpoint.pod}" for address, endpoint in true_endpoints(endpoints).items()
     }
-    by_identity = {record.identity: f"{record.stands_for.namespace}/?" for record in identities}
+    by_identity = {record.identity: f"{record.namespace}/?" for record in identities}
     return Names(by_address, by_identity)

@@ -101,11 +101,6 @@ class Scope:
         """Whether a peer may lose a right by matching more."""
         return any(not one.rule.verdict for one in self.rules)
 
-    @property
-    def fixed(self) -> int:
-        """Entries of ``am_scope_peer`` that do not depend on who there is."""
-        return bool(self.anybody) + bool(self.any_pod) + len(self.cidr_sets)
-
 
 def names_every_pod(peer: SelectorPeer) -> bool:
     """Whether a selector matches each identity there can be (``namespaceSelector: {}``): nobody need be asked."""
@@ -190,3 +185,11 @@ def rule_entries(number: int, scope: Scope) -> dict[ScopeRuleKey, ScopeRule]:
         ScopeRuleKey(scope=number, index=j): ScopeRule(rule=one.rule.source, verdict=int(one.rule.verdict))
         for j, one in enumerate(scope.rules)
     }
+
+
+def rule_entry(scope: Scope, index: int) -> ScopeRule | None:
+    """What the rule of a bit says."""
+    if index >= len(scope.rules):
+        return None
+    rule = scope.rules[index].rule
+    return ScopeRule(rule=rule.source, verdict=int(rule.verdict))
