@@ -11,7 +11,7 @@ import msgspec
 from proto.dns import DnsReport
 from proto.flow import FlowEvent
 from proto.net import Address
-from proto.subjects import event_subject, flow_subject
+from proto.subjects import event_subject, flow_subject, object_fault_subject
 
 
 class EndpointUp(msgspec.Struct, frozen=True):
@@ -76,6 +76,30 @@ class ServiceFault(msgspec.Struct, frozen=True):
     remedy: str
 
 
+class ObjectFault(msgspec.Struct, frozen=True):
+    """A Kubernetes object that is not honoured, or not whole: told on the object itself by ``cluster``.
+
+    Who speaks is known by the subject (``subjects.object_fault_subject``), which the key grants; ``service`` and
+    ``node`` only say so to other listeners.
+    """
+
+    service: str
+    node: str
+    """Node whose agent speaks; empty for a service that is not of a node."""
+    group: str
+    """API group, empty for the core group."""
+    kind: str
+    """As the API spells it, e.g. ``Service``."""
+    namespace: str
+    """Empty for a cluster-wide object."""
+    name: str
+    reason: str
+    """CamelCase, the same for every fault of a sort: with the object it names one series, e.g. ``TableFull``."""
+    fault: str
+    """One sentence; names who caused it (namespace, pod, node), with the numbers."""
+    remedy: str
+
+
 EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {
     event_subject("dataplane", "endpoint-up"): EndpointUp,
     event_subject("dataplane", "endpoint-down"): EndpointDown,
@@ -88,6 +112,12 @@ EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {
     event_subject("routing", "fault"): ServiceFault,
     event_subject("cluster", "fault"): ServiceFault,
     event_subject("dns", "report"): DnsReport,
+    object_fault_subject("dataplane", "*"): ObjectFault,
+    object_fault_subject("routing", "*"): ObjectFault,
+    object_fault_subject("policy"): ObjectFault,
+    object_fault_subject("ipam"): ObjectFault,
+    object_fault_subject("dns"): ObjectFault,
+    object_fault_subject("cluster"): ObjectFault,
     flow_subject("*", "dropped"): FlowEvent,
     flow_subject("*", "forwarded"): FlowEvent,
 }

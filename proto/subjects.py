@@ -23,9 +23,31 @@ EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
 
 
+OBJECT_FAULT = "object-fault"
+
+
 def event_subject(service: str, what: str) -> str:
-    """``airmesh.v1.events.<service>.<what>``."""
+    """``airmesh.v1.events.<service>.<what>``. Raises ValueError for an object fault: its subject names who speaks."""
+    if what == OBJECT_FAULT:
+        raise ValueError("object faults are told on object_fault_subject()")
     return f"{EVENTS}.{service}.{what}"
+
+
+def object_fault_subject(service: str, node_segment: str = "") -> str:
+    """``airmesh.v1.events.<service>.object-fault``, and for a service of each node its (encoded) node after it: the
+    server grants each node its own subject alone, so that who speaks is known by the key.
+    """
+    return ".".join((EVENTS, service, OBJECT_FAULT, *([node_segment] if node_segment else [])))
+
+
+def speaker_of(subject: str) -> tuple[str, str] | None:
+    """Service and encoded node whose key an object fault on ``subject`` was told with; None when the server grants that
+    subject to nobody, or to every node of a service.
+    """
+    service, _, rest = subject.removeprefix(f"{EVENTS}.").partition(".")
+    what, _, node = rest.partition(".")
+    spoken = any(role.name == service and role.publishes and role.per_node == bool(node) for role in ROLES)
+    return (service, node) if what == OBJECT_FAULT and spoken and "." not in node else None
 
 
 def flow_subject(node_segment: str, verdict: str) -> str:
@@ -114,6 +136,7 @@ ROLES: tuple[Role, ...] = (
         ),
         reads=_EVERYTHING,
         publishes=(f"{EVENTS}.cluster.>",),
+        listens=(f"{EVENTS}.*.{OBJECT_FAULT}", f"{EVENTS}.*.{OBJECT_FAULT}.*"),
         makes_buckets=True,
     ),
     Role(
@@ -154,7 +177,7 @@ ROLES: tuple[Role, ...] = (
             Grant(BLOCKS),
             Grant(OBJECTS, ("core.node", "crd=2Eprojectcalico=2Eorg.ippool", "_epoch", "_complete")),
         ),
-        publishes=(f"{EVENTS}.routing.>",),
+        publishes=(f"{EVENTS}.routing.*", f"{EVENTS}.routing.{OBJECT_FAULT}.{{node}}"),
     ),
     Role(
         "dataplane",
@@ -185,7 +208,7 @@ ROLES: tuple[Role, ...] = (
             Grant(RULES),
         ),
         requests=(IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE),
-        publishes=(f"{EVENTS}.dataplane.>", f"{FLOWS}.{{node}}.>"),
+        publishes=(f"{EVENTS}.dataplane.*", f"{EVENTS}.dataplane.{OBJECT_FAULT}.{{node}}", f"{FLOWS}.{{node}}.>"),
     ),
     Role(
         "cli",

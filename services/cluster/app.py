@@ -20,14 +20,16 @@ from chassis.view import Cursor
 from kit import backoff
 from proto.addresses import Block, BlockReport
 from proto.dns import CoreDNSDecision, DnsReport
+from proto.events import ObjectFault
 from proto.objects import KINDS, ConfigMap, Deployment, IPPool, Node
 from proto.policy import Ack
-from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS
+from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
 from services.cluster import kubeconfig
 from services.cluster.core.cache import Cache
 from services.cluster.feed import Feed, Pace
 from services.cluster.kube import Kube
 from services.cluster.mirror import Mirror, kind_of_key
+from services.cluster.object_faults import ObjectFaultTeller
 from services.cluster.settings import Settings
 from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter
 
@@ -103,6 +105,12 @@ async def _mirror_when_possible(
     cursors = [objects.cursor(), changes.cursor(*caches)]
     loops = [Loop(runtime, "mirror", cursors=cursors, apply=mirror.apply, period=FULL_PASS)]
     loops += _writers(runtime, kube, lease, caches, mirror, changes)
+    told = ObjectFaultTeller(
+        kube=kube, lease=lease, caches=list(caches.values()), instance=runtime.instance, log=runtime.log
+    )
+    for subject in next(role.listens for role in ROLES if role.name == "cluster"):
+        await runtime.bus.subscribe(subject, ObjectFault, told.hear)
+    loops.append(Loop(runtime, "object faults", cursors=[told.heard], apply=told.apply, period=5, debounce=0.2))
     runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
     while True:
         _tell_feeds(kubernetes, feeds)

@@ -11,7 +11,7 @@ import nats
 import nats.errors
 import pytest
 
-from proto.subjects import BUCKETS, EVENTS, FLOWS, ROLES, Bucket, Grant, Role
+from proto.subjects import BUCKETS, EVENTS, FLOWS, ROLES, Bucket, Grant, Role, object_fault_subject
 from tests.natsd import NatsServer
 
 NODE, OTHER = "n1", "n2"
@@ -86,8 +86,12 @@ def attempts(role: Role) -> list[Attempt]:
         found += [Attempt("inbox", inbox, answers)]
         found += [Attempt("ask", subject, subject in role.requests) for subject in other.serves]
         event = f"{EVENTS}.{other.name}.fault"
-        found += [Attempt("event", event, f"{EVENTS}.{other.name}.>" in role.publishes)]
-    own_flows = any("{node}" in subject for subject in role.publishes)
+        found += [Attempt("event", event, other is role and bool(role.publishes))]
+        # Who tells of an object is known by the subject: a node's service has one for each node, and only its own.
+        for node in (NODE, OTHER) if other.per_node else ("",):
+            said = Attempt("object fault", object_fault_subject(other.name, node), other is role and node != OTHER)
+            found += [said] if role.publishes else []
+    own_flows = f"{FLOWS}.{{node}}.>" in role.publishes
     found += [
         Attempt("flow", f"{FLOWS}.{NODE}.dropped", own_flows),
         Attempt("flow", f"{FLOWS}.{OTHER}.dropped", allowed=False),
@@ -138,8 +142,10 @@ async def test_listen_as_the_table_says(shared_nats: NatsServer, role: Role) -> 
         expected[f"_INBOX.{other.name}" + (f"-{OTHER}" if other.per_node else "-x") + ".>"] = False
         expected[f"$SRV.PING.{other.name}"] = other is role and "$SRV.>" not in role.requests
         expected |= {subject: subject in role.serves for subject in other.serves}
-        expected[f"{EVENTS}.{other.name}.>"] = bool(role.listens)
-    expected[f"{FLOWS}.>"] = bool(role.listens)
+        expected[f"{EVENTS}.{other.name}.>"] = role.name == "cli"
+        expected[object_fault_subject(other.name)] = role.name in ("cli", "cluster")
+        expected[object_fault_subject(other.name, NODE)] = role.name in ("cli", "cluster")
+    expected[f"{FLOWS}.>"] = role.name == "cli"
     expected["$SRV.PING"] = "$SRV.>" not in role.requests
     refused = await refusals(shared_nats, role, list(expected), "subscribe")
     assert {subject: subject.lower() not in refused for subject in expected} == expected

@@ -250,6 +250,9 @@ class ApiServer:
         self.applied.append((request.path, request.query["fieldManager"], body))
         kind = body["kind"]
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
+        if kind == "Event":
+            self.events[name] = body
+            return web.json_response(body)
         there = copy.deepcopy(self.objects[kind].get((namespace, name)))
         if there is None:
             there = {"metadata": {}}

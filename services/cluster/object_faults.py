@@ -1,0 +1,103 @@
+"""Hears what services say of Kubernetes objects and writes it as Events on these objects.
+
+Owns the subscription and the writing; ``core.object_faults`` decides what is taken and when it is due. Promises: only
+the lease holder listens to what it hears; only objects that the API serves get an Event; a write that fails is tried
+again and holds up no other; at most :data:`WRITES_A_SECOND`.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from datetime import UTC, datetime
+
+from prometheus_client import Counter
+
+from chassis.lease import Lease
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
+from chassis.view import Cursor
+from proto.codec import Malformed, decode_segment
+from proto.events import ObjectFault
+from proto.subjects import speaker_of
+from services.cluster.core import object_faults as core
+from services.cluster.core.cache import Cache
+from services.cluster.kube import Kube, Refusal
+
+MANAGER = "airmesh-object-faults"
+WRITES_A_SECOND = 20
+_GONE = (400, 403, 404, 422)
+"""Refusals that stay: the namespace ends or is gone, or the API server does not take the words."""
+
+_HEARD = Counter("airmesh_object_faults", "Object faults heard from services, by what became of them", ["outcome"])
+
+
+class ObjectFaultTeller:
+    """``hear`` for the subscription, ``apply`` for the loop whose cursor is ``heard``."""
+
+    def __init__(self, *, kube: Kube, lease: Lease, caches: list[Cache], instance: str, log: Log) -> None:
+        self._kube = kube
+        self._lease = lease
+        self._caches = {cache.kind: cache for cache in caches}
+        self._instance = instance
+        self._log = log
+        self.board = core.Board()
+        self.heard = Cursor()
+        """Marked when something is to be written."""
+
+    def hear(self, subject: str, fault: ObjectFault) -> None:
+        """One message; never blocks."""
+        if self._lease.held:
+            outcome = self._take(subject, fault)
+            _HEARD.labels(outcome or "taken").inc()
+            if not outcome:
+                self.heard.mark()
+
+    def _take(self, subject: str, fault: ObjectFault) -> str:
+        speaker = speaker_of(subject)
+        if speaker is None:
+            return "unknown-speaker"
+        now = time.monotonic()
+        try:
+            who = speaker[0], decode_segment(speaker[1]) if speaker[1] else ""
+        except Malformed:
+            return "unknown-speaker"
+        if not self.board.allow(who, now):
+            return "over-rate"
+        kind = core.kind_named(fault)
+        known = self._caches[kind].known.get((fault.namespace, fault.name)) if kind is not None else None
+        if kind is None or known is None:
+            return "unknown-object"
+        about = core.Subject(kind, fault.namespace, fault.name, known.uid, fault.reason)
+        return self.board.hear(who, about, fault, now)
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """Writes what is due; raises Refusal when the API server cannot be asked now."""
+        if not self._lease.held:
+            self.board = core.Board()
+            return Done()
+        for series in self.board.due(time.monotonic()):
+            await self._write(series)
+            await asyncio.sleep(1 / WRITES_A_SECOND)
+        later = self.board.next_due(time.monotonic())
+        return Done() if later is None else Again(later)
+
+    async def _write(self, series: core.Series) -> None:
+        ago = time.time() - time.monotonic()
+        body = core.event_body(
+            series, first=_stamp(series.first + ago), last=_stamp(series.last + ago), instance=self._instance
+        )
+        series.unwritten, before = False, series.written
+        series.written = time.monotonic()
+        try:
+            await self._kube.apply(core.event_path(series), body, manager=MANAGER)
+        except Refusal as refusal:
+            if refusal.status in _GONE:
+                self._log.warning("object-fault-refused", path=core.event_path(series), why=refusal)
+                return
+            series.unwritten, series.written = True, before
+            raise
+
+
+def _stamp(at: float) -> str:
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
