@@ -85,12 +85,15 @@ class Refused:
 class Enforcer:
     """Keeps the policy maps of one node."""
 
-    def __init__(self, tables: Tables, feed: Feed, registry: Registry, log: Log, *, budget: int) -> None:
+    def __init__(
+        self, tables: Tables, feed: Feed, registry: Registry, log: Log, *, budget: int, share: float = SHARE
+    ) -> None:
         self._log = log
         self._tables = tables
         self._feed = feed
         self._registry = registry
         self._budget = budget
+        self._share = share
         self._maps = PolicyMaps()
         self._partition: CidrPartition | None = None
         self._cidrs: dict[PrefixKey, CidrNumber] | None = None
@@ -288,7 +291,7 @@ class Enforcer:
     async def _compare(self) -> None:
         """What the maps lack comes back, what nobody wants goes; seldom, where it takes long."""
         started = time.monotonic()
-        if started - self._compared < self._comparing / SHARE:
+        if started - self._compared < self._comparing / self._share:
             return
         maps, tables, kept = self._maps, self._tables, self._maps.kept
         wrong = await _odd(tables.scope_peers, maps.peer, lambda key: key.scope in kept)
