@@ -26,7 +26,7 @@ from proto.codec import identity_key
 from proto.identity import IdentityRecord
 from proto.policy import CidrPartition, CompiledPolicy, Direction, Revision
 from services.dataplane.core import admission
-from services.dataplane.core import policy_maps as pm
+from services.dataplane.core import policy_steps as ps
 from services.dataplane.core.endpoint import LocalEndpoint
 from services.dataplane.core.layout import (
     AddressKey,
@@ -41,7 +41,8 @@ from services.dataplane.core.layout import (
     SelectorSet,
     SubjectKey,
 )
-from services.dataplane.core.policy_maps import PolicyMaps, Side
+from services.dataplane.core.policy_maps import PolicyMaps, cidrs_of
+from services.dataplane.core.policy_steps import Side
 from services.dataplane.core.wire import Record
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.bpf import BpfError
@@ -214,7 +215,7 @@ class Enforcer:
         for _ in self._steps():
             pass
 
-    def _steps(self) -> Iterator[pm.Step]:
+    def _steps(self) -> Iterator[ps.Step]:
         """Each step when it has been taken. What fails leaves the kernel's state unknown: it is taken over anew."""
         steps, fits = self._maps.settle(), True
         try:
@@ -229,31 +230,31 @@ class Enforcer:
             self.begun = False
             raise
 
-    def _take(self, step: pm.Step) -> bool:
+    def _take(self, step: ps.Step) -> bool:
         """One step; False when a map is full."""
         tables = self._tables
         try:
             match step:
-                case pm.Fill():
+                case ps.Fill():
                     tables.scope_rules.apply(step.rules)
                     tables.scope_ports.apply(step.ports)
                     tables.scope_peers.apply(step.peers)
-                case pm.Select():
+                case ps.Select():
                     tables.selected.apply({}, step.removes)
                     tables.selected.apply(step.upserts)
-                case pm.Flip():
+                case ps.Flip():
                     tables.subjects.apply({}, step.removes)
                     tables.subjects.apply(step.upserts)
-                case pm.Bump():
+                case ps.Bump():
                     tables.bump_generation()
-                case pm.Clear():
+                case ps.Clear():
                     tables.scope_rules.apply({}, step.rules)
                     tables.scope_ports.apply({}, step.ports)
                     tables.scope_peers.apply({}, step.peers)
                 case None:
                     pass
         except BpfError as error:
-            if isinstance(step, pm.Fill | pm.Select) and error.errno in _FULL:
+            if isinstance(step, ps.Fill | ps.Select) and error.errno in _FULL:
                 self._log.error("policy-map-full", step=type(step).__name__, error=error)
                 return False
             raise
@@ -270,7 +271,7 @@ class Enforcer:
             return
         wanted: dict[PrefixKey, CidrNumber] = {}
         async for part in _slices(partition.prefixes):
-            wanted.update(pm.cidrs_of(part))
+            wanted.update(cidrs_of(part))
         before = self._cidrs
         if before is None:
             before = {}
@@ -294,9 +295,9 @@ class Enforcer:
         if started - self._compared < self._comparing / self._share:
             return
         maps, tables, kept = self._maps, self._tables, self._maps.kept
-        wrong = await _odd(tables.scope_peers, maps.peer, lambda key: key.scope in kept)
-        wrong += await _odd(tables.scope_ports, maps.port, lambda key: key.scope in kept)
-        wrong += await _odd(tables.scope_rules, maps.rule, lambda key: key.scope in kept)
+        wrong = await _odd(tables.scope_peers, maps.held.peer, lambda key: key.scope in kept)
+        wrong += await _odd(tables.scope_ports, maps.held.port, lambda key: key.scope in kept)
+        wrong += await _odd(tables.scope_rules, maps.held.rule, lambda key: key.scope in kept)
         wrong += await _odd(tables.selected, self._selector_set)
         if self._cidrs is not None:
             wrong += await _odd(tables.cidrs, self._cidrs.get)
@@ -320,7 +321,7 @@ class Enforcer:
         if await _count(tables.scope_peers) + await _count(tables.scope_ports) + await _count(tables.scope_rules) < sum(
             maps.taken
         ):
-            for fill in maps.entries():
+            for fill in maps.held.entries():
                 wrong += _missing(tables.scope_peers, fill.peers)
                 wrong += _missing(tables.scope_ports, fill.ports)
                 wrong += _missing(tables.scope_rules, fill.rules)

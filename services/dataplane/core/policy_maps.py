@@ -16,106 +16,32 @@ steps, whoever takes them says whether they fitted. Promises:
 
 from __future__ import annotations
 
-from collections.abc import Collection, Generator, Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
-from typing import NamedTuple, TypeAlias
 
-from proto.policy import CidrSet, CompiledPolicy, Direction, PortMatch, SelectorPeer
-from services.dataplane.core import maps as m
-from services.dataplane.core.layout import (
-    SCOPE_FIXED_BITS,
-    CidrNumber,
-    IdentityKey,
-    PeerMatch,
-    PrefixKey,
-    ScopeBits,
-    ScopePeerKey,
-    ScopePortKey,
-    ScopeRule,
-    ScopeRuleKey,
-    SelectorSet,
-    Subject,
-    SubjectKey,
+from proto.policy import CidrSet, CompiledPolicy, Direction, SelectorPeer
+from services.dataplane.core.held_scopes import HeldScopes
+from services.dataplane.core.layout import CidrNumber, IdentityKey, PrefixKey, SelectorSet, Subject, SubjectKey
+from services.dataplane.core.policy_steps import (
+    ROOMS,
+    Bump,
+    Clear,
+    Demand,
+    Fill,
+    Flip,
+    Rooms,
+    Select,
+    Side,
+    Sizes,
+    Steps,
+    refusals,
 )
-from services.dataplane.core.scopes import Scope, digest, fixed_peers, port_entries, rule_entries, rule_entry, scope_of
+from services.dataplane.core.scopes import Scope, digest, scope_of
 from services.dataplane.core.selection import Selection
 
 SLICE = 500
-"""Identities, or entries of a scope, that are seen to before others have their turn."""
-
-
-class Sizes(NamedTuple):
-    """Entries in the three maps of scopes."""
-
-    peers: int = 0
-    ports: int = 0
-    rules: int = 0
-
-    def plus(self, other: Sizes) -> Sizes:
-        """Both together."""
-        return Sizes(self.peers + other.peers, self.ports + other.ports, self.rules + other.rules)
-
-    def within(self, room: Sizes) -> bool:
-        """Whether there is room in each map."""
-        return self.peers <= room.peers and self.ports <= room.ports and self.rules <= room.rules
-
-
-@dataclass(frozen=True, slots=True)
-class Rooms:
-    """How many entries the maps have room for."""
-
-    scopes: Sizes
-    selected: int
-
-
-ROOMS = Rooms(Sizes(m.SCOPE_PEERS.entries, m.SCOPE_PORTS.entries, m.SCOPE_RULES.entries), m.SELECTED.entries)
-"""As the maps are made."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Fill:
-    """Entries that nobody names yet. Answered with whether they fitted."""
-
-    peers: Mapping[ScopePeerKey, ScopeBits] = field(default_factory=dict)
-    ports: Mapping[ScopePortKey, ScopeBits] = field(default_factory=dict)
-    rules: Mapping[ScopeRuleKey, ScopeRule] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Select:
-    """Identities get other selector sets. Removals first. Answered with whether it fitted."""
-
-    removes: tuple[IdentityKey, ...] = ()
-    upserts: Mapping[IdentityKey, SelectorSet] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Flip:
-    """Subjects get other policies. Removals first."""
-
-    removes: tuple[SubjectKey, ...] = ()
-    upserts: Mapping[SubjectKey, Subject] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True)
-class Bump:
-    """Live flows are to be judged again."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Clear:
-    """Entries that nobody names any more. Rules go first: a packet on its way that finds none is denied."""
-
-    rules: tuple[ScopeRuleKey, ...] = ()
-    ports: tuple[ScopePortKey, ...] = ()
-    peers: tuple[ScopePeerKey, ...] = ()
-
-
-Step: TypeAlias = Fill | Select | Flip | Bump | Clear | None
-"""None: others may have their turn."""
-Steps: TypeAlias = Generator[Step, bool, None]
-Side: TypeAlias = tuple[int, Direction]
+"""Identities that get their sets before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -127,70 +53,6 @@ class Wanted:
     scopes: tuple[Scope | None, Scope | None]
     why: str = ""
     """Not empty: the maps cannot say it, and it is isolated whole."""
-
-
-@dataclass(slots=True)
-class _Held:
-    """A scope that is in the maps."""
-
-    scope: Scope
-    bits: tuple[tuple[int, int], ...]
-    """(bit of a selector, rules that name it)."""
-    mask: int
-    sizes: Sizes
-
-    def of(self, mask: int) -> int:
-        """Rules that name a selector of a set."""
-        found = 0
-        if mask & self.mask:
-            for bit, rules in self.bits:
-                if mask & bit:
-                    found |= rules
-        return found
-
-
-@dataclass(slots=True)
-class _Set:
-    """A selector set that is in the maps."""
-
-    content: bytes
-    mask: int
-    users: int = 0
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """What one direction of a subject takes of the maps."""
-
-    side: Side
-    namespace: str
-    age: int
-    scope: int
-    sizes: Sizes
-
-
-def refusals(demands: Iterable[Demand], room: Sizes) -> set[Side]:
-    """Who must do without: of the namespace that takes most of a map that is too full, the newest, until all fits.
-
-    Who shares a scope is as old as the oldest of them: the scope is there for him in any case.
-    """
-    left = list(demands)
-    refused: set[Side] = set()
-    for index, limit in enumerate(room):
-        while sum({one.scope: one.sizes[index] for one in left}.values()) > limit:
-            taken: dict[str, dict[int, int]] = {}
-            for one in left:
-                taken.setdefault(one.namespace, {})[one.scope] = one.sizes[index]
-            largest = max(taken, key=lambda namespace: (sum(taken[namespace].values()), namespace))
-            born: dict[int, tuple[int, Side]] = {}
-            for one in left:
-                if one.namespace == largest and one.sizes[index]:
-                    born[one.scope] = min(born.get(one.scope, (one.age, one.side)), (one.age, one.side))
-            newest = max(born, key=lambda scope: born[scope])
-            gone = {one.side for one in left if (one.namespace, one.scope) == (largest, newest)}
-            refused |= gone
-            left = [one for one in left if one.side not in gone]
-    return refused
 
 
 class PolicyMaps:
@@ -210,13 +72,13 @@ class PolicyMaps:
         """Identities that ``am_selected`` has no room for: they match nothing."""
         self.changed = 0
         """Updates since the start."""
-        self._held: dict[int, _Held] = {}
-        self._sets: dict[int, _Set] = {}
+        self.held = HeldScopes()
+        """As the maps of scopes hold them."""
+        self._loose: set[SelectorPeer] = set()
         self._numbers: dict[int, bytes] = {}
         self._by_scope: dict[bytes, int] = {}
         self._users: dict[int, set[Side]] = {}
         self._unsettled: dict[int, None] = {}
-        self._taken = Sizes()
 
     # --- what should be ---
 
@@ -281,7 +143,9 @@ class PolicyMaps:
         yield from self._clear()
         self._release()
         yield from self._select(tidying=True)
-        yield from self._clear_sets()
+        for step in self.held.drop_unused_sets():
+            yield step
+        self.selection.reuse(self.held.sets_in_use())
 
     def _scopes_wanted(self) -> Iterator[tuple[int, Scope]]:
         for number, users in list(self._users.items()):
@@ -295,7 +159,7 @@ class PolicyMaps:
         missing = {
             selector: None
             for number, scope in self._scopes_wanted()
-            if number not in self._held
+            if number not in self.held.scopes
             for selector in scope.selectors
             if not self.selection.has(selector)
         }
@@ -304,6 +168,7 @@ class PolicyMaps:
             yield None
 
     def _index_one(self, selector: SelectorPeer) -> Steps:
+        self._loose.add(selector)
         for _ in self.selection.index(selector):
             yield None
 
@@ -317,72 +182,40 @@ class PolicyMaps:
         for identity in identities:
             self.selection.dirty.pop(identity, None)
         masks = {identity: self.selection.set_of(identity) for identity in identities}
-        numbers = {mask: self._set_number(mask) for mask in set(masks.values()) if mask}
+        numbers = {mask: self.held.set_number(self.selection.content(mask)) for mask in set(masks.values()) if mask}
         yield from self._fill_sets({numbers[mask]: mask for mask in numbers}, tidying=tidying)
-        yield from self._flip_identities(masks, {mask: n for mask, n in numbers.items() if n in self._sets})
-
-    def _set_number(self, mask: int) -> int:
-        content = self.selection.content(mask)
-        return digest(content, {number: one.content for number, one in self._near(content)})
-
-    def _near(self, content: bytes) -> Iterator[tuple[int, _Set]]:
-        """Sets that could have the number of this content."""
-        number = digest(content, {})
-        one = self._sets.get(number)
-        if one is not None and one.content != content:
-            yield from self._sets.items()
+        yield from self._flip_identities(masks, {mask: n for mask, n in numbers.items() if n in self.held.sets})
 
     def _fill_sets(self, sets: Mapping[int, int], *, tidying: bool) -> Steps:
         """Brings selector sets into the maps of scopes; those that do not fit stay out."""
         for number, mask in sets.items():
-            known = self._sets.get(number)
+            known = self.held.sets.get(number)
             if known is not None and known.mask == mask:
                 continue
-            entries = self._new_peers_of_set(number, mask)
+            entries = self.held.new_peers_of_set(number, mask)
             if not self._fits(Sizes(len(entries))) and not tidying:
                 yield from self._make_room({key.scope: Sizes(1) for key in entries})
-                entries = self._new_peers_of_set(number, mask)
+                entries = self.held.new_peers_of_set(number, mask)
             if not self._fits(Sizes(len(entries))):
                 continue
             if entries and not (yield Fill(peers=entries)):
                 yield Clear(peers=tuple(entries))
                 continue
-            if known is None:
-                self._sets[number] = _Set(self.selection.content(mask), mask)
-            else:  # the same selectors, let go of and taken up again
-                known.mask = mask
-            for key in entries:
-                self._grow(key.scope, Sizes(1))
+            self.held.put_set(number, self.selection.content(mask), mask, entries)
+            self.changed += len(entries)
 
     def _fits(self, more: Sizes) -> bool:
-        return self._taken.plus(more).within(self.rooms.scopes)
-
-    def _new_peers_of_set(self, number: int, mask: int) -> dict[ScopePeerKey, ScopeBits]:
-        known = self._sets.get(number)
-        there = self._peers_of_set(number, known.mask) if known is not None else {}
-        return {key: bits for key, bits in self._peers_of_set(number, mask).items() if key not in there}
-
-    def _peers_of_set(self, number: int, mask: int) -> dict[ScopePeerKey, ScopeBits]:
-        return {
-            ScopePeerKey(scope=scope, kind=PeerMatch.SELECTOR_SET, peer=number): ScopeBits(bits=bits)
-            for scope, held in self._held.items()
-            if (bits := held.of(mask))
-        }
-
-    def _grow(self, scope: int, by: Sizes) -> None:
-        held = self._held[scope]
-        held.sizes = held.sizes.plus(by)
-        self._taken = self._taken.plus(by)
+        return self.held.taken.plus(more).within(self.rooms.scopes)
 
     def _flip_identities(self, masks: Mapping[int, int], numbers: Mapping[int, int]) -> Steps:
         removes: dict[int, None] = {}
         upserts: dict[int, int] = {}
         lost = False
-        in_force, denies = self._in_force()
+        in_force, denies = self.held.in_force()
         room = self.rooms.selected - len(self.selected)
         for identity, mask in masks.items():
             number, before = numbers.get(mask, 0), self.selected.get(identity, 0)
-            old = self._sets[before].mask if before else 0
+            old = self.held.sets[before].mask if before else 0
             if mask and not number:
                 self.unselected[identity] = None
                 if before and not (old ^ mask) & in_force:
@@ -417,23 +250,16 @@ class PolicyMaps:
         for identity in (*removes, *upserts):
             before = self.selected.pop(identity, 0)
             if before:
-                self._sets[before].users -= 1
+                self.held.sets[before].users -= 1
         for identity, number in upserts.items():
             self.selected[identity] = number
-            self._sets[number].users += 1
+            self.held.sets[number].users += 1
         self.changed += len(removes) + len(upserts)
-
-    def _in_force(self) -> tuple[int, bool]:
-        mask, denies = 0, False
-        for held in self._held.values():
-            mask |= held.mask
-            denies = denies or held.scope.denies
-        return mask, denies
 
     def _fill(self) -> Steps:
         """Scopes that are wanted and not in the maps, the oldest policies first."""
         for number, scope in sorted(self._scopes_wanted(), key=lambda one: min(self._age(one[0]))):
-            if number not in self._held:
+            if number not in self.held.scopes:
                 yield from self._fill_scope(number, scope)
                 yield None
 
@@ -443,28 +269,20 @@ class PolicyMaps:
     def _fill_scope(self, number: int, scope: Scope) -> Steps:
         if not self._is_wanted(number) or not all(self.selection.has(selector) for selector in scope.selectors):
             return  # another turn has changed what is wanted
-        bits = tuple((self.selection.bit(selector), rules) for selector, rules in scope.selectors.items())
-        held = _Held(scope, bits, sum(bit for bit, _ in bits), Sizes())
-        peers = fixed_peers(number, scope)
-        for name, one in self._sets.items():
-            found = held.of(one.mask)
-            if found:
-                peers[ScopePeerKey(scope=number, kind=PeerMatch.SELECTOR_SET, peer=name)] = ScopeBits(bits=found)
-        ports, rules = port_entries(number, scope), rule_entries(number, scope)
-        sizes = Sizes(len(peers), len(ports), len(rules))
+        held, entries = self.held.prepare(number, scope, self.selection)
+        sizes = Sizes(len(entries.peers), len(entries.ports), len(entries.rules))
         if not self._fits(sizes):
             yield from self._make_room({number: sizes})
             if not self._is_wanted(number):
                 return
         fits = self._fits(sizes)
-        if fits and not (yield Fill(peers=peers, ports=ports, rules=rules)):
-            yield Clear(rules=tuple(rules), ports=tuple(ports), peers=tuple(peers))
+        if fits and not (yield entries):
+            yield Clear(rules=tuple(entries.rules), ports=tuple(entries.ports), peers=tuple(entries.peers))
             fits = False
         if not fits:
             self._refuse(self._users.get(number, ()), sizes)
             return
-        self._held[number] = held
-        self._grow(number, sizes)
+        self.held.put(number, held, sizes)
         self.changed += sum(sizes)
         self._unsettled.update({identity: None for identity, _ in self._users.get(number, ())})
 
@@ -475,7 +293,7 @@ class PolicyMaps:
 
     def _make_room(self, more: Mapping[int, Sizes]) -> Steps:
         """Room for so many entries more of these scopes, at the cost of the newest of the largest tenant."""
-        sizes = {number: held.sizes for number, held in self._held.items()}
+        sizes = {number: held.sizes for number, held in self.held.scopes.items()}
         for number, by in more.items():
             sizes[number] = sizes.get(number, Sizes()).plus(by)
         refused = refusals(self._demands(sizes), self.rooms.scopes)
@@ -506,7 +324,7 @@ class PolicyMaps:
 
     def admit_again(self) -> None:
         """Gives those who were refused another chance, if there may be room now: before a pass that is not in haste."""
-        sizes = {number: held.sizes for number, held in self._held.items()}
+        sizes = {number: held.sizes for number, held in self.held.scopes.items()}
         back, self.refused = self.refused, {}
         for side, size in back.items():
             sizes.setdefault(self._scope_number(side), size)
@@ -529,7 +347,7 @@ class PolicyMaps:
                 isolated[direction] = isolated[direction] or bool(wanted.why)
                 continue
             number = self._by_scope[scope.content]
-            if (identity, direction) not in self.refused and number in self._held:
+            if (identity, direction) not in self.refused and number in self.held.scopes:
                 scopes[direction] = number
             elif final or (identity, direction) in self.refused:
                 isolated[direction] = True
@@ -575,46 +393,22 @@ class PolicyMaps:
     def _clear(self) -> Steps:
         """Scopes that no subject names."""
         named = {number for one in self.subjects.values() for number in (one.ingress, one.egress)}
-        wanted = {number for number, _ in self._scopes_wanted()}
-        for number in [number for number in self._held if number not in named and number not in wanted]:
-            yield self._forget(number)
-        for number in [number for number, users in self._users.items() if not users and number not in self._held]:
+        for number in [one for one in self.held.scopes if one not in named and not self._is_wanted(one)]:
+            self._loose.update(self.held.scopes[number].scope.selectors)
+            gone = self.held.drop(number)
+            self.changed += len(gone.peers) + len(gone.ports) + len(gone.rules)
+            yield gone
+        for number in [one for one, users in self._users.items() if not users and one not in self.held.scopes]:
             del self._users[number]
             self._by_scope.pop(self._numbers.pop(number))
 
     def _release(self) -> None:
         """Selectors that no scope names."""
-        used = {selector for held in self._held.values() for selector in held.scope.selectors}
-        used.update(selector for number, scope in self._scopes_wanted() for selector in scope.selectors)
-        self.selection.release([selector for selector in self.selection.in_use if selector not in used])
-
-    def _forget(self, number: int) -> Clear:
-        """A scope leaves the maps."""
-        held = self._held.pop(number)
-        self._taken = self._taken.plus(Sizes(*(-size for size in held.sizes)))
-        peers = list(fixed_peers(number, held.scope))
-        peers += [
-            ScopePeerKey(scope=number, kind=PeerMatch.SELECTOR_SET, peer=name)
-            for name, one in self._sets.items()
-            if held.of(one.mask)
-        ]
-        ports, rules = tuple(port_entries(number, held.scope)), tuple(rule_entries(number, held.scope))
-        self.changed += len(peers) + len(ports) + len(rules)
-        return Clear(rules=rules, ports=ports, peers=tuple(peers))
-
-    def _clear_sets(self) -> Steps:
-        """Selector sets that no identity has."""
-        for number in [number for number, one in self._sets.items() if not one.users]:
-            one = self._sets.pop(number)
-            entries = self._peers_of_set(number, one.mask)
-            for key in entries:
-                self._grow(key.scope, Sizes(-1))
-            if entries:
-                yield Clear(peers=tuple(entries))
-        held = 0
-        for one in self._sets.values():
-            held |= one.mask
-        self.selection.reuse(held)
+        loose, self._loose = self._loose, set()
+        for number, scope in self._scopes_wanted():
+            if number not in self.held.scopes:
+                self._loose.update(loose.intersection(scope.selectors))
+        self.selection.release([one for one in loose if one not in self._loose and not self.held.uses[one]])
 
     # --- what the maps should hold, for whoever compares ---
 
@@ -624,54 +418,10 @@ class PolicyMaps:
         return not (self._unsettled or self.selection.dirty)
 
     @property
-    def taken(self) -> Sizes:
-        """Entries in the maps of scopes."""
-        return self._taken
-
-    @property
     def kept(self) -> set[int]:
         """Scopes of an earlier life that subjects still name: what they say is not known here, and stays."""
         named = {number for one in self.subjects.values() for number in (one.ingress, one.egress)}
-        return named - self._held.keys() - {0}
-
-    def peer(self, key: ScopePeerKey) -> ScopeBits | None:
-        """What ``am_scope_peer`` should say."""
-        held = self._held.get(key.scope)
-        if held is None:
-            return None
-        match key.kind:
-            case PeerMatch.SELECTOR_SET:
-                one = self._sets.get(key.peer)
-                bits = held.of(one.mask) if one is not None else 0
-            case PeerMatch.CIDR_SET:
-                bits = held.scope.cidr_sets.get(key.peer, 0)
-            case PeerMatch.ANY_POD:
-                bits = 0 if key.peer else held.scope.any_pod
-            case _:
-                bits = 0 if key.peer else held.scope.anybody
-        return ScopeBits(bits=bits) if bits else None
-
-    def port(self, key: ScopePortKey) -> ScopeBits | None:
-        """What ``am_scope_port`` should say."""
-        held = self._held.get(key.scope)
-        port = PortMatch(key.protocol, key.port, max(0, key.prefixlen - SCOPE_FIXED_BITS - 8))
-        bits = held.scope.ports.get(port, 0) if held is not None else 0
-        return ScopeBits(bits=bits) if bits else None
-
-    def rule(self, key: ScopeRuleKey) -> ScopeRule | None:
-        """What ``am_scope_rule`` should say."""
-        held = self._held.get(key.scope)
-        return rule_entry(held.scope, key.index) if held is not None else None
-
-    def entries(self) -> Iterator[Fill]:
-        """All that the maps of scopes should hold, scope by scope."""
-        for number, held in list(self._held.items()):
-            peers = fixed_peers(number, held.scope)
-            for name, one in self._sets.items():
-                found = held.of(one.mask)
-                if found:
-                    peers[ScopePeerKey(scope=number, kind=PeerMatch.SELECTOR_SET, peer=name)] = ScopeBits(bits=found)
-            yield Fill(peers=peers, ports=port_entries(number, held.scope), rules=rule_entries(number, held.scope))
+        return named - self.held.scopes.keys() - {0}
 
 
 def _content(scope: Scope | None) -> bytes:

@@ -19,7 +19,7 @@ from services.dataplane.core.layout import (
     Subject,
     SubjectKey,
 )
-from services.dataplane.core.policy_maps import Bump, Clear, Fill, Flip, Rooms, Select, Step, Steps
+from services.dataplane.core.policy_steps import Bump, Clear, Fill, Flip, Rooms, Select, Step, Steps
 
 
 @dataclass(frozen=True, slots=True)

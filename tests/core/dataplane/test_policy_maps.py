@@ -23,18 +23,8 @@ from proto.policy import (
     Verdict,
 )
 from services.dataplane.core.layout import IdentityKey, Subject, SubjectKey
-from services.dataplane.core.policy_maps import (
-    Bump,
-    Clear,
-    Demand,
-    Fill,
-    Flip,
-    PolicyMaps,
-    Rooms,
-    Sizes,
-    cidrs_of,
-    refusals,
-)
+from services.dataplane.core.policy_maps import PolicyMaps, cidrs_of
+from services.dataplane.core.policy_steps import Bump, Clear, Demand, Fill, Flip, Rooms, Sizes, refusals
 from tests.core.dataplane.kernel_policy import Kernel, Probe
 from tests.core.dataplane.notation import TCP, UDP, policy, record
 
@@ -159,7 +149,7 @@ def test_whatever_came_before_the_maps_are_as_from_scratch_and_as_the_language_s
             settled(maps, kernel)
     settled(maps, kernel)
     assert kernel.maps() == from_scratch(wanted, records).maps()
-    assert maps.taken == Sizes(len(kernel.peers), len(kernel.ports), len(kernel.rules))
+    assert maps.held.taken == Sizes(len(kernel.peers), len(kernel.ports), len(kernel.rules))
     for probe in PROBES:
         assert kernel.allows(probe) == naive(wanted, records, probe), probe
 
@@ -460,7 +450,7 @@ class TestRoom:
             settled(maps, kernel)
             for probe in PROBES:
                 assert kernel.allows(probe) <= naive(wanted, records, probe), probe
-            assert maps.taken == Sizes(len(kernel.peers), len(kernel.ports), len(kernel.rules))
+            assert maps.held.taken == Sizes(len(kernel.peers), len(kernel.ports), len(kernel.rules))
             for probe in PROBES:
                 if not maps.refused and not maps.unselected:
                     assert kernel.allows(probe) == naive(wanted, records, probe), probe
