@@ -312,17 +312,17 @@ DATAPLANE = (
     ),
     Mutant(
         name="outer-cidrs-before-those-in-them",
-        file="services/dataplane/core/policy_maps.py",
+        file="services/dataplane/core/cidr_maps.py",
         old="if actual.get(key) != value), key=_length, reverse=True)",
         new="if actual.get(key) != value), key=_length)",
-        tests=("tests/core/dataplane/test_policy_maps.py",),
+        tests=("tests/core/dataplane/test_cidr_maps.py",),
     ),
     Mutant(
         name="all-namespaces-share-their-cidr-sets",
-        file="services/dataplane/core/policy_maps.py",
+        file="services/dataplane/core/cidr_maps.py",
         old="    return blake2b(namespace.encode(), digest_size=8).digest() if namespace else bytes(8)\n",
         new="    return bytes(8)\n",
-        tests=("tests/core/dataplane/test_policy_maps.py",),
+        tests=("tests/core/dataplane/test_cidr_maps.py",),
     ),
     Mutant(
         name="remove-lines-before-adding",
