@@ -1,9 +1,10 @@
 """From the first moment that its address exists, a pod sends what it may and nothing else.
 
-Also where what its identity is made of comes with it: the first policy that names a label which is else left out of
-identities, and a change of its namespace. The sender runs in the pod's network namespace before there is an interface, and tries without pause; what gets out is
+The sender runs in the pod's network namespace before there is an interface, and tries without pause; what gets out is
 counted on the wire between the nodes, by a socket that takes every frame. A pod without a policy is the control: the
-same sender is heard at once. The other half is the last instant: how long a flow goes on whose right is taken away.
+same sender is heard at once. It is so, too, where what a pod's identity is made of comes with it: the first policy that
+names a label which is else left out of identities, and a change of its namespace. The other half is the last instant:
+how long a flow goes on whose right is taken away.
 """
 
 from __future__ import annotations
