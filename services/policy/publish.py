@@ -138,8 +138,8 @@ class Writer:
             return await self._kv.update(key, value, entry.revision)
         except codec.Malformed as error:
             raise Unpublished("too-large", f"{key} cannot be published: {error}") from error
-        except jetstream.JetStreamRefused as error:
-            raise Unpublished("refused", f"{key} cannot be published: {error.message}") from error
+        except (jetstream.JetStreamRefused, jetstream.Full) as error:
+            raise Unpublished("refused", f"{key} cannot be published: {error}") from error
 
     async def _read(self, key: str, kind: type[T]) -> Entry[T] | Unreadable | None:
         found = await self._kv.look(key, kind)
@@ -156,8 +156,8 @@ class Writer:
         self._own.pop(key, None)
         try:
             await self._kv.delete(key, entry.revision)
-        except jetstream.JetStreamRefused as error:
-            raise Unpublished("refused", f"{key} cannot be deleted: {error.message}") from error
+        except (jetstream.JetStreamRefused, jetstream.Full) as error:
+            raise Unpublished("refused", f"{key} cannot be deleted: {error}") from error
 
 
 async def together(steps: Iterable[Coroutine[Any, Any, T_co]]) -> list[T_co]:

@@ -270,7 +270,8 @@ class Shards:
     async def _write_partition(self, wanted: Wanted, fence: Fence, *, anew: bool) -> list[tuple[CidrSet, ...]]:
         """The partition, after this shard's lines for it; nodes wait for the other shards' frontiers themselves."""
         old = self._rules.latest(CIDRS_KEY)
-        since = wanted.partition_since or (old.value.revision if anew and old is not None else None)
+        again = anew or self._rules.spoilt(CIDRS_KEY)
+        since = wanted.partition_since or (old.value.revision if again and old is not None else None)
         if since is None or not self._graph.partition_fits:
             return []
         partition = CidrPartition(revision=since, prefixes=self._graph.partition.prefixes)
@@ -285,7 +286,8 @@ class Shards:
         shards = len(self._leases)
         entries = [self._rules.latest(frontier_key(shard)) for shard in range(shards)]
         frontiers = [None if entry is None else entry.value for entry in entries]
-        if wanted.relevant_since is not None and plan.all_cover(frontiers, shards, wanted.relevant_since):
+        relevant_since = wanted.relevant_since or (wanted.revision if self._identities.spoilt(RELEVANT_KEY) else None)
+        if relevant_since is not None and plan.all_cover(frontiers, shards, relevant_since):
             relevant: RelevantKeys = self._graph.relevant
             await self._identities.write(RELEVANT_KEY, relevant, partial(plan.relevant_step, relevant), fence)
         for key in self._feed.surplus_frontiers(shards):

@@ -23,7 +23,6 @@ from typing import NamedTuple, Protocol
 import msgspec
 
 from kit.selectors import EVERYTHING, may_select
-from proto import codec
 from proto.identity import IdentityRecord, NamedPort
 from proto.objects import IPBlock, NetworkPolicy, Peer, PolicyRule
 from proto.policy import (
@@ -337,10 +336,7 @@ def _size(made: Rules) -> int:
         selectors=made.selectors,
         sources=made.sources,
     )
-    try:
-        return len(codec.encode(value))
-    except codec.Malformed:
-        return codec.MAX_VALUE + 1
+    return len(msgspec.msgpack.encode(value))
 
 
 def _too_many(member: Member, policies: Iterable[NetworkPolicy], direction: Direction, how: str) -> Problem:
