@@ -55,6 +55,8 @@ class DropReason(IntEnum):
     """An answer whose translation is forgotten: the client would not know whom it is from."""
     NO_ROUTE = 22
     """A translated packet that this node has no way for, or that is too big for it."""
+    SPOOFED_ERROR = 23
+    """An ICMP error about a packet that was not sent to who reports it, or that nobody could tell from such a one."""
 
 
 class FlowEvent(msgspec.Struct, frozen=True):
@@ -78,7 +80,7 @@ class FlowEvent(msgspec.Struct, frozen=True):
     source_identity: int
     destination_identity: int
     source_name: str = ""
-    """``namespace/pod``, a reserved identity's name, or empty when unknown."""
+    """``namespace/pod``, a reserved identity's name, or empty when unknown; never whose address was forged."""
     destination_name: str = ""
     policies: tuple[str, ...] = ()
     """``namespace/name`` of the policies that decided (for a denial: those that isolate the subject)."""
@@ -88,3 +90,5 @@ class FlowEvent(msgspec.Struct, frozen=True):
     length: int = 0
     missed: int = 0
     """Events of this reason that were not sent since the last one."""
+    interface: str = ""
+    """Where the packet came by, when its source is forged: a pod's link, or a card of the node."""

@@ -51,8 +51,9 @@ def _end(name: str, identity: int, address: Address, port: int) -> str:
 
 
 def why(event: FlowEvent) -> str:
-    """`POLICY_DENIED by prod/default-deny, prod/db-from-api at 417`."""
+    """`POLICY_DENIED by prod/default-deny, prod/db-from-api at 417`, `SPOOFED_ADDRESS by way of eth1`."""
     decided = f" by {', '.join(event.policies)}" if event.policies else ""
     rule = f" rule {event.rule}" if event.rule >= 0 else ""
     revision = f" at {event.revision.rpartition(':')[2]}" if event.revision else ""
-    return f"{event.reason}{decided}{rule}{revision}"
+    way = f" by way of {event.interface}" if event.interface else ""
+    return f"{event.reason}{decided}{rule}{revision}{way}"

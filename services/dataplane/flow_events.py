@@ -6,6 +6,7 @@ endpoint), and honest: what is not sent is counted in the next event of its reas
 
 from __future__ import annotations
 
+import socket
 import time
 
 from chassis.bus import Bus
@@ -56,4 +57,6 @@ class FlowEvents:
         records = [
             entry.value for entry in self._feed.identities.entries.values() if isinstance(entry.value, IdentityRecord)
         ]
-        return names_of([*self._feed.foreign_endpoints(), *local], self._feed.all_of(Node), records)
+        pods = {one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._registry.up.values()}
+        interfaces = dict(socket.if_nameindex())
+        return names_of([*self._feed.foreign_endpoints(), *local], self._feed.all_of(Node), records, pods, interfaces)

@@ -118,16 +118,17 @@ class Keeper:
         """Programs hang where they should: endpoints, uplinks, sockets."""
         datapath, settings = self._parts.datapath, self._parts.settings
         held = datapath.links()
+        indices = {link.name: link.index for link in kernel.links}
+        uplinks = {indices[uplink]: uplink for uplink in settings.uplinks if uplink in indices}
+        datapath.keep_uplinks(uplinks, indices["lo"])
         for one in self._parts.registry.up.values():
             state = held.get(host_name(one.attachment))
             if (state is None or state.ifindex != one.index) and one.attachment not in self._parts.registry.busy:
                 datapath.attach_endpoint(one.index, host_name(one.attachment))
-        indices = {link.name: link.index for link in kernel.links}
         absent = [uplink for uplink in settings.uplinks if uplink not in indices]
         try:
-            for uplink in settings.uplinks:
-                if uplink in indices:
-                    datapath.attach_uplink(indices[uplink], uplink)
+            for index, uplink in uplinks.items():
+                datapath.attach_uplink(index, uplink)
             datapath.attach_sockets(settings.cgroup)
         except OSError as error:
             self._condition.set(False, str(error))

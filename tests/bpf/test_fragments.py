@@ -5,9 +5,11 @@ from __future__ import annotations
 import pytest
 
 from proto.policy import Direction
+from services.dataplane.core.layout import FRAGMENTS_EACH
+from services.dataplane.core.maps import FRAGMENT_ENTRIES
 from tests.bpf import frames
 from tests.bpf.frames import AUTH, DESTINATION, FRAGMENT, HOP_BY_HOP, NO_NEXT, ROUTING, TCP, UDP
-from tests.bpf.world import World
+from tests.bpf.world import REDIRECT, World
 
 pytestmark = pytest.mark.privileged
 
@@ -83,6 +85,87 @@ class TestFragments:
         assert out(REST, 64, False) == "drop FRAGMENT"
         assert out(FIRST, 0, True) == "redirect"
         assert out(REST, 64, False) == "redirect"
+
+
+def of(version: int, source: object, to: object, body: bytes, offset: int, more: bool, ident: int) -> bytes:
+    if version == 4:
+        return frames.ip(str(source), str(to), UDP, body, frag=offset // 8 | MORE * more, ident=ident)
+    head = frames.fragment6(UDP, offset=offset, more=more, ident=ident)
+    return frames.ip(str(source), str(to), FRAGMENT, head + body)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+class TestOfOthers:
+    """What one sender's first fragments can do to another's later ones: nothing."""
+
+    def test_forged_first_one_changes_nobodys_ports(self, world: World, version: int) -> None:
+        world.isolate(world.b.identity, ingress=True)
+        world.rule(world.b, INGRESS, protocol=UDP, port=53, bits=16)
+        assert str(world.from_pod(world.a, piece(world, version, FIRST, offset=0, more=True))) == "redirect"
+        before = world.tables.fragments.items()
+        forged = piece(world, version, frames.udp(4000, 99, bytes(56)), offset=0, more=True)
+        assert str(world.from_pod(world.b, forged)) == "drop SPOOFED_ADDRESS"
+        assert world.tables.fragments.items() == before
+        assert str(world.from_pod(world.a, piece(world, version, REST, offset=64, more=False))) == "redirect"
+
+    def test_nor_do_what_comes_by_another_link(self, world: World, version: int) -> None:
+        """The same packet, as the uplink or another card brings it."""
+        world.isolate(world.b.identity, ingress=True)
+        world.rule(world.b, INGRESS, protocol=UDP, port=53, bits=16)
+        assert str(world.from_pod(world.a, piece(world, version, FIRST, offset=0, more=True))) == "redirect"
+        forged = piece(world, version, frames.udp(4000, 99, bytes(56)), offset=0, more=True)
+        assert str(world.from_wire(forged)) == "drop SPOOFED_ADDRESS"
+        assert str(world.to_pod(world.b, forged, received_on=4242)) == "drop SPOOFED_ADDRESS"
+        assert str(world.from_pod(world.a, piece(world, version, REST, offset=64, more=False))) == "redirect"
+
+    def test_later_ones_alone_do_not_ride_on_anothers_first(self, world: World, version: int) -> None:
+        remote = "10.244.2.9" if version == 4 else "fd00:10:244:2::9"
+        to = world.b.address(version)
+        assert str(world.from_wire(of(version, remote, to, FIRST, 0, True, 5))) == "redirect"
+        later = of(version, remote, to, REST, 64, False, 5)
+        assert str(world.to_pod(world.b, later)) == "drop FRAGMENT"
+        assert str(world.from_wire(later)) == "redirect"
+
+    def test_flood_of_a_pod_is_its_own_loss(self, world: World, version: int) -> None:
+        """Twice as many as the map could hold: the others' are all there, and the flood has its bounded places."""
+        remotes = [f"10.244.2.{i}" if version == 4 else f"fd00:10:244:2::{i:x}" for i in range(2, 40)]
+        victim = world.b.address(version)
+        first = of(version, victim, remotes[0], FIRST, 0, True, 9)
+        assert str(world.from_pod(world.b, first)) == "redirect"
+        for ident, remote in enumerate(remotes):
+            assert str(world.from_wire(of(version, remote, victim, FIRST, 0, True, ident))) == "redirect"
+        send = world.sender("from_pod", world.a)
+        for ident in range(2 * FRAGMENT_ENTRIES):
+            to = remotes[ident % len(remotes)]
+            assert send(of(version, world.a.address(version), to, FIRST, 0, True, ident % 65536)) == REDIRECT
+        own = [key for key in world.tables.fragments.items() if key.link == world.a.ifindex]
+        assert 0 < len(own) <= FRAGMENTS_EACH
+        later = of(version, victim, remotes[0], REST, 64, False, 9)
+        assert str(world.from_pod(world.b, later)) == "redirect"
+        for ident, remote in enumerate(remotes):
+            assert str(world.from_wire(of(version, remote, victim, REST, 64, False, ident))) == "redirect"
+
+    def test_flood_of_a_pod_elsewhere_leaves_nearly_all(self, world: World, version: int) -> None:
+        """On an uplink senders share places when their hashes do: one of 64."""
+        victims = [f"10.244.2.{i}" if version == 4 else f"fd00:10:244:2::{i:x}" for i in range(2, 102)]
+        to = world.b.address(version)
+        for ident, one in enumerate(victims):
+            assert str(world.from_wire(of(version, one, to, FIRST, 0, True, ident))) == "redirect"
+        send = world.sender("from_wire", None)
+        flooder = "10.244.2.200" if version == 4 else "fd00:10:244:2::c8"
+        for ident in range(2 * FRAGMENT_ENTRIES):
+            assert send(of(version, flooder, to, FIRST, 0, True, ident % 65536)) == REDIRECT
+        kept = [str(world.from_wire(of(version, one, to, REST, 64, False, i))) for i, one in enumerate(victims)]
+        assert kept.count("redirect") >= 94
+
+    def test_as_many_at_a_time_as_there_are_places(self, world: World, version: int) -> None:
+        """Packets of one sender in a row, their fragments mixed: half of the places full, nearly all are joined."""
+        a, to = world.a.address(version), world.b.address(version)
+        count = FRAGMENTS_EACH // 8
+        for ident in range(count):
+            assert str(world.from_pod(world.a, of(version, a, to, FIRST, 0, True, ident))) == "redirect"
+        said = [str(world.from_pod(world.a, of(version, a, to, REST, 64, False, ident))) for ident in range(count)]
+        assert said == ["redirect"] * count
 
 
 def chain(world: World, *headers: tuple[int, bytes], last: int, body: bytes) -> bytes:

@@ -149,7 +149,7 @@ def test_the_node_asks_for_its_pod(world: World) -> None:
     asked = discovery("fe80::1", "ff02::1:ff00:1", frames.neighbour(135, A6, A_MAC))
     assert str(world.to_pod(world.a, asked)) == "stack"
     world.isolate(world.a.identity, ingress=True)
-    assert str(world.to_pod(world.a, asked, received_on=world.wire)) == "drop POLICY_DENIED"
+    assert str(world.to_pod(world.a, asked, received_on=world.wire)) == "drop SPOOFED_ADDRESS"
     assert str(world.to_pod(world.a, frames.arp(1, A_MAC, "169.254.1.1", A4), kind=ARP)) == "stack"
 
 

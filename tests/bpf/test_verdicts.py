@@ -274,10 +274,9 @@ class TestHost:
         world.tables.bump_generation()
         assert str(world.from_pod(world.a, answer)) == "stack"
 
-    def test_a_stranger_with_the_nodes_address_is_judged(self, world: World, version: int) -> None:
-        world.isolate(world.a.identity, ingress=True)
+    def test_a_stranger_has_not_the_nodes_address(self, world: World, version: int) -> None:
         packet = syn(NODE[version], world.a.address(version), 8080)
-        assert str(world.to_pod(world.a, packet, received_on=world.wire)) == "drop POLICY_DENIED"
+        assert str(world.to_pod(world.a, packet, received_on=world.wire)) == "drop SPOOFED_ADDRESS"
 
     def test_another_node_is_judged(self, world: World, version: int) -> None:
         world.isolate(world.a.identity, ingress=True)

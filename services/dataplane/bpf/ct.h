@@ -126,12 +126,15 @@ AM_INLINE void am_locate(const struct am_packet *p, const struct am_role *role, 
 {
 	u64 known = flow->whereabouts;
 
-	if (p->is_error && role->side == AM_SIDE_INGRESS)
-		v->where = am_at(&p->source);
-	else if (known & 0xff && known >> 8 == v->generation)
+	if (known & 0xff && known >> 8 == v->generation)
 		v->where = known & 0xff;
 	else
-		flow->whereabouts = am_found(v->generation, v->where = am_at(&key->remote));
+		v->where = am_at(&key->remote);
+	if (!p->is_error)
+		flow->whereabouts = am_found(v->generation, v->where);
+	/* Nobody outside is between two who are both here. */
+	else if (role->side == AM_SIDE_INGRESS && v->where != AM_AT_HERE)
+		v->where = am_at(&p->source);
 }
 
 /* A packet of a flow that is known. */
@@ -153,13 +156,15 @@ AM_INLINE void am_continue(const struct am_packet *p, const struct am_role *role
 			verdict->reason = AM_REASON_POLICY_REVOKED;
 			return;
 		}
-		flow->generation = verdict->generation;
+		if (!p->is_error)
+			flow->generation = verdict->generation;
 	}
 	/* The same ports may be used by way of a Service and directly, one after the other. */
 	if (!is_reply && !p->is_error && !(flow->flags & AM_FLOW_TRANSLATED) != !p->is_translated)
 		flow->flags ^= AM_FLOW_TRANSLATED;
 	verdict->is_back = is_reply && (flow->flags & AM_FLOW_TRANSLATED);
-	am_touch(flow, p, is_reply);
+	if (!p->is_error)
+		am_touch(flow, p, is_reply);
 	verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
 }
 
@@ -199,12 +204,13 @@ AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, s
 	/* Read before the maps are asked: a change in between leaves an entry that is judged again. */
 	verdict->generation = am_generation_now();
 	am_key_of_pod(&p->flow, role->side, &key);
-	flow = am_ct.lookup(&key);
+	/* An error is read, and no more: it may find a flow, but begins, keeps and ends none. */
+	flow = p->is_error && !p->inner_l4 ? 0 : am_ct.lookup(&key);
 	if (flow && flow->endpoint == role->endpoint) {
 		am_continue(p, role, &key, flow, verdict);
 		return;
 	}
-	if (flow) /* an address that had another owner */
+	if (flow && !p->is_error) /* an address that had another owner */
 		am_forget(&key, flow->endpoint);
 	am_open(p, role, &key, verdict);
 }

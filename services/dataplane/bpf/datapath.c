@@ -81,8 +81,10 @@ int from_pod(struct __sk_buff *skb)
 		reason = am_parse(skb, p);
 	if (!reason)
 		reason = am_check_discovery(skb, p, link, &to_node);
-	if (!reason && !to_node && !am_owns(link, &p->source))
-		reason = AM_REASON_SPOOFED_ADDRESS;
+	if (!reason && !to_node)
+		reason = am_check_source(p, link);
+	if (!reason)
+		reason = am_join(p, skb->ifindex);
 	if (reason == AM_CHATTER) {
 		am_count(skb, AM_REASON_SPOOFED_NEIGHBOUR, AM_SIDE_EGRESS);
 		return TC_ACT_SHOT;
@@ -111,7 +113,8 @@ int to_pod(struct __sk_buff *skb)
 	struct am_link_key link_key = { .ifindex = skb->ifindex };
 	struct am_link *link = am_links.lookup(&link_key);
 	struct am_role role = { .side = AM_SIDE_INGRESS };
-	u8 is_ours = skb->ingress_ifindex == 0;
+	u32 from = skb->ingress_ifindex;
+	u8 is_ours = !from;
 	struct am_packet *p = am_scratch_packet();
 	u32 reason, flags;
 
@@ -128,11 +131,20 @@ int to_pod(struct __sk_buff *skb)
 	reason = am_parse_addresses(skb, p, skb->protocol);
 	if (!reason)
 		reason = am_parse(skb, p);
+	if (!reason && !is_ours)
+		reason = am_check_scope(p);
+	if (!reason && !is_ours)
+		reason = am_check_way(p, from, &role);
+	if (!reason)
+		reason = am_join(p, from);
 	if (reason)
 		return am_refuse(skb, p, &role, reason);
 	/* The node's own neighbour discovery and multicast listening: no flow, nothing to track. */
 	if (is_ours && p->protocol == AM_ICMP6 && p->icmp_type >= 130 && p->icmp_type <= 143)
 		return TC_ACT_OK;
+	/* What is not for the pod itself would be tracked as if it were. */
+	if (!am_owns(link, &p->destination))
+		return am_refuse(skb, p, &role, AM_REASON_ENDPOINT_GONE);
 	role.from_host = is_ours && am_identity_of(&p->source, &flags) == AM_IDENTITY_HOST;
 	return am_pass(skb, p, &role) ? TC_ACT_OK : TC_ACT_SHOT;
 }
@@ -146,7 +158,9 @@ AM_INLINE int am_from_outside(struct __sk_buff *skb, struct am_packet *p, const 
 	u32 reason;
 
 	/* Whatever is not for us, not TCP or UDP, or cannot be read: the stack's, as if we were not here. */
-	if (skb->pkt_type || am_parse(skb, p) || (p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP))
+	if (skb->pkt_type || am_parse(skb, p) || am_join(p, skb->ifindex))
+		return TC_ACT_OK;
+	if (p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP)
 		return TC_ACT_OK;
 	reason = am_serve(w);
 	if (reason == AM_NOT_SERVED)
@@ -175,7 +189,12 @@ int from_wire(struct __sk_buff *skb)
 
 	if (!p)
 		return TC_ACT_SHOT;
-	if (skb->vlan_present || (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6))
+	if (am_is_tagged(skb))
+		return TC_ACT_OK;
+	/* A tag behind a priority tag: the stack would look behind that one too. */
+	if (skb->protocol == AM_ETH_VLAN || skb->protocol == AM_ETH_QINQ)
+		return am_refuse(skb, p, &role, AM_REASON_NOT_IP);
+	if (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6)
 		return TC_ACT_OK;
 	reason = am_parse_addresses(skb, p, skb->protocol);
 	if (reason)
@@ -185,6 +204,10 @@ int from_wire(struct __sk_buff *skb)
 		role.subject = endpoint->identity;
 		role.endpoint = endpoint->endpoint;
 		reason = am_parse(skb, p);
+		if (!reason)
+			reason = am_check_scope(p);
+		if (!reason)
+			reason = am_join(p, skb->ifindex);
 		if (reason)
 			return am_refuse(skb, p, &role, reason);
 	} else {
@@ -202,20 +225,29 @@ int from_wire(struct __sk_buff *skb)
 
 /*
  * What leaves by an uplink. Only the node's own stack answers for backends of the node's own network; what was received
- * somewhere (a pod's packet, a forwarded one) is none of that.
+ * somewhere (a pod's packet, a forwarded one) is none of that, but must not go out in a name that is not its own.
  */
 int to_wire(struct __sk_buff *skb)
 {
+	struct am_link_key from = { .ifindex = skb->ingress_ifindex };
+	struct am_role role = { .side = AM_SIDE_INGRESS };
 	struct am_packet *p;
+	u32 reason;
 
-	if (skb->ingress_ifindex || !am_expects_answers())
+	if (from.ifindex ? am_links.lookup(&from) || am_uplinks.lookup(&from) : !am_expects_answers())
 		return TC_ACT_OK;
-	if (skb->vlan_present || (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6))
+	if (am_is_tagged(skb) || (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6))
 		return TC_ACT_OK;
 	p = am_scratch_packet();
 	if (!p)
 		return TC_ACT_SHOT;
-	if (am_parse_addresses(skb, p, skb->protocol) || am_parse(skb, p))
+	reason = am_parse_addresses(skb, p, skb->protocol);
+	if (from.ifindex) {
+		if (!reason)
+			reason = am_check_forwarded(p);
+		return reason ? am_refuse(skb, p, &role, reason) : TC_ACT_OK;
+	}
+	if (reason || am_parse(skb, p) || am_join(p, 0))
 		return TC_ACT_OK;
 	if ((p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP) || !am_recall(am_work_of(p), AM_PLACE_NODE))
 		return TC_ACT_OK;

@@ -70,7 +70,7 @@ AM_INLINE void am_tell(struct __sk_buff *skb, const struct am_packet *p, const s
 	event->source = p->source;
 	event->destination = p->destination;
 	event->length = skb->len;
-	event->ifindex = skb->ifindex;
+	event->ifindex = skb->ingress_ifindex ? skb->ingress_ifindex : skb->ifindex;
 	event->endpoint = role->endpoint;
 	event->rule = v->rule;
 	event->missed = bucket->missed;

@@ -26,6 +26,7 @@
 #define AM_REASON_SERVICE_NO_SOURCE 20
 #define AM_REASON_TRANSLATION_UNKNOWN 21
 #define AM_REASON_NO_ROUTE 22
+#define AM_REASON_SPOOFED_ERROR 23
 
 #define AM_IDENTITY_UNKNOWN 0
 #define AM_IDENTITY_HOST 1
@@ -55,6 +56,8 @@
 #define AM_SEEN_FIN_REPLY 4
 #define AM_SEEN_RESET 8
 
+#define AM_UPLINK_LOCAL 1
+
 #define AM_AT_HERE 1
 #define AM_AT_AWAY 2
 #define AM_AT_POD_AWAY 3
@@ -82,6 +85,8 @@
 #define AM_SCOPE_BITS 128
 #define AM_ADDRESS_BITS 128
 #define AM_MAX_CONDEMNED 64
+#define AM_FRAGMENTS_EACH 128
+#define AM_FRAGMENT_SENDERS 64
 #define AM_FIRST_PORT 61000
 #define AM_SLOTS 65536
 #define AM_LAST_PORT 65535
@@ -115,6 +120,12 @@ struct am_link {
 	u8 hole_6[4];
 };
 _Static_assert(sizeof(struct am_link) == 56, "Link");
+
+/* An interface whose packets may have the address of somebody in the cluster (UplinkFlag). */
+struct am_uplink {
+	u32 flags;
+};
+_Static_assert(sizeof(struct am_uplink) == 4, "Uplink");
 
 /* An address of a pod of this node. */
 struct am_address_key {
@@ -277,22 +288,23 @@ struct am_budget {
 };
 _Static_assert(sizeof(struct am_budget) == 16, "Budget");
 
-/* One fragmented packet (RFC 791, RFC 8200 4.5). */
+/* A place for a fragmented packet, on the link that it comes by (0: the node itself). */
 struct am_fragment_key {
+	u32 link;
+	u32 place;
+};
+_Static_assert(sizeof(struct am_fragment_key) == 8, "FragmentKey");
+
+/* Whose place it is (RFC 791, RFC 8200 4.5), and what the first fragment said, for those after it. */
+struct am_fragment {
 	struct am_addr source;
 	struct am_addr destination;
 	u32 identification;
-	u32 protocol;
-};
-_Static_assert(sizeof(struct am_fragment_key) == 40, "FragmentKey");
-
-/* What the first fragment said, for those after it. */
-struct am_fragment_ports {
 	__be16 source_port;
 	__be16 destination_port;
 	u32 protocol;
 };
-_Static_assert(sizeof(struct am_fragment_ports) == 8, "FragmentPorts");
+_Static_assert(sizeof(struct am_fragment) == 44, "Fragment");
 
 /* Packets and bytes of one (reason, direction), on one processor. */
 struct am_metric {
@@ -524,6 +536,8 @@ _Static_assert(sizeof(struct am_event) == 88, "Event");
 
 /* the pod behind a host veth: what it may call itself */
 BPF_F_TABLE("hash", struct am_link_key, struct am_link, am_links, 4096, 0);
+/* interfaces that bring others of the cluster */
+BPF_F_TABLE("hash", struct am_link_key, struct am_uplink, am_uplinks, 256, 0);
 /* local delivery: address to veth and MACs */
 BPF_F_TABLE("hash", struct am_address_key, struct am_endpoint, am_endpoints, 8192, 0);
 /* whose an address is */
@@ -547,7 +561,7 @@ BPF_F_TABLE("hash", struct am_flow_key, struct am_flow, am_ct, 131072, 0);
 /* how much conntrack an endpoint may use */
 BPF_F_TABLE("hash", struct am_endpoint_key, struct am_budget, am_ct_budget, 4096, 0);
 /* ports of fragmented packets */
-BPF_F_TABLE("lru_hash", struct am_fragment_key, struct am_fragment_ports, am_frags, 16384, 0);
+BPF_F_TABLE("lru_hash", struct am_fragment_key, struct am_fragment, am_frags, 32768, 0);
 /* drops (and, if asked for, new flows) */
 BPF_RINGBUF_OUTPUT(am_events, 256);
 /* counters, index = reason * 2 + direction */

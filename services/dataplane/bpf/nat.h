@@ -73,14 +73,12 @@ AM_INLINE void am_see(struct am_work *w, struct am_nat *own, struct am_nat *othe
 	u64 now = bpf_ktime_get_coarse_ns();
 	u8 seen = own->seen, back = w->entry.is_back;
 
-	if (!p->is_error) {
-		if (back)
-			seen |= AM_SEEN_REPLY;
-		if (p->protocol == AM_TCP && (p->tcp_flags & AM_TCP_FIN))
-			seen |= back ? AM_SEEN_FIN_REPLY : AM_SEEN_FIN_ORIGINAL;
-		if (p->protocol == AM_TCP && (p->tcp_flags & AM_TCP_RST))
-			seen |= AM_SEEN_RESET;
-	}
+	if (back)
+		seen |= AM_SEEN_REPLY;
+	if (p->protocol == AM_TCP && (p->tcp_flags & AM_TCP_FIN))
+		seen |= back ? AM_SEEN_FIN_REPLY : AM_SEEN_FIN_ORIGINAL;
+	if (p->protocol == AM_TCP && (p->tcp_flags & AM_TCP_RST))
+		seen |= AM_SEEN_RESET;
 	if (seen == own->seen && now - own->last_seen <= AM_REFRESH_NS)
 		return;
 	own->seen = seen;
@@ -92,8 +90,8 @@ AM_INLINE void am_see(struct am_work *w, struct am_nat *own, struct am_nat *othe
 }
 
 /*
- * Finds the packet's flow as it is met at `place`, fills w->entry and the partner's, marks it as seen. Returns 0 when
- * there is none.
+ * Finds the packet's flow as it is met at `place`, fills w->entry and the partner's, marks it as seen (but by an ICMP
+ * error). Returns 0 when there is none.
  */
 AM_INLINE int am_recall(struct am_work *w, u8 place)
 {
@@ -107,11 +105,13 @@ AM_INLINE int am_recall(struct am_work *w, u8 place)
 	w->entry = *own;
 	am_partner_of(w);
 	other = am_nat.lookup(&w->partner_key);
+	if (other && !am_agrees(other, &w->partner))
+		return 0;
+	if (w->packet.is_error) /* read, and no more */
+		return 1;
 	if (!other) {
 		am_nat.insert(&w->partner_key, &w->partner);
 		other = am_nat.lookup(&w->partner_key);
-	} else if (!am_agrees(other, &w->partner)) {
-		return 0;
 	}
 	am_see(w, own, other);
 	return 1;

@@ -4,13 +4,16 @@
  * A packet that does not lie in one piece is read all the same (am_read).
  * Refuses what could carry one meaning here and another at its destination: lengths that contradict each other, tiny or
  * overlapping fragments (RFC 1858, RFC 8200 4.5), IPv4-mapped addresses on the wire, routing headers, more than eight
- * IPv6 extension headers. Each function returns an AM_REASON_*, 0 for none.
+ * IPv6 extension headers, ICMP errors in fragments. Each function returns an AM_REASON_*, 0 for none.
+ *
+ * Parsing writes no map. am_join does, for fragments: call it when the source has been checked.
  */
 #ifndef AM_PARSE_H
 #define AM_PARSE_H
 
 #define AM_MAX_EXTENSIONS 8
 #define AM_NEAR 256
+#define AM_GOLDEN 0x9E3779B1u /* 2^32 by the golden ratio: spreads numbers that are neighbours */
 
 struct am_ip4 {
 	u8 version_ihl;
@@ -181,14 +184,17 @@ AM_INLINE u32 am_parse6(struct __sk_buff *skb, struct am_packet *p)
 	return found < 0 ? 0 : found;
 }
 
-/* Ports of the packet inside an ICMP error, turned round: the error is then a reply to that flow. */
+/*
+ * The flow of the packet inside an ICMP error, turned round: the error is then a reply to that flow. Only when whoever
+ * sent that packet is who receives the error, and its ports are there: inner_l4 says so. Else the error is about nothing.
+ */
 AM_INLINE void am_parse_inner(struct __sk_buff *skb, struct am_packet *p)
 {
 	u32 inner = p->l4 + 8, l4;
 	struct am_extension x = {};
 	struct am_addr source, destination;
 	__be16 ports[2] = {};
-	u8 protocol;
+	u8 protocol, echo[8];
 
 	if (p->family == 4) {
 		struct am_ip4 ip = {};
@@ -219,22 +225,35 @@ AM_INLINE void am_parse_inner(struct __sk_buff *skb, struct am_packet *p)
 	}
 	if (!am_same_addr(&source, &p->destination))
 		return;
-	p->is_error = 1;
+	switch (protocol) {
+	case AM_TCP:
+	case AM_UDP:
+	case AM_SCTP:
+		if (bpf_skb_load_bytes(skb, l4, ports, 4))
+			return;
+		break;
+	case AM_ICMP:
+	case AM_ICMP6:
+		if (bpf_skb_load_bytes(skb, l4, echo, sizeof(echo)))
+			return;
+		/* As am_parse_icmp has it: the id stands where the originator's port would. */
+		if (echo[0] == (p->family == 6 ? 128 : 8))
+			ports[0] = *(__be16 *)&echo[4];
+		else if (echo[0] == (p->family == 6 ? 129 : 0))
+			ports[1] = *(__be16 *)&echo[4];
+	}
 	p->inner_l4 = l4;
 	p->flow.source = destination;
 	p->flow.destination = source;
 	p->flow.protocol = protocol;
-	if (protocol == AM_ICMP || protocol == AM_ICMP6) {
-		/* An echo request that was refused: the id stands where the originator's port would. */
-		if (bpf_skb_load_bytes(skb, l4 + 4, ports, 2))
-			return;
-		p->flow.destination_port = ports[0];
-		return;
-	}
-	if (bpf_skb_load_bytes(skb, l4, ports, 4))
-		return;
 	p->flow.source_port = ports[1];
 	p->flow.destination_port = ports[0];
+}
+
+/* Does this type carry the packet that it is about? RFC 792 and 1122; RFC 4443: whatever is below 128. */
+AM_INLINE int am_is_error_type(u8 is6, u8 type)
+{
+	return is6 ? type < 128 : type == 3 || type == 4 || type == 5 || type == 11 || type == 12;
 }
 
 /* ICMP has no ports; an echo's identifier stands for the originator's, so that replies find their request. */
@@ -253,8 +272,13 @@ AM_INLINE u32 am_parse_icmp(struct __sk_buff *skb, struct am_packet *p)
 		p->flow.source_port = id;
 	else if (head[0] == (is6 ? 129 : 0))
 		p->flow.destination_port = id;
-	else if (is6 ? (head[0] >= 1 && head[0] <= 4) : (head[0] == 3 || head[0] == 11 || head[0] == 12))
+	else if (am_is_error_type(is6, head[0])) {
+		/* None is that long (RFC 1812 4.3.2.3, RFC 4443 2.4), and its later pieces would be known by inner ports. */
+		if (p->is_fragment)
+			return AM_REASON_FRAGMENT;
+		p->is_error = 1;
 		am_parse_inner(skb, p);
+	}
 	return 0;
 }
 
@@ -290,35 +314,54 @@ AM_INLINE u32 am_parse_transport(struct __sk_buff *skb, struct am_packet *p)
 	return 0;
 }
 
-/* The first fragment leaves its ports for those after it; without it they are nobody's. */
-AM_INLINE u32 am_parse_fragment(struct am_packet *p)
+/*
+ * Where the ports of a fragmented packet are kept: a place among the few that its sender has on the link it comes by. So
+ * whoever sends first fragments without end overwrites its own; on an uplink, a few places of who shares its hash.
+ */
+AM_INLINE u32 am_place_of(const struct am_packet *p)
 {
-	struct am_fragment_key key = {
-		.source = p->source,
-		.destination = p->destination,
-		.identification = p->fragment,
-		/* IPv6 knows a packet by its addresses and number alone: headers may stand between. */
-		.protocol = p->family == 4 ? p->protocol : 0,
-	};
+	const u32 *from = p->source.word, *to = p->destination.word;
+	u32 sender = (from[0] ^ from[1] ^ from[2] ^ from[3]) * AM_GOLDEN;
+	u32 packet = (sender ^ p->fragment ^ to[0] ^ to[1] ^ to[2] ^ to[3]) * AM_GOLDEN;
 
+	/* By the upper bits: what differs in the upper byte alone, as addresses do, leaves the lower ones as they are. */
+	return ((u64)sender * AM_FRAGMENT_SENDERS >> 32) * AM_FRAGMENTS_EACH + ((u64)packet * AM_FRAGMENTS_EACH >> 32);
+}
+
+/*
+ * The first fragment leaves its ports for those after it; without it they are nobody's. `link` is where the packet came
+ * from: an interface, 0 for this node itself.
+ */
+AM_INLINE u32 am_join(struct am_packet *p, u32 link)
+{
+	struct am_fragment_key key = { .link = link };
+	struct am_fragment *first;
+
+	if (!p->is_fragment)
+		return 0;
+	key.place = am_place_of(p);
 	if (p->is_first) {
-		struct am_fragment_ports ports = {
+		struct am_fragment own = {
+			.source = p->source,
+			.destination = p->destination,
+			.identification = p->fragment,
 			.source_port = p->flow.source_port,
 			.destination_port = p->flow.destination_port,
 			.protocol = p->protocol,
 		};
 
-		am_frags.update(&key, &ports);
+		am_frags.update(&key, &own);
 		return 0;
 	}
-	struct am_fragment_ports *ports = am_frags.lookup(&key);
-
-	if (!ports)
+	first = am_frags.lookup(&key);
+	/* IPv6 knows a packet by its addresses and number alone: headers may stand between. */
+	if (!first || first->identification != p->fragment || !am_same_addr(&first->source, &p->source) ||
+	    !am_same_addr(&first->destination, &p->destination) || (p->family == 4 && first->protocol != p->protocol))
 		return AM_REASON_FRAGMENT;
-	p->flow.source_port = ports->source_port;
-	p->flow.destination_port = ports->destination_port;
-	p->flow.protocol = ports->protocol;
-	p->protocol = ports->protocol;
+	p->flow.source_port = first->source_port;
+	p->flow.destination_port = first->destination_port;
+	p->protocol = first->protocol;
+	p->flow.protocol = p->protocol;
 	return 0;
 }
 
@@ -332,12 +375,7 @@ AM_INLINE u32 am_parse(struct __sk_buff *skb, struct am_packet *p)
 	p->flow.source = p->source;
 	p->flow.destination = p->destination;
 	p->flow.protocol = p->protocol;
-	if (p->is_first) {
-		reason = am_parse_transport(skb, p);
-		if (reason)
-			return reason;
-	}
-	return p->is_fragment ? am_parse_fragment(p) : 0;
+	return p->is_first ? am_parse_transport(skb, p) : 0;
 }
 
 #endif

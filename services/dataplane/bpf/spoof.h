@@ -3,6 +3,10 @@
  *
  * Neighbours are permanent on both sides of a pod's link, so ARP and neighbour discovery are hardly needed; what a pod's
  * stack still sends by itself is either harmless (and goes up to the node) or dropped.
+ *
+ * And nobody else speaks in a name of the cluster but where it can come from: a pod of this node by its link, the node
+ * itself by none, pods and nodes elsewhere by what am_uplinks names. Any other interface brings the world alone. What
+ * rp_filter says or does is of no account.
  */
 #ifndef AM_SPOOF_H
 #define AM_SPOOF_H
@@ -100,6 +104,77 @@ AM_INLINE u32 am_check_neighbour(struct __sk_buff *skb, const struct am_packet *
 	    am_identity_of(&p->destination, &flags) != AM_IDENTITY_HOST)
 		return AM_REASON_SPOOFED_NEIGHBOUR;
 	return 0;
+}
+
+/* What a pod may say: in its own name, and of errors only those about what was sent to it. */
+AM_INLINE u32 am_check_source(const struct am_packet *p, const struct am_link *link)
+{
+	if (!am_owns(link, &p->source))
+		return AM_REASON_SPOOFED_ADDRESS;
+	if (!p->is_error)
+		return 0;
+	return p->inner_l4 && am_same_addr(&p->flow.source, &p->source) ? 0 : AM_REASON_SPOOFED_ERROR;
+}
+
+/* What only a neighbour or a router on the same link may say: nobody else on a pod's link but the node itself. */
+AM_INLINE u32 am_check_scope(const struct am_packet *p)
+{
+	if (p->family == 4)
+		return p->protocol == AM_ICMP && p->icmp_type == 5 ? AM_REASON_SPOOFED_NEIGHBOUR : 0;
+	if (am_is_link_local(&p->source))
+		return AM_REASON_SPOOFED_ADDRESS;
+	return p->protocol == AM_ICMP6 && p->icmp_type >= 133 && p->icmp_type <= 137 ? AM_REASON_SPOOFED_NEIGHBOUR : 0;
+}
+
+/* A pod, a node or an API server of the cluster has this address. */
+AM_INLINE int am_is_known(const struct am_addr *address)
+{
+	u32 flags;
+
+	return am_local(address) || am_identity_of(address, &flags) != AM_IDENTITY_WORLD;
+}
+
+/*
+ * May what the stack hands to a pod have its source, coming by the interface that it came by? Sets role->is_outer where
+ * that may be anybody who is not here (am_is_forged).
+ */
+AM_INLINE u32 am_check_way(const struct am_packet *p, u32 from, struct am_role *role)
+{
+	struct am_link_key key = { .ifindex = from };
+	struct am_uplink *uplink = am_uplinks.lookup(&key);
+	struct am_link *link;
+
+	if (uplink) {
+		role->is_outer = !(uplink->flags & AM_UPLINK_LOCAL);
+		return 0;
+	}
+	link = am_links.lookup(&key);
+	if (link ? am_owns(link, &p->source) : !am_is_known(&p->source))
+		return 0;
+	return AM_REASON_SPOOFED_ADDRESS;
+}
+
+/*
+ * May what the stack forwards leave by an uplink, where the other end believes its source? Of a pod here and of another
+ * uplink it was judged as it came. The node's own address is what the stack's translation gives to anybody (containers
+ * that are no pods), so that is kept from pods only.
+ */
+AM_INLINE u32 am_check_forwarded(const struct am_packet *p)
+{
+	u64 whose;
+	u32 flags;
+
+	if (am_local(&p->source))
+		return AM_REASON_SPOOFED_ADDRESS;
+	whose = am_identity_of(&p->source, &flags);
+	if (whose == AM_IDENTITY_WORLD)
+		return 0;
+	if (whose == AM_IDENTITY_HOST) {
+		am_identity_of(&p->destination, &flags);
+		if (!(flags & AM_IPCACHE_POD))
+			return 0;
+	}
+	return AM_REASON_SPOOFED_ADDRESS;
 }
 
 /* Messages between neighbours and routers. Sets *to_node when the node's stack, and nobody else, is to have the packet. */

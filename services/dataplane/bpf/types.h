@@ -16,6 +16,8 @@
 #define AM_ETH_IP bpf_htons(0x0800)
 #define AM_ETH_ARP bpf_htons(0x0806)
 #define AM_ETH_IP6 bpf_htons(0x86DD)
+#define AM_ETH_VLAN bpf_htons(0x8100)
+#define AM_ETH_QINQ bpf_htons(0x88A8)
 
 #define AM_ICMP 1
 #define AM_TCP 6
@@ -40,7 +42,7 @@ struct am_tuple {
 	u8 protocol;
 };
 
-/* A parsed packet. `flow` is what conntrack looks for: for an ICMP error it is the packet that the error is about. */
+/* A parsed packet. `flow` is what conntrack looks for: of an ICMP error with inner_l4, the packet that it is about. */
 struct am_packet {
 	struct am_addr source;
 	struct am_addr destination;
@@ -48,7 +50,7 @@ struct am_packet {
 	u32 l4;       /* offset of the transport header from the start of the frame */
 	u32 l4_len;   /* bytes from there to the end of the IP packet */
 	u32 fragment; /* identification, where it is a fragment */
-	u32 inner_l4; /* of the packet inside an ICMP error */
+	u32 inner_l4; /* of the packet inside an ICMP error; 0: it is about nothing that its receiver sent */
 	u8 family;    /* 4 or 6 */
 	u8 ttl;
 	u8 protocol;
@@ -56,7 +58,7 @@ struct am_packet {
 	u8 icmp_type;
 	u8 is_fragment;
 	u8 is_first; /* the fragment that carries the transport header */
-	u8 is_error; /* an ICMP error about a packet in the other direction */
+	u8 is_error; /* an ICMP error: read, and never more (ct.h, nat.h) */
 	u8 is_refused; /* it goes to where nobody listens */
 	u8 is_translated; /* it had another destination on the wire */
 };
@@ -111,10 +113,17 @@ struct am_verdict {
 	u32 where; /* AM_AT_*: where the peer is, for who wants to know */
 };
 
+/* Of another network on the same wire (IEEE 802.1Q). Tag 0 says a priority and nothing else: the stack looks behind it. */
+AM_INLINE int am_is_tagged(const struct __sk_buff *skb)
+{
+	return skb->vlan_present && skb->vlan_tci & 0xfff;
+}
+
 AM_INLINE int am_same_addr(const struct am_addr *a, const struct am_addr *b)
 {
-	return a->word[0] == b->word[0] && a->word[1] == b->word[1] && a->word[2] == b->word[2] &&
-	       a->word[3] == b->word[3];
+	/* One branch, not four: each is a path more that the verifier walks. */
+	return !((a->word[0] ^ b->word[0]) | (a->word[1] ^ b->word[1]) | (a->word[2] ^ b->word[2]) |
+		 (a->word[3] ^ b->word[3]));
 }
 
 AM_INLINE int am_no_addr(const struct am_addr *a)

@@ -1,9 +1,10 @@
 """The unix socket that the CNI executable speaks to.
 
 Owns the socket file (mode 0600, root only, peers checked by SO_PEERCRED), the frame (``core.cni.split_frame``; answer:
-``0`` or ``1``, newline, JSON) and the bounds: 96 KiB of request, five seconds to send it, a bounded number of calls at
-once (the next is told to come again). Promises: every call is answered with JSON of the specification, whatever
-happens in the agent; a socket left by a dead agent is replaced, a living agent's is not.
+``0`` or ``1``, newline, JSON) and the bounds: 96 KiB of request, five seconds to send it, a bounded number of calls of
+each verb at once (the next is told to come again). Promises: every call is answered with JSON of the specification,
+whatever happens in the agent; removals never wait for additions: ADDs that wait for a pod's policy take no room from a
+DEL, and a DEL ends the ADD of its own attachment; a socket left by a dead agent is replaced, a living agent's is not.
 """
 
 from __future__ import annotations
@@ -12,17 +13,19 @@ import asyncio
 import os
 import socket
 import struct
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from services.dataplane.core.cni import MAX_STDIN, CniError, Code, Request, Verb, parse, split_frame
+from services.dataplane.core.cni import MAX_STDIN, Attachment, CniError, Code, Request, Verb, parse, split_frame
 from services.dataplane.core.cni_result import render_error, render_versions
 
 MAX_FRAME = MAX_STDIN + (32 << 10) + 2
 READ_SECONDS = 5.0
-MAX_CALLS = 64
+MAX_CALLS = {Verb.ADD: 64, Verb.DEL: 512, Verb.CHECK: 64, Verb.GC: 4, Verb.STATUS: 64}
+"""Calls of a verb that are served at a time: none takes another's room."""
 _PEER = struct.Struct("iII")
 
 Answer = Callable[[Request], Awaitable[bytes]]
@@ -40,6 +43,8 @@ class CniServer:
         self._answer = answer
         self._on_bug = on_bug
         self._calls: set[_Call] = set()
+        self._served: Counter[Verb] = Counter()
+        self._adds: dict[Attachment, set[asyncio.Task[bytes]]] = {}
         self._idle = asyncio.Event()
         self._idle.set()
         self._server: asyncio.Server | None = None
@@ -93,9 +98,36 @@ class CniServer:
     async def _dispatch(self, request: Request) -> bytes:
         if request.verb is Verb.VERSION:
             return render_versions(request.version)
-        if len(self._calls) > MAX_CALLS:
-            raise CniError(Code.TRY_AGAIN_LATER, f"{MAX_CALLS} calls are being served already")
-        return await self._answer(request)
+        verb = request.verb
+        if self._served[verb] >= MAX_CALLS[verb]:
+            raise CniError(Code.TRY_AGAIN_LATER, f"{MAX_CALLS[verb]} calls of {verb.value} are being served already")
+        self._served[verb] += 1
+        try:
+            if verb is Verb.ADD:
+                return await self._add(request)
+            if verb is Verb.DEL:
+                for add in self._adds.get(request.attachment, ()):
+                    if not add.cancelling():  # once: what it did is being undone
+                        add.cancel()
+            return await self._answer(request)
+        finally:
+            self._served[verb] -= 1
+
+    async def _add(self, request: Request) -> bytes:
+        """An ADD, which a DEL of the same attachment ends: whoever asks for that waits for it no more."""
+        work: asyncio.Task[bytes] = asyncio.create_task(_awaited(self._answer(request)))
+        begun = self._adds.setdefault(request.attachment, set())
+        begun.add(work)
+        try:
+            return await work
+        except asyncio.CancelledError:
+            if (own := asyncio.current_task()) and own.cancelling():
+                raise
+            raise CniError(Code.TRY_AGAIN_LATER, "a DEL of this attachment came while it was being added") from None
+        finally:
+            begun.discard(work)
+            if not begun:
+                self._adds.pop(request.attachment, None)
 
 
 class _Call(asyncio.Protocol):
@@ -170,6 +202,11 @@ class _Call(asyncio.Protocol):
     def _give(self, seconds: float, then: Callable[[], None]) -> None:
         """So long for the caller."""
         self._timer = asyncio.get_running_loop().call_later(seconds, then)
+
+
+async def _awaited(answer: Awaitable[bytes]) -> bytes:
+    """What a task takes."""
+    return await answer
 
 
 def _refusal(error: CniError) -> bytes:

@@ -1,8 +1,9 @@
 """From a record of the ring buffer to the event that consumers read.
 
 Owns the translation (numbers to names, rule numbers to the policies behind them, the kernel's clock to the wall clock)
-and the budget of events a second that leave the node. Promises: never raises for what a program may have written; what
-is not sent is counted and told in the next event of the same reason. Times are nanoseconds.
+and the budget of events a second that leave the node. Promises: never raises for what a program may have written; who
+forged a source is named by the link that it came by, never by the address that it took; what is not sent is counted and
+told in the next event of the same reason. Times are nanoseconds.
 """
 
 from __future__ import annotations
@@ -16,6 +17,12 @@ from services.dataplane.core.layout import NO_RULE, Event
 from services.dataplane.core.names import Names
 
 FORWARDED = (DropReason.FORWARDED, DropReason.REPLY)
+FORGED = (
+    DropReason.SPOOFED_ADDRESS,
+    DropReason.SPOOFED_MAC,
+    DropReason.SPOOFED_NEIGHBOUR,
+    DropReason.SPOOFED_ERROR,
+)
 
 
 def verdict_of(event: Event) -> str:
@@ -43,6 +50,10 @@ class Interpreter:
         egress = event.direction == Direction.EGRESS
         source, destination = (event.subject, event.peer) if egress else (event.peer, event.subject)
         policy = self.rules.get(event.subject)
+        forged = event.reason in FORGED
+        pod = self.names.by_endpoint.get(event.endpoint, "")
+        source_name = "" if forged else self.names.of(event.source, source)
+        destination_name = self.names.of(event.destination, destination)
         return FlowEvent(
             node=self.node,
             time_ns=event.time + self.wall_offset,
@@ -55,13 +66,14 @@ class Interpreter:
             destination_port=event.destination_port,
             source_identity=source,
             destination_identity=destination,
-            source_name=self.names.of(event.source, source),
-            destination_name=self.names.of(event.destination, destination),
+            source_name=(pod if egress else "") or source_name,
+            destination_name=("" if egress else pod) or destination_name,
             policies=policies_of(event, policy),
             rule=-1 if event.rule == NO_RULE else event.rule,
             revision=f"{policy.revision.epoch}:{policy.revision.sequence}" if policy else "",
             length=event.length,
             missed=event.missed + missed,
+            interface=self.names.interfaces.get(event.ifindex, f"#{event.ifindex}") if forged else "",
         )
 
 

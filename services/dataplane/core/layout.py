@@ -43,6 +43,11 @@ REPLY_MARK = 0x0A150001
 would take the reply for something new and masquerade it."""
 MAX_CONDEMNED = 64
 """Conntrack entries that one run of the collecting program takes."""
+FRAGMENTS_EACH = 128
+"""Fragmented packets of one sender that are remembered at a time: the next takes the place of an older one of its own.
+Fragments of a packet follow each other closely, so more are only ever there in a flood."""
+FRAGMENT_SENDERS = 64
+"""Senders of one link that are told apart, by a hash of their address."""
 
 
 class MapKind(IntEnum):
@@ -63,6 +68,13 @@ class PeerFlag(IntFlag):
     POD = 1
     """A pod of the cluster: routed by the fast path when it is not local."""
     NODE = 2
+
+
+class UplinkFlag(IntFlag):
+    """What an interface of ``am_uplinks`` may bring."""
+
+    LOCAL = 1
+    """What the node sends to itself (loopback): any source is believed. Without it: pods and nodes elsewhere."""
 
 
 class FlowFlag(IntFlag):
@@ -117,6 +129,13 @@ class Link(Record):
     mac: Mac
     flags: U16 = 0
     endpoint: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Uplink(Record):
+    """An interface whose packets may have the address of somebody in the cluster (``UplinkFlag``)."""
+
+    flags: U32 = 0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -345,18 +364,22 @@ class Budget(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class FragmentKey(Record):
-    """One fragmented packet (RFC 791, RFC 8200 4.5)."""
+    """A place for a fragmented packet, on the link that it comes by (0: the node itself).
+
+    Chosen by hashes of its sender and of itself: ``FRAGMENTS_EACH`` places for each of ``FRAGMENT_SENDERS``.
+    """
+
+    link: U32
+    place: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Fragment(Record):
+    """Whose place it is (RFC 791, RFC 8200 4.5), and what the first fragment said, for those after it."""
 
     source: Addr
     destination: Addr
     identification: U32
-    protocol: U32
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class FragmentPorts(Record):
-    """What the first fragment said, for those after it."""
-
     source_port: Port
     destination_port: Port
     protocol: U32

@@ -23,6 +23,9 @@ NO_PREALLOC = 1
 CONNTRACK_ENTRIES = 131_072
 """About 14 MB, allocated at the start: a full table is a clean refusal, an allocation failing in softirq is not."""
 
+FRAGMENT_ENTRIES = 32_768
+"""About 3.5 MB: an uplink whose every place is taken, and 192 pods that all flood. An LRU: links come and go."""
+
 NAT_ENTRIES = 65_536
 """Two a flow, about 10 MB. An LRU: strangers fill it, so the longest unused flow must make room for the next."""
 
@@ -57,6 +60,7 @@ class MapSpec:
 H, LRU, LPM, ARRAY = MapKind.HASH, MapKind.LRU_HASH, MapKind.LPM_TRIE, MapKind.ARRAY
 
 LINKS = MapSpec("am_links", H, at.LinkKey, at.Link, 4096, "the pod behind a host veth: what it may call itself")
+UPLINKS = MapSpec("am_uplinks", H, at.LinkKey, at.Uplink, 256, "interfaces that bring others of the cluster")
 ENDPOINTS = MapSpec("am_endpoints", H, at.AddressKey, at.Endpoint, 8192, "local delivery: address to veth and MACs")
 IPCACHE = MapSpec("am_ipcache", LPM, at.PrefixKey, at.Peer, 524_288, "whose an address is", NO_PREALLOC)
 CIDRS = MapSpec("am_cidrs", LPM, at.PrefixKey, at.CidrNumber, 131_072, "which policy CIDRs hold it", NO_PREALLOC)
@@ -70,7 +74,7 @@ SCOPE_RULES = MapSpec("am_scope_rule", H, at.ScopeRuleKey, at.ScopeRule, 131_072
 GENERATION = MapSpec("am_generation", ARRAY, at.Index, at.Generation, 1, "raised after each change to policy")
 FLOWS = MapSpec("am_ct", H, at.FlowKey, at.Flow, CONNTRACK_ENTRIES, "conntrack, each pod's side apart")
 BUDGETS = MapSpec("am_ct_budget", H, at.EndpointKey, at.Budget, 4096, "how much conntrack an endpoint may use")
-FRAGMENTS = MapSpec("am_frags", LRU, at.FragmentKey, at.FragmentPorts, 16_384, "ports of fragmented packets")
+FRAGMENTS = MapSpec("am_frags", LRU, at.FragmentKey, at.Fragment, FRAGMENT_ENTRIES, "ports of fragmented packets")
 EVENTS = MapSpec("am_events", MapKind.RINGBUF, None, None, 1 << 20, "drops (and, if asked for, new flows)")
 METRICS = MapSpec(
     "am_metrics", MapKind.PERCPU_ARRAY, at.Index, at.Metric, 128, "counters, index = reason * 2 + direction"
@@ -98,9 +102,9 @@ NODE_ADDRESSES = MapSpec("am_own", ARRAY, at.Index, nat.NodeAddresses, 1, "in wh
 OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node itself last was a backend")
 
 MAPS: tuple[MapSpec, ...] = (
-    LINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, SELECTED, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, GENERATION, FLOWS,
-    BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES,
-    AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD,
+    LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, SELECTED, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, GENERATION,
+    FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS,
+    SOURCE_RANGES, AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD,
 )  # fmt: skip
 
 RECORDS: tuple[type[Record], ...] = (

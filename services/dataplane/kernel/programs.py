@@ -18,10 +18,12 @@ from __future__ import annotations
 import ctypes
 import os
 import struct
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from services.dataplane.core.layout import LinkKey, Uplink, UplinkFlag
 from services.dataplane.core.maps import MAPS, layout_hash
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import ProgramKind
@@ -111,8 +113,19 @@ class Datapath:
         self._attach(name, ENDPOINT_HOOKS, ifindex, self._pods, run)
 
     def attach_uplink(self, ifindex: int, name: str) -> None:
-        """Hangs ``from_wire`` and ``to_wire`` on an uplink. Idempotent."""
+        """Hangs ``from_wire`` and ``to_wire`` on an uplink, from where others of the cluster may come. Idempotent."""
+        self.tables.uplinks.put(LinkKey(ifindex=ifindex), Uplink())
         self._attach(name, UPLINK_HOOKS, ifindex, self._uplinks)
+
+    def keep_uplinks(self, uplinks: Collection[int], loopback: int) -> None:
+        """Says which interfaces may bring whose addresses: these alone those of others in the cluster, ``loopback`` the
+        node's own.
+        """
+        wanted = {LinkKey(ifindex=index): Uplink() for index in uplinks}
+        wanted[LinkKey(ifindex=loopback)] = Uplink(flags=UplinkFlag.LOCAL)
+        now = self.tables.uplinks.items()
+        if now != wanted:
+            self.tables.uplinks.apply(wanted, [key for key in now if key not in wanted])
 
     def attach_sockets(self, cgroup: Path) -> None:
         """Hangs the socket programs on a cgroup2 folder. They act in the namespaces of ``tables.cookies`` only."""

@@ -52,6 +52,7 @@ class Tables:
         fd = descriptors
         self.descriptors = descriptors
         self.links = Table(fd["am_links"], m.LINKS, at.LinkKey, at.Link)
+        self.uplinks = Table(fd["am_uplinks"], m.UPLINKS, at.LinkKey, at.Uplink)
         self.endpoints = Table(fd["am_endpoints"], m.ENDPOINTS, at.AddressKey, at.Endpoint)
         self.ipcache = Table(fd["am_ipcache"], m.IPCACHE, at.PrefixKey, at.Peer)
         self.cidrs = Table(fd["am_cidrs"], m.CIDRS, at.PrefixKey, at.CidrNumber)
@@ -62,7 +63,7 @@ class Tables:
         self.scope_rules = Table(fd["am_scope_rule"], m.SCOPE_RULES, at.ScopeRuleKey, at.ScopeRule)
         self.flows = Table(fd["am_ct"], m.FLOWS, at.FlowKey, at.Flow)
         self.budgets = Table(fd["am_ct_budget"], m.BUDGETS, at.EndpointKey, at.Budget)
-        self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.FragmentPorts)
+        self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.Fragment)
         self.services = Table(fd["am_services"], m.SERVICES, lb.ServiceKey, lb.Service)
         self.backends = Table(fd["am_backends"], m.BACKENDS, lb.BackendKey, lb.Backend)
         self.members = Table(fd["am_members"], m.MEMBERS, lb.MemberKey, lb.Member)

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from ipaddress import ip_address, ip_network
 
+import msgspec
 import pytest
 from rich.console import Console
 
@@ -244,6 +245,10 @@ class TestFlows:
         assert "world ([fd00::9]:5432)" in line
         assert "POLICY_DENIED by prod/default-deny, prod/db-from-api at 41" in line
         assert "3 more not sent" in line
+
+    def test_a_forged_source_is_shown_with_where_it_came_by(self) -> None:
+        forged = msgspec.structs.replace(FLOW, reason="SPOOFED_ADDRESS", policies=(), revision="", interface="eth1")
+        assert flows.why(forged) == "SPOOFED_ADDRESS by way of eth1"
 
     @pytest.mark.parametrize(("pod", "shown"), [("", True), ("shop/web-1", True), ("shop/web", False)])
     def test_a_pod_may_be_chosen(self, pod: str, shown: bool) -> None:

@@ -190,6 +190,19 @@ def test_egress_turns_subject_and_peer() -> None:
     assert (told.source_identity, told.destination_identity) == (900, 1000)
 
 
+@pytest.mark.parametrize("reason", [r for r in DropReason if r.name.startswith("SPOOFED")])
+def test_who_forges_is_named_and_not_whose_address_it_took(reason: DropReason) -> None:
+    """Pod ``thief`` (endpoint 9) sends in the name of ``front``; then a card of the node brings the same."""
+    names = names_of(
+        [endpoint("n1 10.244.0.1", "back"), endpoint("n2 10.244.0.7", "front")], [], [], {9: "shop/thief"}, {4: "eth1"}
+    )
+    reader = Interpreter(node="n1", names=names, rules={}, wall_offset=0)
+    told = reader.read(event(reason=int(reason), direction=int(Direction.EGRESS), endpoint=9, ifindex=9))
+    assert (told.source_name, told.destination_name, told.interface) == ("shop/thief", "shop/back", "#9")
+    told = reader.read(event(reason=int(reason), peer=0, endpoint=0, ifindex=4))
+    assert (told.source_name, told.destination_name, told.interface) == ("", "shop/back", "eth1")
+
+
 def test_a_rule_s_verdict_names_its_policy() -> None:
     told = READER.read(event(rule=1, reason=int(DropReason.FORWARDED)))
     assert (told.policies, told.rule) == (("shop/p1",), 1)

@@ -7,6 +7,7 @@ import signal
 import socket
 import subprocess
 import time
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from pathlib import Path
 from typing import Any
 
@@ -297,3 +298,25 @@ def test_without_nats_a_pod_that_has_arrived_starts_and_another_waits(node: Mesh
     finally:
         node.nats.start()
     wait_for("the entry of the pod that started meanwhile", lambda: _published(node, "twin-2"), 20)
+
+
+def test_pods_leave_while_others_cannot_come(node: Mesh) -> None:
+    """As many ADDs as are served at a time wait for pods that the mirror does not have; DEL and CHECK do not."""
+    leaving, staying = node.pod("leaves"), node.pod("stays")
+    absent = [Pod(namespace="shop", name=f"absent-{i}", uid=f"uid-absent{i}", node="n1") for i in range(65)]
+    netns = node.empty_namespace()
+    with ThreadPoolExecutor(len(absent)) as pool:
+        adding = [pool.submit(node.cni, "ADD", f"absent{i}", netns, pod) for i, pod in enumerate(absent)]
+        refused = next(one.result() for one in as_completed(adding))
+        assert (refused.code, refused.body["code"]) == (1, 11)
+        assert "are being served already" in refused.body["msg"], "one more than there is room for"
+        assert node.cni("DEL", leaving.container, leaving.netns).milliseconds < 1000
+        assert run("ip", "-n", node.netns, "route", "show", leaving.four) == ""
+        for i in range(len(absent)):  # and each ends what it is about
+            gone = node.cni("DEL", f"absent{i}", netns)
+            assert gone.code == 0
+            assert gone.milliseconds < 1000
+        assert {one.result(timeout=5).body["code"] for one in adding} == {11}
+    listener = Listener(staying.netns)
+    assert dial(node.netns, staying.four, 80, listener)
+    listener.close()

@@ -17,7 +17,7 @@ import uvloop
 from services.dataplane.cni import server as module
 from services.dataplane.cni.server import CniServer, SocketTaken
 from services.dataplane.conf import NAME, write_conf
-from services.dataplane.core.cni import CniError, Code, Request
+from services.dataplane.core.cni import CniError, Code, Request, Verb
 
 ROOT = Path(__file__).resolve().parents[3]
 CONF = {"cniVersion": "1.1.0", "name": "airmesh", "type": "airmesh-cni"}
@@ -45,6 +45,7 @@ class Agent:
         self.bugs: list[BaseException] = []
         self.answer: Callable[[Request], Awaitable[bytes]] = self._ok
         self.server = CniServer(path, self._serve, self.bugs.append)
+        self._door = asyncio.Semaphore(32)  # asyncio takes a full backlog for a connection
 
     async def _serve(self, request: Request) -> bytes:
         return await self.answer(request)
@@ -53,7 +54,8 @@ class Agent:
         return msgspec.json.encode({"verb": request.verb.value})
 
     async def call(self, frame: bytes) -> bytes:
-        reader, writer = await asyncio.open_unix_connection(self.path)
+        async with self._door:
+            reader, writer = await asyncio.open_unix_connection(self.path)
         writer.write(frame)
         writer.write_eof()
         answer = await reader.read()
@@ -173,21 +175,91 @@ async def test_one_who_does_not_finish_is_not_waited_for(agent: Agent, monkeypat
     writer.close()
 
 
-async def test_more_calls_than_are_served_are_told_to_come_again(agent: Agent, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(module, "MAX_CALLS", 2)
-    release = asyncio.Event()
+class Stuck:
+    """Answers some verbs only when it is let go, as an agent does whose bus is down."""
 
-    async def slow(_: Request) -> bytes:
-        await release.wait()
+    def __init__(self, agent: Agent, *verbs: Verb) -> None:
+        self.release = asyncio.Event()
+        self.begun = 0
+        self._verbs = verbs
+        agent.answer = self._serve
+
+    async def _serve(self, request: Request) -> bytes:
+        self.begun += 1
+        if request.verb in self._verbs:
+            await self.release.wait()
         return b""
 
-    agent.answer = slow
-    waiting = [asyncio.create_task(agent.call(frame())) for _ in range(2)]
+    async def reach(self, count: int) -> None:
+        async with asyncio.timeout(10):
+            while self.begun < count:
+                await asyncio.sleep(0.01)
+
+
+def call(verb: Verb, container: str = "c1") -> bytes:
+    """A frame of this verb that would be served."""
+    arguments = "IgnoreUnknown=1;K8S_POD_NAMESPACE=default;K8S_POD_NAME=p;K8S_POD_UID=u"
+    more = {"CNI_CONTAINERID": container, "CNI_ARGS": arguments, "CNI_COMMAND": verb.value}
+    attachments = [{"containerID": "c1", "ifname": "eth0"}]
+    return frame(msgspec.json.encode({**CONF, "prevResult": {}, "cni.dev/valid-attachments": attachments}), **more)
+
+
+@pytest.mark.parametrize("stuck", [Verb.ADD, Verb.DEL, Verb.CHECK, Verb.GC, Verb.STATUS])
+async def test_no_verb_takes_anothers_room(agent: Agent, stuck: Verb) -> None:
+    """As many calls as are served, all waiting: one more is told to come again, those of other verbs are served."""
+    room = module.MAX_CALLS[stuck]
+    state = Stuck(agent, stuck)
+    waiting = [asyncio.create_task(agent.call(call(stuck, f"c{i}"))) for i in range(room)]
+    await state.reach(room)
+    for verb in Verb:
+        answer = await asyncio.wait_for(agent.call(call(verb, "other")), 1)
+        if verb is stuck:
+            assert msgspec.json.decode(answer[2:])["code"] == Code.TRY_AGAIN_LATER
+        else:
+            assert answer[:2] == b"0\n", answer
+    state.release.set()
+    assert set(await asyncio.gather(*waiting)) == {b"0\n"}
+    assert (await agent.call(call(stuck)))[:2] == b"0\n", "there is room again"
+
+
+async def test_removals_do_not_wait_while_additions_do(agent: Agent) -> None:
+    """Sixty-four ADDs stuck, more of them knocking all the time: a hundred DELs are served at once."""
+    state = Stuck(agent, Verb.ADD)
+    waiting = [asyncio.create_task(agent.call(call(Verb.ADD, f"c{i}"))) for i in range(64)]
+    await state.reach(64)
+    knocking = [asyncio.create_task(agent.call(call(Verb.ADD, f"k{i}"))) for i in range(200)]
+    began = asyncio.get_running_loop().time()
+    gone = [await agent.call(call(Verb.DEL, f"d{i}")) for i in range(100)]
+    assert gone == [b"0\n"] * 100
+    assert asyncio.get_running_loop().time() - began < 3
+    refused = await asyncio.gather(*knocking)
+    assert {msgspec.json.decode(answer[2:])["code"] for answer in refused} == {Code.TRY_AGAIN_LATER}
+    state.release.set()
+    assert set(await asyncio.gather(*waiting)) == {b"0\n"}
+
+
+async def test_del_ends_the_add_of_its_own_attachment(agent: Agent) -> None:
+    undone: list[str] = []
+    lock = asyncio.Lock()
+
+    async def serve(request: Request) -> bytes:
+        async with lock:  # calls about one attachment are served one after the other
+            if request.verb is Verb.ADD:
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await asyncio.sleep(0.1)  # a second DEL must not stop what undoes it
+                    undone.append(request.attachment.container)
+            return b""
+
+    agent.answer = serve
+    adding = asyncio.create_task(agent.call(call(Verb.ADD)))
     await asyncio.sleep(0.2)
-    busy = msgspec.json.decode((await agent.call(frame()))[2:])
-    assert busy["code"] == Code.TRY_AGAIN_LATER
-    release.set()
-    assert [await task for task in waiting] == [b"0\n", b"0\n"]
+    answers = await asyncio.wait_for(asyncio.gather(*(agent.call(call(Verb.DEL)) for _ in range(3))), 3)
+    assert answers == [b"0\n"] * 3
+    assert msgspec.json.decode((await asyncio.wait_for(adding, 1))[2:])["code"] == Code.TRY_AGAIN_LATER
+    assert undone == ["c1"]
+    assert not agent.bugs
 
 
 async def test_a_socket_left_behind_is_replaced_and_a_living_one_is_not(tmp_path: Path) -> None:
