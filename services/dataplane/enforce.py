@@ -298,9 +298,8 @@ class Enforcer:
     async def _put_back(self) -> int:
         """Entries that somebody has deleted."""
         tables, maps, wrong = self._tables, self._maps, 0
-        if await _count(tables.scope_peers) + await _count(tables.scope_ports) + await _count(tables.scope_rules) < sum(
-            maps.taken
-        ):
+        there = await _count(tables.scope_peers) + await _count(tables.scope_ports) + await _count(tables.scope_rules)
+        if there < sum(maps.held.taken):
             for fill in maps.held.entries():
                 wrong += _missing(tables.scope_peers, fill.peers)
                 wrong += _missing(tables.scope_ports, fill.ports)

@@ -13,12 +13,12 @@ from chassis.reconcile import Dirty
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy
 from services.dataplane.core import layout as at
-from services.dataplane.enforce import Enforcer
+from services.dataplane.enforce import Enforcer, Refused
 from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import SYN, TCP
 from tests.bpf.node_state import NodeState
-from tests.bpf.world import REDIRECT, World
+from tests.bpf.world import REDIRECT, World, empty
 from tests.core.dataplane.notation import policy, record
 
 pytestmark = pytest.mark.privileged
@@ -175,8 +175,7 @@ def test_what_is_deleted_by_hand_comes_back_and_what_is_written_goes(edited: Edi
     edited.enforce(full=True)
     assert tables.generation != generation
     assert edited.passing() == {80}
-    for table in (tables.selected, tables.scope_peers, tables.scope_ports, tables.scope_rules, tables.subjects):
-        table.apply({}, list(table.items()))  # type: ignore[attr-defined]
+    empty(tables, ("selected", "scope_peers", "scope_ports", "scope_rules", "subjects"))
     assert edited.passing() == frozenset()
     edited.enforce(full=True)
     assert edited.passing() == {80}
@@ -195,7 +194,7 @@ def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
     keys = b"".join(codec.pack(1, index) for index in range(most))
     with pytest.raises(bpf.BpfError):
         bpf.update_batch(table.fd, keys, bytes(at.ScopeRule.wire().size) * most, most)
-    told = []
+    told: list[Refused] = []
     edited.enforcer.tell = told.append
     edited.enforce(policy(B, "in any tcp/443"))
     assert edited.passing() == frozenset(), "denied whole, rather than the old rights"

@@ -127,8 +127,9 @@ def write_lines(tables: Tables, subject: int, direction: Direction, lines: Itera
         (line for line in lines if (line.subject, line.direction) == (subject, direction)),
         key=lambda line: (line.rank, line.verdict),
     )
-    for table in (tables.scope_peers, tables.scope_ports, tables.scope_rules):
-        table.apply({}, [key for key in table.items() if key.scope == scope])  # type: ignore[attr-defined]
+    tables.scope_peers.apply({}, [key for key in tables.scope_peers.items() if key.scope == scope])
+    tables.scope_ports.apply({}, [key for key in tables.scope_ports.items() if key.scope == scope])
+    tables.scope_rules.apply({}, [key for key in tables.scope_rules.items() if key.scope == scope])
     peers: dict[at.ScopePeerKey, int] = {}
     for j, line in enumerate(mine):
         keys = {

@@ -1,7 +1,7 @@
 """The scopes and selector sets that the maps hold now, and the entries that follow from them.
 
-Owns the three maps of scopes, as values: whatever scopes and sets are held, the entries are those of each with each, and
-none of them is written down here, so the memory that this takes does not grow with entries.
+Owns the three maps of scopes, as values: whatever scopes and sets are held, the entries are those of each with each,
+and none of them is written down here, so the memory that this takes does not grow with entries.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from services.dataplane.core.layout import (
     ScopeRule,
     ScopeRuleKey,
 )
-from services.dataplane.core.policy_steps import Clear, Fill, Sizes
+from services.dataplane.core.policy_steps import NOTHING, Clear, Fill, Sizes
 from services.dataplane.core.scopes import Scope, digest, fixed_peers, port_entries, rule_entries, rule_entry
 from services.dataplane.core.selection import Selection
 
@@ -33,7 +33,7 @@ class Held:
     bits: tuple[tuple[int, int], ...]
     """(bit of a selector, rules that name it)."""
     mask: int
-    sizes: Sizes = Sizes()
+    sizes: Sizes = NOTHING
 
     def of(self, mask: int) -> int:
         """Rules that name a selector of a set."""

@@ -144,8 +144,7 @@ class PolicyMaps:
         yield from self._clear()
         self._release()
         yield from self._select(tidying=True)
-        for step in self.held.drop_unused_sets():
-            yield step
+        yield from self._clear_sets()
         self.selection.reuse(self.held.sets_in_use())
 
     def _scopes_wanted(self) -> Iterator[tuple[int, Scope]]:
@@ -411,6 +410,12 @@ class PolicyMaps:
             if number not in self.held.scopes:
                 self._loose.update(loose.intersection(scope.selectors))
         self.selection.release([one for one in loose if one not in self._loose and not self.held.uses[one]])
+
+    def _clear_sets(self) -> Steps:
+        """Selector sets that no identity has."""
+        for gone in list(self.held.drop_unused_sets()):
+            self.changed += len(gone.peers)
+            yield gone
 
     # --- what the maps should hold, for whoever compares ---
 

@@ -40,6 +40,9 @@ class Sizes(NamedTuple):
         return self.peers <= room.peers and self.ports <= room.ports and self.rules <= room.rules
 
 
+NOTHING = Sizes()
+
+
 @dataclass(frozen=True, slots=True)
 class Rooms:
     """How many entries the maps have room for."""

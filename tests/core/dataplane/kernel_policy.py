@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TypeVar
 
 from proto.identity import FIRST_COMPUTED
 from proto.policy import Direction, Verdict
@@ -20,6 +22,9 @@ from services.dataplane.core.layout import (
     SubjectKey,
 )
 from services.dataplane.core.policy_steps import Bump, Clear, Fill, Flip, Rooms, Select, Step, Steps
+
+K = TypeVar("K")
+V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,15 +53,15 @@ class Kernel:
 
     def take(self, step: Step) -> bool:
         match step:
+            case None:
+                pass
             case Fill():
-                pairs = [(self.peers, step.peers), (self.ports, step.ports), (self.rules, step.rules)]
-                room = self.rooms.scopes if self.rooms else (1 << 30,) * 3
-                for (table, more), most in zip(pairs, room, strict=True):
-                    for key, value in more.items():  # type: ignore[attr-defined]
-                        assert table.get(key, value) == value, "no entry ever says something else"  # type: ignore[attr-defined]
-                        if key not in table and len(table) >= most:  # type: ignore[arg-type]
-                            return False
-                        table[key] = value  # type: ignore[index]
+                most = self.rooms.scopes if self.rooms else (1 << 30,) * 3
+                return (
+                    _put(self.peers, step.peers, most[0])
+                    and _put(self.ports, step.ports, most[1])
+                    and _put(self.rules, step.rules, most[2])
+                )
             case Select():
                 for key in step.removes:
                     self.selected.pop(key, None)
@@ -139,3 +144,12 @@ class Kernel:
             for key, one in self.subjects.items()
         }
         return subjects, self.selected, self.peers, self.ports, self.rules
+
+
+def _put(table: dict[K, V], more: Mapping[K, V], most: int) -> bool:
+    for key, value in more.items():
+        assert table.get(key, value) == value, "no entry ever says something else"
+        if key not in table and len(table) >= most:
+            return False
+        table[key] = value
+    return True

@@ -435,8 +435,8 @@ class TestRoom:
         rooms = Rooms(Sizes(peers, ports, 1000), selected)
         maps, kernel = PolicyMaps(rooms if known else Rooms(Sizes(99, 99, 9999), 99)), Kernel(rooms)
         records = {one.identity: one for one in RECORDS}
-        for one in RECORDS:
-            maps.selection.learn(one)
+        for member in RECORDS:
+            maps.selection.learn(member)
         wanted: dict[int, CompiledPolicy] = {}
         for one, namespace, again in edits:
             if any(not rule.verdict for rule in one.rules):
