@@ -13,7 +13,18 @@ from chassis.reconcile import Dirty
 from kit.selectors import hidden_key
 from proto.identity import IdentityRecord, NamedPort
 from proto.objects import Requirement, Selector
-from proto.policy import CompiledPolicy, CompiledRule, Direction, PortMatch, Revision, SelectorPeer, Verdict
+from proto.policy import (
+    CidrPartition,
+    CidrSet,
+    CompiledPolicy,
+    CompiledRule,
+    Direction,
+    Frontier,
+    PortMatch,
+    Revision,
+    SelectorPeer,
+    Verdict,
+)
 from services.dataplane.core import layout as at
 from tests.bpf import frames
 from tests.bpf.node_state import NodeState
@@ -180,8 +191,9 @@ def test_kernel_agrees_with_a_naive_reading(world: World, seed: int) -> None:
                 world.know(f"{network}{'0' if length == 24 else ''}/{length}", party.identity, at.PeerFlag.POD)
         if party.is_known and party.identity >= 256:
             state.learn(record(party))
-    for prefix, number in CIDRS.items():
-        world.cidr(prefix, number)
+    state.frontiers = [Frontier(shard=0, shards=1, revision=Revision(epoch="e", sequence=1))]
+    cut = tuple(CidrSet(ip_network(prefix), number) for prefix, number in CIDRS.items())
+    state.feed.partitions = lambda: {"shop": CidrPartition(state.frontiers[0].revision, cut, "shop", "digest")}
     policy = random_policy(rng, world.b.identity)
     if max(sum(rule.direction is side for rule in policy.rules) for side in Direction) > 256:
         policy = random_policy(random.Random(seed + 1000), world.b.identity)

@@ -166,21 +166,22 @@ def test_600_scattered_exceptions_are_601_prefixes() -> None:
 @pytest.mark.parametrize(
     ("areas", "seconds"),
     [
-        pytest.param([area_of([IPBlock(net)]) for net in scattered(1000)], 0.02, id="1,000 rules"),
-        pytest.param([area_of(IPBlock(net) for net in scattered(1000))], 0.02, id="a rule of 1,000 blocks"),
-        pytest.param([area_of([IPBlock(net)]) for net in scattered6(1000)], 0.02, id="1,000 rules of IPv6"),
-        pytest.param([area_of([IPBlock(net)]) for net in scattered(20_000)], 0.5, id="20,000 rules"),
+        pytest.param([area_of([IPBlock(net)]) for net in scattered(1000)], 0.05, id="1,000 rules"),
+        pytest.param([area_of(IPBlock(net) for net in scattered(1000))], 0.05, id="a rule of 1,000 blocks"),
+        pytest.param([area_of([IPBlock(net)]) for net in scattered6(1000)], 0.05, id="1,000 rules of IPv6"),
+        pytest.param([area_of([IPBlock(net)]) for net in scattered(20_000)], 1.0, id="20,000 rules"),
         pytest.param(
             [
                 area_of([IPBlock(IPv4Network("0.0.0.0/0"), tuple(scattered(1000, s)))])
                 for s in range(7_000_001, 7_000_021)
             ],
-            0.5,
+            1.0,
             id="20 rules of 1,000 exceptions each",
         ),
     ],
 )
 def test_cutting_is_quick(areas: list[Area], seconds: float) -> None:
+    """Twice what an idle processor takes, and a small part of what it took by comparing each with each."""
     found = partition(areas)
     assert len(found.prefixes) >= len(areas)
     assert least(lambda: partition(areas)) < seconds
