@@ -298,6 +298,22 @@ POLICY = (
         ),
     ),
     Mutant(
+        name="the-frontier-waits-for-room",
+        file="services/policy/shards.py",
+        old="                if victim is None:\n",
+        new="                if victim != -1:\n",
+        tests=(
+            "tests/shell/policy/test_service.py::test_a_bucket_of_rules_that_is_full_to_the_brim_takes_the_frontier",
+        ),
+    ),
+    Mutant(
+        name="rules-of-a-namespace-without-a-budget",
+        file="services/policy/core/sizes.py",
+        old="        if total > self._most:\n",
+        new="        if False:\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
         name="what-cannot-be-read-is-left",
         file="services/policy/publish.py",
         old="        return key in self._view.unreadable and key not in self._own\n",
