@@ -234,6 +234,13 @@ POLICY = (
         tests=("tests/core/policy/test_graph.py",),
     ),
     Mutant(
+        name="foreign-selectors-spend-the-budget",
+        file="services/policy/core/budget.py",
+        old="    if not foreign or member.hidden_keys:\n",
+        new="    if True:\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
         name="new-identities-push-out-old-ones",
         file="services/policy/core/budget.py",
         old="    return roster.lingers(member.identity), member.identity not in recorded, member.identity\n",
@@ -243,7 +250,7 @@ POLICY = (
     Mutant(
         name="everything-that-was-lingers",
         file="services/policy/core/plan.py",
-        old="        most = min(max(used[namespace], FEW), max(limits.identities - used[namespace], 0))\n",
+        old="        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)\n",
         new="        most = len(found)\n",
         tests=("tests/core/policy/test_plan.py",),
     ),

@@ -41,7 +41,7 @@ from services.policy.core.compile import (
 from services.policy.core.identities import NO_KEYS, Member, Roster, Turnover
 from services.policy.core.limits import Limits, Problem, about_pods, about_policies
 from services.policy.core.matches import Matches
-from services.policy.core.named import NamedKey, Naming, Shown, relevant_keys
+from services.policy.core.named import Foreign, NamedKey, Naming, Shown, relevant_keys
 from services.policy.core.sizes import Sizes
 
 
@@ -90,6 +90,7 @@ class Graph:
         self._recut = False
         self._names: dict[str, str] = {}
         self._naming = Naming()
+        self._foreign = Foreign()
         self._shown = Shown()
         self._rules: dict[tuple[frozenset[tuple[str, str]], tuple[NamedPort, ...]], Rules] = {}
 
@@ -182,6 +183,7 @@ class Graph:
         self._recut |= before != self._matches.users_by_block.keys()
         if self._pending:
             self.relevant = relevant_keys(self._naming.keys)
+            self._foreign = Foreign(self._naming.keys)
         self._pending.clear()
 
     def _settle_members(self, turnover: Turnover) -> None:
@@ -192,7 +194,8 @@ class Graph:
                 self.dirty |= self._matches.remove_member(member.identity)
         touched = {member.namespace for member in (*turnover.gone, *turnover.appeared)} | self.refused.keys()
         for namespace in sorted(touched):
-            refused = refusals(self.roster, namespace, self._held.recorded, self._limits)
+            foreign = self._foreign.of(namespace)
+            refused = refusals(self.roster, namespace, self._held.recorded, self._limits, foreign)
             if refused:
                 self.refused[namespace] = refused
             else:

@@ -258,6 +258,23 @@ def test_a_namespace_spends_its_own_budget_of_identities_alone() -> None:
     assert len(graph.compiled) == 8
 
 
+@pytest.mark.parametrize(("home", "admitted"), [("x", 12), ("y", 5)])
+def test_a_key_that_another_namespaces_policy_names_spends_nobodys_budget(home: str, admitted: int) -> None:
+    """The attack: a peer with a namespace selector that names a label of single pods makes each an identity of its own.
+
+    Who names it in its own namespace pays for it.
+    """
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y")}
+    objects |= {f"y/{at}": pod(f"y/{at}", labels={"app": "a", "pod-template-hash": str(at)}) for at in range(12)}
+    peer = "{namespaceSelector: {}, podSelector: {matchLabels: {pod-template-hash: '3'}}}"
+    spec = f"[{{namespace: {home}, podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{peer}]}}]}}]"
+    graph = feed(Graph(LIMITS), objects | {"p": policies(spec)[0]})
+    there = [graph.roster.identity_of(one, graph.relevant) for one in objects.values() if isinstance(one, Pod)]
+    assert len(set(there)) == 12
+    assert len(graph.compiled) == admitted
+    assert bool(graph.problems) == (admitted < 12)
+
+
 def test_without_records_the_same_ones_are_refused_by_every_copy() -> None:
     objects: Objects = {"k": Namespace("kube-system", "u"), "y": namespace("y")} | crowd(9)
     backwards = dict(reversed(list(objects.items())))
