@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -164,7 +164,7 @@ class Shards:
             identities=Revision(epoch=wanted.life.identities, sequence=self._recorded[shard]),
         )
         decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
-        moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
+        moved = await self._write_frontier(frontier, decide, fence)
         self._caught_up.add(shard)
         self._taken_over[shard] = epoch
         if moved:
@@ -259,6 +259,21 @@ class Shards:
         if self._withheld.get(identity) != problem:
             self._withheld[identity] = problem
             self._runtime.log.error("identity-withheld", identity=codec.identity_key(identity), error=why)
+
+    async def _write_frontier(
+        self, frontier: Frontier, decide: Callable[[Frontier | None], plan.Step], fence: Fence
+    ) -> bool:
+        """The frontier, whatever it takes: in a full bucket some of those whose rules fill it have to do without."""
+        key, victims = frontier_key(frontier.shard), iter(self._graph.largest())
+        while True:
+            try:
+                return bool(await self._rules.write(key, frontier, decide, fence))
+            except Unpublished as why:
+                victim = next((one for one in victims if self._shard(one) == frontier.shard), None)
+                if victim is None:
+                    raise
+                await self._deny(victim, frontier.revision, fence)
+                self._withhold(victim, why)
 
     async def _on_its_own(self, step: Awaitable[T], otherwise: T) -> T:
         """What the step does, or ``otherwise`` where the bus does not take it: the rest of the shard goes on."""

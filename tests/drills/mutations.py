@@ -255,6 +255,13 @@ POLICY = (
         tests=("tests/core/policy/test_graph.py",),
     ),
     Mutant(
+        name="foreign-selectors-spend-the-budget",
+        file="services/policy/core/budget.py",
+        old="    if not foreign or member.hidden_keys:\n",
+        new="    if True:\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
         name="new-identities-push-out-old-ones",
         file="services/policy/core/budget.py",
         old="    return roster.lingers(member.identity), member.identity not in recorded, member.identity\n",
@@ -264,7 +271,7 @@ POLICY = (
     Mutant(
         name="everything-that-was-lingers",
         file="services/policy/core/plan.py",
-        old="        most = min(max(used[namespace], FEW), max(limits.identities - used[namespace], 0))\n",
+        old="        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)\n",
         new="        most = len(found)\n",
         tests=("tests/core/policy/test_plan.py",),
     ),
@@ -317,6 +324,22 @@ POLICY = (
         tests=(
             "tests/shell/policy/test_service.py::test_rules_that_the_bus_does_not_take_are_denied_and_hold_up_nobody",
         ),
+    ),
+    Mutant(
+        name="the-frontier-waits-for-room",
+        file="services/policy/shards.py",
+        old="                if victim is None:\n",
+        new="                if victim != -1:\n",
+        tests=(
+            "tests/shell/policy/test_service.py::test_a_bucket_of_rules_that_is_full_to_the_brim_takes_the_frontier",
+        ),
+    ),
+    Mutant(
+        name="rules-of-a-namespace-without-a-budget",
+        file="services/policy/core/sizes.py",
+        old="        if total > self._most:\n",
+        new="        if False:\n",
+        tests=("tests/core/policy/test_graph.py",),
     ),
     Mutant(
         name="what-cannot-be-read-is-left",

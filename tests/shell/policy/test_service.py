@@ -337,6 +337,23 @@ async def test_rules_that_the_bus_does_not_take_are_denied_and_hold_up_nobody(na
         await town.until(lambda: (found := town.of("x/db")) and found.rules, "as soon as there is room")
 
 
+async def test_a_bucket_of_rules_that_is_full_to_the_brim_takes_the_frontier(narrow: Town) -> None:
+    """Somebody's rules fill it; who has the most has to do without some of them."""
+    town = narrow
+    async with bus_of(town.server, "policy") as writer, copy_of(town.server):
+        wide = {"podSelector": {}, "ingress": [{"ports": [{"port": 2 * at + 1} for at in range(500)]}]}
+        await town.settle(np(wide, space="y", name="wide"))
+        await town.until(lambda: town.rules.synced and (found := town.of("y/web")) and found.rules, "synced")
+        filler = await fill(writer, RULES, room=0)
+        for at in range(3):
+            last = await town.put(msgspec.structs.replace(DB, phase="Running", labels=(("role", f"db{at}"),)))
+            await town.until(lambda: town.reached(last), "the frontiers go on")  # noqa: B023
+        for key in filler:
+            await writer.bucket(RULES).delete(key)
+        await town.until(lambda: (found := town.of("y/web")) and found.rules, "there is room again")
+        await town.until(lambda: town.of("x/db2"), "for everybody")
+
+
 async def test_a_full_bucket_of_records_does_not_stop_the_frontier(narrow: Town) -> None:
     """The attack: 95 label sets of 700 KB filled ``identities``, and no pod started anywhere."""
     town = narrow
