@@ -198,12 +198,9 @@ class Shards:
         """Whether what is published of the identity is other than what is wanted."""
         compiled, key = self._graph.compiled[identity], codec.identity_key(identity)
         rules, record = self._rules.latest(key), self._identities.latest(key)
-        return (
-            self._rules.spoilt(key)
-            or self._identities.spoilt(key)
-            or (None if record is None else record.value) != compiled.record
-            or plan.rule_step(compiled.policy, None if rules is None else rules.value) is not plan.Step.KEEP
-        )
+        return (None if record is None else record.value) != compiled.record or plan.rule_step(
+            compiled.policy, None if rules is None else rules.value
+        ) is not plan.Step.KEEP
 
     async def _write_identity(
         self, identity: int, policy: CompiledPolicy, fence: Fence, *, anew: bool
@@ -306,7 +303,7 @@ class Shards:
         key, cut = cidrs_key(namespace), self._graph.partitions.get(namespace, Partition())
         old = self._rules.latest(key)
         partition = CidrPartition(revision, cut.prefixes, namespace, cut.digest)
-        if old is None and not cut.prefixes and not self._rules.spoilt(key):
+        if old is None and not cut.prefixes and key not in self._feed.rules.unreadable:
             return None
         decide = plan.deciding(plan.partition_step, partition, anew=anew)
         if not await self._rules.write(key, partition, decide, fence):
@@ -319,8 +316,7 @@ class Shards:
         shards = len(self._leases)
         entries = [self._rules.latest(frontier_key(shard)) for shard in range(shards)]
         frontiers = [None if entry is None else entry.value for entry in entries]
-        relevant_since = wanted.relevant_since or (wanted.revision if self._identities.spoilt(RELEVANT_KEY) else None)
-        if relevant_since is not None and plan.all_cover(frontiers, shards, relevant_since):
+        if wanted.relevant_since is not None and plan.all_cover(frontiers, shards, wanted.relevant_since):
             relevant: RelevantKeys = self._graph.relevant
             await self._identities.write(RELEVANT_KEY, relevant, partial(plan.relevant_step, relevant), fence)
         for namespace, empty in self._feed.partitions().items():

@@ -55,8 +55,8 @@ CHASSIS = (
     Mutant(
         name="unknown-version-is-deleted",
         file="chassis/view.py",
-        old="            self._unreadable(change, str(error))\n            return\n",
-        new="            held.pop(key, None)\n            self._dirty(key)\n            return\n",
+        old="            self._unreadable(change, str(error), newer=isinstance(error, codec.UnknownVersion))\n",
+        new="            held.pop(key, None)\n            self._dirty(key)\n",
         tests=("tests/shell/chassis/test_nats_traps.py::test_view_keeps_the_last_good_value",),
     ),
     Mutant(
@@ -75,10 +75,80 @@ CHASSIS = (
     ),
     Mutant(
         name="everybody-may-write-everything",
-        file="chassis/nats_config.py",
+        file="chassis/accounts.py",
         old='found += [key] if key == ">" else [key, f"{key}.>"]',
         new='found += [">"]',
         tests=("tests/shell/chassis/test_allow_lists.py",),
+    ),
+    Mutant(
+        name="every-key-is-imported",
+        file="chassis/accounts.py",
+        old="    role = user.role\n    subjects: list[str] = []\n",
+        new='    role = user.role\n    subjects: list[str] = ["$KV.>"]\n',
+        tests=("tests/shell/chassis/test_allow_lists.py",),
+    ),
+    Mutant(
+        name="an-answer-to-anybodys-inbox",
+        file="chassis/accounts.py",
+        old='Import(account, f"{inbox}.{user.name}.*", f"{inbox}.*"),',
+        new='Import(account, f"{inbox}.>", f"{inbox}.>"),',
+        tests=("tests/shell/chassis/test_accounts.py",),
+    ),
+    Mutant(
+        name="a-node-tells-in-anothers-name",
+        file="chassis/accounts.py",
+        old='tail = f".{encode_segment(user.node)}" if role.per_node and "{node}" not in subject else ""',
+        new='tail = ""',
+        tests=("tests/shell/chassis/test_bus.py", "tests/shell/chassis/test_accounts.py"),
+    ),
+    Mutant(
+        name="answer-wherever-a-request-points",
+        file="chassis/micro.py",
+        old="    if not message.reply.startswith(replies):\n",
+        new="    if not message.reply:\n",
+        tests=("tests/shell/chassis/test_accounts.py",),
+    ),
+    Mutant(
+        name="a-stored-message-is-a-request",
+        file="chassis/micro.py",
+        old='        if lower.startswith("nats-") and lower != _REQUEST_INFO:\n',
+        new='        if lower == "nats-" + _REQUEST_INFO:\n',
+        tests=("tests/shell/chassis/test_accounts.py",),
+    ),
+    Mutant(
+        name="own-unreadable-value-stays",
+        file="chassis/view.py",
+        old="                if self._damaged and self._mend_by is not None:\n",
+        new="                if self._damaged and self._mend_by is None:\n",
+        tests=("tests/shell/chassis/test_mending.py::test_every_writer_mends_its_own",),
+    ),
+    Mutant(
+        name="mend-with-what-may-be-old",
+        file="chassis/view.py",
+        old="            sure = followed if before is None else before.sure\n",
+        new="            sure = True\n",
+        tests=("tests/shell/chassis/test_mending.py::test_who_may_have_missed_a_value_lets_the_others_go_first",),
+    ),
+    Mutant(
+        name="unreadable-is-in-the-way-of-its-writer",
+        file="chassis/kv.py",
+        old="(mend and _is_damaged(type(value), stored))",
+        new="(mend and False)",
+        tests=("tests/shell/cluster/test_mirror.py::test_what_nobody_can_read_is_written_again",),
+    ),
+    Mutant(
+        name="unreadable-aborts-the-pass",
+        file="services/policy/publish.py",
+        old="        if isinstance(found, Unreadable) and isinstance(found.why, codec.UnknownVersion):\n",
+        new="        if isinstance(found, Unreadable) and isinstance(found.why, ValueError):\n",
+        tests=("tests/shell/policy/test_service.py::test_published_values_that_nobody_can_read_are_written_again",),
+    ),
+    Mutant(
+        name="pull-once",
+        file="chassis/tail.py",
+        old="            await self._again()  # its time is over, or what it may bring in all\n",
+        new="            return\n",
+        tests=("tests/shell/chassis/test_nats_traps.py::test_requests_for_messages_end_and_are_asked_again",),
     ),
 )
 
@@ -341,13 +411,6 @@ POLICY = (
         new="        if False:\n",
         tests=("tests/core/policy/test_graph.py",),
     ),
-    Mutant(
-        name="what-cannot-be-read-is-left",
-        file="services/policy/publish.py",
-        old="        return key in self._view.unreadable and key not in self._own\n",
-        new="        return False\n",
-        tests=("tests/shell/policy/test_service.py::test_what_cannot_be_read_is_written_again",),
-    ),
 )
 
 ROUTING = (
@@ -446,10 +509,10 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_health_checks.py",),
     ),
     Mutant(
-        name="rank-ignored-among-nested-lines",
-        file="services/dataplane/core/policy_maps.py",
-        old="    if len({rule.rank for rule in best.values()}) > 1:\n",
-        new="    if False:\n",
+        name="rank-ignored-in-a-scope",
+        file="services/dataplane/core/scopes.py",
+        old="    mine.sort(key=lambda rule: (rule.rank, rule.verdict))\n",
+        new="",
         tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(
@@ -467,31 +530,66 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_cidr_maps.py",),
     ),
     Mutant(
-        name="remove-lines-before-adding",
-        file="services/dataplane/enforce.py",
-        old="""\
-        self._tables.policy.apply(steps.add_lines)
-        self._tables.subjects.apply({}, steps.remove_subjects)
-        self._tables.subjects.apply(steps.set_subjects)
-        self._tables.policy.apply({}, steps.remove_lines)
-""",
-        new="""\
-        self._tables.policy.apply({}, steps.remove_lines)
-        self._tables.subjects.apply({}, steps.remove_subjects)
-        self._tables.subjects.apply(steps.set_subjects)
-        self._tables.policy.apply(steps.add_lines)
-""",
-        tests=("tests/bpf/test_policy_steps.py",),
+        name="port-without-what-contains-it",
+        file="services/dataplane/core/scopes.py",
+        old="    return {port: _union(port, own) for port in own}\n",
+        new="    return own\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="old-scope-goes-before-the-subject-flips",
+        file="services/dataplane/core/policy_maps.py",
+        old="        yield from self._fill()\n        yield from self._flip(final=False)\n",
+        new="        for number in [one for one in self.held.scopes if not self._is_wanted(one)]:\n            yield self.held.drop(number)\n        yield from self._fill()\n        yield from self._flip(final=False)\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="subject-flips-before-its-scope-is-whole",
+        file="services/dataplane/core/policy_maps.py",
+        old="not in self.refused and number in self.held.scopes:\n",
+        new="not in self.refused:\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="full-map-keeps-the-old-rights",
+        file="services/dataplane/core/policy_maps.py",
+        old="            self._refuse(self._users.get(number, ()), sizes)\n            return\n",
+        new="            return\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(
         name="generation-not-bumped",
+        file="services/dataplane/core/policy_maps.py",
+        old="        if removes or told:\n            yield Bump()\n",
+        new="",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="identity-that-lost-a-selector-keeps-its-flows",
+        file="services/dataplane/core/policy_maps.py",
+        old="        if lost:\n            yield Bump()\n",
+        new="",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="member-goes-from-a-view-out-of-sync",
         file="services/dataplane/enforce.py",
-        old="""\
-        if changed:
-            self._tables.bump_generation()
-        return Enforced(reached, changed)
-""",
-        new="        return Enforced(reached, changed)\n",
+        old='                elif view.synced and not key.startswith("_"):\n',
+        new='                elif not key.startswith("_"):\n',
+        tests=("tests/bpf/test_policy_steps.py",),
+    ),
+    Mutant(
+        name="enforces-before-identities-are-in-sync",
+        file="services/dataplane/enforce.py",
+        old="feed.rules_view.synced and feed.identities.synced",
+        new="feed.rules_view.synced",
+        tests=("tests/bpf/test_policy_steps.py",),
+    ),
+    Mutant(
+        name="acknowledged-before-the-members-are-here",
+        file="services/dataplane/enforce.py",
+        old="least if members and self._maps.settled else None",
+        new="least",
         tests=("tests/bpf/test_policy_steps.py",),
     ),
     Mutant(
@@ -570,10 +668,24 @@ DATAPATH = (
         tests=("tests/bpf/test_verdicts.py::TestUnknown",),
     ),
     Mutant(
-        name="rank-ignored",
+        name="second-word-of-a-vector-is-the-first",
         file="services/dataplane/bpf/policy.h",
-        old="	if (!line || (best->found && best->rank <= line->rank))\n",
-        new="	if (!line || best->found)\n",
+        old="\t\t*index = 64 + am_lowest(rules->word[1]);\n",
+        new="\t\t*index = am_lowest(rules->word[1]);\n",
+        tests=("tests/bpf/test_oracle.py",),
+    ),
+    Mutant(
+        name="selectors-of-the-peer-ignored",
+        file="services/dataplane/bpf/policy.h",
+        old="\t\tam_named(&peer, AM_PEER_SELECTOR_SET, set, &rules);\n",
+        new="\t\t;\n",
+        tests=("tests/bpf/test_verdicts.py",),
+    ),
+    Mutant(
+        name="rule-that-is-missing-allows",
+        file="services/dataplane/bpf/policy.h",
+        old="\tif (none)\n\t\treturn;\n\tverdict->reason = AM_REASON_POLICY_DENIED;\n",
+        new="\tif (none)\n\t\treturn;\n\tverdict->reason = AM_REASON_FORWARDED;\n",
         tests=("tests/bpf/test_verdicts.py",),
     ),
     Mutant(
@@ -600,15 +712,15 @@ DATAPATH = (
     Mutant(
         name="whereabouts-outlive-their-generation",
         file="services/dataplane/bpf/ct.h",
-        old="	else if (known & 0xff && known >> 8 == v->generation)\n",
-        new="	else if (known & 0xff)\n",
+        old="	if (known & 0xff && known >> 8 == v->generation)\n",
+        new="	if (known & 0xff)\n",
         tests=("tests/bpf/test_whereabouts.py",),
     ),
     Mutant(
         name="whereabouts-nobody-asked-for-are-believed",
         file="services/dataplane/bpf/ct.h",
-        old="	else if (known & 0xff && known >> 8 == v->generation)\n",
-        new="	else if (known >> 8 == v->generation)\n",
+        old="	if (known & 0xff && known >> 8 == v->generation)\n",
+        new="	if (known >> 8 == v->generation)\n",
         tests=("tests/bpf/test_whereabouts.py",),
     ),
     Mutant(

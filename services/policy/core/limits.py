@@ -41,7 +41,7 @@ class Limits:
     """Most pairs of a CIDR set and a rule in it, of one namespace: what overlapping rules cost."""
     identities: int = 2048
     """Most identities of one namespace, those that linger included."""
-    record_bytes: int = 1 << 20
+    record_bytes: int = 2 << 20
     """Most bytes of the records of one namespace's identities, estimated from above."""
     rule_bytes: int = 16 << 20
     """Most bytes of the rules of one namespace's identities."""

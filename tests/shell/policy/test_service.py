@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address
 
@@ -14,7 +14,6 @@ import pytest_asyncio
 
 from chassis.bus import Bus
 from chassis.faults import Refused
-from proto import codec
 from proto.events import ObjectFault, PolicyCompiled
 from proto.identity import RelevantKeys, Reserved
 from proto.objects import Node, Selector
@@ -380,24 +379,6 @@ PORTS = named(*(f"port-{at}:TCP:{8000 + at}" for at in range(50)))
 """A record with so many is larger than what is left of a full bucket."""
 
 
-async def test_what_cannot_be_read_is_written_again(town: Town, nats_server: NatsServer) -> None:
-    """Whatever stands under a key of ours, nobody's pods wait for it: neither the rules' nor the frontier's."""
-    async with bus_of(nats_server, "policy") as meddler, copy_of(town.server):
-        await town.settle(np(API_TO_DB))
-        await town.until(lambda: town.rules.synced and town.identities.synced and town.of("x/db"), "synced")
-        database = await town.rules_of("x/db")
-        spoilt = (codec.identity_key(database.identity), f"_frontier.{database.identity % 2}", "_cidrs.x")
-        for key in spoilt:
-            await meddler.connection.call(f"$KV.rules_v1.{key}", b"no envelope of ours", timeout=3)
-        await meddler.connection.call(f"$KV.identities_v1.{spoilt[0]}", b"nor is this", timeout=3)
-        await town.until(lambda: set(town.rules.unreadable) >= set(spoilt[:2]), "spoilt")
-        last = await town.put(msgspec.structs.replace(WEB, phase="Running"))
-        await town.until(lambda: town.reached(last), "frontiers move")
-        await town.until(lambda: not town.rules.unreadable and not town.identities.unreadable, "all is readable again")
-        again = await town.rules_of("x/db")
-        assert (again.rules, again.selectors) == (database.rules, database.selectors)
-
-
 async def test_compiled_events_and_traces(town: Town, nats_server: NatsServer) -> None:
     events: list[PolicyCompiled] = []
     trace = "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"
@@ -474,3 +455,34 @@ async def test_rules_changed_by_another_hand_come_back(town: Town, nats_server: 
         repaired = town.rules.entries[key].revision
         assert await bucket.delete(key, repaired) is None, "it was this very write that was deleted"
         await town.until(lambda: repaired_after(repaired), "repaired again")
+
+
+@pytest.mark.parametrize("body", [None, b"\xc1"], ids=["an answer", "garbage"])
+@pytest.mark.parametrize("running", [True, False], ids=["running", "started anew"])
+async def test_published_values_that_nobody_can_read_are_written_again(
+    town: Town, running: bool, body: bytes | None
+) -> None:
+    """A frontier that cannot be read aborted every pass for ever: no new pod started anywhere."""
+    async with AsyncExitStack() as stack:
+        first = AsyncExitStack()
+        stack.push_async_callback(first.aclose)
+        policy = await first.enter_async_context(copy_of(town.server))
+        await town.settle(np(API_TO_DB))
+        await town.until(lambda: town.rules.synced and town.identities.synced and town.of("x/db"), "published")
+        identity = next(key for key, policy in town.policies().items() if policy.ingress_isolated)
+        await town.until(lambda: policy.health.ready, "ready")
+        if not running:
+            await first.aclose()
+        for key in ("_frontier.0", "_frontier.1", "_complete", "_cidrs.x", identity):
+            await town.server.destroy(RULES, key, body)
+        for key in ("_relevant", "_complete", identity):
+            await town.server.destroy(IDENTITIES, key, body)
+        if not running:
+            policy = await stack.enter_async_context(copy_of(town.server))
+        last = await town.put(pod("x/other", labels={"role": "other"}))
+        await town.until(lambda: town.reached(last) and town.of("x/other"), "a new pod may start", seconds=8)
+        await town.until(lambda: not town.rules.unreadable and not town.identities.unreadable, "mended", seconds=8)
+        compiled = town.of("x/db")
+        assert compiled is not None
+        assert compiled.ingress_isolated
+        await town.until(lambda: policy.health.ready, "healthy")
