@@ -219,6 +219,8 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     applies_egress: bool
     ingress: tuple[PolicyRule, ...] = ()
     egress: tuple[PolicyRule, ...] = ()
+    created: int = 0
+    """metadata.creationTimestamp in Unix seconds: of those that together are too much the newest are refused."""
 
 
 class IPPool(msgspec.Struct, frozen=True):

@@ -43,6 +43,11 @@ class Lab:
         return f"nats://127.0.0.1:{self._ports.nats}"
 
     @property
+    def api_port(self) -> int:
+        """The API server's port, through the loopback door."""
+        return self._ports.api
+
+    @property
     def logs(self) -> Path:
         """One `<process>.log` each."""
         return self.where.logs
@@ -113,7 +118,8 @@ def _lab(*arguments: str, seconds: float) -> None:
         pytest.fail(f"lab {' '.join(arguments)}: exit {done.returncode}\n{done.stdout}{done.stderr}", pytrace=False)
 
 
-def _attach(name: str) -> Lab:
+def attach(name: str) -> Lab:
+    """A lab that is up, by its name."""
     where = paths(name, settings())
     record = read_record(where)
     assert record is not None, f"lab {name} is not there"
@@ -126,13 +132,13 @@ def lab() -> Iterator[Lab]:
     """The session's lab: three nodes with the mesh."""
     given = os.environ.get("AIRMESH_TEST_LAB")
     if given:
-        yield _attach(given)
+        yield attach(given)
         return
     lacking: list[str] = []
     if preflight.report(lacking.append):
         pytest.fail("\n".join(lacking), pytrace=False)
     try:
         _lab("up", "--name", NAME, seconds=_UP_SECONDS)
-        yield _attach(NAME)
+        yield attach(NAME)
     finally:
         _lab("down", "--name", NAME, seconds=_DOWN_SECONDS)

@@ -8,11 +8,11 @@ import pytest
 
 from proto.flow import DropReason
 from proto.identity import Reserved
-from proto.policy import Direction, PeerKind, Verdict
+from proto.policy import Direction, Verdict
 from services.dataplane.core import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, RST, SCTP, SYN, TCP, UDP
-from tests.bpf.world import OK, REDIRECT, SHOT, Pod, World
+from tests.bpf.world import OK, REDIRECT, SHOT, PeerKind, Pod, World, empty, scope_number
 
 pytestmark = pytest.mark.privileged
 
@@ -203,6 +203,22 @@ class TestIsolation:
         world.rule(world.b, INGRESS, ANY, rank=1)
         assert str(world.from_pod(world.a, a_to_b(world, version))) == "redirect"
 
+    def test_a_rule_that_is_missing_denies(self, world: World, version: int) -> None:
+        world.rule(world.b, INGRESS, ANY)
+        assert str(world.from_pod(world.a, a_to_b(world, version, 81))) == "redirect"
+        empty(world.tables, ("scope_rules",))
+        assert str(world.from_pod(world.a, a_to_b(world, version, 80))) == "drop POLICY_DENIED"
+
+    def test_any_pod_is_whoever_has_a_computed_identity(self, world: World, version: int) -> None:
+        world.isolate(world.b.identity, ingress=True)
+        world.rule(world.b, INGRESS, ANY)
+        scope = scope_number(world.b.identity, INGRESS)
+        world.tables.scope_peers.remove(at.ScopePeerKey(scope=scope, kind=at.PeerMatch.ANYBODY))
+        assert str(world.from_wire(syn(REMOTE[version], world.b.address(version)))) == "redirect"
+        assert str(world.from_wire(syn(WORLD[version], world.b.address(version)))) == "drop POLICY_DENIED"
+        remote_node = "172.30.0.12" if version == 4 else "fd00:172:30::12"
+        assert str(world.from_wire(syn(remote_node, world.b.address(version)))) == "drop POLICY_DENIED"
+
     def test_ping_needs_a_line_of_any_protocol(self, world: World, version: int) -> None:
         protocol = 1 if version == 4 else 58
         ping = frames.ip(world.a.address(version), world.b.address(version), protocol, frames.echo(version))
@@ -298,7 +314,7 @@ class TestGeneration:
 
     def test_right_taken_away_ends_the_flow(self, world: World, version: int) -> None:
         self.allowed(world, version)
-        world.tables.policy.remove(self.key)
+        world.unrule(self.key)
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "redirect"
         world.tables.bump_generation()
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_REVOKED"
@@ -306,7 +322,7 @@ class TestGeneration:
 
     def test_answer_on_its_way_does_not_open_it_again(self, world: World, version: int) -> None:
         self.allowed(world, version)
-        world.tables.policy.remove(self.key)
+        world.unrule(self.key)
         world.tables.bump_generation()
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_REVOKED"
         assert str(world.from_pod(world.b, b_to_a(world, version))).startswith("drop")
@@ -317,7 +333,7 @@ class TestGeneration:
         world.isolate(world.b.identity, ingress=True, egress=True)
         world.tables.bump_generation()
         assert str(world.from_pod(world.b, b_to_a(world, version))) == "redirect"
-        world.tables.policy.remove(self.key)
+        world.unrule(self.key)
         world.tables.bump_generation()
         assert str(world.from_pod(world.b, b_to_a(world, version))) == "drop POLICY_REVOKED"
 

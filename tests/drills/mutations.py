@@ -139,8 +139,8 @@ CHASSIS = (
     Mutant(
         name="unreadable-aborts-the-pass",
         file="services/policy/publish.py",
-        old="        if isinstance(found.why, codec.UnknownVersion):\n",
-        new="        if isinstance(found.why, ValueError):\n",
+        old="        if isinstance(found, Unreadable) and isinstance(found.why, codec.UnknownVersion):\n",
+        new="        if isinstance(found, Unreadable) and isinstance(found.why, ValueError):\n",
         tests=("tests/shell/policy/test_service.py::test_published_values_that_nobody_can_read_are_written_again",),
     ),
     Mutant(
@@ -273,38 +273,59 @@ IPAM = (
 POLICY = (
     Mutant(
         name="absent-selector-selects-all",
-        file="services/policy/core/selectors.py",
+        file="kit/selectors.py",
         old="    if selector is None:\n        return False\n",
         new="    if selector is None:\n        return True\n",
-        tests=("tests/core/policy/test_selectors.py",),
+        tests=("tests/core/kit/test_selectors.py",),
     ),
     Mutant(
         name="empty-pod-selector-in-any-namespace",
         file="services/policy/core/compile.py",
-        old='    return PeerRef(policy.namespace if peer.namespace_selector is None else "", peer)\n',
-        new='    return PeerRef("", Peer(peer.pod_selector, peer.namespace_selector or EVERYTHING))\n',
+        old="    return SelectorPeer(namespace=home, namespace_selector=peer.namespace_selector,",
+        new="    return SelectorPeer(namespace_selector=peer.namespace_selector or EVERYTHING,",
         tests=("tests/core/policy/test_compile.py",),
     ),
     Mutant(
         name="ignore-except",
         file="services/policy/core/cidrs.py",
-        old="    holes = [_span(network) for network in block.excepted]\n",
-        new="    holes: list[Span] = []\n",
+        old="        for hole in holes:\n            edge(hole).ended.append(block)\n",
+        new="",
         tests=("tests/core/policy/test_cidrs.py::test_partition",),
     ),
     Mutant(
         name="ipv6-world-holds-ipv4",
         file="services/policy/core/cidrs.py",
-        old="    if block.cidr.version == 6:\n        holes.append(_span(_MAPPED))\n",
+        old="    if block.cidr.version == 6 and overlap(block.cidr, _MAPPED):\n        yield _MAPPED\n",
         new="",
         tests=("tests/core/policy/test_cidrs.py",),
     ),
     Mutant(
         name="drop-ipv6-blocks",
         file="services/policy/core/cidrs.py",
-        old="    for version in (4, 6):\n",
-        new="    for version in (4,):\n",
+        old="    for version in (4, 6):\n        entries +=",
+        new="    for version in (4,):\n        entries +=",
         tests=("tests/core/policy/test_cidrs.py",),
+    ),
+    Mutant(
+        name="a-policy-may-name-any-number-of-cidrs",
+        file="services/policy/core/cidr_sets.py",
+        old="        if cost.prefixes > limits.policy_prefixes:\n",
+        new="        if not cost.prefixes:\n",
+        tests=("tests/core/policy/test_cidr_sets.py",),
+    ),
+    Mutant(
+        name="the-cluster-pays-for-the-largest-namespace",
+        file="services/policy/core/cidr_sets.py",
+        old="    while total > limits.prefixes:\n",
+        new="    while total < 0:\n",
+        tests=("tests/core/policy/test_cidr_sets.py",),
+    ),
+    Mutant(
+        name="a-refused-policy-lets-its-blocks-in",
+        file="services/policy/core/cidr_sets.py",
+        old="        if named is None or name in self._refused or name in",
+        new="        if named is None or name in",
+        tests=("tests/core/policy/test_cidr_sets.py",),
     ),
     Mutant(
         name="put-old-rules-over-new",
@@ -317,18 +338,12 @@ POLICY = (
         name="frontier-before-rules",
         file="services/policy/shards.py",
         old="""\
-        changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
-        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
-        frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
-        decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
-        moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
+        changed = await self._write_identities(mine, wanted.revision, fence, anew=anew)
 """,
         new="""\
-        frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
-        decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
-        moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
-        changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
-        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
+        early = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
+        await self._rules.write(frontier_key(shard), early, plan.deciding(plan.frontier_step, early, anew=anew), fence)
+        changed = await self._write_identities(mine, wanted.revision, fence, anew=anew)
 """,
         tests=("tests/shell/policy/test_service.py",),
     ),
@@ -345,6 +360,140 @@ POLICY = (
         old="        await self.residents.publish(shard, wanted.revision, fence, everything=everything)\n",
         new="",
         tests=("tests/shell/policy/test_residents.py::test_a_frontier_promises_the_residents",),
+    ),
+    Mutant(
+        name="hidden-label-counts-as-absent",
+        file="kit/selectors.py",
+        old="    if value is None and hidden and hidden_key(requirement.key) in hidden:\n",
+        new="    if False:\n",
+        tests=("tests/core/kit/test_selectors.py",),
+    ),
+    Mutant(
+        name="untold-label-isolates-nobody",
+        file="services/policy/core/compile.py",
+        old="may_select(policy.pod_selector, member.labels, member.hidden_keys)",
+        new="may_select(policy.pod_selector, member.labels)",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="a-new-identity-recompiles-everybody",
+        file="services/policy/core/matches.py",
+        old="        return {member.identity} | self._count_ports(member, 1)\n",
+        new="        return set(self.members) | self._count_ports(member, 1)\n",
+        tests=("tests/core/policy/test_graph.py::test_only_what_a_change_touches_is_recompiled",),
+    ),
+    Mutant(
+        name="a-rule-for-each-peer",
+        file="services/policy/core/compile.py",
+        old="                yield Clause(direction, source, shared, False, refs, tuple(sorted(numbers)))\n",
+        new="""\
+                for one in refs:
+                    yield Clause(direction, source, shared, False, (one,), ())
+                for number in sorted(numbers):
+                    yield Clause(direction, source, shared, False, (), (number,))
+""",
+        tests=("tests/core/policy/test_compile.py",),
+    ),
+    Mutant(
+        name="one-tenants-ports-push-out-others",
+        file="services/policy/core/matches.py",
+        old="        return home not in namespaces, -len(namespaces), port\n",
+        new="        return False, 0, port\n",
+        tests=("tests/core/policy/test_compile.py",),
+    ),
+    Mutant(
+        name="a-namespace-without-a-budget",
+        file="services/policy/core/budget.py",
+        old="            over.add(member.identity)\n",
+        new="            pass\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="foreign-selectors-spend-the-budget",
+        file="services/policy/core/budget.py",
+        old="    if not foreign or member.hidden_keys:\n",
+        new="    if True:\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="new-identities-push-out-old-ones",
+        file="services/policy/core/budget.py",
+        old="    return roster.lingers(member.identity), member.identity not in recorded, member.identity\n",
+        new="    return roster.lingers(member.identity), member.identity in recorded, member.identity\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="everything-that-was-lingers",
+        file="services/policy/core/plan.py",
+        old="        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)\n",
+        new="        most = len(found)\n",
+        tests=("tests/core/policy/test_plan.py",),
+    ),
+    Mutant(
+        name="policies-name-keys-of-everybodys-pods",
+        file="services/policy/core/named.py",
+        old='        yield NamedKey("pod", policy.namespace, key)\n',
+        new='        yield NamedKey("pod", "", key)\n',
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="labels-of-the-node-make-an-identity",
+        file="proto/identity.py",
+        old="    return key in UNSTABLE_LABELS or key.startswith(UNSTABLE_PREFIXES)\n",
+        new="    return key in UNSTABLE_LABELS\n",
+        tests=("tests/core/kit/test_identity.py",),
+    ),
+    Mutant(
+        name="frontier-without-relevant-keys",
+        file="services/policy/shards.py",
+        old="            relevant=self._graph.relevant,\n",
+        new="",
+        tests=("tests/shell/dataplane/test_gate.py",),
+    ),
+    Mutant(
+        name="frontier-without-namespaces",
+        file="services/policy/shards.py",
+        old="            namespaces=wanted.namespaces,\n",
+        new="",
+        tests=("tests/shell/policy/test_service.py::test_rules_identities_frontiers_and_markers",),
+    ),
+    Mutant(
+        name="a-full-bucket-stops-the-frontier",
+        file="services/policy/shards.py",
+        old="""\
+            why = refused
+            if present is None:
+""",
+        new="""\
+            raise
+            if present is None:
+""",
+        tests=("tests/shell/policy/test_service.py::test_a_full_bucket_of_records_does_not_stop_the_frontier",),
+    ),
+    Mutant(
+        name="rules-that-are-not-taken-stay-as-they-were",
+        file="services/policy/shards.py",
+        old="            written = await self._deny(identity, policy.revision, fence)\n",
+        new="            written = False\n",
+        tests=(
+            "tests/shell/policy/test_service.py::test_rules_that_the_bus_does_not_take_are_denied_and_hold_up_nobody",
+        ),
+    ),
+    Mutant(
+        name="the-frontier-waits-for-room",
+        file="services/policy/shards.py",
+        old="                if victim is None:\n",
+        new="                if victim != -1:\n",
+        tests=(
+            "tests/shell/policy/test_service.py::test_a_bucket_of_rules_that_is_full_to_the_brim_takes_the_frontier",
+        ),
+    ),
+    Mutant(
+        name="rules-of-a-namespace-without-a-budget",
+        file="services/policy/core/sizes.py",
+        old="        if total > self._most:\n",
+        new="        if False:\n",
+        tests=("tests/core/policy/test_graph.py",),
     ),
 )
 
@@ -390,8 +539,15 @@ DATAPLANE = (
     Mutant(
         name="start-before-the-frontier",
         file="services/dataplane/core/admission.py",
-        old="    if not any(_covers(frontier, identity, seen) for frontier in frontiers):\n",
-        new="    if not list(frontiers):\n",
+        old="        if not frontier.revision.covers(seen):\n",
+        new="        if False:\n",
+        tests=("tests/core/dataplane/test_admission.py",),
+    ),
+    Mutant(
+        name="identity-by-a-namespace-of-before",
+        file="services/dataplane/core/admission.py",
+        old="        if frontier.namespaces > knowledge.namespaces_at:\n",
+        new="        if False:\n",
         tests=("tests/core/dataplane/test_admission.py",),
     ),
     Mutant(
@@ -489,38 +645,87 @@ DATAPLANE = (
         tests=("tests/bpf/test_live.py::test_a_table_grows_under_flows_that_go_on",),
     ),
     Mutant(
-        name="rank-ignored-among-nested-lines",
-        file="services/dataplane/core/policy_maps.py",
-        old="    if len({rule.rank for rule in best.values()}) > 1:\n",
-        new="    if False:\n",
+        name="rank-ignored-in-a-scope",
+        file="services/dataplane/core/scopes.py",
+        old="    mine.sort(key=lambda rule: (rule.rank, rule.verdict))\n",
+        new="",
         tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(
-        name="remove-lines-before-adding",
-        file="services/dataplane/enforce.py",
-        old="""\
-        self._tables.policy.apply(steps.add_lines)
-        self._tables.subjects.apply({}, steps.remove_subjects)
-        self._tables.subjects.apply(steps.set_subjects)
-        self._tables.policy.apply({}, steps.remove_lines)
-""",
-        new="""\
-        self._tables.policy.apply({}, steps.remove_lines)
-        self._tables.subjects.apply({}, steps.remove_subjects)
-        self._tables.subjects.apply(steps.set_subjects)
-        self._tables.policy.apply(steps.add_lines)
-""",
-        tests=("tests/bpf/test_policy_steps.py",),
+        name="outer-cidrs-before-those-in-them",
+        file="services/dataplane/core/cidr_maps.py",
+        old="if actual.get(key) != value), key=_length, reverse=True)",
+        new="if actual.get(key) != value), key=_length)",
+        tests=("tests/core/dataplane/test_cidr_maps.py",),
+    ),
+    Mutant(
+        name="all-namespaces-share-their-cidr-sets",
+        file="services/dataplane/core/cidr_maps.py",
+        old="    return blake2b(namespace.encode(), digest_size=8).digest() if namespace else bytes(8)\n",
+        new="    return bytes(8)\n",
+        tests=("tests/core/dataplane/test_cidr_maps.py",),
+    ),
+    Mutant(
+        name="port-without-what-contains-it",
+        file="services/dataplane/core/scopes.py",
+        old="    return {port: _union(port, own) for port in own}\n",
+        new="    return own\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="old-scope-goes-before-the-subject-flips",
+        file="services/dataplane/core/policy_maps.py",
+        old="        yield from self._fill()\n        yield from self._flip(final=False)\n",
+        new="        for number in [one for one in self.held.scopes if not self._is_wanted(one)]:\n            yield self.held.drop(number)\n        yield from self._fill()\n        yield from self._flip(final=False)\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="subject-flips-before-its-scope-is-whole",
+        file="services/dataplane/core/policy_maps.py",
+        old="not in self.refused and number in self.held.scopes:\n",
+        new="not in self.refused:\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="full-map-keeps-the-old-rights",
+        file="services/dataplane/core/policy_maps.py",
+        old="            self._refuse(self._users.get(number, ()), sizes)\n            return\n",
+        new="            return\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(
         name="generation-not-bumped",
+        file="services/dataplane/core/policy_maps.py",
+        old="        if removes or told:\n            yield Bump()\n",
+        new="",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="identity-that-lost-a-selector-keeps-its-flows",
+        file="services/dataplane/core/policy_maps.py",
+        old="        if lost:\n            yield Bump()\n",
+        new="",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="member-goes-from-a-view-out-of-sync",
         file="services/dataplane/enforce.py",
-        old="""\
-        if changed:
-            self._tables.bump_generation()
-        return Enforced(reached, changed)
-""",
-        new="        return Enforced(reached, changed)\n",
+        old='                elif view.synced and not key.startswith("_"):\n',
+        new='                elif not key.startswith("_"):\n',
+        tests=("tests/bpf/test_policy_steps.py",),
+    ),
+    Mutant(
+        name="enforces-before-identities-are-in-sync",
+        file="services/dataplane/enforce.py",
+        old="feed.rules_view.synced and feed.identities.synced",
+        new="feed.rules_view.synced",
+        tests=("tests/bpf/test_policy_steps.py",),
+    ),
+    Mutant(
+        name="acknowledged-before-the-members-are-here",
+        file="services/dataplane/enforce.py",
+        old="least if members and self._maps.settled else None",
+        new="least",
         tests=("tests/bpf/test_policy_steps.py",),
     ),
     Mutant(
@@ -609,10 +814,24 @@ DATAPATH = (
         tests=("tests/bpf/test_verdicts.py::TestUnknown",),
     ),
     Mutant(
-        name="rank-ignored",
+        name="second-word-of-a-vector-is-the-first",
         file="services/dataplane/bpf/policy.h",
-        old="	if (!line || (best->found && best->rank <= line->rank))\n",
-        new="	if (!line || best->found)\n",
+        old="\t\t*index = 64 + am_lowest(rules->word[1]);\n",
+        new="\t\t*index = am_lowest(rules->word[1]);\n",
+        tests=("tests/bpf/test_oracle.py",),
+    ),
+    Mutant(
+        name="selectors-of-the-peer-ignored",
+        file="services/dataplane/bpf/policy.h",
+        old="\t\tam_named(&peer, AM_PEER_SELECTOR_SET, set, &rules);\n",
+        new="\t\t;\n",
+        tests=("tests/bpf/test_verdicts.py",),
+    ),
+    Mutant(
+        name="rule-that-is-missing-allows",
+        file="services/dataplane/bpf/policy.h",
+        old="\tif (none)\n\t\treturn;\n\tverdict->reason = AM_REASON_POLICY_DENIED;\n",
+        new="\tif (none)\n\t\treturn;\n\tverdict->reason = AM_REASON_FORWARDED;\n",
         tests=("tests/bpf/test_verdicts.py",),
     ),
     Mutant(

@@ -63,10 +63,10 @@ def pid_in_pod(pod: Any) -> int:
 class Program:
     """One flows.py in a pod."""
 
-    def __init__(self, pid: int, *arguments: str) -> None:
+    def __init__(self, pid: int, *arguments: str, program: Path = PROGRAM) -> None:
         enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
         self._process = subprocess.Popen(
-            [*enter, sys.executable, "-I", str(PROGRAM), *arguments],
+            [*enter, sys.executable, "-I", str(program), *arguments],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -96,11 +96,11 @@ class Traffic:
         self.place, self.lab = place, place.lab
         pods = {pod["metadata"]["name"]: pod for pod in self.lab.get("pods", "-n", place.namespace)["items"]}
         self.addresses = {name: [ip["ip"] for ip in pods[name]["status"]["podIPs"]] for name in PODS}
-        pids = {name: pid_in_pod(pods[name]) for name in PODS}
+        self.pids = {name: pid_in_pod(pods[name]) for name in PODS}
         server, friend = self.addresses["server"], self.addresses["friend"]
 
         def start(pod: str, *arguments: str) -> Program:
-            program = Program(pids[pod], *arguments)
+            program = Program(self.pids[pod], *arguments)
             stack.callback(program.close)
             return program
 

@@ -48,7 +48,7 @@ def service(shape: ServiceShape) -> Service:
         internal_policy=spec.internal_traffic_policy or "Cluster",
         external_policy=spec.external_traffic_policy or "Cluster",
         publish_not_ready=bool(spec.publish_not_ready_addresses),
-        created=int(meta.creation_timestamp.timestamp()) if meta.creation_timestamp else 0,
+        created=meta.created,
         fronted=_OTHER_PROXY not in (meta.labels or {}),
         source_ranges=_source_ranges(spec, annotation(meta, _SOURCE_RANGES)),
         health_check_port=(spec.health_check_node_port or 0) if _needs_health_check(spec) else 0,

@@ -63,6 +63,11 @@ class Metadata(Shape, frozen=True):
     creation_timestamp: datetime | None = None
     deletion_timestamp: str | None = None
 
+    @property
+    def created(self) -> int:
+        """Unix seconds; 0 when it is not said."""
+        return int(self.creation_timestamp.timestamp()) if self.creation_timestamp else 0
+
 
 class NamespaceShape(Shape, frozen=True):
     """core/v1 Namespace."""

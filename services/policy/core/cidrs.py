@@ -1,20 +1,27 @@
-"""CIDR sets: all addresses that policies name by ipBlock, cut into disjoint prefixes of equal membership.
+"""CIDR sets: addresses that one namespace's policies name by ipBlock, as prefixes with the set of rules they are in.
 
-A datapath can look an address up once, not once for each ipBlock. So the address space is cut wherever an ipBlock or
-one of its exceptions begins or ends; each piece belongs to a fixed set of ipBlocks, and that set has a number: a 64-bit
-hash of its sorted members, the same in every replica and for ever, 0 for the empty set. A rule on an ipBlock becomes
-one line for each set that holds it.
+A datapath can look an address up once, not once for each ipBlock. The ipBlocks of one rule are one *area*. Every CIDR
+and every exception is a prefix, and prefixes either lie in one another or apart: so within a prefix, but for the longer
+ones in it, all addresses are in the same areas. That set of areas has a number: a 64-bit hash of its members, the same
+in every replica and for ever, 0 for the empty set. The longest prefix that holds an address says its number, and a rule
+with ipBlocks names each number whose set has its area. There are never more prefixes than were written.
+
+Each namespace has a partition of its own: what one tenant writes neither cuts nor rewrites another's rules.
 
 The kernel keeps both families in one trie of 16 bytes with IPv4 mapped to ``::ffff:0:0/96`` (RFC 4291, 2.5.5.2). An
-IPv6 ipBlock that covers this range, such as ``::/0``, must not let IPv4 in: the range is cut out of every IPv6 block.
+IPv6 ipBlock that covers this range, such as ``::/0``, must not let IPv4 in: the range is excepted from each of them.
+
+Costs: sorting, one sweep with a stack, and one step for each pair of a set and a member of it.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from bisect import bisect_right
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from hashlib import blake2b
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, summarize_address_range
+from hashlib import blake2b, shake_256
+from ipaddress import IPv4Network, IPv6Network
+from typing import NamedTuple
 
 from kit.prefixes import overlap
 from proto.net import Address, Network
@@ -22,6 +29,15 @@ from proto.objects import IPBlock
 from proto.policy import CidrSet
 
 _MAPPED = IPv6Network("::ffff:0:0/96")
+_HOLE = int(_MAPPED.network_address), 96, 0
+"""As an entry: first address, length, mark of the empty set."""
+_BITS = {4: 32, 6: 128}
+_MARK_BYTES = 128
+"""Of an area's mark. A set's mark is the sum of its members', so that sweeping adds and takes away; at 1,024 bits
+nobody finds two sets with one sum (Wagner's generalized birthday, as in LtHash)."""
+_WRAP = (1 << 8 * _MARK_BYTES) - 1
+
+_NO_LIMIT = 1 << 62
 
 Span = tuple[int, int]
 """First and last address as integers, both included."""
@@ -42,8 +58,7 @@ class Block:
 
     def holds(self, address: Address) -> bool:
         """Whether the address is in the CIDR and in none of the exceptions."""
-        value = int(address)
-        return address.version == self.cidr.version and any(first <= value <= last for first, last in spans(self))
+        return address.version == self.cidr.version and _within(spans(self), int(address))
 
 
 def canonical(block: IPBlock) -> Block:
@@ -56,14 +71,17 @@ def _span(network: Network) -> Span:
     return int(network.network_address), int(network.broadcast_address)
 
 
+def _holes(block: Block) -> Iterator[Network]:
+    yield from block.excepted
+    if block.cidr.version == 6 and overlap(block.cidr, _MAPPED):
+        yield _MAPPED
+
+
 def spans(block: Block) -> tuple[Span, ...]:
     """What is left of the block after its exceptions, as disjoint ascending ranges."""
     first, last = _span(block.cidr)
-    holes = [_span(network) for network in block.excepted]
-    if block.cidr.version == 6:
-        holes.append(_span(_MAPPED))
     left: list[Span] = []
-    for hole_first, hole_last in sorted(holes):
+    for hole_first, hole_last in sorted(map(_span, _holes(block))):
         if hole_first > first:
             left.append((first, min(hole_first - 1, last)))
         first = max(first, hole_last + 1)
@@ -74,113 +92,322 @@ def spans(block: Block) -> tuple[Span, ...]:
     return tuple(span for span in left if span[0] <= span[1])
 
 
-def set_number(members: Iterable[Block]) -> int:
-    """Number of a set of blocks: 64-bit hash of its sorted canonical texts, never 0 unless the set is empty."""
-    texts = sorted(block.text for block in members)
-    if not texts:
+def _within(ranges: Sequence[Span], value: int) -> bool:
+    place = bisect_right(ranges, value, key=_first) - 1
+    return place >= 0 and value <= ranges[place][1]
+
+
+def _first(span: Span) -> int:
+    return span[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Area:
+    """The ipBlocks of one rule: an address is in it when any of them holds it."""
+
+    text: str
+    """Canonical texts of the blocks, sorted, one a line: equal for equal meaning of spelling."""
+    blocks: tuple[Block, ...] = field(compare=False)
+
+    @property
+    def mark(self) -> int:
+        """What this area adds to the mark of a set."""
+        return int.from_bytes(shake_256(self.text.encode()).digest(_MARK_BYTES), "big")
+
+    def holds(self, address: Address) -> bool:
+        """Whether any block holds the address."""
+        return any(block.holds(address) for block in self.blocks)
+
+
+def area_of(blocks: Iterable[IPBlock]) -> Area:
+    """The area of a rule that names these blocks, in any order."""
+    by_text = {block.text: block for block in map(canonical, blocks)}
+    return Area("\n".join(sorted(by_text)), tuple(by_text[text] for text in sorted(by_text)))
+
+
+def set_number(members: Iterable[Area]) -> int:
+    """Number of a set of areas: 64-bit hash of the sum of their marks, never 0 unless the set is empty."""
+    distinct = set(members)
+    return _number(sum(area.mark for area in distinct) & _WRAP, len(distinct))
+
+
+def _number(mark: int, count: int) -> int:
+    if not count:
         return 0
-    number = int.from_bytes(blake2b("\n".join(texts).encode(), digest_size=8).digest(), "big")
-    return number or 1
+    return int.from_bytes(blake2b(mark.to_bytes(_MARK_BYTES, "big"), digest_size=8).digest(), "big") or 1
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Partition:
-    """The cut address space, and for each block the numbers of the sets that hold it."""
+    """What a namespace's areas make of the address space, and for each area the numbers of the sets that it is in."""
 
     prefixes: tuple[CidrSet, ...] = ()
-    """Disjoint, sorted by family and address; what lies in no block is not listed."""
-    numbers_by_block: Mapping[Block, frozenset[int]] = field(default_factory=dict)
+    """Sorted by family, address and length. The longest one that holds an address counts; one with number 0 is a hole
+    in that around it."""
+    numbers_by_area: Mapping[Area, frozenset[int]] = field(default_factory=dict)
     clashes: tuple[int, ...] = ()
     """Numbers that two different sets share: refused, nothing carries them, so they allow nothing."""
+    memberships: int = 0
+    """Pairs of a set and an area in it: what the rules of the namespace hold together."""
+    digest: str = ""
+    """Of the prefixes."""
 
 
-def partition(blocks: Iterable[Block]) -> Partition:
-    """Cut the address space by all ``blocks``; the same for any order of them."""
-    wanted = frozenset(blocks)
-    pieces: list[tuple[int, Span, frozenset[Block]]] = []
+class TooMuchOverlap(ValueError):
+    """More pairs of a set and a member than were allowed."""
+
+
+class _Edge:
+    """One prefix, and the areas whose count of blocks changes inside it."""
+
+    __slots__ = ("begun", "ended", "last")
+
+    def __init__(self, last: int) -> None:
+        self.last = last
+        self.begun: list[Block] = []
+        self.ended: list[Block] = []
+
+
+class _Sweep:
+    """Which areas hold the place that the sweep is at; entering and leaving prefixes are each other's inverse."""
+
+    def __init__(self, areas: Iterable[Area], most: int) -> None:
+        self.areas_of: dict[int, list[Area]] = {}
+        self._marks: dict[Area, int] = {}
+        self._blocks: dict[Area, int] = {}
+        self._on: dict[int, int] = {}
+        self._mark = 0
+        self._most = most
+        self.members: dict[int, frozenset[Area]] = {}
+        """By mark, of every set that was met."""
+        self.memberships = 0
+        for area in areas:
+            self._marks[area] = area.mark
+            for block in area.blocks:
+                self.areas_of.setdefault(id(block), []).append(area)
+
+    @property
+    def mark(self) -> int:
+        """Mark of the set here, remembered with its members; 0 for the empty set."""
+        if not self._blocks:
+            return 0
+        if self._mark not in self.members:
+            self.memberships += len(self._blocks)
+            if self.memberships > self._most:
+                raise TooMuchOverlap(f"more than {self._most} pairs")
+            self.members[self._mark] = frozenset(self._blocks)
+        return self._mark
+
+    def turn(self, block: Block, *, on: bool) -> bool:
+        """The block holds this place from here on, or no longer; False when that was so already."""
+        if self._on.get(id(block), 0) == on:
+            return False
+        self._on[id(block)] = on
+        for area in self.areas_of[id(block)]:
+            count = self._blocks.get(area, 0) + (1 if on else -1)
+            if not count:
+                del self._blocks[area]
+            else:
+                self._blocks[area] = count
+            if count == on:  # the first block of the area that holds this place, or the last that did
+                self._mark = (self._mark + (self._marks[area] if on else -self._marks[area])) & _WRAP
+        return True
+
+
+class _Open(NamedTuple):
+    """A prefix that the sweep is in, what it changed, and the mark of its entry (or that around it)."""
+
+    last: int
+    turned: tuple[Block, ...]
+    ended: tuple[Block, ...]
+    told: int
+
+
+def partition(areas: Iterable[Area], most: int = _NO_LIMIT) -> Partition:
+    """Sets of all ``areas``; the same for any order of them. Raises TooMuchOverlap beyond ``most`` memberships."""
+    distinct = sorted(set(areas), key=lambda area: area.text)
+    entries: list[tuple[int, int, int, int]] = []
+    sweep = _Sweep(distinct, most)
     for version in (4, 6):
-        family = [block for block in wanted if block.cidr.version == version]
-        pieces += [(version, span, members) for span, members in _sweep(family)]
-    members_by_number: dict[int, set[frozenset[Block]]] = {}
-    for members in {members for _, _, members in pieces}:
-        members_by_number.setdefault(set_number(members), set()).add(members)
-    clashes = frozenset(number for number, sets in members_by_number.items() if len(sets) > 1)
-    numbers: dict[frozenset[Block], int] = {}
-    numbers_by_block: dict[Block, set[int]] = {block: set() for block in wanted}
-    for number, sets in members_by_number.items():
-        if number in clashes:
-            continue
-        (members,) = sets
-        numbers[members] = number
-        for block in members:
-            numbers_by_block[block].add(number)
+        entries += [(version, *entry) for entry in _swept(version, distinct, sweep)]
+    if any(version == 4 and length == 0 for version, _, length, _ in entries):
+        # In the kernel's trie that is the same key as the hole in IPv6, and says more.
+        entries = [entry for entry in entries if entry != (6, *_HOLE)]
+    marks_by_number: dict[int, list[int]] = {}
+    for mark, members in sweep.members.items():
+        marks_by_number.setdefault(_number(mark, len(members)), []).append(mark)
+    clashes = frozenset(number for number, marks in marks_by_number.items() if len(marks) > 1)
+    numbers = {mark: 0 if number in clashes else number for number, marks in marks_by_number.items() for mark in marks}
+    numbers[0] = 0
+    numbers_by_area: dict[Area, set[int]] = {area: set() for area in distinct}
+    for mark, members in sweep.members.items():
+        if numbers[mark]:
+            for area in members:
+                numbers_by_area[area].add(numbers[mark])
+    digest = blake2b(digest_size=16)
+    prefixes = []
+    for version, first, length, mark in entries:
+        number = numbers[mark]
+        prefixes.append(CidrSet(prefix=_network(version, first, length), number=number))
+        digest.update(b"%d %d %d %d\n" % (version, first, length, number))
     return Partition(
-        prefixes=tuple(
-            CidrSet(prefix=network, number=numbers[members])
-            for version, span, members in pieces
-            if members in numbers
-            for network in _networks(version, span)
-        ),
-        numbers_by_block={block: frozenset(held) for block, held in numbers_by_block.items()},
+        prefixes=tuple(prefixes),
+        numbers_by_area={area: frozenset(held) for area, held in numbers_by_area.items()},
         clashes=tuple(sorted(clashes)),
+        memberships=sweep.memberships,
+        digest=digest.hexdigest() if prefixes else "",
     )
 
 
-def _sweep(blocks: Sequence[Block]) -> list[tuple[Span, frozenset[Block]]]:
-    """Elementary ranges with the set of blocks that hold them; neighbours of equal membership are one range."""
-    starts: dict[int, list[Block]] = {}
-    ends: dict[int, list[Block]] = {}
+def _swept(version: int, areas: Iterable[Area], sweep: _Sweep) -> list[tuple[int, int, int]]:
+    """First address, length and mark of each prefix whose set is another than that around it, in order."""
+    edges = _edges(version, {id(block): block for area in areas for block in area.blocks}.values())
+    entries: list[tuple[int, int, int]] = []
+    stack: list[_Open] = []
+
+    def leave() -> None:
+        gone = stack.pop()
+        for block in gone.ended:
+            sweep.turn(block, on=True)
+        for block in gone.turned:
+            sweep.turn(block, on=False)
+
+    for first, length in sorted(edges):
+        edge = edges[first, length]
+        while stack and stack[-1].last < first:
+            leave()
+        turned = tuple(block for block in edge.begun if sweep.turn(block, on=True))
+        ended = tuple(block for block in edge.ended if sweep.turn(block, on=False))
+        around, mark = stack[-1].told if stack else 0, sweep.mark
+        if mark != around:
+            entries.append((first, length, mark))
+        stack.append(_Open(edge.last, turned, ended, mark))
+    while stack:
+        leave()
+    return entries
+
+
+def _edges(version: int, blocks: Iterable[Block]) -> dict[Span, _Edge]:
+    """Every prefix of these blocks by first address and length."""
+    edges: dict[Span, _Edge] = {}
+
+    def edge(network: Network) -> _Edge:
+        key = int(network.network_address), network.prefixlen
+        found = edges.get(key)
+        if found is None:
+            found = edges[key] = _Edge(int(network.broadcast_address))
+        return found
+
     for block in blocks:
-        for first, last in spans(block):
-            starts.setdefault(first, []).append(block)
-            ends.setdefault(last + 1, []).append(block)
-    active: set[Block] = set()
-    pieces: list[tuple[Span, frozenset[Block]]] = []
-    begun = 0
-    for edge in sorted(starts.keys() | ends.keys()):
-        if active:
-            members = frozenset(active)
-            if pieces and pieces[-1][1] == members and pieces[-1][0][1] == begun - 1:
-                begun = pieces.pop()[0][0]
-            pieces.append(((begun, edge - 1), members))
-        active.difference_update(ends.get(edge, ()))
-        active.update(starts.get(edge, ()))
-        begun = edge
-    return pieces
+        holes = [*_holes(block)] if block.cidr.version == version else []
+        if block.cidr.version != version or any(hole.prefixlen <= block.cidr.prefixlen for hole in holes):
+            continue  # an exception that holds the whole CIDR leaves nothing
+        edge(block.cidr).begun.append(block)
+        for hole in holes:
+            edge(hole).ended.append(block)
+    return edges
 
 
-def _networks(version: int, span: Span) -> Iterable[Network]:
-    first, last = span
-    if version == 4:
-        return summarize_address_range(IPv4Address(first), IPv4Address(last))
-    return summarize_address_range(IPv6Address(first), IPv6Address(last))
+def _network(version: int, first: int, length: int) -> Network:
+    return IPv4Network((first, length)) if version == 4 else IPv6Network((first, length))
 
 
-def numbers_within(prefixes: Iterable[CidrSet], blocks: Iterable[Block]) -> dict[Block, frozenset[int]]:
-    """For each block the numbers of another partition whose every prefix lies wholly inside the block.
+def numbers_within(prefixes: Iterable[CidrSet], areas: Iterable[Area]) -> dict[Area, frozenset[int]]:
+    """For each area the numbers of another partition whose every address lies inside the area.
 
     Nodes go on with the partition they have until every shard's lines for the next one are there, so lines are needed
     for both. Only prefixes and numbers of the older one are known, not its members; a number that also lies outside
-    the block, even in part, is left out: never more is allowed than the block allows.
+    the area, even in part, is left out: never more is allowed than the area allows.
     """
-    areas: dict[int, list[tuple[int, Span]]] = {}
-    for entry in prefixes:
-        areas.setdefault(entry.number, []).append((entry.prefix.version, _span(entry.prefix)))
-    areas.pop(0, None)
-    return {
-        block: frozenset(number for number, area in areas.items() if _inside(area, block.cidr.version, spans(block)))
-        for block in blocks
-    }
+    distinct = set(areas)
+    old = tuple(prefixes)
+    inside: dict[int, frozenset[Area]] = {}
+    for version in (4, 6):
+        bounds = _bounds(version, distinct)
+        for first, last, number in _pieces(_own(version, old)):
+            place = bisect_right(bounds, first, key=_start) - 1
+            while number and place < len(bounds) and bounds[place].first <= last:
+                members = bounds[place].areas
+                inside[number] = inside[number] & members if number in inside else members
+                place += 1
+    found: dict[Area, set[int]] = {area: set() for area in distinct}
+    for number, areas_around in inside.items():
+        for area in areas_around:
+            found[area].add(number)
+    return {area: frozenset(numbers) for area, numbers in found.items()}
 
 
-def _inside(area: Sequence[tuple[int, Span]], version: int, ranges: Sequence[Span]) -> bool:
-    return all(
-        own == version and any(begin <= first and last <= end for begin, end in ranges) for own, (first, last) in area
+class _Nested(NamedTuple):
+    first: int
+    length: int
+    last: int
+    number: int
+
+
+class _Bound(NamedTuple):
+    first: int
+    areas: frozenset[Area]
+
+
+def _start(bound: _Bound) -> int:
+    return bound.first
+
+
+def _own(version: int, prefixes: Iterable[CidrSet]) -> list[_Nested]:
+    return sorted(
+        _Nested(*_span_and_length(entry.prefix), entry.number) for entry in prefixes if entry.prefix.version == version
     )
+
+
+def _span_and_length(network: Network) -> tuple[int, int, int]:
+    return int(network.network_address), network.prefixlen, int(network.broadcast_address)
+
+
+def _pieces(nested: Iterable[_Nested]) -> Iterator[tuple[int, int, int]]:
+    """Disjoint ranges with their numbers, ascending: each prefix without the longer ones in it."""
+    stack: list[_Nested] = []
+    at = 0
+
+    def leave() -> Iterator[tuple[int, int, int]]:
+        nonlocal at
+        gone = stack.pop()
+        if at <= gone.last:
+            yield at, gone.last, gone.number
+            at = gone.last + 1
+
+    for one in nested:
+        while stack and stack[-1].last < one.first:
+            yield from leave()
+        if stack and at < one.first:
+            yield at, one.first - 1, stack[-1].number
+        at = one.first
+        stack.append(one)
+    while stack:
+        yield from leave()
+
+
+def _bounds(version: int, areas: Collection[Area]) -> list[_Bound]:
+    """Ascending places from which on, up to the next, exactly these areas hold every address; the first is 0."""
+    sweep = _Sweep(areas, _NO_LIMIT)
+    bits = _BITS[version]
+    nested = [
+        _Nested(first, length, first + (1 << bits - length) - 1, mark)
+        for first, length, mark in _swept(version, areas, sweep)
+    ]
+    sweep.members[0] = frozenset()
+    bounds: list[_Bound] = []
+    at = 0
+    for first, last, mark in _pieces(nested):
+        if first > at:
+            bounds.append(_Bound(at, frozenset()))
+        bounds.append(_Bound(first, sweep.members[mark]))
+        at = last + 1
+    if at >> bits == 0:
+        bounds.append(_Bound(at, frozenset()))
+    return bounds
 
 
 def number_of(prefixes: Iterable[CidrSet], address: Address) -> int:
     """Number of the set that holds the address (a linear scan: for explaining, not for packets)."""
-    return next(
-        (entry.number for entry in prefixes if entry.prefix.version == address.version and address in entry.prefix), 0
-    )
+    holding = [entry for entry in prefixes if entry.prefix.version == address.version and address in entry.prefix]
+    return max(holding, key=lambda entry: entry.prefix.prefixlen).number if holding else 0

@@ -7,9 +7,12 @@ from ipaddress import ip_network
 import msgspec
 import pytest
 
-from proto.identity import IdentitySet
+from proto.identity import IdentityRecord, IdentitySet
 from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
 from services.policy.core import plan
+from services.policy.core.identities import Member
+from services.policy.core.limits import Limits
+from services.policy.core.named import NamedKey
 from services.policy.core.plan import Grace, Step
 
 
@@ -67,8 +70,9 @@ def test_a_frontier_of_another_number_of_shards_is_written_again() -> None:
 )
 def test_partition(present: str, same: bool, step: Step) -> None:
     one, other = (CidrSet(ip_network(text), 7) for text in ("10.0.0.0/8", "11.0.0.0/8"))
-    wanted = CidrPartition(at("e5"), (one,))
-    assert plan.partition_step(wanted, CidrPartition(at(present), (one if same else other,))) is step
+    wanted = CidrPartition(at("e5"), (one,), "x", "one")
+    there = CidrPartition(at(present), (one,), "x", "one") if same else CidrPartition(at(present), (other,), "x", "two")
+    assert plan.partition_step(wanted, there) is step
     assert plan.partition_step(wanted, None) is Step.WRITE
 
 
@@ -97,34 +101,105 @@ def test_all_cover(frontiers: str, covered: bool) -> None:
 
 FACTS = IdentitySet("x", (), (("pod", "a"),), "default")
 OTHER = msgspec.structs.replace(FACTS, namespace="y")
+LIMITS = Limits(identities=200)
+
+
+def record(identity: int, facts: IdentitySet = FACTS) -> IdentityRecord:
+    return Member.of(identity, facts).record(frozenset(), frozenset())
+
+
+def members(*facts: tuple[int, IdentitySet]) -> dict[int, Member]:
+    return {identity: Member.of(identity, one) for identity, one in facts}
 
 
 def test_grace() -> None:
     """Identity 1 is used, 2 lingers from second 10 on, 3 has rules but no record, 4 is used with other facts."""
-    records = {1: FACTS, 2: FACTS, 4: FACTS}
+    records = {identity: record(identity) for identity in (1, 2, 4)}
 
-    def aged(grace: Grace, now: float, in_use: dict[int, IdentitySet]) -> Grace:
+    def aged(grace: Grace, now: float, in_use: dict[int, Member]) -> Grace:
         return plan.age(grace, now, 60, published={1, 2, 3}, in_use=in_use, records=records)
 
-    grace = aged(Grace(), 10, {1: FACTS, 4: OTHER})
+    def kept(grace: Grace, now: float) -> frozenset[int]:
+        return plan.lingering(grace, now, 60, records=records, in_use={}, limits=LIMITS)
+
+    def expired(grace: Grace, now: float) -> frozenset[int]:
+        return plan.expired(grace, now, 60, kept=kept(grace, now), records=records)
+
+    used = members((1, FACTS), (4, OTHER))
+    grace = aged(Grace(), 10, used)
     assert grace.unused_since == {2: 10, 3: 10, 4: 10}
-    grace = aged(grace, 40, {1: FACTS, 4: OTHER})
-    assert plan.lingering(grace, 69, 60, records) == {2: FACTS, 4: FACTS}
-    assert plan.expired(grace, 69, 60) == frozenset()
-    assert plan.lingering(grace, 70, 60, records) == {}
-    assert plan.expired(grace, 70, 60) == {2, 3, 4}
-    assert 2 not in aged(grace, 50, {1: FACTS, 2: FACTS, 4: OTHER}).unused_since, "in use again"
-    again = aged(aged(grace, 50, {2: FACTS}), 55, {})
+    grace = aged(grace, 40, used)
+    assert kept(grace, 69) == {2, 4}
+    assert expired(grace, 69) == frozenset()
+    assert kept(grace, 70) == frozenset()
+    assert expired(grace, 70) == {2, 3, 4}
+    assert 2 not in aged(grace, 50, members((1, FACTS), (2, FACTS), (4, OTHER))).unused_since, "in use again"
+    again = aged(aged(grace, 50, members((2, FACTS))), 55, {})
     assert again.unused_since[2] == 55, "the grace begins anew"
 
 
+@pytest.mark.parametrize(
+    ("used", "unused", "kept"),
+    [(1, 50, 50), (1, 2048, 64), (90, 150, 90), (100, 150, 100), (150, 150, 64), (300, 150, 64)],
+)
+def test_no_more_linger_than_a_namespace_has_or_a_few(used: int, unused: int, kept: int) -> None:
+    """The attack: a pod relabelled every few milliseconds leaves an identity behind each time."""
+    in_use = members(*((1000 + at, FACTS) for at in range(used)))
+    records = {at: record(at) for at in range(unused)} | {5000: record(5000, OTHER)}
+    grace = Grace(unused_since={at: float(at) for at in records})
+    found = plan.lingering(grace, 5000, 6000, records=records, in_use=in_use, limits=LIMITS)
+    assert found == {*range(unused - kept, unused), 5000}, "the latest, and another namespace's as before"
+    gone = plan.expired(grace, 5000, 6000, kept=found, records=records)
+    assert gone == set(range(unused - kept)), "the others go at once"
+
+
+def test_label_keys_are_shown_for_a_while_after_nobody_names_them() -> None:
+    app, tier = NamedKey("pod", "", "app"), NamedKey("pod", "x", "tier")
+
+    def aged(grace: Grace, now: float, *named: NamedKey) -> Grace:
+        return plan.age(grace, now, 60, published=(), in_use={}, records={}, named=named)
+
+    grace = aged(aged(Grace(), 0, app, tier), 10, app)
+    assert grace.named_at == {app: 10, tier: 0}
+    assert plan.next_expiry(grace, 20, 60) == 40
+    assert aged(grace, 60, app).named_at == {app: 60}
+    many = [NamedKey("pod", "", f"k{at}") for at in range(3000)]
+    assert len(aged(aged(Grace(), 0, *many), 1).named_at) == plan.MOST_NAMED
+
+
+def cut(n: int, space: str = "x") -> CidrPartition:
+    return CidrPartition(at("e1"), (CidrSet(ip_network(f"{n}.0.0.0/8"), n),), space, f"digest {n}")
+
+
 def test_partitions_are_kept_for_a_while() -> None:
-    a, b, c = ((CidrSet(ip_network(f"{n}.0.0.0/8"), n),) for n in (1, 2, 3))
+    a, b, c, y = cut(1), cut(2), cut(3), cut(4, "y")
     grace = plan.retire(plan.retire(Grace(), a, 0), b, 30)
-    assert plan.kept_partitions(grace, c, c) == (a, b)
-    assert plan.kept_partitions(grace, b, c) == (a, b)
-    assert plan.kept_partitions(grace, None, a) == (b,)
-    assert plan.kept_partitions(Grace(), (), c) == (), "an empty partition needs no lines"
+    assert plan.kept_partitions(grace, {"x": c}, {"x": c.digest}) == {"x": (a, b)}
+    assert plan.kept_partitions(grace, {"x": b}, {"x": c.digest}) == {"x": (a, b)}
+    assert plan.kept_partitions(grace, {"y": y}, {"x": a.digest}) == {"x": (b,), "y": (y,)}
+    empty = CidrPartition(at("e1"), (), "x", "")
+    assert plan.kept_partitions(Grace(), {"x": empty}, {"x": c.digest}) == {}, "an empty partition needs no lines"
     aged = plan.age(grace, 60, 60, published=(), in_use={}, records={})
-    assert [prefixes for prefixes, _ in aged.retired] == [b]
+    assert [partition for partition, _ in aged.retired] == [b]
     assert [since for _, since in plan.retire(grace, a, 50).retired] == [30, 50]
+
+
+def test_who_edits_without_pause_has_few_partitions_kept() -> None:
+    grace = plan.retire(Grace(), cut(1, "y"), 0)
+    for n in range(1, 50):
+        grace = plan.retire(grace, cut(n), n)
+    kept = [(partition.namespace, since) for partition, since in grace.retired]
+    assert kept == [("y", 0), *(("x", n) for n in range(50 - plan.MOST_RETIRED, 50))]
+
+
+def test_since_when_a_partition_is_not_the_published_one() -> None:
+    published = {"x": cut(1), "y": cut(2, "y"), "z": cut(3, "z")}
+    wanted = {"x": "digest 1", "y": "digest 9", "w": "digest 7"}
+    since = plan.partitions_since(published, wanted, {"y": at("e2"), "x": at("e2")}, at("e5"))
+    assert since == {"y": at("e2"), "z": at("e5"), "w": at("e5")}
+    assert plan.partitions_since({"x": cut(1)}, {"x": "digest 1"}, {}, at("f1")) == {"x": at("f1")}, "another epoch"
+    empty = CidrPartition(at("e3"), (), "x", "")
+    assert plan.partitions_since({"x": empty}, {}, {}, at("e5")) == {}
+    assert plan.may_delete_empty(empty, empty)
+    assert not plan.may_delete_empty(empty, CidrPartition(at("e4"), (), "x", ""))
+    assert not plan.may_delete_empty(cut(1), cut(1))

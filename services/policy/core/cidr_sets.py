@@ -1,0 +1,263 @@
+"""What all policies name by ipBlock: whose is taken, and the partition of each namespace, kept up with both.
+
+A policy costs as many prefixes as it writes: each CIDR and each exception, however often. What one policy, one
+namespace and the cluster may cost is bounded (:class:`services.policy.core.limits.Limits`). Past a bound policies are
+refused, the newest first, and of the largest namespace first where it is the cluster's sum; the answer depends on the
+present policies alone. A refused policy goes on isolating what it selects, its other peers hold, and its ipBlocks allow
+nothing. Only the namespaces whose policies or whose held partitions changed are cut anew.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from proto.objects import IPBlock, NetworkPolicy, PolicyRule
+from proto.policy import CidrPartition, Direction
+from services.policy.core.cidrs import Area, Partition, TooMuchOverlap, area_of, numbers_within, partition
+from services.policy.core.limits import Limits, Problem, about_policies
+
+RulePlace = tuple[Direction, int]
+"""A rule of a policy: its direction, and its index in that direction's list."""
+
+
+class Name(NamedTuple):
+    """What a NetworkPolicy is called."""
+
+    namespace: str
+    name: str
+
+
+class Cost(NamedTuple):
+    """What a policy's ipBlocks cost; in the order in which they are taken."""
+
+    created: int
+    """Unix seconds."""
+    name: Name
+    prefixes: int
+
+
+@dataclass(slots=True)
+class _Named:
+    """A policy that names ipBlocks."""
+
+    key: str
+    policy: NetworkPolicy
+    cost: Cost
+    areas: dict[RulePlace, Area] | None = None
+    """Worked out when the policy is taken for the first time."""
+
+
+def rule_blocks(rule: PolicyRule) -> tuple[IPBlock, ...]:
+    """IpBlocks of a rule's peers; a peer that says selectors too is not taken by the API, and says nothing."""
+    return tuple(
+        peer.ip_block
+        for peer in rule.peers
+        if peer.ip_block is not None and peer.pod_selector is None and peer.namespace_selector is None
+    )
+
+
+def block_rules(policy: NetworkPolicy) -> dict[RulePlace, tuple[IPBlock, ...]]:
+    """Rules with ipBlocks, in directions that the policy applies to."""
+    sides = (
+        (Direction.INGRESS, policy.ingress if policy.applies_ingress else ()),
+        (Direction.EGRESS, policy.egress if policy.applies_egress else ()),
+    )
+    return {
+        (direction, index): blocks
+        for direction, rules in sides
+        for index, rule in enumerate(rules)
+        if (blocks := rule_blocks(rule))
+    }
+
+
+class CidrSets:
+    """Partitions by namespace. ``admit`` after a batch of ``put``; then ``cut`` every namespace of ``uncut``."""
+
+    def __init__(self, limits: Limits) -> None:
+        self.partitions: dict[str, Partition] = {}
+        """By namespace; only of those that name any address."""
+        self.uncut: set[str] = set()
+        """Namespaces that :meth:`cut` has to be called for."""
+        self._limits = limits
+        self._named: dict[Name, _Named] = {}
+        self._by_namespace: dict[str, set[Name]] = {}
+        self._refused: dict[Name, Problem] = {}
+        self._overlapping: dict[str, dict[Name, Problem]] = {}
+        self._held: Mapping[str, tuple[CidrPartition, ...]] = {}
+        self._numbers: dict[str, dict[Area, frozenset[int]]] = {}
+        self._turned: dict[str, set[Name]] = {}
+        """Policies that were refused and are taken now, or the other way, since their namespace was cut."""
+        self._stale = False
+
+    @property
+    def problems(self) -> tuple[Problem, ...]:
+        """What was refused, on which policy; and sets whose numbers clash."""
+        clashes = (
+            Problem(
+                fault=f"two different sets of ipBlock rules of namespace {namespace} share the number {number:016x}:"
+                " neither allows anything",
+                remedy="change any CIDR or except of the ipBlocks concerned",
+            )
+            for namespace, found in self.partitions.items()
+            for number in found.clashes
+        )
+        overlapping = (problem for found in self._overlapping.values() for problem in found.values())
+        return (*self._refused.values(), *overlapping, *clashes)
+
+    def put(self, key: str, old: NetworkPolicy | None, new: NetworkPolicy | None) -> None:
+        """The policy of this key was ``old`` and is ``new`` (None = not there)."""
+        before, after = block_rules(old) if old else {}, block_rules(new) if new else {}
+        if old is not None and before:
+            name = Name(old.namespace, old.name)
+            self._named.pop(name, None)
+            self._by_namespace[name.namespace].discard(name)
+            if not self._by_namespace[name.namespace]:
+                del self._by_namespace[name.namespace]
+            self.uncut.add(name.namespace)
+            self._stale = True
+        if new is not None and after:
+            name = Name(new.namespace, new.name)
+            cost = Cost(new.created, name, sum(1 + len(b.excepted) for blocks in after.values() for b in blocks))
+            self._named[name] = _Named(key, new, cost)
+            self._by_namespace.setdefault(name.namespace, set()).add(name)
+            self.uncut.add(name.namespace)
+            self._stale = True
+
+    def hold(self, held: Mapping[str, tuple[CidrPartition, ...]]) -> None:
+        """Partitions that some node may still have in force, by namespace, beside the wanted one."""
+        for namespace in held.keys() | self._held.keys():
+            if _digests(held.get(namespace, ())) != _digests(self._held.get(namespace, ())):
+                self.uncut.add(namespace)
+        self._held = held
+
+    def admit(self) -> None:
+        """Decide anew which policies are taken, if any changed; namespaces where that changed are to be cut."""
+        if not self._stale:
+            return
+        self._stale = False
+        refused = over_budget((named.cost for named in self._named.values()), self._limits)
+        for name in refused.keys() ^ self._refused.keys():
+            self._turned.setdefault(name.namespace, set()).add(name)
+            self.uncut.add(name.namespace)
+        self._refused = refused
+
+    def cut(self, namespace: str) -> set[str]:
+        """Cut one namespace; returns the keys of policies whose rules' numbers are other than before."""
+        self.uncut.discard(namespace)
+        taken = sorted(name for name in self._by_namespace.get(namespace, ()) if name not in self._refused)
+        found, overlapping = self._partition([self._named[name] for name in taken])
+        numbers = dict(found.numbers_by_area)
+        for held in self._held.get(namespace, ()):
+            for area, within in numbers_within(held.prefixes, found.numbers_by_area).items():
+                numbers[area] |= within
+        before, old_overlapping = self._numbers.pop(namespace, {}), self._overlapping.pop(namespace, {})
+        self.partitions.pop(namespace, None)
+        if found.prefixes:
+            self.partitions[namespace] = found
+        if numbers:
+            self._numbers[namespace] = numbers
+        if overlapping:
+            self._overlapping[namespace] = overlapping
+        moved = {area for area in numbers.keys() | before.keys() if numbers.get(area) != before.get(area)}
+        turned = (overlapping.keys() ^ old_overlapping.keys()) | self._turned.pop(namespace, set())
+        return {
+            named.key
+            for name in self._by_namespace.get(namespace, ())
+            if (named := self._named[name]) and (name in turned or not moved.isdisjoint((named.areas or {}).values()))
+        }
+
+    def _partition(self, taken: list[_Named]) -> tuple[Partition, dict[Name, Problem]]:
+        """Of the oldest policies that stay within the bound on overlap, and what is said of the others."""
+        ordered = sorted(taken, key=lambda named: named.cost)
+        known = self.partitions.get(ordered[0].cost.name.namespace) if ordered else Partition()
+        areas = [_areas(named) for named in ordered]
+        wanted = {area for own in areas for area in own.values()}
+        if known is not None and known.numbers_by_area.keys() == wanted:
+            return known, {}
+        try:
+            return partition(wanted, self._limits.memberships), {}
+        except TooMuchOverlap:
+            pass
+        fits, beyond, found = 0, len(ordered), Partition()
+        while beyond - fits > 1:
+            middle = (fits + beyond) // 2
+            try:
+                found = partition({a for own in areas[:middle] for a in own.values()}, self._limits.memberships)
+                fits = middle
+            except TooMuchOverlap:
+                beyond = middle
+        return found, {named.cost.name: _overlap_problem(named.cost.name, self._limits) for named in ordered[fits:]}
+
+    def numbers_of(self, policy: NetworkPolicy, direction: Direction, index: int) -> frozenset[int]:
+        """Numbers of the sets that a rule's ipBlocks hold; none while the policy is refused."""
+        name = Name(policy.namespace, policy.name)
+        named = self._named.get(name)
+        if named is None or name in self._refused or name in self._overlapping.get(name.namespace, ()):
+            return frozenset()
+        area = _areas(named).get((direction, index))
+        return frozenset() if area is None else self._numbers.get(name.namespace, {}).get(area, frozenset())
+
+
+def over_budget(costs: Iterable[Cost], limits: Limits) -> dict[Name, Problem]:
+    """Policies whose ipBlocks are not taken, and why; the same for any order of ``costs``."""
+    refused: dict[Name, Problem] = {}
+    taken: dict[str, list[Cost]] = {}
+    sums: dict[str, int] = {}
+    for cost in sorted(costs):
+        namespace = cost.name.namespace
+        used = sums.get(namespace, 0)
+        if cost.prefixes > limits.policy_prefixes:
+            why = f"names {cost.prefixes} CIDRs and exceptions, a NetworkPolicy may name {limits.policy_prefixes}"
+            refused[cost.name] = _problem(cost.name, why)
+        elif used + cost.prefixes > limits.namespace_prefixes:
+            why = (
+                f"names {cost.prefixes} CIDRs and exceptions beside {used} of older policies,"
+                f" namespace {namespace} may have {limits.namespace_prefixes}"
+            )
+            refused[cost.name] = _problem(cost.name, why)
+        else:
+            taken.setdefault(namespace, []).append(cost)
+            sums[namespace] = used + cost.prefixes
+    total = sum(sums.values())
+    largest = [(-used, namespace) for namespace, used in sums.items()]
+    heapq.heapify(largest)
+    while total > limits.prefixes:
+        _, namespace = heapq.heappop(largest)
+        newest = taken[namespace].pop()
+        total -= newest.prefixes
+        sums[namespace] -= newest.prefixes
+        why = (
+            f"is the newest with ipBlocks in namespace {namespace}, which names the most CIDRs,"
+            f" and all namespaces together may name {limits.prefixes}"
+        )
+        refused[newest.name] = _problem(newest.name, why)
+        if taken[namespace]:
+            heapq.heappush(largest, (-sums[namespace], namespace))
+    return refused
+
+
+def _problem(name: Name, why: str) -> Problem:
+    return Problem(
+        fault=f"NetworkPolicy {name.namespace}/{name.name} {why}: its ipBlocks allow nothing",
+        remedy="use fewer or wider CIDRs and exceptions",
+        about=about_policies("TooManyCIDRs", (name,)),
+    )
+
+
+def _overlap_problem(name: Name, limits: Limits) -> Problem:
+    return _problem(
+        name, f"overlaps too many ipBlock rules of its namespace (more than {limits.memberships} pairs of rule and set)"
+    )
+
+
+def _areas(named: _Named) -> dict[RulePlace, Area]:
+    if named.areas is None:
+        named.areas = {place: area_of(blocks) for place, blocks in block_rules(named.policy).items()}
+    return named.areas
+
+
+def _digests(partitions: Iterable[CidrPartition]) -> tuple[str, ...]:
+    return tuple(sorted(partition.digest for partition in partitions))

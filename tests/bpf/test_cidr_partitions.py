@@ -1,0 +1,110 @@
+"""CIDR partitions in the kernel: each pod is judged by its own namespace's, and each comes into force when it may."""
+
+from __future__ import annotations
+
+import asyncio
+from ipaddress import ip_network
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from chassis.log import Log
+from proto.policy import CidrPartition, CidrSet, Direction, Revision
+from services.dataplane.core.cidr_maps import cidrs_of, namespace_hash
+from services.dataplane.partitions import Partitions
+from tests.bpf import frames
+from tests.bpf.frames import SYN, TCP
+from tests.bpf.world import REDIRECT, PeerKind, World
+
+pytestmark = pytest.mark.privileged
+PEER = {4: "192.0.2.9", 6: "2001:db8::9"}
+WIDE = {4: "192.0.2.0/24", 6: "2001:db8::/64"}
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_a_pod_is_judged_by_the_cidr_sets_of_its_own_namespace(world: World, version: int) -> None:
+    mine, theirs = namespace_hash("mine"), namespace_hash("theirs")
+    world.isolate(world.b.identity, ingress=True, namespace=mine)
+    world.rule(world.b, Direction.INGRESS, PeerKind.CIDR_SET, 5)
+    segment = frames.tcp(20_000, 80, SYN)
+    packet = frames.ip(PEER[version], str(world.b.address(version)), TCP, segment)
+    world.cidr(WIDE[version], 5, theirs)
+    world.cidr(WIDE[version], 5)
+    assert world.from_wire(packet).action != REDIRECT, "another namespace's prefix says nothing here"
+    world.cidr(WIDE[version], 5, mine)
+    assert world.from_wire(packet).action == REDIRECT
+    world.cidr(f"{PEER[version]}/{32 if version == 4 else 128}", 0, mine)
+    again = frames.ip(PEER[version], str(world.b.address(version)), TCP, frames.tcp(20_001, 80, SYN))
+    assert world.from_wire(again).action != REDIRECT, "a hole in the prefix"
+
+
+def cut(space: str, sequence: int, *entries: str) -> CidrPartition:
+    pairs = (text.split("=") for text in entries)
+    prefixes = tuple(CidrSet(ip_network(prefix), int(number)) for prefix, number in pairs)
+    return CidrPartition(Revision(epoch="e", sequence=sequence), prefixes, space, f"{entries}")
+
+
+def at(sequence: int) -> Revision:
+    return Revision(epoch="e", sequence=sequence)
+
+
+class Told:
+    """What the feed says, and the keeper that follows it."""
+
+    def __init__(self, world: World, room: int = 100) -> None:
+        self.world, self.now = world, dict[str, CidrPartition]()
+        self.view = SimpleNamespace(synced=True)
+        self.log = Log("test")
+        feed: Any = SimpleNamespace(partitions=lambda: dict(self.now), rules_view=self.view)
+        self.keeper = Partitions(world.tables, feed, self.log, room)
+
+    def put(self, reached: Revision | None) -> int:
+        return asyncio.run(self.keeper.put(reached))
+
+    def says(self, *partitions: CidrPartition) -> bool:
+        """Whether the kernel holds exactly these."""
+        wanted = {key: number for one in partitions for key, number in cidrs_of(one).items()}
+        return self.world.tables.cidrs.items() == wanted
+
+
+def test_each_comes_into_force_when_its_rules_are_there_and_costs_what_it_has(world: World) -> None:
+    told = Told(world)
+    x, y, more = cut("x", 3, "10.0.0.0/8=1", "10.1.0.0/16=0"), cut("y", 5, "::/0=2"), cut("x", 7, "10.0.0.0/8=1")
+    told.now = {"x": x, "y": y}
+    assert told.put(None) == 0
+    assert told.put(at(3)) == 2
+    assert told.says(x), "y's rules are not there yet"
+    assert told.put(at(6)) == 1
+    assert told.says(x, y)
+    told.now = {"x": more, "y": y}
+    assert told.put(at(6)) == 0
+    assert told.says(x, y), "what is in force stays so"
+    assert told.put(at(7)) == 1
+    assert told.says(more, y)
+    told.now, told.view.synced = {"y": y}, False
+    assert told.put(at(8)) == 0, "what is missing from a view that is not in sync may be there"
+    told.view.synced = True
+    assert told.put(at(8)) == 1
+    assert told.says(y)
+    again = Told(world)
+    again.now = {"y": y}
+    assert again.put(at(4)) == 0
+    assert again.says(y), "an agent that begins leaves what the kernel holds until it knows better"
+    again.now = {}
+    assert again.put(None) == 1
+    assert again.says()
+
+
+def test_the_largest_namespace_goes_without_and_comes_back_when_there_is_room(world: World) -> None:
+    told = Told(world, room=4)
+    big, small = cut("big", 1, "10.0.0.0/8=1", "11.0.0.0/8=2", "12.0.0.0/8=3"), cut("small", 1, "10.0.0.0/8=4")
+    told.now = {"big": big, "small": small}
+    told.put(at(1))
+    assert told.says(big, small)
+    told.now["more"] = more = cut("more", 2, "13.0.0.0/8=5")
+    told.put(at(2))
+    assert told.says(small, more)
+    del told.now["small"]
+    told.put(at(2))
+    assert told.says(big, more)
