@@ -26,7 +26,7 @@ class Settings(BaseSettings):
     policy_namespace_identities: int = 2048
     """Most identities of one namespace (different sets of labels, named ports and service accounts of its pods)."""
 
-    policy_namespace_bytes: int = 1 << 20
+    policy_namespace_bytes: int = 2 << 20
     """Most bytes of what one namespace's identities are told by: their labels, ports and names."""
 
     def __post_init__(self) -> None:

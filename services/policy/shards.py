@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -163,7 +163,7 @@ class Shards:
             identities=Revision(epoch=wanted.life.identities, sequence=self._recorded[shard]),
         )
         decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
-        moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
+        moved = await self._write_frontier(frontier, decide, fence)
         self._caught_up.add(shard)
         self._taken_over[shard] = epoch
         if moved:
@@ -197,12 +197,9 @@ class Shards:
         """Whether what is published of the identity is other than what is wanted."""
         compiled, key = self._graph.compiled[identity], codec.identity_key(identity)
         rules, record = self._rules.latest(key), self._identities.latest(key)
-        return (
-            self._rules.spoilt(key)
-            or self._identities.spoilt(key)
-            or (None if record is None else record.value) != compiled.record
-            or plan.rule_step(compiled.policy, None if rules is None else rules.value) is not plan.Step.KEEP
-        )
+        return (None if record is None else record.value) != compiled.record or plan.rule_step(
+            compiled.policy, None if rules is None else rules.value
+        ) is not plan.Step.KEEP
 
     async def _write_identity(
         self, identity: int, policy: CompiledPolicy, fence: Fence, *, anew: bool
@@ -259,6 +256,21 @@ class Shards:
             self._withheld[identity] = problem
             self._runtime.log.error("identity-withheld", identity=codec.identity_key(identity), error=why)
 
+    async def _write_frontier(
+        self, frontier: Frontier, decide: Callable[[Frontier | None], plan.Step], fence: Fence
+    ) -> bool:
+        """The frontier, whatever it takes: in a full bucket some of those whose rules fill it have to do without."""
+        key, victims = frontier_key(frontier.shard), iter(self._graph.largest())
+        while True:
+            try:
+                return bool(await self._rules.write(key, frontier, decide, fence))
+            except Unpublished as why:
+                victim = next((one for one in victims if self._shard(one) == frontier.shard), None)
+                if victim is None:
+                    raise
+                await self._deny(victim, frontier.revision, fence)
+                self._withhold(victim, why)
+
     async def _on_its_own(self, step: Awaitable[T], otherwise: T) -> T:
         """What the step does, or ``otherwise`` where the bus does not take it: the rest of the shard goes on."""
         try:
@@ -270,8 +282,7 @@ class Shards:
     async def _write_partition(self, wanted: Wanted, fence: Fence, *, anew: bool) -> list[tuple[CidrSet, ...]]:
         """The partition, after this shard's lines for it; nodes wait for the other shards' frontiers themselves."""
         old = self._rules.latest(CIDRS_KEY)
-        again = anew or self._rules.spoilt(CIDRS_KEY)
-        since = wanted.partition_since or (old.value.revision if again and old is not None else None)
+        since = wanted.partition_since or (old.value.revision if anew and old is not None else None)
         if since is None or not self._graph.partition_fits:
             return []
         partition = CidrPartition(revision=since, prefixes=self._graph.partition.prefixes)
@@ -286,8 +297,7 @@ class Shards:
         shards = len(self._leases)
         entries = [self._rules.latest(frontier_key(shard)) for shard in range(shards)]
         frontiers = [None if entry is None else entry.value for entry in entries]
-        relevant_since = wanted.relevant_since or (wanted.revision if self._identities.spoilt(RELEVANT_KEY) else None)
-        if relevant_since is not None and plan.all_cover(frontiers, shards, relevant_since):
+        if wanted.relevant_since is not None and plan.all_cover(frontiers, shards, wanted.relevant_since):
             relevant: RelevantKeys = self._graph.relevant
             await self._identities.write(RELEVANT_KEY, relevant, partial(plan.relevant_step, relevant), fence)
         for key in self._feed.surplus_frontiers(shards):

@@ -10,6 +10,7 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 
 from prometheus_client import Gauge, Histogram
 
@@ -116,13 +117,18 @@ class Turn:
     async def _compile(self) -> int:
         """Compile all that is dirty; returns how many policies are other than before."""
         changed: set[int] = set()
-        for count, identity in enumerate(sorted(self._graph.dirty), 1):
+        for count, identity in enumerate(chain(sorted(self._graph.dirty), self._trimmed()), 1):
             if self._graph.compile(identity):
                 changed.add(identity)
             if count % BREATH == 0:
                 await asyncio.sleep(0)
         self._shards.mark(changed)
         return len(changed)
+
+    def _trimmed(self) -> Iterator[int]:
+        """What has to be compiled once more when all is compiled."""
+        if self._graph.trim():
+            yield from sorted(self._graph.dirty)
 
     def _held(self) -> Held:
         """What kernels may hold beside what is wanted."""

@@ -55,8 +55,8 @@ CHASSIS = (
     Mutant(
         name="unknown-version-is-deleted",
         file="chassis/view.py",
-        old="            self._unreadable(change, str(error))\n            return\n",
-        new="            held.pop(key, None)\n            self._dirty(key)\n            return\n",
+        old="            self._unreadable(change, str(error), newer=isinstance(error, codec.UnknownVersion))\n",
+        new="            held.pop(key, None)\n            self._dirty(key)\n",
         tests=("tests/shell/chassis/test_nats_traps.py::test_view_keeps_the_last_good_value",),
     ),
     Mutant(
@@ -75,10 +75,80 @@ CHASSIS = (
     ),
     Mutant(
         name="everybody-may-write-everything",
-        file="chassis/nats_config.py",
+        file="chassis/accounts.py",
         old='found += [key] if key == ">" else [key, f"{key}.>"]',
         new='found += [">"]',
         tests=("tests/shell/chassis/test_allow_lists.py",),
+    ),
+    Mutant(
+        name="every-key-is-imported",
+        file="chassis/accounts.py",
+        old="    role = user.role\n    subjects: list[str] = []\n",
+        new='    role = user.role\n    subjects: list[str] = ["$KV.>"]\n',
+        tests=("tests/shell/chassis/test_allow_lists.py",),
+    ),
+    Mutant(
+        name="an-answer-to-anybodys-inbox",
+        file="chassis/accounts.py",
+        old='Import(account, f"{inbox}.{user.name}.*", f"{inbox}.*"),',
+        new='Import(account, f"{inbox}.>", f"{inbox}.>"),',
+        tests=("tests/shell/chassis/test_accounts.py",),
+    ),
+    Mutant(
+        name="a-node-tells-in-anothers-name",
+        file="chassis/accounts.py",
+        old='tail = f".{encode_segment(user.node)}" if role.per_node and "{node}" not in subject else ""',
+        new='tail = ""',
+        tests=("tests/shell/chassis/test_bus.py", "tests/shell/chassis/test_accounts.py"),
+    ),
+    Mutant(
+        name="answer-wherever-a-request-points",
+        file="chassis/micro.py",
+        old="    if not message.reply.startswith(replies):\n",
+        new="    if not message.reply:\n",
+        tests=("tests/shell/chassis/test_accounts.py",),
+    ),
+    Mutant(
+        name="a-stored-message-is-a-request",
+        file="chassis/micro.py",
+        old='        if lower.startswith("nats-") and lower != _REQUEST_INFO:\n',
+        new='        if lower == "nats-" + _REQUEST_INFO:\n',
+        tests=("tests/shell/chassis/test_accounts.py",),
+    ),
+    Mutant(
+        name="own-unreadable-value-stays",
+        file="chassis/view.py",
+        old="                if self._damaged and self._mend_by is not None:\n",
+        new="                if self._damaged and self._mend_by is None:\n",
+        tests=("tests/shell/chassis/test_mending.py::test_every_writer_mends_its_own",),
+    ),
+    Mutant(
+        name="mend-with-what-may-be-old",
+        file="chassis/view.py",
+        old="            sure = followed if before is None else before.sure\n",
+        new="            sure = True\n",
+        tests=("tests/shell/chassis/test_mending.py::test_who_may_have_missed_a_value_lets_the_others_go_first",),
+    ),
+    Mutant(
+        name="unreadable-is-in-the-way-of-its-writer",
+        file="chassis/kv.py",
+        old="(mend and _is_damaged(type(value), stored))",
+        new="(mend and False)",
+        tests=("tests/shell/cluster/test_mirror.py::test_what_nobody_can_read_is_written_again",),
+    ),
+    Mutant(
+        name="unreadable-aborts-the-pass",
+        file="services/policy/publish.py",
+        old="        if isinstance(found.why, codec.UnknownVersion):\n",
+        new="        if isinstance(found.why, ValueError):\n",
+        tests=("tests/shell/policy/test_service.py::test_published_values_that_nobody_can_read_are_written_again",),
+    ),
+    Mutant(
+        name="pull-once",
+        file="chassis/tail.py",
+        old="            await self._again()  # its time is over, or what it may bring in all\n",
+        new="            return\n",
+        tests=("tests/shell/chassis/test_nats_traps.py::test_requests_for_messages_end_and_are_asked_again",),
     ),
 )
 
@@ -234,6 +304,13 @@ POLICY = (
         tests=("tests/core/policy/test_graph.py",),
     ),
     Mutant(
+        name="foreign-selectors-spend-the-budget",
+        file="services/policy/core/budget.py",
+        old="    if not foreign or member.hidden_keys:\n",
+        new="    if True:\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
         name="new-identities-push-out-old-ones",
         file="services/policy/core/budget.py",
         old="    return roster.lingers(member.identity), member.identity not in recorded, member.identity\n",
@@ -243,7 +320,7 @@ POLICY = (
     Mutant(
         name="everything-that-was-lingers",
         file="services/policy/core/plan.py",
-        old="        most = min(max(used[namespace], FEW), max(limits.identities - used[namespace], 0))\n",
+        old="        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)\n",
         new="        most = len(found)\n",
         tests=("tests/core/policy/test_plan.py",),
     ),
@@ -298,11 +375,20 @@ POLICY = (
         ),
     ),
     Mutant(
-        name="what-cannot-be-read-is-left",
-        file="services/policy/publish.py",
-        old="        return key in self._view.unreadable and key not in self._own\n",
-        new="        return False\n",
-        tests=("tests/shell/policy/test_service.py::test_what_cannot_be_read_is_written_again",),
+        name="the-frontier-waits-for-room",
+        file="services/policy/shards.py",
+        old="                if victim is None:\n",
+        new="                if victim != -1:\n",
+        tests=(
+            "tests/shell/policy/test_service.py::test_a_bucket_of_rules_that_is_full_to_the_brim_takes_the_frontier",
+        ),
+    ),
+    Mutant(
+        name="rules-of-a-namespace-without-a-budget",
+        file="services/policy/core/sizes.py",
+        old="        if total > self._most:\n",
+        new="        if False:\n",
+        tests=("tests/core/policy/test_graph.py",),
     ),
 )
 

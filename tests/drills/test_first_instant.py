@@ -327,11 +327,10 @@ async def test_the_same_while_a_shard_has_no_holder(world: Hamlet) -> None:
                     assert heard == 0, f"pod {pod.name}: {heard} frames got out"
                 await idle.aclose()
                 for pod in pods:
-                    for _ in range(3):
-                        code, heard = await start_beside(world, bus, pod, mute_by_name(pod.name), wire=wire)
-                        if not code:
-                            break
-                    assert (code, heard) == (0, 0), world.tails()
+                    tried = [(11, 0)]
+                    while tried[-1] == (11, 0) and len(tried) < 4:
+                        tried.append(await start_beside(world, bus, pod, mute_by_name(pod.name), wire=wire))
+                    assert tried[-1] == (0, 0), (tried, world.tails())
             await world.take(bus, *pods)
             await no_longer_named(world, bus, mute_by_name(pods[0].name))
     finally:

@@ -54,8 +54,14 @@ class Refusals:
             )
 
 
-def refusals(roster: Roster, namespace: str, recorded: Set[int], limits: Limits) -> Refusals:
-    """Which identities of the namespace are refused, given those that have a record."""
+def refusals(
+    roster: Roster, namespace: str, recorded: Set[int], limits: Limits, foreign: Set[str] = frozenset()
+) -> Refusals:
+    """Which identities of the namespace are refused, given those that have a record.
+
+    Labels whose keys are ``foreign`` make identities that others want told apart: those that differ in nothing else
+    count as one.
+    """
     members = roster.by_namespace.get(namespace, {})
     overlabelled = frozenset(identity for identity, member in members.items() if member.most > limits.labels)
     rest = [member for identity, member in members.items() if identity not in overlabelled]
@@ -63,13 +69,26 @@ def refusals(roster: Roster, namespace: str, recorded: Set[int], limits: Limits)
         return Refusals(overlabelled)
     left, room = limits.identities, limits.record_bytes
     over: set[int] = set()
+    paid: set[object] = set()
     for member in sorted(rest, key=lambda member: _precedence(member, roster, recorded)):
+        own = _own(member, foreign)
+        if own in paid:
+            continue
         if left and member.size <= room:
             left, room = left - 1, room - member.size
+            paid.add(own)
         else:
             over.add(member.identity)
-    wanted = sum(not roster.lingers(identity) for identity in members)
+    wanted = len({_own(member, foreign) for member in rest if not roster.lingers(member.identity)})
     return Refusals(overlabelled, frozenset(over), wanted)
+
+
+def _own(member: Member, foreign: Set[str]) -> object:
+    """What the namespace itself tells identities apart by; of those that linger each counts."""
+    if not foreign or member.hidden_keys:
+        return member.identity
+    labels = frozenset(pair for pair in member.labels.items() if pair[0] not in foreign)
+    return labels, frozenset(member.namespace_labels.items()), member.service_account, member.named_ports
 
 
 def _precedence(member: Member, roster: Roster, recorded: Set[int]) -> tuple[bool, bool, int]:

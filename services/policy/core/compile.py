@@ -129,6 +129,8 @@ class Rules:
     """Directions that are denied whole, and what there is too much of."""
     left_out: tuple[tuple[RuleSource, int], ...] = ()
     """Rules whose named ports have more numbers than are allowed, and how many they have."""
+    size: int = 0
+    """Bytes that they take as a value of the bus."""
 
 
 def subject_ports(member: Member, policies: Iterable[NetworkPolicy]) -> tuple[NamedPort, ...]:
@@ -152,9 +154,10 @@ def compile_rules(
         else:
             clauses += found
     made = _numbered(clauses)
-    if _size(made) > limits.size:
+    size = _size(made)
+    if size > limits.size:
         return Rules(too_much=tuple((direction, f"more than {limits.size} bytes") for direction in Direction))
-    return Rules(made.rules, made.selectors, made.sources, tuple(too_much), tuple(left_out))
+    return Rules(made.rules, made.selectors, made.sources, tuple(too_much), tuple(left_out), size)
 
 
 def compile_member(member: Member, policies: Iterable[NetworkPolicy], rules: Rules, record: IdentityRecord) -> Compiled:
@@ -181,6 +184,18 @@ def compile_member(member: Member, policies: Iterable[NetworkPolicy], rules: Rul
             *(_left_out(source, count) for source, count in rules.left_out),
         ),
     )
+
+
+def cut(member: Member, policies: Iterable[NetworkPolicy], record: IdentityRecord, most: int) -> Compiled:
+    """Nothing passes: the rules of the member's namespace take too much in all, and its own are among the largest."""
+    names = [(policy.namespace, policy.name) for policy in in_order(policies)]
+    problem = Problem(
+        fault=f"the rules of namespace {member.namespace} take more than {most} bytes in all: {member.described}, whose"
+        " rules are among the largest, are denied whole",
+        remedy=f"use fewer and smaller NetworkPolicies, or fewer different labels, in namespace {member.namespace}",
+        about=about_policies("PolicyTooLarge", names),
+    )
+    return Compiled(denied(member.identity), record, (problem,))
 
 
 def in_order(policies: Iterable[NetworkPolicy]) -> list[NetworkPolicy]:
@@ -337,6 +352,15 @@ def _size(made: Rules) -> int:
         sources=made.sources,
     )
     return len(msgspec.msgpack.encode(value))
+
+
+def size_beside_rules(policy: CompiledPolicy) -> int:
+    """Bytes that the rest of the policy takes, estimated from above."""
+    return 256 + sum(_SOURCE + len(source.namespace) + len(source.name) for source in policy.isolated_by)
+
+
+_SOURCE = 64
+"""Bytes of a source beside its names."""
 
 
 def _too_many(member: Member, policies: Iterable[NetworkPolicy], direction: Direction, how: str) -> Problem:

@@ -5,7 +5,8 @@ Contract, in the order that matters:
 1. The output is a function of the present state alone. Objects may come in any order, twice, or not at all and later;
    a graph that lived through a year of changes equals one that was fed the last state.
 2. :meth:`Graph.put` is cheap and only notes; :meth:`Graph.settle` brings the indexes up to date and tells which
-   identities have to be compiled; :meth:`Graph.compile` compiles one. Between settling and the last compile the caller
+   identities have to be compiled; :meth:`Graph.compile` compiles one; :meth:`Graph.trim` tells which have to be once
+   more, for their namespace's budget. Between settling and the last compile the caller
    may pause (so that a large cluster does not hold up everything else) but must not feed.
 3. ``None`` for a value means that the object is gone, never that it is unknown. Whoever feeds waits until it knows all.
 
@@ -19,7 +20,7 @@ but for named ports of egress.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Set
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from proto.identity import NamedPort, RelevantKeys
@@ -27,11 +28,21 @@ from proto.objects import KubernetesObject, Namespace, NetworkPolicy, Node, Pod
 from proto.policy import CidrSet, Direction, RuleSource
 from services.policy.core.budget import Refusals, refusals
 from services.policy.core.cidrs import Block, Partition, numbers_within, partition
-from services.policy.core.compile import Compiled, Rules, compile_member, compile_rules, refuse, subject_ports
+from services.policy.core.compile import (
+    Compiled,
+    Rules,
+    compile_member,
+    compile_rules,
+    cut,
+    refuse,
+    size_beside_rules,
+    subject_ports,
+)
 from services.policy.core.identities import NO_KEYS, Member, Roster, Turnover
 from services.policy.core.limits import Limits, Problem, about_pods, about_policies
 from services.policy.core.matches import Matches
-from services.policy.core.named import NamedKey, Naming, Shown, relevant_keys
+from services.policy.core.named import Foreign, NamedKey, Naming, Shown, relevant_keys
+from services.policy.core.sizes import Sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -74,10 +85,12 @@ class Graph:
         self._limits = limits
         self._matches = Matches()
         self._held = NOTHING_HELD
+        self._sizes = Sizes(limits.rule_bytes)
         self._pending: dict[str, NetworkPolicy | None] = {}
         self._recut = False
         self._names: dict[str, str] = {}
         self._naming = Naming()
+        self._foreign = Foreign()
         self._shown = Shown()
         self._rules: dict[tuple[frozenset[tuple[str, str]], tuple[NamedPort, ...]], Rules] = {}
 
@@ -170,6 +183,7 @@ class Graph:
         self._recut |= before != self._matches.users_by_block.keys()
         if self._pending:
             self.relevant = relevant_keys(self._naming.keys)
+            self._foreign = Foreign(self._naming.keys)
         self._pending.clear()
 
     def _settle_members(self, turnover: Turnover) -> None:
@@ -180,7 +194,8 @@ class Graph:
                 self.dirty |= self._matches.remove_member(member.identity)
         touched = {member.namespace for member in (*turnover.gone, *turnover.appeared)} | self.refused.keys()
         for namespace in sorted(touched):
-            refused = refusals(self.roster, namespace, self._held.recorded, self._limits)
+            foreign = self._foreign.of(namespace)
+            refused = refusals(self.roster, namespace, self._held.recorded, self._limits, foreign)
             if refused:
                 self.refused[namespace] = refused
             else:
@@ -236,6 +251,7 @@ class Graph:
             return refuse(identity, problem)
         member = self._matches.members.get(identity)
         if member is None:
+            self._sizes.forget(identity)
             return None
         policies = self._matches.selecting(identity)
         ports = subject_ports(member, policies)
@@ -244,7 +260,20 @@ class Graph:
         if same not in self._rules:
             self._rules[same] = compile_rules(ports, policies, self._matches, self._limits)
         record = member.record(self._shown.pod_keys(member.namespace), self._shown.namespace_keys)
-        return compile_member(member, policies, self._rules[same], record)
+        compiled = compile_member(member, policies, self._rules[same], record)
+        self._sizes.note(identity, member.namespace, self._rules[same].size + size_beside_rules(compiled.policy))
+        if self._sizes.is_cut(identity, member.namespace):
+            return cut(member, policies, record, self._limits.rule_bytes)
+        return compiled
+
+    def trim(self) -> bool:
+        """Once all is compiled: whether some are dirty again, since what a namespace's rules take in all changed."""
+        self.dirty |= self._sizes.settle() & self.compiled.keys()
+        return bool(self.dirty)
+
+    def largest(self) -> Iterator[int]:
+        """Identities by what their rules take, those of the namespace that takes the most first."""
+        return self._sizes.largest()
 
     def in_use(self) -> dict[int, Member]:
         """Identities that some pod has now and that are not refused."""
@@ -289,4 +318,7 @@ class Graph:
     def run(self) -> frozenset[int]:
         """Settle and compile all at once; returns the identities whose policy changed."""
         self.settle()
-        return frozenset(identity for identity in sorted(self.dirty) if self.compile(identity))
+        changed = {identity for identity in sorted(self.dirty) if self.compile(identity)}
+        if self.trim():
+            changed |= {identity for identity in sorted(self.dirty) if self.compile(identity)}
+        return frozenset(changed)

@@ -30,9 +30,8 @@ FINISHED = frozenset({"Succeeded", "Failed"})
 
 NO_KEYS = RelevantKeys()
 
-_LABEL, _PORT, _FIXED = 16, 48, 1024
-"""Bytes that a label, a named port and a record take beside these texts (measured from above; a namespace and a service
-account have names of at most 63 and 253 bytes)."""
+_LABEL, _PORT, _FIXED = 16, 48, 256
+"""Bytes that a label, a named port and a record take beside their texts (measured from above)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -73,7 +72,7 @@ class Member:
             namespace_labels=dict(facts.namespace_labels),
             service_account=facts.service_account,
             named_ports=facts.named_ports,
-            size=_size(facts.namespace_labels, facts.pod_labels, facts.named_ports, 0),
+            size=_size(facts, 0),
         )
 
     @classmethod
@@ -90,7 +89,7 @@ class Member:
             named_ports=record.named_ports,
             hidden_keys=frozenset(record.hidden_pod_keys),
             hidden_namespace_keys=frozenset(record.hidden_namespace_keys),
-            size=_size(record.namespace_labels, record.pod_labels, record.named_ports, hidden),
+            size=_size(record, hidden),
         )
 
     def tells(self, record: IdentityRecord) -> bool:
@@ -139,9 +138,12 @@ class Member:
         )
 
 
-def _size(namespace_labels: Labels, pod_labels: Labels, ports: tuple[NamedPort, ...], hidden: int) -> int:
-    texts = sum(_LABEL + len(key.encode()) + len(value.encode()) for key, value in (*namespace_labels, *pod_labels))
-    return _FIXED + texts + _LABEL * hidden + sum(_PORT + len(port.name.encode()) for port in ports)
+def _size(told: IdentitySet | IdentityRecord, hidden: int) -> int:
+    labels = (*told.namespace_labels, *told.pod_labels)
+    texts = sum(_LABEL + len(key.encode()) + len(value.encode()) for key, value in labels)
+    names = len(told.namespace.encode()) + len(told.service_account.encode())
+    ports = sum(_PORT + len(port.name.encode()) for port in told.named_ports)
+    return _FIXED + names + texts + _LABEL * hidden + ports
 
 
 def _shown(labels: Mapping[str, str], keys: Set[str]) -> tuple[Labels, frozenset[int]]:

@@ -35,8 +35,10 @@ class Limits:
     """Most prefixes of the CIDR partition: it too is one value of the bus."""
     identities: int = 2048
     """Most identities of one namespace, those that linger included."""
-    record_bytes: int = 1 << 20
+    record_bytes: int = 2 << 20
     """Most bytes of the records of one namespace's identities, estimated from above."""
+    rule_bytes: int = 16 << 20
+    """Most bytes of the rules of one namespace's identities."""
     labels: int = 256
     """Most labels of a pod that count for its identity, of a namespace, and named ports of a pod."""
 

@@ -36,8 +36,9 @@ def _named(policy: NetworkPolicy) -> Iterator[NamedKey]:
         yield NamedKey("pod", policy.namespace, key)
     for rule in (*policy.ingress, *policy.egress):
         for peer in rule.peers:
-            scope = policy.namespace if peer.namespace_selector is None else ""
-            yield from (NamedKey("pod", scope, key) for key in keys_named(peer.pod_selector))
+            # Who names a key of everybody's pods names it of its own, too: see :class:`Foreign`.
+            scopes = (policy.namespace,) if peer.namespace_selector is None else (policy.namespace, "")
+            yield from (NamedKey("pod", scope, key) for scope in scopes for key in keys_named(peer.pod_selector))
             yield from (NamedKey("namespace", "", key) for key in keys_named(peer.namespace_selector))
 
 
@@ -78,6 +79,21 @@ def relevant_keys(named: Iterable[NamedKey]) -> RelevantKeys:
             if not keys <= everywhere
         ),
     )
+
+
+class Foreign:
+    """Unstable keys that only policies of other namespaces name: a namespace's budget does not count them."""
+
+    def __init__(self, named: Iterable[NamedKey] = ()) -> None:
+        self._everywhere = set[str]()
+        self._own: dict[str, set[str]] = {}
+        for name in named:
+            if name.of == "pod" and is_unstable(name.key):
+                (self._own.setdefault(name.scope, set()) if name.scope else self._everywhere).add(name.key)
+
+    def of(self, namespace: str) -> frozenset[str]:
+        """Of pods in the namespace."""
+        return frozenset(self._everywhere - self._own.get(namespace, set()))
 
 
 class Shown:

@@ -198,7 +198,7 @@ def lingering(
             by_namespace.setdefault(record.namespace, []).append((-since, identity))
     kept: set[int] = set()
     for namespace, found in by_namespace.items():
-        most = min(max(used[namespace], FEW), max(limits.identities - used[namespace], 0))
+        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)
         kept.update(identity for _, identity in sorted(found)[:most])
     return frozenset(kept)
 

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from kit.selectors import hidden_key
 from proto.codec import encode
-from proto.objects import KubernetesObject, Labels, Namespace, Pod
+from proto.objects import KubernetesObject, Labels, Namespace, Pod, Selector
 from services.policy.core.graph import Graph, Held
 from services.policy.core.identities import NO_KEYS, Member, Roster
 from services.policy.core.limits import About, Limits
@@ -258,6 +258,23 @@ def test_a_namespace_spends_its_own_budget_of_identities_alone() -> None:
     assert len(graph.compiled) == 8
 
 
+@pytest.mark.parametrize(("home", "admitted"), [("x", 12), ("y", 5)])
+def test_a_key_that_another_namespaces_policy_names_spends_nobodys_budget(home: str, admitted: int) -> None:
+    """The attack: a peer with a namespace selector that names a label of single pods makes each an identity of its own.
+
+    Who names it in its own namespace pays for it.
+    """
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y")}
+    objects |= {f"y/{at}": pod(f"y/{at}", labels={"app": "a", "pod-template-hash": str(at)}) for at in range(12)}
+    peer = "{namespaceSelector: {}, podSelector: {matchLabels: {pod-template-hash: '3'}}}"
+    spec = f"[{{namespace: {home}, podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{peer}]}}]}}]"
+    graph = feed(Graph(LIMITS), objects | {"p": policies(spec)[0]})
+    there = [graph.roster.identity_of(one, graph.relevant) for one in objects.values() if isinstance(one, Pod)]
+    assert len(set(there)) == 12
+    assert len(graph.compiled) == admitted
+    assert bool(graph.problems) == (admitted < 12)
+
+
 def test_without_records_the_same_ones_are_refused_by_every_copy() -> None:
     objects: Objects = {"k": Namespace("kube-system", "u"), "y": namespace("y")} | crowd(9)
     backwards = dict(reversed(list(objects.items())))
@@ -345,6 +362,42 @@ def test_lingering_identities_keep_their_rules_and_their_place_as_peers() -> Non
     assert identity not in graph.compiled
 
 
+def test_a_namespaces_rules_have_a_budget_of_bytes() -> None:
+    """The attack: one policy of nearly a megabyte on hundreds of label sets fills ``rules`` for everybody."""
+    ports = ", ".join(f"{{port: {2 * at + 1}}}" for at in range(100))
+    wide, narrow = policies(
+        f"""[{{namespace: y, podSelector: {{matchLabels: {{size: l}}}}, ingress: [{{ports: [{ports}]}}]}},
+             {{namespace: y, podSelector: {{}}, ingress: [{{ports: [{{port: 1}}]}}]}}]"""
+    )
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y"), "p": narrow}
+    objects |= {"x/a": pod("x/a"), "q": msgspec.structs.replace(wide, namespace="x", pod_selector=Selector())}
+    objects |= {f"y/{at}": pod(f"y/{at}", labels={"size": "l" if at < 8 else "s", "n": str(at)}) for at in range(12)}
+    limits = Limits(rule_bytes=10_000)
+    graph = feed(Graph(limits), objects)
+    assert not graph.problems
+    graph.put("w", wide)
+    graph.run()
+
+    def denied(at: int) -> bool:
+        identity = graph.roster.identity_of(objects[f"y/{at}"], NO_KEYS)  # type: ignore[arg-type]
+        policy = graph.compiled[identity or 0].policy
+        return policy.rules == () and policy.egress_isolated
+
+    cut = [at for at in range(12) if denied(at)]
+    assert 0 < len(cut) < 8
+    assert set(cut) < set(range(8)), "the largest"
+    mine = [one for one in graph.compiled.values() if one.record and one.record.namespace == "y"]
+    assert sum(len(encode(one.policy)) for one in mine if one.policy.rules) <= 10_000
+    assert {about.name for problem in graph.problems for about in problem.about} == {"p0", "p1"}
+    subject = graph.roster.identity_of(objects["x/a"], NO_KEYS)  # type: ignore[arg-type]
+    assert graph.compiled[subject or 0].policy.rules, "another namespace is as before"
+    assert image(graph) == image(feed(Graph(limits), objects | {"w": wide}))
+    graph.put("w", None)
+    graph.run()
+    assert not graph.problems
+    assert not any(denied(at) for at in range(12))
+
+
 def test_of_one_that_lingers_an_untold_label_may_be_what_isolates_it() -> None:
     """A hidden label is no absent one: what might select it does isolate it, and nothing lets it through."""
     objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "x/b": pod("x/b")}
@@ -374,8 +427,7 @@ def test_two_facts_under_one_number_are_refused(monkeypatch: pytest.MonkeyPatch)
     assert refused.ingress_isolated
     assert refused.egress_isolated
     assert refused.rules == ()
-    assert graph.compiled[999].record is None, "so it is nobody's peer"
-    assert graph.compiled[1000].record is not None
+    assert [graph.compiled[at].record is None for at in (999, 1000)] == [True, False], "so it is nobody's peer"
     assert "share the identity" in graph.problems[0].fault
     graph.put("x/b", None)
     graph.run()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from ipaddress import ip_address
 
@@ -14,7 +14,6 @@ import pytest_asyncio
 
 from chassis.bus import Bus
 from chassis.faults import Refused
-from proto import codec
 from proto.events import ObjectFault, PolicyCompiled
 from proto.identity import RelevantKeys, Reserved
 from proto.objects import Node, Selector
@@ -301,6 +300,23 @@ async def test_rules_that_the_bus_does_not_take_are_denied_and_hold_up_nobody(na
         await town.until(lambda: (found := town.of("x/db")) and found.rules, "as soon as there is room")
 
 
+async def test_a_bucket_of_rules_that_is_full_to_the_brim_takes_the_frontier(narrow: Town) -> None:
+    """Somebody's rules fill it; who has the most has to do without some of them."""
+    town = narrow
+    async with bus_of(town.server, "policy") as writer, copy_of(town.server):
+        wide = {"podSelector": {}, "ingress": [{"ports": [{"port": 2 * at + 1} for at in range(500)]}]}
+        await town.settle(np(wide, space="y", name="wide"))
+        await town.until(lambda: town.rules.synced and (found := town.of("y/web")) and found.rules, "synced")
+        filler = await fill(writer, RULES, room=0)
+        for at in range(3):
+            last = await town.put(msgspec.structs.replace(DB, phase="Running", labels=(("role", f"db{at}"),)))
+            await town.until(lambda: town.reached(last), "the frontiers go on")  # noqa: B023
+        for key in filler:
+            await writer.bucket(RULES).delete(key)
+        await town.until(lambda: (found := town.of("y/web")) and found.rules, "there is room again")
+        await town.until(lambda: town.of("x/db2"), "for everybody")
+
+
 async def test_a_full_bucket_of_records_does_not_stop_the_frontier(narrow: Town) -> None:
     """The attack: 95 label sets of 700 KB filled ``identities``, and no pod started anywhere."""
     town = narrow
@@ -325,24 +341,6 @@ async def test_a_full_bucket_of_records_does_not_stop_the_frontier(narrow: Town)
 
 PORTS = named(*(f"port-{at}:TCP:{8000 + at}" for at in range(50)))
 """A record with so many is larger than what is left of a full bucket."""
-
-
-async def test_what_cannot_be_read_is_written_again(town: Town, nats_server: NatsServer) -> None:
-    """Whatever stands under a key of ours, nobody's pods wait for it: neither the rules' nor the frontier's."""
-    async with bus_of(nats_server, "policy") as meddler, copy_of(town.server):
-        await town.settle(np(API_TO_DB))
-        await town.until(lambda: town.rules.synced and town.identities.synced and town.of("x/db"), "synced")
-        database = await town.rules_of("x/db")
-        spoilt = (codec.identity_key(database.identity), f"_frontier.{database.identity % 2}", "_cidrs")
-        for key in spoilt:
-            await meddler.connection.call(f"$KV.rules_v1.{key}", b"no envelope of ours", timeout=3)
-        await meddler.connection.call(f"$KV.identities_v1.{spoilt[0]}", b"nor is this", timeout=3)
-        await town.until(lambda: set(town.rules.unreadable) >= set(spoilt[:2]), "spoilt")
-        last = await town.put(msgspec.structs.replace(WEB, phase="Running"))
-        await town.until(lambda: town.reached(last), "frontiers move")
-        await town.until(lambda: not town.rules.unreadable and not town.identities.unreadable, "all is readable again")
-        again = await town.rules_of("x/db")
-        assert (again.rules, again.selectors) == (database.rules, database.selectors)
 
 
 async def test_compiled_events_and_traces(town: Town, nats_server: NatsServer) -> None:
@@ -421,3 +419,34 @@ async def test_rules_changed_by_another_hand_come_back(town: Town, nats_server: 
         repaired = town.rules.entries[key].revision
         assert await bucket.delete(key, repaired) is None, "it was this very write that was deleted"
         await town.until(lambda: repaired_after(repaired), "repaired again")
+
+
+@pytest.mark.parametrize("body", [None, b"\xc1"], ids=["an answer", "garbage"])
+@pytest.mark.parametrize("running", [True, False], ids=["running", "started anew"])
+async def test_published_values_that_nobody_can_read_are_written_again(
+    town: Town, running: bool, body: bytes | None
+) -> None:
+    """A frontier that cannot be read aborted every pass for ever: no new pod started anywhere."""
+    async with AsyncExitStack() as stack:
+        first = AsyncExitStack()
+        stack.push_async_callback(first.aclose)
+        policy = await first.enter_async_context(copy_of(town.server))
+        await town.settle(np(API_TO_DB))
+        await town.until(lambda: town.rules.synced and town.identities.synced and town.of("x/db"), "published")
+        identity = next(key for key, policy in town.policies().items() if policy.ingress_isolated)
+        await town.until(lambda: policy.health.ready, "ready")
+        if not running:
+            await first.aclose()
+        for key in ("_frontier.0", "_frontier.1", "_complete", "_cidrs", identity):
+            await town.server.destroy(RULES, key, body)
+        for key in ("_relevant", "_complete", identity):
+            await town.server.destroy(IDENTITIES, key, body)
+        if not running:
+            policy = await stack.enter_async_context(copy_of(town.server))
+        last = await town.put(pod("x/other", labels={"role": "other"}))
+        await town.until(lambda: town.reached(last) and town.of("x/other"), "a new pod may start", seconds=8)
+        await town.until(lambda: not town.rules.unreadable and not town.identities.unreadable, "mended", seconds=8)
+        compiled = town.of("x/db")
+        assert compiled is not None
+        assert compiled.ingress_isolated
+        await town.until(lambda: policy.health.ready, "healthy")
