@@ -94,8 +94,9 @@ def kv_stream(bucket: str) -> str:
 
 
 def parse_answer(body: bytes) -> _Answer:
-    """Answer of the API; raises :class:`Missing`, :class:`JetStreamRefused`, :class:`Full`, or :class:`Unavailable` when
-    it is none.
+    """Answer of the API; raises :class:`Missing`, :class:`JetStreamRefused` or :class:`Full`.
+
+    :class:`Unavailable` when it is none.
     """
     try:
         answer = _answer.decode(body)

@@ -1,10 +1,10 @@
 """Publishing the shards that this copy holds, in the order that nodes rely on.
 
-Of each shard: what its identities stand for, their rules, which identities may live on its nodes (``residents``), (with
-shard 0) the CIDR partitions, then the frontier: whoever sees the frontier at S can rely on all of this shard up to S, and
-reads in it what identities were computed from. The holder of shard 0 also writes, once the frontiers of *all* shards have
-got there, the relevant label keys and the completeness markers, so that no node is ever sent to a bucket whose rules are
-not there. Removals come last, after a grace.
+Of each shard: which identities may live on its nodes (``residents``), what its identities stand for, their rules, (with
+shard 0) the CIDR partitions, then the frontier: whoever sees the frontier at S can rely on all of this shard up to S,
+and reads in it what identities were computed from. The holder of shard 0 also writes, once the frontiers of *all*
+shards have got there, the relevant label keys and the completeness markers, so that no node is ever sent to a bucket
+whose rules are not there. Removals come last, after a grace.
 
 What the bus does not take of one identity (too large a value, a full bucket) is that identity's matter: it gets rules
 that deny everything, or none, and its shard goes on. A frontier promises of each identity of its shard that its rules
