@@ -13,7 +13,9 @@ from proto.codec import endpoint_key
 from proto.events import ServiceFault
 from proto.net import Address
 from proto.objects import Node
-from proto.subjects import ENDPOINTS, heard_subject
+from proto.policy import Revision
+from proto.residents import Residents, residents_key
+from proto.subjects import ENDPOINTS, IDENTITIES, heard_subject
 from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import layout_hash
@@ -42,9 +44,22 @@ def publish(node: Mesh, *endpoints: Endpoint, writer: str = "n2") -> None:
     node.as_node(writer, speak)
 
 
+def resident(node: Mesh, **identities: tuple[int, ...]) -> None:
+    """``policy`` says that pods of these nodes have these identities, and keeps them for its grace though none is seen."""
+
+    async def speak() -> None:
+        async with bus_of(node.nats, "policy") as bus:
+            for name, some in identities.items():
+                value = Residents(identities=some, revision=Revision(epoch="e", sequence=1))
+                await bus.bucket(IDENTITIES).put(residents_key(name), value)
+
+    asyncio.run(speak())
+
+
 def test_only_what_a_node_holds_is_believed_of_it(node: Mesh) -> None:
     nodes = {name: ip_address(f"172.30.0.1{name[1]}") for name in ("n2", "n3")}
     node.put(*(Node(name=name, uid=f"node-uid-{name}", addresses=(at,), ready=False) for name, at in nodes.items()))
+    resident(node, n2=(2001, LIE), n3=(3001,))
     tables = Tables(open_maps(node.pins / f"v{layout_hash()}" / "maps"))
     victim = node.pod("victim")
 
