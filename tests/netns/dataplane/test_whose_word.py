@@ -45,7 +45,7 @@ def publish(node: Mesh, *endpoints: Endpoint, writer: str = "n2") -> None:
 
 
 def resident(node: Mesh, **identities: tuple[int, ...]) -> None:
-    """``policy`` says that pods of these nodes have these identities, and keeps them for its grace."""
+    """``policy`` says that pods of these nodes have these identities; they stay for its grace, though none is seen."""
 
     async def speak() -> None:
         async with bus_of(node.nats, "policy") as bus:
