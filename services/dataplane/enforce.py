@@ -147,7 +147,7 @@ class Enforcer:
         least = admission.least(feed.frontiers()) if feed.rules_view.synced else None
         members = self._members_are_here()
         before = self._maps.changed
-        self._want()
+        await self._want()
         await self._learn_records(dirty, full=full)
         if full:
             self._maps.admit_again()
@@ -175,13 +175,14 @@ class Enforcer:
         wanted = [frontier.identities for frontier in self._feed.frontiers()]
         return all(not revision.sequence or here.covers(revision) for revision in wanted)
 
-    def _want(self) -> None:
+    async def _want(self) -> None:
         """Policies of those who live here. Rules that have gone from the view stay in force while somebody does."""
-        here = self.identities()
-        for identity, namespace in here.items():
+        for identity, namespace in self.identities().items():
             policy = self._feed.rules.get(identity)
-            if policy is not None:
+            if policy is not None and not self._maps.wants(policy):
                 self._maps.want(policy, namespace)
+                await asyncio.sleep(0)
+        here = self.identities()
         for identity in [one for one in (*self._maps.wanted, *self._maps.subjects) if one not in here]:
             self._maps.unwant(identity)
 

@@ -28,7 +28,7 @@ from proto.policy import (
 from services.dataplane.core import layout as at
 from tests.bpf import frames
 from tests.bpf.node_state import NodeState
-from tests.bpf.world import SHOT, World, empty
+from tests.bpf.world import SHOT, Line, PeerKind, World, empty, write_lines
 
 pytestmark = pytest.mark.privileged
 
@@ -221,6 +221,20 @@ def test_kernel_agrees_with_a_naive_reading(world: World, seed: int) -> None:
         empty(world.tables, ("flows", "budgets"))
         world.tables.set_budget(world.b.number, 1000)
     assert decided == 200
+
+
+def test_each_of_256_rules_is_told_apart(world: World) -> None:
+    world.isolate(world.b.identity, ingress=True)
+    lines = [
+        Line(world.b.identity, Direction.INGRESS, PeerKind.ANY, 0, PortMatch(6, number + 1, 16), 1 + number, 0, number)
+        for number in range(256)
+    ]
+    write_lines(world.tables, world.b.identity, Direction.INGRESS, lines)
+    told = []
+    for number in range(256):
+        event = world.from_wire(frames.ip("10.244.2.7", world.b.address4, 6, body(6, number + 1))).event
+        told.append(event.rule if event is not None else None)
+    assert told == list(range(256))
 
 
 def test_no_mutation_of_a_frame_gets_another_source_out(world: World) -> None:

@@ -129,7 +129,7 @@ def test_a_member_goes_only_from_a_view_that_is_in_sync(edited: Edited) -> None:
     edited.enforce(policy(B, "in depot:* tcp/80"))
     edited.state.feed.identities.synced = False
     key = edited.state.forget(CLIENT)
-    dirty = Dirty(full=True, by_cursor=(frozenset(), frozenset(), frozenset([key])))
+    dirty = Dirty(full=False, by_cursor=(frozenset(), frozenset(), frozenset([key])))
     asyncio.run(edited.enforcer.enforce(dirty))
     assert edited.passing() == {80}
     edited.state.feed.identities.synced = True

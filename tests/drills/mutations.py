@@ -540,7 +540,12 @@ DATAPLANE = (
         name="old-scope-goes-before-the-subject-flips",
         file="services/dataplane/core/policy_maps.py",
         old="        yield from self._fill()\n        yield from self._flip(final=False)\n",
-        new="        for number in [one for one in self.held.scopes if not self._is_wanted(one)]:\n            yield self.held.drop(number)\n        yield from self._fill()\n        yield from self._flip(final=False)\n",
+        new=(
+            "        for number in [one for one in self.held.scopes if not self._is_wanted(one)]:\n"
+            "            yield self.held.drop(number)\n"
+            "        yield from self._fill()\n"
+            "        yield from self._flip(final=False)\n"
+        ),
         tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(
@@ -548,7 +553,7 @@ DATAPLANE = (
         file="services/dataplane/core/policy_maps.py",
         old="not in self.refused and number in self.held.scopes:\n",
         new="not in self.refused:\n",
-        tests=("tests/core/dataplane/test_policy_maps.py",),
+        tests=("tests/core/dataplane/test_policy_maps.py::test_a_subject_flips_when_its_scope_is_whole",),
     ),
     Mutant(
         name="full-map-keeps-the-old-rights",

@@ -27,8 +27,8 @@ AWAITED = "has not reached this node's watch yet"
 READY_SECONDS = 4.0
 """An agent is ready when its views are, not at its next full pass (5 s). The best turn counts: machines are busy."""
 OWN_MAPS = (
-    "am_links", "am_endpoints", "am_ipcache", "am_cidrs", "am_subjects", "am_policy", "am_services", "am_backends",
-    "am_members", "am_cookies",
+    "am_links", "am_endpoints", "am_ipcache", "am_cidrs", "am_subjects", "am_selected", "am_scope_peer",
+    "am_scope_port", "am_scope_rule", "am_services", "am_backends", "am_members", "am_cookies",
 )  # fmt: skip
 """Maps that only the agent writes: their bytes must come back. (Of budgets, the keys.)"""
 

@@ -102,6 +102,11 @@ class PolicyMaps:
         self._unsettled[identity] = None
         return wanted
 
+    def wants(self, policy: CompiledPolicy) -> bool:
+        """Whether this very policy is wanted already."""
+        known = self.wanted.get(policy.identity)
+        return known is not None and known.policy is policy
+
     def unwant(self, identity: int) -> None:
         """The identity does not live here any more: denied, should it still send."""
         self.wanted.pop(identity, None)

@@ -467,6 +467,19 @@ class TestRoom:
         assert refusals(demands, Sizes(9, 0, 9)) == {(1, IN), (2, IN), (3, IN), (4, IN)}
 
 
+def test_a_subject_flips_when_its_scope_is_whole() -> None:
+    maps, kernel = PolicyMaps(), Kernel()
+    maps.want(policy(900, "in any tcp/80"), "shop")
+    steps = maps.settle()
+    for step in steps:
+        kernel.take(step)
+        for subject in kernel.subjects.values():
+            assert [key for key in kernel.rules if key.scope == subject.ingress], "named before it is there"
+        if step is not None:
+            break
+    assert type(step) is Fill
+
+
 def test_what_nobody_names_goes_and_rules_go_first() -> None:
     maps = PolicyMaps()
     maps.want(policy(900, "in shop:app=web tcp/80"), "shop")
