@@ -94,8 +94,8 @@ def kv_stream(bucket: str) -> str:
 
 
 def parse_answer(body: bytes) -> _Answer:
-    """Answer of the API; raises :class:`Missing`, :class:`JetStreamRefused`, :class:`Full`, or :class:`Unavailable` when
-    it is none.
+    """Answer of the API; raises :class:`Missing`, :class:`JetStreamRefused`, :class:`Full`, and :class:`Unavailable`
+    when it is none.
     """
     try:
         answer = _answer.decode(body)

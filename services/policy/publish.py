@@ -5,8 +5,8 @@ or after a lost race what the bucket's leader says), and guarded by a :class:`Fe
 before a value of another epoch is replaced, our epoch of ``objects`` is read again and found to be the present one. A
 bucket that is made anew in the midst of a pass ends the pass: no marker may promise of the new one what was in the old.
 
-A value of ours that cannot be read is written over, as if nothing were there. A key that cannot be written (its value is
-too large, the bucket is full) raises :class:`Unpublished`: that is this key's matter, and nobody else's.
+A value of ours that cannot be read is written over, as if nothing were there. A key that cannot be written (its value
+is too large, the bucket is full) raises :class:`Unpublished`: that is this key's matter, and nobody else's.
 """
 
 from __future__ import annotations
