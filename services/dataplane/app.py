@@ -29,7 +29,10 @@ from services.dataplane.bell import Bell, Courtesy
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs
 from services.dataplane.core.journal import Ask
-from services.dataplane.core.layout import Config, ConfigFlag
+from services.dataplane.core.layout import (
+    Config,
+    ConfigFlag,
+)
 from services.dataplane.core.links import KernelLinks, pod_mac
 from services.dataplane.core.maps import conntrack_entries, conntrack_sizes
 from services.dataplane.enforce import Enforcer

@@ -18,7 +18,11 @@ from proto.codec import encode_segment
 from proto.net import Address
 from proto.objects import EndpointSlice, Node
 from services.dataplane.core import ipcache
-from services.dataplane.core.layout import Peer, PeerFlag, PrefixKey
+from services.dataplane.core.layout import (
+    Peer,
+    PeerFlag,
+    PrefixKey,
+)
 from services.dataplane.core.maps import IPCACHE
 from services.dataplane.core.shares import Pressure, Refused, usable
 from services.dataplane.core.wire import Record

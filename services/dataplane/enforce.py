@@ -33,11 +33,13 @@ from services.dataplane.core.layout import (
     AddressKey,
     CookieKey,
     CookieMark,
-    IdentityKey,
     LinkKey,
     Peer,
     PeerFlag,
     PrefixKey,
+)
+from services.dataplane.core.policy_layout import (
+    IdentityKey,
     SelectorSet,
     SubjectKey,
 )

@@ -12,8 +12,11 @@ from collections.abc import Iterator
 from chassis.log import Log
 from proto.policy import CidrPartition, Revision
 from services.dataplane.core.cidr_maps import CidrEntries, cidr_change, cidrs_of, fitting, namespace_hash
-from services.dataplane.core.layout import CidrKey, CidrNumber
 from services.dataplane.core.maps import CIDRS
+from services.dataplane.core.policy_layout import (
+    CidrKey,
+    CidrNumber,
+)
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.tables import Tables
 

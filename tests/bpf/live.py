@@ -11,6 +11,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
 from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.kernel.programs import Datapath
 from tests.bpf.world import ifindex_of, inside, namespace, run
 
@@ -124,7 +125,7 @@ def fill(datapath: Datapath, node: LiveNode, *, local: tuple[int, ...] = (1, 2))
             tables.ipcache.put(at.PrefixKey.host(address), at.Peer(identity=pod.identity, flags=at.PeerFlag.POD))
         tables.set_budget(pod.number, 10_000)
         tables.subjects.put(
-            at.SubjectKey(identity=pod.identity), at.Subject(ingress_isolated=False, egress_isolated=False)
+            pl.SubjectKey(identity=pod.identity), pl.Subject(ingress_isolated=False, egress_isolated=False)
         )
     last = 11 if 1 in local else 12
     for own in (f"172.30.0.{last}", f"fd00:172:30::{last}", "fe80::1"):

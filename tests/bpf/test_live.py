@@ -17,6 +17,7 @@ import pytest
 from proto.flow import DropReason
 from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, UPLINK_HOOKS
 from services.dataplane.kernel.programs import Datapath, LinkState, NotBpffs
@@ -77,8 +78,8 @@ def talks(node: LiveNode, version: int, kind: int = socket.SOCK_STREAM) -> bool:
 
 def isolate(datapath: Datapath, identity: int, *, ingress: bool = False, egress: bool = False) -> None:
     scope = scope_number(identity, Direction.INGRESS)
-    entry = at.Subject(ingress=scope, ingress_isolated=ingress, egress_isolated=egress)
-    datapath.tables.subjects.put(at.SubjectKey(identity=identity), entry)
+    entry = pl.Subject(ingress=scope, ingress_isolated=ingress, egress_isolated=egress)
+    datapath.tables.subjects.put(pl.SubjectKey(identity=identity), entry)
     datapath.tables.bump_generation()
 
 

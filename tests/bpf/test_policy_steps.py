@@ -12,7 +12,7 @@ import pytest
 from chassis.reconcile import Dirty
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Frontier, Revision
-from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.enforce import Enforcer, Refused
 from services.dataplane.kernel import bpf
 from tests.bpf import frames
@@ -164,12 +164,12 @@ def test_what_is_deleted_by_hand_comes_back_and_what_is_written_goes(edited: Edi
     tables = edited.world.tables
     whole = [table.items() for table in (tables.selected, tables.scope_peers, tables.scope_ports, tables.scope_rules)]
     scope = next(iter(tables.scope_rules.items())).scope
-    tables.scope_ports.put(at.ScopePortKey.of(scope), at.ScopeBits(bits=1))
-    tables.scope_peers.put(at.ScopePeerKey(scope=scope, kind=at.PeerMatch.ANY_POD), at.ScopeBits(bits=1))
-    tables.scope_rules.put(at.ScopeRuleKey(scope=9, index=1), at.ScopeRule(rule=1, verdict=1))
-    tables.selected.put(at.IdentityKey(identity=666), at.SelectorSet(number=1))
+    tables.scope_ports.put(pl.ScopePortKey.of(scope), pl.ScopeBits(bits=1))
+    tables.scope_peers.put(pl.ScopePeerKey(scope=scope, kind=pl.PeerMatch.ANY_POD), pl.ScopeBits(bits=1))
+    tables.scope_rules.put(pl.ScopeRuleKey(scope=9, index=1), pl.ScopeRule(rule=1, verdict=1))
+    tables.selected.put(pl.IdentityKey(identity=666), pl.SelectorSet(number=1))
     tables.subjects.put(
-        at.SubjectKey(identity=B), at.Subject(ingress_isolated=False, egress_isolated=False, revision=3)
+        pl.SubjectKey(identity=B), pl.Subject(ingress_isolated=False, egress_isolated=False, revision=3)
     )
     generation = tables.generation
     edited.enforce(full=True)
@@ -190,10 +190,10 @@ def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
     assert edited.passing() == {80, 443}
     table = edited.world.tables.scope_rules
     most = table.spec.entries
-    codec = at.ScopeRuleKey.wire().codec
+    codec = pl.ScopeRuleKey.wire().codec
     keys = b"".join(codec.pack(1, index) for index in range(most))
     with pytest.raises(bpf.BpfError):
-        bpf.update_batch(table.fd, keys, bytes(at.ScopeRule.wire().size) * most, most)
+        bpf.update_batch(table.fd, keys, bytes(pl.ScopeRule.wire().size) * most, most)
     told: list[Refused] = []
     edited.enforcer.tell = told.append
     edited.enforce(policy(B, "in any tcp/443"))

@@ -10,6 +10,7 @@ from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction, Verdict
 from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, RST, SCTP, SYN, TCP, UDP
 from tests.bpf.world import OK, REDIRECT, SHOT, PeerKind, Pod, World, empty, scope_number
@@ -41,11 +42,11 @@ def b_to_a(world: World, version: int, sport: int = 80, *, flags: int = SYN | AC
 @FAMILIES
 class TestUnknown:
     def test_subject_without_rules_may_send_nothing(self, world: World, version: int) -> None:
-        world.tables.subjects.remove(at.SubjectKey(identity=world.a.identity))
+        world.tables.subjects.remove(pl.SubjectKey(identity=world.a.identity))
         assert str(world.from_pod(world.a, a_to_b(world, version))) == "drop POLICY_UNKNOWN"
 
     def test_subject_without_rules_may_receive_nothing(self, world: World, version: int) -> None:
-        world.tables.subjects.remove(at.SubjectKey(identity=world.b.identity))
+        world.tables.subjects.remove(pl.SubjectKey(identity=world.b.identity))
         assert str(world.from_pod(world.a, a_to_b(world, version))) == "drop POLICY_UNKNOWN"
         assert str(world.from_wire(syn(REMOTE[version], world.b.address(version)))) == "drop POLICY_UNKNOWN"
         assert str(world.to_pod(world.b, syn(WORLD[version], world.b.address(version)), received_on=world.wire)) == (
@@ -54,7 +55,7 @@ class TestUnknown:
 
     def test_rules_without_a_subject_entry_allow_nothing(self, world: World, version: int) -> None:
         world.rule(world.b, INGRESS)
-        world.tables.subjects.remove(at.SubjectKey(identity=world.b.identity))
+        world.tables.subjects.remove(pl.SubjectKey(identity=world.b.identity))
         assert str(world.from_pod(world.a, a_to_b(world, version))) == "drop POLICY_UNKNOWN"
 
     def test_link_without_a_pod_is_silent(self, world: World, version: int) -> None:
@@ -213,7 +214,7 @@ class TestIsolation:
         world.isolate(world.b.identity, ingress=True)
         world.rule(world.b, INGRESS, ANY)
         scope = scope_number(world.b.identity, INGRESS)
-        world.tables.scope_peers.remove(at.ScopePeerKey(scope=scope, kind=at.PeerMatch.ANYBODY))
+        world.tables.scope_peers.remove(pl.ScopePeerKey(scope=scope, kind=pl.PeerMatch.ANYBODY))
         assert str(world.from_wire(syn(REMOTE[version], world.b.address(version)))) == "redirect"
         assert str(world.from_wire(syn(WORLD[version], world.b.address(version)))) == "drop POLICY_DENIED"
         remote_node = "172.30.0.12" if version == 4 else "fd00:172:30::12"
@@ -345,7 +346,7 @@ class TestGeneration:
 
     def test_subject_forgotten_ends_the_flow(self, world: World, version: int) -> None:
         self.allowed(world, version)
-        world.tables.subjects.remove(at.SubjectKey(identity=world.b.identity))
+        world.tables.subjects.remove(pl.SubjectKey(identity=world.b.identity))
         world.tables.bump_generation()
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_REVOKED"
 

@@ -21,6 +21,7 @@ from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction
 from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.kernel.programs import Datapath
 from tests.bpf import frames
 from tests.bpf.frames import ACK, ICMP, ICMP6, SYN, TCP, UDP, mac
@@ -361,15 +362,15 @@ def test_fragments_that_forget_where_they_came_from(outer: Edge) -> None:
     """As the node itself they would pass whatever isolates the pod; and what the node does send itself still does."""
     n, pod = Names(6), outer.node.b
     track(outer.node.netns)
-    isolated = at.Subject(ingress_isolated=True, egress_isolated=True)
+    isolated = pl.Subject(ingress_isolated=True, egress_isolated=True)
     with pod.socket(6, socket.SOCK_DGRAM) as server:
         server.bind((str(pod.address(6)), 7000))
         server.settimeout(0.3)
         for isolation, reached in (
-            (at.Subject(ingress_isolated=False, egress_isolated=False), {"world"}),
+            (pl.Subject(ingress_isolated=False, egress_isolated=False), {"world"}),
             (isolated, set()),
         ):
-            outer.datapath.tables.subjects.put(at.SubjectKey(identity=pod.identity), isolation)
+            outer.datapath.tables.subjects.put(pl.SubjectKey(identity=pod.identity), isolation)
             outer.datapath.tables.bump_generation()
             got = set()
             for who in ("node", "pod here", "pod away", "world"):

@@ -17,6 +17,7 @@ from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.core.scopes import flat_ports
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.programs import Datapath
@@ -130,29 +131,29 @@ def write_lines(tables: Tables, subject: int, direction: Direction, lines: Itera
     tables.scope_peers.apply({}, [key for key in tables.scope_peers.items() if key.scope == scope])
     tables.scope_ports.apply({}, [key for key in tables.scope_ports.items() if key.scope == scope])
     tables.scope_rules.apply({}, [key for key in tables.scope_rules.items() if key.scope == scope])
-    peers: dict[at.ScopePeerKey, int] = {}
+    peers: dict[pl.ScopePeerKey, int] = {}
     for j, line in enumerate(mine):
         keys = {
-            PeerKind.ANY: [(at.PeerMatch.ANYBODY, 0), (at.PeerMatch.ANY_POD, 0)],
-            PeerKind.IDENTITY: [(at.PeerMatch.SELECTOR_SET, line.peer)],
-            PeerKind.CIDR_SET: [(at.PeerMatch.CIDR_SET, line.peer)],
+            PeerKind.ANY: [(pl.PeerMatch.ANYBODY, 0), (pl.PeerMatch.ANY_POD, 0)],
+            PeerKind.IDENTITY: [(pl.PeerMatch.SELECTOR_SET, line.peer)],
+            PeerKind.CIDR_SET: [(pl.PeerMatch.CIDR_SET, line.peer)],
         }[line.kind]
         for kind, peer in keys:
-            key = at.ScopePeerKey(scope=scope, kind=kind, peer=peer)
+            key = pl.ScopePeerKey(scope=scope, kind=kind, peer=peer)
             peers[key] = peers.get(key, 0) | 1 << j
         if line.kind is PeerKind.IDENTITY:
-            tables.selected.put(at.IdentityKey(identity=line.peer), at.SelectorSet(number=line.peer))
+            tables.selected.put(pl.IdentityKey(identity=line.peer), pl.SelectorSet(number=line.peer))
     ports = flat_ports((line.port, 1 << j) for j, line in enumerate(mine))
-    tables.scope_peers.apply({key: at.ScopeBits(bits=bits) for key, bits in peers.items()})
+    tables.scope_peers.apply({key: pl.ScopeBits(bits=bits) for key, bits in peers.items()})
     tables.scope_ports.apply(
         {
-            at.ScopePortKey.of(scope, port.protocol, port.port, port.bits): at.ScopeBits(bits=bits)
+            pl.ScopePortKey.of(scope, port.protocol, port.port, port.bits): pl.ScopeBits(bits=bits)
             for port, bits in ports.items()
         }
     )
     tables.scope_rules.apply(
         {
-            at.ScopeRuleKey(scope=scope, index=j): at.ScopeRule(rule=line.rule, verdict=line.verdict)
+            pl.ScopeRuleKey(scope=scope, index=j): pl.ScopeRule(rule=line.rule, verdict=line.verdict)
             for j, line in enumerate(mine)
         }
     )
@@ -264,14 +265,14 @@ class World:
         self.tables.ipcache.put(at.PrefixKey.of(ip_network(network)), at.Peer(identity=identity, flags=flags))
 
     def cidr(self, network: str, number: int, namespace: bytes = bytes(8)) -> None:
-        self.tables.cidrs.put(at.CidrKey.of(namespace, ip_network(network)), at.CidrNumber(number=number))
+        self.tables.cidrs.put(pl.CidrKey.of(namespace, ip_network(network)), pl.CidrNumber(number=number))
 
     def isolate(
         self, identity: int, *, ingress: bool = False, egress: bool = False, namespace: bytes = bytes(8)
     ) -> None:
         self.tables.subjects.put(
-            at.SubjectKey(identity=identity),
-            at.Subject(
+            pl.SubjectKey(identity=identity),
+            pl.Subject(
                 ingress=scope_number(identity, Direction.INGRESS), egress=scope_number(identity, Direction.EGRESS),
                 ingress_isolated=ingress, egress_isolated=egress, revision=1, namespace=namespace,
             ),

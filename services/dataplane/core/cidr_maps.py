@@ -14,7 +14,10 @@ from hashlib import blake2b
 from typing import TypeAlias
 
 from proto.policy import CidrPartition
-from services.dataplane.core.layout import CidrKey, CidrNumber
+from services.dataplane.core.policy_layout import (
+    CidrKey,
+    CidrNumber,
+)
 
 CidrEntries: TypeAlias = dict[CidrKey, CidrNumber]
 

@@ -19,7 +19,15 @@ from dataclasses import dataclass, replace
 from enum import IntFlag
 
 from proto.policy import Direction
-from services.dataplane.core.layout import MAX_CONDEMNED, NODE, Budget, EndpointKey, Flow, FlowKey, Seen
+from services.dataplane.core.layout import (
+    MAX_CONDEMNED,
+    NODE,
+    Budget,
+    EndpointKey,
+    Flow,
+    FlowKey,
+    Seen,
+)
 from services.dataplane.core.maps import WAYS
 from services.dataplane.core.wire import MAPPED
 

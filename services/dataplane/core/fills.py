@@ -11,7 +11,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from proto.policy import Direction
-from services.dataplane.core.layout import NODE, Budget
+from services.dataplane.core.layout import (
+    NODE,
+    Budget,
+)
 from services.dataplane.core.maps import WAYS
 
 RAISED = 0.8

@@ -13,7 +13,10 @@ from dataclasses import dataclass, field
 
 from proto.flow import DropReason, FlowEvent
 from proto.policy import CompiledPolicy, Direction, RuleSource
-from services.dataplane.core.layout import NO_RULE, Event
+from services.dataplane.core.layout import (
+    NO_RULE,
+    Event,
+)
 from services.dataplane.core.names import Names
 
 FORWARDED = (DropReason.FORWARDED, DropReason.REPLY)

@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from proto.policy import PortMatch, SelectorPeer
-from services.dataplane.core.layout import (
+from services.dataplane.core.policy_layout import (
     SCOPE_FIXED_BITS,
     PeerMatch,
     ScopeBits,

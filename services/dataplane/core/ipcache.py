@@ -16,7 +16,11 @@ from proto.identity import FIRST_COMPUTED, Reserved
 from proto.net import Address
 from proto.objects import EndpointSlice, Node
 from services.dataplane.core import shares
-from services.dataplane.core.layout import Peer, PeerFlag, PrefixKey
+from services.dataplane.core.layout import (
+    Peer,
+    PeerFlag,
+    PrefixKey,
+)
 
 APISERVER = ("default", "kubernetes")
 """Namespace and name of the Service whose endpoints are the API servers."""

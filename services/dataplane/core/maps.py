@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 from services.dataplane.core import layout as at
 from services.dataplane.core import nat_layout as nat
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.wire import Record
@@ -87,14 +88,14 @@ LINKS = MapSpec("am_links", H, at.LinkKey, at.Link, 4096, "the pod behind a host
 UPLINKS = MapSpec("am_uplinks", H, at.LinkKey, at.Uplink, 256, "interfaces that bring others of the cluster")
 ENDPOINTS = MapSpec("am_endpoints", H, at.AddressKey, at.Endpoint, 8192, "local delivery: address to veth and MACs")
 IPCACHE = MapSpec("am_ipcache", LPM, at.PrefixKey, at.Peer, 524_288, "whose an address is", NO_PREALLOC)
-CIDRS = MapSpec("am_cidrs", LPM, at.CidrKey, at.CidrNumber, 262_144, "ipBlock rules that hold an address", NO_PREALLOC)
-SUBJECTS = MapSpec("am_subjects", H, at.SubjectKey, at.Subject, 8192, "policy of the identities that live here")
-SELECTED = MapSpec("am_selected", H, at.IdentityKey, at.SelectorSet, 131_072, "selectors that match it", NO_PREALLOC)
-SCOPE_PEERS = MapSpec("am_scope_peer", H, at.ScopePeerKey, at.ScopeBits, 524_288, "rules that name a peer", NO_PREALLOC)
+CIDRS = MapSpec("am_cidrs", LPM, pl.CidrKey, pl.CidrNumber, 262_144, "ipBlock rules that hold an address", NO_PREALLOC)
+SUBJECTS = MapSpec("am_subjects", H, pl.SubjectKey, pl.Subject, 8192, "policy of the identities that live here")
+SELECTED = MapSpec("am_selected", H, pl.IdentityKey, pl.SelectorSet, 131_072, "selectors that match it", NO_PREALLOC)
+SCOPE_PEERS = MapSpec("am_scope_peer", H, pl.ScopePeerKey, pl.ScopeBits, 524_288, "rules that name a peer", NO_PREALLOC)
 SCOPE_PORTS = MapSpec(
-    "am_scope_port", LPM, at.ScopePortKey, at.ScopeBits, 262_144, "rules that name a port", NO_PREALLOC
+    "am_scope_port", LPM, pl.ScopePortKey, pl.ScopeBits, 262_144, "rules that name a port", NO_PREALLOC
 )
-SCOPE_RULES = MapSpec("am_scope_rule", H, at.ScopeRuleKey, at.ScopeRule, 131_072, "what a rule says", NO_PREALLOC)
+SCOPE_RULES = MapSpec("am_scope_rule", H, pl.ScopeRuleKey, pl.ScopeRule, 131_072, "what a rule says", NO_PREALLOC)
 GENERATION = MapSpec("am_generation", ARRAY, at.Index, at.Generation, 1, "raised after each change to policy")
 FLOWS = MapSpec("am_ct", H, at.FlowKey, at.Flow, CONNTRACK_ENTRIES, "conntrack, each pod's side apart")
 BUDGETS = MapSpec("am_ct_budget", H, at.EndpointKey, at.Budget, 4096, "how much conntrack an endpoint may use")

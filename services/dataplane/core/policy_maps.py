@@ -23,7 +23,12 @@ from itertools import islice
 from proto.policy import CompiledPolicy, Direction, SelectorPeer
 from services.dataplane.core.cidr_maps import namespace_hash
 from services.dataplane.core.held_scopes import HeldScopes
-from services.dataplane.core.layout import IdentityKey, SelectorSet, Subject, SubjectKey
+from services.dataplane.core.policy_layout import (
+    IdentityKey,
+    SelectorSet,
+    Subject,
+    SubjectKey,
+)
 from services.dataplane.core.policy_steps import (
     ROOMS,
     Bump,

@@ -11,7 +11,7 @@ from typing import NamedTuple, TypeAlias
 
 from proto.policy import Direction
 from services.dataplane.core import maps as m
-from services.dataplane.core.layout import (
+from services.dataplane.core.policy_layout import (
     IdentityKey,
     ScopeBits,
     ScopePeerKey,

@@ -18,7 +18,7 @@ import msgspec
 
 from kit.selectors import EVERYTHING
 from proto.policy import MAX_RULES, CompiledPolicy, CompiledRule, Direction, PortMatch, SelectorPeer
-from services.dataplane.core.layout import (
+from services.dataplane.core.policy_layout import (
     PeerMatch,
     ScopeBits,
     ScopePeerKey,

@@ -16,7 +16,10 @@ from dataclasses import dataclass
 
 from services.dataplane.core import conntrack as core
 from services.dataplane.core.conntrack import Census, Mend
-from services.dataplane.core.layout import NODE, Budget
+from services.dataplane.core.layout import (
+    NODE,
+    Budget,
+)
 from services.dataplane.core.maps import recent_sets
 from services.dataplane.core.wire import Address, address_from
 from services.dataplane.kernel import bpf

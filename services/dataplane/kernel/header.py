@@ -17,6 +17,7 @@ from proto.policy import Direction, Verdict
 from services.dataplane.core import conntrack as idle
 from services.dataplane.core import layout as at
 from services.dataplane.core import nat_layout as nat
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.maps import HELD, MAPS, NAT_RECENT_SETS, RECORDS, SLOTS, WAYS, MapSpec
@@ -29,7 +30,7 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("AM_REASON", DropReason),
     ("AM_IDENTITY", Reserved),
     ("AM_SIDE", Direction),
-    ("AM_PEER", at.PeerMatch),
+    ("AM_PEER", pl.PeerMatch),
     ("AM_VERDICT", Verdict),
     ("AM_IPCACHE", at.PeerFlag),
     ("AM_FLOW", at.FlowFlag),
@@ -73,9 +74,9 @@ def _constants() -> list[str]:
         "AM_NO_RULE": f"{at.NO_RULE:#x}u",
         "AM_REPLY_MARK": f"{at.REPLY_MARK:#x}u",
         "AM_FIRST_COMPUTED": FIRST_COMPUTED,
-        "AM_SCOPE_BITS": at.SCOPE_BITS,
+        "AM_SCOPE_BITS": pl.SCOPE_BITS,
         "AM_ADDRESS_BITS": 128,
-        "AM_CIDR_BITS": at.CIDR_BITS,
+        "AM_CIDR_BITS": pl.CIDR_BITS,
         "AM_MAX_CONDEMNED": at.MAX_CONDEMNED,
         "AM_FRAGMENTS_EACH": at.FRAGMENTS_EACH,
         "AM_FRAGMENT_SENDERS": at.FRAGMENT_SENDERS,

@@ -29,7 +29,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
-from services.dataplane.core.layout import LinkKey, Uplink, UplinkFlag
+from services.dataplane.core.layout import (
+    LinkKey,
+    Uplink,
+    UplinkFlag,
+)
 from services.dataplane.core.maps import MAPS, layout_hash
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import ProgramKind

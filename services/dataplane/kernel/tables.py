@@ -19,6 +19,7 @@ from proto.policy import Direction
 from services.dataplane.core import layout as at
 from services.dataplane.core import maps as m
 from services.dataplane.core import nat_layout as nat
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.conntrack import budget_of, node_budget
 from services.dataplane.core.maps import MAPS, MapSpec, recent_sets
@@ -65,12 +66,12 @@ class Tables:
         self.uplinks = Table(fd["am_uplinks"], m.UPLINKS, at.LinkKey, at.Uplink)
         self.endpoints = Table(fd["am_endpoints"], m.ENDPOINTS, at.AddressKey, at.Endpoint)
         self.ipcache = Table(fd["am_ipcache"], m.IPCACHE, at.PrefixKey, at.Peer)
-        self.cidrs = Table(fd["am_cidrs"], m.CIDRS, at.CidrKey, at.CidrNumber)
-        self.subjects = Table(fd["am_subjects"], m.SUBJECTS, at.SubjectKey, at.Subject)
-        self.selected = Table(fd["am_selected"], m.SELECTED, at.IdentityKey, at.SelectorSet)
-        self.scope_peers = Table(fd["am_scope_peer"], m.SCOPE_PEERS, at.ScopePeerKey, at.ScopeBits)
-        self.scope_ports = Table(fd["am_scope_port"], m.SCOPE_PORTS, at.ScopePortKey, at.ScopeBits)
-        self.scope_rules = Table(fd["am_scope_rule"], m.SCOPE_RULES, at.ScopeRuleKey, at.ScopeRule)
+        self.cidrs = Table(fd["am_cidrs"], m.CIDRS, pl.CidrKey, pl.CidrNumber)
+        self.subjects = Table(fd["am_subjects"], m.SUBJECTS, pl.SubjectKey, pl.Subject)
+        self.selected = Table(fd["am_selected"], m.SELECTED, pl.IdentityKey, pl.SelectorSet)
+        self.scope_peers = Table(fd["am_scope_peer"], m.SCOPE_PEERS, pl.ScopePeerKey, pl.ScopeBits)
+        self.scope_ports = Table(fd["am_scope_port"], m.SCOPE_PORTS, pl.ScopePortKey, pl.ScopeBits)
+        self.scope_rules = Table(fd["am_scope_rule"], m.SCOPE_RULES, pl.ScopeRuleKey, pl.ScopeRule)
         self.flows = Table(fd["am_ct"], m.FLOWS, at.FlowKey, at.Flow)
         self.budgets = Table(fd["am_ct_budget"], m.BUDGETS, at.EndpointKey, at.Budget)
         self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.Fragment)

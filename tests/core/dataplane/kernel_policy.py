@@ -8,7 +8,7 @@ from typing import TypeVar
 
 from proto.identity import FIRST_COMPUTED
 from proto.policy import Direction, Verdict
-from services.dataplane.core.layout import (
+from services.dataplane.core.policy_layout import (
     SCOPE_FIXED_BITS,
     IdentityKey,
     PeerMatch,

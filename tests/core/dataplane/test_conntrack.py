@@ -11,7 +11,14 @@ from proto.policy import Direction
 from services.dataplane.core import conntrack, fills
 from services.dataplane.core.conntrack import Segment, State, budget_of, miscount
 from services.dataplane.core.fills import Fill, Share
-from services.dataplane.core.layout import MAX_CONDEMNED, NODE, Budget, Flow, FlowKey, Seen
+from services.dataplane.core.layout import (
+    MAX_CONDEMNED,
+    NODE,
+    Budget,
+    Flow,
+    FlowKey,
+    Seen,
+)
 from services.dataplane.core.maps import (
     CONNTRACK_ENTRIES,
     MOST_CONNTRACK_ENTRIES,

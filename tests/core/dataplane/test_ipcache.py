@@ -12,7 +12,10 @@ from proto.addresses import Endpoint
 from proto.identity import Reserved
 from proto.objects import EndpointSlice, Node, SliceEndpoint
 from services.dataplane.core.ipcache import Surroundings, entries_of, true_endpoints
-from services.dataplane.core.layout import PeerFlag, PrefixKey
+from services.dataplane.core.layout import (
+    PeerFlag,
+    PrefixKey,
+)
 from services.dataplane.core.names import names_of
 from tests.core.dataplane.notation import endpoint
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.maps import MAPS, RECORDS, layout_hash
 from services.dataplane.core.wire import MAPPED, Kind, Record, address_bytes, address_from
@@ -91,15 +92,15 @@ def test_prefix(network: str, bits: int, tail: bytes) -> None:
 
 
 # A trie compares the first prefixlen bits of what follows the length itself.
-def matches(line: at.ScopePortKey, packet: at.ScopePortKey) -> bool:
+def matches(line: pl.ScopePortKey, packet: pl.ScopePortKey) -> bool:
     bits = line.prefixlen
     one, other = (int.from_bytes(key.pack()[4:], "big") >> (160 - bits) for key in (line, packet))
     return one == other
 
 
-def packet(protocol: int, port: int, *, scope: int = 1000) -> at.ScopePortKey:
-    key = at.ScopePortKey.of(scope, protocol or 255, port, 16)
-    assert key.prefixlen == at.SCOPE_BITS
+def packet(protocol: int, port: int, *, scope: int = 1000) -> pl.ScopePortKey:
+    key = pl.ScopePortKey.of(scope, protocol or 255, port, 16)
+    assert key.prefixlen == pl.SCOPE_BITS
     return key
 
 
@@ -117,7 +118,7 @@ def packet(protocol: int, port: int, *, scope: int = 1000) -> at.ScopePortKey:
     ],
 )
 def test_port_prefix_covers(line: tuple[int, ...], protocol: int, port: int, expected: bool) -> None:
-    key = at.ScopePortKey.of(1000, *line)
+    key = pl.ScopePortKey.of(1000, *line)
     assert matches(key, packet(protocol, port)) is expected
     assert not matches(key, packet(protocol, port, scope=1001))
     assert not matches(key, packet(protocol, port, scope=1000 | 1 << 63))
@@ -125,27 +126,27 @@ def test_port_prefix_covers(line: tuple[int, ...], protocol: int, port: int, exp
 
 @given(port=st.integers(0, 65535), bits=st.integers(0, 16), asked=st.integers(0, 65535))
 def test_port_prefix(port: int, bits: int, asked: int) -> None:
-    key = at.ScopePortKey.of(1, 17, port, bits)
-    other = at.ScopePortKey.of(1, 17, asked, 16)
+    key = pl.ScopePortKey.of(1, 17, port, bits)
+    other = pl.ScopePortKey.of(1, 17, asked, 16)
     assert matches(key, other) is (port >> (16 - bits) == asked >> (16 - bits))
 
 
 def test_protocol_and_port_are_the_last_three_bytes_that_are_compared() -> None:
-    wire = at.ScopePortKey.wire()
+    wire = pl.ScopePortKey.wire()
     assert (wire.offset("protocol"), wire.offset("port")) == (17, 18)
-    assert (wire.offset("port") + 2 - 4) * 8 == at.SCOPE_BITS
-    assert at.SCOPE_BITS - at.SCOPE_FIXED_BITS == 24
+    assert (wire.offset("port") + 2 - 4) * 8 == pl.SCOPE_BITS
+    assert pl.SCOPE_BITS - pl.SCOPE_FIXED_BITS == 24
 
 
 @pytest.mark.parametrize(("more", "complaint"), [((0, 80, 16), "without a protocol"), ((6, 0, 17), "0 to 16")])
 def test_port_prefix_refuses(more: tuple[int, int, int], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        at.ScopePortKey.of(1, *more)
+        pl.ScopePortKey.of(1, *more)
 
 
 def test_a_vector_s_bits_lie_where_the_program_looks() -> None:
     """Bit j of a vector is bit j % 64 of the word j / 64, each word little endian."""
-    raw = at.ScopeBits(bits=1 << 65 | 1 << 3).pack()
+    raw = pl.ScopeBits(bits=1 << 65 | 1 << 3).pack()
     assert [int.from_bytes(raw[start : start + 8], "little") for start in range(0, 32, 8)] == [1 << 3, 1 << 1, 0, 0]
 
 

@@ -14,7 +14,10 @@ from services.dataplane.core import links as marks
 from services.dataplane.core.cni import Attachment
 from services.dataplane.core.endpoint import Step, Undo, way_back
 from services.dataplane.core.flows import Budget, Interpreter, reason_name, verdict_of
-from services.dataplane.core.layout import NO_RULE, Event
+from services.dataplane.core.layout import (
+    NO_RULE,
+    Event,
+)
 from services.dataplane.core.links import GROUP_DOOMED, GROUP_LIVE, KernelLinks, Mark, SeenLink
 from services.dataplane.core.masquerade import ruleset
 from services.dataplane.core.names import names_of

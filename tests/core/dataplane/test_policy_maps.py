@@ -20,7 +20,11 @@ from proto.policy import (
     PortMatch,
     Verdict,
 )
-from services.dataplane.core.layout import IdentityKey, Subject, SubjectKey
+from services.dataplane.core.policy_layout import (
+    IdentityKey,
+    Subject,
+    SubjectKey,
+)
 from services.dataplane.core.policy_maps import PolicyMaps
 from services.dataplane.core.policy_steps import Bump, Clear, Demand, Fill, Flip, Rooms, Sizes, refusals
 from tests.core.dataplane.kernel_policy import Kernel, Probe

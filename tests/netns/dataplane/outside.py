@@ -26,6 +26,7 @@ from pathlib import Path
 
 from proto.identity import Reserved
 from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.core.service_layout import ServiceFlag
 from services.dataplane.kernel.programs import Datapath
 from tests.bpf.fronts import PLAIN, PROTOCOLS, serve
@@ -176,7 +177,7 @@ def _fill(datapath: Datapath, town: Town, *, local: tuple[int, ...], own: dict[i
             tables.endpoints.put(at.AddressKey(address=address), delivery)
         tables.set_budget(number, 10_000)
         tables.subjects.put(
-            at.SubjectKey(identity=pod.identity), at.Subject(ingress_isolated=False, egress_isolated=False)
+            pl.SubjectKey(identity=pod.identity), pl.Subject(ingress_isolated=False, egress_isolated=False)
         )
     for addresses, identity in ((own, Reserved.HOST), (peer, Reserved.REMOTE_NODE)):
         for text in addresses.values():

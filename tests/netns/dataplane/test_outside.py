@@ -14,7 +14,7 @@ import pytest
 
 from proto.flow import DropReason
 from proto.policy import Direction, PortMatch, Verdict
-from services.dataplane.core import layout as at
+from services.dataplane.core import policy_layout as pl
 from services.dataplane.core.service_layout import ServiceFlag
 from tests.bpf.conftest import CACHE
 from tests.bpf.world import Line, PeerKind, bpffs, run, scope_number, write_lines
@@ -213,12 +213,12 @@ def test_policy_of_a_local_backend_knows_the_client(place: Town, version: int) -
     pod = place.pods[1]
     place.serve(version, "tcp", place.pod(1, version))
     scope = scope_number(pod.identity, Direction.INGRESS)
-    isolated = at.Subject(ingress=scope, ingress_isolated=True, egress_isolated=True)
-    tables.subjects.put(at.SubjectKey(identity=pod.identity), isolated)
+    isolated = pl.Subject(ingress=scope, ingress_isolated=True, egress_isolated=True)
+    tables.subjects.put(pl.SubjectKey(identity=pod.identity), isolated)
     tables.bump_generation()
     try:
         assert place.ask(version, "tcp", seconds=0.3) == ""
-        tables.cidrs.put(at.CidrKey.of(bytes(8), ip_network(CLIENT[version])), at.CidrNumber(number=5))
+        tables.cidrs.put(pl.CidrKey.of(bytes(8), ip_network(CLIENT[version])), pl.CidrNumber(number=5))
         line = Line(
             pod.identity, Direction.INGRESS, PeerKind.CIDR_SET, 5, PortMatch(6, TARGET, 16), 1, Verdict.ALLOW, 0
         )
@@ -227,7 +227,7 @@ def test_policy_of_a_local_backend_knows_the_client(place: Town, version: int) -
         assert place.ask(version, "tcp") == f"pod1 {CLIENT[version]}"
     finally:
         tables.subjects.put(
-            at.SubjectKey(identity=pod.identity), at.Subject(ingress_isolated=False, egress_isolated=False)
+            pl.SubjectKey(identity=pod.identity), pl.Subject(ingress_isolated=False, egress_isolated=False)
         )
         tables.bump_generation()
 
