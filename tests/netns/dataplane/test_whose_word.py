@@ -13,15 +13,13 @@ from proto.codec import endpoint_key
 from proto.events import ServiceFault
 from proto.net import Address
 from proto.objects import Node
-from proto.policy import Revision
-from proto.residents import Residents, residents_key
-from proto.subjects import ENDPOINTS, IDENTITIES, heard_subject
+from proto.subjects import ENDPOINTS, heard_subject
 from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import layout_hash
 from services.dataplane.kernel.tables import Tables, open_maps
 from tests.natsd import bus_of
-from tests.netns.dataplane.mesh import Mesh, wait_for
+from tests.netns.dataplane.mesh import Mesh, resident, wait_for
 
 pytestmark = pytest.mark.privileged
 
@@ -42,18 +40,6 @@ def publish(node: Mesh, *endpoints: Endpoint, writer: str = "n2") -> None:
         await kv.put(complete_key(writer), Complete(epoch=epoch.value.epoch))
 
     node.as_node(writer, speak)
-
-
-def resident(node: Mesh, **identities: tuple[int, ...]) -> None:
-    """``policy`` says that pods of these nodes have these identities; they stay for its grace, though none is seen."""
-
-    async def speak() -> None:
-        async with bus_of(node.nats, "policy") as bus:
-            for name, some in identities.items():
-                value = Residents(identities=some, revision=Revision(epoch="e", sequence=1))
-                await bus.bucket(IDENTITIES).put(residents_key(name), value)
-
-    asyncio.run(speak())
 
 
 def test_only_what_a_node_holds_is_believed_of_it(node: Mesh) -> None:
