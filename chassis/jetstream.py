@@ -26,6 +26,7 @@ CONSUMER_NOT_FOUND = 10014
 MESSAGE_NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 STREAM_EXISTS = 10058
+STORE_FAILED = 10077
 
 
 class JetStreamRefused(Refused):
@@ -34,6 +35,10 @@ class JetStreamRefused(Refused):
     def __init__(self, number: int, text: str) -> None:
         super().__init__("jetstream", text)
         self.number = number
+
+
+class Full(Unavailable):
+    """The bucket has no room for this value (``max_bytes``, discard new). Smaller ones it may take, and deletes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,7 +94,9 @@ def kv_stream(bucket: str) -> str:
 
 
 def parse_answer(body: bytes) -> _Answer:
-    """Answer of the API; raises :class:`Missing`, :class:`JetStreamRefused`, :class:`Unavailable` when it is none."""
+    """Answer of the API; raises :class:`Missing`, :class:`JetStreamRefused`, :class:`Full`, or :class:`Unavailable` when
+    it is none.
+    """
     try:
         answer = _answer.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError) as error:
@@ -98,6 +105,8 @@ def parse_answer(body: bytes) -> _Answer:
         return answer
     if answer.error.err_code == STREAM_NOT_FOUND:
         raise Missing(answer.error.description)
+    if answer.error.err_code == STORE_FAILED and answer.error.description.startswith("maximum"):
+        raise Full(answer.error.description)
     if answer.error.code == 503:
         raise Unavailable(answer.error.description)
     raise JetStreamRefused(answer.error.err_code, answer.error.description)

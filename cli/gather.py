@@ -70,9 +70,7 @@ async def running(link: Link, namespace: str) -> pods.Pods:
     endpoints, identities = await asyncio.gather(
         _all(link, ENDPOINTS, Endpoint), _all(link, IDENTITIES, IdentityRecord)
     )
-    return pods.pods(
-        _honest(endpoints).values(), {one.identity: one.stands_for for one in identities.values()}, namespace
-    )
+    return pods.pods(_honest(endpoints).values(), {one.identity: one for one in identities.values()}, namespace)
 
 
 async def policy_status(link: Link) -> policy.PolicyStatus:

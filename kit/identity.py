@@ -5,14 +5,15 @@ from __future__ import annotations
 from collections.abc import Set
 from hashlib import blake2b
 
-from proto.identity import FIRST_COMPUTED, UNSTABLE_LABELS, IdentitySet
+from proto.identity import FIRST_COMPUTED, IdentitySet, is_unstable
 from proto.objects import Labels, Namespace, Pod
 
 
 def stands_for(pod: Pod, namespace: Namespace, relevant: Set[str] = frozenset()) -> IdentitySet:
     """The facts that a pod's identity is computed from.
 
-    ``relevant`` are the unstable label keys that a live selector names (``proto.identity.RelevantKeys``).
+    ``relevant`` are the unstable label keys that a live selector names in this namespace
+    (``proto.identity.RelevantKeys.of``).
     """
     return IdentitySet(
         namespace=namespace.name,
@@ -24,8 +25,7 @@ def stands_for(pod: Pod, namespace: Namespace, relevant: Set[str] = frozenset())
 
 
 def _stable(labels: Labels, relevant: Set[str]) -> Labels:
-    left_out = UNSTABLE_LABELS - relevant
-    return tuple(sorted(pair for pair in labels if pair[0] not in left_out))
+    return tuple(sorted(pair for pair in labels if pair[0] in relevant or not is_unstable(pair[0])))
 
 
 def identity_of(facts: IdentitySet, cluster_uid: str) -> int:
@@ -39,6 +39,14 @@ def identity_of(facts: IdentitySet, cluster_uid: str) -> int:
         if number >= FIRST_COMPUTED:
             return number
         salt += 1
+
+
+def digest_of(facts: IdentitySet) -> str:
+    """Hex blake2b-128 of the facts: tells whether two parties that name one number mean the same."""
+    digest = blake2b(digest_size=16)
+    for part in _parts(facts):
+        digest.update(len(part).to_bytes(4, "big") + part)
+    return digest.hexdigest()
 
 
 def _parts(facts: IdentitySet) -> list[bytes]:

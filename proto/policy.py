@@ -11,7 +11,12 @@ from enum import IntEnum
 
 import msgspec
 
+from proto.identity import NamedPort, RelevantKeys
 from proto.net import Network
+from proto.objects import Selector
+
+MAX_RULES = 256
+"""Rules of one direction: each is one bit of the vectors that the datapath intersects."""
 
 
 class Revision(msgspec.Struct, frozen=True, order=True):
@@ -34,14 +39,6 @@ class Direction(IntEnum):
     EGRESS = 1
 
 
-class PeerKind(IntEnum):
-    """What :attr:`CompiledRule.peer` is a number of."""
-
-    ANY = 0
-    IDENTITY = 1
-    CIDR_SET = 2
-
-
 class Verdict(IntEnum):
     """What a rule says."""
 
@@ -49,23 +46,48 @@ class Verdict(IntEnum):
     ALLOW = 1
 
 
-class CompiledRule(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
-    """One line of an identity's policy; the matching line with the lowest rank wins.
+class SelectorPeer(msgspec.Struct, frozen=True, order=True):
+    """Peers that a selector names: one thing in a policy, however many identities match (evaluated on each node).
 
-    ``protocol`` 0 = any. ``port`` with ``port_bits``: the first ``port_bits`` bits of the 16-bit port must agree
-    (0 = any port, 16 = exactly this one), so a range is a few lines. An array on the wire: there may be thousands.
+    Source: networking/v1 NetworkPolicyPeer. Evaluated by ``kit.selectors`` against ``identities``.
+    """
+
+    namespace: str = ""
+    """Only identities of this namespace; empty = of any that :attr:`namespace_selector` selects."""
+    namespace_selector: Selector | None = None
+    """None = :attr:`namespace` says it."""
+    pod_selector: Selector | None = None
+    """None = every pod."""
+    named_port: NamedPort | None = None
+    """Only identities that have this container port by this name and protocol (an egress rule's named port)."""
+
+
+class PortMatch(msgspec.Struct, frozen=True, order=True, array_like=True, gc=False):
+    """``protocol`` 0 = any. The first ``bits`` bits of the 16-bit port must agree (0 = any port, 16 = exactly this)."""
+
+    protocol: int
+    port: int
+    bits: int
+
+
+class CompiledRule(msgspec.Struct, frozen=True, array_like=True):
+    """One rule of an identity's policy; of the rules whose peers and ports both match, the lowest rank wins.
+
+    A peer matches when any of the three says so. Of rules with equal rank the first in the tuple wins, a deny before an
+    allow.
     """
 
     direction: Direction
-    peer_kind: PeerKind
-    peer: int
-    protocol: int
-    port: int
-    port_bits: int
     rank: int
     verdict: Verdict
-    rule: int
+    source: int
     """Index into :attr:`CompiledPolicy.sources`."""
+    any_peer: bool
+    selectors: tuple[int, ...]
+    """Indexes into :attr:`CompiledPolicy.selectors`."""
+    cidr_sets: tuple[int, ...]
+    """Numbers of CIDR sets (:class:`CidrSet`)."""
+    ports: tuple[PortMatch, ...]
 
 
 class RuleSource(msgspec.Struct, frozen=True):
@@ -87,6 +109,8 @@ class CompiledPolicy(msgspec.Struct, frozen=True):
     ingress_isolated: bool
     egress_isolated: bool
     rules: tuple[CompiledRule, ...] = ()
+    """In the order of precedence, ingress and egress apart; at most :data:`MAX_RULES` in each direction."""
+    selectors: tuple[SelectorPeer, ...] = ()
     sources: tuple[RuleSource, ...] = ()
     isolated_by: tuple[RuleSource, ...] = ()
     """Policies that isolate the subject: what denies when no line allows. Index -1: in ingress, -2: in egress; a policy
@@ -113,12 +137,23 @@ class CidrPartition(msgspec.Struct, frozen=True):
 
 
 class Frontier(msgspec.Struct, frozen=True):
-    """Value of ``rules._frontier.<shard>``: all rules of this shard up to ``revision`` are written."""
+    """Value of ``rules._frontier.<shard>``: all rules of this shard up to ``revision`` are written.
+
+    What identities are made of is part of it: whoever computes a pod's identity under this frontier uses ``relevant``,
+    and namespaces that are at least as new as ``namespaces``. An identity of the shard that has no rules is refused by
+    ``policy`` (it stays denied): a frontier never waits for what cannot be published.
+    """
 
     shard: int
     shards: int
     """How many shards there are; identity ``i`` belongs to shard ``i % shards``."""
     revision: Revision
+    namespaces: int = 0
+    """Sequence in ``objects`` of the last change of a namespace that was taken into account."""
+    relevant: RelevantKeys = RelevantKeys()
+    """Unstable label keys that identities were computed with."""
+    identities: Revision = Revision(epoch="", sequence=0)
+    """Epoch of ``identities`` and sequence of the last record of this shard: its rules match peers by these."""
 
 
 class Ack(msgspec.Struct, frozen=True):

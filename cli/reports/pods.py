@@ -13,7 +13,7 @@ import msgspec
 from cli.reports import text
 from cli.show import Cell, Table, Tone, dim
 from proto.addresses import Endpoint
-from proto.identity import IdentitySet
+from proto.identity import IdentityRecord
 from proto.net import Address
 
 
@@ -27,7 +27,7 @@ class PodRow(msgspec.Struct, frozen=True, kw_only=True):
     identity: str
     """16 hex digits."""
     labels: str
-    """What the identity stands for; empty when that has not been published."""
+    """Its labels that some policy's selector names; empty when its identity has not been published."""
     kept: bool
     """Its addresses are claims: they stay when it moves."""
     uid: str
@@ -49,7 +49,7 @@ def true_endpoints(endpoints: Iterable[Endpoint]) -> tuple[Endpoint, ...]:
     return tuple(by_address.values())
 
 
-def pods(endpoints: Iterable[Endpoint], identities: Mapping[int, IdentitySet], namespace: str = "") -> Pods:
+def pods(endpoints: Iterable[Endpoint], identities: Mapping[int, IdentityRecord], namespace: str = "") -> Pods:
     """Rows by namespace and name; only those of ``namespace`` unless it is empty."""
     by_pod: dict[tuple[str, str, str, str], list[Endpoint]] = {}
     for endpoint in true_endpoints(endpoints):
@@ -59,9 +59,9 @@ def pods(endpoints: Iterable[Endpoint], identities: Mapping[int, IdentitySet], n
     return Pods(pods=tuple(_row(group, identities) for _, group in sorted(by_pod.items())))
 
 
-def _row(group: list[Endpoint], identities: Mapping[int, IdentitySet]) -> PodRow:
+def _row(group: list[Endpoint], identities: Mapping[int, IdentityRecord]) -> PodRow:
     first = group[0]
-    stands_for = identities.get(first.identity)
+    record = identities.get(first.identity)
     return PodRow(
         namespace=first.namespace,
         pod=first.pod,
@@ -70,7 +70,7 @@ def _row(group: list[Endpoint], identities: Mapping[int, IdentitySet]) -> PodRow
             sorted((entry.address for entry in group), key=lambda address: (address.version, address.packed))
         ),
         identity=text.identity(first.identity),
-        labels=text.labels(stands_for.pod_labels) if stands_for else "",
+        labels=text.labels(record.pod_labels) if record else "",
         kept=any(entry.claimed for entry in group),
         uid=first.pod_uid,
     )
@@ -81,7 +81,7 @@ def tables(report: Pods) -> tuple[Table, ...]:
     return (
         Table(
             title=f"Pods ({len(report.pods)})",
-            columns=("namespace", "pod", "node", "IPv4", "IPv6", "address", "identity", "stands for"),
+            columns=("namespace", "pod", "node", "IPv4", "IPv6", "address", "identity", "selected by"),
             rows=tuple(
                 (
                     pod.namespace,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from functools import partial
 from pathlib import Path
 
 from chassis.health import Condition
@@ -43,6 +44,7 @@ from services.dataplane.metrics import register
 from services.dataplane.parts import Parts
 from services.dataplane.provision import Provision
 from services.dataplane.publish import AckOut, EndpointsOut
+from services.dataplane.refused import tell_refused
 from services.dataplane.registry import Registry, orphans, rebuild
 from services.dataplane.relabel import Relabel
 from services.dataplane.settings import Settings
@@ -70,6 +72,7 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
     feed, registry = Feed(bus, settings.node), Registry(Bell(courtesy))
     enforcer = Enforcer(datapath.tables, feed, registry, log, budget=settings.flow_budget)
     enforcer.node_cookie = netns_cookie()
+    enforcer.tell = partial(tell_refused, bus, settings.node)
     flags = ConfigFlag.EMIT_FORWARDED if settings.publish_forwarded else ConfigFlag(0)
     datapath.tables.configure(Config(flags=int(flags)))
     return Parts(
@@ -78,7 +81,7 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
         log=log,
         telemetry=runtime.telemetry,
         feed=feed,
-        gate=Gate(feed, log, settings.add_deadline),
+        gate=Gate(feed, log, settings.add_deadline, lambda: enforcer.begun),
         book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, Bell(courtesy)),
         registry=registry,
         enforcer=enforcer,
@@ -155,7 +158,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     Loop(
         runtime,
         "policy",
-        cursors=[feed.rules_view.cursor(), registry.bell.cursor()],
+        cursors=[feed.rules_view.cursor(), registry.bell.cursor(), feed.identities.cursor()],  # as enforce.IDENTITIES
         apply=state.enforce,
         period=FULL_POLICY,
     )
@@ -219,9 +222,12 @@ class Enforcing:
         self._rules = runtime.health.require("rules")
         self.acks = Loop(runtime, "acks", cursors=[], apply=self.acknowledge, period=2.0, debounce=0.02)
 
-    async def enforce(self, _dirty: Dirty) -> Done:
+    async def enforce(self, dirty: Dirty) -> Done:
         """Policy into the maps."""
-        outcome = self._parts.enforcer.enforce()
+        begun = self._parts.enforcer.begun
+        outcome = await self._parts.enforcer.enforce(dirty)
+        if self._parts.enforcer.begun and not begun:
+            self._parts.gate.wake()
         if outcome.revision is not None and outcome.revision != self._reached:
             self._reached = outcome.revision
             self.acks.poke(full=False)

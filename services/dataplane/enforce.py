@@ -1,38 +1,66 @@
 """What the datapath's maps say of local pods: identity, delivery, policy; and the order of changing them.
 
-Owns ``am_links``, ``am_endpoints``, ``am_cookies``, ``am_subjects``, ``am_policy``, ``am_cidrs`` and the policy
-generation. Promises: an endpoint is learnt in one go before its link is up; policy maps hold the identities that live
-here and no others; every change ends with a new generation, so that live flows are judged again. What somebody
-deletes by hand comes back with the next full pass. Blocking calls of microseconds: run on the event loop, never
-waiting.
+Owns ``am_links``, ``am_endpoints``, ``am_cookies``, the policy maps (``core.policy_maps``), ``am_cidrs`` and the policy
+generation. Promises: an endpoint is learnt in one go before its link is up; policy maps hold the policies of identities
+that live here and no others; what a change costs is what it changes, and no part of it keeps the event loop long. What
+somebody deletes by hand comes back with the next full pass, the only one that reads the maps.
+
+Fails static: until rules and identities have both been in sync since the agent started, what the kernel holds stays as
+it is (and no pod starts: ``gate``). Later, rules and members that are missing from a view that is not in sync stay in
+force. An identity matches selectors from the moment its record is here, and until then nothing: closed.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import asyncio
+import errno
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from itertools import islice
+from typing import TypeVar
 
 from chassis.log import Log
-from proto.policy import CompiledPolicy, Revision
+from chassis.reconcile import Dirty
+from proto.codec import identity_key
+from proto.identity import IdentityRecord
+from proto.policy import CidrPartition, CompiledPolicy, Direction, Revision
 from services.dataplane.core import admission
-from services.dataplane.core import policy_maps as pm
+from services.dataplane.core import policy_steps as ps
 from services.dataplane.core.endpoint import LocalEndpoint
 from services.dataplane.core.layout import (
     AddressKey,
     CidrNumber,
     CookieKey,
     CookieMark,
+    IdentityKey,
     LinkKey,
     Peer,
     PeerFlag,
     PrefixKey,
-    Subject,
+    SelectorSet,
     SubjectKey,
 )
-from services.dataplane.core.policy_maps import PolicyChange, PolicyEntries
+from services.dataplane.core.policy_maps import PolicyMaps, cidrs_of
+from services.dataplane.core.policy_steps import Side
+from services.dataplane.core.wire import Record
 from services.dataplane.feed import Feed
+from services.dataplane.kernel.bpf import BpfError
+from services.dataplane.kernel.maps import Table
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
+
+SLICE = 1000
+"""Entries or keys that are seen to before others have their turn: a few milliseconds."""
+SHARE = 0.05
+"""Part of the time that comparing with the kernel may take: with large maps it comes less often."""
+_FULL = (errno.E2BIG, errno.ENOMEM, errno.ENOSPC)
+IDENTITIES = 2
+"""Place of the cursor of ``identities`` among those of the loop (see ``app``)."""
+
+K = TypeVar("K", bound=Record)
+V = TypeVar("V", bound=Record)
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -40,35 +68,57 @@ class Enforced:
     """How far the maps are after a pass."""
 
     revision: Revision | None
-    """The smallest frontier that the maps hold; None while a shard is unknown."""
+    """The smallest frontier that the maps hold, with all members that it counts on; None while one is unknown."""
     changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Refused:
+    """A direction of an identity that is isolated without a rule, because its policy has no room or cannot be said."""
+
+    identity: int
+    namespace: str
+    policies: tuple[tuple[str, str], ...]
+    """(namespace, name) of the NetworkPolicies that it comes from."""
+    why: str
 
 
 class Enforcer:
     """Keeps the policy maps of one node."""
 
-    def __init__(self, tables: Tables, feed: Feed, registry: Registry, log: Log, *, budget: int) -> None:
+    def __init__(
+        self, tables: Tables, feed: Feed, registry: Registry, log: Log, *, budget: int, share: float = SHARE
+    ) -> None:
         self._log = log
         self._tables = tables
         self._feed = feed
         self._registry = registry
         self._budget = budget
-        self._known: dict[int, tuple[CompiledPolicy, PolicyEntries]] = {}
+        self._share = share
+        self._maps = PolicyMaps()
+        self._partition: CidrPartition | None = None
         self._cidrs: dict[PrefixKey, CidrNumber] | None = None
+        self._told: dict[Side, CompiledPolicy] = {}
+        self._compared = 0.0
+        self._comparing = 0.0
+        self.begun = False
+        """Whether it enforces: rules and identities have been in sync."""
         self.node_cookie = 0
+        self.tell: Callable[[Refused], None] = lambda refused: None
+        """Called once for each direction and policy that is refused."""
 
-    def identities(self) -> set[int]:
-        """Identities that live here."""
-        return {endpoint.identity for endpoint in self._registry.up.values()}
+    def identities(self) -> dict[int, str]:
+        """Identities that live here, and their namespaces."""
+        return {endpoint.identity: endpoint.first.namespace for endpoint in self._registry.up.values()}
 
     def learn(self, endpoint: LocalEndpoint) -> None:
         """An endpoint's link is about to come up (it is in the registry). Its policy is in the maps when this
         returns.
         """
-        wanted = self._entries(endpoint.identity)
-        if wanted is not None:
-            self._tables.policy.apply(wanted.lines)
-            self._tables.subjects.apply(wanted.subjects)
+        policy = self._feed.rules.get(endpoint.identity)
+        if self.begun and policy is not None:
+            self._maps.want(policy, endpoint.first.namespace)
+            self._settle_at_once()
         self._tables.set_budget(endpoint.index, self._budget)
         self._tables.cookies.put(CookieKey(cookie=endpoint.cookie), CookieMark())
         self._tables.endpoints.apply({AddressKey(address=a): endpoint.delivery() for a in endpoint.addresses})
@@ -87,64 +137,222 @@ class Enforcer:
         self._tables.cookies.remove(CookieKey(cookie=endpoint.cookie))
         self._tables.bump_generation()
 
-    def _entries(self, identity: int) -> PolicyEntries | None:
-        policy = self._feed.rules.get(identity)
-        if policy is None:
-            kept = self._known.get(identity)  # fail static: what was enforced goes on
-            return kept[1] if kept else None
-        known = self._known.get(identity)
-        if known is None or known[0] is not policy:
-            known = self._known[identity] = policy, self._expressed(identity, policy)
-        return known[1]
+    async def enforce(self, dirty: Dirty) -> Enforced:
+        """The policy maps become what they should be; a full pass compares them with the kernel, too."""
+        feed, full = self._feed, dirty.full
+        if not self.begun:
+            if not (feed.rules_view.synced and feed.identities.synced):
+                return Enforced(None, 0)
+            self._begin()
+            full = True
+        least = admission.least(feed.frontiers()) if feed.rules_view.synced else None
+        members = self._members_are_here()
+        before = self._maps.changed
+        self._want()
+        await self._learn_records(dirty, full=full)
+        if full:
+            self._maps.admit_again()
+        await self._settle()
+        await self._put_partition(least)
+        if full:
+            await self._compare()
+        self._tell_refused()
+        return Enforced(least if members and self._maps.settled else None, self._maps.changed - before)
 
-    def _expressed(self, identity: int, policy: CompiledPolicy) -> PolicyEntries:
-        """Its entries; one that the maps cannot say is isolated whole, and told once for each revision."""
+    def _begin(self) -> None:
+        """Takes over what the kernel holds of an earlier life."""
+        self._maps = PolicyMaps()
+        subjects = {key.identity: subject for key, subject in self._tables.subjects.items().items()}
+        self._maps.adopt(subjects, self.identities())
+        self._comparing = 0.0
+        self.begun = True
+
+    def _members_are_here(self) -> bool:
+        """Whether the records that the rules count on are in the mirror: they come by another stream."""
+        view = self._feed.identities
+        if not view.synced:
+            return False
+        here = Revision(epoch=view.epoch, sequence=view.sequence)
+        wanted = [frontier.identities for frontier in self._feed.frontiers()]
+        return all(not revision.sequence or here.covers(revision) for revision in wanted)
+
+    def _want(self) -> None:
+        """Policies of those who live here. Rules that have gone from the view stay in force while somebody does."""
+        here = self.identities()
+        for identity, namespace in here.items():
+            policy = self._feed.rules.get(identity)
+            if policy is not None:
+                self._maps.want(policy, namespace)
+        for identity in [one for one in (*self._maps.wanted, *self._maps.subjects) if one not in here]:
+            self._maps.unwant(identity)
+
+    async def _learn_records(self, dirty: Dirty, *, full: bool) -> None:
+        """What identities stand for. One that is missing counts as gone only while the view is in sync."""
+        view, selection = self._feed.identities, self._maps.selection
+        entries, known = view.entries, 0
+        keys: Iterable[str] = dirty.by_cursor[IDENTITIES] if len(dirty.by_cursor) > IDENTITIES else ()
+        async for part in _slices(entries if full else keys):
+            for key in part:
+                entry = entries.get(key)
+                if entry is not None and isinstance(entry.value, IdentityRecord):
+                    selection.learn(entry.value)
+                    known += 1
+                elif view.synced and not key.startswith("_"):
+                    selection.forget(int(key, 16))
+        if full and view.synced and len(selection.records) > known:
+            for identity in [one for one in selection.records if identity_key(one) not in entries]:
+                selection.forget(identity)
+
+    # --- taking steps ---
+
+    async def _settle(self) -> None:
+        """All steps, with a turn for others where the maps allow it."""
+        for step in self._steps():
+            if step is None:
+                await asyncio.sleep(0)
+
+    def _settle_at_once(self) -> None:
+        for _ in self._steps():
+            pass
+
+    def _steps(self) -> Iterator[ps.Step]:
+        """Each step when it has been taken. What fails leaves the kernel's state unknown: it is taken over anew."""
+        steps, fits = self._maps.settle(), True
         try:
-            return pm.entries_of([identity], {identity: policy})
-        except ValueError as error:
-            self._log.error("policy-not-expressible", identity=f"{identity:016x}", error=error)
-            closed = Subject(ingress_isolated=True, egress_isolated=True)
-            return PolicyEntries({SubjectKey(identity=identity): closed}, {})
+            step = next(steps)
+            while True:
+                fits = self._take(step)
+                yield step
+                step = steps.send(fits)
+        except StopIteration:
+            return
+        except OSError:
+            self.begun = False
+            raise
 
-    def enforce(self) -> Enforced:
-        """A full pass: the policy maps as they are in the kernel become what they should be."""
-        reached = admission.least(self._feed.frontiers()) if self._feed.rules_view.synced else None
-        wanted = PolicyEntries()
-        identities = self.identities()
-        actual = PolicyEntries(self._tables.subjects.items(), self._tables.policy.items())
-        for identity in identities:
-            entries = self._entries(identity)
-            if entries is None:
-                _keep(actual, identity, wanted)
-                continue
-            wanted.subjects.update(entries.subjects)
-            wanted.lines.update(entries.lines)
-        for identity in self._known.keys() - identities:
-            del self._known[identity]
-        steps = pm.change(actual, wanted)
-        self._apply(steps)
-        changed = len(steps.add_lines) + len(steps.set_subjects) + len(steps.remove_lines) + len(steps.remove_subjects)
-        changed += self._partition(reached)
-        if changed:
-            self._tables.bump_generation()
-        return Enforced(reached, changed)
+    def _take(self, step: ps.Step) -> bool:
+        """One step; False when a map is full."""
+        tables = self._tables
+        try:
+            match step:
+                case ps.Fill():
+                    tables.scope_rules.apply(step.rules)
+                    tables.scope_ports.apply(step.ports)
+                    tables.scope_peers.apply(step.peers)
+                case ps.Select():
+                    tables.selected.apply({}, step.removes)
+                    tables.selected.apply(step.upserts)
+                case ps.Flip():
+                    tables.subjects.apply({}, step.removes)
+                    tables.subjects.apply(step.upserts)
+                case ps.Bump():
+                    tables.bump_generation()
+                case ps.Clear():
+                    tables.scope_rules.apply({}, step.rules)
+                    tables.scope_ports.apply({}, step.ports)
+                    tables.scope_peers.apply({}, step.peers)
+                case None:
+                    pass
+        except BpfError as error:
+            if isinstance(step, ps.Fill | ps.Select) and error.errno in _FULL:
+                self._log.error("policy-map-full", step=type(step).__name__, error=error)
+                return False
+            raise
+        return True
 
-    def _apply(self, steps: PolicyChange) -> None:
-        self._tables.policy.apply(steps.add_lines)
-        self._tables.subjects.apply({}, steps.remove_subjects)
-        self._tables.subjects.apply(steps.set_subjects)
-        self._tables.policy.apply({}, steps.remove_lines)
+    # --- CIDRs ---
 
-    def _partition(self, reached: Revision | None) -> int:
-        """Puts the CIDR partition in force when every line that names its numbers is in the maps."""
+    async def _put_partition(self, reached: Revision | None) -> None:
+        """Puts the CIDR partition in force when every rule that names its numbers is in the maps."""
         partition = self._feed.partition()
-        if partition is not None and reached is not None and reached.covers(partition.revision):
-            self._cidrs = pm.cidrs_of(partition)
-        if self._cidrs is None:
-            return 0
-        delta = self._tables.cidrs.diff(self._cidrs)
-        self._tables.cidrs.apply(delta.upserts, delta.deletes)
-        return len(delta.upserts) + len(delta.deletes)
+        if partition is None or partition is self._partition:
+            return
+        if reached is None or not reached.covers(partition.revision):
+            return
+        wanted: dict[PrefixKey, CidrNumber] = {}
+        async for part in _slices(partition.prefixes):
+            wanted.update(cidrs_of(part))
+        before = self._cidrs
+        if before is None:
+            before = {}
+            for entries in self._tables.cidrs.parts(SLICE):
+                before.update(entries)
+                await asyncio.sleep(0)
+        self._cidrs = None  # unknown until both steps have succeeded
+        upserts = {key: number for key, number in wanted.items() if before.get(key) != number}
+        gone = [key for key in before if key not in wanted]
+        self._tables.cidrs.apply(upserts, gone)
+        self._cidrs, self._partition = wanted, partition
+        if upserts or gone:
+            self._maps.changed += len(upserts) + len(gone)
+            self._tables.bump_generation()
+
+    # --- the kernel, read ---
+
+    async def _compare(self) -> None:
+        """What the maps lack comes back, what nobody wants goes; seldom, where it takes long."""
+        started = time.monotonic()
+        if started - self._compared < self._comparing / self._share:
+            return
+        maps, tables, kept = self._maps, self._tables, self._maps.kept
+        wrong = await _odd(tables.scope_peers, maps.held.peer, lambda key: key.scope in kept)
+        wrong += await _odd(tables.scope_ports, maps.held.port, lambda key: key.scope in kept)
+        wrong += await _odd(tables.scope_rules, maps.held.rule, lambda key: key.scope in kept)
+        wrong += await _odd(tables.selected, self._selector_set)
+        if self._cidrs is not None:
+            wrong += await _odd(tables.cidrs, self._cidrs.get)
+        wrong += await self._put_back()
+        subjects = tables.subjects.diff({SubjectKey(identity=one): subject for one, subject in maps.subjects.items()})
+        tables.subjects.apply(subjects.upserts, subjects.deletes)
+        if wrong or not subjects.empty:
+            maps.changed += wrong + len(subjects.upserts) + len(subjects.deletes)
+            self._log.warning("policy-maps-repaired", entries=wrong, subjects=len(subjects.upserts))
+            tables.bump_generation()
+        self._compared = time.monotonic()
+        self._comparing = self._compared - started
+
+    def _selector_set(self, key: IdentityKey) -> SelectorSet | None:
+        number = self._maps.selected.get(key.identity)
+        return SelectorSet(number=number) if number else None
+
+    async def _put_back(self) -> int:
+        """Entries that somebody has deleted."""
+        tables, maps, wrong = self._tables, self._maps, 0
+        there = await _count(tables.scope_peers) + await _count(tables.scope_ports) + await _count(tables.scope_rules)
+        if there < sum(maps.held.taken):
+            for fill in maps.held.entries():
+                wrong += _missing(tables.scope_peers, fill.peers)
+                wrong += _missing(tables.scope_ports, fill.ports)
+                wrong += _missing(tables.scope_rules, fill.rules)
+                await asyncio.sleep(0)
+        if await _count(tables.selected) < len(maps.selected):
+            async for part in _slices(list(maps.selected)):
+                now = {IdentityKey(identity=one): maps.selected[one] for one in part if one in maps.selected}
+                wrong += _missing(tables.selected, {key: SelectorSet(number=number) for key, number in now.items()})
+        if self._cidrs is not None and await _count(tables.cidrs) < len(self._cidrs):
+            wrong += _missing(tables.cidrs, self._cidrs)
+        return wrong
+
+    # --- who is told ---
+
+    def _tell_refused(self) -> None:
+        """Once for each policy of each direction."""
+        maps = self._maps
+        refused = dict.fromkeys(maps.refused, "the policy maps of this node have no room for its rules")
+        refused |= {(one.policy.identity, Direction.INGRESS): one.why for one in maps.wanted.values() if one.why}
+        self._told = {side: policy for side, policy in self._told.items() if side in refused}
+        for side, why in refused.items():
+            one = maps.wanted[side[0]]
+            if self._told.get(side) is one.policy:
+                continue
+            self._told[side] = one.policy
+            names = tuple(dict.fromkeys((source.namespace, source.name) for source in one.policy.sources))
+            self._log.error(
+                "policy-refused", identity=f"{side[0]:016x}", namespace=one.namespace, side=side[1].name, why=why
+            )
+            self.tell(Refused(side[0], one.namespace, names, why))
+
+    # --- endpoints ---
 
     def restore(self, endpoints: Iterable[LocalEndpoint]) -> int:
         """Puts back what the maps lack of endpoints that are up, and takes out what no endpoint has."""
@@ -171,7 +379,38 @@ class Enforcer:
         return changed
 
 
-def _keep(actual: PolicyEntries, identity: int, wanted: PolicyEntries) -> None:
-    """Rules that this node has not seen since it started: what the kernel enforces goes on until they arrive."""
-    wanted.subjects.update({key: value for key, value in actual.subjects.items() if key.identity == identity})
-    wanted.lines.update({key: line for key, line in actual.lines.items() if key.subject == identity})
+async def _slices(items: Iterable[T]) -> AsyncIterator[list[T]]:
+    """:data:`SLICE` of them at a time, with a turn for others in between."""
+    rest = iter(list(items))
+    while part := list(islice(rest, SLICE)):
+        yield part
+        await asyncio.sleep(0)
+
+
+async def _odd(
+    table: Table[K, V], wanted: Callable[[K], V | None], stays: Callable[[K], bool] = lambda key: False
+) -> int:
+    """Puts right what a map says that it should not. What is wanted is asked when it is put right, not before."""
+    count = 0
+    for part in table.parts(SLICE):
+        odd = {key: wanted(key) for key, value in part.items() if wanted(key) != value and not stays(key)}
+        right = {key: value for key, value in odd.items() if value is not None}
+        table.apply(right, [key for key in odd if key not in right])
+        count += len(odd)
+        await asyncio.sleep(0)
+    return count
+
+
+async def _count(table: Table[K, V]) -> int:
+    count = 0
+    for number in table.counts(SLICE * 4):
+        count += number
+        await asyncio.sleep(0)
+    return count
+
+
+def _missing(table: Table[K, V], wanted: Mapping[K, V]) -> int:
+    """Puts in what is not there."""
+    lacks = {key: value for key, value in wanted.items() if table.get(key) != value}
+    table.apply(lacks)
+    return len(lacks)

@@ -7,7 +7,7 @@ sequence that a frontier must cover is the *key's* revision: the stream sequence
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -15,7 +15,7 @@ import msgspec
 from chassis.bus import Bus, View
 from proto.addresses import Block, BlockReport, Claim, Endpoint
 from proto.codec import encode_segment, identity_key, join, kind_prefix
-from proto.identity import IdentityRecord, RelevantKeys
+from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
@@ -46,8 +46,6 @@ def rules_kind(key: str) -> type[msgspec.Struct] | None:
 
 def identities_kind(key: str) -> type[msgspec.Struct] | None:
     """Type of an entry of ``identities``."""
-    if key == "_relevant":
-        return RelevantKeys
     if key.startswith(f"{RESIDENTS_PREFIX}."):
         return Residents
     return None if key.startswith("_") else IdentityRecord
@@ -129,6 +127,10 @@ class Feed:
         self.beliefs = Beliefs(node, self.endpoints, self.blocks, self.claims, self.identities)
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
+        self._namespace_keys = self.objects.cursor()
+        self._namespaces_at = "", -1, 0
+        """Epoch, which list of it, and the last sequence of a namespace known then."""
+        self._records_at = Revision(epoch="", sequence=0)
         self._state: tuple[int, int, bool, int] | None = None
         self._lists: dict[type, list[Any]] = {}
 
@@ -152,11 +154,14 @@ class Feed:
         return entry.value if entry is not None and isinstance(entry.value, Namespace) else None
 
     def pod(self, wanted: PodRef) -> tuple[Pod, Revision, str] | None:
-        """A pod of this node, the revision of its last change and its trace context."""
-        entry = self.objects.entries.get(f"{self._pod_prefix}.{join(wanted.namespace, wanted.name)}")
+        """A pod of this node, the revision of the last change of it or of its namespace, and its trace context."""
+        entries = self.objects.entries
+        entry = entries.get(f"{self._pod_prefix}.{join(wanted.namespace, wanted.name)}")
         if entry is None or not isinstance(entry.value, Pod):
             return None
-        return entry.value, Revision(epoch=self.objects.epoch, sequence=entry.revision), entry.traceparent
+        namespace = entries.get(join("core", "namespace", "", wanted.namespace))
+        sequence = max(entry.revision, 0 if namespace is None else namespace.revision)
+        return entry.value, Revision(epoch=self.objects.epoch, sequence=sequence), entry.traceparent
 
     def node_object(self) -> Node | None:
         """The Node object of this node."""
@@ -166,11 +171,37 @@ class Feed:
     def knowledge(self) -> Knowledge:
         """What identities are computed from, now."""
         system = self.namespace("kube-system")
-        relevant = self.identities.marks.get("_relevant")
-        keys = relevant.value.keys if relevant is not None and isinstance(relevant.value, RelevantKeys) else ()
         return Knowledge(
-            cluster_uid=system.uid if system else "", relevant=frozenset(keys), namespaces=Namespaces(self)
+            cluster_uid=system.uid if system else "",
+            namespaces=Namespaces(self),
+            namespaces_at=self._namespaces_known(),
+            records_at=self.records_at(),
         )
+
+    def _namespaces_known(self) -> int:
+        """Sequence of the last change of a namespace that is here with all before it: each kind has a consumer of its
+        own, so what is known of pods says nothing about namespaces.
+        """
+        view = self.objects
+        life, listed, last = self._namespaces_at
+        if life != view.epoch:
+            life, listed, last = view.epoch, -1, 0
+        if self.complete(Namespace):
+            changed: Iterable[str] = self._namespace_keys.take()
+            if listed != view.resyncs:
+                listed, last, changed = view.resyncs, 0, view.entries
+            prefix = f"{_PREFIXES[Namespace]}."
+            entries = (view.entries.get(key) for key in changed if key.startswith(prefix))
+            last = max(last, *(entry.revision for entry in entries if entry is not None), 0)
+        self._namespaces_at = life, listed, last
+        return last
+
+    def records_at(self) -> Revision:
+        """Epoch of ``identities`` and the sequence up to which it is here; that of before while it is listed anew."""
+        view = self.identities
+        if view.synced or self._records_at.epoch != view.epoch:
+            self._records_at = Revision(epoch=view.epoch, sequence=view.sequence if view.synced else 0)
+        return self._records_at
 
     def frontiers(self) -> list[Frontier]:
         """How far each shard of policy is."""

@@ -7,6 +7,7 @@ Promises an answer within the deadline; what was missing is then told to the run
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from chassis.log import Log
@@ -29,10 +30,11 @@ class Entered:
 class Gate:
     """Lets pods in."""
 
-    def __init__(self, feed: Feed, log: Log, seconds: float) -> None:
+    def __init__(self, feed: Feed, log: Log, seconds: float, enforces: Callable[[], bool] = lambda: True) -> None:
         self._feed = feed
         self._log = log
         self._seconds = seconds
+        self._enforces = enforces
         self._woken = asyncio.Event()
 
     def wake(self) -> None:
@@ -59,6 +61,8 @@ class Gate:
 
     def look(self, wanted: PodRef) -> Entered | NotYet:
         """The decision now."""
+        if not self._enforces():
+            return NotYet("this node has not had all rules and identities since its agent started")
         found = self._feed.pod(wanted)
         if found is None:
             return NotYet(f"pod {wanted.namespace}/{wanted.name} has not reached this node's watch yet")

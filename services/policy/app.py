@@ -19,12 +19,13 @@ from services.policy.turn import Turn
 async def build(runtime: Runtime[Settings]) -> None:
     """Make the service; returns at once, whether or not the bus can be reached."""
     settings = runtime.settings
-    graph = Graph(Limits(lines=settings.policy_max_lines))
+    limits = Limits(identities=settings.policy_namespace_identities, record_bytes=settings.policy_namespace_bytes)
+    graph = Graph(limits)
     feed = Feed(runtime.bus)
     leases = [
         Lease(runtime, f"policy.{shard}", settings.policy_lease_seconds) for shard in range(settings.policy_shards)
     ]
-    turn = Turn(runtime, feed, graph, Shards(runtime, feed, graph, leases))
+    turn = Turn(runtime, feed, graph, Shards(runtime, feed, graph, leases), limits)
     cursors = [view.cursor() for view in (feed.objects, feed.rules, feed.identities)]
     loop = Loop(runtime, "policy", cursors=cursors, apply=turn.apply)
     for shard, lease in enumerate(leases):

@@ -6,22 +6,24 @@ compares all. A batch and its revision are taken in one breath, so that a revisi
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Collection, Iterable, Set
 from dataclasses import dataclass
 
 from chassis.bus import Bus, View
 from proto import codec
-from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
+from proto.identity import IdentityRecord, RelevantKeys
 from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Node, Pod
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
 from proto.subjects import IDENTITIES, OBJECTS, RULES
+from services.policy.settings import MAX_SHARDS
 
 CIDRS_KEY = "_cidrs"
 FRONTIER_KEY = "_frontier"
 RELEVANT_KEY = "_relevant"
 
 _COMPILED_FROM = tuple(codec.kind_prefix(KIND_OF[kind]) for kind in (Namespace, Pod, NetworkPolicy))
+_NAMESPACES = f"{codec.kind_prefix(KIND_OF[Namespace])}."
 _POLICIES = codec.kind_prefix(KIND_OF[NetworkPolicy])
 _EXPLAINED_FROM = codec.kind_prefix(KIND_OF[Node])
 
@@ -44,6 +46,8 @@ class Batch:
 
     changes: tuple[tuple[str, KubernetesObject | None], ...]
     revision: Revision
+    namespaces: int
+    """Sequence of the last change of a namespace among all up to ``revision``."""
     trace: str
     """Traceparent of one of the changes, a policy's if there is one; empty when none had any."""
 
@@ -64,6 +68,8 @@ class Feed:
             {"": IdentityRecord, RELEVANT_KEY: RelevantKeys, RESIDENTS_PREFIX: Residents}, markers=(), name="identities"
         )
         self._fed: dict[str, KubernetesObject] = {}
+        self._namespaces: tuple[int, int] = -1, 0
+        """Of which list of ``objects``, and the last sequence of a namespace in it."""
 
     @property
     def revision(self) -> Revision:
@@ -77,7 +83,7 @@ class Feed:
 
     def collect(self, keys: Iterable[str], *, full: bool) -> Batch:
         """What is other than when last collected, among ``keys`` (or all): take it, and put it."""
-        looked_at = (self._fed.keys() | self.objects.entries.keys()) if full else set(keys)
+        looked_at: Set[str] = (self._fed.keys() | self.objects.entries.keys()) if full else set(keys)
         changes: list[tuple[str, KubernetesObject | None]] = []
         trace = ""
         for key in looked_at:
@@ -93,25 +99,59 @@ class Feed:
             changes.append((key, value))
             if entry is not None and entry.traceparent and (not trace or key.startswith(_POLICIES)):
                 trace = entry.traceparent
-        return Batch(changes=tuple(changes), revision=self.revision, trace=trace)
+        return Batch(
+            changes=tuple(changes),
+            revision=self.revision,
+            namespaces=self._last_namespace(looked_at),
+            trace=trace,
+        )
+
+    def _last_namespace(self, keys: Collection[str]) -> int:
+        entries = self.objects.entries
+        life, last = self._namespaces
+        if life != self.objects.resyncs:
+            life, last, keys = self.objects.resyncs, 0, entries.keys()
+        found = (
+            entry.revision for key in keys if key.startswith(_NAMESPACES) and (entry := entries.get(key)) is not None
+        )
+        self._namespaces = life, max(last, *found, 0)
+        return self._namespaces[1]
 
     def unsynced(self) -> dict[str, str]:
         """Why each mirror that is not in sync is not."""
         views = {"objects": self.objects, "rules": self.rules, "identities": self.identities}
         return {name: view.why() for name, view in views.items() if not view.synced}
 
-    def records(self) -> dict[int, IdentitySet]:
-        """What the published identities stand for."""
-        return {entry.value.identity: entry.value.stands_for for entry in self.identities.entries.values()}
+    def records(self) -> dict[int, IdentityRecord]:
+        """The published identities."""
+        return {entry.value.identity: entry.value for entry in self.identities.entries.values()}
+
+    def last_record(self, mine: Callable[[int], bool]) -> int:
+        """Sequence of the last record of an identity that is ``mine``."""
+        entries = self.identities.entries.values()
+        return max((entry.revision for entry in entries if mine(entry.value.identity)), default=0)
 
     def published(self) -> set[int]:
         """Identities that have rules."""
         return {entry.value.identity for entry in self.rules.entries.values()}
 
     def relevant(self) -> RelevantKeys | None:
-        """The relevant keys that nodes compute with; None before any were published."""
+        """The relevant keys that every shard had got to; None before any were published."""
         entry = self.identities.marks.get(RELEVANT_KEY)
         return None if entry is None else entry.value
+
+    def relevants(self, shards: int) -> frozenset[RelevantKeys]:
+        """The relevant keys that nodes may compute with: of each frontier."""
+        frontiers = (entry.value for key, entry in self.rules.marks.items() if key.startswith(FRONTIER_KEY))
+        found = {frontier.relevant for frontier in frontiers if frontier.shards == shards}
+        published = self.relevant()
+        return frozenset(found if published is None else found | {published})
+
+    def surplus_frontiers(self, shards: int) -> list[str]:
+        """Keys of frontiers of shards that there are no more."""
+        return [
+            frontier_key(number) for number in range(shards, MAX_SHARDS) if frontier_key(number) in self.rules.marks
+        ]
 
     def partition(self) -> CidrPartition | None:
         """The published partition."""

@@ -4,13 +4,16 @@ Every write is decided by ``core.plan`` against what is there now (the mirror, o
 or after a lost race what the bucket's leader says), and guarded by a :class:`Fence`: the shard's lease is ours, and
 before a value of another epoch is replaced, our epoch of ``objects`` is read again and found to be the present one. A
 bucket that is made anew in the midst of a pass ends the pass: no marker may promise of the new one what was in the old.
+
+A value of ours that cannot be read is written again, whoever spoilt it. A key that cannot be written (its value is too
+large, the bucket is full) raises :class:`Unpublished`: that is this key's matter, and nobody else's.
 """
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -31,6 +34,7 @@ CONCURRENT = 16
 """Writes under way at once."""
 
 T = TypeVar("T", bound=msgspec.Struct)
+T_co = TypeVar("T_co", covariant=True)
 
 
 class Behind(Retryable):
@@ -39,6 +43,10 @@ class Behind(Retryable):
 
 class NotHolder(Retryable):
     """The shard's lease was lost on the way: another copy goes on from here."""
+
+
+class Unpublished(Refused):
+    """The bus does not take what should stand under one key; the others are not concerned."""
 
 
 class Fence:
@@ -96,17 +104,21 @@ class Writer:
             return seen
         return own
 
-    async def write(self, key: str, value: T, decide: Callable[[T | None], Step], fence: Fence) -> bool:
-        """Bring the key to ``value`` if ``decide`` says so; True when it was written.
+    def spoilt(self, key: str) -> bool:
+        """Whether what stands there cannot be read: then it is to be written again, whatever we know of it."""
+        return key in self._view.unreadable and key not in self._own
 
-        Raises Behind, NotHolder, Unavailable, and Refused for a present value of a newer release.
+    async def write(self, key: str, value: T, decide: Callable[[T | None], Step], fence: Fence) -> int:
+        """Bring the key to ``value`` if ``decide`` says so; the revision of the write, 0 when there was none.
+
+        Raises Behind, NotHolder, Unavailable, and Unpublished when the bus does not take this value.
         """
-        entry: Entry[T | None] | None = self.latest(key)
+        entry = await self._read(key, type(value)) if self.spoilt(key) else self.latest(key)
         for _ in range(ATTEMPTS):
-            present = None if entry is None else entry.value
+            present: T | None = None if entry is None or isinstance(entry, Unreadable) else entry.value
             step = decide(present)
             if step is Step.KEEP:
-                return False
+                return 0
             revision: Revision | None = getattr(present, "revision", None)
             if step is Step.YIELD and revision is not None:
                 await fence.overtaken(revision)
@@ -114,27 +126,26 @@ class Writer:
             written = await self._put(key, value, entry)
             if not isinstance(written, Conflict):
                 self._own[key] = Entry(key, value, written)
-                return True
+                return written
             self._own.pop(key, None)
             entry = await self._read(key, type(value))
         raise Unavailable(f"{key} is written by others too often")
 
-    async def _put(self, key: str, value: T, entry: Entry[T | None] | None) -> int | Conflict:
+    async def _put(self, key: str, value: T, entry: Entry[T] | Unreadable | None) -> int | Conflict:
         try:
             if entry is None:
                 return await self._kv.create(key, value)
             return await self._kv.update(key, value, entry.revision)
         except codec.Malformed as error:
-            raise Refused("too-large", f"{key} cannot be published: {error}") from error
+            raise Unpublished("too-large", f"{key} cannot be published: {error}") from error
+        except (jetstream.JetStreamRefused, jetstream.Full) as error:
+            raise Unpublished("refused", f"{key} cannot be published: {error}") from error
 
-    async def _read(self, key: str, kind: type[T]) -> Entry[T | None] | None:
-        """What the leader has; what cannot be read says nothing, and is written over as if nothing were there."""
+    async def _read(self, key: str, kind: type[T]) -> Entry[T] | Unreadable | None:
         found = await self._kv.look(key, kind)
-        if not isinstance(found, Unreadable):
-            return cast("Entry[T | None] | None", found)
-        if isinstance(found.why, codec.UnknownVersion):
-            raise Refused("unreadable", f"{key} is not overwritten: {found.why}; delete it or upgrade")
-        return Entry(key, None, found.revision)
+        if isinstance(found, Unreadable) and isinstance(found.why, codec.UnknownVersion):
+            raise Unpublished("unreadable", f"{key} is not overwritten: {found.why}; delete it or upgrade")
+        return found
 
     async def delete(self, key: str, may: Callable[[Any], bool], fence: Fence) -> None:
         """Delete the key if what it holds may go; a lost race leaves it for the next pass."""
@@ -143,14 +154,17 @@ class Writer:
             return
         await fence.check("")
         self._own.pop(key, None)
-        await self._kv.delete(key, entry.revision)
+        try:
+            await self._kv.delete(key, entry.revision)
+        except (jetstream.JetStreamRefused, jetstream.Full) as error:
+            raise Unpublished("refused", f"{key} cannot be deleted: {error}") from error
 
 
-async def together(steps: Iterable[Coroutine[Any, Any, bool]]) -> int:
-    """Run all, a bounded number at once; returns how many wrote. The first fault is raised when all have ended."""
+async def together(steps: Iterable[Coroutine[Any, Any, T_co]]) -> list[T_co]:
+    """Run all, a bounded number at once; returns what each did. The first fault is raised when all have ended."""
     gate = asyncio.Semaphore(CONCURRENT)
 
-    async def one(step: Coroutine[Any, Any, bool]) -> bool:
+    async def one(step: Coroutine[Any, Any, T_co]) -> T_co:
         async with gate:
             return await step
 
@@ -161,4 +175,4 @@ async def together(steps: Iterable[Coroutine[Any, Any, bool]]) -> int:
             raise error
     if errors:
         raise errors[0]
-    return sum(outcome is True for outcome in outcomes)
+    return [outcome for outcome in outcomes if not isinstance(outcome, BaseException)]

@@ -23,8 +23,11 @@ class Settings(BaseSettings):
     policy_grace_seconds: float = 60.0
     """How long rules of an identity without pods, and lines for a replaced CIDR partition, are kept for slow nodes."""
 
-    policy_max_lines: int = 4096
-    """Most lines of one identity in one direction; one that needs more is denied whole, and that is reported."""
+    policy_namespace_identities: int = 2048
+    """Most identities of one namespace (different sets of labels, named ports and service accounts of its pods)."""
+
+    policy_namespace_bytes: int = 2 << 20
+    """Most bytes of what one namespace's identities are told by: their labels, ports and names."""
 
     def __post_init__(self) -> None:
         """Refuse numbers that make no sense."""
@@ -34,5 +37,6 @@ class Settings(BaseSettings):
             raise SettingsFault("AIRMESH_POLICY_LEASE_SECONDS", str(self.policy_lease_seconds), "use at least 1")
         if self.policy_grace_seconds < 0:
             raise SettingsFault("AIRMESH_POLICY_GRACE_SECONDS", str(self.policy_grace_seconds), "use 0 or more")
-        if self.policy_max_lines < 1:
-            raise SettingsFault("AIRMESH_POLICY_MAX_LINES", str(self.policy_max_lines), "use at least 1")
+        for variable in ("policy_namespace_identities", "policy_namespace_bytes"):
+            if getattr(self, variable) < 1:
+                raise SettingsFault(f"AIRMESH_{variable.upper()}", str(getattr(self, variable)), "use at least 1")

@@ -10,24 +10,30 @@ import asyncio
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager, suppress
+from itertools import chain
 
 from prometheus_client import Gauge, Histogram
 
 from chassis.reconcile import Again, Dirty, Done
 from chassis.service import Runtime
 from proto import codec
-from proto.events import ServiceFault
+from proto.events import ObjectFault, ServiceFault
 from proto.policy import Revision
-from proto.subjects import event_subject
+from proto.subjects import event_subject, object_fault_subject
 from services.policy.core import plan
 from services.policy.core.graph import Graph, Held
-from services.policy.core.limits import Problem
+from services.policy.core.identities import Member
+from services.policy.core.limits import About, Limits, Problem
 from services.policy.feed import Batch, Feed, Life
 from services.policy.settings import Settings
 from services.policy.shards import Shards, Wanted, revision_text
 
 BREATH = 8
 """Identities compiled before the event loop gets its turn."""
+TELL_EVERY = 60.0
+"""Seconds after which a problem that is still there is told again."""
+MOST_TOLD = 256
+"""Objects that are told of in this time: what tenants do wrong must not drown what else is said."""
 
 _COMPILE = Histogram("airmesh_policy_compile_seconds", "From a change seen to all of it compiled")
 _IDENTITIES = Gauge("airmesh_policy_identities", "Identities that have rules, lingering ones included")
@@ -37,7 +43,7 @@ _PREFIXES = Gauge("airmesh_policy_cidr_prefixes", "Prefixes of the CIDR partitio
 class Turn:
     """State of one copy between turns. ``lock`` is held while the graph is between two settled states."""
 
-    def __init__(self, runtime: Runtime[Settings], feed: Feed, graph: Graph, shards: Shards) -> None:
+    def __init__(self, runtime: Runtime[Settings], feed: Feed, graph: Graph, shards: Shards, limits: Limits) -> None:
         self.lock = asyncio.Lock()
         self.compiled_up_to: Revision | None = None
         """Revision that the graph's compiled policy is of; None before the first."""
@@ -50,7 +56,10 @@ class Turn:
         self._grace = plan.Grace()
         self._partition_since: Revision | None = None
         self._relevant_since: Revision | None = None
-        self._problems: tuple[Problem, ...] = ()
+        self._limits = limits
+        self._expired: frozenset[int] = frozenset()
+        self._lingering: dict[int, Member] = {}
+        self._told: dict[About | Problem, float] = {}
         self._synced = {name: runtime.health.require(name) for name in ("objects", "rules", "identities")}
         self._keyed = runtime.health.require("cluster-uid")
         self._sound = runtime.health.require("policies")
@@ -67,7 +76,8 @@ class Turn:
             condition.set(name not in unsynced, unsynced.get(name, ""))
         with self._traced(batch):
             if await self._take_in(batch, started, compiling=not unsynced):
-                await self._publish(batch.revision, life, started)
+                await self._publish(batch, life, started)
+            self._tell_problems()
         wait = plan.next_expiry(self._grace, time.monotonic(), self._runtime.settings.policy_grace_seconds)
         waits = [wait for wait in (wait, self._shards.residents.expiry) if wait is not None]
         return Again(min(waits) + 0.05) if waits else Done()
@@ -99,7 +109,6 @@ class Turn:
                 self.generation += 1
             self.compiled_up_to = batch.revision
         self._note_since(batch.revision)
-        self._tell_problems()
         _IDENTITIES.set(len(self._graph.compiled))
         _PREFIXES.set(len(self._graph.partition.prefixes))
         if changed:
@@ -110,7 +119,7 @@ class Turn:
     async def _compile(self) -> int:
         """Compile all that is dirty; returns how many policies are other than before."""
         changed: set[int] = set()
-        for count, identity in enumerate(sorted(self._graph.dirty), 1):
+        for count, identity in enumerate(chain(sorted(self._graph.dirty), self._trimmed()), 1):
             if self._graph.compile(identity):
                 changed.add(identity)
             if count % BREATH == 0:
@@ -118,20 +127,42 @@ class Turn:
         self._shards.mark(changed)
         return len(changed)
 
+    def _trimmed(self) -> Iterator[int]:
+        """What has to be compiled once more when all is compiled."""
+        if self._graph.trim():
+            yield from sorted(self._graph.dirty)
+
     def _held(self) -> Held:
         """What kernels may hold beside what is wanted."""
         now, seconds = time.monotonic(), self._runtime.settings.policy_grace_seconds
-        records, published = self._feed.records(), self._feed.published()
+        records, in_use = self._feed.records(), self._graph.in_use()
         self._grace = plan.age(
-            self._grace, now, seconds, published=published, in_use=self._graph.roster.in_use(), records=records
+            self._grace,
+            now,
+            seconds,
+            published=self._feed.published(),
+            in_use=in_use,
+            records=records,
+            named=self._graph.named,
         )
-        relevant, partition = self._feed.relevant(), self._feed.partition()
+        kept = plan.lingering(self._grace, now, seconds, records=records, in_use=in_use, limits=self._limits)
+        self._expired = plan.expired(self._grace, now, seconds, kept=kept, records=records)
+        # Of one that is remade although its record is as before the index would have to be told: so it is not.
+        self._lingering = {
+            identity: known
+            if (known := self._lingering.get(identity)) is not None and known.tells(records[identity])
+            else Member.told_by(records[identity])
+            for identity in kept
+        }
+        partition = self._feed.partition()
         return Held(
-            lingering=plan.lingering(self._grace, now, seconds, records),
-            relevant=frozenset(relevant.keys) if relevant is not None else frozenset(),
+            lingering=self._lingering,
+            relevants=self._feed.relevants(self._runtime.settings.policy_shards),
             partitions=plan.kept_partitions(
                 self._grace, None if partition is None else partition.prefixes, self._graph.partition.prefixes
             ),
+            recorded=records.keys(),
+            named=frozenset(self._grace.named_at),
         )
 
     def _note_since(self, revision: Revision) -> None:
@@ -140,30 +171,55 @@ class Turn:
         partition = self._feed.partition()
         fresh = partition is not None and partition.prefixes == wanted and partition.revision.epoch == revision.epoch
         self._partition_since = None if fresh else (self._partition_since or revision)
-        current = relevant is not None and frozenset(relevant.keys) == self._graph.relevant
+        current = relevant is not None and relevant == self._graph.relevant
         self._relevant_since = None if current else (self._relevant_since or revision)
 
     def _tell_problems(self) -> None:
-        found = self._graph.problems
+        """Say what is wrong: on the objects whose fault it is, or of the service. Each once in a while."""
+        now = time.monotonic()
+        self._told = {what: at for what, at in self._told.items() if now - at < TELL_EVERY}
+        found = (*self._graph.problems, *self._shards.problems)
         for problem in found:
-            if problem in self._problems:
+            if len(self._told) >= MOST_TOLD:
+                break
+            fresh = [about for about in problem.about or (problem,) if about not in self._told]
+            if not fresh:
                 continue
+            self._told.update(dict.fromkeys(fresh, now))
             self._runtime.log.error("policy-fault", fault=problem.fault, remedy=problem.remedy)
-            if self._shards.speaks_for_all:
-                event = ServiceFault(service="policy", node="", fault=problem.fault, remedy=problem.remedy)
-                self._runtime.bus.publish(event_subject("policy", "fault"), event)
-        self._problems = found
-        self._sound.set(not found, found[0].fault if found else "")
+            if self._shards.speaks_for_all or problem in self._shards.problems:
+                self._tell(problem, fresh)
+        unsound = next((problem for problem in found if not problem.about), None)
+        self._sound.set(unsound is None, unsound.fault if unsound else "")
 
-    async def _publish(self, revision: Revision, life: Life, started: float) -> None:
-        now, seconds = time.monotonic(), self._runtime.settings.policy_grace_seconds
+    def _tell(self, problem: Problem, fresh: Iterable[About | Problem]) -> None:
+        for about in fresh:
+            if isinstance(about, Problem):
+                told = ServiceFault(service="policy", node="", fault=about.fault, remedy=about.remedy)
+                self._runtime.bus.publish(event_subject("policy", "fault"), told)
+                continue
+            on_object = ObjectFault(
+                service="policy",
+                node="",
+                group=about.group,
+                kind=about.kind,
+                namespace=about.namespace,
+                name=about.name,
+                reason=about.reason,
+                fault=problem.fault,
+                remedy=problem.remedy,
+            )
+            self._runtime.bus.publish(object_fault_subject("policy"), on_object)
+
+    async def _publish(self, batch: Batch, life: Life, started: float) -> None:
         wanted = Wanted(
-            revision=revision,
+            revision=batch.revision,
+            namespaces=batch.namespaces,
             life=life,
             started=started,
             partition_since=self._partition_since,
             relevant_since=self._relevant_since,
-            expired=plan.expired(self._grace, now, seconds),
+            expired=self._expired,
         )
         for replaced in await self._shards.publish(wanted):
             self._grace = plan.retire(self._grace, replaced, time.monotonic())

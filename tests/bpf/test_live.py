@@ -13,14 +13,14 @@ from pathlib import Path
 import pytest
 
 from proto.flow import DropReason
-from proto.policy import Direction, PeerKind, Verdict
+from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core import layout as at
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, UPLINK_HOOKS
 from services.dataplane.kernel.programs import Datapath, LinkState, NotBpffs
 from tests.bpf import frames
 from tests.bpf.live import UPLINK, LiveNode, attach, fill, live_node, opened, two_nodes
-from tests.bpf.world import ifindex_of, inside, run
+from tests.bpf.world import Line, PeerKind, ifindex_of, inside, run, scope_number, write_lines
 
 pytestmark = pytest.mark.privileged
 
@@ -74,7 +74,8 @@ def talks(node: LiveNode, version: int, kind: int = socket.SOCK_STREAM) -> bool:
 
 
 def isolate(datapath: Datapath, identity: int, *, ingress: bool = False, egress: bool = False) -> None:
-    entry = at.Subject(ingress_isolated=ingress, egress_isolated=egress)
+    scope = scope_number(identity, Direction.INGRESS)
+    entry = at.Subject(ingress=scope, ingress_isolated=ingress, egress_isolated=egress)
     datapath.tables.subjects.put(at.SubjectKey(identity=identity), entry)
     datapath.tables.bump_generation()
 
@@ -253,10 +254,8 @@ def send_scattered(raw: socket.socket, frame: bytes) -> None:
 @pytest.mark.parametrize("version", [4, 6])
 def test_packet_that_does_not_lie_in_one_piece(node: LiveNode, datapath: Datapath, version: int) -> None:
     isolate(datapath, node.b.identity, ingress=True)
-    key = at.PolicyKey.line(
-        node.b.identity, Direction.INGRESS, peer_kind=PeerKind.ANY, peer=0, protocol=17, port=7000, bits=16
-    )
-    datapath.tables.policy.put(key, at.PolicyLine(rank=1, verdict=Verdict.ALLOW, rule=0))
+    line = Line(node.b.identity, Direction.INGRESS, PeerKind.ANY, 0, PortMatch(17, 7000, 16), 1, Verdict.ALLOW, 0)
+    write_lines(datapath.tables, line.subject, line.direction, [line])
     before = datapath.tables.metrics()
     for port in (7000, 7000, 7001):
         packet = frames.ip(str(node.a.address(version)), str(node.b.address(version)), 17, frames.udp(4000, port))

@@ -2,88 +2,213 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
+from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from proto.policy import CompiledPolicy, CompiledRule, Direction, PeerKind, Revision, Verdict
+from chassis.reconcile import Dirty
+from kit.selectors import hidden_key
+from proto.identity import IdentityRecord, NamedPort
+from proto.objects import Requirement, Selector
+from proto.policy import CompiledPolicy, CompiledRule, Direction, PortMatch, Revision, SelectorPeer, Verdict
 from services.dataplane.core import layout as at
-from services.dataplane.core.policy_maps import entries_of
 from tests.bpf import frames
+from tests.bpf.node_state import NodeState
 from tests.bpf.world import SHOT, World, empty
 
 pytestmark = pytest.mark.privileged
 
-IDENTITIES = {"10.244.2.": 2001, "10.244.3.": 2002, "192.0.2.": 2}
-CIDRS = {"10.244.2.0/25": 71, "10.244.3.0/24": 72, "192.0.2.8/29": 73}
+
+@dataclass(frozen=True)
+class Party:
+    """Who has a network, and all that can be known of him."""
+
+    identity: int
+    networks: tuple[str, str]
+    namespace: str = ""
+    labels: dict[str, str] = field(default_factory=dict)
+    of_namespace: dict[str, str] = field(default_factory=dict)
+    hidden: str = ""
+    named: tuple[NamedPort, ...] = ()
+    is_known: bool = True
+
+
+HTTP = NamedPort("http", 6, 8080)
+PARTIES = (
+    Party(2001, ("10.244.2.", "fd00:10:244:2::"), "shop", {"app": "web"}, {"team": "a"}, named=(HTTP,)),
+    Party(2002, ("10.244.3.", "fd00:10:244:3::"), "depot", {"app": "db", "tier": "1"}, {"team": "b"}, hidden="owner"),
+    Party(2003, ("10.244.4.", "fd00:10:244:4::"), "depot", {}, {"team": "b"}),
+    Party(2004, ("10.244.5.", "fd00:10:244:5::"), "shop", {"app": "web"}, {"team": "a"}, is_known=False),
+    Party(2, ("192.0.2.", "2001:db8::")),
+)
+CIDRS = {
+    "10.244.2.0/25": 71, "10.244.3.0/24": 72, "192.0.2.8/29": 73,
+    "fd00:10:244:2::/121": 71, "fd00:10:244:3::/64": 72, "2001:db8::8/125": 73,
+}  # fmt: skip
 PROTOCOLS = (6, 17, 132)
 PORTS = (0, 1, 79, 80, 81, 8080, 8095, 8096, 32767, 32768, 65535)
+CHOSEN: tuple[Selector | None, ...] = (
+    None,
+    Selector(),
+    Selector((("app", "web"),)),
+    Selector((("app", "db"), ("tier", "1"))),
+    Selector((), (Requirement("app", "In", ("web", "db")),)),
+    Selector((), (Requirement("app", "NotIn", ("web",)),)),
+    Selector((), (Requirement("tier", "Exists", ()),)),
+    Selector((), (Requirement("owner", "DoesNotExist", ()),)),
+    Selector((), (Requirement("owner", "Exists", ()),)),
+    Selector((("owner", "me"),)),
+)
+SPACES: tuple[Selector | None, ...] = (None, Selector(), Selector((("team", "a"),)), Selector((("team", "b"),)))
 
 
-def random_rule(rng: random.Random, rank: int) -> CompiledRule:
-    kind = rng.choice(list(PeerKind))
-    peer = {
-        PeerKind.ANY: 0,
-        PeerKind.IDENTITY: rng.choice([2001, 2002, 2]),
-        PeerKind.CIDR_SET: rng.choice([71, 72, 73]),
-    }[kind]
-    protocol = rng.choice((0, *PROTOCOLS))
-    bits = rng.choice((0, 1, 8, 12, 15, 16)) if protocol else 0
-    return CompiledRule(
-        direction=Direction.INGRESS, peer_kind=kind, peer=peer, protocol=protocol,
-        port=rng.choice(PORTS) & (0xFFFF << (16 - bits)) & 0xFFFF, port_bits=bits, rank=rank,
-        verdict=rng.choice(list(Verdict)), rule=rank,
+def holds(requirement: Requirement, labels: dict[str, str], hidden: str) -> bool:
+    key, there = requirement.key, requirement.key in labels or requirement.key == hidden
+    match requirement.operator:
+        case "Exists":
+            return there
+        case "DoesNotExist":
+            return not there
+        case "In":
+            return labels.get(key) in requirement.values
+        case _:
+            return key != hidden and labels.get(key) not in requirement.values
+
+
+def chooses(selector: Selector | None, labels: dict[str, str], hidden: str = "") -> bool:
+    return selector is None or (
+        all(labels.get(key) == value for key, value in selector.match_labels)
+        and all(holds(requirement, labels, hidden) for requirement in selector.match_expressions)
+    )
+
+
+def names(peer: SelectorPeer, party: Party) -> bool:
+    """Whether a selector names somebody, by hand."""
+    everyone = SelectorPeer(namespace_selector=Selector())
+    if party.identity < 256:
+        return False
+    if peer in (everyone, SelectorPeer(namespace_selector=Selector(), pod_selector=Selector())):
+        return True
+    return (
+        party.is_known
+        and peer.namespace in ("", party.namespace)
+        and chooses(peer.namespace_selector, party.of_namespace)
+        and chooses(peer.pod_selector, party.labels, party.hidden)
+        and (peer.named_port is None or peer.named_port in party.named)
+    )
+
+
+def record(party: Party) -> IdentityRecord:
+    return IdentityRecord(
+        identity=party.identity, digest="", namespace=party.namespace,
+        namespace_labels=tuple(party.of_namespace.items()), pod_labels=tuple(party.labels.items()),
+        hidden_pod_keys=(hidden_key(party.hidden),) if party.hidden else (), named_ports=party.named,
     )  # fmt: skip
 
 
-def naive(policy: CompiledPolicy, source: IPv4Address, protocol: int, port: int) -> tuple[bool, int]:
-    """(allowed, rule) by reading every rule: no tries, no maps."""
-    identity = next(number for prefix, number in IDENTITIES.items() if str(source).startswith(prefix))
-    cidr = next((number for net, number in CIDRS.items() if source in ip_network(net)), 0)
-    matching = [
-        rule
-        for rule in policy.rules
-        if (rule.peer_kind, rule.peer) in ((PeerKind.ANY, 0), (PeerKind.IDENTITY, identity), (PeerKind.CIDR_SET, cidr))
-        and rule.protocol in (0, protocol)
-        and (rule.protocol == 0 or port >> (16 - rule.port_bits) == rule.port >> (16 - rule.port_bits))
-    ]
-    if not matching:
-        return not policy.ingress_isolated, at.NO_RULE
-    best = min(matching, key=lambda rule: rule.rank)
-    return best.verdict is Verdict.ALLOW, best.rule
+def random_peer(rng: random.Random) -> SelectorPeer:
+    space = rng.choice(SPACES)
+    return SelectorPeer(
+        namespace=rng.choice(("shop", "depot")) if space is None else "",
+        namespace_selector=space,
+        pod_selector=rng.choice(CHOSEN),
+        named_port=HTTP if rng.random() < 0.1 else None,
+    )
+
+
+def random_port(rng: random.Random) -> PortMatch:
+    protocol = rng.choice((0, *PROTOCOLS))
+    bits = rng.choice((0, 1, 8, 12, 15, 16)) if protocol else 0
+    return PortMatch(protocol, rng.choice(PORTS) & (0xFFFF << (16 - bits)) & 0xFFFF, bits)
+
+
+def random_policy(rng: random.Random, identity: int) -> CompiledPolicy:
+    selectors = tuple(random_peer(rng) for _ in range(6))
+    rules = [
+        CompiledRule(
+            direction=rng.choice(list(Direction)), rank=rng.randrange(4),
+            verdict=rng.choice(list(Verdict)), source=number, any_peer=rng.random() < 0.15,
+            selectors=tuple(rng.sample(range(6), rng.randrange(0, 3))),
+            cidr_sets=tuple(rng.sample((71, 72, 73), rng.randrange(0, 2))),
+            ports=tuple(random_port(rng) for _ in range(rng.randrange(1, 4))),
+        )
+        for number in range(rng.choice((0, 2, 5, 12, 90, 300)))
+    ]  # fmt: skip
+    return CompiledPolicy(
+        identity=identity, revision=Revision("e", 1), ingress_isolated=rng.random() < 0.7,
+        egress_isolated=rng.random() < 0.7, rules=tuple(rules), selectors=selectors,
+    )  # fmt: skip
+
+
+def naive(
+    policy: CompiledPolicy, side: Direction, party: Party, address: IPv4Address | IPv6Address, protocol: int, port: int
+) -> tuple[bool, int]:
+    """(allowed, rule) by reading every rule: no tries, no maps, no vectors."""
+    cidr = next((number for net, number in CIDRS.items() if address in ip_network(net)), 0)
+    best: tuple[int, int, int] | None = None
+    for number, rule in enumerate(policy.rules):
+        if rule.direction is not side:
+            continue
+        peers = rule.any_peer or cidr in rule.cidr_sets
+        peers = peers or any(names(policy.selectors[index], party) for index in rule.selectors)
+        ports = any(
+            one.protocol in (0, protocol)
+            and (one.protocol == 0 or port >> (16 - one.bits) == one.port >> (16 - one.bits))
+            for one in rule.ports
+        )
+        if peers and ports:
+            best = min(best or (99, 99, 0), (rule.rank, int(rule.verdict), number))
+    if best is None:
+        return not (policy.egress_isolated if side is Direction.EGRESS else policy.ingress_isolated), at.NO_RULE
+    return bool(best[1]), best[2]
 
 
 def body(protocol: int, port: int) -> bytes:
     return {6: frames.tcp(4000, port), 17: frames.udp(4000, port), 132: frames.sctp(4000, port)}[protocol]
 
 
-@pytest.mark.parametrize("seed", range(40))
+@pytest.mark.parametrize("seed", range(60))
 def test_kernel_agrees_with_a_naive_reading(world: World, seed: int) -> None:
     rng = random.Random(seed)
-    world.know("10.244.3.0/24", 2002, at.PeerFlag.POD)
-    for network, number in CIDRS.items():
-        world.cidr(network, number)
-    count = rng.randrange(0, 12)
-    policy = CompiledPolicy(
-        identity=world.b.identity, revision=Revision("e", 1), ingress_isolated=rng.random() < 0.7,
-        egress_isolated=False, rules=tuple(random_rule(rng, rank) for rank in rng.sample(range(100), count)),
-    )  # fmt: skip
-    wanted = entries_of([policy.identity], {policy.identity: policy})
-    world.tables.policy.apply(wanted.lines)
-    world.tables.subjects.apply(wanted.subjects)
+    state = NodeState({"b": world.b.identity})
+    for party in PARTIES:
+        for network, length in zip(party.networks, (24, 64), strict=True):
+            if party.identity >= 256:
+                world.know(f"{network}{'0' if length == 24 else ''}/{length}", party.identity, at.PeerFlag.POD)
+        if party.is_known and party.identity >= 256:
+            state.learn(record(party))
+    for prefix, number in CIDRS.items():
+        world.cidr(prefix, number)
+    policy = random_policy(rng, world.b.identity)
+    if max(sum(rule.direction is side for rule in policy.rules) for side in Direction) > 256:
+        policy = random_policy(random.Random(seed + 1000), world.b.identity)
+    state.rules[policy.identity] = policy
+    asyncio.run(state.enforcer(world.tables).enforce(Dirty(full=True)))
+    world.isolate(world.a.identity)
     world.tables.configure(
         at.Config(flags=at.ConfigFlag.EMIT_FORWARDED, events_per_second=1_000_000, events_burst=1_000_000)
     )
-    for _ in range(100):
-        source = ip_address(rng.choice(list(IDENTITIES)) + str(rng.randrange(1, 255)))
-        assert isinstance(source, IPv4Address)
+    decided = 0
+    for _ in range(200):
+        party, version, side = rng.choice(PARTIES), rng.choice((4, 6)), rng.choice(list(Direction))
+        address = ip_address(party.networks[version == 6] + str(rng.randrange(1, 99)))
         protocol, port = rng.choice(PROTOCOLS), rng.choice(PORTS)
-        outcome = world.from_wire(frames.ip(source, world.b.address4, protocol, body(protocol, port)))
-        allowed, rule = naive(policy, source, protocol, port)
-        assert (outcome.action != SHOT) is allowed, (source, protocol, port, policy)
+        own = world.b.address(version)
+        if side is Direction.INGRESS:
+            outcome = world.from_wire(frames.ip(address, own, protocol, body(protocol, port)))
+        else:
+            outcome = world.from_pod(world.b, frames.ip(own, address, protocol, body(protocol, port)))
+        allowed, rule = naive(policy, side, party, address, protocol, port)
+        assert (outcome.action != SHOT) is allowed, (side, party, address, protocol, port, policy)
         # A flow that is known already tells nothing.
         assert outcome.event is None or outcome.event.rule == rule
+        decided += outcome.event is not None
+        empty(world.tables, ("flows", "budgets"))
+        world.tables.set_budget(world.b.number, 1000)
+    assert decided == 200
 
 
 def test_no_mutation_of_a_frame_gets_another_source_out(world: World) -> None:

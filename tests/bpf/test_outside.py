@@ -9,14 +9,14 @@ from ipaddress import ip_address
 import pytest
 
 from proto.identity import Reserved
-from proto.policy import Direction, PeerKind
+from proto.policy import Direction
 from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.service_layout import ServiceFlag
 from tests.bpf import frames
 from tests.bpf.frames import ACK, RST, SYN, TCP
 from tests.bpf.fronts import PLAIN, PROTOCOLS, Names, answer, packet, port_of, read, sent, serve
-from tests.bpf.world import World
+from tests.bpf.world import PeerKind, World
 
 pytestmark = pytest.mark.privileged
 

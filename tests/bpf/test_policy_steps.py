@@ -2,31 +2,38 @@
 
 from __future__ import annotations
 
+import asyncio
 import itertools
 from collections.abc import Callable
-from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from chassis.log import Log
+from chassis.reconcile import Dirty
+from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy
-from services.dataplane.enforce import Enforcer
+from services.dataplane.core import layout as at
+from services.dataplane.enforce import Enforcer, Refused
+from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import SYN, TCP
-from tests.bpf.world import REDIRECT, World
-from tests.core.dataplane.notation import policy
+from tests.bpf.node_state import NodeState
+from tests.bpf.world import REDIRECT, World, empty
+from tests.core.dataplane.notation import policy, record
 
 pytestmark = pytest.mark.privileged
 
 B = 1002
 PORTS = (80, 443)
 PEER = {4: "10.244.2.7", 6: "fd00:10:244:2::7"}
+CLIENT = record(2001, "depot", "app=web", "team=a")
 EDITS = [
     # before | after
     pytest.param(policy(B, "in any tcp/80"), policy(B, "in any any"), id="wider"),
     pytest.param(policy(B, "in any any"), policy(B, "in any tcp/80"), id="narrower"),
-    pytest.param(policy(B, "in 2001 tcp/80"), policy(B, "in any tcp/80"), id="said otherwise"),
+    pytest.param(policy(B, "in depot:app=web tcp/80"), policy(B, "in any tcp/80"), id="said otherwise"),
+    pytest.param(policy(B, "in depot:* tcp/80"), policy(B, "in team=a:* tcp/80"), id="by another selector"),
+    pytest.param(policy(B, "in depot:* tcp/80"), policy(B, "in depot:app=db tcp/80,tcp/443"), id="others"),
     pytest.param(policy(B, "in any tcp/80"), policy(B, "in any tcp/443"), id="another port"),
     pytest.param(policy(B, isolated=""), policy(B, "in any tcp/80"), id="isolated but for a port"),
     pytest.param(policy(B, "in any tcp/80"), policy(B, isolated=""), id="opened"),
@@ -34,49 +41,171 @@ EDITS = [
 ]
 
 
-@pytest.mark.parametrize("version", [4, 6])
-@pytest.mark.parametrize(("before", "after"), EDITS)
-def test_no_moment_is_worse_than_both_ends(
-    world: World, monkeypatch: pytest.MonkeyPatch, before: CompiledPolicy, after: CompiledPolicy, version: int
-) -> None:
-    sports = itertools.count(20_000)
+class Edited:
+    """Pod b, its policy, and the enforcer that keeps it."""
 
-    def passing() -> frozenset[int]:
+    def __init__(self, world: World, version: int) -> None:
+        self.world, self.version = world, version
+        self.state = NodeState({"b": world.b.identity})
+        self.state.learn(CLIENT)
+        self.enforcer: Enforcer = self.state.enforcer(world.tables)
+        self._sports = itertools.count(20_000)
+
+    def passing(self) -> frozenset[int]:
         """Ports of pod b that the remote pod reaches now, by flows that are new each time."""
+        target = str(self.world.b.address(self.version))
         return frozenset(
             port
             for port in PORTS
-            for segment in [frames.tcp(next(sports), port, SYN)]
-            for packet in [frames.ip(PEER[version], str(world.b.address(version)), TCP, segment)]
-            if world.from_wire(packet).action == REDIRECT
+            for segment in [frames.tcp(next(self._sports), port, SYN)]
+            for packet in [frames.ip(PEER[self.version], target, TCP, segment)]
+            if self.world.from_wire(packet).action == REDIRECT
         )
 
-    rules = {B: before}
-    feed: Any = SimpleNamespace(
-        rules=rules, frontiers=list, partition=lambda: None, rules_view=SimpleNamespace(synced=True)
-    )
-    registry: Any = SimpleNamespace(up={"b": SimpleNamespace(identity=world.b.identity)})
-    enforcer = Enforcer(world.tables, feed, registry, Log("test"), budget=1000)
-    enforcer.enforce()
-    old = passing()
+    def enforce(self, *changed: IdentityRecord | CompiledPolicy, full: bool = False) -> None:
+        keys = []
+        for one in changed:
+            if isinstance(one, IdentityRecord):
+                keys.append(self.state.learn(one))
+            else:
+                self.state.rules[one.identity] = one
+        asyncio.run(self.enforcer.enforce(Dirty(full=full, by_cursor=(frozenset(), frozenset(), frozenset(keys)))))
+
+
+@pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
+def edited(world: World, request: pytest.FixtureRequest) -> Edited:
+    return Edited(world, request.param)
+
+
+def watched(monkeypatch: pytest.MonkeyPatch, edited: Edited) -> list[frozenset[int]]:
+    """What passes after each write to a map of policy."""
     moments: list[frozenset[int]] = []
 
-    def watched(apply: Callable[..., None]) -> Callable[..., None]:
+    def watch(apply: Callable[..., None]) -> Callable[..., None]:
         def applied(*steps: Any) -> None:
             apply(*steps)
-            moments.append(passing())
+            if any(steps):
+                moments.append(edited.passing())
 
         return applied
 
-    for table in (world.tables.policy, world.tables.subjects):
-        monkeypatch.setattr(table, "apply", watched(table.apply))
-    rules[B] = after
-    generation = world.tables.generation
-    enforcer.enforce()
-    new = passing()
-    assert old != new or before.rules != after.rules
+    tables = edited.world.tables
+    for table in (tables.subjects, tables.selected, tables.scope_peers, tables.scope_ports, tables.scope_rules):
+        monkeypatch.setattr(table, "apply", watch(table.apply))
+    return moments
+
+
+@pytest.mark.parametrize(("before", "after"), EDITS)
+def test_no_moment_is_worse_than_both_ends(
+    edited: Edited, monkeypatch: pytest.MonkeyPatch, before: CompiledPolicy, after: CompiledPolicy
+) -> None:
+    edited.enforce(before)
+    old = edited.passing()
+    moments = watched(monkeypatch, edited)
+    generation = edited.world.tables.generation
+    edited.enforce(after)
+    new = edited.passing()
+    assert old != new or before != after
     assert len(moments) >= 2
     for moment in moments:
         assert moment <= old | new, "allowed for a moment what neither allows"
         assert moment >= old & new, "refused for a moment what both allow"
-    assert world.tables.generation != generation, "live flows are judged again"
+    assert edited.world.tables.generation != generation, "live flows are judged again"
+
+
+def test_an_identity_matches_from_the_moment_its_record_is_here(edited: Edited) -> None:
+    edited.enforce(policy(B, "in team=a:app=web tcp/80"), record(2001, "depot", "app=db", "team=a"))
+    assert edited.passing() == frozenset()
+    generation = edited.world.tables.generation
+    edited.enforce(CLIENT)
+    assert edited.passing() == {80}
+    assert edited.world.tables.generation == generation, "nobody lost a right"
+    edited.enforce(record(2001, "depot", "app=db", "team=a"))
+    assert edited.passing() == frozenset()
+    assert edited.world.tables.generation != generation
+
+
+def test_a_member_goes_only_from_a_view_that_is_in_sync(edited: Edited) -> None:
+    edited.enforce(policy(B, "in depot:* tcp/80"))
+    edited.state.feed.identities.synced = False
+    key = edited.state.forget(CLIENT)
+    dirty = Dirty(full=True, by_cursor=(frozenset(), frozenset(), frozenset([key])))
+    asyncio.run(edited.enforcer.enforce(dirty))
+    assert edited.passing() == {80}
+    edited.state.feed.identities.synced = True
+    asyncio.run(edited.enforcer.enforce(dirty))
+    assert edited.passing() == frozenset()
+
+
+def test_what_the_kernel_holds_stays_until_rules_and_identities_are_in_sync(edited: Edited) -> None:
+    edited.enforce(policy(B, "in depot:* tcp/80"))
+    again = NodeState({"b": B})
+    again.feed.identities.synced = False
+    restarted = again.enforcer(edited.world.tables)
+    assert asyncio.run(restarted.enforce(Dirty(full=True))).revision is None
+    assert edited.passing() == {80}
+    assert not restarted.begun
+    again.rules[B] = policy(B, "in depot:* tcp/443")
+    again.learn(CLIENT)
+    again.feed.identities.synced = True
+    asyncio.run(restarted.enforce(Dirty(full=True)))
+    assert edited.passing() == {443}
+
+
+def test_rules_that_nobody_knows_after_a_restart_stay(edited: Edited) -> None:
+    edited.enforce(policy(B, "in any tcp/80"))
+    again = NodeState({"b": B})
+    asyncio.run(again.enforcer(edited.world.tables).enforce(Dirty(full=True)))
+    assert edited.passing() == {80}
+
+
+def test_what_is_deleted_by_hand_comes_back_and_what_is_written_goes(edited: Edited) -> None:
+    edited.enforce(policy(B, "in depot:* tcp/80", "in cidr:7 any"))
+    tables = edited.world.tables
+    whole = [table.items() for table in (tables.selected, tables.scope_peers, tables.scope_ports, tables.scope_rules)]
+    scope = next(iter(tables.scope_rules.items())).scope
+    tables.scope_ports.put(at.ScopePortKey.of(scope), at.ScopeBits(bits=1))
+    tables.scope_peers.put(at.ScopePeerKey(scope=scope, kind=at.PeerMatch.ANY_POD), at.ScopeBits(bits=1))
+    tables.scope_rules.put(at.ScopeRuleKey(scope=9, index=1), at.ScopeRule(rule=1, verdict=1))
+    tables.selected.put(at.IdentityKey(identity=666), at.SelectorSet(number=1))
+    tables.subjects.put(
+        at.SubjectKey(identity=B), at.Subject(ingress_isolated=False, egress_isolated=False, revision=3)
+    )
+    generation = tables.generation
+    edited.enforce(full=True)
+    assert tables.generation != generation
+    assert edited.passing() == {80}
+    empty(tables, ("selected", "scope_peers", "scope_ports", "scope_rules", "subjects"))
+    assert edited.passing() == frozenset()
+    edited.enforce(full=True)
+    assert edited.passing() == {80}
+    assert [
+        table.items() for table in (tables.selected, tables.scope_peers, tables.scope_ports, tables.scope_rules)
+    ] == whole
+
+
+def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
+    """Somebody has filled the map: what is to be added does not fit, what is taken away goes all the same."""
+    edited.enforce(policy(B, "in any tcp/80", "in any tcp/443"))
+    assert edited.passing() == {80, 443}
+    table = edited.world.tables.scope_rules
+    most = table.spec.entries
+    codec = at.ScopeRuleKey.wire().codec
+    keys = b"".join(codec.pack(1, index) for index in range(most))
+    with pytest.raises(bpf.BpfError):
+        bpf.update_batch(table.fd, keys, bytes(at.ScopeRule.wire().size) * most, most)
+    told: list[Refused] = []
+    edited.enforcer.tell = told.append
+    edited.enforce(policy(B, "in any tcp/443"))
+    assert edited.passing() == frozenset(), "denied whole, rather than the old rights"
+    assert [(one.identity, one.namespace) for one in told] == [(B, "shop")]
+    for _ in range(2):  # the first finds who has filled the map, the next has room
+        edited.enforce(full=True)
+    assert edited.passing() == {443}
+
+
+def test_a_change_reads_no_map(edited: Edited, monkeypatch: pytest.MonkeyPatch) -> None:
+    edited.enforce(policy(B, "in depot:* tcp/80"), full=True)
+    monkeypatch.setattr(bpf, "lookup_batch", None)
+    edited.enforce(policy(B, "in depot:* tcp/443"))
+    assert edited.passing() == {443}

@@ -6,11 +6,11 @@ import pytest
 
 from proto.flow import DropReason
 from proto.identity import Reserved
-from proto.policy import Direction, PeerKind, Verdict
+from proto.policy import Direction, Verdict
 from services.dataplane.core import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, RST, SCTP, SYN, TCP, UDP
-from tests.bpf.world import OK, REDIRECT, SHOT, Pod, World
+from tests.bpf.world import OK, REDIRECT, SHOT, PeerKind, Pod, World
 
 pytestmark = pytest.mark.privileged
 
@@ -294,7 +294,7 @@ class TestGeneration:
 
     def test_right_taken_away_ends_the_flow(self, world: World, version: int) -> None:
         self.allowed(world, version)
-        world.tables.policy.remove(self.key)
+        world.unrule(self.key)
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "redirect"
         world.tables.bump_generation()
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_REVOKED"
@@ -302,7 +302,7 @@ class TestGeneration:
 
     def test_answer_on_its_way_does_not_open_it_again(self, world: World, version: int) -> None:
         self.allowed(world, version)
-        world.tables.policy.remove(self.key)
+        world.unrule(self.key)
         world.tables.bump_generation()
         assert str(world.from_pod(world.a, a_to_b(world, version, flags=ACK))) == "drop POLICY_REVOKED"
         assert str(world.from_pod(world.b, b_to_a(world, version))).startswith("drop")
@@ -313,7 +313,7 @@ class TestGeneration:
         world.isolate(world.b.identity, ingress=True, egress=True)
         world.tables.bump_generation()
         assert str(world.from_pod(world.b, b_to_a(world, version))) == "redirect"
-        world.tables.policy.remove(self.key)
+        world.unrule(self.key)
         world.tables.bump_generation()
         assert str(world.from_pod(world.b, b_to_a(world, version))) == "drop POLICY_REVOKED"
 

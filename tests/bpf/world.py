@@ -9,13 +9,15 @@ import subprocess
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
 from proto.flow import DropReason
 from proto.identity import Reserved
-from proto.policy import Direction, PeerKind, Verdict
+from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core import layout as at
+from services.dataplane.core.scopes import flat_ports
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
@@ -27,8 +29,9 @@ OK, SHOT, REDIRECT = 0, 2, 7
 OUR_MAC = frames.mac("02:00:00:00:00:01")
 
 TABLES = (
-    "links", "uplinks", "endpoints", "ipcache", "cidrs", "subjects", "policy", "flows", "budgets", "fragments",
-    "services", "backends", "members", "source_ranges", "affinities", "reverses", "cookies", "nats", "clients",
+    "links", "uplinks", "endpoints", "ipcache", "cidrs", "subjects", "selected", "scope_peers", "scope_ports",
+    "scope_rules", "flows", "budgets", "fragments", "services", "backends", "members", "source_ranges", "affinities",
+    "reverses", "cookies", "nats", "clients",
 )  # fmt: skip
 
 
@@ -86,6 +89,75 @@ class Pod:
         return f"fe80::{self.number}:1"
 
 
+class PeerKind(Enum):
+    """How a line of these tests names its peer."""
+
+    ANY = "any"
+    IDENTITY = "identity"
+    CIDR_SET = "CIDR set"
+
+
+@dataclass(frozen=True, slots=True)
+class Line:
+    """One rule with one peer and one port."""
+
+    subject: int
+    direction: Direction
+    kind: PeerKind
+    peer: int
+    port: PortMatch
+    rank: int
+    verdict: int
+    rule: int
+
+    @property
+    def place(self) -> tuple[object, ...]:
+        return self.subject, self.direction, self.kind, self.peer, self.port
+
+
+def scope_number(identity: int, direction: Direction) -> int:
+    """The scope of a pod of these tests."""
+    return identity * 2 + direction
+
+
+def write_lines(tables: Tables, subject: int, direction: Direction, lines: Iterable[Line]) -> None:
+    """The scope of a subject as these lines have it. Each identity that they name has a selector set of its number."""
+    scope = scope_number(subject, direction)
+    mine = sorted(
+        (line for line in lines if (line.subject, line.direction) == (subject, direction)),
+        key=lambda line: (line.rank, line.verdict),
+    )
+    tables.scope_peers.apply({}, [key for key in tables.scope_peers.items() if key.scope == scope])
+    tables.scope_ports.apply({}, [key for key in tables.scope_ports.items() if key.scope == scope])
+    tables.scope_rules.apply({}, [key for key in tables.scope_rules.items() if key.scope == scope])
+    peers: dict[at.ScopePeerKey, int] = {}
+    for j, line in enumerate(mine):
+        keys = {
+            PeerKind.ANY: [(at.PeerMatch.ANYBODY, 0), (at.PeerMatch.ANY_POD, 0)],
+            PeerKind.IDENTITY: [(at.PeerMatch.SELECTOR_SET, line.peer)],
+            PeerKind.CIDR_SET: [(at.PeerMatch.CIDR_SET, line.peer)],
+        }[line.kind]
+        for kind, peer in keys:
+            key = at.ScopePeerKey(scope=scope, kind=kind, peer=peer)
+            peers[key] = peers.get(key, 0) | 1 << j
+        if line.kind is PeerKind.IDENTITY:
+            tables.selected.put(at.IdentityKey(identity=line.peer), at.SelectorSet(number=line.peer))
+    ports = flat_ports((line.port, 1 << j) for j, line in enumerate(mine))
+    tables.scope_peers.apply({key: at.ScopeBits(bits=bits) for key, bits in peers.items()})
+    tables.scope_ports.apply(
+        {
+            at.ScopePortKey.of(scope, port.protocol, port.port, port.bits): at.ScopeBits(bits=bits)
+            for port, bits in ports.items()
+        }
+    )
+    tables.scope_rules.apply(
+        {
+            at.ScopeRuleKey(scope=scope, index=j): at.ScopeRule(rule=line.rule, verdict=line.verdict)
+            for j, line in enumerate(mine)
+        }
+    )
+
+
 @dataclass(frozen=True, slots=True)
 class Outcome:
     """What a program did with a frame. ``reason`` is None when no event was told."""
@@ -111,6 +183,7 @@ class World:
         self.wire = ifindex_of(netns, "am-wire")
         self.a = self._pod("am-a", 1)
         self.b = self._pod("am-b", 2)
+        self._lines: list[Line] = []
 
     def _pod(self, device: str, number: int) -> Pod:
         return Pod(
@@ -125,6 +198,7 @@ class World:
     def reset(self) -> None:
         """Empties every map, then: two pods that are known and not isolated, a remote pod, the node, a remote node."""
         empty(self.tables, TABLES)
+        self._lines = []
         for descriptor, size in (("am_throttle", 8),):
             fd = self.tables.descriptors[descriptor]
             while (key := next_key(fd, size)) is not None:
@@ -170,18 +244,31 @@ class World:
         self.tables.cidrs.put(at.PrefixKey.of(ip_network(network)), at.CidrNumber(number=number))
 
     def isolate(self, identity: int, *, ingress: bool = False, egress: bool = False) -> None:
-        entry = at.Subject(ingress_isolated=ingress, egress_isolated=egress, revision=1)
-        self.tables.subjects.put(at.SubjectKey(identity=identity), entry)
+        self.tables.subjects.put(
+            at.SubjectKey(identity=identity),
+            at.Subject(
+                ingress=scope_number(identity, Direction.INGRESS), egress=scope_number(identity, Direction.EGRESS),
+                ingress_isolated=ingress, egress_isolated=egress, revision=1,
+            ),
+        )  # fmt: skip
 
     def rule(
         self, subject: Pod, direction: Direction, kind: PeerKind = PeerKind.ANY, peer: int = 0, *, protocol: int = 0,
         port: int = 0, bits: int = 0, rank: int = 100, verdict: Verdict = Verdict.ALLOW, rule: int = 0,
-    ) -> at.PolicyKey:  # fmt: skip
-        key = at.PolicyKey.line(
-            subject.identity, direction, peer_kind=kind, peer=peer, protocol=protocol, port=port, bits=bits
+    ) -> Line:  # fmt: skip
+        """One line more of a pod's policy; of two that are alike the later stays."""
+        line = Line(
+            subject.identity, direction, kind, int(peer), PortMatch(protocol, port, bits), rank, int(verdict), rule
         )
-        self.tables.policy.put(key, at.PolicyLine(rank=rank, verdict=verdict, rule=rule))
-        return key
+        self._lines = [one for one in self._lines if one.place != line.place]
+        self._lines.append(line)
+        write_lines(self.tables, line.subject, direction, self._lines)
+        return line
+
+    def unrule(self, line: Line) -> None:
+        """A right is taken away; live flows are not told."""
+        self._lines.remove(line)
+        write_lines(self.tables, line.subject, line.direction, self._lines)
 
     def from_pod(self, pod: Pod, packet: bytes, *, mac: bytes | None = None, kind: int | None = None) -> Outcome:
         return self._run("from_pod", self._frame(packet, mac or pod.mac, kind), pod.ifindex, pod.ifindex)

@@ -266,16 +266,16 @@ IPAM = (
 POLICY = (
     Mutant(
         name="absent-selector-selects-all",
-        file="services/policy/core/selectors.py",
+        file="kit/selectors.py",
         old="    if selector is None:\n        return False\n",
         new="    if selector is None:\n        return True\n",
-        tests=("tests/core/policy/test_selectors.py",),
+        tests=("tests/core/kit/test_selectors.py",),
     ),
     Mutant(
         name="empty-pod-selector-in-any-namespace",
         file="services/policy/core/compile.py",
-        old='    return PeerRef(policy.namespace if peer.namespace_selector is None else "", peer)\n',
-        new='    return PeerRef("", Peer(peer.pod_selector, peer.namespace_selector or EVERYTHING))\n',
+        old="    return SelectorPeer(namespace=home, namespace_selector=peer.namespace_selector,",
+        new="    return SelectorPeer(namespace_selector=peer.namespace_selector or EVERYTHING,",
         tests=("tests/core/policy/test_compile.py",),
     ),
     Mutant(
@@ -310,18 +310,12 @@ POLICY = (
         name="frontier-before-rules",
         file="services/policy/shards.py",
         old="""\
-        changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
-        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
-        frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
-        decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
-        moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
+        changed = await self._write_identities(mine, wanted.revision, fence, anew=anew)
 """,
         new="""\
-        frontier = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
-        decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
-        moved = await self._rules.write(frontier_key(shard), frontier, decide, fence)
-        changed = await self._write_rules(mine, wanted.revision, fence, anew=anew)
-        replaced = await self._write_partition(wanted, fence, anew=anew) if shard == 0 else []
+        early = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
+        await self._rules.write(frontier_key(shard), early, plan.deciding(plan.frontier_step, early, anew=anew), fence)
+        changed = await self._write_identities(mine, wanted.revision, fence, anew=anew)
 """,
         tests=("tests/shell/policy/test_service.py",),
     ),
@@ -338,6 +332,147 @@ POLICY = (
         old="        await self.residents.publish(shard, wanted.revision, fence, everything=everything)\n",
         new="",
         tests=("tests/shell/policy/test_residents.py::test_a_frontier_promises_the_residents",),
+    ),
+    Mutant(
+        name="hidden-label-counts-as-absent",
+        file="kit/selectors.py",
+        old="    if value is None and hidden and hidden_key(requirement.key) in hidden:\n",
+        new="    if False:\n",
+        tests=("tests/core/kit/test_selectors.py",),
+    ),
+    Mutant(
+        name="untold-label-isolates-nobody",
+        file="services/policy/core/compile.py",
+        old="may_select(policy.pod_selector, member.labels, member.hidden_keys)",
+        new="may_select(policy.pod_selector, member.labels)",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="a-new-identity-recompiles-everybody",
+        file="services/policy/core/matches.py",
+        old="        return {member.identity} | self._count_ports(member, 1)\n",
+        new="        return set(self.members) | self._count_ports(member, 1)\n",
+        tests=("tests/core/policy/test_graph.py::test_only_what_a_change_touches_is_recompiled",),
+    ),
+    Mutant(
+        name="a-rule-for-each-peer",
+        file="services/policy/core/compile.py",
+        old="                yield Clause(direction, source, shared, False, refs, tuple(sorted(numbers)))\n",
+        new="""\
+                for one in refs:
+                    yield Clause(direction, source, shared, False, (one,), ())
+                for number in sorted(numbers):
+                    yield Clause(direction, source, shared, False, (), (number,))
+""",
+        tests=("tests/core/policy/test_compile.py",),
+    ),
+    Mutant(
+        name="one-tenants-ports-push-out-others",
+        file="services/policy/core/matches.py",
+        old="        return home not in namespaces, -len(namespaces), port\n",
+        new="        return False, 0, port\n",
+        tests=("tests/core/policy/test_compile.py",),
+    ),
+    Mutant(
+        name="a-namespace-without-a-budget",
+        file="services/policy/core/budget.py",
+        old="            over.add(member.identity)\n",
+        new="            pass\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="foreign-selectors-spend-the-budget",
+        file="services/policy/core/budget.py",
+        old="    if not foreign or member.hidden_keys:\n",
+        new="    if True:\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="new-identities-push-out-old-ones",
+        file="services/policy/core/budget.py",
+        old="    return roster.lingers(member.identity), member.identity not in recorded, member.identity\n",
+        new="    return roster.lingers(member.identity), member.identity in recorded, member.identity\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="everything-that-was-lingers",
+        file="services/policy/core/plan.py",
+        old="        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)\n",
+        new="        most = len(found)\n",
+        tests=("tests/core/policy/test_plan.py",),
+    ),
+    Mutant(
+        name="policies-name-keys-of-everybodys-pods",
+        file="services/policy/core/named.py",
+        old='        yield NamedKey("pod", policy.namespace, key)\n',
+        new='        yield NamedKey("pod", "", key)\n',
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="labels-of-the-node-make-an-identity",
+        file="proto/identity.py",
+        old="    return key in UNSTABLE_LABELS or key.startswith(UNSTABLE_PREFIXES)\n",
+        new="    return key in UNSTABLE_LABELS\n",
+        tests=("tests/core/kit/test_identity.py",),
+    ),
+    Mutant(
+        name="frontier-without-relevant-keys",
+        file="services/policy/shards.py",
+        old="            relevant=self._graph.relevant,\n",
+        new="",
+        tests=("tests/shell/dataplane/test_gate.py",),
+    ),
+    Mutant(
+        name="frontier-without-namespaces",
+        file="services/policy/shards.py",
+        old="            namespaces=wanted.namespaces,\n",
+        new="",
+        tests=("tests/shell/policy/test_service.py::test_rules_identities_frontiers_and_markers",),
+    ),
+    Mutant(
+        name="a-full-bucket-stops-the-frontier",
+        file="services/policy/shards.py",
+        old="""\
+            why = refused
+            if present is None:
+""",
+        new="""\
+            raise
+            if present is None:
+""",
+        tests=("tests/shell/policy/test_service.py::test_a_full_bucket_of_records_does_not_stop_the_frontier",),
+    ),
+    Mutant(
+        name="rules-that-are-not-taken-stay-as-they-were",
+        file="services/policy/shards.py",
+        old="            written = await self._deny(identity, policy.revision, fence)\n",
+        new="            written = False\n",
+        tests=(
+            "tests/shell/policy/test_service.py::test_rules_that_the_bus_does_not_take_are_denied_and_hold_up_nobody",
+        ),
+    ),
+    Mutant(
+        name="the-frontier-waits-for-room",
+        file="services/policy/shards.py",
+        old="                if victim is None:\n",
+        new="                if victim != -1:\n",
+        tests=(
+            "tests/shell/policy/test_service.py::test_a_bucket_of_rules_that_is_full_to_the_brim_takes_the_frontier",
+        ),
+    ),
+    Mutant(
+        name="rules-of-a-namespace-without-a-budget",
+        file="services/policy/core/sizes.py",
+        old="        if total > self._most:\n",
+        new="        if False:\n",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
+    Mutant(
+        name="what-cannot-be-read-is-left",
+        file="services/policy/publish.py",
+        old="        return key in self._view.unreadable and key not in self._own\n",
+        new="        return False\n",
+        tests=("tests/shell/policy/test_service.py::test_what_cannot_be_read_is_written_again",),
     ),
 )
 
@@ -383,8 +518,15 @@ DATAPLANE = (
     Mutant(
         name="start-before-the-frontier",
         file="services/dataplane/core/admission.py",
-        old="    if not any(_covers(frontier, identity, seen) for frontier in frontiers):\n",
-        new="    if not list(frontiers):\n",
+        old="        if not frontier.revision.covers(seen):\n",
+        new="        if False:\n",
+        tests=("tests/core/dataplane/test_admission.py",),
+    ),
+    Mutant(
+        name="identity-by-a-namespace-of-before",
+        file="services/dataplane/core/admission.py",
+        old="        if frontier.namespaces > knowledge.namespaces_at:\n",
+        new="        if False:\n",
         tests=("tests/core/dataplane/test_admission.py",),
     ),
     Mutant(

@@ -2,13 +2,16 @@
 
 The sender runs in the pod's network namespace before there is an interface, and tries without pause; what gets out is
 counted on the wire between the nodes, by a socket that takes every frame. A pod without a policy is the control: the
-same sender is heard at once. The other half is the last instant: how long a flow goes on whose right is taken away.
+same sender is heard at once. It is so, too, where what a pod's identity is made of comes with it: the first policy that
+names a label which is else left out of identities, and a change of its namespace. The other half is the last instant:
+how long a flow goes on whose right is taken away.
 """
 
 from __future__ import annotations
 
 import asyncio
 import json
+import signal
 import socket
 import struct
 import subprocess
@@ -17,17 +20,34 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AsyncExitStack, contextmanager, suppress
 from ipaddress import ip_address, ip_network
 from statistics import median
 
+import msgspec
 import pytest
 
 from chassis.bus import Bus
-from proto.objects import IPBlock, NetworkPolicy, Peer, Pod, PolicyRule, Selector
+from chassis.lease import Lease
+from kit.identity import identity_of, stands_for
+from proto.addresses import Endpoint
+from proto.codec import endpoint_key
+from proto.identity import RelevantKeys
+from proto.objects import (
+    IPBlock,
+    KubernetesObject,
+    Namespace,
+    NetworkPolicy,
+    Peer,
+    Pod,
+    PolicyRule,
+    Requirement,
+    Selector,
+)
+from proto.subjects import ENDPOINTS, IDENTITIES
 from tests.bpf.world import run
 from tests.drills.hamlet import HUB, Hamlet, PodRef, hamlet, node_objects, pools
-from tests.natsd import bus_of
+from tests.natsd import bus_of, runtime_of
 
 pytestmark = pytest.mark.privileged
 
@@ -232,6 +252,130 @@ async def test_nothing_gets_out_of_a_denied_pod_from_its_first_moment(world: Ham
 @pytest.mark.timeout(600)
 async def test_nothing_gets_out_of_two_hundred_denied_pods(world: Hamlet) -> None:
     await _instants(world, 200)
+
+
+POD_NAME = "statefulset.kubernetes.io/pod-name"
+
+
+def mute_by_name(name: str) -> NetworkPolicy:
+    """Of the one pod of a StatefulSet with this name: nothing in, nothing out."""
+    return msgspec.structs.replace(deny_all(), name="mute-one", pod_selector=Selector(match_labels=((POD_NAME, name),)))
+
+
+def of_stateful_set(number: int) -> Pod:
+    name = f"st-{number}"
+    labels = (("app", f"free-{number}"), (POD_NAME, name))
+    return Pod(namespace="shop", name=name, uid=f"uid-{name}", node="n1", labels=labels)
+
+
+async def start_beside(world: Hamlet, bus: Bus, pod: Pod, *changes: KubernetesObject, wire: Wire) -> tuple[int, int]:
+    """Start a pod together with what isolates it; the CNI code, and how many frames got out of it."""
+    netns = f"{world.label}-b"
+    run("ip", "netns", "add", netns)
+    try:
+        before = wire.frames.copy()
+        sender = await asyncio.to_thread(Sender, netns, 60.0)
+        await world.put(bus, *changes, pod)
+        answer = await world.cni("n1", "ADD", pod.name, netns, PodRef("shop", pod.name, pod.uid))
+        await asyncio.sleep(0.05)
+        told = await asyncio.to_thread(sender.end)
+        assert answer.code or told["sent"]["4"], "it never sent: nothing is proved"
+        assert (await world.cni("n1", "DEL", pod.name, netns)).code == 0
+        return answer.code, sum((wire.frames - before).values())
+    finally:
+        run("ip", "netns", "del", netns)
+
+
+async def no_longer_named(world: Hamlet, bus: Bus, *gone: KubernetesObject) -> None:
+    """Take these away, and wait until identities are without the label again."""
+    await world.take(bus, *gone)
+    end = time.monotonic() + 20
+    async with bus_of(world.nats, "cli") as reader:
+        while (
+            entry := await reader.bucket(IDENTITIES).get("_relevant", RelevantKeys)
+        ) and entry.value != RelevantKeys():
+            assert time.monotonic() < end, entry
+            await asyncio.sleep(0.05)
+
+
+async def test_the_first_policy_on_an_unstable_label_comes_together_with_the_pod(world: Hamlet) -> None:
+    async with bus_of(world.nats, "cluster") as bus:
+        with listening(world) as wire:
+            for number in range(10):
+                pod = of_stateful_set(number)
+                code, heard = await start_beside(world, bus, pod, mute_by_name(pod.name), wire=wire)
+                assert (code, heard) == (0, 0), f"pod {number}: {world.tails()}"
+                await world.take(bus, pod)
+                await no_longer_named(world, bus, mute_by_name(pod.name))
+
+
+@pytest.mark.timeout(300)
+async def test_the_same_while_a_shard_has_no_holder(world: Hamlet) -> None:
+    """It waits, whoever it was or becomes, or starts isolated; with the shard held again it starts."""
+    world.kill("policy-1", signal.SIGTERM)
+    try:
+        async with bus_of(world.nats, "cluster") as bus, AsyncExitStack() as idle:
+            lease = Lease(await idle.enter_async_context(runtime_of(world.nats, "policy")), "policy.1", 6.0)
+            while not lease.held:
+                await asyncio.sleep(0.05)
+            world.start("policy-1")
+            pods = [of_stateful_set(100 + number) for number in range(3)]
+            with listening(world) as wire:
+                for pod in pods:
+                    code, heard = await start_beside(world, bus, pod, mute_by_name(pod.name), wire=wire)
+                    assert code in (0, 11)
+                    assert heard == 0, f"pod {pod.name}: {heard} frames got out"
+                await idle.aclose()
+                for pod in pods:
+                    tried = [(11, 0)]
+                    while tried[-1] == (11, 0) and len(tried) < 4:
+                        tried.append(await start_beside(world, bus, pod, mute_by_name(pod.name), wire=wire))
+                    assert tried[-1] == (0, 0), (tried, world.tails())
+            await world.take(bus, *pods)
+            await no_longer_named(world, bus, mute_by_name(pods[0].name))
+    finally:
+        if "policy-1" not in world.services:
+            world.start("policy-1")
+
+
+async def test_a_namespaces_change_comes_together_with_the_pod(world: Hamlet) -> None:
+    """The namespace is closed and the pod made at once: whichever of the two a node hears of first."""
+    closed = Namespace(name="shop", uid="ns-shop", labels=(("closed", "yes"), ("kubernetes.io/metadata.name", "shop")))
+    opened = Namespace(name="shop", uid="ns-shop", labels=(("kubernetes.io/metadata.name", "shop"),))
+    everyone = Peer(namespace_selector=Selector(match_expressions=(Requirement("closed", "DoesNotExist"),)))
+    gate = NetworkPolicy(
+        namespace="shop",
+        name="while-open",
+        uid="uid-while-open",
+        pod_selector=Selector(match_labels=(("app", "guest"),)),
+        applies_ingress=True,
+        applies_egress=False,
+        ingress=(PolicyRule(peers=(everyone,)),),
+    )
+    async with bus_of(world.nats, "cluster") as bus, bus_of(world.nats, "cli") as reader:
+        await world.put(bus, gate)
+        for number in range(10):
+            netns = f"{world.label}-c"
+            run("ip", "netns", "add", netns)
+            try:
+                name = f"guest-{number}"
+                pod = Pod(namespace="shop", name=name, uid=f"uid-{name}", node="n1", labels=(("app", "guest"),))
+                await world.put(bus, closed, pod)
+                answer = await world.cni("n1", "ADD", name, netns, PodRef("shop", name, pod.uid))
+                assert answer.code == 0, (answer, world.tails())
+                expected = identity_of(stands_for(pod, closed), "cluster-uid-1")
+                key = endpoint_key("n1", ip_address(answer.addresses[0]))
+                end = time.monotonic() + 10
+                while (entry := await reader.bucket(ENDPOINTS).get(key, Endpoint)) is None or entry.value.pod != name:
+                    assert time.monotonic() < end, "its endpoint is not published"
+                    await asyncio.sleep(0.02)
+                assert entry.value.identity == expected, "it started as who it was before its namespace changed"
+                assert (await world.cni("n1", "DEL", name, netns)).code == 0
+                await world.take(bus, pod)
+                await world.put(bus, opened)
+            finally:
+                run("ip", "netns", "del", netns)
+        await world.take(bus, gate)
 
 
 async def test_a_right_taken_away_ends_the_flows_that_live(world: Hamlet) -> None:

@@ -37,9 +37,10 @@
 #define AM_SIDE_INGRESS 0
 #define AM_SIDE_EGRESS 1
 
-#define AM_PEER_ANY 0
-#define AM_PEER_IDENTITY 1
-#define AM_PEER_CIDR_SET 2
+#define AM_PEER_ANYBODY 0
+#define AM_PEER_ANY_POD 1
+#define AM_PEER_SELECTOR_SET 2
+#define AM_PEER_CIDR_SET 3
 
 #define AM_VERDICT_DENY 0
 #define AM_VERDICT_ALLOW 1
@@ -80,7 +81,8 @@
 
 #define AM_NO_RULE 0xffffffffu
 #define AM_REPLY_MARK 0xa150001u
-#define AM_POLICY_BITS 224
+#define AM_FIRST_COMPUTED 256
+#define AM_SCOPE_BITS 128
 #define AM_ADDRESS_BITS 128
 #define AM_MAX_CONDEMNED 64
 #define AM_FRAGMENTS_EACH 128
@@ -170,37 +172,71 @@ struct am_subject_key {
 };
 _Static_assert(sizeof(struct am_subject_key) == 8, "SubjectKey");
 
-/* Its rules are in am_policy; a subject without an entry is denied everything. */
+/* Its policy: the scope of each direction (0 = no rules); a subject without an entry is denied everything. */
 struct am_subject {
+	u64 ingress;
+	u64 egress;
 	u8 ingress_isolated;
 	u8 egress_isolated;
-	u8 hole_2[2];
+	u8 hole_4[2];
 	u32 revision;
 };
-_Static_assert(sizeof(struct am_subject) == 8, "Subject");
+_Static_assert(sizeof(struct am_subject) == 24, "Subject");
 
-/* One line of a subject's policy. hole moves protocol and port to the very end. */
-struct am_policy_key {
-	u32 prefixlen;
-	u8 direction;
-	u8 peer_kind;
-	u8 hole_3[2];
-	u64 subject;
+/* An identity that a selector in use on this node matches. */
+struct am_identity_key {
+	u64 identity;
+};
+_Static_assert(sizeof(struct am_identity_key) == 8, "IdentityKey");
+
+/* The set of selectors in use that match an identity (core.selection); without an entry none does. */
+struct am_selector_set {
+	u64 number;
+};
+_Static_assert(sizeof(struct am_selector_set) == 8, "SelectorSet");
+
+/* Peers of a scope. peer is the number of the selector set or CIDR set, 0 for the others. */
+struct am_scope_peer_key {
+	u64 scope;
 	u64 peer;
-	u8 hole[5];
+	u32 kind;
+	u8 hole_3[4];
+};
+_Static_assert(sizeof(struct am_scope_peer_key) == 24, "ScopePeerKey");
+
+/* Rules of a scope, one bit each, the first in precedence the lowest. */
+struct am_scope_bits {
+	u64 bits[4];
+};
+_Static_assert(sizeof(struct am_scope_bits) == 32, "ScopeBits");
+
+/* Ports of a scope. hole moves protocol and port to the very end of what is compared. */
+struct am_scope_port_key {
+	u32 prefixlen;
+	u8 hole_1[4];
+	u64 scope;
+	u8 hole;
 	u8 protocol;
 	__be16 port;
+	u8 hole_6[4];
 };
-_Static_assert(sizeof(struct am_policy_key) == 32, "PolicyKey");
+_Static_assert(sizeof(struct am_scope_port_key) == 24, "ScopePortKey");
 
-/* What a line says; among the lines that match, the lowest rank wins. */
-struct am_policy_line {
-	u32 rank;
+/* A rule by its bit. */
+struct am_scope_rule_key {
+	u64 scope;
+	u32 index;
+	u8 hole_2[4];
+};
+_Static_assert(sizeof(struct am_scope_rule_key) == 16, "ScopeRuleKey");
+
+/* What a rule says, and its number for whoever asks why (proto.policy.CompiledRule.source). */
+struct am_scope_rule {
+	u32 rule;
 	u8 verdict;
 	u8 hole_2[3];
-	u32 rule;
 };
-_Static_assert(sizeof(struct am_policy_line) == 12, "PolicyLine");
+_Static_assert(sizeof(struct am_scope_rule) == 8, "ScopeRule");
 
 /* Key of an array. */
 struct am_index {
@@ -508,10 +544,16 @@ BPF_F_TABLE("hash", struct am_address_key, struct am_endpoint, am_endpoints, 819
 BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_peer, am_ipcache, 524288, 1);
 /* which policy CIDRs hold it */
 BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_cidr_number, am_cidrs, 131072, 1);
-/* isolation of the identities that live here */
+/* policy of the identities that live here */
 BPF_F_TABLE("hash", struct am_subject_key, struct am_subject, am_subjects, 8192, 0);
-/* compiled policy lines */
-BPF_F_TABLE("lpm_trie", struct am_policy_key, struct am_policy_line, am_policy, 524288, 1);
+/* selectors that match it */
+BPF_F_TABLE("hash", struct am_identity_key, struct am_selector_set, am_selected, 131072, 1);
+/* rules that name a peer */
+BPF_F_TABLE("hash", struct am_scope_peer_key, struct am_scope_bits, am_scope_peer, 524288, 1);
+/* rules that name a port */
+BPF_F_TABLE("lpm_trie", struct am_scope_port_key, struct am_scope_bits, am_scope_port, 262144, 1);
+/* what a rule says */
+BPF_F_TABLE("hash", struct am_scope_rule_key, struct am_scope_rule, am_scope_rule, 131072, 1);
 /* raised after each change to policy */
 BPF_F_TABLE("array", u32, struct am_generation, am_generation, 1, 0);
 /* conntrack, each pod's side apart */

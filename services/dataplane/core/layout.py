@@ -6,8 +6,8 @@ to keep in step; at load the compiled maps are compared with :data:`MAPS` all th
 Units: times are nanoseconds of CLOCK_MONOTONIC, addresses 16 bytes in network order (IPv4 mapped), ports big endian in
 the kernel and plain integers here, identities as in ``proto.identity``.
 Two keys are longest-prefix tries (``struct bpf_lpm_trie_key``: ``prefixlen`` first, counted in bits of what follows).
-:class:`PolicyKey` has its fields in the order in which they may be left open: protocol and port are the last 24 bits,
-so "any protocol" is a prefix of :data:`POLICY_FIXED_BITS`, "any port" eight more, a port range a few prefixes.
+:class:`ScopePortKey` has its fields in the order in which they may be left open: protocol and port are the last 24
+bits, so "any protocol" is a prefix of :data:`SCOPE_FIXED_BITS`, "any port" eight more, a port range a few prefixes.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from services.dataplane.core.wire import (
     U64,
     Addr,
     Address,
+    Bits256,
     Flag,
-    Hole5,
+    Hole1,
     Mac,
     MaybeAddr,
     Port,
@@ -206,35 +207,72 @@ class SubjectKey(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Subject(Record):
-    """Its rules are in ``am_policy``; a subject without an entry is denied everything."""
+    """Its policy: the scope of each direction (0 = no rules); a subject without an entry is denied everything."""
 
+    ingress: U64 = 0
+    egress: U64 = 0
     ingress_isolated: Flag
     egress_isolated: Flag
     revision: U32 = 0
 
 
-POLICY_FIXED_BITS = 200
-POLICY_BITS = 224
+@dataclass(frozen=True, slots=True, kw_only=True)
+class IdentityKey(Record):
+    """An identity that a selector in use on this node matches."""
+
+    identity: U64
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyKey(Record):
-    """One line of a subject's policy. ``hole`` moves protocol and port to the very end."""
+class SelectorSet(Record):
+    """The set of selectors in use that match an identity (``core.selection``); without an entry none does."""
+
+    number: U64
+
+
+class PeerMatch(IntEnum):
+    """By what a rule may know a peer."""
+
+    ANYBODY = 0
+    ANY_POD = 1
+    """Whoever has a computed identity; what is true of anybody is said here too."""
+    SELECTOR_SET = 2
+    CIDR_SET = 3
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopePeerKey(Record):
+    """Peers of a scope. ``peer`` is the number of the selector set or CIDR set, 0 for the others."""
+
+    scope: U64
+    peer: U64 = 0
+    kind: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeBits(Record):
+    """Rules of a scope, one bit each, the first in precedence the lowest."""
+
+    bits: Bits256
+
+
+SCOPE_FIXED_BITS = 104
+SCOPE_BITS = 128
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopePortKey(Record):
+    """Ports of a scope. ``hole`` moves protocol and port to the very end of what is compared."""
 
     prefixlen: U32
-    direction: U8
-    peer_kind: U8
-    subject: U64
-    peer: U64
-    hole: Hole5 = 0
+    scope: U64
+    hole: Hole1 = 0
     protocol: U8
     port: Port
 
     @classmethod
-    def line(
-        cls, subject: int, direction: int, *, peer_kind: int, peer: int, protocol: int = 0, port: int = 0, bits: int = 0
-    ) -> Self:
-        """The key of a ``proto.policy.CompiledRule`` (protocol 0 = any; ``bits`` of the port are fixed).
+    def of(cls, scope: int, protocol: int = 0, port: int = 0, bits: int = 0) -> Self:
+        """The key of a ``proto.policy.PortMatch`` (protocol 0 = any; ``bits`` of the port are fixed).
 
         Raises ValueError for a port prefix without a protocol: the trie cannot say it, and Kubernetes has no such rule.
         """
@@ -243,23 +281,27 @@ class PolicyKey(Record):
         if not 0 <= bits <= 16:
             raise ValueError(f"port bits {bits}: must be 0 to 16")
         return cls(
-            prefixlen=POLICY_FIXED_BITS if protocol == 0 else POLICY_FIXED_BITS + 8 + bits,
-            direction=direction,
-            peer_kind=peer_kind,
-            subject=subject,
-            peer=peer,
+            prefixlen=SCOPE_FIXED_BITS if protocol == 0 else SCOPE_FIXED_BITS + 8 + bits,
+            scope=scope,
             protocol=protocol,
             port=port & (0xFFFF << (16 - bits)) & 0xFFFF,
         )
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyLine(Record):
-    """What a line says; among the lines that match, the lowest rank wins."""
+class ScopeRuleKey(Record):
+    """A rule by its bit."""
 
-    rank: U32
-    verdict: U8
+    scope: U64
+    index: U32
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class ScopeRule(Record):
+    """What a rule says, and its number for whoever asks why (``proto.policy.CompiledRule.source``)."""
+
     rule: U32
+    verdict: U8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -64,8 +64,13 @@ UPLINKS = MapSpec("am_uplinks", H, at.LinkKey, at.Uplink, 256, "interfaces that 
 ENDPOINTS = MapSpec("am_endpoints", H, at.AddressKey, at.Endpoint, 8192, "local delivery: address to veth and MACs")
 IPCACHE = MapSpec("am_ipcache", LPM, at.PrefixKey, at.Peer, 524_288, "whose an address is", NO_PREALLOC)
 CIDRS = MapSpec("am_cidrs", LPM, at.PrefixKey, at.CidrNumber, 131_072, "which policy CIDRs hold it", NO_PREALLOC)
-SUBJECTS = MapSpec("am_subjects", H, at.SubjectKey, at.Subject, 8192, "isolation of the identities that live here")
-POLICY = MapSpec("am_policy", LPM, at.PolicyKey, at.PolicyLine, 524_288, "compiled policy lines", NO_PREALLOC)
+SUBJECTS = MapSpec("am_subjects", H, at.SubjectKey, at.Subject, 8192, "policy of the identities that live here")
+SELECTED = MapSpec("am_selected", H, at.IdentityKey, at.SelectorSet, 131_072, "selectors that match it", NO_PREALLOC)
+SCOPE_PEERS = MapSpec("am_scope_peer", H, at.ScopePeerKey, at.ScopeBits, 524_288, "rules that name a peer", NO_PREALLOC)
+SCOPE_PORTS = MapSpec(
+    "am_scope_port", LPM, at.ScopePortKey, at.ScopeBits, 262_144, "rules that name a port", NO_PREALLOC
+)
+SCOPE_RULES = MapSpec("am_scope_rule", H, at.ScopeRuleKey, at.ScopeRule, 131_072, "what a rule says", NO_PREALLOC)
 GENERATION = MapSpec("am_generation", ARRAY, at.Index, at.Generation, 1, "raised after each change to policy")
 FLOWS = MapSpec("am_ct", H, at.FlowKey, at.Flow, CONNTRACK_ENTRIES, "conntrack, each pod's side apart")
 BUDGETS = MapSpec("am_ct_budget", H, at.EndpointKey, at.Budget, 4096, "how much conntrack an endpoint may use")
@@ -97,9 +102,9 @@ NODE_ADDRESSES = MapSpec("am_own", ARRAY, at.Index, nat.NodeAddresses, 1, "in wh
 OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node itself last was a backend")
 
 MAPS: tuple[MapSpec, ...] = (
-    LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, POLICY, GENERATION, FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS,
-    CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, SOURCE_RANGES, AFFINITIES, SLOTTED, SENT,
-    REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD,
+    LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, SELECTED, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, GENERATION,
+    FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS,
+    SOURCE_RANGES, AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD,
 )  # fmt: skip
 
 RECORDS: tuple[type[Record], ...] = (

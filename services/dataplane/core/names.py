@@ -53,5 +53,5 @@ def names_of(
     by_address |= {
         address: f"{endpoint.namespace}/{endpoint.pod}" for address, endpoint in true_endpoints(endpoints).items()
     }
-    by_identity = {record.identity: f"{record.stands_for.namespace}/?" for record in identities}
+    by_identity = {record.identity: f"{record.namespace}/?" for record in identities}
     return Names(by_address, by_identity, local or {}, interfaces or {})

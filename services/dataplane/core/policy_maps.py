@@ -1,125 +1,443 @@
-"""Compiled policy as entries of the kernel's maps, and the order in which a change is made.
+"""What the policy maps hold, and the steps of every change to them.
 
-Owns ``am_subjects``, ``am_policy`` and ``am_cidrs``. Promises: only identities that live on this node are in the
-maps; a change never passes through a state that allows more than both its ends: lines first, then isolation, then
-what is stale; a subject that leaves goes before its lines (an absent subject is denied everything). Among nested
-lines (any protocol ⊃ a protocol ⊃ a port range) the trie finds the longest, the language says the lowest rank: so
-each line is written with the verdict of the lowest rank among those that contain it.
+Owns ``am_subjects``, ``am_selected`` and the three maps of scopes, as values: :meth:`PolicyMaps.settle` gives the
+steps, whoever takes them says whether they fitted. Promises:
+
+* A change costs what it changes: the maps are not read; what they hold is known here.
+* Entries of scopes and of selector sets never change their value (their names are hashes of their content), so a change
+  is: entries that nobody names yet are added; then a subject (both directions at once) or an identity flips to them in
+  one update; then the generation is raised; then what nobody names any more goes. No state in between allows more than
+  both ends.
+* The generation is raised when a subject's policy has changed or an identity has lost a selector. What only gains needs
+  none: a flow that is denied has no entry, and one that was revoked is judged again with each packet.
+* What does not fit hurts the newest of the largest tenant: these subjects become isolated without a rule in the
+  direction concerned. Removals never wait for additions, and nobody keeps a right because the new state has no room.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import islice
 
-import msgspec
+from proto.policy import CidrSet, CompiledPolicy, Direction, SelectorPeer
+from services.dataplane.core.held_scopes import HeldScopes
+from services.dataplane.core.layout import CidrNumber, IdentityKey, PrefixKey, SelectorSet, Subject, SubjectKey
+from services.dataplane.core.policy_steps import (
+    ROOMS,
+    Bump,
+    Clear,
+    Demand,
+    Fill,
+    Flip,
+    Rooms,
+    Select,
+    Side,
+    Sizes,
+    Steps,
+    refusals,
+)
+from services.dataplane.core.scopes import Scope, digest, scope_of
+from services.dataplane.core.selection import Selection
 
-from proto.policy import CidrPartition, CompiledPolicy, CompiledRule
-from services.dataplane.core.layout import CidrNumber, PolicyKey, PolicyLine, PrefixKey, Subject, SubjectKey
+SLICE = 500
+"""Identities that get their sets before others have their turn."""
 
 
 @dataclass(frozen=True, slots=True)
-class PolicyEntries:
-    """What the two policy maps should hold."""
+class Wanted:
+    """The policy of an identity that lives here."""
 
-    subjects: dict[SubjectKey, Subject] = field(default_factory=dict)
-    lines: dict[PolicyKey, PolicyLine] = field(default_factory=dict)
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class PolicyChange:
-    """Steps in the order of the fields."""
-
-    add_lines: dict[PolicyKey, PolicyLine]
-    remove_subjects: tuple[SubjectKey, ...]
-    set_subjects: dict[SubjectKey, Subject]
-    remove_lines: tuple[PolicyKey, ...]
-
-    def __bool__(self) -> bool:
-        """True when anything changes."""
-        return bool(self.add_lines or self.remove_subjects or self.set_subjects or self.remove_lines)
+    policy: CompiledPolicy
+    namespace: str
+    scopes: tuple[Scope | None, Scope | None]
+    why: str = ""
+    """Not empty: the maps cannot say it, and it is isolated whole."""
 
 
-def entries_of(identities: Iterable[int], rules: Mapping[int, CompiledPolicy]) -> PolicyEntries:
-    """Entries for the identities that live here; one without rules gets none, and is denied."""
-    wanted = PolicyEntries()
-    for identity in identities:
-        policy = rules.get(identity)
-        if policy is None:
-            continue
-        wanted.subjects[SubjectKey(identity=identity)] = Subject(
-            ingress_isolated=policy.ingress_isolated,
-            egress_isolated=policy.egress_isolated,
-            revision=policy.revision.sequence & 0xFFFFFFFF,
+class PolicyMaps:
+    """See the module. ``want``, ``unwant`` and ``selection`` say what should be; ``settle`` makes it so."""
+
+    def __init__(self, rooms: Rooms = ROOMS) -> None:
+        self.selection = Selection()
+        self.rooms = rooms
+        self.wanted: dict[int, Wanted] = {}
+        self.subjects: dict[int, Subject] = {}
+        """As ``am_subjects`` holds them."""
+        self.selected: dict[int, int] = {}
+        """As ``am_selected`` holds them."""
+        self.refused: dict[Side, Sizes] = {}
+        """Directions that are isolated without a rule because there is no room, and what they would take."""
+        self.unselected: dict[int, None] = {}
+        """Identities that ``am_selected`` has no room for: they match nothing."""
+        self.changed = 0
+        """Updates since the start."""
+        self.held = HeldScopes()
+        """As the maps of scopes hold them."""
+        self._loose: set[SelectorPeer] = set()
+        self._numbers: dict[int, bytes] = {}
+        self._by_scope: dict[bytes, int] = {}
+        self._users: dict[int, set[Side]] = {}
+        self._unsettled: dict[int, None] = {}
+
+    # --- what should be ---
+
+    def want(self, policy: CompiledPolicy, namespace: str) -> Wanted:
+        """The identity of a policy lives here. Costs nothing when it is known."""
+        identity = policy.identity
+        known = self.wanted.get(identity)
+        if known is not None and known.policy is policy:
+            return known
+        try:
+            scopes, why = (scope_of(policy, Direction.INGRESS), scope_of(policy, Direction.EGRESS)), ""
+        except (ValueError, IndexError) as error:
+            scopes, why = (None, None), str(error)
+        for direction in Direction:
+            if known is not None and _content(known.scopes[direction]) != _content(scopes[direction]):
+                self.refused.pop((identity, direction), None)  # what was too large is not what is wanted now
+        wanted = Wanted(policy, namespace, scopes, why)
+        self.wanted[identity] = wanted
+        self._use(identity, scopes)
+        self._unsettled[identity] = None
+        return wanted
+
+    def unwant(self, identity: int) -> None:
+        """The identity does not live here any more: denied, should it still send."""
+        self.wanted.pop(identity, None)
+        self._use(identity, (None, None))
+        for direction in Direction:
+            self.refused.pop((identity, direction), None)
+        self._unsettled[identity] = None
+
+    def adopt(self, subjects: Mapping[int, Subject], keep: Collection[int]) -> None:
+        """What the kernel holds of an earlier life. ``keep``: identities that live here; if their rules are not known,
+        what was in force goes on.
+        """
+        self.subjects = dict(subjects)
+        self._unsettled.update({identity: None for identity in subjects if identity not in keep})
+
+    def _use(self, identity: int, scopes: tuple[Scope | None, Scope | None]) -> None:
+        for users in self._users.values():
+            users.difference_update({(identity, direction) for direction in Direction})
+        for direction, scope in zip(Direction, scopes, strict=True):
+            if scope is not None:
+                self._users.setdefault(self._number(scope), set()).add((identity, direction))
+
+    def _number(self, scope: Scope) -> int:
+        number = self._by_scope.get(scope.content)
+        if number is None:
+            number = digest(scope.content, self._numbers)
+            self._numbers[number] = scope.content
+            self._by_scope[scope.content] = number
+        return number
+
+    # --- the steps ---
+
+    def settle(self) -> Steps:
+        """Steps that make the maps what they should be. Two of these may take turns wherever one gives None."""
+        yield from self._flip(final=False)  # what needs nothing new: rights are taken away first
+        yield from self._index()
+        yield from self._select()
+        yield from self._fill()
+        yield from self._flip(final=False)
+        yield from self._clear()
+        self._release()
+        yield from self._select(tidying=True)
+        yield from self._clear_sets()
+        self.selection.reuse(self.held.sets_in_use())
+
+    def _scopes_wanted(self) -> Iterator[tuple[int, Scope]]:
+        for number, users in list(self._users.items()):
+            if self._is_wanted(number):
+                identity, direction = next(iter(users))
+                scope = self.wanted[identity].scopes[direction]
+                assert scope is not None
+                yield number, scope
+
+    def _index(self) -> Steps:
+        missing = {
+            selector: None
+            for number, scope in self._scopes_wanted()
+            if number not in self.held.scopes
+            for selector in scope.selectors
+            if not self.selection.has(selector)
+        }
+        for selector in missing:
+            yield from self._index_one(selector)
+            yield None
+
+    def _index_one(self, selector: SelectorPeer) -> Steps:
+        self._loose.add(selector)
+        for _ in self.selection.index(selector):
+            yield None
+
+    def _select(self, *, tidying: bool = False) -> Steps:
+        """Identities get the sets that match them now; ``tidying``: only selectors that nobody uses have gone."""
+        while dirty := list(islice(self.selection.dirty, SLICE)):
+            yield from self._select_some(dirty, tidying=tidying)
+            yield None
+
+    def _select_some(self, identities: list[int], *, tidying: bool) -> Steps:
+        for identity in identities:
+            self.selection.dirty.pop(identity, None)
+        masks = {identity: self.selection.set_of(identity) for identity in identities}
+        numbers = {mask: self.held.set_number(self.selection.content(mask)) for mask in set(masks.values()) if mask}
+        yield from self._fill_sets({numbers[mask]: mask for mask in numbers}, tidying=tidying)
+        yield from self._flip_identities(masks, {mask: n for mask, n in numbers.items() if n in self.held.sets})
+
+    def _fill_sets(self, sets: Mapping[int, int], *, tidying: bool) -> Steps:
+        """Brings selector sets into the maps of scopes; those that do not fit stay out."""
+        for number, mask in sets.items():
+            known = self.held.sets.get(number)
+            if known is not None and known.mask == mask:
+                continue
+            entries = self.held.new_peers_of_set(number, mask)
+            if not self._fits(Sizes(len(entries))) and not tidying:
+                yield from self._make_room({key.scope: Sizes(1) for key in entries})
+                entries = self.held.new_peers_of_set(number, mask)
+            if not self._fits(Sizes(len(entries))):
+                continue
+            if entries and not (yield Fill(peers=entries)):
+                yield Clear(peers=tuple(entries))
+                continue
+            self.held.put_set(number, self.selection.content(mask), mask, entries)
+            self.changed += len(entries)
+
+    def _fits(self, more: Sizes) -> bool:
+        return self.held.taken.plus(more).within(self.rooms.scopes)
+
+    def _flip_identities(self, masks: Mapping[int, int], numbers: Mapping[int, int]) -> Steps:
+        removes: dict[int, None] = {}
+        upserts: dict[int, int] = {}
+        lost = False
+        in_force, denies = self.held.in_force()
+        room = self.rooms.selected - len(self.selected)
+        for identity, mask in masks.items():
+            number, before = numbers.get(mask, 0), self.selected.get(identity, 0)
+            old = self.held.sets[before].mask if before else 0
+            if mask and not number:
+                self.unselected[identity] = None
+                if before and not (old ^ mask) & in_force:
+                    continue  # as good as what has no room
+            if number == before:
+                continue
+            if number and not before and room <= 0:
+                self.unselected[identity] = None
+                continue
+            new = mask if number else 0
+            lost = lost or bool((old & ~new | (new & ~old if denies else 0)) & in_force)
+            if number:
+                upserts[identity] = number
+                self.unselected.pop(identity, None)
+            else:
+                removes[identity] = None
+            room += bool(before) - bool(number)
+        if removes or upserts:
+            yield from self._flip_sets(removes, upserts)
+        if lost:
+            yield Bump()
+
+    def _flip_sets(self, removes: dict[int, None], upserts: dict[int, int]) -> Steps:
+        fits = yield Select(
+            removes=tuple(IdentityKey(identity=identity) for identity in removes),
+            upserts={IdentityKey(identity=one): SelectorSet(number=number) for one, number in upserts.items()},
         )
-        wanted.lines.update(lines_of(policy))
-    return wanted
+        if not fits:  # none of them: what they had may be more than what they should have
+            yield Select(removes=tuple(IdentityKey(identity=identity) for identity in upserts))
+            self.unselected.update(dict.fromkeys(upserts))
+            removes, upserts = {**removes, **dict.fromkeys(upserts)}, {}
+        for identity in (*removes, *upserts):
+            before = self.selected.pop(identity, 0)
+            if before:
+                self.held.sets[before].users -= 1
+        for identity, number in upserts.items():
+            self.selected[identity] = number
+            self.held.sets[number].users += 1
+        self.changed += len(removes) + len(upserts)
+
+    def _fill(self) -> Steps:
+        """Scopes that are wanted and not in the maps, the oldest policies first."""
+        for number, scope in sorted(self._scopes_wanted(), key=lambda one: min(self._age(one[0]))):
+            if number not in self.held.scopes:
+                yield from self._fill_scope(number, scope)
+                yield None
+
+    def _age(self, number: int) -> Iterator[tuple[int, int]]:
+        return ((self.wanted[side[0]].policy.revision.sequence, side[0]) for side in self._users[number])
+
+    def _fill_scope(self, number: int, scope: Scope) -> Steps:
+        if not self._is_wanted(number) or not all(self.selection.has(selector) for selector in scope.selectors):
+            return  # another turn has changed what is wanted
+        held, entries = self.held.prepare(number, scope, self.selection)
+        sizes = Sizes(len(entries.peers), len(entries.ports), len(entries.rules))
+        if not self._fits(sizes):
+            yield from self._make_room({number: sizes})
+            if not self._is_wanted(number):
+                return
+        fits = self._fits(sizes)
+        if fits and not (yield entries):
+            yield Clear(rules=tuple(entries.rules), ports=tuple(entries.ports), peers=tuple(entries.peers))
+            fits = False
+        if not fits:
+            self._refuse(self._users.get(number, ()), sizes)
+            return
+        self.held.put(number, held, sizes)
+        self.changed += sum(sizes)
+        self._unsettled.update({identity: None for identity, _ in self._users.get(number, ())})
+
+    def _is_wanted(self, number: int) -> bool:
+        return any(side not in self.refused for side in self._users.get(number, ()))
+
+    # --- room ---
+
+    def _make_room(self, more: Mapping[int, Sizes]) -> Steps:
+        """Room for so many entries more of these scopes, at the cost of the newest of the largest tenant."""
+        sizes = {number: held.sizes for number, held in self.held.scopes.items()}
+        for number, by in more.items():
+            sizes[number] = sizes.get(number, Sizes()).plus(by)
+        refused = refusals(self._demands(sizes), self.rooms.scopes)
+        for side in refused:
+            if side not in self.refused:
+                self._refuse([side], sizes[self._scope_number(side)])
+        # Old scopes of those that wait for their new ones are no reason to refuse anybody: they go before.
+        yield from self._flip(final=True)
+        yield from self._clear()  # not the selectors: whoever asks for room goes by them
+
+    def _demands(self, sizes: Mapping[int, Sizes]) -> list[Demand]:
+        return [
+            Demand(side, self.wanted[side[0]].namespace, self.wanted[side[0]].policy.revision.sequence, number, size)
+            for number, size in sizes.items()
+            for side in self._users.get(number, ())
+            if side not in self.refused
+        ]
+
+    def _scope_number(self, side: Side) -> int:
+        scope = self.wanted[side[0]].scopes[side[1]]
+        assert scope is not None
+        return self._by_scope[scope.content]
+
+    def _refuse(self, sides: Iterable[Side], sizes: Sizes) -> None:
+        for side in sides:
+            self.refused[side] = sizes
+            self._unsettled[side[0]] = None
+
+    def admit_again(self) -> None:
+        """Gives those who were refused another chance, if there may be room now: before a pass that is not in haste."""
+        sizes = {number: held.sizes for number, held in self.held.scopes.items()}
+        back, self.refused = self.refused, {}
+        for side, size in back.items():
+            sizes.setdefault(self._scope_number(side), size)
+        refused = refusals(self._demands(sizes), self.rooms.scopes)
+        self.refused = {side: sizes[self._scope_number(side)] for side in refused}
+        self._unsettled.update({side[0]: None for side in back.keys() ^ refused})
+        if len(self.selected) < self.rooms.selected:
+            self.selection.dirty.update(self.unselected)
+            self.unselected = {}
+
+    # --- subjects ---
+
+    def _subject(self, identity: int, *, final: bool) -> Subject | None:
+        """What ``am_subjects`` is to say; None while a scope of it is on its way."""
+        wanted = self.wanted[identity]
+        isolated = [wanted.policy.ingress_isolated, wanted.policy.egress_isolated]
+        scopes = [0, 0]
+        for direction, scope in zip(Direction, wanted.scopes, strict=True):
+            if scope is None:
+                isolated[direction] = isolated[direction] or bool(wanted.why)
+                continue
+            number = self._by_scope[scope.content]
+            if (identity, direction) not in self.refused and number in self.held.scopes:
+                scopes[direction] = number
+            elif final or (identity, direction) in self.refused:
+                isolated[direction] = True
+            else:
+                return None
+        return Subject(
+            ingress=scopes[0],
+            egress=scopes[1],
+            ingress_isolated=isolated[0],
+            egress_isolated=isolated[1],
+            revision=wanted.policy.revision.sequence & 0xFFFFFFFF,
+        )
+
+    def _flip(self, *, final: bool) -> Steps:
+        """Subjects get their policies. ``final``: those whose scopes are not in the maps do without."""
+        removes, upserts, told = [], {}, False
+        for identity in list(self._unsettled):
+            before = self.subjects.get(identity)
+            if identity not in self.wanted:
+                if before is not None:
+                    removes.append(SubjectKey(identity=identity))
+                self._unsettled.pop(identity)
+                continue
+            subject = self._subject(identity, final=final)
+            if subject is None:
+                continue
+            self._unsettled.pop(identity)
+            if subject != before:
+                upserts[SubjectKey(identity=identity)] = subject
+                told = told or before is None or _says(before) != _says(subject)
+        if not removes and not upserts:
+            return
+        yield Flip(removes=tuple(removes), upserts=upserts)
+        for key in removes:
+            del self.subjects[key.identity]
+        self.subjects.update({key.identity: subject for key, subject in upserts.items()})
+        self.changed += len(removes) + len(upserts)
+        if removes or told:
+            yield Bump()
+
+    # --- what nobody names ---
+
+    def _clear(self) -> Steps:
+        """Scopes that no subject names."""
+        named = {number for one in self.subjects.values() for number in (one.ingress, one.egress)}
+        for number in [one for one in self.held.scopes if one not in named and not self._is_wanted(one)]:
+            self._loose.update(self.held.scopes[number].scope.selectors)
+            gone = self.held.drop(number)
+            self.changed += len(gone.peers) + len(gone.ports) + len(gone.rules)
+            yield gone
+        for number in [one for one, users in self._users.items() if not users and one not in self.held.scopes]:
+            del self._users[number]
+            self._by_scope.pop(self._numbers.pop(number))
+
+    def _release(self) -> None:
+        """Selectors that no scope names."""
+        loose, self._loose = self._loose, set()
+        for number, scope in self._scopes_wanted():
+            if number not in self.held.scopes:
+                self._loose.update(loose.intersection(scope.selectors))
+        self.selection.release([one for one in loose if one not in self._loose and not self.held.uses[one]])
+
+    def _clear_sets(self) -> Steps:
+        """Selector sets that no identity has."""
+        for gone in list(self.held.drop_unused_sets()):
+            self.changed += len(gone.peers)
+            yield gone
+
+    # --- what the maps should hold, for whoever compares ---
+
+    @property
+    def settled(self) -> bool:
+        """Whether nothing is left to do."""
+        return not (self._unsettled or self.selection.dirty)
+
+    @property
+    def kept(self) -> set[int]:
+        """Scopes of an earlier life that subjects still name: what they say is not known here, and stays."""
+        named = {number for one in self.subjects.values() for number in (one.ingress, one.egress)}
+        return named - self.held.scopes.keys() - {0}
 
 
-def lines_of(policy: CompiledPolicy) -> dict[PolicyKey, PolicyLine]:
-    """The lines of one identity by key; of equal keys the lowest rank stays."""
-    best: dict[CompiledRule, CompiledRule] = {}
-    for rule in policy.rules:
-        place = _place(rule)
-        other = best.get(place)
-        if other is None or (rule.rank, rule.rule) < (other.rank, other.rule):
-            best[place] = rule
-    if len({rule.rank for rule in best.values()}) > 1:
-        best = {place: _strongest(place, best) for place in best}
-    return {_key(policy.identity, place): _line(rule) for place, rule in best.items()}
+def _content(scope: Scope | None) -> bytes:
+    return scope.content if scope is not None else b""
 
 
-def _place(rule: CompiledRule) -> CompiledRule:
-    """The rule without what it says: where it stands in the trie."""
-    bits = rule.port_bits if rule.protocol else 0
-    port = rule.port >> (16 - bits) << (16 - bits) if bits else 0
-    return msgspec.structs.replace(rule, port=port, port_bits=bits, rank=0, rule=0, verdict=0)
+def _says(subject: Subject) -> tuple[int, int, bool, bool]:
+    """All but the revision."""
+    return subject.ingress, subject.egress, subject.ingress_isolated, subject.egress_isolated
 
 
-def _strongest(place: CompiledRule, rules: Mapping[CompiledRule, CompiledRule]) -> CompiledRule:
-    containing = [_widened(place, bits) for bits in range(place.port_bits + 1)] if place.protocol else []
-    containing.append(msgspec.structs.replace(place, protocol=0, port=0, port_bits=0))
-    found = [rules[wider] for wider in containing if wider in rules]
-    return min(found, key=lambda rule: (rule.rank, rule.rule))
-
-
-def _widened(place: CompiledRule, bits: int) -> CompiledRule:
-    return msgspec.structs.replace(place, port=place.port >> (16 - bits) << (16 - bits), port_bits=bits)
-
-
-def _key(identity: int, place: CompiledRule) -> PolicyKey:
-    return PolicyKey.line(
-        identity,
-        int(place.direction),
-        peer_kind=int(place.peer_kind),
-        peer=place.peer,
-        protocol=place.protocol,
-        port=place.port,
-        bits=place.port_bits,
-    )
-
-
-def _line(rule: CompiledRule) -> PolicyLine:
-    return PolicyLine(rank=rule.rank, verdict=int(rule.verdict), rule=rule.rule)
-
-
-def change(actual: PolicyEntries, wanted: PolicyEntries, identities: Set[int] | None = None) -> PolicyChange:
-    """Steps from what the maps hold to what they should hold.
-
-    With ``identities`` both sides are taken to be about these subjects alone.
-    """
-
-    def mine(subject: int) -> bool:
-        return identities is None or subject in identities
-
-    return PolicyChange(
-        add_lines={key: line for key, line in wanted.lines.items() if actual.lines.get(key) != line},
-        remove_subjects=tuple(key for key in actual.subjects if mine(key.identity) and key not in wanted.subjects),
-        set_subjects={key: value for key, value in wanted.subjects.items() if actual.subjects.get(key) != value},
-        remove_lines=tuple(key for key in actual.lines if mine(key.subject) and key not in wanted.lines),
-    )
-
-
-def cidrs_of(partition: CidrPartition) -> dict[PrefixKey, CidrNumber]:
-    """``am_cidrs`` for a partition; prefixes in no policy CIDR have no entry."""
-    return {PrefixKey.of(entry.prefix): CidrNumber(number=entry.number) for entry in partition.prefixes if entry.number}
+def cidrs_of(prefixes: Iterable[CidrSet]) -> dict[PrefixKey, CidrNumber]:
+    """``am_cidrs`` for prefixes of a partition; those in no policy CIDR have no entry."""
+    return {PrefixKey.of(entry.prefix): CidrNumber(number=entry.number) for entry in prefixes if entry.number}

@@ -65,8 +65,12 @@ def _swap16(port: int) -> int:
     return (port & 0xFF) << 8 | port >> 8
 
 
-def _nothing(_: object) -> bytes:
-    return b""
+def _vector_bytes(bits: int) -> bytes:
+    return bits.to_bytes(32, "little")
+
+
+def _vector_from(raw: bytes) -> int:
+    return int.from_bytes(raw, "little")
 
 
 def _zero(_: object) -> int:
@@ -85,10 +89,10 @@ Port: TypeAlias = Annotated[int, Kind("__be16", "H", 2, 2, _swap16, _swap16)]
 Addr: TypeAlias = Annotated[Address, _ADDRESS]
 MaybeAddr: TypeAlias = Annotated[Address | None, _OPTIONAL]
 Mac: TypeAlias = Annotated[bytes, Kind("u8", "6s", 6, 1, _mac_bytes, bytes, length=6)]
-Hole5: TypeAlias = Annotated[int, Kind("u8", "5s", 5, 1, _nothing, _zero, length=5)]
-"""Five bytes that are always zero: where a layout wants the next field further on than alignment would put it."""
-
-
+Hole1: TypeAlias = Annotated[int, Kind("u8", "B", 1, 1, _zero, _zero)]
+"""A byte that is always zero: where a layout wants the next field further on than alignment would put it."""
+Bits256: TypeAlias = Annotated[int, Kind("u64", "32s", 32, 8, _vector_bytes, _vector_from, length=4)]
+"""A vector of 256 bits, as one integer here: bit j is bit j % 64 of word j / 64."""
 Room384: TypeAlias = Annotated[bytes, Kind("u64", "384s", 384, 8, bytes, bytes, length=48)]
 
 

@@ -12,8 +12,8 @@ from enum import IntEnum, IntFlag
 from pathlib import Path
 
 from proto.flow import DropReason
-from proto.identity import Reserved
-from proto.policy import Direction, PeerKind, Verdict
+from proto.identity import FIRST_COMPUTED, Reserved
+from proto.policy import Direction, Verdict
 from services.dataplane.core import conntrack as idle
 from services.dataplane.core import layout as at
 from services.dataplane.core import nat_layout as nat
@@ -29,7 +29,7 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("AM_REASON", DropReason),
     ("AM_IDENTITY", Reserved),
     ("AM_SIDE", Direction),
-    ("AM_PEER", PeerKind),
+    ("AM_PEER", at.PeerMatch),
     ("AM_VERDICT", Verdict),
     ("AM_IPCACHE", at.PeerFlag),
     ("AM_FLOW", at.FlowFlag),
@@ -45,7 +45,7 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
 
 
 def struct_name(record: type[Record]) -> str:
-    """The C name of a record: ``PolicyKey`` is ``am_policy_key``."""
+    """The C name of a record: ``FlowKey`` is ``am_flow_key``."""
     return "am_" + re.sub(r"(?<!^)(?=[A-Z])", "_", record.__name__).lower()
 
 
@@ -72,7 +72,8 @@ def _constants() -> list[str]:
     numbers = {
         "AM_NO_RULE": f"{at.NO_RULE:#x}u",
         "AM_REPLY_MARK": f"{at.REPLY_MARK:#x}u",
-        "AM_POLICY_BITS": at.POLICY_BITS,
+        "AM_FIRST_COMPUTED": FIRST_COMPUTED,
+        "AM_SCOPE_BITS": at.SCOPE_BITS,
         "AM_ADDRESS_BITS": 128,
         "AM_MAX_CONDEMNED": at.MAX_CONDEMNED,
         "AM_FRAGMENTS_EACH": at.FRAGMENTS_EACH,

@@ -8,7 +8,7 @@ not those of ``core.maps``.
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from kit.delta import Delta, delta
@@ -70,12 +70,24 @@ class Table(Generic[K, V]):
 
     def items(self) -> dict[K, V]:
         """All entries. While the programs write, an entry that comes or goes may be missed."""
-        key_wire, value_wire = self._key.wire().codec, self._value.wire().codec
         found: dict[K, V] = {}
-        for _, keys, values in bpf.lookup_batch(self.fd, self.spec.key_size, self.spec.value_size):
+        for part in self.parts():
+            found.update(part)
+        return found
+
+    def parts(self, count: int = 4096) -> Iterator[dict[K, V]]:
+        """All entries, about ``count`` at a time: for whoever lets others have their turn in between."""
+        key_wire, value_wire = self._key.wire().codec, self._value.wire().codec
+        for _, keys, values in bpf.lookup_batch(self.fd, self.spec.key_size, self.spec.value_size, count):
+            found: dict[K, V] = {}
             for k, v in zip(key_wire.iter_unpack(keys), value_wire.iter_unpack(values), strict=True):
                 found[self._key.from_values(k)] = self._value.from_values(v)
-        return found
+            yield found
+
+    def counts(self, count: int = 4096) -> Iterator[int]:
+        """How many entries there are, in parts, unread."""
+        for found, _, _ in bpf.lookup_batch(self.fd, self.spec.key_size, self.spec.value_size, count):
+            yield found
 
     def diff(self, desired: Mapping[K, V]) -> Delta[K, V, V]:
         """What ``apply`` needs to make the map equal to ``desired``."""

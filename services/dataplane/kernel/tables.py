@@ -57,7 +57,10 @@ class Tables:
         self.ipcache = Table(fd["am_ipcache"], m.IPCACHE, at.PrefixKey, at.Peer)
         self.cidrs = Table(fd["am_cidrs"], m.CIDRS, at.PrefixKey, at.CidrNumber)
         self.subjects = Table(fd["am_subjects"], m.SUBJECTS, at.SubjectKey, at.Subject)
-        self.policy = Table(fd["am_policy"], m.POLICY, at.PolicyKey, at.PolicyLine)
+        self.selected = Table(fd["am_selected"], m.SELECTED, at.IdentityKey, at.SelectorSet)
+        self.scope_peers = Table(fd["am_scope_peer"], m.SCOPE_PEERS, at.ScopePeerKey, at.ScopeBits)
+        self.scope_ports = Table(fd["am_scope_port"], m.SCOPE_PORTS, at.ScopePortKey, at.ScopeBits)
+        self.scope_rules = Table(fd["am_scope_rule"], m.SCOPE_RULES, at.ScopeRuleKey, at.ScopeRule)
         self.flows = Table(fd["am_ct"], m.FLOWS, at.FlowKey, at.Flow)
         self.budgets = Table(fd["am_ct_budget"], m.BUDGETS, at.EndpointKey, at.Budget)
         self.fragments = Table(fd["am_frags"], m.FRAGMENTS, at.FragmentKey, at.Fragment)
@@ -103,7 +106,7 @@ class Tables:
 
     def bump_generation(self) -> int:
         """Makes every live flow be judged again at its next packet: call it after any change to links' identities,
-        ``ipcache``, ``cidrs``, ``subjects`` or ``policy``. Returns the new number.
+        ``ipcache``, ``cidrs``, ``subjects`` or the scopes. Returns the new number.
         """
         number = (self.generation + 1) & 0xFFFFFFFF
         self._generation.put(_FIRST, at.Generation(number=number))

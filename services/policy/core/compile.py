@@ -1,10 +1,15 @@
-"""Compiling: all policies that select one identity become the lines of that identity.
+"""Compiling: all policies that select one identity become the rules of that identity.
 
 Source: networking.k8s.io/v1 NetworkPolicy. A pod that no policy selects in a direction is not isolated in it and takes
 everything. One that some policy selects is isolated: only what a rule of a selecting policy allows passes; rules add
 up, none takes away. A rule without peers allows any peer, one without ports any port of any protocol. A peer is an
 ipBlock (which holds for pod addresses too) or selectors of pods and namespaces; a peer that is neither, or both, is
 refused by the API and allows nothing here. Replies are the datapath's matter, as is a pod's traffic to itself.
+
+Selectors stay selectors: each node asks them of the identities there are. So what is compiled does not depend on who
+else exists, and no tenant's labels cost another one rules. The one exception are named ports of egress, which are each
+peer's own: such a rule becomes one for each number that a port of that name has among the peers, at most
+:attr:`Limits.named_ports` of them.
 
 The output depends on its arguments alone, and on no order among them.
 """
@@ -15,16 +20,27 @@ from collections.abc import Collection, Iterable, Iterator
 from dataclasses import dataclass
 from typing import NamedTuple, Protocol
 
-from proto.identity import NamedPort
+import msgspec
+
+from kit.selectors import EVERYTHING, may_select
+from proto.identity import IdentityRecord, NamedPort
 from proto.objects import IPBlock, NetworkPolicy, Peer, PolicyRule
-from proto.policy import CompiledPolicy, CompiledRule, Direction, PeerKind, Revision, RuleSource, Verdict
+from proto.policy import (
+    CompiledPolicy,
+    CompiledRule,
+    Direction,
+    PortMatch,
+    Revision,
+    RuleSource,
+    SelectorPeer,
+    Verdict,
+)
 from services.policy.core.identities import Member
-from services.policy.core.limits import Limits, Problem, estimated_size
-from services.policy.core.ports import PortMatch, has_names, resolve
-from services.policy.core.selectors import EVERYTHING, selects
+from services.policy.core.limits import Limits, Problem, about_policies
+from services.policy.core.ports import has_names, names_of, resolve
 
 RANK = 1000
-"""Rank of every NetworkPolicy line: they only ever allow, so none need precede another."""
+"""Rank of every NetworkPolicy rule: they only ever allow, so none need precede another."""
 
 MOST_NAMED = 64
 """Isolating policies named for each direction: they tell a person why, so beyond this they need not be whole."""
@@ -32,24 +48,27 @@ MOST_NAMED = 64
 UNREVISED = Revision(epoch="", sequence=0)
 """Revision of a policy that has not been published yet; the publisher puts its own in."""
 
-
-class PeerRef(NamedTuple):
-    """A selector peer with the namespace it is read in."""
-
-    namespace: str
-    """The policy's own when the peer has no namespace selector, else empty."""
-    peer: Peer
-
-
-EVERYONE = PeerRef("", Peer(namespace_selector=EVERYTHING))
+EVERYONE = SelectorPeer(namespace_selector=EVERYTHING)
 """Every pod of the cluster."""
+
+
+class Ported(NamedTuple):
+    """A container port that a named port of egress stands for, and among which peers."""
+
+    port: NamedPort
+    peers: tuple[SelectorPeer, ...]
 
 
 class Peers(Protocol):
     """What compiling asks of the rest of the cluster."""
 
-    def members_of(self, ref: PeerRef) -> Iterable[Member]:
-        """Identities that the peer's selectors match."""
+    def ports_of(
+        self, refs: tuple[SelectorPeer, ...], names: Collection[tuple[str, int]], home: str, most: int
+    ) -> tuple[tuple[Ported, ...], int]:
+        """Ports of these names and protocols among the peers' members, at most so many, and how many there are.
+
+        Those of the namespace ``home`` come first, then those that the most namespaces have.
+        """
 
     def numbers_of(self, block: IPBlock) -> Collection[int]:
         """Numbers of the CIDR sets that lie in the block."""
@@ -60,30 +79,22 @@ class Compiled:
     """One identity's policy, its revision still :data:`UNREVISED`, and what went wrong on the way."""
 
     policy: CompiledPolicy
+    record: IdentityRecord | None
+    """What others are told of it; None for one that may be nobody's peer."""
     problems: tuple[Problem, ...] = ()
 
 
 def selects_member(policy: NetworkPolicy, member: Member) -> bool:
-    """Whether the policy applies to pods of this identity."""
-    return policy.namespace == member.facts.namespace and selects(policy.pod_selector, member.labels)
+    """Whether the policy applies to pods of this identity; what is not told of one that lingers may be what it asks."""
+    return policy.namespace == member.namespace and may_select(policy.pod_selector, member.labels, member.hidden_keys)
 
 
-def peer_ref(policy: NetworkPolicy, peer: Peer) -> PeerRef | None:
+def peer_ref(policy: NetworkPolicy, peer: Peer) -> SelectorPeer | None:
     """The selectors of a peer; None when it is an ipBlock or says nothing that the API takes."""
     if peer.ip_block is not None or (peer.pod_selector is None and peer.namespace_selector is None):
         return None
-    return PeerRef(policy.namespace if peer.namespace_selector is None else "", peer)
-
-
-def ref_matches(ref: PeerRef, member: Member) -> bool:
-    """Whether the member is among those the peer's selectors match."""
-    peer = ref.peer
-    if peer.namespace_selector is None:
-        if member.facts.namespace != ref.namespace:
-            return False
-    elif not selects(peer.namespace_selector, member.namespace_labels):
-        return False
-    return peer.pod_selector is None or selects(peer.pod_selector, member.labels)
+    home = policy.namespace if peer.namespace_selector is None else ""
+    return SelectorPeer(namespace=home, namespace_selector=peer.namespace_selector, pod_selector=peer.pod_selector)
 
 
 def peer_block(peer: Peer) -> IPBlock | None:
@@ -91,12 +102,14 @@ def peer_block(peer: Peer) -> IPBlock | None:
     return peer.ip_block if peer.pod_selector is None and peer.namespace_selector is None else None
 
 
-def refs_of(policy: NetworkPolicy) -> frozenset[PeerRef]:
-    """Every selector peer whose members the policy's lines depend on."""
-    refs = {ref for rule in (*policy.ingress, *policy.egress) for peer in rule.peers if (ref := peer_ref(policy, peer))}
-    if any(not rule.peers and has_names(rule.ports) for rule in policy.egress):
-        refs.add(EVERYONE)
-    return frozenset(refs)
+def named_refs_of(policy: NetworkPolicy) -> dict[SelectorPeer, frozenset[tuple[str, int]]]:
+    """Peers whose members' ports the policy's rules depend on, and of which names and protocols."""
+    found: dict[SelectorPeer, frozenset[tuple[str, int]]] = {}
+    for rule in policy.egress if policy.applies_egress else ():
+        names = names_of(rule.ports)
+        for ref in _refs(policy, rule) if names else ():
+            found[ref] = found.get(ref, frozenset()) | names
+    return found
 
 
 def blocks_of(policy: NetworkPolicy) -> frozenset[IPBlock]:
@@ -106,42 +119,49 @@ def blocks_of(policy: NetworkPolicy) -> frozenset[IPBlock]:
 
 
 @dataclass(frozen=True, slots=True)
-class Lines:
+class Rules:
     """What a set of policies compiles to, for every identity that exactly these select."""
 
-    rules: tuple[CompiledRule, ...]
-    sources: tuple[RuleSource, ...]
+    rules: tuple[CompiledRule, ...] = ()
+    selectors: tuple[SelectorPeer, ...] = ()
+    sources: tuple[RuleSource, ...] = ()
     too_much: tuple[tuple[Direction, str], ...] = ()
     """Directions that are denied whole, and what there is too much of."""
+    left_out: tuple[tuple[RuleSource, int], ...] = ()
+    """Rules whose named ports have more numbers than are allowed, and how many they have."""
+    size: int = 0
+    """Bytes that they take as a value of the bus."""
 
 
 def subject_ports(member: Member, policies: Iterable[NetworkPolicy]) -> tuple[NamedPort, ...]:
-    """The part of a subject that its lines depend on, besides which policies select it: ports that ingress names."""
+    """The part of a subject that its rules depend on, besides which policies select it: ports that ingress names."""
     named = any(has_names(rule.ports) for policy in policies if policy.applies_ingress for rule in policy.ingress)
-    return member.facts.named_ports if named else ()
+    return member.named_ports if named else ()
 
 
-def compile_lines(
+def compile_rules(
     ports: tuple[NamedPort, ...], policies: Iterable[NetworkPolicy], peers: Peers, limits: Limits
-) -> Lines:
-    """Lines of a subject with these :func:`subject_ports`, selected by exactly ``policies``."""
+) -> Rules:
+    """Rules of a subject with these :func:`subject_ports`, selected by exactly ``policies``."""
     ordered = in_order(policies)
+    clauses: list[Clause] = []
     too_much: list[tuple[Direction, str]] = []
-    lines: dict[Line, RuleSource] = {}
+    left_out: list[tuple[RuleSource, int]] = []
     for direction in Direction:
-        found = _lines(ports, ordered, direction, peers, limits.lines)
-        if found is None:
-            too_much.append((direction, f"more than {limits.lines} lines"))
+        found = _fitting(_clauses(ports, ordered, direction, peers, limits, left_out), limits)
+        if isinstance(found, str):
+            too_much.append((direction, found))
         else:
-            lines |= found
-    rules, sources = _numbered(lines)
-    if (size := estimated_size(rules, sources)) > limits.size:
-        return Lines((), (), tuple((direction, f"some {size} bytes") for direction in Direction))
-    return Lines(rules, sources, tuple(too_much))
+            clauses += found
+    made = _numbered(clauses)
+    size = _size(made)
+    if size > limits.size:
+        return Rules(too_much=tuple((direction, f"more than {limits.size} bytes") for direction in Direction))
+    return Rules(made.rules, made.selectors, made.sources, tuple(too_much), tuple(left_out), size)
 
 
-def compile_member(member: Member, policies: Iterable[NetworkPolicy], lines: Lines) -> Compiled:
-    """Policy of ``member``, which exactly ``policies`` select and whose lines are ``lines``."""
+def compile_member(member: Member, policies: Iterable[NetworkPolicy], rules: Rules, record: IdentityRecord) -> Compiled:
+    """Policy of ``member``, which exactly ``policies`` select, with these rules; ``record`` is what is told of it."""
     ordered = in_order(policies)
     return Compiled(
         CompiledPolicy(
@@ -149,16 +169,33 @@ def compile_member(member: Member, policies: Iterable[NetworkPolicy], lines: Lin
             revision=UNREVISED,
             ingress_isolated=any(policy.applies_ingress for policy in ordered),
             egress_isolated=any(policy.applies_egress for policy in ordered),
-            rules=lines.rules,
-            sources=lines.sources,
+            rules=rules.rules,
+            selectors=rules.selectors,
+            sources=rules.sources,
             isolated_by=tuple(
                 _source(policy, -1 - direction)
                 for direction, applies in ((Direction.INGRESS, _ingress), (Direction.EGRESS, _egress))
                 for policy in [policy for policy in ordered if applies(policy)][:MOST_NAMED]
             ),
         ),
-        tuple(_too_many(member, ordered, direction, how) for direction, how in lines.too_much),
+        record,
+        (
+            *(_too_many(member, ordered, direction, how) for direction, how in rules.too_much),
+            *(_left_out(source, count) for source, count in rules.left_out),
+        ),
     )
+
+
+def cut(member: Member, policies: Iterable[NetworkPolicy], record: IdentityRecord, most: int) -> Compiled:
+    """Nothing passes: the rules of the member's namespace take too much in all, and its own are among the largest."""
+    names = [(policy.namespace, policy.name) for policy in in_order(policies)]
+    problem = Problem(
+        fault=f"the rules of namespace {member.namespace} take more than {most} bytes in all: {member.described}, whose"
+        " rules are among the largest, are denied whole",
+        remedy=f"use fewer and smaller NetworkPolicies, or fewer different labels, in namespace {member.namespace}",
+        about=about_policies("PolicyTooLarge", names),
+    )
+    return Compiled(denied(member.identity), record, (problem,))
 
 
 def in_order(policies: Iterable[NetworkPolicy]) -> list[NetworkPolicy]:
@@ -166,19 +203,25 @@ def in_order(policies: Iterable[NetworkPolicy]) -> list[NetworkPolicy]:
     return sorted(policies, key=lambda policy: (policy.namespace, policy.name))
 
 
+def denied(identity: int, revision: Revision = UNREVISED) -> CompiledPolicy:
+    """Policy that allows nothing to or from an identity."""
+    return CompiledPolicy(identity=identity, revision=revision, ingress_isolated=True, egress_isolated=True)
+
+
 def refuse(identity: int, problem: Problem) -> Compiled:
     """Deny everything to and from an identity, and say why."""
-    policy = CompiledPolicy(identity=identity, revision=UNREVISED, ingress_isolated=True, egress_isolated=True)
-    return Compiled(policy, (problem,))
+    return Compiled(denied(identity), None, (problem,))
 
 
-class Line(NamedTuple):
-    """What a compiled line matches; two rules that match the same are one line."""
+class Clause(NamedTuple):
+    """A rule before its peers have numbers."""
 
     direction: Direction
-    peer_kind: PeerKind
-    peer: int
-    match: PortMatch
+    source: RuleSource
+    ports: tuple[PortMatch, ...]
+    any_peer: bool
+    selectors: tuple[SelectorPeer, ...]
+    cidr_sets: tuple[int, ...]
 
 
 def _ingress(policy: NetworkPolicy) -> bool:
@@ -193,73 +236,148 @@ def _source(policy: NetworkPolicy, index: int) -> RuleSource:
     return RuleSource(kind="NetworkPolicy", namespace=policy.namespace, name=policy.name, index=index)
 
 
-def _lines(
-    ports: tuple[NamedPort, ...], policies: Iterable[NetworkPolicy], direction: Direction, peers: Peers, most: int
-) -> dict[Line, RuleSource] | None:
-    """Lines of one direction, each with the first rule that gives it; None when there are more than ``most``."""
-    lines: dict[Line, RuleSource] = {}
-    for policy in policies:
-        for index, rule in enumerate(_rules(policy, direction)):
-            source = _source(policy, index)
-            for line in _rule_lines(ports, policy, rule, direction, peers):
-                lines.setdefault(line, source)
-                if len(lines) > most:
-                    return None
-    return lines
-
-
-def _rules(policy: NetworkPolicy, direction: Direction) -> tuple[PolicyRule, ...]:
+def _policy_rules(policy: NetworkPolicy, direction: Direction) -> tuple[PolicyRule, ...]:
     if direction is Direction.INGRESS:
         return policy.ingress if policy.applies_ingress else ()
     return policy.egress if policy.applies_egress else ()
 
 
-def _rule_lines(
-    ports: tuple[NamedPort, ...], policy: NetworkPolicy, rule: PolicyRule, direction: Direction, peers: Peers
-) -> Iterator[Line]:
-    by_peer = direction is Direction.EGRESS and has_names(rule.ports)
-    shared = resolve(rule.ports, ports if direction is Direction.INGRESS else ())
+def _refs(policy: NetworkPolicy, rule: PolicyRule) -> tuple[SelectorPeer, ...]:
+    """Selector peers of the rule, each once; everyone when it names no peer at all."""
     if not rule.peers:
-        yield from (Line(direction, PeerKind.ANY, 0, match) for match in shared)
-        names = tuple(port for port in rule.ports if port.port_name is not None) if by_peer else ()
-        for other in peers.members_of(EVERYONE) if names else ():
-            for match in resolve(names, other.facts.named_ports):
-                yield Line(direction, PeerKind.IDENTITY, other.identity, match)
-    for peer in rule.peers:
-        if (block := peer_block(peer)) is not None:
-            for number in peers.numbers_of(block):
-                yield from (Line(direction, PeerKind.CIDR_SET, number, match) for match in shared)
-        elif (ref := peer_ref(policy, peer)) is not None:
-            for other in peers.members_of(ref):
-                matches = resolve(rule.ports, other.facts.named_ports) if by_peer else shared
-                yield from (Line(direction, PeerKind.IDENTITY, other.identity, match) for match in matches)
+        return (EVERYONE,)
+    return tuple(dict.fromkeys(ref for peer in rule.peers if (ref := peer_ref(policy, peer)) is not None))
 
 
-def _numbered(lines: dict[Line, RuleSource]) -> tuple[tuple[CompiledRule, ...], tuple[RuleSource, ...]]:
-    sources = tuple(sorted(set(lines.values()), key=lambda source: (source.namespace, source.name, source.index)))
-    index_of = {source: index for index, source in enumerate(sources)}
-    rules = sorted(
+def _clauses(
+    ports: tuple[NamedPort, ...],
+    policies: Iterable[NetworkPolicy],
+    direction: Direction,
+    peers: Peers,
+    limits: Limits,
+    left_out: list[tuple[RuleSource, int]],
+) -> Iterator[Clause]:
+    """The rules of one direction in order; ``left_out`` takes those with too many numbers for their named ports."""
+    for policy in policies:
+        for index, rule in enumerate(_policy_rules(policy, direction)):
+            source = _source(policy, index)
+            refs = _refs(policy, rule)
+            shared = tuple(sorted(resolve(rule.ports, ports if direction is Direction.INGRESS else ())))
+            numbers = {
+                number for peer in rule.peers if (block := peer_block(peer)) for number in peers.numbers_of(block)
+            }
+            if shared and not rule.peers:
+                yield Clause(direction, source, shared, True, (), ())
+            elif shared and (refs or numbers):
+                yield Clause(direction, source, shared, False, refs, tuple(sorted(numbers)))
+            names = names_of(rule.ports) if direction is Direction.EGRESS else frozenset()
+            if not names or not refs:
+                continue
+            found, count = peers.ports_of(refs, names, policy.namespace, limits.named_ports)
+            if count > len(found):
+                left_out.append((source, count))
+            for port, having in found:
+                match = PortMatch(port.protocol, port.port, 16)
+                named = tuple(msgspec.structs.replace(ref, named_port=port) for ref in having)
+                yield Clause(direction, source, (match,), False, named, ())
+
+
+def _fitting(clauses: Iterable[Clause], limits: Limits) -> list[Clause] | str:
+    """Rules that say the same are one, of the first; those of equal ports become one where there are too many.
+
+    A sentence when there are too many even so.
+    """
+    said: dict[tuple[object, ...], Clause] = {}
+    for clause in clauses:
+        said.setdefault((clause.ports, clause.any_peer, clause.selectors, clause.cidr_sets), clause)
+    found = list(said.values())
+    if len(found) > limits.rules:
+        by_ports: dict[tuple[PortMatch, ...], Clause] = {}
+        for clause in found:
+            first = by_ports.get(clause.ports)
+            by_ports[clause.ports] = clause if first is None else _united(first, clause)
+        found = list(by_ports.values())
+    if len(found) > limits.rules:
+        return f"{len(found)} rules of different ports, more than {limits.rules}"
+    ports = len({match for clause in found for match in clause.ports})
+    if ports > limits.ports:
+        return f"{ports} ports and parts of port ranges, more than {limits.ports}"
+    peers = len({peer for clause in found for peer in (*clause.selectors, *clause.cidr_sets)})
+    if peers > limits.peers:
+        return f"{peers} peers, more than {limits.peers}"
+    return found
+
+
+def _united(one: Clause, other: Clause) -> Clause:
+    if one.any_peer or other.any_peer:
+        return one._replace(any_peer=True, selectors=(), cidr_sets=())
+    return one._replace(
+        selectors=tuple(dict.fromkeys((*one.selectors, *other.selectors))),
+        cidr_sets=tuple(sorted({*one.cidr_sets, *other.cidr_sets})),
+    )
+
+
+def _numbered(clauses: Collection[Clause]) -> Rules:
+    sources = tuple(
+        sorted({clause.source for clause in clauses}, key=lambda source: (source.namespace, source.name, source.index))
+    )
+    source_at = {source: index for index, source in enumerate(sources)}
+    selectors = tuple(dict.fromkeys(peer for clause in clauses for peer in clause.selectors))
+    selector_at = {peer: index for index, peer in enumerate(selectors)}
+    rules = tuple(
         CompiledRule(
-            direction=line.direction,
-            peer_kind=line.peer_kind,
-            peer=line.peer,
-            protocol=line.match[0],
-            port=line.match[1],
-            port_bits=line.match[2],
+            direction=clause.direction,
             rank=RANK,
             verdict=Verdict.ALLOW,
-            rule=index_of[source],
+            source=source_at[clause.source],
+            any_peer=clause.any_peer,
+            selectors=tuple(selector_at[peer] for peer in clause.selectors),
+            cidr_sets=clause.cidr_sets,
+            ports=clause.ports,
         )
-        for line, source in lines.items()
+        for clause in clauses
     )
-    return tuple(rules), sources
+    return Rules(rules, selectors, sources)
+
+
+def _size(made: Rules) -> int:
+    """Bytes that the rules take as a value of the bus."""
+    value = CompiledPolicy(
+        identity=0,
+        revision=UNREVISED,
+        ingress_isolated=True,
+        egress_isolated=True,
+        rules=made.rules,
+        selectors=made.selectors,
+        sources=made.sources,
+    )
+    return len(msgspec.msgpack.encode(value))
+
+
+def size_beside_rules(policy: CompiledPolicy) -> int:
+    """Bytes that the rest of the policy takes, estimated from above."""
+    return 256 + sum(_SOURCE + len(source.namespace) + len(source.name) for source in policy.isolated_by)
+
+
+_SOURCE = 64
+"""Bytes of a source beside its names."""
 
 
 def _too_many(member: Member, policies: Iterable[NetworkPolicy], direction: Direction, how: str) -> Problem:
-    names = ", ".join(f"{policy.namespace}/{policy.name}" for policy in policies if _rules(policy, direction))
-    labels = " ".join(f"{key}={value}" for key, value in member.facts.pod_labels) or "no labels"
-    pods = f"pods in {member.facts.namespace} with {labels}"
+    concerned = [policy for policy in policies if _policy_rules(policy, direction)]
+    names = ", ".join(f"{policy.namespace}/{policy.name}" for policy in concerned)
     return Problem(
-        fault=f"{direction.name.lower()} of {pods} would take {how}: denied whole",
+        fault=f"{direction.name.lower()} of {member.described} would take {how}: denied whole",
         remedy=f"use fewer or wider peers and ports in NetworkPolicies {names}",
+        about=about_policies("PolicyTooLarge", ((policy.namespace, policy.name) for policy in concerned)),
+    )
+
+
+def _left_out(source: RuleSource, count: int) -> Problem:
+    name = f"{source.namespace}/{source.name}"
+    return Problem(
+        fault=f"the named ports of egress rule {source.index} of NetworkPolicy {name} have {count} numbers among its"
+        " peers: those that the fewest namespaces use are denied",
+        remedy=f"select fewer peers in NetworkPolicy {name}, or name ports by number",
+        about=about_policies("NamedPortNumbers", ((source.namespace, source.name),)),
     )

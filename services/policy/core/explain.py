@@ -1,4 +1,4 @@
-"""Why may A speak to B, or may not: the verdict of the lines that were compiled, on both sides, in a person's words.
+"""Why may A speak to B, or may not: the verdict of the rules that were compiled, on both sides, in a person's words.
 
 An end is ``namespace/pod`` or an address. An address is looked up among pods, then among nodes; what is neither is the
 world. Host-network pods are their node: no policy selects them, and their own node's pods always take from them (the
@@ -120,10 +120,10 @@ class Explainer:
         addresses = pod.addresses if only is None else (only,)
         if pod.host_network:
             return _node_end(f"{name} (on the network of node {pod.node})", pod.node, addresses)
-        found = self._graph.roster.identities_of(pod, self._graph.relevant)
+        found = self._graph.roster.identity_of(pod, self._graph.relevant)
         if found is None:
             raise NotFound(f"{name} has no identity: it has finished, or its namespace is not known")
-        return End(name=name, identity=found[0], node=pod.node, addresses=addresses, pod_key=key)
+        return End(name=name, identity=found, node=pod.node, addresses=addresses, pod_key=key)
 
     def _seen_from(self, end: End, other: End) -> End:
         """A node is HOST to its own pods and REMOTE_NODE to others'."""
@@ -139,9 +139,9 @@ class Explainer:
             return Side(True, f"{label}: allowed, a pod always takes from its own node (kubelet probes)")
         compiled = self._graph.compiled.get(subject.identity)
         if compiled is None:
-            return Side(False, f"{label}: denied, its policy is not compiled yet")
-        if compiled.problems:
-            return Side(False, f"{label}: denied, {compiled.problems[0].fault}")
+            return Side(
+                False, f"{label}: denied, its identity has no rules: {self._graph.why_refused(subject.identity)}"
+            )
         book = self._books.setdefault(subject.identity, Book(compiled.policy))
         sides = {
             version: self._judged(book, direction, peer, number, protocol, port, label, flow)
@@ -167,15 +167,21 @@ class Explainer:
         self, book: Book, direction: Direction, peer: End, number: int, protocol: int, port: int, label: str, flow: str
     ) -> Side:
         policy = book.policy
-        verdict = book.judge(direction, FlowEnd(identity=peer.identity, cidr_set=number), protocol, port)
+        member = self._graph.member(peer.identity)
+        end = FlowEnd(candidate=None if member is None else member.candidate, cidr_set=number)
+        verdict = book.judge(direction, end, protocol, port)
         preposition = "from" if direction is Direction.INGRESS else "to"
         what = f"{flow} {preposition} {peer.name}"
         if verdict.rule is not None:
-            source = policy.sources[verdict.rule.rule]
+            source = policy.sources[verdict.rule.source]
             word = "allowed" if verdict.allowed else "denied"
             return Side(verdict.allowed, f"{label}: {word} by {rule_name(source, verdict.rule)} ({what})")
         if verdict.allowed:
             return Side(True, f"{label}: allowed, no policy selects it in this direction ({what})")
+        other = Direction(1 - direction).name.lower()
+        for problem in self._graph.compiled[policy.identity].problems:
+            if not problem.fault.startswith(other):
+                return Side(False, f"{label}: denied, {problem.fault}")
         isolating = ", ".join(names(self._graph.isolating(policy.identity, direction)))
         return Side(False, f"{label}: denied, isolated by {isolating} and no rule allows {what}")
 

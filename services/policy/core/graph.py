@@ -5,39 +5,60 @@ Contract, in the order that matters:
 1. The output is a function of the present state alone. Objects may come in any order, twice, or not at all and later;
    a graph that lived through a year of changes equals one that was fed the last state.
 2. :meth:`Graph.put` is cheap and only notes; :meth:`Graph.settle` brings the indexes up to date and tells which
-   identities have to be compiled; :meth:`Graph.compile` compiles one. Between settling and the last compile the caller
+   identities have to be compiled; :meth:`Graph.compile` compiles one; :meth:`Graph.trim` tells which have to be once
+   more, for their namespace's budget. Between settling and the last compile the caller
    may pause (so that a large cluster does not hold up everything else) but must not feed.
 3. ``None`` for a value means that the object is gone, never that it is unknown. Whoever feeds waits until it knows all.
 
-Besides the objects there are three facts about what nodes hold at this moment, also state: which identities linger,
-which set of relevant label keys is in force, and which CIDR partitions may still be (:meth:`Graph.hold`).
+Besides the objects there are some facts about what is published and what nodes hold at this moment, also state: which
+identities linger, with which relevant label keys nodes compute, which CIDR partitions may still be in force, which
+identities have records, and which label keys these go on showing (:meth:`Graph.hold`).
+
+What is compiled for an identity depends on the policies that select it and on its own ports, never on who else exists,
+but for named ports of egress.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
-from proto.identity import IdentitySet, NamedPort
+from proto.identity import NamedPort, RelevantKeys
 from proto.objects import KubernetesObject, Namespace, NetworkPolicy, Node, Pod
 from proto.policy import CidrSet, Direction, RuleSource
+from services.policy.core.budget import Refusals, refusals
 from services.policy.core.cidrs import Block, Partition, numbers_within, partition
-from services.policy.core.compile import Compiled, Lines, compile_lines, compile_member, refuse, subject_ports
-from services.policy.core.identities import Roster, relevant_keys
-from services.policy.core.limits import Limits, Problem
+from services.policy.core.compile import (
+    Compiled,
+    Rules,
+    compile_member,
+    compile_rules,
+    cut,
+    refuse,
+    size_beside_rules,
+    subject_ports,
+)
+from services.policy.core.identities import NO_KEYS, Member, Roster, Turnover
+from services.policy.core.limits import Limits, Problem, about_pods, about_policies
 from services.policy.core.matches import Matches
+from services.policy.core.named import Foreign, NamedKey, Naming, Shown, relevant_keys
+from services.policy.core.sizes import Sizes
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Held:
     """What kernels may hold at this moment, beside what they are about to be told."""
 
-    lingering: Mapping[int, IdentitySet] = field(default_factory=dict)
+    lingering: Mapping[int, Member] = field(default_factory=dict)
     """Identities whose last pod is gone, not long ago."""
-    relevant: frozenset[str] = frozenset()
-    """Relevant label keys that nodes compute identities with."""
+    relevants: frozenset[RelevantKeys] = frozenset()
+    """Relevant label keys that nodes compute identities with, beside those that are wanted."""
     partitions: tuple[tuple[CidrSet, ...], ...] = ()
     """Partitions that some node may still have in force."""
+    recorded: Set[int] = frozenset()
+    """Identities that have a record: where a namespace has too many, these go before new ones."""
+    named: frozenset[NamedKey] = frozenset()
+    """Label keys that policies named a while ago, which records go on showing."""
 
 
 NOTHING_HELD = Held()
@@ -52,8 +73,10 @@ class Graph:
         """By identity; complete when :attr:`dirty` is empty."""
         self.dirty: set[int] = set()
         """Identities that :meth:`compile` has to be called for."""
-        self.relevant: frozenset[str] = frozenset()
+        self.relevant = NO_KEYS
         """Relevant label keys that the present policies need."""
+        self.refused: dict[str, Refusals] = {}
+        """Identities that get neither rules nor record, by namespace, and why."""
         self.partition = Partition()
         self.nodes: dict[str, Node] = {}
         self.pods: dict[str, Pod] = {}
@@ -62,10 +85,14 @@ class Graph:
         self._limits = limits
         self._matches = Matches()
         self._held = NOTHING_HELD
+        self._sizes = Sizes(limits.rule_bytes)
         self._pending: dict[str, NetworkPolicy | None] = {}
         self._recut = False
         self._names: dict[str, str] = {}
-        self._lines: dict[tuple[frozenset[tuple[str, str]], tuple[NamedPort, ...]], Lines] = {}
+        self._naming = Naming()
+        self._foreign = Foreign()
+        self._shown = Shown()
+        self._rules: dict[tuple[frozenset[tuple[str, str]], tuple[NamedPort, ...]], Rules] = {}
 
     @property
     def ready(self) -> bool:
@@ -76,6 +103,8 @@ class Graph:
     def problems(self) -> tuple[Problem, ...]:
         """All that is wrong with the present state, sorted."""
         found = {problem for compiled in self.compiled.values() for problem in compiled.problems}
+        for namespace, refusal in self.refused.items():
+            found.update(refusal.problems(namespace, self.roster, self._limits))
         found.update(
             Problem(
                 fault=f"two different sets of ipBlocks share the number {number:016x}: neither allows anything",
@@ -130,28 +159,62 @@ class Graph:
         self._recut |= held.partitions != self._held.partitions
         self._held = held
 
+    @property
+    def named(self) -> Set[NamedKey]:
+        """Label keys that the policies of now name."""
+        return self._naming.keys
+
     def settle(self) -> None:
         """Take everything fed so far into account; afterwards :attr:`dirty` names what has to be compiled."""
-        self._lines.clear()
+        self._rules.clear()
         self._settle_policies()
-        self.roster.use_relevant(frozenset({self.relevant, self._held.relevant}))
-        turnover = self.roster.refresh()
-        for identity in turnover.gone:
-            self.dirty |= self._matches.remove_member(identity)
-        for member in turnover.appeared:
-            self.dirty |= self._matches.add_member(member)
-        self.dirty |= set(turnover.clashed)
+        self.roster.use_relevant(self._held.relevants | {self.relevant})
+        self._settle_members(self.roster.refresh())
+        if self._shown.named != self._naming.keys | self._held.named:
+            self._settle_shown()
         if self._recut:
             self._settle_partition()
 
     def _settle_policies(self) -> None:
         before = set(self._matches.users_by_block)
         for key, policy in self._pending.items():
+            self._naming.change(self._matches.policies.get(key), policy)
             self.dirty |= self._matches.put_policy(key, policy)
         self._recut |= before != self._matches.users_by_block.keys()
         if self._pending:
-            self.relevant = relevant_keys(self._matches.policies.values())
+            self.relevant = relevant_keys(self._naming.keys)
+            self._foreign = Foreign(self._naming.keys)
         self._pending.clear()
+
+    def _settle_members(self, turnover: Turnover) -> None:
+        """Who is there, within the budgets of namespaces."""
+        self.dirty |= set(turnover.clashed)
+        for member in turnover.gone:
+            if self._matches.members.get(member.identity) == member:
+                self.dirty |= self._matches.remove_member(member.identity)
+        touched = {member.namespace for member in (*turnover.gone, *turnover.appeared)} | self.refused.keys()
+        for namespace in sorted(touched):
+            foreign = self._foreign.of(namespace)
+            refused = refusals(self.roster, namespace, self._held.recorded, self._limits, foreign)
+            if refused:
+                self.refused[namespace] = refused
+            else:
+                self.refused.pop(namespace, None)
+            wanted = self.roster.by_namespace.get(namespace, {}).keys() - refused.identities
+            present = self._matches.members_by_namespace.get(namespace, set())
+            for identity in sorted(present - wanted):
+                self.dirty |= self._matches.remove_member(identity)
+            for identity in sorted(wanted - present):
+                self.dirty |= self._matches.add_member(self.roster.members[identity])
+
+    def _settle_shown(self) -> None:
+        """Records show other labels: those that have one of them are told anew."""
+        before, self._shown = self._shown.named, Shown(self._naming.keys | self._held.named)
+        for of, scope, key in before ^ self._shown.named:
+            concerned = set(self._matches.with_label(of, key))
+            if scope:
+                concerned &= self._matches.members_by_namespace.get(scope, set())
+            self.dirty |= concerned
 
     def _settle_partition(self) -> None:
         blocks = frozenset(self._matches.users_by_block)
@@ -188,19 +251,61 @@ class Graph:
             return refuse(identity, problem)
         member = self._matches.members.get(identity)
         if member is None:
+            self._sizes.forget(identity)
             return None
         policies = self._matches.selecting(identity)
         ports = subject_ports(member, policies)
-        # Identities that the same policies select have the same lines: most of a cluster compiles to a few sets.
+        # Identities that the same policies select have the same rules: most of a cluster compiles to a few sets.
         same = frozenset((policy.namespace, policy.name) for policy in policies), ports
-        if same not in self._lines:
-            self._lines[same] = compile_lines(ports, policies, self._matches, self._limits)
-        return compile_member(member, policies, self._lines[same])
+        if same not in self._rules:
+            self._rules[same] = compile_rules(ports, policies, self._matches, self._limits)
+        record = member.record(self._shown.pod_keys(member.namespace), self._shown.namespace_keys)
+        compiled = compile_member(member, policies, self._rules[same], record)
+        self._sizes.note(identity, member.namespace, self._rules[same].size + size_beside_rules(compiled.policy))
+        if self._sizes.is_cut(identity, member.namespace):
+            return cut(member, policies, record, self._limits.rule_bytes)
+        return compiled
 
-    def facts(self, identity: int) -> IdentitySet | None:
-        """What an identity stands for; None for one that is not there or is refused."""
+    def trim(self) -> bool:
+        """Once all is compiled: whether some are dirty again, since what a namespace's rules take in all changed."""
+        self.dirty |= self._sizes.settle() & self.compiled.keys()
+        return bool(self.dirty)
+
+    def largest(self) -> Iterator[int]:
+        """Identities by what their rules take, those of the namespace that takes the most first."""
+        return self._sizes.largest()
+
+    def in_use(self) -> dict[int, Member]:
+        """Identities that some pod has now and that are not refused."""
+        refused = frozenset[int]().union(*(refusal.identities for refusal in self.refused.values()))
+        return {identity: member for identity, member in self.roster.in_use().items() if identity not in refused}
+
+    def member(self, identity: int) -> Member | None:
+        """Who has the identity; None for one that is not there or is refused."""
+        return self._matches.members.get(identity)
+
+    def withheld(self, identity: int, why: str) -> Problem:
+        """What is told of an identity that cannot be published as it should be."""
         member = self._matches.members.get(identity)
-        return None if member is None else member.facts
+        if member is None:
+            return Problem(fault=f"identity {identity:016x} cannot be published, and is denied: {why}", remedy="")
+        policies = [(policy.namespace, policy.name) for policy in self._matches.selecting(identity)]
+        return Problem(
+            fault=f"the policy of {member.described} cannot be published, so they are denied or wait: {why}",
+            remedy=f"use fewer pods with labels of their own, and smaller NetworkPolicies, in {member.namespace}",
+            about=(
+                *about_pods(self.roster.pods_of(member.namespace, {identity}), "PolicyNotPublished"),
+                *about_policies("PolicyNotPublished", sorted(policies)),
+            ),
+        )
+
+    def why_refused(self, identity: int) -> str:
+        """One sentence about an identity without rules."""
+        for namespace, refusal in self.refused.items():
+            for problem in refusal.problems(namespace, self.roster, self._limits):
+                if identity in refusal.identities:
+                    return problem.fault
+        return "it is not compiled yet"
 
     def isolating(self, identity: int, direction: Direction) -> tuple[RuleSource, ...]:
         """Policies that isolate the identity in one direction, sorted."""
@@ -213,4 +318,7 @@ class Graph:
     def run(self) -> frozenset[int]:
         """Settle and compile all at once; returns the identities whose policy changed."""
         self.settle()
-        return frozenset(identity for identity in sorted(self.dirty) if self.compile(identity))
+        changed = {identity for identity in sorted(self.dirty) if self.compile(identity)}
+        if self.trim():
+            changed |= {identity for identity in sorted(self.dirty) if self.compile(identity)}
+        return frozenset(changed)

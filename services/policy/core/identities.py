@@ -3,23 +3,24 @@
 A pod has an identity when it has a node, is not on the host's network and has not finished (a finished pod's address
 may already be another's). Two pods with equal facts share one. An identity *lingers* for a while after its last pod is
 gone or relabelled, since kernels learn of that at different moments: until then its rules and its place as a peer stay.
+Of one that lingers only its record is known, so what no live selector named is unknown.
 
 Label keys that differ from pod to pod of one workload are left out of the facts unless a live selector names one
-(:func:`relevant_keys`). While nodes still compute with the set in force and policies already want another, every pod
-has an identity under both, so that neither is ever without rules.
+(``core.named``). While nodes still compute with the keys in force and policies already want others, every pod has an
+identity under each, so that none is ever without rules.
 
 Two different sets of facts with one number are refused: that number allows nothing and is nobody's peer.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
-from kit.identity import identity_of, stands_for
-from proto.identity import UNSTABLE_LABELS, IdentitySet
-from proto.objects import Namespace, NetworkPolicy, Pod
-from services.policy.core.selectors import keys_named
+from kit.identity import digest_of, identity_of, stands_for
+from kit.selectors import NOTHING_HIDDEN, Candidate, hidden_key
+from proto.identity import IdentityRecord, IdentitySet, NamedPort, RelevantKeys
+from proto.objects import Labels, Namespace, Pod
 
 KEY_NAMESPACE = "kube-system"
 """Its uid is the key of the hash, so the numbers differ from cluster to cluster."""
@@ -27,25 +28,127 @@ KEY_NAMESPACE = "kube-system"
 FINISHED = frozenset({"Succeeded", "Failed"})
 """Phases that a pod never leaves, with its network gone (core/v1 PodPhase)."""
 
+NO_KEYS = RelevantKeys()
+
+_LABEL, _PORT, _FIXED = 16, 48, 256
+"""Bytes that a label, a named port and a record take beside their texts (measured from above)."""
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Member:
     """An identity with what selectors and named ports ask of it."""
 
     identity: int
-    facts: IdentitySet
+    digest: str
+    """``kit.identity.digest_of`` the facts."""
+    namespace: str
     labels: Mapping[str, str] = field(compare=False)
     namespace_labels: Mapping[str, str] = field(compare=False)
+    service_account: str = field(compare=False)
+    named_ports: tuple[NamedPort, ...] = field(compare=False)
+    hidden_keys: frozenset[int] = NOTHING_HIDDEN
+    """Of labels that are there with a value unknown here: the identity only lingers."""
+    hidden_namespace_keys: frozenset[int] = NOTHING_HIDDEN
+    size: int = field(compare=False, default=0)
+    """Bytes that its record takes at most, whatever selectors name."""
+
+    @property
+    def most(self) -> int:
+        """The greatest number of labels or ports of one sort that it has."""
+        return max(
+            len(self.labels) + len(self.hidden_keys),
+            len(self.namespace_labels) + len(self.hidden_namespace_keys),
+            len(self.named_ports),
+        )
 
     @classmethod
     def of(cls, identity: int, facts: IdentitySet) -> Member:
-        """Member with its labels as mappings."""
+        """The identity of some pod."""
         return cls(
             identity=identity,
-            facts=facts,
+            digest=digest_of(facts),
+            namespace=facts.namespace,
             labels=dict(facts.pod_labels),
             namespace_labels=dict(facts.namespace_labels),
+            service_account=facts.service_account,
+            named_ports=facts.named_ports,
+            size=_size(facts, 0),
         )
+
+    @classmethod
+    def told_by(cls, record: IdentityRecord) -> Member:
+        """The identity of a published record."""
+        hidden = len(record.hidden_pod_keys) + len(record.hidden_namespace_keys)
+        return cls(
+            identity=record.identity,
+            digest=record.digest,
+            namespace=record.namespace,
+            labels=dict(record.pod_labels),
+            namespace_labels=dict(record.namespace_labels),
+            service_account=record.service_account,
+            named_ports=record.named_ports,
+            hidden_keys=frozenset(record.hidden_pod_keys),
+            hidden_namespace_keys=frozenset(record.hidden_namespace_keys),
+            size=_size(record, hidden),
+        )
+
+    def tells(self, record: IdentityRecord) -> bool:
+        """Whether it is what :meth:`told_by` makes of the record."""
+        return (
+            (self.identity, self.digest) == (record.identity, record.digest)
+            and len(self.hidden_keys) == len(record.hidden_pod_keys)
+            and len(self.hidden_namespace_keys) == len(record.hidden_namespace_keys)
+            and self.hidden_keys.issuperset(record.hidden_pod_keys)
+            and self.hidden_namespace_keys.issuperset(record.hidden_namespace_keys)
+        )
+
+    @property
+    def candidate(self) -> Candidate:
+        """As selectors see it."""
+        return Candidate(
+            namespace=self.namespace,
+            namespace_labels=self.namespace_labels,
+            labels=self.labels,
+            named_ports=self.named_ports,
+            hidden_namespace_keys=self.hidden_namespace_keys,
+            hidden_keys=self.hidden_keys,
+        )
+
+    @property
+    def described(self) -> str:
+        """``pods in shop with app=web``, for a sentence."""
+        told = sorted(self.labels.items())[:8]
+        labels = " ".join(f"{key}={value}" for key, value in told) or "no labels"
+        return f"pods in {self.namespace} with {labels}{' …' if len(self.labels) > len(told) else ''}"
+
+    def record(self, pod_keys: Set[str], namespace_keys: Set[str]) -> IdentityRecord:
+        """What is published of it while selectors name these label keys."""
+        namespace_labels, hidden_namespace_keys = _shown(self.namespace_labels, namespace_keys)
+        pod_labels, hidden_keys = _shown(self.labels, pod_keys)
+        return IdentityRecord(
+            identity=self.identity,
+            digest=self.digest,
+            namespace=self.namespace,
+            namespace_labels=namespace_labels,
+            pod_labels=pod_labels,
+            hidden_namespace_keys=tuple(sorted(hidden_namespace_keys | self.hidden_namespace_keys)),
+            hidden_pod_keys=tuple(sorted(hidden_keys | self.hidden_keys)),
+            service_account=self.service_account,
+            named_ports=self.named_ports,
+        )
+
+
+def _size(told: IdentitySet | IdentityRecord, hidden: int) -> int:
+    labels = (*told.namespace_labels, *told.pod_labels)
+    texts = sum(_LABEL + len(key.encode()) + len(value.encode()) for key, value in labels)
+    names = len(told.namespace.encode()) + len(told.service_account.encode())
+    ports = sum(_PORT + len(port.name.encode()) for port in told.named_ports)
+    return _FIXED + names + texts + _LABEL * hidden + ports
+
+
+def _shown(labels: Mapping[str, str], keys: Set[str]) -> tuple[Labels, frozenset[int]]:
+    shown = tuple(sorted(pair for pair in labels.items() if pair[0] in keys))
+    return shown, frozenset(hidden_key(key) for key in labels if key not in keys)
 
 
 def has_identity(pod: Pod) -> bool:
@@ -53,23 +156,12 @@ def has_identity(pod: Pod) -> bool:
     return bool(pod.node) and not pod.host_network and pod.phase not in FINISHED
 
 
-def relevant_keys(policies: Iterable[NetworkPolicy]) -> frozenset[str]:
-    """Unstable label keys that the pod selector of some policy or peer names."""
-    return frozenset(key for policy in policies for key in pod_keys(policy)) & UNSTABLE_LABELS
-
-
-def pod_keys(policy: NetworkPolicy) -> frozenset[str]:
-    """Pod label keys that the policy's outcome can depend on."""
-    peers = [peer for rule in (*policy.ingress, *policy.egress) for peer in rule.peers]
-    return keys_named(policy.pod_selector).union(*(keys_named(peer.pod_selector) for peer in peers))
-
-
 @dataclass(frozen=True, slots=True)
 class Turnover:
     """What a refresh changed."""
 
     appeared: tuple[Member, ...]
-    gone: tuple[int, ...]
+    gone: tuple[Member, ...]
     clashed: tuple[int, ...]
     """Numbers that are refused now and were not before, or the other way round."""
 
@@ -83,14 +175,15 @@ class Roster:
 
     def __init__(self) -> None:
         self.members: dict[int, Member] = {}
+        self.by_namespace: dict[str, dict[int, Member]] = {}
         self.clashes: set[int] = set()
         self._pods: dict[str, Pod] = {}
         self._keys_by_namespace: dict[str, set[str]] = {}
         self._namespaces: dict[str, Namespace] = {}
-        self._facts_by_key: dict[str, tuple[tuple[int, IdentitySet], ...]] = {}
-        self._uses: dict[int, dict[IdentitySet, int]] = {}
-        self._lingering: dict[int, IdentitySet] = {}
-        self._relevants: frozenset[frozenset[str]] = frozenset({frozenset()})
+        self._members_by_key: dict[str, tuple[Member, ...]] = {}
+        self._uses: dict[int, dict[str, tuple[Member, int]]] = {}
+        self._lingering: dict[int, Member] = {}
+        self._relevants: frozenset[RelevantKeys] = frozenset({NO_KEYS})
         self._dirty: set[str] = set()
         self._touched: set[int] = set()
         self.moved: set[str] = set()
@@ -123,37 +216,48 @@ class Roster:
             self._keys_by_namespace.setdefault(pod.namespace, set()).add(key)
         self._dirty.add(key)
 
-    def linger(self, facts_by_identity: Mapping[int, IdentitySet]) -> None:
+    def linger(self, members: Mapping[int, Member]) -> None:
         """Identities to keep although no pod may have them any more: all of them, replacing those given before."""
-        for identity, facts in self._lingering.items():
-            if facts_by_identity.get(identity) != facts:
-                self._unuse(identity, facts)
-        for identity, facts in facts_by_identity.items():
-            if self._lingering.get(identity) != facts:
-                self._use(identity, facts)
-        self._lingering = dict(facts_by_identity)
+        for identity in self._lingering.keys() | members.keys():
+            if self._lingering.get(identity) != members.get(identity):
+                self._touched.add(identity)
+        self._lingering = dict(members)
 
-    def use_relevant(self, relevants: frozenset[frozenset[str]]) -> None:
-        """Sets of relevant keys to compute with: the one in force on nodes, and the one that policies want."""
+    def lingers(self, identity: int) -> bool:
+        """Whether no pod has the identity."""
+        return identity not in self._uses
+
+    def use_relevant(self, relevants: frozenset[RelevantKeys]) -> None:
+        """Relevant keys to compute with: those in force on nodes, and those that policies want."""
         if relevants != self._relevants:
             self._relevants = relevants
             self._dirty |= self._pods.keys()
 
-    def identities_of(self, pod: Pod, relevant: frozenset[str]) -> tuple[int, IdentitySet] | None:
-        """Number and facts of the pod with this set of relevant keys; None when it has no identity (yet)."""
+    def identity_of(self, pod: Pod, relevant: RelevantKeys) -> int | None:
+        """Number of the pod under these relevant keys; None when it has no identity (yet)."""
+        facts = self.facts_of(pod, relevant)
+        return None if facts is None else identity_of(facts, self.cluster_uid)
+
+    def facts_of(self, pod: Pod, relevant: RelevantKeys) -> IdentitySet | None:
+        """What the pod's identity is computed from; None when it has none (yet)."""
         namespace = self._namespaces.get(pod.namespace)
         if namespace is None or not self.cluster_uid or not has_identity(pod):
             return None
-        facts = stands_for(pod, namespace, relevant)
-        return identity_of(facts, self.cluster_uid), facts
+        return stands_for(pod, namespace, relevant.of(pod.namespace))
 
-    def in_use(self) -> dict[int, IdentitySet]:
-        """Identities that some pod has now, with their facts (those that only linger are left out)."""
-        return {identity: facts for held in self._facts_by_key.values() for identity, facts in held}
+    def in_use(self) -> dict[int, Member]:
+        """Identities that some pod has now (those that only linger are left out)."""
+        return {identity: member for identity, uses in self._uses.items() for member, _ in uses.values()}
+
+    def pods_of(self, namespace: str, identities: Collection[int]) -> Iterator[Pod]:
+        """Pods of the namespace that have one of these identities."""
+        for key in sorted(self._keys_by_namespace.get(namespace, ())):
+            if any(member.identity in identities for member in self._members_by_key.get(key, ())):
+                yield self._pods[key]
 
     def identities_at(self, key: str) -> frozenset[int]:
         """Identities of the pod of this key: one for each set of relevant keys."""
-        return frozenset(identity for identity, _ in self._facts_by_key.get(key, ()))
+        return frozenset(member.identity for member in self._members_by_key.get(key, ()))
 
     def refresh(self) -> Turnover:
         """Recompute what was touched since the last call."""
@@ -161,48 +265,65 @@ class Roster:
             self._recompute(key)
         self._dirty.clear()
         appeared: list[Member] = []
-        gone: list[int] = []
+        gone: list[Member] = []
         clashed: list[int] = []
         for identity in sorted(self._touched):
-            uses = self._uses.get(identity, {})
-            if (len(uses) > 1) != (identity in self.clashes):
+            variants = {digest: member for digest, (member, _) in self._uses.get(identity, {}).items()}
+            lingering = self._lingering.get(identity)
+            if lingering is not None:
+                variants.setdefault(lingering.digest, lingering)
+            if (len(variants) > 1) != (identity in self.clashes):
                 self.clashes ^= {identity}
                 clashed.append(identity)
-            facts = next(iter(uses)) if len(uses) == 1 else None
+            member = next(iter(variants.values())) if len(variants) == 1 else None
             old = self.members.get(identity)
-            if old is not None and old.facts != facts:
-                del self.members[identity]
-                gone.append(identity)
-            if facts is not None and (old is None or old.facts != facts):
-                self.members[identity] = Member.of(identity, facts)
-                appeared.append(self.members[identity])
+            if old == member:
+                continue
+            if old is not None:
+                self._leave(old)
+                gone.append(old)
+            if member is not None:
+                self.members[identity] = member
+                self.by_namespace.setdefault(member.namespace, {})[identity] = member
+                appeared.append(member)
         self._touched.clear()
         return Turnover(tuple(appeared), tuple(gone), tuple(clashed))
 
+    def _leave(self, member: Member) -> None:
+        del self.members[member.identity]
+        left = self.by_namespace[member.namespace]
+        del left[member.identity]
+        if not left:
+            del self.by_namespace[member.namespace]
+
     def _recompute(self, key: str) -> None:
         self.moved.add(key)
-        for identity, facts in self._facts_by_key.pop(key, ()):
-            self._unuse(identity, facts)
+        for member in self._members_by_key.pop(key, ()):
+            self._unuse(member)
         pod = self._pods.get(key)
         if pod is None:
             return
-        found = {self.identities_of(pod, relevant) for relevant in self._relevants}
-        held = tuple(pair for pair in found if pair is not None)
+        found = {self.facts_of(pod, relevant) for relevant in self._relevants} - {None}
+        held = tuple(self._use(facts) for facts in found if facts is not None)
         if held:
-            self._facts_by_key[key] = held
-        for identity, facts in held:
-            self._use(identity, facts)
+            self._members_by_key[key] = held
 
-    def _use(self, identity: int, facts: IdentitySet) -> None:
+    def _use(self, facts: IdentitySet) -> Member:
+        identity = identity_of(facts, self.cluster_uid)
         uses = self._uses.setdefault(identity, {})
-        uses[facts] = uses.get(facts, 0) + 1
+        digest = digest_of(facts)
+        member, count = uses.get(digest) or (Member.of(identity, facts), 0)
+        uses[digest] = member, count + 1
         self._touched.add(identity)
+        return member
 
-    def _unuse(self, identity: int, facts: IdentitySet) -> None:
-        uses = self._uses[identity]
-        uses[facts] -= 1
-        if not uses[facts]:
-            del uses[facts]
-        if not uses:
-            del self._uses[identity]
-        self._touched.add(identity)
+    def _unuse(self, member: Member) -> None:
+        uses = self._uses[member.identity]
+        known, count = uses[member.digest]
+        if count > 1:
+            uses[member.digest] = known, count - 1
+        else:
+            del uses[member.digest]
+            if not uses:
+                del self._uses[member.identity]
+        self._touched.add(member.identity)

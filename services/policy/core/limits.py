@@ -1,27 +1,56 @@
-"""Bounds on what one identity may cost, and what is said when one is passed.
+"""Bounds on what an identity and a namespace may cost, and what is said when one is passed.
 
 A compiled policy travels as one value of the bus and lives in every kernel that hosts such a pod, so its size is
-bounded. Past a bound it is never cut short: a policy with some of its lines missing is a policy nobody wrote. The
-direction becomes deny-all and the fault is reported, naming the policies to change.
+bounded. Past a bound it is never cut short: a policy with some of its rules missing is a policy nobody wrote. The
+direction becomes deny-all and the fault is reported, naming the policies to change. Identities are bounded for each
+namespace: a tenant that wants more than its share gets none for its newest pods, and nobody else notices.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass
+from itertools import islice
+from typing import NamedTuple
 
-from proto.policy import CompiledRule, RuleSource
+from proto.objects import Pod
+from proto.policy import MAX_RULES
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
-    """Bounds of one compiled policy."""
+    """Bounds of one compiled policy, of one identity and of one namespace."""
 
-    lines: int = 4096
-    """Most lines of one identity in one direction."""
+    rules: int = MAX_RULES
+    """Most rules of one identity in one direction."""
+    ports: int = 4096
+    """Most different ports and parts of port ranges of one identity in one direction."""
+    peers: int = 4096
+    """Most different peers, selectors and CIDR sets, of one identity in one direction."""
+    named_ports: int = 64
+    """Most numbers that the named ports of one egress rule stand for."""
     size: int = 900_000
-    """Most bytes of one identity's value, estimated from above; the bus takes 1 MiB (``proto.codec.MAX_VALUE``)."""
+    """Most bytes of one identity's rules; the bus takes 1 MiB (``proto.codec.MAX_VALUE``)."""
     prefixes: int = 12_000
     """Most prefixes of the CIDR partition: it too is one value of the bus."""
+    identities: int = 2048
+    """Most identities of one namespace, those that linger included."""
+    record_bytes: int = 2 << 20
+    """Most bytes of the records of one namespace's identities, estimated from above."""
+    rule_bytes: int = 16 << 20
+    """Most bytes of the rules of one namespace's identities."""
+    labels: int = 256
+    """Most labels of a pod that count for its identity, of a namespace, and named ports of a pod."""
+
+
+class About(NamedTuple):
+    """A Kubernetes object that a problem is told on; what fields mean: ``proto.events.ObjectFault``."""
+
+    group: str
+    kind: str
+    namespace: str
+    name: str
+    reason: str
 
 
 @dataclass(frozen=True, slots=True, order=True)
@@ -30,14 +59,20 @@ class Problem:
 
     fault: str
     remedy: str
+    about: tuple[About, ...] = ()
+    """Whose fault it is; empty for one that is no object's."""
 
 
-# Measured on the wire's form (a map with field names for each line): fixed part of a line and of a source, in bytes.
-_LINE = 112
-_SOURCE = 56
+MOST_ABOUT = 16
+"""Objects that one problem is told on."""
 
 
-def estimated_size(rules: tuple[CompiledRule, ...], sources: tuple[RuleSource, ...]) -> int:
-    """Upper estimate in bytes of what the lines and their sources take as one value."""
-    names = sum(len(source.kind) + len(source.namespace) + len(source.name) for source in sources)
-    return 512 + _LINE * len(rules) + _SOURCE * len(sources) + names
+def about_pods(pods: Iterable[Pod], reason: str) -> tuple[About, ...]:
+    """Pods, as what a problem is about."""
+    return tuple(About("", "Pod", pod.namespace, pod.name, reason) for pod in islice(pods, MOST_ABOUT))
+
+
+def about_policies(reason: str, names: Iterable[tuple[str, str]]) -> tuple[About, ...]:
+    """NetworkPolicies by namespace and name, as what a problem is about."""
+    first = islice(names, MOST_ABOUT)
+    return tuple(About("networking.k8s.io", "NetworkPolicy", namespace, name, reason) for namespace, name in first)

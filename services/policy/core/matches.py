@@ -1,4 +1,4 @@
-"""Indexes between policies and identities: which policy selects whom, and which peers its selectors match.
+"""Indexes between policies and identities: which policy selects whom, and what its named ports stand for.
 
 Each index has one way in and one way out, keyed alike, so that a policy or member that leaves takes with it exactly
 what it brought. Every change returns the identities whose compiled policy it can alter; nothing is compiled here.
@@ -6,40 +6,65 @@ what it brought. Every change returns the identities whose compiled policy it ca
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import TypeVar
 
+from proto.identity import NamedPort
 from proto.objects import IPBlock, NetworkPolicy
+from proto.policy import SelectorPeer
 from services.policy.core.cidrs import Block, canonical
-from services.policy.core.compile import PeerRef, blocks_of, ref_matches, refs_of, selects_member
+from services.policy.core.compile import Ported, blocks_of, named_refs_of, selects_member
 from services.policy.core.identities import Member
 
 K = TypeVar("K")
 V = TypeVar("V")
 
+Names = Collection[tuple[str, int]]
+"""Names of ports with their protocols."""
+
 
 class Matches:
-    """Policies by the identities they select, members by peers that match them, blocks by policies that name them.
+    """Policies by the identities they select, ports by peers that have them, blocks by policies that name them.
 
-    ``members_of`` and ``numbers_of`` are what :class:`services.policy.core.compile.Peers` asks for.
+    ``ports_of`` and ``numbers_of`` are what :class:`services.policy.core.compile.Peers` asks for.
     """
 
     def __init__(self) -> None:
         self.policies: dict[str, NetworkPolicy] = {}
         self.members: dict[int, Member] = {}
+        self.members_by_namespace: dict[str, set[int]] = {}
         self.numbers_by_block: Mapping[Block, frozenset[int]] = {}
         self.users_by_block: dict[Block, set[str]] = {}
+        self._members_by_label: dict[tuple[str, str], set[int]] = {}
         self._subjects: dict[str, set[int]] = {}
         self._selecting: dict[int, set[str]] = {}
-        self._matched: dict[PeerRef, set[int]] = {}
-        self._users_by_ref: dict[PeerRef, set[str]] = {}
-        self._refs_by_namespace: dict[str, set[PeerRef]] = {}
+        self._ports: dict[SelectorPeer, dict[NamedPort, dict[str, int]]] = {}
+        """Ports of the members that a peer names, with how many members of each namespace have them."""
+        self._users_by_ref: dict[SelectorPeer, set[str]] = {}
+        self._refs_by_namespace: dict[str, set[SelectorPeer]] = {}
         self._policies_by_namespace: dict[str, set[str]] = {}
-        self._members_by_namespace: dict[str, set[int]] = {}
 
-    def members_of(self, ref: PeerRef) -> Iterator[Member]:
-        """Members that the peer's selectors match."""
-        return (self.members[identity] for identity in self._matched.get(ref, ()))
+    def ports_of(
+        self, refs: tuple[SelectorPeer, ...], names: Names, home: str, most: int
+    ) -> tuple[tuple[Ported, ...], int]:
+        """See :class:`services.policy.core.compile.Peers`."""
+        having: dict[NamedPort, list[SelectorPeer]] = {}
+        for ref in refs:
+            for port in self._ports.get(ref, ()):
+                if (port.name, port.protocol) in names:
+                    having.setdefault(port, []).append(ref)
+        chosen = sorted(having)
+        if len(chosen) > most:
+            chosen = sorted(sorted(having, key=lambda port: self._worth(port, having[port], home))[:most])
+        return tuple(Ported(port, tuple(having[port])) for port in chosen), len(having)
+
+    def _worth(self, port: NamedPort, refs: Iterable[SelectorPeer], home: str) -> tuple[bool, int, NamedPort]:
+        """Sorts first what the policy's own namespace has, then what the most namespaces have.
+
+        Not what the most identities have: of these one tenant has as many as it likes.
+        """
+        namespaces = {namespace for ref in refs for namespace in self._ports[ref][port]}
+        return home not in namespaces, -len(namespaces), port
 
     def numbers_of(self, block: IPBlock) -> Collection[int]:
         """Numbers of the CIDR sets that lie in the block."""
@@ -53,34 +78,56 @@ class Matches:
         """Identities that any of these policies selects."""
         return {identity for key in policy_keys for identity in self._subjects.get(key, ())}
 
+    def with_label(self, of: str, key: str) -> Collection[int]:
+        """Identities of which the pods, or the namespace, have a label of this key that is known."""
+        return self._members_by_label.get((of, key), ())
+
     def add_member(self, member: Member) -> set[int]:
-        """A member appeared: itself, and whoever has it as a peer, is to be compiled."""
-        namespace = member.facts.namespace
+        """A member appeared: itself, and whoever has ports that only now mean something, is to be compiled."""
+        namespace = member.namespace
         self.members[member.identity] = member
-        self._members_by_namespace.setdefault(namespace, set()).add(member.identity)
-        dirty = {member.identity}
+        self.members_by_namespace.setdefault(namespace, set()).add(member.identity)
+        for place in _labels_of(member):
+            self._members_by_label.setdefault(place, set()).add(member.identity)
         for key in self._policies_by_namespace.get(namespace, ()):
             if selects_member(self.policies[key], member):
                 self._link(key, member.identity)
-        for ref in (*self._refs_by_namespace.get(namespace, ()), *self._refs_by_namespace.get("", ())):
-            if ref_matches(ref, member):
-                self._matched[ref].add(member.identity)
+        return {member.identity} | self._count_ports(member, 1)
+
+    def remove_member(self, identity: int) -> set[int]:
+        """A member is gone: whoever had its ports is to be compiled (and itself, to be dropped)."""
+        member = self.members.pop(identity)
+        for key in self._selecting.pop(identity, set()):
+            self._subjects[key].discard(identity)
+        for place in _labels_of(member):
+            _discard(self._members_by_label, place, identity)
+        _discard(self.members_by_namespace, member.namespace, identity)
+        return {identity} | self._count_ports(member, -1)
+
+    def _count_ports(self, member: Member, step: int) -> set[int]:
+        if not member.named_ports:
+            return set()
+        dirty: set[int] = set()
+        own, any_namespace = (self._refs_by_namespace.get(namespace, ()) for namespace in (member.namespace, ""))
+        candidate = member.candidate
+        for ref in (*own, *any_namespace):
+            if candidate.is_in(ref) and self._count(ref, member, step):
                 dirty |= self.subjects_of(self._users_by_ref[ref])
         return dirty
 
-    def remove_member(self, identity: int) -> set[int]:
-        """A member is gone: whoever had it as a peer is to be compiled (and itself, to be dropped)."""
-        member = self.members.pop(identity)
-        namespace = member.facts.namespace
-        dirty = {identity}
-        for ref in (*self._refs_by_namespace.get(namespace, ()), *self._refs_by_namespace.get("", ())):
-            if identity in self._matched[ref]:
-                self._matched[ref].discard(identity)
-                dirty |= self.subjects_of(self._users_by_ref[ref])
-        for key in self._selecting.pop(identity, set()):
-            self._subjects[key].discard(identity)
-        _discard(self._members_by_namespace, namespace, identity)
-        return dirty
+    def _count(self, ref: SelectorPeer, member: Member, step: int) -> bool:
+        """Count a member's ports in or out; True when what the peer's ports stand for may be another now."""
+        ports = self._ports[ref]
+        altered = False
+        for port in set(member.named_ports):
+            counts = ports.setdefault(port, {})
+            counts[member.namespace] = counts.get(member.namespace, 0) + step
+            altered |= counts[member.namespace] == max(step, 0)
+            if not counts[member.namespace]:
+                del counts[member.namespace]
+            if not counts:
+                del ports[port]
+        return altered
 
     def put_policy(self, key: str, policy: NetworkPolicy | None) -> set[int]:
         """The policy of this key is as given now (None = gone): whom it selected or selects is to be compiled."""
@@ -99,21 +146,21 @@ class Matches:
         self.policies[key] = policy
         self._policies_by_namespace.setdefault(policy.namespace, set()).add(key)
         self._subjects[key] = set()
-        for identity in self._members_by_namespace.get(policy.namespace, ()):
+        for identity in self.members_by_namespace.get(policy.namespace, ()):
             if selects_member(policy, self.members[identity]):
                 self._link(key, identity)
         for block in blocks_of(policy):
             self.users_by_block.setdefault(canonical(block), set()).add(key)
-        for ref in refs_of(policy):
+        for ref in named_refs_of(policy):
             if ref not in self._users_by_ref:
                 self._add_ref(ref)
             self._users_by_ref[ref].add(key)
 
     def _remove_policy(self, key: str, policy: NetworkPolicy) -> None:
-        for ref in refs_of(policy):
+        for ref in named_refs_of(policy):
             self._users_by_ref[ref].discard(key)
             if not self._users_by_ref[ref]:
-                del self._users_by_ref[ref], self._matched[ref]
+                del self._users_by_ref[ref], self._ports[ref]
                 _discard(self._refs_by_namespace, ref.namespace, ref)
         for block in {canonical(block) for block in blocks_of(policy)}:
             _discard(self.users_by_block, block, key)
@@ -122,15 +169,24 @@ class Matches:
         _discard(self._policies_by_namespace, policy.namespace, key)
         del self.policies[key]
 
-    def _add_ref(self, ref: PeerRef) -> None:
+    def _add_ref(self, ref: SelectorPeer) -> None:
         self._users_by_ref[ref] = set()
         self._refs_by_namespace.setdefault(ref.namespace, set()).add(ref)
-        candidates = self._members_by_namespace.get(ref.namespace, set()) if ref.namespace else self.members.keys()
-        self._matched[ref] = {identity for identity in candidates if ref_matches(ref, self.members[identity])}
+        self._ports[ref] = {}
+        candidates = self.members_by_namespace.get(ref.namespace, set()) if ref.namespace else self.members.keys()
+        for identity in candidates:
+            member = self.members[identity]
+            if member.named_ports and member.candidate.is_in(ref):
+                self._count(ref, member, 1)
 
     def _link(self, key: str, identity: int) -> None:
         self._subjects[key].add(identity)
         self._selecting.setdefault(identity, set()).add(key)
+
+
+def _labels_of(member: Member) -> Iterable[tuple[str, str]]:
+    yield from (("pod", key) for key in member.labels)
+    yield from (("namespace", key) for key in member.namespace_labels)
 
 
 def _discard(index: dict[K, set[V]], key: K, value: V) -> None:

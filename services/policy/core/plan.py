@@ -5,23 +5,29 @@ A revision only grows within an epoch of ``objects``: whoever finds a higher one
 first makes sure that its own is the present one, then writes.
 
 Kernels learn late, so what they may still hold is kept for a grace: an identity without pods (its rules, its place as a
-peer), and a partition that was replaced.
+peer), and a partition that was replaced. Records, too, go on showing label keys that policies just stopped naming, so
+that an edit back and forth does not rewrite them. What lingers is also bounded in number: a pod that is relabelled fast
+must not fill its namespace's budget with what it was.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from enum import Enum, auto
 from typing import TypeVar
 
 import msgspec
 
-from proto.identity import IdentityRecord, IdentitySet, RelevantKeys
+from proto.identity import IdentityRecord, RelevantKeys
 from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
 from proto.residents import Residents
 from proto.sync import Complete
 from services.policy.core.compile import UNREVISED
+from services.policy.core.identities import Member
+from services.policy.core.limits import Limits
+from services.policy.core.named import NamedKey
 
 R = TypeVar("R", CompiledPolicy, CidrPartition, Frontier)
 
@@ -72,8 +78,8 @@ def rule_step(wanted: CompiledPolicy, present: CompiledPolicy | None) -> Step:
 
 
 def record_step(wanted: IdentityRecord, present: IdentityRecord | None) -> Step:
-    """What a number stands for is written once; other facts under the same number are a collision, and refused."""
-    return Step.WRITE if present is None or present.identity != wanted.identity else Step.KEEP
+    """Written when it shows something else; of two facts under one number neither has a record to be written."""
+    return Step.KEEP if present == wanted else Step.WRITE
 
 
 def residents_step(wanted: Residents, present: Residents | None) -> Step:
@@ -136,6 +142,12 @@ class Grace:
     """Published identities that no pod has."""
     retired: tuple[tuple[tuple[CidrSet, ...], float], ...] = ()
     """Partitions that were replaced, and when."""
+    named_at: Mapping[NamedKey, float] = field(default_factory=dict)
+    """Label keys, and when some policy named them last."""
+
+
+MOST_NAMED = 1024
+"""Label keys that are remembered although no policy names them any more."""
 
 
 def age(
@@ -144,42 +156,76 @@ def age(
     seconds: float,
     *,
     published: Collection[int],
-    in_use: Mapping[int, IdentitySet],
-    records: Mapping[int, IdentitySet],
+    in_use: Mapping[int, Member],
+    records: Mapping[int, IdentityRecord],
+    named: Collection[NamedKey] = (),
 ) -> Grace:
     """The grace as of now: what came into use again leaves it, what went out of use enters, old partitions end."""
     unused = {identity for identity in published if identity not in in_use}
-    unused |= {identity for identity, facts in records.items() if in_use.get(identity) != facts}
+    unused |= {
+        identity
+        for identity, record in records.items()
+        if (member := in_use.get(identity)) is None or member.digest != record.digest
+    }
+    past = [(at, key) for key, at in grace.named_at.items() if key not in named and now - at < seconds]
     return Grace(
         unused_since={identity: grace.unused_since.get(identity, now) for identity in unused},
         retired=tuple(entry for entry in grace.retired if now - entry[1] < seconds),
+        named_at={key: at for at, key in sorted(past)[-MOST_NAMED:]} | dict.fromkeys(named, now),
     )
 
 
 def retire(grace: Grace, prefixes: tuple[CidrSet, ...], now: float) -> Grace:
     """A partition was replaced by another; nodes may have it in force for a while."""
     kept = tuple(entry for entry in grace.retired if entry[0] != prefixes)
-    return Grace(unused_since=grace.unused_since, retired=(*kept, (prefixes, now)))
+    return replace(grace, retired=(*kept, (prefixes, now)))
 
 
-def lingering(grace: Grace, now: float, seconds: float, records: Mapping[int, IdentitySet]) -> dict[int, IdentitySet]:
-    """Unused identities whose time is not over, with what they stand for."""
-    return {
-        identity: records[identity]
-        for identity, since in grace.unused_since.items()
-        if identity in records and now - since < seconds
-    }
+FEW = 64
+"""Identities of a namespace that may linger in any case."""
+
+
+def lingering(
+    grace: Grace,
+    now: float,
+    seconds: float,
+    *,
+    records: Mapping[int, IdentityRecord],
+    in_use: Mapping[int, Member],
+    limits: Limits,
+) -> frozenset[int]:
+    """Unused identities whose time is not over: of each namespace the latest, no more than its pods have, or a few.
+
+    So a namespace that is relabelled as a whole keeps all that its pods just were.
+    """
+    used = Counter(member.namespace for member in in_use.values())
+    by_namespace: dict[str, list[tuple[float, int]]] = {}
+    for identity, since in grace.unused_since.items():
+        record = records.get(identity)
+        if record is not None and now - since < seconds:
+            by_namespace.setdefault(record.namespace, []).append((-since, identity))
+    kept: set[int] = set()
+    for namespace, found in by_namespace.items():
+        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)
+        kept.update(identity for _, identity in sorted(found)[:most])
+    return frozenset(kept)
 
 
 def next_expiry(grace: Grace, now: float, seconds: float) -> float | None:
     """Seconds until something kept for a while has been kept long enough; None when nothing is (any longer)."""
-    left = [since + seconds - now for since in (*grace.unused_since.values(), *(since for _, since in grace.retired))]
-    return min((wait for wait in left if wait > 0), default=None)
+    since = (*grace.unused_since.values(), *(at for _, at in grace.retired), *grace.named_at.values())
+    return min((wait for at in since if 0 < (wait := at + seconds - now) < seconds), default=None)
 
 
-def expired(grace: Grace, now: float, seconds: float) -> frozenset[int]:
-    """Unused identities whose time is over."""
-    return frozenset(identity for identity, since in grace.unused_since.items() if now - since >= seconds)
+def expired(
+    grace: Grace, now: float, seconds: float, *, kept: Collection[int], records: Collection[int]
+) -> frozenset[int]:
+    """Unused identities whose time is over, or that are too many to linger."""
+    return frozenset(
+        identity
+        for identity, since in grace.unused_since.items()
+        if now - since >= seconds or (identity in records and identity not in kept)
+    )
 
 
 def kept_partitions(

@@ -1,6 +1,6 @@
-"""Ports of a rule, as the lines of a compiled policy need them.
+"""Ports of a rule, as a compiled policy needs them.
 
-A line matches a port by its first bits, so a range (``endPort``) becomes the fewest prefixes that cover exactly it. A
+A rule matches a port by its first bits, so a range (``endPort``) becomes the fewest prefixes that cover exactly it. A
 named port stands for the container ports of that name *and* protocol on the pod that is connected to; a name that no
 container port has stands for nothing, and a rule of nothing but such names allows nothing: it never widens to any port.
 """
@@ -11,13 +11,11 @@ from collections.abc import Iterable
 
 from proto.identity import NamedPort
 from proto.objects import PolicyPort
+from proto.policy import PortMatch
 
 MAX_PORT = 65535
 
-PortMatch = tuple[int, int, int]
-"""Protocol (IANA number, 0 = any), port, and how many of its 16 leading bits must agree (0 = any port)."""
-
-ANY_PORT: PortMatch = (0, 0, 0)
+ANY_PORT = PortMatch(0, 0, 0)
 """What a rule without ports allows: every port of every protocol, and protocols without ports such as ICMP."""
 
 
@@ -40,6 +38,15 @@ def has_names(ports: Iterable[PolicyPort]) -> bool:
     return any(port.port_name is not None for port in ports)
 
 
+def names_of(ports: Iterable[PolicyPort]) -> frozenset[tuple[str, int]]:
+    """Name and protocol of each named port that means something (endPort or a number beside a name do not)."""
+    return frozenset(
+        (port.port_name, port.protocol)
+        for port in ports
+        if port.port_name is not None and port.port is None and port.end_port is None
+    )
+
+
 def resolve(ports: tuple[PolicyPort, ...], named: tuple[NamedPort, ...]) -> tuple[PortMatch, ...]:
     """What the ports of one rule match on a destination that has the container ports ``named``."""
     if not ports:
@@ -57,11 +64,11 @@ def _resolve_one(port: PolicyPort, named: tuple[NamedPort, ...]) -> list[PortMat
         if port.port is not None or port.end_port is not None:
             return []
         return [
-            (port.protocol, own.port, 16)
+            PortMatch(port.protocol, own.port, 16)
             for own in named
             if own.name == port.port_name and own.protocol == port.protocol
         ]
     if port.port is None:
-        return [(port.protocol, 0, 0)] if port.end_port is None else []
+        return [PortMatch(port.protocol, 0, 0)] if port.end_port is None else []
     last = port.port if port.end_port is None else port.end_port
-    return [(port.protocol, first, bits) for first, bits in cover(port.port, last)]
+    return [PortMatch(port.protocol, first, bits) for first, bits in cover(port.port, last)]

@@ -20,7 +20,7 @@ from proto.codec import Malformed
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import EVENTS_BY_SUBJECT, EndpointUp, ServiceFault
 from proto.flow import FlowEvent
-from proto.identity import IdentitySet
+from proto.identity import IdentityRecord
 from proto.objects import IPPool, Node, Owner
 from proto.policy import Ack, Frontier, Revision
 from proto.requests import Explanation, IpamState
@@ -153,8 +153,8 @@ class TestPods:
 
     def test_both_families_are_one_row(self) -> None:
         entries = [self.endpoint("n1", "fd00:10:244::5", 1, 2), self.endpoint("n1", "10.244.0.5", 1, 1)]
-        facts = IdentitySet("prod", (), (("role", "db"),), "default")
-        (row,) = pods.pods(entries, {0xABC0: facts}).pods
+        record = IdentityRecord(0xABC0, "d", "prod", pod_labels=(("role", "db"),))
+        (row,) = pods.pods(entries, {0xABC0: record}).pods
         assert [str(address) for address in row.addresses] == ["10.244.0.5", "fd00:10:244::5"]
         assert (row.identity, row.labels, row.kept) == ("000000000000abc0", "role=db", True)
         assert "role=db" in page(pods.tables(pods.Pods(pods=(row,))))

@@ -6,44 +6,91 @@ from ipaddress import ip_address, ip_network
 from typing import Any
 
 from proto.addresses import Endpoint
-from proto.objects import EndpointPort, EndpointSlice, IPPool, Service, ServicePort, SliceEndpoint
-from proto.policy import CompiledPolicy, CompiledRule, Direction, PeerKind, Revision, RuleSource, Verdict
+from proto.identity import IdentityRecord
+from proto.objects import EndpointPort, EndpointSlice, IPPool, Selector, Service, ServicePort, SliceEndpoint
+from proto.policy import (
+    CompiledPolicy,
+    CompiledRule,
+    Direction,
+    PortMatch,
+    Revision,
+    RuleSource,
+    SelectorPeer,
+    Verdict,
+)
 
 TCP, UDP, SCTP = 6, 17, 132
 _PROTOCOL = {"any": 0, "tcp": TCP, "udp": UDP, "sctp": SCTP}
 
 
-def rule(line: str, *, rank: int = 1000, verdict: str = "allow", number: int = 0) -> CompiledRule:
-    """``in 500 tcp/80``, ``out any tcp/8080/13``, ``in cidr:7 any``."""
-    direction, peer, what = line.split()
-    kind, value = PeerKind.ANY, 0
-    if peer.startswith("cidr:"):
-        kind, value = PeerKind.CIDR_SET, int(peer[5:])
-    elif peer != "any":
-        kind, value = PeerKind.IDENTITY, int(peer)
-    protocol, *port = what.split("/")
-    return CompiledRule(
-        direction=Direction.INGRESS if direction == "in" else Direction.EGRESS,
-        peer_kind=kind,
-        peer=value,
-        protocol=_PROTOCOL[protocol],
-        port=int(port[0]) if port else 0,
-        port_bits=int(port[1]) if len(port) > 1 else 16 if port else 0,
-        rank=rank,
-        verdict=Verdict.ALLOW if verdict == "allow" else Verdict.DENY,
-        rule=number,
+def _pairs(text: str) -> tuple[tuple[str, str], ...]:
+    return tuple(sorted((key, value) for key, value in (pair.split("=") for pair in text.split("+") if pair)))
+
+
+def _labels(text: str) -> Selector:
+    """``app=web+tier=1``; ``*`` selects everything."""
+    return Selector(match_labels=_pairs(text)) if text != "*" else Selector()
+
+
+def selector(text: str) -> SelectorPeer:
+    """``shop:app=web`` are pods of one namespace, ``team=a:app=web`` of all namespaces with a label, ``*:*`` all."""
+    namespace, _, pods = text.partition(":")
+    chosen = None if pods in ("", "*") else _labels(pods)
+    if namespace == "*" or "=" in namespace:
+        return SelectorPeer(namespace_selector=_labels(namespace), pod_selector=chosen)
+    return SelectorPeer(namespace=namespace, pod_selector=chosen)
+
+
+def port(text: str) -> PortMatch:
+    """``any``, ``tcp``, ``tcp/80``, ``tcp/8080/13``."""
+    protocol, *rest = text.split("/")
+    return PortMatch(
+        _PROTOCOL[protocol], int(rest[0]) if rest else 0, int(rest[1]) if len(rest) > 1 else 16 if rest else 0
     )
 
 
-def policy(identity: int, *lines: str, isolated: str = "in", sequence: int = 10) -> CompiledPolicy:
+def policy(identity: int, *lines: str, isolated: str = "in", sequence: int = 10, sources: str = "p") -> CompiledPolicy:
+    """Each line ``in shop:app=web,cidr:7 tcp/80,udp/53``, with ``!`` in front a denial, ``@5`` behind its rank."""
+    rules: list[CompiledRule] = []
+    selectors: list[SelectorPeer] = []
+    for number, line in enumerate(lines):
+        direction, peers, ports, *rank = line.removeprefix("!").split()
+        named = [selector(one) for one in peers.split(",") if one != "any" and not one.startswith("cidr:")]
+        selectors += [one for one in named if one not in selectors]
+        rules.append(
+            CompiledRule(
+                direction=Direction.INGRESS if direction == "in" else Direction.EGRESS,
+                rank=int(rank[0][1:]) if rank else 1000,
+                verdict=Verdict.DENY if line.startswith("!") else Verdict.ALLOW,
+                source=number,
+                any_peer="any" in peers.split(","),
+                selectors=tuple(selectors.index(one) for one in named),
+                cidr_sets=tuple(int(one[5:]) for one in peers.split(",") if one.startswith("cidr:")),
+                ports=tuple(port(one) for one in ports.split(",")),
+            )
+        )
     return CompiledPolicy(
         identity=identity,
         revision=Revision(epoch="e1", sequence=sequence),
         ingress_isolated="in" in isolated,
         egress_isolated="out" in isolated,
-        rules=tuple(rule(line, number=number) for number, line in enumerate(lines)),
-        sources=tuple(RuleSource("NetworkPolicy", "shop", f"p{number}", number) for number in range(len(lines))),
+        rules=tuple(rules),
+        selectors=tuple(selectors),
+        sources=tuple(
+            RuleSource("NetworkPolicy", "shop", f"{sources}{number}", number) for number in range(len(lines))
+        ),
         isolated_by=(RuleSource("NetworkPolicy", "shop", "deny-all", -1),),
+    )
+
+
+def record(identity: int, namespace: str = "shop", labels: str = "", namespace_labels: str = "") -> IdentityRecord:
+    """Labels as ``app=web+tier=1``."""
+    return IdentityRecord(
+        identity=identity,
+        digest=f"{identity:032x}",
+        namespace=namespace,
+        namespace_labels=_pairs(namespace_labels),
+        pod_labels=_pairs(labels),
     )
 
 

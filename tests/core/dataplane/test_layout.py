@@ -24,7 +24,7 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "Q": st.integers(0, 0xFFFFFFFFFFFFFFFF),
     "16s": ADDRESSES,
     "6s": st.binary(min_size=6, max_size=6),
-    "5s": st.just(0),
+    "32s": st.integers(0, (1 << 256) - 1),
     "384s": st.binary(min_size=384, max_size=384),
 }
 
@@ -33,7 +33,10 @@ def values_of(record: type[Record]) -> st.SearchStrategy[Record]:
     """Any value of a record."""
     hints = get_type_hints(record, include_extras=True)
     kinds: dict[str, Kind] = {name: hints[name].__metadata__[0] for name in record.wire().names}
-    flags = {name: st.booleans() for name, kind in kinds.items() if kind.decode is bool}
+    flags: dict[str, st.SearchStrategy[Any]] = {
+        name: st.booleans() for name, kind in kinds.items() if kind.decode is bool
+    }
+    flags |= {name: st.just(0) for name in kinds if name == "hole"}
     return st.builds(record, **({name: _STRATEGIES[kind.code] for name, kind in kinds.items()} | flags))
 
 
@@ -86,59 +89,62 @@ def test_prefix(network: str, bits: int, tail: bytes) -> None:
 
 
 # A trie compares the first prefixlen bits of what follows the length itself.
-def matches(line: at.PolicyKey, packet: at.PolicyKey) -> bool:
+def matches(line: at.ScopePortKey, packet: at.ScopePortKey) -> bool:
     bits = line.prefixlen
-    one, other = (int.from_bytes(key.pack()[4:], "big") >> (224 - bits) for key in (line, packet))
+    one, other = (int.from_bytes(key.pack()[4:], "big") >> (160 - bits) for key in (line, packet))
     return one == other
 
 
-def packet(protocol: int, port: int, *, subject: int = 1000, peer: int = 7) -> at.PolicyKey:
-    key = at.PolicyKey.line(subject, 0, peer_kind=1, peer=peer, protocol=protocol or 255, port=port, bits=16)
-    assert key.prefixlen == at.POLICY_BITS
+def packet(protocol: int, port: int, *, scope: int = 1000) -> at.ScopePortKey:
+    key = at.ScopePortKey.of(scope, protocol or 255, port, 16)
+    assert key.prefixlen == at.SCOPE_BITS
     return key
 
 
 @pytest.mark.parametrize(
     ("line", "protocol", "port", "expected"),
     [
-        ({}, 6, 80, True),
-        ({}, 132, 9, True),
-        ({"protocol": 6}, 6, 80, True),
-        ({"protocol": 6}, 17, 80, False),
-        ({"protocol": 6, "port": 80, "bits": 16}, 6, 80, True),
-        ({"protocol": 6, "port": 80, "bits": 16}, 6, 81, False),
-        ({"protocol": 6, "port": 8080, "bits": 12}, 6, 8095, True),
-        ({"protocol": 6, "port": 8080, "bits": 12}, 6, 8096, False),
+        ((), 6, 80, True),
+        ((), 132, 9, True),
+        ((6,), 6, 80, True),
+        ((6,), 17, 80, False),
+        ((6, 80, 16), 6, 80, True),
+        ((6, 80, 16), 6, 81, False),
+        ((6, 8080, 12), 6, 8095, True),
+        ((6, 8080, 12), 6, 8096, False),
     ],
 )
-def test_policy_line_covers(line: dict[str, int], protocol: int, port: int, expected: bool) -> None:
-    key = at.PolicyKey.line(1000, 0, peer_kind=1, peer=7, **line)
+def test_port_prefix_covers(line: tuple[int, ...], protocol: int, port: int, expected: bool) -> None:
+    key = at.ScopePortKey.of(1000, *line)
     assert matches(key, packet(protocol, port)) is expected
-    assert not matches(key, packet(protocol, port, subject=1001))
-    assert not matches(key, packet(protocol, port, peer=8))
+    assert not matches(key, packet(protocol, port, scope=1001))
+    assert not matches(key, packet(protocol, port, scope=1000 | 1 << 63))
 
 
 @given(port=st.integers(0, 65535), bits=st.integers(0, 16), asked=st.integers(0, 65535))
-def test_policy_port_prefix(port: int, bits: int, asked: int) -> None:
-    key = at.PolicyKey.line(1, 1, peer_kind=0, peer=0, protocol=17, port=port, bits=bits)
-    other = at.PolicyKey.line(1, 1, peer_kind=0, peer=0, protocol=17, port=asked, bits=16)
+def test_port_prefix(port: int, bits: int, asked: int) -> None:
+    key = at.ScopePortKey.of(1, 17, port, bits)
+    other = at.ScopePortKey.of(1, 17, asked, 16)
     assert matches(key, other) is (port >> (16 - bits) == asked >> (16 - bits))
 
 
-def test_protocol_and_port_are_the_last_three_bytes() -> None:
-    wire = at.PolicyKey.wire()
-    assert (wire.offset("protocol"), wire.offset("port"), wire.size) == (29, 30, 32)
-    assert (wire.size - 4) * 8 == at.POLICY_BITS
-    assert at.POLICY_BITS - at.POLICY_FIXED_BITS == 24
+def test_protocol_and_port_are_the_last_three_bytes_that_are_compared() -> None:
+    wire = at.ScopePortKey.wire()
+    assert (wire.offset("protocol"), wire.offset("port")) == (17, 18)
+    assert (wire.offset("port") + 2 - 4) * 8 == at.SCOPE_BITS
+    assert at.SCOPE_BITS - at.SCOPE_FIXED_BITS == 24
 
 
-@pytest.mark.parametrize(
-    ("more", "complaint"),
-    [({"port": 80, "bits": 16}, "without a protocol"), ({"protocol": 6, "bits": 17}, "0 to 16")],
-)
-def test_policy_line_refuses(more: dict[str, int], complaint: str) -> None:
+@pytest.mark.parametrize(("more", "complaint"), [((0, 80, 16), "without a protocol"), ((6, 0, 17), "0 to 16")])
+def test_port_prefix_refuses(more: tuple[int, int, int], complaint: str) -> None:
     with pytest.raises(ValueError, match=complaint):
-        at.PolicyKey.line(1, 0, peer_kind=0, peer=0, **more)
+        at.ScopePortKey.of(1, *more)
+
+
+def test_a_vector_s_bits_lie_where_the_program_looks() -> None:
+    """Bit j of a vector is bit j % 64 of the word j / 64, each word little endian."""
+    raw = at.ScopeBits(bits=1 << 65 | 1 << 3).pack()
+    assert [int.from_bytes(raw[start : start + 8], "little") for start in range(0, 32, 8)] == [1 << 3, 1 << 1, 0, 0]
 
 
 def test_unpack_refuses_another_length() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.identity import identity_of, stands_for
-from proto.identity import FIRST_COMPUTED, UNSTABLE_LABELS, IdentitySet, NamedPort
+from kit.identity import digest_of, identity_of, stands_for
+from proto.identity import FIRST_COMPUTED, UNSTABLE_LABELS, IdentitySet, NamedPort, RelevantKeys
 from proto.objects import Namespace, Pod
 
 text = st.text("ab=/", max_size=3)
@@ -40,10 +40,44 @@ def test_never_a_reserved_number_and_another_in_another_cluster(one: IdentitySet
     assert identity_of(one, "uid") != identity_of(one, "another")
 
 
+@given(facts, facts)
+def test_equal_digests_mean_equal_facts(one: IdentitySet, other: IdentitySet) -> None:
+    assert (digest_of(one) == digest_of(other)) == (one == other)
+    assert len(digest_of(one)) == 32
+
+
+OF_JOBS = ("job-name", "batch.kubernetes.io/job-name", "batch.kubernetes.io/job-completion-index", "controller-uid")
+OF_NODES = (
+    "kubernetes.io/hostname",
+    "topology.kubernetes.io/zone",
+    "failure-domain.beta.kubernetes.io/region",
+    "node.kubernetes.io/instance-type",
+)
+
+
 def test_labels_that_differ_from_pod_to_pod_do_not_count_unless_a_selector_names_them() -> None:
     namespace = Namespace(name="shop", uid="u")
-    labels = tuple(sorted((("app", "web"), *((key, "x") for key in UNSTABLE_LABELS))))
-    pod = Pod(namespace="shop", name="web-1", uid="p", node="n1", labels=labels)
+    labels = tuple(sorted((("app", "web"), *((key, "x") for key in (*UNSTABLE_LABELS, *OF_JOBS, *OF_NODES)))))
+    pod = Pod(namespace="shop", name="web-1", uid="p", node="n1", labels=tuple(dict.fromkeys(labels)))
     assert stands_for(pod, namespace).pod_labels == (("app", "web"),)
-    named = stands_for(pod, namespace, {"pod-template-hash"})
-    assert named.pod_labels == (("app", "web"), ("pod-template-hash", "x"))
+    for key in ("pod-template-hash", *OF_JOBS, *OF_NODES):
+        named = stands_for(pod, namespace, {key})
+        assert named.pod_labels == tuple(sorted((("app", "web"), (key, "x"))))
+
+
+def test_a_pod_keeps_its_identity_wherever_it_starts_again() -> None:
+    """Kubernetes copies labels of the node to its pods."""
+    namespace = Namespace(name="shop", uid="u")
+
+    def on(node: str) -> int:
+        labels = (("app", "db"), ("kubernetes.io/hostname", node), ("topology.kubernetes.io/zone", f"zone-of-{node}"))
+        return identity_of(stands_for(Pod("shop", "db-0", node, node, labels=labels), namespace), "uid")
+
+    assert on("n1") == on("n2")
+
+
+def test_relevant_keys_of_a_namespace() -> None:
+    relevant = RelevantKeys(keys=("job-name",), by_namespace=(("ci", ("controller-uid", "job-name")), ("shop", ())))
+    assert relevant.of("elsewhere") == {"job-name"}
+    assert relevant.of("ci") == {"controller-uid", "job-name"}
+    assert relevant.of("shop") == frozenset()

@@ -35,21 +35,22 @@ def feed(graph: Graph, objects: dict[str, KubernetesObject]) -> Graph:
 
 def settled(graph: Graph) -> Graph:
     graph.run()
-    if graph.relevant != frozenset():
-        graph.hold(Held(relevant=graph.relevant))
-        graph.run()
+    graph.hold(Held(relevants=frozenset({graph.relevant})))
+    graph.run()
     return graph
 
 
 def kernel_of(graph: Graph, world: World) -> Kernel:
-    kernel = Kernel.filled((compiled.policy for compiled in graph.compiled.values()), graph.partition.prefixes)
+    compiled = graph.compiled.values()
+    records = [one.record for one in compiled if one.record is not None]
+    kernel = Kernel.filled((one.policy for one in compiled), records, graph.partition.prefixes)
     for node in world.nodes:
         kernel.ipcache.update(dict.fromkeys(node.addresses, Reserved.HOST))
         kernel.node_of.update(dict.fromkeys(node.addresses, node.name))
     for pod in world.pods:
-        found = graph.roster.identities_of(pod, graph.relevant)
+        found = graph.roster.identity_of(pod, graph.relevant)
         if found is not None:
-            kernel.ipcache.update(dict.fromkeys(pod.addresses, found[0]))
+            kernel.ipcache.update(dict.fromkeys(pod.addresses, found))
             kernel.node_of.update(dict.fromkeys(pod.addresses, pod.node))
     return kernel
 

@@ -1,7 +1,8 @@
-"""The datapath's maps and lookups as a model: what the eBPF programs do with compiled lines, bit for bit of the keys.
+"""The datapath's maps and lookups as a model: what a node does with published rules, records and CIDR sets.
 
-Addresses are 128 bits with IPv4 mapped; identities and CIDR sets come from longest-prefix tries; policy keys end in 24
-bits of protocol and port of which the longest stored prefix wins; three lookups, lowest rank wins; no subject, no way.
+Addresses are 128 bits with IPv4 mapped; identities and CIDR sets come from longest-prefix tries. A node asks each
+selector of each published record; a peer and a port each give the set of rules that they are in (a vector of bits); of
+the rules in both the first wins, since rules stand in the order of precedence; no subject, no way.
 """
 
 from __future__ import annotations
@@ -10,8 +11,9 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from proto.identity import Reserved
-from proto.policy import CidrSet, CompiledPolicy, Direction, PeerKind
+from kit.selectors import matches_peer
+from proto.identity import IdentityRecord, Reserved
+from proto.policy import CidrSet, CompiledPolicy, Direction, PortMatch
 
 Address = IPv4Address | IPv6Address
 PORTED = {6, 17, 132}
@@ -46,29 +48,35 @@ class Trie:
         self.add(bits(network.network_address), length, value)
 
 
+def holds(match: PortMatch, key: int) -> bool:
+    """Whether the first bits of protocol and port are the match's."""
+    length = 0 if match.protocol == 0 else 8 + match.bits
+    return (key ^ (match.protocol << 16 | match.port)) >> (24 - length) == 0
+
+
 @dataclass
 class Kernel:
     """One node's maps (all nodes of a test share them, but for which node is its own)."""
 
-    subjects: dict[int, tuple[bool, bool]] = field(default_factory=dict)
-    policy: dict[tuple[int, int, int, int], Trie] = field(default_factory=dict)
-    lines: list[tuple[int, int]] = field(default_factory=list)
+    subjects: dict[int, CompiledPolicy] = field(default_factory=dict)
+    members: dict[tuple[int, int], set[int]] = field(default_factory=dict)
+    """By subject and place of the selector in its policy: identities that it matches."""
     cidrs: Trie = field(default_factory=lambda: Trie(128))
     ipcache: dict[Address, int] = field(default_factory=dict)
     node_of: dict[Address, str] = field(default_factory=dict)
 
     @classmethod
-    def filled(cls, compiled: Iterable[CompiledPolicy], prefixes: Iterable[CidrSet]) -> Kernel:
-        kernel = cls()
-        for policy in compiled:
-            kernel.subjects[policy.identity] = (policy.ingress_isolated, policy.egress_isolated)
-            for rule in policy.rules:
-                where = (policy.identity, rule.direction, rule.peer_kind, rule.peer)
-                length = 0 if rule.protocol == 0 else 8 + rule.port_bits
-                kernel.policy.setdefault(where, Trie(24)).add(
-                    rule.protocol << 16 | rule.port, length, len(kernel.lines)
-                )
-                kernel.lines.append((rule.rank, rule.verdict))
+    def filled(
+        cls, policies: Iterable[CompiledPolicy], records: Iterable[IdentityRecord], prefixes: Iterable[CidrSet]
+    ) -> Kernel:
+        kernel, known = cls(), list(records)
+        matched: dict[object, set[int]] = {}
+        for policy in policies:
+            kernel.subjects[policy.identity] = policy
+            for place, peer in enumerate(policy.selectors):
+                if peer not in matched:
+                    matched[peer] = {record.identity for record in known if matches_peer(peer, record)}
+                kernel.members[policy.identity, place] = matched[peer]
         for entry in prefixes:
             kernel.cidrs.add_network(entry.prefix, entry.number)
         return kernel
@@ -76,20 +84,14 @@ class Kernel:
     def judge(self, subject: int, direction: Direction, peer: int, address: Address, protocol: int, port: int) -> bool:
         if subject not in self.subjects:
             return False
+        policy, number = self.subjects[subject], self.cidrs.find(bits(address)) or 0
         key = protocol << 16 | (port if protocol in PORTED else 0)
-        found = []
-        for kind, number in (
-            (PeerKind.IDENTITY, peer),
-            (PeerKind.CIDR_SET, self.cidrs.find(bits(address)) or 0),
-            (PeerKind.ANY, 0),
-        ):
-            trie = self.policy.get((subject, direction, kind, number))
-            line = None if trie is None else trie.find(key)
-            if line is not None:
-                found.append(self.lines[line])
-        if found:
-            return min(found)[1] == 1
-        return not self.subjects[subject][direction]
+        for rule in policy.rules:
+            by_selector = any(peer in self.members[subject, place] for place in rule.selectors)
+            by_peer = rule.any_peer or by_selector or (number and number in rule.cidr_sets)
+            if rule.direction == direction and by_peer and any(holds(match, key) for match in rule.ports):
+                return rule.verdict == 1
+        return not (policy.egress_isolated if direction else policy.ingress_isolated)
 
     def allows(self, source: Address, destination: Address, protocol: int, port: int) -> bool:
         """A flow between two addresses, judged at the source's egress and at the destination's ingress."""

@@ -7,12 +7,14 @@ from ipaddress import ip_network
 import pytest
 
 from proto.codec import encode
+from proto.identity import NamedPort
 from proto.objects import IPBlock, KubernetesObject, Namespace, Peer, PolicyRule, Selector
-from proto.policy import CompiledPolicy, Direction, PeerKind
+from proto.policy import MAX_RULES, CompiledPolicy, Direction, SelectorPeer
 from services.policy.core.cidrs import set_number
-from services.policy.core.compile import MOST_NAMED
+from services.policy.core.compile import MOST_NAMED, RANK
 from services.policy.core.graph import Graph
-from services.policy.core.limits import Limits, estimated_size
+from services.policy.core.identities import NO_KEYS
+from services.policy.core.limits import About, Limits
 from tests.core.policy.cluster import settled
 from tests.core.policy.notation import named, namespace, pod, policies, policy
 
@@ -36,27 +38,39 @@ def graph(text: str, **limits: int) -> Graph:
 
 
 def identity(made: Graph, name: str) -> int:
-    found = made.roster.identities_of(PODS[name], made.relevant)
+    found = made.roster.identity_of(PODS[name], made.relevant)
     assert found is not None
-    return found[0]
+    return found
+
+
+def peer_text(one: SelectorPeer) -> str:
+    """``y`` for a namespace, ``(ns=y)`` or ``()`` for a namespace selector, then the pod selector, then a port."""
+
+    def text(chosen: Selector | None) -> str:
+        return "" if chosen is None else f"({' '.join(f'{key}={value}' for key, value in chosen.match_labels)})"
+
+    port = "" if one.named_port is None else f"@{one.named_port.name}:{one.named_port.port}"
+    return (
+        f"{one.namespace}{text(one.namespace_selector)}{'/' + text(one.pod_selector) if one.pod_selector else ''}{port}"
+    )
 
 
 def lines(made: Graph, compiled: CompiledPolicy) -> list[str]:
-    """``< x/api TCP 80/16 p0:0``: direction, peer, protocol, port prefix, policy and rule."""
-    named_peers = {identity(made, name): name for name in PODS} | {
-        set_number([block]): block.text for block in made.partition.numbers_by_block
-    }
+    """``< x/(role=api) TCP 80/16 p0:0``: direction, peers, ports with prefixes, policy and rule."""
+    blocks = {set_number([block]): block.text for block in made.partition.numbers_by_block}
     protocols = {0: "any", 6: "TCP", 17: "UDP", 132: "SCTP"}
     told = []
     for rule in compiled.rules:
-        peer = "*" if rule.peer_kind is PeerKind.ANY else named_peers[rule.peer]
-        source = compiled.sources[rule.rule]
+        assert rule.rank == RANK
+        peers = ["*"] if rule.any_peer else []
+        peers += [peer_text(compiled.selectors[at]) for at in rule.selectors]
+        peers += [blocks[number] for number in rule.cidr_sets]
+        source = compiled.sources[rule.source]
         sign = "<" if rule.direction is Direction.INGRESS else ">"
-        told.append(
-            f"{sign} {peer} {protocols[rule.protocol]} {rule.port}/{rule.port_bits} {source.name}:{source.index}"
-        )
+        ports = " ".join(f"{protocols[match.protocol]} {match.port}/{match.bits}" for match in rule.ports)
+        told.append(f"{sign} {', '.join(peers)} {ports} {source.name}:{source.index}")
     flags = f"{'<' if compiled.ingress_isolated else ''}{'>' if compiled.egress_isolated else ''}"
-    return [f"isolated {flags}" if flags else "open", *sorted(told)]
+    return [f"isolated {flags}" if flags else "open", *told]
 
 
 TABLE = [
@@ -70,27 +84,27 @@ TABLE = [
         "the mission's policy",
         """[{podSelector: {matchLabels: {role: db}},
              ingress: [{from: [{podSelector: {matchLabels: {role: api}}}], ports: [{protocol: TCP, port: 5432}]}]}]""",
-        "isolated <\n< x/api TCP 5432/16 p0:0",
+        "isolated <\n< x/(role=api) TCP 5432/16 p0:0",
     ),
     (
         "all namespaces",
         "[{podSelector: {}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {role: api}}}]}]}]",
-        "isolated <\n< x/api any 0/0 p0:0\n< y/api any 0/0 p0:0",
+        "isolated <\n< ()/(role=api) any 0/0 p0:0",
     ),
     (
         "a named port of ingress is the subject's own",
         "[{podSelector: {}, ingress: [{from: [{namespaceSelector: {matchLabels: {ns: y}}}], ports: [{port: pg}]}]}]",
-        "isolated <\n< y/api TCP 5432/16 p0:0",
+        "isolated <\n< (ns=y) TCP 5432/16 p0:0",
     ),
     (
         "a named port of egress is each peer's",
         "[{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}], ports: [{port: pg}]}]}]",
-        "isolated >\n> x/db TCP 5432/16 p0:0\n> y/api TCP 6000/16 p0:0",
+        "isolated >\n> ()@pg:5432 TCP 5432/16 p0:0\n> ()@pg:6000 TCP 6000/16 p0:0",
     ),
     (
         "a named port to anyone is every pod that has it",
         "[{podSelector: {}, policyTypes: [Egress], egress: [{ports: [{port: pg}, {port: 53, protocol: UDP}]}]}]",
-        "isolated >\n> * UDP 53/16 p0:0\n> x/db TCP 5432/16 p0:0\n> y/api TCP 6000/16 p0:0",
+        "isolated >\n> * UDP 53/16 p0:0\n> ()@pg:5432 TCP 5432/16 p0:0\n> ()@pg:6000 TCP 6000/16 p0:0",
     ),
     (
         "a name that nobody has allows nothing",
@@ -121,18 +135,25 @@ TABLE = [
     (
         "a range",
         "[{podSelector: {}, ingress: [{ports: [{port: 79, endPort: 82}]}]}]",
-        "isolated <\n< * TCP 79/16 p0:0\n< * TCP 80/15 p0:0\n< * TCP 82/16 p0:0",
+        "isolated <\n< * TCP 79/16 TCP 80/15 TCP 82/16 p0:0",
     ),
     ("SCTP stays SCTP", "[{podSelector: {}, ingress: [{ports: [{protocol: SCTP}]}]}]", "isolated <\n< * SCTP 0/0 p0:0"),
     (
-        "two rules that say the same are one line, of the first",
-        "[{podSelector: {}, ingress: [{ports: [{port: 80}]}, {ports: [{port: 80}, {port: 81}]}]}]",
-        "isolated <\n< * TCP 80/16 p0:0\n< * TCP 81/16 p0:1",
+        "two rules that say the same are one, of the first",
+        "[{podSelector: {}, ingress: [{ports: [{port: 80}]}, {ports: [{port: 80}]}, {ports: [{port: 81}]}]}]",
+        "isolated <\n< * TCP 80/16 p0:0\n< * TCP 81/16 p0:2",
     ),
     (
         "ingress rules without the type Ingress are not in force",
         "[{podSelector: {}, policyTypes: [Egress], ingress: [{}], egress: [{ports: [{port: 1}]}]}]",
         "isolated >\n> * TCP 1/16 p0:0",
+    ),
+    (
+        "peers of one rule stand together",
+        """[{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {role: api}}}, {namespaceSelector: {}},
+             {ipBlock: {cidr: 10.0.0.0/8}}, {podSelector: {matchLabels: {role: api}}}],
+             ports: [{port: 1}, {port: 2}]}]}]""",
+        "isolated <\n< x/(role=api), (), 10.0.0.0/8 TCP 1/16 TCP 2/16 p0:0",
     ),
     ("a peer that says nothing allows nothing", "[{podSelector: {}, ingress: [{from: [{}]}]}]", "isolated <"),
 ]
@@ -160,35 +181,121 @@ def test_every_identity_has_an_entry_and_says_who_isolates_it() -> None:
     assert [(source.name, source.index) for source in told] == [("b", -1), ("a", -2)]
 
 
-def test_over_the_limit_a_direction_is_denied_whole_and_reported() -> None:
-    text = (
-        "[{podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 1}, {port: 3}]}], egress: [{}]}]"
-    )
-    made = graph(text, lines=1)
+def allow_ports(count: int, direction: str = "ingress", first: int = 1) -> str:
+    return f"{direction}: [{', '.join(f'{{ports: [{{port: {first + port}}}]}}' for port in range(count))}]"
+
+
+def test_over_the_limit_a_direction_is_denied_whole_and_told_on_its_policies() -> None:
+    text = f"[{{podSelector: {{}}, policyTypes: [Ingress, Egress], {allow_ports(MAX_RULES + 1)}, egress: [{{}}]}}]"
+    made = graph(text)
     compiled = made.compiled[identity(made, "x/db")]
     assert lines(made, compiled.policy) == ["isolated <>", "> * any 0/0 p0:0"]
     (problem,) = compiled.problems
-    assert "ingress of pods in x with role=db would take more than 1 lines: denied whole" in problem.fault
+    assert "ingress of pods in x with role=db would take 257 rules of different ports" in problem.fault
+    assert "denied whole" in problem.fault
     assert "x/p0" in problem.remedy
+    assert problem.about == (About("networking.k8s.io", "NetworkPolicy", "x", "p0", "PolicyTooLarge"),)
     assert problem in made.problems
-    assert lines(graph(text, lines=2), graph(text, lines=2).compiled[identity(made, "x/db")].policy)[1:]
+    fits = graph(f"[{{podSelector: {{}}, {allow_ports(MAX_RULES)}}}]")
+    assert len(fits.compiled[identity(fits, "x/db")].policy.rules) == MAX_RULES
+    assert not fits.problems
+
+
+def test_rules_of_equal_ports_become_one_only_where_there_are_too_many() -> None:
+    """257 rules on one port, each of another peer: one rule of 257 peers, named after the first."""
+
+    def policy_of(count: int) -> CompiledPolicy:
+        rules = ", ".join(
+            f"{{from: [{{podSelector: {{matchLabels: {{role: r{at}}}}}}}], ports: [{{port: {1 + at % 2}}}]}}"
+            for at in range(count)
+        )
+        made = graph(f"[{{podSelector: {{}}, ingress: [{rules}]}}]")
+        assert not made.problems
+        return made.compiled[identity(made, "x/db")].policy
+
+    assert len(policy_of(MAX_RULES).rules) == MAX_RULES
+    merged = policy_of(MAX_RULES + 1)
+    assert [(len(rule.selectors), rule.source, rule.ports[0].port) for rule in merged.rules] == [
+        (129, 0, 1),
+        (128, 1, 2),
+    ]
+    assert len(merged.selectors) == MAX_RULES + 1
+    assert [source.index for source in merged.sources] == [0, 1]
+
+
+def test_too_many_ports_or_peers_are_denied_whole() -> None:
+    for limits in ({"ports": 1}, {"peers": 1}):
+        made = graph(
+            """[{podSelector: {}, ingress: [{from: [{podSelector: {}}, {namespaceSelector: {}}],
+                 ports: [{port: 1}, {port: 3}]}]}]""",
+            **limits,
+        )
+        compiled = made.compiled[identity(made, "x/db")]
+        assert lines(made, compiled.policy) == ["isolated <"]
+        assert "more than 1: denied whole" in compiled.problems[0].fault
 
 
 def test_over_the_size_both_directions_are_denied_whole() -> None:
-    made = graph("[{podSelector: {}, ingress: [{ports: [{port: 1}]}]}]", size=600)
+    made = graph("[{podSelector: {}, ingress: [{ports: [{port: 1}]}]}]", size=100)
     compiled = made.compiled[identity(made, "x/db")]
     assert lines(made, compiled.policy) == ["isolated <"]
     assert len(compiled.problems) == 2
 
 
 def test_the_largest_allowed_value_fits_on_the_bus() -> None:
-    """The estimate of ``limits`` is from above: what it lets pass can be published."""
-
     ports = ", ".join(f"{{port: {port}}}" for port in range(20001, 20001 + 2 * 3000, 2))
     made = graph(f"[{{podSelector: {{}}, policyTypes: [Egress, Ingress], egress: [{{ports: [{ports}]}}]}}]")
     compiled = made.compiled[identity(made, "x/db")].policy
-    assert len(compiled.rules) == 3000
-    assert len(encode(compiled)) <= estimated_size(compiled.rules, compiled.sources)
+    assert len(compiled.rules[0].ports) == 3000
+    assert len(encode(compiled)) < 20_000
+
+
+def web(port: int) -> tuple[NamedPort, ...]:
+    return named(f"web:TCP:{port}")
+
+
+TO_WEB = "[{podSelector: {}, policyTypes: [Egress], egress: [{to: [{namespaceSelector: {}}], ports: [{port: web}]}]}]"
+
+
+def test_one_tenants_numbers_for_a_name_do_not_push_out_those_of_others() -> None:
+    """The attack: thousands of container ports of one name, each of which was a line of everybody's policy."""
+    made = graph(TO_WEB)
+    made.put("x/web", pod("x/web", named_ports=web(8080)))
+    for space in ("y", "z"):
+        made.put(space, namespace(space))
+        made.put(f"{space}/web", pod(f"{space}/web", named_ports=web(9090)))
+    for number in range(1, 301):
+        made.put(f"y/{number}", pod(f"y/{number}", named_ports=web(number)))
+        made.put(f"y/{number}b", pod(f"y/{number}b", named_ports=web(number)))
+    made.run()
+    compiled = made.compiled[identity(made, "x/db")]
+    numbers = [rule.ports[0].port for rule in compiled.policy.rules]
+    assert len(numbers) == 64
+    assert {8080, 9090} < set(numbers), "its own namespace's, and what two namespaces have"
+    (problem,) = compiled.problems
+    assert "have 302 numbers" in problem.fault
+    assert problem.about == (About("networking.k8s.io", "NetworkPolicy", "x", "p0", "NamedPortNumbers"),)
+
+
+def test_named_ports_come_and_go_with_the_peers_that_have_them() -> None:
+    made = graph(TO_WEB)
+    subject = identity(made, "x/db")
+
+    def numbers() -> list[int]:
+        return [rule.ports[0].port for rule in made.compiled[subject].policy.rules]
+
+    assert numbers() == []
+    made.put("y/web", pod("y/web", named_ports=web(80)))
+    assert subject in made.run()
+    assert numbers() == [80]
+    made.put("y/web2", pod("y/web2", named_ports=web(80)))
+    assert subject not in made.run(), "another identity with the same port costs nobody anything"
+    made.put("y/web", None)
+    assert subject not in made.run()
+    made.put("y/web2", None)
+    assert subject in made.run()
+    assert numbers() == []
+    assert made.roster.identity_of(PODS["x/db"], NO_KEYS) == subject
 
 
 def test_a_pod_that_very_many_policies_isolate_still_fits_on_the_bus() -> None:

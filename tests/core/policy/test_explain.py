@@ -95,10 +95,19 @@ def test_ends_that_are_not_there(text: str, reason: str) -> None:
 
 
 def test_over_the_limit_says_so() -> None:
-    text = "[{name: wide, podSelector: {}, ingress: [{ports: [{port: 1}, {port: 3}]}]}]"
-    verdicts = Explainer(graph(text, lines=1)).explain("x/web", "x/db", 6, 1)
+    text = """[{name: wide, podSelector: {}, policyTypes: [Ingress, Egress], ingress: [{ports: [{port: 1}, {port: 3}]}],
+                egress: [{ports: [{port: 1}]}]}]"""
+    verdicts = Explainer(graph(text, ports=1)).explain("x/web", "x/db", 6, 1)
     assert not verdicts.allowed
+    assert verdicts.egress.allowed
     assert "denied whole" in verdicts.ingress.reason
+    assert "isolated by" in Explainer(graph(text, ports=1)).explain("x/web", "x/db", 6, 2).egress.reason
+
+
+def test_an_identity_that_is_refused_says_why() -> None:
+    verdicts = Explainer(graph(labels=1)).explain("x/web", "x/db", 6, 5432)
+    assert not verdicts.allowed
+    assert "more than 1 labels" in verdicts.ingress.reason
 
 
 @pytest.mark.parametrize("start", range(0, 600, 100))

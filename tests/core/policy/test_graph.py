@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from random import Random
 
+import msgspec
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from proto.identity import IdentitySet
-from proto.objects import KubernetesObject, Namespace
+from kit.selectors import hidden_key
+from proto.codec import encode
+from proto.objects import KubernetesObject, Labels, Namespace, Pod, Selector
 from services.policy.core.graph import Graph, Held
-from services.policy.core.identities import Roster
+from services.policy.core.identities import NO_KEYS, Member, Roster
+from services.policy.core.limits import About, Limits
 from tests.core.policy.cluster import feed, kernel_of, keyed, probes
 from tests.core.policy.notation import namespace, pod, policies
 from tests.core.policy.worlds import World, seeded
@@ -28,7 +31,7 @@ def fresh(objects: Objects) -> Graph:
 def image(graph: Graph) -> object:
     """All that a graph says, without how it got there."""
     assert not graph.dirty
-    return (graph.compiled, graph.partition.prefixes, graph.relevant, graph.problems)
+    return (graph.compiled, graph.partition.prefixes, graph.relevant, graph.problems, graph.refused)
 
 
 def move(graph: Graph, before: Objects, after: Objects, chance: Random) -> None:
@@ -74,7 +77,7 @@ def test_incremental_equals_fresh(expander: str, seed: int) -> None:
 
 def settled_with_relevant(graph: Graph) -> None:
     graph.run()
-    graph.hold(Held(relevant=graph.relevant))
+    graph.hold(Held(relevants=frozenset({graph.relevant})))
     graph.run()
 
 
@@ -125,10 +128,12 @@ def test_while_relevant_keys_change_both_identities_have_their_rules(seed: int) 
     for key, value in keyed(world).items():
         graph.put(key, value)
     graph.run()
+    graph.hold(Held(relevants=frozenset({NO_KEYS})))
+    graph.run()
     for one in world.pods:
-        for relevant in (frozenset[str](), graph.relevant):
-            found = graph.roster.identities_of(one, relevant)
-            assert found is None or found[0] in graph.compiled
+        for relevant in (NO_KEYS, graph.relevant):
+            found = graph.roster.identity_of(one, relevant)
+            assert found is None or found in graph.compiled
 
 
 def test_only_what_a_change_touches_is_recompiled() -> None:
@@ -147,9 +152,182 @@ def test_only_what_a_change_touches_is_recompiled() -> None:
 
     assert touched("x/c2", pod("x/c")) == 0, "another pod of a known identity"
     assert touched("x/d", pod("x/d")) == 1, "a new identity that no peer matches: itself"
-    assert touched("x/b2", pod("x/b2", labels={"pod": "b", "more": "1"})) == 2, "a new peer: itself and the subject"
+    assert touched("x/b2", pod("x/b2", labels={"pod": "b", "more": "1"})) == 1, "a new peer: itself alone"
+    graph.hold(Held(named=frozenset(graph.named)))
     assert touched("p", None) == 1, "a policy that goes: its subjects"
     assert touched("p", allow) == 1
+    assert touched("x/e", pod("x/e", labels={"more": "1"})) == 1
+    graph.hold(Held())
+    assert touched("p", None) == 5, "nobody names the label any more: the records that showed it, and no other"
+
+
+def test_what_a_policy_names_in_its_own_namespace_shows_in_no_other() -> None:
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y")}
+    objects |= {name: pod(name, labels={"app": "a", "pod-template-hash": name[0]}) for name in ("x/a", "y/a")}
+    graph = feed(Graph(), objects)
+    before = {name: identity_and_labels(graph, objects[name]) for name in ("x/a", "y/a")}
+    hidden = tuple(sorted((hidden_key("app"),)))
+    assert {(labels, told) for _, labels, told in before.values()} == {((), hidden)}
+
+    def with_policy(text: str) -> dict[str, tuple[int, Labels, tuple[int, ...]]]:
+        graph.put("p", policies(text)[0])
+        settled_with_relevant(graph)
+        return {name: identity_and_labels(graph, objects[name]) for name in ("x/a", "y/a")}
+
+    own = with_policy("[{podSelector: {matchExpressions: [{key: pod-template-hash, operator: Exists}]}}]")
+    assert own["y/a"] == before["y/a"]
+    assert own["x/a"][0] != before["x/a"][0]
+    assert own["x/a"][1:] == ((("pod-template-hash", "x"),), hidden)
+    peers = "[{podSelector: {}, ingress: [{from: [{podSelector: {matchLabels: {app: a}}}]}]}]"
+    assert with_policy(peers) == {"x/a": (before["x/a"][0], (("app", "a"),), ()), "y/a": before["y/a"]}
+    everywhere = (
+        "[{podSelector: {}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: a}}}]}]}]"
+    )
+    assert {told[1:] for told in with_policy(everywhere).values()} == {((("app", "a"),), ())}
+
+
+def identity_and_labels(graph: Graph, one: KubernetesObject) -> tuple[int, Labels, tuple[int, ...]]:
+    assert isinstance(one, Pod)
+    identity = graph.roster.identity_of(one, graph.relevant)
+    assert identity is not None
+    record = graph.compiled[identity].record
+    assert record is not None
+    return identity, record.pod_labels, record.hidden_pod_keys
+
+
+def test_namespace_labels_are_shown_to_whoever_selects_namespaces() -> None:
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x", team="blue"), "x/a": pod("x/a")}
+    graph = feed(Graph(), objects)
+    (compiled,) = graph.compiled.values()
+    assert compiled.record is not None
+    assert compiled.record.namespace_labels == ()
+    assert len(compiled.record.hidden_namespace_keys) == 3
+    selector = "{namespaceSelector: {matchLabels: {team: blue}}}"
+    graph.put("p", policies(f"[{{namespace: z, podSelector: {{}}, ingress: [{{from: [{selector}]}}]}}]")[0])
+    assert graph.run() == {compiled.policy.identity}
+    (compiled,) = graph.compiled.values()
+    assert compiled.record is not None
+    assert compiled.record.namespace_labels == (("team", "blue"),)
+    assert hidden_key("team") not in compiled.record.hidden_namespace_keys
+
+
+def test_rules_do_not_grow_with_the_identities_that_a_selector_matches() -> None:
+    """The attack: every label set of a tenant was a line for each port of whoever lets all namespaces in."""
+    spec = "[{podSelector: {}, ingress: [{from: [{namespaceSelector: {}}], ports: [{port: 80}, {port: 443}]}]}]"
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y")}
+    objects |= {"p": policies(spec)[0], "x/a": pod("x/a")}
+    graph = feed(Graph(), objects)
+    subject = graph.roster.identity_of(pod("x/a"), NO_KEYS)
+    assert subject is not None
+    before = graph.compiled[subject]
+    for count in range(3000):
+        graph.put(f"y/{count}", pod(f"y/{count}", labels={"bomb": str(count)}))
+    touched = graph.run()
+    assert graph.compiled[subject] == before
+    assert subject not in touched
+    assert len(before.policy.rules) == 1
+
+
+LIMITS = Limits(identities=5, record_bytes=100_000, labels=20)
+
+
+def crowd(count: int, space: str = "y") -> Objects:
+    return {f"{space}/{at}": pod(f"{space}/{at}", labels={"n": str(at)}) for at in range(count)}
+
+
+def test_a_namespace_spends_its_own_budget_of_identities_alone() -> None:
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y")} | crowd(3, "x")
+    graph = feed(Graph(LIMITS), objects | crowd(5))
+    first = set(graph.compiled)
+    assert len(first) == 8
+    assert not graph.problems
+    for key, value in crowd(9).items():
+        graph.put(key, value)
+    graph.hold(Held(recorded=first))
+    graph.run()
+    assert set(graph.compiled) == first, "the newest wait, whatever their numbers are"
+    (problem,) = graph.problems
+    assert {(about.kind, about.name) for about in problem.about} == {("Namespace", "y")} | {
+        ("Pod", str(at)) for at in range(5, 9)
+    }
+    assert "namespace y have 9 different sets" in problem.fault
+    for at in range(4):
+        graph.put(f"y/{at}", None)
+    graph.run()
+    assert not graph.problems
+    assert len(graph.compiled) == 8
+
+
+@pytest.mark.parametrize(("home", "admitted"), [("x", 12), ("y", 5)])
+def test_a_key_that_another_namespaces_policy_names_spends_nobodys_budget(home: str, admitted: int) -> None:
+    """The attack: a peer with a namespace selector that names a label of single pods makes each an identity of its own.
+
+    Who names it in its own namespace pays for it.
+    """
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y")}
+    objects |= {f"y/{at}": pod(f"y/{at}", labels={"app": "a", "pod-template-hash": str(at)}) for at in range(12)}
+    peer = "{namespaceSelector: {}, podSelector: {matchLabels: {pod-template-hash: '3'}}}"
+    spec = f"[{{namespace: {home}, podSelector: {{}}, policyTypes: [Egress], egress: [{{to: [{peer}]}}]}}]"
+    graph = feed(Graph(LIMITS), objects | {"p": policies(spec)[0]})
+    there = [graph.roster.identity_of(one, graph.relevant) for one in objects.values() if isinstance(one, Pod)]
+    assert len(set(there)) == 12
+    assert len(graph.compiled) == admitted
+    assert bool(graph.problems) == (admitted < 12)
+
+
+def test_without_records_the_same_ones_are_refused_by_every_copy() -> None:
+    objects: Objects = {"k": Namespace("kube-system", "u"), "y": namespace("y")} | crowd(9)
+    backwards = dict(reversed(list(objects.items())))
+    one, other = feed(Graph(LIMITS), objects), feed(Graph(LIMITS), backwards)
+    assert image(one) == image(other)
+    assert len(one.compiled) == 5
+
+
+def test_what_lingers_goes_before_what_runs() -> None:
+    objects: Objects = {"k": Namespace("kube-system", "u"), "y": namespace("y")}
+    was = feed(Graph(LIMITS), objects | crowd(5))
+    records = {identity: one.record for identity, one in was.compiled.items() if one.record is not None}
+    graph = feed(Graph(LIMITS), objects | {f"z{at}": pod(f"y/z{at}") for at in range(3)})
+    running = set(graph.compiled)
+    held = {identity: Member.told_by(record) for identity, record in records.items()}
+    graph.hold(Held(lingering=held, recorded=records.keys()))
+    graph.run()
+    assert len(graph.compiled) == 5
+    assert running < graph.compiled.keys()
+    assert not graph.problems, "nobody waits"
+
+
+@pytest.mark.parametrize(
+    ("labels", "refused"), [({"a": "v" * 63}, False), ({f"key{at}": "" for at in range(21)}, True)]
+)
+def test_a_pod_with_too_many_labels_waits_and_is_told(labels: dict[str, str], refused: bool) -> None:
+    objects: Objects = {"k": Namespace("kube-system", "u"), "y": namespace("y"), "y/b": pod("y/b", labels=labels)}
+    graph = feed(Graph(LIMITS), objects | crowd(2))
+    assert len(graph.compiled) == (2 if refused else 3)
+    told = {about for problem in graph.problems for about in problem.about}
+    assert told == ({About("", "Pod", "y", "b", "TooManyLabels")} if refused else set())
+
+
+def test_large_labels_spend_the_namespaces_bytes() -> None:
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y")} | crowd(1, "x")
+    large = {f"{'k' * 60}{at}": "v" * 63 for at in range(18)}
+    bombs = {f"y/{at}": pod(f"y/{at}", labels=large | {"n": str(at)}) for at in range(5)}
+    limits = Limits(identities=5, record_bytes=8_000, labels=20)
+    graph = feed(Graph(limits), objects | bombs)
+    assert len(graph.compiled) == 3
+    total = sum(
+        len(encode(one.record)) for one in graph.compiled.values() if one.record and one.record.namespace == "y"
+    )
+    assert total <= 8_000
+    shown = (
+        f"[{{podSelector: {{matchExpressions: [{', '.join(f'{{key: {key}, operator: Exists}}' for key in large)}]}}}}]"
+    )
+    graph.put("p", msgspec.structs.replace(policies(shown)[0], namespace="y"))
+    graph.run()
+    total = sum(
+        len(encode(one.record)) for one in graph.compiled.values() if one.record and one.record.namespace == "y"
+    )
+    assert 3_000 < total <= 8_000, "and so they do when selectors name them"
 
 
 def test_a_pod_on_two_nodes_for_a_moment_has_one_identity() -> None:
@@ -170,24 +348,76 @@ def test_lingering_identities_keep_their_rules_and_their_place_as_peers() -> Non
     objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "p": policies(spec)[0]}
     objects |= {name: pod(name) for name in ("x/a", "x/b")}
     graph = feed(Graph(), objects)
-    identity, facts = graph.roster.identities_of(pod("x/b"), frozenset()) or (0, None)
-    assert isinstance(facts, IdentitySet)
+    identity = graph.roster.identity_of(pod("x/b"), NO_KEYS)
+    assert identity is not None
+    record = graph.compiled[identity].record
+    assert record is not None
     before = image(graph)
     graph.put("x/b", None)
-    graph.hold(Held(lingering={identity: facts}))
+    graph.hold(Held(lingering={identity: Member.told_by(record)}))
     graph.run()
     assert image(graph) == before
     graph.hold(Held())
     graph.run()
     assert identity not in graph.compiled
-    assert all(not compiled.policy.rules for compiled in graph.compiled.values())
+
+
+def test_a_namespaces_rules_have_a_budget_of_bytes() -> None:
+    """The attack: one policy of nearly a megabyte on hundreds of label sets fills ``rules`` for everybody."""
+    ports = ", ".join(f"{{port: {2 * at + 1}}}" for at in range(100))
+    wide, narrow = policies(
+        f"""[{{namespace: y, podSelector: {{matchLabels: {{size: l}}}}, ingress: [{{ports: [{ports}]}}]}},
+             {{namespace: y, podSelector: {{}}, ingress: [{{ports: [{{port: 1}}]}}]}}]"""
+    )
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "y": namespace("y"), "p": narrow}
+    objects |= {"x/a": pod("x/a"), "q": msgspec.structs.replace(wide, namespace="x", pod_selector=Selector())}
+    objects |= {f"y/{at}": pod(f"y/{at}", labels={"size": "l" if at < 8 else "s", "n": str(at)}) for at in range(12)}
+    limits = Limits(rule_bytes=10_000)
+    graph = feed(Graph(limits), objects)
+    assert not graph.problems
+    graph.put("w", wide)
+    graph.run()
+
+    def denied(at: int) -> bool:
+        identity = graph.roster.identity_of(objects[f"y/{at}"], NO_KEYS)  # type: ignore[arg-type]
+        policy = graph.compiled[identity or 0].policy
+        return policy.rules == () and policy.egress_isolated
+
+    cut = [at for at in range(12) if denied(at)]
+    assert 0 < len(cut) < 8
+    assert set(cut) < set(range(8)), "the largest"
+    mine = [one for one in graph.compiled.values() if one.record and one.record.namespace == "y"]
+    assert sum(len(encode(one.policy)) for one in mine if one.policy.rules) <= 10_000
+    assert {about.name for problem in graph.problems for about in problem.about} == {"p0", "p1"}
+    subject = graph.roster.identity_of(objects["x/a"], NO_KEYS)  # type: ignore[arg-type]
+    assert graph.compiled[subject or 0].policy.rules, "another namespace is as before"
+    assert image(graph) == image(feed(Graph(limits), objects | {"w": wide}))
+    graph.put("w", None)
+    graph.run()
+    assert not graph.problems
+    assert not any(denied(at) for at in range(12))
+
+
+def test_of_one_that_lingers_an_untold_label_may_be_what_isolates_it() -> None:
+    """A hidden label is no absent one: what might select it does isolate it, and nothing lets it through."""
+    objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "x/b": pod("x/b")}
+    was = feed(Graph(), objects)
+    ((identity, compiled),) = was.compiled.items()
+    assert compiled.record is not None
+    assert compiled.record.pod_labels == ()
+    graph = feed(
+        Graph(), objects | {"x/b": pod("x/c", labels={}), "p": policies("[{podSelector: {matchLabels: {pod: b}}}]")[0]}
+    )
+    graph.hold(Held(lingering={identity: Member.told_by(compiled.record)}))
+    graph.run()
+    assert graph.compiled[identity].policy.ingress_isolated
 
 
 def test_two_facts_under_one_number_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     """Neither gets the other's rights, and nobody else lets either of them in."""
     monkeypatch.setattr(
         "services.policy.core.identities.identity_of",
-        lambda facts, uid: 999 if ("pod", "c") not in facts.pod_labels else 1000,
+        lambda facts, _uid: 999 if ("pod", "c") not in facts.pod_labels else 1000,
     )
     allow_all = "[{podSelector: {}, ingress: [{from: [{podSelector: {}}]}]}]"
     objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "p": policies(allow_all)[0]}
@@ -197,12 +427,13 @@ def test_two_facts_under_one_number_are_refused(monkeypatch: pytest.MonkeyPatch)
     assert refused.ingress_isolated
     assert refused.egress_isolated
     assert refused.rules == ()
-    assert [rule.peer for rule in graph.compiled[1000].policy.rules] == [1000]
+    assert [graph.compiled[at].record is None for at in (999, 1000)] == [True, False], "so it is nobody's peer"
     assert "share the identity" in graph.problems[0].fault
     graph.put("x/b", None)
     graph.run()
     assert not graph.problems
-    assert {rule.peer for rule in graph.compiled[999].policy.rules} == {999, 1000}
+    assert graph.compiled[999].record is not None
+    assert graph.compiled[999].policy.rules
 
 
 def test_a_recreated_cluster_has_other_numbers() -> None:
@@ -245,7 +476,7 @@ def test_new_lines_on_a_node_with_the_old_partition_never_allow_what_the_new_pol
         graph.put(key, value)
     graph.run()
     held = tuple(prefixes for prefixes in (old.partition.prefixes,) if prefixes != graph.partition.prefixes)
-    graph.hold(Held(relevant=graph.relevant, partitions=held))
+    graph.hold(Held(relevants=frozenset({graph.relevant}), partitions=held))
     graph.run()
     slow, quick = kernel_of(graph, after), kernel_of(graph, after)
     slow.cidrs = kernel_of(old, before).cidrs

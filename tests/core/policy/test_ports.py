@@ -7,6 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.objects import PolicyPort
+from proto.policy import PortMatch
 from services.policy.core.ports import ANY_PORT, cover, has_names, resolve
 from tests.core.policy.notation import named
 
@@ -64,12 +65,12 @@ WEB = named("web:TCP:8080", "web:UDP:8081", "dns:UDP:53")
     ],
 )
 def test_resolve(ports: tuple[PolicyPort, ...], expected: tuple[tuple[int, int, int], ...]) -> None:
-    assert resolve(ports, WEB) == expected
+    assert resolve(ports, WEB) == tuple(PortMatch(*match) if isinstance(match, tuple) else match for match in expected)
 
 
 def test_one_name_on_two_container_ports_is_both() -> None:
     both = named("web:TCP:80", "web:TCP:81")
-    assert set(resolve((PolicyPort(6, port_name="web"),), both)) == {(6, 80, 16), (6, 81, 16)}
+    assert set(resolve((PolicyPort(6, port_name="web"),), both)) == {PortMatch(6, 80, 16), PortMatch(6, 81, 16)}
 
 
 def test_has_names() -> None:

@@ -13,11 +13,11 @@ from ipaddress import ip_address
 import pytest
 
 from proto.flow import DropReason
-from proto.policy import Direction, PeerKind, Verdict
+from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core import layout as at
 from services.dataplane.core.service_layout import ServiceFlag
 from tests.bpf.conftest import CACHE
-from tests.bpf.world import bpffs, run
+from tests.bpf.world import Line, PeerKind, bpffs, run, scope_number, write_lines
 from tests.netns.dataplane.outside import CLIENT, ONE, OTHER, PORT, TARGET, UPLINK, VIP, Town, opened, town
 
 pytestmark = pytest.mark.privileged
@@ -212,15 +212,17 @@ def test_policy_of_a_local_backend_knows_the_client(place: Town, version: int) -
     tables = place.datapaths[place.one].tables
     pod = place.pods[1]
     place.serve(version, "tcp", place.pod(1, version))
-    tables.subjects.put(at.SubjectKey(identity=pod.identity), at.Subject(ingress_isolated=True, egress_isolated=True))
+    scope = scope_number(pod.identity, Direction.INGRESS)
+    isolated = at.Subject(ingress=scope, ingress_isolated=True, egress_isolated=True)
+    tables.subjects.put(at.SubjectKey(identity=pod.identity), isolated)
     tables.bump_generation()
     try:
         assert place.ask(version, "tcp", seconds=0.3) == ""
         tables.cidrs.put(at.PrefixKey.host(ip_address(CLIENT[version])), at.CidrNumber(number=5))
-        line = at.PolicyKey.line(
-            pod.identity, Direction.INGRESS, peer_kind=PeerKind.CIDR_SET, peer=5, protocol=6, port=TARGET, bits=16
+        line = Line(
+            pod.identity, Direction.INGRESS, PeerKind.CIDR_SET, 5, PortMatch(6, TARGET, 16), 1, Verdict.ALLOW, 0
         )
-        tables.policy.put(line, at.PolicyLine(rank=1, verdict=Verdict.ALLOW, rule=0))
+        write_lines(tables, pod.identity, Direction.INGRESS, [line])
         tables.bump_generation()
         assert place.ask(version, "tcp") == f"pod1 {CLIENT[version]}"
     finally:

@@ -25,7 +25,7 @@ from proto.addresses import Block, Claim, Endpoint
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import EndpointUp
 from proto.flow import FlowEvent
-from proto.identity import IdentityRecord, IdentitySet
+from proto.identity import IdentityRecord
 from proto.objects import IPPool, Node, Owner
 from proto.policy import Ack, Frontier, Revision
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations, IpamShow, IpamState
@@ -93,8 +93,8 @@ async def fill(bus_for: BusFor) -> None:
     await ipam.bucket(subjects.CLAIMS).put(codec.address_segment(ADDRESS), claim)
     frontier = Frontier(0, 1, Revision("e1", 7))
     await policy.bucket(subjects.RULES).put("_frontier.0", frontier)
-    facts = IdentitySet("prod", (), (("role", "db"),), "default")
-    await policy.bucket(subjects.IDENTITIES).put(codec.identity_key(0xABC0), IdentityRecord(0xABC0, facts))
+    record = IdentityRecord(0xABC0, "d", "prod", pod_labels=(("role", "db"),))
+    await policy.bucket(subjects.IDENTITIES).put(codec.identity_key(0xABC0), record)
     endpoint = Endpoint("n1", ADDRESS, "prod", "db-0", "uid-db", 0xABC0, b"\2\0\0\0\0\1", 1, 1, True)
     await packets.bucket(subjects.ENDPOINTS).put(codec.endpoint_key("n1", ADDRESS), endpoint)
     ack = Ack(node="n1", rules=Revision("e1", 7), endpoints=1, pods=1, ready=True)

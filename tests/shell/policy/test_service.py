@@ -4,21 +4,33 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import AsyncExitStack
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from ipaddress import ip_address
 
 import msgspec
 import pytest
 import pytest_asyncio
 
+from chassis.bus import Bus
 from chassis.faults import Refused
-from proto.events import PolicyCompiled, ServiceFault
-from proto.identity import Reserved
-from proto.objects import Node
-from proto.policy import CompiledPolicy
+from proto import codec
+from proto.events import ObjectFault, PolicyCompiled
+from proto.identity import RelevantKeys, Reserved
+from proto.objects import Node, Selector
+from proto.policy import CompiledPolicy, PortMatch, Revision, SelectorPeer
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations
-from proto.subjects import IDENTITIES, POLICY_EXPLAIN, POLICY_MATRIX, RULES, event_subject
-from tests.core.policy.notation import namespace, pod
+from proto.subjects import (
+    BUCKETS,
+    IDENTITIES,
+    POLICY_EXPLAIN,
+    POLICY_MATRIX,
+    RULES,
+    Bucket,
+    event_subject,
+    object_fault_subject,
+)
+from tests.core.policy.notation import named, namespace, pod
 from tests.natsd import NatsServer, bus_of
 from tests.shell.policy.town import API, API_TO_DB, DB, WEB, Town, copy_of, np, town_of
 
@@ -62,10 +74,21 @@ async def test_rules_identities_frontiers_and_markers(town: Town) -> None:
         assert web is not None
         assert database.ingress_isolated
         assert not database.egress_isolated
-        assert [(rule.port, rule.port_bits) for rule in database.rules] == [(5432, 16)]
+        assert [rule.ports for rule in database.rules] == [(PortMatch(6, 5432, 16),)]
+        (selected,) = (database.selectors[at] for at in database.rules[0].selectors)
+        assert selected == SelectorPeer(namespace="x", pod_selector=Selector((("role", "api"),)))
         assert database.sources[0].name == "p"
         assert not web.ingress_isolated, "no policy selects it, and it has an entry all the same"
         assert set(town.rules.entries) == set(town.identities.entries)
+        shown = {name: town.record_of(name) for name in ("x/db", "y/web")}
+        told = {name: record and record.pod_labels for name, record in shown.items()}
+        assert told == {"x/db": (("role", "db"),), "y/web": ()}, "only what selectors of the pod's namespace name"
+        frontiers = {key: entry.value for key, entry in town.rules.marks.items() if key.startswith("_frontier.")}
+        records = {key: entry.revision for key, entry in town.identities.entries.items()}
+        for frontier in frontiers.values():
+            own = [written for key, written in records.items() if int(key, 16) % 2 == frontier.shard]
+            assert frontier.identities == Revision(town.epochs["identities"], max(own, default=0))
+            assert frontier.namespaces == town.written["y"], "the last namespace that was written"
 
 
 async def test_only_what_differs_is_written_but_the_frontier_moves(town: Town) -> None:
@@ -104,7 +127,6 @@ async def test_an_identity_without_pods_goes_after_its_grace(town: Town) -> None
         assert f"{api.identity:016x}" in town.rules.entries, "kernels may still hold it"
         await town.until(lambda: f"{api.identity:016x}" not in town.rules.entries, "gone")
         await town.until(lambda: f"{api.identity:016x}" not in town.identities.entries, "record gone")
-        await town.until(lambda: (found := town.of("x/db")) and not found.rules, "no line names it any more")
 
 
 async def test_cidr_partition_follows_its_lines(town: Town, nats_server: NatsServer) -> None:
@@ -117,7 +139,7 @@ async def test_cidr_partition_follows_its_lines(town: Town, nats_server: NatsSer
         await town.until(lambda: town.reached(last), "frontier")
         partition, database = town.rules.marks["_cidrs"], await town.rules_of("x/db")
         numbers = {entry.number for entry in partition.value.prefixes}
-        assert {rule.peer for rule in database.rules} == numbers
+        assert {number for rule in database.rules for number in rule.cidr_sets} == numbers
         assert partition.value.revision.sequence == last
         shard = f"_frontier.{0}"
         lines_of_shard_0 = [e.revision for k, e in town.rules.entries.items() if int(k, 16) % 2 == 0 and e.value.rules]
@@ -132,6 +154,9 @@ async def test_a_replaced_partition_keeps_its_lines_for_a_while(town: Town) -> N
             "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}, {"from": [{"ipBlock": {"cidr": other}}]}],
         }
 
+    def sets(policy: CompiledPolicy) -> set[int]:
+        return {number for rule in policy.rules for number in rule.cidr_sets}
+
     async with copy_of(town.server, policy_grace_seconds=2.0):
         await town.settle(np(allow("10.0.0.0/8", "11.0.0.0/8")))
         await town.until(lambda: "_cidrs" in town.rules.marks, "cidrs")
@@ -141,8 +166,8 @@ async def test_a_replaced_partition_keeps_its_lines_for_a_while(town: Town) -> N
         await town.until(lambda: town.reached(last), "frontier")
         database = await town.rules_of("x/db")
         new = {entry.number for entry in town.rules.marks["_cidrs"].value.prefixes}
-        assert {rule.peer for rule in database.rules} == old | new, "10.0.0.0/8 goes on working on every node"
-        await town.until(lambda: {rule.peer for rule in (town.of("x/db") or database).rules} == new, "old lines gone")
+        assert sets(database) == old | new, "10.0.0.0/8 goes on working on every node"
+        await town.until(lambda: sets(town.of("x/db") or database) == new, "old numbers gone")
 
 
 async def test_relevant_keys_come_after_the_rules_of_the_new_identities(town: Town) -> None:
@@ -154,7 +179,10 @@ async def test_relevant_keys_come_after_the_rules_of_the_new_identities(town: To
         await town.until(lambda: "_relevant" in town.identities.marks, "relevant keys, empty")
         before = await town.rules_of("x/hashed")
         last = await town.put(np(spec))
-        await town.until(lambda: town.identities.marks["_relevant"].value.keys == ("pod-template-hash",), "relevant")
+        wanted = RelevantKeys(by_namespace=(("x", ("pod-template-hash",)),))
+        await town.until(lambda: town.identities.marks["_relevant"].value == wanted, "relevant")
+        frontiers = [entry.value for key, entry in town.rules.marks.items() if key.startswith("_frontier.")]
+        assert {frontier.relevant for frontier in frontiers} == {wanted}
         assert town.reached(last)
         isolated = [compiled for compiled in town.policies().values() if compiled.ingress_isolated]
         assert len(isolated) == 1
@@ -162,24 +190,175 @@ async def test_relevant_keys_come_after_the_rules_of_the_new_identities(town: To
         await town.until(lambda: f"{before.identity:016x}" not in town.rules.entries, "the old identity goes")
 
 
-async def test_too_many_lines_are_denied_whole_and_told(town: Town, nats_server: NatsServer) -> None:
-    spec = {"podSelector": {"matchLabels": {"role": "db"}}, "ingress": [{"ports": [{"port": 1}, {"port": 3}]}]}
-    faults: list[ServiceFault] = []
-    async with bus_of(nats_server, "cli") as cli, copy_of(town.server, policy_max_lines=1) as policy:
-        await cli.subscribe(event_subject("policy", "fault"), ServiceFault, lambda _, fault: faults.append(fault))
+@asynccontextmanager
+async def told_on_objects(server: NatsServer) -> AsyncIterator[list[ObjectFault]]:
+    told: list[ObjectFault] = []
+    async with bus_of(server, "cli") as cli:
+        await cli.subscribe(object_fault_subject("policy"), ObjectFault, lambda _, fault: told.append(fault))
+        yield told
+
+
+async def test_too_many_rules_are_denied_whole_and_told_on_the_policy(town: Town) -> None:
+    rules = [{"ports": [{"port": 1 + at}]} for at in range(257)]
+    spec = {"podSelector": {"matchLabels": {"role": "db"}}, "ingress": rules}
+    async with told_on_objects(town.server) as told, copy_of(town.server) as policy:
         await town.settle()
         await town.until(lambda: policy.health.ready, "ready")
         await town.put(np(spec))
-        await town.until(lambda: faults, "fault")
+        await town.until(lambda: told, "fault")
         await town.until(lambda: (found := town.of("x/db")) and found.ingress_isolated, "isolated")
         database = town.of("x/db")
         assert database is not None
         assert database.rules == ()
-        assert "denied whole" in faults[0].fault
-        assert "x/p" in faults[0].remedy
-        assert "denied whole" in policy.health.missing()["policies"]
-        await town.drop(np(spec))
-        await town.until(lambda: policy.health.ready, "ready again")
+        fault = told[0]
+        assert (fault.kind, fault.namespace, fault.name) == ("NetworkPolicy", "x", "p")
+        assert "denied whole" in fault.fault
+        assert "x/p" in fault.remedy
+        assert policy.health.ready, "what one tenant writes does not make the service unwell"
+
+
+async def test_a_namespace_past_its_budget_waits_alone(town: Town) -> None:
+    """The attack: one pod of a tenant is relabelled, or many are made, until nobody's identities fit any more."""
+    crowd = [pod(f"y/c{at}", labels={"n": str(at)}) for at in range(12)]
+    async with told_on_objects(town.server) as told, copy_of(town.server, policy_namespace_identities=5) as policy:
+        await town.settle(*crowd[:4])
+        await town.until(lambda: town.rules.synced and len(town.policies()) == 7, "three and four")
+        before = set(town.policies())
+        await town.put(*crowd[4:])
+        last = await town.put(pod("x/new", labels={"role": "new"}))
+        await town.until(lambda: town.of("x/new"), "another namespace's pod has rules")
+        await town.until(lambda: town.reached(last), "frontiers move")
+        assert before < set(town.policies())
+        assert len(town.policies()) == 8
+        assert set(town.policies()) == set(town.identities.entries)
+        await town.until(lambda: any(fault.kind == "Pod" for fault in told), "told")
+        assert {fault.namespace or fault.name for fault in told} == {"y"}
+        assert {fault.reason for fault in told} == {"IdentityBudgetSpent"}
+        assert policy.health.ready
+
+
+async def test_a_pod_that_is_relabelled_fast_leaves_little_behind(town: Town) -> None:
+    async with copy_of(town.server):
+        await town.settle()
+        await town.until(lambda: town.rules.synced, "synced")
+        last = 0
+        for at in range(400):
+            last = await town.put(msgspec.structs.replace(WEB, labels=(("role", f"web{at}"),)))
+            await asyncio.sleep(0.003)
+        await town.until(lambda: town.reached(last), "all of it compiled")
+        await town.until(lambda: len(town.policies()) <= 3 + 64, "only the last few linger")
+        await town.until(lambda: len(town.identities.entries) <= 3 + 64, "of their records too")
+
+
+@pytest_asyncio.fixture
+async def narrow(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Town]:
+    """A town whose buckets take 256 KiB each."""
+    small = tuple(replace(bucket, max_bytes=1 << 18) for bucket in BUCKETS)
+    monkeypatch.setattr("chassis.bus.BUCKETS", small)
+    async with town_of(nats_server) as made:
+        yield made
+
+
+async def fill(writer: Bus, bucket: Bucket, room: int) -> list[str]:
+    """Fill the bucket up, but for so many bytes; returns the keys that are to be deleted for more room."""
+    taken: dict[str, int] = {}
+    for at, size in enumerate((*[1 << 14] * 16, *[1 << 10] * 16, *[100] * 16)):
+        key = f"{0xFFFF_0000 + at:016x}"
+        message = await writer.connection.call(f"$KV.{bucket.on_server}.{key}", b"x" * size, timeout=3)
+        if b"error" not in message.data:
+            taken[key] = size
+    assert 0 < len(taken) < 48
+    for key, size in reversed(taken.items()):
+        if room <= 0:
+            break
+        await writer.bucket(bucket).delete(key)
+        room -= size
+    return list(taken)
+
+
+async def test_rules_that_the_bus_does_not_take_are_denied_and_hold_up_nobody(narrow: Town) -> None:
+    """What an identity had before goes all the same: the frontier promises that the policy is in force."""
+    town = narrow
+    ports = [{"port": 2 * at + 1} for at in range(2000)]
+    wide = {"podSelector": {"matchLabels": {"role": "db"}}, "ingress": [{"ports": ports}]}
+    async with (
+        told_on_objects(town.server) as told,
+        bus_of(town.server, "policy") as writer,
+        copy_of(town.server) as policy,
+    ):
+        await town.settle()
+        await town.until(lambda: town.rules.synced and town.of("x/db"), "synced")
+        filler = await fill(writer, RULES, room=1500)
+        last = await town.put(np(wide), msgspec.structs.replace(WEB, phase="Running"))
+        await town.until(lambda: town.reached(last), "the frontiers of both shards go on")
+        closed = town.of("x/db")
+        assert closed is not None
+        assert (closed.ingress_isolated, closed.egress_isolated, closed.rules) == (True, True, ())
+        await town.until(lambda: {("Pod", "db"), ("NetworkPolicy", "p")} <= {(f.kind, f.name) for f in told}, "told")
+        assert policy.health.ready
+        for key in filler:
+            await writer.bucket(RULES).delete(key)
+        await town.until(lambda: (found := town.of("x/db")) and found.rules, "as soon as there is room")
+
+
+async def test_a_bucket_of_rules_that_is_full_to_the_brim_takes_the_frontier(narrow: Town) -> None:
+    """Somebody's rules fill it; who has the most has to do without some of them."""
+    town = narrow
+    async with bus_of(town.server, "policy") as writer, copy_of(town.server):
+        wide = {"podSelector": {}, "ingress": [{"ports": [{"port": 2 * at + 1} for at in range(500)]}]}
+        await town.settle(np(wide, space="y", name="wide"))
+        await town.until(lambda: town.rules.synced and (found := town.of("y/web")) and found.rules, "synced")
+        filler = await fill(writer, RULES, room=0)
+        for at in range(3):
+            last = await town.put(msgspec.structs.replace(DB, phase="Running", labels=(("role", f"db{at}"),)))
+            await town.until(lambda: town.reached(last), "the frontiers go on")  # noqa: B023
+        for key in filler:
+            await writer.bucket(RULES).delete(key)
+        await town.until(lambda: (found := town.of("y/web")) and found.rules, "there is room again")
+        await town.until(lambda: town.of("x/db2"), "for everybody")
+
+
+async def test_a_full_bucket_of_records_does_not_stop_the_frontier(narrow: Town) -> None:
+    """The attack: 95 label sets of 700 KB filled ``identities``, and no pod started anywhere."""
+    town = narrow
+    async with (
+        told_on_objects(town.server) as told,
+        bus_of(town.server, "policy") as writer,
+        copy_of(town.server) as policy,
+    ):
+        await town.settle()
+        await town.until(lambda: town.rules.synced and town.identities.synced, "synced")
+        filler = await fill(writer, IDENTITIES, room=0)
+        last = await town.put(pod("x/new", labels={"role": "new"}, named_ports=PORTS), np(API_TO_DB))
+        await town.until(lambda: town.reached(last), "frontiers")
+        await town.until(lambda: (found := town.of("x/db")) and found.rules, "rules of others")
+        assert town.of("x/new") is None, "nobody could know it as a peer: it waits"
+        await town.until(lambda: ("Pod", "new") in {(fault.kind, fault.name) for fault in told}, "told")
+        assert policy.health.ready
+        for key in filler:
+            await writer.bucket(IDENTITIES).delete(key)
+        await town.until(lambda: town.of("x/new"), "as soon as there is room")
+
+
+PORTS = named(*(f"port-{at}:TCP:{8000 + at}" for at in range(50)))
+"""A record with so many is larger than what is left of a full bucket."""
+
+
+async def test_what_cannot_be_read_is_written_again(town: Town, nats_server: NatsServer) -> None:
+    """Whatever stands under a key of ours, nobody's pods wait for it: neither the rules' nor the frontier's."""
+    async with bus_of(nats_server, "policy") as meddler, copy_of(town.server):
+        await town.settle(np(API_TO_DB))
+        await town.until(lambda: town.rules.synced and town.identities.synced and town.of("x/db"), "synced")
+        database = await town.rules_of("x/db")
+        spoilt = (codec.identity_key(database.identity), f"_frontier.{database.identity % 2}", "_cidrs")
+        for key in spoilt:
+            await meddler.connection.call(f"$KV.rules_v1.{key}", b"no envelope of ours", timeout=3)
+        await meddler.connection.call(f"$KV.identities_v1.{spoilt[0]}", b"nor is this", timeout=3)
+        last = await town.put(msgspec.structs.replace(WEB, phase="Running"))
+        await town.until(lambda: town.reached(last), "frontiers move")
+        await town.until(lambda: not town.rules.unreadable and not town.identities.unreadable, "all is readable again")
+        again = await town.rules_of("x/db")
+        assert (again.rules, again.selectors) == (database.rules, database.selectors)
 
 
 async def test_compiled_events_and_traces(town: Town, nats_server: NatsServer) -> None:

@@ -13,6 +13,7 @@ from typing import Any
 from chassis.bus import Bus, View
 from chassis.faults import Missing, Unavailable
 from chassis.service import Runtime
+from kit.identity import identity_of, stands_for
 from proto import codec
 from proto.identity import IdentityRecord, RelevantKeys
 from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Pod
@@ -47,7 +48,10 @@ class Town:
         self.bus = bus
         self.objects = bus.bucket(OBJECTS)
         self.epochs: dict[str, str] = {}
-        self.history: list[tuple[str, Revision]] = []
+        self.pods: dict[str, Pod] = {}
+        self.namespaces: dict[str, Namespace] = {}
+        self.written: dict[str, int] = {}
+        """Sequence of an object's last write, by its name."""
         self.rules: View = bus.bucket(RULES).watch(
             {"": CompiledPolicy, "_cidrs": CidrPartition, "_frontier": Frontier}, name="rules"
         )
@@ -66,7 +70,12 @@ class Town:
     async def put(self, *objects: KubernetesObject) -> int:
         written = 0
         for value in objects:
+            if isinstance(value, Pod):
+                self.pods[codec.object_key(value)] = value
+            elif isinstance(value, Namespace):
+                self.namespaces[value.name] = value
             written = await self.objects.put(codec.object_key(value), value)
+            self.written[value.name] = written
         return written
 
     async def drop(self, value: KubernetesObject) -> None:
@@ -80,18 +89,30 @@ class Town:
     def policies(self) -> dict[str, CompiledPolicy]:
         return {key: entry.value for key, entry in self.rules.entries.items()}
 
-    def of(self, name: str) -> CompiledPolicy | None:
-        """Rules of the pods of ``namespace/role``, by what the published identities stand for."""
+    def identity(self, name: str) -> int | None:
+        """Number of the pods of ``namespace/role`` that were put last, under the relevant keys that all shards use."""
         space, _, role = name.partition("/")
-        for key, entry in self.identities.entries.items():
-            facts = entry.value.stands_for
-            if facts.namespace == space and ("role", role) in facts.pod_labels and key in self.rules.entries:
-                found: CompiledPolicy = self.rules.entries[key].value
-                return found
-        return None
+        pods = [pod for pod in self.pods.values() if pod.namespace == space and ("role", role) in pod.labels]
+        if not pods or space not in self.namespaces:
+            return None
+        marked = self.identities.marks.get("_relevant")
+        relevant = RelevantKeys() if marked is None else marked.value
+        return identity_of(stands_for(pods[-1], self.namespaces[space], relevant.of(space)), "cluster-uid")
+
+    def of(self, name: str) -> CompiledPolicy | None:
+        """Rules of the pods of ``namespace/role``."""
+        identity = self.identity(name)
+        entry = None if identity is None else self.rules.entries.get(codec.identity_key(identity))
+        return None if entry is None else entry.value
+
+    def record_of(self, name: str) -> IdentityRecord | None:
+        """What is published of the identity of these pods."""
+        identity = self.identity(name)
+        entry = None if identity is None else self.identities.entries.get(codec.identity_key(identity))
+        return None if entry is None else entry.value
 
     async def rules_of(self, name: str) -> CompiledPolicy:
-        """As :meth:`of`, once the mirror of ``identities``, which may be behind that of ``rules``, has the identity."""
+        """As :meth:`of`, once it is there."""
         await self.until(lambda: self.of(name) is not None, f"{name} is known")
         found = self.of(name)
         assert found is not None
