@@ -5,8 +5,8 @@ or after a lost race what the bucket's leader says), and guarded by a :class:`Fe
 before a value of another epoch is replaced, our epoch of ``objects`` is read again and found to be the present one. A
 bucket that is made anew in the midst of a pass ends the pass: no marker may promise of the new one what was in the old.
 
-A value of ours that cannot be read is written again, whoever spoilt it. A key that cannot be written (its value is too
-large, the bucket is full) raises :class:`Unpublished`: that is this key's matter, and nobody else's.
+A value of ours that cannot be read is written over, as if nothing were there. A key that cannot be written (its value is
+too large, the bucket is full) raises :class:`Unpublished`: that is this key's matter, and nobody else's.
 """
 
 from __future__ import annotations
@@ -104,16 +104,12 @@ class Writer:
             return seen
         return own
 
-    def spoilt(self, key: str) -> bool:
-        """Whether what stands there cannot be read: then it is to be written again, whatever we know of it."""
-        return key in self._view.unreadable and key not in self._own
-
     async def write(self, key: str, value: T, decide: Callable[[T | None], Step], fence: Fence) -> int:
         """Bring the key to ``value`` if ``decide`` says so; the revision of the write, 0 when there was none.
 
         Raises Behind, NotHolder, Unavailable, and Unpublished when the bus does not take this value.
         """
-        entry = await self._read(key, type(value)) if self.spoilt(key) else self.latest(key)
+        entry: Entry[T] | Unreadable | None = self.latest(key)
         for _ in range(ATTEMPTS):
             present: T | None = None if entry is None or isinstance(entry, Unreadable) else entry.value
             step = decide(present)

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import time
 import zlib
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from functools import partial
 
 from chassis.bus import KV, View
@@ -27,11 +27,6 @@ from services.policy.publish import Fence, Unpublished, Writer, together
 
 BREATH = 64
 """Nodes compared before the event loop gets its turn."""
-
-
-def _anyway(_: Residents | None) -> Step:
-    """What stands there cannot be read: it is written again, whatever we know of it."""
-    return Step.WRITE
 
 
 def shard_of(node: str, shards: int) -> int:
@@ -82,7 +77,7 @@ class ResidentsOut:
             if wanted:
                 value = Residents(identities=wanted, revision=revision)
                 step = residents_step(value, None if entry is None else entry.value)
-                if step is not Step.KEEP or key in self._view.unreadable:
+                if step is not Step.KEEP:
                     writes.append(self._write(key, value, fence))
             elif entry is not None:
                 writes.append(self._delete(key, fence))
@@ -93,9 +88,8 @@ class ResidentsOut:
 
     async def _write(self, key: str, value: Residents, fence: Fence) -> None:
         """What the bus does not take of one node is that node's matter: its new pods wait to be believed."""
-        decide: Callable[[Residents | None], Step] = partial(residents_step, value)
         try:
-            await self._writer.write(key, value, _anyway if key in self._view.unreadable else decide, fence)
+            await self._writer.write(key, value, partial(residents_step, value), fence)
         except Unpublished as why:
             self._log.error("residents-not-published", key=key, error=why)
 

@@ -209,12 +209,9 @@ class Shards:
         """Whether what is published of the identity is other than what is wanted."""
         compiled, key = self._graph.compiled[identity], codec.identity_key(identity)
         rules, record = self._rules.latest(key), self._identities.latest(key)
-        return (
-            self._rules.spoilt(key)
-            or self._identities.spoilt(key)
-            or (None if record is None else record.value) != compiled.record
-            or plan.rule_step(compiled.policy, None if rules is None else rules.value) is not plan.Step.KEEP
-        )
+        return (None if record is None else record.value) != compiled.record or plan.rule_step(
+            compiled.policy, None if rules is None else rules.value
+        ) is not plan.Step.KEEP
 
     async def _write_identity(
         self, identity: int, policy: CompiledPolicy, fence: Fence, *, anew: bool
@@ -297,8 +294,7 @@ class Shards:
     async def _write_partition(self, wanted: Wanted, fence: Fence, *, anew: bool) -> list[tuple[CidrSet, ...]]:
         """The partition, after this shard's lines for it; nodes wait for the other shards' frontiers themselves."""
         old = self._rules.latest(CIDRS_KEY)
-        again = anew or self._rules.spoilt(CIDRS_KEY)
-        since = wanted.partition_since or (old.value.revision if again and old is not None else None)
+        since = wanted.partition_since or (old.value.revision if anew and old is not None else None)
         if since is None or not self._graph.partition_fits:
             return []
         partition = CidrPartition(revision=since, prefixes=self._graph.partition.prefixes)
@@ -313,8 +309,7 @@ class Shards:
         shards = len(self._leases)
         entries = [self._rules.latest(frontier_key(shard)) for shard in range(shards)]
         frontiers = [None if entry is None else entry.value for entry in entries]
-        relevant_since = wanted.relevant_since or (wanted.revision if self._identities.spoilt(RELEVANT_KEY) else None)
-        if relevant_since is not None and plan.all_cover(frontiers, shards, relevant_since):
+        if wanted.relevant_since is not None and plan.all_cover(frontiers, shards, wanted.relevant_since):
             relevant: RelevantKeys = self._graph.relevant
             await self._identities.write(RELEVANT_KEY, relevant, partial(plan.relevant_step, relevant), fence)
         for key in self._feed.surplus_frontiers(shards):

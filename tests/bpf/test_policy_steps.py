@@ -11,7 +11,7 @@ import pytest
 
 from chassis.reconcile import Dirty
 from proto.identity import IdentityRecord
-from proto.policy import CompiledPolicy
+from proto.policy import CompiledPolicy, Frontier, Revision
 from services.dataplane.core import layout as at
 from services.dataplane.enforce import Enforcer, Refused
 from services.dataplane.kernel import bpf
@@ -209,3 +209,19 @@ def test_a_change_reads_no_map(edited: Edited, monkeypatch: pytest.MonkeyPatch) 
     monkeypatch.setattr(bpf, "lookup_batch", None)
     edited.enforce(policy(B, "in depot:* tcp/443"))
     assert edited.passing() == {443}
+
+
+def test_a_revision_is_reached_when_the_records_that_it_counts_on_are_here(edited: Edited) -> None:
+    """They come by another stream than the rules, and may be late."""
+    edited.state.rules[B] = policy(B, "in depot:* tcp/80")
+    edited.state.feed.identities.sequence = 4
+    revision = Revision(epoch="e1", sequence=7)
+    edited.state.frontiers = [
+        Frontier(shard=0, shards=1, revision=revision, identities=Revision(epoch="i1", sequence=5))
+    ]
+    enforcer = edited.enforcer
+    assert asyncio.run(enforcer.enforce(Dirty(full=True))).revision is None
+    edited.state.feed.identities.sequence = 5
+    assert asyncio.run(enforcer.enforce(Dirty(full=False))).revision == revision
+    edited.state.feed.identities.epoch = "i2"
+    assert asyncio.run(enforcer.enforce(Dirty(full=False))).revision is None

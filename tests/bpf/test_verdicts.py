@@ -10,7 +10,7 @@ from proto.policy import Direction, Verdict
 from services.dataplane.core import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, RST, SCTP, SYN, TCP, UDP
-from tests.bpf.world import OK, REDIRECT, SHOT, PeerKind, Pod, World
+from tests.bpf.world import OK, REDIRECT, SHOT, PeerKind, Pod, World, empty, scope_number
 
 pytestmark = pytest.mark.privileged
 
@@ -198,6 +198,22 @@ class TestIsolation:
         assert outcome.event.rule == 9
         world.rule(world.b, INGRESS, ANY, rank=1)
         assert str(world.from_pod(world.a, a_to_b(world, version))) == "redirect"
+
+    def test_a_rule_that_is_missing_denies(self, world: World, version: int) -> None:
+        world.rule(world.b, INGRESS, ANY)
+        assert str(world.from_pod(world.a, a_to_b(world, version, 81))) == "redirect"
+        empty(world.tables, ("scope_rules",))
+        assert str(world.from_pod(world.a, a_to_b(world, version, 80))) == "drop POLICY_DENIED"
+
+    def test_any_pod_is_whoever_has_a_computed_identity(self, world: World, version: int) -> None:
+        world.isolate(world.b.identity, ingress=True)
+        world.rule(world.b, INGRESS, ANY)
+        scope = scope_number(world.b.identity, INGRESS)
+        world.tables.scope_peers.remove(at.ScopePeerKey(scope=scope, kind=at.PeerMatch.ANYBODY))
+        assert str(world.from_wire(syn(REMOTE[version], world.b.address(version)))) == "redirect"
+        assert str(world.from_wire(syn(WORLD[version], world.b.address(version)))) == "drop POLICY_DENIED"
+        remote_node = "172.30.0.12" if version == 4 else "fd00:172:30::12"
+        assert str(world.from_wire(syn(remote_node, world.b.address(version)))) == "drop POLICY_DENIED"
 
     def test_ping_needs_a_line_of_any_protocol(self, world: World, version: int) -> None:
         protocol = 1 if version == 4 else 58

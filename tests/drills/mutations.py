@@ -467,13 +467,6 @@ POLICY = (
         new="        if False:\n",
         tests=("tests/core/policy/test_graph.py",),
     ),
-    Mutant(
-        name="what-cannot-be-read-is-left",
-        file="services/policy/publish.py",
-        old="        return key in self._view.unreadable and key not in self._own\n",
-        new="        return False\n",
-        tests=("tests/shell/policy/test_service.py::test_what_cannot_be_read_is_written_again",),
-    ),
 )
 
 ROUTING = (
@@ -579,38 +572,73 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_health_checks.py",),
     ),
     Mutant(
-        name="rank-ignored-among-nested-lines",
-        file="services/dataplane/core/policy_maps.py",
-        old="    if len({rule.rank for rule in best.values()}) > 1:\n",
-        new="    if False:\n",
+        name="rank-ignored-in-a-scope",
+        file="services/dataplane/core/scopes.py",
+        old="    mine.sort(key=lambda rule: (rule.rank, rule.verdict))\n",
+        new="",
         tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(
-        name="remove-lines-before-adding",
-        file="services/dataplane/enforce.py",
-        old="""\
-        self._tables.policy.apply(steps.add_lines)
-        self._tables.subjects.apply({}, steps.remove_subjects)
-        self._tables.subjects.apply(steps.set_subjects)
-        self._tables.policy.apply({}, steps.remove_lines)
-""",
-        new="""\
-        self._tables.policy.apply({}, steps.remove_lines)
-        self._tables.subjects.apply({}, steps.remove_subjects)
-        self._tables.subjects.apply(steps.set_subjects)
-        self._tables.policy.apply(steps.add_lines)
-""",
-        tests=("tests/bpf/test_policy_steps.py",),
+        name="port-without-what-contains-it",
+        file="services/dataplane/core/scopes.py",
+        old="    return {port: _union(port, own) for port in own}\n",
+        new="    return own\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="old-scope-goes-before-the-subject-flips",
+        file="services/dataplane/core/policy_maps.py",
+        old="        yield from self._fill()\n        yield from self._flip(final=False)\n",
+        new="        for number in [one for one in self.held.scopes if not self._is_wanted(one)]:\n            yield self.held.drop(number)\n        yield from self._fill()\n        yield from self._flip(final=False)\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="subject-flips-before-its-scope-is-whole",
+        file="services/dataplane/core/policy_maps.py",
+        old="not in self.refused and number in self.held.scopes:\n",
+        new="not in self.refused:\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="full-map-keeps-the-old-rights",
+        file="services/dataplane/core/policy_maps.py",
+        old="            self._refuse(self._users.get(number, ()), sizes)\n            return\n",
+        new="            return\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(
         name="generation-not-bumped",
+        file="services/dataplane/core/policy_maps.py",
+        old="        if removes or told:\n            yield Bump()\n",
+        new="",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="identity-that-lost-a-selector-keeps-its-flows",
+        file="services/dataplane/core/policy_maps.py",
+        old="        if lost:\n            yield Bump()\n",
+        new="",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="member-goes-from-a-view-out-of-sync",
         file="services/dataplane/enforce.py",
-        old="""\
-        if changed:
-            self._tables.bump_generation()
-        return Enforced(reached, changed)
-""",
-        new="        return Enforced(reached, changed)\n",
+        old='                elif view.synced and not key.startswith("_"):\n',
+        new='                elif not key.startswith("_"):\n',
+        tests=("tests/bpf/test_policy_steps.py",),
+    ),
+    Mutant(
+        name="enforces-before-identities-are-in-sync",
+        file="services/dataplane/enforce.py",
+        old="feed.rules_view.synced and feed.identities.synced",
+        new="feed.rules_view.synced",
+        tests=("tests/bpf/test_policy_steps.py",),
+    ),
+    Mutant(
+        name="acknowledged-before-the-members-are-here",
+        file="services/dataplane/enforce.py",
+        old="least if members and self._maps.settled else None",
+        new="least",
         tests=("tests/bpf/test_policy_steps.py",),
     ),
     Mutant(
@@ -699,10 +727,24 @@ DATAPATH = (
         tests=("tests/bpf/test_verdicts.py::TestUnknown",),
     ),
     Mutant(
-        name="rank-ignored",
+        name="second-word-of-a-vector-is-the-first",
         file="services/dataplane/bpf/policy.h",
-        old="	if (!line || (best->found && best->rank <= line->rank))\n",
-        new="	if (!line || best->found)\n",
+        old="\t\t*index = 64 + am_lowest(rules->word[1]);\n",
+        new="\t\t*index = am_lowest(rules->word[1]);\n",
+        tests=("tests/bpf/test_oracle.py",),
+    ),
+    Mutant(
+        name="selectors-of-the-peer-ignored",
+        file="services/dataplane/bpf/policy.h",
+        old="\t\tam_named(&peer, AM_PEER_SELECTOR_SET, set, &rules);\n",
+        new="\t\t;\n",
+        tests=("tests/bpf/test_verdicts.py",),
+    ),
+    Mutant(
+        name="rule-that-is-missing-allows",
+        file="services/dataplane/bpf/policy.h",
+        old="\tif (none)\n\t\treturn;\n\tverdict->reason = AM_REASON_POLICY_DENIED;\n",
+        new="\tif (none)\n\t\treturn;\n\tverdict->reason = AM_REASON_FORWARDED;\n",
         tests=("tests/bpf/test_verdicts.py",),
     ),
     Mutant(

@@ -14,7 +14,6 @@ import pytest_asyncio
 
 from chassis.bus import Bus
 from chassis.faults import Refused
-from proto import codec
 from proto.events import ObjectFault, PolicyCompiled
 from proto.identity import RelevantKeys, Reserved
 from proto.objects import Node, Selector
@@ -342,23 +341,6 @@ async def test_a_full_bucket_of_records_does_not_stop_the_frontier(narrow: Town)
 
 PORTS = named(*(f"port-{at}:TCP:{8000 + at}" for at in range(50)))
 """A record with so many is larger than what is left of a full bucket."""
-
-
-async def test_what_cannot_be_read_is_written_again(town: Town, nats_server: NatsServer) -> None:
-    """Whatever stands under a key of ours, nobody's pods wait for it: neither the rules' nor the frontier's."""
-    async with bus_of(nats_server, "policy") as meddler, copy_of(town.server):
-        await town.settle(np(API_TO_DB))
-        await town.until(lambda: town.rules.synced and town.identities.synced and town.of("x/db"), "synced")
-        database = await town.rules_of("x/db")
-        spoilt = (codec.identity_key(database.identity), f"_frontier.{database.identity % 2}", "_cidrs")
-        for key in spoilt:
-            await meddler.connection.call(f"$KV.rules_v1.{key}", b"no envelope of ours", timeout=3)
-        await meddler.connection.call(f"$KV.identities_v1.{spoilt[0]}", b"nor is this", timeout=3)
-        last = await town.put(msgspec.structs.replace(WEB, phase="Running"))
-        await town.until(lambda: town.reached(last), "frontiers move")
-        await town.until(lambda: not town.rules.unreadable and not town.identities.unreadable, "all is readable again")
-        again = await town.rules_of("x/db")
-        assert (again.rules, again.selectors) == (database.rules, database.selectors)
 
 
 async def test_compiled_events_and_traces(town: Town, nats_server: NatsServer) -> None:
