@@ -41,7 +41,9 @@ from proto.objects import (
     Pod,
     Service,
 )
-from proto.subjects import BLOCKS, OBJECTS
+from proto.policy import Revision
+from proto.residents import Residents, residents_key
+from proto.subjects import BLOCKS, IDENTITIES, OBJECTS
 from proto.sync import Complete, complete_key
 from tests.bpf.world import bpffs, inside, namespace, run
 from tests.natsd import NatsServer, bus_of
@@ -385,3 +387,15 @@ def cluster_objects() -> list[KubernetesObject]:
         IPPool(name="pods4", cidr=ip_network("10.244.0.0/16"), block_size=26, nat_outgoing=True),
         IPPool(name="pods6", cidr=ip_network("fd00:10:244::/56"), block_size=122, nat_outgoing=True),
     ]
+
+
+def resident(node: Mesh, **identities: tuple[int, ...]) -> None:
+    """``policy`` says that pods of these nodes have these identities; they stay for its grace, though none is seen."""
+
+    async def speak() -> None:
+        async with bus_of(node.nats, "policy") as bus:
+            for name, some in identities.items():
+                value = Residents(identities=some, revision=Revision(epoch="e", sequence=1))
+                await bus.bucket(IDENTITIES).put(residents_key(name), value)
+
+    asyncio.run(speak())

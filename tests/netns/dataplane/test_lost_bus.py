@@ -16,7 +16,7 @@ from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import layout_hash
 from services.dataplane.kernel.tables import Tables, open_maps
-from tests.netns.dataplane.mesh import Listener, Mesh, cluster_objects, dial, wait_for
+from tests.netns.dataplane.mesh import Listener, Mesh, cluster_objects, dial, resident, wait_for
 
 pytestmark = pytest.mark.privileged
 
@@ -54,6 +54,7 @@ def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> 
         assert epoch is not None
         await bus.bucket(ENDPOINTS).put(complete_key("n2"), Complete(epoch=epoch.value.epoch))
 
+    resident(node, n2=(ENTRY.identity,))
     node.hold("10.244.9.0/26", "n2")
     node.as_node("n2", speak)
     wait_for("the other node's pod", lambda: identity() == ENTRY.identity)

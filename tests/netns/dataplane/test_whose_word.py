@@ -19,7 +19,7 @@ from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import layout_hash
 from services.dataplane.kernel.tables import Tables, open_maps
 from tests.natsd import bus_of
-from tests.netns.dataplane.mesh import Mesh, wait_for
+from tests.netns.dataplane.mesh import Mesh, resident, wait_for
 
 pytestmark = pytest.mark.privileged
 
@@ -45,6 +45,7 @@ def publish(node: Mesh, *endpoints: Endpoint, writer: str = "n2") -> None:
 def test_only_what_a_node_holds_is_believed_of_it(node: Mesh) -> None:
     nodes = {name: ip_address(f"172.30.0.1{name[1]}") for name in ("n2", "n3")}
     node.put(*(Node(name=name, uid=f"node-uid-{name}", addresses=(at,), ready=False) for name, at in nodes.items()))
+    resident(node, n2=(2001, LIE), n3=(3001,))
     tables = Tables(open_maps(node.pins / f"v{layout_hash()}" / "maps"))
     victim = node.pod("victim")
 
