@@ -15,6 +15,7 @@ from collections.abc import Iterable
 from functools import partial
 
 from chassis.bus import KV, View
+from chassis.log import Log
 from proto import codec
 from proto.policy import Revision
 from proto.residents import RESIDENTS_PREFIX, RESIDENTS_SCOPE, Residents, residents_key
@@ -22,7 +23,7 @@ from proto.sync import Complete, complete_key
 from services.policy.core.graph import Graph
 from services.policy.core.plan import Step, complete_step, residents_step
 from services.policy.core.residents import Book
-from services.policy.publish import Fence, Writer, together
+from services.policy.publish import Fence, Unpublished, Writer, together
 
 BREATH = 64
 """Nodes compared before the event loop gets its turn."""
@@ -36,7 +37,8 @@ def shard_of(node: str, shards: int) -> int:
 class ResidentsOut:
     """``grace`` is how many seconds an identity stays after its last pod has left the node."""
 
-    def __init__(self, kv: KV, view: View, graph: Graph, shards: int, grace: float) -> None:
+    def __init__(self, kv: KV, view: View, graph: Graph, shards: int, grace: float, log: Log) -> None:
+        self._log = log
         self._writer = Writer(kv, view)
         self._view = view
         self._graph = graph
@@ -74,8 +76,9 @@ class ResidentsOut:
             wanted = self._book.wanted(node, present, time.monotonic(), self._grace)
             if wanted:
                 value = Residents(identities=wanted, revision=revision)
-                if residents_step(value, None if entry is None else entry.value) is not Step.KEEP:
-                    writes.append(self._writer.write(key, value, partial(residents_step, value), fence))
+                step = residents_step(value, None if entry is None else entry.value)
+                if step is not Step.KEEP:
+                    writes.append(self._write(key, value, fence))
             elif entry is not None:
                 writes.append(self._delete(key, fence))
             if count % BREATH == 0:
@@ -83,9 +86,15 @@ class ResidentsOut:
         await together(writes)
         self._book.changed.difference_update(mine)
 
-    async def _delete(self, key: str, fence: Fence) -> bool:
+    async def _write(self, key: str, value: Residents, fence: Fence) -> None:
+        """What the bus does not take of one node is that node's matter: its new pods wait to be believed."""
+        try:
+            await self._writer.write(key, value, partial(residents_step, value), fence)
+        except Unpublished as why:
+            self._log.error("residents-not-published", key=key, error=why)
+
+    async def _delete(self, key: str, fence: Fence) -> None:
         await self._writer.delete(key, lambda _: True, fence)
-        return True
 
     async def complete(self, epoch: str, fence: Fence) -> None:
         """Say that every node's residents are there, once they are; by whoever speaks for all shards."""

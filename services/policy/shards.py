@@ -87,6 +87,7 @@ class Shards:
             graph,
             len(leases),
             runtime.settings.policy_grace_seconds,
+            runtime.log,
         )
         self._unpublished: set[int] = set()
         self._caught_up: set[int] = set()
