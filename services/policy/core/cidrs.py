@@ -20,7 +20,7 @@ from bisect import bisect_right
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b, shake_256
-from ipaddress import IPv4Network, IPv6Network
+from ipaddress import IPv4Network, IPv6Address, IPv6Network
 from typing import NamedTuple
 
 from kit.prefixes import overlap
@@ -354,9 +354,10 @@ def _start(bound: _Bound) -> int:
 
 
 def _own(version: int, prefixes: Iterable[CidrSet]) -> list[_Nested]:
-    return sorted(
-        _Nested(*_span_and_length(entry.prefix), entry.number) for entry in prefixes if entry.prefix.version == version
-    )
+    found = {entry.prefix: entry.number for entry in prefixes if entry.prefix.version == version}
+    if version == 6:
+        found.setdefault(_MAPPED, 0)  # left out where 0.0.0.0/0 has its key: to IPv6 a hole all the same
+    return sorted(_Nested(*_span_and_length(prefix), number) for prefix, number in found.items())
 
 
 def _span_and_length(network: Network) -> tuple[int, int, int]:
@@ -408,6 +409,11 @@ def _bounds(version: int, areas: Collection[Area]) -> list[_Bound]:
 
 
 def number_of(prefixes: Iterable[CidrSet], address: Address) -> int:
-    """Number of the set that holds the address (a linear scan: for explaining, not for packets)."""
+    """Number of the set that holds the address (a linear scan: for explaining, not for packets).
+
+    A mapped IPv4 address is looked up as what it is, as the kernel does.
+    """
+    if isinstance(address, IPv6Address) and address.ipv4_mapped is not None:
+        address = address.ipv4_mapped
     holding = [entry for entry in prefixes if entry.prefix.version == address.version and address in entry.prefix]
     return max(holding, key=lambda entry: entry.prefix.prefixlen).number if holding else 0

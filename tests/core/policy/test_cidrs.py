@@ -142,6 +142,15 @@ def test_lines_for_another_partition_never_allow_more_than_the_area(
             assert (number in within[one]) == one.holds(address), "an area that stays must go on working"
 
 
+def test_an_ipv6_area_goes_on_when_all_of_ipv4_is_named_no_more() -> None:
+    """In the kernel's trie 0.0.0.0/0 has the key of the hole in ::/0, which is not written then."""
+    world4, world6 = area("0.0.0.0/0"), area("::/0")
+    old = partition([world4, world6])
+    assert len(old.prefixes) == 2
+    assert numbers_within(old.prefixes, [world6]) == {world6: {number_of(old.prefixes, ip_address("::1"))}}
+    assert number_of(old.prefixes, ip_address("::ffff:10.0.0.1")) == set_number([world4])
+
+
 def test_a_number_clash_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.policy.core.cidrs._number", lambda _, count: 7 if count else 0)
     found = partition([area("10.0.0.0/8"), area("11.0.0.0/8")])
