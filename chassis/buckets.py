@@ -1,7 +1,8 @@
 """Making the buckets, for the one role that may: each a file stream of one value per key, refusing when it is full.
 
 Idempotent: a bucket that is there is left alone; one without an epoch key gets one. A bucket that is made anew gets a
-new epoch, which is how every reader learns that it must list again.
+new epoch, which is how every reader learns that it must list again. An epoch key that cannot be read is written again:
+as the epoch that was known, so that nobody lists again; where it is not known, as a new one.
 """
 
 from __future__ import annotations
@@ -10,26 +11,38 @@ import uuid
 
 from chassis import jetstream
 from chassis.connection import Connection
-from chassis.faults import Bug, Missing
+from chassis.entry import Entry
+from chassis.faults import Bug, Missing, Newer
 from chassis.kv import KV, Conflict
-from proto.codec import MAX_VALUE
+from proto.codec import MAX_VALUE, UnknownVersion
 from proto.subjects import Bucket
 from proto.sync import EPOCH_KEY, Epoch
 
 
-async def make_bucket(connection: Connection, kv: KV, replicas: int) -> str:
-    """Make ``kv``'s bucket unless it is there; returns its epoch. Raises Unavailable, Refused."""
+async def make_bucket(connection: Connection, kv: KV, replicas: int, known: str = "") -> str:
+    """Make ``kv``'s bucket unless it is there; returns its epoch. Raises Unavailable, Refused, Newer.
+
+    ``known`` is the epoch that this bucket had when it was looked at last.
+    """
     stream = jetstream.kv_stream(kv.bucket.on_server)
     try:
         await jetstream.stream_state(connection, stream)
     except Missing:
         await _create(connection, stream, kv.bucket, replicas)
+        known = ""
     for _ in range(3):
-        entry = await kv.get(EPOCH_KEY, Epoch)
-        if entry is not None:
-            return entry.value.epoch
-        epoch = Epoch(epoch=uuid.uuid4().hex)
-        if not isinstance(await kv.create(EPOCH_KEY, epoch), Conflict):
+        found = await kv.look(EPOCH_KEY, Epoch)
+        if isinstance(found, Entry):
+            return found.value.epoch
+        if found is None:
+            epoch = Epoch(epoch=uuid.uuid4().hex)
+            written = await kv.create(EPOCH_KEY, epoch)
+        elif isinstance(found.why, UnknownVersion):
+            raise Newer(f"the epoch of {kv.bucket.name}: {found.why}; leave the buckets to the newer release")
+        else:
+            epoch = Epoch(epoch=known or uuid.uuid4().hex)
+            written = await kv.update(EPOCH_KEY, epoch, found.revision)
+        if not isinstance(written, Conflict):
             return epoch.epoch
     raise Bug(f"the epoch key of {kv.bucket.name} is neither there nor can it be made")
 

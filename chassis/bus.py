@@ -19,17 +19,19 @@ from nats.aio.msg import Msg
 from prometheus_client import Counter
 
 from chassis import buckets
+from chassis.accounts import meet
 from chassis.connection import Connection
 from chassis.entry import Entry
 from chassis.faults import Bug, Refused, Unavailable
 from chassis.kv import KV, Conflict
-from chassis.micro import VERSION_HEADER, Answer, Registration
+from chassis.micro import EACH_NODE, VERSION_HEADER, Answer, Registration
 from chassis.secret import Secret
 from chassis.telemetry import Telemetry, current_traceparent
 from chassis.view import Cursor, View
 from proto import codec
+from proto.events import ServiceFault
 from proto.requests import Reply
-from proto.subjects import BUCKETS, ROLES, Bucket, Role
+from proto.subjects import BUCKETS, Bucket, event_subject, role_of_user
 
 if TYPE_CHECKING:
     from chassis.log import Log
@@ -43,21 +45,12 @@ EVENT_GATHER = 0.01
 MAX_OUTBOUND = 8 << 20
 """Bytes not yet on the socket above which events are dropped."""
 
+_STEERED_EVENTS = Counter("airmesh_events_steered", "Messages that came as events and are none", ["service"])
 _DROPPED = Counter("airmesh_events_dropped", "Events that were not sent", ["service"])
 
 A = TypeVar("A", bound=msgspec.Struct)
 M = TypeVar("M", bound=msgspec.Struct)
 Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
-
-
-def role_of_user(user: str) -> tuple[Role, str]:
-    """Role and encoded node of a user's name (``ipam``, ``dataplane-n1``); raises ValueError."""
-    for role in ROLES:
-        if user == role.name and not role.per_node:
-            return role, ""
-        if role.per_node and user.startswith(f"{role.name}-"):
-            return role, user[len(role.name) + 1 :]
-    raise ValueError(f"no role in proto.subjects has a user {user!r}")
 
 
 class Bus:
@@ -82,13 +75,15 @@ class Bus:
         self._telemetry = telemetry
         self._spawn = spawn
         self.connection = Connection(url, user, seed, instance, log)
-        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats)
+        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats, self._tell_fault)
         unique = hashlib.blake2b(instance.encode(), digest_size=6).hexdigest()
         self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"
         self._events: asyncio.Queue[tuple[str, bytes, dict[str, str]]] = asyncio.Queue(EVENT_QUEUE)
         self._unheard: list[tuple[str, Callable[[Msg], Coroutine[Any, Any, None]]]] = []
         self._registering = asyncio.Lock()
         self._views: list[View] = []
+        self._epochs: dict[str, str] = {}
+        """Of the buckets, by name, as they were made or found last."""
         self.dropped = 0
         """Events that were not sent."""
 
@@ -129,19 +124,23 @@ class Bus:
     def bucket(self, bucket: Bucket) -> KV:
         """The bucket, read as far as our role may."""
         grants = [grant for grant in self._role.reads if grant.bucket == bucket]
+        owned = [prefix for grant in self._role.writes if grant.bucket == bucket for prefix in grant.prefixes]
         return KV(
             self.connection,
             bucket,
             whole=any(grant.prefixes == (">",) for grant in grants),
+            owned=tuple(prefix.replace("{node}", self._node) for prefix in owned),
             consumer_prefix=self._consumer_prefix,
             register_view=self._register_view,
         )
 
     async def make_buckets(self, replicas: int = 1) -> dict[str, str]:
         """Make every bucket that is not there; returns their epochs by name. Only a role with ``makes_buckets`` may."""
-        return {
-            bucket.name: await buckets.make_bucket(self.connection, self.bucket(bucket), replicas) for bucket in BUCKETS
-        }
+        for bucket in BUCKETS:
+            known = self._epochs.get(bucket.name, "")
+            made = await buckets.make_bucket(self.connection, self.bucket(bucket), replicas, known)
+            self._epochs[bucket.name] = made
+        return dict(self._epochs)
 
     async def request(self, subject: str, message: msgspec.Struct, answer: type[A], *, timeout: float) -> A:
         """Ask and wait; raises Refused (the other side's code and words), Unavailable, codec.Malformed."""
@@ -167,8 +166,18 @@ class Bus:
         self, subject: str, kind: type[M], answer: Callable[[M], Coroutine[Any, Any, msgspec.Struct | None]]
     ) -> None:
         """Answer requests as one of the service's queue group; see ``chassis.micro``."""
+
+        async def alone(message: Any, _node: str) -> msgspec.Struct | None:
+            return await answer(message)
+
+        await self.registration.add(subject, kind, alone)
+
+    async def serve_nodes(
+        self, subject: str, kind: type[M], answer: Callable[[M, str], Coroutine[Any, Any, msgspec.Struct | None]]
+    ) -> None:
+        """Answer ``<subject>.<node>``; ``answer`` takes the message and the node whose key sent it."""
         wrapped: Answer = answer
-        await self.registration.add(subject, kind, wrapped)
+        await self.registration.add(subject + EACH_NODE, kind, wrapped)
 
     def publish(self, subject: str, event: msgspec.Struct) -> None:
         """Send an event if that is possible; never blocks, never raises for the network."""
@@ -186,6 +195,9 @@ class Bus:
         """Hear events (lossy); ``on_message(subject, message)`` must not block. Unreadable ones are logged and left."""
 
         async def on_raw(message: Msg) -> None:
+            if message.reply or meet(subject, message.subject) != message.subject:
+                _STEERED_EVENTS.labels(self._service).inc()
+                return  # a stored message that a consumer delivered here, under the subject it was stored with
             version = (message.headers or {}).get(VERSION_HEADER, str(codec.VERSION))
             try:
                 _check_version(version)
@@ -202,10 +214,15 @@ class Bus:
         if self.connected:
             await self._register()
 
+    def _tell_fault(self, fault: str, remedy: str) -> None:
+        event = ServiceFault(self._service, codec.decode_segment(self._node) if self._node else "", fault, remedy)
+        self.publish(event_subject(self._service, "fault"), event)
+
     def _register_view(self, view: View) -> None:
         if any(other.name == view.name for other in self._views):
             raise Bug(f"two views are named {view.name}: their consumers would push each other out")
         view.log = self._log
+        view.tell = self._tell_fault
         self._views.append(view)
         self._spawn(f"view {view.name}", view.run())
 

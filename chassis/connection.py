@@ -18,10 +18,10 @@ import asyncio
 import random
 import re
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import nats.errors
-from nats.aio.client import Client, Server
+from nats.aio.client import Client, RawCredentials, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
@@ -42,6 +42,12 @@ SUBSCRIPTION_MESSAGES = 65_536
 SUBSCRIPTION_BYTES = 64 << 20
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+
+
+def sign_in(seed: Secret) -> dict[str, Any]:
+    """How the client proves who we are: by the seed of an nkey, or by a JWT and its seed (a NATS credentials file)."""
+    text = seed.reveal()
+    return {"user_credentials": RawCredentials(text)} if text.startswith("-----BEGIN") else {"nkeys_seed_str": text}
 
 
 class ClosedForGood(Fault):
@@ -172,10 +178,12 @@ class Connection:
             if not calls:
                 self._calls.pop(key, None)
 
-    async def send(self, subject: str, payload: bytes, headers: dict[str, str] | None = None) -> None:
-        """Publish without an answer; raises :class:`Unavailable`."""
+    async def send(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        """Publish without waiting for an answer; raises :class:`Unavailable`."""
         try:
-            await self.client().publish(subject, payload, headers=headers)
+            await self.client().publish(subject, payload, reply, headers=headers)
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{subject}: {error!r}") from error
 
@@ -232,7 +240,7 @@ class Connection:
                 disconnected_cb=self._on_disconnected,
                 reconnected_cb=self._on_reconnected,
                 closed_cb=self._on_closed,
-                nkeys_seed_str=self._seed.reveal(),
+                **sign_in(self._seed),
                 inbox_prefix=f"_INBOX.{self._user}",
                 connect_timeout=CONNECT_TIMEOUT,
                 ping_interval=PING_INTERVAL,

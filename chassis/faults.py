@@ -8,6 +8,8 @@ is no error but a value: ``chassis.kv.Conflict``.
 
 from __future__ import annotations
 
+from proto.codec import Malformed, UnknownVersion
+
 
 class Fault(Exception):
     """Root of every error that is ours."""
@@ -22,6 +24,14 @@ class Unavailable(Retryable):
 
     A write that ends so may have happened: read the key again and know your own record by its nonce.
     """
+
+
+class Damaged(Retryable, Malformed):
+    """A key's value cannot be read, or was not written by who may: its writer writes it again within seconds."""
+
+
+class Newer(Retryable, UnknownVersion):
+    """A key's value is of a major version that only a newer release knows: leave it to that."""
 
 
 class Refused(Fault):

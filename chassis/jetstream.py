@@ -1,7 +1,7 @@
 """The few JetStream requests that the chassis needs, each with a deadline and our errors.
 
-Only subjects that ``chassis.nats_config`` grants are used: STREAM.INFO, STREAM.MSG.GET or DIRECT.GET, CONSUMER.CREATE,
-INFO and DELETE, and for the maker of buckets STREAM.CREATE. Source: the JSON API of nats-server
+Only subjects that ``chassis.accounts`` grants are used: STREAM.INFO, STREAM.MSG.GET or DIRECT.GET, CONSUMER.CREATE,
+MSG.NEXT and DELETE, and for the maker of buckets STREAM.CREATE. Source: the JSON API of nats-server
 (https://docs.nats.io/reference/reference-protocols/nats_api_reference, ADR-8 for KV).
 """
 
@@ -15,15 +15,14 @@ import msgspec
 
 from chassis.connection import Connection
 from chassis.faults import Missing, Refused, Unavailable
+from proto.subjects import JETSTREAM
 
-API = "$JS.API"
 EXPECTED_STREAM = "Nats-Expected-Stream"
 DEADLINE = 5.0
 """Seconds for one request of this module, unless the caller says otherwise."""
 
 STREAM_NOT_FOUND = 10059
 CONSUMER_NOT_FOUND = 10014
-CONSUMER_EXISTS = frozenset({10013, 10148})
 MESSAGE_NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 STREAM_EXISTS = 10058
@@ -107,7 +106,7 @@ def parse_answer(body: bytes) -> _Answer:
 async def api(connection: Connection, subject: str, request: object = None, timeout: float = DEADLINE) -> _Answer:
     """One request of the JSON API."""
     body = b"" if request is None else msgspec.json.encode(request)
-    message = await connection.call(f"{API}.{subject}", body, timeout=timeout)
+    message = await connection.call(f"{JETSTREAM}.{subject}", body, timeout=timeout)
     return parse_answer(message.data)
 
 
@@ -121,7 +120,7 @@ async def stream_state(connection: Connection, stream: str) -> StreamState:
 async def create_consumer(
     connection: Connection, stream: str, name: str, filters: tuple[str, ...], config: dict[str, object]
 ) -> int:
-    """Make a consumer of this name, in place of one that is there; returns how many messages it will deliver.
+    """Make a consumer of a name that is new; returns how many messages it has to bring.
 
     With one filter the filter stands in the API's subject, so that an allow-list can confine it.
     """
@@ -132,27 +131,13 @@ async def create_consumer(
         whole["filter_subject"] = filters[0]
     elif filters:
         whole["filter_subjects"] = list(filters)
-    request = {"stream_name": stream, "config": whole, "action": "create"}
-    try:
-        return (await api(connection, subject, request)).num_pending
-    except JetStreamRefused as refused:
-        if refused.number not in CONSUMER_EXISTS:
-            raise
-    await delete_consumer(connection, stream, name)
-    return (await api(connection, subject, request)).num_pending
+    return (await api(connection, subject, {"stream_name": stream, "config": whole, "action": "create"})).num_pending
 
 
-async def consumer_exists(connection: Connection, stream: str, name: str) -> bool:
-    """False when the consumer or its stream is gone."""
-    try:
-        await api(connection, f"CONSUMER.INFO.{stream}.{name}")
-    except Missing:
-        return False
-    except JetStreamRefused as refused:
-        if refused.number == CONSUMER_NOT_FOUND:
-            return False
-        raise
-    return True
+async def pull(connection: Connection, stream: str, name: str, inbox: str, request: dict[str, object]) -> None:
+    """Ask a consumer for messages, which come to ``inbox`` (ADR-13); waits for none. Raises :class:`Unavailable`."""
+    body = msgspec.json.encode(request)
+    await connection.send(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.{name}", body, reply=inbox)
 
 
 async def delete_consumer(connection: Connection, stream: str, name: str) -> None:
@@ -187,7 +172,7 @@ async def last_from_leader(connection: Connection, stream: str, subject: str, ti
 
 async def last_from_replica(connection: Connection, stream: str, subject: str, timeout: float) -> Stored | None:
     """Last message of a subject as any replica has it (may be old): all that a confined role is allowed."""
-    message = await connection.call(f"{API}.DIRECT.GET.{stream}.{subject}", b"", timeout=timeout)
+    message = await connection.call(f"{JETSTREAM}.DIRECT.GET.{stream}.{subject}", b"", timeout=timeout)
     headers = message.headers or {}
     if headers.get("Status") == "404":
         return None

@@ -11,17 +11,16 @@ are given as they stand in the bucket (``proto.codec`` spells them). ``purge`` i
 from __future__ import annotations
 
 import asyncio
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
 
 from chassis import jetstream
 from chassis.connection import Connection
 from chassis.entry import FORGED, Entry, Unreadable
-from chassis.faults import Refused, Unavailable
+from chassis.faults import Damaged, Newer, Refused, Retryable, Unavailable
 from chassis.tail import Change, Tail
 from chassis.telemetry import current_traceparent
 from proto import codec
@@ -56,6 +55,7 @@ class KV:
         bucket: Bucket,
         *,
         whole: bool,
+        owned: tuple[str, ...] = (),
         consumer_prefix: str,
         register_view: Callable[[View], None],
     ) -> None:
@@ -64,14 +64,15 @@ class KV:
         self.whole = whole
         self._stream = jetstream.kv_stream(bucket.on_server)
         self._prefix = f"$KV.{bucket.on_server}."
+        self._owned = owned
         self._consumer_prefix = consumer_prefix
         self._register_view = register_view
 
     async def get(self, key: str, kind: type[T], *, timeout: float = DEADLINE) -> Entry[T] | None:
-        """The key's value, or None; raises Unavailable, codec.Malformed, codec.UnknownVersion."""
+        """The key's value, or None; raises Unavailable, Damaged, Newer."""
         found = await self.look(key, kind, timeout=timeout)
         if isinstance(found, Unreadable):
-            raise found.why
+            raise _fault(found.why)
         return found
 
     async def look(self, key: str, kind: type[T], *, timeout: float = DEADLINE) -> Entry[T] | Unreadable | None:
@@ -92,14 +93,22 @@ class KV:
         return await self._write(key, codec.seal(value, traceparent or current_traceparent()), {}, timeout)
 
     async def create(
-        self, key: str, value: msgspec.Struct, *, traceparent: str = "", timeout: float = DEADLINE
+        self,
+        key: str,
+        value: msgspec.Struct,
+        *,
+        mend: bool = False,
+        traceparent: str = "",
+        timeout: float = DEADLINE,
     ) -> int | Conflict:
-        """Write if the key has no value; a tombstone is no value."""
+        """Write if the key has no value; a tombstone is no value. With ``mend`` one that cannot be read is none either:
+        for who can make the value out of something else than what stood there.
+        """
         written = await self.update(key, value, 0, traceparent=traceparent, timeout=timeout)
         if not isinstance(written, Conflict):
             return written
         stored = await self._last(key, timeout)
-        if stored is None or stored.body is not None:
+        if stored is None or not (stored.body is None or (mend and _is_damaged(type(value), stored))):
             return written
         return await self.update(key, value, stored.sequence, traceparent=traceparent, timeout=timeout)
 
@@ -146,7 +155,7 @@ class KV:
     async def list(self, kind: type[T], prefix: str = ">", *, timeout: float = LIST_DEADLINE) -> dict[str, Entry[T]]:
         """All keys below a prefix (``>``: all; ``x.>``: below x.; ``x``: that key and below) but markers, once.
 
-        Values that cannot be read raise codec.Malformed or codec.UnknownVersion: a list is whole or not at all.
+        Values that cannot be read raise Damaged or Newer: a list is whole or not at all.
         """
         found: dict[str, Change] = {}
         done = asyncio.Event()
@@ -154,7 +163,7 @@ class KV:
         def on_change(change: Change) -> None:
             found[change.key] = change
 
-        name = f"{self._consumer_prefix}-list-{uuid.uuid4().hex[:12]}"
+        name = f"{self._consumer_prefix}-list"
         tails = [
             Tail(self._connection, self.bucket.on_server, filters, f"{name}-{number}", on_change, done.set)
             for number, filters in enumerate(self.filters((prefix,)))
@@ -196,6 +205,7 @@ class KV:
             markers=markers,
             name=name,
             consumer=f"{self._consumer_prefix}-{name}",
+            mend=self._mend if self._owned else None,
         )
         self._register_view(view)
         return view
@@ -212,6 +222,13 @@ class KV:
         subjects = tuple(self._prefix + subject for subject in dict.fromkeys(wanted))
         return (subjects,) if self.whole else tuple((subject,) for subject in subjects)
 
+    async def _mend(self, entry: Entry[Any], damaged: int) -> bool | None:
+        """Write a value again over what cannot be read: True when it was; None when it is not ours to write."""
+        if not any(prefix == ">" or f"{entry.key}.".startswith(f"{prefix}.") for prefix in self._owned):
+            return None
+        written = await self.update(entry.key, entry.value, damaged, traceparent=entry.traceparent, timeout=2)
+        return not isinstance(written, Conflict)
+
     async def _last(self, key: str, timeout: float) -> jetstream.Stored | None:
         read = jetstream.last_from_leader if self.whole else jetstream.last_from_replica
         return await read(self._connection, self._stream, self._prefix + key, timeout)
@@ -225,12 +242,31 @@ class KV:
         return jetstream.parse_answer(message.data).seq
 
 
+def _fault(why: codec.Malformed | codec.UnknownVersion) -> Retryable:
+    return Newer(str(why)) if isinstance(why, codec.UnknownVersion) else Damaged(str(why))
+
+
+def _is_damaged(kind: type, stored: jetstream.Stored) -> bool:
+    if stored.forged:
+        return True
+    try:
+        codec.open_sealed(kind, stored.body or b"")
+    except codec.Malformed:
+        return True
+    except codec.UnknownVersion:
+        return False
+    return False
+
+
 def _lives(key: str, change: Change) -> bool:
     return change.body is not None and not key.startswith("_")
 
 
 def _open(kind: type[T], change: Change) -> Entry[T]:
     if change.forged:
-        raise codec.Malformed(f"{change.key}: {FORGED}")
-    value, traceparent = codec.open_sealed(kind, change.body or b"")
+        raise Damaged(f"{change.key}: {FORGED}")
+    try:
+        value, traceparent = codec.open_sealed(kind, change.body or b"")
+    except (codec.Malformed, codec.UnknownVersion) as why:
+        raise _fault(why) from why
     return Entry(change.key, value, change.revision, traceparent)

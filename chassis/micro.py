@@ -4,6 +4,14 @@ nats-py's ``nats.micro`` answers one request after the other on each endpoint; h
 at most ``AT_ONCE`` of them, and one more is refused with ``busy`` (try again): a slow one never holds up the rest, and
 a flood is bounded. A service without endpoints is registered too.
 
+Whoever asks is known by the subject, which the server grants (``chassis.accounts``), never by the body: an endpoint of
+``<subject>.*`` hears each node on a subject of its own and hands the decoded node to the answering function.
+
+A server does not check where a request wants its answer, and JetStream can bring any stored bytes to any subject that
+may be published. Both can be seen (:func:`steered`): the reply of a request from another account is the server's own
+(``_R_…``) and leads to where the asker may publish anyway, that of a discovery lies under the asker's inbox; what
+JetStream brings has its headers, or no reply. Anything else is dropped before it is looked at, counted, and told once.
+
 A request's body is a message of ``proto.requests``; the reply is a ``Reply``. ``Refused`` raised by the answering
 function becomes a refusal with its code, bytes that cannot be read become ``malformed``, anything else ``internal``
 (logged with its cause, which does not leave the process).
@@ -14,7 +22,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any
 
 import msgspec
 import nats.errors
@@ -22,11 +30,14 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.micro.request import Request
 from nats.micro.service import Endpoint, EndpointConfig, EndpointStats, Service, ServiceConfig, ServiceStats
+from prometheus_client import Counter
 
+from chassis.accounts import SERVICE_REPLY, meet
 from chassis.faults import Refused, Retryable
 from chassis.telemetry import Telemetry
 from proto import codec
 from proto.requests import Reply
+from proto.subjects import DISCOVERY, ROLES, discovery_inbox
 
 if TYPE_CHECKING:
     from chassis.log import Log
@@ -38,8 +49,37 @@ ANSWER_DEADLINE = 30.0
 MAX_REFUSAL = 400
 """Characters of a refusal's sentence."""
 
-M = TypeVar("M", bound=msgspec.Struct)
-Answer = Callable[[Any], Awaitable[msgspec.Struct | None]]
+TOLD_AT_MOST = 256
+"""Senders of steered requests that are remembered as told."""
+_REQUEST_INFO = "nats-request-info"
+"""The one header of the server's that a request has by right: the account it came from."""
+_DISCOVERERS = tuple(f"{discovery_inbox(role.name)}." for role in ROLES if DISCOVERY in role.requests)
+
+_STEERED = Counter("airmesh_requests_steered", "Requests dropped: no plain request of whom it came from", ["service"])
+
+Answer = Callable[[Any, str], Awaitable[msgspec.Struct | None]]
+"""Takes the message and the node that sent it: the last token of the subject, which the bus lets that node alone
+publish. Empty where a subject is not one for each node.
+"""
+EACH_NODE = ".*"
+"""Ends a subject that is one for each node."""
+
+
+def steered(message: Msg, replies: tuple[str, ...], heard: str = ">") -> str:
+    """Why a request is none: its answer would go elsewhere than to its sender, or JetStream brought it. Else empty.
+
+    ``replies``: what its reply subject may begin with; ``heard``: the subject that was subscribed to, under which a
+    message that a consumer delivers does not come.
+    """
+    if meet(heard, message.subject) != message.subject:
+        return "it is a stored message, steered here by a consumer"
+    for name in message.headers or {}:
+        lower = name.lower()
+        if lower.startswith("nats-") and lower != _REQUEST_INFO:
+            return f"it has JetStream's header {name[:40]}: it is a stored message, steered here"
+    if not message.reply.startswith(replies):
+        return f"its reply subject {message.reply[:80]!r} is not an inbox of its sender"
+    return ""
 
 
 def _refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
@@ -53,12 +93,21 @@ def _refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
 class _ConcurrentEndpoint(Endpoint):
     """An endpoint whose requests do not wait for each other."""
 
-    def __init__(self, service: Service, config: EndpointConfig, busy: Callable[[Msg], Awaitable[None]]) -> None:
+    def __init__(
+        self,
+        service: Service,
+        config: EndpointConfig,
+        busy: Callable[[Msg], Awaitable[None]],
+        drop: Callable[..., bool],
+    ) -> None:
         super().__init__(service, config)
         self._busy = busy
+        self._drop = drop
         self._tasks: set[asyncio.Task[None]] = set()
 
     async def _handle_request(self, msg: Msg) -> None:
+        if self._drop(msg, (f"{SERVICE_REPLY}.",), self._subject):
+            return
         if len(self._tasks) >= AT_ONCE:
             await self._busy(msg)
             return
@@ -75,9 +124,28 @@ class _ConcurrentEndpoint(Endpoint):
 class _TellingService(Service):
     """A service that says how it is in its metadata too: one without endpoints has no other place in STATS."""
 
-    def __init__(self, client: Client, config: ServiceConfig, tell: Callable[[], dict[str, str]]) -> None:
+    def __init__(
+        self,
+        client: Client,
+        config: ServiceConfig,
+        tell: Callable[[], dict[str, str]],
+        drop: Callable[..., bool],
+    ) -> None:
         super().__init__(client, config)
         self._tell = tell
+        self._drop = drop
+
+    async def _handle_ping_request(self, msg: Msg) -> None:
+        if not self._drop(msg, _DISCOVERERS):
+            await super()._handle_ping_request(msg)
+
+    async def _handle_info_request(self, msg: Msg) -> None:
+        if not self._drop(msg, _DISCOVERERS):
+            await super()._handle_info_request(msg)
+
+    async def _handle_stats_request(self, msg: Msg) -> None:
+        if not self._drop(msg, _DISCOVERERS):
+            await super()._handle_stats_request(msg)
 
     def stats(self) -> ServiceStats:
         """As nats-py has it, with metadata of this moment."""
@@ -98,18 +166,28 @@ class Registration:
     """Endpoints of one service; kept until the bus is connected, then registered."""
 
     def __init__(
-        self, service: str, metadata: dict[str, str], telemetry: Telemetry, log: Log, stats: Callable[[], object]
+        self,
+        service: str,
+        metadata: dict[str, str],
+        telemetry: Telemetry,
+        log: Log,
+        stats: Callable[[], object],
+        tell: Callable[[str, str], None],
     ) -> None:
         self._name = service
         self.metadata = metadata
         self._telemetry = telemetry
         self._log = log
         self._stats = stats
+        self._tell = tell
+        self._told: set[str] = set()
+        self.dropped = 0
+        """Requests that were none."""
         self._wanted: list[tuple[str, type[msgspec.Struct], Answer]] = []
         self._service: Service | None = None
 
-    async def add(self, subject: str, kind: type[M], answer: Callable[[M], Awaitable[msgspec.Struct | None]]) -> None:
-        """Answer requests on ``subject``, from now or from the first connect on."""
+    async def add(self, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
+        """Answer requests on ``subject`` (``.*``: one for each node), from now or from the first connect on."""
         self._wanted.append((subject, kind, answer))
         if self._service is not None:
             await self._register(self._service, subject, kind, answer)
@@ -125,7 +203,7 @@ class Registration:
             queue_group=self._name,
             stats_handler=self._endpoint_stats,
         )
-        service = _TellingService(client, config, lambda: told(self._stats()))
+        service = _TellingService(client, config, lambda: told(self._stats()), self._drop)
         self._service = service
         with contextlib.suppress(TimeoutError, nats.errors.Error):
             await service.start()  # only its flush can fail, and a reconnect makes that good
@@ -134,20 +212,37 @@ class Registration:
 
     async def _register(self, service: Service, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
         async def on_request(request: Request) -> None:
-            if not request._msg.reply.startswith("_INBOX."):
-                self._log.error("reply-steered", subject=subject, reply=request._msg.reply)
-                return  # an answer is for an inbox; anywhere else it would be written with our rights
-            reply = await self._answer(request, kind, answer)
+            node = request.subject.rsplit(".", 1)[-1] if subject.endswith(EACH_NODE) else ""
+            reply = await self._answer(request, kind, answer, node)
             await request.respond(codec.encode(reply), headers={VERSION_HEADER: str(codec.VERSION)})
 
         config = EndpointConfig(
-            name=subject.rsplit(".", 1)[-1], subject=subject, handler=on_request, queue_group=self._name
+            name=subject.removesuffix(EACH_NODE).rsplit(".", 1)[-1],
+            subject=subject,
+            handler=on_request,
+            queue_group=self._name,
         )
-        endpoint = _ConcurrentEndpoint(service, config, self._refuse_busy)
+        endpoint = _ConcurrentEndpoint(service, config, self._refuse_busy, self._drop)
         await endpoint._start()
         service._endpoints.append(endpoint)
 
-    async def _answer(self, request: Request, kind: type[msgspec.Struct], answer: Answer) -> Reply:
+    def _drop(self, message: Msg, replies: tuple[str, ...], heard: str = ">") -> bool:
+        """True for what is no request: counted, and told once for each subject, which names who may send there."""
+        why = steered(message, replies, heard)
+        if not why:
+            return False
+        self.dropped += 1
+        _STEERED.labels(self._name).inc()
+        if message.subject not in self._told and len(self._told) < TOLD_AT_MOST:
+            self._told.add(message.subject)
+            self._log.error("request-steered", subject=message.subject, why=why)
+            self._tell(
+                f"a message on {message.subject} was dropped: {why}",
+                "only who may publish there can have sent it: replace the key of that user",
+            )
+        return True
+
+    async def _answer(self, request: Request, kind: type[msgspec.Struct], answer: Answer, segment: str) -> Reply:
         headers = request.headers or {}
         version = headers.get(VERSION_HEADER, str(codec.VERSION))
         if version != str(codec.VERSION):
@@ -156,26 +251,25 @@ class Registration:
         traceparent = headers.get("traceparent", "")
         with self._telemetry.span(f"answer {request.subject}", traceparent) as span:
             try:
-                message = codec.decode(kind, request.data)
+                message, node = codec.decode(kind, request.data), codec.decode_segment(segment) if segment else ""
                 async with asyncio.timeout(ANSWER_DEADLINE):
-                    body = await answer(message)
+                    body = await answer(message, node)
                 return Reply(ok=True, body=b"" if body is None else codec.encode(body))
             except Refused as refused:
                 span.event("refused", code=refused.code, reason=refused.message)
                 return _refusal(refused.code, refused.message, retry=refused.retry)
-            except codec.Malformed as error:
-                return _refusal("malformed", str(error))
-            except (Retryable, TimeoutError) as error:
+            except (Retryable, TimeoutError) as error:  # first: a damaged value of ours is no malformed request
                 text = str(error) or f"no answer within {ANSWER_DEADLINE} s"
                 return _refusal("unavailable", text, retry=True)
+            except codec.Malformed as error:
+                return _refusal("malformed", str(error))
             except Exception as error:
                 self._log.error("answer-failed", subject=request.subject, error=error, bug=True)
                 return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)
 
     async def _refuse_busy(self, msg: Msg) -> None:
-        if msg.reply:
-            text = f"{AT_ONCE} requests are being answered already; try again"
-            await msg.respond(codec.encode(Reply(ok=False, code="busy", message=text, retry=True)))
+        text = f"{AT_ONCE} requests are being answered already; try again"
+        await msg.respond(codec.encode(Reply(ok=False, code="busy", message=text, retry=True)))
 
     def _endpoint_stats(self, _stats: EndpointStats) -> object:
         return self._stats()

@@ -23,6 +23,7 @@ from chassis.faults import Fault, Retryable
 from chassis.log import Log
 from chassis.view import Cursor
 from kit import backoff
+from proto.codec import Malformed, UnknownVersion
 
 _SECONDS = Histogram("airmesh_loop_apply_seconds", "Time of one pass", ["loop"])
 _BATCH = Gauge("airmesh_loop_batch", "Keys of the last pass", ["loop"])
@@ -142,7 +143,7 @@ class Loop:
         try:
             with _SECONDS.labels(self._name).time():
                 outcome = await self._apply(dirty)
-        except (Fault, OSError, TimeoutError) as error:
+        except (Fault, Malformed, UnknownVersion, OSError, TimeoutError) as error:
             await self._failed(error)
             return False
         self._failures = 0

@@ -151,7 +151,7 @@ def resident_bytes() -> int:
 
 
 def read_seed(path: Path) -> Secret:
-    """Seed of an nkey; raises SettingsFault when the file cannot be used or others may read it."""
+    """Seed of an nkey, or a JWT and its seed; raises SettingsFault when it cannot be used or others may read it."""
     variable = "AIRMESH_NATS_SEED_FILE"
     try:
         if path.stat().st_mode & 0o077:
@@ -159,8 +159,10 @@ def read_seed(path: Path) -> Secret:
         text = path.read_text().strip()
     except OSError as error:
         raise SettingsFault(variable, str(path), f"name a readable file ({error.strerror})") from error
-    if not text.startswith("SU") or len(text) > 100:
-        raise SettingsFault(variable, str(path), "put the seed of a user nkey (SU…) in it")
+    plain = text.startswith("SU") and len(text) <= 100
+    signed = text.startswith("-----BEGIN NATS USER JWT-----") and "\nSU" in text
+    if not plain and not signed:
+        raise SettingsFault(variable, str(path), "put the seed of a user nkey (SU…) or NATS credentials in it")
     return Secret(text)
 
 

@@ -5,14 +5,18 @@ that was made again, and need 17 s after a server's death. This one counts: each
 sequence, each heartbeat the last one, so a message that is missing, or heartbeats that stay away, break the tail within
 a few seconds; whoever owns it (``chassis.view``) then lists again.
 
-The consumer is an ephemeral in memory with a name of its own per reader, removed by the server 30 s after its reader is
-gone. Flow control bounds what is under way. Reply subjects are ``$JS.ACK…`` as in ADR-15, with or without a domain.
+The consumer is an ephemeral in memory that the reader pulls from, since a server does not push across accounts
+(``chassis.accounts``): one request at a time, for a bounded number of messages and bytes, which bounds what is under
+way, asked again as soon as it is used up or has run out. The consumer's name is a secret: who knows it could pull from
+it. The server removes it 30 s after its reader is gone. Reply subjects are ``$JS.ACK…`` as in ADR-15, with or without a
+domain; a request's end is told with a status (ADR-13).
 """
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
+import secrets
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -30,6 +34,12 @@ SILENCE = 3.5
 """Seconds without any word after which a tail is broken."""
 INACTIVE = 30
 """Seconds after which the server removes a consumer that nobody listens to."""
+BATCH = 8192
+"""Messages that one request asks for at most."""
+BATCH_BYTES = 8 << 20
+"""Bytes of them."""
+EXPIRES = 30
+"""Seconds after which a request that is not used up is asked again."""
 YIELD_EVERY = 128
 """Messages after which others get a turn on the loop."""
 
@@ -65,38 +75,57 @@ class Tail:
         self._stream = jetstream.kv_stream(bucket)
         self._strip = len(f"$KV.{bucket}.")
         self._filters = filters
-        self._name = name
+        self._name = f"{name}-{secrets.token_hex(16)}"
         self._on_change = on_change
         self._on_event = on_event
         self._subscription: Subscription | None = None
         self._expected = 1
         self._heard = 0.0
         self._idle = 0
+        self._inbox = ""
+        self._request = 0
+        """Number of the present request; it is the last token of its reply subject."""
+        self._left = 0
+        """Messages that the present request may still bring."""
         self.caught_up = False
         self.broken = ""
         self.failure: Exception | None = None
         """What ``on_change`` raised: a bug, the owner raises it."""
 
     async def open(self) -> None:
-        """Subscribe, then make the consumer; raises Missing, Unavailable, Refused."""
-        inbox = self._connection.client().new_inbox()
-        self._subscription = await self._connection.listen(inbox, self._on_message, self._lost)
+        """Subscribe, make the consumer, ask for its messages; raises Missing, Unavailable, Refused."""
+        self._inbox = self._connection.client().new_inbox()
+        self._subscription = await self._connection.listen(f"{self._inbox}.*", self._on_message, self._lost)
         self._heard = time.monotonic()
         config: dict[str, object] = {
-            "deliver_subject": inbox,
             "deliver_policy": "last_per_subject",
             "ack_policy": "none",
-            "max_deliver": 1,
             "replay_policy": "instant",
-            "idle_heartbeat": int(HEARTBEAT * 1e9),
-            "flow_control": True,
             "inactive_threshold": INACTIVE * 1_000_000_000,
             "mem_storage": True,
             "num_replicas": 1,
         }
         pending = await jetstream.create_consumer(self._connection, self._stream, self._name, self._filters, config)
+        await self._ask()
         if pending == 0:
             self._caught_up()
+
+    async def _ask(self) -> None:
+        """Ask for the next messages, for as long as the request lives; raises Unavailable."""
+        self._request += 1
+        self._left = BATCH
+        await jetstream.pull(
+            self._connection,
+            self._stream,
+            self._name,
+            f"{self._inbox}.{self._request}",
+            {
+                "batch": BATCH,
+                "max_bytes": BATCH_BYTES,
+                "expires": EXPIRES * 1_000_000_000,
+                "idle_heartbeat": int(HEARTBEAT * 1e9),
+            },
+        )
 
     async def close(self) -> None:
         """Stop listening and remove the consumer as well as that can be done now."""
@@ -108,9 +137,11 @@ class Tail:
                 await jetstream.delete_consumer(self._connection, self._stream, self._name)
 
     async def verify(self) -> None:
-        """After a reconnect: break the tail if the server does not know its consumer any more."""
-        if not await jetstream.consumer_exists(self._connection, self._stream, self._name):
-            self._break("the server lost the consumer")
+        """After a reconnect: ask again. A consumer that is gone says so, a lost message shows at the first heartbeat.
+
+        Raises Unavailable.
+        """
+        await self._ask()
         self._heard = time.monotonic()
 
     def check_silence(self, now: float) -> None:
@@ -140,8 +171,8 @@ class Tail:
             return
         self._heard = time.monotonic()
         headers = message.headers or {}
-        if headers.get("Status") == "100":
-            await self._on_control(message, headers)
+        if "Status" in headers:
+            await self._on_status(message, headers)
             return
         revision, count, pending = _positions(message.reply)
         if count != self._expected:
@@ -159,24 +190,40 @@ class Tail:
             return
         if pending == 0:
             self._caught_up()
+        self._left -= 1
+        if self._left == 0:
+            await self._again()
         if count % YIELD_EVERY == 0:
             await asyncio.sleep(0)
 
-    async def _on_control(self, message: Msg, headers: dict[str, str]) -> None:
-        """Heartbeats and flow control (ADR-15): everything before this message has been taken in."""
-        stalled = headers.get("Nats-Consumer-Stalled", "")
-        answer = message.reply or stalled
+    async def _on_status(self, message: Msg, headers: dict[str, str]) -> None:
+        """Heartbeats, and the end of a request (ADR-13): everything before this message has been taken in."""
+        status = headers["Status"]
+        if status == "100":
+            self._on_heartbeat(headers)
+        elif status == "503":
+            self._break("the server lost the consumer")
+        elif message.subject != f"{self._inbox}.{self._request}":
+            return  # an earlier request has ended, which no longer matters
+        elif status == "408" or (status == "409" and self._left < BATCH):
+            await self._again()  # its time is over, or what it may bring in all
+        else:
+            self._break(f"the server ended a request: {status} {headers.get('Description', '')}")
+
+    def _on_heartbeat(self, headers: dict[str, str]) -> None:
         last = headers.get("Nats-Last-Consumer")
-        if last is not None and int(last) != self._expected - 1:
+        if last is None:
+            return
+        if int(last) != self._expected - 1:
             self._break(f"messages up to {last} were sent, {self._expected - 1} came")
             return
-        if last is not None and not stalled:
-            self._idle += 1
-            if self._idle >= 2:  # nothing to send for two intervals: whatever "pending" says, this is all
-                self._caught_up()
-        if answer:
-            with contextlib.suppress(Fault):
-                await self._connection.send(answer, b"")
+        self._idle += 1
+        if self._idle >= 2:  # nothing to send for two intervals: whatever "pending" says, this is all
+            self._caught_up()
+
+    async def _again(self) -> None:
+        with contextlib.suppress(Fault):  # else the silence tells
+            await self._ask()
 
 
 def _positions(reply: str) -> tuple[int, int, int]:

@@ -9,6 +9,10 @@ key changes, the bucket was made anew, or its last sequence is lower than one al
 While it lists again, new values count at once, but a key that is missing from the new list disappears only when that
 list is complete and the markers hold again. A value of another major version, or one that cannot be read, leaves the
 last good value in place and is reported once (``unreadable``).
+
+A value that cannot be read is *mended* by who may write the key: the last good one is written over exactly that
+revision. At once by a copy that has seen every value since it listed; by one that has listed since, and so may have
+missed a newer value, only when nobody did it for ``MEND_AFTER`` seconds. A newer release's value is left alone.
 """
 
 from __future__ import annotations
@@ -18,7 +22,8 @@ import contextlib
 import random
 import time
 import weakref
-from collections.abc import Callable, Mapping
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
@@ -43,10 +48,27 @@ __all__ = ["Cursor", "View"]
 COMPARE_EVERY = 10.0
 """Seconds between comparisons with the stream's own state."""
 TICK = 0.5
+MEND_AFTER = 3.0
+"""Seconds after which a value is mended by who may have missed a newer one."""
+MEND_AT_ONCE = 64
 
 _SYNCED = Gauge("airmesh_view_synced", "1 while the mirror is in sync", ["view"])
 _LISTS = Counter("airmesh_view_lists", "How often the bucket was listed anew", ["view"])
+_MENDED = Counter("airmesh_view_mended", "Values written again because they could not be read", ["view"])
 _UNREADABLE = Gauge("airmesh_view_unreadable", "Keys whose present value cannot be read", ["view"])
+
+Mend = Callable[[Entry[Any], int], Awaitable[bool | None]]
+"""Writes an entry over this revision of its key: True when it did, None when the key is not ours."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Damage:
+    """A present value that cannot be read, since when, and whether we know for certain what it was before."""
+
+    revision: int
+    since: float
+    sure: bool
+
 
 Kinds = Mapping[str, type] | Callable[[str], type | None]
 
@@ -64,6 +86,7 @@ class View:
         markers: tuple[str, ...],
         name: str,
         consumer: str,
+        mend: Mend | None = None,
     ) -> None:
         self._connection = connection
         self._bucket = bucket
@@ -71,6 +94,8 @@ class View:
         self._kind_of = kinds if callable(kinds) else _by_prefix(kinds)
         self._markers = markers
         self._consumer = consumer
+        self._mend_by = mend
+        self._damaged: dict[str, _Damage] = {}
         self.name = name
         self._entries: dict[str, Entry[Any]] = {}
         self._marks: dict[str, Entry[Any]] = {}
@@ -97,6 +122,8 @@ class View:
         self._said = ""
         self._sync_event = asyncio.Event()
         self.log: Log | None = None
+        self.tell: Callable[[str, str], None] | None = None
+        """Publishes a fault and its remedy."""
 
     @property
     def epoch(self) -> str:
@@ -181,7 +208,9 @@ class View:
         async with contextlib.AsyncExitStack() as stack:
             for tail in tails:
                 stack.push_async_callback(tail.close)
-                await tail.open()
+            for failed in await asyncio.gather(*(tail.open() for tail in tails), return_exceptions=True):
+                if failed is not None:
+                    raise failed
             compared = time.monotonic()
             while True:
                 now = time.monotonic()
@@ -195,6 +224,8 @@ class View:
                 if not self._caught_up and all(tail.caught_up for tail in tails):
                     self._caught_up = True
                     self._judge()
+                if self._damaged and self._mend_by is not None:
+                    await self._mend(self._mend_by, now)
                 if now - compared >= COMPARE_EVERY and self._connection.connected:
                     compared = now
                     why = await self._compare(state)
@@ -248,6 +279,7 @@ class View:
         self.resyncs += 1
         _LISTS.labels(self.name).inc()
         self._seen = set()
+        self._damaged = {}
         self._stale = set(self._entries) | set(self._marks)
         self._listing = True
         self._caught_up = False
@@ -271,6 +303,7 @@ class View:
                 self._entries.pop(key, None)
                 self._marks.pop(key, None)
                 self.unreadable.pop(key, None)
+                self._damaged.pop(key, None)
             self._stale = set()
             self._dirty(*gone, *self._entries, *self._marks)
         self._set_synced(synced=complete)
@@ -300,10 +333,11 @@ class View:
         self.sequence = max(self.sequence, change.revision)
         held = self._marks if key.startswith("_") else self._entries
         if change.forged:
-            self._unreadable(change, FORGED)
+            self._unreadable(change, FORGED, newer=False)
         elif change.body is None:
             self._seen.discard(key)
             self.unreadable.pop(key, None)
+            self._damaged.pop(key, None)
             removed = held.pop(key, None) is not None
             if removed:
                 self._dirty(key)
@@ -317,14 +351,15 @@ class View:
         kind = _mark_kind(key) or self._kind_of(key)
         if kind is None:
             return
-        self._seen.add(key)
         try:
             opened: tuple[Any, str] = codec.open_sealed(kind, change.body or b"")
         except (codec.Malformed, codec.UnknownVersion) as error:
-            self._unreadable(change, str(error))
+            self._unreadable(change, str(error), newer=isinstance(error, codec.UnknownVersion))
             return
+        self._seen.add(key)
         value, traceparent = opened
         self.unreadable.pop(key, None)
+        self._damaged.pop(key, None)
         before = held.get(key)
         if before is not None and before.revision == change.revision and before.value == value:
             return
@@ -334,13 +369,51 @@ class View:
         held[key] = Entry(key, value, change.revision, traceparent)
         self._dirty(key)
 
-    def _unreadable(self, change: Change, why: str) -> None:
+    def _unreadable(self, change: Change, why: str, *, newer: bool) -> None:
         """Keep what we had, and say so once."""
+        before = self._damaged.pop(change.key, None)
+        if not newer:
+            followed = change.key in self._seen and change.key not in self.unreadable
+            sure = followed if before is None else before.sure
+            self._damaged[change.key] = _Damage(change.revision, time.monotonic(), sure)
+            self._wake.set()
         self._seen.add(change.key)
         if self.unreadable.get(change.key) != why:
             self.unreadable[change.key] = why
             if self.log is not None:
                 self.log.error("value-unreadable", view=self.name, key=change.key, revision=change.revision, error=why)
+
+    async def _mend(self, mend: Mend, now: float) -> None:
+        """Write again what cannot be read and is ours, as far as we know what it was."""
+        due: list[tuple[Entry[Any], _Damage]] = []
+        for key, damage in self._damaged.items():
+            entry = (self._marks if key.startswith("_") else self._entries).get(key)
+            if entry is not None and (damage.sure or now - damage.since > MEND_AFTER):
+                due.append((entry, damage))
+        due = due[:MEND_AT_ONCE]
+        outcomes = await asyncio.gather(
+            *(mend(entry, damage.revision) for entry, damage in due), return_exceptions=True
+        )
+        for (entry, damage), outcome in zip(due, outcomes, strict=True):
+            if isinstance(outcome, BaseException):
+                if not isinstance(outcome, Fault):
+                    raise outcome
+                continue  # the next turn tries again
+            if self._damaged.get(entry.key) is damage:
+                del self._damaged[entry.key]  # not ours, or there is a newer one by now, which comes by itself
+            if outcome:
+                self._mended(entry)
+
+    def _mended(self, entry: Entry[Any]) -> None:
+        _MENDED.labels(self.name).inc()
+        where, why = f"{self._bucket.on_server}: {entry.key}", self.unreadable.get(entry.key, "")
+        if self.log is not None:
+            self.log.warning("value-mended", view=self.name, key=entry.key, why=why)
+        if self.tell is not None:
+            self.tell(
+                f"a value could not be read and was written again ({where}: {why})",
+                "only a user who may write this key, or the server's disk, can have done it: see who holds such a key",
+            )
 
 
 def _mark_kind(key: str) -> type | None:

@@ -51,7 +51,7 @@ async def status(link: Link) -> agents.Status:
         _all(link, RULES, Frontier, "_frontier.>"),
     )
     now = datetime.now(UTC)
-    listed = [agent for answer in answers if (agent := micro.agent(answer, now)) is not None]
+    listed = [agent for user, answer in answers if (agent := micro.agent(user, answer, now)) is not None]
     acks = {ack.node: ack for ack in (await _all(link, ACKS, Ack)).values()}
     return agents.status(listed, nodes.values(), acks, frontiers.values())
 

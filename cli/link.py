@@ -4,8 +4,8 @@ Promises: every call ends within the command's deadline, and what is wrong is sa
 (`cli.faults`). It never writes: the server grants its user nothing to write. Unlike a service it does not reconnect
 while it waits for the first answer; what follows a stream (`listen`) does, since a person looks at it.
 
-A bucket is read by an ephemeral push consumer that delivers the last value of each key (JetStream ADR-8 KV, ADR-15),
-which is one round trip however many keys there are. Values of another major version or that cannot be read are left out
+A bucket is read by an ephemeral pull consumer that brings the last value of each key (JetStream ADR-8 KV, ADR-13), some
+thousands at a time. Values of another major version or that cannot be read are left out
 and counted, never taken for absent ones.
 """
 
@@ -24,11 +24,13 @@ import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
+from chassis.connection import sign_in
+from chassis.secret import Secret
 from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
 from proto.requests import Reply
-from proto.subjects import Bucket
+from proto.subjects import JETSTREAM, Bucket, discovery_inbox
 
 A = TypeVar("A", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -36,6 +38,8 @@ T = TypeVar("T")
 _QUIET = 0.2
 """Discovery ends this many seconds after the last answer, or the first question when nobody is there."""
 _DISCOVERY = 0.8
+_BATCH = 8192
+_BATCH_BYTES = 16 << 20
 _HOLD = 10_000
 """Messages that may wait for a slow terminal before the oldest are given up."""
 
@@ -66,41 +70,45 @@ class Link:
         seed = self._seed()
         try:
             async with asyncio.timeout(self._settings.deadline - 0.5):
-                try:
-                    await self._connect(seed)
-                except ConnectionResetError:
-                    # The server's refusal may be overtaken by the end of its connection: ask once more what is wrong.
-                    await self._abandon()
-                    self._client, self._fault = Client(), None
-                    await self._connect(seed)
+                for last in (False, False, True):
+                    try:
+                        await self._connect(seed)
+                        break
+                    except ConnectionResetError:
+                        # The server's refusal may be overtaken by the end of its connection: ask again what is wrong.
+                        if last:
+                            raise
+                        await self._abandon()
+                        self._client, self._fault = Client(), None
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
             await self._abandon()
             raise self._unreachable(self._fault or error) from error
         self._connected = True
         return self
 
-    async def _connect(self, seed: str) -> None:
+    async def _connect(self, seed: Secret) -> None:
         await self._client.connect(
             self._settings.url,
             name="airmesh-cli",
-            nkeys_seed_str=seed,
+            **sign_in(seed),
             inbox_prefix=f"_INBOX.{self._settings.user}".encode(),
             connect_timeout=2,
             allow_reconnect=False,
             error_cb=self._on_error,
         )
 
-    def _seed(self) -> str:
+    def _seed(self) -> Secret:
         path = self._settings.seed_file
         try:
-            seed = path.read_text().strip()
-            nkeys.from_seed(bytearray(seed.encode()))
+            text = path.read_text().strip()
+            if not text.startswith("-----BEGIN NATS USER JWT"):
+                nkeys.from_seed(bytearray(text.encode()))
         except OSError as error:
             raise Unreachable(f"{path} cannot be read: {error.strerror}", "run as the user who may read it") from error
         except (nkeys.NkeysError, ValueError) as error:
             wrong = f"{path} holds no nkey seed: {error}"
             raise Unreachable(wrong, "point AIRMESH_NATS_SEED_FILE at one") from error
-        return seed
+        return Secret(text)
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
@@ -143,14 +151,22 @@ class Link:
         """
         stream = f"KV_{bucket.on_server}"
         subject = f"$KV.{bucket.on_server}."
+        name = f"cli-{secrets.token_hex(16)}"
+        pending = await self._consumer(stream, name, subject + prefix, bucket)
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
-        name = f"cli-{secrets.token_hex(8)}"
-        pending = await self._consumer(stream, name, subject + prefix, inbox, bucket)
         values: dict[str, msgspec.Struct] = {}
         unreadable = 0
+        left = 0
         while pending:
+            if not left:
+                await self._client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.{name}", self._next(), reply=inbox)
+                left = _BATCH
             message = await self._within(subscription.next_msg(self._settings.deadline), f"bucket {bucket.name}")
+            if "Status" in (message.headers or {}):
+                left = 0  # so many bytes were asked for, and no more of them fit; or the time is over
+                continue
+            left -= 1
             pending = message.metadata.num_pending
             key = message.subject.removeprefix(subject)
             kind = kind_of(key)
@@ -163,21 +179,23 @@ class Link:
         await subscription.unsubscribe()
         return Contents(values=values, unreadable=unreadable)
 
-    async def _consumer(self, stream: str, name: str, filter_subject: str, inbox: str, bucket: Bucket) -> int:
+    def _next(self) -> bytes:
+        deadline = int(self._settings.deadline * 1e9)
+        return msgspec.json.encode({"batch": _BATCH, "max_bytes": _BATCH_BYTES, "expires": deadline})
+
+    async def _consumer(self, stream: str, name: str, filter_subject: str, bucket: Bucket) -> int:
         config = {
             "name": name,
-            "deliver_subject": inbox,
             "deliver_policy": "last_per_subject",
             "ack_policy": "none",
             "filter_subject": filter_subject,
-            "max_deliver": 1,
             "mem_storage": True,
             "num_replicas": 1,
             "inactive_threshold": 5_000_000_000,
         }
         ask = msgspec.json.encode({"stream_name": stream, "config": config})
         told = await self._call(
-            f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{filter_subject}", ask, f"bucket {bucket.name}"
+            f"{JETSTREAM}.CONSUMER.CREATE.{stream}.{name}.{filter_subject}", ask, f"bucket {bucket.name}"
         )
         answer = msgspec.json.decode(told.data, type=_Created)
         if answer.error is not None:
@@ -227,12 +245,15 @@ class Link:
             return f"use the seed of the user cli (the server says: {self._fault})"
         return "see airmesh status; if it hangs too, the NATS server does"
 
-    async def discover(self) -> tuple[bytes, ...]:
-        """Answers of all agents to NATS micro STATS (ADR-32), raw JSON, as many as come before it gets quiet."""
-        inbox = self._client.new_inbox()
-        subscription = await self._client.subscribe(inbox)
-        await self._client.publish("$SRV.STATS", b"", reply=inbox)
-        answers: list[bytes] = []
+    async def discover(self) -> tuple[tuple[str, bytes], ...]:
+        """Users and their answers to NATS micro STATS (ADR-32), raw JSON, as many as come before it gets quiet.
+
+        The server says whose answer it is (``proto.subjects.discovery_inbox``).
+        """
+        inbox, token = discovery_inbox(self._settings.user), secrets.token_hex(12)
+        subscription = await self._client.subscribe(f"{inbox}.>")
+        await self._client.publish("$SRV.STATS", b"", reply=f"{inbox}.{token}")
+        answers: list[tuple[str, bytes]] = []
         loop = asyncio.get_running_loop()
         end = loop.time() + _DISCOVERY
         while (left := min(_QUIET if answers else _DISCOVERY, end - loop.time())) > 0:
@@ -240,10 +261,11 @@ class Link:
                 message = await subscription.next_msg(left)
             except (nats.errors.TimeoutError, TimeoutError):
                 break
-            if message.data:  # an empty one is the server's "no responders"
-                answers.append(message.data)
-            else:
+            user, _, of = message.subject.removeprefix(f"{inbox}.").partition(".")
+            if user == token:  # the server's "no responders"
                 break
+            if of == token:  # else it is for another copy of this command
+                answers.append((user, message.data))
         await subscription.unsubscribe()
         return tuple(answers)
 

@@ -11,7 +11,7 @@ import msgspec
 from proto.dns import DnsReport
 from proto.flow import FlowEvent
 from proto.net import Address
-from proto.subjects import event_subject, flow_subject, object_fault_subject
+from proto.subjects import flow_subject, heard_subject, object_fault_subject
 
 
 class EndpointUp(msgspec.Struct, frozen=True):
@@ -101,17 +101,17 @@ class ObjectFault(msgspec.Struct, frozen=True):
 
 
 EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {
-    event_subject("dataplane", "endpoint-up"): EndpointUp,
-    event_subject("dataplane", "endpoint-down"): EndpointDown,
-    event_subject("dataplane", "fault"): ServiceFault,
-    event_subject("ipam", "address-moved"): AddressMoved,
-    event_subject("ipam", "fault"): ServiceFault,
-    event_subject("policy", "compiled"): PolicyCompiled,
-    event_subject("policy", "fault"): ServiceFault,
-    event_subject("routing", "changed"): RoutesChanged,
-    event_subject("routing", "fault"): ServiceFault,
-    event_subject("cluster", "fault"): ServiceFault,
-    event_subject("dns", "report"): DnsReport,
+    heard_subject("dataplane", "endpoint-up"): EndpointUp,
+    heard_subject("dataplane", "endpoint-down"): EndpointDown,
+    heard_subject("dataplane", "fault"): ServiceFault,
+    heard_subject("ipam", "address-moved"): AddressMoved,
+    heard_subject("ipam", "fault"): ServiceFault,
+    heard_subject("policy", "compiled"): PolicyCompiled,
+    heard_subject("policy", "fault"): ServiceFault,
+    heard_subject("routing", "changed"): RoutesChanged,
+    heard_subject("routing", "fault"): ServiceFault,
+    heard_subject("cluster", "fault"): ServiceFault,
+    heard_subject("dns", "report"): DnsReport,
     object_fault_subject("dataplane", "*"): ObjectFault,
     object_fault_subject("routing", "*"): ObjectFault,
     object_fault_subject("policy"): ObjectFault,

@@ -19,6 +19,12 @@ IPAM_SHOW = f"{ROOT}.ipam.show"
 POLICY_EXPLAIN = f"{ROOT}.policy.explain"
 POLICY_MATRIX = f"{ROOT}.policy.matrix"
 
+JETSTREAM = f"{ROOT}.jetstream"
+"""The JSON API of JetStream as every account spells it that has no streams of its own."""
+INBOX = "_INBOX"
+DISCOVERY = "$SRV.>"
+"""What is asked of all services (NATS micro, ADR-32)."""
+
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
 
@@ -27,10 +33,22 @@ OBJECT_FAULT = "object-fault"
 
 
 def event_subject(service: str, what: str) -> str:
-    """``airmesh.v1.events.<service>.<what>``. Raises ValueError for an object fault: its subject names who speaks."""
+    """``airmesh.v1.events.<service>.<what>``, as the service says it; heard as :func:`heard_subject`.
+
+    Raises ValueError for an object fault: its subject names who speaks.
+    """
     if what == OBJECT_FAULT:
         raise ValueError("object faults are told on object_fault_subject()")
     return f"{EVENTS}.{service}.{what}"
+
+
+def heard_subject(service: str, what: str, node_segment: str = "*") -> str:
+    """Subject on which others hear an event: with the (encoded) node after it for a service of each node.
+
+    The server puts the node there, by whose key it was said (``chassis.accounts``). ``*`` is every node.
+    """
+    each = any(role.name == service and role.per_node for role in ROLES)
+    return ".".join((EVENTS, service, what, *([node_segment] if each else [])))
 
 
 def object_fault_subject(service: str, node_segment: str = "") -> str:
@@ -53,6 +71,14 @@ def speaker_of(subject: str) -> tuple[str, str] | None:
 def flow_subject(node_segment: str, verdict: str) -> str:
     """``airmesh.v1.flows.<node>.<verdict>``; ``node_segment`` encoded, verdict ``dropped`` or ``forwarded``."""
     return f"{FLOWS}.{node_segment}.{verdict}"
+
+
+def discovery_inbox(user: str) -> str:
+    """Where ``user`` has the answers sent to what it asks on ``$SRV``: ``<this>.<token>``.
+
+    They arrive as ``<this>.<user who answers>.<token>``; the server puts the name in.
+    """
+    return f"{INBOX}.{user}.srv"
 
 
 @dataclass(frozen=True, slots=True)
@@ -213,7 +239,17 @@ ROLES: tuple[Role, ...] = (
     Role(
         "cli",
         reads=_EVERYTHING,
-        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, "$SRV.>"),
+        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, DISCOVERY),
         listens=(f"{EVENTS}.>", f"{FLOWS}.>"),
     ),
 )
+
+
+def role_of_user(user: str) -> tuple[Role, str]:
+    """Role and encoded node of a user's name (``ipam``, ``dataplane-n1``); raises ValueError."""
+    for role in ROLES:
+        if user == role.name and not role.per_node:
+            return role, ""
+        if role.per_node and user.startswith(f"{role.name}-"):
+            return role, user[len(role.name) + 1 :]
+    raise ValueError(f"no role has a user {user!r}")

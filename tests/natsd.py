@@ -15,16 +15,32 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import nats
+
+from chassis.accounts import make_accounts
 from chassis.bus import Bus
+from chassis.connection import sign_in
 from chassis.log import Log
-from chassis.nats_config import User, make_users, render, user_name, write_seeds
+from chassis.nats_config import (
+    User,
+    accounts_part,
+    make_users,
+    new_key,
+    server_part,
+    user_name,
+    write_secret,
+    write_seeds,
+)
+from chassis.nats_jwt import render_signed, sign
+from chassis.secret import Secret
 from chassis.service import Runtime
 from chassis.settings import BaseSettings
 from chassis.telemetry import Telemetry
-from proto.subjects import ROLES
+from proto.subjects import ROLES, Bucket
 
 NODES = ("n1", "n2", "n3")
 EXTRA = (("routing", "cp"),)
@@ -49,14 +65,37 @@ def free_port() -> int:
 class NatsServer:
     """One server and its folder. ``start``, ``kill`` (-9), ``restart``, ``stop`` and ``cont`` (signals), ``close``."""
 
-    def __init__(self, folder: Path, nodes: tuple[str, ...] = NODES) -> None:
+    def __init__(
+        self,
+        folder: Path,
+        nodes: tuple[str, ...] = NODES,
+        host: str = "127.0.0.1",
+        *,
+        signed: bool = False,
+        unlimited: bool = False,
+    ) -> None:
+        """``signed``: accounts are JWTs; ``unlimited``: users may publish and hear anything within their account."""
         self.folder = folder
         self.port = free_port()
         self.users: dict[str, User] = {user.name: user for user in make_users(ROLES, nodes, extra=EXTRA)}
         self.seeds = folder / "seeds"
         write_seeds(self.users.values(), self.seeds)
-        self._config = folder / "nats.conf"
-        self._config.write_text(render(self.users.values(), store_dir=folder / "store", port=self.port))
+        accounts = make_accounts(self.users.values())
+        if unlimited:
+            accounts = tuple(replace(account, publish=(">",), subscribe=(">",)) for account in accounts)
+        self.operator, public = new_key()
+        """What a user signs in with who may do anything to the streams: stands for an operator's hand."""
+        self.config = folder / "nats.conf"
+        where: dict[str, Any] = {"store_dir": folder / "store", "host": host, "port": self.port}
+        if signed:
+            by = sign(accounts, operator="operator")
+            self.operator = by.credentials["operator"]
+            for name in self.users:
+                write_secret(self.seeds / f"{name}.seed", by.credentials[name])
+            self.config.write_text(render_signed(by, **where))
+        else:
+            whole = server_part(monitor_port=0, server_name="airmesh", **where) + accounts_part(accounts, public)
+            self.config.write_text(whole)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "nats.log"
 
@@ -71,7 +110,7 @@ class NatsServer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([server_program(), "-c", str(self._config)], stdout=log, stderr=log)
+            self._process = subprocess.Popen([server_program(), "-c", str(self.config)], stdout=log, stderr=log)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
@@ -106,6 +145,27 @@ class NatsServer:
             with contextlib.suppress(ProcessLookupError):
                 self.cont()
         self.kill()
+
+    def sign_in(self, user: str) -> dict[str, Any]:
+        """What ``nats.connect`` of a plain client needs, to be this user."""
+        secret = self.operator if user == "operator" else Secret((self.seeds / f"{user}.seed").read_text().strip())
+        return {**sign_in(secret), "inbox_prefix": f"_INBOX.{user}".encode()}
+
+    async def destroy(self, bucket: Bucket, key: str, body: bytes | None = None) -> None:
+        """Write over a key what is no value of it (None: an answer of JetStream's, as a steered reply would be).
+
+        By an operator's hand, which asks no allow-list.
+        """
+        client = await nats.connect(self.url, **self.sign_in("operator"))
+        try:
+            subject, stream = f"$KV.{bucket.on_server}.{key}", f"KV_{bucket.on_server}"
+            if body is None:
+                await client.publish(f"$JS.API.STREAM.INFO.{stream}", b"", reply=subject)
+            else:
+                await client.request(subject, body, headers={"Nats-Expected-Stream": stream}, timeout=2)
+            await client.flush()
+        finally:
+            await client.close()
 
     def environment(self, user: str, **more: str) -> dict[str, str]:
         """AIRMESH_… of a service process of this user."""

@@ -27,7 +27,7 @@ from lab import launch
 from proto.codec import kind_prefix, open_sealed
 from proto.objects import KIND_OF, NetworkPolicy
 from proto.policy import Ack
-from proto.subjects import ACKS, OBJECTS, Bucket
+from proto.subjects import ACKS, JETSTREAM, OBJECTS, Bucket
 
 POLICIES = (10, 1000)
 _GROUPS, _AT_ONCE, _PATIENCE = 100, 250, 30.0
@@ -72,15 +72,24 @@ class Watch:
     async def _consume(self, bucket: Bucket, key: str, noted: Any) -> None:
         stream, name = f"KV_{bucket.on_server}", f"bench-{secrets.token_hex(6)}"
         subject, inbox = f"$KV.{bucket.on_server}.{key}", self._client.new_inbox()
-        await self._client.subscribe(inbox, cb=noted)
-        config: dict[str, Any] = {"name": name, "deliver_subject": inbox, "deliver_policy": "new", "ack_policy": "none"}
+
+        async def more() -> None:
+            ask = json.dumps({"batch": 1_000_000, "expires": 30_000_000_000}).encode()
+            await self._client.publish(f"{JETSTREAM}.CONSUMER.MSG.NEXT.{stream}.{name}", ask, reply=inbox)
+
+        async def on_message(message: Msg) -> None:
+            await (more() if "Status" in (message.headers or {}) else noted(message))
+
+        await self._client.subscribe(inbox, cb=on_message)
+        config: dict[str, Any] = {"name": name, "deliver_policy": "new", "ack_policy": "none"}
         config |= {"filter_subject": subject, "mem_storage": True, "inactive_threshold": 60_000_000_000}
         ask = json.dumps({"stream_name": stream, "config": config}).encode()
         told = json.loads(
-            (await self._client.request(f"$JS.API.CONSUMER.CREATE.{stream}.{name}.{subject}", ask, timeout=5)).data
+            (await self._client.request(f"{JETSTREAM}.CONSUMER.CREATE.{stream}.{name}.{subject}", ask, timeout=5)).data
         )
         if "error" in told:
             raise SystemExit(f"bucket {bucket.name}: {told['error']}")
+        await more()
 
     async def _on_object(self, message: Msg) -> None:
         self.mirrored, self.mirrored_at = message.metadata.sequence.stream, time.monotonic()

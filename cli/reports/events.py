@@ -10,15 +10,13 @@ import msgspec
 from cli.reports.text import identity
 from cli.show import Cell, Tone, dim
 from proto.events import EVENTS_BY_SUBJECT
-from proto.subjects import EVENTS, OBJECT_FAULT, object_fault_subject, speaker_of
+from proto.subjects import EVENTS, OBJECT_FAULT
 
 
 def kind_of(subject: str) -> type[msgspec.Struct] | None:
     """Type of the body told on ``subject``; None for a subject this release does not know."""
-    speaker = speaker_of(subject)
-    if speaker is not None:
-        subject = object_fault_subject(speaker[0], "*" if speaker[1] else "")
-    return EVENTS_BY_SUBJECT.get(subject)
+    of_each_node = f"{subject.rpartition('.')[0]}.*"
+    return EVENTS_BY_SUBJECT.get(subject) or EVENTS_BY_SUBJECT.get(of_each_node)
 
 
 class Told(msgspec.Struct, frozen=True, kw_only=True):
@@ -32,7 +30,7 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
 def line(clock: str, told: Told) -> tuple[Cell, ...]:
     """Time, what, and the fields of the body."""
     what = told.subject.removeprefix(f"{EVENTS}.")
-    tone = Tone.WARN if what.endswith(".fault") or f".{OBJECT_FAULT}" in what else Tone.STRONG
+    tone = Tone.WARN if {"fault", OBJECT_FAULT} & set(what.split(".")) else Tone.STRONG
     fields = "  ".join(f"{name}={_field(name, getattr(told.event, name))}" for name in told.event.__struct_fields__)
     return dim(clock), Cell(what, tone), Cell(fields)
 

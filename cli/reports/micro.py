@@ -1,6 +1,7 @@
 """What an agent says of itself: its answer to NATS micro STATS (ADR-32), parsed once.
 
-The chassis registers every service, with its instance, node and health among the metadata and the endpoints' data.
+The chassis registers every service, with its instance and health among the metadata and the endpoints' data. Which
+service of which node it is, its key says, not its answer.
 """
 
 from __future__ import annotations
@@ -11,6 +12,8 @@ from typing import Any
 import msgspec
 
 from cli.reports.agents import Agent
+from proto.codec import decode_segment
+from proto.subjects import role_of_user
 
 
 class _Endpoint(msgspec.Struct, frozen=True):
@@ -23,7 +26,6 @@ class _Endpoint(msgspec.Struct, frozen=True):
 
 
 class _Stats(msgspec.Struct, frozen=True):
-    name: str
     id: str = ""
     version: str = ""
     started: str = ""
@@ -31,15 +33,16 @@ class _Stats(msgspec.Struct, frozen=True):
     endpoints: list[_Endpoint] | None = None
 
 
-def agent(answer: bytes, now: datetime) -> Agent | None:
-    """The agent that gave this answer; None for another product's micro service or what cannot be read.
+def agent(user: str, answer: bytes, now: datetime) -> Agent | None:
+    """The agent that gave this answer with the key of ``user``; None for what cannot be read.
 
     Health is told in an endpoint's data (`ready`, `missing`, `rss_bytes`), by services without endpoints in the
     metadata (the same as text, `why` for `missing`).
     """
     try:
         told = msgspec.json.decode(answer, type=_Stats)
-    except (msgspec.DecodeError, UnicodeDecodeError):
+        role, node = role_of_user(user)
+    except (ValueError, msgspec.DecodeError, UnicodeDecodeError):
         return None
     metadata = told.metadata or {}
     if "instance" not in metadata:
@@ -51,8 +54,8 @@ def agent(answer: bytes, now: datetime) -> Agent | None:
             health.update(endpoint.data)
     requests = sum(endpoint.num_requests for endpoint in endpoints)
     return Agent(
-        service=told.name.removeprefix("airmesh-"),
-        node=metadata.get("node", ""),
+        service=role.name,
+        node=decode_segment(node) if node else "",
         instance=metadata["instance"],
         version=told.version,
         ready=_ready(health.get("ready", metadata.get("ready"))),

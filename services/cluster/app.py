@@ -34,7 +34,7 @@ from services.cluster.settings import Settings
 from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter
 
 FULL_PASS = 30.0
-BUCKETS_EVERY = 10.0
+BUCKETS_EVERY = 5.0
 
 
 class Changes:

@@ -202,7 +202,7 @@ class Mirror:
         self, key: str, value: KubernetesObject, there: Entry[KubernetesObject] | None, traceparent: str
     ) -> int | Conflict:
         if there is None:
-            return await self._kv.create(key, value, traceparent=traceparent)
+            return await self._kv.create(key, value, mend=True, traceparent=traceparent)
         return await self._kv.update(key, value, there.revision, traceparent=traceparent)
 
     async def _delete(self, key: str, there: Entry[KubernetesObject]) -> bool:

@@ -14,6 +14,8 @@ from itertools import islice
 from typing import Any
 
 from chassis.bus import Bus
+from chassis.entry import Entry
+from chassis.faults import Unavailable
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
 from proto.addresses import Endpoint
@@ -25,6 +27,8 @@ from services.dataplane.feed import Feed
 from services.dataplane.registry import Registry
 
 AT_ONCE = 64
+LOOK_SECONDS = 3.0
+"""An acknowledgement that somebody else wrote over, or that cannot be read, is written again within this time."""
 REFRESH_SECONDS = 30.0
 """An unchanged acknowledgement is written again after this long: readers see that the node lives."""
 
@@ -82,6 +86,7 @@ class AckOut:
         self._node = node
         self._last: Ack | None = None
         self._written = 0.0
+        self._looked = 0.0
 
     async def write(self, rules: Revision, endpoints: tuple[int, str], pods: int, *, ready: bool, now: float) -> bool:
         """Writes when anything changed, or after :data:`REFRESH_SECONDS`. Raises Unavailable."""
@@ -93,8 +98,19 @@ class AckOut:
             pods=pods,
             ready=ready,
         )
-        if ack == self._last and now - self._written < REFRESH_SECONDS:
+        if ack == self._last and now - self._written < REFRESH_SECONDS and await self._stands(ack, now):
             return False
         await self._kv.put(self._key, ack)
-        self._last, self._written = ack, now
+        self._last, self._written, self._looked = ack, now, now
         return True
+
+    async def _stands(self, ack: Ack, now: float) -> bool:
+        """False when something else than our last word is on the bus, found out every :data:`LOOK_SECONDS`."""
+        if now - self._looked < LOOK_SECONDS:
+            return True
+        self._looked = now
+        try:
+            found = await self._kv.look(self._key, Ack)
+        except Unavailable:
+            return True
+        return isinstance(found, Entry) and found.value == ack

@@ -86,7 +86,7 @@ class Steward:
             namespace=NAMESPACE, corefile=self._intent.corefile, replicas=chosen.replicas, reason=chosen.reason
         )
         if entry is None:
-            written = await self._kv.create(DECISION_KEY, decision)
+            written = await self._kv.create(DECISION_KEY, decision, mend=True)
         else:
             written = await self._kv.update(DECISION_KEY, decision, entry.revision)
         if isinstance(written, Conflict):

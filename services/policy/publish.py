@@ -10,12 +10,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Coroutine, Iterable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import msgspec
 
 from chassis import jetstream
 from chassis.bus import KV, Bus, Conflict, Entry, View
+from chassis.entry import Unreadable
 from chassis.faults import Fault, Refused, Retryable, Unavailable
 from chassis.lease import Lease
 from proto import codec
@@ -98,9 +99,9 @@ class Writer:
     async def write(self, key: str, value: T, decide: Callable[[T | None], Step], fence: Fence) -> bool:
         """Bring the key to ``value`` if ``decide`` says so; True when it was written.
 
-        Raises Behind, NotHolder, Unavailable, and Refused for a present value that this release cannot read.
+        Raises Behind, NotHolder, Unavailable, and Refused for a present value of a newer release.
         """
-        entry: Entry[T] | None = self.latest(key)
+        entry: Entry[T | None] | None = self.latest(key)
         for _ in range(ATTEMPTS):
             present = None if entry is None else entry.value
             step = decide(present)
@@ -118,7 +119,7 @@ class Writer:
             entry = await self._read(key, type(value))
         raise Unavailable(f"{key} is written by others too often")
 
-    async def _put(self, key: str, value: T, entry: Entry[T] | None) -> int | Conflict:
+    async def _put(self, key: str, value: T, entry: Entry[T | None] | None) -> int | Conflict:
         try:
             if entry is None:
                 return await self._kv.create(key, value)
@@ -126,11 +127,14 @@ class Writer:
         except codec.Malformed as error:
             raise Refused("too-large", f"{key} cannot be published: {error}") from error
 
-    async def _read(self, key: str, kind: type[T]) -> Entry[T] | None:
-        try:
-            return await self._kv.get(key, kind)
-        except (codec.Malformed, codec.UnknownVersion) as error:
-            raise Refused("unreadable", f"{key} is not overwritten: {error}; delete it or upgrade") from error
+    async def _read(self, key: str, kind: type[T]) -> Entry[T | None] | None:
+        """What the leader has; what cannot be read says nothing, and is written over as if nothing were there."""
+        found = await self._kv.look(key, kind)
+        if not isinstance(found, Unreadable):
+            return cast("Entry[T | None] | None", found)
+        if isinstance(found.why, codec.UnknownVersion):
+            raise Refused("unreadable", f"{key} is not overwritten: {found.why}; delete it or upgrade")
+        return Entry(key, None, found.revision)
 
     async def delete(self, key: str, may: Callable[[Any], bool], fence: Fence) -> None:
         """Delete the key if what it holds may go; a lost race leaves it for the next pass."""

@@ -23,7 +23,6 @@ from typing import Any
 
 from chassis.bus import Bus
 from chassis.faults import Fault
-from chassis.nats_config import render
 from proto.codec import kind_prefix, object_key
 from proto.objects import KINDS, IPPool, KubernetesObject, Namespace, Node
 from proto.subjects import OBJECTS
@@ -69,10 +68,7 @@ class Hamlet:
         self.nodes = tuple(nodes)
         self.settings = settings
         self.executable = folder / "airmesh-cni"
-        self.nats = NatsServer(folder / "nats", self.nodes)
-        config = folder / "nats" / "nats.conf"
-        users, port = self.nats.users.values(), self.nats.port
-        config.write_text(render(users, store_dir=folder / "nats" / "store", host="0.0.0.0", port=port))
+        self.nats = NatsServer(folder / "nats", self.nodes, host="0.0.0.0")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
         self._ended: dict[str, list[int]] = {}
         source = REPOSITORY / "services/dataplane/cni/airmesh-cni.c"

@@ -26,10 +26,11 @@ import nats.js.errors
 import nkeys
 from nats.aio.client import Client
 
+from chassis.accounts import STATE
 from tests.labkit import Lab
 
 T = TypeVar("T")
-_AUTHORIZATION = "authorization: "
+_ACCOUNTS = "accounts: "
 
 
 @dataclass(frozen=True, slots=True)
@@ -130,12 +131,12 @@ def janitor(lab: Lab) -> Iterator[Janitor]:
     seed = lab.where.nats / "janitor.seed"
     pair = nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)))
     seed.write_bytes(bytes(pair.seed))
-    head, _, authorization = config.read_text().partition(_AUTHORIZATION)
-    users = json.loads(authorization)
-    users["users"] = [user for user in users["users"] if "permissions" in user]  # without one that a crash left here
-    before = head + _AUTHORIZATION + json.dumps(users, indent=1) + "\n"
-    users["users"].append({"nkey": pair.public_key.decode()})
-    config.write_text(head + _AUTHORIZATION + json.dumps(users, indent=1) + "\n")
+    head, _, written = config.read_text().partition(_ACCOUNTS)
+    accounts = json.loads(written)
+    accounts[STATE]["users"] = []  # without one that a crash left here
+    before = head + _ACCOUNTS + json.dumps(accounts, indent=1) + "\n"
+    accounts[STATE]["users"] = [{"nkey": pair.public_key.decode()}]
+    config.write_text(head + _ACCOUNTS + json.dumps(accounts, indent=1) + "\n")
     try:
         os.kill(lab.pid("nats"), signal.SIGHUP)
         made = Janitor(lab.nats_url, seed)

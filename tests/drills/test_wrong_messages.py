@@ -53,6 +53,7 @@ from proto.subjects import (
     IPAM_RELEASE,
     IPAM_REPORT,
     IPAM_SHOW,
+    JETSTREAM,
     LEASES,
     OBJECTS,
     OWNERS,
@@ -242,7 +243,7 @@ async def read(world: Hamlet, bucket: Bucket) -> dict[str, bytes]:
         for key in await bus.bucket(bucket).list(Any):
             if not key.startswith("_"):
                 wanted = json.dumps({"last_by_subj": f"$KV.{bucket.on_server}.{key}"}).encode()
-                told = await bus.connection.call(f"$JS.API.STREAM.MSG.GET.KV_{bucket.on_server}", wanted, timeout=5)
+                told = await bus.connection.call(f"{JETSTREAM}.STREAM.MSG.GET.KV_{bucket.on_server}", wanted, timeout=5)
                 message = json.loads(told.data).get("message", {})
                 if "data" in message:  # else it was deleted since it was listed
                     found[key] = base64.b64decode(message["data"])

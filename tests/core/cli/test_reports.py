@@ -119,7 +119,7 @@ class TestMicro:
                 {"name": "b", "num_requests": 1, "processing_time": 2_000_000, "data": {"ready": True, "rss_bytes": 9}},
             ],
         }
-        found = micro.agent(json.dumps(told).encode(), self.NOW)
+        found = micro.agent("ipam", json.dumps(told).encode(), self.NOW)
         assert found is not None
         assert (found.service, found.instance, found.ready, found.rss_bytes) == ("ipam", "ipam-cp-7", True, 9)
         assert (found.uptime_seconds, found.requests, found.errors, found.mean_ms) == (60.0, 4, 1, 2.0)
@@ -128,7 +128,14 @@ class TestMicro:
         "answer", [b"", b"{", b"[]", b'{"name":"\xff"}', b'{"name": 3}', b'{"name": "stranger", "metadata": {}}']
     )
     def test_strangers_and_garbage_are_no_agents(self, answer: bytes) -> None:
-        assert micro.agent(answer, self.NOW) is None
+        assert micro.agent("ipam", answer, self.NOW) is None
+
+    def test_whose_answer_it_is_the_key_says(self) -> None:
+        told = json.dumps({"name": "ipam", "metadata": {"instance": "x", "node": "n2"}}).encode()
+        found = micro.agent("dataplane-n=2E1", told, self.NOW)
+        assert found is not None
+        assert (found.service, found.node) == ("dataplane", "n.1")
+        assert micro.agent("nobody", told, self.NOW) is None
 
 
 class TestPods:
@@ -358,7 +365,7 @@ def test_a_service_without_endpoints_tells_its_health_in_the_metadata(
     metadata: dict[str, str], ready: bool | None, why: str
 ) -> None:
     told = {"name": "dns", "metadata": {"instance": "dns-1", "rss_bytes": "77", **metadata}, "endpoints": []}
-    found = micro.agent(json.dumps(told).encode(), TestMicro.NOW)
+    found = micro.agent("dns", json.dumps(told).encode(), TestMicro.NOW)
     assert found is not None
     assert (found.ready, found.why, found.rss_bytes) == (ready, why, 77)
 
@@ -366,6 +373,6 @@ def test_a_service_without_endpoints_tells_its_health_in_the_metadata(
 def test_a_service_that_is_not_ready_says_what_is_missing() -> None:
     health = {"ready": False, "missing": {"objects": "listing", "bus": "not connected"}}
     told = {"name": "ipam", "metadata": {"instance": "ipam-1"}, "endpoints": [{"name": "show", "data": health}]}
-    found = micro.agent(json.dumps(told).encode(), TestMicro.NOW)
+    found = micro.agent("ipam", json.dumps(told).encode(), TestMicro.NOW)
     assert found is not None
     assert (found.ready, found.why) == (False, "objects: listing; bus: not connected")

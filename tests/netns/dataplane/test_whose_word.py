@@ -13,7 +13,7 @@ from proto.codec import endpoint_key
 from proto.events import ServiceFault
 from proto.net import Address
 from proto.objects import Node
-from proto.subjects import ENDPOINTS, event_subject
+from proto.subjects import ENDPOINTS, heard_subject
 from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import layout_hash
@@ -65,7 +65,7 @@ def test_only_what_a_node_holds_is_believed_of_it(node: Mesh) -> None:
     async def listen() -> None:
         async with bus_of(node.nats, "cli") as bus:
             await bus.subscribe(
-                event_subject("dataplane", "fault"), ServiceFault, lambda _, told: heard.append(told.fault)
+                heard_subject("dataplane", "fault"), ServiceFault, lambda _, told: heard.append(told.fault)
             )
             await asyncio.to_thread(publish, node, *lies, said("10.244.9.1", 2001))
             for _ in range(300):

@@ -62,7 +62,7 @@ async def test_routes_are_installed_announced_and_repaired(
     n1, _ = nodes
     heard: list[RoutesChanged] = []
     cli = await bus_for("cli")
-    await cli.subscribe("airmesh.v1.events.routing.changed", RoutesChanged, lambda _, event: heard.append(event))
+    await cli.subscribe("airmesh.v1.events.routing.changed.*", RoutesChanged, lambda _, event: heard.append(event))
     await usual(mesh)
     runtime = await routing.start(n1)
     await until(lambda: n1.routes() == TO_N2 | OWN)

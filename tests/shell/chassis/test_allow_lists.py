@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from contextlib import AsyncExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -10,9 +12,11 @@ from typing import Any
 import nats
 import nats.errors
 import pytest
+from nats.aio.msg import Msg
 
-from proto.subjects import BUCKETS, EVENTS, FLOWS, ROLES, Bucket, Grant, Role, object_fault_subject
-from tests.natsd import NatsServer
+from chassis.accounts import meet
+from proto.subjects import BUCKETS, DISCOVERY, EVENTS, FLOWS, JETSTREAM, ROLES, Bucket, Grant, Role
+from tests.natsd import NatsServer, bus_of
 
 NODE, OTHER = "n1", "n2"
 
@@ -66,39 +70,47 @@ def attempts(role: Role) -> list[Attempt]:
             sees = covers(role.reads, bucket, key)
             found += [
                 Attempt("write", f"{kv}.{key}", writes),
-                Attempt("read key", f"$JS.API.DIRECT.GET.{stream}.{kv}.{key}", (not whole and sees) or writes),
-                Attempt("watch key", f"$JS.API.CONSUMER.CREATE.{stream}.me.{kv}.{key}", sees),
+                Attempt("read key", f"{JETSTREAM}.DIRECT.GET.{stream}.{kv}.{key}", (not whole and sees) or writes),
+                Attempt("watch key", f"{JETSTREAM}.CONSUMER.CREATE.{stream}.me.{kv}.{key}", sees),
             ]
         found += [
-            Attempt("read any", f"$JS.API.STREAM.MSG.GET.{stream}", whole),
-            Attempt("watch all", f"$JS.API.CONSUMER.CREATE.{stream}.me", whole),
-            Attempt("info", f"$JS.API.STREAM.INFO.{stream}", reads or role.makes_buckets),
-            Attempt("make", f"$JS.API.STREAM.CREATE.{stream}", role.makes_buckets),
+            Attempt("read any", f"{JETSTREAM}.STREAM.MSG.GET.{stream}", whole),
+            Attempt("watch all", f"{JETSTREAM}.CONSUMER.CREATE.{stream}.me", whole),
+            Attempt("info", f"{JETSTREAM}.STREAM.INFO.{stream}", reads or role.makes_buckets),
+            Attempt("make", f"{JETSTREAM}.STREAM.CREATE.{stream}", role.makes_buckets),
+            Attempt("remove consumer", f"{JETSTREAM}.CONSUMER.DELETE.{stream}.me", reads),
             *(
-                Attempt(verb.lower(), f"$JS.API.STREAM.{verb}.{stream}", allowed=False)
+                Attempt(verb.lower(), f"{spelled}.STREAM.{verb}.{stream}", allowed=False)
                 for verb in ("DELETE", "PURGE", "UPDATE", "SNAPSHOT", "RESTORE", "MSG.DELETE")
+                for spelled in (JETSTREAM, "$JS.API")
             ),
-            Attempt("list consumers", f"$JS.API.CONSUMER.LIST.{stream}", allowed=False),
+            *(
+                Attempt("list consumers", f"{JETSTREAM}.CONSUMER.{verb}.{stream}", allowed=False)
+                for verb in ("LIST", "NAMES", "INFO", "INFO.me")
+            ),
         ]
     for other in ROLES:
-        inbox = f"_INBOX.{other.name}" + (f"-{OTHER}" if other.per_node else "") + ".x"
-        answers = "$SRV.>" in other.requests or bool(set(other.requests) & set(role.serves))
-        found += [Attempt("inbox", inbox, answers)]
-        found += [Attempt("ask", subject, subject in role.requests) for subject in other.serves]
-        event = f"{EVENTS}.{other.name}.fault"
-        found += [Attempt("event", event, other is role and bool(role.publishes))]
-        # Who tells of an object is known by the subject: a node's service has one for each node, and only its own.
-        for node in (NODE, OTHER) if other.per_node else ("",):
-            said = Attempt("object fault", object_fault_subject(other.name, node), other is role and node != OTHER)
-            found += [said] if role.publishes else []
-    own_flows = f"{FLOWS}.{{node}}.>" in role.publishes
-    found += [
-        Attempt("flow", f"{FLOWS}.{NODE}.dropped", own_flows),
-        Attempt("flow", f"{FLOWS}.{OTHER}.dropped", allowed=False),
-        Attempt("flow", "$JS.API.INFO", allowed=False),
-        Attempt("flow", "$SYS.REQ.SERVER.PING", allowed=False),
-    ]
-    return found
+        user = other.name + (f"-{OTHER}" if other.per_node else "")
+        found += [Attempt("inbox", f"_INBOX.{user}.x", allowed=False)]
+        found += [Attempt("ask", subject, meets(role.requests, subject)) for subject in samples(other.serves)]
+        for subject in samples(other.publishes):
+            found += [Attempt("event", subject, meets(role.publishes, subject))]
+    found += [Attempt("flow", f"{FLOWS}.{OTHER}.dropped", allowed=False)]
+    return list(dict.fromkeys(found))
+
+
+def samples(subjects: tuple[str, ...]) -> list[str]:
+    """Subjects without wildcards, for this node and for another."""
+    spelled = (s.replace("{node}", node).replace("*", node) for s in subjects for node in (NODE, OTHER))
+    return list(dict.fromkeys(s.replace(">", "fault") for s in spelled))
+
+
+def meets(patterns: tuple[str, ...], subject: str) -> bool:
+    return any(meet(pattern.replace("{node}", NODE), subject) == subject for pattern in patterns)
+
+
+def name_of(role: Role) -> str:
+    return f"{role.name}-{NODE}" if role.per_node else role.name
 
 
 async def refusals(server: NatsServer, role: Role, subjects: list[str], verb: str) -> set[str]:
@@ -110,10 +122,7 @@ async def refusals(server: NatsServer, role: Role, subjects: list[str], verb: st
         if "permissions violation" in text:
             refused.add(text.split('"')[1])
 
-    user = server.user(role.name, NODE if role.per_node else None)
-    client = await nats.connect(
-        server.url, nkeys_seed_str=user.seed.reveal(), error_cb=on_error, inbox_prefix=f"_INBOX.{user.name}"
-    )
+    client = await nats.connect(server.url, error_cb=on_error, **server.sign_in(name_of(role)))
     for subject in subjects:
         if verb == "publish":
             await client.publish(subject, b"")
@@ -125,30 +134,96 @@ async def refusals(server: NatsServer, role: Role, subjects: list[str], verb: st
     return refused
 
 
+@pytest.fixture(scope="module", params=["file", "signed"])
+def mesh(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """A server with every user: accounts in its file, or as signed JWTs."""
+    yield from running(NatsServer(tmp_path_factory.mktemp("nats"), signed=request.param == "signed"))
+
+
+@pytest.fixture(scope="module", params=["file", "signed"])
+def unlimited(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[NatsServer]:
+    """The same with users that may publish and hear anything: what their accounts import is all that holds them."""
+    folder = tmp_path_factory.mktemp("nats")
+    yield from running(NatsServer(folder, signed=request.param == "signed", unlimited=True))
+
+
+def running(server: NatsServer) -> Iterator[NatsServer]:
+    server.start()
+    yield server
+    server.close()
+
+
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-async def test_publish_as_the_table_says(shared_nats: NatsServer, role: Role) -> None:
+async def test_publish_as_the_table_says(mesh: NatsServer, role: Role) -> None:
     tried = attempts(role)
     assert len(tried) > 300
-    refused = await refusals(shared_nats, role, [attempt.subject for attempt in tried], "publish")
+    refused = await refusals(mesh, role, [attempt.subject for attempt in tried], "publish")
     wrong = [attempt for attempt in tried if (attempt.subject.lower() in refused) == attempt.allowed]
     assert not wrong
 
 
 @pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
-async def test_listen_as_the_table_says(shared_nats: NatsServer, role: Role) -> None:
-    name = f"{role.name}-{NODE}" if role.per_node else role.name
+async def test_listen_as_the_table_says(mesh: NatsServer, role: Role) -> None:
+    name = name_of(role)
     expected = {f"_INBOX.{name}.>": True, f"_INBOX.{name}.x.*": True, ">": False, "$KV.>": False, "_INBOX.>": False}
+    expected["_R_.>"] = False
     for other in ROLES:
         expected[f"_INBOX.{other.name}" + (f"-{OTHER}" if other.per_node else "-x") + ".>"] = False
-        expected[f"$SRV.PING.{other.name}"] = other is role and "$SRV.>" not in role.requests
+        expected[f"$SRV.PING.{other.name}"] = other is role and DISCOVERY not in role.requests
         expected |= {subject: subject in role.serves for subject in other.serves}
-        expected[f"{EVENTS}.{other.name}.>"] = role.name == "cli"
-        expected[object_fault_subject(other.name)] = role.name in ("cli", "cluster")
-        expected[object_fault_subject(other.name, NODE)] = role.name in ("cli", "cluster")
-    expected[f"{FLOWS}.>"] = role.name == "cli"
-    expected["$SRV.PING"] = "$SRV.>" not in role.requests
-    refused = await refusals(shared_nats, role, list(expected), "subscribe")
+        event = f"{EVENTS}.{other.name}.fault"
+        expected[event] = meets(role.listens, event)
+    expected[f"{FLOWS}.>"] = f"{FLOWS}.>" in role.listens
+    expected["$SRV.PING"] = DISCOVERY not in role.requests
+    refused = await refusals(mesh, role, list(expected), "subscribe")
     assert {subject: subject.lower() not in refused for subject in expected} == expected
+
+
+@pytest.mark.parametrize("role", ROLES, ids=lambda role: role.name)
+async def test_what_arrives_is_what_the_table_says_without_any_permission(unlimited: NatsServer, role: Role) -> None:
+    """Permissions forget reply subjects; so accounts must hold alone."""
+    async with bus_of(unlimited, "cluster") as cluster:
+        await cluster.make_buckets()
+    async with AsyncExitStack() as stack:
+        heard: set[str] = set()
+        for other in ROLES:
+            for node in (OTHER,) if other.per_node else ("",):
+                if other is not role:
+                    name = f"{other.name}-{node}" if node else other.name
+                    await listen(stack, unlimited, name, heard)
+        client = await nats.connect(unlimited.url, **unlimited.sign_in(name_of(role)))
+        stack.push_async_callback(client.close)
+        inbox, answered = client.new_inbox(), set()
+
+        async def on_answer(message: Msg) -> None:
+            if (message.headers or {}).get("Status") != "503" and b'"err_code":10039' not in message.data:
+                answered.add(int(message.subject.rsplit(".", 1)[1]))
+
+        await client.subscribe(f"{inbox}.*", cb=on_answer)
+        tried = [one for one in attempts(role) if one.verb != "remove consumer"]
+        for number, attempt in enumerate(tried):
+            await client.publish(attempt.subject, b"x %d" % number, reply=f"{inbox}.{number}")
+        await client.flush()
+        await asyncio.sleep(1.5)
+        arrived = {attempt for number, attempt in enumerate(tried) if number in answered or f"x {number}" in heard}
+    unheard = {one for one in tried if one.verb == "event" and not any(meets(r.listens, one.subject) for r in ROLES)}
+    assert arrived - {one for one in tried if one.allowed} == set()
+    assert {one for one in tried if one.allowed} - arrived - unheard == set()
+
+
+async def listen(stack: AsyncExitStack, server: NatsServer, user: str, heard: set[str]) -> None:
+    """Be another user: answer what it serves, note everything that comes to its account."""
+    client = await nats.connect(server.url, **server.sign_in(user))
+    stack.push_async_callback(client.close)
+
+    async def on_message(message: Msg) -> None:
+        if not message.subject.startswith(("$SRV", "_INBOX.")) or message.data.startswith(b"x "):
+            heard.add(message.data.decode())
+            if message.reply.startswith("_R_."):
+                await message.respond(b"answer")
+
+    await client.subscribe(">", cb=on_message)
+    await client.flush()
 
 
 @pytest.mark.parametrize(
@@ -161,20 +236,20 @@ async def test_listen_as_the_table_says(shared_nats: NatsServer, role: Role) -> 
     ],
     ids=["none", "password", "token", "unknown nkey"],
 )
-async def test_strangers_get_in_nowhere(shared_nats: NatsServer, credentials: dict[str, Any]) -> None:
+async def test_strangers_get_in_nowhere(mesh: NatsServer, credentials: dict[str, Any]) -> None:
     async def quiet(_error: Exception) -> None:
         return
 
     with pytest.raises((nats.errors.Error, OSError)) as refused:
         async with asyncio.timeout(5):
-            await nats.connect(shared_nats.url, allow_reconnect=False, error_cb=quiet, **credentials)
+            await nats.connect(mesh.url, allow_reconnect=False, error_cb=quiet, **credentials)
     assert "authorization violation" in str(refused.value).lower()
 
 
-def test_seeds_are_for_their_owner_alone(shared_nats: NatsServer) -> None:
-    for name, user in shared_nats.users.items():
-        path: Path = shared_nats.seeds / f"{name}.seed"
+def test_seeds_are_for_their_owner_alone(mesh: NatsServer) -> None:
+    for name, user in mesh.users.items():
+        path: Path = mesh.seeds / f"{name}.seed"
         assert path.stat().st_mode & 0o777 == 0o600
         assert repr(user.seed) == "***"
         assert user.seed.reveal() not in repr(user)
-    assert "SU" not in {line.strip()[:2] for line in shared_nats._config.read_text().split('"')}
+    assert "SU" not in {line.strip()[:2] for line in mesh.config.read_text().split('"')}

@@ -226,3 +226,18 @@ async def test_refused_write_is_one_clear_error_at_once(bus_for: BusFor, buckets
         await node.bucket(subjects.ENDPOINTS).put("n2.0af40002", endpoint)
     assert asyncio.get_running_loop().time() - started < 1
     assert await node.bucket(subjects.ENDPOINTS).put("n1.0af40002", endpoint)
+
+
+async def test_an_event_is_heard_under_the_node_whose_key_said_it(bus_for: BusFor) -> None:
+    one, two, cli = await bus_for("dataplane", "n1"), await bus_for("dataplane", "n2"), await bus_for("cli")
+    heard: list[tuple[str, str]] = []
+    everything = f"{subjects.EVENTS}.>"
+    await cli.subscribe(everything, ServiceFault, lambda subject, event: heard.append((subject, event.fault)))
+    await asyncio.sleep(0.1)
+    said = subjects.event_subject("dataplane", "fault")
+    one.publish(said, ServiceFault("dataplane", "n2", "a lie", ""))
+    two.publish(said, ServiceFault("dataplane", "n2", "the truth", ""))
+    two.publish(f"{said}.n1", ServiceFault("dataplane", "n1", "refused", ""))
+    await asyncio.sleep(0.3)
+    assert sorted(heard) == [(f"{said}.n1", "a lie"), (f"{said}.n2", "the truth")]
+    assert said + ".n1" == subjects.heard_subject("dataplane", "fault", "n1")

@@ -16,6 +16,7 @@ from typing import Any
 import aiohttp
 import pytest
 
+from proto.subjects import discovery_inbox
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, free_port
 
@@ -116,11 +117,16 @@ async def test_life_from_before_nats_to_a_graceful_end(server: NatsServer, tmp_p
 async def test_it_is_found_by_nats_micro(nats_server: NatsServer, tmp_path: Path, bus_for: BusFor) -> None:
     service = Service(tmp_path, nats_server.environment("dns", AIRMESH_INSTANCE="dns-a"))
     client = (await bus_for("cli")).connection.client()
+    inbox = discovery_inbox("cli")
+    answers = await client.subscribe(f"{inbox}.*.token")
     try:
         await service.page("/livez")
         await asyncio.sleep(0.5)
         for verb in ("PING", "INFO", "STATS"):
-            said = json.loads((await client.request(f"$SRV.{verb}.dns", timeout=3)).data)
+            await client.publish(f"$SRV.{verb}.dns", reply=f"{inbox}.token")
+            answer = await answers.next_msg(3)
+            assert answer.subject == f"{inbox}.dns.token"
+            said = json.loads(answer.data)
             assert said["name"] == "dns"
             told = {"instance": "dns-a", "node": "", "health_port": str(service.port)}
             assert said["metadata"] | told == said["metadata"]

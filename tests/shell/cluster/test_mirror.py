@@ -6,7 +6,7 @@ import asyncio
 import shutil
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +20,8 @@ from proto.events import ServiceFault
 from proto.leases import Lease
 from proto.objects import KIND_OF, KINDS, IPPool, NetworkPolicy, Pod
 from proto.policy import Ack, Revision
-from proto.subjects import ACKS, LEASES, OBJECTS, event_subject
+from proto.subjects import ACKS, BUCKETS, DNS, LEASES, OBJECTS, event_subject
+from proto.sync import Epoch
 from services.cluster.app import build
 from services.cluster.mirror import kind_of_key
 from services.cluster.settings import Settings
@@ -313,3 +314,38 @@ async def test_a_node_speaks_for_itself(
             await asyncio.sleep(1.5)
         # Said once; nothing about the node that has said nothing, nor about a fresh `not ready`.
         assert len(api.applied) == int(ready)
+
+
+@pytest.mark.parametrize("body", [None, b"\xc1"], ids=["an answer", "garbage"])
+@pytest.mark.parametrize("running", [True, False], ids=["running", "started anew"])
+async def test_what_nobody_can_read_is_written_again(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path, running: bool, body: bytes | None
+) -> None:
+    """An unreadable epoch made ``cluster`` end and end again."""
+    await api.put("Pod", POD, "prod", "a")
+    view = watch(await bus_for("cli"), Pod)
+    async with AsyncExitStack() as stack:
+        first = AsyncExitStack()
+        stack.push_async_callback(first.aclose)
+        await first.enter_async_context(cluster(nats_server, api, tmp_path, seconds=1.5))
+        await view.wait_synced(10)
+        await until(lambda: POD_KEY in view.entries)
+        if not running:
+            await first.aclose()
+        before = view.entries[POD_KEY].revision
+        for bucket in BUCKETS:
+            await nats_server.destroy(bucket, "_epoch", body)
+        await nats_server.destroy(OBJECTS, POD_KEY, body)
+        await nats_server.destroy(OBJECTS, "_complete.core.pod", body)
+        if not running:
+            await stack.enter_async_context(cluster(nats_server, api, tmp_path, "two", seconds=1.5))
+        await until(lambda: view.entries[POD_KEY].revision > before and view.synced and not view.unreadable, 12)
+        assert POD_KEY in view.entries
+        await api.put("Pod", RUNNING, "prod", "a")
+        await until(lambda: view.entries[POD_KEY].value.phase == "Running")
+        cli = await bus_for("dns")
+        deadline = time.monotonic() + 8
+        for bucket in (OBJECTS, DNS, LEASES):
+            while not isinstance(await cli.bucket(bucket).look("_epoch", Epoch), Entry):
+                assert time.monotonic() < deadline, bucket.name
+                await asyncio.sleep(0.1)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from ipaddress import ip_address
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,7 @@ import pytest
 from aiohttp import web
 
 from chassis.bus import Bus
-from chassis.faults import SettingsFault
+from chassis.faults import Damaged, SettingsFault
 from chassis.settings import load
 from proto.codec import kind_prefix, object_key
 from proto.dns import CoreDNSDecision, DnsReport
@@ -229,3 +229,30 @@ def test_a_setting_that_cannot_be_used_is_named(tmp_path: Path, variable: str, v
     with pytest.raises(SettingsFault) as caught:
         refuses()
     assert caught.value.variable == variable
+
+
+@pytest.mark.parametrize("running", [True, False], ids=["running", "started anew"])
+async def test_a_decision_that_nobody_can_read_is_taken_again(
+    nats_server: NatsServer, bus_for: BusFor, running: bool
+) -> None:
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    await put(cluster, Node(name="n1", uid="u"))
+    async with AsyncExitStack() as stack:
+        first = AsyncExitStack()
+        stack.push_async_callback(first.aclose)
+        await first.enter_async_context(dns(nats_server, 1))
+        before = await decided(cli, 2)
+        if not running:
+            await first.aclose()
+        await nats_server.destroy(DNS, "coredns")
+        await nats_server.destroy(DNS, "report")
+        if not running:
+            await stack.enter_async_context(dns(nats_server, 1, "two"))
+        deadline = time.monotonic() + 8
+        found = None
+        while found is None:
+            assert time.monotonic() < deadline
+            with suppress(Damaged):
+                found = await decision(cli)
+            await asyncio.sleep(0.05)
+        assert found.corefile == before.corefile

@@ -10,19 +10,21 @@ import sys
 import uuid
 from ipaddress import ip_network
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chassis.bus import Bus
-from chassis.faults import Refused, Unavailable
-from proto.addresses import Block, Claim
+from chassis.faults import Damaged, Refused, Unavailable
+from proto.addresses import Block, Claim, OwnerRecord
 from proto.requests import BlockGrant, BlockRequest, IpamShow, IpamState
-from proto.subjects import BLOCKS, IPAM_BLOCK, IPAM_SHOW
+from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_SHOW, OWNERS, Bucket
 from tests.conftest import BusFor
 from tests.natsd import NatsServer
 from tests.shell.ipam.conftest import V4, V6, Cluster, StartIpam, node, stateful
 from tests.shell.ipam.test_blocks_and_claims import block, claim, claim_of, report
 
+RECORDS: tuple[tuple[Bucket, type[Any]], ...] = ((BLOCKS, Block), (OWNERS, OwnerRecord), (CLAIMS, Claim))
 ROOT = Path(__file__).parents[3]
 
 
@@ -125,3 +127,42 @@ def start_process(server: NatsServer, number: int) -> subprocess.Popen[bytes]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
+
+
+@pytest.mark.parametrize("body", [None, b"\xc1"], ids=["an answer", "garbage"])
+async def test_records_that_nobody_can_read_are_written_again(
+    nats_server: NatsServer, bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam, body: bytes | None
+) -> None:
+    await start_ipam()
+    await start_ipam()
+    n1, n2 = await bus_for("dataplane", "n1"), await bus_for("dataplane", "n2")
+    await report(n1, "n1")
+    await report(n2, "n2")
+    await cluster.add(stateful("db-0", "n1", "uid-a"))
+    held, kept = await block(n1, "n1"), await claim(n1, claim_of("db-0", "n1", "uid-a"))
+    cli = await bus_for("cli")
+    before = [await contents(cli, bucket, kind) for bucket, kind in RECORDS]
+    views = [cli.bucket(bucket).watch({"": kind}, name=bucket.name) for bucket, kind in RECORDS]
+    for view in views:
+        await view.wait_synced(5)
+    for (bucket, _), values in zip(RECORDS, before, strict=True):
+        for key in (*values, "_complete"):
+            await nats_server.destroy(bucket, key, body)
+    assert (await block(n2, "n2")).cidr != held.cidr
+    assert (await claim(n1, claim_of("db-0", "n1", "uid-a"))).address == kept.address
+    for (bucket, kind), values in zip(RECORDS, before, strict=True):
+        found = await contents(cli, bucket, kind)
+        assert {key: found[key] for key in values} == values
+    for view in views:
+        assert view.scope_complete()
+        assert not view.unreadable
+
+
+async def contents(bus: Bus, bucket: Bucket, kind: type[Any]) -> dict[str, Any]:
+    """Every value of a bucket, as soon as all can be read."""
+    for _ in range(100):
+        try:
+            return {key: entry.value for key, entry in (await bus.bucket(bucket).list(kind)).items()}
+        except Damaged:
+            await asyncio.sleep(0.05)
+    raise AssertionError("never mended")

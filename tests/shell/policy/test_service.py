@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack
 from ipaddress import ip_address
 
 import msgspec
@@ -16,7 +17,7 @@ from proto.identity import Reserved
 from proto.objects import Node
 from proto.policy import CompiledPolicy
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations
-from proto.subjects import POLICY_EXPLAIN, POLICY_MATRIX, RULES, event_subject
+from proto.subjects import IDENTITIES, POLICY_EXPLAIN, POLICY_MATRIX, RULES, event_subject
 from tests.core.policy.notation import namespace, pod
 from tests.natsd import NatsServer, bus_of
 from tests.shell.policy.town import API, API_TO_DB, DB, WEB, Town, copy_of, np, town_of
@@ -257,3 +258,34 @@ async def test_rules_changed_by_another_hand_come_back(town: Town, nats_server: 
         repaired = town.rules.entries[key].revision
         assert await bucket.delete(key, repaired) is None, "it was this very write that was deleted"
         await town.until(lambda: repaired_after(repaired), "repaired again")
+
+
+@pytest.mark.parametrize("body", [None, b"\xc1"], ids=["an answer", "garbage"])
+@pytest.mark.parametrize("running", [True, False], ids=["running", "started anew"])
+async def test_published_values_that_nobody_can_read_are_written_again(
+    town: Town, running: bool, body: bytes | None
+) -> None:
+    """A frontier that cannot be read aborted every pass for ever: no new pod started anywhere."""
+    async with AsyncExitStack() as stack:
+        first = AsyncExitStack()
+        stack.push_async_callback(first.aclose)
+        policy = await first.enter_async_context(copy_of(town.server))
+        await town.settle(np(API_TO_DB))
+        await town.until(lambda: town.rules.synced and town.identities.synced and town.of("x/db"), "published")
+        identity = next(key for key, policy in town.policies().items() if policy.ingress_isolated)
+        await town.until(lambda: policy.health.ready, "ready")
+        if not running:
+            await first.aclose()
+        for key in ("_frontier.0", "_frontier.1", "_complete", "_cidrs", identity):
+            await town.server.destroy(RULES, key, body)
+        for key in ("_relevant", "_complete", identity):
+            await town.server.destroy(IDENTITIES, key, body)
+        if not running:
+            policy = await stack.enter_async_context(copy_of(town.server))
+        last = await town.put(pod("x/other", labels={"role": "other"}))
+        await town.until(lambda: town.reached(last) and town.of("x/other"), "a new pod may start", seconds=8)
+        await town.until(lambda: not town.rules.unreadable and not town.identities.unreadable, "mended", seconds=8)
+        compiled = town.of("x/db")
+        assert compiled is not None
+        assert compiled.ingress_isolated
+        await town.until(lambda: policy.health.ready, "healthy")
