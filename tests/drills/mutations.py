@@ -493,15 +493,15 @@ DATAPATH = (
     Mutant(
         name="whereabouts-outlive-their-generation",
         file="services/dataplane/bpf/ct.h",
-        old="	else if (known & 0xff && known >> 8 == v->generation)\n",
-        new="	else if (known & 0xff)\n",
+        old="	if (known & 0xff && known >> 8 == v->generation)\n",
+        new="	if (known & 0xff)\n",
         tests=("tests/bpf/test_whereabouts.py",),
     ),
     Mutant(
         name="whereabouts-nobody-asked-for-are-believed",
         file="services/dataplane/bpf/ct.h",
-        old="	else if (known & 0xff && known >> 8 == v->generation)\n",
-        new="	else if (known >> 8 == v->generation)\n",
+        old="	if (known & 0xff && known >> 8 == v->generation)\n",
+        new="	if (known >> 8 == v->generation)\n",
         tests=("tests/bpf/test_whereabouts.py",),
     ),
     Mutant(
