@@ -47,7 +47,6 @@ from services.dataplane.core.policy_maps import PolicyMaps
 from services.dataplane.core.policy_steps import Side
 from services.dataplane.core.wire import Record
 from services.dataplane.feed import Feed
-from services.dataplane.kernel.bpf import BpfError
 from services.dataplane.kernel.conntrack import Broom
 from services.dataplane.kernel.maps import Table, TableFull
 from services.dataplane.kernel.tables import Tables
@@ -257,7 +256,7 @@ class Enforcer:
                     tables.scope_peers.apply({}, step.peers)
                 case None:
                     pass
-        except BpfError as error:
+        except OSError as error:
             if isinstance(step, ps.Fill | ps.Select) and error.errno in _FULL:
                 self._log.error("policy-map-full", step=type(step).__name__, error=error)
                 return False

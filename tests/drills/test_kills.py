@@ -306,4 +306,6 @@ def test_restarted_agents_leave_nothing_behind(lab: Lab, traffic: Traffic, times
     assert _left(lab, "n3") == left
     for name in (*names, *others):
         assert _descriptors(lab.pid(name)) - descriptors[name] <= 3, name
-        assert _memory(lab.pid(name)) < memory[name] + 12 * 1024, f"{name}: {memory[name]} KiB before"
+        # A Go heap follows its collector: each restart makes hundreds of subscriptions anew.
+        most = (32 if name == "nats" else 12) * 1024
+        assert _memory(lab.pid(name)) < memory[name] + most, f"{name}: {memory[name]} KiB before"

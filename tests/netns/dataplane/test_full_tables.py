@@ -24,7 +24,7 @@ from services.dataplane.core.maps import layout_hash
 from services.dataplane.core.service_layout import BackendKey, Scope, ServiceKey
 from services.dataplane.kernel.tables import Tables, open_maps
 from tests.natsd import bus_of
-from tests.netns.dataplane.mesh import Mesh, mesh, wait_for
+from tests.netns.dataplane.mesh import Mesh, mesh, resident, wait_for
 
 pytestmark = pytest.mark.privileged
 
@@ -149,6 +149,11 @@ class TestAddresses:
         node.put(*(Node(name=name, uid=f"uid-{name}", ready=True) for name in ("n2", "n3")))
         node.hold("10.244.64.0/24", "n2")
         node.hold("10.244.65.0/26", "n3")
+        resident(
+            node,
+            n2=tuple(range(FIRST_COMPUTED, FIRST_COMPUTED + 200)),
+            n3=tuple(range(FIRST_COMPUTED, FIRST_COMPUTED + 12)),
+        )
         node.as_node("n3", lambda bus: publish(bus, "n3", "10.244.65.0", range(5)))
         wait_for("the small node's", lambda: known(node, "10.244.65.") == 5)
         node.as_node("n2", lambda bus: publish(bus, "n2", "10.244.64.0", range(200)))
