@@ -1,9 +1,9 @@
 """A tenant hurts only itself, a stolen key lies only about its own: everything attacks, and a neighbour goes on.
 
 `make drill-tenants` runs both, the short one first; neither has passed yet, so neither is part of `make test`. What is
-demanded: no flow of the neighbour's broken, nothing forbidden let in, no new connection or look-up failed, pods start at
-most twice as slowly as in the quiet minutes before, edits of policy in force within two seconds, and whoever attacks is
-named within ten.
+demanded: no flow of the neighbour's broken, nothing forbidden let in, no new connection or look-up failed, pods start
+at most twice as slowly as in the quiet minutes before, edits of policy in force within two seconds, and whoever attacks
+is named within ten.
 """
 
 from __future__ import annotations
