@@ -76,7 +76,10 @@ class Link:
                         break
                     except ConnectionResetError:
                         # The server's refusal may be overtaken by the end of its connection: ask again what is wrong.
+                        # A server that has greeted and hangs up at every sign-in does not know the user.
                         if last:
+                            if self._client._server_info:
+                                self._fault = nats.errors.AuthorizationError()
                             raise
                         await self._abandon()
                         self._client, self._fault = Client(), None
