@@ -76,16 +76,17 @@ class Link:
                         break
                     except ConnectionResetError:
                         # The server's refusal may be overtaken by the end of its connection: ask again what is wrong.
-                        # A server that has greeted and hangs up at every sign-in does not know the user.
                         if last:
-                            if self._client._server_info:
-                                self._fault = nats.errors.AuthorizationError()
                             raise
                         await self._abandon()
                         self._client, self._fault = Client(), None
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
+            why = self._fault or error
+            if isinstance(why, ConnectionResetError):
+                # It was there and hung up at each sign-in: that is how a refusal looks that was overtaken each time.
+                why = nats.errors.AuthorizationError()
             await self._abandon()
-            raise self._unreachable(self._fault or error) from error
+            raise self._unreachable(why) from error
         self._connected = True
         return self
 
