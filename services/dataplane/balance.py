@@ -327,28 +327,16 @@ class Balancer:
 
     def _object_faults(self) -> Iterable[ObjectFault]:
         node = self._feed.node
-        for kind, namespace, name in self._late:
-            yield ObjectFault(
-                service="dataplane",
-                node=node,
-                group="",
-                kind=kind.capitalize(),
-                namespace=namespace,
-                name=name,
-                reason="TableFull",
+        for owner in self._late:
+            yield self._not_served(
+                owner,
                 fault=f"not served on node {node}: its kernel took no more entries, its memory is short",
                 remedy="give the node, or the agent's cgroup, more memory, or lower AIRMESH_TABLE_MEMORY",
             )
-        for (kind, namespace, name), why in self.refused.items():
+        for owner, why in self.refused.items():
             table = service_demand.TABLES[why.table]
-            yield ObjectFault(
-                service="dataplane",
-                node=node,
-                group="",
-                kind=kind.capitalize(),
-                namespace=namespace,
-                name=name,
-                reason="TableFull",
+            yield self._not_served(
+                owner,
                 fault=(
                     f"not served on node {node}: namespace {why.group} asks for {why.asked} of {why.total} entries of "
                     f"{table}, more than any other, and the node has room for {why.room}"
@@ -358,6 +346,20 @@ class Balancer:
                     f"{'AIRMESH_BACKEND_ENTRIES' if table == 'am_backends' else 'AIRMESH_SERVICE_ENTRIES'}"
                 ),
             )
+
+    def _not_served(self, owner: Owner, *, fault: str, remedy: str) -> ObjectFault:
+        kind, namespace, name = owner
+        return ObjectFault(
+            service="dataplane",
+            node=self._feed.node,
+            group="",
+            kind=kind.capitalize(),
+            namespace=namespace,
+            name=name,
+            reason="TableFull",
+            fault=fault,
+            remedy=remedy,
+        )
 
 
 def _set(table: Table[K, V], entries: Mapping[K, V]) -> frozenset[K]:
