@@ -43,7 +43,8 @@ class Server:
 
     def __init__(self, friends: set[str]) -> None:
         self.friends = friends
-        self.next: dict[tuple[str, int, int], int] = {}
+        self.next: dict[tuple[bool, str, int, int], int] = {}
+        """(Whether a stream, address, port, flow) → the number that is due: TCP and UDP have ports of their own."""
         self.broken: list[str] = []
         self.breaches: list[str] = []
         self.heard = self.skipped = 0
@@ -56,13 +57,13 @@ class Server:
 
     def take(self, peer: Address, message: bytes, *, stream: bool) -> None:
         flow, number = MESSAGE.unpack(message)
-        key = (plain(peer[0]), peer[1], flow)
+        key = (stream, plain(peer[0]), peer[1], flow)
         expected = self.next.get(key, 0)
         self.heard += 1
         if flow == KNOCK:
             return
         if number < expected or (stream and number != expected):
-            self.broken.append(f"flow {flow} from {key[0]}: {number} came where {expected} was due")
+            self.broken.append(f"flow {flow} from {key[1]}: {number} came where {expected} was due")
         self.skipped += max(0, number - expected)
         self.next[key] = number + 1
 
@@ -74,7 +75,7 @@ class Server:
                 self.take(peer, message, stream=True)
                 writer.write(message)
         except (OSError, asyncio.IncompleteReadError) as end:
-            if any(key[:2] == (plain(peer[0]), peer[1]) for key in self.next):  # a knock says nothing and goes
+            if any(key[:3] == (True, plain(peer[0]), peer[1]) for key in self.next):  # a knock says nothing and goes
                 self.broken.append(f"TCP from {plain(peer[0])} ended: {end!r}")
         finally:
             writer.close()

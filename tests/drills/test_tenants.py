@@ -60,7 +60,6 @@ def test_a_neighbour_goes_on_while_everything_attacks(lab: Lab, scale: Scale) ->
     held = blocks(lab)
     with street(lab) as traffic, listening(lab) as heard:
         traffic.flowing()
-        traffic.unbroken(lossy=True)
         with victim(traffic) as watched:
             quiet = watched.enter("quiet")
             time.sleep(scale.quiet)
