@@ -64,7 +64,7 @@ from services.dataplane.feed import Feed
 from services.ipam.app import build as build_ipam
 from services.ipam.settings import Settings as IpamSettings
 from services.routing.mirror import Mirror
-from tests.natsd import NatsServer, bus_of, runtime_of
+from tests.natsd import NatsServer, bus_of, endpoint_at, runtime_of
 from tests.shell.policy.town import Town, copy_of, town_of
 
 TOLD_WITHIN = 10.0
@@ -175,7 +175,7 @@ class Stage:
 
     async def tell(self, node: str, address: Any, identity: int, *, name: str = "", epoch: int = 5) -> None:
         value = Endpoint(name or node, address, "x", "p", "u", identity, b"\2\0\0\0\0\1", epoch, 1)
-        await self.buses[f"dataplane-{node}"].bucket(ENDPOINTS).put(codec.endpoint_key(node, address), value)
+        await self.buses[f"dataplane-{node}"].bucket(ENDPOINTS).put(endpoint_at(node, address), value)
 
     @property
     def believed(self) -> dict[str, tuple[str, int]]:
@@ -230,7 +230,7 @@ async def test_it_writes_no_key_of_another(stage: Stage) -> None:
     assert "identities/_residents.n2" in before
     keys = [(view, key) for view, of in stage.watched.views.items() for key in (*of.entries, *of.marks)]
     keys += [("endpoints", f"_complete.{node}") for node in ("n1", "n2")] + [("acks", "n1"), ("leases", "node.n1")]
-    keys += [("endpoints", codec.endpoint_key("n1", ip_address("10.244.0.9"))), ("identities", "_residents.n3")]
+    keys += [("endpoints", endpoint_at("n1", ip_address("10.244.0.9"))), ("identities", "_residents.n3")]
     by_name = {bucket.name: bucket for bucket in BUCKETS}
     own = {
         ("dataplane-n3", name)
@@ -383,7 +383,7 @@ async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
     before = await stage.watched.rest()
     client = stage.thief.connection.client()
     subjects = [of_node(subject, "n3") for subject in OF_NODES]
-    subjects += [f"$KV.{ENDPOINTS.on_server}.n3.0a000001", f"$KV.{ACKS.on_server}.n3"]
+    subjects += [f"$KV.{ENDPOINTS.on_server}.n3.slot.1", f"$KV.{ACKS.on_server}.n3"]
     body = codec.encode(BlockReportRequest(node="n3", node_uid="uid-n3", blocks=()))
     for bucket, key in (
         (RULES, "_frontier.0"),

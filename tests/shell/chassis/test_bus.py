@@ -223,9 +223,9 @@ async def test_refused_write_is_one_clear_error_at_once(bus_for: BusFor, buckets
     )  # fmt: skip
     started = asyncio.get_running_loop().time()
     with pytest.raises(Refused, match="may not publish"):
-        await node.bucket(subjects.ENDPOINTS).put("n2.0af40002", endpoint)
+        await node.bucket(subjects.ENDPOINTS).put("n2.slot.2", endpoint)
     assert asyncio.get_running_loop().time() - started < 1
-    assert await node.bucket(subjects.ENDPOINTS).put("n1.0af40002", endpoint)
+    assert await node.bucket(subjects.ENDPOINTS).put("n1.slot.2", endpoint)
 
 
 async def test_an_event_is_heard_under_the_node_whose_key_said_it(bus_for: BusFor) -> None:

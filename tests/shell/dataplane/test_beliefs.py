@@ -27,7 +27,7 @@ from services.dataplane import beliefs
 from services.dataplane.beliefs import LASTING, TOLD_OF_A_NODE, Believed, Teller
 from services.dataplane.feed import Feed
 from tests.conftest import BusFor
-from tests.natsd import Lines, NatsServer, bus_of
+from tests.natsd import Lines, NatsServer, bus_of, endpoint_at
 
 MINE, THEIRS, KEPT = "10.244.0.1", "10.244.0.65", "10.244.1.7"
 
@@ -71,7 +71,7 @@ class World:
     ) -> None:
         where = ip_address(address)
         value = Endpoint(name or writer, where, "shop", f"of-{writer}", "u", identity, b"\2\0\0\0\0\1", epoch, 1)
-        key = codec.endpoint_key(writer, ip_address(under or address))
+        key = endpoint_at(writer, ip_address(under or address))
         await self.nodes[writer].bucket(ENDPOINTS).put(key, value)
 
     @property
