@@ -1,8 +1,9 @@
 """Making the buckets, for the one role that may: each a file stream of one value per key, refusing when it is full.
 
-Idempotent: a bucket that is there stays, with the bounds that the table says; one without an epoch key gets one. A bucket that is made anew gets a
-new epoch, which is how every reader learns that it must list again. An epoch key that cannot be read is written again:
-as the epoch that was known, so that nobody lists again; where it is not known, as a new one.
+Idempotent: a bucket that is there stays, with the bounds that the table says; one without an epoch key gets one. A
+bucket that is made anew gets a new epoch, which is how every reader learns that it must list again. An epoch key that
+cannot be read is written again: as the epoch that was known, so that nobody lists again; where it is not known, as a
+new one.
 """
 
 from __future__ import annotations

@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
 import msgspec
+import nats
 import pytest
 import pytest_asyncio
 
@@ -23,6 +24,7 @@ from chassis.faults import Fault, Refused, Unavailable
 from chassis.log import Log
 from proto import codec
 from proto.addresses import Block, Claim, Endpoint
+from proto.codec import MAX_VALUE
 from proto.events import EndpointDown, ObjectFault, ServiceFault
 from proto.identity import Reserved
 from proto.objects import KIND_OF, IPPool, Namespace, Node, Owner, Pod
@@ -38,6 +40,7 @@ from proto.requests import (
 )
 from proto.residents import residents_key
 from proto.routes import NodeRoutes
+from proto.slots import SLOT, SLOTS, slot_of
 from proto.subjects import (
     ACKS,
     BUCKETS,
@@ -397,3 +400,60 @@ async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
     await client.flush()
     assert await stage.watched.rest() == before
     assert not [key for view in stage.watched.views.values() for key in view.unreadable if "n3" not in key.split(".")]
+
+
+async def test_it_fills_no_bucket(stage: Stage, nats_server: NatsServer) -> None:
+    """It writes keys of every spelling, as large as they may be and as many as it can, and has what a node has."""
+    names = [f"{number:x}" for number in range(12_000)]
+    client = await nats.connect(nats_server.url, **nats_server.sign_in("dataplane-n3"))
+    routing = await nats.connect(nats_server.url, **nats_server.sign_in("routing-n3"))
+    operator = await nats.connect(nats_server.url, **nats_server.sign_in("operator"))
+    try:
+        for bucket, thief, fixed in (
+            (ENDPOINTS, client, ("_complete.n3",)),
+            (ACKS, client, ("n3", "_complete.n3")),
+            (LEASES, client, ("node.n3",)),
+            (ROUTES, routing, ("n3", "_complete.n3")),
+        ):
+            full = b"z" * (bucket.max_value - 64)
+            odd = [f"{key}.{name}" for key in (*fixed, "n3.0a", "n3.x.y", "n3.slot") for name in names[:64]]
+            slots = [f"n3.{SLOT}.{name}" for name in names] if bucket is ENDPOINTS else []
+            spelled = [f"n3.{SLOT}.{'long' * 40}{name}" for name in names[:64]] + [
+                f"n3.{SLOT}.=~{n}" for n in range(64)
+            ]
+            for key in (*fixed, *odd, *slots, *spelled):
+                await thief.publish(f"$KV.{bucket.on_server}.{key}", full)
+            await thief.flush()
+            for size in (bucket.max_value + 1, MAX_VALUE // 2):
+                answer = await thief.request(f"$KV.{bucket.on_server}.{fixed[0]}", b"z" * size, timeout=20)
+                assert b"exceeds maximum allowed" in answer.data
+            stood = await subjects_of(operator, bucket)
+            own = [key for key in stood if "n3" in key.split(".")]
+            assert len(own) <= len(fixed) + (SLOTS if bucket is ENDPOINTS else 0)
+            assert {key for key in own if slot_of(key) is None} <= set(fixed)
+            for node in ("n1", "n2"):  # all others write on
+                role = "routing" if bucket is ROUTES else "dataplane"
+                kv = stage.buses[f"{role}-{node}"].bucket(bucket)
+                await kv.put(fixed[-1].replace("n3", node), Complete("e"))
+        most = max(await held(operator, bucket) / bucket.max_bytes for bucket in (ENDPOINTS, ACKS, LEASES, ROUTES))
+        assert most < 1 / 16, "with all it can write it has a sixteenth of no bucket"
+        await stage.tell("n2", stage.blocks["n2"].cidr[9], stage.identities["victim"])
+        await stage.town.until(lambda: str(stage.blocks["n2"].cidr[9]) in stage.believed, "another's pod is seen", 20)
+    finally:
+        for one in (client, routing, operator):
+            await one.close()
+
+
+async def subjects_of(operator: Any, bucket: Any) -> list[str]:
+    """Keys that stand in a bucket."""
+    answer = await operator.request(
+        f"$JS.API.STREAM.INFO.KV_{bucket.on_server}", b'{"subjects_filter":">"}', timeout=10
+    )
+    prefix = f"$KV.{bucket.on_server}."
+    return [subject.removeprefix(prefix) for subject in msgspec.json.decode(answer.data)["state"].get("subjects") or {}]
+
+
+async def held(operator: Any, bucket: Any) -> int:
+    """Bytes that a bucket holds."""
+    answer = await operator.request(f"$JS.API.STREAM.INFO.KV_{bucket.on_server}", b"", timeout=10)
+    return int(msgspec.json.decode(answer.data)["state"]["bytes"])
