@@ -128,7 +128,6 @@ async def build(runtime: Runtime[Settings]) -> None:
 
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
     _start_loops(runtime, parts, attacher)
-    end_stale_sockets(runtime, parts)
     tell_doubts(runtime, parts.feed.beliefs, runtime.bus, runtime.settings.node)
     await _start_cni(runtime, parts, attacher)
 
@@ -186,6 +185,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     around_cursors = [*whose, registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     balancer = _start_services(runtime, parts, datapath, growth)
+    end_stale_sockets(runtime, parts, lambda: balancer.seen)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
     Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
     relabel = Relabel(parts).apply

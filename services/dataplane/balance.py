@@ -97,6 +97,8 @@ class Balancer:
         self._told: frozenset[Refusal] = frozenset()
         self.refused: Mapping[Owner, Refused] = {}
         """Services and pods with host ports that have no entry, since others ask for too much or they do."""
+        self.seen: tuple[int, ...] = ()
+        """Which Services and slices (:meth:`Feed.version`) the tables have been written after."""
         self.own_addresses: frozenset[Address] = frozenset()
         """Addresses of this node's interfaces."""
 
@@ -124,12 +126,14 @@ class Balancer:
         """
         if not all(self._feed.complete(kind) for kind in NEEDED):
             return 0
+        seen = self._feed.version(Service, EndpointSlice)
         self._dirty |= self._changed()
         here, pods = self._look_around(), self._host_port_pods()
         if here.addresses:
             self._tables.speak_as(here.addresses)
         unknown = self._fronts is None or self._actual is None or here != self._fronts.here
         if not (full or unknown or self._dirty or pods != self._pods):
+            self.seen = seen
             return 0
         anew = unknown or bool(self._late)
         self._claim(here, pods, None if anew else self._dirty)
@@ -142,7 +146,7 @@ class Balancer:
             await self._move_some(pods)
             if full:
                 await self._run(self._verify)
-        self._ever = True
+        self._ever, self.seen = True, seen
         self._tell()
         return self._turns.wait(self._dirty, time.monotonic())
 
@@ -216,7 +220,7 @@ class Balancer:
         if self._write(steps):
             return False
         services.apply(actual, steps)
-        self._last = max((one.number for one in steps.set_services.values()), default=self._last)
+        self._last = max([self._last, *(one.number for one in steps.set_services.values())])
         self._actual = actual
         return True
 

@@ -274,7 +274,7 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: l
         moved = made.move(objects, names, pods, without)
         refused = without
         steps = tables_module.moved(moved, made.backends, tables, last)
-        last = max((one.number for one in steps.set_services.values()), default=last)
+        last = max([last, *(one.number for one in steps.set_services.values())])
         tables_module.apply(tables, steps)
 
         there = [one for one in known.values() if one is not None]
