@@ -638,18 +638,11 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_services.py",),
     ),
     Mutant(
-        name="the-next-claimant-gets-no-front",
+        name="whoever-came-first-has-the-front",
         file="services/dataplane/core/fronts.py",
-        old="                if others:\n                    self._fronts[key] = first",
-        new="                if others and not held:\n                    self._fronts[key] = first",
+        old="            first, second = sorted((holder, front), key=_rank)\n",
+        new="            first, second = holder, front\n",
         tests=("tests/core/dataplane/test_services.py",),
-    ),
-    Mutant(
-        name="sockets-are-judged-before-the-tables",
-        file="services/dataplane/stale_sockets.py",
-        old="        if self._written() != feed.version(Service, EndpointSlice):\n            return Again(after=BEHIND)\n",
-        new="        if self._written() == ():\n            return Again(after=BEHIND)\n",
-        tests=("tests/netns/dataplane/test_stale_sockets.py",),
     ),
     Mutant(
         name="grown-table-begins-anew",
