@@ -150,6 +150,7 @@ def _stolen(lab: Lab, made: Siege, held: dict[str, str]) -> list[str]:
 def _report(lab: Lab, heard: Heard, made: Siege, phases: list[Phase]) -> str:
     """Figures; and for what broke first, the events of that moment and the agents' last words."""
     lines = [phase.told() for phase in phases]
+    lines += [f"{phase.name}, ADD as agents tell: {_adds(heard, phase)}" for phase in phases]
     lines.append(f"events {len(heard.events)}, drops told {len(heard.drops)}")
     lines.append(f"stolen key: {made.key}"[:500])
     lines += [f"API server refused {len(said)} of {attack}: {said[:2]}" for attack, said in made.refused.items()]
@@ -160,6 +161,16 @@ def _report(lab: Lab, heard: Heard, made: Siege, phases: list[Phase]) -> str:
         lines += [f"--- events around the first failure ({first.what})", heard.around(first.at)]
         lines += ["--- last lines of the agents", _last_words(lab)]
     return "\n".join(lines)
+
+
+def _adds(heard: Heard, phase: Phase) -> str:
+    """Of all pods: how long the runtime's calls took."""
+    took = [
+        json.loads(one.text)["event"]["milliseconds"]
+        for one in heard.events.copy()
+        if phase.began <= one.at <= (phase.ended or one.at) and ".endpoint-up." in one.text
+    ]
+    return f"{len(took)} (p50 {share(took, 0.5):.1f} ms, p99 {share(took, 0.99):.1f} ms)"
 
 
 def _last_words(lab: Lab) -> str:
