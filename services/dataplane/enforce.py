@@ -38,12 +38,12 @@ from services.dataplane.core.layout import (
     PeerFlag,
     PrefixKey,
 )
+from services.dataplane.core.policy_history import PolicyHistory
 from services.dataplane.core.policy_layout import (
     IdentityKey,
     SelectorSet,
     SubjectKey,
 )
-from services.dataplane.core.policy_history import PolicyHistory
 from services.dataplane.core.policy_maps import PolicyMaps
 from services.dataplane.core.policy_steps import Side
 from services.dataplane.core.wire import Record

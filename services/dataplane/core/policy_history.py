@@ -1,9 +1,9 @@
 """What the policies that this node has enforced of late were called: whom an event of the datapath blames.
 
 A subject's entry names its policy by a number of its content (``number_of``), and each event says which number judged;
-so an event that comes after an edit is told by the policy that decided, and one whose policy is not known any more names
-none. Bounded: a policy that is neither wanted nor in force is remembered for :data:`LINGER` seconds, which covers an
-event's way through the ring buffer, and no identity keeps more than :data:`MOST` of them.
+so an event that comes after an edit is told by the policy that decided, and one whose policy is not known any more
+names none. Bounded: a policy that is neither wanted nor in force is remembered for :data:`LINGER` seconds, which covers
+an event's way through the ring buffer, and no identity keeps more than :data:`MOST` of them.
 """
 
 from __future__ import annotations
