@@ -2,9 +2,9 @@
 
 What a person adds (server blocks, plugins, options, arguments, imports, comments) stays. Each line that ``corefile``
 asks for comes back when it is changed or taken out; one that carries our mark goes when no setting asks for it any
-more. An upstream that a person wrote goes before the one of the settings. Where a block imports, what it lacks may stand
-in what it imports: nothing is added there, since CoreDNS refuses many a plugin that stands twice. What is left as it is
-against a setting is told (:attr:`Merged.unmet`).
+more. An upstream that a person wrote goes before the one of the settings. Where a block imports, what it lacks may
+stand in what it imports: nothing is added there, since CoreDNS refuses many a plugin that stands twice. What is left as
+it is against a setting is told (:attr:`Merged.unmet`).
 
 Promises: the same text for the same input, and no change of a text that is as it should be. Raises ``caddyfile.Broken``
 for a text whose structure CoreDNS would refuse: nothing is written over that.
@@ -39,7 +39,8 @@ def merge(recipe: Recipe, text: str) -> Merged:
     corefile = parse(text)
     ours = _our_block(corefile, recipe.cluster_domain)
     if ours is None:
-        if corefile.imports:
+        # An import may have the block, and behind a block without braces there can be no other.
+        if corefile.imports or not all(block.is_braced for block in corefile.blocks):
             return Merged(text, tuple(plugin.name for plugin in wanted))
         gap = "" if not text or text.endswith("\n") else "\n"
         return Merged(text + gap + render(recipe))
