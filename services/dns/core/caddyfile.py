@@ -156,7 +156,7 @@ class _Parser:
         names = [block.snippet for block in blocks if block.snippet]
         for name in names:
             if names.count(name) > 1:
-                raise Broken(1, f"two snippets are called {name}", "give each a name of its own")
+                raise Broken(1, f"two snippets called {name}", "give each a name of its own")
         return Corefile(self._text, tuple(blocks), tuple(imports))
 
     def _peek(self) -> Token | None:
@@ -181,7 +181,7 @@ class _Parser:
             raise Broken(token.line, "a } without a {", "write a { with a space before it, or take the } out")
         if is_braced:
             if token is None:
-                raise Broken(first.line, f"the block {keys[0]} does not end", "write a } on a line of its own")
+                raise Broken(first.line, f"the block {keys[0]} without an end", "write a } on a line of its own")
             close = token.start
             self._at += 1
         return Block(keys, first.start, tuple(lines), close, is_braced)

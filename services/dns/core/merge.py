@@ -221,7 +221,8 @@ class _Edit:
         """The text after all changes."""
         text = self._text
         splices = [*self._splices, *self._additions()]
-        for splice in sorted(splices, key=lambda one: (one.start, one.end), reverse=True):
+        in_order = sorted(splices, key=lambda one: (one.start, one.end))
+        for splice in in_order[::-1]:  # from the end; of two at one place the first comes to stand first
             text = text[: splice.start] + splice.text + text[splice.end :]
         return text
 

@@ -118,6 +118,8 @@ def test_what_a_person_adds_stays(ours: str, theirs: str) -> None:
     [
         ("ttl 30", "ttl 31"),
         ("ttl 30", "ttl"),
+        ("health {\n        lameduck 5s\n    }", "health"),
+        ("cache 30 {\n        disable success cluster.local\n        disable denial cluster.local\n    }", "cache"),
         ("verified", "insecure"),
         ("lameduck 5s", "lameduck 0s"),
         ("reload 10s 5s", "reload"),
@@ -181,11 +183,11 @@ def test_plugins_of_the_whole_server_are_not_written_twice() -> None:
 BROKEN = [
     # text | line | part of the problem
     ("}", 1, "zone"),
-    (". {\n", 1, "does not end"),
+    (". {\n", 1, "without an end"),
     (".:53{\n    errors\n}\n", 1, "zone"),
     (". {\n    errors }\n", 2, "}"),
     (". {\n    health{\n    }\n}\n", 2, "brace"),
-    (". {\n    health {\n    }\n", 1, "does not end"),
+    (". {\n    health {\n    }\n", 1, "without an end"),
     (". {\n    health {\n", 2, "nothing ends"),
     (". {\n}\n}\n", 3, "zone"),
     (".,\n", 1, "comma"),
