@@ -65,7 +65,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     kube = Kube(kubeconfig.find(settings.kubeconfig))
     await kube.open()
     runtime.on_stop(kube.close)
-    caches = {kind.type: Cache(kind, keep_raw=kind.type is Node) for kind in KINDS}
+    caches = {kind.type: Cache(kind, keep_raw=kind.type in (Node, ConfigMap)) for kind in KINDS}
     changes = Changes()
     pace = Pace(page=settings.kube_page, watch=settings.kube_watch_seconds)
     feeds = [

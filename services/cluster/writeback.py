@@ -24,6 +24,7 @@ from proto.subjects import event_subject
 from services.cluster.core import nameserver, nodes, pools, reports
 from services.cluster.core.cache import Cache
 from services.cluster.core.diff import Name, name_of
+from services.cluster.core.watching import version_of
 from services.cluster.core.workloads import COREDNS
 from services.cluster.kube import Kube, Refusal
 from services.cluster.mirror import Mirror
@@ -107,9 +108,16 @@ class NameServerWriter:
             entry.value,
             config.value if config else None,  # type: ignore[arg-type]
             deployment.value if deployment else None,  # type: ignore[arg-type]
+            version=version_of(config.raw) if config else "",
         )
         for path, body in todo:
-            await self._kube.apply(path, body, manager=nameserver.MANAGER)
+            try:
+                await self._kube.apply(path, body, manager=nameserver.MANAGER)
+            except Refusal as refusal:
+                if refusal.status != 409:
+                    raise
+                self._log.info("coredns-changed-meanwhile", path=path)
+                return Again(0.2)
             self._log.info("coredns-applied", path=path, reason=entry.value.reason)
         return Done()
 

@@ -198,7 +198,8 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     runtime.spawn("reaper", keeper.reap())
     runtime.spawn("conntrack", FlowShares(parts).keep())
     hide_metrics = register(tables, registry, lambda: (*balancer.pressure(), *peers.pressure()))
-    flows = FlowEvents(runtime.bus, feed, registry, runtime.settings.flow_events_per_second)
+    per_second = runtime.settings.flow_events_per_second
+    flows = FlowEvents(runtime.bus, feed, registry, parts.enforcer.history, per_second=per_second)
     reader = EventReader(tables.events_fd, flows.take)
     reader.start()
 

@@ -38,6 +38,7 @@ from services.dataplane.core.layout import (
     PeerFlag,
     PrefixKey,
 )
+from services.dataplane.core.policy_history import PolicyHistory
 from services.dataplane.core.policy_layout import (
     IdentityKey,
     SelectorSet,
@@ -103,6 +104,8 @@ class Enforcer:
         self._told: dict[Side, CompiledPolicy] = {}
         self._compared = 0.0
         self._comparing = 0.0
+        self.history = PolicyHistory()
+        """What the policies were called that events of the datapath may be about."""
         self.begun = False
         """Whether it enforces: rules and identities have been in sync."""
         self.node_cookie = 0
@@ -119,7 +122,7 @@ class Enforcer:
         """
         policy = self._feed.rules.get(endpoint.identity)
         if self.begun and policy is not None:
-            self._maps.want(policy, endpoint.first.namespace)
+            self._want_one(policy, endpoint.first.namespace)
             self._settle_at_once()
         self._tables.set_budget(endpoint.index, self._budget)
         self._tables.cookies.put(CookieKey(cookie=endpoint.cookie), CookieMark())
@@ -158,6 +161,7 @@ class Enforcer:
         await self._put_partitions(least)
         if full:
             await self._compare()
+            self._expire_history()
         self._tell_refused()
         return Enforced(least if members and self._maps.settled else None, self._maps.changed - before)
 
@@ -183,11 +187,23 @@ class Enforcer:
         for identity, namespace in self.identities().items():
             policy = self._feed.rules.get(identity)
             if policy is not None and not self._maps.wants(policy):
-                self._maps.want(policy, namespace)
+                self._want_one(policy, namespace)
                 await asyncio.sleep(0)
         here = self.identities()
         for identity in [one for one in (*self._maps.wanted, *self._maps.subjects) if one not in here]:
             self._maps.unwant(identity)
+
+    def _want_one(self, policy: CompiledPolicy, namespace: str) -> None:
+        """Named before a packet can be judged by it."""
+        subject = self._maps.subjects.get(policy.identity)
+        wanted = self._maps.want(policy, namespace)
+        self.history.learn(policy, wanted.number, subject.policy if subject is not None else 0)
+
+    def _expire_history(self) -> None:
+        live = {identity: {wanted.number} for identity, wanted in self._maps.wanted.items()}
+        for identity, subject in self._maps.subjects.items():
+            live.setdefault(identity, set()).add(subject.policy)
+        self.history.expire(live, time.monotonic())
 
     async def _learn_records(self, dirty: Dirty, *, full: bool) -> None:
         """What identities stand for. One that is missing counts as gone only while the view is in sync."""

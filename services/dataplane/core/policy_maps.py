@@ -23,6 +23,7 @@ from itertools import islice
 from proto.policy import CompiledPolicy, Direction, SelectorPeer
 from services.dataplane.core.cidr_maps import namespace_hash
 from services.dataplane.core.held_scopes import HeldScopes
+from services.dataplane.core.policy_history import number_of
 from services.dataplane.core.policy_layout import (
     IdentityKey,
     SelectorSet,
@@ -57,6 +58,8 @@ class Wanted:
     policy: CompiledPolicy
     namespace: str
     scopes: tuple[Scope | None, Scope | None]
+    number: int = 0
+    """Which policy it is (``policy_history.number_of``)."""
     why: str = ""
     """Not empty: the maps cannot say it, and it is isolated whole."""
 
@@ -101,7 +104,7 @@ class PolicyMaps:
         for direction in Direction:
             if known is not None and _content(known.scopes[direction]) != _content(scopes[direction]):
                 self.refused.pop((identity, direction), None)  # what was too large is not what is wanted now
-        wanted = Wanted(policy, namespace, scopes, why)
+        wanted = Wanted(policy, namespace, scopes, number_of(policy), why)
         self.wanted[identity] = wanted
         self._use(identity, scopes)
         self._unsettled[identity] = None
@@ -368,7 +371,7 @@ class PolicyMaps:
             egress=scopes[1],
             ingress_isolated=isolated[0],
             egress_isolated=isolated[1],
-            revision=wanted.policy.revision.sequence & 0xFFFFFFFF,
+            policy=wanted.number,
             namespace=namespace_hash(wanted.namespace),
         )
 
@@ -446,6 +449,6 @@ def _content(scope: Scope | None) -> bytes:
 
 
 def _says(subject: Subject) -> tuple[int, int, bool, bool, bytes]:
-    """All but the revision."""
+    """All that decides: which policy it is changes no right."""
     isolated = subject.ingress_isolated, subject.egress_isolated
     return (subject.ingress, subject.egress, *isolated, subject.namespace)

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.addresses import IPAM_HOLDER, Block
-from proto.dns import CoreDNSDecision
+from proto.dns import CoreDNSDecision, digest_of
 from proto.objects import KIND_OF, ConfigMap, Deployment, IPPool, NetworkPolicy
 from proto.policy import Ack, Revision
 from services.cluster.core import nameserver, nodes, reports
@@ -68,7 +68,8 @@ def test_blocks_of_each_node() -> None:
     assert nodes.blocks_body("n1", "")["metadata"]["annotations"] == {}
 
 
-DECISION = CoreDNSDecision("kube-system", "new", 3, "because")
+DECISION = CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("old"))
+FIRST = CoreDNSDecision("kube-system", "new", 3, "because")
 CONFIG = ConfigMap("kube-system", "coredns", (("Corefile", "new"),))
 DEPLOYMENT = Deployment("kube-system", "coredns", 3)
 
@@ -77,7 +78,11 @@ DEPLOYMENT = Deployment("kube-system", "coredns", 3)
     ("decision", "config", "deployment", "written"),
     [
         (DECISION, CONFIG, DEPLOYMENT, []),
-        (DECISION, None, DEPLOYMENT, ["ConfigMap"]),
+        (DECISION, None, DEPLOYMENT, []),
+        (FIRST, None, DEPLOYMENT, ["ConfigMap"]),
+        (FIRST, ConfigMap("kube-system", "coredns", (("other", "x"),)), DEPLOYMENT, ["ConfigMap"]),
+        (FIRST, ConfigMap("kube-system", "coredns", (("Corefile", "old"),)), DEPLOYMENT, []),
+        (DECISION, ConfigMap("kube-system", "coredns", (("Corefile", "by hand"),)), DEPLOYMENT, []),
         (DECISION, ConfigMap("kube-system", "coredns", (("Corefile", "old"),)), DEPLOYMENT, ["ConfigMap"]),
         (DECISION, CONFIG, Deployment("kube-system", "coredns", 2), ["Deployment"]),
         (DECISION, CONFIG, None, []),
@@ -87,7 +92,10 @@ DEPLOYMENT = Deployment("kube-system", "coredns", 3)
 def test_coredns_is_brought_to_the_decision(
     decision: CoreDNSDecision, config: ConfigMap | None, deployment: Deployment | None, written: list[str]
 ) -> None:
-    assert [body["kind"] for _, body in nameserver.steps(decision, config, deployment)] == written
+    steps = nameserver.steps(decision, config, deployment, version="7")
+    assert [body["kind"] for _, body in steps] == written
+    versions = [body["metadata"].get("resourceVersion") for _, body in steps if body["kind"] == "ConfigMap"]
+    assert versions == ["7" if config else None] * written.count("ConfigMap"), "never over a later text"
 
 
 def pool(name: str, cidr: str, *, disabled: bool = False) -> IPPool:

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from proto.addresses import Block
 from proto.codec import block_key
-from proto.dns import CoreDNSDecision
+from proto.dns import CoreDNSDecision, digest_of
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, BLOCKS, DNS
 from proto.sync import Complete, Epoch
@@ -65,7 +69,7 @@ async def test_coredns_becomes_what_dns_decided(
     dns = await bus_for("dns")
     async with cluster(nats_server, api, tmp_path) as runtime:
         await until(lambda: runtime.health.ready)
-        await dns.bucket(DNS).put("coredns", CoreDNSDecision("kube-system", "new", 3, "because"))
+        await dns.bucket(DNS).put("coredns", CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("old")))
         config = api.objects["ConfigMap"]["kube-system", "coredns"]
         await until(lambda: api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"] == "new")
         assert config["data"]["kept"] == "x"
@@ -74,9 +78,46 @@ async def test_coredns_becomes_what_dns_decided(
         await api.put("Deployment", {"spec": {"replicas": 1}}, "kube-system", "coredns")
         await until(lambda: api.objects["Deployment"]["kube-system", "coredns"]["spec"]["replicas"] == 3)
         assert {manager for _, manager, _ in api.applied} == {"airmesh-dns"}
-        # Somebody changes it by hand: it comes back.
-        await api.put("ConfigMap", {"data": {"Corefile": "by hand"}}, "kube-system", "coredns")
-        await until(lambda: api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"] == "new")
+
+
+async def test_a_corefile_that_dns_has_not_seen_is_not_written_over(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    def text() -> str:
+        found: str = api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"]
+        return found
+
+    await api.put("ConfigMap", {"data": {"Corefile": "by hand"}}, "kube-system", "coredns")
+    dns = (await bus_for("dns")).bucket(DNS)
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        for of in ("", digest_of("old")):
+            await dns.put("coredns", CoreDNSDecision("kube-system", "new", 3, "because", of=of))
+            await asyncio.sleep(0.5)
+            assert (text(), api.applied) == ("by hand", [])
+        # Between what was seen and the write somebody edits: the API server refuses it, and the edit stays.
+        api.faults.append(edited_before_the_write(api))
+        await dns.put("coredns", CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("by hand")))
+        await until(lambda: text() == "by hand, later")
+        await asyncio.sleep(1)
+        assert (text(), api.applied) == ("by hand, later", [])
+        await api.speak()
+        await dns.put("coredns", CoreDNSDecision("kube-system", "newer", 3, "because", of=digest_of("by hand, later")))
+        await until(lambda: text() == "newer")
+
+
+def edited_before_the_write(api: ApiServer) -> Callable[[web.Request], None]:
+    """A person is faster than the first write of the ConfigMap, and no watch has told of it."""
+
+    def edit(request: web.Request) -> None:
+        config = api.objects["ConfigMap"]["kube-system", "coredns"]
+        if request.method == "PATCH" and config["data"]["Corefile"] == "by hand":
+            api.version += 1
+            config["data"]["Corefile"] = "by hand, later"
+            config["metadata"]["resourceVersion"] = str(api.version)
+            api.history.append((api.version, "MODIFIED", "ConfigMap", copy.deepcopy(config)))
+
+    return edit
 
 
 async def test_a_decision_for_anything_else_is_not_carried_out(
