@@ -18,6 +18,8 @@ from services.cluster.core.parse import NAMES
 
 HOUR = 3600.0
 MAX_MESSAGE = 1024
+FAULT = "AirmeshFault"
+"""Reason of an Event on an object that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +31,8 @@ class Report:
     name: str
     uid: str
     sentence: str
+    reason: str = FAULT
+    """CamelCase, of the Event."""
 
     @property
     def fault(self) -> str:
@@ -61,7 +65,7 @@ def event_body(report: Report, *, now: float, stamp: str, instance: str) -> Mapp
         "metadata": {"name": f"{report.name[:200]}.{digest}", "namespace": report.namespace or "default"},
         "involvedObject": subject,
         "type": "Warning",
-        "reason": "AirmeshFault",
+        "reason": report.reason,
         "action": "Read",
         "message": report.sentence[:MAX_MESSAGE],
         "firstTimestamp": stamp,
