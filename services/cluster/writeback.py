@@ -22,9 +22,10 @@ from proto.events import ServiceFault
 from proto.objects import KIND_OF, IPPool
 from proto.policy import Ack
 from proto.subjects import event_subject
-from services.cluster.core import nameserver, nodes, pools, reports
+from services.cluster.core import nameserver, nodes, pools, reports, unserved
 from services.cluster.core.cache import Cache
 from services.cluster.core.diff import Name, name_of
+from services.cluster.core.parse import NAMES
 from services.cluster.core.shapes import PoolCondition
 from services.cluster.core.workloads import COREDNS
 from services.cluster.kube import Kube, Refusal
@@ -32,6 +33,8 @@ from services.cluster.mirror import Mirror
 
 STATUS_MANAGER = "airmesh-cluster"
 BLOCKS_MANAGER = "airmesh-blocks"
+TOLD_AT_ONCE = 40
+"""Faults told in one pass; the others wait for the next."""
 REFUSED_SECONDS = 300.0
 """How long a condition that the API server does not take is not tried again."""
 DECISION_KEY = "coredns"
@@ -203,12 +206,12 @@ class FaultTeller:
         if not self._lease.held:
             return Done()
         now = time.monotonic()
-        present = list(self._present())
+        present = reports.bounded(self._present())
         self._told = {report: at for report, at in self._told.items() if report in present}
-        for report in present:
-            if report not in self._told or now - self._told[report] >= reports.HOUR:
-                self._told[report] = now
-                await self._tell(report)
+        due = [one for one in present if one not in self._told or now - self._told[one] >= reports.HOUR]
+        for report in due[:TOLD_AT_ONCE]:
+            self._told[report] = now
+            await self._tell(report)
         return Done()
 
     async def _tell(self, report: reports.Report) -> None:
@@ -228,6 +231,9 @@ class FaultTeller:
         for cache in self._caches:
             for name, fault in cache.faults.items():
                 yield self._about(cache, name, str(fault))
+            for name, left_out in cache.unserved.items():
+                for one in left_out:
+                    yield self._about(cache, name, one.about(NAMES[cache.kind.type], *name), unserved.REASON)
             if cache.kind.type is IPPool:
                 for pool, verdict in (self._pools.verdicts() or {}).items():
                     if verdict.refused:

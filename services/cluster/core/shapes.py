@@ -132,7 +132,7 @@ class NodeAddress(Shape, frozen=True):
 
 
 class Condition(Shape, frozen=True):
-    """Condition of any object's status."""
+    """core/v1 NodeCondition; of other kinds the same."""
 
     type: str
     status: str

@@ -18,22 +18,9 @@ from typing import Literal
 import msgspec
 
 from kit.pools import Pools, within
+from proto.annotations import FIXED_ADDRESSES, KEEP_ADDRESS, REFUSED
 from proto.net import Address, Network
 from proto.objects import Namespace, Node, Owner, Pod
-
-KEEP = "airmesh.io/keep-address"
-STATIC = "cni.projectcalico.org/ipAddrs"
-_CHOICE = f"nobody can choose the pool of a pod yet; ask for an address by {STATIC}"
-UNSERVED: Mapping[str, str] = {
-    "cni.projectcalico.org/ipv4pools": _CHOICE,
-    "cni.projectcalico.org/ipv6pools": _CHOICE,
-    "cni.projectcalico.org/ipAddrsNoIpam": f"every address is one of an IPPool; use {STATIC}",
-    "cni.projectcalico.org/floatingIPs": "a pod has its own addresses alone; use a Service with externalIPs",
-    "cni.projectcalico.org/hwAddr": "a pod cannot choose its MAC address; remove the annotation",
-}
-"""Annotations of Calico's that ask for what cannot be had, and what to do instead."""
-UNSERVED_OF_NAMESPACES = ("cni.projectcalico.org/ipv4pools", "cni.projectcalico.org/ipv6pools")
-"""Those that a Namespace may have for its pods."""
 
 Family = Literal[4, 6]
 BOTH: tuple[Family, Family] = (4, 6)
@@ -88,19 +75,18 @@ class BadWish:
 def plan_addresses(pod: Pod, namespace: Namespace | None, supply: Supply) -> AddressPlan | BadWish:
     """What the pod is to have."""
     notes, of_namespace = dict(pod.annotations), dict(namespace.annotations if namespace else ())
-    if unserved := next((key for key in UNSERVED if notes.get(key)), None):
-        return BadWish(f"annotation {unserved}: {UNSERVED[unserved]}")
-    if unserved := next((key for key in UNSERVED_OF_NAMESPACES if of_namespace.get(key)), None):
-        return BadWish(f"annotation {unserved} of namespace {pod.namespace}: {UNSERVED[unserved]}")
-    fixed = _fixed(notes.get(STATIC, ""), supply.asked)
+    for kind, wishes, whose in (("Pod", notes, ""), ("Namespace", of_namespace, f" of namespace {pod.namespace}")):
+        if refused := next((key for key in REFUSED[kind] if wishes.get(key)), None):
+            return BadWish(f"annotation {refused}{whose}: {REFUSED[kind][refused]}")
+    fixed = _fixed(notes.get(FIXED_ADDRESSES, ""), supply.asked)
     if isinstance(fixed, BadWish):
         return fixed
     families = tuple(family for family in BOTH if family in supply.families or family in fixed)
     if not families:
         return BadWish("no IPPool gives addresses to this node; airmesh ipam show tells why, of each pool")
-    keep = notes.get(KEEP, of_namespace.get(KEEP, ""))
+    keep = notes.get(KEEP_ADDRESS, of_namespace.get(KEEP_ADDRESS, ""))
     if keep not in ("", "true", "false"):
-        return BadWish(f'annotation {KEEP}: {keep[:32]!r}; use "true" or "false"')
+        return BadWish(f'annotation {KEEP_ADDRESS}: {keep[:32]!r}; use "true" or "false"')
     stateful = pod.owner is not None and pod.owner.kind == "StatefulSet" and pod.owner.ordinal >= 0
     if not fixed and (keep == "false" or not (keep or stateful)):
         return AddressPlan(families=families, supply=supply)
@@ -115,11 +101,11 @@ def _fixed(text: str, families: tuple[Family, ...]) -> dict[int, Address] | BadW
     try:
         listed = [ip_address(one) for one in msgspec.json.decode(text[:1024], type=list[str])]
     except (msgspec.DecodeError, ValueError) as error:
-        return BadWish(f"annotation {STATIC}: {error}; {remedy}")
+        return BadWish(f"annotation {FIXED_ADDRESSES}: {error}; {remedy}")
     chosen = {address.version: address for address in listed}
     if len(chosen) != len(listed):
-        return BadWish(f"annotation {STATIC}: two addresses of one family; {remedy}")
+        return BadWish(f"annotation {FIXED_ADDRESSES}: two addresses of one family; {remedy}")
     without = [str(address) for address in listed if address.version not in families]
     if without:
-        return BadWish(f"annotation {STATIC}: no enabled IPPool has the family of {', '.join(without)}")
+        return BadWish(f"annotation {FIXED_ADDRESSES}: no enabled IPPool has the family of {', '.join(without)}")
     return {int(version): address for version, address in chosen.items()}

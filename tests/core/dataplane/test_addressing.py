@@ -7,18 +7,11 @@ from ipaddress import ip_network
 import pytest
 
 from kit.pools import judge_pools
+from proto.annotations import FIXED_ADDRESSES as STATIC
+from proto.annotations import KEEP_ADDRESS as KEEP
+from proto.annotations import REFUSED
 from proto.objects import IPPool, Namespace, Node, Owner, Pod
-from services.dataplane.core.addressing import (
-    KEEP,
-    STATIC,
-    UNSERVED,
-    UNSERVED_OF_NAMESPACES,
-    AddressPlan,
-    BadWish,
-    Supply,
-    plan_addresses,
-    supply_of,
-)
+from services.dataplane.core.addressing import AddressPlan, BadWish, Supply, plan_addresses, supply_of
 from tests.core.dataplane.notation import pool
 
 BOTH = [pool("10.244.0.0/16"), pool("fd00:10:244::/56")]
@@ -135,7 +128,7 @@ def test_fixed_addresses_by_family() -> None:
         ({STATIC: '["fd00::1"]'}, BOTH[:1], STATIC),
         ({STATIC: "[" * 5000}, BOTH, STATIC),
         ({}, [pool("10.0.0.0/8", ipip_mode="Always")], "IPPool"),
-        *(({key: '["x"]'}, BOTH, key) for key in UNSERVED),
+        *(({key: '["x"]'}, BOTH, key) for key in REFUSED["Pod"]),
     ],
 )
 def test_a_wish_that_cannot_be_had_is_refused_by_name(notes: dict[str, str], pools: list[IPPool], names: str) -> None:
@@ -144,7 +137,7 @@ def test_a_wish_that_cannot_be_had_is_refused_by_name(notes: dict[str, str], poo
     assert names in refused.why
 
 
-@pytest.mark.parametrize("key", UNSERVED_OF_NAMESPACES)
+@pytest.mark.parametrize("key", REFUSED["Namespace"])
 def test_what_a_namespace_wishes_for_its_pods_is_refused_by_name(key: str) -> None:
     refused = plan(space={key: '["x"]'})
     assert isinstance(refused, BadWish)

@@ -93,7 +93,7 @@ async def test_a_decision_for_anything_else_is_not_carried_out(
 def allocatable(api: ApiServer, pool: str) -> tuple[str, str, str]:
     """Status, reason and message of the condition on a pool; all empty while it has none."""
     conditions = api.objects["IPPool"]["", pool].get("status", {}).get("conditions", [])
-    found = next((one for one in conditions if one["type"] == "Allocatable"), {})
+    found: dict[str, str] = next((one for one in conditions if one["type"] == "Allocatable"), {})
     return found.get("status", ""), found.get("reason", ""), found.get("message", "")
 
 
@@ -136,6 +136,21 @@ async def test_of_pools_that_overlap_the_one_without_blocks_is_told(
         assert allocatable(api, "b-used")[:2] == ("True", "OK")
         await until(lambda: len(api.events) == 1)
         assert {event["involvedObject"]["name"] for event in api.events.values()} == {"a-new"}
+
+
+async def test_what_is_left_out_of_an_object_is_told_on_it_and_one_namespace_floods_nobody(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    wish = {"metadata": {"annotations": {"kubernetes.io/egress-bandwidth": "1M"}}, "spec": {"nodeName": "n1"}}
+    for number in range(60):
+        await api.put("Pod", wish, "loud", f"p{number}")
+    await api.put("Pod", wish, "quiet", "p")
+    async with cluster(nats_server, api, tmp_path):
+        await until(lambda: len(api.events) == 33)
+        await asyncio.sleep(2.5)
+        told = [event["involvedObject"]["namespace"] for event in api.events.values()]
+        assert (told.count("loud"), told.count("quiet")) == (32, 1)
+        assert {event["reason"] for event in api.events.values()} == {"NotHonoured"}
 
 
 async def test_a_pool_of_a_kind_without_status_is_left_alone(

@@ -14,6 +14,7 @@ import pytest
 from chassis.bus import Bus
 from chassis.faults import Refused, Unavailable
 from proto.addresses import IPAM_HOLDER, Block, Claim
+from proto.annotations import FIXED_ADDRESSES as STATIC
 from proto.events import AddressMoved
 from proto.objects import Owner
 from proto.requests import (
@@ -28,7 +29,6 @@ from proto.requests import (
     IpamState,
 )
 from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, IPAM_SHOW, of_node
-from services.ipam.core.claims import STATIC
 from tests.conftest import BusFor
 from tests.shell.ipam.conftest import V4, V6, Cluster, StartIpam, node, stateful
 
