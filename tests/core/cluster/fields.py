@@ -86,4 +86,6 @@ def in_openapi(documents: Iterator[Mapping[str, Any]]) -> dict[str, set[str]]:
                     found[f"{group}/v1 {kind}"] = set(schema.get("properties", ()))
                 case ["io", "k8s", "apimachinery", "pkg", "apis", "meta", "v1", kind]:
                     found[f"meta/v1 {kind}"] = set(schema.get("properties", ()))
+                case _:
+                    pass
     return found
