@@ -41,12 +41,15 @@ class Scale:
     packets: float
     """1 is 20,000 SYNs a second from outside."""
     attacks: tuple[str, ...]
+    slower: float
+    """What the API server is asked, so many times slower than :data:`tenant.ATTACKS`."""
     allowance: float
     """Seconds that a pod's start may take beside twice the quiet one's: of few, the slowest is no p99."""
 
 
-SHORT = Scale(quiet=10, attack=22, packets=0.25, attacks=("relabel", "bombs", "policies"), allowance=1.0)
-LONG = Scale(quiet=120, attack=480, packets=1.0, attacks=("relabel", "bombs", "policies", "services"), allowance=0.0)
+EVERYTHING = ("relabel", "bombs", "policies", "services")
+SHORT = Scale(quiet=10, attack=22, packets=0.25, attacks=EVERYTHING, slower=4, allowance=1.0)
+LONG = Scale(quiet=120, attack=480, packets=0.25, attacks=EVERYTHING, slower=4, allowance=0.0)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,9 @@ def test_a_neighbour_goes_on_while_everything_attacks(lab: Lab, scale: Scale) ->
             time.sleep(scale.quiet)
             attacked = watched.enter("under attack")
             seconds = scale.attack + 60
-            with siege(lab, traffic, seconds=seconds, scale=scale.packets, attacks=scale.attacks) as made:
+            with siege(
+                lab, traffic, seconds=seconds, scale=scale.packets, attacks=scale.attacks, slower=scale.slower
+            ) as made:
                 attacked.began = made.began
                 time.sleep(scale.attack)
             watched.enter("after")
