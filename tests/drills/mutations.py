@@ -551,6 +551,20 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_admission.py",),
     ),
     Mutant(
+        name="frontier-names-a-namespace-of-an-earlier-life",
+        file="services/policy/feed.py",
+        old="key.startswith(_NAMESPACES) and listed(key))",
+        new="key.startswith(_NAMESPACES) and key in entries)",
+        tests=("tests/shell/policy/test_lives.py",),
+    ),
+    Mutant(
+        name="node-counts-namespaces-of-an-earlier-life",
+        file="services/dataplane/feed.py",
+        old=" if key.startswith(prefix) and view.listed(key))",
+        new=" if key in view.entries and key.startswith(prefix))",
+        tests=("tests/shell/policy/test_lives.py",),
+    ),
+    Mutant(
         name="journal-without-fdatasync",
         file="services/dataplane/journal.py",
         old="        os.fdatasync(self._file)\n",
