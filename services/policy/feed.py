@@ -115,9 +115,8 @@ class Feed:
         life, last = self._namespaces
         if life != self.objects.resyncs:
             life, last, keys = self.objects.resyncs, 0, entries.keys()
-        found = (
-            entries[key].revision for key in keys if key.startswith(_NAMESPACES) and key in entries and listed(key)
-        )
+        known = (key for key in keys if key.startswith(_NAMESPACES) and listed(key))
+        found = (entries[key].revision for key in known)
         self._namespaces = life, max(last, *found, 0)
         return self._namespaces[1]
 

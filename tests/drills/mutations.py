@@ -553,8 +553,8 @@ DATAPLANE = (
     Mutant(
         name="frontier-names-a-namespace-of-an-earlier-life",
         file="services/policy/feed.py",
-        old="key.startswith(_NAMESPACES) and listed(key))",
-        new="key.startswith(_NAMESPACES) and key in entries)",
+        old="key.startswith(_NAMESPACES) and listed(key)",
+        new="key.startswith(_NAMESPACES) and key in entries",
         tests=("tests/shell/policy/test_lives.py",),
     ),
     Mutant(
