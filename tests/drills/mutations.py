@@ -1119,4 +1119,28 @@ DNS = (
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS)
+CLI = (
+    Mutant(
+        name="a-forged-value-is-shown",
+        file="cli/link.py",
+        old="                if change.forged:\n",
+        new="                if False:\n",
+        tests=("tests/shell/cli/test_commands.py::TestAnswers",),
+    ),
+    Mutant(
+        name="an-acknowledgement-says-whose-it-is",
+        file="cli/gather.py",
+        old="            named[decode_segment(key)] = value\n",
+        new="            named[value.node if decode_segment(key) else key] = value\n",
+        tests=("tests/shell/cli/test_commands.py::TestAnswers",),
+    ),
+    Mutant(
+        name="whoever-hangs-up-is-a-nats-server",
+        file="chassis/connection.py",
+        old='    return bool(client._server_info) or _unread(client).startswith(b"INFO ")\n',
+        new="    return True\n",
+        tests=("tests/shell/cli/test_commands.py::TestNoBus",),
+    ),
+)
+
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *CLI)
