@@ -12,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from cli.reports.text import ago, size
-from cli.show import Cell, Table, Tone, bad, dim, good
 from proto.net import Address
 from proto.objects import Node
 from proto.policy import Ack, Frontier, Revision

@@ -6,7 +6,7 @@ The report is the message that `ipam` answers with (`proto.requests.IpamState`);
 from __future__ import annotations
 
 from cli.reports import text
-from cli.show import Cell, Table, Tone, bad, dim, good
+from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from proto.addresses import IPAM_HOLDER, PoolVerdict
 from proto.objects import IPPool
 from proto.requests import IpamState

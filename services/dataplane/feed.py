@@ -244,7 +244,8 @@ class Feed:
             if listed != view.resyncs:
                 listed, last, changed = view.resyncs, 0, view.entries
             prefix = f"{_PREFIXES[Namespace]}."
-            entries = (view.entries.get(key) for key in changed if key.startswith(prefix))
+            # What is left of an earlier life until all kinds are listed has sequences of that life.
+            entries = (view.entries.get(key) for key in changed if key.startswith(prefix) and view.listed(key))
             last = max(last, *(entry.revision for entry in entries if entry is not None), 0)
         self._namespaces_at = life, listed, last
         return last

@@ -579,6 +579,20 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_admission.py",),
     ),
     Mutant(
+        name="frontier-names-a-namespace-of-an-earlier-life",
+        file="services/policy/feed.py",
+        old="key.startswith(_NAMESPACES) and listed(key)",
+        new="key.startswith(_NAMESPACES) and key in entries",
+        tests=("tests/shell/policy/test_lives.py",),
+    ),
+    Mutant(
+        name="node-counts-namespaces-of-an-earlier-life",
+        file="services/dataplane/feed.py",
+        old=" if key.startswith(prefix) and view.listed(key))",
+        new=" if key in view.entries and key.startswith(prefix))",
+        tests=("tests/shell/policy/test_lives.py",),
+    ),
+    Mutant(
         name="journal-without-fdatasync",
         file="services/dataplane/journal.py",
         old="        os.fdatasync(self._file)\n",
@@ -1140,4 +1154,28 @@ DNS = (
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS)
+CLI = (
+    Mutant(
+        name="a-forged-value-is-shown",
+        file="cli/link.py",
+        old="                if change.forged:\n",
+        new="                if False:\n",
+        tests=("tests/shell/cli/test_commands.py::TestAnswers",),
+    ),
+    Mutant(
+        name="an-acknowledgement-says-whose-it-is",
+        file="cli/gather.py",
+        old="            named[decode_segment(key)] = value\n",
+        new="            named[value.node if decode_segment(key) else key] = value\n",
+        tests=("tests/shell/cli/test_commands.py::TestAnswers",),
+    ),
+    Mutant(
+        name="whoever-hangs-up-is-a-nats-server",
+        file="chassis/connection.py",
+        old='    return bool(client._server_info) or _unread(client).startswith(b"INFO ")\n',
+        new="    return True\n",
+        tests=("tests/shell/cli/test_commands.py::TestNoBus",),
+    ),
+)
+
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *CLI)

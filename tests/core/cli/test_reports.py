@@ -16,6 +16,7 @@ from rich.console import Console
 from cli import show
 from cli.faults import Usage
 from cli.reports import agents, dns, events, flows, ipam, micro, pods, policy, routes, text
+from cli.reports.table import Table, json_text
 from proto.addresses import IPAM_HOLDER, Block, Claim, Endpoint, PoolVerdict
 from proto.codec import Malformed
 from proto.dns import CoreDNSDecision, DnsReport
@@ -31,7 +32,7 @@ Change = Callable[[list[agents.Agent]], list[agents.Agent]]
 DB = Owner("prod", "StatefulSet", "db", 0)
 
 
-def page(tables: tuple[show.Table, ...]) -> str:
+def page(tables: tuple[Table, ...]) -> str:
     out = io.StringIO()
     show.tables(show.console(out), tables)
     return out.getvalue()
@@ -370,15 +371,15 @@ def test_a_node_tells_nothing_in_anothers_name(subject: str, lies: bool) -> None
 
 def test_json_has_the_fields_of_the_report_and_addresses_as_text() -> None:
     report = agents.status(everybody("n1"), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)])
-    told = json.loads(show.json_text(report))
+    told = json.loads(json_text(report))
     assert told["well"] is True
     assert told["nodes"][0]["addresses"] == ["172.30.0.11"]
     assert set(told["agents"][0]) == set(agents.Agent.__struct_fields__)
-    assert "\n" not in show.json_text(report, indent=0)
+    assert "\n" not in json_text(report, indent=0)
 
 
 def test_cells_are_text_never_markup() -> None:
-    table = show.Table(title="[red]t", columns=("c",), rows=(("[bold]x[/bold]",),), note="[dim]n")
+    table = Table(title="[red]t", columns=("c",), rows=(("[bold]x[/bold]",),), note="[dim]n")
     out = io.StringIO()
     show.tables(Console(file=out, width=80), (table,))
     for word in ("[bold]x[/bold]", "[red]t", "[dim]n"):
