@@ -67,7 +67,7 @@ class Claim(msgspec.Struct, frozen=True):
 
 
 class Endpoint(msgspec.Struct, frozen=True):
-    """Value of ``endpoints.<node>.<address>``: a pod's interface that lives at this address now.
+    """Value of ``endpoints.<node>.slot.<number>``: a pod's interface that lives at this address now.
 
     Of two entries for one address, the one with the greater ``(epoch, sequence)`` is true.
     """

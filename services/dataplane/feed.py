@@ -20,6 +20,7 @@ from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
+from proto.slots import slot_of
 from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
 from services.dataplane.beliefs import Beliefs
 from services.dataplane.core.addressing import Supply, supply_of
@@ -270,10 +271,11 @@ class Feed:
         """Endpoints of all other nodes, as far as they are believed."""
         return self.beliefs.now.endpoints
 
-    def published_endpoints(self) -> dict[str, Endpoint]:
-        """Entries of this node, as the bus has them, by key."""
+    def published_endpoints(self) -> dict[int, Endpoint]:
+        """What stands in the slots of this node, as the bus has it, by number."""
         return {
-            key: entry.value
+            number: entry.value
             for key, entry in self.endpoints.entries.items()
-            if isinstance(entry.value, Endpoint) and key.startswith(self._own_endpoints)
+            if key.startswith(self._own_endpoints) and isinstance(entry.value, Endpoint)
+            if (number := slot_of(key)) is not None
         }

@@ -81,6 +81,27 @@ CHASSIS = (
         tests=("tests/shell/chassis/test_allow_lists.py",),
     ),
     Mutant(
+        name="a-node-writes-as-many-keys-as-it-likes",
+        file="chassis/buckets.py",
+        old="    if bucket.renamed is not None:\n",
+        new="    if not bucket.slots and bucket.renamed is not None:\n",
+        tests=("tests/drills/test_stolen_key.py::test_it_fills_no_bucket",),
+    ),
+    Mutant(
+        name="a-node-writes-below-its-keys",
+        file="chassis/accounts.py",
+        old='key == ">" or grant.exact else',
+        new='key == ">" else',
+        tests=("tests/drills/test_stolen_key.py::test_it_fills_no_bucket",),
+    ),
+    Mutant(
+        name="one-node-has-every-answer",
+        file="chassis/turns.py",
+        old="if self._running.get(asker, 0) < self._each]",
+        new="if self._running.get(asker, 0) < self._at_once]",
+        tests=("tests/core/chassis/test_turns.py",),
+    ),
+    Mutant(
         name="every-key-is-imported",
         file="chassis/accounts.py",
         old="    role = user.role\n    subjects: list[str] = []\n",

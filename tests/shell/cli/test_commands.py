@@ -31,7 +31,7 @@ from proto.policy import Ack, Frontier, Revision
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations, IpamShow, IpamState
 from proto.routes import NodeRoutes
 from tests.conftest import BusFor, RuntimeFor
-from tests.natsd import NatsServer, free_port
+from tests.natsd import NatsServer, endpoint_at, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
 INFO = b'INFO {"server_id":"A","version":"2.10.0","max_payload":1048576,"nonce":"abcdefghijk"}\r\n'
@@ -98,7 +98,7 @@ async def fill(bus_for: BusFor) -> None:
     record = IdentityRecord(0xABC0, "d", "prod", pod_labels=(("role", "db"),))
     await policy.bucket(subjects.IDENTITIES).put(codec.identity_key(0xABC0), record)
     endpoint = Endpoint("n1", ADDRESS, "prod", "db-0", "uid-db", 0xABC0, b"\2\0\0\0\0\1", 1, 1, True)
-    await packets.bucket(subjects.ENDPOINTS).put(codec.endpoint_key("n1", ADDRESS), endpoint)
+    await packets.bucket(subjects.ENDPOINTS).put(endpoint_at("n1", ADDRESS), endpoint)
     ack = Ack(node="n1", rules=Revision("e1", 7), endpoints=1, pods=1, ready=True)
     await packets.bucket(subjects.ACKS).put("n1", ack)
     offer = NodeRoutes("n1", (ip_address("172.30.0.11"),), (ip_network("10.244.0.64/26"),))
