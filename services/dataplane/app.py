@@ -18,6 +18,7 @@ from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from chassis.view import Cursor
 from proto.events import ServiceFault
+from proto.objects import EndpointSlice, Node
 from proto.policy import Revision
 from proto.subjects import event_subject
 from services.dataplane.addresses import AddressBook
@@ -28,6 +29,7 @@ from services.dataplane.beliefs import tell_doubts
 from services.dataplane.bell import Bell, Courtesy
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs
+from services.dataplane.core.ipcache import APISERVER
 from services.dataplane.core.journal import Ask
 from services.dataplane.core.layout import (
     Config,
@@ -126,7 +128,6 @@ async def build(runtime: Runtime[Settings]) -> None:
 
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
     _start_loops(runtime, parts, attacher)
-    end_stale_sockets(runtime, parts)
     tell_doubts(runtime, parts.feed.beliefs, runtime.bus, runtime.settings.node)
     await _start_cni(runtime, parts, attacher)
 
@@ -163,9 +164,12 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     state = Enforcing(runtime, parts, peers)
 
     async def around(dirty: Dirty) -> Done:
+        *others, keys = dirty.by_cursor
         if dirty.full:
             peers.own_addresses = await parts.thread.run(parts.links.own_addresses)
-        await peers.apply(full=dirty.full)
+        api_server = feed.concern(keys, EndpointSlice, namespace=APISERVER[0])
+        if dirty.full or any(others) or api_server or feed.concern(keys, Node):
+            await peers.apply(full=dirty.full)
         state.objects_changed()
         state.acks.poke(full=False)
         return Done()
@@ -184,6 +188,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     around_cursors = [*whose, registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     balancer = _start_services(runtime, parts, datapath, growth)
+    end_stale_sockets(runtime, parts, lambda: balancer.seen)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
     Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
     relabel = Relabel(parts).apply

@@ -14,9 +14,8 @@ waits its turn (:mod:`core.turns`), and much work is done beside the loop, so th
 from __future__ import annotations
 
 import time
-from collections import Counter, defaultdict
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
 from functools import partial
 from typing import TypeVar
 
@@ -24,11 +23,10 @@ from chassis.log import Log
 from proto.events import ObjectFault
 from proto.net import Address, Network
 from proto.objects import EndpointSlice, IPPool, KubernetesObject, Node, Pod, Service
-from services.dataplane.core import fronts, service_demand, services
-from services.dataplane.core.endpoint_choice import whose_slices_changed
-from services.dataplane.core.fronts import HostPortPod, Plan, Refusal, fronts_of
+from services.dataplane.core import service_demand, services
+from services.dataplane.core.fronts import Fronts, HostPortPod, Owner, Refusal
 from services.dataplane.core.here import Here
-from services.dataplane.core.service_demand import Owner
+from services.dataplane.core.service_objects import Name, ServiceObjects
 from services.dataplane.core.shares import Pressure, Refused, Shares, usable
 from services.dataplane.core.turns import Turns
 from services.dataplane.core.wire import Record
@@ -45,26 +43,11 @@ NAMED = 5
 """Namespaces that a note names."""
 INLINE = 2000
 """Entries whose change is reckoned on the loop: some 20 ms."""
+READ_REST = 50
+"""After reading the maps for so long it does not for so many times as long, however large a tenant makes them."""
 K = TypeVar("K", bound=Record)
 V = TypeVar("V", bound=Record)
 T = TypeVar("T")
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class _Inputs:
-    """All that fronts depend on; equal inputs give equal fronts."""
-
-    services: Sequence[Service]
-    slices: Sequence[EndpointSlice]
-    pods: Sequence[HostPortPod]
-    here: Here
-
-
-def _moved_services(before: _Inputs | None, now: _Inputs) -> frozenset[tuple[str, str]] | None:
-    """Namespace and name of the Services whose slices changed; None when anything else did too, or all is unknown."""
-    if before is None or (before.services, before.pods, before.here) != (now.services, now.pods, now.here):
-        return None
-    return whose_slices_changed(before.slices, now.slices)
 
 
 class Balancer:
@@ -96,18 +79,30 @@ class Balancer:
         self._make_room = make_room
         self._tell_objects = tell
         self._shares: Shares[Owner] = Shares(len(service_demand.TABLES))
-        self._claimed: _Inputs | None = None
         self._turns = Turns()
-        self._behind: frozenset[tuple[str, str]] = frozenset()
+        self._changes = feed.objects.cursor()
+        self._objects = ServiceObjects()
+        self._dirty: frozenset[Name] = frozenset()
+        """Services that have changed since the tables were written."""
+        self._here_at: tuple[object, ...] = ()
+        self._here = Here(node=feed.node)
+        self._fronts: Fronts | None = None
+        self._pods: Sequence[HostPortPod] = ()
+        """Those that ``_fronts`` has."""
         self._without: frozenset[Owner] = frozenset()
+        """Those who were refused when ``_fronts`` was made."""
         self._late: frozenset[Owner] = frozenset()
+        self._last = 0
+        """The greatest number that a set of backends has had."""
         self._actual: services.Tables | None = None
-        self._applied: _Inputs | None = None
-        self._plan = Plan()
+        self._read_again = 0.0
+        """When the maps may be read next."""
         self._ever = False
         self._told: frozenset[Refusal] = frozenset()
         self.refused: Mapping[Owner, Refused] = {}
         """Services and pods with host ports that have no entry, since others ask for too much or they do."""
+        self.seen: tuple[int, ...] = ()
+        """Which Services and slices (:meth:`Feed.version`) the tables have been written after."""
         self.own_addresses: frozenset[Address] = frozenset()
         """Addresses of this node's interfaces."""
 
@@ -135,35 +130,63 @@ class Balancer:
         """
         if not all(self._feed.complete(kind) for kind in NEEDED):
             return 0
-        inputs = self._inputs()
-        if inputs.here.addresses:
-            self._tables.speak_as(inputs.here.addresses)
-        if not full and self._actual is not None and inputs == self._applied and not self._behind:
+        seen = self._feed.version(Service, EndpointSlice)
+        self._dirty |= self._changed()
+        here, pods = self._look_around(), self._host_port_pods()
+        if here.addresses:
+            self._tables.speak_as(here.addresses)
+        unknown = self._fronts is None or self._actual is None or here != self._fronts.here
+        if not (full or unknown or self._dirty or pods != self._pods):
+            self.seen = seen
             return 0
-        names = None if full or self._actual is None else _moved_services(self._applied, inputs)
-        self._claim(inputs, names)
+        anew = unknown or bool(self._late)
+        self._claim(here, pods, None if anew else self._dirty)
         asked = self.asked
         await self._make_room({**asked, "am_members": asked["am_backends"]})
         self.refused = self._shares.refused(self._room())
-        if full:
-            self._actual = None
-        if names is not None and self._without == self.refused.keys():
-            now = time.monotonic()
-            work = {name: self._entries_of(name) for name in names | self._behind}
-            turn, later = self._turns.take(work, now)
-            self._behind = later
-            if sum(work[name] for name in turn) <= INLINE:
-                moved = self._move(inputs, turn)
-            else:
-                moved = await self._run(partial(self._move, inputs, turn))
-            if not moved:
-                await self._run(partial(self._renew, inputs))
+        if anew:
+            await self._run(partial(self._renew, here, pods))
         else:
-            self._behind = frozenset()
-            await self._run(partial(self._renew, inputs))
-        self._applied, self._ever = inputs, True
-        self._tell(self._plan.refused)
-        return self._turns.wait(self._behind, time.monotonic())
+            await self._move_some(pods)
+            if full and self._actual is not None and (now := time.monotonic()) >= self._read_again:
+                await self._run(self._verify)
+                self._read_again = time.monotonic() + READ_REST * (time.monotonic() - now)
+        self._ever, self.seen = True, seen
+        self._tell()
+        return self._turns.wait(self._dirty, time.monotonic())
+
+    async def _move_some(self, pods: Sequence[HostPortPod]) -> None:
+        """What has changed, of those whose turn it is. Who is gone or refused goes without waiting for one."""
+        assert self._fronts is not None
+        refused = frozenset(self.refused)
+        others = self._without ^ refused
+        names = self._dirty | {owner[1:] for owner in others if owner[0] == "service"}
+        leaving = {name for name in names if name not in self._objects.services or ("service", *name) in refused}
+        turn, later = self._turns.take({name: self._entries_of(name) for name in names - leaving}, time.monotonic())
+        work = partial(
+            self._move,
+            turn | leaving,
+            pods if pods != self._pods or any(owner[0] == "pod" for owner in others) else None,
+            refused,
+        )
+        entries = sum(map(self._entries_of, turn)) + sum(self._fronts.count(("service", *name)) for name in leaving)
+        if entries <= INLINE:
+            moved = work()
+        else:
+            moved = await self._run(work)
+        if moved:
+            self._dirty, self._pods, self._without = later | (self._dirty - names), pods, refused
+        else:
+            await self._run(partial(self._renew, self._here, pods))
+
+    def _changed(self) -> frozenset[Name]:
+        """Names of Services that changed, or whose slices did, since the last call."""
+        entries, found = self._feed.objects.entries, set[Name]()
+        for key in self._changes.take():
+            entry = entries.get(key)
+            value = None if entry is None else entry.value
+            found.update(self._objects.put(key, value if isinstance(value, (Service, EndpointSlice)) else None))
+        return frozenset(found)
 
     async def _run(self, work: Callable[[], T]) -> T:
         """What may take long, on a thread of its own: the loop turns meanwhile."""
@@ -173,37 +196,18 @@ class Balancer:
         claim = self._shares.claims.get(("service", *name))
         return sum(claim.amounts) if claim else 0
 
-    def _claim(self, inputs: _Inputs, moved: frozenset[tuple[str, str]] | None) -> None:
-        """What everybody asks for, reckoned anew for whom something changed; ``moved``: it is known that only the
-        slices of these did.
-        """
-        before, self._claimed = self._claimed, inputs
-        names: frozenset[tuple[str, str]] | set[tuple[str, str]] | None
-        if moved is not None:
-            names = moved
-        elif before is None or (before.here, before.pods) != (inputs.here, inputs.pods):
-            names = None
-            self._shares = Shares(len(service_demand.TABLES))
-            self._shares.put(service_demand.of_pod(one, inputs.here) for one in inputs.pods)
-        else:
-            there = {(one.namespace, one.name): one for one in before.services}
-            fresh = {
-                (one.namespace, one.name)
-                for one in inputs.services
-                if there.pop((one.namespace, one.name), None) is not one
-            }
-            self._shares.drop(("service", *name) for name in there)
-            names = fresh | whose_slices_changed(before.slices, inputs.slices)
-        if names is not None and not names:
-            return
-        slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
-        for part in inputs.slices:
-            if names is None or (part.namespace, part.service) in names:
-                slices[part.namespace, part.service].append(part)
+    def _claim(self, here: Here, pods: Sequence[HostPortPod], names: Collection[Name] | None) -> None:
+        """What everybody asks for, reckoned anew for these Services and all pods; None: for everybody."""
+        if names is None:
+            self._shares, names = Shares(len(service_demand.TABLES)), self._objects.names()
+        if pods != self._pods:
+            now = {("pod", one.pod.namespace, one.pod.name) for one in pods}
+            self._shares.drop([owner for owner in self._shares.claims if owner[0] == "pod" and owner not in now])
+        self._shares.put(service_demand.of_pod(one, here) for one in pods)
+        there = self._objects.services
+        self._shares.drop(("service", *name) for name in names if name not in there)
         self._shares.put(
-            service_demand.of_service(one, slices[one.namespace, one.name], inputs.here)
-            for one in inputs.services
-            if names is None or (one.namespace, one.name) in names
+            service_demand.of_service(there[name], self._objects.slices(name), here) for name in names if name in there
         )
 
     def _room(self) -> tuple[int, ...]:
@@ -211,29 +215,37 @@ class Balancer:
         backends = min(tables.backends.entries, tables.members.entries)
         return usable(tables.services.entries), usable(backends), usable(tables.source_ranges.entries)
 
-    def _move(self, inputs: _Inputs, names: frozenset[tuple[str, str]]) -> bool:
-        """Only the slices of these Services have changed. False when that cannot be written so."""
+    def _move(self, names: frozenset[Name], pods: Sequence[HostPortPod] | None, without: frozenset[Owner]) -> bool:
+        """What these Services and pods have now. False when that cannot be written so."""
         actual, self._actual = self._actual, None  # unknown until every step has succeeded
         assert actual is not None
-        targets = fronts.moved(self._plan, inputs.services, inputs.slices, names, inputs.here)
-        steps = services.moved(self._plan, targets, actual)
+        assert self._fronts is not None
+        moved = self._fronts.move(self._objects, names, pods, without)
+        steps = services.moved(moved, self._fronts.backends, actual, self._last)
         if self._write(steps):
             return False
-        self._plan.backends.update(targets)
         services.apply(actual, steps)
+        self._last = max([self._last, *(one.number for one in steps.set_services.values())])
         self._actual = actual
         return True
 
-    def _renew(self, inputs: _Inputs) -> None:
+    def _verify(self) -> None:
+        """What the maps hold against what they should hold."""
+        wanted, self._actual = self._actual, None
+        assert wanted is not None
+        if not self._write(services.change(self._read(), wanted)):
+            self._actual = wanted
+
+    def _renew(self, here: Here, pods: Sequence[HostPortPod]) -> None:
         """Everything. Whoever finds no room after all (the kernel has no memory) is refused too, until next time."""
-        actual, self._actual = self._actual, None
-        if actual is None:
-            actual = self._read()
+        self._actual = None
+        actual = self._read()
         self._without, self._late = frozenset(self.refused), frozenset()
         without = self._without
         while True:
-            self._plan = fronts_of(inputs.services, inputs.slices, inputs.pods, inputs.here, without)
-            wanted = services.tables_of(self._plan, actual)
+            self._fronts = Fronts(here)
+            moved = self._fronts.move(self._objects, self._objects.names(), pods, without)
+            wanted = services.tables_of(moved.after, self._fronts.backends, actual)
             short = self._write(services.change(actual, wanted))
             if short:
                 actual = self._read()
@@ -241,25 +253,23 @@ class Balancer:
                 actual = self._read()
                 short = self._write(services.change(actual, wanted))
             if not short:
-                self._actual = wanted
-                return
-            whose = {key: front.backends.owner for key, front in self._plan.fronts.items()}
-            late = {whose[key] for key, one in wanted.services.items() if one.number in short}
+                break
+            late = {self._fronts.owner(key) for key, one in wanted.services.items() if one.number in short}
             self._log.error("services-without-room", services=len(late), first=min(late), why="the kernel took no more")
             without |= late
-            self._late |= late
-            self._without = frozenset()  # not what the shares say: the next pass looks at everything again
+            self._late |= late  # the next pass looks at everything again
             actual = self._read()
+        self._actual, self._last = wanted, services.highest(wanted)
+        self._pods, self._dirty = pods, frozenset()
 
-    def _inputs(self) -> _Inputs:
-        return _Inputs(
-            services=self._feed.all_of(Service),
-            slices=self._feed.all_of(EndpointSlice),
-            pods=self._host_port_pods(),
-            here=self._here(),
-        )
+    def _look_around(self) -> Here:
+        feed = self._feed
+        at = (*feed.version(Node, IPPool), self.own_addresses)
+        if at != self._here_at:
+            self._here_at, self._here = at, self._find_here()
+        return self._here
 
-    def _here(self) -> Here:
+    def _find_here(self) -> Here:
         feed = self._feed
         node = feed.node_object()
         return Here(
@@ -310,8 +320,8 @@ class Balancer:
         tables.backends.apply({}, rest.remove_backends)
         return short | late
 
-    def _tell(self, refused: Sequence[Refusal]) -> None:
-        now = frozenset(refused)
+    def _tell(self) -> None:
+        now = frozenset(self._fronts.refused() if self._fronts is not None else ())
         for refusal in sorted(now - self._told, key=lambda one: (one.claimant, one.why)):
             self._log.warning("front-refused", whose=refusal.claimant, why=refusal.why, remedy=refusal.remedy)
         self._told = now

@@ -7,7 +7,7 @@ sequence that a frontier must cover is the *key's* revision: the stream sequence
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from typing import Any, TypeVar
 
 import msgspec
@@ -131,22 +131,55 @@ class Feed:
         self._namespaces_at = "", -1, 0
         """Epoch, which list of it, and the last sequence of a namespace known then."""
         self._records_at = Revision(epoch="", sequence=0)
-        self._state: tuple[int, int, bool, int] | None = None
-        self._lists: dict[type, list[Any]] = {}
+        self._object_keys = self.objects.cursor()
+        self._by_kind: dict[type, dict[str, Any]] = {kind: {} for kind in WATCHED}
+        self._kind_of: dict[str, type] = {}
+        self._lists: dict[type, tuple[Any, ...]] = {}
+        self._versions: dict[type, int] = dict.fromkeys(WATCHED, 0)
 
     def complete(self, kind: type[KubernetesObject]) -> bool:
         """All objects of a kind are here, so what is not here does not exist."""
         return self.objects.synced or self.objects.scope_complete(_PREFIXES[kind])
 
     def all_of(self, kind: type[T]) -> Sequence[T]:
-        """Objects of a kind, as far as they are here; computed once for each state of the view."""
-        view = self.objects
-        state = (view.sequence, view.resyncs, view.synced, len(view.entries))
-        if self._state != state:
-            self._state, self._lists = state, {}
+        """Objects of a kind, as far as they are here; costs what changed, and a copy when one of the kind did."""
+        self._follow()
         if kind not in self._lists:
-            self._lists[kind] = [entry.value for entry in view.entries.values() if isinstance(entry.value, kind)]
+            self._lists[kind] = tuple(self._by_kind[kind].values())
         return self._lists[kind]
+
+    def version(self, *kinds: type[KubernetesObject]) -> tuple[int, ...]:
+        """Numbers that are others when objects of these kinds are."""
+        self._follow()
+        return tuple(self._versions[kind] for kind in kinds)
+
+    def concern(self, keys: Collection[str], *kinds: type[KubernetesObject], namespace: str = "") -> bool:
+        """Whether keys of ``objects`` that changed are about these kinds (in one namespace, if named). No key at all is
+        a change of the watch itself, a marker may be about every kind: both concern everybody.
+        """
+        within = f"{encode_segment(namespace)}." if namespace else ""
+        prefixes = ("_", *(f"{_PREFIXES[kind]}.{within}" for kind in kinds))
+        return not keys or any(key.startswith(prefixes) for key in keys)
+
+    def _follow(self) -> None:
+        """Sorts what changed by kind."""
+        if not self._object_keys.pending:
+            return
+        entries = self.objects.entries
+        for key in self._object_keys.take():
+            entry = entries.get(key)
+            value = None if entry is None else entry.value
+            kind, before = None if value is None else type(value), self._kind_of.get(key)
+            if before is not None and kind is not before:
+                self._touch(before)
+                del self._by_kind[before][key], self._kind_of[key]
+            if kind in self._by_kind and (before is not kind or self._by_kind[kind][key] is not value):
+                self._touch(kind)
+                self._by_kind[kind][key], self._kind_of[key] = value, kind
+
+    def _touch(self, kind: type) -> None:
+        self._versions[kind] += 1
+        self._lists.pop(kind, None)
 
     def namespace(self, name: str) -> Namespace | None:
         """A namespace."""

@@ -128,8 +128,10 @@ class HealthChecks:
         self._last_healthy = 0.0
         self._checks: dict[int, ServiceCheck] = {}
 
-    async def apply(self, _dirty: Dirty) -> Done:
+    async def apply(self, dirty: Dirty) -> Done:
         """Ports and answers as the objects have them now; before the watches are complete they stay as they are."""
+        if not dirty.full and not self._feed.concern(dirty.keys, Service, EndpointSlice):
+            return Done()
         if self._feed.complete(Service) and self._feed.complete(EndpointSlice):
             self._checks = checks_of(self._feed.all_of(Service), self._feed.all_of(EndpointSlice), self._feed.node)
         pages: dict[int, Page] = {port: self._page_of(port) for port in self._checks}

@@ -149,6 +149,8 @@ class Keeper:
     async def masquerade(self, dirty: Dirty) -> Done | Again:
         """The nftables table, once the pools and nodes are known."""
         feed = self._parts.feed
+        if not dirty.full and not feed.concern(dirty.keys, IPPool, Node):
+            return Done()
         if not (feed.complete(IPPool) and feed.complete(Node)):
             if not self._outward.ok:
                 self._outward.set(False, "pools and nodes are not known yet, so nothing can be masqueraded")

@@ -12,7 +12,7 @@ from dataclasses import replace
 import msgspec
 
 from chassis.reconcile import Dirty, Done
-from proto.objects import Pod
+from proto.objects import Namespace, Pod
 from services.dataplane.core.cni import PodRef
 from services.dataplane.core.endpoint import LocalEndpoint
 from services.dataplane.core.journal_records import Lease
@@ -26,8 +26,11 @@ class Relabel:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
 
-    async def apply(self, _dirty: Dirty) -> Done:
-        """Looks at every endpoint of the node."""
+    async def apply(self, dirty: Dirty) -> Done:
+        """Looks at every endpoint of the node, when anything changed that identities are made of."""
+        objects, *others = dirty.by_cursor
+        if not (dirty.full or any(others) or self._parts.feed.concern(objects, Pod, Namespace)):
+            return Done()
         for found in list(self._parts.registry.up.values()):
             one = found if found.first.pod else self._named(found)
             wanted = PodRef(namespace=one.first.namespace, name=one.first.pod, uid=one.first.pod_uid)

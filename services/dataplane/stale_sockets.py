@@ -20,7 +20,7 @@ import prometheus_client
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from proto.net import Address
-from proto.objects import EndpointSlice
+from proto.objects import EndpointSlice, Service
 from services.dataplane.core.stale_sockets import serving, serving_udp
 from services.dataplane.kernel.netns import NamespaceThread
 from services.dataplane.kernel.sockets import CannotEnd, Connected, Ended, end_sockets
@@ -30,7 +30,9 @@ from services.dataplane.settings import Settings
 
 PERIOD = 60.0
 DEBOUNCE = 0.5
-"""Seconds in which changes gather, and which the Service tables have to follow them in."""
+"""Seconds in which changes gather."""
+BEHIND = 0.1
+"""Seconds until it looks again while the Service tables, which tell what is stale, have not followed the slices."""
 ROUND = 5.0
 SHOWN = 5
 """Backends that the log names."""
@@ -38,9 +40,9 @@ SHOWN = 5
 _ENDED = prometheus_client.Counter("airmesh_stale_sockets_ended", "UDP sockets ended since their backend had left")
 
 
-def end_stale_sockets(runtime: Runtime[Settings], parts: Parts) -> None:
-    """Begins to look after them, until the service stops."""
-    them = StaleSockets(parts)
+def end_stale_sockets(runtime: Runtime[Settings], parts: Parts, written: Callable[[], tuple[int, ...]]) -> None:
+    """Begins to look after them, until the service stops. ``written``: :attr:`Balancer.seen`."""
+    them = StaleSockets(parts, written)
     cursors = [parts.feed.objects.cursor()]
     Loop(runtime, "stale-sockets", cursors=cursors, apply=them.apply, period=PERIOD, debounce=DEBOUNCE)
     runtime.on_stop(them.close)
@@ -49,8 +51,9 @@ def end_stale_sockets(runtime: Runtime[Settings], parts: Parts) -> None:
 class StaleSockets:
     """``apply`` is what a loop over the objects runs; ``close`` ends the thread."""
 
-    def __init__(self, parts: Parts) -> None:
+    def __init__(self, parts: Parts, written: Callable[[], tuple[int, ...]]) -> None:
         self._parts = parts
+        self._written = written
         self._thread = NamespaceThread("sockets")
         self._udp: frozenset[Address] = frozenset()
         self._resume = 0
@@ -64,6 +67,8 @@ class StaleSockets:
             return Done()
         if not feed.complete(EndpointSlice):
             return Again(after=1.0)
+        if self._written() != feed.version(Service, EndpointSlice):
+            return Again(after=BEHIND)
         slices = feed.all_of(EndpointSlice)
         before, self._udp = self._udp, serving_udp(slices)
         if not dirty.full and before <= self._udp:

@@ -638,6 +638,13 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_services.py",),
     ),
     Mutant(
+        name="whoever-came-first-has-the-front",
+        file="services/dataplane/core/fronts.py",
+        old="            first, second = sorted((holder, front), key=_rank)\n",
+        new="            first, second = holder, front\n",
+        tests=("tests/core/dataplane/test_services.py",),
+    ),
+    Mutant(
         name="grown-table-begins-anew",
         file="services/dataplane/kernel/growth.py",
         old="                bpf.update_batch(self.fd, keys, values, count)\n",

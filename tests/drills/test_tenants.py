@@ -41,12 +41,15 @@ class Scale:
     packets: float
     """1 is 20,000 SYNs a second from outside."""
     attacks: tuple[str, ...]
+    slower: float
+    """What the API server is asked, so many times slower than :data:`tenant.ATTACKS`."""
     allowance: float
     """Seconds that a pod's start may take beside twice the quiet one's: of few, the slowest is no p99."""
 
 
-SHORT = Scale(quiet=10, attack=22, packets=0.25, attacks=("relabel", "bombs", "policies"), allowance=1.0)
-LONG = Scale(quiet=120, attack=480, packets=1.0, attacks=("relabel", "bombs", "policies", "services"), allowance=0.0)
+EVERYTHING = ("relabel", "bombs", "policies", "services")
+SHORT = Scale(quiet=10, attack=22, packets=0.25, attacks=EVERYTHING, slower=4, allowance=1.0)
+LONG = Scale(quiet=120, attack=480, packets=0.25, attacks=EVERYTHING, slower=4, allowance=0.0)
 
 
 @pytest.mark.parametrize(
@@ -65,7 +68,9 @@ def test_a_neighbour_goes_on_while_everything_attacks(lab: Lab, scale: Scale) ->
             time.sleep(scale.quiet)
             attacked = watched.enter("under attack")
             seconds = scale.attack + 60
-            with siege(lab, traffic, seconds=seconds, scale=scale.packets, attacks=scale.attacks) as made:
+            with siege(
+                lab, traffic, seconds=seconds, scale=scale.packets, attacks=scale.attacks, slower=scale.slower
+            ) as made:
                 attacked.began = made.began
                 time.sleep(scale.attack)
             watched.enter("after")
@@ -145,6 +150,7 @@ def _stolen(lab: Lab, made: Siege, held: dict[str, str]) -> list[str]:
 def _report(lab: Lab, heard: Heard, made: Siege, phases: list[Phase]) -> str:
     """Figures; and for what broke first, the events of that moment and the agents' last words."""
     lines = [phase.told() for phase in phases]
+    lines += [f"{phase.name}, ADD as agents tell: {_adds(heard, phase)}" for phase in phases]
     lines.append(f"events {len(heard.events)}, drops told {len(heard.drops)}")
     lines.append(f"stolen key: {made.key}"[:500])
     lines += [f"API server refused {len(said)} of {attack}: {said[:2]}" for attack, said in made.refused.items()]
@@ -155,6 +161,16 @@ def _report(lab: Lab, heard: Heard, made: Siege, phases: list[Phase]) -> str:
         lines += [f"--- events around the first failure ({first.what})", heard.around(first.at)]
         lines += ["--- last lines of the agents", _last_words(lab)]
     return "\n".join(lines)
+
+
+def _adds(heard: Heard, phase: Phase) -> str:
+    """Of all pods: how long the runtime's calls took."""
+    took = [
+        json.loads(one.text)["event"]["milliseconds"]
+        for one in heard.events.copy()
+        if phase.began <= one.at <= (phase.ended or one.at) and ".endpoint-up." in one.text
+    ]
+    return f"{len(took)} (p50 {share(took, 0.5):.1f} ms, p99 {share(took, 0.99):.1f} ms)"
 
 
 def _last_words(lab: Lab) -> str:

@@ -75,14 +75,3 @@ def _hinted(ready: list[Offer], node: str, zone: str) -> list[Offer]:
 
 def _targets(offered: Iterable[Offer]) -> Iterator[Target]:
     return ((endpoint.addresses[0], number) for endpoint, number in offered)
-
-
-def whose_slices_changed(before: Iterable[EndpointSlice], now: Iterable[EndpointSlice]) -> frozenset[tuple[str, str]]:
-    """Namespace and name of the Services that have other slices now, or had ones that are gone."""
-    old = {(part.namespace, part.name): part for part in before}
-    names: set[tuple[str, str]] = set()
-    for part in now:
-        other = old.pop((part.namespace, part.name), None)
-        if other is not part and other != part:
-            names |= {(one.namespace, one.service) for one in (part, other) if one is not None}
-    return frozenset(names | {(part.namespace, part.service) for part in old.values()})

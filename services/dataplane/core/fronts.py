@@ -13,8 +13,8 @@ sockets get no front: the packet goes to the load balancer, which judges it. Ran
 
 from __future__ import annotations
 
-from collections import defaultdict
-from collections.abc import Container, Iterable, Iterator
+from collections import Counter, defaultdict
+from collections.abc import Collection, Container, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
 from typing import NamedTuple
@@ -24,6 +24,7 @@ from proto.objects import EndpointSlice, HostPort, Pod, Service, ServicePort
 from services.dataplane.core.endpoint_choice import Choice, Target, choose, offers
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import Scope, ServiceFlag, ServiceKey
+from services.dataplane.core.service_objects import Name, ServiceObjects
 
 BALANCED = (6, 17)
 """Protocols that the programs translate."""
@@ -33,6 +34,13 @@ LOOPBACK: tuple[Address, ...] = (ip_address("127.0.0.1"), ip_address("::1"))
 PLAIN = ServiceFlag(0)
 _SOCKET_ONLY = (Scope.SOCKET,)
 _BOTH = (Scope.SOCKET, Scope.PACKET)
+
+
+Owner = tuple[str, str, str]
+"""``service`` or ``pod``, namespace, name."""
+
+Rank = tuple[int, int, str, str]
+"""Whose claim to a front goes first, the smallest: kind of claim, age, namespace, name."""
 
 
 class BackendsOf(NamedTuple):
@@ -53,7 +61,7 @@ class BackendsOf(NamedTuple):
         return self[:6]
 
     @property
-    def owner(self) -> tuple[str, str, str]:
+    def owner(self) -> Owner:
         """The Service or pod."""
         return self[:3]
 
@@ -63,6 +71,7 @@ class Front:
     """What stands behind an address and a port."""
 
     backends: BackendsOf
+    rank: Rank
     affinity_seconds: int = 0
     flags: ServiceFlag = PLAIN
     ranges: tuple[Network, ...] = ()
@@ -96,49 +105,211 @@ class HostPortPod:
     addresses: tuple[Address, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class Claims:
+    """What one Service or pod asks for."""
+
+    fronts: dict[ServiceKey, Front] = field(default_factory=dict)
+    backends: dict[BackendsOf, frozenset[Target]] = field(default_factory=dict)
+    refused: list[Refusal] = field(default_factory=list)
+    outside: set[Address] = field(default_factory=set)
+    """Addresses from outside that it asks for: whether they are free depends on all cluster IPs."""
+
+
+@dataclass(frozen=True, slots=True)
+class Moved:
+    """All fronts, before and after, of every Service and pod that a change is about or takes a front from."""
+
+    before: dict[ServiceKey, Front]
+    after: dict[ServiceKey, Front]
+
+
+@dataclass(frozen=True, slots=True)
+class _Held:
+    """What is kept of one's claims."""
+
+    keys: tuple[ServiceKey, ...]
+    backends: tuple[BackendsOf, ...]
+    refused: tuple[Refusal, ...]
+    outside: frozenset[Address]
+
+
+_NOTHING = _Held((), (), (), frozenset())
+
+
 def fronts_of(
     services: Iterable[Service],
     slices: Iterable[EndpointSlice],
     pods: Iterable[HostPortPod],
     here: Here,
-    without: Container[tuple[str, str, str]] = frozenset(),
+    without: Container[Owner] = frozenset(),
 ) -> Plan:
     """The fronts for these objects. Those ``without`` (``service`` or ``pod``, namespace, name) get none, and cost
     nothing; their cluster IPs are theirs all the same.
     """
-    return _Planner(sorted(services, key=_age), slices, here, without).plan(
-        sorted(
-            (one for one in pods if ("pod", one.pod.namespace, one.pod.name) not in without),
-            key=lambda one: (one.pod.terminating, one.pod.namespace, one.pod.name),
+    objects, made = ServiceObjects(services, slices), Fronts(here)
+    made.move(objects, objects.names(), tuple(pods), without)
+    return made.plan
+
+
+class Fronts:
+    """The fronts of a node, which a change moves for as much as it is about: see the module for who has one."""
+
+    def __init__(self, here: Here) -> None:
+        self.here = here
+        self._fronts: dict[ServiceKey, Front] = {}
+        self._backends: dict[BackendsOf, frozenset[Target]] = {}
+        self._held: dict[Owner, _Held] = {}
+        self._others: dict[ServiceKey, list[Front]] = {}
+        """What others claim of a front that somebody has."""
+        self._cluster_ips: Counter[Address] = Counter()
+        self._ips_of: dict[Name, tuple[Address, ...]] = {}
+        self._asking: dict[Address, set[Name]] = defaultdict(set)
+        """Services that ask for an address from outside."""
+        self._refusing: set[Owner] = set()
+
+    @property
+    def backends(self) -> Mapping[BackendsOf, frozenset[Target]]:
+        """The backends of all fronts, by what they share."""
+        return self._backends
+
+    @property
+    def plan(self) -> Plan:
+        """All of it, copied."""
+        return Plan(dict(self._fronts), dict(self._backends), list(self.refused()))
+
+    def count(self, owner: Owner) -> int:
+        """How many fronts a Service or pod claims."""
+        return len(self._held.get(owner, _NOTHING).keys)
+
+    def owner(self, key: ServiceKey) -> Owner:
+        """Who has a front; raises KeyError when nobody has."""
+        return self._fronts[key].backends.owner
+
+    def refused(self) -> Iterator[Refusal]:
+        """Claims that are not honoured."""
+        for owner in sorted(self._refusing):
+            yield from self._held[owner].refused
+        for key, others in self._others.items():
+            holder = self._fronts[key].backends
+            what = (
+                f"{key.address} port {key.port} (protocol {key.protocol}) is that of "
+                f"{holder.kind} {holder.namespace}/{holder.name}"
+            )
+            for front in others:
+                yield _refusal(front.backends, what, "give one of the two another address or port")
+
+    def move(
+        self,
+        objects: ServiceObjects,
+        names: Iterable[Name],
+        pods: Collection[HostPortPod] | None = None,
+        without: Container[Owner] = frozenset(),
+    ) -> Moved:
+        """These Services, or slices of theirs, are other ones now; so are the pods with host ports, unless None."""
+        about = set(names)
+        for address in self._count_cluster_ips(objects, about):
+            about |= self._asking.get(address, set())
+        claims: dict[Owner, Claims] = {}
+        for name in about:
+            service, owner = objects.services.get(name), ("service", *name)
+            if service is not None and is_fronted(service) and owner not in without:
+                asked = _Planner(self.here, self._cluster_ips, objects.slices(name)).of_service(service)
+                claims[owner] = asked
+            else:
+                claims[owner] = Claims()
+        if pods is not None:
+            claims |= {owner: Claims() for owner in self._held if owner[0] == "pod"}
+            for one in pods:
+                owner = ("pod", one.pod.namespace, one.pod.name)
+                if owner not in without:
+                    claims[owner] = _Planner(self.here, self._cluster_ips, ()).of_pod(one)
+        return self._replace(claims)
+
+    def _count_cluster_ips(self, objects: ServiceObjects, names: Iterable[Name]) -> set[Address]:
+        """Addresses that have become a cluster IP, or are none any more."""
+        touched: dict[Address, bool] = {}
+        for name in names:
+            service = objects.services.get(name)
+            before, now = self._ips_of.pop(name, ()), service.cluster_ips if service is not None else ()
+            if now:
+                self._ips_of[name] = now
+            for address in {*before, *now}:
+                touched.setdefault(address, self._cluster_ips[address] > 0)
+            self._cluster_ips.subtract(before)
+            self._cluster_ips.update(now)
+        flipped = {address for address, was in touched.items() if (self._cluster_ips[address] > 0) != was}
+        for address in touched:
+            if not self._cluster_ips[address]:
+                del self._cluster_ips[address]
+        return flipped
+
+    def _replace(self, claims: Mapping[Owner, Claims]) -> Moved:
+        involved = set(claims)
+        for owner, asked in claims.items():
+            for key in (*self._held.get(owner, _NOTHING).keys, *asked.fronts):
+                if key in self._others:
+                    involved |= {one.backends.owner for one in self._others[key]}
+                if key in self._fronts:
+                    involved.add(self.owner(key))
+        before = self._of(involved)
+        for owner in claims:
+            self._withdraw(owner)
+        for owner, asked in claims.items():
+            self._enter(owner, asked)
+        return Moved(before, self._of(involved))
+
+    def _of(self, owners: Iterable[Owner]) -> dict[ServiceKey, Front]:
+        return {
+            key: self._fronts[key]
+            for owner in owners
+            for key in self._held.get(owner, _NOTHING).keys
+            if self.owner(key) == owner
+        }
+
+    def _withdraw(self, owner: Owner) -> None:
+        held = self._held.pop(owner, _NOTHING)
+        for key in held.keys:
+            others = [front for front in self._others.pop(key, ()) if front.backends.owner != owner]
+            if self.owner(key) == owner:
+                if others:
+                    self._fronts[key] = first = min(others, key=_rank)
+                    others.remove(first)
+                else:
+                    del self._fronts[key]
+            if others:
+                self._others[key] = others
+        for shared in held.backends:
+            del self._backends[shared]
+        for address in held.outside:
+            self._asking[address].discard(owner[1:])
+            if not self._asking[address]:
+                del self._asking[address]
+        self._refusing.discard(owner)
+
+    def _enter(self, owner: Owner, asked: Claims) -> None:
+        if not (asked.fronts or asked.backends or asked.refused or asked.outside):
+            return
+        self._held[owner] = _Held(
+            tuple(asked.fronts), tuple(asked.backends), tuple(asked.refused), frozenset(asked.outside)
         )
-    )
+        self._backends.update(asked.backends)
+        for key, front in asked.fronts.items():
+            holder = self._fronts.get(key)
+            if holder is None:
+                self._fronts[key] = front
+                continue
+            first, second = sorted((holder, front), key=_rank)
+            self._fronts[key] = first
+            self._others.setdefault(key, []).append(second)
+        for address in asked.outside:
+            self._asking[address].add(owner[1:])
+        if asked.refused:
+            self._refusing.add(owner)
 
 
-def moved(
-    plan: Plan,
-    services: Iterable[Service],
-    slices: Iterable[EndpointSlice],
-    names: Container[tuple[str, str]],
-    here: Here,
-) -> dict[BackendsOf, frozenset[Target]]:
-    """The backends of a plan that are others now that slices of these Services (by namespace and name), and nothing
-    else, have changed. Costs what those Services cost.
-    """
-    fresh = fronts_of(
-        [service for service in services if (service.namespace, service.name) in names],
-        [part for part in slices if (part.namespace, part.service) in names],
-        [],
-        here,
-    )
-    return {
-        shared: targets
-        for shared, targets in fresh.backends.items()
-        if shared in plan.backends and plan.backends[shared] != targets
-    }
-
-
-def _age(service: Service) -> tuple[int, str, str]:
-    return service.created, service.namespace, service.name
+def _rank(front: Front) -> Rank:
+    return front.rank
 
 
 def is_fronted(service: Service) -> bool:
@@ -147,38 +318,25 @@ def is_fronted(service: Service) -> bool:
 
 
 class _Planner:
-    """Collects claims; the first has a front."""
+    """Collects the claims of one Service or pod; of its own, too, the first has a front."""
 
-    def __init__(
-        self,
-        services: list[Service],
-        slices: Iterable[EndpointSlice],
-        here: Here,
-        without: Container[tuple[str, str, str]],
-    ) -> None:
-        self._services = [
-            service
-            for service in services
-            if is_fronted(service) and ("service", service.namespace, service.name) not in without
-        ]
-        self._slices: dict[tuple[str, str], list[EndpointSlice]] = defaultdict(list)
-        for part in slices:
-            if part.service and part.fronted:
-                self._slices[part.namespace, part.service].append(part)
+    def __init__(self, here: Here, cluster_ips: Container[Address], slices: Iterable[EndpointSlice]) -> None:
+        self._slices = [part for part in slices if part.service and part.fronted]
         self._here = here
-        self._cluster_ips = {address for service in services for address in service.cluster_ips}
-        self._plan = Plan()
+        self._cluster_ips = cluster_ips
+        self._claims = Claims()
+        self._rank: Rank = (0, 0, "", "")
 
-    def plan(self, pods: Iterable[HostPortPod]) -> Plan:
-        for service in self._services:
-            self._claim_cluster_ips(service)
-        for service in self._services:
-            self._claim_node_ports(service)
-        for service in self._services:
-            self._claim_outside(service)
-        for pod in pods:
-            self._claim_host_ports(pod)
-        return self._plan
+    def of_service(self, service: Service) -> Claims:
+        for order, claim in enumerate((self._claim_cluster_ips, self._claim_node_ports, self._claim_outside)):
+            self._rank = order, service.created, service.namespace, service.name
+            claim(service)
+        return self._claims
+
+    def of_pod(self, one: HostPortPod) -> Claims:
+        self._rank = 3, int(one.pod.terminating), one.pod.namespace, one.pod.name
+        self._claim_host_ports(one)
+        return self._claims
 
     def _claim_cluster_ips(self, service: Service) -> None:
         choice = Choice.LOCAL if service.internal_policy == "Local" else Choice.CLUSTER
@@ -239,24 +397,26 @@ class _Planner:
     ) -> None:
         version = address.version
         shared = BackendsOf("service", service.namespace, service.name, port.port, port.protocol, version, choice)
-        if shared not in self._plan.backends:
-            offered = offers(service, port, self._slices[service.namespace, service.name], version)
-            self._plan.backends[shared] = choose(
+        if shared not in self._claims.backends:
+            offered = offers(service, port, self._slices, version)
+            self._claims.backends[shared] = choose(
                 offered,
                 choice,
                 node=self._here.node,
                 zone=self._here.zone,
                 not_ready_too=service.publish_not_ready,
             )
-        front = Front(backends=shared, affinity_seconds=service.affinity_seconds, flags=flags, ranges=ranges)
+        front = Front(
+            backends=shared,
+            rank=self._rank,
+            affinity_seconds=service.affinity_seconds,
+            flags=flags,
+            ranges=ranges,
+        )
         self._claim(ServiceKey(address=address, port=number, protocol=port.protocol, scope=scope), front)
 
     def _claim(self, key: ServiceKey, front: Front) -> None:
-        first = self._plan.fronts.setdefault(key, front)
-        if first is not front and first.backends.owner != front.backends.owner:
-            holder = f"{first.backends.kind} {first.backends.namespace}/{first.backends.name}"
-            what = f"{key.address} port {key.port} (protocol {key.protocol}) is that of {holder}"
-            self._refuse(front.backends, what, "give one of the two another address or port")
+        self._claims.fronts.setdefault(key, front)
 
     def _claim_host_ports(self, one: HostPortPod) -> None:
         by_version = {address.version: address for address in one.addresses}
@@ -270,11 +430,11 @@ class _Planner:
     def _claim_host_port(self, pod: Pod, port: HostPort, address: Address, target: Target) -> None:
         where = Choice.LOCAL
         shared = BackendsOf("pod", pod.namespace, pod.name, port.container_port, port.protocol, address.version, where)
-        self._plan.backends[shared] = frozenset((target,))
+        self._claims.backends[shared] = frozenset((target,))
         flags = ServiceFlag.NODE_ONLY if address.is_loopback else PLAIN
         for scope in _SOCKET_ONLY if address.is_loopback else _BOTH:
             key = ServiceKey(address=address, port=port.port, protocol=port.protocol, scope=scope)
-            self._claim(key, Front(backends=shared, flags=flags))
+            self._claim(key, Front(backends=shared, rank=self._rank, flags=flags))
 
     def _places(self, pod: Pod, port: HostPort) -> tuple[Address, ...]:
         """The addresses that a host port is on."""
@@ -299,6 +459,7 @@ class _Planner:
 
     def _is_free(self, service: Service, address: Address, path: str) -> bool:
         """Whether an address from outside is not one inside."""
+        self._claims.outside.add(address)
         if address in service.cluster_ips:
             return False  # it leads there already
         whose = "the cluster IP of another Service" if address in self._cluster_ips else self._here.whose(address)
@@ -307,13 +468,12 @@ class _Planner:
         return not whose
 
     def _refuse_of(self, service: Service, why: str, remedy: str) -> None:
-        self._plan.refused.append(
+        self._claims.refused.append(
             Refusal(claimant=f"Service {service.namespace}/{service.name}", why=why, remedy=remedy)
         )
 
     def _refuse(self, whose: BackendsOf, why: str, remedy: str) -> None:
-        claimant = f"{whose.kind.capitalize()} {whose.namespace}/{whose.name}"
-        self._plan.refused.append(Refusal(claimant=claimant, why=why, remedy=remedy))
+        self._claims.refused.append(_refusal(whose, why, remedy))
 
 
 def _ports(service: Service) -> Iterator[ServicePort]:
@@ -324,3 +484,7 @@ def _of_its_families(service: Service, addresses: Iterable[Address]) -> list[Add
     """A Service serves the families of its cluster IPs."""
     versions = {address.version for address in service.cluster_ips}
     return [address for address in addresses if address.version in versions]
+
+
+def _refusal(whose: BackendsOf, why: str, remedy: str) -> Refusal:
+    return Refusal(claimant=f"{whose.kind.capitalize()} {whose.namespace}/{whose.name}", why=why, remedy=remedy)

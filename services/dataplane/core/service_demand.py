@@ -11,15 +11,12 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proto.objects import EndpointSlice, Service
-from services.dataplane.core.fronts import BALANCED, LOOPBACK, HostPortPod, is_fronted
+from services.dataplane.core.fronts import BALANCED, LOOPBACK, HostPortPod, Owner, is_fronted
 from services.dataplane.core.here import Here
 from services.dataplane.core.shares import Claim
 
 TABLES = ("am_services", "am_backends", "am_src_ranges")
 """Which table each amount is of. ``am_members`` has an entry for each of ``am_backends``."""
-
-Owner = tuple[str, str, str]
-"""``service`` or ``pod``, namespace, name: as :attr:`fronts.BackendsOf.owner`."""
 
 
 def of_service(service: Service, slices: Iterable[EndpointSlice], here: Here) -> tuple[Owner, Claim]:

@@ -17,7 +17,7 @@ from typing import TypeVar
 
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.endpoint_choice import Target
-from services.dataplane.core.fronts import BackendsOf, Plan
+from services.dataplane.core.fronts import BackendsOf, Front, Moved
 from services.dataplane.core.service_layout import (
     Backend,
     BackendKey,
@@ -80,16 +80,32 @@ def _slots_by_number(tables: Tables) -> dict[int, tuple[Target, ...]]:
     return found
 
 
-def tables_of(plan: Plan, before: Tables) -> Tables:
+def tables_of(
+    fronts: Mapping[ServiceKey, Front], backends: Mapping[BackendsOf, frozenset[Target]], before: Tables
+) -> Tables:
     """The tables for these fronts; ``before`` gives numbers and slots that are kept."""
-    slots, numbers = _slots_by_number(before), _numbers(plan, before)
+    return _tables(fronts, backends, before, highest(before))
+
+
+def highest(tables: Tables) -> int:
+    """The greatest number that a set of backends has."""
+    return max((service.number for service in tables.services.values()), default=0)
+
+
+def _tables(
+    fronts: Mapping[ServiceKey, Front],
+    backends: Mapping[BackendsOf, frozenset[Target]],
+    before: Tables,
+    last: int,
+) -> Tables:
+    slots, numbers = _slots_by_number(before), _numbers(fronts, before, last)
     tables = Tables()
     counts: dict[BackendsOf, int] = {}
     for shared, number in numbers.items():
-        placed = place(slots.get(number, ()), plan.backends[shared])
+        placed = place(slots.get(number, ()), backends[shared])
         counts[shared] = len(placed)
         _write(tables, number, placed)
-    for key, front in plan.fronts.items():
+    for key, front in fronts.items():
         number = numbers[front.backends]
         tables.services[key] = lb.Service(
             number=number,
@@ -102,29 +118,27 @@ def tables_of(plan: Plan, before: Tables) -> Tables:
     return tables
 
 
-def moved(plan: Plan, targets: Mapping[BackendsOf, frozenset[Target]], before: Tables) -> TableChange:
-    """Steps by which these sets of backends, and nothing else, change; the same that :func:`change` would give."""
-    fronts: dict[BackendsOf, list[ServiceKey]] = defaultdict(list)
-    for key, front in plan.fronts.items():
-        if front.backends in targets:
-            fronts[front.backends].append(key)
-    old, new = Tables(), Tables()
-    for shared, keys in fronts.items():
-        for key in keys:
-            old.services[key] = before.services[key]
-        number, count = old.services[keys[0]].number, old.services[keys[0]].backends
-        slots: list[Target] = []
+def moved(fronts: Moved, backends: Mapping[BackendsOf, frozenset[Target]], before: Tables, last: int) -> TableChange:
+    """Steps by which these fronts, and nothing else, change. A set of backends that is new gets a number above
+    ``last``. Costs what these fronts and their backends cost.
+    """
+    old = _part(fronts.before, before)
+    return change(old, _tables(fronts.after, backends, old, last))
+
+
+def _part(fronts: Mapping[ServiceKey, Front], tables: Tables) -> Tables:
+    """What the tables hold of these fronts."""
+    part = Tables()
+    for key, front in fronts.items():
+        service = part.services[key] = tables.services[key]
+        part.ranges.update((SourceRangeKey.of(service.number, network), SourceRange()) for network in front.ranges)
+    for number, count in {(service.number, service.backends) for service in part.services.values()}:
         for index in range(count):
             at = BackendKey(service=number, index=index)
-            entry = old.backends[at] = before.backends[at]
+            entry = part.backends[at] = tables.backends[at]
             member = MemberKey(service=number, address=entry.address, port=entry.port)
-            old.members[member] = before.members[member]
-            slots.append((entry.address, entry.port))
-        placed = place(slots, targets[shared])
-        _write(new, number, placed)
-        for key in keys:
-            new.services[key] = replace(old.services[key], backends=len(placed))
-    return change(old, new)
+            part.members[member] = tables.members[member]
+    return part
 
 
 def apply(tables: Tables, steps: TableChange) -> None:
@@ -143,28 +157,27 @@ def apply(tables: Tables, steps: TableChange) -> None:
         del tables.ranges[network]
 
 
-def _numbers(plan: Plan, before: Tables) -> dict[BackendsOf, int]:
+def _numbers(fronts: Mapping[ServiceKey, Front], before: Tables, last: int) -> dict[BackendsOf, int]:
     """A number for each set of backends that has a front: one that such a front had, else a new one.
 
     A number whose fronts now belong to different Service ports is nobody's: kept by one, it would lead the others'
     clients to that one's backends until their own entries are written.
     """
     ports: dict[int, set[tuple[object, ...]]] = defaultdict(set)
-    for key, front in plan.fronts.items():
+    for key, front in fronts.items():
         if key in before.services:
             ports[before.services[key].number].add(front.backends.port_of)
     numbers: dict[BackendsOf, int] = {}
     free = {number for number, owners in ports.items() if len(owners) == 1}
-    for key, front in plan.fronts.items():
+    for key, front in fronts.items():
         old = before.services.get(key)
         if front.backends not in numbers and old is not None and old.number in free:
             numbers[front.backends] = old.number
             free.remove(old.number)
-    highest = max((service.number for service in before.services.values()), default=0)
-    for front in plan.fronts.values():
+    for front in fronts.values():
         if front.backends not in numbers:
-            highest += 1
-            numbers[front.backends] = highest
+            last += 1
+            numbers[front.backends] = last
     return numbers
 
 

@@ -8,11 +8,12 @@ from typing import Any
 import pytest
 
 from proto.objects import HostPort, Pod, Service
+from services.dataplane.core import services as service_tables
 from services.dataplane.core.endpoint_choice import Target
 from services.dataplane.core.fronts import HostPortPod, Plan, fronts_of
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import Scope, ServiceFlag, ServiceKey, SourceRange, SourceRangeKey
-from services.dataplane.core.services import Tables, change, slots_of, tables_of
+from services.dataplane.core.services import Tables, change, slots_of
 from tests.core.dataplane.notation import TCP, UDP, service, slice_of
 
 VIP, VIP6 = "10.96.0.10", "fd00:10:96::10"
@@ -46,6 +47,10 @@ def told(plan: Plan) -> set[str]:
 
 def plan_of(*services: Service, pods: tuple[HostPortPod, ...] = (), slices: Any = BOTH, here: Here = HERE) -> Plan:
     return fronts_of(services, slices, pods, here)
+
+
+def tables_of(plan: Plan, before: Tables) -> Tables:
+    return service_tables.tables_of(plan.fronts, plan.backends, before)
 
 
 CLUSTER = f"socket {VIP}:80 cluster"

@@ -4,23 +4,21 @@ from __future__ import annotations
 
 from dataclasses import fields
 from ipaddress import ip_address, ip_network
-from itertools import pairwise
 from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from proto.objects import EndpointSlice, Service
-from services.dataplane.core import fronts
+from proto.objects import EndpointSlice, HostPort, Pod, Service
 from services.dataplane.core import services as tables_module
-from services.dataplane.core.endpoint_choice import Target, whose_slices_changed
-from services.dataplane.core.fronts import fronts_of
+from services.dataplane.core.endpoint_choice import Target
+from services.dataplane.core.fronts import Fronts, HostPortPod, fronts_of
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import BackendKey, MemberKey, ServiceKey
-from services.dataplane.core.services import TableChange, Tables, change, place, slots_of, swept, whole
-from services.dataplane.core.services import tables_of as tables_of_plan
+from services.dataplane.core.service_objects import ServiceObjects
+from services.dataplane.core.services import Tables, change, place, slots_of, swept, whole
 from tests.core.dataplane.notation import TCP, UDP, service, slice_of
 
 VIP = "10.96.0.10"
@@ -28,7 +26,8 @@ KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)
 
 
 def tables_of(services: list[Service], slices: list[EndpointSlice], before: Tables, **here: Any) -> Tables:
-    return tables_of_plan(fronts_of(services, slices, [], Here(node="n1", **here)), before)
+    plan = fronts_of(services, slices, [], Here(node="n1", **here))
+    return tables_module.tables_of(plan.fronts, plan.backends, before)
 
 
 def backends(services: list[Service], slices: list[EndpointSlice], key: ServiceKey = KEY, **here: Any) -> set[str]:
@@ -101,7 +100,10 @@ def test_both_families_have_their_own_backends() -> None:
 
 def test_ports_are_matched_by_name_and_protocol() -> None:
     dns = service("dns", VIP, ports=("dns:53/udp", "dns-tcp:53/tcp", "sctp:9/sctp"))
-    slices = [slice_of("dns", "10.244.0.1", port="dns:5353/udp"), slice_of("dns", "10.244.0.2", port="other:1/tcp")]
+    slices = [
+        slice_of("dns", "10.244.0.1", port="dns:5353/udp"),
+        slice_of("dns", "10.244.0.2", port="other:1/tcp", part="b"),
+    ]
     tables = tables_of([dns], slices, Tables())
     assert {key.protocol for key in tables.services} == {TCP, UDP}
     udp = ServiceKey(address=ip_address(VIP), port=53, protocol=UDP)
@@ -190,11 +192,32 @@ def test_between_any_two_steps_a_lookup_finds_an_old_or_a_new_backend(
 
 
 HERE = Here(node="n1", zone="a", addresses=(ip_address("172.30.0.11"),), external=(ip_network("203.0.113.0/24"),))
-MANY = [
-    service("web", VIP, "fd00:10:96::10", type="NodePort", ports=("http:80+30080/tcp",), external_policy="Local"),
-    service("api", "10.96.0.20", internal_policy="Local", external_ips="203.0.113.7 10.96.0.10"),
-    service("db", "10.96.0.30", external_ips="203.0.113.7", publish_not_ready=True),
-]
+NAMES = ("web", "api", "db", "lb")
+IPS = ("10.96.0.10", "10.96.0.20", "203.0.113.7", "203.0.113.8")
+_services = st.builds(
+    lambda name, created, ips, six, number, type_, external, balancers, policy, seconds: service(
+        name,
+        *dict.fromkeys((*ips, *(["fd00:10:96::10"] if six else []))),
+        created=created,
+        ports=(f"http:80+{number}/tcp",) if number else ("http:80/tcp",),
+        type=type_,
+        external_ips=" ".join(external),
+        load_balancer_ips=" ".join(balancers),
+        internal_policy=policy,
+        external_policy=policy,
+        affinity_seconds=seconds,
+    ),
+    st.sampled_from(NAMES),
+    st.integers(1, 3),
+    st.lists(st.sampled_from(IPS), max_size=2),
+    st.booleans(),
+    st.sampled_from([0, 30080, 30081]),
+    st.sampled_from(["ClusterIP", "NodePort", "LoadBalancer"]),
+    st.lists(st.sampled_from(IPS), max_size=2),
+    st.lists(st.sampled_from(IPS), max_size=1),
+    st.sampled_from(["Cluster", "Local"]),
+    st.sampled_from([0, 30]),
+)
 _endpoint = st.builds(
     lambda end, state, node, zone: f"10.244.0.{end} {state} {node} {zone}",
     st.integers(1, 5),
@@ -202,38 +225,94 @@ _endpoint = st.builds(
     st.sampled_from(["", "@n2"]),
     st.sampled_from(["", "zone=a", "zone=b"]),
 )
-_slices = st.dictionaries(st.sampled_from(["web", "api", "db", "none"]), st.lists(_endpoint, max_size=5)).map(
-    lambda found: [slice_of(name, *endpoints) for name, endpoints in found.items()]
+_slice = st.builds(
+    lambda name, part, endpoints: slice_of(name, *endpoints, part=part),
+    st.sampled_from((*NAMES, "none")),
+    st.sampled_from(["a", "b"]),
+    st.lists(_endpoint, max_size=4),
 )
+_pod = st.builds(
+    lambda name, port, address, leaving: HostPortPod(
+        pod=Pod(
+            namespace="shop",
+            name=name,
+            uid=name,
+            node="n1",
+            terminating=leaving,
+            host_ports=(HostPort(TCP, port, 8080, None),),
+        ),
+        addresses=(ip_address(address),),
+    ),
+    st.sampled_from(["one", "two"]),
+    st.sampled_from([80, 30080]),
+    st.sampled_from(["10.244.0.8", "10.244.0.9"]),
+    st.booleans(),
+)
+_pods = st.lists(_pod, max_size=2, unique_by=lambda one: one.pod.name)
+_without = st.frozensets(st.sampled_from([*(("service", "shop", name) for name in NAMES), ("pod", "shop", "one")]))
+_change = st.one_of(
+    _services.map(lambda one: (f"service.{one.name}", one)),
+    st.sampled_from(NAMES).map(lambda name: (f"service.{name}", None)),
+    _slice.map(lambda one: (f"slice.{one.name}", one)),
+    st.sampled_from([f"slice.{name}-{part}" for name in NAMES for part in "ab"]).map(lambda key: (key, None)),
+)
+_turns = st.lists(st.tuples(st.lists(_change, max_size=4), _pods, _without), min_size=1, max_size=6)
 
 
-def unordered(steps: TableChange) -> list[object]:
-    found = [getattr(steps, field.name) for field in fields(steps)]
-    return [frozenset(one) if isinstance(one, tuple) else one for one in found]
-
-
-@given(st.lists(_slices, min_size=2, max_size=5))
-def test_what_only_slices_change_is_what_all_would_be_computed_anew(turns: list[list[EndpointSlice]]) -> None:
-    plan = fronts_of(MANY, turns[0], [], HERE)
-    tables = tables_of_plan(plan, Tables())
-    for before, now in pairwise(turns):
-        wanted_plan = fronts_of(MANY, now, [], HERE)
-        wanted = tables_of_plan(wanted_plan, tables)
-        targets = fronts.moved(plan, MANY, now, whose_slices_changed(before, now), HERE)
-        steps = tables_module.moved(plan, targets, tables)
-        assert unordered(steps) == unordered(change(tables, wanted))
-        plan.backends.update(targets)
+@settings(max_examples=300)
+@given(_turns)
+def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: list[Any]) -> None:
+    objects, made, last = ServiceObjects(), Fronts(HERE), 0
+    tables = Tables()
+    known: dict[str, Any] = {}
+    refused: frozenset[Any] = frozenset()
+    for changes, pods, without in turns:
+        names = {owner[1:] for owner in without ^ refused if owner[0] == "service"}
+        for key, value in changes:
+            names |= set(objects.put(key, value))
+            known[key] = value
+        moved = made.move(objects, names, pods, without)
+        refused = without
+        steps = tables_module.moved(moved, made.backends, tables, last)
+        last = max([last, *(one.number for one in steps.set_services.values())])
         tables_module.apply(tables, steps)
-        assert (plan, tables) == (wanted_plan, wanted)
+
+        there = [one for one in known.values() if one is not None]
+        plan = fronts_of(
+            [one for one in there if isinstance(one, Service)],
+            [one for one in there if isinstance(one, EndpointSlice)],
+            pods,
+            HERE,
+            without,
+        )
+        assert (made.plan.fronts, made.plan.backends) == (plan.fronts, plan.backends)
+        assert sorted(made.plan.refused, key=str) == sorted(plan.refused, key=str)
+        wanted = tables_module.tables_of(plan.fronts, plan.backends, tables)
+        assert not len(change(tables, wanted))
+        numbers = {front.backends: tables.services[key].number for key, front in plan.fronts.items()}
+        assert len(set(numbers.values())) == len(numbers)
 
 
-def test_services_whose_slices_changed() -> None:
-    web, api = slice_of("web", "10.244.0.1"), slice_of("api", "10.244.0.2")
-    moved = msgspec.structs.replace(web, service="other")
-    assert whose_slices_changed([web, api], [api, web]) == frozenset()
-    assert whose_slices_changed([web, api], [slice_of("web", "10.244.0.3"), api]) == {("shop", "web")}
-    assert whose_slices_changed([web, api], [web]) == {("shop", "api")}
-    assert whose_slices_changed([web], [moved]) == {("shop", "web"), ("shop", "other")}
+def test_a_change_costs_the_services_that_it_is_about() -> None:
+    many = [service(f"s{i}", f"10.96.{i // 250}.{i % 250 + 1}") for i in range(500)]
+    objects, made = ServiceObjects(many, []), Fronts(HERE)
+    made.move(objects, objects.names())
+    names = objects.put("slice.shop.s7", slice_of("s7", ONE))
+    assert {front.backends.name for front in made.move(objects, names).after.values()} == {"s7"}
+
+
+def test_services_that_objects_are_about() -> None:
+    objects = ServiceObjects()
+    web = slice_of("web", ONE)
+    assert objects.put("a", web) == (("shop", "web"),)
+    assert objects.put("a", web) == ()
+    assert objects.put("a", slice_of("web", ONE)) == ()
+    assert set(objects.put("a", msgspec.structs.replace(web, service="other"))) == {("shop", "web"), ("shop", "other")}
+    assert objects.slices(("shop", "web")) == ()
+    assert objects.put("b", service("other", VIP)) == (("shop", "other"),)
+    assert objects.put("a", None) == (("shop", "other"),)
+    assert objects.put("b", None) == (("shop", "other"),)
+    assert objects.names() == set()
 
 
 def test_what_nobody_needs_any_more_goes_before_anything_is_added() -> None:

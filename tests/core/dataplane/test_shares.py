@@ -12,11 +12,12 @@ from hypothesis import strategies as st
 
 from proto.objects import HostPort, Pod
 from services.dataplane.core import ipcache, service_demand, shares, sizes
+from services.dataplane.core import services as service_tables
 from services.dataplane.core.fronts import HostPortPod, fronts_of
 from services.dataplane.core.here import Here
 from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import MAPS
-from services.dataplane.core.services import Tables, tables_of
+from services.dataplane.core.services import Tables
 from services.dataplane.core.shares import Claim, Shares, share
 from services.dataplane.core.turns import LITTLE, PER_ENTRY, REST, Turns
 from tests.core.dataplane.notation import endpoint, service, slice_of
@@ -131,7 +132,8 @@ def test_what_a_service_asks_for_is_never_less_than_what_it_gets(one: Any, front
     owner, asked = service_demand.of_service(one, slices, HERE)
     assert owner == ("service", "shop", "web")
     assert asked.amounts[:2] == (fronts, backends)
-    tables = tables_of(fronts_of([one], slices, [], HERE), Tables())
+    plan = fronts_of([one], slices, [], HERE)
+    tables = service_tables.tables_of(plan.fronts, plan.backends, Tables())
     assert len(tables.services) <= fronts
     assert len(tables.backends) <= backends
     assert len(tables.ranges) <= asked.amounts[2]
@@ -149,7 +151,8 @@ def test_source_ranges_are_asked_for() -> None:
         source_ranges="192.0.2.0/24 10.0.0.0/8",
     )
     _, asked = service_demand.of_service(one, [], HERE)
-    tables = tables_of(fronts_of([one], [], [], HERE), Tables())
+    plan = fronts_of([one], [], [], HERE)
+    tables = service_tables.tables_of(plan.fronts, plan.backends, Tables())
     assert 0 < len(tables.ranges) <= asked.amounts[2]
 
 

@@ -37,10 +37,12 @@ class Heard:
 
     events: deque[Told] = field(default_factory=lambda: deque(maxlen=MOST))
     drops: deque[Told] = field(default_factory=lambda: deque(maxlen=MOST))
+    first: dict[str, Told] = field(default_factory=dict)
+    """The first drop of each kind (:func:`_flow`): it may have left ``drops``."""
 
     def naming(self, *words: str, since: float, drops: bool = False) -> Told | None:
         """The first line since then that has all the words."""
-        lines = [*self.events.copy(), *(self.drops.copy() if drops else ())]
+        lines = [*self.events.copy(), *((*self.first.copy().values(), *self.drops.copy()) if drops else ())]
         found = (one for one in lines if one.at >= since and all(word in one.text for word in words))
         return min(found, key=lambda one: one.at, default=None)
 
@@ -78,9 +80,10 @@ def listening(lab: Lab) -> Iterator[Heard]:
     }
     followers = []
     for into, words in ((heard.events, ("events", "--follow")), (heard.drops, ("flows", "--follow", "--dropped"))):
+        first = heard.first if into is heard.drops else {}
         argv = [sys.executable, "-m", "cli", *words, "--output", "json"]
         follower = subprocess.Popen(argv, stdout=subprocess.PIPE, text=True, env=environment)
-        threading.Thread(target=_read, args=(follower, into), daemon=True).start()
+        threading.Thread(target=_read, args=(follower, into, first), daemon=True).start()
         followers.append(follower)
     try:
         time.sleep(1.5)  # both are connected, or have said why not
@@ -92,7 +95,10 @@ def listening(lab: Lab) -> Iterator[Heard]:
             follower.wait(10)
 
 
-def _read(follower: subprocess.Popen[str], into: deque[Told]) -> None:
+def _read(follower: subprocess.Popen[str], into: deque[Told], first: dict[str, Told]) -> None:
     assert follower.stdout is not None
     for line in follower.stdout:
-        into.append(Told(time.time(), line.rstrip()))
+        told = Told(time.time(), line.rstrip())
+        into.append(told)
+        if len(first) < MOST:
+            first.setdefault(_flow(told.text), told)

@@ -21,10 +21,12 @@ import contextlib
 import json
 import os
 import random
+import signal
 import socket
 import struct
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -238,11 +240,13 @@ def frames(pool: list[bytes], out: Way, version: int, *, tagged: bool) -> list[b
 def send(pool: list[bytes], link: str, rate: int, seconds: float, count: int) -> dict[str, float]:
     """Send in bursts, so many a second; returns what became of it."""
     sent = errors = 0
+    over = threading.Event()
+    signal.signal(signal.SIGTERM, lambda _number, _frame: over.set())
     with socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as out:
         out.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 20)
         out.bind((link, 0))
         began = time.monotonic()
-        while (spent := time.monotonic() - began) < seconds and sent + errors < count:
+        while (spent := time.monotonic() - began) < seconds and sent + errors < count and not over.is_set():
             due = min(int(spent * rate) + 1, count) - sent - errors
             for _ in range(min(due, rate // 20 + 1)):
                 try:

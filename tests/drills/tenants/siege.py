@@ -85,8 +85,12 @@ class Siege:
 
 
 @contextmanager
-def siege(lab: Lab, traffic: Traffic, *, seconds: float, scale: float, attacks: tuple[str, ...]) -> Iterator[Siege]:
-    """Everything attacks until the end of the block, or for so many seconds at most."""
+def siege(
+    lab: Lab, traffic: Traffic, *, seconds: float, scale: float, attacks: tuple[str, ...], slower: float
+) -> Iterator[Siege]:
+    """Everything attacks until the end of the block, or for so many seconds at most. ``scale`` is of the packets,
+    ``slower`` of the requests to the API server (:data:`tenant.ATTACKS`).
+    """
     place = Place(lab, f"siege-{uuid.uuid4().hex[:8]}")
     lab.kubectl("create", "namespace", place.namespace)
     processes: list[tuple[Sender, subprocess.Popen[str]]] = []
@@ -107,7 +111,7 @@ def siege(lab: Lab, traffic: Traffic, *, seconds: float, scale: float, attacks: 
         def going() -> bool:
             return not over.is_set() and time.monotonic() < end
 
-        threads = [_tenant(lab, made, attack, going) for attack in attacks]
+        threads = [_tenant(lab, made, attack, going, slower) for attack in attacks]
         threads.append(_thief(lab, made, traffic, going))
         host = lab.node("n2")
         hops = {4: str(host.fabric4), 6: str(host.fabric6)}
@@ -141,17 +145,15 @@ def _ended(sender: Sender, process: subprocess.Popen[str]) -> str:
     what = f"{sender.where} {' '.join(sender.words)} at {sender.rate}/s"
     if process.poll() is None:
         process.terminate()
-        process.communicate(timeout=10)
-        return f"ran: {what}"
     said, wrong = process.communicate(timeout=10)
     return f"ran: {what}: {said.strip()}" if process.returncode == 0 else f"ENDED: {what}: {wrong.strip()[-300:]}"
 
 
-def _tenant(lab: Lab, made: Siege, attack: str, going: Any) -> threading.Thread:
+def _tenant(lab: Lab, made: Siege, attack: str, going: Any, slower: float) -> threading.Thread:
     pod = {"relabel": "shape", "bombs": "bomb"}.get(attack, "")
 
     def work() -> None:
-        made.refused[attack] = tenant.run(Api(lab), attack, made.namespace, pod, going)
+        made.refused[attack] = tenant.run(Api(lab), attack, made.namespace, pod, going, slower)
 
     thread = threading.Thread(target=work, name=attack, daemon=True)
     thread.start()
