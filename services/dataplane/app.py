@@ -203,16 +203,20 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     hide_metrics = register(
         tables, registry, lambda: (*balancer.pressure(), *peers.pressure(), *parts.enforcer.pressure())
     )
+    _start_flow_events(runtime, parts)
+    runtime.on_stop(hide_metrics)
+
+
+def _start_flow_events(runtime: Runtime[Settings], parts: Parts) -> None:
     per_second = runtime.settings.flow_events_per_second
-    flows = FlowEvents(runtime.bus, feed, registry, parts.enforcer.history, per_second=per_second)
-    reader = EventReader(tables.events_fd, flows.take)
+    flows = FlowEvents(runtime.bus, parts.feed, parts.registry, parts.enforcer.history, per_second=per_second)
+    reader = EventReader(parts.datapath.tables.events_fd, flows.take)
     reader.start()
 
     async def stop_reader() -> None:
         reader.stop()
 
     runtime.on_stop(stop_reader)
-    runtime.on_stop(hide_metrics)
 
 
 def _make_peers(runtime: Runtime[Settings], parts: Parts, growth: Growth) -> Peers:

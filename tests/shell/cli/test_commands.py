@@ -271,7 +271,7 @@ class TestAnswers:
         false = Endpoint(
             "n1", ip_address("10.244.0.71"), "prod", "false-0", "uid-f", 0xABC0, b"\2\0\0\0\0\2", 1, 2, True
         )
-        subject = f"$KV.{subjects.ENDPOINTS.on_server}.{codec.endpoint_key('n1', false.address)}"
+        subject = f"$KV.{subjects.ENDPOINTS.on_server}.{codec.endpoint_key('n1', 7)}"
         await packets.connection.client().request(subject, codec.seal(false), timeout=2)
         told = await airmesh(environment(nats_server), "pods")
         assert told.code == 0
