@@ -19,8 +19,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
-from itertools import chain, islice
+from itertools import islice
 
 from proto.policy import CompiledPolicy, Direction, SelectorPeer
 from services.dataplane.core.cidr_maps import namespace_hash
@@ -48,25 +47,12 @@ from services.dataplane.core.policy_steps import (
     Steps,
     refusals,
 )
-from services.dataplane.core.scopes import Scope, digest, scope_of
+from services.dataplane.core.scopes import Scope, Wanted, digest, scope_of
+from services.dataplane.core.selected_places import SelectedPlaces
 from services.dataplane.core.selection import Selection
-from services.dataplane.core.shares import newest_of_the_largest
 
 SLICE = 500
 """Identities that get their sets before others have their turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The policy of an identity that lives here."""
-
-    policy: CompiledPolicy
-    namespace: str
-    scopes: tuple[Scope | None, Scope | None]
-    number: int = 0
-    """Which policy it is (``policy_history.number_of``)."""
-    why: str = ""
-    """Not empty: the maps cannot say it, and it is isolated whole."""
 
 
 class PolicyMaps:
@@ -88,8 +74,7 @@ class PolicyMaps:
         """Updates since the start."""
         self.held = HeldScopes()
         """As the maps of scopes hold them."""
-        self._places: dict[str, dict[int, None]] = {}
-        self._whose: dict[int, str] = {}
+        self._places = SelectedPlaces()
         self._loose: set[SelectorPeer] = set()
         self._numbers: dict[int, bytes] = {}
         self._by_scope: dict[bytes, int] = {}
@@ -273,23 +258,9 @@ class PolicyMaps:
             yield Bump()
 
     def _givers(self, removes: Mapping[int, None], upserts: Mapping[int, int]) -> list[int]:
-        """Who gives a place in ``am_selected``, or gets none: the newest of the largest namespace."""
-        fresh = [identity for identity in upserts if identity not in self.selected]
-        short = len(self.selected) - len(removes) + len(fresh) - self.rooms.selected
-        if short <= 0 or not fresh:
-            return []
-        coming: dict[str, list[int]] = {}
-        for identity in fresh:
-            coming.setdefault(self._namespace(identity), []).append(identity)
-        sizes = Counter({namespace: len(places) for namespace, places in self._places.items()})
-        sizes.update({namespace: len(identities) for namespace, identities in coming.items()})
-        sizes.subtract(self._whose[identity] for identity in removes)
-
-        def newest_first(namespace: str) -> Iterator[int]:
-            places = self._places.get(namespace, {})
-            return chain(reversed(coming.get(namespace, [])), (one for one in reversed(places) if one not in removes))
-
-        return newest_of_the_largest(sizes, newest_first, short)
+        """Who gives a place in ``am_selected``, or gets none."""
+        fresh = {identity: self._namespace(identity) for identity in upserts if identity not in self.selected}
+        return self._places.givers(fresh, removes, len(self.selected) - self.rooms.selected)
 
     def _namespace(self, identity: int) -> str:
         record = self.selection.records.get(identity)
@@ -309,20 +280,12 @@ class PolicyMaps:
             if before:
                 self.held.sets[before].users -= 1
             if before and identity not in upserts:
-                self._leave(identity)
+                self._places.leave(identity)
         for identity, number in upserts.items():
             self.selected[identity] = number
-            if identity not in self._whose:
-                self._whose[identity] = namespace = self._namespace(identity)
-                self._places.setdefault(namespace, {})[identity] = None
+            self._places.enter(identity, self._namespace(identity))
             self.held.sets[number].users += 1
         self.changed += len(removes) + len(upserts)
-
-    def _leave(self, identity: int) -> None:
-        namespace = self._whose.pop(identity)
-        del self._places[namespace][identity]
-        if not self._places[namespace]:
-            del self._places[namespace]
 
     def _fill(self) -> Steps:
         """Scopes that are wanted and not in the maps, the oldest policies first."""

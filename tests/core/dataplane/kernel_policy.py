@@ -53,7 +53,7 @@ class Kernel:
 
     def take(self, step: Step) -> bool:
         match step:
-            case None | MakeRoom():
+            case MakeRoom() | None:
                 pass
             case Fill():
                 most = self.rooms.scopes if self.rooms else (1 << 30,) * 3
