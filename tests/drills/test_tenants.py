@@ -1,10 +1,10 @@
 """A tenant hurts only itself, a stolen key lies only about its own: everything attacks, and a neighbour goes on.
 
-The short one is part of `make test`, `make drill-tenants` runs the long one: two minutes quiet, eight under attack. What
-is demanded: no flow of the neighbour's broken, nothing forbidden let in, no new connection or look-up failed, pods start
-at most twice as slowly as in the quiet minutes before, edits of policy in force within two seconds, and whoever attacks
-is named within ten. Where all nodes, the control plane and the attackers share the processors of one machine, attacks
-slow Kubernetes itself: by how much is told by pods on the host's network, and allowed for.
+The short one is part of `make test`; `make drill-tenants` runs the long one, two minutes quiet and eight under attack.
+What is demanded: no flow of the neighbour's broken, nothing forbidden let in, no new connection or look-up failed, pods
+start at most twice as slowly as in the quiet minutes before, edits of policy in force within two seconds, and whoever
+attacks is named within ten. Where all nodes, the control plane and the attackers share the processors of one machine,
+attacks slow Kubernetes itself: by how much is told by pods on the host's network, and allowed for.
 """
 
 from __future__ import annotations
