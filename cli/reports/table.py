@@ -1,7 +1,7 @@
 """What a report looks like before anybody shows it: tables of cells with a meaning, and the report itself as JSON.
 
-Pure, and without a terminal: the command line prints it (``cli.show``), a page could as well. JSON is the report field by
-field, addresses as text.
+Pure, and without a terminal: the command line prints it (``cli.show``), a page could as well. JSON is the report field
+by field, addresses as text.
 """
 
 from __future__ import annotations
