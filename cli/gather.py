@@ -11,6 +11,7 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from cli.faults import Declined, Unreachable
 from cli.link import Link
 from cli.reports import agents, dns, micro, pods, policy, routes
 from proto.addresses import Claim, Endpoint
@@ -65,15 +66,25 @@ async def _acks(link: Link) -> dict[str, Ack]:
 
 async def status(link: Link) -> agents.Status:
     """Agents, nodes, and what is wrong."""
-    answers, nodes, frontiers = await asyncio.gather(
+    answers, nodes, frontiers, wrong = await asyncio.gather(
         link.discover(),
         _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"),
         _all(link, RULES, Frontier, "_frontier.>"),
+        _wrong_with_addresses(link),
     )
     now = datetime.now(UTC)
     listed = [agent for user, answer in answers if (agent := micro.agent(user, answer, now)) is not None]
     acks = await _acks(link)
-    return agents.status(listed, nodes.values(), acks, frontiers.values())
+    return agents.status(listed, nodes.values(), acks, frontiers.values(), wrong)
+
+
+async def _wrong_with_addresses(link: Link) -> tuple[str, ...] | None:
+    """What `ipam` says is wrong with pools and blocks; None when it does not say within a second."""
+    try:
+        async with asyncio.timeout(1.0):
+            return (await link.ask(IPAM_SHOW, IpamShow(summary=True), IpamState)).problems
+    except (Declined, Unreachable, TimeoutError):
+        return None
 
 
 async def running(link: Link, namespace: str) -> pods.Pods:

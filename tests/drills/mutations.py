@@ -81,6 +81,27 @@ CHASSIS = (
         tests=("tests/shell/chassis/test_allow_lists.py",),
     ),
     Mutant(
+        name="a-node-writes-as-many-keys-as-it-likes",
+        file="chassis/buckets.py",
+        old="    if bucket.renamed is not None:\n",
+        new="    if not bucket.slots and bucket.renamed is not None:\n",
+        tests=("tests/drills/test_stolen_key.py::test_it_fills_no_bucket",),
+    ),
+    Mutant(
+        name="a-node-writes-below-its-keys",
+        file="chassis/accounts.py",
+        old='key == ">" or grant.exact else',
+        new='key == ">" else',
+        tests=("tests/drills/test_stolen_key.py::test_it_fills_no_bucket",),
+    ),
+    Mutant(
+        name="one-node-has-every-answer",
+        file="chassis/turns.py",
+        old="if self._running.get(asker, 0) < self._each]",
+        new="if self._running.get(asker, 0) < self._at_once]",
+        tests=("tests/core/chassis/test_turns.py",),
+    ),
+    Mutant(
         name="every-key-is-imported",
         file="chassis/accounts.py",
         old="    role = user.role\n    subjects: list[str] = []\n",
@@ -195,6 +216,13 @@ CLUSTER = (
         new="",
         tests=("tests/core/cluster/test_object_faults.py",),
     ),
+    Mutant(
+        name="misspelt-wish-is-taken-in-silence",
+        file="services/cluster/core/unserved.py",
+        old="        elif key.startswith(OURS) and key not in known:\n",
+        new="        elif key.startswith(OURS) and key in known:\n",
+        tests=("tests/core/cluster/test_fields.py",),
+    ),
 )
 
 IPAM = (
@@ -267,6 +295,27 @@ IPAM = (
         old='elif lasts(("free", str(address), str(claim.epoch)), cooldown):',
         new='elif lasts(("free", str(address), str(claim.epoch)), 0):',
         tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="pool-that-asks-for-a-tunnel-gives-addresses",
+        file="kit/pools.py",
+        old="        verdict = _unsupported(pool) or PoolVerdict(pool.name, OK)\n",
+        new="        verdict = PoolVerdict(pool.name, OK)\n",
+        tests=("tests/core/kit/test_pools.py", "tests/core/cluster/test_fields.py"),
+    ),
+    Mutant(
+        name="status-is-well-with-a-refused-pool",
+        file="cli/reports/agents.py",
+        old="    found += addresses or ()\n",
+        new="",
+        tests=("tests/core/cli/test_reports.py",),
+    ),
+    Mutant(
+        name="node-waits-for-a-pool-that-does-not-select-it",
+        file="services/dataplane/core/addressing.py",
+        old="for pool in pools.enabled(family) if pool.takes(node)]",
+        new="for pool in pools.enabled(family)]",
+        tests=("tests/core/dataplane/test_addressing.py",),
     ),
 )
 
@@ -441,7 +490,7 @@ POLICY = (
         file="proto/identity.py",
         old="    return key in UNSTABLE_LABELS or key.startswith(UNSTABLE_PREFIXES)\n",
         new="    return key in UNSTABLE_LABELS\n",
-        tests=("tests/core/kit/test_identity.py",),
+        tests=("tests/core/kit/test_identity.py", "tests/core/policy/test_zones.py"),
     ),
     Mutant(
         name="frontier-without-relevant-keys",

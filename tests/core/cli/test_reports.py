@@ -17,7 +17,7 @@ from cli import show
 from cli.faults import Usage
 from cli.reports import agents, dns, events, flows, ipam, micro, pods, policy, routes, text
 from cli.reports.table import Table, json_text
-from proto.addresses import IPAM_HOLDER, Block, Claim, Endpoint
+from proto.addresses import IPAM_HOLDER, Block, Claim, Endpoint, PoolVerdict
 from proto.codec import Malformed
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import EVENTS_BY_SUBJECT, EndpointUp, ServiceFault
@@ -75,6 +75,18 @@ class TestStatus:
     )
     def test_what_is_missing_is_named(self, change: Change, says: str) -> None:
         report = agents.status(change(everybody("n1")), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)])
+        assert not report.well
+        assert any(says in problem for problem in report.problems)
+
+    @pytest.mark.parametrize(
+        ("told", "says"),
+        [
+            (("IPPool p: spec.ipipMode Always: not yet; set it to Never",), "IPPool p: spec.ipipMode Always"),
+            (None, "ipam does not say which IPPools give addresses"),
+        ],
+    )
+    def test_what_ipam_says_is_wrong_is_not_well(self, told: tuple[str, ...] | None, says: str) -> None:
+        report = agents.status(everybody("n1"), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)], told)
         assert not report.well
         assert any(says in problem for problem in report.problems)
 
@@ -286,6 +298,25 @@ def test_ipam_counts_blocks_and_names_who_waits() -> None:
     ):
         assert word in seen
     assert "Kept addresses" not in page(ipam.tables(state, blocks=True, claims=False))
+
+
+@pytest.mark.parametrize(
+    ("change", "verdict", "state"),
+    [
+        ({}, PoolVerdict("p", "OK"), "enabled"),
+        ({}, None, "enabled"),
+        ({"disabled": True}, PoolVerdict("p", "PoolDisabled"), "disabled"),
+        ({"assignment_mode": "Manual"}, PoolVerdict("p", "OK"), "on request"),
+        ({"ipip_mode": "Always"}, PoolVerdict("p", "UnsupportedField", "spec.ipipMode", "no"), "refused: Unsupported"),
+        ({}, PoolVerdict("p", "CIDROverlap", "spec.cidr overlaps", "no"), "refused: CIDROverlap"),
+    ],
+)
+def test_a_pool_is_shown_as_it_is_used(change: dict[str, Any], verdict: PoolVerdict | None, state: str) -> None:
+    pool = IPPool("p", ip_network("10.244.0.0/16"), 26, **change)
+    told = IpamState((pool,), (), (), (), verdicts=(verdict,) if verdict else ())
+    seen = page(ipam.tables(told, blocks=False, claims=False))
+    assert state in seen
+    assert ("enabled" in seen) == (state == "enabled")
 
 
 def test_routes_of_kept_addresses_follow_their_claims() -> None:
