@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
@@ -14,10 +14,11 @@ from chassis.reconcile import Dirty
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Frontier, Revision, RuleSource
 from services.dataplane.core import policy_layout as pl
+from services.dataplane.core import policy_steps as ps
 from services.dataplane.core.flows import Interpreter
 from services.dataplane.core.layout import Event
 from services.dataplane.core.names import Names
-from services.dataplane.enforce import Enforcer, Refused
+from services.dataplane.enforce import Enforcer, Refused, Without
 from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import SYN, TCP
@@ -233,7 +234,7 @@ def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
     edited.enforce(policy(B, "in any tcp/80", "in any tcp/443"))
     assert edited.passing() == {80, 443}
     table = edited.world.tables.scope_rules
-    most = table.spec.entries
+    most = table.entries
     codec = pl.ScopeRuleKey.wire().codec
     keys = b"".join(codec.pack(1, index) for index in range(most))
     assert bpf.update_batch(table.fd, keys, bytes(pl.ScopeRule.wire().size) * most, most), "the map is full"
@@ -245,6 +246,50 @@ def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
     for _ in range(2):  # the first finds who has filled the map, the next has room
         edited.enforce(full=True)
     assert edited.passing() == {443}
+
+
+def test_maps_grow_before_they_are_full_and_packets_are_judged_alike_meanwhile(edited: Edited) -> None:
+    """Each of them replaced by one twice as large in the middle of an edit, which nobody is refused for."""
+    edited.enforce(policy(B, "in depot:app=web tcp/80"))
+    tables, told, grown = edited.world.tables, list[Refused](), list[str]()
+    before = {name: table.entries for name, table in tables.by_name.items()}
+
+    async def make_room(asked: Mapping[str, int]) -> None:
+        names = [name for name, amount in asked.items() if amount]
+        if not names:
+            return
+        assert edited.passing() == {80}
+        grown.extend(edited.world.datapath.grow({name: before[name] * 2 for name in names}))
+        assert edited.passing() == {80}
+
+    edited.enforcer.tell = told.append
+    edited.enforcer.make_room = make_room
+    edited.enforcer._maps.rooms = ps.Rooms(ps.Sizes(2, 2, 2), 2)
+    edited.enforce(policy(B, "in depot:app=web tcp/80,tcp/443"))
+    assert edited.passing() == {80, 443}
+    assert set(grown) == {"am_scope_peer", "am_scope_port", "am_scope_rule", "am_selected"}
+    assert {name: tables.by_name[name].entries for name in grown} == {name: before[name] * 2 for name in grown}
+    assert told == []
+    edited.enforce(policy(B, "in depot:app=web tcp/443"), full=True)
+    assert edited.passing() == {443}, "the larger maps are compared and written like the others"
+
+
+def test_who_finds_no_place_among_identities_is_told_and_keeps_nobody_out(edited: Edited) -> None:
+    edited.enforce(policy(B, "in depot:app=web tcp/80"))
+    table = edited.world.tables.selected
+    codec = pl.IdentityKey.wire().codec
+    keys = b"".join(codec.pack(10_000 + number) for number in range(table.entries))
+    assert bpf.update_batch(table.fd, keys, bytes(pl.SelectorSet.wire().size) * table.entries, table.entries)
+    told: list[Without] = []
+    edited.enforcer.tell_without = told.append
+    edited.enforce(record(2002, "other", "app=web"), policy(B, "in depot:app=web tcp/80", "in other:* tcp/443"))
+    assert edited.passing() == {80}, "who has a place keeps it"
+    assert told[-1].identities == {"other": 1}
+    edited.state.forget(CLIENT)
+    edited.enforce(full=True)
+    edited.enforce(full=True)
+    assert edited.passing() == frozenset(), "removals go on"
+    assert told[-1].identities == {}
 
 
 def test_a_change_reads_no_map(edited: Edited, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -115,16 +115,37 @@ def test_a_pool_that_means_nothing_is_refused_and_nothing_is_made(lab: Lab, spec
     assert "bad" not in {pool["metadata"]["name"] for pool in lab.get("ippools")["items"]}
 
 
-def test_pools_that_overlap_are_told_by_an_event(lab: Lab) -> None:
-    lab.apply(POOL.format(name="inside", spec="{cidr: 10.244.128.0/20}"))
+@pytest.mark.parametrize(
+    ("spec", "reason", "says"),
+    [
+        ("{cidr: 10.244.128.0/20}", "CIDROverlap", "10.244.128.0/20 overlaps 10.244.0.0/16 of IPPool"),
+        ("{cidr: 10.99.0.0/16, ipipMode: Always}", "UnsupportedField", "spec.ipipMode Always"),
+        ("{cidr: 'fd00:99::/56', vxlanMode: CrossSubnet}", "UnsupportedField", "spec.vxlanMode CrossSubnet"),
+    ],
+)
+def test_a_pool_that_gives_nothing_says_why_wherever_one_looks(
+    lab: Lab, airmesh: Callable[..., Any], spec: str, reason: str, says: str
+) -> None:
+    def told(*command: str) -> bool:
+        return any(says in problem for problem in airmesh(*command, exits=(0, 1))["problems"])
+
+    lab.apply(POOL.format(name="odd", spec=spec))
     try:
-        fields = "--field-selector=involvedObject.kind=IPPool,involvedObject.name=inside"
+        fields = f"--field-selector=involvedObject.kind=IPPool,involvedObject.name=odd,reason={reason}"
         lab.until("an Event stands on the pool", lambda: bool(lab.get("events", fields)["items"]))
-        message = lab.get("events", fields)["items"][0]["message"]
-        assert "10.244.128.0/20 overlaps 10.244.0.0/16" in message
-        assert message.endswith("disable one of them or choose another range")
+        assert says in lab.get("events", fields)["items"][0]["message"]
+
+        def allocatable() -> dict[str, str]:
+            conditions = lab.get("ippool", "odd").get("status", {}).get("conditions", [])
+            return next((one for one in conditions if one["type"] == "Allocatable"), {})
+
+        lab.until("its condition is written", lambda: allocatable().get("status") == "False")
+        assert (allocatable()["reason"], says in allocatable()["message"]) == (reason, True)
+        for command in (("ipam", "show"), ("status",)):
+            assert told(*command), command
     finally:
-        lab.kubectl("delete", "ippool", "inside")
+        lab.kubectl("delete", "ippool", "odd")
+    lab.until("nothing is told of it any more", lambda: not told("status"))
 
 
 def test_an_unknown_kind_is_one_clear_error(lab: Lab) -> None:
