@@ -910,6 +910,13 @@ DATAPLANE = (
 
 DATAPATH = (
     Mutant(
+        name="drop-blamed-on-the-newest-policy",
+        file="services/dataplane/core/policy_history.py",
+        old="        found = self._kept.get(identity, {}).get(number)\n",
+        new="        found = next(reversed(self._kept.get(identity, {}).values()), None)\n",
+        tests=("tests/core/dataplane/test_plan.py", "tests/bpf/test_policy_steps.py"),
+    ),
+    Mutant(
         name="absent-subject-allows",
         file="services/dataplane/bpf/policy.h",
         old="		verdict->reason = AM_REASON_POLICY_UNKNOWN;\n",
@@ -1200,6 +1207,20 @@ DNS = (
         old="        if quiet_for < rule.shrink_after:\n",
         new="        if quiet_for < 0:\n",
         tests=("tests/core/dns/test_sizing.py",),
+    ),
+    Mutant(
+        name="corefile-of-a-person-is-written-over",
+        file="services/dns/core/decision.py",
+        old="    return Chosen(merged.text, present, _unmet(merged.unmet) if merged.unmet else None)\n",
+        new="    return Chosen(render(recipe), present, _unmet(merged.unmet) if merged.unmet else None)\n",
+        tests=("tests/shell/dns/test_steward.py::test_what_a_person_writes_is_decided_on_and_what_is_broken_is_told",),
+    ),
+    Mutant(
+        name="broken-corefile-is-written-over",
+        file="services/dns/core/decision.py",
+        old='        return Chosen(present, present, ByHand("CorefileBroken", fault, broken.remedy))\n',
+        new='        return Chosen(render(recipe), present, ByHand("CorefileBroken", fault, broken.remedy))\n',
+        tests=("tests/core/dns/test_merge.py",),
     ),
 )
 

@@ -45,6 +45,27 @@ def test_what_is_changed_by_hand_comes_back(lab: Lab) -> None:
     assert owners == {"airmesh-dns"}
 
 
+def test_what_a_person_adds_to_the_corefile_stays(lab: Lab) -> None:
+    def text() -> str:
+        found: str = coredns(lab, "configmap")["data"]["Corefile"]
+        return found
+
+    def write(corefile: str) -> None:
+        patch = json.dumps({"data": {"Corefile": corefile}})
+        lab.kubectl("patch", "configmap", "-n", "kube-system", "coredns", "--type=merge", "-p", patch)
+
+    before, stub = text(), "acme.local:53 {\n    errors\n    forward . 192.0.2.53\n}\n"
+    try:
+        write(before.replace("ttl 30", "ttl 31") + stub)
+        lab.until("ours is back and the stub domain stays", lambda: text() == before + stub)
+        write(before + "acme.local:53 {\n")
+        told = ("get", "events", "-n", "kube-system", "--field-selector", "involvedObject.name=coredns")
+        lab.until("the broken edit is told", lambda: "CorefileBroken" in lab.kubectl(*told))
+        assert text() == before + "acme.local:53 {\n"
+    finally:
+        write(before)
+
+
 def test_queries_of_pods_are_counted(lab: Lab, place: Place, airmesh: Callable[..., Any]) -> None:
     place.pod("asker", "n1")
     asking = (
