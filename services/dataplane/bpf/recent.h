@@ -55,6 +55,21 @@ AM_INLINE u32 am_peer_of(const struct am_addr *address, u32 group)
 	return mixed >> 32;
 }
 
+/* A free place of `set`, AM_WAYS where there is none. */
+AM_INLINE u32 am_free_place(const struct am_recent_set *set)
+{
+	u64 way = AM_WAYS, is_free;
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < AM_WAYS; i++) {
+		is_free = am_equal(set->group[i], 0);
+		AM_OPAQUE(is_free);
+		way ^= (way ^ i) & -is_free;
+	}
+	return way;
+}
+
 /* Two numbers by chance lie in `chance`, the first below: that one again where `set`, found by it, has a free place. */
 AM_INLINE u32 am_choose_half(const struct am_recent_set *set, u32 chance)
 {
