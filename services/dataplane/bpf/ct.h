@@ -9,6 +9,9 @@
  *
  * An endpoint's flows are counted apart by who began them. Those that are not established have a place each in
  * am_ct_recent (recent.h), so there are never more than it has places, and newcomers need no free ones.
+ *
+ * A connection on the ports of one that is over, between two SYNs of which policy has not changed, takes that one's entry
+ * as it lies (am_reuse): neither judged, inserted nor counted again, and half-open as any other.
  */
 #ifndef AM_CT_H
 #define AM_CT_H

@@ -7,7 +7,8 @@
  * or older than a minute, then by peer; the oldest of those. So who floods loses its own flows, and a peer that floods loses its own before
  * another peer's. No locks: two processors in one place may leave a name there that fits no flow, which ages as any other.
  *
- * Choosing is one line of arithmetic without a branch: the verifier walks it once.
+ * Ranking is one line of arithmetic without a branch: the verifier walks it once. Where the first set has a free place,
+ * nobody is ranked.
  */
 #ifndef AM_RECENT_H
 #define AM_RECENT_H
