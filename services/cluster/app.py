@@ -32,7 +32,7 @@ from services.cluster.kube import Kube
 from services.cluster.mirror import Mirror, kind_of_key
 from services.cluster.object_faults import ObjectFaultTeller
 from services.cluster.settings import Settings
-from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter
+from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter, PoolWriter
 
 FULL_PASS = 30.0
 BUCKETS_EVERY = 5.0
@@ -65,7 +65,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     kube = Kube(kubeconfig.find(settings.kubeconfig))
     await kube.open()
     runtime.on_stop(kube.close)
-    caches = {kind.type: Cache(kind, keep_raw=kind.type is Node) for kind in KINDS}
+    caches = {kind.type: Cache(kind, keep_raw=kind.type in (Node, ConfigMap, IPPool)) for kind in KINDS}
     changes = Changes()
     pace = Pace(page=settings.kube_page, watch=settings.kube_watch_seconds)
     feeds = [
@@ -149,12 +149,14 @@ def _writers(
     names = NameServerWriter(
         kube=kube, lease=lease, configs=caches[ConfigMap], deployments=caches[Deployment], dns=decisions, log=log
     )
+    pools = PoolWriter(kube=kube, lease=lease, cache=caches[IPPool], blocks=blocks, log=log)
     faults = FaultTeller(
         kube=kube,
         bus=bus,
         lease=lease,
         caches=list(caches.values()),
         mirror=mirror,
+        pools=pools,
         instance=runtime.instance,
         log=log,
     )
@@ -167,6 +169,14 @@ def _writers(
             apply=names.apply,
             period=5,
             debounce=0.05,
+        ),
+        Loop(
+            runtime,
+            "pools",
+            cursors=[changes.cursor(IPPool), blocks.cursor()],
+            apply=pools.apply,
+            period=FULL_PASS,
+            debounce=0.2,
         ),
         Loop(runtime, "faults", cursors=[], apply=faults.apply, period=2),
     ]

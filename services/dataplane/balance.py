@@ -43,6 +43,8 @@ NAMED = 5
 """Namespaces that a note names."""
 INLINE = 2000
 """Entries whose change is reckoned on the loop: some 20 ms."""
+READ_REST = 50
+"""After reading the maps for so long it does not for so many times as long, however large a tenant makes them."""
 K = TypeVar("K", bound=Record)
 V = TypeVar("V", bound=Record)
 T = TypeVar("T")
@@ -93,6 +95,8 @@ class Balancer:
         self._last = 0
         """The greatest number that a set of backends has had."""
         self._actual: services.Tables | None = None
+        self._read_again = 0.0
+        """When the maps may be read next."""
         self._ever = False
         self._told: frozenset[Refusal] = frozenset()
         self.refused: Mapping[Owner, Refused] = {}
@@ -144,8 +148,9 @@ class Balancer:
             await self._run(partial(self._renew, here, pods))
         else:
             await self._move_some(pods)
-            if full:
+            if full and self._actual is not None and (now := time.monotonic()) >= self._read_again:
                 await self._run(self._verify)
+                self._read_again = time.monotonic() + READ_REST * (time.monotonic() - now)
         self._ever, self.seen = True, seen
         self._tell()
         return self._turns.wait(self._dirty, time.monotonic())

@@ -13,14 +13,17 @@ from typing import Any, TypeVar
 import msgspec
 
 from chassis.bus import Bus, View
+from kit.pools import Pools, any_overlap, judge_pools
 from proto.addresses import Block, BlockReport, Claim, Endpoint
 from proto.codec import encode_segment, identity_key, join, kind_prefix
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
+from proto.slots import slot_of
 from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
 from services.dataplane.beliefs import Beliefs
+from services.dataplane.core.addressing import Supply, supply_of
 from services.dataplane.core.admission import Knowledge
 from services.dataplane.core.cni import PodRef
 
@@ -136,6 +139,7 @@ class Feed:
         self._kind_of: dict[str, type] = {}
         self._lists: dict[type, tuple[Any, ...]] = {}
         self._versions: dict[type, int] = dict.fromkeys(WATCHED, 0)
+        self._judged: tuple[tuple[IPPool, ...], frozenset[str], Pools] = (), frozenset(), Pools()
 
     def complete(self, kind: type[KubernetesObject]) -> bool:
         """All objects of a kind are here, so what is not here does not exist."""
@@ -201,6 +205,23 @@ class Feed:
         entry = self.objects.entries.get(join("core", "node", "", self.node))
         return entry.value if entry is not None and isinstance(entry.value, Node) else None
 
+    def supply(self) -> Supply:
+        """What this node's pods are given addresses from."""
+        return supply_of(self._pools(), self.node_object() or Node(name=self.node, uid=""))
+
+    def _pools(self) -> Pools:
+        """The pools, judged anew only when they, or the use of overlapping ones, changed."""
+        listed = tuple(self.all_of(IPPool))
+        in_use: frozenset[str] = frozenset()
+        if any_overlap(listed):
+            blocks = (entry.value for entry in self.blocks.entries.values())
+            in_use = frozenset(block.pool for block in blocks if isinstance(block, Block) and block.node)
+        known, used, judged = self._judged
+        if (known, used) != (listed, in_use):
+            judged = judge_pools(listed, in_use)
+            self._judged = listed, in_use, judged
+        return judged
+
     def knowledge(self) -> Knowledge:
         """What identities are computed from, now."""
         system = self.namespace("kube-system")
@@ -224,7 +245,8 @@ class Feed:
             if listed != view.resyncs:
                 listed, last, changed = view.resyncs, 0, view.entries
             prefix = f"{_PREFIXES[Namespace]}."
-            entries = (view.entries.get(key) for key in changed if key.startswith(prefix))
+            # What is left of an earlier life until all kinds are listed has sequences of that life.
+            entries = (view.entries.get(key) for key in changed if key.startswith(prefix) and view.listed(key))
             last = max(last, *(entry.revision for entry in entries if entry is not None), 0)
         self._namespaces_at = life, listed, last
         return last
@@ -249,10 +271,11 @@ class Feed:
         """Endpoints of all other nodes, as far as they are believed."""
         return self.beliefs.now.endpoints
 
-    def published_endpoints(self) -> dict[str, Endpoint]:
-        """Entries of this node, as the bus has them, by key."""
+    def published_endpoints(self) -> dict[int, Endpoint]:
+        """What stands in the slots of this node, as the bus has it, by number."""
         return {
-            key: entry.value
+            number: entry.value
             for key, entry in self.endpoints.entries.items()
-            if isinstance(entry.value, Endpoint) and key.startswith(self._own_endpoints)
+            if key.startswith(self._own_endpoints) and isinstance(entry.value, Endpoint)
+            if (number := slot_of(key)) is not None
         }

@@ -1,6 +1,6 @@
 """What this node tells the others: its endpoints, and how far its kernel is.
 
-Owns ``endpoints.<node>.*`` with its marker, and ``acks.<node>``. Promises: a durable outbox without a
+Owns ``endpoints.<node>.slot.*`` with its marker, and ``acks.<node>``. Promises: a durable outbox without a
 queue: what should be on the bus is computed from the registry (whose truth is the journal) and compared with what the
 bus has, so after a lost bucket or a time without NATS everything is put again, and nothing twice. The completeness
 marker of an epoch is written only after all of it. Nothing here is ever waited for by an ADD.
@@ -18,11 +18,12 @@ from chassis.entry import Entry
 from chassis.faults import Unavailable
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
-from proto.addresses import Endpoint
 from proto.codec import encode_segment, endpoint_key
+from proto.net import Address
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, ENDPOINTS
 from proto.sync import Complete, complete_key
+from services.dataplane.core.slots import place
 from services.dataplane.feed import Feed
 from services.dataplane.registry import Registry
 
@@ -42,18 +43,23 @@ class EndpointsOut:
         self._registry = registry
         self._log = log
         self._marker = complete_key(encode_segment(feed.node))
+        self._placed: dict[Address, int] = {}
+        """Slots of the addresses that this agent has put there."""
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """Puts what is missing or differs, deletes what is no more, then says that all is there."""
         view, node = self._feed.endpoints, self._feed.node
         if not view.epoch or not view.synced:
             return Again(after=1.0)
-        wanted: dict[str, tuple[Endpoint, str]] = {
-            endpoint_key(node, entry.address): (entry, one.traceparent)
+        here = {
+            entry.address: (entry, one.traceparent)
             for one in self._registry.up.values()
             for entry in one.published(node)
         }
-        present = self._feed.published_endpoints()
+        slots = self._feed.published_endpoints()
+        self._placed = place(here, self._placed, {number: entry.address for number, entry in slots.items()})
+        wanted = {endpoint_key(node, number): here[address] for address, number in self._placed.items()}
+        present = {endpoint_key(node, number): entry for number, entry in slots.items()}
         epoch = view.epoch
         await _all_of(
             self._kv.put(key, entry, traceparent=traceparent)

@@ -15,6 +15,7 @@ from ipaddress import ip_address, ip_network
 from typing import Any, Literal
 
 import msgspec
+import nats
 import pytest
 import pytest_asyncio
 
@@ -38,6 +39,7 @@ from proto.requests import (
 )
 from proto.residents import residents_key
 from proto.routes import NodeRoutes
+from proto.slots import SLOT, SLOTS, slot_of
 from proto.subjects import (
     ACKS,
     BUCKETS,
@@ -64,7 +66,7 @@ from services.dataplane.feed import Feed
 from services.ipam.app import build as build_ipam
 from services.ipam.settings import Settings as IpamSettings
 from services.routing.mirror import Mirror
-from tests.natsd import NatsServer, bus_of, runtime_of
+from tests.natsd import NatsServer, bus_of, endpoint_at, runtime_of
 from tests.shell.policy.town import Town, copy_of, town_of
 
 TOLD_WITHIN = 10.0
@@ -175,7 +177,7 @@ class Stage:
 
     async def tell(self, node: str, address: Any, identity: int, *, name: str = "", epoch: int = 5) -> None:
         value = Endpoint(name or node, address, "x", "p", "u", identity, b"\2\0\0\0\0\1", epoch, 1)
-        await self.buses[f"dataplane-{node}"].bucket(ENDPOINTS).put(codec.endpoint_key(node, address), value)
+        await self.buses[f"dataplane-{node}"].bucket(ENDPOINTS).put(endpoint_at(node, address), value)
 
     @property
     def believed(self) -> dict[str, tuple[str, int]]:
@@ -230,7 +232,7 @@ async def test_it_writes_no_key_of_another(stage: Stage) -> None:
     assert "identities/_residents.n2" in before
     keys = [(view, key) for view, of in stage.watched.views.items() for key in (*of.entries, *of.marks)]
     keys += [("endpoints", f"_complete.{node}") for node in ("n1", "n2")] + [("acks", "n1"), ("leases", "node.n1")]
-    keys += [("endpoints", codec.endpoint_key("n1", ip_address("10.244.0.9"))), ("identities", "_residents.n3")]
+    keys += [("endpoints", endpoint_at("n1", ip_address("10.244.0.9"))), ("identities", "_residents.n3")]
     by_name = {bucket.name: bucket for bucket in BUCKETS}
     own = {
         ("dataplane-n3", name)
@@ -383,7 +385,7 @@ async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
     before = await stage.watched.rest()
     client = stage.thief.connection.client()
     subjects = [of_node(subject, "n3") for subject in OF_NODES]
-    subjects += [f"$KV.{ENDPOINTS.on_server}.n3.0a000001", f"$KV.{ACKS.on_server}.n3"]
+    subjects += [f"$KV.{ENDPOINTS.on_server}.n3.slot.1", f"$KV.{ACKS.on_server}.n3"]
     body = codec.encode(BlockReportRequest(node="n3", node_uid="uid-n3", blocks=()))
     for bucket, key in (
         (RULES, "_frontier.0"),
@@ -397,3 +399,59 @@ async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
     await client.flush()
     assert await stage.watched.rest() == before
     assert not [key for view in stage.watched.views.values() for key in view.unreadable if "n3" not in key.split(".")]
+
+
+async def test_it_fills_no_bucket(stage: Stage, nats_server: NatsServer) -> None:
+    """It writes keys of every spelling, as large as they may be and as many as it can, and has what a node has."""
+    names = [f"{number:x}" for number in range(12_000)]
+    client = await nats.connect(nats_server.url, **nats_server.sign_in("dataplane-n3"))
+    routing = await nats.connect(nats_server.url, **nats_server.sign_in("routing-n3"))
+    operator = await nats.connect(nats_server.url, **nats_server.sign_in("operator"))
+    try:
+        for bucket, thief, fixed in (
+            (ENDPOINTS, client, ("_complete.n3",)),
+            (ACKS, client, ("n3", "_complete.n3")),
+            (LEASES, client, ("node.n3",)),
+            (ROUTES, routing, ("n3", "_complete.n3")),
+        ):
+            full = b"z" * (bucket.max_value - 64)
+            odd = [f"{key}.{name}" for key in (*fixed, "n3.0a", "n3.x.y", "n3.slot") for name in names[:64]]
+            slots = [f"n3.{SLOT}.{name}" for name in names] if bucket is ENDPOINTS else []
+            strange = (*("long" * 40 + name for name in names[:64]), *(f"=~{number}" for number in range(64)))
+            spelled = [f"n3.{SLOT}.{name}" for name in strange]
+            for key in (*fixed, *odd, *slots, *spelled):
+                await thief.publish(f"$KV.{bucket.on_server}.{key}", full)
+            await thief.flush()
+            for size in (bucket.max_value + 1, codec.MAX_VALUE // 2):
+                answer = await thief.request(f"$KV.{bucket.on_server}.{fixed[0]}", b"z" * size, timeout=20)
+                assert b"exceeds maximum allowed" in answer.data
+            stood = await subjects_of(operator, bucket)
+            own = [key for key in stood if "n3" in key.split(".")]
+            assert len(own) <= len(fixed) + (SLOTS if bucket is ENDPOINTS else 0)
+            assert {key for key in own if slot_of(key) is None} <= set(fixed)
+            for node in ("n1", "n2"):  # all others write on
+                role = "routing" if bucket is ROUTES else "dataplane"
+                kv = stage.buses[f"{role}-{node}"].bucket(bucket)
+                await kv.put(fixed[-1].replace("n3", node), Complete("e"))
+        for bucket in (ENDPOINTS, ACKS, LEASES, ROUTES):
+            assert await held(operator, bucket) < bucket.max_bytes / 16, bucket
+        await stage.tell("n2", stage.blocks["n2"].cidr[9], stage.identities["victim"])
+        await stage.town.until(lambda: str(stage.blocks["n2"].cidr[9]) in stage.believed, "another's pod is seen", 20)
+    finally:
+        for one in (client, routing, operator):
+            await one.close()
+
+
+async def subjects_of(operator: Any, bucket: Any) -> list[str]:
+    """Keys that stand in a bucket."""
+    answer = await operator.request(
+        f"$JS.API.STREAM.INFO.KV_{bucket.on_server}", b'{"subjects_filter":">"}', timeout=10
+    )
+    prefix = f"$KV.{bucket.on_server}."
+    return [subject.removeprefix(prefix) for subject in msgspec.json.decode(answer.data)["state"].get("subjects") or {}]
+
+
+async def held(operator: Any, bucket: Any) -> int:
+    """Bytes that a bucket holds."""
+    answer = await operator.request(f"$JS.API.STREAM.INFO.KV_{bucket.on_server}", b"", timeout=10)
+    return int(msgspec.json.decode(answer.data)["state"]["bytes"])

@@ -98,7 +98,7 @@ WRITERS: dict[Bucket, tuple[str, str, str]] = {
     BLOCKS: ("ipam", "", "zz-99"),
     OWNERS: ("ipam", "", "nobody"),
     CLAIMS: ("ipam", "", "nothex"),
-    ENDPOINTS: ("dataplane", "n1", "n1.nothex"),
+    ENDPOINTS: ("dataplane", "n1", "n1.slot.7"),
     IDENTITIES: ("policy", "", "nothex"),
     RULES: ("policy", "", "nothex"),
     ACKS: ("dataplane", "n1", "n1"),

@@ -78,7 +78,7 @@ AM_INLINE void am_tell(struct __sk_buff *skb, const struct am_packet *p, const s
 	event->endpoint = role->endpoint;
 	event->rule = v->rule;
 	event->missed = bucket->missed;
-	event->generation = v->generation;
+	event->policy = v->policy;
 	event->source_port = p->flow.source_port;
 	event->destination_port = p->flow.destination_port;
 	event->reason = v->reason;

@@ -160,6 +160,7 @@ AM_INLINE void am_judge(u64 subject, const struct am_flow_key *flow, u8 side, st
 		verdict->reason = AM_REASON_POLICY_UNKNOWN;
 		return;
 	}
+	verdict->policy = policy->policy;
 	scope = side == AM_SIDE_INGRESS ? policy->ingress : policy->egress;
 	isolated = side == AM_SIDE_INGRESS ? policy->ingress_isolated : policy->egress_isolated;
 	verdict->reason = isolated ? AM_REASON_POLICY_DENIED : AM_REASON_FORWARDED;

@@ -109,7 +109,7 @@ class LocalEndpoint:
         )
 
     def published(self, node: str) -> tuple[Endpoint, ...]:
-        """Values of ``endpoints.<node>.<address>``."""
+        """Values of ``endpoints.<node>.slot.<number>``."""
         return tuple(
             Endpoint(
                 node=node,

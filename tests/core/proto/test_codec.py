@@ -174,7 +174,7 @@ def test_keys_in_their_notation() -> None:
     assert codec.object_key(pod) == "core.pod.n1=2Eexample.shop.web-0"
     assert codec.object_key(Namespace(name="shop", uid="u")) == "core.namespace._.shop"
     assert codec.owner_key(Owner("shop", "StatefulSet", "cart", 0), 6) == "shop.StatefulSet.cart.0.6"
-    assert codec.endpoint_key("n1", ip_address("10.244.0.7")) == "n1.0af40007"
+    assert codec.endpoint_key("n1", 7) == "n1.slot.7"
     assert codec.parse_identity(codec.identity_key(2**64 - 1)) == 2**64 - 1
     assert codec.kind_prefix(KINDS[-1]) == "crd=2Eprojectcalico=2Eorg.ippool"
 

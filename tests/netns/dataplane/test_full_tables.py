@@ -13,7 +13,7 @@ import pytest
 
 from chassis.bus import Bus
 from proto.addresses import Endpoint
-from proto.codec import encode_segment, endpoint_key, object_key
+from proto.codec import encode_segment, object_key
 from proto.events import ObjectFault
 from proto.identity import FIRST_COMPUTED
 from proto.objects import EndpointPort, EndpointSlice, Node, Service, ServicePort, SliceEndpoint
@@ -23,7 +23,7 @@ from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import layout_hash
 from services.dataplane.core.service_layout import BackendKey, Scope, ServiceKey
 from services.dataplane.kernel.tables import Tables, open_maps
-from tests.natsd import bus_of
+from tests.natsd import bus_of, endpoint_at
 from tests.netns.dataplane.mesh import Mesh, mesh, resident, wait_for
 
 pytestmark = pytest.mark.privileged
@@ -276,7 +276,7 @@ async def publish(bus: Bus, whose: str, block: str, ends: range) -> None:
             node=whose, address=address, namespace="mallory", pod=f"p{end}", pod_uid=f"uid-{whose}-{end}",
             identity=FIRST_COMPUTED + end, mac=bytes(6), epoch=3, sequence=end + 1,
         )  # fmt: skip
-        await kv.put(endpoint_key(whose, address), entry)
+        await kv.put(endpoint_at(whose, address), entry)
     epoch = await kv.get("_epoch", Epoch)
     assert epoch is not None
     await kv.put(complete_key(encode_segment(whose)), Complete(epoch.value.epoch))
@@ -284,7 +284,7 @@ async def publish(bus: Bus, whose: str, block: str, ends: range) -> None:
 
 async def withdraw(bus: Bus, whose: str, block: str, ends: range) -> None:
     for end in ends:
-        await bus.bucket(ENDPOINTS).delete(endpoint_key(whose, ip_address(int(ip_address(block)) + end)))
+        await bus.bucket(ENDPOINTS).delete(endpoint_at(whose, ip_address(int(ip_address(block)) + end)))
 
 
 def known(world: Mesh, prefix: str) -> int:

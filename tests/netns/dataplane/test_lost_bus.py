@@ -9,13 +9,13 @@ import pytest
 
 from chassis.bus import Bus
 from proto.addresses import Endpoint
-from proto.codec import endpoint_key
 from proto.objects import Node
 from proto.subjects import ENDPOINTS
 from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import layout_hash
 from services.dataplane.kernel.tables import Tables, open_maps
+from tests.natsd import endpoint_at
 from tests.netns.dataplane.mesh import Listener, Mesh, cluster_objects, dial, resident, wait_for
 
 pytestmark = pytest.mark.privileged
@@ -46,7 +46,7 @@ def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> 
         return found.identity if found else 0
 
     async def speak(bus: Bus) -> None:
-        await bus.bucket(ENDPOINTS).put(endpoint_key("n2", FAR), ENTRY)
+        await bus.bucket(ENDPOINTS).put(endpoint_at("n2", FAR), ENTRY)
         await complete(bus)
 
     async def complete(bus: Bus) -> None:

@@ -9,7 +9,6 @@ import pytest
 
 from chassis.bus import Bus
 from proto.addresses import Endpoint
-from proto.codec import endpoint_key
 from proto.events import ServiceFault
 from proto.net import Address
 from proto.objects import Node
@@ -18,7 +17,7 @@ from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import layout_hash
 from services.dataplane.kernel.tables import Tables, open_maps
-from tests.natsd import bus_of
+from tests.natsd import bus_of, endpoint_at
 from tests.netns.dataplane.mesh import Mesh, resident, wait_for
 
 pytestmark = pytest.mark.privileged
@@ -34,7 +33,7 @@ def publish(node: Mesh, *endpoints: Endpoint, writer: str = "n2") -> None:
     async def speak(bus: Bus) -> None:
         kv = bus.bucket(ENDPOINTS)
         for one in endpoints:
-            await kv.put(endpoint_key(writer, one.address), one)
+            await kv.put(endpoint_at(writer, one.address), one)
         epoch = await kv.get("_epoch", Epoch)
         assert epoch is not None
         await kv.put(complete_key(writer), Complete(epoch=epoch.value.epoch))

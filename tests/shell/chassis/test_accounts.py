@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 
 from chassis.accounts import meet
 from chassis.nats_config import new_key
-from proto import codec, subjects
+from proto import codec, slots, subjects
 from proto.addresses import Block
 from proto.events import ServiceFault
 from proto.policy import Frontier, Revision
@@ -34,13 +34,13 @@ from tests.natsd import NatsServer, bus_of
 
 FRONTIER = f"$KV.{subjects.RULES.on_server}._frontier.0"
 EPOCH = f"$KV.{subjects.RULES.on_server}._epoch"
-OWN = f"$KV.{subjects.ENDPOINTS.on_server}.n1.0af40001"
-GONE = f"$KV.{subjects.ENDPOINTS.on_server}.n1.0af40002"
+OWN = f"$KV.{subjects.ENDPOINTS.on_server}.n1.slot.1601"  # the server makes 1601 of 1601
+GONE = f"$KV.{subjects.ENDPOINTS.on_server}.n1.slot.{slots.numbered('gone')}"
 STREAM = f"KV_{subjects.ENDPOINTS.on_server}"
 FOREIGN = (
     FRONTIER,
     EPOCH,
-    f"$KV.{subjects.ENDPOINTS.on_server}.n2.0af40041",
+    f"$KV.{subjects.ENDPOINTS.on_server}.n2.slot.1601",
     f"$KV.{subjects.OBJECTS.on_server}.core.pod.n1.shop.web",
     "airmesh.v1.ipam.block.n2",
     "airmesh.v1.ipam.show",
@@ -124,7 +124,9 @@ async def place(server: NatsServer) -> AsyncIterator[Place]:
         frontier = codec.seal(Frontier(shard=0, shards=1, revision=Revision("e", 1)))
         await policy.request(FRONTIER, frontier, headers={"Nats-Expected-Stream": f"KV_{subjects.RULES.on_server}"})
         await node.request(OWN, b"any bytes I like")
-        await node.request(GONE, b"", headers={"KV-Operation": "DEL"})  # an empty body is a request to JetStream
+        await node.request(
+            GONE.replace(GONE.rsplit(".", 1)[1], "gone"), b"", headers={"KV-Operation": "DEL"}
+        )  # an empty body is a request to JetStream
         yield made
 
 
@@ -191,8 +193,8 @@ async def pull(client: Client, name: str, key: str, *, reply: str) -> None:
 
 
 async def test_what_a_consumer_brings_to_ones_own_subjects_is_no_request_and_no_event(place: Place) -> None:
-    """Its subject is the key's, which ends as the attacker likes: with another node's name, say."""
-    key = f"$KV.{subjects.ENDPOINTS.on_server}.n1.n2"
+    """Its subject is the key's, which ends with a number that the server chose."""
+    key = OWN
     async with AsyncExitStack() as stack:
         ipam = await stack.enter_async_context(bus_of(place.server, "ipam"))
         cli = await stack.enter_async_context(bus_of(place.server, "cli"))

@@ -34,7 +34,7 @@ def covers(grants: tuple[Grant, ...], bucket: Bucket, key: str) -> bool:
             continue
         for prefix in grant.prefixes:
             spelled = prefix.replace("{node}", NODE)
-            if spelled == ">" or key == spelled or key.startswith(spelled + "."):
+            if spelled == ">" or meet(spelled, key) == key or (not grant.exact and key.startswith(spelled + ".")):
                 return True
     return False
 
@@ -54,7 +54,7 @@ def sample_keys(role: Role, bucket: Bucket) -> list[str]:
     for grant in (*role.writes, *role.reads):
         if grant.bucket is bucket:
             for prefix in grant.prefixes:
-                spelled = "0af40000-26" if prefix == ">" else prefix.replace("{node}", NODE)
+                spelled = "0af40000-26" if prefix == ">" else prefix.replace("{node}", NODE).replace("*", "7")
                 keys += [spelled, f"{spelled}.x"]
     return list(dict.fromkeys(keys))
 
@@ -77,11 +77,14 @@ def attempts(role: Role) -> list[Attempt]:
             Attempt("read any", f"{JETSTREAM}.STREAM.MSG.GET.{stream}", whole),
             Attempt("watch all", f"{JETSTREAM}.CONSUMER.CREATE.{stream}.me", whole),
             Attempt("info", f"{JETSTREAM}.STREAM.INFO.{stream}", reads or role.makes_buckets),
-            Attempt("make", f"{JETSTREAM}.STREAM.CREATE.{stream}", role.makes_buckets),
+            *(
+                Attempt("make", f"{JETSTREAM}.STREAM.{verb}.{stream}", role.makes_buckets)
+                for verb in ("CREATE", "UPDATE")
+            ),
             Attempt("remove consumer", f"{JETSTREAM}.CONSUMER.DELETE.{stream}.me", reads),
             *(
                 Attempt(verb.lower(), f"{spelled}.STREAM.{verb}.{stream}", allowed=False)
-                for verb in ("DELETE", "PURGE", "UPDATE", "SNAPSHOT", "RESTORE", "MSG.DELETE")
+                for verb in ("DELETE", "PURGE", "SNAPSHOT", "RESTORE", "MSG.DELETE")
                 for spelled in (JETSTREAM, "$JS.API")
             ),
             *(

@@ -6,15 +6,19 @@ import asyncio
 from ipaddress import ip_address, ip_network
 from typing import Any
 
+import msgspec
+import nats
 import pytest
 
-from chassis.bus import Conflict
+from chassis import jetstream
+from chassis.bus import Bus, Conflict
 from chassis.faults import Refused, Unavailable
 from proto import codec, subjects, sync
 from proto.addresses import Block, Endpoint
 from proto.events import ServiceFault
 from proto.objects import Node
 from proto.requests import BlockGrant, BlockRequest, IpamShow, IpamState, Reply
+from proto.slots import numbered
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, runtime_of
 
@@ -195,24 +199,50 @@ async def test_what_was_asked_for_before_the_connection_is_made_with_it(nats_ser
 
 
 async def test_many_slow_questions_do_not_wait_for_each_other(bus_for: BusFor) -> None:
-    ipam, node = await bus_for("ipam"), await bus_for("dataplane", "n1")
+    ipam, cli = await bus_for("ipam"), await bus_for("cli")
 
-    async def answer(asked: BlockRequest, _node: str) -> BlockGrant:
+    async def answer(_asked: IpamShow) -> IpamState:
         await asyncio.sleep(0.3)
-        return BlockGrant(block=block(asked.node, asked.nonce))
+        return IpamState(pools=(), blocks=(), owners=(), claims=())
 
-    await ipam.serve_nodes(subjects.IPAM_BLOCK, BlockRequest, answer)
+    await ipam.serve(subjects.IPAM_SHOW, IpamShow, answer)
     await asyncio.sleep(0.1)
     started = asyncio.get_running_loop().time()
-    questions = (BlockRequest(node="n1", node_uid="u", family=4, nonce=str(number)) for number in range(100))
     answers = await asyncio.gather(
-        *(node.request(ASK, question, BlockGrant, timeout=3) for question in questions),
+        *(cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=3) for _ in range(100)),
         return_exceptions=True,
     )
     assert asyncio.get_running_loop().time() - started < 1
     busy = [found for found in answers if isinstance(found, Refused)]
     assert len(busy) == 36
     assert {(found.code, found.retry) for found in busy} == {("busy", True)}
+
+
+async def test_a_node_that_asks_for_too_much_is_busy_for_itself_alone(bus_for: BusFor) -> None:
+    ipam = await bus_for("ipam")
+    thief, honest = await bus_for("dataplane", "n1"), await bus_for("dataplane", "n2")
+    loop = asyncio.get_running_loop()
+
+    async def answer(asked: BlockRequest, node: str) -> BlockGrant:
+        await asyncio.sleep(0.3)
+        return BlockGrant(block=block(node, asked.nonce))
+
+    async def ask(bus: Bus, node: str, number: int) -> BlockGrant:
+        request = BlockRequest(node=node, node_uid="u", family=4, nonce=str(number))
+        return await bus.request(subjects.of_node(subjects.IPAM_BLOCK, node), request, BlockGrant, timeout=5)
+
+    await ipam.serve_nodes(subjects.IPAM_BLOCK, BlockRequest, answer)
+    await asyncio.sleep(0.1)
+    flood = asyncio.gather(*(ask(thief, "n1", number) for number in range(100)), return_exceptions=True)
+    await asyncio.sleep(0.1)
+    started = loop.time()
+    assert {(await one).block.node for one in asyncio.as_completed([ask(honest, "n2", n) for n in range(8)])} == {"n2"}
+    assert loop.time() - started < 0.6, "it waits for none of the other's"
+    answers = await flood
+    busy = [found for found in answers if isinstance(found, Refused)]
+    assert len(busy) == 100 - 8 - 64, "what is under way, and what waits"
+    assert {(found.code, found.retry) for found in busy} == {("busy", True)}
+    assert sum(isinstance(found, BlockGrant) for found in answers) == 72
 
 
 async def test_refused_write_is_one_clear_error_at_once(bus_for: BusFor, buckets: dict[str, str]) -> None:
@@ -223,9 +253,9 @@ async def test_refused_write_is_one_clear_error_at_once(bus_for: BusFor, buckets
     )  # fmt: skip
     started = asyncio.get_running_loop().time()
     with pytest.raises(Refused, match="may not publish"):
-        await node.bucket(subjects.ENDPOINTS).put("n2.0af40002", endpoint)
+        await node.bucket(subjects.ENDPOINTS).put("n2.slot.2", endpoint)
     assert asyncio.get_running_loop().time() - started < 1
-    assert await node.bucket(subjects.ENDPOINTS).put("n1.0af40002", endpoint)
+    assert await node.bucket(subjects.ENDPOINTS).put("n1.slot.2", endpoint)
 
 
 async def test_an_event_is_heard_under_the_node_whose_key_said_it(bus_for: BusFor) -> None:
@@ -241,3 +271,29 @@ async def test_an_event_is_heard_under_the_node_whose_key_said_it(bus_for: BusFo
     await asyncio.sleep(0.3)
     assert sorted(heard) == [(f"{said}.n1", "a lie"), (f"{said}.n2", "the truth")]
     assert said + ".n1" == subjects.heard_subject("dataplane", "fault", "n1")
+
+
+async def test_a_bucket_of_before_gets_its_bounds_and_keeps_what_it_holds(
+    nats_server: NatsServer, bus_for: BusFor
+) -> None:
+    cluster, operator = await bus_for("cluster"), await nats.connect(nats_server.url, **nats_server.sign_in("operator"))
+    stream = jetstream.kv_stream(subjects.ENDPOINTS.on_server)
+    before = {
+        "name": stream, "subjects": [f"$KV.{subjects.ENDPOINTS.on_server}.>"], "storage": "file", "discard": "new",
+        "max_msgs_per_subject": 1, "max_bytes": 1 << 20, "max_msg_size": 1 << 20, "allow_direct": True,
+        "allow_msg_ttl": True, "deny_delete": True,
+    }  # fmt: skip
+    await operator.request(f"$JS.API.STREAM.CREATE.{stream}", msgspec.json.encode(before), timeout=5)
+    await operator.request(f"$KV.{subjects.ENDPOINTS.on_server}.n1.0af40002", b"of before", timeout=5)
+    await cluster.make_buckets()
+    config = await jetstream.stream_config(cluster.connection, stream)
+    assert config["max_bytes"] == subjects.ENDPOINTS.max_bytes
+    assert config["max_msg_size"] == subjects.ENDPOINTS.max_value
+    for name in ("one", "two", "one"):
+        answer = await operator.request(f"$KV.{subjects.ENDPOINTS.on_server}.n1.slot.{name}", b"x", timeout=5)
+        assert b"error" not in answer.data
+    asked = await operator.request(f"$JS.API.STREAM.INFO.{stream}", b'{"subjects_filter":">"}', timeout=5)
+    found = msgspec.json.decode(asked.data)["state"]["subjects"]
+    keys = {key.removeprefix(f"$KV.{subjects.ENDPOINTS.on_server}.") for key in found}
+    assert keys == {"_epoch", "n1.0af40002", *(f"n1.slot.{numbered(name)}" for name in ("one", "two"))}
+    await operator.close()

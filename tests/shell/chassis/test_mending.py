@@ -41,7 +41,7 @@ CASES: tuple[tuple[str, str | None, Bucket, str, msgspec.Struct], ...] = (
     ("routing", "n1", subjects.ROUTES, "n1", NodeRoutes(node="n1", underlay=(), prefixes=())),
     ("routing", "n1", subjects.ROUTES, "_complete.n1", Complete(epoch="e")),
     (
-        "dataplane", "n1", subjects.ENDPOINTS, "n1.0af40002",
+        "dataplane", "n1", subjects.ENDPOINTS, "n1.slot.2",
         Endpoint("n1", ip_address("10.244.0.2"), "a", "b", "c", 300, b"\x02" * 6, 1, 1),
     ),
 )  # fmt: skip

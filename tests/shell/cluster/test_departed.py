@@ -11,7 +11,7 @@ import pytest
 
 from chassis.bus import Bus
 from proto.addresses import Block, Endpoint
-from proto.codec import block_key, encode_segment, endpoint_key
+from proto.codec import block_key, encode_segment
 from proto.leases import Lease
 from proto.policy import Ack, Revision
 from proto.routes import NodeRoutes
@@ -19,7 +19,7 @@ from proto.subjects import ACKS, BLOCKS, ENDPOINTS, LEASES, ROUTES
 from proto.sync import Complete, Epoch, complete_key
 from services.cluster import app
 from tests.conftest import BusFor
-from tests.natsd import NatsServer
+from tests.natsd import NatsServer, endpoint_at
 from tests.shell.cluster.apiserver import ApiServer
 from tests.shell.cluster.test_mirror import cluster, until
 
@@ -33,7 +33,7 @@ async def speak(bus: Bus, node: str, number: int = 0, pods: int = 3) -> None:
     for pod in range(pods):
         address = ip_address("10.0.0.0") + 256 * number + pod
         value = Endpoint(node, address, "shop", f"p{pod}", f"u{pod}", 1001, b"123456", 5, 1)
-        await bus.bucket(ENDPOINTS).put(endpoint_key(node, address), value)
+        await bus.bucket(ENDPOINTS).put(endpoint_at(node, address), value)
     await bus.bucket(ACKS).put(segment, Ack(node=node, rules=Revision(epoch="e", sequence=1), endpoints=1))
     await bus.bucket(ROUTES).put(segment, NodeRoutes(node, ()))
     await bus.bucket(LEASES).put(f"node.{segment}", Lease(holder="x", epoch=1, renewals=0, seconds=6.0))
@@ -131,10 +131,10 @@ async def test_what_cannot_be_read_goes_too(
         await whole(ipam)
         bucket = node.bucket(ENDPOINTS)
         headers: dict[str, Any] = {"Nats-Expected-Stream": f"KV_{ENDPOINTS.on_server}"}
-        await node.connection.call(f"$KV.{ENDPOINTS.on_server}.n1.zz", b"\xc1", timeout=2, headers=headers)
-        assert await bucket.look("n1.zz", Endpoint) is not None
+        await node.connection.call(f"$KV.{ENDPOINTS.on_server}.n1.slot.1601", b"\xc1", timeout=2, headers=headers)
+        assert await bucket.look("n1.slot.1601", Endpoint) is not None
         for _ in range(200):
-            if await bucket.look("n1.zz", Endpoint) is None:
+            if await bucket.look("n1.slot.1601", Endpoint) is None:
                 return
             await asyncio.sleep(0.05)
         raise AssertionError("it stays for ever")

@@ -14,7 +14,7 @@ import pytest_asyncio
 from chassis.bus import Bus
 from chassis.log import Log
 from proto.addresses import Block, Endpoint
-from proto.codec import block_key, encode_segment, endpoint_key
+from proto.codec import block_key, encode_segment
 from proto.objects import Pod
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, BLOCKS, ENDPOINTS, OBJECTS
@@ -23,6 +23,7 @@ from services.ipam.core.deserted import MARK, freed
 from services.ipam.core.seen import Seen
 from services.ipam.taking_back import TakingBack
 from tests.conftest import BusFor
+from tests.natsd import endpoint_at
 from tests.shell.ipam.conftest import Cluster, StartIpam, node
 from tests.shell.ipam.test_blocks_and_claims import block, report
 
@@ -66,7 +67,7 @@ class Blocks:
         """An entry of ``endpoints``, as n2 writes it for a pod."""
         address = self.held.cidr.network_address + 1
         entry = Endpoint("n2", address, pod.namespace, pod.name, pod.uid, 300, b"123456", self.held.epoch, 1)
-        await self.n2.bucket(ENDPOINTS).put(endpoint_key("n2", address), entry)
+        await self.n2.bucket(ENDPOINTS).put(endpoint_at("n2", address), entry)
 
     async def acknowledge(self, pods: int = 0) -> None:
         ack = Ack(node="n2", rules=Revision(epoch="e", sequence=1), endpoints=1, pods=pods)
