@@ -353,7 +353,7 @@ class TestSamePorts:
         room.tables.configure(replace(room.tables.config, flags=at.ConfigFlag.EMIT_FORWARDED))
         event = self.again(room, version, client).event
         assert event is not None
-        assert (event.reason, event.peer, event.rule) == (DropReason.FORWARDED, Reserved.WORLD, 17)
+        assert (event.reason, event.peer, event.rule, event.policy) == (DropReason.FORWARDED, Reserved.WORLD, 17, 1)
 
     def test_from_the_other_end_it_is_another_flow(self, room: World, version: int) -> None:
         """What the pod begins counts as its own, though the ports are the same."""

@@ -130,8 +130,10 @@ AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const st
 	am_count(skb, verdict->reason, role->side);
 	is_told = verdict->reason > AM_REASON_REPLY || (verdict->is_new && am_wants_forwarded());
 	if (am_blurred(p, is_told)) {
-		if (verdict->is_new && !verdict->peer) /* it followed another on its ports (am_may_follow) */
+		if (verdict->is_new && !verdict->peer) { /* it followed another on its ports (am_may_follow) */
 			verdict->peer = am_identity_of(&am_work_of(p)->flow_key.remote, &flags);
+			verdict->policy = role->from_host ? 0 : am_policy_of(role->subject);
+		}
 		am_tell(skb, p, role, verdict);
 	}
 	if (verdict->reason > AM_REASON_REPLY)

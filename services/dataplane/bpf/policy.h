@@ -145,6 +145,15 @@ AM_INLINE struct am_scope_rule *am_rule_of(const struct am_subject *subject, u64
 	return am_scope_rule.lookup(&rule);
 }
 
+/* The number of the subject's policy, 0 where it has none. */
+AM_INLINE u32 am_policy_of(u64 subject)
+{
+	struct am_subject_key key = { .identity = subject };
+	struct am_subject *policy = am_subjects.lookup(&key);
+
+	return policy ? policy->policy : 0;
+}
+
 /* A flow of `subject` with verdict->peer, begun by the peer (INGRESS) or by the subject. Fills ->reason and ->rule. */
 AM_INLINE void am_judge(u64 subject, const struct am_flow_key *flow, u8 side, struct am_verdict *verdict)
 {
