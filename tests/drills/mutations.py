@@ -1010,8 +1010,8 @@ DATAPATH = (
     Mutant(
         name="error-ends-a-flow",
         file="services/dataplane/bpf/ct.h",
-        old="	if (flow && !p->is_error)\n		am_forget(key, flow);\n",
-        new="	if (flow)\n		am_forget(key, flow);\n",
+        old="		if (!p->is_error)\n			am_forget(key, flow);\n",
+        new="		am_forget(key, flow);\n",
         tests=("tests/bpf/test_errors.py::TestOnlyRead",),
     ),
     Mutant(
@@ -1134,6 +1134,27 @@ DATAPATH = (
         old="		__sync_fetch_and_add(&held->count, 1);\n",
         new="",
         tests=("tests/bpf/test_floods.py::TestNeighbour",),
+    ),
+    Mutant(
+        name="next-on-the-ports-holds-its-peers-share",
+        file="services/dataplane/bpf/ct.h",
+        old="		if (held)\n			am_uncount(&held->count);\n	}\n	return 1;\n",
+        new="	}\n	return 1;\n",
+        tests=("tests/bpf/test_floods.py::TestSamePorts",),
+    ),
+    Mutant(
+        name="next-on-the-ports-gives-no-place-up",
+        file="services/dataplane/bpf/ct.h",
+        old="	flow->cell = cell;\n	flow->last_seen",
+        new="	flow->last_seen",
+        tests=("tests/bpf/test_floods.py::TestSamePorts",),
+    ),
+    Mutant(
+        name="next-on-the-ports-is-never-judged",
+        file="services/dataplane/bpf/ct.h",
+        old=" && flow->generation == generation &&\n",
+        new=" &&\n",
+        tests=("tests/bpf/test_floods.py::TestSamePorts",),
     ),
     Mutant(
         name="half-open-keeps-a-translation-port",

@@ -27,14 +27,20 @@ AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
 	return am_endpoints.lookup(&key);
 }
 
-/* Where who has an address is, as an AM_AT_*. */
+/* Where who has an address is, as an AM_AT_*; `identity` and `flags` as am_identity_of says them. */
+AM_INLINE u8 am_place_of_peer(const struct am_addr *address, u64 identity, u32 flags)
+{
+	if (identity == AM_IDENTITY_HOST || am_local(address))
+		return AM_AT_HERE;
+	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
+}
+
 AM_INLINE u8 am_at(const struct am_addr *address)
 {
 	u32 flags;
+	u64 identity = am_identity_of(address, &flags);
 
-	if (am_local(address) || am_identity_of(address, &flags) == AM_IDENTITY_HOST)
-		return AM_AT_HERE;
-	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
+	return am_place_of_peer(address, identity, flags);
 }
 
 AM_INLINE u64 am_cidr_set_of(const struct am_subject *subject, const struct am_addr *address)
@@ -137,6 +143,15 @@ AM_INLINE struct am_scope_rule *am_rule_of(const struct am_subject *subject, u64
 		return 0;
 	*none = 0;
 	return am_scope_rule.lookup(&rule);
+}
+
+/* The number of the subject's policy, 0 where it has none. */
+AM_INLINE u32 am_policy_of(u64 subject)
+{
+	struct am_subject_key key = { .identity = subject };
+	struct am_subject *policy = am_subjects.lookup(&key);
+
+	return policy ? policy->policy : 0;
 }
 
 /* A flow of `subject` with verdict->peer, begun by the peer (INGRESS) or by the subject. Fills ->reason and ->rule. */
