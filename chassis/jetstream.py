@@ -202,6 +202,11 @@ async def last_from_replica(connection: Connection, stream: str, subject: str, t
     )
 
 
+def too_many(headers: Mapping[str, str] | None) -> bool:
+    """True for the answer to a write that came while too many waited before the stream: it was dropped."""
+    return headers is not None and headers.get("Status") == "429"
+
+
 def is_tombstone(headers: Mapping[str, str]) -> bool:
     """True for the mark that a key was deleted (KV-Operation DEL or PURGE, or a marker the server made)."""
     return "KV-Operation" in headers or "Nats-Marker-Reason" in headers

@@ -11,6 +11,8 @@ are given as they stand in the bucket (``proto.codec`` spells them). ``purge`` i
 from __future__ import annotations
 
 import asyncio
+import random
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -33,6 +35,8 @@ if TYPE_CHECKING:
 
 DEADLINE = 5.0
 LIST_DEADLINE = 30.0
+LATER = 0.05
+"""Seconds at most until a write is tried again that the server had no place for; nothing of it was kept."""
 TOMBSTONE_SECONDS = 3600
 """How long the mark of a deleted key stays; readers that were away longer list again anyway."""
 
@@ -238,13 +242,17 @@ class KV:
     async def _write(self, key: str, body: bytes, headers: dict[str, str], timeout: float) -> int:
         if len(key) > codec.MAX_KEY * 2:
             raise Refused("malformed", f"a key of {len(key)} characters is too long")
-        message = await self._connection.call(
-            self._prefix + (written(key) if self.bucket.slots else key),
-            body,
-            timeout=timeout,
-            headers={jetstream.EXPECTED_STREAM: self._stream, **headers},
-        )
-        return jetstream.parse_answer(message.data).seq
+        subject = self._prefix + (written(key) if self.bucket.slots else key)
+        headers = {jetstream.EXPECTED_STREAM: self._stream, **headers}
+        deadline = time.monotonic() + timeout
+        while True:
+            left = deadline - time.monotonic()
+            message = await self._connection.call(subject, body, timeout=max(left, 0.001), headers=headers)
+            if not jetstream.too_many(message.headers):
+                return jetstream.parse_answer(message.data).seq
+            if time.monotonic() + LATER > deadline:
+                raise Unavailable(f"{self.bucket.name} was written to by too many for {timeout} s")
+            await asyncio.sleep(LATER * random.random())  # noqa: S311 - spreads load
 
 
 def covers(pattern: str, key: str) -> bool:

@@ -32,6 +32,9 @@ __all__ = ["User", "make_users", "render", "user_name", "write_seeds"]
 
 MAX_PAYLOAD = MAX_VALUE + 4096
 """Bytes of the largest message: a value, its envelope and its headers."""
+MAX_BUFFERED = 128
+"""Messages that wait before a stream. One more is refused at once, and its writer tries again (``chassis.kv``): so
+whoever floods a stream holds the others up by tenths of a second, where a long queue would be full of its messages."""
 MAX_FILE_STORE = sum(bucket.max_bytes for bucket in BUCKETS) * 2
 
 
@@ -118,6 +121,7 @@ def server_part(*, store_dir: Path, host: str, port: int, monitor_port: int, ser
         "  sync_interval: always\n"
         "  max_memory_store: 268435456\n"
         f"  max_file_store: {MAX_FILE_STORE}\n"
+        f"  max_buffered_msgs: {MAX_BUFFERED}\n"
         "}\n"
     )
 

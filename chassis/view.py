@@ -124,6 +124,8 @@ class View:
         self.log: Log | None = None
         self.tell: Callable[[str, str], None] | None = None
         """Publishes a fault and its remedy."""
+        self.heard: Callable[[str], None] | None = None
+        """Told the key of each change that comes, a repeated value's too; must not block."""
 
     @property
     def epoch(self) -> str:
@@ -338,6 +340,8 @@ class View:
     def _on_change(self, change: Change) -> None:
         key = change.key
         self.sequence = max(self.sequence, change.revision)
+        if self.heard is not None:
+            self.heard(key)
         held = self._marks if key.startswith("_") else self._entries
         if change.forged:
             self._unreadable(change, FORGED, newer=False)

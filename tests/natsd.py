@@ -60,7 +60,7 @@ def server_program() -> str:
 
 def endpoint_at(node: str, address: Address) -> str:
     """A slot of the node for an address, as a test that keeps no list of slots chooses it."""
-    return endpoint_key(node, int(address) % SLOTS)
+    return endpoint_key(node, (int(address) + address.version * 1000) % SLOTS)
 
 
 def free_port() -> int:

@@ -23,7 +23,7 @@ from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import ObjectFault
 from proto.objects import KINDS, ConfigMap, Deployment, IPPool, Node
 from proto.policy import Ack
-from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
+from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES, event_subject
 from services.cluster import kubeconfig
 from services.cluster.core.cache import Cache
 from services.cluster.departed import Departures
@@ -33,10 +33,12 @@ from services.cluster.mirror import Mirror, kind_of_key
 from services.cluster.object_faults import ObjectFaultTeller
 from services.cluster.settings import Settings
 from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter, PoolWriter
+from services.cluster.writers import Writers
 
 FULL_PASS = 30.0
 BUCKETS_EVERY = 5.0
 DEPARTED_EVERY = 10.0
+WRITERS_EVERY = 5.0
 
 
 class Changes:
@@ -119,6 +121,9 @@ async def _mirror_when_possible(
         log=runtime.log,
     )
     loops.append(Loop(runtime, "departures", cursors=[], apply=departures.apply, period=DEPARTED_EVERY))
+    fault = partial(runtime.bus.publish, event_subject("cluster", "fault"))
+    watched = Writers(departures.views, lease, fault, runtime.log)
+    loops.append(Loop(runtime, "writers", cursors=[], apply=watched.apply, period=WRITERS_EVERY))
     told = ObjectFaultTeller(
         kube=kube, lease=lease, caches=list(caches.values()), instance=runtime.instance, log=runtime.log
     )

@@ -67,6 +67,11 @@ class Departures:
             self._views[bucket.name] = kv.watch(_anything, markers=(), name=f"left-in-{bucket.name}")
         self._watched: Mapping[str, Quiet] = {}
 
+    @property
+    def views(self) -> Mapping[str, View]:
+        """What nodes have written, by bucket."""
+        return self._views
+
     async def apply(self, _dirty: Dirty) -> Done:
         """One pass; raises Unavailable."""
         if not self._sure():

@@ -76,7 +76,7 @@ CHASSIS = (
     Mutant(
         name="everybody-may-write-everything",
         file="chassis/accounts.py",
-        old='found += [key] if key == ">" else [key, f"{key}.>"]',
+        old='found += [key] if key == ">" or grant.exact else [key, f"{key}.>"]',
         new='found += [">"]',
         tests=("tests/shell/chassis/test_allow_lists.py",),
     ),

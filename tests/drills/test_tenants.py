@@ -49,8 +49,8 @@ class Scale:
 
 
 EVERYTHING = ("relabel", "bombs", "policies", "services")
-SHORT = Scale(quiet=10, attack=22, packets=0.25, attacks=EVERYTHING, slower=4, allowance=1.0)
-LONG = Scale(quiet=120, attack=480, packets=0.25, attacks=EVERYTHING, slower=4, allowance=0.0)
+SHORT = Scale(quiet=10, attack=22, packets=0.1, attacks=EVERYTHING, slower=8, allowance=1.0)
+LONG = Scale(quiet=120, attack=480, packets=0.1, attacks=EVERYTHING, slower=8, allowance=0.0)
 
 
 @pytest.mark.parametrize(

@@ -11,13 +11,15 @@ import pytest
 
 from chassis.bus import Bus
 from proto.addresses import Block, Endpoint
-from proto.codec import block_key, encode_segment
+from proto.codec import block_key, encode_segment, seal
+from proto.events import ServiceFault
 from proto.leases import Lease
 from proto.policy import Ack, Revision
 from proto.routes import NodeRoutes
-from proto.subjects import ACKS, BLOCKS, ENDPOINTS, LEASES, ROUTES
+from proto.subjects import ACKS, BLOCKS, ENDPOINTS, LEASES, ROUTES, event_subject
 from proto.sync import Complete, Epoch, complete_key
 from services.cluster import app
+from services.cluster.core import writers as core
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, endpoint_at
 from tests.shell.cluster.apiserver import ApiServer
@@ -120,6 +122,40 @@ async def test_nothing_is_deleted_while_blocks_is_not_whole(
         assert keys.of("gone") == 9
         await whole(ipam)
         await until(lambda: not keys.of("gone"))
+
+
+async def test_who_writes_what_no_agent_does_is_told(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(app, "WRITERS_EVERY", 0.2)
+    monkeypatch.setattr(core, "MOST", 500)
+    for name in ("n1", "n2", "n3"):
+        await api.put("Node", {}, name=name)
+    thief, honest, garbles = [await bus_for("dataplane", name) for name in ("n1", "n2", "n3")]
+    cli = await bus_for("cli")
+    heard: list[ServiceFault] = []
+    await cli.subscribe(event_subject("cluster", "fault"), ServiceFault, lambda _, fault: heard.append(fault))
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        await asyncio.sleep(1.0)
+        where = f"$KV.{ACKS.on_server}"
+        headers = {"Nats-Expected-Stream": f"KV_{ACKS.on_server}"}
+        good = seal(Ack(node="n1", rules=Revision(epoch="e", sequence=1), endpoints=1))
+        await garbles.connection.call(f"{where}.n3", b"\xc1", timeout=2, headers=headers)
+        await honest.bucket(ACKS).put("n2", Ack(node="n2", rules=Revision(epoch="e", sequence=1), endpoints=1))
+
+        async def flood() -> None:
+            client = thief.connection.client()
+            while True:
+                for _ in range(200):
+                    await client.publish(f"{where}.n1", good, headers=headers)
+                await client.flush()
+
+        flooding = asyncio.create_task(flood())
+        await until(lambda: {fault.node for fault in heard} == {"n1", "n3"}, 40)
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+        assert len(heard) == 2, "once for each"
 
 
 async def test_what_cannot_be_read_goes_too(
