@@ -42,12 +42,33 @@ SUBSCRIPTION_MESSAGES = 65_536
 SUBSCRIPTION_BYTES = 64 << 20
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+_REFUSAL = re.compile(rb"^-ERR ([^\r\n]*)\r?\n", re.MULTILINE)
 
 
 def sign_in(seed: Secret) -> dict[str, Any]:
     """How the client proves who we are: by the seed of an nkey, or by a JWT and its seed (a NATS credentials file)."""
     text = seed.reveal()
     return {"user_credentials": RawCredentials(text)} if text.startswith("-----BEGIN") else {"nkeys_seed_str": text}
+
+
+def greeted(client: Client) -> bool:
+    """Whether what was dialled spoke as a NATS server: it sent its INFO, with which the protocol begins."""
+    return bool(client._server_info) or _unread(client).startswith(b"INFO ")
+
+
+def refusal(client: Client) -> str:
+    """The ``-ERR`` that nats-py did not read, empty when there is none.
+
+    A server refuses a sign-in and closes. When its end comes as a reset, asyncio raises that before it gives out what
+    came earlier, which then is still in the reader's buffer.
+    """
+    found = _REFUSAL.search(_unread(client))
+    return found[1].decode("utf-8", "replace").strip() if found else ""
+
+
+def _unread(client: Client) -> bytes:
+    reader = getattr(client._transport, "_io_reader", None)
+    return bytes(getattr(reader, "_buffer", b""))
 
 
 class ClosedForGood(Fault):

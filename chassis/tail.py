@@ -174,16 +174,14 @@ class Tail:
         if "Status" in headers:
             await self._on_status(message, headers)
             return
-        revision, count, pending = _positions(message.reply)
+        revision, count, pending = positions(message.reply)
         if count != self._expected:
             self._break(f"message {self._expected} is missing, {count} came")
             return
         self._expected = count + 1
         self._idle = 0
-        body = None if jetstream.is_tombstone(headers) else message.data
-        forged = not jetstream.authentic(headers, self._stream)
         try:
-            self._on_change(Change(message.subject[self._strip :], revision, body, forged))
+            self._on_change(change_of(message, self._stream, self._strip, revision))
         except Exception as error:  # nats-py would only report it, and the change would be missing for ever
             self.failure = error
             self._break(f"taking in {message.subject} failed")
@@ -226,7 +224,14 @@ class Tail:
             await self._ask()
 
 
-def _positions(reply: str) -> tuple[int, int, int]:
+def change_of(message: Msg, stream: str, strip: int, revision: int) -> Change:
+    """What a stored message says of its key, which is its subject without the first ``strip`` characters."""
+    headers = message.headers or {}
+    body = None if jetstream.is_tombstone(headers) else message.data
+    return Change(message.subject[strip:], revision, body, not jetstream.authentic(headers, stream))
+
+
+def positions(reply: str) -> tuple[int, int, int]:
     """Stream sequence, consumer sequence and messages still pending of a ``$JS.ACK`` subject (v1 or v2)."""
     tokens = reply.split(".")
     at = 5 if len(tokens) == 9 else 7

@@ -133,6 +133,13 @@ class View:
         entry = self._marks.get(EPOCH_KEY)
         return entry.value.epoch if entry is not None and isinstance(entry.value, Epoch) else ""
 
+    def listed(self, key: str) -> bool:
+        """Whether what is held of ``key`` is of the present list: only then its revision counts in this epoch.
+
+        While the bucket is listed anew, and where the present value cannot be read, an entry may be of an earlier life.
+        """
+        return key in self._seen and key not in self.unreadable
+
     def scope_complete(self, scope: str = "") -> bool:
         """True when the owner of ``scope`` (encoded) has written all it knows in this epoch, and we have seen it."""
         key = complete_key(scope)

@@ -27,6 +27,7 @@ from cli.reports import ipam as ipam_report
 from cli.reports import pods as pod_report
 from cli.reports import policy as policy_report
 from cli.reports import routes as route_report
+from cli.reports.table import Table, json_text
 from cli.settings import load
 
 R = TypeVar("R")
@@ -79,10 +80,10 @@ def _ask(asked: Callable[[Link], Coroutine[Any, Any, R]]) -> R:
         ) from error
 
 
-def _show(report: msgspec.Struct, tables: tuple[show.Table, ...], output: str) -> None:
+def _show(report: msgspec.Struct, tables: tuple[Table, ...], output: str) -> None:
 
     if output == "json":
-        click.echo(show.json_text(report))
+        click.echo(json_text(report))
     else:
         show.tables(show.console(), tables)
 

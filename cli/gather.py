@@ -7,13 +7,15 @@ frontiers are read before acknowledgements, so that a node that keeps up is neve
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
+from cli.faults import Declined, Unreachable
 from cli.link import Link
 from cli.reports import agents, dns, micro, pods, policy, routes
 from proto.addresses import Claim, Endpoint
-from proto.codec import encode_segment, kind_prefix
+from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, Node
@@ -48,21 +50,41 @@ def _honest(found: dict[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in found.items() if key.partition(".")[0] == encode_segment(value.node)}
 
 
+def _by_node(found: dict[str, Any]) -> dict[str, Any]:
+    """Values by the node that their key names; keys that name none are left out."""
+    named: dict[str, Any] = {}
+    for key, value in found.items():
+        with suppress(Malformed):
+            named[decode_segment(key)] = value
+    return named
+
+
 async def _acks(link: Link) -> dict[str, Ack]:
-    return {ack.node: ack for ack in _honest(await _all(link, ACKS, Ack)).values()}
+    """By the node whose key each stands under, which that node alone may write, whatever it says of itself."""
+    return _by_node(await _all(link, ACKS, Ack))
 
 
 async def status(link: Link) -> agents.Status:
     """Agents, nodes, and what is wrong."""
-    answers, nodes, frontiers = await asyncio.gather(
+    answers, nodes, frontiers, wrong = await asyncio.gather(
         link.discover(),
         _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"),
         _all(link, RULES, Frontier, "_frontier.>"),
+        _wrong_with_addresses(link),
     )
     now = datetime.now(UTC)
     listed = [agent for user, answer in answers if (agent := micro.agent(user, answer, now)) is not None]
     acks = await _acks(link)
-    return agents.status(listed, nodes.values(), acks, frontiers.values())
+    return agents.status(listed, nodes.values(), acks, frontiers.values(), wrong)
+
+
+async def _wrong_with_addresses(link: Link) -> tuple[str, ...] | None:
+    """What `ipam` says is wrong with pools and blocks; None when it does not say within a second."""
+    try:
+        async with asyncio.timeout(1.0):
+            return (await link.ask(IPAM_SHOW, IpamShow(summary=True), IpamState)).problems
+    except (Declined, Unreachable, TimeoutError):
+        return None
 
 
 async def running(link: Link, namespace: str) -> pods.Pods:

@@ -5,8 +5,12 @@ Promises: every call ends within the command's deadline, and what is wrong is sa
 while it waits for the first answer; what follows a stream (`listen`) does, since a person looks at it.
 
 A bucket is read by an ephemeral pull consumer that brings the last value of each key (JetStream ADR-8 KV, ADR-13), some
-thousands at a time. Values of another major version or that cannot be read are left out
-and counted, never taken for absent ones.
+thousands at a time. What a message says of its key is the chassis' own reading (``chassis.tail``): a value that was not
+written by who may write it, one of another major version, or one that cannot be read is left out and counted, never
+taken for absent.
+
+A sign-in that fails is told by how far it came: no NATS server at all, a refusal in words (even one that the end of its
+connection overtook), or a server that greets and hangs up without a word.
 """
 
 from __future__ import annotations
@@ -24,8 +28,11 @@ import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from chassis.connection import sign_in
+from chassis import jetstream
+from chassis.connection import greeted, refusal, sign_in
+from chassis.faults import Fault
 from chassis.secret import Secret
+from chassis.tail import change_of, positions
 from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
@@ -40,6 +47,8 @@ _QUIET = 0.2
 _DISCOVERY = 0.8
 _BATCH = 8192
 _BATCH_BYTES = 16 << 20
+ATTEMPTS = 3
+"""Sign-ins before a server that hangs up without a word is told as such."""
 _HOLD = 10_000
 """Messages that may wait for a slow terminal before the oldest are given up."""
 
@@ -70,23 +79,21 @@ class Link:
         seed = self._seed()
         try:
             async with asyncio.timeout(self._settings.deadline - 0.5):
-                for last in (False, False, True):
+                for left in reversed(range(ATTEMPTS)):
                     try:
                         await self._connect(seed)
                         break
-                    except ConnectionResetError:
-                        # The server's refusal may be overtaken by the end of its connection: ask again what is wrong.
-                        if last:
+                    except (nats.errors.Error, OSError) as error:
+                        hung_up = isinstance(self._fault or error, ConnectionError) and greeted(self._client)
+                        if not (hung_up and left) or refusal(self._client):
                             raise
+                        # What it says may have been overtaken by the end of its connection: ask again what is wrong.
                         await self._abandon()
                         self._client, self._fault = Client(), None
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-            why = self._fault or error
-            if isinstance(why, ConnectionResetError):
-                # It was there and hung up at each sign-in: that is how a refusal looks that was overtaken each time.
-                why = nats.errors.AuthorizationError()
+            unreachable = self._not_signed_in(self._fault or error)
             await self._abandon()
-            raise self._unreachable(why) from error
+            raise unreachable from error
         self._connected = True
         return self
 
@@ -99,6 +106,31 @@ class Link:
             connect_timeout=2,
             allow_reconnect=False,
             error_cb=self._on_error,
+        )
+        if not self._client.is_connected:  # nats-py takes the end of the stream for an answer
+            raise ConnectionResetError("the server closed the connection")
+
+    def _not_signed_in(self, why: Exception) -> Unreachable:
+        """How far it came, in one sentence."""
+        url, seed = self._settings.url, self._settings.seed_file
+        said = refusal(self._client)
+        if said:
+            return self._unreachable(nats.errors.Error(f"nats: {said}"))
+        if greeted(self._client):
+            if not isinstance(why, ConnectionError):
+                return self._unreachable(why)
+            return Unreachable(
+                f"the NATS server at {url} hangs up at each sign-in without a word:"
+                f" it is going down, or does not know the user of {seed}",
+                'see that the mesh is up (airmesh lab status), and use its own seed: eval "$(airmesh lab env)"',
+            )
+        if isinstance(why, (ConnectionRefusedError, TimeoutError)) or not isinstance(
+            why, (ConnectionError, nats.errors.Error)
+        ):
+            return self._unreachable(why)
+        return Unreachable(
+            f"what answers at {url} is no NATS server: it does not greet as one ({str(why) or type(why).__name__})",
+            "see that AIRMESH_NATS names the mesh's NATS server (airmesh lab env) and no other port",
         )
 
     def _seed(self) -> Secret:
@@ -153,7 +185,7 @@ class Link:
 
         Raises :class:`Declined` when the bucket is not there (yet) or may not be read.
         """
-        stream = f"KV_{bucket.on_server}"
+        stream = jetstream.kv_stream(bucket.on_server)
         subject = f"$KV.{bucket.on_server}."
         name = f"cli-{secrets.token_hex(16)}"
         pending = await self._consumer(stream, name, subject + prefix, bucket)
@@ -171,13 +203,16 @@ class Link:
                 left = 0  # so many bytes were asked for, and no more of them fit; or the time is over
                 continue
             left -= 1
-            pending = message.metadata.num_pending
-            key = message.subject.removeprefix(subject)
-            kind = kind_of(key)
-            if kind is None or _deleted(message):
+            revision, _, pending = positions(message.reply)
+            change = change_of(message, stream, len(subject), revision)
+            kind = kind_of(change.key)
+            if kind is None or (change.body is None and not change.forged):
                 continue
             try:
-                values[key], _ = open_sealed(kind, message.data)
+                if change.forged:
+                    unreadable += 1
+                else:
+                    values[change.key], _ = open_sealed(kind, change.body or b"")
             except (Malformed, UnknownVersion):
                 unreadable += 1
         await subscription.unsubscribe()
@@ -201,13 +236,11 @@ class Link:
         told = await self._call(
             f"{JETSTREAM}.CONSUMER.CREATE.{stream}.{name}.{filter_subject}", ask, f"bucket {bucket.name}"
         )
-        answer = msgspec.json.decode(told.data, type=_Created)
-        if answer.error is not None:
-            raise Declined(
-                f"bucket {bucket.name} cannot be read: {answer.error.description}",
-                "cluster makes the buckets when it starts: see airmesh status",
-            )
-        return answer.num_pending
+        try:
+            return jetstream.parse_answer(told.data).num_pending
+        except Fault as fault:
+            remedy = "cluster makes the buckets when it starts: see airmesh status"
+            raise Declined(f"bucket {bucket.name} cannot be read: {fault}", remedy) from fault
 
     async def ask(self, subject: str, message: msgspec.Struct, answer: type[A]) -> A:
         """A request and its typed answer; raises :class:`Declined` when refused or when nobody serves it."""
@@ -295,19 +328,5 @@ class Link:
                 raise _ended() from error
 
 
-class _Error(msgspec.Struct, frozen=True):
-    description: str = ""
-
-
-class _Created(msgspec.Struct, frozen=True):
-    num_pending: int = 0
-    error: _Error | None = None
-
-
 def _ended() -> Unreachable:
     return Unreachable("the connection to NATS ended", "see airmesh status, then run this again")
-
-
-def _deleted(message: Msg) -> bool:
-    headers = message.headers or {}
-    return "KV-Operation" in headers or "Nats-Marker-Reason" in headers

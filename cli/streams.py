@@ -19,12 +19,13 @@ from cli import show
 from cli.link import Link
 from cli.reports import events as event_report
 from cli.reports import flows as flow_report
+from cli.reports.table import Cell, json_text
 from cli.settings import load
 from proto.codec import Malformed, decode
 from proto.flow import FlowEvent
 from proto.subjects import EVENTS, FLOWS
 
-Printed = tuple[show.Cell, ...] | str | None
+Printed = tuple[Cell, ...] | str | None
 """A line for a person, a line of JSON, or nothing to show."""
 
 
@@ -37,7 +38,7 @@ def flows(seconds: float | None, dropped: bool, pod: str, output: str) -> None:
         event_report.check_speaker(message.subject, event)
         if not flow_report.wanted(event, pod):
             return None
-        return show.json_text(event, indent=0) if output == "json" else flow_report.line(event)
+        return json_text(event, indent=0) if output == "json" else flow_report.line(event)
 
     _follow(subject, seconds, shown)
 
@@ -54,7 +55,7 @@ def events(seconds: float | None, output: str) -> None:
         event_report.check_speaker(message.subject, event)
         told = event_report.Told(subject=message.subject, traceparent=traceparent, event=event)
         if output == "json":
-            return show.json_text(told, indent=0)
+            return json_text(told, indent=0)
         return event_report.line(datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3], told)
 
     _follow(f"{EVENTS}.>", seconds, shown)

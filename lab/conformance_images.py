@@ -14,7 +14,7 @@ import subprocess
 from collections.abc import Mapping
 from pathlib import Path
 
-from lab import build, cloud, images
+from lab import build, cloud, images, resolver
 from lab.archive import File, Image, Link
 from lab.build import Say
 from lab.paths import Paths
@@ -101,6 +101,7 @@ async def prepare(lab: Paths, cache: Path, topology: Topology, say: Say) -> Path
     """Build what is missing, import the images into every node, start the cloud; returns the suite's program."""
     products = await build.build_all((SUITE, AGNHOST_PROGRAM, BOOM_PROGRAM, build.COREDNS, cloud.CLOUD), cache, say)
     await cloud.start(lab, topology, products["cloud"])
+    await resolver.start(lab, topology, products["coredns"])
     archives = images.write(all_images(products), cache)
     for node in topology.nodes:
         socket = str(lab.node(node.name).containerd_socket)

@@ -85,3 +85,29 @@ class Endpoint(msgspec.Struct, frozen=True):
     sequence: int
     """Counts this node's changes, never going back (kept in its journal)."""
     claimed: bool = False
+
+
+class PoolVerdict(msgspec.Struct, frozen=True):
+    """What becomes of one IPPool: whether it gives addresses, and why not (``kit.pools`` judges)."""
+
+    pool: str
+    reason: str
+    """CamelCase, as in the condition Allocatable: ``OK``, ``PoolDisabled``, or what is wrong, e.g. ``CIDROverlap``."""
+    problem: str = ""
+    """What is wrong, from the field on; empty when nothing is."""
+    remedy: str = ""
+
+    @property
+    def allocatable(self) -> bool:
+        """New blocks and addresses may be taken from it."""
+        return self.reason == "OK"
+
+    @property
+    def refused(self) -> bool:
+        """It gives nothing, and nobody asked for that."""
+        return bool(self.problem)
+
+    @property
+    def sentence(self) -> str:
+        """The problem with the pool's name and the remedy."""
+        return f"IPPool {self.pool}: {self.problem}; {self.remedy}"

@@ -2,7 +2,14 @@
 
 from __future__ import annotations
 
+from hashlib import blake2b
+
 import msgspec
+
+
+def digest_of(corefile: str) -> str:
+    """Names a text of the Corefile: 32 hex digits."""
+    return blake2b(corefile.encode(), digest_size=16).hexdigest()
 
 
 class CoreDNSDecision(msgspec.Struct, frozen=True):
@@ -10,8 +17,11 @@ class CoreDNSDecision(msgspec.Struct, frozen=True):
 
     namespace: str
     corefile: str
+    """The text that was there, with what the settings ask for."""
     replicas: int
     reason: str
+    of: str = ""
+    """:func:`digest_of` the text that :attr:`corefile` was made of, and may be written over; empty = there was none."""
 
 
 class DnsReport(msgspec.Struct, frozen=True):

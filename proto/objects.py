@@ -235,6 +235,11 @@ class IPPool(msgspec.Struct, frozen=True):
     nat_outgoing: bool = False
     disabled: bool = False
     node_selector: str = "all()"
+    namespace_selector: str = ""
+    allowed_uses: tuple[str, ...] = ()
+    """``Workload``, ``Tunnel``, ``LoadBalancer``; none: the first two."""
+    assignment_mode: Literal["Automatic", "Manual"] = "Automatic"
+    """Manual: only pods that ask for an address of it by annotation are given one."""
 
 
 class ConfigMap(msgspec.Struct, frozen=True):

@@ -10,7 +10,7 @@ from typing import Literal
 
 import msgspec
 
-from proto.addresses import Block, Claim, OwnerRecord
+from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
 from proto.net import Address
 from proto.objects import IPPool, Owner
 
@@ -98,6 +98,9 @@ class ClaimRelease(msgspec.Struct, frozen=True):
 class IpamShow(msgspec.Struct, frozen=True):
     """``airmesh.v1.ipam.show`` → :class:`IpamState`."""
 
+    summary: bool = False
+    """Only pools, who is waited for and what is wrong: no blocks, owners and claims, which grow with the cluster."""
+
 
 class IpamState(msgspec.Struct, frozen=True):
     """For a person: pools, blocks and their holders, kept addresses."""
@@ -110,6 +113,8 @@ class IpamState(msgspec.Struct, frozen=True):
     """Nodes that have not yet said what they hold: nothing is given away until they have."""
     problems: tuple[str, ...] = ()
     """E.g. overlapping pools, each one sentence with its remedy."""
+    verdicts: tuple[PoolVerdict, ...] = ()
+    """What becomes of each of ``pools``."""
 
 
 class ExplainRequest(msgspec.Struct, frozen=True):

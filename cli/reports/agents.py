@@ -1,8 +1,9 @@
 """`airmesh status`: who is there, how each feels, and how far each node is.
 
 An agent is known by its answer to NATS micro STATS; a node by Kubernetes' Node object, its acknowledgement in `acks`
-and its agents. Well means: every service that the mesh needs answers and is ready, and every node has acknowledged what
-`policy` has published. Readiness that an agent does not tell counts as unknown, and unknown is not well.
+and its agents. Well means: every service that the mesh needs answers and is ready, `ipam` uses every pool that nobody
+disabled, and every node has acknowledged what `policy` has published. Readiness that an agent does not tell counts as
+unknown, and unknown is not well.
 """
 
 from __future__ import annotations
@@ -11,8 +12,8 @@ from collections.abc import Iterable, Mapping, Sequence
 
 import msgspec
 
+from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from cli.reports.text import ago, size
-from cli.show import Cell, Table, Tone, bad, dim, good
 from proto.net import Address
 from proto.objects import Node
 from proto.policy import Ack, Frontier, Revision
@@ -113,8 +114,15 @@ def node_states(nodes: Iterable[Node], acks: Mapping[str, Ack], frontier: Revisi
     return tuple(states)
 
 
-def problems(agents: Sequence[Agent], nodes: Sequence[NodeState], frontier: Revision | None) -> tuple[str, ...]:
-    """What is not well, a sentence each, the most basic first."""
+def problems(
+    agents: Sequence[Agent],
+    nodes: Sequence[NodeState],
+    frontier: Revision | None,
+    addresses: Sequence[str] | None = (),
+) -> tuple[str, ...]:
+    """What is not well, a sentence each, the most basic first. ``addresses``: what `ipam` says is wrong, None: nothing
+    came.
+    """
     found = []
     here = {(agent.service, agent.node) for agent in agents}
     services = {agent.service for agent in agents}
@@ -144,17 +152,24 @@ def problems(agents: Sequence[Agent], nodes: Sequence[NodeState], frontier: Revi
             found.append(f"node {node.node} enforces policy of another epoch ({node.acknowledged})")
         if not node.kubernetes_ready:
             found.append(f"Kubernetes says node {node.node} is not Ready")
+    if addresses is None and "ipam" in services:
+        found.append("ipam does not say which IPPools give addresses")
+    found += addresses or ()
     return tuple(found)
 
 
 def status(
-    agents: Iterable[Agent], nodes: Iterable[Node], acks: Mapping[str, Ack], frontiers: Iterable[Frontier]
+    agents: Iterable[Agent],
+    nodes: Iterable[Node],
+    acks: Mapping[str, Ack],
+    frontiers: Iterable[Frontier],
+    addresses: Sequence[str] | None = (),
 ) -> Status:
-    """The report, from what was read."""
+    """The report, from what was read; ``addresses`` is what `ipam` says is wrong (None: it did not answer)."""
     listed = tuple(sorted(agents, key=lambda agent: (_order(agent.service), agent.node, agent.instance)))
     frontier = published(frontiers)
     states = node_states(nodes, acks, frontier)
-    wrong = problems(listed, states, frontier)
+    wrong = problems(listed, states, frontier, addresses)
     return Status(well=not wrong, problems=wrong, agents=listed, nodes=states)
 
 
@@ -210,7 +225,7 @@ def tables(report: Status) -> tuple[Table, ...]:
         title="Not well",
         columns=("what",),
         rows=tuple((bad(problem),) for problem in report.problems),
-        empty="nothing: every agent answers, every node enforces the same policy",
+        empty="nothing: every agent answers, every pool is used, every node enforces the same policy",
     )
     noted = [agent for agent in report.agents if agent.notes]
     told = Table(

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import msgspec
 
-from cli.show import Cell, Table, Tone, dim
+from cli.reports.table import Cell, Table, Tone, dim
 from proto.dns import CoreDNSDecision, DnsReport
 
 

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import msgspec
 
+from cli.reports.table import Cell, Tone, dim
 from cli.reports.text import identity
-from cli.show import Cell, Tone, dim
 from proto.codec import Malformed, decode_segment, encode_segment
 from proto.events import EVENTS_BY_SUBJECT
 from proto.subjects import EVENTS, OBJECT_FAULT, node_of

@@ -10,7 +10,7 @@ from datetime import UTC, datetime
 
 from cli.faults import Usage
 from cli.reports import text
-from cli.show import Cell, Tone, dim
+from cli.reports.table import Cell, Tone, dim
 from proto.flow import FlowEvent
 from proto.net import Address
 

@@ -6,8 +6,8 @@ The report is the message that `ipam` answers with (`proto.requests.IpamState`);
 from __future__ import annotations
 
 from cli.reports import text
-from cli.show import Cell, Table, Tone, bad, dim, good
-from proto.addresses import IPAM_HOLDER
+from cli.reports.table import Cell, Table, Tone, bad, dim, good
+from proto.addresses import IPAM_HOLDER, PoolVerdict
 from proto.objects import IPPool
 from proto.requests import IpamState
 
@@ -28,7 +28,9 @@ def tables(report: IpamState, *, blocks: bool, claims: bool) -> tuple[Table, ...
 
 
 def _pools(report: IpamState) -> Table:
-    rows = tuple(_pool(pool, report) for pool in sorted(report.pools, key=lambda pool: pool.name))
+    verdicts = {verdict.pool: verdict for verdict in report.verdicts}
+    ordered = sorted(report.pools, key=lambda pool: pool.name)
+    rows = tuple(_pool(pool, report, verdicts.get(pool.name)) for pool in ordered)
     return Table(
         title="Pools",
         columns=("pool", "prefix", "blocks of", "blocks held", "of", "leaves the cluster", "state"),
@@ -37,7 +39,16 @@ def _pools(report: IpamState) -> Table:
     )
 
 
-def _pool(pool: IPPool, report: IpamState) -> tuple[str | Cell, ...]:
+def _state(pool: IPPool, verdict: PoolVerdict | None) -> Cell:
+    """Whether it gives addresses; an `ipam` of an older release says nothing of a pool but what its object does."""
+    if verdict is not None and verdict.refused:
+        return bad(f"refused: {verdict.reason}")
+    if pool.disabled:
+        return dim("disabled")
+    return dim("on request") if pool.assignment_mode == "Manual" else good("enabled")
+
+
+def _pool(pool: IPPool, report: IpamState, verdict: PoolVerdict | None) -> tuple[str | Cell, ...]:
     held = sum(1 for block in report.blocks if block.pool == pool.name)
     possible = 1 << (pool.block_size - pool.cidr.prefixlen)
     return (
@@ -47,7 +58,7 @@ def _pool(pool: IPPool, report: IpamState) -> tuple[str | Cell, ...]:
         str(held),
         str(possible) if possible < 1_000_000 else f"2^{pool.block_size - pool.cidr.prefixlen}",
         "with the node's address" if pool.nat_outgoing else "as it is",
-        dim("disabled") if pool.disabled else good("enabled"),
+        _state(pool, verdict),
     )
 
 

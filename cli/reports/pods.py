@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 import msgspec
 
 from cli.reports import text
-from cli.show import Cell, Table, Tone, dim
+from cli.reports.table import Cell, Table, Tone, dim
 from proto.addresses import Endpoint
 from proto.identity import IdentityRecord
 from proto.net import Address

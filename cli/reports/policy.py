@@ -13,8 +13,8 @@ import msgspec
 
 from cli.faults import Usage
 from cli.reports.agents import behind, published, revision_text
+from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from cli.reports.text import PROTOCOLS, identity, protocol
-from cli.show import Cell, Table, Tone, bad, dim, good
 from proto.policy import Ack, Frontier
 from proto.requests import ExplainRequest, Explanation
 

@@ -11,7 +11,7 @@ from ipaddress import ip_network
 import msgspec
 
 from cli.reports import text
-from cli.show import Cell, Table, Tone
+from cli.reports.table import Cell, Table, Tone
 from proto.addresses import Claim
 from proto.net import Address, Network
 from proto.routes import NodeRoutes

@@ -32,7 +32,7 @@ from services.cluster.kube import Kube
 from services.cluster.mirror import Mirror, kind_of_key
 from services.cluster.object_faults import ObjectFaultTeller
 from services.cluster.settings import Settings
-from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter
+from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter, PoolWriter
 from services.cluster.writers import Writers
 
 FULL_PASS = 30.0
@@ -67,7 +67,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     kube = Kube(kubeconfig.find(settings.kubeconfig))
     await kube.open()
     runtime.on_stop(kube.close)
-    caches = {kind.type: Cache(kind, keep_raw=kind.type is Node) for kind in KINDS}
+    caches = {kind.type: Cache(kind, keep_raw=kind.type in (Node, ConfigMap, IPPool)) for kind in KINDS}
     changes = Changes()
     pace = Pace(page=settings.kube_page, watch=settings.kube_watch_seconds)
     feeds = [
@@ -122,8 +122,8 @@ async def _mirror_when_possible(
     )
     loops.append(Loop(runtime, "departures", cursors=[], apply=departures.apply, period=DEPARTED_EVERY))
     fault = partial(runtime.bus.publish, event_subject("cluster", "fault"))
-    writers = Writers(departures.views, lease, fault, runtime.log)
-    loops.append(Loop(runtime, "writers", cursors=[], apply=writers.apply, period=WRITERS_EVERY))
+    watched = Writers(departures.views, lease, fault, runtime.log)
+    loops.append(Loop(runtime, "writers", cursors=[], apply=watched.apply, period=WRITERS_EVERY))
     told = ObjectFaultTeller(
         kube=kube, lease=lease, caches=list(caches.values()), instance=runtime.instance, log=runtime.log
     )
@@ -154,12 +154,14 @@ def _writers(
     names = NameServerWriter(
         kube=kube, lease=lease, configs=caches[ConfigMap], deployments=caches[Deployment], dns=decisions, log=log
     )
+    pools = PoolWriter(kube=kube, lease=lease, cache=caches[IPPool], blocks=blocks, log=log)
     faults = FaultTeller(
         kube=kube,
         bus=bus,
         lease=lease,
         caches=list(caches.values()),
         mirror=mirror,
+        pools=pools,
         instance=runtime.instance,
         log=log,
     )
@@ -172,6 +174,14 @@ def _writers(
             apply=names.apply,
             period=5,
             debounce=0.05,
+        ),
+        Loop(
+            runtime,
+            "pools",
+            cursors=[changes.cursor(IPPool), blocks.cursor()],
+            apply=pools.apply,
+            period=FULL_PASS,
+            debounce=0.2,
         ),
         Loop(runtime, "faults", cursors=[], apply=faults.apply, period=2),
     ]

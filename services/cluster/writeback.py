@@ -1,4 +1,4 @@
-"""Writes to the API server what the mesh knows: nodes' condition and blocks, CoreDNS' objects, Events about faults.
+"""Writes to the API server what the mesh knows: conditions of nodes and pools, nodes' blocks, CoreDNS' objects, Events.
 
 Promises: only the lease holder writes, each concern under its own field manager, and only what differs from what the
 API serves. A view that is not in sync moves nothing: while NATS or we are away, Nodes stay as they were.
@@ -14,22 +14,30 @@ from chassis.bus import Bus, View
 from chassis.lease import Lease
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
-from proto.addresses import Block
+from kit.pools import any_overlap, judge_pools
+from proto.addresses import Block, PoolVerdict
 from proto.codec import encode_segment
 from proto.dns import CoreDNSDecision
 from proto.events import ServiceFault
 from proto.objects import KIND_OF, IPPool
 from proto.policy import Ack
 from proto.subjects import event_subject
-from services.cluster.core import nameserver, nodes, pools, reports
+from services.cluster.core import nameserver, nodes, pools, reports, unserved
 from services.cluster.core.cache import Cache
 from services.cluster.core.diff import Name, name_of
+from services.cluster.core.parse import NAMES
+from services.cluster.core.shapes import PoolCondition
+from services.cluster.core.watching import version_of
 from services.cluster.core.workloads import COREDNS
 from services.cluster.kube import Kube, Refusal
 from services.cluster.mirror import Mirror
 
 STATUS_MANAGER = "airmesh-cluster"
 BLOCKS_MANAGER = "airmesh-blocks"
+TOLD_AT_ONCE = 40
+"""Faults told in one pass; the others wait for the next."""
+REFUSED_SECONDS = 300.0
+"""How long a condition that the API server does not take is not tried again."""
 DECISION_KEY = "coredns"
 
 
@@ -84,6 +92,61 @@ class NodeWriter:
         return ack is not None and not ack.ready and wanted is None and there.reason != nodes.NOT_READY_REASON
 
 
+class PoolWriter:
+    """``apply`` brings every IPPool's condition ``Allocatable`` to what becomes of the pool."""
+
+    def __init__(self, *, kube: Kube, lease: Lease, cache: Cache, blocks: View, log: Log) -> None:
+        self._kube = kube
+        self._lease = lease
+        self._cache = cache
+        self._blocks = blocks
+        self._log = log
+        self._refused: dict[str, tuple[PoolCondition, float]] = {}
+        """Pools whose condition the API server does not take (a CRD without status), and when that was."""
+
+    def verdicts(self) -> dict[str, PoolVerdict] | None:
+        """By name of the pool; None while it cannot be known yet which of those that overlap has blocks."""
+        found = [known.value for known in self._cache.known.values() if isinstance(known.value, IPPool)]
+        in_use: frozenset[str] = frozenset()
+        if any_overlap(found):
+            if not self._blocks.synced:
+                return None
+            held = (entry.value for entry in self._blocks.entries.values())
+            in_use = frozenset(block.pool for block in held if isinstance(block, Block) and block.node)
+        return {verdict.pool: verdict for verdict in judge_pools(found, in_use).verdicts}
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """One pass over all pools; raises Refusal."""
+        verdicts = self.verdicts() if self._lease.held and self._cache.synced else None
+        if verdicts is None:
+            return Done()
+        for (_, name), known in list(self._cache.known.items()):
+            fault = self._cache.faults.get(("", name))
+            verdict = verdicts.get(name) or PoolVerdict(name, pools.UNREADABLE, str(fault), "correct it")
+            await self._write(name, pools.condition(verdict, known.raw, _stamp()))
+        self._refused = {name: told for name, told in self._refused.items() if ("", name) in self._cache.known}
+        return Done()
+
+    async def _write(self, name: str, wanted: PoolCondition | None) -> None:
+        if wanted is None or self._is_refused(name, wanted):
+            return
+        try:
+            body = pools.condition_body(name, wanted)
+            await self._kube.apply(pools.condition_path(name), body, manager=STATUS_MANAGER)
+        except Refusal as refusal:
+            if refusal.status != 404:
+                raise
+            self._refused[name] = wanted, time.monotonic()
+            self._log.warning("pool-without-status", pool=name, why=refusal)
+            return
+        self._log.info("pool-condition", pool=name, status=wanted.status, reason=wanted.reason)
+
+    def _is_refused(self, name: str, wanted: PoolCondition) -> bool:
+        before, at = self._refused.get(name, (None, 0.0))
+        same = before is not None and (before.status, before.message) == (wanted.status, wanted.message)
+        return same and time.monotonic() - at < REFUSED_SECONDS
+
+
 class NameServerWriter:
     """``apply`` brings CoreDNS' ConfigMap and Deployment to the decision of ``dns``."""
 
@@ -107,9 +170,16 @@ class NameServerWriter:
             entry.value,
             config.value if config else None,  # type: ignore[arg-type]
             deployment.value if deployment else None,  # type: ignore[arg-type]
+            version=version_of(config.raw) if config else "",
         )
         for path, body in todo:
-            await self._kube.apply(path, body, manager=nameserver.MANAGER)
+            try:
+                await self._kube.apply(path, body, manager=nameserver.MANAGER)
+            except Refusal as refusal:
+                if refusal.status != 409:
+                    raise
+                self._log.info("coredns-changed-meanwhile", path=path)
+                return Again(0.2)
             self._log.info("coredns-applied", path=path, reason=entry.value.reason)
         return Done()
 
@@ -118,13 +188,23 @@ class FaultTeller:
     """``apply`` tells what cannot be used, once an hour: log, bus, and an Event on the object."""
 
     def __init__(
-        self, *, kube: Kube, bus: Bus, lease: Lease, caches: list[Cache], mirror: Mirror, instance: str, log: Log
+        self,
+        *,
+        kube: Kube,
+        bus: Bus,
+        lease: Lease,
+        caches: list[Cache],
+        mirror: Mirror,
+        pools: PoolWriter,
+        instance: str,
+        log: Log,
     ) -> None:
         self._kube = kube
         self._bus = bus
         self._lease = lease
         self._caches = caches
         self._mirror = mirror
+        self._pools = pools
         self._instance = instance
         self._log = log
         self._told: dict[reports.Report, float] = {}
@@ -134,12 +214,12 @@ class FaultTeller:
         if not self._lease.held:
             return Done()
         now = time.monotonic()
-        present = list(self._present())
+        present = reports.bounded(self._present())
         self._told = {report: at for report, at in self._told.items() if report in present}
-        for report in present:
-            if report not in self._told or now - self._told[report] >= reports.HOUR:
-                self._told[report] = now
-                await self._tell(report)
+        due = [one for one in present if one not in self._told or now - self._told[one] >= reports.HOUR]
+        for report in due[:TOLD_AT_ONCE]:
+            self._told[report] = now
+            await self._tell(report)
         return Done()
 
     async def _tell(self, report: reports.Report) -> None:
@@ -159,19 +239,22 @@ class FaultTeller:
         for cache in self._caches:
             for name, fault in cache.faults.items():
                 yield self._about(cache, name, str(fault))
+            for name, left_out in cache.unserved.items():
+                for one in left_out:
+                    yield self._about(cache, name, one.about(NAMES[cache.kind.type], *name), unserved.REASON)
             if cache.kind.type is IPPool:
-                found = [known.value for known in cache.known.values()]
-                overlapping = pools.overlaps(value for value in found if isinstance(value, IPPool))
-                for pool, sentence in overlapping.items():
-                    yield self._about(cache, ("", pool), sentence)
+                for pool, verdict in (self._pools.verdicts() or {}).items():
+                    if verdict.refused:
+                        yield self._about(cache, ("", pool), verdict.sentence, verdict.reason)
         by_kind = {cache.kind: cache for cache in self._caches}
         for value, sentence in self._mirror.unwritable.values():
             yield self._about(by_kind[KIND_OF[type(value)]], name_of(value), sentence)
 
-    def _about(self, cache: Cache, name: Name, sentence: str) -> reports.Report:
+    def _about(self, cache: Cache, name: Name, sentence: str, reason: str = reports.FAULT) -> reports.Report:
         known = cache.known.get(name)
+        uid = known.uid if known else ""
         return reports.Report(
-            kind=cache.kind, namespace=name[0], name=name[1], uid=known.uid if known else "", sentence=sentence
+            kind=cache.kind, namespace=name[0], name=name[1], uid=uid, sentence=sentence, reason=reason
         )
 
 

@@ -9,7 +9,6 @@ some other address. Refuses to give anything away from a block that ``ipam`` say
 from __future__ import annotations
 
 import secrets
-from collections.abc import Sequence
 from typing import TypeVar
 
 import msgspec
@@ -19,6 +18,7 @@ from chassis.faults import Refused, Unavailable
 from chassis.log import Log
 from proto.addresses import Block, Claim
 from proto.codec import encode_segment
+from proto.net import Network
 from proto.objects import Owner
 from proto.requests import (
     BlockGrant,
@@ -30,7 +30,7 @@ from proto.requests import (
 )
 from proto.subjects import IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, of_node
 from services.dataplane.bell import Bell
-from services.dataplane.core.addressing import AddressPlan, Family
+from services.dataplane.core.addressing import AddressPlan, Family, Supply
 from services.dataplane.core.cni import CniError, Code
 from services.dataplane.core.journal import Ask, Clash, NeedsBlock
 from services.dataplane.core.journal_records import Lease
@@ -55,10 +55,10 @@ class AddressBook:
         self.bell = bell or Bell()
         """Rung when the blocks or what is owed changes."""
 
-    def has_blocks(self, families: Sequence[Family]) -> bool:
-        """True when a block of each family is held."""
-        held = {cidr.version for cidr in self.journal.ledger.blocks}
-        return bool(families) and held >= set(families)
+    def has_blocks(self, supply: Supply) -> bool:
+        """True when a block of each family that new addresses may be taken from is held."""
+        held = {cidr.version for cidr in self.journal.ledger.blocks if supply.gives(cidr)}
+        return bool(supply.families) and held >= set(supply.families)
 
     async def acquire(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
         """Addresses of the plan's families for an attachment; idempotent. They are on disk, so may be used and told,
@@ -80,7 +80,8 @@ class AddressBook:
 
     async def _from_blocks(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
         for _ in range(2 * len(plan.families) + 1):
-            given = await self.journal.allocate(plan.families, ask, wait=False)
+            closed = self._closed(plan.supply)
+            given = await self.journal.allocate(plan.families, ask, wait=False, closed=closed)
             match given:
                 case Clash(why=why):
                     raise CniError(Code.ADDRESS_REFUSED, why)
@@ -114,10 +115,15 @@ class AddressBook:
         self._log.info("block-held", block=str(grant.block.cidr), epoch=grant.block.epoch)
         self.bell.ring("blocks")
 
-    def wants_block(self, families: Sequence[Family]) -> tuple[Family, ...]:
+    def wants_block(self, supply: Supply) -> tuple[Family, ...]:
         """Families of which fewer than the spare number of addresses are free now."""
-        now, cooldown = self.journal.now(), self.journal.cooldown
-        return tuple(f for f in families if not self.journal.ledger.has_free(f, self._spare, now, cooldown))
+        ledger, now, cooldown = self.journal.ledger, self.journal.now(), self.journal.cooldown
+        closed = self._closed(supply)
+        return tuple(f for f in supply.families if not ledger.has_free(f, self._spare, now, cooldown, closed))
+
+    def _closed(self, supply: Supply) -> frozenset[Network]:
+        """Blocks that give no new address: their pool is disabled, refused, or does not select this node any more."""
+        return frozenset(cidr for cidr in self.journal.ledger.blocks if not supply.gives(cidr))
 
     async def _from_claims(self, plan: AddressPlan, owner: Owner, ask: Ask) -> tuple[Lease, ...]:
         try:

@@ -56,7 +56,7 @@ from services.dataplane.one_thread import OneThread
 from services.dataplane.parts import Parts
 from services.dataplane.provision import Provision
 from services.dataplane.publish import AckOut, EndpointsOut
-from services.dataplane.refused import tell_refused
+from services.dataplane.refused import faults_of, tell_refused
 from services.dataplane.registry import Registry, orphans, rebuild
 from services.dataplane.relabel import Relabel
 from services.dataplane.settings import Settings
@@ -153,6 +153,9 @@ async def _adopt(parts: Parts, kernel: KernelLinks) -> None:
 def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -> None:
     feed, registry, tables = parts.feed, parts.registry, parts.datapath.tables
     growth = Growth(parts.datapath, parts.thread, limits_of(runtime.settings), runtime.log)
+    parts.enforcer.make_room = growth.make_room
+    faults = ObjectFaults(runtime.bus, runtime.settings.node, runtime.log)
+    parts.enforcer.tell_without = lambda without: faults.tell(faults_of(runtime.settings.node, without))
     peers = _make_peers(runtime, parts, growth)
     datapath = runtime.health.require("datapath")
     outward = runtime.health.require("masquerade")
@@ -197,16 +200,23 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     runtime.spawn("gate", _wake(parts))
     runtime.spawn("reaper", keeper.reap())
     runtime.spawn("conntrack", FlowShares(parts).keep())
-    hide_metrics = register(tables, registry, lambda: (*balancer.pressure(), *peers.pressure()))
-    flows = FlowEvents(runtime.bus, feed, registry, runtime.settings.flow_events_per_second)
-    reader = EventReader(tables.events_fd, flows.take)
+    hide_metrics = register(
+        tables, registry, lambda: (*balancer.pressure(), *peers.pressure(), *parts.enforcer.pressure())
+    )
+    _start_flow_events(runtime, parts)
+    runtime.on_stop(hide_metrics)
+
+
+def _start_flow_events(runtime: Runtime[Settings], parts: Parts) -> None:
+    per_second = runtime.settings.flow_events_per_second
+    flows = FlowEvents(runtime.bus, parts.feed, parts.registry, parts.enforcer.history, per_second=per_second)
+    reader = EventReader(parts.datapath.tables.events_fd, flows.take)
     reader.start()
 
     async def stop_reader() -> None:
         reader.stop()
 
     runtime.on_stop(stop_reader)
-    runtime.on_stop(hide_metrics)
 
 
 def _make_peers(runtime: Runtime[Settings], parts: Parts, growth: Growth) -> Peers:

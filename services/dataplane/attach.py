@@ -20,7 +20,6 @@ from typing import TypeVar
 
 from chassis.telemetry import Span
 from proto.events import EndpointDown, EndpointUp
-from proto.objects import IPPool
 from proto.subjects import event_subject
 from services.dataplane.core.addressing import BadWish, plan_addresses
 from services.dataplane.core.cni import Attachment, CniError, Code, Request
@@ -117,7 +116,7 @@ class Attacher:
         self, request: Request, entered: Entered, netns: int, progress: _Progress, span: Span
     ) -> LocalEndpoint:
         pod, identity = entered.admitted.pod, entered.admitted.identity
-        plan = plan_addresses(pod, self._feed.namespace(pod.namespace), self._feed.all_of(IPPool))
+        plan = plan_addresses(pod, self._feed.namespace(pod.namespace), self._feed.supply())
         if isinstance(plan, BadWish):
             raise CniError(Code.ADDRESS_REFUSED, plan.why)
         node = self._feed.node_object()

@@ -2,8 +2,9 @@
 
 Owns ``am_services``, ``am_backends``, ``am_members`` and ``am_src_ranges``. Promises: nothing changes before the
 watches are complete (an empty bucket is not an empty cluster); nothing is computed again while what it depends on is
-the same; a claim that is not honoured is told. A mirror of the maps in memory makes a change cost what changed; a full
-pass reads the maps themselves, so that what was deleted by hand returns.
+the same; a claim that is not honoured is told. A Service or slice that changes costs that Service's fronts, whatever
+others there are; all are computed again only when the node, the nodes or the pools change. A full pass reads the maps
+themselves, so that what was deleted by hand returns: of large maps more rarely (:data:`READ_REST`).
 
 When more is asked for than the tables take they grow, and when they cannot, the newest Services of the namespace that
 asks for most are refused (:mod:`core.shares`): whole, never half, told on them, and served as soon as there is room.

@@ -15,7 +15,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -38,6 +38,8 @@ from services.dataplane.core.layout import (
     PeerFlag,
     PrefixKey,
 )
+from services.dataplane.core.maps import CIDRS, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, SELECTED
+from services.dataplane.core.policy_history import PolicyHistory
 from services.dataplane.core.policy_layout import (
     IdentityKey,
     SelectorSet,
@@ -45,6 +47,7 @@ from services.dataplane.core.policy_layout import (
 )
 from services.dataplane.core.policy_maps import PolicyMaps
 from services.dataplane.core.policy_steps import Side
+from services.dataplane.core.shares import Pressure
 from services.dataplane.core.wire import Record
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.conntrack import Broom
@@ -58,6 +61,7 @@ SLICE = 1000
 SHARE = 0.05
 """Part of the time that comparing with the kernel may take: with large maps it comes less often."""
 _FULL = (errno.E2BIG, errno.ENOMEM, errno.ENOSPC)
+_GROWING = (SCOPE_PEERS.name, SCOPE_PORTS.name, SCOPE_RULES.name, SELECTED.name)
 IDENTITIES = 2
 """Place of the cursor of ``identities`` among those of the loop (see ``app``)."""
 
@@ -73,6 +77,19 @@ class Enforced:
     revision: Revision | None
     """The smallest frontier that the maps hold, with all members that it counts on; None while one is unknown."""
     changed: int
+
+
+@dataclass(frozen=True, slots=True)
+class Without:
+    """Namespaces of which policy maps have no room for all."""
+
+    identities: Mapping[str, int]
+    """How many of its identities no selector matches here."""
+    room: int
+    """Identities that there is room for."""
+    cidrs: Mapping[str, int]
+    """How many prefixes its ipBlocks make: none of them allows anything here."""
+    cidr_room: int
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,16 +115,24 @@ class Enforcer:
         self._registry = registry
         self._budget = budget
         self._share = share
-        self._maps = PolicyMaps()
-        self._cidrs = Partitions(tables, feed, log)
+        self._maps = PolicyMaps(self._rooms())
+        self._cidrs = Partitions(tables, feed, self._make_larger)
         self._told: dict[Side, CompiledPolicy] = {}
         self._compared = 0.0
         self._comparing = 0.0
+        self.history = PolicyHistory()
+        """What the policies were called that events of the datapath may be about."""
         self.begun = False
         """Whether it enforces: rules and identities have been in sync."""
         self.node_cookie = 0
         self.tell: Callable[[Refused], None] = lambda refused: None
         """Called once for each direction and policy that is refused."""
+        self.make_room: Callable[[Mapping[str, int]], Awaitable[None]] = _no_room
+        """Asked before more is written than policy maps take. Nobody else may replace these maps: they are read slice
+        by slice.
+        """
+        self.tell_without: Callable[[Without], object] = lambda without: None
+        """Called after each pass with all that has no room."""
 
     def identities(self) -> dict[int, str]:
         """Identities that live here, and their namespaces."""
@@ -119,7 +144,7 @@ class Enforcer:
         """
         policy = self._feed.rules.get(endpoint.identity)
         if self.begun and policy is not None:
-            self._maps.want(policy, endpoint.first.namespace)
+            self._want_one(policy, endpoint.first.namespace)
             self._settle_at_once()
         self._tables.set_budget(endpoint.index, self._budget)
         self._tables.cookies.put(CookieKey(cookie=endpoint.cookie), CookieMark())
@@ -153,17 +178,20 @@ class Enforcer:
         await self._want()
         await self._learn_records(dirty, full=full)
         if full:
+            await self._ask(self._maps.asked)
             self._maps.admit_again()
         await self._settle()
         await self._put_partitions(least)
         if full:
             await self._compare()
+            self._expire_history()
         self._tell_refused()
+        self.tell_without(self.without())
         return Enforced(least if members and self._maps.settled else None, self._maps.changed - before)
 
     def _begin(self) -> None:
         """Takes over what the kernel holds of an earlier life."""
-        self._maps = PolicyMaps()
+        self._maps = PolicyMaps(self._rooms())
         subjects = {key.identity: subject for key, subject in self._tables.subjects.items().items()}
         self._maps.adopt(subjects, self.identities())
         self._comparing = 0.0
@@ -183,11 +211,23 @@ class Enforcer:
         for identity, namespace in self.identities().items():
             policy = self._feed.rules.get(identity)
             if policy is not None and not self._maps.wants(policy):
-                self._maps.want(policy, namespace)
+                self._want_one(policy, namespace)
                 await asyncio.sleep(0)
         here = self.identities()
         for identity in [one for one in (*self._maps.wanted, *self._maps.subjects) if one not in here]:
             self._maps.unwant(identity)
+
+    def _want_one(self, policy: CompiledPolicy, namespace: str) -> None:
+        """Named before a packet can be judged by it."""
+        subject = self._maps.subjects.get(policy.identity)
+        wanted = self._maps.want(policy, namespace)
+        self.history.learn(policy, wanted.number, subject.policy if subject is not None else 0)
+
+    def _expire_history(self) -> None:
+        live = {identity: {wanted.number} for identity, wanted in self._maps.wanted.items()}
+        for identity, subject in self._maps.subjects.items():
+            live.setdefault(identity, set()).add(subject.policy)
+        self.history.expire(live, time.monotonic())
 
     async def _learn_records(self, dirty: Dirty, *, full: bool) -> None:
         """What identities stand for. One that is missing counts as gone only while the view is in sync."""
@@ -213,6 +253,38 @@ class Enforcer:
         for step in self._steps():
             if step is None:
                 await asyncio.sleep(0)
+            elif isinstance(step, ps.MakeRoom):
+                await self._ask(step)
+
+    # --- room ---
+
+    def _rooms(self) -> ps.Rooms:
+        """What the maps take now."""
+        tables = self._tables
+        scopes = ps.Sizes(tables.scope_peers.entries, tables.scope_ports.entries, tables.scope_rules.entries)
+        return ps.Rooms(scopes, tables.selected.entries)
+
+    async def _ask(self, asked: ps.MakeRoom) -> None:
+        """Larger maps, where that is possible; without, all stays as it is."""
+        if asked.is_crowded(self._maps.rooms):
+            await self._make_larger(dict(zip(_GROWING, (*asked.scopes, asked.selected), strict=True)))
+            self._maps.rooms = self._rooms()
+
+    async def _make_larger(self, asked: Mapping[str, int]) -> None:
+        await self.make_room(asked)
+
+    def pressure(self) -> Iterable[Pressure]:
+        """How full the policy maps are."""
+        asked, rooms, without = self._maps.asked, self._maps.rooms, self.without()
+        for name, amount, room in zip(
+            _GROWING, (*asked.scopes, asked.selected), (*rooms.scopes, rooms.selected), strict=True
+        ):
+            yield Pressure(name, amount, room, without.identities if name == SELECTED.name else {})
+        yield Pressure(CIDRS.name, self._cidrs.asked, self._tables.cidrs.entries, dict.fromkeys(without.cidrs, 1))
+
+    def without(self) -> Without:
+        """Who matches nothing on this node, since the maps have no room."""
+        return Without(self._maps.without(), self._maps.rooms.selected, self._cidrs.without(), self._cidrs.room)
 
     def _settle_at_once(self) -> None:
         for _ in self._steps():
@@ -254,7 +326,7 @@ class Enforcer:
                     tables.scope_rules.apply({}, step.rules)
                     tables.scope_ports.apply({}, step.ports)
                     tables.scope_peers.apply({}, step.peers)
-                case None:
+                case ps.MakeRoom() | None:
                     pass
         except OSError as error:
             if isinstance(step, ps.Fill | ps.Select) and error.errno in _FULL:
@@ -379,6 +451,10 @@ class Enforcer:
         """Endpoint numbers that have a budget and no endpoint."""
         alive = {one.index for one in endpoints} | {NODE}
         return frozenset(key.endpoint for key in self._tables.budgets.items()) - alive
+
+
+async def _no_room(asked: Mapping[str, int]) -> None:
+    """Maps that stay as large as they are."""
 
 
 async def _slices(items: Iterable[T]) -> AsyncIterator[list[T]]:

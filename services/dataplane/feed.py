@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from chassis.bus import Bus, View
+from kit.pools import Pools, any_overlap, judge_pools
 from proto.addresses import Block, BlockReport, Claim, Endpoint
 from proto.codec import encode_segment, identity_key, join, kind_prefix
 from proto.identity import IdentityRecord
@@ -22,6 +23,7 @@ from proto.residents import RESIDENTS_PREFIX, Residents
 from proto.slots import slot_of
 from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
 from services.dataplane.beliefs import Beliefs
+from services.dataplane.core.addressing import Supply, supply_of
 from services.dataplane.core.admission import Knowledge
 from services.dataplane.core.cni import PodRef
 
@@ -137,6 +139,7 @@ class Feed:
         self._kind_of: dict[str, type] = {}
         self._lists: dict[type, tuple[Any, ...]] = {}
         self._versions: dict[type, int] = dict.fromkeys(WATCHED, 0)
+        self._judged: tuple[tuple[IPPool, ...], frozenset[str], Pools] = (), frozenset(), Pools()
 
     def complete(self, kind: type[KubernetesObject]) -> bool:
         """All objects of a kind are here, so what is not here does not exist."""
@@ -202,6 +205,23 @@ class Feed:
         entry = self.objects.entries.get(join("core", "node", "", self.node))
         return entry.value if entry is not None and isinstance(entry.value, Node) else None
 
+    def supply(self) -> Supply:
+        """What this node's pods are given addresses from."""
+        return supply_of(self._pools(), self.node_object() or Node(name=self.node, uid=""))
+
+    def _pools(self) -> Pools:
+        """The pools, judged anew only when they, or the use of overlapping ones, changed."""
+        listed = tuple(self.all_of(IPPool))
+        in_use: frozenset[str] = frozenset()
+        if any_overlap(listed):
+            blocks = (entry.value for entry in self.blocks.entries.values())
+            in_use = frozenset(block.pool for block in blocks if isinstance(block, Block) and block.node)
+        known, used, judged = self._judged
+        if (known, used) != (listed, in_use):
+            judged = judge_pools(listed, in_use)
+            self._judged = listed, in_use, judged
+        return judged
+
     def knowledge(self) -> Knowledge:
         """What identities are computed from, now."""
         system = self.namespace("kube-system")
@@ -225,7 +245,8 @@ class Feed:
             if listed != view.resyncs:
                 listed, last, changed = view.resyncs, 0, view.entries
             prefix = f"{_PREFIXES[Namespace]}."
-            entries = (view.entries.get(key) for key in changed if key.startswith(prefix))
+            # What is left of an earlier life until all kinds are listed has sequences of that life.
+            entries = (view.entries.get(key) for key in changed if key.startswith(prefix) and view.listed(key))
             last = max(last, *(entry.revision for entry in entries if entry is not None), 0)
         self._namespaces_at = life, listed, last
         return last

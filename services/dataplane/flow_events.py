@@ -17,6 +17,7 @@ from proto.subjects import flow_subject
 from services.dataplane.core.flows import Budget, Interpreter, verdict_of
 from services.dataplane.core.layout import Event
 from services.dataplane.core.names import Names, names_of
+from services.dataplane.core.policy_history import PolicyHistory
 from services.dataplane.feed import Feed
 from services.dataplane.registry import Registry
 
@@ -27,10 +28,11 @@ NAMES_SECONDS = 1.0
 class FlowEvents:
     """Sink of the ring buffer's reader."""
 
-    def __init__(self, bus: Bus, feed: Feed, registry: Registry, per_second: float) -> None:
+    def __init__(self, bus: Bus, feed: Feed, registry: Registry, history: PolicyHistory, *, per_second: float) -> None:
         self._bus = bus
         self._feed = feed
         self._registry = registry
+        self._history = history
         self._budget = Budget(per_second=per_second, burst=per_second)
         self._subject = encode_segment(feed.node)
         self._names = Names()
@@ -44,7 +46,7 @@ class FlowEvents:
         interpreter = Interpreter(
             node=self._feed.node,
             names=self._names,
-            rules=self._feed.rules,
+            policies=self._history.names,
             wall_offset=time.time_ns() - time.monotonic_ns(),
         )
         for event in events:

@@ -20,7 +20,7 @@ import asyncio
 import fcntl
 import os
 import time
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Sequence, Set
 from functools import partial
 from pathlib import Path
 from typing import Final, TypeVar
@@ -138,12 +138,14 @@ class Journal:
             )
         await self._commit(() if self.ledger.cluster else (Bound(cluster),))
 
-    async def allocate(self, families: Sequence[Family], ask: Ask, *, wait: bool = True) -> Grant | NeedsBlock | Clash:
-        """Addresses from own blocks, one of each family, all or none; idempotent by attachment.
+    async def allocate(
+        self, families: Sequence[Family], ask: Ask, *, wait: bool = True, closed: Set[Network] = frozenset()
+    ) -> Grant | NeedsBlock | Clash:
+        """Addresses from own blocks but the ``closed`` ones, one of each family, all or none; idempotent by attachment.
 
         Without ``wait`` nobody may be told of them before :meth:`flush` has returned.
         """
-        decision = core.allocate(self.ledger, families, ask, self._clock(), self.cooldown)
+        decision = core.allocate(self.ledger, families, ask, self._clock(), self.cooldown, closed)
         if wait:
             return await self._decided(decision)
         self._begin(decision.records if isinstance(decision, Grant) else ())

@@ -1,15 +1,15 @@
 """Keeps ``am_cidrs``: each namespace's CIDR partition comes into force when the rules that name its numbers are there.
 
 What the map holds is known here, so that a change costs what its namespace has; it is read once, when the agent starts.
-A partition that the map has no room for is out whole: the ipBlocks of that namespace, the largest, allow nothing here.
+The map grows before it is full. A partition that it has no room for all the same is out whole: the ipBlocks of that
+namespace, the largest, allow nothing here.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 
-from chassis.log import Log
 from proto.policy import CidrPartition, Revision
 from services.dataplane.core.cidr_maps import CidrEntries, cidr_change, cidrs_of, fitting, namespace_hash
 from services.dataplane.core.maps import CIDRS
@@ -20,21 +20,26 @@ from services.dataplane.core.policy_layout import (
 from services.dataplane.feed import Feed
 from services.dataplane.kernel.tables import Tables
 
-ROOM = CIDRS.entries // 2
-"""Prefixes that are taken. What is new is set before what is old goes, so both need room."""
+COPIES = 2
+"""Entries that a prefix needs: what is new is set before what is old goes."""
 SLICE = 1000
 
 
 class Partitions:
     """Partitions of all namespaces on one node. Blocking calls of milliseconds for each namespace that changes."""
 
-    def __init__(self, tables: Tables, feed: Feed, log: Log, room: int = ROOM) -> None:
+    def __init__(
+        self, tables: Tables, feed: Feed, make_room: Callable[[Mapping[str, int]], Awaitable[None]], most: int = 1 << 30
+    ) -> None:
+        """``make_room`` is asked before more is written than the map takes; ``most``: prefixes taken at most."""
         self._tables = tables
         self._feed = feed
-        self._log = log
-        self._room = room
+        self._make_room = make_room
+        self._most = most
         self._in_force: dict[str, CidrPartition] = {}
         self._refused: frozenset[str] = frozenset()
+        self.asked = 0
+        """Entries that all partitions ask for."""
         self._held: dict[bytes, CidrEntries] | None = None
         """What the map holds, by hash of the namespace; None while that is unknown."""
 
@@ -44,11 +49,12 @@ class Partitions:
         wanted = {name: own for name, own in self._in_force.items() if name in told or not known}
         if reached is not None:
             wanted |= {name: own for name, own in told.items() if reached.covers(own.revision)}
+        self.asked = COPIES * sum(len(one.prefixes) for one in wanted.values())
+        await self._make_room({CIDRS.name: self.asked})
         held = await self._adopted() if self._held is None else self._held
         self._held = None  # unknown until every step has succeeded
-        taken = fitting(wanted, self._room)
+        taken = fitting(wanted, self.room)
         refused = wanted.keys() - taken
-        self._tell(wanted, refused)
         changed = 0
         for name in sorted(wanted, key=lambda name: name in taken):
             as_before = self._in_force.get(name) is wanted[name] and (name in refused) == (name in self._refused)
@@ -80,11 +86,14 @@ class Partitions:
         await asyncio.sleep(0)
         return len(steps)
 
-    def _tell(self, wanted: dict[str, CidrPartition], refused: set[str]) -> None:
-        """Once for each namespace that begins to go without."""
-        for name in sorted(refused - self._refused):
-            remedy = "lower AIRMESH_POLICY_MAX_PREFIXES, or name fewer CIDRs in this namespace's NetworkPolicies"
-            self._log.error("cidrs-do-not-fit", namespace=name, prefixes=len(wanted[name].prefixes), remedy=remedy)
+    @property
+    def room(self) -> int:
+        """Prefixes that the map has room for now."""
+        return min(self._tables.cidrs.entries // COPIES, self._most)
+
+    def without(self) -> dict[str, int]:
+        """Namespaces whose partitions have no room, and how many prefixes they have."""
+        return {name: len(self._in_force[name].prefixes) for name in self._refused if name in self._in_force}
 
     def __len__(self) -> int:
         """How many entries the map should hold; 0 while that is unknown."""

@@ -13,10 +13,9 @@ from chassis.faults import Refused
 from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done
 from proto.events import ServiceFault
-from proto.objects import IPPool
 from proto.subjects import event_subject
 from services.dataplane.conf import write_conf
-from services.dataplane.core.addressing import Family, families_of
+from services.dataplane.core.addressing import Supply
 from services.dataplane.parts import Parts
 
 FAULT = event_subject("dataplane", "fault")
@@ -35,11 +34,6 @@ class Provision:
         self._reported_epoch = ""
         self._told: set[str] = set()
 
-    @property
-    def families(self) -> tuple[Family, ...]:
-        """Families that pods get an address of."""
-        return families_of(self._parts.feed.all_of(IPPool))
-
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """Binds, reports, asks, settles; whatever is not possible yet comes again."""
         feed, book = self._parts.feed, self._parts.book
@@ -54,20 +48,20 @@ class Provision:
             try:
                 await book.report(node.uid)
             except Refused as error:
-                self._judge(self.families)
+                self._judge(feed.supply())
                 self._parts.log.warning("report-refused", code=error.code, why=error.message)
                 return Again(after=RETRY_SECONDS)
             self._reported_epoch = epoch
             self._parts.log.info("blocks-reported", epoch=epoch, blocks=len(book.journal.ledger.blocks))
         short = await self._refill(node.uid)
-        self._judge(self.families)
+        self._judge(feed.supply())
         await book.settle_owed()
         return Again(after=RETRY_SECONDS) if short else Done()
 
     async def _refill(self, node_uid: str) -> bool:
         """Asks for blocks; True when one is still wanting."""
         short = False
-        for family in self._parts.book.wants_block(self.families):
+        for family in self._parts.book.wants_block(self._parts.feed.supply()):
             try:
                 await self._parts.book.request_block(family, node_uid)
             except Refused as error:
@@ -87,10 +81,10 @@ class Provision:
         )
         self._parts.bus.publish(FAULT, event)
 
-    def _judge(self, families: Sequence[Family]) -> None:
+    def _judge(self, supply: Supply) -> None:
         """The condition, and the runtime's configuration as soon as pods can start."""
-        held = self._parts.book.has_blocks(families)
-        why = "no IPPool is enabled" if not families else "a family has no block yet"
+        held = self._parts.book.has_blocks(supply)
+        why = "no IPPool gives addresses to this node" if not supply.families else "a family has no block yet"
         self._blocks.set(held, why)
         if held and all(condition.ok for condition in self._others):
             settings = self._parts.settings

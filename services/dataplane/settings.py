@@ -50,9 +50,9 @@ class Settings(BaseSettings):
     flow_budget: int = 0
     """Conntrack entries that one pod may have for flows it begins, and again for flows that others begin; 0: an eighth
     of the table each."""
-    table_memory: float = 0.05
-    """Share of the node's memory that the tables of Services and addresses may have when all are full, in the kernel
-    and in this process. They begin small and grow as far as this allows."""
+    table_memory: float = 0.08
+    """Share of the node's memory that the tables of Services, addresses and policy may have when all are full, in the
+    kernel and in this process. They begin small and grow as far as this allows."""
     service_entries: int = 0
     """Entries of the table of Services (one for each address, port and protocol); 0: grows from 65,536."""
     backend_entries: int = 0

@@ -1,4 +1,4 @@
-"""Wires ``dns``: views of nodes and CoreDNS' endpoints, the lease, one loop that decides and one that reports."""
+"""Wires ``dns``: views of nodes, CoreDNS' ConfigMap and endpoints, the lease, one loop to decide, one to report."""
 
 from __future__ import annotations
 
@@ -9,9 +9,8 @@ from chassis.reconcile import Loop
 from chassis.service import Runtime
 from proto.codec import join, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
-from proto.objects import KIND_OF, EndpointSlice, Node
+from proto.objects import KIND_OF, ConfigMap, EndpointSlice, Node
 from proto.subjects import DNS, OBJECTS
-from services.dns.core.corefile import render
 from services.dns.scrape import Scraper
 from services.dns.settings import Settings
 from services.dns.steward import DECISION_KEY, NAMESPACE, REPORT_KEY, Intent, Steward
@@ -20,12 +19,12 @@ from services.dns.steward import DECISION_KEY, NAMESPACE, REPORT_KEY, Intent, St
 async def build(runtime: Runtime[Settings]) -> None:
     """Wire everything; returns at once."""
     settings, bus, log = runtime.settings, runtime.bus, runtime.log
-    intent = Intent(corefile=render(settings.recipe()), rule=settings.rule(), service=settings.dns_service)
-    slices, nodes = kind_prefix(KIND_OF[EndpointSlice]), kind_prefix(KIND_OF[Node])
+    intent = Intent(recipe=settings.recipe(), rule=settings.rule(), service=settings.dns_service)
+    slices, nodes, configs = (kind_prefix(KIND_OF[kind]) for kind in (EndpointSlice, Node, ConfigMap))
     objects = bus.bucket(OBJECTS).watch(
-        {slices: EndpointSlice, nodes: Node},
-        prefixes=(nodes, f"{slices}.{join(NAMESPACE)}"),
-        markers=(slices, nodes),
+        {slices: EndpointSlice, nodes: Node, configs: ConfigMap},
+        prefixes=(nodes, configs, f"{slices}.{join(NAMESPACE)}"),
+        markers=(slices, nodes, configs),
         name="objects",
     )
     decisions = bus.bucket(DNS).watch({DECISION_KEY: CoreDNSDecision, REPORT_KEY: DnsReport}, markers=(), name="dns")

@@ -1,8 +1,9 @@
 """Decides CoreDNS' configuration and size, and reports what was seen, while it holds the lease.
 
 Promises that ``dns.coredns`` is only written by compare-and-set and only when Corefile or size differ, that nothing is
-decided before the nodes are known, and that a report comes every ``seconds`` even when no server answers (``servers``
-is 0 then): silence would look like health.
+decided before the nodes and the present Corefile are known, and that a report comes every ``seconds`` even when no
+server answers (``servers`` is 0 then): silence would look like health. A Corefile that cannot be read is left as it is,
+and told on its ConfigMap.
 """
 
 from __future__ import annotations
@@ -16,10 +17,13 @@ from chassis.bus import Bus, Conflict, View
 from chassis.lease import Lease
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
-from proto.dns import CoreDNSDecision
+from proto.dns import CoreDNSDecision, digest_of
+from proto.events import ObjectFault
 from proto.net import Address
-from proto.objects import EndpointSlice, Node
-from proto.subjects import DNS, event_subject
+from proto.objects import ConfigMap, EndpointSlice, Node
+from proto.subjects import DNS, event_subject, object_fault_subject
+from services.dns.core.corefile import Recipe
+from services.dns.core.decision import ByHand, Chosen, choose
 from services.dns.core.samples import Counts, report, since, together
 from services.dns.core.servers import servers
 from services.dns.core.sizing import Rule, is_quiet, size
@@ -28,6 +32,9 @@ from services.dns.scrape import Scraper
 NAMESPACE = "kube-system"
 DECISION_KEY = "coredns"
 REPORT_KEY = "report"
+CONFIG_MAP, COREFILE = "coredns", "Corefile"
+AGAIN = 600.0
+"""Seconds after which a fault that is still there is told again."""
 REMEMBERED = 6
 """Reports whose highest rate counts for sizing: a minute, with the default time between two."""
 
@@ -36,7 +43,7 @@ REMEMBERED = 6
 class Intent:
     """What follows from the settings alone."""
 
-    corefile: str
+    recipe: Recipe
     rule: Rule
     service: str
     """Name of the DNS Service in kube-system."""
@@ -68,11 +75,14 @@ class Steward:
         self._counted_at = 0.0
         self._rates: list[float] = []
         self._quiet_since: float | None = None
+        self._told: tuple[ByHand | None, float] = None, 0.0
 
     async def decide(self, _dirty: Dirty) -> Done | Again:
         """One pass over the decision; raises Unavailable."""
         if not (self._lease.held and self._objects.synced and self._decisions.synced):
             return Done()
+        corefile = choose(self._intent.recipe, self._corefile())
+        self._tell(corefile.by_hand)
         entry = self._decisions.entries.get(DECISION_KEY)
         present = cast("CoreDNSDecision", entry.value) if entry is not None else None
         nodes, rate = self._nodes(), max(self._rates, default=0.0)
@@ -80,10 +90,14 @@ class Steward:
         chosen = size(
             self._intent.rule, nodes=nodes, queries=rate, present=replicas, quiet_for=self._quiet_for(nodes, rate)
         )
-        if present is not None and (present.corefile, present.replicas) == (self._intent.corefile, chosen.replicas):
+        if present is not None and present.replicas == chosen.replicas and _says(present, corefile):
             return Done()
         decision = CoreDNSDecision(
-            namespace=NAMESPACE, corefile=self._intent.corefile, replicas=chosen.replicas, reason=chosen.reason
+            namespace=NAMESPACE,
+            corefile=corefile.text,
+            replicas=chosen.replicas,
+            reason=chosen.reason,
+            of=digest_of(corefile.of) if corefile.of is not None else "",
         )
         if entry is None:
             written = await self._kv.create(DECISION_KEY, decision, mend=True)
@@ -111,6 +125,33 @@ class Steward:
             await self._kv.put(REPORT_KEY, told)
         return Done()
 
+    def _corefile(self) -> str | None:
+        """The present text; None where there is none."""
+        values = [entry.value for entry in self._objects.entries.values()]
+        configs = [dict(one.content) for one in values if isinstance(one, ConfigMap) and one.namespace == NAMESPACE]
+        return next((content[COREFILE] for content in configs if COREFILE in content), None)
+
+    def _tell(self, by_hand: ByHand | None) -> None:
+        """On the ConfigMap: at once when it is another fault than before, then as long as it lasts."""
+        now = time.monotonic()
+        if by_hand is None or (by_hand == self._told[0] and now - self._told[1] < AGAIN):
+            self._told = (by_hand, self._told[1])
+            return
+        self._told = by_hand, now
+        fault = ObjectFault(
+            service="dns",
+            node="",
+            group="",
+            kind="ConfigMap",
+            namespace=NAMESPACE,
+            name=CONFIG_MAP,
+            reason=by_hand.reason,
+            fault=by_hand.fault,
+            remedy=by_hand.remedy,
+        )
+        self._log.warning("corefile-by-hand", reason=by_hand.reason, fault=by_hand.fault, remedy=by_hand.remedy)
+        self._bus.publish(object_fault_subject("dns"), fault)
+
     def _nodes(self) -> int:
         return sum(isinstance(entry.value, Node) for entry in self._objects.entries.values())
 
@@ -128,3 +169,10 @@ class Steward:
         if self._quiet_since is None:
             self._quiet_since = now
         return now - self._quiet_since
+
+
+def _says(decision: CoreDNSDecision, corefile: Chosen) -> bool:
+    """Whether a decision brings the present text to the one that is chosen."""
+    if decision.corefile != corefile.text:
+        return False
+    return corefile.of == corefile.text or decision.of == (digest_of(corefile.of) if corefile.of is not None else "")

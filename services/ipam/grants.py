@@ -17,6 +17,7 @@ import msgspec
 
 from chassis.entry import Entry
 from chassis.faults import Damaged, Refused
+from kit.pools import Pool
 from proto.addresses import IPAM_HOLDER, Block, BlockReport
 from proto.codec import block_key, encode_segment
 from proto.net import Address, Network
@@ -32,7 +33,6 @@ from services.ipam.core.blocks import (
     is_free,
     overlapping,
 )
-from services.ipam.core.pools import Pool
 from services.ipam.core.recovery import GiveUp, Keep, Reporter, Write, judge_report
 from services.ipam.core.seen import Seen
 from services.ipam.store import Store, compare_and_set

@@ -18,6 +18,7 @@ from chassis.entry import Entry
 from chassis.faults import Refused
 from kit.prefixes import router_anycast
 from proto.addresses import Claim, OwnerRecord
+from proto.annotations import FIXED_ADDRESSES
 from proto.codec import address_segment, owner_key
 from proto.events import AddressMoved
 from proto.net import Address
@@ -26,7 +27,6 @@ from services.ipam.core.blocks import as_network, block_at, of_ipam
 from services.ipam.core.claims import (
     INTENDS,
     RECOVERED,
-    STATIC,
     Elsewhere,
     Held,
     Hold,
@@ -166,7 +166,7 @@ class Keeping:
         if request.address is not None and request.address.version != request.family:
             raise Refused("bad-address", f"address {request.address} is not of family {request.family}; correct one")
         if request.address is not None and not asks_for(pod, request.address):
-            why = f"no annotation {STATIC} of pod {pod.namespace}/{pod.name} asks for {request.address}"
+            why = f"no annotation {FIXED_ADDRESSES} of pod {pod.namespace}/{pod.name} asks for {request.address}"
             raise Refused("bad-address", f"{why}; write it there", retry=True)
 
     async def _intend(self, request: ClaimRequest, passed: set[Address]) -> Entry[OwnerRecord] | None:

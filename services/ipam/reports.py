@@ -8,6 +8,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+import msgspec
+
 from chassis.faults import Refused
 from chassis.log import Log
 from proto.addresses import CONTESTED, Block, Claim
@@ -82,18 +84,27 @@ class Reports:
                 raise
             self._log.warning("claim-not-recorded", address=claim.address, node=claim.node, why=refused.message)
 
-    async def show(self, _request: IpamShow) -> IpamState:
+    async def show(self, request: IpamShow) -> IpamState:
         """For a person: what is held, and what is being waited for."""
         seen = self._look()
-        return IpamState(
+        state = IpamState(
             pools=_pools(seen),
+            blocks=(),
+            owners=(),
+            claims=(),
+            waiting_for=() if seen.complete else waiting_for(seen.nodes.values(), seen.reports, seen.epoch),
+            problems=((seen.not_synced,) if seen.not_synced else ()) + seen.pools.problems + _contested(seen),
+            verdicts=seen.pools.verdicts,
+        )
+        if request.summary:
+            return state
+        return msgspec.structs.replace(
+            state,
             blocks=tuple(
                 sorted(seen.blocks.values(), key=lambda block: (block.cidr.version, block.cidr.network_address))
             ),
             owners=tuple(seen.owners[key] for key in sorted(seen.owners, key=str)),
             claims=tuple(sorted(seen.claims.values(), key=lambda claim: (claim.address.version, int(claim.address)))),
-            waiting_for=() if seen.complete else waiting_for(seen.nodes.values(), seen.reports, seen.epoch),
-            problems=((seen.not_synced,) if seen.not_synced else ()) + seen.pools.problems + _contested(seen),
         )
 
 

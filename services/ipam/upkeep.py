@@ -15,7 +15,6 @@ from chassis.reconcile import Again, Dirty, Done
 from chassis.view import View
 from proto.addresses import IPAM_HOLDER, OwnerRecord
 from proto.codec import address_segment, owner_key
-from proto.events import ServiceFault
 from proto.sync import Complete, complete_key
 from services.ipam.core.blocks import as_network
 from services.ipam.core.claims import RECOVERED, rebuilt, sweep
@@ -26,8 +25,6 @@ from services.ipam.store import Store, compare_and_set, delete_exactly
 
 AGAIN = 0.5
 """Seconds between two tries to open the gate."""
-
-Told = Callable[[ServiceFault], None]
 
 
 class Upkeep:
@@ -40,7 +37,6 @@ class Upkeep:
         grants: Grants,
         look: Look,
         log: Log,
-        told: Told,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
@@ -48,7 +44,6 @@ class Upkeep:
         self._grants = grants
         self._look = look
         self._log = log
-        self._told = told
         self._clock = clock
         self._since: Mapping[tuple[str, ...], float] = {}
         self._waiting: tuple[str, ...] = ()
@@ -142,6 +137,4 @@ class Upkeep:
         for problem in problems:
             if problem not in self._problems:
                 self._log.warning("pool-refused", why=problem)
-                fault, _, remedy = problem.rpartition("; ")
-                self._told(ServiceFault("ipam", "", fault or problem, remedy))
         self._problems = problems

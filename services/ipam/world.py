@@ -11,13 +11,13 @@ from typing import Any, Generic, TypeVar
 
 from chassis.bus import Bus
 from chassis.view import View
+from kit.pools import Pools, judge_pools
 from proto import codec
 from proto.addresses import Block, BlockReport, Claim, OwnerRecord
 from proto.net import Address, Network
 from proto.objects import KIND_OF, IPPool, Node, Owner, Pod
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS, OWNERS
 from services.ipam.core.evidence import Evidence
-from services.ipam.core.pools import Pools, judge_pools
 from services.ipam.core.seen import Seen
 from services.ipam.grants import REPORTED
 

@@ -108,13 +108,15 @@ class Feed:
         )
 
     def _last_namespace(self, keys: Collection[str]) -> int:
-        entries = self.objects.entries
+        """What an earlier life of the bucket held says nothing: its sequences may be ones that this one never reaches,
+        and nodes would wait for them for ever.
+        """
+        entries, listed = self.objects.entries, self.objects.listed
         life, last = self._namespaces
         if life != self.objects.resyncs:
             life, last, keys = self.objects.resyncs, 0, entries.keys()
-        found = (
-            entry.revision for key in keys if key.startswith(_NAMESPACES) and (entry := entries.get(key)) is not None
-        )
+        known = (key for key in keys if key.startswith(_NAMESPACES) and listed(key))
+        found = (entries[key].revision for key in known)
         self._namespaces = life, max(last, *found, 0)
         return self._namespaces[1]
 
@@ -129,7 +131,8 @@ class Feed:
 
     def last_record(self, mine: Callable[[int], bool]) -> int:
         """Sequence of the last record of an identity that is ``mine``."""
-        entries = self.identities.entries.values()
+        view = self.identities
+        entries = (entry for key, entry in view.entries.items() if view.listed(key))
         return max((entry.revision for entry in entries if mine(entry.value.identity)), default=0)
 
     def published(self) -> set[int]:

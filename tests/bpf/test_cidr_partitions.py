@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
-from chassis.log import Log
 from proto.policy import CidrPartition, CidrSet, Direction, Revision
 from services.dataplane.core.cidr_maps import cidrs_of, namespace_hash
 from services.dataplane.partitions import Partitions
@@ -55,9 +55,11 @@ class Told:
     def __init__(self, world: World, room: int = 100) -> None:
         self.world, self.now = world, dict[str, CidrPartition]()
         self.view = SimpleNamespace(synced=True)
-        self.log = Log("test")
         feed: Any = SimpleNamespace(partitions=lambda: dict(self.now), rules_view=self.view)
-        self.keeper = Partitions(world.tables, feed, self.log, room)
+        self.keeper = Partitions(world.tables, feed, self.make_room, room)
+
+    async def make_room(self, asked: Mapping[str, int]) -> None:
+        self.asked = dict(asked)
 
     def put(self, reached: Revision | None) -> int:
         return asyncio.run(self.keeper.put(reached))
@@ -105,6 +107,8 @@ def test_the_largest_namespace_goes_without_and_comes_back_when_there_is_room(wo
     told.now["more"] = more = cut("more", 2, "13.0.0.0/8=5")
     told.put(at(2))
     assert told.says(small, more)
+    assert told.keeper.without() == {"big": 3}
+    assert told.asked == {"am_cidrs": 2 * 5}
     del told.now["small"]
     told.put(at(2))
     assert told.says(big, more)

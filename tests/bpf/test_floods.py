@@ -5,24 +5,28 @@ from __future__ import annotations
 import struct
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
+from proto.flow import DropReason
+from proto.identity import Reserved
 from proto.policy import Direction
 from services.dataplane.core import conntrack as core
 from services.dataplane.core import layout as at
 from services.dataplane.core.maps import CONNTRACK_ENTRIES, WAYS
 from services.dataplane.kernel import bpf
 from tests.bpf import frames
-from tests.bpf.frames import ACK, SYN, TCP, UDP
+from tests.bpf.frames import ACK, RST, SYN, TCP, UDP
 from tests.bpf.fronts import Names, answer, packet, sent, serve
-from tests.bpf.world import OUR_MAC, SHOT, Pod, World, inside
+from tests.bpf.world import OUR_MAC, SHOT, Outcome, PeerKind, Pod, World, inside
 
 pytestmark = pytest.mark.privileged
 
 LIMIT = CONNTRACK_ENTRIES // 8
 """What a pod may have by default in each direction, where the table is the smallest."""
+LIVES = at.Seen.SYN | at.Seen.REPLY | at.Seen.ESTABLISHED
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
 
 
@@ -259,6 +263,105 @@ class TestPlaces:
             room.connect(room.a, room.b, port)
         taken = [one for one in room.tables.recent.items().values() if any(one.room[: 4 * WAYS])]
         assert taken == []
+
+
+@FAMILIES
+class TestSamePorts:
+    """A connection on the ports of one that is over, whose entry it takes: counted once, and half-open as any other."""
+
+    def over(self, world: World, version: int, source: str, port: int = 4000) -> None:
+        """Somebody outside connects to b, and resets the connection."""
+        own = str(world.b.address(version))
+        steps = (
+            world.from_wire(frames.ip(source, own, TCP, frames.tcp(port, 80, SYN, sequence=7))),
+            world.from_pod(
+                world.b, frames.ip(own, source, TCP, frames.tcp(80, port, SYN | ACK, sequence=9, acknowledged=8))
+            ),
+            world.from_wire(frames.ip(source, own, TCP, frames.tcp(port, 80, ACK, sequence=8, acknowledged=10))),
+            world.from_wire(frames.ip(source, own, TCP, frames.tcp(port, 80, RST | ACK, sequence=8, acknowledged=10))),
+        )
+        assert all(step.action != SHOT for step in steps)
+        assert self.flow(world, version, source, port).seen == LIVES | at.Seen.RESET
+
+    def again(self, world: World, version: int, source: str, port: int = 4000) -> Outcome:
+        raw = frames.tcp(port, 80, SYN, sequence=70)
+        return world.from_wire(frames.ip(source, str(world.b.address(version)), TCP, raw))
+
+    def flow(self, world: World, version: int, source: str, port: int = 4000) -> at.Flow:
+        found = world.tables.flows.get(
+            at.FlowKey(
+                local=world.b.address(version), remote=ip_address(source), local_port=80, remote_port=port, protocol=TCP
+            )
+        )
+        assert found is not None
+        return found
+
+    def held(self, world: World) -> int:
+        return sum(held.count for held in world.tables.peers.items().values())
+
+    def test_counted_once(self, room: World, version: int) -> None:
+        room.tables.watch_table()
+        client = next(strangers(version, 1))
+        for _ in range(3):
+            self.over(room, version, client)
+            node = room.tables.budgets.get(at.EndpointKey(endpoint=at.NODE))
+            assert node is not None
+            assert (budget(room, room.b).ingress, node.ingress, self.held(room)) == (1, 1, 1)
+        assert self.again(room, version, client).action != SHOT
+        assert self.flow(room, version, client).seen == at.Seen.SYN
+        assert (budget(room, room.b).ingress, self.held(room)) == (1, 0), "its peer holds what is not established"
+        assert room.datapath.broom.collect(time.monotonic_ns() + (core.TCP_SYN + 2) * core.SECOND) == 1
+        assert (budget(room, room.b).ingress, self.held(room)) == (0, 0)
+
+    def test_half_open_has_a_place(self, room: World, version: int) -> None:
+        room.limit(room.b, 8)
+        clients = list(strangers(version, 40))
+        self.over(room, version, clients[0])
+        self.again(room, version, clients[0])
+        cell = self.flow(room, version, clients[0]).cell
+        taken = room.tables.recent.get(at.Index(index=(cell - 1) // WAYS))
+        assert taken is not None
+        assert struct.unpack_from("<4I", taken.room)[(cell - 1) % WAYS] == room.b.number << 1
+        for other in clients[1:]:
+            assert self.again(room, version, other).action != SHOT
+        flows = room.tables.flows.items()
+        assert clients[0] not in {str(key.remote) for key in flows}
+        assert len(flows) == budget(room, room.b).ingress == WAYS
+
+    def test_needs_no_more_than_there_was(self, room: World, version: int) -> None:
+        room.limit(room.b, 8)
+        clients = list(strangers(version, 9))
+        for client in clients[:8]:
+            self.over(room, version, client)
+        assert str(self.again(room, version, clients[8])) == "drop CONNTRACK_BUDGET"
+        assert self.again(room, version, clients[3]).action != SHOT
+        assert budget(room, room.b).ingress == 8
+
+    def test_judged_when_policy_has_changed(self, room: World, version: int) -> None:
+        client = next(strangers(version, 1))
+        self.over(room, version, client)
+        room.isolate(room.b.identity, ingress=True)
+        room.tables.bump_generation()
+        assert str(self.again(room, version, client)) == "drop POLICY_DENIED"
+
+    def test_told_as_a_new_flow(self, room: World, version: int) -> None:
+        client = next(strangers(version, 1))
+        room.isolate(room.b.identity, ingress=True)
+        room.cidr("11.0.0.0/8" if version == 4 else "2001:db8::/32", 5)
+        room.rule(room.b, Direction.INGRESS, PeerKind.CIDR_SET, 5, rule=17)
+        self.over(room, version, client)
+        room.tables.configure(replace(room.tables.config, flags=at.ConfigFlag.EMIT_FORWARDED))
+        event = self.again(room, version, client).event
+        assert event is not None
+        assert (event.reason, event.peer, event.rule, event.policy) == (DropReason.FORWARDED, Reserved.WORLD, 17, 1)
+
+    def test_from_the_other_end_it_is_another_flow(self, room: World, version: int) -> None:
+        """What the pod begins counts as its own, though the ports are the same."""
+        client = next(strangers(version, 1))
+        self.over(room, version, client)
+        own = str(room.b.address(version))
+        assert room.from_pod(room.b, frames.ip(own, client, TCP, frames.tcp(80, 4000, SYN, sequence=3))).action != SHOT
+        assert (budget(room, room.b).ingress, budget(room, room.b).egress, self.held(room)) == (0, 1, 0)
 
 
 class TestCounts:

@@ -418,6 +418,8 @@ def test_a_table_grows_under_flows_that_go_on(node: LiveNode, datapath: Datapath
         try:
             before = datapath.tables.flows.items()
             sizes = {"am_ipcache": 1 << 20, "am_ct": 1 << 18, "am_ct_budget": 8192, "am_services": 1 << 17}
+            sizes |= {"am_scope_peer": 1 << 20, "am_scope_port": 1 << 19, "am_scope_rule": 1 << 18}
+            sizes |= {"am_selected": 1 << 18, "am_cidrs": 1 << 19}
             with inside(node.netns):
                 assert set(datapath.grow(sizes)) == set(sizes)
                 assert datapath.grow(sizes) == ()

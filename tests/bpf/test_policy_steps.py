@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from chassis.reconcile import Dirty
 from proto.identity import IdentityRecord
-from proto.policy import CompiledPolicy, Frontier, Revision
+from proto.policy import CompiledPolicy, Frontier, Revision, RuleSource
 from services.dataplane.core import policy_layout as pl
-from services.dataplane.enforce import Enforcer, Refused
+from services.dataplane.core import policy_steps as ps
+from services.dataplane.core.flows import Interpreter
+from services.dataplane.core.layout import Event
+from services.dataplane.core.names import Names
+from services.dataplane.enforce import Enforcer, Refused, Without
 from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import SYN, TCP
@@ -62,6 +67,14 @@ class Edited:
             if self.world.from_wire(packet).action == REDIRECT
         )
 
+    def dropped(self, port: int) -> Event:
+        """What is told of a packet to a port that policy does not let through."""
+        segment = frames.tcp(next(self._sports), port, SYN)
+        target = str(self.world.b.address(self.version))
+        event = self.world.from_wire(frames.ip(PEER[self.version], target, TCP, segment)).event
+        assert event is not None
+        return event
+
     def enforce(self, *changed: IdentityRecord | CompiledPolicy, full: bool = False) -> None:
         keys = []
         for one in changed:
@@ -70,6 +83,11 @@ class Edited:
             else:
                 self.state.rules[one.identity] = one
         asyncio.run(self.enforcer.enforce(Dirty(full=full, by_cursor=(frozenset(), frozenset(), frozenset(keys)))))
+
+
+def isolated_by(name: str, one: CompiledPolicy) -> CompiledPolicy:
+    """The same policy, isolated by another NetworkPolicy."""
+    return structs.replace(one, isolated_by=(RuleSource("NetworkPolicy", "shop", name, -1),))
 
 
 @pytest.fixture(params=[4, 6], ids=["IPv4", "IPv6"])
@@ -111,6 +129,35 @@ def test_no_moment_is_worse_than_both_ends(
         assert moment <= old | new, "allowed for a moment what neither allows"
         assert moment >= old & new, "refused for a moment what both allow"
     assert edited.world.tables.generation != generation, "live flows are judged again"
+
+
+def test_a_drop_is_blamed_on_the_policy_that_judged_it(edited: Edited) -> None:
+    """Policies that differ in their names alone too: then the kernel's rules are the same before and after."""
+    steps = [
+        policy(B, "in any tcp/80", sequence=10),
+        isolated_by("strict", policy(B, "in any tcp/80", sequence=11)),
+        isolated_by("other", policy(B, "!in any tcp/443", "in any tcp/80", sequence=12, sources="new")),
+    ]
+    edited.enforce(steps[0])
+    told = [edited.dropped(443)]
+    for one in steps[1:]:
+        edited.state.rules[B] = one  # received, and not in force
+        told.append(edited.dropped(443))
+        edited.enforce(one)
+        told.append(edited.dropped(443))
+    reader = Interpreter(node="n1", names=Names(), policies=edited.enforcer.history.names, wall_offset=0)
+    read = [reader.read(event) for event in told]
+    assert [(one.policies, one.revision) for one in read] == [
+        (("shop/deny-all",), "e1:10"),
+        (("shop/deny-all",), "e1:10"),
+        (("shop/strict",), "e1:11"),
+        (("shop/strict",), "e1:11"),
+        (("shop/new0",), "e1:12"),
+    ]
+    restarted = edited.state.enforcer(edited.world.tables)
+    asyncio.run(restarted.enforce(Dirty(full=True)))
+    reader = Interpreter(node="n1", names=Names(), policies=restarted.history.names, wall_offset=0)
+    assert [reader.read(event).policies for event in told[2:]] == [(), (), ("shop/new0",)]
 
 
 def test_an_identity_matches_from_the_moment_its_record_is_here(edited: Edited) -> None:
@@ -168,9 +215,7 @@ def test_what_is_deleted_by_hand_comes_back_and_what_is_written_goes(edited: Edi
     tables.scope_peers.put(pl.ScopePeerKey(scope=scope, kind=pl.PeerMatch.ANY_POD), pl.ScopeBits(bits=1))
     tables.scope_rules.put(pl.ScopeRuleKey(scope=9, index=1), pl.ScopeRule(rule=1, verdict=1))
     tables.selected.put(pl.IdentityKey(identity=666), pl.SelectorSet(number=1))
-    tables.subjects.put(
-        pl.SubjectKey(identity=B), pl.Subject(ingress_isolated=False, egress_isolated=False, revision=3)
-    )
+    tables.subjects.put(pl.SubjectKey(identity=B), pl.Subject(ingress_isolated=False, egress_isolated=False, policy=3))
     generation = tables.generation
     edited.enforce(full=True)
     assert tables.generation != generation
@@ -189,7 +234,7 @@ def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
     edited.enforce(policy(B, "in any tcp/80", "in any tcp/443"))
     assert edited.passing() == {80, 443}
     table = edited.world.tables.scope_rules
-    most = table.spec.entries
+    most = table.entries
     codec = pl.ScopeRuleKey.wire().codec
     keys = b"".join(codec.pack(1, index) for index in range(most))
     assert bpf.update_batch(table.fd, keys, bytes(pl.ScopeRule.wire().size) * most, most), "the map is full"
@@ -201,6 +246,50 @@ def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
     for _ in range(2):  # the first finds who has filled the map, the next has room
         edited.enforce(full=True)
     assert edited.passing() == {443}
+
+
+def test_maps_grow_before_they_are_full_and_packets_are_judged_alike_meanwhile(edited: Edited) -> None:
+    """Each of them replaced by one twice as large in the middle of an edit, which nobody is refused for."""
+    edited.enforce(policy(B, "in depot:app=web tcp/80"))
+    tables, told, grown = edited.world.tables, list[Refused](), list[str]()
+    before = {name: table.entries for name, table in tables.by_name.items()}
+
+    async def make_room(asked: Mapping[str, int]) -> None:
+        names = [name for name, amount in asked.items() if amount]
+        if not names:
+            return
+        assert edited.passing() == {80}
+        grown.extend(edited.world.datapath.grow({name: before[name] * 2 for name in names}))
+        assert edited.passing() == {80}
+
+    edited.enforcer.tell = told.append
+    edited.enforcer.make_room = make_room
+    edited.enforcer._maps.rooms = ps.Rooms(ps.Sizes(2, 2, 2), 2)
+    edited.enforce(policy(B, "in depot:app=web tcp/80,tcp/443"))
+    assert edited.passing() == {80, 443}
+    assert set(grown) == {"am_scope_peer", "am_scope_port", "am_scope_rule", "am_selected"}
+    assert {name: tables.by_name[name].entries for name in grown} == {name: before[name] * 2 for name in grown}
+    assert told == []
+    edited.enforce(policy(B, "in depot:app=web tcp/443"), full=True)
+    assert edited.passing() == {443}, "the larger maps are compared and written like the others"
+
+
+def test_who_finds_no_place_among_identities_is_told_and_keeps_nobody_out(edited: Edited) -> None:
+    edited.enforce(policy(B, "in depot:app=web tcp/80"))
+    table = edited.world.tables.selected
+    codec = pl.IdentityKey.wire().codec
+    keys = b"".join(codec.pack(10_000 + number) for number in range(table.entries))
+    assert bpf.update_batch(table.fd, keys, bytes(pl.SelectorSet.wire().size) * table.entries, table.entries)
+    told: list[Without] = []
+    edited.enforcer.tell_without = told.append
+    edited.enforce(record(2002, "other", "app=web"), policy(B, "in depot:app=web tcp/80", "in other:* tcp/443"))
+    assert edited.passing() == {80}, "who has a place keeps it"
+    assert told[-1].identities == {"other": 1}
+    edited.state.forget(CLIENT)
+    edited.enforce(full=True)
+    edited.enforce(full=True)
+    assert edited.passing() == frozenset(), "removals go on"
+    assert told[-1].identities == {}
 
 
 def test_a_change_reads_no_map(edited: Edited, monkeypatch: pytest.MonkeyPatch) -> None:

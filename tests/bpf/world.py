@@ -274,7 +274,7 @@ class World:
             pl.SubjectKey(identity=identity),
             pl.Subject(
                 ingress=scope_number(identity, Direction.INGRESS), egress=scope_number(identity, Direction.EGRESS),
-                ingress_isolated=ingress, egress_isolated=egress, revision=1, namespace=namespace,
+                ingress_isolated=ingress, egress_isolated=egress, policy=1, namespace=namespace,
             ),
         )  # fmt: skip
 

@@ -76,7 +76,7 @@ CHASSIS = (
     Mutant(
         name="everybody-may-write-everything",
         file="chassis/accounts.py",
-        old='found += [key] if key == ">" else [key, f"{key}.>"]',
+        old='found += [key] if key == ">" or grant.exact else [key, f"{key}.>"]',
         new='found += [">"]',
         tests=("tests/shell/chassis/test_allow_lists.py",),
     ),
@@ -223,6 +223,13 @@ CLUSTER = (
         new="",
         tests=("tests/core/cluster/test_object_faults.py",),
     ),
+    Mutant(
+        name="misspelt-wish-is-taken-in-silence",
+        file="services/cluster/core/unserved.py",
+        old="        elif key.startswith(OURS) and key not in known:\n",
+        new="        elif key.startswith(OURS) and key in known:\n",
+        tests=("tests/core/cluster/test_fields.py",),
+    ),
 )
 
 IPAM = (
@@ -295,6 +302,27 @@ IPAM = (
         old='elif lasts(("free", str(address), str(claim.epoch)), cooldown):',
         new='elif lasts(("free", str(address), str(claim.epoch)), 0):',
         tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="pool-that-asks-for-a-tunnel-gives-addresses",
+        file="kit/pools.py",
+        old="        verdict = _unsupported(pool) or PoolVerdict(pool.name, OK)\n",
+        new="        verdict = PoolVerdict(pool.name, OK)\n",
+        tests=("tests/core/kit/test_pools.py", "tests/core/cluster/test_fields.py"),
+    ),
+    Mutant(
+        name="status-is-well-with-a-refused-pool",
+        file="cli/reports/agents.py",
+        old="    found += addresses or ()\n",
+        new="",
+        tests=("tests/core/cli/test_reports.py",),
+    ),
+    Mutant(
+        name="node-waits-for-a-pool-that-does-not-select-it",
+        file="services/dataplane/core/addressing.py",
+        old="for pool in pools.enabled(family) if pool.takes(node)]",
+        new="for pool in pools.enabled(family)]",
+        tests=("tests/core/dataplane/test_addressing.py",),
     ),
 )
 
@@ -469,7 +497,7 @@ POLICY = (
         file="proto/identity.py",
         old="    return key in UNSTABLE_LABELS or key.startswith(UNSTABLE_PREFIXES)\n",
         new="    return key in UNSTABLE_LABELS\n",
-        tests=("tests/core/kit/test_identity.py",),
+        tests=("tests/core/kit/test_identity.py", "tests/core/policy/test_zones.py"),
     ),
     Mutant(
         name="frontier-without-relevant-keys",
@@ -577,6 +605,20 @@ DATAPLANE = (
         old="        if frontier.namespaces > knowledge.namespaces_at:\n",
         new="        if False:\n",
         tests=("tests/core/dataplane/test_admission.py",),
+    ),
+    Mutant(
+        name="frontier-names-a-namespace-of-an-earlier-life",
+        file="services/policy/feed.py",
+        old="key.startswith(_NAMESPACES) and listed(key)",
+        new="key.startswith(_NAMESPACES) and key in entries",
+        tests=("tests/shell/policy/test_lives.py",),
+    ),
+    Mutant(
+        name="node-counts-namespaces-of-an-earlier-life",
+        file="services/dataplane/feed.py",
+        old=" if key.startswith(prefix) and view.listed(key))",
+        new=" if key in view.entries and key.startswith(prefix))",
+        tests=("tests/shell/policy/test_lives.py",),
     ),
     Mutant(
         name="journal-without-fdatasync",
@@ -727,6 +769,34 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_policy_maps.py::test_a_subject_flips_when_its_scope_is_whole",),
     ),
     Mutant(
+        name="policy-maps-ask-for-no-room",
+        file="services/dataplane/core/policy_steps.py",
+        old="        return any(asked * 5 > room * 4 for asked, room in pairs)\n",
+        new="        return any(asked > room * 1000 for asked, room in pairs)\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="whoever-comes-next-gets-no-place",
+        file="services/dataplane/core/policy_maps.py",
+        old="        return newest_of_the_largest(sizes, newest_first, short)\n",
+        new="        return fresh[-short:]\n",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="who-gives-its-place-keeps-its-flows",
+        file="services/dataplane/core/policy_maps.py",
+        old="                lost = lost or bool(self.held.sets[before].mask & in_force)\n",
+        new="",
+        tests=("tests/core/dataplane/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="cidrs-without-room-are-not-told",
+        file="services/dataplane/partitions.py",
+        old="for name in self._refused if name in self._in_force}\n",
+        new="for name in ()}\n",
+        tests=("tests/bpf/test_cidr_partitions.py",),
+    ),
+    Mutant(
         name="full-map-keeps-the-old-rights",
         file="services/dataplane/core/policy_maps.py",
         old="            self._refuse(self._users.get(number, ()), sizes)\n            return\n",
@@ -847,6 +917,13 @@ DATAPLANE = (
 
 DATAPATH = (
     Mutant(
+        name="drop-blamed-on-the-newest-policy",
+        file="services/dataplane/core/policy_history.py",
+        old="        found = self._kept.get(identity, {}).get(number)\n",
+        new="        found = next(reversed(self._kept.get(identity, {}).values()), None)\n",
+        tests=("tests/core/dataplane/test_plan.py", "tests/bpf/test_policy_steps.py"),
+    ),
+    Mutant(
         name="absent-subject-allows",
         file="services/dataplane/bpf/policy.h",
         old="		verdict->reason = AM_REASON_POLICY_UNKNOWN;\n",
@@ -940,8 +1017,8 @@ DATAPATH = (
     Mutant(
         name="error-ends-a-flow",
         file="services/dataplane/bpf/ct.h",
-        old="	if (flow && !p->is_error)\n		am_forget(key, flow);\n",
-        new="	if (flow)\n		am_forget(key, flow);\n",
+        old="		if (!p->is_error)\n			am_forget(key, flow);\n",
+        new="		am_forget(key, flow);\n",
         tests=("tests/bpf/test_errors.py::TestOnlyRead",),
     ),
     Mutant(
@@ -1066,6 +1143,27 @@ DATAPATH = (
         tests=("tests/bpf/test_floods.py::TestNeighbour",),
     ),
     Mutant(
+        name="next-on-the-ports-holds-its-peers-share",
+        file="services/dataplane/bpf/ct.h",
+        old="		if (held)\n			am_uncount(&held->count);\n	}\n	return 1;\n",
+        new="	}\n	return 1;\n",
+        tests=("tests/bpf/test_floods.py::TestSamePorts",),
+    ),
+    Mutant(
+        name="next-on-the-ports-gives-no-place-up",
+        file="services/dataplane/bpf/ct.h",
+        old="	flow->cell = cell;\n	flow->last_seen",
+        new="	flow->last_seen",
+        tests=("tests/bpf/test_floods.py::TestSamePorts",),
+    ),
+    Mutant(
+        name="next-on-the-ports-is-never-judged",
+        file="services/dataplane/bpf/ct.h",
+        old=" && flow->generation == generation &&\n",
+        new=" &&\n",
+        tests=("tests/bpf/test_floods.py::TestSamePorts",),
+    ),
+    Mutant(
         name="half-open-keeps-a-translation-port",
         file="services/dataplane/bpf/nat.h",
         old="		may |= w->is_late & ~(u64)(had->seen / AM_SEEN_ESTABLISHED) & 1;\n",
@@ -1138,6 +1236,44 @@ DNS = (
         new="        if quiet_for < 0:\n",
         tests=("tests/core/dns/test_sizing.py",),
     ),
+    Mutant(
+        name="corefile-of-a-person-is-written-over",
+        file="services/dns/core/decision.py",
+        old="    return Chosen(merged.text, present, _unmet(merged.unmet) if merged.unmet else None)\n",
+        new="    return Chosen(render(recipe), present, _unmet(merged.unmet) if merged.unmet else None)\n",
+        tests=("tests/shell/dns/test_steward.py::test_what_a_person_writes_is_decided_on_and_what_is_broken_is_told",),
+    ),
+    Mutant(
+        name="broken-corefile-is-written-over",
+        file="services/dns/core/decision.py",
+        old='        return Chosen(present, present, ByHand("CorefileBroken", fault, broken.remedy))\n',
+        new='        return Chosen(render(recipe), present, ByHand("CorefileBroken", fault, broken.remedy))\n',
+        tests=("tests/core/dns/test_merge.py",),
+    ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS)
+CLI = (
+    Mutant(
+        name="a-forged-value-is-shown",
+        file="cli/link.py",
+        old="                if change.forged:\n",
+        new="                if False:\n",
+        tests=("tests/shell/cli/test_commands.py::TestAnswers",),
+    ),
+    Mutant(
+        name="an-acknowledgement-says-whose-it-is",
+        file="cli/gather.py",
+        old="            named[decode_segment(key)] = value\n",
+        new="            named[value.node if decode_segment(key) else key] = value\n",
+        tests=("tests/shell/cli/test_commands.py::TestAnswers",),
+    ),
+    Mutant(
+        name="whoever-hangs-up-is-a-nats-server",
+        file="chassis/connection.py",
+        old='    return bool(client._server_info) or _unread(client).startswith(b"INFO ")\n',
+        new="    return True\n",
+        tests=("tests/shell/cli/test_commands.py::TestNoBus",),
+    ),
+)
+
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *CLI)

@@ -40,6 +40,7 @@ from proto.requests import (
     IpamShow,
     Reply,
 )
+from proto.slots import written
 from proto.subjects import (
     ACKS,
     BLOCKS,
@@ -233,7 +234,9 @@ async def write(world: Hamlet, bucket: Bucket, values: dict[str, bytes], *, forg
     headers = None if forged else {"Nats-Expected-Stream": stream}
     async with bus_of(world.nats, role, node or None) as bus:
         for key, value in values.items():
-            told = await bus.connection.call(f"$KV.{bucket.on_server}.{key}", value, timeout=5, headers=headers)
+            told = await bus.connection.call(
+                f"$KV.{bucket.on_server}.{written(key)}", value, timeout=5, headers=headers
+            )
             assert json.loads(told.data).get("stream") == stream, told.data
 
 

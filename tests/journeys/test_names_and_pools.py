@@ -45,6 +45,27 @@ def test_what_is_changed_by_hand_comes_back(lab: Lab) -> None:
     assert owners == {"airmesh-dns"}
 
 
+def test_what_a_person_adds_to_the_corefile_stays(lab: Lab) -> None:
+    def text() -> str:
+        found: str = coredns(lab, "configmap")["data"]["Corefile"]
+        return found
+
+    def write(corefile: str) -> None:
+        patch = json.dumps({"data": {"Corefile": corefile}})
+        lab.kubectl("patch", "configmap", "-n", "kube-system", "coredns", "--type=merge", "-p", patch)
+
+    before, stub = text(), "acme.local:53 {\n    errors\n    forward . 192.0.2.53\n}\n"
+    try:
+        write(before.replace("ttl 30", "ttl 31") + stub)
+        lab.until("ours is back and the stub domain stays", lambda: text() == before + stub)
+        write(before + "acme.local:53 {\n")
+        told = ("get", "events", "-n", "kube-system", "--field-selector", "involvedObject.name=coredns")
+        lab.until("the broken edit is told", lambda: "CorefileBroken" in lab.kubectl(*told))
+        assert text() == before + "acme.local:53 {\n"
+    finally:
+        write(before)
+
+
 def test_queries_of_pods_are_counted(lab: Lab, place: Place, airmesh: Callable[..., Any]) -> None:
     place.pod("asker", "n1")
     asking = (
@@ -94,16 +115,39 @@ def test_a_pool_that_means_nothing_is_refused_and_nothing_is_made(lab: Lab, spec
     assert "bad" not in {pool["metadata"]["name"] for pool in lab.get("ippools")["items"]}
 
 
-def test_pools_that_overlap_are_told_by_an_event(lab: Lab) -> None:
-    lab.apply(POOL.format(name="inside", spec="{cidr: 10.244.128.0/20}"))
+@pytest.mark.parametrize(
+    ("spec", "reason", "says"),
+    [
+        ("{cidr: 10.244.128.0/20}", "CIDROverlap", "10.244.128.0/20 overlaps 10.244.0.0/16 of IPPool"),
+        ("{cidr: 10.99.0.0/16, ipipMode: Always}", "UnsupportedField", "spec.ipipMode Always"),
+        ("{cidr: 'fd00:99::/56', vxlanMode: CrossSubnet}", "UnsupportedField", "spec.vxlanMode CrossSubnet"),
+    ],
+)
+def test_a_pool_that_gives_nothing_says_why_wherever_one_looks(
+    lab: Lab, airmesh: Callable[..., Any], spec: str, reason: str, says: str
+) -> None:
+    def told(*command: str) -> bool:
+        return any(says in problem for problem in airmesh(*command, exits=(0, 1))["problems"])
+
+    lab.apply(POOL.format(name="odd", spec=spec))
     try:
-        fields = "--field-selector=involvedObject.kind=IPPool,involvedObject.name=inside"
-        lab.until("an Event stands on the pool", lambda: bool(lab.get("events", fields)["items"]))
-        message = lab.get("events", fields)["items"][0]["message"]
-        assert "10.244.128.0/20 overlaps 10.244.0.0/16" in message
-        assert message.endswith("disable one of them or choose another range")
+        fields = f"--field-selector=involvedObject.kind=IPPool,involvedObject.name=odd,reason={reason}"
+        lab.until(
+            "an Event stands on the pool",
+            lambda: any(says in one["message"] for one in lab.get("events", fields)["items"]),
+        )
+
+        def allocatable() -> dict[str, str]:
+            conditions = lab.get("ippool", "odd").get("status", {}).get("conditions", [])
+            return next((one for one in conditions if one["type"] == "Allocatable"), {})
+
+        lab.until("its condition is written", lambda: allocatable().get("status") == "False")
+        assert (allocatable()["reason"], says in allocatable()["message"]) == (reason, True)
+        for command in (("ipam", "show"), ("status",)):
+            assert told(*command), command
     finally:
-        lab.kubectl("delete", "ippool", "inside")
+        lab.kubectl("delete", "ippool", "odd")
+    lab.until("nothing is told of it any more", lambda: not told("status"))
 
 
 def test_an_unknown_kind_is_one_clear_error(lab: Lab) -> None:

@@ -16,8 +16,9 @@ import msgspec
 
 from proto.objects import Kind, KubernetesObject, NetworkPolicy, Pod
 from services.cluster.core.diff import Name
-from services.cluster.core.parse import Malformed, parse
+from services.cluster.core.parse import Malformed, read
 from services.cluster.core.policies import closed
+from services.cluster.core.unserved import Unserved
 
 
 class _Identity(msgspec.Struct, rename="camel"):
@@ -51,6 +52,8 @@ class Cache:
         """Whole lists that have come."""
         self.known: dict[Name, Known] = {}
         self.faults: dict[Name, Malformed] = {}
+        self.unserved: dict[Name, tuple[Unserved, ...]] = {}
+        """What good objects ask for that is left out; only of those that do."""
         self._keep_raw = keep_raw
         self._dirty: set[Name] = set()
 
@@ -78,7 +81,7 @@ class Cache:
         kept = raw if self._keep_raw else b""
         stand_in: KubernetesObject | None = None
         try:
-            value = parse(self.kind, raw)
+            value, left_out = read(self.kind, raw)
         except Malformed as fault:
             self.faults[name] = fault
             same = before is not None and before.uid == identity.uid
@@ -86,6 +89,9 @@ class Cache:
             stand_in = closed(raw) if value is None and self.kind.type is NetworkPolicy else None
         else:
             self.faults.pop(name, None)
+            self.unserved.pop(name, None)
+            if left_out:
+                self.unserved[name] = left_out
         self.known[name] = Known(identity.uid, value, kept, stand_in)
         if before is None or before != self.known[name]:
             self._mark(name)
@@ -110,6 +116,7 @@ class Cache:
         if self.known.pop(name, None) is not None:
             self._mark(name)
         self.faults.pop(name, None)
+        self.unserved.pop(name, None)
 
     def _mark(self, name: Name) -> None:
         self._dirty.add(name)

@@ -1,7 +1,9 @@
 """What is applied to CoreDNS' objects: the Corefile that ``dns`` decided and the number of replicas.
 
-Refuses a decision for any other namespace: only kube-system/coredns is ours to write. The Deployment itself belongs to
-whoever installed CoreDNS; as long as it is not there, its replicas are nobody's.
+A Corefile is one string that people write, too: it is written over only where it is the very text that ``dns`` made its
+decision of, in the version that the API server has now. Refuses a decision for any other namespace: only
+kube-system/coredns is ours to write. The Deployment itself belongs to whoever installed CoreDNS; as long as it is not
+there, its replicas are nobody's.
 """
 
 from __future__ import annotations
@@ -9,7 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from proto.dns import CoreDNSDecision
+from proto.dns import CoreDNSDecision, digest_of
 from proto.objects import ConfigMap, Deployment
 from services.cluster.core.workloads import COREDNS
 
@@ -21,15 +23,24 @@ DEPLOYMENT_PATH = f"/apis/apps/v1/namespaces/{_NAMESPACE}/deployments/{_NAME}"
 
 
 def steps(
-    decision: CoreDNSDecision, config: ConfigMap | None, deployment: Deployment | None
+    decision: CoreDNSDecision, config: ConfigMap | None, deployment: Deployment | None, *, version: str = ""
 ) -> tuple[tuple[str, Mapping[str, Any]], ...]:
-    """Paths and server-side apply bodies that bring CoreDNS to the decision; none when it is there."""
+    """Paths and server-side apply bodies that bring CoreDNS to the decision; none when it is there.
+
+    ``version``: resourceVersion of the ConfigMap. The API server refuses the write (409) when it has another by then.
+    """
     if decision.namespace != _NAMESPACE:
         return ()
     metadata = {"name": _NAME, "namespace": _NAMESPACE}
     result: list[tuple[str, Mapping[str, Any]]] = []
-    if config is None or dict(config.content).get(COREFILE) != decision.corefile:
-        body = {"apiVersion": "v1", "kind": "ConfigMap", "metadata": metadata, "data": {COREFILE: decision.corefile}}
+    text = dict(config.content).get(COREFILE) if config is not None else None
+    if text != decision.corefile and (digest_of(text) if text is not None else "") == decision.of:
+        body = {
+            "apiVersion": "v1",
+            "kind": "ConfigMap",
+            "metadata": {**metadata, "resourceVersion": version} if config is not None else metadata,
+            "data": {COREFILE: decision.corefile},
+        }
         result.append((CONFIG_MAP_PATH, body))
     if deployment is not None and deployment.replicas != decision.replicas:
         spec = {"replicas": decision.replicas}

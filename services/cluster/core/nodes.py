@@ -16,8 +16,9 @@ from typing import Any
 import msgspec
 
 from proto.addresses import Block
+from proto.annotations import BLOCKS
 from proto.policy import Ack
-from services.cluster.core.parts import BLOCKS, annotation
+from services.cluster.core.parts import annotation
 from services.cluster.core.shapes import Condition, NodeShape
 
 CONDITION = "NetworkUnavailable"

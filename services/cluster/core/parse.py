@@ -42,8 +42,9 @@ from services.cluster.core.shapes import (
     PodShape,
     ServiceShape,
 )
+from services.cluster.core.unserved import Unserved, unserved
 
-__all__ = ["MAX_OBJECT", "NAMES", "Malformed", "kind_of", "parse", "parse_object"]
+__all__ = ["MAX_OBJECT", "NAMES", "Malformed", "kind_of", "parse", "parse_object", "read"]
 
 MAX_OBJECT = 4 << 20
 """Largest JSON text of one object in bytes; etcd keeps at most 1.5 MiB, JSON may spell it longer."""
@@ -93,11 +94,19 @@ def parse(kind: Kind, raw: bytes | msgspec.Raw | Mapping[str, Any], *, live: boo
 
     ``live`` = as served by the API: uid and namespace must be there. A file may leave both out.
     """
+    return read(kind, raw, live=live)[0]
+
+
+def read(
+    kind: Kind, raw: bytes | msgspec.Raw | Mapping[str, Any], *, live: bool = True
+) -> tuple[KubernetesObject | None, tuple[Unserved, ...]]:
+    """As :func:`parse`, with what of the object is left out."""
     reader = _READERS[kind.type]
     try:
         shape = _decode(reader.shape, raw)
         shape = _placed(shape, reader, live=live)
-        return reader.translate(shape)
+        value = reader.translate(shape)
+        return value, unserved(reader.name, shape) if value is not None else ()
     except Wrong as wrong:
         name = _whose(raw)
         raise Malformed(

@@ -9,18 +9,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from ipaddress import ip_address, ip_network
 
+from proto.annotations import OURS
 from proto.net import Address, Network
 from proto.objects import Labels
 from services.cluster.core.malformed import Wrong, quote
 from services.cluster.core.shapes import Metadata
 
 PROTOCOLS: Mapping[str, int] = {"TCP": 6, "UDP": 17, "SCTP": 132}
-OURS = ("airmesh.io/", "cni.projectcalico.org/")
 OURS_ON_PODS = (*OURS, "k8s.v1.cni.cncf.io/")
 MAX_ANNOTATION = 16 << 10
-KEEP_ADDRESS = "airmesh.io/keep-address"
-BLOCKS = "airmesh.io/blocks"
-FIXED_ADDRESSES = "cni.projectcalico.org/ipAddrs"
 
 
 def protocol(name: str | None) -> int:

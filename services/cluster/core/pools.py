@@ -1,19 +1,30 @@
-"""Address pools: what one may be by itself (on reading it) and beside the others (overlaps).
+"""Address pools: what one may be by itself (on reading it), and the condition that tells what becomes of it.
 
-Promises one sentence with a remedy for each fault. The API server refuses most of the first sort already (the CRD's
-rules); manifests read from a file, and pools of another's CRD, meet them here. A pool that overlaps an older one is the
-one at fault: the older keeps working.
+Promises one sentence with a remedy for each fault. The API server refuses most of them already (the CRD's rules);
+manifests read from a file, and pools of another's CRD, meet them here. What only shows beside other pools, or asks for
+what the mesh does not do, is judged by ``kit.pools`` and written as the pool's condition ``Allocatable``, with Calico's
+type and reasons; a condition that says so already is not written again.
+
+Source: crd.projectcalico.org/v1 IPPoolStatus; meta/v1 Condition.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
+import msgspec
+
+from proto.addresses import PoolVerdict
 from proto.objects import IPPool
 from services.cluster.core.malformed import Wrong
 from services.cluster.core.parts import network
-from services.cluster.core.shapes import IPPoolShape
+from services.cluster.core.shapes import IPPoolShape, IPPoolStatus, PoolCondition, Shape
+
+CONDITION = "Allocatable"
+UNREADABLE = "Invalid"
+"""Reason of a pool that cannot be understood at all."""
+MAX_MESSAGE = 1024
 
 DEFAULT_BLOCK: Mapping[int, int] = {4: 26, 6: 122}
 BLOCK_RANGE: Mapping[int, tuple[int, int]] = {4: (20, 32), 6: (116, 128)}
@@ -48,29 +59,60 @@ def ip_pool(shape: IPPoolShape) -> IPPool:
         nat_outgoing=bool(spec.nat_outgoing),
         disabled=bool(spec.disabled),
         node_selector=spec.node_selector or "all()",
+        namespace_selector=spec.namespace_selector or "",
+        allowed_uses=tuple(spec.allowed_uses or ()),
+        assignment_mode=spec.assignment_mode or "Automatic",
     )
 
 
-def overlaps(pools: Iterable[IPPool]) -> dict[str, str]:
-    """Pool name → one sentence, for each enabled pool that overlaps another enabled one.
+class _Meta(Shape, frozen=True):
+    generation: int = 0
 
-    Both are named: which one came first cannot be told from their values, and a person has to choose.
+
+class _Written(Shape, frozen=True):
+    metadata: _Meta
+    status: IPPoolStatus | None = None
+
+
+def condition(verdict: PoolVerdict, raw: bytes, now: str) -> PoolCondition | None:
+    """The condition to write on a pool that the API served as ``raw``; ``None`` when it says so already.
+
+    ``now`` is RFC 3339; it is the time of transition where the status changes. A status that cannot be read is none.
     """
-    enabled = sorted((pool for pool in pools if not pool.disabled), key=lambda p: (p.cidr.version, p.cidr, p.name))
-    faults: dict[str, str] = {}
-    widest: IPPool | None = None
-    for pool in enabled:
-        # Sorted by first address and then length, a pool can only overlap the one that reaches furthest so far.
-        if widest is not None and widest.cidr.version == pool.cidr.version and widest.cidr.overlaps(pool.cidr):
-            for one, other in ((pool, widest), (widest, pool)):
-                faults.setdefault(one.name, _overlap(one, other))
-        else:
-            widest = pool
-    return faults
-
-
-def _overlap(pool: IPPool, other: IPPool) -> str:
-    return (
-        f"IPPool {pool.name}: spec.cidr: {pool.cidr} overlaps {other.cidr} of IPPool {other.name}; "
-        "disable one of them or choose another range"
+    try:
+        there = msgspec.json.decode(raw, type=_Written)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        there = _Written(metadata=_Meta())
+    listed = (there.status and there.status.conditions) or ()
+    found = next((one for one in listed if one.type == CONDITION), None)
+    status = "True" if verdict.allocatable else "False"
+    wanted = PoolCondition(
+        type=CONDITION,
+        status=status,
+        reason=verdict.reason,
+        message=_message(verdict),
+        last_transition_time=found.last_transition_time if found and found.status == status else now,
+        observed_generation=there.metadata.generation,
     )
+    return None if wanted == found else wanted
+
+
+def _message(verdict: PoolVerdict) -> str:
+    if verdict.refused:
+        return f"{verdict.problem}; {verdict.remedy}"[:MAX_MESSAGE]
+    return "gives addresses to pods" if verdict.allocatable else "spec.disabled is true: no new blocks or addresses"
+
+
+def condition_path(name: str) -> str:
+    """Where it is applied."""
+    return f"/apis/crd.projectcalico.org/v1/ippools/{name}/status"
+
+
+def condition_body(name: str, wanted: PoolCondition) -> Mapping[str, Any]:
+    """Server-side apply body."""
+    return {
+        "apiVersion": "crd.projectcalico.org/v1",
+        "kind": "IPPool",
+        "metadata": {"name": name},
+        "status": {"conditions": [msgspec.to_builtins(wanted)]},
+    }

@@ -1,14 +1,16 @@
-"""What a person is told of an object that cannot be used: an Event on it, and an event on the bus.
+"""What a person is told of an object that cannot be used, or is not honoured whole: an Event, and one on the bus.
 
 Promises that the same sentence about the same object is told once an hour and not more; an Event's name follows from
-object, sentence and hour, so that two copies, or a restart, do not tell it twice.
+object, sentence and hour, so that two copies, or a restart, do not tell it twice; that no namespace is told of more
+than :data:`MOST` objects of a kind, and none waits for another's.
 
 Source: k8s.io/api core/v1 Event (kept an hour by the API server).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
@@ -17,7 +19,11 @@ from proto.objects import Kind
 from services.cluster.core.parse import NAMES
 
 HOUR = 3600.0
+MOST = 32
+"""Objects of one kind and namespace that are told of at a time: a thousand pods of one workload say the same."""
 MAX_MESSAGE = 1024
+FAULT = "AirmeshFault"
+"""Reason of an Event on an object that cannot be used."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -29,6 +35,8 @@ class Report:
     name: str
     uid: str
     sentence: str
+    reason: str = FAULT
+    """CamelCase, of the Event."""
 
     @property
     def fault(self) -> str:
@@ -39,6 +47,19 @@ class Report:
     def remedy(self) -> str:
         """What to do."""
         return self.sentence.rpartition("; ")[2]
+
+
+def bounded(reports: Iterable[Report]) -> dict[Report, None]:
+    """The first :data:`MOST` of each kind and namespace, in turns: of all namespaces the first, then their second."""
+    counts: Counter[tuple[str, str]] = Counter()
+    taken: list[tuple[int, Report]] = []
+    for report in reports:
+        whose = report.kind.kind, report.namespace
+        if report.namespace and counts[whose] >= MOST:
+            continue
+        counts[whose] += 1
+        taken.append((counts[whose], report))
+    return dict.fromkeys(report for _, report in sorted(taken, key=lambda turn: turn[0]))
 
 
 def event_path(report: Report) -> str:
@@ -61,7 +82,7 @@ def event_body(report: Report, *, now: float, stamp: str, instance: str) -> Mapp
         "metadata": {"name": f"{report.name[:200]}.{digest}", "namespace": report.namespace or "default"},
         "involvedObject": subject,
         "type": "Warning",
-        "reason": "AirmeshFault",
+        "reason": report.reason,
         "action": "Read",
         "message": report.sentence[:MAX_MESSAGE],
         "firstTimestamp": stamp,

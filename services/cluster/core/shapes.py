@@ -132,7 +132,7 @@ class NodeAddress(Shape, frozen=True):
 
 
 class Condition(Shape, frozen=True):
-    """Condition of any object's status."""
+    """core/v1 NodeCondition; of other kinds the same."""
 
     type: str
     status: str
@@ -357,7 +357,7 @@ class NetworkPolicyShape(Shape, frozen=True):
 
 
 class IPPoolSpec(Strict, frozen=True):
-    """crd.projectcalico.org/v1 IPPoolSpec; the last four are taken and not acted on."""
+    """crd.projectcalico.org/v1 IPPoolSpec. ``disable_bgp_export`` is kept without a thought: nothing is exported."""
 
     cidr: NetworkText
     block_size: Annotated[int, Meta(ge=0, le=128)] | None = None
@@ -367,13 +367,30 @@ class IPPoolSpec(Strict, frozen=True):
     disabled: bool | None = None
     node_selector: Annotated[str, Meta(max_length=1024)] | None = None
     namespace_selector: Annotated[str, Meta(max_length=1024)] | None = None
-    allowed_uses: Annotated[list[str], Meta(max_length=8)] | None = None
-    assignment_mode: str | None = None
+    allowed_uses: Annotated[list[Literal["Workload", "Tunnel", "LoadBalancer"]], Meta(max_length=8)] | None = None
+    assignment_mode: Literal["", "Automatic", "Manual"] | None = None
     disable_bgp_export: bool | None = field(name="disableBGPExport", default=None)
 
 
+class PoolCondition(Shape, frozen=True):
+    """meta/v1 Condition of an IPPool."""
+
+    type: str
+    status: str
+    reason: str = ""
+    message: str = ""
+    last_transition_time: str = ""
+    observed_generation: int = 0
+
+
+class IPPoolStatus(Shape, frozen=True):
+    """crd.projectcalico.org/v1 IPPoolStatus."""
+
+    conditions: Annotated[list[PoolCondition], Meta(max_length=64)] | None = None
+
+
 class IPPoolShape(Shape, frozen=True):
-    """crd.projectcalico.org/v1 IPPool."""
+    """crd.projectcalico.org/v1 IPPool; its status is read by who writes it."""
 
     metadata: Metadata
     spec: IPPoolSpec

@@ -7,15 +7,12 @@ ReplicaSet stands for its Deployment only where a kept address is asked for.
 
 from __future__ import annotations
 
+from proto.annotations import BLOCKS, FIXED_ADDRESSES, KEEP_ADDRESS, OURS
 from proto.identity import NamedPort
 from proto.net import Address, Network
 from proto.objects import ConfigMap, Deployment, HostPort, Namespace, Node, Owner, Pod
 from services.cluster.core.malformed import Wrong
 from services.cluster.core.parts import (
-    BLOCKS,
-    FIXED_ADDRESSES,
-    KEEP_ADDRESS,
-    OURS,
     OURS_ON_PODS,
     address,
     annotation,

@@ -9,6 +9,9 @@
  *
  * An endpoint's flows are counted apart by who began them. Those that are not established have a place each in
  * am_ct_recent (recent.h), so there are never more than it has places, and newcomers need no free ones.
+ *
+ * A connection on the ports of one that is over, between two SYNs of which policy has not changed, takes that one's entry
+ * as it lies (am_reuse): neither judged, inserted nor counted again, and half-open as any other.
  */
 #ifndef AM_CT_H
 #define AM_CT_H
@@ -184,23 +187,14 @@ AM_INLINE u32 am_touch(const struct am_flow_key *key, struct am_flow *flow, cons
 }
 
 /* May the endpoint not have one flow more? Where the node's table is nearly full, less is enough. */
-AM_INLINE u64 am_is_spent(struct am_budget *budget, u8 side)
+AM_INLINE u64 am_is_spent(struct am_budget *budget, const struct am_budget *node, u64 has_node, u8 side, u64 has_one)
 {
-	struct am_budget *node = am_budget_of(AM_NODE_ENDPOINT);
 	u64 limit = *(&budget->ingress_limit + (side & 1));
+	s64 count = *am_count_of(budget, side) - has_one;
 
-	if (node && (s64)node->ingress >= (s64)node->ingress_limit)
+	if (has_node && (s64)(node->ingress - has_one) >= (s64)node->ingress_limit)
 		limit /= AM_PRESSURE;
-	return (s64)*am_count_of(budget, side) >= (s64)limit;
-}
-
-AM_INLINE void am_count_flow(struct am_budget *budget, u8 side)
-{
-	struct am_budget *node = am_budget_of(AM_NODE_ENDPOINT);
-
-	__sync_fetch_and_add(am_count_of(budget, side), 1);
-	if (node)
-		__sync_fetch_and_add(&node->ingress, 1);
+	return count >= (s64)limit;
 }
 
 /* Whoever stands in the place goes, unless it is established. Returns 1 when that was a flow of the same group. */
@@ -223,48 +217,104 @@ AM_INLINE int am_clear(const struct am_packet *p, struct am_recent_set *set, u32
 	return whose == group;
 }
 
-AM_INLINE u32 am_track(struct am_flow_key *key, const struct am_packet *p, const struct am_role *role, struct am_verdict *v)
+/* The part of an entry that says where its flow stands, as one word. */
+union am_stand {
+	struct {
+		u8 seen;
+		u8 flags;
+		u8 side;
+		u8 hole[5];
+	};
+	u64 word;
+};
+_Static_assert(__builtin_offsetof(struct am_flow, seen) == sizeof(struct am_flow) - sizeof(union am_stand), "lies over an entry");
+
+/*
+ * A connection that is over leaves its entry to the next one on its ports. It is counted already, but holds nothing of
+ * its peer's until it is established. Returns 0 where another processor was first.
+ */
+AM_INLINE int am_reuse(const struct am_flow_key *key, struct am_flow *flow, const struct am_packet *p, u8 is_own, u32 cell)
 {
-	struct am_budget *budget = am_budget_of(role->endpoint);
+	u64 *place = (u64 *)&flow->seen;
+	union am_stand had = { .word = *(volatile u64 *)place }, begun = had;
+	struct am_reach reach = {};
+	struct am_held *held;
+
+	if (!(had.seen & AM_SEEN_ESTABLISHED))
+		return 0;
+	begun.seen = am_see_first(p, is_own, &reach);
+	begun.flags = (had.flags & ~AM_FLOW_TRANSLATED) | (p->is_translated ? AM_FLOW_TRANSLATED : 0);
+	if (__sync_val_compare_and_swap(place, had.word, begun.word) != had.word)
+		return 0;
+	flow->sent = reach.sent;
+	flow->expected = reach.expected;
+	flow->cell = cell;
+	flow->last_seen = bpf_ktime_get_coarse_ns();
+	if (had.side == AM_SIDE_INGRESS && !(had.flags & AM_FLOW_HOST)) {
+		held = am_held_by(key, flow->endpoint);
+		if (held)
+			am_uncount(&held->count);
+	}
+	return 1;
+}
+
+/* A flow begins. `over` is the entry of one before it that is over, or 0. */
+AM_INLINE u32 am_track(struct am_flow_key *key, struct am_flow *over, const struct am_packet *p, const struct am_role *role, struct am_verdict *v)
+{
+	struct am_budget *budget = am_budget_of(role->endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
 	struct am_flow *flow = &am_work_of(p)->flow;
-	u32 group = am_group_of(role->endpoint, role->side), chance, way, *index = &am_work_of(p)->index;
+	u32 group = am_group_of(role->endpoint, role->side), chance, way, cell, *index = &am_work_of(p)->index;
 	struct am_recent_set *set;
-	u64 is_spent;
+	u64 is_spent, has_node;
 	long error;
 	int went;
 
 	if (!budget)
 		return AM_REASON_CONNTRACK_BUDGET;
+	has_node = am_blurred(p, node != 0);
+	if (!node) /* one path for the verifier */
+		node = budget;
 	/* A node always reaches its pods. */
-	is_spent = role->from_host ? 0 : am_blurred(p, am_is_spent(budget, role->side));
+	is_spent = role->from_host ? 0 : am_blurred(p, am_is_spent(budget, node, has_node, role->side, over != 0));
 	chance = bpf_get_prandom_u32();
 	*index = budget->first + (chance & budget->mask);
 	set = (struct am_recent_set *)am_ct_recent.lookup(index);
 	if (!set)
 		return AM_REASON_CONNTRACK_FULL;
-	/* The other one, or this one again: one path for the verifier. */
-	*index = budget->first + (am_choose_half(set, chance) & budget->mask);
-	set = (struct am_recent_set *)am_ct_recent.lookup(index);
-	if (!set)
-		return AM_REASON_CONNTRACK_FULL;
-	way = am_choose_place(set, group, is_spent);
-	__builtin_memset(flow, 0, sizeof(*flow));
-	flow->cell = *index * AM_WAYS + way + 1;
-	went = am_clear(p, set, way, flow->cell, group);
-	if (is_spent & !went)
-		return AM_REASON_CONNTRACK_BUDGET;
-	flow->last_seen = bpf_ktime_get_coarse_ns();
-	flow->whereabouts = am_found(v->generation, v->where);
-	flow->generation = v->generation;
-	flow->endpoint = role->endpoint;
-	flow->rule = v->rule;
-	flow->flags = (role->from_host ? AM_FLOW_HOST : 0) | (p->is_translated ? AM_FLOW_TRANSLATED : 0);
-	flow->side = role->side;
-	flow->seen = am_see_first(p, role->side == AM_SIDE_EGRESS, (struct am_reach *)&flow->sent);
-	error = am_ct.insert(key, flow); /* BPF_NOEXIST */
-	if (error) /* Another processor was first: the flow is tracked. */
-		return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;
-	am_count_flow(budget, role->side);
+	way = am_blurred(p, am_free_place(set));
+	if (is_spent | (way == AM_WAYS)) {
+		/* The other one, or this one again: one path for the verifier. */
+		*index = budget->first + (am_choose_half(set, chance) & budget->mask);
+		set = (struct am_recent_set *)am_ct_recent.lookup(index);
+		if (!set)
+			return AM_REASON_CONNTRACK_FULL;
+		way = am_choose_place(set, group, is_spent);
+		went = am_clear(p, set, way, *index * AM_WAYS + way + 1, group);
+		if (is_spent & !went)
+			return AM_REASON_CONNTRACK_BUDGET;
+	}
+	way = am_blurred(p, way);
+	cell = *index * AM_WAYS + way + 1;
+	if (over) {
+		if (!am_reuse(key, over, p, role->side == AM_SIDE_EGRESS, cell))
+			return AM_REASON_FORWARDED;
+	} else {
+		__builtin_memset(flow, 0, sizeof(*flow));
+		flow->cell = cell;
+		flow->last_seen = bpf_ktime_get_coarse_ns();
+		flow->whereabouts = am_found(v->generation, v->where);
+		flow->generation = v->generation;
+		flow->endpoint = role->endpoint;
+		flow->rule = v->rule;
+		flow->flags = (role->from_host ? AM_FLOW_HOST : 0) | (p->is_translated ? AM_FLOW_TRANSLATED : 0);
+		flow->side = role->side;
+		flow->seen = am_see_first(p, role->side == AM_SIDE_EGRESS, (struct am_reach *)&flow->sent);
+		error = am_ct.insert(key, flow); /* BPF_NOEXIST */
+		if (error) /* Another processor was first: the flow is tracked. */
+			return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;
+		__sync_fetch_and_add(am_count_of(budget, role->side), 1);
+		__sync_fetch_and_add(&node->ingress, has_node);
+	}
 	am_enlist(set, way, group, am_peer_of(&key->remote, group), key);
 	return AM_REASON_FORWARDED;
 }
@@ -316,31 +366,50 @@ AM_INLINE void am_continue(const struct am_packet *p, const struct am_role *role
 		verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
 }
 
-/* A packet of no flow that is known: it may begin one. */
-AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_verdict *verdict)
+/* A packet of no flow that is known, or of one that is `over`: it may begin one. */
+AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_flow *over, struct am_verdict *verdict)
 {
-	u32 flags;
+	u64 peer = AM_IDENTITY_HOST;
+	u32 flags = 0;
 
-	if (p->is_error) { /* about no flow of ours: a message like any other, but never the start of a flow */
-		key->local = role->side == AM_SIDE_EGRESS ? p->source : p->destination;
-		key->remote = role->side == AM_SIDE_EGRESS ? p->destination : p->source;
-		key->protocol = p->protocol;
+	if (over) { /* the same flow to policy, whose answer stands (am_may_follow) */
+		if (role->is_outer)
+			am_locate(p, role, key, over, verdict);
+		if (am_is_forged(role, verdict))
+			return;
+		verdict->rule = over->rule;
+	} else {
+		if (p->is_error) { /* about no flow of ours: a message like any other, but never the start of a flow */
+			key->local = role->side == AM_SIDE_EGRESS ? p->source : p->destination;
+			key->remote = role->side == AM_SIDE_EGRESS ? p->destination : p->source;
+			key->protocol = p->protocol;
+		}
+		if (!role->from_host)
+			peer = am_identity_of(&key->remote, &flags);
+		if (role->is_outer)
+			verdict->where = am_place_of_peer(&key->remote, peer, flags);
+		if (am_is_forged(role, verdict))
+			return;
+		verdict->rule = AM_NO_RULE;
+		verdict->peer = peer;
+		verdict->reason = AM_REASON_FORWARDED;
+		if (!role->from_host)
+			am_judge(role->subject, key, role->side, verdict);
+		if (verdict->reason || p->is_error || !am_may_begin(p))
+			return;
 	}
-	if (role->is_outer)
-		verdict->where = am_at(&key->remote);
-	if (am_is_forged(role, verdict))
-		return;
-	verdict->rule = AM_NO_RULE;
-	verdict->peer = AM_IDENTITY_HOST;
-	verdict->reason = AM_REASON_FORWARDED;
-	if (!role->from_host) {
-		verdict->peer = am_identity_of(&key->remote, &flags);
-		am_judge(role->subject, key, role->side, verdict);
-	}
-	if (verdict->reason || p->is_error || !am_may_begin(p))
-		return;
-	verdict->reason = am_track(key, p, role, verdict);
+	verdict->reason = am_track(key, over, p, role, verdict);
 	verdict->is_new = 1;
+}
+
+/*
+ * May a connection take over the entry of the one before it, which is over? Where policy and its owner are what they
+ * were, and it has given back its place (am_confirm).
+ */
+AM_INLINE int am_may_follow(const struct am_flow *flow, const struct am_role *role, u32 generation)
+{
+	return flow->endpoint == role->endpoint && flow->side == role->side && flow->generation == generation &&
+	       (flow->seen & AM_SEEN_ESTABLISHED) && !(flow->flags & AM_FLOW_HOST) == !role->from_host;
 }
 
 /* Sets verdict->reason: FORWARDED or REPLY to let the packet through, else why not. */
@@ -360,9 +429,12 @@ AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, s
 		return;
 	}
 	/* An address that had another owner, or a new connection on the ports of one that is over. */
-	if (flow && !p->is_error)
-		am_forget(key, flow);
-	am_open(p, role, key, verdict);
+	if (flow && (p->is_error || !am_may_follow(flow, role, verdict->generation))) {
+		if (!p->is_error)
+			am_forget(key, flow);
+		flow = 0;
+	}
+	am_open(p, role, key, flow, verdict);
 }
 
 #endif

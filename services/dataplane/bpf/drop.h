@@ -78,7 +78,7 @@ AM_INLINE void am_tell(struct __sk_buff *skb, const struct am_packet *p, const s
 	event->endpoint = role->endpoint;
 	event->rule = v->rule;
 	event->missed = bucket->missed;
-	event->generation = v->generation;
+	event->policy = v->policy;
 	event->source_port = p->flow.source_port;
 	event->destination_port = p->flow.destination_port;
 	event->reason = v->reason;
@@ -121,19 +121,25 @@ AM_INLINE int am_wants_forwarded(void)
 AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
 {
 	struct am_verdict *verdict = &am_work_of(p)->verdict;
+	u64 is_told;
+	u32 flags;
 
 	__builtin_memset(verdict, 0, sizeof(*verdict));
 	am_admit(p, role, verdict);
 	verdict->reason = am_blurred(p, verdict->reason);
 	am_count(skb, verdict->reason, role->side);
-	if (verdict->reason > AM_REASON_REPLY) {
+	is_told = verdict->reason > AM_REASON_REPLY || (verdict->is_new && am_wants_forwarded());
+	if (am_blurred(p, is_told)) {
+		if (verdict->is_new && !verdict->peer) { /* it followed another on its ports (am_may_follow) */
+			verdict->peer = am_identity_of(&am_work_of(p)->flow_key.remote, &flags);
+			verdict->policy = role->from_host ? 0 : am_policy_of(role->subject);
+		}
 		am_tell(skb, p, role, verdict);
-		return 0;
 	}
+	if (verdict->reason > AM_REASON_REPLY)
+		return 0;
 	if (verdict->reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
 		skb->mark = AM_REPLY_MARK;
-	if (verdict->is_new && am_wants_forwarded())
-		am_tell(skb, p, role, verdict);
 	if (verdict->is_back)
 		return AM_PASSES_BACK;
 	switch (verdict->where) {

@@ -206,7 +206,7 @@ struct am_subject {
 	u8 ingress_isolated;
 	u8 egress_isolated;
 	u8 hole_4[2];
-	u32 revision;
+	u32 policy;
 	u8 namespace[8];
 };
 _Static_assert(sizeof(struct am_subject) == 32, "Subject");
@@ -576,7 +576,7 @@ struct am_event {
 	u32 endpoint;
 	u32 rule;
 	u32 missed;
-	u32 generation;
+	u32 policy;
 	__be16 source_port;
 	__be16 destination_port;
 	u16 reason;

@@ -27,14 +27,20 @@ AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
 	return am_endpoints.lookup(&key);
 }
 
-/* Where who has an address is, as an AM_AT_*. */
+/* Where who has an address is, as an AM_AT_*; `identity` and `flags` as am_identity_of says them. */
+AM_INLINE u8 am_place_of_peer(const struct am_addr *address, u64 identity, u32 flags)
+{
+	if (identity == AM_IDENTITY_HOST || am_local(address))
+		return AM_AT_HERE;
+	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
+}
+
 AM_INLINE u8 am_at(const struct am_addr *address)
 {
 	u32 flags;
+	u64 identity = am_identity_of(address, &flags);
 
-	if (am_local(address) || am_identity_of(address, &flags) == AM_IDENTITY_HOST)
-		return AM_AT_HERE;
-	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
+	return am_place_of_peer(address, identity, flags);
 }
 
 AM_INLINE u64 am_cidr_set_of(const struct am_subject *subject, const struct am_addr *address)
@@ -139,6 +145,15 @@ AM_INLINE struct am_scope_rule *am_rule_of(const struct am_subject *subject, u64
 	return am_scope_rule.lookup(&rule);
 }
 
+/* The number of the subject's policy, 0 where it has none. */
+AM_INLINE u32 am_policy_of(u64 subject)
+{
+	struct am_subject_key key = { .identity = subject };
+	struct am_subject *policy = am_subjects.lookup(&key);
+
+	return policy ? policy->policy : 0;
+}
+
 /* A flow of `subject` with verdict->peer, begun by the peer (INGRESS) or by the subject. Fills ->reason and ->rule. */
 AM_INLINE void am_judge(u64 subject, const struct am_flow_key *flow, u8 side, struct am_verdict *verdict)
 {
@@ -154,6 +169,7 @@ AM_INLINE void am_judge(u64 subject, const struct am_flow_key *flow, u8 side, st
 		verdict->reason = AM_REASON_POLICY_UNKNOWN;
 		return;
 	}
+	verdict->policy = policy->policy;
 	scope = side == AM_SIDE_INGRESS ? policy->ingress : policy->egress;
 	isolated = side == AM_SIDE_INGRESS ? policy->ingress_isolated : policy->egress_isolated;
 	verdict->reason = isolated ? AM_REASON_POLICY_DENIED : AM_REASON_FORWARDED;

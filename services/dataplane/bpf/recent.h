@@ -7,7 +7,8 @@
  * or older than a minute, then by peer; the oldest of those. So who floods loses its own flows, and a peer that floods loses its own before
  * another peer's. No locks: two processors in one place may leave a name there that fits no flow, which ages as any other.
  *
- * Choosing is one line of arithmetic without a branch: the verifier walks it once.
+ * Ranking is one line of arithmetic without a branch: the verifier walks it once. Where the first set has a free place,
+ * nobody is ranked.
  */
 #ifndef AM_RECENT_H
 #define AM_RECENT_H
@@ -53,6 +54,21 @@ AM_INLINE u32 am_peer_of(const struct am_addr *address, u32 group)
 
 	mixed = (mixed ^ (mixed >> 29) ^ ((u64)group << 32 | last)) * 0xbf58476d1ce4e5b9ULL;
 	return mixed >> 32;
+}
+
+/* A free place of `set`, AM_WAYS where there is none. */
+AM_INLINE u32 am_free_place(const struct am_recent_set *set)
+{
+	u64 way = AM_WAYS, is_free;
+	u32 i;
+
+#pragma unroll
+	for (i = 0; i < AM_WAYS; i++) {
+		is_free = am_equal(set->group[i], 0);
+		AM_OPAQUE(is_free);
+		way ^= (way ^ i) & -is_free;
+	}
+	return way;
 }
 
 /* Two numbers by chance lie in `chance`, the first below: that one again where `set`, found by it, has a free place. */

@@ -77,6 +77,7 @@ struct am_verdict {
 	u64 peer;
 	u32 reason; /* AM_REASON_*; FORWARDED and REPLY let through */
 	u32 rule;
+	u32 policy; /* the subject's policy that was asked; 0: none was */
 	u32 generation;
 	u32 is_new; /* the packet began a flow */
 	u32 is_back; /* it answers a flow that came by a Service's address */

@@ -1,23 +1,25 @@
 """From a record of the ring buffer to the event that consumers read.
 
 Owns the translation (numbers to names, rule numbers to the policies behind them, the kernel's clock to the wall clock)
-and the budget of events a second that leave the node. Promises: never raises for what a program may have written; who
-forged a source is named by the link that it came by, never by the address that it took; what is not sent is counted and
-told in the next event of the same reason. Times are nanoseconds.
+and the budget of events a second that leave the node. Promises: never raises for what a program may have written; a
+verdict is told by the policy that judged, whatever has been received since, or by none; who forged a source is named by
+the link that it came by, never by the address that it took; what is not sent is counted and told in the next event of
+the same reason. Times are nanoseconds.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from proto.flow import DropReason, FlowEvent
-from proto.policy import CompiledPolicy, Direction, RuleSource
+from proto.policy import Direction
 from services.dataplane.core.layout import (
     NO_RULE,
     Event,
 )
 from services.dataplane.core.names import Names
+from services.dataplane.core.policy_history import PolicyNames
 
 FORWARDED = (DropReason.FORWARDED, DropReason.REPLY)
 FORGED = (
@@ -44,7 +46,8 @@ class Interpreter:
 
     node: str
     names: Names
-    rules: Mapping[int, CompiledPolicy]
+    policies: Callable[[int, int], PolicyNames | None]
+    """What the policy of an identity and a number is called (``PolicyHistory.names``)."""
     wall_offset: int
     """Wall clock minus CLOCK_MONOTONIC."""
 
@@ -52,7 +55,7 @@ class Interpreter:
         """The published form of an event."""
         egress = event.direction == Direction.EGRESS
         source, destination = (event.subject, event.peer) if egress else (event.peer, event.subject)
-        policy = self.rules.get(event.subject)
+        policy = self.policies(event.subject, event.policy) if event.policy else None
         forged = event.reason in FORGED
         pod = self.names.by_endpoint.get(event.endpoint, "")
         source_name = "" if forged else self.names.of(event.source, source)
@@ -73,23 +76,22 @@ class Interpreter:
             destination_name=("" if egress else pod) or destination_name,
             policies=policies_of(event, policy),
             rule=-1 if event.rule == NO_RULE else event.rule,
-            revision=f"{policy.revision.epoch}:{policy.revision.sequence}" if policy else "",
+            revision=policy.revision if policy else "",
             length=event.length,
             missed=event.missed + missed,
             interface=self.names.interfaces.get(event.ifindex, f"#{event.ifindex}") if forged and event.ifindex else "",
         )
 
 
-def policies_of(event: Event, policy: CompiledPolicy | None) -> tuple[str, ...]:
+def policies_of(event: Event, policy: PolicyNames | None) -> tuple[str, ...]:
     """``namespace/name`` of what decided: the rule's policy, or for a denial without a rule its isolators there."""
     if policy is None:
         return ()
-    sources: tuple[RuleSource, ...] = ()
-    if event.rule < len(policy.sources):
-        sources = (policy.sources[event.rule],)
-    elif event.reason in (DropReason.POLICY_DENIED, DropReason.POLICY_REVOKED):
-        sources = tuple(source for source in policy.isolated_by if source.index == -1 - event.direction)
-    return tuple(dict.fromkeys(f"{source.namespace}/{source.name}" for source in sources))
+    if event.rule < len(policy.rules):
+        return (policy.rules[event.rule],)
+    if event.reason in (DropReason.POLICY_DENIED, DropReason.POLICY_REVOKED) and event.direction in set(Direction):
+        return policy.isolating[event.direction]
+    return ()
 
 
 @dataclass(slots=True)

@@ -6,6 +6,9 @@ equals the older object, then namespace and name, so that all nodes agree and a 
 external IPs outside the networks that the settings allow (CVE-2020-8554), those and load-balancer IPs that are somebody
 else's already, and host ports on addresses this node does not have: each with a sentence, never an exception.
 
+:class:`Fronts` follows changes: it moves the fronts of the Services that a change is about, and those that they take or
+leave; from nothing it gives the same.
+
 Local sockets get the cluster choice at node ports and at addresses from outside, whatever the external traffic policy
 says, as with kube-proxy. Where a load balancer's source ranges leave out anything that may send from this node, its
 sockets get no front: the packet goes to the load balancer, which judges it. Ranges of one family shut the other out.

@@ -24,7 +24,7 @@ long the machine was off, so what rested begins again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -127,9 +127,14 @@ class Collected:
 
 
 def allocate(
-    ledger: Ledger, families: Sequence[Family], ask: Ask, now: float, cooldown: float = COOLDOWN
+    ledger: Ledger,
+    families: Sequence[Family],
+    ask: Ask,
+    now: float,
+    cooldown: float = COOLDOWN,
+    closed: Set[Network] = frozenset(),
 ) -> Grant | NeedsBlock | Clash:
-    """Addresses from the node's own blocks, one of each family, all or none.
+    """Addresses from the node's own blocks, but the ``closed`` ones, one of each family, all or none.
 
     Idempotent by (container, interface): what the attachment already has stays as it is, only its identity and MAC
     follow the request. A family it lacks is added.
@@ -143,7 +148,7 @@ def allocate(
     for family in families:
         if family in held:
             continue
-        found = _free_address(ledger, family, now, cooldown)
+        found = _free_address(ledger, family, now, cooldown, closed)
         if isinstance(found, NeedsBlock):
             return found
         address, block = found
@@ -309,17 +314,19 @@ def _contradiction(held: dict[int, Lease], ask: Ask) -> Clash | None:
     )
 
 
-def _free_address(ledger: Ledger, family: Family, now: float, cooldown: float) -> tuple[Address, Block] | NeedsBlock:
+def _free_address(
+    ledger: Ledger, family: Family, now: float, cooldown: float, closed: Set[Network]
+) -> tuple[Address, Block] | NeedsBlock:
     for cidr, addresses in ledger.fresh.items():
-        if cidr.version == family and addresses:
+        if cidr.version == family and addresses and cidr not in closed:
             return next(iter(addresses)), ledger.blocks[cidr]
     for address, at in ledger.resting.items():
-        if address.version != family or (cidr_of := ledger.block_of(address)) is None:
+        if address.version != family or (cidr_of := ledger.block_of(address)) is None or cidr_of in closed:
             continue
         if now - at >= cooldown:
             return address, ledger.blocks[cidr_of]
         return NeedsBlock(family=family, reason="resting", retry_after=cooldown - (now - at))
-    some = any(cidr.version == family for cidr in ledger.blocks)
+    some = any(cidr.version == family for cidr in ledger.blocks if cidr not in closed)
     return NeedsBlock(family=family, reason="full" if some else "no-block", retry_after=0.0)
 
 

@@ -8,7 +8,7 @@ boot nobody knows how long the machine was off, so what rested rests from the st
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -230,15 +230,24 @@ class Ledger:
         total = cidr.num_addresses - (never is not None and never not in self.by_address)
         return Count(total=total, used=used, resting=resting)
 
-    def has_free(self, family: Family, wanted: int, now: float, cooldown: float = COOLDOWN) -> bool:
-        """True when at least ``wanted`` addresses of a family may be given away now. Looks at few: the order of
-        ``resting`` is that of their times.
+    def has_free(
+        self,
+        family: Family,
+        wanted: int,
+        now: float,
+        cooldown: float = COOLDOWN,
+        closed: Set[Network] = frozenset(),
+    ) -> bool:
+        """True when at least ``wanted`` addresses of a family may be given away now, from blocks that are not
+        ``closed``. Looks at few: the order of ``resting`` is that of their times.
         """
-        found = sum(len(addresses) for cidr, addresses in self.fresh.items() if cidr.version == family)
+        own = (cidr for cidr in self.fresh if cidr.version == family and cidr not in closed)
+        found = sum(len(self.fresh[cidr]) for cidr in own)
         for address, at in self.resting.items():
             if found >= wanted or now - at < cooldown:
                 break
-            found += address.version == family and self.block_of(address) is not None
+            cidr_of = self.block_of(address)
+            found += address.version == family and cidr_of is not None and cidr_of not in closed
         return found >= wanted
 
     def count(self, family: Family, now: float, cooldown: float = COOLDOWN) -> Count:

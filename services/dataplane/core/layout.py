@@ -331,7 +331,8 @@ class Event(Record):
     endpoint: U32
     rule: U32
     missed: U32
-    generation: U32
+    policy: U32
+    """The policy that was asked (:attr:`~.policy_layout.Subject.policy`); 0 = none was."""
     source_port: Port
     destination_port: Port
     reason: U16

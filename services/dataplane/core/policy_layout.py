@@ -66,7 +66,8 @@ class Subject(Record):
     egress: U64 = 0
     ingress_isolated: Flag
     egress_isolated: Flag
-    revision: U32 = 0
+    policy: U32 = 0
+    """Which policy this is, for whoever asks why (``core.policy_history``); 0 = nobody has said."""
     namespace: NamespaceHash = bytes(8)
     """Whose CIDR sets it is judged by (:class:`CidrKey`)."""
 

@@ -10,19 +10,21 @@ steps, whoever takes them says whether they fitted. Promises:
   both ends.
 * The generation is raised when a subject's policy has changed or an identity has lost a selector. What only gains needs
   none: a flow that is denied has no entry, and one that was revoked is judged again with each packet.
-* What does not fit hurts the newest of the largest tenant: these subjects become isolated without a rule in the
-  direction concerned. Removals never wait for additions, and nobody keeps a right because the new state has no room.
+* Room is asked for before it is spent, so that maps can become larger. What does not fit all the same hurts the newest
+  of the largest tenant: these subjects become isolated without a rule in the direction concerned, these identities
+  match nothing. Removals never wait for additions, and nobody keeps a right because the new state has no room.
 """
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from itertools import islice
 
 from proto.policy import CompiledPolicy, Direction, SelectorPeer
 from services.dataplane.core.cidr_maps import namespace_hash
 from services.dataplane.core.held_scopes import HeldScopes
+from services.dataplane.core.policy_history import number_of
 from services.dataplane.core.policy_layout import (
     IdentityKey,
     SelectorSet,
@@ -30,12 +32,14 @@ from services.dataplane.core.policy_layout import (
     SubjectKey,
 )
 from services.dataplane.core.policy_steps import (
+    NOTHING,
     ROOMS,
     Bump,
     Clear,
     Demand,
     Fill,
     Flip,
+    MakeRoom,
     Rooms,
     Select,
     Side,
@@ -43,22 +47,12 @@ from services.dataplane.core.policy_steps import (
     Steps,
     refusals,
 )
-from services.dataplane.core.scopes import Scope, digest, scope_of
+from services.dataplane.core.scopes import Scope, Wanted, digest, scope_of
+from services.dataplane.core.selected_places import SelectedPlaces
 from services.dataplane.core.selection import Selection
 
 SLICE = 500
 """Identities that get their sets before others have their turn."""
-
-
-@dataclass(frozen=True, slots=True)
-class Wanted:
-    """The policy of an identity that lives here."""
-
-    policy: CompiledPolicy
-    namespace: str
-    scopes: tuple[Scope | None, Scope | None]
-    why: str = ""
-    """Not empty: the maps cannot say it, and it is isolated whole."""
 
 
 class PolicyMaps:
@@ -80,6 +74,7 @@ class PolicyMaps:
         """Updates since the start."""
         self.held = HeldScopes()
         """As the maps of scopes hold them."""
+        self._places = SelectedPlaces()
         self._loose: set[SelectorPeer] = set()
         self._numbers: dict[int, bytes] = {}
         self._by_scope: dict[bytes, int] = {}
@@ -101,7 +96,7 @@ class PolicyMaps:
         for direction in Direction:
             if known is not None and _content(known.scopes[direction]) != _content(scopes[direction]):
                 self.refused.pop((identity, direction), None)  # what was too large is not what is wanted now
-        wanted = Wanted(policy, namespace, scopes, why)
+        wanted = Wanted(policy, namespace, scopes, number_of(policy), why)
         self.wanted[identity] = wanted
         self._use(identity, scopes)
         self._unsettled[identity] = None
@@ -185,8 +180,19 @@ class PolicyMaps:
     def _select(self, *, tidying: bool = False) -> Steps:
         """Identities get the sets that match them now; ``tidying``: only selectors that nobody uses have gone."""
         while dirty := list(islice(self.selection.dirty, SLICE)):
+            if not tidying:
+                yield from self._ask_for_sets(dirty)
             yield from self._select_some(dirty, tidying=tidying)
             yield None
+
+    def _ask_for_sets(self, identities: list[int]) -> Steps:
+        found = {identity: mask for identity in identities if (mask := self.selection.set_of(identity))}
+        fresh = sum(identity not in self.selected for identity in found)
+        masks = set(found.values())
+        if self._asks(Sizes(len(masks) * len(self.held.scopes)), fresh).is_crowded(self.rooms):  # at the very most
+            numbers = {self.held.set_number(self.selection.content(mask)): mask for mask in masks}
+            peers = sum(len(self.held.new_peers_of_set(number, mask)) for number, mask in numbers.items())
+            yield from self._ask(Sizes(peers), fresh)
 
     def _select_some(self, identities: list[int], *, tidying: bool) -> Steps:
         for identity in identities:
@@ -222,18 +228,16 @@ class PolicyMaps:
         upserts: dict[int, int] = {}
         lost = False
         in_force, denies = self.held.in_force()
-        room = self.rooms.selected - len(self.selected)
         for identity, mask in masks.items():
             number, before = numbers.get(mask, 0), self.selected.get(identity, 0)
             old = self.held.sets[before].mask if before else 0
-            if mask and not number:
+            if not mask:
+                self.unselected.pop(identity, None)
+            elif not number:
                 self.unselected[identity] = None
                 if before and not (old ^ mask) & in_force:
                     continue  # as good as what has no room
             if number == before:
-                continue
-            if number and not before and room <= 0:
-                self.unselected[identity] = None
                 continue
             new = mask if number else 0
             lost = lost or bool((old & ~new | (new & ~old if denies else 0)) & in_force)
@@ -242,11 +246,25 @@ class PolicyMaps:
                 self.unselected.pop(identity, None)
             else:
                 removes[identity] = None
-            room += bool(before) - bool(number)
+        for identity in self._givers(removes, upserts):
+            upserts.pop(identity, None)
+            self.unselected[identity] = None
+            if before := self.selected.get(identity, 0):
+                removes[identity] = None
+                lost = lost or bool(self.held.sets[before].mask & in_force)
         if removes or upserts:
             yield from self._flip_sets(removes, upserts)
         if lost:
             yield Bump()
+
+    def _givers(self, removes: Mapping[int, None], upserts: Mapping[int, int]) -> list[int]:
+        """Who gives a place in ``am_selected``, or gets none."""
+        fresh = {identity: self._namespace(identity) for identity in upserts if identity not in self.selected}
+        return self._places.givers(fresh, removes, len(self.selected) - self.rooms.selected)
+
+    def _namespace(self, identity: int) -> str:
+        record = self.selection.records.get(identity)
+        return record.namespace if record is not None else ""
 
     def _flip_sets(self, removes: dict[int, None], upserts: dict[int, int]) -> Steps:
         fits = yield Select(
@@ -261,8 +279,11 @@ class PolicyMaps:
             before = self.selected.pop(identity, 0)
             if before:
                 self.held.sets[before].users -= 1
+            if before and identity not in upserts:
+                self._places.leave(identity)
         for identity, number in upserts.items():
             self.selected[identity] = number
+            self._places.enter(identity, self._namespace(identity))
             self.held.sets[number].users += 1
         self.changed += len(removes) + len(upserts)
 
@@ -270,6 +291,8 @@ class PolicyMaps:
         """Scopes that are wanted and not in the maps, the oldest policies first."""
         for number, scope in sorted(self._scopes_wanted(), key=lambda one: min(self._age(one[0]))):
             if number not in self.held.scopes:
+                most = len(scope.cidr_sets) + 2 + len(self.held.sets)
+                yield from self._ask(Sizes(most, len(scope.ports), len(scope.rules)))
                 yield from self._fill_scope(number, scope)
                 yield None
 
@@ -277,7 +300,9 @@ class PolicyMaps:
         return ((self.wanted[side[0]].policy.revision.sequence, side[0]) for side in self._users[number])
 
     def _fill_scope(self, number: int, scope: Scope) -> Steps:
-        if not self._is_wanted(number) or not all(self.selection.has(selector) for selector in scope.selectors):
+        if number in self.held.scopes or not self._is_wanted(number):
+            return  # another turn has changed what is wanted
+        if not all(self.selection.has(selector) for selector in scope.selectors):
             return  # another turn has changed what is wanted
         held, entries = self.held.prepare(number, scope, self.selection)
         sizes = Sizes(len(entries.peers), len(entries.ports), len(entries.rules))
@@ -300,6 +325,29 @@ class PolicyMaps:
         return any(side not in self.refused for side in self._users.get(number, ()))
 
     # --- room ---
+
+    def _asks(self, scopes: Sizes, selected: int) -> MakeRoom:
+        return MakeRoom(scopes=self.held.taken.plus(scopes), selected=len(self.selected) + selected)
+
+    def _ask(self, scopes: Sizes, selected: int = 0) -> Steps:
+        """Larger maps are asked for before so many entries more find no room."""
+        asked = self._asks(scopes, selected)
+        if asked.is_crowded(self.rooms):
+            yield asked
+
+    @property
+    def asked(self) -> MakeRoom:
+        """Entries that all ask for, also those that are refused."""
+        refused: dict[int, Sizes] = {self._scope_number(side): sizes for side, sizes in self.refused.items()}
+        more = NOTHING
+        for number, sizes in refused.items():
+            if number not in self.held.scopes:
+                more = more.plus(sizes)
+        return self._asks(more, sum(identity not in self.selected for identity in self.unselected))
+
+    def without(self) -> Counter[str]:
+        """How many identities of each namespace match nothing here, since there is no room for them."""
+        return Counter(self._namespace(identity) for identity in self.unselected if identity in self.selection.records)
 
     def _make_room(self, more: Mapping[int, Sizes]) -> Steps:
         """Room for so many entries more of these scopes, at the cost of the newest of the largest tenant."""
@@ -368,7 +416,7 @@ class PolicyMaps:
             egress=scopes[1],
             ingress_isolated=isolated[0],
             egress_isolated=isolated[1],
-            revision=wanted.policy.revision.sequence & 0xFFFFFFFF,
+            policy=wanted.number,
             namespace=namespace_hash(wanted.namespace),
         )
 
@@ -446,6 +494,6 @@ def _content(scope: Scope | None) -> bytes:
 
 
 def _says(subject: Subject) -> tuple[int, int, bool, bool, bytes]:
-    """All but the revision."""
+    """All that decides: which policy it is changes no right."""
     isolated = subject.ingress_isolated, subject.egress_isolated
     return (subject.ingress, subject.egress, *isolated, subject.namespace)

@@ -56,6 +56,21 @@ ROOMS = Rooms(Sizes(m.SCOPE_PEERS.entries, m.SCOPE_PORTS.entries, m.SCOPE_RULES.
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class MakeRoom:
+    """So many entries are asked for: who can makes the maps larger and says so in ``PolicyMaps.rooms`` before the next
+    step. Others may have their turn meanwhile.
+    """
+
+    scopes: Sizes
+    selected: int
+
+    def is_crowded(self, rooms: Rooms) -> bool:
+        """Whether more than four fifths of a map are asked for (as ``core.sizes`` has it)."""
+        pairs = zip((*self.scopes, self.selected), (*rooms.scopes, rooms.selected), strict=True)
+        return any(asked * 5 > room * 4 for asked, room in pairs)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Fill:
     """Entries that nobody names yet. Answered with whether they fitted."""
 
@@ -94,7 +109,7 @@ class Clear:
     peers: tuple[ScopePeerKey, ...] = ()
 
 
-Step: TypeAlias = Fill | Select | Flip | Bump | Clear | None
+Step: TypeAlias = MakeRoom | Fill | Select | Flip | Bump | Clear | None
 """None: others may have their turn."""
 Steps: TypeAlias = Generator[Step, bool, None]
 Side: TypeAlias = tuple[int, Direction]

@@ -112,6 +112,19 @@ def names_every_pod(peer: SelectorPeer) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class Wanted:
+    """The policy of an identity that lives here."""
+
+    policy: CompiledPolicy
+    namespace: str
+    scopes: tuple[Scope | None, Scope | None]
+    number: int = 0
+    """Which policy it is (``policy_history.number_of``)."""
+    why: str = ""
+    """Not empty: the maps cannot say it, and it is isolated whole."""
+
+
 def scope_of(policy: CompiledPolicy, direction: Direction) -> Scope | None:
     """The scope of one direction; None without rules. Raises ValueError for what the maps cannot say."""
     mine = [rule for rule in policy.rules if rule.direction == direction]

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import heapq
 from collections import defaultdict
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
 
@@ -98,6 +98,23 @@ def share(claims: Mapping[K, Claim], room: Sequence[int]) -> dict[K, Refused]:
             if -amount > claim.amounts[table]:
                 heapq.heappush(queue, (amount + claim.amounts[table], group))
     return refused
+
+
+def newest_of_the_largest(sizes: Mapping[str, int], newest_first: Callable[[str], Iterable[K]], short: int) -> list[K]:
+    """So many members of groups of these sizes that give their places: each time the newest of who is largest then.
+    For groups that are known by their sizes alone until they must give.
+    """
+    queue = [(-size, group) for group, size in sizes.items() if size]
+    heapq.heapify(queue)
+    members: dict[str, Iterator[K]] = {}
+    givers: list[K] = []
+    while queue and len(givers) < short:
+        size, group = heapq.heappop(queue)
+        giver = next(members.setdefault(group, iter(newest_first(group))), None)
+        if giver is not None:
+            givers.append(giver)
+            heapq.heappush(queue, (size + 1, group))
+    return givers
 
 
 class Shares(Generic[K]):

@@ -13,13 +13,25 @@ from dataclasses import dataclass
 
 from services.dataplane.core import maps as m
 
-PARTS = {m.SERVICES.name: 2, m.BACKENDS.name: 4, m.MEMBERS.name: 4, m.SOURCE_RANGES.name: 1, m.IPCACHE.name: 5}
+POLICY_PARTS = {
+    m.SCOPE_PEERS.name: 4,
+    m.SCOPE_PORTS.name: 2,
+    m.SCOPE_RULES.name: 1,
+    m.SELECTED.name: 1,
+    m.CIDRS.name: 2,
+}
+PARTS = {
+    m.SERVICES.name: 2, m.BACKENDS.name: 4, m.MEMBERS.name: 4, m.SOURCE_RANGES.name: 1, m.IPCACHE.name: 5,
+    **POLICY_PARTS,
+}  # fmt: skip
 """Tables that grow, and how many parts of their memory each may have."""
 OVERHEAD = 80 + 640
 """Bytes that an entry costs beside key and value: a hash's element and bucket, or a trie's node and inner node, and the
 agent's records of it."""
 MOST = 1 << 19
 """What a full pass of the agent can still compare, some seconds on a thread of its own."""
+MOST_OF_POLICY = 1 << 20
+"""Policy maps are compared slice by slice, and the more seldom the longer it takes."""
 _SPECS = {spec.name: spec for spec in m.MAPS}
 
 
@@ -52,5 +64,6 @@ def limits(memory: int, share: float, fixed: Mapping[str, int]) -> Limits:
         spec = _SPECS[name]
         room = memory * share * parts / sum(PARTS.values()) / (spec.key_size + spec.value_size + OVERHEAD)
         power = 1 << max(int(room).bit_length() - 1, 0)
-        most[name] = fixed.get(name) or max(min(power, MOST), spec.entries)
+        bound = MOST_OF_POLICY if name in POLICY_PARTS else MOST
+        most[name] = fixed.get(name) or max(min(power, bound), spec.entries)
     return Limits(first, most)

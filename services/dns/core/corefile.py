@@ -1,4 +1,4 @@
-"""The Corefile: CoreDNS' whole configuration as text, from a few settings.
+"""The Corefile that the settings ask for: which plugins with which arguments and options, and its text.
 
 Promises that ``errors``, ``health``, ``ready``, ``loop``, ``reload`` and ``cache`` are always there: without them
 faults are silent, rollouts drop queries, a resolver that points at itself burns a core, and a change never arrives.
@@ -6,7 +6,8 @@ faults are silent, rollouts drop queries, a resolver that points at itself burns
 timeout. Pods are ``verified`` (a pod's name answers only while the pod exists), which ``autopath`` needs too. Answers
 about the cluster itself are not cached: CoreDNS has them in memory as they are now, and a name that was asked for a
 moment too early would be missing for half a minute (RFC 1035 6.1.2: what a server knows goes before what it caches).
-Refuses settings that CoreDNS would refuse later, or silently read as something else. Times are in seconds.
+What a setting may take away again is marked with :data:`MARK`: so it is known from what a person wrote. Refuses
+settings that CoreDNS would refuse later, or silently read as something else. Times are in seconds.
 
 Source: coredns/plugin/*/README.md. CoreDNS orders plugins by itself, so the order of lines means nothing.
 """
@@ -14,13 +15,19 @@ Source: coredns/plugin/*/README.md. CoreDNS orders plugins by itself, so the ord
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import Enum
 
 from proto.net import Address
 
 _DOMAIN = re.compile(r"(?=.{1,200}\Z)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 MAX_UPSTREAMS = 15
 """plugin/forward takes no more."""
+MARK = "# airmesh"
+"""Comment behind a line that goes when no setting asks for it any more."""
+INDENT = "    "
+ROOT = ".:53"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -47,24 +54,96 @@ class Unusable(ValueError):
         self.remedy = remedy
 
 
-def render(recipe: Recipe) -> str:
-    """Text of the Corefile; raises :class:`Unusable`."""
+class Args(Enum):
+    """What is ours of a line's arguments."""
+
+    ANY = "any"
+    """Nothing: the line has to be there."""
+    ALL = "all"
+    """They are these and no others."""
+    NUMBER = "number"
+    """The first one, a number; zones may follow."""
+    ZONES = "zones"
+    """These are among them; a person may name more."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Option:
+    """A line within a plugin's braces. It is known by its name, and by its first argument where ``by_argument``."""
+
+    name: str
+    args: tuple[str, ...] = ()
+    by_argument: bool = False
+    kind: Args = Args.ALL
+    marked: bool = False
+
+    @property
+    def text(self) -> str:
+        """As it is written."""
+        return " ".join((self.name, *self.args, *((MARK,) if self.marked else ())))
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plugin:
+    """A plugin as we want it. ``everywhere``: one of the whole server, in whichever block it stands."""
+
+    name: str
+    args: tuple[str, ...] = ()
+    kind: Args = Args.ANY
+    options: tuple[Option, ...] = ()
+    everywhere: bool = False
+    marked: bool = False
+
+    def lines(self) -> Iterator[str]:
+        """As it is written."""
+        mark = (MARK,) if self.marked else ()
+        if not self.options:
+            yield " ".join((self.name, *self.args, *mark))
+            return
+        yield " ".join((self.name, *self.args, "{", *mark))
+        yield from (INDENT + option.text for option in self.options)
+        yield "}"
+
+
+def plugins(recipe: Recipe) -> tuple[Plugin, ...]:
+    """What the settings ask for; raises :class:`Unusable`."""
     check(recipe)
-    kubernetes = ["pods verified", f"ttl {recipe.ttl}"]
-    lines = ["errors", *_block("health", ["lameduck 5s"]), "ready", "loop", "reload 10s 5s"]
+    domain = recipe.cluster_domain
+    kubernetes = [Option(name="pods", args=("verified",)), Option(name="ttl", args=(str(recipe.ttl),))]
     if recipe.upstreams:
         # Addresses that are no pod's or Service's may be the upstream's to name.
-        kubernetes.append("fallthrough in-addr.arpa ip6.arpa")
-    lines += _block(f"kubernetes {recipe.cluster_domain} in-addr.arpa ip6.arpa", kubernetes)
+        kubernetes.append(Option(name="fallthrough", args=("in-addr.arpa", "ip6.arpa"), kind=Args.ZONES, marked=True))
+    found = [
+        Plugin(name="errors"),
+        Plugin(name="health", options=(Option(name="lameduck", args=("5s",)),), everywhere=True),
+        Plugin(name="ready"),
+        Plugin(name="loop"),
+        Plugin(name="reload", args=("10s", "5s"), kind=Args.ALL, everywhere=True),
+        Plugin(
+            name="kubernetes", args=(domain, "in-addr.arpa", "ip6.arpa"), kind=Args.ZONES, options=tuple(kubernetes)
+        ),
+    ]
     if recipe.autopath:
-        lines.append("autopath @kubernetes")
-    lines.append("prometheus :9153")
+        found.append(Plugin(name="autopath", args=("@kubernetes",), kind=Args.ALL, marked=True))
+    found.append(Plugin(name="prometheus", args=(":9153",), kind=Args.ALL))
     if recipe.upstreams:
-        targets = " ".join(_target(upstream) for upstream in recipe.upstreams)
-        lines += _block(f"forward . {targets}", ["max_concurrent 1000"])
-    uncached = [f"disable {answers} {recipe.cluster_domain}" for answers in ("success", "denial")]
-    lines += [*_block(f"cache {recipe.cache}", uncached), "loadbalance"]
-    return "\n".join(_block(".:53", lines)) + "\n"
+        targets = (".", *(_target(upstream) for upstream in recipe.upstreams))
+        most = Option(name="max_concurrent", args=("1000",))
+        found.append(Plugin(name="forward", args=targets, kind=Args.ALL, options=(most,), marked=True))
+    uncached = tuple(
+        Option(name="disable", args=(answers, domain), by_argument=True) for answers in ("success", "denial")
+    )
+    found += [
+        Plugin(name="cache", args=(str(recipe.cache),), kind=Args.NUMBER, options=uncached),
+        Plugin(name="loadbalance"),
+    ]
+    return tuple(found)
+
+
+def render(recipe: Recipe) -> str:
+    """Text of the Corefile where there is none yet; raises :class:`Unusable`."""
+    lines = (INDENT + line for plugin in plugins(recipe) for line in plugin.lines())
+    return "\n".join((f"{ROOT} {{", *lines, "}")) + "\n"
 
 
 def check(recipe: Recipe) -> None:
@@ -87,7 +166,3 @@ def check(recipe: Recipe) -> None:
 
 def _target(upstream: Address) -> str:
     return f"[{upstream}]:53" if upstream.version == 6 else f"{upstream}:53"
-
-
-def _block(head: str, lines: list[str]) -> list[str]:
-    return [f"{head} {{", *(f"    {line}" for line in lines), "}"]

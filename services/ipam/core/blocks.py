@@ -15,10 +15,10 @@ from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from ipaddress import ip_network
 
+from kit.pools import LARGEST_BLOCK, Pool
 from proto.addresses import IPAM_HOLDER, Block
 from proto.net import Address, Network
 from proto.objects import Node
-from services.ipam.core.pools import LARGEST_BLOCK, Pool
 
 
 @dataclass(frozen=True, slots=True)

@@ -22,14 +22,13 @@ import msgspec
 
 from kit.prefixes import router_anycast
 from proto.addresses import Block, Claim, OwnerRecord
+from proto.annotations import FIXED_ADDRESSES
 from proto.net import Address, Network
 from proto.objects import Owner, Pod
 from proto.requests import ClaimRelease, ClaimRequest
 
 RECOVERED = "recovered"
 """Nonce of a record that was made from ``objects`` or from the other bucket."""
-
-STATIC = "cni.projectcalico.org/ipAddrs"
 
 INTENDS = "intends-"
 """Begins the nonce of an owner's record whose claim is not yet made."""
@@ -210,7 +209,7 @@ def kept_owner(pod: Pod) -> Owner | None:
 def asks_for(pod: Pod, address: Address) -> bool:
     """Whether the pod's annotation (``cni.projectcalico.org/ipAddrs``, a JSON list) asks for this very address."""
     try:
-        listed = msgspec.json.decode(dict(pod.annotations).get(STATIC, "[]")[:1024], type=list[str])
+        listed = msgspec.json.decode(dict(pod.annotations).get(FIXED_ADDRESSES, "[]")[:1024], type=list[str])
         return address in [ip_address(text) for text in listed]
     except (msgspec.DecodeError, ValueError):
         return False

@@ -20,6 +20,7 @@ from dataclasses import dataclass
 
 import msgspec
 
+from kit.pools import Pools
 from proto.addresses import CONTESTED, IPAM_HOLDER, Block, BlockReport, Claim
 from proto.net import Address, Network
 from proto.objects import Node, Owner, Pod
@@ -27,7 +28,6 @@ from services.ipam.core.blocks import is_block, overlapping
 from services.ipam.core.claims import RECOVERED, bare_owner, is_running, owner_text
 from services.ipam.core.deserted import MARK, is_marked, unmarked
 from services.ipam.core.evidence import Evidence
-from services.ipam.core.pools import Pools
 
 ANNOTATED = "annotation"
 """Nonce of a record made from a Node's annotation."""

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from kit.pools import Pools
 from proto.addresses import Block, BlockReport, Claim, OwnerRecord
 from proto.net import Address, Network
 from proto.objects import IPPool, Node, Owner, Pod
 from services.ipam.core.evidence import NO_EVIDENCE, Evidence
-from services.ipam.core.pools import Pools
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

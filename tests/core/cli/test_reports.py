@@ -16,7 +16,8 @@ from rich.console import Console
 from cli import show
 from cli.faults import Usage
 from cli.reports import agents, dns, events, flows, ipam, micro, pods, policy, routes, text
-from proto.addresses import IPAM_HOLDER, Block, Claim, Endpoint
+from cli.reports.table import Table, json_text
+from proto.addresses import IPAM_HOLDER, Block, Claim, Endpoint, PoolVerdict
 from proto.codec import Malformed
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import EVENTS_BY_SUBJECT, EndpointUp, ServiceFault
@@ -31,7 +32,7 @@ Change = Callable[[list[agents.Agent]], list[agents.Agent]]
 DB = Owner("prod", "StatefulSet", "db", 0)
 
 
-def page(tables: tuple[show.Table, ...]) -> str:
+def page(tables: tuple[Table, ...]) -> str:
     out = io.StringIO()
     show.tables(show.console(out), tables)
     return out.getvalue()
@@ -74,6 +75,18 @@ class TestStatus:
     )
     def test_what_is_missing_is_named(self, change: Change, says: str) -> None:
         report = agents.status(change(everybody("n1")), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)])
+        assert not report.well
+        assert any(says in problem for problem in report.problems)
+
+    @pytest.mark.parametrize(
+        ("told", "says"),
+        [
+            (("IPPool p: spec.ipipMode Always: not yet; set it to Never",), "IPPool p: spec.ipipMode Always"),
+            (None, "ipam does not say which IPPools give addresses"),
+        ],
+    )
+    def test_what_ipam_says_is_wrong_is_not_well(self, told: tuple[str, ...] | None, says: str) -> None:
+        report = agents.status(everybody("n1"), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)], told)
         assert not report.well
         assert any(says in problem for problem in report.problems)
 
@@ -287,6 +300,25 @@ def test_ipam_counts_blocks_and_names_who_waits() -> None:
     assert "Kept addresses" not in page(ipam.tables(state, blocks=True, claims=False))
 
 
+@pytest.mark.parametrize(
+    ("change", "verdict", "state"),
+    [
+        ({}, PoolVerdict("p", "OK"), "enabled"),
+        ({}, None, "enabled"),
+        ({"disabled": True}, PoolVerdict("p", "PoolDisabled"), "disabled"),
+        ({"assignment_mode": "Manual"}, PoolVerdict("p", "OK"), "on request"),
+        ({"ipip_mode": "Always"}, PoolVerdict("p", "UnsupportedField", "spec.ipipMode", "no"), "refused: Unsupported"),
+        ({}, PoolVerdict("p", "CIDROverlap", "spec.cidr overlaps", "no"), "refused: CIDROverlap"),
+    ],
+)
+def test_a_pool_is_shown_as_it_is_used(change: dict[str, Any], verdict: PoolVerdict | None, state: str) -> None:
+    pool = IPPool("p", ip_network("10.244.0.0/16"), 26, **change)
+    told = IpamState((pool,), (), (), (), verdicts=(verdict,) if verdict else ())
+    seen = page(ipam.tables(told, blocks=False, claims=False))
+    assert state in seen
+    assert ("enabled" in seen) == (state == "enabled")
+
+
 def test_routes_of_kept_addresses_follow_their_claims() -> None:
     offer = NodeRoutes("n2", (ip_address("172.30.0.12"), ip_address("fd00::12")), (ip_network("10.244.0.64/26"),))
     claims = [
@@ -339,15 +371,15 @@ def test_a_node_tells_nothing_in_anothers_name(subject: str, lies: bool) -> None
 
 def test_json_has_the_fields_of_the_report_and_addresses_as_text() -> None:
     report = agents.status(everybody("n1"), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)])
-    told = json.loads(show.json_text(report))
+    told = json.loads(json_text(report))
     assert told["well"] is True
     assert told["nodes"][0]["addresses"] == ["172.30.0.11"]
     assert set(told["agents"][0]) == set(agents.Agent.__struct_fields__)
-    assert "\n" not in show.json_text(report, indent=0)
+    assert "\n" not in json_text(report, indent=0)
 
 
 def test_cells_are_text_never_markup() -> None:
-    table = show.Table(title="[red]t", columns=("c",), rows=(("[bold]x[/bold]",),), note="[dim]n")
+    table = Table(title="[red]t", columns=("c",), rows=(("[bold]x[/bold]",),), note="[dim]n")
     out = io.StringIO()
     show.tables(Console(file=out, width=80), (table,))
     for word in ("[bold]x[/bold]", "[red]t", "[dim]n"):

@@ -1,20 +1,19 @@
-"""What is written back, when to come back, and which pools contradict each other."""
+"""What is written back, and when to come back."""
 
 from __future__ import annotations
 
+import json
 from ipaddress import ip_network
+from typing import Any
 
 import msgspec
 import pytest
-from hypothesis import given
-from hypothesis import strategies as st
 
-from proto.addresses import IPAM_HOLDER, Block
-from proto.dns import CoreDNSDecision
-from proto.objects import KIND_OF, ConfigMap, Deployment, IPPool, NetworkPolicy
+from proto.addresses import IPAM_HOLDER, Block, PoolVerdict
+from proto.dns import CoreDNSDecision, digest_of
+from proto.objects import KIND_OF, ConfigMap, Deployment, NetworkPolicy
 from proto.policy import Ack, Revision
-from services.cluster.core import nameserver, nodes, reports
-from services.cluster.core.pools import overlaps
+from services.cluster.core import nameserver, nodes, pools, reports
 from services.cluster.core.watching import Patience, is_expired, version_of
 
 READY = Ack("n1", Revision("e", 1), 1, ready=True)
@@ -68,7 +67,8 @@ def test_blocks_of_each_node() -> None:
     assert nodes.blocks_body("n1", "")["metadata"]["annotations"] == {}
 
 
-DECISION = CoreDNSDecision("kube-system", "new", 3, "because")
+DECISION = CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("old"))
+FIRST = CoreDNSDecision("kube-system", "new", 3, "because")
 CONFIG = ConfigMap("kube-system", "coredns", (("Corefile", "new"),))
 DEPLOYMENT = Deployment("kube-system", "coredns", 3)
 
@@ -77,7 +77,11 @@ DEPLOYMENT = Deployment("kube-system", "coredns", 3)
     ("decision", "config", "deployment", "written"),
     [
         (DECISION, CONFIG, DEPLOYMENT, []),
-        (DECISION, None, DEPLOYMENT, ["ConfigMap"]),
+        (DECISION, None, DEPLOYMENT, []),
+        (FIRST, None, DEPLOYMENT, ["ConfigMap"]),
+        (FIRST, ConfigMap("kube-system", "coredns", (("other", "x"),)), DEPLOYMENT, ["ConfigMap"]),
+        (FIRST, ConfigMap("kube-system", "coredns", (("Corefile", "old"),)), DEPLOYMENT, []),
+        (DECISION, ConfigMap("kube-system", "coredns", (("Corefile", "by hand"),)), DEPLOYMENT, []),
         (DECISION, ConfigMap("kube-system", "coredns", (("Corefile", "old"),)), DEPLOYMENT, ["ConfigMap"]),
         (DECISION, CONFIG, Deployment("kube-system", "coredns", 2), ["Deployment"]),
         (DECISION, CONFIG, None, []),
@@ -87,40 +91,57 @@ DEPLOYMENT = Deployment("kube-system", "coredns", 3)
 def test_coredns_is_brought_to_the_decision(
     decision: CoreDNSDecision, config: ConfigMap | None, deployment: Deployment | None, written: list[str]
 ) -> None:
-    assert [body["kind"] for _, body in nameserver.steps(decision, config, deployment)] == written
+    steps = nameserver.steps(decision, config, deployment, version="7")
+    assert [body["kind"] for _, body in steps] == written
+    versions = [body["metadata"].get("resourceVersion") for _, body in steps if body["kind"] == "ConfigMap"]
+    assert versions == ["7" if config else None] * written.count("ConfigMap"), "never over a later text"
 
 
-def pool(name: str, cidr: str, *, disabled: bool = False) -> IPPool:
-    return IPPool(name, ip_network(cidr), 26, disabled=disabled)
+def raw_pool(conditions: list[dict[str, Any]] | None, generation: int = 3) -> bytes:
+    status = {} if conditions is None else {"status": {"conditions": conditions}}
+    return json.dumps({"metadata": {"name": "a", "generation": generation}, **status}).encode()
+
+
+NOW, BEFORE = "2026-01-01T00:00:00Z", "2025-01-01T00:00:00Z"
+USED = PoolVerdict("a", "OK")
+REFUSED = PoolVerdict("a", "UnsupportedField", "spec.ipipMode Always: not yet", "set it to Never")
+
+
+def written(verdict: PoolVerdict, at: str = BEFORE, **change: Any) -> dict[str, Any]:
+    """The condition as it stands when it was written for a verdict."""
+    made = pools.condition(verdict, raw_pool(None), at)
+    assert made is not None
+    return {**pools.condition_body("a", made)["status"]["conditions"][0], **change}
+
+
+def test_a_pools_condition_says_what_becomes_of_it() -> None:
+    made = written(REFUSED)
+    assert (made["type"], made["status"], made["reason"]) == ("Allocatable", "False", "UnsupportedField")
+    assert made["message"] == "spec.ipipMode Always: not yet; set it to Never"
+    assert (made["observedGeneration"], made["lastTransitionTime"]) == (3, BEFORE)
+    assert written(USED)["status"] == "True"
+    assert written(PoolVerdict("a", "PoolDisabled"))["status"] == "False"
 
 
 @pytest.mark.parametrize(
-    ("pools", "faulty"),
+    ("conditions", "verdict", "transition"),
     [
-        ([("a", "10.0.0.0/16"), ("b", "10.1.0.0/16")], set()),
-        ([("a", "10.0.0.0/16"), ("b", "10.0.0.0/16")], {"a", "b"}),
-        ([("a", "10.0.0.0/8"), ("b", "10.1.0.0/16"), ("c", "10.2.0.0/16"), ("d", "11.0.0.0/8")], {"a", "b", "c"}),
-        ([("a", "::/0"), ("b", "10.0.0.0/8")], set()),
+        (None, USED, NOW),
+        ([], USED, NOW),
+        ([written(USED)], USED, None),
+        ([{"type": "Other", "status": "True"}, written(REFUSED)], REFUSED, None),
+        ([written(USED)], REFUSED, NOW),
+        ([written(REFUSED)], USED, NOW),
+        ([written(REFUSED, reason="CIDROverlap")], REFUSED, BEFORE),
+        ([written(REFUSED, observedGeneration=2)], REFUSED, BEFORE),
+        ([{"type": 7}], USED, NOW),
     ],
 )
-def test_overlaps(pools: list[tuple[str, str]], faulty: set[str]) -> None:
-    found = overlaps(pool(*one) for one in pools)
-    assert set(found) == faulty
-    assert all("; disable one of them" in sentence for sentence in found.values())
-
-
-def test_a_disabled_pool_overlaps_nothing() -> None:
-    assert overlaps([pool("a", "10.0.0.0/8", disabled=True), pool("b", "10.0.0.0/16")]) == {}
-
-
-@given(st.lists(st.tuples(st.integers(0, 255), st.integers(4, 12)), max_size=8))
-def test_overlaps_are_found_as_by_comparing_all(spans: list[tuple[int, int]]) -> None:
-    pools = [
-        IPPool(f"p{index}", ip_network((first << 24, length), strict=False), 26)
-        for index, (first, length) in enumerate(spans)
-    ]
-    naive = {one.name for one in pools for other in pools if one is not other and one.cidr.overlaps(other.cidr)}
-    assert set(overlaps(pools)) == naive
+def test_a_condition_is_written_where_it_says_something_else(
+    conditions: list[dict[str, Any]] | None, verdict: PoolVerdict, transition: str | None
+) -> None:
+    made = pools.condition(verdict, raw_pool(conditions), NOW)
+    assert (made.last_transition_time if made else None) == transition
 
 
 def test_a_report_is_told_once_an_hour_under_one_name() -> None:

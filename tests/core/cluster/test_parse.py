@@ -354,7 +354,10 @@ def test_an_endpoints_zone_and_hints() -> None:
         ("{cidr: 10.0.0.0/8, blockSize: 20, ipipMode: Always}", {"block_size": 20, "ipip_mode": "Always"}),
         ("{cidr: 10.0.0.0/8, vxlanMode: CrossSubnet, ipipMode: Never}", {"vxlan_mode": "CrossSubnet"}),
         ("{cidr: 10.0.0.0/8, natOutgoing: true, disabled: true}", {"nat_outgoing": True, "disabled": True}),
-        ("{cidr: 10.0.0.0/8, nodeSelector: a == 'b', allowedUses: [Workload]}", {"node_selector": "a == 'b'"}),
+        ("{cidr: 10.0.0.0/8, nodeSelector: a == 'b'}", {"node_selector": "a == 'b'"}),
+        ("{cidr: 10.0.0.0/8, allowedUses: [Workload, Tunnel]}", {"allowed_uses": ("Workload", "Tunnel")}),
+        ("{cidr: 10.0.0.0/8, assignmentMode: Manual}", {"assignment_mode": "Manual"}),
+        ("{cidr: 10.0.0.0/8, assignmentMode: '', namespaceSelector: has(x)}", {"namespace_selector": "has(x)"}),
         ("{cidr: 10.0.0.0/8, ipipMode: '', vxlanMode: '', blockSize: 0, disableBGPExport: true}", {}),
     ],
 )

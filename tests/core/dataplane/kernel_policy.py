@@ -21,7 +21,7 @@ from services.dataplane.core.policy_layout import (
     Subject,
     SubjectKey,
 )
-from services.dataplane.core.policy_steps import Bump, Clear, Fill, Flip, Rooms, Select, Step, Steps
+from services.dataplane.core.policy_steps import Bump, Clear, Fill, Flip, MakeRoom, Rooms, Select, Step, Steps
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -53,7 +53,7 @@ class Kernel:
 
     def take(self, step: Step) -> bool:
         match step:
-            case None:
+            case MakeRoom() | None:
                 pass
             case Fill():
                 most = self.rooms.scopes if self.rooms else (1 << 30,) * 3

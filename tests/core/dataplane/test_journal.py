@@ -206,6 +206,23 @@ def test_a_given_block_gives_nothing_more_but_its_pods_go_on() -> None:
     assert isinstance(allocate(held, (4,), ask(9), 13.0), NeedsBlock)
 
 
+def test_a_closed_block_gives_no_new_address_and_its_pods_keep_theirs() -> None:
+    other = Block(ip_network("10.244.9.0/30"), "v4", "n1", "u1", 5, "b9")
+    held = ledger(BLOCK4, other)
+    before = do(held, allocate(held, (4,), ask(1), 0.0))
+    do(held, allocate(held, (4,), ask(2), 0.0))
+    do(held, release(held, ask(2).attachment, 1.0))
+    closed = {BLOCK4.cidr}
+    later = 2.0 + COOLDOWN
+    again = allocate(held, (4,), ask(1), later, COOLDOWN, closed)
+    assert addresses(again) == addresses(before), "what a pod has stays its own"
+    given = [addresses(do(held, allocate(held, (4,), ask(number), later, COOLDOWN, closed))) for number in range(3, 7)]
+    assert [address for (address,) in given] == [f"10.244.9.{number}" for number in range(4)]
+    assert not held.has_free(4, 1, later, COOLDOWN, closed)
+    assert held.has_free(4, 1, later)
+    assert isinstance(allocate(held, (4,), ask(9), later, COOLDOWN, closed), NeedsBlock)
+
+
 def test_a_block_of_a_lost_journal_rests_and_what_lives_in_it_does_not() -> None:
     held = ledger()
     alive = granted(do(held, adopt(held, ask(1), [ip_address("10.244.0.2")], 50.0))).leases

@@ -7,9 +7,10 @@ from ipaddress import ip_address
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from msgspec import structs
 
 from proto.flow import DropReason
-from proto.policy import Direction
+from proto.policy import CompiledPolicy, Direction, RuleSource
 from services.dataplane.core import links as marks
 from services.dataplane.core.cni import Attachment
 from services.dataplane.core.endpoint import Step, Undo, way_back
@@ -22,6 +23,7 @@ from services.dataplane.core.links import GROUP_DOOMED, GROUP_LIVE, KernelLinks,
 from services.dataplane.core.masquerade import ruleset
 from services.dataplane.core.names import names_of
 from services.dataplane.core.plan import Standing, repairs
+from services.dataplane.core.policy_history import LINGER, MOST, PolicyHistory, number_of
 from tests.core.dataplane.notation import endpoint, policy, pool
 
 A, B = Attachment("aaa", "eth0"), Attachment("bbb", "eth0")
@@ -150,6 +152,17 @@ def elements(text: str, name: str) -> set[str]:
     return set(listed.split(", "))
 
 
+POLICY = policy(900, "in any tcp/80", "in any tcp/81")
+
+
+def history(*policies: CompiledPolicy) -> PolicyHistory:
+    """These have been enforced, one after the other."""
+    made = PolicyHistory()
+    for one in policies:
+        made.learn(one, number_of(one), 0)
+    return made
+
+
 def event(**other: object) -> Event:
     values: dict[str, object] = {
         "time": 5_000,
@@ -162,7 +175,7 @@ def event(**other: object) -> Event:
         "endpoint": 3,
         "rule": NO_RULE,
         "missed": 4,
-        "generation": 1,
+        "policy": number_of(POLICY),
         "source_port": 40000,
         "destination_port": 80,
         "reason": int(DropReason.POLICY_DENIED),
@@ -175,7 +188,7 @@ def event(**other: object) -> Event:
 READER = Interpreter(
     node="n1",
     names=names_of([endpoint("n1 10.244.0.1", "back"), endpoint("n2 10.244.0.7", "front")], [], []),
-    rules={900: policy(900, "in any tcp/80", "in any tcp/81")},
+    policies=history(POLICY).names,
     wall_offset=1_000_000,
 )
 
@@ -199,7 +212,7 @@ def test_who_forges_is_named_and_not_whose_address_it_took(reason: DropReason) -
     names = names_of(
         [endpoint("n1 10.244.0.1", "back"), endpoint("n2 10.244.0.7", "front")], [], [], {9: "shop/thief"}, {4: "eth1"}
     )
-    reader = Interpreter(node="n1", names=names, rules={}, wall_offset=0)
+    reader = Interpreter(node="n1", names=names, policies=history().names, wall_offset=0)
     told = reader.read(event(reason=int(reason), direction=int(Direction.EGRESS), endpoint=9, ifindex=9))
     assert (told.source_name, told.destination_name, told.interface) == ("shop/thief", "shop/back", "#9")
     told = reader.read(event(reason=int(reason), peer=0, endpoint=0, ifindex=4))
@@ -213,7 +226,58 @@ def test_a_rule_s_verdict_names_its_policy() -> None:
     assert verdict_of(event()) == "dropped"
 
 
+def test_a_drop_is_blamed_on_the_policy_that_judged_and_not_on_the_newest() -> None:
+    """Rule 0 was one NetworkPolicy's and is another's now; who isolates is another, too."""
+    before = policy(900, "in any tcp/80", sources="old", sequence=10)
+    after = policy(900, "in any tcp/80", sources="new", sequence=11)
+    after = structs.replace(after, isolated_by=(RuleSource("NetworkPolicy", "shop", "strict", -1),))
+    for order in ((before, after), (after, before)):
+        reader = Interpreter(node="n1", names=READER.names, policies=history(*order).names, wall_offset=0)
+        for judge, rule, isolator, revision in (
+            (before, "shop/old0", "shop/deny-all", "e1:10"),
+            (after, "shop/new0", "shop/strict", "e1:11"),
+        ):
+            told = reader.read(event(policy=number_of(judge), rule=0))
+            assert (told.policies, told.revision) == ((rule,), revision)
+            assert reader.read(event(policy=number_of(judge))).policies == (isolator,)
+
+
+def test_a_drop_by_a_policy_that_nobody_knows_any_more_names_none() -> None:
+    for number in (0, 77):
+        told = READER.read(event(policy=number, rule=0))
+        assert (told.policies, told.revision, told.reason) == ((), "", "POLICY_DENIED")
+
+
+def test_what_a_policy_was_called_is_forgotten_when_no_event_of_it_can_come() -> None:
+    first, second = policy(900, "in any tcp/80"), policy(900, "in any tcp/81")
+    one, two = number_of(first), number_of(second)
+    known = history(first, second)
+    for now in (0.0, LINGER * 2, LINGER * 4):  # enforced as long as that: the second has no room, say
+        known.expire({900: {one, two}}, now)
+    known.expire({900: {two}}, LINGER * 5)
+    known.expire({900: {two}}, LINGER * 6)
+    assert known.names(900, one) is not None
+    known.expire({900: {two}}, LINGER * 6 + 1)
+    assert known.names(900, one) is None
+    assert known.names(900, two) is not None
+    for now in (LINGER * 7, LINGER * 8 + 1):
+        known.expire({}, now)
+    assert len(known) == 0
+
+
+def test_many_edits_cost_their_own_identity_alone() -> None:
+    edits = [policy(900, "in any tcp/80", sequence=number) for number in range(1000)]
+    known = history(policy(901, "in any tcp/80"), edits[0])
+    for one in edits[1:]:
+        known.learn(one, number_of(one), number_of(edits[0]))
+    assert len(known) == 1 + MOST
+    assert known.names(900, number_of(edits[0])) is not None, "the one that is in force"
+    assert [known.names(900, number_of(one)) is not None for one in edits[-MOST + 1 :]] == [True] * (MOST - 1)
+    assert known.names(901, number_of(policy(901, "in any tcp/80"))) is not None
+
+
 def test_whatever_a_program_writes_can_be_read() -> None:
+    assert READER.read(event(direction=9)).policies == ()
     told = READER.read(event(rule=77, reason=999, subject=5))
     assert (told.policies, told.reason, told.revision) == ((), "REASON_999", "")
     assert reason_name(2) == "POLICY_DENIED"

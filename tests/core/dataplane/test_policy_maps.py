@@ -26,7 +26,7 @@ from services.dataplane.core.policy_layout import (
     SubjectKey,
 )
 from services.dataplane.core.policy_maps import PolicyMaps
-from services.dataplane.core.policy_steps import Bump, Clear, Demand, Fill, Flip, Rooms, Sizes, refusals
+from services.dataplane.core.policy_steps import Bump, Clear, Demand, Fill, Flip, MakeRoom, Rooms, Sizes, refusals
 from tests.core.dataplane.kernel_policy import Kernel, Probe
 from tests.core.dataplane.notation import TCP, UDP, policy, record
 
@@ -424,6 +424,57 @@ class TestRoom:
         maps.admit_again()
         settled(maps, kernel)
         assert len(kernel.selected) == 2
+
+    def test_an_identity_of_a_small_tenant_gets_the_place_of_the_newest_of_the_largest(self) -> None:
+        maps = self.maps(selected=3)
+        kernel = Kernel(self.rooms)
+        for known in RECORDS:
+            maps.selection.forget(known.identity)
+        maps.want(policy(900, "in large:* tcp/80", "in small:* tcp/80"), "shop")
+        for identity in (701, 702, 703, 704):
+            maps.selection.learn(record(identity, "large"))
+            settled(maps, kernel)
+        assert maps.without() == {"large": 1}
+        assert set(maps.selected) == {701, 702, 703}
+        before = kernel.generation
+        maps.selection.learn(record(801, "small"))
+        settled(maps, kernel)
+        assert set(maps.selected) == {701, 702, 801}
+        assert kernel.allows(Probe(900, IN, 801, 0, TCP, 80)), "others are served"
+        assert not kernel.allows(Probe(900, IN, 703, 0, TCP, 80))
+        assert kernel.generation > before, "flows of who gave are judged again"
+        assert maps.without() == {"large": 2}
+        maps.selection.forget(701)
+        settled(maps, kernel)
+        maps.admit_again()
+        settled(maps, kernel)
+        assert len(maps.selected) == 3, "a removal goes on, and its place is given away"
+        assert maps.without() == {"large": 1}
+
+    def test_room_is_asked_for_before_anybody_goes_without(self) -> None:
+        """Maps that may become larger do, and nobody is refused meanwhile."""
+        maps = self.maps(peers=4, ports=10, rules=10, selected=3)
+        kernel = Kernel()
+        asked: list[MakeRoom] = []
+        for n in range(8):
+            maps.want(policy(900 + n, *self.many(5, 100 * n), "in shop:* tcp/80", "in depot:* tcp/80"), "shop")
+            steps = maps.settle()
+            step = next(steps)
+            while True:
+                if isinstance(step, MakeRoom):
+                    asked.append(step)
+                    scopes = Sizes(*(size * 2 for size in step.scopes))
+                    maps.rooms = Rooms(scopes, step.selected * 2)
+                    assert kernel.take(None)
+                kernel.take(step)
+                assert not maps.refused
+                assert not maps.unselected
+                try:
+                    step = steps.send(True)
+                except StopIteration:
+                    break
+        assert asked
+        assert kernel.allows(Probe(907, IN, 300, 0, TCP, 700))
 
     @settings(max_examples=200)
     @given(

@@ -18,12 +18,12 @@ from typing import Any, TypeVar
 from chassis.entry import Entry
 from chassis.faults import Refused, Unavailable
 from chassis.kv import Conflict
+from kit.pools import judge_pools
 from proto.addresses import Block, Claim, OwnerRecord
 from proto.codec import owner_key
 from proto.net import Address, Network
 from proto.objects import IPPool, Node, Owner, Pod
 from services.ipam.core.claims import RECOVERED, sweep
-from services.ipam.core.pools import judge_pools
 from services.ipam.core.seen import Seen
 from services.ipam.grants import Grants
 from services.ipam.keeping import Keeping

@@ -1,4 +1,4 @@
-"""Pools judged, blocks chosen: tables."""
+"""Blocks chosen: tables."""
 
 from __future__ import annotations
 
@@ -9,77 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.pools import Pools, judge_pools
 from proto.addresses import Block
 from proto.net import Network
 from proto.objects import IPPool, Node
 from services.ipam.core.blocks import Exhausted, Holder, choose_block, overlapping
-from services.ipam.core.pools import Pools, judge_pools, parse_selector
 
 
 def pool(name: str, cidr: str, size: int = 26, **more: Any) -> IPPool:
     return IPPool(name=name, cidr=ip_network(cidr), block_size=size, **more)
-
-
-@pytest.mark.parametrize(
-    ("pools", "problem"),
-    [
-        ([pool("a", "10.0.0.0/16"), pool("b", "10.1.0.0/16")], ""),
-        (
-            [pool("a", "10.0.0.0/16"), pool("b", "10.0.128.0/20")],
-            "b: spec.cidr 10.0.128.0/20 overlaps 10.0.0.0/16 of IPPool a",
-        ),
-        ([pool("a", "10.0.0.0/27")], "a: spec.cidr 10.0.0.0/27 is smaller than one block (/26)"),
-        ([pool("a", "10.0.0.0/26")], ""),
-        ([pool("a", "10.0.0.0/8", 19)], "blockSize 19 is outside 20-32"),
-        ([pool("a", "fd00::/56", 122)], ""),
-        ([pool("a", "fd00::/56", 64)], "blockSize 64 is outside 116-128"),
-        ([pool("a", "10.0.0.0/16", node_selector="zone = east")], "nodeSelector 'zone = east' is not understood"),
-        ([pool("a", "fd00::/56", 122), pool("b", "10.0.0.0/16")], ""),
-        ([pool("a", "10.0.0.0/16", disabled=True), pool("b", "10.0.1.0/24")], "b: spec.cidr 10.0.1.0/24 overlaps"),
-    ],
-)
-def test_pools_are_judged_in_one_sentence(pools: list[IPPool], problem: str) -> None:
-    judged = judge_pools(pools)
-    assert len(judged.problems) == (1 if problem else 0)
-    assert problem in "".join(judged.problems)
-    assert all("; " in sentence or "nodeSelector" in sentence for sentence in judged.problems), "with a remedy"
-
-
-def test_a_new_pool_never_displaces_one_in_use() -> None:
-    both = [pool("a-new", "10.0.0.0/8"), pool("z-old", "10.1.0.0/16")]
-    assert [sound.name for sound in judge_pools(both, frozenset({"z-old"})).sound] == ["z-old"]
-    assert [sound.name for sound in judge_pools(both).sound] == ["a-new"]
-
-
-@pytest.mark.parametrize(
-    ("selector", "labels", "selected"),
-    [
-        ("all()", {}, True),
-        ("", {}, True),
-        ("zone == 'east'", {"zone": "east"}, True),
-        ("zone == 'east'", {"zone": "west"}, False),
-        ("zone == 'east'", {}, False),
-        ("zone != 'east'", {}, True),
-        ('zone == "east"', {"zone": "east"}, True),
-        ("has(gpu)", {"gpu": ""}, True),
-        ("!has(gpu)", {"gpu": ""}, False),
-        ("topology.kubernetes.io/zone in {'a', 'b'}", {"topology.kubernetes.io/zone": "b"}, True),
-        ("zone not in {'a', 'b'}", {"zone": "c"}, True),
-        ("zone not in {'a'}", {}, True),
-        ("has(gpu) && zone == 'east'", {"gpu": "1", "zone": "east"}, True),
-        ("has(gpu) && zone == 'east'", {"gpu": "1"}, False),
-    ],
-)
-def test_node_selectors(selector: str, labels: dict[str, str], selected: bool) -> None:
-    matches = parse_selector(selector)
-    assert not isinstance(matches, str)
-    assert matches(labels) is selected
-
-
-@given(st.text(max_size=60))
-def test_no_text_breaks_the_selector_reader(text: str) -> None:
-    matches = parse_selector(text)
-    assert isinstance(matches, str) or matches({}) in (True, False)
 
 
 HOLDER = Holder("n1", "uid-n1", "nonce")

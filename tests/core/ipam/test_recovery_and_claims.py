@@ -8,6 +8,7 @@ from ipaddress import ip_address, ip_network
 import pytest
 from msgspec.structs import replace
 
+from kit.pools import judge_pools
 from proto.addresses import CONTESTED, IPAM_HOLDER, Block, BlockReport, Claim, OwnerRecord
 from proto.objects import IPPool, Node, Owner, Pod
 from proto.requests import ClaimRelease, ClaimRequest
@@ -26,7 +27,6 @@ from services.ipam.core.claims import (
     sweep,
 )
 from services.ipam.core.evidence import Evidence
-from services.ipam.core.pools import judge_pools
 from services.ipam.core.recovery import (
     GiveUp,
     Keep,

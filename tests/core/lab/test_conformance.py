@@ -8,9 +8,13 @@ from typing import Any
 
 import pytest
 
+from lab import resolver
 from lab.conformance import choose, impossible, log_name, outcome, texts
 from lab.conformance_report import SUMMARY, Result, done, note, renewed, table, tables
 from lab.topology import LabError
+from services.dns.core.caddyfile import parse
+from services.dns.core.corefile import Recipe, render
+from services.dns.core.merge import merge
 
 SPECS = [
     "[sig-network] Netpol NetworkPolicy between server and client should enforce policy based on Ports",
@@ -53,6 +57,7 @@ def test_a_pattern_that_is_none_is_refused() -> None:
         ("IngressClass [Feature:Ingress] should set default value on new IngressClass [Serial]", ""),
         ("KubeProxy should set TCP CLOSE_WAIT timeout [Privileged]", "kube-proxy"),
         ("Networking should check kube-proxy urls", "kube-proxy"),
+        ("DNS configMap nameserver Change stubDomain should be able to change stubDomain configuration", ""),
         ("Networking should provide Internet connection for containers [Feature:Networking-IPv4]", "internet"),
     ],
 )
@@ -150,3 +155,16 @@ def test_the_document_keeps_its_text_and_loses_its_old_tables() -> None:
 def test_a_document_without_a_place_for_tables_is_refused() -> None:
     with pytest.raises(LabError, match="Summary"):
         renewed("# Title\n", MIXED)
+
+
+def test_a_spec_of_public_names_gets_an_upstream_that_stays() -> None:
+    specs = [
+        "DNS configMap nameserver Forward PTR lookup should forward PTR records",
+        "DNS configMap nameserver Change",
+    ]
+    assert [resolver.is_asked(spec) for spec in specs] == [True, False]
+    text = resolver.with_upstream(render(Recipe()))
+    assert f"forward . {resolver.ADDRESS}\n" in text
+    assert "fallthrough in-addr.arpa ip6.arpa\n" in text
+    assert merge(Recipe(), text).text == text
+    assert parse(resolver.COREFILE).servers

@@ -25,6 +25,9 @@ VISITS = Path(__file__).with_name("visits.py")
 CONNECTIONS, LOOKUPS = 20, 5
 NAMES = ("kubernetes.default.svc.cluster.local", "kube-dns.kube-system.svc.cluster.local")
 START_NODES = ("n1", "n2")
+START_EVERY = 1.5
+"""Seconds from one start to the next, by turns a pod of the mesh and one of the host's network."""
+EDIT_PAUSE = 0.5
 LOOK_EVERY = 1.0
 PATIENCE = 30.0
 """Seconds for a start or an edit before it is written down as one that never came."""
@@ -50,6 +53,8 @@ class Phase:
     ended: float = 0.0
     starts: list[float] = field(default_factory=list)
     """From creating a pod to its being Ready."""
+    hosts: list[float] = field(default_factory=list)
+    """The same of pods on the host's network, which have no address of the mesh's: what Kubernetes itself takes."""
     edits: list[float] = field(default_factory=list)
     """From the request to the last packet (or the first) that the edit decided on."""
     connects: list[float] = field(default_factory=list)
@@ -66,6 +71,7 @@ class Phase:
             f"{what} {len(values)} (p50 {share(values, 0.5):.3f} s, p99 {share(values, 0.99):.3f} s)"
             for what, values in (
                 ("pod starts", self.starts),
+                ("of the host's network", self.hosts),
                 ("policy edits", self.edits),
                 ("connections", self.connects),
                 ("look-ups", self.lookups),
@@ -164,18 +170,19 @@ class Victim:
     def _start_pods(self) -> None:
         api, count = Api(self.lab), 0
         while not self._over.is_set():
-            name, node = f"start-{count}", START_NODES[count % len(START_NODES)]
+            name, node, on_host = f"start-{count}", START_NODES[count // 2 % len(START_NODES)], bool(count % 2)
             count += 1
             phase, began = self.phase, time.monotonic()
-            api.create(pods(self.namespace), _pod(name, node))
+            api.create(pods(self.namespace), _pod(name, node, on_host=on_host))
             while not (ready := _is_ready(api, self.namespace, name)) and time.monotonic() - began < PATIENCE:
                 time.sleep(0.05)
             took = time.monotonic() - began
             if ready:
-                phase.starts.append(took)
+                (phase.hosts if on_host else phase.starts).append(took)
             else:
                 self.fail(f"pod {name} on {node} is not Ready after {took:.1f} s: {self._why(api, name)}")
             api.delete(pods(self.namespace, name))
+            self._over.wait(max(0.0, began + START_EVERY - time.monotonic()))
 
     def _why(self, api: Api, name: str) -> str:
         found = api.call("GET", f"/api/v1/namespaces/{self.namespace}/events?fieldSelector=involvedObject.name={name}")
@@ -198,7 +205,7 @@ class Victim:
                     self.fail(f"an edit at {began:.3f}: the guest is not {word} after {PATIENCE} s", began)
                 else:
                     phase.edits.append(max(0.0, decided - began))
-                time.sleep(0.2)
+                self._over.wait(EDIT_PAUSE)
 
     def _heard(self, began: float) -> float | None:
         """When the guest was first heard."""
@@ -229,13 +236,14 @@ def _roles(roles: list[str]) -> dict[str, Any]:
     return {"podSelector": {"matchExpressions": [{"key": "role", "operator": "In", "values": roles}]}}
 
 
-def _pod(name: str, node: str) -> dict[str, Any]:
+def _pod(name: str, node: str, *, on_host: bool) -> dict[str, Any]:
     return {
         "apiVersion": "v1",
         "kind": "Pod",
         "metadata": {"name": name, "labels": {"role": "started"}},
         "spec": {
             "nodeName": node,
+            "hostNetwork": on_host,
             "terminationGracePeriodSeconds": 0,
             "containers": [{"name": "shop", "image": IMAGE}],
         },

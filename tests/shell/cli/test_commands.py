@@ -21,7 +21,7 @@ import pytest
 from chassis.faults import Refused
 from chassis.service import Runtime
 from proto import codec, subjects
-from proto.addresses import Block, Claim, Endpoint
+from proto.addresses import Block, Claim, Endpoint, PoolVerdict
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import EndpointUp
 from proto.flow import FlowEvent
@@ -34,6 +34,8 @@ from tests.conftest import BusFor, RuntimeFor
 from tests.natsd import NatsServer, endpoint_at, free_port
 
 ROOT = Path(__file__).resolve().parents[3]
+INFO = b'INFO {"server_id":"A","version":"2.10.0","max_payload":1048576,"nonce":"abcdefghijk"}\r\n'
+REFUSED = b"-ERR 'Authorization Violation'\r\n"
 DB = Owner("prod", "StatefulSet", "db", 0)
 ADDRESS = ip_address("10.244.0.70")
 
@@ -105,14 +107,20 @@ async def fill(bus_for: BusFor) -> None:
     await dns.bucket(subjects.DNS).put("report", DnsReport(10.0, 2, 5, (("NOERROR", 5),), 0.5, 4.0))
 
 
-async def serve(bus_for: BusFor) -> None:
-    """Answers of ipam and policy, by the services' own roles."""
+async def serve(bus_for: BusFor, *, refused: bool = False) -> None:
+    """Answers of ipam and policy, by the services' own roles; ``refused``: ipam does not use one of two pools."""
     ipam, policy = await bus_for("ipam"), await bus_for("policy")
-    pool = IPPool("default", ip_network("10.244.0.0/16"), 26)
+    pools = [IPPool("default", ip_network("10.244.0.0/16"), 26)]
+    verdicts = [PoolVerdict("default", "OK")]
+    if refused:
+        pools.append(IPPool("same", ip_network("10.244.0.0/16"), 26))
+        verdicts.append(PoolVerdict("same", "CIDROverlap", "spec.cidr overlaps", "delete it"))
+    wrong = tuple(verdict.sentence for verdict in verdicts if verdict.refused)
     block = Block(ip_network("10.244.0.64/26"), "default", "n1", "u1", 1, "n")
 
-    async def show(_: IpamShow) -> IpamState:
-        return IpamState((pool,), (block,), (), (), ("n3",), ())
+    async def show(asked: IpamShow) -> IpamState:
+        held = () if asked.summary else (block,)
+        return IpamState(tuple(pools), held, (), (), ("n3",), wrong, tuple(verdicts))
 
     async def explain(asked: ExplainRequest) -> Explanation:
         if asked.source == "shop/gone":
@@ -164,6 +172,33 @@ class TestAnswers:
             assert shown in told.out, asked
             assert field in program.json, asked
             assert told.seconds < 2.5, asked  # below a second on a machine that does nothing else
+
+    async def test_a_pool_that_is_not_used_is_told_wherever_one_looks(
+        self, nats_server: NatsServer, bus_for: BusFor
+    ) -> None:
+        await fill(bus_for)
+        await serve(bus_for, refused=True)
+        status = await airmesh(environment(nats_server), "status")
+        shown = await airmesh(environment(nats_server), "ipam", "show")
+        for told in (status, shown):
+            assert told.code == 1
+            assert "IPPool same: spec.cidr overlaps; delete it" in " ".join(told.out.split())
+        assert "refused: CIDROverlap" in shown.out
+        assert "enabled" in shown.out
+
+    async def test_an_ipam_that_does_not_answer_holds_nobody_up(self, nats_server: NatsServer, bus_for: BusFor) -> None:
+        await fill(bus_for)
+        ipam = await bus_for("ipam")
+
+        async def show(_: IpamShow) -> IpamState:
+            await asyncio.sleep(60)
+            raise AssertionError("nobody waits that long")
+
+        await ipam.serve(subjects.IPAM_SHOW, IpamShow, show)
+        told = await airmesh(environment(nats_server), "status")
+        assert told.code == 1
+        assert "ipam does not say which IPPools give addresses" in " ".join(told.out.split())
+        assert told.seconds < 4
 
     async def test_a_node_is_told_field_by_field(self, nats_server: NatsServer, bus_for: BusFor) -> None:
         await fill(bus_for)
@@ -229,6 +264,31 @@ class TestAnswers:
         assert isinstance(nodes, list)
         assert [node["node"] for node in nodes] == ["n1"]
 
+    async def test_what_was_not_written_by_who_may_is_not_shown(self, nats_server: NatsServer, bus_for: BusFor) -> None:
+        """As somebody's answer steered into the bucket would come: well-formed, and without the writer's header."""
+        await fill(bus_for)
+        packets = await bus_for("dataplane", "n1")
+        false = Endpoint(
+            "n1", ip_address("10.244.0.71"), "prod", "false-0", "uid-f", 0xABC0, b"\2\0\0\0\0\2", 1, 2, True
+        )
+        subject = f"$KV.{subjects.ENDPOINTS.on_server}.{codec.endpoint_key('n1', 7)}"
+        await packets.connection.client().request(subject, codec.seal(false), timeout=2)
+        told = await airmesh(environment(nats_server), "pods")
+        assert told.code == 0
+        assert "db-0" in told.out
+        assert "false-0" not in told.out
+
+    async def test_an_acknowledgement_is_its_writers_whoever_it_names(
+        self, nats_server: NatsServer, bus_for: BusFor
+    ) -> None:
+        await fill(bus_for)
+        liar = await bus_for("dataplane", "n2")
+        await liar.bucket(subjects.ACKS).put("n2", Ack(node="n1", rules=Revision("e1", 3), endpoints=1))
+        told = await airmesh(environment(nats_server), "policy", "status", "-o", "json")
+        nodes = told.json["nodes"]
+        assert isinstance(nodes, list)
+        assert [(node["node"], node["acknowledged"]) for node in nodes] == [("n1", "e1:7"), ("n2", "e1:3")]
+
     async def test_a_refusal_is_one_sentence(self, nats_server: NatsServer, bus_for: BusFor) -> None:
         await serve(bus_for)
         told = await airmesh(environment(nats_server), "policy", "explain", "shop/gone", "prod/db-0:5432")
@@ -275,13 +335,13 @@ class TestNoBus:
         async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             nonlocal met
             met += 1
-            writer.write(b'INFO {"server_id":"A","version":"2.10.0","max_payload":1048576,"nonce":"abcdefghijk"}\r\n')
+            writer.write(INFO)
             await reader.readline()
             if met == 1:
                 ending = struct.pack("ii", 1, 0)  # reset, not closed
                 writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ending)
             else:
-                writer.write(b"-ERR 'Authorization Violation'\r\n")
+                writer.write(REFUSED)
                 await writer.drain()
             writer.close()
 
@@ -290,6 +350,41 @@ class TestNoBus:
             told = await airmesh(environment(nats_server, AIRMESH_NATS=f"nats://127.0.0.1:{port}"), "pods")
         assert (told.code, met) == (3, 2)
         assert "does not know the user" in told.err
+
+    @pytest.mark.parametrize(
+        ("says", "reads", "resets", "told_as"),
+        [
+            (INFO, True, True, "hangs up at each sign-in"),
+            (INFO, True, False, "hangs up at each sign-in"),
+            (INFO, False, True, "hangs up at each sign-in"),
+            (INFO + REFUSED, False, True, "does not know the user"),
+            (INFO + REFUSED, False, False, "does not know the user"),
+            (b"", False, True, "is no NATS server"),
+            (b"", False, False, "is no NATS server"),
+            (b"HTTP/1.1 400 Bad Request\r\n\r\n", False, False, "is no NATS server"),
+            (b"SSH-2.0-OpenSSH_9.2\r\n", True, True, "is no NATS server"),
+        ],
+    )
+    async def test_how_far_a_sign_in_came(
+        self, nats_server: NatsServer, says: bytes, reads: bool, resets: bool, told_as: str
+    ) -> None:
+        async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            writer.write(says)
+            if reads:
+                await reader.readline()
+            if resets:
+                ending = struct.pack("ii", 1, 0)
+                writer.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, ending)
+            writer.close()
+
+        async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
+            port = server.sockets[0].getsockname()[1]
+            told = await airmesh(environment(nats_server, AIRMESH_NATS=f"nats://127.0.0.1:{port}"), "pods")
+        assert told.code == 3
+        assert told_as in told.err, told.err
+        assert ("hangs up" in told.err) == (told_as == "hangs up at each sign-in"), told.err
+        assert "remedy:" in told.err
+        assert told.seconds < 5
 
     async def test_the_seed_is_no_seed(self, nats_server: NatsServer, tmp_path: Path) -> None:
         (tmp_path / "seed").write_text("hello\n")

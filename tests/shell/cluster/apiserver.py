@@ -254,6 +254,10 @@ class ApiServer:
             self.events[name] = body
             return web.json_response(body)
         there = copy.deepcopy(self.objects[kind].get((namespace, name)))
+        version = body["metadata"].get("resourceVersion", "")
+        if version and version != (there or {"metadata": {}})["metadata"].get("resourceVersion"):
+            self.applied.pop()
+            return web.json_response(status(409, "Conflict"), status=409)
         if there is None:
             there = {"metadata": {}}
         metadata = there["metadata"]

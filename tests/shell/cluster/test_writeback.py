@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import copy
+from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Any
 
+from aiohttp import web
+
 from proto.addresses import Block
 from proto.codec import block_key
-from proto.dns import CoreDNSDecision
+from proto.dns import CoreDNSDecision, digest_of
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, BLOCKS, DNS
 from proto.sync import Complete, Epoch
@@ -65,7 +69,7 @@ async def test_coredns_becomes_what_dns_decided(
     dns = await bus_for("dns")
     async with cluster(nats_server, api, tmp_path) as runtime:
         await until(lambda: runtime.health.ready)
-        await dns.bucket(DNS).put("coredns", CoreDNSDecision("kube-system", "new", 3, "because"))
+        await dns.bucket(DNS).put("coredns", CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("old")))
         config = api.objects["ConfigMap"]["kube-system", "coredns"]
         await until(lambda: api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"] == "new")
         assert config["data"]["kept"] == "x"
@@ -74,9 +78,46 @@ async def test_coredns_becomes_what_dns_decided(
         await api.put("Deployment", {"spec": {"replicas": 1}}, "kube-system", "coredns")
         await until(lambda: api.objects["Deployment"]["kube-system", "coredns"]["spec"]["replicas"] == 3)
         assert {manager for _, manager, _ in api.applied} == {"airmesh-dns"}
-        # Somebody changes it by hand: it comes back.
-        await api.put("ConfigMap", {"data": {"Corefile": "by hand"}}, "kube-system", "coredns")
-        await until(lambda: api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"] == "new")
+
+
+async def test_a_corefile_that_dns_has_not_seen_is_not_written_over(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    def text() -> str:
+        found: str = api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"]
+        return found
+
+    await api.put("ConfigMap", {"data": {"Corefile": "by hand"}}, "kube-system", "coredns")
+    dns = (await bus_for("dns")).bucket(DNS)
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        for of in ("", digest_of("old")):
+            await dns.put("coredns", CoreDNSDecision("kube-system", "new", 3, "because", of=of))
+            await asyncio.sleep(0.5)
+            assert (text(), api.applied) == ("by hand", [])
+        # Between what was seen and the write somebody edits: the API server refuses it, and the edit stays.
+        api.faults.append(edited_before_the_write(api))
+        await dns.put("coredns", CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("by hand")))
+        await until(lambda: text() == "by hand, later")
+        await asyncio.sleep(1)
+        assert (text(), api.applied) == ("by hand, later", [])
+        await api.speak()
+        await dns.put("coredns", CoreDNSDecision("kube-system", "newer", 3, "because", of=digest_of("by hand, later")))
+        await until(lambda: text() == "newer")
+
+
+def edited_before_the_write(api: ApiServer) -> Callable[[web.Request], None]:
+    """A person is faster than the first write of the ConfigMap, and no watch has told of it."""
+
+    def edit(request: web.Request) -> None:
+        config = api.objects["ConfigMap"]["kube-system", "coredns"]
+        if request.method == "PATCH" and config["data"]["Corefile"] == "by hand":
+            api.version += 1
+            config["data"]["Corefile"] = "by hand, later"
+            config["metadata"]["resourceVersion"] = str(api.version)
+            api.history.append((api.version, "MODIFIED", "ConfigMap", copy.deepcopy(config)))
+
+    return edit
 
 
 async def test_a_decision_for_anything_else_is_not_carried_out(
@@ -90,18 +131,80 @@ async def test_a_decision_for_anything_else_is_not_carried_out(
         assert api.applied == []
 
 
-async def test_pools_that_overlap_are_told_on_both(
+def allocatable(api: ApiServer, pool: str) -> tuple[str, str, str]:
+    """Status, reason and message of the condition on a pool; all empty while it has none."""
+    conditions = api.objects["IPPool"]["", pool].get("status", {}).get("conditions", [])
+    found: dict[str, str] = next((one for one in conditions if one["type"] == "Allocatable"), {})
+    return found.get("status", ""), found.get("reason", ""), found.get("message", "")
+
+
+async def test_a_pool_that_is_not_honoured_says_so_by_condition_and_event(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16"}}, name="a")
-    await api.put("IPPool", {"spec": {"cidr": "10.0.128.0/20"}}, name="b")
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "ipipMode": "Always"}}, name="tunnel")
+    await api.put("IPPool", {"spec": {"cidr": "10.1.0.0/16"}}, name="plain")
     async with cluster(nats_server, api, tmp_path):
-        await until(lambda: len(api.events) == 2)
-        assert {event["involvedObject"]["name"] for event in api.events.values()} == {"a", "b"}
-        assert all(event["metadata"]["namespace"] == "default" for event in api.events.values())
-        await api.put("IPPool", {"spec": {"cidr": "10.0.128.0/20", "disabled": True}}, name="b")
+        await until(lambda: allocatable(api, "plain")[:2] == ("True", "OK"))
+        await until(lambda: allocatable(api, "tunnel")[:2] == ("False", "UnsupportedField"))
+        assert "spec.ipipMode Always" in allocatable(api, "tunnel")[2]
+        await until(lambda: len(api.events) == 1)
+        (event,) = api.events.values()
+        assert (event["involvedObject"]["name"], event["reason"]) == ("tunnel", "UnsupportedField")
+        assert event["metadata"]["namespace"] == "default"
+        assert event["message"].endswith("set spec.ipipMode to Never if the nodes are on one L2 network")
+        quiet = len(api.applied)
+        await asyncio.sleep(1.0)
+        assert len(api.applied) == quiet, "a condition that stands is not written again"
+        there = api.objects["IPPool"]["", "tunnel"]
+        await api.put("IPPool", {**there, "spec": {"cidr": "10.0.0.0/16", "ipipMode": "Never"}}, name="tunnel")
+        await until(lambda: allocatable(api, "tunnel")[:2] == ("True", "OK"))
+        assert len(api.events) == 1
+
+
+async def test_of_pools_that_overlap_the_one_without_blocks_is_told(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16"}}, name="a-new")
+    await api.put("IPPool", {"spec": {"cidr": "10.0.128.0/20"}}, name="b-used")
+    ipam = await bus_for("ipam")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        await asyncio.sleep(1.0)
+        assert allocatable(api, "a-new") == ("", "", ""), "which of them has blocks is not known yet"
+        used = Block(ip_network("10.0.128.0/26"), "b-used", "n1", "u", 1, "x")
+        await put_blocks(ipam, used, complete=True)
+        await until(lambda: allocatable(api, "a-new")[:2] == ("False", "CIDROverlap"))
+        assert allocatable(api, "b-used")[:2] == ("True", "OK")
+        await until(lambda: len(api.events) == 1)
+        assert {event["involvedObject"]["name"] for event in api.events.values()} == {"a-new"}
+
+
+async def test_what_is_left_out_of_an_object_is_told_on_it_and_one_namespace_floods_nobody(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    wish = {"metadata": {"annotations": {"kubernetes.io/egress-bandwidth": "1M"}}, "spec": {"nodeName": "n1"}}
+    for number in range(60):
+        await api.put("Pod", wish, "loud", f"p{number}")
+    await api.put("Pod", wish, "quiet", "p")
+    async with cluster(nats_server, api, tmp_path):
+        await until(lambda: len(api.events) == 33)
         await asyncio.sleep(2.5)
-        assert len(api.events) == 2
+        told = [event["involvedObject"]["namespace"] for event in api.events.values()]
+        assert (told.count("loud"), told.count("quiet")) == (32, 1)
+        assert {event["reason"] for event in api.events.values()} == {"NotHonoured"}
+
+
+async def test_a_pool_of_a_kind_without_status_is_left_alone(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "vxlanMode": "Always"}}, name="p")
+    api.refuse(1000, 404, "NotFound", when="PATCH /apis/crd.projectcalico.org/v1/ippools/p/status")
+    async with cluster(nats_server, api, tmp_path):
+        await until(lambda: len(api.events) == 1)
+        await api.put("IPPool", {"spec": {"cidr": "10.1.0.0/16"}}, name="q")
+        await until(lambda: allocatable(api, "q")[0] == "True")
+        asked = [line for line in api.requests if line.startswith("PATCH") and "/ippools/p/status" in line]
+        assert len(asked) == 1, "and not asked again at once"
 
 
 async def test_while_nats_is_away_nodes_stay_as_they_were(

@@ -13,14 +13,25 @@ import pytest_asyncio
 
 from chassis.faults import Refused
 from chassis.log import Log
+from kit.pools import judge_pools
 from proto.addresses import Block
+from proto.objects import Node as KubernetesNode
 from proto.requests import BlockGrant, BlockReportAnswer, BlockReportRequest, BlockRequest
 from proto.subjects import IPAM_BLOCK, IPAM_REPORT
 from services.dataplane.addresses import AddressBook
+from services.dataplane.core.addressing import AddressPlan, Supply, supply_of
 from services.dataplane.core.journal import COOLDOWN, Ask, Grant
 from services.dataplane.journal import Journal
 from tests.conftest import BusFor
+from tests.core.dataplane.notation import pool
 
+
+def supply(cidr: str) -> Supply:
+    """What the node gives from when this is its only pool."""
+    return supply_of(judge_pools([pool(cidr)]), KubernetesNode(name="n1", uid="u1"))
+
+
+SUPPLY = supply("10.244.0.0/16")
 Answer = Callable[[BlockReportRequest], Awaitable[BlockReportAnswer]]
 
 
@@ -143,7 +154,7 @@ async def test_after_a_lost_journal_its_blocks_rest_and_a_new_one_bridges_the_ti
     await node.lose_journal()
     await node.reported(mine)
     assert await node.first_free() == ""
-    assert node.book.wants_block((4,)) == (4,)
+    assert node.book.wants_block(SUPPLY) == (4,)
     await node.book.request_block(4, "u1")
     assert await node.first_free() == "10.244.7.0"
     await node.book.journal.give_block(node.granted.cidr)
@@ -168,3 +179,19 @@ async def test_a_grant_that_was_lost_before_the_first_report_needs_no_rest(node:
         await node.book.request_block(4, "u1")
     await node.reported(node.granted)
     assert await node.first_free() == "10.244.7.0"
+
+
+async def test_a_block_of_a_disabled_pool_gives_nothing_while_another_pool_does(node: Node) -> None:
+    await node.reported()
+    await node.book.journal.hold_block(block("10.9.0.0/26"))
+    old = Ask(container="old", interface="eth0", namespace="d", pod="old", pod_uid="old", nonce="n")
+    new = Ask(container="new", interface="eth0", namespace="d", pod="new", pod_uid="new", nonce="n")
+    (before,) = await node.book.acquire(AddressPlan(families=(4,), supply=supply("10.9.0.0/16")), old, "u1")
+    assert str(before.address) == "10.9.0.0"
+    after = supply("10.244.0.0/16")
+    assert not node.book.has_blocks(after), "so the node is not ready yet"
+    assert node.book.wants_block(after) == (4,)
+    (given,) = await node.book.acquire(AddressPlan(families=(4,), supply=after), new, "u1")
+    assert str(given.address) == "10.244.7.0"
+    assert node.book.has_blocks(after)
+    assert await node.book.acquire(AddressPlan(families=(4,), supply=after), old, "u1") == (before,), "it keeps its own"

@@ -17,9 +17,10 @@ from chassis.bus import Bus
 from chassis.faults import Damaged, SettingsFault
 from chassis.settings import load
 from proto.codec import kind_prefix, object_key
-from proto.dns import CoreDNSDecision, DnsReport
-from proto.objects import KIND_OF, EndpointSlice, KubernetesObject, Node, SliceEndpoint
-from proto.subjects import DNS, OBJECTS, event_subject
+from proto.dns import CoreDNSDecision, DnsReport, digest_of
+from proto.events import ObjectFault
+from proto.objects import KIND_OF, ConfigMap, EndpointSlice, KubernetesObject, Node, SliceEndpoint
+from proto.subjects import DNS, OBJECTS, event_subject, object_fault_subject
 from proto.sync import Complete, complete_key
 from services.dns.app import build
 from services.dns.core.corefile import Recipe, render
@@ -82,7 +83,7 @@ async def put(cluster: Bus, *objects: KubernetesObject) -> None:
     epoch = (await cluster.make_buckets())["objects"]
     for one in objects:
         await bucket.put(object_key(one), one)
-    for kind in (Node, EndpointSlice):
+    for kind in (Node, EndpointSlice, ConfigMap):
         await bucket.put(complete_key(kind_prefix(KIND_OF[kind])), Complete(epoch))
 
 
@@ -144,6 +145,41 @@ async def test_a_new_corefile_replaces_the_old_decision(nats_server: NatsServer,
             await asyncio.sleep(0.05)
         assert found is not None
         assert "forward . 192.0.2.53:53" in found.corefile
+
+
+async def test_what_a_person_writes_is_decided_on_and_what_is_broken_is_told(
+    nats_server: NatsServer, bus_for: BusFor
+) -> None:
+    def config(text: str) -> ConfigMap:
+        return ConfigMap("kube-system", "coredns", (("Corefile", text),))
+
+    async def decided_of(text: str) -> str:
+        deadline = time.monotonic() + 10
+        while (found := await decision(cli)) is None or found.of != digest_of(text):
+            assert time.monotonic() < deadline, found
+            await asyncio.sleep(0.05)
+        return found.corefile
+
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    told: list[ObjectFault] = []
+    await cli.subscribe(object_fault_subject("dns"), ObjectFault, lambda _subject, fault: told.append(fault))
+    ours, stub = render(Recipe()), "acme.local {\n    forward . 192.0.2.1\n}\n"
+    await put(cluster, Node(name="n1", uid="u"), config(stub))
+    async with dns(nats_server, 1):
+        assert await decided_of(stub) == stub + ours
+        await put(cluster, config(stub + ours))
+        await put(cluster, config(ours.replace("ttl 30", "ttl 31") + stub))
+        assert await decided_of(ours.replace("ttl 30", "ttl 31") + stub) == ours + stub
+        assert told == []
+        await put(cluster, config(ours + "acme.local {\n"))
+        assert await decided_of(ours + "acme.local {\n") == ours + "acme.local {\n", "left as it is"
+        await until(lambda: told)
+        assert (told[0].kind, told[0].namespace, told[0].name) == ("ConfigMap", "kube-system", "coredns")
+        assert (told[0].reason, len(told)) == ("CorefileBroken", 1)
+        assert "line 20 has the block acme.local without an end" in told[0].fault
+        await put(cluster, config(ours.replace("    errors\n", "    import custom/*.override\n")))
+        await until(lambda: len(told) == 2)
+        assert (told[1].reason, "errors" in told[1].fault) == ("CorefileByHand", True)
 
 
 async def test_reports_what_was_counted_since_the_last_time(nats_server: NatsServer, bus_for: BusFor) -> None:

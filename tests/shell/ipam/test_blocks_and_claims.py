@@ -14,6 +14,7 @@ import pytest
 from chassis.bus import Bus
 from chassis.faults import Refused, Unavailable
 from proto.addresses import IPAM_HOLDER, Block, Claim
+from proto.annotations import FIXED_ADDRESSES as STATIC
 from proto.events import AddressMoved
 from proto.objects import Owner
 from proto.requests import (
@@ -28,9 +29,8 @@ from proto.requests import (
     IpamState,
 )
 from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, IPAM_SHOW, of_node
-from services.ipam.core.claims import STATIC
 from tests.conftest import BusFor
-from tests.shell.ipam.conftest import V4, Cluster, StartIpam, node, stateful
+from tests.shell.ipam.conftest import V4, V6, Cluster, StartIpam, node, stateful
 
 T = TypeVar("T")
 BOTH: tuple[Literal[4, 6], ...] = (4, 6)
@@ -160,6 +160,38 @@ async def test_a_kept_address_moves_when_its_pod_is_gone(
     state = await watcher.request(IPAM_SHOW, IpamShow(), IpamState, timeout=5)
     assert [b.node for b in state.blocks] == [IPAM_HOLDER]
     assert state.pools[0] == V4
+
+
+async def test_a_pool_that_cannot_be_honoured_gives_nothing_and_says_why(
+    bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam
+) -> None:
+    await start_ipam()
+    n1, watcher = await bus_for("dataplane", "n1"), await bus_for("cli")
+    await report(n1, "n1")
+    await report(await bus_for("dataplane", "n2"), "n2")
+    first = await block(n1, "n1")
+    await cluster.add(msgspec.structs.replace(V4, ipip_mode="Always"), stateful("db-0", "n1", "uid-a"))
+
+    async def shown() -> IpamState:
+        return await watcher.request(IPAM_SHOW, IpamShow(summary=True), IpamState, timeout=5)
+
+    async with asyncio.timeout(5):
+        while not (state := await shown()).problems:
+            await asyncio.sleep(0.05)
+    assert [(one.pool, one.reason) for one in state.verdicts] == [(V4.name, "UnsupportedField"), (V6.name, "OK")]
+    assert state.blocks == (), "a summary leaves out what grows"
+    asked = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce="another")
+    with pytest.raises(Refused) as caught:
+        await n1.request(of_node(IPAM_BLOCK, "n1"), asked, BlockGrant, timeout=5)
+    assert caught.value.code == "pool-exhausted"
+    assert await refusal(n1, claim_of("db-0", "n1", "uid-a"), but="not-synced") == "pool-exhausted"
+    assert first in (await report(n1, "n1", first)).blocks, "what was given stays"
+    assert (await block(n1, "n1", 6)).pool == V6.name
+    await cluster.add(V4)
+    async with asyncio.timeout(5):
+        while (await shown()).problems:
+            await asyncio.sleep(0.05)
+    assert (await block(n1, "n1")).pool == V4.name
 
 
 async def test_many_claims_at_once_have_addresses_of_their_own(

@@ -1,0 +1,100 @@
+"""What a lab has of the internet's names: a resolver outside of the cluster, for stock specs that ask one.
+
+Owns the process `resolver` (CoreDNS with the few public names that the suite knows) in the fabric's namespace, and,
+while such a spec runs, the upstream that a person would write into the cluster's Corefile for it. Started by the stock
+suite's runner alone; goes down with the lab.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import re
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from lab.cloud import outside
+from lab.launch import connect, kubectl, tail
+from lab.paths import Paths
+from lab.topology import FABRIC4, LabError, Topology
+
+NAME = "resolver"
+ADDRESS = str(FABRIC4.network_address + 1)
+"""Of the fabric's bridge (see `topology`)."""
+COREFILE = f""".:53 {{
+    bind {ADDRESS}
+    hosts {{
+        8.8.8.8 dns.google
+        2001:4860:4860::8888 dns.google
+    }}
+}}
+"""
+_ASKS = re.compile(r"DNS configMap nameserver Forward PTR lookup")
+_KUBECTL_SECONDS = 90.0
+
+
+def is_asked(spec: str) -> bool:
+    """Whether a spec looks up public names."""
+    return bool(_ASKS.search(spec))
+
+
+def with_upstream(corefile: str) -> str:
+    """A Corefile of airmesh's with the resolver as its upstream, as a person would add it."""
+    text = corefile.replace("pods verified\n", "pods verified\n        fallthrough in-addr.arpa ip6.arpa\n", 1)
+    return text.replace("    loadbalance\n", f"    loadbalance\n    forward . {ADDRESS}\n", 1)
+
+
+async def start(where: Paths, topology: Topology, program: Path) -> None:
+    """Start the resolver where it does not run yet. Raises `LabError`."""
+    launcher = await connect(where)
+    try:
+        known = (await launcher.states()).get(NAME)
+        if known is not None and known.running:
+            return
+        config = where.state / "resolver.Corefile"
+        config.write_text(COREFILE)
+        await launcher.start(NAME, outside(topology, [str(program), "-conf", str(config)]), always=True)
+        if not (await launcher.states())[NAME].running:
+            raise LabError(f"{NAME} ended at once:\n{tail(where.log(NAME))}")
+    finally:
+        launcher.close()
+
+
+@asynccontextmanager
+async def upstream(where: Paths, topology: Topology) -> AsyncIterator[None]:
+    """The cluster's CoreDNS asks the resolver; afterwards its Corefile is as before. Raises `LabError`."""
+    before = await _kubectl(where, topology, "get", "configmap", "coredns", "-o", "jsonpath={.data.Corefile}")
+    await _write(where, topology, with_upstream(before))
+    try:
+        yield
+    finally:
+        await _write(where, topology, before)
+
+
+async def _write(where: Paths, topology: Topology, corefile: str) -> None:
+    """Servers that read it at once: new ones."""
+    patch = json.dumps({"data": {"Corefile": corefile}})
+    await _kubectl(where, topology, "patch", "configmap", "coredns", "--type=merge", "-p", patch)
+    await _kubectl(where, topology, "delete", "pods", "-l", "k8s-app=kube-dns")
+    await _kubectl(where, topology, "rollout", "status", "deployment/coredns", "--timeout=60s")
+
+
+async def _kubectl(where: Paths, topology: Topology, *words: str) -> str:
+    config = f"--kubeconfig={where.kubeconfig_of('admin')}"
+    running = await asyncio.create_subprocess_exec(
+        *outside(topology, [kubectl(), config, "-n", "kube-system", *words]),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(_KUBECTL_SECONDS):
+            said, failed = await running.communicate()
+    except TimeoutError as late:
+        running.kill()
+        await running.wait()
+        raise LabError(f"kubectl {words[0]}: no answer within {_KUBECTL_SECONDS:.0f} s") from late
+    if running.returncode:
+        raise LabError(f"kubectl {words[0]}: {failed.decode(errors='replace').strip()}")
+    return said.decode()

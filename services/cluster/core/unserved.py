@@ -1,0 +1,79 @@
+"""What an object asks for that the mesh leaves out: one sentence for each, told on the object.
+
+Owns the list of what is taken without being acted on. What would give a pod another address or link than it asked for
+is refused elsewhere (the pod does not start); a pool that cannot be honoured gives nothing (``kit.pools``). A name of
+ours that nobody knows is told too, since a misspelt wish is none.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+from proto.annotations import HONOURED, OURS, REFUSED, TOLD, WRITTEN_BY_OTHERS
+from services.cluster.core.malformed import quote
+from services.cluster.core.shapes import Metadata, PodShape, ServiceShape
+
+REASON = "NotHonoured"
+"""Of the Events."""
+
+
+@dataclass(frozen=True, slots=True)
+class Unserved:
+    """One field of one object that is not acted on."""
+
+    path: str
+    sentence: str
+    """What is so, and what to do, divided by ``; ``."""
+
+    def about(self, kind: str, namespace: str, name: str) -> str:
+        """The whole sentence."""
+        whose = f"{namespace}/{name}" if namespace else name
+        return f"{kind} {whose}: {self.path} is not honoured: {self.sentence}"
+
+
+def unserved(kind: str, shape: object) -> tuple[Unserved, ...]:
+    """What of an object, as it was read, is left out."""
+    found = [*_annotations(kind, getattr(shape, "metadata", None))]
+    if isinstance(shape, ServiceShape):
+        found += _sctp_of_service(shape)
+    if isinstance(shape, PodShape):
+        found += _sctp_of_pod(shape)
+    return tuple(found)
+
+
+def _annotations(kind: str, metadata: object) -> Iterator[Unserved]:
+    if not isinstance(metadata, Metadata) or not metadata.annotations:
+        return
+    told = TOLD.get(kind, {})
+    known = {*HONOURED.get(kind, ()), *REFUSED.get(kind, ()), *WRITTEN_BY_OTHERS}
+    for key, value in sorted(metadata.annotations.items()):
+        why = told.get(key) or told.get(key.partition("/")[0] + "/")
+        if why and value:
+            yield Unserved(f"metadata.annotations[{key}]", why)
+        elif key.startswith(OURS) and key not in known:
+            named = ", ".join(HONOURED.get(kind, ())) or f"none on a {kind}"
+            yield Unserved(f"metadata.annotations[{quote(key)}]", f"no such annotation is known; known: {named}")
+
+
+def _sctp_of_service(shape: ServiceShape) -> Iterator[Unserved]:
+    for index, port in enumerate(shape.spec.ports or ()):
+        if port.protocol == "SCTP" and not _is_headless(shape):
+            yield Unserved(
+                f"spec.ports[{index}].protocol",
+                "Services carry TCP and UDP alone; reach the pods by their own addresses",
+            )
+
+
+def _is_headless(shape: ServiceShape) -> bool:
+    return shape.spec.type == "ExternalName" or shape.spec.cluster_ip in (None, "", "None")
+
+
+def _sctp_of_pod(shape: PodShape) -> Iterator[Unserved]:
+    if shape.spec.host_network:
+        return
+    for at, container in enumerate(shape.spec.containers or ()):
+        for index, port in enumerate(container.ports or ()):
+            if port.protocol == "SCTP" and port.host_port:
+                why = "host ports carry TCP and UDP alone; remove hostPort, or use hostNetwork"
+                yield Unserved(f"spec.containers[{at}].ports[{index}].hostPort", why)

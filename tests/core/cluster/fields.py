@@ -1,0 +1,91 @@
+"""The page of decisions (docs/fields.md) and the schemas that it has to be whole for."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import msgspec
+import yaml
+
+from services.cluster.core import shapes
+
+ROOT = Path(__file__).resolve().parents[3]
+PAGE = ROOT / "docs" / "fields.md"
+API = Path(__file__).parent / "api.txt"
+"""Group, type and fields, a type a line: the OpenAPI of Kubernetes."""
+CRD = ROOT / "deploy" / "kubernetes" / "crds" / "ippools.yaml"
+WORDS = ("honoured", "others'", "refused", "told")
+
+Field = tuple[str, str]
+"""API type and field, or kind and annotation."""
+
+_ROW = re.compile(r"\| (?P<type>\w+) \| (?P<fields>`[^|]+`) \| (?P<word>[^|]+) \| (?P<how>[^|]*)\|")
+_TYPE = re.compile(r"(?P<group>\S+)/v1 (?P<types>\w+(?: and \w+)*)")
+
+
+def decisions() -> Iterator[tuple[Field, str]]:
+    """Every row of the page: field and what becomes of it."""
+    for line in PAGE.read_text().splitlines():
+        if found := _ROW.fullmatch(line):
+            for field in re.findall(r"`([^`]+)`", found["fields"]):
+                yield (found["type"], field), found["word"]
+        else:
+            assert not line.startswith("| ") or line.startswith("| type "), f"not a row: {line}"
+
+
+def is_annotation(field: Field) -> bool:
+    """Annotations are named with a domain, fields are not."""
+    return "/" in field[1]
+
+
+def of_the_api() -> set[Field]:
+    """Every field of every type that is read, as Kubernetes has them."""
+    lines = [line.partition(": ") for line in API.read_text().splitlines()]
+    return {(name.split()[1], field) for name, _, fields in lines for field in fields.split()}
+
+
+def of_the_crd() -> set[Field]:
+    """Every field of IPPool."""
+    (version,) = yaml.safe_load(CRD.read_text())["spec"]["versions"]
+    schema = version["schema"]["openAPIV3Schema"]["properties"]
+    inner: Mapping[str, Any] = {"IPPoolSpec": schema["spec"], "IPPoolStatus": schema["status"]}
+    found = {("IPPool", field) for field in schema}
+    return found | {(name, field) for name, sub in inner.items() for field in sub["properties"]}
+
+
+def types_of(shape: type[msgspec.Struct]) -> tuple[str, ...]:
+    """API types that a shape reads: its docstring names them."""
+    found = _TYPE.match(shape.__doc__ or "")
+    assert found is not None, f"{shape.__name__}: its docstring names no type of the API"
+    return tuple(found["types"].split(" and "))
+
+
+def of_the_code() -> set[Field]:
+    """Every field that ``services.cluster.core.shapes`` decodes."""
+    bases = (shapes.Shape, shapes.Strict)
+    kinds = [one for one in vars(shapes).values() if isinstance(one, type) and issubclass(one, bases)]
+    return {
+        (name, field.encode_name)
+        for shape in kinds
+        if shape not in bases
+        for name in types_of(shape)
+        for field in msgspec.structs.fields(shape)
+    }
+
+
+def in_openapi(documents: Iterator[Mapping[str, Any]]) -> dict[str, set[str]]:
+    """Fields by ``group/v1 Type``, from what an API server serves under ``/openapi/v3``."""
+    found = {}
+    for document in documents:
+        for name, schema in document["components"]["schemas"].items():
+            match name.split("."):
+                case ["io", "k8s", "api", group, "v1", kind]:
+                    found[f"{group}/v1 {kind}"] = set(schema.get("properties", ()))
+                case ["io", "k8s", "apimachinery", "pkg", "apis", "meta", "v1", kind]:
+                    found[f"meta/v1 {kind}"] = set(schema.get("properties", ()))
+                case _:
+                    pass
+    return found

@@ -1,0 +1,172 @@
+"""Nothing is taken in silence: every field of every kind that is read has a decision, and each one is tried."""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import Any
+
+import pytest
+import yaml
+
+from kit.pools import judge_pools
+from proto.annotations import HONOURED
+from proto.annotations import REFUSED as WISHES_REFUSED
+from proto.annotations import TOLD as WISHES_TOLD
+from proto.objects import KINDS, IPPool, Namespace, Node, Pod
+from services.cluster.core.parse import NAMES, read
+from services.dataplane.core.addressing import BadWish, Supply, plan_addresses
+from tests.core.cluster.fields import (
+    WORDS,
+    Field,
+    decisions,
+    is_annotation,
+    of_the_api,
+    of_the_code,
+    of_the_crd,
+)
+
+DECIDED = dict(decisions())
+KIND_NAMED = {NAMES[kind.type]: kind for kind in KINDS}
+
+
+def test_every_field_has_one_decision() -> None:
+    twice = [field for field, times in Counter(field for field, _ in decisions()).items() if times > 1]
+    assert twice == []
+    assert set(DECIDED.values()) == set(WORDS)
+    listed = {field for field in DECIDED if not is_annotation(field)}
+    assert of_the_api() | of_the_crd() == listed
+
+
+def test_what_is_read_is_what_is_acted_on() -> None:
+    """A field that the code decodes is not others', and one that it does not decode is nothing but others'."""
+    code = of_the_code()
+    acted_on = {field for field, word in DECIDED.items() if word != "others'" and not is_annotation(field)}
+    assert code - acted_on == set(), "read, and said to be others'"
+    assert acted_on - code == set(), "said to be acted on, and not read"
+
+
+def test_every_annotation_has_a_decision() -> None:
+    listed = {field: word for field, word in DECIDED.items() if is_annotation(field)}
+    known = {(kind, name): "honoured" for kind, names in HONOURED.items() for name in names}
+    known |= {(kind, name): "refused" for kind, names in WISHES_REFUSED.items() for name in names}
+    known |= {(kind, name): "told" for kind, names in WISHES_TOLD.items() for name in names}
+    assert listed == known
+
+
+def made(kind: str, text: str, name: str = "x") -> dict[str, Any]:
+    """An object of the kind, as the API serves it."""
+    written: dict[str, Any] = yaml.safe_load(text)
+    metadata = {"name": name, "uid": "u", **written.pop("metadata", {})}
+    if kind not in ("Node", "Namespace", "IPPool"):
+        metadata["namespace"] = "prod"
+    return {"metadata": metadata, **written}
+
+
+def with_annotation(kind: str, name: str, value: str = '["1"]') -> dict[str, Any]:
+    return {**made(kind, "spec: {}"), "metadata": {**made(kind, "{}")["metadata"], "annotations": {name: value}}}
+
+
+REFUSED: dict[Field, str] = {
+    ("IPPoolSpec", "ipipMode"): "spec: {cidr: 10.0.0.0/16, ipipMode: Always}",
+    ("IPPoolSpec", "vxlanMode"): "spec: {cidr: 'fd00::/56', vxlanMode: CrossSubnet}",
+    ("IPPoolSpec", "namespaceSelector"): "spec: {cidr: 10.0.0.0/16, namespaceSelector: team == 'a'}",
+    ("IPPoolSpec", "allowedUses"): "spec: {cidr: 10.0.0.0/16, allowedUses: [LoadBalancer]}",
+    ("IPPoolSpec", "nodeSelector"): "spec: {cidr: 10.0.0.0/16, nodeSelector: zone in (a)}",
+}
+TOLD: dict[Field, tuple[str, str, str]] = {
+    ("ObjectMeta", "annotations"): (
+        "Pod",
+        "{metadata: {annotations: {airmesh.io/keep-adress: 'true'}}, spec: {}}",
+        "metadata.annotations['airmesh.io/keep-adress']",
+    ),
+    ("ServicePort", "protocol"): (
+        "Service",
+        "spec: {clusterIP: 10.96.0.9, ports: [{port: 80}, {port: 90, protocol: SCTP}]}",
+        "spec.ports[1].protocol",
+    ),
+    ("ContainerPort", "hostPort"): (
+        "Pod",
+        "spec: {containers: [{ports: [{containerPort: 80, hostPort: 80, protocol: SCTP}]}]}",
+        "spec.containers[0].ports[0].hostPort",
+    ),
+}
+
+
+def those(word: str, *, annotation: bool) -> set[Field]:
+    return {field for field, said in DECIDED.items() if said == word and is_annotation(field) == annotation}
+
+
+def test_each_refusal_and_each_word_is_tried() -> None:
+    assert those("refused", annotation=False) == REFUSED.keys()
+    assert those("told", annotation=False) == TOLD.keys()
+
+
+@pytest.mark.parametrize("field", REFUSED)
+def test_a_pool_that_cannot_be_honoured_gives_nothing(field: Field) -> None:
+    pool, _ = read(KIND_NAMED["IPPool"], made("IPPool", REFUSED[field]))
+    assert isinstance(pool, IPPool)
+    judged = judge_pools([pool])
+    assert judged.enabled(pool.cidr.version) == ()
+    assert f"spec.{field[1]}" in judged.problems[0]
+
+
+@pytest.mark.parametrize("field", sorted(those("refused", annotation=True)))
+def test_a_pod_whose_wish_cannot_be_had_does_not_start(field: Field) -> None:
+    kind, name = field
+    supply = Supply(families=(4,), asked=(4,))
+    wishes = {"Pod": "example.org/x", "Namespace": "example.org/x", kind: name}
+    pod, told = read(KIND_NAMED["Pod"], with_annotation("Pod", wishes["Pod"]))
+    space, told_too = read(KIND_NAMED["Namespace"], with_annotation("Namespace", wishes["Namespace"]))
+    assert isinstance(pod, Pod)
+    assert isinstance(space, Namespace)
+    refused = plan_addresses(pod, space, supply)
+    assert isinstance(refused, BadWish)
+    assert name in refused.why
+    assert (told, told_too) == ((), ()), "said once, by the pod's own events"
+
+
+@pytest.mark.parametrize("field", TOLD)
+def test_what_is_left_out_is_told(field: Field) -> None:
+    kind, text, path = TOLD[field]
+    value, told = read(KIND_NAMED[kind], made(kind, text))
+    assert value is not None
+    assert [one.path for one in told] == [path]
+    sentence = told[0].about(kind, "prod", "x")
+    assert sentence.startswith(f"{kind} prod/x: {path} is not honoured: ")
+    assert "; " in sentence, "with a remedy"
+
+
+@pytest.mark.parametrize("field", sorted(those("told", annotation=True)))
+def test_an_annotation_that_is_left_out_is_told(field: Field) -> None:
+    kind, name = field
+    name = f"{name}ingressBandwidth" if name.endswith("/") else name
+    _, told = read(KIND_NAMED[kind], with_annotation(kind, name))
+    assert [one.path for one in told] == [f"metadata.annotations[{name}]"]
+    _, empty = read(KIND_NAMED[kind], with_annotation(kind, name, ""))
+    assert empty == (), "empty is no wish"
+
+
+QUIET = (
+    ("Pod", "{metadata: {annotations: {cni.projectcalico.org/podIP: 10.0.0.1/32, other/x: y}}, spec: {}}"),
+    ("Pod", "{metadata: {annotations: {airmesh.io/keep-address: 'true'}}, spec: {}}"),
+    ("Pod", "spec: {hostNetwork: true, containers: [{ports: [{containerPort: 9, hostPort: 9, protocol: SCTP}]}]}"),
+    ("Pod", "spec: {containers: [{ports: [{containerPort: 9, protocol: SCTP}, {containerPort: 80, hostPort: 80}]}]}"),
+    ("Node", "{metadata: {annotations: {airmesh.io/blocks: 10.0.0.0/26, projectcalico.org/IPv4Address: x}}}"),
+    ("Service", "spec: {clusterIP: None, ports: [{port: 90, protocol: SCTP}]}"),
+    ("Service", "spec: {type: ExternalName, ports: [{port: 90, protocol: SCTP}]}"),
+    ("NetworkPolicy", "spec: {podSelector: {}, ingress: [{ports: [{protocol: SCTP}]}]}"),
+)
+
+
+@pytest.mark.parametrize(("kind", "text"), QUIET)
+def test_of_what_is_honoured_or_others_nothing_is_told(kind: str, text: str) -> None:
+    value, told = read(KIND_NAMED[kind], made(kind, text))
+    assert value is not None
+    assert told == ()
+
+
+@pytest.mark.parametrize("kind", ["Node", "Namespace", "Service"])
+def test_an_unknown_annotation_of_ours_is_told_on_every_kind(kind: str) -> None:
+    value, told = read(KIND_NAMED[kind], with_annotation(kind, "airmesh.io/strange"))
+    assert isinstance(value, Node | Namespace) or kind == "Service"
+    assert [one.path for one in told] == ["metadata.annotations['airmesh.io/strange']"]
