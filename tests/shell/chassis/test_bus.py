@@ -297,3 +297,12 @@ async def test_a_bucket_of_before_gets_its_bounds_and_keeps_what_it_holds(
     keys = {key.removeprefix(f"$KV.{subjects.ENDPOINTS.on_server}.") for key in found}
     assert keys == {"_epoch", "n1.0af40002", *(f"n1.slot.{numbered(name)}" for name in ("one", "two"))}
     await operator.close()
+
+
+async def test_a_crowd_of_writes_is_kept_whole(bus_for: BusFor, buckets: dict[str, str]) -> None:
+    """More at once than may wait before a stream: the server refuses some, and each is tried again."""
+    kv = (await bus_for("ipam")).bucket(subjects.BLOCKS)
+    keys = [codec.block_key(ip_network((0x0AF40000 + 64 * number, 26))) for number in range(3000)]
+    revisions = await asyncio.gather(*(kv.create(key, block("n1"), timeout=20) for key in keys))
+    assert all(isinstance(one, int) for one in revisions), "a write that was refused was never kept"
+    assert set(await kv.list(Block)) == set(keys)
