@@ -777,9 +777,9 @@ DATAPLANE = (
     ),
     Mutant(
         name="whoever-comes-next-gets-no-place",
-        file="services/dataplane/core/policy_maps.py",
+        file="services/dataplane/core/selected_places.py",
         old="        return newest_of_the_largest(sizes, newest_first, short)\n",
-        new="        return fresh[-short:]\n",
+        new="        return list(fresh)[-short:]\n",
         tests=("tests/core/dataplane/test_policy_maps.py",),
     ),
     Mutant(
