@@ -88,13 +88,6 @@ CHASSIS = (
         tests=("tests/drills/test_stolen_key.py::test_it_fills_no_bucket",),
     ),
     Mutant(
-        name="a-flood-waits-before-all-others",
-        file="chassis/nats_config.py",
-        old='        f"  max_buffered_msgs: {MAX_BUFFERED}\\n"\n',
-        new="",
-        tests=("tests/drills/test_stolen_key.py::test_while_it_writes_as_fast_as_it_can_others_write_on",),
-    ),
-    Mutant(
         name="a-node-writes-below-its-keys",
         file="chassis/accounts.py",
         old='key == ">" or grant.exact else',
