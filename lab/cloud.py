@@ -38,16 +38,21 @@ def outside(topology: Topology, argv: list[str]) -> list[str]:
     return ["nsenter", f"--net=/run/netns/{topology.fabric_namespace}", "--", *argv]
 
 
-async def start(where: Paths, topology: Topology, program: Path) -> None:
-    """Start the cloud where it does not run yet. Raises `LabError`."""
+async def start_outside(where: Paths, topology: Topology, name: str, argv: list[str]) -> None:
+    """Start a process in the fabric's namespace where it does not run yet. Raises `LabError`."""
     launcher = await connect(where)
     try:
-        known = (await launcher.states()).get(NAME)
+        known = (await launcher.states()).get(name)
         if known is not None and known.running:
             return
-        argv = outside(topology, [str(program), f"--kubeconfig={where.kubeconfig_of('admin')}", *FLAGS])
-        await launcher.start(NAME, argv, always=True)
-        if not (await launcher.states())[NAME].running:
-            raise LabError(f"{NAME} ended at once:\n{tail(where.log(NAME))}")
+        await launcher.start(name, outside(topology, argv), always=True)
+        if not (await launcher.states())[name].running:
+            raise LabError(f"{name} ended at once:\n{tail(where.log(name))}")
     finally:
         launcher.close()
+
+
+async def start(where: Paths, topology: Topology, program: Path) -> None:
+    """Start the cloud where it does not run yet. Raises `LabError`."""
+    argv = [str(program), f"--kubeconfig={where.kubeconfig_of('admin')}", *FLAGS]
+    await start_outside(where, topology, NAME, argv)

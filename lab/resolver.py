@@ -7,17 +7,16 @@ suite's runner alone; goes down with the lab.
 
 from __future__ import annotations
 
-import asyncio
 import json
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from lab.cloud import outside
-from lab.launch import connect, kubectl, tail
+from lab.cloud import outside, start_outside
+from lab.launch import command, kubectl
 from lab.paths import Paths
-from lab.topology import FABRIC4, LabError, Topology
+from lab.topology import FABRIC4, Topology
 
 NAME = "resolver"
 ADDRESS = str(FABRIC4.network_address + 1)
@@ -47,18 +46,9 @@ def with_upstream(corefile: str) -> str:
 
 async def start(where: Paths, topology: Topology, program: Path) -> None:
     """Start the resolver where it does not run yet. Raises `LabError`."""
-    launcher = await connect(where)
-    try:
-        known = (await launcher.states()).get(NAME)
-        if known is not None and known.running:
-            return
-        config = where.state / "resolver.Corefile"
-        config.write_text(COREFILE)
-        await launcher.start(NAME, outside(topology, [str(program), "-conf", str(config)]), always=True)
-        if not (await launcher.states())[NAME].running:
-            raise LabError(f"{NAME} ended at once:\n{tail(where.log(NAME))}")
-    finally:
-        launcher.close()
+    config = where.state / "resolver.Corefile"
+    config.write_text(COREFILE)
+    await start_outside(where, topology, NAME, [str(program), "-conf", str(config)])
 
 
 @asynccontextmanager
@@ -81,20 +71,5 @@ async def _write(where: Paths, topology: Topology, corefile: str) -> None:
 
 
 async def _kubectl(where: Paths, topology: Topology, *words: str) -> str:
-    config = f"--kubeconfig={where.kubeconfig_of('admin')}"
-    running = await asyncio.create_subprocess_exec(
-        *outside(topology, [kubectl(), config, "-n", "kube-system", *words]),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.PIPE,
-    )
-    try:
-        async with asyncio.timeout(_KUBECTL_SECONDS):
-            said, failed = await running.communicate()
-    except TimeoutError as late:
-        running.kill()
-        await running.wait()
-        raise LabError(f"kubectl {words[0]}: no answer within {_KUBECTL_SECONDS:.0f} s") from late
-    if running.returncode:
-        raise LabError(f"kubectl {words[0]}: {failed.decode(errors='replace').strip()}")
-    return said.decode()
+    argv = [kubectl(), f"--kubeconfig={where.kubeconfig_of('admin')}", "-n", "kube-system", *words]
+    return await command(where, outside(topology, argv), f"kubectl {words[0]}", _KUBECTL_SECONDS)

@@ -22,12 +22,12 @@ import msgspec
 
 from lab import build, control, doors, down, images, ledger, leftovers, mesh, namespaces, node, pki
 from lab.api import Api, has_condition
-from lab.launch import Launcher, begin, connect, environment, kubectl, tail
-from lab.paths import MARKER, SOURCE, Paths, Settings, paths
+from lab.launch import Launcher, begin, command, connect, kubectl, tail
+from lab.paths import SOURCE, Paths, Settings, paths
 from lab.supervisor import State
 from lab.topology import Host, LabError, Topology, plan
 
-_KUBECTL_SECONDS = 60.0
+_COMMAND_SECONDS = 60.0
 _ROUNDS, _ROUND_SECONDS = 12, 0.5
 
 
@@ -138,7 +138,7 @@ class Rise:
 
         await self.launcher.until(f"containerd of {host.name}", listening, seconds=30, process=name)
         for archive in self.archives.values():
-            await _command(self.where, node.import_image(paths_of, str(archive)), "image import")
+            await command(self.where, node.import_image(paths_of, str(archive)), "image import", _COMMAND_SECONDS)
 
     async def kubelet(self, host: Host) -> None:
         """One node's kubelet; the images must be there, or pods wait out a failed pull."""
@@ -150,7 +150,8 @@ class Rise:
 
     async def kubectl(self, *arguments: str) -> None:
         """Run kubectl against the lab to its end."""
-        await _command(self.where, [kubectl(), f"--kubeconfig={self.where.kubeconfig}", *arguments], "kubectl")
+        argv = [kubectl(), f"--kubeconfig={self.where.kubeconfig}", *arguments]
+        await command(self.where, argv, "kubectl", _COMMAND_SECONDS)
 
     async def objects(self) -> None:
         """Kinds first, and when the API server knows them, the pools; names for pods last."""
@@ -178,25 +179,6 @@ class Rise:
             return any(has_condition(item, "Ready") for item in await self.api.items(pods))
 
         await self.launcher.until("CoreDNS ready", available, seconds=90)
-
-
-async def _command(where: Paths, argv: list[str], what: str) -> None:
-    """Run to the end. Marked as the lab's, so that `down` finds it when this process is killed meanwhile."""
-    running = await asyncio.create_subprocess_exec(
-        *argv,
-        env=environment(**{MARKER: where.lab}),
-        stdin=asyncio.subprocess.DEVNULL,
-        stdout=asyncio.subprocess.PIPE,
-        stderr=asyncio.subprocess.STDOUT,
-    )
-    try:
-        async with asyncio.timeout(_KUBECTL_SECONDS):
-            said, _ = await running.communicate()
-    except TimeoutError as late:
-        running.kill()
-        raise LabError(f"{what}: no end within {_KUBECTL_SECONDS:.0f} s: {' '.join(argv)}") from late
-    if running.returncode:
-        raise LabError(f"{what}: exit {running.returncode}: {' '.join(argv)}\n{said.decode(errors='replace').strip()}")
 
 
 async def is_up(where: Paths) -> bool:

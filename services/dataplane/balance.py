@@ -176,7 +176,7 @@ class Balancer:
         else:
             moved = await self._run(work)
         if moved:
-            self._dirty, self._pods, self._without = later | (self._dirty - names), pods, refused
+            self._dirty, self._pods, self._without = later, pods, refused
         else:
             await self._run(partial(self._renew, self._here, pods))
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 
 import msgspec
 
+from kit.pools import LARGEST_BLOCK
 from proto.addresses import PoolVerdict
 from proto.objects import IPPool
 from services.cluster.core.malformed import Wrong
@@ -27,8 +28,6 @@ UNREADABLE = "Invalid"
 MAX_MESSAGE = 1024
 
 DEFAULT_BLOCK: Mapping[int, int] = {4: 26, 6: 122}
-BLOCK_RANGE: Mapping[int, tuple[int, int]] = {4: (20, 32), 6: (116, 128)}
-"""Shortest and longest prefix of a block, as Calico has them."""
 
 Mode = Literal["Never", "Always", "CrossSubnet"]
 
@@ -44,7 +43,7 @@ def ip_pool(shape: IPPoolShape) -> IPPool:
     if ipip != "Never" and vxlan != "Never":
         raise Wrong("spec.vxlanMode", "is in use beside ipipMode", "set one of them to Never")
     block = spec.block_size or DEFAULT_BLOCK[cidr.version]
-    low, high = BLOCK_RANGE[cidr.version]
+    low, high = LARGEST_BLOCK[cidr.version], cidr.max_prefixlen
     if not low <= block <= high:
         raise Wrong("spec.blockSize", f"{block} is out of range", f"use {low} to {high} for IPv{cidr.version}")
     if cidr.prefixlen > block:

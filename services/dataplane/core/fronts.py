@@ -91,15 +91,6 @@ class Refusal:
     remedy: str
 
 
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """All fronts of a node and the backends they share."""
-
-    fronts: dict[ServiceKey, Front] = field(default_factory=dict)
-    backends: dict[BackendsOf, frozenset[Target]] = field(default_factory=dict)
-    refused: list[Refusal] = field(default_factory=list)
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class HostPortPod:
     """A pod with host ports that is up on this node, and its own addresses."""
@@ -140,21 +131,6 @@ class _Held:
 _NOTHING = _Held((), (), (), frozenset())
 
 
-def fronts_of(
-    services: Iterable[Service],
-    slices: Iterable[EndpointSlice],
-    pods: Iterable[HostPortPod],
-    here: Here,
-    without: Container[Owner] = frozenset(),
-) -> Plan:
-    """The fronts for these objects. Those ``without`` (``service`` or ``pod``, namespace, name) get none, and cost
-    nothing; their cluster IPs are theirs all the same.
-    """
-    objects, made = ServiceObjects(services, slices), Fronts(here)
-    made.move(objects, objects.names(), tuple(pods), without)
-    return made.plan
-
-
 class Fronts:
     """The fronts of a node, which a change moves for as much as it is about: see the module for who has one."""
 
@@ -172,14 +148,14 @@ class Fronts:
         self._refusing: set[Owner] = set()
 
     @property
+    def fronts(self) -> Mapping[ServiceKey, Front]:
+        """What stands behind each address and port."""
+        return self._fronts
+
+    @property
     def backends(self) -> Mapping[BackendsOf, frozenset[Target]]:
         """The backends of all fronts, by what they share."""
         return self._backends
-
-    @property
-    def plan(self) -> Plan:
-        """All of it, copied."""
-        return Plan(dict(self._fronts), dict(self._backends), list(self.refused()))
 
     def count(self, owner: Owner) -> int:
         """How many fronts a Service or pod claims."""

@@ -7,7 +7,7 @@ for that moment). Pure: present state only, whatever the order in which the obje
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Collection, Iterable, Mapping, Set
+from collections.abc import Collection, Mapping, Set
 
 from proto.objects import EndpointSlice, Service
 
@@ -18,13 +18,10 @@ Name = tuple[str, str]
 class ServiceObjects:
     """What is known; :meth:`put` changes it."""
 
-    def __init__(self, services: Iterable[Service] = (), slices: Iterable[EndpointSlice] = ()) -> None:
+    def __init__(self) -> None:
         self._by_key: dict[str, Service | EndpointSlice] = {}
         self._services: dict[Name, Service] = {}
         self._slices: dict[Name, dict[str, EndpointSlice]] = defaultdict(dict)
-        for kind, objects in (("service", services), ("slice", slices)):
-            for one in objects:
-                self.put(f"{kind}.{one.namespace}.{one.name}", one)
 
     @property
     def services(self) -> Mapping[Name, Service]:

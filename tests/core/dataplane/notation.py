@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Container, Iterable, Mapping
+from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -18,6 +20,11 @@ from proto.policy import (
     SelectorPeer,
     Verdict,
 )
+from services.dataplane.core.endpoint_choice import Target
+from services.dataplane.core.fronts import BackendsOf, Front, Fronts, HostPortPod, Owner, Refusal
+from services.dataplane.core.here import Here
+from services.dataplane.core.service_layout import ServiceKey
+from services.dataplane.core.service_objects import ServiceObjects
 
 TCP, UDP, SCTP = 6, 17, 132
 _PROTOCOL = {"any": 0, "tcp": TCP, "udp": UDP, "sctp": SCTP}
@@ -163,3 +170,39 @@ def slice_of(name: str, *endpoints: str, port: str = "http:8080/tcp", part: str 
 def pool(cidr: str, **more: Any) -> IPPool:
     network = ip_network(cidr)
     return IPPool(name=cidr, cidr=network, block_size=26 if network.version == 4 else 122, **more)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All that `Fronts` says."""
+
+    fronts: Mapping[ServiceKey, Front]
+    backends: Mapping[BackendsOf, frozenset[Target]]
+    refused: list[Refusal]
+
+
+def objects_of(services: Iterable[Service], slices: Iterable[EndpointSlice]) -> ServiceObjects:
+    """Services and slices as they came from the bus."""
+    objects = ServiceObjects()
+    for kind, listed in (("service", services), ("slice", slices)):
+        for one in listed:
+            objects.put(f"{kind}.{one.namespace}.{one.name}", one)
+    return objects
+
+
+def plan_in(made: Fronts) -> Plan:
+    """What it says now."""
+    return Plan(made.fronts, made.backends, list(made.refused()))
+
+
+def fronts_of(
+    services: Iterable[Service],
+    slices: Iterable[EndpointSlice],
+    pods: Iterable[HostPortPod],
+    here: Here,
+    without: Container[Owner] = frozenset(),
+) -> Plan:
+    """The fronts for these objects, made from nothing."""
+    objects, made = objects_of(services, slices), Fronts(here)
+    made.move(objects, objects.names(), tuple(pods), without)
+    return plan_in(made)

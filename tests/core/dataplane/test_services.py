@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from proto.objects import EndpointSlice, HostPort, Pod, Service
 from services.dataplane.core import services as tables_module
 from services.dataplane.core.endpoint_choice import Target
-from services.dataplane.core.fronts import Fronts, HostPortPod, fronts_of
+from services.dataplane.core.fronts import Fronts, HostPortPod
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import BackendKey, MemberKey, ServiceKey
 from services.dataplane.core.service_objects import ServiceObjects
 from services.dataplane.core.services import Tables, change, place, slots_of, swept, whole
-from tests.core.dataplane.notation import TCP, UDP, service, slice_of
+from tests.core.dataplane.notation import TCP, UDP, fronts_of, objects_of, plan_in, service, slice_of
 
 VIP = "10.96.0.10"
 KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)
@@ -285,8 +285,9 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: l
             HERE,
             without,
         )
-        assert (made.plan.fronts, made.plan.backends) == (plan.fronts, plan.backends)
-        assert sorted(made.plan.refused, key=str) == sorted(plan.refused, key=str)
+        now = plan_in(made)
+        assert (now.fronts, now.backends) == (plan.fronts, plan.backends)
+        assert sorted(now.refused, key=str) == sorted(plan.refused, key=str)
         wanted = tables_module.tables_of(plan.fronts, plan.backends, tables)
         assert not len(change(tables, wanted))
         numbers = {front.backends: tables.services[key].number for key, front in plan.fronts.items()}
@@ -295,7 +296,7 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: l
 
 def test_a_change_costs_the_services_that_it_is_about() -> None:
     many = [service(f"s{i}", f"10.96.{i // 250}.{i % 250 + 1}") for i in range(500)]
-    objects, made = ServiceObjects(many, []), Fronts(HERE)
+    objects, made = objects_of(many, []), Fronts(HERE)
     made.move(objects, objects.names())
     names = objects.put("slice.shop.s7", slice_of("s7", ONE))
     assert {front.backends.name for front in made.move(objects, names).after.values()} == {"s7"}

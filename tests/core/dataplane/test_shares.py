@@ -13,14 +13,14 @@ from hypothesis import strategies as st
 from proto.objects import HostPort, Pod
 from services.dataplane.core import ipcache, service_demand, shares, sizes
 from services.dataplane.core import services as service_tables
-from services.dataplane.core.fronts import HostPortPod, fronts_of
+from services.dataplane.core.fronts import HostPortPod
 from services.dataplane.core.here import Here
 from services.dataplane.core.layout import PrefixKey
 from services.dataplane.core.maps import MAPS
 from services.dataplane.core.services import Tables
 from services.dataplane.core.shares import Claim, Shares, share
 from services.dataplane.core.turns import LITTLE, PER_ENTRY, REST, Turns
-from tests.core.dataplane.notation import endpoint, service, slice_of
+from tests.core.dataplane.notation import endpoint, fronts_of, service, slice_of
 
 HERE = Here(node="n1", addresses=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")))
 
