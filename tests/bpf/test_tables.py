@@ -168,6 +168,12 @@ class TestBytecode:
         text = [line for line in amalgamate(tmp_path / "main.c").splitlines() if line and not line.startswith("#")]
         assert text == ["B", "A", "MAIN"]
 
+    def test_complaint_about_what_stands_after_an_include_names_its_file_and_line(self, tmp_path: Path) -> None:
+        (tmp_path / "a.h").write_text("#define A 1\n\n\n")
+        (tmp_path / "main.c").write_text('#include "a.h"\n#include "a.h"\nnonsense x;\n')
+        with pytest.raises(CompileError, match=r"main\.c:3:1: error: unknown type name 'nonsense'"):
+            Cache(tmp_path)._compile(amalgamate(tmp_path / "main.c"), tmp_path / "x.msgpack")
+
 
 def send(world: World, dport: int) -> None:
     world.from_pod(world.a, frames.ip(world.a.address4, world.b.address4, 6, frames.tcp(4000, dport)))

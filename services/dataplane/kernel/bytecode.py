@@ -15,6 +15,7 @@ import importlib.util
 import re
 import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +26,7 @@ from services.dataplane.kernel.header import HEADER, SOURCES, render_header
 MAIN = SOURCES / "airmesh.c"
 CFLAGS = ("-w", "-O2")
 COMPILE_SECONDS = 120
-_INCLUDE = re.compile(r'^#include "([a-z_]+\.[hc])"$', re.MULTILINE)
+_INCLUDE = re.compile(r'^#include "([a-z_]+\.[hc])"$')
 
 
 class CompileError(RuntimeError):
@@ -108,18 +109,23 @@ class Cache:
 def amalgamate(main: Path) -> str:
     """One text of ``main`` and all that it includes by quotes, each once: bcc rewrites the main file only.
 
-    ``#line`` keeps the compiler's messages pointing at the real files.
+    ``#line`` keeps the compiler's messages pointing at the real files, after an include too.
     """
     seen: set[Path] = set()
 
-    def expand(path: Path) -> str:
-        if path in seen:
-            return ""
+    def expand(path: Path) -> Iterator[str]:
         seen.add(path)
-        text = _INCLUDE.sub(lambda match: expand(path.parent / match.group(1)), path.read_text())
-        return f'#line 1 "{path.name}"\n{text}\n'
+        yield f'#line 1 "{path.name}"'
+        for number, line in enumerate(path.read_text().splitlines(), 1):
+            if (include := _INCLUDE.match(line)) is None:
+                yield line
+            elif (other := path.parent / include.group(1)) in seen:
+                yield ""
+            else:
+                yield from expand(other)
+                yield f'#line {number + 1} "{path.name}"'
 
-    return expand(main)
+    return "\n".join(expand(main)) + "\n"
 
 
 def bcc_version() -> str | None:
