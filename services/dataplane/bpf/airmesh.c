@@ -1,3 +1,5 @@
 /* All programs of a node, compiled as one piece. */
-#include "datapath.c"
+#include "pod.c"
+#include "uplink.c"
 #include "sock.c"
+#include "gc.c"

@@ -1,11 +1,15 @@
 /*
- * What is told of packets: counters for all of them, events for drops (and for new flows, if asked for).
+ * Drops, their counters (am_metrics) and events (am_events, for new flows too, if asked for); included by verdict.h,
+ * fib.h, pod.c and uplink.c.
  *
  * Events pass a token bucket per endpoint and reason on each processor; what it holds back is counted and told with the
  * next event that goes out. A full ring buffer counts the same way. The packet never waits.
  */
 #ifndef AM_DROP_H
 #define AM_DROP_H
+
+#include "types.h"
+#include "packet.h"
 
 AM_INLINE void am_count(struct __sk_buff *skb, u32 reason, u8 side)
 {
@@ -110,45 +114,6 @@ AM_INLINE int am_wants_forwarded(void)
 	struct am_config *config = am_config.lookup(&zero);
 
 	return config && (config->flags & AM_CONFIG_EMIT_FORWARDED);
-}
-
-#define AM_PASSES 1
-#define AM_PASSES_BACK 2 /* an answer that am_nat has a translation for */
-#define AM_PASSES_AWAY 3 /* to somebody who is not of this node */
-#define AM_PASSES_TO_POD 4 /* to a pod of another node */
-
-/* Judges, counts and tells. Returns 0 unless the packet may go on. */
-AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
-{
-	struct am_verdict *verdict = &am_work_of(p)->verdict;
-	u64 is_told;
-	u32 flags;
-
-	__builtin_memset(verdict, 0, sizeof(*verdict));
-	am_admit(p, role, verdict);
-	verdict->reason = am_blurred(p, verdict->reason);
-	am_count(skb, verdict->reason, role->side);
-	is_told = verdict->reason > AM_REASON_REPLY || (verdict->is_new && am_wants_forwarded());
-	if (am_blurred(p, is_told)) {
-		if (verdict->is_new && !verdict->peer) { /* it followed another on its ports (am_may_follow) */
-			verdict->peer = am_identity_of(&am_work_of(p)->flow_key.remote, &flags);
-			verdict->policy = role->from_host ? 0 : am_policy_of(role->subject);
-		}
-		am_tell(skb, p, role, verdict);
-	}
-	if (verdict->reason > AM_REASON_REPLY)
-		return 0;
-	if (verdict->reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
-		skb->mark = AM_REPLY_MARK;
-	if (verdict->is_back)
-		return AM_PASSES_BACK;
-	switch (verdict->where) {
-	case AM_AT_POD_AWAY:
-		return AM_PASSES_TO_POD;
-	case AM_AT_AWAY:
-		return AM_PASSES_AWAY;
-	}
-	return AM_PASSES;
 }
 
 #endif

@@ -1,5 +1,6 @@
 /*
- * The memory of translated flows: two entries each (core/nat_layout.py), found by the packet as it is met.
+ * The table of translated flows (am_nat), two entries each (core/nat_layout.py), found by the packet as it is met;
+ * included by nodeport.h, pod.c and uplink.c.
  *
  * Each entry can be made again from the other, and each packet looks at both: so neither is evicted while the flow
  * lives, and whoever finds that the two disagree knows that its own is a leftover. A flow that is over (closed, or idle
@@ -7,6 +8,12 @@
  */
 #ifndef AM_NAT_H
 #define AM_NAT_H
+
+#include "types.h"
+#include "address.h"
+#include "packet.h"
+#include "flow_state.h"
+#include "recent.h"
 
 AM_INLINE void am_key_of(struct am_work *w, u8 place)
 {

@@ -1,5 +1,7 @@
 /*
- * May this subject have this flow? Asked when a flow begins, and again when the policy's generation has moved on.
+ * The policy of a subject: may it have this flow; included by verdict.h.
+ *
+ * Asked when a flow begins, and again when the policy's generation has moved on.
  *
  * A direction's policy is a scope of at most 256 rules, bit j of a vector being the j-th in precedence. What names the
  * peer (anybody, the selectors that match it, the CIDRs that hold its address) and what names the port are two vectors;
@@ -10,37 +12,15 @@
 #ifndef AM_POLICY_H
 #define AM_POLICY_H
 
-/* Whose an address is; a stranger is the world. */
-AM_INLINE u64 am_identity_of(const struct am_addr *address, u32 *flags)
+#include "types.h"
+#include "packet.h"
+
+AM_INLINE u32 am_generation_now(void)
 {
-	struct am_prefix_key key = { .prefixlen = AM_ADDRESS_BITS, .address = *address };
-	struct am_peer *peer = am_ipcache.lookup(&key);
+	int zero = 0;
+	struct am_generation *generation = am_generation.lookup(&zero);
 
-	*flags = peer ? peer->flags : 0;
-	return peer ? peer->identity : AM_IDENTITY_WORLD;
-}
-
-AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
-{
-	struct am_address_key key = { .address = *address };
-
-	return am_endpoints.lookup(&key);
-}
-
-/* Where who has an address is, as an AM_AT_*; `identity` and `flags` as am_identity_of says them. */
-AM_INLINE u8 am_place_of_peer(const struct am_addr *address, u64 identity, u32 flags)
-{
-	if (identity == AM_IDENTITY_HOST || am_local(address))
-		return AM_AT_HERE;
-	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
-}
-
-AM_INLINE u8 am_at(const struct am_addr *address)
-{
-	u32 flags;
-	u64 identity = am_identity_of(address, &flags);
-
-	return am_place_of_peer(address, identity, flags);
+	return generation ? generation->number : 0;
 }
 
 AM_INLINE u64 am_cidr_set_of(const struct am_subject *subject, const struct am_addr *address)

@@ -1,10 +1,11 @@
 /*
- * The flows that are not established: where each stands, and which must go for a newcomer.
+ * The tables of flows that are not established (am_ct_recent, am_nat_recent): where each stands, and which must go for a
+ * newcomer; included by budget.h, conntrack.h and nat.h.
  *
  * A set has AM_WAYS places, and a newcomer looks at one set by chance, and where that is full at another (so that none
- * must go while half of the places are free). It takes a free place, else that of a flow of
- * whoever holds most of the set: first by group (an endpoint and a side; a service), within it what is answered for good
- * or older than a minute, then by peer; the oldest of those. So who floods loses its own flows, and a peer that floods loses its own before
+ * must go while half of the places are free). It takes a free place, else that of a flow of whoever holds most of the
+ * set: first by group (an endpoint and a side; a service), within it what is answered for good or older than a minute,
+ * then by peer; the oldest of those. So who floods loses its own flows, and a peer that floods loses its own before
  * another peer's. No locks: two processors in one place may leave a name there that fits no flow, which ages as any other.
  *
  * Ranking is one line of arithmetic without a branch: the verifier walks it once. Where the first set has a free place,
@@ -12,6 +13,9 @@
  */
 #ifndef AM_RECENT_H
 #define AM_RECENT_H
+
+#include "types.h"
+#include "address.h"
 
 struct am_recent_set {
 	u32 group[AM_WAYS]; /* 0: free */

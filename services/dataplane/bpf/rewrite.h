@@ -1,42 +1,19 @@
 /*
- * A packet's addresses and ports, changed in place, checksums included (RFC 1624): struct am_work says from what (key) to
- * what (entry), struct am_packet follows.
+ * Network address translation of a packet in place: addresses, ports and checksums; included by pod.c and uplink.c.
  *
- * Right for packets whose transport checksum is still to be computed (CHECKSUM_PARTIAL, every GSO packet), for UDP
- * without one, for fragments (only the first has ports), and for ICMP errors, where the packet inside is turned back as
- * well (RFC 5508): whoever sent that one sees what it sent. Each function returns nonzero when the packet could not be
- * written; it is then half-done and must go no further.
+ * struct am_work says from what (key) to what (entry), struct am_packet follows. Right for packets whose transport
+ * checksum is still to be computed (CHECKSUM_PARTIAL, every GSO packet), for UDP without one, for fragments (only the
+ * first has ports), and for ICMP errors, where the packet inside is turned back as well (RFC 5508): whoever sent that one
+ * sees what it sent. Each function returns nonzero when the packet could not be written; it is then half-done and must go
+ * no further.
  */
 #ifndef AM_REWRITE_H
 #define AM_REWRITE_H
 
-#define AM_F_IPV6 (1ULL << 7) /* BPF_F_IPV6 of kernel 6.16 */
-#define AM_EINVAL 22
-
-AM_INLINE u32 am_checksum_at(u8 protocol)
-{
-	return protocol == AM_TCP ? 16 : 6;
-}
-
-/* Sum of two checksum differences. */
-AM_INLINE u32 am_sum(u32 a, u32 b)
-{
-	u64 sum = (u64)a + b;
-
-	return (u32)sum + (u32)(sum >> 32);
-}
-
-/* A transport checksum after a change of the addresses that it covers. Older kernels know nothing of the IPv6 flag. */
-AM_INLINE long am_fix_pseudo(struct __sk_buff *skb, u32 at, u32 diff, u64 flags, u8 family)
-{
-	long error;
-
-	flags |= BPF_F_PSEUDO_HDR;
-	if (family == 4)
-		return bpf_l4_csum_replace(skb, at, 0, diff, flags);
-	error = bpf_l4_csum_replace(skb, at, 0, diff, flags | AM_F_IPV6);
-	return error == -AM_EINVAL ? bpf_l4_csum_replace(skb, at, 0, diff, flags) : error;
-}
+#include "types.h"
+#include "address.h"
+#include "packet.h"
+#include "csum.h"
 
 /* Writes two addresses, source and destination, into the IP header at `head`. */
 AM_INLINE long am_write_pair(struct __sk_buff *skb, u32 head, u8 family, const struct am_addr *pair, u32 diff, u64 flags)
@@ -58,11 +35,6 @@ AM_INLINE u32 am_ports_of(const void *ports)
 
 	__builtin_memcpy(&both, ports, 4);
 	return both;
-}
-
-AM_INLINE u32 am_difference(struct am_addr *from, struct am_addr *to)
-{
-	return bpf_csum_diff((void *)from, 32, (void *)to, 32, 0);
 }
 
 AM_INLINE long am_rewrite_transport(struct __sk_buff *skb, struct am_packet *p, struct am_work *w, u32 diff)

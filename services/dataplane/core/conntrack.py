@@ -1,7 +1,7 @@
 """What a packet does to its flow's state, how long a flow may be idle, and which entries have been.
 
-Pure: the entries and the time are arguments. :func:`step` says in Python what ``am_see_after`` (bpf/state.h) does in
-the kernel; a test compares the two over every sequence of packets. Times are nanoseconds of CLOCK_MONOTONIC; the
+Pure: the entries and the time are arguments. :func:`step` says in Python what ``am_see_after`` (bpf/flow_state.h) does
+in the kernel; a test compares the two over every sequence of packets. Times are nanoseconds of CLOCK_MONOTONIC; the
 programs write ``last_seen`` about once a second at most, so no timeout is below a few seconds.
 
 What nobody can lift or shorten who does not see the flow: TCP is established by the third packet of a handshake whose

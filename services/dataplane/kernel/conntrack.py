@@ -1,7 +1,7 @@
 """Conntrack's broom: finds the entries whose time is over and lets a program in the kernel remove them.
 
 The map is a plain hash (an LRU would evict live flows), so somebody has to sweep. Between looking and deleting a packet
-may revive a flow; therefore Python only *names* entries with the ``last_seen`` it saw, and ``collect`` (datapath.c)
+may revive a flow; therefore Python only *names* entries with the ``last_seen`` it saw, and ``collect`` (bpf/gc.c)
 compares and deletes, and gives the budget back, in one go. Counts that are off are mended in the same way: Python says
 by how much, ``recount`` adds it to what packets count meanwhile.
 """

@@ -1,8 +1,16 @@
 /*
- * What a packet does to what has been seen of its flow. core/conntrack.py says the same in Python, and why.
+ * The state of a flow, of TCP and others: what each packet changes in it, and how long it may be idle in each; included by
+ * conntrack.h, verdict.h, nat.h and nodeport.h.
+ *
+ * core/conntrack.py says the same in Python, and why.
  */
-#ifndef AM_STATE_H
-#define AM_STATE_H
+#ifndef AM_FLOW_STATE_H
+#define AM_FLOW_STATE_H
+
+#include "types.h"
+#include "packet.h"
+
+#define AM_REFRESH_NS (1ULL << 30)
 
 /* As they lie in struct am_flow and struct am_nat: TCP's next sequence number of the pod (during the handshake), and of
  * its peer, as the pod last acknowledged it. */

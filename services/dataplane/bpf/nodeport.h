@@ -1,46 +1,26 @@
 /*
- * Services for packets from outside: node ports, host ports, external and load-balancer addresses, over TCP and UDP.
+ * Services for packets from outside: node ports, host ports, external and load-balancer addresses, over TCP and UDP;
+ * included by uplink.c.
  *
  * Three kinds of backend. A pod of this node sees the client's own address, and is judged for it. This node itself (a
  * hostNetwork pod) too: the packet goes up the stack, to_wire turns the answer back. Any other backend sees this node's
  * address, so that its answers come back here. A flow stays with its backend: TCP while it lives, UDP while the backend
  * serves. Only a first packet of TCP (SYN), or one of a flow that nobody remembers, chooses.
  */
-#ifndef AM_SERVE_H
-#define AM_SERVE_H
+#ifndef AM_NODEPORT_H
+#define AM_NODEPORT_H
+
+#include "types.h"
+#include "address.h"
+#include "packet.h"
+#include "endpoint.h"
+#include "ipcache.h"
+#include "flow_state.h"
+#include "nat.h"
+#include "lb.h"
 
 /* Not a reason: not for us, the stack knows what to do. */
 #define AM_NOT_SERVED 0x200
-
-AM_INLINE struct am_service *am_front(const struct am_packet *p)
-{
-	struct am_service_key key = {
-		.address = p->destination,
-		.port = p->flow.destination_port,
-		.protocol = p->protocol,
-		.scope = AM_SCOPE_PACKET,
-	};
-
-	return am_services.lookup(&key);
-}
-
-AM_INLINE int am_may_come(const struct am_packet *p, const struct am_service *service)
-{
-	struct am_source_range_key key = {
-		.prefixlen = 32 + AM_ADDRESS_BITS,
-		.service = service->number,
-		.address = p->source,
-	};
-
-	return !(service->flags & AM_SERVICE_SOURCE_RANGES) || am_src_ranges.lookup(&key);
-}
-
-AM_INLINE int am_serves(u32 service, const struct am_addr *address, __be16 port)
-{
-	struct am_member_key member = { .service = service, .address = *address, .port = port };
-
-	return am_members.lookup(&member) != 0;
-}
 
 /* The known flow must choose anew. `service` may be 0: its front is gone, but the flow lives. */
 AM_INLINE int am_is_stale(struct am_work *w, struct am_service *service)
@@ -69,48 +49,6 @@ AM_INLINE int am_is_stale(struct am_work *w, struct am_service *service)
 	}
 	return w->entry.service != service->number ||
 	       !am_serves(service->number, &w->entry.destination, w->entry.destination_port);
-}
-
-AM_INLINE int am_had(struct am_work *w, const struct am_client_key *client, const struct am_service *service)
-{
-	struct am_affinity *had = am_clients.lookup(client);
-	s64 age;
-
-	if (!had)
-		return 0;
-	age = bpf_ktime_get_coarse_ns() - had->last;
-	if (age > (s64)(service->affinity_seconds * 1000000000ULL))
-		return 0;
-	w->target.address = had->address;
-	w->target.port = had->port;
-	return am_serves(service->number, &w->target.address, w->target.port);
-}
-
-/* Fills w->target. Returns 0 when there is nobody. */
-AM_INLINE int am_pick(struct am_work *w, const struct am_service *service)
-{
-	struct am_client_key client = { .address = w->packet.source, .service = service->number };
-	struct am_backend_key key = { .service = service->number };
-	struct am_affinity fresh = {};
-	struct am_backend *backend;
-
-	if (!service->backends)
-		return 0;
-	if (!service->affinity_seconds || !am_had(w, &client, service)) {
-		key.index = bpf_get_prandom_u32() % service->backends;
-		backend = am_backends.lookup(&key);
-		if (!backend)
-			return 0;
-		w->target.address = backend->address;
-		w->target.port = backend->port;
-	}
-	if (service->affinity_seconds) {
-		fresh.last = bpf_ktime_get_coarse_ns();
-		fresh.address = w->target.address;
-		fresh.port = w->target.port;
-		am_clients.update(&client, &fresh);
-	}
-	return am_is_mapped(&w->target.address) == (w->packet.family == 4);
 }
 
 AM_INLINE int am_own_address(const struct am_work *w, struct am_addr *address)

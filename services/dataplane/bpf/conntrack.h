@@ -1,54 +1,30 @@
 /*
- * Connection tracking: an entry per flow and per local pod that takes part (both ends of a same-node flow have their own
- * policy, so each has its own entry).
+ * Connection tracking (am_ct): an entry per flow and per local endpoint that takes part; included by verdict.h and gc.c.
  *
- * An entry remembers the policy generation that it was judged under. A packet of another generation is judged again, as
- * the flow's first packet was: a right that was taken away ends the flow (POLICY_REVOKED). A full table or a spent
- * budget drops; nothing passes untracked but answers that begin no flow (a reset, a SYN-ACK, an ICMP error), which are
- * judged each time. Time is the coarse clock, written at most about once a second.
+ * Both ends of a same-node flow have their own policy, so each has its own entry. An entry remembers the policy generation
+ * that it was judged under. A full table or a spent budget drops. Time is the coarse clock, written at most about once a
+ * second.
  *
- * An endpoint's flows are counted apart by who began them. Those that are not established have a place each in
+ * An endpoint's flows are counted apart by who began them (budget.h). Those that are not established have a place each in
  * am_ct_recent (recent.h), so there are never more than it has places, and newcomers need no free ones.
  *
  * A connection on the ports of one that is over, between two SYNs of which policy has not changed, takes that one's entry
  * as it lies (am_reuse): neither judged, inserted nor counted again, and half-open as any other.
  */
-#ifndef AM_CT_H
-#define AM_CT_H
+#ifndef AM_CONNTRACK_H
+#define AM_CONNTRACK_H
 
-#define AM_REFRESH_NS (1ULL << 30)
+#include "types.h"
+#include "packet.h"
+#include "flow_state.h"
+#include "recent.h"
+#include "budget.h"
+
 #define AM_EEXIST 17
-
-/* Who a packet is judged for. */
-struct am_role {
-	u64 subject;
-	u32 endpoint;
-	u8 side;
-	u8 from_host; /* begun by this node itself: always let through */
-	u8 is_outer; /* from_pod and from_wire: where the peer is matters */
-};
-
-AM_INLINE u32 am_generation_now(void)
-{
-	int zero = 0;
-	struct am_generation *generation = am_generation.lookup(&zero);
-
-	return generation ? generation->number : 0;
-}
 
 AM_INLINE u64 am_found(u32 generation, u8 where)
 {
 	return (u64)generation << 8 | where;
-}
-
-/* Nobody out there has an address of this node or of its pods. */
-AM_INLINE int am_is_forged(const struct am_role *role, struct am_verdict *verdict)
-{
-	if (!role->is_outer || role->side == AM_SIDE_EGRESS || verdict->where != AM_AT_HERE)
-		return 0;
-	verdict->rule = AM_NO_RULE;
-	verdict->reason = AM_REASON_SPOOFED_ADDRESS;
-	return 1;
 }
 
 AM_INLINE void am_key_of_pod(const struct am_tuple *tuple, u8 side, struct am_flow_key *key)
@@ -60,52 +36,6 @@ AM_INLINE void am_key_of_pod(const struct am_tuple *tuple, u8 side, struct am_fl
 	key->local_port = sends ? tuple->source_port : tuple->destination_port;
 	key->remote_port = sends ? tuple->destination_port : tuple->source_port;
 	key->protocol = tuple->protocol;
-}
-
-/* The count of a side; each has its own limit. */
-AM_INLINE u64 *am_count_of(struct am_budget *budget, u8 side)
-{
-	return &budget->ingress + (side & 1);
-}
-
-/* Never below zero, whoever else counts at this moment. */
-AM_INLINE void am_uncount(u64 *count)
-{
-	u64 before = __sync_fetch_and_add(count, -1);
-
-	__sync_fetch_and_add(count, (before - 1) >> 63);
-}
-
-AM_INLINE struct am_budget *am_budget_of(u32 endpoint)
-{
-	struct am_endpoint_key key = { .endpoint = endpoint };
-
-	return am_ct_budget.lookup(&key);
-}
-
-/* How many established flows the peer holds that began this one. */
-AM_INLINE struct am_held *am_held_by(const struct am_flow_key *key, u32 endpoint)
-{
-	u32 index = am_peer_of(&key->remote, am_group_of(endpoint, AM_SIDE_INGRESS)) & (AM_HELD - 1);
-
-	return am_ct_peers.lookup(&index);
-}
-
-/* What a flow costs is given back: its endpoint's count, the node's, its peer's. */
-AM_INLINE void am_release(const struct am_flow_key *key, u32 endpoint, u8 side, u8 is_held)
-{
-	struct am_budget *budget = am_budget_of(endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
-	struct am_held *held;
-
-	if (budget)
-		am_uncount(am_count_of(budget, side));
-	if (node)
-		am_uncount(&node->ingress);
-	if (!is_held)
-		return;
-	held = am_held_by(key, endpoint);
-	if (held)
-		am_uncount(&held->count);
 }
 
 /* The place in am_ct_recent of a flow that is established, or gone, is free. */
@@ -184,17 +114,6 @@ AM_INLINE u32 am_touch(const struct am_flow_key *key, struct am_flow *flow, cons
 	flow->seen = seen;
 	flow->last_seen = now;
 	return 0;
-}
-
-/* May the endpoint not have one flow more? Where the node's table is nearly full, less is enough. */
-AM_INLINE u64 am_is_spent(struct am_budget *budget, const struct am_budget *node, u64 has_node, u8 side, u64 has_one)
-{
-	u64 limit = *(&budget->ingress_limit + (side & 1));
-	s64 count = *am_count_of(budget, side) - has_one;
-
-	if (has_node && (s64)(node->ingress - has_one) >= (s64)node->ingress_limit)
-		limit /= AM_PRESSURE;
-	return count >= (s64)limit;
 }
 
 /* Whoever stands in the place goes, unless it is established. Returns 1 when that was a flow of the same group. */
@@ -319,89 +238,6 @@ AM_INLINE u32 am_track(struct am_flow_key *key, struct am_flow *over, const stru
 	return AM_REASON_FORWARDED;
 }
 
-/* verdict->where for a packet of a known flow (0: nobody has asked yet). An ICMP error may come from anybody on the way. */
-AM_INLINE void am_locate(const struct am_packet *p, const struct am_role *role, const struct am_flow_key *key, struct am_flow *flow, struct am_verdict *v)
-{
-	u64 known = flow->whereabouts;
-
-	if (known & 0xff && known >> 8 == v->generation)
-		v->where = known & 0xff;
-	else
-		v->where = am_at(&key->remote);
-	if (!p->is_error)
-		flow->whereabouts = am_found(v->generation, v->where);
-	/* Nobody outside is between two who are both here. */
-	else if (role->side == AM_SIDE_INGRESS && v->where != AM_AT_HERE)
-		v->where = am_at(&p->source);
-}
-
-/* A packet of a flow that is known. */
-AM_INLINE void am_continue(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_flow *flow, struct am_verdict *verdict)
-{
-	u8 is_reply = flow->side != role->side;
-	u32 flags;
-
-	if (role->is_outer)
-		am_locate(p, role, key, flow, verdict);
-	if (am_is_forged(role, verdict))
-		return;
-	if (flow->generation != verdict->generation && !(flow->flags & AM_FLOW_HOST)) {
-		verdict->peer = am_identity_of(&key->remote, &flags);
-		am_judge(role->subject, key, flow->side, verdict);
-		if (verdict->reason) {
-			/* The entry stays, to be judged again: without it an answer that is on its way would begin
-			 * a flow of its own, of which the next packet would be the reply. It ages as any other. */
-			verdict->reason = AM_REASON_POLICY_REVOKED;
-			return;
-		}
-		if (!p->is_error)
-			flow->generation = verdict->generation;
-	}
-	/* The same ports may be used by way of a Service and directly, one after the other. */
-	if (!is_reply && !p->is_error && !(flow->flags & AM_FLOW_TRANSLATED) != !p->is_translated)
-		flow->flags ^= AM_FLOW_TRANSLATED;
-	verdict->is_back = is_reply && (flow->flags & AM_FLOW_TRANSLATED);
-	verdict->reason = p->is_error ? 0 : am_touch(key, flow, p, is_reply, role->side == AM_SIDE_EGRESS);
-	if (!verdict->reason)
-		verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
-}
-
-/* A packet of no flow that is known, or of one that is `over`: it may begin one. */
-AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_flow *over, struct am_verdict *verdict)
-{
-	u64 peer = AM_IDENTITY_HOST;
-	u32 flags = 0;
-
-	if (over) { /* the same flow to policy, whose answer stands (am_may_follow) */
-		if (role->is_outer)
-			am_locate(p, role, key, over, verdict);
-		if (am_is_forged(role, verdict))
-			return;
-		verdict->rule = over->rule;
-	} else {
-		if (p->is_error) { /* about no flow of ours: a message like any other, but never the start of a flow */
-			key->local = role->side == AM_SIDE_EGRESS ? p->source : p->destination;
-			key->remote = role->side == AM_SIDE_EGRESS ? p->destination : p->source;
-			key->protocol = p->protocol;
-		}
-		if (!role->from_host)
-			peer = am_identity_of(&key->remote, &flags);
-		if (role->is_outer)
-			verdict->where = am_place_of_peer(&key->remote, peer, flags);
-		if (am_is_forged(role, verdict))
-			return;
-		verdict->rule = AM_NO_RULE;
-		verdict->peer = peer;
-		verdict->reason = AM_REASON_FORWARDED;
-		if (!role->from_host)
-			am_judge(role->subject, key, role->side, verdict);
-		if (verdict->reason || p->is_error || !am_may_begin(p))
-			return;
-	}
-	verdict->reason = am_track(key, over, p, role, verdict);
-	verdict->is_new = 1;
-}
-
 /*
  * May a connection take over the entry of the one before it, which is over? Where policy and its owner are what they
  * were, and it has given back its place (am_confirm).
@@ -410,31 +246,6 @@ AM_INLINE int am_may_follow(const struct am_flow *flow, const struct am_role *ro
 {
 	return flow->endpoint == role->endpoint && flow->side == role->side && flow->generation == generation &&
 	       (flow->seen & AM_SEEN_ESTABLISHED) && !(flow->flags & AM_FLOW_HOST) == !role->from_host;
-}
-
-/* Sets verdict->reason: FORWARDED or REPLY to let the packet through, else why not. */
-AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, struct am_verdict *verdict)
-{
-	struct am_flow_key *key = &am_work_of(p)->flow_key;
-	struct am_flow *flow;
-
-	__builtin_memset(key, 0, sizeof(*key));
-	/* Read before the maps are asked: a change in between leaves an entry that is judged again. */
-	verdict->generation = am_generation_now();
-	am_key_of_pod(&p->flow, role->side, key);
-	/* An error is read, and no more: it may find a flow, but begins, keeps and ends none. */
-	flow = p->is_error && !p->inner_l4 ? 0 : am_ct.lookup(key);
-	if (flow && flow->endpoint == role->endpoint && !(am_begins(p) && am_is_closed(flow->seen))) {
-		am_continue(p, role, key, flow, verdict);
-		return;
-	}
-	/* An address that had another owner, or a new connection on the ports of one that is over. */
-	if (flow && (p->is_error || !am_may_follow(flow, role, verdict->generation))) {
-		if (!p->is_error)
-			am_forget(key, flow);
-		flow = 0;
-	}
-	am_open(p, role, key, flow, verdict);
 }
 
 #endif

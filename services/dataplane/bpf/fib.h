@@ -1,26 +1,20 @@
 /*
- * Where a packet that may pass goes: into a local pod, out by the fast path, or up to the node's stack.
+ * Forwarding by the kernel's routing table (bpf_fib_lookup): out by the fast path, or up to the node's stack; included by
+ * pod.c and uplink.c.
  *
- * The kernel's routing table is the one truth of where packets go (bpf_fib_lookup); whatever it does not answer with a
- * plain success (no neighbour yet, too big, unreachable, expired) is the stack's to deal with, ICMP errors included.
+ * That table is the one truth of where packets go; whatever it does not answer with a plain success (no neighbour yet, too
+ * big, unreachable, expired) is the stack's to deal with, ICMP errors included.
  */
-#ifndef AM_DELIVER_H
-#define AM_DELIVER_H
+#ifndef AM_FIB_H
+#define AM_FIB_H
+
+#include "types.h"
+#include "packet.h"
+#include "parse.h"
+#include "drop.h"
 
 /* As the kernel has it: bcc 0.26 declares it without the length. */
 static long (*am_redirect_neigh)(u32 ifindex, struct bpf_redir_neigh *hop, int length, u64 flags) = (void *)BPF_FUNC_redirect_neigh;
-
-/* Into the pod's namespace, past its host veth: whoever calls this has judged the pod's ingress. */
-AM_INLINE int am_deliver(struct __sk_buff *skb, struct am_endpoint *endpoint)
-{
-	u8 macs[12];
-
-	__builtin_memcpy(macs, endpoint->mac, 6);
-	__builtin_memcpy(macs + 6, endpoint->host_mac, 6);
-	if (bpf_skb_store_bytes(skb, 0, macs, sizeof(macs), 0))
-		return TC_ACT_SHOT;
-	return bpf_redirect_peer(endpoint->ifindex, 0);
-}
 
 /* The Ethernet header, and the IP header as far as a hop changes it: to IPv6's limit, to IPv4's checksum. */
 struct am_front {

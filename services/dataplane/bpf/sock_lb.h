@@ -1,0 +1,285 @@
+/*
+ * The load balancer of sockets: a Service's virtual address becomes a backend when a socket connects or sends, so that no
+ * packet is rewritten, and becomes visible again when the application asks whom it talks to; included by sock.c.
+ *
+ * It acts in the network namespaces of am_cookies alone (nodes of a lab share one cgroup root; on a real node that is
+ * right too). An AF_INET6 socket that talks to an IPv4-mapped address meets the v6 hooks on connect and receive but the
+ * v4 hook on send; since every key is 16 bytes with IPv4 mapped, all of them find the same entries.
+ *
+ * What a socket that connects asked for is remembered where its cookie says (am_slots, am_sent), until it closes: cookies
+ * are counted up, so that place is in the processor's cache and nobody else's. A hash fetches a bucket from far away for
+ * every new socket, an LRU throws somebody out first. am_reverse, an LRU, is for those who send without connecting (they
+ * may have many backends), and for those whose place a younger one took.
+ */
+#ifndef AM_SOCK_LB_H
+#define AM_SOCK_LB_H
+
+#include "types.h"
+#include "address.h"
+#include "packet.h"
+
+#define AM_ALLOW 1
+#define AM_REFUSE 0
+#define AM_ECONNREFUSED 111
+
+/* How long one UDP socket that never connects keeps its backend between two messages. */
+#define AM_SOCKET_AFFINITY_NS (30ULL * 1000000000)
+
+/* Stands in a slot instead of a cookie while its place is written. */
+#define AM_SLOT_BUSY (~0ULL)
+
+AM_INLINE struct am_cookie_mark *am_acts_here(struct bpf_sock_addr *ctx)
+{
+	struct am_cookie_key key = { .cookie = bpf_get_netns_cookie(ctx) };
+
+	return am_cookies.lookup(&key);
+}
+
+/* The backend that a client had, if it serves still. Its time is set anew in place: an update of an LRU costs several
+ * times as much. Should the entry become somebody else's at that moment, that one merely seems younger.
+ */
+AM_INLINE int am_remembered(const struct am_affinity_key *key, u32 service, u64 now, u64 lifetime, struct am_target *target)
+{
+	struct am_affinity *had = am_affinity.lookup(key);
+	struct am_member_key member = { .service = service };
+
+	if (!had || now - had->last > lifetime)
+		return 0;
+	member.address = had->address;
+	member.port = had->port;
+	if (!am_members.lookup(&member)) /* it serves no longer */
+		return 0;
+	target->address = had->address;
+	target->port = had->port;
+	had->last = now;
+	return 1;
+}
+
+AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u8 per_message, struct am_target *target)
+{
+	struct am_affinity_key client = { .service = service->number };
+	u64 now = 0, lifetime = 0;
+	struct am_backend_key key = { .service = service->number };
+	struct am_affinity fresh = {};
+	struct am_backend *backend;
+
+	if (service->affinity_seconds) {
+		client.client = bpf_get_netns_cookie(ctx);
+		client.kind = AM_AFFINITY_NAMESPACE;
+		lifetime = service->affinity_seconds * 1000000000ULL;
+	} else if (per_message) {
+		client.client = bpf_get_socket_cookie(ctx);
+		client.kind = AM_AFFINITY_SOCKET;
+		lifetime = AM_SOCKET_AFFINITY_NS;
+	}
+	if (lifetime) {
+		now = bpf_ktime_get_coarse_ns();
+		if (am_remembered(&client, service->number, now, lifetime, target))
+			return 1;
+	}
+	key.index = bpf_get_prandom_u32() % service->backends;
+	backend = am_backends.lookup(&key);
+	if (!backend)
+		return 0;
+	target->address = backend->address;
+	target->port = backend->port;
+	if (lifetime) {
+		fresh.last = now;
+		fresh.address = target->address;
+		fresh.port = target->port;
+		am_affinity.update(&client, &fresh);
+	}
+	return 1;
+}
+
+/* Writes into the LRU what a socket asked for, unless it stands there: an update that changes nothing costs the same. */
+AM_INLINE void am_note(u64 socket, const struct am_target *backend, const struct am_target *virtual)
+{
+	struct am_reverse_key key = { .socket = socket };
+	struct am_virtual value = {}, *had;
+
+	key.address = backend->address;
+	key.port = backend->port;
+	had = am_reverse.lookup(&key);
+	if (had && had->port == virtual->port && am_same_addr(&had->address, &virtual->address))
+		return;
+	value.address = virtual->address;
+	value.port = virtual->port;
+	am_reverse.update(&key, &value);
+}
+
+/*
+ * Gives a socket its place in am_sent; returns 0 when it is being written for another at this moment. Whoever has it
+ * moves to the LRU: it may live long, or have gone without a word (a subflow of MPTCP, the kernel's own socket), and the
+ * newest are the likeliest to close soon. All writers hold a place by AM_SLOT_BUSY. One that connects anew just as it is
+ * moved may be noted with its former backend: getpeername then shows the backend.
+ */
+AM_INLINE int am_settle(u64 socket, const struct am_target *backend, const struct am_target *virtual)
+{
+	u32 place = socket % AM_SLOTS;
+	struct am_slot *slot = am_slots.lookup(&place);
+	struct am_sent *sent = am_sent.lookup(&place);
+	struct am_target its = {}, asked = {};
+	u64 had;
+
+	if (!slot || !sent)
+		return 0;
+	had = *(volatile u64 *)&slot->socket;
+	if (had == AM_SLOT_BUSY)
+		return 0;
+	if (had && had != socket) {
+		its.address = sent->address;
+		its.port = sent->port;
+		asked.address = sent->virtual;
+		asked.port = sent->virtual_port;
+		am_note(had, &its, &asked);
+	}
+	if (__sync_val_compare_and_swap(&slot->socket, had, AM_SLOT_BUSY) != had)
+		return 0;
+	sent->address = backend->address;
+	sent->port = backend->port;
+	sent->virtual = virtual->address;
+	sent->virtual_port = virtual->port;
+	__sync_lock_test_and_set(&slot->socket, socket);
+	return 1;
+}
+
+/* Rewrites *target from virtual to backend. Returns 0 to leave the socket alone, 1 when rewritten, -1 to refuse. */
+AM_INLINE int am_translate(struct bpf_sock_addr *ctx, struct am_target *target, u8 per_message)
+{
+	struct am_service_key key = { .address = target->address, .port = target->port, .protocol = ctx->protocol };
+	struct am_target virtual = *target;
+	struct am_cookie_mark *mark;
+	struct am_service *service;
+	u64 socket;
+
+	key.scope = AM_SCOPE_SOCKET;
+	service = am_services.lookup(&key);
+	if (!service)
+		return 0;
+	mark = am_acts_here(ctx); /* after the service: most go elsewhere, and are spared it */
+	if (!mark || ((service->flags & AM_SERVICE_NODE_ONLY) && !mark->node))
+		return 0;
+	if (!service->backends || !am_choose(ctx, service, per_message, target)) {
+		bpf_set_retval(-AM_ECONNREFUSED);
+		return -1;
+	}
+	socket = bpf_get_socket_cookie(ctx);
+	if (per_message || !am_settle(socket, target, &virtual))
+		am_note(socket, target, &virtual);
+	return 1;
+}
+
+/* Rewrites *target from backend to virtual where this socket had been sent there. */
+AM_INLINE int am_restore(struct bpf_sock_addr *ctx, struct am_target *target)
+{
+	struct am_reverse_key key = { .socket = bpf_get_socket_cookie(ctx) };
+	u32 place = key.socket % AM_SLOTS;
+	struct am_slot *slot = am_slots.lookup(&place);
+	struct am_sent *sent = am_sent.lookup(&place);
+	struct am_virtual *virtual;
+	struct am_target asked;
+
+	if (slot && sent && slot->socket == key.socket && sent->port == target->port &&
+	    am_same_addr(&sent->address, &target->address)) {
+		asked.address = sent->virtual;
+		asked.port = sent->virtual_port;
+		/* Still its own, so none of it was another's. */
+		if (__sync_fetch_and_add(&slot->socket, 0) == key.socket) {
+			*target = asked;
+			return 1;
+		}
+	}
+	key.address = target->address;
+	key.port = target->port;
+	virtual = am_reverse.lookup(&key);
+	if (!virtual)
+		return 0;
+	target->address = virtual->address;
+	target->port = virtual->port;
+	return 1;
+}
+
+AM_INLINE void am_read4(struct bpf_sock_addr *ctx, struct am_target *target)
+{
+	am_map4(&target->address, ctx->user_ip4);
+	target->port = ctx->user_port;
+}
+
+AM_INLINE void am_write4(struct bpf_sock_addr *ctx, const struct am_target *target)
+{
+	ctx->user_ip4 = target->address.word[3];
+	ctx->user_port = target->port;
+}
+
+AM_INLINE void am_read6(struct bpf_sock_addr *ctx, struct am_target *target)
+{
+	target->address.word[0] = ctx->user_ip6[0];
+	target->address.word[1] = ctx->user_ip6[1];
+	target->address.word[2] = ctx->user_ip6[2];
+	target->address.word[3] = ctx->user_ip6[3];
+	target->port = ctx->user_port;
+}
+
+AM_INLINE void am_write6(struct bpf_sock_addr *ctx, const struct am_target *target)
+{
+	ctx->user_ip6[0] = target->address.word[0];
+	ctx->user_ip6[1] = target->address.word[1];
+	ctx->user_ip6[2] = target->address.word[2];
+	ctx->user_ip6[3] = target->address.word[3];
+	ctx->user_port = target->port;
+}
+
+AM_INLINE int am_forward4(struct bpf_sock_addr *ctx, u8 per_message)
+{
+	struct am_target target = {};
+	int done;
+
+	am_read4(ctx, &target);
+	done = am_translate(ctx, &target, per_message);
+	if (done < 0)
+		return AM_REFUSE;
+	if (!done)
+		return AM_ALLOW;
+	/* A v4 socket cannot reach a v6 backend: the agent gives a v4 address v4 backends, and this keeps it honest. */
+	if (!am_is_mapped(&target.address))
+		return AM_REFUSE;
+	am_write4(ctx, &target);
+	return AM_ALLOW;
+}
+
+AM_INLINE int am_forward6(struct bpf_sock_addr *ctx, u8 per_message)
+{
+	struct am_target target = {};
+	int done;
+
+	am_read6(ctx, &target);
+	done = am_translate(ctx, &target, per_message);
+	if (done < 0)
+		return AM_REFUSE;
+	if (done)
+		am_write6(ctx, &target);
+	return AM_ALLOW;
+}
+
+AM_INLINE int am_backward4(struct bpf_sock_addr *ctx)
+{
+	struct am_target target = {};
+
+	am_read4(ctx, &target);
+	if (am_restore(ctx, &target))
+		am_write4(ctx, &target);
+	return AM_ALLOW;
+}
+
+AM_INLINE int am_backward6(struct bpf_sock_addr *ctx)
+{
+	struct am_target target = {};
+
+	am_read6(ctx, &target);
+	if (am_restore(ctx, &target))
+		am_write6(ctx, &target);
+	return AM_ALLOW;
+}
+
+#endif
