@@ -926,14 +926,14 @@ DATAPATH = (
     Mutant(
         name="second-word-of-a-vector-is-the-first",
         file="services/dataplane/bpf/policy.h",
-        old="\t\t*index = 64 + am_lowest(rules->word[1]);\n",
-        new="\t\t*index = am_lowest(rules->word[1]);\n",
+        old="\t\t*index = 64 + am_lowest_bit(rules->word[1]);\n",
+        new="\t\t*index = am_lowest_bit(rules->word[1]);\n",
         tests=("tests/bpf/test_oracle.py",),
     ),
     Mutant(
         name="selectors-of-the-peer-ignored",
         file="services/dataplane/bpf/policy.h",
-        old="\t\tam_named(&peer, AM_PEER_SELECTOR_SET, set, &rules);\n",
+        old="\t\tam_add_rules_of(&peer, AM_PEER_SELECTOR_SET, set, &rules);\n",
         new="\t\t;\n",
         tests=("tests/bpf/test_verdicts.py",),
     ),
@@ -947,8 +947,8 @@ DATAPATH = (
     Mutant(
         name="reply-judged-as-if-it-began",
         file="services/dataplane/bpf/verdict.h",
-        old="		am_judge(role->subject, key, flow->side, verdict);\n",
-        new="		am_judge(role->subject, key, role->side, verdict);\n",
+        old="		am_evaluate_policy(role->subject, key, flow->side, verdict);\n",
+        new="		am_evaluate_policy(role->subject, key, role->side, verdict);\n",
         tests=("tests/bpf/test_verdicts.py",),
     ),
     Mutant(
@@ -1003,15 +1003,15 @@ DATAPATH = (
     Mutant(
         name="error-refreshes-a-flow",
         file="services/dataplane/bpf/verdict.h",
-        old="	verdict->reason = p->is_error ? 0 : am_touch(",
-        new="	verdict->reason = am_touch(",
+        old="	verdict->reason = p->is_error ? 0 : am_ct_update(",
+        new="	verdict->reason = am_ct_update(",
         tests=("tests/bpf/test_errors.py::TestOnlyRead",),
     ),
     Mutant(
         name="error-ends-a-flow",
         file="services/dataplane/bpf/verdict.h",
-        old="		if (!p->is_error)\n			am_forget(key, flow);\n",
-        new="		am_forget(key, flow);\n",
+        old="		if (!p->is_error)\n			am_ct_delete(key, flow);\n",
+        new="		am_ct_delete(key, flow);\n",
         tests=("tests/bpf/test_errors.py::TestOnlyRead",),
     ),
     Mutant(
@@ -1032,23 +1032,23 @@ DATAPATH = (
         name="fragment-noted-before-its-source-is-checked",
         file="services/dataplane/bpf/pod.c",
         old="	if (!reason && !to_node)\n		reason = am_check_source(p, link);\n"
-        "	if (!reason)\n		reason = am_join(p, skb->ifindex);\n",
-        new="	if (!reason)\n		reason = am_join(p, skb->ifindex);\n"
+        "	if (!reason)\n		reason = am_fragment_ports(p, skb->ifindex);\n",
+        new="	if (!reason)\n		reason = am_fragment_ports(p, skb->ifindex);\n"
         "	if (!reason && !to_node)\n		reason = am_check_source(p, link);\n",
         tests=("tests/bpf/test_fragments.py::TestOfOthers",),
     ),
     Mutant(
         name="fragments-without-a-bound-for-a-sender",
         file="services/dataplane/bpf/fragment.h",
-        old="	key.place = am_place_of(p);\n",
-        new="	key.place = am_place_of(p) ^ p->fragment << 13;\n",
+        old="	key.place = am_fragment_place(p);\n",
+        new="	key.place = am_fragment_place(p) ^ p->fragment << 13;\n",
         tests=("tests/bpf/test_fragments.py::TestOfOthers",),
     ),
     Mutant(
         name="any-card-brings-anybody",
         file="services/dataplane/bpf/spoof.h",
-        old="	if (link ? am_owns(link, &p->source) : !am_is_known(&p->source))\n",
-        new="	if (!link || am_owns(link, &p->source))\n",
+        old="	if (link ? am_has_address(link, &p->source) : !am_is_in_cluster(&p->source))\n",
+        new="	if (!link || am_has_address(link, &p->source))\n",
         tests=("tests/bpf/test_ways_in.py::TestToPod",),
     ),
     Mutant(
@@ -1089,7 +1089,7 @@ DATAPATH = (
     Mutant(
         name="blind-reset-ends-a-flow",
         file="services/dataplane/bpf/flow_state.h",
-        old="		if (is_own || !(seen & AM_SEEN_ESTABLISHED) || am_fits(p->sequence, reach->expected))\n",
+        old="		if (is_own || !(seen & AM_SEEN_ESTABLISHED) || am_in_window(p->sequence, reach->expected))\n",
         new="		if (1)\n",
         tests=("tests/bpf/test_states.py",),
     ),
@@ -1103,7 +1103,7 @@ DATAPATH = (
     Mutant(
         name="answer-to-nothing-begins-a-flow",
         file="services/dataplane/bpf/verdict.h",
-        old="	if (verdict->reason || p->is_error || !am_may_begin(p))\n",
+        old="	if (verdict->reason || p->is_error || !am_may_create(p))\n",
         new="	if (verdict->reason || p->is_error)\n",
         tests=("tests/bpf/test_states.py",),
     ),
@@ -1138,7 +1138,7 @@ DATAPATH = (
     Mutant(
         name="next-on-the-ports-holds-its-peers-share",
         file="services/dataplane/bpf/conntrack.h",
-        old="		if (held)\n			am_uncount(&held->count);\n	}\n	return 1;\n",
+        old="		if (held)\n			am_decrement(&held->count);\n	}\n	return 1;\n",
         new="	}\n	return 1;\n",
         tests=("tests/bpf/test_floods.py::TestSamePorts",),
     ),
@@ -1215,7 +1215,7 @@ DATAPATH = (
     Mutant(
         name="who-loses-its-place-is-forgotten",
         file="services/dataplane/bpf/sock_lb.h",
-        old="		am_note(had, &its, &asked);\n",
+        old="		am_reverse_insert(had, &its, &asked);\n",
         new="",
         tests=("tests/bpf/test_places.py",),
     ),

@@ -13,7 +13,7 @@ AM_INLINE int am_same_addr(const struct am_addr *a, const struct am_addr *b)
 		 (a->word[3] ^ b->word[3]));
 }
 
-AM_INLINE int am_no_addr(const struct am_addr *a)
+AM_INLINE int am_is_unspecified(const struct am_addr *a)
 {
 	return !(a->word[0] | a->word[1] | a->word[2] | a->word[3]);
 }

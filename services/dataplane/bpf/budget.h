@@ -1,6 +1,6 @@
 /*
- * The limits of conntrack: how many flows each endpoint has (am_ct_budget), and how many established ones each peer holds
- * of it (am_ct_peers); included by conntrack.h and gc.c.
+ * The limits of conntrack: how many flows each endpoint has (am_ct_budget), and how many established ones each peer
+ * holds of it (am_ct_peers); included by conntrack.h and gc.c.
  *
  * An endpoint's flows are counted apart by who began them.
  */
@@ -17,7 +17,7 @@ AM_INLINE u64 *am_count_of(struct am_budget *budget, u8 side)
 }
 
 /* Never below zero, whoever else counts at this moment. */
-AM_INLINE void am_uncount(u64 *count)
+AM_INLINE void am_decrement(u64 *count)
 {
 	u64 before = __sync_fetch_and_add(count, -1);
 
@@ -40,24 +40,24 @@ AM_INLINE struct am_held *am_held_by(const struct am_flow_key *key, u32 endpoint
 }
 
 /* What a flow costs is given back: its endpoint's count, the node's, its peer's. */
-AM_INLINE void am_release(const struct am_flow_key *key, u32 endpoint, u8 side, u8 is_held)
+AM_INLINE void am_budget_release(const struct am_flow_key *key, u32 endpoint, u8 side, u8 is_held)
 {
 	struct am_budget *budget = am_budget_of(endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
 	struct am_held *held;
 
 	if (budget)
-		am_uncount(am_count_of(budget, side));
+		am_decrement(am_count_of(budget, side));
 	if (node)
-		am_uncount(&node->ingress);
+		am_decrement(&node->ingress);
 	if (!is_held)
 		return;
 	held = am_held_by(key, endpoint);
 	if (held)
-		am_uncount(&held->count);
+		am_decrement(&held->count);
 }
 
 /* May the endpoint not have one flow more? Where the node's table is nearly full, less is enough. */
-AM_INLINE u64 am_is_spent(struct am_budget *budget, const struct am_budget *node, u64 has_node, u8 side, u64 has_one)
+AM_INLINE u64 am_budget_spent(struct am_budget *budget, const struct am_budget *node, u64 has_node, u8 side, u64 has_one)
 {
 	u64 limit = *(&budget->ingress_limit + (side & 1));
 	s64 count = *am_count_of(budget, side) - has_one;

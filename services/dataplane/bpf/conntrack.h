@@ -1,15 +1,16 @@
 /*
- * Connection tracking (am_ct): an entry per flow and per local endpoint that takes part; included by verdict.h and gc.c.
+ * Connection tracking (am_ct): an entry per flow and per local endpoint that takes part; included by verdict.h and
+ * gc.c.
  *
- * Both ends of a same-node flow have their own policy, so each has its own entry. An entry remembers the policy generation
- * that it was judged under. A full table or a spent budget drops. Time is the coarse clock, written at most about once a
- * second.
+ * Both ends of a same-node flow have their own policy, so each has its own entry. An entry remembers the policy
+ * generation that it was judged under. A full table or a spent budget drops. Time is the coarse clock, written at most
+ * about once a second.
  *
- * An endpoint's flows are counted apart by who began them (budget.h). Those that are not established have a place each in
- * am_ct_recent (recent.h), so there are never more than it has places, and newcomers need no free ones.
+ * An endpoint's flows are counted apart by who began them (budget.h). Those that are not established have a place each
+ * in am_ct_recent (recent.h), so there are never more than it has places, and newcomers need no free ones.
  *
- * A connection on the ports of one that is over, between two SYNs of which policy has not changed, takes that one's entry
- * as it lies (am_reuse): neither judged, inserted nor counted again, and half-open as any other.
+ * A connection on the ports of one that is over, between two SYNs of which policy has not changed, takes that one's
+ * entry as it lies (am_ct_reuse): neither judged, inserted nor counted again, and half-open as any other.
  */
 #ifndef AM_CONNTRACK_H
 #define AM_CONNTRACK_H
@@ -22,12 +23,12 @@
 
 #define AM_EEXIST 17
 
-AM_INLINE u64 am_found(u32 generation, u8 where)
+AM_INLINE u64 am_locality_word(u32 generation, u8 where)
 {
 	return (u64)generation << 8 | where;
 }
 
-AM_INLINE void am_key_of_pod(const struct am_tuple *tuple, u8 side, struct am_flow_key *key)
+AM_INLINE void am_ct_key_of(const struct am_tuple *tuple, u8 side, struct am_flow_key *key)
 {
 	u8 sends = side == AM_SIDE_EGRESS;
 
@@ -39,7 +40,7 @@ AM_INLINE void am_key_of_pod(const struct am_tuple *tuple, u8 side, struct am_fl
 }
 
 /* The place in am_ct_recent of a flow that is established, or gone, is free. */
-AM_INLINE void am_strike(u32 cell)
+AM_INLINE void am_ct_recent_delete(u32 cell)
 {
 	u32 index = (cell - 1) / AM_WAYS;
 	struct am_recent_set *set;
@@ -51,7 +52,7 @@ AM_INLINE void am_strike(u32 cell)
 		set->group[(cell - 1) & (AM_WAYS - 1)] = 0;
 }
 
-AM_INLINE void am_forget(struct am_flow_key *key, const struct am_flow *flow)
+AM_INLINE void am_ct_delete(struct am_flow_key *key, const struct am_flow *flow)
 {
 	u32 endpoint = flow->endpoint, cell = flow->cell;
 	u8 side = flow->side, seen = flow->seen, is_held;
@@ -59,13 +60,13 @@ AM_INLINE void am_forget(struct am_flow_key *key, const struct am_flow *flow)
 	is_held = (seen & AM_SEEN_ESTABLISHED) && side == AM_SIDE_INGRESS && !(flow->flags & AM_FLOW_HOST);
 	if (am_ct.delete(key))
 		return;
-	am_release(key, endpoint, side, is_held);
+	am_budget_release(key, endpoint, side, is_held);
 	if (!(seen & AM_SEEN_ESTABLISHED))
-		am_strike(cell);
+		am_ct_recent_delete(cell);
 }
 
 /* A flow becomes established: its peer must have room for it. Returns an AM_REASON_*, 0 when it has. */
-AM_INLINE u32 am_confirm(const struct am_flow_key *key, struct am_flow *flow)
+AM_INLINE u32 am_ct_establish(const struct am_flow_key *key, struct am_flow *flow)
 {
 	struct am_budget *budget;
 	struct am_held *held;
@@ -79,12 +80,12 @@ AM_INLINE u32 am_confirm(const struct am_flow_key *key, struct am_flow *flow)
 			return AM_REASON_CONNTRACK_BUDGET;
 		__sync_fetch_and_add(&held->count, 1);
 	}
-	am_strike(flow->cell);
+	am_ct_recent_delete(flow->cell);
 	return 0;
 }
 
 /* An answered query: the first to go where its group needs a place. */
-AM_INLINE void am_is_answered(const struct am_flow *flow)
+AM_INLINE void am_ct_mark_answered(const struct am_flow *flow)
 {
 	u32 index = (flow->cell - 1) / AM_WAYS;
 	struct am_recent_set *set = flow->cell ? (struct am_recent_set *)am_ct_recent.lookup(&index) : 0;
@@ -94,22 +95,22 @@ AM_INLINE void am_is_answered(const struct am_flow *flow)
 }
 
 /* Marks what a packet shows of its flow. Returns an AM_REASON_*, 0 to let it through. */
-AM_INLINE u32 am_touch(const struct am_flow_key *key, struct am_flow *flow, const struct am_packet *p, u8 is_reply, u8 is_own)
+AM_INLINE u32 am_ct_update(const struct am_flow_key *key, struct am_flow *flow, const struct am_packet *p, u8 is_reply, u8 is_own)
 {
 	u64 now = bpf_ktime_get_coarse_ns();
-	u8 had = flow->seen, is_due = am_blurred(p, now - flow->last_seen > AM_REFRESH_NS);
+	u8 had = flow->seen, is_due = am_opaque(p, now - flow->last_seen > AM_REFRESH_NS);
 	u8 seen = am_see_after(p, is_reply, is_own, had, is_due, (struct am_reach *)&flow->sent), changed;
 
-	seen = am_blurred(p, seen);
+	seen = am_opaque(p, seen);
 	changed = seen ^ had;
 
 	if (!changed && !is_due)
 		return 0;
 	if (changed & seen & AM_SEEN_ESTABLISHED) {
-		if (am_confirm(key, flow))
+		if (am_ct_establish(key, flow))
 			return AM_REASON_CONNTRACK_BUDGET;
 	} else if ((changed & AM_SEEN_REPLY) && (seen & AM_SEEN_ONE_SHOT)) {
-		am_is_answered(flow);
+		am_ct_mark_answered(flow);
 	}
 	flow->seen = seen;
 	flow->last_seen = now;
@@ -117,9 +118,9 @@ AM_INLINE u32 am_touch(const struct am_flow_key *key, struct am_flow *flow, cons
 }
 
 /* Whoever stands in the place goes, unless it is established. Returns 1 when that was a flow of the same group. */
-AM_INLINE int am_clear(const struct am_packet *p, struct am_recent_set *set, u32 way, u32 cell, u32 group)
+AM_INLINE int am_ct_recent_evict(const struct am_packet *p, struct am_recent_set *set, u32 way, u32 cell, u32 group)
 {
-	struct am_flow_key *key = &am_work_of(p)->elder;
+	struct am_flow_key *key = &am_work_of(p)->evicted;
 	struct am_flow *flow;
 	u32 whose;
 
@@ -132,12 +133,12 @@ AM_INLINE int am_clear(const struct am_packet *p, struct am_recent_set *set, u32
 	flow = am_ct.lookup(key);
 	if (!flow || flow->cell != cell || (flow->seen & AM_SEEN_ESTABLISHED))
 		return 0;
-	am_forget(key, flow);
+	am_ct_delete(key, flow);
 	return whose == group;
 }
 
 /* The part of an entry that says where its flow stands, as one word. */
-union am_stand {
+union am_flow_state {
 	struct {
 		u8 seen;
 		u8 flags;
@@ -146,16 +147,16 @@ union am_stand {
 	};
 	u64 word;
 };
-_Static_assert(__builtin_offsetof(struct am_flow, seen) == sizeof(struct am_flow) - sizeof(union am_stand), "lies over an entry");
+_Static_assert(__builtin_offsetof(struct am_flow, seen) == sizeof(struct am_flow) - sizeof(union am_flow_state), "lies over an entry");
 
 /*
  * A connection that is over leaves its entry to the next one on its ports. It is counted already, but holds nothing of
  * its peer's until it is established. Returns 0 where another processor was first.
  */
-AM_INLINE int am_reuse(const struct am_flow_key *key, struct am_flow *flow, const struct am_packet *p, u8 is_own, u32 cell)
+AM_INLINE int am_ct_reuse(const struct am_flow_key *key, struct am_flow *flow, const struct am_packet *p, u8 is_own, u32 cell)
 {
 	u64 *place = (u64 *)&flow->seen;
-	union am_stand had = { .word = *(volatile u64 *)place }, begun = had;
+	union am_flow_state had = { .word = *(volatile u64 *)place }, begun = had;
 	struct am_reach reach = {};
 	struct am_held *held;
 
@@ -172,13 +173,13 @@ AM_INLINE int am_reuse(const struct am_flow_key *key, struct am_flow *flow, cons
 	if (had.side == AM_SIDE_INGRESS && !(had.flags & AM_FLOW_HOST)) {
 		held = am_held_by(key, flow->endpoint);
 		if (held)
-			am_uncount(&held->count);
+			am_decrement(&held->count);
 	}
 	return 1;
 }
 
 /* A flow begins. `over` is the entry of one before it that is over, or 0. */
-AM_INLINE u32 am_track(struct am_flow_key *key, struct am_flow *over, const struct am_packet *p, const struct am_role *role, struct am_verdict *v)
+AM_INLINE u32 am_ct_create(struct am_flow_key *key, struct am_flow *over, const struct am_packet *p, const struct am_role *role, struct am_verdict *v)
 {
 	struct am_budget *budget = am_budget_of(role->endpoint), *node = am_budget_of(AM_NODE_ENDPOINT);
 	struct am_flow *flow = &am_work_of(p)->flow;
@@ -190,38 +191,38 @@ AM_INLINE u32 am_track(struct am_flow_key *key, struct am_flow *over, const stru
 
 	if (!budget)
 		return AM_REASON_CONNTRACK_BUDGET;
-	has_node = am_blurred(p, node != 0);
+	has_node = am_opaque(p, node != 0);
 	if (!node) /* one path for the verifier */
 		node = budget;
 	/* A node always reaches its pods. */
-	is_spent = role->from_host ? 0 : am_blurred(p, am_is_spent(budget, node, has_node, role->side, over != 0));
+	is_spent = role->from_host ? 0 : am_opaque(p, am_budget_spent(budget, node, has_node, role->side, over != 0));
 	chance = bpf_get_prandom_u32();
 	*index = budget->first + (chance & budget->mask);
 	set = (struct am_recent_set *)am_ct_recent.lookup(index);
 	if (!set)
 		return AM_REASON_CONNTRACK_FULL;
-	way = am_blurred(p, am_free_place(set));
+	way = am_opaque(p, am_free_way(set));
 	if (is_spent | (way == AM_WAYS)) {
 		/* The other one, or this one again: one path for the verifier. */
-		*index = budget->first + (am_choose_half(set, chance) & budget->mask);
+		*index = budget->first + (am_second_choice(set, chance) & budget->mask);
 		set = (struct am_recent_set *)am_ct_recent.lookup(index);
 		if (!set)
 			return AM_REASON_CONNTRACK_FULL;
-		way = am_choose_place(set, group, is_spent);
-		went = am_clear(p, set, way, *index * AM_WAYS + way + 1, group);
+		way = am_victim_way(set, group, is_spent);
+		went = am_ct_recent_evict(p, set, way, *index * AM_WAYS + way + 1, group);
 		if (is_spent & !went)
 			return AM_REASON_CONNTRACK_BUDGET;
 	}
-	way = am_blurred(p, way);
+	way = am_opaque(p, way);
 	cell = *index * AM_WAYS + way + 1;
 	if (over) {
-		if (!am_reuse(key, over, p, role->side == AM_SIDE_EGRESS, cell))
+		if (!am_ct_reuse(key, over, p, role->side == AM_SIDE_EGRESS, cell))
 			return AM_REASON_FORWARDED;
 	} else {
 		__builtin_memset(flow, 0, sizeof(*flow));
 		flow->cell = cell;
 		flow->last_seen = bpf_ktime_get_coarse_ns();
-		flow->whereabouts = am_found(v->generation, v->where);
+		flow->whereabouts = am_locality_word(v->generation, v->locality);
 		flow->generation = v->generation;
 		flow->endpoint = role->endpoint;
 		flow->rule = v->rule;
@@ -234,15 +235,15 @@ AM_INLINE u32 am_track(struct am_flow_key *key, struct am_flow *over, const stru
 		__sync_fetch_and_add(am_count_of(budget, role->side), 1);
 		__sync_fetch_and_add(&node->ingress, has_node);
 	}
-	am_enlist(set, way, group, am_peer_of(&key->remote, group), key);
+	am_recent_insert(set, way, group, am_peer_of(&key->remote, group), key);
 	return AM_REASON_FORWARDED;
 }
 
 /*
  * May a connection take over the entry of the one before it, which is over? Where policy and its owner are what they
- * were, and it has given back its place (am_confirm).
+ * were, and it has given back its place (am_ct_establish).
  */
-AM_INLINE int am_may_follow(const struct am_flow *flow, const struct am_role *role, u32 generation)
+AM_INLINE int am_ct_may_reuse(const struct am_flow *flow, const struct am_role *role, u32 generation)
 {
 	return flow->endpoint == role->endpoint && flow->side == role->side && flow->generation == generation &&
 	       (flow->seen & AM_SEEN_ESTABLISHED) && !(flow->flags & AM_FLOW_HOST) == !role->from_host;

@@ -9,13 +9,13 @@
 #define AM_F_IPV6 (1ULL << 7) /* BPF_F_IPV6 of kernel 6.16 */
 #define AM_EINVAL 22
 
-AM_INLINE u32 am_checksum_at(u8 protocol)
+AM_INLINE u32 am_csum_offset(u8 protocol)
 {
 	return protocol == AM_TCP ? 16 : 6;
 }
 
 /* Sum of two checksum differences. */
-AM_INLINE u32 am_sum(u32 a, u32 b)
+AM_INLINE u32 am_csum_add(u32 a, u32 b)
 {
 	u64 sum = (u64)a + b;
 
@@ -23,7 +23,7 @@ AM_INLINE u32 am_sum(u32 a, u32 b)
 }
 
 /* A transport checksum after a change of the addresses that it covers. Older kernels know nothing of the IPv6 flag. */
-AM_INLINE long am_fix_pseudo(struct __sk_buff *skb, u32 at, u32 diff, u64 flags, u8 family)
+AM_INLINE long am_csum_replace_pseudo(struct __sk_buff *skb, u32 at, u32 diff, u64 flags, u8 family)
 {
 	long error;
 
@@ -34,7 +34,7 @@ AM_INLINE long am_fix_pseudo(struct __sk_buff *skb, u32 at, u32 diff, u64 flags,
 	return error == -AM_EINVAL ? bpf_l4_csum_replace(skb, at, 0, diff, flags) : error;
 }
 
-AM_INLINE u32 am_difference(struct am_addr *from, struct am_addr *to)
+AM_INLINE u32 am_csum_diff(struct am_addr *from, struct am_addr *to)
 {
 	return bpf_csum_diff((void *)from, 32, (void *)to, 32, 0);
 }

@@ -2,8 +2,8 @@
  * Drops, their counters (am_metrics) and events (am_events, for new flows too, if asked for); included by verdict.h,
  * fib.h, pod.c and uplink.c.
  *
- * Events pass a token bucket per endpoint and reason on each processor; what it holds back is counted and told with the
- * next event that goes out. A full ring buffer counts the same way. The packet never waits.
+ * Events pass a token bucket per endpoint and reason on each processor; what it holds back is counted and reported with
+ * the next event that goes out. A full ring buffer counts the same way. The packet never waits.
  */
 #ifndef AM_DROP_H
 #define AM_DROP_H
@@ -11,7 +11,7 @@
 #include "types.h"
 #include "packet.h"
 
-AM_INLINE void am_count(struct __sk_buff *skb, u32 reason, u8 side)
+AM_INLINE void am_count_packet(struct __sk_buff *skb, u32 reason, u8 side)
 {
 	u32 index = reason * 2 + side;
 	struct am_metric *metric = am_metrics.lookup(&index);
@@ -55,7 +55,7 @@ AM_INLINE struct am_throttle *am_token(const struct am_packet *p, u32 endpoint, 
 	return bucket;
 }
 
-AM_INLINE void am_tell(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role, const struct am_verdict *v)
+AM_INLINE void am_emit_event(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role, const struct am_verdict *v)
 {
 	int zero = 0;
 	struct am_config *config = am_config.lookup(&zero);
@@ -92,11 +92,11 @@ AM_INLINE void am_tell(struct __sk_buff *skb, const struct am_packet *p, const s
 	am_events.ringbuf_submit(event, 0);
 }
 
-/* Drops, counts, tells. */
+/* Drops, counts, reports. */
 AM_INLINE int am_drop(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role, const struct am_verdict *v)
 {
-	am_count(skb, v->reason, role->side);
-	am_tell(skb, p, role, v);
+	am_count_packet(skb, v->reason, role->side);
+	am_emit_event(skb, p, role, v);
 	return TC_ACT_SHOT;
 }
 

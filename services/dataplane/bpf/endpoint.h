@@ -8,7 +8,7 @@
 #include "types.h"
 #include "address.h"
 
-AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
+AM_INLINE struct am_endpoint *am_local_endpoint(const struct am_addr *address)
 {
 	struct am_address_key key = { .address = *address };
 
@@ -16,9 +16,9 @@ AM_INLINE struct am_endpoint *am_local(const struct am_addr *address)
 }
 
 /* The source is one of the link's own. A link without a family has zeros there, which no packet may claim. */
-AM_INLINE int am_owns(const struct am_link *link, const struct am_addr *address)
+AM_INLINE int am_has_address(const struct am_link *link, const struct am_addr *address)
 {
-	if (am_no_addr(address))
+	if (am_is_unspecified(address))
 		return 0;
 	return am_same_addr(address, &link->address4) || am_same_addr(address, &link->address6);
 }

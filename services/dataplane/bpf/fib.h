@@ -1,9 +1,9 @@
 /*
- * Forwarding by the kernel's routing table (bpf_fib_lookup): out by the fast path, or up to the node's stack; included by
- * pod.c and uplink.c.
+ * Forwarding by the kernel's routing table (bpf_fib_lookup): out by the fast path, or up to the node's stack; included
+ * by pod.c and uplink.c.
  *
- * That table is the one truth of where packets go; whatever it does not answer with a plain success (no neighbour yet, too
- * big, unreachable, expired) is the stack's to deal with, ICMP errors included.
+ * That table is the one truth of where packets go; whatever it does not answer with a plain success (no neighbour yet,
+ * too big, unreachable, expired) is the stack's to deal with, ICMP errors included.
  */
 #ifndef AM_FIB_H
 #define AM_FIB_H
@@ -17,7 +17,7 @@
 static long (*am_redirect_neigh)(u32 ifindex, struct bpf_redir_neigh *hop, int length, u64 flags) = (void *)BPF_FUNC_redirect_neigh;
 
 /* The Ethernet header, and the IP header as far as a hop changes it: to IPv6's limit, to IPv4's checksum. */
-struct am_front {
+struct am_frame_head {
 	u8 macs[12];
 	__be16 type;
 	u8 ip[7];
@@ -28,28 +28,28 @@ struct am_front {
 };
 
 /* One hop less to live (the checksum as in RFC 1624; IPv6 has none over it), and other MACs unless 0: one write. */
-AM_INLINE int am_hop(struct __sk_buff *skb, const struct am_packet *p, const struct bpf_fib_lookup *next)
+AM_INLINE int am_decrement_ttl(struct __sk_buff *skb, const struct am_packet *p, const struct bpf_fib_lookup *next)
 {
-	struct am_front *front = (struct am_front *)am_work_of(p)->front;
+	struct am_frame_head *head = (struct am_frame_head *)am_work_of(p)->frame_head;
 	u32 check;
 
-	if (am_read(skb, 0, front, sizeof(*front)))
+	if (am_read(skb, 0, head, sizeof(*head)))
 		return -1;
 	if (next) {
-		__builtin_memcpy(front->macs, next->dmac, 6);
-		__builtin_memcpy(front->macs + 6, next->smac, 6);
+		__builtin_memcpy(head->macs, next->dmac, 6);
+		__builtin_memcpy(head->macs + 6, next->smac, 6);
 	}
 	if (p->family == 6) {
-		front->hops6--;
+		head->hops6--;
 	} else {
-		front->hops4--;
-		check = front->check4 + bpf_htons(0x0100);
-		front->check4 = check + (check >= 0xffff);
+		head->hops4--;
+		check = head->check4 + bpf_htons(0x0100);
+		head->check4 = check + (check >= 0xffff);
 	}
-	return bpf_skb_store_bytes(skb, 0, front, sizeof(*front), 0);
+	return bpf_skb_store_bytes(skb, 0, head, sizeof(*head), 0);
 }
 
-AM_INLINE long am_look_up(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
+AM_INLINE long am_fib_lookup(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
 {
 	fib->ifindex = skb->ifindex;
 	fib->l4_protocol = p->protocol;
@@ -66,29 +66,29 @@ AM_INLINE long am_look_up(struct __sk_buff *skb, const struct am_packet *p, stru
 	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
 }
 
-AM_INLINE int am_leave(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
+AM_INLINE int am_redirect_out(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
 {
-	if (am_hop(skb, p, fib))
+	if (am_decrement_ttl(skb, p, fib))
 		return TC_ACT_SHOT;
 	return bpf_redirect(fib->ifindex, 0);
 }
 
 /* To a pod of another node. */
-AM_INLINE int am_route(struct __sk_buff *skb, const struct am_packet *p)
+AM_INLINE int am_forward_to_pod(struct __sk_buff *skb, const struct am_packet *p)
 {
 	struct bpf_fib_lookup *fib = &am_work_of(p)->fib;
 
 	__builtin_memset(fib, 0, sizeof(*fib));
-	if (p->ttl <= 1 || am_look_up(skb, p, fib) != BPF_FIB_LKUP_RET_SUCCESS)
+	if (p->ttl <= 1 || am_fib_lookup(skb, p, fib) != BPF_FIB_LKUP_RET_SUCCESS)
 		return TC_ACT_OK;
-	return am_leave(skb, p, fib);
+	return am_redirect_out(skb, p, fib);
 }
 
 /*
  * A translated packet, out by the uplink. Never up to the stack: its source may be this node's own address, which the
  * stack would take for a forgery. A neighbour that is not known yet is asked for by the kernel, which keeps the packet.
  */
-AM_INLINE int am_send_on(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
+AM_INLINE int am_forward_translated(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
 {
 	struct bpf_fib_lookup *fib = &am_work_of(p)->fib;
 	struct bpf_redir_neigh *hop = &am_work_of(p)->hop;
@@ -98,14 +98,14 @@ AM_INLINE int am_send_on(struct __sk_buff *skb, const struct am_packet *p, const
 	__builtin_memset(hop, 0, sizeof(*hop));
 	if (p->ttl <= 1)
 		return am_refuse(skb, p, role, AM_REASON_TTL_EXCEEDED);
-	found = am_look_up(skb, p, fib);
+	found = am_fib_lookup(skb, p, fib);
 	if (found == BPF_FIB_LKUP_RET_SUCCESS)
-		return am_leave(skb, p, fib);
+		return am_redirect_out(skb, p, fib);
 	if (found != BPF_FIB_LKUP_RET_NO_NEIGH)
 		return am_refuse(skb, p, role, AM_REASON_NO_ROUTE);
 	hop->nh_family = fib->family;
 	__builtin_memcpy(hop->ipv6_nh, fib->ipv6_dst, 16); /* a union with the IPv4 ones in both */
-	if (am_hop(skb, p, 0))
+	if (am_decrement_ttl(skb, p, 0))
 		return TC_ACT_SHOT;
 	return am_redirect_neigh(fib->ifindex, hop, sizeof(*hop), 0);
 }

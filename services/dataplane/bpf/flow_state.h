@@ -1,6 +1,6 @@
 /*
- * The state of a flow, of TCP and others: what each packet changes in it, and how long it may be idle in each; included by
- * conntrack.h, verdict.h, nat.h and nodeport.h.
+ * The state of a flow, of TCP and others: what each packet changes in it, and how long it may be idle in each; included
+ * by conntrack.h, verdict.h, nat.h and nodeport.h.
  *
  * core/conntrack.py says the same in Python, and why.
  */
@@ -19,7 +19,7 @@ struct am_reach {
 	u32 expected;
 };
 
-AM_INLINE int am_fits(u32 number, u32 expected)
+AM_INLINE int am_in_window(u32 number, u32 expected)
 {
 	return (u32)(number - expected + AM_BEHIND) < AM_BEHIND + AM_AHEAD;
 }
@@ -30,13 +30,13 @@ AM_INLINE int am_is_closed(u8 seen)
 }
 
 /* The first packet of a connection. */
-AM_INLINE int am_begins(const struct am_packet *p)
+AM_INLINE int am_is_syn(const struct am_packet *p)
 {
 	return p->protocol == AM_TCP && (p->tcp_flags & (AM_TCP_SYN | AM_TCP_ACK)) == AM_TCP_SYN;
 }
 
 /* May a packet of no known flow begin one? An answer to a SYN and a reset are answers to something. */
-AM_INLINE int am_may_begin(const struct am_packet *p)
+AM_INLINE int am_may_create(const struct am_packet *p)
 {
 	return p->protocol != AM_TCP ||
 	       !((p->tcp_flags & AM_TCP_RST) || (p->tcp_flags & (AM_TCP_SYN | AM_TCP_ACK)) == (AM_TCP_SYN | AM_TCP_ACK));
@@ -90,7 +90,7 @@ AM_INLINE u8 am_see_older(const struct am_packet *p, u8 is_reply, u8 is_own, u8 
 {
 	u32 mine = is_own ? reach->sent : reach->expected, other = is_own ? reach->expected : reach->sent;
 
-	if (((seen & AM_SEEN_REPLY) || is_reply) && am_fits(p->sequence, mine) && am_fits(p->acknowledged, other))
+	if (((seen & AM_SEEN_REPLY) || is_reply) && am_in_window(p->sequence, mine) && am_in_window(p->acknowledged, other))
 		seen |= AM_SEEN_REPLY | AM_SEEN_ESTABLISHED;
 	else if (is_own && is_reply)
 		seen |= AM_SEEN_REPLY;
@@ -104,7 +104,7 @@ AM_INLINE u8 am_see_older(const struct am_packet *p, u8 is_reply, u8 is_own, u8 
 AM_INLINE u8 am_see_tcp(const struct am_packet *p, u8 is_reply, u8 is_own, u8 seen, u8 is_due, struct am_reach *reach)
 {
 	if (p->tcp_flags & AM_TCP_RST) {
-		if (is_own || !(seen & AM_SEEN_ESTABLISHED) || am_fits(p->sequence, reach->expected))
+		if (is_own || !(seen & AM_SEEN_ESTABLISHED) || am_in_window(p->sequence, reach->expected))
 			seen |= AM_SEEN_RESET;
 		return seen;
 	}
@@ -125,7 +125,7 @@ AM_INLINE u8 am_see_tcp(const struct am_packet *p, u8 is_reply, u8 is_own, u8 se
 			 (u32)(p->acknowledged - (is_own ? reach->expected : reach->sent)) < AM_EARLY)
 			seen |= AM_SEEN_ESTABLISHED;
 	}
-	if ((p->tcp_flags & AM_TCP_FIN) && (is_own || am_fits(p->sequence, reach->expected)))
+	if ((p->tcp_flags & AM_TCP_FIN) && (is_own || am_in_window(p->sequence, reach->expected)))
 		seen |= is_reply ? AM_SEEN_FIN_REPLY : AM_SEEN_FIN_ORIGINAL;
 	if (is_own) /* it goes on, so it did not take the reset */
 		seen &= ~AM_SEEN_RESET;

@@ -9,17 +9,17 @@
 #include "address.h"
 #include "packet.h"
 
-#define AM_GOLDEN 0x9E3779B1u /* 2^32 by the golden ratio: spreads numbers that are neighbours */
+#define AM_GOLDEN_RATIO 0x9E3779B1u /* 2^32 by the golden ratio: spreads numbers that are neighbours */
 
 /*
  * Where the ports of a fragmented packet are kept: a place among the few that its sender has on the link it comes by. So
  * whoever sends first fragments without end overwrites its own; on an uplink, a few places of who shares its hash.
  */
-AM_INLINE u32 am_place_of(const struct am_packet *p)
+AM_INLINE u32 am_fragment_place(const struct am_packet *p)
 {
 	const u32 *from = p->source.word, *to = p->destination.word;
-	u32 sender = (from[0] ^ from[1] ^ from[2] ^ from[3]) * AM_GOLDEN;
-	u32 packet = (sender ^ p->fragment ^ to[0] ^ to[1] ^ to[2] ^ to[3]) * AM_GOLDEN;
+	u32 sender = (from[0] ^ from[1] ^ from[2] ^ from[3]) * AM_GOLDEN_RATIO;
+	u32 packet = (sender ^ p->fragment ^ to[0] ^ to[1] ^ to[2] ^ to[3]) * AM_GOLDEN_RATIO;
 
 	/* By the upper bits: what differs in the upper byte alone, as addresses do, leaves the lower ones as they are. */
 	return ((u64)sender * AM_FRAGMENT_SENDERS >> 32) * AM_FRAGMENTS_EACH + ((u64)packet * AM_FRAGMENTS_EACH >> 32);
@@ -29,14 +29,14 @@ AM_INLINE u32 am_place_of(const struct am_packet *p)
  * The first fragment leaves its ports for those after it; without it they are nobody's. `link` is where the packet came
  * from: an interface, 0 for this node itself.
  */
-AM_INLINE u32 am_join(struct am_packet *p, u32 link)
+AM_INLINE u32 am_fragment_ports(struct am_packet *p, u32 link)
 {
 	struct am_fragment_key key = { .link = link };
 	struct am_fragment *first;
 
 	if (!p->is_fragment)
 		return 0;
-	key.place = am_place_of(p);
+	key.place = am_fragment_place(p);
 	if (p->is_first) {
 		struct am_fragment own = {
 			.source = p->source,

@@ -19,27 +19,27 @@ AM_INLINE u64 am_identity_of(const struct am_addr *address, u32 *flags)
 }
 
 /* Where who has an address is, as an AM_AT_*; `identity` and `flags` as am_identity_of says them. */
-AM_INLINE u8 am_place_of_peer(const struct am_addr *address, u64 identity, u32 flags)
+AM_INLINE u8 am_peer_locality(const struct am_addr *address, u64 identity, u32 flags)
 {
-	if (identity == AM_IDENTITY_HOST || am_local(address))
+	if (identity == AM_IDENTITY_HOST || am_local_endpoint(address))
 		return AM_AT_HERE;
 	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
 }
 
-AM_INLINE u8 am_at(const struct am_addr *address)
+AM_INLINE u8 am_locality_of(const struct am_addr *address)
 {
 	u32 flags;
 	u64 identity = am_identity_of(address, &flags);
 
-	return am_place_of_peer(address, identity, flags);
+	return am_peer_locality(address, identity, flags);
 }
 
 /* A pod, a node or an API server of the cluster has this address. */
-AM_INLINE int am_is_known(const struct am_addr *address)
+AM_INLINE int am_is_in_cluster(const struct am_addr *address)
 {
 	u32 flags;
 
-	return am_local(address) || am_identity_of(address, &flags) != AM_IDENTITY_WORLD;
+	return am_local_endpoint(address) || am_identity_of(address, &flags) != AM_IDENTITY_WORLD;
 }
 
 #endif

@@ -9,7 +9,7 @@
 #include "address.h"
 #include "packet.h"
 
-AM_INLINE struct am_service *am_front(const struct am_packet *p)
+AM_INLINE struct am_service *am_frontend_of(const struct am_packet *p)
 {
 	struct am_service_key key = {
 		.address = p->destination,
@@ -21,7 +21,7 @@ AM_INLINE struct am_service *am_front(const struct am_packet *p)
 	return am_services.lookup(&key);
 }
 
-AM_INLINE int am_may_come(const struct am_packet *p, const struct am_service *service)
+AM_INLINE int am_is_source_allowed(const struct am_packet *p, const struct am_service *service)
 {
 	struct am_source_range_key key = {
 		.prefixlen = 32 + AM_ADDRESS_BITS,
@@ -32,14 +32,14 @@ AM_INLINE int am_may_come(const struct am_packet *p, const struct am_service *se
 	return !(service->flags & AM_SERVICE_SOURCE_RANGES) || am_src_ranges.lookup(&key);
 }
 
-AM_INLINE int am_serves(u32 service, const struct am_addr *address, __be16 port)
+AM_INLINE int am_is_backend(u32 service, const struct am_addr *address, __be16 port)
 {
 	struct am_member_key member = { .service = service, .address = *address, .port = port };
 
 	return am_members.lookup(&member) != 0;
 }
 
-AM_INLINE int am_had(struct am_work *w, const struct am_client_key *client, const struct am_service *service)
+AM_INLINE int am_affinity_of_client(struct am_work *w, const struct am_client_key *client, const struct am_service *service)
 {
 	struct am_affinity *had = am_clients.lookup(client);
 	s64 age;
@@ -51,11 +51,11 @@ AM_INLINE int am_had(struct am_work *w, const struct am_client_key *client, cons
 		return 0;
 	w->target.address = had->address;
 	w->target.port = had->port;
-	return am_serves(service->number, &w->target.address, w->target.port);
+	return am_is_backend(service->number, &w->target.address, w->target.port);
 }
 
 /* Fills w->target. Returns 0 when there is nobody. */
-AM_INLINE int am_pick(struct am_work *w, const struct am_service *service)
+AM_INLINE int am_choose_backend(struct am_work *w, const struct am_service *service)
 {
 	struct am_client_key client = { .address = w->packet.source, .service = service->number };
 	struct am_backend_key key = { .service = service->number };
@@ -64,7 +64,7 @@ AM_INLINE int am_pick(struct am_work *w, const struct am_service *service)
 
 	if (!service->backends)
 		return 0;
-	if (!service->affinity_seconds || !am_had(w, &client, service)) {
+	if (!service->affinity_seconds || !am_affinity_of_client(w, &client, service)) {
 		key.index = bpf_get_prandom_u32() % service->backends;
 		backend = am_backends.lookup(&key);
 		if (!backend)

@@ -15,7 +15,7 @@
 #include "flow_state.h"
 #include "recent.h"
 
-AM_INLINE void am_key_of(struct am_work *w, u8 place)
+AM_INLINE void am_nat_key_of(struct am_work *w, u8 place)
 {
 	const struct am_packet *p = &w->packet;
 
@@ -29,7 +29,7 @@ AM_INLINE void am_key_of(struct am_work *w, u8 place)
 }
 
 /* From key and entry, the other direction's. */
-AM_INLINE void am_partner_of(struct am_work *w)
+AM_INLINE void am_nat_partner_of(struct am_work *w)
 {
 	w->partner_key.source = w->entry.destination;
 	w->partner_key.destination = w->entry.source;
@@ -47,14 +47,14 @@ AM_INLINE void am_partner_of(struct am_work *w)
 	w->partner.is_back = !w->entry.is_back;
 }
 
-AM_INLINE int am_agrees(const struct am_nat *a, const struct am_nat *b)
+AM_INLINE int am_nat_matches(const struct am_nat *a, const struct am_nat *b)
 {
 	return am_same_addr(&a->source, &b->source) & am_same_addr(&a->destination, &b->destination) &
 	       !((a->source_port ^ b->source_port) | (a->destination_port ^ b->destination_port));
 }
 
 /* Signed: another processor may have written a moment that is later than our look at the clock. */
-AM_INLINE int am_is_over(const struct am_nat *entry)
+AM_INLINE int am_nat_expired(const struct am_nat *entry)
 {
 	s64 idle = bpf_ktime_get_coarse_ns() - entry->last_seen;
 
@@ -62,7 +62,7 @@ AM_INLINE int am_is_over(const struct am_nat *entry)
 }
 
 /* The place in am_nat_recent of a flow that is established, or gone, is free. */
-AM_INLINE void am_strike_nat(u32 cell)
+AM_INLINE void am_nat_recent_delete(u32 cell)
 {
 	u32 index = (cell - 1) / AM_WAYS;
 	struct am_recent_set *set;
@@ -75,18 +75,18 @@ AM_INLINE void am_strike_nat(u32 cell)
 }
 
 /* Marks what a packet shows of its flow. Returns 1 when the other entry is to say so too. */
-AM_INLINE u64 am_see(struct am_work *w, struct am_nat *own)
+AM_INLINE u64 am_nat_see(struct am_work *w, struct am_nat *own)
 {
 	const struct am_packet *p = &w->packet;
 	u64 now = bpf_ktime_get_coarse_ns();
-	u8 back = w->entry.is_back, had = own->seen, is_due = am_blurred(p, now - own->last_seen > AM_REFRESH_NS), seen;
+	u8 back = w->entry.is_back, had = own->seen, is_due = am_opaque(p, now - own->last_seen > AM_REFRESH_NS), seen;
 	u32 expected = own->expected;
 
-	seen = am_blurred(p, am_see_after(p, back, back, had, is_due, (struct am_reach *)&own->sent));
+	seen = am_opaque(p, am_see_after(p, back, back, had, is_due, (struct am_reach *)&own->sent));
 	if (seen == had && !is_due && own->expected == expected)
 		return 0;
 	if ((seen ^ had) & seen & AM_SEEN_ESTABLISHED)
-		am_strike_nat(own->cell);
+		am_nat_recent_delete(own->cell);
 	own->seen = seen;
 	own->last_seen = now;
 	own->period = am_idle_seconds(p->protocol, seen);
@@ -97,25 +97,25 @@ AM_INLINE u64 am_see(struct am_work *w, struct am_nat *own)
  * Finds the packet's flow as it is met at `place`, fills w->entry and the partner's, marks it as seen (but by an ICMP
  * error). Returns 0 when there is none.
  */
-AM_INLINE int am_recall(struct am_work *w, u8 place)
+AM_INLINE int am_nat_lookup(struct am_work *w, u8 place)
 {
 	struct am_nat *own, *other;
 	u64 is_missing;
 
-	am_key_of(w, place);
+	am_nat_key_of(w, place);
 	own = am_nat.lookup(&w->key);
 	if (!own)
 		return 0;
 	/* Copied before it is believed: an entry of an LRU may become another's while it is read. */
 	w->entry = *own;
-	am_partner_of(w);
+	am_nat_partner_of(w);
 	other = am_nat.lookup(&w->partner_key);
-	if (other && !am_agrees(other, &w->partner))
+	if (other && !am_nat_matches(other, &w->partner))
 		return 0;
-	is_missing = am_blurred(&w->packet, !other);
+	is_missing = am_opaque(&w->packet, !other);
 	if (w->packet.is_error) /* read, and no more */
 		return 1;
-	if (!(am_see(w, own) | is_missing))
+	if (!(am_nat_see(w, own) | is_missing))
 		return 1;
 	/* Both entries say the same of the flow. */
 	w->partner.seen = own->seen;
@@ -127,16 +127,16 @@ AM_INLINE int am_recall(struct am_work *w, u8 place)
 	return 1;
 }
 
-AM_INLINE void am_drop_flow(struct am_work *w)
+AM_INLINE void am_nat_delete(struct am_work *w)
 {
 	am_nat.delete(&w->partner_key);
 	am_nat.delete(&w->key);
 }
 
 /* Whoever stands in the place goes, both entries, unless it is established. */
-AM_INLINE void am_clear_nat(struct am_work *w, struct am_recent_set *set, u32 way, u32 cell)
+AM_INLINE void am_nat_recent_evict(struct am_work *w, struct am_recent_set *set, u32 way, u32 cell)
 {
-	struct am_nat_key *key = &w->elder_nat, *partner = &w->elder_partner;
+	struct am_nat_key *key = &w->evicted_nat, *partner = &w->evicted_partner;
 	struct am_nat *had;
 
 	way &= AM_WAYS - 1;
@@ -161,28 +161,28 @@ AM_INLINE void am_clear_nat(struct am_work *w, struct am_recent_set *set, u32 wa
 }
 
 /* A place in am_nat_recent for the flow in w->key: who floods a service loses its own flows. */
-AM_INLINE void am_enlist_nat(struct am_work *w)
+AM_INLINE void am_nat_recent_insert(struct am_work *w)
 {
 	u32 chance = bpf_get_prandom_u32(), index = chance & (AM_NAT_RECENT_SETS - 1), group = w->entry.service + 1, way;
 	struct am_recent_set *set = (struct am_recent_set *)am_nat_recent.lookup(&index);
 
 	if (!set)
 		return;
-	index = am_choose_half(set, chance) & (AM_NAT_RECENT_SETS - 1);
+	index = am_second_choice(set, chance) & (AM_NAT_RECENT_SETS - 1);
 	set = (struct am_recent_set *)am_nat_recent.lookup(&index);
 	if (!set)
 		return;
-	way = am_choose_place(set, group, 0);
+	way = am_victim_way(set, group, 0);
 	w->entry.cell = index * AM_WAYS + way + 1;
-	am_clear_nat(w, set, way, w->entry.cell);
-	am_enlist(set, way, group, am_peer_of(&w->key.source, group), &w->key);
+	am_nat_recent_evict(w, set, way, w->entry.cell);
+	am_recent_insert(set, way, group, am_peer_of(&w->key.source, group), &w->key);
 }
 
 /*
  * May the partner's key be ours? It is free, or was left by a flow that is over, or is this very flow's; at last also
  * where its flow is not established.
  */
-AM_INLINE int am_take(struct am_work *w)
+AM_INLINE int am_nat_claim(struct am_work *w)
 {
 	struct am_nat *had;
 	u64 may = 0, differs;
@@ -191,13 +191,13 @@ AM_INLINE int am_take(struct am_work *w)
 		return 1;
 	had = am_nat.lookup(&w->partner_key);
 	if (had) { /* without a branch: it is walked for each try */
-		differs = !am_agrees(had, &w->partner);
-		AM_OPAQUE(differs);
+		differs = !am_nat_matches(had, &w->partner);
+		AM_BARRIER_VAR(differs);
 		may = (had->period * 1000000000ULL - (bpf_ktime_get_coarse_ns() - had->last_seen)) >> 63;
 		may |= w->is_late & ~(u64)(had->seen / AM_SEEN_ESTABLISHED) & 1;
 		may |= ~differs & 1;
 	}
-	if (!am_blurred(&w->packet, may))
+	if (!am_opaque(&w->packet, may))
 		return 0;
 	return !am_nat.update(&w->partner_key, &w->partner);
 }
@@ -206,18 +206,18 @@ AM_INLINE int am_take(struct am_work *w)
  * Remembers the flow that key and entry describe. The client's port is kept where its address is, unless that would mix
  * two flows up; else one of the node's reserve. Returns an AM_REASON_*, 0 when done.
  */
-AM_INLINE u32 am_remember(struct am_work *w)
+AM_INLINE u32 am_nat_create(struct am_work *w)
 {
 	u32 i;
 
 	w->is_ours = w->entry.partner == AM_PLACE_WIRE;
-	am_enlist_nat(w);
+	am_nat_recent_insert(w);
 	for (i = 0; i < AM_PORT_TRIES; i++) {
 		if (i | w->is_ours)
 			w->entry.source_port = bpf_htons(AM_FIRST_PORT + bpf_get_prandom_u32() % (AM_LAST_PORT - AM_FIRST_PORT + 1));
-		am_partner_of(w);
+		am_nat_partner_of(w);
 		w->is_late = i / (AM_PORT_TRIES / 2) & w->is_ours;
-		if (am_take(w))
+		if (am_nat_claim(w))
 			return am_nat.update(&w->key, &w->entry) ? AM_REASON_SERVICE_NO_SOURCE : 0;
 	}
 	return AM_REASON_SERVICE_NO_SOURCE;

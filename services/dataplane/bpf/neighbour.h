@@ -1,9 +1,9 @@
 /*
- * ARP (RFC 826) and neighbour discovery (RFC 4861) of a pod: its own entries and the gateway alone, and it is no router;
- * included by pod.c.
+ * ARP (RFC 826) and neighbour discovery (RFC 4861) of a pod: its own entries and the gateway alone, and it is no
+ * router; included by pod.c.
  *
- * Neighbours are permanent on both sides of a pod's link, so ARP and neighbour discovery are hardly needed; what a pod's
- * stack still sends by itself is either harmless (and goes up to the node) or dropped.
+ * Neighbours are permanent on both sides of a pod's link, so ARP and neighbour discovery are hardly needed; what a
+ * pod's stack still sends by itself is either harmless (and goes up to the node) or dropped.
  */
 #ifndef AM_NEIGHBOUR_H
 #define AM_NEIGHBOUR_H
@@ -14,8 +14,8 @@
 #include "endpoint.h"
 #include "ipcache.h"
 
-/* Not a reason: dropped and counted, but not told. What every IPv6 stack sends when a link comes up. */
-#define AM_CHATTER 0x100
+/* Not a reason: dropped and counted, but not reported. What every IPv6 stack sends when a link comes up. */
+#define AM_SILENT_DROP 0x100
 
 struct am_arp {
 	__be16 hardware;
@@ -74,13 +74,13 @@ AM_INLINE u32 am_check_neighbour(struct __sk_buff *skb, const struct am_packet *
 
 	if (p->ttl != 255 || p->is_fragment || bpf_skb_load_bytes(skb, p->l4, &n, sizeof(n)))
 		return AM_REASON_SPOOFED_NEIGHBOUR;
-	if (!am_owns(link, &p->source) && !am_is_link_local(&p->source))
+	if (!am_has_address(link, &p->source) && !am_is_link_local(&p->source))
 		/* :: asks whether an address is free before taking it; ours are given, not taken. */
-		return am_no_addr(&p->source) ? AM_CHATTER : AM_REASON_SPOOFED_ADDRESS;
+		return am_is_unspecified(&p->source) ? AM_SILENT_DROP : AM_REASON_SPOOFED_ADDRESS;
 	if (p->icmp_type == 135) {
 		if (!am_is_gateway6(&n.target))
 			return AM_REASON_SPOOFED_NEIGHBOUR;
-	} else if (!am_owns(link, &n.target) && !(am_is_link_local(&n.target) && am_same_addr(&n.target, &p->source))) {
+	} else if (!am_has_address(link, &n.target) && !(am_is_link_local(&n.target) && am_same_addr(&n.target, &p->source))) {
 		return AM_REASON_SPOOFED_NEIGHBOUR;
 	}
 	if (am_is_gateway6(&p->source))
@@ -109,7 +109,7 @@ AM_INLINE u32 am_check_discovery(struct __sk_buff *skb, const struct am_packet *
 	case 132:
 	case 143: /* listener report, version 2 */
 	case 133: /* router solicitation */
-		return AM_CHATTER;
+		return AM_SILENT_DROP;
 	case 134: /* router advertisement */
 	case 137: /* redirect */
 		return AM_REASON_SPOOFED_NEIGHBOUR;

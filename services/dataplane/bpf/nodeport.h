@@ -20,9 +20,9 @@
 #include "lb.h"
 
 /* Not a reason: not for us, the stack knows what to do. */
-#define AM_NOT_SERVED 0x200
+#define AM_NO_SERVICE 0x200
 
-/* The known flow must choose anew. `service` may be 0: its front is gone, but the flow lives. */
+/* The known flow must choose again. `service` may be 0: its frontend is gone, but the flow lives. */
 AM_INLINE int am_is_stale(struct am_work *w, struct am_service *service)
 {
 	const struct am_packet *p = &w->packet;
@@ -31,27 +31,27 @@ AM_INLINE int am_is_stale(struct am_work *w, struct am_service *service)
 	if (w->entry.is_back || p->is_error)
 		return 0;
 	if (w->entry.partner == AM_PLACE_POD) {
-		endpoint = am_local(&w->entry.destination);
+		endpoint = am_local_endpoint(&w->entry.destination);
 		if (!endpoint || endpoint->endpoint != w->entry.endpoint)
 			return 1;
 	}
 	if (!service)
 		return 0;
 	if (p->protocol == AM_TCP) {
-		if (!am_begins(p))
+		if (!am_is_syn(p))
 			return 0;
 		if (w->entry.seen & (AM_SEEN_FIN_ORIGINAL | AM_SEEN_FIN_REPLY | AM_SEEN_RESET))
 			return 1;
 		if (w->entry.seen & AM_SEEN_REPLY)
 			return 0;
-	} else if (am_is_over(&w->entry)) {
+	} else if (am_nat_expired(&w->entry)) {
 		return 1;
 	}
 	return w->entry.service != service->number ||
-	       !am_serves(service->number, &w->entry.destination, w->entry.destination_port);
+	       !am_is_backend(service->number, &w->entry.destination, w->entry.destination_port);
 }
 
-AM_INLINE int am_own_address(const struct am_work *w, struct am_addr *address)
+AM_INLINE int am_snat_address(const struct am_work *w, struct am_addr *address)
 {
 	int zero = 0;
 	struct am_node_addresses *own = am_own.lookup(&zero);
@@ -59,20 +59,20 @@ AM_INLINE int am_own_address(const struct am_work *w, struct am_addr *address)
 	if (!own)
 		return 0;
 	*address = w->packet.family == 4 ? own->address4 : own->address6;
-	return !am_no_addr(address);
+	return !am_is_unspecified(address);
 }
 
 /* In whose name this node speaks for the client: as whom the client knows it, or as the agent says. */
-AM_INLINE int am_speak_as(struct am_work *w)
+AM_INLINE int am_choose_snat_address(struct am_work *w)
 {
 	u32 flags;
 
 	w->entry.source = w->packet.destination;
-	return am_identity_of(&w->packet.destination, &flags) == AM_IDENTITY_HOST || am_own_address(w, &w->entry.source);
+	return am_identity_of(&w->packet.destination, &flags) == AM_IDENTITY_HOST || am_snat_address(w, &w->entry.source);
 }
 
 /* Makes w->entry lead the packet to w->target, as if that were this node itself. */
-AM_INLINE void am_aim(struct am_work *w, u32 service)
+AM_INLINE void am_set_dnat(struct am_work *w, u32 service)
 {
 	w->entry.last_seen = bpf_ktime_get_coarse_ns();
 	w->entry.source = w->packet.source;
@@ -92,15 +92,15 @@ AM_INLINE void am_aim(struct am_work *w, u32 service)
 /*
  * Without backends: a reason to drop, or the stack. For an address that is not the node's own the node's stack refuses
  * all the same: sent to port 0 of the node, where nobody can listen, the packet is answered by a reset or an ICMP error,
- * and to_wire says that in the front's name.
+ * and to_wire says that in the frontend's name.
  */
-AM_INLINE u32 am_nobody(struct am_work *w, const struct am_service *service)
+AM_INLINE u32 am_no_backend(struct am_work *w, const struct am_service *service)
 {
 	if (service->flags & AM_SERVICE_LOCAL_ONLY)
 		return AM_REASON_SERVICE_NO_LOCAL_BACKEND;
 	if (!(service->flags & AM_SERVICE_FOREIGN))
-		return AM_NOT_SERVED;
-	if (!am_own_address(w, &w->target.address))
+		return AM_NO_SERVICE;
+	if (!am_snat_address(w, &w->target.address))
 		return AM_REASON_SERVICE_NO_BACKEND;
 	w->target.port = 0;
 	w->packet.is_refused = 1;
@@ -108,21 +108,21 @@ AM_INLINE u32 am_nobody(struct am_work *w, const struct am_service *service)
 }
 
 /* Chooses a backend for the packet in w->key and remembers it. */
-AM_INLINE u32 am_begin(struct am_work *w, struct am_service *service)
+AM_INLINE u32 am_nodeport_new(struct am_work *w, struct am_service *service)
 {
 	const struct am_packet *p = &w->packet;
 	struct am_endpoint *endpoint;
 	u32 flags, reason;
 
-	if (!am_pick(w, service)) {
-		reason = am_nobody(w, service);
+	if (!am_choose_backend(w, service)) {
+		reason = am_no_backend(w, service);
 		if (reason)
 			return reason;
 	}
 	if (am_same_addr(&w->target.address, &p->destination) && w->target.port == p->flow.destination_port)
-		return AM_NOT_SERVED; /* the front is its own backend: nothing to translate */
-	am_aim(w, service->number);
-	endpoint = am_local(&w->target.address);
+		return AM_NO_SERVICE; /* the frontend is its own backend: nothing to translate */
+	am_set_dnat(w, service->number);
+	endpoint = am_local_endpoint(&w->target.address);
 	if (endpoint) {
 		w->entry.partner = AM_PLACE_POD;
 		w->entry.endpoint = endpoint->endpoint;
@@ -130,43 +130,43 @@ AM_INLINE u32 am_begin(struct am_work *w, struct am_service *service)
 		w->entry.partner = AM_PLACE_WIRE;
 		if (service->flags & AM_SERVICE_LOCAL_ONLY)
 			return AM_REASON_SERVICE_NO_LOCAL_BACKEND;
-		if (!am_speak_as(w))
+		if (!am_choose_snat_address(w))
 			return AM_REASON_SERVICE_NO_SOURCE;
 	}
-	return am_remember(w);
+	return am_nat_create(w);
 }
 
 /*
  * What is to become of a packet that an uplink received and that is for no pod: fills w->entry and returns 0, or returns
- * AM_NOT_SERVED, or an AM_REASON_* to drop it for.
+ * AM_NO_SERVICE, or an AM_REASON_* to drop it for.
  */
-AM_INLINE u32 am_serve(struct am_work *w)
+AM_INLINE u32 am_nodeport(struct am_work *w)
 {
 	const struct am_packet *p = &w->packet;
-	struct am_service *service = p->is_error ? 0 : am_front(p);
+	struct am_service *service = p->is_error ? 0 : am_frontend_of(p);
 	u8 known;
 
-	if (service && !am_may_come(p, service))
+	if (service && !am_is_source_allowed(p, service))
 		return AM_REASON_SERVICE_SOURCE;
 	/* What no service is asked for may still belong to a flow: an answer to one of our ports, TCP in the middle. */
 	if (service || p->is_error)
 		known = 1;
 	else if (p->protocol == AM_TCP)
-		known = !am_begins(p);
+		known = !am_is_syn(p);
 	else
 		known = bpf_ntohs(p->flow.destination_port) >= AM_FIRST_PORT;
 	if (!known)
-		return AM_NOT_SERVED;
-	if (am_recall(w, AM_PLACE_WIRE)) {
+		return AM_NO_SERVICE;
+	if (am_nat_lookup(w, AM_PLACE_WIRE)) {
 		if (!am_is_stale(w, service))
 			return 0;
-		am_drop_flow(w);
+		am_nat_delete(w);
 	}
-	return service ? am_begin(w, service) : AM_NOT_SERVED;
+	return service ? am_nodeport_new(w, service) : AM_NO_SERVICE;
 }
 
 /* A backend of this node's own network is in use: to_wire has work to do. */
-AM_INLINE void am_expect_answers(void)
+AM_INLINE void am_expect_host_replies(void)
 {
 	int zero = 0;
 	struct am_outward *outward = am_outward.lookup(&zero);
@@ -176,7 +176,7 @@ AM_INLINE void am_expect_answers(void)
 		outward->last_node_flow = now;
 }
 
-AM_INLINE int am_expects_answers(void)
+AM_INLINE int am_expects_host_replies(void)
 {
 	int zero = 0;
 	struct am_outward *outward = am_outward.lookup(&zero);

@@ -64,7 +64,7 @@ struct am_verdict {
 	u32 generation;
 	u32 is_new; /* the packet began a flow */
 	u32 is_back; /* it answers a flow that came by a Service's address */
-	u32 where; /* AM_AT_*: where the peer is, for who wants to know */
+	u32 locality; /* AM_AT_*: where the peer is, for who wants to know */
 };
 
 /* What stands in am_scratch: the packet, and what translating it takes (nat.h). */
@@ -79,17 +79,17 @@ struct am_work {
 	struct am_verdict verdict;
 	/* What conntrack looks for, and makes (conntrack.h). */
 	struct am_flow_key flow_key;
-	struct am_flow_key elder;
+	struct am_flow_key evicted;
 	struct am_flow flow;
-	struct am_nat_key elder_nat;
-	struct am_nat_key elder_partner;
+	struct am_nat_key evicted_nat;
+	struct am_nat_key evicted_partner;
 	struct bpf_fib_lookup fib;
 	struct bpf_redir_neigh hop;
 	struct am_throttle_key throttle_key;
 	struct am_throttle throttle;
 	u32 index; /* of a set of recent flows */
-	u32 front[8]; /* struct am_front (fib.h) */
-	u64 blurred;
+	u32 frame_head[8]; /* struct am_frame_head (fib.h) */
+	u64 opaque;
 	/* Of a search for a port (nat.h); kept here, where the verifier does not count along. */
 	u64 is_ours; /* one of the node's reserve */
 	u64 is_late; /* one of a flow that is not established will do */
@@ -118,9 +118,9 @@ AM_INLINE struct am_work *am_work_of(const struct am_packet *p)
 }
 
 /* The same number, of which the verifier knows nothing any more: what differs in it alone is walked once. */
-AM_INLINE u64 am_blurred(const struct am_packet *p, u64 number)
+AM_INLINE u64 am_opaque(const struct am_packet *p, u64 number)
 {
-	volatile u64 *room = &am_work_of(p)->blurred;
+	volatile u64 *room = &am_work_of(p)->opaque;
 
 	*room = number;
 	return *room;

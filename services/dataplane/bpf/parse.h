@@ -1,13 +1,13 @@
 /*
- * The parser of Ethernet, IPv4 (RFC 791), IPv6 (RFC 8200) and transport headers into struct am_packet; included by fib.h,
- * pod.c and uplink.c.
+ * The parser of Ethernet, IPv4 (RFC 791), IPv6 (RFC 8200) and transport headers into struct am_packet; included by
+ * fib.h, pod.c and uplink.c.
  *
- * A packet that does not lie in one piece is read all the same (am_read).
- * Refuses what could carry one meaning here and another at its destination: lengths that contradict each other, tiny or
- * overlapping fragments (RFC 1858, RFC 8200 4.5), IPv4-mapped addresses on the wire, routing headers, more than eight
- * IPv6 extension headers, ICMP errors in fragments. Each function returns an AM_REASON_*, 0 for none.
+ * A packet that does not lie in one piece is read all the same (am_read). Refuses what could carry one meaning here and
+ * another at its destination: lengths that contradict each other, tiny or overlapping fragments (RFC 1858, RFC 8200
+ * 4.5), IPv4-mapped addresses on the wire, routing headers, more than eight IPv6 extension headers, ICMP errors in
+ * fragments. Each function returns an AM_REASON_*, 0 for none.
  *
- * Parsing writes no map. am_join (fragment.h) does: call it when the source has been checked.
+ * Parsing writes no map. am_fragment_ports (fragment.h) does: call it when the source has been checked.
  */
 #ifndef AM_PARSE_H
 #define AM_PARSE_H
@@ -17,7 +17,7 @@
 #include "packet.h"
 
 #define AM_MAX_EXTENSIONS 8
-#define AM_NEAR 256
+#define AM_DIRECT_BYTES 256
 
 struct am_eth {
 	u8 destination[6];
@@ -56,7 +56,7 @@ AM_INLINE int am_read(struct __sk_buff *skb, u32 offset, void *to, u32 size)
 	void *begin = (void *)(long)skb->data, *end = (void *)(long)skb->data_end;
 
 	/* The verifier wants a bound. */
-	if (offset < AM_NEAR && begin + offset + size <= end) {
+	if (offset < AM_DIRECT_BYTES && begin + offset + size <= end) {
 		__builtin_memcpy(to, begin + offset, size);
 		return 0;
 	}
@@ -226,7 +226,7 @@ AM_INLINE void am_parse_inner(struct __sk_buff *skb, struct am_packet *p)
 		destination = ip.destination;
 		protocol = ip.next;
 		l4 = inner + sizeof(ip);
-		if (protocol == 44) { /* a first fragment is told of its path's width too */
+		if (protocol == 44) { /* a first fragment may be too big for its path too */
 			if (bpf_skb_load_bytes(skb, l4, &x, sizeof(x)) || (x.frag & bpf_htons(0xfff8)))
 				return;
 			protocol = x.next;

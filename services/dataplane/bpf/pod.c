@@ -1,6 +1,6 @@
 /*
- * The tc programs of a pod's host veth: from_pod judges what the pod sends, to_pod what the node's stack sends to it. See
- * README.md for how a packet travels.
+ * The tc programs of a pod's host veth: from_pod judges what the pod sends, to_pod what the node's stack sends to it.
+ * See README.md for how a packet travels.
  */
 #include "types.h"
 #include "address.h"
@@ -18,18 +18,18 @@
 #include "nat.h"
 
 /*
- * A pod's answer to a client of a Service: in the front's name again, straight to the uplink. Only in the pod's own flow:
- * the entry says whose it is.
+ * A pod's answer to a client of a Service: with the frontend's address as its source, straight to the uplink. Only in the
+ * pod's own flow: the entry says whose it is.
  */
-AM_INLINE int am_answer(struct __sk_buff *skb, struct am_packet *p, const struct am_role *role)
+AM_INLINE int am_reply_to_client(struct __sk_buff *skb, struct am_packet *p, const struct am_role *role)
 {
 	struct am_work *w = am_work_of(p);
 
-	if (!am_recall(w, AM_PLACE_POD) || w->entry.endpoint != role->endpoint)
+	if (!am_nat_lookup(w, AM_PLACE_POD) || w->entry.endpoint != role->endpoint)
 		return am_refuse(skb, p, role, AM_REASON_TRANSLATION_UNKNOWN);
 	if (am_rewrite(skb, p, w))
 		return TC_ACT_SHOT;
-	return am_send_on(skb, p, role);
+	return am_forward_translated(skb, p, role);
 }
 
 int from_pod(struct __sk_buff *skb)
@@ -71,9 +71,9 @@ int from_pod(struct __sk_buff *skb)
 	if (!reason && !to_node)
 		reason = am_check_source(p, link);
 	if (!reason)
-		reason = am_join(p, skb->ifindex);
-	if (reason == AM_CHATTER) {
-		am_count(skb, AM_REASON_SPOOFED_NEIGHBOUR, AM_SIDE_EGRESS);
+		reason = am_fragment_ports(p, skb->ifindex);
+	if (reason == AM_SILENT_DROP) {
+		am_count_packet(skb, AM_REASON_SPOOFED_NEIGHBOUR, AM_SIDE_EGRESS);
 		return TC_ACT_SHOT;
 	}
 	if (reason)
@@ -84,15 +84,15 @@ int from_pod(struct __sk_buff *skb)
 	switch (passes) {
 	case 0:
 		return TC_ACT_SHOT;
-	case AM_PASSES_BACK:
-		return am_answer(skb, p, &role);
+	case AM_PASSES_REPLY:
+		return am_reply_to_client(skb, p, &role);
 	case AM_PASSES_TO_POD:
-		return am_route(skb, p);
+		return am_forward_to_pod(skb, p);
 	case AM_PASSES_AWAY:
 		return TC_ACT_OK;
 	}
-	endpoint = am_local(&p->destination);
-	return endpoint ? am_enter(skb, p, endpoint, 0) : TC_ACT_OK;
+	endpoint = am_local_endpoint(&p->destination);
+	return endpoint ? am_pass_to_endpoint(skb, p, endpoint, 0) : TC_ACT_OK;
 }
 
 int to_pod(struct __sk_buff *skb)
@@ -118,21 +118,21 @@ int to_pod(struct __sk_buff *skb)
 	reason = am_parse_addresses(skb, p, skb->protocol);
 	if (!reason)
 		reason = am_parse(skb, p);
-	if (am_is_stray(skb, p))
+	if (am_is_orphan_fragment(skb, p))
 		is_ours = 0;
 	if (!reason && !is_ours)
 		reason = am_check_scope(p);
 	if (!reason && !is_ours)
-		reason = am_check_way(p, from, &role);
+		reason = am_check_interface(p, from, &role);
 	if (!reason)
-		reason = am_join(p, from);
+		reason = am_fragment_ports(p, from);
 	if (reason)
 		return am_refuse(skb, p, &role, reason);
 	/* The node's own neighbour discovery and multicast listening: no flow, nothing to track. */
 	if (is_ours && p->protocol == AM_ICMP6 && p->icmp_type >= 130 && p->icmp_type <= 143)
 		return TC_ACT_OK;
 	/* What is not for the pod itself would be tracked as if it were. */
-	if (!am_owns(link, &p->destination))
+	if (!am_has_address(link, &p->destination))
 		return am_refuse(skb, p, &role, AM_REASON_ENDPOINT_GONE);
 	role.from_host = is_ours && am_identity_of(&p->source, &flags) == AM_IDENTITY_HOST;
 	return am_pass(skb, p, &role) ? TC_ACT_OK : TC_ACT_SHOT;

@@ -6,8 +6,8 @@
  * A direction's policy is a scope of at most 256 rules, bit j of a vector being the j-th in precedence. What names the
  * peer (anybody, the selectors that match it, the CIDRs that hold its address) and what names the port are two vectors;
  * the lowest bit that both have is the rule. A constant number of look-ups, however many rules and selectors. No rule:
- * allowed unless the subject is isolated in that direction. A subject without an entry is denied, and so is a flow whose
- * rule is missing: absence never allows.
+ * allowed unless the subject is isolated in that direction. A subject without an entry is denied, and so is a flow
+ * whose rule is missing: absence never allows.
  */
 #ifndef AM_POLICY_H
 #define AM_POLICY_H
@@ -38,7 +38,7 @@ struct am_vector {
 };
 
 /* Adds the rules of a scope that name this peer. */
-AM_INLINE void am_named(struct am_scope_peer_key *key, u32 kind, u64 peer, struct am_vector *rules)
+AM_INLINE void am_add_rules_of(struct am_scope_peer_key *key, u32 kind, u64 peer, struct am_vector *rules)
 {
 	struct am_scope_bits *found;
 
@@ -54,7 +54,7 @@ AM_INLINE void am_named(struct am_scope_peer_key *key, u32 kind, u64 peer, struc
 }
 
 /* Position of the lowest bit of a word that has one: without a branch, since each would double the verifier's work. */
-AM_INLINE u32 am_lowest(u64 word)
+AM_INLINE u32 am_lowest_bit(u64 word)
 {
 	word = (word & -word) - 1; /* as many ones as there are zeros below it */
 	word -= word >> 1 & 0x5555555555555555ULL;
@@ -64,16 +64,16 @@ AM_INLINE u32 am_lowest(u64 word)
 }
 
 /* The first rule in precedence of a vector; 0 when it has none. */
-AM_INLINE int am_first(const struct am_vector *rules, u32 *index)
+AM_INLINE int am_first_rule(const struct am_vector *rules, u32 *index)
 {
 	if (rules->word[0])
-		*index = am_lowest(rules->word[0]);
+		*index = am_lowest_bit(rules->word[0]);
 	else if (rules->word[1])
-		*index = 64 + am_lowest(rules->word[1]);
+		*index = 64 + am_lowest_bit(rules->word[1]);
 	else if (rules->word[2])
-		*index = 128 + am_lowest(rules->word[2]);
+		*index = 128 + am_lowest_bit(rules->word[2]);
 	else if (rules->word[3])
-		*index = 192 + am_lowest(rules->word[3]);
+		*index = 192 + am_lowest_bit(rules->word[3]);
 	else
 		return 0;
 	return 1;
@@ -108,18 +108,18 @@ AM_INLINE struct am_scope_rule *am_rule_of(const struct am_subject *subject, u64
 	ports = am_scope_port.lookup(&port);
 	if (!ports)
 		return 0;
-	am_named(&peer, verdict->peer >= AM_FIRST_COMPUTED ? AM_PEER_ANY_POD : AM_PEER_ANYBODY, 0, &rules);
+	am_add_rules_of(&peer, verdict->peer >= AM_FIRST_COMPUTED ? AM_PEER_ANY_POD : AM_PEER_ANYBODY, 0, &rules);
 	set = am_selectors_of(verdict->peer);
 	if (set)
-		am_named(&peer, AM_PEER_SELECTOR_SET, set, &rules);
+		am_add_rules_of(&peer, AM_PEER_SELECTOR_SET, set, &rules);
 	set = am_cidr_set_of(subject, &flow->remote);
 	if (set)
-		am_named(&peer, AM_PEER_CIDR_SET, set, &rules);
+		am_add_rules_of(&peer, AM_PEER_CIDR_SET, set, &rules);
 	rules.word[0] &= ports->bits[0];
 	rules.word[1] &= ports->bits[1];
 	rules.word[2] &= ports->bits[2];
 	rules.word[3] &= ports->bits[3];
-	if (!am_first(&rules, &rule.index))
+	if (!am_first_rule(&rules, &rule.index))
 		return 0;
 	*none = 0;
 	return am_scope_rule.lookup(&rule);
@@ -135,7 +135,7 @@ AM_INLINE u32 am_policy_of(u64 subject)
 }
 
 /* A flow of `subject` with verdict->peer, begun by the peer (INGRESS) or by the subject. Fills ->reason and ->rule. */
-AM_INLINE void am_judge(u64 subject, const struct am_flow_key *flow, u8 side, struct am_verdict *verdict)
+AM_INLINE void am_evaluate_policy(u64 subject, const struct am_flow_key *flow, u8 side, struct am_verdict *verdict)
 {
 	struct am_subject_key subject_key = { .identity = subject };
 	struct am_subject *policy = am_subjects.lookup(&subject_key);

@@ -3,9 +3,9 @@
  *
  * struct am_work says from what (key) to what (entry), struct am_packet follows. Right for packets whose transport
  * checksum is still to be computed (CHECKSUM_PARTIAL, every GSO packet), for UDP without one, for fragments (only the
- * first has ports), and for ICMP errors, where the packet inside is turned back as well (RFC 5508): whoever sent that one
- * sees what it sent. Each function returns nonzero when the packet could not be written; it is then half-done and must go
- * no further.
+ * first has ports), and for ICMP errors, where the packet inside is turned back as well (RFC 5508): whoever sent that
+ * one sees what it sent. Each function returns nonzero when the packet could not be written; it is then half-done and
+ * must go no further.
  */
 #ifndef AM_REWRITE_H
 #define AM_REWRITE_H
@@ -39,11 +39,11 @@ AM_INLINE u32 am_ports_of(const void *ports)
 
 AM_INLINE long am_rewrite_transport(struct __sk_buff *skb, struct am_packet *p, struct am_work *w, u32 diff)
 {
-	u32 at = p->l4 + am_checksum_at(p->protocol);
+	u32 at = p->l4 + am_csum_offset(p->protocol);
 	u64 flags = p->protocol == AM_UDP ? BPF_F_MARK_MANGLED_0 : 0;
 	u32 was = am_ports_of(&w->key.source_port), becomes = am_ports_of(&w->entry.source_port);
 
-	if (am_fix_pseudo(skb, at, diff, flags, p->family))
+	if (am_csum_replace_pseudo(skb, at, diff, flags, p->family))
 		return -1;
 	if (was == becomes)
 		return 0;
@@ -57,15 +57,15 @@ AM_INLINE long am_rewrite_inner(struct __sk_buff *skb, struct am_packet *p, stru
 {
 	u32 head = p->l4 + 8, l4 = p->inner_l4, at;
 	u32 was = am_ports_of(&w->partner.source_port), becomes = am_ports_of(&w->partner_key.source_port);
-	u32 diff = am_difference(&w->partner.source, &w->partner_key.source), ports;
+	u32 diff = am_csum_diff(&w->partner.source, &w->partner_key.source), ports;
 	u16 sum = 0;
 
 	ports = bpf_csum_diff(&was, 4, &becomes, 4, 0);
-	*change = p->family == 4 ? ports : am_sum(diff, ports); /* an IPv4 header's sum never changes */
-	at = l4 + am_checksum_at(w->key.protocol);
+	*change = p->family == 4 ? ports : am_csum_add(diff, ports); /* an IPv4 header's sum never changes */
+	at = l4 + am_csum_offset(w->key.protocol);
 	/* The inner transport checksum, where the error carries it. */
 	if (at + 2 <= p->l4 + p->l4_len && !bpf_skb_load_bytes(skb, at, &sum, 2) && sum) {
-		if (bpf_l3_csum_replace(skb, at, 0, am_sum(diff, ports), 0))
+		if (bpf_l3_csum_replace(skb, at, 0, am_csum_add(diff, ports), 0))
 			return -1;
 		*change = p->family == 4 ? ~diff : 0;
 	}
@@ -86,10 +86,10 @@ AM_INLINE long am_rewrite_error(struct __sk_buff *skb, struct am_packet *p, stru
 	w->outer[1] = w->entry.destination;
 	if (am_rewrite_inner(skb, p, w, &change))
 		return -1;
-	diff = am_difference(&p->source, w->outer);
+	diff = am_csum_diff(&p->source, w->outer);
 	if (change && bpf_l4_csum_replace(skb, p->l4 + 2, 0, change, 0))
 		return -1;
-	if (p->family == 6 && am_fix_pseudo(skb, p->l4 + 2, diff, 0, 6))
+	if (p->family == 6 && am_csum_replace_pseudo(skb, p->l4 + 2, diff, 0, 6))
 		return -1;
 	if (am_write_pair(skb, AM_ETH_LEN, p->family, w->outer, diff, 0))
 		return -1;
@@ -100,7 +100,7 @@ AM_INLINE long am_rewrite_error(struct __sk_buff *skb, struct am_packet *p, stru
 
 AM_INLINE long am_rewrite_packet(struct __sk_buff *skb, struct am_packet *p, struct am_work *w)
 {
-	u32 diff = am_difference(&p->source, &w->entry.source);
+	u32 diff = am_csum_diff(&p->source, &w->entry.source);
 
 	if (p->is_first && am_rewrite_transport(skb, p, w, diff))
 		return -1;

@@ -1,47 +1,48 @@
 /*
- * The cgroup programs of sockets: connect, sendmsg, recvmsg and getpeername of both families, and the release of a socket.
+ * The cgroup programs of sockets: connect, sendmsg, recvmsg and getpeername of both families, and the release of a
+ * socket.
  */
 #include "types.h"
 #include "sock_lb.h"
 
 int connect4(struct bpf_sock_addr *ctx)
 {
-	return am_forward4(ctx, 0);
+	return am_to_backend4(ctx, 0);
 }
 
 int connect6(struct bpf_sock_addr *ctx)
 {
-	return am_forward6(ctx, 0);
+	return am_to_backend6(ctx, 0);
 }
 
 int sendmsg4(struct bpf_sock_addr *ctx)
 {
-	return am_forward4(ctx, 1);
+	return am_to_backend4(ctx, 1);
 }
 
 int sendmsg6(struct bpf_sock_addr *ctx)
 {
-	return am_forward6(ctx, 1);
+	return am_to_backend6(ctx, 1);
 }
 
 int recvmsg4(struct bpf_sock_addr *ctx)
 {
-	return am_backward4(ctx);
+	return am_to_virtual4(ctx);
 }
 
 int recvmsg6(struct bpf_sock_addr *ctx)
 {
-	return am_backward6(ctx);
+	return am_to_virtual6(ctx);
 }
 
 int getpeername4(struct bpf_sock_addr *ctx)
 {
-	return am_backward4(ctx);
+	return am_to_virtual4(ctx);
 }
 
 int getpeername6(struct bpf_sock_addr *ctx)
 {
-	return am_backward6(ctx);
+	return am_to_virtual6(ctx);
 }
 
 /* Every socket's last close: whoever has a place gives it back. */

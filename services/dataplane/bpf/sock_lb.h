@@ -1,15 +1,15 @@
 /*
- * The load balancer of sockets: a Service's virtual address becomes a backend when a socket connects or sends, so that no
- * packet is rewritten, and becomes visible again when the application asks whom it talks to; included by sock.c.
+ * The load balancer of sockets: a Service's virtual address becomes a backend when a socket connects or sends, so that
+ * no packet is rewritten, and becomes visible again when the application asks whom it talks to; included by sock.c.
  *
  * It acts in the network namespaces of am_cookies alone (nodes of a lab share one cgroup root; on a real node that is
  * right too). An AF_INET6 socket that talks to an IPv4-mapped address meets the v6 hooks on connect and receive but the
  * v4 hook on send; since every key is 16 bytes with IPv4 mapped, all of them find the same entries.
  *
- * What a socket that connects asked for is remembered where its cookie says (am_slots, am_sent), until it closes: cookies
- * are counted up, so that place is in the processor's cache and nobody else's. A hash fetches a bucket from far away for
- * every new socket, an LRU throws somebody out first. am_reverse, an LRU, is for those who send without connecting (they
- * may have many backends), and for those whose place a younger one took.
+ * What a socket that connects asked for is remembered where its cookie says (am_slots, am_sent), until it closes:
+ * cookies are counted up, so that place is in the processor's cache and nobody else's. A hash fetches a bucket from far
+ * away for every new socket, an LRU throws somebody out first. am_reverse, an LRU, is for those who send without
+ * connecting (they may have many backends), and for those whose place a younger one took.
  */
 #ifndef AM_SOCK_LB_H
 #define AM_SOCK_LB_H
@@ -28,17 +28,17 @@
 /* Stands in a slot instead of a cookie while its place is written. */
 #define AM_SLOT_BUSY (~0ULL)
 
-AM_INLINE struct am_cookie_mark *am_acts_here(struct bpf_sock_addr *ctx)
+AM_INLINE struct am_cookie_mark *am_netns_mark(struct bpf_sock_addr *ctx)
 {
 	struct am_cookie_key key = { .cookie = bpf_get_netns_cookie(ctx) };
 
 	return am_cookies.lookup(&key);
 }
 
-/* The backend that a client had, if it serves still. Its time is set anew in place: an update of an LRU costs several
+/* The backend that a client had, if it serves still. Its time is set in place: an update of an LRU costs several
  * times as much. Should the entry become somebody else's at that moment, that one merely seems younger.
  */
-AM_INLINE int am_remembered(const struct am_affinity_key *key, u32 service, u64 now, u64 lifetime, struct am_target *target)
+AM_INLINE int am_affinity_of_socket(const struct am_affinity_key *key, u32 service, u64 now, u64 lifetime, struct am_target *target)
 {
 	struct am_affinity *had = am_affinity.lookup(key);
 	struct am_member_key member = { .service = service };
@@ -55,7 +55,7 @@ AM_INLINE int am_remembered(const struct am_affinity_key *key, u32 service, u64 
 	return 1;
 }
 
-AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u8 per_message, struct am_target *target)
+AM_INLINE int am_choose_socket_backend(struct bpf_sock_addr *ctx, struct am_service *service, u8 per_message, struct am_target *target)
 {
 	struct am_affinity_key client = { .service = service->number };
 	u64 now = 0, lifetime = 0;
@@ -74,7 +74,7 @@ AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u
 	}
 	if (lifetime) {
 		now = bpf_ktime_get_coarse_ns();
-		if (am_remembered(&client, service->number, now, lifetime, target))
+		if (am_affinity_of_socket(&client, service->number, now, lifetime, target))
 			return 1;
 	}
 	key.index = bpf_get_prandom_u32() % service->backends;
@@ -93,7 +93,7 @@ AM_INLINE int am_choose(struct bpf_sock_addr *ctx, struct am_service *service, u
 }
 
 /* Writes into the LRU what a socket asked for, unless it stands there: an update that changes nothing costs the same. */
-AM_INLINE void am_note(u64 socket, const struct am_target *backend, const struct am_target *virtual)
+AM_INLINE void am_reverse_insert(u64 socket, const struct am_target *backend, const struct am_target *virtual)
 {
 	struct am_reverse_key key = { .socket = socket };
 	struct am_virtual value = {}, *had;
@@ -111,10 +111,10 @@ AM_INLINE void am_note(u64 socket, const struct am_target *backend, const struct
 /*
  * Gives a socket its place in am_sent; returns 0 when it is being written for another at this moment. Whoever has it
  * moves to the LRU: it may live long, or have gone without a word (a subflow of MPTCP, the kernel's own socket), and the
- * newest are the likeliest to close soon. All writers hold a place by AM_SLOT_BUSY. One that connects anew just as it is
+ * newest are the likeliest to close soon. All writers hold a place by AM_SLOT_BUSY. One that connects again just as it is
  * moved may be noted with its former backend: getpeername then shows the backend.
  */
-AM_INLINE int am_settle(u64 socket, const struct am_target *backend, const struct am_target *virtual)
+AM_INLINE int am_slot_claim(u64 socket, const struct am_target *backend, const struct am_target *virtual)
 {
 	u32 place = socket % AM_SLOTS;
 	struct am_slot *slot = am_slots.lookup(&place);
@@ -132,7 +132,7 @@ AM_INLINE int am_settle(u64 socket, const struct am_target *backend, const struc
 		its.port = sent->port;
 		asked.address = sent->virtual;
 		asked.port = sent->virtual_port;
-		am_note(had, &its, &asked);
+		am_reverse_insert(had, &its, &asked);
 	}
 	if (__sync_val_compare_and_swap(&slot->socket, had, AM_SLOT_BUSY) != had)
 		return 0;
@@ -157,21 +157,21 @@ AM_INLINE int am_translate(struct bpf_sock_addr *ctx, struct am_target *target, 
 	service = am_services.lookup(&key);
 	if (!service)
 		return 0;
-	mark = am_acts_here(ctx); /* after the service: most go elsewhere, and are spared it */
+	mark = am_netns_mark(ctx); /* after the service: most go elsewhere, and are spared it */
 	if (!mark || ((service->flags & AM_SERVICE_NODE_ONLY) && !mark->node))
 		return 0;
-	if (!service->backends || !am_choose(ctx, service, per_message, target)) {
+	if (!service->backends || !am_choose_socket_backend(ctx, service, per_message, target)) {
 		bpf_set_retval(-AM_ECONNREFUSED);
 		return -1;
 	}
 	socket = bpf_get_socket_cookie(ctx);
-	if (per_message || !am_settle(socket, target, &virtual))
-		am_note(socket, target, &virtual);
+	if (per_message || !am_slot_claim(socket, target, &virtual))
+		am_reverse_insert(socket, target, &virtual);
 	return 1;
 }
 
 /* Rewrites *target from backend to virtual where this socket had been sent there. */
-AM_INLINE int am_restore(struct bpf_sock_addr *ctx, struct am_target *target)
+AM_INLINE int am_reverse_translate(struct bpf_sock_addr *ctx, struct am_target *target)
 {
 	struct am_reverse_key key = { .socket = bpf_get_socket_cookie(ctx) };
 	u32 place = key.socket % AM_SLOTS;
@@ -230,7 +230,7 @@ AM_INLINE void am_write6(struct bpf_sock_addr *ctx, const struct am_target *targ
 	ctx->user_port = target->port;
 }
 
-AM_INLINE int am_forward4(struct bpf_sock_addr *ctx, u8 per_message)
+AM_INLINE int am_to_backend4(struct bpf_sock_addr *ctx, u8 per_message)
 {
 	struct am_target target = {};
 	int done;
@@ -248,7 +248,7 @@ AM_INLINE int am_forward4(struct bpf_sock_addr *ctx, u8 per_message)
 	return AM_ALLOW;
 }
 
-AM_INLINE int am_forward6(struct bpf_sock_addr *ctx, u8 per_message)
+AM_INLINE int am_to_backend6(struct bpf_sock_addr *ctx, u8 per_message)
 {
 	struct am_target target = {};
 	int done;
@@ -262,22 +262,22 @@ AM_INLINE int am_forward6(struct bpf_sock_addr *ctx, u8 per_message)
 	return AM_ALLOW;
 }
 
-AM_INLINE int am_backward4(struct bpf_sock_addr *ctx)
+AM_INLINE int am_to_virtual4(struct bpf_sock_addr *ctx)
 {
 	struct am_target target = {};
 
 	am_read4(ctx, &target);
-	if (am_restore(ctx, &target))
+	if (am_reverse_translate(ctx, &target))
 		am_write4(ctx, &target);
 	return AM_ALLOW;
 }
 
-AM_INLINE int am_backward6(struct bpf_sock_addr *ctx)
+AM_INLINE int am_to_virtual6(struct bpf_sock_addr *ctx)
 {
 	struct am_target target = {};
 
 	am_read6(ctx, &target);
-	if (am_restore(ctx, &target))
+	if (am_reverse_translate(ctx, &target))
 		am_write6(ctx, &target);
 	return AM_ALLOW;
 }

@@ -1,9 +1,9 @@
 /*
  * Source address validation (RFC 2827) by the interface that a packet comes by; included by pod.c and uplink.c.
  *
- * A pod speaks in its own name only. And nobody else speaks in a name of the cluster but where it can come from: a pod of
- * this node by its link, the node itself by none, pods and nodes elsewhere by what am_uplinks names. Any other interface
- * brings the world alone. What rp_filter says or does is of no account.
+ * A pod speaks in its own name only. And nobody else speaks in a name of the cluster but where it can come from: a pod
+ * of this node by its link, the node itself by none, pods and nodes elsewhere by what am_uplinks names. Any other
+ * interface brings the world alone. What rp_filter says or does is of no account.
  */
 #ifndef AM_SPOOF_H
 #define AM_SPOOF_H
@@ -17,7 +17,7 @@
 /* What a pod may say: in its own name, and of errors only those about what was sent to it. */
 AM_INLINE u32 am_check_source(const struct am_packet *p, const struct am_link *link)
 {
-	if (!am_owns(link, &p->source))
+	if (!am_has_address(link, &p->source))
 		return AM_REASON_SPOOFED_ADDRESS;
 	if (!p->is_error)
 		return 0;
@@ -36,9 +36,9 @@ AM_INLINE u32 am_check_scope(const struct am_packet *p)
 
 /*
  * May what the stack hands to a pod have its source, coming by the interface that it came by? Sets role->is_outer where
- * that may be anybody who is not here (am_is_forged).
+ * that may be anybody who is not here (am_is_spoofed).
  */
-AM_INLINE u32 am_check_way(const struct am_packet *p, u32 from, struct am_role *role)
+AM_INLINE u32 am_check_interface(const struct am_packet *p, u32 from, struct am_role *role)
 {
 	struct am_link_key key = { .ifindex = from };
 	struct am_uplink *uplink = am_uplinks.lookup(&key);
@@ -49,18 +49,21 @@ AM_INLINE u32 am_check_way(const struct am_packet *p, u32 from, struct am_role *
 		return 0;
 	}
 	link = am_links.lookup(&key);
-	if (link ? am_owns(link, &p->source) : !am_is_known(&p->source))
+	if (link ? am_has_address(link, &p->source) : !am_is_in_cluster(&p->source))
 		return 0;
 	return AM_REASON_SPOOFED_ADDRESS;
 }
 
-/* A stray (am_is_stray) may be anybody's: those of the cluster reach no pod by it. Their own way to one is the fast path. */
-AM_INLINE u32 am_check_stray(const struct am_packet *p)
+/*
+ * An orphan fragment (am_is_orphan_fragment) may be anybody's: those of the cluster reach no pod by it. Their own way to
+ * one is the fast path.
+ */
+AM_INLINE u32 am_check_orphan_fragment(const struct am_packet *p)
 {
 	u32 flags;
 
 	am_identity_of(&p->destination, &flags);
-	return flags & AM_IPCACHE_POD && am_is_known(&p->source) ? AM_REASON_SPOOFED_ADDRESS : 0;
+	return flags & AM_IPCACHE_POD && am_is_in_cluster(&p->source) ? AM_REASON_SPOOFED_ADDRESS : 0;
 }
 
 /*
@@ -73,7 +76,7 @@ AM_INLINE u32 am_check_forwarded(const struct am_packet *p)
 	u64 whose;
 	u32 flags;
 
-	if (am_local(&p->source))
+	if (am_local_endpoint(&p->source))
 		return AM_REASON_SPOOFED_ADDRESS;
 	whose = am_identity_of(&p->source, &flags);
 	if (whose == AM_IDENTITY_WORLD)
@@ -87,11 +90,11 @@ AM_INLINE u32 am_check_forwarded(const struct am_packet *p)
 }
 
 /*
- * A fragment that no interface brought and no socket sent. IPv6's stack cuts anew what it forwards when conntrack has put
- * it together, and the pieces forget where they came from (ip6_copy_metadata); of what a node sends itself each has its
+ * A fragment that no interface brought and no socket sent. IPv6's stack fragments again what it forwards when conntrack
+ * has put it together, and the pieces forget where they came from (ip6_copy_metadata); of what a node sends itself each has its
  * socket.
  */
-AM_INLINE int am_is_stray(const struct __sk_buff *skb, const struct am_packet *p)
+AM_INLINE int am_is_orphan_fragment(const struct __sk_buff *skb, const struct am_packet *p)
 {
 	return !skb->ingress_ifindex && p->is_fragment && !skb->sk;
 }

@@ -19,30 +19,30 @@
 #define AM_TO_POD -1
 
 /* What an uplink received for no pod of ours. Returns an action, or AM_TO_POD when it has become a pod's. */
-AM_INLINE int am_from_outside(struct __sk_buff *skb, struct am_packet *p, const struct am_role *role)
+AM_INLINE int am_from_external(struct __sk_buff *skb, struct am_packet *p, const struct am_role *role)
 {
 	struct am_work *w = am_work_of(p);
 	u32 reason;
 
 	/* Whatever is not for us, not TCP or UDP, or cannot be read: the stack's, as if we were not here. */
-	if (skb->pkt_type || am_parse(skb, p) || am_join(p, skb->ifindex))
+	if (skb->pkt_type || am_parse(skb, p) || am_fragment_ports(p, skb->ifindex))
 		return TC_ACT_OK;
 	if (p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP)
 		return TC_ACT_OK;
-	reason = am_serve(w);
-	if (reason == AM_NOT_SERVED)
+	reason = am_nodeport(w);
+	if (reason == AM_NO_SERVICE)
 		return TC_ACT_OK;
 	if (reason)
 		return am_refuse(skb, p, role, reason);
-	if (p->is_refused) /* told as a drop, but answered */
+	if (p->is_refused) /* reported as a drop, but answered */
 		am_refuse(skb, p, role, AM_REASON_SERVICE_NO_BACKEND);
 	if (am_rewrite(skb, p, w))
 		return TC_ACT_SHOT;
 	if (w->entry.is_back || w->entry.partner == AM_PLACE_WIRE)
-		return am_send_on(skb, p, role);
+		return am_forward_translated(skb, p, role);
 	if (w->entry.partner == AM_PLACE_POD)
 		return AM_TO_POD;
-	am_expect_answers();
+	am_expect_host_replies();
 	return TC_ACT_OK;
 }
 
@@ -66,7 +66,7 @@ int from_wire(struct __sk_buff *skb)
 	reason = am_parse_addresses(skb, p, skb->protocol);
 	if (reason)
 		return am_refuse(skb, p, &role, reason);
-	endpoint = am_local(&p->destination);
+	endpoint = am_local_endpoint(&p->destination);
 	if (endpoint) {
 		role.subject = endpoint->identity;
 		role.endpoint = endpoint->endpoint;
@@ -74,20 +74,20 @@ int from_wire(struct __sk_buff *skb)
 		if (!reason)
 			reason = am_check_scope(p);
 		if (!reason)
-			reason = am_join(p, skb->ifindex);
+			reason = am_fragment_ports(p, skb->ifindex);
 		if (reason)
 			return am_refuse(skb, p, &role, reason);
 	} else {
-		if (am_at(&p->source) == AM_AT_HERE)
+		if (am_locality_of(&p->source) == AM_AT_HERE)
 			return am_refuse(skb, p, &role, AM_REASON_SPOOFED_ADDRESS);
-		action = am_from_outside(skb, p, &role);
+		action = am_from_external(skb, p, &role);
 		if (action != AM_TO_POD)
 			return action;
-		endpoint = am_local(&p->destination);
+		endpoint = am_local_endpoint(&p->destination);
 		if (!endpoint)
 			return am_refuse(skb, p, &role, AM_REASON_ENDPOINT_GONE);
 	}
-	return am_enter(skb, p, endpoint, 1);
+	return am_pass_to_endpoint(skb, p, endpoint, 1);
 }
 
 /*
@@ -106,7 +106,7 @@ int to_wire(struct __sk_buff *skb)
 		if (am_links.lookup(&from) || am_uplinks.lookup(&from))
 			return TC_ACT_OK;
 	} else {
-		answers = am_expects_answers();
+		answers = am_expects_host_replies();
 		if (!answers && skb->sk)
 			return TC_ACT_OK;
 	}
@@ -123,13 +123,13 @@ int to_wire(struct __sk_buff *skb)
 	}
 	if (reason || am_parse(skb, p))
 		return TC_ACT_OK;
-	if (am_is_stray(skb, p)) {
-		reason = am_check_stray(p);
+	if (am_is_orphan_fragment(skb, p)) {
+		reason = am_check_orphan_fragment(p);
 		return reason ? am_refuse(skb, p, &role, reason) : TC_ACT_OK;
 	}
-	if (!answers || am_join(p, 0))
+	if (!answers || am_fragment_ports(p, 0))
 		return TC_ACT_OK;
-	if ((p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP) || !am_recall(am_work_of(p), AM_PLACE_NODE))
+	if ((p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP) || !am_nat_lookup(am_work_of(p), AM_PLACE_NODE))
 		return TC_ACT_OK;
 	return am_rewrite(skb, p, am_work_of(p)) ? TC_ACT_SHOT : TC_ACT_OK;
 }

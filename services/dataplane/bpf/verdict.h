@@ -1,10 +1,10 @@
 /*
- * The verdict on a packet for one endpoint, of conntrack and else of policy, counted and reported; included by pod.c and
- * uplink.c.
+ * The verdict on a packet for one endpoint, of conntrack and else of policy, counted and reported; included by pod.c
+ * and uplink.c.
  *
- * A packet of another generation than its flow's is judged again, as the flow's first packet was: a right that was taken
- * away ends the flow (POLICY_REVOKED). Nothing passes untracked but answers that begin no flow (a reset, a SYN-ACK, an
- * ICMP error), which are judged each time.
+ * A packet of another generation than its flow's is judged again, as the flow's first packet was: a right that was
+ * taken away ends the flow (POLICY_REVOKED). Nothing passes untracked but answers that begin no flow (a reset, a
+ * SYN-ACK, an ICMP error), which are judged each time.
  */
 #ifndef AM_VERDICT_H
 #define AM_VERDICT_H
@@ -19,44 +19,44 @@
 #include "drop.h"
 
 /* Nobody out there has an address of this node or of its pods. */
-AM_INLINE int am_is_forged(const struct am_role *role, struct am_verdict *verdict)
+AM_INLINE int am_is_spoofed(const struct am_role *role, struct am_verdict *verdict)
 {
-	if (!role->is_outer || role->side == AM_SIDE_EGRESS || verdict->where != AM_AT_HERE)
+	if (!role->is_outer || role->side == AM_SIDE_EGRESS || verdict->locality != AM_AT_HERE)
 		return 0;
 	verdict->rule = AM_NO_RULE;
 	verdict->reason = AM_REASON_SPOOFED_ADDRESS;
 	return 1;
 }
 
-/* verdict->where for a packet of a known flow (0: nobody has asked yet). An ICMP error may come from anybody on the way. */
-AM_INLINE void am_locate(const struct am_packet *p, const struct am_role *role, const struct am_flow_key *key, struct am_flow *flow, struct am_verdict *v)
+/* verdict->locality for a packet of a known flow (0: nobody has asked yet). An ICMP error may come from anybody on the way. */
+AM_INLINE void am_flow_locality(const struct am_packet *p, const struct am_role *role, const struct am_flow_key *key, struct am_flow *flow, struct am_verdict *v)
 {
 	u64 known = flow->whereabouts;
 
 	if (known & 0xff && known >> 8 == v->generation)
-		v->where = known & 0xff;
+		v->locality = known & 0xff;
 	else
-		v->where = am_at(&key->remote);
+		v->locality = am_locality_of(&key->remote);
 	if (!p->is_error)
-		flow->whereabouts = am_found(v->generation, v->where);
+		flow->whereabouts = am_locality_word(v->generation, v->locality);
 	/* Nobody outside is between two who are both here. */
-	else if (role->side == AM_SIDE_INGRESS && v->where != AM_AT_HERE)
-		v->where = am_at(&p->source);
+	else if (role->side == AM_SIDE_INGRESS && v->locality != AM_AT_HERE)
+		v->locality = am_locality_of(&p->source);
 }
 
 /* A packet of a flow that is known. */
-AM_INLINE void am_continue(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_flow *flow, struct am_verdict *verdict)
+AM_INLINE void am_known_flow(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_flow *flow, struct am_verdict *verdict)
 {
 	u8 is_reply = flow->side != role->side;
 	u32 flags;
 
 	if (role->is_outer)
-		am_locate(p, role, key, flow, verdict);
-	if (am_is_forged(role, verdict))
+		am_flow_locality(p, role, key, flow, verdict);
+	if (am_is_spoofed(role, verdict))
 		return;
 	if (flow->generation != verdict->generation && !(flow->flags & AM_FLOW_HOST)) {
 		verdict->peer = am_identity_of(&key->remote, &flags);
-		am_judge(role->subject, key, flow->side, verdict);
+		am_evaluate_policy(role->subject, key, flow->side, verdict);
 		if (verdict->reason) {
 			/* The entry stays, to be judged again: without it an answer that is on its way would begin
 			 * a flow of its own, of which the next packet would be the reply. It ages as any other. */
@@ -70,21 +70,21 @@ AM_INLINE void am_continue(const struct am_packet *p, const struct am_role *role
 	if (!is_reply && !p->is_error && !(flow->flags & AM_FLOW_TRANSLATED) != !p->is_translated)
 		flow->flags ^= AM_FLOW_TRANSLATED;
 	verdict->is_back = is_reply && (flow->flags & AM_FLOW_TRANSLATED);
-	verdict->reason = p->is_error ? 0 : am_touch(key, flow, p, is_reply, role->side == AM_SIDE_EGRESS);
+	verdict->reason = p->is_error ? 0 : am_ct_update(key, flow, p, is_reply, role->side == AM_SIDE_EGRESS);
 	if (!verdict->reason)
 		verdict->reason = is_reply ? AM_REASON_REPLY : AM_REASON_FORWARDED;
 }
 
 /* A packet of no flow that is known, or of one that is `over`: it may begin one. */
-AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_flow *over, struct am_verdict *verdict)
+AM_INLINE void am_new_flow(const struct am_packet *p, const struct am_role *role, struct am_flow_key *key, struct am_flow *over, struct am_verdict *verdict)
 {
 	u64 peer = AM_IDENTITY_HOST;
 	u32 flags = 0;
 
-	if (over) { /* the same flow to policy, whose answer stands (am_may_follow) */
+	if (over) { /* the same flow to policy, whose answer stands (am_ct_may_reuse) */
 		if (role->is_outer)
-			am_locate(p, role, key, over, verdict);
-		if (am_is_forged(role, verdict))
+			am_flow_locality(p, role, key, over, verdict);
+		if (am_is_spoofed(role, verdict))
 			return;
 		verdict->rule = over->rule;
 	} else {
@@ -96,23 +96,23 @@ AM_INLINE void am_open(const struct am_packet *p, const struct am_role *role, st
 		if (!role->from_host)
 			peer = am_identity_of(&key->remote, &flags);
 		if (role->is_outer)
-			verdict->where = am_place_of_peer(&key->remote, peer, flags);
-		if (am_is_forged(role, verdict))
+			verdict->locality = am_peer_locality(&key->remote, peer, flags);
+		if (am_is_spoofed(role, verdict))
 			return;
 		verdict->rule = AM_NO_RULE;
 		verdict->peer = peer;
 		verdict->reason = AM_REASON_FORWARDED;
 		if (!role->from_host)
-			am_judge(role->subject, key, role->side, verdict);
-		if (verdict->reason || p->is_error || !am_may_begin(p))
+			am_evaluate_policy(role->subject, key, role->side, verdict);
+		if (verdict->reason || p->is_error || !am_may_create(p))
 			return;
 	}
-	verdict->reason = am_track(key, over, p, role, verdict);
+	verdict->reason = am_ct_create(key, over, p, role, verdict);
 	verdict->is_new = 1;
 }
 
 /* Sets verdict->reason: FORWARDED or REPLY to let the packet through, else why not. */
-AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, struct am_verdict *verdict)
+AM_INLINE void am_find_verdict(const struct am_packet *p, const struct am_role *role, struct am_verdict *verdict)
 {
 	struct am_flow_key *key = &am_work_of(p)->flow_key;
 	struct am_flow *flow;
@@ -120,53 +120,53 @@ AM_INLINE void am_admit(const struct am_packet *p, const struct am_role *role, s
 	__builtin_memset(key, 0, sizeof(*key));
 	/* Read before the maps are asked: a change in between leaves an entry that is judged again. */
 	verdict->generation = am_generation_now();
-	am_key_of_pod(&p->flow, role->side, key);
+	am_ct_key_of(&p->flow, role->side, key);
 	/* An error is read, and no more: it may find a flow, but begins, keeps and ends none. */
 	flow = p->is_error && !p->inner_l4 ? 0 : am_ct.lookup(key);
-	if (flow && flow->endpoint == role->endpoint && !(am_begins(p) && am_is_closed(flow->seen))) {
-		am_continue(p, role, key, flow, verdict);
+	if (flow && flow->endpoint == role->endpoint && !(am_is_syn(p) && am_is_closed(flow->seen))) {
+		am_known_flow(p, role, key, flow, verdict);
 		return;
 	}
 	/* An address that had another owner, or a new connection on the ports of one that is over. */
-	if (flow && (p->is_error || !am_may_follow(flow, role, verdict->generation))) {
+	if (flow && (p->is_error || !am_ct_may_reuse(flow, role, verdict->generation))) {
 		if (!p->is_error)
-			am_forget(key, flow);
+			am_ct_delete(key, flow);
 		flow = 0;
 	}
-	am_open(p, role, key, flow, verdict);
+	am_new_flow(p, role, key, flow, verdict);
 }
 
 #define AM_PASSES 1
-#define AM_PASSES_BACK 2 /* an answer that am_nat has a translation for */
+#define AM_PASSES_REPLY 2 /* an answer that am_nat has a translation for */
 #define AM_PASSES_AWAY 3 /* to somebody who is not of this node */
 #define AM_PASSES_TO_POD 4 /* to a pod of another node */
 
-/* Judges, counts and tells. Returns 0 unless the packet may go on. */
+/* Judges, counts and reports. Returns 0 unless the packet may go on. */
 AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
 {
 	struct am_verdict *verdict = &am_work_of(p)->verdict;
-	u64 is_told;
+	u64 is_reported;
 	u32 flags;
 
 	__builtin_memset(verdict, 0, sizeof(*verdict));
-	am_admit(p, role, verdict);
-	verdict->reason = am_blurred(p, verdict->reason);
-	am_count(skb, verdict->reason, role->side);
-	is_told = verdict->reason > AM_REASON_REPLY || (verdict->is_new && am_wants_forwarded());
-	if (am_blurred(p, is_told)) {
-		if (verdict->is_new && !verdict->peer) { /* it followed another on its ports (am_may_follow) */
+	am_find_verdict(p, role, verdict);
+	verdict->reason = am_opaque(p, verdict->reason);
+	am_count_packet(skb, verdict->reason, role->side);
+	is_reported = verdict->reason > AM_REASON_REPLY || (verdict->is_new && am_wants_forwarded());
+	if (am_opaque(p, is_reported)) {
+		if (verdict->is_new && !verdict->peer) { /* it followed another on its ports (am_ct_may_reuse) */
 			verdict->peer = am_identity_of(&am_work_of(p)->flow_key.remote, &flags);
 			verdict->policy = role->from_host ? 0 : am_policy_of(role->subject);
 		}
-		am_tell(skb, p, role, verdict);
+		am_emit_event(skb, p, role, verdict);
 	}
 	if (verdict->reason > AM_REASON_REPLY)
 		return 0;
 	if (verdict->reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
 		skb->mark = AM_REPLY_MARK;
 	if (verdict->is_back)
-		return AM_PASSES_BACK;
-	switch (verdict->where) {
+		return AM_PASSES_REPLY;
+	switch (verdict->locality) {
 	case AM_AT_POD_AWAY:
 		return AM_PASSES_TO_POD;
 	case AM_AT_AWAY:
@@ -176,7 +176,7 @@ AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const st
 }
 
 /* Judges a packet for the pod that is to receive it, and gives it to the pod. */
-AM_INLINE int am_enter(struct __sk_buff *skb, const struct am_packet *p, struct am_endpoint *endpoint, u8 is_outer)
+AM_INLINE int am_pass_to_endpoint(struct __sk_buff *skb, const struct am_packet *p, struct am_endpoint *endpoint, u8 is_outer)
 {
 	struct am_role role = {
 		.subject = endpoint->identity,

@@ -266,7 +266,7 @@ _PENDING = tuple(tuple(is_pending(protocol, seen) for seen in range(256)) for pr
 
 def look_at(keys: bytes, values: bytes, now: int, census: Census, gone: Collection[int] = ()) -> list[bytes]:
     """Entries as they lie in the map (end to end): those whose time is over, or whose endpoint is ``gone``, as
-    ``struct am_condemned``. The others are counted. Half a second for a million.
+    ``struct am_expired``. The others are counted. Half a second for a million.
     """
     periods, pending = _PERIODS, _PENDING
     counts, waiting = census.counts, census.pending
@@ -307,7 +307,7 @@ def batches(records: list[bytes]) -> Iterator[bytes]:
 
 
 def condemned_batches(condemned: Iterable[tuple[FlowKey, int]]) -> Iterator[bytes]:
-    """What the collecting program takes: ``struct am_condemned`` is 40 bytes of key, 8 of ``last_seen`` (0: any)."""
+    """What the collecting program takes: ``struct am_expired`` is 40 bytes of key, 8 of ``last_seen`` (0: any)."""
     return batches([key.pack() + last_seen.to_bytes(8, "little") for key, last_seen in condemned])
 
 
@@ -328,7 +328,7 @@ def miscount(counted: int, before: int, after: int) -> int:
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Mend:
-    """What ``recount`` is to do with one endpoint's budget (``struct am_mend``)."""
+    """What ``recount`` is to do with one endpoint's budget (``struct am_correction``)."""
 
     endpoint: int
     ingress: int = 0
