@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -37,6 +38,7 @@ from services.dataplane.core.layout import (
 )
 from services.dataplane.core.links import KernelLinks, pod_mac
 from services.dataplane.core.maps import conntrack_entries, conntrack_sizes
+from services.dataplane.core.pins import Source
 from services.dataplane.enforce import Enforcer
 from services.dataplane.feed import Feed
 from services.dataplane.flow_events import FlowEvents
@@ -61,6 +63,7 @@ from services.dataplane.registry import Registry, orphans, rebuild
 from services.dataplane.relabel import Relabel
 from services.dataplane.settings import Settings
 from services.dataplane.stale_sockets import end_stale_sockets
+from services.dataplane.upgrade import Upgrade
 
 FULL_POLICY = 5.0
 FULL_PEERS = 15.0
@@ -97,7 +100,7 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
         log=log,
         telemetry=runtime.telemetry,
         feed=feed,
-        gate=Gate(feed, log, settings.add_deadline, lambda: enforcer.begun),
+        gate=Gate(feed, log, settings.add_deadline, lambda: enforcer.begun and not datapath.unfilled),
         book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, Bell(courtesy)),
         registry=registry,
         enforcer=enforcer,
@@ -188,6 +191,13 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     around_cursors = [*whose, registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     balancer = _start_services(runtime, parts, datapath, growth)
+    filled = {
+        Source.NODE: lambda: keeper.restored,
+        Source.ADDRESSES: lambda: peers.filled,
+        Source.POLICY: lambda: state.is_reached,
+        Source.SERVICES: lambda: balancer.applied,
+    }
+    _start_upgrade(runtime, parts, filled)
     end_stale_sockets(runtime, parts, lambda: balancer.seen)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
     Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
@@ -205,6 +215,21 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     )
     _start_flow_events(runtime, parts)
     runtime.on_stop(hide_metrics)
+
+
+def _start_upgrade(runtime: Runtime[Settings], parts: Parts, filled: Mapping[Source, Callable[[], bool]]) -> None:
+    if not (parts.datapath.unfilled or parts.datapath.losses):
+        return
+    upgrade = Upgrade(
+        parts.datapath,
+        parts.thread,
+        parts.log,
+        runtime.health.require("upgrade"),
+        filled=filled,
+        tell=partial(_tell, runtime),
+        switched=parts.gate.wake,
+    )
+    Loop(runtime, "upgrade", cursors=[], apply=upgrade.apply)
 
 
 def _start_flow_events(runtime: Runtime[Settings], parts: Parts) -> None:
@@ -294,6 +319,11 @@ class Enforcing:
         self._objects = runtime.health.require("objects")
         self._rules = runtime.health.require("rules")
         self.acks = Loop(runtime, "acks", cursors=[], apply=self.acknowledge, period=2.0, debounce=0.02)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the maps have held a compilation whole since this agent started."""
+        return self._reached is not None
 
     async def enforce(self, dirty: Dirty) -> Done:
         """Policy into the maps."""

@@ -842,12 +842,11 @@ DATAPLANE = (
         name="detach-and-attach-a-link",
         file="services/dataplane/kernel/hooks.py",
         old=(
-            "                if link is not None and bpf.link_info(link).target:\n"
-            "                    bpf.link_update(link, programs[Hook(path.name)])\n"
+            "                if link is not None and hook is not None and bpf.link_info(link).target:\n"
+            "                    bpf.link_update(link, programs[hook])\n"
         ),
         new=(
-            "                if link is not None and (target := bpf.link_info(link).target):\n"
-            "                    hook = Hook(path.name)\n"
+            "                if link is not None and hook is not None and (target := bpf.link_info(link).target):\n"
             "                    bpf.link_detach(link)\n"
             "                    path.unlink()\n"
             "                    self._hold_one(folder, hook, programs[hook], target)\n"
