@@ -15,17 +15,16 @@ import pytest
 from proto.policy import Direction
 from services.dataplane.core import policy_layout as pl
 from services.dataplane.core.maps import MAPS
-from services.dataplane.core.pins import LAYOUTS_BEFORE, Source, layout_of, parse_pin_name
+from services.dataplane.core.pins import Source, layout_of
 from services.dataplane.kernel import bpf, hooks
 from services.dataplane.kernel.pins import opened_maps
 from services.dataplane.kernel.programs import Datapath
+from tests.bpf.former import BEFORE, OTHER, as_before, change, ids, pins_of
 from tests.bpf.live import LiveNode, attach, fill, live_node, opened
 from tests.bpf.world import inside, scope_number
 
 pytestmark = pytest.mark.privileged
 
-BEFORE = next(iter(LAYOUTS_BEFORE))
-OTHER = "0" * 12
 PORT = 7000
 
 
@@ -138,40 +137,6 @@ def talk(before: Datapath, node: LiveNode) -> Iterator[Talk]:
         isolate(before, node)
         assert talking.is_guarded()
         yield talking
-
-
-def pins_of(folder: Path) -> dict[str, Path]:
-    """Maps by name."""
-    return {parse_pin_name(pin.name)[0]: pin for pin in (folder / "v2" / "maps").iterdir()}
-
-
-def change(folder: Path, *names: str) -> None:
-    """As if the version before had had other records in these maps."""
-    for name in names:
-        pin = pins_of(folder)[name]
-        pin.rename(pin.with_name(f"{name}-{OTHER}"))
-
-
-def as_before(folder: Path, layouts: str) -> None:
-    """The pins as versions wrote them that had one hash for all layouts."""
-    former = folder / f"v{layouts}"
-    former.mkdir()
-    (former / "maps").mkdir()
-    for name, pin in pins_of(folder).items():
-        pin.rename(former / "maps" / name)
-    (folder / "v2" / "links").rename(former / "links")
-    (folder / "v2" / "maps").rmdir()
-    (folder / "v2").rmdir()
-
-
-def ids(folder: Path) -> dict[str, int]:
-    """Kernel ids of the maps in use."""
-    found = {}
-    for name, pin in pins_of(folder).items():
-        fd = bpf.pinned(pin)
-        found[name] = bpf.map_info(fd).id
-        os.close(fd)
-    return found
 
 
 def running(datapath: Datapath, node: LiveNode) -> set[int]:
@@ -327,6 +292,27 @@ def test_policy_is_never_judged_by_maps_that_are_half_filled(
         assert changed == {"am_cidrs", "am_subjects", "am_selected", "am_scope_peer", "am_scope_port", "am_scope_rule"}
 
 
+def test_flows_are_judged_by_the_new_maps(
+    folder: Path, cache: Path, node: LiveNode, before: Datapath, talk: Talk
+) -> None:
+    """Policy has changed while the old programs ran on: what they let through ends with the switch."""
+    change(folder, "am_scope_port")
+    with ExitStack() as stack:
+        new = reopened(folder, cache, node, stack)
+        fill(new, node)
+        new.tables.subjects.put(
+            pl.SubjectKey(identity=node.a.identity), pl.Subject(ingress_isolated=False, egress_isolated=True)
+        )
+        new.tables.bump_generation()
+        assert talk.goes_on(), "by the old maps"
+        switch(new, node)
+        for client, _ in talk.pairs:
+            client.settimeout(0.3)
+        for _, accepted in talk.pairs:
+            accepted.settimeout(0.3)
+        assert not talk.goes_on()
+
+
 def test_a_map_of_another_version_goes_with_the_switch(
     folder: Path, cache: Path, node: LiveNode, before: Datapath, talk: Talk
 ) -> None:
@@ -414,12 +400,41 @@ def test_an_agent_killed_at_any_step(
         os.close(fd)
 
 
-def _lives(folder: Path, cache: Path, node: LiveNode, steps: int) -> bool:
+@pytest.mark.parametrize("reached", [0, 1], ids=["before", "between"])
+def test_an_agent_killed_while_new_maps_take_the_place_of_the_old(
+    folder: Path, cache: Path, node: LiveNode, before: Datapath, talk: Talk, reached: int
+) -> None:
+    """Two renames: between them neither folder is in its place. The programs have been switched."""
+    had = ids(folder)
+    change(folder, "am_scratch")
+    assert not _lives(folder, cache, node, reached, (Path, ("rename",)))
+    left = {path.name for path in (folder / "v2").iterdir()}
+    assert left == ({"maps", "next", "links"} if reached == 0 else {"last", "next", "links"})
+    assert talk.is_guarded()
+    with ExitStack() as stack:
+        new = reopened(folder, cache, node, stack)
+        assert {path.name for path in (folder / "v2").iterdir()} == {"maps", "links"}
+        now = ids(folder)
+        assert {name for name in now if now[name] != had[name]} == {"am_scratch"}
+        assert running(new, node) <= loaded(new)
+        assert talk.is_guarded()
+
+
+Steps = tuple[Any, tuple[str, ...]]
+ALL_STEPS: tuple[Steps, ...] = (
+    (bpf, ("pin", "link_update", "link_create")),
+    (Path, ("rename", "unlink", "rmdir", "mkdir")),
+    (hooks.clsact, ("set_filters",)),
+)
+"""What changes the pins or the hooks."""
+
+
+def _lives(folder: Path, cache: Path, node: LiveNode, steps: int, *counted: Steps) -> bool:
     """An agent's life that ends at the start of the so-manieth step; True when it came through."""
     child = os.fork()
     if child == 0:
         try:
-            _die_after(steps)
+            _die_after(steps, counted or ALL_STEPS)
             with inside(node.netns):
                 datapath = Datapath.open(folder, cache)
                 if datapath.unfilled:
@@ -436,8 +451,8 @@ def _lives(folder: Path, cache: Path, node: LiveNode, steps: int) -> bool:
     return code == 0
 
 
-def _die_after(steps: int) -> None:
-    """Counts what changes the pins or the hooks, in this process."""
+def _die_after(steps: int, what: tuple[Steps, ...]) -> None:
+    """Counts these calls, in this process."""
     left = [steps]
 
     def counted(original: Callable[..., Any]) -> Callable[..., Any]:
@@ -449,10 +464,6 @@ def _die_after(steps: int) -> None:
 
         return call
 
-    for where, names in (
-        (bpf, ("pin", "link_update", "link_create")),
-        (Path, ("rename", "unlink", "rmdir", "mkdir")),
-        (hooks.clsact, ("set_filters",)),
-    ):
+    for where, names in what:
         for name in names:
             setattr(where, name, counted(getattr(where, name)))

@@ -156,7 +156,7 @@ class Datapath:
         with self._lock, self.broom.lock:
             self._refresh()
             if self._is_upgrade:
-                self.tables.bump_generation()  # what has been judged by the old maps is judged by these
+                self.tables.bump_generation()  # flows are judged again, by these maps
             self._pins.promote()
             self.unfilled, self._is_upgrade = frozenset(), False
 
