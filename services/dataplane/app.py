@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import secrets
 import time
-from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -76,14 +75,18 @@ def boot_of(settings: Settings) -> str:
     return settings.boot_id or f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{netns_cookie()}"
 
 
+def flow_sizes(settings: Settings) -> dict[str, int]:
+    """Entries of the tables of flows on this node."""
+    return conntrack_sizes(conntrack_entries(node_memory(), settings.conntrack_entries))
+
+
 def make_parts(runtime: Runtime[Settings]) -> Parts:
     """Everything that does not run by itself."""
     settings, bus, log = runtime.settings, runtime.bus, runtime.log
     journal = Journal.open(
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
-    entries = conntrack_entries(node_memory(), settings.conntrack_entries)
-    sizes = {**limits_of(settings).first, **conntrack_sizes(entries)}
+    sizes = {**limits_of(settings).first, **flow_sizes(settings)}
     datapath = Datapath.open(settings.pin_root, settings.bpf_cache, filter_pods=not settings.tcx, sizes=sizes)
     courtesy = Courtesy()
     feed, registry = Feed(bus, settings.node), Registry(Bell(courtesy))
@@ -191,13 +194,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     around_cursors = [*whose, registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     balancer = _start_services(runtime, parts, datapath, growth)
-    filled = {
-        Source.NODE: lambda: keeper.restored,
-        Source.ADDRESSES: lambda: peers.filled,
-        Source.POLICY: lambda: state.is_reached,
-        Source.SERVICES: lambda: balancer.applied,
-    }
-    _start_upgrade(runtime, parts, filled)
+    _start_upgrade(runtime, parts, keeper=keeper, peers=peers, state=state, balancer=balancer)
     end_stale_sockets(runtime, parts, lambda: balancer.seen)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
     Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
@@ -217,9 +214,22 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     runtime.on_stop(hide_metrics)
 
 
-def _start_upgrade(runtime: Runtime[Settings], parts: Parts, filled: Mapping[Source, Callable[[], bool]]) -> None:
+def _start_upgrade(
+    runtime: Runtime[Settings], parts: Parts, *, keeper: Keeper, peers: Peers, state: Enforcing, balancer: Balancer
+) -> None:
+    filled = {
+        Source.NODE: lambda: keeper.restored,
+        Source.ADDRESSES: lambda: peers.filled,
+        Source.POLICY: lambda: state.is_reached,
+        Source.SERVICES: lambda: balancer.applied,
+    }
     if not (parts.datapath.unfilled or parts.datapath.losses):
         return
+
+    def switched() -> None:
+        parts.enforcer.limit_flows(parts.datapath.broom)  # the table may have grown
+        parts.gate.wake()
+
     upgrade = Upgrade(
         parts.datapath,
         parts.thread,
@@ -227,7 +237,8 @@ def _start_upgrade(runtime: Runtime[Settings], parts: Parts, filled: Mapping[Sou
         runtime.health.require("upgrade"),
         filled=filled,
         tell=partial(_tell, runtime),
-        switched=parts.gate.wake,
+        switched=switched,
+        sizes=flow_sizes(parts.settings),
     )
     Loop(runtime, "upgrade", cursors=[], apply=upgrade.apply)
 

@@ -33,8 +33,11 @@ class Upgrade:
         filled: Mapping[Source, Callable[[], bool]],
         tell: Callable[[str, str], None],
         switched: Callable[[], None],
+        sizes: Mapping[str, int],
     ) -> None:
-        """``filled`` says whether all maps of a source hold what is known; ``tell`` gets a fault and its remedy."""
+        """``filled`` says whether all maps of a source hold what is known; ``tell`` gets a fault and its remedy;
+        ``sizes`` are the entries that tables of flows are to take.
+        """
         self._datapath = datapath
         self._thread = thread
         self._log = log
@@ -42,6 +45,7 @@ class Upgrade:
         self._filled = filled
         self._tell = tell
         self._switched = switched
+        self._sizes = sizes
         self._is_told = False
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
@@ -53,10 +57,18 @@ class Upgrade:
         if self._datapath.unfilled:
             await self._thread.run(self._datapath.switch)
             self._log.info("programs-switched")
+            await self._grow()
             self._switched()
         self._condition.set(True)
         self._tell_losses()
         return Done()
+
+    async def _grow(self) -> None:
+        """Tables that could not while the old programs used them too."""
+        try:
+            await self._thread.run(lambda: self._datapath.grow(self._sizes))
+        except (OSError, TimeoutError) as error:
+            self._log.warning("tables-not-grown", sizes=self._sizes, error=error)
 
     def _tell_losses(self) -> None:
         if self._is_told:

@@ -16,7 +16,7 @@ from proto.policy import Direction
 from services.dataplane.core import policy_layout as pl
 from services.dataplane.core.maps import MAPS
 from services.dataplane.core.pins import Source, layout_of
-from services.dataplane.kernel import bpf, hooks
+from services.dataplane.kernel import bpf, clsact
 from services.dataplane.kernel.pins import opened_maps
 from services.dataplane.kernel.programs import Datapath
 from tests.bpf.former import BEFORE, OTHER, as_before, change, ids, pins_of
@@ -203,7 +203,8 @@ def test_one_map_is_added(folder: Path, cache: Path, node: LiveNode, before: Dat
     with ExitStack() as stack:
         with talk.meanwhile():
             new = reopened(folder, cache, node, stack)
-            assert (new.unfilled, new.losses) == ({Source.SERVICES}, {})
+            assert new.unfilled == {Source.SERVICES}
+            assert new.losses == {}
             assert not running(new, node) & loaded(new)
             switch(new, node)
             assert running(new, node) <= loaded(new)
@@ -424,7 +425,7 @@ Steps = tuple[Any, tuple[str, ...]]
 ALL_STEPS: tuple[Steps, ...] = (
     (bpf, ("pin", "link_update", "link_create")),
     (Path, ("rename", "unlink", "rmdir", "mkdir")),
-    (hooks.clsact, ("set_filters",)),
+    (clsact, ("set_filters",)),
 )
 """What changes the pins or the hooks."""
 

@@ -10,6 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from services.dataplane.core import maps as m
+from services.dataplane.core.layout import MapKind
 from services.dataplane.core.maps import MAPS, MapSpec
 from services.dataplane.core.pins import (
     LAYOUTS_BEFORE,
@@ -94,7 +95,7 @@ def test_one_changed_map(changed: str, anew: set[str], unfilled: set[Source], lo
 
 
 def test_a_map_that_is_added_costs_no_flow() -> None:
-    added = MapSpec("am_added", m.MapKind.HASH, m.FLOWS.key, m.FLOWS.value, 16, "for a feature to come")
+    added = MapSpec("am_added", MapKind.HASH, m.FLOWS.key, m.FLOWS.value, 16, "for a feature to come")
     for source in (None, Source.NODE, Source.SERVICES, Source.POLICY):
         outcome = plan(pinned(), {}, {}, running=True, rules={**RULES, added: Rule(source)})
         assert {"am_ct", "am_nat", "am_affinity", "am_sent"} <= outcome.taken
@@ -140,7 +141,7 @@ def test_a_layout_is_type_flags_records_and_meaning() -> None:
     spec = m.IPCACHE
     others = (
         replace(spec, flags=0),
-        replace(spec, kind=m.MapKind.HASH),
+        replace(spec, kind=MapKind.HASH),
         replace(spec, key=m.CIDRS.key),
         replace(spec, value=m.FLOWS.value),
         replace(spec, revision=1),
