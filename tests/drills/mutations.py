@@ -1339,7 +1339,7 @@ CLI = (
     Mutant(
         name="whoever-hangs-up-is-a-nats-server",
         file="chassis/connection.py",
-        old='    return bool(client._server_info) or _unread(client).startswith(b"INFO ")\n',
+        old='    return bool(client._server_info) or unread(client).startswith(GREETING)\n',
         new="    return True\n",
         tests=("tests/shell/cli/test_commands.py::TestNoBus",),
     ),
