@@ -32,9 +32,6 @@ from services.dataplane.kernel.maps import TableFull
 from services.dataplane.kernel.tables import Tables
 from services.dataplane.registry import Registry
 
-PATIENCE = 30.0
-"""Seconds that an upgrade waits for nodes whose agents say nothing."""
-
 
 class Peers:
     """Keeps ``am_ipcache``."""
@@ -71,9 +68,7 @@ class Peers:
         """Stream sequence of ``endpoints`` that the map holds."""
         self.epoch = ""
         self.filled = False
-        """Whether the map has held all that is known since the watches were in sync. Nodes whose agents have not said
-        in this epoch that all of theirs is on the bus are waited for :data:`PATIENCE` seconds.
-        """
+        """Whether the map has held what is known of the whole cluster (:func:`ipcache.is_filled`)."""
         self._in_sync_since: float | None = None
 
     def pressure(self) -> Iterable[Pressure]:
@@ -185,4 +180,4 @@ class Peers:
         now = time.monotonic()
         if self._in_sync_since is None:
             self._in_sync_since = now
-        self.filled = not self._silent() or now - self._in_sync_since >= PATIENCE
+        self.filled = ipcache.is_filled(now - self._in_sync_since, self._silent())

@@ -227,6 +227,7 @@ def test_one_map_has_grown_and_another_is_changed(
             with inside(node.netns):
                 assert new.grow({"am_ipcache": 1 << 21, "am_services": 1 << 17}) == ("am_ipcache",), "others are shared"
             assert new.unfilled == {Source.ADDRESSES}
+            assert not running(new, node) & loaded(new)
             fill_addresses(before, new)
             switch(new, node)
         assert new.tables.ipcache.entries == 1 << 21
