@@ -37,6 +37,7 @@ from services.dataplane.core.layout import (
 )
 from services.dataplane.core.links import KernelLinks, pod_mac
 from services.dataplane.core.maps import conntrack_entries, conntrack_sizes
+from services.dataplane.core.pins import Source
 from services.dataplane.enforce import Enforcer
 from services.dataplane.feed import Feed
 from services.dataplane.flow_events import FlowEvents
@@ -61,6 +62,7 @@ from services.dataplane.registry import Registry, orphans, rebuild
 from services.dataplane.relabel import Relabel
 from services.dataplane.settings import Settings
 from services.dataplane.stale_sockets import end_stale_sockets
+from services.dataplane.upgrade import Upgrade
 
 FULL_POLICY = 5.0
 FULL_PEERS = 15.0
@@ -73,14 +75,18 @@ def boot_of(settings: Settings) -> str:
     return settings.boot_id or f"{Path('/proc/sys/kernel/random/boot_id').read_text().strip()}-{netns_cookie()}"
 
 
+def flow_sizes(settings: Settings) -> dict[str, int]:
+    """Entries of the tables of flows on this node."""
+    return conntrack_sizes(conntrack_entries(node_memory(), settings.conntrack_entries))
+
+
 def make_parts(runtime: Runtime[Settings]) -> Parts:
     """Everything that does not run by itself."""
     settings, bus, log = runtime.settings, runtime.bus, runtime.log
     journal = Journal.open(
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
-    entries = conntrack_entries(node_memory(), settings.conntrack_entries)
-    sizes = {**limits_of(settings).first, **conntrack_sizes(entries)}
+    sizes = {**limits_of(settings).first, **flow_sizes(settings)}
     datapath = Datapath.open(settings.pin_root, settings.bpf_cache, filter_pods=not settings.tcx, sizes=sizes)
     courtesy = Courtesy()
     feed, registry = Feed(bus, settings.node), Registry(Bell(courtesy))
@@ -97,7 +103,7 @@ def make_parts(runtime: Runtime[Settings]) -> Parts:
         log=log,
         telemetry=runtime.telemetry,
         feed=feed,
-        gate=Gate(feed, log, settings.add_deadline, lambda: enforcer.begun),
+        gate=Gate(feed, log, settings.add_deadline, lambda: enforcer.begun and not datapath.unfilled),
         book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, Bell(courtesy)),
         registry=registry,
         enforcer=enforcer,
@@ -188,6 +194,7 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     around_cursors = [*whose, registry.bell.cursor(), *objects()]
     Loop(runtime, "peers", cursors=around_cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
     balancer = _start_services(runtime, parts, datapath, growth)
+    _start_upgrade(runtime, parts, keeper=keeper, peers=peers, state=state, balancer=balancer)
     end_stale_sockets(runtime, parts, lambda: balancer.seen)
     Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
     Loop(runtime, "masquerade", cursors=objects(), apply=keeper.masquerade, debounce=0.2)
@@ -205,6 +212,35 @@ def _start_loops(runtime: Runtime[Settings], parts: Parts, attacher: Attacher) -
     )
     _start_flow_events(runtime, parts)
     runtime.on_stop(hide_metrics)
+
+
+def _start_upgrade(
+    runtime: Runtime[Settings], parts: Parts, *, keeper: Keeper, peers: Peers, state: Enforcing, balancer: Balancer
+) -> None:
+    filled = {
+        Source.NODE: lambda: keeper.restored,
+        Source.ADDRESSES: lambda: peers.filled,
+        Source.POLICY: lambda: state.is_reached,
+        Source.SERVICES: lambda: balancer.applied,
+    }
+    if not (parts.datapath.unfilled or parts.datapath.losses):
+        return
+
+    def switched() -> None:
+        parts.enforcer.limit_flows(parts.datapath.broom)  # the table may have grown
+        parts.gate.wake()
+
+    upgrade = Upgrade(
+        parts.datapath,
+        parts.thread,
+        parts.log,
+        runtime.health.require("upgrade"),
+        filled=filled,
+        tell=partial(_tell, runtime),
+        switched=switched,
+        sizes=flow_sizes(parts.settings),
+    )
+    Loop(runtime, "upgrade", cursors=[], apply=upgrade.apply)
 
 
 def _start_flow_events(runtime: Runtime[Settings], parts: Parts) -> None:
@@ -294,6 +330,11 @@ class Enforcing:
         self._objects = runtime.health.require("objects")
         self._rules = runtime.health.require("rules")
         self.acks = Loop(runtime, "acks", cursors=[], apply=self.acknowledge, period=2.0, debounce=0.02)
+
+    @property
+    def is_reached(self) -> bool:
+        """Whether the maps have held a compilation whole since this agent started."""
+        return self._reached is not None
 
     async def enforce(self, dirty: Dirty) -> Done:
         """Policy into the maps."""

@@ -9,6 +9,7 @@ left out (they are strangers to policy here), which is told, and whatever is to 
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
@@ -66,6 +67,9 @@ class Peers:
         self.sequence = 0
         """Stream sequence of ``endpoints`` that the map holds."""
         self.epoch = ""
+        self.filled = False
+        """Whether the map has held what is known of the whole cluster (:func:`ipcache.is_filled`)."""
+        self._in_sync_since: float | None = None
 
     def pressure(self) -> Iterable[Pressure]:
         """How full its table is."""
@@ -109,6 +113,7 @@ class Peers:
             self._log.error("addresses-without-room", count=len(left), entries=self._tables.ipcache.entries)
         if self._feed.endpoints.synced:
             self.sequence, self.epoch = sequence, epoch
+        self._judge_filled()
         return len(upserts) + len(gone)
 
     def _wanted(self, foreign: list[Endpoint]) -> dict[PrefixKey, Peer]:
@@ -144,12 +149,10 @@ class Peers:
 
     def _gone(self, actual: Mapping[PrefixKey, Peer], wanted: Mapping[PrefixKey, Peer]) -> tuple[PrefixKey, ...]:
         """Entries that may go: their node has said, in this epoch, that all of its endpoints are on the bus."""
-        feed = self._feed
-        if not (feed.endpoints.synced and feed.complete(Node) and feed.complete(EndpointSlice)):
+        if not self._is_in_sync():
             return ()
-        nodes = {node.name for node in feed.all_of(Node)}
-        silent = {node for node in nodes if not feed.endpoints.scope_complete(encode_segment(node))} - {feed.node}
-        undecided = feed.beliefs.now.undecided
+        silent = self._silent()
+        undecided = self._feed.beliefs.now.undecided
 
         def may_go(key: PrefixKey, peer: Peer) -> bool:
             if key.address in undecided:
@@ -160,3 +163,21 @@ class Peers:
             return source not in silent
 
         return tuple(key for key, peer in actual.items() if key not in wanted and may_go(key, peer))
+
+    def _is_in_sync(self) -> bool:
+        feed = self._feed
+        return feed.endpoints.synced and feed.complete(Node) and feed.complete(EndpointSlice)
+
+    def _silent(self) -> set[str]:
+        """Nodes that have not said, in this epoch, that all of their endpoints are on the bus."""
+        feed = self._feed
+        nodes = {node.name for node in feed.all_of(Node)}
+        return {node for node in nodes if not feed.endpoints.scope_complete(encode_segment(node))} - {feed.node}
+
+    def _judge_filled(self) -> None:
+        if self.filled or not self._is_in_sync():
+            return
+        now = time.monotonic()
+        if self._in_sync_since is None:
+            self._in_sync_since = now
+        self.filled = ipcache.is_filled(now - self._in_sync_since, self._silent())

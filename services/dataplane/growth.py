@@ -55,9 +55,11 @@ class Growth:
             return
         began = time.monotonic()
         try:
-            await self._thread.run(lambda: self._datapath.grow(sizes))
+            grown = await self._thread.run(lambda: self._datapath.grow(sizes))
         except (OSError, TimeoutError) as error:
             self._not_before = time.monotonic() + PATIENCE
             self._log.warning("tables-not-grown", sizes=sizes, error=error, again_after=PATIENCE)
             return
-        self._log.info("tables-grown", sizes=sizes, milliseconds=round((time.monotonic() - began) * 1000, 1))
+        if grown:  # none while an upgrade waits
+            sizes = {name: sizes[name] for name in grown}
+            self._log.info("tables-grown", sizes=sizes, milliseconds=round((time.monotonic() - began) * 1000, 1))

@@ -43,6 +43,8 @@ class Keeper:
         self._missing: frozenset[Attachment] = frozenset()
         self._unmarked: frozenset[int] = frozenset()
         self._reported: set[str] = set()
+        self.restored = False
+        """Whether the maps have been given what this node knows of its endpoints."""
 
     async def repair(self, _dirty: Dirty) -> Done | Again:
         """One full pass over links and programs."""
@@ -60,7 +62,10 @@ class Keeper:
         if any(link.group == GROUP_DOOMED for link in kernel.links) and not self._retired:
             self._retired.append(0)  # left by an agent that died before it reaped
         await self._programs(kernel)
-        changed = self._parts.enforcer.restore(self._parts.registry.up.values())
+        try:
+            changed = self._parts.enforcer.restore(self._parts.registry.up.values())
+        finally:
+            self.restored = True  # what found no room finds none by waiting
         await self._sweep_budgets()
         if found.drift or changed:
             self._parts.log.info("drift-repaired", routes=len(found.routes), links=len(found.down), entries=changed)

@@ -846,6 +846,83 @@ DATAPLANE = (
         tests=("tests/bpf/test_policy_steps.py",),
     ),
     Mutant(
+        name="policy-maps-taken-over-one-by-one",
+        file="services/dataplane/core/pins.py",
+        old="        taken -= policy\n",
+        new="        pass\n",
+        tests=("tests/core/dataplane/test_pins.py",),
+    ),
+    Mutant(
+        name="map-outlives-what-it-refers-to",
+        file="services/dataplane/core/pins.py",
+        old="any(other.name not in taken for other in rule.refers)",
+        new="False",
+        tests=("tests/core/dataplane/test_pins.py",),
+    ),
+    Mutant(
+        name="map-half-filled-counts-as-taken-over",
+        file="services/dataplane/core/pins.py",
+        old="    lost = [spec for spec in rules if spec.name not in taken]\n",
+        new="    lost = [spec for spec in rules if spec.name not in taken | fresh.keys()]\n",
+        tests=("tests/core/dataplane/test_pins.py",),
+    ),
+    Mutant(
+        name="successor-of-a-grown-table-is-small",
+        file="services/dataplane/core/pins.py",
+        old="return max(asked, now[spec.name].entries) if",
+        new="return asked if",
+        tests=("tests/core/dataplane/test_pins.py",),
+    ),
+    Mutant(
+        name="meaning-of-entries-is-no-part-of-the-layout",
+        file="services/dataplane/core/pins.py",
+        old="flags {spec.flags} revision {spec.revision} ",
+        new="flags {spec.flags} revision 0 ",
+        tests=("tests/core/dataplane/test_pins.py",),
+    ),
+    Mutant(
+        name="flows-of-the-version-before-are-forgotten",
+        file="services/dataplane/kernel/pins.py",
+        old=", LAYOUTS_BEFORE.get(former.name[1:]))",
+        new=")",
+        tests=("tests/bpf/test_upgrade.py::test_connections_outlive_the_change_from_one_hash_for_all",),
+    ),
+    Mutant(
+        name="programs-switched-before-maps-are-filled",
+        file="services/dataplane/kernel/programs.py",
+        old="        if not plan.unfilled:\n",
+        new="        if folder:\n",
+        tests=("tests/bpf/test_upgrade.py::test_policy_is_never_judged_by_maps_that_are_half_filled",),
+    ),
+    Mutant(
+        name="new-programs-hung-while-an-upgrade-waits",
+        file="services/dataplane/kernel/programs.py",
+        old="            if self.unfilled:  # the old programs run on; only what hangs in the air is mended\n",
+        new="            if not folder.exists():\n",
+        tests=("tests/bpf/test_upgrade.py::test_policy_is_never_judged_by_maps_that_are_half_filled",),
+    ),
+    Mutant(
+        name="old-links-grow-into-an-upgrade-that-waits",
+        file="services/dataplane/kernel/programs.py",
+        old="            if not self.unfilled:\n                self._refresh()\n",
+        new="            self._refresh()\n",
+        tests=("tests/bpf/test_upgrade.py::test_one_map_has_grown_and_another_is_changed",),
+    ),
+    Mutant(
+        name="flows-keep-the-verdict-of-the-old-maps",
+        file="services/dataplane/kernel/programs.py",
+        old="                self.tables.bump_generation()  # flows are judged again, by these maps\n",
+        new="                pass\n",
+        tests=("tests/bpf/test_upgrade.py::test_flows_are_judged_by_the_new_maps",),
+    ),
+    Mutant(
+        name="upgrade-waits-for-nothing",
+        file="services/dataplane/upgrade.py",
+        old="        if missing:\n",
+        new="        if missing and not self._datapath.unfilled:\n",
+        tests=("tests/netns/dataplane/test_upgrade.py::test_new_maps_are_filled_before_programs_use_them",),
+    ),
+    Mutant(
         name="delete-and-add-a-filter",
         file="services/dataplane/kernel/clsact.py",
         old="        body = _filter(ifindex, one.parent)",
@@ -856,12 +933,11 @@ DATAPLANE = (
         name="detach-and-attach-a-link",
         file="services/dataplane/kernel/hooks.py",
         old=(
-            "                if link is not None and bpf.link_info(link).target:\n"
-            "                    bpf.link_update(link, programs[Hook(path.name)])\n"
+            "                if link is not None and hook is not None and bpf.link_info(link).target:\n"
+            "                    bpf.link_update(link, programs[hook])\n"
         ),
         new=(
-            "                if link is not None and (target := bpf.link_info(link).target):\n"
-            "                    hook = Hook(path.name)\n"
+            "                if link is not None and hook is not None and (target := bpf.link_info(link).target):\n"
             "                    bpf.link_detach(link)\n"
             "                    path.unlink()\n"
             "                    self._hold_one(folder, hook, programs[hook], target)\n"

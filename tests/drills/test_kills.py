@@ -135,7 +135,7 @@ def _maps(lab: Lab, node: str) -> dict[str, dict[bytes, bytes]]:
     specs = {spec.name: spec for spec in MAPS}
     found = {}
     for name in OWN_MAPS:
-        spec, fd = specs[name], bpf.pinned(pins / name)
+        spec, fd = specs[name], bpf.pinned(next(pins.glob(f"{name}-*")))
         entries: dict[bytes, bytes] = {}
         for count, keys, values in bpf.lookup_batch(fd, spec.key_size, spec.value_size):
             for i in range(count):
@@ -164,7 +164,7 @@ def _meaning(maps: dict[str, dict[bytes, bytes]]) -> dict[str, Any]:
 def _delete_entries(lab: Lab, node: str) -> None:
     (pins,) = lab.where.node(node).bpffs.glob("v*/maps")
     for name, entries in _maps(lab, node).items():
-        fd = bpf.pinned(pins / name)
+        fd = bpf.pinned(next(pins.glob(f"{name}-*")))
         for key in entries:
             bpf.delete(fd, key)
         os.close(fd)

@@ -8,7 +8,7 @@ registry, not from the bus, so local policy does not wait for NATS.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 
 from proto.addresses import Endpoint
@@ -24,6 +24,8 @@ from services.dataplane.core.layout import (
 
 APISERVER = ("default", "kubernetes")
 """Namespace and name of the Service whose endpoints are the API servers."""
+PATIENCE = 30.0
+"""Seconds that an upgrade waits for nodes whose agents say nothing."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -87,3 +89,12 @@ def refused(
             age = (endpoint.sequence, str(endpoint.address))
             claims[key] = shares.Claim(endpoint.node, age, (1,))
     return shares.share(claims, (max(0, room - (len(wanted) - len(claims))),))
+
+
+def is_filled(in_sync: float, silent: Collection[str]) -> bool:
+    """Whether a new map holds what is known of the cluster, once the watches have been in sync for ``in_sync`` seconds.
+
+    Nodes that are ``silent`` (their agents have not said since the bus lost its streams that all of theirs is on it)
+    are waited for, but no longer than :data:`PATIENCE`: one whose agent is gone for good holds up no upgrade.
+    """
+    return not silent or in_sync >= PATIENCE

@@ -3,6 +3,7 @@
 Names have at most 15 characters (``BPF_OBJ_NAME_LEN`` counts the closing zero). Sizes bound memory: a full hash refuses
 an entry, which the datapath answers with a drop and the agent with an error, never with a silent "allow". The
 sizes here are those of a fresh map; hashes and tries may be larger (``core.sizes``), and are what they are when pinned.
+What an upgrade does with each map is said in ``core.pins``.
 ``am_ct`` is a plain hash on purpose: an LRU would evict live flows under pressure. ``am_nat`` is one all the same:
 flows from outside have no endpoint whose share they could be counted against. Beside each stands a table of the flows
 that are not established yet, ``am_ct_recent`` and ``am_nat_recent``: a newcomer takes the place of an elder there, and
@@ -11,7 +12,6 @@ that one's flow goes. So they are never more than a quarter of the entries.
 
 from __future__ import annotations
 
-import hashlib
 from dataclasses import dataclass
 
 from services.dataplane.core import layout as at
@@ -63,6 +63,8 @@ class MapSpec:
     entries: int
     purpose: str
     flags: int = 0
+    revision: int = 0
+    """Raised when entries come to mean something else though they lie as before: then none is taken over."""
 
     @property
     def key_size(self) -> int:
@@ -171,19 +173,3 @@ def conntrack_sizes(entries: int) -> dict[str, int]:
 def recent_sets(entries: int) -> int:
     """How many sets of ``am_ct_recent`` are used: places for a quarter of the entries at most."""
     return min(entries // 4 // WAYS, RECENT_SETS)
-
-
-def layout_hash() -> str:
-    """Names the layout: pins of another hash hold maps that these programs must not be loaded against."""
-    lines = [
-        f"{spec.name} {spec.kind:d} {'' if spec.may_grow else spec.entries} {spec.flags} "
-        f"{_shape(spec.key)} {_shape(spec.value)}"
-        for spec in MAPS
-    ]
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:12]
-
-
-def _shape(record: type[Record] | None) -> str:
-    if record is None:
-        return "-"
-    return ",".join(f"{m.name}:{m.c_type}:{m.offset}:{m.size}" for m in record.wire().members)

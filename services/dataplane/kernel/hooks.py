@@ -77,6 +77,13 @@ _ATTACH = {
     Hook.GETPEERNAME4: AttachKind.CGROUP_INET4_GETPEERNAME,
     Hook.GETPEERNAME6: AttachKind.CGROUP_INET6_GETPEERNAME,
 }
+
+
+def hook_of(name: str) -> Hook | None:
+    """The hook of this name; None for one that only another version has."""
+    return next((hook for hook in Hook if hook.value == name), None)
+
+
 ENDPOINT_HOOKS = (Hook.FROM_POD, Hook.TO_POD)
 UPLINK_HOOKS = (Hook.FROM_WIRE, Hook.TO_WIRE)
 SOCKET_HOOKS = tuple(hook for hook in Hook if hook.is_socket)
@@ -113,7 +120,7 @@ class Holder(Protocol):
         """What is kept under this folder, as it really is now."""
 
     def refresh(self, folder: Path, programs: dict[Hook, int]) -> None:
-        """Puts new programs in place of those that run."""
+        """Puts new programs in place of those that run; hooks of another version that this one lacks are let go of."""
 
     def release(self, folder: Path, *, doomed: bool) -> None:
         """Takes everything under this folder off its hooks, and the folder away; ``doomed``: the interface is about to
@@ -175,18 +182,22 @@ class LinkHolder:
         """See :class:`Holder`."""
         found = []
         for path in sorted(folder.iterdir()):
+            hook = hook_of(path.name)
             with _descriptor(path) as link:
-                if link is not None:
+                if link is not None and hook is not None:
                     info = bpf.link_info(link)
-                    found.append(Held(Hook(path.name), info.target, info.program))
+                    found.append(Held(hook, info.target, info.program))
         return found
 
     def refresh(self, folder: Path, programs: dict[Hook, int]) -> None:
         """See :class:`Holder`."""
         for path in sorted(folder.iterdir()):
+            hook = hook_of(path.name)
             with _descriptor(path) as link:
-                if link is not None and bpf.link_info(link).target:
-                    bpf.link_update(link, programs[Hook(path.name)])
+                if link is not None and hook is not None and bpf.link_info(link).target:
+                    bpf.link_update(link, programs[hook])
+            if hook is None:
+                path.unlink()
 
     def release(self, folder: Path, *, doomed: bool) -> None:
         """See :class:`Holder`."""
@@ -231,16 +242,20 @@ class FilterHolder:
         for hook, ifindex in self._kept(folder):
             if clsact.filter_program(ifindex, _PARENTS[hook.attach]):
                 self.hold(folder, {hook: programs[hook]}, ifindex, run_alone)
+        for path in folder.iterdir():
+            if hook_of(path.name.rsplit("-", 1)[0]) is None:
+                path.unlink()
 
     def release(self, folder: Path, *, doomed: bool) -> None:
         """See :class:`Holder`."""
         for hook, ifindex in self._kept(folder):
             if not doomed:
                 clsact.remove_filter(ifindex, _PARENTS[hook.attach])
-            (folder / f"{hook.value}-{ifindex}").unlink()
+        for path in folder.iterdir():
+            path.unlink()
         folder.rmdir()
 
     @staticmethod
     def _kept(folder: Path) -> list[tuple[Hook, int]]:
         parts = [path.name.rsplit("-", 1) for path in sorted(folder.iterdir())]
-        return [(Hook(name), int(ifindex)) for name, ifindex in parts]
+        return [(hook, int(ifindex)) for name, ifindex in parts if (hook := hook_of(name)) is not None]

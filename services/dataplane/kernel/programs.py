@@ -1,16 +1,16 @@
 """A node's datapath: the programs loaded, their maps, and where they hang.
 
-Owns one folder of pins on bpffs, ``<pins>/v<layout hash>/{maps,links}``. :meth:`Datapath.open` takes over what is
-pinned: new programs are loaded against the *same* maps and put into the running links one by one, each without a moment
-between old and new. :meth:`Datapath.close` lets go of descriptors and leaves everything working; only
-:meth:`Datapath.detach` takes programs off.
+:meth:`Datapath.open` takes over what is pinned (``kernel.pins``): new programs are loaded against the *same* maps and
+put into the running links one by one, each without a moment between old and new. :meth:`Datapath.close` lets go of
+descriptors and leaves everything working; only :meth:`Datapath.detach` takes programs off.
 
 :meth:`Datapath.grow` replaces maps by larger ones in the same way while everything runs: how many entries a map takes
 is a property of what is pinned, not of the layout.
 
-When the layout changes (an upgrade), the old links run on with the old maps. The agent fills the new maps, then
-attaches each name as usual: an old link of that name is moved over and given its new program;
-:meth:`Datapath.retire` removes what nobody uses any more.
+When maps of an upgrade begin anew that the agent fills (:attr:`Datapath.unfilled`), the old programs run on with the
+old maps, and nothing of this version is hung where they hang. The agent fills the new maps and calls
+:meth:`Datapath.switch`: every link gets its new program, then what the old ones used is let go of. An agent that dies
+before is followed by one that finds the same and goes on.
 
 Everything resolves interface indices in the caller's network namespace: the agent lives in the node's. Blocking; the
 first open compiles (seconds), others take some 50 ms. Refuses a folder that is not on bpffs.
@@ -34,7 +34,8 @@ from services.dataplane.core.layout import (
     Uplink,
     UplinkFlag,
 )
-from services.dataplane.core.maps import MAPS, layout_hash
+from services.dataplane.core.maps import MAPS
+from services.dataplane.core.pins import Plan, Source
 from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bpf import ProgramKind
 from services.dataplane.kernel.bytecode import Bytecode, Cache
@@ -51,10 +52,12 @@ from services.dataplane.kernel.hooks import (
     LinkHolder,
     Run,
     has_tcx,
+    hook_of,
     run_alone,
 )
 from services.dataplane.kernel.maps import LayoutMismatch, check_shape
-from services.dataplane.kernel.tables import Tables, open_maps
+from services.dataplane.kernel.pins import Pins
+from services.dataplane.kernel.tables import Tables
 
 BPF_FS_MAGIC = 0xCAFE4A11
 SOCKETS = "_sockets"
@@ -86,11 +89,12 @@ class Datapath:
 
     def __init__(
         self,
-        folder: Path,
+        pins: Pins,
         tables: Tables,
         programs: dict[str, int],
         bytecode: Bytecode,
         *,
+        plan: Plan,
         tcx: bool,
         filter_pods: bool = False,
     ) -> None:
@@ -101,9 +105,14 @@ class Datapath:
         self.tcx = tcx
         self.programs = programs
         """Descriptors by program name (for test runs)."""
-        self._folder = folder
-        self._links = folder / "links"
-        self._others = self._other_layouts()
+        self.unfilled: frozenset[Source] = plan.unfilled
+        """What new maps are to be filled from before :meth:`switch`; until then the old programs run."""
+        self.losses = plan.losses
+        """What those who talk lose by this upgrade, by map."""
+        self._is_upgrade = plan.is_upgrade
+        self._new_maps = plan.begun | plan.made.keys()
+        self._pins = pins
+        self._links = pins.links
         self._by_hook = {hook: programs[hook.value] for hook in Hook}
         self._by_links, self._by_filters = LinkHolder(), FilterHolder()
         self._uplinks: Holder = self._by_links if tcx else self._by_filters
@@ -121,34 +130,50 @@ class Datapath:
     ) -> Self:
         """Loads the programs and takes over what is pinned. ``tcx`` None: whatever this kernel has; ``filter_pods``:
         cls_bpf filters for pods all the same. What hangs already stays as it hangs. ``sizes``: entries that maps are to
-        take, where not those of ``core.maps``; one that is pinned and smaller is replaced, a larger one stays.
+        take, where not those of ``core.maps``; one that is pinned and smaller is replaced, a larger one stays. Switches
+        at once when nothing is to be filled first.
 
         Raises NotBpffs, CompileError, LayoutMismatch, BpfError (the verifier's log in it).
         """
         _require_bpffs(pins)
         bytecode = Cache(cache).load()
         _check_layout(bytecode)
-        folder = pins / f"v{layout_hash()}"
-        (folder / "maps").mkdir(parents=True, exist_ok=True)
-        (folder / "links").mkdir(exist_ok=True)
-        descriptors = open_maps(folder / "maps", sizes)
+        folder = Pins(pins)
+        descriptors, plan = folder.open(sizes or {})
         programs = _load_all(bytecode, descriptors)
         supported = has_tcx(programs[Hook.FROM_POD.value]) if tcx is None else tcx
-        datapath = cls(folder, Tables(descriptors), programs, bytecode, tcx=supported, filter_pods=filter_pods)
-        datapath._refresh()
-        datapath.grow(sizes or {})
+        tables = Tables(descriptors)
+        datapath = cls(folder, tables, programs, bytecode, plan=plan, tcx=supported, filter_pods=filter_pods)
+        if not plan.unfilled:
+            datapath.switch()
+            datapath.grow(sizes or {})
         return datapath
+
+    def switch(self) -> None:
+        """Every link gets the new program in one step; then the old maps go. To be called once all of ``unfilled`` has
+        been filled. Blocking, some 50 µs a link. Raises OSError when a link could not be switched: call it again.
+        """
+        with self._lock, self.broom.lock:
+            self._refresh()
+            if self._is_upgrade:
+                self.tables.bump_generation()  # flows are judged again, by these maps
+            self._pins.promote()
+            self.unfilled, self._is_upgrade = frozenset(), False
 
     def grow(self, sizes: Mapping[str, int]) -> tuple[str, ...]:
         """Replaces maps (by name) that take fewer entries than this by larger ones: copied, programs loaded against
         them, every link switched without a moment between. Flows go on. Returns which were replaced. Blocking, some
-        100 ms; meanwhile nobody else writes these tables or makes links.
+        100 ms; meanwhile nobody else writes these tables or makes links. While an upgrade waits, maps that the old
+        programs use too stay as they are.
 
         Raises BpfError (ENOMEM) when there is no memory: then nothing has changed.
         """
         tables = self.tables.by_name
         growing = [
-            tables[name] for name, size in sizes.items() if tables[name].spec.may_grow and size > tables[name].entries
+            tables[name]
+            for name, size in sizes.items()
+            if tables[name].spec.may_grow and size > tables[name].entries
+            if not self.unfilled or name in self._new_maps
         ]
         if not growing:
             return ()
@@ -160,7 +185,7 @@ class Datapath:
             made: list[Replacement] = []
             try:
                 for table in growing:
-                    pin = self._folder / "maps" / table.spec.name
+                    pin = self._pins.path(table.spec)
                     made.append(Replacement(table.spec, pin, table.fd, sizes[table.spec.name]))
                 descriptors = self.tables.descriptors | {one.spec.name: one.fd for one in made}
                 programs = _load_all(self._bytecode, descriptors)
@@ -182,7 +207,8 @@ class Datapath:
         self._by_hook = {hook: programs[hook.value] for hook in Hook}
         self.broom.use(programs[_COLLECT], programs[_RECOUNT])
         try:
-            self._refresh()
+            if not self.unfilled:
+                self._refresh()
         finally:
             for one in made:
                 one.catch_up()
@@ -245,17 +271,6 @@ class Datapath:
             states[name] = _state(name, self._holder(folder).held(folder))
         return states
 
-    def retire(self) -> tuple[str, ...]:
-        """Removes the maps of other layouts that no link uses any more; the names of those that are still in use."""
-        in_use: list[str] = []
-        for other in self._others:
-            links = sorted((other / "links").iterdir())
-            in_use += [_name_of(link.name) for link in links]
-            if not links:
-                remove_pins(other)
-        self._others = self._other_layouts()
-        return tuple(in_use)
-
     def close(self) -> None:
         """Lets go of every descriptor; links, maps and programs go on."""
         self.tables.close()
@@ -267,15 +282,11 @@ class Datapath:
             self._attach_locked(self._link_folder(name), hooks, target, holder, run)
 
     def _attach_locked(self, folder: Path, hooks: tuple[Hook, ...], target: int, holder: Holder, run: Run) -> None:
-        for other in self._others:
-            old = other / "links" / folder.name
-            if old.is_dir() and not folder.exists():
-                folder.mkdir()
-                for pin in old.iterdir():
-                    pin.rename(folder / pin.name)
-                old.rmdir()
         if folder.is_dir() and any(folder.iterdir()):
             holder = self._holder(folder)
+            if self.unfilled:  # the old programs run on; only what hangs in the air is mended
+                wanted = os.fstat(target).st_ino if hooks[0].is_socket else target
+                hooks = tuple(one.hook for one in holder.held(folder) if one.hook in hooks and one.target != wanted)
         holder.hold(folder, {hook: self._by_hook[hook] for hook in hooks}, target, run)
 
     def _refresh(self) -> None:
@@ -295,19 +306,6 @@ class Datapath:
 
     def _link_folder(self, name: str) -> Path:
         return self._links / _pin_name(name)
-
-    def _other_layouts(self) -> list[Path]:
-        return [path for path in sorted(self._folder.parent.glob("v*")) if path != self._folder]
-
-
-def remove_pins(folder: Path) -> None:
-    """Removes every pin under a folder and the folder. Links that have no other holder are detached by it."""
-    for path in sorted(folder.rglob("*"), reverse=True):
-        if path.is_dir():
-            path.rmdir()
-        else:
-            path.unlink()
-    folder.rmdir()
 
 
 def _state(name: str, held: list[Held]) -> LinkState:
@@ -340,7 +338,7 @@ def _load(bytecode: Bytecode, name: str, descriptors: dict[str, int]) -> int:
     code = bytearray(program.code)
     for relocation in program.relocations:
         struct.pack_into("<i", code, relocation.offset + 4, descriptors[relocation.table])
-    hook = next((hook for hook in Hook if hook.value == name), None)
+    hook = hook_of(name)
     if hook is not None and hook.is_socket:
         return bpf.program_load(hook.kind, bytes(code), name=name, attach=hook.attach)
     return bpf.program_load(ProgramKind.SCHED_CLS, bytes(code), name=name)

@@ -1,17 +1,13 @@
 """All tables of a node's datapath by name: what the agent fills and reads.
 
-Owns the descriptors of the pinned maps. A map that is pinned already is taken over with all that is in it and as large
-as it is, so a restart changes nothing for the packets; one of another shape refuses (the pin folder's name carries the
-layout's hash, so that does not happen by itself).
+Owns the descriptors of the pinned maps (``kernel.pins`` opens them); one of another shape refuses.
 """
 
 from __future__ import annotations
 
-import errno
 import os
 import struct
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Iterable
 from typing import Any
 
 from proto.flow import DropReason
@@ -22,33 +18,12 @@ from services.dataplane.core import nat_layout as nat
 from services.dataplane.core import policy_layout as pl
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.conntrack import budget_of, node_budget
-from services.dataplane.core.maps import MAPS, MapSpec, recent_sets
+from services.dataplane.core.maps import MapSpec, recent_sets
 from services.dataplane.core.wire import Address
 from services.dataplane.kernel import bpf
-from services.dataplane.kernel.maps import Table, check_shape, processors
+from services.dataplane.kernel.maps import Table, processors
 
 _FIRST = at.Index(index=0)
-
-
-def open_maps(folder: Path, sizes: Mapping[str, int] | None = None) -> dict[str, int]:
-    """Descriptors of all maps by name, made and pinned under ``folder`` where they are not there yet. ``sizes``:
-    entries of maps that are made now, where they are not those of ``core.maps``.
-    """
-    sizes = sizes or {}
-    return {spec.name: _open_map(spec, folder / spec.name, sizes.get(spec.name, spec.entries)) for spec in MAPS}
-
-
-def _open_map(spec: MapSpec, path: Path, entries: int) -> int:
-    try:
-        fd = bpf.pinned(path)
-    except bpf.BpfError as error:
-        if error.errno != errno.ENOENT:
-            raise
-        fd = create(spec, entries)
-        bpf.pin(fd, path)
-    info = bpf.map_info(fd)
-    check_shape(spec, info.kind, info.key_size, info.value_size, info.entries)
-    return fd
 
 
 def create(spec: MapSpec, entries: int) -> int:

@@ -11,7 +11,7 @@ import pytest
 from proto.addresses import Endpoint
 from proto.identity import Reserved
 from proto.objects import EndpointSlice, Node, SliceEndpoint
-from services.dataplane.core.ipcache import Surroundings, entries_of, true_endpoints
+from services.dataplane.core.ipcache import PATIENCE, Surroundings, entries_of, is_filled, true_endpoints
 from services.dataplane.core.layout import (
     PeerFlag,
     PrefixKey,
@@ -113,3 +113,9 @@ def test_names_follow_the_true_endpoint() -> None:
     assert names.of(ip_address("172.30.0.2"), Reserved.KUBE_APISERVER) == "kube-apiserver"
     assert names.of(ip_address("10.244.9.9"), 99_999) == ""
     assert names.of(ip_address("10.244.9.9"), 77) == ""
+
+
+def test_an_upgrade_waits_for_nodes_that_are_silent_and_not_for_ever() -> None:
+    assert is_filled(0, ())
+    assert not is_filled(PATIENCE - 1, {"n2"})
+    assert is_filled(PATIENCE, {"n2"})

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from services.dataplane.core import layout as at
 from services.dataplane.core import policy_layout as pl
 from services.dataplane.core import service_layout as lb
-from services.dataplane.core.maps import MAPS, RECORDS, layout_hash
+from services.dataplane.core.maps import MAPS, RECORDS
 from services.dataplane.core.wire import MAPPED, Kind, Record, address_bytes, address_from
 
 ADDRESSES = st.one_of(
@@ -158,8 +158,3 @@ def test_unpack_refuses_another_length() -> None:
 def test_names_fit_the_kernel() -> None:
     assert all(len(spec.name) <= 15 and spec.name.startswith("am_") for spec in MAPS)
     assert len({spec.name for spec in MAPS}) == len(MAPS)
-
-
-def test_layout_hash_is_stable() -> None:
-    assert layout_hash() == layout_hash()
-    assert len(layout_hash()) == 12

@@ -381,7 +381,7 @@ def test_who_forges_a_source_is_named_and_not_whose_it_is(node: Mesh) -> None:
 
 def test_the_kernel_is_told_which_interfaces_bring_others(node: Mesh) -> None:
     wanted = {ifindex_of(node.netns, "fab0"): 0, ifindex_of(node.netns, "lo"): 1}
-    descriptor = bpf.pinned(next(node.pins.glob("v*/maps/am_uplinks")))
+    descriptor = bpf.pinned(next(node.pins.glob("v*/maps/am_uplinks-*")))
     try:
         stray = (4242).to_bytes(4, "little")
         bpf.update(descriptor, stray, bytes(4))

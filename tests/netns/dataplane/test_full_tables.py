@@ -20,9 +20,9 @@ from proto.objects import EndpointPort, EndpointSlice, Node, Service, ServicePor
 from proto.subjects import ENDPOINTS, OBJECTS, object_fault_subject
 from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
-from services.dataplane.core.maps import layout_hash
 from services.dataplane.core.service_layout import BackendKey, Scope, ServiceKey
-from services.dataplane.kernel.tables import Tables, open_maps
+from services.dataplane.kernel.pins import opened_maps
+from services.dataplane.kernel.tables import Tables
 from tests.natsd import bus_of, endpoint_at
 from tests.netns.dataplane.mesh import Mesh, mesh, resident, wait_for
 
@@ -89,7 +89,7 @@ ALL = [greedy(number) for number in range(66)]
 
 
 def tables(world: Mesh) -> Tables:
-    return Tables(open_maps(world.pins / f"v{layout_hash()}" / "maps"))
+    return Tables(opened_maps(world.pins))
 
 
 def fronts(opened: Tables) -> set[ServiceKey]:

@@ -13,8 +13,8 @@ from proto.objects import Node
 from proto.subjects import ENDPOINTS
 from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
-from services.dataplane.core.maps import layout_hash
-from services.dataplane.kernel.tables import Tables, open_maps
+from services.dataplane.kernel.pins import opened_maps
+from services.dataplane.kernel.tables import Tables
 from tests.natsd import endpoint_at
 from tests.netns.dataplane.mesh import Listener, Mesh, cluster_objects, dial, resident, wait_for
 
@@ -37,7 +37,7 @@ ENTRY = Endpoint(
 def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> None:
     other = Node(name="n2", uid="node-uid-2", addresses=(ip_address("172.30.0.12"),), ready=True)
     node.put(other)
-    tables = Tables(open_maps(node.pins / f"v{layout_hash()}" / "maps"))
+    tables = Tables(opened_maps(node.pins))
     front, back = node.pod("front"), node.pod("back")
     listener = Listener(back.netns)
 

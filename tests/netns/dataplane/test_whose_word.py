@@ -15,8 +15,8 @@ from proto.objects import Node
 from proto.subjects import ENDPOINTS, heard_subject
 from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.core.layout import PrefixKey
-from services.dataplane.core.maps import layout_hash
-from services.dataplane.kernel.tables import Tables, open_maps
+from services.dataplane.kernel.pins import opened_maps
+from services.dataplane.kernel.tables import Tables
 from tests.natsd import bus_of, endpoint_at
 from tests.netns.dataplane.mesh import Mesh, resident, wait_for
 
@@ -45,7 +45,7 @@ def test_only_what_a_node_holds_is_believed_of_it(node: Mesh) -> None:
     nodes = {name: ip_address(f"172.30.0.1{name[1]}") for name in ("n2", "n3")}
     node.put(*(Node(name=name, uid=f"node-uid-{name}", addresses=(at,), ready=False) for name, at in nodes.items()))
     resident(node, n2=(2001, LIE), n3=(3001,))
-    tables = Tables(open_maps(node.pins / f"v{layout_hash()}" / "maps"))
+    tables = Tables(opened_maps(node.pins))
     victim = node.pod("victim")
 
     def identity(address: str | Address) -> int:

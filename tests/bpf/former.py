@@ -1,0 +1,48 @@
+"""Pins as another version would have left them."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+from services.dataplane.core.pins import LAYOUTS_BEFORE, parse_pin_name
+from services.dataplane.kernel import bpf
+
+BEFORE = next(iter(LAYOUTS_BEFORE))
+"""The hash of all layouts of the last version that had one."""
+OTHER = "0" * 12
+"""A layout that no map has."""
+
+
+def pins_of(folder: Path) -> dict[str, Path]:
+    """Maps by name."""
+    return {parse_pin_name(pin.name)[0]: pin for pin in (folder / "v2" / "maps").iterdir()}
+
+
+def change(folder: Path, *names: str) -> None:
+    """As if the version before had had other records in these maps."""
+    for name in names:
+        pin = pins_of(folder)[name]
+        pin.rename(pin.with_name(f"{name}-{OTHER}"))
+
+
+def as_before(folder: Path, layouts: str) -> None:
+    """The pins as versions wrote them that had one hash for all layouts."""
+    former = folder / f"v{layouts}"
+    former.mkdir()
+    (former / "maps").mkdir()
+    for name, pin in pins_of(folder).items():
+        pin.rename(former / "maps" / name)
+    (folder / "v2" / "links").rename(former / "links")
+    (folder / "v2" / "maps").rmdir()
+    (folder / "v2").rmdir()
+
+
+def ids(folder: Path) -> dict[str, int]:
+    """Kernel ids of the maps in use."""
+    found = {}
+    for name, pin in pins_of(folder).items():
+        fd = bpf.pinned(pin)
+        found[name] = bpf.map_info(fd).id
+        os.close(fd)
+    return found
