@@ -13,13 +13,13 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
+from linux import bpf
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core import layout as at
 from services.dataplane.core import policy_layout as pl
 from services.dataplane.core.scopes import flat_ports
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
 from services.dataplane.kernel.tables import Tables

@@ -19,8 +19,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from services.dataplane.kernel import bpf, clsact
-from services.dataplane.kernel.bpf import AttachKind, ProgramKind
+from linux import bpf
+from linux.bpf import AttachKind, ProgramKind
+from services.dataplane.kernel import clsact
 from services.dataplane.kernel.rtnl import Message, Netlink
 
 NO_INTERFACE = 0x7FFFFFFF

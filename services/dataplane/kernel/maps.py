@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from kit.delta import Delta, delta
+from linux import bpf
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.maps import MapSpec
 from services.dataplane.core.wire import Record
-from services.dataplane.kernel import bpf
 
 K = TypeVar("K", bound=Record)
 V = TypeVar("V", bound=Record)

@@ -14,6 +14,7 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
@@ -24,7 +25,6 @@ from services.dataplane.core import service_layout as lb
 from services.dataplane.core.conntrack import budget_of, node_budget
 from services.dataplane.core.maps import MAPS, MapSpec, recent_sets
 from services.dataplane.core.wire import Address
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.maps import Table, check_shape, processors
 
 _FIRST = at.Index(index=0)
