@@ -1245,6 +1245,16 @@ DNS = (
     ),
 )
 
+LINUX = (
+    Mutant(
+        name="processors-are-numbered",
+        file="linux/bpf.py",
+        old="    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)\n",
+        new="    return max(int(last or first) for first, _, last in ranges) + 1\n",
+        tests=("tests/core/linux/test_bpf.py",),
+    ),
+)
+
 CLI = (
     Mutant(
         name="a-forged-value-is-shown",
@@ -1269,4 +1279,4 @@ CLI = (
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *CLI)
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI)

@@ -158,12 +158,3 @@ class Table(Generic[K, V]):
     def close(self) -> None:
         """Lets go of the descriptor; a pinned map stays."""
         os.close(self.fd)
-
-
-def processors() -> int:
-    """Values that a per-CPU map keeps for one key: the processors this kernel could ever have.
-
-    Source: /sys/devices/system/cpu/possible, the kernel's own ``num_possible_cpus``.
-    """
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as possible:
-        return int(possible.read().strip().replace(",", "-").split("-")[-1]) + 1
