@@ -833,7 +833,7 @@ DATAPLANE = (
     ),
     Mutant(
         name="delete-and-add-a-filter",
-        file="services/dataplane/kernel/clsact.py",
+        file="linux/clsact.py",
         old="        body = _filter(ifindex, one.parent)",
         new="        remove_filter(ifindex, one.parent)\n        body = _filter(ifindex, one.parent)",
         tests=("tests/bpf/test_live.py::test_replaced_under_traffic",),

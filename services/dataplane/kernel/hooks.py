@@ -19,10 +19,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from linux import bpf
+from linux import bpf, clsact
 from linux.bpf import AttachKind, ProgramKind
-from services.dataplane.kernel import clsact
-from services.dataplane.kernel.rtnl import Message, Netlink
+from linux.rtnl import Message, Netlink
 
 NO_INTERFACE = 0x7FFFFFFF
 

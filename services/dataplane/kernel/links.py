@@ -1,7 +1,7 @@
 """Pods' links in the kernel: made, brought up, retired, removed in batches, read back.
 
 Owns the veth pairs, their addresses, routes and neighbours on both ends, and the few sysctls of the host's end; runs on
-the agent's one :class:`~services.dataplane.kernel.netns.NamespaceThread`. Promises: the peer is made directly in the
+the agent's one :class:`~services.dataplane.kernel.thread.NamespaceThread`. Promises: the peer is made directly in the
 pod's namespace (moving it costs 19 ms); the host's end stays *down* until :meth:`Links.bring_up`, so no packet passes
 before its policy is in the maps; a retired link is unreachable at once and removed with others of its group soon
 after (one removal alone waits 20 ms for the kernel's grace period). Refuses a container that already has the interface.
@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 
+from linux import rtnl
+from linux.netns import inside
+from linux.rtnl import Message, Netlink, NetlinkRefused, attribute, number, text
 from proto.net import Address
 from services.dataplane.core import links as marks
 from services.dataplane.core.cni_result import gateway
 from services.dataplane.core.links import KernelLinks, Mark, PodLink, SeenLink
-from services.dataplane.kernel import rtnl
-from services.dataplane.kernel.netns import inside
-from services.dataplane.kernel.rtnl import Message, Netlink, NetlinkRefused, attribute, number, text
 
 _BOOT = 3
 _LOOPBACK = 1

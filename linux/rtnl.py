@@ -14,11 +14,13 @@ import os
 import socket
 import struct
 from collections.abc import Iterator, Sequence
+from ipaddress import IPv4Address, IPv6Address
 from types import TracebackType
 from typing import NamedTuple, Self
 
-from proto.net import Address
-from services.dataplane.kernel.netns import cookie_of
+from linux.netns import cookie_of
+
+Address = IPv4Address | IPv6Address
 
 REQUEST, MULTI, ACK = 0x1, 0x2, 0x4
 REPLACE, EXCLUSIVE, CREATE, DUMP = 0x100, 0x200, 0x400, 0x300

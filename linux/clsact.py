@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from enum import IntEnum
 
-from services.dataplane.kernel.rtnl import Message
+from linux.rtnl import Message
 
 HANDLE = 1
 PRIORITY = 0xA17
