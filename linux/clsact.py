@@ -8,26 +8,25 @@ All calls act in the caller's network namespace. Sources: net/sched/cls_bpf.c, i
 from __future__ import annotations
 
 import errno
-import os
 import socket
 import struct
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from dataclasses import dataclass
 from enum import IntEnum
 
-from linux.rtnl import Message
+from linux.netlink import CREATE, EXCLUSIVE, Message, Netlink, attribute, number, parse_attributes, text
 
 HANDLE = 1
 PRIORITY = 0xA17
 
 _RTM_NEWQDISC, _RTM_NEWTFILTER, _RTM_DELTFILTER, _RTM_GETTFILTER = 36, 44, 45, 46
-_REQUEST, _ACK, _DUMP, _CREATE, _EXCLUSIVE = 0x1, 0x4, 0x300, 0x400, 0x200
-_DONE, _ERROR = 3, 2
 _CLSACT = 0xFFFFFFF1
 _ALL_PROTOCOLS = socket.htons(0x0003)
 _KIND, _OPTIONS = 1, 2
 _BPF_FD, _BPF_NAME, _BPF_FLAGS, _BPF_ID = 6, 7, 8, 11
 _DIRECT_ACTION = 1
+_ABSENT = (errno.ENOENT, errno.ENODEV, errno.EINVAL)
+"""What the kernel says of a filter, a qdisc or an interface that is not there."""
 
 
 class Parent(IntEnum):
@@ -48,40 +47,31 @@ class Filter:
 
 def set_filters(ifindex: int, filters: Iterable[Filter]) -> list[Message]:
     """Messages that put programs at an interface's hooks, each in place of ours that may be there."""
-    qdisc = _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + _attribute(_KIND, b"clsact\0")
-    messages = [Message(_RTM_NEWQDISC, _CREATE | _EXCLUSIVE, qdisc, f"clsact of link {ifindex}", (errno.EEXIST,))]
+    qdisc = _tc(ifindex, 0xFFFF0000, _CLSACT, 0) + text(_KIND, "clsact")
+    messages = [Message(_RTM_NEWQDISC, CREATE | EXCLUSIVE, qdisc, f"clsact of link {ifindex}", (errno.EEXIST,))]
     for one in filters:
-        options = (
-            _attribute(_BPF_FD, struct.pack("<I", one.program))
-            + _attribute(_BPF_NAME, one.name.encode() + b"\0")
-            + _attribute(_BPF_FLAGS, struct.pack("<I", _DIRECT_ACTION))
-        )
-        body = _filter(ifindex, one.parent) + _attribute(_KIND, b"bpf\0") + _attribute(_OPTIONS, options)
-        messages.append(Message(_RTM_NEWTFILTER, _CREATE, body, f"filter {one.name} of link {ifindex}"))
+        options = number(_BPF_FD, one.program) + text(_BPF_NAME, one.name) + number(_BPF_FLAGS, _DIRECT_ACTION)
+        body = _filter(ifindex, one.parent) + text(_KIND, "bpf") + attribute(_OPTIONS, options)
+        messages.append(Message(_RTM_NEWTFILTER, CREATE, body, f"filter {one.name} of link {ifindex}"))
     return messages
 
 
 def remove_filter(ifindex: int, parent: Parent) -> None:
     """Takes our filter away; that it or the interface is gone already is no error."""
-    try:
-        _request(_RTM_DELTFILTER, 0, _filter(ifindex, parent))
-    except OSError as error:
-        if error.errno not in (errno.ENOENT, errno.ENODEV, errno.EINVAL):
-            raise
+    gone = Message(_RTM_DELTFILTER, 0, _filter(ifindex, parent), f"filter of link {ifindex}", _ABSENT)
+    with Netlink() as rtnetlink:
+        rtnetlink.run([gone])
 
 
 def filter_program(ifindex: int, parent: Parent) -> int:
     """The id of the program that our filter runs, 0 without one."""
-    try:
-        replies = _request(_RTM_GETTFILTER, _DUMP, _tc(ifindex, 0, parent, PRIORITY << 16 | _ALL_PROTOCOLS))
-    except OSError as error:
-        if error.errno in (errno.ENODEV, errno.EINVAL, errno.ENOENT):
-            return 0
-        raise
+    with Netlink() as rtnetlink:
+        query = _tc(ifindex, 0, parent, PRIORITY << 16 | _ALL_PROTOCOLS)
+        replies = rtnetlink.dump(_RTM_GETTFILTER, query, _ABSENT)
     for body in replies:
         found, handle = struct.unpack_from("<iI", body, 4)
-        options = dict(_attributes(body[20:])).get(_OPTIONS, b"")
-        program = dict(_attributes(options)).get(_BPF_ID)
+        options = parse_attributes(body[20:]).get(_OPTIONS, b"")
+        program = parse_attributes(options).get(_BPF_ID)
         if found == ifindex and handle == HANDLE and program is not None:
             return int.from_bytes(program[:4], "little")
     return 0
@@ -94,38 +84,3 @@ def _tc(ifindex: int, handle: int, parent: int, info: int) -> bytes:
 
 def _filter(ifindex: int, parent: Parent) -> bytes:
     return _tc(ifindex, HANDLE, parent, PRIORITY << 16 | _ALL_PROTOCOLS)
-
-
-def _attribute(kind: int, value: bytes) -> bytes:
-    return struct.pack("<HH", len(value) + 4, kind) + value + bytes(-len(value) % 4)
-
-
-def _attributes(raw: bytes) -> Iterator[tuple[int, bytes]]:
-    while len(raw) >= 4:
-        length, kind = struct.unpack_from("<HH", raw)
-        if length < 4:
-            return
-        yield kind & 0x3FFF, raw[4:length]
-        raw = raw[(length + 3) & ~3 :]
-
-
-def _request(kind: int, flags: int, body: bytes) -> list[bytes]:
-    """One request; the bodies of its replies. Raises OSError with the kernel's errno."""
-    with socket.socket(socket.AF_NETLINK, socket.SOCK_RAW, socket.NETLINK_ROUTE) as rtnetlink:
-        rtnetlink.settimeout(5)
-        rtnetlink.bind((0, 0))
-        rtnetlink.send(struct.pack("<IHHII", 16 + len(body), kind, flags | _REQUEST | _ACK, 1, 0) + body)
-        replies: list[bytes] = []
-        while True:
-            raw = rtnetlink.recv(1 << 16)
-            while raw:
-                length, reply, _, _, _ = struct.unpack_from("<IHHII", raw)
-                message, raw = raw[16:length], raw[(length + 3) & ~3 :]
-                if reply == _ERROR:
-                    code = -struct.unpack_from("<i", message)[0]
-                    if code:
-                        raise OSError(code, f"rtnetlink request {kind}: {os.strerror(code)}")
-                    return replies
-                if reply == _DONE:
-                    return replies
-                replies.append(message)

@@ -19,8 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
+from linux.netlink import Message, Netlink, NetlinkRefused
 from linux.netns import NotANamespace, inside, netns_cookie
-from linux.rtnl import Address, Message, Netlink, NetlinkRefused
+from linux.rtnl import Address
 
 CHUNK = 512
 """Sockets ended by one message, well below the send buffer."""

@@ -20,8 +20,8 @@ from typing import TypeVar
 
 from chassis.telemetry import Span
 from linux.bpf import BpfError
+from linux.netlink import NetlinkRefused
 from linux.netns import NotANamespace, open_netns
-from linux.rtnl import NetlinkRefused
 from proto.events import EndpointDown, EndpointUp
 from proto.subjects import event_subject
 from services.dataplane.core.addressing import BadWish, plan_addresses

@@ -1253,6 +1253,20 @@ LINUX = (
         new="    return max(int(last or first) for first, _, last in ranges) + 1\n",
         tests=("tests/core/linux/test_bpf.py",),
     ),
+    Mutant(
+        name="a-dump-that-failed-is-whole",
+        file="linux/netlink.py",
+        old="                if kind == _DONE and code <= 0:\n",
+        new="                if kind == _DONE:\n",
+        tests=("tests/netns/linux/test_netlink.py::test_a_dump_that_fails_is_no_empty_list",),
+    ),
+    Mutant(
+        name="the-first-refusal-is-the-only-one",
+        file="linux/netlink.py",
+        old="                if code and code not in message.tolerated:\n",
+        new="                if code and code not in message.tolerated and not refused:\n",
+        tests=("tests/netns/linux/test_netlink.py::test_every_refusal_is_heard_and_the_others_take_effect",),
+    ),
 )
 
 CLI = (

@@ -21,7 +21,7 @@ from typing import Protocol
 
 from linux import bpf, clsact
 from linux.bpf import AttachKind, ProgramKind
-from linux.rtnl import Message, Netlink
+from linux.netlink import Message, Netlink
 
 NO_INTERFACE = 0x7FFFFFFF
 
