@@ -46,6 +46,26 @@ def _filesystem(descriptor: int) -> int:
     return int(struct.unpack_from("<q", answer)[0])
 
 
+def enter(path: str) -> None:
+    """Moves the calling thread into a network namespace for good: its sockets are made there from now on, and
+    /proc/sys/net is that of the namespace. Raises FileNotFoundError or NotANamespace.
+    """
+    descriptor = open_netns(path)
+    try:
+        _enter(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def command(path: str, *program: str) -> list[str]:
+    """The command line that runs a program in a network namespace; it keeps its pid.
+
+    By nsenter(1) with ``--net`` alone: ``ip netns exec`` would remount /sys in a private mount namespace, which then
+    never sees the mounts that containerd makes.
+    """
+    return ["nsenter", f"--net={path}", "--", *program]
+
+
 def _enter(descriptor: int) -> None:
     if _libc.setns(descriptor, _CLONE_NEWNET):
         code = ctypes.get_errno()

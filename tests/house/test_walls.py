@@ -15,7 +15,7 @@ import pytest
 from tests.house.tree import ROOT, SERVICES, TOPS, imports, modules, within
 
 LINT = Path(sys.executable).parent / "lint-imports"
-PYROUTE2_ROOMS = ("services.routing.kernel", "services.dataplane.kernel")
+PYROUTE2_ROOMS = ("linux",)
 BCC_ROOMS = ("services.dataplane.kernel.compile", "services.dataplane.kernel.bytecode")
 
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from linux.netns import NotANamespace, inside, netns_cookie, open_netns
+from linux.netns import NotANamespace, command, cookie_of, enter, inside, netns_cookie, open_netns
 from tests.netns.linux.conftest import Namespace
 
 pytestmark = pytest.mark.privileged
@@ -48,3 +50,24 @@ def test_a_namespace_of_another_kind_is_not_entered() -> None:
             pass
     finally:
         os.close(descriptor)
+
+
+def test_a_thread_may_stay(netns: Namespace) -> None:
+    """Its sockets are made there; other threads stay where they are."""
+    home = netns_cookie()
+    with ThreadPoolExecutor(1, initializer=enter, initargs=(netns.path,)) as there:
+        assert there.submit(netns_cookie).result() != home
+        made = there.submit(socket.socket, socket.AF_INET, socket.SOCK_DGRAM).result()
+    with made:
+        assert cookie_of(made) != home
+    assert netns_cookie() == home
+    with pytest.raises(NotANamespace):
+        enter("/proc/version")
+    assert netns_cookie() == home
+
+
+def test_a_program_runs_there(netns: Namespace) -> None:
+    said = subprocess.run(
+        command(netns.path, "readlink", "/proc/self/ns/net"), check=True, capture_output=True, text=True, timeout=20
+    ).stdout
+    assert said.strip() == f"net:[{os.stat(netns.path).st_ino}]"
