@@ -60,4 +60,4 @@ format: setup ## write the style
 
 lock: setup ## resolve the manifests into requirements.lock (needs uv)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
-	  --output-file requirements.lock requirements/dev.in chassis/pyproject.toml cli/pyproject.toml $(wildcard services/*/pyproject.toml)
+	  --output-file requirements.lock requirements/dev.in {chassis,cli,linux}/pyproject.toml $(wildcard services/*/pyproject.toml)

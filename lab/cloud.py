@@ -14,6 +14,7 @@ from lab import build
 from lab.launch import connect, tail
 from lab.paths import Paths
 from lab.topology import LabError, Topology
+from linux.netns import command
 
 CLOUD = build.Target(
     name="cloud",
@@ -35,7 +36,7 @@ FLAGS = (
 
 def outside(topology: Topology, argv: list[str]) -> list[str]:
     """`argv` in the fabric's namespace: a host beside the nodes, not one of them. Keeps its pid."""
-    return ["nsenter", f"--net=/run/netns/{topology.fabric_namespace}", "--", *argv]
+    return command(f"/run/netns/{topology.fabric_namespace}", *argv)
 
 
 async def start_outside(where: Paths, topology: Topology, name: str, argv: list[str]) -> None:

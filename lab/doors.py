@@ -9,7 +9,6 @@ or rule of the machine is touched.
 
 import asyncio
 import contextlib
-import ctypes
 import os
 import signal
 import socket
@@ -22,8 +21,8 @@ import msgspec
 from lab import ledger
 from lab.paths import paths, settings
 from lab.topology import Host, LabError, plan
+from linux.netns import enter
 
-_CLONE_NEWNET = 0x40000000
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 512
 _CHUNK = 65536
@@ -47,14 +46,6 @@ def read_ports(path: Path) -> Ports:
 def targets(control: Host) -> dict[str, tuple[str, int]]:
     """Where each door leads, as seen from the control plane's namespace."""
     return {"api": (str(control.fabric4), 6443), "nats": (str(control.management4), 4222)}
-
-
-def enter(netns: str) -> None:
-    """Move the calling thread into a network namespace. Raises `OSError`."""
-    with open(netns) as handle:
-        # Python has os.setns from 3.12 on.
-        if ctypes.CDLL(None, use_errno=True).setns(handle.fileno(), _CLONE_NEWNET):
-            raise OSError(ctypes.get_errno(), f"setns to {netns}")
 
 
 class Inside:

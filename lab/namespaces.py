@@ -1,8 +1,7 @@
 """Makes and removes a lab's network namespaces with `ip -batch`: the shell around `topology.py`.
 
 Promises that every command acts inside the lab's own namespaces; the machine's own links and routes are never named.
-Refuses (LabError with the tool's own words) when `ip` does. Enters with `nsenter --net` alone: `ip netns exec` would
-remount /sys in a private mount namespace, which then never sees the mounts that containerd makes.
+Refuses (LabError with the tool's own words) when `ip` does.
 """
 
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 from lab import topology as plans
 from lab.topology import Host, LabError, Topology
+from linux.netns import command
 
 NETNS = Path("/run/netns")
 _DEADLINE_SECONDS = 30
@@ -37,7 +37,7 @@ def batch(commands: Iterable[str], namespace: str | None = None) -> None:
 def _write_sysctls(namespace: str, values: Mapping[str, str]) -> None:
     # /proc/sys/net shows the namespace of whoever opens it, so the shell that writes has to be inside.
     script = "\n".join(f"echo {value} > /proc/sys/net/{key}" for key, value in values.items())
-    run(["nsenter", f"--net={NETNS / namespace}", "sh", "-ec", script])
+    run(command(str(NETNS / namespace), "sh", "-ec", script))
 
 
 def make(topology: Topology) -> None:

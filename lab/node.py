@@ -9,6 +9,7 @@ was.
 from lab.images import PAUSE_IMAGE
 from lab.paths import NodePaths, Paths
 from lab.topology import CLUSTER_DNS, GATEWAY4, Host
+from linux.netns import command
 
 
 def containerd_config(node: NodePaths) -> str:
@@ -121,4 +122,4 @@ def inside(host: Host, argv: list[str]) -> list[str]:
     answer with the machine's.
     """
     named = ["unshare", "--uts", "sh", "-c", 'hostname "$0" && exec "$@"', host.name]
-    return ["nsenter", f"--net={host.netns}", "--", *named, *argv]
+    return command(host.netns, *named, *argv)

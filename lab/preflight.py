@@ -5,10 +5,8 @@ nothing but a network namespace and a BPF map that exist for a moment. Promises 
 at once rather than one thing a run.
 """
 
-import ctypes
 import os
 import shutil
-import struct
 import sys
 import uuid
 from collections.abc import Callable, Iterator
@@ -18,6 +16,7 @@ from pathlib import Path
 from lab import build, namespaces
 from lab.paths import settings
 from lab.topology import LabError
+from linux import bpf
 
 GIB = 1 << 30
 DISK_BYTES = 6 * GIB
@@ -41,8 +40,7 @@ PROGRAMS = {
     "hostname": "hostname",
 }
 """Program → Debian package."""
-_NR_BPF = 321  # x86-64
-_BPF_MAP_CREATE, _BPF_PROG_LOAD, _BPF_MAP_TYPE_ARRAY = 0, 5, 2
+_BPF_MAP_TYPE_ARRAY = 2
 _TCX_KERNEL = (6, 6)
 
 
@@ -128,12 +126,10 @@ def _programs(machine: Machine) -> Iterator[Finding]:
 
 def _bpf_error() -> str:
     """Empty when a map can be made, else the kernel's word."""
-    libc = ctypes.CDLL(None, use_errno=True)
-    attributes = ctypes.create_string_buffer(struct.pack("IIIII", _BPF_MAP_TYPE_ARRAY, 4, 4, 1, 0), 128)
-    descriptor = libc.syscall(_NR_BPF, _BPF_MAP_CREATE, attributes, len(attributes))
-    if descriptor < 0:
-        return os.strerror(ctypes.get_errno())
-    os.close(descriptor)
+    try:
+        os.close(bpf.map_create(_BPF_MAP_TYPE_ARRAY, 4, 4, 1))
+    except bpf.BpfError as refused:
+        return os.strerror(refused.errno or 0)
     return ""
 
 

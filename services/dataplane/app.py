@@ -17,6 +17,7 @@ from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from chassis.view import Cursor
+from linux.netns import netns_cookie
 from proto.events import ServiceFault
 from proto.objects import EndpointSlice, Node
 from proto.policy import Revision
@@ -48,9 +49,9 @@ from services.dataplane.health_check import HealthChecks, HealthCheckServer
 from services.dataplane.journal import Journal
 from services.dataplane.keeper import Keeper, uplink_mtu
 from services.dataplane.kernel.links import Links
-from services.dataplane.kernel.netns import NamespaceThread, netns_cookie
 from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
+from services.dataplane.kernel.thread import NamespaceThread
 from services.dataplane.metrics import register
 from services.dataplane.object_faults import ObjectFaults
 from services.dataplane.one_thread import OneThread

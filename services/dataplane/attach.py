@@ -19,6 +19,9 @@ from functools import partial
 from typing import TypeVar
 
 from chassis.telemetry import Span
+from linux.bpf import BpfError
+from linux.netlink import NetlinkRefused
+from linux.netns import NotANamespace, open_netns
 from proto.events import EndpointDown, EndpointUp
 from proto.subjects import event_subject
 from services.dataplane.core.addressing import BadWish, plan_addresses
@@ -29,11 +32,8 @@ from services.dataplane.core.journal import Ask
 from services.dataplane.core.journal_records import Lease
 from services.dataplane.core.links import HOST_MAC, PodLink, host_name, pod_mac
 from services.dataplane.gate import Entered
-from services.dataplane.kernel.bpf import BpfError
 from services.dataplane.kernel.hooks import Run
 from services.dataplane.kernel.links import InterfaceExists
-from services.dataplane.kernel.netns import NotANamespace, open_netns
-from services.dataplane.kernel.rtnl import NetlinkRefused
 from services.dataplane.parts import Parts
 
 UP = event_subject("dataplane", "endpoint-up")

@@ -13,8 +13,8 @@ from pathlib import Path
 from chassis.log import Log
 from services.dataplane.core.maps import BACKENDS, IPCACHE, MEMBERS, SERVICES
 from services.dataplane.core.sizes import Limits, limits
-from services.dataplane.kernel.netns import NamespaceThread
 from services.dataplane.kernel.programs import Datapath
+from services.dataplane.kernel.thread import NamespaceThread
 from services.dataplane.settings import Settings
 
 PATIENCE = 60.0

@@ -13,8 +13,8 @@ from services.dataplane.enforce import Enforcer
 from services.dataplane.feed import Feed
 from services.dataplane.gate import Gate
 from services.dataplane.kernel.links import Links
-from services.dataplane.kernel.netns import NamespaceThread
 from services.dataplane.kernel.programs import Datapath
+from services.dataplane.kernel.thread import NamespaceThread
 from services.dataplane.registry import Registry
 from services.dataplane.settings import Settings
 

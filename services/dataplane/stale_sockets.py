@@ -19,12 +19,12 @@ import prometheus_client
 
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
+from linux.sock_diag import CannotEnd, Connected, Ended, end_sockets
 from proto.net import Address
 from proto.objects import EndpointSlice, Service
 from services.dataplane.core.stale_sockets import serving, serving_udp
-from services.dataplane.kernel.netns import NamespaceThread
-from services.dataplane.kernel.sockets import CannotEnd, Connected, Ended, end_sockets
 from services.dataplane.kernel.tables import Tables
+from services.dataplane.kernel.thread import NamespaceThread
 from services.dataplane.parts import Parts
 from services.dataplane.settings import Settings
 

@@ -13,8 +13,8 @@ from chassis.health import Condition
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
 from services.dataplane.core.pins import Source
-from services.dataplane.kernel.netns import NamespaceThread
 from services.dataplane.kernel.programs import Datapath
+from services.dataplane.kernel.thread import NamespaceThread
 
 LOOK_EVERY = 0.1
 REMEDY = "nothing is to be done, unless something that was connected hangs: restart that"

@@ -5,8 +5,8 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+from linux import bpf
 from services.dataplane.core.pins import LAYOUTS_BEFORE, parse_pin_name
-from services.dataplane.kernel import bpf
 
 BEFORE = next(iter(LAYOUTS_BEFORE))
 """The hash of all layouts of the last version that had one."""

@@ -10,13 +10,13 @@ from ipaddress import IPv4Address, IPv6Address, ip_address
 
 import pytest
 
+from linux import bpf
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction
 from services.dataplane.core import conntrack as core
 from services.dataplane.core import layout as at
 from services.dataplane.core.maps import CONNTRACK_ENTRIES, WAYS
-from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import ACK, RST, SYN, TCP, UDP
 from tests.bpf.fronts import Names, answer, packet, sent, serve

@@ -14,11 +14,11 @@ from pathlib import Path
 
 import pytest
 
+from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core import layout as at
 from services.dataplane.core import policy_layout as pl
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, UPLINK_HOOKS
 from services.dataplane.kernel.programs import Datapath, LinkState, NotBpffs
 from tests.bpf import frames

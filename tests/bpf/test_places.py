@@ -13,10 +13,10 @@ from pathlib import Path
 
 import pytest
 
+from linux import bpf
 from services.dataplane.core import layout as at
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.maps import SLOTS
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.hooks import SOCKET_HOOKS, Hook
 from services.dataplane.kernel.programs import SOCKETS, Datapath
 from tests.bpf.rooms import (

@@ -11,6 +11,7 @@ import pytest
 from msgspec import structs
 
 from chassis.reconcile import Dirty
+from linux import bpf
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Frontier, Revision, RuleSource
 from services.dataplane.core import policy_layout as pl
@@ -19,7 +20,6 @@ from services.dataplane.core.flows import Interpreter
 from services.dataplane.core.layout import Event
 from services.dataplane.core.names import Names
 from services.dataplane.enforce import Enforcer, Refused, Without
-from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import SYN, TCP
 from tests.bpf.node_state import NodeState

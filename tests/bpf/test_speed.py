@@ -7,9 +7,9 @@ from dataclasses import replace
 
 import pytest
 
+from linux import bpf
 from proto.policy import Direction, PortMatch
 from services.dataplane.core import layout as at
-from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import ACK, SYN, TCP
 from tests.bpf.fronts import Names, packet, serve

@@ -11,11 +11,11 @@ from itertools import product
 
 import pytest
 
+from linux import bpf
 from proto.policy import Direction
 from services.dataplane.core import conntrack as core
 from services.dataplane.core import layout as at
 from services.dataplane.core.conntrack import Segment, State
-from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, ICMP, RST, SYN, TCP, UDP
 from tests.bpf.world import OUR_MAC, SHOT, Pod, World, inside

@@ -13,13 +13,13 @@ from typing import Any
 
 import pytest
 
+from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.conntrack import condemned_batches
 from services.dataplane.core.maps import MAPS, MapSpec
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.bytecode import Cache, CompileError, amalgamate
 from services.dataplane.kernel.maps import LayoutMismatch, Table, TableFull, check_shape
 from services.dataplane.kernel.programs import _check_layout

@@ -12,11 +12,11 @@ from typing import Any
 
 import pytest
 
+from linux import bpf, clsact
 from proto.policy import Direction
 from services.dataplane.core import policy_layout as pl
 from services.dataplane.core.maps import MAPS
 from services.dataplane.core.pins import Source, layout_of
-from services.dataplane.kernel import bpf, clsact
 from services.dataplane.kernel.pins import opened_maps
 from services.dataplane.kernel.programs import Datapath
 from tests.bpf.former import BEFORE, OTHER, as_before, change, ids, pins_of

@@ -13,13 +13,13 @@ from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
 
+from linux import bpf, netns
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core import layout as at
 from services.dataplane.core import policy_layout as pl
 from services.dataplane.core.scopes import flat_ports
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
 from services.dataplane.kernel.tables import Tables
@@ -55,15 +55,11 @@ def namespace(name: str) -> Iterator[str]:
 @contextmanager
 def inside(name: str) -> Iterator[None]:
     """This thread in another network namespace."""
-    here = os.open("/proc/thread-self/ns/net", os.O_RDONLY)
-    there = os.open(f"/run/netns/{name}", os.O_RDONLY)
+    there = netns.open_netns(f"/run/netns/{name}")
     try:
-        if LIBC.setns(there, 0x40000000):
-            raise OSError(ctypes.get_errno(), f"setns {name}")
-        yield
+        with netns.inside(there):
+            yield
     finally:
-        LIBC.setns(here, 0x40000000)
-        os.close(here)
         os.close(there)
 
 

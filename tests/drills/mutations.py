@@ -924,7 +924,7 @@ DATAPLANE = (
     ),
     Mutant(
         name="delete-and-add-a-filter",
-        file="services/dataplane/kernel/clsact.py",
+        file="linux/clsact.py",
         old="        body = _filter(ifindex, one.parent)",
         new="        remove_filter(ifindex, one.parent)\n        body = _filter(ifindex, one.parent)",
         tests=("tests/bpf/test_live.py::test_replaced_under_traffic",),
@@ -1335,6 +1335,30 @@ DNS = (
     ),
 )
 
+LINUX = (
+    Mutant(
+        name="processors-are-numbered",
+        file="linux/bpf.py",
+        old="    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)\n",
+        new="    return max(int(last or first) for first, _, last in ranges) + 1\n",
+        tests=("tests/core/linux/test_bpf.py",),
+    ),
+    Mutant(
+        name="a-dump-that-failed-is-whole",
+        file="linux/netlink.py",
+        old="                if kind == _DONE and code <= 0:\n",
+        new="                if kind == _DONE:\n",
+        tests=("tests/netns/linux/test_netlink.py::test_a_dump_that_fails_is_no_empty_list",),
+    ),
+    Mutant(
+        name="the-first-refusal-is-the-only-one",
+        file="linux/netlink.py",
+        old="                if code and code not in message.tolerated:\n",
+        new="                if code and code not in message.tolerated and not refused:\n",
+        tests=("tests/netns/linux/test_netlink.py::test_every_refusal_is_heard_and_the_others_take_effect",),
+    ),
+)
+
 CLI = (
     Mutant(
         name="a-forged-value-is-shown",
@@ -1359,4 +1383,4 @@ CLI = (
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *CLI)
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI)

@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from chassis.tail import INACTIVE
+from linux import bpf
 from services.dataplane.core.maps import MAPS
-from services.dataplane.kernel import bpf
 from tests.drills.store import Janitor, janitor
 from tests.drills.traffic import Traffic, agents, ask, asleep, held_down, reborn, street, well
 from tests.labkit import Lab

@@ -72,10 +72,10 @@ def test_a_service_readme_tells_what_a_person_needs(service: str) -> None:
     assert len(text) > 800
 
 
-@pytest.mark.parametrize("folder", ["chassis", "cli", *(f"services/{service}" for service in SERVICES)])
+@pytest.mark.parametrize("folder", ["chassis", "cli", "linux", *(f"services/{service}" for service in SERVICES)])
 def test_a_manifest_lists_exactly_what_its_folder_imports(folder: str) -> None:
     own = needed(folder.replace("/", "."))
-    below = needed("chassis", "kit", "proto") if folder.startswith("services") else needed("proto")
+    below = needed("chassis", "linux", "kit", "proto") if folder.startswith("services") else needed("proto")
     told = declared(Path(folder) / "pyproject.toml")
     assert own - told == set(), "imported, not declared"
     assert told - own - below == set(), "declared, imported neither here nor by a layer below"

@@ -5,6 +5,7 @@ Checked through every chain of imports where import-linter can say it, else dire
 
 from __future__ import annotations
 
+import ast
 import importlib.metadata
 import subprocess
 import sys
@@ -15,7 +16,10 @@ import pytest
 from tests.house.tree import ROOT, SERVICES, TOPS, imports, modules, within
 
 LINT = Path(sys.executable).parent / "lint-imports"
-PYROUTE2_ROOMS = ("services.routing.kernel", "services.dataplane.kernel")
+PYROUTE2_ROOMS = ("linux",)
+KERNEL_WORDS = {"AF_NETLINK", "setns", "unshare", "syscall"}
+LIBC_CALLS = {"services.dataplane.kernel.programs": "statfs(2)", "lab.down": "umount2(2)"}
+"""Module → the call of libc that Python lacks."""
 BCC_ROOMS = ("services.dataplane.kernel.compile", "services.dataplane.kernel.bytecode")
 
 
@@ -43,6 +47,19 @@ def test_pyroute2_only_where_netlink_is_spoken() -> None:
         for module in modules()
         for name in imports(module)
         if within(name, "pyroute2") and not any(module.name.startswith(room) for room in PYROUTE2_ROOMS)
+    ]
+    assert wrong == []
+
+
+def test_the_kernel_is_spoken_to_in_one_place() -> None:
+    """One netlink transport, one way into a namespace, one bpf(2)."""
+    wrong = [
+        f"{module.path}:{node.lineno} {node.attr}"
+        for module in modules()
+        if not within(module.name, "linux")
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.Attribute)
+        and (node.attr in KERNEL_WORDS or (node.attr == "CDLL" and module.name not in LIBC_CALLS))
     ]
     assert wrong == []
 

@@ -6,9 +6,7 @@ reaches it over the management network and nothing of the machine's own network 
 
 from __future__ import annotations
 
-import ctypes
 import gzip
-import os
 import socket
 import threading
 import time
@@ -19,7 +17,8 @@ from pathlib import Path
 
 from opentelemetry.proto.collector.trace.v1.trace_service_pb2 import ExportTraceServiceRequest
 
-CLONE_NEWNET = 0x40000000
+from linux.netns import NotANamespace, enter
+
 MAX_BODY = 8 << 20
 
 
@@ -137,26 +136,18 @@ class _Receiver(BaseHTTPRequestHandler):
 
 def _listen_in(namespace: Path, address: str, port: int) -> socket.socket:
     """A listening socket in another network namespace; a thread enters it, since a namespace belongs to a thread."""
-    made: list[socket.socket | OSError] = []
+    made: list[socket.socket | OSError | NotANamespace] = []
 
     def make() -> None:
         try:
-            with namespace.open("rb") as handle:
-                _setns(handle.fileno())
+            enter(str(namespace))
             made.append(socket.create_server((address, port), backlog=64))
-        except OSError as error:
+        except (OSError, NotANamespace) as error:
             made.append(error)
 
     thread = threading.Thread(target=make)
     thread.start()
     thread.join()
-    if isinstance(made[0], OSError):
+    if isinstance(made[0], OSError | NotANamespace):
         raise made[0]
     return made[0]
-
-
-def _setns(descriptor: int) -> None:
-    libc = ctypes.CDLL(None, use_errno=True)
-    if libc.setns(descriptor, CLONE_NEWNET) != 0:
-        code = ctypes.get_errno()
-        raise OSError(code, os.strerror(code))

@@ -1,1 +1,1 @@
-"""The only doors to the kernel: bpf(2), rtnetlink, nftables."""
+"""The datapath in the kernel: programs and maps, pods' links, nftables."""

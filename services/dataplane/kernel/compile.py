@@ -19,7 +19,7 @@ from typing import Any
 
 import msgspec
 
-from services.dataplane.kernel import bpf
+from linux import bpf
 from services.dataplane.kernel.bytecode import CFLAGS, Bytecode, CompiledMap, Program, Relocation
 from services.dataplane.kernel.header import SOURCES
 

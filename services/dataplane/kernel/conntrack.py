@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 from dataclasses import dataclass
 
+from linux import bpf
 from services.dataplane.core import conntrack as core
 from services.dataplane.core.conntrack import Census, Mend
 from services.dataplane.core.layout import (
@@ -22,7 +23,6 @@ from services.dataplane.core.layout import (
 )
 from services.dataplane.core.maps import recent_sets
 from services.dataplane.core.wire import Address, address_from
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.tables import Tables
 
 CHUNK = 4096

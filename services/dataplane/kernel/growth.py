@@ -12,8 +12,8 @@ import os
 from contextlib import suppress
 from pathlib import Path
 
+from linux import bpf
 from services.dataplane.core.maps import PROGRAMS_WRITE, MapSpec
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.tables import create
 
 

@@ -19,9 +19,9 @@ from enum import Enum
 from pathlib import Path
 from typing import Protocol
 
-from services.dataplane.kernel import bpf, clsact
-from services.dataplane.kernel.bpf import AttachKind, ProgramKind
-from services.dataplane.kernel.rtnl import Message, Netlink
+from linux import bpf, clsact
+from linux.bpf import AttachKind, ProgramKind
+from linux.netlink import Message, Netlink
 
 NO_INTERFACE = 0x7FFFFFFF
 

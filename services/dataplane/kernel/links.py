@@ -1,7 +1,7 @@
 """Pods' links in the kernel: made, brought up, retired, removed in batches, read back.
 
 Owns the veth pairs, their addresses, routes and neighbours on both ends, and the few sysctls of the host's end; runs on
-the agent's one :class:`~services.dataplane.kernel.netns.NamespaceThread`. Promises: the peer is made directly in the
+the agent's one :class:`~services.dataplane.kernel.thread.NamespaceThread`. Promises: the peer is made directly in the
 pod's namespace (moving it costs 19 ms); the host's end stays *down* until :meth:`Links.bring_up`, so no packet passes
 before its policy is in the maps; a retired link is unreachable at once and removed with others of its group soon
 after (one removal alone waits 20 ms for the kernel's grace period). Refuses a container that already has the interface.
@@ -24,13 +24,24 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
 
+from linux import rtnl
+from linux.netlink import (
+    CREATE,
+    EXCLUSIVE,
+    Message,
+    Netlink,
+    NetlinkRefused,
+    attribute,
+    first_attribute,
+    number,
+    parse_attributes,
+    text,
+)
+from linux.netns import inside
 from proto.net import Address
 from services.dataplane.core import links as marks
 from services.dataplane.core.cni_result import gateway
 from services.dataplane.core.links import KernelLinks, Mark, PodLink, SeenLink
-from services.dataplane.kernel import rtnl
-from services.dataplane.kernel.netns import inside
-from services.dataplane.kernel.rtnl import Message, Netlink, NetlinkRefused, attribute, number, text
 
 _BOOT = 3
 _LOOPBACK = 1
@@ -203,19 +214,20 @@ class Links:
     def _routes(self) -> list[tuple[int, Address]]:
         found: list[tuple[int, Address]] = []
         for family in (socket.AF_INET, socket.AF_INET6):
-            query = struct.pack("<BBBBBBBBI", family, 0, 0, 0, rtnl.TABLE_MAIN, marks.PROTOCOL, 0, rtnl.UNICAST, 0)
-            with suppress(NetlinkRefused):  # ENOENT: no such table yet, in a namespace that never had a route
-                for raw in self._host.dump(rtnl.GETROUTE, query):
-                    attributes = rtnl.parse_attributes(raw[12:])
-                    if raw[5] == marks.PROTOCOL and 1 in attributes and 4 in attributes:
-                        found.append((int.from_bytes(attributes[4], "little"), ip_address(attributes[1])))
+            query = rtnl.routes_query(family, protocol=marks.PROTOCOL, kind=rtnl.UNICAST)
+            routes = map(rtnl.parse_route, self._host.dump(rtnl.GETROUTE, query, rtnl.NO_TABLE))
+            found += [
+                (route.link, ip_address(route.destination))
+                for route in routes
+                if route.protocol == marks.PROTOCOL and route.destination and route.link
+            ]
         return found
 
     def _neighbours(self) -> list[tuple[int, Address, bytes]]:
         found: list[tuple[int, Address, bytes]] = []
         for raw in self._host.dump(rtnl.GETNEIGH, struct.pack("<BBHiHBB", 0, 0, 0, 0, 0, 0, 0)):
             _, _, _, index, state, _, _ = struct.unpack_from("<BBHiHBB", raw)
-            attributes = rtnl.parse_attributes(raw[12:])
+            attributes = parse_attributes(raw[12:])
             if state & rtnl.PERMANENT and len(attributes.get(1, b"")) in (4, 16) and len(attributes.get(2, b"")) == 6:
                 found.append((index, ip_address(attributes[1]), attributes[2]))
         return found
@@ -243,7 +255,7 @@ def _has(netns: int, interface: str) -> bool:
 def _addresses(netlink: Netlink) -> list[tuple[int, Address]]:
     found: list[tuple[int, Address]] = []
     for raw in netlink.dump(rtnl.GETADDR, bytes(8)):
-        attributes = rtnl.parse_attributes(raw[8:])
+        attributes = parse_attributes(raw[8:])
         local = attributes.get(2) or attributes.get(1)
         if local is not None and len(local) in (4, 16):
             found.append((int.from_bytes(raw[4:8], "little"), ip_address(local)))
@@ -257,7 +269,7 @@ def _veth(wanted: PodLink, netns: int) -> Message:
     pair = attribute(18, text(1, "veth") + attribute(2, attribute(1, peer)))
     body = rtnl.ifinfo() + text(3, wanted.host_name) + attribute(1, marks.HOST_MAC) + mtu
     body += _ONE_QUEUE + number(27, marks.GROUP_LIVE) + pair
-    return Message(rtnl.NEWLINK, rtnl.CREATE | rtnl.EXCLUSIVE, body, ("veth", wanted.host_name))
+    return Message(rtnl.NEWLINK, CREATE | EXCLUSIVE, body, ("veth", wanted.host_name))
 
 
 def _marks(index: int, mark: Mark) -> Message:
@@ -272,7 +284,7 @@ def _host_conf(index: int) -> Message:
 
 def _parse_link(raw: bytes) -> SeenLink:
     _, _, _, index, flags, _ = struct.unpack_from("<BBHiII", raw)
-    attributes = rtnl.parse_attributes(raw[16:])
+    attributes = parse_attributes(raw[16:])
 
     def words(kind: int) -> str:
         return attributes.get(kind, b"").rstrip(b"\0").decode(errors="replace")
@@ -320,7 +332,7 @@ def _await_carrier(pod: _PodEnd) -> None:
     """
     query = rtnl.ifinfo(pod.index)
     for _ in range(_CARRIER_TRIES):
-        if rtnl.first_attribute(pod.netlink.ask(rtnl.GETLINK, query)[16:], _OPERSTATE) == _OPERSTATE_UP:
+        if first_attribute(pod.netlink.ask(rtnl.GETLINK, query)[16:], _OPERSTATE) == _OPERSTATE_UP:
             return
         time.sleep(_CARRIER_PAUSE)
 

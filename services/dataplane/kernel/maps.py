@@ -16,10 +16,10 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Generic, TypeVar
 
 from kit.delta import Delta, delta
+from linux import bpf
 from services.dataplane.core.layout import MapKind
 from services.dataplane.core.maps import MapSpec
 from services.dataplane.core.wire import Record
-from services.dataplane.kernel import bpf
 
 K = TypeVar("K", bound=Record)
 V = TypeVar("V", bound=Record)
@@ -158,12 +158,3 @@ class Table(Generic[K, V]):
     def close(self) -> None:
         """Lets go of the descriptor; a pinned map stays."""
         os.close(self.fd)
-
-
-def processors() -> int:
-    """Values that a per-CPU map keeps for one key: the processors this kernel could ever have.
-
-    Source: /sys/devices/system/cpu/possible, the kernel's own ``num_possible_cpus``.
-    """
-    with open("/sys/devices/system/cpu/possible", encoding="ascii") as possible:
-        return int(possible.read().strip().replace(",", "-").split("-")[-1]) + 1

@@ -15,10 +15,10 @@ import os
 from collections.abc import Mapping
 from pathlib import Path
 
+from linux import bpf
 from services.dataplane.core import pins as core
 from services.dataplane.core.maps import MAPS, MapSpec
 from services.dataplane.core.pins import LAYOUTS_BEFORE, Pinned, Plan, parse_pin_name, pin_name
-from services.dataplane.kernel import bpf
 from services.dataplane.kernel.maps import check_shape
 from services.dataplane.kernel.tables import create
 

@@ -29,6 +29,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Self
 
+from linux import bpf
+from linux.bpf import ProgramKind
 from services.dataplane.core.layout import (
     LinkKey,
     Uplink,
@@ -36,8 +38,6 @@ from services.dataplane.core.layout import (
 )
 from services.dataplane.core.maps import MAPS
 from services.dataplane.core.pins import Plan, Source
-from services.dataplane.kernel import bpf
-from services.dataplane.kernel.bpf import ProgramKind
 from services.dataplane.kernel.bytecode import Bytecode, Cache
 from services.dataplane.kernel.conntrack import Broom
 from services.dataplane.kernel.growth import Replacement

@@ -16,8 +16,8 @@ import mmap
 import struct
 from collections.abc import Callable
 
+from linux import bpf
 from services.dataplane.core.layout import Event
-from services.dataplane.kernel import bpf
 
 BATCH = 4096
 _BUSY, _DISCARD = 1 << 31, 1 << 30

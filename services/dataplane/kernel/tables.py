@@ -10,6 +10,7 @@ import struct
 from collections.abc import Iterable
 from typing import Any
 
+from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
@@ -20,8 +21,7 @@ from services.dataplane.core import service_layout as lb
 from services.dataplane.core.conntrack import budget_of, node_budget
 from services.dataplane.core.maps import MapSpec, recent_sets
 from services.dataplane.core.wire import Address
-from services.dataplane.kernel import bpf
-from services.dataplane.kernel.maps import Table, processors
+from services.dataplane.kernel.maps import Table
 
 _FIRST = at.Index(index=0)
 
@@ -132,14 +132,12 @@ class Tables:
 
     def metrics(self) -> dict[tuple[DropReason, Direction], at.Metric]:
         """Packets and bytes by reason and direction since the maps were made, over all processors."""
-        count = processors()
-        codec = struct.Struct(f"<{2 * count}Q")
         totals: dict[tuple[DropReason, Direction], at.Metric] = {}
         for reason in DropReason:
             for direction in Direction:
                 key = at.Index(index=reason * 2 + direction).pack()
-                raw = bpf.lookup(self.descriptors["am_metrics"], key, codec.size) or bytes(codec.size)
-                values = codec.unpack(raw)
+                raw = bpf.lookup_per_cpu(self.descriptors["am_metrics"], key, m.METRICS.value_size) or b""
+                values = struct.unpack(f"<{len(raw) // 8}Q", raw)
                 if any(values):
                     totals[reason, direction] = at.Metric(packets=sum(values[::2]), bytes=sum(values[1::2]))
         return totals

@@ -1,16 +1,13 @@
-"""Whose sockets stay, and what the kernel says of a socket."""
+"""Whose sockets stay when backends come and go."""
 
 from __future__ import annotations
 
-import socket
-import struct
 from ipaddress import ip_address
 
 import pytest
 
 from proto.objects import EndpointPort, EndpointSlice, SliceEndpoint
 from services.dataplane.core.stale_sockets import serving, serving_udp
-from services.dataplane.kernel.sockets import parse
 
 
 def part(*endpoints: str, protocol: int = 17, service: str = "dns") -> EndpointSlice:
@@ -60,17 +57,3 @@ def test_only_udp_ports_of_services_are_a_reason_to_look() -> None:
     slices = [part("10.0.0.1 ready"), part("10.0.0.2 ready", protocol=6), part("10.0.0.3 ready", service="")]
     assert serving_udp(slices) == addresses("10.0.0.1")
     assert serving(slices) == addresses("10.0.0.1", "10.0.0.2", "10.0.0.3")
-
-
-@pytest.mark.parametrize(
-    ("family", "raw", "peer"),
-    [
-        (socket.AF_INET, ip_address("10.9.0.1").packed + bytes(12), "10.9.0.1"),
-        (socket.AF_INET6, ip_address("fd00:9::1").packed, "fd00:9::1"),
-        (socket.AF_INET6, ip_address("::ffff:10.9.0.1").packed, "10.9.0.1"),
-    ],
-)
-def test_a_socket_as_the_kernel_tells_it(family: int, raw: bytes, peer: str) -> None:
-    name = struct.pack(">HH16s16s", 40000, 5353, bytes(16), raw) + struct.pack("<IQ", 0, 0x1122334455667788)
-    one = parse(family, name)
-    assert (one.peer, one.port, one.cookie) == (ip_address(peer), 5353, 0x1122334455667788)

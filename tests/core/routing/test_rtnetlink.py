@@ -1,7 +1,8 @@
-"""Route messages as bytes: what is packed is read back, and no bytes break the reader."""
+"""The plan's routes as messages and back, and which notifications wake."""
 
 from __future__ import annotations
 
+import errno
 import struct
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -9,9 +10,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from linux import rtnl
+from linux.netlink import number
 from proto.net import Address, Network
 from services.routing.core.fib import Kind, Remove, Replace, Route
-from services.routing.rtnetlink import RTM_DELROUTE, RTM_NEWROUTE, concerns, messages, pack, parse_route
+from services.routing.rtnetlink import concerns, message, read
 
 
 @st.composite
@@ -37,34 +40,37 @@ def routes(draw: st.DrawFn) -> Route:
     )
 
 
-@given(st.lists(routes(), max_size=8), st.integers(0, 2**31))
-def test_what_is_packed_is_read_back(many: list[Route], first: int) -> None:
-    batch = b"".join(
-        pack(Replace(route) if number % 2 else Remove(route), first + number) for number, route in enumerate(many)
-    )
-    read = list(messages(batch))
-    assert [parse_route(body) for *_, body in read] == many
-    assert [sequence for _, _, sequence, _ in read] == [first + number for number in range(len(many))]
-    assert [kind for kind, *_ in read] == [(RTM_DELROUTE, RTM_NEWROUTE)[number % 2] for number in range(len(many))]
+@given(routes())
+def test_what_is_written_is_read_back(route: Route) -> None:
+    for operation, kind in ((Replace(route), rtnl.NEWROUTE), (Remove(route), rtnl.DELROUTE)):
+        sent = message(operation)
+        assert (sent.kind, read(sent.body)) == (kind, route)
 
 
-def test_the_bytes_of_a_route_are_those_of_the_kernel_headers() -> None:
+def test_a_route_that_is_gone_already_is_no_failure() -> None:
     route = Route(destination=IPv4Network("10.244.0.64/26"), via=IPv4Address("172.30.0.12"), link=3)
-    expected = (
-        struct.pack("=IHHII", 60, 24, 0x1 | 0x4 | 0x100 | 0x400, 7, 0)
-        + struct.pack("=BBBBBBBBI", 2, 26, 0, 0, 254, 186, 0, 1, 0)
-        + struct.pack("=HH", 8, 1) + bytes((10, 244, 0, 64))
-        + struct.pack("=HHI", 8, 6, 64)
-        + struct.pack("=HH", 8, 5) + bytes((172, 30, 0, 12))
-        + struct.pack("=HHI", 8, 4, 3)
-    )  # fmt: skip
-    assert pack(Replace(route), 7) == expected
+    assert (message(Remove(route)).tolerated, message(Replace(route)).tolerated) == ((errno.ESRCH,), ())
 
 
-@given(st.binary(max_size=200))
-def test_noise_is_no_message(noise: bytes) -> None:
-    for *_, body in messages(noise):
-        assert len(body) <= len(noise)
+@pytest.mark.parametrize(
+    ("table", "kind", "flags", "more"),
+    [
+        pytest.param(255, 1, 0, b"", id="another table"),
+        pytest.param(254, 2, 0, b"", id="a local one"),
+        pytest.param(254, 1, rtnl.CLONED, b"", id="a cached exception"),
+        pytest.param(254, 1, 0, number(15, 1000), id="a table of a large number"),
+    ],
+)
+def test_what_is_not_looked_at_is_no_route(table: int, kind: int, flags: int, more: bytes) -> None:
+    header = struct.pack("=BBBBBBBBI", 2, 0, 0, 0, table, 4, 0, kind, flags)
+    assert read(header + more) is None
+
+
+def test_the_link_of_an_unreachable_route_says_nothing() -> None:
+    """IPv6 lists it with the loopback (net/ipv6/route.c)."""
+    header = struct.pack("=BBBBBBBBI", 10, 0, 0, 0, 254, 186, 0, 7, 0)
+    route = read(header + number(4, 1) + number(6, 4096))
+    assert route == Route(destination=IPv6Network("::/0"), kind=Kind.UNREACHABLE, metric=4096)
 
 
 def _heard(kind: int, body: bytes) -> bytes:

@@ -18,6 +18,7 @@ from typing import Any
 import msgspec
 import pytest
 
+from linux import bpf
 from proto.flow import FlowEvent
 from proto.objects import (
     EndpointPort,
@@ -34,7 +35,6 @@ from proto.objects import (
 )
 from proto.policy import Ack
 from proto.subjects import ACKS, FLOWS
-from services.dataplane.kernel import bpf
 from tests.bpf import frames
 from tests.bpf.frames import UDP
 from tests.bpf.world import ifindex_of, inside, run

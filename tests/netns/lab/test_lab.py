@@ -1,11 +1,9 @@
 """The lab's own machinery on a real kernel: namespaces, doors, supervisor, and taking all of it away."""
 
 import asyncio
-import ctypes
 import os
 import signal
 import socket
-import struct
 import subprocess
 import time
 import uuid
@@ -20,6 +18,7 @@ from lab.launch import Launcher
 from lab.paths import MARKER, Paths, Settings, paths
 from lab.supervisor import Request
 from lab.topology import LabError, plan
+from linux import bpf
 
 pytestmark = pytest.mark.privileged
 ECHO = (
@@ -217,9 +216,8 @@ def test_a_pinned_map_is_found_and_proved_gone_only_when_nothing_holds_it(where:
     bpffs = where.node("n1").bpffs
     bpffs.mkdir(parents=True)
     namespaces.run(["mount", "-t", "bpf", "bpf", str(bpffs)])
-    held = pinned._bpf(0, struct.pack("IIIII", 2, 4, 4, 1, 0))  # BPF_MAP_CREATE, an array
-    path = ctypes.create_string_buffer(os.fsencode(bpffs / "am_held"))
-    pinned._bpf(6, struct.pack("QI", ctypes.addressof(path), held))  # BPF_OBJ_PIN
+    held = bpf.map_create(2, 4, 4, 1)  # an array
+    bpf.pin(held, bpffs / "am_held")
     known = leftovers.remember(where)
     (one,) = known.objects
     assert (one.kind, one.pin) == ("map", str(bpffs / "am_held"))

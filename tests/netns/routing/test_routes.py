@@ -15,12 +15,13 @@ from typing import Any
 import pytest
 import uvloop
 
+from linux.netns import enter
 from proto.addresses import IPAM_HOLDER
 from proto.events import RoutesChanged
 from proto.routes import NodeRoutes
 from proto.subjects import ROUTES
 from services.routing.core.fib import Remove, Replace, Route
-from services.routing.kernel import Kernel, enter
+from services.routing.kernel import Kernel
 from tests.conftest import BusFor
 from tests.natsd import Lines
 from tests.netns.routing.conftest import Mesh, Place, Routing
@@ -182,7 +183,7 @@ async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Place, Place], me
 
 def udp_socket(namespace: Path, address: str) -> socket.socket:
     """A socket of that namespace; the calling thread stays in it."""
-    enter(namespace)
+    enter(str(namespace))
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
     made.settimeout(2)
     made.bind((address, 0))

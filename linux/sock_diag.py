@@ -19,9 +19,9 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import ip_address
 
-from proto.net import Address
-from services.dataplane.kernel.netns import NotANamespace, inside, netns_cookie
-from services.dataplane.kernel.rtnl import Message, Netlink, NetlinkRefused
+from linux.netlink import Message, Netlink, NetlinkRefused
+from linux.netns import NotANamespace, inside, netns_cookie
+from linux.rtnl import Address
 
 CHUNK = 512
 """Sockets ended by one message, well below the send buffer."""

@@ -16,11 +16,16 @@ import struct
 from collections.abc import Iterator
 from dataclasses import dataclass
 from enum import IntEnum
+from functools import cache
 from pathlib import Path
 
 _LIBC = ctypes.CDLL(None, use_errno=True)
-_NR_BPF = {"x86_64": 321, "aarch64": 280}.get(platform.machine(), 321)
+_NR_BPF = {"x86_64": 321, "aarch64": 280, "riscv64": 280, "loongarch64": 280, "ppc64le": 361}.get(
+    platform.machine(), -1
+)
+"""arch/*/tools/syscall.tbl and include/uapi/asm-generic/unistd.h; on any other machine each call is ENOSYS."""
 _LOG_BYTES = 1 << 22
+_POSSIBLE = Path("/sys/devices/system/cpu/possible")
 
 
 class Command(IntEnum):
@@ -35,6 +40,8 @@ class Command(IntEnum):
     OBJ_PIN = 6
     OBJ_GET = 7
     TEST_RUN = 10
+    PROG_GET_FD_BY_ID = 13
+    MAP_GET_FD_BY_ID = 14
     OBJ_INFO = 15
     PROG_QUERY = 16
     MAP_LOOKUP_BATCH = 24
@@ -42,6 +49,7 @@ class Command(IntEnum):
     MAP_DELETE_BATCH = 27
     LINK_CREATE = 28
     LINK_UPDATE = 29
+    LINK_GET_FD_BY_ID = 30
     LINK_DETACH = 34
 
 
@@ -183,6 +191,25 @@ def link_info(fd: int) -> LinkInfo:
     return LinkInfo(kind=kind, id=ident, program=program, target=target, attach=attach)
 
 
+_BY_ID = {"map": Command.MAP_GET_FD_BY_ID, "prog": Command.PROG_GET_FD_BY_ID, "link": Command.LINK_GET_FD_BY_ID}
+
+
+def identify(fd: int) -> tuple[str, int]:
+    """What a descriptor is, ``map``, ``prog`` or ``link``, and its id, which the kernel gives once. The kind is read
+    from the kernel's own name of it: ``anon_inode:bpf-map``, ``bpf-prog``, ``bpf_link``. Raises OSError.
+    """
+    kind = os.readlink(f"/proc/self/fd/{fd}").removeprefix("anon_inode:").strip("[]")[4:]
+    return kind, struct.unpack_from("<I", _info(fd), 4)[0]  # every info struct begins with type and id
+
+
+def exists(kind: str, number: int) -> bool:
+    """Whether the kernel still knows an object of :func:`identify`: anything may hold it, a pin is only one of them."""
+    result, _ = _call(_BY_ID[kind], struct.pack("<III", number, 0, 0), f"{kind} {number}", (errno.ENOENT,))
+    if result >= 0:
+        os.close(result)
+    return result >= 0
+
+
 def _info(fd: int, size: int = 256) -> bytes:
     buffer = ctypes.create_string_buffer(size)
     _, attr = _call(Command.OBJ_INFO, struct.pack("<IIQ", fd, size, _at(buffer)))
@@ -212,6 +239,25 @@ def lookup(fd: int, key: bytes, value_size: int) -> bytes | None:
     k, v = _buffer(key), ctypes.create_string_buffer(value_size)
     result, _ = _call(Command.MAP_LOOKUP, struct.pack("<IIQQQ", fd, 0, _at(k), _at(v), 0), expected=(errno.ENOENT,))
     return None if result < 0 else v.raw
+
+
+def lookup_per_cpu(fd: int, key: bytes, value_size: int) -> bytes | None:
+    """One entry of a per-CPU map: the values of all :func:`processors` end to end, each rounded up to 8 bytes; None
+    without one. :func:`lookup` would have the kernel write past its buffer.
+    """
+    return lookup(fd, key, ((value_size + 7) & ~7) * processors())
+
+
+@cache
+def processors() -> int:
+    """Values that a per-CPU map keeps for one key: the processors this kernel could ever have (num_possible_cpus)."""
+    return count_listed(_POSSIBLE.read_text())
+
+
+def count_listed(listed: str) -> int:
+    """How many a CPU list of sysfs names: ``0-3,8-11`` are eight."""
+    ranges = (part.partition("-") for part in listed.strip().split(","))
+    return sum(int(last or first) - int(first) + 1 for first, _, last in ranges)
 
 
 def delete(fd: int, key: bytes) -> bool:

@@ -1,10 +1,9 @@
-"""Network namespaces of containers: opened once, proved to be one, and entered by one dedicated thread.
+"""Network namespaces: opened once, proved to be one, and entered by one thread.
 
-Owns every ``setns``: :class:`NamespaceThread` runs blocking work one at a time, so that no other thread of the agent
-is ever in a foreign namespace. Promises: a path from the runtime is opened without following a link in its last part
+Owns every ``setns``. Promises: a path from the runtime is opened without following a link in its last part
 and is refused unless it lies on nsfs (``NSFS_MAGIC``, include/uapi/linux/magic.h); what is then used is the
-descriptor. If the thread cannot come home from a namespace, the agent ends: nothing may be configured in the wrong
-one.
+descriptor. If the thread cannot come home from a namespace, the process ends: nothing may be configured in the wrong
+one. A namespace belongs to a thread: who enters one has a thread of its own for it.
 """
 
 from __future__ import annotations
@@ -15,8 +14,6 @@ import socket
 import struct
 from collections.abc import Iterator
 from contextlib import contextmanager
-
-from services.dataplane.one_thread import OneThread
 
 _NSFS_MAGIC = 0x6E736673
 _CLONE_NEWNET = 0x40000000
@@ -47,6 +44,26 @@ def _filesystem(descriptor: int) -> int:
     if _libc.fstatfs(descriptor, answer):
         return 0
     return int(struct.unpack_from("<q", answer)[0])
+
+
+def enter(path: str) -> None:
+    """Moves the calling thread into a network namespace for good: its sockets are made there from now on, and
+    /proc/sys/net is that of the namespace. Raises FileNotFoundError or NotANamespace.
+    """
+    descriptor = open_netns(path)
+    try:
+        _enter(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def command(path: str, *program: str) -> list[str]:
+    """The command line that runs a program in a network namespace; it keeps its pid.
+
+    By nsenter(1) with ``--net`` alone: ``ip netns exec`` would remount /sys in a private mount namespace, which then
+    never sees the mounts that containerd makes.
+    """
+    return ["nsenter", f"--net={path}", "--", *program]
 
 
 def _enter(descriptor: int) -> None:
@@ -81,10 +98,3 @@ def netns_cookie() -> int:
 def cookie_of(opened: socket.socket) -> int:
     """Cookie of the namespace that a socket belongs to, whichever it is used from."""
     return int.from_bytes(opened.getsockopt(socket.SOL_SOCKET, _SO_NETNS_COOKIE, 8), "little")
-
-
-class NamespaceThread(OneThread):
-    """The thread that may enter namespaces: it does blocking kernel work in order, from a bounded queue."""
-
-    def __init__(self, name: str = "links", limit: int = 1024) -> None:
-        super().__init__(name, limit)

@@ -1,0 +1,195 @@
+"""Hand-packed rtnetlink: the few messages that a pod's interface and a node's routes need, as bytes both ways.
+
+Owns the bytes of links, addresses, routes and neighbours (``include/uapi/linux/rtnetlink.h``, ``if_link.h``,
+``if_addr.h``, ``neighbour.h``); ``linux.netlink`` sends them. Nothing here does IO. Why by hand: 0.7 ms a pod, where
+one message at a time through a general library costs 16. A thousand routes take pyroute2 75 ms to read and 250 ms to
+write; these few lines take 8 and 5.
+"""
+
+from __future__ import annotations
+
+import errno
+import socket
+import struct
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from typing import NamedTuple
+
+from linux.netlink import CREATE, REPLACE, Message, attribute, first_attribute, number, parse_attributes
+
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
+
+NEWLINK, DELLINK, GETLINK = 16, 17, 18
+NEWADDR, GETADDR = 20, 22
+NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
+NEWNEIGH, GETNEIGH = 28, 30
+
+IFF_UP = 1
+SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
+TABLE_MAIN = 254
+UNICAST, UNREACHABLE = 1, 7
+PERMANENT = 0x80
+NODAD, NOPREFIXROUTE = 0x02, 0x200
+PEER_IN = 28
+"""IFLA_NET_NS_FD."""
+NO_TABLE = (errno.ENOENT,)
+"""What a dump of routes says where there is no such table yet: in a namespace that never had a route."""
+CLONED = 0x200
+"""RTM_F_CLONED: a cached exception (path MTU), not a route of the table."""
+
+_IFINFO = struct.Struct("<BBHiII")
+_IFADDR = struct.Struct("<BBBBI")
+_ROUTE = struct.Struct("<BBBBBBBBI")
+_NEIGH = struct.Struct("<BBHiHBB")
+_DESTINATION, _LINK, _GATEWAY, _PRIORITY, _TABLE = 1, 4, 5, 6, 15
+_IFNAME = 3
+
+
+class SeenRoute(NamedTuple):
+    """A route as RTM_NEWROUTE and RTM_DELROUTE tell it; addresses as the kernel has them, empty where there is none."""
+
+    family: int
+    destination: bytes
+    length: int
+    table: int
+    protocol: int
+    kind: int
+    """rtm_type: UNICAST, UNREACHABLE…"""
+    flags: int
+    gateway: bytes
+    link: int
+    """Interface index, 0 without one."""
+    metric: int
+
+
+def family_of(address: Address) -> int:
+    """AF_INET or AF_INET6."""
+    return int(socket.AF_INET if address.version == 4 else socket.AF_INET6)
+
+
+def ifinfo(index: int = 0, flags: int = 0, change: int = 0) -> bytes:
+    """``struct ifinfomsg``."""
+    return _IFINFO.pack(0, 0, 0, index, flags, change)
+
+
+def add_address(index: int, address: Address) -> Message:
+    """The address with its full length; IPv6 without duplicate detection, which would hold it back for a second."""
+    flags = NODAD | NOPREFIXROUTE if address.version == 6 else NOPREFIXROUTE
+    body = _IFADDR.pack(family_of(address), address.max_prefixlen, flags & 0xFF, SCOPE_UNIVERSE, index)
+    body += attribute(1, address.packed) + attribute(2, address.packed) + number(8, flags)
+    return Message(NEWADDR, CREATE | REPLACE, body, ("address", address))
+
+
+def add_route(
+    index: int,
+    destination: Address | None,
+    *,
+    version: int,
+    via: Address | None = None,
+    protocol: int,
+) -> Message:
+    """A host route (or, without a destination, the default route) over a link; an equal one is replaced."""
+    length = 0 if destination is None else destination.max_prefixlen
+    scope = SCOPE_LINK if via is None and version == 4 else SCOPE_UNIVERSE
+    family = socket.AF_INET if version == 4 else socket.AF_INET6
+    body = _ROUTE.pack(family, length, 0, 0, TABLE_MAIN, protocol, scope, UNICAST, 0) + number(4, index)
+    if destination is not None:
+        body += attribute(1, destination.packed)
+    if via is not None:
+        body += attribute(5, via.packed)
+    return Message(NEWROUTE, CREATE | REPLACE, body, ("route", destination or "default", "via", via or "the link"))
+
+
+def delete_route(index: int, destination: Address, *, protocol: int, tolerated: tuple[int, ...] = ()) -> Message:
+    """Takes a host route of ours away; another protocol's is left alone."""
+    body = _ROUTE.pack(family_of(destination), destination.max_prefixlen, 0, 0, TABLE_MAIN, protocol, 255, UNICAST, 0)
+    body += attribute(1, destination.packed) + number(4, index)
+    return Message(DELROUTE, 0, body, ("route", destination), tolerated)
+
+
+def add_neighbour(index: int, address: Address, mac: bytes) -> Message:
+    """A permanent neighbour: nothing is ever asked on a pod's link."""
+    body = _NEIGH.pack(family_of(address), 0, 0, index, PERMANENT, 0, UNICAST)
+    body += attribute(1, address.packed) + attribute(2, mac)
+    return Message(NEWNEIGH, CREATE | REPLACE, body, ("neighbour", address))
+
+
+def set_up(index: int, *, up: bool = True) -> Message:
+    """Sets a link up or down."""
+    return Message(NEWLINK, 0, ifinfo(index, IFF_UP if up else 0, IFF_UP), ("link", index, "up" if up else "down"))
+
+
+def set_group(index: int, group: int, *, tolerated: tuple[int, ...] = ()) -> Message:
+    """Moves a link to another group."""
+    return Message(NEWLINK, 0, ifinfo(index) + number(27, group), ("group of link", index), tolerated)
+
+
+def delete_group(group: int, *, tolerated: tuple[int, ...] = ()) -> Message:
+    """Deletes every link of a group at once: one RCU grace period for all instead of one for each."""
+    return Message(DELLINK, 0, ifinfo() + number(27, group), ("links of group", group), tolerated)
+
+
+def replace_route(
+    network: Network, *, kind: int = UNICAST, via: Address | None = None, link: int = 0, metric: int, protocol: int
+) -> Message:
+    """A route of the main table; one of the same destination and metric is replaced, so no packet finds it missing."""
+    body = _network_route(network, kind, via, link, metric, protocol)
+    return Message(NEWROUTE, CREATE | REPLACE, body, ("route", network))
+
+
+def remove_route(
+    network: Network,
+    *,
+    kind: int = UNICAST,
+    via: Address | None = None,
+    link: int = 0,
+    metric: int,
+    protocol: int,
+    tolerated: tuple[int, ...] = (),
+) -> Message:
+    """Takes away the route that is all of this; another protocol's is left alone."""
+    body = _network_route(network, kind, via, link, metric, protocol)
+    return Message(DELROUTE, 0, body, ("route", network), tolerated)
+
+
+def _network_route(network: Network, kind: int, via: Address | None, link: int, metric: int, protocol: int) -> bytes:
+    family = family_of(network.network_address)
+    body = _ROUTE.pack(family, network.prefixlen, 0, 0, TABLE_MAIN, protocol, SCOPE_UNIVERSE, kind, 0)
+    body += attribute(_DESTINATION, network.network_address.packed) + number(_PRIORITY, metric)
+    if via is not None:
+        body += attribute(_GATEWAY, via.packed)
+    if link:
+        body += number(_LINK, link)
+    return body
+
+
+def routes_query(family: int, *, table: int = TABLE_MAIN, protocol: int = 0, kind: int = 0) -> bytes:
+    """Body of RTM_GETROUTE for the routes of a family in a table, or only those of a protocol or kind."""
+    return _ROUTE.pack(family, 0, 0, 0, table, protocol, 0, kind, 0)
+
+
+def parse_route(body: bytes) -> SeenRoute:
+    """The route of a body. Raises struct.error for less than a ``struct rtmsg``."""
+    family, length, _, _, table, protocol, _, kind, flags = _ROUTE.unpack_from(body)
+    attributes = parse_attributes(body[_ROUTE.size :])
+
+    def numbered(name: int, default: int) -> int:
+        return int.from_bytes(attributes[name], "little") if name in attributes else default
+
+    return SeenRoute(
+        family=family,
+        destination=attributes.get(_DESTINATION, b""),
+        length=length,
+        table=numbered(_TABLE, table),
+        protocol=protocol,
+        kind=kind,
+        flags=flags,
+        gateway=attributes.get(_GATEWAY, b""),
+        link=numbered(_LINK, 0),
+        metric=numbered(_PRIORITY, 0),
+    )
+
+
+def link_name(body: bytes) -> str:
+    """The name of an RTM_NEWLINK body; the kernel tells it first, and some sixty other attributes after it."""
+    return first_attribute(body[_IFINFO.size :], _IFNAME).rstrip(b"\0").decode(errors="replace")

@@ -1,0 +1,73 @@
+"""Network namespaces on a real kernel: what is one, and which a thread is in."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import pytest
+
+from linux.netns import NotANamespace, command, cookie_of, enter, inside, netns_cookie, open_netns
+from tests.netns.linux.conftest import Namespace
+
+pytestmark = pytest.mark.privileged
+
+
+def test_a_thread_is_inside_and_comes_home(netns: Namespace) -> None:
+    home, inode = netns_cookie(), os.stat("/proc/thread-self/ns/net").st_ino
+    descriptor = open_netns(netns.path)
+    try:
+        with inside(descriptor):
+            assert os.stat("/proc/thread-self/ns/net").st_ino == os.fstat(descriptor).st_ino
+            assert [name for _, name in socket.if_nameindex()] == ["lo"]
+            assert netns_cookie() != home
+        with pytest.raises(KeyError), inside(descriptor):
+            raise KeyError
+        assert (netns_cookie(), os.stat("/proc/thread-self/ns/net").st_ino) == (home, inode)
+    finally:
+        os.close(descriptor)
+
+
+def test_what_is_no_namespace_is_refused(netns: Namespace, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    (tmp_path / "link").symlink_to(netns.path)
+    os.mkfifo(tmp_path / "pipe")
+    for name in ("file", "link", "pipe", "."):
+        with pytest.raises(NotANamespace, match="give the path of a network namespace"):
+            open_netns(str(tmp_path / name))
+    with pytest.raises(FileNotFoundError):
+        open_netns(str(tmp_path / "absent"))
+
+
+def test_a_namespace_of_another_kind_is_not_entered() -> None:
+    """It lies on nsfs as well; setns refuses it."""
+    descriptor = os.open("/proc/self/ns/uts", os.O_RDONLY | os.O_CLOEXEC)
+    try:
+        with pytest.raises(NotANamespace), inside(descriptor):
+            pass
+    finally:
+        os.close(descriptor)
+
+
+def test_a_thread_may_stay(netns: Namespace) -> None:
+    """Its sockets are made there; other threads stay where they are."""
+    home = netns_cookie()
+    with ThreadPoolExecutor(1, initializer=enter, initargs=(netns.path,)) as there:
+        assert there.submit(netns_cookie).result() != home
+        made = there.submit(socket.socket, socket.AF_INET, socket.SOCK_DGRAM).result()
+    with made:
+        assert cookie_of(made) != home
+    assert netns_cookie() == home
+    with pytest.raises(NotANamespace):
+        enter("/proc/version")
+    assert netns_cookie() == home
+
+
+def test_a_program_runs_there(netns: Namespace) -> None:
+    said = subprocess.run(
+        command(netns.path, "readlink", "/proc/self/ns/net"), check=True, capture_output=True, text=True, timeout=20
+    ).stdout
+    assert said.strip() == f"net:[{os.stat(netns.path).st_ino}]"
