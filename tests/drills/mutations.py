@@ -384,6 +384,13 @@ POLICY = (
         tests=("tests/core/policy/test_cidr_sets.py",),
     ),
     Mutant(
+        name="an-edit-counts-every-namespaces-blocks",
+        file="services/policy/core/cidr_sets.py",
+        old="        for namespace in self._stale:\n",
+        new="        for namespace in [*self._costs]:\n",
+        tests=("tests/core/policy/test_cidr_sets.py",),
+    ),
+    Mutant(
         name="a-refused-policy-lets-its-blocks-in",
         file="services/policy/core/cidr_sets.py",
         old="        if named is None or name in self._refused or name in",

@@ -65,6 +65,7 @@ class CidrSets:
         self.uncut: set[str] = set()
         """Namespaces that :meth:`cut` has to be called for."""
         self._limits = limits
+        self._budget = Budget(limits)
         self._named: dict[PolicyName, _Named] = {}
         self._by_namespace: dict[str, set[PolicyName]] = {}
         self._refused: dict[PolicyName, Problem] = {}
@@ -96,6 +97,7 @@ class CidrSets:
         if old is not None and before:
             name = old.name
             self._named.pop(name, None)
+            self._budget.remove(name)
             self._by_namespace[name.namespace].discard(name)
             if not self._by_namespace[name.namespace]:
                 del self._by_namespace[name.namespace]
@@ -105,6 +107,7 @@ class CidrSets:
             name = new.name
             cost = Cost(new.created, name, sum(1 + len(b.excepted) for blocks in after.values() for b in blocks))
             self._named[name] = _Named(key, new, cost)
+            self._budget.put(cost)
             self._by_namespace.setdefault(name.namespace, set()).add(name)
             self.uncut.add(name.namespace)
             self._stale = True
@@ -121,7 +124,7 @@ class CidrSets:
         if not self._stale:
             return
         self._stale = False
-        refused = over_budget((named.cost for named in self._named.values()), self._limits)
+        refused = self._budget.refused()
         for name in refused.keys() ^ self._refused.keys():
             self._turned.setdefault(name.namespace, set()).add(name)
             self.uncut.add(name.namespace)
@@ -184,43 +187,93 @@ class CidrSets:
         return frozenset() if area is None else self._numbers.get(name.namespace, {}).get(area, frozenset())
 
 
-def over_budget(costs: Iterable[Cost], limits: Limits) -> dict[PolicyName, Problem]:
-    """Policies whose ipBlocks are not taken, and why; the same for any order of ``costs``."""
+class _Spent(NamedTuple):
+    """What the policies of one namespace cost."""
+
+    taken: tuple[Cost, ...]
+    """The oldest first."""
+    prefixes: int
+    """Of those that are taken."""
+    refused: Mapping[PolicyName, Problem]
+
+
+class Budget:
+    """Which policies' ipBlocks are taken: a change costs its namespace, and all while too much is named in all."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._costs: dict[str, dict[PolicyName, Cost]] = {}
+        self._spent: dict[str, _Spent] = {}
+        self._stale: set[str] = set()
+        self._total = 0
+
+    def put(self, cost: Cost) -> None:
+        """A policy costs this now."""
+        self._costs.setdefault(cost.name.namespace, {})[cost.name] = cost
+        self._stale.add(cost.name.namespace)
+
+    def remove(self, name: PolicyName) -> None:
+        """The policy is gone, or names no ipBlock any more."""
+        costs = self._costs.get(name.namespace, {})
+        if costs.pop(name, None) is not None:
+            self._stale.add(name.namespace)
+        if not costs:
+            self._costs.pop(name.namespace, None)
+
+    def refused(self) -> dict[PolicyName, Problem]:
+        """Policies whose ipBlocks are not taken, and why; the same for any order of changes that led here."""
+        for namespace in self._stale:
+            if (before := self._spent.pop(namespace, None)) is not None:
+                self._total -= before.prefixes
+            if namespace in self._costs:
+                self._spent[namespace] = _namespace_budget(self._costs[namespace].values(), self._limits)
+                self._total += self._spent[namespace].prefixes
+        self._stale.clear()
+        refused = {name: problem for spent in self._spent.values() for name, problem in spent.refused.items()}
+        if self._total > self._limits.prefixes:
+            refused |= _cluster_budget(self._spent, self._total, self._limits)
+        return refused
+
+
+def _namespace_budget(costs: Iterable[Cost], limits: Limits) -> _Spent:
+    """The oldest that fit into what one policy and one namespace may have."""
     refused: dict[PolicyName, Problem] = {}
-    taken: dict[str, list[Cost]] = {}
-    sums: dict[str, int] = {}
+    taken: list[Cost] = []
+    used = 0
     for cost in sorted(costs):
-        namespace = cost.name.namespace
-        used = sums.get(namespace, 0)
         if cost.prefixes > limits.policy_prefixes:
-            why = (
-                f"names {cost.prefixes} CIDRs and exceptions, a {cost.name.kind.kind} may name {limits.policy_prefixes}"
-            )
+            kind, most = cost.name.kind.kind, limits.policy_prefixes
+            why = f"names {cost.prefixes} CIDRs and exceptions, a {kind} may name {most}"
             refused[cost.name] = _problem(cost.name, why)
         elif used + cost.prefixes > limits.namespace_prefixes:
             why = (
                 f"names {cost.prefixes} CIDRs and exceptions beside {used} of older policies,"
-                f" namespace {namespace} may have {limits.namespace_prefixes}"
+                f" namespace {cost.name.namespace} may have {limits.namespace_prefixes}"
             )
             refused[cost.name] = _problem(cost.name, why)
         else:
-            taken.setdefault(namespace, []).append(cost)
-            sums[namespace] = used + cost.prefixes
-    total = sum(sums.values())
-    largest = [(-used, namespace) for namespace, used in sums.items()]
+            taken.append(cost)
+            used += cost.prefixes
+    return _Spent(tuple(taken), used, refused)
+
+
+def _cluster_budget(spent: Mapping[str, _Spent], total: int, limits: Limits) -> dict[PolicyName, Problem]:
+    """Of those that fit into their namespaces: the newest of the largest namespace go until all fit together."""
+    refused: dict[PolicyName, Problem] = {}
+    taken = {namespace: list(one.taken) for namespace, one in spent.items()}
+    largest = [(-one.prefixes, namespace) for namespace, one in spent.items() if one.taken]
     heapq.heapify(largest)
     while total > limits.prefixes:
-        _, namespace = heapq.heappop(largest)
+        used, namespace = heapq.heappop(largest)
         newest = taken[namespace].pop()
         total -= newest.prefixes
-        sums[namespace] -= newest.prefixes
         why = (
             f"is the newest with ipBlocks in namespace {namespace}, which names the most CIDRs,"
             f" and all namespaces together may name {limits.prefixes}"
         )
         refused[newest.name] = _problem(newest.name, why)
         if taken[namespace]:
-            heapq.heappush(largest, (-sums[namespace], namespace))
+            heapq.heappush(largest, (used + newest.prefixes, namespace))
     return refused
 
 
