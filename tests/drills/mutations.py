@@ -387,7 +387,7 @@ POLICY = (
         name="an-edit-counts-every-namespaces-blocks",
         file="services/policy/core/cidr_sets.py",
         old="        for namespace in self._stale:\n",
-        new="        for namespace in [*self._costs]:\n",
+        new="        for namespace in {*self._costs, *self._stale}:\n",
         tests=("tests/core/policy/test_cidr_sets.py",),
     ),
     Mutant(

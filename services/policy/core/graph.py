@@ -171,10 +171,11 @@ class Graph:
         self.dirty |= self._matches.subjects_of(self._matches.sets.cut(namespace))
 
     def _settle_policies(self) -> None:
+        named_others = False
         for key, policy in self._pending.items():
-            self._naming.change(self._matches.policies.get(key), policy)
+            named_others |= self._naming.change(self._matches.policies.get(key), policy)
             self.dirty |= self._matches.put_policy(key, policy)
-        if self._pending:
+        if named_others:
             self.relevant = relevant_keys(self._naming.keys)
             self._foreign = Foreign(self._naming.keys)
         self._pending.clear()

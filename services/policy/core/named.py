@@ -58,15 +58,18 @@ class Naming:
         """All that some policy names."""
         return self._counts.keys()
 
-    def change(self, old: Policy | None, new: Policy | None) -> None:
-        """A policy came, changed or went."""
+    def change(self, old: Policy | None, new: Policy | None) -> bool:
+        """A policy came, changed or went; whether :attr:`keys` are others than before."""
         before = frozenset() if old is None else named_by(old)
         after = frozenset() if new is None else named_by(new)
+        changed = any(key not in self._counts for key in after - before)
         self._counts.update(after - before)
         for key in before - after:
             self._counts[key] -= 1
             if not self._counts[key]:
                 del self._counts[key]
+                changed = True
+        return changed
 
 
 def relevant_keys(named: Iterable[NamedKey]) -> RelevantKeys:
