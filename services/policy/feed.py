@@ -13,19 +13,21 @@ from dataclasses import dataclass
 from chassis.bus import Bus, View
 from proto import codec
 from proto.identity import IdentityRecord, RelevantKeys
-from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Node, Pod
+from proto.objects import KIND_OF, KubernetesObject, Namespace, Node, Pod
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
 from proto.subjects import IDENTITIES, OBJECTS, RULES
+from services.policy.core.dialects import DIALECTS
 from services.policy.settings import MAX_SHARDS
 
 CIDRS_KEY = "_cidrs"
 FRONTIER_KEY = "_frontier"
 RELEVANT_KEY = "_relevant"
 
-_COMPILED_FROM = tuple(codec.kind_prefix(KIND_OF[kind]) for kind in (Namespace, Pod, NetworkPolicy))
+_KINDS = {codec.kind_prefix(KIND_OF[kind]): kind for kind in (Namespace, Pod, *DIALECTS)}
+_COMPILED_FROM = tuple(_KINDS)
 _NAMESPACES = f"{codec.kind_prefix(KIND_OF[Namespace])}."
-_POLICIES = codec.kind_prefix(KIND_OF[NetworkPolicy])
+_POLICIES = tuple(codec.kind_prefix(KIND_OF[kind]) for kind in DIALECTS)
 _EXPLAINED_FROM = codec.kind_prefix(KIND_OF[Node])
 
 
@@ -57,8 +59,7 @@ class Feed:
     """The three mirrors, read in the words of the core."""
 
     def __init__(self, bus: Bus) -> None:
-        kinds: dict[str, type] = {codec.kind_prefix(KIND_OF[kind]): kind for kind in (Namespace, Pod, NetworkPolicy)}
-        kinds[_EXPLAINED_FROM] = Node
+        kinds: dict[str, type] = {**_KINDS, _EXPLAINED_FROM: Node}
         self.objects: View = bus.bucket(OBJECTS).watch(
             kinds, prefixes=tuple(kinds), markers=_COMPILED_FROM, name="objects"
         )

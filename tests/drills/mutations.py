@@ -343,9 +343,9 @@ POLICY = (
     ),
     Mutant(
         name="empty-pod-selector-in-any-namespace",
-        file="services/policy/core/compile.py",
+        file="services/policy/core/dialects/networkpolicy.py",
         old="    return SelectorPeer(namespace=home, namespace_selector=peer.namespace_selector,",
-        new="    return SelectorPeer(namespace_selector=peer.namespace_selector or EVERYTHING,",
+        new="    return SelectorPeer(namespace_selector=peer.namespace_selector or type(peer.pod_selector)(),",
         tests=("tests/core/policy/test_compile.py",),
     ),
     Mutant(
@@ -381,6 +381,13 @@ POLICY = (
         file="services/policy/core/cidr_sets.py",
         old="    while total > limits.prefixes:\n",
         new="    while total < 0:\n",
+        tests=("tests/core/policy/test_cidr_sets.py",),
+    ),
+    Mutant(
+        name="an-edit-counts-every-namespaces-blocks",
+        file="services/policy/core/cidr_sets.py",
+        old="        for namespace in self._stale:\n",
+        new="        for namespace in {*self._costs, *self._stale}:\n",
         tests=("tests/core/policy/test_cidr_sets.py",),
     ),
     Mutant(
@@ -434,8 +441,8 @@ POLICY = (
     Mutant(
         name="untold-label-isolates-nobody",
         file="services/policy/core/compile.py",
-        old="may_select(policy.pod_selector, member.labels, member.hidden_keys)",
-        new="may_select(policy.pod_selector, member.labels)",
+        old="may_select(subject.pod_selector, member.labels, member.hidden_keys)",
+        new="may_select(subject.pod_selector, member.labels)",
         tests=("tests/core/policy/test_graph.py",),
     ),
     Mutant(
@@ -448,14 +455,42 @@ POLICY = (
     Mutant(
         name="a-rule-for-each-peer",
         file="services/policy/core/compile.py",
-        old="                yield Clause(direction, source, shared, False, refs, tuple(sorted(numbers)))\n",
+        old="            yield Clause(direction, source, shared, False, pods, numbers, rule.action)\n",
         new="""\
-                for one in refs:
-                    yield Clause(direction, source, shared, False, (one,), ())
-                for number in sorted(numbers):
-                    yield Clause(direction, source, shared, False, (), (number,))
+            for one in pods:
+                yield Clause(direction, source, shared, False, (one,), (), rule.action)
+            for number in numbers:
+                yield Clause(direction, source, shared, False, (), (number,), rule.action)
 """,
         tests=("tests/core/policy/test_compile.py",),
+    ),
+    Mutant(
+        name="what-is-passed-on-is-allowed",
+        file="services/policy/core/tiers.py",
+        old="clause._replace(action=Action.DENY if after.isolated else Action.ALLOW)",
+        new="clause._replace(action=Action.ALLOW)",
+        tests=("tests/core/policy/test_tiers.py",),
+    ),
+    Mutant(
+        name="an-action-that-no-node-enforces-is-taken",
+        file="services/policy/core/compile.py",
+        old="    if rule.action not in limits.actions:\n",
+        new="    if False:\n",
+        tests=("tests/core/policy/test_tiers.py",),
+    ),
+    Mutant(
+        name="a-direction-denied-whole-is-open-where-nothing-isolates",
+        file="services/policy/core/compile.py",
+        old="    return any(policy.isolates(direction) or policy.rules(direction) for policy in policies)\n",
+        new="    return any(policy.isolates(direction) for policy in policies)\n",
+        tests=("tests/core/policy/test_tiers.py",),
+    ),
+    Mutant(
+        name="united-rules-move-past-a-deny",
+        file="services/policy/core/compile.py",
+        old="        for run, (_, same) in enumerate(groupby(found, key=_action)):\n",
+        new="        for run, same in [(0, found)]:\n",
+        tests=("tests/core/policy/test_tiers.py",),
     ),
     Mutant(
         name="one-tenants-ports-push-out-others",
@@ -495,8 +530,8 @@ POLICY = (
     Mutant(
         name="policies-name-keys-of-everybodys-pods",
         file="services/policy/core/named.py",
-        old='        yield NamedKey("pod", policy.namespace, key)\n',
-        new='        yield NamedKey("pod", "", key)\n',
+        old="    yield from _asked(policy.subject, ())\n",
+        new="    yield from (key._replace(scope='') for key in _asked(policy.subject, ()))\n",
         tests=("tests/core/policy/test_graph.py",),
     ),
     Mutant(

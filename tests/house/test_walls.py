@@ -74,6 +74,19 @@ def test_bcc_only_where_programs_are_compiled() -> None:
     assert wrong == []
 
 
+def test_kinds_of_policy_are_known_to_their_dialect_alone() -> None:
+    """What a policy says is read once, by its dialect; everything after that sees the model."""
+    kinds = {f"proto.objects.{name}" for name in ("NetworkPolicy", "PolicyRule", "Peer")}
+    wrong = [
+        f"{module.path} imports {name}"
+        for module in modules()
+        if within(module.name, "services.policy") and not within(module.name, "services.policy.core.dialects")
+        for name in imports(module)
+        if name in kinds
+    ]
+    assert wrong == []
+
+
 def test_every_folder_of_modules_is_a_package() -> None:
     """A folder without __init__.py is invisible to import-linter: its walls would be of paper."""
     folders = {module.path.parent for module in modules()}

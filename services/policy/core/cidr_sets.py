@@ -14,20 +14,14 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
-from proto.objects import IPBlock, NetworkPolicy, PolicyRule
+from proto.objects import IPBlock
 from proto.policy import CidrPartition, Direction
 from services.policy.core.cidrs import Area, Partition, TooMuchOverlap, area_of, numbers_within, partition
 from services.policy.core.limits import Limits, Problem, about_policies
+from services.policy.core.model import Policy, PolicyName
 
 RulePlace = tuple[Direction, int]
-"""A rule of a policy: its direction, and its index in that direction's list."""
-
-
-class Name(NamedTuple):
-    """What a NetworkPolicy is called."""
-
-    namespace: str
-    name: str
+"""A rule of a policy: its direction, and its place among the rules of it."""
 
 
 class Cost(NamedTuple):
@@ -35,7 +29,7 @@ class Cost(NamedTuple):
 
     created: int
     """Unix seconds."""
-    name: Name
+    name: PolicyName
     prefixes: int
 
 
@@ -44,32 +38,21 @@ class _Named:
     """A policy that names ipBlocks."""
 
     key: str
-    policy: NetworkPolicy
+    policy: Policy
     cost: Cost
     areas: dict[RulePlace, Area] | None = None
     """Worked out when the policy is taken for the first time."""
 
 
-def rule_blocks(rule: PolicyRule) -> tuple[IPBlock, ...]:
-    """IpBlocks of a rule's peers; a peer that says selectors too is not taken by the API, and says nothing."""
-    return tuple(
-        peer.ip_block
-        for peer in rule.peers
-        if peer.ip_block is not None and peer.pod_selector is None and peer.namespace_selector is None
-    )
-
-
-def block_rules(policy: NetworkPolicy) -> dict[RulePlace, tuple[IPBlock, ...]]:
-    """Rules with ipBlocks, in directions that the policy applies to."""
-    sides = (
-        (Direction.INGRESS, policy.ingress if policy.applies_ingress else ()),
-        (Direction.EGRESS, policy.egress if policy.applies_egress else ()),
-    )
+def block_rules(policy: Policy) -> dict[RulePlace, tuple[IPBlock, ...]]:
+    """Rules with ipBlocks; none of a policy without a namespace, which has no partition."""
+    if not policy.name.namespace:
+        return {}
     return {
-        (direction, index): blocks
-        for direction, rules in sides
-        for index, rule in enumerate(rules)
-        if (blocks := rule_blocks(rule))
+        (direction, place): rule.blocks
+        for direction in Direction
+        for place, rule in enumerate(policy.rules(direction))
+        if rule.blocks
     }
 
 
@@ -82,13 +65,14 @@ class CidrSets:
         self.uncut: set[str] = set()
         """Namespaces that :meth:`cut` has to be called for."""
         self._limits = limits
-        self._named: dict[Name, _Named] = {}
-        self._by_namespace: dict[str, set[Name]] = {}
-        self._refused: dict[Name, Problem] = {}
-        self._overlapping: dict[str, dict[Name, Problem]] = {}
+        self._budget = Budget(limits)
+        self._named: dict[PolicyName, _Named] = {}
+        self._by_namespace: dict[str, set[PolicyName]] = {}
+        self._refused: dict[PolicyName, Problem] = {}
+        self._overlapping: dict[str, dict[PolicyName, Problem]] = {}
         self._held: Mapping[str, tuple[CidrPartition, ...]] = {}
         self._numbers: dict[str, dict[Area, frozenset[int]]] = {}
-        self._turned: dict[str, set[Name]] = {}
+        self._turned: dict[str, set[PolicyName]] = {}
         """Policies that were refused and are taken now, or the other way, since their namespace was cut."""
         self._stale = False
 
@@ -107,21 +91,23 @@ class CidrSets:
         overlapping = (problem for found in self._overlapping.values() for problem in found.values())
         return (*self._refused.values(), *overlapping, *clashes)
 
-    def put(self, key: str, old: NetworkPolicy | None, new: NetworkPolicy | None) -> None:
+    def put(self, key: str, old: Policy | None, new: Policy | None) -> None:
         """The policy of this key was ``old`` and is ``new`` (None = not there)."""
         before, after = block_rules(old) if old else {}, block_rules(new) if new else {}
         if old is not None and before:
-            name = Name(old.namespace, old.name)
+            name = old.name
             self._named.pop(name, None)
+            self._budget.remove(name)
             self._by_namespace[name.namespace].discard(name)
             if not self._by_namespace[name.namespace]:
                 del self._by_namespace[name.namespace]
             self.uncut.add(name.namespace)
             self._stale = True
         if new is not None and after:
-            name = Name(new.namespace, new.name)
+            name = new.name
             cost = Cost(new.created, name, sum(1 + len(b.excepted) for blocks in after.values() for b in blocks))
             self._named[name] = _Named(key, new, cost)
+            self._budget.put(cost)
             self._by_namespace.setdefault(name.namespace, set()).add(name)
             self.uncut.add(name.namespace)
             self._stale = True
@@ -138,7 +124,7 @@ class CidrSets:
         if not self._stale:
             return
         self._stale = False
-        refused = over_budget((named.cost for named in self._named.values()), self._limits)
+        refused = self._budget.refused()
         for name in refused.keys() ^ self._refused.keys():
             self._turned.setdefault(name.namespace, set()).add(name)
             self.uncut.add(name.namespace)
@@ -169,7 +155,7 @@ class CidrSets:
             if (named := self._named[name]) and (name in turned or not moved.isdisjoint((named.areas or {}).values()))
         }
 
-    def _partition(self, taken: list[_Named]) -> tuple[Partition, dict[Name, Problem]]:
+    def _partition(self, taken: list[_Named]) -> tuple[Partition, dict[PolicyName, Problem]]:
         """Of the oldest policies that stay within the bound on overlap, and what is said of the others."""
         ordered = sorted(taken, key=lambda named: named.cost)
         known = self.partitions.get(ordered[0].cost.name.namespace) if ordered else Partition()
@@ -191,63 +177,115 @@ class CidrSets:
                 beyond = middle
         return found, {named.cost.name: _overlap_problem(named.cost.name, self._limits) for named in ordered[fits:]}
 
-    def numbers_of(self, policy: NetworkPolicy, direction: Direction, index: int) -> frozenset[int]:
+    def numbers_of(self, policy: Policy, direction: Direction, place: int) -> frozenset[int]:
         """Numbers of the sets that a rule's ipBlocks hold; none while the policy is refused."""
-        name = Name(policy.namespace, policy.name)
+        name = policy.name
         named = self._named.get(name)
         if named is None or name in self._refused or name in self._overlapping.get(name.namespace, ()):
             return frozenset()
-        area = _areas(named).get((direction, index))
+        area = _areas(named).get((direction, place))
         return frozenset() if area is None else self._numbers.get(name.namespace, {}).get(area, frozenset())
 
 
-def over_budget(costs: Iterable[Cost], limits: Limits) -> dict[Name, Problem]:
-    """Policies whose ipBlocks are not taken, and why; the same for any order of ``costs``."""
-    refused: dict[Name, Problem] = {}
-    taken: dict[str, list[Cost]] = {}
-    sums: dict[str, int] = {}
+class _Spent(NamedTuple):
+    """What the policies of one namespace cost."""
+
+    taken: tuple[Cost, ...]
+    """The oldest first."""
+    prefixes: int
+    """Of those that are taken."""
+    refused: Mapping[PolicyName, Problem]
+
+
+class Budget:
+    """Which policies' ipBlocks are taken: a change costs its namespace, and all while too much is named in all."""
+
+    def __init__(self, limits: Limits) -> None:
+        self._limits = limits
+        self._costs: dict[str, dict[PolicyName, Cost]] = {}
+        self._spent: dict[str, _Spent] = {}
+        self._stale: set[str] = set()
+        self._total = 0
+
+    def put(self, cost: Cost) -> None:
+        """A policy costs this now."""
+        self._costs.setdefault(cost.name.namespace, {})[cost.name] = cost
+        self._stale.add(cost.name.namespace)
+
+    def remove(self, name: PolicyName) -> None:
+        """The policy is gone, or names no ipBlock any more."""
+        costs = self._costs.get(name.namespace, {})
+        if costs.pop(name, None) is not None:
+            self._stale.add(name.namespace)
+        if not costs:
+            self._costs.pop(name.namespace, None)
+
+    def refused(self) -> dict[PolicyName, Problem]:
+        """Policies whose ipBlocks are not taken, and why; the same for any order of changes that led here."""
+        for namespace in self._stale:
+            if (before := self._spent.pop(namespace, None)) is not None:
+                self._total -= before.prefixes
+            if namespace in self._costs:
+                self._spent[namespace] = _namespace_budget(self._costs[namespace].values(), self._limits)
+                self._total += self._spent[namespace].prefixes
+        self._stale.clear()
+        refused = {name: problem for spent in self._spent.values() for name, problem in spent.refused.items()}
+        if self._total > self._limits.prefixes:
+            refused |= _cluster_budget(self._spent, self._total, self._limits)
+        return refused
+
+
+def _namespace_budget(costs: Iterable[Cost], limits: Limits) -> _Spent:
+    """The oldest that fit into what one policy and one namespace may have."""
+    refused: dict[PolicyName, Problem] = {}
+    taken: list[Cost] = []
+    used = 0
     for cost in sorted(costs):
-        namespace = cost.name.namespace
-        used = sums.get(namespace, 0)
         if cost.prefixes > limits.policy_prefixes:
-            why = f"names {cost.prefixes} CIDRs and exceptions, a NetworkPolicy may name {limits.policy_prefixes}"
+            kind, most = cost.name.kind.kind, limits.policy_prefixes
+            why = f"names {cost.prefixes} CIDRs and exceptions, a {kind} may name {most}"
             refused[cost.name] = _problem(cost.name, why)
         elif used + cost.prefixes > limits.namespace_prefixes:
             why = (
                 f"names {cost.prefixes} CIDRs and exceptions beside {used} of older policies,"
-                f" namespace {namespace} may have {limits.namespace_prefixes}"
+                f" namespace {cost.name.namespace} may have {limits.namespace_prefixes}"
             )
             refused[cost.name] = _problem(cost.name, why)
         else:
-            taken.setdefault(namespace, []).append(cost)
-            sums[namespace] = used + cost.prefixes
-    total = sum(sums.values())
-    largest = [(-used, namespace) for namespace, used in sums.items()]
+            taken.append(cost)
+            used += cost.prefixes
+    return _Spent(tuple(taken), used, refused)
+
+
+def _cluster_budget(spent: Mapping[str, _Spent], total: int, limits: Limits) -> dict[PolicyName, Problem]:
+    """Of those that fit into their namespaces: the newest of the largest namespace go until all fit together."""
+    refused: dict[PolicyName, Problem] = {}
+    taken = {namespace: list(one.taken) for namespace, one in spent.items()}
+    largest = [(-one.prefixes, namespace) for namespace, one in spent.items() if one.taken]
     heapq.heapify(largest)
     while total > limits.prefixes:
-        _, namespace = heapq.heappop(largest)
+        used, namespace = heapq.heappop(largest)
         newest = taken[namespace].pop()
         total -= newest.prefixes
-        sums[namespace] -= newest.prefixes
         why = (
             f"is the newest with ipBlocks in namespace {namespace}, which names the most CIDRs,"
             f" and all namespaces together may name {limits.prefixes}"
         )
         refused[newest.name] = _problem(newest.name, why)
         if taken[namespace]:
-            heapq.heappush(largest, (-sums[namespace], namespace))
+            heapq.heappush(largest, (used + newest.prefixes, namespace))
     return refused
 
 
-def _problem(name: Name, why: str) -> Problem:
+def _problem(name: PolicyName, why: str) -> Problem:
     return Problem(
-        fault=f"NetworkPolicy {name.namespace}/{name.name} {why}: its ipBlocks allow nothing",
+        fault=f"{name} {why}: its ipBlocks allow nothing",
         remedy="use fewer or wider CIDRs and exceptions",
         about=about_policies("TooManyCIDRs", (name,)),
     )
 
 
-def _overlap_problem(name: Name, limits: Limits) -> Problem:
+def _overlap_problem(name: PolicyName, limits: Limits) -> Problem:
     return _problem(
         name, f"overlaps too many ipBlock rules of its namespace (more than {limits.memberships} pairs of rule and set)"
     )

@@ -203,7 +203,7 @@ def _node_end(name: str, node: str, addresses: tuple[Address, ...]) -> End:
 
 def names(sources: Iterable[RuleSource]) -> list[str]:
     """``NetworkPolicy prod/default-deny`` for each source."""
-    return [f"{source.kind} {source.namespace}/{source.name}" for source in sources]
+    return [f"{source.kind} {'/'.join(filter(None, (source.namespace, source.name)))}" for source in sources]
 
 
 def rule_name(source: RuleSource, rule: CompiledRule) -> str:

@@ -24,7 +24,7 @@ from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from proto.identity import NamedPort, RelevantKeys
-from proto.objects import KubernetesObject, Namespace, NetworkPolicy, Node, Pod
+from proto.objects import KubernetesObject, Namespace, Node, Pod
 from proto.policy import CidrPartition, Direction, RuleSource
 from services.policy.core.budget import Refusals, refusals
 from services.policy.core.cidrs import Partition
@@ -36,11 +36,14 @@ from services.policy.core.compile import (
     cut,
     refuse,
     size_beside_rules,
+    source_of,
     subject_ports,
 )
+from services.policy.core.dialects import read
 from services.policy.core.identities import NO_KEYS, Member, Roster, Turnover
 from services.policy.core.limits import Limits, Problem, about_pods, about_policies
 from services.policy.core.matches import Matches
+from services.policy.core.model import Policy
 from services.policy.core.named import Foreign, NamedKey, Naming, Shown, relevant_keys
 from services.policy.core.sizes import Sizes
 
@@ -85,12 +88,12 @@ class Graph:
         self._matches = Matches(limits)
         self._held = NOTHING_HELD
         self._sizes = Sizes(limits.rule_bytes)
-        self._pending: dict[str, NetworkPolicy | None] = {}
+        self._pending: dict[str, Policy | None] = {}
         self._names: dict[str, str] = {}
         self._naming = Naming()
         self._foreign = Foreign()
         self._shown = Shown()
-        self._rules: dict[tuple[frozenset[tuple[str, str]], tuple[NamedPort, ...]], Rules] = {}
+        self._rules: dict[tuple[frozenset[str], tuple[NamedPort, ...]], Rules] = {}
 
     @property
     def ready(self) -> bool:
@@ -129,10 +132,10 @@ class Graph:
         elif isinstance(value, Namespace):
             self._names[key] = value.name
             self.roster.put_namespace(value.name, value)
-        elif isinstance(value, NetworkPolicy):
-            self._pending[key] = value
         elif isinstance(value, Node):
             self.nodes[key] = value
+        elif (policy := read(value)) is not None:
+            self._pending[key] = policy
 
     def _remove(self, key: str) -> None:
         if self.pods.pop(key, None) is not None:
@@ -168,10 +171,11 @@ class Graph:
         self.dirty |= self._matches.subjects_of(self._matches.sets.cut(namespace))
 
     def _settle_policies(self) -> None:
+        named_others = False
         for key, policy in self._pending.items():
-            self._naming.change(self._matches.policies.get(key), policy)
+            named_others |= self._naming.change(self._matches.policies.get(key), policy)
             self.dirty |= self._matches.put_policy(key, policy)
-        if self._pending:
+        if named_others:
             self.relevant = relevant_keys(self._naming.keys)
             self._foreign = Foreign(self._naming.keys)
         self._pending.clear()
@@ -231,7 +235,7 @@ class Graph:
         policies = self._matches.selecting(identity)
         ports = subject_ports(member, policies)
         # Identities that the same policies select have the same rules: most of a cluster compiles to a few sets.
-        same = frozenset((policy.namespace, policy.name) for policy in policies), ports
+        same = frozenset(self._matches.keys_selecting(identity)), ports
         if same not in self._rules:
             self._rules[same] = compile_rules(ports, policies, self._matches, self._limits)
         record = member.record(self._shown.pod_keys(member.namespace), self._shown.namespace_keys)
@@ -264,13 +268,13 @@ class Graph:
         member = self._matches.members.get(identity)
         if member is None:
             return Problem(fault=f"identity {identity:016x} cannot be published, and is denied: {why}", remedy="")
-        policies = [(policy.namespace, policy.name) for policy in self._matches.selecting(identity)]
+        policies = sorted(policy.name for policy in self._matches.selecting(identity))
         return Problem(
             fault=f"the policy of {member.described} cannot be published, so they are denied or wait: {why}",
-            remedy=f"use fewer pods with labels of their own, and smaller NetworkPolicies, in {member.namespace}",
+            remedy=f"use fewer pods with labels of their own, and smaller policies, in {member.namespace}",
             about=(
                 *about_pods(self.roster.pods_of(member.namespace, {identity}), "PolicyNotPublished"),
-                *about_policies("PolicyNotPublished", sorted(policies)),
+                *about_policies("PolicyNotPublished", policies),
             ),
         )
 
@@ -284,11 +288,8 @@ class Graph:
 
     def isolating(self, identity: int, direction: Direction) -> tuple[RuleSource, ...]:
         """Policies that isolate the identity in one direction, sorted."""
-        return tuple(
-            RuleSource(kind="NetworkPolicy", namespace=policy.namespace, name=policy.name, index=-1)
-            for policy in sorted(self._matches.selecting(identity), key=lambda policy: policy.name)
-            if (policy.applies_ingress if direction is Direction.INGRESS else policy.applies_egress)
-        )
+        isolating = (policy.name for policy in self._matches.selecting(identity) if policy.isolates(direction))
+        return tuple(source_of(name, -1) for name in sorted(isolating))
 
     def run(self) -> frozenset[int]:
         """Settle and compile all at once; returns the identities whose policy changed."""

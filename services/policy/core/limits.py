@@ -15,12 +15,20 @@ from typing import NamedTuple
 
 from proto.objects import Pod
 from proto.policy import MAX_RULES
+from services.policy.core.model import Action, PolicyName
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Limits:
     """Bounds of one compiled policy, of one identity and of one namespace."""
 
+    actions: tuple[Action, ...] = (Action.ALLOW,)
+    """What nodes enforce. A direction with a rule of another action is denied whole, and told.
+
+    Before a node may be told to deny, what is uncertain has to count against the peer: a selector asked of an untold
+    label (``kit.selectors.may_select``), the numbers that an older partition has for a part of an ipBlock, and ipBlocks
+    that are refused. Today each of them matches nothing, as is right for a rule that allows.
+    """
     rules: int = MAX_RULES
     """Most rules of one identity in one direction."""
     ports: int = 4096
@@ -32,7 +40,7 @@ class Limits:
     size: int = 900_000
     """Most bytes of one identity's rules; the bus takes 1 MiB (``proto.codec.MAX_VALUE``)."""
     policy_prefixes: int = 1_000
-    """Most CIDRs and exceptions, as written, that one NetworkPolicy may name."""
+    """Most CIDRs and exceptions, as written, that one policy may name."""
     namespace_prefixes: int = 4_000
     """Most of all policies of a namespace: its partition is one value of the bus."""
     prefixes: int = 100_000
@@ -78,7 +86,6 @@ def about_pods(pods: Iterable[Pod], reason: str) -> tuple[About, ...]:
     return tuple(About("", "Pod", pod.namespace, pod.name, reason) for pod in islice(pods, MOST_ABOUT))
 
 
-def about_policies(reason: str, names: Iterable[tuple[str, str]]) -> tuple[About, ...]:
-    """NetworkPolicies by namespace and name, as what a problem is about."""
-    first = islice(names, MOST_ABOUT)
-    return tuple(About("networking.k8s.io", "NetworkPolicy", namespace, name, reason) for namespace, name in first)
+def about_policies(reason: str, names: Iterable[PolicyName]) -> tuple[About, ...]:
+    """Policies, as what a problem is about."""
+    return tuple(About(*one.kind, one.namespace, one.name, reason) for one in islice(names, MOST_ABOUT))

@@ -10,12 +10,12 @@ from collections.abc import Collection, Iterable
 from typing import TypeVar
 
 from proto.identity import NamedPort
-from proto.objects import NetworkPolicy
 from proto.policy import Direction, SelectorPeer
 from services.policy.core.cidr_sets import CidrSets
 from services.policy.core.compile import Ported, named_refs_of, selects_member
 from services.policy.core.identities import Member
 from services.policy.core.limits import Limits
+from services.policy.core.model import Policy
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -31,7 +31,7 @@ class Matches:
     """
 
     def __init__(self, limits: Limits) -> None:
-        self.policies: dict[str, NetworkPolicy] = {}
+        self.policies: dict[str, Policy] = {}
         self.members: dict[int, Member] = {}
         self.members_by_namespace: dict[str, set[int]] = {}
         self.sets = CidrSets(limits)
@@ -43,6 +43,7 @@ class Matches:
         self._users_by_ref: dict[SelectorPeer, set[str]] = {}
         self._refs_by_namespace: dict[str, set[SelectorPeer]] = {}
         self._policies_by_namespace: dict[str, set[str]] = {}
+        """By the namespace of their subjects; empty for those that may select in any."""
 
     def ports_of(
         self, refs: tuple[SelectorPeer, ...], names: Names, home: str, most: int
@@ -66,13 +67,17 @@ class Matches:
         namespaces = {namespace for ref in refs for namespace in self._ports[ref][port]}
         return home not in namespaces, -len(namespaces), port
 
-    def numbers_of(self, policy: NetworkPolicy, direction: Direction, index: int) -> Collection[int]:
-        """Numbers of the CIDR sets that lie in the ipBlocks of a rule."""
-        return self.sets.numbers_of(policy, direction, index)
+    def numbers_of(self, policy: Policy, direction: Direction, place: int) -> Collection[int]:
+        """See :class:`services.policy.core.compile.Peers`."""
+        return self.sets.numbers_of(policy, direction, place)
 
-    def selecting(self, identity: int) -> list[NetworkPolicy]:
+    def keys_selecting(self, identity: int) -> Collection[str]:
+        """Keys of the policies that select the identity."""
+        return self._selecting.get(identity, ())
+
+    def selecting(self, identity: int) -> list[Policy]:
         """Policies that select the identity."""
-        return [self.policies[key] for key in self._selecting.get(identity, ())]
+        return [self.policies[key] for key in self.keys_selecting(identity)]
 
     def subjects_of(self, policy_keys: Iterable[str]) -> set[int]:
         """Identities that any of these policies selects."""
@@ -89,9 +94,10 @@ class Matches:
         self.members_by_namespace.setdefault(namespace, set()).add(member.identity)
         for place in _labels_of(member):
             self._members_by_label.setdefault(place, set()).add(member.identity)
-        for key in self._policies_by_namespace.get(namespace, ()):
-            if selects_member(self.policies[key], member):
-                self._link(key, member.identity)
+        for scope in (namespace, ""):
+            for key in self._policies_by_namespace.get(scope, ()):
+                if selects_member(self.policies[key], member):
+                    self._link(key, member.identity)
         return {member.identity} | self._count_ports(member, 1)
 
     def remove_member(self, identity: int) -> set[int]:
@@ -129,7 +135,7 @@ class Matches:
                 del ports[port]
         return altered
 
-    def put_policy(self, key: str, policy: NetworkPolicy | None) -> set[int]:
+    def put_policy(self, key: str, policy: Policy | None) -> set[int]:
         """The policy of this key is as given now (None = gone): whom it selected or selects is to be compiled."""
         old = self.policies.get(key)
         if old == policy:
@@ -143,11 +149,11 @@ class Matches:
             dirty |= self._subjects[key]
         return dirty
 
-    def _add_policy(self, key: str, policy: NetworkPolicy) -> None:
+    def _add_policy(self, key: str, policy: Policy) -> None:
         self.policies[key] = policy
-        self._policies_by_namespace.setdefault(policy.namespace, set()).add(key)
+        self._policies_by_namespace.setdefault(policy.subject.namespace, set()).add(key)
         self._subjects[key] = set()
-        for identity in self.members_by_namespace.get(policy.namespace, ()):
+        for identity in self._members_of(policy.subject.namespace):
             if selects_member(policy, self.members[identity]):
                 self._link(key, identity)
         for ref in named_refs_of(policy):
@@ -155,7 +161,7 @@ class Matches:
                 self._add_ref(ref)
             self._users_by_ref[ref].add(key)
 
-    def _remove_policy(self, key: str, policy: NetworkPolicy) -> None:
+    def _remove_policy(self, key: str, policy: Policy) -> None:
         for ref in named_refs_of(policy):
             self._users_by_ref[ref].discard(key)
             if not self._users_by_ref[ref]:
@@ -163,18 +169,21 @@ class Matches:
                 _discard(self._refs_by_namespace, ref.namespace, ref)
         for identity in self._subjects.pop(key):
             _discard(self._selecting, identity, key)
-        _discard(self._policies_by_namespace, policy.namespace, key)
+        _discard(self._policies_by_namespace, policy.subject.namespace, key)
         del self.policies[key]
 
     def _add_ref(self, ref: SelectorPeer) -> None:
         self._users_by_ref[ref] = set()
         self._refs_by_namespace.setdefault(ref.namespace, set()).add(ref)
         self._ports[ref] = {}
-        candidates = self.members_by_namespace.get(ref.namespace, set()) if ref.namespace else self.members.keys()
-        for identity in candidates:
+        for identity in self._members_of(ref.namespace):
             member = self.members[identity]
             if member.named_ports and member.candidate.is_in(ref):
                 self._count(ref, member, 1)
+
+    def _members_of(self, namespace: str) -> Collection[int]:
+        """Of a namespace; of all when it is empty."""
+        return self.members_by_namespace.get(namespace, ()) if namespace else self.members.keys()
 
     def _link(self, key: str, identity: int) -> None:
         self._subjects[key].add(identity)

@@ -14,7 +14,8 @@ from typing import Literal, NamedTuple
 
 from kit.selectors import keys_named
 from proto.identity import RelevantKeys, is_unstable
-from proto.objects import NetworkPolicy
+from proto.policy import SelectorPeer
+from services.policy.core.model import Policy
 
 
 class NamedKey(NamedTuple):
@@ -26,20 +27,24 @@ class NamedKey(NamedTuple):
     key: str
 
 
-def named_by(policy: NetworkPolicy) -> frozenset[NamedKey]:
+def named_by(policy: Policy) -> frozenset[NamedKey]:
     """What the policy's outcome can depend on."""
     return frozenset(_named(policy))
 
 
-def _named(policy: NetworkPolicy) -> Iterator[NamedKey]:
-    for key in keys_named(policy.pod_selector):
-        yield NamedKey("pod", policy.namespace, key)
+def _named(policy: Policy) -> Iterator[NamedKey]:
+    yield from _asked(policy.subject, ())
     for rule in (*policy.ingress, *policy.egress):
-        for peer in rule.peers:
+        for peer in rule.selectors:
             # Who names a key of everybody's pods names it of its own, too: see :class:`Foreign`.
-            scopes = (policy.namespace,) if peer.namespace_selector is None else (policy.namespace, "")
-            yield from (NamedKey("pod", scope, key) for scope in scopes for key in keys_named(peer.pod_selector))
-            yield from (NamedKey("namespace", "", key) for key in keys_named(peer.namespace_selector))
+            yield from _asked(peer, (policy.name.namespace,) if policy.name.namespace else ())
+
+
+def _asked(selector: SelectorPeer, more: Iterable[str]) -> Iterator[NamedKey]:
+    """Keys that the selector asks of pods, in its own scope and ``more``, and of namespaces."""
+    for key in keys_named(selector.pod_selector):
+        yield from (NamedKey("pod", scope, key) for scope in (selector.namespace, *more))
+    yield from (NamedKey("namespace", "", key) for key in keys_named(selector.namespace_selector))
 
 
 class Naming:
@@ -53,15 +58,18 @@ class Naming:
         """All that some policy names."""
         return self._counts.keys()
 
-    def change(self, old: NetworkPolicy | None, new: NetworkPolicy | None) -> None:
-        """A policy came, changed or went."""
+    def change(self, old: Policy | None, new: Policy | None) -> bool:
+        """A policy came, changed or went; whether :attr:`keys` are others than before."""
         before = frozenset() if old is None else named_by(old)
         after = frozenset() if new is None else named_by(new)
+        changed = any(key not in self._counts for key in after - before)
         self._counts.update(after - before)
         for key in before - after:
             self._counts[key] -= 1
             if not self._counts[key]:
                 del self._counts[key]
+                changed = True
+        return changed
 
 
 def relevant_keys(named: Iterable[NamedKey]) -> RelevantKeys:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Collection, Iterable
 from ipaddress import IPv4Network, ip_address
 from random import Random
 
@@ -12,10 +13,13 @@ from hypothesis import strategies as st
 
 from proto.objects import IPBlock, KubernetesObject, Namespace, NetworkPolicy, Peer, PolicyRule, Selector
 from proto.policy import CidrPartition, Direction, Revision
-from services.policy.core.cidr_sets import CidrSets, Cost, Name, over_budget
+from services.policy.core import cidr_sets
+from services.policy.core.cidr_sets import Budget, CidrSets, Cost
 from services.policy.core.cidrs import number_of
+from services.policy.core.dialects.networkpolicy import KIND, parse
 from services.policy.core.graph import Graph, Held
-from services.policy.core.limits import Limits
+from services.policy.core.limits import Limits, Problem
+from services.policy.core.model import PolicyName
 from tests.core.policy.notation import namespace, pod
 
 
@@ -103,7 +107,7 @@ def test_a_policy_beyond_its_bound_isolates_and_lets_no_block_in_and_is_named() 
 def test_a_refused_policy_with_the_words_of_a_taken_one_still_lets_nothing_in() -> None:
     same = IPBlock(IPv4Network("10.0.0.0/8"))
     sets = CidrSets(Limits(policy_prefixes=1))
-    one, other = naming("x/one", same), naming("x/two", same, same)
+    one, other = parse(naming("x/one", same)), parse(naming("x/two", same, same))
     sets.put("1", None, one)
     sets.put("2", None, other)
     sets.admit()
@@ -127,7 +131,7 @@ def test_the_newest_of_a_namespace_give_first() -> None:
 
 def cost(name: str, created: int, prefixes: int) -> Cost:
     space, _, short = name.partition("/")
-    return Cost(created, Name(space, short), prefixes)
+    return Cost(created, PolicyName(space, short, KIND), prefixes)
 
 
 def test_the_largest_namespace_gives_first_when_all_together_are_too_much() -> None:
@@ -138,9 +142,17 @@ def test_the_largest_namespace_gives_first_when_all_together_are_too_much() -> N
     assert {f"{name.namespace}/{name.name}" for name in over_budget(costs, limits)} == {"big/1", "big/2"}
 
 
+def over_budget(costs: Iterable[Cost], limits: Limits) -> dict[PolicyName, Problem]:
+    """What is refused of these, from scratch."""
+    budget = Budget(limits)
+    for one in costs:
+        budget.put(one)
+    return budget.refused()
+
+
 COSTS = st.lists(
     st.builds(
-        lambda space, short, created, prefixes: Cost(created, Name(space, short), prefixes),
+        lambda space, short, created, prefixes: Cost(created, PolicyName(space, short, KIND), prefixes),
         st.sampled_from("abc"), st.sampled_from("pqrstuvw"), st.integers(0, 3), st.integers(1, 12),
     ),
     unique_by=lambda one: one.name,
@@ -164,20 +176,60 @@ def test_every_copy_refuses_the_same_and_no_bound_is_passed(costs: list[Cost], o
         assert all(one.prefixes > 10 for one in costs if one.name in refused)
 
 
+@given(COSTS, COSTS, st.randoms(use_true_random=False))
+def test_a_budget_that_is_kept_up_says_what_one_from_scratch_does(
+    before: list[Cost], after: list[Cost], chance: Random
+) -> None:
+    limits = Limits(policy_prefixes=10, namespace_prefixes=25, prefixes=40)
+    budget, now = Budget(limits), dict[PolicyName, Cost]()
+    for wanted in ({one.name: one for one in costs} for costs in (before, after, [], before)):
+        names = sorted(now.keys() | wanted.keys())
+        chance.shuffle(names)
+        for name in names:
+            if name in wanted:
+                budget.put(wanted[name])
+            else:
+                budget.remove(name)
+            if chance.random() < 0.3:
+                budget.refused()
+        assert budget.refused() == over_budget(wanted.values(), limits)
+        now = wanted
+
+
+def test_a_change_costs_its_own_namespace(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Others' policies are not looked at again: with as many as a cluster has, each edit would wait for them."""
+    looked_at: list[int] = []
+    judge = cidr_sets._namespace_budget
+
+    def judging(costs: Collection[Cost], limits: Limits) -> object:
+        looked_at.append(len(costs))
+        return judge(costs, limits)
+
+    monkeypatch.setattr(cidr_sets, "_namespace_budget", judging)
+    budget = Budget(Limits())
+    for number in range(50):
+        budget.put(cost(f"n{number}/p", 1, 3))
+    budget.refused()
+    looked_at.clear()
+    budget.put(cost("n7/q", 2, 3))
+    budget.refused()
+    assert looked_at == [2]
+
+
 def test_rules_that_all_overlap_are_bounded_the_newest_refused() -> None:
     sets = CidrSets(Limits(policy_prefixes=10, memberships=1000))
-    policies = [naming(f"x/p{n:03}", wide(1, 100_003 + n), created=n) for n in range(100)]
+    policies = [parse(naming(f"x/p{n:03}", wide(1, 100_003 + n), created=n)) for n in range(100)]
     for policy in reversed(policies):
-        sets.put(policy.name, None, policy)
+        sets.put(policy.name.name, None, policy)
     sets.admit()
     sets.cut("x")
     refused = {problem.about[0].name for problem in sets.problems}
-    assert refused == {policy.name for policy in policies if not sets.numbers_of(policy, Direction.INGRESS, 0)}
+    assert refused == {policy.name.name for policy in policies if not sets.numbers_of(policy, Direction.INGRESS, 0)}
     assert 0 < len(refused) < 90
-    assert min(refused) > max(policy.name for policy in policies if policy.name not in refused)
+    assert min(refused) > max(policy.name.name for policy in policies if policy.name.name not in refused)
     assert sets.partitions["x"].memberships <= 1000
     for policy in policies[5:]:
-        sets.put(policy.name, policy, None)
+        sets.put(policy.name.name, policy, None)
     sets.admit()
     assert {"p000", "p004"} <= sets.cut("x")
     assert not sets.problems

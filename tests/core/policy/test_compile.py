@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_network
+from typing import Any
 
 import pytest
 
@@ -27,7 +28,7 @@ PODS = {
 BLOCK = "10.0.0.0/8!10.1.0.0/16"
 
 
-def graph(text: str, **limits: int) -> Graph:
+def graph(text: str, **limits: Any) -> Graph:
     made = Graph(Limits(**limits))
     objects: dict[str, KubernetesObject] = {"ns": Namespace("kube-system", "cluster")}
     objects |= {name: namespace(name) for name in "xy"} | dict(PODS)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from ipaddress import ip_address
+from typing import Any
 
 import pytest
 
@@ -36,7 +37,7 @@ PODS = [
 ]
 
 
-def graph(text: str = POLICIES, **limits: int) -> Graph:
+def graph(text: str = POLICIES, **limits: Any) -> Graph:
     objects: dict[str, KubernetesObject] = {"k": Namespace("kube-system", "u"), "x": namespace("x")}
     objects |= {f"node{i}": Node(f"n{i}", f"u{i}", addresses=(ip_address(f"172.30.0.{i}"),)) for i in (1, 2)}
     objects |= {f"pod.{p.name}": p for p in PODS} | {f"p{i}": p for i, p in enumerate(policies(text))}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from random import Random
 
 import msgspec
@@ -12,11 +12,13 @@ from hypothesis import strategies as st
 
 from kit.selectors import hidden_key
 from proto.codec import encode
+from proto.identity import RelevantKeys
 from proto.objects import KubernetesObject, Labels, Namespace, Pod, Selector
 from proto.policy import CidrPartition, Revision
 from services.policy.core.graph import Graph, Held
 from services.policy.core.identities import NO_KEYS, Member, Roster
 from services.policy.core.limits import About, Limits
+from services.policy.core.named import NamedKey, relevant_keys
 from tests.core.policy.cluster import feed, kernel_of, keyed, probes
 from tests.core.policy.notation import namespace, pod, policies
 from tests.core.policy.worlds import World, seeded
@@ -160,6 +162,26 @@ def test_only_what_a_change_touches_is_recompiled() -> None:
     assert touched("x/e", pod("x/e", labels={"more": "1"})) == 1
     graph.hold(Held())
     assert touched("p", None) == 5, "nobody names the label any more: the records that showed it, and no other"
+
+
+def test_keys_are_looked_through_only_when_policies_name_others(monkeypatch: pytest.MonkeyPatch) -> None:
+    one, same, other = policies(
+        """[{podSelector: {matchLabels: {pod-template-hash: a}}}, {podSelector: {matchLabels: {pod-template-hash: b}}},
+            {podSelector: {matchLabels: {controller-revision-hash: a}}}]"""
+    )
+    looked_through: list[int] = []
+
+    def looking(named: Collection[NamedKey]) -> RelevantKeys:
+        looked_through.append(len(named))
+        return relevant_keys(named)
+
+    monkeypatch.setattr("services.policy.core.graph.relevant_keys", looking)
+    graph = feed(Graph(), {"k": Namespace("kube-system", "u"), "x": namespace("x"), "x/a": pod("x/a"), "one": one})
+    for key, value in (("two", same), ("one", same), ("three", other), ("two", None), ("one", None), ("three", None)):
+        graph.put(key, value)
+        graph.run()
+    assert looked_through == [1, 2, 1, 0], "the first, another key, and each key that nobody names any more"
+    assert graph.relevant == NO_KEYS
 
 
 def test_what_a_policy_names_in_its_own_namespace_shows_in_no_other() -> None:
