@@ -128,8 +128,3 @@ class Candidate:
         if peer.pod_selector is not None and not selects(peer.pod_selector, self.labels, self.hidden_keys):
             return False
         return peer.named_port is None or peer.named_port in self.named_ports
-
-
-def matches_peer(peer: SelectorPeer, record: IdentityRecord) -> bool:
-    """Whether the identity of the record is surely among those that the peer names (:class:`Candidate` for many)."""
-    return Candidate.of(record).is_in(peer)

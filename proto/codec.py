@@ -12,7 +12,6 @@ raises :class:`UnknownVersion`: the reader keeps its last state and reports, it 
 from __future__ import annotations
 
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 import msgspec
@@ -85,32 +84,9 @@ def address_segment(address: Address) -> str:
     return address.packed.hex()
 
 
-def parse_address(segment: str) -> Address:
-    """Inverse of :func:`address_segment`; raises :class:`Malformed`."""
-    try:
-        address = ip_address(bytes.fromhex(segment))
-    except ValueError as error:
-        raise Malformed(f"{segment!r} is not an address") from error
-    if address_segment(address) != segment:
-        raise Malformed(f"{segment!r} is not how {address} is spelled in keys")
-    return address
-
-
 def block_key(block: Network) -> str:
     """Key of a block: ``<hex of its network address>-<prefix length>``."""
     return f"{block.network_address.packed.hex()}-{block.prefixlen}"
-
-
-def parse_block(segment: str) -> Network:
-    """Inverse of :func:`block_key`; raises :class:`Malformed`."""
-    digits, _, length = segment.partition("-")
-    try:
-        block = ip_network((bytes.fromhex(digits), int(length)))
-    except ValueError as error:
-        raise Malformed(f"{segment!r} is not a block") from error
-    if block_key(block) != segment:
-        raise Malformed(f"{segment!r} is not how {block} is spelled in keys")
-    return block
 
 
 def identity_key(identity: int) -> str:

@@ -320,7 +320,7 @@ def test_upgrade_from_before_there_were_places(room: Room, pins: Path, cache: Pa
         (folder / "v0000" / "links" / SOCKETS / Hook.SOCK_RELEASE.value).unlink()
         new = Datapath.open(folder, cache)
         stack.callback(new.close)
-        stack.callback(new.detach_sockets)
+        stack.callback(new.detach, SOCKETS)
         assert new.retire() == (SOCKETS,)
         new.attach_sockets(group)
         assert new.retire() == ()

@@ -18,8 +18,8 @@ from services.dataplane.core.fronts import Fronts, HostPortPod
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import BackendKey, MemberKey, ServiceKey
 from services.dataplane.core.service_objects import ServiceObjects
-from services.dataplane.core.services import Tables, change, place, slots_of, swept, whole
-from tests.core.dataplane.notation import TCP, UDP, fronts_of, objects_of, plan_in, service, slice_of
+from services.dataplane.core.services import Tables, change, place, swept, whole
+from tests.core.dataplane.notation import TCP, UDP, fronts_of, objects_of, plan_in, service, slice_of, slots_of
 
 VIP = "10.96.0.10"
 KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)

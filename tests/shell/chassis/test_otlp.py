@@ -149,7 +149,6 @@ def test_one_trace_spans_two_services(nats_server: NatsServer, receiver: Receive
 def test_a_receiver_that_is_not_there_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{free_port()}")
     telemetry = Telemetry("ipam", "a", os.environ)
-    assert telemetry.exporting
     with telemetry.span("unheard"):
         started = time.monotonic()
     telemetry.stop()
