@@ -1,4 +1,4 @@
-"""Traces: spans with W3C trace context, and the way out for them and all metrics: OTLP, when it is asked for.
+"""Traces: spans with W3C trace context, and their way out: OTLP, when it is asked for.
 
 Nothing leaves the process unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set.
 
