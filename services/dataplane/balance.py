@@ -21,6 +21,7 @@ from functools import partial
 from typing import TypeVar
 
 from chassis.log import Log
+from kit.once import Once
 from proto.events import ObjectFault
 from proto.net import Address, Network
 from proto.objects import EndpointSlice, IPPool, KubernetesObject, Node, Pod, Service
@@ -99,7 +100,7 @@ class Balancer:
         self._read_again = 0.0
         """When the maps may be read next."""
         self._ever = False
-        self._told: frozenset[Refusal] = frozenset()
+        self._once: Once[Refusal] = Once()
         self.refused: Mapping[Owner, Refused] = {}
         """Services and pods with host ports that have no entry, since others ask for too much or they do."""
         self.seen: tuple[int, ...] = ()
@@ -322,10 +323,10 @@ class Balancer:
         return short | late
 
     def _tell(self) -> None:
-        now = frozenset(self._fronts.refused() if self._fronts is not None else ())
-        for refusal in sorted(now - self._told, key=lambda one: (one.claimant, one.why)):
+        present = frozenset(self._fronts.refused() if self._fronts is not None else ())
+        due = self._once.take(present, time.monotonic())
+        for refusal in sorted(due, key=lambda one: (one.claimant, one.why)):
             self._log.warning("front-refused", whose=refusal.claimant, why=refusal.why, remedy=refusal.remedy)
-        self._told = now
         self._tell_objects(self._object_faults())
         groups = Counter(why.group for why in self.refused.values())
         said = ", ".join(f"{count} of namespace {group}" for group, count in sorted(groups.items())[:NAMED])

@@ -15,13 +15,14 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
 
 from chassis.log import Log
 from chassis.reconcile import Dirty, Done
+from kit.once import Once
 from proto.objects import EndpointSlice, Node, Service
 from services.dataplane.core.health_checks import (
     Answer,
@@ -51,7 +52,7 @@ class HealthCheckServer:
         self._pages: dict[int, Page] = {}
         self._servers: dict[int, asyncio.Server] = {}
         self._http: web.Server | None = None
-        self._told: dict[int, str] = {}
+        self._once: Once[tuple[int, str]] = Once()
 
     @property
     def ports(self) -> frozenset[int]:
@@ -64,9 +65,11 @@ class HealthCheckServer:
             self._servers.pop(port).close()
             self._log.info("health-check-closed", port=port)
         self._pages = dict(pages)
-        self._forget(self._told.keys() - pages.keys())
-        for port in sorted(pages.keys() - self._servers.keys()):
-            await self._open(port)
+        missing = sorted(pages.keys() - self._servers.keys())
+        failed = [(port, why) for port in missing if (why := await self._open(port))]
+        for port, why in self._once.take(failed, time.monotonic()):
+            remedy = "end what listens there, or let the Service have another healthCheckNodePort"
+            self._log.error("health-check-not-open", port=port, error=why, remedy=remedy)
 
     async def close(self) -> None:
         """Listens nowhere any more."""
@@ -74,7 +77,7 @@ class HealthCheckServer:
         if self._http is not None:
             await self._http.shutdown(1.0)
 
-    async def _open(self, port: int) -> None:
+    async def _open(self, port: int) -> str:
         if self._http is None:
             self._http = web.Server(
                 self._serve,
@@ -90,17 +93,9 @@ class HealthCheckServer:
             listener = _listen(port)
             self._servers[port] = await asyncio.get_running_loop().create_server(self._connection, sock=listener)
         except OSError as error:
-            if self._told.get(port) != str(error):
-                self._told[port] = str(error)
-                remedy = "end what listens there, or let the Service have another healthCheckNodePort"
-                self._log.error("health-check-not-open", port=port, error=error, remedy=remedy)
-            return
-        self._forget([port])
+            return str(error)
         self._log.info("health-check-open", port=port)
-
-    def _forget(self, ports: Iterable[int]) -> None:
-        for port in list(ports):
-            self._told.pop(port, None)
+        return ""
 
     def _connection(self) -> asyncio.Protocol:
         assert self._http is not None

@@ -23,6 +23,13 @@ class Mutant:
 
 CHASSIS = (
     Mutant(
+        name="a-fault-that-returns-stays-silent",
+        file="kit/once.py",
+        old="        self._lasting &= found.keys()\n",
+        new="",
+        tests=("tests/core/kit/test_once.py",),
+    ),
+    Mutant(
         name="buffer-writes-while-disconnected",
         file="chassis/connection.py",
         old="                pending_size=-1,\n",
