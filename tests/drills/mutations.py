@@ -663,6 +663,13 @@ DATAPLANE = (
         tests=("tests/core/dataplane/test_services.py",),
     ),
     Mutant(
+        name="a-refused-service-keeps-its-endpoints",
+        file="services/dataplane/core/fronts.py",
+        old="                slices = () if owner in closed else objects.slices(name)\n",
+        new="                slices = objects.slices(name)\n",
+        tests=("tests/core/dataplane/test_services.py",),
+    ),
+    Mutant(
         name="terminating-endpoints-pass-health-checks",
         file="services/dataplane/core/health_checks.py",
         old="            and takes_new(endpoint, not_ready_too=service.publish_not_ready)\n",

@@ -202,10 +202,11 @@ def fronts_of(
     pods: Iterable[HostPortPod],
     here: Here,
     without: Container[Owner] = frozenset(),
+    closed: Container[Owner] = frozenset(),
 ) -> Plan:
     """The fronts for these objects, made from nothing."""
     objects, made = objects_of(services, slices), Fronts(here)
-    made.move(objects, objects.names(), tuple(pods), without)
+    made.move(objects, objects.names(), tuple(pods), without, closed)
     return plan_in(made)
 
 
