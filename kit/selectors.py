@@ -28,7 +28,7 @@ EVERYTHING = Selector()
 NOTHING_HIDDEN: frozenset[int] = frozenset()
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4096)
 def hidden_key(key: str) -> int:
     """64-bit hash of a label key, the same everywhere and for ever: what is told of a label that no selector names."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")

@@ -11,6 +11,7 @@ raises :class:`UnknownVersion`: the reader keeps its last state and reports, it 
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
 from typing import Any, TypeVar
 
@@ -39,9 +40,16 @@ class UnknownVersion(ValueError):
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
-@lru_cache(maxsize=16_384)
+_AS_IT_IS = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]{0,252}").fullmatch
+
+
 def encode_segment(text: str) -> str:
     """One key segment for any text; raises :class:`Malformed` when it would be longer than MAX_KEY."""
+    return text if _AS_IT_IS(text) else _spelled(text)
+
+
+@lru_cache(maxsize=1024)
+def _spelled(text: str) -> str:
     if not text:
         return "_"
     spelled = "".join(c if c in _PLAIN else "".join(f"={byte:02X}" for byte in c.encode()) for c in text)

@@ -137,6 +137,7 @@ class Beliefs:
             else:
                 strangers[key, endpoint.identity] = stranger
         self._counted = counted
+        self._residents = {segment: known for segment, known in self._residents.items() if segment in living}
         now = time.monotonic()
         self._strange_since = {which: self._strange_since.get(which, now) for which in strangers}
         doubts = [doubt for _, doubt in self._judged.values() if doubt is not None] + list(strangers.values())

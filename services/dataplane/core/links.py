@@ -94,7 +94,7 @@ class KernelLinks:
         return tuple(link for link in self.links if link.group == GROUP_LIVE and not parse_alias(link.alias))
 
 
-@lru_cache(maxsize=4096)
+@lru_cache(maxsize=512)
 def _digest(attachment: Attachment) -> bytes:
     return blake2b(f"{attachment.container}/{attachment.interface}".encode(), digest_size=5).digest()
 
