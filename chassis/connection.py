@@ -42,6 +42,8 @@ SUBSCRIPTION_MESSAGES = 65_536
 SUBSCRIPTION_BYTES = 64 << 20
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+GREETING = b"INFO "
+"""How a NATS server begins (NATS client protocol, INFO)."""
 _REFUSAL = re.compile(rb"^-ERR ([^\r\n]*)\r?\n", re.MULTILINE)
 
 
@@ -53,20 +55,21 @@ def sign_in(seed: Secret) -> dict[str, Any]:
 
 def greeted(client: Client) -> bool:
     """Whether what was dialled spoke as a NATS server: it sent its INFO, with which the protocol begins."""
-    return bool(client._server_info) or _unread(client).startswith(b"INFO ")
+    return bool(client._server_info) or unread(client).startswith(GREETING)
 
 
-def refusal(client: Client) -> str:
-    """The ``-ERR`` that nats-py did not read, empty when there is none.
+def refusal(words: bytes) -> str:
+    """The ``-ERR`` among words that nats-py did not read (:func:`unread`), empty when there is none.
 
     A server refuses a sign-in and closes. When its end comes as a reset, asyncio raises that before it gives out what
     came earlier, which then is still in the reader's buffer.
     """
-    found = _REFUSAL.search(_unread(client))
+    found = _REFUSAL.search(words)
     return found[1].decode("utf-8", "replace").strip() if found else ""
 
 
-def _unread(client: Client) -> bytes:
+def unread(client: Client) -> bytes:
+    """What was received and nats-py has not read."""
     reader = getattr(client._transport, "_io_reader", None)
     return bytes(getattr(reader, "_buffer", b""))
 

@@ -20,6 +20,7 @@ from typing import Any, Generic, TypeVar
 import uvloop
 from prometheus_client import Histogram
 
+from chassis import garbage
 from chassis.bus import Bus, View
 from chassis.faults import Fault, SettingsFault
 from chassis.health import Health
@@ -177,6 +178,7 @@ def main(name: str, settings: type[S], build: Callable[[Runtime[S]], Awaitable[N
     log = Log(name, loaded.log_level)
     bridge_libraries(log)
     telemetry = Telemetry(name, loaded.instance or default_instance(name), os.environ)
+    garbage.freeze_survivors()
     try:
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             return runner.run(_run(name, loaded, build, log, telemetry))
@@ -237,6 +239,7 @@ async def _start(runtime: Runtime[S], build: Callable[[Runtime[S]], Awaitable[No
     metadata["node"] = str(getattr(runtime.settings, "node", ""))
     runtime.bus.start()
     runtime.spawn("watch-loop", _watch(runtime, connected.set))
+    runtime.spawn("garbage", _look_for_cycles(runtime.log))
     await build(runtime)
     runtime.log.info("started", instance=runtime.instance, health_port=runtime.health.port, pid=os.getpid())
 
@@ -251,6 +254,16 @@ async def _watch(runtime: Runtime[S], tell_connected: Callable[[bool, str], None
         _LAG.observe(max(0.0, lag))
         if lag > LAG_LIMIT:
             runtime.log.warning("loop-late", seconds=round(lag, 3))
+
+
+async def _look_for_cycles(log: Log) -> None:
+    then = 0
+    while True:
+        await asyncio.sleep(garbage.LOOK_EVERY)
+        if garbage.has_grown(resident_bytes(), then):
+            freed = garbage.thaw()
+            then = resident_bytes()
+            log.info("cycles-looked-for", freed=freed, rss_bytes=then)
 
 
 async def _until_stopped(runtime: Runtime[S], stop: asyncio.Event) -> None:

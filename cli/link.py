@@ -10,17 +10,21 @@ written by who may write it, one of another major version, or one that cannot be
 taken for absent.
 
 A sign-in that fails is told by how far it came: no NATS server at all, a refusal in words (even one that the end of its
-connection overtook), or a server that greets and hangs up without a word.
+connection overtook), or a server that greets and hangs up without a word. A reset can overtake asyncio's connect, too:
+then what came before it is read from a socket of our own (``_words_before_the_reset``).
 """
 
 from __future__ import annotations
 
 import asyncio
 import secrets
+import socket
+import struct
 from collections.abc import AsyncIterator, Callable, Coroutine
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
+from urllib.parse import urlsplit
 
 import msgspec
 import nats.errors
@@ -29,7 +33,7 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from chassis import jetstream
-from chassis.connection import greeted, refusal, sign_in
+from chassis.connection import GREETING, greeted, refusal, sign_in, unread
 from chassis.faults import Fault
 from chassis.secret import Secret
 from chassis.tail import change_of, positions
@@ -49,6 +53,8 @@ _BATCH = 8192
 _BATCH_BYTES = 16 << 20
 ATTEMPTS = 3
 """Sign-ins before a server that hangs up without a word is told as such."""
+_MOST_WORDS = 16_384
+_ONE_SECOND = struct.pack("ll", 1, 0)
 _HOLD = 10_000
 """Messages that may wait for a slow terminal before the oldest are given up."""
 
@@ -85,13 +91,13 @@ class Link:
                         break
                     except (nats.errors.Error, OSError) as error:
                         hung_up = isinstance(self._fault or error, ConnectionError) and greeted(self._client)
-                        if not (hung_up and left) or refusal(self._client):
+                        if not (hung_up and left) or refusal(unread(self._client)):
                             raise
                         # What it says may have been overtaken by the end of its connection: ask again what is wrong.
                         await self._abandon()
                         self._client, self._fault = Client(), None
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:
-            unreachable = self._not_signed_in(self._fault or error)
+            unreachable = await self._not_signed_in(self._fault or error)
             await self._abandon()
             raise unreachable from error
         self._connected = True
@@ -110,13 +116,16 @@ class Link:
         if not self._client.is_connected:  # nats-py takes the end of the stream for an answer
             raise ConnectionResetError("the server closed the connection")
 
-    def _not_signed_in(self, why: Exception) -> Unreachable:
+    async def _not_signed_in(self, why: Exception) -> Unreachable:
         """How far it came, in one sentence."""
         url, seed = self._settings.url, self._settings.seed_file
-        said = refusal(self._client)
+        words = unread(self._client)
+        if isinstance(why, ConnectionResetError) and not greeted(self._client):
+            words = await asyncio.to_thread(_words_before_the_reset, url) or words
+        said = refusal(words)
         if said:
             return self._unreachable(nats.errors.Error(f"nats: {said}"))
-        if greeted(self._client):
+        if greeted(self._client) or words.startswith(GREETING):
             if not isinstance(why, ConnectionError):
                 return self._unreachable(why)
             return Unreachable(
@@ -326,6 +335,30 @@ class Link:
                     ) from None
             except (nats.errors.Error, OSError) as error:
                 raise _ended() from error
+
+
+def _words_before_the_reset(url: str) -> bytes:
+    """What a peer that resets at once says first, read by a thread.
+
+    asyncio connects without blocking, asks the socket for its error, and closes it: a reset that came in between ends
+    the connection with all that was received unread. A connect that blocks has returned by then, and ``recv`` gives
+    what was queued before it gives the error.
+    """
+    at, words = urlsplit(url), b""
+    try:
+        for family, kind, protocol, _, address in socket.getaddrinfo(
+            at.hostname, at.port or 4222, type=socket.SOCK_STREAM
+        ):
+            with socket.socket(family, kind, protocol) as peer:
+                for limit in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # bounds connect too, which stays a blocking one
+                    peer.setsockopt(socket.SOL_SOCKET, limit, _ONE_SECOND)
+                peer.connect(address)
+                while len(words) < _MOST_WORDS and (more := peer.recv(_MOST_WORDS)):
+                    words += more
+            break
+    except OSError:
+        return words
+    return words
 
 
 def _ended() -> Unreachable:

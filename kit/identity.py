@@ -41,6 +41,33 @@ def identity_of(facts: IdentitySet, cluster_uid: str) -> int:
         salt += 1
 
 
+class Computed:
+    """Identities by namespace and name of their pod, so that one is computed anew only when what it is made of is
+    another object: labels of a pod may be some 700 KB, and all pods of a node are asked for after each change.
+    """
+
+    def __init__(self) -> None:
+        self._known: dict[tuple[str, str], tuple[Pod, Namespace, Set[str], str, int]] = {}
+
+    def identity(self, pod: Pod, namespace: Namespace, relevant: Set[str], cluster_uid: str) -> int:
+        """:func:`identity_of` what the pod :func:`stands_for`."""
+        known = self._known.get((pod.namespace, pod.name))
+        if known is not None:
+            of_pod, of_namespace, of_relevant, of_cluster, number = known
+            if of_pod is pod and of_namespace is namespace and (of_relevant, of_cluster) == (relevant, cluster_uid):
+                return number
+        number = identity_of(stands_for(pod, namespace, relevant), cluster_uid)
+        self._known[pod.namespace, pod.name] = (pod, namespace, relevant, cluster_uid, number)
+        return number
+
+    def forget(self, namespace: str, name: str) -> None:
+        """The pod has changed or is gone; whoever keeps this has to say so, or what it was stays in memory."""
+        self._known.pop((namespace, name), None)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
 def digest_of(facts: IdentitySet) -> str:
     """Hex blake2b-128 of the facts: tells whether two parties that name one number mean the same."""
     digest = blake2b(digest_size=16)

@@ -8,14 +8,16 @@ sequence that a frontier must cover is the *key's* revision: the stream sequence
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from typing import Any, TypeVar
 
 import msgspec
 
 from chassis.bus import Bus, View
+from kit.identity import Computed
 from kit.pools import Pools, any_overlap, judge_pools
 from proto.addresses import Block, BlockReport, Claim, Endpoint
-from proto.codec import encode_segment, identity_key, join, kind_prefix
+from proto.codec import Malformed, encode_segment, identity_key, join, kind_prefix, split
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
@@ -131,6 +133,8 @@ class Feed:
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
         self._namespace_keys = self.objects.cursor()
+        self._pod_keys = self.objects.cursor()
+        self._computed = Computed()
         self._namespaces_at = "", -1, 0
         """Epoch, which list of it, and the last sequence of a namespace known then."""
         self._records_at = Revision(epoch="", sequence=0)
@@ -224,12 +228,17 @@ class Feed:
 
     def knowledge(self) -> Knowledge:
         """What identities are computed from, now."""
+        for key in self._pod_keys.take():
+            if key.startswith(f"{self._pod_prefix}."):
+                with suppress(Malformed):
+                    self._computed.forget(*split(key)[-2:])
         system = self.namespace("kube-system")
         return Knowledge(
             cluster_uid=system.uid if system else "",
             namespaces=Namespaces(self),
             namespaces_at=self._namespaces_known(),
             records_at=self.records_at(),
+            computed=self._computed,
         )
 
     def _namespaces_known(self) -> int:

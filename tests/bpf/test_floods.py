@@ -188,7 +188,11 @@ class TestNeighbour:
 
 @FAMILIES
 def test_20000_queries_from_fresh_ports(room: World, version: int) -> None:
-    """A second of CoreDNS, run as fast as it goes: each query and answer passes, both pods isolated."""
+    """A second of CoreDNS, run as fast as it goes: each query and answer passes, both pods isolated.
+
+    A newcomer that finds its first set full takes a place of its second, which may hold four queries that wait: of 100
+    that wait in 2,048 sets, once in four million. So one of the 20,000 may be lost, and two are a defect.
+    """
     a, b = room.a, room.b
     for pod in (a, b):
         room.isolate(pod.identity, ingress=True, egress=True)
@@ -197,13 +201,15 @@ def test_20000_queries_from_fresh_ports(room: World, version: int) -> None:
     asks, answers = sender(room, a), sender(room, b)
     client, server = str(a.address(version)), str(b.address(version))
     outstanding: list[int] = []
+    lost = 0
     with inside(room.netns):
         for port in range(20_000):
             assert asks(frames.ip(client, server, UDP, frames.udp(port + 1000, 53))) != SHOT
             outstanding.append(port + 1000)
             if len(outstanding) > 100:  # 5 ms late
                 late = outstanding.pop(0)
-                assert answers(frames.ip(server, client, UDP, frames.udp(53, late))) != SHOT
+                lost += answers(frames.ip(server, client, UDP, frames.udp(53, late))) == SHOT
+    assert lost <= 1
     assert budget(room, a).egress <= LIMIT // 2
     assert budget(room, b).ingress <= LIMIT // 2
 

@@ -30,6 +30,20 @@ CHASSIS = (
         tests=("tests/core/kit/test_once.py",),
     ),
     Mutant(
+        name="collections-visit-all-there-is",
+        file="chassis/garbage.py",
+        old="        gc.freeze()\n",
+        new="        return\n",
+        tests=("tests/shell/chassis/test_garbage.py",),
+    ),
+    Mutant(
+        name="identity-of-the-namespace-before",
+        file="kit/identity.py",
+        old="of_pod is pod and of_namespace is namespace and",
+        new="of_pod is pod and",
+        tests=("tests/core/kit/test_identity.py",),
+    ),
+    Mutant(
         name="buffer-writes-while-disconnected",
         file="chassis/connection.py",
         old="                pending_size=-1,\n",
@@ -1277,7 +1291,7 @@ CLI = (
     Mutant(
         name="whoever-hangs-up-is-a-nats-server",
         file="chassis/connection.py",
-        old='    return bool(client._server_info) or _unread(client).startswith(b"INFO ")\n',
+        old="    return bool(client._server_info) or unread(client).startswith(GREETING)\n",
         new="    return True\n",
         tests=("tests/shell/cli/test_commands.py::TestNoBus",),
     ),

@@ -11,9 +11,9 @@ waits. Absence is never taken for permission. Everything that it looks at is an 
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
-from kit.identity import identity_of, stands_for
+from kit.identity import Computed
 from proto.identity import RelevantKeys
 from proto.objects import Namespace, Pod
 from proto.policy import CompiledPolicy, Frontier, Revision
@@ -31,13 +31,15 @@ class Knowledge:
     """Sequence in ``objects`` of the last change of a namespace before which none is missing here."""
     records_at: Revision
     """Epoch of ``identities``, and the sequence up to which its records are here."""
+    computed: Computed = field(default_factory=Computed)
+    """What was computed before."""
 
     def identity(self, pod: Pod, relevant: RelevantKeys) -> int | None:
         """The pod's identity under these relevant keys; None while its namespace or the cluster's uid is unknown."""
         namespace = self.namespaces.get(pod.namespace)
         if namespace is None or not self.cluster_uid:
             return None
-        return identity_of(stands_for(pod, namespace, relevant.of(pod.namespace)), self.cluster_uid)
+        return self.computed.identity(pod, namespace, relevant.of(pod.namespace), self.cluster_uid)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

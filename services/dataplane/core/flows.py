@@ -30,6 +30,9 @@ FORGED = (
 )
 
 
+_REASONS = {int(reason): reason.name for reason in DropReason}
+
+
 def verdict_of(event: Event) -> str:
     """``forwarded`` or ``dropped``: the last part of the event's subject."""
     return "forwarded" if event.reason in FORWARDED else "dropped"
@@ -37,7 +40,7 @@ def verdict_of(event: Event) -> str:
 
 def reason_name(number: int) -> str:
     """Name of a drop reason; a number of a newer program keeps its number."""
-    return DropReason(number).name if number in set(DropReason) else f"REASON_{number}"
+    return _REASONS.get(number) or f"REASON_{number}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from hypothesis import given
 from hypothesis import strategies as st
 
-from kit.identity import digest_of, identity_of, stands_for
+from kit.identity import Computed, digest_of, identity_of, stands_for
 from proto.identity import FIRST_COMPUTED, UNSTABLE_LABELS, IdentitySet, NamedPort, RelevantKeys
 from proto.objects import Namespace, Pod
 
@@ -81,3 +81,22 @@ def test_relevant_keys_of_a_namespace() -> None:
     assert relevant.of("elsewhere") == {"job-name"}
     assert relevant.of("ci") == {"controller-uid", "job-name"}
     assert relevant.of("shop") == frozenset()
+
+
+@given(st.lists(st.tuples(st.sampled_from("ab"), pairs, pairs, st.frozensets(text), st.sampled_from("xy"))))
+def test_what_is_remembered_is_what_would_be_computed(
+    asked: list[tuple[str, tuple[tuple[str, str], ...], tuple[tuple[str, str], ...], frozenset[str], str]],
+) -> None:
+    computed = Computed()
+    pods: dict[str, Pod] = {}
+    for name, labels, of_namespace, relevant, uid in asked:
+        before = pods.get(name)
+        pod = before if before and before.labels == labels else Pod("shop", name, f"u-{name}", "n1", labels=labels)
+        pods[name] = pod
+        shop = Namespace(name="shop", uid="u", labels=of_namespace)
+        wanted = identity_of(stands_for(pod, shop, relevant), uid)
+        assert [computed.identity(pod, shop, relevant, uid) for _ in range(2)] == [wanted] * 2
+    assert len(computed) == len(pods)
+    for name in pods:
+        computed.forget("shop", name)
+    assert not len(computed)

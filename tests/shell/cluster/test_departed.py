@@ -150,6 +150,7 @@ async def test_who_writes_what_no_agent_does_is_told(
                 for _ in range(200):
                     await client.publish(f"{where}.n1", good, headers=headers)
                 await client.flush()
+                await asyncio.sleep(0.02)  # cluster lives on the same loop
 
         flooding = asyncio.create_task(flood())
         await until(lambda: {fault.node for fault in heard} == {"n1", "n3"}, 40)
