@@ -74,6 +74,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/test_nats_traps.py::test_view_follows_a_bucket_that_was_made_anew",),
     ),
     Mutant(
+        name="a-view-remembers-what-is-deleted",
+        file="chassis/view.py",
+        old="            self._seen.discard(key)\n            self.unreadable.pop(key, None)\n",
+        new="            self.unreadable.pop(key, None)\n",
+        tests=("tests/drills/test_churn.py",),
+    ),
+    Mutant(
         name="unknown-version-is-deleted",
         file="chassis/view.py",
         old="            self._unreadable(change, str(error), newer=isinstance(error, codec.UnknownVersion))\n",
@@ -341,6 +348,13 @@ IPAM = (
 )
 
 POLICY = (
+    Mutant(
+        name="a-namespace-that-is-gone-is-remembered",
+        file="services/policy/core/identities.py",
+        old="            if not mine:\n                del self._keys_by_namespace[old.namespace]\n",
+        new="",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
     Mutant(
         name="absent-selector-selects-all",
         file="kit/selectors.py",
