@@ -78,7 +78,7 @@ CHASSIS = (
         file="chassis/view.py",
         old="            self._seen.discard(key)\n            self.unreadable.pop(key, None)\n",
         new="            self.unreadable.pop(key, None)\n",
-        tests=("tests/drills/test_churn.py",),
+        tests=("tests/drills/test_churn.py::test_nothing_stays_of_what_came_and_went",),
     ),
     Mutant(
         name="unknown-version-is-deleted",
