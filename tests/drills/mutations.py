@@ -76,8 +76,8 @@ CHASSIS = (
     Mutant(
         name="a-view-remembers-what-is-deleted",
         file="chassis/view.py",
-        old="            self._seen.discard(key)\n            self.unreadable.pop(key, None)\n",
-        new="            self.unreadable.pop(key, None)\n",
+        old="        self._wake = asyncio.Event()\n",
+        new="        self._wake = asyncio.Event()\n        self._own = self.cursor()\n",
         tests=("tests/drills/test_churn.py::test_nothing_stays_of_what_came_and_went",),
     ),
     Mutant(
