@@ -75,7 +75,7 @@ class Bus:
         self._telemetry = telemetry
         self._spawn = spawn
         self.connection = Connection(url, user, seed, instance, log)
-        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats, self._tell_fault)
+        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats, self.tell_fault)
         unique = hashlib.blake2b(instance.encode(), digest_size=6).hexdigest()
         self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"
         self._events: asyncio.Queue[tuple[str, bytes, dict[str, str]]] = asyncio.Queue(EVENT_QUEUE)
@@ -191,6 +191,12 @@ class Bus:
             self._drop()
         self._events.put_nowait((subject, codec.encode(event), headers))
 
+    def tell_fault(self, fault: str, remedy: str, node: str | None = None) -> None:
+        """Says what a person should know, on ``<service>.fault``; ``node``: whom it is about, if not our own node."""
+        if node is None:
+            node = codec.decode_segment(self._node) if self._node else ""
+        self.publish(event_subject(self._service, "fault"), ServiceFault(self._service, node, fault, remedy))
+
     async def subscribe(self, subject: str, kind: type[M], on_message: Callable[[str, M], None]) -> None:
         """Hear events (lossy); ``on_message(subject, message)`` must not block. Unreadable ones are logged and left."""
 
@@ -214,15 +220,11 @@ class Bus:
         if self.connected:
             await self._register()
 
-    def _tell_fault(self, fault: str, remedy: str) -> None:
-        event = ServiceFault(self._service, codec.decode_segment(self._node) if self._node else "", fault, remedy)
-        self.publish(event_subject(self._service, "fault"), event)
-
     def _register_view(self, view: View) -> None:
         if any(other.name == view.name for other in self._views):
             raise Bug(f"two views are named {view.name}: their consumers would push each other out")
         view.log = self._log
-        view.tell = self._tell_fault
+        view.tell = self.tell_fault
         self._views.append(view)
         self._spawn(f"view {view.name}", view.run())
 

@@ -144,20 +144,6 @@ class KV:
             raise
         return None
 
-    async def delete_if(
-        self, key: str, kind: type[T], condition: Callable[[T], bool], *, timeout: float = DEADLINE
-    ) -> bool:
-        """Delete while the value fulfils ``condition``; True when it is gone (also when it was not there)."""
-        for _ in range(8):
-            entry = await self.get(key, kind, timeout=timeout)
-            if entry is None:
-                return True
-            if not condition(entry.value):
-                return False
-            if await self.delete(key, entry.revision, timeout=timeout) is None:
-                return True
-        raise Unavailable(f"{key} changes too fast to be deleted")
-
     async def list(self, kind: type[T], prefix: str = ">", *, timeout: float = LIST_DEADLINE) -> dict[str, Entry[T]]:
         """All keys below a prefix (``>``: all; ``x.>``: below x.; ``x``: that key and below) but markers, once.
 

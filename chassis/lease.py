@@ -24,6 +24,7 @@ from chassis.kv import KV, Conflict
 from chassis.log import Log
 from chassis.terms import MAX_SECONDS, Found, Mine, Renew, judge, meant
 from kit import backoff
+from kit.once import Once
 from proto import leases
 from proto.codec import UnknownVersion
 from proto.subjects import LEASES
@@ -61,7 +62,7 @@ class Lease:
         self._seconds = seconds
         self._held = False
         self._good_until = 0.0
-        self._told: type = type(None)
+        self._once: Once[type] = Once(every=seconds)
         self._event = asyncio.Event()
         runtime.spawn(f"lease {key}", self._run())
         runtime.on_stop(self._release)
@@ -127,12 +128,11 @@ class Lease:
         """Once, as long as it is so: that what stands there is no record, and what helps."""
         record = None if found is None else found.record
         why = meant(record) if isinstance(record, leases.Lease) else record
-        if isinstance(why, ValueError) and type(why) is not self._told:
+        if self._once.take([type(why)] if isinstance(why, ValueError) else [], time.monotonic()):
             remedy = f"none is needed: its holder mends it, or another copy takes it after {self._seconds} s"
             if isinstance(why, UnknownVersion):
                 remedy = "leave it to the newer release; if that runs no more, delete this key"
             self._log.warning("lease-unreadable", key=self._key, bucket=LEASES.on_server, why=str(why), remedy=remedy)
-        self._told = type(why)
 
     async def _write(self, found: Found | None, step: Renew, before: float, deadline: float) -> None:
         # Remembered before it is written: a write that times out may have happened, and is known again by its epoch.

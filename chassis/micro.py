@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import time
 from collections.abc import Awaitable, Callable
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -39,6 +40,7 @@ from chassis.accounts import SERVICE_REPLY, meet
 from chassis.faults import Refused, Retryable
 from chassis.telemetry import Telemetry
 from chassis.turns import Turns
+from kit.once import Once
 from proto import codec
 from proto.requests import Reply
 from proto.subjects import DISCOVERY, ROLES, discovery_inbox
@@ -201,7 +203,7 @@ class Registration:
         self._log = log
         self._stats = stats
         self._tell = tell
-        self._told: set[str] = set()
+        self._once: Once[str] = Once(most=TOLD_AT_MOST)
         self.dropped = 0
         """Requests that were none."""
         self._wanted: list[tuple[str, type[msgspec.Struct], Answer]] = []
@@ -254,8 +256,7 @@ class Registration:
             return False
         self.dropped += 1
         _STEERED.labels(self._name).inc()
-        if message.subject not in self._told and len(self._told) < TOLD_AT_MOST:
-            self._told.add(message.subject)
+        if self._once.happens(message.subject, time.monotonic()):
             self._log.error("request-steered", subject=message.subject, why=why)
             self._tell(
                 f"a message on {message.subject} was dropped: {why}",

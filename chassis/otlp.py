@@ -16,7 +16,6 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
 
-from chassis.otlp_metrics import MetricsExport
 from chassis.telemetry import Attribute
 
 FLUSH_MS = 1500
@@ -52,7 +51,6 @@ class Otlp:
         self._provider.add_span_processor(
             BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_SECONDS), schedule_delay_millis=500)
         )
-        self._metrics = MetricsExport(resource)
         self._tracer = self._provider.get_tracer("airmesh")
 
     def start(
@@ -74,6 +72,5 @@ class Otlp:
         last.join(STOP_SECONDS)
 
     def _stop(self) -> None:
-        self._metrics.stop()
         self._provider.force_flush(FLUSH_MS)
         self._provider.shutdown()

@@ -1,4 +1,4 @@
-"""Traces: spans with W3C trace context, and the way out for them and all metrics: OTLP, when it is asked for.
+"""Traces: spans with W3C trace context, and their way out: OTLP, when it is asked for.
 
 Nothing leaves the process unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set.
 
@@ -79,11 +79,6 @@ class Telemetry:
 
             self._otlp = Otlp(service, instance)
 
-    @property
-    def exporting(self) -> bool:
-        """True when spans leave the process."""
-        return self._otlp is not None
-
     @contextmanager
     def span(self, name: str, parent: str = "", **attributes: object) -> Iterator[Span]:
         """A span around a block; child of ``parent`` (a traceparent), else of the current span, else a new trace."""
@@ -112,11 +107,6 @@ class Telemetry:
             self._otlp.stop()
 
 
-def current_span() -> Span | None:
-    """The span of the running task, if any."""
-    return _current.get()
-
-
 def current_traceparent() -> str:
     """Trace context of the running task for a header or an envelope; empty outside of any span."""
     span = _current.get()
@@ -127,11 +117,6 @@ def current_trace_id() -> str:
     """Trace id of the running task; empty outside of any span."""
     span = _current.get()
     return span.trace_id if span is not None else ""
-
-
-def is_traceparent(text: str) -> bool:
-    """True for a well-formed W3C traceparent of version 00."""
-    return _TRACEPARENT.fullmatch(text) is not None
 
 
 def _parent(parent: str) -> tuple[str, str]:

@@ -115,7 +115,6 @@ class View:
         self._caught_up = False
         self._stale: set[str] = set()
         self._cursors: weakref.WeakSet[Cursor] = weakref.WeakSet()
-        self._own = self.cursor()
         self._wake = asyncio.Event()
         self._verify = False
         self._relist = ""
@@ -160,10 +159,6 @@ class View:
             cursor.mark(*self._entries, *self._marks)
         self._cursors.add(cursor)
         return cursor
-
-    async def changed(self) -> frozenset[str]:
-        """``Cursor.changed`` of the one cursor that every view has."""
-        return await self._own.changed()
 
     async def wait_synced(self, timeout: float | None = None) -> None:
         """Wait until synced; raises Unavailable after ``timeout`` seconds."""

@@ -28,7 +28,7 @@ EVERYTHING = Selector()
 NOTHING_HIDDEN: frozenset[int] = frozenset()
 
 
-@lru_cache(maxsize=16_384)
+@lru_cache(maxsize=4096)
 def hidden_key(key: str) -> int:
     """64-bit hash of a label key, the same everywhere and for ever: what is told of a label that no selector names."""
     return int.from_bytes(blake2b(key.encode(), digest_size=8).digest(), "big")
@@ -128,8 +128,3 @@ class Candidate:
         if peer.pod_selector is not None and not selects(peer.pod_selector, self.labels, self.hidden_keys):
             return False
         return peer.named_port is None or peer.named_port in self.named_ports
-
-
-def matches_peer(peer: SelectorPeer, record: IdentityRecord) -> bool:
-    """Whether the identity of the record is surely among those that the peer names (:class:`Candidate` for many)."""
-    return Candidate.of(record).is_in(peer)

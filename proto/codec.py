@@ -11,8 +11,8 @@ raises :class:`UnknownVersion`: the reader keeps its last state and reports, it 
 
 from __future__ import annotations
 
+import re
 from functools import lru_cache
-from ipaddress import ip_address, ip_network
 from typing import Any, TypeVar
 
 import msgspec
@@ -40,9 +40,16 @@ class UnknownVersion(ValueError):
 _PLAIN = frozenset("ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789-_")
 
 
-@lru_cache(maxsize=16_384)
+_AS_IT_IS = re.compile(r"[A-Za-z0-9-][A-Za-z0-9_-]{0,252}").fullmatch
+
+
 def encode_segment(text: str) -> str:
     """One key segment for any text; raises :class:`Malformed` when it would be longer than MAX_KEY."""
+    return text if _AS_IT_IS(text) else _spelled(text)
+
+
+@lru_cache(maxsize=1024)
+def _spelled(text: str) -> str:
     if not text:
         return "_"
     spelled = "".join(c if c in _PLAIN else "".join(f"={byte:02X}" for byte in c.encode()) for c in text)
@@ -85,32 +92,9 @@ def address_segment(address: Address) -> str:
     return address.packed.hex()
 
 
-def parse_address(segment: str) -> Address:
-    """Inverse of :func:`address_segment`; raises :class:`Malformed`."""
-    try:
-        address = ip_address(bytes.fromhex(segment))
-    except ValueError as error:
-        raise Malformed(f"{segment!r} is not an address") from error
-    if address_segment(address) != segment:
-        raise Malformed(f"{segment!r} is not how {address} is spelled in keys")
-    return address
-
-
 def block_key(block: Network) -> str:
     """Key of a block: ``<hex of its network address>-<prefix length>``."""
     return f"{block.network_address.packed.hex()}-{block.prefixlen}"
-
-
-def parse_block(segment: str) -> Network:
-    """Inverse of :func:`block_key`; raises :class:`Malformed`."""
-    digits, _, length = segment.partition("-")
-    try:
-        block = ip_network((bytes.fromhex(digits), int(length)))
-    except ValueError as error:
-        raise Malformed(f"{segment!r} is not a block") from error
-    if block_key(block) != segment:
-        raise Malformed(f"{segment!r} is not how {block} is spelled in keys")
-    return block
 
 
 def identity_key(identity: int) -> str:

@@ -23,7 +23,7 @@ from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import ObjectFault
 from proto.objects import KINDS, ConfigMap, Deployment, IPPool, Node
 from proto.policy import Ack
-from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES, event_subject
+from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
 from services.cluster import kubeconfig
 from services.cluster.core.cache import Cache
 from services.cluster.departed import Departures
@@ -121,8 +121,7 @@ async def _mirror_when_possible(
         log=runtime.log,
     )
     loops.append(Loop(runtime, "departures", cursors=[], apply=departures.apply, period=DEPARTED_EVERY))
-    fault = partial(runtime.bus.publish, event_subject("cluster", "fault"))
-    watched = Writers(departures.views, lease, fault, runtime.log)
+    watched = Writers(departures.views, lease, runtime.bus.tell_fault, runtime.log)
     loops.append(Loop(runtime, "writers", cursors=[], apply=watched.apply, period=WRITERS_EVERY))
     told = ObjectFaultTeller(
         kube=kube, lease=lease, caches=list(caches.values()), instance=runtime.instance, log=runtime.log

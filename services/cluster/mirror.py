@@ -96,10 +96,6 @@ class Mirror:
             await self._complete(prefix, life[0])
         return Done()
 
-    def _is_due(self, prefix: str) -> bool:
-        """A whole list came that has not been compared yet, or the bucket does not say that the kind is complete."""
-        return self._swept.get(prefix) != self._caches[prefix].lists or not self._view.scope_complete(prefix)
-
     def _gather(self) -> set[str]:
         """Take in what changed in the caches; the keys it touches."""
         touched: set[str] = set()

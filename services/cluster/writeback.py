@@ -14,14 +14,13 @@ from chassis.bus import Bus, View
 from chassis.lease import Lease
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
+from kit.once import Once
 from kit.pools import any_overlap, judge_pools
 from proto.addresses import Block, PoolVerdict
 from proto.codec import encode_segment
 from proto.dns import CoreDNSDecision
-from proto.events import ServiceFault
 from proto.objects import KIND_OF, IPPool
 from proto.policy import Ack
-from proto.subjects import event_subject
 from services.cluster.core import nameserver, nodes, pools, reports, unserved
 from services.cluster.core.cache import Cache
 from services.cluster.core.diff import Name, name_of
@@ -34,6 +33,7 @@ from services.cluster.mirror import Mirror
 
 STATUS_MANAGER = "airmesh-cluster"
 BLOCKS_MANAGER = "airmesh-blocks"
+MOST_TOLD = 65_536
 TOLD_AT_ONCE = 40
 """Faults told in one pass; the others wait for the next."""
 REFUSED_SECONDS = 300.0
@@ -207,7 +207,7 @@ class FaultTeller:
         self._pools = pools
         self._instance = instance
         self._log = log
-        self._told: dict[reports.Report, float] = {}
+        self._once: Once[reports.Report] = Once(again=reports.HOUR, most=MOST_TOLD)
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """One pass; a fault that cannot be told now is told at the next."""
@@ -215,19 +215,14 @@ class FaultTeller:
             return Done()
         now = time.monotonic()
         present = reports.bounded(self._present())
-        self._told = {report: at for report, at in self._told.items() if report in present}
-        due = [one for one in present if one not in self._told or now - self._told[one] >= reports.HOUR]
-        for report in due[:TOLD_AT_ONCE]:
-            self._told[report] = now
-            await self._tell(report)
+        for report in self._once.due(present, now)[:TOLD_AT_ONCE]:
+            if self._once.told(report, now):
+                await self._tell(report)
         return Done()
 
     async def _tell(self, report: reports.Report) -> None:
         self._log.warning("object-fault", fault=report.fault, remedy=report.remedy)
-        self._bus.publish(
-            event_subject("cluster", "fault"),
-            ServiceFault(service="cluster", node="", fault=report.fault, remedy=report.remedy),
-        )
+        self._bus.tell_fault(report.fault, report.remedy)
         body = reports.event_body(report, now=time.time(), stamp=_stamp(), instance=self._instance)
         try:
             await self._kube.create(reports.event_path(report), body, manager=STATUS_MANAGER)

@@ -15,8 +15,8 @@ from chassis.bus import View
 from chassis.lease import Lease
 from chassis.log import Log
 from chassis.reconcile import Dirty, Done
+from kit.once import Once
 from proto.codec import Malformed, decode_segment
-from proto.events import ServiceFault
 from services.cluster.core.departed import writer_of
 from services.cluster.core.writers import accused, levels
 
@@ -25,13 +25,13 @@ REMEDY = "look at that node: its agents do not write so; if it was taken over, t
 
 
 class Writers:
-    """``views`` by bucket; ``tell`` publishes a fault; ``clock`` is monotonic seconds."""
+    """``views`` by bucket; ``tell`` takes a fault, its remedy and whom it is about; ``clock`` is monotonic seconds."""
 
     def __init__(
         self,
         views: Mapping[str, View],
         lease: Lease,
-        tell: Callable[[ServiceFault], None],
+        tell: Callable[[str, str, str], None],
         log: Log,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -43,7 +43,7 @@ class Writers:
         self._writes: Counter[str] = Counter()
         self._levels: dict[str, float] = {}
         self._looked = clock()
-        self._told: dict[str, float] = {}
+        self._once: Once[str] = Once(every=TOLD_EVERY)
         for name, view in views.items():
             view.heard = partial(self._hear, name, view)
 
@@ -60,17 +60,15 @@ class Writers:
         self._looked = now
         unreadable = Counter(writer_of(name, key) for name, view in self._views.items() for key in view.unreadable)
         del unreadable[""]
-        self._told = {node: at for node, at in self._told.items() if now - at < TOLD_EVERY}
         if self._lease.held:
             for node, what in accused(self._levels, unreadable).items():
-                if node not in self._told:
-                    self._told[node] = now
+                if self._once.happens(node, now):
                     self._say(_decoded(node), what)
         return Done()
 
     def _say(self, node: str, what: str) -> None:
         self._log.error("writes-what-no-agent-does", node=node, what=what, remedy=REMEDY)
-        self._tell(ServiceFault("cluster", node, f"node {node} {what}", REMEDY))
+        self._tell(f"node {node} {what}", REMEDY, node)
 
 
 def _decoded(segment: str) -> str:

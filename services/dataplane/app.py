@@ -18,10 +18,8 @@ from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from chassis.view import Cursor
 from linux.netns import netns_cookie
-from proto.events import ServiceFault
 from proto.objects import EndpointSlice, Node
 from proto.policy import Revision
-from proto.subjects import event_subject
 from services.dataplane.addresses import AddressBook
 from services.dataplane.around import Peers
 from services.dataplane.attach import Attacher
@@ -237,7 +235,7 @@ def _start_upgrade(
         parts.log,
         runtime.health.require("upgrade"),
         filled=filled,
-        tell=partial(_tell, runtime),
+        tell=runtime.bus.tell_fault,
         switched=switched,
         sizes=flow_sizes(parts.settings),
     )
@@ -263,7 +261,7 @@ def _make_peers(runtime: Runtime[Settings], parts: Parts, growth: Growth) -> Pee
         parts.registry,
         runtime.log,
         make_room=growth.make_room,
-        tell=partial(_tell, runtime),
+        tell=runtime.bus.tell_fault,
         note=runtime.health.note,
     )
 
@@ -311,12 +309,6 @@ def _start_services(runtime: Runtime[Settings], parts: Parts, datapath: Conditio
     Loop(runtime, "health checks", cursors=asked, apply=checks.apply, debounce=_ALL_AT_ONCE)
     runtime.on_stop(server.close)
     return balancer
-
-
-def _tell(runtime: Runtime[Settings], fault: str, remedy: str) -> None:
-    """A fault of this node's."""
-    event = ServiceFault(service="dataplane", node=runtime.settings.node, fault=fault, remedy=remedy)
-    runtime.bus.publish(event_subject("dataplane", "fault"), event)
 
 
 class Enforcing:

@@ -14,6 +14,7 @@ from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
 from chassis.log import Log
+from kit.once import Once
 from proto.addresses import Endpoint
 from proto.codec import encode_segment
 from proto.net import Address
@@ -60,7 +61,7 @@ class Peers:
         self._actual: dict[PrefixKey, Peer] | None = None
         self._sources: dict[PrefixKey, str] = {}
         self._asked = 0
-        self._told: frozenset[str] = frozenset()
+        self._once: Once[str] = Once()
         self.refused: Mapping[PrefixKey, Refused] = {}
         """Endpoints of other nodes that have no entry."""
         self.own_addresses: Iterable[Address] = ()
@@ -135,7 +136,7 @@ class Peers:
         for key in self.refused:
             del wanted[key]
         nodes = {why.group: why for why in self.refused.values()}
-        for node in nodes.keys() - self._told:
+        for node in self._once.take(nodes, time.monotonic()):
             why = nodes[node]
             fault = (
                 f"am_ipcache has room for {why.room} of {why.total} addresses: node {node} asks for {why.asked}, more "
@@ -143,7 +144,6 @@ class Peers:
             )
             self._log.error("addresses-refused", node=node, fault=fault)
             self._tell(fault, f"see what runs on node {node}, or raise AIRMESH_TABLE_MEMORY or AIRMESH_IPCACHE_ENTRIES")
-        self._told = frozenset(nodes)
         said = f"without room in am_ipcache: {len(self.refused)} endpoints of {', '.join(sorted(nodes)[:5])}"
         self._note("addresses", said if nodes else "")
 

@@ -21,6 +21,7 @@ from functools import partial
 from typing import TypeVar
 
 from chassis.log import Log
+from kit.once import Once
 from proto.events import ObjectFault
 from proto.net import Address, Network
 from proto.objects import EndpointSlice, IPPool, KubernetesObject, Node, Pod, Service
@@ -92,6 +93,8 @@ class Balancer:
         """Those that ``_fronts`` has."""
         self._without: frozenset[Owner] = frozenset()
         """Those who were refused when ``_fronts`` was made."""
+        self._closed: frozenset[Owner] = frozenset()
+        """Of the refused, those who had their fronts then."""
         self._late: frozenset[Owner] = frozenset()
         self._last = 0
         """The greatest number that a set of backends has had."""
@@ -99,9 +102,9 @@ class Balancer:
         self._read_again = 0.0
         """When the maps may be read next."""
         self._ever = False
-        self._told: frozenset[Refusal] = frozenset()
+        self._once: Once[Refusal] = Once()
         self.refused: Mapping[Owner, Refused] = {}
-        """Services and pods with host ports that have no entry, since others ask for too much or they do."""
+        """Services and pods with host ports that are not served, since others ask for too much or they do."""
         self.seen: tuple[int, ...] = ()
         """Which Services and slices (:meth:`Feed.version`) the tables have been written after."""
         self.own_addresses: frozenset[Address] = frozenset()
@@ -159,8 +162,9 @@ class Balancer:
     async def _move_some(self, pods: Sequence[HostPortPod]) -> None:
         """What has changed, of those whose turn it is. Who is gone or refused goes without waiting for one."""
         assert self._fronts is not None
-        refused = frozenset(self.refused)
-        others = self._without ^ refused
+        without, closed = self._refused()
+        refused = without | closed
+        others = (self._without ^ without) | (self._closed ^ closed)
         names = self._dirty | {owner[1:] for owner in others if owner[0] == "service"}
         leaving = {name for name in names if name not in self._objects.services or ("service", *name) in refused}
         turn, later = self._turns.take({name: self._entries_of(name) for name in names - leaving}, time.monotonic())
@@ -168,17 +172,29 @@ class Balancer:
             self._move,
             turn | leaving,
             pods if pods != self._pods or any(owner[0] == "pod" for owner in others) else None,
-            refused,
+            without,
+            closed,
         )
         entries = sum(map(self._entries_of, turn)) + sum(self._fronts.count(("service", *name)) for name in leaving)
+        entries += sum(self._shares.claims[owner].amounts[0] for owner in closed - self._closed)
         if entries <= INLINE:
             moved = work()
         else:
             moved = await self._run(work)
         if moved:
-            self._dirty, self._pods, self._without = later, pods, refused
+            self._dirty, self._pods, self._without, self._closed = later, pods, without, closed
         else:
             await self._run(partial(self._renew, self._here, pods))
+
+    def _refused(self) -> tuple[frozenset[Owner], frozenset[Owner]]:
+        """Who has no front, and who has fronts with nobody behind them: a connection to those ends at once.
+
+        Room for fronts is shared before that for what is behind them, with what all ask for who have not been refused
+        it: so whoever is refused only the latter has room for the former. Pods with host ports have neither.
+        """
+        fronts = service_demand.TABLES.index("am_services")
+        closed = {owner for owner, why in self.refused.items() if why.table != fronts and owner[0] == "service"}
+        return frozenset(self.refused.keys() - closed), frozenset(closed)
 
     def _changed(self) -> frozenset[Name]:
         """Names of Services that changed, or whose slices did, since the last call."""
@@ -216,12 +232,18 @@ class Balancer:
         backends = min(tables.backends.entries, tables.members.entries)
         return usable(tables.services.entries), usable(backends), usable(tables.source_ranges.entries)
 
-    def _move(self, names: frozenset[Name], pods: Sequence[HostPortPod] | None, without: frozenset[Owner]) -> bool:
+    def _move(
+        self,
+        names: frozenset[Name],
+        pods: Sequence[HostPortPod] | None,
+        without: frozenset[Owner],
+        closed: frozenset[Owner],
+    ) -> bool:
         """What these Services and pods have now. False when that cannot be written so."""
         actual, self._actual = self._actual, None  # unknown until every step has succeeded
         assert actual is not None
         assert self._fronts is not None
-        moved = self._fronts.move(self._objects, names, pods, without)
+        moved = self._fronts.move(self._objects, names, pods, without, closed)
         steps = services.moved(moved, self._fronts.backends, actual, self._last)
         if self._write(steps):
             return False
@@ -241,11 +263,12 @@ class Balancer:
         """Everything. Whoever finds no room after all (the kernel has no memory) is refused too, until next time."""
         self._actual = None
         actual = self._read()
-        self._without, self._late = frozenset(self.refused), frozenset()
+        self._without, self._closed = self._refused()
+        self._late = frozenset()
         without = self._without
         while True:
             self._fronts = Fronts(here)
-            moved = self._fronts.move(self._objects, self._objects.names(), pods, without)
+            moved = self._fronts.move(self._objects, self._objects.names(), pods, without, self._closed)
             wanted = services.tables_of(moved.after, self._fronts.backends, actual)
             short = self._write(services.change(actual, wanted))
             if short:
@@ -322,10 +345,10 @@ class Balancer:
         return short | late
 
     def _tell(self) -> None:
-        now = frozenset(self._fronts.refused() if self._fronts is not None else ())
-        for refusal in sorted(now - self._told, key=lambda one: (one.claimant, one.why)):
+        present = frozenset(self._fronts.refused() if self._fronts is not None else ())
+        due = self._once.take(present, time.monotonic())
+        for refusal in sorted(due, key=lambda one: (one.claimant, one.why)):
             self._log.warning("front-refused", whose=refusal.claimant, why=refusal.why, remedy=refusal.remedy)
-        self._told = now
         self._tell_objects(self._object_faults())
         groups = Counter(why.group for why in self.refused.values())
         said = ", ".join(f"{count} of namespace {group}" for group, count in sorted(groups.items())[:NAMED])

@@ -27,15 +27,13 @@ from chassis.log import Log
 from chassis.reconcile import Dirty, Done, Loop, Runner
 from chassis.view import View
 from kit.holdings import Doubt, Holdings
+from kit.once import Once
 from proto.addresses import Block, Claim, Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment
-from proto.events import ServiceFault
 from proto.identity import FIRST_COMPUTED
 from proto.net import Address, Network
 from proto.residents import RESIDENTS_SCOPE, Residents, residents_key
-from proto.subjects import event_subject
 
-FAULT = event_subject("dataplane", "fault")
 LASTING = 5.0
 """Seconds for which an endpoint has to be doubtful before it is told: a block is seen a moment after its first pod."""
 LOOK_EVERY = 1.0
@@ -139,6 +137,7 @@ class Beliefs:
             else:
                 strangers[key, endpoint.identity] = stranger
         self._counted = counted
+        self._residents = {segment: known for segment, known in self._residents.items() if segment in living}
         now = time.monotonic()
         self._strange_since = {which: self._strange_since.get(which, now) for which in strangers}
         doubts = [doubt for _, doubt in self._judged.values() if doubt is not None] + list(strangers.values())
@@ -192,7 +191,7 @@ def _state(view: View) -> object:
 
 def tell_doubts(runtime: Runner, beliefs: Beliefs, bus: Bus, node: str) -> None:
     """Begins to tell of endpoints that do not count."""
-    teller = Teller(node, runtime.log, lambda fault: bus.publish(FAULT, fault))
+    teller = Teller(runtime.log, bus.tell_fault)
 
     async def apply(_dirty: Dirty) -> Done:
         teller.tell(beliefs.now, time.monotonic())
@@ -204,12 +203,12 @@ def tell_doubts(runtime: Runner, beliefs: Beliefs, bus: Bus, node: str) -> None:
 class Teller:
     """Tells each doubt once, when it has lasted."""
 
-    def __init__(self, node: str, log: Log, publish: Callable[[ServiceFault], None]) -> None:
-        self._node = node
+    def __init__(self, log: Log, publish: Callable[[str, str], None]) -> None:
+        """``publish`` takes a fault and its remedy."""
         self._log = log
         self._publish = publish
         self._since: dict[tuple[str, Address], float] = {}
-        self._told: set[tuple[str, Address]] = set()
+        self._once: Once[tuple[str, Address]] = Once()
 
     def tell(self, believed: Believed, now: float) -> None:
         """One look; ``now`` in monotonic seconds."""
@@ -217,16 +216,15 @@ class Teller:
         if not believed.whole:
             doubts = {}
         self._since = {key: self._since.get(key, now) for key in doubts}
-        self._told &= doubts.keys()
-        told = Counter(writer for writer, _ in self._told)
-        for key, since in self._since.items():
-            if key in self._told or now - since < LASTING or told[key[0]] >= TOLD_OF_A_NODE:
-                continue
-            told[key[0]] += 1
-            self._told.add(key)
-            self._say(doubts[key])
+        lasting = [key for key, since in self._since.items() if now - since >= LASTING]
+        due = self._once.due(lasting, now)
+        told = Counter(writer for writer, address in lasting if self._once.lasts((writer, address)))
+        for key in due:
+            if told[key[0]] < TOLD_OF_A_NODE and self._once.told(key, now):
+                told[key[0]] += 1
+                self._say(doubts[key])
 
     def _say(self, doubt: Doubt) -> None:
         self._log.error("endpoint-refused", writer=doubt.writer, address=doubt.address, why=doubt.why, remedy=REMEDY)
         fault = f"node {doubt.writer} publishes a pod at {doubt.address}, which is not believed: {doubt.why}"
-        self._publish(ServiceFault(service="dataplane", node=self._node, fault=fault, remedy=REMEDY))
+        self._publish(fault, REMEDY)

@@ -22,6 +22,7 @@ from typing import TypeVar
 
 from chassis.log import Log
 from chassis.reconcile import Dirty
+from kit.once import Once
 from proto.codec import identity_key
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Direction, Revision
@@ -92,6 +93,10 @@ class Without:
     cidr_room: int
 
 
+MOST_TOLD = 4096
+"""Refused policies that are told of."""
+
+
 @dataclass(frozen=True, slots=True)
 class Refused:
     """A direction of an identity that is isolated without a rule, because its policy has no room or cannot be said."""
@@ -117,7 +122,7 @@ class Enforcer:
         self._share = share
         self._maps = PolicyMaps(self._rooms())
         self._cidrs = Partitions(tables, feed, self._make_larger)
-        self._told: dict[Side, CompiledPolicy] = {}
+        self._once: Once[tuple[Side, Revision, str]] = Once(most=MOST_TOLD)
         self._compared = 0.0
         self._comparing = 0.0
         self.history = PolicyHistory()
@@ -398,12 +403,9 @@ class Enforcer:
         maps = self._maps
         refused = dict.fromkeys(maps.refused, "the policy maps of this node have no room for its rules")
         refused |= {(one.policy.identity, Direction.INGRESS): one.why for one in maps.wanted.values() if one.why}
-        self._told = {side: policy for side, policy in self._told.items() if side in refused}
-        for side, why in refused.items():
+        present = ((side, maps.wanted[side[0]].policy.revision, why) for side, why in refused.items())
+        for side, _, why in self._once.take(present, time.monotonic()):
             one = maps.wanted[side[0]]
-            if self._told.get(side) is one.policy:
-                continue
-            self._told[side] = one.policy
             names = tuple(dict.fromkeys((source.namespace, source.name) for source in one.policy.sources))
             self._log.error(
                 "policy-refused", identity=f"{side[0]:016x}", namespace=one.namespace, side=side[1].name, why=why

@@ -9,9 +9,9 @@ from __future__ import annotations
 import asyncio
 import time
 
-from proto.events import ObjectFault, ServiceFault
+from kit.once import Once
+from proto.events import ObjectFault
 from proto.policy import Direction
-from proto.subjects import event_subject
 from services.dataplane.core import fills as core
 from services.dataplane.core.endpoint import LocalEndpoint
 from services.dataplane.core.fills import Fill, Share
@@ -19,7 +19,6 @@ from services.dataplane.core.layout import NODE
 from services.dataplane.object_faults import ObjectFaults
 from services.dataplane.parts import Parts
 
-FAULT = event_subject("dataplane", "fault")
 SWEEP_EVERY = 2.0
 RESTS = 19
 """Times as long as a sweep took that nothing is swept after it."""
@@ -34,7 +33,8 @@ class FlowShares:
     def __init__(self, parts: Parts) -> None:
         self._parts = parts
         self._faults = ObjectFaults(parts.bus, parts.settings.node, parts.log)
-        self._told: frozenset[Share] = frozenset()
+        self._spent: frozenset[Share] = frozenset()
+        self._once: Once[Share] = Once()
 
     async def keep(self) -> None:
         """Sweeps and tells; for ever."""
@@ -52,18 +52,15 @@ class FlowShares:
             self._parts.log.warning("flow-counts-mended", budgets=swept.mended)
         budgets = await asyncio.to_thread(broom.budgets)
         present = core.fills(budgets, self._parts.datapath.tables.flows.entries, swept.census.pending)
-        before, self._told = self._told, core.nearly_spent(present, self._told)
-        await self._tell(present, before)
+        self._spent = core.nearly_spent(present, self._spent)
+        await self._tell(present)
 
-    async def _tell(self, present: dict[Share, Fill], before: frozenset[Share]) -> None:
+    async def _tell(self, present: dict[Share, Fill]) -> None:
         pods = {one.index: one for one in self._parts.registry.up.values()}
-        faults: list[ObjectFault] = []
-        for share in sorted(self._told, key=lambda share: (share.endpoint, share.direction, share.is_pending)):
-            if share.endpoint == NODE:
-                if share not in before:
-                    self._tell_node(present[share])
-            elif share.endpoint in pods:
-                faults.append(await self._fault(pods[share.endpoint], share, present[share]))
+        spent = sorted(self._spent, key=lambda share: (share.endpoint, share.direction, share.is_pending))
+        faults = [await self._fault(pods[one.endpoint], one, present[one]) for one in spent if one.endpoint in pods]
+        for share in self._once.take((one for one in spent if one.endpoint == NODE), time.monotonic()):
+            self._tell_node(present[share])
         self._faults.tell(faults)
 
     async def _fault(self, pod: LocalEndpoint, share: Share, fill: Fill) -> ObjectFault:
@@ -91,12 +88,6 @@ class FlowShares:
     def _tell_node(self, fill: Fill) -> None:
         fault = f"conntrack of node {self._parts.settings.node} holds {fill.used} of {fill.limit} flows"
         self._parts.log.warning("conntrack-nearly-full", flows=fill.used, entries=fill.limit)
-        self._parts.bus.publish(
-            FAULT,
-            ServiceFault(
-                service="dataplane",
-                node=self._parts.settings.node,
-                fault=fault,
-                remedy="find the pods with most in airmesh_conntrack_budget_fill; raise AIRMESH_CONNTRACK_ENTRIES",
-            ),
+        self._parts.bus.tell_fault(
+            fault, "find the pods with most in airmesh_conntrack_budget_fill; raise AIRMESH_CONNTRACK_ENTRIES"
         )

@@ -2,8 +2,9 @@
 
 Owns the listening sockets: one for each health-check node port and one for the node as a whole. Promises: they follow
 the Services (present state, planned and applied); a port that cannot be had is told once, tried again at each full pass
-and stands in nobody's way; a request has at most 4 KiB and five seconds, and at most 128 are served at once (the next
-is hung up on, which a prober takes for a failure). Answers are computed when asked, so they are never old.
+and stands in nobody's way; a request has lines of at most 4 KiB and five seconds, is the last of its connection, and at
+most 128 are served at once (the next is hung up on, which a prober takes for a failure). Answers are computed when
+asked, so they are never old.
 
 Unlike packets, these answers need the agent: while it is down, load balancers take the node out.
 """
@@ -11,29 +12,36 @@ Unlike packets, these answers need the agent: while it is down, load balancers t
 from __future__ import annotations
 
 import asyncio
+import logging
 import socket
 import time
-from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Mapping
+from http import HTTPStatus
+
+from aiohttp import web
 
 from chassis.log import Log
 from chassis.reconcile import Dirty, Done
+from kit.once import Once
 from proto.objects import EndpointSlice, Node, Service
 from services.dataplane.core.health_checks import (
-    MAX_REQUEST,
     Answer,
     Page,
     ServiceCheck,
-    answer_of,
     checks_of,
     node_answer,
-    render,
 )
 from services.dataplane.feed import Feed
 
 MAX_REQUESTS = 128
 READ_SECONDS = 5.0
 BACKLOG = 64
+MAX_LINE = 4096
+MAX_HEADERS = 32
+HEADERS = {"Content-Type": "application/json", "X-Content-Type-Options": "nosniff", "Server": "airmesh"}
+
+_UNHEARD = logging.Logger("health-check", logging.CRITICAL)
+"""What strangers send is no line in our log."""
 
 
 class HealthCheckServer:
@@ -43,8 +51,8 @@ class HealthCheckServer:
         self._log = log
         self._pages: dict[int, Page] = {}
         self._servers: dict[int, asyncio.Server] = {}
-        self._told: dict[int, str] = {}
-        self._served = 0
+        self._http: web.Server | None = None
+        self._once: Once[tuple[int, str]] = Once()
 
     @property
     def ports(self) -> frozenset[int]:
@@ -57,54 +65,62 @@ class HealthCheckServer:
             self._servers.pop(port).close()
             self._log.info("health-check-closed", port=port)
         self._pages = dict(pages)
-        self._forget(self._told.keys() - pages.keys())
-        for port in sorted(pages.keys() - self._servers.keys()):
-            await self._open(port)
+        missing = sorted(pages.keys() - self._servers.keys())
+        failed = [(port, why) for port in missing if (why := await self._open(port))]
+        for port, why in self._once.take(failed, time.monotonic()):
+            remedy = "end what listens there, or let the Service have another healthCheckNodePort"
+            self._log.error("health-check-not-open", port=port, error=why, remedy=remedy)
 
     async def close(self) -> None:
         """Listens nowhere any more."""
         await self.apply({})
+        if self._http is not None:
+            await self._http.shutdown(1.0)
 
-    async def _open(self, port: int) -> None:
-        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-            await self._serve(port, reader, writer)
-
+    async def _open(self, port: int) -> str:
+        if self._http is None:
+            self._http = web.Server(
+                self._serve,
+                keepalive_timeout=READ_SECONDS,
+                lingering_time=0,
+                max_line_size=MAX_LINE,
+                max_field_size=MAX_LINE,
+                max_headers=MAX_HEADERS,
+                access_log=None,
+                logger=_UNHEARD,
+            )
         try:
             listener = _listen(port)
-            self._servers[port] = await asyncio.start_server(serve, sock=listener, limit=MAX_REQUEST)
+            self._servers[port] = await asyncio.get_running_loop().create_server(self._connection, sock=listener)
         except OSError as error:
-            if self._told.get(port) != str(error):
-                self._told[port] = str(error)
-                remedy = "end what listens there, or let the Service have another healthCheckNodePort"
-                self._log.error("health-check-not-open", port=port, error=error, remedy=remedy)
-            return
-        self._forget([port])
+            return str(error)
         self._log.info("health-check-open", port=port)
+        return ""
 
-    def _forget(self, ports: Iterable[int]) -> None:
-        for port in list(ports):
-            self._told.pop(port, None)
+    def _connection(self) -> asyncio.Protocol:
+        assert self._http is not None
+        return self._http() if len(self._http.connections) < MAX_REQUESTS else _HungUp()
 
-    async def _serve(self, port: int, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        if self._served >= MAX_REQUESTS:
-            writer.transport.abort()
-            return
-        self._served += 1
-        try:
-            async with asyncio.timeout(READ_SECONDS):
-                request = await reader.readuntil(b"\r\n\r\n")
-                page = self._pages.get(port)
-                if page is not None:
-                    writer.write(render(answer_of(request, page), with_body=not request.startswith(b"HEAD ")))
-                    await writer.drain()
-        except (OSError, TimeoutError, asyncio.IncompleteReadError, asyncio.LimitOverrunError):
-            pass  # a prober that hangs up, dawdles or sends too much learns nothing
-        finally:
-            self._served -= 1
-            writer.close()
-            with suppress(OSError, TimeoutError):
-                async with asyncio.timeout(1):
-                    await writer.wait_closed()
+    async def _serve(self, request: web.BaseRequest) -> web.Response:
+        transport = request.transport
+        page = self._pages.get(transport.get_extra_info("sockname")[1]) if transport is not None else None
+        if request.method not in ("GET", "HEAD"):
+            answer = Answer(status=HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET, HEAD"),))
+        elif page is None:
+            answer = Answer(status=HTTPStatus.NOT_FOUND)
+        else:
+            answer = page(request.path)
+        response = web.Response(status=answer.status, body=answer.body, headers={**HEADERS, **dict(answer.headers)})
+        response.force_close()
+        return response
+
+
+class _HungUp(asyncio.Protocol):
+    """A connection that is one too many."""
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        transport.abort()
 
 
 class HealthChecks:

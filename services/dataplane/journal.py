@@ -191,13 +191,6 @@ class Journal:
         """``ipam`` has answered the release of this claim."""
         await self._commit(core.settle(self.ledger, owed))
 
-    async def next_sequence(self) -> int:
-        """A sequence number for a change that the journal does not hold itself."""
-        sequence, records = core.next_sequence(self.ledger)
-        self.ledger.sequence = sequence
-        await self._commit(records)
-        return sequence
-
     def collect(self, valid: Collection[Attachment], *, listed_at: float, grace: float) -> tuple[Attachment, ...]:
         """Attachments to undo as DEL would, by the second of two lists that lack them; releases nothing itself."""
         found: Collected = core.collect(

@@ -9,13 +9,13 @@ answers for are reported, never removed: a pod may be behind them. Without its m
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Mapping
 
 from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done
-from proto.events import ServiceFault
+from kit.once import Once
 from proto.objects import IPPool, Node
-from proto.subjects import event_subject
 from services.dataplane.attach import Attacher
 from services.dataplane.core.cni import Attachment, CniError
 from services.dataplane.core.endpoint import LocalEndpoint
@@ -25,7 +25,6 @@ from services.dataplane.core.plan import Repairs, Standing, repairs
 from services.dataplane.kernel.masquerade import Masquerade
 from services.dataplane.parts import Parts
 
-FAULT = event_subject("dataplane", "fault")
 REAP_EVERY = 0.25
 
 
@@ -42,7 +41,7 @@ class Keeper:
         self._masquerade = Masquerade()
         self._missing: frozenset[Attachment] = frozenset()
         self._unmarked: frozenset[int] = frozenset()
-        self._reported: set[str] = set()
+        self._once: Once[str] = Once()
         self.restored = False
         """Whether the maps have been given what this node knows of its endpoints."""
 
@@ -100,20 +99,12 @@ class Keeper:
             await asyncio.to_thread(self._parts.datapath.broom.forget_endpoints, stale)
 
     def _report_orphans(self, found: Repairs) -> None:
-        for link in found.orphans:
-            if link.alias in self._reported:
-                continue
-            self._reported.add(link.alias)
-            fault = f"link {link.name} ({link.alias}) has no entry in the address journal"
-            self._parts.log.error("orphan-link", link=link.name, alias=link.alias)
-            self._parts.bus.publish(
-                FAULT,
-                ServiceFault(
-                    service="dataplane",
-                    node=self._parts.settings.node,
-                    fault=fault,
-                    remedy="delete the pod behind it; restore the journal if it was removed",
-                ),
+        names = {link.alias: link.name for link in found.orphans}
+        for alias in self._once.take(names, time.monotonic()):
+            self._parts.log.error("orphan-link", link=names[alias], alias=alias)
+            self._parts.bus.tell_fault(
+                f"link {names[alias]} ({alias}) has no entry in the address journal",
+                "delete the pod behind it; restore the journal if it was removed",
             )
 
     async def _sweep_unmarked(self, kernel: KernelLinks) -> None:

@@ -1,8 +1,8 @@
 """Says of Kubernetes objects why they are not honoured here; ``cluster`` writes it on them.
 
-Owns how often: at once when it is new or was another, again every :data:`AGAIN` while it lasts (events may be lost, and
-Kubernetes forgets them after an hour), and no more than :data:`AT_ONCE` in one go, so that this node's allowance with
-``cluster`` lasts.
+Owns how often: at once when it is new or comes back (but no more often than each :data:`EVERY` seconds), again every
+:data:`AGAIN` while it lasts (events may be lost, and Kubernetes forgets them after an hour), and no more than
+:data:`AT_ONCE` in one go, so that this node's allowance with ``cluster`` lasts.
 """
 
 from __future__ import annotations
@@ -12,11 +12,14 @@ from collections.abc import Iterable
 
 from chassis.bus import Bus
 from chassis.log import Log
+from kit.once import Once
 from proto.codec import encode_segment
 from proto.events import ObjectFault
 from proto.subjects import object_fault_subject
 
 AGAIN = 600.0
+EVERY = 10.0
+MOST = 65_536
 AT_ONCE = 50
 
 
@@ -27,17 +30,18 @@ class ObjectFaults:
         self._bus = bus
         self._subject = object_fault_subject("dataplane", encode_segment(node))
         self._log = log
-        self._told: dict[tuple[str, ...], float] = {}
+        self._once: Once[tuple[str, str, str, str, str]] = Once(every=EVERY, again=AGAIN, most=MOST)
 
     def tell(self, present: Iterable[ObjectFault]) -> int:
         """These are all faults that there are now; returns how many have still to be told."""
         now = time.monotonic()
         faults = {(one.group, one.kind, one.namespace, one.name, one.reason): one for one in present}
-        self._told = {key: at for key, at in self._told.items() if key in faults}
-        due = [key for key in faults if now - self._told.get(key, -AGAIN) >= AGAIN]
+        due = self._once.due(faults, now)
         for key in due[:AT_ONCE]:
-            one = faults[key]
-            if key not in self._told:
+            one, lasts = faults[key], self._once.lasts(key)
+            if not self._once.told(key, now):
+                continue
+            if not lasts:
                 self._log.warning(
                     "object-refused",
                     kind=one.kind,
@@ -47,6 +51,5 @@ class ObjectFaults:
                     fault=one.fault,
                     remedy=one.remedy,
                 )
-            self._told[key] = now
             self._bus.publish(self._subject, one)
         return len(due[AT_ONCE:])

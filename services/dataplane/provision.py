@@ -7,18 +7,17 @@ claim it no longer holds until that is answered. Nothing here holds up a pod tha
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 
 from chassis.faults import Refused
 from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done
-from proto.events import ServiceFault
-from proto.subjects import event_subject
+from kit.once import Once
 from services.dataplane.conf import write_conf
 from services.dataplane.core.addressing import Supply
 from services.dataplane.parts import Parts
 
-FAULT = event_subject("dataplane", "fault")
 RETRY_SECONDS = 1.0
 NOT_SYNCED = "not-synced"
 
@@ -32,7 +31,7 @@ class Provision:
         self._blocks = blocks
         self._others = tuple(others)
         self._reported_epoch = ""
-        self._told: set[str] = set()
+        self._once: Once[str] = Once()
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """Binds, reports, asks, settles; whatever is not possible yet comes again."""
@@ -61,25 +60,18 @@ class Provision:
     async def _refill(self, node_uid: str) -> bool:
         """Asks for blocks; True when one is still wanting."""
         short = False
+        faults: list[str] = []
         for family in self._parts.book.wants_block(self._parts.feed.supply()):
             try:
                 await self._parts.book.request_block(family, node_uid)
             except Refused as error:
                 short = True
                 if error.code != NOT_SYNCED:  # ipam has just started: nothing for a person yet
-                    self._tell(f"no block for IPv{family}: {error.message}")
+                    faults.append(f"no block for IPv{family}: {error.message}")
+        for fault in self._once.take(faults, time.monotonic()):
+            self._parts.log.warning("block-refused", why=fault)
+            self._parts.bus.tell_fault(fault, "see: airmesh ipam show")
         return short
-
-    def _tell(self, fault: str) -> None:
-        """Once for each sentence."""
-        if fault in self._told:
-            return
-        self._told.add(fault)
-        self._parts.log.warning("block-refused", why=fault)
-        event = ServiceFault(
-            service="dataplane", node=self._parts.settings.node, fault=fault, remedy="see: airmesh ipam show"
-        )
-        self._parts.bus.publish(FAULT, event)
 
     def _judge(self, supply: Supply) -> None:
         """The condition, and the runtime's configuration as soon as pods can start."""

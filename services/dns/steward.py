@@ -17,6 +17,7 @@ from chassis.bus import Bus, Conflict, View
 from chassis.lease import Lease
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
+from kit.once import Once
 from proto.dns import CoreDNSDecision, digest_of
 from proto.events import ObjectFault
 from proto.net import Address
@@ -75,7 +76,7 @@ class Steward:
         self._counted_at = 0.0
         self._rates: list[float] = []
         self._quiet_since: float | None = None
-        self._told: tuple[ByHand | None, float] = None, 0.0
+        self._once: Once[ByHand] = Once(again=AGAIN)
 
     async def decide(self, _dirty: Dirty) -> Done | Again:
         """One pass over the decision; raises Unavailable."""
@@ -133,11 +134,9 @@ class Steward:
 
     def _tell(self, by_hand: ByHand | None) -> None:
         """On the ConfigMap: at once when it is another fault than before, then as long as it lasts."""
-        now = time.monotonic()
-        if by_hand is None or (by_hand == self._told[0] and now - self._told[1] < AGAIN):
-            self._told = (by_hand, self._told[1])
+        due = self._once.take([by_hand] if by_hand is not None else [], time.monotonic())
+        if by_hand is None or not due:
             return
-        self._told = by_hand, now
         fault = ObjectFault(
             service="dns",
             node="",

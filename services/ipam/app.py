@@ -5,7 +5,7 @@ from __future__ import annotations
 from chassis.bus import Bus
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
-from proto.events import AddressMoved, ServiceFault
+from proto.events import AddressMoved
 from proto.requests import (
     BlockReportRequest,
     BlockRequest,
@@ -50,7 +50,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     async def unchanged() -> None:
         await fence(stores, world.look().epochs)
 
-    senders = Senders(runtime.log, lambda fault: _fault(bus, fault))
+    senders = Senders(runtime.log, bus.tell_fault)
     grants = Grants(blocks, world.look, unchanged, most=runtime.settings.node_addresses)
     keeping = Keeping(owners, claims, grants, world.look, unchanged, lambda event: _moved(bus, event))
     reports = Reports(grants, keeping, world.look, runtime.log, senders.tell)
@@ -90,7 +90,3 @@ def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, taking_ba
 
 def _moved(bus: Bus, event: AddressMoved) -> None:
     bus.publish(event_subject("ipam", "address-moved"), event)
-
-
-def _fault(bus: Bus, fault: ServiceFault) -> None:
-    bus.publish(event_subject("ipam", "fault"), fault)

@@ -15,7 +15,7 @@ import msgspec
 
 from chassis.faults import Refused
 from chassis.log import Log
-from proto.events import ServiceFault
+from kit.once import Once
 from proto.requests import BlockReportRequest, BlockRequest, ClaimRelease, ClaimRequest
 from services.ipam.core.claims import INTENDS, RECOVERED
 from services.ipam.core.deserted import MARK
@@ -35,15 +35,15 @@ A = TypeVar("A", bound=msgspec.Struct)
 
 
 class Senders:
-    """``told`` publishes a fault; ``clock`` is monotonic seconds."""
+    """``publish`` takes a fault, its remedy and the node it is about; ``clock`` is monotonic seconds."""
 
     def __init__(
-        self, log: Log, told: Callable[[ServiceFault], None], clock: Callable[[], float] = time.monotonic
+        self, log: Log, publish: Callable[[str, str, str], None], clock: Callable[[], float] = time.monotonic
     ) -> None:
         self._log = log
-        self._told = told
+        self._publish = publish
         self._clock = clock
-        self._last: dict[str, float] = {}
+        self._once: Once[str] = Once(every=TOLD_EVERY)
 
     def checked(self, answer: Callable[[M], Coroutine[Any, Any, A]]) -> Callable[[M, str], Coroutine[Any, Any, A]]:
         """``answer`` for requests that name the node which sent them; others are refused (``not-the-sender``)."""
@@ -83,12 +83,8 @@ class Senders:
     def tell(self, node: str, fault: str) -> None:
         """A node says what is not so: at most one fault each :data:`TOLD_EVERY` seconds."""
         self._log.warning("node-lies", node=node, why=fault)
-        now = self._clock()
-        if now - self._last.get(node, now - TOLD_EVERY) < TOLD_EVERY:
-            return
-        self._last = {name: at for name, at in self._last.items() if now - at < TOLD_EVERY}
-        self._last[node] = now
-        self._told(ServiceFault("ipam", node, fault, REMEDY))
+        if self._once.happens(node, self._clock()):
+            self._publish(fault, REMEDY, node)
 
 
 def check_names(request: BlockRequest | ClaimRequest | ClaimRelease) -> None:

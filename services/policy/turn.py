@@ -16,10 +16,11 @@ from prometheus_client import Gauge, Histogram
 
 from chassis.reconcile import Again, Dirty, Done
 from chassis.service import Runtime
+from kit.once import Once
 from proto import codec
-from proto.events import ObjectFault, ServiceFault
+from proto.events import ObjectFault
 from proto.policy import Revision
-from proto.subjects import event_subject, object_fault_subject
+from proto.subjects import object_fault_subject
 from services.policy.core import plan
 from services.policy.core.graph import Graph, Held
 from services.policy.core.identities import Member
@@ -59,7 +60,7 @@ class Turn:
         self._limits = limits
         self._expired: frozenset[int] = frozenset()
         self._lingering: dict[int, Member] = {}
-        self._told: dict[About | Problem, float] = {}
+        self._once: Once[About | Problem] = Once(every=TELL_EVERY, again=TELL_EVERY, most=MOST_TOLD)
         self._synced = {name: runtime.health.require(name) for name in ("objects", "rules", "identities")}
         self._keyed = runtime.health.require("cluster-uid")
         self._sound = runtime.health.require("policies")
@@ -184,15 +185,12 @@ class Turn:
     def _tell_problems(self) -> None:
         """Say what is wrong: on the objects whose fault it is, or of the service. Each once in a while."""
         now = time.monotonic()
-        self._told = {what: at for what, at in self._told.items() if now - at < TELL_EVERY}
         found = (*self._graph.problems, *self._shards.problems)
+        due = frozenset(self._once.take((about for problem in found for about in problem.about or (problem,)), now))
         for problem in found:
-            if len(self._told) >= MOST_TOLD:
-                break
-            fresh = [about for about in problem.about or (problem,) if about not in self._told]
+            fresh = [about for about in problem.about or (problem,) if about in due]
             if not fresh:
                 continue
-            self._told.update(dict.fromkeys(fresh, now))
             self._runtime.log.error("policy-fault", fault=problem.fault, remedy=problem.remedy)
             if self._shards.speaks_for_all or problem in self._shards.problems:
                 self._tell(problem, fresh)
@@ -202,8 +200,7 @@ class Turn:
     def _tell(self, problem: Problem, fresh: Iterable[About | Problem]) -> None:
         for about in fresh:
             if isinstance(about, Problem):
-                told = ServiceFault(service="policy", node="", fault=about.fault, remedy=about.remedy)
-                self._runtime.bus.publish(event_subject("policy", "fault"), told)
+                self._runtime.bus.tell_fault(about.fault, about.remedy)
                 continue
             on_object = ObjectFault(
                 service="policy",

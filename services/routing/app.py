@@ -10,10 +10,8 @@ from pathlib import Path
 from chassis.faults import SettingsFault
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
-from proto.events import ServiceFault
 from proto.subjects import ROUTES, event_subject
 from services.routing.announcer import Announcer
-from services.routing.core.plan import Fault
 from services.routing.installer import Installer
 from services.routing.kernel import Kernel
 from services.routing.mirror import Mirror
@@ -40,7 +38,7 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
         mirror.look,
         runtime.log,
         lambda event: bus.publish(event_subject("routing", "changed"), event),
-        lambda fault: _publish_fault(runtime, node, fault),
+        lambda fault, remedy: bus.tell_fault(fault, remedy, node),
     )
     ready = runtime.health.require("routes")
 
@@ -81,8 +79,3 @@ async def _watch_kernel(runtime: Runtime[Settings], kernel: Kernel, loop: Loop) 
         changed.clear()
         loop.poke()
         await asyncio.sleep(CALM)
-
-
-def _publish_fault(runtime: Runtime[Settings], node: str, fault: Fault) -> None:
-    event = ServiceFault("routing", node, fault.fault, fault.remedy)
-    runtime.bus.publish(event_subject("routing", "fault"), event)

@@ -6,11 +6,13 @@ event. What the kernel refuses, and every fault of the plan, is told once when i
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Mapping
 from os import strerror
 
 from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
+from kit.once import Once
 from proto.events import RoutesChanged
 from proto.net import Network
 from services.routing.core.fib import Operation, Replace, Route, Snapshot
@@ -18,7 +20,7 @@ from services.routing.core.plan import Fault, Mesh, Plan, plan
 from services.routing.kernel import Kernel
 
 Changed = Callable[[RoutesChanged], None]
-Faulty = Callable[[Fault], None]
+Faulty = Callable[[str, str], None]
 RETRY = 1.0
 """Seconds until a refused operation is tried again."""
 
@@ -35,7 +37,7 @@ class Installer:
         self._log = log
         self._changed = changed
         self._faulty = faulty
-        self._faults: frozenset[Fault] = frozenset()
+        self._once: Once[Fault] = Once()
         self._last: Mapping[tuple[Network, int], Route] = {}
         self._first = True
         self.snapshot = Snapshot()
@@ -67,12 +69,10 @@ class Installer:
         self._changed(RoutesChanged(self._node, added, removed, drift))
 
     def _tell_faults(self, faults: tuple[Fault, ...]) -> None:
-        for fault in faults:
-            if fault not in self._faults:
-                self._log.warning("fault", fault=fault.fault, remedy=fault.remedy)
-                self._faulty(fault)
+        for fault in self._once.take(faults, time.monotonic()):
+            self._log.warning("fault", fault=fault.fault, remedy=fault.remedy)
+            self._faulty(fault.fault, fault.remedy)
         self.faults = faults
-        self._faults = frozenset(faults)
 
 
 def _refusal(operation: Operation, number: int) -> Fault:

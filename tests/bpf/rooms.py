@@ -16,7 +16,7 @@ from typing import Any, TypeVar
 from services.dataplane.core import layout as at
 from services.dataplane.core import service_layout as lb
 from services.dataplane.core.service_layout import Scope
-from services.dataplane.kernel.programs import Datapath
+from services.dataplane.kernel.programs import SOCKETS, Datapath
 from tests.bpf.world import LIBC, empty, inside, namespace, run
 
 T = TypeVar("T")
@@ -142,7 +142,7 @@ def open_room(pins: Path, cache: Path, name: str) -> Iterator[Room]:
         datapath = Datapath.open(pins / name, cache)
         datapath.attach_sockets(group)
         stack.callback(datapath.close)
-        stack.callback(datapath.detach_sockets)
+        stack.callback(datapath.detach, SOCKETS)
         for protocol in (TCP, UDP):
             for address in (*BACKENDS[4], *BACKENDS[6]):
                 stack.enter_context(backend(netns, address, protocol))

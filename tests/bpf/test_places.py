@@ -318,7 +318,7 @@ def test_upgrade_from_before_there_were_places(room: Room, pins: Path, cache: Pa
         next(folder.glob(f"v*/links/{SOCKETS}/{Hook.SOCK_RELEASE.value}")).unlink()
         new = Datapath.open(folder, cache)
         stack.callback(new.close)
-        stack.callback(new.detach_sockets)
+        stack.callback(new.detach, SOCKETS)
         new.attach_sockets(group)
         assert set(new.links()[SOCKETS].hooks) == set(SOCKET_HOOKS)
         other = emptied(Room(new, room.netns, room.foreign, group))

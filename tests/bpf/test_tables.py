@@ -18,7 +18,7 @@ from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core import layout as at
 from services.dataplane.core import service_layout as lb
-from services.dataplane.core.conntrack import condemned_batches
+from services.dataplane.core.conntrack import batches
 from services.dataplane.core.maps import MAPS, MapSpec
 from services.dataplane.kernel.bytecode import Cache, CompileError, amalgamate
 from services.dataplane.kernel.maps import LayoutMismatch, Table, TableFull, check_shape
@@ -259,7 +259,7 @@ class TestBroom:
     def test_flow_seen_since_the_look_stays(self, world: World) -> None:
         send(world, 80)
         key, flow = next(iter(world.tables.flows.items().items()))
-        (stale,) = condemned_batches([(key, flow.last_seen - 1)])
+        (stale,) = batches([key.pack() + (flow.last_seen - 1).to_bytes(8, "little")])
         assert bpf.run_on(world.datapath.programs["collect"], stale).value == 0
         assert world.tables.flows.get(key) == flow
 

@@ -67,6 +67,8 @@ class Hamlet:
         self.label = label
         self.nodes = tuple(nodes)
         self.settings = settings
+        self.program: tuple[str, ...] = ("-m",)
+        """What Python runs a service's module by."""
         self.executable = folder / "airmesh-cni"
         self.nats = NatsServer(folder / "nats", self.nodes, host="0.0.0.0")
         self._processes: dict[str, subprocess.Popen[bytes]] = {}
@@ -114,7 +116,7 @@ class Hamlet:
         environment = {**os.environ, **self.nats.environment(user), **own, **self.settings, "AIRMESH_INSTANCE": name}
         environment["AIRMESH_NATS_URL"] = f"nats://{HUB}:{self.nats.port}"
         where = self.netns(which) if on_node else self.label
-        command = ["nsenter", f"--net=/run/netns/{where}", "--", sys.executable, "-m", f"services.{service}"]
+        command = ["nsenter", f"--net=/run/netns/{where}", "--", sys.executable, *self.program, f"services.{service}"]
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
 

@@ -23,6 +23,13 @@ class Mutant:
 
 CHASSIS = (
     Mutant(
+        name="a-fault-that-returns-stays-silent",
+        file="kit/once.py",
+        old="        self._lasting &= found.keys()\n",
+        new="",
+        tests=("tests/core/kit/test_once.py",),
+    ),
+    Mutant(
         name="collections-visit-all-there-is",
         file="chassis/garbage.py",
         old="        gc.freeze()\n",
@@ -65,6 +72,13 @@ CHASSIS = (
         old="        self._stale = set(self._entries) | set(self._marks)\n",
         new="        self._stale = set(self._entries) | set(self._marks)\n        self._entries.clear()\n",
         tests=("tests/shell/chassis/test_nats_traps.py::test_view_follows_a_bucket_that_was_made_anew",),
+    ),
+    Mutant(
+        name="a-view-remembers-what-is-deleted",
+        file="chassis/view.py",
+        old="        self._wake = asyncio.Event()\n",
+        new="        self._wake = asyncio.Event()\n        self._own = self.cursor()\n",
+        tests=("tests/drills/test_churn.py::test_nothing_stays_of_what_came_and_went",),
     ),
     Mutant(
         name="unknown-version-is-deleted",
@@ -334,6 +348,13 @@ IPAM = (
 )
 
 POLICY = (
+    Mutant(
+        name="a-namespace-that-is-gone-is-remembered",
+        file="services/policy/core/identities.py",
+        old="            if not mine:\n                del self._keys_by_namespace[old.namespace]\n",
+        new="",
+        tests=("tests/core/policy/test_graph.py",),
+    ),
     Mutant(
         name="absent-selector-selects-all",
         file="kit/selectors.py",
@@ -702,6 +723,13 @@ DATAPLANE = (
         file="services/dataplane/core/endpoint_choice.py",
         old="        if not all(hints(endpoint) for endpoint, _ in ready):\n            return []\n",
         new="",
+        tests=("tests/core/dataplane/test_services.py",),
+    ),
+    Mutant(
+        name="a-refused-service-keeps-its-endpoints",
+        file="services/dataplane/core/fronts.py",
+        old="                slices = () if owner in closed else objects.slices(name)\n",
+        new="                slices = objects.slices(name)\n",
         tests=("tests/core/dataplane/test_services.py",),
     ),
     Mutant(

@@ -345,7 +345,7 @@ async def test_what_it_says_of_itself_moves_no_packet_of_anothers(stage: Stage) 
     await stage.thief.bucket(ACKS).put("n3", ack("n1"))
     await routing.bucket(ROUTES).put("n3", NodeRoutes("n2", (ip_address("172.30.0.66"),)))
     n1 = stage.buses["dataplane-n1"]
-    teller = Teller("n1", Log("dataplane"), lambda fault: n1.publish(event_subject("dataplane", "fault"), fault))
+    teller = Teller(Log("dataplane"), n1.tell_fault)
     begun = time.monotonic()
     while len(stage.watched.faults) < len(lies) and time.monotonic() - begun < TOLD_WITHIN:
         teller.tell(stage.feed.beliefs.now, time.monotonic())

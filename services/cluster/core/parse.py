@@ -89,22 +89,19 @@ def kind_of(api_version: object, kind: object) -> Kind | None:
     return _BY_SPELLING.get((api_version, kind)) if isinstance(api_version, str) and isinstance(kind, str) else None
 
 
-def parse(kind: Kind, raw: bytes | msgspec.Raw | Mapping[str, Any], *, live: bool = True) -> KubernetesObject | None:
-    """One object of a known kind; ``None`` for one that the mesh has no use for. Raises :class:`Malformed`.
-
-    ``live`` = as served by the API: uid and namespace must be there. A file may leave both out.
-    """
-    return read(kind, raw, live=live)[0]
+def parse(kind: Kind, raw: bytes | msgspec.Raw | Mapping[str, Any]) -> KubernetesObject | None:
+    """One object of a known kind; ``None`` for one that the mesh has no use for. Raises :class:`Malformed`."""
+    return read(kind, raw)[0]
 
 
 def read(
-    kind: Kind, raw: bytes | msgspec.Raw | Mapping[str, Any], *, live: bool = True
+    kind: Kind, raw: bytes | msgspec.Raw | Mapping[str, Any]
 ) -> tuple[KubernetesObject | None, tuple[Unserved, ...]]:
     """As :func:`parse`, with what of the object is left out."""
     reader = _READERS[kind.type]
     try:
         shape = _decode(reader.shape, raw)
-        shape = _placed(shape, reader, live=live)
+        _check_place(shape, reader)
         value = reader.translate(shape)
         return value, unserved(reader.name, shape) if value is not None else ()
     except Wrong as wrong:
@@ -123,14 +120,14 @@ def read(
         raise Malformed(kind=reader.name, name="?", path="", problem=problem, remedy="write the object again") from None
 
 
-def parse_object(written: Mapping[str, Any], *, live: bool = True) -> KubernetesObject | None:
+def parse_object(written: Mapping[str, Any]) -> KubernetesObject | None:
     """One object that names its own kind. Raises :class:`Malformed`, also for a kind that the mesh does not look at."""
     kind = kind_of(written.get("apiVersion"), written.get("kind"))
     if kind is None:
         problem = f"{quote(written.get('kind'))} of apiVersion {quote(written.get('apiVersion'))} is not known"
         remedy = "write one of " + ", ".join(sorted(f"{reader.name}" for reader in _READERS.values()))
         raise Malformed(kind="object", name=_whose(written), path="kind", problem=problem, remedy=remedy)
-    return parse(kind, written, live=live)
+    return parse(kind, written)
 
 
 def _decode(shape: type[msgspec.Struct], raw: bytes | msgspec.Raw | Mapping[str, Any]) -> msgspec.Struct:
@@ -141,16 +138,12 @@ def _decode(shape: type[msgspec.Struct], raw: bytes | msgspec.Raw | Mapping[str,
     return msgspec.json.decode(raw, type=shape)
 
 
-def _placed(shape: msgspec.Struct, reader: _Reader, *, live: bool) -> msgspec.Struct:
-    """The shape with its namespace as the API would have it."""
+def _check_place(shape: msgspec.Struct, reader: _Reader) -> None:
     meta: Metadata = shape.metadata  # type: ignore[attr-defined]
-    if live and not meta.uid:
+    if not meta.uid:
         raise Wrong("metadata.uid", "is missing", "apply the object to the API server, which gives it one")
     if reader.namespaced and not meta.namespace:
-        if live:
-            raise Wrong("metadata.namespace", "is missing", "say which namespace it lives in")
-        return msgspec.structs.replace(shape, metadata=msgspec.structs.replace(meta, namespace="default"))
-    return shape
+        raise Wrong("metadata.namespace", "is missing", "say which namespace it lives in")
 
 
 class _Named(msgspec.Struct):

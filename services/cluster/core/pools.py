@@ -1,7 +1,7 @@
 """Address pools: what one may be by itself (on reading it), and the condition that tells what becomes of it.
 
 Promises one sentence with a remedy for each fault. The API server refuses most of them already (the CRD's rules);
-manifests read from a file, and pools of another's CRD, meet them here. What only shows beside other pools, or asks for
+pools of another's CRD meet them here. What only shows beside other pools, or asks for
 what the mesh does not do, is judged by ``kit.pools`` and written as the pool's condition ``Allocatable``, with Calico's
 type and reasons; a condition that says so already is not written again.
 

@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import struct
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import IntFlag
 
@@ -304,11 +304,6 @@ def batches(records: list[bytes]) -> Iterator[bytes]:
     """What ``collect`` and ``recount`` take: :data:`FRAME_HEAD`, then at most MAX_CONDEMNED records end to end."""
     for start in range(0, len(records), MAX_CONDEMNED):
         yield FRAME_HEAD + b"".join(records[start : start + MAX_CONDEMNED])
-
-
-def condemned_batches(condemned: Iterable[tuple[FlowKey, int]]) -> Iterator[bytes]:
-    """What the collecting program takes: ``struct am_expired`` is 40 bytes of key, 8 of ``last_seen`` (0: any)."""
-    return batches([key.pack() + last_seen.to_bytes(8, "little") for key, last_seen in condemned])
 
 
 def _signed(count: int) -> int:

@@ -184,8 +184,12 @@ class Fronts:
         names: Iterable[Name],
         pods: Collection[HostPortPod] | None = None,
         without: Container[Owner] = frozenset(),
+        closed: Container[Owner] = frozenset(),
     ) -> Moved:
-        """These Services, or slices of theirs, are other ones now; so are the pods with host ports, unless None."""
+        """These Services, or slices of theirs, are other ones now; so are the pods with host ports, unless None.
+
+        Who is refused has no front (``without``), or has its fronts with nobody behind them (``closed``).
+        """
         about = set(names)
         for address in self._count_cluster_ips(objects, about):
             about |= self._asking.get(address, set())
@@ -193,8 +197,8 @@ class Fronts:
         for name in about:
             service, owner = objects.services.get(name), ("service", *name)
             if service is not None and is_fronted(service) and owner not in without:
-                asked = _Planner(self.here, self._cluster_ips, objects.slices(name)).of_service(service)
-                claims[owner] = asked
+                slices = () if owner in closed else objects.slices(name)
+                claims[owner] = _Planner(self.here, self._cluster_ips, slices).of_service(service)
             else:
                 claims[owner] = Claims()
         if pods is not None:

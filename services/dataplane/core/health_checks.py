@@ -8,7 +8,7 @@ they have, but no load balancer should send more. Times are Unix seconds.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from http import HTTPStatus
@@ -102,30 +102,3 @@ def node_answer(path: str, *, healthy: bool, eligible: bool, now: float, last_he
 
 def _stamp(seconds: float) -> str:
     return datetime.fromtimestamp(seconds, UTC).isoformat().replace("+00:00", "Z")
-
-
-MAX_REQUEST = 4096
-
-
-def answer_of(request: bytes, page: Page) -> Answer:
-    """The answer to the head of an HTTP/1 request (RFC 9112, section 3): GET and HEAD of any path."""
-    line = request.split(b"\n", 1)[0].strip().split(b" ")
-    if len(line) != 3 or not line[2].startswith(b"HTTP/1.") or not line[1].startswith(b"/"):
-        return Answer(status=HTTPStatus.BAD_REQUEST)
-    if line[0] not in (b"GET", b"HEAD"):
-        return Answer(status=HTTPStatus.METHOD_NOT_ALLOWED, headers=(("Allow", "GET, HEAD"),))
-    return page(line[1].split(b"?", 1)[0].decode("ascii", "replace"))
-
-
-def render(answer: Answer, *, with_body: bool = True) -> bytes:
-    """The response on the wire; the connection ends with it."""
-    headers: Mapping[str, str] = {
-        "Content-Type": "application/json",
-        "X-Content-Type-Options": "nosniff",
-        "Content-Length": str(len(answer.body)),
-        "Connection": "close",
-        **dict(answer.headers),
-    }
-    head = f"HTTP/1.1 {answer.status.value} {answer.status.phrase}\r\n"
-    head += "".join(f"{name}: {value}\r\n" for name, value in headers.items())
-    return head.encode("ascii") + b"\r\n" + (answer.body if with_body else b"")

@@ -251,8 +251,7 @@ def settle(ledger: Ledger, owed: ClaimRelease) -> tuple[Record, ...]:
 def next_sequence(ledger: Ledger) -> tuple[int, tuple[Record, ...]]:
     """Next number of this node's changes, and the record that must be durable first (each 256th time).
 
-    Whoever uses the number without a record that carries it must also set ``ledger.sequence`` to it, as
-    ``services.dataplane.journal.Journal.next_sequence`` does.
+    The record that carries the number sets ``ledger.sequence`` to it.
     """
     sequence = ledger.sequence + 1
     if sequence > ledger.reserved:

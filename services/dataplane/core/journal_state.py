@@ -8,7 +8,7 @@ boot nobody knows how long the machine was off, so what rested rests from the st
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Set
+from collections.abc import Set
 from dataclasses import dataclass, field
 from typing import Literal
 
@@ -207,16 +207,6 @@ class Ledger:
         """Leases of an attachment, IPv4 first; none when it is unknown."""
         held = self.leases.get(attachment, {})
         return tuple(held[family] for family in sorted(held))
-
-    def all_leases(self) -> Iterator[Lease]:
-        """Every lease of the node."""
-        return iter(self.by_address.values())
-
-    def attachments_of_earlier_boots(self) -> tuple[Attachment, ...]:
-        """Attachments whose links cannot exist any more, because the node has booted since."""
-        return tuple(
-            sorted({lease.attachment for lease in self.by_address.values() if lease.boot and lease.boot != self.boot})
-        )
 
     def count_block(self, cidr: Network, now: float, cooldown: float = COOLDOWN) -> Count:
         """Counters of a held block."""

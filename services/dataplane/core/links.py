@@ -10,7 +10,6 @@ one for all host ends (pods route to it), one per attachment for the pod.
 from __future__ import annotations
 
 from dataclasses import dataclass
-from functools import lru_cache
 from hashlib import blake2b
 
 from proto.net import Address
@@ -94,7 +93,6 @@ class KernelLinks:
         return tuple(link for link in self.links if link.group == GROUP_LIVE and not parse_alias(link.alias))
 
 
-@lru_cache(maxsize=4096)
 def _digest(attachment: Attachment) -> bytes:
     return blake2b(f"{attachment.container}/{attachment.interface}".encode(), digest_size=5).digest()
 

@@ -66,13 +66,8 @@ class TableChange:
         return sets + dropped + len(self.remove_ranges) + len(self.remove_backends)
 
 
-def slots_of(tables: Tables) -> dict[ServiceKey, tuple[Target, ...]]:
-    """The order in which each front's backends stand."""
-    by_number = _slots_by_number(tables)
-    return {key: by_number[service.number] for key, service in tables.services.items()}
-
-
-def _slots_by_number(tables: Tables) -> dict[int, tuple[Target, ...]]:
+def slots_by_number(tables: Tables) -> dict[int, tuple[Target, ...]]:
+    """The order in which the backends of each number stand."""
     found: dict[int, tuple[Target, ...]] = {}
     for number, count in sorted({(service.number, service.backends) for service in tables.services.values()}):
         entries = [tables.backends.get(BackendKey(service=number, index=index)) for index in range(count)]
@@ -98,7 +93,7 @@ def _tables(
     before: Tables,
     last: int,
 ) -> Tables:
-    slots, numbers = _slots_by_number(before), _numbers(fronts, before, last)
+    slots, numbers = slots_by_number(before), _numbers(fronts, before, last)
     tables = Tables()
     counts: dict[BackendsOf, int] = {}
     for shared, number in numbers.items():

@@ -259,10 +259,6 @@ class Datapath:
             if folder.is_dir():
                 self._holder(folder).release(folder, doomed=doomed)
 
-    def detach_sockets(self) -> None:
-        """Takes the socket programs off."""
-        self.detach(SOCKETS)
-
     def links(self) -> dict[str, LinkState]:
         """What hangs where, as the kernel says it now."""
         states = {}

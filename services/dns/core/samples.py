@@ -9,19 +9,19 @@ Source: prometheus.io/docs/instrumenting/exposition_formats (text 0.0.4); coredn
 from __future__ import annotations
 
 import math
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import TypeVar
 
+from prometheus_client.parser import text_string_to_metric_families
+
 from proto.dns import DnsReport
 
 K = TypeVar("K")
-MAX_PAGE = 4 << 20
+MAX_PAGE = 1 << 20
 """Largest page in characters."""
-
-_SAMPLE = re.compile(r"([a-zA-Z_:][a-zA-Z0-9_:]*)(\{.*\})?[ \t]+(\S+)(?:[ \t]+-?\d+)?\s*\Z")
-_LABEL = re.compile(r'\s*([a-zA-Z_][a-zA-Z0-9_]*)\s*=\s*"((?:[^"\\\n]|\\.)*)"\s*(,|\Z)')
+MAX_LINE = 4096
+"""Longest line: what reading one takes grows faster than it."""
 
 
 class Unreadable(ValueError):
@@ -54,7 +54,7 @@ def parse(page: str) -> Counts:
             rcode = labels.get("rcode", "?")
             by_rcode[rcode] = by_rcode.get(rcode, 0) + value
         elif name == "coredns_dns_request_duration_seconds_bucket":
-            bound = _number(labels.get("le", ""), labels.get("le", ""))
+            bound = _bound(labels.get("le", ""))
             durations[bound] = durations.get(bound, 0) + value
         elif name == "coredns_cache_hits_total":
             hits += value
@@ -119,33 +119,24 @@ def _less(now: Mapping[K, int], before: Mapping[K, int]) -> dict[K, int]:
     return {key: max(0, count - before.get(key, 0)) for key, count in now.items()}
 
 
-def _samples(page: str) -> Iterator[tuple[str, dict[str, str], int]]:
+def _samples(page: str) -> Iterator[tuple[str, Mapping[str, str], int]]:
+    """Name, labels and value of CoreDNS' samples; each line is read by itself, whatever its family's type."""
     for number, line in enumerate(page.splitlines(), 1):
         if not line.startswith("coredns_"):
             continue
-        match = _SAMPLE.match(line)
-        if match is None:
-            raise Unreadable(f"line {number}: {line[:80]!r} is no sample")
-        value = _number(match[3], line)
-        if value < 0 or not math.isfinite(value):
-            raise Unreadable(f"line {number}: {line[:80]!r} counts {match[3]}")
-        yield match[1], _labels(match[2] or "", number), int(value)
+        if len(line) > MAX_LINE:
+            raise Unreadable(f"line {number}: {len(line)} characters, more than {MAX_LINE}")
+        try:
+            ((sample,),) = (family.samples for family in text_string_to_metric_families(line))
+        except (ValueError, IndexError):
+            raise Unreadable(f"line {number}: {line[:80]!r} is no sample") from None
+        if sample.value < 0 or not math.isfinite(sample.value):
+            raise Unreadable(f"line {number}: {line[:80]!r} counts {sample.value}")
+        yield sample.name, sample.labels, int(sample.value)
 
 
-def _labels(text: str, number: int) -> dict[str, str]:
-    labels: dict[str, str] = {}
-    inner, at = text[1:-1], 0
-    while at < len(inner):
-        match = _LABEL.match(inner, at)
-        if match is None:
-            raise Unreadable(f"line {number}: {inner[at : at + 40]!r} is no label")
-        labels[match[1]] = match[2].replace("\\n", "\n").replace('\\"', '"').replace("\\\\", "\\")
-        at = match.end()
-    return labels
-
-
-def _number(text: str, line: str) -> float:
+def _bound(text: str) -> float:
     try:
         return float(text)
     except ValueError:
-        raise Unreadable(f"{line[:80]!r}: {text[:20]!r} is no number") from None
+        raise Unreadable(f"{text[:20]!r} is no bound of a bucket") from None

@@ -210,7 +210,10 @@ class Roster:
         """The pod of this key is as given now; None = it is gone."""
         old = self._pods.pop(key, None)
         if old is not None:
-            self._keys_by_namespace[old.namespace].discard(key)
+            mine = self._keys_by_namespace[old.namespace]
+            mine.discard(key)
+            if not mine:
+                del self._keys_by_namespace[old.namespace]
         if pod is not None:
             self._pods[key] = pod
             self._keys_by_namespace.setdefault(pod.namespace, set()).add(key)

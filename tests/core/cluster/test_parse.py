@@ -29,8 +29,9 @@ from proto.objects import (
     ServicePort,
     SliceEndpoint,
 )
-from services.cluster.core.parse import MAX_OBJECT, Malformed, parse, parse_object
+from services.cluster.core.parse import MAX_OBJECT, Malformed, kind_of, parse, parse_object
 
+ROOT = Path(__file__).parents[3]
 SPELLING = {
     "Deployment": "apps/v1",
     "EndpointSlice": "discovery.k8s.io/v1",
@@ -458,7 +459,13 @@ def test_an_unknown_kind_is_named() -> None:
         parse_object({"apiVersion": "v1", "kind": "Foo", "metadata": {"name": "x"}})
 
 
-def test_a_file_needs_neither_uid_nor_namespace() -> None:
-    found = parse_object({"apiVersion": "v1", "kind": "Pod", "metadata": {"name": "x"}, "spec": {}}, live=False)
-    assert isinstance(found, Pod)
-    assert (found.namespace, found.uid) == ("default", "")
+@pytest.mark.parametrize(
+    "path",
+    [*sorted((ROOT / "examples").rglob("*.yaml")), *sorted((ROOT / "lab" / "manifests").glob("*.yaml"))],
+    ids=lambda path: path.name,
+)
+def test_every_example_is_understood(path: Path) -> None:
+    for document in yaml.safe_load_all(path.read_text()):
+        kind = kind_of(document["apiVersion"], document["kind"])
+        if kind is not None:
+            parse(kind, {**document, "metadata": {"namespace": "prod", "uid": "u-1", **document["metadata"]}})

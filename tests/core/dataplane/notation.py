@@ -25,6 +25,7 @@ from services.dataplane.core.fronts import BackendsOf, Front, Fronts, HostPortPo
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import ServiceKey
 from services.dataplane.core.service_objects import ServiceObjects
+from services.dataplane.core.services import Tables, slots_by_number
 
 TCP, UDP, SCTP = 6, 17, 132
 _PROTOCOL = {"any": 0, "tcp": TCP, "udp": UDP, "sctp": SCTP}
@@ -201,8 +202,15 @@ def fronts_of(
     pods: Iterable[HostPortPod],
     here: Here,
     without: Container[Owner] = frozenset(),
+    closed: Container[Owner] = frozenset(),
 ) -> Plan:
     """The fronts for these objects, made from nothing."""
     objects, made = objects_of(services, slices), Fronts(here)
-    made.move(objects, objects.names(), tuple(pods), without)
+    made.move(objects, objects.names(), tuple(pods), without, closed)
     return plan_in(made)
+
+
+def slots_of(tables: Tables) -> dict[ServiceKey, tuple[Target, ...]]:
+    """The order in which each front's backends stand."""
+    by_number = slots_by_number(tables)
+    return {key: by_number[one.number] for key, one in tables.services.items()}

@@ -98,7 +98,7 @@ def test_flows_of_one_endpoint() -> None:
 @pytest.mark.parametrize("count", [0, 1, MAX_CONDEMNED, MAX_CONDEMNED + 1, 3 * MAX_CONDEMNED])
 def test_batches(count: int) -> None:
     condemned = [(key(port=n), n) for n in range(count)]
-    batches = list(conntrack.condemned_batches(condemned))
+    batches = list(conntrack.batches([one.pack() + seen.to_bytes(8, "little") for one, seen in condemned]))
     assert [(len(batch) - 16) // 48 for batch in batches] == [
         min(MAX_CONDEMNED, count - start) for start in range(0, count, MAX_CONDEMNED)
     ]

@@ -13,8 +13,8 @@ from services.dataplane.core.endpoint_choice import Target
 from services.dataplane.core.fronts import HostPortPod
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import Scope, ServiceFlag, ServiceKey, SourceRange, SourceRangeKey
-from services.dataplane.core.services import Tables, change, slots_of
-from tests.core.dataplane.notation import TCP, UDP, Plan, fronts_of, service, slice_of
+from services.dataplane.core.services import Tables, change
+from tests.core.dataplane.notation import TCP, UDP, Plan, fronts_of, service, slice_of, slots_of
 
 VIP, VIP6 = "10.96.0.10", "fd00:10:96::10"
 N1, N1_6, N2 = "172.30.0.11", "fd00:30::11", "172.30.0.12"

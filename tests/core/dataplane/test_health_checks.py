@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from http import HTTPStatus
 from typing import Any
 
 import msgspec
 import pytest
 
-from services.dataplane.core.health_checks import Answer, ServiceCheck, answer_of, checks_of, node_answer, render
+from services.dataplane.core.health_checks import ServiceCheck, checks_of, node_answer
 from tests.core.dataplane.notation import service, slice_of
 
 LOCAL: dict[str, Any] = {"type": "LoadBalancer", "external_policy": "Local", "health_check_port": 32000}
@@ -72,42 +71,3 @@ def test_the_answer_for_a_node(path: str, healthy: bool, eligible: bool, status:
         assert body["currentTime"] == "1970-01-01T00:01:40Z"
         assert body["lastUpdated"] == ("1970-01-01T00:01:40Z" if healthy else "1970-01-01T00:00:40Z")
         assert body.get("nodeEligible") == (eligible if path == "/healthz" else None)
-
-
-@pytest.mark.parametrize(
-    ("request_line", "status"),
-    [
-        (b"GET / HTTP/1.1", 200),
-        (b"HEAD /healthz?x=1 HTTP/1.0", 200),
-        (b"POST / HTTP/1.1", 405),
-        (b"GET http://a/ HTTP/1.1", 400),
-        (b"GET / HTTP/2", 400),
-        (b"GET  / HTTP/1.1", 400),
-        (b"\x16\x03\x01\x02", 400),
-        (b"", 400),
-    ],
-)
-def test_requests(request_line: bytes, status: int) -> None:
-    answer = answer_of(request_line + b"\r\nHost: n1\r\n\r\n", lambda _path: Answer(status=HTTPStatus.OK, body=b"{}"))
-    assert answer.status == status
-
-
-def test_a_path_is_told_without_its_query() -> None:
-    seen: list[str] = []
-
-    def page(path: str) -> Answer:
-        seen.append(path)
-        return Answer(status=HTTPStatus.OK)
-
-    answer_of(b"GET /healthz?verbose HTTP/1.1\r\n\r\n", page)
-    assert seen == ["/healthz"]
-
-
-def test_a_response_on_the_wire() -> None:
-    answer = Answer(status=HTTPStatus.SERVICE_UNAVAILABLE, body=b"{}", headers=(("X-A", "b"),))
-    head, body = render(answer).split(b"\r\n\r\n")
-    lines = head.decode().split("\r\n")
-    assert lines[0] == "HTTP/1.1 503 Service Unavailable"
-    assert {"Content-Length: 2", "Connection: close", "X-A: b", "Content-Type: application/json"} <= set(lines[1:])
-    assert body == b"{}"
-    assert render(answer, with_body=False).endswith(b"\r\n\r\n")

@@ -157,7 +157,6 @@ def test_after_a_reboot_the_rest_begins_again() -> None:
     held.apply(Booted("boot-2", 3.0))
     assert isinstance(allocate(held, (4,), ask(9), 100.0), NeedsBlock), "the old clock says nothing now"
     assert addresses(allocate(held, (4,), ask(9), 3.0 + COOLDOWN)) == ["10.244.0.0"]
-    assert held.attachments_of_earlier_boots() == tuple(ask(number).attachment for number in (1, 2, 3))
 
 
 def test_a_claim_is_held_owed_and_settled() -> None:

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from kit.selectors import matches_peer
+from kit.selectors import Candidate
 from proto.identity import IdentityRecord
 from proto.policy import (
     MAX_RULES,
@@ -77,7 +77,7 @@ def naive(
             or (bool(probe.cidr_set) and probe.cidr_set in rule.cidr_sets)
             or any(
                 (probe.peer >= 256 and everybody(one.selectors[index]))
-                or (record is not None and matches_peer(one.selectors[index], record))
+                or (record is not None and Candidate.of(record).is_in(one.selectors[index]))
                 for index in rule.selectors
             )
         )

@@ -18,8 +18,8 @@ from services.dataplane.core.fronts import Fronts, HostPortPod
 from services.dataplane.core.here import Here
 from services.dataplane.core.service_layout import BackendKey, MemberKey, ServiceKey
 from services.dataplane.core.service_objects import ServiceObjects
-from services.dataplane.core.services import Tables, change, place, slots_of, swept, whole
-from tests.core.dataplane.notation import TCP, UDP, fronts_of, objects_of, plan_in, service, slice_of
+from services.dataplane.core.services import Tables, change, place, swept, whole
+from tests.core.dataplane.notation import TCP, UDP, fronts_of, objects_of, plan_in, service, slice_of, slots_of
 
 VIP = "10.96.0.10"
 KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)
@@ -256,7 +256,8 @@ _change = st.one_of(
     _slice.map(lambda one: (f"slice.{one.name}", one)),
     st.sampled_from([f"slice.{name}-{part}" for name in NAMES for part in "ab"]).map(lambda key: (key, None)),
 )
-_turns = st.lists(st.tuples(st.lists(_change, max_size=4), _pods, _without), min_size=1, max_size=6)
+_closed = st.frozensets(st.sampled_from([("service", "shop", name) for name in NAMES]))
+_turns = st.lists(st.tuples(st.lists(_change, max_size=4), _pods, _without, _closed), min_size=1, max_size=6)
 
 
 @settings(max_examples=300)
@@ -265,14 +266,14 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: l
     objects, made, last = ServiceObjects(), Fronts(HERE), 0
     tables = Tables()
     known: dict[str, Any] = {}
-    refused: frozenset[Any] = frozenset()
-    for changes, pods, without in turns:
-        names = {owner[1:] for owner in without ^ refused if owner[0] == "service"}
+    refused, shut = frozenset[Any](), frozenset[Any]()
+    for changes, pods, without, closed in turns:
+        names = {owner[1:] for owner in (without ^ refused) | (closed ^ shut) if owner[0] == "service"}
         for key, value in changes:
             names |= set(objects.put(key, value))
             known[key] = value
-        moved = made.move(objects, names, pods, without)
-        refused = without
+        moved = made.move(objects, names, pods, without, closed)
+        refused, shut = without, closed
         steps = tables_module.moved(moved, made.backends, tables, last)
         last = max([last, *(one.number for one in steps.set_services.values())])
         tables_module.apply(tables, steps)
@@ -284,6 +285,7 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: l
             pods,
             HERE,
             without,
+            closed,
         )
         now = plan_in(made)
         assert (now.fronts, now.backends) == (plan.fronts, plan.backends)
@@ -292,6 +294,21 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: l
         assert not len(change(tables, wanted))
         numbers = {front.backends: tables.services[key].number for key, front in plan.fronts.items()}
         assert len(set(numbers.values())) == len(numbers)
+
+
+def test_who_is_refused_room_for_endpoints_keeps_its_fronts_with_nobody_behind_them() -> None:
+    """The kernel then ends a connection to it at once; without a front it would wait until it gave up."""
+    web, api = service("web", VIP), service("api", "10.96.0.20")
+    objects = objects_of([web, api], [slice_of("web", "10.244.0.1"), slice_of("api", "10.244.0.2")])
+    made = Fronts(Here(node="n1"))
+    tables = Tables()
+    for closed, count in ((set(), 1), ({("service", "shop", "web")}, 0), (set(), 1)):
+        moved = made.move(objects, {("shop", "web"), ("shop", "api")}, [], set(), closed)
+        tables_module.apply(tables, tables_module.moved(moved, made.backends, tables, 10))
+        assert {key.address: one.backends for key, one in tables.services.items()} == {
+            ip_address(VIP): count,
+            ip_address("10.96.0.20"): 1,
+        }
 
 
 def test_a_change_costs_the_services_that_it_is_about() -> None:

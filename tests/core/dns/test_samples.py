@@ -58,6 +58,7 @@ def test_spellings(page: str, queries: int) -> None:
         'coredns_dns_request_duration_seconds_bucket{le="x"} 1\n',
         "coredns_ <html>\n",
         "x" * (MAX_PAGE + 1),
+        "coredns_x{a=\"" + "\\" * 10_000 + "\"} 1\n",
     ],
 )  # fmt: skip
 def test_pages_that_are_none(page: str) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import yaml
 
-from kit.selectors import Candidate, hidden_key, keys_named, matches_peer, may_select, selects
+from kit.selectors import Candidate, hidden_key, keys_named, may_select, selects
 from proto.identity import IdentityRecord, NamedPort
 from proto.objects import Selector
 from proto.policy import SelectorPeer
@@ -126,5 +126,4 @@ APP_DB, BLUE, BUILD = Selector((("app", "db"),)), Selector((("team", "blue"),)),
     ],
 )
 def test_peers(peer: SelectorPeer, matched: bool) -> None:
-    assert matches_peer(peer, RECORD) == matched
     assert Candidate.of(RECORD).is_in(peer) == matched

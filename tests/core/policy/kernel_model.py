@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
-from kit.selectors import matches_peer
+from kit.selectors import Candidate
 from proto.identity import IdentityRecord, Reserved
 from proto.policy import CidrSet, CompiledPolicy, Direction, PortMatch
 
@@ -79,7 +79,7 @@ class Kernel:
             kernel.subjects[policy.identity] = policy
             for place, peer in enumerate(policy.selectors):
                 if peer not in matched:
-                    matched[peer] = {record.identity for record in known if matches_peer(peer, record)}
+                    matched[peer] = {record.identity for record in known if Candidate.of(record).is_in(peer)}
                 kernel.members[policy.identity, place] = matched[peer]
         for namespace, entries in prefixes.items():
             kernel.cidrs[namespace] = Trie(128)

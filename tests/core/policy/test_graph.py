@@ -78,6 +78,24 @@ def test_incremental_equals_fresh(expander: str, seed: int) -> None:
             assert image(graph) == image(fresh(state)), f"seed {seed}"
 
 
+@pytest.mark.parametrize("seed", range(12))
+def test_of_what_is_gone_nothing_stays(seed: int) -> None:
+    """Else memory would grow with all that ever was."""
+    chance = Random(seed)
+    graph, before = Graph(), dict[str, KubernetesObject]()
+    for index in range(3):
+        state = keyed(seeded(seed * 100 + index).world(policies=4))
+        move(graph, before, state, chance)
+        settled_with_relevant(graph)
+        before = state
+    move(graph, before, {}, chance)
+    settled_with_relevant(graph)
+    graph.roster.moved.clear()  # its reader has read it
+    parts = (graph, graph.roster, graph._matches, graph._matches.sets, graph._sizes, graph._naming)
+    left = {name: held for part in parts for name, held in vars(part).items() if isinstance(held, dict | set) and held}
+    assert {name: held for name, held in left.items() if name != "_rules"} == {}, "the rules of a turn go with the next"
+
+
 def settled_with_relevant(graph: Graph) -> None:
     graph.run()
     graph.hold(Held(relevants=frozenset({graph.relevant})))

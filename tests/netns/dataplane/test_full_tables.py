@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -233,10 +235,19 @@ class TestBackends:
         # Whose endpoints change meanwhile has the new ones soon.
         node.put(slice_of("old", 7))
         wait_for("the new endpoints", lambda: backends(node, "old") == 7, 5)
-        assert not counted(node)
+        # Its fronts are there, with nobody behind them: who connects is refused at once, and does not wait.
+        wait_for("its fronts", lambda: counted(node) == {large.name: PORTS})
+        assert behind(node, large) == {0}
+        client = node.pod("client")
+        began = time.monotonic()
+        command = ["nsenter", f"--net=/run/netns/{client.netns}", sys.executable, "-c", _CONNECT, str(node.cgroup)]
+        command.append(str(large.cluster_ips[0]))
+        said = subprocess.run(command, capture_output=True, text=True, timeout=20, check=False)
+        assert said.stdout.strip() in ("ConnectionRefusedError", "PermissionError"), said
+        assert time.monotonic() - began < 5
         node.delete(*parts[1:])
         node.put(slice_of(large.name, 10, namespace="mallory", ports=PORTS))
-        wait_for("it, now that it is smaller", lambda: counted(node) == {large.name: PORTS})
+        wait_for("it, now that it is smaller", lambda: behind(node, large) == {10})
         node.delete(large, parts[0])
 
     def test_endpoints_that_change_all_the_time_hold_up_nobody_else(self, node: Mesh) -> None:
@@ -256,6 +267,22 @@ class TestBackends:
         assert started.four
         node.delete(large)
         wait_for("its end", lambda: not counted(node), 30)
+
+
+_CONNECT = """
+import os, socket, sys
+with open(sys.argv[1] + "/cgroup.procs", "w") as procs: procs.write(str(os.getpid()))
+try: socket.create_connection((sys.argv[2], 1), 10)
+except OSError as error: print(type(error).__name__)
+"""
+
+
+def behind(world: Mesh, service: Service) -> set[int]:
+    """How many backends the fronts of a Service have."""
+    opened = tables(world)
+    found = {one.backends for key, one in opened.services.items().items() if key.address in service.cluster_ips}
+    opened.close()
+    return found
 
 
 def backends(world: Mesh, name: str) -> int:

@@ -72,13 +72,12 @@ async def test_view_waits_for_the_marker_then_follows(bus_for: BusFor, buckets: 
     await kv.put("_complete", sync.Complete(epoch=buckets["blocks"]))
     await view.wait_synced(2)
     assert view.epoch == buckets["blocks"]
-    assert "0af40000-26" in await view.changed()
-    revision = await kv.put("0af40000-26", block("n2"))
-    while view.entries["0af40000-26"].value.node != "n2":
-        await view.changed()
-    assert view.sequence == revision
     reader = view.cursor()
     assert reader.take() == {"0af40000-26", "_epoch", "_complete"}
+    revision = await kv.put("0af40000-26", block("n2"))
+    assert await reader.changed() == {"0af40000-26"}
+    assert view.entries["0af40000-26"].value.node == "n2"
+    assert view.sequence == revision
     await kv.delete("0af40000-26")
     assert await reader.changed() == {"0af40000-26"}
     assert not view.entries
@@ -112,8 +111,9 @@ async def test_confined_view_sees_its_prefixes_and_markers(bus_for: BusFor, buck
     await view.wait_synced(3)
     assert set(view.entries) == {"core.node._.n1"}
     await kv.put("core.node._.n2", Node(name="n2", uid="u"))
+    reader = view.cursor()
     while "core.node._.n2" not in view.entries:
-        await asyncio.wait_for(view.changed(), 2)
+        await asyncio.wait_for(reader.changed(), 2)
     entry = await bus.bucket(subjects.OBJECTS).get("core.node._.n1", Node)
     assert entry is not None
     assert list(await bus.bucket(subjects.OBJECTS).list(Node, "core.node")) == ["core.node._.n1", "core.node._.n2"]

@@ -98,7 +98,8 @@ async def test_a_client_that_sends_too_much_or_nothing_is_hung_up_on(
     port = free_port()
     await server.apply({port: page(b"x")})
     with contextlib.suppress(ConnectionResetError):
-        assert await ask(port, b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n") == b""
+        assert (await ask(port, b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n")).startswith(b"HTTP/1.0 400 ")
+    assert await ask(port, b"") == b""
     assert await ask(port, b"GET / HTTP/1.1\r\n") == b""
     assert (await ask(port)).endswith(b"x/")
 
@@ -117,3 +118,35 @@ async def test_more_requests_at_once_than_the_limit_are_hung_up_on(
         writer.close()
     await asyncio.sleep(0.1)
     assert (await ask(port)).endswith(b"x/")
+
+
+@pytest.mark.parametrize(
+    ("head", "status"),
+    [
+        (b"GET /?verbose HTTP/1.1", 200),
+        (b"HEAD / HTTP/1.0", 200),
+        (b"GET / HTTP/1.1\r\nConnection: keep-alive", 200),
+        (b"POST / HTTP/1.1\r\nContent-Length: 100000000", 405),
+        (b"GET / HTTP/2", 400),
+        (b"\x16\x03\x01\x02", 400),
+    ],
+)
+async def test_each_request_has_one_answer_and_is_the_last(server: HealthCheckServer, head: bytes, status: int) -> None:
+    port = free_port()
+    await server.apply({port: page(b"at ")})
+    answer = await ask(port, head + b"\r\nHost: n1\r\n\r\n")
+    first, _, rest = answer.partition(b"\r\n")
+    headers, _, body = rest.partition(b"\r\n\r\n")
+    assert first.split(b" ")[1] == str(status).encode()
+    if status == 200:
+        assert {b"Content-Type: application/json", b"Content-Length: 4"} <= set(headers.split(b"\r\n"))
+        assert body == (b"" if head.startswith(b"HEAD") else b"at /")
+
+
+async def test_what_strangers_send_is_no_line_in_the_log(
+    server: HealthCheckServer, caplog: pytest.LogCaptureFixture
+) -> None:
+    port = free_port()
+    await server.apply({port: page(b"x")})
+    await ask(port, b"\x16\x03\x01\x02\r\n\r\n")
+    assert caplog.records == []
