@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 
+from kit.models import HOST_GW, SERVED, wishes
 from kit.prefixes import overlap
 from proto.addresses import PoolVerdict
 from proto.net import Network
@@ -161,11 +162,15 @@ def _sized(pool: IPPool) -> PoolVerdict | None:
 
 def _unsupported(pool: IPPool) -> PoolVerdict | None:
     """Why a pool cannot be honoured whole; it is then not used at all, since any other use is not what was asked."""
-    for name, mode, word in (("ipipMode", pool.ipip_mode, "IPIP"), ("vxlanMode", pool.vxlan_mode, "VXLAN")):
-        if mode != "Never":
-            problem = f"spec.{name} {mode}: pod packets cannot travel in {word} yet, only as they are (host-gw)"
+    for wish in wishes(pool):
+        if wish.model not in SERVED:
+            word = wish.model.upper()
+            problem = f"spec.{wish.field} {wish.mode}: pod packets cannot travel in {word} yet, only as they are"
             return PoolVerdict(
-                pool.name, UNSUPPORTED, problem, f"set spec.{name} to Never if the nodes are on one L2 network"
+                pool.name,
+                UNSUPPORTED,
+                f"{problem} ({HOST_GW.name})",
+                f"set spec.{wish.field} to Never if the nodes are on one L2 network",
             )
     if pool.namespace_selector.strip() not in ("", "all()"):
         problem = f"spec.namespaceSelector {pool.namespace_selector!r}: a pool cannot be kept for namespaces yet"

@@ -25,6 +25,8 @@ class Interface:
     name: str
     index: int
     up: bool
+    mtu: int
+    """Largest IP packet, in bytes."""
     addresses: tuple[IPv4Interface | IPv6Interface, ...]
     """With their prefix lengths; of a point-to-point link this end's."""
 
@@ -60,6 +62,7 @@ class Interfaces:
                     name=message.get_attr("IFLA_IFNAME"),
                     index=message["index"],
                     up=bool(message["flags"] & 0x1),
+                    mtu=message.get_attr("IFLA_MTU"),
                     addresses=tuple(addresses.get(message["index"], ())),
                 )
 

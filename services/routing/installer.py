@@ -15,8 +15,9 @@ from chassis.reconcile import Again, Dirty, Done
 from kit.once import Once
 from proto.events import RoutesChanged
 from proto.net import Network
+from services.routing.core.faults import Fault
 from services.routing.core.fib import Operation, Replace, Route, Snapshot
-from services.routing.core.plan import Fault, Mesh, Plan, plan
+from services.routing.core.plan import Mesh, Plan, plan
 from services.routing.kernel import Kernel
 
 Changed = Callable[[RoutesChanged], None]

@@ -137,7 +137,9 @@ class Kernel:
     def _uplinks(self) -> tuple[Uplink, ...]:
         assert self._interfaces is not None
         found = self._interfaces.named(self._names)
-        return tuple(Uplink(name=one.name, index=one.index, up=one.up, addresses=one.addresses) for one in found)
+        return tuple(
+            Uplink(name=one.name, index=one.index, up=one.up, mtu=one.mtu, addresses=one.addresses) for one in found
+        )
 
     def _apply(self, operations: Sequence[Operation]) -> tuple[tuple[Operation, int], ...]:
         assert self._netlink is not None

@@ -652,6 +652,27 @@ ROUTING = (
         new="        )\n        for writer",
         tests=("tests/core/routing/test_plan.py",),
     ),
+    Mutant(
+        name="a-model-that-the-other-node-cannot-do",
+        file="services/routing/core/models/__init__.py",
+        old="    if name not in pair.peer.models:",
+        new="    if False:",
+        tests=("tests/core/routing/test_models.py",),
+    ),
+    Mutant(
+        name="another-model-than-was-asked-for",
+        file="services/routing/core/models/__init__.py",
+        old="    for name in asked[:-1]:",
+        new="    for name in models:",
+        tests=("tests/core/routing/test_models.py",),
+    ),
+    Mutant(
+        name="mtu-without-what-a-model-adds",
+        file="kit/models.py",
+        old="min(uplinks, default=USUAL_MTU) - overhead,",
+        new="min(uplinks, default=USUAL_MTU),",
+        tests=("tests/core/kit/test_models.py",),
+    ),
 )
 
 DATAPLANE = (

@@ -67,6 +67,8 @@ class Uplink:
     name: str
     index: int
     up: bool
+    mtu: int = 1500
+    """Largest IP packet, in bytes."""
     addresses: tuple[IPv4Interface | IPv6Interface, ...] = ()
 
 

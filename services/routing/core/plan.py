@@ -1,12 +1,12 @@
-"""Which routes this node should have (host-gw), and the operations that lead there.
+"""Which routes this node should have, and the operations that lead there.
 
-Every node's block is reached through that node's address on the shared link; a kept address that is held on another
-node, outside of that node's blocks, is a host route of its own; what is held here is left to the dataplane. Own blocks
-and the blocks that kept addresses come from are *unreachable* where nothing better is known, or a packet for an address
-that nobody has would go out by the default route and come back.
+Every node's block is reached by the path that a model gives for that pair of nodes (``core.models``); a kept address
+that is held on another node, outside of that node's blocks, is a host route of its own; what is held here is left to
+the dataplane. Own blocks and the blocks that kept addresses come from are *unreachable* where nothing better is known,
+or a packet for an address that nobody has would go out by the default route and come back.
 
 Refuses: a prefix that ``blocks`` does not say its announcer holds, and what a node says in another's name (one node
-cannot draw another's traffic), a next hop that is not on the link (a route there would be a black hole; said as a
+cannot draw another's traffic), a pair that no model asked for serves (a route there would be a black hole; said as a
 fault), and any change of a route that is not ours, whatever it covers. Nothing is removed that the state would want if
 all of it were here: see :func:`may_remove`.
 """
@@ -17,9 +17,12 @@ from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 
+from kit.models import HOST_GW
+from kit.prefixes import overlap
 from proto.addresses import IPAM_HOLDER, Block, Claim
 from proto.net import Address, Network
 from proto.routes import NodeRoutes
+from services.routing.core.faults import Fault
 from services.routing.core.fib import (
     LAST_METRIC,
     METRIC,
@@ -32,6 +35,11 @@ from services.routing.core.fib import (
     Snapshot,
     Uplink,
 )
+from services.routing.core.models import MODELS, path_to
+from services.routing.core.models.contract import Pair, Path
+
+Asked = tuple[str, ...]
+"""Names of models, the one to be preferred first."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,16 +58,13 @@ class Mesh:
     """Nodes whose part of ``routes`` is complete in the bucket's present epoch."""
     impostors: tuple[tuple[str, str], ...] = ()
     """Who wrote under its own key of ``routes`` in another's name, and in whose."""
+    pools: Mapping[Network, Asked] = field(default_factory=dict)
+    """Models that the packets to a pool's addresses may take, for each pool that asks for others than host-gw; there
+    is none as long as no other is served (``kit.models``)."""
 
-
-@dataclass(frozen=True, slots=True)
-class Fault:
-    """Something a person must know: what, and what to do."""
-
-    fault: str
-    remedy: str
-    of_others: bool = False
-    """It lies in what another node tells: a person must know, but this node does what it can and is ready."""
+    def asked_for(self, network: Network) -> Asked:
+        """The models asked for by the pool that a prefix lies in."""
+        return next((asked for cidr, asked in self.pools.items() if overlap(cidr, network)), (HOST_GW.name,))
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,27 +101,39 @@ def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
 
 def desired_routes(mesh: Mesh, uplinks: Iterable[Uplink]) -> tuple[dict[tuple[Network, int], Route], list[Fault]]:
     """All routes of ours that should be there, and why some cannot."""
-    faults: list[Fault] = []
-    links = tuple(uplink for uplink in uplinks if uplink.up)
-    claimed: dict[str, set[int]] = {}
-    for claim in mesh.claims:
-        claimed.setdefault(claim.node, set()).add(claim.address.version)
-    hops = {
-        (name, family): _next_hop(told, family, links, faults)
-        for name, told in sorted(mesh.routes.items())
-        if name != mesh.me
-        for family in sorted({prefix.version for prefix in told.prefixes} | claimed.get(name, set()))
-    }
+    paths = _paths(mesh, tuple(uplink for uplink in uplinks if uplink.up))
     routes = [Route(destination=cidr, kind=Kind.UNREACHABLE, metric=LAST_METRIC) for cidr in _refused(mesh)]
+
+    def route(node: str, destination: Network) -> None:
+        path = paths.get((node, destination.version, mesh.asked_for(destination)))
+        if isinstance(path, Path):
+            routes.append(Route(destination=destination, via=path.via, link=path.link))
+
     for name, told in mesh.routes.items():
         for prefix in told.prefixes:
             block = mesh.blocks.get(prefix)
             if name != mesh.me and block is not None and block.node == name:
-                routes += _through(hops.get((name, prefix.version)), prefix)
+                route(name, prefix)
     for claim in mesh.claims:
         if claim.node and claim.node != mesh.me and not _in_blocks_of(claim.node, claim.address, mesh):
-            routes += _through(hops.get((claim.node, claim.address.version)), ip_network(claim.address))
-    return {route.key: route for route in routes}, faults
+            route(claim.node, ip_network(claim.address))
+    faults = dict.fromkeys(path for path in paths.values() if isinstance(path, Fault))
+    return {route.key: route for route in routes}, list(faults)
+
+
+def _paths(mesh: Mesh, links: tuple[Uplink, ...]) -> dict[tuple[str, int, Asked], Path | Fault]:
+    """To each other node, for each family and each wish of a pool that something behind it has."""
+    needed: dict[str, set[tuple[int, Asked]]] = {}
+    for name, told in mesh.routes.items():
+        needed[name] = {(prefix.version, mesh.asked_for(prefix)) for prefix in told.prefixes}
+    for claim in mesh.claims:
+        if claim.node in needed:
+            needed[claim.node].add((claim.address.version, mesh.asked_for(ip_network(claim.address))))
+    return {
+        (name, family, asked): path_to(Pair(peer=mesh.routes[name], family=family, links=links), asked)
+        for name in sorted(needed.keys() - {mesh.me})
+        for family, asked in sorted(needed[name])
+    }
 
 
 def may_remove(route: Route, mesh: Mesh) -> bool:
@@ -145,50 +162,7 @@ def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink])
         (cidr for cidr, block in blocks.items() if block.node == me),
         key=lambda cidr: (cidr.version, int(cidr.network_address)),
     )
-    return NodeRoutes(node=me, underlay=underlay, prefixes=tuple(prefixes))
-
-
-def _next_hop(
-    told: NodeRoutes, family: int, links: tuple[Uplink, ...], faults: list[Fault]
-) -> tuple[Address, int] | None:
-    candidates = [address for address in told.underlay if address.version == family]
-    for address in candidates:
-        for uplink in links:
-            for interface in uplink.addresses:
-                if interface.version != family or address not in interface.network:
-                    continue
-                if address == interface.ip:
-                    faults.append(
-                        Fault(
-                            f"node {told.node} says it has {address}, which is this node's own",
-                            "give each node an address and a name of its own",
-                            of_others=True,
-                        )
-                    )
-                    return None
-                return address, uplink.index
-    if candidates:
-        text = ", ".join(str(address) for address in candidates[:4])
-        faults.append(
-            Fault(
-                f"node {told.node} ({text}) is not on a link of this node, so host-gw cannot reach it",
-                "put the nodes on one layer-2 network or name the right interface in AIRMESH_UPLINKS",
-                of_others=bool(links),
-            )
-        )
-    else:
-        faults.append(
-            Fault(
-                f"node {told.node} has no IPv{family} address on its uplinks",
-                f"give it an IPv{family} address",
-                of_others=True,
-            )
-        )
-    return None
-
-
-def _through(hop: tuple[Address, int] | None, destination: Network) -> list[Route]:
-    return [Route(destination=destination, via=hop[0], link=hop[1])] if hop is not None else []
+    return NodeRoutes(node=me, underlay=underlay, prefixes=tuple(prefixes), models=tuple(MODELS))
 
 
 def _refused(mesh: Mesh) -> list[Network]:

@@ -1,0 +1,81 @@
+"""The models of routing: how packets of pods travel between two nodes. The one place that says which there are.
+
+Owns their names, what each adds to a packet, and which fields of an IPPool ask for which. Whoever must know asks here:
+``kit.pools`` (a pool that asks for a model that nobody serves gives no blocks), ``routing`` (what each of
+:data:`SERVED` does in the kernel is in ``services/routing/core/models``) and ``dataplane`` (a pod's MTU). So all of
+them serve a model from the release on that names it here.
+
+A pod's MTU is that of this node's uplinks less what the models add: the smallest over the pairs that its packets may
+take, as with Calico and Cilium. It follows from this node's own links and from pools, never from what another node
+tells, or one node's word would make the packets of all others small.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from proto.objects import IPPool
+
+LEAST_MTU = 1280
+"""What IPv6 needs of every link (RFC 8200, 5): below it the kernel takes a link's IPv6 addresses away for good."""
+MOST_MTU = 65535
+"""Of a veth (ETH_MAX_MTU)."""
+USUAL_MTU = 1500
+"""Of Ethernet: what is taken where there is no uplink yet."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Model:
+    """What is true of a model on every pair of nodes."""
+
+    name: str
+    overhead: Mapping[int, int]
+    """Bytes that it adds to a packet, by the family in which the nodes speak to each other; it does not go over a
+    family that is not here."""
+
+
+HOST_GW = Model(name="host-gw", overhead={4: 0, 6: 0})
+"""Packets as they are, routed through the other node: nodes of one layer-2 network."""
+
+SERVED: Mapping[str, Model] = {model.name: model for model in (HOST_GW,)}
+"""Those that there are, by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Wish:
+    """A field of an IPPool that asks for a model."""
+
+    field: str
+    mode: str
+    """``Always`` or ``CrossSubnet``."""
+    model: str
+
+
+def wishes(pool: IPPool) -> tuple[Wish, ...]:
+    """The encapsulations that a pool asks for; none: packets as they are."""
+    fields = (("ipipMode", pool.ipip_mode, "ipip"), ("vxlanMode", pool.vxlan_mode, "vxlan"))
+    return tuple(Wish(name, mode, model) for name, mode, model in fields if mode != "Never")
+
+
+def asked(pool: IPPool, served: Mapping[str, Model] = SERVED) -> tuple[str, ...]:
+    """Names of the models that packets to addresses of a pool may take, the one to be preferred first.
+
+    Addresses of a pool whose model nobody serves, given before it asked for that, are reached as before.
+    """
+    for wish in wishes(pool):
+        if wish.model in served:
+            return (HOST_GW.name, wish.model) if wish.mode == "CrossSubnet" else (wish.model,)
+    return (HOST_GW.name,)
+
+
+def models_of(pools: Iterable[IPPool], served: Mapping[str, Model] = SERVED) -> tuple[Model, ...]:
+    """The models that packets between pods with addresses of these pools may take."""
+    names = {name for pool in pools for name in asked(pool, served)}
+    return tuple(model for name, model in served.items() if name in names)
+
+
+def pod_mtu(uplinks: Iterable[int], models: Iterable[Model]) -> int:
+    """The MTU of a pod's link on a node whose uplinks have these MTUs, where packets may take any of ``models``."""
+    overhead = max((added for model in models for added in model.overhead.values()), default=0)
+    return max(LEAST_MTU, min(min(uplinks, default=USUAL_MTU) - overhead, MOST_MTU))

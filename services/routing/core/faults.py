@@ -1,0 +1,15 @@
+"""What a person must know of a node's routes, as a sentence with its remedy."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Fault:
+    """Something a person must know: what, and what to do."""
+
+    fault: str
+    remedy: str
+    of_others: bool = False
+    """It lies in what another node tells: a person must know, but this node does what it can and is ready."""

@@ -1,0 +1,95 @@
+"""Which model a pair of nodes takes, and the path that it gives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_interface, ip_network
+
+import pytest
+from msgspec import structs
+
+from kit.models import HOST_GW
+from kit.models import Model as Traits
+from proto.routes import NodeRoutes
+from services.routing.core.faults import Fault
+from services.routing.core.fib import Snapshot, Uplink
+from services.routing.core.models import MODELS, path_to
+from services.routing.core.models.contract import Model, Pair, Path
+from services.routing.core.plan import plan
+from tests.core.routing.test_plan import FAB0, N1, N2, mesh, node
+
+JUMBO = Uplink(name="fab1", index=4, up=True, mtu=9000, addresses=(ip_interface("192.0.2.1/24"),))
+FAR = node("n3", "198.51.100.3", "10.244.0.128/26")
+PAPER = Traits(name="paper", overhead={4: 20})
+
+
+@dataclass(frozen=True, slots=True)
+class Tunnel:
+    """A model on paper, IPv4 alone: reaches whoever has an address, by a device of its own."""
+
+    traits: Traits = PAPER
+
+    def path(self, pair: Pair) -> Path | Fault:
+        outer = next((address for address in pair.peer.underlay if address.version == 4), None)
+        if pair.family not in self.traits.overhead or outer is None:
+            return Fault(f"paper carries no IPv{pair.family}", "ask for another model")
+        mtu = min(uplink.mtu for uplink in pair.links) - self.traits.overhead[4]
+        return Path(model="paper", via=outer, link=77, mtu=mtu)
+
+
+BOTH: dict[str, Model] = {**MODELS, "paper": Tunnel()}
+
+
+def pair(
+    told: NodeRoutes = N2, family: int = 4, *links: Uplink, models: tuple[str, ...] = ("host-gw", "paper")
+) -> Pair:
+    return Pair(peer=structs.replace(told, models=models), family=family, links=links or (FAB0,))
+
+
+@pytest.mark.parametrize(("family", "via"), [(4, "172.30.0.12"), (6, "fd00:172:30::12")])
+def test_host_gw_goes_by_the_link_that_both_are_on(family: int, via: str) -> None:
+    found = path_to(pair(N2, family, JUMBO, FAB0), ["host-gw"])
+    assert found == Path(model="host-gw", via=ip_address(via), link=3, mtu=1500)
+    assert path_to(pair(node("n5", "192.0.2.5"), 4, FAB0, JUMBO), ["host-gw"]) == Path(
+        model="host-gw", via=ip_address("192.0.2.5"), link=4, mtu=9000
+    )
+
+
+@pytest.mark.parametrize(
+    ("told", "family", "asked", "model"),
+    [
+        (N2, 4, ("host-gw", "paper"), "host-gw"),
+        (FAR, 4, ("host-gw", "paper"), "paper"),
+        (N2, 4, ("paper",), "paper"),
+        (FAR, 4, ("host-gw",), "n3 (198.51.100.3) is not on a link of this node"),
+        (N2, 6, ("paper",), "paper carries no IPv6"),
+        (FAR, 6, ("host-gw", "paper"), "paper carries no IPv6"),
+        (N2, 4, ("ipip",), "this node cannot do ipip"),
+    ],
+)
+def test_the_first_that_serves_the_pair_is_taken_and_nothing_else(
+    told: NodeRoutes, family: int, asked: tuple[str, ...], model: str
+) -> None:
+    found = path_to(pair(told, family), asked, BOTH)
+    assert model in (found.model if isinstance(found, Path) else found.fault)
+    assert isinstance(found, Path) is (model in BOTH)
+
+
+def test_both_nodes_must_do_a_model() -> None:
+    found = path_to(pair(N2, 4, models=("host-gw",)), ("paper",), BOTH)
+    assert isinstance(found, Fault)
+    assert "n2 cannot do paper, only host-gw" in found.fault
+    assert found.of_others
+    assert path_to(pair(N2, 4, models=()), ("host-gw", "paper"), BOTH) == path_to(
+        pair(N2, 4, models=()), ("paper",), BOTH
+    )
+
+
+def test_each_prefix_goes_by_the_model_that_its_pool_asks_for() -> None:
+    """A pool that asks for what this node cannot do has no route, and its neighbour has."""
+    asking = {ip_network("10.244.0.64/26"): ("ipip",)}
+    planned = plan(mesh(N1, N2, pools=asking), Snapshot(uplinks=(FAB0,)))
+    reached = {operation.route.destination for operation in planned.operations if operation.route.via}
+    assert reached == {ip_network("fd00:10:244::40/122")}
+    assert [fault.fault for fault in planned.faults] == ["this node cannot do ipip"]
+    assert HOST_GW.name in planned.faults[0].remedy
