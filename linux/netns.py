@@ -12,8 +12,10 @@ import ctypes
 import os
 import socket
 import struct
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable, Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from itertools import chain
+from pathlib import Path
 
 _NSFS_MAGIC = 0x6E736673
 _CLONE_NEWNET = 0x40000000
@@ -87,6 +89,32 @@ def inside(descriptor: int) -> Iterator[None]:
                 os._exit(70)  # this thread would go on in a pod's namespace
     finally:
         os.close(home)
+
+
+@contextmanager
+def by_cookie(cookies: Iterable[int]) -> Iterator[dict[int, int]]:
+    """Descriptors, open meanwhile, of the namespaces that have these cookies, as far as they are found: among those
+    mounted in /run/netns (by ip-netns(8) and container runtimes), then among those of processes. The calling thread
+    looks into each; only for threads that may be :func:`inside`.
+    """
+    wanted, found, seen = set(cookies), dict[int, int](), set[int]()
+    with ExitStack() as opened:
+        for path in chain(Path("/run/netns").glob("*"), Path("/proc").glob("[0-9]*/ns/net")):
+            if not wanted:
+                break
+            with suppress(OSError, NotANamespace), ExitStack() as this:
+                if path.stat().st_ino in seen:
+                    continue
+                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                this.callback(os.close, descriptor)
+                seen.add(os.fstat(descriptor).st_ino)
+                with inside(descriptor):
+                    cookie = netns_cookie()
+                if cookie in wanted:
+                    wanted.remove(cookie)
+                    found[cookie] = descriptor
+                    opened.push(this.pop_all())
+        yield found
 
 
 def netns_cookie() -> int:

@@ -32,6 +32,8 @@ PERMANENT = 0x80
 NODAD, NOPREFIXROUTE = 0x02, 0x200
 PEER_IN = 28
 """IFLA_NET_NS_FD."""
+MTU, PEER = 4, 5
+"""IFLA_MTU, IFLA_LINK (of a veth: index of the other end, in the namespace that it is in)."""
 NO_TABLE = (errno.ENOENT,)
 """What a dump of routes says where there is no such table yet: in a namespace that never had a route."""
 CLONED = 0x200
@@ -117,6 +119,11 @@ def add_neighbour(index: int, address: Address, mac: bytes) -> Message:
 def set_up(index: int, *, up: bool = True) -> Message:
     """Sets a link up or down."""
     return Message(NEWLINK, 0, ifinfo(index, IFF_UP if up else 0, IFF_UP), ("link", index, "up" if up else "down"))
+
+
+def set_mtu(index: int, mtu: int, *, tolerated: tuple[int, ...] = ()) -> Message:
+    """Sets the MTU of a link."""
+    return Message(NEWLINK, 0, ifinfo(index) + number(MTU, mtu), ("MTU of link", index), tolerated)
 
 
 def set_group(index: int, group: int, *, tolerated: tuple[int, ...] = ()) -> Message:

@@ -17,6 +17,7 @@ from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from chassis.view import Cursor
+from kit.models import pod_mtu
 from linux.netns import netns_cookie
 from proto.objects import EndpointSlice, Node
 from proto.policy import Revision
@@ -45,7 +46,7 @@ from services.dataplane.gate import Gate
 from services.dataplane.growth import Growth, limits_of, node_memory
 from services.dataplane.health_check import HealthChecks, HealthCheckServer
 from services.dataplane.journal import Journal
-from services.dataplane.keeper import Keeper, uplink_mtu
+from services.dataplane.keeper import Keeper, uplink_mtus
 from services.dataplane.kernel.links import Links
 from services.dataplane.kernel.programs import Datapath
 from services.dataplane.kernel.ring import EventReader
@@ -121,7 +122,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     found = rebuild(parts.book.journal.ledger, kernel)
     parts.registry.fill(found.alive)
     attacher = Attacher(parts)
-    attacher.mtu = uplink_mtu(kernel, runtime.settings.uplinks)
+    attacher.mtu = pod_mtu(uplink_mtus(kernel, runtime.settings.uplinks), ())
     runtime.log.info("endpoints-found", alive=len(found.alive), dead=len(found.dead), mtu=attacher.mtu)
     for attachment in found.dead:
         await attacher.delete(attachment)

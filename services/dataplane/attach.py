@@ -71,6 +71,7 @@ class Attacher:
         self._thread = parts.thread
         self._links = parts.links
         self.mtu = 1500
+        """Of the links that are made from now on."""
         self.retired: list[int] = []
         """Interface indices whose links and flows await the reaper."""
 

@@ -3,7 +3,9 @@
 Owns the repair of drift, the removal of retired links with their flows, and of the flows of pods that are gone.
 Promises: what somebody takes away by hand is back within a full pass (5 s); an endpoint whose link has vanished in two
 passes one after the other is undone as a DEL would (its pod is gone and the runtime never said so); links nobody
-answers for are reported, never removed: a pod may be behind them. Without its mark no link is touched.
+answers for are reported, never removed: a pod may be behind them. Without its mark no link is touched. Pods' links
+follow the MTU of the uplinks, less what the models of the pools add (``kit.models``), while their connections go on;
+as long as the pools are not known they are never made larger.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ from collections.abc import Mapping
 
 from chassis.health import Condition
 from chassis.reconcile import Again, Dirty, Done
+from kit.models import models_of, pod_mtu
 from kit.once import Once
 from proto.objects import IPPool, Node
 from services.dataplane.attach import Attacher
@@ -36,11 +39,13 @@ class Keeper:
         self._condition = condition
         self._outward = outward
         self._undo = attacher.delete
-        self._mtu = attacher.mtu
+        self._attacher = attacher
         self._retired = attacher.retired
         self._masquerade = Masquerade()
         self._missing: frozenset[Attachment] = frozenset()
         self._unmarked: frozenset[int] = frozenset()
+        self._unsized: tuple[str, ...] = ()
+        """Links whose MTU should change and cannot."""
         self._once: Once[str] = Once()
         self.restored = False
         """Whether the maps have been given what this node knows of its endpoints."""
@@ -50,8 +55,10 @@ class Keeper:
         busy = self._parts.registry.busy
         kernel: KernelLinks = await self._parts.thread.run(self._parts.links.snapshot)
         up = self._parts.registry.up
+        self._attacher.mtu = mtu = self._mtu(kernel)
         standing = [
-            Standing(attachment=one.attachment, index=one.index, addresses=one.addresses) for one in up.values()
+            Standing(attachment=one.attachment, index=one.index, addresses=one.addresses, mtu=mtu)
+            for one in up.values()
         ]
         found = repairs(standing, busy | self._parts.registry.busy, kernel)
         await self._mend(found, up)
@@ -74,12 +81,31 @@ class Keeper:
         links, thread = self._parts.links, self._parts.thread
         for attachment in found.down:
             one = up[attachment]
-            wanted = PodLink(attachment=attachment, uid=one.first.pod_uid, addresses=one.addresses, mtu=self._mtu)
+            wanted = PodLink(
+                attachment=attachment, uid=one.first.pod_uid, addresses=one.addresses, mtu=self._attacher.mtu
+            )
             await thread.run(lambda one=one, wanted=wanted: links.bring_up(one.index, wanted))  # type: ignore[misc]
         if found.routes or found.neighbours:
             await thread.run(lambda: links.repair(list(found.routes), list(found.neighbours)))
         if found.stale_routes:
             await thread.run(lambda: links.remove_routes(list(found.stale_routes)))
+        if found.sizes:
+            left = await thread.run(lambda: links.resize(found.sizes))
+            if len(left) < len(found.sizes) or left != self._unsized:
+                mtu = self._attacher.mtu
+                self._parts.log.info("mtu-changed", links=len(found.sizes) - len(left), mtu=mtu, left=left)
+            self._unsized = left
+
+    def _mtu(self, kernel: KernelLinks) -> int:
+        """The MTU of pods' links; as it was while this node has none of its uplinks."""
+        uplinks = uplink_mtus(kernel, self._parts.settings.uplinks)
+        if not uplinks:
+            return self._attacher.mtu
+        feed = self._parts.feed
+        mtu = pod_mtu(uplinks, models_of(feed.all_of(IPPool)))
+        if feed.complete(IPPool):
+            return mtu
+        return min(mtu, *(link.mtu for link, _ in kernel.ours().values()), self._attacher.mtu)
 
     async def _sweep_gone(self, found: Repairs) -> None:
         """Two-phase: what is missing in two passes one after the other is gone."""
@@ -175,6 +201,6 @@ class Keeper:
                 await asyncio.to_thread(self._parts.datapath.broom.forget_endpoints, indices)
 
 
-def uplink_mtu(kernel: KernelLinks, uplinks: tuple[str, ...]) -> int:
-    """The smallest MTU of the uplinks that exist; 1500 when none does."""
-    return min((link.mtu for link in kernel.links if link.name in uplinks and link.mtu), default=1500)
+def uplink_mtus(kernel: KernelLinks, uplinks: tuple[str, ...]) -> list[int]:
+    """MTUs of the uplinks that exist."""
+    return [link.mtu for link in kernel.links if link.name in uplinks and link.mtu]

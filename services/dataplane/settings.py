@@ -19,7 +19,7 @@ class Settings(BaseSettings):
     """Folder of the address journal; must survive a reboot."""
     uplinks: tuple[str, ...]
     """Interfaces that lead to other nodes and to API servers: by no other is a packet taken for one of theirs, or of
-    their pods. The smallest MTU among them is the pods'."""
+    their pods. The smallest MTU among them, less what the models of the pools add, is the pods'."""
     pin_root: Path = Path("/sys/fs/bpf/airmesh")
     """Folder on bpffs for programs and maps; one for each node on a machine."""
     cgroup: Path = Path("/sys/fs/cgroup")

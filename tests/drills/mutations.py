@@ -1080,6 +1080,20 @@ DATAPLANE = (
         new="        return (",
         tests=("tests/netns/dataplane/test_stale_sockets.py::test_a_client_is_told_and_connects_to_another",),
     ),
+    Mutant(
+        name="living-pods-keep-the-mtu-they-were-made-with",
+        file="services/dataplane/core/plan.py",
+        old="            if link.mtu != one.mtu\n",
+        new="            if not one.mtu\n",
+        tests=("tests/core/dataplane/test_plan.py",),
+    ),
+    Mutant(
+        name="only-the-hosts-end-follows-the-mtu",
+        file="services/dataplane/kernel/links.py",
+        old="pod.run([rtnl.set_mtu(size.peer, size.mtu, tolerated=_GONE)])",
+        new="pod.run([])",
+        tests=("tests/netns/dataplane/test_link_sizes.py",),
+    ),
 )
 
 DATAPATH = (

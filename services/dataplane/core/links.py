@@ -67,6 +67,24 @@ class SeenLink:
     up: bool
     mtu: int
     mac: bytes
+    peer: int = 0
+    """Interface index of the other end of a veth, in the namespace that it is in."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Size:
+    """The MTU that a pod's link should have, and where its ends are."""
+
+    name: str
+    index: int
+    """Of the host's end."""
+    peer: int
+    """Of the pod's end, in its namespace."""
+    cookie: int
+    """Of that namespace."""
+    before: int
+    """The MTU that it has."""
+    mtu: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

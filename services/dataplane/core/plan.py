@@ -1,9 +1,9 @@
 """What of this node's pod links differs from what the endpoints ask for, and how it is put right.
 
 Owns the comparison of the registry with the kernel. Promises: it repairs what is ours (a link set down, a route, a
-neighbour), finds endpoints whose link is gone (their pod is gone: the runtime never told us, or the node has booted)
-and links nobody answers for; it judges by present state only, and touches no link without our mark. A link younger
-than the look it is judged by is never reported: callers pass only endpoints that are up.
+neighbour, an MTU), finds endpoints whose link is gone (their pod is gone: the runtime never told us, or the node has
+booted) and links nobody answers for; it judges by present state only, and touches no link without our mark. A link
+younger than the look it is judged by is never reported: callers pass only endpoints that are up.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from dataclasses import dataclass
 
 from proto.net import Address
 from services.dataplane.core.cni import Attachment
-from services.dataplane.core.links import KernelLinks, SeenLink, pod_mac
+from services.dataplane.core.links import KernelLinks, SeenLink, Size, pod_mac
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,6 +23,7 @@ class Standing:
     attachment: Attachment
     index: int
     addresses: tuple[Address, ...]
+    mtu: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -37,6 +38,8 @@ class Repairs:
     """Ours, over a link of ours, and no endpoint has the address there."""
     gone: tuple[Attachment, ...] = ()
     """The link does not exist any more."""
+    sizes: tuple[Size, ...] = ()
+    """Links that are up and should have another MTU."""
     orphans: tuple[SeenLink, ...] = ()
     """Marked as ours, with no endpoint."""
 
@@ -67,5 +70,18 @@ def repairs(standing: Iterable[Standing], opening: Iterable[Attachment], kernel:
         if not down
         else (),
         gone=tuple(key for key in wanted if key not in present),
+        sizes=tuple(
+            Size(
+                name=link.name,
+                index=link.index,
+                peer=link.peer,
+                cookie=mark.cookie,
+                before=link.mtu,
+                mtu=one.mtu,
+            )
+            for one in up
+            for link, mark in (ours[one.attachment],)
+            if link.mtu != one.mtu
+        ),
         orphans=tuple(link for key, (link, _) in ours.items() if key not in wanted and key not in left_alone),
     )

@@ -37,13 +37,14 @@ from linux.netlink import (
     parse_attributes,
     text,
 )
-from linux.netns import inside
+from linux.netns import by_cookie, inside
 from proto.net import Address
 from services.dataplane.core import links as marks
 from services.dataplane.core.cni_result import gateway
-from services.dataplane.core.links import KernelLinks, Mark, PodLink, SeenLink
+from services.dataplane.core.links import KernelLinks, Mark, PodLink, SeenLink, Size
 
 _BOOT = 3
+_GONE = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
 _LOOPBACK = 1
 """Interface index of ``lo`` in every namespace (LOOPBACK_IFINDEX, include/net/flow.h)."""
 _ONE_QUEUE = number(31, 1) + number(32, 1)
@@ -151,9 +152,10 @@ class Links:
         gone. Until then its programs judge: who forgets the endpoint in their maps first has cut it off whole. Setting
         it down here would wait for a grace period of the kernel (1 to 2 ms each; together they wait once).
         """
-        gone = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
-        messages = [rtnl.delete_route(index, address, protocol=marks.PROTOCOL, tolerated=gone) for address in addresses]
-        messages.append(rtnl.set_group(index, marks.GROUP_DOOMED, tolerated=gone))
+        messages = [
+            rtnl.delete_route(index, address, protocol=marks.PROTOCOL, tolerated=_GONE) for address in addresses
+        ]
+        messages.append(rtnl.set_group(index, marks.GROUP_DOOMED, tolerated=_GONE))
         self._host.run(messages)
 
     def retire_named(self, name: str, addresses: tuple[Address, ...]) -> None:
@@ -185,8 +187,32 @@ class Links:
 
     def remove_routes(self, stale: list[tuple[int, Address]]) -> None:
         """Takes routes of ours away that no endpoint asks for."""
-        gone = (errno.ENODEV, errno.ESRCH, errno.ENOENT)
-        self._host.run([rtnl.delete_route(i, a, protocol=marks.PROTOCOL, tolerated=gone) for i, a in stale])
+        self._host.run([rtnl.delete_route(i, a, protocol=marks.PROTOCOL, tolerated=_GONE) for i, a in stale])
+
+    def resize(self, sizes: Sequence[Size]) -> tuple[str, ...]:
+        """Gives live links another MTU at both ends; connections go on. Names those that stay as they are: the pod's
+        end is not found, or an end refuses (a program of the pod's own may limit it).
+
+        Both or none: an end drops what is larger than its own MTU, and says so to nobody.
+        """
+        left = []
+        with by_cookie(size.cookie for size in sizes) as namespaces:
+            for size in sizes:
+                netns = namespaces.get(size.cookie)
+                if netns is None or not self._resize(size, netns):
+                    left.append(size.name)
+        return tuple(left)
+
+    def _resize(self, size: Size, netns: int) -> bool:
+        """The pod's end goes first: the host's tells the next look that both have it."""
+        with inside(netns), Netlink() as pod:
+            try:
+                pod.run([rtnl.set_mtu(size.peer, size.mtu, tolerated=_GONE)])
+                self._host.run([rtnl.set_mtu(size.index, size.mtu, tolerated=_GONE)])
+            except NetlinkRefused:
+                pod.attempt([rtnl.set_mtu(size.peer, size.before)])
+                return False
+        return True
 
     def pod_addresses(self, netns: int, interface: str) -> frozenset[Address]:
         """Addresses of a pod's interface, read in its namespace; empty when there is no such interface."""
@@ -295,8 +321,9 @@ def _parse_link(raw: bytes) -> SeenLink:
         alias=words(20),
         group=int.from_bytes(attributes.get(27, b"\0"), "little"),
         up=bool(flags & rtnl.IFF_UP),
-        mtu=int.from_bytes(attributes.get(4, b"\0"), "little"),
+        mtu=int.from_bytes(attributes.get(rtnl.MTU, b"\0"), "little"),
         mac=attributes.get(1, b""),
+        peer=int.from_bytes(attributes.get(rtnl.PEER, b"\0"), "little"),
     )
 
 

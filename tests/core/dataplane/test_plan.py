@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from ipaddress import ip_address
 
 import pytest
@@ -52,7 +53,7 @@ def kernel(
     )
 
 
-STANDING = [Standing(attachment=A, index=3, addresses=ADDRESSES)]
+STANDING = [Standing(attachment=A, index=3, addresses=ADDRESSES, mtu=1500)]
 
 
 def test_what_is_as_it_should_be_is_left_alone() -> None:
@@ -69,6 +70,10 @@ def test_each_kind_of_drift() -> None:
     assert repairs(STANDING, [], kernel(link(A, 9))).gone == (A,), "another link of that name is not the endpoint's"
     assert repairs(STANDING, [], kernel(link(A, 3, group=GROUP_DOOMED))).gone == (A,)
     assert [one.index for one in repairs(STANDING, [], kernel(link(A, 3), link(B, 4))).orphans] == [4]
+    assert repairs(STANDING, [], kernel(link(A, 3), link(B, 4))).sizes == ()
+    small = replace(link(A, 3), mtu=1400, peer=2)
+    wanted = marks.Size(name=marks.host_name(A), index=3, peer=2, cookie=7, before=1400, mtu=1500)
+    assert repairs(STANDING, [], kernel(small)).sizes == (wanted,)
     stale = (3, ip_address("10.244.0.99"))
     assert repairs(STANDING, [], kernel(link(A, 3), more=(stale,))).stale_routes == (stale,)
 
@@ -79,9 +84,13 @@ def test_routes_of_a_routing_suite_with_the_same_number_are_not_ours() -> None:
 
 
 def test_what_is_being_made_or_undone_is_left_alone() -> None:
-    for state in (kernel(), kernel(link(A, 3, up=False), routes=False, neighbours=False)):
+    for state in (
+        kernel(),
+        kernel(replace(link(A, 3), mtu=9000)),
+        kernel(link(A, 3, up=False), routes=False, neighbours=False),
+    ):
         found = repairs(STANDING, [A], state)
-        assert (found.gone, found.down, found.routes, found.orphans) == ((), (), (), ())
+        assert (found.gone, found.down, found.routes, found.orphans, found.sizes) == ((), (), (), (), ())
 
 
 def test_a_link_whose_maker_died_is_known_by_its_group() -> None:

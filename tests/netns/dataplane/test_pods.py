@@ -18,7 +18,7 @@ from proto.addresses import Endpoint
 from proto.objects import Owner, Pod
 from proto.subjects import ENDPOINTS
 from tests.bpf.world import inside, namespace, run
-from tests.netns.dataplane.mesh import Listener, Mesh, dial, wait_for
+from tests.netns.dataplane.mesh import Listener, Mesh, RunningPod, dial, wait_for
 
 pytestmark = pytest.mark.privileged
 
@@ -171,6 +171,37 @@ def test_what_is_taken_away_by_hand_comes_back(node: Mesh) -> None:
     wait_for("the link", lambda: "LOWER_UP" in run("ip", "-n", node.netns, "link", "show", link), 8)
     assert dial(front.netns, back.four, 80, listener) == front.four
     listener.close()
+
+
+def test_pods_follow_the_mtu_of_the_uplink_and_their_connections_go_on(node: Mesh) -> None:
+    front, back = node.pod("sized-a"), node.pod("sized-b")
+    with inside(back.netns), socket.create_server(("", 80)) as server:
+        with inside(front.netns):
+            here = socket.create_connection((back.four, 80), 3)
+        there, _ = server.accept()
+    with here, there:
+        there.settimeout(5)
+        for mtu in (1400, 9000, 1500):
+            run("ip", "-n", node.netns, "link", "set", "fab0", "mtu", str(mtu))
+            for pod in (front, back):
+                wait_for(f"an MTU of {mtu}", lambda pod=pod, mtu=mtu: _mtus(node, pod) == (mtu, mtu), 8)  # type: ignore[misc]
+            here.sendall(bytes(65536))
+            assert len(there.recv(65536, socket.MSG_WAITALL)) == 65536
+            assert here.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= mtu - 40
+            assert back.six in run("ip", "-n", back.netns, "addr", "show", "eth0")
+            assert "default" in run("ip", "-n", back.netns, "-6", "route")
+            assert _mtus(node, node.pod(f"sized-{mtu}")) == (mtu, mtu)
+
+
+def _mtus(node: Mesh, pod: RunningPod) -> tuple[int, int]:
+    """Of the pod's end and of the host's."""
+    host_end = run("ip", "-n", node.netns, "route", "show", pod.four).split()[2]
+    return _mtu_of(pod.netns, "eth0"), _mtu_of(node.netns, host_end)
+
+
+def _mtu_of(netns: str, link: str) -> int:
+    words = run("ip", "-n", netns, "-o", "link", "show", link).split()
+    return int(words[words.index("mtu") + 1])
 
 
 def test_a_pod_whose_namespace_went_without_a_del_is_undone(node: Mesh) -> None:

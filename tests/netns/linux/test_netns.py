@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from linux.netns import NotANamespace, command, cookie_of, enter, inside, netns_cookie, open_netns
+from linux.netns import NotANamespace, by_cookie, command, cookie_of, enter, inside, netns_cookie, open_netns
 from tests.netns.linux.conftest import Namespace
 
 pytestmark = pytest.mark.privileged
@@ -29,6 +29,21 @@ def test_a_thread_is_inside_and_comes_home(netns: Namespace) -> None:
         assert (netns_cookie(), os.stat("/proc/thread-self/ns/net").st_ino) == (home, inode)
     finally:
         os.close(descriptor)
+
+
+def test_one_is_found_again_by_its_cookie(netns: Namespace) -> None:
+    home = netns_cookie()
+    descriptor = open_netns(netns.path)
+    with inside(descriptor):
+        cookie = netns_cookie()
+    os.close(descriptor)
+    before = os.listdir("/proc/self/fd")
+    with by_cookie([cookie, 2**63]) as found:
+        assert list(found) == [cookie]
+        with inside(found[cookie]):
+            assert netns_cookie() == cookie
+    assert netns_cookie() == home
+    assert os.listdir("/proc/self/fd") == before
 
 
 def test_what_is_no_namespace_is_refused(netns: Namespace, tmp_path: Path) -> None:
