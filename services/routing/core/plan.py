@@ -40,6 +40,7 @@ from services.routing.core.models.contract import Pair, Path
 
 Asked = tuple[str, ...]
 """Names of models, the one to be preferred first."""
+_AS_THEY_ARE: Asked = (HOST_GW.name,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,9 +63,9 @@ class Mesh:
     """Models that the packets to a pool's addresses may take, for each pool that asks for others than host-gw; there
     is none as long as no other is served (``kit.models``)."""
 
-    def asked_for(self, network: Network) -> Asked:
-        """The models asked for by the pool that a prefix lies in."""
-        return next((asked for cidr, asked in self.pools.items() if overlap(cidr, network)), (HOST_GW.name,))
+    def asked_for(self, where: Network | Address) -> Asked:
+        """The models asked for by the pool that a prefix or an address lies in."""
+        return next((asked for cidr, asked in self.pools.items() if overlap(cidr, ip_network(where))), _AS_THEY_ARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +129,7 @@ def _paths(mesh: Mesh, links: tuple[Uplink, ...]) -> dict[tuple[str, int, Asked]
         needed[name] = {(prefix.version, mesh.asked_for(prefix)) for prefix in told.prefixes}
     for claim in mesh.claims:
         if claim.node in needed:
-            needed[claim.node].add((claim.address.version, mesh.asked_for(ip_network(claim.address))))
+            needed[claim.node].add((claim.address.version, mesh.asked_for(claim.address)))
     return {
         (name, family, asked): path_to(Pair(peer=mesh.routes[name], family=family, links=links), asked)
         for name in sorted(needed.keys() - {mesh.me})

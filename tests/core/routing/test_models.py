@@ -16,7 +16,7 @@ from services.routing.core.fib import Snapshot, Uplink
 from services.routing.core.models import MODELS, path_to
 from services.routing.core.models.contract import Model, Pair, Path
 from services.routing.core.plan import plan
-from tests.core.routing.test_plan import FAB0, N1, N2, mesh, node
+from tests.core.routing.test_plan import FAB0, N1, N2, claim, mesh, node
 
 JUMBO = Uplink(name="fab1", index=4, up=True, mtu=9000, addresses=(ip_interface("192.0.2.1/24"),))
 FAR = node("n3", "198.51.100.3", "10.244.0.128/26")
@@ -86,10 +86,11 @@ def test_both_nodes_must_do_a_model() -> None:
 
 
 def test_each_prefix_goes_by_the_model_that_its_pool_asks_for() -> None:
-    """A pool that asks for what this node cannot do has no route, and its neighbour has."""
-    asking = {ip_network("10.244.0.64/26"): ("ipip",)}
-    planned = plan(mesh(N1, N2, pools=asking), Snapshot(uplinks=(FAB0,)))
+    """Addresses of a pool that asks for what this node cannot do have no route; those of others have."""
+    asking = {ip_network("10.244.0.64/26"): ("ipip",), ip_network("10.244.1.0/26"): ("ipip",)}
+    kept = (claim("10.244.1.7", "n2"), claim("10.244.2.7", "n2"))
+    planned = plan(mesh(N1, N2, claims=kept, pools=asking), Snapshot(uplinks=(FAB0,)))
     reached = {operation.route.destination for operation in planned.operations if operation.route.via}
-    assert reached == {ip_network("fd00:10:244::40/122")}
+    assert reached == {ip_network("fd00:10:244::40/122"), ip_network("10.244.2.7/32")}
     assert [fault.fault for fault in planned.faults] == ["this node cannot do ipip"]
     assert HOST_GW.name in planned.faults[0].remedy
