@@ -20,48 +20,48 @@ from chassis.view import Cursor
 from linux.netns import netns_cookie
 from proto.objects import EndpointSlice, Node
 from proto.policy import Revision
-from services.dataplane.addresses import AddressBook
-from services.dataplane.around import Peers
-from services.dataplane.attach import Attacher
-from services.dataplane.balance import Balancer
-from services.dataplane.beliefs import tell_doubts
 from services.dataplane.bell import Bell, Courtesy
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs
-from services.dataplane.core.ipcache import APISERVER
-from services.dataplane.core.journal import Ask
-from services.dataplane.core.layout import (
+from services.dataplane.conntrack.flow_shares import FlowShares
+from services.dataplane.core.datapath.layout import (
     Config,
     ConfigFlag,
 )
-from services.dataplane.core.links import KernelLinks, pod_mac
-from services.dataplane.core.maps import conntrack_entries, conntrack_sizes
-from services.dataplane.core.pins import Source
-from services.dataplane.enforce import Enforcer
+from services.dataplane.core.datapath.maps import conntrack_entries, conntrack_sizes
+from services.dataplane.core.datapath.pins import Source
+from services.dataplane.core.endpoint.links import KernelLinks, pod_mac
+from services.dataplane.core.ipam.journal import Ask
+from services.dataplane.core.ipcache.entries import APISERVER
+from services.dataplane.datapath.growth import Growth, limits_of, node_memory
+from services.dataplane.datapath.programs import Datapath
+from services.dataplane.datapath.thread import NamespaceThread
+from services.dataplane.datapath.upgrade import Upgrade
+from services.dataplane.endpoint.attach import Attacher
+from services.dataplane.endpoint.gate import Gate
+from services.dataplane.endpoint.keeper import Keeper, uplink_mtu
+from services.dataplane.endpoint.links import Links
+from services.dataplane.endpoint.publish import AckOut, EndpointsOut
+from services.dataplane.endpoint.registry import Registry, orphans, rebuild
+from services.dataplane.endpoint.relabel import Relabel
 from services.dataplane.feed import Feed
-from services.dataplane.flow_events import FlowEvents
-from services.dataplane.flow_shares import FlowShares
-from services.dataplane.gate import Gate
-from services.dataplane.growth import Growth, limits_of, node_memory
-from services.dataplane.health_check import HealthChecks, HealthCheckServer
-from services.dataplane.journal import Journal
-from services.dataplane.keeper import Keeper, uplink_mtu
-from services.dataplane.kernel.links import Links
-from services.dataplane.kernel.programs import Datapath
-from services.dataplane.kernel.ring import EventReader
-from services.dataplane.kernel.thread import NamespaceThread
-from services.dataplane.metrics import register
-from services.dataplane.object_faults import ObjectFaults
+from services.dataplane.ipam.addresses import AddressBook
+from services.dataplane.ipam.journal import Journal
+from services.dataplane.ipam.provision import Provision
+from services.dataplane.ipcache.around import Peers
+from services.dataplane.ipcache.beliefs import tell_doubts
+from services.dataplane.loadbalancer.balance import Balancer
+from services.dataplane.loadbalancer.health_check import HealthChecks, HealthCheckServer
+from services.dataplane.loadbalancer.stale_sockets import end_stale_sockets
+from services.dataplane.monitor.flow_events import FlowEvents
+from services.dataplane.monitor.metrics import register
+from services.dataplane.monitor.object_faults import ObjectFaults
+from services.dataplane.monitor.ring import EventReader
 from services.dataplane.one_thread import OneThread
 from services.dataplane.parts import Parts
-from services.dataplane.provision import Provision
-from services.dataplane.publish import AckOut, EndpointsOut
-from services.dataplane.refused import faults_of, tell_refused
-from services.dataplane.registry import Registry, orphans, rebuild
-from services.dataplane.relabel import Relabel
+from services.dataplane.policy.enforce import Enforcer
+from services.dataplane.policy.refused import faults_of, tell_refused
 from services.dataplane.settings import Settings
-from services.dataplane.stale_sockets import end_stale_sockets
-from services.dataplane.upgrade import Upgrade
 
 FULL_POLICY = 5.0
 FULL_PEERS = 15.0

@@ -24,10 +24,10 @@ from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
 from proto.slots import slot_of
 from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
-from services.dataplane.beliefs import Beliefs
-from services.dataplane.core.addressing import Supply, supply_of
-from services.dataplane.core.admission import Knowledge
-from services.dataplane.core.cni import PodRef
+from services.dataplane.core.cni.request import PodRef
+from services.dataplane.core.endpoint.admission import Knowledge
+from services.dataplane.core.ipam.addressing import Supply, supply_of
+from services.dataplane.ipcache.beliefs import Beliefs
 
 T = TypeVar("T", bound=KubernetesObject)
 

@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from chassis.bus import Bus
 from chassis.log import Log
 from chassis.telemetry import Telemetry
-from services.dataplane.addresses import AddressBook
 from services.dataplane.bell import Courtesy
-from services.dataplane.enforce import Enforcer
+from services.dataplane.datapath.programs import Datapath
+from services.dataplane.datapath.thread import NamespaceThread
+from services.dataplane.endpoint.gate import Gate
+from services.dataplane.endpoint.links import Links
+from services.dataplane.endpoint.registry import Registry
 from services.dataplane.feed import Feed
-from services.dataplane.gate import Gate
-from services.dataplane.kernel.links import Links
-from services.dataplane.kernel.programs import Datapath
-from services.dataplane.kernel.thread import NamespaceThread
-from services.dataplane.registry import Registry
+from services.dataplane.ipam.addresses import AddressBook
+from services.dataplane.policy.enforce import Enforcer
 from services.dataplane.settings import Settings
 
 

@@ -14,9 +14,9 @@ from linux import bpf
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction
-from services.dataplane.core import conntrack as core
-from services.dataplane.core import layout as at
-from services.dataplane.core.maps import CONNTRACK_ENTRIES, WAYS
+from services.dataplane.core.conntrack import state as core
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath.maps import CONNTRACK_ENTRIES, WAYS
 from tests.bpf import frames
 from tests.bpf.frames import ACK, RST, SYN, TCP, UDP
 from tests.bpf.fronts import Names, answer, packet, sent, serve

@@ -14,10 +14,10 @@ import pytest
 from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
-from services.dataplane.core import layout as at
-from services.dataplane.core.conntrack import SECOND
-from services.dataplane.core.maps import MOST_CONNTRACK_ENTRIES, conntrack_sizes
-from services.dataplane.kernel.programs import Datapath
+from services.dataplane.core.conntrack.state import SECOND
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath.maps import MOST_CONNTRACK_ENTRIES, conntrack_sizes
+from services.dataplane.datapath.programs import Datapath
 from tests.bpf.live import attach, fill, live_node, opened
 from tests.bpf.world import LIBC, inside
 

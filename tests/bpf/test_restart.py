@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from chassis.log import Log
-from services.dataplane.core import layout as at
-from services.dataplane.enforce import Enforcer
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.policy.enforce import Enforcer
 from tests.bpf.world import World
 
 pytestmark = pytest.mark.privileged

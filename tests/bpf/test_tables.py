@@ -16,15 +16,15 @@ import pytest
 from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
-from services.dataplane.core import layout as at
-from services.dataplane.core import service_layout as lb
-from services.dataplane.core.conntrack import batches
-from services.dataplane.core.maps import MAPS, MapSpec
-from services.dataplane.kernel.bytecode import Cache, CompileError, amalgamate
-from services.dataplane.kernel.maps import LayoutMismatch, Table, TableFull, check_shape
-from services.dataplane.kernel.programs import _check_layout
-from services.dataplane.kernel.ring import EventReader
-from services.dataplane.kernel.tables import create
+from services.dataplane.core.conntrack.state import batches
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.maps import MAPS, MapSpec
+from services.dataplane.datapath.bytecode import Cache, CompileError, amalgamate
+from services.dataplane.datapath.maps import LayoutMismatch, Table, TableFull, check_shape
+from services.dataplane.datapath.programs import _check_layout
+from services.dataplane.datapath.tables import create
+from services.dataplane.monitor.ring import EventReader
 from tests.bpf import frames
 from tests.bpf.world import World
 

@@ -25,7 +25,7 @@ from typing import Any
 FOLDER = "AIRMESH_PROBE"
 SHORTER = {
     "services.dataplane": {
-        "services.dataplane.core.policy_history": {"LINGER": 0.5},
+        "services.dataplane.core.policy.history": {"LINGER": 0.5},
         "services.dataplane.app": {"FULL_POLICY": 1.0},
     }
 }

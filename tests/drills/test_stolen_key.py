@@ -63,8 +63,8 @@ from proto.subjects import (
     of_node,
 )
 from proto.sync import Complete, complete_key
-from services.dataplane.beliefs import Teller
 from services.dataplane.feed import Feed
+from services.dataplane.ipcache.beliefs import Teller
 from services.ipam.app import build as build_ipam
 from services.ipam.settings import Settings as IpamSettings
 from services.routing.mirror import Mirror

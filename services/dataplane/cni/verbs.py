@@ -10,9 +10,9 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from services.dataplane.attach import Attacher
-from services.dataplane.core.cni import Attachment, CniError, Code, Request, Verb
-from services.dataplane.metrics import CNI_SECONDS
+from services.dataplane.core.cni.request import Attachment, CniError, Code, Request, Verb
+from services.dataplane.endpoint.attach import Attacher
+from services.dataplane.monitor.metrics import CNI_SECONDS
 from services.dataplane.parts import Parts
 
 Unready = Callable[[], dict[str, str]]

@@ -20,12 +20,12 @@ from proto.policy import (
     SelectorPeer,
     Verdict,
 )
-from services.dataplane.core.endpoint_choice import Target
-from services.dataplane.core.fronts import BackendsOf, Front, Fronts, HostPortPod, Owner, Refusal
-from services.dataplane.core.here import Here
-from services.dataplane.core.service_layout import ServiceKey
-from services.dataplane.core.service_objects import ServiceObjects
-from services.dataplane.core.services import Tables, slots_by_number
+from services.dataplane.core.datapath.service_layout import ServiceKey
+from services.dataplane.core.loadbalancer.endpoint_choice import Target
+from services.dataplane.core.loadbalancer.fronts import BackendsOf, Front, Fronts, HostPortPod, Owner, Refusal
+from services.dataplane.core.loadbalancer.here import Here
+from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
+from services.dataplane.core.loadbalancer.services import Tables, slots_by_number
 
 TCP, UDP, SCTP = 6, 17, 132
 _PROTOCOL = {"any": 0, "tcp": TCP, "udp": UDP, "sctp": SCTP}
