@@ -26,7 +26,7 @@ FOLDER = "AIRMESH_PROBE"
 SHORTER = {
     "services.dataplane": {
         "services.dataplane.core.policy.history": {"LINGER": 0.5},
-        "services.dataplane.app": {"FULL_POLICY": 1.0},
+        "services.dataplane.policy.start": {"FULL_POLICY": 1.0},
     }
 }
 """Constants of a service that say for how many seconds something is remembered, and are no settings."""

@@ -8,7 +8,6 @@ by how much, ``recount`` adds it to what packets count meanwhile.
 
 from __future__ import annotations
 
-import threading
 import time
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -23,7 +22,7 @@ from services.dataplane.core.datapath.layout import (
 )
 from services.dataplane.core.datapath.maps import recent_sets
 from services.dataplane.core.datapath.wire import Address, address_from
-from services.dataplane.datapath.tables import Tables
+from services.dataplane.datapath.programs import COLLECT, RECOUNT, Datapath
 
 CHUNK = 4096
 BREATH = 0.0002
@@ -44,22 +43,15 @@ class Swept:
 class Broom:
     """Sweeps one node's conntrack. Blocking: a million entries take about a second, so call it in a thread."""
 
-    def __init__(self, tables: Tables, collect: int, recount: int) -> None:
-        self._tables = tables
-        self._collect = collect
-        self._recount = recount
-        self.lock = threading.RLock()
-        """Held while it sweeps, and while maps or programs are being replaced."""
-
-    def use(self, collect: int, recount: int) -> None:
-        """From now on the programs are these."""
-        with self.lock:
-            self._collect, self._recount = collect, recount
+    def __init__(self, datapath: Datapath) -> None:
+        self._datapath = datapath
+        self._tables = datapath.tables
+        self._lock = datapath.flows_lock
 
     def sweep(self, now: int | None = None) -> Swept:
         """Removes what is idle at ``now`` (CLOCK_MONOTONIC, ns; by default the present), mends counts that are off."""
         moment = time.monotonic_ns() if now is None else now
-        with self.lock:
+        with self._lock:
             before = self.budgets()
             collected, census = self._look(moment)
             mends = core.mends(before, self.budgets(), census.counts)
@@ -78,7 +70,7 @@ class Broom:
         """Removes all flows of endpoints and their budgets: when pods are gone, before their addresses are used again.
         The table is read once for all of them.
         """
-        with self.lock:
+        with self._lock:
             gone, _ = self._look(0, endpoints)
         for endpoint in endpoints:
             self._tables.budgets.remove(core.key_of(endpoint))
@@ -94,15 +86,15 @@ class Broom:
 
     def mend(self, mends: list[Mend]) -> None:
         """Applies differences and limits."""
-        with self.lock:
+        with self._lock:
             for batch in core.batches([mend.pack() for mend in mends]):
-                bpf.run_on(self._recount, batch)
+                bpf.run_on(self._datapath.programs[RECOUNT], batch)
 
     def largest_peer(self, endpoint: int, side: int) -> tuple[Address, int] | None:
         """The peer that has most of an endpoint's flows in a direction (IPv6: its /64), and how many."""
         held: Counter[bytes] = Counter()
         flows = self._tables.flows
-        with self.lock:
+        with self._lock:
             for _, keys, values in bpf.lookup_batch(flows.fd, flows.spec.key_size, flows.spec.value_size, CHUNK):
                 held.update(core.peers_of(keys, values, endpoint, side))
                 time.sleep(BREATH)
@@ -122,6 +114,6 @@ class Broom:
         whose = frozenset(endpoints)
         for _, keys, values in bpf.lookup_batch(flows.fd, flows.spec.key_size, flows.spec.value_size, CHUNK):
             for batch in core.batches(core.look_at(keys, values, now, census, whose)):
-                gone += bpf.run_on(self._collect, batch).value
+                gone += bpf.run_on(self._datapath.programs[COLLECT], batch).value
             time.sleep(BREATH)
         return gone, census

@@ -9,15 +9,18 @@ from __future__ import annotations
 import asyncio
 import time
 
+from chassis.service import Runtime
 from kit.once import Once
 from proto.events import ObjectFault
 from proto.policy import Direction
+from services.dataplane.conntrack.broom import Broom
 from services.dataplane.core.conntrack import fills as core
 from services.dataplane.core.conntrack.fills import Fill, Share
 from services.dataplane.core.datapath.layout import NODE
-from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoint, LocalEndpoints
+from services.dataplane.datapath.tables import Tables
 from services.dataplane.monitor.object_faults import ObjectFaults
-from services.dataplane.parts import Parts
+from services.dataplane.settings import Settings
 
 SWEEP_EVERY = 2.0
 RESTS = 19
@@ -30,9 +33,14 @@ ANSWER = "stop whoever begins them, by policy or at the network's edge; establis
 class FlowShares:
     """The flows of one node."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._parts = parts
-        self._faults = ObjectFaults(parts.bus, parts.settings.node, parts.log)
+    def __init__(self, runtime: Runtime[Settings], tables: Tables, broom: Broom, endpoints: LocalEndpoints) -> None:
+        self._node = runtime.settings.node
+        self._bus = runtime.bus
+        self._log = runtime.log
+        self._tables = tables
+        self._broom = broom
+        self._local = endpoints
+        self._faults = ObjectFaults(self._bus, self._node, self._log)
         self._spent: frozenset[Share] = frozenset()
         self._once: Once[Share] = Once()
 
@@ -46,17 +54,16 @@ class FlowShares:
 
     async def look(self) -> None:
         """One sweep, and what it found."""
-        broom = self._parts.datapath.broom
-        swept = await asyncio.to_thread(broom.sweep)
+        swept = await asyncio.to_thread(self._broom.sweep)
         if swept.mended:
-            self._parts.log.warning("flow-counts-mended", budgets=swept.mended)
-        budgets = await asyncio.to_thread(broom.budgets)
-        present = core.fills(budgets, self._parts.datapath.tables.flows.entries, swept.census.pending)
+            self._log.warning("flow-counts-mended", budgets=swept.mended)
+        budgets = await asyncio.to_thread(self._broom.budgets)
+        present = core.fills(budgets, self._tables.flows.entries, swept.census.pending)
         self._spent = core.nearly_spent(present, self._spent)
         await self._tell(present)
 
     async def _tell(self, present: dict[Share, Fill]) -> None:
-        pods = {one.index: one for one in self._parts.registry.up.values()}
+        pods = {one.index: one for one in self._local.up.values()}
         spent = sorted(self._spent, key=lambda share: (share.endpoint, share.direction, share.is_pending))
         faults = [await self._fault(pods[one.endpoint], one, present[one]) for one in spent if one.endpoint in pods]
         for share in self._once.take((one for one in spent if one.endpoint == NODE), time.monotonic()):
@@ -68,14 +75,14 @@ class FlowShares:
         fault = (
             f"pod {pod.first.namespace}/{pod.first.pod} has {fill.used} of {fill.limit} flows that "
             f"{'it' if own else 'others'} may begin {'unanswered ' if share.is_pending else ''}on node "
-            f"{self._parts.settings.node}"
+            f"{self._node}"
         )
-        peer = await asyncio.to_thread(self._parts.datapath.broom.largest_peer, share.endpoint, share.direction)
+        peer = await asyncio.to_thread(self._broom.largest_peer, share.endpoint, share.direction)
         if peer is not None and peer[1] >= fill.used * core.MOST_OF:
             fault += f"; {peer[1]} of them with {peer[0]}"
         return ObjectFault(
             service="dataplane",
-            node=self._parts.settings.node,
+            node=self._node,
             group="",
             kind="Pod",
             namespace=pod.first.namespace,
@@ -86,8 +93,8 @@ class FlowShares:
         )
 
     def _tell_node(self, fill: Fill) -> None:
-        fault = f"conntrack of node {self._parts.settings.node} holds {fill.used} of {fill.limit} flows"
-        self._parts.log.warning("conntrack-nearly-full", flows=fill.used, entries=fill.limit)
-        self._parts.bus.tell_fault(
+        fault = f"conntrack of node {self._node} holds {fill.used} of {fill.limit} flows"
+        self._log.warning("conntrack-nearly-full", flows=fill.used, entries=fill.limit)
+        self._bus.tell_fault(
             fault, "find the pods with most in airmesh_conntrack_budget_fill; raise AIRMESH_CONNTRACK_ENTRIES"
         )

@@ -31,7 +31,6 @@ from typing import Self
 
 from linux import bpf
 from linux.bpf import ProgramKind
-from services.dataplane.conntrack.broom import Broom
 from services.dataplane.core.datapath.layout import (
     LinkKey,
     Uplink,
@@ -62,8 +61,8 @@ from services.dataplane.datapath.tables import Tables
 BPF_FS_MAGIC = 0xCAFE4A11
 SOCKETS = "_sockets"
 """Name under which the cgroup links are kept; no interface can be called so by :func:`_pin_name`."""
-_COLLECT = "collect"
-_RECOUNT = "recount"
+COLLECT = "collect"
+RECOUNT = "recount"
 _VANISHED = (errno.ENODEV, errno.ENOENT, errno.ENOLINK)
 """What a link says whose interface went away a moment ago."""
 
@@ -101,10 +100,11 @@ class Datapath:
         self.tables = tables
         self._bytecode = bytecode
         self._lock = threading.RLock()  # links are made by one thread and repaired by another
-        self.broom = Broom(tables, programs[_COLLECT], programs[_RECOUNT])
+        self.flows_lock = threading.RLock()
+        """Held while conntrack is swept, and while maps or programs are being replaced."""
         self.tcx = tcx
         self.programs = programs
-        """Descriptors by program name (for test runs)."""
+        """Descriptors by program name."""
         self.unfilled: frozenset[Source] = plan.unfilled
         """What new maps are to be filled from before :meth:`switch`; until then the old programs run."""
         self.losses = plan.losses
@@ -153,7 +153,7 @@ class Datapath:
         """Every link gets the new program in one step; then the old maps go. To be called once all of ``unfilled`` has
         been filled. Blocking, some 50 µs a link. Raises OSError when a link could not be switched: call it again.
         """
-        with self._lock, self.broom.lock:
+        with self._lock, self.flows_lock:
             self._refresh()
             if self._is_upgrade:
                 self.tables.bump_generation()  # flows are judged again, by these maps
@@ -179,7 +179,7 @@ class Datapath:
             return ()
         with ExitStack() as stack:
             stack.enter_context(self._lock)
-            stack.enter_context(self.broom.lock)
+            stack.enter_context(self.flows_lock)
             for table in growing:
                 stack.enter_context(table.lock)
             made: list[Replacement] = []
@@ -205,7 +205,6 @@ class Datapath:
             self.tables.by_name[one.spec.name].move(one.fd)
         before, self.programs = self.programs, programs
         self._by_hook = {hook: programs[hook.value] for hook in Hook}
-        self.broom.use(programs[_COLLECT], programs[_RECOUNT])
         try:
             if not self.unfilled:
                 self._refresh()

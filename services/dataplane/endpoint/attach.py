@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
+from chassis.service import Runtime
 from chassis.telemetry import Span
 from linux.bpf import BpfError
 from linux.netlink import NetlinkRefused
@@ -32,9 +33,15 @@ from services.dataplane.core.ipam.addressing import BadWish, plan_addresses
 from services.dataplane.core.ipam.journal import Ask
 from services.dataplane.core.ipam.journal_records import Lease
 from services.dataplane.datapath.hooks import Run
-from services.dataplane.endpoint.gate import Entered
+from services.dataplane.endpoint.gate import Entered, Gate
+from services.dataplane.endpoint.kernel import EndpointKernel
 from services.dataplane.endpoint.links import InterfaceExists
-from services.dataplane.parts import Parts
+from services.dataplane.endpoint.reaper import Reaper
+from services.dataplane.endpoint.registry import Registry
+from services.dataplane.feed import Feed
+from services.dataplane.ipam.addresses import AddressBook
+from services.dataplane.policy.enforce import Enforcer
+from services.dataplane.settings import Settings
 
 UP = event_subject("dataplane", "endpoint-up")
 DOWN = event_subject("dataplane", "endpoint-down")
@@ -57,22 +64,32 @@ class _Progress:
 class Attacher:
     """Makes and undoes the endpoints of one node."""
 
-    def __init__(self, parts: Parts) -> None:
-        self._node = parts.settings.node
-        self._bus = parts.bus
-        self._log = parts.log
-        self._telemetry = parts.telemetry
-        self._feed = parts.feed
-        self._gate = parts.gate
-        self._book = parts.book
-        self._registry = parts.registry
-        self._enforcer = parts.enforcer
-        self._datapath = parts.datapath
-        self._thread = parts.thread
-        self._links = parts.links
-        self.mtu = 1500
-        self.retired: list[int] = []
-        """Interface indices whose links and flows await the reaper."""
+    def __init__(
+        self,
+        runtime: Runtime[Settings],
+        kernel: EndpointKernel,
+        *,
+        feed: Feed,
+        gate: Gate,
+        book: AddressBook,
+        registry: Registry,
+        enforcer: Enforcer,
+        reaper: Reaper,
+    ) -> None:
+        self._node = runtime.settings.node
+        self._bus = runtime.bus
+        self._log = runtime.log
+        self._telemetry = runtime.telemetry
+        self._feed = feed
+        self._gate = gate
+        self._book = book
+        self._registry = registry
+        self._enforcer = enforcer
+        self._reaper = reaper
+        self._datapath = kernel.datapath
+        self._thread = kernel.thread
+        self._links = kernel.links
+        self._mtu = kernel.mtu
 
     async def add(self, request: Request) -> bytes:
         """ADD: the result. Raises CniError."""
@@ -137,7 +154,7 @@ class Attacher:
             attachment=request.attachment,
             uid=pod.uid,
             addresses=tuple(lease.address for lease in progress.leases),
-            mtu=self.mtu,
+            mtu=self._mtu,
         )
         progress.reached = Step.GUARDED  # also while it is being made: a call that is given up on finds it by its name
         made = await self._inside(netns, lambda mine: self._links.create(wanted, mine, partial(self._guard, wanted)))
@@ -208,7 +225,7 @@ class Attacher:
         name, addresses = host_name(progress.attachment), tuple(lease.address for lease in progress.leases)
         await self._thread.run(lambda: self._links.retire_named(name, addresses))
         progress.retired = True
-        self.retired.append(progress.index)
+        self._reaper.retire(progress.index)
 
     async def delete(self, attachment: Attachment) -> None:
         """DEL: nothing of the attachment is left, whatever there was. Raises CniError only when nothing can be
@@ -266,7 +283,7 @@ class Attacher:
             mac=endpoint.mac,
             netns=netns,
             addresses=endpoint.addresses,
-            mtu=self.mtu,
+            mtu=self._mtu,
         )
 
     def _tell_up(self, endpoint: LocalEndpoint, spent: float) -> None:

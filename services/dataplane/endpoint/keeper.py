@@ -1,6 +1,6 @@
-"""Keeps what should be in the kernel in the kernel: links, routes, neighbours, programs, masquerade.
+"""Keeps what should be in the kernel in the kernel: links, routes, neighbours, programs.
 
-Owns the repair of drift, the removal of retired links with their flows, and of the flows of pods that are gone.
+Owns the repair of drift and the removal of the flows of pods that are gone.
 Promises: what somebody takes away by hand is back within a full pass (5 s); an endpoint whose link has vanished in two
 passes one after the other is undone as a DEL would (its pod is gone and the runtime never said so); links nobody
 answers for are reported, never removed: a pod may be behind them. Without its mark no link is touched.
@@ -10,71 +10,88 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Mapping
+from collections.abc import Awaitable, Callable, Mapping
 
 from chassis.health import Condition
-from chassis.reconcile import Again, Dirty, Done
+from chassis.reconcile import Dirty, Done
+from chassis.service import Runtime
 from kit.once import Once
-from proto.objects import IPPool, Node
+from services.dataplane.conntrack.broom import Broom
 from services.dataplane.core.cni.request import Attachment, CniError
-from services.dataplane.core.egress.masquerade import ruleset
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.endpoint.links import GROUP_DOOMED, KernelLinks, PodLink, host_name
 from services.dataplane.core.endpoint.plan import Repairs, Standing, repairs
-from services.dataplane.egress.masquerade import Masquerade
-from services.dataplane.endpoint.attach import Attacher
-from services.dataplane.parts import Parts
-
-REAP_EVERY = 0.25
+from services.dataplane.endpoint.kernel import EndpointKernel
+from services.dataplane.endpoint.reaper import Reaper
+from services.dataplane.endpoint.registry import Registry
+from services.dataplane.policy.enforce import Enforcer
+from services.dataplane.settings import Settings
 
 
 class Keeper:
     """Repairs one node's kernel state."""
 
-    def __init__(self, parts: Parts, condition: Condition, outward: Condition, attacher: Attacher) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        runtime: Runtime[Settings],
+        kernel: EndpointKernel,
+        condition: Condition,
+        *,
+        registry: Registry,
+        enforcer: Enforcer,
+        broom: Broom,
+        reaper: Reaper,
+        undo: Callable[[Attachment], Awaitable[None]],
+    ) -> None:
+        """``condition``: programs hang where they should. ``undo`` does what a DEL would."""
+        self._settings = runtime.settings
+        self._bus = runtime.bus
+        self._log = runtime.log
+        self._kernel = kernel
         self._condition = condition
-        self._outward = outward
-        self._undo = attacher.delete
-        self._mtu = attacher.mtu
-        self._retired = attacher.retired
-        self._masquerade = Masquerade()
+        self._registry = registry
+        self._enforcer = enforcer
+        self._broom = broom
+        self._reaper = reaper
+        self._undo = undo
         self._missing: frozenset[Attachment] = frozenset()
         self._unmarked: frozenset[int] = frozenset()
         self._once: Once[str] = Once()
         self.restored = False
         """Whether the maps have been given what this node knows of its endpoints."""
 
-    async def repair(self, _dirty: Dirty) -> Done | Again:
+    async def repair(self, _dirty: Dirty) -> Done:
         """One full pass over links and programs."""
-        busy = self._parts.registry.busy
-        kernel: KernelLinks = await self._parts.thread.run(self._parts.links.snapshot)
-        up = self._parts.registry.up
+        busy = self._registry.busy
+        kernel: KernelLinks = await self._kernel.thread.run(self._kernel.links.snapshot)
+        up = self._registry.up
         standing = [
             Standing(attachment=one.attachment, index=one.index, addresses=one.addresses) for one in up.values()
         ]
-        found = repairs(standing, busy | self._parts.registry.busy, kernel)
+        found = repairs(standing, busy | self._registry.busy, kernel)
         await self._mend(found, up)
         await self._sweep_gone(found)
         self._report_orphans(found)
         await self._sweep_unmarked(kernel)
-        if any(link.group == GROUP_DOOMED for link in kernel.links) and not self._retired:
-            self._retired.append(0)  # left by an agent that died before it reaped
+        if any(link.group == GROUP_DOOMED for link in kernel.links):
+            self._reaper.retire_left()
         await self._programs(kernel)
         try:
-            changed = self._parts.enforcer.restore(self._parts.registry.up.values())
+            changed = self._enforcer.restore(self._registry.up.values())
         finally:
             self.restored = True  # what found no room finds none by waiting
         await self._sweep_budgets()
         if found.drift or changed:
-            self._parts.log.info("drift-repaired", routes=len(found.routes), links=len(found.down), entries=changed)
+            self._log.info("drift-repaired", routes=len(found.routes), links=len(found.down), entries=changed)
         return Done()
 
     async def _mend(self, found: Repairs, up: Mapping[Attachment, LocalEndpoint]) -> None:
-        links, thread = self._parts.links, self._parts.thread
+        links, thread = self._kernel.links, self._kernel.thread
         for attachment in found.down:
             one = up[attachment]
-            wanted = PodLink(attachment=attachment, uid=one.first.pod_uid, addresses=one.addresses, mtu=self._mtu)
+            wanted = PodLink(
+                attachment=attachment, uid=one.first.pod_uid, addresses=one.addresses, mtu=self._kernel.mtu
+            )
             await thread.run(lambda one=one, wanted=wanted: links.bring_up(one.index, wanted))  # type: ignore[misc]
         if found.routes or found.neighbours:
             await thread.run(lambda: links.repair(list(found.routes), list(found.neighbours)))
@@ -85,24 +102,24 @@ class Keeper:
         """Two-phase: what is missing in two passes one after the other is gone."""
         missing = frozenset(found.gone)
         for attachment in missing & self._missing:
-            self._parts.log.warning("link-vanished", container=attachment.container)
+            self._log.warning("link-vanished", container=attachment.container)
             try:
                 await self._undo(attachment)
             except CniError as error:
-                self._parts.log.error("undo-failed", container=attachment.container, error=error.message)
+                self._log.error("undo-failed", container=attachment.container, error=error.message)
         self._missing = missing - self._missing
 
     async def _sweep_budgets(self) -> None:
         """Flows and budgets of endpoints that nobody has: their pods went while no agent was there."""
-        if stale := self._parts.enforcer.stale_budgets(self._parts.registry.up.values()):
-            self._parts.log.info("flows-of-the-dead-removed", endpoints=sorted(stale))
-            await asyncio.to_thread(self._parts.datapath.broom.forget_endpoints, stale)
+        if stale := self._enforcer.stale_budgets(self._registry.up.values()):
+            self._log.info("flows-of-the-dead-removed", endpoints=sorted(stale))
+            await asyncio.to_thread(self._broom.forget_endpoints, stale)
 
     def _report_orphans(self, found: Repairs) -> None:
         names = {link.alias: link.name for link in found.orphans}
         for alias in self._once.take(names, time.monotonic()):
-            self._parts.log.error("orphan-link", link=names[alias], alias=alias)
-            self._parts.bus.tell_fault(
+            self._log.error("orphan-link", link=names[alias], alias=alias)
+            self._bus.tell_fault(
                 f"link {names[alias]} ({alias}) has no entry in the address journal",
                 "delete the pod behind it; restore the journal if it was removed",
             )
@@ -111,20 +128,20 @@ class Keeper:
         """Links whose maker died between making and marking them; two-phase, since one may be in the making."""
         begun = frozenset(link.index for link in kernel.unmarked())
         for index in begun & self._unmarked:
-            self._parts.log.warning("unmarked-link-removed", ifindex=index)
-            await self._parts.thread.run(lambda index=index: self._parts.links.remove(index))  # type: ignore[misc]
+            self._log.warning("unmarked-link-removed", ifindex=index)
+            await self._kernel.thread.run(lambda index=index: self._kernel.links.remove(index))  # type: ignore[misc]
         self._unmarked = begun
 
     async def _programs(self, kernel: KernelLinks) -> None:
         """Programs hang where they should: endpoints, uplinks, sockets."""
-        datapath, settings = self._parts.datapath, self._parts.settings
+        datapath, settings = self._kernel.datapath, self._settings
         held = datapath.links()
         indices = {link.name: link.index for link in kernel.links}
         uplinks = {indices[uplink]: uplink for uplink in settings.uplinks if uplink in indices}
         datapath.keep_uplinks(uplinks, indices["lo"])
-        for one in self._parts.registry.up.values():
+        for one in self._registry.up.values():
             state = held.get(host_name(one.attachment))
-            if (state is None or state.ifindex != one.index) and one.attachment not in self._parts.registry.busy:
+            if (state is None or state.ifindex != one.index) and one.attachment not in self._registry.busy:
                 datapath.attach_endpoint(one.index, host_name(one.attachment))
         absent = [uplink for uplink in settings.uplinks if uplink not in indices]
         try:
@@ -134,45 +151,13 @@ class Keeper:
         except OSError as error:
             self._condition.set(False, str(error))
             raise
-        names = {host_name(one) for one in (*self._parts.registry.up, *self._parts.registry.busy)}
+        names = {host_name(one) for one in (*self._registry.up, *self._registry.busy)}
         stale = [name for name in held if name.startswith("am") and len(name) == 12 and name not in names]
         for name in stale:
             if name not in indices:
                 datapath.detach(name)
         why = f"uplink {', '.join(absent)} does not exist; set AIRMESH_UPLINKS to interfaces of this node"
         self._condition.set(not absent, why)
-
-    async def masquerade(self, dirty: Dirty) -> Done | Again:
-        """The nftables table, once the pools and nodes are known."""
-        feed = self._parts.feed
-        if not dirty.full and not feed.concern(dirty.keys, IPPool, Node):
-            return Done()
-        if not (feed.complete(IPPool) and feed.complete(Node)):
-            if not self._outward.ok:
-                self._outward.set(False, "pools and nodes are not known yet, so nothing can be masqueraded")
-            return Again(after=1.0)
-        addresses = [address for node in feed.all_of(Node) for address in node.addresses]
-        if await self._masquerade.keep(ruleset(feed.all_of(IPPool), addresses), verify=dirty.full):
-            self._parts.log.info("masquerade-written")
-        if not self._outward.ok:
-            self._outward.set(True)
-            self._parts.book.bell.ring("masquerade")  # pods may start now: the runtime's configuration waits for it
-        return Done()
-
-    async def reap(self) -> None:
-        """Removes retired links in batches, and their flows; for ever."""
-        retired = self._retired
-        while True:
-            await asyncio.sleep(REAP_EVERY)
-            if not retired:
-                continue
-            batch, retired[:] = list(retired), []
-            try:
-                await self._parts.thread.run(self._parts.links.reap)
-            except OSError as error:
-                self._parts.log.warning("reap-failed", error=error)
-            if indices := {index for index in batch if index}:
-                await asyncio.to_thread(self._parts.datapath.broom.forget_endpoints, indices)
 
 
 def uplink_mtu(kernel: KernelLinks, uplinks: tuple[str, ...]) -> int:

@@ -8,15 +8,17 @@ claim it no longer holds until that is answered. Nothing here holds up a pod tha
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Callable
 
+from chassis.bus import Bus
 from chassis.faults import Refused
 from chassis.health import Condition
+from chassis.log import Log
 from chassis.reconcile import Again, Dirty, Done
 from kit.once import Once
-from services.dataplane.cni.conf import write_conf
 from services.dataplane.core.ipam.addressing import Supply
-from services.dataplane.parts import Parts
+from services.dataplane.feed import Feed
+from services.dataplane.ipam.addresses import AddressBook
 
 RETRY_SECONDS = 1.0
 NOT_SYNCED = "not-synced"
@@ -25,17 +27,22 @@ NOT_SYNCED = "not-synced"
 class Provision:
     """One node's supplies."""
 
-    def __init__(self, parts: Parts, blocks: Condition, others: Sequence[Condition]) -> None:
-        """``others``: what must hold too before the runtime may be told to start pods here."""
-        self._parts = parts
+    def __init__(
+        self, bus: Bus, log: Log, feed: Feed, book: AddressBook, blocks: Condition, supplied: Callable[[], None]
+    ) -> None:
+        """``blocks``: the node holds what it gives from; ``supplied`` is called whenever it does."""
+        self._bus = bus
+        self._log = log
+        self._feed = feed
+        self._book = book
         self._blocks = blocks
-        self._others = tuple(others)
+        self._supplied = supplied
         self._reported_epoch = ""
         self._once: Once[str] = Once()
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """Binds, reports, asks, settles; whatever is not possible yet comes again."""
-        feed, book = self._parts.feed, self._parts.book
+        feed, book = self._feed, self._book
         node = feed.node_object()
         cluster = feed.knowledge().cluster_uid
         if node is None or not cluster:
@@ -48,10 +55,10 @@ class Provision:
                 await book.report(node.uid)
             except Refused as error:
                 self._judge(feed.supply())
-                self._parts.log.warning("report-refused", code=error.code, why=error.message)
+                self._log.warning("report-refused", code=error.code, why=error.message)
                 return Again(after=RETRY_SECONDS)
             self._reported_epoch = epoch
-            self._parts.log.info("blocks-reported", epoch=epoch, blocks=len(book.journal.ledger.blocks))
+            self._log.info("blocks-reported", epoch=epoch, blocks=len(book.journal.ledger.blocks))
         short = await self._refill(node.uid)
         self._judge(feed.supply())
         await book.settle_owed()
@@ -61,24 +68,22 @@ class Provision:
         """Asks for blocks; True when one is still wanting."""
         short = False
         faults: list[str] = []
-        for family in self._parts.book.wants_block(self._parts.feed.supply()):
+        for family in self._book.wants_block(self._feed.supply()):
             try:
-                await self._parts.book.request_block(family, node_uid)
+                await self._book.request_block(family, node_uid)
             except Refused as error:
                 short = True
                 if error.code != NOT_SYNCED:  # ipam has just started: nothing for a person yet
                     faults.append(f"no block for IPv{family}: {error.message}")
         for fault in self._once.take(faults, time.monotonic()):
-            self._parts.log.warning("block-refused", why=fault)
-            self._parts.bus.tell_fault(fault, "see: airmesh ipam show")
+            self._log.warning("block-refused", why=fault)
+            self._bus.tell_fault(fault, "see: airmesh ipam show")
         return short
 
     def _judge(self, supply: Supply) -> None:
-        """The condition, and the runtime's configuration as soon as pods can start."""
-        held = self._parts.book.has_blocks(supply)
+        """The condition, and what follows from it."""
+        held = self._book.has_blocks(supply)
         why = "no IPPool gives addresses to this node" if not supply.families else "a family has no block yet"
         self._blocks.set(held, why)
-        if held and all(condition.ok for condition in self._others):
-            settings = self._parts.settings
-            if write_conf(settings.cni_conf_dir, settings.cni_socket):
-                self._parts.log.info("cni-conf-written", folder=str(settings.cni_conf_dir))
+        if held:
+            self._supplied()

@@ -27,10 +27,10 @@ from services.dataplane.core.datapath.layout import (
 from services.dataplane.core.datapath.maps import IPCACHE
 from services.dataplane.core.datapath.shares import Pressure, Refused, usable
 from services.dataplane.core.datapath.wire import Record
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.ipcache import entries as ipcache
 from services.dataplane.datapath.maps import TableFull
 from services.dataplane.datapath.tables import Tables
-from services.dataplane.endpoint.registry import Registry
 from services.dataplane.feed import Feed
 
 
@@ -41,7 +41,7 @@ class Peers:
         self,
         tables: Tables,
         feed: Feed,
-        registry: Registry,
+        endpoints: LocalEndpoints,
         log: Log,
         *,
         make_room: Callable[[Mapping[str, int]], Awaitable[None]],
@@ -54,7 +54,7 @@ class Peers:
         self._note = note
         self._tables = tables
         self._feed = feed
-        self._registry = registry
+        self._local = endpoints
         self._log = log
         self._make_room = make_room
         self._tell = tell
@@ -89,7 +89,7 @@ class Peers:
             await self._make_room({IPCACHE.name: self._asked})
         self._asked = len(wanted)
         self._refuse(foreign, wanted)
-        local = [entry for one in self._registry.up.values() for entry in one.published(self._feed.node)]
+        local = [entry for one in self._local.up.values() for entry in one.published(self._feed.node)]
         sources = {PrefixKey.host(entry.address): entry.node for entry in (*foreign, *local)}
         if full or self._actual is None:
             self._actual = self._tables.ipcache.items()
@@ -122,7 +122,7 @@ class Peers:
             ipcache.Surroundings(
                 node=self._feed.node,
                 endpoints=foreign,
-                local=[entry for one in self._registry.up.values() for entry in one.published(self._feed.node)],
+                local=[entry for one in self._local.up.values() for entry in one.published(self._feed.node)],
                 nodes=self._feed.all_of(Node),
                 slices=self._feed.all_of(EndpointSlice),
                 own_addresses=self.own_addresses,

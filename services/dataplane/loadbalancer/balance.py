@@ -28,6 +28,7 @@ from proto.net import Address, Network
 from proto.objects import EndpointSlice, IPPool, KubernetesObject, Node, Pod, Service
 from services.dataplane.core.datapath.shares import Pressure, Refused, Shares, usable
 from services.dataplane.core.datapath.wire import Record
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.loadbalancer import service_demand, services
 from services.dataplane.core.loadbalancer.fronts import Fronts, HostPortPod, Owner, Refusal
 from services.dataplane.core.loadbalancer.here import Here
@@ -35,7 +36,6 @@ from services.dataplane.core.loadbalancer.service_objects import Name, ServiceOb
 from services.dataplane.core.loadbalancer.turns import Turns
 from services.dataplane.datapath.maps import Table, TableFull
 from services.dataplane.datapath.tables import Tables
-from services.dataplane.endpoint.registry import Registry
 from services.dataplane.feed import Feed
 from services.dataplane.one_thread import OneThread
 
@@ -60,7 +60,7 @@ class Balancer:
         self,
         tables: Tables,
         feed: Feed,
-        registry: Registry,
+        endpoints: LocalEndpoints,
         log: Log,
         external: tuple[Network, ...],
         *,
@@ -76,7 +76,7 @@ class Balancer:
         self._thread = thread
         self._tables = tables
         self._feed = feed
-        self._registry = registry
+        self._local = endpoints
         self._log = log
         self._external = external
         self._make_room = make_room
@@ -315,7 +315,7 @@ class Balancer:
             return []
         return [
             HostPortPod(pod=wanted[one.first.pod_uid], addresses=one.addresses)
-            for one in self._registry.up.values()
+            for one in self._local.up.values()
             if one.first.pod_uid in wanted
         ]
 

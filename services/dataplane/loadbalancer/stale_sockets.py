@@ -17,16 +17,16 @@ from functools import cache
 
 import prometheus_client
 
-from chassis.reconcile import Again, Dirty, Done, Loop
-from chassis.service import Runtime
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
 from linux.sock_diag import CannotEnd, Connected, Ended, end_sockets
 from proto.net import Address
 from proto.objects import EndpointSlice, Service
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.loadbalancer.stale_sockets import serving, serving_udp
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.datapath.thread import NamespaceThread
-from services.dataplane.parts import Parts
-from services.dataplane.settings import Settings
+from services.dataplane.feed import Feed
 
 PERIOD = 60.0
 DEBOUNCE = 0.5
@@ -40,19 +40,25 @@ SHOWN = 5
 _ENDED = prometheus_client.Counter("airmesh_stale_sockets_ended", "UDP sockets ended since their backend had left")
 
 
-def end_stale_sockets(runtime: Runtime[Settings], parts: Parts, written: Callable[[], tuple[int, ...]]) -> None:
-    """Begins to look after them, until the service stops. ``written``: :attr:`Balancer.seen`."""
-    them = StaleSockets(parts, written)
-    cursors = [parts.feed.objects.cursor()]
-    Loop(runtime, "stale-sockets", cursors=cursors, apply=them.apply, period=PERIOD, debounce=DEBOUNCE)
-    runtime.on_stop(them.close)
-
-
 class StaleSockets:
     """``apply`` is what a loop over the objects runs; ``close`` ends the thread."""
 
-    def __init__(self, parts: Parts, written: Callable[[], tuple[int, ...]]) -> None:
-        self._parts = parts
+    def __init__(
+        self,
+        feed: Feed,
+        tables: Tables,
+        endpoints: LocalEndpoints,
+        log: Log,
+        *,
+        node_cookie: int,
+        written: Callable[[], tuple[int, ...]],
+    ) -> None:
+        """``node_cookie`` is that of the node's own network namespace; ``written``: :attr:`Balancer.seen`."""
+        self._feed = feed
+        self._tables = tables
+        self._local = endpoints
+        self._log = log
+        self._node_cookie = node_cookie
         self._written = written
         self._thread = NamespaceThread("sockets")
         self._udp: frozenset[Address] = frozenset()
@@ -62,7 +68,7 @@ class StaleSockets:
 
     async def apply(self, dirty: Dirty) -> Done | Again:
         """One round, if there may be anything to end."""
-        feed, parts = self._parts.feed, self._parts
+        feed = self._feed
         if not self._able:
             return Done()
         if not feed.complete(EndpointSlice):
@@ -73,14 +79,14 @@ class StaleSockets:
         before, self._udp = self._udp, serving_udp(slices)
         if not dirty.full and before <= self._udp:
             return Done()
-        cookies = {parts.enforcer.node_cookie, *(one.cookie for one in parts.registry.up.values())}
-        stale, resume = judge(parts.datapath.tables, serving(slices)), self._resume
+        cookies = {self._node_cookie, *(one.cookie for one in self._local.up.values())}
+        stale, resume = judge(self._tables, serving(slices)), self._resume
         self._deadline = time.monotonic() + ROUND
         try:
             ended = await self._thread.run(lambda: end_sockets(cookies, stale, overdue=self._overdue, resume=resume))
         except CannotEnd as error:
             self._able = False
-            parts.log.warning("stale-sockets-stay", why=str(error), remedy="clients have to connect again themselves")
+            self._log.warning("stale-sockets-stay", why=str(error), remedy="clients have to connect again themselves")
             return Done()
         self._tell(ended)
         self._resume = ended.resume
@@ -90,7 +96,7 @@ class StaleSockets:
         if ended.sockets:
             _ENDED.inc(len(ended.sockets))
             worst = Counter(f"{one.peer} port {one.port}" for one in ended.sockets).most_common(SHOWN)
-            self._parts.log.info("stale-sockets-ended", count=len(ended.sockets), backends=dict(worst))
+            self._log.info("stale-sockets-ended", count=len(ended.sockets), backends=dict(worst))
 
     def _overdue(self) -> bool:
         return time.monotonic() > self._deadline

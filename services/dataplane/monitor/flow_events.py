@@ -15,10 +15,10 @@ from proto.identity import IdentityRecord
 from proto.objects import Node
 from proto.subjects import flow_subject
 from services.dataplane.core.datapath.layout import Event
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.monitor.flows import Budget, Interpreter, verdict_of
 from services.dataplane.core.monitor.names import Names, names_of
 from services.dataplane.core.policy.history import PolicyHistory
-from services.dataplane.endpoint.registry import Registry
 from services.dataplane.feed import Feed
 
 NAMES_SECONDS = 1.0
@@ -28,10 +28,12 @@ NAMES_SECONDS = 1.0
 class FlowEvents:
     """Sink of the ring buffer's reader."""
 
-    def __init__(self, bus: Bus, feed: Feed, registry: Registry, history: PolicyHistory, *, per_second: float) -> None:
+    def __init__(
+        self, bus: Bus, feed: Feed, endpoints: LocalEndpoints, history: PolicyHistory, *, per_second: float
+    ) -> None:
         self._bus = bus
         self._feed = feed
-        self._registry = registry
+        self._local = endpoints
         self._history = history
         self._budget = Budget(per_second=per_second, burst=per_second)
         self._subject = encode_segment(feed.node)
@@ -55,10 +57,10 @@ class FlowEvents:
                 self._bus.publish(flow_subject(self._subject, verdict_of(event)), interpreter.read(event, missed))
 
     def _name(self) -> Names:
-        local = [entry for one in self._registry.up.values() for entry in one.published(self._feed.node)]
+        local = [entry for one in self._local.up.values() for entry in one.published(self._feed.node)]
         records = [
             entry.value for entry in self._feed.identities.entries.values() if isinstance(entry.value, IdentityRecord)
         ]
-        pods = {one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._registry.up.values()}
+        pods = {one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._local.up.values()}
         interfaces = dict(socket.if_nameindex())
         return names_of([*self._feed.foreign_endpoints(), *local], self._feed.all_of(Node), records, pods, interfaces)

@@ -17,8 +17,8 @@ from services.dataplane.core.conntrack import fills as core
 from services.dataplane.core.conntrack.fills import Fill, Share
 from services.dataplane.core.datapath.layout import NODE
 from services.dataplane.core.datapath.shares import Pressure
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.datapath.tables import Tables
-from services.dataplane.endpoint.registry import Registry
 
 MAX_GROUPS = 50
 """Namespaces (or nodes) that are named for each table."""
@@ -34,15 +34,15 @@ CNI_SECONDS = Histogram(
 class DatapathMetrics(Collector):
     """Reads the maps at each scrape."""
 
-    def __init__(self, tables: Tables, registry: Registry, pressure: Callable[[], Iterable[Pressure]]) -> None:
+    def __init__(self, tables: Tables, endpoints: LocalEndpoints, pressure: Callable[[], Iterable[Pressure]]) -> None:
         self._tables = tables
-        self._registry = registry
+        self._local = endpoints
         self._pressure = pressure
 
     def collect(self) -> Iterator[Metric]:
         """The families, with present values."""
         endpoints = GaugeMetricFamily("airmesh_endpoints", "Pod interfaces of this node")
-        endpoints.add_metric([], len(self._registry.up))
+        endpoints.add_metric([], len(self._local.up))
         yield endpoints
         flows = GaugeMetricFamily("airmesh_conntrack_flows", "Conntrack entries of all pods")
         budgets = {key.endpoint: budget for key, budget in self._tables.budgets.items().items()}
@@ -70,7 +70,7 @@ class DatapathMetrics(Collector):
             "Part of a pod's conntrack budget that is used, where it is four fifths or more",
             labels=["namespace", "pod", "direction"],
         )
-        pods = {one.index: one.first for one in self._registry.up.values()}
+        pods = {one.index: one.first for one in self._local.up.values()}
         for share, fill in present.items():
             if share.endpoint in pods and fill.part >= core.RAISED:
                 pod = pods[share.endpoint]
@@ -97,10 +97,10 @@ class DatapathMetrics(Collector):
 
 
 def register(
-    tables: Tables, registry: Registry, pressure: Callable[[], Iterable[Pressure]] = tuple
+    tables: Tables, endpoints: LocalEndpoints, pressure: Callable[[], Iterable[Pressure]] = tuple
 ) -> Callable[[], Awaitable[None]]:
     """Shows them on /metrics; call what it returns before the maps are let go of."""
-    collector = DatapathMetrics(tables, registry, pressure)
+    collector = DatapathMetrics(tables, endpoints, pressure)
     REGISTRY.register(collector)
 
     async def hide() -> None:

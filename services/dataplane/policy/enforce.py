@@ -46,14 +46,13 @@ from services.dataplane.core.datapath.policy_layout import (
 from services.dataplane.core.datapath.shares import Pressure
 from services.dataplane.core.datapath.wire import Record
 from services.dataplane.core.endpoint import admission
-from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoint, LocalEndpoints
 from services.dataplane.core.policy import steps as ps
 from services.dataplane.core.policy.history import PolicyHistory
 from services.dataplane.core.policy.maps import PolicyMaps
 from services.dataplane.core.policy.steps import Side
 from services.dataplane.datapath.maps import Table, TableFull
 from services.dataplane.datapath.tables import Tables
-from services.dataplane.endpoint.registry import Registry
 from services.dataplane.feed import Feed
 from services.dataplane.policy.partitions import Partitions
 
@@ -112,12 +111,12 @@ class Enforcer:
     """Keeps the policy maps of one node."""
 
     def __init__(
-        self, tables: Tables, feed: Feed, registry: Registry, log: Log, *, budget: int, share: float = SHARE
+        self, tables: Tables, feed: Feed, endpoints: LocalEndpoints, log: Log, *, budget: int, share: float = SHARE
     ) -> None:
         self._log = log
         self._tables = tables
         self._feed = feed
-        self._registry = registry
+        self._local = endpoints
         self._budget = budget
         self._share = share
         self._maps = PolicyMaps(self._rooms())
@@ -141,7 +140,7 @@ class Enforcer:
 
     def identities(self) -> dict[int, str]:
         """Identities that live here, and their namespaces."""
-        return {endpoint.identity: endpoint.first.namespace for endpoint in self._registry.up.values()}
+        return {endpoint.identity: endpoint.first.namespace for endpoint in self._local.up.values()}
 
     def learn(self, endpoint: LocalEndpoint) -> None:
         """An endpoint's link is about to come up (it is in the registry). Its policy is in the maps when this

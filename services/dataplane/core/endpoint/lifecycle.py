@@ -6,8 +6,10 @@ place (first instant closed), and undoing goes exactly the way back. A DEL is th
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum
+from typing import Protocol
 
 from proto.addresses import Endpoint
 from proto.net import Address
@@ -125,3 +127,11 @@ class LocalEndpoint:
             )
             for lease in self.leases
         )
+
+
+class LocalEndpoints(Protocol):
+    """The endpoints of this node, for whoever only looks at them."""
+
+    @property
+    def up(self) -> Mapping[Attachment, LocalEndpoint]:
+        """Endpoints that the maps know (or should)."""
