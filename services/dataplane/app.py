@@ -16,10 +16,9 @@ from pathlib import Path
 from chassis.health import Condition
 from chassis.service import Runtime
 from linux.netns import netns_cookie
-from services.dataplane.bell import Bell, Courtesy
 from services.dataplane.cni.start import announcer
 from services.dataplane.cni.start import start as start_cni
-from services.dataplane.conntrack.broom import Broom
+from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.conntrack.start import start as start_conntrack
 from services.dataplane.core.datapath.pins import Source
 from services.dataplane.core.endpoint.links import KernelLinks, pod_mac
@@ -30,12 +29,12 @@ from services.dataplane.datapath.start import open_datapath
 from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.egress.start import start as start_egress
+from services.dataplane.endpoint.admission import AdmissionWait
 from services.dataplane.endpoint.attach import Attacher
-from services.dataplane.endpoint.gate import Gate
-from services.dataplane.endpoint.keeper import Keeper, uplink_mtu
 from services.dataplane.endpoint.kernel import EndpointKernel
 from services.dataplane.endpoint.links import Links
 from services.dataplane.endpoint.reaper import Reaper
+from services.dataplane.endpoint.reconciler import Reconciler, uplink_mtu
 from services.dataplane.endpoint.registry import Registry, orphans, rebuild
 from services.dataplane.endpoint.relabel import Relabel
 from services.dataplane.endpoint.start import start as start_endpoints
@@ -44,7 +43,7 @@ from services.dataplane.feed import Feed
 from services.dataplane.ipam.addresses import AddressBook
 from services.dataplane.ipam.journal import Journal
 from services.dataplane.ipam.start import start as start_ipam
-from services.dataplane.ipcache.around import Peers
+from services.dataplane.ipcache.peers import Peers
 from services.dataplane.ipcache.start import start as start_ipcache
 from services.dataplane.loadbalancer.balance import Balancer
 from services.dataplane.loadbalancer.start import start as start_services
@@ -56,6 +55,7 @@ from services.dataplane.policy.refused import faults_of, tell_refused
 from services.dataplane.policy.start import PolicyLoop
 from services.dataplane.policy.start import start as start_policy
 from services.dataplane.settings import Settings
+from services.dataplane.signals import CallPriority, Signal
 
 
 def boot_of(settings: Settings) -> str:
@@ -71,10 +71,10 @@ class _Made:
     feed: Feed
     registry: Registry
     enforcer: Enforcer
-    gate: Gate
+    admission: AdmissionWait
     book: AddressBook
-    courtesy: Courtesy
-    broom: Broom
+    priority: CallPriority
+    collector: FlowCollector
 
 
 def _make(runtime: Runtime[Settings]) -> _Made:
@@ -83,19 +83,19 @@ def _make(runtime: Runtime[Settings]) -> _Made:
     journal = Journal.open(
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
-    datapath, courtesy = open_datapath(settings), Courtesy()
-    feed, registry = Feed(bus, settings.node), Registry(Bell(courtesy))
-    enforcer, broom = make_enforcer(runtime, datapath, feed, registry), Broom(datapath)
-    enforcer.limit_flows(broom)
+    datapath, priority = open_datapath(settings), CallPriority()
+    feed, registry = Feed(bus, settings.node), Registry(Signal(priority))
+    enforcer, collector = make_enforcer(runtime, datapath, feed, registry), FlowCollector(datapath)
+    enforcer.limit_flows(collector)
     return _Made(
         datapath=datapath,
         feed=feed,
         registry=registry,
         enforcer=enforcer,
-        gate=Gate(feed, log, settings.add_deadline, lambda: enforcer.begun and not datapath.unfilled),
-        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, Bell(courtesy)),
-        courtesy=courtesy,
-        broom=broom,
+        admission=AdmissionWait(feed, log, settings.add_deadline, lambda: enforcer.begun and not datapath.unfilled),
+        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, Signal(priority)),
+        priority=priority,
+        collector=collector,
     )
 
 
@@ -107,12 +107,12 @@ async def build(runtime: Runtime[Settings]) -> None:
     await _adopt(runtime, made.datapath, journal, seen)
     mtu = uplink_mtu(seen, runtime.settings.uplinks)
     kernel = EndpointKernel(links=links, thread=thread, datapath=made.datapath, mtu=mtu)
-    reaper = Reaper(links, thread, made.broom, runtime.log)
+    reaper = Reaper(links, thread, made.collector, runtime.log)
     attacher = Attacher(
         runtime,
         kernel,
         feed=made.feed,
-        gate=made.gate,
+        admission=made.admission,
         book=made.book,
         registry=made.registry,
         enforcer=made.enforcer,
@@ -131,12 +131,12 @@ async def build(runtime: Runtime[Settings]) -> None:
 
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
     _start(runtime, made, kernel, reaper, attacher)
-    await start_cni(runtime, attacher, journal, made.courtesy)
+    await start_cni(runtime, attacher, journal, made.priority)
 
 
 def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reaper: Reaper, attacher: Attacher) -> None:
     """The loops of each folder."""
-    feed, registry, enforcer, gate = made.feed, made.registry, made.enforcer, made.gate
+    feed, registry, enforcer, admission = made.feed, made.registry, made.enforcer, made.admission
     tables, health = made.datapath.tables, runtime.health
     growth = Growth(made.datapath, kernel.thread, limits_of(runtime.settings), runtime.log)
     enforcer.make_room = growth.make_room
@@ -149,7 +149,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
 
     acks = start_acks(runtime, registry, lambda: policy.reached, lambda: (peers.sequence, peers.epoch))
     policy = start_policy(
-        runtime, enforcer, feed, registry.bell, begun=gate.wake, reached=lambda: acks.poke(full=False)
+        runtime, enforcer, feed, registry.signal, begun=admission.wake, reached=lambda: acks.poke(full=False)
     )
     peers = start_ipcache(
         runtime,
@@ -157,7 +157,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
         growth,
         feed=feed,
         endpoints=registry,
-        bell=registry.bell,
+        signal=registry.signal,
         own_addresses=kernel.own_addresses,
         passed=peers_passed,
     )
@@ -167,17 +167,17 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
         growth,
         feed=feed,
         endpoints=registry,
-        bell=registry.bell,
+        signal=registry.signal,
         own_addresses=kernel.own_addresses,
         datapath=programs,
     )
-    keeper = _start_endpoints(runtime, made, kernel, reaper, attacher, programs)
-    _start_upgrade(runtime, made, kernel.thread, keeper=keeper, peers=peers, policy=policy, balancer=balancer)
+    reconciler = _start_endpoints(runtime, made, kernel, reaper, attacher, programs)
+    _start_upgrade(runtime, made, kernel.thread, reconciler=reconciler, peers=peers, policy=policy, balancer=balancer)
     start_stale_sockets(runtime, tables, balancer, feed=feed, endpoints=registry, node_cookie=enforcer.node_cookie)
     # Pods may start when masquerade is there: the runtime's configuration waits for it.
-    start_egress(runtime, feed, outward, lambda: made.book.bell.ring("masquerade"))
+    start_egress(runtime, feed, outward, lambda: made.book.signal.notify("masquerade"))
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
-    start_conntrack(runtime, tables, made.broom, registry)
+    start_conntrack(runtime, tables, made.collector, registry)
     start_monitor(
         runtime,
         tables,
@@ -195,20 +195,28 @@ def _start_endpoints(
     reaper: Reaper,
     attacher: Attacher,
     programs: Condition,
-) -> Keeper:
-    keeper = Keeper(
+) -> Reconciler:
+    reconciler = Reconciler(
         runtime,
         kernel,
         programs,
         registry=made.registry,
         enforcer=made.enforcer,
-        broom=made.broom,
+        collector=made.collector,
         reaper=reaper,
         undo=attacher.delete,
     )
-    relabel = Relabel(made.feed, made.gate, made.registry, made.book.journal, made.enforcer, runtime.log)
-    start_endpoints(runtime, made.feed, made.registry, gate=made.gate, keeper=keeper, reaper=reaper, relabel=relabel)
-    return keeper
+    relabel = Relabel(made.feed, made.admission, made.registry, made.book.journal, made.enforcer, runtime.log)
+    start_endpoints(
+        runtime,
+        made.feed,
+        made.registry,
+        admission=made.admission,
+        reconciler=reconciler,
+        reaper=reaper,
+        relabel=relabel,
+    )
+    return reconciler
 
 
 def _start_upgrade(
@@ -216,17 +224,17 @@ def _start_upgrade(
     made: _Made,
     thread: NamespaceThread,
     *,
-    keeper: Keeper,
+    reconciler: Reconciler,
     peers: Peers,
     policy: PolicyLoop,
     balancer: Balancer,
 ) -> None:
     def switched() -> None:
-        made.enforcer.limit_flows(made.broom)  # the table may have grown
-        made.gate.wake()
+        made.enforcer.limit_flows(made.collector)  # the table may have grown
+        made.admission.wake()
 
     filled = {
-        Source.NODE: lambda: keeper.restored,
+        Source.NODE: lambda: reconciler.restored,
         Source.ADDRESSES: lambda: peers.filled,
         Source.POLICY: lambda: policy.reached is not None,
         Source.SERVICES: lambda: balancer.applied,

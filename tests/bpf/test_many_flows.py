@@ -14,7 +14,7 @@ import pytest
 from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
-from services.dataplane.conntrack.broom import Broom
+from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.core.conntrack.state import SECOND
 from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath.maps import MOST_CONNTRACK_ENTRIES, conntrack_sizes
@@ -51,7 +51,7 @@ async def test_a_million_entries_swept_in_slices(pins: Path, cache: Path) -> Non
         datapath.tables.set_budget(7, FLOWS)
         gaps = [0.0]
         began = time.monotonic()
-        sweep = asyncio.create_task(asyncio.to_thread(Broom(datapath).sweep, now + SECOND // 2))
+        sweep = asyncio.create_task(asyncio.to_thread(FlowCollector(datapath).sweep, now + SECOND // 2))
         while not sweep.done():
             before = time.monotonic()
             await asyncio.sleep(0.001)

@@ -567,7 +567,7 @@ POLICY = (
         file="services/policy/shards.py",
         old="            relevant=self._graph.relevant,\n",
         new="",
-        tests=("tests/shell/dataplane/endpoint/test_gate.py",),
+        tests=("tests/shell/dataplane/endpoint/test_admission.py",),
     ),
     Mutant(
         name="frontier-without-namespaces",
@@ -706,17 +706,17 @@ DATAPLANE = (
     ),
     Mutant(
         name="any-external-ip-is-honoured",
-        file="services/dataplane/core/loadbalancer/here.py",
+        file="services/dataplane/core/loadbalancer/node_context.py",
         old="        return any(address in network for network in self.external)\n",
         new="        return True\n",
-        tests=("tests/core/dataplane/loadbalancer/test_fronts.py",),
+        tests=("tests/core/dataplane/loadbalancer/test_frontends.py",),
     ),
     Mutant(
         name="external-policy-local-reaches-other-nodes",
-        file="services/dataplane/core/loadbalancer/fronts.py",
+        file="services/dataplane/core/loadbalancer/frontends.py",
         old="flags, choice = flags | ServiceFlag.LOCAL_ONLY, Choice.LOCAL",
         new="flags, choice = flags | ServiceFlag.LOCAL_ONLY, Choice.CLUSTER",
-        tests=("tests/core/dataplane/loadbalancer/test_fronts.py",),
+        tests=("tests/core/dataplane/loadbalancer/test_frontends.py",),
     ),
     Mutant(
         name="hints-of-some-endpoints-are-followed",
@@ -727,7 +727,7 @@ DATAPLANE = (
     ),
     Mutant(
         name="a-refused-service-keeps-its-endpoints",
-        file="services/dataplane/core/loadbalancer/fronts.py",
+        file="services/dataplane/core/loadbalancer/frontends.py",
         old="                slices = () if owner in closed else objects.slices(name)\n",
         new="                slices = objects.slices(name)\n",
         tests=("tests/core/dataplane/loadbalancer/test_services.py",),
@@ -779,7 +779,7 @@ DATAPLANE = (
     ),
     Mutant(
         name="whoever-came-first-has-the-front",
-        file="services/dataplane/core/loadbalancer/fronts.py",
+        file="services/dataplane/core/loadbalancer/frontends.py",
         old="            first, second = sorted((holder, front), key=_rank)\n",
         new="            first, second = holder, front\n",
         tests=("tests/core/dataplane/loadbalancer/test_services.py",),
@@ -1030,27 +1030,27 @@ DATAPLANE = (
     ),
     Mutant(
         name="believe-any-endpoint",
-        file="services/dataplane/ipcache/beliefs.py",
+        file="services/dataplane/ipcache/ownership.py",
         old="            if doubt is not None:\n                continue\n            segment",
         new="            segment",
-        tests=("tests/shell/dataplane/ipcache/test_beliefs.py::test_it_does_not_speak_of_others",),
+        tests=("tests/shell/dataplane/ipcache/test_ownership.py::test_it_does_not_speak_of_others",),
     ),
     Mutant(
         name="believe-any-identity",
-        file="services/dataplane/ipcache/beliefs.py",
+        file="services/dataplane/ipcache/ownership.py",
         old="            if endpoint.identity in living[segment] or (",
         new="            if endpoint.identity or (",
         tests=(
-            "tests/shell/dataplane/ipcache/test_beliefs.py::test_an_identity_counts_where_a_pod_has_it",
+            "tests/shell/dataplane/ipcache/test_ownership.py::test_an_identity_counts_where_a_pod_has_it",
             "tests/drills/test_stolen_key.py::test_what_it_says_of_itself_moves_no_packet_of_anothers",
         ),
     ),
     Mutant(
         name="take-back-what-is-undecided",
-        file="services/dataplane/ipcache/beliefs.py",
+        file="services/dataplane/ipcache/ownership.py",
         old="        if not self.whole:\n            return frozenset(doubt",
         new="        if not self.doubts:\n            return frozenset(doubt",
-        tests=("tests/shell/dataplane/ipcache/test_beliefs.py::test_nothing_is_decided_before_both_are_whole",),
+        tests=("tests/shell/dataplane/ipcache/test_ownership.py::test_nothing_is_decided_before_both_are_whole",),
     ),
     Mutant(
         name="end-sockets-that-no-service-sent",

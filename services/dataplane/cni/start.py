@@ -6,13 +6,13 @@ from collections.abc import Callable
 
 from chassis.health import Condition
 from chassis.service import Runtime
-from services.dataplane.bell import Courtesy
 from services.dataplane.cni.conf import write_conf
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs
 from services.dataplane.endpoint.attach import Attacher
 from services.dataplane.ipam.journal import Journal
 from services.dataplane.settings import Settings
+from services.dataplane.signals import CallPriority
 
 
 def announcer(runtime: Runtime[Settings], *conditions: Condition) -> Callable[[], None]:
@@ -27,9 +27,9 @@ def announcer(runtime: Runtime[Settings], *conditions: Condition) -> Callable[[]
     return announce
 
 
-async def start(runtime: Runtime[Settings], attacher: Attacher, journal: Journal, courtesy: Courtesy) -> None:
+async def start(runtime: Runtime[Settings], attacher: Attacher, journal: Journal, priority: CallPriority) -> None:
     """Answers the runtime from now on, until the service stops."""
-    verbs = Verbs(runtime, attacher, journal, courtesy)
+    verbs = Verbs(runtime, attacher, journal, priority)
 
     def on_bug(error: BaseException) -> None:
         runtime.log.error("cni-bug", bug=True, error=error)

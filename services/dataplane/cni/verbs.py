@@ -10,22 +10,24 @@ from __future__ import annotations
 import time
 
 from chassis.service import Runtime
-from services.dataplane.bell import Courtesy
 from services.dataplane.core.cni.request import Attachment, CniError, Code, Request, Verb
 from services.dataplane.endpoint.attach import Attacher
 from services.dataplane.ipam.journal import Journal
 from services.dataplane.monitor.metrics import CNI_SECONDS
 from services.dataplane.settings import Settings
+from services.dataplane.signals import CallPriority
 
 
 class Verbs:
     """Answers the calls of a runtime."""
 
-    def __init__(self, runtime: Runtime[Settings], attacher: Attacher, journal: Journal, courtesy: Courtesy) -> None:
+    def __init__(
+        self, runtime: Runtime[Settings], attacher: Attacher, journal: Journal, priority: CallPriority
+    ) -> None:
         self._attacher = attacher
         self._journal = journal
         self._telemetry = runtime.telemetry
-        self._courtesy = courtesy
+        self._priority = priority
         self._unready = runtime.health.missing
         self._grace = runtime.settings.gc_grace
         self.stopping = False
@@ -34,7 +36,7 @@ class Verbs:
         """The JSON of a successful answer. Raises CniError."""
         started, code = time.monotonic(), int(Code.INTERNAL)
         try:
-            with self._courtesy.call():
+            with self._priority.call():
                 answer = await self._dispatch(request)
             code = 0
         except CniError as error:

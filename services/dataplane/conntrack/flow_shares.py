@@ -13,7 +13,7 @@ from chassis.service import Runtime
 from kit.once import Once
 from proto.events import ObjectFault
 from proto.policy import Direction
-from services.dataplane.conntrack.broom import Broom
+from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.core.conntrack import fills as core
 from services.dataplane.core.conntrack.fills import Fill, Share
 from services.dataplane.core.datapath.layout import NODE
@@ -33,12 +33,14 @@ ANSWER = "stop whoever begins them, by policy or at the network's edge; establis
 class FlowShares:
     """The flows of one node."""
 
-    def __init__(self, runtime: Runtime[Settings], tables: Tables, broom: Broom, endpoints: LocalEndpoints) -> None:
+    def __init__(
+        self, runtime: Runtime[Settings], tables: Tables, collector: FlowCollector, endpoints: LocalEndpoints
+    ) -> None:
         self._node = runtime.settings.node
         self._bus = runtime.bus
         self._log = runtime.log
         self._tables = tables
-        self._broom = broom
+        self._collector = collector
         self._local = endpoints
         self._faults = ObjectFaults(self._bus, self._node, self._log)
         self._spent: frozenset[Share] = frozenset()
@@ -54,10 +56,10 @@ class FlowShares:
 
     async def look(self) -> None:
         """One sweep, and what it found."""
-        swept = await asyncio.to_thread(self._broom.sweep)
+        swept = await asyncio.to_thread(self._collector.sweep)
         if swept.mended:
             self._log.warning("flow-counts-mended", budgets=swept.mended)
-        budgets = await asyncio.to_thread(self._broom.budgets)
+        budgets = await asyncio.to_thread(self._collector.budgets)
         present = core.fills(budgets, self._tables.flows.entries, swept.census.pending)
         self._spent = core.nearly_spent(present, self._spent)
         await self._tell(present)
@@ -77,7 +79,7 @@ class FlowShares:
             f"{'it' if own else 'others'} may begin {'unanswered ' if share.is_pending else ''}on node "
             f"{self._node}"
         )
-        peer = await asyncio.to_thread(self._broom.largest_peer, share.endpoint, share.direction)
+        peer = await asyncio.to_thread(self._collector.largest_peer, share.endpoint, share.direction)
         if peer is not None and peer[1] >= fill.used * core.MOST_OF:
             fault += f"; {peer[1]} of them with {peer[0]}"
         return ObjectFault(

@@ -118,7 +118,7 @@ class Tables:
 
     def set_budget(self, endpoint: int, limit: int) -> None:
         """How many flows an endpoint that is new here may have in each direction. One that has a budget keeps it as it
-        is, counts and all: :meth:`services.dataplane.conntrack.broom.Broom.limit` changes it where packets count.
+        is, counts and all: :meth:`FlowCollector.limit` changes it where packets count.
         """
         key = at.EndpointKey(endpoint=endpoint)
         if self.budgets.get(key) is None:

@@ -33,7 +33,7 @@ from services.dataplane.core.ipam.addressing import BadWish, plan_addresses
 from services.dataplane.core.ipam.journal import Ask
 from services.dataplane.core.ipam.journal_records import Lease
 from services.dataplane.datapath.hooks import Run
-from services.dataplane.endpoint.gate import Entered, Gate
+from services.dataplane.endpoint.admission import AdmissionWait, Entered
 from services.dataplane.endpoint.kernel import EndpointKernel
 from services.dataplane.endpoint.links import InterfaceExists
 from services.dataplane.endpoint.reaper import Reaper
@@ -70,7 +70,7 @@ class Attacher:
         kernel: EndpointKernel,
         *,
         feed: Feed,
-        gate: Gate,
+        admission: AdmissionWait,
         book: AddressBook,
         registry: Registry,
         enforcer: Enforcer,
@@ -81,7 +81,7 @@ class Attacher:
         self._log = runtime.log
         self._telemetry = runtime.telemetry
         self._feed = feed
-        self._gate = gate
+        self._admission = admission
         self._book = book
         self._registry = registry
         self._enforcer = enforcer
@@ -100,7 +100,7 @@ class Attacher:
             if known is not None:
                 return render(request, await self._again(known, request))
             os.close(_open(request.netns))  # what is no namespace is not waited for
-            entered = await self._gate.enter(request.pod)
+            entered = await self._admission.enter(request.pod)
             with self._telemetry.span(
                 "cni-add", entered.traceparent, pod=f"{request.pod.namespace}/{request.pod.name}", node=self._node
             ) as span:
@@ -216,7 +216,7 @@ class Attacher:
                 await self._retire(progress)
             case Undo.RELEASE_ADDRESSES:
                 await self._book.journal.release(progress.attachment)
-                self._book.bell.ring("released")
+                self._book.signal.notify("released")
 
     async def _retire(self, progress: _Progress) -> None:
         """The link is unreachable when this returns and goes with the next reaping; done once."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 
 from chassis.log import Log
-from services.dataplane.conntrack.broom import Broom
+from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.endpoint.links import Links
 
@@ -21,10 +21,10 @@ _LEFT = 0
 class Reaper:
     """The retired links of one node."""
 
-    def __init__(self, links: Links, thread: NamespaceThread, broom: Broom, log: Log) -> None:
+    def __init__(self, links: Links, thread: NamespaceThread, collector: FlowCollector, log: Log) -> None:
         self._links = links
         self._thread = thread
-        self._broom = broom
+        self._collector = collector
         self._log = log
         self._waiting: list[int] = []
 
@@ -49,4 +49,4 @@ class Reaper:
             except OSError as error:
                 self._log.warning("reap-failed", error=error)
             if indices := {index for index in batch if index != _LEFT}:
-                await asyncio.to_thread(self._broom.forget_endpoints, indices)
+                await asyncio.to_thread(self._collector.forget_endpoints, indices)

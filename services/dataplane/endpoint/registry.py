@@ -12,11 +12,11 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proto.net import Address
-from services.dataplane.bell import Bell
 from services.dataplane.core.cni.request import Attachment
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.endpoint.links import KernelLinks, Mark, SeenLink
 from services.dataplane.core.ipam.journal_state import Ledger
+from services.dataplane.signals import Signal
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,8 +56,8 @@ def orphans(ledger: Ledger, kernel: KernelLinks) -> dict[Mark, tuple[SeenLink, t
 class Registry:
     """Endpoints by attachment."""
 
-    def __init__(self, bell: Bell | None = None) -> None:
-        self.bell = bell or Bell()
+    def __init__(self, signal: Signal | None = None) -> None:
+        self.signal = signal or Signal()
         self._up: dict[Attachment, LocalEndpoint] = {}
         self._locks: dict[Attachment, asyncio.Lock] = {}
 
@@ -74,13 +74,13 @@ class Registry:
     def put(self, endpoint: LocalEndpoint) -> None:
         """An endpoint is about to come up, or has changed."""
         self._up[endpoint.attachment] = endpoint
-        self.bell.ring(endpoint.attachment.container)
+        self.signal.notify(endpoint.attachment.container)
 
     def remove(self, attachment: Attachment) -> LocalEndpoint | None:
         """Forgets an endpoint."""
         endpoint = self._up.pop(attachment, None)
         if endpoint is not None:
-            self.bell.ring(attachment.container)
+            self.signal.notify(attachment.container)
         return endpoint
 
     def fill(self, endpoints: Iterable[LocalEndpoint]) -> None:

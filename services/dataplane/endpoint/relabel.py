@@ -17,7 +17,7 @@ from proto.objects import Namespace, Pod
 from services.dataplane.core.cni.request import PodRef
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.ipam.journal_records import Lease
-from services.dataplane.endpoint.gate import Entered, Gate
+from services.dataplane.endpoint.admission import AdmissionWait, Entered
 from services.dataplane.endpoint.registry import Registry
 from services.dataplane.feed import Feed
 from services.dataplane.ipam.journal import Journal
@@ -28,10 +28,10 @@ class Relabel:
     """Follows the identities of this node's pods."""
 
     def __init__(
-        self, feed: Feed, gate: Gate, registry: Registry, journal: Journal, enforcer: Enforcer, log: Log
+        self, feed: Feed, admission: AdmissionWait, registry: Registry, journal: Journal, enforcer: Enforcer, log: Log
     ) -> None:
         self._feed = feed
-        self._gate = gate
+        self._admission = admission
         self._registry = registry
         self._journal = journal
         self._enforcer = enforcer
@@ -45,7 +45,7 @@ class Relabel:
         for found in list(self._registry.up.values()):
             one = found if found.first.pod else self._named(found)
             wanted = PodRef(namespace=one.first.namespace, name=one.first.pod, uid=one.first.pod_uid)
-            entered = self._gate.look(wanted)
+            entered = self._admission.look(wanted)
             if isinstance(entered, Entered) and entered.admitted.identity != one.identity:
                 await self._move(one, entered)
         return Done()

@@ -9,10 +9,10 @@ from collections.abc import Callable
 from chassis.reconcile import Again, Dirty, Done, Loop
 from chassis.service import Runtime
 from proto.policy import Revision
-from services.dataplane.endpoint.gate import Gate
-from services.dataplane.endpoint.keeper import Keeper
+from services.dataplane.endpoint.admission import AdmissionWait
 from services.dataplane.endpoint.publish import AckOut, EndpointsOut
 from services.dataplane.endpoint.reaper import Reaper
+from services.dataplane.endpoint.reconciler import Reconciler
 from services.dataplane.endpoint.registry import Registry
 from services.dataplane.endpoint.relabel import Relabel
 from services.dataplane.feed import Feed
@@ -24,18 +24,18 @@ def start(
     feed: Feed,
     registry: Registry,
     *,
-    gate: Gate,
-    keeper: Keeper,
+    admission: AdmissionWait,
+    reconciler: Reconciler,
     reaper: Reaper,
     relabel: Relabel,
 ) -> None:
     """Keeps the endpoints of the node from now on."""
-    Loop(runtime, "kernel", cursors=[], apply=keeper.repair)
+    Loop(runtime, "kernel", cursors=[], apply=reconciler.repair)
     cursors = [feed.objects.cursor(), feed.identities.cursor(), feed.rules_view.cursor()]
     Loop(runtime, "identities", cursors=cursors, apply=relabel.apply)
     out = EndpointsOut(runtime.bus, feed, registry, runtime.log)
-    Loop(runtime, "endpoints", cursors=[feed.endpoints.cursor(), registry.bell.cursor()], apply=out.apply)
-    runtime.spawn("gate", _wake(feed, gate))
+    Loop(runtime, "endpoints", cursors=[feed.endpoints.cursor(), registry.signal.cursor()], apply=out.apply)
+    runtime.spawn("admission", _wake(feed, admission))
     runtime.spawn("reaper", reaper.reap())
 
 
@@ -61,7 +61,7 @@ def start_acks(
     return Loop(runtime, "acks", cursors=[], apply=acknowledge, period=2.0, debounce=0.02)
 
 
-async def _wake(feed: Feed, gate: Gate) -> None:
+async def _wake(feed: Feed, admission: AdmissionWait) -> None:
     """Tells waiting ADDs of every change they may wait for."""
     woken = asyncio.Event()
     cursors = [view.cursor() for view in (feed.objects, feed.rules_view, feed.identities)]
@@ -72,4 +72,4 @@ async def _wake(feed: Feed, gate: Gate) -> None:
         woken.clear()
         for cursor in cursors:
             cursor.take()
-        gate.wake()
+        admission.wake()

@@ -29,12 +29,12 @@ from proto.requests import (
     ClaimRequest,
 )
 from proto.subjects import IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, of_node
-from services.dataplane.bell import Bell
 from services.dataplane.core.cni.request import CniError, Code
 from services.dataplane.core.ipam.addressing import AddressPlan, Family, Supply
 from services.dataplane.core.ipam.journal import Ask, Clash, NeedsBlock
 from services.dataplane.core.ipam.journal_records import Lease
 from services.dataplane.ipam.journal import Journal, JournalFault
+from services.dataplane.signals import Signal
 
 ASK_SECONDS = 4.0
 
@@ -44,7 +44,9 @@ A = TypeVar("A", bound=msgspec.Struct)
 class AddressBook:
     """What this node may give away, and what its pods have."""
 
-    def __init__(self, bus: Bus, journal: Journal, log: Log, node: str, spare: int, bell: Bell | None = None) -> None:
+    def __init__(
+        self, bus: Bus, journal: Journal, log: Log, node: str, spare: int, signal: Signal | None = None
+    ) -> None:
         self._bus = bus
         self._log = log
         self._node = node
@@ -52,7 +54,7 @@ class AddressBook:
         self._spare = spare
         self._nonces: dict[int, str] = {}
         self.journal = journal
-        self.bell = bell or Bell()
+        self.signal = signal or Signal()
         """Rung when the blocks or what is owed changes."""
 
     def has_blocks(self, supply: Supply) -> bool:
@@ -88,7 +90,7 @@ class AddressBook:
                 case NeedsBlock(family=family):
                     await self._another_block(family, node_uid)
                 case _:
-                    self.bell.ring("used")
+                    self.signal.notify("used")
                     return given.leases
         raise CniError(Code.TRY_AGAIN_LATER, "no block of this node has a free address")
 
@@ -113,7 +115,7 @@ class AddressBook:
         if clash is not None:
             raise Refused("clash", clash.why)
         self._log.info("block-held", block=str(grant.block.cidr), epoch=grant.block.epoch)
-        self.bell.ring("blocks")
+        self.signal.notify("blocks")
 
     def wants_block(self, supply: Supply) -> tuple[Family, ...]:
         """Families of which fewer than the spare number of addresses are free now."""
@@ -131,7 +133,7 @@ class AddressBook:
                 await self._hold(await self._claim(plan, owner, family, ask), ask)
         except BaseException:
             await self.journal.release(ask.attachment)
-            self.bell.ring("owed")
+            self.signal.notify("owed")
             raise
         return self.journal.ledger.held_by(ask.attachment)
 
@@ -184,7 +186,7 @@ class AddressBook:
         for block in answer.blocks:
             await self._hold_again(block)
         await self.journal.learn()
-        self.bell.ring("blocks")
+        self.signal.notify("blocks")
 
     async def _hold_again(self, block: Block) -> None:
         """One block of the answer. That of a lost journal rests; one whose grant was lost on its way was never used."""

@@ -18,5 +18,5 @@ def start(
 ) -> None:
     """Asks ``ipam`` from now on. ``supplied`` is called whenever the node holds a block of each family it gives."""
     provision = Provision(runtime.bus, runtime.log, feed, book, blocks, supplied)
-    cursors = [feed.objects.cursor(), feed.blocks.cursor(), book.bell.cursor()]
+    cursors = [feed.objects.cursor(), feed.blocks.cursor(), book.signal.cursor()]
     Loop(runtime, "provision", cursors=cursors, apply=provision.apply, debounce=0.02)

@@ -8,15 +8,15 @@ from chassis.reconcile import Dirty, Done, Loop
 from chassis.service import Runtime
 from proto.net import Address
 from proto.objects import EndpointSlice, Node
-from services.dataplane.bell import Bell
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.ipcache.entries import APISERVER
 from services.dataplane.datapath.growth import Growth
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.feed import Feed
-from services.dataplane.ipcache.around import Peers
-from services.dataplane.ipcache.beliefs import tell_doubts
+from services.dataplane.ipcache.ownership import tell_doubts
+from services.dataplane.ipcache.peers import Peers
 from services.dataplane.settings import Settings
+from services.dataplane.signals import Signal
 
 FULL_PEERS = 15.0
 _ALL_AT_ONCE = 0.02
@@ -30,11 +30,11 @@ def start(
     *,
     feed: Feed,
     endpoints: LocalEndpoints,
-    bell: Bell,
+    signal: Signal,
     own_addresses: Callable[[], Awaitable[frozenset[Address]]],
     passed: Callable[[], None],
 ) -> Peers:
-    """Keeps ``am_ipcache`` from now on. ``bell`` rings when ``endpoints`` change; ``passed`` is called after a pass."""
+    """Keeps ``am_ipcache`` from now on. ``signal`` tells of changed ``endpoints``; ``passed``: after a pass."""
     peers = Peers(
         tables,
         feed,
@@ -56,7 +56,7 @@ def start(
         return Done()
 
     whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims, feed.identities)]
-    cursors = [*whose, bell.cursor(), feed.objects.cursor()]
+    cursors = [*whose, signal.cursor(), feed.objects.cursor()]
     Loop(runtime, "peers", cursors=cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
-    tell_doubts(runtime, feed.beliefs, runtime.bus, runtime.settings.node)
+    tell_doubts(runtime, feed.ownership, runtime.bus, runtime.settings.node)
     return peers

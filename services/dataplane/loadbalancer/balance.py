@@ -30,8 +30,8 @@ from services.dataplane.core.datapath.shares import Pressure, Refused, Shares, u
 from services.dataplane.core.datapath.wire import Record
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.loadbalancer import service_demand, services
-from services.dataplane.core.loadbalancer.fronts import Fronts, HostPortPod, Owner, Refusal
-from services.dataplane.core.loadbalancer.here import Here
+from services.dataplane.core.loadbalancer.frontends import Frontends, HostPortPod, Owner, Refusal
+from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import Name, ServiceObjects
 from services.dataplane.core.loadbalancer.turns import Turns
 from services.dataplane.datapath.maps import Table, TableFull
@@ -88,8 +88,8 @@ class Balancer:
         self._dirty: frozenset[Name] = frozenset()
         """Services that have changed since the tables were written."""
         self._here_at: tuple[object, ...] = ()
-        self._here = Here(node=feed.node)
-        self._fronts: Fronts | None = None
+        self._here = NodeContext(node=feed.node)
+        self._fronts: Frontends | None = None
         self._pods: Sequence[HostPortPod] = ()
         """Those that ``_fronts`` has."""
         self._without: frozenset[Owner] = frozenset()
@@ -214,7 +214,7 @@ class Balancer:
         claim = self._shares.claims.get(("service", *name))
         return sum(claim.amounts) if claim else 0
 
-    def _claim(self, here: Here, pods: Sequence[HostPortPod], names: Collection[Name] | None) -> None:
+    def _claim(self, here: NodeContext, pods: Sequence[HostPortPod], names: Collection[Name] | None) -> None:
         """What everybody asks for, reckoned anew for these Services and all pods; None: for everybody."""
         if names is None:
             self._shares, names = Shares(len(service_demand.TABLES)), self._objects.names()
@@ -260,7 +260,7 @@ class Balancer:
         if not self._write(services.change(self._read(), wanted)):
             self._actual = wanted
 
-    def _renew(self, here: Here, pods: Sequence[HostPortPod]) -> None:
+    def _renew(self, here: NodeContext, pods: Sequence[HostPortPod]) -> None:
         """Everything. Whoever finds no room after all (the kernel has no memory) is refused too, until next time."""
         self._actual = None
         actual = self._read()
@@ -268,7 +268,7 @@ class Balancer:
         self._late = frozenset()
         without = self._without
         while True:
-            self._fronts = Fronts(here)
+            self._fronts = Frontends(here)
             moved = self._fronts.move(self._objects, self._objects.names(), pods, without, self._closed)
             wanted = services.tables_of(moved.after, self._fronts.backends, actual)
             short = self._write(services.change(actual, wanted))
@@ -287,17 +287,17 @@ class Balancer:
         self._actual, self._last = wanted, services.highest(wanted)
         self._pods, self._dirty = pods, frozenset()
 
-    def _look_around(self) -> Here:
+    def _look_around(self) -> NodeContext:
         feed = self._feed
         at = (*feed.version(Node, IPPool), self.own_addresses)
         if at != self._here_at:
             self._here_at, self._here = at, self._find_here()
         return self._here
 
-    def _find_here(self) -> Here:
+    def _find_here(self) -> NodeContext:
         feed = self._feed
         node = feed.node_object()
-        return Here(
+        return NodeContext(
             node=feed.node,
             zone=dict(node.labels).get(ZONE, "") if node else "",
             addresses=node.addresses if node else (),

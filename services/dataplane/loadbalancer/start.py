@@ -9,7 +9,6 @@ from chassis.health import Condition
 from chassis.reconcile import Dirty, Done, Loop
 from chassis.service import Runtime
 from proto.net import Address
-from services.dataplane.bell import Bell
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.datapath.growth import Growth
 from services.dataplane.datapath.tables import Tables
@@ -20,6 +19,7 @@ from services.dataplane.loadbalancer.stale_sockets import DEBOUNCE, PERIOD, Stal
 from services.dataplane.monitor.object_faults import ObjectFaults
 from services.dataplane.one_thread import OneThread
 from services.dataplane.settings import Settings
+from services.dataplane.signals import Signal
 
 FULL_SERVICES = 15.0
 _ALL_AT_ONCE = 0.02
@@ -33,11 +33,11 @@ def start(
     *,
     feed: Feed,
     endpoints: LocalEndpoints,
-    bell: Bell,
+    signal: Signal,
     own_addresses: Callable[[], Awaitable[frozenset[Address]]],
     datapath: Condition,
 ) -> Balancer:
-    """Serves Services from now on. ``bell`` rings when ``endpoints`` change; ``datapath``: programs hang."""
+    """Serves Services from now on. ``signal`` tells when ``endpoints`` change; ``datapath``: programs hang."""
     settings, log = runtime.settings, runtime.log
     thread = OneThread("services")
 
@@ -65,7 +65,7 @@ def start(
             asyncio.get_running_loop().call_later(wait, loop.poke, False)
         return Done()
 
-    cursors = [bell.cursor(), feed.objects.cursor()]
+    cursors = [signal.cursor(), feed.objects.cursor()]
     loop = Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_SERVICES, debounce=_ALL_AT_ONCE)
     server = HealthCheckServer(log)
     checks = HealthChecks(

@@ -6,8 +6,8 @@ that live here and no others; what a change costs is what it changes, and no par
 somebody deletes by hand comes back with the next full pass, the only one that reads the maps.
 
 Fails static: until rules and identities have both been in sync since the agent started, what the kernel holds stays as
-it is (and no pod starts: ``gate``). Later, rules and members that are missing from a view that is not in sync stay in
-force. An identity matches selectors from the moment its record is here, and until then nothing: closed.
+it is (and no pod starts: ``endpoint.admission``). Later, rules and members that are missing from a view that is not in
+sync stay in force. An identity matches selectors from the moment its record is here, and until then nothing: closed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from kit.once import Once
 from proto.codec import identity_key
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Direction, Revision
-from services.dataplane.conntrack.broom import Broom
+from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.core.datapath.layout import (
     NODE,
     AddressKey,
@@ -443,10 +443,10 @@ class Enforcer:
             raise full
         return changed
 
-    def limit_flows(self, broom: Broom) -> None:
+    def limit_flows(self, collector: FlowCollector) -> None:
         """Budgets that are there already get the present limits, which follow the settings and the table's size."""
         self._tables.watch_table()
-        broom.limit((key.endpoint for key in self._tables.budgets.items()), self._budget)
+        collector.limit((key.endpoint for key in self._tables.budgets.items()), self._budget)
 
     def stale_budgets(self, endpoints: Iterable[LocalEndpoint]) -> frozenset[int]:
         """Endpoint numbers that have a budget and no endpoint."""

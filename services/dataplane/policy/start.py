@@ -7,10 +7,10 @@ from collections.abc import Callable
 from chassis.reconcile import Dirty, Done, Loop
 from chassis.service import Runtime
 from proto.policy import Revision
-from services.dataplane.bell import Bell
 from services.dataplane.feed import Feed
 from services.dataplane.policy.enforce import Enforcer
 from services.dataplane.settings import Settings
+from services.dataplane.signals import Signal
 
 FULL_POLICY = 5.0
 
@@ -19,19 +19,19 @@ def start(
     runtime: Runtime[Settings],
     enforcer: Enforcer,
     feed: Feed,
-    bell: Bell,
+    signal: Signal,
     *,
     begun: Callable[[], None],
     reached: Callable[[], None],
 ) -> PolicyLoop:
-    """Enforces from now on. ``bell`` rings when local endpoints change; ``begun`` is called when policy is in force for
-    the first time, ``reached`` at each other revision.
+    """Enforces from now on. ``signal`` tells of changed local endpoints; ``begun`` is called when policy is in force
+    for the first time, ``reached`` at each other revision.
     """
     policy = PolicyLoop(runtime, enforcer, feed, begun, reached)
     Loop(
         runtime,
         "policy",
-        cursors=[feed.rules_view.cursor(), bell.cursor(), feed.identities.cursor()],  # as enforce.IDENTITIES
+        cursors=[feed.rules_view.cursor(), signal.cursor(), feed.identities.cursor()],  # as enforce.IDENTITIES
         apply=policy.enforce,
         period=FULL_POLICY,
     )

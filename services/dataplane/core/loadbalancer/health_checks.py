@@ -17,7 +17,7 @@ import msgspec
 
 from proto.objects import EndpointSlice, Service
 from services.dataplane.core.loadbalancer.endpoint_choice import takes_new
-from services.dataplane.core.loadbalancer.fronts import is_fronted
+from services.dataplane.core.loadbalancer.frontends import is_fronted
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,14 +12,14 @@ from collections.abc import Iterable
 
 from proto.objects import EndpointSlice, Service
 from services.dataplane.core.datapath.shares import Claim
-from services.dataplane.core.loadbalancer.fronts import BALANCED, LOOPBACK, HostPortPod, Owner, is_fronted
-from services.dataplane.core.loadbalancer.here import Here
+from services.dataplane.core.loadbalancer.frontends import BALANCED, LOOPBACK, HostPortPod, Owner, is_fronted
+from services.dataplane.core.loadbalancer.node_context import NodeContext
 
 TABLES = ("am_services", "am_backends", "am_src_ranges")
 """Which table each amount is of. ``am_members`` has an entry for each of ``am_backends``."""
 
 
-def of_service(service: Service, slices: Iterable[EndpointSlice], here: Here) -> tuple[Owner, Claim]:
+def of_service(service: Service, slices: Iterable[EndpointSlice], here: NodeContext) -> tuple[Owner, Claim]:
     """What a Service asks for, given the slices of it."""
     owner = ("service", service.namespace, service.name)
     age = (service.created, service.name)
@@ -37,7 +37,7 @@ def of_service(service: Service, slices: Iterable[EndpointSlice], here: Here) ->
     return owner, Claim(service.namespace, age, (ports * places, endpoints * choices, ranges))
 
 
-def of_pod(one: HostPortPod, here: Here) -> tuple[Owner, Claim]:
+def of_pod(one: HostPortPod, here: NodeContext) -> tuple[Owner, Claim]:
     """What a pod of this node with host ports asks for."""
     pod = one.pod
     ports = sum(port.protocol in BALANCED for port in pod.host_ports)

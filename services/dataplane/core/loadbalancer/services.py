@@ -1,11 +1,11 @@
-"""Fronts and their backends as the load-balancing tables of the programs.
+"""Frontends and their backends as the load-balancing tables of the programs.
 
 Owns numbers and slots. Promises: both are stable (a backend keeps its slot, a hole is filled from the end; a set of
 backends keeps its number while a front that had it still leads there), so flows and affinity survive updates and
 restarts; :func:`change` orders the steps so that a lookup in between finds old or new backends, never none, and a
 client outside a load balancer's source ranges never gets in; what belongs to nobody any more goes first, so that
-removals never wait for room (:func:`whole` and :func:`swept` are for tables that had none left). Fronts of one Service
-port with the same choice of endpoints share a number, and so their backends and their clients' affinity.
+removals never wait for room (:func:`whole` and :func:`swept` are for tables that had none left). Frontends of one
+Service port with the same choice of endpoints share a number, and so their backends and their clients' affinity.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from services.dataplane.core.datapath.service_layout import (
     SourceRangeKey,
 )
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
-from services.dataplane.core.loadbalancer.fronts import BackendsOf, Front, Moved
+from services.dataplane.core.loadbalancer.frontends import BackendsOf, Front, Moved
 
 K = TypeVar("K")
 V = TypeVar("V")

@@ -18,13 +18,13 @@ from services.dataplane.core.datapath.shares import Claim, Shares, share
 from services.dataplane.core.ipcache import entries as ipcache
 from services.dataplane.core.loadbalancer import service_demand
 from services.dataplane.core.loadbalancer import services as service_tables
-from services.dataplane.core.loadbalancer.fronts import HostPortPod
-from services.dataplane.core.loadbalancer.here import Here
+from services.dataplane.core.loadbalancer.frontends import HostPortPod
+from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.services import Tables
 from services.dataplane.core.loadbalancer.turns import LITTLE, PER_ENTRY, REST, Turns
 from tests.core.dataplane.notation import endpoint, fronts_of, service, slice_of
 
-HERE = Here(node="n1", addresses=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")))
+HERE = NodeContext(node="n1", addresses=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")))
 
 
 NOBODY: frozenset[tuple[str, str]] = frozenset()

@@ -15,8 +15,8 @@ from proto.objects import EndpointSlice, HostPort, Pod, Service
 from services.dataplane.core.datapath.service_layout import BackendKey, MemberKey, ServiceKey
 from services.dataplane.core.loadbalancer import services as tables_module
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
-from services.dataplane.core.loadbalancer.fronts import Fronts, HostPortPod
-from services.dataplane.core.loadbalancer.here import Here
+from services.dataplane.core.loadbalancer.frontends import Frontends, HostPortPod
+from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
 from services.dataplane.core.loadbalancer.services import Tables, change, place, swept, whole
 from tests.core.dataplane.notation import TCP, UDP, fronts_of, objects_of, plan_in, service, slice_of, slots_of
@@ -26,7 +26,7 @@ KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)
 
 
 def tables_of(services: list[Service], slices: list[EndpointSlice], before: Tables, **here: Any) -> Tables:
-    plan = fronts_of(services, slices, [], Here(node="n1", **here))
+    plan = fronts_of(services, slices, [], NodeContext(node="n1", **here))
     return tables_module.tables_of(plan.fronts, plan.backends, before)
 
 
@@ -191,7 +191,9 @@ def test_between_any_two_steps_a_lookup_finds_an_old_or_a_new_backend(
         assert state.backends[BackendKey(service=number, index=index)].address == address
 
 
-HERE = Here(node="n1", zone="a", addresses=(ip_address("172.30.0.11"),), external=(ip_network("203.0.113.0/24"),))
+HERE = NodeContext(
+    node="n1", zone="a", addresses=(ip_address("172.30.0.11"),), external=(ip_network("203.0.113.0/24"),)
+)
 NAMES = ("web", "api", "db", "lb")
 IPS = ("10.96.0.10", "10.96.0.20", "203.0.113.7", "203.0.113.8")
 _services = st.builds(
@@ -263,7 +265,7 @@ _turns = st.lists(st.tuples(st.lists(_change, max_size=4), _pods, _without, _clo
 @settings(max_examples=300)
 @given(_turns)
 def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: list[Any]) -> None:
-    objects, made, last = ServiceObjects(), Fronts(HERE), 0
+    objects, made, last = ServiceObjects(), Frontends(HERE), 0
     tables = Tables()
     known: dict[str, Any] = {}
     refused, shut = frozenset[Any](), frozenset[Any]()
@@ -300,7 +302,7 @@ def test_who_is_refused_room_for_endpoints_keeps_its_fronts_with_nobody_behind_t
     """The kernel then ends a connection to it at once; without a front it would wait until it gave up."""
     web, api = service("web", VIP), service("api", "10.96.0.20")
     objects = objects_of([web, api], [slice_of("web", "10.244.0.1"), slice_of("api", "10.244.0.2")])
-    made = Fronts(Here(node="n1"))
+    made = Frontends(NodeContext(node="n1"))
     tables = Tables()
     for closed, count in ((set(), 1), ({("service", "shop", "web")}, 0), (set(), 1)):
         moved = made.move(objects, {("shop", "web"), ("shop", "api")}, [], set(), closed)
@@ -313,7 +315,7 @@ def test_who_is_refused_room_for_endpoints_keeps_its_fronts_with_nobody_behind_t
 
 def test_a_change_costs_the_services_that_it_is_about() -> None:
     many = [service(f"s{i}", f"10.96.{i // 250}.{i % 250 + 1}") for i in range(500)]
-    objects, made = objects_of(many, []), Fronts(HERE)
+    objects, made = objects_of(many, []), Frontends(HERE)
     made.move(objects, objects.names())
     names = objects.put("slice.shop.s7", slice_of("s7", ONE))
     assert {front.backends.name for front in made.move(objects, names).after.values()} == {"s7"}

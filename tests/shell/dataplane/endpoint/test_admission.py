@@ -20,7 +20,7 @@ from proto.policy import CompiledPolicy, Frontier, Revision
 from proto.subjects import IDENTITIES, RULES
 from proto.sync import Complete, complete_key
 from services.dataplane.core.cni.request import PodRef
-from services.dataplane.endpoint.gate import Entered, Gate
+from services.dataplane.endpoint.admission import AdmissionWait, Entered
 from services.dataplane.feed import Feed
 from tests.core.policy.notation import namespace, pod
 from tests.natsd import Lines, NatsServer, bus_of, runtime_of
@@ -31,18 +31,18 @@ UID = "cluster-uid"
 
 
 class Node:
-    """One node's watches and its gate."""
+    """One node's watches and its wait for admission."""
 
-    def __init__(self, feed: Feed, gate: Gate) -> None:
-        self.feed, self.gate = feed, gate
+    def __init__(self, feed: Feed, admission: AdmissionWait) -> None:
+        self.feed, self.admission = feed, admission
 
     def admits(self, one: Pod) -> int | None:
         """The identity that the pod may start as now."""
-        found = self.gate.look(PodRef(namespace=one.namespace, name=one.name, uid=one.uid))
+        found = self.admission.look(PodRef(namespace=one.namespace, name=one.name, uid=one.uid))
         return found.admitted.identity if isinstance(found, Entered) else None
 
     def why(self, one: Pod) -> str:
-        found = self.gate.look(PodRef(namespace=one.namespace, name=one.name, uid=one.uid))
+        found = self.admission.look(PodRef(namespace=one.namespace, name=one.name, uid=one.uid))
         return "" if isinstance(found, Entered) else found.why
 
 
@@ -57,7 +57,7 @@ async def node_of(server: NatsServer) -> AsyncIterator[Node]:
     async with bus_of(server, "dataplane", "n1") as bus:
         feed = Feed(bus, "n1")
         log = Log("dataplane", "debug", stream=Lines())  # type: ignore[arg-type]
-        yield Node(feed, Gate(feed, log, 1.0))
+        yield Node(feed, AdmissionWait(feed, log, 1.0))
 
 
 async def until(holds: Callable[[], object], why: Callable[[], object], seconds: float = 15.0) -> None:

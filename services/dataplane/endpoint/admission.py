@@ -16,7 +16,7 @@ from services.dataplane.core.endpoint.admission import Admitted, NotYet, admit
 from services.dataplane.feed import Feed
 
 POLL = 0.25
-"""Seconds after which it looks again even when nothing rang."""
+"""Seconds after which it looks again even when nothing woke it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,7 +27,7 @@ class Entered:
     traceparent: str
 
 
-class Gate:
+class AdmissionWait:
     """Lets pods in."""
 
     def __init__(self, feed: Feed, log: Log, seconds: float, enforces: Callable[[], bool] = lambda: True) -> None:

@@ -1,4 +1,4 @@
-"""Conntrack's broom: finds the entries whose time is over and lets a program in the kernel remove them.
+"""The collector of conntrack: finds the entries whose time is over and lets a program in the kernel remove them.
 
 The map is a plain hash (an LRU would evict live flows), so somebody has to sweep. Between looking and deleting a packet
 may revive a flow; therefore Python only *names* entries with the ``last_seen`` it saw, and ``collect`` (bpf/gc.c)
@@ -40,7 +40,7 @@ class Swept:
     """What the table has now."""
 
 
-class Broom:
+class FlowCollector:
     """Sweeps one node's conntrack. Blocking: a million entries take about a second, so call it in a thread."""
 
     def __init__(self, datapath: Datapath) -> None:

@@ -11,15 +11,15 @@ from proto.objects import HostPort, Pod, Service
 from services.dataplane.core.datapath.service_layout import Scope, ServiceFlag, ServiceKey, SourceRange, SourceRangeKey
 from services.dataplane.core.loadbalancer import services as service_tables
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
-from services.dataplane.core.loadbalancer.fronts import HostPortPod
-from services.dataplane.core.loadbalancer.here import Here
+from services.dataplane.core.loadbalancer.frontends import HostPortPod
+from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.services import Tables, change
 from tests.core.dataplane.notation import TCP, UDP, Plan, fronts_of, service, slice_of, slots_of
 
 VIP, VIP6 = "10.96.0.10", "fd00:10:96::10"
 N1, N1_6, N2 = "172.30.0.11", "fd00:30::11", "172.30.0.12"
 LB = "203.0.113.7"
-HERE = Here(
+HERE = NodeContext(
     node="n1",
     addresses=(ip_address(N1), ip_address(N1_6)),
     own=frozenset((ip_address(N1), ip_address(N1_6), ip_address("198.51.100.1"))),
@@ -32,7 +32,7 @@ EVERYWHERE, HERE_ONLY, NOWHERE = "cluster", "local", "none"
 
 
 def told(plan: Plan) -> set[str]:
-    """Fronts as ``socket 10.96.0.10:80 cluster``, ``packet …:30080 local FOREIGN``."""
+    """Frontends as ``socket 10.96.0.10:80 cluster``, ``packet …:30080 local FOREIGN``."""
     found = set()
     for key, front in plan.fronts.items():
         targets = {str(address) for address, _ in plan.backends[front.backends]}
@@ -45,7 +45,9 @@ def told(plan: Plan) -> set[str]:
     return found
 
 
-def plan_of(*services: Service, pods: tuple[HostPortPod, ...] = (), slices: Any = BOTH, here: Here = HERE) -> Plan:
+def plan_of(
+    *services: Service, pods: tuple[HostPortPod, ...] = (), slices: Any = BOTH, here: NodeContext = HERE
+) -> Plan:
     return fronts_of(services, slices, pods, here)
 
 
@@ -132,7 +134,9 @@ def test_a_port_of_two_protocols_has_two_fronts_at_one_node_port() -> None:
 )
 def test_external_policy_local_means_endpoints_of_this_node(endpoints: list[str], expected: set[str]) -> None:
     web = service("web", VIP, type="NodePort", ports=NODE_PORTS, external_policy="Local")
-    plan = plan_of(web, slices=[slice_of("web", *endpoints)], here=Here(node="n1", zone="a", addresses=HERE.addresses))
+    plan = plan_of(
+        web, slices=[slice_of("web", *endpoints)], here=NodeContext(node="n1", zone="a", addresses=HERE.addresses)
+    )
     key = ServiceKey(address=ip_address(N1), port=30080, protocol=TCP, scope=Scope.PACKET)
     assert {str(address) for address, _ in plan.backends[plan.fronts[key].backends]} == expected
 
@@ -161,7 +165,7 @@ def test_addresses_from_outside_that_are_refused(fields: dict[str, Any], part: s
 
 
 def test_without_the_setting_no_external_ip_is_honoured() -> None:
-    plan = plan_of(service("web", VIP, external_ips=LB), here=Here(node="n1"))
+    plan = plan_of(service("web", VIP, external_ips=LB), here=NodeContext(node="n1"))
     assert told(plan) == {CLUSTER}
     assert "AIRMESH_EXTERNAL_IPS" in plan.refused[0].remedy
 

@@ -13,7 +13,7 @@ from proto.net import Address, Network
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Here:
+class NodeContext:
     """One node, its addresses and the networks around it."""
 
     node: str

@@ -73,7 +73,7 @@ class Believed:
         return frozenset(address for address, until in self.young.items() if now < until)
 
 
-class Beliefs:
+class Ownership:
     """``now`` is computed once for each state of the views."""
 
     def __init__(self, node: str, endpoints: View, blocks: View, claims: View, identities: View) -> None:
@@ -189,12 +189,12 @@ def _state(view: View) -> object:
     return view.sequence, view.resyncs, view.synced, len(view.entries), len(view.unreadable)
 
 
-def tell_doubts(runtime: Runner, beliefs: Beliefs, bus: Bus, node: str) -> None:
+def tell_doubts(runtime: Runner, ownership: Ownership, bus: Bus, node: str) -> None:
     """Begins to tell of endpoints that do not count."""
     teller = Teller(runtime.log, bus.tell_fault)
 
     async def apply(_dirty: Dirty) -> Done:
-        teller.tell(beliefs.now, time.monotonic())
+        teller.tell(ownership.now, time.monotonic())
         return Done()
 
     Loop(runtime, "doubts", cursors=[], apply=apply, period=LOOK_EVERY)

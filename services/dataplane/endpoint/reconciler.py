@@ -16,7 +16,7 @@ from chassis.health import Condition
 from chassis.reconcile import Dirty, Done
 from chassis.service import Runtime
 from kit.once import Once
-from services.dataplane.conntrack.broom import Broom
+from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.core.cni.request import Attachment, CniError
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.endpoint.links import GROUP_DOOMED, KernelLinks, PodLink, host_name
@@ -28,7 +28,7 @@ from services.dataplane.policy.enforce import Enforcer
 from services.dataplane.settings import Settings
 
 
-class Keeper:
+class Reconciler:
     """Repairs one node's kernel state."""
 
     def __init__(
@@ -39,7 +39,7 @@ class Keeper:
         *,
         registry: Registry,
         enforcer: Enforcer,
-        broom: Broom,
+        collector: FlowCollector,
         reaper: Reaper,
         undo: Callable[[Attachment], Awaitable[None]],
     ) -> None:
@@ -51,7 +51,7 @@ class Keeper:
         self._condition = condition
         self._registry = registry
         self._enforcer = enforcer
-        self._broom = broom
+        self._collector = collector
         self._reaper = reaper
         self._undo = undo
         self._missing: frozenset[Attachment] = frozenset()
@@ -113,7 +113,7 @@ class Keeper:
         """Flows and budgets of endpoints that nobody has: their pods went while no agent was there."""
         if stale := self._enforcer.stale_budgets(self._registry.up.values()):
             self._log.info("flows-of-the-dead-removed", endpoints=sorted(stale))
-            await asyncio.to_thread(self._broom.forget_endpoints, stale)
+            await asyncio.to_thread(self._collector.forget_endpoints, stale)
 
     def _report_orphans(self, found: Repairs) -> None:
         names = {link.alias: link.name for link in found.orphans}

@@ -1,9 +1,9 @@
-"""A bell between loops of one agent: whoever waits hears what has changed since it last listened.
+"""A signal between loops of one agent: whoever waits learns what has changed since it last looked.
 
-Owns nothing but cursors (those of the chassis' views, so a loop listens to both alike). Promises: a ring is never lost
-and never queued twice. A bell with a :class:`Courtesy` lets the runtime's calls go first: what follows an ADD (telling
-other nodes, comparing maps) takes as long as the ADD, and would hold up the next one; a ring is heard when no call has
-been served for a moment, and at the latest :data:`LONGEST` after it.
+Owns nothing but cursors (those of the chassis' views, so a loop waits for both alike). Promises: a notification is
+never lost and never queued twice. A signal with a :class:`CallPriority` lets the runtime's calls go first: what follows
+an ADD (telling other nodes, comparing maps) takes as long as the ADD, and would hold up the next one; a notification is
+delivered when no call has been served for a moment, and at the latest :data:`LONGEST` after it.
 """
 
 from __future__ import annotations
@@ -17,10 +17,10 @@ from chassis.view import Cursor
 QUIET = 0.005
 """Seconds without a call after which a burst is over: a runtime's next call comes sooner."""
 LONGEST = 0.25
-"""Seconds that a ring waits at most, however many calls come."""
+"""Seconds that a notification waits at most, however many calls come."""
 
 
-class Courtesy:
+class CallPriority:
     """Knows whether the runtime is being served."""
 
     def __init__(self) -> None:
@@ -42,13 +42,13 @@ class Courtesy:
         return not self._calls and now - self._ended >= QUIET
 
 
-class Bell:
-    """Rung by one part, heard by any number of others."""
+class Signal:
+    """Notified by one part, waited for by any number of others."""
 
-    def __init__(self, courtesy: Courtesy | None = None) -> None:
-        self._courtesy = courtesy
+    def __init__(self, priority: CallPriority | None = None) -> None:
+        self._priority = priority
         self._cursors: list[Cursor] = []
-        self._rung: set[str] = set()
+        self._raised: set[str] = set()
         self._since = 0.0
 
     def cursor(self) -> Cursor:
@@ -57,24 +57,24 @@ class Bell:
         self._cursors.append(cursor)
         return cursor
 
-    def ring(self, key: str = "") -> None:
+    def notify(self, key: str = "") -> None:
         """Something changed."""
-        if self._courtesy is None:
+        if self._priority is None:
             self._mark({key})
             return
         loop = asyncio.get_running_loop()
-        if not self._rung:
+        if not self._raised:
             self._since = loop.time()
-            loop.call_later(QUIET, self._sound, loop, self._courtesy)
-        self._rung.add(key)
+            loop.call_later(QUIET, self._deliver, loop, self._priority)
+        self._raised.add(key)
 
-    def _sound(self, loop: asyncio.AbstractEventLoop, courtesy: Courtesy) -> None:
+    def _deliver(self, loop: asyncio.AbstractEventLoop, priority: CallPriority) -> None:
         now = loop.time()
-        if not courtesy.quiet(now) and now - self._since < LONGEST:
-            loop.call_later(QUIET, self._sound, loop, courtesy)
+        if not priority.quiet(now) and now - self._since < LONGEST:
+            loop.call_later(QUIET, self._deliver, loop, priority)
             return
-        rung, self._rung = self._rung, set()
-        self._mark(rung)
+        raised, self._raised = self._raised, set()
+        self._mark(raised)
 
     def _mark(self, keys: set[str]) -> None:
         for cursor in self._cursors:

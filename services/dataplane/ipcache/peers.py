@@ -1,6 +1,6 @@
-"""What the datapath's maps say of everything else: whose an address is.
+"""The ipcache: address → identity of every pod and node, as the datapath's map has it.
 
-Owns ``am_ipcache``. Promises: only endpoints that ``beliefs`` lets count; entries are only taken out when the watches
+Owns ``am_ipcache``. Promises: only endpoints that ``ownership`` lets count; entries are only taken out when the watches
 they come from are in sync (an empty bucket is not an empty cluster); what is added is added at once. A mirror of the
 map in memory makes a change cost what changed; a full pass reads the map itself, so that what was deleted by hand
 returns. The table grows before it is full; when it cannot, the newest endpoints of the node that has most of them are
@@ -152,7 +152,7 @@ class Peers:
         if not self._is_in_sync():
             return ()
         silent = self._silent()
-        undecided = self._feed.beliefs.now.undecided
+        undecided = self._feed.ownership.now.undecided
 
         def may_go(key: PrefixKey, peer: Peer) -> bool:
             if key.address in undecided:

@@ -6,8 +6,8 @@ equals the older object, then namespace and name, so that all nodes agree and a 
 external IPs outside the networks that the settings allow (CVE-2020-8554), those and load-balancer IPs that are somebody
 else's already, and host ports on addresses this node does not have: each with a sentence, never an exception.
 
-:class:`Fronts` follows changes: it moves the fronts of the Services that a change is about, and those that they take or
-leave; from nothing it gives the same.
+:class:`Frontends` follows changes: it moves the fronts of the Services that a change is about, and those that they take
+or leave; from nothing it gives the same.
 
 Local sockets get the cluster choice at node ports and at addresses from outside, whatever the external traffic policy
 says, as with kube-proxy. Where a load balancer's source ranges leave out anything that may send from this node, its
@@ -26,7 +26,7 @@ from proto.net import Address, Network
 from proto.objects import EndpointSlice, HostPort, Pod, Service, ServicePort
 from services.dataplane.core.datapath.service_layout import Scope, ServiceFlag, ServiceKey
 from services.dataplane.core.loadbalancer.endpoint_choice import Choice, Target, choose, offers
-from services.dataplane.core.loadbalancer.here import Here
+from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import Name, ServiceObjects
 
 BALANCED = (6, 17)
@@ -131,10 +131,10 @@ class _Held:
 _NOTHING = _Held((), (), (), frozenset())
 
 
-class Fronts:
+class Frontends:
     """The fronts of a node, which a change moves for as much as it is about: see the module for who has one."""
 
-    def __init__(self, here: Here) -> None:
+    def __init__(self, here: NodeContext) -> None:
         self.here = here
         self._fronts: dict[ServiceKey, Front] = {}
         self._backends: dict[BackendsOf, frozenset[Target]] = {}
@@ -303,7 +303,7 @@ def is_fronted(service: Service) -> bool:
 class _Planner:
     """Collects the claims of one Service or pod; of its own, too, the first has a front."""
 
-    def __init__(self, here: Here, cluster_ips: Container[Address], slices: Iterable[EndpointSlice]) -> None:
+    def __init__(self, here: NodeContext, cluster_ips: Container[Address], slices: Iterable[EndpointSlice]) -> None:
         self._slices = [part for part in slices if part.service and part.fronted]
         self._here = here
         self._cluster_ips = cluster_ips
