@@ -294,12 +294,12 @@ class TestSamePorts:
         raw = frames.tcp(port, 80, SYN, sequence=70)
         return world.from_wire(frames.ip(source, str(world.b.address(version)), TCP, raw))
 
+    def key(self, world: World, version: int, source: str, port: int = 4000) -> at.FlowKey:
+        own = world.b.address(version)
+        return at.FlowKey(local=own, remote=ip_address(source), local_port=80, remote_port=port, protocol=TCP)
+
     def flow(self, world: World, version: int, source: str, port: int = 4000) -> at.Flow:
-        found = world.tables.flows.get(
-            at.FlowKey(
-                local=world.b.address(version), remote=ip_address(source), local_port=80, remote_port=port, protocol=TCP
-            )
-        )
+        found = world.tables.flows.get(self.key(world, version, source, port))
         assert found is not None
         return found
 
@@ -324,12 +324,15 @@ class TestSamePorts:
         room.limit(room.b, 8)
         clients = list(strangers(version, 40))
         self.over(room, version, clients[0])
+        assert self.again(room, version, clients[1]).action != SHOT  # in the place that was given up
         self.again(room, version, clients[0])
         cell = self.flow(room, version, clients[0]).cell
         taken = room.tables.recent.get(at.Index(index=(cell - 1) // WAYS))
         assert taken is not None
-        assert struct.unpack_from("<4I", taken.room)[(cell - 1) % WAYS] == room.b.number << 1
-        for other in clients[1:]:
+        way = (cell - 1) % WAYS
+        assert struct.unpack_from("<4I", taken.room)[way] == room.b.number << 1
+        assert taken.room[12 * WAYS + 40 * way :][:40] == self.key(room, version, clients[0]).pack()
+        for other in clients[2:]:
             assert self.again(room, version, other).action != SHOT
         flows = room.tables.flows.items()
         assert clients[0] not in {str(key.remote) for key in flows}

@@ -259,7 +259,7 @@ IPAM = (
         file="services/ipam/store.py",
         old="            written = await store.update(key, value, over.revision)\n",
         new="            written = await store.put(key, value)\n",
-        tests=("tests/core/ipam/test_simulation.py",),
+        tests=("tests/core/ipam/test_store.py",),
     ),
     Mutant(
         name="claim-re-held-while-its-holder-lives",
