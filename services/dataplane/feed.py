@@ -24,10 +24,10 @@ from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
 from proto.slots import slot_of
 from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
-from services.dataplane.beliefs import Beliefs
-from services.dataplane.core.addressing import Supply, supply_of
-from services.dataplane.core.admission import Knowledge
-from services.dataplane.core.cni import PodRef
+from services.dataplane.core.cni.request import PodRef
+from services.dataplane.core.endpoint.admission import Knowledge
+from services.dataplane.core.ipam.addressing import Supply, supply_of
+from services.dataplane.ipcache.ownership import Ownership
 
 T = TypeVar("T", bound=KubernetesObject)
 
@@ -129,7 +129,7 @@ class Feed:
         self.endpoints = bus.bucket(ENDPOINTS).watch(endpoints_kind, markers=(), name="endpoints")
         self.blocks = bus.bucket(BLOCKS).watch(blocks_kind, markers=(), name="blocks")
         self.claims = bus.bucket(CLAIMS).watch(claims_kind, name="claims")
-        self.beliefs = Beliefs(node, self.endpoints, self.blocks, self.claims, self.identities)
+        self.ownership = Ownership(node, self.endpoints, self.blocks, self.claims, self.identities)
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
         self._namespace_keys = self.objects.cursor()
@@ -278,7 +278,7 @@ class Feed:
 
     def foreign_endpoints(self) -> list[Endpoint]:
         """Endpoints of all other nodes, as far as they are believed."""
-        return self.beliefs.now.endpoints
+        return self.ownership.now.endpoints
 
     def published_endpoints(self) -> dict[int, Endpoint]:
         """What stands in the slots of this node, as the bus has it, by number."""

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane.kernel.programs import Datapath
+from services.dataplane.datapath.programs import Datapath
 from tests.bpf.world import OUR_MAC, World, bpffs, namespace, run
 
 CACHE = Path(os.environ.get("AIRMESH_BPF_CACHE") or Path.home() / ".cache" / "airmesh" / "bpf")

@@ -6,7 +6,7 @@ import os
 from pathlib import Path
 
 from linux import bpf
-from services.dataplane.core.pins import LAYOUTS_BEFORE, parse_pin_name
+from services.dataplane.core.datapath.pins import LAYOUTS_BEFORE, parse_pin_name
 
 BEFORE = next(iter(LAYOUTS_BEFORE))
 """The hash of all layouts of the last version that had one."""

@@ -11,9 +11,9 @@ import struct
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
-from services.dataplane.core import service_layout as lb
-from services.dataplane.core.service_layout import Scope, ServiceFlag
-from services.dataplane.kernel.programs import Datapath
+from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.service_layout import Scope, ServiceFlag
+from services.dataplane.datapath.programs import Datapath
 from tests.bpf import frames
 from tests.bpf.frames import ICMP, ICMP6, TCP, UDP, Address
 from tests.bpf.world import Outcome, World

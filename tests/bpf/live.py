@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address, ip_address
 from pathlib import Path
 
-from services.dataplane.core import layout as at
-from services.dataplane.core import policy_layout as pl
-from services.dataplane.kernel.programs import Datapath
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import policy_layout as pl
+from services.dataplane.datapath.programs import Datapath
 from tests.bpf.world import ifindex_of, inside, namespace, run
 
 UPLINK = "am-up"

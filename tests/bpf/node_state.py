@@ -9,8 +9,8 @@ from chassis.log import Log
 from proto.codec import identity_key
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Frontier
-from services.dataplane.enforce import Enforcer
-from services.dataplane.kernel.tables import Tables
+from services.dataplane.datapath.tables import Tables
+from services.dataplane.policy.enforce import Enforcer
 
 
 class NodeState:

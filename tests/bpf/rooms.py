@@ -13,10 +13,10 @@ from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, TypeVar
 
-from services.dataplane.core import layout as at
-from services.dataplane.core import service_layout as lb
-from services.dataplane.core.service_layout import Scope
-from services.dataplane.kernel.programs import SOCKETS, Datapath
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.service_layout import Scope
+from services.dataplane.datapath.programs import SOCKETS, Datapath
 from tests.bpf.world import LIBC, empty, inside, namespace, run
 
 T = TypeVar("T")

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 
 from proto.policy import CidrPartition, CidrSet, Direction, Revision
-from services.dataplane.core.cidr_maps import cidrs_of, namespace_hash
-from services.dataplane.partitions import Partitions
+from services.dataplane.core.policy.cidr_maps import cidrs_of, namespace_hash
+from services.dataplane.policy.partitions import Partitions
 from tests.bpf import frames
 from tests.bpf.frames import SYN, TCP
 from tests.bpf.world import REDIRECT, PeerKind, World

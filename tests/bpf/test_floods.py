@@ -14,9 +14,10 @@ from linux import bpf
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction
-from services.dataplane.core import conntrack as core
-from services.dataplane.core import layout as at
-from services.dataplane.core.maps import CONNTRACK_ENTRIES, WAYS
+from services.dataplane.conntrack.collector import FlowCollector
+from services.dataplane.core.conntrack import state as core
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath.maps import CONNTRACK_ENTRIES, WAYS
 from tests.bpf import frames
 from tests.bpf.frames import ACK, RST, SYN, TCP, UDP
 from tests.bpf.fronts import Names, answer, packet, sent, serve
@@ -107,7 +108,7 @@ class TestHalfOpen:
         syn_flood(room, room.b, version, 10_000)
         flows = room.tables.flows.items().values()
         assert budget(room, room.b).ingress == sum(flow.endpoint == room.b.number for flow in flows)
-        assert room.datapath.broom.sweep().mended == 0
+        assert FlowCollector(room.datapath).sweep().mended == 0
         room.reader.drain(1 << 20)
 
 
@@ -316,7 +317,7 @@ class TestSamePorts:
         assert self.again(room, version, client).action != SHOT
         assert self.flow(room, version, client).seen == at.Seen.SYN
         assert (budget(room, room.b).ingress, self.held(room)) == (1, 0), "its peer holds what is not established"
-        assert room.datapath.broom.collect(time.monotonic_ns() + (core.TCP_SYN + 2) * core.SECOND) == 1
+        assert FlowCollector(room.datapath).collect(time.monotonic_ns() + (core.TCP_SYN + 2) * core.SECOND) == 1
         assert (budget(room, room.b).ingress, self.held(room)) == (0, 0)
 
     def test_half_open_has_a_place(self, room: World, version: int) -> None:
@@ -393,7 +394,7 @@ class TestCounts:
         self.flows(room, 50)
         self.put(room, 3)
         now = time.monotonic_ns()
-        assert room.datapath.broom.collect(now + (core.TCP_ESTABLISHED + 2) * core.SECOND) == 100
+        assert FlowCollector(room.datapath).collect(now + (core.TCP_ESTABLISHED + 2) * core.SECOND) == 100
         assert budget(room, room.b).ingress == 0
         assert room.connect(room.a, room.b, 80) == ["redirect"] * 3
 
@@ -401,9 +402,9 @@ class TestCounts:
     def test_mended_by_the_next_sweep(self, room: World, wrong: int) -> None:
         self.flows(room, 50)
         self.put(room, wrong)
-        assert room.datapath.broom.sweep().mended == 1
+        assert FlowCollector(room.datapath).sweep().mended == 1
         assert budget(room, room.b).ingress == 50
-        assert room.datapath.broom.sweep().mended == 0
+        assert FlowCollector(room.datapath).sweep().mended == 0
 
     def test_flows_begun_meanwhile_stay_counted(self, room: World) -> None:
         """A difference is added to whatever the count is by then."""
@@ -411,14 +412,14 @@ class TestCounts:
         self.put(room, 8)
         mends = [core.Mend(endpoint=room.b.number, ingress=2)]
         self.flows(room, 15)
-        room.datapath.broom.mend(mends)
+        FlowCollector(room.datapath).mend(mends)
         assert budget(room, room.b).ingress == 15
-        room.datapath.broom.mend([core.Mend(endpoint=room.b.number, ingress=-100)])
+        FlowCollector(room.datapath).mend([core.Mend(endpoint=room.b.number, ingress=-100)])
         assert budget(room, room.b).ingress == 0
 
     def test_limits_change_where_packets_count(self, room: World) -> None:
         self.flows(room, 10)
-        room.datapath.broom.limit([room.b.number], 5)
+        FlowCollector(room.datapath).limit([room.b.number], 5)
         now = budget(room, room.b)
         assert (now.ingress_limit, now.egress_limit, now.ingress) == (5, 5, 10)
         assert "drop CONNTRACK_BUDGET" in room.connect(room.a, room.b, 99)
@@ -432,6 +433,6 @@ class TestCounts:
     def test_largest_peer_is_named(self, room: World) -> None:
         self.flows(room, 30)
         syn_flood(room, room.b, 4, 10)
-        found = room.datapath.broom.largest_peer(room.b.number, Direction.INGRESS)
+        found = FlowCollector(room.datapath).largest_peer(room.b.number, Direction.INGRESS)
         assert found == (room.a.address4, 30)
         room.reader.drain(1 << 20)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 
 from proto.policy import Direction
-from services.dataplane.core.layout import FRAGMENTS_EACH
-from services.dataplane.core.maps import FRAGMENT_ENTRIES
+from services.dataplane.core.datapath.layout import FRAGMENTS_EACH
+from services.dataplane.core.datapath.maps import FRAGMENT_ENTRIES
 from tests.bpf import frames
 from tests.bpf.frames import AUTH, DESTINATION, FRAGMENT, HOP_BY_HOP, NO_NEXT, ROUTING, TCP, UDP
 from tests.bpf.world import REDIRECT, World

@@ -17,10 +17,10 @@ import pytest
 from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction, PortMatch, Verdict
-from services.dataplane.core import layout as at
-from services.dataplane.core import policy_layout as pl
-from services.dataplane.kernel.hooks import ENDPOINT_HOOKS, UPLINK_HOOKS
-from services.dataplane.kernel.programs import Datapath, LinkState, NotBpffs
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import policy_layout as pl
+from services.dataplane.datapath.hooks import ENDPOINT_HOOKS, UPLINK_HOOKS
+from services.dataplane.datapath.programs import Datapath, LinkState, NotBpffs
 from tests.bpf import frames
 from tests.bpf.live import UPLINK, LiveNode, attach, fill, live_node, opened, two_nodes
 from tests.bpf.world import Line, PeerKind, ifindex_of, inside, run, scope_number, write_lines

@@ -14,10 +14,11 @@ import pytest
 from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
-from services.dataplane.core import layout as at
-from services.dataplane.core.conntrack import SECOND
-from services.dataplane.core.maps import MOST_CONNTRACK_ENTRIES, conntrack_sizes
-from services.dataplane.kernel.programs import Datapath
+from services.dataplane.conntrack.collector import FlowCollector
+from services.dataplane.core.conntrack.state import SECOND
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath.maps import MOST_CONNTRACK_ENTRIES, conntrack_sizes
+from services.dataplane.datapath.programs import Datapath
 from tests.bpf.live import attach, fill, live_node, opened
 from tests.bpf.world import LIBC, inside
 
@@ -50,7 +51,7 @@ async def test_a_million_entries_swept_in_slices(pins: Path, cache: Path) -> Non
         datapath.tables.set_budget(7, FLOWS)
         gaps = [0.0]
         began = time.monotonic()
-        sweep = asyncio.create_task(asyncio.to_thread(datapath.broom.sweep, now + SECOND // 2))
+        sweep = asyncio.create_task(asyncio.to_thread(FlowCollector(datapath).sweep, now + SECOND // 2))
         while not sweep.done():
             before = time.monotonic()
             await asyncio.sleep(0.001)

@@ -25,7 +25,7 @@ from proto.policy import (
     SelectorPeer,
     Verdict,
 )
-from services.dataplane.core import layout as at
+from services.dataplane.core.datapath import layout as at
 from tests.bpf import frames
 from tests.bpf.node_state import NodeState
 from tests.bpf.world import SHOT, Line, PeerKind, World, empty, write_lines

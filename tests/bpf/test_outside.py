@@ -10,9 +10,9 @@ import pytest
 
 from proto.identity import Reserved
 from proto.policy import Direction
-from services.dataplane.core import nat_layout as nat
-from services.dataplane.core import service_layout as lb
-from services.dataplane.core.service_layout import ServiceFlag
+from services.dataplane.core.datapath import nat_layout as nat
+from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.service_layout import ServiceFlag
 from tests.bpf import frames
 from tests.bpf.frames import ACK, RST, SYN, TCP
 from tests.bpf.fronts import PLAIN, PROTOCOLS, Names, answer, packet, port_of, read, sent, serve

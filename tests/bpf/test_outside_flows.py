@@ -9,8 +9,8 @@ from ipaddress import ip_address
 import pytest
 
 from proto.policy import Direction
-from services.dataplane.core import layout as at
-from services.dataplane.core import nat_layout as nat
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import nat_layout as nat
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, RST, SYN, UDP
 from tests.bpf.fronts import PROTOCOLS, Names, answer, error, packet, read, sent, serve

@@ -14,11 +14,11 @@ from pathlib import Path
 import pytest
 
 from linux import bpf
-from services.dataplane.core import layout as at
-from services.dataplane.core import service_layout as lb
-from services.dataplane.core.maps import SLOTS
-from services.dataplane.kernel.hooks import SOCKET_HOOKS, Hook
-from services.dataplane.kernel.programs import SOCKETS, Datapath
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.maps import SLOTS
+from services.dataplane.datapath.hooks import SOCKET_HOOKS, Hook
+from services.dataplane.datapath.programs import SOCKETS, Datapath
 from tests.bpf.rooms import (
     BACKENDS,
     PORT,

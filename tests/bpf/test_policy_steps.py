@@ -14,12 +14,12 @@ from chassis.reconcile import Dirty
 from linux import bpf
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Frontier, Revision, RuleSource
-from services.dataplane.core import policy_layout as pl
-from services.dataplane.core import policy_steps as ps
-from services.dataplane.core.flows import Interpreter
-from services.dataplane.core.layout import Event
-from services.dataplane.core.names import Names
-from services.dataplane.enforce import Enforcer, Refused, Without
+from services.dataplane.core.datapath import policy_layout as pl
+from services.dataplane.core.datapath.layout import Event
+from services.dataplane.core.monitor.flows import Interpreter
+from services.dataplane.core.monitor.names import Names
+from services.dataplane.core.policy import steps as ps
+from services.dataplane.policy.enforce import Enforcer, Refused, Without
 from tests.bpf import frames
 from tests.bpf.frames import SYN, TCP
 from tests.bpf.node_state import NodeState

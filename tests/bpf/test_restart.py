@@ -8,8 +8,9 @@ from typing import Any
 import pytest
 
 from chassis.log import Log
-from services.dataplane.core import layout as at
-from services.dataplane.enforce import Enforcer
+from services.dataplane.conntrack.collector import FlowCollector
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.policy.enforce import Enforcer
 from tests.bpf.world import World
 
 pytestmark = pytest.mark.privileged
@@ -50,7 +51,7 @@ def test_budgets_and_flows_of_the_dead_go(world: World, enforcer: Enforcer) -> N
     before = world.tables.budgets.get(at.EndpointKey(endpoint=world.a.number))
     stale = enforcer.stale_budgets(alive(world))
     assert stale == {world.b.number}
-    world.datapath.broom.forget_endpoints(stale)
+    FlowCollector(world.datapath).forget_endpoints(stale)
     assert {key.endpoint for key in world.tables.budgets.items()} == {at.NODE, world.a.number}
     assert {flow.endpoint for flow in world.tables.flows.items().values()} == {world.a.number}
     assert world.tables.budgets.get(at.EndpointKey(endpoint=world.a.number)) == before
@@ -59,7 +60,7 @@ def test_budgets_and_flows_of_the_dead_go(world: World, enforcer: Enforcer) -> N
 
 def test_limits_follow_the_settings_and_counts_stay(world: World, enforcer: Enforcer) -> None:
     made = Enforcer(world.tables, SimpleNamespace(), SimpleNamespace(), Log("test"), budget=7)  # type: ignore[arg-type]
-    made.limit_flows(world.datapath.broom)
+    made.limit_flows(FlowCollector(world.datapath))
     budget = world.tables.budgets.get(at.EndpointKey(endpoint=world.a.number))
     assert budget is not None
     assert (budget.egress_limit, budget.ingress_limit, budget.egress) == (7, 7, 5)

@@ -12,11 +12,11 @@ from pathlib import Path
 
 import pytest
 
-from services.dataplane.core import layout as at
-from services.dataplane.core import service_layout as lb
-from services.dataplane.core.service_layout import Scope, ServiceFlag
-from services.dataplane.kernel.hooks import SOCKET_HOOKS
-from services.dataplane.kernel.programs import SOCKETS
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.service_layout import Scope, ServiceFlag
+from services.dataplane.datapath.hooks import SOCKET_HOOKS
+from services.dataplane.datapath.programs import SOCKETS
 from tests.bpf.rooms import BACKENDS, PORT, TARGET, TCP, UDP, VIP, Room, connect, cookie_of, emptied, open_room, plain
 
 pytestmark = pytest.mark.privileged

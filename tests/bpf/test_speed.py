@@ -9,7 +9,7 @@ import pytest
 
 from linux import bpf
 from proto.policy import Direction, PortMatch
-from services.dataplane.core import layout as at
+from services.dataplane.core.datapath import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ACK, SYN, TCP
 from tests.bpf.fronts import Names, packet, serve

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import pytest
 
-from services.dataplane.core import layout as at
+from services.dataplane.core.datapath import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ICMP, ICMP6, TCP, UDP, mac
 from tests.bpf.world import World

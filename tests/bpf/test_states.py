@@ -13,9 +13,9 @@ import pytest
 
 from linux import bpf
 from proto.policy import Direction
-from services.dataplane.core import conntrack as core
-from services.dataplane.core import layout as at
-from services.dataplane.core.conntrack import Segment, State
+from services.dataplane.core.conntrack import state as core
+from services.dataplane.core.conntrack.state import Segment, State
+from services.dataplane.core.datapath import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, ICMP, RST, SYN, TCP, UDP
 from tests.bpf.world import OUR_MAC, SHOT, Pod, World, inside

@@ -1,4 +1,4 @@
-"""Maps, layouts, the generated header, the ring and conntrack's broom against the real kernel."""
+"""Maps, layouts, the generated header, the ring and conntrack's collector against the real kernel."""
 
 from __future__ import annotations
 
@@ -16,15 +16,16 @@ import pytest
 from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
-from services.dataplane.core import layout as at
-from services.dataplane.core import service_layout as lb
-from services.dataplane.core.conntrack import batches
-from services.dataplane.core.maps import MAPS, MapSpec
-from services.dataplane.kernel.bytecode import Cache, CompileError, amalgamate
-from services.dataplane.kernel.maps import LayoutMismatch, Table, TableFull, check_shape
-from services.dataplane.kernel.programs import _check_layout
-from services.dataplane.kernel.ring import EventReader
-from services.dataplane.kernel.tables import create
+from services.dataplane.conntrack.collector import FlowCollector
+from services.dataplane.core.conntrack.state import batches
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.maps import MAPS, MapSpec
+from services.dataplane.datapath.bytecode import Cache, CompileError, amalgamate
+from services.dataplane.datapath.maps import LayoutMismatch, Table, TableFull, check_shape
+from services.dataplane.datapath.programs import _check_layout
+from services.dataplane.datapath.tables import create
+from services.dataplane.monitor.ring import EventReader
 from tests.bpf import frames
 from tests.bpf.world import World
 
@@ -249,10 +250,10 @@ class TestBroom:
         for port in range(1, 101):
             send(world, port)
         now = time.monotonic_ns()
-        assert world.datapath.broom.collect(now) == 0
+        assert FlowCollector(world.datapath).collect(now) == 0
         assert self.count(world, 1) == 100
-        assert world.datapath.broom.collect(now + 59 * SECOND) == 0
-        assert world.datapath.broom.collect(now + 62 * SECOND) == 200
+        assert FlowCollector(world.datapath).collect(now + 59 * SECOND) == 0
+        assert FlowCollector(world.datapath).collect(now + 62 * SECOND) == 200
         assert world.tables.flows.items() == {}
         assert (self.count(world, 1), self.count(world, 2)) == (0, 0)
 
@@ -265,23 +266,23 @@ class TestBroom:
 
     def test_endpoint_that_is_gone_takes_its_flows_along(self, world: World) -> None:
         send(world, 80)
-        assert world.datapath.broom.forget_endpoints({world.a.number}) == 1
+        assert FlowCollector(world.datapath).forget_endpoints({world.a.number}) == 1
         assert {flow.endpoint for flow in world.tables.flows.items().values()} == {world.b.number}
         assert world.tables.budgets.get(at.EndpointKey(endpoint=world.a.number)) is None
 
     def test_recount(self, world: World) -> None:
         send(world, 80)
         world.tables.budgets.put(at.EndpointKey(endpoint=1), budget(5, egress=4))
-        assert world.datapath.broom.recount() == 1
+        assert FlowCollector(world.datapath).recount() == 1
         assert self.count(world, 1) == 1
-        assert world.datapath.broom.recount() == 0
+        assert FlowCollector(world.datapath).recount() == 0
 
     def test_key_that_looks_like_a_frame(self, world: World) -> None:
         odd = at.FlowKey(
             local=IPv6Address("2001:db8::86dd:1"), remote=IPv6Address("::2"), local_port=1, remote_port=2, protocol=6
         )
         world.tables.flows.put(odd, at.Flow(last_seen=1, generation=0, endpoint=1, rule=0, seen=0, flags=0, side=0))
-        assert world.datapath.broom.collect(62 * SECOND) == 1
+        assert FlowCollector(world.datapath).collect(62 * SECOND) == 1
 
     def test_full_table_drops(self, world: World) -> None:
         spec = world.tables.flows.spec

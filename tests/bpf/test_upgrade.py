@@ -14,11 +14,11 @@ import pytest
 
 from linux import bpf, clsact
 from proto.policy import Direction
-from services.dataplane.core import policy_layout as pl
-from services.dataplane.core.maps import MAPS
-from services.dataplane.core.pins import Source, layout_of
-from services.dataplane.kernel.pins import opened_maps
-from services.dataplane.kernel.programs import Datapath
+from services.dataplane.core.datapath import policy_layout as pl
+from services.dataplane.core.datapath.maps import MAPS
+from services.dataplane.core.datapath.pins import Source, layout_of
+from services.dataplane.datapath.pins import opened_maps
+from services.dataplane.datapath.programs import Datapath
 from tests.bpf.former import BEFORE, OTHER, as_before, change, ids, pins_of
 from tests.bpf.live import LiveNode, attach, fill, live_node, opened
 from tests.bpf.world import inside, scope_number

@@ -9,8 +9,8 @@ import pytest
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction, Verdict
-from services.dataplane.core import layout as at
-from services.dataplane.core import policy_layout as pl
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import policy_layout as pl
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, RST, SCTP, SYN, TCP, UDP
 from tests.bpf.world import OK, REDIRECT, SHOT, PeerKind, Pod, World, empty, scope_number

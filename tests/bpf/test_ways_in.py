@@ -20,9 +20,9 @@ import pytest
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction
-from services.dataplane.core import layout as at
-from services.dataplane.core import policy_layout as pl
-from services.dataplane.kernel.programs import Datapath
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import policy_layout as pl
+from services.dataplane.datapath.programs import Datapath
 from tests.bpf import frames
 from tests.bpf.frames import ACK, ICMP, ICMP6, SYN, TCP, UDP, mac
 from tests.bpf.fronts import Names, seal

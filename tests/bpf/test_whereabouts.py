@@ -7,7 +7,7 @@ from ipaddress import ip_address
 import pytest
 
 from proto.identity import Reserved
-from services.dataplane.core import layout as at
+from services.dataplane.core.datapath import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ACK, ICMP, TCP
 from tests.bpf.world import World

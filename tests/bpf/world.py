@@ -17,12 +17,12 @@ from linux import bpf, netns
 from proto.flow import DropReason
 from proto.identity import Reserved
 from proto.policy import Direction, PortMatch, Verdict
-from services.dataplane.core import layout as at
-from services.dataplane.core import policy_layout as pl
-from services.dataplane.core.scopes import flat_ports
-from services.dataplane.kernel.programs import Datapath
-from services.dataplane.kernel.ring import EventReader
-from services.dataplane.kernel.tables import Tables
+from services.dataplane.core.datapath import layout as at
+from services.dataplane.core.datapath import policy_layout as pl
+from services.dataplane.core.policy.scopes import flat_ports
+from services.dataplane.datapath.programs import Datapath
+from services.dataplane.datapath.tables import Tables
+from services.dataplane.monitor.ring import EventReader
 from tests.bpf import frames
 
 LIBC = ctypes.CDLL(None, use_errno=True)

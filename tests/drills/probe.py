@@ -25,8 +25,8 @@ from typing import Any
 FOLDER = "AIRMESH_PROBE"
 SHORTER = {
     "services.dataplane": {
-        "services.dataplane.core.policy_history": {"LINGER": 0.5},
-        "services.dataplane.app": {"FULL_POLICY": 1.0},
+        "services.dataplane.core.policy.history": {"LINGER": 0.5},
+        "services.dataplane.policy.start": {"FULL_POLICY": 1.0},
     }
 }
 """Constants of a service that say for how many seconds something is remembered, and are no settings."""

@@ -14,7 +14,7 @@ import pytest
 
 from chassis.tail import INACTIVE
 from linux import bpf
-from services.dataplane.core.maps import MAPS
+from services.dataplane.core.datapath.maps import MAPS
 from tests.drills.store import Janitor, janitor
 from tests.drills.traffic import Traffic, agents, ask, asleep, held_down, reborn, street, well
 from tests.labkit import Lab

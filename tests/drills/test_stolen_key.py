@@ -63,8 +63,8 @@ from proto.subjects import (
     of_node,
 )
 from proto.sync import Complete, complete_key
-from services.dataplane.beliefs import Teller
 from services.dataplane.feed import Feed
+from services.dataplane.ipcache.ownership import Teller
 from services.ipam.app import build as build_ipam
 from services.ipam.settings import Settings as IpamSettings
 from services.routing.mirror import Mirror
@@ -175,7 +175,7 @@ class Stage:
         await self.buses["dataplane-n2"].bucket(ACKS).put("n2", ack("n2"))
         await self.buses["routing-n2"].bucket(ROUTES).put("n2", NodeRoutes("n2", (ip_address("172.30.0.12"),)))
         await self.town.until(
-            lambda: len(self.believed) == 3 and self.feed.beliefs.now.whole, "what is true is believed"
+            lambda: len(self.believed) == 3 and self.feed.ownership.now.whole, "what is true is believed"
         )
 
     async def tell(self, node: str, address: Any, identity: int, *, name: str = "", epoch: int = 5) -> None:
@@ -348,7 +348,7 @@ async def test_what_it_says_of_itself_moves_no_packet_of_anothers(stage: Stage) 
     teller = Teller(Log("dataplane"), n1.tell_fault)
     begun = time.monotonic()
     while len(stage.watched.faults) < len(lies) and time.monotonic() - begun < TOLD_WITHIN:
-        teller.tell(stage.feed.beliefs.now, time.monotonic())
+        teller.tell(stage.feed.ownership.now, time.monotonic())
         await asyncio.sleep(0.2)
     faults = "\n".join(stage.watched.faults)
     for address, _ in lies:

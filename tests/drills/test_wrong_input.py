@@ -2,7 +2,7 @@
 
 Thousands of good inputs, each with one thing changed: a value of another type or far too large, a field too many or too
 few, bytes flipped or cut. An error is one line that names the object and what to do; no other exception leaves.
-(The CNI side of this stands in tests/core/dataplane/test_cni.py.)
+(The CNI side of this stands in tests/core/dataplane/cni/test_cni.py.)
 """
 
 from __future__ import annotations

@@ -72,6 +72,21 @@ def test_a_service_readme_tells_what_a_person_needs(service: str) -> None:
     assert len(text) > 800
 
 
+def test_the_dataplane_has_the_same_folders_in_shell_core_and_tests() -> None:
+    def folders(of: str) -> set[str]:
+        deep = len(Path(of).parts)
+        below = [path.parts for path in files() if path.suffix == ".py" and path.parts[:deep] == Path(of).parts]
+        return {parts[deep] for parts in below if len(parts) > deep + 1}
+
+    own = folders("services/dataplane/core")
+    assert folders("services/dataplane") == own | {"core"}
+    assert {kind: folders(f"tests/{kind}/dataplane") - own for kind in ("core", "shell", "netns")} == {
+        "core": set(),
+        "shell": set(),
+        "netns": set(),
+    }
+
+
 @pytest.mark.parametrize("folder", ["chassis", "cli", "linux", *(f"services/{service}" for service in SERVICES)])
 def test_a_manifest_lists_exactly_what_its_folder_imports(folder: str) -> None:
     own = needed(folder.replace("/", "."))

@@ -34,7 +34,7 @@ class Span:
     attributes: dict[str, str]
 
 
-class Collector:
+class FlowCollector:
     """Spans by trace id, as they arrive."""
 
     def __init__(self, namespace: Path, address: str, port: int = 4318) -> None:

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lab.topology import prefix
-from tests.journeys.collector import Collector
+from tests.journeys.collector import FlowCollector
 from tests.labkit import Lab
 
 IMAGE = "lab.local/shop:1"
@@ -67,10 +67,10 @@ class Place:
 
 
 @pytest.fixture(scope="session")
-def collector(lab: Lab) -> Iterator[Collector]:
+def collector(lab: Lab) -> Iterator[FlowCollector]:
     """Receives the spans of every agent of the lab (labkit points them at the control plane's port 4318)."""
     control = lab.node("cp")
-    made = Collector(Path("/run/netns") / (prefix(lab.where.lab) + "cp"), str(control.management4))
+    made = FlowCollector(Path("/run/netns") / (prefix(lab.where.lab) + "cp"), str(control.management4))
     yield made
     made.close()
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.journeys.collector import Collector
+from tests.journeys.collector import FlowCollector
 from tests.journeys.conftest import IMAGE, Place
 from tests.labkit import Lab
 
@@ -61,7 +61,7 @@ def test_the_mesh_knows_the_pod(place: Place, airmesh: Callable[..., Any]) -> No
     assert [(row["node"], set(row["addresses"]), row["kept"]) for row in mine] == [("n3", lab_says, False)]
 
 
-def test_one_trace_spans_all_services(place: Place, collector: Collector) -> None:
+def test_one_trace_spans_all_services(place: Place, collector: FlowCollector) -> None:
     """A pod that keeps its address touches every service that has a part in a pod's start."""
     _keeper(place, "n2")
     place.lab.kubectl("rollout", "status", "-n", place.namespace, "statefulset/keeper", "--timeout=60s", seconds=70)

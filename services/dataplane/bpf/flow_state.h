@@ -2,7 +2,7 @@
  * The state of a flow, of TCP and others: what each packet changes in it, and how long it may be idle in each; included
  * by conntrack.h, verdict.h, nat.h and nodeport.h.
  *
- * core/conntrack.py says the same in Python, and why.
+ * core/conntrack/state.py says the same in Python, and why.
  */
 #ifndef AM_FLOW_STATE_H
 #define AM_FLOW_STATE_H

@@ -1,4 +1,4 @@
-/* Written by services.dataplane.kernel.header from core/layout.py and proto/: do not edit. */
+/* Written by services.dataplane.datapath.header from core/datapath/layout.py and proto/: do not edit. */
 
 #ifndef AM_GENERATED_H
 #define AM_GENERATED_H
@@ -217,7 +217,7 @@ struct am_identity_key {
 };
 _Static_assert(sizeof(struct am_identity_key) == 8, "IdentityKey");
 
-/* The set of selectors in use that match an identity (core.selection); without an entry none does. */
+/* The set of selectors in use that match an identity (core.policy.selection); without an entry none does. */
 struct am_selector_set {
 	u64 number;
 };

@@ -1,10 +1,11 @@
 """The unix socket that the CNI executable speaks to.
 
-Owns the socket file (mode 0600, root only, peers checked by SO_PEERCRED), the frame (``core.cni.split_frame``; answer:
-``0`` or ``1``, newline, JSON) and the bounds: 96 KiB of request, five seconds to send it, a bounded number of calls of
-each verb at once (the next is told to come again). Promises: every call is answered with JSON of the specification,
-whatever happens in the agent; removals never wait for additions: ADDs that wait for a pod's policy take no room from a
-DEL, and a DEL ends the ADD of its own attachment; a socket left by a dead agent is replaced, a living agent's is not.
+Owns the socket file (mode 0600, root only, peers checked by SO_PEERCRED), the frame (``core.cni.request.split_frame``;
+answer: ``0`` or ``1``, newline, JSON) and the bounds: 96 KiB of request, five seconds to send it, a bounded number of
+calls of each verb at once (the next is told to come again). Promises: every call is answered with JSON of the
+specification, whatever happens in the agent; removals never wait for additions: ADDs that wait for a pod's policy take
+no room from a DEL, and a DEL ends the ADD of its own attachment; a socket left by a dead agent is replaced, a living
+agent's is not.
 """
 
 from __future__ import annotations
@@ -19,8 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from services.dataplane.core.cni import MAX_STDIN, Attachment, CniError, Code, Request, Verb, parse, split_frame
-from services.dataplane.core.cni_result import render_error, render_versions
+from services.dataplane.core.cni.request import MAX_STDIN, Attachment, CniError, Code, Request, Verb, parse, split_frame
+from services.dataplane.core.cni.result import render_error, render_versions
 
 MAX_FRAME = MAX_STDIN + (32 << 10) + 2
 READ_SECONDS = 5.0

@@ -8,34 +8,35 @@ what two lists, a grace apart, both lack, goes on after a failure and names all 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
 
-from services.dataplane.attach import Attacher
-from services.dataplane.core.cni import Attachment, CniError, Code, Request, Verb
-from services.dataplane.metrics import CNI_SECONDS
-from services.dataplane.parts import Parts
-
-Unready = Callable[[], dict[str, str]]
-"""Conditions that do not hold, and why."""
+from chassis.service import Runtime
+from services.dataplane.core.cni.request import Attachment, CniError, Code, Request, Verb
+from services.dataplane.endpoint.attach import Attacher
+from services.dataplane.ipam.journal import Journal
+from services.dataplane.monitor.metrics import CNI_SECONDS
+from services.dataplane.settings import Settings
+from services.dataplane.signals import CallPriority
 
 
 class Verbs:
     """Answers the calls of a runtime."""
 
-    def __init__(self, attacher: Attacher, parts: Parts, unready: Unready) -> None:
+    def __init__(
+        self, runtime: Runtime[Settings], attacher: Attacher, journal: Journal, priority: CallPriority
+    ) -> None:
         self._attacher = attacher
-        self._journal = parts.book.journal
-        self._telemetry = parts.telemetry
-        self._courtesy = parts.courtesy
-        self._unready = unready
-        self._grace = parts.settings.gc_grace
+        self._journal = journal
+        self._telemetry = runtime.telemetry
+        self._priority = priority
+        self._unready = runtime.health.missing
+        self._grace = runtime.settings.gc_grace
         self.stopping = False
 
     async def answer(self, request: Request) -> bytes:
         """The JSON of a successful answer. Raises CniError."""
         started, code = time.monotonic(), int(Code.INTERNAL)
         try:
-            with self._courtesy.call():
+            with self._priority.call():
                 answer = await self._dispatch(request)
             code = 0
         except CniError as error:

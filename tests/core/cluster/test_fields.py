@@ -14,7 +14,7 @@ from proto.annotations import REFUSED as WISHES_REFUSED
 from proto.annotations import TOLD as WISHES_TOLD
 from proto.objects import KINDS, IPPool, Namespace, Node, Pod
 from services.cluster.core.parse import NAMES, read
-from services.dataplane.core.addressing import BadWish, Supply, plan_addresses
+from services.dataplane.core.ipam.addressing import BadWish, Supply, plan_addresses
 from tests.core.cluster.fields import (
     WORDS,
     Field,

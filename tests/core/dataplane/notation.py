@@ -20,12 +20,12 @@ from proto.policy import (
     SelectorPeer,
     Verdict,
 )
-from services.dataplane.core.endpoint_choice import Target
-from services.dataplane.core.fronts import BackendsOf, Front, Fronts, HostPortPod, Owner, Refusal
-from services.dataplane.core.here import Here
-from services.dataplane.core.service_layout import ServiceKey
-from services.dataplane.core.service_objects import ServiceObjects
-from services.dataplane.core.services import Tables, slots_by_number
+from services.dataplane.core.datapath.service_layout import ServiceKey
+from services.dataplane.core.loadbalancer.endpoint_choice import Target
+from services.dataplane.core.loadbalancer.frontends import BackendsOf, Front, Frontends, HostPortPod, Owner, Refusal
+from services.dataplane.core.loadbalancer.node_context import NodeContext
+from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
+from services.dataplane.core.loadbalancer.services import Tables, slots_by_number
 
 TCP, UDP, SCTP = 6, 17, 132
 _PROTOCOL = {"any": 0, "tcp": TCP, "udp": UDP, "sctp": SCTP}
@@ -175,7 +175,7 @@ def pool(cidr: str, **more: Any) -> IPPool:
 
 @dataclass(frozen=True)
 class Plan:
-    """All that `Fronts` says."""
+    """All that `Frontends` says."""
 
     fronts: Mapping[ServiceKey, Front]
     backends: Mapping[BackendsOf, frozenset[Target]]
@@ -191,7 +191,7 @@ def objects_of(services: Iterable[Service], slices: Iterable[EndpointSlice]) -> 
     return objects
 
 
-def plan_in(made: Fronts) -> Plan:
+def plan_in(made: Frontends) -> Plan:
     """What it says now."""
     return Plan(made.fronts, made.backends, list(made.refused()))
 
@@ -200,12 +200,12 @@ def fronts_of(
     services: Iterable[Service],
     slices: Iterable[EndpointSlice],
     pods: Iterable[HostPortPod],
-    here: Here,
+    here: NodeContext,
     without: Container[Owner] = frozenset(),
     closed: Container[Owner] = frozenset(),
 ) -> Plan:
     """The fronts for these objects, made from nothing."""
-    objects, made = objects_of(services, slices), Fronts(here)
+    objects, made = objects_of(services, slices), Frontends(here)
     made.move(objects, objects.names(), tuple(pods), without, closed)
     return plan_in(made)
 

@@ -12,9 +12,9 @@ from proto.addresses import Endpoint
 from proto.objects import Node
 from proto.subjects import ENDPOINTS
 from proto.sync import Complete, Epoch, complete_key
-from services.dataplane.core.layout import PrefixKey
-from services.dataplane.kernel.pins import opened_maps
-from services.dataplane.kernel.tables import Tables
+from services.dataplane.core.datapath.layout import PrefixKey
+from services.dataplane.datapath.pins import opened_maps
+from services.dataplane.datapath.tables import Tables
 from tests.natsd import endpoint_at
 from tests.netns.dataplane.mesh import Listener, Mesh, cluster_objects, dial, resident, wait_for
 

@@ -1,0 +1,1 @@
+"""Connection tracking: collection of expired flows, and whose share is nearly spent."""

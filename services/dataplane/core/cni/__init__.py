@@ -1,0 +1,1 @@
+"""The runtime's calls as values: requests, results and errors of CNI."""

@@ -1,0 +1,1 @@
+"""Connection tracking as values: states of flows, time-outs, counts."""

@@ -1,0 +1,1 @@
+"""Services as values: frontends, the choice of endpoints, tables, shares of them."""

@@ -1,0 +1,246 @@
+"""Frontends and their backends as the load-balancing tables of the programs.
+
+Owns numbers and slots. Promises: both are stable (a backend keeps its slot, a hole is filled from the end; a set of
+backends keeps its number while a front that had it still leads there), so flows and affinity survive updates and
+restarts; :func:`change` orders the steps so that a lookup in between finds old or new backends, never none, and a
+client outside a load balancer's source ranges never gets in; what belongs to nobody any more goes first, so that
+removals never wait for room (:func:`whole` and :func:`swept` are for tables that had none left). Frontends of one
+Service port with the same choice of endpoints share a number, and so their backends and their clients' affinity.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath.service_layout import (
+    Backend,
+    BackendKey,
+    Member,
+    MemberKey,
+    ServiceKey,
+    SourceRange,
+    SourceRangeKey,
+)
+from services.dataplane.core.loadbalancer.endpoint_choice import Target
+from services.dataplane.core.loadbalancer.frontends import BackendsOf, Front, Moved
+
+K = TypeVar("K")
+V = TypeVar("V")
+
+
+@dataclass(frozen=True, slots=True)
+class Tables:
+    """What the four maps should hold, or hold."""
+
+    services: dict[ServiceKey, lb.Service] = field(default_factory=dict)
+    backends: dict[BackendKey, Backend] = field(default_factory=dict)
+    members: dict[MemberKey, Member] = field(default_factory=dict)
+    ranges: dict[SourceRangeKey, SourceRange] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class TableChange:
+    """Steps in the order of the fields: what nobody needs any more, what is new, what it took the place of."""
+
+    drop_members: tuple[MemberKey, ...]
+    """All that are not wanted: a backend that is none any more is not to be remembered."""
+    drop_services: tuple[ServiceKey, ...]
+    drop_ranges: tuple[SourceRangeKey, ...]
+    """Of numbers that no front leads to that stays; so are the backends after it."""
+    drop_backends: tuple[BackendKey, ...]
+    set_backends: dict[BackendKey, Backend]
+    set_members: dict[MemberKey, Member]
+    set_ranges: dict[SourceRangeKey, SourceRange]
+    set_services: dict[ServiceKey, lb.Service]
+    remove_ranges: tuple[SourceRangeKey, ...]
+    remove_backends: tuple[BackendKey, ...]
+
+    def __len__(self) -> int:
+        """Entries that change."""
+        sets = len(self.set_backends) + len(self.set_members) + len(self.set_ranges) + len(self.set_services)
+        dropped = len(self.drop_members) + len(self.drop_services) + len(self.drop_ranges) + len(self.drop_backends)
+        return sets + dropped + len(self.remove_ranges) + len(self.remove_backends)
+
+
+def slots_by_number(tables: Tables) -> dict[int, tuple[Target, ...]]:
+    """The order in which the backends of each number stand."""
+    found: dict[int, tuple[Target, ...]] = {}
+    for number, count in sorted({(service.number, service.backends) for service in tables.services.values()}):
+        entries = [tables.backends.get(BackendKey(service=number, index=index)) for index in range(count)]
+        found[number] = tuple((entry.address, entry.port) for entry in entries if entry is not None)
+    return found
+
+
+def tables_of(
+    fronts: Mapping[ServiceKey, Front], backends: Mapping[BackendsOf, frozenset[Target]], before: Tables
+) -> Tables:
+    """The tables for these fronts; ``before`` gives numbers and slots that are kept."""
+    return _tables(fronts, backends, before, highest(before))
+
+
+def highest(tables: Tables) -> int:
+    """The greatest number that a set of backends has."""
+    return max((service.number for service in tables.services.values()), default=0)
+
+
+def _tables(
+    fronts: Mapping[ServiceKey, Front],
+    backends: Mapping[BackendsOf, frozenset[Target]],
+    before: Tables,
+    last: int,
+) -> Tables:
+    slots, numbers = slots_by_number(before), _numbers(fronts, before, last)
+    tables = Tables()
+    counts: dict[BackendsOf, int] = {}
+    for shared, number in numbers.items():
+        placed = place(slots.get(number, ()), backends[shared])
+        counts[shared] = len(placed)
+        _write(tables, number, placed)
+    for key, front in fronts.items():
+        number = numbers[front.backends]
+        tables.services[key] = lb.Service(
+            number=number,
+            backends=counts[front.backends],
+            affinity_seconds=front.affinity_seconds,
+            flags=int(front.flags),
+        )
+        for network in front.ranges:
+            tables.ranges[SourceRangeKey.of(number, network)] = SourceRange()
+    return tables
+
+
+def moved(fronts: Moved, backends: Mapping[BackendsOf, frozenset[Target]], before: Tables, last: int) -> TableChange:
+    """Steps by which these fronts, and nothing else, change. A set of backends that is new gets a number above
+    ``last``. Costs what these fronts and their backends cost.
+    """
+    old = _part(fronts.before, before)
+    return change(old, _tables(fronts.after, backends, old, last))
+
+
+def _part(fronts: Mapping[ServiceKey, Front], tables: Tables) -> Tables:
+    """What the tables hold of these fronts."""
+    part = Tables()
+    for key, front in fronts.items():
+        service = part.services[key] = tables.services[key]
+        part.ranges.update((SourceRangeKey.of(service.number, network), SourceRange()) for network in front.ranges)
+    for number, count in {(service.number, service.backends) for service in part.services.values()}:
+        for index in range(count):
+            at = BackendKey(service=number, index=index)
+            entry = part.backends[at] = tables.backends[at]
+            member = MemberKey(service=number, address=entry.address, port=entry.port)
+            part.members[member] = tables.members[member]
+    return part
+
+
+def apply(tables: Tables, steps: TableChange) -> None:
+    """The tables after the steps."""
+    tables.services.update(steps.set_services)
+    tables.backends.update(steps.set_backends)
+    tables.members.update(steps.set_members)
+    tables.ranges.update(steps.set_ranges)
+    for front in steps.drop_services:
+        del tables.services[front]
+    for backend in (*steps.drop_backends, *steps.remove_backends):
+        del tables.backends[backend]
+    for member in steps.drop_members:
+        del tables.members[member]
+    for network in (*steps.drop_ranges, *steps.remove_ranges):
+        del tables.ranges[network]
+
+
+def _numbers(fronts: Mapping[ServiceKey, Front], before: Tables, last: int) -> dict[BackendsOf, int]:
+    """A number for each set of backends that has a front: one that such a front had, else a new one.
+
+    A number whose fronts now belong to different Service ports is nobody's: kept by one, it would lead the others'
+    clients to that one's backends until their own entries are written.
+    """
+    ports: dict[int, set[tuple[object, ...]]] = defaultdict(set)
+    for key, front in fronts.items():
+        if key in before.services:
+            ports[before.services[key].number].add(front.backends.port_of)
+    numbers: dict[BackendsOf, int] = {}
+    free = {number for number, owners in ports.items() if len(owners) == 1}
+    for key, front in fronts.items():
+        old = before.services.get(key)
+        if front.backends not in numbers and old is not None and old.number in free:
+            numbers[front.backends] = old.number
+            free.remove(old.number)
+    for front in fronts.values():
+        if front.backends not in numbers:
+            last += 1
+            numbers[front.backends] = last
+    return numbers
+
+
+def place(before: Sequence[Target], targets: Iterable[Target]) -> tuple[Target, ...]:
+    """The targets in slots: those that stay keep theirs, holes are filled by new ones, then from the end."""
+    wanted = set(targets)
+    fresh = sorted(wanted - set(before), key=lambda target: (target[0].packed, target[1]), reverse=True)
+    slots: list[Target | None] = [target if target in wanted else None for target in dict.fromkeys(before)]
+    for index, slot in enumerate(slots):
+        if slot is None and fresh:
+            slots[index] = fresh.pop()
+    slots += reversed(fresh)
+    while None in slots:
+        last = slots.pop()
+        if last is not None:
+            slots[slots.index(None)] = last
+    return tuple(slot for slot in slots if slot is not None)
+
+
+def _write(tables: Tables, number: int, targets: Sequence[Target]) -> None:
+    for index, (address, port) in enumerate(targets):
+        tables.backends[BackendKey(service=number, index=index)] = Backend(address=address, port=port)
+        tables.members[MemberKey(service=number, address=address, port=port)] = Member(index=index)
+
+
+def change(actual: Tables, wanted: Tables) -> TableChange:
+    """Steps from what the maps hold to what they should hold."""
+    kept = {service.number for key, service in actual.services.items() if key in wanted.services}
+    ranges = [key for key in actual.ranges if key not in wanted.ranges]
+    backends = [key for key in actual.backends if key not in wanted.backends]
+    return TableChange(
+        drop_members=tuple(key for key in actual.members if key not in wanted.members),
+        drop_services=tuple(key for key in actual.services if key not in wanted.services),
+        drop_ranges=tuple(key for key in ranges if key.service not in kept),
+        drop_backends=tuple(key for key in backends if key.service not in kept),
+        set_backends=_differing(actual.backends, wanted.backends),
+        set_members=_differing(actual.members, wanted.members),
+        set_ranges=_differing(actual.ranges, wanted.ranges),
+        set_services=_differing(actual.services, wanted.services),
+        remove_ranges=tuple(key for key in ranges if key.service in kept),
+        remove_backends=tuple(key for key in backends if key.service in kept),
+    )
+
+
+def whole(steps: TableChange, short: Collection[int]) -> TableChange:
+    """The steps from ``set_services`` on, without those of numbers that are short of an entry: their fronts stay as
+    they were, with the backends that they lead to.
+    """
+    return replace(
+        steps,
+        set_services={key: one for key, one in steps.set_services.items() if one.number not in short},
+        remove_ranges=tuple(key for key in steps.remove_ranges if key.service not in short),
+        remove_backends=tuple(key for key in steps.remove_backends if key.service not in short),
+    )
+
+
+def swept(actual: Tables, wanted: Tables, short: Collection[int]) -> TableChange:
+    """Steps that take out what these numbers hold and should not, and the fronts that lead there, so that there is room
+    for what they should hold: for a moment they serve nobody.
+    """
+    keep = Tables(
+        services={key: one for key, one in actual.services.items() if one.number not in short},
+        backends={k: one for k, one in actual.backends.items() if k.service not in short or k in wanted.backends},
+        members={k: one for k, one in actual.members.items() if k.service not in short or k in wanted.members},
+        ranges={k: one for k, one in actual.ranges.items() if k.service not in short or k in wanted.ranges},
+    )
+    return change(actual, keep)
+
+
+def _differing(actual: Mapping[K, V], wanted: Mapping[K, V]) -> dict[K, V]:
+    return {key: value for key, value in wanted.items() if actual.get(key) != value}

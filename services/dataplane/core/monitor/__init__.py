@@ -1,0 +1,1 @@
+"""Flow events as values: records of the ring buffer, with names."""

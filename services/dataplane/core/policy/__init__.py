@@ -1,0 +1,1 @@
+"""Policy as entries of maps: scopes, selector sets, CIDR partitions, the steps of a change."""

@@ -1,0 +1,1 @@
+"""The eBPF programs and maps in the kernel: compiled, loaded, pinned, attached, grown, upgraded."""

@@ -1,0 +1,1 @@
+"""What leaves the cluster: the masquerade table of the kernel."""

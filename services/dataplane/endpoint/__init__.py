@@ -1,0 +1,1 @@
+"""The life of this node's endpoints: admission, attaching, repair, identity, publishing."""

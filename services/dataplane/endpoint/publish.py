@@ -1,0 +1,122 @@
+"""What this node tells the others: its endpoints, and how far its kernel is.
+
+Owns ``endpoints.<node>.slot.*`` with its marker, and ``acks.<node>``. Promises: a durable outbox without a
+queue: what should be on the bus is computed from the registry (whose truth is the journal) and compared with what the
+bus has, so after a lost bucket or a time without NATS everything is put again, and nothing twice. The completeness
+marker of an epoch is written only after all of it. Nothing here is ever waited for by an ADD.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Coroutine, Iterable
+from itertools import islice
+from typing import Any
+
+from chassis.bus import Bus
+from chassis.entry import Entry
+from chassis.faults import Unavailable
+from chassis.log import Log
+from chassis.reconcile import Again, Dirty, Done
+from proto.codec import encode_segment, endpoint_key
+from proto.net import Address
+from proto.policy import Ack, Revision
+from proto.subjects import ACKS, ENDPOINTS
+from proto.sync import Complete, complete_key
+from services.dataplane.core.endpoint.slots import place
+from services.dataplane.endpoint.registry import Registry
+from services.dataplane.feed import Feed
+
+AT_ONCE = 64
+LOOK_SECONDS = 3.0
+"""An acknowledgement that somebody else wrote over, or that cannot be read, is written again within this time."""
+REFRESH_SECONDS = 30.0
+"""An unchanged acknowledgement is written again after this long: readers see that the node lives."""
+
+
+class EndpointsOut:
+    """Keeps this node's part of ``endpoints``."""
+
+    def __init__(self, bus: Bus, feed: Feed, registry: Registry, log: Log) -> None:
+        self._kv = bus.bucket(ENDPOINTS)
+        self._feed = feed
+        self._registry = registry
+        self._log = log
+        self._marker = complete_key(encode_segment(feed.node))
+        self._placed: dict[Address, int] = {}
+        """Slots of the addresses that this agent has put there."""
+
+    async def apply(self, _dirty: Dirty) -> Done | Again:
+        """Puts what is missing or differs, deletes what is no more, then says that all is there."""
+        view, node = self._feed.endpoints, self._feed.node
+        if not view.epoch or not view.synced:
+            return Again(after=1.0)
+        here = {
+            entry.address: (entry, one.traceparent)
+            for one in self._registry.up.values()
+            for entry in one.published(node)
+        }
+        slots = self._feed.published_endpoints()
+        self._placed = place(here, self._placed, {number: entry.address for number, entry in slots.items()})
+        wanted = {endpoint_key(node, number): here[address] for address, number in self._placed.items()}
+        present = {endpoint_key(node, number): entry for number, entry in slots.items()}
+        epoch = view.epoch
+        await _all_of(
+            self._kv.put(key, entry, traceparent=traceparent)
+            for key, (entry, traceparent) in wanted.items()
+            if present.get(key) != entry
+        )
+        await _all_of(self._kv.delete(key) for key in present if key not in wanted)
+        marker = view.marks.get(self._marker)
+        if marker is None or marker.value != Complete(epoch=epoch):
+            await self._kv.put(self._marker, Complete(epoch=epoch))
+            self._log.info("endpoints-complete", epoch=epoch, endpoints=len(wanted))
+        return Done()
+
+
+async def _all_of(writes: Iterable[Coroutine[Any, Any, object]]) -> None:
+    """Many writes, :data:`AT_ONCE` of them on their way; all have ended when this raises what one of them raised."""
+    rest = iter(writes)
+    while chunk := list(islice(rest, AT_ONCE)):
+        for outcome in await asyncio.gather(*chunk, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+
+
+class AckOut:
+    """Keeps ``acks.<node>``."""
+
+    def __init__(self, bus: Bus, node: str) -> None:
+        self._kv = bus.bucket(ACKS)
+        self._key = encode_segment(node)
+        self._node = node
+        self._last: Ack | None = None
+        self._written = 0.0
+        self._looked = 0.0
+
+    async def write(self, rules: Revision, endpoints: tuple[int, str], pods: int, *, ready: bool, now: float) -> bool:
+        """Writes when anything changed, or after :data:`REFRESH_SECONDS`. Raises Unavailable."""
+        ack = Ack(
+            node=self._node,
+            rules=rules,
+            endpoints=endpoints[0],
+            endpoints_epoch=endpoints[1],
+            pods=pods,
+            ready=ready,
+        )
+        if ack == self._last and now - self._written < REFRESH_SECONDS and await self._stands(ack, now):
+            return False
+        await self._kv.put(self._key, ack)
+        self._last, self._written, self._looked = ack, now, now
+        return True
+
+    async def _stands(self, ack: Ack, now: float) -> bool:
+        """False when something else than our last word is on the bus, found out every :data:`LOOK_SECONDS`."""
+        if now - self._looked < LOOK_SECONDS:
+            return True
+        self._looked = now
+        try:
+            found = await self._kv.look(self._key, Ack)
+        except Unavailable:
+            return True
+        return isinstance(found, Entry) and found.value == ack

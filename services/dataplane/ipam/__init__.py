@@ -1,0 +1,1 @@
+"""Addresses of this node's pods: the journal on disk, blocks and claims asked of ``ipam``."""

@@ -1,0 +1,22 @@
+"""The loop that keeps the node supplied with addresses."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chassis.health import Condition
+from chassis.reconcile import Loop
+from chassis.service import Runtime
+from services.dataplane.feed import Feed
+from services.dataplane.ipam.addresses import AddressBook
+from services.dataplane.ipam.provision import Provision
+from services.dataplane.settings import Settings
+
+
+def start(
+    runtime: Runtime[Settings], feed: Feed, book: AddressBook, blocks: Condition, supplied: Callable[[], None]
+) -> None:
+    """Asks ``ipam`` from now on. ``supplied`` is called whenever the node holds a block of each family it gives."""
+    provision = Provision(runtime.bus, runtime.log, feed, book, blocks, supplied)
+    cursors = [feed.objects.cursor(), feed.blocks.cursor(), book.signal.cursor()]
+    Loop(runtime, "provision", cursors=cursors, apply=provision.apply, debounce=0.02)

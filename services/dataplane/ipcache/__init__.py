@@ -1,0 +1,1 @@
+"""The ipcache: whose an address is, and whose word counts for it."""

@@ -1,1 +1,0 @@
-"""The datapath in the kernel: programs and maps, pods' links, nftables."""

@@ -1,0 +1,1 @@
+"""Services in the kernel's maps, health checks, sockets whose backend left."""

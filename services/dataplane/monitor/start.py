@@ -1,0 +1,39 @@
+"""What is told of the node while it runs: flow events from the ring buffer, and its metrics."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+
+from chassis.service import Runtime
+from services.dataplane.core.datapath.shares import Pressure
+from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
+from services.dataplane.core.policy.history import PolicyHistory
+from services.dataplane.datapath.tables import Tables
+from services.dataplane.feed import Feed
+from services.dataplane.monitor.flow_events import FlowEvents
+from services.dataplane.monitor.metrics import register
+from services.dataplane.monitor.ring import EventReader
+from services.dataplane.settings import Settings
+
+
+def start(
+    runtime: Runtime[Settings],
+    tables: Tables,
+    *,
+    feed: Feed,
+    endpoints: LocalEndpoints,
+    history: PolicyHistory,
+    pressure: Callable[[], Iterable[Pressure]],
+) -> None:
+    """Tells from now on, until the service stops. ``pressure`` says how full the tables are that are shared."""
+    hide_metrics = register(tables, endpoints, pressure)
+    per_second = runtime.settings.flow_events_per_second
+    flows = FlowEvents(runtime.bus, feed, endpoints, history, per_second=per_second)
+    reader = EventReader(tables.events_fd, flows.take)
+    reader.start()
+
+    async def stop_reader() -> None:
+        reader.stop()
+
+    runtime.on_stop(stop_reader)
+    runtime.on_stop(hide_metrics)

@@ -1,0 +1,74 @@
+"""The loop of policy, and what follows from its passes: readiness, and the revision that the maps hold."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from chassis.reconcile import Dirty, Done, Loop
+from chassis.service import Runtime
+from proto.policy import Revision
+from services.dataplane.feed import Feed
+from services.dataplane.policy.enforce import Enforcer
+from services.dataplane.settings import Settings
+from services.dataplane.signals import Signal
+
+FULL_POLICY = 5.0
+
+
+def start(
+    runtime: Runtime[Settings],
+    enforcer: Enforcer,
+    feed: Feed,
+    signal: Signal,
+    *,
+    begun: Callable[[], None],
+    reached: Callable[[], None],
+) -> PolicyLoop:
+    """Enforces from now on. ``signal`` tells of changed local endpoints; ``begun`` is called when policy is in force
+    for the first time, ``reached`` at each other revision.
+    """
+    policy = PolicyLoop(runtime, enforcer, feed, begun, reached)
+    Loop(
+        runtime,
+        "policy",
+        cursors=[feed.rules_view.cursor(), signal.cursor(), feed.identities.cursor()],  # as enforce.IDENTITIES
+        apply=policy.enforce,
+        period=FULL_POLICY,
+    )
+    return policy
+
+
+class PolicyLoop:
+    """``enforce`` is what a loop over rules, local endpoints and identities runs."""
+
+    def __init__(
+        self,
+        runtime: Runtime[Settings],
+        enforcer: Enforcer,
+        feed: Feed,
+        begun: Callable[[], None],
+        reached: Callable[[], None],
+    ) -> None:
+        self._enforcer = enforcer
+        self._feed = feed
+        self._begun = begun
+        self._tell_reached = reached
+        self._rules = runtime.health.require("rules")
+        self.reached: Revision | None = None
+        """The last compilation that the maps have held whole; None until the first since this agent started."""
+
+    async def enforce(self, dirty: Dirty) -> Done:
+        """Policy into the maps."""
+        begun = self._enforcer.begun
+        outcome = await self._enforcer.enforce(dirty)
+        if self._enforcer.begun and not begun:
+            self._begun()
+        if outcome.revision is not None and outcome.revision != self.reached:
+            self.reached = outcome.revision
+            self._tell_reached()
+        rules = self._feed.rules_view
+        if rules.synced and self.reached is not None:
+            self._rules.set(True)  # once: what was in sync stays in force
+        if not self._rules.ok:
+            self._rules.set(False, rules.why() or "the policy service has not finished a compilation")
+        return Done()

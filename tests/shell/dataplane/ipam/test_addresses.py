@@ -1,0 +1,197 @@
+"""The node's conversation with ipam, on a real bus and a real journal: what a report may take away."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import AsyncIterator, Awaitable, Callable
+from ipaddress import ip_network
+from pathlib import Path
+
+import msgspec
+import pytest
+import pytest_asyncio
+
+from chassis.faults import Refused
+from chassis.log import Log
+from kit.pools import judge_pools
+from proto.addresses import Block
+from proto.objects import Node as KubernetesNode
+from proto.requests import BlockGrant, BlockReportAnswer, BlockReportRequest, BlockRequest
+from proto.subjects import IPAM_BLOCK, IPAM_REPORT
+from services.dataplane.core.ipam.addressing import AddressPlan, Supply, supply_of
+from services.dataplane.core.ipam.journal import COOLDOWN, Ask, Grant
+from services.dataplane.ipam.addresses import AddressBook
+from services.dataplane.ipam.journal import Journal
+from tests.conftest import BusFor
+from tests.core.dataplane.notation import pool
+
+
+def supply(cidr: str) -> Supply:
+    """What the node gives from when this is its only pool."""
+    return supply_of(judge_pools([pool(cidr)]), KubernetesNode(name="n1", uid="u1"))
+
+
+SUPPLY = supply("10.244.0.0/16")
+Answer = Callable[[BlockReportRequest], Awaitable[BlockReportAnswer]]
+
+
+def block(cidr: str, epoch: int = 5) -> Block:
+    return Block(ip_network(cidr), "v4", "n1", "u1", epoch, f"nonce-{epoch}")
+
+
+class Clock:
+    """The journal's, moved by hand."""
+
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+class Node:
+    """A node's address book; each :meth:`start` is another life of its agent, on the same disk or on an empty one."""
+
+    def __init__(self, bus_for: BusFor, folder: Path) -> None:
+        self._bus_for = bus_for
+        self.folder = folder
+        self.clock = Clock()
+        self.answer: Answer
+        self.book: AddressBook
+        self.granted: Block
+        self.silent = False
+
+    async def start(self) -> AddressBook:
+        journal = Journal.open(self.folder, node="n1", boot="b1", clock=self.clock)
+        self.book = AddressBook(await self._bus_for("dataplane", "n1"), journal, Log("dataplane"), "n1", spare=8)
+        return self.book
+
+    async def ask(self, request: BlockReportRequest, _node: str) -> BlockReportAnswer:
+        """What ipam is asked."""
+        return await self.answer(request)
+
+    async def grant(self, request: BlockRequest, _node: str) -> BlockGrant:
+        """The next block, under the nonce that was asked with."""
+        self.granted = Block(ip_network("10.244.7.0/26"), "v4", "n1", "u1", 8, request.nonce)
+        if self.silent:
+            raise Refused("busy", "the grant was lost on its way", retry=True)
+        return BlockGrant(self.granted)
+
+    async def reported(self, *confirmed: Block) -> None:
+        """A report that is answered so."""
+
+        async def answer(_: BlockReportRequest) -> BlockReportAnswer:
+            return BlockReportAnswer(confirmed)
+
+        self.answer = answer
+        await self.book.report("u1")
+
+    async def lose_journal(self) -> None:
+        """The agent stops, its disk is lost, it starts again."""
+        await self.book.journal.close()
+        shutil.rmtree(self.folder)
+        await self.start()
+
+    async def first_free(self) -> str:
+        """The address that a pod would get from what is held; empty when it would have to wait."""
+        ask = Ask(container="c", interface="eth0", namespace="d", pod="p", pod_uid="u", nonce="n")
+        given = await self.book.journal.allocate((4,), ask)
+        if not isinstance(given, Grant):
+            return ""
+        await self.book.journal.release(ask.attachment)
+        return str(given.leases[0].address)
+
+    def held(self) -> dict[str, int]:
+        return {str(cidr): held.epoch for cidr, held in self.book.journal.ledger.blocks.items()}
+
+
+@pytest_asyncio.fixture
+async def node(bus_for: BusFor, tmp_path: Path) -> AsyncIterator[Node]:
+    made = Node(bus_for, tmp_path / "state")
+    ipam = await bus_for("ipam")
+    await ipam.serve_nodes(IPAM_REPORT, BlockReportRequest, made.ask)
+    await ipam.serve_nodes(IPAM_BLOCK, BlockRequest, made.grant)
+    await made.start()
+    yield made
+    await made.book.journal.close()
+
+
+async def test_what_another_holds_is_given_up(node: Node) -> None:
+    mine, lost = block("10.244.0.0/26"), block("10.244.0.64/26")
+    for one in (mine, lost):
+        await node.book.journal.hold_block(one)
+    await node.reported(mine)
+    assert node.held() == {"10.244.0.0/26": 5}
+
+
+async def test_a_block_that_comes_while_the_answer_is_on_its_way_stays(node: Node) -> None:
+    mine, again, lost = (block(f"10.244.0.{number}/26") for number in (0, 64, 128))
+    for one in (mine, again, lost):
+        await node.book.journal.hold_block(one)
+
+    async def answer(request: BlockReportRequest) -> BlockReportAnswer:
+        assert request.blocks == (mine, again, lost)
+        await node.book.journal.hold_block(block("10.244.0.192/26", 7))
+        await node.book.journal.hold_block(msgspec.structs.replace(again, epoch=9, nonce="granted anew"))
+        return BlockReportAnswer((mine,))
+
+    node.answer = answer
+    await node.book.report("u1")
+    assert node.held() == {"10.244.0.0/26": 5, "10.244.0.64/26": 9, "10.244.0.192/26": 7}
+
+
+async def test_at_the_very_first_start_nothing_rests(node: Node) -> None:
+    await node.reported()
+    await node.book.request_block(4, "u1")
+    assert await node.first_free() == "10.244.7.0"
+
+
+async def test_after_a_lost_journal_its_blocks_rest_and_a_new_one_bridges_the_time(node: Node) -> None:
+    mine = block("10.244.0.0/26")
+    await node.reported()
+    await node.book.journal.hold_block(mine)
+    assert await node.first_free() == "10.244.0.0", "and it is freed at once: nobody else may have it now"
+    await node.lose_journal()
+    await node.reported(mine)
+    assert await node.first_free() == ""
+    assert node.book.wants_block(SUPPLY) == (4,)
+    await node.book.request_block(4, "u1")
+    assert await node.first_free() == "10.244.7.0"
+    await node.book.journal.give_block(node.granted.cidr)
+    node.clock.now += COOLDOWN - 0.1
+    assert await node.first_free() == ""
+    node.clock.now += 0.1
+    assert await node.first_free() == "10.244.0.0"
+
+
+async def test_a_journal_that_is_whole_lets_nothing_rest(node: Node) -> None:
+    """The answer tells of a block that it never heard of: its grant was lost on the way, so nobody used it."""
+    await node.reported()
+    await node.book.journal.close()
+    await node.start()
+    await node.reported(block("10.244.0.0/26"))
+    assert await node.first_free() == "10.244.0.0"
+
+
+async def test_a_grant_that_was_lost_before_the_first_report_needs_no_rest(node: Node) -> None:
+    node.silent = True
+    with pytest.raises(Refused):
+        await node.book.request_block(4, "u1")
+    await node.reported(node.granted)
+    assert await node.first_free() == "10.244.7.0"
+
+
+async def test_a_block_of_a_disabled_pool_gives_nothing_while_another_pool_does(node: Node) -> None:
+    await node.reported()
+    await node.book.journal.hold_block(block("10.9.0.0/26"))
+    old = Ask(container="old", interface="eth0", namespace="d", pod="old", pod_uid="old", nonce="n")
+    new = Ask(container="new", interface="eth0", namespace="d", pod="new", pod_uid="new", nonce="n")
+    (before,) = await node.book.acquire(AddressPlan(families=(4,), supply=supply("10.9.0.0/16")), old, "u1")
+    assert str(before.address) == "10.9.0.0"
+    after = supply("10.244.0.0/16")
+    assert not node.book.has_blocks(after), "so the node is not ready yet"
+    assert node.book.wants_block(after) == (4,)
+    (given,) = await node.book.acquire(AddressPlan(families=(4,), supply=after), new, "u1")
+    assert str(given.address) == "10.244.7.0"
+    assert node.book.has_blocks(after)
+    assert await node.book.acquire(AddressPlan(families=(4,), supply=after), old, "u1") == (before,), "it keeps its own"
