@@ -35,7 +35,7 @@ from services.dataplane.endpoint.attach import Attacher
 from services.dataplane.endpoint.kernel import EndpointKernel
 from services.dataplane.endpoint.links import Links
 from services.dataplane.endpoint.reaper import Reaper
-from services.dataplane.endpoint.reconciler import Reconciler, uplink_mtus
+from services.dataplane.endpoint.reconciler import Reconciler, models_of_pools, uplink_mtus
 from services.dataplane.endpoint.registry import Registry, orphans, rebuild
 from services.dataplane.endpoint.relabel import Relabel
 from services.dataplane.endpoint.start import start as start_endpoints
@@ -107,7 +107,8 @@ async def build(runtime: Runtime[Settings]) -> None:
     seen = await thread.run(links.snapshot)
     await _adopt(runtime, made.datapath, journal, seen)
     mtu = pod_mtu(uplink_mtus(seen, runtime.settings.uplinks), ())
-    kernel = EndpointKernel(links=links, thread=thread, datapath=made.datapath, mtu=mtu)
+    models = partial(models_of_pools, made.feed)
+    kernel = EndpointKernel(links=links, thread=thread, datapath=made.datapath, mtu=mtu, models=models)
     reaper = Reaper(links, thread, made.collector, runtime.log)
     attacher = Attacher(
         runtime,
@@ -201,7 +202,6 @@ def _start_endpoints(
         runtime,
         kernel,
         programs,
-        feed=made.feed,
         registry=made.registry,
         enforcer=made.enforcer,
         collector=made.collector,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+from kit.models import Model
 from proto.net import Address
 from services.dataplane.datapath.programs import Datapath
 from services.dataplane.datapath.thread import NamespaceThread
@@ -19,6 +21,8 @@ class EndpointKernel:
     datapath: Datapath
     mtu: int
     """Of pods' links, in bytes; the reconciler keeps it true."""
+    models: Callable[[], tuple[Model, ...] | None]
+    """Those that pods' packets may take; None while the pools are not known."""
 
     async def own_addresses(self) -> frozenset[Address]:
         """Addresses of the node's own interfaces, as the kernel has them now."""

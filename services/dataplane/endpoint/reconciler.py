@@ -17,7 +17,7 @@ from collections.abc import Awaitable, Callable, Mapping
 from chassis.health import Condition
 from chassis.reconcile import Dirty, Done
 from chassis.service import Runtime
-from kit.models import models_of, pod_mtu
+from kit.models import Model, models_of, pod_mtu
 from kit.once import Once
 from proto.objects import IPPool
 from services.dataplane.conntrack.collector import FlowCollector
@@ -42,7 +42,6 @@ class Reconciler:
         kernel: EndpointKernel,
         condition: Condition,
         *,
-        feed: Feed,
         registry: Registry,
         enforcer: Enforcer,
         collector: FlowCollector,
@@ -54,7 +53,6 @@ class Reconciler:
         self._bus = runtime.bus
         self._log = runtime.log
         self._kernel = kernel
-        self._feed = feed
         self._condition = condition
         self._registry = registry
         self._enforcer = enforcer
@@ -120,8 +118,9 @@ class Reconciler:
         uplinks = uplink_mtus(kernel, self._settings.uplinks)
         if not uplinks:
             return self._kernel.mtu
-        mtu = pod_mtu(uplinks, models_of(self._feed.all_of(IPPool)))
-        if self._feed.complete(IPPool):
+        models = self._kernel.models()
+        mtu = pod_mtu(uplinks, models or ())
+        if models is not None:
             return mtu
         return min(mtu, *(link.mtu for link, _ in kernel.ours().values()), self._kernel.mtu)
 
@@ -185,6 +184,11 @@ class Reconciler:
                 datapath.detach(name)
         why = f"uplink {', '.join(absent)} does not exist; set AIRMESH_UPLINKS to interfaces of this node"
         self._condition.set(not absent, why)
+
+
+def models_of_pools(feed: Feed) -> tuple[Model, ...] | None:
+    """The models that pods' packets may take; None while the pools are not known."""
+    return models_of(feed.all_of(IPPool)) if feed.complete(IPPool) else None
 
 
 def uplink_mtus(kernel: KernelLinks, uplinks: tuple[str, ...]) -> list[int]:
