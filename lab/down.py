@@ -101,7 +101,8 @@ def down(where: Paths, say: Callable[[str], None]) -> list[Leftover]:
     _drop("namespaces", lambda: namespaces.remove(namespaces.existing(where.lab)), say)
     _drop("cgroups", lambda: _remove_cgroups(known.containers), say)
     say("mounts, namespaces and cgroups removed")
-    for path in outside:
+    # Once more: a socket of a kubelet that was still dying then has nobody behind it now.
+    for path in {*outside, *looking.outside_files(where, known.containers)}:
         with contextlib.suppress(OSError):
             path.unlink()
     for folder in (where.run, where.state):
