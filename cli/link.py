@@ -20,7 +20,9 @@ import asyncio
 import secrets
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import suppress
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, TypeVar
@@ -344,20 +346,19 @@ def _words_before_the_reset(url: str) -> bytes:
     the connection with all that was received unread. A connect that blocks has returned by then, and ``recv`` gives
     what was queued before it gives the error.
     """
-    at, words = urlsplit(url), b""
-    try:
+    at, words, end = urlsplit(url), b"", time.monotonic() + 1
+    with suppress(OSError):
         for family, kind, protocol, _, address in socket.getaddrinfo(
             at.hostname, at.port or 4222, type=socket.SOCK_STREAM
         ):
-            with socket.socket(family, kind, protocol) as peer:
+            with suppress(OSError), socket.socket(family, kind, protocol) as peer:
                 for limit in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):  # bounds connect too, which stays a blocking one
                     peer.setsockopt(socket.SOL_SOCKET, limit, _ONE_SECOND)
                 peer.connect(address)
-                while len(words) < _MOST_WORDS and (more := peer.recv(_MOST_WORDS)):
+                while len(words) < _MOST_WORDS and time.monotonic() < end and (more := peer.recv(_MOST_WORDS)):
                     words += more
-            break
-    except OSError:
-        return words
+            if words:
+                break
     return words
 
 

@@ -96,13 +96,12 @@ def down(where: Paths, say: Callable[[str], None]) -> list[Leftover]:
     _drop("processes", lambda: _end_all(where), say)
     say("processes ended")
     known = looking.remember(where, known)
-    outside = looking.outside_files(where, known.containers)
     _drop("mounts", lambda: _unmount(where), say)
     _drop("namespaces", lambda: namespaces.remove(namespaces.existing(where.lab)), say)
     _drop("cgroups", lambda: _remove_cgroups(known.containers), say)
     say("mounts, namespaces and cgroups removed")
-    # Once more: a socket of a kubelet that was still dying then has nobody behind it now.
-    for path in {*outside, *looking.outside_files(where, known.containers)}:
+    # Not before: a kubelet may still be dying when its process has ended for us, and its socket is then passed over.
+    for path in looking.outside_files(where, known.containers):
         with contextlib.suppress(OSError):
             path.unlink()
     for folder in (where.run, where.state):

@@ -31,6 +31,8 @@ from services.dataplane.ipcache.ownership import Ownership
 
 T = TypeVar("T", bound=KubernetesObject)
 
+GATHER = 0.02
+"""Seconds for which loops that follow many objects gather changes."""
 WATCHED: tuple[type[KubernetesObject], ...] = (Pod, Namespace, Node, Service, EndpointSlice, IPPool)
 _PREFIXES: dict[type[KubernetesObject], str] = {kind: kind_prefix(KIND_OF[kind]) for kind in WATCHED}
 

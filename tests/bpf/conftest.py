@@ -25,6 +25,18 @@ def pins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
         yield folder
 
 
+@pytest.fixture
+def folder(pins: Path, tmp_path: Path) -> Path:
+    """Pins of the test alone."""
+    return pins / tmp_path.name
+
+
+@pytest.fixture(params=[True, False], ids=["tcx", "clsact"])
+def way(request: pytest.FixtureRequest) -> bool:
+    """Whether programs are attached by tcx, else by filters on a clsact qdisc."""
+    return bool(request.param)
+
+
 def build_node(netns: str) -> None:
     """Devices that stand for the host ends of two pods and for an uplink with a neighbour and routes."""
     for device in ("am-a", "am-b", "am-wire"):

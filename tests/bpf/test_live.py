@@ -28,20 +28,10 @@ from tests.bpf.world import Line, PeerKind, ifindex_of, inside, run, scope_numbe
 pytestmark = pytest.mark.privileged
 
 
-@pytest.fixture(params=["tcx", "clsact"])
-def way(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param == "tcx")
-
-
 @pytest.fixture
 def node() -> Iterator[LiveNode]:
     with live_node("live") as built:
         yield built
-
-
-@pytest.fixture
-def folder(pins: Path, tmp_path: Path) -> Path:
-    return pins / tmp_path.name
 
 
 @pytest.fixture

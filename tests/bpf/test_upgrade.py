@@ -28,20 +28,10 @@ pytestmark = pytest.mark.privileged
 PORT = 7000
 
 
-@pytest.fixture(params=[True, False], ids=["tcx", "clsact"])
-def way(request: pytest.FixtureRequest) -> bool:
-    return bool(request.param)
-
-
 @pytest.fixture
 def node() -> Iterator[LiveNode]:
     with live_node("up") as built:
         yield built
-
-
-@pytest.fixture
-def folder(pins: Path, tmp_path: Path) -> Path:
-    return pins / tmp_path.name
 
 
 @pytest.fixture

@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 
 from chassis.health import Condition
 from chassis.reconcile import Dirty, Done
@@ -101,7 +102,7 @@ class Reconciler:
             wanted = PodLink(
                 attachment=attachment, uid=one.first.pod_uid, addresses=one.addresses, mtu=self._kernel.mtu
             )
-            await thread.run(lambda one=one, wanted=wanted: links.bring_up(one.index, wanted))  # type: ignore[misc]
+            await thread.run(partial(links.bring_up, one.index, wanted))
         if found.routes or found.neighbours:
             await thread.run(lambda: links.repair(list(found.routes), list(found.neighbours)))
         if found.stale_routes:
@@ -155,7 +156,7 @@ class Reconciler:
         begun = frozenset(link.index for link in kernel.unmarked())
         for index in begun & self._unmarked:
             self._log.warning("unmarked-link-removed", ifindex=index)
-            await self._kernel.thread.run(lambda index=index: self._kernel.links.remove(index))  # type: ignore[misc]
+            await self._kernel.thread.run(partial(self._kernel.links.remove, index))
         self._unmarked = begun
 
     async def _programs(self, kernel: KernelLinks) -> None:

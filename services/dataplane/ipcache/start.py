@@ -12,15 +12,13 @@ from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.ipcache.entries import APISERVER
 from services.dataplane.datapath.growth import Growth
 from services.dataplane.datapath.tables import Tables
-from services.dataplane.feed import Feed
+from services.dataplane.feed import GATHER, Feed
 from services.dataplane.ipcache.ownership import tell_doubts
 from services.dataplane.ipcache.peers import Peers
 from services.dataplane.settings import Settings
 from services.dataplane.signals import Signal
 
 FULL_PEERS = 15.0
-_ALL_AT_ONCE = 0.02
-"""Seconds that changes of many objects are gathered for."""
 
 
 def start(
@@ -57,6 +55,6 @@ def start(
 
     whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims, feed.identities)]
     cursors = [*whose, signal.cursor(), feed.objects.cursor()]
-    Loop(runtime, "peers", cursors=cursors, apply=around, period=FULL_PEERS, debounce=_ALL_AT_ONCE)
+    Loop(runtime, "peers", cursors=cursors, apply=around, period=FULL_PEERS, debounce=GATHER)
     tell_doubts(runtime, feed.ownership, runtime.bus, runtime.settings.node)
     return peers

@@ -12,7 +12,7 @@ from proto.net import Address
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.datapath.growth import Growth
 from services.dataplane.datapath.tables import Tables
-from services.dataplane.feed import Feed
+from services.dataplane.feed import GATHER, Feed
 from services.dataplane.loadbalancer.balance import Balancer
 from services.dataplane.loadbalancer.health_check import HealthChecks, HealthCheckServer
 from services.dataplane.loadbalancer.stale_sockets import DEBOUNCE, PERIOD, StaleSockets
@@ -22,8 +22,6 @@ from services.dataplane.settings import Settings
 from services.dataplane.signals import Signal
 
 FULL_SERVICES = 15.0
-_ALL_AT_ONCE = 0.02
-"""Seconds that changes of many objects are gathered for."""
 
 
 def start(
@@ -66,7 +64,7 @@ def start(
         return Done()
 
     cursors = [signal.cursor(), feed.objects.cursor()]
-    loop = Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_SERVICES, debounce=_ALL_AT_ONCE)
+    loop = Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_SERVICES, debounce=GATHER)
     server = HealthCheckServer(log)
     checks = HealthChecks(
         server,
@@ -76,7 +74,7 @@ def start(
         settings.proxy_health_port,
     )
     asked = [feed.objects.cursor()]
-    Loop(runtime, "health checks", cursors=asked, apply=checks.apply, debounce=_ALL_AT_ONCE)
+    Loop(runtime, "health checks", cursors=asked, apply=checks.apply, debounce=GATHER)
     runtime.on_stop(server.close)
     return balancer
 

@@ -11,7 +11,7 @@ cannot be said. That, and a list that grows too long, is :class:`Unenforceable`:
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from proto.objects import Selector
@@ -84,7 +84,8 @@ def intersection(clause: Clause, to: Clause) -> Clause | None:
         return found._replace(any_peer=False, selectors=to.selectors, cidr_sets=to.cidr_sets)
     if (clause.selectors and to.cidr_sets) or (clause.cidr_sets and to.selectors):
         raise Unenforceable("peers that are of a selector and of an ipBlock at once", "PolicyNotEnforced")
-    selectors = _distinct(both for one in clause.selectors for other in to.selectors for both in _both(one, other))
+    pairs = (_both(one, other) for one in clause.selectors for other in to.selectors)
+    selectors = tuple(dict.fromkeys(both for both in pairs if both is not None))
     numbers = tuple(sorted(set(clause.cidr_sets) & set(to.cidr_sets)))
     return found._replace(selectors=selectors, cidr_sets=numbers) if selectors or numbers else None
 
@@ -98,19 +99,17 @@ def _both_ports(one: PortMatch, other: PortMatch) -> PortMatch | None:
     return narrow if (wide.port ^ narrow.port) >> (16 - wide.bits) == 0 else None
 
 
-def _both(one: SelectorPeer, other: SelectorPeer) -> tuple[SelectorPeer, ...]:
+def _both(one: SelectorPeer, other: SelectorPeer) -> SelectorPeer | None:
     """The selector of pods that both select; none where their namespaces differ."""
     if one.namespace and other.namespace and one.namespace != other.namespace:
-        return ()
+        return None
     if one.named_port and other.named_port and one.named_port != other.named_port:
         raise Unenforceable("peers that have one port by two names", "PolicyNotEnforced")
-    return (
-        SelectorPeer(
-            namespace=one.namespace or other.namespace,
-            namespace_selector=_all_of(one.namespace_selector, other.namespace_selector),
-            pod_selector=_all_of(one.pod_selector, other.pod_selector),
-            named_port=one.named_port or other.named_port,
-        ),
+    return SelectorPeer(
+        namespace=one.namespace or other.namespace,
+        namespace_selector=_all_of(one.namespace_selector, other.namespace_selector),
+        pod_selector=_all_of(one.pod_selector, other.pod_selector),
+        named_port=one.named_port or other.named_port,
     )
 
 
@@ -122,7 +121,3 @@ def _all_of(one: Selector | None, other: Selector | None) -> Selector | None:
         match_labels=tuple(sorted({*one.match_labels, *other.match_labels})),
         match_expressions=tuple(dict.fromkeys((*one.match_expressions, *other.match_expressions))),
     )
-
-
-def _distinct(peers: Iterable[SelectorPeer]) -> tuple[SelectorPeer, ...]:
-    return tuple(dict.fromkeys(peers))
