@@ -9,7 +9,8 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lab import build, down, images, preflight, status, up
+from lab.cluster import down, preflight, status, up
+from lab.images import build, contents
 from lab.paths import paths, settings
 from lab.topology import LabError
 
@@ -53,7 +54,7 @@ def _build(options: argparse.Namespace) -> int:
     """Build what a lab needs. With --if-possible a machine without compilers is told so, and that is all."""
     try:
         products = asyncio.run(build.build_all(build.TARGETS, settings().cache, _say))
-        images.build(products, settings().cache)
+        contents.build(products, settings().cache)
     except LabError as lack:
         if not options.if_possible:
             raise
@@ -66,7 +67,7 @@ def _preflight(_: argparse.Namespace) -> int:
 
 
 def _other(options: argparse.Namespace) -> int:
-    module = importlib.import_module(f"lab.{options.command}")
+    module = importlib.import_module(f"lab.{options.command}.run")
     return int(module.run(paths(options.name, settings())))
 
 

@@ -107,7 +107,7 @@ class Paths:
 
     @property
     def ledger(self) -> Path:
-        """See `ledger.py`."""
+        """See `cluster/ledger.py`."""
         return self.state / "processes.json"
 
     @property

@@ -17,14 +17,14 @@ import pytest_asyncio
 
 from chassis.bus import Bus
 from chassis.service import Runtime
-from lab import preflight
+from lab.cluster import preflight
 from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of
 
 __all__ = ["lab"]
 
 _PRIVILEGES = ("root", "network namespaces", "bpf(2)", "bcc", "program ip", "program nft", "program nsenter")
-"""What a test marked ``privileged`` needs, as ``lab.preflight`` names it."""
+"""What a test marked ``privileged`` needs, as ``lab.cluster.preflight`` names it."""
 
 BusFor = Callable[..., Awaitable[Bus]]
 RuntimeFor = Callable[..., Awaitable[Runtime[Any]]]

@@ -18,10 +18,11 @@ from typing import Any
 
 import pytest
 
-from lab import doors, launch, ledger, mesh, preflight, topology
+from lab import topology
+from lab.cluster import launch, ledger, mesh, port_forward, preflight
+from lab.cluster.up import read_record
 from lab.paths import SOURCE, Paths, paths, settings
 from lab.topology import Host
-from lab.up import read_record
 
 NAME = "test"
 OTLP = f"http://{topology.plan(NAME, 3).control.management4}:4318"
@@ -35,7 +36,7 @@ class Lab:
 
     where: Paths
     topology: topology.Topology
-    _ports: doors.Ports = field(repr=False)
+    _ports: port_forward.Ports = field(repr=False)
 
     @property
     def nats_url(self) -> str:
@@ -124,7 +125,7 @@ def attach(name: str) -> Lab:
     record = read_record(where)
     assert record is not None, f"lab {name} is not there"
     assert record.finished, f"lab {name} did not come up"
-    return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=doors.read_ports(where.doors))
+    return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=port_forward.read_ports(where.doors))
 
 
 @pytest.fixture(scope="session")

@@ -23,7 +23,7 @@ from nats.aio.msg import Msg
 from bench.first import ground
 from bench.first.figures import compare, percentile, table
 from bench.first.stage import Stage, stage
-from lab import launch
+from lab.cluster import launch
 from proto.codec import kind_prefix, open_sealed
 from proto.objects import KIND_OF, NetworkPolicy
 from proto.policy import Ack

@@ -24,10 +24,11 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from lab import doors, launch, ledger, mesh, namespaces, topology
+from lab import topology
+from lab.cluster import launch, ledger, mesh, namespaces, port_forward
+from lab.cluster.up import read_record
 from lab.paths import SOURCE, paths, settings
 from lab.topology import Host
-from lab.up import read_record
 
 NAME = "bench"
 CPU = "0"
@@ -50,7 +51,7 @@ class Stage:
     @property
     def nats_url(self) -> str:
         """The NATS server, through the loopback door."""
-        return f"nats://127.0.0.1:{doors.read_ports(self.where.doors).nats}"
+        return f"nats://127.0.0.1:{port_forward.read_ports(self.where.doors).nats}"
 
     def seed(self, user: str) -> Path:
         """File with the nkey seed of a NATS user."""

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 
-from lab import leftovers
+from lab.cluster import leftovers
 from lab.paths import MARKER, SOURCE, Paths, paths, settings
 
 pytestmark = [pytest.mark.lab, pytest.mark.privileged]

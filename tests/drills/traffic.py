@@ -22,7 +22,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
-from lab import ledger
+from lab.cluster import ledger
 from tests.journeys.conftest import Place
 from tests.labkit import Lab
 

@@ -18,7 +18,7 @@ from tests.house.tree import ROOT, SERVICES, TOPS, imports, modules, within
 LINT = Path(sys.executable).parent / "lint-imports"
 PYROUTE2_ROOMS = ("linux",)
 KERNEL_WORDS = {"AF_NETLINK", "setns", "unshare", "syscall"}
-LIBC_CALLS = {"services.dataplane.datapath.programs": "statfs(2)", "lab.down": "umount2(2)"}
+LIBC_CALLS = {"services.dataplane.datapath.programs": "statfs(2)", "lab.cluster.down": "umount2(2)"}
 """Module → the call of libc that Python lacks."""
 BCC_ROOMS = ("services.dataplane.datapath.compile", "services.dataplane.datapath.bytecode")
 

@@ -6,8 +6,8 @@ import asyncio
 
 import pytest
 
-from lab import conformance_images
-from lab.conformance import Suite
+from lab.conformance import images
+from lab.conformance.suite import Suite
 from lab.paths import settings
 from tests.labkit import Lab
 
@@ -29,7 +29,7 @@ SPECS = [
 @pytest.fixture(scope="module")
 def suite(lab: Lab, tmp_path_factory: pytest.TempPathFactory) -> Suite:
     """The suite's program, with its images in every node; built the first time."""
-    program = asyncio.run(conformance_images.prepare(lab.where, settings().cache, lab.topology, print))
+    program = asyncio.run(images.prepare(lab.where, settings().cache, lab.topology, print))
     return Suite(program, lab.where, lab.topology, tmp_path_factory.mktemp("stock"))
 
 

@@ -1,0 +1,1 @@
+"""A Kubernetes and airmesh in network namespaces: up, down, what is left, and how to reach it."""

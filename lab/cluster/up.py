@@ -1,0 +1,284 @@
+"""Brings a lab up: everything of it, in the order of its dependencies and concurrently where there is none.
+
+Owns `lab.json`, the record of what was asked for and whether it came to be. Promises progress lines with the time
+gone by, a deadline on every wait, and an error with the end of the log of whatever failed. A lab that is up is left
+as it is; the remains of one that is half there (a crash, a reboot) are removed first, since nothing in a lab is
+worth repairing.
+
+    products, images ─┐
+    namespaces ─┬─ supervisor ─┬─ etcd, API server ─┬─ controllers, scheduler, kinds and pools ─┬─ nodes ready ─ names
+    authority ──┘              ├─ doors, NATS ──────┘                                           │
+                               └─ containerd of each node, images imported ─ kubelet ───────────┘
+"""
+
+import asyncio
+import base64
+import shutil
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import msgspec
+
+from lab.cluster import control, down, ledger, leftovers, mesh, namespaces, node, pki, port_forward
+from lab.cluster.api import Api, has_condition
+from lab.cluster.launch import Launcher, begin, command, connect, kubectl, tail
+from lab.cluster.supervisor import State
+from lab.images import build, contents
+from lab.paths import SOURCE, Paths, Settings, paths
+from lab.topology import Host, LabError, Topology, plan
+
+_COMMAND_SECONDS = 60.0
+_ROUNDS, _ROUND_SECONDS = 12, 0.5
+
+
+class Record(msgspec.Struct, frozen=True, kw_only=True):
+    """`lab.json`. `finished`: `up` came to its end."""
+
+    lab: str
+    nodes: int
+    mesh: bool
+    finished: bool = False
+
+
+def read_record(where: Paths) -> Record | None:
+    """What a lab was asked to be; None when there is no lab (or only half a file of one)."""
+    try:
+        return msgspec.json.decode(where.record.read_bytes(), type=Record)
+    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
+        return None
+
+
+def _write_record(where: Paths, record: Record) -> None:
+    ledger.write(where.record, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+
+
+class Progress:
+    """Lines such as `[ 3.2 s] control plane ready`."""
+
+    def __init__(self, out: Callable[[str], None]) -> None:
+        self._born = time.monotonic()
+        self._out = out
+
+    def __call__(self, text: str) -> None:
+        """One line."""
+        self._out(f"[{time.monotonic() - self._born:5.1f} s] {text}")
+
+
+class Rise:
+    """One lab on its way up. The methods are its stages."""
+
+    def __init__(self, where: Paths, topology: Topology, products: dict[str, Path], archives: dict[str, Path]) -> None:
+        self.where = where
+        self.topology = topology
+        self.products = products
+        self.archives = archives
+        self.launcher: Launcher
+        self.api: Api
+
+    async def ground(self) -> None:
+        """Folders, namespaces, authority, supervisor, kubeconfigs."""
+        where, topology = self.where, self.topology
+        for folder in (where.state, where.run, where.logs, where.pki, where.nats):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        async with asyncio.TaskGroup() as group:
+            group.create_task(asyncio.to_thread(namespaces.make, topology))
+            group.create_task(pki.make(topology, where.pki))
+            beginning = group.create_task(begin(where))
+        self.launcher = beginning.result()
+        server = f"https://{topology.control.fabric4}:{control.API_PORT}"
+        for leaf in pki.certificates(topology):
+            if leaf.client:
+                self._kubeconfig(where.kubeconfig_of(leaf.file), server, leaf.file)
+
+    def _kubeconfig(self, path: Path, server: str, leaf: str) -> None:
+        folder = self.where.pki
+        names = {"ca": "ca.crt", "certificate": f"{leaf}.crt", "key": f"{leaf}.key"}
+        files = {part: base64.b64encode((folder / name).read_bytes()).decode() for part, name in names.items()}
+        ledger.write(path, control.kubeconfig(server, leaf, files).encode())
+
+    async def _component(self, name: str, argv: list[str], host: Host) -> None:
+        command = node.inside(host, [str(self.products["k8s"]), *argv])
+        await self.launcher.start(name, command)
+
+    async def control_plane(self) -> None:
+        """Etcd and the API server, doors, and then the controllers."""
+        where, host = self.where, self.topology.control
+        await self._component("etcd", control.etcd(where), host)
+        await self._component("apiserver", control.apiserver(where, host), host)
+        await self.launcher.start("doors", mesh.python("lab.cluster.port_forward", where.lab), always=True)
+
+        async def listening() -> bool:
+            return port_forward.read_ports(where.doors).api != 0
+
+        await self.launcher.until("loopback doors", listening, seconds=20, process="doors")
+        port = port_forward.read_ports(where.doors).api
+        self._kubeconfig(where.kubeconfig, f"https://127.0.0.1:{port}", "admin")
+        self.api = Api(where, port)
+        await self.launcher.until("API server ready", self.api.ready, seconds=60, process="apiserver")
+        await self._component("controllers", control.controllers(where), host)
+        await self._component("scheduler", control.scheduler(where), host)
+
+    async def runtime(self, host: Host) -> None:
+        """One node's containerd, with the images in it."""
+        paths_of = self.where.node(host.name)
+        for folder in (paths_of.run, paths_of.cni_bin, paths_of.cni_conf, paths_of.agents, paths_of.bpffs):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        (paths_of.state / "containerd.toml").write_text(node.containerd_config(paths_of))
+        (paths_of.state / "kubelet.yaml").write_text(node.kubelet_config(paths_of, self.where, host))
+        (paths_of.state / "resolv.conf").write_text(node.resolv_conf())
+        for program in ("loopback", "airmesh-cni"):
+            if program in self.products:
+                shutil.copy2(self.products[program], paths_of.cni_bin / program)
+        await asyncio.to_thread(namespaces.run, ["mount", "-t", "bpf", "bpf", str(paths_of.bpffs)])
+        name = f"containerd-{host.name}"
+        await self.launcher.start(name, node.inside(host, node.containerd(paths_of)))
+
+        async def listening() -> bool:
+            return paths_of.containerd_socket.exists()
+
+        await self.launcher.until(f"containerd of {host.name}", listening, seconds=30, process=name)
+        for archive in self.archives.values():
+            await command(self.where, node.import_image(paths_of, str(archive)), "image import", _COMMAND_SECONDS)
+
+    async def kubelet(self, host: Host) -> None:
+        """One node's kubelet; the images must be there, or pods wait out a failed pull."""
+        await self._component(f"kubelet-{host.name}", node.kubelet(self.where.node(host.name), self.where, host), host)
+
+    async def apply(self, *arguments: str) -> None:
+        """`kubectl apply` on the server's side, as the field manager `airmesh-lab`."""
+        await self.kubectl("apply", "--server-side", "--force-conflicts", "--field-manager=airmesh-lab", *arguments)
+
+    async def kubectl(self, *arguments: str) -> None:
+        """Run kubectl against the lab to its end."""
+        argv = [kubectl(), f"--kubeconfig={self.where.kubeconfig}", *arguments]
+        await command(self.where, argv, "kubectl", _COMMAND_SECONDS)
+
+    async def objects(self) -> None:
+        """Kinds first, and when the API server knows them, the pools; names for pods last."""
+        await self.apply("-k", str(SOURCE / "deploy/kubernetes/crds"))
+        await self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+        await self.apply("-f", str(SOURCE / "lab/cluster/manifests"))
+        await self.apply("-f", str(SOURCE / "deploy/kubernetes/coredns.yaml"))
+
+    async def registered(self, kind: str) -> None:
+        """Wait until all nodes have registered, and when `kind` is given, have that condition."""
+
+        async def there() -> bool:
+            nodes = await self.api.items("/api/v1/nodes")
+            return sum(not kind or has_condition(item, kind) for item in nodes) == len(self.topology.nodes)
+
+        what = f"{len(self.topology.nodes)} nodes {kind or 'registered'}"
+        await self.launcher.until(what, there, seconds=90, process="kubelet-n1")
+
+    async def names(self) -> None:
+        """Wait until a CoreDNS pod answers."""
+        pods = "/api/v1/namespaces/kube-system/pods?labelSelector=k8s-app%3Dkube-dns"
+
+        # Not the Deployment's condition: with one replica, of which one may be missing, it is Available from the start.
+        async def available() -> bool:
+            return any(has_condition(item, "Ready") for item in await self.api.items(pods))
+
+        await self.launcher.until("CoreDNS ready", available, seconds=90)
+
+
+async def is_up(where: Paths) -> bool:
+    """Whether `up` finished and the lab's supervisor lives (processes of it may still have died: `status` tells)."""
+    record = read_record(where)
+    if record is None or not record.finished:
+        return False
+    try:
+        launcher = await connect(where)
+    except LabError:
+        return False
+    launcher.close()
+    return True
+
+
+async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callable[[str], None]) -> Paths:
+    """Bring lab `lab` up. Raises `LabError`; what was made until then stays for a look, `down` removes it."""
+    say = Progress(out)
+    where, topology = paths(lab, given), plan(lab, nodes)
+    if await is_up(where):
+        _same(read_record(where), nodes, with_mesh)
+        await check_whole(where)
+        say(f"lab {lab} is up already")
+        return where
+    if down.leftovers(where):
+        say(f"lab {lab} is half there: removing it first")
+        await asyncio.to_thread(down.down, where, lambda _: None)
+    targets = build.TARGETS if with_mesh else tuple(t for t in build.TARGETS if t is not build.CNI)
+    products = await build.build_all(targets, given.cache, say)
+    archives = await asyncio.to_thread(contents.build, products, given.cache)
+    record = Record(lab=lab, nodes=nodes, mesh=with_mesh)
+    where.state.mkdir(parents=True, exist_ok=True, mode=0o700)
+    _write_record(where, record)
+    where.machine_routes.write_text("\n".join(leftovers.machine_routes()))
+    await _rise(Rise(where, topology, products, archives), with_mesh, given, say)
+    await check_whole(where)
+    _write_record(where, msgspec.structs.replace(record, finished=True))
+    say(f"lab {lab} is up: {nodes} nodes")
+    return where
+
+
+async def check_whole(where: Paths) -> None:
+    """Raise `LabError` with the logs' ends when something of the lab stays down (agents are started again by then)."""
+    launcher, ended = await connect(where), list[State]()
+    try:
+        for _ in range(_ROUNDS):
+            ended = [state for state in (await launcher.states()).values() if not state.running]
+            if not ended:
+                return
+            await asyncio.sleep(_ROUND_SECONDS)
+    finally:
+        launcher.close()
+    told = "\n".join(f"{state.name} ended with {state.code}:\n{tail(where.log(state.name), 4)}" for state in ended)
+    raise LabError(f"lab {where.lab} is there, but not whole:\n{told}")
+
+
+def _same(record: Record | None, nodes: int, with_mesh: bool) -> None:
+    if record is not None and (record.nodes, record.mesh) != (nodes, with_mesh):
+        asked = f"--nodes {record.nodes}" + ("" if record.mesh else " --without-mesh")
+        raise LabError(f"lab {record.lab} is up with {asked}: run `down` first for another shape")
+
+
+async def _rise(rise: Rise, with_mesh: bool, given: Settings, say: Progress) -> None:
+    await rise.ground()
+    say("namespaces, authority and supervisor ready")
+    try:
+        async with asyncio.TaskGroup() as group:
+            runtimes = {host: group.create_task(rise.runtime(host)) for host in rise.topology.nodes}
+            if with_mesh:
+                group.create_task(mesh.bus(rise.launcher, rise.topology))
+            await rise.control_plane()
+            say("control plane ready")
+            group.create_task(_nodes(rise, runtimes, say))
+            await rise.objects()
+            say("kinds, pools and CoreDNS applied")
+            if with_mesh:
+                await mesh.services(rise.launcher, rise.topology, given)
+                say("mesh started")
+        if with_mesh:
+            await rise.registered("Ready")
+            say("nodes ready")
+            await rise.names()
+            say("CoreDNS ready")
+    except* LabError as several:
+        raise LabError("\n".join(str(one) for one in _flat(several))) from several
+    finally:
+        rise.launcher.close()
+
+
+async def _nodes(rise: Rise, runtimes: dict[Host, "asyncio.Task[None]"], say: Progress) -> None:
+    for host, runtime in runtimes.items():
+        await runtime
+        await rise.kubelet(host)
+    await rise.registered("")
+    say(f"{len(runtimes)} nodes registered")
+
+
+def _flat(group: BaseExceptionGroup[LabError]) -> list[BaseException]:
+    found: list[BaseException] = []
+    for one in group.exceptions:
+        found += _flat(one) if isinstance(one, BaseExceptionGroup) else [one]
+    return found

@@ -1,0 +1,1 @@
+"""The stock Kubernetes end-to-end suite against a running lab."""

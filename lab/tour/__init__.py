@@ -1,0 +1,1 @@
+"""The main job, shown: the shop is applied, everything is connected, what happened is printed."""

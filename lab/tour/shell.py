@@ -1,0 +1,135 @@
+"""The tour's hands: kubectl, `shop` inside pods, and the observer, each as a person would run it.
+
+Owns the processes it starts: every one has a deadline and none outlives the tour. Raises `LabError` with what a command
+said. The observer speaks to the lab's bus through the loopback door; its exit code is part of what the tour shows.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from collections.abc import AsyncIterator, Iterable, Mapping
+from contextlib import asynccontextmanager
+from typing import Any
+
+from lab.cluster import launch, mesh, port_forward
+from lab.paths import Paths
+from lab.topology import LabError
+
+_SECONDS = 30.0
+_LINE = 1 << 20
+
+
+class Hands:
+    """Runs commands against one lab."""
+
+    def __init__(self, where: Paths, columns: int, colour: bool) -> None:
+        self._where = where
+        self._kubectl = [launch.kubectl(), f"--kubeconfig={where.kubeconfig}"]
+        looks = {"COLUMNS": str(columns), "TERM": "xterm-256color"} | ({"FORCE_COLOR": "1"} if colour else {})
+        self._environment = launch.environment(
+            AIRMESH_NATS=f"nats://127.0.0.1:{port_forward.read_ports(where.doors).nats}",
+            AIRMESH_NATS_SEED_FILE=str(mesh.seed_file(where, "cli")),
+            **looks,
+        )
+
+    async def kubectl(self, *arguments: str) -> str:
+        """What kubectl printed. Raises `LabError`."""
+        code, said, wrong = await self._run([*self._kubectl, *arguments])
+        if code:
+            raise LabError(f"kubectl {' '.join(arguments)}: {wrong.strip() or said.strip()}")
+        return said
+
+    async def objects(self, kind: str, *namespaces: str) -> list[dict[str, Any]]:
+        """Objects of a kind in some namespaces."""
+        told = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json"))
+        return [item for item in told["items"] if item["metadata"]["namespace"] in namespaces]
+
+    async def probe(self, pod: str, urls: Iterable[str], timeout: str) -> list[dict[str, Any]]:
+        """`shop probe` inside `namespace/name`: a line for each URL. Raises `LabError`."""
+        namespace, _, name = pod.partition("/")
+        command = ("exec", "--namespace", namespace, "--stdin", name, "--", "shop", "probe", "--timeout", timeout, "-")
+        code, said, wrong = await self._run([*self._kubectl, *command], "\n".join(urls))
+        if code:
+            raise LabError(f"shop probe in {pod}: {wrong.strip()}")
+        return [json.loads(line) for line in said.splitlines()]
+
+    async def observe(self, *arguments: str, stdin: str = "") -> tuple[int, str]:
+        """Exit code and output of `airmesh …`. Raises `LabError` when it complains (codes above 1)."""
+        code, said, wrong = await self._run(mesh.python("cli", *arguments), stdin)
+        if code > 1:
+            raise LabError(f"airmesh {' '.join(arguments)}: {wrong.strip()}")
+        return code, said
+
+    async def _run(self, argv: list[str], stdin: str = "") -> tuple[int, str, str]:
+        running = await asyncio.create_subprocess_exec(
+            *argv,
+            env=self._environment,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+        )
+        try:
+            async with asyncio.timeout(_SECONDS):
+                said, wrong = await running.communicate(stdin.encode())
+        except TimeoutError as late:
+            raise LabError(f"{' '.join(argv)}: no end within {_SECONDS:.0f} s") from late
+        finally:
+            if running.returncode is None:
+                running.kill()
+                await running.wait()
+        return running.returncode or 0, said.decode(errors="replace"), wrong.decode(errors="replace")
+
+    @asynccontextmanager
+    async def following(self, *arguments: str) -> AsyncIterator[list[Mapping[str, Any]]]:
+        """`airmesh …` that prints a JSON object a line, beside what the body does; the objects so far, in a list.
+
+        The body begins once the observer listens (it says so on stderr). Raises `LabError` when it does not.
+        """
+        argv = mesh.python("cli", *arguments)
+        async with self._stream(argv) as running:
+            assert running.stderr is not None
+            try:
+                async with asyncio.timeout(_SECONDS):
+                    said = (await running.stderr.readline()).decode().strip()
+            except TimeoutError as late:
+                raise LabError(f"airmesh {' '.join(arguments)} did not begin") from late
+            if not said.startswith("listening"):
+                raise LabError(f"airmesh {' '.join(arguments)}: {said}")
+            heard: list[Mapping[str, Any]] = []
+            ear = asyncio.create_task(_collect(running, heard))
+            try:
+                yield heard
+            finally:
+                ear.cancel()
+
+    @asynccontextmanager
+    async def beating(self, pod: str, target: str, seconds: int) -> AsyncIterator[asyncio.subprocess.Process]:
+        """`shop beat` inside a pod for at most so long; its lines are on the process's stdout."""
+        namespace, _, name = pod.partition("/")
+        beat = ("shop", "beat", "--interval", "5ms", "--report", "50ms", "--for", f"{seconds}s", target)
+        async with self._stream([*self._kubectl, "exec", "--namespace", namespace, name, "--", *beat]) as running:
+            yield running
+
+    @asynccontextmanager
+    async def _stream(self, argv: list[str]) -> AsyncIterator[asyncio.subprocess.Process]:
+        running = await asyncio.create_subprocess_exec(
+            *argv,
+            env=self._environment,
+            stdin=asyncio.subprocess.DEVNULL,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_LINE,
+        )
+        try:
+            yield running
+        finally:
+            if running.returncode is None:
+                running.kill()
+            await running.wait()
+
+
+async def _collect(running: asyncio.subprocess.Process, heard: list[Mapping[str, Any]]) -> None:
+    assert running.stdout is not None
+    while line := await running.stdout.readline():
+        heard.append(json.loads(line))

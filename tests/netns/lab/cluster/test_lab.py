@@ -1,0 +1,239 @@
+"""The lab's own machinery on a real kernel: namespaces, doors, supervisor, and taking all of it away."""
+
+import asyncio
+import os
+import signal
+import socket
+import subprocess
+import time
+import uuid
+from collections.abc import AsyncIterator, Iterator
+from pathlib import Path
+
+import pytest
+import pytest_asyncio
+
+from lab import topology
+from lab.cluster import down, launch, leftovers, mesh, namespaces, pinned, port_forward
+from lab.cluster.launch import Launcher
+from lab.cluster.supervisor import Request
+from lab.paths import MARKER, Paths, Settings, paths
+from lab.topology import LabError, plan
+from linux import bpf
+
+pytestmark = pytest.mark.privileged
+ECHO = (
+    "import socket; s = socket.create_server(('{}', {})); c, _ = s.accept(); c.sendall(c.recv(99).upper()); c.close()"
+)
+
+
+@pytest.fixture
+def where(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Paths]:
+    """A lab of a name nobody else has, in folders of its own; removed at the end whatever happened."""
+    run = Path("/tmp") / f"am{uuid.uuid4().hex[:6]}"
+    monkeypatch.setenv("AIRMESH_LABS", str(tmp_path / "labs"))
+    monkeypatch.setenv("AIRMESH_RUN", str(run))
+    lab = paths("t" + uuid.uuid4().hex[:6], Settings(labs=tmp_path / "labs", run=run, cache=tmp_path / "cache"))
+    for folder in (lab.state, lab.run, lab.logs):
+        folder.mkdir(parents=True)
+    yield lab
+    down.down(lab, lambda _: None)
+    run.rmdir()
+
+
+@pytest_asyncio.fixture
+async def launcher(where: Paths) -> AsyncIterator[Launcher]:
+    """The lab's supervisor, started."""
+    begun = await launch.begin(where)
+    yield begun
+    begun.close()
+
+
+def test_namespaces_have_their_wiring_and_leave_nothing(where: Paths) -> None:
+    before = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout.count("\n")
+    lab = plan(where.lab, 2)
+    namespaces.make(lab)
+    inside = namespaces.run(["ip", "-n", lab.nodes[1].namespace, "-o", "addr"])
+    assert "172.30.0.12/24" in inside
+    assert "fd00:172:30::12/64" in inside
+    assert "tentative" not in inside
+    assert "172.31.0.12/24" in inside
+    # A real connection over the fabric from one node to the other, both families.
+    for address in (str(lab.nodes[0].fabric4), str(lab.nodes[0].fabric6)):
+        _talk_across(lab, address)
+    namespaces.remove(namespaces.existing(where.lab))
+    assert namespaces.existing(where.lab) == []
+    after = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout.count("\n")
+    assert before == after
+
+
+def _talk_across(lab: topology.Topology, address: str) -> None:
+    family = "AF_INET6" if ":" in address else "AF_INET"
+    server_of = f"socket.create_server(('{address}', 7000), family=socket.{family})"
+    listen = f"import socket; s = {server_of}; print(1, flush=True); s.accept()"
+    there = ["nsenter", f"--net={lab.nodes[0].netns}", "/usr/bin/python3", "-c", listen]
+    here = ["nsenter", f"--net={lab.nodes[1].netns}", "/usr/bin/python3", "-c"]
+    with subprocess.Popen(there, stdout=subprocess.PIPE) as server:
+        assert server.stdout is not None
+        server.stdout.readline()
+        talk = f"import socket; socket.create_connection(('{address}', 7000), 2)"
+        done = subprocess.run([*here, talk], check=False, timeout=10)
+        server.kill()
+    assert done.returncode == 0
+
+
+def test_making_what_exists_is_one_clear_error(where: Paths) -> None:
+    namespaces.make(plan(where.lab, 1))
+    with pytest.raises(LabError, match="File exists"):
+        namespaces.make(plan(where.lab, 1))
+
+
+async def test_a_door_leads_into_the_lab_and_keeps_its_port(where: Paths, launcher: Launcher) -> None:
+    lab = plan(where.lab, 1)
+    namespaces.make(lab)
+    await launcher.start("doors", mesh.python("lab.cluster.port_forward", where.lab), always=True)
+
+    async def listening() -> bool:
+        return port_forward.read_ports(where.doors).nats != 0
+
+    await launcher.until("doors", listening, seconds=10, process="doors")
+    ports = port_forward.read_ports(where.doors)
+    address, port = port_forward.targets(lab.control)["nats"]
+    echo = ["nsenter", f"--net={lab.control.netns}", "/usr/bin/python3", "-c", ECHO.format(address, port)]
+    await launcher.start("echo", echo)
+    assert await _ask(ports.nats) == b"HELLO"
+    # Nobody listens any more: the visitor is let go at once rather than kept waiting.
+    assert await _ask(ports.nats, patience=False) == b""
+    os.kill((await launcher.states())["doors"].pid, signal.SIGKILL)
+    await asyncio.sleep(0.1)
+    await launcher.start("echo", echo)
+    assert await _ask(ports.nats) == b"HELLO"
+    assert port_forward.read_ports(where.doors) == ports
+
+
+async def _ask(port: int, *, patience: bool = True) -> bytes:
+    end = time.monotonic() + 10
+    while True:
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", port)
+            writer.write(b"hello")
+            answer = await asyncio.wait_for(reader.read(99), 5)
+            writer.close()
+        except OSError:
+            answer = b""
+        if answer or not patience or time.monotonic() > end:
+            return answer
+        await asyncio.sleep(0.05)
+
+
+def test_a_door_listens_on_loopback_alone(where: Paths) -> None:
+    async def bound() -> str:
+        namespaces.make(plan(where.lab, 1))
+        inside = port_forward.Inside(plan(where.lab, 1).control.netns)
+        server = await port_forward._listen(port_forward.Door(inside, ("172.31.0.2", 1)), 0)
+        host = str(server.sockets[0].getsockname()[0])
+        server.close()
+        return host
+
+    assert asyncio.run(bound()) == "127.0.0.1"
+
+
+def test_a_taken_port_is_named(where: Paths) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        with pytest.raises(LabError, match=f"port {port} "):
+            asyncio.run(port_forward._listen(port_forward.Door(None, ("x", 1)), port))  # type: ignore[arg-type]
+
+
+async def test_an_agent_that_dies_comes_back_and_one_that_is_stopped_does_not(launcher: Launcher) -> None:
+    await launcher.start("agent", ["sleep", "1000"], always=True)
+    first = (await launcher.states())["agent"].pid
+    os.kill(first, signal.SIGKILL)
+
+    async def again() -> bool:
+        state = (await launcher.states())["agent"]
+        return state.running and state.pid != first
+
+    await launcher.until("agent again", again, seconds=5)
+    assert (await launcher.states())["agent"].restarts == 1
+    (state,) = await launcher.ask(Request(verb="stop", name="agent"))
+    assert not state.running
+    await asyncio.sleep(0.5)
+    assert not (await launcher.states())["agent"].running
+
+
+async def test_a_process_that_cannot_start_or_ends_is_told_with_its_log(where: Paths, launcher: Launcher) -> None:
+    async def never() -> bool:
+        return False
+
+    await launcher.start("loud", ["sh", "-c", "echo the reason; exit 3"])
+    with pytest.raises(LabError, match=r"loud ended with 3:\n    the reason"):
+        await launcher.until("loud", never, seconds=5, process="loud")
+    await launcher.start("absent", ["/no/such/program"])
+    with pytest.raises(LabError, match="No such file"):
+        await launcher.until("absent", never, seconds=5, process="absent")
+    with pytest.raises(LabError, match="no process 'nobody'"):
+        await launcher.ask(Request(verb="stop", name="nobody"))
+
+
+async def test_down_finds_everything_after_the_supervisor_was_killed(where: Paths, launcher: Launcher) -> None:
+    lab = plan(where.lab, 1)
+    namespaces.make(lab)
+    node = where.node("n1")
+    node.bpffs.mkdir(parents=True)
+    namespaces.run(["mount", "-t", "bpf", "bpf", str(node.bpffs)])
+    await launcher.start("plain", ["sleep", "1001"])
+    await launcher.start("shell", ["sh", "-c", "sleep 1002 & sleep 1003"])
+    # One that lost its environment is still in the node's namespace.
+    await launcher.start("bare", ["nsenter", f"--net={lab.nodes[0].netns}", "env", "-i", "/bin/sleep", "1004"])
+    pids = [state.pid for state in (await launcher.states()).values()]
+    (supervisor,) = (pid for pid, name in leftovers.lab_processes(where).items() if name == "supervisor")
+    os.kill(supervisor, signal.SIGKILL)
+    where.ledger.write_text("[{torn")
+    kinds = {left.kind for left in down.leftovers(where)}
+    assert {"process", "mount", "namespace", "file"} <= kinds
+    assert down.down(where, lambda _: None) == []
+    assert not any(Path(f"/proc/{pid}/root").exists() for pid in pids)
+    assert down.down(where, lambda _: None) == []
+    assert not where.state.exists()
+
+
+def test_down_leaves_another_lab_and_strangers_alone(where: Paths) -> None:
+    other = plan(where.lab + "x", 1)
+    namespaces.make(other)
+    namespaces.make(plan(where.lab, 1))
+    environment = {**os.environ, MARKER: where.lab + "x"}
+    with subprocess.Popen(["sleep", "1005"], env=environment) as stranger:
+        try:
+            assert down.down(where, lambda _: None) == []
+            assert stranger.poll() is None
+            assert namespaces.existing(other.lab) == sorted(other.namespaces)
+        finally:
+            stranger.kill()
+            namespaces.remove(other.namespaces)
+
+
+def test_a_pinned_map_is_found_and_proved_gone_only_when_nothing_holds_it(where: Paths) -> None:
+    bpffs = where.node("n1").bpffs
+    bpffs.mkdir(parents=True)
+    namespaces.run(["mount", "-t", "bpf", "bpf", str(bpffs)])
+    held = bpf.map_create(2, 4, 4, 1)  # an array
+    bpf.pin(held, bpffs / "am_held")
+    known = leftovers.remember(where)
+    (one,) = known.objects
+    assert (one.kind, one.pin) == ("map", str(bpffs / "am_held"))
+    left = down.down(where, lambda _: None)
+    assert [(thing.kind, thing.what) for thing in left] == [("map", f"{one.number} {one.pin}")]
+    os.close(held)
+    deadline = time.monotonic() + 5
+    while pinned.exists(one) and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert not pinned.exists(one)
+
+
+def test_what_cannot_be_removed_is_told(where: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+    namespaces.make(plan(where.lab, 1))
+    with monkeypatch.context() as lame:
+        lame.setattr(namespaces, "remove", lambda names: None)
+        left = down.down(where, lambda _: None)
+    assert {(one.kind, one.what) for one in left} == {("namespace", name) for name in plan(where.lab, 1).namespaces}
