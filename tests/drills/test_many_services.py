@@ -22,7 +22,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from lab.mesh import Agent, agents
+from lab.cluster.mesh import Agent, agents
 from tests.drills.tenants.api import Api, services
 from tests.labkit import Lab
 
