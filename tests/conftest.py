@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from chassis.bus import Bus
-from chassis.service import Runtime
+from chassis.bus.client import Bus
+from chassis.runtime.service import Runtime
 from lab.cluster import preflight
 from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of

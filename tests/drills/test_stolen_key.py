@@ -21,9 +21,9 @@ import nats
 import pytest
 import pytest_asyncio
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from chassis.faults import Fault, Refused, Unavailable
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from proto import codec
 from proto.addresses import Block, Claim, Endpoint
 from proto.events import EndpointDown, ObjectFault, ServiceFault
@@ -502,7 +502,7 @@ FLOOD = """
 import asyncio, sys
 from pathlib import Path
 import nats
-from chassis.connection import sign_in
+from chassis.bus.connection import sign_in
 from chassis.secret import Secret
 
 async def flood(url, seed):

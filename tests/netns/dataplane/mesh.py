@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto.addresses import Block
 from proto.codec import block_key, kind_prefix, object_key
 from proto.net import Address
