@@ -108,7 +108,8 @@ def desired_routes(mesh: Mesh, uplinks: Iterable[Uplink]) -> tuple[dict[tuple[Ne
     def route(node: str, destination: Network) -> None:
         path = paths.get((node, destination.version, mesh.asked_for(destination)))
         if isinstance(path, Path):
-            routes.append(Route(destination=destination, via=path.via, link=path.link))
+            mtu = path.mtu if path.mtu < path.link_mtu else 0
+            routes.append(Route(destination=destination, via=path.via, link=path.link, mtu=mtu))
 
     for name, told in mesh.routes.items():
         for prefix in told.prefixes:
@@ -152,10 +153,11 @@ def may_remove(route: Route, mesh: Mesh) -> bool:
 
 
 def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink]) -> NodeRoutes:
-    """What this node tells the others: its addresses on the shared links, and its blocks."""
+    """What this node tells the others: its addresses on the shared links, their smallest MTU, and its blocks."""
+    links = tuple(uplinks)
     underlay = tuple(
         sorted(
-            {interface.ip for uplink in uplinks for interface in uplink.addresses if not interface.ip.is_link_local},
+            {interface.ip for uplink in links for interface in uplink.addresses if not interface.ip.is_link_local},
             key=lambda address: (address.version, int(address)),
         )
     )
@@ -163,7 +165,8 @@ def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink])
         (cidr for cidr, block in blocks.items() if block.node == me),
         key=lambda cidr: (cidr.version, int(cidr.network_address)),
     )
-    return NodeRoutes(node=me, underlay=underlay, prefixes=tuple(prefixes), models=tuple(MODELS))
+    mtu = min((uplink.mtu for uplink in links), default=0)
+    return NodeRoutes(node=me, underlay=underlay, prefixes=tuple(prefixes), models=tuple(MODELS), mtu=mtu)
 
 
 def _refused(mesh: Mesh) -> list[Network]:

@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from proto.addresses import IPAM_HOLDER, Block, Claim
 from proto.net import Network
@@ -232,7 +233,10 @@ GATEWAY = Uplink(name="fab0", index=3, up=True, addresses=(ip_interface("172.30.
 
 def test_what_a_node_offers() -> None:
     link_local = Uplink(name="fab0", index=3, up=True, addresses=(*FAB0.addresses, ip_interface("fe80::1/64")))
-    assert offered("n1", blocks(**HELD), (link_local,)) == N1
+    assert offered("n1", blocks(**HELD), (link_local,)) == structs.replace(N1, mtu=1500)
+    small = Uplink(name="fab1", index=4, up=False, mtu=1400)
+    assert offered("n1", blocks(**HELD), (link_local, small)).mtu == 1400, "pods' links have that of the smallest"
+    assert offered("n1", blocks(**HELD), ()).mtu == 0
 
 
 def test_a_missing_uplink_is_told() -> None:
