@@ -77,6 +77,16 @@ class NodePaths:
         return self.state / "cni-bin"
 
     @property
+    def kubelet(self) -> Path:
+        """The kubelet's root: a mount of its own, since the volumes that it mounts below are the runtime's to see."""
+        return self.state / "kubelet"
+
+    @property
+    def device_plugins(self) -> Path:
+        """What the node's kubelet has where kubelets have `node.DEVICE_PLUGINS` built in."""
+        return self.state / "device-plugins"
+
+    @property
     def agents(self) -> Path:
         """State of the node's airmesh services (journals, keys)."""
         return self.state / "airmesh"
