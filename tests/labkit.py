@@ -23,6 +23,7 @@ from lab.cluster import launch, ledger, mesh, port_forward, preflight
 from lab.cluster.up import read_record
 from lab.paths import SOURCE, Paths, paths, settings
 from lab.topology import Host
+from tests.agent_logs import LOGS
 
 NAME = "test"
 OTLP = f"http://{topology.plan(NAME, 3).control.management4}:4318"
@@ -129,9 +130,10 @@ def attach(name: str) -> Lab:
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The session's lab: three nodes with the mesh."""
     given = os.environ.get("AIRMESH_TEST_LAB")
+    request.session.stash[LOGS] = paths(given or NAME, settings()).logs
     if given:
         yield attach(given)
         return
