@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-mutants bench check format lock
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-mutants bench check format lock
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -45,6 +45,9 @@ drill-tenants: setup ## one tenant and one stolen key attack for ten minutes whi
 
 drill-churn: setup ## 10,000 pods and 2,000 policies come and go: no agent's memory grows (about 4 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_churn.py -m slow
+
+drill-services: setup ## 10,000 Services are made: agents answer, loops stay free (about 10 minutes)
+	$(PYTHON) -m pytest -s tests/drills/test_many_services.py -m slow
 
 drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants
