@@ -126,9 +126,9 @@ class Paths:
         return self.state / "lab.json"
 
     @property
-    def doors(self) -> Path:
-        """Loopback ports of the doors, written by the door process."""
-        return self.state / "doors.json"
+    def ports(self) -> Path:
+        """Loopback ports that lead into the lab, written by the process `port-forward`."""
+        return self.state / "ports.json"
 
     @property
     def machine_routes(self) -> Path:
@@ -137,7 +137,7 @@ class Paths:
 
     @property
     def kubeconfig(self) -> Path:
-        """For people and tests on this machine, through the loopback door."""
+        """For people and tests on this machine, through the loopback port."""
         return self.state / "kubeconfig"
 
     @property

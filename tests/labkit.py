@@ -41,12 +41,12 @@ class Lab:
 
     @property
     def nats_url(self) -> str:
-        """The NATS server, through the loopback door."""
+        """The NATS server, through the loopback port."""
         return f"nats://127.0.0.1:{self._ports.nats}"
 
     @property
     def api_port(self) -> int:
-        """The API server's port, through the loopback door."""
+        """The API server's port, through the loopback port."""
         return self._ports.api
 
     @property
@@ -126,7 +126,7 @@ def attach(name: str) -> Lab:
     record = read_record(where)
     assert record is not None, f"lab {name} is not there"
     assert record.finished, f"lab {name} did not come up"
-    return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=port_forward.read_ports(where.doors))
+    return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=port_forward.read_ports(where.ports))
 
 
 @pytest.fixture(scope="session")

@@ -7,7 +7,7 @@ worth repairing.
 
     products, images ─┐
     namespaces ─┬─ supervisor ─┬─ etcd, API server ─┬─ controllers, scheduler, kinds and pools ─┬─ nodes ready ─ names
-    authority ──┘              ├─ doors, NATS ──────┘                                           │
+    authority ──┘              ├─ ports, NATS ──────┘                                           │
                                └─ containerd of each node, images imported ─ kubelet ───────────┘
 """
 
@@ -102,17 +102,17 @@ class Rise:
         await self.launcher.start(name, command)
 
     async def control_plane(self) -> None:
-        """Etcd and the API server, doors, and then the controllers."""
+        """Etcd and the API server, the port forward, and then the controllers."""
         where, host = self.where, self.topology.control
         await self._component("etcd", control.etcd(where), host)
         await self._component("apiserver", control.apiserver(where, host), host)
-        await self.launcher.start("doors", mesh.python("lab.cluster.port_forward", where.lab), always=True)
+        await self.launcher.start("port-forward", mesh.python("lab.cluster.port_forward", where.lab), always=True)
 
         async def listening() -> bool:
-            return port_forward.read_ports(where.doors).api != 0
+            return port_forward.read_ports(where.ports).api != 0
 
-        await self.launcher.until("loopback doors", listening, seconds=20, process="doors")
-        port = port_forward.read_ports(where.doors).api
+        await self.launcher.until("loopback ports", listening, seconds=20, process="port-forward")
+        port = port_forward.read_ports(where.ports).api
         self._kubeconfig(where.kubeconfig, f"https://127.0.0.1:{port}", "admin")
         self.api = Api(where, port)
         await self.launcher.until("API server ready", self.api.ready, seconds=60, process="apiserver")

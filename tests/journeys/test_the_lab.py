@@ -142,7 +142,7 @@ def test_the_machine_has_no_link_or_listener_of_the_lab_beyond_loopback(lab: Lab
     assert lab.topology.fabric_namespace not in links
     assert "link-netns" not in links
     listeners = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    ours = [line.split()[3] for line in listeners.splitlines() if f"pid={lab.pid('doors')}," in line]
+    ours = [line.split()[3] for line in listeners.splitlines() if f"pid={lab.pid('port-forward')}," in line]
     assert len(ours) == 2
     assert all(address.startswith("127.0.0.1:") for address in ours)
 

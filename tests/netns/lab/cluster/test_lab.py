@@ -1,4 +1,4 @@
-"""The lab's own machinery on a real kernel: namespaces, doors, supervisor, and taking all of it away."""
+"""The lab's own machinery on a real kernel: namespaces, port forward, supervisor, and taking all of it away."""
 
 import asyncio
 import os
@@ -89,27 +89,27 @@ def test_making_what_exists_is_one_clear_error(where: Paths) -> None:
         namespaces.make(plan(where.lab, 1))
 
 
-async def test_a_door_leads_into_the_lab_and_keeps_its_port(where: Paths, launcher: Launcher) -> None:
+async def test_a_port_leads_into_the_lab_and_stays_the_same(where: Paths, launcher: Launcher) -> None:
     lab = plan(where.lab, 1)
     namespaces.make(lab)
-    await launcher.start("doors", mesh.python("lab.cluster.port_forward", where.lab), always=True)
+    await launcher.start("port-forward", mesh.python("lab.cluster.port_forward", where.lab), always=True)
 
     async def listening() -> bool:
-        return port_forward.read_ports(where.doors).nats != 0
+        return port_forward.read_ports(where.ports).nats != 0
 
-    await launcher.until("doors", listening, seconds=10, process="doors")
-    ports = port_forward.read_ports(where.doors)
+    await launcher.until("port-forward", listening, seconds=10, process="port-forward")
+    ports = port_forward.read_ports(where.ports)
     address, port = port_forward.targets(lab.control)["nats"]
     echo = ["nsenter", f"--net={lab.control.netns}", "/usr/bin/python3", "-c", ECHO.format(address, port)]
     await launcher.start("echo", echo)
     assert await _ask(ports.nats) == b"HELLO"
-    # Nobody listens any more: the visitor is let go at once rather than kept waiting.
+    # Nobody listens any more: the client is let go at once rather than kept waiting.
     assert await _ask(ports.nats, patience=False) == b""
-    os.kill((await launcher.states())["doors"].pid, signal.SIGKILL)
+    os.kill((await launcher.states())["port-forward"].pid, signal.SIGKILL)
     await asyncio.sleep(0.1)
     await launcher.start("echo", echo)
     assert await _ask(ports.nats) == b"HELLO"
-    assert port_forward.read_ports(where.doors) == ports
+    assert port_forward.read_ports(where.ports) == ports
 
 
 async def _ask(port: int, *, patience: bool = True) -> bytes:
@@ -127,11 +127,11 @@ async def _ask(port: int, *, patience: bool = True) -> bytes:
         await asyncio.sleep(0.05)
 
 
-def test_a_door_listens_on_loopback_alone(where: Paths) -> None:
+def test_a_port_forward_listens_on_loopback_alone(where: Paths) -> None:
     async def bound() -> str:
         namespaces.make(plan(where.lab, 1))
         inside = port_forward.Inside(plan(where.lab, 1).control.netns)
-        server = await port_forward._listen(port_forward.Door(inside, ("172.31.0.2", 1)), 0)
+        server = await port_forward._listen(port_forward.PortForward(inside, ("172.31.0.2", 1)), 0)
         host = str(server.sockets[0].getsockname()[0])
         server.close()
         return host
@@ -143,7 +143,7 @@ def test_a_taken_port_is_named(where: Paths) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(LabError, match=f"port {port} "):
-            asyncio.run(port_forward._listen(port_forward.Door(None, ("x", 1)), port))  # type: ignore[arg-type]
+            asyncio.run(port_forward._listen(port_forward.PortForward(None, ("x", 1)), port))  # type: ignore[arg-type]
 
 
 async def test_an_agent_that_dies_comes_back_and_one_that_is_stopped_does_not(launcher: Launcher) -> None:
