@@ -1483,4 +1483,34 @@ CLI = (
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI)
+LAB = (
+    Mutant(
+        name="a-kubelets-own-mount-is-the-machines",
+        file="lab/cluster/node.py",
+        old='mkdir -p "$1" && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$1")"',
+        new='mkdir -p "$1"',
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not",
+        ),
+    ),
+    Mutant(
+        name="the-runtime-sees-no-volumes",
+        file="lab/cluster/node.py",
+        old='"--propagation", "unchanged"',
+        new='"--propagation", "slave"',
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not",
+        ),
+    ),
+    Mutant(
+        name="a-folder-under-a-mount-is-removed",
+        file="lab/cluster/down.py",
+        old="        if str(shared) not in taken:\n",
+        new="        if True:\n",
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_folder_under_another_labs_kubelet_stays_and_a_mount_that_came_out_goes",
+        ),
+    ),
+)
+
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI, *LAB)

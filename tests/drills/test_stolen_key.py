@@ -474,27 +474,33 @@ async def held(operator: Any, bucket: Any) -> int:
 async def test_while_it_writes_as_fast_as_it_can_others_write_on(
     nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
-    """A write of another node waits behind the flood, and one that waited too long is tried again, as agents do."""
+    """A write of another node waits behind the flood, or fails in time and says so; none is lost once the flood ends.
+
+    How many come through meanwhile is a matter of the processors: docs/threats.md, "What is open".
+    """
     honest = await bus_for("dataplane", "n2")
     thief = await asyncio.create_subprocess_exec(
         sys.executable, "-c", FLOOD, nats_server.url, str(nats_server.seeds / "dataplane-n3.seed"),
         stdout=asyncio.subprocess.PIPE,
     )  # fmt: skip
     assert thief.stdout is not None
+    kv, held = honest.bucket(ENDPOINTS), ip_network("10.244.0.0/26")
+    waiting = [Endpoint("n2", held[end], "x", "p", "u", 1001, b"\2\0\0\0\0\1", 5, 1) for end in range(20, 26)]
     try:
         assert await thief.stdout.readline() == b"flooding\n"
-        kv, held = honest.bucket(ENDPOINTS), ip_network("10.244.0.0/26")
-        async with asyncio.timeout(60):
-            for end in range(20, 40):
-                value = Endpoint("n2", held[end], "x", "p", "u", 1001, b"\2\0\0\0\0\1", 5, 1)
-                while True:
-                    with suppress(Unavailable):
-                        await kv.put(endpoint_at("n2", held[end]), value)
-                        break
+        for value in list(waiting):
+            with suppress(Unavailable):
+                async with asyncio.timeout(15):  # its own deadline is 5 s
+                    await kv.put(endpoint_at("n2", value.address), value, timeout=2)
+                waiting.remove(value)
         assert thief.returncode is None
     finally:
         thief.kill()
         await thief.wait()
+    for value in waiting:
+        await kv.put(endpoint_at("n2", value.address), value)
+    stored = [await kv.get(endpoint_at("n2", held[end]), Endpoint) for end in range(20, 26)]
+    assert [entry.value.address for entry in stored if entry is not None] == [held[end] for end in range(20, 26)]
 
 
 FLOOD = """
