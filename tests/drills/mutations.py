@@ -721,9 +721,23 @@ DATAPLANE = (
     Mutant(
         name="later-word-wins-an-address",
         file="services/dataplane/core/ipcache/entries.py",
-        old="        if other is None or _rank(endpoint) > _rank(other):\n",
-        new="        if True:\n",
+        old="    return max(able, key=_precedence, default=None)\n",
+        new="    return able[-1] if able else None\n",
         tests=("tests/core/dataplane/ipcache/test_ipcache.py",),
+    ),
+    Mutant(
+        name="former-address-of-an-endpoint-stays",
+        file="services/dataplane/core/ipcache/entries.py",
+        old="            self._dirty.add(before.address)\n",
+        new="",
+        tests=("tests/core/dataplane/ipcache/test_ipcache.py",),
+    ),
+    Mutant(
+        name="a-block-concerns-nobody",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="                self._dirty |= self._at.get(address, set())\n        else",
+        new="                pass\n        else",
+        tests=("tests/core/dataplane/ipcache/test_judge.py",),
     ),
     Mutant(
         name="any-external-ip-is-honoured",
@@ -1051,16 +1065,16 @@ DATAPLANE = (
     ),
     Mutant(
         name="believe-any-endpoint",
-        file="services/dataplane/ipcache/ownership.py",
-        old="            if doubt is not None:\n                continue\n            segment",
-        new="            segment",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="        doubt = self._holdings.doubt(self._writers[segment], endpoint)\n",
+        new="        doubt = None\n",
         tests=("tests/shell/dataplane/ipcache/test_ownership.py::test_it_does_not_speak_of_others",),
     ),
     Mutant(
         name="believe-any-identity",
-        file="services/dataplane/ipcache/ownership.py",
-        old="            if endpoint.identity in living[segment] or (",
-        new="            if endpoint.identity or (",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="        if doubt is None and endpoint.identity not in self._residents.get(segment, ()):\n",
+        new="        if doubt is None and not endpoint.identity:\n",
         tests=(
             "tests/shell/dataplane/ipcache/test_ownership.py::test_an_identity_counts_where_a_pod_has_it",
             "tests/drills/test_stolen_key.py::test_what_it_says_of_itself_moves_no_packet_of_anothers",
