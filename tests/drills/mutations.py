@@ -1064,6 +1064,20 @@ DATAPLANE = (
         tests=("tests/shell/dataplane/cni/test_server.py::test_another_user_is_not_answered",),
     ),
     Mutant(
+        name="a-static-pod-waits-for-its-mirrors-uid",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    if wanted.uid and not pod.runs_as(wanted.uid):\n",
+        new="    if wanted.uid and pod.uid != wanted.uid:\n",
+        tests=("tests/core/dataplane/endpoint/test_admission.py",),
+    ),
+    Mutant(
+        name="an-annotation-takes-anothers-pod",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    own = [pod for pod in found if pod.uid == uid] or found\n",
+        new="    own = found[:1]\n",
+        tests=("tests/core/dataplane/endpoint/test_admission.py",),
+    ),
+    Mutant(
         name="believe-any-endpoint",
         file="services/dataplane/core/ipcache/judge.py",
         old="        doubt = self._holdings.doubt(self._writers[segment], endpoint)\n",
