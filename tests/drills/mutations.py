@@ -37,6 +37,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/runtime/test_garbage.py",),
     ),
     Mutant(
+        name="a-shorter-hold-hides-the-longest",
+        file="chassis/telemetry/loop_holds.py",
+        old="    if other.seconds > found.seconds:\n",
+        new="    if other.seconds:\n",
+        tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
+    ),
+    Mutant(
         name="identity-of-the-namespace-before",
         file="kit/identity.py",
         old="of_pod is pod and of_namespace is namespace and",
