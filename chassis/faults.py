@@ -3,7 +3,7 @@
 ``Retryable``: the same call may succeed later. ``Refused``: somebody said no, with a stable code; trying again helps
 only when ``retry`` is true. ``Bug``: a branch that cannot be taken was taken.
 An expected outcome (a lost compare-and-set)
-is no error but a value: ``chassis.kv.Conflict``.
+is no error but a value: ``chassis.bus.kv.Conflict``.
 """
 
 from __future__ import annotations

@@ -5,8 +5,8 @@ Promises: every call ends within the command's deadline, and what is wrong is sa
 while it waits for the first answer; what follows a stream (`listen`) does, since a person looks at it.
 
 A bucket is read by an ephemeral pull consumer that brings the last value of each key (JetStream ADR-8 KV, ADR-13), some
-thousands at a time. What a message says of its key is the chassis' own reading (``chassis.tail``): a value that was not
-written by who may write it, one of another major version, or one that cannot be read is left out and counted, never
+thousands at a time. What a message says of its key is the chassis' own reading (``chassis.bus.tail``): a value that was
+not written by who may write it, one of another major version, or one that cannot be read is left out and counted, never
 taken for absent.
 
 A sign-in that fails is told by how far it came: no NATS server at all, a refusal in words (even one that the end of its
@@ -34,11 +34,11 @@ import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from chassis import jetstream
-from chassis.connection import GREETING, greeted, refusal, sign_in, unread
+from chassis.bus import jetstream
+from chassis.bus.connection import GREETING, greeted, refusal, sign_in, unread
+from chassis.bus.tail import change_of, positions
 from chassis.faults import Fault
 from chassis.secret import Secret
-from chassis.tail import change_of, positions
 from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed

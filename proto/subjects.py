@@ -1,7 +1,7 @@
 """Every subject and bucket, who writes which key, and who may ask, answer and listen: the one table of the bus.
 
-The NATS servers' allow-lists are generated from :data:`ROLES` (``chassis.nats_config``), so what this table does not
-grant, nobody can do. ``{node}`` in a prefix is the encoded node name of the user.
+The NATS servers' allow-lists are generated from :data:`ROLES` (``chassis.bus.nats_config``), so what this table does
+not grant, nobody can do. ``{node}`` in a prefix is the encoded node name of the user.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def event_subject(service: str, what: str) -> str:
 def heard_subject(service: str, what: str, node_segment: str = "*") -> str:
     """Subject on which others hear an event: with the (encoded) node after it for a service of each node.
 
-    The server puts the node there, by whose key it was said (``chassis.accounts``). ``*`` is every node.
+    The server puts the node there, by whose key it was said (``chassis.bus.accounts``). ``*`` is every node.
     """
     each = any(role.name == service and role.per_node for role in ROLES)
     return ".".join((EVENTS, service, what, *([node_segment] if each else [])))

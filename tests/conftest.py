@@ -15,8 +15,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from chassis.bus import Bus
-from chassis.service import Runtime
+from chassis.bus.client import Bus
+from chassis.runtime.service import Runtime
 from lab.cluster import preflight
 from tests.agent_logs import pytest_runtest_makereport, pytest_runtest_setup
 from tests.labkit import lab

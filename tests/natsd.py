@@ -21,11 +21,10 @@ from typing import Any
 
 import nats
 
-from chassis.accounts import make_accounts
-from chassis.bus import Bus
-from chassis.connection import sign_in
-from chassis.log import Log
-from chassis.nats_config import (
+from chassis.bus.accounts import make_accounts
+from chassis.bus.client import Bus
+from chassis.bus.connection import sign_in
+from chassis.bus.nats_config import (
     User,
     accounts_part,
     make_users,
@@ -35,11 +34,12 @@ from chassis.nats_config import (
     write_secret,
     write_seeds,
 )
-from chassis.nats_jwt import render_signed, sign
+from chassis.bus.nats_jwt import render_signed, sign
+from chassis.runtime.service import Runtime
+from chassis.runtime.settings import BaseSettings
 from chassis.secret import Secret
-from chassis.service import Runtime
-from chassis.settings import BaseSettings
-from chassis.telemetry import Telemetry
+from chassis.telemetry.log import Log
+from chassis.telemetry.traces import Telemetry
 from proto.codec import endpoint_key
 from proto.net import Address
 from proto.slots import SLOTS, written

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from chassis import nats_config
+from chassis.bus import nats_config
 from lab.cluster import ledger, node
 from lab.cluster.launch import Launcher
 from lab.paths import Paths, Settings

@@ -1,6 +1,6 @@
 """Runs the service: ``python -m services.cluster``."""
 
-from chassis.service import main
+from chassis.runtime.service import main
 from services.cluster.app import build
 from services.cluster.settings import Settings
 

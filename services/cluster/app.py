@@ -11,12 +11,12 @@ import contextlib
 import random
 from functools import partial
 
+from chassis.bus.view import Cursor, View
 from chassis.faults import Fault
-from chassis.health import Condition
-from chassis.lease import Lease
-from chassis.reconcile import Loop
-from chassis.service import Runtime
-from chassis.view import Cursor, View
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Loop
+from chassis.runtime.service import Runtime
+from chassis.telemetry.health import Condition
 from kit import backoff
 from proto.addresses import Block, BlockReport
 from proto.dns import CoreDNSDecision, DnsReport

@@ -16,11 +16,11 @@ from itertools import islice
 import msgspec
 from prometheus_client import Counter
 
-from chassis.bus import KV, Bus, View
-from chassis.entry import Unreadable
-from chassis.lease import Lease
-from chassis.log import Log
-from chassis.reconcile import Dirty, Done
+from chassis.bus.client import KV, Bus, View
+from chassis.bus.entry import Unreadable
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Dirty, Done
+from chassis.telemetry.log import Log
 from proto.addresses import Block
 from proto.codec import encode_segment
 from proto.subjects import ACKS, ENDPOINTS, LEASES, ROUTES

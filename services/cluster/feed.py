@@ -18,7 +18,7 @@ from typing import Literal
 import msgspec
 from prometheus_client import Counter, Gauge
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from kit import backoff
 from proto.objects import ConfigMap, Deployment, Kind
 from services.cluster.core.cache import Cache

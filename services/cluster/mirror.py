@@ -19,12 +19,12 @@ from typing import Any
 
 from prometheus_client import Counter
 
-from chassis.bus import Conflict, Entry, View
-from chassis.kv import KV
-from chassis.lease import Lease
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
-from chassis.telemetry import Telemetry
+from chassis.bus.client import Conflict, Entry, View
+from chassis.bus.kv import KV
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
+from chassis.telemetry.traces import Telemetry
 from proto.codec import Malformed, kind_prefix, object_key
 from proto.objects import KIND_OF, Kind, KubernetesObject, Namespace, NetworkPolicy, Pod
 from proto.sync import Complete, complete_key

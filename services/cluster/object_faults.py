@@ -13,10 +13,10 @@ from datetime import UTC, datetime
 
 from prometheus_client import Counter
 
-from chassis.lease import Lease
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
-from chassis.view import Cursor
+from chassis.bus.view import Cursor
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
 from proto.codec import Malformed, decode_segment
 from proto.events import ObjectFault
 from proto.subjects import speaker_of

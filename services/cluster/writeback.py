@@ -10,10 +10,10 @@ import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
 
-from chassis.bus import Bus, View
-from chassis.lease import Lease
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
+from chassis.bus.client import Bus, View
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
 from kit.once import Once
 from kit.pools import any_overlap, judge_pools
 from proto.addresses import Block, PoolVerdict

@@ -11,10 +11,10 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 from functools import partial
 
-from chassis.bus import View
-from chassis.lease import Lease
-from chassis.log import Log
-from chassis.reconcile import Dirty, Done
+from chassis.bus.client import View
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Dirty, Done
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.codec import Malformed, decode_segment
 from services.cluster.core.departed import writer_of

@@ -1,6 +1,6 @@
 """``python -m services.dataplane``: one node's agent."""
 
-from chassis.service import main
+from chassis.runtime.service import main
 from services.dataplane.app import build
 from services.dataplane.settings import Settings
 

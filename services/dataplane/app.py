@@ -13,8 +13,8 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
-from chassis.health import Condition
-from chassis.service import Runtime
+from chassis.runtime.service import Runtime
+from chassis.telemetry.health import Condition
 from kit.models import pod_mtu
 from linux.netns import netns_cookie
 from services.dataplane.cni.start import announcer

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from chassis.bus import Bus, View
+from chassis.bus.client import Bus, View
 from kit.identity import Computed
 from kit.pools import Pools, any_overlap, judge_pools
 from proto.addresses import Block, BlockReport, Claim, Endpoint

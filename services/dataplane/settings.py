@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from chassis.settings import BaseSettings
+from chassis.runtime.settings import BaseSettings
 from proto.net import Network
 
 

@@ -12,7 +12,7 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from chassis.view import Cursor
+from chassis.bus.view import Cursor
 
 QUIET = 0.005
 """Seconds without a call after which a burst is over: a runtime's next call comes sooner."""

@@ -1,6 +1,6 @@
 """Runs the service: ``python -m services.dns``."""
 
-from chassis.service import main
+from chassis.runtime.service import main
 from services.dns.app import build
 from services.dns.settings import Settings
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 
-from chassis.lease import Lease
-from chassis.reconcile import Loop
-from chassis.service import Runtime
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Loop
+from chassis.runtime.service import Runtime
 from proto.codec import join, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.objects import KIND_OF, ConfigMap, EndpointSlice, Node

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import aiohttp
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from proto.net import Address
 from services.dns.core.samples import MAX_PAGE, Counts, Unreadable, parse
 

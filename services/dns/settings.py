@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
 
 from chassis.faults import SettingsFault
-from chassis.settings import BaseSettings
+from chassis.runtime.settings import BaseSettings
 from services.dns.core.corefile import Recipe, Unusable, check
 from services.dns.core.sizing import Rule
 

@@ -13,10 +13,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import cast
 
-from chassis.bus import Bus, Conflict, View
-from chassis.lease import Lease
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
+from chassis.bus.client import Bus, Conflict, View
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.dns import CoreDNSDecision, digest_of
 from proto.events import ObjectFault

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.service import main
+from chassis.runtime.service import main
 from services.ipam.app import build
 from services.ipam.settings import Settings
 

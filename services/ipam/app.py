@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from chassis.bus import Bus
-from chassis.reconcile import Again, Dirty, Done, Loop
-from chassis.service import Runtime
+from chassis.bus.client import Bus
+from chassis.runtime.reconcile import Again, Dirty, Done, Loop
+from chassis.runtime.service import Runtime
 from proto.events import AddressMoved
 from proto.requests import (
     BlockReportRequest,

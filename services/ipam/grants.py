@@ -15,7 +15,7 @@ from weakref import WeakValueDictionary
 
 import msgspec
 
-from chassis.entry import Entry
+from chassis.bus.entry import Entry
 from chassis.faults import Damaged, Refused
 from kit.pools import Pool
 from proto.addresses import IPAM_HOLDER, Block, BlockReport

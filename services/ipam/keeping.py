@@ -14,7 +14,7 @@ from collections.abc import Callable
 
 import msgspec
 
-from chassis.entry import Entry
+from chassis.bus.entry import Entry
 from chassis.faults import Refused
 from kit.prefixes import router_anycast
 from proto.addresses import Claim, OwnerRecord

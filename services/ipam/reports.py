@@ -11,7 +11,7 @@ from collections.abc import Callable
 import msgspec
 
 from chassis.faults import Refused
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from proto.addresses import CONTESTED, Block, Claim
 from proto.net import Network
 from proto.objects import IPPool

@@ -14,7 +14,7 @@ from typing import Any, TypeVar
 import msgspec
 
 from chassis.faults import Refused
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.requests import BlockReportRequest, BlockRequest, ClaimRelease, ClaimRequest
 from services.ipam.core.claims import INTENDS, RECOVERED

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from chassis.settings import BaseSettings
+from chassis.runtime.settings import BaseSettings
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

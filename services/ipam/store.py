@@ -12,16 +12,16 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from chassis.entry import Entry
+from chassis.bus.entry import Entry
+from chassis.bus.kv import Conflict
 from chassis.faults import Refused, Unavailable
-from chassis.kv import Conflict
 from proto.sync import Complete, complete_key
 
 T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Store(Protocol):
-    """The part of ``chassis.kv.KV`` that is needed here."""
+    """The part of ``chassis.bus.kv.KV`` that is needed here."""
 
     async def get(self, key: str, kind: type[T], /) -> Entry[T] | None:
         """The record as the leader has it."""

@@ -14,9 +14,9 @@ from typing import Protocol, TypeVar
 
 import msgspec
 
-from chassis.entry import Entry
-from chassis.log import Log
-from chassis.reconcile import Done
+from chassis.bus.entry import Entry
+from chassis.runtime.reconcile import Done
+from chassis.telemetry.log import Log
 from proto import codec
 from proto.addresses import Block, BlockReport, Endpoint
 from proto.objects import KIND_OF, Node
@@ -31,7 +31,7 @@ T = TypeVar("T", bound=msgspec.Struct)
 
 
 class Readable(Protocol):
-    """The part of ``chassis.kv.KV`` that reads."""
+    """The part of ``chassis.bus.kv.KV`` that reads."""
 
     async def get(self, key: str, kind: type[T], /) -> Entry[T] | None:
         """The record as the leader has it."""

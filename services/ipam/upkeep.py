@@ -9,10 +9,10 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 
-from chassis.entry import Entry
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
-from chassis.view import View
+from chassis.bus.entry import Entry
+from chassis.bus.view import View
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
 from proto.addresses import IPAM_HOLDER, OwnerRecord
 from proto.codec import address_segment, owner_key
 from proto.sync import Complete, complete_key

@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, Generic, TypeVar
 
-from chassis.bus import Bus
-from chassis.view import View
+from chassis.bus.client import Bus
+from chassis.bus.view import View
 from kit.pools import Pools, judge_pools
 from proto import codec
 from proto.addresses import Block, BlockReport, Claim, OwnerRecord

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from chassis.lease import Lease
-from chassis.reconcile import Loop
-from chassis.service import Runtime
+from chassis.runtime.lease import Lease
+from chassis.runtime.reconcile import Loop
+from chassis.runtime.service import Runtime
 from proto.requests import ExplainMany, ExplainRequest
 from proto.subjects import POLICY_EXPLAIN, POLICY_MATRIX
 from services.policy.api import Api

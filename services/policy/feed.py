@@ -10,7 +10,7 @@ from collections.abc import Callable, Collection, Iterable, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
-from chassis.bus import Bus, View
+from chassis.bus.client import Bus, View
 from proto import codec
 from proto.identity import IdentityRecord, RelevantKeys
 from proto.objects import KIND_OF, KubernetesObject, Namespace, Node, Pod

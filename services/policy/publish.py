@@ -17,11 +17,11 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from chassis import jetstream
-from chassis.bus import KV, Bus, Conflict, Entry, View
-from chassis.entry import Unreadable
+from chassis.bus import jetstream
+from chassis.bus.client import KV, Bus, Conflict, Entry, View
+from chassis.bus.entry import Unreadable
 from chassis.faults import Fault, Refused, Retryable, Unavailable
-from chassis.lease import Lease
+from chassis.runtime.lease import Lease
 from proto import codec
 from proto.policy import Revision
 from proto.subjects import OBJECTS

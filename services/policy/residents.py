@@ -14,8 +14,8 @@ import zlib
 from collections.abc import Iterable
 from functools import partial
 
-from chassis.bus import KV, View
-from chassis.log import Log
+from chassis.bus.client import KV, View
+from chassis.telemetry.log import Log
 from proto import codec
 from proto.policy import Revision
 from proto.residents import RESIDENTS_PREFIX, RESIDENTS_SCOPE, Residents, residents_key

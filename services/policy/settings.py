@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from chassis.faults import SettingsFault
-from chassis.settings import BaseSettings
+from chassis.runtime.settings import BaseSettings
 
 MAX_SHARDS = 64
 MOST_IN_A_VALUE = 10_000

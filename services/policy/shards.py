@@ -26,8 +26,8 @@ from typing import TypeVar
 import msgspec
 from prometheus_client import Counter
 
-from chassis.lease import Lease
-from chassis.service import Runtime
+from chassis.runtime.lease import Lease
+from chassis.runtime.service import Runtime
 from proto import codec
 from proto.events import PolicyCompiled
 from proto.identity import RelevantKeys

@@ -14,8 +14,8 @@ from itertools import chain
 
 from prometheus_client import Gauge, Histogram
 
-from chassis.reconcile import Again, Dirty, Done
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.runtime.service import Runtime
 from kit.once import Once
 from proto import codec
 from proto.events import ObjectFault

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chassis.kv import KV
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
-from chassis.view import View
+from chassis.bus.kv import KV
+from chassis.bus.view import View
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
 from proto.codec import encode_segment
 from proto.sync import Complete, complete_key
 from services.routing.core.fib import Snapshot

@@ -8,8 +8,8 @@ from contextlib import ExitStack
 from pathlib import Path
 
 from chassis.faults import SettingsFault
-from chassis.reconcile import Again, Dirty, Done, Loop
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Again, Dirty, Done, Loop
+from chassis.runtime.service import Runtime
 from proto.subjects import ROUTES, event_subject
 from services.routing.announcer import Announcer
 from services.routing.installer import Installer

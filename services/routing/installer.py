@@ -10,8 +10,8 @@ import time
 from collections.abc import Callable, Mapping
 from os import strerror
 
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.events import RoutesChanged
 from proto.net import Network

@@ -9,8 +9,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chassis.bus import Bus
-from chassis.view import View
+from chassis.bus.client import Bus
+from chassis.bus.view import View
 from proto.addresses import Block, Claim
 from proto.codec import Malformed, decode_segment
 from proto.routes import NodeRoutes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from types import SimpleNamespace
 from typing import Any
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from proto.codec import identity_key
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Frontier

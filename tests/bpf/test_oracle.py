@@ -9,7 +9,7 @@ from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 
 import pytest
 
-from chassis.reconcile import Dirty
+from chassis.runtime.reconcile import Dirty
 from kit.selectors import hidden_key
 from proto.identity import IdentityRecord, NamedPort
 from proto.objects import Requirement, Selector

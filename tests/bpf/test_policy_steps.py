@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from msgspec import structs
 
-from chassis.reconcile import Dirty
+from chassis.runtime.reconcile import Dirty
 from linux import bpf
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Frontier, Revision, RuleSource

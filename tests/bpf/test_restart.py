@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.core.datapath import layout as at
 from services.dataplane.policy.enforce import Enforcer

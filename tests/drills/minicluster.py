@@ -21,7 +21,7 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from chassis.faults import Fault
 from proto.codec import kind_prefix, object_key
 from proto.objects import KINDS, IPPool, KubernetesObject, Namespace, Node

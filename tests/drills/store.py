@@ -26,7 +26,7 @@ import nats.js.errors
 import nkeys
 from nats.aio.client import Client
 
-from chassis.accounts import STATE
+from chassis.bus.accounts import STATE
 from tests.labkit import Lab
 
 T = TypeVar("T")

@@ -27,8 +27,8 @@ from statistics import median
 import msgspec
 import pytest
 
-from chassis.bus import Bus
-from chassis.lease import Lease
+from chassis.bus.client import Bus
+from chassis.runtime.lease import Lease
 from kit.identity import identity_of, stands_for
 from proto.addresses import Endpoint
 from proto.identity import RelevantKeys

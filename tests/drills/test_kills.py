@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chassis.tail import INACTIVE
+from chassis.bus.tail import INACTIVE
 from linux import bpf
 from services.dataplane.core.datapath.maps import MAPS
 from tests.drills.store import Janitor, janitor

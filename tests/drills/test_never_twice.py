@@ -20,7 +20,7 @@ from pathlib import Path
 import msgspec
 import pytest
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto.addresses import IPAM_HOLDER, Block, Endpoint
 from proto.objects import Owner, Pod
 from proto.subjects import BLOCKS, ENDPOINTS

@@ -23,7 +23,7 @@ import pytest
 import yaml
 
 from chassis.faults import SettingsFault
-from chassis.settings import load
+from chassis.runtime.settings import load
 from proto import codec
 from proto.objects import KIND_OF, Kind
 from services.cluster.core.parse import NAMES, Malformed, kind_of, parse

@@ -25,7 +25,7 @@ from typing import Any
 import msgspec
 import pytest
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto import codec
 from proto.addresses import Block
 from proto.net import to_wire

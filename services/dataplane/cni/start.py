@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chassis.health import Condition
-from chassis.service import Runtime
+from chassis.runtime.service import Runtime
+from chassis.telemetry.health import Condition
 from services.dataplane.cni.conf import write_conf
 from services.dataplane.cni.server import CniServer
 from services.dataplane.cni.verbs import Verbs

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 
-from chassis.service import Runtime
+from chassis.runtime.service import Runtime
 from services.dataplane.core.cni.request import Attachment, CniError, Code, Request, Verb
 from services.dataplane.endpoint.attach import Attacher
 from services.dataplane.ipam.journal import Journal

@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 
-from chassis.service import Runtime
+from chassis.runtime.service import Runtime
 from kit.once import Once
 from proto.events import ObjectFault
 from proto.policy import Direction

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.service import Runtime
+from chassis.runtime.service import Runtime
 from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.conntrack.flow_shares import FlowShares
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints

@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from pathlib import Path
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from services.dataplane.core.datapath.maps import BACKENDS, IPCACHE, MEMBERS, SERVICES
 from services.dataplane.core.datapath.sizes import Limits, limits
 from services.dataplane.datapath.programs import Datapath

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from chassis.reconcile import Loop
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Loop
+from chassis.runtime.service import Runtime
 from services.dataplane.core.datapath.layout import Config, ConfigFlag
 from services.dataplane.core.datapath.maps import conntrack_entries, conntrack_sizes
 from services.dataplane.core.datapath.pins import Source

@@ -9,9 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 
-from chassis.health import Condition
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.health import Condition
+from chassis.telemetry.log import Log
 from services.dataplane.core.datapath.pins import Source
 from services.dataplane.datapath.programs import Datapath
 from services.dataplane.datapath.thread import NamespaceThread

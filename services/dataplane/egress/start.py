@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chassis.health import Condition
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done, Loop
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Again, Dirty, Done, Loop
+from chassis.runtime.service import Runtime
+from chassis.telemetry.health import Condition
+from chassis.telemetry.log import Log
 from proto.objects import IPPool, Node
 from services.dataplane.core.egress.masquerade import ruleset
 from services.dataplane.egress.masquerade import Masquerade

@@ -10,7 +10,7 @@ import asyncio
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from services.dataplane.core.cni.request import CniError, Code, PodRef
 from services.dataplane.core.endpoint.admission import Admitted, NotYet, admit
 from services.dataplane.feed import Feed

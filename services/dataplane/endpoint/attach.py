@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
 
-from chassis.service import Runtime
-from chassis.telemetry import Span
+from chassis.runtime.service import Runtime
+from chassis.telemetry.traces import Span
 from linux.bpf import BpfError
 from linux.netlink import NetlinkRefused
 from linux.netns import NotANamespace, open_netns

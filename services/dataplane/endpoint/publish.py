@@ -13,11 +13,11 @@ from collections.abc import Coroutine, Iterable
 from itertools import islice
 from typing import Any
 
-from chassis.bus import Bus
-from chassis.entry import Entry
+from chassis.bus.client import Bus
+from chassis.bus.entry import Entry
 from chassis.faults import Unavailable
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
 from proto.codec import encode_segment, endpoint_key
 from proto.net import Address
 from proto.policy import Ack, Revision

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.endpoint.links import Links

@@ -15,9 +15,9 @@ import time
 from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 
-from chassis.health import Condition
-from chassis.reconcile import Dirty, Done
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Dirty, Done
+from chassis.runtime.service import Runtime
+from chassis.telemetry.health import Condition
 from kit.models import Model, models_of, pod_mtu
 from kit.once import Once
 from proto.objects import IPPool

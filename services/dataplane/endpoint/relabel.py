@@ -11,8 +11,8 @@ from dataclasses import replace
 
 import msgspec
 
-from chassis.log import Log
-from chassis.reconcile import Dirty, Done
+from chassis.runtime.reconcile import Dirty, Done
+from chassis.telemetry.log import Log
 from proto.objects import Namespace, Pod
 from services.dataplane.core.cni.request import PodRef
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint

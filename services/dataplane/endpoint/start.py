@@ -6,8 +6,8 @@ import asyncio
 import time
 from collections.abc import Callable
 
-from chassis.reconcile import Again, Dirty, Done, Loop
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Again, Dirty, Done, Loop
+from chassis.runtime.service import Runtime
 from proto.policy import Revision
 from services.dataplane.endpoint.admission import AdmissionWait
 from services.dataplane.endpoint.publish import AckOut, EndpointsOut

@@ -13,9 +13,9 @@ from typing import TypeVar
 
 import msgspec
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from chassis.faults import Refused, Unavailable
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from proto.addresses import Block, Claim
 from proto.codec import encode_segment
 from proto.net import Network

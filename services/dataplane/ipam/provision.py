@@ -10,11 +10,11 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from chassis.faults import Refused
-from chassis.health import Condition
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.health import Condition
+from chassis.telemetry.log import Log
 from kit.once import Once
 from services.dataplane.core.ipam.addressing import Supply
 from services.dataplane.feed import Feed

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chassis.health import Condition
-from chassis.reconcile import Loop
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Loop
+from chassis.runtime.service import Runtime
+from chassis.telemetry.health import Condition
 from services.dataplane.feed import Feed
 from services.dataplane.ipam.addresses import AddressBook
 from services.dataplane.ipam.provision import Provision

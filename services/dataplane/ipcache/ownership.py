@@ -22,10 +22,10 @@ from functools import lru_cache
 
 from prometheus_client import Gauge
 
-from chassis.bus import Bus
-from chassis.log import Log
-from chassis.reconcile import Dirty, Done, Loop, Runner
-from chassis.view import View
+from chassis.bus.client import Bus
+from chassis.bus.view import View
+from chassis.runtime.reconcile import Dirty, Done, Loop, Runner
+from chassis.telemetry.log import Log
 from kit.holdings import Doubt, Holdings
 from kit.once import Once
 from proto.addresses import Block, Claim, Endpoint

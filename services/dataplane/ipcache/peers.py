@@ -13,7 +13,7 @@ import time
 from collections import Counter
 from collections.abc import Awaitable, Callable, Iterable, Mapping
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.addresses import Endpoint
 from proto.codec import encode_segment

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable
 
-from chassis.reconcile import Dirty, Done, Loop
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Dirty, Done, Loop
+from chassis.runtime.service import Runtime
 from proto.net import Address
 from proto.objects import EndpointSlice, Node
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints

@@ -21,7 +21,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, 
 from functools import partial
 from typing import TypeVar
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.events import ObjectFault
 from proto.net import Address, Network

@@ -20,8 +20,8 @@ from http import HTTPStatus
 
 from aiohttp import web
 
-from chassis.log import Log
-from chassis.reconcile import Dirty, Done
+from chassis.runtime.reconcile import Dirty, Done
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.objects import EndpointSlice, Node, Service
 from services.dataplane.core.loadbalancer.health_checks import (

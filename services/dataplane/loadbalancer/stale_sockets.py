@@ -17,8 +17,8 @@ from functools import cache
 
 import prometheus_client
 
-from chassis.log import Log
-from chassis.reconcile import Again, Dirty, Done
+from chassis.runtime.reconcile import Again, Dirty, Done
+from chassis.telemetry.log import Log
 from linux.sock_diag import CannotEnd, Connected, Ended, end_sockets
 from proto.net import Address
 from proto.objects import EndpointSlice, Service

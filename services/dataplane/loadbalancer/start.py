@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable
 
-from chassis.health import Condition
-from chassis.reconcile import Dirty, Done, Loop
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Dirty, Done, Loop
+from chassis.runtime.service import Runtime
+from chassis.telemetry.health import Condition
 from proto.net import Address
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.datapath.growth import Growth

@@ -9,7 +9,7 @@ from __future__ import annotations
 import socket
 import time
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto.codec import encode_segment
 from proto.identity import IdentityRecord
 from proto.objects import Node

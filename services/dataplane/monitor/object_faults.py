@@ -10,8 +10,8 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 
-from chassis.bus import Bus
-from chassis.log import Log
+from chassis.bus.client import Bus
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.codec import encode_segment
 from proto.events import ObjectFault

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 
-from chassis.service import Runtime
+from chassis.runtime.service import Runtime
 from services.dataplane.core.datapath.shares import Pressure
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.policy.history import PolicyHistory

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
 
-from chassis.log import Log
-from chassis.reconcile import Dirty
+from chassis.runtime.reconcile import Dirty
+from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.codec import identity_key
 from proto.identity import IdentityRecord

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto.codec import encode_segment
 from proto.events import ObjectFault
 from proto.subjects import object_fault_subject

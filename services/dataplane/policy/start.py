@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chassis.reconcile import Dirty, Done, Loop
-from chassis.service import Runtime
+from chassis.runtime.reconcile import Dirty, Done, Loop
+from chassis.runtime.service import Runtime
 from proto.policy import Revision
 from services.dataplane.feed import Feed
 from services.dataplane.policy.enforce import Enforcer

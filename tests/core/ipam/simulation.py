@@ -15,9 +15,9 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 from typing import Any, TypeVar
 
-from chassis.entry import Entry
+from chassis.bus.entry import Entry
+from chassis.bus.kv import Conflict
 from chassis.faults import Refused, Unavailable
-from chassis.kv import Conflict
 from kit.pools import judge_pools
 from proto.addresses import Block, Claim, OwnerRecord
 from proto.codec import owner_key

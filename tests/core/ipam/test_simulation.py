@@ -9,8 +9,8 @@ from typing import Any
 
 import pytest
 
+from chassis.bus.kv import Conflict
 from chassis.faults import Refused, Unavailable
-from chassis.kv import Conflict
 from proto.addresses import Claim
 from proto.net import Address
 from proto.objects import Owner, Pod

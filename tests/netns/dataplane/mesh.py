@@ -24,7 +24,7 @@ from typing import Any, TypeVar
 
 import msgspec
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto.addresses import Block
 from proto.codec import block_key, kind_prefix, object_key
 from proto.net import Address
@@ -52,6 +52,8 @@ T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[3]
 CGROUPS = Path("/sys/fs/cgroup/unified")
 CACHE = Path(os.environ.get("AIRMESH_BPF_CACHE") or Path.home() / ".cache" / "airmesh" / "bpf")
+TRY_AGAIN_LATER = 11
+"""CNI error code (SPEC.md, "Error")."""
 
 __all__ = [
     "EndpointPort",
@@ -262,8 +264,12 @@ class Mesh:
         spent = (time.monotonic() - started) * 1000
         return Answer(done.returncode, json.loads(done.stdout or b"{}"), spent)
 
-    def pod(self, name: str, *, wait: bool = True, labels: dict[str, str] | None = None, **fields: Any) -> RunningPod:
-        """A pod with its object, its namespace, attached."""
+    def pod(
+        self, name: str, *, patience: float = 0.0, labels: dict[str, str] | None = None, **fields: Any
+    ) -> RunningPod:
+        """A pod with its object, its namespace, attached. ``patience``: for so many seconds "try again later" (CNI
+        error code 11) is followed, as a kubelet does.
+        """
         self._count += 1
         pod = Pod(
             namespace="shop",
@@ -276,7 +282,10 @@ class Mesh:
         self.put(pod)
         netns = self._pods.enter_context(namespace(f"{self.netns}-{self._count}"))
         container = f"c{self._count}-{name}"
+        until = time.monotonic() + patience
         answer = self.cni("ADD", container, netns, pod)
+        while answer.body.get("code") == TRY_AGAIN_LATER and time.monotonic() < until:
+            answer = self.cni("ADD", container, netns, pod)
         assert answer.code == 0, (answer, self.tail("dataplane"), self.tail("policy"), self.tail("ipam"))
         addresses = tuple(entry["address"].split("/")[0] for entry in answer.body["ips"])
         return RunningPod(pod, container, netns, addresses)

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto.addresses import Endpoint
 from proto.objects import Node
 from proto.subjects import ENDPOINTS

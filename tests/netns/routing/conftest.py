@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from chassis.bus import Bus
-from chassis.service import Runtime
+from chassis.bus.client import Bus
+from chassis.runtime.service import Runtime
 from proto import codec
 from proto.addresses import Block, Claim
 from proto.net import Address

@@ -19,7 +19,7 @@ import msgspec
 import pytest
 
 from chassis.faults import Refused
-from chassis.service import Runtime
+from chassis.runtime.service import Runtime
 from proto import codec, subjects
 from proto.addresses import Block, Claim, Endpoint, PoolVerdict
 from proto.dns import CoreDNSDecision, DnsReport

@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto.addresses import Block, Endpoint
 from proto.codec import block_key, encode_segment, seal
 from proto.events import ServiceFault

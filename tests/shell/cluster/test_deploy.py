@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 import yaml
 
-from chassis.settings import PREFIX
+from chassis.runtime.settings import PREFIX
 from proto.objects import KINDS, ConfigMap, Deployment
 from services.cluster.core.workloads import COREDNS
 

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from proto.objects import KIND_OF, ConfigMap, IPPool, Kind, Namespace, NetworkPolicy
 from services.cluster.core.cache import Cache
 from services.cluster.feed import Feed, Pace

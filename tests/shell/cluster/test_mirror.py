@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from chassis.bus import Bus, View
-from chassis.entry import Entry
-from chassis.service import Runtime
+from chassis.bus.client import Bus, View
+from chassis.bus.entry import Entry
+from chassis.runtime.service import Runtime
 from proto.codec import kind_prefix, object_key
 from proto.events import ServiceFault
 from proto.leases import Lease

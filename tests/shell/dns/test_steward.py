@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from aiohttp import web
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from chassis.faults import Damaged, SettingsFault
-from chassis.settings import load
+from chassis.runtime.settings import load
 from proto.codec import kind_prefix, object_key
 from proto.dns import CoreDNSDecision, DnsReport, digest_of
 from proto.events import ObjectFault

@@ -11,8 +11,8 @@ from typing import Any
 import pytest
 import pytest_asyncio
 
-from chassis.bus import Bus
-from chassis.service import Runtime
+from chassis.bus.client import Bus
+from chassis.runtime.service import Runtime
 from proto import codec
 from proto.objects import IPPool, KubernetesObject, Node, Owner, Pod
 from proto.subjects import OBJECTS

@@ -11,7 +11,7 @@ from typing import Any, Literal, TypeVar
 import msgspec
 import pytest
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from chassis.faults import Refused, Unavailable
 from proto.addresses import IPAM_HOLDER, Block, Claim
 from proto.annotations import FIXED_ADDRESSES as STATIC

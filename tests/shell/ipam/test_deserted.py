@@ -11,8 +11,8 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from chassis.bus import Bus
-from chassis.log import Log
+from chassis.bus.client import Bus
+from chassis.telemetry.log import Log
 from proto.addresses import Block, Endpoint
 from proto.codec import block_key, encode_segment
 from proto.objects import Pod

@@ -16,7 +16,7 @@ from typing import Any
 import pytest
 from msgspec.structs import replace
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from chassis.faults import Damaged, Refused, Unavailable
 from proto.addresses import CONTESTED, Block, Claim, OwnerRecord
 from proto.codec import block_key

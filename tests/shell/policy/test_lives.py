@@ -10,7 +10,7 @@ from contextlib import asynccontextmanager
 
 import pytest
 
-from chassis.bus import Bus, View
+from chassis.bus.client import Bus, View
 from proto.codec import kind_prefix, object_key
 from proto.objects import KIND_OF, KINDS, Kind, Namespace
 from proto.subjects import OBJECTS

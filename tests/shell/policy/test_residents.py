@@ -7,7 +7,7 @@ from functools import partial
 
 import pytest_asyncio
 
-from chassis.bus import View
+from chassis.bus.client import View
 from proto.codec import encode_segment
 from proto.policy import Frontier
 from proto.residents import RESIDENTS_SCOPE, Residents, residents_key

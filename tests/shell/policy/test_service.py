@@ -12,7 +12,7 @@ import msgspec
 import pytest
 import pytest_asyncio
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from chassis.faults import Refused
 from proto.events import ObjectFault, PolicyCompiled
 from proto.identity import RelevantKeys, Reserved
@@ -289,7 +289,7 @@ async def test_a_pod_that_is_relabelled_fast_leaves_little_behind(town: Town) ->
 async def narrow(nats_server: NatsServer, monkeypatch: pytest.MonkeyPatch) -> AsyncIterator[Town]:
     """A town whose buckets take 256 KiB each."""
     small = tuple(replace(bucket, max_bytes=1 << 18) for bucket in BUCKETS)
-    monkeypatch.setattr("chassis.bus.BUCKETS", small)
+    monkeypatch.setattr("chassis.bus.client.BUCKETS", small)
     async with town_of(nats_server) as made:
         yield made
 

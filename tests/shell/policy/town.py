@@ -10,9 +10,9 @@ from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import Any
 
-from chassis.bus import Bus, View
+from chassis.bus.client import Bus, View
 from chassis.faults import Missing, Unavailable
-from chassis.service import Runtime
+from chassis.runtime.service import Runtime
 from kit.identity import identity_of, stands_for
 from proto import codec
 from proto.identity import IdentityRecord, RelevantKeys

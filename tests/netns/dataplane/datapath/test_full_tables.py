@@ -13,7 +13,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from chassis.bus import Bus
+from chassis.bus.client import Bus
 from proto.addresses import Endpoint
 from proto.codec import encode_segment, object_key
 from proto.events import ObjectFault

@@ -98,7 +98,7 @@ def test_new_maps_are_filled_before_programs_use_them(node: Mesh) -> None:
             "am_subjects", "am_cidrs", "am_selected", "am_scope_peer", "am_scope_port", "am_scope_rule",
             "am_ipcache", "am_backends", "am_cookies", "am_scratch",
         }  # fmt: skip
-        late = node.pod("filled-late")
+        late = node.pod("filled-late", patience=20)  # services come back to the bus a few seconds after it
         assert dial(late.netns, front.four, 80, listener, 0.3) == ""
 
 

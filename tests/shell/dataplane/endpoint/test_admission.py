@@ -10,8 +10,8 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import msgspec
 import pytest_asyncio
 
-from chassis.lease import Lease
-from chassis.log import Log
+from chassis.runtime.lease import Lease
+from chassis.telemetry.log import Log
 from kit.identity import identity_of, stands_for
 from proto import codec
 from proto.identity import RelevantKeys

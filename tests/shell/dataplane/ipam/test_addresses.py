@@ -12,7 +12,7 @@ import pytest
 import pytest_asyncio
 
 from chassis.faults import Refused
-from chassis.log import Log
+from chassis.telemetry.log import Log
 from kit.pools import judge_pools
 from proto.addresses import Block
 from proto.objects import Node as KubernetesNode

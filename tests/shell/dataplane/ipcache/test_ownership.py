@@ -10,9 +10,9 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from chassis import jetstream
-from chassis.bus import Bus
-from chassis.log import Log
+from chassis.bus import jetstream
+from chassis.bus.client import Bus
+from chassis.telemetry.log import Log
 from kit.holdings import Doubt
 from proto import codec
 from proto.addresses import Block, Claim, Endpoint

@@ -1,0 +1,1 @@
+"""The bus: one connection to NATS, typed keys and values, mirrors of buckets, requests, accounts."""

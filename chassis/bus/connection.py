@@ -1,0 +1,354 @@
+"""One connection to NATS that never lies: what cannot be sent now fails now, what was lost is said.
+
+Closes traps of nats-py 2.16 (each has a test in tests/shell/chassis/bus/test_nats_traps.py):
+ 1. writes while disconnected are buffered and sent much later → ``pending_size=-1``; what stood in the buffer when the
+    connection broke is thrown away;
+ 2. the client closes for good after 60 attempts → it never stops trying; a close we did not ask for ends the service;
+ 3. constant reconnect wait → our own, with jitter;
+ 4. a half-open connection is noticed after minutes → pings every 5 s, two may be outstanding; a transport that cannot
+    even be closed is aborted; calls in flight fail at once when the connection breaks;
+ 5. a refused publish is a mere time-out in the call and a line elsewhere → the two are joined into one ``Refused``.
+
+Times are in seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import random
+import re
+from collections.abc import Awaitable, Callable
+from typing import TYPE_CHECKING, Any
+
+import nats.errors
+from nats.aio.client import Client, RawCredentials, Server
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+
+from chassis.faults import Fault, Refused, Unavailable
+from chassis.secret import Secret
+from kit import backoff
+
+if TYPE_CHECKING:
+    from chassis.telemetry.log import Log
+
+PING_INTERVAL = 5
+OUTSTANDING_PINGS = 2
+CONNECT_TIMEOUT = 2
+WATCH_EVERY = 0.25
+ABORT_AFTER = 1.0
+"""A broken connection whose transport is still open after this long is aborted."""
+SUBSCRIPTION_MESSAGES = 65_536
+SUBSCRIPTION_BYTES = 64 << 20
+
+_VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+GREETING = b"INFO "
+"""How a NATS server begins (NATS client protocol, INFO)."""
+_REFUSAL = re.compile(rb"^-ERR ([^\r\n]*)\r?\n", re.MULTILINE)
+
+
+def sign_in(seed: Secret) -> dict[str, Any]:
+    """How the client proves who we are: by the seed of an nkey, or by a JWT and its seed (a NATS credentials file)."""
+    text = seed.reveal()
+    return {"user_credentials": RawCredentials(text)} if text.startswith("-----BEGIN") else {"nkeys_seed_str": text}
+
+
+def greeted(client: Client) -> bool:
+    """Whether what was dialled spoke as a NATS server: it sent its INFO, with which the protocol begins."""
+    return bool(client._server_info) or unread(client).startswith(GREETING)
+
+
+def refusal(words: bytes) -> str:
+    """The ``-ERR`` among words that nats-py did not read (:func:`unread`), empty when there is none.
+
+    A server refuses a sign-in and closes. When its end comes as a reset, asyncio raises that before it gives out what
+    came earlier, which then is still in the reader's buffer.
+    """
+    found = _REFUSAL.search(words)
+    return found[1].decode("utf-8", "replace").strip() if found else ""
+
+
+def unread(client: Client) -> bytes:
+    """What was received and nats-py has not read."""
+    reader = getattr(client._transport, "_io_reader", None)
+    return bytes(getattr(reader, "_buffer", b""))
+
+
+class ClosedForGood(Fault):
+    """The client gave up although it must not; only a new process helps."""
+
+
+class _Call:
+    """One request in flight: can be ended before its time."""
+
+    __slots__ = ("deadline", "refusal", "why")
+
+    def __init__(self) -> None:
+        self.deadline: asyncio.Timeout | None = None
+        self.refusal = ""
+        self.why = ""
+
+    def end(self, why: str, refusal: str = "") -> None:
+        self.why = why
+        self.refusal = refusal
+        if self.deadline is not None and not self.deadline.expired():
+            self.deadline.reschedule(0)
+
+
+class Connection:
+    """Connects, for ever; ``run`` is its one task. Callbacks are called in order of registration and must not block."""
+
+    def __init__(self, url: str, user: str, seed: Secret, name: str, log: Log) -> None:
+        self._servers = [part.strip() for part in url.split(",") if part.strip()]
+        self._user = user
+        self._seed = seed
+        self._name = name
+        self._log = log
+        self._client: Client | None = None
+        self._ready = asyncio.Event()
+        self._closed = asyncio.Event()
+        self._stopping = False
+        self._calls: dict[str, set[_Call]] = {}
+        self._slow: dict[int, Callable[[], None]] = {}
+        self._on_connected: list[Callable[[bool], None]] = []
+        self.denied: dict[str, str] = {}
+        """Subjects that the server refused us, and its words: a hole in the allow-list or in the code."""
+        self.reconnects = 0
+        self.problem = "not connected to NATS yet"
+        """Why there is no connection, in one sentence."""
+
+    @property
+    def connected(self) -> bool:
+        """True while requests can be sent."""
+        return self._client is not None and self._client.is_connected
+
+    @property
+    def user(self) -> str:
+        """Name of our user."""
+        return self._user
+
+    def client(self) -> Client:
+        """The connected client; raises :class:`Unavailable`."""
+        if self._client is None or not self._client.is_connected:
+            raise Unavailable(f"not connected to {', '.join(self._servers)}")
+        return self._client
+
+    async def wait_connected(self) -> Client:
+        """Wait, for as long as it takes, until connected."""
+        while True:
+            await self._ready.wait()
+            if self._client is not None and self._client.is_connected:
+                return self._client
+            await asyncio.sleep(WATCH_EVERY)
+
+    def on_connected(self, callback: Callable[[bool], None]) -> None:
+        """``callback(again)`` after each connect; ``again`` is False for the first. Called now if connected already."""
+        self._on_connected.append(callback)
+        if self.connected:
+            callback(False)
+
+    def off_connected(self, callback: Callable[[bool], None]) -> None:
+        """Forget a callback of :meth:`on_connected`."""
+        if callback in self._on_connected:
+            self._on_connected.remove(callback)
+
+    async def run(self) -> None:
+        """Connect and stay so until :meth:`close`; raises :class:`ClosedForGood` if the client closes by itself."""
+        self._client = await self._connect_first()
+        self._arrived(again=False)
+        broken_for = 0.0
+        while not self._closed.is_set():
+            try:
+                async with asyncio.timeout(WATCH_EVERY):
+                    await self._closed.wait()
+            except TimeoutError:
+                broken_for = self._watch(broken_for)
+        if not self._stopping:
+            raise ClosedForGood(f"the NATS client closed for good: {self._client.last_error!r}")
+
+    async def close(self) -> None:
+        """Send what is queued and close; at most two seconds."""
+        self._stopping = True
+        if self._client is not None and not self._client.is_closed:
+            try:
+                async with asyncio.timeout(2):
+                    if self._client.is_connected:
+                        await self._client.flush(1)
+                    await self._client.close()
+            except (TimeoutError, nats.errors.Error, OSError) as error:
+                self._log.debug("bus-close", error=error)
+        self._closed.set()
+
+    async def call(self, subject: str, payload: bytes, *, timeout: float, headers: dict[str, str] | None = None) -> Msg:
+        """Request and reply; raises :class:`Unavailable`, or :class:`Refused` when the server forbids the subject."""
+        client = self.client()
+        call = _Call()
+        key = subject.lower()
+        self._calls.setdefault(key, set()).add(call)
+        try:
+            async with asyncio.timeout(timeout) as call.deadline:
+                return await client.request(subject, payload, timeout=timeout + 5, headers=headers)
+        except nats.errors.NoRespondersError:
+            raise Unavailable(f"nobody answers on {subject}") from None
+        except TimeoutError:
+            if call.refusal:
+                raise Refused("not-permitted", f"{self._user} may not publish to {subject}") from None
+            raise Unavailable(f"{subject}: {call.why or f'no answer within {timeout} s'}") from None
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"{subject}: {error!r}") from error
+        finally:
+            calls = self._calls.get(key, set())
+            calls.discard(call)
+            if not calls:
+                self._calls.pop(key, None)
+
+    async def send(
+        self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, reply: str = ""
+    ) -> None:
+        """Publish without waiting for an answer; raises :class:`Unavailable`."""
+        try:
+            await self.client().publish(subject, payload, reply, headers=headers)
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"{subject}: {error!r}") from error
+
+    async def listen(
+        self, subject: str, on_message: Callable[[Msg], Awaitable[None]], on_lost: Callable[[], None]
+    ) -> Subscription:
+        """Subscribe; ``on_lost`` is called when messages were dropped because ``on_message`` was too slow."""
+        try:
+            subscription = await self.client().subscribe(
+                subject,
+                cb=on_message,
+                pending_msgs_limit=SUBSCRIPTION_MESSAGES,
+                pending_bytes_limit=SUBSCRIPTION_BYTES,
+            )
+        except (nats.errors.Error, OSError) as error:
+            raise Unavailable(f"{subject}: {error!r}") from error
+        self._slow[subscription._id] = on_lost
+        return subscription
+
+    async def unlisten(self, subscription: Subscription) -> None:
+        """End a subscription of :meth:`listen`; harmless when it is over already."""
+        self._slow.pop(subscription._id, None)
+        try:
+            await subscription.unsubscribe()
+        except (nats.errors.Error, OSError):
+            return
+
+    async def _connect_first(self) -> Client:
+        attempt = 0
+        while True:
+            try:
+                return await self._connect()
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                self.problem = f"cannot connect to NATS at {', '.join(self._servers)} as {self._user}: {error!r}"
+                level = self._log.warning if attempt in (0, 5) or attempt % 60 == 0 else self._log.debug
+                level("bus-unreachable", servers=self._servers, attempt=attempt, error=error)
+            await asyncio.sleep(backoff.delay(attempt, random.random()))  # noqa: S311 - spreads load, no secret
+            attempt += 1
+
+    async def _connect(self) -> Client:
+        client = Client()
+        first = True
+
+        async def on_error(error: Exception) -> None:
+            if first:
+                raise error  # ends connect() at its first failure: the waiting in between is ours
+            self._on_error(error)
+
+        try:
+            await client.connect(
+                self._servers,
+                name=self._name,
+                error_cb=on_error,
+                disconnected_cb=self._on_disconnected,
+                reconnected_cb=self._on_reconnected,
+                closed_cb=self._on_closed,
+                **sign_in(self._seed),
+                inbox_prefix=f"_INBOX.{self._user}",
+                connect_timeout=CONNECT_TIMEOUT,
+                ping_interval=PING_INTERVAL,
+                max_outstanding_pings=OUTSTANDING_PINGS,
+                max_reconnect_attempts=-1,
+                pending_size=-1,
+                reconnect_to_server_handler=_next_server,
+            )
+        except BaseException:
+            transport = client._transport
+            if transport:
+                transport.close()  # type: ignore[no-untyped-call]
+            raise
+        first = False
+        return client
+
+    def _arrived(self, *, again: bool) -> None:
+        self._ready.set()
+        for callback in list(self._on_connected):
+            callback(again)
+
+    def _watch(self, broken_for: float) -> float:
+        """Abort what cannot be closed; returns how long the connection has been broken."""
+        client = self._client
+        if client is None or not client.is_reconnecting:
+            return 0.0
+        task = client._reconnection_task
+        if task is not None and task.done():
+            self._log.error("bus-reconnect-died", error=client.last_error)
+            self._closed.set()
+        writer = getattr(client._transport, "_io_writer", None)
+        if broken_for >= ABORT_AFTER and client._reconnection_task_future is None and writer is not None:
+            writer.transport.abort()
+        return broken_for + WATCH_EVERY
+
+    async def _on_disconnected(self) -> None:
+        self._ready.clear()
+        client = self._client
+        if client is not None:
+            client._pending.clear()
+            client._pending_data_size = 0
+        for calls in list(self._calls.values()):
+            for call in calls:
+                call.end("the connection broke before the answer came")
+        self.problem = f"the connection to NATS at {', '.join(self._servers)} broke; trying again"
+        if not self._stopping:
+            self._log.warning("bus-disconnected", servers=self._servers)
+
+    async def _on_reconnected(self) -> None:
+        self.reconnects += 1
+        self._log.info("bus-reconnected", reconnects=self.reconnects)
+        self._arrived(again=True)
+
+    async def _on_closed(self) -> None:
+        self._closed.set()
+
+    def _on_error(self, error: Exception) -> None:
+        if isinstance(error, nats.errors.SlowConsumerError):
+            lost = self._slow.get(error.sid)
+            self._log.warning("bus-slow-consumer", subject=error.subject)
+            if lost is not None:
+                lost()
+            return
+        violation = _VIOLATION.search(str(error))
+        if violation is None:
+            # while it is away, each failed attempt comes by here; that it is away has been said
+            say = self._log.warning if self.connected else self._log.debug
+            say("bus-error", error=error)
+            return
+        subject = violation[2].lower()
+        self.denied[subject] = str(error)
+        for call in list(self._calls.get(subject, ())):
+            call.end("refused", refusal=str(error))
+        self._log.error(
+            "bus-not-permitted",
+            user=self._user,
+            subject=violation[2],
+            verb=violation[1],
+            remedy="the allow-list in proto/subjects.py does not grant this",
+        )
+
+
+def _next_server(servers: list[Server], _info: dict[str, object]) -> tuple[Server | None, float]:
+    """Any server, after a wait that grows with how often it failed."""
+    server = random.choice(servers)  # noqa: S311 - spreads load, no secret
+    chance = random.random()  # noqa: S311
+    return server, backoff.delay(server.reconnects, chance, first=0.1, longest=5.0)

@@ -1,0 +1,147 @@
+"""The NATS server's users and accounts as its configuration file, generated from ``proto.subjects.ROLES``.
+
+What that table does not grant, nobody can do. ``chassis.bus.accounts`` says who can reach whom; here it becomes the
+file of one server that knows all its accounts (the lab). ``chassis.bus.nats_jwt`` makes signed accounts of the same.
+
+Only allow-lists (deny lists had bypasses), no ``allow_responses`` (it lets a requester steer replies), a private inbox
+for each user, no user without an nkey, one user for each role or role and node, each in an account of its own. What
+each verb needs was tried on nats-server 2.15 (tests/shell/chassis/bus/test_allow_lists.py repeats it for every role and
+bucket).
+
+What an allow-list cannot say: STREAM.MSG.GET names the key in its body and CONSUMER.CREATE with several filters too, so
+a role confined to prefixes gets neither; it reads by DIRECT.GET and by consumers of one filter, whose keys stand in the
+subject. Consumers cannot be confined by name: whoever knows the name of another reader's could take its messages or
+remove it. So a name is 128 random bits that nobody else is told (``chassis.bus.tail``).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterable
+from pathlib import Path
+
+import nkeys
+
+from chassis.bus.accounts import STATE, Account, User, make_accounts
+from chassis.secret import Secret
+from proto.codec import MAX_VALUE, encode_segment
+from proto.subjects import BUCKETS, Role
+
+__all__ = ["User", "make_users", "render", "user_name", "write_seeds"]
+
+MAX_PAYLOAD = MAX_VALUE + 4096
+"""Bytes of the largest message: a value, its envelope and its headers."""
+MAX_BUFFERED = 128
+"""Messages that wait before a stream. One more is refused at once, and its writer tries again (``chassis.bus.kv``): so
+whoever floods a stream holds the others up by tenths of a second, where a long queue would be full of its messages."""
+MAX_FILE_STORE = sum(bucket.max_bytes for bucket in BUCKETS) * 2
+
+
+def make_users(
+    roles: Iterable[Role], nodes: Iterable[str], *, extra: Iterable[tuple[str, str]] = ()
+) -> tuple[User, ...]:
+    """A user with a new key for each role, and for each per-node role and node; ``extra`` adds (role, node) pairs."""
+    by_name = {role.name: role for role in roles}
+    wanted = [(name, "") for name, role in by_name.items() if not role.per_node]
+    wanted += [(name, node) for name, role in by_name.items() if role.per_node for node in nodes]
+    return tuple(_make_user(by_name[name], node) for name, node in dict.fromkeys([*wanted, *extra]))
+
+
+def user_name(role: Role, node: str) -> str:
+    """``ipam``, ``dataplane-n1``."""
+    return f"{role.name}-{encode_segment(node)}" if role.per_node else role.name
+
+
+def new_key() -> tuple[Secret, str]:
+    """Seed and public key of a new nkey of a user."""
+    pair = nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), nkeys.PREFIX_BYTE_USER)))
+    return Secret(bytes(pair.seed).decode()), pair.public_key.decode()
+
+
+def _make_user(role: Role, node: str) -> User:
+    seed, public = new_key()
+    return User(name=user_name(role, node), role=role, node=node, seed=seed, public=public)
+
+
+def write_seeds(users: Iterable[User], folder: Path) -> None:
+    """One file ``<user>.seed`` each, readable by its owner alone."""
+    folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+    for user in users:
+        write_secret(folder / f"{user.name}.seed", user.seed)
+
+
+def write_secret(path: Path, secret: Secret) -> None:
+    """A file that its owner alone can read; one that is there is replaced."""
+    path.unlink(missing_ok=True)
+    descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+    with os.fdopen(descriptor, "w") as file:
+        file.write(secret.reveal() + "\n")
+
+
+def render(
+    users: Iterable[User],
+    *,
+    store_dir: Path,
+    host: str = "127.0.0.1",
+    port: int = 4222,
+    monitor_port: int = 0,
+    server_name: str = "airmesh",
+    operator: str = "",
+) -> str:
+    """Text of nats.conf: nkey users only, every write on disk before it is acknowledged.
+
+    ``operator`` is the public key of one more user, who may do anything to the streams; by default there is none.
+    """
+    part = server_part(store_dir=store_dir, host=host, port=port, monitor_port=monitor_port, server_name=server_name)
+    return part + accounts_part(make_accounts(users), operator)
+
+
+def accounts_part(accounts: Iterable[Account], operator: str = "") -> str:
+    """Text of nats.conf that says who there is and who can reach whom."""
+    written = {account.name: _account(account, operator) for account in accounts}
+    return f"accounts: {json.dumps(written, indent=1)}\n"
+
+
+def server_part(*, store_dir: Path, host: str, port: int, monitor_port: int, server_name: str) -> str:
+    """Text of nats.conf without its users."""
+    monitor = f'http: "127.0.0.1:{monitor_port}"\n' if monitor_port else ""
+    return (
+        "# Generated from proto/subjects.py; edit that table, not this file.\n"
+        f"server_name: {json.dumps(server_name)}\n"
+        f'listen: "{host}:{port}"\n'
+        f"{monitor}"
+        f"max_payload: {MAX_PAYLOAD}\n"
+        "max_pending: 67108864\n"
+        'write_deadline: "10s"\n'
+        'ping_interval: "10s"\n'
+        "ping_max: 2\n"
+        "jetstream {\n"
+        f"  store_dir: {json.dumps(str(store_dir))}\n"
+        "  sync_interval: always\n"
+        "  max_memory_store: 268435456\n"
+        f"  max_file_store: {MAX_FILE_STORE}\n"
+        f"  max_buffered_msgs: {MAX_BUFFERED}\n"
+        "}\n"
+    )
+
+
+def _account(account: Account, operator: str) -> dict[str, object]:
+    written: dict[str, object] = {"exports": [], "imports": []}
+    written["exports"] = [
+        {one.kind: one.subject, **({"response_type": "stream"} if one.many else {})} for one in account.exports
+    ]
+    written["imports"] = [
+        {
+            one.kind: {"account": one.account, "subject": one.subject},
+            **({"to": one.local} if one.local != one.subject else {}),
+        }
+        for one in account.imports
+    ]
+    if account.user is not None:
+        permissions = {"publish": {"allow": account.publish}, "subscribe": {"allow": account.subscribe}}
+        written["users"] = [{"nkey": account.user.public, "permissions": permissions}]
+    if account.name == STATE:
+        written["jetstream"] = "enabled"
+        written["users"] = [{"nkey": operator}] if operator else []
+    return written

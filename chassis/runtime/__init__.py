@@ -1,0 +1,1 @@
+"""The runtime of a service: start and end, settings, loops, leases."""
