@@ -35,8 +35,8 @@ GO_MINIMUM = (1, 26)
 _DEADLINE_SECONDS = 1800.0
 _TICK_SECONDS = 15.0
 _AT_ONCE = 2
-_MEMORY_LIMIT = "1500MiB"
-"""Of each compiler process. The Go compiler ends before a collection would pay: it collects only near this limit."""
+_MEMORY_PART, _MEMORY_LEAST, _MEMORY_MOST = 6, 512, 1500
+"""A compiler may take this part of the machine's memory, four run at once; bounds in MiB."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -109,8 +109,13 @@ def _environment(go: str) -> dict[str, str]:
         "GOFLAGS": "-mod=readonly",
         "GOWORK": "off",
         "GOGC": "off",
-        "GOMEMLIMIT": _MEMORY_LIMIT,
+        "GOMEMLIMIT": memory_limit(os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")),
     }
+
+
+def memory_limit(machine: int) -> str:
+    """Near how much memory a compiler begins to collect garbage, on a machine of so many bytes: most end before."""
+    return f"{min(max((machine >> 20) // _MEMORY_PART, _MEMORY_LEAST), _MEMORY_MOST)}MiB"
 
 
 def key(parts: dict[str, bytes]) -> str:

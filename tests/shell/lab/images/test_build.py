@@ -55,3 +55,8 @@ def test_go_collects_no_garbage_and_writes_nothing_for_debuggers() -> None:
     environment = build._environment(argv[0])
     assert environment["GOGC"] == "off"
     assert environment["GOMEMLIMIT"].endswith("MiB")
+
+
+@pytest.mark.parametrize(("gibibytes", "limit"), [(1, "512MiB"), (4, "682MiB"), (8, "1365MiB"), (64, "1500MiB")])
+def test_four_compilers_leave_room_on_a_small_machine(gibibytes: int, limit: str) -> None:
+    assert build.memory_limit(gibibytes << 30) == limit
