@@ -13,7 +13,7 @@ from typing import TextIO
 
 import msgspec
 
-from chassis.telemetry.traces import current_trace_id
+from chassis.telemetry.spans import current_trace_id
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 MAX_VALUE = 2000
