@@ -77,6 +77,16 @@ class NodePaths:
         return self.state / "cni-bin"
 
     @property
+    def kubelet(self) -> Path:
+        """The kubelet's root: a mount of its own, since the volumes that it mounts below are the runtime's to see."""
+        return self.state / "kubelet"
+
+    @property
+    def device_plugins(self) -> Path:
+        """What the node's kubelet has where kubelets have `node.DEVICE_PLUGINS` built in."""
+        return self.state / "device-plugins"
+
+    @property
     def agents(self) -> Path:
         """State of the node's airmesh services (journals, keys)."""
         return self.state / "airmesh"
@@ -116,9 +126,9 @@ class Paths:
         return self.state / "lab.json"
 
     @property
-    def doors(self) -> Path:
-        """Loopback ports of the doors, written by the door process."""
-        return self.state / "doors.json"
+    def ports(self) -> Path:
+        """Loopback ports that lead into the lab, written by the process `port-forward`."""
+        return self.state / "ports.json"
 
     @property
     def machine_routes(self) -> Path:
@@ -127,7 +137,7 @@ class Paths:
 
     @property
     def kubeconfig(self) -> Path:
-        """For people and tests on this machine, through the loopback door."""
+        """For people and tests on this machine, through the loopback port."""
         return self.state / "kubeconfig"
 
     @property

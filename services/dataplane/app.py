@@ -186,6 +186,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
         feed=feed,
         endpoints=registry,
         history=enforcer.history,
+        endpoint_at=peers.endpoint_at,
         pressure=lambda: (*balancer.pressure(), *peers.pressure(), *enforcer.pressure()),
     )
 

@@ -27,7 +27,6 @@ from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
 from services.dataplane.core.cni.request import PodRef
 from services.dataplane.core.endpoint.admission import Knowledge
 from services.dataplane.core.ipam.addressing import Supply, supply_of
-from services.dataplane.ipcache.ownership import Ownership
 
 T = TypeVar("T", bound=KubernetesObject)
 
@@ -131,7 +130,6 @@ class Feed:
         self.endpoints = bus.bucket(ENDPOINTS).watch(endpoints_kind, markers=(), name="endpoints")
         self.blocks = bus.bucket(BLOCKS).watch(blocks_kind, markers=(), name="blocks")
         self.claims = bus.bucket(CLAIMS).watch(claims_kind, name="claims")
-        self.ownership = Ownership(node, self.endpoints, self.blocks, self.claims, self.identities)
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
         self._namespace_keys = self.objects.cursor()
@@ -277,10 +275,6 @@ class Feed:
         """What each namespace's policies name by CIDR."""
         found = (entry.value for entry in self.rules_view.marks.values() if isinstance(entry.value, CidrPartition))
         return {partition.namespace: partition for partition in found}
-
-    def foreign_endpoints(self) -> list[Endpoint]:
-        """Endpoints of all other nodes, as far as they are believed."""
-        return self.ownership.now.endpoints
 
     def published_endpoints(self) -> dict[int, Endpoint]:
         """What stands in the slots of this node, as the bus has it, by number."""

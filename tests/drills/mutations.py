@@ -721,9 +721,23 @@ DATAPLANE = (
     Mutant(
         name="later-word-wins-an-address",
         file="services/dataplane/core/ipcache/entries.py",
-        old="        if other is None or _rank(endpoint) > _rank(other):\n",
-        new="        if True:\n",
+        old="    return max(able, key=_precedence, default=None)\n",
+        new="    return able[-1] if able else None\n",
         tests=("tests/core/dataplane/ipcache/test_ipcache.py",),
+    ),
+    Mutant(
+        name="former-address-of-an-endpoint-stays",
+        file="services/dataplane/core/ipcache/entries.py",
+        old="            self._dirty.add(before.address)\n",
+        new="",
+        tests=("tests/core/dataplane/ipcache/test_ipcache.py",),
+    ),
+    Mutant(
+        name="a-block-concerns-nobody",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="                self._dirty |= self._at.get(address, set())\n        else",
+        new="                pass\n        else",
+        tests=("tests/core/dataplane/ipcache/test_judge.py",),
     ),
     Mutant(
         name="any-external-ip-is-honoured",
@@ -1051,16 +1065,16 @@ DATAPLANE = (
     ),
     Mutant(
         name="believe-any-endpoint",
-        file="services/dataplane/ipcache/ownership.py",
-        old="            if doubt is not None:\n                continue\n            segment",
-        new="            segment",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="        doubt = self._holdings.doubt(self._writers[segment], endpoint)\n",
+        new="        doubt = None\n",
         tests=("tests/shell/dataplane/ipcache/test_ownership.py::test_it_does_not_speak_of_others",),
     ),
     Mutant(
         name="believe-any-identity",
-        file="services/dataplane/ipcache/ownership.py",
-        old="            if endpoint.identity in living[segment] or (",
-        new="            if endpoint.identity or (",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="        if doubt is None and endpoint.identity not in self._residents.get(segment, ()):\n",
+        new="        if doubt is None and not endpoint.identity:\n",
         tests=(
             "tests/shell/dataplane/ipcache/test_ownership.py::test_an_identity_counts_where_a_pod_has_it",
             "tests/drills/test_stolen_key.py::test_what_it_says_of_itself_moves_no_packet_of_anothers",
@@ -1483,4 +1497,34 @@ CLI = (
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI)
+LAB = (
+    Mutant(
+        name="a-kubelets-own-mount-is-the-machines",
+        file="lab/cluster/node.py",
+        old='mkdir -p "$1" && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$1")"',
+        new='mkdir -p "$1"',
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not",
+        ),
+    ),
+    Mutant(
+        name="the-runtime-sees-no-volumes",
+        file="lab/cluster/node.py",
+        old='"--propagation", "unchanged"',
+        new='"--propagation", "slave"',
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not",
+        ),
+    ),
+    Mutant(
+        name="a-folder-under-a-mount-is-removed",
+        file="lab/cluster/down.py",
+        old="        if str(shared) not in taken:\n",
+        new="        if True:\n",
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_folder_under_another_labs_kubelet_stays_and_a_mount_that_came_out_goes",
+        ),
+    ),
+)
+
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI, *LAB)

@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeVar
 
 from chassis.runtime.service import Runtime
-from chassis.telemetry.traces import Span
+from chassis.telemetry.spans import Span
 from linux.bpf import BpfError
 from linux.netlink import NetlinkRefused
 from linux.netns import NotANamespace, open_netns
