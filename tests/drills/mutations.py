@@ -37,6 +37,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/runtime/test_garbage.py",),
     ),
     Mutant(
+        name="a-shorter-hold-hides-the-longest",
+        file="chassis/telemetry/loop_holds.py",
+        old="    if other.seconds > found.seconds:\n",
+        new="    if other.seconds:\n",
+        tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
+    ),
+    Mutant(
         name="identity-of-the-namespace-before",
         file="kit/identity.py",
         old="of_pod is pod and of_namespace is namespace and",
@@ -1104,6 +1111,20 @@ DATAPLANE = (
         old="    return bool(user == 0 or user == os.geteuid())\n",
         new="    return bool(user >= 0)\n",
         tests=("tests/shell/dataplane/cni/test_server.py::test_another_user_is_not_answered",),
+    ),
+    Mutant(
+        name="a-static-pod-waits-for-its-mirrors-uid",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    if wanted.uid and not pod.runs_as(wanted.uid):\n",
+        new="    if wanted.uid and pod.uid != wanted.uid:\n",
+        tests=("tests/core/dataplane/endpoint/test_admission.py",),
+    ),
+    Mutant(
+        name="an-annotation-takes-anothers-pod",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    own = [pod for pod in found if pod.uid == uid] or found\n",
+        new="    own = found[:1]\n",
+        tests=("tests/core/dataplane/endpoint/test_admission.py",),
     ),
     Mutant(
         name="believe-any-endpoint",
