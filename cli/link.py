@@ -35,7 +35,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from chassis.bus import jetstream
-from chassis.bus.connection import GREETING, greeted, refusal, sign_in, unread
+from chassis.bus.connection import GREETING, greeted, refusal, sign_in
+from chassis.bus.nats_internals import unread
 from chassis.bus.tail import change_of, positions
 from chassis.faults import Fault
 from chassis.secret import Secret
