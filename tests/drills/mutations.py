@@ -1554,7 +1554,7 @@ CLI = (
     Mutant(
         name="whoever-hangs-up-is-a-nats-server",
         file="chassis/bus/connection.py",
-        old="    return bool(client._server_info) or unread(client).startswith(GREETING)\n",
+        old="    return nats_internals.has_greeted(client) or nats_internals.unread(client).startswith(GREETING)\n",
         new="    return True\n",
         tests=("tests/shell/cli/test_commands.py::TestNoBus",),
     ),
