@@ -934,7 +934,7 @@ DATAPLANE = (
         file="services/dataplane/core/policy/held_scopes.py",
         old="        if not one.users:\n            self._unused[number] = None\n",
         new="",
-        tests=("tests/core/dataplane/policy/test_policy_maps.py",),
+        tests=("tests/core/dataplane/policy/test_policy_maps.py::test_a_set_that_no_identity_has_leaves_the_maps",),
     ),
     Mutant(
         name="service-that-gets-a-health-check-port-is-not-looked-at",
