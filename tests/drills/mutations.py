@@ -258,6 +258,13 @@ CLUSTER = (
         new="        elif key.startswith(OURS) and key in known:\n",
         tests=("tests/core/cluster/test_fields.py",),
     ),
+    Mutant(
+        name="an-event-of-a-long-name-is-refused",
+        file="services/cluster/core/reports.py",
+        old="{report.name[:200].rstrip('-.')}",
+        new="{report.name[:200]}",
+        tests=("tests/core/cluster/test_reports.py",),
+    ),
 )
 
 IPAM = (
@@ -1537,6 +1544,13 @@ LINUX = (
 )
 
 CLI = (
+    Mutant(
+        name="a-name-commands-the-terminal",
+        file="cli/show.py",
+        old="    return Text(printable(cell.text), style=STYLES[cell.tone])\n",
+        new="    return Text(cell.text, style=STYLES[cell.tone])\n",
+        tests=("tests/core/cli/test_show.py", "tests/golden/cli/test_pages.py"),
+    ),
     Mutant(
         name="a-forged-value-is-shown",
         file="cli/link.py",
