@@ -653,6 +653,20 @@ ROUTING = (
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
+        name="a-false-announcement-makes-others-unready",
+        file="services/routing/core/plan.py",
+        old="                        of_others=True,\n                    )\n                )\n                break",
+        new="                    )\n                )\n                break",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+    Mutant(
+        name="a-path-for-what-is-announced-and-not-held",
+        file="services/routing/core/plan.py",
+        old="held = [prefix for prefix in told.prefixes if _holds(name, prefix, mesh)]",
+        new="held = told.prefixes",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+    Mutant(
         name="a-model-that-the-other-node-cannot-do",
         file="services/routing/core/models/__init__.py",
         old="    if name not in pair.peer.models:",
