@@ -618,6 +618,13 @@ POLICY = (
 
 ROUTING = (
     Mutant(
+        name="nobody-is-told-who-holds-up-recovery",
+        file="services/ipam/upkeep.py",
+        old="            self._publish(fault, remedy, key[1])",
+        new="            pass",
+        tests=("tests/shell/ipam/test_recovery.py",),
+    ),
+    Mutant(
         name="sweep-routes-before-in-sync",
         file="services/routing/core/plan.py",
         old="    if not (mesh.blocks_complete and mesh.claims_complete):\n        return False\n",
