@@ -37,6 +37,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/runtime/test_garbage.py",),
     ),
     Mutant(
+        name="a-shorter-hold-hides-the-longest",
+        file="chassis/telemetry/loop_holds.py",
+        old="    if other.seconds > found.seconds:\n",
+        new="    if other.seconds:\n",
+        tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
+    ),
+    Mutant(
         name="identity-of-the-namespace-before",
         file="kit/identity.py",
         old="of_pod is pod and of_namespace is namespace and",
@@ -250,6 +257,13 @@ CLUSTER = (
         old="        elif key.startswith(OURS) and key not in known:\n",
         new="        elif key.startswith(OURS) and key in known:\n",
         tests=("tests/core/cluster/test_fields.py",),
+    ),
+    Mutant(
+        name="an-event-of-a-long-name-is-refused",
+        file="services/cluster/core/reports.py",
+        old="{report.name[:200].rstrip('-.')}",
+        new="{report.name[:200]}",
+        tests=("tests/core/cluster/test_reports.py",),
     ),
 )
 
@@ -923,6 +937,48 @@ DATAPLANE = (
         tests=("tests/bpf/test_cidr_partitions.py",),
     ),
     Mutant(
+        name="partition-that-waits-is-forgotten",
+        file="services/dataplane/policy/partitions.py",
+        old="                self._waiting.add(name)\n",
+        new="                pass\n",
+        tests=("tests/bpf/test_cidr_partitions.py",),
+    ),
+    Mutant(
+        name="what-left-the-view-is-still-followed",
+        file="services/dataplane/feed.py",
+        old="                    self._found.pop(name, None)\n",
+        new="                    pass\n",
+        tests=("tests/shell/dataplane/test_followed.py",),
+    ),
+    Mutant(
+        name="refused-scope-is-not-missed",
+        file="services/dataplane/core/policy/maps.py",
+        old="                    self._missing[number] = None  # wanted again when it is not refused any more\n",
+        new="                    pass\n",
+        tests=("tests/core/dataplane/policy/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="selector-set-without-identities-stays",
+        file="services/dataplane/core/policy/held_scopes.py",
+        old="        if not one.users:\n            self._unused[number] = None\n",
+        new="",
+        tests=("tests/core/dataplane/policy/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="service-that-gets-a-health-check-port-is-not-looked-at",
+        file="services/dataplane/loadbalancer/health_check.py",
+        old="        if any(isinstance(value, Service) and value.health_check_port for value in values):\n",
+        new="        if not values:\n",
+        tests=("tests/shell/dataplane/loadbalancer/test_health_check_changes.py",),
+    ),
+    Mutant(
+        name="udp-backend-in-two-slices-is-gone-with-the-first",
+        file="services/dataplane/core/loadbalancer/stale_sockets.py",
+        old="        gone = [address for address in left if not self._slices[address]]\n",
+        new="        gone = list(left)\n",
+        tests=("tests/core/dataplane/loadbalancer/test_stale_sockets.py",),
+    ),
+    Mutant(
         name="full-map-keeps-the-old-rights",
         file="services/dataplane/core/policy/maps.py",
         old="            self._refuse(self._users.get(number, ()), sizes)\n            return\n",
@@ -1083,6 +1139,20 @@ DATAPLANE = (
         old="    return bool(user == 0 or user == os.geteuid())\n",
         new="    return bool(user >= 0)\n",
         tests=("tests/shell/dataplane/cni/test_server.py::test_another_user_is_not_answered",),
+    ),
+    Mutant(
+        name="a-static-pod-waits-for-its-mirrors-uid",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    if wanted.uid and not pod.runs_as(wanted.uid):\n",
+        new="    if wanted.uid and pod.uid != wanted.uid:\n",
+        tests=("tests/core/dataplane/endpoint/test_admission.py",),
+    ),
+    Mutant(
+        name="an-annotation-takes-anothers-pod",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    own = [pod for pod in found if pod.uid == uid] or found\n",
+        new="    own = found[:1]\n",
+        tests=("tests/core/dataplane/endpoint/test_admission.py",),
     ),
     Mutant(
         name="believe-any-endpoint",
@@ -1496,6 +1566,13 @@ LINUX = (
 
 CLI = (
     Mutant(
+        name="a-name-commands-the-terminal",
+        file="cli/show.py",
+        old="    return Text(printable(cell.text), style=STYLES[cell.tone])\n",
+        new="    return Text(cell.text, style=STYLES[cell.tone])\n",
+        tests=("tests/core/cli/test_show.py", "tests/golden/cli/test_pages.py"),
+    ),
+    Mutant(
         name="a-forged-value-is-shown",
         file="cli/link.py",
         old="                if change.forged:\n",
@@ -1512,7 +1589,7 @@ CLI = (
     Mutant(
         name="whoever-hangs-up-is-a-nats-server",
         file="chassis/bus/connection.py",
-        old="    return bool(client._server_info) or unread(client).startswith(GREETING)\n",
+        old="    return nats_internals.has_greeted(client) or nats_internals.unread(client).startswith(GREETING)\n",
         new="    return True\n",
         tests=("tests/shell/cli/test_commands.py::TestNoBus",),
     ),
