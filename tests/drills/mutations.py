@@ -632,6 +632,13 @@ POLICY = (
 
 ROUTING = (
     Mutant(
+        name="nobody-is-told-who-holds-up-recovery",
+        file="services/ipam/upkeep.py",
+        old="            self._publish(fault, remedy, key[1])",
+        new="            pass",
+        tests=("tests/shell/ipam/test_recovery.py",),
+    ),
+    Mutant(
         name="sweep-routes-before-in-sync",
         file="services/routing/core/plan.py",
         old="    if not (mesh.blocks_complete and mesh.claims_complete):\n        return False\n",
@@ -664,6 +671,20 @@ ROUTING = (
         file="services/routing/core/plan.py",
         old="            of_others=True,\n        )\n        for writer",
         new="        )\n        for writer",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+    Mutant(
+        name="a-false-announcement-makes-others-unready",
+        file="services/routing/core/plan.py",
+        old="                        of_others=True,\n                    )\n                )\n                break",
+        new="                    )\n                )\n                break",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+    Mutant(
+        name="a-path-for-what-is-announced-and-not-held",
+        file="services/routing/core/plan.py",
+        old="held = [prefix for prefix in told.prefixes if _holds(name, prefix, mesh)]",
+        new="held = told.prefixes",
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
