@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -172,11 +173,12 @@ def test_answers_may_come_in_many_reads_and_notifications_between_them() -> None
 
 
 def test_a_kernel_that_does_not_answer_ends_in_a_timeout() -> None:
-    for call in (
+    calls: list[Callable[[Wire], object]] = [
         lambda wire: wire.attempt([ROUTE]),
         lambda wire: wire.ask(18, b""),
         lambda wire: wire.dump(26, b""),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(TimeoutError, match="does not answer"):
             call(Wire())
 

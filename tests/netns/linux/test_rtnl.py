@@ -207,7 +207,7 @@ def test_a_link_that_is_gone_is_named(link: Link, message: Message, said: str) -
     with pytest.raises(NetlinkRefused) as refused:
         link.run(message)
     assert refused.value.errno == errno.ENODEV
-    assert refused.value.strerror.startswith(said)
+    assert str(refused.value.strerror).startswith(said)
 
 
 def test_names_are_read_from_the_kernel_itself(link: Link) -> None:

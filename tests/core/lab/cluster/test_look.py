@@ -29,7 +29,7 @@ from tests.core.lab.cluster.test_preflight import WHOLE
     ],
 )
 def test_the_kernels_version(monkeypatch: pytest.MonkeyPatch, release: str, kernel: tuple[int, int]) -> None:
-    monkeypatch.setattr(preflight.os, "uname", lambda: SimpleNamespace(release=release))
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
     assert preflight._kernel() == kernel
 
 
@@ -100,7 +100,7 @@ def test_why_no_map_can_be_made(monkeypatch: pytest.MonkeyPatch, code: int) -> N
     def refuses(*_: int) -> int:
         raise bpf.BpfError(bpf.Command.MAP_CREATE, code)
 
-    monkeypatch.setattr(preflight.bpf, "map_create", refuses)
+    monkeypatch.setattr(bpf, "map_create", refuses)
     assert preflight._bpf_error() == os.strerror(code)
 
 
