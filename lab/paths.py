@@ -67,6 +67,11 @@ class NodePaths:
         return self.run / "bpf"
 
     @property
+    def static_pods(self) -> Path:
+        """Where the node's kubelet finds the manifests of static pods."""
+        return self.state / "static-pods"
+
+    @property
     def cni_conf(self) -> Path:
         """Containerd's conf_dir; the dataplane writes into it when the node can take pods."""
         return self.state / "cni"

@@ -96,11 +96,12 @@ class Lab:
         return pid
 
     def until(self, what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait for a state. Raises `AssertionError` naming it."""
-        end = time.monotonic() + seconds
+        """Wait for a state. Raises `AssertionError` naming it, and how often was looked: seldom on a busy machine."""
+        end, looks = time.monotonic() + seconds, 1
         while not ready():
-            assert time.monotonic() < end, f"{what}: not within {seconds} s"
+            assert time.monotonic() < end, f"{what}: not within {seconds} s ({looks} looks)"
             time.sleep(0.1)
+            looks += 1
 
     @staticmethod
     def _run(argv: list[str], stdin: str, seconds: float) -> str:

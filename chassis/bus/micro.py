@@ -169,13 +169,13 @@ class _TellingService(DiscoverableService):
 
 
 def told(stats: object) -> dict[str, str]:
-    """Health as metadata (texts): ``ready``, ``why`` (empty when ready), ``notes``, ``rss_bytes``."""
+    """Health as metadata (texts): ``ready``, ``why`` (empty when ready), ``notes``, and three as the data has them."""
     if not isinstance(stats, dict):
         return {}
     why = "; ".join(f"{name}: {reason}" for name, reason in dict(stats.get("missing", {})).items())
-    rss = str(stats.get("rss_bytes", 0))
+    same = {name: str(stats.get(name, "")) for name in ("rss_bytes", "loop_hold_us", "loop_held_by")}
     notes = "; ".join(dict(stats.get("notes", {})).values())
-    return {"ready": "true" if stats.get("ready") else "false", "why": why, "notes": notes, "rss_bytes": rss}
+    return {"ready": "true" if stats.get("ready") else "false", "why": why, "notes": notes, **same}
 
 
 class Registration:

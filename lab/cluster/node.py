@@ -71,6 +71,8 @@ clusterDNS: [{CLUSTER_DNS}]
 clusterDomain: cluster.local
 resolvConf: {node.state}/resolv.conf
 podLogsDir: {node.state}/pod-logs
+staticPodPath: {node.static_pods}
+fileCheckFrequency: 2s
 volumePluginDir: {node.state}/volume-plugins
 makeIPTablesUtilChains: false
 # The nodes share one kernel and its cgroup root: none of them may manage it.

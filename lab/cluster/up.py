@@ -122,8 +122,8 @@ class Rise:
     async def runtime(self, host: Host) -> None:
         """One node's containerd, with the images in it."""
         paths_of = self.where.node(host.name)
-        own = (paths_of.kubelet, paths_of.device_plugins, paths_of.cni_bin, paths_of.cni_conf, paths_of.agents)
-        for folder in (paths_of.run, paths_of.bpffs, *own):
+        own = (paths_of.kubelet, paths_of.device_plugins, paths_of.cni_bin, paths_of.cni_conf, paths_of.static_pods)
+        for folder in (paths_of.run, paths_of.bpffs, paths_of.agents, *own):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (paths_of.state / "containerd.toml").write_text(node.containerd_config(paths_of))
         (paths_of.state / "kubelet.yaml").write_text(node.kubelet_config(paths_of, self.where, host))

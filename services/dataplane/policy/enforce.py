@@ -15,7 +15,8 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import TypeVar
@@ -23,7 +24,7 @@ from typing import TypeVar
 from chassis.runtime.reconcile import Dirty
 from chassis.telemetry.log import Log
 from kit.once import Once
-from proto.codec import identity_key
+from proto.codec import Malformed, identity_key, parse_identity
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Direction, Revision
 from services.dataplane.conntrack.collector import FlowCollector
@@ -53,7 +54,7 @@ from services.dataplane.core.policy.maps import PolicyMaps
 from services.dataplane.core.policy.steps import Side
 from services.dataplane.datapath.maps import Table, TableFull
 from services.dataplane.datapath.tables import Tables
-from services.dataplane.feed import Feed
+from services.dataplane.feed import Feed, partition_of
 from services.dataplane.policy.partitions import Partitions
 
 SLICE = 1000
@@ -62,8 +63,8 @@ SHARE = 0.05
 """Part of the time that comparing with the kernel may take: with large maps it comes less often."""
 _FULL = (errno.E2BIG, errno.ENOMEM, errno.ENOSPC)
 _GROWING = (SCOPE_PEERS.name, SCOPE_PORTS.name, SCOPE_RULES.name, SELECTED.name)
-IDENTITIES = 2
-"""Place of the cursor of ``identities`` among those of the loop (see ``app``)."""
+RULES, LOCAL, IDENTITIES = range(3)
+"""Which cursor of the loop (``policy.start``) is that of ``rules``, of local endpoints, of ``identities``."""
 
 K = TypeVar("K", bound=Record)
 V = TypeVar("V", bound=Record)
@@ -179,13 +180,17 @@ class Enforcer:
         least = admission.least(feed.frontiers()) if feed.rules_view.synced else None
         members = self._members_are_here()
         before = self._maps.changed
-        await self._want()
-        await self._learn_records(dirty, full=full)
+        rules, local, records = _keys(dirty, RULES), _keys(dirty, LOCAL), _keys(dirty, IDENTITIES)
+        if full or local or not (rules or records):
+            await self._want_all()
+        else:
+            await self._want_those(rules)
+        await self._learn_records(records, full=full)
         if full:
             await self._ask(self._maps.asked)
             self._maps.admit_again()
         await self._settle()
-        await self._put_partitions(least)
+        await self._put_partitions(least, None if full else {name for key in rules if (name := partition_of(key))})
         if full:
             await self._compare()
             self._expire_history()
@@ -210,7 +215,18 @@ class Enforcer:
         wanted = [frontier.identities for frontier in self._feed.frontiers()]
         return all(not revision.sequence or here.covers(revision) for revision in wanted)
 
-    async def _want(self) -> None:
+    async def _want_those(self, keys: Iterable[str]) -> None:
+        """Policies of local identities among keys of ``rules`` that changed."""
+        local = self.identities() if keys else {}
+        for key in keys:
+            with suppress(Malformed):
+                identity = parse_identity(key)
+                policy = self._feed.rules.get(identity) if identity in local else None
+                if policy is not None and not self._maps.wants(policy):
+                    self._want_one(policy, local[identity])
+                    await asyncio.sleep(0)
+
+    async def _want_all(self) -> None:
         """Policies of those who live here. Rules that have gone from the view stay in force while somebody does."""
         for identity, namespace in self.identities().items():
             policy = self._feed.rules.get(identity)
@@ -233,11 +249,10 @@ class Enforcer:
             live.setdefault(identity, set()).add(subject.policy)
         self.history.expire(live, time.monotonic())
 
-    async def _learn_records(self, dirty: Dirty, *, full: bool) -> None:
+    async def _learn_records(self, keys: Iterable[str], *, full: bool) -> None:
         """What identities stand for. One that is missing counts as gone only while the view is in sync."""
         view, selection = self._feed.identities, self._maps.selection
         entries, known = view.entries, 0
-        keys: Iterable[str] = dirty.by_cursor[IDENTITIES] if len(dirty.by_cursor) > IDENTITIES else ()
         async for part in _slices(entries if full else keys):
             for key in part:
                 entry = entries.get(key)
@@ -341,9 +356,9 @@ class Enforcer:
 
     # --- CIDRs ---
 
-    async def _put_partitions(self, reached: Revision | None) -> None:
+    async def _put_partitions(self, reached: Revision | None, changed_in: Collection[str] | None) -> None:
         """Puts CIDR partitions in force when every rule that names their numbers is in the maps."""
-        if changed := await self._cidrs.put(reached):
+        if changed := await self._cidrs.put(reached, changed_in):
             self._maps.changed += changed
             self._tables.bump_generation()
 
@@ -452,6 +467,10 @@ class Enforcer:
         """Endpoint numbers that have a budget and no endpoint."""
         alive = {one.index for one in endpoints} | {NODE}
         return frozenset(key.endpoint for key in self._tables.budgets.items()) - alive
+
+
+def _keys(dirty: Dirty, cursor: int) -> frozenset[str]:
+    return dirty.by_cursor[cursor] if len(dirty.by_cursor) > cursor else frozenset()
 
 
 async def _no_room(asked: Mapping[str, int]) -> None:

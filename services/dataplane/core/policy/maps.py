@@ -3,7 +3,8 @@
 Owns ``am_subjects``, ``am_selected`` and the three maps of scopes, as values: :meth:`PolicyMaps.settle` gives the
 steps, whoever takes them says whether they fitted. Promises:
 
-* A change costs what it changes: the maps are not read; what they hold is known here.
+* A change costs what it changes: the maps are not read; what they hold is known here. Of scopes and sets that no event
+  is about none is looked at (``visits`` counts those that are).
 * Entries of scopes and of selector sets never change their value (their names are hashes of their content), so a change
   is: entries that nobody names yet are added; then a subject (both directions at once) or an identity flips to them in
   one update; then the generation is raised; then what nobody names any more goes. No state in between allows more than
@@ -79,6 +80,16 @@ class PolicyMaps:
         self._numbers: dict[int, bytes] = {}
         self._by_scope: dict[bytes, int] = {}
         self._users: dict[int, set[Side]] = {}
+        self._scope_of: dict[Side, int] = {}
+        """Which scope a direction wants."""
+        self._named: Counter[int] = Counter()
+        """How many directions of subjects in the maps name a scope."""
+        self._missing: dict[int, None] = {}
+        """Scopes that somebody wants and the maps do not hold."""
+        self._unnamed: dict[int, None] = {}
+        """Scopes that may have become ones that nobody names: looked at by the next :meth:`_clear`."""
+        self.visits = 0
+        """Scopes that were looked at since the start."""
         self._unsettled: dict[int, None] = {}
 
     # --- what should be ---
@@ -120,14 +131,22 @@ class PolicyMaps:
         what was in force goes on.
         """
         self.subjects = dict(subjects)
+        self._named = Counter(number for one in subjects.values() for number in (one.ingress, one.egress) if number)
+        self._unnamed.update(dict.fromkeys(self.held.scopes))
         self._unsettled.update({identity: None for identity in subjects if identity not in keep})
 
     def _use(self, identity: int, scopes: tuple[Scope | None, Scope | None]) -> None:
-        for users in self._users.values():
-            users.difference_update({(identity, direction) for direction in Direction})
         for direction, scope in zip(Direction, scopes, strict=True):
+            side = (identity, direction)
+            before = self._scope_of.pop(side, 0)
+            if before:
+                self._users[before].discard(side)
+                self._unnamed[before] = None
             if scope is not None:
-                self._users.setdefault(self._number(scope), set()).add((identity, direction))
+                number = self._scope_of[side] = self._number(scope)
+                self._users.setdefault(number, set()).add(side)
+                if number not in self.held.scopes:
+                    self._missing[number] = None
 
     def _number(self, scope: Scope) -> int:
         number = self._by_scope.get(scope.content)
@@ -150,12 +169,15 @@ class PolicyMaps:
         self._release()
         yield from self._select(tidying=True)
         yield from self._clear_sets()
-        self.selection.reuse(self.held.sets_in_use())
+        if self.selection.has_retired:
+            self.selection.reuse(self.held.sets_in_use())
 
-    def _scopes_wanted(self) -> Iterator[tuple[int, Scope]]:
-        for number, users in list(self._users.items()):
-            if self._is_wanted(number):
-                identity, direction = next(iter(users))
+    def _scopes_missing(self) -> Iterator[tuple[int, Scope]]:
+        """Scopes that are wanted and not in the maps."""
+        for number in list(self._missing):
+            self.visits += 1
+            if number not in self.held.scopes and self._is_wanted(number):
+                identity, direction = next(iter(self._users[number]))
                 scope = self.wanted[identity].scopes[direction]
                 assert scope is not None
                 yield number, scope
@@ -163,8 +185,7 @@ class PolicyMaps:
     def _index(self) -> Steps:
         missing = {
             selector: None
-            for number, scope in self._scopes_wanted()
-            if number not in self.held.scopes
+            for _, scope in self._scopes_missing()
             for selector in scope.selectors
             if not self.selection.has(selector)
         }
@@ -278,19 +299,19 @@ class PolicyMaps:
         for identity in (*removes, *upserts):
             before = self.selected.pop(identity, 0)
             if before:
-                self.held.sets[before].users -= 1
+                self.held.leave_set(before)
             if before and identity not in upserts:
                 self._places.leave(identity)
         for identity, number in upserts.items():
             self.selected[identity] = number
             self._places.enter(identity, self._namespace(identity))
-            self.held.sets[number].users += 1
+            self.held.enter_set(number)
         self.changed += len(removes) + len(upserts)
 
     def _fill(self) -> Steps:
         """Scopes that are wanted and not in the maps, the oldest policies first."""
-        for number, scope in sorted(self._scopes_wanted(), key=lambda one: min(self._age(one[0]))):
-            if number not in self.held.scopes:
+        for number, scope in sorted(self._scopes_missing(), key=lambda one: min(self._age(one[0]))):
+            if number not in self.held.scopes and self._is_wanted(number):
                 most = len(scope.cidr_sets) + 2 + len(self.held.sets)
                 yield from self._ask(Sizes(most, len(scope.ports), len(scope.rules)))
                 yield from self._fill_scope(number, scope)
@@ -318,6 +339,8 @@ class PolicyMaps:
             self._refuse(self._users.get(number, ()), sizes)
             return
         self.held.put(number, held, sizes)
+        self._missing.pop(number, None)
+        self._unnamed[number] = None
         self.changed += sum(sizes)
         self._unsettled.update({identity: None for identity, _ in self._users.get(number, ())})
 
@@ -371,14 +394,13 @@ class PolicyMaps:
         ]
 
     def _scope_number(self, side: Side) -> int:
-        scope = self.wanted[side[0]].scopes[side[1]]
-        assert scope is not None
-        return self._by_scope[scope.content]
+        return self._scope_of[side]
 
     def _refuse(self, sides: Iterable[Side], sizes: Sizes) -> None:
         for side in sides:
             self.refused[side] = sizes
             self._unsettled[side[0]] = None
+            self._unnamed[self._scope_number(side)] = None
 
     def admit_again(self) -> None:
         """Gives those who were refused another chance, if there may be room now: before a pass that is not in haste."""
@@ -388,6 +410,7 @@ class PolicyMaps:
             sizes.setdefault(self._scope_number(side), size)
         refused = refusals(self._demands(sizes), self.rooms.scopes)
         self.refused = {side: sizes[self._scope_number(side)] for side in refused}
+        self._unnamed.update({self._scope_number(side): None for side in refused})
         self._unsettled.update({side[0]: None for side in back.keys() ^ refused})
         if len(self.selected) < self.rooms.selected:
             self.selection.dirty.update(self.unselected)
@@ -441,31 +464,50 @@ class PolicyMaps:
             return
         yield Flip(removes=tuple(removes), upserts=upserts)
         for key in removes:
-            del self.subjects[key.identity]
-        self.subjects.update({key.identity: subject for key, subject in upserts.items()})
+            self._name(key.identity, None)
+        for key, subject in upserts.items():
+            self._name(key.identity, subject)
         self.changed += len(removes) + len(upserts)
         if removes or told:
             yield Bump()
+
+    def _name(self, identity: int, subject: Subject | None) -> None:
+        """A subject's entry says something else now."""
+        before = self.subjects.pop(identity, None)
+        if subject is not None:
+            self.subjects[identity] = subject
+            self._named.update(number for number in (subject.ingress, subject.egress) if number)
+        for number in (before.ingress, before.egress) if before is not None else ():
+            if number:
+                self._named[number] -= 1
+                if not self._named[number]:
+                    del self._named[number]
+                    self._unnamed[number] = None
 
     # --- what nobody names ---
 
     def _clear(self) -> Steps:
         """Scopes that no subject names."""
-        named = {number for one in self.subjects.values() for number in (one.ingress, one.egress)}
-        for number in [one for one in self.held.scopes if one not in named and not self._is_wanted(one)]:
-            self._loose.update(self.held.scopes[number].scope.selectors)
-            gone = self.held.drop(number)
-            self.changed += len(gone.peers) + len(gone.ports) + len(gone.rules)
-            yield gone
-        for number in [one for one, users in self._users.items() if not users and one not in self.held.scopes]:
-            del self._users[number]
-            self._by_scope.pop(self._numbers.pop(number))
+        while self._unnamed:  # others may have their turn at each step, and add to it
+            number, _ = self._unnamed.popitem()
+            self.visits += 1
+            if number in self.held.scopes and number not in self._named and not self._is_wanted(number):
+                self._loose.update(self.held.scopes[number].scope.selectors)
+                gone = self.held.drop(number)
+                if self._users.get(number):
+                    self._missing[number] = None  # wanted again when it is not refused any more
+                self.changed += len(gone.peers) + len(gone.ports) + len(gone.rules)
+                yield gone
+            if number not in self.held.scopes and not self._users.get(number, True):
+                del self._users[number]
+                self._missing.pop(number, None)
+                self._by_scope.pop(self._numbers.pop(number))
 
     def _release(self) -> None:
         """Selectors that no scope names."""
         loose, self._loose = self._loose, set()
-        for number, scope in self._scopes_wanted():
-            if number not in self.held.scopes:
+        if loose:
+            for _, scope in self._scopes_missing():
                 self._loose.update(loose.intersection(scope.selectors))
         self.selection.release([one for one in loose if one not in self._loose and not self.held.uses[one]])
 
