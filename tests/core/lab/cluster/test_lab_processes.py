@@ -36,15 +36,15 @@ class Machine:
         state: str = "S",
         netns: str = "home",
     ) -> None:
-        here = self.proc / str(pid)
-        (here / "ns").mkdir(parents=True)
+        folder = self.proc / str(pid)
+        (folder / "ns").mkdir(parents=True)
         target = self.folder / f"nsfs-{netns}"
         target.touch()
-        os.link(target, here / "ns" / "net")
-        (here / "environ").write_bytes(environ)
-        (here / "comm").write_text(f"{name}\n")
+        os.link(target, folder / "ns" / "net")
+        (folder / "environ").write_bytes(environ)
+        (folder / "comm").write_text(f"{name}\n")
         rest = " ".join(["0"] * 17)
-        (here / "stat").write_text(f"{pid} ({name}) {state} {parent} {rest} {pid * 10} 1 1")
+        (folder / "stat").write_text(f"{pid} ({name}) {state} {parent} {rest} {pid * 10} 1 1")
 
     def namespace(self, name: str) -> None:
         """A named one whose inode is that of the processes with ``netns=name``."""

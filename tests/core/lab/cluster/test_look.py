@@ -47,8 +47,8 @@ def test_memory_is_what_could_be_had(monkeypatch: pytest.MonkeyPatch, text: str,
 
 
 def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
-    here = preflight._free(tmp_path)
-    assert preflight._free(tmp_path / "a" / "b" / "c") == pytest.approx(here, rel=0.05)
+    free = preflight._free(tmp_path)
+    assert preflight._free(tmp_path / "a" / "b" / "c") == pytest.approx(free, rel=0.05)
     assert not (tmp_path / "a").exists(), "looking makes nothing"
 
 
