@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Collection, Iterator
 from random import Random
 
 import msgspec
@@ -22,6 +22,7 @@ from services.policy.core.named import NamedKey, relevant_keys
 from tests.core.policy.cluster import feed, kernel_of, keyed, probes
 from tests.core.policy.notation import namespace, pod, policies
 from tests.core.policy.worlds import World, seeded
+from tests.core.states import Driver, every_order, follow, run, script
 
 Objects = dict[str, KubernetesObject]
 CYCLES = 60
@@ -37,59 +38,40 @@ def image(graph: Graph) -> object:
     return (graph.compiled, dict(graph.partitions), graph.relevant, graph.problems, graph.refused)
 
 
-def move(graph: Graph, before: Objects, after: Objects, chance: Random) -> None:
-    """Changes in any order, some said twice, some deletes of what never was."""
-    changes: list[tuple[str, KubernetesObject | None]] = [(key, None) for key in before.keys() - after.keys()]
-    changes += [(key, value) for key, value in after.items() if before.get(key) != value or chance.random() < 0.2]
-    changes += [(f"policy.x.never{index}", None) for index in range(2)]
-    chance.shuffle(changes)
-    for key, value in changes:
-        graph.put(key, value)
-        if chance.random() < 0.1:
-            graph.put(key, value)
-        if chance.random() < 0.2:
-            graph.run()
+class Compiled(Driver[str, KubernetesObject]):
+    """A graph whose nodes compute identities with the keys that its policies need."""
+
+    def __init__(self) -> None:
+        self.graph = Graph()
+
+    def put(self, key: str, value: KubernetesObject | None) -> None:
+        self.graph.put(key, value)
+
+    def flush(self) -> None:
+        self.graph.run()
+
+    def settle(self) -> object:
+        settled_with_relevant(self.graph)
+        return image(self.graph)
 
 
-def flicker(states: list[Objects]) -> list[Objects]:
-    return [state for state in states for _ in (0, 1)] + states
+def compiled_anew(objects: Objects) -> object:
+    return image(fresh(objects))
 
 
-EXPANDERS: dict[str, Callable[[list[Objects]], list[Objects]]] = {
-    "as told": lambda states: states,
-    "backwards": lambda states: states[::-1],
-    "with nothing in between": lambda states: [s for state in states for s in (state, {})],
-    "twice over": flicker,
-    "only the last": lambda states: states[-1:],
-}
-
-
-@pytest.mark.parametrize("expander", EXPANDERS)
-@pytest.mark.parametrize("seed", range(CYCLES))
+@every_order(seeds=CYCLES)
 def test_incremental_equals_fresh(expander: str, seed: int) -> None:
-    chance = Random(seed)
     states = [keyed(seeded(seed * 100 + index).world(policies=4)) for index in range(4)]
-    graph, before = Graph(), dict[str, KubernetesObject]()
-    for state in EXPANDERS[expander](states):
-        move(graph, before, state, chance)
-        settled_with_relevant(graph)
-        before = state
-        if state:
-            assert image(graph) == image(fresh(state)), f"seed {seed}"
+    follow(Compiled, compiled_anew, states, expander, seed)
 
 
 @pytest.mark.parametrize("seed", range(12))
 def test_of_what_is_gone_nothing_stays(seed: int) -> None:
     """Else memory would grow with all that ever was."""
-    chance = Random(seed)
-    graph, before = Graph(), dict[str, KubernetesObject]()
-    for index in range(3):
-        state = keyed(seeded(seed * 100 + index).world(policies=4))
-        move(graph, before, state, chance)
-        settled_with_relevant(graph)
-        before = state
-    move(graph, before, {}, chance)
-    settled_with_relevant(graph)
+    states = [keyed(seeded(seed * 100 + index).world(policies=4)) for index in range(3)]
+    driver = Compiled()
+    run(lambda: driver, compiled_anew, script([*states, {}], "in order", seed))
+    graph = driver.graph
     graph.roster.moved.clear()  # its reader has read it
     parts = (graph, graph.roster, graph._matches, graph._matches.sets, graph._sizes, graph._naming)
     left = {name: held for part in parts for name, held in vars(part).items() if isinstance(held, dict | set) and held}
@@ -132,13 +114,10 @@ def test_a_hundred_single_events_end_where_a_fresh_graph_does(seed: int) -> None
 
 
 @settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
-@given(st.integers(0, 10**6), st.integers(0, 10**6), st.randoms(use_true_random=False))
-def test_any_way_from_one_state_to_another(one: int, other: int, chance: Random) -> None:
-    before, after = keyed(seeded(one).world()), keyed(seeded(other).world())
-    graph = feed(Graph(), before)
-    move(graph, before, after, chance)
-    settled_with_relevant(graph)
-    assert image(graph) == image(fresh(after))
+@given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
+def test_any_way_from_one_state_to_another(one: int, other: int, seed: int) -> None:
+    states = [keyed(seeded(one).world()), keyed(seeded(other).world())]
+    run(Compiled, compiled_anew, script(states, "in order", seed))
 
 
 @pytest.mark.parametrize("seed", range(CYCLES))
