@@ -702,6 +702,13 @@ ROUTING = (
         tests=("tests/core/routing/test_models.py",),
     ),
     Mutant(
+        name="a-route-of-others-with-our-metric-is-replaced",
+        file="services/routing/core/plan.py",
+        old="not route.is_ours and not _is_pods(route)",
+        new="not route.is_ours and route.protocol != PODS",
+        tests=("tests/core/routing/test_plan.py", "tests/core/routing/test_states.py"),
+    ),
+    Mutant(
         name="the-other-node-s-mtu-does-not-count",
         file="services/routing/core/models/contract.py",
         old="if self.peer.mtu else uplink.mtu",

@@ -97,7 +97,7 @@ def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
     ]
     faults += _overclaims(mesh)
     ours = {route.key: route for route in kernel.routes if route.is_ours}
-    foreign = {route.key: route for route in kernel.routes if not route.is_ours and route.protocol != PODS}
+    foreign = {route.key: route for route in kernel.routes if not route.is_ours and not _is_pods(route)}
     faults += _foreign_faults(desired, foreign)
     replaced = [Replace(route) for key, route in desired.items() if ours.get(key) != route and key not in foreign]
     removed = [Remove(route) for key, route in ours.items() if key not in desired and may_remove(route, mesh)]
@@ -217,6 +217,11 @@ def _others_block(name: str, prefix: Network, mesh: Mesh) -> Block | None:
 def _in_blocks_of(node: str, address: Address, mesh: Mesh) -> bool:
     told = mesh.routes.get(node)
     return told is not None and any(prefix.version == address.version and address in prefix for prefix in told.prefixes)
+
+
+def _is_pods(route: Route) -> bool:
+    """The dataplane's route to a pod of this node. It has neither of our metrics, so it is never in the place of ours."""
+    return route.protocol == PODS and route.metric not in (METRIC, LAST_METRIC)
 
 
 def _foreign_faults(

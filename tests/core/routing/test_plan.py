@@ -226,9 +226,9 @@ def test_routes_of_others_are_not_ours(foreign: str) -> None:
     assert faults(mesh(N1, N2), *TO_N2, *REFUSED, foreign) == ""
 
 
-@pytest.mark.parametrize("metric", [0, 64])
-def test_a_route_of_others_in_the_way_is_a_fault_and_stays(metric: int) -> None:
-    other = f"10.244.0.64/26 via 172.30.0.1 dev fab0 proto 4 metric {metric}"
+@pytest.mark.parametrize(("protocol", "metric"), [(4, 0), (4, 64), (187, 64)])
+def test_a_route_of_others_in_the_way_is_a_fault_and_stays(protocol: int, metric: int) -> None:
+    other = f"10.244.0.64/26 via 172.30.0.1 dev fab0 proto {protocol} metric {metric}"
     done = operations(mesh(N1, N2), other, *REFUSED)
     assert ("+ " + TO_N2[0] in done) is (metric == 0), "beside it when that is possible, never over it"
     assert not any(line.startswith("-") for line in done)
