@@ -220,7 +220,7 @@ def _in_blocks_of(node: str, address: Address, mesh: Mesh) -> bool:
 
 
 def _is_pods(route: Route) -> bool:
-    """The dataplane's route to a pod of this node. It has neither of our metrics, so it is never in the place of ours."""
+    """The dataplane's route to a pod of this node. It has neither of our metrics, so it is never in ours' place."""
     return route.protocol == PODS and route.metric not in (METRIC, LAST_METRIC)
 
 
