@@ -11,26 +11,33 @@ from collections.abc import Iterable
 
 from chassis.bus.client import Bus
 from chassis.bus.view import View
+from kit.models import asked
+from kit.pools import judge_pools
 from proto.addresses import Block, Claim
-from proto.codec import Malformed, decode_segment
+from proto.codec import Malformed, decode_segment, kind_prefix
+from proto.net import Network
+from proto.objects import KIND_OF, IPPool
 from proto.routes import NodeRoutes
-from proto.subjects import BLOCKS, CLAIMS, ROUTES
-from services.routing.core.plan import Mesh
+from proto.subjects import BLOCKS, CLAIMS, OBJECTS, ROUTES
+from services.routing.core.plan import Asked, Mesh
+
+POOLS = kind_prefix(KIND_OF[IPPool])
 
 
 class Mirror:
-    """Views of ``routes``, ``claims`` and ``blocks``. ``node`` is empty in a gateway."""
+    """Views of ``routes``, ``claims``, ``blocks`` and the IPPools. ``node`` is empty in a gateway."""
 
     def __init__(self, bus: Bus, node: str) -> None:
         self._node = node
         self.routes = bus.bucket(ROUTES).watch({"": NodeRoutes}, markers=(), name="routes")
         self.claims = bus.bucket(CLAIMS).watch({"": Claim}, name="claims")
         self.blocks = bus.bucket(BLOCKS).watch({"": Block}, name="blocks")
+        self.pools = bus.bucket(OBJECTS).watch({POOLS: IPPool}, prefixes=(POOLS,), markers=(POOLS,), name="pools")
 
     @property
-    def views(self) -> tuple[View, View, View]:
+    def views(self) -> tuple[View, ...]:
         """All of them."""
-        return self.routes, self.claims, self.blocks
+        return self.routes, self.claims, self.blocks, self.pools
 
     def look(self) -> Mesh:
         """The present state."""
@@ -43,6 +50,7 @@ class Mirror:
             impostors=tuple((_writer(key), told[key].node) for key in sorted(told.keys() - honest.keys())),
             claims=tuple(entry.value for entry in self.claims.entries.values() if isinstance(entry.value, Claim)),
             blocks={block.cidr: block for block in blocks},
+            pools=self._asked(blocks),
             blocks_complete=self.blocks.synced,
             claims_complete=self.claims.synced,
             told=frozenset(
@@ -58,9 +66,19 @@ class Mirror:
         entries = [entry for key in keys if (entry := self.claims.entries.get(key)) is not None]
         return [(entry.key, entry.traceparent) for entry in entries if entry.traceparent] if len(entries) < 17 else []
 
+    def _asked(self, blocks: Iterable[Block]) -> dict[Network, Asked]:
+        """The models that each pool asks for, by its range; where ranges overlap, the pool that ``ipam`` uses first."""
+        pools = {
+            entry.value.name: entry.value for entry in self.pools.entries.values() if isinstance(entry.value, IPPool)
+        }
+        judged = judge_pools(pools.values(), {block.pool for block in blocks if block.node})
+        found = {pool.cidr: asked(pools[pool.name]) for pool in judged.overlapping}
+        first = {pool.cidr: asked(pools[pool.name]) for pool in judged.sound}
+        return {**first, **{cidr: names for cidr, names in found.items() if cidr not in first}}
+
     def not_synced(self) -> str:
-        """Why not everything is known; empty when it is."""
-        return next((view.why() for view in self.views if not view.synced), "")
+        """Why not everything is known; empty when it is. Pools are not waited for: what none asks goes by host-gw."""
+        return next((view.why() for view in (self.routes, self.claims, self.blocks) if not view.synced), "")
 
 
 def _writer(key: str) -> str:

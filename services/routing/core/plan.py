@@ -63,8 +63,8 @@ class Mesh:
     impostors: tuple[tuple[str, str], ...] = ()
     """Who wrote under its own key of ``routes`` in another's name, and in whose."""
     pools: Mapping[Network, Asked] = field(default_factory=dict)
-    """Models that the packets to a pool's addresses may take, for each pool that asks for others than host-gw; there
-    is none as long as no other is served (``kit.models``)."""
+    """Models that the packets to a pool's addresses may take (``kit.models.asked``: host-gw as long as no other is
+    served), by the pool's range. The first that an address lies in counts."""
 
     def asked_for(self, where: Network | Address) -> Asked:
         """The models asked for by the pool that a prefix or an address lies in."""
