@@ -197,8 +197,8 @@ class Link:
 
         Raises :class:`Declined` when the bucket is not there (yet) or may not be read.
         """
-        stream = jetstream.kv_stream(bucket.on_server)
-        subject = f"$KV.{bucket.on_server}."
+        stream = bucket.stream
+        subject = bucket.subject("")
         name = f"cli-{secrets.token_hex(16)}"
         pending = await self._consumer(stream, name, subject + prefix, bucket)
         inbox = self._client.new_inbox()

@@ -66,8 +66,8 @@ class KV:
         self._connection = connection
         self.bucket = bucket
         self.whole = whole
-        self._stream = jetstream.kv_stream(bucket.on_server)
-        self._prefix = f"$KV.{bucket.on_server}."
+        self._stream = bucket.stream
+        self._prefix = bucket.subject("")
         self._owned = owned
         self._consumer_prefix = consumer_prefix
         self._register_view = register_view
@@ -155,7 +155,7 @@ class KV:
 
         name = f"{self._consumer_prefix}-list"
         tails = [
-            Tail(self._connection, self.bucket.on_server, filters, f"{name}-{number}", on_change, done.set)
+            Tail(self._connection, self.bucket, filters, f"{name}-{number}", on_change, done.set)
             for number, filters in enumerate(self.filters((prefix,)))
         ]
         try:

@@ -953,7 +953,7 @@ DATAPLANE = (
     Mutant(
         name="refused-scope-is-not-missed",
         file="services/dataplane/core/policy/maps.py",
-        old="                    self._missing[number] = None  # wanted again when it is not refused any more\n",
+        old="                    uses.missing[number] = None  # wanted again when it is not refused any more\n",
         new="                    pass\n",
         tests=("tests/core/dataplane/policy/test_policy_maps.py",),
     ),
@@ -962,7 +962,7 @@ DATAPLANE = (
         file="services/dataplane/core/policy/held_scopes.py",
         old="        if not one.users:\n            self._unused[number] = None\n",
         new="",
-        tests=("tests/core/dataplane/policy/test_policy_maps.py",),
+        tests=("tests/core/dataplane/policy/test_policy_maps.py::test_a_set_that_no_identity_has_leaves_the_maps",),
     ),
     Mutant(
         name="service-that-gets-a-health-check-port-is-not-looked-at",
@@ -981,7 +981,7 @@ DATAPLANE = (
     Mutant(
         name="full-map-keeps-the-old-rights",
         file="services/dataplane/core/policy/maps.py",
-        old="            self._refuse(self._users.get(number, ()), sizes)\n            return\n",
+        old="            self._refuse(self._uses.users(number), sizes)\n            return\n",
         new="            return\n",
         tests=("tests/core/dataplane/policy/test_policy_maps.py",),
     ),

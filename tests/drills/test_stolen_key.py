@@ -387,7 +387,7 @@ async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
     before = await stage.watched.rest()
     client = stage.thief.connection.client()
     subjects = [of_node(subject, "n3") for subject in OF_NODES]
-    subjects += [f"$KV.{ENDPOINTS.on_server}.n3.slot.1", f"$KV.{ACKS.on_server}.n3"]
+    subjects += [ENDPOINTS.subject("n3.slot.1"), ACKS.subject("n3")]
     body = codec.encode(BlockReportRequest(node="n3", node_uid="uid-n3", blocks=()))
     for bucket, key in (
         (RULES, "_frontier.0"),
@@ -397,7 +397,7 @@ async def test_no_answer_is_written_where_it_wants(stage: Stage) -> None:
     ):
         for subject in subjects:
             with suppress(Exception):
-                await client.publish(subject, body, reply=f"$KV.{bucket.on_server}.{key}")
+                await client.publish(subject, body, reply=bucket.subject(key))
     await client.flush()
     assert await stage.watched.rest() == before
     assert not [key for view in stage.watched.views.values() for key in view.unreadable if "n3" not in key.split(".")]
@@ -422,13 +422,13 @@ async def test_it_fills_no_bucket(stage: Stage, nats_server: NatsServer) -> None
             strange = (*("long" * 40 + name for name in names[:64]), *(f"=~{number}" for number in range(64)))
             spelled = [f"n3.{SLOT}.{name}" for name in strange]
             for key in odd:  # nobody answers what is refused
-                await thief.publish(f"$KV.{bucket.on_server}.{key}", full)
+                await thief.publish(bucket.subject(key), full)
             for size in (bucket.max_value + 1, codec.MAX_VALUE // 2):
-                answer = await stored(thief, f"$KV.{bucket.on_server}.{fixed[0]}", b"z" * size)
+                answer = await stored(thief, bucket.subject(fixed[0]), b"z" * size)
                 assert b"exceeds maximum allowed" in answer
             keys = iter([*fixed, *slots, *(spelled if bucket is ENDPOINTS else ())])
             while some := list(islice(keys, 100)):
-                await asyncio.gather(*(stored(thief, f"$KV.{bucket.on_server}.{key}", full) for key in some))
+                await asyncio.gather(*(stored(thief, bucket.subject(key), full) for key in some))
             stood = await subjects_of(operator, bucket)
             own = [key for key in stood if "n3" in key.split(".")]
             assert len(own) <= len(fixed) + (SLOTS if bucket is ENDPOINTS else 0)
@@ -459,7 +459,7 @@ async def subjects_of(operator: Any, bucket: Any) -> list[str]:
     answer = await operator.request(
         f"$JS.API.STREAM.INFO.KV_{bucket.on_server}", b'{"subjects_filter":">"}', timeout=10
     )
-    prefix = f"$KV.{bucket.on_server}."
+    prefix = bucket.subject("")
     return [subject.removeprefix(prefix) for subject in msgspec.json.decode(answer.data)["state"].get("subjects") or {}]
 
 

@@ -15,11 +15,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
 
 from chassis.runtime.reconcile import Dirty
 from chassis.telemetry.log import Log
@@ -45,30 +43,24 @@ from services.dataplane.core.datapath.policy_layout import (
     SubjectKey,
 )
 from services.dataplane.core.datapath.shares import Pressure
-from services.dataplane.core.datapath.wire import Record
 from services.dataplane.core.endpoint import admission
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint, LocalEndpoints
 from services.dataplane.core.policy import steps as ps
 from services.dataplane.core.policy.history import PolicyHistory
 from services.dataplane.core.policy.maps import PolicyMaps
 from services.dataplane.core.policy.steps import Side
-from services.dataplane.datapath.maps import Table, TableFull
+from services.dataplane.datapath.maps import TableFull
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.feed import Feed, partition_of
+from services.dataplane.policy.compare import count, missing, odd, slices
 from services.dataplane.policy.partitions import Partitions
 
-SLICE = 1000
-"""Entries or keys that are seen to before others have their turn: a few milliseconds."""
 SHARE = 0.05
 """Part of the time that comparing with the kernel may take: with large maps it comes less often."""
 _FULL = (errno.E2BIG, errno.ENOMEM, errno.ENOSPC)
 _GROWING = (SCOPE_PEERS.name, SCOPE_PORTS.name, SCOPE_RULES.name, SELECTED.name)
 RULES, LOCAL, IDENTITIES = range(3)
 """Which cursor of the loop (``policy.start``) is that of ``rules``, of local endpoints, of ``identities``."""
-
-K = TypeVar("K", bound=Record)
-V = TypeVar("V", bound=Record)
-T = TypeVar("T")
 
 
 @dataclass(frozen=True, slots=True)
@@ -253,7 +245,7 @@ class Enforcer:
         """What identities stand for. One that is missing counts as gone only while the view is in sync."""
         view, selection = self._feed.identities, self._maps.selection
         entries, known = view.entries, 0
-        async for part in _slices(entries if full else keys):
+        async for part in slices(entries if full else keys):
             for key in part:
                 entry = entries.get(key)
                 if entry is not None and isinstance(entry.value, IdentityRecord):
@@ -370,12 +362,12 @@ class Enforcer:
         if started - self._compared < self._comparing / self._share:
             return
         maps, tables, kept = self._maps, self._tables, self._maps.kept
-        wrong = await _odd(tables.scope_peers, maps.held.peer, lambda key: key.scope in kept)
-        wrong += await _odd(tables.scope_ports, maps.held.port, lambda key: key.scope in kept)
-        wrong += await _odd(tables.scope_rules, maps.held.rule, lambda key: key.scope in kept)
-        wrong += await _odd(tables.selected, self._selector_set)
+        wrong = await odd(tables.scope_peers, maps.held.peer, lambda key: key.scope in kept)
+        wrong += await odd(tables.scope_ports, maps.held.port, lambda key: key.scope in kept)
+        wrong += await odd(tables.scope_rules, maps.held.rule, lambda key: key.scope in kept)
+        wrong += await odd(tables.selected, self._selector_set)
         if self._cidrs.known:
-            wrong += await _odd(tables.cidrs, self._cidrs.entry)
+            wrong += await odd(tables.cidrs, self._cidrs.entry)
         wrong += await self._put_back()
         subjects = tables.subjects.diff({SubjectKey(identity=one): subject for one, subject in maps.subjects.items()})
         tables.subjects.apply(subjects.upserts, subjects.deletes)
@@ -393,20 +385,20 @@ class Enforcer:
     async def _put_back(self) -> int:
         """Entries that somebody has deleted."""
         tables, maps, wrong = self._tables, self._maps, 0
-        there = await _count(tables.scope_peers) + await _count(tables.scope_ports) + await _count(tables.scope_rules)
+        there = await count(tables.scope_peers) + await count(tables.scope_ports) + await count(tables.scope_rules)
         if there < sum(maps.held.taken):
             for fill in maps.held.entries():
-                wrong += _missing(tables.scope_peers, fill.peers)
-                wrong += _missing(tables.scope_ports, fill.ports)
-                wrong += _missing(tables.scope_rules, fill.rules)
+                wrong += missing(tables.scope_peers, fill.peers)
+                wrong += missing(tables.scope_ports, fill.ports)
+                wrong += missing(tables.scope_rules, fill.rules)
                 await asyncio.sleep(0)
-        if await _count(tables.selected) < len(maps.selected):
-            async for part in _slices(list(maps.selected)):
+        if await count(tables.selected) < len(maps.selected):
+            async for part in slices(list(maps.selected)):
                 now = {IdentityKey(identity=one): maps.selected[one] for one in part if one in maps.selected}
-                wrong += _missing(tables.selected, {key: SelectorSet(number=number) for key, number in now.items()})
-        if self._cidrs.known and await _count(tables.cidrs) < len(self._cidrs):
+                wrong += missing(tables.selected, {key: SelectorSet(number=number) for key, number in now.items()})
+        if self._cidrs.known and await count(tables.cidrs) < len(self._cidrs):
             for cidrs in self._cidrs.entries():
-                wrong += _missing(tables.cidrs, cidrs)
+                wrong += missing(tables.cidrs, cidrs)
                 await asyncio.sleep(0)
         return wrong
 
@@ -475,40 +467,3 @@ def _keys(dirty: Dirty, cursor: int) -> frozenset[str]:
 
 async def _no_room(asked: Mapping[str, int]) -> None:
     """Maps that stay as large as they are."""
-
-
-async def _slices(items: Iterable[T]) -> AsyncIterator[list[T]]:
-    """:data:`SLICE` of them at a time, with a turn for others in between."""
-    rest = iter(list(items))
-    while part := list(islice(rest, SLICE)):
-        yield part
-        await asyncio.sleep(0)
-
-
-async def _odd(
-    table: Table[K, V], wanted: Callable[[K], V | None], stays: Callable[[K], bool] = lambda key: False
-) -> int:
-    """Puts right what a map says that it should not. What is wanted is asked when it is put right, not before."""
-    count = 0
-    for part in table.parts(SLICE):
-        odd = {key: wanted(key) for key, value in part.items() if wanted(key) != value and not stays(key)}
-        right = {key: value for key, value in odd.items() if value is not None}
-        table.apply(right, [key for key in odd if key not in right])
-        count += len(odd)
-        await asyncio.sleep(0)
-    return count
-
-
-async def _count(table: Table[K, V]) -> int:
-    count = 0
-    for number in table.counts(SLICE * 4):
-        count += number
-        await asyncio.sleep(0)
-    return count
-
-
-def _missing(table: Table[K, V], wanted: Mapping[K, V]) -> int:
-    """Puts in what is not there."""
-    lacks = {key: value for key, value in wanted.items() if table.get(key) != value}
-    table.apply(lacks)
-    return len(lacks)

@@ -20,11 +20,11 @@ SOCKET_BYTES = 107
     ("environment", "cache"),
     [
         ({}, "/.cache/airmesh"),
-        ({"HOME": "/root"}, "/root/.cache/airmesh"),
-        ({"HOME": "/root", "XDG_CACHE_HOME": "/var/cache"}, "/var/cache/airmesh"),
-        ({"HOME": "/root", "XDG_CACHE_HOME": ""}, "/root/.cache/airmesh"),
-        ({"HOME": "/root", "XDG_CACHE_HOME": "/x", "AIRMESH_CACHE": "/own"}, "/own"),
-        ({"HOME": "/root", "AIRMESH_CACHE": ""}, "/root/.cache/airmesh"),
+        ({"HOME": "/h"}, "/h/.cache/airmesh"),
+        ({"HOME": "/h", "XDG_CACHE_HOME": "/var/cache"}, "/var/cache/airmesh"),
+        ({"HOME": "/h", "XDG_CACHE_HOME": ""}, "/h/.cache/airmesh"),
+        ({"HOME": "/h", "XDG_CACHE_HOME": "/x", "AIRMESH_CACHE": "/own"}, "/own"),
+        ({"HOME": "/h", "AIRMESH_CACHE": ""}, "/h/.cache/airmesh"),
     ],
 )
 def test_the_cache_is_found_as_programs_find_theirs(environment: dict[str, str], cache: str) -> None:

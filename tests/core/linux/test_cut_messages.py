@@ -8,6 +8,7 @@ import errno
 import os
 import socket
 import struct
+from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -153,15 +154,15 @@ WORDS = attribute(1, b"Nexthop has invalid gateway\0")
     ],
 )
 def test_what_the_kernel_says_beside_an_errno(flags: int, more: bytes, said: str) -> None:
-    ((place, refused),) = Wire(answer(1, errno.EINVAL, flags=flags, more=more)).attempt([ROUTE])
-    assert (place, refused.errno) == (0, errno.EINVAL)
+    ((index, refused),) = Wire(answer(1, errno.EINVAL, flags=flags, more=more)).attempt([ROUTE])
+    assert (index, refused.errno) == (0, errno.EINVAL)
     assert refused.strerror == f"route fd00:10:244::/64: {said}"
 
 
 def test_an_answer_to_an_earlier_batch_is_passed_over() -> None:
     wire = Wire(answer(1, 0), answer(1, errno.EIO) + answer(2, errno.ENODEV) + answer(3, 0))
     assert wire.attempt([ROUTE]) == []
-    assert [(place, one.errno) for place, one in wire.attempt([ROUTE, ROUTE])] == [(0, errno.ENODEV)]
+    assert [(index, one.errno) for index, one in wire.attempt([ROUTE, ROUTE])] == [(0, errno.ENODEV)]
 
 
 def test_answers_may_come_in_many_reads_and_notifications_between_them() -> None:
@@ -172,11 +173,12 @@ def test_answers_may_come_in_many_reads_and_notifications_between_them() -> None
 
 
 def test_a_kernel_that_does_not_answer_ends_in_a_timeout() -> None:
-    for call in (
+    calls: list[Callable[[Wire], object]] = [
         lambda wire: wire.attempt([ROUTE]),
         lambda wire: wire.ask(18, b""),
         lambda wire: wire.dump(26, b""),
-    ):
+    ]
+    for call in calls:
         with pytest.raises(TimeoutError, match="does not answer"):
             call(Wire())
 

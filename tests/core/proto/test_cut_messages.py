@@ -10,8 +10,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proto import codec
-from proto.net import MAX_TEXT, Address, Network, from_wire, to_wire
+from proto import codec, net
+from proto.net import MAX_TEXT, from_wire, to_wire
 from proto.objects import Namespace
 from tests.core.proto.strategies import MESSAGES
 from tests.golden.proto.samples import sample_of
@@ -22,6 +22,8 @@ ARRAYS = [kind for kind in MESSAGES if kind.__struct_config__.array_like]
 NAMED = pytest.mark.parametrize(
     "kind", [kind for kind in MESSAGES if kind not in ARRAYS], ids=lambda kind: kind.__name__
 )
+Address: Any = net.Address
+Network: Any = net.Network
 EVERY = pytest.mark.parametrize("kind", MESSAGES, ids=lambda kind: kind.__name__)
 
 

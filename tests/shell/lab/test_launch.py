@@ -186,7 +186,7 @@ async def test_bytes_that_are_no_text_are_told_all_the_same(where: Paths) -> Non
 
 def test_kubectl_is_the_venvs_else_the_machines_else_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (tmp_path / "bin").mkdir()
-    monkeypatch.setattr(launch.sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LabError, match="make setup"):
         launch.kubectl()

@@ -26,7 +26,7 @@ def api(compiled: Revision | None = SEVENTH) -> tuple[Api, Any]:
 
 
 def ask(**change: Any) -> ExplainRequest:
-    fields = {"source": "192.0.2.1", "destination": "192.0.2.2", "port": 443, "protocol": 6}
+    fields: dict[str, Any] = {"source": "192.0.2.1", "destination": "192.0.2.2", "port": 443, "protocol": 6}
     return ExplainRequest(**(fields | change))
 
 

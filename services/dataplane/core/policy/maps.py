@@ -32,7 +32,8 @@ from services.dataplane.core.datapath.policy_layout import (
 from services.dataplane.core.policy.cidr_maps import namespace_hash
 from services.dataplane.core.policy.held_scopes import HeldScopes
 from services.dataplane.core.policy.history import number_of
-from services.dataplane.core.policy.scopes import Scope, Wanted, digest, scope_of
+from services.dataplane.core.policy.scope_uses import ScopeUses
+from services.dataplane.core.policy.scopes import Scope, Wanted, scope_of
 from services.dataplane.core.policy.selected_places import SelectedPlaces
 from services.dataplane.core.policy.selection import Selection
 from services.dataplane.core.policy.steps import (
@@ -77,17 +78,7 @@ class PolicyMaps:
         """As the maps of scopes hold them."""
         self._places = SelectedPlaces()
         self._loose: set[SelectorPeer] = set()
-        self._numbers: dict[int, bytes] = {}
-        self._by_scope: dict[bytes, int] = {}
-        self._users: dict[int, set[Side]] = {}
-        self._scope_of: dict[Side, int] = {}
-        """Which scope a direction wants."""
-        self._named: Counter[int] = Counter()
-        """How many directions of subjects in the maps name a scope."""
-        self._missing: dict[int, None] = {}
-        """Scopes that somebody wants and the maps do not hold."""
-        self._unnamed: dict[int, None] = {}
-        """Scopes that may have become ones that nobody names: looked at by the next :meth:`_clear`."""
+        self._uses = ScopeUses()
         self.visits = 0
         """Scopes that were looked at since the start."""
         self._unsettled: dict[int, None] = {}
@@ -131,30 +122,13 @@ class PolicyMaps:
         what was in force goes on.
         """
         self.subjects = dict(subjects)
-        self._named = Counter(number for one in subjects.values() for number in (one.ingress, one.egress) if number)
-        self._unnamed.update(dict.fromkeys(self.held.scopes))
+        self._uses.adopt(subjects.values())
+        self._uses.unnamed.update(dict.fromkeys(self.held.scopes))
         self._unsettled.update({identity: None for identity in subjects if identity not in keep})
 
     def _use(self, identity: int, scopes: tuple[Scope | None, Scope | None]) -> None:
         for direction, scope in zip(Direction, scopes, strict=True):
-            side = (identity, direction)
-            before = self._scope_of.pop(side, 0)
-            if before:
-                self._users[before].discard(side)
-                self._unnamed[before] = None
-            if scope is not None:
-                number = self._scope_of[side] = self._number(scope)
-                self._users.setdefault(number, set()).add(side)
-                if number not in self.held.scopes:
-                    self._missing[number] = None
-
-    def _number(self, scope: Scope) -> int:
-        number = self._by_scope.get(scope.content)
-        if number is None:
-            number = digest(scope.content, self._numbers)
-            self._numbers[number] = scope.content
-            self._by_scope[scope.content] = number
-        return number
+            self._uses.want((identity, direction), scope, self.held.scopes)
 
     # --- the steps ---
 
@@ -174,10 +148,10 @@ class PolicyMaps:
 
     def _scopes_missing(self) -> Iterator[tuple[int, Scope]]:
         """Scopes that are wanted and not in the maps."""
-        for number in list(self._missing):
+        for number in list(self._uses.missing):
             self.visits += 1
             if number not in self.held.scopes and self._is_wanted(number):
-                identity, direction = next(iter(self._users[number]))
+                identity, direction = next(iter(self._uses.users(number)))
                 scope = self.wanted[identity].scopes[direction]
                 assert scope is not None
                 yield number, scope
@@ -190,12 +164,9 @@ class PolicyMaps:
             if not self.selection.has(selector)
         }
         for selector in missing:
-            yield from self._index_one(selector)
-            yield None
-
-    def _index_one(self, selector: SelectorPeer) -> Steps:
-        self._loose.add(selector)
-        for _ in self.selection.index(selector):
+            self._loose.add(selector)
+            for _ in self.selection.index(selector):
+                yield None
             yield None
 
     def _select(self, *, tidying: bool = False) -> Steps:
@@ -318,7 +289,7 @@ class PolicyMaps:
                 yield None
 
     def _age(self, number: int) -> Iterator[tuple[int, int]]:
-        return ((self.wanted[side[0]].policy.revision.sequence, side[0]) for side in self._users[number])
+        return ((self.wanted[side[0]].policy.revision.sequence, side[0]) for side in self._uses.users(number))
 
     def _fill_scope(self, number: int, scope: Scope) -> Steps:
         if number in self.held.scopes or not self._is_wanted(number):
@@ -336,16 +307,16 @@ class PolicyMaps:
             yield Clear(rules=tuple(entries.rules), ports=tuple(entries.ports), peers=tuple(entries.peers))
             fits = False
         if not fits:
-            self._refuse(self._users.get(number, ()), sizes)
+            self._refuse(self._uses.users(number), sizes)
             return
         self.held.put(number, held, sizes)
-        self._missing.pop(number, None)
-        self._unnamed[number] = None
+        self._uses.missing.pop(number, None)
+        self._uses.unnamed[number] = None
         self.changed += sum(sizes)
-        self._unsettled.update({identity: None for identity, _ in self._users.get(number, ())})
+        self._unsettled.update({identity: None for identity, _ in self._uses.users(number)})
 
     def _is_wanted(self, number: int) -> bool:
-        return any(side not in self.refused for side in self._users.get(number, ()))
+        return any(side not in self.refused for side in self._uses.users(number))
 
     # --- room ---
 
@@ -361,7 +332,7 @@ class PolicyMaps:
     @property
     def asked(self) -> MakeRoom:
         """Entries that all ask for, also those that are refused."""
-        refused: dict[int, Sizes] = {self._scope_number(side): sizes for side, sizes in self.refused.items()}
+        refused: dict[int, Sizes] = {self._uses.scope_of[side]: sizes for side, sizes in self.refused.items()}
         more = NOTHING
         for number, sizes in refused.items():
             if number not in self.held.scopes:
@@ -380,7 +351,7 @@ class PolicyMaps:
         refused = refusals(self._demands(sizes), self.rooms.scopes)
         for side in refused:
             if side not in self.refused:
-                self._refuse([side], sizes[self._scope_number(side)])
+                self._refuse([side], sizes[self._uses.scope_of[side]])
         # Old scopes of those that wait for their new ones are no reason to refuse anybody: they go before.
         yield from self._flip(final=True)
         yield from self._clear()  # not the selectors: whoever asks for room goes by them
@@ -389,28 +360,25 @@ class PolicyMaps:
         return [
             Demand(side, self.wanted[side[0]].namespace, self.wanted[side[0]].policy.revision.sequence, number, size)
             for number, size in sizes.items()
-            for side in self._users.get(number, ())
+            for side in self._uses.users(number)
             if side not in self.refused
         ]
-
-    def _scope_number(self, side: Side) -> int:
-        return self._scope_of[side]
 
     def _refuse(self, sides: Iterable[Side], sizes: Sizes) -> None:
         for side in sides:
             self.refused[side] = sizes
             self._unsettled[side[0]] = None
-            self._unnamed[self._scope_number(side)] = None
+            self._uses.unnamed[self._uses.scope_of[side]] = None
 
     def admit_again(self) -> None:
         """Gives those who were refused another chance, if there may be room now: before a pass that is not in haste."""
         sizes = {number: held.sizes for number, held in self.held.scopes.items()}
         back, self.refused = self.refused, {}
         for side, size in back.items():
-            sizes.setdefault(self._scope_number(side), size)
+            sizes.setdefault(self._uses.scope_of[side], size)
         refused = refusals(self._demands(sizes), self.rooms.scopes)
-        self.refused = {side: sizes[self._scope_number(side)] for side in refused}
-        self._unnamed.update({self._scope_number(side): None for side in refused})
+        self.refused = {side: sizes[self._uses.scope_of[side]] for side in refused}
+        self._uses.unnamed.update({self._uses.scope_of[side]: None for side in refused})
         self._unsettled.update({side[0]: None for side in back.keys() ^ refused})
         if len(self.selected) < self.rooms.selected:
             self.selection.dirty.update(self.unselected)
@@ -427,7 +395,7 @@ class PolicyMaps:
             if scope is None:
                 isolated[direction] = isolated[direction] or bool(wanted.why)
                 continue
-            number = self._by_scope[scope.content]
+            number = self._uses.scope_of[identity, direction]
             if (identity, direction) not in self.refused and number in self.held.scopes:
                 scopes[direction] = number
             elif final or (identity, direction) in self.refused:
@@ -473,35 +441,26 @@ class PolicyMaps:
 
     def _name(self, identity: int, subject: Subject | None) -> None:
         """A subject's entry says something else now."""
-        before = self.subjects.pop(identity, None)
+        self._uses.name(self.subjects.pop(identity, None), subject)
         if subject is not None:
             self.subjects[identity] = subject
-            self._named.update(number for number in (subject.ingress, subject.egress) if number)
-        for number in (before.ingress, before.egress) if before is not None else ():
-            if number:
-                self._named[number] -= 1
-                if not self._named[number]:
-                    del self._named[number]
-                    self._unnamed[number] = None
 
     # --- what nobody names ---
 
     def _clear(self) -> Steps:
         """Scopes that no subject names."""
-        while self._unnamed:  # others may have their turn at each step, and add to it
-            number, _ = self._unnamed.popitem()
+        uses = self._uses
+        while uses.unnamed:  # others may have their turn at each step, and add to it
+            number, _ = uses.unnamed.popitem()
             self.visits += 1
-            if number in self.held.scopes and number not in self._named and not self._is_wanted(number):
+            if number in self.held.scopes and not uses.is_named(number) and not self._is_wanted(number):
                 self._loose.update(self.held.scopes[number].scope.selectors)
                 gone = self.held.drop(number)
-                if self._users.get(number):
-                    self._missing[number] = None  # wanted again when it is not refused any more
+                if uses.users(number):
+                    uses.missing[number] = None  # wanted again when it is not refused any more
                 self.changed += len(gone.peers) + len(gone.ports) + len(gone.rules)
                 yield gone
-            if number not in self.held.scopes and not self._users.get(number, True):
-                del self._users[number]
-                self._missing.pop(number, None)
-                self._by_scope.pop(self._numbers.pop(number))
+            uses.forget(number, self.held.scopes)
 
     def _release(self) -> None:
         """Selectors that no scope names."""

@@ -19,13 +19,13 @@ from chassis.bus.jetstream import (
     JetStreamRefused,
     authentic,
     is_tombstone,
-    kv_stream,
     parse_answer,
     too_many,
 )
 from chassis.faults import Missing, Refused, Retryable, Unavailable
+from proto.subjects import BLOCKS, CLAIMS
 
-STREAM = kv_stream("blocks_v1")
+STREAM = BLOCKS.stream
 
 
 def failed(code: int, number: int, text: str) -> bytes:
@@ -117,7 +117,7 @@ def test_a_tombstone_is_known_by_its_mark(headers: dict[str, str], is_one: bool)
         ({EXPECTED_STREAM: STREAM}, True),
         ({EXPECTED_STREAM: STREAM, "traceparent": "00-…"}, True),
         ({}, False),
-        ({EXPECTED_STREAM: kv_stream("claims_v1")}, False),
+        ({EXPECTED_STREAM: CLAIMS.stream}, False),
         ({EXPECTED_STREAM: STREAM + " "}, False),
         ({EXPECTED_STREAM.lower(): STREAM}, False),
         ({EXPECTED_STREAM: STREAM, "Nats-Subject": "$KV.blocks_v1.a"}, False),  # an answer of the server, steered here

@@ -588,6 +588,18 @@ def test_what_nobody_names_goes_and_rules_go_first() -> None:
     assert IdentityKey(identity=300) not in kernel.selected
 
 
+def test_a_set_that_no_identity_has_leaves_the_maps() -> None:
+    maps = PolicyMaps()
+    maps.want(policy(900, "in shop:app=web tcp/80"), "shop")
+    maps.selection.learn(RECORDS[0])
+    kernel = settled(maps, Kernel())
+    assert len(kernel.peers) == 1
+    maps.selection.forget(300)
+    settled(maps, kernel)
+    assert not kernel.peers
+    holds_what_is_wanted(maps)
+
+
 def naive_is_the_languages(cases: Iterable[tuple[bool, Probe]]) -> None:
     """The oracle itself, by hand."""
     known = {900: policy(900, "in shop:app=web tcp/80/13 @5", "!in any tcp/85 @1")}

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import socket
 from pathlib import Path
 
 import pytest
@@ -37,15 +36,15 @@ class Machine:
         state: str = "S",
         netns: str = "home",
     ) -> None:
-        here = self.proc / str(pid)
-        (here / "ns").mkdir(parents=True)
+        folder = self.proc / str(pid)
+        (folder / "ns").mkdir(parents=True)
         target = self.folder / f"nsfs-{netns}"
         target.touch()
-        os.link(target, here / "ns" / "net")
-        (here / "environ").write_bytes(environ)
-        (here / "comm").write_text(f"{name}\n")
+        os.link(target, folder / "ns" / "net")
+        (folder / "environ").write_bytes(environ)
+        (folder / "comm").write_text(f"{name}\n")
         rest = " ".join(["0"] * 17)
-        (here / "stat").write_text(f"{pid} ({name}) {state} {parent} {rest} {pid * 10} 1 1")
+        (folder / "stat").write_text(f"{pid} ({name}) {state} {parent} {rest} {pid * 10} 1 1")
 
     def namespace(self, name: str) -> None:
         """A named one whose inode is that of the processes with ``netns=name``."""
@@ -67,7 +66,7 @@ def machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Machine:
             return 0
 
     monkeypatch.setattr(ledger, "start_time_of", start_time_of)
-    monkeypatch.setattr(leftovers.os, "getpid", lambda: 4000)
+    monkeypatch.setattr(os, "getpid", lambda: 4000)
     made.has(1, "init")
     made.has(3999, "bash")
     made.has(4000, "python", parent=3999)
@@ -186,7 +185,6 @@ def shared(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
         ("_CNI_RESULTS", "results"),
         ("_POD_LOG_LINKS", "logs"),
         ("_SHIM_SOCKETS", "s"),
-        ("_DEVICE_PLUGINS", "plugins"),
     ):
         (tmp_path / folder).mkdir()
         monkeypatch.setattr(leftovers, name, tmp_path / folder)
@@ -212,18 +210,8 @@ def test_files_at_fixed_places_are_the_labs_by_container_or_target(machine: Mach
     }
 
 
-def test_a_kubelets_socket_is_left_when_nobody_listens_at_it(machine: Machine, shared: Path) -> None:
-    path = shared / "plugins" / "kubelet.sock"
-    assert outside_files(machine.where, []) == []
-    with socket.socket(socket.AF_UNIX) as listening:
-        listening.bind(str(path))
-        listening.listen()
-        assert outside_files(machine.where, []) == [], "another lab's kubelet has it"
-    assert outside_files(machine.where, []) == [path]
-
-
 def test_folders_that_are_not_there_hold_nothing(machine: Machine, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in ("_CNI_RESULTS", "_POD_LOG_LINKS", "_SHIM_SOCKETS", "_DEVICE_PLUGINS"):
+    for name in ("_CNI_RESULTS", "_POD_LOG_LINKS", "_SHIM_SOCKETS"):
         monkeypatch.setattr(leftovers, name, machine.folder / "absent")
     assert outside_files(machine.where, IDS) == []
 
@@ -252,7 +240,7 @@ def test_what_was_known_is_not_forgotten_when_the_folders_are_gone(
     machine.where.machine_routes.write_text("default via 10.0.0.1\n10.0.0.0/24 dev eth0\n")
     before = leftovers.remember(machine.where)
     assert before.containers == {IDS[0]}
-    assert before.routes == {"default via 10.0.0.1", "10.0.0.0/24 dev eth0"}
+    assert before.routes == frozenset({"default via 10.0.0.1", "10.0.0.0/24 dev eth0"})
     machine.where.machine_routes.unlink()
     (machine.where.state / "n1").rename(machine.folder / "moved")
     assert leftovers.remember(machine.where, before) == before

@@ -29,7 +29,7 @@ from tests.core.lab.cluster.test_preflight import WHOLE
     ],
 )
 def test_the_kernels_version(monkeypatch: pytest.MonkeyPatch, release: str, kernel: tuple[int, int]) -> None:
-    monkeypatch.setattr(preflight.os, "uname", lambda: SimpleNamespace(release=release))
+    monkeypatch.setattr(os, "uname", lambda: SimpleNamespace(release=release))
     assert preflight._kernel() == kernel
 
 
@@ -47,8 +47,8 @@ def test_memory_is_what_could_be_had(monkeypatch: pytest.MonkeyPatch, text: str,
 
 
 def test_room_is_that_of_the_nearest_folder_that_is_there(tmp_path: Path) -> None:
-    here = preflight._free(tmp_path)
-    assert preflight._free(tmp_path / "a" / "b" / "c") == pytest.approx(here, rel=0.05)
+    free = preflight._free(tmp_path)
+    assert preflight._free(tmp_path / "a" / "b" / "c") == pytest.approx(free, rel=0.05)
     assert not (tmp_path / "a").exists(), "looking makes nothing"
 
 
@@ -100,7 +100,7 @@ def test_why_no_map_can_be_made(monkeypatch: pytest.MonkeyPatch, code: int) -> N
     def refuses(*_: int) -> int:
         raise bpf.BpfError(bpf.Command.MAP_CREATE, code)
 
-    monkeypatch.setattr(preflight.bpf, "map_create", refuses)
+    monkeypatch.setattr(bpf, "map_create", refuses)
     assert preflight._bpf_error() == os.strerror(code)
 
 

@@ -199,7 +199,7 @@ async def test_a_block_that_cannot_be_read_takes_nothing_away(world: World) -> N
     await world.whole()
     await world.endpoint("n2", THEIRS)
     await until(lambda: world.believed == {THEIRS: "n2"})
-    stream = jetstream.kv_stream(BLOCKS.on_server)
+    stream = BLOCKS.stream
     subject = f"$KV.{BLOCKS.on_server}.{codec.block_key(ip_network('10.244.0.64/26'))}"
     await world.ipam.connection.call(subject, b"\xc1", timeout=2, headers={jetstream.EXPECTED_STREAM: stream})
     await until(lambda: not world.ownership.now.whole)
@@ -292,7 +292,7 @@ async def test_residents_that_cannot_be_read_take_nothing_away(world: World) -> 
     await world.whole()
     await world.endpoint("n2", THEIRS)
     await until(lambda: world.believed == {THEIRS: "n2"})
-    stream = jetstream.kv_stream(IDENTITIES.on_server)
+    stream = IDENTITIES.stream
     subject = f"$KV.{IDENTITIES.on_server}.{residents_key('n2')}"
     await world.policy.connection.call(subject, b"\xc1", timeout=2, headers={jetstream.EXPECTED_STREAM: stream})
     await until(lambda: residents_key("n2") in world.feed.identities.unreadable)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Any, cast
 
 import msgspec
@@ -10,7 +11,6 @@ import pytest
 from chassis.telemetry.log import Log
 from proto.events import ObjectFault
 from proto.subjects import object_fault_subject
-from services.dataplane.monitor import object_faults
 from services.dataplane.monitor.object_faults import AGAIN, AT_ONCE, EVERY, ObjectFaults
 from tests.natsd import Lines
 
@@ -34,7 +34,7 @@ class Node:
         self.now = 1000.0
         self.sent: list[tuple[str, ObjectFault]] = []
         self.lines = Lines()
-        monkeypatch.setattr(object_faults.time, "monotonic", lambda: self.now)
+        monkeypatch.setattr(time, "monotonic", lambda: self.now)
         self.faults = ObjectFaults(cast("Any", self), "n.1", Log("dataplane", stream=cast("Any", self.lines)))
 
     def publish(self, subject: str, event: ObjectFault) -> None:

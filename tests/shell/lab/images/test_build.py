@@ -6,6 +6,7 @@ import asyncio
 import fcntl
 import os
 import subprocess
+import sys
 import threading
 import time
 from dataclasses import replace
@@ -168,7 +169,7 @@ def test_an_old_go_is_passed_over_and_no_go_is_named(tmp_path: Path, monkeypatch
     old.write_text("#!/bin/sh\necho go version go1.19.8 linux/amd64\n")
     old.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
-    monkeypatch.setattr(build.sys, "executable", str(tmp_path / "bin" / "python"))
+    monkeypatch.setattr(sys, "executable", str(tmp_path / "bin" / "python"))
     try:
         assert build.go_command() != str(old)
     except LabError as lack:
