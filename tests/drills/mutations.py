@@ -359,6 +359,13 @@ IPAM = (
         new="for pool in pools.enabled(family)]",
         tests=("tests/core/dataplane/ipam/test_addressing.py",),
     ),
+    Mutant(
+        name="nobody-is-told-who-holds-up-recovery",
+        file="services/ipam/upkeep.py",
+        old="            self._publish(fault, remedy, key[1])",
+        new="            pass",
+        tests=("tests/shell/ipam/test_recovery.py",),
+    ),
 )
 
 POLICY = (
@@ -631,13 +638,6 @@ POLICY = (
 )
 
 ROUTING = (
-    Mutant(
-        name="nobody-is-told-who-holds-up-recovery",
-        file="services/ipam/upkeep.py",
-        old="            self._publish(fault, remedy, key[1])",
-        new="            pass",
-        tests=("tests/shell/ipam/test_recovery.py",),
-    ),
     Mutant(
         name="sweep-routes-before-in-sync",
         file="services/routing/core/plan.py",
