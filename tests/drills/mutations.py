@@ -648,14 +648,14 @@ ROUTING = (
     Mutant(
         name="no-routes-for-ipv6-blocks",
         file="services/routing/core/plan.py",
-        old="if name != mesh.me and block is not None and block.node == name:",
-        new="if name != mesh.me and block is not None and block.node == name and prefix.version == 4:",
+        old="    return block is not None and block.node == name\n",
+        new="    return block is not None and block.node == name and prefix.version == 4\n",
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
         name="believe-any-announcer",
         file="services/routing/core/plan.py",
-        old="if name != mesh.me and block is not None and block.node == name:",
+        old="    return block is not None and block.node == name\n",
         new="if name != mesh.me:",
         tests=("tests/core/routing/test_plan.py",),
     ),
