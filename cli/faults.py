@@ -9,6 +9,8 @@ from __future__ import annotations
 
 from enum import IntEnum
 
+from cli.reports.text import printable
+
 
 class Exit(IntEnum):
     """Exit codes of `airmesh`."""
@@ -27,7 +29,7 @@ class Complaint(Exception):
     code = Exit.BUG
 
     def __init__(self, wrong: str, remedy: str) -> None:
-        super().__init__(f"{wrong}\n  remedy: {remedy}")
+        super().__init__(f"{printable(wrong)}\n  remedy: {printable(remedy)}")
         self.wrong = wrong
         self.remedy = remedy
 

@@ -35,7 +35,8 @@ from nats.aio.client import Client
 from nats.aio.msg import Msg
 
 from chassis.bus import jetstream
-from chassis.bus.connection import GREETING, greeted, refusal, sign_in, unread
+from chassis.bus.connection import GREETING, greeted, refusal, sign_in
+from chassis.bus.nats_internals import unread
 from chassis.bus.tail import change_of, positions
 from chassis.faults import Fault
 from chassis.secret import Secret
@@ -196,8 +197,8 @@ class Link:
 
         Raises :class:`Declined` when the bucket is not there (yet) or may not be read.
         """
-        stream = jetstream.kv_stream(bucket.on_server)
-        subject = f"$KV.{bucket.on_server}."
+        stream = bucket.stream
+        subject = bucket.subject("")
         name = f"cli-{secrets.token_hex(16)}"
         pending = await self._consumer(stream, name, subject + prefix, bucket)
         inbox = self._client.new_inbox()

@@ -1,7 +1,8 @@
 """Reports on the terminal, for a person.
 
 Owns how cells, tones and tables (``cli.reports.table``) look; knows nothing of the mesh. What is not a terminal gets
-plain text at full width, so that nothing is cut off in a pipe or a file.
+plain text at full width, so that nothing is cut off in a pipe or a file. Whatever a cell says is text: it cannot move
+the cursor, colour or end a line (``cli.reports.text.printable``).
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from cli.reports.table import Cell, Table, Tone
+from cli.reports.text import printable
 
 PIPE_WIDTH = 240
 
@@ -40,14 +42,17 @@ def console(file: IO[str] | None = None) -> Console:
 
 def text(cell: str | Cell) -> Text:
     """A cell as rich has it."""
-    return Text(cell) if isinstance(cell, str) else Text(cell.text, style=STYLES[cell.tone])
+    if isinstance(cell, str):
+        return Text(printable(cell))
+    return Text(printable(cell.text), style=STYLES[cell.tone])
 
 
 def tables(page: Console, shown: Sequence[Table]) -> None:
     """Print tables one below the other."""
     for table in shown:
         page.print()
-        page.print(f"[bold]{escape(table.title)}[/]" + ("" if table.rows else f"  [dim]{escape(table.empty)}[/]"))
+        title, empty = escape(printable(table.title)), escape(printable(table.empty))
+        page.print(f"[bold]{title}[/]" + ("" if table.rows else f"  [dim]{empty}[/]"))
         if table.rows:
             drawn = RichTable(box=None, pad_edge=False, padding=(0, 2, 0, 0), header_style="dim")
             for column in table.columns:
@@ -56,4 +61,4 @@ def tables(page: Console, shown: Sequence[Table]) -> None:
                 drawn.add_row(*(text(cell) for cell in row))
             page.print(drawn)
         if table.note:
-            page.print(f"[dim]{escape(table.note)}[/]")
+            page.print(f"[dim]{escape(printable(table.note))}[/]")

@@ -20,6 +20,7 @@ from cli.link import Link
 from cli.reports import events as event_report
 from cli.reports import flows as flow_report
 from cli.reports.table import Cell, json_text
+from cli.reports.text import printable
 from cli.settings import load
 from proto.codec import Malformed, decode
 from proto.flow import FlowEvent
@@ -73,7 +74,8 @@ def _follow(subject: str, seconds: float | None, shown: Callable[[Msg], Printed]
                         try:
                             _print(page, shown(message))
                         except Malformed as error:
-                            click.echo(f"airmesh: an event on {message.subject} cannot be read: {error}", err=True)
+                            wrong = f"an event on {message.subject} cannot be read: {error}"
+                            click.echo(f"airmesh: {printable(wrong)}", err=True)
             except TimeoutError:
                 return
 

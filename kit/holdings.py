@@ -8,11 +8,12 @@ was seen before its block counts as soon as the block is seen.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proto.addresses import Block, Claim, Endpoint
-from proto.net import Address
+from proto.net import Address, Network
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,15 +29,38 @@ class Doubt:
 
 
 class Holdings:
-    """What ``blocks`` and ``claims`` say. Made anew when they change."""
+    """What ``blocks`` and ``claims`` say. Made of all, or kept by what changes."""
 
     def __init__(self, blocks: Iterable[Block] = (), claims: Iterable[Claim] = ()) -> None:
-        self._blocks = {
-            (block.cidr.version, block.cidr.prefixlen, int(block.cidr.network_address)): block for block in blocks
-        }
-        lengths = {key[:2] for key in self._blocks}
-        self._lengths = {version: sorted({n for v, n in lengths if v == version}, reverse=True) for version in (4, 6)}
-        self._claims = {claim.address: claim for claim in claims}
+        self._blocks: dict[tuple[int, int, int], Block] = {}
+        self._count: Counter[tuple[int, int]] = Counter()
+        """How many blocks there are of a family and length."""
+        self._lengths: dict[int, list[int]] = {4: [], 6: []}
+        """Lengths of blocks by family, the longest first."""
+        self._claims: dict[Address, Claim] = {}
+        for block in blocks:
+            self.set_block(block.cidr, block)
+        for claim in claims:
+            self.set_claim(claim.address, claim)
+
+    def set_block(self, cidr: Network, block: Block | None) -> None:
+        """The block of a network from now on; None: there is none."""
+        kind = cidr.version, cidr.prefixlen
+        key = *kind, int(cidr.network_address)
+        if block is not None:
+            self._count[kind] += key not in self._blocks
+            self._blocks[key] = block
+        elif self._blocks.pop(key, None) is not None:
+            self._count[kind] -= 1
+        lengths = {length for (version, length), count in self._count.items() if count and version == cidr.version}
+        self._lengths[cidr.version] = sorted(lengths, reverse=True)
+
+    def set_claim(self, address: Address, claim: Claim | None) -> None:
+        """The claim on an address from now on; None: there is none."""
+        if claim is None:
+            self._claims.pop(address, None)
+        else:
+            self._claims[address] = claim
 
     def block_of(self, address: Address) -> Block | None:
         """The smallest block that an address lies in."""

@@ -67,6 +67,11 @@ class NodePaths:
         return self.run / "bpf"
 
     @property
+    def static_pods(self) -> Path:
+        """Where the node's kubelet finds the manifests of static pods."""
+        return self.state / "static-pods"
+
+    @property
     def cni_conf(self) -> Path:
         """Containerd's conf_dir; the dataplane writes into it when the node can take pods."""
         return self.state / "cni"
@@ -75,6 +80,16 @@ class NodePaths:
     def cni_bin(self) -> Path:
         """Containerd's bin_dir."""
         return self.state / "cni-bin"
+
+    @property
+    def kubelet(self) -> Path:
+        """The kubelet's root: a mount of its own, since the volumes that it mounts below are the runtime's to see."""
+        return self.state / "kubelet"
+
+    @property
+    def device_plugins(self) -> Path:
+        """What the node's kubelet has where kubelets have `node.DEVICE_PLUGINS` built in."""
+        return self.state / "device-plugins"
 
     @property
     def agents(self) -> Path:
@@ -116,9 +131,9 @@ class Paths:
         return self.state / "lab.json"
 
     @property
-    def doors(self) -> Path:
-        """Loopback ports of the doors, written by the door process."""
-        return self.state / "doors.json"
+    def ports(self) -> Path:
+        """Loopback ports that lead into the lab, written by the process `port-forward`."""
+        return self.state / "ports.json"
 
     @property
     def machine_routes(self) -> Path:
@@ -127,7 +142,7 @@ class Paths:
 
     @property
     def kubeconfig(self) -> Path:
-        """For people and tests on this machine, through the loopback door."""
+        """For people and tests on this machine, through the loopback port."""
         return self.state / "kubeconfig"
 
     @property

@@ -9,12 +9,12 @@ one. A namespace belongs to a thread: who enters one has a thread of its own for
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
 import socket
 import struct
 from collections.abc import Iterable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from itertools import chain
 from pathlib import Path
 
 _NSFS_MAGIC = 0x6E736673
@@ -99,15 +99,16 @@ def by_cookie(cookies: Iterable[int]) -> Iterator[dict[int, int]]:
     """
     wanted, found, seen = set(cookies), dict[int, int](), set[int]()
     with ExitStack() as opened:
-        for path in chain(Path("/run/netns").glob("*"), Path("/proc").glob("[0-9]*/ns/net")):
+        for paths in _known():
             if not wanted:
                 break
             with suppress(OSError, NotANamespace), ExitStack() as this:
-                if path.stat().st_ino in seen:
-                    continue
-                descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+                descriptor = open_first(paths)
                 this.callback(os.close, descriptor)
-                seen.add(os.fstat(descriptor).st_ino)
+                inode = os.fstat(descriptor).st_ino
+                if inode in seen:
+                    continue
+                seen.add(inode)
                 with inside(descriptor):
                     cookie = netns_cookie()
                 if cookie in wanted:
@@ -115,6 +116,31 @@ def by_cookie(cookies: Iterable[int]) -> Iterator[dict[int, int]]:
                     found[cookie] = descriptor
                     opened.push(this.pop_all())
         yield found
+
+
+def _known() -> Iterator[list[str]]:
+    """The paths of one namespace after the other; those of processes are looked for only when they are asked for."""
+    yield from ([str(path)] for path in Path("/run/netns").glob("*"))
+    yield from of_processes().values()
+
+
+def of_processes() -> dict[int, list[str]]:
+    """The network namespaces that processes are in, by inode: a path by each of them, since any may end."""
+    found: dict[int, list[str]] = {}
+    for name in os.listdir("/proc"):
+        if name.isdecimal():
+            path = f"/proc/{name}/ns/net"
+            with suppress(OSError):  # it has ended
+                found.setdefault(os.stat(path).st_ino, []).append(path)
+    return found
+
+
+def open_first(paths: Iterable[str]) -> int:
+    """Descriptor of the first of these paths that is still there. Raises FileNotFoundError when none is."""
+    for path in paths:
+        with suppress(OSError):
+            return os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK)
+    raise FileNotFoundError(errno.ENOENT, "every process of the namespace has ended")
 
 
 def netns_cookie() -> int:

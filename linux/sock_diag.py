@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from ipaddress import ip_address
 
 from linux.netlink import Message, Netlink, NetlinkRefused
-from linux.netns import NotANamespace, inside, netns_cookie
+from linux.netns import NotANamespace, inside, netns_cookie, of_processes, open_first
 from linux.rtnl import Address
 
 CHUNK = 512
@@ -68,11 +68,12 @@ def end_sockets(
     Raises CannotEnd. A namespace that goes away meanwhile is passed over.
     """
     ended: list[Connected] = []
-    for inode, pid in _namespaces(resume):
+    # By inode, from the one to go on at and around.
+    for inode, paths in sorted(of_processes().items(), key=lambda one: (one[0] < resume, one[0])):
         if overdue():
             return Ended(sockets=tuple(ended), resume=inode)
         with suppress(OSError, NotANamespace):
-            descriptor = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            descriptor = open_first(paths)
             try:
                 with inside(descriptor):
                     if netns_cookie() in cookies:
@@ -80,16 +81,6 @@ def end_sockets(
             finally:
                 os.close(descriptor)
     return Ended(sockets=tuple(ended))
-
-
-def _namespaces(resume: int) -> list[tuple[int, int]]:
-    """(inode, a process in it) of every network namespace with processes, by inode, from ``resume`` on and around."""
-    found: dict[int, int] = {}
-    for name in os.listdir("/proc"):
-        if name.isdecimal():
-            with suppress(OSError):  # it has ended
-                found.setdefault(os.stat(f"/proc/{name}/ns/net").st_ino, int(name))
-    return sorted(found.items(), key=lambda one: (one[0] < resume, one[0]))
 
 
 def _end_here(stale: Callable[[Connected], bool]) -> list[Connected]:

@@ -15,12 +15,14 @@ FIXED_ADDRESSES = "cni.projectcalico.org/ipAddrs"
 """On a Pod: a JSON list with at most one address of each family."""
 BLOCKS = "airmesh.io/blocks"
 """On a Node, written by ``cluster``: the blocks it holds, joined by commas."""
+STATIC_POD = "kubernetes.io/config.mirror"
+"""On a Pod, written by a kubelet: the uid under which it runs the static pod that this object mirrors."""
 
 OURS = ("airmesh.io/", "cni.projectcalico.org/")
 """Beginnings of the names that are read, whoever else reads them."""
 
 HONOURED: Mapping[str, tuple[str, ...]] = {
-    "Pod": (KEEP_ADDRESS, FIXED_ADDRESSES),
+    "Pod": (KEEP_ADDRESS, FIXED_ADDRESSES, STATIC_POD),
     "Namespace": (KEEP_ADDRESS,),
     "Node": (BLOCKS,),
     "Service": ("service.beta.kubernetes.io/load-balancer-source-ranges",),

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from abc import ABC
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address, ip_network
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 if TYPE_CHECKING:
     Address = IPv4Address | IPv6Address
@@ -26,6 +26,9 @@ else:
     Address.register(IPv6Address)
     Network.register(IPv4Network)
     Network.register(IPv6Network)
+
+Family = Literal[4, 6]
+"""Version of the Internet Protocol."""
 
 _ADDRESSES: tuple[object, ...] = (Address, IPv4Address, IPv6Address)
 _NETWORKS: tuple[object, ...] = (Network, IPv4Network, IPv6Network)

@@ -72,6 +72,13 @@ class Pod(msgspec.Struct, frozen=True):
     owner: Owner | None = None
     host_ports: tuple[HostPort, ...] = ()
     """Sorted; none for a pod in the node's own network."""
+    static_uid: str = ""
+    """Of the mirror of a static pod: the uid that the kubelet gave to the pod itself, and names to the runtime. It
+    stays when the mirror is deleted and made again (kubernetes/pkg/kubelet/types/pod_update.go)."""
+
+    def runs_as(self, uid: str) -> bool:
+        """Whether a runtime that starts this pod may name it so."""
+        return uid in (self.uid, self.static_uid) and uid != ""
 
 
 class Node(msgspec.Struct, frozen=True):

@@ -119,13 +119,21 @@ class Bucket:
         """Subjects that the stream renames, and to what (:mod:`proto.slots`); None where each key stands as written."""
         if not self.slots:
             return None
-        prefix = f"$KV.{self.on_server}"
-        return f"{prefix}.*.{SLOT}.*", f"{prefix}.{{{{wildcard(1)}}}}.{SLOT}.{{{{partition({SLOTS},2)}}}}"
+        return self.subject(f"*.{SLOT}.*"), self.subject(f"{{{{wildcard(1)}}}}.{SLOT}.{{{{partition({SLOTS},2)}}}}")
 
     @property
     def on_server(self) -> str:
-        """Name of the bucket on the NATS server; its stream is ``KV_`` + this."""
+        """Name of the bucket on the NATS server."""
         return f"{self.name}_{MAJOR}"
+
+    @property
+    def stream(self) -> str:
+        """Name of its stream (JetStream ADR-8)."""
+        return f"KV_{self.on_server}"
+
+    def subject(self, key: str) -> str:
+        """Subject that a key or a pattern of keys is written under (JetStream ADR-8); of ``""`` what all begin with."""
+        return f"$KV.{self.on_server}.{key}"
 
 
 _KIB, _MIB = 1 << 10, 1 << 20

@@ -18,10 +18,11 @@ import pytest_asyncio
 from chassis.bus.client import Bus
 from chassis.runtime.service import Runtime
 from lab.cluster import preflight
+from tests.agent_logs import pytest_runtest_makereport, pytest_runtest_setup
 from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of
 
-__all__ = ["lab"]
+__all__ = ["lab", "pytest_runtest_makereport", "pytest_runtest_setup"]
 
 _PRIVILEGES = ("root", "network namespaces", "bpf(2)", "bcc", "program ip", "program nft", "program nsenter")
 """What a test marked ``privileged`` needs, as ``lab.cluster.preflight`` names it."""

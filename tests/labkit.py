@@ -23,6 +23,7 @@ from lab.cluster import launch, ledger, mesh, port_forward, preflight
 from lab.cluster.up import read_record
 from lab.paths import SOURCE, Paths, paths, settings
 from lab.topology import Host
+from tests.agent_logs import LOGS
 
 NAME = "test"
 OTLP = f"http://{topology.plan(NAME, 3).control.management4}:4318"
@@ -40,12 +41,12 @@ class Lab:
 
     @property
     def nats_url(self) -> str:
-        """The NATS server, through the loopback door."""
+        """The NATS server, through the loopback port."""
         return f"nats://127.0.0.1:{self._ports.nats}"
 
     @property
     def api_port(self) -> int:
-        """The API server's port, through the loopback door."""
+        """The API server's port, through the loopback port."""
         return self._ports.api
 
     @property
@@ -95,11 +96,12 @@ class Lab:
         return pid
 
     def until(self, what: str, ready: Callable[[], bool], seconds: float = 30) -> None:
-        """Wait for a state. Raises `AssertionError` naming it."""
-        end = time.monotonic() + seconds
+        """Wait for a state. Raises `AssertionError` naming it, and how often was looked: seldom on a busy machine."""
+        end, looks = time.monotonic() + seconds, 1
         while not ready():
-            assert time.monotonic() < end, f"{what}: not within {seconds} s"
+            assert time.monotonic() < end, f"{what}: not within {seconds} s ({looks} looks)"
             time.sleep(0.1)
+            looks += 1
 
     @staticmethod
     def _run(argv: list[str], stdin: str, seconds: float) -> str:
@@ -125,13 +127,14 @@ def attach(name: str) -> Lab:
     record = read_record(where)
     assert record is not None, f"lab {name} is not there"
     assert record.finished, f"lab {name} did not come up"
-    return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=port_forward.read_ports(where.doors))
+    return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=port_forward.read_ports(where.ports))
 
 
 @pytest.fixture(scope="session")
-def lab() -> Iterator[Lab]:
+def lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """The session's lab: three nodes with the mesh."""
     given = os.environ.get("AIRMESH_TEST_LAB")
+    request.session.stash[LOGS] = paths(given or NAME, settings()).logs
     if given:
         yield attach(given)
         return

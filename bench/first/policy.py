@@ -70,8 +70,8 @@ class Watch:
         await self._consume(ACKS, "*", self._on_ack)
 
     async def _consume(self, bucket: Bucket, key: str, noted: Any) -> None:
-        stream, name = f"KV_{bucket.on_server}", f"bench-{secrets.token_hex(6)}"
-        subject, inbox = f"$KV.{bucket.on_server}.{key}", self._client.new_inbox()
+        stream, name = bucket.stream, f"bench-{secrets.token_hex(6)}"
+        subject, inbox = bucket.subject(key), self._client.new_inbox()
 
         async def more() -> None:
             ask = json.dumps({"batch": 1_000_000, "expires": 30_000_000_000}).encode()

@@ -50,8 +50,8 @@ class Stage:
 
     @property
     def nats_url(self) -> str:
-        """The NATS server, through the loopback door."""
-        return f"nats://127.0.0.1:{port_forward.read_ports(self.where.doors).nats}"
+        """The NATS server, through the loopback port."""
+        return f"nats://127.0.0.1:{port_forward.read_ports(self.where.ports).nats}"
 
     def seed(self, user: str) -> Path:
         """File with the nkey seed of a NATS user."""

@@ -24,7 +24,7 @@ from typing import Literal
 
 from chassis.secret import Secret
 from proto.codec import encode_segment
-from proto.subjects import BUCKETS, DISCOVERY, INBOX, JETSTREAM, Bucket, Grant, Role, discovery_inbox
+from proto.subjects import BUCKETS, DISCOVERY, INBOX, JETSTREAM, Grant, Role, discovery_inbox
 
 STATE = "state"
 """Account of the streams."""
@@ -194,7 +194,7 @@ def _of_state(user: User) -> list[Import]:
         subjects += _read(grant, user)
     if role.makes_buckets:
         for bucket in BUCKETS:
-            stream = _stream(bucket)
+            stream = bucket.stream
             subjects += [f"{_API}.STREAM.{verb}.{stream}" for verb in ("CREATE", "INFO", "UPDATE")]
     return [Import(STATE, subject, _local(subject)) for subject in dict.fromkeys(subjects)]
 
@@ -203,27 +203,23 @@ def _local(subject: str) -> str:
     return JETSTREAM + subject.removeprefix(_API) if subject.startswith(_API) else subject
 
 
-def _stream(bucket: Bucket) -> str:
-    return f"KV_{bucket.on_server}"
-
-
 def _keys(grant: Grant, user: User) -> list[str]:
     """Subjects of the keys that a grant covers."""
     found: list[str] = []
     for prefix in grant.prefixes:
         key = _spelled(prefix, user)
         found += [key] if key == ">" or grant.exact else [key, f"{key}.>"]
-    return [f"$KV.{grant.bucket.on_server}.{key}" for key in found]
+    return [grant.bucket.subject(key) for key in found]
 
 
 def _write(grant: Grant, user: User) -> list[str]:
     """A writer may also read its own keys, for compare-and-set."""
     subjects = _keys(grant, user)
-    return [*subjects, *(f"{_API}.DIRECT.GET.{_stream(grant.bucket)}.{subject}" for subject in subjects)]
+    return [*subjects, *(f"{_API}.DIRECT.GET.{grant.bucket.stream}.{subject}" for subject in subjects)]
 
 
 def _read(grant: Grant, user: User) -> list[str]:
-    stream = _stream(grant.bucket)
+    stream = grant.bucket.stream
     subjects = [
         f"{_API}.STREAM.INFO.{stream}",
         f"{_API}.CONSUMER.DELETE.{stream}.*",

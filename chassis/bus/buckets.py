@@ -25,7 +25,7 @@ async def make_bucket(connection: Connection, kv: KV, replicas: int, known: str 
 
     ``known`` is the epoch that this bucket had when it was looked at last.
     """
-    stream = jetstream.kv_stream(kv.bucket.on_server)
+    stream = kv.bucket.stream
     try:
         await _bound(connection, stream, await jetstream.stream_config(connection, stream), _bounds(kv.bucket))
     except Missing:
@@ -73,7 +73,7 @@ async def _create(connection: Connection, stream: str, bucket: Bucket, replicas:
     config: dict[str, object] = {
         "name": stream,
         "description": bucket.purpose,
-        "subjects": [f"$KV.{bucket.on_server}.>"],
+        "subjects": [bucket.subject(">")],
         "retention": "limits",
         "storage": "file",
         "discard": "new",

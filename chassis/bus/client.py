@@ -27,7 +27,8 @@ from chassis.bus.micro import EACH_NODE, VERSION_HEADER, Answer, Registration
 from chassis.bus.view import Cursor, View
 from chassis.faults import Bug, Refused, Unavailable
 from chassis.secret import Secret
-from chassis.telemetry.traces import Telemetry, current_traceparent
+from chassis.telemetry.spans import current_traceparent
+from chassis.telemetry.traces import Telemetry
 from proto import codec
 from proto.events import ServiceFault
 from proto.requests import Reply

@@ -25,6 +25,7 @@ from nats.aio.client import Client, RawCredentials, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
+from chassis.bus import nats_internals
 from chassis.faults import Fault, Refused, Unavailable
 from chassis.secret import Secret
 from kit import backoff
@@ -55,23 +56,17 @@ def sign_in(seed: Secret) -> dict[str, Any]:
 
 def greeted(client: Client) -> bool:
     """Whether what was dialled spoke as a NATS server: it sent its INFO, with which the protocol begins."""
-    return bool(client._server_info) or unread(client).startswith(GREETING)
+    return nats_internals.has_greeted(client) or nats_internals.unread(client).startswith(GREETING)
 
 
 def refusal(words: bytes) -> str:
-    """The ``-ERR`` among words that nats-py did not read (:func:`unread`), empty when there is none.
+    """The ``-ERR`` among words that nats-py did not read (``nats_internals.unread``), empty when there is none.
 
     A server refuses a sign-in and closes. When its end comes as a reset, asyncio raises that before it gives out what
     came earlier, which then is still in the reader's buffer.
     """
     found = _REFUSAL.search(words)
     return found[1].decode("utf-8", "replace").strip() if found else ""
-
-
-def unread(client: Client) -> bytes:
-    """What was received and nats-py has not read."""
-    reader = getattr(client._transport, "_io_reader", None)
-    return bytes(getattr(reader, "_buffer", b""))
 
 
 class ClosedForGood(Fault):
@@ -224,12 +219,12 @@ class Connection:
             )
         except (nats.errors.Error, OSError) as error:
             raise Unavailable(f"{subject}: {error!r}") from error
-        self._slow[subscription._id] = on_lost
+        self._slow[nats_internals.number_of(subscription)] = on_lost
         return subscription
 
     async def unlisten(self, subscription: Subscription) -> None:
         """End a subscription of :meth:`listen`; harmless when it is over already."""
-        self._slow.pop(subscription._id, None)
+        self._slow.pop(nats_internals.number_of(subscription), None)
         try:
             await subscription.unsubscribe()
         except (nats.errors.Error, OSError):
@@ -274,9 +269,7 @@ class Connection:
                 reconnect_to_server_handler=_next_server,
             )
         except BaseException:
-            transport = client._transport
-            if transport:
-                transport.close()  # type: ignore[no-untyped-call]
+            nats_internals.close_transport(client)
             raise
         first = False
         return client
@@ -291,21 +284,17 @@ class Connection:
         client = self._client
         if client is None or not client.is_reconnecting:
             return 0.0
-        task = client._reconnection_task
-        if task is not None and task.done():
+        if nats_internals.has_stopped_reconnecting(client):
             self._log.error("bus-reconnect-died", error=client.last_error)
             self._closed.set()
-        writer = getattr(client._transport, "_io_writer", None)
-        if broken_for >= ABORT_AFTER and client._reconnection_task_future is None and writer is not None:
-            writer.transport.abort()
+        if broken_for >= ABORT_AFTER:
+            nats_internals.abort_before_reconnecting(client)
         return broken_for + WATCH_EVERY
 
     async def _on_disconnected(self) -> None:
         self._ready.clear()
-        client = self._client
-        if client is not None:
-            client._pending.clear()
-            client._pending_data_size = 0
+        if self._client is not None:
+            nats_internals.forget_pending(self._client)
         for calls in list(self._calls.values()):
             for call in calls:
                 call.end("the connection broke before the answer came")

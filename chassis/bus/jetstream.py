@@ -90,11 +90,6 @@ class _Answer(msgspec.Struct):
 _answer = msgspec.json.Decoder(_Answer)
 
 
-def kv_stream(bucket: str) -> str:
-    """Stream of a KV bucket (ADR-8)."""
-    return f"KV_{bucket}"
-
-
 def parse_answer(body: bytes) -> _Answer:
     """Answer of the API; raises :class:`Missing`, :class:`JetStreamRefused` or :class:`Full`.
 

@@ -15,7 +15,7 @@ import random
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import msgspec
 
@@ -24,14 +24,12 @@ from chassis.bus.accounts import meet
 from chassis.bus.connection import Connection
 from chassis.bus.entry import FORGED, Entry, Unreadable
 from chassis.bus.tail import Change, Tail
+from chassis.bus.view import View
 from chassis.faults import Damaged, Newer, Refused, Retryable, Unavailable
-from chassis.telemetry.traces import current_traceparent
+from chassis.telemetry.spans import current_traceparent
 from proto import codec
 from proto.slots import written
 from proto.subjects import Bucket
-
-if TYPE_CHECKING:
-    from chassis.bus.view import View
 
 DEADLINE = 5.0
 LIST_DEADLINE = 30.0
@@ -68,8 +66,8 @@ class KV:
         self._connection = connection
         self.bucket = bucket
         self.whole = whole
-        self._stream = jetstream.kv_stream(bucket.on_server)
-        self._prefix = f"$KV.{bucket.on_server}."
+        self._stream = bucket.stream
+        self._prefix = bucket.subject("")
         self._owned = owned
         self._consumer_prefix = consumer_prefix
         self._register_view = register_view
@@ -157,7 +155,7 @@ class KV:
 
         name = f"{self._consumer_prefix}-list"
         tails = [
-            Tail(self._connection, self.bucket.on_server, filters, f"{name}-{number}", on_change, done.set)
+            Tail(self._connection, self.bucket, filters, f"{name}-{number}", on_change, done.set)
             for number, filters in enumerate(self.filters((prefix,)))
         ]
         try:
@@ -187,8 +185,6 @@ class KV:
         name: str,
     ) -> View:
         """A mirror of the bucket that keeps itself true: see ``chassis.bus.view``. Its task starts at once."""
-        from chassis.bus.view import View  # noqa: PLC0415 - view is built on this module
-
         view = View(
             self._connection,
             self.bucket,

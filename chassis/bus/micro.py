@@ -33,11 +33,12 @@ import nats.errors
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.micro.request import Request
-from nats.micro.service import Endpoint, EndpointConfig, EndpointStats, Service, ServiceConfig, ServiceStats
+from nats.micro.service import EndpointConfig, EndpointStats, Service, ServiceConfig
 from prometheus_client import Counter
 
 from chassis.bus.accounts import SERVICE_REPLY, meet
 from chassis.bus.fair_queue import Turns
+from chassis.bus.nats_internals import AnsweringEndpoint, DiscoverableService
 from chassis.faults import Refused, Retryable
 from chassis.telemetry.traces import Telemetry
 from kit.once import Once
@@ -101,7 +102,7 @@ def _refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
     return Reply(ok=False, code=code, message=shown, retry=retry)
 
 
-class _ConcurrentEndpoint(Endpoint):
+class _ConcurrentEndpoint(AnsweringEndpoint):
     """An endpoint whose requests do not wait for each other."""
 
     def __init__(
@@ -115,12 +116,13 @@ class _ConcurrentEndpoint(Endpoint):
         self._busy = busy
         self._drop = drop
         self._tasks: set[asyncio.Task[None]] = set()
-        self._of_nodes = self._subject.endswith(EACH_NODE)
+        self._of_nodes = self.subject.endswith(EACH_NODE)
         own = (EACH, WAITING) if self._of_nodes else (AT_ONCE, 0)
         self._turns: Turns[Msg] = Turns(at_once=AT_ONCE, each=own[0], waiting=own[1], waiting_bytes=WAITING_BYTES)
 
-    async def _handle_request(self, msg: Msg) -> None:
-        if self._drop(msg, (f"{SERVICE_REPLY}.",), self._subject):
+    async def hear(self, msg: Msg) -> None:
+        """Answer it when its sender's turn comes; refuse it when too many wait."""
+        if self._drop(msg, (f"{SERVICE_REPLY}.",), self.subject):
             return
         asker = msg.subject.rsplit(".", 1)[-1] if self._of_nodes else ""
         if self._turns.offer(asker, msg, len(msg.data)):
@@ -131,7 +133,7 @@ class _ConcurrentEndpoint(Endpoint):
     def _begin(self) -> None:
         while (one := self._turns.next()) is not None:
             asker, msg = one
-            task = asyncio.create_task(super()._handle_request(msg), name=f"answer {msg.subject}")
+            task = asyncio.create_task(self.answer(msg), name=f"answer {msg.subject}")
             self._tasks.add(task)
             task.add_done_callback(partial(self._done, asker))
 
@@ -143,7 +145,7 @@ class _ConcurrentEndpoint(Endpoint):
             task.exception()  # looked at: the requester has timed out, and the failure was logged where it arose
 
 
-class _TellingService(Service):
+class _TellingService(DiscoverableService):
     """A service that says how it is in its metadata too: one without endpoints has no other place in STATS."""
 
     def __init__(
@@ -157,32 +159,23 @@ class _TellingService(Service):
         self._tell = tell
         self._drop = drop
 
-    async def _handle_ping_request(self, msg: Msg) -> None:
-        if not self._drop(msg, _DISCOVERERS):
-            await super()._handle_ping_request(msg)
+    def accepts(self, msg: Msg) -> bool:
+        """Only where the answer reaches who asks."""
+        return not self._drop(msg, _DISCOVERERS)
 
-    async def _handle_info_request(self, msg: Msg) -> None:
-        if not self._drop(msg, _DISCOVERERS):
-            await super()._handle_info_request(msg)
-
-    async def _handle_stats_request(self, msg: Msg) -> None:
-        if not self._drop(msg, _DISCOVERERS):
-            await super()._handle_stats_request(msg)
-
-    def stats(self) -> ServiceStats:
-        """As nats-py has it, with metadata of this moment."""
-        self._metadata = {**(self._metadata or {}), **self._tell()}
-        return super().stats()
+    def metadata_now(self) -> dict[str, str]:
+        """How the service is."""
+        return self._tell()
 
 
 def told(stats: object) -> dict[str, str]:
-    """Health as metadata (texts): ``ready``, ``why`` (empty when ready), ``notes``, ``rss_bytes``."""
+    """Health as metadata (texts): ``ready``, ``why`` (empty when ready), ``notes``, and three as the data has them."""
     if not isinstance(stats, dict):
         return {}
     why = "; ".join(f"{name}: {reason}" for name, reason in dict(stats.get("missing", {})).items())
-    rss = str(stats.get("rss_bytes", 0))
+    same = {name: str(stats.get(name, "")) for name in ("rss_bytes", "loop_hold_us", "loop_held_by")}
     notes = "; ".join(dict(stats.get("notes", {})).values())
-    return {"ready": "true" if stats.get("ready") else "false", "why": why, "notes": notes, "rss_bytes": rss}
+    return {"ready": "true" if stats.get("ready") else "false", "why": why, "notes": notes, **same}
 
 
 class Registration:
@@ -207,7 +200,7 @@ class Registration:
         self.dropped = 0
         """Requests that were none."""
         self._wanted: list[tuple[str, type[msgspec.Struct], Answer]] = []
-        self._service: Service | None = None
+        self._service: _TellingService | None = None
 
     async def add(self, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
         """Answer requests on ``subject`` (``.*``: one for each node), from now or from the first connect on."""
@@ -233,7 +226,9 @@ class Registration:
         for subject, kind, answer in list(self._wanted):
             await self._register(service, subject, kind, answer)
 
-    async def _register(self, service: Service, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
+    async def _register(
+        self, service: _TellingService, subject: str, kind: type[msgspec.Struct], answer: Answer
+    ) -> None:
         async def on_request(request: Request) -> None:
             node = request.subject.rsplit(".", 1)[-1] if subject.endswith(EACH_NODE) else ""
             reply = await self._answer(request, kind, answer, node)
@@ -246,8 +241,7 @@ class Registration:
             queue_group=self._name,
         )
         endpoint = _ConcurrentEndpoint(service, config, self._refuse_busy, self._drop)
-        await endpoint._start()
-        service._endpoints.append(endpoint)
+        await service.add(endpoint)
 
     def _drop(self, message: Msg, replies: tuple[str, ...], heard: str = ">") -> bool:
         """True for what is no request: counted, and told once for each subject, which names who may send there."""

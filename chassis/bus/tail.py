@@ -27,6 +27,7 @@ from nats.aio.subscription import Subscription
 from chassis.bus import jetstream
 from chassis.bus.connection import Connection
 from chassis.faults import Fault
+from proto.subjects import Bucket
 
 HEARTBEAT = 1.0
 """Seconds between the server's heartbeats when nothing else is sent."""
@@ -65,15 +66,15 @@ class Tail:
     def __init__(
         self,
         connection: Connection,
-        bucket: str,
+        bucket: Bucket,
         filters: tuple[str, ...],
         name: str,
         on_change: Callable[[Change], None],
         on_event: Callable[[], None],
     ) -> None:
         self._connection = connection
-        self._stream = jetstream.kv_stream(bucket)
-        self._strip = len(f"$KV.{bucket}.")
+        self._stream = bucket.stream
+        self._strip = len(bucket.subject(""))
         self._filters = filters
         self._name = f"{name}-{secrets.token_hex(16)}"
         self._on_change = on_change

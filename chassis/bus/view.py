@@ -206,7 +206,7 @@ class View:
 
     async def _mirror(self) -> str:
         """One life of the consumers; returns why a new list is needed."""
-        state = await jetstream.stream_state(self._connection, jetstream.kv_stream(self._bucket.on_server))
+        state = await jetstream.stream_state(self._connection, self._bucket.stream)
         self._begin_list()
         tails = [self._tail(filters, number) for number, filters in enumerate(self._filters)]
         async with contextlib.AsyncExitStack() as stack:
@@ -247,7 +247,7 @@ class View:
 
     def _tail(self, filters: tuple[str, ...], number: int) -> Tail:
         name = self._consumer if len(self._filters) == 1 else f"{self._consumer}-{number}"
-        return Tail(self._connection, self._bucket.on_server, filters, name, self._on_change, self._wake.set)
+        return Tail(self._connection, self._bucket, filters, name, self._on_change, self._wake.set)
 
     async def _check_connection(self, tails: list[Tail], now: float) -> None:
         if not self._connection.connected:
@@ -268,7 +268,7 @@ class View:
         """Is it still the same bucket, and no further back than what we have seen?"""
         seen = self.sequence  # as of before the question: while it is answered, more may come
         try:
-            state = await jetstream.stream_state(self._connection, jetstream.kv_stream(self._bucket.on_server))
+            state = await jetstream.stream_state(self._connection, self._bucket.stream)
         except Missing:
             return "the bucket is gone"
         except Unavailable:

@@ -27,6 +27,7 @@ from chassis.runtime.settings import BaseSettings, default_instance, load
 from chassis.secret import Secret
 from chassis.telemetry.health import Health
 from chassis.telemetry.log import Log, bridge_libraries
+from chassis.telemetry.loop_holds import LoopHolds
 from chassis.telemetry.traces import Telemetry
 
 STOP_SECONDS = 5.0
@@ -55,6 +56,7 @@ class Runtime(Generic[S]):
         self.log = log
         self.telemetry = telemetry
         self.health = Health()
+        self.holds = LoopHolds(log)
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
         self.ending = asyncio.Event()
@@ -124,9 +126,12 @@ class Runtime(Generic[S]):
             raise TaskEnded(f"task {name} ended although it should run for ever")
 
     def _stats(self) -> dict[str, object]:
+        longest = self.holds.longest()
         return {
             "ready": self.health.ready,
             "rss_bytes": resident_bytes(),
+            "loop_hold_us": round(longest.seconds * 1e6),
+            "loop_held_by": longest.by,
             "missing": self.health.missing(),
             "notes": self.health.notes,
             "views": {view.name: _told(view) for view in self.bus.views},
@@ -198,6 +203,7 @@ async def _run(
     try:
         async with asyncio.TaskGroup() as group:
             runtime = Runtime(name, settings, group, log, telemetry)
+            runtime.holds.watch(loop)
             insisting = asyncio.create_task(runtime.insist())
             group.create_task(_until_stopped(runtime, stop), name="stop")
             await _start(runtime, build)

@@ -28,6 +28,10 @@ class Condition:
         self.why = "" if ok else why
         _CONDITION.labels(self.name).set(int(ok))
 
+    def latch(self, ok: bool, why: str) -> None:
+        """Holds from the first time that it is ``ok``, whatever comes later; until then it says why not."""
+        self.set(ok or self.ok, why)
+
 
 class Health:
     """All conditions of a service and the pages that tell them."""

@@ -13,25 +13,37 @@ from typing import TextIO
 
 import msgspec
 
-from chassis.telemetry.traces import current_trace_id
+from chassis.telemetry.spans import current_trace_id
 
 _LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
 MAX_VALUE = 2000
 """Longest text of one value, in characters; what is longer is cut and ends in an ellipsis."""
+MAX_DEPTH = 8
+"""Levels of one value that are written; what lies deeper is an ellipsis."""
 REPEAT_SECONDS = 60.0
 MAX_COMPLAINTS = 256
 
 
-def _plain(value: object) -> object:
+def _plain(value: object, left: int = MAX_DEPTH) -> object:
     """Values that JSON does not know become their text, cut to MAX_VALUE."""
     if isinstance(value, bool | int | float) or value is None:
         return value
     if isinstance(value, list | tuple | set | frozenset):
-        return [_plain(item) for item in list(value)[:100]]
+        return [_plain(item, left - 1) for item in list(value)[:100]] if left else "…"
     if isinstance(value, dict):
-        return {str(key): _plain(item) for key, item in list(value.items())[:100]}
-    text = value if isinstance(value, str) else repr(value) if isinstance(value, BaseException) else str(value)
-    return text if len(text) <= MAX_VALUE else text[:MAX_VALUE] + "…"
+        return {_text(key): _plain(item, left - 1) for key, item in list(value.items())[:100]} if left else "…"
+    return _text(value)
+
+
+def _text(value: object) -> str:
+    """Text that JSON takes, whatever the value is: a line that cannot be written would stop whoever logs it."""
+    try:
+        text = repr(value) if isinstance(value, BaseException) else str(value)
+    except Exception as error:
+        text = f"a {type(value).__name__} without text ({type(error).__name__})"
+    if len(text) > MAX_VALUE:
+        text = text[:MAX_VALUE] + "…"
+    return text if text.isascii() else text.encode(errors="backslashreplace").decode()  # no lone surrogates
 
 
 class Log:
@@ -100,12 +112,20 @@ class _Bridge(logging.Handler):
             self._said.clear()
         self._said[complaint] = (record.created, 0)
         level = "error" if record.levelno >= logging.ERROR else "warning"
-        values: dict[str, object] = {"library": record.name, "message": record.getMessage()}
+        values: dict[str, object] = {"library": record.name, "message": _message(record)}
         if unsaid:
             values["repeated"] = unsaid
         if record.exc_info and record.exc_info[1] is not None:
             values["error"] = record.exc_info[1]
         self._log._write(level, "library", values)
+
+
+def _message(record: logging.LogRecord) -> str:
+    """What a library says; its format as it is where its values do not fit in."""
+    try:
+        return record.getMessage()
+    except Exception:
+        return str(record.msg)
 
 
 def bridge_libraries(log: Log) -> None:

@@ -16,7 +16,7 @@ from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
 from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
 
-from chassis.telemetry.traces import Attribute
+from chassis.telemetry.spans import Attribute
 
 FLUSH_MS = 1500
 STOP_SECONDS = 2.0

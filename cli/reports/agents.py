@@ -40,6 +40,10 @@ class Agent(msgspec.Struct, frozen=True, kw_only=True):
     uptime_seconds: float = 0.0
     rss_bytes: int = 0
     """Resident memory; 0 when not told."""
+    longest_hold_ms: float = 0.0
+    """Longest time in the last minute that one callback held its event loop; 0 when not told, or below 1 ms."""
+    longest_hold_by: str = ""
+    """The task or callback that did."""
     requests: int = 0
     errors: int = 0
     mean_ms: float = 0.0

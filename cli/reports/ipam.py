@@ -50,16 +50,22 @@ def _state(pool: IPPool, verdict: PoolVerdict | None) -> Cell:
 
 def _pool(pool: IPPool, report: IpamState, verdict: PoolVerdict | None) -> tuple[str | Cell, ...]:
     held = sum(1 for block in report.blocks if block.pool == pool.name)
-    possible = 1 << (pool.block_size - pool.cidr.prefixlen)
     return (
         Cell(pool.name, Tone.STRONG),
         str(pool.cidr),
         f"/{pool.block_size}",
         str(held),
-        str(possible) if possible < 1_000_000 else f"2^{pool.block_size - pool.cidr.prefixlen}",
+        _possible(pool.block_size - pool.cidr.prefixlen),
         "with the node's address" if pool.nat_outgoing else "as it is",
         _state(pool, verdict),
     )
+
+
+def _possible(bits: int) -> str:
+    """How many blocks fit; none when a block is larger than the pool, which is refused for it."""
+    if bits < 0:
+        return "none"
+    return str(1 << bits) if bits < 20 else f"2^{bits}"
 
 
 def _blocks(report: IpamState) -> Table:

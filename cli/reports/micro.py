@@ -36,8 +36,8 @@ class _Stats(msgspec.Struct, frozen=True):
 def agent(user: str, answer: bytes, now: datetime) -> Agent | None:
     """The agent that gave this answer with the key of ``user``; None for what cannot be read.
 
-    Health is told in an endpoint's data (`ready`, `missing`, `rss_bytes`), by services without endpoints in the
-    metadata (the same as text, `why` for `missing`).
+    Health is told in an endpoint's data (`ready`, `missing`, `rss_bytes`, `loop_hold_us`, `loop_held_by`), by services
+    without endpoints in the metadata (the same as text, `why` for `missing`).
     """
     try:
         told = msgspec.json.decode(answer, type=_Stats)
@@ -63,6 +63,8 @@ def agent(user: str, answer: bytes, now: datetime) -> Agent | None:
         notes=_notes(health.get("notes"), metadata.get("notes", "")),
         uptime_seconds=_uptime(told.started, now),
         rss_bytes=_count(health.get("rss_bytes", metadata.get("rss_bytes", 0))),
+        longest_hold_ms=_count(health.get("loop_hold_us", metadata.get("loop_hold_us", 0))) / 1000,
+        longest_hold_by=str(health.get("loop_held_by", metadata.get("loop_held_by", ""))),
         requests=requests,
         errors=sum(endpoint.num_errors for endpoint in endpoints),
         mean_ms=sum(endpoint.processing_time for endpoint in endpoints) / requests / 1e6 if requests else 0.0,

@@ -5,6 +5,7 @@ Pure; every function gives one text for one value and never fails.
 
 from __future__ import annotations
 
+import re
 from ipaddress import IPv6Address
 
 from proto.identity import FIRST_COMPUTED, Reserved
@@ -13,6 +14,15 @@ from proto.objects import Labels, Owner
 
 PROTOCOLS = {1: "icmp", 6: "tcp", 17: "udp", 58: "icmpv6", 132: "sctp"}
 """IANA protocol numbers to the names people type."""
+
+
+_UNSEEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u2066-\u2069\ud800-\udfff]")
+"""Control characters but the tab, line separators, marks of direction, and halves of characters."""
+
+
+def printable(told: str) -> str:
+    r"""Text as others told it, safe for a terminal: what moves the cursor, ends or turns the line is spelled \x1b."""
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), told)
 
 
 def ago(seconds: float) -> str:

@@ -1,4 +1,4 @@
-"""A few calls to a lab's API server through its loopback door, for waiting: cheaper than a `kubectl` each time.
+"""A few calls to a lab's API server through its loopback port, for waiting: cheaper than a `kubectl` each time.
 
 Promises a deadline on every call and `None` while the server is not there yet. Reads only; changes go through
 `kubectl`.

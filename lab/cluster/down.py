@@ -100,15 +100,16 @@ def down(where: Paths, say: Callable[[str], None]) -> list[Leftover]:
     _drop("namespaces", lambda: namespaces.remove(namespaces.existing(where.lab)), say)
     _drop("cgroups", lambda: _remove_cgroups(known.containers), say)
     say("mounts, namespaces and cgroups removed")
-    # Not before: a kubelet may still be dying when its process has ended for us, and its socket is then passed over.
     for path in looking.outside_files(where, known.containers):
         with contextlib.suppress(OSError):
             path.unlink()
     for folder in (where.run, where.state):
         _drop("folders", lambda folder=folder: _remove_tree(folder), say)  # type: ignore[misc]
+    taken = looking.mount_points()  # another lab's kubelet would lose what it has mounted over an empty folder
     for shared in (*looking.SHARED_FOLDERS, *looking.cgroup_roots()):
-        with contextlib.suppress(OSError):
-            shared.rmdir()  # refuses one that is not empty
+        if str(shared) not in taken:
+            with contextlib.suppress(OSError):
+                shared.rmdir()  # refuses one that is not empty
     left = _settled(where, known)
     say(f"lab {where.lab}: " + (f"{len(left)} things are left" if left else "nothing is left"))
     return left

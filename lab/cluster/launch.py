@@ -62,10 +62,13 @@ class Launcher:
 
     async def ask(self, request: Request) -> tuple[State, ...]:
         """One request. Raises `LabError` when the supervisor refuses or does not answer."""
-        async with self._turn, asyncio.timeout(_ASK_SECONDS):
-            self._writer.write(msgspec.json.encode(request) + b"\n")
-            await self._writer.drain()
-            line = await self._reader.readline()
+        try:
+            async with self._turn, asyncio.timeout(_ASK_SECONDS):
+                self._writer.write(msgspec.json.encode(request) + b"\n")
+                await self._writer.drain()
+                line = await self._reader.readline()
+        except TimeoutError as silence:
+            raise LabError(f"the lab's supervisor does not answer within {_ASK_SECONDS:.0f} s") from silence
         if not line:
             raise LabError("the lab's supervisor went away:\n" + tail(self.where.log("supervisor")))
         answer = msgspec.json.decode(line, type=Answer)

@@ -9,7 +9,6 @@ from our containerd's folders.
 """
 
 import os
-import socket
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from hashlib import sha256
@@ -17,6 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from lab.cluster import ledger, namespaces
+from lab.cluster.node import DEVICE_PLUGINS
 from lab.cluster.pinned import BpfObject, behind, exists
 from lab.paths import MARKER, Paths
 from lab.topology import FABRIC4, FABRIC6, MANAGEMENT4, SERVICES4, SERVICES6
@@ -35,17 +35,17 @@ RANGES = (
 _CNI_RESULTS = Path("/var/lib/cni/results")
 _POD_LOG_LINKS = Path("/var/log/containers")
 _SHIM_SOCKETS = Path("/run/containerd/s")
-_DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 SHARED_FOLDERS = (
     _CNI_RESULTS,
     _POD_LOG_LINKS,
     _SHIM_SOCKETS,
     Path("/var/lib/cni"),
     Path("/run/containerd"),
-    _DEVICE_PLUGINS,
+    DEVICE_PLUGINS,
     Path("/var/lib/kubelet"),
 )
-"""Folders at fixed places that libcni, shims and kubelets make and share; `down` removes those that it leaves empty."""
+"""Folders at fixed places that libcni and shims make and share, and over which each kubelet has a mount of its own;
+`down` removes those that it leaves empty and over which nobody has one."""
 _MAXIMUM_ENVIRONMENT = 1 << 20
 
 
@@ -72,8 +72,25 @@ def mounts_below(mounts: str, folders: Iterable[Path]) -> list[str]:
 
 
 def lab_mounts(where: Paths) -> list[str]:
-    """Mount points of the lab."""
-    return mounts_below((PROC / "self/mounts").read_text(), (where.state, where.run))
+    """Mount points of the lab: in its folders, and where a kubelet's own mount became the machine's."""
+    escaped = DEVICE_PLUGINS.is_dir() and any(map(DEVICE_PLUGINS.samefile, where.state.glob("*/device-plugins")))
+    outside = [str(DEVICE_PLUGINS)] if escaped else []
+    return outside + mounts_below((PROC / "self/mounts").read_text(), (where.state, where.run))
+
+
+def mount_points() -> set[str]:
+    """Mount points of every mount namespace of the machine: a folder under one of them may be in use unseen."""
+    seen, found = set[int](), set[str]()
+    for entry in PROC.iterdir():
+        if not entry.name.isdigit() or (namespace := _inode(entry / "ns/mnt")) in seen | {0}:
+            continue
+        try:
+            lines = (entry / "mounts").read_text().splitlines()
+        except OSError:  # it has ended; another process may tell of its namespace
+            continue
+        seen.add(namespace)
+        found |= {unescape(line.split()[1]) for line in lines if len(line.split()) > 1}
+    return found
 
 
 def _inode(path: Path) -> int:
@@ -178,21 +195,7 @@ def outside_files(where: Paths, ids: Iterable[str]) -> list[Path]:
         found += [path for path in _POD_LOG_LINKS.iterdir() if _points_into(path, where.state)]
     for address in where.run.parent.joinpath(where.lab).glob("*/containerd.sock"):
         found += [path for name in wanted if (path := shim_socket(address, name)).exists()]
-    if _refuses(_DEVICE_PLUGINS / "kubelet.sock"):
-        found.append(_DEVICE_PLUGINS / "kubelet.sock")
     return found
-
-
-def _refuses(path: Path) -> bool:
-    """Whether `path` is a socket at which nobody listens: every kubelet of this machine takes the same one."""
-    with socket.socket(socket.AF_UNIX) as asking:
-        try:
-            asking.connect(str(path))
-        except ConnectionRefusedError:
-            return True
-        except OSError:
-            return False
-        return False
 
 
 def _points_into(path: Path, folder: Path) -> bool:

@@ -1,15 +1,22 @@
 """One Kubernetes node of a lab: configuration and command lines of containerd (Debian's 1.6) and the stock kubelet.
 
 Pure: paths and addresses in, text out. What lab nodes share and real nodes do not is turned off here, each with its
-reason beside it. Network namespaces of pods are mounted under the node's own state folder
+reason beside it. A kubelet has a mount namespace of its own, for the one path that no setting moves (`apart`).
+Network namespaces of pods are mounted under the node's own state folder
 (`netns_mounts_under_state_dir`), not in /run/netns: so a crash leaves no namespace of which nobody knows whose it
 was.
 """
+
+from collections.abc import Iterator
+from pathlib import Path
 
 from lab.images.contents import PAUSE_IMAGE
 from lab.paths import NodePaths, Paths
 from lab.topology import CLUSTER_DNS, GATEWAY4, Host
 from linux.netns import command
+
+DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
+"""Where every kubelet listens for device plugins, whatever its root (pkg/kubelet/apis/deviceplugin, a constant)."""
 
 
 def containerd_config(node: NodePaths) -> str:
@@ -64,6 +71,8 @@ clusterDNS: [{CLUSTER_DNS}]
 clusterDomain: cluster.local
 resolvConf: {node.state}/resolv.conf
 podLogsDir: {node.state}/pod-logs
+staticPodPath: {node.static_pods}
+fileCheckFrequency: 2s
 volumePluginDir: {node.state}/volume-plugins
 makeIPTablesUtilChains: false
 # The nodes share one kernel and its cgroup root: none of them may manage it.
@@ -105,9 +114,34 @@ def kubelet(node: NodePaths, where: Paths, host: Host) -> list[str]:
         f"--node-ip={host.fabric4},{host.fabric6}",
         # A cloud's controller would write these; without them hints and traffic distribution have nothing to go by.
         f"--node-labels=topology.kubernetes.io/region=lab,topology.kubernetes.io/zone={host.zone}",
-        f"--root-dir={node.state / 'kubelet'}",
+        f"--root-dir={node.kubelet}",
         f"--cert-dir={node.state / 'kubelet-pki'}",
     ]
+
+
+def kubelet_mounts(node: NodePaths) -> Iterator[list[str]]:
+    """Commands for the machine's mount namespace, before the kubelet starts: its root becomes a mount that is shared.
+
+    Shared with the kubelet's own namespace, so that the runtime sees the volumes that the kubelet mounts. Private in
+    between: where `/` is shared, a bind mount of it belongs to its peers, and each volume would be mounted twice.
+    """
+    yield ["mount", "--bind", "--make-private", str(node.kubelet), str(node.kubelet)]
+    yield ["mount", "--make-shared", str(node.kubelet)]
+
+
+def apart(node: NodePaths, argv: list[str]) -> list[str]:
+    """`argv` in a mount namespace of its own, with the node's folder of device plugins at `DEVICE_PLUGINS`.
+
+    All mounts keep their peers, so what is mounted here below the kubelet's root is seen outside. The one mount that
+    holds `DEVICE_PLUGINS` becomes a slave: where it is shared, the folder would else be seen by the whole machine.
+    Only exec follows exec, so the process keeps its pid.
+    """
+    script = (
+        'mkdir -p "$1" && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$1")"'
+        ' && mount --bind "$0" "$1" && shift && exec "$@"'
+    )
+    places = (str(node.device_plugins), str(DEVICE_PLUGINS))
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, *places, *argv]
 
 
 def import_image(node: NodePaths, archive: str) -> list[str]:

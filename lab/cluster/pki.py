@@ -1,7 +1,7 @@
 """The lab's certificate authority: which certificates there are, and the `openssl` commands that make them.
 
 Owns the folder `pki/`. Promises keys readable by root alone, names that pods and components verify
-(`kubernetes.default.svc`, 10.96.0.1, 127.0.0.1 for the loopback door), and identities as Kubernetes' RBAC wants them
+(`kubernetes.default.svc`, 10.96.0.1, 127.0.0.1 for the loopback port), and identities as Kubernetes' RBAC wants them
 (CN = user, O = group; https://kubernetes.io/docs/setup/best-practices/certificates/). Everything but `make` is pure.
 The authority's key stays in the lab's folder and dies with the lab: 365 days are enough.
 """

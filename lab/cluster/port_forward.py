@@ -1,7 +1,7 @@
-"""The doors: loopback ports of the machine that lead into a lab, for the API server and NATS. One small process a lab.
+"""Port forward: loopback ports of the machine that lead to a lab's API server and NATS. One small process a lab.
 
 Run as `python -m lab.cluster.port_forward <lab>`. Promises to listen on 127.0.0.1 alone, to write the ports into
-`doors.json` once it listens and to take the same ports after a restart (the kubeconfig names them), and at most 512
+`ports.json` once it listens and to take the same ports after a restart (the kubeconfig names them), and at most 512
 connections at once. How: a TCP socket belongs for life to the network namespace of the thread that made it. So one
 thread moves into the lab's namespace for good (setns(2)) and makes the sockets; everything else stays outside. No
 route, address or rule of the machine is touched.
@@ -36,7 +36,7 @@ class Ports(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def read_ports(path: Path) -> Ports:
-    """What `doors.json` says; zeros when there is none yet."""
+    """What `ports.json` says; zeros when there is none yet."""
     try:
         return msgspec.json.decode(path.read_bytes(), type=Ports)
     except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
@@ -44,7 +44,7 @@ def read_ports(path: Path) -> Ports:
 
 
 def targets(control: Host) -> dict[str, tuple[str, int]]:
-    """Where each door leads, as seen from the control plane's namespace."""
+    """Where each port leads, as seen from the control plane's namespace."""
     return {"api": (str(control.fabric4), 6443), "nats": (str(control.management4), 4222)}
 
 
@@ -78,7 +78,7 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             writer.write_eof()
 
 
-class Door:
+class PortForward:
     """One listening port and where it leads."""
 
     def __init__(self, inside: Inside, address: tuple[str, int]) -> None:
@@ -86,7 +86,7 @@ class Door:
         self._open = 0
 
     async def pass_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """One visitor. What cannot be connected is closed: the client sees a reset, as from a server that is down."""
+        """One client. What cannot be connected is closed: the client sees a reset, as from a server that is down."""
         if self._open >= _CONNECTIONS:
             writer.close()
             return
@@ -104,25 +104,25 @@ class Door:
             writer.close()
 
 
-async def _listen(door: Door, port: int) -> asyncio.Server:
+async def _listen(forward: PortForward, port: int) -> asyncio.Server:
     try:
-        return await asyncio.start_server(door.pass_through, "127.0.0.1", port, limit=_CHUNK)
+        return await asyncio.start_server(forward.pass_through, "127.0.0.1", port, limit=_CHUNK)
     except OSError as taken:
-        raise LabError(f"door: port {port} of 127.0.0.1 is taken ({taken}); stop whoever listens there") from taken
+        raise LabError(f"port {port} of 127.0.0.1 is taken ({taken}); stop whoever listens there") from taken
 
 
 async def serve(lab: str) -> None:
-    """Open the doors and keep them open until TERM."""
+    """Listen, and forward until TERM."""
     where = paths(lab, settings())
     control = plan(lab, 1).control
     inside = Inside(control.netns)
-    before = msgspec.structs.asdict(read_ports(where.doors))
+    before = msgspec.structs.asdict(read_ports(where.ports))
     ports = {}
     servers = []
     for name, address in targets(control).items():
-        servers.append(await _listen(Door(inside, address), before[name]))
+        servers.append(await _listen(PortForward(inside, address), before[name]))
         ports[name] = servers[-1].sockets[0].getsockname()[1]
-    ledger.write(where.doors, msgspec.json.encode(Ports(**ports)) + b"\n")
+    ledger.write(where.ports, msgspec.json.encode(Ports(**ports)) + b"\n")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
     await stop.wait()

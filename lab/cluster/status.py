@@ -33,7 +33,7 @@ async def show(where: Paths, say: Callable[[str], None]) -> int:
             f"  {name:<16} "
             + (f"pid {state.pid}{again}" if state.running else f"not running (exit {state.code}){again}")
         )
-    api = Api(where, port_forward.read_ports(where.doors).api)
+    api = Api(where, port_forward.read_ports(where.ports).api)
     for item in await api.items("/api/v1/nodes"):
         say(f"  node {item['metadata']['name']:<11} " + ("Ready" if has_condition(item, "Ready") else "NotReady"))
     pods = await api.items("/api/v1/pods")
@@ -45,7 +45,7 @@ async def show(where: Paths, say: Callable[[str], None]) -> int:
 
 def environment_lines(where: Paths) -> Iterator[str]:
     """`export` lines for a shell. Raises `LabError` when the lab is not there."""
-    ports = port_forward.read_ports(where.doors)
+    ports = port_forward.read_ports(where.ports)
     if not ports.api:
         raise LabError(f"lab {where.lab} is not up: make lab LAB={where.lab}")
     values = {

@@ -7,7 +7,7 @@ worth repairing.
 
     products, images ─┐
     namespaces ─┬─ supervisor ─┬─ etcd, API server ─┬─ controllers, scheduler, kinds and pools ─┬─ nodes ready ─ names
-    authority ──┘              ├─ doors, NATS ──────┘                                           │
+    authority ──┘              ├─ ports, NATS ──────┘                                           │
                                └─ containerd of each node, images imported ─ kubelet ───────────┘
 """
 
@@ -102,17 +102,17 @@ class Rise:
         await self.launcher.start(name, command)
 
     async def control_plane(self) -> None:
-        """Etcd and the API server, doors, and then the controllers."""
+        """Etcd and the API server, the port forward, and then the controllers."""
         where, host = self.where, self.topology.control
         await self._component("etcd", control.etcd(where), host)
         await self._component("apiserver", control.apiserver(where, host), host)
-        await self.launcher.start("doors", mesh.python("lab.cluster.port_forward", where.lab), always=True)
+        await self.launcher.start("port-forward", mesh.python("lab.cluster.port_forward", where.lab), always=True)
 
         async def listening() -> bool:
-            return port_forward.read_ports(where.doors).api != 0
+            return port_forward.read_ports(where.ports).api != 0
 
-        await self.launcher.until("loopback doors", listening, seconds=20, process="doors")
-        port = port_forward.read_ports(where.doors).api
+        await self.launcher.until("loopback ports", listening, seconds=20, process="port-forward")
+        port = port_forward.read_ports(where.ports).api
         self._kubeconfig(where.kubeconfig, f"https://127.0.0.1:{port}", "admin")
         self.api = Api(where, port)
         await self.launcher.until("API server ready", self.api.ready, seconds=60, process="apiserver")
@@ -122,7 +122,8 @@ class Rise:
     async def runtime(self, host: Host) -> None:
         """One node's containerd, with the images in it."""
         paths_of = self.where.node(host.name)
-        for folder in (paths_of.run, paths_of.cni_bin, paths_of.cni_conf, paths_of.agents, paths_of.bpffs):
+        own = (paths_of.kubelet, paths_of.device_plugins, paths_of.cni_bin, paths_of.cni_conf, paths_of.static_pods)
+        for folder in (paths_of.run, paths_of.bpffs, paths_of.agents, *own):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         (paths_of.state / "containerd.toml").write_text(node.containerd_config(paths_of))
         (paths_of.state / "kubelet.yaml").write_text(node.kubelet_config(paths_of, self.where, host))
@@ -143,7 +144,11 @@ class Rise:
 
     async def kubelet(self, host: Host) -> None:
         """One node's kubelet; the images must be there, or pods wait out a failed pull."""
-        await self._component(f"kubelet-{host.name}", node.kubelet(self.where.node(host.name), self.where, host), host)
+        of = self.where.node(host.name)
+        for mount in node.kubelet_mounts(of):
+            await asyncio.to_thread(namespaces.run, mount)
+        argv = node.apart(of, [str(self.products["k8s"]), *node.kubelet(of, self.where, host)])
+        await self.launcher.start(f"kubelet-{host.name}", node.inside(host, argv))
 
     async def apply(self, *arguments: str) -> None:
         """`kubectl apply` on the server's side, as the field manager `airmesh-lab`."""

@@ -1,7 +1,7 @@
 """The tour's hands: kubectl, `shop` inside pods, and the observer, each as a person would run it.
 
 Owns the processes it starts: every one has a deadline and none outlives the tour. Raises `LabError` with what a command
-said. The observer speaks to the lab's bus through the loopback door; its exit code is part of what the tour shows.
+said. The observer speaks to the lab's bus through the loopback port; its exit code is part of what the tour shows.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ class Hands:
         self._kubectl = [launch.kubectl(), f"--kubeconfig={where.kubeconfig}"]
         looks = {"COLUMNS": str(columns), "TERM": "xterm-256color"} | ({"FORCE_COLOR": "1"} if colour else {})
         self._environment = launch.environment(
-            AIRMESH_NATS=f"nats://127.0.0.1:{port_forward.read_ports(where.doors).nats}",
+            AIRMESH_NATS=f"nats://127.0.0.1:{port_forward.read_ports(where.ports).nats}",
             AIRMESH_NATS_SEED_FILE=str(mesh.seed_file(where, "cli")),
             **looks,
         )

@@ -84,14 +84,14 @@ def find(path: Path | None, environ: Mapping[str, str] | None = None) -> Credent
 def read(path: Path) -> Credentials:
     """Credentials of a kubeconfig's current context; raises SettingsFault."""
     try:
-        text = path.read_text()
+        text = path.read_bytes()
     except OSError as error:
         raise SettingsFault(VARIABLE, str(path), f"make it readable: {error.strerror}") from None
     if len(text) > MAX_FILE:
         raise SettingsFault(VARIABLE, str(path), f"keep it within {MAX_FILE} bytes")
     try:
-        return _chosen(yaml.safe_load(text), path.parent)
-    except (yaml.YAMLError, TypeError, KeyError, AttributeError, RecursionError) as error:
+        return _checked(_chosen(yaml.safe_load(text), path.parent))
+    except (yaml.YAMLError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise SettingsFault(VARIABLE, str(path), f"write a kubeconfig ({type(error).__name__}: {error})") from None
     except ValueError as error:
         raise SettingsFault(VARIABLE, str(path), str(error)) from None
@@ -115,6 +115,17 @@ def _chosen(config: Mapping[str, Any], folder: Path) -> Credentials:
         token_text=user.get("token", ""),
         token_file=folder / token_file if token_file else None,
     )
+
+
+def _checked(credentials: Credentials) -> Credentials:
+    """The credentials back, once a session can be made of them."""
+    try:
+        credentials.tls()
+    except (ssl.SSLError, UnicodeDecodeError) as error:
+        raise ValueError(
+            f"certificate-authority, client-certificate and client-key are not PEM that belongs together ({error})"
+        ) from None
+    return credentials
 
 
 def _server(cluster: Mapping[str, Any]) -> str:

@@ -8,7 +8,6 @@ on.
 from __future__ import annotations
 
 import secrets
-from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -143,10 +142,11 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
     growth = Growth(made.datapath, kernel.thread, limits_of(runtime.settings), runtime.log)
     enforcer.make_room = growth.make_room
     programs, outward = health.require("datapath"), health.require("masquerade")
-    judge_objects = _objects_judge(runtime, feed)
+    objects = health.require("objects")
 
     def peers_passed() -> None:
-        judge_objects()
+        # At the changes of this view itself: it may be in sync long after the last rule. Later, what is here stays.
+        objects.latch(feed.objects.synced, feed.objects.why())
         acks.poke(full=False)
 
     acks = start_acks(runtime, registry, lambda: policy.reached, lambda: (peers.sequence, peers.epoch))
@@ -186,6 +186,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
         feed=feed,
         endpoints=registry,
         history=enforcer.history,
+        endpoint_at=peers.endpoint_at,
         pressure=lambda: (*balancer.pressure(), *peers.pressure(), *enforcer.pressure()),
     )
 
@@ -242,19 +243,6 @@ def _start_upgrade(
         Source.SERVICES: lambda: balancer.applied,
     }
     start_upgrade(runtime, made.datapath, thread, filled=filled, switched=switched)
-
-
-def _objects_judge(runtime: Runtime[Settings], feed: Feed) -> Callable[[], None]:
-    """Readiness of the view of objects: at its own changes, since it may be in sync long after the last rule."""
-    condition = runtime.health.require("objects")
-
-    def judge() -> None:
-        if feed.objects.synced:
-            condition.set(True)  # once: what was in sync stays in force
-        if not condition.ok:
-            condition.set(False, feed.objects.why())
-
-    return judge
 
 
 def make_enforcer(runtime: Runtime[Settings], datapath: Datapath, feed: Feed, registry: Registry) -> Enforcer:

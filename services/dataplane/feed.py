@@ -7,17 +7,20 @@ sequence that a frontier must cover is the *key's* revision: the stream sequence
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
-from typing import Any, TypeVar
+from types import MappingProxyType
+from typing import Any, Generic, TypeVar
 
 import msgspec
 
 from chassis.bus.client import Bus, View
+from chassis.bus.cursor import Cursor
+from chassis.bus.entry import Entry
 from kit.identity import Computed
 from kit.pools import Pools, any_overlap, judge_pools
 from proto.addresses import Block, BlockReport, Claim, Endpoint
-from proto.codec import Malformed, encode_segment, identity_key, join, kind_prefix, split
+from proto.codec import Malformed, decode_segment, encode_segment, identity_key, join, kind_prefix, split
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
@@ -27,14 +30,17 @@ from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
 from services.dataplane.core.cni.request import PodRef
 from services.dataplane.core.endpoint.admission import Knowledge
 from services.dataplane.core.ipam.addressing import Supply, supply_of
-from services.dataplane.ipcache.ownership import Ownership
 
 T = TypeVar("T", bound=KubernetesObject)
+N = TypeVar("N")
+V = TypeVar("V")
 
 GATHER = 0.02
 """Seconds for which loops that follow many objects gather changes."""
 WATCHED: tuple[type[KubernetesObject], ...] = (Pod, Namespace, Node, Service, EndpointSlice, IPPool)
 _PREFIXES: dict[type[KubernetesObject], str] = {kind: kind_prefix(KIND_OF[kind]) for kind in WATCHED}
+_FRONTIER = "_frontier."
+_CIDRS = "_cidrs."
 
 
 def object_kind(key: str) -> type[msgspec.Struct] | None:
@@ -44,9 +50,9 @@ def object_kind(key: str) -> type[msgspec.Struct] | None:
 
 def rules_kind(key: str) -> type[msgspec.Struct] | None:
     """Type of an entry of ``rules``."""
-    if key.startswith("_frontier."):
+    if key.startswith(_FRONTIER):
         return Frontier
-    if key.startswith("_cidrs."):
+    if key.startswith(_CIDRS):
         return CidrPartition
     return None if key.startswith("_") else CompiledPolicy
 
@@ -112,6 +118,44 @@ class Namespaces(Mapping[str, Namespace]):
         return len(self._feed.all_of(Namespace))
 
 
+class Followed(Generic[N, V]):
+    """Values of some keys of a view, by what the keys name. To ask costs what changed since it was asked last."""
+
+    def __init__(
+        self, cursor: Cursor, entries: Mapping[str, Entry[Any]], kind: type[V], name_of: Callable[[str], N | None]
+    ) -> None:
+        """``name_of``: what a key names; None for keys that are not of these."""
+        self._cursor = cursor
+        self._entries = entries
+        self._kind = kind
+        self._name_of = name_of
+        self._found: dict[N, V] = {}
+
+    def now(self) -> Mapping[N, V]:
+        """All of them; what is returned follows the next calls."""
+        for key in self._cursor.take() if self._cursor.pending else ():
+            name = self._name_of(key)
+            if name is not None:
+                entry = self._entries.get(key)
+                if entry is not None and isinstance(entry.value, self._kind):
+                    self._found[name] = entry.value
+                else:
+                    self._found.pop(name, None)
+        return MappingProxyType(self._found)
+
+
+def partition_of(key: str) -> str | None:
+    """Namespace whose CIDR partition a key of ``rules`` is; None for other keys."""
+    if key.startswith(_CIDRS):
+        with suppress(Malformed):
+            return decode_segment(key.removeprefix(_CIDRS))
+    return None
+
+
+def _shard_of(key: str) -> str | None:
+    return key if key.startswith(_FRONTIER) else None
+
+
 class Feed:
     """All views of one node."""
 
@@ -131,9 +175,12 @@ class Feed:
         self.endpoints = bus.bucket(ENDPOINTS).watch(endpoints_kind, markers=(), name="endpoints")
         self.blocks = bus.bucket(BLOCKS).watch(blocks_kind, markers=(), name="blocks")
         self.claims = bus.bucket(CLAIMS).watch(claims_kind, name="claims")
-        self.ownership = Ownership(node, self.endpoints, self.blocks, self.claims, self.identities)
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
+        rules = self.rules_view
+        self._frontiers = Followed(rules.cursor(), rules.marks, Frontier, _shard_of)
+        self._partitions = Followed(rules.cursor(), rules.marks, CidrPartition, partition_of)
+        self._published = Followed(self.endpoints.cursor(), self.endpoints.entries, Endpoint, self._own_slot)
         self._namespace_keys = self.objects.cursor()
         self._pod_keys = self.objects.cursor()
         self._computed = Computed()
@@ -271,22 +318,19 @@ class Feed:
 
     def frontiers(self) -> list[Frontier]:
         """How far each shard of policy is."""
-        return [entry.value for entry in self.rules_view.marks.values() if isinstance(entry.value, Frontier)]
+        return list(self._frontiers.now().values())
 
-    def partitions(self) -> dict[str, CidrPartition]:
-        """What each namespace's policies name by CIDR."""
-        found = (entry.value for entry in self.rules_view.marks.values() if isinstance(entry.value, CidrPartition))
-        return {partition.namespace: partition for partition in found}
-
-    def foreign_endpoints(self) -> list[Endpoint]:
-        """Endpoints of all other nodes, as far as they are believed."""
-        return self.ownership.now.endpoints
+    def partitions(self) -> Mapping[str, CidrPartition]:
+        """What each namespace's policies name by CIDR; follows the view."""
+        return self._partitions.now()
 
     def published_endpoints(self) -> dict[int, Endpoint]:
         """What stands in the slots of this node, as the bus has it, by number."""
-        return {
-            number: entry.value
-            for key, entry in self.endpoints.entries.items()
-            if key.startswith(self._own_endpoints) and isinstance(entry.value, Endpoint)
-            if (number := slot_of(key)) is not None
-        }
+        return dict(self._published.now())
+
+    def is_published_endpoint(self, key: str) -> bool:
+        """Whether a key of ``endpoints`` is of this node."""
+        return key.startswith(self._own_endpoints)
+
+    def _own_slot(self, key: str) -> int | None:
+        return slot_of(key) if key.startswith(self._own_endpoints) else None

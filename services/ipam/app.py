@@ -54,7 +54,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     grants = Grants(blocks, world.look, unchanged, most=runtime.settings.node_addresses)
     keeping = Keeping(owners, claims, grants, world.look, unchanged, lambda event: _moved(bus, event))
     reports = Reports(grants, keeping, world.look, runtime.log, senders.tell)
-    upkeep = Upkeep(stores, world.of_addresses, grants, world.look, runtime.log)
+    upkeep = Upkeep(stores, world.of_addresses, grants, world.look, runtime.log, bus.tell_fault)
     await bus.serve_nodes(IPAM_BLOCK, BlockRequest, senders.checked(grants.grant))
     await bus.serve_nodes(IPAM_REPORT, BlockReportRequest, senders.checked(reports.report))
     await bus.serve_nodes(IPAM_CLAIM, ClaimRequest, senders.checked(keeping.claim))

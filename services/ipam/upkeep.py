@@ -13,18 +13,25 @@ from chassis.bus.entry import Entry
 from chassis.bus.view import View
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
+from kit.once import Once
 from proto.addresses import IPAM_HOLDER, OwnerRecord
 from proto.codec import address_segment, owner_key
 from proto.sync import Complete, complete_key
 from services.ipam.core.blocks import as_network
 from services.ipam.core.claims import RECOVERED, rebuilt, sweep
-from services.ipam.core.recovery import adopted, settled, waiting_for
+from services.ipam.core.recovery import adopted, settled, silence, waiting_for
 from services.ipam.core.seen import Seen
 from services.ipam.grants import Grants, Look
 from services.ipam.store import Store, compare_and_set, delete_exactly
 
 AGAIN = 0.5
 """Seconds between two tries to open the gate."""
+SILENT = 60.0
+"""Seconds that a node may take to report before a person is told who holds everybody up."""
+SAID_AGAIN = 600.0
+"""Seconds until that is told again while it lasts."""
+Publish = Callable[[str, str, str], None]
+"""Takes a fault, its remedy and the node it is about."""
 
 
 class Upkeep:
@@ -37,6 +44,7 @@ class Upkeep:
         grants: Grants,
         look: Look,
         log: Log,
+        publish: Publish,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
@@ -47,6 +55,10 @@ class Upkeep:
         self._clock = clock
         self._since: Mapping[tuple[str, ...], float] = {}
         self._waiting: tuple[str, ...] = ()
+        self._waiting_since: dict[tuple[str, str], float] = {}
+        """By epoch of ``blocks`` and node."""
+        self._publish = publish
+        self._once: Once[tuple[str, str]] = Once(again=SAID_AGAIN)
         self._problems: tuple[str, ...] = ()
 
     async def open_gate(self, _dirty: Dirty) -> Done | Again:
@@ -56,8 +68,10 @@ class Upkeep:
         if seen.not_synced:
             return Again(AGAIN)
         if seen.complete:
+            self._waiting_since = {}
             return Done()
         self._report_waiting(waiting_for(seen.nodes.values(), seen.reports, seen.epoch))
+        self._tell_silent(seen)
         if self._waiting:
             return Again(AGAIN)
         now = int(time.time())
@@ -131,6 +145,15 @@ class Upkeep:
             self._waiting = waiting
             if waiting:
                 self._log.info("waiting-for-reports", nodes=list(waiting))
+
+    def _tell_silent(self, seen: Seen) -> None:
+        now = self._clock()
+        waiting = [(seen.epoch, node) for node in self._waiting]
+        self._waiting_since = {key: self._waiting_since.get(key, now) for key in waiting}
+        for key in self._once.take([key for key in waiting if now - self._waiting_since[key] >= SILENT], now):
+            fault, remedy = silence(key[1], seen.nodes, int(now - self._waiting_since[key]))
+            self._log.warning("node-silent", node=key[1], fault=fault, remedy=remedy)
+            self._publish(fault, remedy, key[1])
 
     def _report_problems(self, seen: Seen) -> None:
         problems = () if seen.not_synced else seen.pools.problems

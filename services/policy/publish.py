@@ -74,7 +74,7 @@ class Fence:
 
     async def overtaken(self, theirs: Revision) -> None:
         """What is there is further than we are: raises Behind, unless ``objects`` itself went back to before that."""
-        stream = jetstream.kv_stream(OBJECTS.on_server)
+        stream = OBJECTS.stream
         state = await jetstream.stream_state(self._bus.connection, stream)
         if state.last >= theirs.sequence:
             raise Behind(f"published up to {theirs.sequence}, we know objects up to {self._revision.sequence} only")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Mapping
+import random
+from collections.abc import Collection, Mapping
 from ipaddress import ip_network
 from types import SimpleNamespace
 from typing import Any
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 
 from proto.policy import CidrPartition, CidrSet, Direction, Revision
-from services.dataplane.core.policy.cidr_maps import cidrs_of, namespace_hash
+from services.dataplane.core.policy.cidr_maps import cidrs_of, fitting, namespace_hash
 from services.dataplane.policy.partitions import Partitions
 from tests.bpf import frames
 from tests.bpf.frames import SYN, TCP
@@ -61,8 +62,8 @@ class Told:
     async def make_room(self, asked: Mapping[str, int]) -> None:
         self.asked = dict(asked)
 
-    def put(self, reached: Revision | None) -> int:
-        return asyncio.run(self.keeper.put(reached))
+    def put(self, reached: Revision | None, namespaces: Collection[str] | None = None) -> int:
+        return asyncio.run(self.keeper.put(reached, namespaces))
 
     def says(self, *partitions: CidrPartition) -> bool:
         """Whether the kernel holds exactly these."""
@@ -112,3 +113,68 @@ def test_the_largest_namespace_goes_without_and_comes_back_when_there_is_room(wo
     del told.now["small"]
     told.put(at(2))
     assert told.says(big, more)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_told_only_what_changed_it_holds_what_a_look_at_all_gives(world: World, seed: int) -> None:
+    """Partitions come, change and go, rules get further or are not known, the view is in sync or not: in any order."""
+    rng, told = random.Random(seed), Told(world, room=7)
+    in_force: dict[str, CidrPartition] = {}
+    changed: set[str] = set()
+    for sequence in range(2, 80):
+        name = rng.choice("uvwxyz")
+        match rng.randrange(5):
+            case 0:
+                told.now.pop(name, None)
+                changed.add(name)
+            case 1 | 2:
+                prefixes = [f"10.{number}.0.0/16={sequence}" for number in range(rng.randint(1, 4))]
+                told.now[name] = cut(name, sequence, *prefixes)
+                changed.add(name)
+            case 3:
+                told.view.synced = not told.view.synced
+            case _:
+                pass
+        if rng.random() < 0.3:
+            continue  # more is gathered before a pass
+        reached = rng.choice([None, at(sequence), at(sequence - 5)])
+        in_force = {one: own for one, own in in_force.items() if one in told.now or not told.view.synced}
+        if reached is not None:
+            in_force |= {one: own for one, own in told.now.items() if reached.covers(own.revision)}
+        told.put(reached, changed)
+        changed = set()
+        taken = fitting(in_force, 7)
+        assert told.says(*(in_force[one] for one in taken))
+        assert told.keeper.without().keys() == in_force.keys() - taken
+        assert told.asked == {"am_cidrs": 2 * sum(len(one.prefixes) for one in in_force.values())}
+        if rng.random() < 0.1:
+            told.view.synced = True
+            told.put(at(sequence))
+            told = _again(told)
+            told.put(at(sequence))
+            in_force = dict(told.now)
+            assert told.says(*(in_force[one] for one in fitting(in_force, 7)))
+
+
+def _again(before: Told) -> Told:
+    """An agent that has been started again, with the same view."""
+    told = Told(before.world, room=7)
+    told.now.update(before.now)
+    return told
+
+
+def test_one_change_looks_at_one_partition_and_a_foreign_key_gives_none(world: World) -> None:
+    told = Told(world, room=1 << 20)
+    told.now = {f"n{number}": cut(f"n{number}", 1, "10.0.0.0/8=1") for number in range(300)}
+    told.put(at(1))
+    before = told.keeper.visits
+    told.now["n7"] = cut("n7", 2, "11.0.0.0/8=1")
+    assert told.put(at(1), {"n7"}) == 0
+    assert told.put(at(2), ()) == 2
+    assert told.put(at(2), ()) == 0
+    assert told.keeper.visits - before == 2
+    told.now["n8"] = cut("n9", 3, "12.0.0.0/8=1")
+    assert told.put(at(3), {"n8"}) == 1, "what stands under a namespace's key and names another is no partition of it"
+    told.now = {}
+    told.put(None)
+    assert told.says()

@@ -12,6 +12,7 @@ from msgspec import structs
 
 from chassis.runtime.reconcile import Dirty
 from linux import bpf
+from proto.codec import identity_key
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Frontier, Revision, RuleSource
 from services.dataplane.core.datapath import policy_layout as pl
@@ -76,13 +77,15 @@ class Edited:
         return event
 
     def enforce(self, *changed: IdentityRecord | CompiledPolicy, full: bool = False) -> None:
-        keys = []
+        rules, records = set(), set()
         for one in changed:
             if isinstance(one, IdentityRecord):
-                keys.append(self.state.learn(one))
+                records.add(self.state.learn(one))
             else:
                 self.state.rules[one.identity] = one
-        asyncio.run(self.enforcer.enforce(Dirty(full=full, by_cursor=(frozenset(), frozenset(), frozenset(keys)))))
+                rules.add(identity_key(one.identity))
+        by_cursor = (frozenset(rules), frozenset[str](), frozenset(records))
+        asyncio.run(self.enforcer.enforce(Dirty(full=full, by_cursor=by_cursor)))
 
 
 def isolated_by(name: str, one: CompiledPolicy) -> CompiledPolicy:

@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bpf.world import run
-from tests.drills.hamlet import Hamlet, PodRef, hamlet
+from tests.drills.minicluster import MiniCluster, PodRef, minicluster
 from tests.drills.probe import FOLDER, Memory, growth, look
 from tests.shell.cluster.apiserver import ApiServer
 
@@ -40,7 +40,7 @@ SETTINGS = {
 class Churn:
     """One node and what happens on it."""
 
-    world: Hamlet
+    world: MiniCluster
     api: ApiServer
     spaces: list[str] = field(default_factory=list)
     rounds: int = 0
@@ -149,7 +149,7 @@ async def churning(folder: Path, label: str, agents: Sequence[str] = AGENTS) -> 
     config, probes = folder / "kubeconfig", folder / "probes"
     probes.mkdir()
     more = {**SETTINGS, "AIRMESH_KUBECONFIG": str(config), FOLDER: str(probes)}
-    with hamlet(folder, label, (NODE,), **more) as world:
+    with minicluster(folder, label, (NODE,), **more) as world:
         world.program = ("-m", "tests.drills.probe")
         api = ApiServer()
         await api.start()

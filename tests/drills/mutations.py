@@ -37,6 +37,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/runtime/test_garbage.py",),
     ),
     Mutant(
+        name="a-shorter-hold-hides-the-longest",
+        file="chassis/telemetry/loop_holds.py",
+        old="    if other.seconds > found.seconds:\n",
+        new="    if other.seconds:\n",
+        tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
+    ),
+    Mutant(
         name="identity-of-the-namespace-before",
         file="kit/identity.py",
         old="of_pod is pod and of_namespace is namespace and",
@@ -250,6 +257,13 @@ CLUSTER = (
         old="        elif key.startswith(OURS) and key not in known:\n",
         new="        elif key.startswith(OURS) and key in known:\n",
         tests=("tests/core/cluster/test_fields.py",),
+    ),
+    Mutant(
+        name="an-event-of-a-long-name-is-refused",
+        file="services/cluster/core/reports.py",
+        old="{report.name[:200].rstrip('-.')}",
+        new="{report.name[:200]}",
+        tests=("tests/core/cluster/test_reports.py",),
     ),
 )
 
@@ -618,6 +632,13 @@ POLICY = (
 
 ROUTING = (
     Mutant(
+        name="nobody-is-told-who-holds-up-recovery",
+        file="services/ipam/upkeep.py",
+        old="            self._publish(fault, remedy, key[1])",
+        new="            pass",
+        tests=("tests/shell/ipam/test_recovery.py",),
+    ),
+    Mutant(
         name="sweep-routes-before-in-sync",
         file="services/routing/core/plan.py",
         old="    if not (mesh.blocks_complete and mesh.claims_complete):\n        return False\n",
@@ -650,6 +671,20 @@ ROUTING = (
         file="services/routing/core/plan.py",
         old="            of_others=True,\n        )\n        for writer",
         new="        )\n        for writer",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+    Mutant(
+        name="a-false-announcement-makes-others-unready",
+        file="services/routing/core/plan.py",
+        old="                        of_others=True,\n                    )\n                )\n                break",
+        new="                    )\n                )\n                break",
+        tests=("tests/core/routing/test_plan.py",),
+    ),
+    Mutant(
+        name="a-path-for-what-is-announced-and-not-held",
+        file="services/routing/core/plan.py",
+        old="held = [prefix for prefix in told.prefixes if _holds(name, prefix, mesh)]",
+        new="held = told.prefixes",
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
@@ -721,9 +756,23 @@ DATAPLANE = (
     Mutant(
         name="later-word-wins-an-address",
         file="services/dataplane/core/ipcache/entries.py",
-        old="        if other is None or _rank(endpoint) > _rank(other):\n",
-        new="        if True:\n",
+        old="    return max(able, key=_precedence, default=None)\n",
+        new="    return able[-1] if able else None\n",
         tests=("tests/core/dataplane/ipcache/test_ipcache.py",),
+    ),
+    Mutant(
+        name="former-address-of-an-endpoint-stays",
+        file="services/dataplane/core/ipcache/entries.py",
+        old="            self._dirty.add(before.address)\n",
+        new="",
+        tests=("tests/core/dataplane/ipcache/test_ipcache.py",),
+    ),
+    Mutant(
+        name="a-block-concerns-nobody",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="                self._dirty |= self._at.get(address, set())\n        else",
+        new="                pass\n        else",
+        tests=("tests/core/dataplane/ipcache/test_judge.py",),
     ),
     Mutant(
         name="any-external-ip-is-honoured",
@@ -888,9 +937,51 @@ DATAPLANE = (
         tests=("tests/bpf/test_cidr_partitions.py",),
     ),
     Mutant(
+        name="partition-that-waits-is-forgotten",
+        file="services/dataplane/policy/partitions.py",
+        old="                self._waiting.add(name)\n",
+        new="                pass\n",
+        tests=("tests/bpf/test_cidr_partitions.py",),
+    ),
+    Mutant(
+        name="what-left-the-view-is-still-followed",
+        file="services/dataplane/feed.py",
+        old="                    self._found.pop(name, None)\n",
+        new="                    pass\n",
+        tests=("tests/shell/dataplane/test_followed.py",),
+    ),
+    Mutant(
+        name="refused-scope-is-not-missed",
+        file="services/dataplane/core/policy/maps.py",
+        old="                    uses.missing[number] = None  # wanted again when it is not refused any more\n",
+        new="                    pass\n",
+        tests=("tests/core/dataplane/policy/test_policy_maps.py",),
+    ),
+    Mutant(
+        name="selector-set-without-identities-stays",
+        file="services/dataplane/core/policy/held_scopes.py",
+        old="        if not one.users:\n            self._unused[number] = None\n",
+        new="",
+        tests=("tests/core/dataplane/policy/test_policy_maps.py::test_a_set_that_no_identity_has_leaves_the_maps",),
+    ),
+    Mutant(
+        name="service-that-gets-a-health-check-port-is-not-looked-at",
+        file="services/dataplane/loadbalancer/health_check.py",
+        old="        if any(isinstance(value, Service) and value.health_check_port for value in values):\n",
+        new="        if not values:\n",
+        tests=("tests/shell/dataplane/loadbalancer/test_health_check_changes.py",),
+    ),
+    Mutant(
+        name="udp-backend-in-two-slices-is-gone-with-the-first",
+        file="services/dataplane/core/loadbalancer/stale_sockets.py",
+        old="        gone = [address for address in left if not self._slices[address]]\n",
+        new="        gone = list(left)\n",
+        tests=("tests/core/dataplane/loadbalancer/test_stale_sockets.py",),
+    ),
+    Mutant(
         name="full-map-keeps-the-old-rights",
         file="services/dataplane/core/policy/maps.py",
-        old="            self._refuse(self._users.get(number, ()), sizes)\n            return\n",
+        old="            self._refuse(self._uses.users(number), sizes)\n            return\n",
         new="            return\n",
         tests=("tests/core/dataplane/policy/test_policy_maps.py",),
     ),
@@ -1050,17 +1141,31 @@ DATAPLANE = (
         tests=("tests/shell/dataplane/cni/test_server.py::test_another_user_is_not_answered",),
     ),
     Mutant(
+        name="a-static-pod-waits-for-its-mirrors-uid",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    if wanted.uid and not pod.runs_as(wanted.uid):\n",
+        new="    if wanted.uid and pod.uid != wanted.uid:\n",
+        tests=("tests/core/dataplane/endpoint/test_admission.py",),
+    ),
+    Mutant(
+        name="an-annotation-takes-anothers-pod",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    own = [pod for pod in found if pod.uid == uid] or found\n",
+        new="    own = found[:1]\n",
+        tests=("tests/core/dataplane/endpoint/test_admission.py",),
+    ),
+    Mutant(
         name="believe-any-endpoint",
-        file="services/dataplane/ipcache/ownership.py",
-        old="            if doubt is not None:\n                continue\n            segment",
-        new="            segment",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="        doubt = self._holdings.doubt(self._writers[segment], endpoint)\n",
+        new="        doubt = None\n",
         tests=("tests/shell/dataplane/ipcache/test_ownership.py::test_it_does_not_speak_of_others",),
     ),
     Mutant(
         name="believe-any-identity",
-        file="services/dataplane/ipcache/ownership.py",
-        old="            if endpoint.identity in living[segment] or (",
-        new="            if endpoint.identity or (",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="        if doubt is None and endpoint.identity not in self._residents.get(segment, ()):\n",
+        new="        if doubt is None and not endpoint.identity:\n",
         tests=(
             "tests/shell/dataplane/ipcache/test_ownership.py::test_an_identity_counts_where_a_pod_has_it",
             "tests/drills/test_stolen_key.py::test_what_it_says_of_itself_moves_no_packet_of_anothers",
@@ -1461,6 +1566,13 @@ LINUX = (
 
 CLI = (
     Mutant(
+        name="a-name-commands-the-terminal",
+        file="cli/show.py",
+        old="    return Text(printable(cell.text), style=STYLES[cell.tone])\n",
+        new="    return Text(cell.text, style=STYLES[cell.tone])\n",
+        tests=("tests/core/cli/test_show.py", "tests/golden/cli/test_pages.py"),
+    ),
+    Mutant(
         name="a-forged-value-is-shown",
         file="cli/link.py",
         old="                if change.forged:\n",
@@ -1477,10 +1589,40 @@ CLI = (
     Mutant(
         name="whoever-hangs-up-is-a-nats-server",
         file="chassis/bus/connection.py",
-        old="    return bool(client._server_info) or unread(client).startswith(GREETING)\n",
+        old="    return nats_internals.has_greeted(client) or nats_internals.unread(client).startswith(GREETING)\n",
         new="    return True\n",
         tests=("tests/shell/cli/test_commands.py::TestNoBus",),
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI)
+LAB = (
+    Mutant(
+        name="a-kubelets-own-mount-is-the-machines",
+        file="lab/cluster/node.py",
+        old='mkdir -p "$1" && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$1")"',
+        new='mkdir -p "$1"',
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not",
+        ),
+    ),
+    Mutant(
+        name="the-runtime-sees-no-volumes",
+        file="lab/cluster/node.py",
+        old='"--propagation", "unchanged"',
+        new='"--propagation", "slave"',
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not",
+        ),
+    ),
+    Mutant(
+        name="a-folder-under-a-mount-is-removed",
+        file="lab/cluster/down.py",
+        old="        if str(shared) not in taken:\n",
+        new="        if True:\n",
+        tests=(
+            "tests/netns/lab/cluster/test_lab.py::test_a_folder_under_another_labs_kubelet_stays_and_a_mount_that_came_out_goes",
+        ),
+    ),
+)
+
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI, *LAB)

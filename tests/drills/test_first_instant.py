@@ -45,7 +45,7 @@ from proto.objects import (
 )
 from proto.subjects import ENDPOINTS, IDENTITIES
 from tests.bpf.world import run
-from tests.drills.hamlet import HUB, Hamlet, PodRef, hamlet, node_objects, pools
+from tests.drills.minicluster import HUB, MiniCluster, PodRef, minicluster, node_objects, pools
 from tests.natsd import bus_of, runtime_of
 
 pytestmark = pytest.mark.privileged
@@ -127,7 +127,7 @@ class Wire:
 
 
 @contextmanager
-def listening(world: Hamlet) -> Iterator[Wire]:
+def listening(world: MiniCluster) -> Iterator[Wire]:
     wire = Wire(world.label)
     try:
         yield wire
@@ -183,9 +183,9 @@ def may_send(*allowed: str) -> NetworkPolicy:
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hamlet]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniCluster]:
     """Two nodes with the deny-all policy in force, everything ready."""
-    with hamlet(tmp_path_factory.mktemp("instant"), "fi", ("n1", "n2"), **SETTINGS) as made:
+    with minicluster(tmp_path_factory.mktemp("instant"), "fi", ("n1", "n2"), **SETTINGS) as made:
 
         async def begin() -> None:
             async with bus_of(made.nats, "cluster") as bus:
@@ -202,7 +202,7 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hamlet]:
 
 
 async def instant(
-    world: Hamlet, bus: Bus, number: int, app: str, wire: Wire
+    world: MiniCluster, bus: Bus, number: int, app: str, wire: Wire
 ) -> tuple[dict[str, dict[str, float]], int]:
     """One pod that sends from before its birth; what it did, and how many of its frames were on the wire."""
     netns, container = f"{world.label}-i{number}", f"i{number}-{app}"
@@ -224,7 +224,7 @@ async def instant(
         run("ip", "netns", "del", netns)
 
 
-async def _instants(world: Hamlet, times: int) -> None:
+async def _instants(world: MiniCluster, times: int) -> None:
     async with bus_of(world.nats, "cluster") as bus:
         with listening(world) as wire:
             for number in range(3):
@@ -243,13 +243,13 @@ async def _instants(world: Hamlet, times: int) -> None:
         assert quiet == times
 
 
-async def test_nothing_gets_out_of_a_denied_pod_from_its_first_moment(world: Hamlet) -> None:
+async def test_nothing_gets_out_of_a_denied_pod_from_its_first_moment(world: MiniCluster) -> None:
     await _instants(world, 20)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(600)
-async def test_nothing_gets_out_of_two_hundred_denied_pods(world: Hamlet) -> None:
+async def test_nothing_gets_out_of_two_hundred_denied_pods(world: MiniCluster) -> None:
     await _instants(world, 200)
 
 
@@ -267,7 +267,9 @@ def of_stateful_set(number: int) -> Pod:
     return Pod(namespace="shop", name=name, uid=f"uid-{name}", node="n1", labels=labels)
 
 
-async def start_beside(world: Hamlet, bus: Bus, pod: Pod, *changes: KubernetesObject, wire: Wire) -> tuple[int, int]:
+async def start_beside(
+    world: MiniCluster, bus: Bus, pod: Pod, *changes: KubernetesObject, wire: Wire
+) -> tuple[int, int]:
     """Start a pod together with what isolates it; the CNI code, and how many frames got out of it."""
     netns = f"{world.label}-b"
     run("ip", "netns", "add", netns)
@@ -285,7 +287,7 @@ async def start_beside(world: Hamlet, bus: Bus, pod: Pod, *changes: KubernetesOb
         run("ip", "netns", "del", netns)
 
 
-async def no_longer_named(world: Hamlet, bus: Bus, *gone: KubernetesObject) -> None:
+async def no_longer_named(world: MiniCluster, bus: Bus, *gone: KubernetesObject) -> None:
     """Take these away, and wait until identities are without the label again."""
     await world.take(bus, *gone)
     end = time.monotonic() + 20
@@ -297,7 +299,7 @@ async def no_longer_named(world: Hamlet, bus: Bus, *gone: KubernetesObject) -> N
             await asyncio.sleep(0.05)
 
 
-async def test_the_first_policy_on_an_unstable_label_comes_together_with_the_pod(world: Hamlet) -> None:
+async def test_the_first_policy_on_an_unstable_label_comes_together_with_the_pod(world: MiniCluster) -> None:
     async with bus_of(world.nats, "cluster") as bus:
         with listening(world) as wire:
             for number in range(10):
@@ -309,7 +311,7 @@ async def test_the_first_policy_on_an_unstable_label_comes_together_with_the_pod
 
 
 @pytest.mark.timeout(300)
-async def test_the_same_while_a_shard_has_no_holder(world: Hamlet) -> None:
+async def test_the_same_while_a_shard_has_no_holder(world: MiniCluster) -> None:
     """It waits, whoever it was or becomes, or starts isolated; with the shard held again it starts."""
     world.kill("policy-1", signal.SIGTERM)
     try:
@@ -337,7 +339,7 @@ async def test_the_same_while_a_shard_has_no_holder(world: Hamlet) -> None:
             world.start("policy-1")
 
 
-async def test_a_namespaces_change_comes_together_with_the_pod(world: Hamlet) -> None:
+async def test_a_namespaces_change_comes_together_with_the_pod(world: MiniCluster) -> None:
     """The namespace is closed and the pod made at once: whichever of the two a node hears of first."""
     closed = Namespace(name="shop", uid="ns-shop", labels=(("closed", "yes"), ("kubernetes.io/metadata.name", "shop")))
     opened = Namespace(name="shop", uid="ns-shop", labels=(("kubernetes.io/metadata.name", "shop"),))
@@ -382,7 +384,7 @@ async def test_a_namespaces_change_comes_together_with_the_pod(world: Hamlet) ->
         await world.take(bus, gate)
 
 
-async def test_a_right_taken_away_ends_the_flows_that_live(world: Hamlet) -> None:
+async def test_a_right_taken_away_ends_the_flows_that_live(world: MiniCluster) -> None:
     """A stream of datagrams of each family, allowed and then not any more: from the edit to the last frame."""
     netns, wide = f"{world.label}-g", (f"{HUB}/32", "fd00:172:30::1/128")
     run("ip", "netns", "add", netns)
@@ -407,7 +409,7 @@ async def test_a_right_taken_away_ends_the_flows_that_live(world: Hamlet) -> Non
     assert spent[-1] < LAST_PACKET * 1000
 
 
-async def _cut(world: Hamlet, bus: Bus, netns: str, addresses: list[str], wide: tuple[str, ...]) -> float:
+async def _cut(world: MiniCluster, bus: Bus, netns: str, addresses: list[str], wide: tuple[str, ...]) -> float:
     """Milliseconds from the edit until the last frame of either family."""
     await world.put(bus, may_send(*wide))
     with listening(world) as wire:

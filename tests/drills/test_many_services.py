@@ -22,6 +22,7 @@ from pathlib import Path
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
+from chassis.telemetry.loop_holds import SLOT, WINDOW
 from lab.cluster.mesh import Agent, agents
 from tests.drills.tenants.api import Api, services
 from tests.labkit import Lab
@@ -35,7 +36,8 @@ LOOK_EVERY = 2.0
 STATUS_SECONDS = 1.0
 CPU_SHARE = 0.05
 HOLD_SECONDS = 0.020
-HOLD = "airmesh_loop_hold_seconds"
+HELD, HELD_CPU = "airmesh_loop_hold_seconds", "airmesh_loop_hold_cpu_seconds"
+"""On the clock, and what of it had a CPU: where all share two processors, the second is the agent's own."""
 _TICKS = os.sysconf("SC_CLK_TCK")
 
 
@@ -56,7 +58,9 @@ class Measured:
     cpu: dict[str, float] = field(default_factory=dict)
     """Seconds of a CPU by agent."""
     holds: dict[str, float] = field(default_factory=dict)
-    """Longest hold of each agent's loop, in seconds."""
+    """Longest hold of each agent's loop, in seconds on the clock."""
+    cpu_holds: dict[str, float] = field(default_factory=dict)
+    """The longest by what it had of a CPU."""
     status: list[float] = field(default_factory=list)
     """How long `airmesh status` took, in seconds."""
     silent: list[str] = field(default_factory=list)
@@ -65,7 +69,8 @@ class Measured:
     def table(self) -> str:
         """The figures, a line an agent."""
         lines = [
-            f"{name:<14} CPU {used / self.seconds:6.1%}, longest hold {1000 * self.holds.get(name, 0):6.1f} ms"
+            f"{name:<14} CPU {used / self.seconds:6.1%}, longest hold {1000 * self.holds.get(name, 0):6.1f} ms, "
+            f"of a CPU {1000 * self.cpu_holds.get(name, 0):6.1f} ms"
             for name, used in self.cpu.items()
         ]
         status = sorted(self.status)
@@ -85,6 +90,8 @@ class Measured:
     ],
 )
 def test_nobody_notices_that_services_are_made(lab: Lab, scale: Scale) -> None:
+    if scale.quiet:
+        time.sleep(WINDOW + 2 * SLOT)  # what held loops while the lab began is not told any more
     with namespaces(lab) as api:
         measured = measure(lab, api, scale.services)
     print(measured.table())
@@ -98,7 +105,7 @@ def test_nobody_notices_that_services_are_made(lab: Lab, scale: Scale) -> None:
         faults += [f"airmesh status took {took:.2f} s" for took in measured.status if took > STATUS_SECONDS]
         faults += [
             f"{name} held its loop for {1000 * took:.0f} ms"
-            for name, took in measured.holds.items()
+            for name, took in measured.cpu_holds.items()
             if took > HOLD_SECONDS
         ]
     assert not faults, "\n".join([*faults, measured.table()])
@@ -141,7 +148,8 @@ def look(lab: Lab, found: list[Agent], seen: Measured, ended: threading.Event) -
         seen.status.append(time.monotonic() - began)
         seen.silent += [line for line in said.splitlines() if "does not answer" in line]
         for agent in found:
-            seen.holds[agent.name] = max(seen.holds.get(agent.name, 0.0), longest_hold(lab, agent))
+            for holds, name in ((seen.holds, HELD), (seen.cpu_holds, HELD_CPU)):
+                holds[agent.name] = max(holds.get(agent.name, 0.0), longest_hold(lab, agent, name))
 
 
 def status(lab: Lab) -> str:
@@ -152,11 +160,11 @@ def status(lab: Lab) -> str:
     return done.stdout + done.stderr
 
 
-def longest_hold(lab: Lab, agent: Agent) -> float:
+def longest_hold(lab: Lab, agent: Agent, name: str) -> float:
     """Seconds, of the last minute, as the agent's page of metrics has it."""
     page = lab.inside(agent.host.name, "curl", "--silent", "--fail", f"http://127.0.0.1:{agent.health_port}/metrics")
     samples = [sample for family in text_string_to_metric_families(page) for sample in family.samples]
-    return next(sample.value for sample in samples if sample.name == HOLD)
+    return next(sample.value for sample in samples if sample.name == name)
 
 
 def cpu_seconds(lab: Lab, agent: Agent) -> float:

@@ -25,8 +25,8 @@ from proto.addresses import IPAM_HOLDER, Block, Endpoint
 from proto.objects import Owner, Pod
 from proto.subjects import BLOCKS, ENDPOINTS
 from tests.bpf.world import run
-from tests.drills.hamlet import Hamlet, PodRef, hamlet, node_objects, pools
 from tests.drills.ledger import Ledger
+from tests.drills.minicluster import MiniCluster, PodRef, minicluster, node_objects, pools
 from tests.natsd import bus_of
 
 pytestmark = pytest.mark.privileged
@@ -56,8 +56,8 @@ SETTINGS = {
 
 
 @pytest.fixture
-def world(tmp_path: Path) -> Iterator[Hamlet]:
-    with hamlet(tmp_path, "nt", NODES, **SETTINGS) as made:
+def world(tmp_path: Path) -> Iterator[MiniCluster]:
+    with minicluster(tmp_path, "nt", NODES, **SETTINGS) as made:
         yield made
 
 
@@ -80,7 +80,7 @@ class Container:
 class Drill:
     """A runtime on three nodes with bad habits. ``adds`` and ``deletes`` count containers, not calls."""
 
-    world: Hamlet
+    world: MiniCluster
     bus: Bus
     chance: random.Random
     ledger: Ledger = field(default_factory=Ledger)
@@ -290,7 +290,7 @@ class Drill:
 
 
 @asynccontextmanager
-async def drilled(world: Hamlet, seed: int) -> AsyncIterator[Drill]:
+async def drilled(world: MiniCluster, seed: int) -> AsyncIterator[Drill]:
     """Everything up, a runtime ready to misbehave."""
     async with bus_of(world.nats, "cluster") as bus:
         await world.make_buckets(bus)
@@ -370,7 +370,7 @@ async def _judge_owners(drill: Drill) -> None:
         await drill.detach(one)
 
 
-async def _run(world: Hamlet, pods: int, victims: list[str], every: float, seed: int) -> None:
+async def _run(world: MiniCluster, pods: int, victims: list[str], every: float, seed: int) -> None:
     began = time.monotonic()
     async with drilled(world, seed) as drill:
         await _churn(drill, pods, victims, every)
@@ -396,7 +396,7 @@ async def _run(world: Hamlet, pods: int, victims: list[str], every: float, seed:
         assert world.troubles() == []
 
 
-async def test_no_address_is_held_twice_or_lost(world: Hamlet) -> None:
+async def test_no_address_is_held_twice_or_lost(world: MiniCluster) -> None:
     victims = ["dataplane-n2", "ipam-1", "dataplane-n1", "policy-1", "nats", "dataplane-n3", "ipam-2"]
     await _run(world, 60, victims, 0.6, seed=6)
 
@@ -404,6 +404,6 @@ async def test_no_address_is_held_twice_or_lost(world: Hamlet) -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(900)
 @pytest.mark.parametrize("seed", [1, 2])
-async def test_no_address_is_held_twice_or_lost_in_five_hundred(world: Hamlet, seed: int) -> None:
+async def test_no_address_is_held_twice_or_lost_in_five_hundred(world: MiniCluster, seed: int) -> None:
     victims = ["nats", "dataplane-n1", "ipam-1", "dataplane-n2", "policy-1", "ipam-2", "dataplane-n3", "policy-2"]
     await _run(world, 500, victims, 1.0, seed=seed)

@@ -12,10 +12,10 @@ from __future__ import annotations
 import json
 import time
 from dataclasses import dataclass
-from pathlib import Path
 
 import pytest
 
+from tests.agent_logs import warnings
 from tests.drills.tenants.heard import Heard, listening
 from tests.drills.tenants.siege import THIEF, Siege, blocks, siege
 from tests.drills.tenants.victim import Phase, share, victim
@@ -26,7 +26,6 @@ pytestmark = [pytest.mark.lab, pytest.mark.privileged]
 
 EDIT_SECONDS = 2.0
 SHOWN = 25
-LOG_LINES = 12
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -169,7 +168,7 @@ def _report(lab: Lab, heard: Heard, made: Siege, phases: list[Phase]) -> str:
     if failures:
         first = failures[0]
         lines += [f"--- events around the first failure ({first.what})", heard.around(first.at)]
-        lines += ["--- last lines of the agents", _last_words(lab)]
+        lines += ["--- last lines of the agents", warnings(lab.logs, {})]
     return "\n".join(lines)
 
 
@@ -181,22 +180,3 @@ def _adds(heard: Heard, phase: Phase) -> str:
         if phase.began <= one.at <= (phase.ended or one.at) and ".endpoint-up." in one.text
     ]
     return f"{len(took)} (p50 {share(took, 0.5):.1f} ms, p99 {share(took, 0.99):.1f} ms)"
-
-
-def _last_words(lab: Lab) -> str:
-    """Of each agent, its last warnings and errors, else its last line."""
-    found = []
-    for path in sorted(Path(lab.logs).glob("*.log")):
-        if not path.stem.startswith(("dataplane", "routing", "policy", "ipam", "cluster", "dns", "nats")):
-            continue
-        lines = path.read_text(errors="replace").splitlines()
-        loud = [line for line in lines if _level(line) in ("warning", "error") or line.startswith("Traceback")]
-        found += [f"{path.stem}: {line[:500]}" for line in (loud[-LOG_LINES:] or lines[-1:])]
-    return "\n".join(found)
-
-
-def _level(line: str) -> str:
-    try:
-        return str(json.loads(line).get("level", "")).lower()
-    except (ValueError, AttributeError):
-        return ""

@@ -66,7 +66,7 @@ from proto.subjects import (
     of_node,
 )
 from tests.bpf.world import inside, run
-from tests.drills.hamlet import HUB, Hamlet, PodRef, hamlet, node_objects, pools
+from tests.drills.minicluster import HUB, MiniCluster, PodRef, minicluster, node_objects, pools
 from tests.natsd import bus_of
 
 pytestmark = pytest.mark.privileged
@@ -111,10 +111,10 @@ WRITERS: dict[Bucket, tuple[str, str, str]] = {
 
 
 @pytest.fixture(scope="module")
-def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hamlet]:
+def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniCluster]:
     """One node with every service that runs without Kubernetes, and a policy in force."""
     settings = {"AIRMESH_ADDRESS_COOLDOWN": "1", "AIRMESH_ADD_DEADLINE": "5", "AIRMESH_LOG_LEVEL": "info"}
-    with hamlet(tmp_path_factory.mktemp("wrong"), "wm", ("n1",), **settings) as made:
+    with minicluster(tmp_path_factory.mktemp("wrong"), "wm", ("n1",), **settings) as made:
 
         async def begin() -> None:
             async with bus_of(made.nats, "cluster") as bus:
@@ -138,7 +138,7 @@ def closed() -> NetworkPolicy:
     )
 
 
-async def lives(world: Hamlet, name: str) -> None:
+async def lives(world: MiniCluster, name: str) -> None:
     """Every service is there as before; of two pods that come now, one may send and one may not."""
     assert world.fallen() == []
     assert world.troubles() == []
@@ -149,7 +149,7 @@ async def lives(world: Hamlet, name: str) -> None:
     assert not await _sends(world, f"{name}-closed", "closed"), "a pod that may not send does"
 
 
-async def _sends(world: Hamlet, name: str, app: str) -> bool:
+async def _sends(world: MiniCluster, name: str, app: str) -> bool:
     netns = f"{world.label}-{name}"
     run("ip", "netns", "add", netns)
     try:
@@ -204,7 +204,7 @@ async def asked(bus: Bus, subject: str, body: bytes, headers: dict[str, str]) ->
 
 
 @pytest.mark.parametrize("subject", sorted(ASKED))
-async def test_an_endpoint_refuses_what_is_no_message_of_this_version(world: Hamlet, subject: str) -> None:
+async def test_an_endpoint_refuses_what_is_no_message_of_this_version(world: MiniCluster, subject: str) -> None:
     role, good = ASKED[subject]
     chance = random.Random(subject)
     async with bus_of(world.nats, role, "n1" if role == "dataplane" else None) as bus:
@@ -222,12 +222,12 @@ async def test_an_endpoint_refuses_what_is_no_message_of_this_version(world: Ham
     assert world.troubles() == []
 
 
-async def blocks(world: Hamlet) -> set[str]:
+async def blocks(world: MiniCluster) -> set[str]:
     async with bus_of(world.nats, "cli") as bus:
         return set(await bus.bucket(BLOCKS).list(Block))
 
 
-async def write(world: Hamlet, bucket: Bucket, values: dict[str, bytes], *, forged: bool = False) -> None:
+async def write(world: MiniCluster, bucket: Bucket, values: dict[str, bytes], *, forged: bool = False) -> None:
     """Bytes under keys, with the rights of who may write there; forged: as an answer steered there would look."""
     role, node, _ = WRITERS[bucket]
     stream = f"KV_{bucket.on_server}"
@@ -240,7 +240,7 @@ async def write(world: Hamlet, bucket: Bucket, values: dict[str, bytes], *, forg
             assert json.loads(told.data).get("stream") == stream, told.data
 
 
-async def read(world: Hamlet, bucket: Bucket) -> dict[str, bytes]:
+async def read(world: MiniCluster, bucket: Bucket) -> dict[str, bytes]:
     """Every value of a bucket as it stands, markers left out."""
     found = {}
     async with bus_of(world.nats, "cli") as bus:
@@ -272,14 +272,14 @@ def test_every_bucket_is_tried() -> None:
 WATCHED = (OBJECTS, BLOCKS, ENDPOINTS, IDENTITIES, RULES, ROUTES)
 
 
-def told_unreadable(world: Hamlet) -> set[str]:
+def told_unreadable(world: MiniCluster) -> set[str]:
     """Keys that a service has reported as unreadable."""
     lines = [json.loads(line) for name in world.services for line in world.log(name).splitlines() if line[:1] == "{"]
     return {line["key"] for line in lines if line["event"] == "value-unreadable"}
 
 
 @pytest.mark.parametrize("bucket", BUCKETS, ids=lambda bucket: str(bucket.name))
-async def test_a_value_that_cannot_be_read_changes_nothing(world: Hamlet, bucket: Bucket) -> None:
+async def test_a_value_that_cannot_be_read_changes_nothing(world: MiniCluster, bucket: Bucket) -> None:
     _, node, foreign = WRITERS[bucket]
     there = await read(world, bucket) if bucket not in (OWNERS, CLAIMS, DNS) else {}
     own = {key: value for key, value in there.items() if not node or key.split(".")[0] == node}
@@ -305,10 +305,11 @@ async def test_a_value_that_cannot_be_read_changes_nothing(world: Hamlet, bucket
 
 NOBODY = """
 import os, socket, sys
+os.chdir(sys.argv[1])
 os.setgroups([]); os.setgid(65534); os.setuid(65534)
 s = socket.socket(socket.AF_UNIX)
 try:
-    s.connect(sys.argv[1])
+    s.connect(sys.argv[2])
 except PermissionError:
     print("refused"); raise SystemExit
 try:
@@ -321,33 +322,29 @@ except OSError:
 
 
 def as_nobody(path: Path) -> str:
-    done = subprocess.run(
-        ["/usr/bin/python3", "-c", NOBODY, str(path)], capture_output=True, text=True, check=False, timeout=20
-    )
+    """What somebody without any right hears who stands in the socket's folder, however far he could have come."""
+    program = ["/usr/bin/python3", "-c", NOBODY, str(path.parent), path.name]
+    done = subprocess.run(program, capture_output=True, text=True, check=False, timeout=20)
     return done.stdout.strip() or done.stderr
 
 
-async def test_the_socket_is_roots_alone(world: Hamlet) -> None:
+async def test_the_socket_is_roots_alone(world: MiniCluster) -> None:
     path = world.socket("n1")
     mode = path.stat()
     assert (stat.S_IMODE(mode.st_mode), mode.st_uid) == (0o600, 0)
-    opened = []
-    for folder in [path.parent, *path.parent.parents]:
-        if not folder.stat().st_mode & 0o001:
-            opened.append((folder, stat.S_IMODE(folder.stat().st_mode)))
-            folder.chmod(stat.S_IMODE(folder.stat().st_mode) | 0o001)
+    folder = stat.S_IMODE(path.parent.stat().st_mode)
+    path.parent.chmod(folder | 0o001)  # those above are pytest's, which another run tidies
     try:
         assert as_nobody(path) == "refused", "the file's mode refuses"
         path.chmod(0o666)
         assert as_nobody(path) == "hung up on", "the peer's identity refuses"
     finally:
         path.chmod(0o600)
-        for folder, was in opened:
-            folder.chmod(was)
+        path.parent.chmod(folder)
     assert (await world.cni("n1", "STATUS")).code == 0
 
 
-def test_the_bus_talks_to_nobody_without_a_key(world: Hamlet) -> None:
+def test_the_bus_talks_to_nobody_without_a_key(world: MiniCluster) -> None:
     for hello in (b"{}", b'{"user":"ipam","pass":""}', b'{"nkey":"UAAAA","sig":"AAAA"}', b"garbage"):
         with socket.create_connection((HUB, world.nats.port), 3) as link:
             link.settimeout(5)
@@ -364,7 +361,7 @@ def test_the_bus_talks_to_nobody_without_a_key(world: Hamlet) -> None:
 # --- names that lead elsewhere ---
 
 
-def listing(world: Hamlet) -> dict[str, int]:
+def listing(world: MiniCluster) -> dict[str, int]:
     """Every file and folder that a name could lead to, with its size; logs and the bus' own store left out."""
     roots = [world.folder, world.folder.parent, Path("/run"), Path("/etc"), Path("/tmp"), Path("/opt/cni")]
     found: dict[str, int] = {}
@@ -418,7 +415,7 @@ HOSTILE = [
 ]
 
 
-async def test_no_name_leads_out_of_our_folders(world: Hamlet) -> None:
+async def test_no_name_leads_out_of_our_folders(world: MiniCluster) -> None:
     netns = f"{world.label}-t"
     run("ip", "netns", "add", netns)
     try:

@@ -72,6 +72,14 @@ def test_a_service_readme_tells_what_a_person_needs(service: str) -> None:
     assert len(text) > 800
 
 
+@pytest.mark.parametrize("folder", ["chassis", "cli", "kit", "linux", "proto"])
+def test_a_readme_names_every_module_of_its_folder(folder: str) -> None:
+    text = (ROOT / folder / "README.md").read_text()
+    names = {path.name for path in files() if path.suffix == ".py" and path.parts[0] == folder}
+    reports = {path.name for path in files() if path.parts[:2] == ("cli", "reports")}  # as many as commands
+    assert sorted(name for name in names - reports if not name.startswith("__") and name not in text) == []
+
+
 def test_the_dataplane_has_the_same_folders_in_shell_core_and_tests() -> None:
     def folders(of: str) -> set[str]:
         deep = len(Path(of).parts)

@@ -9,6 +9,7 @@ import ast
 import importlib.metadata
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,9 @@ PYROUTE2_ROOMS = ("linux",)
 KERNEL_WORDS = {"AF_NETLINK", "setns", "unshare", "syscall"}
 LIBC_CALLS = {"services.dataplane.datapath.programs": "statfs(2)", "lab.cluster.down": "umount2(2)"}
 """Module → the call of libc that Python lacks."""
+ADAPTERS = ("chassis.asyncio_internals", "chassis.bus.nats_internals")
+"""Where private parts of a library are reached."""
+PUBLIC_ALL_THE_SAME = {"_exit", "_replace", "_asdict", "_fields", "_make"}
 BCC_ROOMS = ("services.dataplane.datapath.compile", "services.dataplane.datapath.bytecode")
 
 
@@ -72,6 +76,83 @@ def test_bcc_only_where_programs_are_compiled() -> None:
         if within(name, "bcc") and not any(module.name.startswith(room) for room in BCC_ROOMS)
     ]
     assert wrong == []
+
+
+def test_private_parts_of_libraries_are_reached_by_one_adapter_each() -> None:
+    """A private name is used where its module gives it; a class of nats-py is derived from by the adapter alone."""
+    given = {module.path: private_names_given(module.tree) for module in modules()}
+    anywhere = set().union(*given.values())
+    wrong = [
+        f"{module.path}:{line} {what}"
+        for module in modules()
+        if module.name not in ADAPTERS
+        for line, what in private_names_used(module.tree, given[module.path], anywhere)
+    ]
+    assert wrong == []
+    assert all(any(module.name == name for module in modules()) for name in ADAPTERS)
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "def f(client): return client._transport",
+        "def f(client): client._pending.clear()",
+        "def f(self): return self._client._nuid",
+        "def f(lock): return getattr(lock, '_waiters', None)",
+        "from asyncio import _get_running_loop",
+        "import _asyncio",
+        "from nats.micro.service import Endpoint\nclass E(Endpoint): ...",
+        "class E:\n  def f(self): return self._handle_request()",
+    ],
+)
+def test_a_private_part_of_a_library_is_seen(source: str) -> None:
+    tree = ast.parse(source)
+    assert list(private_names_used(tree, private_names_given(tree), set()))
+
+
+def private_names_given(tree: ast.Module) -> set[str]:
+    """Names with one underscore that this module makes: variables, functions, classes, attributes of its own."""
+    names: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+            names.add(node.name)
+        elif isinstance(node, ast.Name) and isinstance(node.ctx, ast.Store):
+            names.add(node.id)
+        elif isinstance(node, ast.Attribute) and isinstance(node.ctx, ast.Store) and ast.unparse(node.value) == "self":
+            names.add(node.attr)
+    return {name for name in names if is_private(name)}
+
+
+def private_names_used(tree: ast.Module, given: set[str], anywhere: set[str]) -> Iterator[tuple[int, str]]:
+    """Line and text of each use of a private name that is not one of ours."""
+    of_nats: set[str] = set()
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and within(node.module or "", "nats"):
+            of_nats |= {alias.asname or alias.name for alias in node.names}
+        match node:
+            case ast.Attribute(value=value, attr=attr) if is_private(attr):
+                if attr not in (anywhere | given if ast.unparse(value) in ("self", "cls") else given):
+                    yield node.lineno, ast.unparse(node)
+            case ast.Call(
+                func=ast.Name(id="getattr" | "setattr" | "hasattr"), args=[_, ast.Constant(value=str(attr)), *_]
+            ):
+                if is_private(attr) and attr not in given:
+                    yield node.lineno, ast.unparse(node)
+            case ast.Import(names=names) | ast.ImportFrom(names=names):
+                words = [word for alias in names for word in alias.name.split(".")]
+                words += (node.module or "").split(".") if isinstance(node, ast.ImportFrom) else []
+                if any(is_private(word) for word in words):
+                    yield node.lineno, ast.unparse(node)
+            case ast.ClassDef(bases=bases):
+                if of_nats.intersection(ast.unparse(base) for base in bases):
+                    yield node.lineno, f"class {node.name}({', '.join(map(ast.unparse, bases))})"
+            case _:
+                pass
+
+
+def is_private(name: str) -> bool:
+    """One underscore, and not public all the same (os._exit(3), the methods of named tuples)."""
+    return name.startswith("_") and not name.startswith("__") and name not in PUBLIC_ALL_THE_SAME
 
 
 def test_kinds_of_policy_are_known_to_their_dialect_alone() -> None:

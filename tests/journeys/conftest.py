@@ -57,7 +57,9 @@ class Place:
     def connects(self, source: str, address: str, port: int = 8080, seconds: int = 1) -> bool:
         """A real TCP connection from inside a pod."""
         host = f"[{address}]" if ":" in address else address
-        command = ["curl", "-s", "-o", "/dev/null", "--connect-timeout", str(seconds), f"http://{host}:{port}/"]
+        # A connection that was made and is then denied would be waited for without an end.
+        limits = ["--connect-timeout", str(seconds), "--max-time", str(seconds + 2)]
+        command = ["curl", "-s", "-o", "/dev/null", *limits, f"http://{host}:{port}/"]
         try:
             self.lab.exec(self.namespace, source, *command)
         except AssertionError as refused:

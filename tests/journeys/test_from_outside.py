@@ -88,12 +88,12 @@ def _addresses(lab: Lab, node: str) -> list[str]:
 
 def _everywhere(lab: Lab, port: int) -> dict[str, str]:
     """What a client outside sees at each node's addresses: the client address that the server saw, or nothing."""
-    doors = [(node, address) for node in NODES for address in _addresses(lab, node)]
-    with ThreadPoolExecutor(len(doors)) as pool:  # silence takes a second each
-        answers = list(pool.map(lambda door: _asked(lab, door[1], port), doors))
+    frontends = [(node, address) for node in NODES for address in _addresses(lab, node)]
+    with ThreadPoolExecutor(len(frontends)) as pool:  # silence takes a second each
+        answers = list(pool.map(lambda one: _asked(lab, one[1], port), frontends))
     return {
         f"{node} {6 if ':' in address else 4}": answer["client"].rpartition(":")[0] if answer else "–"
-        for (node, address), answer in zip(doors, answers, strict=True)
+        for (node, address), answer in zip(frontends, answers, strict=True)
     }
 
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from tests.journeys.collector import FlowCollector
-from tests.journeys.conftest import IMAGE, Place
+from tests.journeys.conftest import IMAGE, POD, Place
 from tests.labkit import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.privileged]
@@ -59,6 +59,34 @@ def test_the_mesh_knows_the_pod(place: Place, airmesh: Callable[..., Any]) -> No
     lab_says = set(place.addresses("known"))
     mine = [row for row in airmesh("pods", "-n", place.namespace)["pods"] if row["pod"] == "known"]
     assert [(row["node"], set(row["addresses"]), row["kept"]) for row in mine] == [("n3", lab_says, False)]
+
+
+def test_a_static_pod_is_reached_and_known(lab: Lab, place: Place, airmesh: Callable[..., Any]) -> None:
+    """A kubelet runs a manifest of its own folder under a uid of its own, and shows it by a mirror, whose uid is
+    another each time that somebody deletes it.
+    """
+    manifest = lab.where.node("n1").static_pods / "static.yaml"
+    manifest.write_text(POD.format(name="static", namespace=place.namespace, role="any", node="n1", image=IMAGE))
+    try:
+        lab.until("the mirror", lambda: "static-n1" in lab.kubectl("get", "pods", "-n", place.namespace, "-o", "name"))
+        place.ready("static-n1")
+        place.pod("client", "n2")
+        addresses = place.addresses("static-n1")
+        assert all(place.connects("client", address) for address in addresses)
+        first = lab.get("pod", "-n", place.namespace, "static-n1")["metadata"]["uid"]
+        lab.kubectl("delete", "pod", "-n", place.namespace, "static-n1", "--grace-period=0", "--force")
+
+        def mirrored_anew() -> bool:
+            pods = lab.get("pods", "-n", place.namespace)["items"]
+            return any(p["metadata"]["name"] == "static-n1" and p["metadata"]["uid"] != first for p in pods)
+
+        lab.until("another mirror", mirrored_anew)
+        place.ready("static-n1")
+        assert all(place.connects("client", address) for address in addresses)
+        rows = [row for row in airmesh("pods", "-n", place.namespace)["pods"] if row["pod"] == "static-n1"]
+        assert [set(row["addresses"]) for row in rows] == [set(addresses)]
+    finally:
+        manifest.unlink()
 
 
 def test_one_trace_spans_all_services(place: Place, collector: FlowCollector) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from lab.cluster import leftovers, node
 from lab.paths import SOURCE
 from tests.labkit import Lab
 
@@ -82,12 +83,66 @@ def test_exec_and_logs_go_through_an_authenticated_kubelet(lab: Lab, two: dict[s
     assert refused == "401"
 
 
+VOLUMES = """
+apiVersion: v1
+kind: Secret
+metadata: {name: volumes, namespace: default}
+stringData: {word: open sesame}
+---
+apiVersion: v1
+kind: Pod
+metadata: {name: {name}, namespace: default}
+spec:
+  nodeName: {node}
+  terminationGracePeriodSeconds: 0
+  containers:
+  - name: shop
+    image: lab.local/shop:1
+    volumeMounts:
+    - {name: secret, mountPath: /secret}
+    - {name: secret, mountPath: /single/word, subPath: word}
+    - {name: projected, mountPath: /projected}
+    - {name: scratch, mountPath: /scratch}
+  volumes:
+  - {name: secret, secret: {secretName: volumes}}
+  - {name: projected, projected: {sources: [{secret: {name: volumes}}, {serviceAccountToken: {path: token}}]}}
+  - {name: scratch, emptyDir: {medium: Memory}}
+"""
+
+
+def test_volumes_of_all_kinds_reach_pods_and_each_kubelet_has_its_own_device_plugins(lab: Lab) -> None:
+    pods = {name: host.name for name, host in zip(("full", "also"), lab.topology.nodes, strict=False)}
+    lab.apply("---".join(VOLUMES.replace("{name}", name).replace("{node}", on) for name, on in pods.items()))
+    lab.kubectl("wait", "--for=condition=Ready", "--timeout=60s", *(f"pod/{name}" for name in pods))
+    words = "cat /secret/word /single/word /projected/word; test -s /projected/token"
+    read = f"{words}; grep -c ' /scratch tmpfs' /proc/mounts"
+    for name in pods:
+        assert lab.exec("default", name, "sh", "-ec", read) == "open sesame" * 3 + "1\n"
+    mounted = leftovers.lab_mounts(lab.where)
+    for on in pods.values():
+        of = lab.where.node(on)
+        assert [one for one in mounted if one.startswith(f"{of.kubelet}/pods/")], "volumes are mounted out of sight"
+        assert (of.device_plugins / "kubelet.sock").is_socket()
+    assert not (node.DEVICE_PLUGINS / "kubelet.sock").exists()
+    assert str(node.DEVICE_PLUGINS) not in mounted
+    lab.kubectl("delete", "secret/volumes", *(f"pod/{name}" for name in pods), "--wait=true", "--timeout=60s")
+    for on in pods.values():
+        below = f"{lab.where.node(on).kubelet}/pods/"
+        known = {pod["metadata"]["uid"] for pod in lab.get("pods", "-A")["items"]}
+
+        def gone(below: str = below, known: set[str] = known) -> bool:
+            mine = [one for one in leftovers.lab_mounts(lab.where) if one.startswith(below)]
+            return all(one.removeprefix(below).split("/")[0] in known for one in mine)
+
+        lab.until("volumes of pods that are gone are unmounted", gone)
+
+
 def test_the_machine_has_no_link_or_listener_of_the_lab_beyond_loopback(lab: Lab) -> None:
     links = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout
     assert lab.topology.fabric_namespace not in links
     assert "link-netns" not in links
     listeners = subprocess.run(["ss", "-Hltnp"], capture_output=True, text=True, check=True).stdout
-    ours = [line.split()[3] for line in listeners.splitlines() if f"pid={lab.pid('doors')}," in line]
+    ours = [line.split()[3] for line in listeners.splitlines() if f"pid={lab.pid('port-forward')}," in line]
     assert len(ours) == 2
     assert all(address.startswith("127.0.0.1:") for address in ours)
 

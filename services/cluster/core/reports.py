@@ -79,7 +79,7 @@ def event_body(report: Report, *, now: float, stamp: str, instance: str) -> Mapp
     return {
         "apiVersion": "v1",
         "kind": "Event",
-        "metadata": {"name": f"{report.name[:200]}.{digest}", "namespace": report.namespace or "default"},
+        "metadata": {"name": f"{report.name[:200].rstrip('-.')}.{digest}", "namespace": report.namespace or "default"},
         "involvedObject": subject,
         "type": "Warning",
         "reason": report.reason,

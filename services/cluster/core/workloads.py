@@ -7,7 +7,7 @@ ReplicaSet stands for its Deployment only where a kept address is asked for.
 
 from __future__ import annotations
 
-from proto.annotations import BLOCKS, FIXED_ADDRESSES, KEEP_ADDRESS, OURS
+from proto.annotations import BLOCKS, FIXED_ADDRESSES, KEEP_ADDRESS, OURS, STATIC_POD
 from proto.identity import NamedPort
 from proto.net import Address, Network
 from proto.objects import ConfigMap, Deployment, HostPort, Namespace, Node, Owner, Pod
@@ -97,6 +97,7 @@ def pod(shape: PodShape) -> Pod:
         terminating=meta.deletion_timestamp is not None,
         owner=owner(meta),
         host_ports=() if spec.host_network else _host_ports(shape),
+        static_uid=annotation(meta, STATIC_POD),
     )
 
 

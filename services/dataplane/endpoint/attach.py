@@ -19,7 +19,7 @@ from functools import partial
 from typing import TypeVar
 
 from chassis.runtime.service import Runtime
-from chassis.telemetry.traces import Span
+from chassis.telemetry.spans import Span
 from linux.bpf import BpfError
 from linux.netlink import NetlinkRefused
 from linux.netns import NotANamespace, open_netns
@@ -137,12 +137,13 @@ class Attacher:
         if isinstance(plan, BadWish):
             raise CniError(Code.ADDRESS_REFUSED, plan.why)
         node = self._feed.node_object()
+        uid = pod.static_uid or pod.uid
         ask = Ask(
             container=request.attachment.container,
             interface=request.attachment.interface,
             namespace=pod.namespace,
             pod=pod.name,
-            pod_uid=pod.uid,
+            pod_uid=uid,
             nonce=secrets.token_hex(8),
             identity=identity,
             mac=pod_mac(request.attachment),
@@ -152,7 +153,7 @@ class Attacher:
         span.event("addressed", addresses=",".join(str(lease.address) for lease in progress.leases))
         wanted = PodLink(
             attachment=request.attachment,
-            uid=pod.uid,
+            uid=uid,
             addresses=tuple(lease.address for lease in progress.leases),
             mtu=self._kernel.mtu,
         )

@@ -46,9 +46,14 @@ class EndpointsOut:
         self._placed: dict[Address, int] = {}
         """Slots of the addresses that this agent has put there."""
 
-    async def apply(self, _dirty: Dirty) -> Done | Again:
-        """Puts what is missing or differs, deletes what is no more, then says that all is there."""
+    async def apply(self, dirty: Dirty) -> Done | Again:
+        """Puts what is missing or differs, deletes what is no more, then says that all is there. What other nodes
+        publish is no reason to look.
+        """
         view, node = self._feed.endpoints, self._feed.node
+        published, local = dirty.by_cursor
+        if not (dirty.full or local) and published and not any(map(self._concerns, published)):
+            return Done()
         if not view.epoch or not view.synced:
             return Again(after=1.0)
         here = {
@@ -72,6 +77,10 @@ class EndpointsOut:
             await self._kv.put(self._marker, Complete(epoch=epoch))
             self._log.info("endpoints-complete", epoch=epoch, endpoints=len(wanted))
         return Done()
+
+    def _concerns(self, key: str) -> bool:
+        """Whether a key of ``endpoints`` is this node's, or a marker."""
+        return key.startswith("_") or self._feed.is_published_endpoint(key)
 
 
 async def _all_of(writes: Iterable[Coroutine[Any, Any, object]]) -> None:

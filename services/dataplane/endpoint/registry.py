@@ -53,13 +53,21 @@ def orphans(ledger: Ledger, kernel: KernelLinks) -> dict[Mark, tuple[SeenLink, t
     return found
 
 
+class _Alone:
+    """The lock of one attachment, and how many hold it or wait for it."""
+
+    def __init__(self) -> None:
+        self.lock = asyncio.Lock()
+        self.wanted = 0
+
+
 class Registry:
     """Endpoints by attachment."""
 
     def __init__(self, signal: Signal | None = None) -> None:
         self.signal = signal or Signal()
         self._up: dict[Attachment, LocalEndpoint] = {}
-        self._locks: dict[Attachment, asyncio.Lock] = {}
+        self._locks: dict[Attachment, _Alone] = {}
 
     @property
     def up(self) -> Mapping[Attachment, LocalEndpoint]:
@@ -91,10 +99,12 @@ class Registry:
     @asynccontextmanager
     async def alone(self, attachment: Attachment) -> AsyncIterator[None]:
         """Nobody else makes or undoes this attachment meanwhile."""
-        lock = self._locks.setdefault(attachment, asyncio.Lock())
+        alone = self._locks.setdefault(attachment, _Alone())
+        alone.wanted += 1
         try:
-            async with lock:
+            async with alone.lock:
                 yield
         finally:
-            if not lock.locked() and not getattr(lock, "_waiters", None):
+            alone.wanted -= 1
+            if not alone.wanted:
                 self._locks.pop(attachment, None)

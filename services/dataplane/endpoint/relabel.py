@@ -15,6 +15,7 @@ from chassis.runtime.reconcile import Dirty, Done
 from chassis.telemetry.log import Log
 from proto.objects import Namespace, Pod
 from services.dataplane.core.cni.request import PodRef
+from services.dataplane.core.endpoint.admission import pod_of
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.ipam.journal_records import Lease
 from services.dataplane.endpoint.admission import AdmissionWait, Entered
@@ -52,7 +53,7 @@ class Relabel:
 
     def _named(self, one: LocalEndpoint) -> LocalEndpoint:
         """Of one taken over after the journal was lost only the uid is known; its object tells the rest."""
-        pod = next((pod for pod in self._feed.all_of(Pod) if pod.uid == one.first.pod_uid), None)
+        pod = pod_of(self._feed.all_of(Pod), one.first.pod_uid)
         if pod is None:
             return one
         named = tuple(msgspec.structs.replace(lease, namespace=pod.namespace, pod=pod.name) for lease in one.leases)

@@ -18,7 +18,7 @@ from chassis.faults import Refused, Unavailable
 from chassis.telemetry.log import Log
 from proto.addresses import Block, Claim
 from proto.codec import encode_segment
-from proto.net import Network
+from proto.net import Family, Network
 from proto.objects import Owner
 from proto.requests import (
     BlockGrant,
@@ -30,7 +30,7 @@ from proto.requests import (
 )
 from proto.subjects import IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, of_node
 from services.dataplane.core.cni.request import CniError, Code
-from services.dataplane.core.ipam.addressing import AddressPlan, Family, Supply
+from services.dataplane.core.ipam.addressing import AddressPlan, Supply
 from services.dataplane.core.ipam.journal import Ask, Clash, NeedsBlock
 from services.dataplane.core.ipam.journal_records import Lease
 from services.dataplane.ipam.journal import Journal, JournalFault

@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Final, TypeVar
 
 from proto.addresses import Block, Claim
-from proto.net import Address, Network
+from proto.net import Address, Family, Network
 from proto.requests import ClaimRelease
 from services.dataplane.core.ipam import journal as core
 from services.dataplane.core.ipam.journal import (
@@ -35,7 +35,6 @@ from services.dataplane.core.ipam.journal import (
     Attachment,
     Clash,
     Collected,
-    Family,
     Grant,
     Ledger,
     NeedsBlock,

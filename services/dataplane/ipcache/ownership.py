@@ -1,9 +1,10 @@
 """Which endpoints of other nodes count: those that ``blocks`` and ``claims`` let their writer speak of, with an
 identity that ``policy`` says a pod of that node has (``identities._residents.<node>``).
 
-Promises: depends on what the four views hold now, not on the order in which it came. While ``blocks``, ``claims`` or
-the residents are not whole (a bucket that was made anew, a value that cannot be read) what was known of them stays
-known, and what was believed is not taken back: ``undecided`` says of which addresses. An identity that is not among a
+Promises: a change costs what it concerns (:mod:`core.ipcache.judge` decides). Depends on what the four views hold now,
+not on the order in which it came. While ``blocks``, ``claims`` or the residents are not whole (a bucket that was made
+anew, a value that cannot be read) what was known of them stays known, and what was believed is not taken back:
+``undecided`` says of which addresses. An identity that is not among a
 node's residents is undecided for a moment too, since two buckets are two streams: a pod that is relabelled keeps its
 former identity until the new one is believed. What is refused is told once, as a fault, after it has lasted; what an
 address' former holder left behind is refused in silence.
@@ -14,29 +15,34 @@ are asked for.
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
 from functools import lru_cache
 
 from prometheus_client import Gauge
 
 from chassis.bus.client import Bus
+from chassis.bus.cursor import Cursor
 from chassis.bus.view import View
 from chassis.runtime.reconcile import Dirty, Done, Loop, Runner
 from chassis.telemetry.log import Log
-from kit.holdings import Doubt, Holdings
+from kit.holdings import Doubt
 from kit.once import Once
 from proto.addresses import Block, Claim, Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment
-from proto.identity import FIRST_COMPUTED
 from proto.net import Address, Network
-from proto.residents import RESIDENTS_SCOPE, Residents, residents_key
+from proto.residents import RESIDENTS_PREFIX, RESIDENTS_SCOPE, Residents
+from services.dataplane.core.ipcache.judge import EndpointJudge
+from services.dataplane.feed import Feed
 
 LASTING = 5.0
 """Seconds for which an endpoint has to be doubtful before it is told: a block is seen a moment after its first pod."""
 LOOK_EVERY = 1.0
+AT_ONCE = 1000
+"""Endpoints that are judged before others have their turn: some milliseconds."""
 TOLD_OF_A_NODE = 8
 """Addresses of one node that are told one by one; a node that lies lies a lot."""
 REMEDY = "look at that node: its agent says what no agent of ours does; if it was taken over, take its key from it"
@@ -57,7 +63,8 @@ def _decoded(segment: str) -> str:
 class Believed:
     """Endpoints of all other nodes, judged."""
 
-    endpoints: list[Endpoint] = field(default_factory=list)
+    endpoints: Collection[Endpoint] = ()
+    """Those that count, as they are now: not a copy."""
     doubts: tuple[Doubt, ...] = ()
     whole: bool = False
     """``blocks``, ``claims`` and the residents are whole: what they do not say is not so."""
@@ -74,7 +81,7 @@ class Believed:
 
 
 class Ownership:
-    """``now`` is computed once for each state of the views."""
+    """Feeds the judge (:mod:`core.ipcache.judge`) with what changed in the four views."""
 
     def __init__(self, node: str, endpoints: View, blocks: View, claims: View, identities: View) -> None:
         self._own = f"{encode_segment(node)}."
@@ -82,75 +89,97 @@ class Ownership:
         self._blocks = blocks
         self._claims = claims
         self._identities = identities
-        self._residents: dict[str, tuple[Residents, frozenset[int]]] = {}
-        self._counted: dict[str, Endpoint] = {}
-        """What was believed at the last look, by key."""
-        self._strange_since: dict[tuple[str, int], float] = {}
-        """Since when an identity (of an endpoint's key) has not been among its node's residents."""
-        self._known: dict[Network, Block] = {}
-        self._holdings = Holdings()
-        self._judged: dict[str, tuple[Endpoint, Doubt | None]] = {}
-        """Key → what stood there and what was thought of it, under these holdings: a change costs what changed."""
-        self._believed = Believed()
-        self._states: tuple[object, object] = (None, None)
+        self._keys = tuple(view.cursor() for view in (endpoints, blocks, claims, identities))
+        self._judge = EndpointJudge()
+        self._networks: dict[str, Network] = {}
+        """Blocks that are known, by key."""
+        self._claimed: dict[str, Address] = {}
+        """Addresses of claims that are known, by key."""
+        self._unconfirmed: set[str] = set()
+        """Keys of blocks that have gone from the bucket while it was not whole: they stay known until it is."""
+        self._changed = Cursor()
+        self._believed = Believed(endpoints=self._judge.counted.values())
 
     @property
     def now(self) -> Believed:
         """What counts at this moment."""
-        holding = (_state(self._blocks), _state(self._claims), self._blocks.scope_complete())
-        states = holding, (_state(self._endpoints), _state(self._identities), self._asked)
-        if self._states != states:
-            if self._states[0] != holding:
-                self._holdings, self._judged = self._hold(), {}
-            self._states, self._believed = states, self._judge()
+        self._follow()
+        self._settle(None)
         return self._believed
 
-    def _hold(self) -> Holdings:
-        blocks = [entry.value for entry in self._blocks.entries.values() if isinstance(entry.value, Block)]
-        if self._blocks.scope_complete():
-            self._known.clear()
-        self._known |= {block.cidr: block for block in blocks}
-        claims = [entry.value for entry in self._claims.entries.values() if isinstance(entry.value, Claim)]
-        return Holdings(self._known.values(), claims)
+    @property
+    def changed(self) -> Cursor:
+        """Keys of ``endpoints`` of which something else is believed since its one reader looked last."""
+        return self._changed
 
-    def _judge(self) -> Believed:
-        before, self._judged = self._judged, {}
-        for key, entry in self._endpoints.entries.items():
-            endpoint = entry.value
-            if key.startswith(self._own) or not isinstance(endpoint, Endpoint):
-                continue
-            known = before.get(key)
-            if known is None or known[0] is not endpoint:
-                known = endpoint, self._holdings.doubt(_decoded(key.partition(".")[0]), endpoint)
-            self._judged[key] = known
-        counted: dict[str, Endpoint] = {}
-        strangers: dict[tuple[str, int], Doubt] = {}
-        living: dict[str, frozenset[int]] = {}
-        for key, (endpoint, doubt) in self._judged.items():
-            if doubt is not None:
-                continue
-            segment = key[: key.index(".")]
-            if segment not in living:
-                living[segment] = self._living_on(segment)
-            if endpoint.identity in living[segment] or (stranger := self._stranger(key, segment, endpoint)) is None:
-                counted[key] = endpoint
-            else:
-                strangers[key, endpoint.identity] = stranger
-        self._counted = counted
-        self._residents = {segment: known for segment, known in self._residents.items() if segment in living}
-        now = time.monotonic()
-        self._strange_since = {which: self._strange_since.get(which, now) for which in strangers}
-        doubts = [doubt for _, doubt in self._judged.values() if doubt is not None] + list(strangers.values())
-        _REFUSED.set(len(doubts))
-        asked = self._asked
-        whole = self._blocks.scope_complete() and self._claims.synced and asked is not None
-        whole = whole and not self._blocks.unreadable and not self._claims.unreadable
-        young = {
-            stranger.address: self._strange_since[which] + LASTING
-            for which, stranger in strangers.items()
-            if which[1] >= FIRST_COMPUTED
-        }
-        return Believed(endpoints=list(counted.values()), doubts=tuple(doubts), whole=whole, young=young)
+    async def settled(self) -> Believed:
+        """As :attr:`now`, but others have their turn while much is judged."""
+        self._follow()
+        while self._judge.pending > AT_ONCE:
+            self._settle(AT_ONCE)
+            await asyncio.sleep(0)
+        return self.now
+
+    def endpoint(self, key: str) -> Endpoint | None:
+        """The endpoint of a key, when it counts."""
+        return self._judge.counted.get(key)
+
+    def _settle(self, limit: int | None) -> None:
+        changed = self._judge.settle(time.monotonic(), limit)
+        if changed:
+            self._changed.mark(*changed)
+        whole = self._is_whole()
+        doubts = tuple(self._judge.doubts.values())
+        if changed or (whole, doubts) != (self._believed.whole, self._believed.doubts):
+            _REFUSED.set(len(doubts))
+        young = self._judge.young(LASTING)
+        self._believed = Believed(endpoints=self._judge.counted.values(), doubts=doubts, whole=whole, young=young)
+
+    def _is_whole(self) -> bool:
+        whole = self._blocks.scope_complete() and self._claims.synced and self._asked is not None
+        return whole and not self._blocks.unreadable and not self._claims.unreadable
+
+    def _follow(self) -> None:
+        """Hands on what changed in the views."""
+        endpoints, blocks, claims, identities = (cursor.take() for cursor in self._keys)
+        for key in blocks | self._unconfirmed:
+            self._follow_block(key)
+        for key in claims:
+            self._follow_claim(key)
+        for key in identities:
+            if key.startswith(f"{RESIDENTS_PREFIX}."):
+                mark = self._identities.marks.get(key)
+                value = mark.value if mark is not None else None
+                self._judge.set_residents(_node_of(key), value.identities if isinstance(value, Residents) else ())
+        unreadable = (_node_of(key) for key in self._identities.unreadable if key.startswith(f"{RESIDENTS_PREFIX}."))
+        self._judge.ask_residents(self._asked, unreadable)
+        for key in endpoints:
+            if not key.startswith(("_", self._own)):
+                entry = self._endpoints.entries.get(key)
+                value = entry.value if entry is not None and isinstance(entry.value, Endpoint) else None
+                self._judge.publish(key, _decoded(key.partition(".")[0]), value)
+
+    def _follow_block(self, key: str) -> None:
+        entry, known = self._blocks.entries.get(key), self._networks.get(key)
+        block = entry.value if entry is not None and isinstance(entry.value, Block) else None
+        if block is None and known is not None and not self._blocks.scope_complete():
+            self._unconfirmed.add(key)
+            return
+        self._unconfirmed.discard(key)
+        if known is not None and (block is None or block.cidr != known):
+            self._judge.set_block(self._networks.pop(key), None)
+        if block is not None:
+            self._networks[key] = block.cidr
+            self._judge.set_block(block.cidr, block)
+
+    def _follow_claim(self, key: str) -> None:
+        entry, known = self._claims.entries.get(key), self._claimed.get(key)
+        claim = entry.value if entry is not None and isinstance(entry.value, Claim) else None
+        if known is not None and (claim is None or claim.address != known):
+            self._judge.set_claim(self._claimed.pop(key), None)
+        if claim is not None:
+            self._claimed[key] = claim.address
+            self._judge.set_claim(claim.address, claim)
 
     @property
     def _asked(self) -> bool | None:
@@ -159,34 +188,15 @@ class Ownership:
             return True
         return False if self._identities.scope_complete() else None
 
-    def _stranger(self, key: str, segment: str, endpoint: Endpoint) -> Doubt | None:
-        """Why an identity that is not among its node's residents does not count; None when it does."""
-        asked, identity, writer = self._asked, endpoint.identity, _decoded(segment)
-        if identity < FIRST_COMPUTED:
-            return Doubt(writer, endpoint.address, f"identity {identity} is one that no pod has", leftover=False)
-        if asked is False:
-            return None
-        before = self._counted.get(key)
-        undecided = asked is None or residents_key(segment) in self._identities.unreadable
-        if undecided and before is not None and (before.identity, before.mac) == (identity, endpoint.mac):
-            return None
-        why = f"no pod of {writer} has identity {identity:016x}"
-        return Doubt(writer, endpoint.address, why, leftover=undecided)
 
-    def _living_on(self, segment: str) -> frozenset[int]:
-        entry = self._identities.marks.get(residents_key(segment))
-        value = entry.value if entry is not None else None
-        if not isinstance(value, Residents):
-            return frozenset()
-        known = self._residents.get(segment)
-        if known is None or known[0] is not value:
-            pods = frozenset(identity for identity in value.identities if identity >= FIRST_COMPUTED)
-            known = self._residents[segment] = value, pods
-        return known[1]
+def ownership_of(feed: Feed) -> Ownership:
+    """The ownership check over a node's views."""
+    return Ownership(feed.node, feed.endpoints, feed.blocks, feed.claims, feed.identities)
 
 
-def _state(view: View) -> object:
-    return view.sequence, view.resyncs, view.synced, len(view.entries), len(view.unreadable)
+def _node_of(residents: str) -> str:
+    """Encoded node of a key of :class:`Residents`."""
+    return residents.removeprefix(f"{RESIDENTS_PREFIX}.")
 
 
 def tell_doubts(runtime: Runner, ownership: Ownership, bus: Bus, node: str) -> None:

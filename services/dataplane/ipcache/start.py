@@ -13,8 +13,9 @@ from services.dataplane.core.ipcache.entries import APISERVER
 from services.dataplane.datapath.growth import Growth
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.feed import GATHER, Feed
-from services.dataplane.ipcache.ownership import tell_doubts
+from services.dataplane.ipcache.ownership import ownership_of, tell_doubts
 from services.dataplane.ipcache.peers import Peers
+from services.dataplane.one_thread import OneThread
 from services.dataplane.settings import Settings
 from services.dataplane.signals import Signal
 
@@ -33,28 +34,36 @@ def start(
     passed: Callable[[], None],
 ) -> Peers:
     """Keeps ``am_ipcache`` from now on. ``signal`` tells of changed ``endpoints``; ``passed``: after a pass."""
+    ownership = ownership_of(feed)
+    thread = OneThread("ipcache")
     peers = Peers(
         tables,
         feed,
+        ownership,
         endpoints,
         runtime.log,
+        thread=thread,
         make_room=growth.make_room,
         tell=runtime.bus.tell_fault,
         note=runtime.health.note,
     )
 
-    async def around(dirty: Dirty) -> Done:
+    async def apply(dirty: Dirty) -> Done:
         *others, keys = dirty.by_cursor
         if dirty.full:
             peers.own_addresses = await own_addresses()
-        api_server = feed.concern(keys, EndpointSlice, namespace=APISERVER[0])
-        if dirty.full or any(others) or api_server or feed.concern(keys, Node):
-            await peers.apply(full=dirty.full)
+        fixed = feed.concern(keys, EndpointSlice, namespace=APISERVER[0]) or feed.concern(keys, Node)
+        if dirty.full or any(others) or fixed:  # no key at all: a watch has come into sync, or has lost it
+            await peers.apply(fixed=dirty.full or (fixed and bool(keys)), full=dirty.full)
         passed()
         return Done()
 
+    async def close() -> None:
+        thread.close()
+
+    runtime.on_stop(close)
     whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims, feed.identities)]
     cursors = [*whose, signal.cursor(), feed.objects.cursor()]
-    Loop(runtime, "peers", cursors=cursors, apply=around, period=FULL_PEERS, debounce=GATHER)
-    tell_doubts(runtime, feed.ownership, runtime.bus, runtime.settings.node)
+    Loop(runtime, "peers", cursors=cursors, apply=apply, period=FULL_PEERS, debounce=GATHER)
+    tell_doubts(runtime, ownership, runtime.bus, runtime.settings.node)
     return peers

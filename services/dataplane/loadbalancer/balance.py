@@ -310,13 +310,14 @@ class Balancer:
 
     def _host_port_pods(self) -> list[HostPortPod]:
         """Pods with host ports whose links are up; one that has ended leaves its ports to its successor."""
-        wanted = {pod.uid: pod for pod in self._feed.all_of(Pod) if pod.host_ports and pod.phase not in _ENDED}
+        pods = [pod for pod in self._feed.all_of(Pod) if pod.host_ports and pod.phase not in _ENDED]
+        wanted = {(pod.namespace, pod.name): pod for pod in pods}
         if not wanted:
             return []
         return [
-            HostPortPod(pod=wanted[one.first.pod_uid], addresses=one.addresses)
+            HostPortPod(pod=pod, addresses=one.addresses)
             for one in self._local.up.values()
-            if one.first.pod_uid in wanted
+            if (pod := wanted.get((one.first.namespace, one.first.pod))) and pod.runs_as(one.first.pod_uid)
         ]
 
     def _read(self) -> services.Tables:

@@ -15,7 +15,7 @@ import asyncio
 import logging
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from http import HTTPStatus
 
 from aiohttp import web
@@ -23,6 +23,7 @@ from aiohttp import web
 from chassis.runtime.reconcile import Dirty, Done
 from chassis.telemetry.log import Log
 from kit.once import Once
+from proto.codec import object_key
 from proto.objects import EndpointSlice, Node, Service
 from services.dataplane.core.loadbalancer.health_checks import (
     Answer,
@@ -143,18 +144,37 @@ class HealthChecks:
         self._port = port
         self._last_healthy = 0.0
         self._checks: dict[int, ServiceCheck] = {}
+        self._asking: frozenset[str] = frozenset()
+        """Keys of Services that have a health-check node port."""
+        self._namespaces: frozenset[str] = frozenset()
+        """Theirs."""
 
     async def apply(self, dirty: Dirty) -> Done:
-        """Ports and answers as the objects have them now; before the watches are complete they stay as they are."""
-        if not dirty.full and not self._feed.concern(dirty.keys, Service, EndpointSlice):
+        """Ports and answers as the objects have them now; before the watches are complete they stay as they are.
+        Services without such a port, and slices in namespaces that have none with one, are no reason to look.
+        """
+        if not dirty.full and not self._concern(dirty.keys):
             return Done()
         if self._feed.complete(Service) and self._feed.complete(EndpointSlice):
-            self._checks = checks_of(self._feed.all_of(Service), self._feed.all_of(EndpointSlice), self._feed.node)
+            services = self._feed.all_of(Service)
+            self._checks = checks_of(services, self._feed.all_of(EndpointSlice), self._feed.node)
+            asking = [service for service in services if service.health_check_port]
+            self._asking = frozenset(map(object_key, asking))
+            self._namespaces = frozenset(service.namespace for service in asking)
         pages: dict[int, Page] = {port: self._page_of(port) for port in self._checks}
         if self._port:
             pages[self._port] = self._node_page
         await self._server.apply(pages)
         return Done()
+
+    def _concern(self, keys: Collection[str]) -> bool:
+        feed, entries = self._feed, self._feed.objects.entries
+        if feed.concern(keys) or not self._asking.isdisjoint(keys):
+            return True
+        values = (entries[key].value for key in keys if key in entries)
+        if any(isinstance(value, Service) and value.health_check_port for value in values):
+            return True
+        return any(feed.concern(keys, EndpointSlice, namespace=one) for one in self._namespaces)
 
     def _page_of(self, port: int) -> Page:
         def page(_path: str) -> Answer:

@@ -10,6 +10,7 @@ most ``ROUND`` seconds; the next goes on from there. Left alone is a socket that
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -23,7 +24,7 @@ from linux.sock_diag import CannotEnd, Connected, Ended, end_sockets
 from proto.net import Address
 from proto.objects import EndpointSlice, Service
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
-from services.dataplane.core.loadbalancer.stale_sockets import serving, serving_udp
+from services.dataplane.core.loadbalancer.stale_sockets import UdpBackends, serving
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.feed import Feed
@@ -34,6 +35,8 @@ DEBOUNCE = 0.5
 BEHIND = 0.1
 """Seconds until it looks again while the Service tables, which tell what is stale, have not followed the slices."""
 ROUND = 5.0
+AT_ONCE = 2000
+"""Objects that are looked at before others have their turn: some milliseconds."""
 SHOWN = 5
 """Backends that the log names."""
 
@@ -61,29 +64,39 @@ class StaleSockets:
         self._node_cookie = node_cookie
         self._written = written
         self._thread = NamespaceThread("sockets")
-        self._udp: frozenset[Address] = frozenset()
+        self._udp = UdpBackends()
+        self._due = False
+        """Whether sockets are to be looked at as soon as the Service tables have followed."""
         self._resume = 0
         self._able = True
+        self.again: Callable[[float], object] = lambda seconds: None
+        """Has ``apply`` called after so many seconds."""
         self._deadline = 0.0
 
     async def apply(self, dirty: Dirty) -> Done | Again:
-        """One round, if there may be anything to end."""
+        """One round, if there may be anything to end. ``again`` is called where a look has to wait for others."""
         feed = self._feed
         if not self._able:
+            return Done()
+        self._due = await self._follow(dirty) or dirty.full or self._due
+        if not self._due:
             return Done()
         if not feed.complete(EndpointSlice):
             return Again(after=1.0)
         if self._written() != feed.version(Service, EndpointSlice):
-            return Again(after=BEHIND)
-        slices = feed.all_of(EndpointSlice)
-        before, self._udp = self._udp, serving_udp(slices)
-        if not dirty.full and before <= self._udp:
+            self.again(BEHIND)
             return Done()
+        self._due = False
+        slices = feed.all_of(EndpointSlice)
         cookies = {self._node_cookie, *(one.cookie for one in self._local.up.values())}
-        stale, resume = judge(self._tables, serving(slices)), self._resume
-        self._deadline = time.monotonic() + ROUND
+        resume, self._deadline = self._resume, time.monotonic() + ROUND
+
+        def end() -> Ended:
+            stale = judge(self._tables, serving(slices))
+            return end_sockets(cookies, stale, overdue=self._overdue, resume=resume)
+
         try:
-            ended = await self._thread.run(lambda: end_sockets(cookies, stale, overdue=self._overdue, resume=resume))
+            ended = await self._thread.run(end)
         except CannotEnd as error:
             self._able = False
             self._log.warning("stale-sockets-stay", why=str(error), remedy="clients have to connect again themselves")
@@ -91,6 +104,17 @@ class StaleSockets:
         self._tell(ended)
         self._resume = ended.resume
         return Again(after=1.0) if ended.resume else Done()
+
+    async def _follow(self, dirty: Dirty) -> bool:
+        """Takes in what changed; whether somebody who served UDP does so no more."""
+        entries, lost = self._feed.objects.entries, False
+        for count, key in enumerate((entries.keys() | self._udp.keys()) if dirty.full else dirty.keys, 1):
+            if count % AT_ONCE == 0:
+                await asyncio.sleep(0)
+            entry = entries.get(key)
+            value = entry.value if entry is not None else None
+            lost = self._udp.put(key, value if isinstance(value, EndpointSlice) else None) or lost
+        return lost
 
     def _tell(self, ended: Ended) -> None:
         if ended.sockets:

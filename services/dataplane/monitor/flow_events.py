@@ -8,33 +8,45 @@ from __future__ import annotations
 
 import socket
 import time
+from collections.abc import Callable
 
 from chassis.bus.client import Bus
-from proto.codec import encode_segment
+from proto.addresses import Endpoint
+from proto.codec import encode_segment, identity_key
 from proto.identity import IdentityRecord
+from proto.net import Address
 from proto.objects import Node
 from proto.subjects import flow_subject
 from services.dataplane.core.datapath.layout import Event
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.monitor.flows import Budget, Interpreter, verdict_of
-from services.dataplane.core.monitor.names import Names, names_of
+from services.dataplane.core.monitor.names import Names, nodes_at
 from services.dataplane.core.policy.history import PolicyHistory
 from services.dataplane.feed import Feed
 
 NAMES_SECONDS = 1.0
-"""Names are computed anew at most this often."""
+"""Nodes, pods of this node and interfaces are gathered at most this often."""
 
 
 class FlowEvents:
     """Sink of the ring buffer's reader."""
 
     def __init__(
-        self, bus: Bus, feed: Feed, endpoints: LocalEndpoints, history: PolicyHistory, *, per_second: float
+        self,
+        bus: Bus,
+        feed: Feed,
+        endpoints: LocalEndpoints,
+        history: PolicyHistory,
+        *,
+        endpoint_at: Callable[[Address], Endpoint | None],
+        per_second: float,
     ) -> None:
+        """``endpoint_at``: the pod that lives at an address."""
         self._bus = bus
         self._feed = feed
         self._local = endpoints
         self._history = history
+        self._endpoint_at = endpoint_at
         self._budget = Budget(per_second=per_second, burst=per_second)
         self._subject = encode_segment(feed.node)
         self._names = Names()
@@ -44,7 +56,7 @@ class FlowEvents:
         """Publishes a batch."""
         now = time.monotonic()
         if now - self._named_at > NAMES_SECONDS:
-            self._names, self._named_at = self._name(), now
+            self._names, self._named_at = self._names_now(), now
         interpreter = Interpreter(
             node=self._feed.node,
             names=self._names,
@@ -56,11 +68,15 @@ class FlowEvents:
             if missed is not None:
                 self._bus.publish(flow_subject(self._subject, verdict_of(event)), interpreter.read(event, missed))
 
-    def _name(self) -> Names:
-        local = [entry for one in self._local.up.values() for entry in one.published(self._feed.node)]
-        records = [
-            entry.value for entry in self._feed.identities.entries.values() if isinstance(entry.value, IdentityRecord)
-        ]
-        pods = {one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._local.up.values()}
-        interfaces = dict(socket.if_nameindex())
-        return names_of([*self._feed.foreign_endpoints(), *local], self._feed.all_of(Node), records, pods, interfaces)
+    def _names_now(self) -> Names:
+        return Names(
+            endpoint_at=self._endpoint_at,
+            namespace_of=self._namespace_of,
+            nodes=nodes_at(self._feed.all_of(Node)),
+            by_endpoint={one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._local.up.values()},
+            interfaces=dict(socket.if_nameindex()),
+        )
+
+    def _namespace_of(self, identity: int) -> str | None:
+        entry = self._feed.identities.entries.get(identity_key(identity))
+        return entry.value.namespace if entry is not None and isinstance(entry.value, IdentityRecord) else None

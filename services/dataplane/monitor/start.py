@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 
 from chassis.runtime.service import Runtime
+from proto.addresses import Endpoint
+from proto.net import Address
 from services.dataplane.core.datapath.shares import Pressure
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.policy.history import PolicyHistory
@@ -23,12 +25,15 @@ def start(
     feed: Feed,
     endpoints: LocalEndpoints,
     history: PolicyHistory,
+    endpoint_at: Callable[[Address], Endpoint | None],
     pressure: Callable[[], Iterable[Pressure]],
 ) -> None:
-    """Tells from now on, until the service stops. ``pressure`` says how full the tables are that are shared."""
+    """Tells from now on, until the service stops. ``endpoint_at`` says which pod lives at an address, ``pressure`` how
+    full the tables are that are shared.
+    """
     hide_metrics = register(tables, endpoints, pressure)
     per_second = runtime.settings.flow_events_per_second
-    flows = FlowEvents(runtime.bus, feed, endpoints, history, per_second=per_second)
+    flows = FlowEvents(runtime.bus, feed, endpoints, history, endpoint_at=endpoint_at, per_second=per_second)
     reader = EventReader(tables.events_fd, flows.take)
     reader.start()
 

@@ -15,15 +15,14 @@ from __future__ import annotations
 import asyncio
 import errno
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
-from itertools import islice
-from typing import TypeVar
 
 from chassis.runtime.reconcile import Dirty
 from chassis.telemetry.log import Log
 from kit.once import Once
-from proto.codec import identity_key
+from proto.codec import Malformed, identity_key, parse_identity
 from proto.identity import IdentityRecord
 from proto.policy import CompiledPolicy, Direction, Revision
 from services.dataplane.conntrack.collector import FlowCollector
@@ -44,30 +43,24 @@ from services.dataplane.core.datapath.policy_layout import (
     SubjectKey,
 )
 from services.dataplane.core.datapath.shares import Pressure
-from services.dataplane.core.datapath.wire import Record
 from services.dataplane.core.endpoint import admission
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint, LocalEndpoints
 from services.dataplane.core.policy import steps as ps
 from services.dataplane.core.policy.history import PolicyHistory
 from services.dataplane.core.policy.maps import PolicyMaps
 from services.dataplane.core.policy.steps import Side
-from services.dataplane.datapath.maps import Table, TableFull
+from services.dataplane.datapath.maps import TableFull
 from services.dataplane.datapath.tables import Tables
-from services.dataplane.feed import Feed
+from services.dataplane.feed import Feed, partition_of
+from services.dataplane.policy.compare import count, missing, odd, slices
 from services.dataplane.policy.partitions import Partitions
 
-SLICE = 1000
-"""Entries or keys that are seen to before others have their turn: a few milliseconds."""
 SHARE = 0.05
 """Part of the time that comparing with the kernel may take: with large maps it comes less often."""
 _FULL = (errno.E2BIG, errno.ENOMEM, errno.ENOSPC)
 _GROWING = (SCOPE_PEERS.name, SCOPE_PORTS.name, SCOPE_RULES.name, SELECTED.name)
-IDENTITIES = 2
-"""Place of the cursor of ``identities`` among those of the loop (see ``app``)."""
-
-K = TypeVar("K", bound=Record)
-V = TypeVar("V", bound=Record)
-T = TypeVar("T")
+RULES, LOCAL, IDENTITIES = range(3)
+"""Which cursor of the loop (``policy.start``) is that of ``rules``, of local endpoints, of ``identities``."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -179,13 +172,17 @@ class Enforcer:
         least = admission.least(feed.frontiers()) if feed.rules_view.synced else None
         members = self._members_are_here()
         before = self._maps.changed
-        await self._want()
-        await self._learn_records(dirty, full=full)
+        rules, local, records = _keys(dirty, RULES), _keys(dirty, LOCAL), _keys(dirty, IDENTITIES)
+        if full or local or not (rules or records):
+            await self._want_all()
+        else:
+            await self._want_those(rules)
+        await self._learn_records(records, full=full)
         if full:
             await self._ask(self._maps.asked)
             self._maps.admit_again()
         await self._settle()
-        await self._put_partitions(least)
+        await self._put_partitions(least, None if full else {name for key in rules if (name := partition_of(key))})
         if full:
             await self._compare()
             self._expire_history()
@@ -210,7 +207,18 @@ class Enforcer:
         wanted = [frontier.identities for frontier in self._feed.frontiers()]
         return all(not revision.sequence or here.covers(revision) for revision in wanted)
 
-    async def _want(self) -> None:
+    async def _want_those(self, keys: Iterable[str]) -> None:
+        """Policies of local identities among keys of ``rules`` that changed."""
+        local = self.identities() if keys else {}
+        for key in keys:
+            with suppress(Malformed):
+                identity = parse_identity(key)
+                policy = self._feed.rules.get(identity) if identity in local else None
+                if policy is not None and not self._maps.wants(policy):
+                    self._want_one(policy, local[identity])
+                    await asyncio.sleep(0)
+
+    async def _want_all(self) -> None:
         """Policies of those who live here. Rules that have gone from the view stay in force while somebody does."""
         for identity, namespace in self.identities().items():
             policy = self._feed.rules.get(identity)
@@ -233,12 +241,11 @@ class Enforcer:
             live.setdefault(identity, set()).add(subject.policy)
         self.history.expire(live, time.monotonic())
 
-    async def _learn_records(self, dirty: Dirty, *, full: bool) -> None:
+    async def _learn_records(self, keys: Iterable[str], *, full: bool) -> None:
         """What identities stand for. One that is missing counts as gone only while the view is in sync."""
         view, selection = self._feed.identities, self._maps.selection
         entries, known = view.entries, 0
-        keys: Iterable[str] = dirty.by_cursor[IDENTITIES] if len(dirty.by_cursor) > IDENTITIES else ()
-        async for part in _slices(entries if full else keys):
+        async for part in slices(entries if full else keys):
             for key in part:
                 entry = entries.get(key)
                 if entry is not None and isinstance(entry.value, IdentityRecord):
@@ -341,9 +348,9 @@ class Enforcer:
 
     # --- CIDRs ---
 
-    async def _put_partitions(self, reached: Revision | None) -> None:
+    async def _put_partitions(self, reached: Revision | None, changed_in: Collection[str] | None) -> None:
         """Puts CIDR partitions in force when every rule that names their numbers is in the maps."""
-        if changed := await self._cidrs.put(reached):
+        if changed := await self._cidrs.put(reached, changed_in):
             self._maps.changed += changed
             self._tables.bump_generation()
 
@@ -355,12 +362,12 @@ class Enforcer:
         if started - self._compared < self._comparing / self._share:
             return
         maps, tables, kept = self._maps, self._tables, self._maps.kept
-        wrong = await _odd(tables.scope_peers, maps.held.peer, lambda key: key.scope in kept)
-        wrong += await _odd(tables.scope_ports, maps.held.port, lambda key: key.scope in kept)
-        wrong += await _odd(tables.scope_rules, maps.held.rule, lambda key: key.scope in kept)
-        wrong += await _odd(tables.selected, self._selector_set)
+        wrong = await odd(tables.scope_peers, maps.held.peer, lambda key: key.scope in kept)
+        wrong += await odd(tables.scope_ports, maps.held.port, lambda key: key.scope in kept)
+        wrong += await odd(tables.scope_rules, maps.held.rule, lambda key: key.scope in kept)
+        wrong += await odd(tables.selected, self._selector_set)
         if self._cidrs.known:
-            wrong += await _odd(tables.cidrs, self._cidrs.entry)
+            wrong += await odd(tables.cidrs, self._cidrs.entry)
         wrong += await self._put_back()
         subjects = tables.subjects.diff({SubjectKey(identity=one): subject for one, subject in maps.subjects.items()})
         tables.subjects.apply(subjects.upserts, subjects.deletes)
@@ -378,20 +385,20 @@ class Enforcer:
     async def _put_back(self) -> int:
         """Entries that somebody has deleted."""
         tables, maps, wrong = self._tables, self._maps, 0
-        there = await _count(tables.scope_peers) + await _count(tables.scope_ports) + await _count(tables.scope_rules)
+        there = await count(tables.scope_peers) + await count(tables.scope_ports) + await count(tables.scope_rules)
         if there < sum(maps.held.taken):
             for fill in maps.held.entries():
-                wrong += _missing(tables.scope_peers, fill.peers)
-                wrong += _missing(tables.scope_ports, fill.ports)
-                wrong += _missing(tables.scope_rules, fill.rules)
+                wrong += missing(tables.scope_peers, fill.peers)
+                wrong += missing(tables.scope_ports, fill.ports)
+                wrong += missing(tables.scope_rules, fill.rules)
                 await asyncio.sleep(0)
-        if await _count(tables.selected) < len(maps.selected):
-            async for part in _slices(list(maps.selected)):
+        if await count(tables.selected) < len(maps.selected):
+            async for part in slices(list(maps.selected)):
                 now = {IdentityKey(identity=one): maps.selected[one] for one in part if one in maps.selected}
-                wrong += _missing(tables.selected, {key: SelectorSet(number=number) for key, number in now.items()})
-        if self._cidrs.known and await _count(tables.cidrs) < len(self._cidrs):
+                wrong += missing(tables.selected, {key: SelectorSet(number=number) for key, number in now.items()})
+        if self._cidrs.known and await count(tables.cidrs) < len(self._cidrs):
             for cidrs in self._cidrs.entries():
-                wrong += _missing(tables.cidrs, cidrs)
+                wrong += missing(tables.cidrs, cidrs)
                 await asyncio.sleep(0)
         return wrong
 
@@ -454,42 +461,9 @@ class Enforcer:
         return frozenset(key.endpoint for key in self._tables.budgets.items()) - alive
 
 
+def _keys(dirty: Dirty, cursor: int) -> frozenset[str]:
+    return dirty.by_cursor[cursor] if len(dirty.by_cursor) > cursor else frozenset()
+
+
 async def _no_room(asked: Mapping[str, int]) -> None:
     """Maps that stay as large as they are."""
-
-
-async def _slices(items: Iterable[T]) -> AsyncIterator[list[T]]:
-    """:data:`SLICE` of them at a time, with a turn for others in between."""
-    rest = iter(list(items))
-    while part := list(islice(rest, SLICE)):
-        yield part
-        await asyncio.sleep(0)
-
-
-async def _odd(
-    table: Table[K, V], wanted: Callable[[K], V | None], stays: Callable[[K], bool] = lambda key: False
-) -> int:
-    """Puts right what a map says that it should not. What is wanted is asked when it is put right, not before."""
-    count = 0
-    for part in table.parts(SLICE):
-        odd = {key: wanted(key) for key, value in part.items() if wanted(key) != value and not stays(key)}
-        right = {key: value for key, value in odd.items() if value is not None}
-        table.apply(right, [key for key in odd if key not in right])
-        count += len(odd)
-        await asyncio.sleep(0)
-    return count
-
-
-async def _count(table: Table[K, V]) -> int:
-    count = 0
-    for number in table.counts(SLICE * 4):
-        count += number
-        await asyncio.sleep(0)
-    return count
-
-
-def _missing(table: Table[K, V], wanted: Mapping[K, V]) -> int:
-    """Puts in what is not there."""
-    lacks = {key: value for key, value in wanted.items() if table.get(key) != value}
-    table.apply(lacks)
-    return len(lacks)

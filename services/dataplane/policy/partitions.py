@@ -8,7 +8,7 @@ namespace, the largest, allow nothing here.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterator, Mapping
+from collections.abc import Awaitable, Callable, Collection, Iterator, Mapping
 
 from proto.policy import CidrPartition, Revision
 from services.dataplane.core.datapath.maps import CIDRS
@@ -38,35 +38,86 @@ class Partitions:
         self._most = most
         self._in_force: dict[str, CidrPartition] = {}
         self._refused: frozenset[str] = frozenset()
+        self._waiting: set[str] = set()
+        """Namespaces whose partition is to be judged again: its rules are not there yet, or the view is not in sync."""
+        self._foreign: frozenset[bytes] = frozenset()
+        """Hashes of namespaces that were in the map when it was read, and of which nothing has come into force."""
+        self._prefixes = 0
+        """Prefixes of all partitions in force, those without room among them."""
+        self.visits = 0
+        """Partitions that were looked at since the start."""
         self.asked = 0
         """Entries that all partitions ask for."""
         self._held: dict[bytes, CidrEntries] | None = None
         """What the map holds, by hash of the namespace; None while that is unknown."""
 
-    async def put(self, reached: Revision | None) -> int:
-        """Bring into force what the rules up to ``reached`` are there for; returns how many entries changed."""
-        told, known = self._feed.partitions(), self._feed.rules_view.synced
-        wanted = {name: own for name, own in self._in_force.items() if name in told or not known}
-        if reached is not None:
-            wanted |= {name: own for name, own in told.items() if reached.covers(own.revision)}
-        self.asked = COPIES * sum(len(one.prefixes) for one in wanted.values())
-        await self._make_room({CIDRS.name: self.asked})
+    async def put(self, reached: Revision | None, namespaces: Collection[str] | None = None) -> int:
+        """Bring into force what the rules up to ``reached`` are there for; returns how many entries changed.
+        ``namespaces``: whose partitions are other than at the last call; None: any may be.
+        """
+        if self._held is None:
+            namespaces = None
         held = await self._adopted() if self._held is None else self._held
         self._held = None  # unknown until every step has succeeded
-        taken = fitting(wanted, self.room)
-        refused = wanted.keys() - taken
+        told, known = self._feed.partitions(), self._feed.rules_view.synced
+        looked_at = told.keys() | self._in_force.keys() if namespaces is None else self._waiting.union(namespaces)
+        wanted, gone = self._judge(looked_at, reached)
+        names = {*gone, *wanted}
+        self._prefixes += sum(len(one.prefixes) for one in wanted.values())
+        self._prefixes -= sum(len(self._in_force[name].prefixes) for name in names if name in self._in_force)
+        self.asked = COPIES * self._prefixes
+        await self._make_room({CIDRS.name: self.asked})
+        for name in gone:
+            del self._in_force[name]
+        self._in_force |= wanted
+        refused = self._refuse()
+        names |= refused ^ self._refused
         changed = 0
-        for name in sorted(wanted, key=lambda name: name in taken):
-            as_before = self._in_force.get(name) is wanted[name] and (name in refused) == (name in self._refused)
-            if not as_before:
-                entries = cidrs_of(wanted[name]) if name in taken else {}
-                changed += await self._change(held, namespace_hash(name), entries)
+        for name in sorted(names, key=lambda name: name in self._in_force and name not in refused):
+            fits = name in self._in_force and name not in refused
+            changed += await self._change(held, namespace_hash(name), cidrs_of(self._in_force[name]) if fits else {})
         if known:
-            mine = {namespace_hash(name) for name in told}
-            for whose in [one for one in held if one not in mine]:
-                changed += await self._change(held, whose, {})
-        self._held, self._in_force, self._refused = held, wanted, frozenset(refused)
+            changed += await self._clear_foreign(held, told)
+        self._held, self._refused = held, refused
         return changed
+
+    def _judge(
+        self, names: Collection[str], reached: Revision | None
+    ) -> tuple[dict[str, CidrPartition], frozenset[str]]:
+        """Of these namespaces, partitions that come into force now, and who has none any more. Who waits is noted."""
+        told, known = self._feed.partitions(), self._feed.rules_view.synced
+        wanted: dict[str, CidrPartition] = {}
+        gone: set[str] = set()
+        for name in names:
+            self.visits += 1
+            own, before = told.get(name), self._in_force.get(name)
+            self._waiting.discard(name)
+            if own is not None and own.namespace != name:  # whose it is, its key says
+                own = None
+            if own is before:
+                continue
+            if own is None and known:
+                gone.add(name)
+            elif own is not None and reached is not None and reached.covers(own.revision):
+                wanted[name] = own
+            else:
+                self._waiting.add(name)
+        return wanted, frozenset(gone)
+
+    def _refuse(self) -> frozenset[str]:
+        """Whose partitions find no room."""
+        if self._prefixes <= self.room:
+            return frozenset()
+        return frozenset(self._in_force.keys() - fitting(self._in_force, self.room))
+
+    async def _clear_foreign(self, held: dict[bytes, CidrEntries], told: Mapping[str, CidrPartition]) -> int:
+        """Takes out what an earlier incarnation of the agent left of namespaces that have no partition any more."""
+        if not self._foreign:
+            return 0
+        mine = {namespace_hash(name) for name in told}
+        gone = self._foreign - mine
+        self._foreign = (self._foreign & mine) - {namespace_hash(name) for name in self._in_force}
+        return sum([await self._change(held, whose, {}) for whose in gone])
 
     async def _adopted(self) -> dict[bytes, CidrEntries]:
         held: dict[bytes, CidrEntries] = {}
@@ -74,7 +125,8 @@ class Partitions:
             for key, number in entries.items():
                 held.setdefault(key.namespace, {})[key] = number
             await asyncio.sleep(0)
-        self._in_force = {}
+        self._in_force, self._refused, self._waiting, self._prefixes = {}, frozenset(), set(), 0
+        self._foreign = frozenset(held)
         return held
 
     async def _change(self, held: dict[bytes, CidrEntries], whose: bytes, entries: CidrEntries) -> int:

@@ -67,8 +67,6 @@ class PolicyLoop:
             self.reached = outcome.revision
             self._tell_reached()
         rules = self._feed.rules_view
-        if rules.synced and self.reached is not None:
-            self._rules.set(True)  # once: what was in sync stays in force
-        if not self._rules.ok:
-            self._rules.set(False, rules.why() or "the policy service has not finished a compilation")
+        finished = rules.synced and self.reached is not None  # what was in sync stays in force
+        self._rules.latch(finished, rules.why() or "the policy service has not finished a compilation")
         return Done()

@@ -79,6 +79,22 @@ def waiting_for(nodes: Iterable[Node], reports: Iterable[BlockReport], epoch: st
     return tuple(sorted(node.name for node in nodes if node.name not in reported and (node.ready or not node.blocks)))
 
 
+def silence(name: str, nodes: Mapping[str, Node], seconds: int) -> tuple[str, str]:
+    """What a person must know of a node that has been waited for so long, and what lets the others go on."""
+    node = nodes.get(name)
+    ready, annotated = node is not None and node.ready, node is not None and bool(node.blocks)
+    what = "is Ready, but its dataplane" if ready else "is not ready and has no annotation airmesh.io/blocks, and it"
+    fault = (
+        f"node {name} {what} has not said for {seconds} s which blocks it holds: until it does, no node gets a new "
+        "block and no owner a new address"
+    )
+    if ready and annotated:
+        otherwise = "stop its kubelet too, and its annotation airmesh.io/blocks counts once the Node is not ready"
+    else:
+        otherwise = "shut the machine down, so that no pod of it runs, and delete the Node"
+    return fault, f"start the dataplane of {name} and see that it reaches NATS; if it cannot be, {otherwise}"
+
+
 def adopted(
     nodes: Iterable[Node],
     reports: Iterable[BlockReport],

@@ -16,10 +16,11 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from ipaddress import ip_network
+from itertools import islice
 
 from kit.models import HOST_GW
 from kit.prefixes import overlap
-from proto.addresses import IPAM_HOLDER, Block, Claim
+from proto.addresses import CONTESTED, IPAM_HOLDER, Block, Claim
 from proto.net import Address, Network
 from proto.routes import NodeRoutes
 from services.routing.core.faults import Fault
@@ -41,6 +42,8 @@ from services.routing.core.models.contract import Pair, Path
 Asked = tuple[str, ...]
 """Names of models, the one to be preferred first."""
 _AS_THEY_ARE: Asked = (HOST_GW.name,)
+MOST_JUDGED = 16
+"""Prefixes of one node, of those that it does not hold, that are compared with all blocks to say whose they are."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -92,6 +95,7 @@ def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
         )
         for writer, name in mesh.impostors
     ]
+    faults += _overclaims(mesh)
     ours = {route.key: route for route in kernel.routes if route.is_ours}
     foreign = {route.key: route for route in kernel.routes if not route.is_ours and route.protocol != PODS}
     faults += _foreign_faults(desired, foreign)
@@ -112,8 +116,7 @@ def desired_routes(mesh: Mesh, uplinks: Iterable[Uplink]) -> tuple[dict[tuple[Ne
 
     for name, told in mesh.routes.items():
         for prefix in told.prefixes:
-            block = mesh.blocks.get(prefix)
-            if name != mesh.me and block is not None and block.node == name:
+            if name != mesh.me and _holds(name, prefix, mesh):
                 route(name, prefix)
     for claim in mesh.claims:
         if claim.node and claim.node != mesh.me and not _in_blocks_of(claim.node, claim.address, mesh):
@@ -126,7 +129,8 @@ def _paths(mesh: Mesh, links: tuple[Uplink, ...]) -> dict[tuple[str, int, Asked]
     """To each other node, for each family and each wish of a pool that something behind it has."""
     needed: dict[str, set[tuple[int, Asked]]] = {}
     for name, told in mesh.routes.items():
-        needed[name] = {(prefix.version, mesh.asked_for(prefix)) for prefix in told.prefixes}
+        held = [prefix for prefix in told.prefixes if _holds(name, prefix, mesh)]
+        needed[name] = {(prefix.version, mesh.asked_for(prefix)) for prefix in held}
     for claim in mesh.claims:
         if claim.node in needed:
             needed[claim.node].add((claim.address.version, mesh.asked_for(claim.address)))
@@ -169,6 +173,42 @@ def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink])
 def _refused(mesh: Mesh) -> list[Network]:
     own = (mesh.me, IPAM_HOLDER) if mesh.me else (IPAM_HOLDER,)
     return [cidr for cidr, block in mesh.blocks.items() if block.node in own]
+
+
+def _holds(name: str, prefix: Network, mesh: Mesh) -> bool:
+    block = mesh.blocks.get(prefix)
+    return block is not None and block.node == name
+
+
+def _overclaims(mesh: Mesh) -> list[Fault]:
+    """Other nodes that announce what somebody else holds: one fault for each, of the first such prefix.
+
+    A prefix that nobody holds is no fault: its record may be on its way here.
+    """
+    faults: list[Fault] = []
+    for name, told in mesh.routes.items() if mesh.blocks_complete else ():
+        unheld = (prefix for prefix in told.prefixes if not _holds(name, prefix, mesh))
+        for prefix in islice(unheld, MOST_JUDGED if name != mesh.me else 0):
+            if block := _others_block(name, prefix, mesh):
+                holder = "ipam" if block.node == IPAM_HOLDER else f"node {block.node}"
+                faults.append(
+                    Fault(
+                        f"node {name} announces {prefix}, but {holder} holds {block.cidr}; it is not believed",
+                        "restart routing on that node; if it was taken over, take its key from it",
+                        of_others=True,
+                    )
+                )
+                break
+    return faults
+
+
+def _others_block(name: str, prefix: Network, mesh: Mesh) -> Block | None:
+    """A block that shares addresses with the prefix, and that somebody else is known to hold."""
+    exact = mesh.blocks.get(prefix)
+    blocks = mesh.blocks.values() if exact is None else (exact,)
+    return next(
+        (block for block in blocks if block.node not in ("", CONTESTED, name) and overlap(block.cidr, prefix)), None
+    )
 
 
 def _in_blocks_of(node: str, address: Address, mesh: Mesh) -> bool:

@@ -132,12 +132,14 @@ class TestMicro:
             "endpoints": [
                 {"name": "a", "num_requests": 3, "num_errors": 1, "processing_time": 6_000_000, "data": None},
                 {"name": "b", "num_requests": 1, "processing_time": 2_000_000, "data": {"ready": True, "rss_bytes": 9}},
+                {"name": "c", "data": {"loop_hold_us": 20_500, "loop_held_by": "rules (compile)"}},
             ],
         }
         found = micro.agent("ipam", json.dumps(told).encode(), self.NOW)
         assert found is not None
         assert (found.service, found.instance, found.ready, found.rss_bytes) == ("ipam", "ipam-cp-7", True, 9)
         assert (found.uptime_seconds, found.requests, found.errors, found.mean_ms) == (60.0, 4, 1, 2.0)
+        assert (found.longest_hold_ms, found.longest_hold_by) == (20.5, "rules (compile)")
 
     @pytest.mark.parametrize(
         "answer", [b"", b"{", b"[]", b'{"name":"\xff"}', b'{"name": 3}', b'{"name": "stranger", "metadata": {}}']
@@ -417,10 +419,14 @@ def test_identities(number: int, said: str) -> None:
 def test_a_service_without_endpoints_tells_its_health_in_the_metadata(
     metadata: dict[str, str], ready: bool | None, why: str
 ) -> None:
-    told = {"name": "dns", "metadata": {"instance": "dns-1", "rss_bytes": "77", **metadata}, "endpoints": []}
+    told = {
+        "name": "dns",
+        "metadata": {"instance": "dns-1", "rss_bytes": "77", "loop_hold_us": "3000", **metadata},
+        "endpoints": [],
+    }
     found = micro.agent("dns", json.dumps(told).encode(), TestMicro.NOW)
     assert found is not None
-    assert (found.ready, found.why, found.rss_bytes) == (ready, why, 77)
+    assert (found.ready, found.why, found.rss_bytes, found.longest_hold_ms) == (ready, why, 77, 3.0)
 
 
 def test_a_service_that_is_not_ready_says_what_is_missing() -> None:

@@ -9,7 +9,8 @@ from typing import Any
 
 from proto.addresses import Endpoint
 from proto.identity import IdentityRecord
-from proto.objects import EndpointPort, EndpointSlice, IPPool, Selector, Service, ServicePort, SliceEndpoint
+from proto.net import Address
+from proto.objects import EndpointPort, EndpointSlice, IPPool, Node, Selector, Service, ServicePort, SliceEndpoint
 from proto.policy import (
     CompiledPolicy,
     CompiledRule,
@@ -21,11 +22,13 @@ from proto.policy import (
     Verdict,
 )
 from services.dataplane.core.datapath.service_layout import ServiceKey
+from services.dataplane.core.ipcache.entries import Entries, fixed_entries
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
 from services.dataplane.core.loadbalancer.frontends import BackendsOf, Front, Frontends, HostPortPod, Owner, Refusal
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
 from services.dataplane.core.loadbalancer.services import Tables, slots_by_number
+from services.dataplane.core.monitor.names import Names, nodes_at
 
 TCP, UDP, SCTP = 6, 17, 132
 _PROTOCOL = {"any": 0, "tcp": TCP, "udp": UDP, "sctp": SCTP}
@@ -115,6 +118,41 @@ def endpoint(where: str, pod: str, *, identity: int = 1000, at: tuple[int, int] 
         mac=b"\2\0\0\0\0\1",
         epoch=at[0],
         sequence=at[1],
+    )
+
+
+def entries_of(
+    node: str,
+    endpoints: Iterable[Endpoint],
+    local: Iterable[Endpoint] = (),
+    nodes: Iterable[Node] = (),
+    slices: Iterable[EndpointSlice] = (),
+    own_addresses: Iterable[Address] = (),
+) -> Entries:
+    """The ipcache of a node, made from nothing."""
+    entries = Entries()
+    for number, one in enumerate(endpoints):
+        entries.publish(f"{one.node}.{number}", one)
+    entries.set_local(local)
+    entries.set_fixed(fixed_entries(node, nodes, slices, own_addresses))
+    entries.settle()
+    return entries
+
+
+def names_of(
+    endpoints: Iterable[Endpoint],
+    nodes: Iterable[Node] = (),
+    records: Iterable[IdentityRecord] = (),
+    pods: Mapping[int, str] | None = None,
+    interfaces: Mapping[int, str] | None = None,
+) -> Names:
+    """Names as a flow event's reader has them; ``pods`` of this node by number."""
+    return Names(
+        endpoint_at=entries_of("n1", endpoints).endpoint_at,
+        namespace_of={record.identity: record.namespace for record in records}.get,
+        nodes=nodes_at(nodes),
+        by_endpoint=pods or {},
+        interfaces=interfaces or {},
     )
 
 

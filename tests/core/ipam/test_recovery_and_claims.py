@@ -37,6 +37,7 @@ from services.ipam.core.recovery import (
     judge_reported,
     nobody,
     settled,
+    silence,
     waiting_for,
 )
 
@@ -95,6 +96,25 @@ def test_a_dead_nodes_annotation_is_adopted(dead: Node, known: list[Block], writ
     writes = adopted([dead], [], EPOCH, {b.cidr: b for b in known}, pools, now=60)
     assert [f"{w.block.cidr} {w.block.node} {w.block.epoch}" for w in writes] == written
     assert all(w.block.pool == "p" for w in writes)
+
+
+@pytest.mark.parametrize(
+    ("silent", "fault", "remedy"),
+    [
+        (
+            node("n2", "ready", "10.0.0.0/26"),
+            "node n2 is Ready, but its dataplane has not said for 70 s",
+            "kubelet too",
+        ),
+        (node("n2"), "node n2 is Ready, but its dataplane has not said for 70 s", "delete the Node"),
+        (node("n2", "dead"), "node n2 is not ready and has no annotation airmesh.io/blocks, and it", "delete the Node"),
+    ],
+    ids=["annotated", "unknown", "dead-unknown"],
+)
+def test_a_silent_node_is_named_with_the_way_on_that_it_has(silent: Node, fault: str, remedy: str) -> None:
+    told = silence("n2", {"n2": silent}, 70)
+    assert told[0].startswith(fault)
+    assert remedy in told[1]
 
 
 BLOCK = "10.0.0.0/26"

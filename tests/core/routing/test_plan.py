@@ -167,9 +167,10 @@ def test_who_speaks_in_anothers_name_is_told() -> None:
         (mesh(N1, node("n2", "172.30.0.11", "10.244.0.64/26")), (FAB0,), True),
         (mesh(N1, node("n2", "192.0.2.7", "10.244.0.64/26")), (FAB0,), True),
         (mesh(N1, node("n2", "", "10.244.0.64/26")), (FAB0,), True),
+        (mesh(N1, node("n2", "172.30.0.12", "10.244.0.0/26")), (FAB0,), True),
         (mesh(N1, N2), (Uplink(name="fab0", index=3, up=False, addresses=FAB0.addresses),), False),
     ],
-    ids=["impostor", "takes-our-address", "far-away", "without-address", "our-own-link-is-down"],
+    ids=["impostor", "takes-our-address", "far-away", "without-address", "announces-our-block", "our-own-link-is-down"],
 )
 def test_what_another_tells_makes_nobody_else_unready(made: Mesh, uplinks: tuple[Uplink, ...], of_others: bool) -> None:
     found = plan(made, Snapshot(uplinks=uplinks)).faults
@@ -179,6 +180,34 @@ def test_what_another_tells_makes_nobody_else_unready(made: Mesh, uplinks: tuple
 def test_a_prefix_that_its_announcer_does_not_hold_is_not_believed() -> None:
     greedy = node("n2", "172.30.0.12", "0.0.0.0/0 10.244.0.0/26 10.244.0.64/26")
     assert operations(mesh(N1, greedy)) == plus("10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64", *REFUSED)
+
+
+@pytest.mark.parametrize(
+    ("prefixes", "sync", "told"),
+    [
+        ("10.244.0.0/26", {}, "node n2 announces 10.244.0.0/26, but node n1 holds 10.244.0.0/26; it is not believed"),
+        ("10.244.1.0/24", {}, "node n2 announces 10.244.1.0/24, but ipam holds 10.244.1.0/26; it is not believed"),
+        ("10.244.1.64/26", {}, ""),
+        ("10.244.0.64/26", {}, ""),
+        ("10.244.0.0/26", {"blocks_complete": False}, ""),
+    ],
+    ids=["ours", "around-ipams", "nobodys-yet", "its-own", "blocks-are-not-known"],
+)
+def test_who_announces_what_another_holds_is_named(prefixes: str, sync: dict[str, Any], told: str) -> None:
+    assert faults(mesh(N1, node("n2", "172.30.0.12", prefixes), **sync)) == told
+
+
+def test_a_node_that_announces_everything_is_one_fault_and_no_work_without_end() -> None:
+    many = " ".join(["10.244.0.0/26", "10.244.1.0/26", *(f"10.245.{n}.0/24" for n in range(200))])
+    assert faults(mesh(N1, node("n2", "172.30.0.12", many))).count("announces") == 1
+
+
+def test_what_a_node_announces_and_does_not_hold_asks_for_no_path_to_it() -> None:
+    pools = {ip_network("10.9.0.0/16"): ("of-another-release",)}
+    greedy = node("n2", "172.30.0.12", "10.9.0.0/26 10.244.0.64/26")
+    found = plan(mesh(N1, greedy, pools=pools), Snapshot(uplinks=(FAB0,)))
+    assert found.faults == ()
+    assert len([route for route in found.desired.values() if route.via is not None]) == 1
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,24 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from linux.netns import NotANamespace, by_cookie, command, cookie_of, enter, inside, netns_cookie, open_netns
+from linux.netns import (
+    NotANamespace,
+    by_cookie,
+    command,
+    cookie_of,
+    enter,
+    inside,
+    netns_cookie,
+    of_processes,
+    open_first,
+    open_netns,
+)
 from tests.netns.linux.conftest import Namespace
 
 pytestmark = pytest.mark.privileged
@@ -86,3 +98,51 @@ def test_a_program_runs_there(netns: Namespace) -> None:
         command(netns.path, "readlink", "/proc/self/ns/net"), check=True, capture_output=True, text=True, timeout=20
     ).stdout
     assert said.strip() == f"net:[{os.stat(netns.path).st_ino}]"
+
+
+def test_a_namespace_is_found_by_whichever_of_its_processes_is_left(netns: Namespace) -> None:
+    """One may end between the look at /proc and the opening; the namespace has not ended with it."""
+    run = command(netns.path, "sleep", "60")
+    first, second = subprocess.Popen(run), subprocess.Popen(run)
+    try:
+        wanted = os.stat(netns.path).st_ino
+        deadline = time.monotonic() + 10
+        while len(paths := of_processes().get(wanted, [])) < 2 and time.monotonic() < deadline:
+            time.sleep(0.01)
+        assert set(paths) == {f"/proc/{one.pid}/ns/net" for one in (first, second)}
+        gone, left = (first, second) if paths[0] == f"/proc/{first.pid}/ns/net" else (second, first)
+        gone.kill()
+        gone.wait(10)
+        descriptor = open_first(paths)
+        assert os.fstat(descriptor).st_ino == wanted
+        os.close(descriptor)
+        left.kill()
+        left.wait(10)
+        with pytest.raises(FileNotFoundError):
+            open_first(paths)
+        assert wanted not in of_processes()
+    finally:
+        for one in (first, second):
+            one.kill()
+            one.wait(10)
+
+
+def test_one_that_only_processes_keep_is_found_by_its_cookie() -> None:
+    """As a pod's whose path the runtime has taken away."""
+    with subprocess.Popen(["unshare", "--net", "sleep", "60"]) as resident:
+        try:
+            path, home = f"/proc/{resident.pid}/ns/net", os.stat("/proc/self/ns/net").st_ino
+            deadline = time.monotonic() + 10
+            while os.stat(path).st_ino == home and time.monotonic() < deadline:
+                time.sleep(0.01)
+            descriptor = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+            with inside(descriptor):
+                cookie = netns_cookie()
+            os.close(descriptor)
+            before = os.listdir("/proc/self/fd")
+            with by_cookie([cookie]) as found:
+                assert list(found) == [cookie]
+                assert os.fstat(found[cookie]).st_ino == os.stat(path).st_ino
+            assert os.listdir("/proc/self/fd") == before
+        finally:
+            resident.kill()

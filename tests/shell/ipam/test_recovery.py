@@ -23,7 +23,7 @@ from proto.codec import block_key
 from proto.events import ServiceFault
 from proto.requests import BlockGrant, BlockRequest, IpamShow, IpamState
 from proto.subjects import BLOCKS, CLAIMS, IPAM_BLOCK, IPAM_SHOW, OWNERS, Bucket, event_subject, of_node
-from services.ipam import app
+from services.ipam import app, upkeep
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, runtime_of
 from tests.shell.ipam.conftest import V4, V6, Cluster, StartIpam, ipam_settings, node, stateful
@@ -88,6 +88,30 @@ async def test_after_all_buckets_are_lost_nothing_is_given_twice(
     again: Claim = await claim(n1, claim_of("db-0", "n1", "uid-a", container=kept.container))
     assert (again.address, again.nonce) == (kept.address, kept.nonce), "the claim is on record as it was"
     assert again.epoch >= kept.epoch
+
+
+async def test_who_holds_everybody_up_is_named_with_a_way_on_that_works(
+    bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(upkeep, "SILENT", 0.5)
+    await cluster.add(node("n2", blocks=(str(CIDR),)))
+    cli, n1 = await bus_for("cli"), await bus_for("dataplane", "n1")
+    faults: list[ServiceFault] = []
+    await cli.subscribe(event_subject("ipam", "fault"), ServiceFault, lambda _, fault: faults.append(fault))
+    await start_ipam()
+    await report(n1, "n1")
+    for _ in range(100):
+        if any(fault.node == "n2" for fault in faults):
+            break
+        await asyncio.sleep(0.1)
+    (told,) = [fault for fault in faults if fault.node == "n2"]
+    assert "node n2 is Ready, but its dataplane has not said" in told.fault
+    assert "stop its kubelet too" in told.remedy
+    request = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce=uuid.uuid4().hex)
+    with pytest.raises(Refused, match="not-synced"):
+        await n1.request(of_node(IPAM_BLOCK, "n1"), request, BlockGrant, timeout=5)
+    await cluster.add(node("n2", ready=False, blocks=(str(CIDR),)))
+    assert not (await block(n1, "n1")).cidr.overlaps(CIDR), "what the silent node may still use is given to nobody"
 
 
 CIDR = ip_network("10.244.0.0/26")

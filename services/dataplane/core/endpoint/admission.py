@@ -1,11 +1,12 @@
 """May a pod start: is its object here, is its policy compiled, and does the compilation know this very pod.
 
 Owns the decision that an ADD waits for. Promises: a pod is ready only when the local watch holds its object with the
-uid that the kubelet named, the rules of the identity it has *now* are here, and the frontier of that identity's shard
-covers the pod's own object and its namespace's in the present epoch of ``objects``: so no policy that selects the pod
-can be missing. The identity is computed from what that frontier was compiled from, or newer: with the relevant label
-keys that it names, and with namespaces at least as new as those it knows. Where one watch is ahead of another, the pod
-waits. Absence is never taken for permission. Everything that it looks at is an argument; asked again after any change.
+uid that the kubelet named (of a static pod, that of the pod and not of its mirror), the rules of the identity it has
+*now* are here, and the frontier of that identity's shard covers the pod's own object and its namespace's in the present
+epoch of ``objects``: so no policy that selects the pod can be missing. The identity is computed from what that frontier
+was compiled from, or newer: with the relevant label keys that it names, and with namespaces at least as new as those it
+knows. Where one watch is ahead of another, the pod waits. Absence is never taken for permission. Everything that it
+looks at is an argument; asked again after any change.
 """
 
 from __future__ import annotations
@@ -72,7 +73,7 @@ def admit(
     name = f"{wanted.namespace}/{wanted.name}"
     if pod is None:
         return NotYet(f"pod {name} has not reached this node's watch yet")
-    if wanted.uid and pod.uid != wanted.uid:
+    if wanted.uid and not pod.runs_as(wanted.uid):
         return NotYet(f"pod {name} is known with uid {pod.uid}, the runtime starts {wanted.uid}")
     why = NotYet(f"the policy service has not compiled up to pod {name} yet")
     for frontier in sorted(current(frontiers), key=lambda frontier: frontier.revision, reverse=True):
@@ -112,3 +113,12 @@ def least(frontiers: Iterable[Frontier]) -> Revision | None:
     if len({frontier.revision.epoch for frontier in known.values()}) != 1:
         return None
     return min(frontier.revision for frontier in known.values())
+
+
+def pod_of(pods: Iterable[Pod], uid: str) -> Pod | None:
+    """The pod that was started under a uid. Anybody can write the annotation that makes an object a mirror: a uid of
+    the API server's comes first, and where several mirrors claim one there is none.
+    """
+    found = [pod for pod in pods if pod.runs_as(uid)]
+    own = [pod for pod in found if pod.uid == uid] or found
+    return own[0] if len(own) == 1 else None

@@ -13,16 +13,14 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_address
-from typing import Literal
 
 import msgspec
 
 from kit.pools import Pools, within
 from proto.annotations import FIXED_ADDRESSES, KEEP_ADDRESS, REFUSED
-from proto.net import Address, Network
+from proto.net import Address, Family, Network
 from proto.objects import Namespace, Node, Owner, Pod
 
-Family = Literal[4, 6]
 BOTH: tuple[Family, Family] = (4, 6)
 
 

@@ -32,7 +32,7 @@ import msgspec
 
 from kit.prefixes import overlap
 from proto.addresses import Block, Claim
-from proto.net import Address, Network
+from proto.net import Address, Family, Network
 from proto.requests import ClaimRelease
 from services.dataplane.core.ipam.journal_records import (
     Allocated,
@@ -51,7 +51,7 @@ from services.dataplane.core.ipam.journal_records import (
     Reserved,
     Rested,
 )
-from services.dataplane.core.ipam.journal_state import COOLDOWN, Attachment, Count, Family, Ledger
+from services.dataplane.core.ipam.journal_state import COOLDOWN, Attachment, Count, Ledger
 
 __all__ = [
     "COOLDOWN",
@@ -60,7 +60,6 @@ __all__ = [
     "Clash",
     "Collected",
     "Count",
-    "Family",
     "Grant",
     "Lease",
     "Ledger",

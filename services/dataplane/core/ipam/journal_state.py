@@ -10,13 +10,12 @@ from __future__ import annotations
 
 from collections.abc import Set
 from dataclasses import dataclass, field
-from typing import Literal
 
 import msgspec
 
 from kit.prefixes import router_anycast
 from proto.addresses import Block, Claim
-from proto.net import Address, Network
+from proto.net import Address, Family, Network
 from proto.requests import ClaimRelease
 from services.dataplane.core.ipam.journal_records import (
     Allocated,
@@ -40,7 +39,6 @@ from services.dataplane.core.ipam.journal_records import (
 COOLDOWN = 130.0
 """Seconds that a freed address rests: longer than conntrack's SYN_SENT (120 s), or strangers get another's packets."""
 
-Family = Literal[4, 6]
 Attachment = tuple[str, str]
 """Container id and interface name."""
 

@@ -9,6 +9,7 @@ one that only hints, zones or policies took out of the choice keeps them too. TC
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 
 from proto.net import Address
@@ -28,6 +29,34 @@ def serving(slices: Iterable[EndpointSlice]) -> frozenset[Address]:
     )
 
 
-def serving_udp(slices: Iterable[EndpointSlice]) -> frozenset[Address]:
+class UdpBackends:
     """Addresses that serve a UDP port of a Service: when one of them goes, sockets have to be looked at."""
-    return serving(part for part in slices if part.service and any(port.protocol == UDP for port in part.ports))
+
+    def __init__(self) -> None:
+        self._of_slice: dict[str, frozenset[Address]] = {}
+        self._slices: Counter[Address] = Counter()
+        """How many slices an address serves in."""
+
+    @property
+    def addresses(self) -> frozenset[Address]:
+        """All of them."""
+        return frozenset(self._slices)
+
+    def put(self, key: str, now: EndpointSlice | None) -> bool:
+        """What a key of the bucket holds now; None: no slice. Returns whether an address serves UDP no more."""
+        udp = now is not None and now.service and any(port.protocol == UDP for port in now.ports)
+        fresh = serving([now]) if udp and now is not None else frozenset()
+        before = self._of_slice.pop(key, frozenset())
+        if fresh:
+            self._of_slice[key] = fresh
+        self._slices.update(fresh - before)
+        left = before - fresh
+        self._slices.subtract(left)
+        gone = [address for address in left if not self._slices[address]]
+        for address in gone:
+            del self._slices[address]
+        return bool(gone)
+
+    def keys(self) -> frozenset[str]:
+        """Of slices that have such addresses."""
+        return frozenset(self._of_slice)

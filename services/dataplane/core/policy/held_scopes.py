@@ -64,6 +64,9 @@ class HeldScopes:
         """Entries in the maps."""
         self.uses: Counter[SelectorPeer] = Counter()
         """How many scopes name a selector."""
+        self._unused: dict[int, None] = {}
+        """Sets that no identity has."""
+        self._in_force: tuple[int, bool] | None = None
 
     def set_number(self, content: bytes) -> int:
         """The number of a set: another one than those that other sets have."""
@@ -95,12 +98,14 @@ class HeldScopes:
     def put(self, number: int, held: Held, sizes: Sizes) -> None:
         """The entries of a scope are in the maps."""
         self.scopes[number] = held
+        self._in_force = None
         self.uses.update(held.scope.selectors.keys())
         self._grow(number, sizes)
 
     def drop(self, number: int) -> Clear:
         """A scope leaves the maps."""
         held = self.scopes.pop(number)
+        self._in_force = None
         self.uses.subtract(held.scope.selectors.keys())
         for selector in held.scope.selectors:
             if not self.uses[selector]:
@@ -128,14 +133,28 @@ class HeldScopes:
         known = self.sets.get(number)
         if known is None:
             self.sets[number] = HeldSet(content, mask)
+            self._unused[number] = None
         else:  # the same selectors, let go of and taken up again
             known.mask = mask
         for key in entries:
             self._grow(key.scope, Sizes(1))
 
+    def enter_set(self, number: int) -> None:
+        """An identity more has this set."""
+        self.sets[number].users += 1
+        self._unused.pop(number, None)
+
+    def leave_set(self, number: int) -> None:
+        """An identity has another set now, or none."""
+        one = self.sets[number]
+        one.users -= 1
+        if not one.users:
+            self._unused[number] = None
+
     def drop_unused_sets(self) -> Iterator[Clear]:
         """Selector sets that no identity has leave the maps."""
-        for number in [number for number, one in self.sets.items() if not one.users]:
+        unused, self._unused = self._unused, {}
+        for number in unused:
             entries = self.peers_of_set(number, self.sets.pop(number).mask)
             for key in entries:
                 self._grow(key.scope, Sizes(-1))
@@ -149,11 +168,13 @@ class HeldScopes:
 
     def in_force(self) -> tuple[int, bool]:
         """Selectors that some scope names, as a mask; and whether some rule denies."""
-        mask, denies = 0, False
-        for held in self.scopes.values():
-            mask |= held.mask
-            denies = denies or held.scope.denies
-        return mask, denies
+        if self._in_force is None:
+            mask, denies = 0, False
+            for held in self.scopes.values():
+                mask |= held.mask
+                denies = denies or held.scope.denies
+            self._in_force = mask, denies
+        return self._in_force
 
     def sets_in_use(self) -> int:
         """Every bit that some set has."""

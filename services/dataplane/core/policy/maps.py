@@ -3,7 +3,8 @@
 Owns ``am_subjects``, ``am_selected`` and the three maps of scopes, as values: :meth:`PolicyMaps.settle` gives the
 steps, whoever takes them says whether they fitted. Promises:
 
-* A change costs what it changes: the maps are not read; what they hold is known here.
+* A change costs what it changes: the maps are not read; what they hold is known here. Of scopes and sets that no event
+  is about none is looked at (``visits`` counts those that are).
 * Entries of scopes and of selector sets never change their value (their names are hashes of their content), so a change
   is: entries that nobody names yet are added; then a subject (both directions at once) or an identity flips to them in
   one update; then the generation is raised; then what nobody names any more goes. No state in between allows more than
@@ -31,7 +32,8 @@ from services.dataplane.core.datapath.policy_layout import (
 from services.dataplane.core.policy.cidr_maps import namespace_hash
 from services.dataplane.core.policy.held_scopes import HeldScopes
 from services.dataplane.core.policy.history import number_of
-from services.dataplane.core.policy.scopes import Scope, Wanted, digest, scope_of
+from services.dataplane.core.policy.scope_uses import ScopeUses
+from services.dataplane.core.policy.scopes import Scope, Wanted, scope_of
 from services.dataplane.core.policy.selected_places import SelectedPlaces
 from services.dataplane.core.policy.selection import Selection
 from services.dataplane.core.policy.steps import (
@@ -76,9 +78,9 @@ class PolicyMaps:
         """As the maps of scopes hold them."""
         self._places = SelectedPlaces()
         self._loose: set[SelectorPeer] = set()
-        self._numbers: dict[int, bytes] = {}
-        self._by_scope: dict[bytes, int] = {}
-        self._users: dict[int, set[Side]] = {}
+        self._uses = ScopeUses()
+        self.visits = 0
+        """Scopes that were looked at since the start."""
         self._unsettled: dict[int, None] = {}
 
     # --- what should be ---
@@ -120,22 +122,13 @@ class PolicyMaps:
         what was in force goes on.
         """
         self.subjects = dict(subjects)
+        self._uses.adopt(subjects.values())
+        self._uses.unnamed.update(dict.fromkeys(self.held.scopes))
         self._unsettled.update({identity: None for identity in subjects if identity not in keep})
 
     def _use(self, identity: int, scopes: tuple[Scope | None, Scope | None]) -> None:
-        for users in self._users.values():
-            users.difference_update({(identity, direction) for direction in Direction})
         for direction, scope in zip(Direction, scopes, strict=True):
-            if scope is not None:
-                self._users.setdefault(self._number(scope), set()).add((identity, direction))
-
-    def _number(self, scope: Scope) -> int:
-        number = self._by_scope.get(scope.content)
-        if number is None:
-            number = digest(scope.content, self._numbers)
-            self._numbers[number] = scope.content
-            self._by_scope[scope.content] = number
-        return number
+            self._uses.want((identity, direction), scope, self.held.scopes)
 
     # --- the steps ---
 
@@ -150,12 +143,15 @@ class PolicyMaps:
         self._release()
         yield from self._select(tidying=True)
         yield from self._clear_sets()
-        self.selection.reuse(self.held.sets_in_use())
+        if self.selection.has_retired:
+            self.selection.reuse(self.held.sets_in_use())
 
-    def _scopes_wanted(self) -> Iterator[tuple[int, Scope]]:
-        for number, users in list(self._users.items()):
-            if self._is_wanted(number):
-                identity, direction = next(iter(users))
+    def _scopes_missing(self) -> Iterator[tuple[int, Scope]]:
+        """Scopes that are wanted and not in the maps."""
+        for number in list(self._uses.missing):
+            self.visits += 1
+            if number not in self.held.scopes and self._is_wanted(number):
+                identity, direction = next(iter(self._uses.users(number)))
                 scope = self.wanted[identity].scopes[direction]
                 assert scope is not None
                 yield number, scope
@@ -163,18 +159,14 @@ class PolicyMaps:
     def _index(self) -> Steps:
         missing = {
             selector: None
-            for number, scope in self._scopes_wanted()
-            if number not in self.held.scopes
+            for _, scope in self._scopes_missing()
             for selector in scope.selectors
             if not self.selection.has(selector)
         }
         for selector in missing:
-            yield from self._index_one(selector)
-            yield None
-
-    def _index_one(self, selector: SelectorPeer) -> Steps:
-        self._loose.add(selector)
-        for _ in self.selection.index(selector):
+            self._loose.add(selector)
+            for _ in self.selection.index(selector):
+                yield None
             yield None
 
     def _select(self, *, tidying: bool = False) -> Steps:
@@ -278,26 +270,26 @@ class PolicyMaps:
         for identity in (*removes, *upserts):
             before = self.selected.pop(identity, 0)
             if before:
-                self.held.sets[before].users -= 1
+                self.held.leave_set(before)
             if before and identity not in upserts:
                 self._places.leave(identity)
         for identity, number in upserts.items():
             self.selected[identity] = number
             self._places.enter(identity, self._namespace(identity))
-            self.held.sets[number].users += 1
+            self.held.enter_set(number)
         self.changed += len(removes) + len(upserts)
 
     def _fill(self) -> Steps:
         """Scopes that are wanted and not in the maps, the oldest policies first."""
-        for number, scope in sorted(self._scopes_wanted(), key=lambda one: min(self._age(one[0]))):
-            if number not in self.held.scopes:
+        for number, scope in sorted(self._scopes_missing(), key=lambda one: min(self._age(one[0]))):
+            if number not in self.held.scopes and self._is_wanted(number):
                 most = len(scope.cidr_sets) + 2 + len(self.held.sets)
                 yield from self._ask(Sizes(most, len(scope.ports), len(scope.rules)))
                 yield from self._fill_scope(number, scope)
                 yield None
 
     def _age(self, number: int) -> Iterator[tuple[int, int]]:
-        return ((self.wanted[side[0]].policy.revision.sequence, side[0]) for side in self._users[number])
+        return ((self.wanted[side[0]].policy.revision.sequence, side[0]) for side in self._uses.users(number))
 
     def _fill_scope(self, number: int, scope: Scope) -> Steps:
         if number in self.held.scopes or not self._is_wanted(number):
@@ -315,14 +307,16 @@ class PolicyMaps:
             yield Clear(rules=tuple(entries.rules), ports=tuple(entries.ports), peers=tuple(entries.peers))
             fits = False
         if not fits:
-            self._refuse(self._users.get(number, ()), sizes)
+            self._refuse(self._uses.users(number), sizes)
             return
         self.held.put(number, held, sizes)
+        self._uses.missing.pop(number, None)
+        self._uses.unnamed[number] = None
         self.changed += sum(sizes)
-        self._unsettled.update({identity: None for identity, _ in self._users.get(number, ())})
+        self._unsettled.update({identity: None for identity, _ in self._uses.users(number)})
 
     def _is_wanted(self, number: int) -> bool:
-        return any(side not in self.refused for side in self._users.get(number, ()))
+        return any(side not in self.refused for side in self._uses.users(number))
 
     # --- room ---
 
@@ -338,7 +332,7 @@ class PolicyMaps:
     @property
     def asked(self) -> MakeRoom:
         """Entries that all ask for, also those that are refused."""
-        refused: dict[int, Sizes] = {self._scope_number(side): sizes for side, sizes in self.refused.items()}
+        refused: dict[int, Sizes] = {self._uses.scope_of[side]: sizes for side, sizes in self.refused.items()}
         more = NOTHING
         for number, sizes in refused.items():
             if number not in self.held.scopes:
@@ -357,7 +351,7 @@ class PolicyMaps:
         refused = refusals(self._demands(sizes), self.rooms.scopes)
         for side in refused:
             if side not in self.refused:
-                self._refuse([side], sizes[self._scope_number(side)])
+                self._refuse([side], sizes[self._uses.scope_of[side]])
         # Old scopes of those that wait for their new ones are no reason to refuse anybody: they go before.
         yield from self._flip(final=True)
         yield from self._clear()  # not the selectors: whoever asks for room goes by them
@@ -366,28 +360,25 @@ class PolicyMaps:
         return [
             Demand(side, self.wanted[side[0]].namespace, self.wanted[side[0]].policy.revision.sequence, number, size)
             for number, size in sizes.items()
-            for side in self._users.get(number, ())
+            for side in self._uses.users(number)
             if side not in self.refused
         ]
-
-    def _scope_number(self, side: Side) -> int:
-        scope = self.wanted[side[0]].scopes[side[1]]
-        assert scope is not None
-        return self._by_scope[scope.content]
 
     def _refuse(self, sides: Iterable[Side], sizes: Sizes) -> None:
         for side in sides:
             self.refused[side] = sizes
             self._unsettled[side[0]] = None
+            self._uses.unnamed[self._uses.scope_of[side]] = None
 
     def admit_again(self) -> None:
         """Gives those who were refused another chance, if there may be room now: before a pass that is not in haste."""
         sizes = {number: held.sizes for number, held in self.held.scopes.items()}
         back, self.refused = self.refused, {}
         for side, size in back.items():
-            sizes.setdefault(self._scope_number(side), size)
+            sizes.setdefault(self._uses.scope_of[side], size)
         refused = refusals(self._demands(sizes), self.rooms.scopes)
-        self.refused = {side: sizes[self._scope_number(side)] for side in refused}
+        self.refused = {side: sizes[self._uses.scope_of[side]] for side in refused}
+        self._uses.unnamed.update({self._uses.scope_of[side]: None for side in refused})
         self._unsettled.update({side[0]: None for side in back.keys() ^ refused})
         if len(self.selected) < self.rooms.selected:
             self.selection.dirty.update(self.unselected)
@@ -404,7 +395,7 @@ class PolicyMaps:
             if scope is None:
                 isolated[direction] = isolated[direction] or bool(wanted.why)
                 continue
-            number = self._by_scope[scope.content]
+            number = self._uses.scope_of[identity, direction]
             if (identity, direction) not in self.refused and number in self.held.scopes:
                 scopes[direction] = number
             elif final or (identity, direction) in self.refused:
@@ -441,31 +432,41 @@ class PolicyMaps:
             return
         yield Flip(removes=tuple(removes), upserts=upserts)
         for key in removes:
-            del self.subjects[key.identity]
-        self.subjects.update({key.identity: subject for key, subject in upserts.items()})
+            self._name(key.identity, None)
+        for key, subject in upserts.items():
+            self._name(key.identity, subject)
         self.changed += len(removes) + len(upserts)
         if removes or told:
             yield Bump()
+
+    def _name(self, identity: int, subject: Subject | None) -> None:
+        """A subject's entry says something else now."""
+        self._uses.name(self.subjects.pop(identity, None), subject)
+        if subject is not None:
+            self.subjects[identity] = subject
 
     # --- what nobody names ---
 
     def _clear(self) -> Steps:
         """Scopes that no subject names."""
-        named = {number for one in self.subjects.values() for number in (one.ingress, one.egress)}
-        for number in [one for one in self.held.scopes if one not in named and not self._is_wanted(one)]:
-            self._loose.update(self.held.scopes[number].scope.selectors)
-            gone = self.held.drop(number)
-            self.changed += len(gone.peers) + len(gone.ports) + len(gone.rules)
-            yield gone
-        for number in [one for one, users in self._users.items() if not users and one not in self.held.scopes]:
-            del self._users[number]
-            self._by_scope.pop(self._numbers.pop(number))
+        uses = self._uses
+        while uses.unnamed:  # others may have their turn at each step, and add to it
+            number, _ = uses.unnamed.popitem()
+            self.visits += 1
+            if number in self.held.scopes and not uses.is_named(number) and not self._is_wanted(number):
+                self._loose.update(self.held.scopes[number].scope.selectors)
+                gone = self.held.drop(number)
+                if uses.users(number):
+                    uses.missing[number] = None  # wanted again when it is not refused any more
+                self.changed += len(gone.peers) + len(gone.ports) + len(gone.rules)
+                yield gone
+            uses.forget(number, self.held.scopes)
 
     def _release(self) -> None:
         """Selectors that no scope names."""
         loose, self._loose = self._loose, set()
-        for number, scope in self._scopes_wanted():
-            if number not in self.held.scopes:
+        if loose:
+            for _, scope in self._scopes_missing():
                 self._loose.update(loose.intersection(scope.selectors))
         self.selection.release([one for one in loose if one not in self._loose and not self.held.uses[one]])
 

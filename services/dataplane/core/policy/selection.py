@@ -126,6 +126,11 @@ class Selection:
             for identity in [identity for identity, mask in self._masks.items() if mask & gone]:
                 self._set(identity, self._masks[identity] & ~gone)
 
+    @property
+    def has_retired(self) -> bool:
+        """Whether :meth:`reuse` may free a bit."""
+        return bool(self._retired)
+
     def reuse(self, held: int) -> None:
         """Bits of selectors that were released may stand for others, but for those in ``held``."""
         free = [slot for slot in self._retired if not held >> slot & 1]

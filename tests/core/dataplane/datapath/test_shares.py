@@ -22,7 +22,7 @@ from services.dataplane.core.loadbalancer.frontends import HostPortPod
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.services import Tables
 from services.dataplane.core.loadbalancer.turns import LITTLE, PER_ENTRY, REST, Turns
-from tests.core.dataplane.notation import endpoint, fronts_of, service, slice_of
+from tests.core.dataplane.notation import endpoint, entries_of, fronts_of, service, slice_of
 
 HERE = NodeContext(node="n1", addresses=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")))
 
@@ -181,10 +181,7 @@ def test_a_refused_service_keeps_its_cluster_ip_from_others() -> None:
 def test_a_node_s_newest_endpoints_are_left_out_and_own_addresses_never() -> None:
     foreign = [endpoint(f"n2 10.244.2.{n}", f"p{n}", at=(1, n)) for n in range(1, 9)]
     foreign += [endpoint(f"n3 10.244.3.{n}", f"q{n}", at=(1, n)) for n in range(1, 4)]
-    around = ipcache.Surroundings(
-        node="n1", endpoints=foreign, local=(), own_addresses=[ip_address(f"172.30.0.{n}") for n in range(4)]
-    )
-    wanted = ipcache.entries_of(around)
+    wanted = entries_of("n1", foreign, own_addresses=[ip_address(f"172.30.0.{n}") for n in range(4)]).wanted
     refused = ipcache.refused(foreign, wanted, 12)
     assert set(refused) == {PrefixKey.host(ip_address(f"10.244.2.{n}")) for n in (6, 7, 8)}
     assert {why.group for why in refused.values()} == {"n2"}

@@ -12,7 +12,7 @@ from proto.identity import RelevantKeys
 from proto.objects import Namespace, Pod
 from proto.policy import CompiledPolicy, Frontier, Revision
 from services.dataplane.core.cni.request import PodRef
-from services.dataplane.core.endpoint.admission import Admitted, Knowledge, NotYet, admit, least
+from services.dataplane.core.endpoint.admission import Admitted, Knowledge, NotYet, admit, least, pod_of
 
 SHOP = Namespace(name="shop", uid="u-ns", labels=(("team", "web"),))
 POD = Pod(
@@ -77,6 +77,28 @@ def test_with_everything_here_it_starts_as_its_identity() -> None:
     assert isinstance(admitted, Admitted)
     assert admitted.identity == IDENTITY
     assert isinstance(ask(wanted=msgspec_ref("")), Admitted), "an old runtime names no uid"
+
+
+def test_a_static_pod_starts_as_its_mirror() -> None:
+    """The kubelet names the uid that it gave to the pod; the object of its mirror has another, each time a new one."""
+    for uid in ("u1", "u7"):
+        mirror = msgspec.structs.replace(POD, uid=uid, static_uid="5d41402abc4b2a76b9719d911017c592")
+        admitted = ask(pod=mirror, wanted=msgspec_ref("5d41402abc4b2a76b9719d911017c592"))
+        assert isinstance(admitted, Admitted)
+        assert admitted.identity == IDENTITY
+        assert isinstance(ask(pod=mirror, wanted=msgspec_ref("u2")), NotYet)
+        assert isinstance(ask(pod=mirror, wanted=msgspec_ref("")), Admitted)
+
+
+def test_nobody_s_pod_is_taken_by_an_annotation() -> None:
+    """Where only a uid is known of a running pod: whoever calls himself the mirror of another's pod gets nothing."""
+    liar = msgspec.structs.replace(POD, namespace="evil", uid="u6", static_uid="u1")
+    assert pod_of([liar, POD], "u1") == POD
+    mirror = msgspec.structs.replace(POD, uid="u5", static_uid="s1")
+    assert pod_of([mirror, POD], "s1") == mirror
+    assert pod_of([mirror, msgspec.structs.replace(liar, static_uid="s1")], "s1") is None
+    assert pod_of([POD, mirror], "") is None
+    assert pod_of([POD, mirror], "u9") is None
 
 
 def msgspec_ref(uid: str) -> PodRef:

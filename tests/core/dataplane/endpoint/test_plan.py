@@ -23,9 +23,8 @@ from services.dataplane.core.endpoint.lifecycle import Step, Undo, way_back
 from services.dataplane.core.endpoint.links import GROUP_DOOMED, GROUP_LIVE, KernelLinks, Mark, SeenLink
 from services.dataplane.core.endpoint.plan import Standing, repairs
 from services.dataplane.core.monitor.flows import Budget, Interpreter, reason_name, verdict_of
-from services.dataplane.core.monitor.names import names_of
 from services.dataplane.core.policy.history import LINGER, MOST, PolicyHistory, number_of
-from tests.core.dataplane.notation import endpoint, policy, pool
+from tests.core.dataplane.notation import endpoint, names_of, policy, pool
 
 A, B = Attachment("aaa", "eth0"), Attachment("bbb", "eth0")
 ADDRESSES = (ip_address("10.244.0.1"), ip_address("fd00::1"))
@@ -196,7 +195,7 @@ def event(**other: object) -> Event:
 
 READER = Interpreter(
     node="n1",
-    names=names_of([endpoint("n1 10.244.0.1", "back"), endpoint("n2 10.244.0.7", "front")], [], []),
+    names=names_of([endpoint("n1 10.244.0.1", "back"), endpoint("n2 10.244.0.7", "front")]),
     policies=history(POLICY).names,
     wall_offset=1_000_000,
 )
@@ -218,9 +217,8 @@ def test_egress_turns_subject_and_peer() -> None:
 @pytest.mark.parametrize("reason", [r for r in DropReason if r.name.startswith("SPOOFED")])
 def test_who_forges_is_named_and_not_whose_address_it_took(reason: DropReason) -> None:
     """Pod ``thief`` (endpoint 9) sends in the name of ``front``; then a card of the node brings the same."""
-    names = names_of(
-        [endpoint("n1 10.244.0.1", "back"), endpoint("n2 10.244.0.7", "front")], [], [], {9: "shop/thief"}, {4: "eth1"}
-    )
+    both = [endpoint("n1 10.244.0.1", "back"), endpoint("n2 10.244.0.7", "front")]
+    names = names_of(both, pods={9: "shop/thief"}, interfaces={4: "eth1"})
     reader = Interpreter(node="n1", names=names, policies=history().names, wall_offset=0)
     told = reader.read(event(reason=int(reason), direction=int(Direction.EGRESS), endpoint=9, ifindex=9))
     assert (told.source_name, told.destination_name, told.interface) == ("shop/thief", "shop/back", "#9")

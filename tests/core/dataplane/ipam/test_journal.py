@@ -11,13 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from proto.addresses import Block, Claim
+from proto.net import Family
 from proto.objects import Owner
 from proto.requests import ClaimRelease
 from services.dataplane.core.ipam.journal import (
     COOLDOWN,
     Ask,
     Clash,
-    Family,
     Grant,
     Ledger,
     NeedsBlock,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 
 import msgspec
 import pytest
@@ -106,6 +106,19 @@ def settled(maps: PolicyMaps, kernel: Kernel) -> Kernel:
     return kernel
 
 
+def holds_what_is_wanted(maps: PolicyMaps) -> None:
+    """Nothing that a look at all would find has been missed."""
+    named = {number for one in maps.subjects.values() for number in (one.ingress, one.egress)} - {0}
+    assert named == maps.held.scopes.keys(), "a scope that no subject names, or that the maps lack"
+    assert all(one.users for one in maps.held.sets.values()), "a set that no identity has"
+    assert set(maps.selected.values()) == maps.held.sets.keys()
+    mask = 0
+    for held in maps.held.scopes.values():
+        mask |= held.mask
+    denies = any(held.scope.denies for held in maps.held.scopes.values())
+    assert maps.held.in_force() == (mask, denies)
+
+
 def from_scratch(wanted: Mapping[int, CompiledPolicy], records: Mapping[int, IdentityRecord]) -> Kernel:
     maps = PolicyMaps()
     for one in wanted.values():
@@ -149,7 +162,9 @@ def test_whatever_came_before_the_maps_are_as_from_scratch_and_as_the_language_s
             maps.selection.forget(event)
         if each or event == 0:
             settled(maps, kernel)
+            holds_what_is_wanted(maps)
     settled(maps, kernel)
+    holds_what_is_wanted(maps)
     assert kernel.maps() == from_scratch(wanted, records).maps()
     assert maps.held.taken == Sizes(len(kernel.peers), len(kernel.ports), len(kernel.rules))
     for probe in PROBES:
@@ -272,6 +287,29 @@ def test_identities_of_one_tenant_that_differ_for_nobody_are_one_set() -> None:
     kernel = settled(maps, Kernel())
     assert len(kernel.peers) == 1
     assert len(kernel.selected) == 2048
+
+
+def test_one_change_looks_at_its_own_scopes_however_many_there_are() -> None:
+    maps, kernel = PolicyMaps(), Kernel()
+    for identity in range(1000, 1400):
+        maps.want(policy(identity, f"in shop:app=a{identity % 7} tcp/{identity}", "out any any"), "shop")
+    for one in range(2000, 2500):
+        maps.selection.learn(record(one, "shop", f"app=a{one % 7}", f"n={one}"))
+    settled(maps, kernel)
+    assert len(maps.held.scopes) == 401
+    changes: list[Callable[[], object]] = [
+        lambda: maps.want(policy(1000, "in shop:app=a1 tcp/9"), "shop"),
+        lambda: maps.unwant(1001),
+        lambda: maps.selection.learn(record(2000, "shop", "app=a1")),
+        lambda: maps.selection.forget(2001),
+        lambda: None,
+    ]
+    for change in changes:
+        before = maps.visits
+        change()
+        settled(maps, kernel)
+        assert maps.visits - before <= 12
+        holds_what_is_wanted(maps)
 
 
 def test_a_new_selector_asks_in_slices_and_an_edit_meanwhile_is_whole() -> None:
@@ -504,6 +542,7 @@ class TestRoom:
             for probe in PROBES:
                 assert kernel.allows(probe) <= naive(wanted, records, probe), probe
             assert maps.held.taken == Sizes(len(kernel.peers), len(kernel.ports), len(kernel.rules))
+            holds_what_is_wanted(maps)
             for probe in PROBES:
                 if not maps.refused and not maps.unselected:
                     assert kernel.allows(probe) == naive(wanted, records, probe), probe
@@ -547,6 +586,18 @@ def test_what_nobody_names_goes_and_rules_go_first() -> None:
     assert kinds[:3] == [Flip, Bump, Clear]
     assert Fill not in kinds
     assert IdentityKey(identity=300) not in kernel.selected
+
+
+def test_a_set_that_no_identity_has_leaves_the_maps() -> None:
+    maps = PolicyMaps()
+    maps.want(policy(900, "in shop:app=web tcp/80"), "shop")
+    maps.selection.learn(RECORDS[0])
+    kernel = settled(maps, Kernel())
+    assert len(kernel.peers) == 1
+    maps.selection.forget(300)
+    settled(maps, kernel)
+    assert not kernel.peers
+    holds_what_is_wanted(maps)
 
 
 def naive_is_the_languages(cases: Iterable[tuple[bool, Probe]]) -> None:

@@ -20,7 +20,7 @@ def test_components_are_who_rbac_says_they_are() -> None:
     }
 
 
-def test_the_api_server_is_verified_by_pods_nodes_and_the_door() -> None:
+def test_the_api_server_is_verified_by_pods_nodes_and_the_port_forward() -> None:
     names = {"kubernetes.default.svc", "10.96.0.1", "fd00:10:96::1", "172.30.0.2", "127.0.0.1", "fd00:172:30::2"}
     assert names <= set(LEAVES["apiserver"].names)
 

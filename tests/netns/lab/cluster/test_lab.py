@@ -1,20 +1,21 @@
-"""The lab's own machinery on a real kernel: namespaces, doors, supervisor, and taking all of it away."""
+"""The lab's own machinery on a real kernel: namespaces, port forward, supervisor, and taking all of it away."""
 
 import asyncio
 import os
+import shlex
 import signal
 import socket
 import subprocess
 import time
 import uuid
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from pathlib import Path
 
 import pytest
 import pytest_asyncio
 
 from lab import topology
-from lab.cluster import down, launch, leftovers, mesh, namespaces, pinned, port_forward
+from lab.cluster import down, launch, leftovers, mesh, namespaces, node, pinned, port_forward
 from lab.cluster.launch import Launcher
 from lab.cluster.supervisor import Request
 from lab.paths import MARKER, Paths, Settings, paths
@@ -88,27 +89,27 @@ def test_making_what_exists_is_one_clear_error(where: Paths) -> None:
         namespaces.make(plan(where.lab, 1))
 
 
-async def test_a_door_leads_into_the_lab_and_keeps_its_port(where: Paths, launcher: Launcher) -> None:
+async def test_a_port_leads_into_the_lab_and_stays_the_same(where: Paths, launcher: Launcher) -> None:
     lab = plan(where.lab, 1)
     namespaces.make(lab)
-    await launcher.start("doors", mesh.python("lab.cluster.port_forward", where.lab), always=True)
+    await launcher.start("port-forward", mesh.python("lab.cluster.port_forward", where.lab), always=True)
 
     async def listening() -> bool:
-        return port_forward.read_ports(where.doors).nats != 0
+        return port_forward.read_ports(where.ports).nats != 0
 
-    await launcher.until("doors", listening, seconds=10, process="doors")
-    ports = port_forward.read_ports(where.doors)
+    await launcher.until("port-forward", listening, seconds=10, process="port-forward")
+    ports = port_forward.read_ports(where.ports)
     address, port = port_forward.targets(lab.control)["nats"]
     echo = ["nsenter", f"--net={lab.control.netns}", "/usr/bin/python3", "-c", ECHO.format(address, port)]
     await launcher.start("echo", echo)
     assert await _ask(ports.nats) == b"HELLO"
-    # Nobody listens any more: the visitor is let go at once rather than kept waiting.
+    # Nobody listens any more: the client is let go at once rather than kept waiting.
     assert await _ask(ports.nats, patience=False) == b""
-    os.kill((await launcher.states())["doors"].pid, signal.SIGKILL)
+    os.kill((await launcher.states())["port-forward"].pid, signal.SIGKILL)
     await asyncio.sleep(0.1)
     await launcher.start("echo", echo)
     assert await _ask(ports.nats) == b"HELLO"
-    assert port_forward.read_ports(where.doors) == ports
+    assert port_forward.read_ports(where.ports) == ports
 
 
 async def _ask(port: int, *, patience: bool = True) -> bytes:
@@ -126,11 +127,11 @@ async def _ask(port: int, *, patience: bool = True) -> bytes:
         await asyncio.sleep(0.05)
 
 
-def test_a_door_listens_on_loopback_alone(where: Paths) -> None:
+def test_a_port_forward_listens_on_loopback_alone(where: Paths) -> None:
     async def bound() -> str:
         namespaces.make(plan(where.lab, 1))
         inside = port_forward.Inside(plan(where.lab, 1).control.netns)
-        server = await port_forward._listen(port_forward.Door(inside, ("172.31.0.2", 1)), 0)
+        server = await port_forward._listen(port_forward.PortForward(inside, ("172.31.0.2", 1)), 0)
         host = str(server.sockets[0].getsockname()[0])
         server.close()
         return host
@@ -142,7 +143,7 @@ def test_a_taken_port_is_named(where: Paths) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(LabError, match=f"port {port} "):
-            asyncio.run(port_forward._listen(port_forward.Door(None, ("x", 1)), port))  # type: ignore[arg-type]
+            asyncio.run(port_forward._listen(port_forward.PortForward(None, ("x", 1)), port))  # type: ignore[arg-type]
 
 
 async def test_an_agent_that_dies_comes_back_and_one_that_is_stopped_does_not(launcher: Launcher) -> None:
@@ -211,6 +212,81 @@ def test_down_leaves_another_lab_and_strangers_alone(where: Paths) -> None:
         finally:
             stranger.kill()
             namespaces.remove(other.namespaces)
+
+
+KUBELET = 'echo "$0" > "$1/kubelet.sock"; mkdir "$2/pods"; mount -t tmpfs pods "$2/pods"; echo "$0" > "$2/pods/secret"'
+"""What a kubelet does with mounts: it listens for device plugins, and mounts a volume below its root."""
+
+
+def _kubelet(where: Paths, name: str) -> tuple[list[list[str]], list[str]]:
+    """(mounts before it starts, argv) of a stand-in for the kubelet of node `name`, its folders made."""
+    of = where.node(name)
+    of.kubelet.mkdir(parents=True)
+    of.device_plugins.mkdir()
+    argv = ["sh", "-ec", f"{KUBELET}; exec sleep 1006", name, str(node.DEVICE_PLUGINS), str(of.kubelet)]
+    return list(node.kubelet_mounts(of)), node.apart(of, argv)
+
+
+@pytest.mark.parametrize("root", ["private", "shared"])
+def test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not(where: Paths, root: str) -> None:
+    """On a machine whose `/` is of either kind: in a mount namespace that stands for it."""
+    script = ["pids=; trap 'kill $pids' EXIT", f"mount --make-r{root} /"]
+    for name in ("n1", "n2"):
+        mounts, argv = _kubelet(where, name)
+        script += [shlex.join(mount) for mount in mounts]
+        script.append(f'{shlex.join(argv)} & pids="$pids $!"')
+    secrets = [where.node(name).kubelet / "pods/secret" for name in ("n1", "n2")]
+    script += [f"for n in $(seq 40); do [ -s {one} ] && break; sleep 0.05; done; cat {one}" for one in secrets]
+    script += [f"ls {node.DEVICE_PLUGINS}", "cat /proc/self/mounts"]
+    machine = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", "\n".join(script)]
+    seen = subprocess.run(machine, capture_output=True, text=True, timeout=20, check=False)
+    assert seen.stdout.startswith("n1\nn2\n"), f"the runtime does not see the volumes: {seen.stdout[:99]}{seen.stderr}"
+    assert "kubelet.sock" not in seen.stdout
+    points = [line.split()[1] for line in seen.stdout.splitlines() if "/" in line]
+    assert str(node.DEVICE_PLUGINS) not in points
+    assert [points.count(str(secret.parent)) for secret in secrets] == [1, 1]
+    assert [(where.node(name).device_plugins / "kubelet.sock").read_text() for name in ("n1", "n2")] == ["n1\n", "n2\n"]
+
+
+async def test_down_takes_kubelets_and_their_mounts_away_when_all_was_killed(where: Paths, launcher: Launcher) -> None:
+    before = node.DEVICE_PLUGINS.exists()
+    for name in ("n1", "n2"):
+        mounts, argv = _kubelet(where, name)
+        for mount in mounts:
+            namespaces.run(mount)
+        await launcher.start(f"kubelet-{name}", argv)
+        await launcher.until("volume", _there(where.node(name).kubelet / "pods/secret"), seconds=5)
+    assert str(node.DEVICE_PLUGINS) in leftovers.mount_points()
+    for pid in leftovers.lab_processes(where):
+        os.kill(pid, signal.SIGKILL)
+    assert {str(where.node(name).kubelet) for name in ("n1", "n2")} < set(leftovers.lab_mounts(where))
+    assert down.down(where, lambda _: None) == []
+    assert str(where.state) not in Path("/proc/self/mounts").read_text()
+    assert before or not node.DEVICE_PLUGINS.exists()
+
+
+def _there(path: Path) -> Callable[[], Awaitable[bool]]:
+    async def there() -> bool:
+        return path.exists() and bool(path.read_text())
+
+    return there
+
+
+def test_a_folder_under_another_labs_kubelet_stays_and_a_mount_that_came_out_goes(where: Paths) -> None:
+    mine, other = where.node("n1").device_plugins, where.node("n2").device_plugins
+    for folder in (mine, other):
+        folder.mkdir(parents=True)
+    stranger = node.apart(where.node("n2"), ["sh", "-c", "echo; exec sleep 1007"])
+    with subprocess.Popen(stranger, stdout=subprocess.PIPE) as elsewhere:
+        try:
+            assert elsewhere.stdout is not None
+            elsewhere.stdout.readline()
+            namespaces.run(["mount", "--bind", str(mine), str(node.DEVICE_PLUGINS)])
+            assert leftovers.lab_mounts(where) == [str(node.DEVICE_PLUGINS)]
+            assert down.down(where, lambda _: None) == []
+            assert node.DEVICE_PLUGINS.is_dir()
+        finally:
+            elsewhere.kill()
 
 
 def test_a_pinned_map_is_found_and_proved_gone_only_when_nothing_holds_it(where: Paths) -> None:

@@ -277,7 +277,7 @@ async def test_a_bucket_of_before_gets_its_bounds_and_keeps_what_it_holds(
     nats_server: NatsServer, bus_for: BusFor
 ) -> None:
     cluster, operator = await bus_for("cluster"), await nats.connect(nats_server.url, **nats_server.sign_in("operator"))
-    stream = jetstream.kv_stream(subjects.ENDPOINTS.on_server)
+    stream = subjects.ENDPOINTS.stream
     before = {
         "name": stream, "subjects": [f"$KV.{subjects.ENDPOINTS.on_server}.>"], "storage": "file", "discard": "new",
         "max_msgs_per_subject": 1, "max_bytes": 1 << 20, "max_msg_size": 1 << 20, "allow_direct": True,

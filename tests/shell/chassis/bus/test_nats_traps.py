@@ -33,7 +33,7 @@ from proto.sync import Complete, Epoch
 from tests.conftest import BusFor, RuntimeFor
 from tests.natsd import NatsServer, free_port, runtime_of
 
-STREAM = jetstream.kv_stream(subjects.BLOCKS.on_server)
+STREAM = subjects.BLOCKS.stream
 
 
 def block(number: int, node: str = "n1") -> Block:

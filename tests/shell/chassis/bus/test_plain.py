@@ -17,7 +17,8 @@ from chassis.faults import SettingsFault
 from chassis.runtime.settings import BaseSettings, load
 from chassis.secret import Secret
 from chassis.telemetry.log import Log, bridge_libraries
-from chassis.telemetry.traces import Telemetry, current_traceparent
+from chassis.telemetry.spans import current_traceparent
+from chassis.telemetry.traces import Telemetry
 from proto.net import Network
 from tests.natsd import Lines
 

@@ -31,7 +31,7 @@ async def until(holds: Any, seconds: float) -> float:
 
 async def overwrite(bus: Bus, body: bytes, *, forged: bool = False) -> None:
     """Bytes under ``leases.dns`` by who may write there; forged: as an answer steered there would look."""
-    headers = None if forged else {jetstream.EXPECTED_STREAM: jetstream.kv_stream(subjects.LEASES.on_server)}
+    headers = None if forged else {jetstream.EXPECTED_STREAM: subjects.LEASES.stream}
     key = f"$KV.{subjects.LEASES.on_server}.dns"
     assert jetstream.parse_answer((await bus.connection.call(key, body, timeout=2, headers=headers)).data).seq
 

@@ -105,6 +105,7 @@ async def test_life_from_before_nats_to_a_graceful_end(server: NatsServer, tmp_p
     assert status == 200
     _, metrics = await service.page("/metrics")
     assert 'airmesh_condition{condition="bus"} 1.0' in metrics
+    assert "\nairmesh_loop_hold_seconds " in metrics
     service.process.send_signal(signal.SIGTERM)
     started = time.monotonic()
     code, lines = service.end()

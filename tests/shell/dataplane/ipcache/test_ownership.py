@@ -24,7 +24,7 @@ from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, Bucket
 from proto.sync import Complete, complete_key
 from services.dataplane.feed import Feed
 from services.dataplane.ipcache import ownership
-from services.dataplane.ipcache.ownership import LASTING, TOLD_OF_A_NODE, Believed, Teller
+from services.dataplane.ipcache.ownership import LASTING, TOLD_OF_A_NODE, Believed, Teller, ownership_of
 from tests.conftest import BusFor
 from tests.natsd import Lines, NatsServer, bus_of, endpoint_at
 
@@ -43,6 +43,7 @@ class World:
 
     def __init__(self, ipam: Bus, policy: Bus, nodes: dict[str, Bus], feed: Feed, epochs: dict[str, str]) -> None:
         self.ipam, self.policy, self.nodes, self.feed, self.epochs = ipam, policy, nodes, feed, epochs
+        self.ownership = ownership_of(feed)
 
     async def block(self, cidr: str, node: str, epoch: int = 5) -> None:
         network = ip_network(cidr)
@@ -76,11 +77,11 @@ class World:
     @property
     def believed(self) -> dict[str, str]:
         """Address → node."""
-        return {str(one.address): one.node for one in self.feed.foreign_endpoints()}
+        return {str(one.address): one.node for one in self.ownership.now.endpoints}
 
     @property
     def doubted(self) -> set[str]:
-        return {str(doubt.address) for doubt in self.feed.ownership.now.doubts}
+        return {str(doubt.address) for doubt in self.ownership.now.doubts}
 
 
 @pytest.fixture
@@ -103,7 +104,7 @@ async def test_a_node_speaks_of_what_it_holds(world: World) -> None:
     await world.endpoint("n2", THEIRS)
     await world.endpoint("n3", KEPT)
     await until(lambda: world.believed == {THEIRS: "n2", KEPT: "n3"})
-    assert not world.feed.ownership.now.doubts
+    assert not world.ownership.now.doubts
 
 
 async def test_it_does_not_speak_of_others(world: World) -> None:
@@ -115,10 +116,10 @@ async def test_it_does_not_speak_of_others(world: World) -> None:
     await world.endpoint("n3", "10.244.0.66", name="n2")  # in the other's name
     await world.endpoint("n3", "10.244.0.67", name="n" * 1500)
     await world.endpoint("n3", "192.0.2.1", under="10.244.0.68")
-    await until(lambda: len(world.feed.ownership.now.doubts) == 5)
+    await until(lambda: len(world.ownership.now.doubts) == 5)
     assert world.believed == {THEIRS: "n2"}
-    assert world.feed.ownership.now.whole
-    assert not world.feed.ownership.now.undecided
+    assert world.ownership.now.whole
+    assert not world.ownership.now.undecided
 
 
 async def test_an_endpoint_that_is_seen_first_counts_as_soon_as_its_block_is(world: World) -> None:
@@ -136,7 +137,7 @@ async def test_a_kept_address_moves_with_its_claim(world: World) -> None:
     await until(lambda: world.believed == {KEPT: "n2"})
     await world.claim(KEPT, "n3", epoch=6)
     await until(lambda: not world.believed)
-    assert world.feed.ownership.now.doubts[0].leftover, "n2 may just be down"
+    assert world.ownership.now.doubts[0].leftover, "n2 may just be down"
     await world.endpoint("n3", KEPT, epoch=6)
     await until(lambda: world.believed == {KEPT: "n3"})
 
@@ -155,9 +156,9 @@ async def test_a_block_that_changes_hands_takes_its_endpoints_along(world: World
 async def test_nothing_is_decided_before_both_are_whole(world: World, lacking: Bucket) -> None:
     await world.whole(*({BLOCKS, CLAIMS} - {lacking}))
     await world.endpoint("n3", "10.244.0.130")
-    await until(lambda: world.feed.ownership.now.undecided == {ip_address("10.244.0.130")})
+    await until(lambda: world.ownership.now.undecided == {ip_address("10.244.0.130")})
     await world.whole(lacking)
-    await until(lambda: not world.feed.ownership.now.undecided)
+    await until(lambda: not world.ownership.now.undecided)
     assert world.doubted == {"10.244.0.130"}
 
 
@@ -182,15 +183,15 @@ async def test_what_was_known_stays_when_the_buckets_are_made_anew(world: World,
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
     await until(lambda: world.believed == before, 3)
-    assert not world.feed.ownership.now.whole
+    assert not world.ownership.now.whole
     await world.block("10.244.0.64/26", "n3", epoch=9)  # what is written anew counts at once
     await until(lambda: world.believed == {KEPT: "n3"}, 15)
-    assert world.feed.ownership.now.undecided == {ip_address(THEIRS)}
+    assert world.ownership.now.undecided == {ip_address(THEIRS)}
     await world.whole()
     await world.residents("n2", 1001)
     await world.residents("n3", 1001)
     await world.residents_complete()
-    await until(lambda: world.feed.ownership.now.whole, 15)
+    await until(lambda: world.ownership.now.whole, 15)
     await until(lambda: not world.believed, 3)
 
 
@@ -198,10 +199,10 @@ async def test_a_block_that_cannot_be_read_takes_nothing_away(world: World) -> N
     await world.whole()
     await world.endpoint("n2", THEIRS)
     await until(lambda: world.believed == {THEIRS: "n2"})
-    stream = jetstream.kv_stream(BLOCKS.on_server)
+    stream = BLOCKS.stream
     subject = f"$KV.{BLOCKS.on_server}.{codec.block_key(ip_network('10.244.0.64/26'))}"
     await world.ipam.connection.call(subject, b"\xc1", timeout=2, headers={jetstream.EXPECTED_STREAM: stream})
-    await until(lambda: not world.feed.ownership.now.whole)
+    await until(lambda: not world.ownership.now.whole)
     assert world.believed == {THEIRS: "n2"}
 
 
@@ -220,10 +221,10 @@ async def test_an_identity_counts_where_a_pod_has_it(world: World, brief: float)
     await until(lambda: world.doubted == {"10.244.0.66", "10.244.0.67"})
     assert world.believed == {THEIRS: "n2"}
     await asyncio.sleep(brief)
-    assert not world.feed.ownership.now.undecided
+    assert not world.ownership.now.undecided
     told = Told()
     for second in (0.0, LASTING):
-        told.teller.tell(world.feed.ownership.now, second)
+        told.teller.tell(world.ownership.now, second)
     assert sorted(told.faults) == [
         "node n2 publishes a pod at 10.244.0.66, which is not believed: no pod of n2 has identity 00000000000007d2",
         "node n2 publishes a pod at 10.244.0.67, which is not believed: identity 1 is one that no pod has",
@@ -246,10 +247,10 @@ async def test_an_identity_that_is_seen_first_is_undecided_for_a_moment(world: W
     await until(lambda: world.believed == {THEIRS: "n2"})
     await world.endpoint("n2", THEIRS, identity=3003)
     await until(lambda: not world.believed)
-    assert world.feed.ownership.now.undecided == {ip_address(THEIRS)}
+    assert world.ownership.now.undecided == {ip_address(THEIRS)}
     await world.residents("n2", 1001, 3003)
     await until(lambda: world.believed == {THEIRS: "n2"}, 0.5)
-    assert not world.feed.ownership.now.undecided
+    assert not world.ownership.now.undecided
 
 
 async def test_before_residents_are_whole_nothing_new_is_believed(bus_for: BusFor, buckets: dict[str, str]) -> None:
@@ -261,11 +262,11 @@ async def test_before_residents_are_whole_nothing_new_is_believed(bus_for: BusFo
     await world.residents("n2", 1001)
     await world.endpoint("n2", THEIRS)
     await world.endpoint("n2", "10.244.0.66", identity=2002)
-    await until(lambda: world.feed.ownership.now.undecided == {ip_address("10.244.0.66")})
+    await until(lambda: world.ownership.now.undecided == {ip_address("10.244.0.66")})
     assert world.believed == {THEIRS: "n2"}
-    assert not world.feed.ownership.now.whole
+    assert not world.ownership.now.whole
     await world.residents_complete()
-    await until(lambda: world.feed.ownership.now.whole)
+    await until(lambda: world.ownership.now.whole)
     assert world.believed == {THEIRS: "n2"}
 
 
@@ -291,7 +292,7 @@ async def test_residents_that_cannot_be_read_take_nothing_away(world: World) -> 
     await world.whole()
     await world.endpoint("n2", THEIRS)
     await until(lambda: world.believed == {THEIRS: "n2"})
-    stream = jetstream.kv_stream(IDENTITIES.on_server)
+    stream = IDENTITIES.stream
     subject = f"$KV.{IDENTITIES.on_server}.{residents_key('n2')}"
     await world.policy.connection.call(subject, b"\xc1", timeout=2, headers={jetstream.EXPECTED_STREAM: stream})
     await until(lambda: residents_key("n2") in world.feed.identities.unreadable)

@@ -59,8 +59,8 @@ class PodRef:
     uid: str
 
 
-class Hamlet:
-    """See the module; made by :func:`hamlet`."""
+class MiniCluster:
+    """See the module; made by :func:`minicluster`."""
 
     def __init__(self, folder: Path, label: str, nodes: Sequence[str], settings: dict[str, str]) -> None:
         self.folder = folder
@@ -262,7 +262,7 @@ def node_objects(nodes: Sequence[str]) -> list[KubernetesObject]:
 
 
 @contextmanager
-def hamlet(folder: Path, label: str, nodes: Sequence[str] = ("n1",), **settings: str) -> Iterator[Hamlet]:
+def minicluster(folder: Path, label: str, nodes: Sequence[str] = ("n1",), **settings: str) -> Iterator[MiniCluster]:
     """Namespaces, bridge, mounts; nothing runs but NATS. ``label`` at most four letters. Gone afterwards, whatever."""
     name = f"am-{label}{os.getpid() % 10_000}"
     with ExitStack() as stack:
@@ -276,7 +276,7 @@ def hamlet(folder: Path, label: str, nodes: Sequence[str] = ("n1",), **settings:
             cgroup.mkdir()
             stack.enter_context(bpffs(folder / node / "bpffs"))
         stack.enter_context(inside(name))
-        world = Hamlet(folder, name, nodes, settings)
+        world = MiniCluster(folder, name, nodes, settings)
         stack.callback(world.close)
         world.nats.start()
         yield world

@@ -1,0 +1,111 @@
+"""The adapter of nats-py: every private part of it that we read or replace, and why; no other module reaches one.
+
+A house test keeps that. Checked with nats-py 2.16; an update of it is to be read against this page. What each part is
+needed for has a test against a real server in tests/shell/chassis/bus.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from abc import abstractmethod
+
+from nats.aio.client import Client
+from nats.aio.msg import Msg
+from nats.aio.subscription import Subscription
+from nats.micro.service import Endpoint, Service, ServiceStats
+
+from chassis import asyncio_internals
+
+
+def has_greeted(client: Client) -> bool:
+    """Whether a server's INFO was read, of this attempt to connect or an earlier one."""
+    return bool(client._server_info)
+
+
+def unread(client: Client) -> bytes:
+    """What was received and not read: a server's last words, which the end of its connection overtook."""
+    return asyncio_internals.unread(getattr(client._transport, "_io_reader", None))
+
+
+def number_of(subscription: Subscription) -> int:
+    """The ``sid`` by which errors name a subscription."""
+    return subscription._id
+
+
+def close_transport(client: Client) -> None:
+    """Close the socket of a connect that failed, which nats-py leaves open."""
+    if client._transport:
+        client._transport.close()  # type: ignore[no-untyped-call]
+
+
+def has_stopped_reconnecting(client: Client) -> bool:
+    """The task that is to connect again has ended, which it must not."""
+    task = client._reconnection_task
+    return task is not None and task.done()
+
+
+def abort_before_reconnecting(client: Client) -> None:
+    """Abort a broken transport that cannot be closed, unless the client is past that and connects again."""
+    writer = getattr(client._transport, "_io_writer", None)
+    if client._reconnection_task_future is None and isinstance(writer, asyncio.StreamWriter):
+        writer.transport.abort()
+
+
+def forget_pending(client: Client) -> None:
+    """Throw away what stands in the buffer and would be sent after a reconnect."""
+    client._pending.clear()
+    client._pending_data_size = 0
+
+
+class AnsweringEndpoint(Endpoint):
+    """An endpoint whose messages come to :meth:`hear` first, which may have them answered, at once or later."""
+
+    @property
+    def subject(self) -> str:
+        """The subject that it hears."""
+        return self._subject
+
+    @abstractmethod
+    async def hear(self, msg: Msg) -> None:
+        """A message came; those after it wait until this returns."""
+
+    async def answer(self, msg: Msg) -> None:
+        """Call the handler, and count it in the statistics."""
+        await super()._handle_request(msg)
+
+    async def _handle_request(self, msg: Msg) -> None:
+        await self.hear(msg)
+
+
+class DiscoverableService(Service):
+    """A service that is asked whether a request for its discovery is one, and for metadata of the moment."""
+
+    @abstractmethod
+    def accepts(self, msg: Msg) -> bool:
+        """Whether a PING, INFO or STATS is answered."""
+
+    @abstractmethod
+    def metadata_now(self) -> dict[str, str]:
+        """What is added to the metadata of the registration."""
+
+    async def add(self, endpoint: Endpoint) -> None:
+        """Register an endpoint of our own making (``add_endpoint`` makes its own)."""
+        await endpoint._start()
+        self._endpoints.append(endpoint)
+
+    def stats(self) -> ServiceStats:
+        """As nats-py has it, with metadata of this moment."""
+        self._metadata = {**(self._metadata or {}), **self.metadata_now()}
+        return super().stats()
+
+    async def _handle_ping_request(self, msg: Msg) -> None:
+        if self.accepts(msg):
+            await super()._handle_ping_request(msg)
+
+    async def _handle_info_request(self, msg: Msg) -> None:
+        if self.accepts(msg):
+            await super()._handle_info_request(msg)
+
+    async def _handle_stats_request(self, msg: Msg) -> None:
+        if self.accepts(msg):
+            await super()._handle_stats_request(msg)
