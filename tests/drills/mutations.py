@@ -862,13 +862,6 @@ DATAPLANE = (
         tests=("tests/core/dataplane/ipcache/test_states.py",),
     ),
     Mutant(
-        name="an-address-that-an-endpoint-left-keeps-its-entry",
-        file="services/dataplane/core/ipcache/entries.py",
-        old="            self._dirty.add(before.address)\n",
-        new="            pass\n",
-        tests=("tests/core/dataplane/ipcache/test_states.py",),
-    ),
-    Mutant(
         name="whoever-asked-first-takes-over-the-front",
         file="services/dataplane/core/loadbalancer/frontends.py",
         old="                    self._fronts[key] = first = min(others, key=_rank)\n",
