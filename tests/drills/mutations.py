@@ -855,6 +855,27 @@ DATAPLANE = (
         tests=("tests/core/dataplane/loadbalancer/test_services.py",),
     ),
     Mutant(
+        name="an-endpoint-is-not-judged-again-when-its-claim-moves",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="        self._holdings.set_claim(address, claim)\n        self._dirty |= self._at.get(address, set())\n",
+        new="        self._holdings.set_claim(address, claim)\n",
+        tests=("tests/core/dataplane/ipcache/test_states.py",),
+    ),
+    Mutant(
+        name="whoever-asked-first-takes-over-the-front",
+        file="services/dataplane/core/loadbalancer/frontends.py",
+        old="                    self._fronts[key] = first = min(others, key=_rank)\n",
+        new="                    self._fronts[key] = first = others[0]\n",
+        tests=("tests/core/dataplane/loadbalancer/test_states.py",),
+    ),
+    Mutant(
+        name="an-address-that-became-a-cluster-ip-stays-an-external-one",
+        file="services/dataplane/core/loadbalancer/frontends.py",
+        old="            about |= self._asking.get(address, set())\n",
+        new="            pass\n",
+        tests=("tests/core/dataplane/loadbalancer/test_states.py",),
+    ),
+    Mutant(
         name="grown-table-begins-anew",
         file="services/dataplane/datapath/replacement.py",
         old="                bpf.update_batch(self.fd, keys, values, count)\n",
