@@ -648,14 +648,14 @@ ROUTING = (
     Mutant(
         name="no-routes-for-ipv6-blocks",
         file="services/routing/core/plan.py",
-        old="if name != mesh.me and block is not None and block.node == name:",
-        new="if name != mesh.me and block is not None and block.node == name and prefix.version == 4:",
+        old="if name != mesh.me and _holds(name, prefix, mesh):",
+        new="if name != mesh.me and _holds(name, prefix, mesh) and prefix.version == 4:",
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
         name="believe-any-announcer",
         file="services/routing/core/plan.py",
-        old="if name != mesh.me and block is not None and block.node == name:",
+        old="if name != mesh.me and _holds(name, prefix, mesh):",
         new="if name != mesh.me:",
         tests=("tests/core/routing/test_plan.py",),
     ),
