@@ -359,6 +359,13 @@ IPAM = (
         new="for pool in pools.enabled(family)]",
         tests=("tests/core/dataplane/ipam/test_addressing.py",),
     ),
+    Mutant(
+        name="nobody-is-told-who-holds-up-recovery",
+        file="services/ipam/upkeep.py",
+        old="            self._publish(fault, remedy, key[1])",
+        new="            pass",
+        tests=("tests/shell/ipam/test_recovery.py",),
+    ),
 )
 
 POLICY = (
@@ -632,13 +639,6 @@ POLICY = (
 
 ROUTING = (
     Mutant(
-        name="nobody-is-told-who-holds-up-recovery",
-        file="services/ipam/upkeep.py",
-        old="            self._publish(fault, remedy, key[1])",
-        new="            pass",
-        tests=("tests/shell/ipam/test_recovery.py",),
-    ),
-    Mutant(
         name="sweep-routes-before-in-sync",
         file="services/routing/core/plan.py",
         old="    if not (mesh.blocks_complete and mesh.claims_complete):\n        return False\n",
@@ -648,14 +648,14 @@ ROUTING = (
     Mutant(
         name="no-routes-for-ipv6-blocks",
         file="services/routing/core/plan.py",
-        old="if name != mesh.me and block is not None and block.node == name:",
-        new="if name != mesh.me and block is not None and block.node == name and prefix.version == 4:",
+        old="if name != mesh.me and _holds(name, prefix, mesh):",
+        new="if name != mesh.me and _holds(name, prefix, mesh) and prefix.version == 4:",
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
         name="believe-any-announcer",
         file="services/routing/core/plan.py",
-        old="if name != mesh.me and block is not None and block.node == name:",
+        old="if name != mesh.me and _holds(name, prefix, mesh):",
         new="if name != mesh.me:",
         tests=("tests/core/routing/test_plan.py",),
     ),
@@ -895,6 +895,27 @@ DATAPLANE = (
         old="            first, second = sorted((holder, front), key=_rank)\n",
         new="            first, second = holder, front\n",
         tests=("tests/core/dataplane/loadbalancer/test_services.py",),
+    ),
+    Mutant(
+        name="an-endpoint-is-not-judged-again-when-its-claim-moves",
+        file="services/dataplane/core/ipcache/judge.py",
+        old="        self._holdings.set_claim(address, claim)\n        self._dirty |= self._at.get(address, set())\n",
+        new="        self._holdings.set_claim(address, claim)\n",
+        tests=("tests/core/dataplane/ipcache/test_states.py",),
+    ),
+    Mutant(
+        name="whoever-asked-first-takes-over-the-front",
+        file="services/dataplane/core/loadbalancer/frontends.py",
+        old="                    self._fronts[key] = first = min(others, key=_rank)\n",
+        new="                    self._fronts[key] = first = others[0]\n",
+        tests=("tests/core/dataplane/loadbalancer/test_states.py",),
+    ),
+    Mutant(
+        name="an-address-that-became-a-cluster-ip-stays-an-external-one",
+        file="services/dataplane/core/loadbalancer/frontends.py",
+        old="            about |= self._asking.get(address, set())\n",
+        new="            pass\n",
+        tests=("tests/core/dataplane/loadbalancer/test_states.py",),
     ),
     Mutant(
         name="grown-table-begins-anew",
