@@ -124,7 +124,12 @@ def _transfer(pair: Pair, version: int, sent: bytes) -> bytes:
         accepted, _ = server.accept()
         with accepted:
             accepted.settimeout(5)
-            writer = threading.Thread(target=lambda: (client.sendall(sent), client.shutdown(socket.SHUT_WR)))
+
+            def write() -> None:
+                client.sendall(sent)
+                client.shutdown(socket.SHUT_WR)
+
+            writer = threading.Thread(target=write)
             writer.start()
             got = bytearray()
             while part := accepted.recv(1 << 20):

@@ -247,7 +247,7 @@ def kubernetes(objects: Objects) -> object:
     led: dict[Where, Frontend] = {}
     refused: Counter[str] = Counter()
     seen: set[tuple[tuple[str, str, str], Where]] = set()
-    for _, where, front in sorted(asked, key=lambda one: one[0]):  # type: ignore[arg-type,return-value]
+    for _, where, front in sorted(asked, key=lambda one: one[0]):
         repeated = where is not None and (front.owner, where) in seen
         if where is None or (led.setdefault(where, front).owner != front.owner and not repeated):
             kind, namespace, name = front.owner
