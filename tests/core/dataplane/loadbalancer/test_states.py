@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from random import Random
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from proto.net import Address, Network
 from proto.objects import EndpointPort, EndpointSlice, HostPort, Pod, Service, ServicePort, SliceEndpoint
@@ -165,9 +165,9 @@ def asked_for(
     families = {address.version for address in service.cluster_ips}
     ports = [port for port in service.ports if port.protocol in (TCP, UDP)]
 
-    def behind(port: ServicePort, family: int, *, local: bool, flags: int = 0, ranges: object = ()) -> Frontend:
+    def behind(port: ServicePort, family: int, *, local: bool, flags: int = 0, ranges: Any = ()) -> Frontend:
         targets = reachable(service, port, slices, family, local=local)
-        return Frontend(owner, targets, service.affinity_seconds, flags, frozenset(ranges))  # type: ignore[arg-type]
+        return Frontend(owner, targets, service.affinity_seconds, flags, frozenset(ranges))
 
     def from_outside(order: int, address: Address, port: ServicePort, number: int, ranges: object = ()) -> object:
         local = service.external_policy == "Local"
