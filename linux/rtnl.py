@@ -43,7 +43,8 @@ _IFINFO = struct.Struct("<BBHiII")
 _IFADDR = struct.Struct("<BBBBI")
 _ROUTE = struct.Struct("<BBBBBBBBI")
 _NEIGH = struct.Struct("<BBHiHBB")
-_DESTINATION, _LINK, _GATEWAY, _PRIORITY, _TABLE = 1, 4, 5, 6, 15
+_DESTINATION, _LINK, _GATEWAY, _PRIORITY, _METRICS, _TABLE = 1, 4, 5, 6, 8, 15
+_RTAX_LOCK, _RTAX_MTU = 1, 2
 _IFNAME = 3
 
 
@@ -62,6 +63,8 @@ class SeenRoute(NamedTuple):
     link: int
     """Interface index, 0 without one."""
     metric: int
+    mtu: int | None
+    """Locked MTU in bytes, 0 without one; None where RTA_METRICS say anything else."""
 
 
 def family_of(address: Address) -> int:
@@ -137,10 +140,20 @@ def delete_group(group: int, *, tolerated: tuple[int, ...] = ()) -> Message:
 
 
 def replace_route(
-    network: Network, *, kind: int = UNICAST, via: Address | None = None, link: int = 0, metric: int, protocol: int
+    network: Network,
+    *,
+    kind: int = UNICAST,
+    via: Address | None = None,
+    link: int = 0,
+    metric: int,
+    protocol: int,
+    mtu: int = 0,
 ) -> Message:
-    """A route of the main table; one of the same destination and metric is replaced, so no packet finds it missing."""
-    body = _network_route(network, kind, via, link, metric, protocol)
+    """A route of the main table; one of the same destination and metric is replaced, so no packet finds it missing.
+
+    ``mtu``: locked, in bytes; 0 for none.
+    """
+    body = _network_route(network, kind, via, link, metric, protocol, mtu)
     return Message(NEWROUTE, CREATE | REPLACE, body, ("route", network))
 
 
@@ -152,14 +165,17 @@ def remove_route(
     link: int = 0,
     metric: int,
     protocol: int,
+    mtu: int = 0,
     tolerated: tuple[int, ...] = (),
 ) -> Message:
     """Takes away the route that is all of this; another protocol's is left alone."""
-    body = _network_route(network, kind, via, link, metric, protocol)
+    body = _network_route(network, kind, via, link, metric, protocol, mtu)
     return Message(DELROUTE, 0, body, ("route", network), tolerated)
 
 
-def _network_route(network: Network, kind: int, via: Address | None, link: int, metric: int, protocol: int) -> bytes:
+def _network_route(
+    network: Network, kind: int, via: Address | None, link: int, metric: int, protocol: int, mtu: int
+) -> bytes:
     family = family_of(network.network_address)
     body = _ROUTE.pack(family, network.prefixlen, 0, 0, TABLE_MAIN, protocol, SCOPE_UNIVERSE, kind, 0)
     body += attribute(_DESTINATION, network.network_address.packed) + number(_PRIORITY, metric)
@@ -167,6 +183,8 @@ def _network_route(network: Network, kind: int, via: Address | None, link: int, 
         body += attribute(_GATEWAY, via.packed)
     if link:
         body += number(_LINK, link)
+    if mtu:
+        body += attribute(_METRICS, number(_RTAX_LOCK, 1 << _RTAX_MTU) + number(_RTAX_MTU, mtu))
     return body
 
 
@@ -194,7 +212,14 @@ def parse_route(body: bytes) -> SeenRoute:
         gateway=attributes.get(_GATEWAY, b""),
         link=numbered(_LINK, 0),
         metric=numbered(_PRIORITY, 0),
+        mtu=_locked_mtu(attributes[_METRICS]) if _METRICS in attributes else 0,
     )
+
+
+def _locked_mtu(metrics: bytes) -> int | None:
+    found = {name: int.from_bytes(value[:4], "little") for name, value in parse_attributes(metrics).items()}
+    mtu = found.pop(_RTAX_MTU, 0)
+    return mtu if mtu and found == {_RTAX_LOCK: 1 << _RTAX_MTU} else None
 
 
 def link_name(body: bytes) -> str:

@@ -15,3 +15,5 @@ class NodeRoutes(msgspec.Struct, frozen=True):
     prefixes: tuple[Network, ...] = ()
     """Blocks this node holds. Host routes for claims are derived from ``claims``, not listed here."""
     models: tuple[str, ...] = ("host-gw",)
+    mtu: int = 0
+    """The smallest MTU of its uplinks, in bytes: what is larger does not reach its pods. 0: it does not say."""

@@ -25,6 +25,8 @@ class Route(msgspec.Struct, frozen=True, kw_only=True):
     via: tuple[Address, ...]
     """The node's underlay addresses of the prefix's family."""
     models: tuple[str, ...]
+    mtu: int
+    """Of the node's smallest uplink, in bytes; 0: it does not say. A pair of nodes takes the smaller of its two."""
     kept_for: str = ""
     """Owner, when it is the host route of a kept address."""
 
@@ -53,21 +55,23 @@ def _host(address: Address) -> Network:
 
 def _route(prefix: Network, offer: NodeRoutes, kept_for: str = "") -> Route:
     via = tuple(address for address in offer.underlay if address.version == prefix.version)
-    return Route(prefix=prefix, node=offer.node, via=via, models=offer.models, kept_for=kept_for)
+    return Route(prefix=prefix, node=offer.node, via=via, models=offer.models, mtu=offer.mtu, kept_for=kept_for)
 
 
 def tables(report: Routes) -> tuple[Table, ...]:
-    """One table."""
+    """One table. A node whose MTU is smaller than another's stands out: routes to its pods are locked to that."""
+    largest = max((route.mtu for route in report.routes), default=0)
     return (
         Table(
             title=f"Routes ({len(report.routes)})",
-            columns=("prefix", "node", "via", "model", "for"),
+            columns=("prefix", "node", "via", "model", "mtu", "for"),
             rows=tuple(
                 (
                     Cell(str(route.prefix), Tone.STRONG),
                     route.node,
                     ", ".join(map(str, route.via)) or Cell("no underlay address of this family", Tone.BAD),
                     ", ".join(route.models),
+                    Cell(str(route.mtu or "not said"), Tone.WARN if 0 < route.mtu < largest else Tone.PLAIN),
                     route.kept_for or "the node's pods",
                 )
                 for route in report.routes

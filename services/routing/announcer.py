@@ -1,4 +1,4 @@
-"""Tells the other nodes what lives here: this node's addresses on the shared links and its blocks.
+"""Tells the other nodes what lives here: this node's addresses on the shared links, their MTU, its blocks.
 
 Nothing is told before ``blocks`` is in sync: what was told last stays. The marker ``_complete.<node>`` follows the
 record, once in each epoch of ``routes``.
@@ -49,7 +49,7 @@ class Announcer:
         entry = self._view.entries.get(self._key)
         if entry is None or entry.value != offer:
             await self._store.put(self._key, offer)
-            self._log.info("announced", underlay=list(offer.underlay), prefixes=list(offer.prefixes))
+            self._log.info("announced", underlay=list(offer.underlay), prefixes=list(offer.prefixes), mtu=offer.mtu)
         if not self._view.scope_complete(self._key):
             await self._store.put(complete_key(self._key), Complete(self._view.epoch))
         return Done()

@@ -41,8 +41,10 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
         lambda fault, remedy: bus.tell_fault(fault, remedy, node),
     )
     ready = runtime.health.require("routes")
+    announce: Loop | None = None
 
     async def install(dirty: Dirty) -> Done | Again:
+        uplinks = installer.snapshot.uplinks
         with ExitStack() as spans:
             # A claim that moved belongs to a pod's start: its route is part of that pod's trace.
             for key, parent in mirror.traces(dirty.keys):
@@ -50,6 +52,8 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
             outcome = await installer.apply(dirty)
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
+        if announce is not None and installer.snapshot.uplinks != uplinks:
+            announce.poke()
         return outcome
 
     cursors = [view.cursor() for view in mirror.views]
@@ -60,7 +64,7 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
             node, bus.bucket(ROUTES), mirror.routes, mirror.look, lambda: installer.snapshot, runtime.log
         )
         told = [mirror.routes.cursor(), mirror.blocks.cursor()]
-        Loop(runtime, "announce", cursors=told, apply=announcer.apply, period=PERIOD)
+        announce = Loop(runtime, "announce", cursors=told, apply=announcer.apply, period=PERIOD)
 
 
 async def _watch_kernel(runtime: Runtime[Settings], kernel: Kernel, loop: Loop) -> None:

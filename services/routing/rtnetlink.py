@@ -13,7 +13,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from linux import rtnl
 from linux.netlink import Message, parse
-from services.routing.core.fib import PODS, Kind, Operation, Replace, Route
+from services.routing.core.fib import OTHER_MTU, PODS, Kind, Operation, Replace, Route
 
 _TABLE_AT, _PROTOCOL_AT = 4, 5
 """Places in ``struct rtmsg``: most notifications are judged by these two bytes alone."""
@@ -23,7 +23,13 @@ _PODS, _MAIN = bytes([PODS]), bytes([rtnl.TABLE_MAIN])
 def message(operation: Operation) -> Message:
     """What does it. A route to be removed that is gone already is no failure."""
     route = operation.route
-    given = {"kind": int(route.kind), "link": route.link, "metric": route.metric, "protocol": route.protocol}
+    given = {
+        "kind": int(route.kind),
+        "link": route.link,
+        "metric": route.metric,
+        "protocol": route.protocol,
+        "mtu": max(route.mtu, 0),
+    }
     if isinstance(operation, Replace):
         return rtnl.replace_route(route.destination, via=route.via, **given)
     return rtnl.remove_route(route.destination, via=route.via, **given, tolerated=(errno.ESRCH,))
@@ -41,6 +47,7 @@ def read(body: bytes) -> Route | None:
         destination=network((seen.destination or bytes(size), seen.length)),
         via=ip_address(seen.gateway) if seen.gateway else None,
         link=seen.link if unicast else 0,
+        mtu=OTHER_MTU if seen.mtu is None else seen.mtu,
         kind=Kind.UNICAST if unicast else Kind.UNREACHABLE,
         metric=seen.metric,
         protocol=seen.protocol,

@@ -359,6 +359,13 @@ IPAM = (
         new="for pool in pools.enabled(family)]",
         tests=("tests/core/dataplane/ipam/test_addressing.py",),
     ),
+    Mutant(
+        name="nobody-is-told-who-holds-up-recovery",
+        file="services/ipam/upkeep.py",
+        old="            self._publish(fault, remedy, key[1])",
+        new="            pass",
+        tests=("tests/shell/ipam/test_recovery.py",),
+    ),
 )
 
 POLICY = (
@@ -632,13 +639,6 @@ POLICY = (
 
 ROUTING = (
     Mutant(
-        name="nobody-is-told-who-holds-up-recovery",
-        file="services/ipam/upkeep.py",
-        old="            self._publish(fault, remedy, key[1])",
-        new="            pass",
-        tests=("tests/shell/ipam/test_recovery.py",),
-    ),
-    Mutant(
         name="sweep-routes-before-in-sync",
         file="services/routing/core/plan.py",
         old="    if not (mesh.blocks_complete and mesh.claims_complete):\n        return False\n",
@@ -648,14 +648,14 @@ ROUTING = (
     Mutant(
         name="no-routes-for-ipv6-blocks",
         file="services/routing/core/plan.py",
-        old="if name != mesh.me and block is not None and block.node == name:",
-        new="if name != mesh.me and block is not None and block.node == name and prefix.version == 4:",
+        old="if name != mesh.me and _holds(name, prefix, mesh):",
+        new="if name != mesh.me and _holds(name, prefix, mesh) and prefix.version == 4:",
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
         name="believe-any-announcer",
         file="services/routing/core/plan.py",
-        old="if name != mesh.me and block is not None and block.node == name:",
+        old="if name != mesh.me and _holds(name, prefix, mesh):",
         new="if name != mesh.me:",
         tests=("tests/core/routing/test_plan.py",),
     ),
@@ -700,6 +700,48 @@ ROUTING = (
         old="    for name in asked[:-1]:",
         new="    for name in models:",
         tests=("tests/core/routing/test_models.py",),
+    ),
+    Mutant(
+        name="a-route-of-others-with-our-metric-is-replaced",
+        file="services/routing/core/plan.py",
+        old="not route.is_ours and not _is_pods(route)",
+        new="not route.is_ours and route.protocol != PODS",
+        tests=("tests/core/routing/test_plan.py", "tests/core/routing/test_states.py"),
+    ),
+    Mutant(
+        name="the-other-node-s-mtu-does-not-count",
+        file="services/routing/core/models/contract.py",
+        old="if self.peer.mtu else uplink.mtu",
+        new="if False else uplink.mtu",
+        tests=("tests/core/routing/test_models.py",),
+    ),
+    Mutant(
+        name="as-small-an-mtu-as-another-tells",
+        file="services/routing/core/models/contract.py",
+        old="max(self.peer.mtu, LEAST_MTU)",
+        new="self.peer.mtu",
+        tests=("tests/core/routing/test_models.py",),
+    ),
+    Mutant(
+        name="a-route-s-mtu-without-its-lock",
+        file="linux/rtnl.py",
+        old="number(_RTAX_LOCK, 1 << _RTAX_MTU) + number(_RTAX_MTU, mtu)",
+        new="number(_RTAX_MTU, mtu)",
+        tests=("tests/core/linux/test_rtnl.py", "tests/bpf/test_path_mtu.py"),
+    ),
+    Mutant(
+        name="the-fast-path-asks-without-a-length",
+        file="services/dataplane/bpf/fib.h",
+        old="\tfib->tot_len = am_longest_on_wire(skb, p);\n",
+        new="",
+        tests=("tests/bpf/test_path_mtu.py",),
+    ),
+    Mutant(
+        name="segments-of-a-long-packet-are-measured-together",
+        file="services/dataplane/bpf/fib.h",
+        old="segment = skb->gso_size;",
+        new="segment = 0;",
+        tests=("tests/bpf/test_path_mtu.py",),
     ),
     Mutant(
         name="mtu-without-what-a-model-adds",

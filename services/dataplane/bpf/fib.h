@@ -49,11 +49,28 @@ AM_INLINE int am_decrement_ttl(struct __sk_buff *skb, const struct am_packet *p,
 	return bpf_skb_store_bytes(skb, 0, head, sizeof(*head), 0);
 }
 
+/*
+ * The longest IP packet that it becomes on the wire. Of a GSO packet that is a segment: gso_size counts what follows the
+ * transport header, of which all but TCP's has 8 bytes here (SCTP's says 65535 and is the stack's to measure). No more
+ * than the 16 bits that the look-up takes.
+ */
+AM_INLINE u32 am_longest_on_wire(const struct __sk_buff *skb, const struct am_packet *p)
+{
+	u32 length = skb->len - AM_ETH_LEN, segment = skb->gso_size;
+
+	if (segment)
+		length = p->l4 - AM_ETH_LEN + (p->protocol == AM_TCP ? p->l4_len - p->payload : 8) + segment;
+	return length > 0xffff ? 0xffff : length;
+}
+
+/*
+ * With a length in tot_len the helper compares it with the route's MTU (a locked one: what both nodes take, as `routing`
+ * has written it) or else the interface's. Without one it compares with the interface's alone, and no GSO packet.
+ */
 AM_INLINE long am_fib_lookup(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
 {
 	fib->ifindex = skb->ifindex;
 	fib->l4_protocol = p->protocol;
-	/* tot_len stays 0: the helper then measures the packet against the link itself, segments of a GSO one apart. */
 	if (p->family == 4) {
 		fib->family = AM_AF_INET;
 		fib->ipv4_src = p->source.word[3];
@@ -73,12 +90,16 @@ AM_INLINE int am_redirect_out(struct __sk_buff *skb, const struct am_packet *p, 
 	return bpf_redirect(fib->ifindex, 0);
 }
 
-/* To a pod of another node. */
+/*
+ * To a pod of another node. What is longer than the pair of nodes takes is the stack's: it fragments, or tells the pod
+ * how long a packet may be.
+ */
 AM_INLINE int am_forward_to_pod(struct __sk_buff *skb, const struct am_packet *p)
 {
 	struct bpf_fib_lookup *fib = &am_work_of(p)->fib;
 
 	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->tot_len = am_longest_on_wire(skb, p);
 	if (p->ttl <= 1 || am_fib_lookup(skb, p, fib) != BPF_FIB_LKUP_RET_SUCCESS)
 		return TC_ACT_OK;
 	return am_redirect_out(skb, p, fib);

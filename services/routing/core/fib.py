@@ -20,6 +20,8 @@ PODS = 187
 """rtm_protocol of the dataplane's routes to pods of this node."""
 METRIC = 64
 """Of routes to other nodes: not 0, so that a route made by hand for the same prefix is another route, not this one."""
+OTHER_MTU = -1
+"""MTU of a route that carries what this service never writes (an MTU that is not locked, other RTAX_* values)."""
 LAST_METRIC = 4096
 """Of routes that refuse: any other route to the same prefix is better."""
 
@@ -39,6 +41,11 @@ class Route:
     via: Address | None = None
     link: int = 0
     """Index of the outgoing interface; 0 for an unreachable one."""
+    mtu: int = 0
+    """The largest packet that may go this way, in bytes, locked (``mtu lock`` in iproute2); 0: the interface's.
+    Locked, because the kernel asks a route of either family for its MTU only then (``ip_mtu_from_fib_result``,
+    ``ip6_mtu_from_fib6``), and because no ICMP error can make it another.
+    """
     kind: Kind = Kind.UNICAST
     metric: int = METRIC
     protocol: int = OURS
@@ -57,7 +64,8 @@ class Route:
         kind = "unreachable " if self.kind is Kind.UNREACHABLE else ""
         via = f" via {self.via}" if self.via is not None else ""
         dev = f" dev {self.link}" if self.link else ""
-        return f"{kind}{self.destination}{via}{dev} metric {self.metric}"
+        mtu = f" mtu lock {self.mtu}" if self.mtu else ""
+        return f"{kind}{self.destination}{via}{dev} metric {self.metric}{mtu}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -97,7 +97,7 @@ def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
     ]
     faults += _overclaims(mesh)
     ours = {route.key: route for route in kernel.routes if route.is_ours}
-    foreign = {route.key: route for route in kernel.routes if not route.is_ours and route.protocol != PODS}
+    foreign = {route.key: route for route in kernel.routes if not route.is_ours and not _is_pods(route)}
     faults += _foreign_faults(desired, foreign)
     replaced = [Replace(route) for key, route in desired.items() if ours.get(key) != route and key not in foreign]
     removed = [Remove(route) for key, route in ours.items() if key not in desired and may_remove(route, mesh)]
@@ -112,7 +112,8 @@ def desired_routes(mesh: Mesh, uplinks: Iterable[Uplink]) -> tuple[dict[tuple[Ne
     def route(node: str, destination: Network) -> None:
         path = paths.get((node, destination.version, mesh.asked_for(destination)))
         if isinstance(path, Path):
-            routes.append(Route(destination=destination, via=path.via, link=path.link))
+            mtu = path.mtu if path.mtu < path.link_mtu else 0
+            routes.append(Route(destination=destination, via=path.via, link=path.link, mtu=mtu))
 
     for name, told in mesh.routes.items():
         for prefix in told.prefixes:
@@ -156,10 +157,11 @@ def may_remove(route: Route, mesh: Mesh) -> bool:
 
 
 def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink]) -> NodeRoutes:
-    """What this node tells the others: its addresses on the shared links, and its blocks."""
+    """What this node tells the others: its addresses on the shared links, their smallest MTU, and its blocks."""
+    links = tuple(uplinks)
     underlay = tuple(
         sorted(
-            {interface.ip for uplink in uplinks for interface in uplink.addresses if not interface.ip.is_link_local},
+            {interface.ip for uplink in links for interface in uplink.addresses if not interface.ip.is_link_local},
             key=lambda address: (address.version, int(address)),
         )
     )
@@ -167,7 +169,8 @@ def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink])
         (cidr for cidr, block in blocks.items() if block.node == me),
         key=lambda cidr: (cidr.version, int(cidr.network_address)),
     )
-    return NodeRoutes(node=me, underlay=underlay, prefixes=tuple(prefixes), models=tuple(MODELS))
+    mtu = min((uplink.mtu for uplink in links), default=0)
+    return NodeRoutes(node=me, underlay=underlay, prefixes=tuple(prefixes), models=tuple(MODELS), mtu=mtu)
 
 
 def _refused(mesh: Mesh) -> list[Network]:
@@ -214,6 +217,11 @@ def _others_block(name: str, prefix: Network, mesh: Mesh) -> Block | None:
 def _in_blocks_of(node: str, address: Address, mesh: Mesh) -> bool:
     told = mesh.routes.get(node)
     return told is not None and any(prefix.version == address.version and address in prefix for prefix in told.prefixes)
+
+
+def _is_pods(route: Route) -> bool:
+    """The dataplane's route to a pod of this node. It has neither of our metrics, so it is never in ours' place."""
+    return route.protocol == PODS and route.metric not in (METRIC, LAST_METRIC)
 
 
 def _foreign_faults(

@@ -16,7 +16,7 @@ from rich.console import Console
 from cli import show
 from cli.faults import Usage
 from cli.reports import agents, dns, events, flows, ipam, micro, pods, policy, routes, text
-from cli.reports.table import Table, json_text
+from cli.reports.table import Cell, Table, Tone, json_text
 from proto.addresses import IPAM_HOLDER, Block, Claim, Endpoint, PoolVerdict
 from proto.codec import Malformed
 from proto.dns import CoreDNSDecision, DnsReport
@@ -331,6 +331,21 @@ def test_routes_of_kept_addresses_follow_their_claims() -> None:
     assert [str(route.prefix) for route in report.routes] == ["10.244.0.1/32", "10.244.0.64/26"]
     assert [str(address) for address in report.routes[0].via] == ["172.30.0.12"]
     assert "prod/StatefulSet/db/0" in page(routes.tables(report))
+
+
+def test_a_node_with_a_small_uplink_stands_out_among_the_routes() -> None:
+    offers = [
+        NodeRoutes(f"n{number}", (), (ip_network(f"10.244.{number}.0/26"),), mtu=mtu)
+        for number, mtu in enumerate((1500, 1400, 0))
+    ]
+    report = routes.routes(offers, [])
+    assert [route.mtu for route in report.routes] == [1500, 1400, 0]
+    cells = [row[4] for row in routes.tables(report)[0].rows]
+    assert [(cell.text, cell.tone) for cell in cells if isinstance(cell, Cell)] == [
+        ("1500", Tone.PLAIN),
+        ("1400", Tone.WARN),
+        ("not said", Tone.PLAIN),
+    ]
 
 
 def test_dns_says_nothing_where_nothing_was_decided() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
@@ -12,7 +12,7 @@ from kit.models import HOST_GW
 from kit.models import Model as Traits
 from proto.routes import NodeRoutes
 from services.routing.core.faults import Fault
-from services.routing.core.fib import Snapshot, Uplink
+from services.routing.core.fib import OTHER_MTU, Replace, Snapshot, Uplink
 from services.routing.core.models import MODELS, path_to
 from services.routing.core.models.contract import Model, Pair, Path
 from services.routing.core.plan import plan
@@ -33,8 +33,8 @@ class Tunnel:
         outer = next((address for address in pair.peer.underlay if address.version == 4), None)
         if pair.family not in self.traits.overhead or outer is None:
             return Fault(f"paper carries no IPv{pair.family}", "ask for another model")
-        mtu = min(uplink.mtu for uplink in pair.links) - self.traits.overhead[4]
-        return Path(model="paper", via=outer, link=77, mtu=mtu)
+        mtu = min(pair.mtu(uplink) for uplink in pair.links) - self.traits.overhead[4]
+        return Path(model="paper", via=outer, link=77, mtu=mtu, link_mtu=1480)
 
 
 BOTH: dict[str, Model] = {**MODELS, "paper": Tunnel()}
@@ -49,9 +49,9 @@ def pair(
 @pytest.mark.parametrize(("family", "via"), [(4, "172.30.0.12"), (6, "fd00:172:30::12")])
 def test_host_gw_goes_by_the_link_that_both_are_on(family: int, via: str) -> None:
     found = path_to(pair(N2, family, JUMBO, FAB0), ["host-gw"])
-    assert found == Path(model="host-gw", via=ip_address(via), link=3, mtu=1500)
+    assert found == Path(model="host-gw", via=ip_address(via), link=3, mtu=1500, link_mtu=1500)
     assert path_to(pair(node("n5", "192.0.2.5"), 4, FAB0, JUMBO), ["host-gw"]) == Path(
-        model="host-gw", via=ip_address("192.0.2.5"), link=4, mtu=9000
+        model="host-gw", via=ip_address("192.0.2.5"), link=4, mtu=9000, link_mtu=9000
     )
 
 
@@ -94,3 +94,60 @@ def test_each_prefix_goes_by_the_model_that_its_pool_asks_for() -> None:
     assert reached == {ip_network("fd00:10:244::40/122"), ip_network("10.244.2.7/32")}
     assert [fault.fault for fault in planned.faults] == ["this node cannot do ipip"]
     assert HOST_GW.name in planned.faults[0].remedy
+
+
+@pytest.mark.parametrize(
+    ("own", "told", "mtu"),
+    [
+        pytest.param(1500, 1500, 1500, id="equal"),
+        pytest.param(1500, 1400, 1400, id="the-other's-is-smaller"),
+        pytest.param(1400, 1500, 1400, id="ours-is-smaller"),
+        pytest.param(1500, 9000, 1500, id="the-other-has-jumbo-frames"),
+        pytest.param(9000, 0, 9000, id="the-other-does-not-say"),
+        pytest.param(1500, 1, 1280, id="less-than-ipv6-needs"),
+        pytest.param(1500, -7, 1280, id="nonsense"),
+        pytest.param(1200, 1500, 1200, id="our-own-as-it-is"),
+    ],
+)
+def test_a_pair_takes_the_smaller_mtu_of_both_ends(own: int, told: int, mtu: int) -> None:
+    peer, uplink = structs.replace(N2, mtu=told), replace(FAB0, mtu=own)
+    for family in (4, 6):
+        found = path_to(pair(peer, family, uplink), ["host-gw"])
+        assert isinstance(found, Path)
+        assert (found.mtu, found.link_mtu) == (mtu, own)
+    tunnelled = path_to(pair(peer, 4, uplink), ["paper"], BOTH)
+    assert isinstance(tunnelled, Path)
+    assert tunnelled.mtu == mtu - 20
+
+
+def test_the_routes_of_a_pair_carry_its_mtu_where_the_interface_takes_more() -> None:
+    """One node's small link makes no other pair's packets small; a host route of a kept address carries it, too."""
+    small = structs.replace(N2, mtu=1400)
+    third = structs.replace(node("n3", "172.30.0.13 fd00:172:30::13", "10.244.0.128/26"), mtu=1500)
+    kept = (claim("10.244.1.7", "n2"), claim("10.244.1.8", "n3"))
+    held = {"n2": "10.244.0.64/26 fd00:10:244::40/122", "n3": "10.244.0.128/26"}
+    made = mesh(N1, small, third, claims=kept, held=held)
+    planned = plan(made, Snapshot(uplinks=(FAB0,)))
+    mtus = {str(route.destination): route.mtu for route in planned.desired.values()}
+    assert mtus == {
+        "10.244.0.64/26": 1400,
+        "fd00:10:244::40/122": 1400,
+        "10.244.1.7/32": 1400,
+        "10.244.0.128/26": 0,
+        "10.244.1.8/32": 0,
+    }
+    equal = plan(made, Snapshot(uplinks=(replace(FAB0, mtu=1400),))).desired.values()
+    assert {route.mtu for route in equal} == {0}, "the interface says it already"
+
+
+def test_a_route_whose_mtu_differs_is_replaced_in_place() -> None:
+    small = structs.replace(N2, mtu=1400)
+    wanted = plan(mesh(N1, small), Snapshot(uplinks=(FAB0,))).desired
+    there = tuple(wanted.values())
+    assert plan(mesh(N1, small), Snapshot(uplinks=(FAB0,), routes=there)).operations == ()
+    for other in (0, 1300, OTHER_MTU):
+        drifted = tuple(replace(route, mtu=other) if route.mtu else route for route in there)
+        planned = plan(mesh(N1, small), Snapshot(uplinks=(FAB0,), routes=drifted))
+        assert {(type(one), one.route.mtu) for one in planned.operations} == {(Replace, 1400)}
+    grown = plan(mesh(N1, structs.replace(N2, mtu=1500)), Snapshot(uplinks=(FAB0,), routes=there))
+    assert {(type(one), one.route.mtu) for one in grown.operations} == {(Replace, 0)}

@@ -6,6 +6,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 from typing import Any
 
 import pytest
+from msgspec import structs
 
 from proto.addresses import IPAM_HOLDER, Block, Claim
 from proto.net import Network
@@ -225,9 +226,9 @@ def test_routes_of_others_are_not_ours(foreign: str) -> None:
     assert faults(mesh(N1, N2), *TO_N2, *REFUSED, foreign) == ""
 
 
-@pytest.mark.parametrize("metric", [0, 64])
-def test_a_route_of_others_in_the_way_is_a_fault_and_stays(metric: int) -> None:
-    other = f"10.244.0.64/26 via 172.30.0.1 dev fab0 proto 4 metric {metric}"
+@pytest.mark.parametrize(("protocol", "metric"), [(4, 0), (4, 64), (187, 64)])
+def test_a_route_of_others_in_the_way_is_a_fault_and_stays(protocol: int, metric: int) -> None:
+    other = f"10.244.0.64/26 via 172.30.0.1 dev fab0 proto {protocol} metric {metric}"
     done = operations(mesh(N1, N2), other, *REFUSED)
     assert ("+ " + TO_N2[0] in done) is (metric == 0), "beside it when that is possible, never over it"
     assert not any(line.startswith("-") for line in done)
@@ -261,7 +262,10 @@ GATEWAY = Uplink(name="fab0", index=3, up=True, addresses=(ip_interface("172.30.
 
 def test_what_a_node_offers() -> None:
     link_local = Uplink(name="fab0", index=3, up=True, addresses=(*FAB0.addresses, ip_interface("fe80::1/64")))
-    assert offered("n1", blocks(**HELD), (link_local,)) == N1
+    assert offered("n1", blocks(**HELD), (link_local,)) == structs.replace(N1, mtu=1500)
+    small = Uplink(name="fab1", index=4, up=False, mtu=1400)
+    assert offered("n1", blocks(**HELD), (link_local, small)).mtu == 1400, "pods' links have that of the smallest"
+    assert offered("n1", blocks(**HELD), ()).mtu == 0
 
 
 def test_a_missing_uplink_is_told() -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from linux import rtnl
 from linux.netlink import number
 from proto.net import Address, Network
-from services.routing.core.fib import Kind, Remove, Replace, Route
+from services.routing.core.fib import OTHER_MTU, Kind, Remove, Replace, Route
 from services.routing.rtnetlink import concerns, message, read
 
 
@@ -35,6 +35,7 @@ def routes(draw: st.DrawFn) -> Route:
         destination=destination,
         via=via if draw(st.booleans()) else None,
         link=link,
+        mtu=draw(st.integers(0, 2**31 - 1)),
         metric=metric,
         protocol=protocol,
     )
@@ -50,6 +51,17 @@ def test_what_is_written_is_read_back(route: Route) -> None:
 def test_a_route_that_is_gone_already_is_no_failure() -> None:
     route = Route(destination=IPv4Network("10.244.0.64/26"), via=IPv4Address("172.30.0.12"), link=3)
     assert (message(Remove(route)).tolerated, message(Replace(route)).tolerated) == ((errno.ESRCH,), ())
+
+
+def test_a_route_with_metrics_that_are_not_written_here_is_no_route_of_the_plan() -> None:
+    """Somebody's `mtu 1300` without `lock`: it is replaced, and can be taken away."""
+    header = struct.pack("=BBBBBBBBI", 2, 26, 0, 0, 254, 186, 0, 1, 0)
+    route = read(header + struct.pack("=HH", 12, 8) + number(2, 1300))
+    assert route is not None
+    assert route.mtu == OTHER_MTU
+    cleared = read(message(Remove(route)).body)
+    assert cleared is not None
+    assert cleared.mtu == 0, "asks for a route with any metrics"
 
 
 @pytest.mark.parametrize(

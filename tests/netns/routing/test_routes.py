@@ -80,6 +80,7 @@ async def test_routes_are_installed_announced_and_repaired(
         node="n1",
         underlay=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")),
         prefixes=(ip_network("10.244.0.0/26"),),
+        mtu=1500,
     )
 
     n1.ip("route del 10.244.0.64/26")
@@ -179,6 +180,29 @@ async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Place, Place], me
         text, peer = server.recvfrom(64)
         server.sendto(text, peer)
         assert (peer, client.recv(64)) == (client.getsockname(), b"breath")
+
+
+async def test_the_routes_of_a_pair_follow_the_smaller_mtu_of_both_nodes(
+    nodes: tuple[Place, Place], mesh: Mesh, routing: Routing
+) -> None:
+    """Seen by the node with the larger one: the other's uplink shrinks and grows, then its own does."""
+    n1, n2 = nodes
+    await mesh.block("10.244.0.64/26", "n2")
+    await mesh.block("fd00:10:244::40/122", "n2")
+    await mesh.complete()
+    n2.ip("link set fab0 mtu 1400")
+    await routing.start(n1, "n1")
+    await routing.start(n2, "n2")
+    small = {f"{route} mtu lock 1400" for route in TO_N2}
+    await until(lambda: n1.routes() == small)
+    n1.ip("route replace 10.244.0.64/26 via 172.30.0.12 dev fab0 proto 186 metric 64 mtu 1300")
+    await until(lambda: n1.routes() == small)
+    n2.ip("link set fab0 mtu 1500")
+    assert await until(lambda: n1.routes() == TO_N2) < 4.0
+    n2.ip("link set fab0 mtu 1300")
+    assert await until(lambda: n1.routes() == {f"{route} mtu lock 1300" for route in TO_N2}) < 4.0
+    n1.ip("link set fab0 mtu 1300")
+    await until(lambda: n1.routes() == TO_N2)
 
 
 def udp_socket(namespace: Path, address: str) -> socket.socket:

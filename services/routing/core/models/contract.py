@@ -4,7 +4,8 @@ A model is a value with no memory. Of a pair it says the :class:`Path` that pack
 why it cannot serve it. The planner makes the path's routes, one for each prefix behind that node. What a model adds to
 a packet is in ``kit.models``, from which pods' MTUs follow.
 
-The kernel's routing table is all that a model leaves behind of a pair: next hop and interface. So ``ip route`` tells
+The kernel's routing table is all that a model leaves behind of a pair: next hop, interface, and MTU where that is
+smaller than the interface's. So ``ip route`` tells
 each pair's model, and the datapath, which asks that table for every packet (``dataplane/bpf/fib.h``), follows a change
 at the next packet, told by nobody. DESIGN.md, 6, says who owns the devices and entries of models that tunnel, and what
 the datapath knows them by.
@@ -15,6 +16,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Protocol
 
+from kit.models import LEAST_MTU
 from kit.models import Model as Traits
 from proto.net import Address
 from proto.routes import NodeRoutes
@@ -33,6 +35,13 @@ class Pair:
     links: tuple[Uplink, ...]
     """This node's uplinks that are up."""
 
+    def mtu(self, uplink: Uplink) -> int:
+        """The largest packet between the two nodes by this uplink: the smaller of its MTU and the other node's.
+
+        What the other node tells counts for this pair alone, and no less than every IPv6 link takes (RFC 8200, 5).
+        """
+        return min(uplink.mtu, max(self.peer.mtu, LEAST_MTU)) if self.peer.mtu else uplink.mtu
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Path:
@@ -44,7 +53,9 @@ class Path:
     link: int
     """Index of the interface that they lead out by: an uplink, or the model's own."""
     mtu: int
-    """The largest packet of a pod that fits: the uplink's MTU less what the model adds."""
+    """The largest packet of a pod that fits, in bytes: :attr:`Pair.mtu` of the uplink, less what the model adds."""
+    link_mtu: int
+    """What that interface takes by itself. Where ``mtu`` is smaller, the routes carry it."""
 
 
 class Model(Protocol):

@@ -31,8 +31,8 @@ class HostGw:
                             "give each node an address and a name of its own",
                             of_others=True,
                         )
-                    mtu = uplink.mtu - self.traits.overhead[pair.family]
-                    return Path(model=self.traits.name, via=address, link=uplink.index, mtu=mtu)
+                    mtu = pair.mtu(uplink) - self.traits.overhead[pair.family]
+                    return Path(model=self.traits.name, via=address, link=uplink.index, mtu=mtu, link_mtu=uplink.mtu)
         if not candidates:
             return Fault(
                 f"node {pair.peer.node} has no IPv{pair.family} address on its uplinks",
