@@ -63,6 +63,7 @@ class Frontend(NamedTuple):
 
 
 Where = tuple[Address, int, int, Scope]
+Asked = tuple[int, Where | None, Frontend]
 
 
 class Balanced(Driver[Key, Value]):
@@ -124,7 +125,9 @@ class Balanced(Driver[Key, Value]):
         assert bool(self.tables.ranges) == any(front.ranges for front in self.frontends.fronts.values())
 
 
-def reachable(service: Service, port: ServicePort, slices: list[EndpointSlice], family: int, *, local: bool) -> object:
+def reachable(
+    service: Service, port: ServicePort, slices: list[EndpointSlice], family: int, *, local: bool
+) -> frozenset[tuple[Address, int]]:
     """Endpoints that new connections may have: KEP-1669 (terminating), KEP-2433 and KEP-4444 (hints)."""
     offered = [
         (one, named.port)
@@ -157,29 +160,31 @@ def senders_within(ranges: tuple[Network, ...], family: int) -> bool:
     )
 
 
-def asked_for(
-    service: Service, slices: list[EndpointSlice], cluster_ips: set[Address]
-) -> Iterator[tuple[int, Where | None, Frontend]]:
+def asked_for(service: Service, slices: list[EndpointSlice], cluster_ips: set[Address]) -> Iterator[Asked]:
     """What one Service asks for: order of its kind, where, and what stands there.  No where: an address is refused."""
     owner = ("service", service.namespace, service.name)
     families = {address.version for address in service.cluster_ips}
     ports = [port for port in service.ports if port.protocol in (TCP, UDP)]
 
-    def behind(port: ServicePort, family: int, *, local: bool, flags: int = 0, ranges: Any = ()) -> Frontend:
+    def behind(
+        port: ServicePort, family: int, *, local: bool, flags: int = 0, ranges: tuple[Network, ...] = ()
+    ) -> Frontend:
         targets = reachable(service, port, slices, family, local=local)
         return Frontend(owner, targets, service.affinity_seconds, flags, frozenset(ranges))
 
-    def from_outside(order: int, address: Address, port: ServicePort, number: int, ranges: object = ()) -> object:
+    def from_outside(
+        order: int, address: Address, port: ServicePort, number: int, ranges: tuple[Network, ...] = ()
+    ) -> Asked:
         local = service.external_policy == "Local"
         flags = (ServiceFlag.LOCAL_ONLY if local else 0) | (ServiceFlag.SOURCE_RANGES if ranges else 0)
         flags |= 0 if address in HERE.own else ServiceFlag.FOREIGN
         front = behind(port, address.version, local=local, flags=int(flags), ranges=ranges)
         return order, (address, number, port.protocol, Scope.PACKET), front
 
-    def from_sockets(order: int, address: Address, port: ServicePort, number: int, *, local: bool = False) -> object:
+    def from_sockets(order: int, address: Address, port: ServicePort, number: int, *, local: bool = False) -> Asked:
         return order, (address, number, port.protocol, Scope.SOCKET), behind(port, address.version, local=local)
 
-    found: list[object] = []
+    found: list[Asked] = []
     for address in service.cluster_ips:
         local = service.internal_policy == "Local"
         found += [from_sockets(0, address, port, port.port, local=local) for port in ports]
@@ -206,7 +211,7 @@ def asked_for(
                 if not ranges or senders_within(ranges, address.version):
                     found.append(from_sockets(2, address, port, port.port))
                 found.append(from_outside(2, address, port, port.port, ranges))
-    yield from found  # type: ignore[misc]
+    yield from found
 
 
 def host_ports(one: HostPortPod) -> Iterator[tuple[Where | None, Frontend]]:
