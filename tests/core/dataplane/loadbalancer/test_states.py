@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator
 from ipaddress import ip_address, ip_network
 from random import Random
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from proto.net import Address, Network
 from proto.objects import EndpointPort, EndpointSlice, HostPort, Pod, Service, ServicePort, SliceEndpoint
