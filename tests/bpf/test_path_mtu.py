@@ -112,6 +112,11 @@ def _forget(pair: Pair) -> None:
         run("ip", "-n", pair.a.netns, family, "route", "flush", "cache")
 
 
+def _write(client: socket.socket, sent: bytes) -> None:
+    client.sendall(sent)
+    client.shutdown(socket.SHUT_WR)
+
+
 def _transfer(pair: Pair, version: int, sent: bytes) -> bytes:
     """What b reads of what a writes at once."""
     with pair.b.socket(version, socket.SOCK_STREAM) as server, pair.a.socket(version, socket.SOCK_STREAM) as client:
@@ -124,12 +129,7 @@ def _transfer(pair: Pair, version: int, sent: bytes) -> bytes:
         accepted, _ = server.accept()
         with accepted:
             accepted.settimeout(5)
-
-            def write() -> None:
-                client.sendall(sent)
-                client.shutdown(socket.SHUT_WR)
-
-            writer = threading.Thread(target=write)
+            writer = threading.Thread(target=_write, args=(client, sent))
             writer.start()
             got = bytearray()
             while part := accepted.recv(1 << 20):
