@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Turns(Generic[T]):
+class FairQueue(Generic[T]):
     """``at_once`` answers in all; of one asker ``each``, and ``waiting`` requests that hold ``waiting_bytes``."""
 
     def __init__(self, *, at_once: int, each: int, waiting: int, waiting_bytes: int) -> None:

@@ -79,9 +79,9 @@ async def _gap(running: asyncio.subprocess.Process, since_ms: float) -> float | 
             break
         if not line:
             break
-        told = json.loads(line)
-        gap = float(told.get("gap_ms", 0.0))
-        if "gap_ms" not in told or told["began_unix_ms"] + gap < since_ms:
+        output = json.loads(line)
+        gap = float(output.get("gap_ms", 0.0))
+        if "gap_ms" not in output or output["began_unix_ms"] + gap < since_ms:
             continue  # the beat's own start, or its summary
         longest = max(longest or 0.0, gap)
         deadline = min(deadline, time.monotonic() + 1.0)  # heard again; a moment more for a second silence

@@ -65,7 +65,7 @@ class Feed:
         self._log = log.bind(kind=cache.kind.kind)
         self._pace = pace
         self._on_change = on_change
-        self._path, self._fields = place(cache.kind)
+        self._path, self._fields = source_of(cache.kind)
         self.trouble = ""
         """Why it does not follow at the moment; empty while it does."""
         self.absent = False
@@ -182,7 +182,7 @@ class Feed:
         await asyncio.sleep(wait)
 
 
-def place(kind: Kind) -> tuple[str, str]:
+def source_of(kind: Kind) -> tuple[str, str]:
     """API path of a kind's list, and the field selector: of ConfigMaps and Deployments only CoreDNS' own are ours."""
     if kind.type in (ConfigMap, Deployment):
         namespace, name = COREDNS

@@ -32,7 +32,7 @@ _GONE = (400, 403, 404, 422)
 _HEARD = Counter("airmesh_object_faults", "Object faults heard from services, by what became of them", ["outcome"])
 
 
-class ObjectFaultTeller:
+class ObjectFaultReporter:
     """``hear`` for the subscription, ``apply`` for the loop whose cursor is ``heard``."""
 
     def __init__(self, *, kube: Kube, lease: Lease, caches: list[Cache], instance: str, log: Log) -> None:

@@ -17,9 +17,9 @@ from proto.addresses import Block, BlockReport, Claim, OwnerRecord
 from proto.net import Address, Network
 from proto.objects import KIND_OF, IPPool, Node, Owner, Pod
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS, OWNERS
+from services.ipam.block_allocation import REPORTED
 from services.ipam.core.evidence import Evidence
 from services.ipam.core.seen import Seen
-from services.ipam.grants import REPORTED
 
 NODES, PODS, POOLS = (codec.kind_prefix(KIND_OF[kind]) for kind in (Node, Pod, IPPool))
 

@@ -122,7 +122,7 @@ class Cache:
         self._dirty.add(name)
 
 
-def has_place(value: KubernetesObject | None) -> bool:
+def has_key(value: KubernetesObject | None) -> bool:
     """Whether the object has a key in the mirror."""
     return value is not None and not (isinstance(value, Pod) and not value.node)
 

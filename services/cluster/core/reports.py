@@ -59,7 +59,7 @@ def bounded(reports: Iterable[Report]) -> dict[Report, None]:
             continue
         counts[whose] += 1
         taken.append((counts[whose], report))
-    return dict.fromkeys(report for _, report in sorted(taken, key=lambda turn: turn[0]))
+    return dict.fromkeys(report for _, report in sorted(taken, key=lambda entry: entry[0]))
 
 
 def event_path(report: Report) -> str:

@@ -51,7 +51,7 @@ def start(
         settings.external_ips,
         thread=thread,
         make_room=growth.make_room,
-        tell=ObjectFaults(runtime.bus, settings.node, log).tell,
+        report=ObjectFaults(runtime.bus, settings.node, log).report,
         note=runtime.health.note,
     )
 

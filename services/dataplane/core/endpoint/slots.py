@@ -14,14 +14,14 @@ from proto.net import Address
 from proto.slots import SLOTS
 
 
-def place(
-    wanted: Collection[Address], placed: Mapping[Address, int], present: Mapping[int, Address]
+def assign(
+    wanted: Collection[Address], assigned: Mapping[Address, int], present: Mapping[int, Address]
 ) -> dict[Address, int]:
-    """A slot for each address; ``placed``: where this agent put them, ``present``: what stands in the slots now.
+    """A slot for each address; ``assigned``: where this agent put them, ``present``: what stands in the slots now.
 
     Addresses beyond the slots go without one: more than a node's links can have.
     """
-    found = {address: placed[address] for address in wanted if address in placed}
+    found = {address: assigned[address] for address in wanted if address in assigned}
     taken = set(found.values())
     for number in sorted(present):
         address = present[number]

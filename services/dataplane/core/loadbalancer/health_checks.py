@@ -68,13 +68,13 @@ def checks_of(services: Iterable[Service], slices: Iterable[EndpointSlice], node
             parts[part.namespace, part.service].append(part)
     found: dict[int, ServiceCheck] = {}
     for service in asked:
-        here = _ready_here(service, parts[service.namespace, service.name], node)
-        check = ServiceCheck(namespace=service.namespace, name=service.name, endpoints=here)
+        local = _ready_on(service, parts[service.namespace, service.name], node)
+        check = ServiceCheck(namespace=service.namespace, name=service.name, endpoints=local)
         found.setdefault(service.health_check_port, check)
     return found
 
 
-def _ready_here(service: Service, slices: Iterable[EndpointSlice], node: str) -> int:
+def _ready_on(service: Service, slices: Iterable[EndpointSlice], node: str) -> int:
     """Pods, not addresses: one of both families counts once."""
     return len(
         {
