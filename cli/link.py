@@ -1,4 +1,4 @@
-"""The observer's one short connection to the bus: read a bucket, ask a question, find agents, listen.
+"""The observer's connection to the bus: read a bucket, ask a question, find agents, listen.
 
 Promises: every call ends within the command's deadline, and what is wrong is said in one sentence with the remedy
 (`cli.faults`). It never writes: the server grants its user nothing to write. Unlike a service it does not reconnect

@@ -1,4 +1,5 @@
-"""Who holds an address, and so who may say that a pod lives at it: one answer for every reader of ``endpoints``.
+"""The ownership check: which node holds an address, and so may publish an endpoint at it: one answer for every reader
+of ``endpoints``.
 
 A node may write any endpoint under its own keys; only ``ipam`` writes ``blocks`` and ``claims``. So an endpoint counts
 if its writer holds a block that the address lies in, or the claim on it, and speaks in its own name. Otherwise whoever

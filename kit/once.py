@@ -1,4 +1,4 @@
-"""Which of the faults that there are now have to be told now: once while a fault lasts, and again when it returns.
+"""Deduplication of faults: each is reported once while it lasts, and again when it returns.
 
 Owns the rule for every part that tells a person or an object what is wrong. A fault that came is told at once; it is
 told again when it was gone in between, and, where ``again`` says so, while it lasts; none is told more often than each

@@ -1,4 +1,4 @@
-"""Whose request is answered next: a bounded number at once, shared fairly among those who ask.
+"""A fair queue of requests: a bounded number is answered at once, shared fairly among those who ask.
 
 Each asker has at most ``each`` answers under way and ``waiting`` requests behind them; who is past both is told that we
 are busy, and nobody else is. A free place goes to whoever has fewest under way, of those to whoever has waited longest:

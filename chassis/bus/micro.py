@@ -1,4 +1,4 @@
-"""The service as NATS micro knows it: discoverable by PING, INFO and STATS, its endpoints in one queue group.
+"""The NATS micro service (ADR-32): discoverable by PING, INFO and STATS, its endpoints in one queue group.
 
 nats-py's ``nats.micro`` answers one request after the other on each endpoint; here each request is a task of its own,
 at most ``AT_ONCE`` of them, and one more is refused with ``busy`` (try again): a slow one never holds up the rest, and

@@ -1,4 +1,4 @@
-"""A mirror of a bucket that keeps itself true: the state, never the events.
+"""A mirror of a bucket: its present state, resynced after every gap. It gives no events.
 
 ``entries`` holds the last good value of every key. It is *synced* when it has caught up with the server **and** the
 completeness markers it was asked to wait for are there for the bucket's present epoch; before that, nothing may be

@@ -1,4 +1,4 @@
-"""Who is the active copy: a key in ``leases`` that is renewed, and taken over when it rests.
+"""Leader election: a key in ``leases`` that the active copy renews and another takes over once it expires.
 
 Judged by this process' monotonic clock alone: a record that has not changed for its ``seconds`` may be taken, and who
 has not managed to renew for two thirds of that time (counted from before the last write that succeeded) has lost it, so

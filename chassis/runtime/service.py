@@ -1,4 +1,4 @@
-"""A service's life: settings, bus, health, one task group, and an end with one clear line.
+"""The runtime of a service from start to exit: settings, bus, health, one task group, one final log line.
 
 ``__main__.py`` of each service is ``raise SystemExit(main("ipam", Settings, build))``. ``build(runtime)`` wires views,
 servers and loops and returns; it runs whether or not NATS can be reached. A task that ends, well or badly, ends the

@@ -1,4 +1,4 @@
-"""`airmesh status`: who is there, how each feels, and how far each node is.
+"""`airmesh status`: the agents, their health, and the policy revision that each node enforces.
 
 An agent is known by its answer to NATS micro STATS; a node by Kubernetes' Node object, its acknowledgement in `acks`
 and its agents. Well means: every service that the mesh needs answers and is ready, `ipam` uses every pool that nobody

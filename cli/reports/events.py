@@ -1,4 +1,4 @@
-"""`airmesh events`: what the mesh tells its consumers, one line each.
+"""`airmesh events`: the published events, one line each.
 
 Only subjects of the published contract (`proto.events`) are shown; a subject of a later release is passed over.
 """

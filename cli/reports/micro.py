@@ -1,4 +1,4 @@
-"""What an agent says of itself: its answer to NATS micro STATS (ADR-32), parsed once.
+"""An agent's answer to NATS micro STATS (ADR-32), parsed once.
 
 The chassis registers every service, with its instance and health among the metadata and the endpoints' data. Which
 service of which node it is, its key says, not its answer.

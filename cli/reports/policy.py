@@ -1,4 +1,4 @@
-"""`airmesh policy`: may A speak to B, and is what was decided enforced everywhere.
+"""`airmesh policy`: the verdict for a flow from A to B, and whether every node enforces the compiled policy.
 
 The verdict is `policy`'s own (the code that compiles also explains). "Enforced everywhere" is a comparison of numbers:
 the frontier of every shard against each node's acknowledgement.

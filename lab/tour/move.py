@@ -1,4 +1,4 @@
-"""Moves a StatefulSet's pod to another node while a peer's heart beats through it, and measures the silence.
+"""Moves a StatefulSet's pod to another node under a stream of requests, and measures the interruption.
 
 The node is cordoned, the pod deleted, and the StatefulSet's controller makes it anew where the scheduler finds room.
 The cordon is lifted on every way out. The beat is a UDP echo every 5 ms, one for each family, sent to the pod's own

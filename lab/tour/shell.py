@@ -1,4 +1,4 @@
-"""The tour's hands: kubectl, `shop` inside pods, and the observer, each as a person would run it.
+"""Commands that the tour runs: kubectl, `shop` inside pods, and the observer, each as a person would run it.
 
 Owns the processes it starts: every one has a deadline and none outlives the tour. Raises `LabError` with what a command
 said. The observer speaks to the lab's bus through the loopback port; its exit code is part of what the tour shows.

@@ -1,4 +1,4 @@
-"""Follows one kind at the API server for ever: list, then watch, and list again when the server says so.
+"""The reflector of one kind: list, then watch, and list again when the API server says so.
 
 Promises that a cache is only ever replaced by a whole list, that a broken watch goes on from where it stood, and that a
 kind the server does not have (404: its CRD is not there) is asked for quietly until it is. Decides nothing about

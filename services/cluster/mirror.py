@@ -1,4 +1,4 @@
-"""Makes the ``objects`` bucket look like the caches: the one writer of it, while it holds the lease.
+"""The reconciler of the ``objects`` bucket with the caches: its one writer, while it holds the lease.
 
 Promises: nothing is written for a kind before its whole list has come, nothing at all before the bucket's own content
 is known; every write is a compare-and-set on the revision that was seen, so a copy that has lost the lease without

@@ -1,4 +1,4 @@
-"""Hears what services say of Kubernetes objects and writes it as Events on these objects.
+"""Writes the faults that services report of Kubernetes objects as Events on these objects.
 
 Owns the subscription and the writing; ``core.object_faults`` decides what is taken and when it is due. Promises: only
 the lease holder listens to what it hears; only objects that the API serves get an Event; a write that fails is tried

@@ -1,4 +1,4 @@
-"""Tells of nodes that write to the shared buckets what no agent of ours does: the shell of ``core.writers``.
+"""Reports nodes that write to the shared buckets what no agent of ours does: the shell of ``core.writers``.
 
 ``cluster`` looks, since it follows those buckets to clean up after nodes that are gone. It deletes nothing here: the
 server keeps what a node has within its bounds. Each node is told of once in :data:`REPORT_EVERY` seconds.

@@ -1,4 +1,4 @@
-"""Giving blocks away: the shell of ``core.blocks`` and ``core.recovery``.
+"""Block allocation: the shell of ``core.blocks`` and ``core.recovery``.
 
 Owns every write to ``blocks`` but those of ``reclaim``. A grant is one compare-and-set on the block's key; a copy
 that loses reads the record that won, and if that carries the asker's nonce, answers it: the same request, through

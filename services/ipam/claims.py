@@ -1,4 +1,4 @@
-"""Kept addresses: the shell of ``core.claims``.
+"""Claims on sticky addresses: the shell of ``core.claims``.
 
 Owns every write to ``owners`` and ``claims``. A claim is made in three steps, each a compare-and-set on one key, and
 any of them may be cut off: the owner *intends* an address (its record's nonce begins with ``intends-``), the claim on

@@ -1,4 +1,4 @@
-"""Taking blocks of deleted Nodes back: the shell of ``core.orphaned``.
+"""Reclaims orphaned blocks of deleted Nodes: the shell of ``core.orphaned``.
 
 Owns what is read about a node that ``objects`` does not have, and both writes. Nothing is written on the word of a
 view alone: just before each write the leader is asked whether ``objects`` is the bucket that was seen, and whole, that

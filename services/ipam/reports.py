@@ -1,4 +1,4 @@
-"""Hearing what nodes hold, and telling a person what is held.
+"""The endpoints ``report`` (what a node holds) and ``show`` (what is held).
 
 A report is judged block by block against records read afresh; the marker that the node has reported is written last, so
 a report that was cut off counts for nothing and is sent again.

@@ -1,4 +1,5 @@
-"""Who asks: the node whose key sent the request, by the subject, and what is said when it claims to be another.
+"""Sender checks: the node whose key sent a request, by its subject; one that claims to be another is refused and
+reported.
 
 Owns the comparison of each request with its sender, and the telling of those that do not agree: no agent of ours sends
 one. The bus lets a node ask on subjects of its own alone (``proto.subjects.of_node``), so the subject is believed and

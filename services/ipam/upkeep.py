@@ -1,4 +1,4 @@
-"""What nobody asks for: opening the gate under a new epoch, and freeing what no one keeps any more.
+"""Upkeep: lifts the recovery barrier of a new epoch, and frees claims that nobody holds any more.
 
 Every copy does both; all writes are compare-and-set, so it does not matter which is first. Nothing is swept before all
 views are in sync and the gate is open.

@@ -1,4 +1,4 @@
-"""What this copy sees: views of the buckets as one value, decoded once and kept up by what changed.
+"""Mirrors of the buckets as one snapshot, decoded once and updated by what changed.
 
 Owns the indexes (blocks by network, owners by owner and family, claims by address, pods by uid). A look costs what has
 changed since the last one, not the size of the cluster.

@@ -1,4 +1,4 @@
-"""Questions: why may A speak to B? Answered from the same compiled lines that are published."""
+"""The endpoint ``explain``: the verdict for a flow and its reasons, from the compiled rules that are published."""
 
 from __future__ import annotations
 

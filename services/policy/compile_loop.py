@@ -1,4 +1,4 @@
-"""One turn of the loop: feed, settle, compile, and hand what is wanted to the shards to publish.
+"""The compile loop: feed, settle, compile, and hand what is wanted to the shards to publish.
 
 Every copy compiles everything, whether or not it holds a shard, so that a takeover only has to publish and each can
 answer questions. A large compile pauses between identities: the loop of the process is never held up by it.

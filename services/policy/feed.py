@@ -1,4 +1,5 @@
-"""The way in: local mirrors of ``objects``, ``rules`` and ``identities``, and what the graph is fed from them.
+"""The input of the compiler: local mirrors of ``objects``, ``rules`` and ``identities``, and what the graph is fed from
+them.
 
 The graph is given the mirror's present state, never its events: whatever key is dirty is looked up, and a full pass
 compares all. A batch and its revision are taken in one breath, so that a revision never promises what was not fed.

@@ -1,4 +1,4 @@
-"""The way out: compare-and-set writes that never put an older state over a newer one.
+"""Publishing: compare-and-set writes that never put an older state over a newer one.
 
 Every write is decided by ``core.plan`` against what is there now (the mirror, or our own last write if that is newer,
 or after a lost race what the bucket's leader says), and guarded by a :class:`Fence`: the shard's lease is ours, and

@@ -1,4 +1,4 @@
-"""Brings the kernel to the plan: read, plan, apply, read again. Works on what was last known while the bus is away.
+"""The reconciler of kernel routes: read, plan, apply, read again. Works on what was last known while the bus is away.
 
 A pass that changes routes although nothing was learnt repairs drift (somebody took a route away) and says so in its
 event. What the kernel refuses, and every fault of the plan, is told once when it begins.

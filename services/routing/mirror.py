@@ -1,4 +1,4 @@
-"""What the buckets say, as the planner's argument.
+"""Mirrors of the buckets as the planner's argument.
 
 A view that is not in sync keeps what it last knew; :class:`services.routing.core.plan.Mesh` says how far it can be
 believed, so that nothing is taken away on hearsay. A record of ``routes`` counts under the name of its key alone: that

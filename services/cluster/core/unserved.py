@@ -1,4 +1,4 @@
-"""What an object asks for that the mesh leaves out: one sentence for each, told on the object.
+"""Unsupported fields: what an object asks for that the mesh leaves out, a sentence for each, reported on the object.
 
 Owns the list of what is taken without being acted on. What would give a pod another address or link than it asked for
 is refused elsewhere (the pod does not start); a pool that cannot be honoured gives nothing (``kit.pools``). A name of

@@ -1,4 +1,4 @@
-"""Where programs hang, and how: tcx links, cls_bpf filters, cgroup links. Each is made so that it outlives the agent.
+"""Attachment of programs: tcx links, cls_bpf filters, cgroup links. Each is made so that it outlives the agent.
 
 A *holder* keeps one program at one hook under one pin path:
 * :class:`LinkHolder` pins a bpf link (tcx or cgroup). A new program goes in by BPF_LINK_UPDATE, with no moment between.

@@ -1,4 +1,4 @@
-"""What this node tells the others: its endpoints, and how far its kernel is.
+"""Publishes this node's endpoints and acknowledgements to the other nodes.
 
 Owns ``endpoints.<node>.slot.*`` with its marker, and ``acks.<node>``. Promises: a durable outbox without a
 queue: what should be on the bus is computed from the registry (whose truth is the journal) and compared with what the

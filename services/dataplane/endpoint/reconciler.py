@@ -1,4 +1,4 @@
-"""Keeps what should be in the kernel in the kernel: links, routes, neighbours, programs.
+"""The endpoint reconciler: pods' links, routes, neighbours and programs in the kernel as they should be.
 
 Owns the repair of drift and the removal of the flows of pods that are gone.
 Promises: what somebody takes away by hand is back within a full pass (5 s); an endpoint whose link has vanished in two

@@ -1,5 +1,5 @@
-"""Which endpoints of other nodes count: those that ``blocks`` and ``claims`` let their writer speak of, with an
-identity that ``policy`` says a pod of that node has (``identities._residents.<node>``).
+"""The ownership check of other nodes' endpoints: accepted are those that ``blocks`` and ``claims`` let their writer
+speak of, with an identity that ``policy`` says a pod of that node has (``identities._residents.<node>``).
 
 Promises: a change costs what it concerns (:mod:`core.ipcache.judge` decides). Depends on what the four views hold now,
 not on the order in which it came. While ``blocks``, ``claims`` or the residents are not whole (a bucket that was made

@@ -1,4 +1,4 @@
-"""The loop of the ipcache, and the one that tells of endpoints that are not believed."""
+"""The loop of the ipcache, and the one that reports rejected endpoints."""
 
 from __future__ import annotations
 

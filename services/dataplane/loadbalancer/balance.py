@@ -1,4 +1,4 @@
-"""Where a Service's connections go: the tables of the socket programs and of packets from outside.
+"""The reconciler of the load-balancing tables: frontends and backends of Services, for sockets and for packets.
 
 Owns ``am_services``, ``am_backends``, ``am_members`` and ``am_src_ranges``. Promises: nothing changes before the
 watches are complete (an empty bucket is not an empty cluster); nothing is computed again while what it depends on is

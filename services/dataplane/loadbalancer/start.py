@@ -1,4 +1,4 @@
-"""The loops of Services: their tables, what load balancers are told of them, sockets whose backend left."""
+"""The loops of Services: their tables, health checks for load balancers, sockets whose backend left."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Says of Kubernetes objects why they are not honoured here; ``cluster`` writes it on them.
+"""Reports why Kubernetes objects are not honoured on this node; ``cluster`` writes it on them.
 
 Owns how often: at once when it is new or comes back (but no more often than each :data:`EVERY` seconds), again every
 :data:`AGAIN` while it lasts (events may be lost, and Kubernetes forgets them after an hour), and no more than

@@ -1,4 +1,4 @@
-"""What the datapath's maps say of local pods: identity, delivery, policy; and the order of changing them.
+"""The policy reconciler: identity, delivery and policy of local pods in the maps, and the order of changing them.
 
 Owns ``am_links``, ``am_endpoints``, ``am_cookies``, the policy maps (``core.policy.maps``), ``am_cidrs`` and the policy
 generation. Promises: an endpoint is learnt in one go before its link is up; policy maps hold the policies of identities

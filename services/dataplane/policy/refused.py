@@ -1,4 +1,4 @@
-"""Tells a policy that this node cannot hold on the NetworkPolicies that it comes from, and or on its namespace.
+"""Reports a policy that this node cannot hold on the NetworkPolicies that it comes from, and or on its namespace.
 
 Owns the wording. Promises: bounded, whatever a policy is made of.
 """

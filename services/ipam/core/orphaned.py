@@ -1,4 +1,4 @@
-"""Blocks of Nodes that were deleted: when one may be taken back, and what says that it may not.
+"""Orphaned blocks, of Nodes that were deleted: when one may be reclaimed, and what says that it may not.
 
 Two phases, each a compare-and-set on the block's record by the shell. A Node that has been absent for the grace, with
 nothing written in its name meanwhile, has its blocks *marked*: still held, the nonce begins with :data:`MARK`. A block

@@ -1,4 +1,4 @@
-"""What is done when ``blocks`` may have forgotten: nobody gets anything before every node has said what it holds.
+"""The recovery barrier: after a loss of ``blocks`` nobody gets a block before every node has reported what it holds.
 
 A bucket that was made again is empty and looks as if all addresses were free. So under a new epoch the gate is shut
 until each Node of ``objects`` has reported the blocks of its journal, or is dead (not ready) and its annotation tells

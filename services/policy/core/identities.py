@@ -1,4 +1,4 @@
-"""Who is there: the security identities of all pods, and what each number stands for.
+"""The security identities of all pods, and the labels that each number stands for.
 
 A pod has an identity when it has a node, is not on the host's network and has not finished (a finished pod's address
 may already be another's). Two pods with equal facts share one. An identity *lingers* for a while after its last pod is

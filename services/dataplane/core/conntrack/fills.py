@@ -1,4 +1,4 @@
-"""When a share of conntrack that is nearly spent is told, and when it is over.
+"""Thresholds of conntrack shares: when one that is nearly full is reported, and when the fault clears.
 
 Pure. A share is what an endpoint's flows of one direction are counted against, the part of it that flows may have which
 lead to nothing, or the node's whole table. It is told from RAISED on and taken back below CLEARED, so that one near the

@@ -1,4 +1,4 @@
-"""What a pod's link is called, and how the agent knows it again after losing all memory.
+"""Names and marks of pods' veth links, by which a restarted agent recognises them.
 
 Owns the marks: the host end's name is ``am`` and ten characters of a hash of (container, interface); its alias says the
 same in full, with the pod's uid and the cookie of its network namespace; its link group says whether it lives or awaits

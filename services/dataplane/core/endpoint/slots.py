@@ -1,4 +1,4 @@
-"""Which of its slots in ``endpoints`` a node writes an address to: an address stays where it is.
+"""Slots of ``endpoints``: which of its own a node writes an address to; an address keeps its slot.
 
 A node has a fixed number of slots, so that a stolen key fills no more of the bucket. Nothing is remembered on disk:
 where an address stands on the bus, it stays; a new one takes the lowest slot that nobody stands in, or else one whose

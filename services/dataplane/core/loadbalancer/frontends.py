@@ -1,4 +1,4 @@
-"""Addresses and ports of this node that lead to backends: what Services and pods with host ports claim.
+"""Frontends: addresses and ports that lead to backends, of Services and of pods with host ports.
 
 Owns which fronts there are, for whom (sockets here, packets from outside), with which choice of endpoints, and who
 has a front that two claim. Cluster IPs come first, then node ports, load-balancer and external IPs, host ports; among

@@ -1,4 +1,4 @@
-"""What a node says to load balancers that ask whether it should get traffic.
+"""Health checks of load balancers: the node's answers (``healthCheckNodePort``, ``/healthz``, ``/livez``).
 
 Owns the answers of health-check node ports (``spec.healthCheckNodePort``: a Service of type LoadBalancer with
 externalTrafficPolicy Local) and of the port that asks about the node as a whole, in the form that kube-proxy 1.36 gives

@@ -1,4 +1,4 @@
-"""Whose Services are reckoned now when endpoints change: a namespace that makes much work waits between its turns.
+"""Pacing of Service updates: a namespace whose endpoints change much waits between its updates.
 
 Owns the bound of what one tenant's changing endpoints cost a node: after a turn of many entries a namespace waits
 :data:`REST` times as long as the turn took by estimate, so it has a part of one processor at most. A turn of few is

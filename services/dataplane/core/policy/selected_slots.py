@@ -1,4 +1,4 @@
-"""Whose the entries of ``am_selected`` are, and who gives one when it has no room: the newest of the largest namespace.
+"""Slots of ``am_selected`` by namespace; where it has no room, the newest of the largest namespace gives one.
 
 Pure bookkeeping of identities by namespace, in the order in which they came. A removal frees its place before anybody
 is asked to give one.
