@@ -30,6 +30,13 @@ CHASSIS = (
         tests=("tests/core/kit/test_once.py",),
     ),
     Mutant(
+        name="a-name-that-is-a-picture",
+        file="kit/once.py",
+        old="    def reported(self, key: K, now: float) -> bool:",
+        new="    def told(self, key: K, now: float) -> bool:",
+        tests=("tests/house/test_names.py",),
+    ),
+    Mutant(
         name="collections-visit-all-there-is",
         file="chassis/runtime/garbage.py",
         old="        gc.freeze()\n",
