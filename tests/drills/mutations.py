@@ -722,7 +722,7 @@ ROUTING = (
         tests=("tests/core/routing/test_models.py",),
     ),
     Mutant(
-        name="as-small-an-mtu-as-another-tells",
+        name="as-small-an-mtu-as-another-reports",
         file="services/routing/core/models/contract.py",
         old="max(self.peer.mtu, LEAST_MTU)",
         new="self.peer.mtu",
@@ -910,7 +910,7 @@ DATAPLANE = (
         tests=("tests/core/dataplane/ipcache/test_states.py",),
     ),
     Mutant(
-        name="whoever-asked-first-takes-over-the-front",
+        name="whoever-asked-first-takes-over-the-frontend",
         file="services/dataplane/core/loadbalancer/frontends.py",
         old="                    self._frontends[key] = first = min(others, key=_precedence)\n",
         new="                    self._frontends[key] = first = others[0]\n",

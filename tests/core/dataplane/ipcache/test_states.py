@@ -22,7 +22,7 @@ Key = tuple[str, str]
 Value = Endpoint | Block | Claim | Node | EndpointSlice | frozenset[int]
 Objects = dict[Key, Value]
 
-HERE, OTHERS = "n1", ("n2", "n3")
+LOCAL_NODE, OTHERS = "n1", ("n2", "n3")
 BLOCKS = ("10.244.0.0/30", "10.244.0.4/30", "10.244.0.0/29", "fd00:10:244::/126")
 ADDRESSES = ("10.244.0.1", "10.244.0.2", "10.244.0.5", "fd00:10:244::1", "172.30.0.2")
 FIRST, SECOND, FORGED = 1 << 20, (1 << 20) + 1, int(Reserved.HOST)
@@ -65,7 +65,7 @@ class Ipcache(Driver[Key, Value]):
         nodes = [value for _, value in present if isinstance(value, Node)]
         slices = [value for _, value in present if isinstance(value, EndpointSlice)]
         self.entries.set_local(value for (kind, _), value in present if kind == "local" and isinstance(value, Endpoint))
-        self.entries.set_fixed(fixed_entries(HERE, nodes, slices, ()))
+        self.entries.set_fixed(fixed_entries(LOCAL_NODE, nodes, slices, ()))
         self.entries.settle()
         return {key.address: peer for key, peer in self.entries.wanted.items()}
 
@@ -99,7 +99,7 @@ def who_is_where(objects: Objects) -> object:
                 found |= dict.fromkeys(one.addresses, Peer(identity=int(Reserved.KUBE_APISERVER)))
     for value in objects.values():
         if isinstance(value, Node):
-            identity = Reserved.HOST if value.name == HERE else Reserved.REMOTE_NODE
+            identity = Reserved.HOST if value.name == LOCAL_NODE else Reserved.REMOTE_NODE
             found |= dict.fromkeys(value.addresses, Peer(identity=int(identity), flags=int(PeerFlag.NODE)))
     return found
 
@@ -140,7 +140,7 @@ def state(chance: Random) -> Objects:
             )
     if chance.random() < 0.5:
         objects["local", "web"] = Endpoint(
-            HERE, ip_address("10.244.0.2"), "shop", "web", "u", SECOND, b"\2\0\0\0\0\2", chance.choice((1, 2)), 2
+            LOCAL_NODE, ip_address("10.244.0.2"), "shop", "web", "u", SECOND, b"\2\0\0\0\0\2", chance.choice((1, 2)), 2
         )
     if chance.random() < 0.5:
         service = chance.choice(("kubernetes", "other"))
