@@ -111,8 +111,8 @@ async def matrix(link: Link, asked: tuple[ExplainRequest, ...]) -> policy.Matrix
     verdicts: list[policy.Verdict] = []
     for begin in range(0, len(asked), policy.QUESTIONS_AT_ONCE):
         some = asked[begin : begin + policy.QUESTIONS_AT_ONCE]
-        told = await link.ask(POLICY_MATRIX, ExplainMany(questions=some), Explanations)
-        verdicts += [policy.verdict(one, answer) for one, answer in zip(some, told.answers, strict=True)]
+        explained = await link.ask(POLICY_MATRIX, ExplainMany(questions=some), Explanations)
+        verdicts += [policy.verdict(one, answer) for one, answer in zip(some, explained.answers, strict=True)]
     return policy.Matrix(verdicts=tuple(verdicts))
 
 

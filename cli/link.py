@@ -1,4 +1,4 @@
-"""The observer's one short connection to the bus: read a bucket, ask a question, find agents, listen.
+"""The observer's connection to the bus: read a bucket, ask a question, find agents, listen.
 
 Promises: every call ends within the command's deadline, and what is wrong is said in one sentence with the remedy
 (`cli.faults`). It never writes: the server grants its user nothing to write. Unlike a service it does not reconnect
@@ -245,20 +245,20 @@ class Link:
             "inactive_threshold": 5_000_000_000,
         }
         ask = msgspec.json.encode({"stream_name": stream, "config": config})
-        told = await self._call(
+        replied = await self._call(
             f"{JETSTREAM}.CONSUMER.CREATE.{stream}.{name}.{filter_subject}", ask, f"bucket {bucket.name}"
         )
         try:
-            return jetstream.parse_answer(told.data).num_pending
+            return jetstream.parse_answer(replied.data).num_pending
         except Fault as fault:
             remedy = "cluster makes the buckets when it starts: see airmesh status"
             raise Declined(f"bucket {bucket.name} cannot be read: {fault}", remedy) from fault
 
     async def ask(self, subject: str, message: msgspec.Struct, answer: type[A]) -> A:
         """A request and its typed answer; raises :class:`Declined` when refused or when nobody serves it."""
-        told = await self._call(subject, encode(message), subject)
+        replied = await self._call(subject, encode(message), subject)
         try:
-            reply = decode(Reply, told.data)
+            reply = decode(Reply, replied.data)
             if reply.ok:
                 return decode(answer, reply.body)
         except Malformed as error:

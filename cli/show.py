@@ -36,8 +36,8 @@ STYLES = {
 def console(file: IO[str] | None = None) -> Console:
     """The terminal, or a wide plain page where there is none (as wide as COLUMNS where that is set)."""
     file = file or sys.stdout
-    told = file.isatty() or "COLUMNS" in os.environ
-    return Console(file=file, highlight=False, width=None if told else PIPE_WIDTH)
+    known = file.isatty() or "COLUMNS" in os.environ
+    return Console(file=file, highlight=False, width=None if known else PIPE_WIDTH)
 
 
 def text(cell: str | Cell) -> Text:

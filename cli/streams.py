@@ -54,10 +54,10 @@ def events(seconds: float | None, output: str) -> None:
         traceparent = (message.headers or {}).get("traceparent", "")
         event = decode(kind, message.data)
         event_report.check_speaker(message.subject, event)
-        told = event_report.Told(subject=message.subject, traceparent=traceparent, event=event)
+        printed = event_report.PrintedEvent(subject=message.subject, traceparent=traceparent, event=event)
         if output == "json":
-            return json_text(told, indent=0)
-        return event_report.line(datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3], told)
+            return json_text(printed, indent=0)
+        return event_report.line(datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3], printed)
 
     _follow(f"{EVENTS}.>", seconds, shown)
 

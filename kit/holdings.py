@@ -1,4 +1,5 @@
-"""Who holds an address, and so who may say that a pod lives at it: one answer for every reader of ``endpoints``.
+"""The ownership check: which node holds an address, and so may publish an endpoint at it: one answer for every reader
+of ``endpoints``.
 
 A node may write any endpoint under its own keys; only ``ipam`` writes ``blocks`` and ``claims``. So an endpoint counts
 if its writer holds a block that the address lies in, or the claim on it, and speaks in its own name. Otherwise whoever
@@ -17,7 +18,7 @@ from proto.net import Address, Network
 
 
 @dataclass(frozen=True, slots=True)
-class Doubt:
+class Rejection:
     """An endpoint that does not count."""
 
     writer: str
@@ -72,12 +73,12 @@ class Holdings:
                 return block
         return None
 
-    def doubt(self, writer: str, endpoint: Endpoint) -> Doubt | None:
+    def rejection(self, writer: str, endpoint: Endpoint) -> Rejection | None:
         """Why an endpoint that ``writer`` has published does not count; None when it does."""
         address = endpoint.address
         if endpoint.node != writer:
             why = f"{writer} wrote it in the name of {endpoint.node[:64]!r}"
-            return Doubt(writer, address, why, leftover=False)
+            return Rejection(writer, address, why, leftover=False)
         claim = self._claims.get(address)
         if claim is not None and claim.node == writer:
             return None
@@ -87,8 +88,8 @@ class Holdings:
         if claim is not None:
             owner = f"{claim.owner.namespace}/{claim.owner.name}"
             why = f"{address} is kept for {owner}, whose pod is on {claim.node or 'no node'}"
-            return Doubt(writer, address, why, leftover=claim.epoch > endpoint.epoch or not claim.node)
+            return Rejection(writer, address, why, leftover=claim.epoch > endpoint.epoch or not claim.node)
         if block is None:
-            return Doubt(writer, address, f"{address} lies in no block", leftover=False)
+            return Rejection(writer, address, f"{address} lies in no block", leftover=False)
         why = f"{address} lies in block {block.cidr} of {block.node or 'nobody'}"
-        return Doubt(writer, address, why, leftover=block.epoch > endpoint.epoch)
+        return Rejection(writer, address, why, leftover=block.epoch > endpoint.epoch)

@@ -1,4 +1,4 @@
-"""Which of the faults that there are now have to be told now: once while a fault lasts, and again when it returns.
+"""Deduplication of faults: each is reported once while it lasts, and again when it returns.
 
 Owns the rule for every part that tells a person or an object what is wrong. A fault that came is told at once; it is
 told again when it was gone in between, and, where ``again`` says so, while it lasts; none is told more often than each
@@ -32,14 +32,14 @@ class Once(Generic[K]):
     def due(self, present: Iterable[K], now: float) -> tuple[K, ...]:
         """Those to tell now of ``present``, which are all faults that there are; in their order.
 
-        Whoever cannot tell all of them at once says which it told by :meth:`told`; :meth:`take` does both.
+        Whoever cannot tell all of them at once says which it told by :meth:`reported`; :meth:`take` does both.
         """
         found = dict.fromkeys(present)
         self._lasting &= found.keys()
         self._forget(now, found)
         return tuple(key for key in found if now - self._at.get(key, -inf) >= self._wait(key))
 
-    def told(self, key: K, now: float) -> bool:
+    def reported(self, key: K, now: float) -> bool:
         """Notes that a fault is being told; False when it has no room, and then it must not be."""
         if not self._note(key, now):
             return False
@@ -48,7 +48,7 @@ class Once(Generic[K]):
 
     def take(self, present: Iterable[K], now: float) -> tuple[K, ...]:
         """What :meth:`due` says, noted as told."""
-        return tuple(key for key in self.due(present, now) if self.told(key, now))
+        return tuple(key for key in self.due(present, now) if self.reported(key, now))
 
     def happens(self, key: K, now: float) -> bool:
         """Whether to tell of a fault that happens and has no end that anybody sees; noted as told when it is."""

@@ -42,10 +42,10 @@ def verdict(
         return False
     unknown = False
     for key, value in selector.match_labels:
-        told = labels.get(key)
-        if told is None and hidden and hidden_key(key) in hidden:
+        found = labels.get(key)
+        if found is None and hidden and hidden_key(key) in hidden:
             unknown = True
-        elif told != value:
+        elif found != value:
             return False
     for requirement in selector.match_expressions:
         holds = _holds(requirement, labels, hidden)

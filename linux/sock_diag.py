@@ -77,13 +77,13 @@ def end_sockets(
             try:
                 with inside(descriptor):
                     if netns_cookie() in cookies:
-                        ended += _end_here(stale)
+                        ended += _end_in_namespace(stale)
             finally:
                 os.close(descriptor)
     return Ended(sockets=tuple(ended))
 
 
-def _end_here(stale: Callable[[Connected], bool]) -> list[Connected]:
+def _end_in_namespace(stale: Callable[[Connected], bool]) -> list[Connected]:
     with Netlink(protocol=_SOCK_DIAG) as netlink:
         try:
             those = [one for one in connected(netlink) if stale(one)]

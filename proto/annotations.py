@@ -44,7 +44,7 @@ REFUSED: Mapping[str, Mapping[str, str]] = {
 
 _SHAPING = "no traffic of pods is shaped; remove the annotation, and limit the program itself"
 _INTERFACES = "a pod has one interface; install a meta plugin such as Multus, which makes others, or remove it"
-TOLD: Mapping[str, Mapping[str, str]] = {
+REPORTED: Mapping[str, Mapping[str, str]] = {
     "Pod": {
         "kubernetes.io/ingress-bandwidth": _SHAPING,
         "kubernetes.io/egress-bandwidth": _SHAPING,

@@ -1,4 +1,6 @@
-"""DNS: what CoreDNS should be (decided by ``dns``, written to Kubernetes by ``cluster``) and what was seen of it."""
+"""DNS: the desired CoreDNS configuration (decided by ``dns``, written to Kubernetes by ``cluster``) and what was seen
+of it.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Flows: why a packet was dropped, and the event that tells a consumer.
+"""Flow events: the reasons of drops, and the published record of a dropped or forwarded packet.
 
 :class:`DropReason` is the one list of reasons; the C header of the eBPF programs is generated from it. Numbers are part
 of the published contract: never renumber, only append.

@@ -1,4 +1,4 @@
-"""Security identities: what a number on a packet stands for.
+"""Security identities: reserved numbers, and the labels that a computed number stands for.
 
 An identity is a 64-bit number that every service computes alike from the same facts, so no allocator exists and a
 rebuild gives the same numbers. The function that computes it is ``kit.identity.identity_of``; this module holds the

@@ -1,4 +1,4 @@
-"""Leases: who is the active copy (value of ``leases.<service>[.<shard>]`` and ``leases.node.<node>``).
+"""Leases of leader election: the active copy (value of ``leases.<service>[.<shard>]`` and ``leases.node.<node>``).
 
 Fenced by ``epoch``; judged by the *observer's* monotonic clock from when the record last changed, never by wall clocks.
 """

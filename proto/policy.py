@@ -78,7 +78,7 @@ class CompiledRule(msgspec.Struct, frozen=True, array_like=True):
     """
 
     direction: Direction
-    rank: int
+    precedence: int
     verdict: Verdict
     source: int
     """Index into :attr:`CompiledPolicy.sources`."""

@@ -34,20 +34,20 @@ def lengths(logs: Path) -> dict[str, int]:
 
 def warnings(logs: Path, since: Mapping[str, int]) -> str:
     """The last warnings and errors that each agent wrote after `since` (a log that is new counts from its start)."""
-    told, silent = list[str](), list[str]()
+    reported, silent = list[str](), list[str]()
     for agent, length in lengths(logs).items():
         begin = since.get(agent, 0)
         # A log that became shorter was made again, by a lab of the same name.
         lines = _read(logs / f"{agent}.log", begin if begin <= length else 0)
         loud = [line for line in lines if _is_loud(agent, line)]
-        told += [f"{agent}: {line[:CHARACTERS]}" for line in loud[-LINES:]]
+        reported += [f"{agent}: {line[:CHARACTERS]}" for line in loud[-LINES:]]
         if len(loud) > LINES:
-            told.append(f"{agent}: and {len(loud) - LINES} before these")
+            reported.append(f"{agent}: and {len(loud) - LINES} before these")
         if not loud:
             silent.append(agent)
     if silent:
-        told.append(f"no warning, no error: {', '.join(silent)}")
-    return "\n".join(told)
+        reported.append(f"no warning, no error: {', '.join(silent)}")
+    return "\n".join(reported)
 
 
 def _read(path: Path, begin: int) -> list[str]:

@@ -256,7 +256,7 @@ async def runtime_of(
             if runtime is not None:
                 await runtime.bus.close()
 
-    life = asyncio.create_task(live())
+    running = asyncio.create_task(live())
     runtime = await ready
     runtime.lines = lines  # type: ignore[attr-defined]
     try:
@@ -265,12 +265,12 @@ async def runtime_of(
         yield runtime
     finally:
         done.set()
-        await asyncio.wait([life], timeout=10)
-        if not life.done():
-            life.cancel()
-        await asyncio.gather(life, return_exceptions=True)
-        if not life.cancelled() and life.exception() is not None:
-            raise life.exception()  # type: ignore[misc]
+        await asyncio.wait([running], timeout=10)
+        if not running.done():
+            running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+        if not running.cancelled() and running.exception() is not None:
+            raise running.exception()  # type: ignore[misc]
 
 
 class _Over(Exception):

@@ -16,12 +16,12 @@ static char bytes[64 << 10];
 
 static _Noreturn void serve(const char *port)
 {
-	int door = bound(SOCK_STREAM, port);
+	int listener = bound(SOCK_STREAM, port);
 
-	if (listen(door, 16))
+	if (listen(listener, 16))
 		die("listen");
 	for (;;) {
-		int fd = accept(door, NULL, NULL);
+		int fd = accept(listener, NULL, NULL);
 		ssize_t n;
 		long had = 0;
 		if (fd < 0)
@@ -59,7 +59,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: bulk serve PORT | bulk send ADDRESS PORT SECONDS\n");
 		return 2;
 	}
-	struct sockaddr_in to = place(argv[2], argv[3]);
+	struct sockaddr_in to = socket_address(argv[2], argv[3]);
 	int fd = connected(&to);
 	if (fd < 0)
 		die("connect");

@@ -153,8 +153,8 @@ def measure(on: Stage, rounds: int, pods: int) -> str:
         for number in range(rounds + 1):
             for index, mode in enumerate(MODES):
                 # Rotated, so that no variant always follows the same other one.
-                turn = number % len(variants)
-                for variant in variants[turn:] + variants[:turn]:
+                chosen = number % len(variants)
+                for variant in variants[chosen:] + variants[:chosen]:
                     for verb in ("ADD", "DEL"):
                         call(on, variant, verb, mode, len(MODES) * number + index)
                     variant.settled.append(settle(on, variant))
@@ -185,14 +185,14 @@ def report(mine: Variant, its: Variant) -> str:
             found = compare(
                 [percentile(one, share) / 1e3 for one in rounds], [percentile(one, share) / 1e3 for one in peers]
             )
-            rows.append((verb, at_once, name, f"{found.ours:.2f}", f"{found.peer:.2f}", found.told))
+            rows.append((verb, at_once, name, f"{found.ours:.2f}", f"{found.peer:.2f}", found.text))
         if mode[1]:
             continue
         rates = compare(
             [len(mine.pods) * 1e6 / wall for wall in mine.walls[verb, mode]],
             [len(its.pods) * 1e6 / wall for wall in its.walls[verb, mode]],
         )
-        rows.append((verb, at_once, "per second", f"{rates.ours:.0f}", f"{rates.peer:.0f}", rates.told))
+        rows.append((verb, at_once, "per second", f"{rates.ours:.0f}", f"{rates.peer:.0f}", rates.text))
     where = "in the same namespace" if its.netns == mine.netns else "in a namespace of its own"
     return f"ptp + host-local {where}, milliseconds:\n\n" + table(
         ("verb", "at once", "", "airmesh", "ptp", "ratio [of rounds]"), rows

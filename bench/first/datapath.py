@@ -31,7 +31,7 @@ class Question:
     verb: str
     read: Callable[[Summary], float]
     unit: str
-    places: int = 1
+    decimals: int = 1
 
 
 QUESTIONS = (
@@ -46,7 +46,7 @@ QUESTIONS = (
         verb="connect",
         read=lambda s: s.count / s.seconds,
         unit="/s",
-        places=0,
+        decimals=0,
     ),
     Question(
         name="TCP throughput, one CPU",
@@ -54,7 +54,7 @@ QUESTIONS = (
         verb="send",
         read=lambda s: (512 << 10) * 8e-3 / s.p50_us,
         unit="Gbit/s",
-        places=2,
+        decimals=2,
     ),
     Question(
         name="UDP packets of 64 bytes, one CPU",
@@ -62,7 +62,7 @@ QUESTIONS = (
         verb="send",
         read=lambda s: 64e3 / s.p50_us,
         unit="thousand/s",
-        places=0,
+        decimals=0,
     ),
 )
 
@@ -108,8 +108,8 @@ def measure(on: Stage, rounds: int, seconds: float) -> str:
             for name in ("airmesh", "kernel")
         )
         found = compare(mine, its)
-        values = (f"{value:.{question.places}f} {question.unit}" for value in (found.ours, found.peer))
-        rows.append((question.name, *values, found.told))
+        values = (f"{value:.{question.decimals}f} {question.unit}" for value in (found.ours, found.peer))
+        rows.append((question.name, *values, found.text))
     return f"{rounds} rounds of {seconds} s.\n\n" + table(
         ("figure", "airmesh, policy and conntrack", "kernel routing", "ratio [of rounds]"), rows
     )

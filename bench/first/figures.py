@@ -77,7 +77,7 @@ class Compared:
     highest: float
 
     @property
-    def told(self) -> str:
+    def text(self) -> str:
         """`0.41 [0.39-0.45]`."""
         return f"{self.ratio:.3g} [{self.lowest:.3g}-{self.highest:.3g}]"
 

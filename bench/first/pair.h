@@ -27,7 +27,7 @@ static _Noreturn inline void die(const char *what)
 	exit(2);
 }
 
-static inline struct sockaddr_in place(const char *address, const char *port)
+static inline struct sockaddr_in socket_address(const char *address, const char *port)
 {
 	struct sockaddr_in where = {.sin_family = AF_INET, .sin_port = htons((unsigned short)atoi(port))};
 
@@ -54,12 +54,12 @@ static inline void give_up_after(int fd, int seconds)
 static inline int bound(int kind, const char *port)
 {
 	int one = 1, fd = socket(AF_INET, kind, 0);
-	struct sockaddr_in here = place("0.0.0.0", port);
+	struct sockaddr_in local = socket_address("0.0.0.0", port);
 
 	if (fd < 0)
 		die("socket");
 	setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof one);
-	if (bind(fd, (struct sockaddr *)&here, sizeof here))
+	if (bind(fd, (struct sockaddr *)&local, sizeof local))
 		die("bind");
 	return fd;
 }

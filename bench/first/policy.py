@@ -84,11 +84,11 @@ class Watch:
         config: dict[str, Any] = {"name": name, "deliver_policy": "new", "ack_policy": "none"}
         config |= {"filter_subject": subject, "mem_storage": True, "inactive_threshold": 60_000_000_000}
         ask = json.dumps({"stream_name": stream, "config": config}).encode()
-        told = json.loads(
+        answer = json.loads(
             (await self._client.request(f"{JETSTREAM}.CONSUMER.CREATE.{stream}.{name}.{subject}", ask, timeout=5)).data
         )
-        if "error" in told:
-            raise SystemExit(f"bucket {bucket.name}: {told['error']}")
+        if "error" in answer:
+            raise SystemExit(f"bucket {bucket.name}: {answer['error']}")
         await more()
 
     async def _on_object(self, message: Msg) -> None:
@@ -189,7 +189,7 @@ def line(policies: int, took: list[tuple[float, float, float]]) -> tuple[str, ..
     return (
         f"{policies:,}",
         *(f"{figure:.0f}" for figure in figures),
-        found.told,
+        found.text,
         f"{percentile(inside, 0.5):.0f}",
         f"{percentile(inside, 0.99):.0f}",
     )

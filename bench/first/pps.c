@@ -60,7 +60,7 @@ int main(int argc, char **argv)
 		fprintf(stderr, "usage: pps serve PORT | pps send ADDRESS PORT SECONDS\n");
 		return 2;
 	}
-	struct sockaddr_in to = place(argv[2], argv[3]);
+	struct sockaddr_in to = socket_address(argv[2], argv[3]);
 	int fd = socket(AF_INET, SOCK_DGRAM, 0);
 	if (fd < 0 || connect(fd, (struct sockaddr *)&to, sizeof to))
 		die("socket");

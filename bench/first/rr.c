@@ -33,21 +33,21 @@ static void echo(int fd)
 
 static _Noreturn void serve(const char *port)
 {
-	int door = bound(SOCK_STREAM, port), poll = epoll_create1(0);
+	int listener = bound(SOCK_STREAM, port), poll = epoll_create1(0);
 
-	if (listen(door, 1024))
+	if (listen(listener, 1024))
 		die("listen");
-	watch(poll, door);
+	watch(poll, listener);
 	for (;;) {
 		struct epoll_event events[64];
 		int n = epoll_wait(poll, events, 64, -1);
 		for (int i = 0; i < n; i++) {
 			int fd = events[i].data.fd;
-			if (fd != door) {
+			if (fd != listener) {
 				echo(fd);
 				continue;
 			}
-			int fresh = accept(door, NULL, NULL);
+			int fresh = accept(listener, NULL, NULL);
 			if (fresh < 0)
 				continue;
 			without_delay(fresh);
@@ -114,7 +114,7 @@ int main(int argc, char **argv)
 	if (argc == 3 && !strcmp(argv[1], "serve"))
 		serve(argv[2]);
 	if (argc == 5) {
-		struct sockaddr_in to = place(argv[2], argv[3]);
+		struct sockaddr_in to = socket_address(argv[2], argv[3]);
 		if (!strcmp(argv[1], "ping"))
 			return ping(&to, atof(argv[4]));
 		if (!strcmp(argv[1], "connect"))

@@ -125,7 +125,7 @@ def connection(on: Stage, ends: Ends, address: str, seconds: float) -> float:
     return summary(on.pinned(ends.client, "rr", "connect", address, str(PORTS["rr"]), str(seconds))).p50_us
 
 
-def told(values: list[float]) -> str:
+def text(values: list[float]) -> str:
     """`0.9 [0.8-1.1]`."""
     return f"{statistics.median(values):.2f} [{min(values):.2f}-{max(values):.2f}]"
 
@@ -140,12 +140,12 @@ def report(mine: Way, its: Way, without: dict[int, list[float]]) -> str:
         rows.append(
             (
                 f"{services:,}",
-                told(mine.direct[services]),
-                told(ours),
-                told(its.direct[services]),
-                told(theirs),
+                text(mine.direct[services]),
+                text(ours),
+                text(its.direct[services]),
+                text(theirs),
                 f"{adds / statistics.median(theirs):.2f}",
-                told(whole),
+                text(whole),
                 f"{adds / statistics.median(whole):.2f}",
             )
         )

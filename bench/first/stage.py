@@ -33,7 +33,7 @@ from lab.topology import Host
 NAME = "bench"
 CPU = "0"
 PROGRAMS = ("spawner", "rr", "bulk", "pps")
-_HERE = Path(__file__).parent
+_FOLDER = Path(__file__).parent
 
 
 class Stage:
@@ -174,7 +174,7 @@ def stage() -> Iterator[Stage]:
     scratch = Path(tempfile.mkdtemp(prefix="airmesh-bench-"))
     try:
         for program in PROGRAMS:
-            source = str(_HERE / f"{program}.c")
+            source = str(_FOLDER / f"{program}.c")
             subprocess.run(["gcc", "-O2", "-Wall", "-Werror", "-o", str(scratch / program), source], check=True)
         with ExitStack() as stack:
             yield Stage(scratch, stack)

@@ -1,4 +1,4 @@
-"""Who can reach whom on the bus: NATS accounts, derived from ``proto.subjects.ROLES``.
+"""NATS accounts and the subjects each may reach, derived from ``proto.subjects.ROLES``.
 
 A server checks what a user publishes, never the *reply* subject of a request: an answer goes wherever the reply points,
 with nobody's rights. So a user alone in its account is the only confinement that holds: what an account imports is all

@@ -76,7 +76,7 @@ class Bus:
         self._telemetry = telemetry
         self._spawn = spawn
         self.connection = Connection(url, user, seed, instance, log)
-        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats, self.tell_fault)
+        self.registration = Registration(service, {"instance": instance}, telemetry, log, stats, self.report_fault)
         unique = hashlib.blake2b(instance.encode(), digest_size=6).hexdigest()
         self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"
         self._events: asyncio.Queue[tuple[str, bytes, dict[str, str]]] = asyncio.Queue(EVENT_QUEUE)
@@ -154,7 +154,7 @@ class Bus:
                 raise Refused(reply.code, reply.message, reply.retry)
             return codec.decode(answer, reply.body)
 
-    async def tell(self, subject: str, message: msgspec.Struct, *, timeout: float) -> None:
+    async def send(self, subject: str, message: msgspec.Struct, *, timeout: float) -> None:
         """Like :meth:`request`, for a request whose answer has no body."""
         with self._telemetry.span(f"ask {subject}") as span:
             headers = {VERSION_HEADER: str(codec.VERSION), "traceparent": span.traceparent}
@@ -192,7 +192,7 @@ class Bus:
             self._drop()
         self._events.put_nowait((subject, codec.encode(event), headers))
 
-    def tell_fault(self, fault: str, remedy: str, node: str | None = None) -> None:
+    def report_fault(self, fault: str, remedy: str, node: str | None = None) -> None:
         """Says what a person should know, on ``<service>.fault``; ``node``: whom it is about, if not our own node."""
         if node is None:
             node = codec.decode_segment(self._node) if self._node else ""
@@ -225,7 +225,7 @@ class Bus:
         if any(other.name == view.name for other in self._views):
             raise Bug(f"two views are named {view.name}: their consumers would push each other out")
         view.log = self._log
-        view.tell = self.tell_fault
+        view.report = self.report_fault
         self._views.append(view)
         self._spawn(f"view {view.name}", view.run())
 

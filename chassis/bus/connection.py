@@ -1,4 +1,4 @@
-"""One connection to NATS that never lies: what cannot be sent now fails now, what was lost is said.
+"""The NATS connection: what cannot be sent now fails now, and a loss is reported.
 
 Closes traps of nats-py 2.16 (each has a test in tests/shell/chassis/bus/test_nats_traps.py):
  1. writes while disconnected are buffered and sent much later → ``pending_size=-1``; what stood in the buffer when the

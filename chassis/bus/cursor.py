@@ -1,4 +1,4 @@
-"""What changed since one reader looked last: a coalescing set of keys, and something to wait for.
+"""A cursor over a mirror: the coalesced set of keys that changed since its reader took them last, and a wait.
 
 Bounded by the number of keys there are. Belongs to one loop: nothing here is safe to use from another thread.
 """

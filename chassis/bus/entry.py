@@ -1,4 +1,4 @@
-"""What a bucket's readers get of a key: a value, when it was written, and the trace it was written in."""
+"""A KV entry as readers get it: a value, when it was written, and the trace it was written in."""
 
 from __future__ import annotations
 

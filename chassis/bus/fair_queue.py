@@ -1,4 +1,4 @@
-"""Whose request is answered next: a bounded number at once, shared fairly among those who ask.
+"""A fair queue of requests: a bounded number is answered at once, shared fairly among those who ask.
 
 Each asker has at most ``each`` answers under way and ``waiting`` requests behind them; who is past both is told that we
 are busy, and nobody else is. A free place goes to whoever has fewest under way, of those to whoever has waited longest:
@@ -13,7 +13,7 @@ from typing import Generic, TypeVar
 T = TypeVar("T")
 
 
-class Turns(Generic[T]):
+class FairQueue(Generic[T]):
     """``at_once`` answers in all; of one asker ``each``, and ``waiting`` requests that hold ``waiting_bytes``."""
 
     def __init__(self, *, at_once: int, each: int, waiting: int, waiting_bytes: int) -> None:

@@ -1,4 +1,4 @@
-"""The service as NATS micro knows it: discoverable by PING, INFO and STATS, its endpoints in one queue group.
+"""The NATS micro service (ADR-32): discoverable by PING, INFO and STATS, its endpoints in one queue group.
 
 nats-py's ``nats.micro`` answers one request after the other on each endpoint; here each request is a task of its own,
 at most ``AT_ONCE`` of them, and one more is refused with ``busy`` (try again): a slow one never holds up the rest, and
@@ -37,7 +37,7 @@ from nats.micro.service import EndpointConfig, EndpointStats, Service, ServiceCo
 from prometheus_client import Counter
 
 from chassis.bus.accounts import SERVICE_REPLY, meet
-from chassis.bus.fair_queue import Turns
+from chassis.bus.fair_queue import FairQueue
 from chassis.bus.nats_internals import AnsweringEndpoint, DiscoverableService
 from chassis.faults import Refused, Retryable
 from chassis.telemetry.traces import Telemetry
@@ -61,7 +61,7 @@ ANSWER_DEADLINE = 30.0
 MAX_REFUSAL = 400
 """Characters of a refusal's sentence."""
 
-TOLD_AT_MOST = 256
+REPORTED_AT_MOST = 256
 """Senders of steered requests that are remembered as told."""
 _REQUEST_INFO = "nats-request-info"
 """The one header of the server's that a request has by right: the account it came from."""
@@ -118,20 +118,22 @@ class _ConcurrentEndpoint(AnsweringEndpoint):
         self._tasks: set[asyncio.Task[None]] = set()
         self._of_nodes = self.subject.endswith(EACH_NODE)
         own = (EACH, WAITING) if self._of_nodes else (AT_ONCE, 0)
-        self._turns: Turns[Msg] = Turns(at_once=AT_ONCE, each=own[0], waiting=own[1], waiting_bytes=WAITING_BYTES)
+        self._fair_queue: FairQueue[Msg] = FairQueue(
+            at_once=AT_ONCE, each=own[0], waiting=own[1], waiting_bytes=WAITING_BYTES
+        )
 
     async def hear(self, msg: Msg) -> None:
         """Answer it when its sender's turn comes; refuse it when too many wait."""
         if self._drop(msg, (f"{SERVICE_REPLY}.",), self.subject):
             return
         asker = msg.subject.rsplit(".", 1)[-1] if self._of_nodes else ""
-        if self._turns.offer(asker, msg, len(msg.data)):
+        if self._fair_queue.offer(asker, msg, len(msg.data)):
             self._begin()
         else:
             await self._busy(msg)
 
     def _begin(self) -> None:
-        while (one := self._turns.next()) is not None:
+        while (one := self._fair_queue.next()) is not None:
             asker, msg = one
             task = asyncio.create_task(self.answer(msg), name=f"answer {msg.subject}")
             self._tasks.add(task)
@@ -139,24 +141,24 @@ class _ConcurrentEndpoint(AnsweringEndpoint):
 
     def _done(self, asker: str, task: asyncio.Task[None]) -> None:
         self._tasks.discard(task)
-        self._turns.done(asker)
+        self._fair_queue.done(asker)
         self._begin()
         if not task.cancelled():
             task.exception()  # looked at: the requester has timed out, and the failure was logged where it arose
 
 
-class _TellingService(DiscoverableService):
+class _ReportingService(DiscoverableService):
     """A service that says how it is in its metadata too: one without endpoints has no other place in STATS."""
 
     def __init__(
         self,
         client: Client,
         config: ServiceConfig,
-        tell: Callable[[], dict[str, str]],
+        report: Callable[[], dict[str, str]],
         drop: Callable[..., bool],
     ) -> None:
         super().__init__(client, config)
-        self._tell = tell
+        self._report = report
         self._drop = drop
 
     def accepts(self, msg: Msg) -> bool:
@@ -165,10 +167,10 @@ class _TellingService(DiscoverableService):
 
     def metadata_now(self) -> dict[str, str]:
         """How the service is."""
-        return self._tell()
+        return self._report()
 
 
-def told(stats: object) -> dict[str, str]:
+def health_metadata(stats: object) -> dict[str, str]:
     """Health as metadata (texts): ``ready``, ``why`` (empty when ready), ``notes``, and three as the data has them."""
     if not isinstance(stats, dict):
         return {}
@@ -188,19 +190,19 @@ class Registration:
         telemetry: Telemetry,
         log: Log,
         stats: Callable[[], object],
-        tell: Callable[[str, str], None],
+        report: Callable[[str, str], None],
     ) -> None:
         self._name = service
         self.metadata = metadata
         self._telemetry = telemetry
         self._log = log
         self._stats = stats
-        self._tell = tell
-        self._once: Once[str] = Once(most=TOLD_AT_MOST)
+        self._report = report
+        self._once: Once[str] = Once(most=REPORTED_AT_MOST)
         self.dropped = 0
         """Requests that were none."""
         self._wanted: list[tuple[str, type[msgspec.Struct], Answer]] = []
-        self._service: _TellingService | None = None
+        self._service: _ReportingService | None = None
 
     async def add(self, subject: str, kind: type[msgspec.Struct], answer: Answer) -> None:
         """Answer requests on ``subject`` (``.*``: one for each node), from now or from the first connect on."""
@@ -219,7 +221,7 @@ class Registration:
             queue_group=self._name,
             stats_handler=self._endpoint_stats,
         )
-        service = _TellingService(client, config, lambda: told(self._stats()), self._drop)
+        service = _ReportingService(client, config, lambda: health_metadata(self._stats()), self._drop)
         self._service = service
         with contextlib.suppress(TimeoutError, nats.errors.Error):
             await service.start()  # only its flush can fail, and a reconnect makes that good
@@ -227,7 +229,7 @@ class Registration:
             await self._register(service, subject, kind, answer)
 
     async def _register(
-        self, service: _TellingService, subject: str, kind: type[msgspec.Struct], answer: Answer
+        self, service: _ReportingService, subject: str, kind: type[msgspec.Struct], answer: Answer
     ) -> None:
         async def on_request(request: Request) -> None:
             node = request.subject.rsplit(".", 1)[-1] if subject.endswith(EACH_NODE) else ""
@@ -252,7 +254,7 @@ class Registration:
         _STEERED.labels(self._name).inc()
         if self._once.happens(message.subject, time.monotonic()):
             self._log.error("request-steered", subject=message.subject, why=why)
-            self._tell(
+            self._report(
                 f"a message on {message.subject} was dropped: {why}",
                 "only who may publish there can have sent it: replace the key of that user",
             )

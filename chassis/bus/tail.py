@@ -1,4 +1,4 @@
-"""One ordered consumer of one bucket: all present values, then every change, and the certain knowledge of a gap.
+"""An ordered consumer of a bucket: all present values, then every change, and detection of gaps.
 
 nats-py's own ordered consumer and KV watcher lose messages for ever when a local queue is full, fall silent on a bucket
 that was made again, and need 17 s after a server's death. This one counts: each message carries the consumer's own

@@ -1,4 +1,4 @@
-"""A mirror of a bucket that keeps itself true: the state, never the events.
+"""A mirror of a bucket: its present state, resynced after every gap. It gives no events.
 
 ``entries`` holds the last good value of every key. It is *synced* when it has caught up with the server **and** the
 completeness markers it was asked to wait for are there for the bucket's present epoch; before that, nothing may be
@@ -121,7 +121,7 @@ class View:
         self._said = ""
         self._sync_event = asyncio.Event()
         self.log: Log | None = None
-        self.tell: Callable[[str, str], None] | None = None
+        self.report: Callable[[str, str], None] | None = None
         """Publishes a fault and its remedy."""
         self.heard: Callable[[str], None] | None = None
         """Told the key of each change that comes, a repeated value's too; must not block."""
@@ -415,8 +415,8 @@ class View:
         where, why = f"{self._bucket.on_server}: {entry.key}", self.unreadable.get(entry.key, "")
         if self.log is not None:
             self.log.warning("value-mended", view=self.name, key=entry.key, why=why)
-        if self.tell is not None:
-            self.tell(
+        if self.report is not None:
+            self.report(
                 f"a value could not be read and was written again ({where}: {why})",
                 "only a user who may write this key, or the server's disk, can have done it: see who holds such a key",
             )

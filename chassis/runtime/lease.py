@@ -1,4 +1,4 @@
-"""Who is the active copy: a key in ``leases`` that is renewed, and taken over when it rests.
+"""Leader election: a key in ``leases`` that the active copy renews and another takes over once it expires.
 
 Judged by this process' monotonic clock alone: a record that has not changed for its ``seconds`` may be taken, and who
 has not managed to renew for two thirds of that time (counted from before the last write that succeeded) has lost it, so
@@ -89,12 +89,12 @@ class Lease:
         while True:
             wait = self._seconds / 3
             try:
-                await self._turn()
+                await self._attempt()
                 failures = 0
             except Fault as error:
                 early = isinstance(error, Unavailable | Missing) and failures < PATIENCE
                 say = self._log.debug if early else self._log.warning
-                say("lease-turn", key=self._key, error=error)
+                say("lease-attempt", key=self._key, error=error)
                 wait = backoff.delay(failures, random.random(), first=min(0.2, wait), longest=wait)  # noqa: S311
                 failures += 1
             if self._held and time.monotonic() >= self._good_until:
@@ -103,11 +103,11 @@ class Lease:
                 wait = max(0.05, min(wait, self._good_until - time.monotonic()))
             await asyncio.sleep(wait)
 
-    async def _turn(self) -> None:
+    async def _attempt(self) -> None:
         before = time.monotonic()
         deadline = self._seconds / 4
         found = await self._look(deadline)
-        self._tell(found)
+        self._report(found)
         mine = replace(self._mine, held=self.held)
         self._mine, step = judge(mine, found, now=time.monotonic(), clock=time.time())
         if not isinstance(step, Renew):
@@ -124,7 +124,7 @@ class Lease:
             return None
         return Found(revision=there.revision, record=there.why if isinstance(there, Unreadable) else there.value)
 
-    def _tell(self, found: Found | None) -> None:
+    def _report(self, found: Found | None) -> None:
         """Once, as long as it is so: that what stands there is no record, and what helps."""
         record = None if found is None else found.record
         why = meant(record) if isinstance(record, leases.Lease) else record

@@ -1,4 +1,4 @@
-"""The loop that every service turns in: mark dirty, batch, plan, apply.
+"""The reconcile loop of every service: mark dirty, batch, plan, apply.
 
 A loop has cursors of views (what changed) and one ``apply``. It waits for a change, gathers more of them for the
 debounce time, and applies; every ``period`` it makes a full pass whether or not anything changed (drift). A failed pass

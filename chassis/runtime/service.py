@@ -1,4 +1,4 @@
-"""A service's life: settings, bus, health, one task group, and an end with one clear line.
+"""The runtime of a service from start to exit: settings, bus, health, one task group, one final log line.
 
 ``__main__.py`` of each service is ``raise SystemExit(main("ipam", Settings, build))``. ``build(runtime)`` wires views,
 servers and loops and returns; it runs whether or not NATS can be reached. A task that ends, well or badly, ends the
@@ -134,12 +134,12 @@ class Runtime(Generic[S]):
             "loop_held_by": longest.by,
             "missing": self.health.missing(),
             "notes": self.health.notes,
-            "views": {view.name: _told(view) for view in self.bus.views},
+            "views": {view.name: _view_health(view) for view in self.bus.views},
             "events_dropped": self.bus.dropped,
         }
 
 
-def _told(view: View) -> dict[str, object]:
+def _view_health(view: View) -> dict[str, object]:
     return {
         "synced": view.synced,
         "why": view.why(),
@@ -250,10 +250,10 @@ async def _start(runtime: Runtime[S], build: Callable[[Runtime[S]], Awaitable[No
     runtime.log.info("started", instance=runtime.instance, health_port=runtime.health.port, pid=os.getpid())
 
 
-async def _watch(runtime: Runtime[S], tell_connected: Callable[[bool, str], None]) -> None:
+async def _watch(runtime: Runtime[S], report_connected: Callable[[bool, str], None]) -> None:
     """Measure how late the loop is, and keep the bus condition true."""
     while True:
-        tell_connected(runtime.bus.connected, runtime.bus.connection.problem)
+        report_connected(runtime.bus.connected, runtime.bus.connection.problem)
         before = time.monotonic()
         await asyncio.sleep(LAG_EVERY)
         lag = time.monotonic() - before - LAG_EVERY

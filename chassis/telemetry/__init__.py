@@ -1,1 +1,1 @@
-"""What a service tells of itself: health, logs, traces."""
+"""Telemetry of a service: health, logs, traces, metrics."""

@@ -1,4 +1,4 @@
-"""`airmesh status`: who is there, how each feels, and how far each node is.
+"""`airmesh status`: the agents, their health, and the policy revision that each node enforces.
 
 An agent is known by its answer to NATS micro STATS; a node by Kubernetes' Node object, its acknowledgement in `acks`
 and its agents. Well means: every service that the mesh needs answers and is ready, `ipam` uses every pool that nobody
@@ -128,14 +128,14 @@ def problems(
     came.
     """
     found = []
-    here = {(agent.service, agent.node) for agent in agents}
+    running = {(agent.service, agent.node) for agent in agents}
     services = {agent.service for agent in agents}
     found += [f"no copy of {service} answers" for service in ONE_OF_EACH if service not in services]
     found += [
         f"{service} on {node.node} does not answer"
         for node in nodes
         for service in ON_EACH_NODE
-        if (service, node.node) not in here
+        if (service, node.node) not in running
     ]
     for agent in agents:
         where = f"{agent.service} {agent.instance}"
@@ -232,12 +232,12 @@ def tables(report: Status) -> tuple[Table, ...]:
         empty="nothing: every agent answers, every pool is used, every node enforces the same policy",
     )
     noted = [agent for agent in report.agents if agent.notes]
-    told = Table(
+    notes = Table(
         title="Told",
         columns=("service", "node", "what"),
         rows=tuple((agent.service, agent.node or dim("–"), Cell(agent.notes, Tone.WARN)) for agent in noted),
     )
-    return (nodes, agents, wrong, told) if noted else (nodes, agents, wrong)
+    return (nodes, agents, wrong, notes) if noted else (nodes, agents, wrong)
 
 
 def _lag(node: NodeState) -> Cell:

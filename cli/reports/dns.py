@@ -1,4 +1,4 @@
-"""`airmesh dns`: what CoreDNS should be, why, and how it has answered lately.
+"""`airmesh dns`: the desired CoreDNS configuration and size, why, and its recent latency and errors.
 
 Both are values of the `dns` bucket; quantiles are upper bounds of the histogram bucket that holds them.
 """

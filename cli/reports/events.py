@@ -1,4 +1,4 @@
-"""`airmesh events`: what the mesh tells its consumers, one line each.
+"""`airmesh events`: the published events, one line each.
 
 Only subjects of the published contract (`proto.events`) are shown; a subject of a later release is passed over.
 """
@@ -27,7 +27,7 @@ def check_speaker(subject: str, event: msgspec.Struct) -> None:
         raise Malformed(f"node {decode_segment(node)} tells it in the name of {named[:64]!r}")
 
 
-class Told(msgspec.Struct, frozen=True, kw_only=True):
+class PrintedEvent(msgspec.Struct, frozen=True, kw_only=True):
     """One event as `--output json` prints it: subject, trace context, and the published body."""
 
     subject: str
@@ -35,11 +35,13 @@ class Told(msgspec.Struct, frozen=True, kw_only=True):
     event: msgspec.Struct
 
 
-def line(clock: str, told: Told) -> tuple[Cell, ...]:
+def line(clock: str, printed: PrintedEvent) -> tuple[Cell, ...]:
     """Time, what, and the fields of the body."""
-    what = told.subject.removeprefix(f"{EVENTS}.")
+    what = printed.subject.removeprefix(f"{EVENTS}.")
     tone = Tone.WARN if {"fault", OBJECT_FAULT} & set(what.split(".")) else Tone.STRONG
-    fields = "  ".join(f"{name}={_field(name, getattr(told.event, name))}" for name in told.event.__struct_fields__)
+    fields = "  ".join(
+        f"{name}={_field(name, getattr(printed.event, name))}" for name in printed.event.__struct_fields__
+    )
     return dim(clock), Cell(what, tone), Cell(fields)
 
 

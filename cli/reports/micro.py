@@ -1,4 +1,4 @@
-"""What an agent says of itself: its answer to NATS micro STATS (ADR-32), parsed once.
+"""An agent's answer to NATS micro STATS (ADR-32), parsed once.
 
 The chassis registers every service, with its instance and health among the metadata and the endpoints' data. Which
 service of which node it is, its key says, not its answer.
@@ -40,14 +40,14 @@ def agent(user: str, answer: bytes, now: datetime) -> Agent | None:
     without endpoints in the metadata (the same as text, `why` for `missing`).
     """
     try:
-        told = msgspec.json.decode(answer, type=_Stats)
+        reported = msgspec.json.decode(answer, type=_Stats)
         role, node = role_of_user(user)
     except (ValueError, msgspec.DecodeError, UnicodeDecodeError):
         return None
-    metadata = told.metadata or {}
+    metadata = reported.metadata or {}
     if "instance" not in metadata:
         return None
-    endpoints = told.endpoints or []
+    endpoints = reported.endpoints or []
     health: dict[str, Any] = {}
     for endpoint in endpoints:
         if isinstance(endpoint.data, dict):
@@ -57,11 +57,11 @@ def agent(user: str, answer: bytes, now: datetime) -> Agent | None:
         service=role.name,
         node=decode_segment(node) if node else "",
         instance=metadata["instance"],
-        version=told.version,
+        version=reported.version,
         ready=_ready(health.get("ready", metadata.get("ready"))),
         why=_why(health.get("missing"), metadata.get("why", "")),
         notes=_notes(health.get("notes"), metadata.get("notes", "")),
-        uptime_seconds=_uptime(told.started, now),
+        uptime_seconds=_uptime(reported.started, now),
         rss_bytes=_count(health.get("rss_bytes", metadata.get("rss_bytes", 0))),
         longest_hold_ms=_count(health.get("loop_hold_us", metadata.get("loop_hold_us", 0))) / 1000,
         longest_hold_by=str(health.get("loop_held_by", metadata.get("loop_held_by", ""))),
@@ -71,8 +71,8 @@ def agent(user: str, answer: bytes, now: datetime) -> Agent | None:
     )
 
 
-def _ready(told: object) -> bool | None:
-    return told if isinstance(told, bool) else {"true": True, "false": False}.get(str(told))
+def _ready(reported: object) -> bool | None:
+    return reported if isinstance(reported, bool) else {"true": True, "false": False}.get(str(reported))
 
 
 def _why(missing: object, otherwise: str) -> str:
@@ -81,12 +81,12 @@ def _why(missing: object, otherwise: str) -> str:
     return otherwise
 
 
-def _notes(told: object, otherwise: str) -> str:
-    return "; ".join(map(str, told.values())) if isinstance(told, dict) else otherwise
+def _notes(reported: object, otherwise: str) -> str:
+    return "; ".join(map(str, reported.values())) if isinstance(reported, dict) else otherwise
 
 
-def _count(told: object) -> int:
-    text = str(told)
+def _count(reported: object) -> int:
+    text = str(reported)
     return int(text) if text.isascii() and text.isdigit() else 0
 
 

@@ -1,4 +1,4 @@
-"""`airmesh pods`: which pod lives at which addresses, on which node, as whom.
+"""`airmesh pods`: each pod's addresses, node and security identity.
 
 Of two endpoints that claim one address, the one with the greater (epoch, sequence) is true and the other is left out,
 exactly as the nodes' own maps have it.

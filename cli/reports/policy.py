@@ -1,4 +1,4 @@
-"""`airmesh policy`: may A speak to B, and is what was decided enforced everywhere.
+"""`airmesh policy`: the verdict for a flow from A to B, and whether every node enforces the compiled policy.
 
 The verdict is `policy`'s own (the code that compiles also explains). "Enforced everywhere" is a comparison of numbers:
 the frontier of every shard against each node's acknowledgement.
@@ -88,7 +88,7 @@ def end(name: str, what: str) -> str:
 
 def question(source: str, target: str) -> ExplainRequest:
     """`A` and `B:PORT[/PROTOCOL]` as a question; IPv6 addresses in brackets. Raises :class:`Usage`."""
-    place, colon, rest = target.rpartition(":")
+    host, colon, rest = target.rpartition(":")
     port, _, proto = rest.partition("/")
     if not colon or not port.isascii() or not port.isdigit() or not 0 < int(port[:6]) < 65536:
         raise Usage(
@@ -97,29 +97,29 @@ def question(source: str, target: str) -> ExplainRequest:
     number = _NUMBERS.get((proto or "tcp").lower())
     if number is None:
         raise Usage(f"target {target!r}: protocol {proto!r} has no ports here", "use tcp, udp or sctp")
-    if ":" in place and not (place.startswith("[") and place.endswith("]")):
+    if ":" in host and not (host.startswith("[") and host.endswith("]")):
         raise Usage(
             f"target {target!r}: where the address ends is unclear", "put an IPv6 address in brackets: [fd00::1]:80"
         )
     return ExplainRequest(
-        source=end(source, "source"), destination=end(place, "target"), port=int(port), protocol=number
+        source=end(source, "source"), destination=end(host, "target"), port=int(port), protocol=number
     )
 
 
-def verdict(asked: ExplainRequest, told: Explanation) -> Verdict:
+def verdict(asked: ExplainRequest, answer: Explanation) -> Verdict:
     """Question and answer together."""
     return Verdict(
         source=asked.source,
         destination=asked.destination,
         port=asked.port,
         protocol=protocol(asked.protocol),
-        allowed=told.allowed,
-        egress_allowed=told.egress_allowed,
-        ingress_allowed=told.ingress_allowed,
-        reasons=told.reasons,
-        source_identity=identity(told.source_identity),
-        destination_identity=identity(told.destination_identity),
-        revision=told.revision,
+        allowed=answer.allowed,
+        egress_allowed=answer.egress_allowed,
+        ingress_allowed=answer.ingress_allowed,
+        reasons=answer.reasons,
+        source_identity=identity(answer.source_identity),
+        destination_identity=identity(answer.destination_identity),
+        revision=answer.revision,
     )
 
 

@@ -1,4 +1,4 @@
-"""`airmesh routes`: what each node offers the others, and the host routes of kept addresses.
+"""`airmesh routes`: the routes that each node announces, and the host routes of sticky addresses.
 
 What is in a node's kernel is that node's truth (`ip route`, protocol 186 and 187); this is what the bus says should be.
 """

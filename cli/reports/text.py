@@ -20,9 +20,9 @@ _UNSEEN = re.compile("[\x00-\x08\x0a-\x1f\x7f-\x9f\u200e\u200f\u2028-\u202e\u206
 """Control characters but the tab, line separators, marks of direction, and halves of characters."""
 
 
-def printable(told: str) -> str:
+def printable(raw: str) -> str:
     r"""Text as others told it, safe for a terminal: what moves the cursor, ends or turns the line is spelled \x1b."""
-    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), told)
+    return _UNSEEN.sub(lambda found: found[0].encode("unicode_escape").decode(), raw)
 
 
 def ago(seconds: float) -> str:

@@ -58,12 +58,12 @@ class Launcher:
     def __init__(self, where: Paths, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.where = where
         self._reader, self._writer = reader, writer
-        self._turn = asyncio.Lock()
+        self._lock = asyncio.Lock()
 
     async def ask(self, request: Request) -> tuple[State, ...]:
         """One request. Raises `LabError` when the supervisor refuses or does not answer."""
         try:
-            async with self._turn, asyncio.timeout(_ASK_SECONDS):
+            async with self._lock, asyncio.timeout(_ASK_SECONDS):
                 self._writer.write(msgspec.json.encode(request) + b"\n")
                 await self._writer.drain()
                 line = await self._reader.readline()

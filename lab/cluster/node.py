@@ -140,8 +140,8 @@ def apart(node: NodePaths, argv: list[str]) -> list[str]:
         'mkdir -p "$1" && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$1")"'
         ' && mount --bind "$0" "$1" && shift && exec "$@"'
     )
-    places = (str(node.device_plugins), str(DEVICE_PLUGINS))
-    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, *places, *argv]
+    mounts = (str(node.device_plugins), str(DEVICE_PLUGINS))
+    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, *mounts, *argv]
 
 
 def import_image(node: NodePaths, archive: str) -> list[str]:

@@ -111,10 +111,10 @@ async def make(topology: Topology, folder: Path) -> None:
     """Make the authority and all leaves, two at a time. Raises `LabError` with openssl's words."""
     await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
     await asyncio.gather(_openssl(authority_argv(folder)), _openssl(account_key_argv(folder)))
-    turn = asyncio.Semaphore(2)
+    permits = asyncio.Semaphore(2)
 
     async def sign(leaf: Certificate) -> None:
-        async with turn:
+        async with permits:
             await _openssl(leaf_argv(leaf, folder))
 
     async with asyncio.TaskGroup() as group:

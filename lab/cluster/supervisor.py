@@ -22,7 +22,7 @@ import msgspec
 from lab.cluster import ledger
 from lab.paths import MARKER, Paths, paths, settings
 
-_FIRST_PAUSE, _LONGEST_PAUSE, _LONG_LIFE = 0.2, 5.0, 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE, _LONG_RUN = 0.2, 5.0, 10.0
 _LINE_LIMIT = 1 << 20
 _TERM_SECONDS = 10.0
 
@@ -136,7 +136,7 @@ class Supervisor:
             self._record()
             if not child.spec.always or not child.wanted:
                 return
-            pause = _FIRST_PAUSE if time.monotonic() - born > _LONG_LIFE else min(pause * 2, _LONGEST_PAUSE)
+            pause = _FIRST_PAUSE if time.monotonic() - born > _LONG_RUN else min(pause * 2, _LONGEST_PAUSE)
             await asyncio.sleep(pause)
             child.restarts += 1
 

@@ -237,8 +237,8 @@ async def check_whole(where: Paths) -> None:
             await asyncio.sleep(_ROUND_SECONDS)
     finally:
         launcher.close()
-    told = "\n".join(f"{state.name} ended with {state.code}:\n{tail(where.log(state.name), 4)}" for state in ended)
-    raise LabError(f"lab {where.lab} is there, but not whole:\n{told}")
+    tails = "\n".join(f"{state.name} ended with {state.code}:\n{tail(where.log(state.name), 4)}" for state in ended)
+    raise LabError(f"lab {where.lab} is there, but not whole:\n{tails}")
 
 
 def _same(record: Record | None, nodes: int, with_mesh: bool) -> None:

@@ -1,4 +1,4 @@
-"""What a lab has of a cloud: load balancers, and a place outside of the cluster from which they are asked.
+"""The cloud provider of a lab: load balancers, and a client outside of the cluster.
 
 Owns the process `cloud` (source `e2e/cloud`: the stock service controller over a router) in the fabric's namespace,
 and the addresses there: a pool for Services of type LoadBalancer, and this outside host's own, in a network that is not

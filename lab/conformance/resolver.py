@@ -1,4 +1,4 @@
-"""What a lab has of the internet's names: a resolver outside of the cluster, for stock specs that ask one.
+"""An upstream DNS resolver outside of the cluster, for stock specs that ask one.
 
 Owns the process `resolver` (CoreDNS with the few public names that the suite knows) in the fabric's namespace, and,
 while such a spec runs, the upstream that a person would write into the cluster's Corefile for it. Started by the stock

@@ -199,8 +199,8 @@ async def run(arguments: argparse.Namespace) -> int:
         if spec not in earlier:
             await asyncio.to_thread(note, results, result)
         outcomes.append(result)
-        told = f"{result.outcome:7} {result.seconds:6.1f} s  {spec}  {result.reason}"
-        print(f"[{number}/{len(chosen)}] {told}", flush=True)
+        line = f"{result.outcome:7} {result.seconds:6.1f} s  {spec}  {result.reason}"
+        print(f"[{number}/{len(chosen)}] {line}", flush=True)
     return _sum_up(outcomes, out)
 
 
@@ -222,8 +222,8 @@ def _sum_up(outcomes: list[Result], out: Path) -> int:
     summary = {"counts": counts, "results": [asdict(o) for o in outcomes]}
     (out / "report.json").write_text(json.dumps(summary, indent=1))
     (out / "report.md").write_text(report.table(outcomes))
-    told = ", ".join(f"{number} {word}" for word, number in counts.items())
-    print(f"{told}; report: {out}/report.json")
+    line = ", ".join(f"{number} {word}" for word, number in counts.items())
+    print(f"{line}; report: {out}/report.json")
     return 1 if counts["failed"] or not outcomes else 0
 
 

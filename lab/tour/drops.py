@@ -1,4 +1,4 @@
-"""What the datapath says it dropped, against what policy and the connections said: the third witness.
+"""Flow events of drops compared with the policy's verdicts and with the connections that were tried.
 
 Pure. A flow event is lossy by design: where the datapath tells that events were left out, a denied connection without
 one is no disagreement. A drop where policy allows everything always is.

@@ -1,4 +1,4 @@
-"""Moves a StatefulSet's pod to another node while a peer's heart beats through it, and measures the silence.
+"""Moves a StatefulSet's pod to another node under a stream of requests, and measures the interruption.
 
 The node is cordoned, the pod deleted, and the StatefulSet's controller makes it anew where the scheduler finds room.
 The cordon is lifted on every way out. The beat is a UDP echo every 5 ms, one for each family, sent to the pod's own
@@ -79,9 +79,9 @@ async def _gap(running: asyncio.subprocess.Process, since_ms: float) -> float | 
             break
         if not line:
             break
-        told = json.loads(line)
-        gap = float(told.get("gap_ms", 0.0))
-        if "gap_ms" not in told or told["began_unix_ms"] + gap < since_ms:
+        output = json.loads(line)
+        gap = float(output.get("gap_ms", 0.0))
+        if "gap_ms" not in output or output["began_unix_ms"] + gap < since_ms:
             continue  # the beat's own start, or its summary
         longest = max(longest or 0.0, gap)
         deadline = min(deadline, time.monotonic() + 1.0)  # heard again; a moment more for a second silence

@@ -87,11 +87,11 @@ class Tour:
 
     async def addresses(self, pods: Sequence[Pod]) -> None:
         """Pods with their addresses, by the observer, against what Kubernetes says."""
-        (_, said), (_, told) = await asyncio.gather(
+        (_, said), (_, output) = await asyncio.gather(
             self.hands.observe("pods"), self.hands.observe("pods", "--output", "json")
         )
         self._print(said)
-        by_uid = {row["uid"]: row for row in json.loads(told)["pods"]}
+        by_uid = {row["uid"]: row for row in json.loads(output)["pods"]}
         for pod in pods:
             row = by_uid.get(pod.uid)
             if row is None:
@@ -109,10 +109,10 @@ class Tour:
         tried = probes(pods)
         self.connections += len(tried)
         self.say(f"trying {len(tried)} connections")
-        async with self.hands.following("flows", "--dropped", "--follow", "--output", "json") as told:
+        async with self.hands.following("flows", "--dropped", "--follow", "--output", "json") as output:
             verdicts, results = await asyncio.gather(self._verdicts(tried), self._connect(tried))
             await asyncio.sleep(0.5)  # the last drops are on their way
-            heard = [parse_drop(event) for event in told]
+            heard = [parse_drop(event) for event in output]
         outcomes = [
             Outcome(
                 probe=probe,
@@ -134,18 +134,18 @@ class Tour:
 
     async def _verdicts(self, tried: Sequence[Probe]) -> list[dict[str, Any]]:
         questions = "\n".join(probe.question for probe in tried)
-        _, told = await self.hands.observe("policy", "matrix", "--output", "json", stdin=questions)
-        return list(json.loads(told)["verdicts"])
+        _, output = await self.hands.observe("policy", "matrix", "--output", "json", stdin=questions)
+        return list(json.loads(output)["verdicts"])
 
     async def _connect(self, tried: Sequence[Probe]) -> list[dict[str, Any]]:
         by_source: dict[str, list[Probe]] = {}
         for probe in tried:
             by_source.setdefault(probe.source.full_name, []).append(probe)
-        told = await asyncio.gather(
+        output = await asyncio.gather(
             *(self.hands.probe(pod, (one.url for one in group), _PROBE_TIMEOUT) for pod, group in by_source.items())
         )
         by_ends = {
-            (pod, result["target"]): result for pod, lines in zip(by_source, told, strict=True) for result in lines
+            (pod, result["target"]): result for pod, lines in zip(by_source, output, strict=True) for result in lines
         }
         return [by_ends[probe.source.full_name, probe.url] for probe in tried]
 
@@ -156,8 +156,8 @@ class Tour:
         by_client: dict[str, list[Check]] = {}
         for check in asked:
             by_client.setdefault(check.client.full_name, []).append(check)
-        told = await asyncio.gather(*(self._reach(client, group) for client, group in by_client.items()))
-        seen = sorted((one for group in told for one in group), key=lambda one: asked.index(one.check))
+        output = await asyncio.gather(*(self._reach(client, group) for client, group in by_client.items()))
+        seen = sorted((one for group in output for one in group), key=lambda one: asked.index(one.check))
         self.connections += sum(one.tried for one in seen)
         shown.services(self.page, seen)
         self.wrong += [

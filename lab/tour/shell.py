@@ -1,4 +1,4 @@
-"""The tour's hands: kubectl, `shop` inside pods, and the observer, each as a person would run it.
+"""Commands that the tour runs: kubectl, `shop` inside pods, and the observer, each as a person would run it.
 
 Owns the processes it starts: every one has a deadline and none outlives the tour. Raises `LabError` with what a command
 said. The observer speaks to the lab's bus through the loopback port; its exit code is part of what the tour shows.
@@ -42,8 +42,8 @@ class Hands:
 
     async def objects(self, kind: str, *namespaces: str) -> list[dict[str, Any]]:
         """Objects of a kind in some namespaces."""
-        told = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json"))
-        return [item for item in told["items"] if item["metadata"]["namespace"] in namespaces]
+        output = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json"))
+        return [item for item in output["items"] if item["metadata"]["namespace"] in namespaces]
 
     async def probe(self, pod: str, urls: Iterable[str], timeout: str) -> list[dict[str, Any]]:
         """`shop probe` inside `namespace/name`: a line for each URL. Raises `LabError`."""

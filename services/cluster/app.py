@@ -30,9 +30,9 @@ from services.cluster.departed import Departures
 from services.cluster.feed import Feed, Pace
 from services.cluster.kube import Kube
 from services.cluster.mirror import Mirror, kind_of_key
-from services.cluster.object_faults import ObjectFaultTeller
+from services.cluster.object_faults import ObjectFaultReporter
 from services.cluster.settings import Settings
-from services.cluster.writeback import FaultTeller, NameServerWriter, NodeWriter, PoolWriter
+from services.cluster.writeback import FaultReporter, NameServerWriter, NodeWriter, PoolWriter
 from services.cluster.writers import Writers
 
 FULL_PASS = 30.0
@@ -91,7 +91,7 @@ async def _mirror_when_possible(
     kubernetes = runtime.health.require("kubernetes")
     mirrored = runtime.health.require("objects")
     while not made.is_set():
-        _tell_feeds(kubernetes, feeds)
+        _report_feeds(kubernetes, feeds)
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await made.wait()
@@ -121,17 +121,17 @@ async def _mirror_when_possible(
         log=runtime.log,
     )
     loops.append(Loop(runtime, "departures", cursors=[], apply=departures.apply, period=DEPARTED_EVERY))
-    watched = Writers(departures.views, lease, runtime.bus.tell_fault, runtime.log)
+    watched = Writers(departures.views, lease, runtime.bus.report_fault, runtime.log)
     loops.append(Loop(runtime, "writers", cursors=[], apply=watched.apply, period=WRITERS_EVERY))
-    told = ObjectFaultTeller(
+    reporter = ObjectFaultReporter(
         kube=kube, lease=lease, caches=list(caches.values()), instance=runtime.instance, log=runtime.log
     )
     for subject in next(role.listens for role in ROLES if role.name == "cluster"):
-        await runtime.bus.subscribe(subject, ObjectFault, told.hear)
-    loops.append(Loop(runtime, "object faults", cursors=[told.heard], apply=told.apply, period=5, debounce=0.2))
+        await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
+    loops.append(Loop(runtime, "object faults", cursors=[reporter.heard], apply=reporter.apply, period=5, debounce=0.2))
     runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
     while True:
-        _tell_feeds(kubernetes, feeds)
+        _report_feeds(kubernetes, feeds)
         mirrored.set(objects.synced, objects.why())
         await asyncio.sleep(0.5)
 
@@ -154,7 +154,7 @@ def _writers(
         kube=kube, lease=lease, configs=caches[ConfigMap], deployments=caches[Deployment], dns=decisions, log=log
     )
     pools = PoolWriter(kube=kube, lease=lease, cache=caches[IPPool], blocks=blocks, log=log)
-    faults = FaultTeller(
+    faults = FaultReporter(
         kube=kube,
         bus=bus,
         lease=lease,
@@ -221,7 +221,7 @@ async def _poke_on_lease(lease: Lease, loops: list[Loop]) -> None:
             loop.poke()
 
 
-def _tell_feeds(condition: Condition, feeds: list[Feed]) -> None:
+def _report_feeds(condition: Condition, feeds: list[Feed]) -> None:
     """Every kind that must be there has been listed. A standby is ready too."""
     waiting = [feed for feed in feeds if not feed.cache.synced and not (feed.absent and _may_be_absent(feed))]
     condition.set(

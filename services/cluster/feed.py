@@ -1,4 +1,4 @@
-"""Follows one kind at the API server for ever: list, then watch, and list again when the server says so.
+"""The reflector of one kind: list, then watch, and list again when the API server says so.
 
 Promises that a cache is only ever replaced by a whole list, that a broken watch goes on from where it stood, and that a
 kind the server does not have (404: its CRD is not there) is asked for quietly until it is. Decides nothing about
@@ -65,7 +65,7 @@ class Feed:
         self._log = log.bind(kind=cache.kind.kind)
         self._pace = pace
         self._on_change = on_change
-        self._path, self._fields = place(cache.kind)
+        self._path, self._fields = source_of(cache.kind)
         self.trouble = ""
         """Why it does not follow at the moment; empty while it does."""
         self.absent = False
@@ -182,7 +182,7 @@ class Feed:
         await asyncio.sleep(wait)
 
 
-def place(kind: Kind) -> tuple[str, str]:
+def source_of(kind: Kind) -> tuple[str, str]:
     """API path of a kind's list, and the field selector: of ConfigMaps and Deployments only CoreDNS' own are ours."""
     if kind.type in (ConfigMap, Deployment):
         namespace, name = COREDNS

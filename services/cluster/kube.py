@@ -191,9 +191,9 @@ async def _refusal(response: aiohttp.ClientResponse) -> Refusal:
 
 
 def _retry_after(response: aiohttp.ClientResponse, status: Status) -> float | None:
-    told = response.headers.get("Retry-After", "")
-    if told.isascii() and told.isdecimal() and len(told) < 6:
-        return float(told)
+    header = response.headers.get("Retry-After", "")
+    if header.isascii() and header.isdecimal() and len(header) < 6:
+        return float(header)
     details = status.details
     if details is not None and details.retry_after_seconds is not None and details.retry_after_seconds >= 0:
         return float(details.retry_after_seconds)

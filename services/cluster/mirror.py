@@ -1,4 +1,4 @@
-"""Makes the ``objects`` bucket look like the caches: the one writer of it, while it holds the lease.
+"""The reconciler of the ``objects`` bucket with the caches: its one writer, while it holds the lease.
 
 Promises: nothing is written for a kind before its whole list has come, nothing at all before the bucket's own content
 is known; every write is a compare-and-set on the revision that was seen, so a copy that has lost the lease without
@@ -28,7 +28,7 @@ from chassis.telemetry.traces import Telemetry
 from proto.codec import Malformed, kind_prefix, object_key
 from proto.objects import KIND_OF, Kind, KubernetesObject, Namespace, NetworkPolicy, Pod
 from proto.sync import Complete, complete_key
-from services.cluster.core.cache import Cache, has_place
+from services.cluster.core.cache import Cache, has_key
 from services.cluster.core.diff import Difference, Name, diff
 from services.cluster.core.policies import without_rules
 
@@ -62,7 +62,7 @@ class Mirror:
         self._desired: dict[str, KubernetesObject] = {}
         self._key_of: dict[tuple[str, Name], str] = {}
         self._own: dict[str, _Own] = {}
-        self._life = ("", 0)
+        self._incarnation = ("", 0)
         self._swept: dict[str, int] = {}
         self._missed = True
         self._limit = asyncio.Semaphore(TOGETHER)
@@ -75,9 +75,9 @@ class Mirror:
         if not self._lease.held or not self._view.synced:
             self._missed = True
             return Done()
-        life = (self._view.epoch, self._view.resyncs)
-        if life != self._life:
-            self._own, self._life = {}, life
+        incarnation = (self._view.epoch, self._view.resyncs)
+        if incarnation != self._incarnation:
+            self._own, self._incarnation = {}, incarnation
         full = dirty.full or self._missed
         due = [
             prefix
@@ -87,13 +87,13 @@ class Mirror:
         ]
         lists = {prefix: self._caches[prefix].lists for prefix in due}
         conflicts = await self._write(self._difference(touched, due))
-        if conflicts or life != (self._view.epoch, self._view.resyncs):
+        if conflicts or incarnation != (self._view.epoch, self._view.resyncs):
             self._missed = True
             return Again(CONFLICT_WAIT)
         self._missed = False
         self._swept.update(lists)
         for prefix in due:
-            await self._complete(prefix, life[0])
+            await self._complete(prefix, incarnation[0])
         return Done()
 
     def _gather(self) -> set[str]:
@@ -111,7 +111,7 @@ class Mirror:
                 elif known is None:
                     # It never had a good version here; the bucket may hold one from before this copy's time.
                     self._swept.pop(prefix, None)
-                if value is not None and has_place(value):
+                if value is not None and has_key(value):
                     key = object_key(value)
                     self._desired[key] = value
                     self._key_of[prefix, name] = key
@@ -154,7 +154,7 @@ class Mirror:
         """Everything of a difference, what others depend on first; the number of lost compare-and-sets."""
         batches: tuple[list[Coroutine[Any, Any, bool]], ...] = ([], [], [], [])
         for key, value in difference.upserts:
-            batches[_rank(value)].append(self._upsert(key, value, self._there(key)))
+            batches[_order(value)].append(self._upsert(key, value, self._there(key)))
         for key in difference.deletes:
             there = self._there(key)
             if there is not None:
@@ -237,7 +237,7 @@ def prefix_of(key: str) -> str:
     return ".".join(key.split(".", 2)[:2])
 
 
-def _rank(value: KubernetesObject) -> int:
+def _order(value: KubernetesObject) -> int:
     """Namespaces and policies before the pods that they are about."""
     if isinstance(value, Namespace | NetworkPolicy):
         return 0

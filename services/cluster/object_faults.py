@@ -1,4 +1,4 @@
-"""Hears what services say of Kubernetes objects and writes it as Events on these objects.
+"""Writes the faults that services report of Kubernetes objects as Events on these objects.
 
 Owns the subscription and the writing; ``core.object_faults`` decides what is taken and when it is due. Promises: only
 the lease holder listens to what it hears; only objects that the API serves get an Event; a write that fails is tried
@@ -32,7 +32,7 @@ _GONE = (400, 403, 404, 422)
 _HEARD = Counter("airmesh_object_faults", "Object faults heard from services, by what became of them", ["outcome"])
 
 
-class ObjectFaultTeller:
+class ObjectFaultReporter:
     """``hear`` for the subscription, ``apply`` for the loop whose cursor is ``heard``."""
 
     def __init__(self, *, kube: Kube, lease: Lease, caches: list[Cache], instance: str, log: Log) -> None:

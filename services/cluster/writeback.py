@@ -33,8 +33,8 @@ from services.cluster.mirror import Mirror
 
 STATUS_MANAGER = "airmesh-cluster"
 BLOCKS_MANAGER = "airmesh-blocks"
-MOST_TOLD = 65_536
-TOLD_AT_ONCE = 40
+MOST_REPORTED = 65_536
+REPORTED_AT_ONCE = 40
 """Faults told in one pass; the others wait for the next."""
 REFUSED_SECONDS = 300.0
 """How long a condition that the API server does not take is not tried again."""
@@ -124,7 +124,7 @@ class PoolWriter:
             fault = self._cache.faults.get(("", name))
             verdict = verdicts.get(name) or PoolVerdict(name, pools.UNREADABLE, str(fault), "correct it")
             await self._write(name, pools.condition(verdict, known.raw, _stamp()))
-        self._refused = {name: told for name, told in self._refused.items() if ("", name) in self._cache.known}
+        self._refused = {name: reported for name, reported in self._refused.items() if ("", name) in self._cache.known}
         return Done()
 
     async def _write(self, name: str, wanted: PoolCondition | None) -> None:
@@ -184,7 +184,7 @@ class NameServerWriter:
         return Done()
 
 
-class FaultTeller:
+class FaultReporter:
     """``apply`` tells what cannot be used, once an hour: log, bus, and an Event on the object."""
 
     def __init__(
@@ -207,7 +207,7 @@ class FaultTeller:
         self._pools = pools
         self._instance = instance
         self._log = log
-        self._once: Once[reports.Report] = Once(again=reports.HOUR, most=MOST_TOLD)
+        self._once: Once[reports.Report] = Once(again=reports.HOUR, most=MOST_REPORTED)
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """One pass; a fault that cannot be told now is told at the next."""
@@ -215,14 +215,14 @@ class FaultTeller:
             return Done()
         now = time.monotonic()
         present = reports.bounded(self._present())
-        for report in self._once.due(present, now)[:TOLD_AT_ONCE]:
-            if self._once.told(report, now):
-                await self._tell(report)
+        for report in self._once.due(present, now)[:REPORTED_AT_ONCE]:
+            if self._once.reported(report, now):
+                await self._report(report)
         return Done()
 
-    async def _tell(self, report: reports.Report) -> None:
+    async def _report(self, report: reports.Report) -> None:
         self._log.warning("object-fault", fault=report.fault, remedy=report.remedy)
-        self._bus.tell_fault(report.fault, report.remedy)
+        self._bus.report_fault(report.fault, report.remedy)
         body = reports.event_body(report, now=time.time(), stamp=_stamp(), instance=self._instance)
         try:
             await self._kube.create(reports.event_path(report), body, manager=STATUS_MANAGER)

@@ -1,7 +1,7 @@
-"""Tells of nodes that write to the shared buckets what no agent of ours does: the shell of ``core.writers``.
+"""Reports nodes that write to the shared buckets what no agent of ours does: the shell of ``core.writers``.
 
 ``cluster`` looks, since it follows those buckets to clean up after nodes that are gone. It deletes nothing here: the
-server keeps what a node has within its bounds. Each node is told of once in :data:`TOLD_EVERY` seconds.
+server keeps what a node has within its bounds. Each node is told of once in :data:`REPORT_EVERY` seconds.
 """
 
 from __future__ import annotations
@@ -20,30 +20,32 @@ from proto.codec import Malformed, decode_segment
 from services.cluster.core.departed import writer_of
 from services.cluster.core.writers import accused, levels
 
-TOLD_EVERY = 60.0
+REPORT_EVERY = 60.0
 REMEDY = "look at that node: its agents do not write so; if it was taken over, take its keys from it"
 
 
 class Writers:
-    """``views`` by bucket; ``tell`` takes a fault, its remedy and whom it is about; ``clock`` is monotonic seconds."""
+    """``views`` by bucket; ``report`` takes a fault, its remedy and whom it is about; ``clock`` is monotonic
+    seconds.
+    """
 
     def __init__(
         self,
         views: Mapping[str, View],
         lease: Lease,
-        tell: Callable[[str, str, str], None],
+        report: Callable[[str, str, str], None],
         log: Log,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._views = views
         self._lease = lease
-        self._tell = tell
+        self._report = report
         self._log = log
         self._clock = clock
         self._writes: Counter[str] = Counter()
         self._levels: dict[str, float] = {}
         self._looked = clock()
-        self._once: Once[str] = Once(every=TOLD_EVERY)
+        self._once: Once[str] = Once(every=REPORT_EVERY)
         for name, view in views.items():
             view.heard = partial(self._hear, name, view)
 
@@ -68,7 +70,7 @@ class Writers:
 
     def _say(self, node: str, what: str) -> None:
         self._log.error("writes-what-no-agent-does", node=node, what=what, remedy=REMEDY)
-        self._tell(f"node {node} {what}", REMEDY, node)
+        self._report(f"node {node} {what}", REMEDY, node)
 
 
 def _decoded(segment: str) -> str:

@@ -51,7 +51,7 @@ from services.dataplane.loadbalancer.start import start_stale_sockets
 from services.dataplane.monitor.object_faults import ObjectFaults
 from services.dataplane.monitor.start import start as start_monitor
 from services.dataplane.policy.enforce import Enforcer
-from services.dataplane.policy.refused import faults_of, tell_refused
+from services.dataplane.policy.refused import faults_of, report_refused
 from services.dataplane.policy.start import PolicyLoop
 from services.dataplane.policy.start import start as start_policy
 from services.dataplane.settings import Settings
@@ -251,9 +251,9 @@ def make_enforcer(runtime: Runtime[Settings], datapath: Datapath, feed: Feed, re
     budget = settings.flow_budget or datapath.tables.flows.entries // 8
     enforcer = Enforcer(datapath.tables, feed, registry, runtime.log, budget=budget)
     enforcer.node_cookie = netns_cookie()
-    enforcer.tell = partial(tell_refused, bus, settings.node)
+    enforcer.report = partial(report_refused, bus, settings.node)
     faults = ObjectFaults(bus, settings.node, runtime.log)
-    enforcer.tell_without = lambda without: faults.tell(faults_of(settings.node, without))
+    enforcer.report_without = lambda without: faults.report(faults_of(settings.node, without))
     return enforcer
 
 

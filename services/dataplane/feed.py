@@ -295,9 +295,9 @@ class Feed:
         own, so what is known of pods says nothing about namespaces.
         """
         view = self.objects
-        life, listed, last = self._namespaces_at
-        if life != view.epoch:
-            life, listed, last = view.epoch, -1, 0
+        incarnation, listed, last = self._namespaces_at
+        if incarnation != view.epoch:
+            incarnation, listed, last = view.epoch, -1, 0
         if self.complete(Namespace):
             changed: Iterable[str] = self._namespace_keys.take()
             if listed != view.resyncs:
@@ -306,7 +306,7 @@ class Feed:
             # What is left of an earlier life until all kinds are listed has sequences of that life.
             entries = (view.entries.get(key) for key in changed if key.startswith(prefix) and view.listed(key))
             last = max(last, *(entry.revision for entry in entries if entry is not None), 0)
-        self._namespaces_at = life, listed, last
+        self._namespaces_at = incarnation, listed, last
         return last
 
     def records_at(self) -> Revision:

@@ -11,9 +11,9 @@ from proto.codec import join, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.objects import KIND_OF, ConfigMap, EndpointSlice, Node
 from proto.subjects import DNS, OBJECTS
+from services.dns.controller import DECISION_KEY, NAMESPACE, REPORT_KEY, Controller, Intent
 from services.dns.scrape import Scraper
 from services.dns.settings import Settings
-from services.dns.steward import DECISION_KEY, NAMESPACE, REPORT_KEY, Intent, Steward
 
 
 async def build(runtime: Runtime[Settings]) -> None:
@@ -31,11 +31,13 @@ async def build(runtime: Runtime[Settings]) -> None:
     scraper = Scraper(settings.dns_metrics_port, log)
     runtime.on_stop(scraper.close)
     lease = Lease(runtime, "dns", settings.lease_seconds)
-    steward = Steward(intent, bus=bus, objects=objects, decisions=decisions, lease=lease, scraper=scraper, log=log)
-    decide = Loop(
-        runtime, "decide", cursors=[objects.cursor(), decisions.cursor()], apply=steward.decide, debounce=0.05
+    controller = Controller(
+        intent, bus=bus, objects=objects, decisions=decisions, lease=lease, scraper=scraper, log=log
     )
-    observe = Loop(runtime, "observe", cursors=[], apply=steward.observe, period=settings.dns_report_seconds)
+    decide = Loop(
+        runtime, "decide", cursors=[objects.cursor(), decisions.cursor()], apply=controller.decide, debounce=0.05
+    )
+    observe = Loop(runtime, "observe", cursors=[], apply=controller.observe, period=settings.dns_report_seconds)
 
     async def poke_on_lease() -> None:
         while True:
@@ -43,7 +45,7 @@ async def build(runtime: Runtime[Settings]) -> None:
             decide.poke()
             observe.poke()
 
-    async def tell_conditions() -> None:
+    async def report_conditions() -> None:
         known, decided = runtime.health.require("objects"), runtime.health.require("dns")
         while True:
             known.set(objects.synced, objects.why())
@@ -51,4 +53,4 @@ async def build(runtime: Runtime[Settings]) -> None:
             await asyncio.sleep(0.5)
 
     runtime.spawn("lease-changes", poke_on_lease())
-    runtime.spawn("conditions", tell_conditions())
+    runtime.spawn("conditions", report_conditions())

@@ -27,13 +27,13 @@ from proto.subjects import (
     OWNERS,
     event_subject,
 )
-from services.ipam.grants import Grants
-from services.ipam.keeping import Keeping
+from services.ipam.block_allocation import BlockAllocation
+from services.ipam.claims import Claims
+from services.ipam.reclaim import Reclaimer
 from services.ipam.reports import Reports
 from services.ipam.senders import Senders
 from services.ipam.settings import Settings
 from services.ipam.store import fence
-from services.ipam.taking_back import TakingBack
 from services.ipam.upkeep import Upkeep
 from services.ipam.world import World
 
@@ -50,28 +50,28 @@ async def build(runtime: Runtime[Settings]) -> None:
     async def unchanged() -> None:
         await fence(stores, world.look().epochs)
 
-    senders = Senders(runtime.log, bus.tell_fault)
-    grants = Grants(blocks, world.look, unchanged, most=runtime.settings.node_addresses)
-    keeping = Keeping(owners, claims, grants, world.look, unchanged, lambda event: _moved(bus, event))
-    reports = Reports(grants, keeping, world.look, runtime.log, senders.tell)
-    upkeep = Upkeep(stores, world.of_addresses, grants, world.look, runtime.log, bus.tell_fault)
-    await bus.serve_nodes(IPAM_BLOCK, BlockRequest, senders.checked(grants.grant))
+    senders = Senders(runtime.log, bus.report_fault)
+    allocation = BlockAllocation(blocks, world.look, unchanged, most=runtime.settings.node_addresses)
+    address_claims = Claims(owners, claims, allocation, world.look, unchanged, lambda event: _moved(bus, event))
+    reports = Reports(allocation, address_claims, world.look, runtime.log, senders.report_fault)
+    upkeep = Upkeep(stores, world.of_addresses, allocation, world.look, runtime.log, bus.report_fault)
+    await bus.serve_nodes(IPAM_BLOCK, BlockRequest, senders.checked(allocation.allocate))
     await bus.serve_nodes(IPAM_REPORT, BlockReportRequest, senders.checked(reports.report))
-    await bus.serve_nodes(IPAM_CLAIM, ClaimRequest, senders.checked(keeping.claim))
-    await bus.serve_nodes(IPAM_RELEASE, ClaimRelease, senders.releasing(keeping.release))
+    await bus.serve_nodes(IPAM_CLAIM, ClaimRequest, senders.checked(address_claims.claim))
+    await bus.serve_nodes(IPAM_RELEASE, ClaimRelease, senders.releasing(address_claims.release))
     await bus.serve(IPAM_SHOW, IpamShow, reports.show)
     read = (bus.bucket(OBJECTS), bus.bucket(ACKS), bus.bucket(ENDPOINTS))
-    taking_back = TakingBack(blocks, read, world.look, lambda: world.objects.epoch, unchanged, runtime.log)
-    _keep_up(runtime, world, upkeep, taking_back)
+    reclaimer = Reclaimer(blocks, read, world.look, lambda: world.objects.epoch, unchanged, runtime.log)
+    _keep_up(runtime, world, upkeep, reclaimer)
 
 
-def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, taking_back: TakingBack) -> None:
+def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, reclaimer: Reclaimer) -> None:
     """Loops of the upkeep, and readiness: views in sync and the gate open."""
     settings = runtime.settings
     ready = runtime.health.require("addresses")
 
-    async def open_gate(dirty: Dirty) -> Done | Again:
-        outcome = await upkeep.open_gate(dirty)
+    async def lift_recovery_barrier(dirty: Dirty) -> Done | Again:
+        outcome = await upkeep.lift_recovery_barrier(dirty)
         seen = world.look()
         ready.set(not seen.not_synced and seen.complete, seen.not_synced or "waiting for nodes' reports")
         return outcome
@@ -79,13 +79,13 @@ def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, taking_ba
     async def sweep(_dirty: Dirty) -> Done:
         return await upkeep.sweep(settings.owner_grace, settings.address_cooldown)
 
-    async def take_back(_dirty: Dirty) -> Done:
-        return await taking_back.sweep(settings.node_grace, settings.address_cooldown)
+    async def reclaim(_dirty: Dirty) -> Done:
+        return await reclaimer.sweep(settings.node_grace, settings.address_cooldown)
 
     cursors = [view.cursor() for view in (*world.of_addresses, world.objects)]
-    Loop(runtime, "gate", cursors=cursors, apply=open_gate, period=5.0, debounce=0.05)
+    Loop(runtime, "recovery-barrier", cursors=cursors, apply=lift_recovery_barrier, period=5.0, debounce=0.05)
     Loop(runtime, "sweep", cursors=[], apply=sweep, period=SWEEP_EVERY)
-    Loop(runtime, "take-back", cursors=[], apply=take_back, period=SWEEP_EVERY)
+    Loop(runtime, "reclaim", cursors=[], apply=reclaim, period=SWEEP_EVERY)
 
 
 def _moved(bus: Bus, event: AddressMoved) -> None:

@@ -1,4 +1,4 @@
-"""Hearing what nodes hold, and telling a person what is held.
+"""The endpoints ``report`` (what a node holds) and ``show`` (what is held).
 
 A report is judged block by block against records read afresh; the marker that the node has reported is written last, so
 a report that was cut off counts for nothing and is sent again.
@@ -16,11 +16,11 @@ from proto.addresses import CONTESTED, Block, Claim
 from proto.net import Network
 from proto.objects import IPPool
 from proto.requests import BlockReportAnswer, BlockReportRequest, IpamShow, IpamState
+from services.ipam.block_allocation import BlockAllocation, Look
+from services.ipam.claims import Claims
 from services.ipam.core.blocks import held_by
 from services.ipam.core.recovery import GiveUp, waiting_for
 from services.ipam.core.seen import Seen
-from services.ipam.grants import Grants, Look
-from services.ipam.keeping import Keeping
 
 MAX_REPORTED = 4096
 """Blocks, and claims, that one report may name."""
@@ -29,19 +29,21 @@ MAX_REPORTED = 4096
 MAX_UNPROVEN = 16
 """Claims of one report on addresses that the API shows at no pod of the node: each may cost ``ipam`` a block."""
 
-Tell = Callable[[str, str], None]
+ReportFault = Callable[[str, str], None]
 """Takes a node and what it says that is not so."""
 
 
 class Reports:
     """The endpoints ``report`` and ``show``."""
 
-    def __init__(self, grants: Grants, keeping: Keeping, look: Look, log: Log, tell: Tell) -> None:
-        self._grants = grants
-        self._keeping = keeping
+    def __init__(
+        self, allocation: BlockAllocation, address_claims: Claims, look: Look, log: Log, report_fault: ReportFault
+    ) -> None:
+        self._allocation = allocation
+        self._address_claims = address_claims
         self._look = look
         self._log = log
-        self._tell = tell
+        self._report_fault = report_fault
 
     async def report(self, request: BlockReportRequest) -> BlockReportAnswer:
         """Blocks the node may go on using. Raises Refused: ``not-synced``, ``malformed``."""
@@ -50,17 +52,17 @@ class Reports:
             raise Refused("not-synced", f"ipam is not in sync yet: {seen.not_synced}", retry=True)
         if max(len(request.blocks), len(request.claims)) > MAX_REPORTED:
             raise Refused("malformed", f"a report names at most {MAX_REPORTED} blocks and claims")
-        if await self._grants.epoch() != seen.epoch:
+        if await self._allocation.epoch() != seen.epoch:
             # A marker of the old epoch would make everybody wait for ever: the node has spoken, and not for this one.
             raise Refused("not-synced", "blocks was made anew a moment ago", retry=True)
         judged: dict[Network, Block | GiveUp] = {}
         for block in request.blocks:
-            judged[block.cidr] = outcome = await self._grants.record(block, request.node, request.node_uid)
+            judged[block.cidr] = outcome = await self._allocation.record(block, request.node, request.node_uid)
             if isinstance(outcome, GiveUp):
                 self._log.warning("block-to-give-up", node=request.node, why=outcome.why)
                 if outcome.lie:
                     why = f"node {request.node} reports block {block.cidr}, which it does not hold: {outcome.why}"
-                    self._tell(request.node, why)
+                    self._report_fault(request.node, why)
         unproven = 0
         for claim in request.claims:
             if not any(pod.node == request.node for pod in seen.evidence.pods_at(claim.address)):
@@ -68,17 +70,19 @@ class Reports:
             if unproven <= MAX_UNPROVEN:
                 await self._record_claim(claim, request.node)
         if unproven > MAX_UNPROVEN:
-            self._tell(request.node, f"node {request.node} reports {unproven} kept addresses that no pod of it has")
-        await self._grants.reported(request.node, seen.epoch)
+            self._report_fault(
+                request.node, f"node {request.node} reports {unproven} kept addresses that no pod of it has"
+            )
+        await self._allocation.reported(request.node, seen.epoch)
         known = {block.cidr: block for block in held_by(self._look().blocks.values(), request.node)}
         mine = {**known, **judged}
         return BlockReportAnswer(tuple(block for block in mine.values() if isinstance(block, Block)))
 
     async def _record_claim(self, claim: Claim, node: str) -> None:
         try:
-            lie = await self._keeping.record(claim, node)
+            lie = await self._address_claims.record(claim, node)
             if lie:
-                self._tell(node, f"node {node} reports {lie}: it is not recorded")
+                self._report_fault(node, f"node {node} reports {lie}: it is not recorded")
         except Refused as refused:
             if refused.retry:
                 raise

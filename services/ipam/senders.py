@@ -1,4 +1,5 @@
-"""Who asks: the node whose key sent the request, by the subject, and what is said when it claims to be another.
+"""Sender checks: the node whose key sent a request, by its subject; one that claims to be another is refused and
+reported.
 
 Owns the comparison of each request with its sender, and the telling of those that do not agree: no agent of ours sends
 one. The bus lets a node ask on subjects of its own alone (``proto.subjects.of_node``), so the subject is believed and
@@ -17,12 +18,12 @@ from chassis.faults import Refused
 from chassis.telemetry.log import Log
 from kit.once import Once
 from proto.requests import BlockReportRequest, BlockRequest, ClaimRelease, ClaimRequest
+from services.ipam.claims import NOT_THE_HOLDER
 from services.ipam.core.claims import INTENDS, RECOVERED
-from services.ipam.core.deserted import MARK
+from services.ipam.core.orphaned import MARK
 from services.ipam.core.recovery import ANNOTATED
-from services.ipam.keeping import NOT_THE_HOLDER
 
-TOLD_EVERY = 60.0
+REPORT_EVERY = 60.0
 """Seconds between two faults about one node: who lies, lies a lot."""
 MAX_NAME = 256
 """Characters of a nonce, a container's id and an interface's name."""
@@ -43,7 +44,7 @@ class Senders:
         self._log = log
         self._publish = publish
         self._clock = clock
-        self._once: Once[str] = Once(every=TOLD_EVERY)
+        self._once: Once[str] = Once(every=REPORT_EVERY)
 
     def checked(self, answer: Callable[[M], Coroutine[Any, Any, A]]) -> Callable[[M, str], Coroutine[Any, Any, A]]:
         """``answer`` for requests that name the node which sent them; others are refused (``not-the-sender``)."""
@@ -51,7 +52,7 @@ class Senders:
         async def from_node(request: M, node: str) -> A:
             if request.node != node:
                 what = type(request).__name__
-                self.tell(
+                self.report_fault(
                     node, f"node {node} sends a {what} in the name of node {request.node[:64]!r}, which is refused"
                 )
                 raise Refused(
@@ -75,13 +76,13 @@ class Senders:
                 await answer(request, node)
             except Refused as refused:
                 if refused.code == NOT_THE_HOLDER:
-                    self.tell(node, f"node {node} asks to release what it does not hold: {refused.message}")
+                    self.report_fault(node, f"node {node} asks to release what it does not hold: {refused.message}")
                 raise
 
         return from_node
 
-    def tell(self, node: str, fault: str) -> None:
-        """A node says what is not so: at most one fault each :data:`TOLD_EVERY` seconds."""
+    def report_fault(self, node: str, fault: str) -> None:
+        """A node says what is not so: at most one fault each :data:`REPORT_EVERY` seconds."""
         self._log.warning("node-lies", node=node, why=fault)
         if self._once.happens(node, self._clock()):
             self._publish(fault, REMEDY, node)

@@ -1,4 +1,4 @@
-"""What nobody asks for: opening the gate under a new epoch, and freeing what no one keeps any more.
+"""Upkeep: lifts the recovery barrier of a new epoch, and frees claims that nobody holds any more.
 
 Every copy does both; all writes are compare-and-set, so it does not matter which is first. Nothing is swept before all
 views are in sync and the gate is open.
@@ -17,11 +17,11 @@ from kit.once import Once
 from proto.addresses import IPAM_HOLDER, OwnerRecord
 from proto.codec import address_segment, owner_key
 from proto.sync import Complete, complete_key
+from services.ipam.block_allocation import BlockAllocation, Look
 from services.ipam.core.blocks import as_network
 from services.ipam.core.claims import RECOVERED, rebuilt, sweep
 from services.ipam.core.recovery import adopted, settled, silence, waiting_for
 from services.ipam.core.seen import Seen
-from services.ipam.grants import Grants, Look
 from services.ipam.store import Store, compare_and_set, delete_exactly
 
 AGAIN = 0.5
@@ -41,7 +41,7 @@ class Upkeep:
         self,
         stores: tuple[Store, Store, Store],
         views: tuple[View, View, View],
-        grants: Grants,
+        allocation: BlockAllocation,
         look: Look,
         log: Log,
         publish: Publish,
@@ -49,7 +49,7 @@ class Upkeep:
     ) -> None:
         self._stores = stores
         self._views = views
-        self._grants = grants
+        self._allocation = allocation
         self._look = look
         self._log = log
         self._clock = clock
@@ -61,7 +61,7 @@ class Upkeep:
         self._once: Once[tuple[str, str]] = Once(again=SAID_AGAIN)
         self._problems: tuple[str, ...] = ()
 
-    async def open_gate(self, _dirty: Dirty) -> Done | Again:
+    async def lift_recovery_barrier(self, _dirty: Dirty) -> Done | Again:
         """Write ``_complete`` to each bucket once all that was held is on record again."""
         seen = self._look()
         self._report_problems(seen)
@@ -71,20 +71,20 @@ class Upkeep:
             self._waiting_since = {}
             return Done()
         self._report_waiting(waiting_for(seen.nodes.values(), seen.reports, seen.epoch))
-        self._tell_silent(seen)
+        self._report_silent(seen)
         if self._waiting:
             return Again(AGAIN)
         now = int(time.time())
         writes = adopted(seen.nodes.values(), seen.reports, seen.epoch, seen.blocks, seen.pools, now)
         for write in writes:
             self._log.info("block-adopted", block=write.block.cidr, node=write.block.node)
-            await self._grants.adopt(write)
+            await self._allocation.adopt(write)
         if writes or await self._rebuild(seen):
             return Again(0.05)
         for store, view in zip(self._stores, self._views, strict=True):
             if not view.scope_complete():
                 await store.put(complete_key(), Complete(view.epoch))
-        self._log.info("gate-opened", epoch=seen.epoch, blocks=len(seen.blocks), claims=len(seen.claims))
+        self._log.info("recovery-barrier-lifted", epoch=seen.epoch, blocks=len(seen.blocks), claims=len(seen.claims))
         return Again(AGAIN)
 
     async def _rebuild(self, seen: Seen) -> bool:
@@ -118,7 +118,7 @@ class Upkeep:
         self._since = found.since
         uids = {name: node.uid for name, node in seen.nodes.items()}
         for write in settled(seen.blocks.values(), seen.claims, seen.evidence, uids, int(time.time())):
-            await self._grants.adopt(write)
+            await self._allocation.adopt(write)
             self._log.info("block-settled", block=write.block.cidr, node=write.block.node)
         _, owners, claims = self._stores
         for owner, address in found.restore:
@@ -146,7 +146,7 @@ class Upkeep:
             if waiting:
                 self._log.info("waiting-for-reports", nodes=list(waiting))
 
-    def _tell_silent(self, seen: Seen) -> None:
+    def _report_silent(self, seen: Seen) -> None:
         now = self._clock()
         waiting = [(seen.epoch, node) for node in self._waiting]
         self._waiting_since = {key: self._waiting_since.get(key, now) for key in waiting}

@@ -1,4 +1,4 @@
-"""What this copy sees: views of the buckets as one value, decoded once and kept up by what changed.
+"""Mirrors of the buckets as one snapshot, decoded once and updated by what changed.
 
 Owns the indexes (blocks by network, owners by owner and family, claims by address, pods by uid). A look costs what has
 changed since the last one, not the size of the cluster.
@@ -17,9 +17,9 @@ from proto.addresses import Block, BlockReport, Claim, OwnerRecord
 from proto.net import Address, Network
 from proto.objects import KIND_OF, IPPool, Node, Owner, Pod
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS, OWNERS
+from services.ipam.block_allocation import REPORTED
 from services.ipam.core.evidence import Evidence
 from services.ipam.core.seen import Seen
-from services.ipam.grants import REPORTED
 
 NODES, PODS, POOLS = (codec.kind_prefix(KIND_OF[kind]) for kind in (Node, Pod, IPPool))
 

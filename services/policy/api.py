@@ -1,4 +1,4 @@
-"""Questions: why may A speak to B? Answered from the same compiled lines that are published."""
+"""The endpoint ``explain``: the verdict for a flow and its reasons, from the compiled rules that are published."""
 
 from __future__ import annotations
 
@@ -6,10 +6,10 @@ import asyncio
 
 from chassis.faults import Refused
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations
+from services.policy.compile_loop import CompileLoop
 from services.policy.core.explain import Explainer, NotFound
 from services.policy.core.graph import Graph
 from services.policy.shards import revision_text
-from services.policy.turn import Turn
 
 MAX_QUESTIONS = 4096
 MAX_TEXT = 600
@@ -20,15 +20,15 @@ BREATH = 64
 class Api:
     """Endpoints of ``policy``. Refuses with ``not-synced`` until everything was compiled once."""
 
-    def __init__(self, graph: Graph, turn: Turn) -> None:
+    def __init__(self, graph: Graph, compile_loop: CompileLoop) -> None:
         self._graph = graph
-        self._turn = turn
+        self._compile_loop = compile_loop
         self._explainer: tuple[int, Explainer] | None = None
 
     async def explain(self, question: ExplainRequest) -> Explanation:
         """``policy.explain``; an end that is not there is refused as ``not-found``."""
         _check(question)
-        async with self._turn.lock:
+        async with self._compile_loop.lock:
             explainer = self._current()
             try:
                 return self._answer(explainer, question)
@@ -42,7 +42,7 @@ class Api:
         for question in request.questions:
             _check(question)
         answers = []
-        async with self._turn.lock:
+        async with self._compile_loop.lock:
             explainer = self._current()
             for count, question in enumerate(request.questions, 1):
                 try:
@@ -54,10 +54,10 @@ class Api:
         return Explanations(answers=tuple(answers))
 
     def _current(self) -> Explainer:
-        if self._turn.compiled_up_to is None:
+        if self._compile_loop.compiled_up_to is None:
             raise Refused("not-synced", "policies and pods are still being read; ask again", retry=True)
-        if self._explainer is None or self._explainer[0] != self._turn.generation:
-            self._explainer = self._turn.generation, Explainer(self._graph)
+        if self._explainer is None or self._explainer[0] != self._compile_loop.generation:
+            self._explainer = self._compile_loop.generation, Explainer(self._graph)
         return self._explainer[1]
 
     def _answer(self, explainer: Explainer, question: ExplainRequest) -> Explanation:
@@ -84,7 +84,7 @@ class Api:
         )
 
     def _revision(self) -> str:
-        revision = self._turn.compiled_up_to
+        revision = self._compile_loop.compiled_up_to
         return "" if revision is None else revision_text(revision)
 
 

@@ -8,12 +8,12 @@ from chassis.runtime.service import Runtime
 from proto.requests import ExplainMany, ExplainRequest
 from proto.subjects import POLICY_EXPLAIN, POLICY_MATRIX
 from services.policy.api import Api
+from services.policy.compile_loop import CompileLoop
 from services.policy.core.graph import Graph
 from services.policy.core.limits import Limits
 from services.policy.feed import Feed
 from services.policy.settings import Settings
 from services.policy.shards import Shards
-from services.policy.turn import Turn
 
 
 async def build(runtime: Runtime[Settings]) -> None:
@@ -31,12 +31,12 @@ async def build(runtime: Runtime[Settings]) -> None:
     leases = [
         Lease(runtime, f"policy.{shard}", settings.policy_lease_seconds) for shard in range(settings.policy_shards)
     ]
-    turn = Turn(runtime, feed, graph, Shards(runtime, feed, graph, leases), limits)
+    compile_loop = CompileLoop(runtime, feed, graph, Shards(runtime, feed, graph, leases), limits)
     cursors = [view.cursor() for view in (feed.objects, feed.rules, feed.identities)]
-    loop = Loop(runtime, "policy", cursors=cursors, apply=turn.apply)
+    loop = Loop(runtime, "policy", cursors=cursors, apply=compile_loop.apply)
     for shard, lease in enumerate(leases):
         runtime.spawn(f"shard {shard}", _follow(lease, loop))
-    api = Api(graph, turn)
+    api = Api(graph, compile_loop)
     await runtime.bus.serve(POLICY_EXPLAIN, ExplainRequest, api.explain)
     await runtime.bus.serve(POLICY_MATRIX, ExplainMany, api.matrix)
 

@@ -1,4 +1,5 @@
-"""The way in: local mirrors of ``objects``, ``rules`` and ``identities``, and what the graph is fed from them.
+"""The input of the compiler: local mirrors of ``objects``, ``rules`` and ``identities``, and what the graph is fed from
+them.
 
 The graph is given the mirror's present state, never its events: whatever key is dirty is looked up, and a full pass
 compares all. A batch and its revision are taken in one breath, so that a revision never promises what was not fed.
@@ -32,7 +33,7 @@ _EXPLAINED_FROM = codec.kind_prefix(KIND_OF[Node])
 
 
 @dataclass(frozen=True, slots=True)
-class Life:
+class Incarnation:
     """Which life of the two buckets it is that we write to, as our mirrors know it."""
 
     rules: str
@@ -79,9 +80,9 @@ class Feed:
         return Revision(epoch=self.objects.epoch, sequence=self.objects.sequence)
 
     @property
-    def life(self) -> Life:
+    def incarnation(self) -> Incarnation:
         """The buckets that we write to, as they are known now."""
-        return Life(self.rules.epoch, self.identities.epoch, (self.rules.resyncs, self.identities.resyncs))
+        return Incarnation(self.rules.epoch, self.identities.epoch, (self.rules.resyncs, self.identities.resyncs))
 
     def collect(self, keys: Iterable[str], *, full: bool) -> Batch:
         """What is other than when last collected, among ``keys`` (or all): take it, and put it."""
@@ -113,12 +114,12 @@ class Feed:
         and nodes would wait for them for ever.
         """
         entries, listed = self.objects.entries, self.objects.listed
-        life, last = self._namespaces
-        if life != self.objects.resyncs:
-            life, last, keys = self.objects.resyncs, 0, entries.keys()
+        incarnation, last = self._namespaces
+        if incarnation != self.objects.resyncs:
+            incarnation, last, keys = self.objects.resyncs, 0, entries.keys()
         known = (key for key in keys if key.startswith(_NAMESPACES) and listed(key))
         found = (entries[key].revision for key in known)
-        self._namespaces = life, max(last, *found, 0)
+        self._namespaces = incarnation, max(last, *found, 0)
         return self._namespaces[1]
 
     def unsynced(self) -> dict[str, str]:

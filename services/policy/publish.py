@@ -1,4 +1,4 @@
-"""The way out: compare-and-set writes that never put an older state over a newer one.
+"""Publishing: compare-and-set writes that never put an older state over a newer one.
 
 Every write is decided by ``core.plan`` against what is there now (the mirror, or our own last write if that is newer,
 or after a lost race what the bucket's leader says), and guarded by a :class:`Fence`: the shard's lease is ours, and
@@ -87,14 +87,14 @@ class Writer:
         self._kv = kv
         self._view = view
         self._own: dict[str, Entry[Any]] = {}
-        self._life = -1
+        self._incarnation = -1
 
     def latest(self, key: str) -> Entry[Any] | None:
         """What the key holds as far as we know."""
-        if self._view.resyncs != self._life:
+        if self._view.resyncs != self._incarnation:
             # The bucket may be another one by now; what we wrote into the old one says nothing.
             self._own.clear()
-            self._life = self._view.resyncs
+            self._incarnation = self._view.resyncs
         seen = (self._view.marks if key.startswith("_") else self._view.entries).get(key)
         own = self._own.get(key)
         if own is None:
@@ -158,10 +158,10 @@ class Writer:
 
 async def together(steps: Iterable[Coroutine[Any, Any, T_co]]) -> list[T_co]:
     """Run all, a bounded number at once; returns what each did. The first fault is raised when all have ended."""
-    gate = asyncio.Semaphore(CONCURRENT)
+    slots = asyncio.Semaphore(CONCURRENT)
 
     async def one(step: Coroutine[Any, Any, T_co]) -> T_co:
-        async with gate:
+        async with slots:
             return await step
 
     outcomes = await asyncio.gather(*(one(step) for step in steps), return_exceptions=True)

@@ -39,7 +39,7 @@ from services.policy.core.cidrs import Partition
 from services.policy.core.compile import denied
 from services.policy.core.graph import Graph
 from services.policy.core.limits import Problem
-from services.policy.feed import RELEVANT_KEY, Feed, Life, cidrs_key, frontier_key
+from services.policy.feed import RELEVANT_KEY, Feed, Incarnation, cidrs_key, frontier_key
 from services.policy.publish import Behind, Fence, NotHolder, Unpublished, Writer, together
 from services.policy.residents import ResidentsOut
 from services.policy.settings import Settings
@@ -59,7 +59,7 @@ class Wanted:
     revision: Revision
     namespaces: int
     """Sequence of the last change of a namespace up to the revision."""
-    life: Life
+    incarnation: Incarnation
     """The buckets that this is to be published to; if they turn out to be others by now, nothing is."""
     started: float
     """When the turn began, by the monotonic clock."""
@@ -91,7 +91,7 @@ class Shards:
         )
         self._unpublished: set[int] = set()
         self._caught_up: set[int] = set()
-        self._life: Life | None = None
+        self._incarnation: Incarnation | None = None
         self._taken_over: dict[int, int] = {}
         """Lease epoch in which each shard was last published whole, every value written anew."""
         self._recorded: dict[int, int] = {}
@@ -122,8 +122,8 @@ class Shards:
 
         A shard that cannot be published now does not keep the others back.
         """
-        if wanted.life != self._life:
-            self._life = wanted.life
+        if wanted.incarnation != self._incarnation:
+            self._incarnation = wanted.incarnation
             self._caught_up.clear()
             self._recorded.clear()
         self.residents.follow()
@@ -157,49 +157,49 @@ class Shards:
     async def _publish_shard(self, shard: int, wanted: Wanted) -> list[CidrPartition]:
         lease = self._leases[shard]
         epoch = lease.epoch
-        fence = Fence(self._runtime.bus, lease, wanted.revision, lambda: self._feed.life == wanted.life)
-        anew = self._taken_over.get(shard) != epoch
-        which = self._unpublished if shard in self._caught_up and not anew else self._graph.compiled.keys()
+        fence = Fence(self._runtime.bus, lease, wanted.revision, lambda: self._feed.incarnation == wanted.incarnation)
+        again = self._taken_over.get(shard) != epoch
+        which = self._unpublished if shard in self._caught_up and not again else self._graph.compiled.keys()
         mine = sorted(identity for identity in which if self._shard(identity) == shard)
-        everything = anew or shard not in self._caught_up
+        everything = again or shard not in self._caught_up
         await self.residents.publish(shard, wanted.revision, fence, everything=everything)
         if shard not in self._recorded:
             self._recorded[shard] = self._feed.last_record(lambda identity: self._shard(identity) == shard)
-        changed = await self._write_identities(mine, wanted.revision, fence, anew=anew)
-        replaced = await self._write_partitions(wanted, fence, anew=anew) if shard == 0 else []
+        changed = await self._write_identities(mine, wanted.revision, fence, again=again)
+        replaced = await self._write_partitions(wanted, fence, again=again) if shard == 0 else []
         frontier = Frontier(
             shard=shard,
             shards=len(self._leases),
             revision=wanted.revision,
             namespaces=wanted.namespaces,
             relevant=self._graph.relevant,
-            identities=Revision(epoch=wanted.life.identities, sequence=self._recorded[shard]),
+            identities=Revision(epoch=wanted.incarnation.identities, sequence=self._recorded[shard]),
         )
-        decide = plan.deciding(plan.frontier_step, frontier, anew=anew)
+        decide = plan.deciding(plan.frontier_step, frontier, again=again)
         moved = await self._write_frontier(frontier, decide, fence)
         self._caught_up.add(shard)
         self._taken_over[shard] = epoch
         if moved:
             milliseconds = (time.monotonic() - wanted.started) * 1000
-            told = PolicyCompiled(
+            event = PolicyCompiled(
                 shard=shard, revision=revision_text(wanted.revision), changed=changed, milliseconds=milliseconds
             )
-            self._runtime.bus.publish(event_subject("policy", "compiled"), told)
+            self._runtime.bus.publish(event_subject("policy", "compiled"), event)
         if shard == 0:
             await self._on_its_own(self._write_once_all_are_there(wanted, fence), None)
         await self._delete_expired(shard, wanted, fence)
         return replaced
 
     async def _write_identities(
-        self, identities: Sequence[int], revision: Revision, fence: Fence, *, anew: bool
+        self, identities: Sequence[int], revision: Revision, fence: Fence, *, again: bool
     ) -> int:
         """What the identities stand for, and their rules; returns how many rules are other than before."""
         steps = []
         for count, identity in enumerate(identities, 1):
             compiled = self._graph.compiled.get(identity)
-            if compiled is not None and (anew or self._differs(identity)):
+            if compiled is not None and (again or self._differs(identity)):
                 policy = msgspec.structs.replace(compiled.policy, revision=revision)
-                steps.append(self._write_identity(identity, policy, fence, anew=anew))
+                steps.append(self._write_identity(identity, policy, fence, again=again))
             if count % BREATH == 0:
                 await asyncio.sleep(0)
         outcomes = await together(steps)
@@ -215,7 +215,7 @@ class Shards:
         ) is not plan.Step.KEEP
 
     async def _write_identity(
-        self, identity: int, policy: CompiledPolicy, fence: Fence, *, anew: bool
+        self, identity: int, policy: CompiledPolicy, fence: Fence, *, again: bool
     ) -> tuple[bool, bool]:
         """Its record, then its rules; returns whether rules were written, and whether they are other than before."""
         key = codec.identity_key(identity)
@@ -231,7 +231,7 @@ class Shards:
                 self._withhold(identity, why)
                 return False, False
         try:
-            decide = plan.deciding(plan.rule_step, policy, anew=anew)
+            decide = plan.deciding(plan.rule_step, policy, again=again)
             written = bool(await self._rules.write(key, policy, decide, fence))
         except Unpublished as refused:
             why = refused
@@ -292,24 +292,24 @@ class Shards:
             self._runtime.log.error("not-published", error=why)
             return otherwise
 
-    async def _write_partitions(self, wanted: Wanted, fence: Fence, *, anew: bool) -> list[CidrPartition]:
+    async def _write_partitions(self, wanted: Wanted, fence: Fence, *, again: bool) -> list[CidrPartition]:
         """Partitions, after this shard's rules for them; nodes wait for the other shards' frontiers themselves.
 
         One that the bus does not take is its namespace's matter. Returns those that were replaced.
         """
         since = dict.fromkeys(self._feed.spoilt_partitions(), wanted.revision)
-        if anew:
+        if again:
             since |= {name: own.revision for name, own in self._feed.partitions().items()}
         since |= wanted.partitions_since
         replaced = []
         for namespace, revision in sorted(since.items()):
-            old = await self._on_its_own(self._write_partition(namespace, revision, fence, anew=anew), None)
+            old = await self._on_its_own(self._write_partition(namespace, revision, fence, again=again), None)
             if old is not None:
                 replaced.append(old)
         return replaced
 
     async def _write_partition(
-        self, namespace: str, revision: Revision, fence: Fence, *, anew: bool
+        self, namespace: str, revision: Revision, fence: Fence, *, again: bool
     ) -> CidrPartition | None:
         """One namespace's partition; returns what it replaced, if anything."""
         key, cut = cidrs_key(namespace), self._graph.partitions.get(namespace, Partition())
@@ -317,7 +317,7 @@ class Shards:
         partition = CidrPartition(revision, cut.prefixes, namespace, cut.digest)
         if old is None and not cut.prefixes and key not in self._feed.rules.unreadable:
             return None
-        decide = plan.deciding(plan.partition_step, partition, anew=anew)
+        decide = plan.deciding(plan.partition_step, partition, again=again)
         if not await self._rules.write(key, partition, decide, fence):
             return None
         self._runtime.log.info("partition", namespace=namespace, prefixes=len(cut.prefixes))
@@ -338,8 +338,11 @@ class Shards:
             await self._rules.delete(key, lambda _: True, fence)
         if not plan.all_begun(frontiers, shards, wanted.revision.epoch):
             return
-        await self.residents.complete(wanted.life.identities, fence)
-        for writer, epoch in ((self._rules, wanted.life.rules), (self._identities, wanted.life.identities)):
+        await self.residents.complete(wanted.incarnation.identities, fence)
+        for writer, epoch in (
+            (self._rules, wanted.incarnation.rules),
+            (self._identities, wanted.incarnation.identities),
+        ):
             complete = Complete(epoch=epoch)
             await writer.write(COMPLETE_PREFIX, complete, partial(plan.complete_step, complete), fence)
 

@@ -38,7 +38,7 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
         mirror.look,
         runtime.log,
         lambda event: bus.publish(event_subject("routing", "changed"), event),
-        lambda fault, remedy: bus.tell_fault(fault, remedy, node),
+        lambda fault, remedy: bus.report_fault(fault, remedy, node),
     )
     ready = runtime.health.require("routes")
     announce: Loop | None = None
@@ -63,8 +63,8 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
         announcer = Announcer(
             node, bus.bucket(ROUTES), mirror.routes, mirror.look, lambda: installer.snapshot, runtime.log
         )
-        told = [mirror.routes.cursor(), mirror.blocks.cursor()]
-        announce = Loop(runtime, "announce", cursors=told, apply=announcer.apply, period=PERIOD)
+        reported = [mirror.routes.cursor(), mirror.blocks.cursor()]
+        announce = Loop(runtime, "announce", cursors=reported, apply=announcer.apply, period=PERIOD)
 
 
 async def _watch_kernel(runtime: Runtime[Settings], kernel: Kernel, loop: Loop) -> None:

@@ -1,4 +1,4 @@
-"""Brings the kernel to the plan: read, plan, apply, read again. Works on what was last known while the bus is away.
+"""The reconciler of kernel routes: read, plan, apply, read again. Works on what was last known while the bus is away.
 
 A pass that changes routes although nothing was learnt repairs drift (somebody took a route away) and says so in its
 event. What the kernel refuses, and every fault of the plan, is told once when it begins.
@@ -53,12 +53,12 @@ class Installer:
         refused: tuple[tuple[Operation, int], ...] = ()
         if planned.operations:
             refused = await self._kernel.apply(planned.operations)
-            self._tell(planned, refused)
+            self._report(planned, refused)
         self._last, self._first = planned.desired, False
-        self._tell_faults((*planned.faults, *(_refusal(operation, number) for operation, number in refused)))
+        self._report_faults((*planned.faults, *(_refusal(operation, number) for operation, number in refused)))
         return Again(RETRY) if refused else Done()
 
-    def _tell(self, planned: Plan, refused: tuple[tuple[Operation, int], ...]) -> None:
+    def _report(self, planned: Plan, refused: tuple[tuple[Operation, int], ...]) -> None:
         failed = {operation for operation, _ in refused}
         done = [operation for operation in planned.operations if operation not in failed]
         if not done:
@@ -69,7 +69,7 @@ class Installer:
         self._log.info("routes-changed", added=list(added), removed=list(removed), drift=drift)
         self._changed(RoutesChanged(self._node, added, removed, drift))
 
-    def _tell_faults(self, faults: tuple[Fault, ...]) -> None:
+    def _report_faults(self, faults: tuple[Fault, ...]) -> None:
         for fault in self._once.take(faults, time.monotonic()):
             self._log.warning("fault", fault=fault.fault, remedy=fault.remedy)
             self._faulty(fault.fault, fault.remedy)

@@ -147,7 +147,7 @@ class Kernel:
         for start in range(0, len(operations), CHUNK):
             part = operations[start : start + CHUNK]
             answers = self._netlink.attempt([message(operation) for operation in part])
-            refused += [(part[place], error.errno or 0) for place, error in answers]
+            refused += [(part[position], error.errno or 0) for position, error in answers]
         return tuple(refused)
 
 

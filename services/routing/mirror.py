@@ -1,4 +1,4 @@
-"""What the buckets say, as the planner's argument.
+"""Mirrors of the buckets as the planner's argument.
 
 A view that is not in sync keeps what it last knew; :class:`services.routing.core.plan.Mesh` says how far it can be
 believed, so that nothing is taken away on hearsay. A record of ``routes`` counts under the name of its key alone: that
@@ -41,19 +41,21 @@ class Mirror:
 
     def look(self) -> Mesh:
         """The present state."""
-        told = {key: entry.value for key, entry in self.routes.entries.items() if isinstance(entry.value, NodeRoutes)}
-        honest = {key: routes for key, routes in told.items() if routes.node == _writer(key)}
+        reported = {
+            key: entry.value for key, entry in self.routes.entries.items() if isinstance(entry.value, NodeRoutes)
+        }
+        honest = {key: routes for key, routes in reported.items() if routes.node == _writer(key)}
         blocks = [entry.value for entry in self.blocks.entries.values() if isinstance(entry.value, Block)]
         return Mesh(
             me=self._node,
             routes={routes.node: routes for routes in honest.values()},
-            impostors=tuple((_writer(key), told[key].node) for key in sorted(told.keys() - honest.keys())),
+            impostors=tuple((_writer(key), reported[key].node) for key in sorted(reported.keys() - honest.keys())),
             claims=tuple(entry.value for entry in self.claims.entries.values() if isinstance(entry.value, Claim)),
             blocks={block.cidr: block for block in blocks},
             pools=self._asked(blocks),
             blocks_complete=self.blocks.synced,
             claims_complete=self.claims.synced,
-            told=frozenset(
+            reported=frozenset(
                 routes.node for key, routes in honest.items() if self.routes.synced and self.routes.scope_complete(key)
             ),
         )

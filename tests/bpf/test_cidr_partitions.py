@@ -50,20 +50,20 @@ def at(sequence: int) -> Revision:
     return Revision(epoch="e", sequence=sequence)
 
 
-class Told:
+class Reported:
     """What the feed says, and the keeper that follows it."""
 
     def __init__(self, world: World, room: int = 100) -> None:
         self.world, self.now = world, dict[str, CidrPartition]()
         self.view = SimpleNamespace(synced=True)
         feed: Any = SimpleNamespace(partitions=lambda: dict(self.now), rules_view=self.view)
-        self.keeper = Partitions(world.tables, feed, self.make_room, room)
+        self.reconciler = Partitions(world.tables, feed, self.make_room, room)
 
     async def make_room(self, asked: Mapping[str, int]) -> None:
         self.asked = dict(asked)
 
     def put(self, reached: Revision | None, namespaces: Collection[str] | None = None) -> int:
-        return asyncio.run(self.keeper.put(reached, namespaces))
+        return asyncio.run(self.reconciler.put(reached, namespaces))
 
     def says(self, *partitions: CidrPartition) -> bool:
         """Whether the kernel holds exactly these."""
@@ -72,25 +72,25 @@ class Told:
 
 
 def test_each_comes_into_force_when_its_rules_are_there_and_costs_what_it_has(world: World) -> None:
-    told = Told(world)
+    reported = Reported(world)
     x, y, more = cut("x", 3, "10.0.0.0/8=1", "10.1.0.0/16=0"), cut("y", 5, "::/0=2"), cut("x", 7, "10.0.0.0/8=1")
-    told.now = {"x": x, "y": y}
-    assert told.put(None) == 0
-    assert told.put(at(3)) == 2
-    assert told.says(x), "y's rules are not there yet"
-    assert told.put(at(6)) == 1
-    assert told.says(x, y)
-    told.now = {"x": more, "y": y}
-    assert told.put(at(6)) == 0
-    assert told.says(x, y), "what is in force stays so"
-    assert told.put(at(7)) == 1
-    assert told.says(more, y)
-    told.now, told.view.synced = {"y": y}, False
-    assert told.put(at(8)) == 0, "what is missing from a view that is not in sync may be there"
-    told.view.synced = True
-    assert told.put(at(8)) == 1
-    assert told.says(y)
-    again = Told(world)
+    reported.now = {"x": x, "y": y}
+    assert reported.put(None) == 0
+    assert reported.put(at(3)) == 2
+    assert reported.says(x), "y's rules are not there yet"
+    assert reported.put(at(6)) == 1
+    assert reported.says(x, y)
+    reported.now = {"x": more, "y": y}
+    assert reported.put(at(6)) == 0
+    assert reported.says(x, y), "what is in force stays so"
+    assert reported.put(at(7)) == 1
+    assert reported.says(more, y)
+    reported.now, reported.view.synced = {"y": y}, False
+    assert reported.put(at(8)) == 0, "what is missing from a view that is not in sync may be there"
+    reported.view.synced = True
+    assert reported.put(at(8)) == 1
+    assert reported.says(y)
+    again = Reported(world)
     again.now = {"y": y}
     assert again.put(at(4)) == 0
     assert again.says(y), "an agent that begins leaves what the kernel holds until it knows better"
@@ -100,81 +100,83 @@ def test_each_comes_into_force_when_its_rules_are_there_and_costs_what_it_has(wo
 
 
 def test_the_largest_namespace_goes_without_and_comes_back_when_there_is_room(world: World) -> None:
-    told = Told(world, room=4)
+    reported = Reported(world, room=4)
     big, small = cut("big", 1, "10.0.0.0/8=1", "11.0.0.0/8=2", "12.0.0.0/8=3"), cut("small", 1, "10.0.0.0/8=4")
-    told.now = {"big": big, "small": small}
-    told.put(at(1))
-    assert told.says(big, small)
-    told.now["more"] = more = cut("more", 2, "13.0.0.0/8=5")
-    told.put(at(2))
-    assert told.says(small, more)
-    assert told.keeper.without() == {"big": 3}
-    assert told.asked == {"am_cidrs": 2 * 5}
-    del told.now["small"]
-    told.put(at(2))
-    assert told.says(big, more)
+    reported.now = {"big": big, "small": small}
+    reported.put(at(1))
+    assert reported.says(big, small)
+    reported.now["more"] = more = cut("more", 2, "13.0.0.0/8=5")
+    reported.put(at(2))
+    assert reported.says(small, more)
+    assert reported.reconciler.without() == {"big": 3}
+    assert reported.asked == {"am_cidrs": 2 * 5}
+    del reported.now["small"]
+    reported.put(at(2))
+    assert reported.says(big, more)
 
 
 @pytest.mark.parametrize("seed", range(6))
-def test_told_only_what_changed_it_holds_what_a_look_at_all_gives(world: World, seed: int) -> None:
+def test_reported_only_what_changed_it_holds_what_a_look_at_all_gives(world: World, seed: int) -> None:
     """Partitions come, change and go, rules get further or are not known, the view is in sync or not: in any order."""
-    rng, told = random.Random(seed), Told(world, room=7)
+    rng, reported = random.Random(seed), Reported(world, room=7)
     in_force: dict[str, CidrPartition] = {}
     changed: set[str] = set()
     for sequence in range(2, 80):
         name = rng.choice("uvwxyz")
         match rng.randrange(5):
             case 0:
-                told.now.pop(name, None)
+                reported.now.pop(name, None)
                 changed.add(name)
             case 1 | 2:
                 prefixes = [f"10.{number}.0.0/16={sequence}" for number in range(rng.randint(1, 4))]
-                told.now[name] = cut(name, sequence, *prefixes)
+                reported.now[name] = cut(name, sequence, *prefixes)
                 changed.add(name)
             case 3:
-                told.view.synced = not told.view.synced
+                reported.view.synced = not reported.view.synced
             case _:
                 pass
         if rng.random() < 0.3:
             continue  # more is gathered before a pass
         reached = rng.choice([None, at(sequence), at(sequence - 5)])
-        in_force = {one: own for one, own in in_force.items() if one in told.now or not told.view.synced}
+        in_force = {one: own for one, own in in_force.items() if one in reported.now or not reported.view.synced}
         if reached is not None:
-            in_force |= {one: own for one, own in told.now.items() if reached.covers(own.revision)}
-        told.put(reached, changed)
+            in_force |= {one: own for one, own in reported.now.items() if reached.covers(own.revision)}
+        reported.put(reached, changed)
         changed = set()
         taken = fitting(in_force, 7)
-        assert told.says(*(in_force[one] for one in taken))
-        assert told.keeper.without().keys() == in_force.keys() - taken
-        assert told.asked == {"am_cidrs": 2 * sum(len(one.prefixes) for one in in_force.values())}
+        assert reported.says(*(in_force[one] for one in taken))
+        assert reported.reconciler.without().keys() == in_force.keys() - taken
+        assert reported.asked == {"am_cidrs": 2 * sum(len(one.prefixes) for one in in_force.values())}
         if rng.random() < 0.1:
-            told.view.synced = True
-            told.put(at(sequence))
-            told = _again(told)
-            told.put(at(sequence))
-            in_force = dict(told.now)
-            assert told.says(*(in_force[one] for one in fitting(in_force, 7)))
+            reported.view.synced = True
+            reported.put(at(sequence))
+            reported = _again(reported)
+            reported.put(at(sequence))
+            in_force = dict(reported.now)
+            assert reported.says(*(in_force[one] for one in fitting(in_force, 7)))
 
 
-def _again(before: Told) -> Told:
+def _again(before: Reported) -> Reported:
     """An agent that has been started again, with the same view."""
-    told = Told(before.world, room=7)
-    told.now.update(before.now)
-    return told
+    reported = Reported(before.world, room=7)
+    reported.now.update(before.now)
+    return reported
 
 
 def test_one_change_looks_at_one_partition_and_a_foreign_key_gives_none(world: World) -> None:
-    told = Told(world, room=1 << 20)
-    told.now = {f"n{number}": cut(f"n{number}", 1, "10.0.0.0/8=1") for number in range(300)}
-    told.put(at(1))
-    before = told.keeper.visits
-    told.now["n7"] = cut("n7", 2, "11.0.0.0/8=1")
-    assert told.put(at(1), {"n7"}) == 0
-    assert told.put(at(2), ()) == 2
-    assert told.put(at(2), ()) == 0
-    assert told.keeper.visits - before == 2
-    told.now["n8"] = cut("n9", 3, "12.0.0.0/8=1")
-    assert told.put(at(3), {"n8"}) == 1, "what stands under a namespace's key and names another is no partition of it"
-    told.now = {}
-    told.put(None)
-    assert told.says()
+    reported = Reported(world, room=1 << 20)
+    reported.now = {f"n{number}": cut(f"n{number}", 1, "10.0.0.0/8=1") for number in range(300)}
+    reported.put(at(1))
+    before = reported.reconciler.visits
+    reported.now["n7"] = cut("n7", 2, "11.0.0.0/8=1")
+    assert reported.put(at(1), {"n7"}) == 0
+    assert reported.put(at(2), ()) == 2
+    assert reported.put(at(2), ()) == 0
+    assert reported.reconciler.visits - before == 2
+    reported.now["n8"] = cut("n9", 3, "12.0.0.0/8=1")
+    assert reported.put(at(3), {"n8"}) == 1, (
+        "what stands under a namespace's key and names another is no partition of it"
+    )
+    reported.now = {}
+    reported.put(None)
+    assert reported.says()

@@ -13,7 +13,7 @@ from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import nat_layout as nat
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FRAGMENT, ICMP, ICMP6, SYN, TCP, UDP
-from tests.bpf.fronts import Names, error, packet, sent, serve
+from tests.bpf.frontends import Names, error, packet, sent, serve
 from tests.bpf.world import World
 
 pytestmark = pytest.mark.privileged
@@ -91,7 +91,7 @@ class TestOfOthers:
 
     @pytest.mark.parametrize("whom", ["pod", "away", "node", "other", "client"])
     @pytest.mark.parametrize("protocol", [TCP, UDP, ICMP, GRE])
-    def test_whoever_is_to_believe_it(self, world: World, n: Names, whom: str, protocol: int) -> None:
+    def test_whoever_is_to_accept_it(self, world: World, n: Names, whom: str, protocol: int) -> None:
         victim, third = bare(getattr(n, whom)), bare(n.pod if whom != "pod" else n.away)
         protocol = ICMP6 if protocol == ICMP and n.version == 6 else protocol
         bodies = {TCP: frames.tcp(1, 2), UDP: frames.udp(1, 2), GRE: bytes(40)}
@@ -148,7 +148,7 @@ class TestOnlyRead:
         assert str(world.from_pod(world.a, refusal)) == "redirect"
         assert state(world) == before
 
-    def test_judged_anew_it_leaves_no_trace(self, world: World, n: Names) -> None:
+    def test_judged_again_it_leaves_no_trace(self, world: World, n: Names) -> None:
         own, remote = bare(n.second), bare(n.away)
         there = segment(own, remote, 4000, 80, SYN)
         world.from_pod(world.a, there)

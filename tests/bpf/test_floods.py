@@ -20,7 +20,7 @@ from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath.maps import CONNTRACK_ENTRIES, WAYS
 from tests.bpf import frames
 from tests.bpf.frames import ACK, RST, SYN, TCP, UDP
-from tests.bpf.fronts import Names, answer, packet, sent, serve
+from tests.bpf.frontends import Names, answer, packet, sent, serve
 from tests.bpf.world import OUR_MAC, SHOT, Outcome, PeerKind, Pod, World, inside
 
 pytestmark = pytest.mark.privileged
@@ -136,7 +136,7 @@ def test_four_pods_do_not_fill_the_table(room: World) -> None:
 
 @FAMILIES
 class TestNeighbour:
-    def test_fresh_ports_spend_no_place_of_another_peer(self, room: World, version: int) -> None:
+    def test_fresh_ports_spend_no_slot_of_another_peer(self, room: World, version: int) -> None:
         """The victim's client waits for its answer while a neighbour asks from every port that it has."""
         own, client = str(room.b.address(version)), next(strangers(version, 1))
         waiting = frames.ip(client, own, UDP, frames.udp(999, 53))
@@ -247,10 +247,10 @@ def with_numbers(text: str, flags: int, sequence: int, acknowledged: int) -> byt
     return frames.ip(ip_address(source.strip("[]")), ip_address(to.strip("[]")), TCP, body)
 
 
-class TestPlaces:
+class TestSlots:
     """Places that two processors wrote at once, or that were left: they name flows that are not theirs."""
 
-    def test_no_name_in_a_place_ends_an_established_flow(self, room: World) -> None:
+    def test_no_name_in_a_slot_ends_an_established_flow(self, room: World) -> None:
         room.connect(room.a, room.b, 443)
         now = budget(room, room.b)
         key = next(key for key, flow in room.tables.flows.items().items() if flow.endpoint == room.b.number)
@@ -264,7 +264,7 @@ class TestPlaces:
         assert flow is not None
         assert flow.seen & at.Seen.ESTABLISHED
 
-    def test_established_flow_gives_its_place_back(self, room: World) -> None:
+    def test_established_flow_gives_its_slot_back(self, room: World) -> None:
         """So who keeps many connections open has as many places for the next as before."""
         for port in range(1, 200):
             room.connect(room.a, room.b, port)
@@ -320,7 +320,7 @@ class TestSamePorts:
         assert FlowCollector(room.datapath).collect(time.monotonic_ns() + (core.TCP_SYN + 2) * core.SECOND) == 1
         assert (budget(room, room.b).ingress, self.held(room)) == (0, 0)
 
-    def test_half_open_has_a_place(self, room: World, version: int) -> None:
+    def test_half_open_has_a_slot(self, room: World, version: int) -> None:
         room.limit(room.b, 8)
         clients = list(strangers(version, 10))
         self.over(room, version, clients[0])
@@ -355,7 +355,7 @@ class TestSamePorts:
         room.tables.bump_generation()
         assert str(self.again(room, version, client)) == "drop POLICY_DENIED"
 
-    def test_told_as_a_new_flow(self, room: World, version: int) -> None:
+    def test_reported_as_a_new_flow(self, room: World, version: int) -> None:
         client = next(strangers(version, 1))
         room.isolate(room.b.identity, ingress=True)
         room.cidr("11.0.0.0/8" if version == 4 else "2001:db8::/32", 5)

@@ -158,7 +158,7 @@ class TestOfOthers:
         kept = [str(world.from_wire(of(version, one, to, REST, 64, False, i))) for i, one in enumerate(victims)]
         assert kept.count("redirect") >= 94
 
-    def test_as_many_at_a_time_as_there_are_places(self, world: World, version: int) -> None:
+    def test_as_many_at_a_time_as_there_are_slots(self, world: World, version: int) -> None:
         """Packets of one sender in a row, their fragments mixed: half of the places full, nearly all are joined."""
         a, to = world.a.address(version), world.b.address(version)
         count = FRAGMENTS_EACH // 8

@@ -23,7 +23,7 @@ from services.dataplane.datapath.hooks import ENDPOINT_HOOKS, UPLINK_HOOKS
 from services.dataplane.datapath.programs import Datapath, LinkState, NotBpffs
 from tests.bpf import frames
 from tests.bpf.live import UPLINK, LiveNode, attach, fill, live_node, opened, two_nodes
-from tests.bpf.world import Line, PeerKind, ifindex_of, inside, run, scope_number, write_lines
+from tests.bpf.world import PeerKind, Rule, ifindex_of, inside, run, scope_number, write_rules
 
 pytestmark = pytest.mark.privileged
 
@@ -94,7 +94,7 @@ def test_node_reaches_its_isolated_pod(node: LiveNode, datapath: Datapath, versi
             assert client.getpeername()[0] == address
 
 
-def test_links_tell_where_they_hang(node: LiveNode, datapath: Datapath) -> None:
+def test_links_show_where_they_hang(node: LiveNode, datapath: Datapath) -> None:
     with inside(node.netns):
         links = datapath.links()
     assert {name: state.ifindex for name, state in links.items()} == {
@@ -247,8 +247,8 @@ def send_scattered(raw: socket.socket, frame: bytes) -> None:
 @pytest.mark.parametrize("version", [4, 6])
 def test_packet_that_does_not_lie_in_one_piece(node: LiveNode, datapath: Datapath, version: int) -> None:
     isolate(datapath, node.b.identity, ingress=True)
-    line = Line(node.b.identity, Direction.INGRESS, PeerKind.ANY, 0, PortMatch(17, 7000, 16), 1, Verdict.ALLOW, 0)
-    write_lines(datapath.tables, line.subject, line.direction, [line])
+    rule = Rule(node.b.identity, Direction.INGRESS, PeerKind.ANY, 0, PortMatch(17, 7000, 16), 1, Verdict.ALLOW, 0)
+    write_rules(datapath.tables, rule.subject, rule.direction, [rule])
     before = datapath.tables.metrics()
     for port in (7000, 7000, 7001):
         packet = frames.ip(str(node.a.address(version)), str(node.b.address(version)), 17, frames.udp(4000, port))
@@ -280,12 +280,12 @@ def test_folder_that_is_not_bpffs(tmp_path: Path, cache: Path) -> None:
 def test_what_hangs_stays_as_it_hangs(node: LiveNode, folder: Path, cache: Path) -> None:
     """An agent that would hang programs otherwise takes over what is there, in both directions."""
     pins = {True: {"from_pod", "to_pod"}, False: {f"{hook.value}-{node.a.ifindex}" for hook in ENDPOINT_HOOKS}}
-    for way, turn in ((True, "one"), (False, "other")):
-        first = opened(folder / turn, cache, node, tcx=way)
+    for way, half in ((True, "one"), (False, "other")):
+        first = opened(folder / half, cache, node, tcx=way)
         fill(first, node)
         attach(first, node)
         first.close()
-        second = opened(folder / turn, cache, node, tcx=not way)
+        second = opened(folder / half, cache, node, tcx=not way)
         attach(second, node)
         kept = {pin.name for pin in (second._links / node.a.device).iterdir()}
         assert kept == pins[way]
@@ -368,18 +368,18 @@ def test_a_table_grows_under_flows_that_go_on(node: LiveNode, datapath: Datapath
         stop, lost = threading.Event(), []
 
         def talk() -> None:
-            turn = 0
+            half = 0
             while not stop.is_set():
                 for client, accepted in pairs:
-                    turn += 1
-                    word = turn.to_bytes(8, "big")
+                    half += 1
+                    word = half.to_bytes(8, "big")
                     try:
                         client.sendall(word)
                         accepted.sendall(accepted.recv(8))
                         if client.recv(8) != word:
-                            lost.append(turn)
+                            lost.append(half)
                     except TimeoutError:
-                        lost.append(turn)
+                        lost.append(half)
 
         talking = threading.Thread(target=talk)
         talking.start()

@@ -28,7 +28,7 @@ from proto.policy import (
 from services.dataplane.core.datapath import layout as at
 from tests.bpf import frames
 from tests.bpf.node_state import NodeState
-from tests.bpf.world import SHOT, Line, PeerKind, World, empty, write_lines
+from tests.bpf.world import SHOT, PeerKind, Rule, World, empty, write_rules
 
 pytestmark = pytest.mark.privileged
 
@@ -140,7 +140,7 @@ def random_policy(rng: random.Random, identity: int) -> CompiledPolicy:
     selectors = tuple(random_peer(rng) for _ in range(6))
     rules = [
         CompiledRule(
-            direction=rng.choice(list(Direction)), rank=rng.randrange(4),
+            direction=rng.choice(list(Direction)), precedence=rng.randrange(4),
             verdict=rng.choice(list(Verdict)), source=number, any_peer=rng.random() < 0.15,
             selectors=tuple(rng.sample(range(6), rng.randrange(0, 3))),
             cidr_sets=tuple(rng.sample((71, 72, 73), rng.randrange(0, 2))),
@@ -171,7 +171,7 @@ def naive(
             for one in rule.ports
         )
         if peers and ports:
-            best = min(best or (99, 99, 0), (rule.rank, int(rule.verdict), number))
+            best = min(best or (99, 99, 0), (rule.precedence, int(rule.verdict), number))
     if best is None:
         return not (policy.egress_isolated if side is Direction.EGRESS else policy.ingress_isolated), at.NO_RULE
     return bool(best[1]), best[2]
@@ -223,18 +223,18 @@ def test_kernel_agrees_with_a_naive_reading(world: World, seed: int) -> None:
     assert decided == 200
 
 
-def test_each_of_256_rules_is_told_apart(world: World) -> None:
+def test_each_of_256_rules_is_distinguished(world: World) -> None:
     world.isolate(world.b.identity, ingress=True)
-    lines = [
-        Line(world.b.identity, Direction.INGRESS, PeerKind.ANY, 0, PortMatch(6, number + 1, 16), 1 + number, 0, number)
+    written = [
+        Rule(world.b.identity, Direction.INGRESS, PeerKind.ANY, 0, PortMatch(6, number + 1, 16), 1 + number, 0, number)
         for number in range(256)
     ]
-    write_lines(world.tables, world.b.identity, Direction.INGRESS, lines)
-    told = []
+    write_rules(world.tables, world.b.identity, Direction.INGRESS, written)
+    reported = []
     for number in range(256):
         event = world.from_wire(frames.ip("10.244.2.7", world.b.address4, 6, body(6, number + 1))).event
-        told.append(event.rule if event is not None else None)
-    assert told == list(range(256))
+        reported.append(event.rule if event is not None else None)
+    assert reported == list(range(256))
 
 
 def test_no_mutation_of_a_frame_gets_another_source_out(world: World) -> None:

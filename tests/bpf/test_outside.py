@@ -15,7 +15,7 @@ from services.dataplane.core.datapath import service_layout as lb
 from services.dataplane.core.datapath.service_layout import ServiceFlag
 from tests.bpf import frames
 from tests.bpf.frames import ACK, RST, SYN, TCP
-from tests.bpf.fronts import PLAIN, PROTOCOLS, Names, answer, packet, port_of, read, sent, serve
+from tests.bpf.frontends import PLAIN, PROTOCOLS, Names, answer, packet, port_of, read, sent, serve
 from tests.bpf.world import PeerKind, World
 
 pytestmark = pytest.mark.privileged
@@ -62,7 +62,7 @@ class TestLocalBackend:
         back = world.from_pod(world.b, packet(f"{kind} {n.pod}:8080 > {n.away}:4000", flags=SYN | ACK))
         assert (str(back), sent(back)) == ("redirect", f"{kind} {n.node}:30080 > {n.away}:4000")
 
-    def test_directly_and_by_the_front_from_the_same_port(self, world: World, n: Names, kind: str) -> None:
+    def test_directly_and_by_the_frontend_from_the_same_port(self, world: World, n: Names, kind: str) -> None:
         serve(world, f"{n.node}:30080", f"{n.pod}:8080", protocol=PROTOCOLS[kind])
         answers = packet(f"{kind} {n.pod}:8080 > {n.away}:4000", flags=ACK)
         world.from_wire(packet(f"{kind} {n.away}:4000 > {n.node}:30080"))
@@ -72,7 +72,7 @@ class TestLocalBackend:
         world.from_wire(packet(f"{kind} {n.away}:4000 > {n.node}:30080", flags=ACK))
         assert sent(world.from_pod(world.b, answers)) == f"{kind} {n.node}:30080 > {n.away}:4000"
 
-    def test_two_fronts_and_one_client_port_are_kept_apart(self, world: World, n: Names, kind: str) -> None:
+    def test_two_frontends_and_one_client_port_are_kept_apart(self, world: World, n: Names, kind: str) -> None:
         for number, port in ((7, 30080), (8, 30081)):
             serve(world, f"{n.node}:{port}", f"{n.pod}:8080", protocol=PROTOCOLS[kind], number=number)
         first = sent(world.from_wire(packet(f"{kind} {n.client}:4000 > {n.node}:30080")))
@@ -162,7 +162,7 @@ class TestNodeBackend:
             outcome = world.to_wire(packet(text, flags=ACK))
             assert (str(outcome), sent(outcome)) == ("stack", text)
 
-    def test_front_that_is_its_own_backend(self, world: World, n: Names, kind: str) -> None:
+    def test_frontend_that_is_its_own_backend(self, world: World, n: Names, kind: str) -> None:
         serve(world, f"{n.node}:8080", f"{n.node}:8080", protocol=PROTOCOLS[kind])
         assert str(world.from_wire(packet(f"{kind} {n.client}:4000 > {n.node}:8080"))) == "stack"
         assert world.tables.nats.items() == {}
@@ -170,17 +170,17 @@ class TestNodeBackend:
 
 @FAMILIES
 class TestNobody:
-    FRONTS = (
+    FRONTENDS = (
         # flags, front -> outcome
         (PLAIN, "node", "stack"),
         (ServiceFlag.LOCAL_ONLY, "node", "drop SERVICE_NO_LOCAL_BACKEND"),
         (ServiceFlag.FOREIGN | ServiceFlag.LOCAL_ONLY, "vip", "drop SERVICE_NO_LOCAL_BACKEND"),
     )
 
-    @pytest.mark.parametrize(("flags", "front", "outcome"), FRONTS)
-    def test_no_backends(self, world: World, n: Names, flags: ServiceFlag, front: str, outcome: str) -> None:
-        serve(world, f"{getattr(n, front)}:80", flags=flags)
-        assert str(world.from_wire(packet(f"tcp {n.client}:4000 > {getattr(n, front)}:80"))) == outcome
+    @pytest.mark.parametrize(("flags", "frontend", "outcome"), FRONTENDS)
+    def test_no_backends(self, world: World, n: Names, flags: ServiceFlag, frontend: str, outcome: str) -> None:
+        serve(world, f"{getattr(n, frontend)}:80", flags=flags)
+        assert str(world.from_wire(packet(f"tcp {n.client}:4000 > {getattr(n, frontend)}:80"))) == outcome
 
     @BOTH
     def test_address_that_is_not_the_nodes_is_refused_by_its_stack(self, world: World, n: Names, kind: str) -> None:

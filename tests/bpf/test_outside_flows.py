@@ -13,7 +13,7 @@ from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import nat_layout as nat
 from tests.bpf import frames
 from tests.bpf.frames import ACK, FIN, RST, SYN, UDP
-from tests.bpf.fronts import PROTOCOLS, Names, answer, error, packet, read, sent, serve
+from tests.bpf.frontends import PROTOCOLS, Names, answer, error, packet, read, sent, serve
 from tests.bpf.world import World
 
 pytestmark = pytest.mark.privileged
@@ -28,7 +28,7 @@ def n(version: int) -> Names:
 
 
 @FAMILIES
-class TestLife:
+class TestExpiry:
     def from_client(self, world: World, n: Names, kind: str = "tcp", *, flags: int = SYN) -> str:
         return sent(world.from_wire(packet(f"{kind} {n.client}:4000 > {n.node}:80", flags=flags)))
 
@@ -46,7 +46,7 @@ class TestLife:
         assert sent(back) == f"tcp {n.node}:80 > {n.client}:4000"
 
     @pytest.mark.parametrize("last", [FIN | ACK, RST])
-    def test_a_new_connection_on_a_finished_one_chooses_anew(self, world: World, n: Names, last: int) -> None:
+    def test_a_new_connection_on_a_finished_one_chooses_again(self, world: World, n: Names, last: int) -> None:
         serve(world, f"{n.node}:80", f"{n.pod}:8080")
         self.from_client(world, n)
         world.from_pod(world.b, packet(f"tcp {n.pod}:8080 > {n.client}:4000", flags=SYN | ACK))
@@ -74,7 +74,7 @@ class TestLife:
         serve(world, f"{n.node}:80", stays, protocol=UDP)
         assert self.from_client(world, n, "udp").endswith(stays)
 
-    def test_udp_after_a_long_silence_chooses_anew(self, world: World, n: Names) -> None:
+    def test_udp_after_a_long_silence_chooses_again(self, world: World, n: Names) -> None:
         serve(world, f"{n.node}:80", f"{n.away}:8080", protocol=UDP)
         first = self.from_client(world, n, "udp")
         self.grow_old(world, 29)
@@ -109,7 +109,7 @@ class TestLife:
         answers = packet(f"tcp {n.pod}:8080 > {n.client}:4000", flags=SYN | ACK)
         for key in whole:
             world.tables.nats.remove(key)
-            if key.place == nat.Place.POD:
+            if key.hook == nat.Hook.POD:
                 self.from_client(world, n, flags=ACK)
             else:
                 assert sent(world.from_pod(world.b, answers)) == f"tcp {n.node}:80 > {n.client}:4000"
@@ -126,7 +126,7 @@ class TestLife:
         assert world.tables.nats.get(key) == anothers
         mine = nat.NatKey(
             source=back.destination, destination=back.source, source_port=back.destination_port,
-            destination_port=back.source_port, protocol=key.protocol, place=nat.Place.WIRE,
+            destination_port=back.source_port, protocol=key.protocol, hook=nat.Hook.WIRE,
         )  # fmt: skip
         world.tables.nats.put(key, back)
         assert world.tables.nats.get(mine) is not None

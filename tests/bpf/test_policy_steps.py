@@ -142,14 +142,14 @@ def test_a_drop_is_blamed_on_the_policy_that_judged_it(edited: Edited) -> None:
         isolated_by("other", policy(B, "!in any tcp/443", "in any tcp/80", sequence=12, sources="new")),
     ]
     edited.enforce(steps[0])
-    told = [edited.dropped(443)]
+    reported = [edited.dropped(443)]
     for one in steps[1:]:
         edited.state.rules[B] = one  # received, and not in force
-        told.append(edited.dropped(443))
+        reported.append(edited.dropped(443))
         edited.enforce(one)
-        told.append(edited.dropped(443))
+        reported.append(edited.dropped(443))
     reader = Interpreter(node="n1", names=Names(), policies=edited.enforcer.history.names, wall_offset=0)
-    read = [reader.read(event) for event in told]
+    read = [reader.read(event) for event in reported]
     assert [(one.policies, one.revision) for one in read] == [
         (("shop/deny-all",), "e1:10"),
         (("shop/deny-all",), "e1:10"),
@@ -160,10 +160,10 @@ def test_a_drop_is_blamed_on_the_policy_that_judged_it(edited: Edited) -> None:
     restarted = edited.state.enforcer(edited.world.tables)
     asyncio.run(restarted.enforce(Dirty(full=True)))
     reader = Interpreter(node="n1", names=Names(), policies=restarted.history.names, wall_offset=0)
-    assert [reader.read(event).policies for event in told[2:]] == [(), (), ("shop/new0",)]
+    assert [reader.read(event).policies for event in reported[2:]] == [(), (), ("shop/new0",)]
 
 
-def test_an_identity_matches_from_the_moment_its_record_is_here(edited: Edited) -> None:
+def test_an_identity_matches_from_the_moment_its_record_is_known(edited: Edited) -> None:
     edited.enforce(policy(B, "in team=a:app=web tcp/80"), record(2001, "depot", "app=db", "team=a"))
     assert edited.passing() == frozenset()
     generation = edited.world.tables.generation
@@ -241,11 +241,11 @@ def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
     codec = pl.ScopeRuleKey.wire().codec
     keys = b"".join(codec.pack(1, index) for index in range(most))
     assert bpf.update_batch(table.fd, keys, bytes(pl.ScopeRule.wire().size) * most, most), "the map is full"
-    told: list[Refused] = []
-    edited.enforcer.tell = told.append
+    reported: list[Refused] = []
+    edited.enforcer.report = reported.append
     edited.enforce(policy(B, "in any tcp/443"))
     assert edited.passing() == frozenset(), "denied whole, rather than the old rights"
-    assert [(one.identity, one.namespace) for one in told] == [(B, "shop")]
+    assert [(one.identity, one.namespace) for one in reported] == [(B, "shop")]
     for _ in range(2):  # the first finds who has filled the map, the next has room
         edited.enforce(full=True)
     assert edited.passing() == {443}
@@ -254,7 +254,7 @@ def test_a_full_map_does_not_stop_a_revocation(edited: Edited) -> None:
 def test_maps_grow_before_they_are_full_and_packets_are_judged_alike_meanwhile(edited: Edited) -> None:
     """Each of them replaced by one twice as large in the middle of an edit, which nobody is refused for."""
     edited.enforce(policy(B, "in depot:app=web tcp/80"))
-    tables, told, grown = edited.world.tables, list[Refused](), list[str]()
+    tables, reported, grown = edited.world.tables, list[Refused](), list[str]()
     before = {name: table.entries for name, table in tables.by_name.items()}
 
     async def make_room(asked: Mapping[str, int]) -> None:
@@ -265,34 +265,34 @@ def test_maps_grow_before_they_are_full_and_packets_are_judged_alike_meanwhile(e
         grown.extend(edited.world.datapath.grow({name: before[name] * 2 for name in names}))
         assert edited.passing() == {80}
 
-    edited.enforcer.tell = told.append
+    edited.enforcer.report = reported.append
     edited.enforcer.make_room = make_room
     edited.enforcer._maps.rooms = ps.Rooms(ps.Sizes(2, 2, 2), 2)
     edited.enforce(policy(B, "in depot:app=web tcp/80,tcp/443"))
     assert edited.passing() == {80, 443}
     assert set(grown) == {"am_scope_peer", "am_scope_port", "am_scope_rule", "am_selected"}
     assert {name: tables.by_name[name].entries for name in grown} == {name: before[name] * 2 for name in grown}
-    assert told == []
+    assert reported == []
     edited.enforce(policy(B, "in depot:app=web tcp/443"), full=True)
     assert edited.passing() == {443}, "the larger maps are compared and written like the others"
 
 
-def test_who_finds_no_place_among_identities_is_told_and_keeps_nobody_out(edited: Edited) -> None:
+def test_who_finds_no_slot_among_identities_is_reported_and_keeps_nobody_out(edited: Edited) -> None:
     edited.enforce(policy(B, "in depot:app=web tcp/80"))
     table = edited.world.tables.selected
     codec = pl.IdentityKey.wire().codec
     keys = b"".join(codec.pack(10_000 + number) for number in range(table.entries))
     assert bpf.update_batch(table.fd, keys, bytes(pl.SelectorSet.wire().size) * table.entries, table.entries)
-    told: list[Without] = []
-    edited.enforcer.tell_without = told.append
+    reported: list[Without] = []
+    edited.enforcer.report_without = reported.append
     edited.enforce(record(2002, "other", "app=web"), policy(B, "in depot:app=web tcp/80", "in other:* tcp/443"))
     assert edited.passing() == {80}, "who has a place keeps it"
-    assert told[-1].identities == {"other": 1}
+    assert reported[-1].identities == {"other": 1}
     edited.state.forget(CLIENT)
     edited.enforce(full=True)
     edited.enforce(full=True)
     assert edited.passing() == frozenset(), "removals go on"
-    assert told[-1].identities == {}
+    assert reported[-1].identities == {}
 
 
 def test_a_change_reads_no_map(edited: Edited, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -302,7 +302,7 @@ def test_a_change_reads_no_map(edited: Edited, monkeypatch: pytest.MonkeyPatch) 
     assert edited.passing() == {443}
 
 
-def test_a_revision_is_reached_when_the_records_that_it_counts_on_are_here(edited: Edited) -> None:
+def test_a_revision_is_reached_when_the_records_that_it_counts_on_are_known(edited: Edited) -> None:
     """They come by another stream than the rules, and may be late."""
     edited.state.rules[B] = policy(B, "in depot:* tcp/80")
     edited.state.feed.identities.sequence = 4

@@ -165,7 +165,7 @@ class TestMapped:
         assert answers == [(BACKENDS[4][0], (self.MAPPED, PORT))]
 
 
-def test_links_tell_of_all_hooks(shared: Room) -> None:
+def test_links_show_all_hooks(shared: Room) -> None:
     state = shared.datapath.links()[SOCKETS]
     assert state.attached
     assert set(state.hooks) == set(SOCKET_HOOKS)

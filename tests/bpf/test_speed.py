@@ -12,8 +12,8 @@ from proto.policy import Direction, PortMatch
 from services.dataplane.core.datapath import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ACK, SYN, TCP
-from tests.bpf.fronts import Names, packet, serve
-from tests.bpf.world import OK, REDIRECT, Line, PeerKind, World, empty, inside, write_lines
+from tests.bpf.frontends import Names, packet, serve
+from tests.bpf.world import OK, REDIRECT, PeerKind, Rule, World, empty, inside, write_rules
 
 pytestmark = pytest.mark.privileged
 
@@ -99,9 +99,9 @@ def test_from_outside(world: World, version: int) -> None:
     figures["to_wire, no such flow yet"] = once(
         world, "to_wire", out, received_on=0, ifindex=world.wire, source=world.a.mac
     )
-    for number, front, backend in ((1, 80, n.node), (2, 81, n.pod), (3, 82, n.away)):
-        serve(world, f"{n.node}:{front}", f"{backend}:8080", number=number)
-        there = packet(f"tcp {n.client}:4000 > {n.node}:{front}", flags=ACK)
+    for number, frontend, backend in ((1, 80, n.node), (2, 81, n.pod), (3, 82, n.away)):
+        serve(world, f"{n.node}:{frontend}", f"{backend}:8080", number=number)
+        there = packet(f"tcp {n.client}:4000 > {n.node}:{frontend}", flags=ACK)
         figures[f"from_wire to {backend}"] = once(
             world, "from_wire", there, received_on=world.wire, ifindex=world.wire, source=world.a.mac
         )
@@ -127,12 +127,12 @@ def test_first_packet_of_a_flow(world: World, version: int) -> None:
     first = frames.ip(outside, world.b.address(version), TCP, frames.tcp(4000, 80, SYN))
     figures = {"not isolated": judged(world, first)}
     world.isolate(world.b.identity, ingress=True)
-    lines = [
-        Line(world.b.identity, Direction.INGRESS, PeerKind.CIDR_SET, 5, PortMatch(6, 8000 + number, 16), 1, 1, number)
+    rules = [
+        Rule(world.b.identity, Direction.INGRESS, PeerKind.CIDR_SET, 5, PortMatch(6, 8000 + number, 16), 1, 1, number)
         for number in range(250)
     ]
-    lines.append(Line(world.b.identity, Direction.INGRESS, PeerKind.CIDR_SET, 5, PortMatch(6, 80, 16), 2, 1, 250))
-    write_lines(world.tables, world.b.identity, Direction.INGRESS, lines)
+    rules.append(Rule(world.b.identity, Direction.INGRESS, PeerKind.CIDR_SET, 5, PortMatch(6, 80, 16), 2, 1, 250))
+    write_rules(world.tables, world.b.identity, Direction.INGRESS, rules)
     figures["251 rules"] = judged(world, first)
     print(f"\nIPv{version}, nanoseconds a first packet: {figures}")
     assert max(figures.values()) < 10 * BOUND_NS

@@ -208,7 +208,7 @@ class TestForged:
                 bench.run(Segment(is_reply=False, is_own=False, flags=flags, sequence=guess & 0xFFFFFFFF))
         assert lives(world, bench.key) == core.TCP_ESTABLISHED
 
-    def test_reset_that_the_pod_does_not_believe_is_taken_back(self, world: World, version: int) -> None:
+    def test_reset_that_the_pod_does_not_accept_is_undone(self, world: World, version: int) -> None:
         """RFC 5961 3.2: within the window, but not what is expected next: the pod asks, and goes on."""
         bench = self.established(world, version)
         with inside(world.netns):

@@ -185,8 +185,8 @@ class TestEvents:
         world.tables.configure(at.Config(events_per_second=0, events_burst=3))
         world.isolate(world.b.identity, ingress=True)
         packet = frames.ip(world.a.address4, world.b.address4, 6, frames.tcp(4000, 80))
-        told = [world.from_pod(world.a, packet).event for _ in range(10)]
-        assert [event is not None for event in told] == [True] * 3 + [False] * 7
+        reported = [world.from_pod(world.a, packet).event for _ in range(10)]
+        assert [event is not None for event in reported] == [True] * 3 + [False] * 7
         world.tables.configure(at.Config(events_per_second=1000, events_burst=1000))
         time.sleep(0.05)
         last = world.from_pod(world.a, packet).event
@@ -238,7 +238,7 @@ class TestEvents:
             reader.stop()
 
 
-class TestBroom:
+class TestCollection:
     def count(self, world: World, endpoint: int) -> int:
         budget = world.tables.budgets.get(at.EndpointKey(endpoint=endpoint))
         assert budget is not None

@@ -167,7 +167,7 @@ def test_connections_outlive_the_change_from_one_hash_for_all(
         assert talk.is_guarded()
 
 
-def test_from_a_layout_that_nobody_knows_all_begins_anew(
+def test_from_a_layout_that_nobody_knows_all_begins_again(
     folder: Path, cache: Path, node: LiveNode, before: Datapath, talk: Talk
 ) -> None:
     as_before(folder, "123456789abc")
@@ -242,7 +242,7 @@ def test_a_table_of_another_layout_has_a_successor_as_large(
         assert reopened(folder, cache, node, stack).tables.flows.entries == 1 << 18
 
 
-def test_conntrack_of_another_layout_begins_anew_and_says_so(
+def test_conntrack_of_another_layout_begins_again_and_says_so(
     folder: Path, cache: Path, node: LiveNode, before: Datapath, talk: Talk
 ) -> None:
     change(folder, "am_ct")

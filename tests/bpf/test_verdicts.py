@@ -194,14 +194,14 @@ class TestIsolation:
         assert str(world.from_wire(syn(WORLD[version], world.b.address(version)))) == "redirect"
         assert str(world.from_wire(syn(REMOTE[version], world.b.address(version)))) == "drop POLICY_DENIED"
 
-    def test_lowest_rank_wins(self, world: World, version: int) -> None:
-        world.rule(world.b, INGRESS, IDENTITY, world.a.identity, rank=5, verdict=Verdict.DENY, rule=9)
-        world.rule(world.b, INGRESS, ANY, rank=10)
+    def test_lowest_precedence_wins(self, world: World, version: int) -> None:
+        world.rule(world.b, INGRESS, IDENTITY, world.a.identity, precedence=5, verdict=Verdict.DENY, rule=9)
+        world.rule(world.b, INGRESS, ANY, precedence=10)
         outcome = world.from_pod(world.a, a_to_b(world, version))
         assert str(outcome) == "drop POLICY_DENIED"
         assert outcome.event is not None
         assert outcome.event.rule == 9
-        world.rule(world.b, INGRESS, ANY, rank=1)
+        world.rule(world.b, INGRESS, ANY, precedence=1)
         assert str(world.from_pod(world.a, a_to_b(world, version))) == "redirect"
 
     def test_a_rule_that_is_missing_denies(self, world: World, version: int) -> None:

@@ -25,7 +25,7 @@ from services.dataplane.core.datapath import policy_layout as pl
 from services.dataplane.datapath.programs import Datapath
 from tests.bpf import frames
 from tests.bpf.frames import ACK, ICMP, ICMP6, SYN, TCP, UDP, mac
-from tests.bpf.fronts import Names, seal
+from tests.bpf.frontends import Names, seal
 from tests.bpf.live import HOST_MAC, UPLINK, LiveNode, attach, fill, live_node, opened
 from tests.bpf.world import World, ifindex_of, inside, run
 
@@ -84,7 +84,7 @@ class TestToPod:
         links = {"wire": world.wire, "pod a's link": world.a.ifindex, "pod b's link": world.b.ifindex}
         return links[way] if way in links else WAYS[way]
 
-    def test_who_is_believed(self, world: World, n: Names, way: str) -> None:
+    def test_who_is_accepted(self, world: World, n: Names, way: str) -> None:
         passed = set()
         for who, source in sources(n).items():
             outcome = world.to_pod(world.b, segment(source, bare(n.pod)), received_on=self.by(world, way))
@@ -92,7 +92,7 @@ class TestToPod:
             passed |= {who} if outcome.action == 0 else set()
         assert passed == MAY[way]
 
-    def test_told_with_where_it_came_by(self, world: World, n: Names, way: str) -> None:
+    def test_reported_with_where_it_came_by(self, world: World, n: Names, way: str) -> None:
         source = next((source for who, source in sources(n).items() if who not in MAY[way]), None)
         if source is not None:
             outcome = world.to_pod(world.b, segment(source, bare(n.pod)), received_on=self.by(world, way))
@@ -183,7 +183,7 @@ class TestToWire:
 
 
 class TestKept:
-    def test_what_the_agent_is_told_no_more_is_believed_no_more(self, world: World) -> None:
+    def test_what_is_reported_no_more_is_accepted_no_more(self, world: World) -> None:
         away = segment("10.244.2.7", "10.244.1.2")
         world.datapath.keep_uplinks([world.wire, CARD], LOOPBACK)
         assert str(world.to_pod(world.b, away, received_on=CARD)) == "stack"

@@ -95,7 +95,7 @@ class PeerKind(Enum):
 
 
 @dataclass(frozen=True, slots=True)
-class Line:
+class Rule:
     """One rule with one peer and one port."""
 
     subject: int
@@ -103,12 +103,12 @@ class Line:
     kind: PeerKind
     peer: int
     port: PortMatch
-    rank: int
+    precedence: int
     verdict: int
     rule: int
 
     @property
-    def place(self) -> tuple[object, ...]:
+    def slot(self) -> tuple[object, ...]:
         return self.subject, self.direction, self.kind, self.peer, self.port
 
 
@@ -117,12 +117,12 @@ def scope_number(identity: int, direction: Direction) -> int:
     return identity * 2 + direction
 
 
-def write_lines(tables: Tables, subject: int, direction: Direction, lines: Iterable[Line]) -> None:
+def write_rules(tables: Tables, subject: int, direction: Direction, rules: Iterable[Rule]) -> None:
     """The scope of a subject as these lines have it. Each identity that they name has a selector set of its number."""
     scope = scope_number(subject, direction)
     mine = sorted(
-        (line for line in lines if (line.subject, line.direction) == (subject, direction)),
-        key=lambda line: (line.rank, line.verdict),
+        (line for line in rules if (line.subject, line.direction) == (subject, direction)),
+        key=lambda line: (line.precedence, line.verdict),
     )
     tables.scope_peers.apply({}, [key for key in tables.scope_peers.items() if key.scope == scope])
     tables.scope_ports.apply({}, [key for key in tables.scope_ports.items() if key.scope == scope])
@@ -180,7 +180,7 @@ class World:
         self.wire = ifindex_of(netns, "am-wire")
         self.a = self._pod("am-a", 1)
         self.b = self._pod("am-b", 2)
-        self._lines: list[Line] = []
+        self._rules: list[Rule] = []
 
     def _pod(self, device: str, number: int) -> Pod:
         return Pod(
@@ -195,7 +195,7 @@ class World:
     def reset(self) -> None:
         """Empties every map, then: two pods that are known and not isolated, a remote pod, the node, a remote node."""
         empty(self.tables, TABLES)
-        self._lines = []
+        self._rules = []
         for descriptor, size in (("am_throttle", 8),):
             fd = self.tables.descriptors[descriptor]
             while (key := next_key(fd, size)) is not None:
@@ -276,21 +276,28 @@ class World:
 
     def rule(
         self, subject: Pod, direction: Direction, kind: PeerKind = PeerKind.ANY, peer: int = 0, *, protocol: int = 0,
-        port: int = 0, bits: int = 0, rank: int = 100, verdict: Verdict = Verdict.ALLOW, rule: int = 0,
-    ) -> Line:  # fmt: skip
+        port: int = 0, bits: int = 0, precedence: int = 100, verdict: Verdict = Verdict.ALLOW, rule: int = 0,
+    ) -> Rule:  # fmt: skip
         """One line more of a pod's policy; of two that are alike the later stays."""
-        line = Line(
-            subject.identity, direction, kind, int(peer), PortMatch(protocol, port, bits), rank, int(verdict), rule
+        line = Rule(
+            subject.identity,
+            direction,
+            kind,
+            int(peer),
+            PortMatch(protocol, port, bits),
+            precedence,
+            int(verdict),
+            rule,
         )
-        self._lines = [one for one in self._lines if one.place != line.place]
-        self._lines.append(line)
-        write_lines(self.tables, line.subject, direction, self._lines)
+        self._rules = [one for one in self._rules if one.slot != line.slot]
+        self._rules.append(line)
+        write_rules(self.tables, line.subject, direction, self._rules)
         return line
 
-    def unrule(self, line: Line) -> None:
+    def unrule(self, line: Rule) -> None:
         """A right is taken away; live flows are not told."""
-        self._lines.remove(line)
-        write_lines(self.tables, line.subject, line.direction, self._lines)
+        self._rules.remove(line)
+        write_rules(self.tables, line.subject, line.direction, self._rules)
 
     def from_pod(self, pod: Pod, packet: bytes, *, mac: bytes | None = None, kind: int | None = None) -> Outcome:
         return self._run("from_pod", self._frame(packet, mac or pod.mac, kind), pod.ifindex, pod.ifindex)
@@ -332,8 +339,8 @@ class World:
             result = bpf.run_on(
                 self.datapath.programs[program], frame, context=struct.pack("<36xII", received_on, ifindex)
             )
-        told = self.reader.drain()
-        event = told[-1] if told else None
+        reported = self.reader.drain()
+        event = reported[-1] if reported else None
         return Outcome(result.value, DropReason(event.reason) if event else None, result.packet, event)
 
 

@@ -130,11 +130,11 @@ def passes(core: Callable[[], Sums], expander: str, seed: int) -> bool:
 def test_what_is_shown_is_cut_down_to_the_steps_that_matter() -> None:
     with pytest.raises(AssertionError) as caught:
         follow(ForgetsNothing, oracle, STATES, "empty between", 4)
-    told = str(caught.value)
-    assert "empty between, seed 4" in told
-    assert "after 3 steps" in told, "a value that comes, the same that goes, and the settling"
-    assert "core   " in told
-    assert "oracle 'absent'" in told
+    reported = str(caught.value)
+    assert "empty between, seed 4" in reported
+    assert "after 3 steps" in reported, "a value that comes, the same that goes, and the settling"
+    assert "core   " in reported
+    assert "oracle 'absent'" in reported
 
 
 def test_what_was_raised_stays_the_cause() -> None:

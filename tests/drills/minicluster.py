@@ -184,8 +184,8 @@ class MiniCluster:
         if netns:
             env["CNI_NETNS"] = f"/run/netns/{netns}"
         if pod is not None:
-            told = f"K8S_POD_NAMESPACE={pod.namespace};K8S_POD_NAME={pod.name};K8S_POD_UID={pod.uid}"
-            env["CNI_ARGS"] = f"IgnoreUnknown=1;{told}"
+            arguments = f"K8S_POD_NAMESPACE={pod.namespace};K8S_POD_NAME={pod.name};K8S_POD_UID={pod.uid}"
+            env["CNI_ARGS"] = f"IgnoreUnknown=1;{arguments}"
         document = {
             "cniVersion": "1.1.0",
             "name": "airmesh",
@@ -293,8 +293,8 @@ def _hub(name: str) -> None:
 
 
 def _node(hub: str, node: str, index: int) -> None:
-    here = f"{hub}-{node}"
-    run("ip", "-n", here, "link", "add", "fab0", "type", "veth", "peer", "name", f"to-{node}", "netns", hub)
+    pair = f"{hub}-{node}"
+    run("ip", "-n", pair, "link", "add", "fab0", "type", "veth", "peer", "name", f"to-{node}", "netns", hub)
     run("ip", "-n", hub, "link", "set", f"to-{node}", "master", "fabric", "up")
     for command in (
         "link set fab0 up",
@@ -303,9 +303,9 @@ def _node(hub: str, node: str, index: int) -> None:
         f"route add default via {HUB}",
         "route add default via fd00:172:30::1 dev fab0",
     ):
-        run("ip", "-n", here, *command.split())
-    run("nsenter", f"--net=/run/netns/{here}", "sysctl", "-qw", "net.ipv4.ip_forward=1")
-    run("nsenter", f"--net=/run/netns/{here}", "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
+        run("ip", "-n", pair, *command.split())
+    run("nsenter", f"--net=/run/netns/{pair}", "sysctl", "-qw", "net.ipv4.ip_forward=1")
+    run("nsenter", f"--net=/run/netns/{pair}", "sysctl", "-qw", "net.ipv6.conf.all.forwarding=1")
 
 
 def pools(*, four: str, six: str, block4: int = 26, block6: int = 122) -> list[IPPool]:

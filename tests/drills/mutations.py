@@ -30,6 +30,13 @@ CHASSIS = (
         tests=("tests/core/kit/test_once.py",),
     ),
     Mutant(
+        name="a-name-that-is-a-picture",
+        file="kit/once.py",
+        old="    def reported(self, key: K, now: float) -> bool:",
+        new="    def told(self, key: K, now: float) -> bool:",
+        tests=("tests/house/test_names.py",),
+    ),
+    Mutant(
         name="collections-visit-all-there-is",
         file="chassis/runtime/garbage.py",
         old="        gc.freeze()\n",
@@ -78,7 +85,7 @@ CHASSIS = (
         file="chassis/bus/view.py",
         old="        self._stale = set(self._entries) | set(self._marks)\n",
         new="        self._stale = set(self._entries) | set(self._marks)\n        self._entries.clear()\n",
-        tests=("tests/shell/chassis/bus/test_nats_traps.py::test_view_follows_a_bucket_that_was_made_anew",),
+        tests=("tests/shell/chassis/bus/test_nats_traps.py::test_view_follows_a_bucket_that_was_made_again",),
     ),
     Mutant(
         name="a-view-remembers-what-is-deleted",
@@ -106,7 +113,7 @@ CHASSIS = (
         file="chassis/bus/kv.py",
         old="        sealed = codec.seal(value, traceparent or current_traceparent())\n",
         new="        sealed = codec.seal(value)\n",
-        tests=("tests/shell/cluster/test_mirror.py::test_a_life_of_a_pod_is_one_trace",),
+        tests=("tests/shell/cluster/test_mirror.py::test_a_lifecycle_of_a_pod_is_one_trace",),
     ),
     Mutant(
         name="everybody-may-write-everything",
@@ -151,7 +158,7 @@ CHASSIS = (
         tests=("tests/shell/chassis/bus/test_accounts.py",),
     ),
     Mutant(
-        name="a-node-tells-in-anothers-name",
+        name="a-node-reports-in-anothers-name",
         file="chassis/bus/accounts.py",
         old='tail = f".{encode_segment(user.node)}" if role.per_node and "{node}" not in subject else ""',
         new='tail = ""',
@@ -290,7 +297,7 @@ IPAM = (
         tests=("tests/core/ipam/test_recovery_and_claims.py",),
     ),
     Mutant(
-        name="believe-the-body-of-a-request",
+        name="accept-the-body-of-a-request",
         file="services/ipam/senders.py",
         old="            if request.node != node:\n",
         new="            if not node:\n",
@@ -326,7 +333,7 @@ IPAM = (
     ),
     Mutant(
         name="one-node-takes-every-block",
-        file="services/ipam/grants.py",
+        file="services/ipam/block_allocation.py",
         old="                self._refuse_more(request.node, request.family)\n",
         new="                pass\n",
         tests=("tests/drills/test_stolen_key.py::test_it_takes_no_block_and_no_claim",),
@@ -360,7 +367,7 @@ IPAM = (
         tests=("tests/core/dataplane/ipam/test_addressing.py",),
     ),
     Mutant(
-        name="nobody-is-told-who-holds-up-recovery",
+        name="nobody-hears-who-holds-up-recovery",
         file="services/ipam/upkeep.py",
         old="            self._publish(fault, remedy, key[1])",
         new="            pass",
@@ -449,14 +456,13 @@ POLICY = (
     Mutant(
         name="frontier-before-rules",
         file="services/policy/shards.py",
-        old="""\
-        changed = await self._write_identities(mine, wanted.revision, fence, anew=anew)
-""",
-        new="""\
-        early = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)
-        await self._rules.write(frontier_key(shard), early, plan.deciding(plan.frontier_step, early, anew=anew), fence)
-        changed = await self._write_identities(mine, wanted.revision, fence, anew=anew)
-""",
+        old="        changed = await self._write_identities(mine, wanted.revision, fence, again=again)\n",
+        new=(
+            "        early = Frontier(shard=shard, shards=len(self._leases), revision=wanted.revision)\n"
+            "        await self._rules.write(frontier_key(shard), early, plan.deciding(plan.frontier_step, "
+            "early, again=again), fence)\n"
+            "        changed = await self._write_identities(mine, wanted.revision, fence, again=again)\n"
+        ),
         tests=("tests/shell/policy/test_service.py",),
     ),
     Mutant(
@@ -653,14 +659,14 @@ ROUTING = (
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
-        name="believe-any-announcer",
+        name="accept-any-announcer",
         file="services/routing/core/plan.py",
         old="if name != mesh.me and _holds(name, prefix, mesh):",
         new="if name != mesh.me:",
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
-        name="believe-routes-in-anothers-name",
+        name="accept-routes-in-anothers-name",
         file="services/routing/mirror.py",
         old="if routes.node == _writer(key)}",
         new="if routes.node}",
@@ -683,8 +689,8 @@ ROUTING = (
     Mutant(
         name="a-path-for-what-is-announced-and-not-held",
         file="services/routing/core/plan.py",
-        old="held = [prefix for prefix in told.prefixes if _holds(name, prefix, mesh)]",
-        new="held = told.prefixes",
+        old="held = [prefix for prefix in reported.prefixes if _holds(name, prefix, mesh)]",
+        new="held = reported.prefixes",
         tests=("tests/core/routing/test_plan.py",),
     ),
     Mutant(
@@ -768,18 +774,18 @@ DATAPLANE = (
         tests=("tests/core/dataplane/endpoint/test_admission.py",),
     ),
     Mutant(
-        name="frontier-names-a-namespace-of-an-earlier-life",
+        name="frontier-names-a-namespace-of-an-earlier-incarnation",
         file="services/policy/feed.py",
         old="key.startswith(_NAMESPACES) and listed(key)",
         new="key.startswith(_NAMESPACES) and key in entries",
-        tests=("tests/shell/policy/test_lives.py",),
+        tests=("tests/shell/policy/test_incarnations.py",),
     ),
     Mutant(
-        name="node-counts-namespaces-of-an-earlier-life",
+        name="node-counts-namespaces-of-an-earlier-incarnation",
         file="services/dataplane/feed.py",
         old=" if key.startswith(prefix) and view.listed(key))",
         new=" if key in view.entries and key.startswith(prefix))",
-        tests=("tests/shell/policy/test_lives.py",),
+        tests=("tests/shell/policy/test_incarnations.py",),
     ),
     Mutant(
         name="journal-without-fdatasync",
@@ -876,24 +882,24 @@ DATAPLANE = (
         tests=("tests/core/dataplane/datapath/test_shares.py",),
     ),
     Mutant(
-        name="a-busy-tenant-waits-for-no-turn",
-        file="services/dataplane/core/loadbalancer/turns.py",
+        name="a-busy-tenant-is-not-paced",
+        file="services/dataplane/core/loadbalancer/pacing.py",
         old="            if amount > LITTLE:\n",
         new="            if amount < 0:\n",
         tests=("tests/core/dataplane/datapath/test_shares.py",),
     ),
     Mutant(
-        name="front-without-its-backends",
+        name="frontend-without-its-backends",
         file="services/dataplane/core/loadbalancer/services.py",
         old="set_services={key: one for key, one in steps.set_services.items() if one.number not in short},",
         new="set_services=steps.set_services,",
         tests=("tests/core/dataplane/loadbalancer/test_services.py",),
     ),
     Mutant(
-        name="whoever-came-first-has-the-front",
+        name="whoever-came-first-has-the-frontend",
         file="services/dataplane/core/loadbalancer/frontends.py",
-        old="            first, second = sorted((holder, front), key=_rank)\n",
-        new="            first, second = holder, front\n",
+        old="            first, second = sorted((holder, frontend), key=_precedence)\n",
+        new="            first, second = holder, frontend\n",
         tests=("tests/core/dataplane/loadbalancer/test_services.py",),
     ),
     Mutant(
@@ -906,8 +912,8 @@ DATAPLANE = (
     Mutant(
         name="whoever-asked-first-takes-over-the-front",
         file="services/dataplane/core/loadbalancer/frontends.py",
-        old="                    self._fronts[key] = first = min(others, key=_rank)\n",
-        new="                    self._fronts[key] = first = others[0]\n",
+        old="                    self._frontends[key] = first = min(others, key=_precedence)\n",
+        new="                    self._frontends[key] = first = others[0]\n",
         tests=("tests/core/dataplane/loadbalancer/test_states.py",),
     ),
     Mutant(
@@ -918,16 +924,16 @@ DATAPLANE = (
         tests=("tests/core/dataplane/loadbalancer/test_states.py",),
     ),
     Mutant(
-        name="grown-table-begins-anew",
+        name="grown-table-begins-empty",
         file="services/dataplane/datapath/replacement.py",
         old="                bpf.update_batch(self.fd, keys, values, count)\n",
         new="",
         tests=("tests/bpf/test_live.py::test_a_table_grows_under_flows_that_go_on",),
     ),
     Mutant(
-        name="rank-ignored-in-a-scope",
+        name="precedence-ignored-in-a-scope",
         file="services/dataplane/core/policy/scopes.py",
-        old="    mine.sort(key=lambda rule: (rule.rank, rule.verdict))\n",
+        old="    mine.sort(key=lambda rule: (rule.precedence, rule.verdict))\n",
         new="",
         tests=("tests/core/dataplane/policy/test_policy_maps.py",),
     ),
@@ -979,21 +985,21 @@ DATAPLANE = (
         tests=("tests/core/dataplane/policy/test_policy_maps.py",),
     ),
     Mutant(
-        name="whoever-comes-next-gets-no-place",
-        file="services/dataplane/core/policy/selected_places.py",
+        name="whoever-comes-next-gets-no-slot",
+        file="services/dataplane/core/policy/selected_slots.py",
         old="        return newest_of_the_largest(sizes, newest_first, short)\n",
         new="        return list(fresh)[-short:]\n",
         tests=("tests/core/dataplane/policy/test_policy_maps.py",),
     ),
     Mutant(
-        name="who-gives-its-place-keeps-its-flows",
+        name="who-gives-its-slot-keeps-its-flows",
         file="services/dataplane/core/policy/maps.py",
         old="                lost = lost or bool(self.held.sets[before].mask & in_force)\n",
         new="",
         tests=("tests/core/dataplane/policy/test_policy_maps.py",),
     ),
     Mutant(
-        name="cidrs-without-room-are-not-told",
+        name="cidrs-without-room-are-not-reported",
         file="services/dataplane/policy/partitions.py",
         old="for name in self._refused if name in self._in_force}\n",
         new="for name in ()}\n",
@@ -1051,7 +1057,7 @@ DATAPLANE = (
     Mutant(
         name="generation-not-bumped",
         file="services/dataplane/core/policy/maps.py",
-        old="        if removes or told:\n            yield Bump()\n",
+        old="        if removes or differs:\n            yield Bump()\n",
         new="",
         tests=("tests/core/dataplane/policy/test_policy_maps.py",),
     ),
@@ -1077,7 +1083,7 @@ DATAPLANE = (
         tests=("tests/bpf/test_policy_steps.py",),
     ),
     Mutant(
-        name="acknowledged-before-the-members-are-here",
+        name="acknowledged-before-the-members-are-known",
         file="services/dataplane/policy/enforce.py",
         old="least if members and self._maps.settled else None",
         new="least",
@@ -1218,27 +1224,27 @@ DATAPLANE = (
         tests=("tests/core/dataplane/endpoint/test_admission.py",),
     ),
     Mutant(
-        name="believe-any-endpoint",
+        name="accept-any-endpoint",
         file="services/dataplane/core/ipcache/judge.py",
-        old="        doubt = self._holdings.doubt(self._writers[segment], endpoint)\n",
-        new="        doubt = None\n",
+        old="        rejection = self._holdings.rejection(self._writers[segment], endpoint)\n",
+        new="        rejection = None\n",
         tests=("tests/shell/dataplane/ipcache/test_ownership.py::test_it_does_not_speak_of_others",),
     ),
     Mutant(
-        name="believe-any-identity",
+        name="accept-any-identity",
         file="services/dataplane/core/ipcache/judge.py",
-        old="        if doubt is None and endpoint.identity not in self._residents.get(segment, ()):\n",
-        new="        if doubt is None and not endpoint.identity:\n",
+        old="        if rejection is None and endpoint.identity not in self._residents.get(segment, ()):\n",
+        new="        if rejection is None and not endpoint.identity:\n",
         tests=(
             "tests/shell/dataplane/ipcache/test_ownership.py::test_an_identity_counts_where_a_pod_has_it",
             "tests/drills/test_stolen_key.py::test_what_it_says_of_itself_moves_no_packet_of_anothers",
         ),
     ),
     Mutant(
-        name="take-back-what-is-undecided",
+        name="reclaim-what-is-undecided",
         file="services/dataplane/ipcache/ownership.py",
-        old="        if not self.whole:\n            return frozenset(doubt",
-        new="        if not self.doubts:\n            return frozenset(doubt",
+        old="        if not self.whole:\n            return frozenset(rejection",
+        new="        if not self.rejections:\n            return frozenset(rejection",
         tests=("tests/shell/dataplane/ipcache/test_ownership.py::test_nothing_is_decided_before_both_are_whole",),
     ),
     Mutant(
@@ -1247,7 +1253,7 @@ DATAPLANE = (
         old="        return tables.asked_for(one.cookie, one.peer, one.port) is not None and (",
         new="        return (",
         tests=(
-            "tests/netns/dataplane/loadbalancer/test_stale_sockets.py::test_a_client_is_told_and_connects_to_another",
+            "tests/netns/dataplane/loadbalancer/test_stale_sockets.py::test_a_client_gets_an_error_and_connects_to_another",
         ),
     ),
     Mutant(
@@ -1324,18 +1330,18 @@ DATAPATH = (
         tests=("tests/bpf/test_verdicts.py",),
     ),
     Mutant(
-        name="whereabouts-outlive-their-generation",
+        name="locality-outlives-its-generation",
         file="services/dataplane/bpf/verdict.h",
         old="	if (known & 0xff && known >> 8 == v->generation)\n",
         new="	if (known & 0xff)\n",
-        tests=("tests/bpf/test_whereabouts.py",),
+        tests=("tests/bpf/test_locality.py",),
     ),
     Mutant(
-        name="whereabouts-nobody-asked-for-are-believed",
+        name="locality-nobody-asked-for-is-accepted",
         file="services/dataplane/bpf/verdict.h",
         old="	if (known & 0xff && known >> 8 == v->generation)\n",
         new="	if (known >> 8 == v->generation)\n",
-        tests=("tests/bpf/test_whereabouts.py",),
+        tests=("tests/bpf/test_locality.py",),
     ),
     Mutant(
         name="packet-in-pieces-is-not-read",
@@ -1380,7 +1386,7 @@ DATAPATH = (
         tests=("tests/bpf/test_errors.py::TestOnlyRead",),
     ),
     Mutant(
-        name="fragments-of-all-links-in-one-place",
+        name="fragments-of-all-links-in-one-slot",
         file="services/dataplane/bpf/fragment.h",
         old="	struct am_fragment_key key = { .link = link };\n",
         new="	struct am_fragment_key key = { .link = link * 0 };\n",
@@ -1398,8 +1404,8 @@ DATAPATH = (
     Mutant(
         name="fragments-without-a-bound-for-a-sender",
         file="services/dataplane/bpf/fragment.h",
-        old="	key.place = am_fragment_place(p);\n",
-        new="	key.place = am_fragment_place(p) ^ p->fragment << 13;\n",
+        old="\tkey.slot = am_fragment_slot(p);\n",
+        new="\tkey.slot = am_fragment_slot(p) ^ p->fragment << 13;\n",
         tests=("tests/bpf/test_fragments.py::TestOfOthers",),
     ),
     Mutant(
@@ -1410,7 +1416,7 @@ DATAPATH = (
         tests=("tests/bpf/test_ways_in.py::TestToPod",),
     ),
     Mutant(
-        name="uplinks-bring-who-is-here",
+        name="uplinks-bring-who-is-local",
         file="services/dataplane/bpf/spoof.h",
         old="		role->is_outer = !(uplink->flags & AM_UPLINK_LOCAL);\n",
         new="",
@@ -1477,13 +1483,13 @@ DATAPATH = (
         file="services/dataplane/bpf/conntrack.h",
         old="	if (!flow || flow->cell != cell || (flow->seen & AM_SEEN_ESTABLISHED))\n",
         new="	if (!flow)\n",
-        tests=("tests/bpf/test_floods.py::TestPlaces",),
+        tests=("tests/bpf/test_floods.py::TestSlots",),
     ),
     Mutant(
-        name="neighbour-spends-anothers-places",
+        name="neighbour-spends-anothers-slots",
         file="services/dataplane/bpf/recent.h",
-        old="		rank |= same << 50 | spare << 49 | like << 40 | age << 3 | i;\n",
-        new="		rank |= age << 3 | i;\n",
+        old="\t\tscore |= same << 50 | spare << 49 | like << 40 | age << 3 | i;\n",
+        new="\t\tscore |= age << 3 | i;\n",
         tests=("tests/bpf/test_floods.py::TestNeighbour",),
     ),
     Mutant(
@@ -1501,7 +1507,7 @@ DATAPATH = (
         tests=("tests/bpf/test_floods.py::TestSamePorts",),
     ),
     Mutant(
-        name="next-on-the-ports-gives-no-place-up",
+        name="next-on-the-ports-gives-no-slot-up",
         file="services/dataplane/bpf/conntrack.h",
         old="	flow->cell = cell;\n	flow->last_seen",
         new="	flow->last_seen",
@@ -1554,7 +1560,7 @@ DATAPATH = (
         file="services/dataplane/bpf/conntrack.h",
         old="	return error == -AM_EEXIST ? AM_REASON_FORWARDED : AM_REASON_CONNTRACK_FULL;\n",
         new="	return AM_REASON_FORWARDED;\n",
-        tests=("tests/bpf/test_tables.py::TestBroom::test_full_table_drops",),
+        tests=("tests/bpf/test_tables.py::TestCollection::test_full_table_drops",),
     ),
     Mutant(
         name="service-without-backends-is-left-alone",
@@ -1564,18 +1570,18 @@ DATAPATH = (
         tests=("tests/bpf/test_sockets.py",),
     ),
     Mutant(
-        name="closed-socket-keeps-its-place",
+        name="closed-socket-keeps-its-slot",
         file="services/dataplane/bpf/sock.c",
         old="		__sync_val_compare_and_swap(&slot->socket, socket, 0);\n",
         new="		return AM_ALLOW;\n",
-        tests=("tests/bpf/test_places.py",),
+        tests=("tests/bpf/test_slots.py",),
     ),
     Mutant(
-        name="who-loses-its-place-is-forgotten",
+        name="who-loses-its-slot-is-forgotten",
         file="services/dataplane/bpf/sock_lb.h",
         old="		am_reverse_insert(had, &its, &asked);\n",
         new="",
-        tests=("tests/bpf/test_places.py",),
+        tests=("tests/bpf/test_slots.py",),
     ),
 )
 
@@ -1592,7 +1598,9 @@ DNS = (
         file="services/dns/core/decision.py",
         old="    return Chosen(merged.text, present, _unmet(merged.unmet) if merged.unmet else None)\n",
         new="    return Chosen(render(recipe), present, _unmet(merged.unmet) if merged.unmet else None)\n",
-        tests=("tests/shell/dns/test_steward.py::test_what_a_person_writes_is_decided_on_and_what_is_broken_is_told",),
+        tests=(
+            "tests/shell/dns/test_controller.py::test_what_a_person_writes_is_decided_on_and_what_is_broken_is_reported",
+        ),
     ),
     Mutant(
         name="broken-corefile-is-written-over",

@@ -28,12 +28,12 @@ GROWTH = 2 << 20
 
 def grown(before: Mapping[str, Memory], after: Mapping[str, Memory]) -> dict[str, str]:
     """By agent: blocks and bytes more, and of what."""
-    told = {}
+    reported = {}
     for name, now in after.items():
         old = before[name]
         sizes = f"{now.rss - old.rss:+} bytes, {now.held - old.held:+} of them held"
-        told[name] = f"{now.blocks - old.blocks:+} blocks, {sizes}; {kinds(old, now)}"
-    return told
+        reported[name] = f"{now.blocks - old.blocks:+} blocks, {sizes}; {kinds(old, now)}"
+    return reported
 
 
 def kinds(before: Memory, after: Memory) -> str:
@@ -56,8 +56,8 @@ async def test_nothing_stays_of_what_came_and_went(tmp_path: Path) -> None:
         await churn.look()  # the first takes some memory itself
         before = await rounds(churn, 1, WARM, POLICIES)
         after = await rounds(churn, ROUNDS, PODS, POLICIES)
-        told = grown(before, after)
-        assert {name: told[name] for name in after if after[name].blocks - before[name].blocks > LEFT} == {}
+        reported = grown(before, after)
+        assert {name: reported[name] for name in after if after[name].blocks - before[name].blocks > LEFT} == {}
         assert churn.world.fallen() == []
 
 
@@ -68,7 +68,7 @@ async def test_memory_does_not_grow_with_what_came_and_went(tmp_path: Path) -> N
         await churn.look()
         before = await rounds(churn, 8, 250, 50)
         after = await rounds(churn, 40, 250, 50)
-        told = grown(before, after)
-        print("\n".join(f"{name}: {told[name]}" for name in told))
-        assert {name: told[name] for name in after if after[name].rss - before[name].rss > GROWTH} == {}
+        reported = grown(before, after)
+        print("\n".join(f"{name}: {reported[name]}" for name in reported))
+        assert {name: reported[name] for name in after if after[name].rss - before[name].rss > GROWTH} == {}
         assert churn.world.fallen() == []

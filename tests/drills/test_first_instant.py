@@ -152,8 +152,8 @@ class Sender:
     def end(self) -> dict[str, dict[str, float]]:
         """What it did: when each family's first datagram left its socket, and how many have."""
         said, _ = self._process.communicate("\n", timeout=20)
-        told: dict[str, dict[str, float]] = json.loads(said)
-        return told
+        timings: dict[str, dict[str, float]] = json.loads(said)
+        return timings
 
 
 def deny_all() -> NetworkPolicy:
@@ -214,12 +214,12 @@ async def instant(
         await world.put(bus, pod)
         answer = await world.cni("n1", "ADD", container, netns, PodRef("shop", pod.name, pod.uid))
         await asyncio.sleep(0.03)
-        told = await asyncio.to_thread(sender.end)
+        timings = await asyncio.to_thread(sender.end)
         assert answer.code == 0, (answer, world.tails())
         assert (await world.cni("n1", "DEL", container, netns)).code == 0
         await world.take(bus, pod)
         await asyncio.sleep(0.02)
-        return told, sum(wire.frames[address] - before[address] for address in answer.addresses)
+        return timings, sum(wire.frames[address] - before[address] for address in answer.addresses)
     finally:
         run("ip", "netns", "del", netns)
 
@@ -228,15 +228,15 @@ async def _instants(world: MiniCluster, times: int) -> None:
     async with bus_of(world.nats, "cluster") as bus:
         with listening(world) as wire:
             for number in range(3):
-                told, heard = await instant(world, bus, number, "free", wire)
-                assert heard, f"the control was not heard: {told}"
-                assert heard >= told["sent"]["4"] / 2
+                timings, heard = await instant(world, bus, number, "free", wire)
+                assert heard, f"the control was not heard: {timings}"
+                assert heard >= timings["sent"]["4"] / 2
             quiet, sent = 0, 0
             for number in range(times):
-                told, heard = await instant(world, bus, 100 + number, "mute", wire)
-                assert told["sent"]["4"], "it never sent: nothing is proved"
-                assert told["sent"]["6"], "it never sent IPv6: nothing is proved"
-                sent += int(told["sent"]["4"] + told["sent"]["6"])
+                timings, heard = await instant(world, bus, 100 + number, "mute", wire)
+                assert timings["sent"]["4"], "it never sent: nothing is proved"
+                assert timings["sent"]["6"], "it never sent IPv6: nothing is proved"
+                sent += int(timings["sent"]["4"] + timings["sent"]["6"])
                 assert heard == 0, f"pod {number}: {heard} frames got out"
                 quiet += 1
         print(f"first instant: {quiet} of {times} pods were silent; {sent} datagrams were tried")
@@ -279,8 +279,8 @@ async def start_beside(
         await world.put(bus, *changes, pod)
         answer = await world.cni("n1", "ADD", pod.name, netns, PodRef("shop", pod.name, pod.uid))
         await asyncio.sleep(0.05)
-        told = await asyncio.to_thread(sender.end)
-        assert answer.code or told["sent"]["4"], "it never sent: nothing is proved"
+        timings = await asyncio.to_thread(sender.end)
+        assert answer.code or timings["sent"]["4"], "it never sent: nothing is proved"
         assert (await world.cni("n1", "DEL", pod.name, netns)).code == 0
         return answer.code, sum((wire.frames - before).values())
     finally:
@@ -344,7 +344,7 @@ async def test_a_namespaces_change_comes_together_with_the_pod(world: MiniCluste
     closed = Namespace(name="shop", uid="ns-shop", labels=(("closed", "yes"), ("kubernetes.io/metadata.name", "shop")))
     opened = Namespace(name="shop", uid="ns-shop", labels=(("kubernetes.io/metadata.name", "shop"),))
     everyone = Peer(namespace_selector=Selector(match_expressions=(Requirement("closed", "DoesNotExist"),)))
-    gate = NetworkPolicy(
+    policy = NetworkPolicy(
         namespace="shop",
         name="while-open",
         uid="uid-while-open",
@@ -354,7 +354,7 @@ async def test_a_namespaces_change_comes_together_with_the_pod(world: MiniCluste
         ingress=(PolicyRule(peers=(everyone,)),),
     )
     async with bus_of(world.nats, "cluster") as bus, bus_of(world.nats, "cli") as reader:
-        await world.put(bus, gate)
+        await world.put(bus, policy)
         for number in range(10):
             netns = f"{world.label}-c"
             run("ip", "netns", "add", netns)
@@ -381,7 +381,7 @@ async def test_a_namespaces_change_comes_together_with_the_pod(world: MiniCluste
                 await world.put(bus, opened)
             finally:
                 run("ip", "netns", "del", netns)
-        await world.take(bus, gate)
+        await world.take(bus, policy)
 
 
 async def test_a_right_taken_away_ends_the_flows_that_live(world: MiniCluster) -> None:
@@ -424,6 +424,6 @@ async def _cut(world: MiniCluster, bus: Bus, netns: str, addresses: list[str], w
         before = wire.frames.copy()
         await asyncio.sleep(0.5)
         assert wire.frames == before, "it goes on"
-        told = await asyncio.to_thread(sender.end)
-    assert told["sent"]["4"]
+        timings = await asyncio.to_thread(sender.end)
+    assert timings["sent"]["4"]
     return max(wire.last[address] - edited for address in addresses) * 1000

@@ -76,13 +76,13 @@ def test_all_are_killed_at_once(lab: Lab, traffic: Traffic) -> None:
 def _pod_is_known(lab: Lab, store: Janitor, traffic: Traffic, name: str) -> bool:
     """Its object has reached the bus, and n1 has acknowledged policy that covers it."""
     held = store.read("objects", "acks")
-    key = f"core.pod.n1.{traffic.place.namespace}.{name}"
+    key = f"core.pod.n1.{traffic.space.namespace}.{name}"
     known = held["objects"].get(key)
     return known is not None and held["acks"]["n1"].body["rules"]["sequence"] >= known.sequence
 
 
 def _is_ready(lab: Lab, traffic: Traffic, name: str) -> bool:
-    said = lab.get("pod", "-n", traffic.place.namespace, name)["status"].get("conditions", [])
+    said = lab.get("pod", "-n", traffic.space.namespace, name)["status"].get("conditions", [])
     return any(one["type"] == "Ready" and one["status"] == "True" for one in said)
 
 
@@ -90,12 +90,12 @@ def _down(lab: Lab, traffic: Traffic, store: Janitor, until_refused: bool) -> di
     """The bus is lost between a pod's object and its start; last sequences of the buckets from before."""
     with ExitStack() as down:
         with asleep(lab, "kubelet-n1"):
-            traffic.place.pod("early", "n1", "early", wait=False)
+            traffic.space.pod("early", "n1", "early", wait=False)
             lab.until("its object is everywhere", lambda: _pod_is_known(lab, store, traffic, "early"))
             before = {bucket: store.last_sequence(bucket) for bucket in ("endpoints", "identities")}
             down.enter_context(held_down(lab, "nats"))
-        traffic.place.ready("early")
-        traffic.place.pod("late", "n1", "late", wait=False)
+        traffic.space.ready("early")
+        traffic.space.pod("late", "n1", "late", wait=False)
         traffic.edit("friend", "guest")  # learnt by nobody yet
         lab.until("the runtime is told to come again", lambda: not until_refused or _refused(lab, traffic, "late"), 60)
         time.sleep(1)
@@ -107,7 +107,7 @@ def _down(lab: Lab, traffic: Traffic, store: Janitor, until_refused: bool) -> di
 
 def _refused(lab: Lab, traffic: Traffic, name: str) -> bool:
     """The kubelet was told why, and will come again (containerd leaves the code, 11, out)."""
-    events = lab.get("events", "-n", traffic.place.namespace)["items"]
+    events = lab.get("events", "-n", traffic.space.namespace)["items"]
     mine = [one for one in events if one["involvedObject"]["name"] == name]
     return any("FailedCreatePodSandBox" in one["reason"] and AWAITED in one["message"] for one in mine)
 
@@ -118,7 +118,7 @@ def test_without_the_bus_a_pod_starts_from_its_nodes_block(
 ) -> None:
     well(lab)
     before = _down(lab, traffic, store, until_refused)
-    traffic.place.ready("late")
+    traffic.space.ready("late")
     lab.until("the edit is in force", lambda: bool(traffic.guest.report()["breaches"]), 30)
     traffic.shut()
     well(lab)
@@ -126,7 +126,7 @@ def test_without_the_bus_a_pod_starts_from_its_nodes_block(
         written = [key for key, held in store.read(bucket)[bucket].items() if held.sequence > sequence]
         assert store.last_sequence(bucket) - sequence == len(written), f"{bucket}: something was written twice"
     traffic.unbroken()
-    lab.kubectl("delete", "pod", "-n", traffic.place.namespace, "early", "late")
+    lab.kubectl("delete", "pod", "-n", traffic.space.namespace, "early", "late")
 
 
 def _maps(lab: Lab, node: str) -> dict[str, dict[bytes, bytes]]:
@@ -192,17 +192,17 @@ def _kernel(lab: Lab, node: str) -> dict[str, list[str]]:
         "qdiscs": ("tc", "qdisc", "show"),
         "nft": ("nft", "list", "ruleset"),
     }
-    told = {what: sorted(lab.inside(node, *command).splitlines()) for what, command in asked.items()}
-    links = [line.split(": ")[1].split("@")[0] for line in told["links"]]
-    told["bpf links"] = [_target(pin) for pin in _bpf_links(lab, node)]
-    told["filters"] = [
+    reported = {what: sorted(lab.inside(node, *command).splitlines()) for what, command in asked.items()}
+    links = [line.split(": ")[1].split("@")[0] for line in reported["links"]]
+    reported["bpf links"] = [_target(pin) for pin in _bpf_links(lab, node)]
+    reported["filters"] = [
         f"{link} {side} {line.split('bpf')[-1].split(' id ')[0]}"
         for link in links
         for side in ("ingress", "egress")
         for line in lab.inside(node, "tc", "filter", "show", "dev", link, side).splitlines()
         if "direct-action" in line
     ]
-    return told
+    return reported
 
 
 def _settled(lab: Lab, node: str) -> dict[str, list[str]]:
@@ -250,7 +250,7 @@ def test_what_is_deleted_by_hand_comes_back(lab: Lab, traffic: Traffic) -> None:
     lab.until("the maps' entries are back", lambda: _meaning(_maps(lab, "n1")) == _meaning(maps), DRIFT_SECONDS)
     traffic.flowing()
     time.sleep(2.5)  # a datagram sent while the routes were gone counts as lost two seconds later
-    for program in (*traffic.knockers.values(), traffic.door, traffic.outside):
+    for program in (*traffic.knockers.values(), traffic.listener, traffic.outside):
         program.report()  # while programs were gone nothing judged
     assert not traffic.sender.report()["broken"]
     time.sleep(1)
@@ -305,11 +305,11 @@ def test_restarted_agents_leave_nothing_behind(lab: Lab, traffic: Traffic, times
     descriptors = {name: _descriptors(lab.pid(name)) for name in (*names, *others)}
     memory = {name: _memory(lab.pid(name)) for name in (*names, *others)}
     took, killed = [], []
-    for turn in range(times):
+    for attempt in range(times):
         began = time.monotonic()
-        killed += [began] if turn % 2 == 0 else []
+        killed += [began] if attempt % 2 == 0 else []
         for name in names:
-            _restart(lab, name, killed=turn % 2 == 0)
+            _restart(lab, name, killed=attempt % 2 == 0)
         for name in names:
             lab.until(f"{name} is ready", lambda name=name: _ready(lab, name))  # type: ignore[misc]
         took.append(time.monotonic() - began)

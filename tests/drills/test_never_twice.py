@@ -309,9 +309,9 @@ async def drilled(world: MiniCluster, seed: int) -> AsyncIterator[Drill]:
 async def _churn(drill: Drill, pods: int, victims: list[str], every: float) -> None:
     # One that keeps its address comes first, so that ipam has a block of its own before the nodes have them all.
     drill.living.append(await drill.attach(await drill.born(keeps=True), bad_habits=False))
-    async with asyncio.TaskGroup() as around:
-        around.create_task(drill.collector())
-        around.create_task(drill.killer(victims, every))
+    async with asyncio.TaskGroup() as background:
+        background.create_task(drill.collector())
+        background.create_task(drill.killer(victims, every))
         async with asyncio.TaskGroup() as callers:
             for _ in range(AT_ONCE):
                 callers.create_task(drill.caller(pods))

@@ -36,8 +36,8 @@ spec:
 @pytest.fixture(scope="module")
 def traffic(lab: Lab) -> Iterator[Traffic]:
     with street(lab) as made:
-        lab.apply(KEPT.format(namespace=made.place.namespace))
-        made.place.ready("kept")
+        lab.apply(KEPT.format(namespace=made.space.namespace))
+        made.space.ready("kept")
         yield made
 
 

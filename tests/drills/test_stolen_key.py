@@ -64,7 +64,7 @@ from proto.subjects import (
 )
 from proto.sync import Complete, complete_key
 from services.dataplane.feed import Feed
-from services.dataplane.ipcache.ownership import Teller, ownership_of
+from services.dataplane.ipcache.ownership import Reporter, ownership_of
 from services.ipam.app import build as build_ipam
 from services.ipam.settings import Settings as IpamSettings
 from services.routing.mirror import Mirror
@@ -72,7 +72,7 @@ from tests.conftest import BusFor
 from tests.natsd import NatsServer, bus_of, endpoint_at, runtime_of
 from tests.shell.policy.town import Town, copy_of, town_of
 
-TOLD_WITHIN = 10.0
+REPORTED_WITHIN = 10.0
 POOLS = (
     IPPool(name="v4", cidr=ip_network("10.244.0.0/16"), block_size=26),
     IPPool(name="v6", cidr=ip_network("fd00:10:244::/56"), block_size=122),
@@ -171,18 +171,18 @@ class Stage:
             await self.town.until(partial(marks.__contains__, residents_key(node)), f"residents of {node}")
             lives = [one for one in marks[residents_key(node)].value.identities if one not in self.identities.values()]
             self.identities[name] = lives[0]
-            await self.tell(node, self.blocks[node].cidr[5], self.identities[name])
-        await self.tell("n2", self.claim.address, self.identities["victim"])
+            await self.report(node, self.blocks[node].cidr[5], self.identities[name])
+        await self.report("n2", self.claim.address, self.identities["victim"])
         await self.buses["dataplane-n2"].bucket(ACKS).put("n2", ack("n2"))
         await self.buses["routing-n2"].bucket(ROUTES).put("n2", NodeRoutes("n2", (ip_address("172.30.0.12"),)))
-        await self.town.until(lambda: len(self.believed) == 3 and self.ownership.now.whole, "what is true is believed")
+        await self.town.until(lambda: len(self.accepted) == 3 and self.ownership.now.whole, "what is true is believed")
 
-    async def tell(self, node: str, address: Any, identity: int, *, name: str = "", epoch: int = 5) -> None:
+    async def report(self, node: str, address: Any, identity: int, *, name: str = "", epoch: int = 5) -> None:
         value = Endpoint(name or node, address, "x", "p", "u", identity, b"\2\0\0\0\0\1", epoch, 1)
         await self.buses[f"dataplane-{node}"].bucket(ENDPOINTS).put(endpoint_at(node, address), value)
 
     @property
-    def believed(self) -> dict[str, tuple[str, int]]:
+    def accepted(self) -> dict[str, tuple[str, int]]:
         return {str(one.address): (one.node, one.identity) for one in self.ownership.now.endpoints}
 
 
@@ -293,7 +293,7 @@ async def test_it_takes_no_block_and_no_claim(stage: Stage) -> None:
     assert answer.blocks[0].epoch < 1 << 40
     release = ClaimRelease(kept.address, kept.container, kept.interface, kept.nonce)
     with pytest.raises(Refused, match="not-the-holder"):
-        await stage.thief.tell(of_node(IPAM_RELEASE, "n3"), release, timeout=2)
+        await stage.thief.send(of_node(IPAM_RELEASE, "n3"), release, timeout=2)
     for request in (
         claim_of("n3", "uid-db-0"),
         claim_of("n3", "uid-mine"),
@@ -307,7 +307,7 @@ async def test_it_takes_no_block_and_no_claim(stage: Stage) -> None:
     assert sum(block.cidr.num_addresses for block in held) == 2 * 256
     assert await stage.watched.rest() == before
     assert (await stage.buses["dataplane-n1"].bucket(CLAIMS).list(Claim)).popitem()[1].value == kept
-    await told(stage, lambda: [fault for fault in stage.watched.faults if "n3" in fault and "ipam" not in fault])
+    await reported(stage, lambda: [fault for fault in stage.watched.faults if "n3" in fault and "ipam" not in fault])
     assert {event.node for subject, event in stage.watched.heard if ".ipam." in subject} == {"n3"}
 
 
@@ -322,12 +322,12 @@ async def take_all(stage: Stage, family: Literal[4, 6]) -> list[str]:
     return []
 
 
-async def told(stage: Stage, what: Callable[[], object]) -> None:
-    await stage.town.until(what, f"it is told: {stage.watched.heard}", TOLD_WITHIN)
+async def reported(stage: Stage, what: Callable[[], object]) -> None:
+    await stage.town.until(what, f"it is told: {stage.watched.heard}", REPORTED_WITHIN)
 
 
 async def test_what_it_says_of_itself_moves_no_packet_of_anothers(stage: Stage) -> None:
-    before, true, victim = await stage.watched.rest(), dict(stage.believed), stage.identities["victim"]
+    before, true, victim = await stage.watched.rest(), dict(stage.accepted), stage.identities["victim"]
     own, routing = stage.blocks["n3"].cidr, stage.buses["routing-n3"]
     lies = (
         (stage.blocks["n2"].cidr[5], stage.identities["mine"]),
@@ -339,26 +339,26 @@ async def test_what_it_says_of_itself_moves_no_packet_of_anothers(stage: Stage) 
         (ip_address("192.0.2.7"), stage.identities["mine"]),
     )
     for address, identity in lies:
-        await stage.tell("n3", address, identity, epoch=FAR)
-    await stage.tell("n3", own[9], stage.identities["mine"], name="n2")
+        await stage.report("n3", address, identity, epoch=FAR)
+    await stage.report("n3", own[9], stage.identities["mine"], name="n2")
     await stage.thief.bucket(ACKS).put("n3", ack("n1"))
     await routing.bucket(ROUTES).put("n3", NodeRoutes("n2", (ip_address("172.30.0.66"),)))
     n1 = stage.buses["dataplane-n1"]
-    teller = Teller(Log("dataplane"), n1.tell_fault)
+    reporter = Reporter(Log("dataplane"), n1.report_fault)
     begun = time.monotonic()
-    while len(stage.watched.faults) < len(lies) and time.monotonic() - begun < TOLD_WITHIN:
-        teller.tell(stage.ownership.now, time.monotonic())
+    while len(stage.watched.faults) < len(lies) and time.monotonic() - begun < REPORTED_WITHIN:
+        reporter.report(stage.ownership.now, time.monotonic())
         await asyncio.sleep(0.2)
     faults = "\n".join(stage.watched.faults)
     for address, _ in lies:
         assert f"node n3 publishes a pod at {address}, which is not believed" in faults
-    assert stage.believed == true
+    assert stage.accepted == true
     await stage.town.until(lambda: stage.routes.look().impostors == (("n3", "n2"),), "the impostor is seen")
     assert stage.routes.look().routes["n2"].underlay == (ip_address("172.30.0.12"),)
     assert await stage.watched.rest() == before
 
 
-async def test_it_tells_nothing_in_anothers_name(stage: Stage) -> None:
+async def test_it_reports_nothing_in_anothers_name(stage: Stage) -> None:
     fault = ServiceFault("dataplane", "n1", "all is lost", "none")
     down = EndpointDown("n1", "x", "victim", "u", ())
     about = ObjectFault("dataplane", "n1", "", "Pod", "x", "victim", "Bad", "lie", "none")
@@ -375,7 +375,7 @@ async def test_it_tells_nothing_in_anothers_name(stage: Stage) -> None:
         (flow_subject("n1", "dropped"), fault),
     ):
         stage.thief.publish(subject, event)
-    await told(stage, lambda: len(stage.watched.heard) >= 2)
+    await reported(stage, lambda: len(stage.watched.heard) >= 2)
     await asyncio.sleep(0.5)
     assert {subject for subject, _ in stage.watched.heard} == {
         f"{event_subject('dataplane', 'fault')}.n3",
@@ -439,8 +439,8 @@ async def test_it_fills_no_bucket(stage: Stage, nats_server: NatsServer) -> None
                 await kv.put(fixed[-1].replace("n3", node), Complete("e"))
         for bucket in (ENDPOINTS, ACKS, LEASES, ROUTES):
             assert await held(operator, bucket) < bucket.max_bytes / 16, bucket
-        await stage.tell("n2", stage.blocks["n2"].cidr[9], stage.identities["victim"])
-        await stage.town.until(lambda: str(stage.blocks["n2"].cidr[9]) in stage.believed, "another's pod is seen", 20)
+        await stage.report("n2", stage.blocks["n2"].cidr[9], stage.identities["victim"])
+        await stage.town.until(lambda: str(stage.blocks["n2"].cidr[9]) in stage.accepted, "another's pod is seen", 20)
     finally:
         for one in (client, routing, operator):
             await one.close()

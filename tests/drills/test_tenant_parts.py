@@ -25,7 +25,7 @@ from tests.drills.tenants.stolen_key import Loot, steal, unheard
 from tests.natsd import NatsServer
 
 pytestmark = pytest.mark.privileged
-HERE, THERE = {4: "192.0.2.1", 6: "2001:db8::1"}, {4: "192.0.2.2", 6: "2001:db8::2"}
+NEAR, FAR = {4: "192.0.2.1", 6: "2001:db8::1"}, {4: "192.0.2.2", 6: "2001:db8::2"}
 SCRIPT = Path(packets.__file__)
 
 
@@ -37,7 +37,7 @@ def cable() -> Iterator[tuple[str, str]]:
         for name in (one, other):
             stack.enter_context(namespace(name))
         run("ip", "-n", one, "link", "add", "eth0", "type", "veth", "peer", "name", "eth0", "netns", other)
-        for name, own in ((one, HERE), (other, THERE)):
+        for name, own in ((one, NEAR), (other, FAR)):
             run("ip", "-n", name, "addr", "add", f"{own[4]}/24", "dev", "eth0")
             run("ip", "-n", name, "addr", "add", f"{own[6]}/64", "dev", "eth0", "nodad")
             run("ip", "-n", name, "link", "set", "eth0", "up")
@@ -55,7 +55,7 @@ def attack(where: str, *arguments: str) -> dict[str, float]:
 
 @pytest.mark.parametrize("version", [4, 6])
 def test_a_flood_of_syns_is_20_000_a_second(cable: tuple[str, str], version: int) -> None:
-    said = attack(cable[0], "syn", "--target", THERE[version], "--port", "80", "--source", "forged", "--rate", "25000",
+    said = attack(cable[0], "syn", "--target", FAR[version], "--port", "80", "--source", "forged", "--rate", "25000",
                   "--seconds", "2")  # fmt: skip
     assert said["sent"] / said["seconds"] > 20_000, said
     assert said["sent"] <= 50_001
@@ -68,13 +68,13 @@ def test_packets_arrive_whole(cable: tuple[str, str], version: int, kind: str) -
     family = socket.AF_INET if version == 4 else socket.AF_INET6
     with inside(cable[1]):
         heard = socket.socket(family, socket.SOCK_DGRAM)
-        heard.bind((THERE[version], 7777))
+        heard.bind((FAR[version], 7777))
         raw = socket.socket(family, socket.SOCK_RAW, socket.IPPROTO_TCP)
     heard.settimeout(5)
     raw.settimeout(5)
     with heard, raw:
-        said = attack(cable[0], kind, "--target", THERE[version], "--port", "7777", "--count", "10", "--payload",
-                      "616263", *(("--source", HERE[version]) if kind == "forged" else ()))  # fmt: skip
+        said = attack(cable[0], kind, "--target", FAR[version], "--port", "7777", "--count", "10", "--payload",
+                      "616263", *(("--source", NEAR[version]) if kind == "forged" else ()))  # fmt: skip
         assert said["sent"] == 10
         if kind == "syn":
             got = raw.recv(100)
@@ -82,7 +82,7 @@ def test_packets_arrive_whole(cable: tuple[str, str], version: int, kind: str) -
             assert packets.TCP
             return
         payload, peer = heard.recvfrom(100)
-        assert (payload, peer[0]) == (b"abc", HERE[version])
+        assert (payload, peer[0]) == (b"abc", NEAR[version])
 
 
 def test_errors_and_fragments_are_what_they_say() -> None:
@@ -100,12 +100,12 @@ def test_errors_and_fragments_are_what_they_say() -> None:
 def test_visits_are_counted(cable: tuple[str, str]) -> None:
     enter = ["ip", "netns", "exec"]
     flows, visits = str(SCRIPT.parents[1] / "flows.py"), str(SCRIPT.with_name("visits.py"))
-    serve = [*enter, cable[1], sys.executable, "-I", flows, "serve", "9444", *HERE.values()]
-    visit = [*enter, cable[0], sys.executable, "-I", visits, "visit", "9444", "50", *THERE.values()]
-    resolve = [*enter, cable[0], sys.executable, "-I", visits, "resolve", THERE[4], "20", "known.test", "unknown.test"]
+    serve = [*enter, cable[1], sys.executable, "-I", flows, "serve", "9444", *NEAR.values()]
+    visit = [*enter, cable[0], sys.executable, "-I", visits, "visit", "9444", "50", *FAR.values()]
+    resolve = [*enter, cable[0], sys.executable, "-I", visits, "resolve", FAR[4], "20", "known.test", "unknown.test"]
     with inside(cable[1]):
         names = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-        names.bind((THERE[4], 53))
+        names.bind((FAR[4], 53))
     with ExitStack() as stack:
         stack.enter_context(names)
         threading.Thread(target=_name_server, args=(names,), daemon=True).start()
@@ -172,8 +172,8 @@ def test_labels_and_policies_are_as_large_as_they_say() -> None:
 def test_a_stolen_key_is_tried_on_a_real_server(nats_server: NatsServer) -> None:
     loot = Loot(url=nats_server.url, seed=nats_server.seeds / "dataplane-n3.seed", node="n3", victim="n1",
                 address="10.244.1.7")  # fmt: skip
-    turns = iter([True, False])
-    outcome = asyncio.run(steal(loot, lambda: next(turns), unheard))
+    answers = iter([True, False])
+    outcome = asyncio.run(steal(loot, lambda: next(answers), unheard))
     assert outcome.tried > 100
     assert outcome.denied > 50, "the server refuses what the key does not grant"
     assert not outcome.answered

@@ -158,7 +158,7 @@ def _stolen(lab: Lab, made: Siege, held: dict[str, str]) -> list[str]:
 
 def _report(lab: Lab, heard: Heard, made: Siege, phases: list[Phase]) -> str:
     """Figures; and for what broke first, the events of that moment and the agents' last words."""
-    lines = [phase.told() for phase in phases]
+    lines = [phase.summary() for phase in phases]
     lines += [f"{phase.name}, ADD as agents tell: {_adds(heard, phase)}" for phase in phases]
     lines.append(f"events {len(heard.events)}, drops told {len(heard.drops)}")
     lines.append(f"stolen key: {made.key}"[:500])
@@ -167,7 +167,7 @@ def _report(lab: Lab, heard: Heard, made: Siege, phases: list[Phase]) -> str:
     failures = sorted((failure for phase in phases for failure in phase.failures), key=lambda one: one.at)
     if failures:
         first = failures[0]
-        lines += [f"--- events around the first failure ({first.what})", heard.around(first.at)]
+        lines += [f"--- events around the first failure ({first.what})", heard.near(first.at)]
         lines += ["--- last lines of the agents", warnings(lab.logs, {})]
     return "\n".join(lines)
 

@@ -104,19 +104,19 @@ JUNK: tuple[Any, ...] = (
 )  # fmt: skip
 
 
-def places(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
+def paths_of(value: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[Any, ...]]:
     """Paths to everything inside a JSON value."""
     steps = value.items() if isinstance(value, dict) else enumerate(value) if isinstance(value, list) else ()
     for step, inner in steps:
         yield (*path, step)
-        yield from places(inner, (*path, step))
+        yield from paths_of(inner, (*path, step))
 
 
 def changed(good: dict[str, Any], chance: random.Random) -> dict[str, Any]:
     """The object with one thing changed, or two."""
     made = copy.deepcopy(good)
     for _ in range(chance.choice((1, 1, 1, 2))):
-        path = chance.choice(list(places(made)))
+        path = chance.choice(list(paths_of(made)))
         within = made
         for step in path[:-1]:
             within = within[step]
@@ -236,10 +236,10 @@ def test_a_changed_setting_is_understood_or_refused_by_name(service: str) -> Non
             assert all(0 <= number < float("inf") for number in numbers), environment[variable]
         except SettingsFault as fault:
             refused += 1
-            told = str(fault)
-            assert variable in told, told
-            assert "\n" not in told, told
-            assert len(told) < 500, told
+            sentence = str(fault)
+            assert variable in sentence, sentence
+            assert "\n" not in sentence, sentence
+            assert len(sentence) < 500, sentence
     assert refused >= PER_SERVICE / 20
 
 

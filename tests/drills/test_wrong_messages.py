@@ -234,10 +234,10 @@ async def write(world: MiniCluster, bucket: Bucket, values: dict[str, bytes], *,
     headers = None if forged else {"Nats-Expected-Stream": stream}
     async with bus_of(world.nats, role, node or None) as bus:
         for key, value in values.items():
-            told = await bus.connection.call(
+            reported = await bus.connection.call(
                 f"$KV.{bucket.on_server}.{written(key)}", value, timeout=5, headers=headers
             )
-            assert json.loads(told.data).get("stream") == stream, told.data
+            assert json.loads(reported.data).get("stream") == stream, reported.data
 
 
 async def read(world: MiniCluster, bucket: Bucket) -> dict[str, bytes]:
@@ -247,8 +247,10 @@ async def read(world: MiniCluster, bucket: Bucket) -> dict[str, bytes]:
         for key in await bus.bucket(bucket).list(Any):
             if not key.startswith("_"):
                 wanted = json.dumps({"last_by_subj": f"$KV.{bucket.on_server}.{key}"}).encode()
-                told = await bus.connection.call(f"{JETSTREAM}.STREAM.MSG.GET.KV_{bucket.on_server}", wanted, timeout=5)
-                message = json.loads(told.data).get("message", {})
+                reported = await bus.connection.call(
+                    f"{JETSTREAM}.STREAM.MSG.GET.KV_{bucket.on_server}", wanted, timeout=5
+                )
+                message = json.loads(reported.data).get("message", {})
                 if "data" in message:  # else it was deleted since it was listed
                     found[key] = base64.b64decode(message["data"])
     return found
@@ -272,7 +274,7 @@ def test_every_bucket_is_tried() -> None:
 WATCHED = (OBJECTS, BLOCKS, ENDPOINTS, IDENTITIES, RULES, ROUTES)
 
 
-def told_unreadable(world: MiniCluster) -> set[str]:
+def reported_unreadable(world: MiniCluster) -> set[str]:
     """Keys that a service has reported as unreadable."""
     lines = [json.loads(line) for name in world.services for line in world.log(name).splitlines() if line[:1] == "{"]
     return {line["key"] for line in lines if line["event"] == "value-unreadable"}
@@ -293,7 +295,7 @@ async def test_a_value_that_cannot_be_read_changes_nothing(world: MiniCluster, b
     try:
         await asyncio.sleep(0.3)
         if bucket in WATCHED:
-            assert {*wrong, foreign} & told_unreadable(world), "it was never looked at"
+            assert {*wrong, foreign} & reported_unreadable(world), "it was never looked at"
         await lives(world, f"b{bucket.name}"[:8])
     finally:
         await write(world, bucket, own)

@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 from lab.cluster import ledger
-from tests.journeys.conftest import Place
+from tests.journeys.conftest import LabNamespace
 from tests.labkit import Lab
 
 PROGRAM = Path(__file__).with_name("flows.py")
@@ -32,7 +32,7 @@ FLOWS = 50
 REPLY_SECONDS = 10.0
 PODS = {"server": "n1", "friend": "n2", "near": "n1", "far": "n3", "caged": "n3", "guest": "n3"}
 
-DOOR = """
+ADMITTED = """
 apiVersion: networking.k8s.io/v1
 kind: NetworkPolicy
 metadata: {{name: door, namespace: {namespace}}}
@@ -92,9 +92,9 @@ class Program:
 class Traffic:
     """All programs of one street. Made by :func:`street`."""
 
-    def __init__(self, place: Place, stack: ExitStack) -> None:
-        self.place, self.lab = place, place.lab
-        pods = {pod["metadata"]["name"]: pod for pod in self.lab.get("pods", "-n", place.namespace)["items"]}
+    def __init__(self, space: LabNamespace, stack: ExitStack) -> None:
+        self.space, self.lab = space, space.lab
+        pods = {pod["metadata"]["name"]: pod for pod in self.lab.get("pods", "-n", space.namespace)["items"]}
         self.addresses = {name: [ip["ip"] for ip in pods[name]["status"]["podIPs"]] for name in PODS}
         self.pids = {name: pid_in_pod(pods[name]) for name in PODS}
         server, friend = self.addresses["server"], self.addresses["friend"]
@@ -104,9 +104,9 @@ class Traffic:
             stack.callback(program.close)
             return program
 
-        self.door = start("server", "serve", str(PORT), *friend, *self.addresses["guest"])
+        self.listener = start("server", "serve", str(PORT), *friend, *self.addresses["guest"])
         self.outside = start("friend", "serve", str(PORT))
-        for program in (self.door, self.outside):
+        for program in (self.listener, self.outside):
             program.report()  # it listens
         self.sender = start("friend", "send", str(PORT), str(FLOWS), str(FLOWS), *server)
         self.knockers = {
@@ -119,7 +119,7 @@ class Traffic:
 
     def edit(self, *roles: str) -> None:
         """Apply the door's policy anew."""
-        self.lab.apply(DOOR.format(namespace=self.place.namespace, roles=", ".join(roles)))
+        self.lab.apply(ADMITTED.format(namespace=self.space.namespace, roles=", ".join(roles)))
 
     def open(self, seconds: float = 30) -> None:
         """Let the guest in; returns when it was heard."""
@@ -145,7 +145,7 @@ class Traffic:
             assert not said["breaches"], f"{name} got in: {said}"
             assert said["tries"], f"{name} does not knock"
             self.totals["tries"] += said["tries"]
-        for end in (self.door, self.outside):
+        for end in (self.listener, self.outside):
             said = end.report()
             assert not said["breaches"], f"heard at the door: {said}"
             assert not said["broken"], said
@@ -181,22 +181,22 @@ class Traffic:
 @contextmanager
 def street(lab: Lab) -> Iterator[Traffic]:
     """Pods, policies and programs, all gone afterwards."""
-    place = Place(lab, f"drill-{uuid.uuid4().hex[:8]}")
-    lab.kubectl("create", "namespace", place.namespace)
+    space = LabNamespace(lab, f"drill-{uuid.uuid4().hex[:8]}")
+    lab.kubectl("create", "namespace", space.namespace)
     try:
-        lab.apply(CAGE.format(namespace=place.namespace) + "---" + door(place, "friend"))
+        lab.apply(CAGE.format(namespace=space.namespace) + "---" + listener(space, "friend"))
         for name, node in PODS.items():
-            place.pod(name, node, name, wait=False)
+            space.pod(name, node, name, wait=False)
         for name in PODS:
-            place.ready(name)
+            space.ready(name)
         with ExitStack() as stack:
-            yield Traffic(place, stack)
+            yield Traffic(space, stack)
     finally:
-        lab.kubectl("delete", "namespace", place.namespace, "--wait=false")
+        lab.kubectl("delete", "namespace", space.namespace, "--wait=false")
 
 
-def door(place: Place, *roles: str) -> str:
-    return DOOR.format(namespace=place.namespace, roles=", ".join(roles))
+def listener(space: LabNamespace, *roles: str) -> str:
+    return ADMITTED.format(namespace=space.namespace, roles=", ".join(roles))
 
 
 # --- the lab's processes ---

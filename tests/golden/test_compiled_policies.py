@@ -26,7 +26,7 @@ DIGESTS = {
 """Of each hundred seeds' worlds. They change only when what nodes are told is meant to change."""
 
 
-def told(graph: Graph) -> Iterator[bytes]:
+def published(graph: Graph) -> Iterator[bytes]:
     """All that is published, but for revisions."""
     for _, one in sorted(graph.compiled.items()):
         yield encode(one.policy)
@@ -43,6 +43,6 @@ def test_network_policies_compile_to_the_same_bytes(start: int) -> None:
         world = seeded(seed).world(pods_per_namespace=6, policies=30)
         # Now and then so little room that rules of equal ports become one, or a direction is denied whole.
         limits = Limits(rules=4, peers=8, named_ports=1) if seed % 4 == 0 else Limits()
-        for value in told(feed(Graph(limits), keyed(world))):
+        for value in published(feed(Graph(limits), keyed(world))):
             digest.update(value)
     assert digest.hexdigest() == DIGESTS[start]

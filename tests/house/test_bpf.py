@@ -61,9 +61,9 @@ def opening(path: Path) -> str:
 
 def allowed(path: Path) -> str | set[str]:
     """Who may include a header, by its first sentence."""
-    told = re.search(r"; included by (.+)$", opening(path))
-    assert told, f"{path.name}: its first sentence ends with '; included by …'"
-    return ANY if told.group(1) == ANY else set(re.split(r", | and ", told.group(1)))
+    heading = re.search(r"; included by (.+)$", opening(path))
+    assert heading, f"{path.name}: its first sentence ends with '; included by …'"
+    return ANY if heading.group(1) == ANY else set(re.split(r", | and ", heading.group(1)))
 
 
 def test_the_readme_lists_every_file_once_in_order() -> None:
@@ -73,14 +73,16 @@ def test_the_readme_lists_every_file_once_in_order() -> None:
 
 
 def test_a_file_includes_only_what_stands_below_it() -> None:
-    place = {name: index for index, name in enumerate(order())}
+    position = {name: index for index, name in enumerate(order())}
     texts = sources()
-    upward = {name: [one for one in included(text) if place[one] >= place[name]] for name, text in texts.items()}
+    upward = {name: [one for one in included(text) if position[one] >= position[name]] for name, text in texts.items()}
     assert {name: wrong for name, wrong in upward.items() if wrong} == {}
     assert included(texts[WHOLE]) == list(HOOKS)
     assert [name for name in texts if name != WHOLE and set(included(texts[name])) & {*HOOKS, WHOLE}] == []
     unsorted = {
-        name: found for name, text in texts.items() if (found := included(text)) != sorted(found, key=place.__getitem__)
+        name: found
+        for name, text in texts.items()
+        if (found := included(text)) != sorted(found, key=position.__getitem__)
     }
     assert unsorted == {}, "includes stand in the order of the README"
 

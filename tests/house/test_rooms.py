@@ -66,7 +66,7 @@ def test_a_service_has_all_its_papers(service: str) -> None:
 
 
 @pytest.mark.parametrize("service", SERVICES)
-def test_a_service_readme_tells_what_a_person_needs(service: str) -> None:
+def test_a_service_readme_says_what_a_person_needs(service: str) -> None:
     text = (ROOT / "services" / service / "README.md").read_text().lower()
     assert [word for word in ("subject", "setting", "down") if word not in text] == []
     assert len(text) > 800
@@ -99,25 +99,25 @@ def test_the_dataplane_has_the_same_folders_in_shell_core_and_tests() -> None:
 def test_a_manifest_lists_exactly_what_its_folder_imports(folder: str) -> None:
     own = needed(folder.replace("/", "."))
     below = needed("chassis", "linux", "kit", "proto") if folder.startswith("services") else needed("proto")
-    told = declared(Path(folder) / "pyproject.toml")
-    assert own - told == set(), "imported, not declared"
-    assert told - own - below == set(), "declared, imported neither here nor by a layer below"
+    named = declared(Path(folder) / "pyproject.toml")
+    assert own - named == set(), "imported, not declared"
+    assert named - own - below == set(), "declared, imported neither here nor by a layer below"
 
 
 def test_what_lab_and_tests_need_is_declared_somewhere() -> None:
     lines = (ROOT / "requirements" / "dev.in").read_text().splitlines()
-    told = {bare(line) for line in lines if line and not line.startswith("#")}
+    named = {bare(line) for line in lines if line and not line.startswith("#")}
     for manifest in files():
         if manifest.name == "pyproject.toml" and len(manifest.parts) > 1:
-            told |= declared(manifest)
-    assert needed("lab") - told == set()
+            named |= declared(manifest)
+    assert needed("lab") - named == set()
 
 
 def test_every_dependency_has_its_reason_written() -> None:
     reasons = "\n".join((ROOT / path).read_text().lower() for path in files() if path.parts[:2] == ("docs", "adr"))
-    told: set[str] = set()
+    named: set[str] = set()
     for manifest in files():
         if manifest.name == "pyproject.toml" and len(manifest.parts) > 1:
-            told |= declared(manifest)
-    assert len(told) > 8
-    assert sorted(name for name in told if name not in reasons) == []
+            named |= declared(manifest)
+    assert len(named) > 8
+    assert sorted(name for name in named if name not in reasons) == []

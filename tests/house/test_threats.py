@@ -46,9 +46,9 @@ def test_every_line_of_an_attack_names_a_test() -> None:
     assert without == []
 
 
-def test_reasons_are_spelled_as_they_are_told() -> None:
-    told = set(re.findall(r"\(([A-Z]+_[A-Z_]+)\)", PAGE.read_text()))
-    assert told - {reason.name for reason in DropReason} == set()
+def test_reasons_are_spelled_as_they_are_reported() -> None:
+    reasons = set(re.findall(r"\(([A-Z]+_[A-Z_]+)\)", PAGE.read_text()))
+    assert reasons - {reason.name for reason in DropReason} == set()
 
 
 def test_the_readme_leads_there() -> None:

@@ -30,8 +30,8 @@ BCC_ROOMS = ("services.dataplane.datapath.compile", "services.dataplane.datapath
 @pytest.mark.parametrize("contracts", ["pyproject.toml", "tests/house/contracts.toml"])
 def test_import_contracts_hold(contracts: str) -> None:
     command = [str(LINT), contracts, "--no-cache", "--no-logo"]
-    told = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert told.returncode == 0, told.stdout[-6000:] + told.stderr[-2000:]
+    output = subprocess.run(command, check=False, cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert output.returncode == 0, output.stdout[-6000:] + output.stderr[-2000:]
 
 
 def test_a_core_imports_of_its_own_service_the_core_alone() -> None:

@@ -120,7 +120,7 @@ def test_the_shop_has_what_the_tour_shows() -> None:
 
 
 def test_the_manual_says_what_the_commands_say() -> None:
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-m", "cli.manual"], cwd=ROOT, capture_output=True, text=True, timeout=60, check=True
     ).stdout
-    assert (ROOT / "docs" / "cli.md").read_text() == told, "run python -m cli.manual > docs/cli.md"
+    assert (ROOT / "docs" / "cli.md").read_text() == reported, "run python -m cli.manual > docs/cli.md"

@@ -32,7 +32,7 @@ spec:
 """
 
 
-class Place:
+class LabNamespace:
     """One namespace in the lab, with the verbs that the journeys need."""
 
     def __init__(self, lab: Lab, namespace: str) -> None:
@@ -78,11 +78,11 @@ def collector(lab: Lab) -> Iterator[FlowCollector]:
 
 
 @pytest.fixture
-def place(lab: Lab) -> Iterator[Place]:
+def space(lab: Lab) -> Iterator[LabNamespace]:
     """A namespace of this test's own."""
     name = f"journey-{uuid.uuid4().hex[:8]}"
     lab.kubectl("create", "namespace", name)
-    yield Place(lab, name)
+    yield LabNamespace(lab, name)
     lab.kubectl("delete", "namespace", name, "--wait=false")
 
 

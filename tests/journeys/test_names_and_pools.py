@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.journeys.conftest import Place
+from tests.journeys.conftest import LabNamespace
 from tests.labkit import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.privileged]
@@ -59,15 +59,15 @@ def test_what_a_person_adds_to_the_corefile_stays(lab: Lab) -> None:
         write(before.replace("ttl 30", "ttl 31") + stub)
         lab.until("ours is back and the stub domain stays", lambda: text() == before + stub)
         write(before + "acme.local:53 {\n")
-        told = ("get", "events", "-n", "kube-system", "--field-selector", "involvedObject.name=coredns")
-        lab.until("the broken edit is told", lambda: "CorefileBroken" in lab.kubectl(*told))
+        reported = ("get", "events", "-n", "kube-system", "--field-selector", "involvedObject.name=coredns")
+        lab.until("the broken edit is told", lambda: "CorefileBroken" in lab.kubectl(*reported))
         assert text() == before + "acme.local:53 {\n"
     finally:
         write(before)
 
 
-def test_queries_of_pods_are_counted(lab: Lab, place: Place, airmesh: Callable[..., Any]) -> None:
-    place.pod("asker", "n1")
+def test_queries_of_pods_are_counted(lab: Lab, space: LabNamespace, airmesh: Callable[..., Any]) -> None:
+    space.pod("asker", "n1")
     asking = (
         "for i in $(seq 5); do dig +short +tries=1 kubernetes.default.svc.cluster.local; "
         "dig +short +tries=1 nobody.default.svc.cluster.local; done > /dev/null"
@@ -75,24 +75,24 @@ def test_queries_of_pods_are_counted(lab: Lab, place: Place, airmesh: Callable[.
 
     def counted() -> bool:
         # asked again each time: a server's first scrape is only the ground that later ones are measured from
-        lab.exec(place.namespace, "asker", "sh", "-c", asking)
-        told = json.dumps(airmesh("dns"))
-        return "NXDOMAIN" in told and "NOERROR" in told
+        lab.exec(space.namespace, "asker", "sh", "-c", asking)
+        reported = json.dumps(airmesh("dns"))
+        return "NXDOMAIN" in reported and "NOERROR" in reported
 
     lab.until("the queries are in a report", counted, 40)
 
 
-def test_a_name_that_was_asked_for_too_early_is_there_as_soon_as_its_service_is(lab: Lab, place: Place) -> None:
-    place.pod("early", "n2")
-    name = f"late.{place.namespace}.svc.cluster.local"
+def test_a_name_that_was_asked_for_too_early_is_there_as_soon_as_its_service_is(lab: Lab, space: LabNamespace) -> None:
+    space.pod("early", "n2")
+    name = f"late.{space.namespace}.svc.cluster.local"
 
     def answers() -> set[str]:
         """Of both servers, for some."""
         asking = f"for i in $(seq 8); do dig +short +tries=1 {name}; done"
-        return set(lab.exec(place.namespace, "early", "sh", "-c", asking).split())
+        return set(lab.exec(space.namespace, "early", "sh", "-c", asking).split())
 
     assert answers() == set()
-    lab.kubectl("create", "service", "clusterip", "late", "-n", place.namespace, "--tcp=80")
+    lab.kubectl("create", "service", "clusterip", "late", "-n", space.namespace, "--tcp=80")
     lab.until("the name has its address", lambda: bool(answers()), 5)
 
 
@@ -126,7 +126,7 @@ def test_a_pool_that_means_nothing_is_refused_and_nothing_is_made(lab: Lab, spec
 def test_a_pool_that_gives_nothing_says_why_wherever_one_looks(
     lab: Lab, airmesh: Callable[..., Any], spec: str, reason: str, says: str
 ) -> None:
-    def told(*command: str) -> bool:
+    def reported(*command: str) -> bool:
         return any(says in problem for problem in airmesh(*command, exits=(0, 1))["problems"])
 
     lab.apply(POOL.format(name="odd", spec=spec))
@@ -144,10 +144,10 @@ def test_a_pool_that_gives_nothing_says_why_wherever_one_looks(
         lab.until("its condition is written", lambda: allocatable().get("status") == "False")
         assert (allocatable()["reason"], says in allocatable()["message"]) == (reason, True)
         for command in (("ipam", "show"), ("status",)):
-            assert told(*command), command
+            assert reported(*command), command
     finally:
         lab.kubectl("delete", "ippool", "odd")
-    lab.until("nothing is told of it any more", lambda: not told("status"))
+    lab.until("nothing is told of it any more", lambda: not reported("status"))
 
 
 def test_an_unknown_kind_is_one_clear_error(lab: Lab) -> None:
@@ -168,8 +168,8 @@ def test_nodes_say_that_the_network_is_there_and_which_blocks_they_hold(lab: Lab
         assert any("." in block for block in blocks)
 
 
-def test_the_cluster_service_may_die(lab: Lab, place: Place) -> None:
+def test_the_cluster_service_may_die(lab: Lab, space: LabNamespace) -> None:
     """What happened meanwhile is there once it is back; a standby or a restart makes no difference to the mirror."""
     lab.kill("cluster")
-    place.pod("late", "n2")
-    assert len(place.addresses("late")) == 2
+    space.pod("late", "n2")
+    assert len(space.addresses("late")) == 2

@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 
 from lab.paths import SOURCE
-from tests.journeys.conftest import Place
+from tests.journeys.conftest import LabNamespace
 from tests.labkit import Lab
 
 pytestmark = [pytest.mark.lab, pytest.mark.privileged]
@@ -73,10 +73,10 @@ def test_the_outside_is_answered_by_the_pods_own_address(lab: Lab) -> None:
         assert "coredns_build_info" in said
 
 
-def test_a_question_about_nobody_is_refused_in_a_sentence(lab: Lab, place: Place) -> None:
-    argv = [sys.executable, "-m", "cli", "policy", "explain", f"{place.namespace}/nobody", "10.0.0.1:80"]
+def test_a_question_about_nobody_is_refused_in_a_sentence(lab: Lab, space: LabNamespace) -> None:
+    argv = [sys.executable, "-m", "cli", "policy", "explain", f"{space.namespace}/nobody", "10.0.0.1:80"]
     env = {"PATH": "/usr/bin:/bin", "AIRMESH_NATS": lab.nats_url, "AIRMESH_NATS_SEED_FILE": str(lab.seed("cli"))}
-    told = subprocess.run(argv, cwd=SOURCE, capture_output=True, text=True, timeout=20, check=False, env=env)
-    assert told.returncode == 4
-    assert "nobody" in told.stderr
-    assert "Traceback" not in told.stderr
+    reported = subprocess.run(argv, cwd=SOURCE, capture_output=True, text=True, timeout=20, check=False, env=env)
+    assert reported.returncode == 4
+    assert "nobody" in reported.stderr
+    assert "Traceback" not in reported.stderr

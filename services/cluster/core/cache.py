@@ -1,4 +1,4 @@
-"""The objects of one kind as the API last served them, understood; what the mirror is made to look like.
+"""The informer cache of one kind: its objects as the API last served them, parsed; the desired state of the mirror.
 
 Owns the rule for what cannot be understood: the object's last good version stays, the fault is kept beside it until the
 object is mended or gone; for a policy that never had a good version, one stands in that isolates what it selects. A
@@ -122,7 +122,7 @@ class Cache:
         self._dirty.add(name)
 
 
-def has_place(value: KubernetesObject | None) -> bool:
+def has_key(value: KubernetesObject | None) -> bool:
     """Whether the object has a key in the mirror."""
     return value is not None and not (isinstance(value, Pod) and not value.node)
 

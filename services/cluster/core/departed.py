@@ -1,4 +1,4 @@
-"""Which keys of nodes that are gone may be deleted: when nothing speaks for the node any more, and for how long not.
+"""Garbage collection of deleted nodes' keys: which may go, and after how long without a sign of the node.
 
 A node's keys are its own to write, so nobody cleans up after one that is gone, until a bucket is full for everybody. A
 node has *departed* when the API has no Node of its name, ``blocks`` has no block of it (``ipam`` has taken them back

@@ -35,8 +35,8 @@ class Malformed(ValueError):
         self.path = _short(path, MAX_PART)
         self.problem = _short(problem, MAX_PART)
         self.remedy = _short(remedy, MAX_PART)
-        place = f"{self.path}: " if path else ""
-        super().__init__(f"{kind} {self.name}: {place}{self.problem}; {self.remedy}")
+        position = f"{self.path}: " if path else ""
+        super().__init__(f"{kind} {self.name}: {position}{self.problem}; {self.remedy}")
 
 
 def _short(text: str, most: int) -> str:

@@ -127,13 +127,13 @@ class Board:
 
     def due(self, now: float) -> Iterator[Series]:
         """What is to be written: each speaker's first, then each one's second, so that none waits for a crowd."""
-        turns: Counter[Speaker] = Counter()
+        given: Counter[Speaker] = Counter()
         found: list[tuple[int, float, Series]] = []
         for one in self.series.values():
             if one.unwritten and now - one.written >= EVERY:
-                turns[one.opened_by] += 1
-                found.append((turns[one.opened_by], one.last, one))
-        yield from (one for _, _, one in sorted(found, key=lambda turn: turn[:2]))
+                given[one.opened_by] += 1
+                found.append((given[one.opened_by], one.last, one))
+        yield from (one for _, _, one in sorted(found, key=lambda entry: entry[:2]))
 
     def next_due(self, now: float) -> float | None:
         """Seconds until something is to be written."""

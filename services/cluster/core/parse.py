@@ -101,7 +101,7 @@ def read(
     reader = _READERS[kind.type]
     try:
         shape = _decode(reader.shape, raw)
-        _check_place(shape, reader)
+        _check_position(shape, reader)
         value = reader.translate(shape)
         return value, unserved(reader.name, shape) if value is not None else ()
     except Wrong as wrong:
@@ -138,7 +138,7 @@ def _decode(shape: type[msgspec.Struct], raw: bytes | msgspec.Raw | Mapping[str,
     return msgspec.json.decode(raw, type=shape)
 
 
-def _check_place(shape: msgspec.Struct, reader: _Reader) -> None:
+def _check_position(shape: msgspec.Struct, reader: _Reader) -> None:
     meta: Metadata = shape.metadata  # type: ignore[attr-defined]
     if not meta.uid:
         raise Wrong("metadata.uid", "is missing", "apply the object to the API server, which gives it one")
@@ -171,11 +171,11 @@ def _whose(raw: bytes | msgspec.Raw | Mapping[str, Any]) -> str:
 
 def _explain(text: str) -> tuple[str, str]:
     """Problem and path out of msgspec's ``Expected `int`, got `str` - at `$.spec.port```."""
-    problem, marker, place = text.rpartition(" - at `")
+    problem, marker, position = text.rpartition(" - at `")
     if not marker:
-        problem, place = text, "$"
+        problem, position = text, "$"
     # A key's own fault reads "at `key` in `$.metadata.labels`".
-    path = place.rpartition("`$")[2] if "`$" in place else place.removeprefix("$")
+    path = position.rpartition("`$")[2] if "`$" in position else position.removeprefix("$")
     path = path.rstrip("`").removeprefix(".").replace("[...]", "[]")
     if "matching regex" in problem:
         problem = "not a name of lower-case letters, digits, '-' and '.'"

@@ -116,12 +116,12 @@ def _ip_block(shape: IPBlockShape, path: str) -> IPBlock:
     cidr = network(shape.cidr, f"{path}.cidr", strict=False)
     excepted = []
     for index, text in enumerate(shape.excepted or ()):
-        place = f"{path}.except[{index}]"
-        inner = network(text, place, strict=False)
+        position = f"{path}.except[{index}]"
+        inner = network(text, position, strict=False)
         # Strictly inside, as the API demands: "all of it, but none of it" is a mistake, not a wish.
         inside = inner.version == cidr.version and inner.prefixlen > cidr.prefixlen
         if not inside or inner.supernet(new_prefix=cidr.prefixlen) != cidr:
-            raise Wrong(place, f"{inner} is not inside {cidr}", "except may only name parts of cidr")
+            raise Wrong(position, f"{inner} is not inside {cidr}", "except may only name parts of cidr")
         excepted.append(inner)
     return IPBlock(cidr=cidr, excepted=tuple(excepted))
 

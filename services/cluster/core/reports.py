@@ -1,4 +1,4 @@
-"""What a person is told of an object that cannot be used, or is not honoured whole: an Event, and one on the bus.
+"""Events about objects that cannot be used or are not honoured whole: one on the object, one on the bus.
 
 Promises that the same sentence about the same object is told once an hour and not more; an Event's name follows from
 object, sentence and hour, so that two copies, or a restart, do not tell it twice; that no namespace is told of more
@@ -59,7 +59,7 @@ def bounded(reports: Iterable[Report]) -> dict[Report, None]:
             continue
         counts[whose] += 1
         taken.append((counts[whose], report))
-    return dict.fromkeys(report for _, report in sorted(taken, key=lambda turn: turn[0]))
+    return dict.fromkeys(report for _, report in sorted(taken, key=lambda entry: entry[0]))
 
 
 def event_path(report: Report) -> str:

@@ -1,4 +1,4 @@
-"""What an object asks for that the mesh leaves out: one sentence for each, told on the object.
+"""Unsupported fields: what an object asks for that the mesh leaves out, a sentence for each, reported on the object.
 
 Owns the list of what is taken without being acted on. What would give a pod another address or link than it asked for
 is refused elsewhere (the pod does not start); a pool that cannot be honoured gives nothing (``kit.pools``). A name of
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from proto.annotations import HONOURED, OURS, REFUSED, TOLD, WRITTEN_BY_OTHERS
+from proto.annotations import HONOURED, OURS, REFUSED, REPORTED, WRITTEN_BY_OTHERS
 from services.cluster.core.malformed import quote
 from services.cluster.core.shapes import Metadata, PodShape, ServiceShape
 
@@ -45,10 +45,10 @@ def unserved(kind: str, shape: object) -> tuple[Unserved, ...]:
 def _annotations(kind: str, metadata: object) -> Iterator[Unserved]:
     if not isinstance(metadata, Metadata) or not metadata.annotations:
         return
-    told = TOLD.get(kind, {})
+    reported = REPORTED.get(kind, {})
     known = {*HONOURED.get(kind, ()), *REFUSED.get(kind, ()), *WRITTEN_BY_OTHERS}
     for key, value in sorted(metadata.annotations.items()):
-        why = told.get(key) or told.get(key.partition("/")[0] + "/")
+        why = reported.get(key) or reported.get(key.partition("/")[0] + "/")
         if why and value:
             yield Unserved(f"metadata.annotations[{key}]", why)
         elif key.startswith(OURS) and key not in known:

@@ -63,11 +63,11 @@ def node(shape: NodeShape) -> Node:
         blocks=_blocks(annotation(shape.metadata, BLOCKS)),
         ready=any(condition.type == "Ready" and condition.status == "True" for condition in conditions),
         unschedulable=bool(shape.spec and shape.spec.unschedulable),
-        leaving=shape.metadata.deletion_timestamp is not None or _is_condemned(shape),
+        leaving=shape.metadata.deletion_timestamp is not None or _is_scaled_down(shape),
     )
 
 
-def _is_condemned(shape: NodeShape) -> bool:
+def _is_scaled_down(shape: NodeShape) -> bool:
     return any(taint.key == _TO_BE_DELETED for taint in (shape.spec and shape.spec.taints) or ())
 
 

@@ -155,8 +155,8 @@ _Static_assert(__builtin_offsetof(struct am_flow, seen) == sizeof(struct am_flow
  */
 AM_INLINE int am_ct_reuse(const struct am_flow_key *key, struct am_flow *flow, const struct am_packet *p, u8 is_own, u32 cell)
 {
-	u64 *place = (u64 *)&flow->seen;
-	union am_flow_state had = { .word = *(volatile u64 *)place }, begun = had;
+	u64 *word = (u64 *)&flow->seen;
+	union am_flow_state had = { .word = *(volatile u64 *)word }, begun = had;
 	struct am_reach reach = {};
 	struct am_held *held;
 
@@ -164,7 +164,7 @@ AM_INLINE int am_ct_reuse(const struct am_flow_key *key, struct am_flow *flow, c
 		return 0;
 	begun.seen = am_see_first(p, is_own, &reach);
 	begun.flags = (had.flags & ~AM_FLOW_TRANSLATED) | (p->is_translated ? AM_FLOW_TRANSLATED : 0);
-	if (__sync_val_compare_and_swap(place, had.word, begun.word) != had.word)
+	if (__sync_val_compare_and_swap(word, had.word, begun.word) != had.word)
 		return 0;
 	flow->sent = reach.sent;
 	flow->expected = reach.expected;
@@ -222,7 +222,7 @@ AM_INLINE u32 am_ct_create(struct am_flow_key *key, struct am_flow *over, const 
 		__builtin_memset(flow, 0, sizeof(*flow));
 		flow->cell = cell;
 		flow->last_seen = bpf_ktime_get_coarse_ns();
-		flow->whereabouts = am_locality_word(v->generation, v->locality);
+		flow->locality = am_locality_word(v->generation, v->locality);
 		flow->generation = v->generation;
 		flow->endpoint = role->endpoint;
 		flow->rule = v->rule;

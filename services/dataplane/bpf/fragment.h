@@ -15,7 +15,7 @@
  * Where the ports of a fragmented packet are kept: a place among the few that its sender has on the link it comes by. So
  * whoever sends first fragments without end overwrites its own; on an uplink, a few places of who shares its hash.
  */
-AM_INLINE u32 am_fragment_place(const struct am_packet *p)
+AM_INLINE u32 am_fragment_slot(const struct am_packet *p)
 {
 	const u32 *from = p->source.word, *to = p->destination.word;
 	u32 sender = (from[0] ^ from[1] ^ from[2] ^ from[3]) * AM_GOLDEN_RATIO;
@@ -36,7 +36,7 @@ AM_INLINE u32 am_fragment_ports(struct am_packet *p, u32 link)
 
 	if (!p->is_fragment)
 		return 0;
-	key.place = am_fragment_place(p);
+	key.slot = am_fragment_slot(p);
 	if (p->is_first) {
 		struct am_fragment own = {
 			.source = p->source,

@@ -25,7 +25,7 @@ int collect(struct __sk_buff *skb)
 	struct am_expired c = {};
 	u32 gone = 0, i;
 
-	for (i = 0; i < AM_MAX_CONDEMNED; i++) {
+	for (i = 0; i < AM_MAX_EXPIRED; i++) {
 		struct am_flow *flow;
 
 		if (bpf_skb_load_bytes(skb, AM_FRAME_HEAD + i * sizeof(c), &c, sizeof(c)))
@@ -68,7 +68,7 @@ int recount(struct __sk_buff *skb)
 	struct am_correction m = {};
 	u32 done = 0, i;
 
-	for (i = 0; i < AM_MAX_CONDEMNED; i++) {
+	for (i = 0; i < AM_MAX_EXPIRED; i++) {
 		if (bpf_skb_load_bytes(skb, AM_FRAME_HEAD + i * sizeof(m), &m, sizeof(m)))
 			break;
 		budget = am_budget_of(m.endpoint);

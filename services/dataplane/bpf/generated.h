@@ -62,9 +62,9 @@
 
 #define AM_UPLINK_LOCAL 1
 
-#define AM_AT_HERE 1
-#define AM_AT_AWAY 2
-#define AM_AT_POD_AWAY 3
+#define AM_LOCALITY_LOCAL 1
+#define AM_LOCALITY_REMOTE 2
+#define AM_LOCALITY_REMOTE_POD 3
 
 #define AM_CONFIG_EMIT_FORWARDED 1
 
@@ -79,9 +79,9 @@
 #define AM_SERVICE_LOCAL_ONLY 4
 #define AM_SERVICE_SOURCE_RANGES 8
 
-#define AM_PLACE_WIRE 0
-#define AM_PLACE_POD 1
-#define AM_PLACE_NODE 2
+#define AM_HOOK_WIRE 0
+#define AM_HOOK_POD 1
+#define AM_HOOK_NODE 2
 
 #define AM_NO_RULE 0xffffffffu
 #define AM_REPLY_MARK 0xa150001u
@@ -89,7 +89,7 @@
 #define AM_SCOPE_BITS 128
 #define AM_ADDRESS_BITS 128
 #define AM_CIDR_BITS 192
-#define AM_MAX_CONDEMNED 32
+#define AM_MAX_EXPIRED 32
 #define AM_FRAGMENTS_EACH 128
 #define AM_FRAGMENT_SENDERS 64
 #define AM_FIRST_PORT 61000
@@ -292,7 +292,7 @@ _Static_assert(sizeof(struct am_flow_key) == 40, "FlowKey");
 /* A flow that was let through, and the policy generation it was judged under. */
 struct am_flow {
 	u64 last_seen;
-	u64 whereabouts;
+	u64 locality;
 	u32 generation;
 	u32 endpoint;
 	u32 rule;
@@ -326,7 +326,7 @@ _Static_assert(sizeof(struct am_budget) == 40, "Budget");
 /* A place for a fragmented packet, on the link that it comes by (0: the node itself). */
 struct am_fragment_key {
 	u32 link;
-	u32 place;
+	u32 slot;
 };
 _Static_assert(sizeof(struct am_fragment_key) == 8, "FragmentKey");
 
@@ -507,7 +507,7 @@ struct am_nat_key {
 	__be16 source_port;
 	__be16 destination_port;
 	u8 protocol;
-	u8 place;
+	u8 hook;
 	u16 hole;
 };
 _Static_assert(sizeof(struct am_nat_key) == 40, "NatKey");

@@ -22,8 +22,8 @@ AM_INLINE u64 am_identity_of(const struct am_addr *address, u32 *flags)
 AM_INLINE u8 am_peer_locality(const struct am_addr *address, u64 identity, u32 flags)
 {
 	if (identity == AM_IDENTITY_HOST || am_local_endpoint(address))
-		return AM_AT_HERE;
-	return flags & AM_IPCACHE_POD ? AM_AT_POD_AWAY : AM_AT_AWAY;
+		return AM_LOCALITY_LOCAL;
+	return flags & AM_IPCACHE_POD ? AM_LOCALITY_REMOTE_POD : AM_LOCALITY_REMOTE;
 }
 
 AM_INLINE u8 am_locality_of(const struct am_addr *address)

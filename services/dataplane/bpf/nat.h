@@ -15,7 +15,7 @@
 #include "flow_state.h"
 #include "recent.h"
 
-AM_INLINE void am_nat_key_of(struct am_work *w, u8 place)
+AM_INLINE void am_nat_key_of(struct am_work *w, u8 hook)
 {
 	const struct am_packet *p = &w->packet;
 
@@ -24,7 +24,7 @@ AM_INLINE void am_nat_key_of(struct am_work *w, u8 place)
 	w->key.source_port = p->flow.source_port;
 	w->key.destination_port = p->flow.destination_port;
 	w->key.protocol = p->flow.protocol;
-	w->key.place = place;
+	w->key.hook = hook;
 	w->key.hole = 0;
 }
 
@@ -36,14 +36,14 @@ AM_INLINE void am_nat_partner_of(struct am_work *w)
 	w->partner_key.source_port = w->entry.destination_port;
 	w->partner_key.destination_port = w->entry.source_port;
 	w->partner_key.protocol = w->key.protocol;
-	w->partner_key.place = w->entry.partner;
+	w->partner_key.hook = w->entry.partner;
 	w->partner_key.hole = 0;
 	w->partner = w->entry;
 	w->partner.source = w->key.destination;
 	w->partner.destination = w->key.source;
 	w->partner.source_port = w->key.destination_port;
 	w->partner.destination_port = w->key.source_port;
-	w->partner.partner = w->key.place;
+	w->partner.partner = w->key.hook;
 	w->partner.is_back = !w->entry.is_back;
 }
 
@@ -94,15 +94,15 @@ AM_INLINE u64 am_nat_see(struct am_work *w, struct am_nat *own)
 }
 
 /*
- * Finds the packet's flow as it is met at `place`, fills w->entry and the partner's, marks it as seen (but by an ICMP
+ * Finds the packet's flow as it is met at `hook`, fills w->entry and the partner's, marks it as seen (but by an ICMP
  * error). Returns 0 when there is none.
  */
-AM_INLINE int am_nat_lookup(struct am_work *w, u8 place)
+AM_INLINE int am_nat_lookup(struct am_work *w, u8 hook)
 {
 	struct am_nat *own, *other;
 	u64 is_missing;
 
-	am_nat_key_of(w, place);
+	am_nat_key_of(w, hook);
 	own = am_nat.lookup(&w->key);
 	if (!own)
 		return 0;
@@ -152,7 +152,7 @@ AM_INLINE void am_nat_recent_evict(struct am_work *w, struct am_recent_set *set,
 	partner->source_port = had->destination_port;
 	partner->destination_port = had->source_port;
 	partner->protocol = key->protocol;
-	partner->place = had->partner;
+	partner->hook = had->partner;
 	partner->hole = 0;
 	am_nat.delete(key);
 	had = am_nat.lookup(partner);
@@ -210,7 +210,7 @@ AM_INLINE u32 am_nat_create(struct am_work *w)
 {
 	u32 i;
 
-	w->is_ours = w->entry.partner == AM_PLACE_WIRE;
+	w->is_ours = w->entry.partner == AM_HOOK_WIRE;
 	am_nat_recent_insert(w);
 	for (i = 0; i < AM_PORT_TRIES; i++) {
 		if (i | w->is_ours)

@@ -30,7 +30,7 @@ AM_INLINE int am_is_stale(struct am_work *w, struct am_service *service)
 
 	if (w->entry.is_back || p->is_error)
 		return 0;
-	if (w->entry.partner == AM_PLACE_POD) {
+	if (w->entry.partner == AM_HOOK_POD) {
 		endpoint = am_local_endpoint(&w->entry.destination);
 		if (!endpoint || endpoint->endpoint != w->entry.endpoint)
 			return 1;
@@ -86,7 +86,7 @@ AM_INLINE void am_set_dnat(struct am_work *w, u32 service)
 	w->entry.hole = 0;
 	w->entry.cell = 0;
 	w->entry.period = am_idle_seconds(w->packet.protocol, w->entry.seen);
-	w->entry.partner = AM_PLACE_NODE;
+	w->entry.partner = AM_HOOK_NODE;
 }
 
 /*
@@ -124,10 +124,10 @@ AM_INLINE u32 am_nodeport_new(struct am_work *w, struct am_service *service)
 	am_set_dnat(w, service->number);
 	endpoint = am_local_endpoint(&w->target.address);
 	if (endpoint) {
-		w->entry.partner = AM_PLACE_POD;
+		w->entry.partner = AM_HOOK_POD;
 		w->entry.endpoint = endpoint->endpoint;
 	} else if (am_identity_of(&w->target.address, &flags) != AM_IDENTITY_HOST) {
-		w->entry.partner = AM_PLACE_WIRE;
+		w->entry.partner = AM_HOOK_WIRE;
 		if (service->flags & AM_SERVICE_LOCAL_ONLY)
 			return AM_REASON_SERVICE_NO_LOCAL_BACKEND;
 		if (!am_choose_snat_address(w))
@@ -157,7 +157,7 @@ AM_INLINE u32 am_nodeport(struct am_work *w)
 		known = bpf_ntohs(p->flow.destination_port) >= AM_FIRST_PORT;
 	if (!known)
 		return AM_NO_SERVICE;
-	if (am_nat_lookup(w, AM_PLACE_WIRE)) {
+	if (am_nat_lookup(w, AM_HOOK_WIRE)) {
 		if (!am_is_stale(w, service))
 			return 0;
 		am_nat_delete(w);

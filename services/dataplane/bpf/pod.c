@@ -25,7 +25,7 @@ AM_INLINE int am_reply_to_client(struct __sk_buff *skb, struct am_packet *p, con
 {
 	struct am_work *w = am_work_of(p);
 
-	if (!am_nat_lookup(w, AM_PLACE_POD) || w->entry.endpoint != role->endpoint)
+	if (!am_nat_lookup(w, AM_HOOK_POD) || w->entry.endpoint != role->endpoint)
 		return am_refuse(skb, p, role, AM_REASON_TRANSLATION_UNKNOWN);
 	if (am_rewrite(skb, p, w))
 		return TC_ACT_SHOT;

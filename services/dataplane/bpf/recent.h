@@ -9,7 +9,7 @@
  * another peer's. No locks: two processors in one place may leave a name there that fits no flow, which ages as any
  * other.
  *
- * Ranking is one line of arithmetic without a branch: the verifier walks it once. Where the first set has a free place,
+ * Scoring is one line of arithmetic without a branch: the verifier walks it once. Where the first set has a free place,
  * nobody is ranked.
  */
 #ifndef AM_RECENT_H
@@ -91,7 +91,7 @@ AM_INLINE u32 am_second_choice(const struct am_recent_set *set, u32 chance)
 /* The place of `set` to take. `own` 1: one of the group's own, where there is any. */
 AM_INLINE u32 am_victim_way(const struct am_recent_set *set, u32 group, u64 own)
 {
-	u64 best = 0, rank, same, like, less, age, spare;
+	u64 best = 0, score, same, like, less, age, spare;
 	u32 now = am_coarse_ms(), i, j;
 
 #pragma unroll
@@ -104,12 +104,12 @@ AM_INLINE u32 am_victim_way(const struct am_recent_set *set, u32 group, u64 own)
 		}
 		age = (u32)(now - set->born[i]);
 		spare = am_equal(set->born[i], 0) | (1 ^ am_equal(age >> 16, 0));
-		rank = (own & am_equal(set->group[i], group)) << 62 | am_equal(set->group[i], 0) << 61;
-		rank |= same << 50 | spare << 49 | like << 40 | age << 3 | i;
-		AM_BARRIER_VAR(rank);
-		less = (best - rank) >> 63;
+		score = (own & am_equal(set->group[i], group)) << 62 | am_equal(set->group[i], 0) << 61;
+		score |= same << 50 | spare << 49 | like << 40 | age << 3 | i;
+		AM_BARRIER_VAR(score);
+		less = (best - score) >> 63;
 		AM_BARRIER_VAR(less);
-		best ^= (best ^ rank) & -less;
+		best ^= (best ^ score) & -less;
 	}
 	return best & (AM_WAYS - 1);
 }

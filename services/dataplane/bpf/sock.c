@@ -49,8 +49,8 @@ int getpeername6(struct bpf_sock_addr *ctx)
 int sock_release(struct bpf_sock *ctx)
 {
 	u64 socket = bpf_get_socket_cookie(ctx);
-	u32 place = socket % AM_SLOTS;
-	struct am_slot *slot = am_slots.lookup(&place);
+	u32 index = socket % AM_SLOTS;
+	struct am_slot *slot = am_slots.lookup(&index);
 
 	if (slot && slot->socket == socket)
 		__sync_val_compare_and_swap(&slot->socket, socket, 0);

@@ -116,9 +116,9 @@ AM_INLINE void am_reverse_insert(u64 socket, const struct am_target *backend, co
  */
 AM_INLINE int am_slot_claim(u64 socket, const struct am_target *backend, const struct am_target *virtual)
 {
-	u32 place = socket % AM_SLOTS;
-	struct am_slot *slot = am_slots.lookup(&place);
-	struct am_sent *sent = am_sent.lookup(&place);
+	u32 index = socket % AM_SLOTS;
+	struct am_slot *slot = am_slots.lookup(&index);
+	struct am_sent *sent = am_sent.lookup(&index);
 	struct am_target its = {}, asked = {};
 	u64 had;
 
@@ -174,9 +174,9 @@ AM_INLINE int am_translate(struct bpf_sock_addr *ctx, struct am_target *target, 
 AM_INLINE int am_reverse_translate(struct bpf_sock_addr *ctx, struct am_target *target)
 {
 	struct am_reverse_key key = { .socket = bpf_get_socket_cookie(ctx) };
-	u32 place = key.socket % AM_SLOTS;
-	struct am_slot *slot = am_slots.lookup(&place);
-	struct am_sent *sent = am_sent.lookup(&place);
+	u32 index = key.socket % AM_SLOTS;
+	struct am_slot *slot = am_slots.lookup(&index);
+	struct am_sent *sent = am_sent.lookup(&index);
 	struct am_virtual *virtual;
 	struct am_target asked;
 

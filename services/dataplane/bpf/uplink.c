@@ -38,9 +38,9 @@ AM_INLINE int am_from_external(struct __sk_buff *skb, struct am_packet *p, const
 		am_refuse(skb, p, role, AM_REASON_SERVICE_NO_BACKEND);
 	if (am_rewrite(skb, p, w))
 		return TC_ACT_SHOT;
-	if (w->entry.is_back || w->entry.partner == AM_PLACE_WIRE)
+	if (w->entry.is_back || w->entry.partner == AM_HOOK_WIRE)
 		return am_forward_translated(skb, p, role);
-	if (w->entry.partner == AM_PLACE_POD)
+	if (w->entry.partner == AM_HOOK_POD)
 		return AM_TO_POD;
 	am_expect_host_replies();
 	return TC_ACT_OK;
@@ -78,7 +78,7 @@ int from_wire(struct __sk_buff *skb)
 		if (reason)
 			return am_refuse(skb, p, &role, reason);
 	} else {
-		if (am_locality_of(&p->source) == AM_AT_HERE)
+		if (am_locality_of(&p->source) == AM_LOCALITY_LOCAL)
 			return am_refuse(skb, p, &role, AM_REASON_SPOOFED_ADDRESS);
 		action = am_from_external(skb, p, &role);
 		if (action != AM_TO_POD)
@@ -129,7 +129,7 @@ int to_wire(struct __sk_buff *skb)
 	}
 	if (!answers || am_fragment_ports(p, 0))
 		return TC_ACT_OK;
-	if ((p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP) || !am_nat_lookup(am_work_of(p), AM_PLACE_NODE))
+	if ((p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP) || !am_nat_lookup(am_work_of(p), AM_HOOK_NODE))
 		return TC_ACT_OK;
 	return am_rewrite(skb, p, am_work_of(p)) ? TC_ACT_SHOT : TC_ACT_OK;
 }

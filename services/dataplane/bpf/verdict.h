@@ -21,7 +21,7 @@
 /* Nobody out there has an address of this node or of its pods. */
 AM_INLINE int am_is_spoofed(const struct am_role *role, struct am_verdict *verdict)
 {
-	if (!role->is_outer || role->side == AM_SIDE_EGRESS || verdict->locality != AM_AT_HERE)
+	if (!role->is_outer || role->side == AM_SIDE_EGRESS || verdict->locality != AM_LOCALITY_LOCAL)
 		return 0;
 	verdict->rule = AM_NO_RULE;
 	verdict->reason = AM_REASON_SPOOFED_ADDRESS;
@@ -31,16 +31,16 @@ AM_INLINE int am_is_spoofed(const struct am_role *role, struct am_verdict *verdi
 /* verdict->locality for a packet of a known flow (0: nobody has asked yet). An ICMP error may come from anybody on the way. */
 AM_INLINE void am_flow_locality(const struct am_packet *p, const struct am_role *role, const struct am_flow_key *key, struct am_flow *flow, struct am_verdict *v)
 {
-	u64 known = flow->whereabouts;
+	u64 known = flow->locality;
 
 	if (known & 0xff && known >> 8 == v->generation)
 		v->locality = known & 0xff;
 	else
 		v->locality = am_locality_of(&key->remote);
 	if (!p->is_error)
-		flow->whereabouts = am_locality_word(v->generation, v->locality);
+		flow->locality = am_locality_word(v->generation, v->locality);
 	/* Nobody outside is between two who are both here. */
-	else if (role->side == AM_SIDE_INGRESS && v->locality != AM_AT_HERE)
+	else if (role->side == AM_SIDE_INGRESS && v->locality != AM_LOCALITY_LOCAL)
 		v->locality = am_locality_of(&p->source);
 }
 
@@ -167,9 +167,9 @@ AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const st
 	if (verdict->is_back)
 		return AM_PASSES_REPLY;
 	switch (verdict->locality) {
-	case AM_AT_POD_AWAY:
+	case AM_LOCALITY_REMOTE_POD:
 		return AM_PASSES_TO_POD;
-	case AM_AT_AWAY:
+	case AM_LOCALITY_REMOTE:
 		return AM_PASSES_AWAY;
 	}
 	return AM_PASSES;

@@ -62,15 +62,15 @@ class FlowShares:
         budgets = await asyncio.to_thread(self._collector.budgets)
         present = core.fills(budgets, self._tables.flows.entries, swept.census.pending)
         self._spent = core.nearly_spent(present, self._spent)
-        await self._tell(present)
+        await self._report(present)
 
-    async def _tell(self, present: dict[Share, Fill]) -> None:
+    async def _report(self, present: dict[Share, Fill]) -> None:
         pods = {one.index: one for one in self._local.up.values()}
         spent = sorted(self._spent, key=lambda share: (share.endpoint, share.direction, share.is_pending))
         faults = [await self._fault(pods[one.endpoint], one, present[one]) for one in spent if one.endpoint in pods]
         for share in self._once.take((one for one in spent if one.endpoint == NODE), time.monotonic()):
-            self._tell_node(present[share])
-        self._faults.tell(faults)
+            self._report_node(present[share])
+        self._faults.report(faults)
 
     async def _fault(self, pod: LocalEndpoint, share: Share, fill: Fill) -> ObjectFault:
         own = share.direction == Direction.EGRESS
@@ -94,9 +94,9 @@ class FlowShares:
             remedy=ANSWER if share.is_pending else "keep connections open longer, or raise AIRMESH_FLOW_BUDGET",
         )
 
-    def _tell_node(self, fill: Fill) -> None:
+    def _report_node(self, fill: Fill) -> None:
         fault = f"conntrack of node {self._node} holds {fill.used} of {fill.limit} flows"
         self._log.warning("conntrack-nearly-full", flows=fill.used, entries=fill.limit)
-        self._bus.tell_fault(
+        self._bus.report_fault(
             fault, "find the pods with most in airmesh_conntrack_budget_fill; raise AIRMESH_CONNTRACK_ENTRIES"
         )

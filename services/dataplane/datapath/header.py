@@ -36,12 +36,12 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("AM_FLOW", at.FlowFlag),
     ("AM_SEEN", at.Seen),
     ("AM_UPLINK", at.UplinkFlag),
-    ("AM_AT", at.Whereabouts),
+    ("AM_LOCALITY", at.Locality),
     ("AM_CONFIG", at.ConfigFlag),
     ("AM_AFFINITY", lb.AffinityKind),
     ("AM_SCOPE", lb.Scope),
     ("AM_SERVICE", lb.ServiceFlag),
-    ("AM_PLACE", nat.Place),
+    ("AM_HOOK", nat.Hook),
 )
 
 
@@ -77,7 +77,7 @@ def _constants() -> list[str]:
         "AM_SCOPE_BITS": pl.SCOPE_BITS,
         "AM_ADDRESS_BITS": 128,
         "AM_CIDR_BITS": pl.CIDR_BITS,
-        "AM_MAX_CONDEMNED": at.MAX_CONDEMNED,
+        "AM_MAX_EXPIRED": at.MAX_EXPIRED,
         "AM_FRAGMENTS_EACH": at.FRAGMENTS_EACH,
         "AM_FRAGMENT_SENDERS": at.FRAGMENT_SENDERS,
         "AM_FIRST_PORT": nat.FIRST_PORT,

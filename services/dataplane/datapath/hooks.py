@@ -1,4 +1,4 @@
-"""Where programs hang, and how: tcx links, cls_bpf filters, cgroup links. Each is made so that it outlives the agent.
+"""Attachment of programs: tcx links, cls_bpf filters, cgroup links. Each is made so that it outlives the agent.
 
 A *holder* keeps one program at one hook under one pin path:
 * :class:`LinkHolder` pins a bpf link (tcx or cgroup). A new program goes in by BPF_LINK_UPDATE, with no moment between.
@@ -122,9 +122,9 @@ class Holder(Protocol):
     def refresh(self, folder: Path, programs: dict[Hook, int]) -> None:
         """Puts new programs in place of those that run; hooks of another version that this one lacks are let go of."""
 
-    def release(self, folder: Path, *, doomed: bool) -> None:
-        """Takes everything under this folder off its hooks, and the folder away; ``doomed``: the interface is about to
-        go, and takes what hangs on it along.
+    def release(self, folder: Path, *, deleting: bool) -> None:
+        """Takes everything under this folder off its hooks, and the folder away; ``deleting``: the interface is about
+        to go, and takes what hangs on it along.
         """
 
 
@@ -199,7 +199,7 @@ class LinkHolder:
             if hook is None:
                 path.unlink()
 
-    def release(self, folder: Path, *, doomed: bool) -> None:
+    def release(self, folder: Path, *, deleting: bool) -> None:
         """See :class:`Holder`."""
         for path in folder.iterdir():
             # The link is detached first: some process may still hold a descriptor of it.
@@ -246,10 +246,10 @@ class FilterHolder:
             if hook_of(path.name.rsplit("-", 1)[0]) is None:
                 path.unlink()
 
-    def release(self, folder: Path, *, doomed: bool) -> None:
+    def release(self, folder: Path, *, deleting: bool) -> None:
         """See :class:`Holder`."""
         for hook, ifindex in self._kept(folder):
-            if not doomed:
+            if not deleting:
                 clsact.remove_filter(ifindex, _PARENTS[hook.attach])
         for path in folder.iterdir():
             path.unlink()

@@ -145,7 +145,7 @@ class Table(Generic[K, V]):
         for start in range(0, len(entries), BATCH):
             part = entries[start : start + BATCH]
             keys, values = b"".join(key.pack() for key, _ in part), b"".join(value.pack() for _, value in part)
-            refused.update(part[place] for place in bpf.update_batch(self.fd, keys, values, len(part)))
+            refused.update(part[index] for index in bpf.update_batch(self.fd, keys, values, len(part)))
         return refused
 
     def _remove(self, deletes: Iterable[K]) -> int:

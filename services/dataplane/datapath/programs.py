@@ -246,17 +246,17 @@ class Datapath:
 
     def detach(self, name: str) -> None:
         """Takes off what hangs under a name; nothing there is no error."""
-        self._release(name, doomed=False)
+        self._release(name, deleting=False)
 
     def forget(self, name: str) -> None:
         """Like :meth:`detach`, of a link that is about to go and takes its programs along; until then they judge."""
-        self._release(name, doomed=True)
+        self._release(name, deleting=True)
 
-    def _release(self, name: str, *, doomed: bool) -> None:
+    def _release(self, name: str, *, deleting: bool) -> None:
         folder = self._link_folder(name)
         with self._lock:
             if folder.is_dir():
-                self._holder(folder).release(folder, doomed=doomed)
+                self._holder(folder).release(folder, deleting=deleting)
 
     def links(self) -> dict[str, LinkState]:
         """What hangs where, as the kernel says it now."""

@@ -47,7 +47,7 @@ def start(
         runtime.log,
         runtime.health.require("upgrade"),
         filled=filled,
-        tell=runtime.bus.tell_fault,
+        report=runtime.bus.report_fault,
         switched=switched,
         sizes=flow_sizes(runtime.settings),
     )

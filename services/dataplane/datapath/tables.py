@@ -110,8 +110,8 @@ class Tables:
         """The virtual address that a socket (its cookie) had asked for when the programs sent it to this backend; None
         when they did not, or have forgotten.
         """
-        place = at.Index(index=socket % m.SLOTS)
-        sent, slot = self.sent.get(place), self.slots.get(place)  # in this order: what its owner still has was its own
+        index = at.Index(index=socket % m.SLOTS)
+        sent, slot = self.sent.get(index), self.slots.get(index)  # in this order: what its owner still has was its own
         if sent and slot and slot.socket == socket and (sent.address, sent.port) == (address, port):
             return lb.Virtual(address=sent.virtual, port=sent.virtual_port)
         return self.reverses.get(lb.ReverseKey(socket=socket, address=address, port=port))

@@ -31,11 +31,11 @@ class Upgrade:
         condition: Condition,
         *,
         filled: Mapping[Source, Callable[[], bool]],
-        tell: Callable[[str, str], None],
+        report: Callable[[str, str], None],
         switched: Callable[[], None],
         sizes: Mapping[str, int],
     ) -> None:
-        """``filled`` says whether all maps of a source hold what is known; ``tell`` gets a fault and its remedy;
+        """``filled`` says whether all maps of a source hold what is known; ``report`` gets a fault and its remedy;
         ``sizes`` are the entries that tables of flows are to take.
         """
         self._datapath = datapath
@@ -43,10 +43,10 @@ class Upgrade:
         self._log = log
         self._condition = condition
         self._filled = filled
-        self._tell = tell
+        self._report = report
         self._switched = switched
         self._sizes = sizes
-        self._is_told = False
+        self._is_reported = False
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """Switches once nothing is missing."""
@@ -60,7 +60,7 @@ class Upgrade:
             await self._grow()
             self._switched()
         self._condition.set(True)
-        self._tell_losses()
+        self._report_losses()
         return Done()
 
     async def _grow(self) -> None:
@@ -70,11 +70,11 @@ class Upgrade:
         except (OSError, TimeoutError) as error:
             self._log.warning("tables-not-grown", sizes=self._sizes, error=error)
 
-    def _tell_losses(self) -> None:
-        if self._is_told:
+    def _report_losses(self) -> None:
+        if self._is_reported:
             return
-        self._is_told = True
+        self._is_reported = True
         for table, loss in self._datapath.losses.items():
-            self._log.warning("map-begins-anew", map=table, loss=loss)
+            self._log.warning("map-begins-empty", map=table, loss=loss)
         for loss in dict.fromkeys(self._datapath.losses.values()):
-            self._tell(f"by an upgrade, {loss}", REMEDY)
+            self._report(f"by an upgrade, {loss}", REMEDY)

@@ -1,1 +1,1 @@
-"""What leaves the cluster: the masquerade table of the kernel."""
+"""Egress: the masquerade table of the kernel."""

@@ -1,4 +1,4 @@
-"""The loop that keeps the masquerade table: what it is to say follows from the pools and the nodes."""
+"""The loop of the masquerade table, which follows from the pools and the nodes."""
 
 from __future__ import annotations
 

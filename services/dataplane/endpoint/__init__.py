@@ -1,1 +1,1 @@
-"""The life of this node's endpoints: admission, attaching, repair, identity, publishing."""
+"""The lifecycle of this node's endpoints: admission, attaching, repair, identity, publishing."""

@@ -1,4 +1,4 @@
-"""Waits, inside an ADD, until the pod's object and its compiled policy have arrived.
+"""The admission wait: holds an ADD until the pod's object and its compiled policy have arrived.
 
 Owns the waiting only: whether a pod may start is ``core.endpoint.admission``'s decision, asked again whenever a watch
 changes. Promises an answer within the deadline; what was missing is then told to the runtime with code 11.

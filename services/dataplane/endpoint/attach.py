@@ -106,7 +106,7 @@ class Attacher:
             ) as span:
                 endpoint = await self._make(request, entered, span)
                 spent = round((time.monotonic() - started) * 1000, 3)
-                asyncio.get_running_loop().call_soon(self._tell_up, endpoint, spent)  # the runtime is told first
+                asyncio.get_running_loop().call_soon(self._report_up, endpoint, spent)  # the runtime is told first
             return render(request, self._attached(endpoint, request.netns))
 
     async def _again(self, known: LocalEndpoint, request: Request) -> Attached:
@@ -240,7 +240,7 @@ class Attacher:
             if self._book.journal.ledger.held_by(attachment):
                 raise CniError(Code.IO, "the address journal cannot be written; see the agent's log")
             if leases:
-                asyncio.get_running_loop().call_soon(self._tell_down, leases)
+                asyncio.get_running_loop().call_soon(self._report_down, leases)
 
     async def check(self, request: Request) -> bytes:
         """CHECK: an empty answer, or CniError 102 that names what is missing."""
@@ -287,7 +287,7 @@ class Attacher:
             mtu=self._kernel.mtu,
         )
 
-    def _tell_up(self, endpoint: LocalEndpoint, spent: float) -> None:
+    def _report_up(self, endpoint: LocalEndpoint, spent: float) -> None:
         first = endpoint.first
         self._log.info(
             "endpoint-up",
@@ -307,7 +307,7 @@ class Attacher:
         )
         self._bus.publish(UP, event)
 
-    def _tell_down(self, leases: tuple[Lease, ...]) -> None:
+    def _report_down(self, leases: tuple[Lease, ...]) -> None:
         first, addresses = leases[0], tuple(lease.address for lease in leases)
         self._log.info("endpoint-down", pod=f"{first.namespace}/{first.pod}", addresses=[str(a) for a in addresses])
         event = EndpointDown(

@@ -155,7 +155,7 @@ class Links:
         messages = [
             rtnl.delete_route(index, address, protocol=marks.PROTOCOL, tolerated=_GONE) for address in addresses
         ]
-        messages.append(rtnl.set_group(index, marks.GROUP_DOOMED, tolerated=_GONE))
+        messages.append(rtnl.set_group(index, marks.GROUP_DELETING, tolerated=_GONE))
         self._host.run(messages)
 
     def retire_named(self, name: str, addresses: tuple[Address, ...]) -> None:
@@ -166,7 +166,7 @@ class Links:
 
     def reap(self) -> None:
         """Removes every retired link at once."""
-        self._host.run([rtnl.delete_group(marks.GROUP_DOOMED, tolerated=(errno.ENODEV, errno.ENOENT, errno.ESRCH))])
+        self._host.run([rtnl.delete_group(marks.GROUP_DELETING, tolerated=(errno.ENODEV, errno.ENOENT, errno.ESRCH))])
 
     def remove(self, index: int) -> None:
         """Removes one link now (some 20 ms)."""

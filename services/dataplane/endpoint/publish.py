@@ -1,4 +1,4 @@
-"""What this node tells the others: its endpoints, and how far its kernel is.
+"""Publishes this node's endpoints and acknowledgements to the other nodes.
 
 Owns ``endpoints.<node>.slot.*`` with its marker, and ``acks.<node>``. Promises: a durable outbox without a
 queue: what should be on the bus is computed from the registry (whose truth is the journal) and compared with what the
@@ -23,7 +23,7 @@ from proto.net import Address
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, ENDPOINTS
 from proto.sync import Complete, complete_key
-from services.dataplane.core.endpoint.slots import place
+from services.dataplane.core.endpoint.slots import assign
 from services.dataplane.endpoint.registry import Registry
 from services.dataplane.feed import Feed
 
@@ -43,7 +43,7 @@ class EndpointsOut:
         self._registry = registry
         self._log = log
         self._marker = complete_key(encode_segment(feed.node))
-        self._placed: dict[Address, int] = {}
+        self._assigned: dict[Address, int] = {}
         """Slots of the addresses that this agent has put there."""
 
     async def apply(self, dirty: Dirty) -> Done | Again:
@@ -56,14 +56,14 @@ class EndpointsOut:
             return Done()
         if not view.epoch or not view.synced:
             return Again(after=1.0)
-        here = {
+        entries = {
             entry.address: (entry, one.traceparent)
             for one in self._registry.up.values()
             for entry in one.published(node)
         }
         slots = self._feed.published_endpoints()
-        self._placed = place(here, self._placed, {number: entry.address for number, entry in slots.items()})
-        wanted = {endpoint_key(node, number): here[address] for address, number in self._placed.items()}
+        self._assigned = assign(entries, self._assigned, {number: entry.address for number, entry in slots.items()})
+        wanted = {endpoint_key(node, number): entries[address] for address, number in self._assigned.items()}
         present = {endpoint_key(node, number): entry for number, entry in slots.items()}
         epoch = view.epoch
         await _all_of(

@@ -1,4 +1,4 @@
-"""Keeps what should be in the kernel in the kernel: links, routes, neighbours, programs.
+"""The endpoint reconciler: pods' links, routes, neighbours and programs in the kernel as they should be.
 
 Owns the repair of drift and the removal of the flows of pods that are gone.
 Promises: what somebody takes away by hand is back within a full pass (5 s); an endpoint whose link has vanished in two
@@ -24,7 +24,7 @@ from proto.objects import IPPool
 from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.core.cni.request import Attachment, CniError
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
-from services.dataplane.core.endpoint.links import GROUP_DOOMED, KernelLinks, PodLink, host_name
+from services.dataplane.core.endpoint.links import GROUP_DELETING, KernelLinks, PodLink, host_name
 from services.dataplane.core.endpoint.plan import Repairs, Standing, repairs
 from services.dataplane.endpoint.kernel import EndpointKernel
 from services.dataplane.endpoint.reaper import Reaper
@@ -83,7 +83,7 @@ class Reconciler:
         await self._sweep_gone(found)
         self._report_orphans(found)
         await self._sweep_unmarked(kernel)
-        if any(link.group == GROUP_DOOMED for link in kernel.links):
+        if any(link.group == GROUP_DELETING for link in kernel.links):
             self._reaper.retire_left()
         await self._programs(kernel)
         try:
@@ -146,7 +146,7 @@ class Reconciler:
         names = {link.alias: link.name for link in found.orphans}
         for alias in self._once.take(names, time.monotonic()):
             self._log.error("orphan-link", link=names[alias], alias=alias)
-            self._bus.tell_fault(
+            self._bus.report_fault(
                 f"link {names[alias]} ({alias}) has no entry in the address journal",
                 "delete the pod behind it; restore the journal if it was removed",
             )

@@ -1,4 +1,4 @@
-"""A living pod's labels (or its namespace's) change: it becomes another identity, everywhere.
+"""Identity changes of running pods, when their labels or their namespace's change.
 
 Owns the moving of an endpoint from one identity to the next. Promises: the new identity is put in force only when its
 rules are here and the frontier has passed the change, so a pod is never without policy in between; the journal numbers

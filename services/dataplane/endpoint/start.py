@@ -1,4 +1,4 @@
-"""The loops of endpoints: repair, removal, identities, what the bus is told of them, and the waking of ADDs."""
+"""The loops of endpoints: repair, removal, identities, publishing, and the signal to waiting ADDs."""
 
 from __future__ import annotations
 

@@ -208,7 +208,7 @@ class AddressBook:
         settled = 0
         for owed in list(self.journal.ledger.owed.values()):
             try:
-                await self._bus.tell(of_node(IPAM_RELEASE, self._segment), owed, timeout=ASK_SECONDS)
+                await self._bus.send(of_node(IPAM_RELEASE, self._segment), owed, timeout=ASK_SECONDS)
             except Refused as error:
                 if error.retry:
                     raise Unavailable(error.message) from error

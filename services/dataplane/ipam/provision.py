@@ -77,7 +77,7 @@ class Provision:
                     faults.append(f"no block for IPv{family}: {error.message}")
         for fault in self._once.take(faults, time.monotonic()):
             self._log.warning("block-refused", why=fault)
-            self._bus.tell_fault(fault, "see: airmesh ipam show")
+            self._bus.report_fault(fault, "see: airmesh ipam show")
         return short
 
     def _judge(self, supply: Supply) -> None:

@@ -1,1 +1,1 @@
-"""The ipcache: whose an address is, and whose word counts for it."""
+"""The ipcache: address → identity, and the ownership check of what nodes publish."""

@@ -1,5 +1,5 @@
-"""Which endpoints of other nodes count: those that ``blocks`` and ``claims`` let their writer speak of, with an
-identity that ``policy`` says a pod of that node has (``identities._residents.<node>``).
+"""The ownership check of other nodes' endpoints: accepted are those that ``blocks`` and ``claims`` let their writer
+speak of, with an identity that ``policy`` says a pod of that node has (``identities._residents.<node>``).
 
 Promises: a change costs what it concerns (:mod:`core.ipcache.judge` decides). Depends on what the four views hold now,
 not on the order in which it came. While ``blocks``, ``claims`` or the residents are not whole (a bucket that was made
@@ -29,7 +29,7 @@ from chassis.bus.cursor import Cursor
 from chassis.bus.view import View
 from chassis.runtime.reconcile import Dirty, Done, Loop, Runner
 from chassis.telemetry.log import Log
-from kit.holdings import Doubt
+from kit.holdings import Rejection
 from kit.once import Once
 from proto.addresses import Block, Claim, Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment
@@ -43,7 +43,7 @@ LASTING = 5.0
 LOOK_EVERY = 1.0
 AT_ONCE = 1000
 """Endpoints that are judged before others have their turn: some milliseconds."""
-TOLD_OF_A_NODE = 8
+REPORTED_OF_A_NODE = 8
 """Addresses of one node that are told one by one; a node that lies lies a lot."""
 REMEDY = "look at that node: its agent says what no agent of ours does; if it was taken over, take its key from it"
 
@@ -60,12 +60,12 @@ def _decoded(segment: str) -> str:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Believed:
+class Accepted:
     """Endpoints of all other nodes, judged."""
 
     endpoints: Collection[Endpoint] = ()
     """Those that count, as they are now: not a copy."""
-    doubts: tuple[Doubt, ...] = ()
+    rejections: tuple[Rejection, ...] = ()
     whole: bool = False
     """``blocks``, ``claims`` and the residents are whole: what they do not say is not so."""
     young: Mapping[Address, float] = field(default_factory=dict)
@@ -75,7 +75,7 @@ class Believed:
     def undecided(self) -> frozenset[Address]:
         """Addresses of which nothing that is believed may be taken back for now."""
         if not self.whole:
-            return frozenset(doubt.address for doubt in self.doubts)
+            return frozenset(rejection.address for rejection in self.rejections)
         now = time.monotonic()
         return frozenset(address for address, until in self.young.items() if now < until)
 
@@ -98,21 +98,21 @@ class Ownership:
         self._unconfirmed: set[str] = set()
         """Keys of blocks that have gone from the bucket while it was not whole: they stay known until it is."""
         self._changed = Cursor()
-        self._believed = Believed(endpoints=self._judge.counted.values())
+        self._accepted = Accepted(endpoints=self._judge.counted.values())
 
     @property
-    def now(self) -> Believed:
+    def now(self) -> Accepted:
         """What counts at this moment."""
         self._follow()
         self._settle(None)
-        return self._believed
+        return self._accepted
 
     @property
     def changed(self) -> Cursor:
         """Keys of ``endpoints`` of which something else is believed since its one reader looked last."""
         return self._changed
 
-    async def settled(self) -> Believed:
+    async def settled(self) -> Accepted:
         """As :attr:`now`, but others have their turn while much is judged."""
         self._follow()
         while self._judge.pending > AT_ONCE:
@@ -129,11 +129,13 @@ class Ownership:
         if changed:
             self._changed.mark(*changed)
         whole = self._is_whole()
-        doubts = tuple(self._judge.doubts.values())
-        if changed or (whole, doubts) != (self._believed.whole, self._believed.doubts):
-            _REFUSED.set(len(doubts))
+        rejections = tuple(self._judge.rejections.values())
+        if changed or (whole, rejections) != (self._accepted.whole, self._accepted.rejections):
+            _REFUSED.set(len(rejections))
         young = self._judge.young(LASTING)
-        self._believed = Believed(endpoints=self._judge.counted.values(), doubts=doubts, whole=whole, young=young)
+        self._accepted = Accepted(
+            endpoints=self._judge.counted.values(), rejections=rejections, whole=whole, young=young
+        )
 
     def _is_whole(self) -> bool:
         whole = self._blocks.scope_complete() and self._claims.synced and self._asked is not None
@@ -199,18 +201,18 @@ def _node_of(residents: str) -> str:
     return residents.removeprefix(f"{RESIDENTS_PREFIX}.")
 
 
-def tell_doubts(runtime: Runner, ownership: Ownership, bus: Bus, node: str) -> None:
+def report_rejections(runtime: Runner, ownership: Ownership, bus: Bus, node: str) -> None:
     """Begins to tell of endpoints that do not count."""
-    teller = Teller(runtime.log, bus.tell_fault)
+    reporter = Reporter(runtime.log, bus.report_fault)
 
     async def apply(_dirty: Dirty) -> Done:
-        teller.tell(ownership.now, time.monotonic())
+        reporter.report(ownership.now, time.monotonic())
         return Done()
 
-    Loop(runtime, "doubts", cursors=[], apply=apply, period=LOOK_EVERY)
+    Loop(runtime, "rejections", cursors=[], apply=apply, period=LOOK_EVERY)
 
 
-class Teller:
+class Reporter:
     """Tells each doubt once, when it has lasted."""
 
     def __init__(self, log: Log, publish: Callable[[str, str], None]) -> None:
@@ -220,21 +222,29 @@ class Teller:
         self._since: dict[tuple[str, Address], float] = {}
         self._once: Once[tuple[str, Address]] = Once()
 
-    def tell(self, believed: Believed, now: float) -> None:
+    def report(self, accepted: Accepted, now: float) -> None:
         """One look; ``now`` in monotonic seconds."""
-        doubts = {(doubt.writer, doubt.address): doubt for doubt in believed.doubts if not doubt.leftover}
-        if not believed.whole:
-            doubts = {}
-        self._since = {key: self._since.get(key, now) for key in doubts}
+        rejections = {
+            (rejection.writer, rejection.address): rejection
+            for rejection in accepted.rejections
+            if not rejection.leftover
+        }
+        if not accepted.whole:
+            rejections = {}
+        self._since = {key: self._since.get(key, now) for key in rejections}
         lasting = [key for key, since in self._since.items() if now - since >= LASTING]
         due = self._once.due(lasting, now)
-        told = Counter(writer for writer, address in lasting if self._once.lasts((writer, address)))
+        reported = Counter(writer for writer, address in lasting if self._once.lasts((writer, address)))
         for key in due:
-            if told[key[0]] < TOLD_OF_A_NODE and self._once.told(key, now):
-                told[key[0]] += 1
-                self._say(doubts[key])
+            if reported[key[0]] < REPORTED_OF_A_NODE and self._once.reported(key, now):
+                reported[key[0]] += 1
+                self._say(rejections[key])
 
-    def _say(self, doubt: Doubt) -> None:
-        self._log.error("endpoint-refused", writer=doubt.writer, address=doubt.address, why=doubt.why, remedy=REMEDY)
-        fault = f"node {doubt.writer} publishes a pod at {doubt.address}, which is not believed: {doubt.why}"
+    def _say(self, rejection: Rejection) -> None:
+        self._log.error(
+            "endpoint-refused", writer=rejection.writer, address=rejection.address, why=rejection.why, remedy=REMEDY
+        )
+        fault = (
+            f"node {rejection.writer} publishes a pod at {rejection.address}, which is not believed: {rejection.why}"
+        )
         self._publish(fault, REMEDY)

@@ -49,11 +49,11 @@ class Peers:
         *,
         thread: OneThread,
         make_room: Callable[[Mapping[str, int]], Awaitable[None]],
-        tell: Callable[[str, str], None],
+        report: Callable[[str, str], None],
         note: Callable[[str, str], None],
     ) -> None:
-        """``thread`` reads the map, ``make_room`` is asked before more is written than the table takes, ``tell`` gets a
-        fault and its remedy, ``note`` a sentence while it lasts.
+        """``thread`` reads the map, ``make_room`` is asked before more is written than the table takes, ``report`` gets
+        a fault and its remedy, ``note`` a sentence while it lasts.
         """
         self._note = note
         self._tables = tables
@@ -63,7 +63,7 @@ class Peers:
         self._log = log
         self._thread = thread
         self._make_room = make_room
-        self._tell = tell
+        self._report = report
         self._entries = ipcache.Entries()
         self._actual: dict[PrefixKey, Peer] | None = None
         self._dirty: set[PrefixKey] = set()
@@ -178,7 +178,9 @@ class Peers:
                 f"than any other, and its newest endpoints are strangers on node {self._feed.node}"
             )
             self._log.error("addresses-refused", node=node, fault=fault)
-            self._tell(fault, f"see what runs on node {node}, or raise AIRMESH_TABLE_MEMORY or AIRMESH_IPCACHE_ENTRIES")
+            self._report(
+                fault, f"see what runs on node {node}, or raise AIRMESH_TABLE_MEMORY or AIRMESH_IPCACHE_ENTRIES"
+            )
         said = f"without room in am_ipcache: {len(self.refused)} endpoints of {', '.join(sorted(nodes)[:5])}"
         self._note("addresses", said if nodes else "")
         return {key: peer for key, peer in wanted.items() if key not in self.refused} if self.refused else wanted

@@ -1,4 +1,4 @@
-"""The loop of the ipcache, and the one that tells of endpoints that are not believed."""
+"""The loop of the ipcache, and the one that reports rejected endpoints."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from services.dataplane.core.ipcache.entries import APISERVER
 from services.dataplane.datapath.growth import Growth
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.feed import GATHER, Feed
-from services.dataplane.ipcache.ownership import ownership_of, tell_doubts
+from services.dataplane.ipcache.ownership import ownership_of, report_rejections
 from services.dataplane.ipcache.peers import Peers
 from services.dataplane.one_thread import OneThread
 from services.dataplane.settings import Settings
@@ -44,7 +44,7 @@ def start(
         runtime.log,
         thread=thread,
         make_room=growth.make_room,
-        tell=runtime.bus.tell_fault,
+        report=runtime.bus.report_fault,
         note=runtime.health.note,
     )
 
@@ -65,5 +65,5 @@ def start(
     whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims, feed.identities)]
     cursors = [*whose, signal.cursor(), feed.objects.cursor()]
     Loop(runtime, "peers", cursors=cursors, apply=apply, period=FULL_PEERS, debounce=GATHER)
-    tell_doubts(runtime, ownership, runtime.bus, runtime.settings.node)
+    report_rejections(runtime, ownership, runtime.bus, runtime.settings.node)
     return peers

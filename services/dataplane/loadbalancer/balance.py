@@ -1,4 +1,4 @@
-"""Where a Service's connections go: the tables of the socket programs and of packets from outside.
+"""The reconciler of the load-balancing tables: frontends and backends of Services, for sockets and for packets.
 
 Owns ``am_services``, ``am_backends``, ``am_members`` and ``am_src_ranges``. Promises: nothing changes before the
 watches are complete (an empty bucket is not an empty cluster); nothing is computed again while what it depends on is
@@ -9,7 +9,7 @@ themselves, so that what was deleted by hand returns: of large maps more rarely 
 When more is asked for than the tables take they grow, and when they cannot, the newest Services of the namespace that
 asks for most are refused (:mod:`core.datapath.shares`): whole, never half, told on them, and served as soon as there is
 room. Everybody else's are served, and what is to go goes, whatever finds no room. A namespace whose endpoints make much
-work waits its turn (:mod:`core.loadbalancer.turns`), and much work is done beside the loop, so that nobody else waits
+work waits its turn (:mod:`core.loadbalancer.pacing`), and much work is done beside the loop, so that nobody else waits
 for it.
 """
 
@@ -32,8 +32,8 @@ from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.loadbalancer import service_demand, services
 from services.dataplane.core.loadbalancer.frontends import Frontends, HostPortPod, Owner, Refusal
 from services.dataplane.core.loadbalancer.node_context import NodeContext
+from services.dataplane.core.loadbalancer.pacing import Pacing
 from services.dataplane.core.loadbalancer.service_objects import Name, ServiceObjects
-from services.dataplane.core.loadbalancer.turns import Turns
 from services.dataplane.datapath.maps import Table, TableFull
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.feed import Feed
@@ -66,11 +66,11 @@ class Balancer:
         *,
         thread: OneThread,
         make_room: Callable[[Mapping[str, int]], Awaitable[None]],
-        tell: Callable[[Iterable[ObjectFault]], int],
+        report: Callable[[Iterable[ObjectFault]], int],
         note: Callable[[str, str], None],
     ) -> None:
-        """``thread`` does what takes long, ``make_room`` is asked before more is written than tables take, ``tell`` is
-        given all Services that are refused, ``note`` a sentence about them.
+        """``thread`` does what takes long, ``make_room`` is asked before more is written than tables take, ``report``
+        is given all Services that are refused, ``note`` a sentence about them.
         """
         self._note = note
         self._thread = thread
@@ -80,20 +80,20 @@ class Balancer:
         self._log = log
         self._external = external
         self._make_room = make_room
-        self._tell_objects = tell
+        self._report_objects = report
         self._shares: Shares[Owner] = Shares(len(service_demand.TABLES))
-        self._turns = Turns()
+        self._pacing = Pacing()
         self._changes = feed.objects.cursor()
         self._objects = ServiceObjects()
         self._dirty: frozenset[Name] = frozenset()
         """Services that have changed since the tables were written."""
-        self._here_at: tuple[object, ...] = ()
-        self._here = NodeContext(node=feed.node)
-        self._fronts: Frontends | None = None
+        self._context_version: tuple[object, ...] = ()
+        self._context = NodeContext(node=feed.node)
+        self._frontends: Frontends | None = None
         self._pods: Sequence[HostPortPod] = ()
-        """Those that ``_fronts`` has."""
+        """Those that ``_frontends`` has."""
         self._without: frozenset[Owner] = frozenset()
-        """Those who were refused when ``_fronts`` was made."""
+        """Those who were refused when ``_frontends`` was made."""
         self._closed: frozenset[Owner] = frozenset()
         """Of the refused, those who had their fronts then."""
         self._late: frozenset[Owner] = frozenset()
@@ -137,46 +137,50 @@ class Balancer:
             return 0
         seen = self._feed.version(Service, EndpointSlice)
         self._dirty |= self._changed()
-        here, pods = self._look_around(), self._host_port_pods()
-        if here.addresses:
-            self._tables.speak_as(here.addresses)
-        unknown = self._fronts is None or self._actual is None or here != self._fronts.here
+        context, pods = self._current_context(), self._host_port_pods()
+        if context.addresses:
+            self._tables.speak_as(context.addresses)
+        unknown = self._frontends is None or self._actual is None or context != self._frontends.context
         if not (full or unknown or self._dirty or pods != self._pods):
             self.seen = seen
             return 0
-        anew = unknown or bool(self._late)
-        self._claim(here, pods, None if anew else self._dirty)
+        again = unknown or bool(self._late)
+        self._claim(context, pods, None if again else self._dirty)
         asked = self.asked
         await self._make_room({**asked, "am_members": asked["am_backends"]})
         self.refused = self._shares.refused(self._room())
-        if anew:
-            await self._run(partial(self._renew, here, pods))
+        if again:
+            await self._run(partial(self._renew, context, pods))
         else:
             await self._move_some(pods)
             if full and self._actual is not None and (now := time.monotonic()) >= self._read_again:
                 await self._run(self._verify)
                 self._read_again = time.monotonic() + READ_REST * (time.monotonic() - now)
         self._ever, self.seen = True, seen
-        self._tell()
-        return self._turns.wait(self._dirty, time.monotonic())
+        self._report()
+        return self._pacing.wait(self._dirty, time.monotonic())
 
     async def _move_some(self, pods: Sequence[HostPortPod]) -> None:
         """What has changed, of those whose turn it is. Who is gone or refused goes without waiting for one."""
-        assert self._fronts is not None
+        assert self._frontends is not None
         without, closed = self._refused()
         refused = without | closed
         others = (self._without ^ without) | (self._closed ^ closed)
         names = self._dirty | {owner[1:] for owner in others if owner[0] == "service"}
         leaving = {name for name in names if name not in self._objects.services or ("service", *name) in refused}
-        turn, later = self._turns.take({name: self._entries_of(name) for name in names - leaving}, time.monotonic())
+        admitted, later = self._pacing.take(
+            {name: self._entries_of(name) for name in names - leaving}, time.monotonic()
+        )
         work = partial(
             self._move,
-            turn | leaving,
+            admitted | leaving,
             pods if pods != self._pods or any(owner[0] == "pod" for owner in others) else None,
             without,
             closed,
         )
-        entries = sum(map(self._entries_of, turn)) + sum(self._fronts.count(("service", *name)) for name in leaving)
+        entries = sum(map(self._entries_of, admitted)) + sum(
+            self._frontends.count(("service", *name)) for name in leaving
+        )
         entries += sum(self._shares.claims[owner].amounts[0] for owner in closed - self._closed)
         if entries <= INLINE:
             moved = work()
@@ -185,7 +189,7 @@ class Balancer:
         if moved:
             self._dirty, self._pods, self._without, self._closed = later, pods, without, closed
         else:
-            await self._run(partial(self._renew, self._here, pods))
+            await self._run(partial(self._renew, self._context, pods))
 
     def _refused(self) -> tuple[frozenset[Owner], frozenset[Owner]]:
         """Who has no front, and who has fronts with nobody behind them: a connection to those ends at once.
@@ -193,8 +197,8 @@ class Balancer:
         Room for fronts is shared before that for what is behind them, with what all ask for who have not been refused
         it: so whoever is refused only the latter has room for the former. Pods with host ports have neither.
         """
-        fronts = service_demand.TABLES.index("am_services")
-        closed = {owner for owner, why in self.refused.items() if why.table != fronts and owner[0] == "service"}
+        frontends = service_demand.TABLES.index("am_services")
+        closed = {owner for owner, why in self.refused.items() if why.table != frontends and owner[0] == "service"}
         return frozenset(self.refused.keys() - closed), frozenset(closed)
 
     def _changed(self) -> frozenset[Name]:
@@ -214,18 +218,20 @@ class Balancer:
         claim = self._shares.claims.get(("service", *name))
         return sum(claim.amounts) if claim else 0
 
-    def _claim(self, here: NodeContext, pods: Sequence[HostPortPod], names: Collection[Name] | None) -> None:
+    def _claim(self, context: NodeContext, pods: Sequence[HostPortPod], names: Collection[Name] | None) -> None:
         """What everybody asks for, reckoned anew for these Services and all pods; None: for everybody."""
         if names is None:
             self._shares, names = Shares(len(service_demand.TABLES)), self._objects.names()
         if pods != self._pods:
             now = {("pod", one.pod.namespace, one.pod.name) for one in pods}
             self._shares.drop([owner for owner in self._shares.claims if owner[0] == "pod" and owner not in now])
-        self._shares.put(service_demand.of_pod(one, here) for one in pods)
+        self._shares.put(service_demand.of_pod(one, context) for one in pods)
         there = self._objects.services
         self._shares.drop(("service", *name) for name in names if name not in there)
         self._shares.put(
-            service_demand.of_service(there[name], self._objects.slices(name), here) for name in names if name in there
+            service_demand.of_service(there[name], self._objects.slices(name), context)
+            for name in names
+            if name in there
         )
 
     def _room(self) -> tuple[int, ...]:
@@ -243,9 +249,9 @@ class Balancer:
         """What these Services and pods have now. False when that cannot be written so."""
         actual, self._actual = self._actual, None  # unknown until every step has succeeded
         assert actual is not None
-        assert self._fronts is not None
-        moved = self._fronts.move(self._objects, names, pods, without, closed)
-        steps = services.moved(moved, self._fronts.backends, actual, self._last)
+        assert self._frontends is not None
+        moved = self._frontends.move(self._objects, names, pods, without, closed)
+        steps = services.moved(moved, self._frontends.backends, actual, self._last)
         if self._write(steps):
             return False
         services.apply(actual, steps)
@@ -260,7 +266,7 @@ class Balancer:
         if not self._write(services.change(self._read(), wanted)):
             self._actual = wanted
 
-    def _renew(self, here: NodeContext, pods: Sequence[HostPortPod]) -> None:
+    def _renew(self, context: NodeContext, pods: Sequence[HostPortPod]) -> None:
         """Everything. Whoever finds no room after all (the kernel has no memory) is refused too, until next time."""
         self._actual = None
         actual = self._read()
@@ -268,9 +274,9 @@ class Balancer:
         self._late = frozenset()
         without = self._without
         while True:
-            self._fronts = Frontends(here)
-            moved = self._fronts.move(self._objects, self._objects.names(), pods, without, self._closed)
-            wanted = services.tables_of(moved.after, self._fronts.backends, actual)
+            self._frontends = Frontends(context)
+            moved = self._frontends.move(self._objects, self._objects.names(), pods, without, self._closed)
+            wanted = services.tables_of(moved.after, self._frontends.backends, actual)
             short = self._write(services.change(actual, wanted))
             if short:
                 actual = self._read()
@@ -279,7 +285,7 @@ class Balancer:
                 short = self._write(services.change(actual, wanted))
             if not short:
                 break
-            late = {self._fronts.owner(key) for key, one in wanted.services.items() if one.number in short}
+            late = {self._frontends.owner(key) for key, one in wanted.services.items() if one.number in short}
             self._log.error("services-without-room", services=len(late), first=min(late), why="the kernel took no more")
             without |= late
             self._late |= late  # the next pass looks at everything again
@@ -287,14 +293,14 @@ class Balancer:
         self._actual, self._last = wanted, services.highest(wanted)
         self._pods, self._dirty = pods, frozenset()
 
-    def _look_around(self) -> NodeContext:
+    def _current_context(self) -> NodeContext:
         feed = self._feed
         at = (*feed.version(Node, IPPool), self.own_addresses)
-        if at != self._here_at:
-            self._here_at, self._here = at, self._find_here()
-        return self._here
+        if at != self._context_version:
+            self._context_version, self._context = at, self._read_context()
+        return self._context
 
-    def _find_here(self) -> NodeContext:
+    def _read_context(self) -> NodeContext:
         feed = self._feed
         node = feed.node_object()
         return NodeContext(
@@ -346,12 +352,12 @@ class Balancer:
         tables.backends.apply({}, rest.remove_backends)
         return short | late
 
-    def _tell(self) -> None:
-        present = frozenset(self._fronts.refused() if self._fronts is not None else ())
+    def _report(self) -> None:
+        present = frozenset(self._frontends.refused() if self._frontends is not None else ())
         due = self._once.take(present, time.monotonic())
         for refusal in sorted(due, key=lambda one: (one.claimant, one.why)):
-            self._log.warning("front-refused", whose=refusal.claimant, why=refusal.why, remedy=refusal.remedy)
-        self._tell_objects(self._object_faults())
+            self._log.warning("frontend-refused", whose=refusal.claimant, why=refusal.why, remedy=refusal.remedy)
+        self._report_objects(self._object_faults())
         groups = Counter(why.group for why in self.refused.values())
         said = ", ".join(f"{count} of namespace {group}" for group, count in sorted(groups.items())[:NAMED])
         left = f" and of {len(groups) - NAMED} more namespaces" if len(groups) > NAMED else ""

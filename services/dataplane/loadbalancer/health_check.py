@@ -1,4 +1,4 @@
-"""The ports at which load balancers ask whether this node should get a Service's traffic, or any.
+"""The health check servers for load balancers: one port a Service, and one for the node.
 
 Owns the listening sockets: one for each health-check node port and one for the node as a whole. Promises: they follow
 the Services (present state, planned and applied); a port that cannot be had is told once, tried again at each full pass

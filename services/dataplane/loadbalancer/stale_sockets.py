@@ -101,7 +101,7 @@ class StaleSockets:
             self._able = False
             self._log.warning("stale-sockets-stay", why=str(error), remedy="clients have to connect again themselves")
             return Done()
-        self._tell(ended)
+        self._report(ended)
         self._resume = ended.resume
         return Again(after=1.0) if ended.resume else Done()
 
@@ -116,7 +116,7 @@ class StaleSockets:
             lost = self._udp.put(key, value if isinstance(value, EndpointSlice) else None) or lost
         return lost
 
-    def _tell(self, ended: Ended) -> None:
+    def _report(self, ended: Ended) -> None:
         if ended.sockets:
             _ENDED.inc(len(ended.sockets))
             worst = Counter(f"{one.peer} port {one.port}" for one in ended.sockets).most_common(SHOWN)

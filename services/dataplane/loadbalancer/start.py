@@ -1,4 +1,4 @@
-"""The loops of Services: their tables, what load balancers are told of them, sockets whose backend left."""
+"""The loops of Services: their tables, health checks for load balancers, sockets whose backend left."""
 
 from __future__ import annotations
 
@@ -51,7 +51,7 @@ def start(
         settings.external_ips,
         thread=thread,
         make_room=growth.make_room,
-        tell=ObjectFaults(runtime.bus, settings.node, log).tell,
+        report=ObjectFaults(runtime.bus, settings.node, log).report,
         note=runtime.health.note,
     )
 

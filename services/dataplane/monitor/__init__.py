@@ -1,1 +1,1 @@
-"""What the node tells of itself: flow events, metrics, faults of objects."""
+"""Monitoring of the node: flow events, metrics, faults of objects."""

@@ -1,4 +1,4 @@
-"""Says of Kubernetes objects why they are not honoured here; ``cluster`` writes it on them.
+"""Reports why Kubernetes objects are not honoured on this node; ``cluster`` writes it on them.
 
 Owns how often: at once when it is new or comes back (but no more often than each :data:`EVERY` seconds), again every
 :data:`AGAIN` while it lasts (events may be lost, and Kubernetes forgets them after an hour), and no more than
@@ -32,14 +32,14 @@ class ObjectFaults:
         self._log = log
         self._once: Once[tuple[str, str, str, str, str]] = Once(every=EVERY, again=AGAIN, most=MOST)
 
-    def tell(self, present: Iterable[ObjectFault]) -> int:
+    def report(self, present: Iterable[ObjectFault]) -> int:
         """These are all faults that there are now; returns how many have still to be told."""
         now = time.monotonic()
         faults = {(one.group, one.kind, one.namespace, one.name, one.reason): one for one in present}
         due = self._once.due(faults, now)
         for key in due[:AT_ONCE]:
             one, lasts = faults[key], self._once.lasts(key)
-            if not self._once.told(key, now):
+            if not self._once.reported(key, now):
                 continue
             if not lasts:
                 self._log.warning(

@@ -1,4 +1,4 @@
-"""What is told of the node while it runs: flow events from the ring buffer, and its metrics."""
+"""The tasks of monitoring: flow events from the ring buffer, and the node's metrics."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What the datapath's maps say of local pods: identity, delivery, policy; and the order of changing them.
+"""The policy reconciler: identity, delivery and policy of local pods in the maps, and the order of changing them.
 
 Owns ``am_links``, ``am_endpoints``, ``am_cookies``, the policy maps (``core.policy.maps``), ``am_cidrs`` and the policy
 generation. Promises: an endpoint is learnt in one go before its link is up; policy maps hold the policies of identities
@@ -85,7 +85,7 @@ class Without:
     cidr_room: int
 
 
-MOST_TOLD = 4096
+MOST_REPORTED = 4096
 """Refused policies that are told of."""
 
 
@@ -114,7 +114,7 @@ class Enforcer:
         self._share = share
         self._maps = PolicyMaps(self._rooms())
         self._cidrs = Partitions(tables, feed, self._make_larger)
-        self._once: Once[tuple[Side, Revision, str]] = Once(most=MOST_TOLD)
+        self._once: Once[tuple[Side, Revision, str]] = Once(most=MOST_REPORTED)
         self._compared = 0.0
         self._comparing = 0.0
         self.history = PolicyHistory()
@@ -122,13 +122,13 @@ class Enforcer:
         self.begun = False
         """Whether it enforces: rules and identities have been in sync."""
         self.node_cookie = 0
-        self.tell: Callable[[Refused], None] = lambda refused: None
+        self.report: Callable[[Refused], None] = lambda refused: None
         """Called once for each direction and policy that is refused."""
         self.make_room: Callable[[Mapping[str, int]], Awaitable[None]] = _no_room
         """Asked before more is written than policy maps take. Nobody else may replace these maps: they are read slice
         by slice.
         """
-        self.tell_without: Callable[[Without], object] = lambda without: None
+        self.report_without: Callable[[Without], object] = lambda without: None
         """Called after each pass with all that has no room."""
 
     def identities(self) -> dict[int, str]:
@@ -170,7 +170,7 @@ class Enforcer:
             self._begin()
             full = True
         least = admission.least(feed.frontiers()) if feed.rules_view.synced else None
-        members = self._members_are_here()
+        members = self._members_are_known()
         before = self._maps.changed
         rules, local, records = _keys(dirty, RULES), _keys(dirty, LOCAL), _keys(dirty, IDENTITIES)
         if full or local or not (rules or records):
@@ -186,8 +186,8 @@ class Enforcer:
         if full:
             await self._compare()
             self._expire_history()
-        self._tell_refused()
-        self.tell_without(self.without())
+        self._report_refused()
+        self.report_without(self.without())
         return Enforced(least if members and self._maps.settled else None, self._maps.changed - before)
 
     def _begin(self) -> None:
@@ -198,14 +198,14 @@ class Enforcer:
         self._comparing = 0.0
         self.begun = True
 
-    def _members_are_here(self) -> bool:
+    def _members_are_known(self) -> bool:
         """Whether the records that the rules count on are in the mirror: they come by another stream."""
         view = self._feed.identities
         if not view.synced:
             return False
-        here = Revision(epoch=view.epoch, sequence=view.sequence)
+        mirrored = Revision(epoch=view.epoch, sequence=view.sequence)
         wanted = [frontier.identities for frontier in self._feed.frontiers()]
-        return all(not revision.sequence or here.covers(revision) for revision in wanted)
+        return all(not revision.sequence or mirrored.covers(revision) for revision in wanted)
 
     async def _want_those(self, keys: Iterable[str]) -> None:
         """Policies of local identities among keys of ``rules`` that changed."""
@@ -225,8 +225,8 @@ class Enforcer:
             if policy is not None and not self._maps.wants(policy):
                 self._want_one(policy, namespace)
                 await asyncio.sleep(0)
-        here = self.identities()
-        for identity in [one for one in (*self._maps.wanted, *self._maps.subjects) if one not in here]:
+        local = self.identities()
+        for identity in [one for one in (*self._maps.wanted, *self._maps.subjects) if one not in local]:
             self._maps.unwant(identity)
 
     def _want_one(self, policy: CompiledPolicy, namespace: str) -> None:
@@ -404,7 +404,7 @@ class Enforcer:
 
     # --- who is told ---
 
-    def _tell_refused(self) -> None:
+    def _report_refused(self) -> None:
         """Once for each policy of each direction."""
         maps = self._maps
         refused = dict.fromkeys(maps.refused, "the policy maps of this node have no room for its rules")
@@ -416,7 +416,7 @@ class Enforcer:
             self._log.error(
                 "policy-refused", identity=f"{side[0]:016x}", namespace=one.namespace, side=side[1].name, why=why
             )
-            self.tell(Refused(side[0], one.namespace, names, why))
+            self.report(Refused(side[0], one.namespace, names, why))
 
     # --- endpoints ---
 

@@ -59,8 +59,8 @@ class Partitions:
             namespaces = None
         held = await self._adopted() if self._held is None else self._held
         self._held = None  # unknown until every step has succeeded
-        told, known = self._feed.partitions(), self._feed.rules_view.synced
-        looked_at = told.keys() | self._in_force.keys() if namespaces is None else self._waiting.union(namespaces)
+        reported, known = self._feed.partitions(), self._feed.rules_view.synced
+        looked_at = reported.keys() | self._in_force.keys() if namespaces is None else self._waiting.union(namespaces)
         wanted, gone = self._judge(looked_at, reached)
         names = {*gone, *wanted}
         self._prefixes += sum(len(one.prefixes) for one in wanted.values())
@@ -77,7 +77,7 @@ class Partitions:
             fits = name in self._in_force and name not in refused
             changed += await self._change(held, namespace_hash(name), cidrs_of(self._in_force[name]) if fits else {})
         if known:
-            changed += await self._clear_foreign(held, told)
+            changed += await self._clear_foreign(held, reported)
         self._held, self._refused = held, refused
         return changed
 
@@ -85,12 +85,12 @@ class Partitions:
         self, names: Collection[str], reached: Revision | None
     ) -> tuple[dict[str, CidrPartition], frozenset[str]]:
         """Of these namespaces, partitions that come into force now, and who has none any more. Who waits is noted."""
-        told, known = self._feed.partitions(), self._feed.rules_view.synced
+        reported, known = self._feed.partitions(), self._feed.rules_view.synced
         wanted: dict[str, CidrPartition] = {}
         gone: set[str] = set()
         for name in names:
             self.visits += 1
-            own, before = told.get(name), self._in_force.get(name)
+            own, before = reported.get(name), self._in_force.get(name)
             self._waiting.discard(name)
             if own is not None and own.namespace != name:  # whose it is, its key says
                 own = None
@@ -110,11 +110,11 @@ class Partitions:
             return frozenset()
         return frozenset(self._in_force.keys() - fitting(self._in_force, self.room))
 
-    async def _clear_foreign(self, held: dict[bytes, CidrEntries], told: Mapping[str, CidrPartition]) -> int:
+    async def _clear_foreign(self, held: dict[bytes, CidrEntries], reported: Mapping[str, CidrPartition]) -> int:
         """Takes out what an earlier incarnation of the agent left of namespaces that have no partition any more."""
         if not self._foreign:
             return 0
-        mine = {namespace_hash(name) for name in told}
+        mine = {namespace_hash(name) for name in reported}
         gone = self._foreign - mine
         self._foreign = (self._foreign & mine) - {namespace_hash(name) for name in self._in_force}
         return sum([await self._change(held, whose, {}) for whose in gone])

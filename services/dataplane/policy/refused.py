@@ -1,4 +1,4 @@
-"""Tells a policy that this node cannot hold on the NetworkPolicies that it comes from, and or on its namespace.
+"""Reports a policy that this node cannot hold on the NetworkPolicies that it comes from, and or on its namespace.
 
 Owns the wording. Promises: bounded, whatever a policy is made of.
 """
@@ -17,7 +17,7 @@ MOST = 8
 """NetworkPolicies that are told of one refusal."""
 
 
-def tell_refused(bus: Bus, node: str, refused: Refused) -> None:
+def report_refused(bus: Bus, node: str, refused: Refused) -> None:
     """One event for each NetworkPolicy."""
     for namespace, name in refused.policies[:MOST]:
         fault = ObjectFault(

@@ -52,7 +52,7 @@ class PolicyLoop:
         self._enforcer = enforcer
         self._feed = feed
         self._begun = begun
-        self._tell_reached = reached
+        self._report_reached = reached
         self._rules = runtime.health.require("rules")
         self.reached: Revision | None = None
         """The last compilation that the maps have held whole; None until the first since this agent started."""
@@ -65,7 +65,7 @@ class PolicyLoop:
             self._begun()
         if outcome.revision is not None and outcome.revision != self.reached:
             self.reached = outcome.revision
-            self._tell_reached()
+            self._report_reached()
         rules = self._feed.rules_view
         finished = rules.synced and self.reached is not None  # what was in sync stays in force
         self._rules.latch(finished, rules.why() or "the policy service has not finished a compilation")

@@ -1,4 +1,4 @@
-"""Which Corefile there should be, given the one that there is, and what is told of it."""
+"""The desired Corefile, given the present one, and what is reported of it."""
 
 from __future__ import annotations
 

@@ -80,7 +80,7 @@ class _Edit:
         self._splices: list[_Splice] = []
         self._added: dict[int, list[str]] = {}
         """By offset of the closing brace."""
-        self._places: dict[int, tuple[Block | Body, str]] = {}
+        self._positions: dict[int, tuple[Block | Body, str]] = {}
         self.unmet: list[str] = []
 
     # --- what there is ---
@@ -189,19 +189,19 @@ class _Edit:
             start, end = before, min(end + 1, len(self._text))
         self._splices.append(_Splice(start, end, ""))
 
-    def _add(self, place: Block | Body, lines: Iterable[str], outer: str | None = None) -> None:
+    def _add(self, parent: Block | Body, lines: Iterable[str], outer: str | None = None) -> None:
         if outer is None:
-            outer = self._indent_at(place.start) if isinstance(place, Block) else ""
-        self._places[place.close] = place, outer
-        self._added.setdefault(place.close, []).extend(lines)
+            outer = self._indent_at(parent.start) if isinstance(parent, Block) else ""
+        self._positions[parent.close] = parent, outer
+        self._added.setdefault(parent.close, []).extend(lines)
 
     def _additions(self) -> Iterator[_Splice]:
         for close, lines in self._added.items():
-            place, outer = self._places[close]
-            inner = self._indent_of(place.lines[0]) if place.lines else outer + INDENT
+            parent, outer = self._positions[close]
+            inner = self._indent_of(parent.lines[0]) if parent.lines else outer + INDENT
             written = "".join(f"{inner}{line}\n" for line in lines)
             before = self._text.rfind("\n", 0, close) + 1
-            if isinstance(place, Block) and not place.is_braced:
+            if isinstance(parent, Block) and not parent.is_braced:
                 gap = "" if before == close else "\n"
                 yield _Splice(close, close, gap + written)
             elif self._text[before:close].strip():

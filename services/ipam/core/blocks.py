@@ -1,4 +1,4 @@
-"""Which block a node gets: the smallest free index of the first pool that takes the node.
+"""Block allocation: a node gets the smallest free index of the first pool that takes the node.
 
 Owns the choice, not the record: the shell writes what is chosen by compare-and-set and asks again when another was
 faster. A block is free when no record names it, or when its record has an empty ``node`` (it was given back); the

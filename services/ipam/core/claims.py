@@ -1,4 +1,4 @@
-"""Owners and claims: which address an owner keeps, and when it may change hands.
+"""Owners and claims of sticky addresses: which address an owner keeps, and when the claim may move.
 
 An owner (a StatefulSet's ordinal, a bare pod that asked for it…) has an *intended* address in ``owners``; ``claims``
 has one record for each such address with its present holder. The owner's record is written first and is what counts: a

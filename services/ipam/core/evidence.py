@@ -1,4 +1,4 @@
-"""What the Kubernetes API says of who holds a block or an address: the judge between nodes that say otherwise.
+"""Evidence from the Kubernetes API of who holds a block or an address; it settles conflicts between nodes' reports.
 
 A node's own word proves nothing about what is another's: whoever has its key can say anything, and nonces and epochs
 are there for all to read. What counts stands in ``objects``: the annotation that ``cluster`` wrote on the Node while

@@ -1,4 +1,4 @@
-"""What is done when ``blocks`` may have forgotten: nobody gets anything before every node has said what it holds.
+"""The recovery barrier: after a loss of ``blocks`` nobody gets a block before every node has reported what it holds.
 
 A bucket that was made again is empty and looks as if all addresses were free. So under a new epoch the gate is shut
 until each Node of ``objects`` has reported the blocks of its journal, or is dead (not ready) and its annotation tells
@@ -10,7 +10,7 @@ anybody. Epochs are ours alone. While the gate is open a block stays with the ho
 nodes may say that they hold one block; then the API decides (``evidence``), and where the API is silent neither has it:
 the block is *contested* until it speaks. A block of which nobody else knows is recorded as if it had just been asked
 for, within what one node may hold. Whoever is not believed does not find the block in the answer, and gives it up. A
-node that was thought to be gone (``deserted``) is believed again as soon as it speaks, while nobody else has its block.
+node that was thought to be gone (``orphaned``) is believed again as soon as it speaks, while nobody else has its block.
 """
 
 from __future__ import annotations
@@ -26,8 +26,8 @@ from proto.net import Address, Network
 from proto.objects import Node, Owner, Pod
 from services.ipam.core.blocks import is_block, overlapping
 from services.ipam.core.claims import RECOVERED, bare_owner, is_running, owner_text
-from services.ipam.core.deserted import MARK, is_marked, unmarked
 from services.ipam.core.evidence import Evidence
+from services.ipam.core.orphaned import MARK, is_marked, unmarked
 
 ANNOTATED = "annotation"
 """Nonce of a record made from a Node's annotation."""

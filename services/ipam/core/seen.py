@@ -1,4 +1,4 @@
-"""What a copy of the service sees of the world at one moment: the argument of every decision.
+"""A snapshot of all buckets at one moment: the argument of every decision.
 
 It may be behind (views are), never ahead; what is decided from it is made true by compare-and-set on records that are
 read afresh, so an old view costs another turn and never an address given twice.

@@ -1,4 +1,4 @@
-"""What a namespace may spend: which of its identities get rules and a record, and which get neither.
+"""The identity quota of namespaces: which identities get rules and a record, and which get neither.
 
 An identity is refused when its pods have too many labels to tell of, or when its namespace has more identities, or
 larger ones, than one may have. Those that have a record already go first, so that nothing running is hurt; those that

@@ -20,7 +20,7 @@ from services.policy.core.cidrs import Area, Partition, TooMuchOverlap, area_of,
 from services.policy.core.limits import Limits, Problem, about_policies
 from services.policy.core.model import Policy, PolicyName
 
-RulePlace = tuple[Direction, int]
+RuleIndex = tuple[Direction, int]
 """A rule of a policy: its direction, and its place among the rules of it."""
 
 
@@ -40,18 +40,18 @@ class _Named:
     key: str
     policy: Policy
     cost: Cost
-    areas: dict[RulePlace, Area] | None = None
+    areas: dict[RuleIndex, Area] | None = None
     """Worked out when the policy is taken for the first time."""
 
 
-def block_rules(policy: Policy) -> dict[RulePlace, tuple[IPBlock, ...]]:
+def block_rules(policy: Policy) -> dict[RuleIndex, tuple[IPBlock, ...]]:
     """Rules with ipBlocks; none of a policy without a namespace, which has no partition."""
     if not policy.name.namespace:
         return {}
     return {
-        (direction, place): rule.blocks
+        (direction, index): rule.blocks
         for direction in Direction
-        for place, rule in enumerate(policy.rules(direction))
+        for index, rule in enumerate(policy.rules(direction))
         if rule.blocks
     }
 
@@ -177,13 +177,13 @@ class CidrSets:
                 beyond = middle
         return found, {named.cost.name: _overlap_problem(named.cost.name, self._limits) for named in ordered[fits:]}
 
-    def numbers_of(self, policy: Policy, direction: Direction, place: int) -> frozenset[int]:
+    def numbers_of(self, policy: Policy, direction: Direction, index: int) -> frozenset[int]:
         """Numbers of the sets that a rule's ipBlocks hold; none while the policy is refused."""
         name = policy.name
         named = self._named.get(name)
         if named is None or name in self._refused or name in self._overlapping.get(name.namespace, ()):
             return frozenset()
-        area = _areas(named).get((direction, place))
+        area = _areas(named).get((direction, index))
         return frozenset() if area is None else self._numbers.get(name.namespace, {}).get(area, frozenset())
 
 
@@ -291,9 +291,9 @@ def _overlap_problem(name: PolicyName, limits: Limits) -> Problem:
     )
 
 
-def _areas(named: _Named) -> dict[RulePlace, Area]:
+def _areas(named: _Named) -> dict[RuleIndex, Area]:
     if named.areas is None:
-        named.areas = {place: area_of(blocks) for place, blocks in block_rules(named.policy).items()}
+        named.areas = {index: area_of(blocks) for index, blocks in block_rules(named.policy).items()}
     return named.areas
 
 

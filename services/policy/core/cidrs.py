@@ -93,8 +93,8 @@ def spans(block: Block) -> tuple[Span, ...]:
 
 
 def _within(ranges: Sequence[Span], value: int) -> bool:
-    place = bisect_right(ranges, value, key=_first) - 1
-    return place >= 0 and value <= ranges[place][1]
+    index = bisect_right(ranges, value, key=_first) - 1
+    return index >= 0 and value <= ranges[index][1]
 
 
 def _first(span: Span) -> int:
@@ -198,7 +198,7 @@ class _Sweep:
             self.members[self._mark] = frozenset(self._blocks)
         return self._mark
 
-    def turn(self, block: Block, *, on: bool) -> bool:
+    def switch(self, block: Block, *, on: bool) -> bool:
         """The block holds this place from here on, or no longer; False when that was so already."""
         if self._on.get(id(block), 0) == on:
             return False
@@ -218,9 +218,9 @@ class _Open(NamedTuple):
     """A prefix that the sweep is in, what it changed, and the mark of its entry (or that around it)."""
 
     last: int
-    turned: tuple[Block, ...]
+    switched: tuple[Block, ...]
     ended: tuple[Block, ...]
-    told: int
+    entry_mark: int
 
 
 def partition(areas: Iterable[Area], most: int = _NO_LIMIT) -> Partition:
@@ -268,20 +268,20 @@ def _swept(version: int, areas: Iterable[Area], sweep: _Sweep) -> list[tuple[int
     def leave() -> None:
         gone = stack.pop()
         for block in gone.ended:
-            sweep.turn(block, on=True)
-        for block in gone.turned:
-            sweep.turn(block, on=False)
+            sweep.switch(block, on=True)
+        for block in gone.switched:
+            sweep.switch(block, on=False)
 
     for first, length in sorted(edges):
         edge = edges[first, length]
         while stack and stack[-1].last < first:
             leave()
-        turned = tuple(block for block in edge.begun if sweep.turn(block, on=True))
-        ended = tuple(block for block in edge.ended if sweep.turn(block, on=False))
-        around, mark = stack[-1].told if stack else 0, sweep.mark
-        if mark != around:
+        switched = tuple(block for block in edge.begun if sweep.switch(block, on=True))
+        ended = tuple(block for block in edge.ended if sweep.switch(block, on=False))
+        enclosing, mark = stack[-1].entry_mark if stack else 0, sweep.mark
+        if mark != enclosing:
             entries.append((first, length, mark))
-        stack.append(_Open(edge.last, turned, ended, mark))
+        stack.append(_Open(edge.last, switched, ended, mark))
     while stack:
         leave()
     return entries
@@ -325,14 +325,14 @@ def numbers_within(prefixes: Iterable[CidrSet], areas: Iterable[Area]) -> dict[A
     for version in (4, 6):
         bounds = _bounds(version, distinct)
         for first, last, number in _pieces(_own(version, old)):
-            place = bisect_right(bounds, first, key=_start) - 1
-            while number and place < len(bounds) and bounds[place].first <= last:
-                members = bounds[place].areas
+            index = bisect_right(bounds, first, key=_start) - 1
+            while number and index < len(bounds) and bounds[index].first <= last:
+                members = bounds[index].areas
                 inside[number] = inside[number] & members if number in inside else members
-                place += 1
+                index += 1
     found: dict[Area, set[int]] = {area: set() for area in distinct}
-    for number, areas_around in inside.items():
-        for area in areas_around:
+    for number, enclosing_areas in inside.items():
+        for area in enclosing_areas:
             found[area].add(number)
     return {area: frozenset(numbers) for area, numbers in found.items()}
 

@@ -43,7 +43,7 @@ from services.policy.core.model import Action, Policy, PolicyName, Rule
 from services.policy.core.ports import has_names, names_of, resolve
 from services.policy.core.tiers import NOTHING, Clause, RuleList, Unenforceable, prepend
 
-RANK = 1000
+PRECEDENCE = 1000
 """Rank of a direction's first rules. It grows by one wherever a rule that denies comes after one that allows."""
 
 MOST_NAMED = 64
@@ -78,7 +78,7 @@ class Peers(Protocol):
         Those of the namespace ``home`` come first, then those that the most namespaces have.
         """
 
-    def numbers_of(self, policy: Policy, direction: Direction, place: int) -> Collection[int]:
+    def numbers_of(self, policy: Policy, direction: Direction, rule_index: int) -> Collection[int]:
         """Numbers of the CIDR sets that lie in the ipBlocks of the rule at this place of the direction's rules."""
 
 
@@ -288,7 +288,7 @@ def _rule_list(
 
 def _ordered(tier: Iterable[Policy], direction: Direction) -> list[tuple[Policy, int, Rule]]:
     """The rules of a tier's policies as they are asked, each with its place in its policy."""
-    rules = [(policy, place, rule) for policy in tier for place, rule in enumerate(policy.rules(direction))]
+    rules = [(policy, rule_index, rule) for policy in tier for rule_index, rule in enumerate(policy.rules(direction))]
     if any(rule.order is not None for *_, rule in rules):
         rules.sort(key=lambda one: (one[0].order if one[2].order is None else one[2].order, one[0].name))
     return rules
@@ -303,12 +303,12 @@ def _clauses(
     left_out: list[LeftOut],
 ) -> Iterator[Clause]:
     """The rules with peers and ports; ``left_out`` takes those with too many numbers for their named ports."""
-    for policy, place, rule in rules:
+    for policy, rule_index, rule in rules:
         _check(policy, rule, limits)
         source = source_of(policy.name, rule.index)
         pods = _pods(rule)
         shared = tuple(sorted(resolve(rule.ports, ports if direction is Direction.INGRESS else ())))
-        numbers = tuple(sorted(peers.numbers_of(policy, direction, place))) if rule.blocks else ()
+        numbers = tuple(sorted(peers.numbers_of(policy, direction, rule_index))) if rule.blocks else ()
         if shared and rule.any_peer:
             yield Clause(direction, source, shared, True, (), (), rule.action)
         elif shared and (pods or numbers):
@@ -383,7 +383,7 @@ def _numbered(clauses: Collection[Clause]) -> Rules:
     rules = tuple(
         CompiledRule(
             direction=clause.direction,
-            rank=rank,
+            precedence=precedence,
             verdict=_VERDICTS[clause.action],
             source=source_at[clause.source],
             any_peer=clause.any_peer,
@@ -391,21 +391,21 @@ def _numbered(clauses: Collection[Clause]) -> Rules:
             cidr_sets=clause.cidr_sets,
             ports=clause.ports,
         )
-        for clause, rank in zip(clauses, _ranks(clauses), strict=True)
+        for clause, precedence in zip(clauses, _precedences(clauses), strict=True)
     )
     return Rules(rules, selectors, sources)
 
 
-def _ranks(clauses: Iterable[Clause]) -> Iterator[int]:
+def _precedences(clauses: Iterable[Clause]) -> Iterator[int]:
     """Of equal ranks a rule that denies wins: those that are to lose to one that allows have a higher one."""
-    rank, before_it = RANK, None
+    precedence, before_it = PRECEDENCE, None
     for clause in clauses:
         if before_it is None or before_it.direction is not clause.direction:
-            rank = RANK
+            precedence = PRECEDENCE
         elif clause.action < before_it.action:
-            rank += 1
+            precedence += 1
         before_it = clause
-        yield rank
+        yield precedence
 
 
 def _size(made: Rules) -> int:

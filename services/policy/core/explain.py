@@ -1,4 +1,4 @@
-"""Why may A speak to B, or may not: the verdict of the rules that were compiled, on both sides, in a person's words.
+"""The verdict for a flow from A to B and its reasons: compiled rules of both sides, in sentences.
 
 An end is ``namespace/pod`` or an address. An address is looked up among pods, then among nodes; what is neither is the
 world. Host-network pods are their node: no policy selects them, and their own node's pods always take from them (the

@@ -1,4 +1,4 @@
-"""Who is there: the security identities of all pods, and what each number stands for.
+"""The security identities of all pods, and the labels that each number stands for.
 
 A pod has an identity when it has a node, is not on the host's network and has not finished (a finished pod's address
 may already be another's). Two pods with equal facts share one. An identity *lingers* for a while after its last pod is
@@ -76,7 +76,7 @@ class Member:
         )
 
     @classmethod
-    def told_by(cls, record: IdentityRecord) -> Member:
+    def from_record(cls, record: IdentityRecord) -> Member:
         """The identity of a published record."""
         hidden = len(record.hidden_pod_keys) + len(record.hidden_namespace_keys)
         return cls(
@@ -92,8 +92,8 @@ class Member:
             size=_size(record, hidden),
         )
 
-    def tells(self, record: IdentityRecord) -> bool:
-        """Whether it is what :meth:`told_by` makes of the record."""
+    def matches_record(self, record: IdentityRecord) -> bool:
+        """Whether it is what :meth:`from_record` makes of the record."""
         return (
             (self.identity, self.digest) == (record.identity, record.digest)
             and len(self.hidden_keys) == len(record.hidden_pod_keys)
@@ -117,9 +117,9 @@ class Member:
     @property
     def described(self) -> str:
         """``pods in shop with app=web``, for a sentence."""
-        told = sorted(self.labels.items())[:8]
-        labels = " ".join(f"{key}={value}" for key, value in told) or "no labels"
-        return f"pods in {self.namespace} with {labels}{' …' if len(self.labels) > len(told) else ''}"
+        facts = sorted(self.labels.items())[:8]
+        labels = " ".join(f"{key}={value}" for key, value in facts) or "no labels"
+        return f"pods in {self.namespace} with {labels}{' …' if len(self.labels) > len(facts) else ''}"
 
     def record(self, pod_keys: Set[str], namespace_keys: Set[str]) -> IdentityRecord:
         """What is published of it while selectors name these label keys."""
@@ -138,11 +138,11 @@ class Member:
         )
 
 
-def _size(told: IdentitySet | IdentityRecord, hidden: int) -> int:
-    labels = (*told.namespace_labels, *told.pod_labels)
+def _size(facts: IdentitySet | IdentityRecord, hidden: int) -> int:
+    labels = (*facts.namespace_labels, *facts.pod_labels)
     texts = sum(_LABEL + len(key.encode()) + len(value.encode()) for key, value in labels)
-    names = len(told.namespace.encode()) + len(told.service_account.encode())
-    ports = sum(_PORT + len(port.name.encode()) for port in told.named_ports)
+    names = len(facts.namespace.encode()) + len(facts.service_account.encode())
+    ports = sum(_PORT + len(port.name.encode()) for port in facts.named_ports)
     return _FIXED + names + texts + _LABEL * hidden + ports
 
 

@@ -52,7 +52,7 @@ class Book:
             if matches_port(rule.ports, protocol, port) and self._matches_peer(rule, peer)
         ]
         if found:
-            best = min(found, key=lambda rule: (rule.rank, rule.verdict))
+            best = min(found, key=lambda rule: (rule.precedence, rule.verdict))
             return Judgement(best.verdict is Verdict.ALLOW, best)
         isolated = self.policy.ingress_isolated if direction is Direction.INGRESS else self.policy.egress_isolated
         return Judgement(not isolated)

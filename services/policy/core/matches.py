@@ -67,9 +67,9 @@ class Matches:
         namespaces = {namespace for ref in refs for namespace in self._ports[ref][port]}
         return home not in namespaces, -len(namespaces), port
 
-    def numbers_of(self, policy: Policy, direction: Direction, place: int) -> Collection[int]:
+    def numbers_of(self, policy: Policy, direction: Direction, rule_index: int) -> Collection[int]:
         """See :class:`services.policy.core.compile.Peers`."""
-        return self.sets.numbers_of(policy, direction, place)
+        return self.sets.numbers_of(policy, direction, rule_index)
 
     def keys_selecting(self, identity: int) -> Collection[str]:
         """Keys of the policies that select the identity."""
@@ -92,8 +92,8 @@ class Matches:
         namespace = member.namespace
         self.members[member.identity] = member
         self.members_by_namespace.setdefault(namespace, set()).add(member.identity)
-        for place in _labels_of(member):
-            self._members_by_label.setdefault(place, set()).add(member.identity)
+        for rule_index in _labels_of(member):
+            self._members_by_label.setdefault(rule_index, set()).add(member.identity)
         for scope in (namespace, ""):
             for key in self._policies_by_namespace.get(scope, ()):
                 if selects_member(self.policies[key], member):
@@ -105,8 +105,8 @@ class Matches:
         member = self.members.pop(identity)
         for key in self._selecting.pop(identity, set()):
             self._subjects[key].discard(identity)
-        for place in _labels_of(member):
-            _discard(self._members_by_label, place, identity)
+        for rule_index in _labels_of(member):
+            _discard(self._members_by_label, rule_index, identity)
         _discard(self.members_by_namespace, member.namespace, identity)
         return {identity} | self._count_ports(member, -1)
 

@@ -62,12 +62,12 @@ def afresh(step: Step, mine: Revision, present: Revision | None) -> Step:
     return _step(mine, present, same=False) if step is Step.KEEP else step
 
 
-def deciding(step: Callable[[R, R | None], Step], wanted: R, *, anew: bool) -> Callable[[R | None], Step]:
+def deciding(step: Callable[[R, R | None], Step], wanted: R, *, again: bool) -> Callable[[R | None], Step]:
     """``step`` about ``wanted``, as it is or, for a new holder, :func:`afresh`."""
 
     def decide(present: R | None) -> Step:
         found = step(wanted, present)
-        return afresh(found, wanted.revision, None if present is None else present.revision) if anew else found
+        return afresh(found, wanted.revision, None if present is None else present.revision) if again else found
 
     return decide
 
@@ -188,14 +188,14 @@ def retire(grace: Grace, partition: CidrPartition, now: float) -> Grace:
 
     Of one namespace the last few are kept: who edits without pause is not waited for by nodes that are that far behind.
     """
-    others = [entry for entry in grace.retired if _place(entry[0]) != _place(partition)]
+    others = [entry for entry in grace.retired if _area_of(entry[0]) != _area_of(partition)]
     own = [entry for entry in others if entry[0].namespace == partition.namespace]
-    dropped = {_place(entry[0]) for entry in own[: max(0, len(own) - MOST_RETIRED + 1)]}
-    kept = tuple(entry for entry in others if _place(entry[0]) not in dropped)
+    dropped = {_area_of(entry[0]) for entry in own[: max(0, len(own) - MOST_RETIRED + 1)]}
+    kept = tuple(entry for entry in others if _area_of(entry[0]) not in dropped)
     return replace(grace, retired=(*kept, (partition, now)))
 
 
-def _place(partition: CidrPartition) -> tuple[str, str]:
+def _area_of(partition: CidrPartition) -> tuple[str, str]:
     return partition.namespace, partition.digest
 
 

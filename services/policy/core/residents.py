@@ -1,4 +1,4 @@
-"""Which identities may live on which node: what readers of ``endpoints`` hold against what a node says of its pods.
+"""Residents: the identities that a node may publish, for the ownership check of ``endpoints``.
 
 Owns the book of identities by node, kept up by the pods that :class:`services.policy.core.identities.Roster` has
 recomputed, and the grace: an identity that the last pod of a node has just left (relabelled, deleted) stays for a

@@ -1,4 +1,4 @@
-"""What a person must know of a node's routes, as a sentence with its remedy."""
+"""Faults of a node's routes, each a sentence with its remedy."""
 
 from __future__ import annotations
 

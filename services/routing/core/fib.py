@@ -1,4 +1,4 @@
-"""What the kernel's routing table and links look like to the planner, and what may be done to the table.
+"""The kernel's FIB and links as values, and the operations on them.
 
 A route is known by destination and metric, as the kernel knows it (main table, TOS 0). Protocol numbers say who put a
 route there (``rtm_protocol``; names in iproute2's rt_protos): 186 is ours, 187 the dataplane's for pods of this node.

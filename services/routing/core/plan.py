@@ -58,7 +58,7 @@ class Mesh:
     blocks: Mapping[Network, Block] = field(default_factory=dict)
     blocks_complete: bool = False
     claims_complete: bool = False
-    told: Set[str] = frozenset()
+    reported: Set[str] = frozenset()
     """Nodes whose part of ``routes`` is complete in the bucket's present epoch."""
     impostors: tuple[tuple[str, str], ...] = ()
     """Who wrote under its own key of ``routes`` in another's name, and in whose."""
@@ -115,8 +115,8 @@ def desired_routes(mesh: Mesh, uplinks: Iterable[Uplink]) -> tuple[dict[tuple[Ne
             mtu = path.mtu if path.mtu < path.link_mtu else 0
             routes.append(Route(destination=destination, via=path.via, link=path.link, mtu=mtu))
 
-    for name, told in mesh.routes.items():
-        for prefix in told.prefixes:
+    for name, reported in mesh.routes.items():
+        for prefix in reported.prefixes:
             if name != mesh.me and _holds(name, prefix, mesh):
                 route(name, prefix)
     for claim in mesh.claims:
@@ -129,8 +129,8 @@ def desired_routes(mesh: Mesh, uplinks: Iterable[Uplink]) -> tuple[dict[tuple[Ne
 def _paths(mesh: Mesh, links: tuple[Uplink, ...]) -> dict[tuple[str, int, Asked], Path | Fault]:
     """To each other node, for each family and each wish of a pool that something behind it has."""
     needed: dict[str, set[tuple[int, Asked]]] = {}
-    for name, told in mesh.routes.items():
-        held = [prefix for prefix in told.prefixes if _holds(name, prefix, mesh)]
+    for name, reported in mesh.routes.items():
+        held = [prefix for prefix in reported.prefixes if _holds(name, prefix, mesh)]
         needed[name] = {(prefix.version, mesh.asked_for(prefix)) for prefix in held}
     for claim in mesh.claims:
         if claim.node in needed:
@@ -153,7 +153,7 @@ def may_remove(route: Route, mesh: Mesh) -> bool:
     holder = mesh.blocks.get(route.destination)
     if holder is None or not holder.node or route.kind is Kind.UNREACHABLE:
         return True
-    return holder.node in (mesh.me, IPAM_HOLDER) or holder.node in mesh.told
+    return holder.node in (mesh.me, IPAM_HOLDER) or holder.node in mesh.reported
 
 
 def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink]) -> NodeRoutes:
@@ -189,8 +189,8 @@ def _overclaims(mesh: Mesh) -> list[Fault]:
     A prefix that nobody holds is no fault: its record may be on its way here.
     """
     faults: list[Fault] = []
-    for name, told in mesh.routes.items() if mesh.blocks_complete else ():
-        unheld = (prefix for prefix in told.prefixes if not _holds(name, prefix, mesh))
+    for name, reported in mesh.routes.items() if mesh.blocks_complete else ():
+        unheld = (prefix for prefix in reported.prefixes if not _holds(name, prefix, mesh))
         for prefix in islice(unheld, MOST_JUDGED if name != mesh.me else 0):
             if block := _others_block(name, prefix, mesh):
                 holder = "ipam" if block.node == IPAM_HOLDER else f"node {block.node}"
@@ -215,8 +215,10 @@ def _others_block(name: str, prefix: Network, mesh: Mesh) -> Block | None:
 
 
 def _in_blocks_of(node: str, address: Address, mesh: Mesh) -> bool:
-    told = mesh.routes.get(node)
-    return told is not None and any(prefix.version == address.version and address in prefix for prefix in told.prefixes)
+    reported = mesh.routes.get(node)
+    return reported is not None and any(
+        prefix.version == address.version and address in prefix for prefix in reported.prefixes
+    )
 
 
 def _is_pods(route: Route) -> bool:

@@ -50,7 +50,7 @@ def test_rounds_are_compared_one_by_one() -> None:
     found = figures.compare([1.0, 10.0, 3.0], [2.0, 20.0, 4.0])  # a slow second round: both sides met it
     assert (found.ratio, found.lowest, found.highest) == (0.5, 0.5, 0.75)
     assert (found.ours, found.peer) == (3.0, 4.0)
-    assert found.told == "0.5 [0.5-0.75]"
+    assert found.text == "0.5 [0.5-0.75]"
 
 
 @pytest.mark.parametrize(("ours", "peers"), [([], []), ([1.0], [1.0, 2.0])])
@@ -71,14 +71,14 @@ def test_memory_and_cpu_of_a_process() -> None:
     assert agents.ticks("12 (a ) b) S 1 12 12 0 -1 4194560 9 0 0 0 41 23 0 0 20 0 8 0 55") == 64
 
 
-def test_the_spawner_gives_each_run_its_line_and_tells_of_failures(tmp_path: Path) -> None:
+def test_the_spawner_gives_each_run_its_line_and_reports_failures(tmp_path: Path) -> None:
     spawner, listed, said = tmp_path / "spawner", tmp_path / "table", tmp_path / "said"
     subprocess.run(["gcc", "-Wall", "-Werror", "-o", spawner, SOURCE / "spawner.c"], check=True, timeout=60)
     listed.write_text("MARK=one\nMARK=two\tOTHER=x\n")
     run = [str(spawner), str(listed), "2", "0", "/dev/null", str(said)]
-    told = subprocess.run([*run, "/usr/bin/env"], capture_output=True, text=True, check=True, timeout=20).stdout
-    assert len(figures.spawned(told).us) == 2
+    text = subprocess.run([*run, "/usr/bin/env"], capture_output=True, text=True, check=True, timeout=20).stdout
+    assert len(figures.spawned(text).us) == 2
     assert {"MARK=one", "MARK=two", "OTHER=x"} <= set(said.read_text().split())
-    told = subprocess.run([*run, "/bin/false"], capture_output=True, text=True, check=True, timeout=20).stdout
+    text = subprocess.run([*run, "/bin/false"], capture_output=True, text=True, check=True, timeout=20).stdout
     with pytest.raises(figures.Unreadable, match="2 of 2"):
-        figures.spawned(told)
+        figures.spawned(text)

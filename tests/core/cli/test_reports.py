@@ -79,14 +79,14 @@ class TestStatus:
         assert any(says in problem for problem in report.problems)
 
     @pytest.mark.parametrize(
-        ("told", "says"),
+        ("output", "says"),
         [
             (("IPPool p: spec.ipipMode Always: not yet; set it to Never",), "IPPool p: spec.ipipMode Always"),
             (None, "ipam does not say which IPPools give addresses"),
         ],
     )
-    def test_what_ipam_says_is_wrong_is_not_well(self, told: tuple[str, ...] | None, says: str) -> None:
-        report = agents.status(everybody("n1"), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)], told)
+    def test_what_ipam_says_is_wrong_is_not_well(self, output: tuple[str, ...] | None, says: str) -> None:
+        report = agents.status(everybody("n1"), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)], output)
         assert not report.well
         assert any(says in problem for problem in report.problems)
 
@@ -123,7 +123,7 @@ class TestMicro:
     NOW = datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)
 
     def test_an_answer_is_parsed(self) -> None:
-        told = {
+        output = {
             "name": "ipam",
             "id": "x",
             "version": "0.1.0",
@@ -135,7 +135,7 @@ class TestMicro:
                 {"name": "c", "data": {"loop_hold_us": 20_500, "loop_held_by": "rules (compile)"}},
             ],
         }
-        found = micro.agent("ipam", json.dumps(told).encode(), self.NOW)
+        found = micro.agent("ipam", json.dumps(output).encode(), self.NOW)
         assert found is not None
         assert (found.service, found.instance, found.ready, found.rss_bytes) == ("ipam", "ipam-cp-7", True, 9)
         assert (found.uptime_seconds, found.requests, found.errors, found.mean_ms) == (60.0, 4, 1, 2.0)
@@ -148,11 +148,11 @@ class TestMicro:
         assert micro.agent("ipam", answer, self.NOW) is None
 
     def test_whose_answer_it_is_the_key_says(self) -> None:
-        told = json.dumps({"name": "ipam", "metadata": {"instance": "x", "node": "n2"}}).encode()
-        found = micro.agent("dataplane-n=2E1", told, self.NOW)
+        output = json.dumps({"name": "ipam", "metadata": {"instance": "x", "node": "n2"}}).encode()
+        found = micro.agent("dataplane-n=2E1", output, self.NOW)
         assert found is not None
         assert (found.service, found.node) == ("dataplane", "n.1")
-        assert micro.agent("nobody", told, self.NOW) is None
+        assert micro.agent("nobody", output, self.NOW) is None
 
 
 class TestPods:
@@ -190,7 +190,7 @@ class TestExplain:
             ("10.0.0.1:65535/sctp", ("10.0.0.1", 65535, 132)),
         ],
     )
-    def test_a_target_is_place_port_and_protocol(self, target: str, means: tuple[str, int, int]) -> None:
+    def test_a_target_is_address_port_and_protocol(self, target: str, means: tuple[str, int, int]) -> None:
         asked = policy.question("shop/web", target)
         assert (asked.destination, asked.port, asked.protocol) == means
 
@@ -218,8 +218,10 @@ class TestExplain:
             policy.question(source, target)
 
     def test_the_verdict_names_its_reasons(self) -> None:
-        told = Explanation(False, True, False, ("prod/default-deny isolates db-0", "no rule allows"), 0xFFF0, 2, "e:4")
-        report = policy.verdict(policy.question("shop/web", "prod/db-0:5432"), told)
+        output = Explanation(
+            False, True, False, ("prod/default-deny isolates db-0", "no rule allows"), 0xFFF0, 2, "e:4"
+        )
+        report = policy.verdict(policy.question("shop/web", "prod/db-0:5432"), output)
         seen = page(policy.verdict_tables(report))
         assert "denied" in seen
         assert "prod/default-deny isolates db-0" in seen
@@ -315,8 +317,8 @@ def test_ipam_counts_blocks_and_names_who_waits() -> None:
 )
 def test_a_pool_is_shown_as_it_is_used(change: dict[str, Any], verdict: PoolVerdict | None, state: str) -> None:
     pool = IPPool("p", ip_network("10.244.0.0/16"), 26, **change)
-    told = IpamState((pool,), (), (), (), verdicts=(verdict,) if verdict else ())
-    seen = page(ipam.tables(told, blocks=False, claims=False))
+    output = IpamState((pool,), (), (), (), verdicts=(verdict,) if verdict else ())
+    seen = page(ipam.tables(output, blocks=False, claims=False))
     assert state in seen
     assert ("enabled" in seen) == (state == "enabled")
 
@@ -359,8 +361,8 @@ def test_dns_says_nothing_where_nothing_was_decided() -> None:
 
 def test_every_published_event_has_a_line() -> None:
     up = EndpointUp("n1", "prod", "db-0", "u", (ip_address("10.0.0.1"),), 7, 12.34)
-    told = events.Told(subject="airmesh.v1.events.dataplane.endpoint-up.n1", traceparent="", event=up)
-    line = " ".join(cell.text for cell in events.line("12:00:00", told))
+    output = events.PrintedEvent(subject="airmesh.v1.events.dataplane.endpoint-up.n1", traceparent="", event=up)
+    line = " ".join(cell.text for cell in events.line("12:00:00", output))
     assert "dataplane.endpoint-up" in line
     assert "addresses=[10.0.0.1]" in line
     for subject, kind in EVENTS_BY_SUBJECT.items():
@@ -377,7 +379,7 @@ def test_every_published_event_has_a_line() -> None:
         ("airmesh.v1.events.cluster.fault", False),
     ],
 )
-def test_a_node_tells_nothing_in_anothers_name(subject: str, lies: bool) -> None:
+def test_a_node_reports_nothing_in_anothers_name(subject: str, lies: bool) -> None:
     event = ServiceFault(service="dataplane", node="n1", fault="x", remedy="y")
     if lies:
         with pytest.raises(Malformed, match="node n2 tells it in the name of 'n1'"):
@@ -388,10 +390,10 @@ def test_a_node_tells_nothing_in_anothers_name(subject: str, lies: bool) -> None
 
 def test_json_has_the_fields_of_the_report_and_addresses_as_text() -> None:
     report = agents.status(everybody("n1"), [NODE], {"n1": ack("n1", 7)}, [frontier(0, 1, 7)])
-    told = json.loads(json_text(report))
-    assert told["well"] is True
-    assert told["nodes"][0]["addresses"] == ["172.30.0.11"]
-    assert set(told["agents"][0]) == set(agents.Agent.__struct_fields__)
+    output = json.loads(json_text(report))
+    assert output["well"] is True
+    assert output["nodes"][0]["addresses"] == ["172.30.0.11"]
+    assert set(output["agents"][0]) == set(agents.Agent.__struct_fields__)
     assert "\n" not in json_text(report, indent=0)
 
 
@@ -431,29 +433,29 @@ def test_identities(number: int, said: str) -> None:
         ({"ready": "perhaps"}, None, ""),
     ],
 )
-def test_a_service_without_endpoints_tells_its_health_in_the_metadata(
+def test_a_service_without_endpoints_reports_its_health_in_the_metadata(
     metadata: dict[str, str], ready: bool | None, why: str
 ) -> None:
-    told = {
+    output = {
         "name": "dns",
         "metadata": {"instance": "dns-1", "rss_bytes": "77", "loop_hold_us": "3000", **metadata},
         "endpoints": [],
     }
-    found = micro.agent("dns", json.dumps(told).encode(), TestMicro.NOW)
+    found = micro.agent("dns", json.dumps(output).encode(), TestMicro.NOW)
     assert found is not None
     assert (found.ready, found.why, found.rss_bytes, found.longest_hold_ms) == (ready, why, 77, 3.0)
 
 
 def test_a_service_that_is_not_ready_says_what_is_missing() -> None:
     health = {"ready": False, "missing": {"objects": "listing", "bus": "not connected"}}
-    told = {"name": "ipam", "metadata": {"instance": "ipam-1"}, "endpoints": [{"name": "show", "data": health}]}
-    found = micro.agent("ipam", json.dumps(told).encode(), TestMicro.NOW)
+    output = {"name": "ipam", "metadata": {"instance": "ipam-1"}, "endpoints": [{"name": "show", "data": health}]}
+    found = micro.agent("ipam", json.dumps(output).encode(), TestMicro.NOW)
     assert found is not None
     assert (found.ready, found.why) == (False, "objects: listing; bus: not connected")
 
 
 @pytest.mark.parametrize(
-    "told",
+    "output",
     [
         {"metadata": {"instance": "a", "ready": "true", "notes": "full; busy"}, "endpoints": []},
         {
@@ -462,8 +464,8 @@ def test_a_service_that_is_not_ready_says_what_is_missing() -> None:
         },
     ],
 )
-def test_what_an_agent_notes_is_shown_and_is_no_fault(told: dict[str, Any]) -> None:
-    found = micro.agent("dataplane-n1", json.dumps(told).encode(), TestMicro.NOW)
+def test_what_an_agent_notes_is_shown_and_is_no_fault(output: dict[str, Any]) -> None:
+    found = micro.agent("dataplane-n1", json.dumps(output).encode(), TestMicro.NOW)
     assert found is not None
     assert (found.ready, found.notes) == (True, "full; busy")
     report = agents.Status(well=True, problems=(), agents=(found,), nodes=())

@@ -32,20 +32,20 @@ ESCAPES = [
 HARMLESS = ["", "plain", "ü", "日本", "e\u0301", "a\tb", "👩\u200d👧", "[red]x[/]", "\\x1b", "–"]
 
 
-@pytest.mark.parametrize(("told", "shown"), ESCAPES)
-def test_what_a_terminal_would_obey_is_spelled(told: str, shown: str) -> None:
-    assert printable(told) == shown
+@pytest.mark.parametrize(("answer", "shown"), ESCAPES)
+def test_what_a_terminal_would_obey_is_spelled(answer: str, shown: str) -> None:
+    assert printable(answer) == shown
 
 
-@pytest.mark.parametrize("told", HARMLESS)
-def test_what_is_only_text_stays(told: str) -> None:
-    assert printable(told) == told
+@pytest.mark.parametrize("answer", HARMLESS)
+def test_what_is_only_text_stays(answer: str) -> None:
+    assert printable(answer) == answer
 
 
 @settings(max_examples=300, deadline=None)
 @given(st.text(st.characters(), max_size=60))
-def test_nothing_that_a_terminal_obeys_is_left(told: str) -> None:
-    shown = printable(told)
+def test_nothing_that_a_terminal_obeys_is_left(answer: str) -> None:
+    shown = printable(answer)
     assert all(unicodedata.category(one) not in ("Cc", "Cs", "Zl", "Zp") for one in shown.replace("\t", ""))
     shown.encode()
     assert printable(shown) == shown, "what has been made safe is left alone"
@@ -57,15 +57,15 @@ def page(*tables: Table) -> str:
     return out.getvalue()
 
 
-@pytest.mark.parametrize(("told", "shown"), ESCAPES)
+@pytest.mark.parametrize(("answer", "shown"), ESCAPES)
 @pytest.mark.parametrize("where", ["cell", "toned", "title", "note", "empty"])
-def test_wherever_a_table_has_it(told: str, shown: str, where: str) -> None:
+def test_wherever_a_table_has_it(answer: str, shown: str, where: str) -> None:
     table = {
-        "cell": Table(title="t", columns=("c",), rows=((told,),)),
-        "toned": Table(title="t", columns=("c",), rows=((bad(told),),)),
-        "title": Table(title=told, columns=("c",), rows=(("x",),)),
-        "note": Table(title="t", columns=("c",), rows=(("x",),), note=told),
-        "empty": Table(title="t", columns=("c",), rows=(), empty=told),
+        "cell": Table(title="t", columns=("c",), rows=((answer,),)),
+        "toned": Table(title="t", columns=("c",), rows=((bad(answer),),)),
+        "title": Table(title=answer, columns=("c",), rows=(("x",),)),
+        "note": Table(title="t", columns=("c",), rows=(("x",),), note=answer),
+        "empty": Table(title="t", columns=("c",), rows=(), empty=answer),
     }[where]
     lines = page(table).splitlines()
     assert any(shown in line for line in lines), lines

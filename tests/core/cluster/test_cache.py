@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Pod, Selector
-from services.cluster.core.cache import Cache, has_place
+from services.cluster.core.cache import Cache, has_key
 from services.cluster.core.diff import diff
 
 POLICIES = KIND_OF[NetworkPolicy]
@@ -103,11 +103,11 @@ def test_bytes_without_a_name_are_nobody() -> None:
     assert cache.known == {}
 
 
-def test_a_pod_without_a_node_has_no_place() -> None:
-    assert has_place(Pod(namespace="prod", name="a", uid="u", node="n1"))
-    assert not has_place(Pod(namespace="prod", name="a", uid="u", node=""))
-    assert not has_place(None)
-    assert has_place(Namespace(name="a", uid="u"))
+def test_a_pod_without_a_node_has_no_key() -> None:
+    assert has_key(Pod(namespace="prod", name="a", uid="u", node="n1"))
+    assert not has_key(Pod(namespace="prod", name="a", uid="u", node=""))
+    assert not has_key(None)
+    assert has_key(Namespace(name="a", uid="u"))
 
 
 def pod(name: str, phase: str = "Running", uid: str = "u") -> Pod:

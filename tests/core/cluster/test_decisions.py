@@ -144,7 +144,7 @@ def test_a_condition_is_written_where_it_says_something_else(
     assert (made.last_transition_time if made else None) == transition
 
 
-def test_a_report_is_told_once_an_hour_under_one_name() -> None:
+def test_a_report_is_reported_once_an_hour_under_one_name() -> None:
     report = reports.Report(
         kind=KIND_OF[NetworkPolicy], namespace="prod", name="p", uid="u", sentence="NetworkPolicy prod/p: a: b; do c"
     )

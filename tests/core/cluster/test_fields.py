@@ -11,7 +11,7 @@ import yaml
 from kit.pools import judge_pools
 from proto.annotations import HONOURED
 from proto.annotations import REFUSED as WISHES_REFUSED
-from proto.annotations import TOLD as WISHES_TOLD
+from proto.annotations import REPORTED as WISHES_REPORTED
 from proto.objects import KINDS, IPPool, Namespace, Node, Pod
 from services.cluster.core.parse import NAMES, read
 from services.dataplane.core.ipam.addressing import BadWish, Supply, plan_addresses
@@ -49,7 +49,7 @@ def test_every_annotation_has_a_decision() -> None:
     listed = {field: word for field, word in DECIDED.items() if is_annotation(field)}
     known = {(kind, name): "honoured" for kind, names in HONOURED.items() for name in names}
     known |= {(kind, name): "refused" for kind, names in WISHES_REFUSED.items() for name in names}
-    known |= {(kind, name): "told" for kind, names in WISHES_TOLD.items() for name in names}
+    known |= {(kind, name): "told" for kind, names in WISHES_REPORTED.items() for name in names}
     assert listed == known
 
 
@@ -73,7 +73,7 @@ REFUSED: dict[Field, str] = {
     ("IPPoolSpec", "allowedUses"): "spec: {cidr: 10.0.0.0/16, allowedUses: [LoadBalancer]}",
     ("IPPoolSpec", "nodeSelector"): "spec: {cidr: 10.0.0.0/16, nodeSelector: zone in (a)}",
 }
-TOLD: dict[Field, tuple[str, str, str]] = {
+REPORTED: dict[Field, tuple[str, str, str]] = {
     ("ObjectMeta", "annotations"): (
         "Pod",
         "{metadata: {annotations: {airmesh.io/keep-adress: 'true'}}, spec: {}}",
@@ -98,7 +98,7 @@ def those(word: str, *, annotation: bool) -> set[Field]:
 
 def test_each_refusal_and_each_word_is_tried() -> None:
     assert those("refused", annotation=False) == REFUSED.keys()
-    assert those("told", annotation=False) == TOLD.keys()
+    assert those("told", annotation=False) == REPORTED.keys()
 
 
 @pytest.mark.parametrize("field", REFUSED)
@@ -115,33 +115,33 @@ def test_a_pod_whose_wish_cannot_be_had_does_not_start(field: Field) -> None:
     kind, name = field
     supply = Supply(families=(4,), asked=(4,))
     wishes = {"Pod": "example.org/x", "Namespace": "example.org/x", kind: name}
-    pod, told = read(KIND_NAMED["Pod"], with_annotation("Pod", wishes["Pod"]))
-    space, told_too = read(KIND_NAMED["Namespace"], with_annotation("Namespace", wishes["Namespace"]))
+    pod, reported = read(KIND_NAMED["Pod"], with_annotation("Pod", wishes["Pod"]))
+    space, reported_too = read(KIND_NAMED["Namespace"], with_annotation("Namespace", wishes["Namespace"]))
     assert isinstance(pod, Pod)
     assert isinstance(space, Namespace)
     refused = plan_addresses(pod, space, supply)
     assert isinstance(refused, BadWish)
     assert name in refused.why
-    assert (told, told_too) == ((), ()), "said once, by the pod's own events"
+    assert (reported, reported_too) == ((), ()), "said once, by the pod's own events"
 
 
-@pytest.mark.parametrize("field", TOLD)
-def test_what_is_left_out_is_told(field: Field) -> None:
-    kind, text, path = TOLD[field]
-    value, told = read(KIND_NAMED[kind], made(kind, text))
+@pytest.mark.parametrize("field", REPORTED)
+def test_what_is_left_out_is_reported(field: Field) -> None:
+    kind, text, path = REPORTED[field]
+    value, reported = read(KIND_NAMED[kind], made(kind, text))
     assert value is not None
-    assert [one.path for one in told] == [path]
-    sentence = told[0].about(kind, "prod", "x")
+    assert [one.path for one in reported] == [path]
+    sentence = reported[0].about(kind, "prod", "x")
     assert sentence.startswith(f"{kind} prod/x: {path} is not honoured: ")
     assert "; " in sentence, "with a remedy"
 
 
 @pytest.mark.parametrize("field", sorted(those("told", annotation=True)))
-def test_an_annotation_that_is_left_out_is_told(field: Field) -> None:
+def test_an_annotation_that_is_left_out_is_reported(field: Field) -> None:
     kind, name = field
     name = f"{name}ingressBandwidth" if name.endswith("/") else name
-    _, told = read(KIND_NAMED[kind], with_annotation(kind, name))
-    assert [one.path for one in told] == [f"metadata.annotations[{name}]"]
+    _, reported = read(KIND_NAMED[kind], with_annotation(kind, name))
+    assert [one.path for one in reported] == [f"metadata.annotations[{name}]"]
     _, empty = read(KIND_NAMED[kind], with_annotation(kind, name, ""))
     assert empty == (), "empty is no wish"
 
@@ -159,14 +159,14 @@ QUIET = (
 
 
 @pytest.mark.parametrize(("kind", "text"), QUIET)
-def test_of_what_is_honoured_or_others_nothing_is_told(kind: str, text: str) -> None:
-    value, told = read(KIND_NAMED[kind], made(kind, text))
+def test_of_what_is_honoured_or_others_nothing_is_reported(kind: str, text: str) -> None:
+    value, reported = read(KIND_NAMED[kind], made(kind, text))
     assert value is not None
-    assert told == ()
+    assert reported == ()
 
 
 @pytest.mark.parametrize("kind", ["Node", "Namespace", "Service"])
-def test_an_unknown_annotation_of_ours_is_told_on_every_kind(kind: str) -> None:
-    value, told = read(KIND_NAMED[kind], with_annotation(kind, "airmesh.io/strange"))
+def test_an_unknown_annotation_of_ours_is_reported_on_every_kind(kind: str) -> None:
+    value, reported = read(KIND_NAMED[kind], with_annotation(kind, "airmesh.io/strange"))
     assert isinstance(value, Node | Namespace) or kind == "Service"
-    assert [one.path for one in told] == ["metadata.annotations['airmesh.io/strange']"]
+    assert [one.path for one in reported] == ["metadata.annotations['airmesh.io/strange']"]

@@ -41,7 +41,7 @@ def test_a_long_name_is_cut_where_it_may_end(last: str) -> None:
     assert NAME.fullmatch(made), made
 
 
-def test_the_same_sentence_is_told_once_an_hour_by_whichever_copy() -> None:
+def test_the_same_sentence_is_reported_once_an_hour_by_whichever_copy() -> None:
     one = report()
     assert name_of(one, 10 * HOUR) == name_of(one, 11 * HOUR - 0.001)
     assert name_of(one, 10 * HOUR) != name_of(one, 11 * HOUR)
@@ -66,7 +66,7 @@ def test_an_event_names_its_object_as_the_api_does(kind: Kind) -> None:
 
 
 @pytest.mark.parametrize("kind", [Node, IPPool])
-def test_what_is_of_no_namespace_is_told_in_the_default_one(kind: type) -> None:
+def test_what_is_of_no_namespace_is_reported_in_the_default_one(kind: type) -> None:
     one = report(kind=KIND_OF[kind], namespace="")
     body = event_body(one, now=0.0, stamp=STAMP, instance="x")
     assert event_path(one) == "/api/v1/namespaces/default/events"
@@ -123,7 +123,7 @@ def test_a_namespace_has_its_share_and_waits_for_nobody_elses() -> None:
     assert quiet[0] in first, "the first of each namespace comes before anybody's second"
 
 
-def test_nothing_wrong_is_nothing_to_tell() -> None:
+def test_nothing_wrong_is_nothing_to_report() -> None:
     assert bounded([]) == {}
     one = report()
     assert list(bounded([one, one])) == [one]

@@ -24,7 +24,7 @@ from proto.policy import (
 from services.dataplane.core.datapath.service_layout import ServiceKey
 from services.dataplane.core.ipcache.entries import Entries, fixed_entries
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
-from services.dataplane.core.loadbalancer.frontends import BackendsOf, Front, Frontends, HostPortPod, Owner, Refusal
+from services.dataplane.core.loadbalancer.frontends import BackendsOf, Frontend, Frontends, HostPortPod, Owner, Refusal
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
 from services.dataplane.core.loadbalancer.services import Tables, slots_by_number
@@ -65,13 +65,13 @@ def policy(identity: int, *lines: str, isolated: str = "in", sequence: int = 10,
     rules: list[CompiledRule] = []
     selectors: list[SelectorPeer] = []
     for number, line in enumerate(lines):
-        direction, peers, ports, *rank = line.removeprefix("!").split()
+        direction, peers, ports, *precedence = line.removeprefix("!").split()
         named = [selector(one) for one in peers.split(",") if one != "any" and not one.startswith("cidr:")]
         selectors += [one for one in named if one not in selectors]
         rules.append(
             CompiledRule(
                 direction=Direction.INGRESS if direction == "in" else Direction.EGRESS,
-                rank=int(rank[0][1:]) if rank else 1000,
+                precedence=int(precedence[0][1:]) if precedence else 1000,
                 verdict=Verdict.DENY if line.startswith("!") else Verdict.ALLOW,
                 source=number,
                 any_peer="any" in peers.split(","),
@@ -215,7 +215,7 @@ def pool(cidr: str, **more: Any) -> IPPool:
 class Plan:
     """All that `Frontends` says."""
 
-    fronts: Mapping[ServiceKey, Front]
+    frontends: Mapping[ServiceKey, Frontend]
     backends: Mapping[BackendsOf, frozenset[Target]]
     refused: list[Refusal]
 
@@ -231,19 +231,19 @@ def objects_of(services: Iterable[Service], slices: Iterable[EndpointSlice]) -> 
 
 def plan_in(made: Frontends) -> Plan:
     """What it says now."""
-    return Plan(made.fronts, made.backends, list(made.refused()))
+    return Plan(made.frontends, made.backends, list(made.refused()))
 
 
-def fronts_of(
+def frontends_of(
     services: Iterable[Service],
     slices: Iterable[EndpointSlice],
     pods: Iterable[HostPortPod],
-    here: NodeContext,
+    context: NodeContext,
     without: Container[Owner] = frozenset(),
     closed: Container[Owner] = frozenset(),
 ) -> Plan:
     """The fronts for these objects, made from nothing."""
-    objects, made = objects_of(services, slices), Frontends(here)
+    objects, made = objects_of(services, slices), Frontends(context)
     made.move(objects, objects.names(), tuple(pods), without, closed)
     return plan_in(made)
 

@@ -204,7 +204,7 @@ BROKEN = [
 
 
 @pytest.mark.parametrize(("text", "line", "part"), BROKEN)
-def test_a_broken_text_is_told_and_left_as_it_is(text: str, line: int, part: str) -> None:
+def test_a_broken_text_is_reported_and_left_as_it_is(text: str, line: int, part: str) -> None:
     with pytest.raises(Broken) as caught:
         merge(PLAIN, text)
     assert caught.value.line == line

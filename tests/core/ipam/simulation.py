@@ -23,10 +23,10 @@ from proto.addresses import Block, Claim, OwnerRecord
 from proto.codec import owner_key
 from proto.net import Address, Network
 from proto.objects import IPPool, Node, Owner, Pod
+from services.ipam.block_allocation import BlockAllocation
+from services.ipam.claims import Claims
 from services.ipam.core.claims import RECOVERED, sweep
 from services.ipam.core.seen import Seen
-from services.ipam.grants import Grants
-from services.ipam.keeping import Keeping
 from services.ipam.store import compare_and_set, delete_exactly
 
 T = TypeVar("T")
@@ -37,7 +37,7 @@ GRACE, COOLDOWN = 400.0, 60.0
 """Turns of the scheduler."""
 
 
-class Turns:
+class Scheduler:
     """Who goes next. Time is the number of turns taken."""
 
     def __init__(self, chance: random.Random) -> None:
@@ -45,7 +45,7 @@ class Turns:
         self.now = 0
         self._waiting: list[asyncio.Future[None]] = []
 
-    async def turn(self) -> None:
+    async def step(self) -> None:
         """Wait to be picked."""
         waiting: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiting)
@@ -67,16 +67,16 @@ class Turns:
 class Bucket:
     """One bucket: registers by key, and the log of all changes."""
 
-    def __init__(self, turns: Turns, faults: float) -> None:
-        self._turns = turns
+    def __init__(self, scheduler: Scheduler, faults: float) -> None:
+        self._scheduler = scheduler
         self._faults = faults
         self._now: dict[str, tuple[Any, int]] = {}
         self._last: dict[str, int] = {}
         self.log: list[tuple[str, Any]] = []
 
     async def get(self, key: str, kind: type[T]) -> Entry[T] | None:
-        await self._turns.turn()
-        if self._turns.chance.random() < self._faults:
+        await self._scheduler.step()
+        if self._scheduler.chance.random() < self._faults:
             raise Unavailable("no answer")
         found = self._now.get(key)
         return None if found is None else Entry(key, found[0], found[1])
@@ -97,8 +97,8 @@ class Bucket:
         return done if isinstance(done, Conflict) else None
 
     async def _change(self, key: str, holds: Callable[[], bool], value: Any) -> int | Conflict:
-        await self._turns.turn()
-        luck = self._turns.chance.random()
+        await self._scheduler.step()
+        luck = self._scheduler.chance.random()
         if luck < self._faults / 3:
             raise Unavailable("lost on the way there")
         if luck < self._faults * 2 / 3:
@@ -112,8 +112,8 @@ class Bucket:
     _later: list[asyncio.Future[None]] = []  # noqa: RUF012 - kept from the garbage collector, for all buckets
 
     async def _delayed(self, key: str, holds: Callable[[], bool], value: Any) -> None:
-        for _ in range(self._turns.chance.randrange(1, 12)):
-            await self._turns.turn()
+        for _ in range(self._scheduler.chance.randrange(1, 12)):
+            await self._scheduler.step()
         self._apply(key, holds, value)
 
     def _apply(self, key: str, holds: Callable[[], bool], value: Any) -> int | Conflict:
@@ -154,17 +154,17 @@ class Cluster:
 
     def __init__(self, seed: int, faults: float, copies: int = 2) -> None:
         self.chance = random.Random(seed)
-        self.turns = Turns(self.chance)
-        self.blocks, self.owners, self.claims = (Bucket(self.turns, faults) for _ in range(3))
-        self.objects = Bucket(self.turns, 0.0)
+        self.scheduler = Scheduler(self.chance)
+        self.blocks, self.owners, self.claims = (Bucket(self.scheduler, faults) for _ in range(3))
+        self.objects = Bucket(self.scheduler, 0.0)
         self.copies = [Copy(self) for _ in range(copies)]
-        self.books = Books(self.turns)
+        self.books = Books(self.scheduler)
 
     def restart_one(self) -> None:
         """A copy dies in the middle of whatever it does; a new one knows nothing yet."""
-        place = self.chance.randrange(len(self.copies))
-        self.copies[place].die()
-        self.copies[place] = Copy(self)
+        index = self.chance.randrange(len(self.copies))
+        self.copies[index].die()
+        self.copies[index] = Copy(self)
 
     async def ask(self, call: Callable[[Copy], Any]) -> Any:
         """Through any copy; raises Unavailable when it dies."""
@@ -181,12 +181,14 @@ class Copy:
         for view in self._views:
             view.move(len(view.bucket.log))
         clock = lambda: 1000.0  # noqa: E731
-        turn = cluster.turns.turn
-        self.grants = Grants(cluster.blocks, self.look, turn, clock)
-        self.keeping = Keeping(cluster.owners, cluster.claims, self.grants, self.look, turn, lambda _: None, clock)
+        step = cluster.scheduler.step
+        self.allocation = BlockAllocation(cluster.blocks, self.look, step, clock)
+        self.address_claims = Claims(
+            cluster.owners, cluster.claims, self.allocation, self.look, step, lambda _: None, clock
+        )
         self._tasks: set[asyncio.Task[Any]] = set()
         self._since: Any = {}
-        self._born = cluster.turns.now
+        self._born = cluster.scheduler.now
 
     def look(self) -> Seen:
         """Every look may see more, or nothing new."""
@@ -227,7 +229,7 @@ class Copy:
             seen.claims,
             seen.pods.values(),
             self._since,
-            now=float(self._cluster.turns.now),
+            now=float(self._cluster.scheduler.now),
             grace=GRACE,
             cooldown=COOLDOWN,
         )
@@ -246,19 +248,19 @@ class Copy:
 class Books:
     """Who uses what, from the outside."""
 
-    def __init__(self, turns: Turns) -> None:
-        self._turns = turns
+    def __init__(self, scheduler: Scheduler) -> None:
+        self._scheduler = scheduler
         self._blocks: dict[Network, str] = {}
         self._used: dict[Address, str] = {}
         self._left: dict[Address, tuple[Owner, int]] = {}
         self._address: dict[Owner, Address] = {}
         self._last: dict[Owner, int] = {}
-        self.grants = 0
+        self.allocation = 0
         self.moves = 0
 
     def block(self, nonce: str, node: str, cidr: Network) -> None:
         assert self._blocks.setdefault(cidr, node) == node, f"block {cidr} was given to two nodes"
-        self.grants += 1
+        self.allocation += 1
 
     def begins(self, pod: str, owner: Owner, address: Address) -> None:
         assert self._used.get(address, pod) == pod, f"{address} is used by {self._used[address]} and {pod}"
@@ -266,22 +268,22 @@ class Books:
             return
         before = self._left.get(address)
         if before is not None and before[0] != owner:
-            assert self._turns.now - before[1] >= COOLDOWN, f"{address} was given to another owner without rest"
+            assert self._scheduler.now - before[1] >= COOLDOWN, f"{address} was given to another owner without rest"
         known = self._address.get(owner)
-        if known is not None and self._turns.now - self._last[owner] < GRACE:
+        if known is not None and self._scheduler.now - self._last[owner] < GRACE:
             assert known == address, f"{owner.name} had {known} and was given {address}"
             self.moves += 1
         self._used[address] = pod
         self._address[owner] = address
-        self._last[owner] = self._turns.now
+        self._last[owner] = self._scheduler.now
         assert not any(cidr.version == address.version and address in cidr for cidr in self._blocks)
 
     def ends(self, pod: str, owner: Owner) -> None:
         for address, user in list(self._used.items()):
             if user == pod:
                 del self._used[address]
-                self._left[address] = (owner, self._turns.now)
-                self._last[owner] = self._turns.now
+                self._left[address] = (owner, self._scheduler.now)
+                self._last[owner] = self._scheduler.now
 
 
-__all__ = ["NODES", "Books", "Bucket", "Cluster", "Copy", "Refused", "Turns"]
+__all__ = ["NODES", "Books", "Bucket", "Cluster", "Copy", "Refused", "Scheduler"]

@@ -71,7 +71,7 @@ def test_the_epoch_of_a_block_only_rises() -> None:
 
 @given(st.integers(20, 32), st.lists(st.tuples(st.integers(0, 2**16 - 1), st.integers(20, 32)), max_size=20))
 def test_a_chosen_block_overlaps_nothing_that_is_held(size: int, others: list[tuple[int, int]]) -> None:
-    cidrs = [ip_network(((10 << 24) + place, length), strict=False) for place, length in others]
+    cidrs = [ip_network(((10 << 24) + index, length), strict=False) for index, length in others]
     blocks = {cidr: Block(cidr, "a", "n2", "u", 7, "x") for cidr in cidrs}
     got = choose_block(judge_pools([pool("a", "10.0.0.0/16", size)]).enabled(4), blocks, HOLDER)
     if isinstance(got, Block):

@@ -112,9 +112,9 @@ def test_a_dead_nodes_annotation_is_adopted(dead: Node, known: list[Block], writ
     ids=["annotated", "unknown", "dead-unknown"],
 )
 def test_a_silent_node_is_named_with_the_way_on_that_it_has(silent: Node, fault: str, remedy: str) -> None:
-    told = silence("n2", {"n2": silent}, 70)
-    assert told[0].startswith(fault)
-    assert remedy in told[1]
+    reported = silence("n2", {"n2": silent}, 70)
+    assert reported[0].startswith(fault)
+    assert remedy in reported[1]
 
 
 BLOCK = "10.0.0.0/26"
@@ -386,7 +386,7 @@ def test_the_sweep(owners: list[OwnerRecord], claims: list[Claim], pods: list[Po
     assert said == ([found] if found else [])
 
 
-def test_a_look_away_begins_the_wait_anew() -> None:
+def test_a_look_away_begins_the_wait_again() -> None:
     claims = {ADDRESS: claim("", "", "")}
     first = sweep({}, claims, [], {}, now=0.0, grace=3600.0, cooldown=130.0)
     owned = sweep({(DB0, 4): owner_record()}, claims, [], first.since, now=100.0, grace=3600.0, cooldown=130.0)

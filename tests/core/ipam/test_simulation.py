@@ -22,18 +22,18 @@ SEEDS = range(60)
 
 
 def block_of(request: BlockRequest, copy: Copy) -> Coroutine[Any, Any, BlockGrant]:
-    return copy.grants.grant(request)
+    return copy.allocation.allocate(request)
 
 
 def claim_of(request: ClaimRequest, copy: Copy) -> Coroutine[Any, Any, ClaimGrant]:
-    return copy.keeping.claim(request)
+    return copy.address_claims.claim(request)
 
 
 async def node_asks_for_blocks(cluster: Cluster, node: str, count: int) -> None:
     for number in range(count):
         request = BlockRequest(node=node, node_uid=f"uid-{node}", family=4, nonce=f"{node}-{number}")
         for _ in range(200):
-            await cluster.turns.turn()
+            await cluster.scheduler.step()
             try:
                 grant = await cluster.ask(partial(block_of, request))
             except Unavailable:
@@ -48,16 +48,22 @@ async def node_asks_for_blocks(cluster: Cluster, node: str, count: int) -> None:
 
 async def owner_lives(cluster: Cluster, owner: Owner, lives: int) -> None:
     """One pod after the other, each on some node, as a StatefulSet makes them."""
-    for life in range(lives):
+    for incarnation in range(lives):
         node = cluster.chance.choice(sorted(NODES))
-        pod = Pod(namespace="shop", name=f"{owner.name}-0", uid=f"{owner.name}/{life}", node=node, owner=owner)
+        pod = Pod(namespace="shop", name=f"{owner.name}-0", uid=f"{owner.name}/{incarnation}", node=node, owner=owner)
         await cluster.objects.put(pod.uid, pod)
         request = ClaimRequest(
-            owner=owner, family=4, node=node, pod_uid=pod.uid, container=f"c{life}", interface="eth0", nonce=pod.uid
+            owner=owner,
+            family=4,
+            node=node,
+            pod_uid=pod.uid,
+            container=f"c{incarnation}",
+            interface="eth0",
+            nonce=pod.uid,
         )
         grant = None
         for _ in range(300):
-            await cluster.turns.turn()
+            await cluster.scheduler.step()
             try:
                 grant = await cluster.ask(partial(claim_of, request))
                 break
@@ -66,9 +72,11 @@ async def owner_lives(cluster: Cluster, owner: Owner, lives: int) -> None:
         if grant is not None:
             cluster.books.begins(pod.uid, owner, grant.claim.address)
         for _ in range(cluster.chance.randrange(1, 15)):
-            await cluster.turns.turn()
+            await cluster.scheduler.step()
         cluster.books.ends(pod.uid, owner)
-        release = None if grant is None else ClaimRelease(grant.claim.address, f"c{life}", "eth0", grant.claim.nonce)
+        release = (
+            None if grant is None else ClaimRelease(grant.claim.address, f"c{incarnation}", "eth0", grant.claim.nonce)
+        )
         released = cluster.chance.random() < 0.6
         if release is not None and released and cluster.chance.random() < 0.5:
             await quietly(cluster, release, node)
@@ -77,15 +85,15 @@ async def owner_lives(cluster: Cluster, owner: Owner, lives: int) -> None:
             await quietly(cluster, release, node)
         if cluster.chance.random() < 0.15:
             for _ in range(cluster.chance.randrange(400)):
-                await cluster.turns.turn()
+                await cluster.scheduler.step()
 
 
 async def quietly(cluster: Cluster, release: ClaimRelease, node: str) -> None:
     for _ in range(3):
         try:
-            await cluster.ask(lambda copy: copy.keeping.release(release, node))
+            await cluster.ask(lambda copy: copy.address_claims.release(release, node))
         except (Unavailable, Refused):
-            await cluster.turns.turn()
+            await cluster.scheduler.step()
         else:
             return
 
@@ -93,14 +101,14 @@ async def quietly(cluster: Cluster, release: ClaimRelease, node: str) -> None:
 async def chaos(cluster: Cluster) -> None:
     while True:
         for _ in range(cluster.chance.randrange(20, 120)):
-            await cluster.turns.turn()
+            await cluster.scheduler.step()
         cluster.restart_one()
 
 
 async def sweeping(cluster: Cluster) -> None:
     while True:
         for _ in range(10):
-            await cluster.turns.turn()
+            await cluster.scheduler.step()
         for copy in list(cluster.copies):
             try:
                 await copy.serve(copy.sweep())
@@ -114,22 +122,22 @@ async def live(cluster: Cluster, lives: int = 5) -> None:
         *(owner_lives(cluster, owner, lives) for owner in owners),
         *(node_asks_for_blocks(cluster, node, 3) for node in NODES),
     )
-    around = [asyncio.ensure_future(chaos(cluster)), asyncio.ensure_future(sweeping(cluster))]
+    background = [asyncio.ensure_future(chaos(cluster)), asyncio.ensure_future(sweeping(cluster))]
     try:
-        await cluster.turns.run(work, most=200_000)
+        await cluster.scheduler.run(work, most=200_000)
         work.result()
     finally:
         work.cancel()
-        for task in around:
+        for task in background:
             task.cancel()
-        await asyncio.gather(*around, work, return_exceptions=True)
+        await asyncio.gather(*background, work, return_exceptions=True)
 
 
 @pytest.mark.parametrize("seed", SEEDS)
 async def test_no_address_has_two_users_and_no_block_two_nodes(seed: int) -> None:
     cluster = Cluster(seed, faults=(0.0, 0.05, 0.25)[seed % 3])
     await live(cluster)
-    assert cluster.books.grants >= 5
+    assert cluster.books.allocation >= 5
     assert cluster.books.moves >= 10, "addresses were kept over moves"
 
 
@@ -145,7 +153,7 @@ async def test_the_books_notice_a_copy_that_does_not_compare(monkeypatch: pytest
 
 
 async def test_the_books_notice_claims_that_move_too_early(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("services.ipam.keeping.judge_claim", always_hold)
+    monkeypatch.setattr("services.ipam.claims.judge_claim", always_hold)
     assert await caught()
 
 

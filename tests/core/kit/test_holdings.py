@@ -48,7 +48,7 @@ HELD = Holdings(
     ],
 )
 def test_what_its_writer_holds_counts(writer: str, address: str) -> None:
-    assert HELD.doubt(writer, endpoint(writer, address)) is None
+    assert HELD.rejection(writer, endpoint(writer, address)) is None
 
 
 @pytest.mark.parametrize(
@@ -66,16 +66,16 @@ def test_what_its_writer_holds_counts(writer: str, address: str) -> None:
     ],
 )
 def test_what_its_writer_does_not_hold_does_not(writer: str, address: str, why: str) -> None:
-    doubt = HELD.doubt(writer, endpoint(writer, address))
-    assert doubt is not None
-    assert (doubt.why, doubt.leftover) == (why, False)
+    rejection = HELD.rejection(writer, endpoint(writer, address))
+    assert rejection is not None
+    assert (rejection.why, rejection.leftover) == (why, False)
 
 
 def test_nobody_speaks_in_anothers_name() -> None:
-    doubt = HELD.doubt("n2", endpoint("n1", "10.244.0.1"))
-    assert doubt is not None
-    assert doubt.why == "n2 wrote it in the name of 'n1'"
-    long = HELD.doubt("n2", endpoint("n" * 100_000, "10.244.0.64"))
+    rejection = HELD.rejection("n2", endpoint("n1", "10.244.0.1"))
+    assert rejection is not None
+    assert rejection.why == "n2 wrote it in the name of 'n1'"
+    long = HELD.rejection("n2", endpoint("n" * 100_000, "10.244.0.64"))
     assert long is not None
     assert len(long.why) < 200
 
@@ -91,14 +91,14 @@ def test_nobody_speaks_in_anothers_name() -> None:
         ("n1", "10.246.0.1", 1, False),
     ],
 )
-def test_a_former_holder_is_told_from_a_liar_by_its_epoch(
+def test_a_former_holder_is_distinguished_from_a_liar_by_its_epoch(
     writer: str, address: str, epoch: int, leftover: bool
 ) -> None:
-    doubt = HELD.doubt(writer, endpoint(writer, address, epoch))
-    assert doubt is not None
-    assert doubt.leftover is leftover
+    rejection = HELD.rejection(writer, endpoint(writer, address, epoch))
+    assert rejection is not None
+    assert rejection.leftover is leftover
 
 
 def test_nothing_known_nothing_counts() -> None:
-    assert Holdings().doubt("n1", endpoint("n1", "10.244.0.1")) is not None
+    assert Holdings().rejection("n1", endpoint("n1", "10.244.0.1")) is not None
     assert Holdings().block_of(ip_address("10.244.0.1")) is None

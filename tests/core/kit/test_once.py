@@ -16,33 +16,33 @@ def test_once_while_it_lasts_and_again_when_it_returns() -> None:
     assert once.take(["a", "b"], 101) == ("b",)
 
 
-def test_a_fault_that_comes_and_goes_is_told_each_so_many_seconds() -> None:
+def test_a_fault_that_comes_and_goes_is_reported_each_so_many_seconds() -> None:
     once: Once[str] = Once(every=10)
-    told = [at for at in range(60) if once.take(["a"] if at % 2 == 0 else [], at)]
-    assert told == [0, 10, 20, 30, 40, 50]
+    reported = [at for at in range(60) if once.take(["a"] if at % 2 == 0 else [], at)]
+    assert reported == [0, 10, 20, 30, 40, 50]
 
 
-def test_one_that_returned_too_soon_is_told_later_if_it_stays() -> None:
+def test_one_that_returned_too_soon_is_reported_later_if_it_stays() -> None:
     once: Once[str] = Once(every=10)
     assert once.take(["a"], 0) == ("a",)
     assert once.take([], 1) == ()
     assert [at for at in range(2, 40) if once.take(["a"], at)] == [10]
 
 
-def test_one_that_lasts_is_told_again_where_that_is_asked_for() -> None:
+def test_one_that_lasts_is_reported_again_where_that_is_asked_for() -> None:
     once: Once[str] = Once(every=10, again=100)
     assert [at for at in range(250) if once.take(["a"], at)] == [0, 100, 200]
 
 
-def test_what_was_not_told_stays_due() -> None:
+def test_what_was_not_reported_stays_due() -> None:
     once: Once[str] = Once(every=10)
     assert once.due(["a", "b", "c"], 0) == ("a", "b", "c")
-    assert once.told("a", 0)
+    assert once.reported("a", 0)
     assert once.due(["a", "b", "c"], 1) == ("b", "c")
     assert [once.lasts(key) for key in "ab"] == [True, False]
 
 
-def test_what_happens_is_told_each_so_many_seconds() -> None:
+def test_what_happens_is_reported_each_so_many_seconds() -> None:
     once: Once[str] = Once(every=10)
     assert [at for at in range(25) if once.happens("a", at)] == [0, 10, 20]
     assert once.happens("b", 24)
@@ -62,12 +62,12 @@ def test_more_than_there_is_room_for_waits_and_nothing_is_remembered_for_ever() 
 @given(st.lists(st.tuples(st.integers(0, 7), st.sets(st.integers(0, 5))), max_size=40))
 def test_two_tellings_of_one_fault_are_never_closer_and_none_is_forgotten(looks: list[tuple[int, set[int]]]) -> None:
     once: Once[int] = Once(every=5, again=20)
-    now, told, since = 100, dict[int, int](), dict[int, int]()
+    now, reported, since = 100, dict[int, int](), dict[int, int]()
     for wait, present in looks:
         now += wait
         since = {key: since.get(key, now) for key in present}
         for key in once.take(sorted(present), now):
-            assert now - told.get(key, -10) >= 5
-            told[key] = now
+            assert now - reported.get(key, -10) >= 5
+            reported[key] = now
         for key, began in since.items():
-            assert told.get(key, -10) >= began or now - told[key] < 5, "told in this spell, or just before it"
+            assert reported.get(key, -10) >= began or now - reported[key] < 5, "told in this spell, or just before it"

@@ -82,9 +82,9 @@ HIDDEN_ROWS = [line.split(" | ") for line in HIDDEN.strip().splitlines() if not 
 
 @pytest.mark.parametrize(("text", "labels", "surely", "perhaps"), HIDDEN_ROWS)
 def test_a_hidden_label_is_there_and_its_value_is_unknown(text: str, labels: str, surely: str, perhaps: str) -> None:
-    chosen, told, hidden = selector(yaml.safe_load(text)), yaml.safe_load(labels), {hidden_key("h")}
-    assert selects(chosen, told, hidden) == (surely == "yes")
-    assert may_select(chosen, told, hidden) == (perhaps == "yes")
+    chosen, reported, hidden = selector(yaml.safe_load(text)), yaml.safe_load(labels), {hidden_key("h")}
+    assert selects(chosen, reported, hidden) == (surely == "yes")
+    assert may_select(chosen, reported, hidden) == (perhaps == "yes")
 
 
 def test_hidden_keys_are_hashed_alike_for_ever() -> None:

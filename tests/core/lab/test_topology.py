@@ -24,7 +24,7 @@ def test_two_labs_share_no_namespace_and_every_address() -> None:
 
 
 @pytest.mark.parametrize("name", ["", "Air", "a-b", "1air", "a.b", "x" * 13, "a/b", "a\n"])
-def test_names_that_could_not_be_told_apart_or_escape_a_folder_are_refused(name: str) -> None:
+def test_names_that_collide_or_escape_a_folder_are_refused(name: str) -> None:
     with pytest.raises(LabError, match="lab name"):
         plan(name, 1)
 

@@ -89,7 +89,7 @@ def test_an_attribute_shorter_than_its_head_ends_the_reading(length: int) -> Non
 
 @pytest.mark.parametrize("family", [socket.AF_INET, socket.AF_INET6])
 @given(name=st.binary(min_size=48, max_size=48))
-def test_any_socket_that_the_kernel_tells_has_a_peer_and_a_cookie(family: int, name: bytes) -> None:
+def test_any_socket_that_the_kernel_shows_has_a_peer_and_a_cookie(family: int, name: bytes) -> None:
     found = parse_socket(family, name)
     assert isinstance(found, Connected)
     assert found.name == name
@@ -127,7 +127,7 @@ def answer(sequence: int, code: int, *, flags: int = 0, more: bytes = b"", kind:
     return struct.pack("<IHHII", 16 + len(body), kind, flags, sequence, 0) + body + bytes(-len(body) % 4)
 
 
-def told(sequence: int, body: bytes, *, flags: int = 0) -> bytes:
+def notification(sequence: int, body: bytes, *, flags: int = 0) -> bytes:
     return struct.pack("<IHHII", 16 + len(body), 24, flags, sequence, 0) + body + bytes(-len(body) % 4)
 
 
@@ -166,7 +166,7 @@ def test_an_answer_to_an_earlier_batch_is_passed_over() -> None:
 
 
 def test_answers_may_come_in_many_reads_and_notifications_between_them() -> None:
-    wire = Wire(told(2, b"somebody else's"), answer(2, errno.EEXIST), told(0, b""), answer(3, 0))
+    wire = Wire(notification(2, b"somebody else's"), answer(2, errno.EEXIST), notification(0, b""), answer(3, 0))
     wire._sequence = 1
     tolerant = Message(24, 0, b"", ("route", "x"), (errno.EEXIST,))
     assert wire.attempt([tolerant, ROUTE]) == []
@@ -184,16 +184,16 @@ def test_a_kernel_that_does_not_answer_ends_in_a_timeout() -> None:
 
 
 def test_a_dump_is_taken_again_while_what_it_lists_changes() -> None:
-    torn = told(1, b"half", flags=0x10) + answer(1, 0, kind=3)
-    late = told(2, b"half") + answer(2, 0, kind=3, flags=0x10)
-    whole = told(3, b"one") + told(3, b"two") + answer(3, 0, kind=3)
+    torn = notification(1, b"half", flags=0x10) + answer(1, 0, kind=3)
+    late = notification(2, b"half") + answer(2, 0, kind=3, flags=0x10)
+    whole = notification(3, b"one") + notification(3, b"two") + answer(3, 0, kind=3)
     wire = Wire(torn, late, whole)
     assert wire.dump(26, b"") == [b"one", b"two"]
     assert len(wire.sent) == 3
 
 
 def test_a_dump_that_always_changes_ends() -> None:
-    wire = Wire(*(told(count, b"", flags=0x10) + answer(count, 0, kind=3) for count in range(1, 7)))
+    wire = Wire(*(notification(count, b"", flags=0x10) + answer(count, 0, kind=3) for count in range(1, 7)))
     with pytest.raises(netlink.NetlinkRefused, match="interrupted five times") as refused:
         wire.dump(26, b"")
     assert refused.value.errno == errno.EAGAIN
@@ -203,7 +203,7 @@ def test_a_dump_that_always_changes_ends() -> None:
 @pytest.mark.parametrize("kind", [2, 3], ids=["error", "done"])
 @pytest.mark.parametrize("entries", [0, 2])
 def test_a_dump_that_fails_half_way_is_no_short_list(kind: int, entries: int) -> None:
-    listed = b"".join(told(1, b"x") for _ in range(entries))
+    listed = b"".join(notification(1, b"x") for _ in range(entries))
     more = ORIGINAL if kind == 2 else b""
     failed = listed + answer(1, errno.ENOBUFS, kind=kind, flags=0x300, more=more + WORDS)
     with pytest.raises(netlink.NetlinkRefused) as refused:
@@ -214,7 +214,7 @@ def test_a_dump_that_fails_half_way_is_no_short_list(kind: int, entries: int) ->
 
 
 def test_what_answers_another_request_is_no_answer() -> None:
-    wire = Wire(told(7, b"stale") + answer(7, errno.EIO), told(1, b"mine"))
+    wire = Wire(notification(7, b"stale") + answer(7, errno.EIO), notification(1, b"mine"))
     assert wire.ask(18, b"") == b"mine"
     with pytest.raises(netlink.NetlinkRefused, match="request 18: No such device") as refused:
         Wire(answer(1, errno.ENODEV, flags=0x100, more=ORIGINAL)).ask(18, b"")

@@ -23,7 +23,7 @@ MESSAGES = st.builds(
 def test_what_is_packed_is_read_back(many: list[Message], first: int) -> None:
     read = list(parse(bytes(pack(many, first))))
     assert [(kind, body) for kind, _, _, body in read] == [(one.kind, one.body) for one in many]
-    assert [sequence for _, _, sequence, _ in read] == [first + place for place in range(len(many))]
+    assert [sequence for _, _, sequence, _ in read] == [first + index for index in range(len(many))]
 
 
 @given(st.lists(MESSAGES, min_size=1, max_size=8))

@@ -10,7 +10,7 @@ from proto.identity import Reserved
 from proto.objects import KubernetesObject
 from services.policy.core.graph import Graph, Held
 from tests.core.policy.kernel_model import Kernel
-from tests.core.policy.oracle import Oracle, Place, place
+from tests.core.policy.oracle import Oracle, TrafficPeer, peer_at
 from tests.core.policy.worlds import PORTS, World
 
 Address = IPv4Address | IPv6Address
@@ -56,8 +56,8 @@ def kernel_of(graph: Graph, world: World) -> Kernel:
     return kernel
 
 
-def places(world: World) -> dict[Address, Place]:
-    return {address: place(address, world.pods, world.nodes) for address in world.addresses}
+def peers_of(world: World) -> dict[Address, TrafficPeer]:
+    return {address: peer_at(address, world.pods, world.nodes) for address in world.addresses}
 
 
 def probes(world: World, seed: int, most: int) -> Iterator[Probe]:
@@ -75,7 +75,7 @@ def disagreements(product: World, truth: World, asked: Iterable[Probe]) -> list[
     """Probes that the compiled lines of ``product`` and the oracle's reading of ``truth`` answer differently."""
     kernel = kernel_of(feed(Graph(), keyed(product)), product)
     oracle = Oracle(truth.policies, truth.namespaces)
-    where = places(truth)
+    where = peers_of(truth)
     wrong = []
     for probe in asked:
         source, destination, protocol, port = probe

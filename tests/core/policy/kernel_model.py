@@ -77,10 +77,10 @@ class Kernel:
         matched: dict[object, set[int]] = {}
         for policy in policies:
             kernel.subjects[policy.identity] = policy
-            for place, peer in enumerate(policy.selectors):
+            for rule_index, peer in enumerate(policy.selectors):
                 if peer not in matched:
                     matched[peer] = {record.identity for record in known if Candidate.of(record).is_in(peer)}
-                kernel.members[policy.identity, place] = matched[peer]
+                kernel.members[policy.identity, rule_index] = matched[peer]
         for namespace, entries in prefixes.items():
             kernel.cidrs[namespace] = Trie(128)
             for entry in entries:
@@ -95,7 +95,7 @@ class Kernel:
         number = cidrs.find(bits(address)) if cidrs else 0
         key = protocol << 16 | (port if protocol in PORTED else 0)
         for rule in policy.rules:
-            by_selector = any(peer in self.members[subject, place] for place in rule.selectors)
+            by_selector = any(peer in self.members[subject, rule_index] for rule_index in rule.selectors)
             by_peer = rule.any_peer or by_selector or (number and number in rule.cidr_sets)
             if rule.direction == direction and by_peer and any(holds(match, key) for match in rule.ports):
                 return rule.verdict == 1

@@ -14,7 +14,7 @@ from proto.objects import IPBlock, Namespace, NetworkPolicy, Node, Peer, Pod, Po
 
 
 @dataclass(frozen=True)
-class Place:
+class TrafficPeer:
     """One end of a flow: an address, and the pod (on the pod network) or node that has it, if any."""
 
     address: IPv4Address | IPv6Address
@@ -22,15 +22,15 @@ class Place:
     node: str = ""
 
 
-def place(address: IPv4Address | IPv6Address, pods: Iterable[Pod], nodes: Iterable[Node]) -> Place:
+def peer_at(address: IPv4Address | IPv6Address, pods: Iterable[Pod], nodes: Iterable[Node]) -> TrafficPeer:
     """Who has this address. Host-network pods have their node's; finished pods have none any more."""
     for pod in pods:
         if address in pod.addresses and not pod.host_network and pod.phase not in ("Succeeded", "Failed"):
-            return Place(address, pod, pod.node)
+            return TrafficPeer(address, pod, pod.node)
     for node in nodes:
         if address in node.addresses:
-            return Place(address, None, node.name)
-    return Place(address)
+            return TrafficPeer(address, None, node.name)
+    return TrafficPeer(address)
 
 
 class Oracle:
@@ -38,12 +38,12 @@ class Oracle:
         self.policies = list(policies)
         self.namespaces = {n.name: dict(n.labels) for n in namespaces}
 
-    def allows(self, source: Place, destination: Place, protocol: int, port: int) -> bool:
+    def allows(self, source: TrafficPeer, destination: TrafficPeer, protocol: int, port: int) -> bool:
         if source.pod is not None and source.pod == destination.pod:
             return True  # "a pod cannot block access to itself"
         return self.egress(source, destination, protocol, port) and self.ingress(source, destination, protocol, port)
 
-    def egress(self, source: Place, destination: Place, protocol: int, port: int) -> bool:
+    def egress(self, source: TrafficPeer, destination: TrafficPeer, protocol: int, port: int) -> bool:
         if source.pod is None:
             return True  # policies select pods
         selecting = [p for p in self.policies if p.applies_egress and self.selected(p, source.pod)]
@@ -53,7 +53,7 @@ class Oracle:
             self.rule(p, rule, destination, destination, protocol, port) for p in selecting for rule in p.egress
         )
 
-    def ingress(self, source: Place, destination: Place, protocol: int, port: int) -> bool:
+    def ingress(self, source: TrafficPeer, destination: TrafficPeer, protocol: int, port: int) -> bool:
         if destination.pod is None:
             return True
         if source.pod is None and source.node and source.node == destination.node:
@@ -67,7 +67,13 @@ class Oracle:
         return pod.namespace == policy.namespace and pod.labels in _chosen(policy.pod_selector, {pod.labels})
 
     def rule(
-        self, policy: NetworkPolicy, rule: PolicyRule, peer: Place, destination: Place, protocol: int, port: int
+        self,
+        policy: NetworkPolicy,
+        rule: PolicyRule,
+        peer: TrafficPeer,
+        destination: TrafficPeer,
+        protocol: int,
+        port: int,
     ) -> bool:
         # "If this field is empty or missing, this rule matches all sources"; likewise destinations and ports.
         if not rule.peers:
@@ -84,10 +90,10 @@ class Oracle:
             for entry in rule.peers
         )
 
-    def peer(self, policy: NetworkPolicy, entry: Peer, place: Place) -> bool:
+    def peer(self, policy: NetworkPolicy, entry: Peer, end: TrafficPeer) -> bool:
         if entry.ip_block is not None:
-            return _in_block(entry.ip_block, place.address)
-        pod = place.pod
+            return _in_block(entry.ip_block, end.address)
+        pod = end.pod
         if pod is None or (entry.pod_selector is None and entry.namespace_selector is None):
             return False
         if entry.namespace_selector is None:

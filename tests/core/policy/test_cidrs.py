@@ -129,7 +129,7 @@ def naively_holds(one: Area, address: Address) -> bool:
 
 @settings(max_examples=400, deadline=None)
 @given(AREAS, AREAS, ADDRESSES)
-def test_lines_for_another_partition_never_allow_more_than_the_area(
+def test_rules_for_another_partition_never_allow_more_than_the_area(
     before: list[Area], now: list[Area], address: Address
 ) -> None:
     old = partition(before)

@@ -12,7 +12,7 @@ from proto.identity import NamedPort
 from proto.objects import IPBlock, KubernetesObject, Namespace, Peer, PolicyRule, Selector
 from proto.policy import MAX_RULES, CompiledPolicy, Direction, SelectorPeer
 from services.policy.core.cidrs import set_number
-from services.policy.core.compile import MOST_NAMED, RANK
+from services.policy.core.compile import MOST_NAMED, PRECEDENCE
 from services.policy.core.graph import Graph
 from services.policy.core.identities import NO_KEYS
 from services.policy.core.limits import About, Limits
@@ -56,22 +56,22 @@ def peer_text(one: SelectorPeer) -> str:
     )
 
 
-def lines(made: Graph, compiled: CompiledPolicy) -> list[str]:
+def rule_texts(made: Graph, compiled: CompiledPolicy) -> list[str]:
     """``< x/(role=api) TCP 80/16 p0:0``: direction, peers, ports with prefixes, policy and rule."""
     blocks = {set_number([area]): area.text for own in made.partitions.values() for area in own.numbers_by_area}
     protocols = {0: "any", 6: "TCP", 17: "UDP", 132: "SCTP"}
-    told = []
+    reported = []
     for rule in compiled.rules:
-        assert rule.rank == RANK
+        assert rule.precedence == PRECEDENCE
         peers = ["*"] if rule.any_peer else []
         peers += [peer_text(compiled.selectors[at]) for at in rule.selectors]
         peers += [blocks[number] for number in rule.cidr_sets]
         source = compiled.sources[rule.source]
         sign = "<" if rule.direction is Direction.INGRESS else ">"
         ports = " ".join(f"{protocols[match.protocol]} {match.port}/{match.bits}" for match in rule.ports)
-        told.append(f"{sign} {', '.join(peers)} {ports} {source.name}:{source.index}")
+        reported.append(f"{sign} {', '.join(peers)} {ports} {source.name}:{source.index}")
     flags = f"{'<' if compiled.ingress_isolated else ''}{'>' if compiled.egress_isolated else ''}"
-    return [f"isolated {flags}" if flags else "open", *told]
+    return [f"isolated {flags}" if flags else "open", *reported]
 
 
 TABLE = [
@@ -163,34 +163,34 @@ TABLE = [
 @pytest.mark.parametrize(("text", "expected"), [row[1:] for row in TABLE], ids=[row[0] for row in TABLE])
 def test_compile(text: str, expected: str) -> None:
     made = graph(text)
-    assert "\n".join(lines(made, made.compiled[identity(made, "x/db")].policy)) == expected
+    assert "\n".join(rule_texts(made, made.compiled[identity(made, "x/db")].policy)) == expected
 
 
-def test_a_peer_of_both_kinds_is_refused_by_the_api_and_allows_nothing_here() -> None:
+def test_a_peer_of_both_kinds_is_refused_by_the_api_and_allows_nothing() -> None:
     both = Peer(pod_selector=Selector(), ip_block=IPBlock(ip_network("10.0.0.0/8")))
     made = graph("[]")
     one = policy({"podSelector": {}})
     made.put("policy/0", type(one)("x", "p", "u", Selector(), True, False, (PolicyRule(peers=(both,)),)))
     made.run()
-    assert lines(made, made.compiled[identity(made, "x/db")].policy) == ["isolated <"]
+    assert rule_texts(made, made.compiled[identity(made, "x/db")].policy) == ["isolated <"]
 
 
 def test_every_identity_has_an_entry_and_says_who_isolates_it() -> None:
     made = graph("[{podSelector: {}, name: b}, {podSelector: {}, name: a, policyTypes: [Egress]}]")
     assert set(made.compiled) == {identity(made, name) for name in PODS}
-    told = made.compiled[identity(made, "x/db")].policy.isolated_by
-    assert [(source.name, source.index) for source in told] == [("b", -1), ("a", -2)]
+    reported = made.compiled[identity(made, "x/db")].policy.isolated_by
+    assert [(source.name, source.index) for source in reported] == [("b", -1), ("a", -2)]
 
 
 def allow_ports(count: int, direction: str = "ingress", first: int = 1) -> str:
     return f"{direction}: [{', '.join(f'{{ports: [{{port: {first + port}}}]}}' for port in range(count))}]"
 
 
-def test_over_the_limit_a_direction_is_denied_whole_and_told_on_its_policies() -> None:
+def test_over_the_limit_a_direction_is_denied_whole_and_reported_on_its_policies() -> None:
     text = f"[{{podSelector: {{}}, policyTypes: [Ingress, Egress], {allow_ports(MAX_RULES + 1)}, egress: [{{}}]}}]"
     made = graph(text)
     compiled = made.compiled[identity(made, "x/db")]
-    assert lines(made, compiled.policy) == ["isolated <>", "> * any 0/0 p0:0"]
+    assert rule_texts(made, compiled.policy) == ["isolated <>", "> * any 0/0 p0:0"]
     (problem,) = compiled.problems
     assert "ingress of pods in x with role=db would take 257 rules of different ports" in problem.fault
     assert "denied whole" in problem.fault
@@ -232,14 +232,14 @@ def test_too_many_ports_or_peers_are_denied_whole() -> None:
             **limits,
         )
         compiled = made.compiled[identity(made, "x/db")]
-        assert lines(made, compiled.policy) == ["isolated <"]
+        assert rule_texts(made, compiled.policy) == ["isolated <"]
         assert "more than 1: denied whole" in compiled.problems[0].fault
 
 
 def test_over_the_size_both_directions_are_denied_whole() -> None:
     made = graph("[{podSelector: {}, ingress: [{ports: [{port: 1}]}]}]", size=100)
     compiled = made.compiled[identity(made, "x/db")]
-    assert lines(made, compiled.policy) == ["isolated <"]
+    assert rule_texts(made, compiled.policy) == ["isolated <"]
     assert len(compiled.problems) == 2
 
 

@@ -12,7 +12,7 @@ from proto.objects import KubernetesObject, Namespace, Node
 from services.policy.core.explain import Explainer, NotFound
 from services.policy.core.graph import Graph
 from services.policy.core.limits import Limits
-from tests.core.policy.cluster import feed, keyed, places, probes
+from tests.core.policy.cluster import feed, keyed, peers_of, probes
 from tests.core.policy.notation import namespace, pod, policies
 from tests.core.policy.oracle import Oracle
 from tests.core.policy.worlds import seeded
@@ -67,14 +67,14 @@ TABLE = [
 def test_explain(source: str, destination: str, port: int, allowed: str, reason: str) -> None:
     verdicts = Explainer(graph()).explain(source, destination, 6, port)
     assert verdicts.allowed == (allowed == "yes"), verdicts.reasons
-    assert any(reason in told for told in verdicts.reasons), verdicts.reasons
+    assert any(reason in reported for reported in verdicts.reasons), verdicts.reasons
 
 
 def test_a_finished_pod_has_left_its_address_to_another() -> None:
     assert Explainer(graph()).explain("10.0.0.3", "x/db", 6, 80).source.name == "x/web"
 
 
-def test_nodes_as_seen_from_here_and_there() -> None:
+def test_nodes_as_seen_from_both_sides() -> None:
     explainer = Explainer(graph())
     assert explainer.explain("172.30.0.1", "x/db", 6, 80).source.identity == Reserved.HOST
     assert explainer.explain("172.30.0.2", "x/db", 6, 80).source.identity == Reserved.REMOTE_NODE
@@ -116,7 +116,7 @@ def test_explanations_agree_with_the_oracle(start: int) -> None:
     for seed in range(start, start + 100):
         world = seeded(seed).world()
         explainer, oracle = Explainer(feed(Graph(), keyed(world))), Oracle(world.policies, world.namespaces)
-        where = places(world)
+        where = peers_of(world)
         for source, destination, protocol, port in probes(world, seed, 60):
             if source == destination:
                 continue

@@ -55,14 +55,14 @@ class Compiled(Driver[str, KubernetesObject]):
         return image(self.graph)
 
 
-def compiled_anew(objects: Objects) -> object:
+def compiled_again(objects: Objects) -> object:
     return image(fresh(objects))
 
 
 @every_order(seeds=CYCLES)
 def test_incremental_equals_fresh(expander: str, seed: int) -> None:
     states = [keyed(seeded(seed * 100 + index).world(policies=4)) for index in range(4)]
-    follow(Compiled, compiled_anew, states, expander, seed)
+    follow(Compiled, compiled_again, states, expander, seed)
 
 
 @pytest.mark.parametrize("seed", range(12))
@@ -70,7 +70,7 @@ def test_of_what_is_gone_nothing_stays(seed: int) -> None:
     """Else memory would grow with all that ever was."""
     states = [keyed(seeded(seed * 100 + index).world(policies=4)) for index in range(3)]
     driver = Compiled()
-    run(lambda: driver, compiled_anew, script([*states, {}], "in order", seed))
+    run(lambda: driver, compiled_again, script([*states, {}], "in order", seed))
     graph = driver.graph
     graph.roster.moved.clear()  # its reader has read it
     parts = (graph, graph.roster, graph._matches, graph._matches.sets, graph._sizes, graph._naming)
@@ -117,7 +117,7 @@ def test_a_hundred_single_events_end_where_a_fresh_graph_does(seed: int) -> None
 @given(st.integers(0, 10**6), st.integers(0, 10**6), st.integers(0, 10**6))
 def test_any_way_from_one_state_to_another(one: int, other: int, seed: int) -> None:
     states = [keyed(seeded(one).world()), keyed(seeded(other).world())]
-    run(Compiled, compiled_anew, script(states, "in order", seed))
+    run(Compiled, compiled_again, script(states, "in order", seed))
 
 
 @pytest.mark.parametrize("seed", range(CYCLES))
@@ -187,7 +187,7 @@ def test_what_a_policy_names_in_its_own_namespace_shows_in_no_other() -> None:
     graph = feed(Graph(), objects)
     before = {name: identity_and_labels(graph, objects[name]) for name in ("x/a", "y/a")}
     hidden = tuple(sorted((hidden_key("app"),)))
-    assert {(labels, told) for _, labels, told in before.values()} == {((), hidden)}
+    assert {(labels, reported) for _, labels, reported in before.values()} == {((), hidden)}
 
     def with_policy(text: str) -> dict[str, tuple[int, Labels, tuple[int, ...]]]:
         graph.put("p", policies(text)[0])
@@ -203,7 +203,7 @@ def test_what_a_policy_names_in_its_own_namespace_shows_in_no_other() -> None:
     everywhere = (
         "[{podSelector: {}, ingress: [{from: [{namespaceSelector: {}, podSelector: {matchLabels: {app: a}}}]}]}]"
     )
-    assert {told[1:] for told in with_policy(everywhere).values()} == {((("app", "a"),), ())}
+    assert {reported[1:] for reported in with_policy(everywhere).values()} == {((("app", "a"),), ())}
 
 
 def identity_and_labels(graph: Graph, one: KubernetesObject) -> tuple[int, Labels, tuple[int, ...]]:
@@ -309,7 +309,7 @@ def test_what_lingers_goes_before_what_runs() -> None:
     records = {identity: one.record for identity, one in was.compiled.items() if one.record is not None}
     graph = feed(Graph(LIMITS), objects | {f"z{at}": pod(f"y/z{at}") for at in range(3)})
     running = set(graph.compiled)
-    held = {identity: Member.told_by(record) for identity, record in records.items()}
+    held = {identity: Member.from_record(record) for identity, record in records.items()}
     graph.hold(Held(lingering=held, recorded=records.keys()))
     graph.run()
     assert len(graph.compiled) == 5
@@ -320,12 +320,12 @@ def test_what_lingers_goes_before_what_runs() -> None:
 @pytest.mark.parametrize(
     ("labels", "refused"), [({"a": "v" * 63}, False), ({f"key{at}": "" for at in range(21)}, True)]
 )
-def test_a_pod_with_too_many_labels_waits_and_is_told(labels: dict[str, str], refused: bool) -> None:
+def test_a_pod_with_too_many_labels_waits_and_is_reported(labels: dict[str, str], refused: bool) -> None:
     objects: Objects = {"k": Namespace("kube-system", "u"), "y": namespace("y"), "y/b": pod("y/b", labels=labels)}
     graph = feed(Graph(LIMITS), objects | crowd(2))
     assert len(graph.compiled) == (2 if refused else 3)
-    told = {about for problem in graph.problems for about in problem.about}
-    assert told == ({About("", "Pod", "y", "b", "TooManyLabels")} if refused else set())
+    reported = {about for problem in graph.problems for about in problem.about}
+    assert reported == ({About("", "Pod", "y", "b", "TooManyLabels")} if refused else set())
 
 
 def test_large_labels_spend_the_namespaces_bytes() -> None:
@@ -363,7 +363,7 @@ def test_a_pod_on_two_nodes_for_a_moment_has_one_identity() -> None:
     assert not graph.compiled
 
 
-def test_lingering_identities_keep_their_rules_and_their_place_as_peers() -> None:
+def test_lingering_identities_keep_their_rules_and_stay_peers() -> None:
     spec = "[{podSelector: {matchLabels: {pod: a}}, ingress: [{from: [{podSelector: {matchLabels: {pod: b}}}]}]}]"
     objects: Objects = {"k": Namespace("kube-system", "u"), "x": namespace("x"), "p": policies(spec)[0]}
     objects |= {name: pod(name) for name in ("x/a", "x/b")}
@@ -374,7 +374,7 @@ def test_lingering_identities_keep_their_rules_and_their_place_as_peers() -> Non
     assert record is not None
     before = image(graph)
     graph.put("x/b", None)
-    graph.hold(Held(lingering={identity: Member.told_by(record)}))
+    graph.hold(Held(lingering={identity: Member.from_record(record)}))
     graph.run()
     assert image(graph) == before
     graph.hold(Held())
@@ -428,7 +428,7 @@ def test_of_one_that_lingers_an_untold_label_may_be_what_isolates_it() -> None:
     graph = feed(
         Graph(), objects | {"x/b": pod("x/c", labels={}), "p": policies("[{podSelector: {matchLabels: {pod: b}}}]")[0]}
     )
-    graph.hold(Held(lingering={identity: Member.told_by(compiled.record)}))
+    graph.hold(Held(lingering={identity: Member.from_record(compiled.record)}))
     graph.run()
     assert graph.compiled[identity].policy.ingress_isolated
 
@@ -486,7 +486,7 @@ def test_the_roster_forgets_what_is_gone() -> None:
 
 
 @pytest.mark.parametrize("seed", range(150))
-def test_new_lines_on_a_node_with_the_old_partition_never_allow_what_the_new_policies_do_not(seed: int) -> None:
+def test_new_rules_on_a_node_with_the_old_partition_never_allow_what_the_new_policies_do_not(seed: int) -> None:
     """A node goes on with its partition until all shards are there: meanwhile nothing opens, and what stays works."""
     before, other = seeded(seed).world(), seeded(seed + 5000).world()
     after = World(before.namespaces, before.nodes, before.pods, before.policies[1:] + other.policies[:2])

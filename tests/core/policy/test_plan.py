@@ -92,8 +92,8 @@ def test_partition(present: str, same: bool, step: Step) -> None:
 def test_all_cover(frontiers: str, covered: bool) -> None:
     parsed = []
     for text in frontiers.split():
-        place, _, revision = text.partition(":")
-        shard, shards = map(int, place.split("/"))
+        part, _, revision = text.partition(":")
+        shard, shards = map(int, part.split("/"))
         parsed.append(Frontier(shard, shards, at(revision)))
     assert plan.all_cover([*parsed, None], 2, at("e5")) == covered
     assert not plan.all_begun(parsed, 3, "e")

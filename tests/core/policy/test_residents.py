@@ -71,7 +71,7 @@ def test_the_node_whose_grace_is_over_is_looked_at() -> None:
     assert town.book.wanted("n9", (300,), 61.0, GRACE) == ()
 
 
-def test_who_comes_back_in_time_begins_anew() -> None:
+def test_who_comes_back_in_time_begins_again() -> None:
     town = Town()
     town.put("a", "n1", 300)
     town.drop("a")

@@ -95,11 +95,11 @@ def test_a_new_holder_writes_once_more_what_would_be_kept(step: Step, revision: 
 
 
 @EACH
-@pytest.mark.parametrize("anew", [False, True])
-def test_deciding_is_the_step_or_the_step_of_a_new_holder(step: Any, wanted: Any, anew: bool) -> None:
-    decide = plan.deciding(step, wanted, anew=anew)
+@pytest.mark.parametrize("again", [False, True])
+def test_deciding_is_the_step_or_the_step_of_a_new_holder(step: Any, wanted: Any, again: bool) -> None:
+    decide = plan.deciding(step, wanted, again=again)
     assert decide(None) is Step.WRITE
-    assert decide(wanted) is (Step.WRITE if anew else Step.KEEP)
+    assert decide(wanted) is (Step.WRITE if again else Step.KEEP)
     later = structs.replace(other_than(wanted), revision=Revision("one", 6))
     assert decide(later) is Step.YIELD
 

@@ -19,7 +19,7 @@ from services.policy.core.graph import Graph
 from services.policy.core.limits import About, Limits
 from services.policy.core.model import Action, Policy, PolicyName, Rule, Tier
 from services.policy.core.tiers import MOST_EXPANDED, NOTHING, Clause, RuleList, Unenforceable, intersection, prepend
-from tests.core.policy.cluster import Probe, feed, kernel_of, keyed, places, probes
+from tests.core.policy.cluster import Probe, feed, kernel_of, keyed, peers_of, probes
 from tests.core.policy.notation import namespace, pod, policies
 from tests.core.policy.tiered import ADMIN, BASELINE, KIND, SPOKEN, TieredBuilder, TieredOracle
 from tests.core.policy.worlds import World, seeded
@@ -70,7 +70,7 @@ def denied_whole(graph: Graph, world: World) -> dict[Direction, set[object]]:
 
 def disagreements(graph: Graph, oracle: TieredOracle, world: World, asked: Iterator[Probe]) -> list[tuple[Probe, bool]]:
     """Flows that the compiled rules and the oracle answer differently; what is denied whole only has to be denied."""
-    kernel, where, whole = kernel_of(graph, world), places(world), denied_whole(graph, world)
+    kernel, where, whole = kernel_of(graph, world), peers_of(world), denied_whole(graph, world)
     wrong = []
     for probe in asked:
         source, destination, protocol, port = probe
@@ -97,7 +97,7 @@ def test_random_tiers_are_judged_tier_by_tier(start: int) -> None:
             directions += 2
             enforced += 2 - len(one.problems)
             for direction in Direction:
-                mine = [(rule.rank, rule.verdict) for rule in one.policy.rules if rule.direction is direction]
+                mine = [(rule.precedence, rule.verdict) for rule in one.policy.rules if rule.direction is direction]
                 assert mine == sorted(mine), "nodes put them in this order"
     assert enforced > 0.99 * directions, "very few are denied for what a node cannot ask"
 
@@ -118,9 +118,9 @@ def test_what_is_explained_is_what_nodes_do(seed: int) -> None:
     graph = feed(Graph(ALL), objects_of(world, tiered))
     kernel, explainer = kernel_of(graph, world), Explainer(graph)
     for source, destination, protocol, port in probes(world, seed, 60):
-        told = explainer.explain(str(source), str(destination), protocol, port)
+        reported = explainer.explain(str(source), str(destination), protocol, port)
         if source != destination:
-            assert told.allowed == kernel.allows(source, destination, protocol, port), told.reasons
+            assert reported.allowed == kernel.allows(source, destination, protocol, port), reported.reasons
 
 
 @pytest.mark.parametrize("seed", range(40))
@@ -275,7 +275,7 @@ class Nobody:
     def ports_of(self, refs: object, names: object, home: object, most: int) -> tuple[tuple[()], int]:
         return (), 2
 
-    def numbers_of(self, policy: Policy, direction: Direction, place: int) -> tuple[int, ...]:
+    def numbers_of(self, policy: Policy, direction: Direction, rule_index: int) -> tuple[int, ...]:
         return ()
 
 
@@ -311,7 +311,7 @@ def test_equal_ports_become_one_only_between_rules_of_another_action() -> None:
     allow, deny = Action.ALLOW, Action.DENY
     made = compiled(written("p", *rules(allow, allow, deny, allow, allow)), limits=replace(ALL, rules=4))
     ingress = [rule for rule in made.rules if rule.direction is Direction.INGRESS]
-    assert [(rule.verdict, rule.selectors, rule.rank) for rule in ingress] == [
+    assert [(rule.verdict, rule.selectors, rule.precedence) for rule in ingress] == [
         (1, (0, 1), 1000),
         (0, (2,), 1001),
         (1, (3, 4), 1001),
@@ -324,7 +324,7 @@ REST = Rule(index=1, action=Action.ALLOW, any_peer=True)
 
 
 @pytest.mark.parametrize("action", [Action.DENY, Action.PASS])
-def test_an_action_that_no_node_enforces_is_denied_whole_and_told(action: Action) -> None:
+def test_an_action_that_no_node_enforces_is_denied_whole_and_reported(action: Action) -> None:
     peer = SelectorPeer(namespace="y")
     barred = replace(
         written("p", REST), ingress=(Rule(index=0, action=action, selectors=(peer,)), REST), isolates_ingress=False
@@ -345,7 +345,7 @@ def test_an_action_that_no_node_enforces_is_denied_whole_and_told(action: Action
     assert not graph.problems
 
 
-def test_ip_blocks_of_a_policy_without_a_namespace_are_denied_whole_and_told() -> None:
+def test_ip_blocks_of_a_policy_without_a_namespace_are_denied_whole_and_reported() -> None:
     block = IPBlock(ip_network("10.0.0.0/8"))
     made = compiled(written("p", Rule(index=0, action=Action.ALLOW, blocks=(block,)), space=""))
     assert made.denied == tuple(

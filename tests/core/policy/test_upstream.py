@@ -16,7 +16,7 @@ from services.policy.core.explain import Explainer
 from services.policy.core.graph import Graph
 from tests.core.policy.cluster import feed, kernel_of, keyed
 from tests.core.policy.notation import PROTOCOLS, named, namespace, pod, policy
-from tests.core.policy.oracle import Oracle, place
+from tests.core.policy.oracle import Oracle, peer_at
 from tests.core.policy.worlds import World
 
 SCENARIOS = yaml.safe_load((Path(__file__).parent / "upstream.yaml").read_text())
@@ -92,8 +92,8 @@ def check(graph: Graph, now: World, protocol: int, port: int, cells: dict[tuple[
         assert kernel.allows(start, end, protocol, port) == expected, f"compiled: {source} > {destination}"
         verdicts = explainer.explain(str(start), str(end), protocol, port)
         assert verdicts.allowed == expected, f"explained: {source} > {destination}: {verdicts.reasons}"
-        here, there = place(start, now.pods, ()), place(end, now.pods, ())
-        assert oracle.allows(here, there, protocol, port) == expected, f"oracle: {source} > {destination}"
+        start_peer, end_peer = peer_at(start, now.pods, ()), peer_at(end, now.pods, ())
+        assert oracle.allows(start_peer, end_peer, protocol, port) == expected, f"oracle: {source} > {destination}"
 
 
 def test_steps_differ_from_each_other() -> None:

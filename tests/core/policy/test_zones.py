@@ -25,7 +25,7 @@ WORKLOADS = (("prod", "db", 3), ("prod", "api", 12), ("prod", "web", 24), ("shop
 """Namespace, name and replicas, besides an agent on each node."""
 
 
-def placed(space: str, name: str, node: str, **more: str) -> Pod:
+def pod_on(space: str, name: str, node: str, **more: str) -> Pod:
     """A pod with the labels that Kubernetes gives it on this node."""
     app = name.rpartition("-")[0]
     return pod(f"{space}/{name}", node=node, labels={"app": app, **NODES[node], **more}, service_account=app)
@@ -37,8 +37,8 @@ def pods() -> Iterator[Pod]:
     for space, name, replicas in WORKLOADS:
         for index in range(replicas):
             own = {"statefulset.kubernetes.io/pod-name": f"{name}-{index}"} if name == "db" else {}
-            yield placed(space, f"{name}-{index}", nodes[next(at) % len(nodes)], **own)
-    yield from (placed("kube-system", f"agent-{node}", node) for node in nodes)
+            yield pod_on(space, f"{name}-{index}", nodes[next(at) % len(nodes)], **own)
+    yield from (pod_on("kube-system", f"agent-{node}", node) for node in nodes)
 
 
 def roster(relevant: RelevantKeys = NO_KEYS) -> Roster:
@@ -61,10 +61,10 @@ def test_six_nodes_in_three_zones_have_an_identity_for_each_workload() -> None:
 
 
 def test_a_kept_pod_has_its_identity_wherever_it_starts_again() -> None:
-    here, there = placed("prod", "db-0", "n3"), placed("prod", "db-0", "n2")
+    moved_from, moved_to = pod_on("prod", "db-0", "n3"), pod_on("prod", "db-0", "n2")
     assert NODES["n3"][ZONE] != NODES["n2"][ZONE]
     book = roster()
-    for before, after in ((here, there), (there, here)):
+    for before, after in ((moved_from, moved_to), (moved_to, moved_from)):
         book.put_pod("prod.db-0", before)
         book.refresh()
         known = book.identity_of(before, NO_KEYS)
@@ -72,7 +72,7 @@ def test_a_kept_pod_has_its_identity_wherever_it_starts_again() -> None:
         turnover = book.refresh()
         assert (turnover.appeared, turnover.gone) == ((), ()), "nothing is compiled, written or told anew"
         assert book.identities_at("prod.db-0") == {known}
-    assert roster(AS_BEFORE).identity_of(here, AS_BEFORE) != roster(AS_BEFORE).identity_of(there, AS_BEFORE)
+    assert roster(AS_BEFORE).identity_of(moved_from, AS_BEFORE) != roster(AS_BEFORE).identity_of(moved_to, AS_BEFORE)
 
 
 BY_ZONE = """

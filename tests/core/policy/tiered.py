@@ -13,7 +13,7 @@ from proto.objects import Namespace, NetworkPolicy, PolicyPort
 from proto.policy import Direction, SelectorPeer
 from services.policy.core.dialects import networkpolicy
 from services.policy.core.model import Action, Kind, Policy, PolicyName, Rule, Tier
-from tests.core.policy.oracle import Oracle, Place, _chosen, _in_block
+from tests.core.policy.oracle import Oracle, TrafficPeer, _chosen, _in_block
 from tests.core.policy.worlds import NAMES, Builder
 
 KIND = Kind("test", "Tiered")
@@ -77,23 +77,29 @@ class TieredOracle(Oracle):
         super().__init__((), namespaces)
         self.tiered = list(policies)
 
-    def egress(self, source: Place, destination: Place, protocol: int, port: int) -> bool:
+    def egress(self, source: TrafficPeer, destination: TrafficPeer, protocol: int, port: int) -> bool:
         return source.pod is None or self.asked(Direction.EGRESS, source, destination, destination, protocol, port)
 
-    def ingress(self, source: Place, destination: Place, protocol: int, port: int) -> bool:
+    def ingress(self, source: TrafficPeer, destination: TrafficPeer, protocol: int, port: int) -> bool:
         if destination.pod is None or (source.pod is None and source.node and source.node == destination.node):
             return True
         return self.asked(Direction.INGRESS, destination, source, destination, protocol, port)
 
     def asked(
-        self, direction: Direction, subject: Place, peer: Place, destination: Place, protocol: int, port: int
+        self,
+        direction: Direction,
+        subject: TrafficPeer,
+        peer: TrafficPeer,
+        destination: TrafficPeer,
+        protocol: int,
+        port: int,
     ) -> bool:
         selecting = [policy for policy in self.tiered if self.matches(policy.subject, subject)]
         for tier in sorted({(policy.tier.order, policy.tier.name) for policy in selecting}):
-            here = [policy for policy in selecting if (policy.tier.order, policy.tier.name) == tier]
+            in_tier = [policy for policy in selecting if (policy.tier.order, policy.tier.name) == tier]
             asked = [
                 (policy.order if rule.order is None else rule.order, *policy.name, rule.index, rule)
-                for policy in here
+                for policy in in_tier
                 for rule in policy.rules(direction)
             ]
             said = None
@@ -103,23 +109,25 @@ class TieredOracle(Oracle):
                     break
             if said is Action.ALLOW or said is Action.DENY:
                 return said is Action.ALLOW
-            if said is None and any(policy.isolates(direction) for policy in here):
+            if said is None and any(policy.isolates(direction) for policy in in_tier):
                 return False
         return True
 
-    def matches(self, selector: SelectorPeer, place: Place) -> bool:
-        if place.pod is None or (selector.namespace and selector.namespace != place.pod.namespace):
+    def matches(self, selector: SelectorPeer, traffic_peer: TrafficPeer) -> bool:
+        if traffic_peer.pod is None or (selector.namespace and selector.namespace != traffic_peer.pod.namespace):
             return False
         if selector.namespace_selector is not None:
-            labels = tuple(sorted(self.namespaces[place.pod.namespace].items()))
+            labels = tuple(sorted(self.namespaces[traffic_peer.pod.namespace].items()))
             if labels not in _chosen(selector.namespace_selector, {labels}):
                 return False
         elif not selector.namespace:
             return False
-        own = place.pod.labels
+        own = traffic_peer.pod.labels
         return selector.pod_selector is None or own in _chosen(selector.pod_selector, {own})
 
-    def hit(self, rule: Rule, peer: Place, destination: Place, protocol: int, port: int, *, egress: bool) -> bool:
+    def hit(
+        self, rule: Rule, peer: TrafficPeer, destination: TrafficPeer, protocol: int, port: int, *, egress: bool
+    ) -> bool:
         def on(ports: tuple[PolicyPort, ...], *, as_address: bool) -> bool:
             return self.ports(ports, None if as_address and egress else destination.pod, protocol, port)
 

@@ -73,8 +73,8 @@ class Builder:
         )
         namespaces = (Namespace("kube-system", "cluster"), *(self.namespace(name) for name in NAMES))
         pods = [
-            self.pod(name, place, index)
-            for place, name in enumerate(NAMES)
+            self.pod(name, position, index)
+            for position, name in enumerate(NAMES)
             for index in range(self.choice(range(pods_per_namespace + 1)))
         ]
         return World(
@@ -87,11 +87,11 @@ class Builder:
     def namespace(self, name: str) -> Namespace:
         return Namespace(name, f"uid-{name}", tuple(sorted((("kubernetes.io/metadata.name", name), *self.labels()))))
 
-    def pod(self, namespace: str, place: int, index: int) -> Pod:
+    def pod(self, namespace: str, position: int, index: int) -> Pod:
         node = self.choice(("n1", "n2"))
         host = self.choice(range(8)) == 0
         # Low host numbers on purpose: they fall in and out of the narrow CIDRs. A finished pod's address is reused.
-        own = (ip_address(f"10.1.{place}.{index + 1}"), ip_address(f"fd00:1:0:{place}::{index + 1}"))
+        own = (ip_address(f"10.1.{position}.{index + 1}"), ip_address(f"fd00:1:0:{position}::{index + 1}"))
         number = node[1:]
         return Pod(
             namespace=namespace,

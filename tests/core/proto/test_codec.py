@@ -129,7 +129,7 @@ def test_segments_that_are_none_of_ours(segment: str) -> None:
 
 
 @given(st.ip_addresses(), st.integers(0, 128))
-def test_addresses_and_blocks_are_told_from_their_keys(address: Any, length: int) -> None:
+def test_addresses_and_blocks_are_read_from_their_keys(address: Any, length: int) -> None:
     assert bytes.fromhex(codec.address_segment(address)) == address.packed
     block = ip_network((address, min(length, address.max_prefixlen)), strict=False)
     digits, bits = codec.block_key(block).split("-")

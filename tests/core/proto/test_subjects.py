@@ -36,7 +36,7 @@ ONCE = [role.name for role in ROLES if not role.per_node and role.publishes]
 
 
 @given(NAMES)
-def test_a_node_is_told_from_every_subject_that_it_speaks_on(node: str) -> None:
+def test_a_node_is_reported_from_every_subject_that_it_speaks_on(node: str) -> None:
     segment = encode_segment(node)
     for service in EACH_NODE:
         assert node_of(heard_subject(service, "fault", segment)) == segment
@@ -97,7 +97,7 @@ def test_an_object_fault_is_no_common_event(service: str) -> None:
         event_subject(service, OBJECT_FAULT)
 
 
-def test_every_event_of_the_contract_is_granted_to_who_tells_it() -> None:
+def test_every_event_of_the_contract_is_granted_to_who_reports_it() -> None:
     """On the subject as it is heard: with the node behind it where the server puts it there."""
     for subject in EVENTS_BY_SUBJECT:
         service = "dataplane" if subject.startswith(FLOWS) else subject.split(".")[3]

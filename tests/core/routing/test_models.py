@@ -41,9 +41,9 @@ BOTH: dict[str, Model] = {**MODELS, "paper": Tunnel()}
 
 
 def pair(
-    told: NodeRoutes = N2, family: int = 4, *links: Uplink, models: tuple[str, ...] = ("host-gw", "paper")
+    reported: NodeRoutes = N2, family: int = 4, *links: Uplink, models: tuple[str, ...] = ("host-gw", "paper")
 ) -> Pair:
-    return Pair(peer=structs.replace(told, models=models), family=family, links=links or (FAB0,))
+    return Pair(peer=structs.replace(reported, models=models), family=family, links=links or (FAB0,))
 
 
 @pytest.mark.parametrize(("family", "via"), [(4, "172.30.0.12"), (6, "fd00:172:30::12")])
@@ -56,7 +56,7 @@ def test_host_gw_goes_by_the_link_that_both_are_on(family: int, via: str) -> Non
 
 
 @pytest.mark.parametrize(
-    ("told", "family", "asked", "model"),
+    ("reported", "family", "asked", "model"),
     [
         (N2, 4, ("host-gw", "paper"), "host-gw"),
         (FAR, 4, ("host-gw", "paper"), "paper"),
@@ -68,9 +68,9 @@ def test_host_gw_goes_by_the_link_that_both_are_on(family: int, via: str) -> Non
     ],
 )
 def test_the_first_that_serves_the_pair_is_taken_and_nothing_else(
-    told: NodeRoutes, family: int, asked: tuple[str, ...], model: str
+    reported: NodeRoutes, family: int, asked: tuple[str, ...], model: str
 ) -> None:
-    found = path_to(pair(told, family), asked, BOTH)
+    found = path_to(pair(reported, family), asked, BOTH)
     assert model in (found.model if isinstance(found, Path) else found.fault)
     assert isinstance(found, Path) is (model in BOTH)
 
@@ -97,7 +97,7 @@ def test_each_prefix_goes_by_the_model_that_its_pool_asks_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("own", "told", "mtu"),
+    ("own", "reported", "mtu"),
     [
         pytest.param(1500, 1500, 1500, id="equal"),
         pytest.param(1500, 1400, 1400, id="the-other's-is-smaller"),
@@ -109,8 +109,8 @@ def test_each_prefix_goes_by_the_model_that_its_pool_asks_for() -> None:
         pytest.param(1200, 1500, 1200, id="our-own-as-it-is"),
     ],
 )
-def test_a_pair_takes_the_smaller_mtu_of_both_ends(own: int, told: int, mtu: int) -> None:
-    peer, uplink = structs.replace(N2, mtu=told), replace(FAB0, mtu=own)
+def test_a_pair_takes_the_smaller_mtu_of_both_ends(own: int, reported: int, mtu: int) -> None:
+    peer, uplink = structs.replace(N2, mtu=reported), replace(FAB0, mtu=own)
     for family in (4, 6):
         found = path_to(pair(peer, family, uplink), ["host-gw"])
         assert isinstance(found, Path)

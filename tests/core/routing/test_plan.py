@@ -79,12 +79,12 @@ def mesh(
     state: dict[str, Any] = {
         "blocks_complete": True,
         "claims_complete": True,
-        "told": frozenset(told.node for told in nodes),
+        "reported": frozenset(reported.node for reported in nodes),
         **sync,
     }
     return Mesh(
         me=me,
-        routes={told.node: told for told in nodes},
+        routes={reported.node: reported for reported in nodes},
         claims=claims,
         blocks=blocks(**(HELD if held is None else held)),
         **state,
@@ -145,7 +145,7 @@ OLD = "10.244.0.128/26 via 172.30.0.13 dev fab0 metric 64"
         ({"blocks_complete": False}, {}, False),
         ({"claims_complete": False}, {}, False),
         ({}, {"n3": "10.244.0.128/26"}, False),
-        ({"told": {"n1", "n2", "n3"}}, {"n3": "10.244.0.128/26"}, True),
+        ({"reported": {"n1", "n2", "n3"}}, {"n3": "10.244.0.128/26"}, True),
         ({}, {"n1": "10.244.0.0/26 10.244.0.128/26"}, True),
     ],
     ids=["all-known", "blocks-not", "claims-not", "holder-is-silent", "holder-withdrew", "mine-now"],
@@ -155,7 +155,7 @@ def test_removal_waits_until_it_is_sure(sync: dict[str, Any], held: dict[str, st
     assert (f"- {OLD}" in operations(made, *TO_N2, *REFUSED, OLD)) is removed
 
 
-def test_who_speaks_in_anothers_name_is_told() -> None:
+def test_who_speaks_in_anothers_name_is_reported() -> None:
     assert faults(mesh(N1, N2, impostors=(("n2", "n3"),))) == (
         "node n2 tells routes in the name of 'n3', which is not believed"
     )
@@ -173,18 +173,20 @@ def test_who_speaks_in_anothers_name_is_told() -> None:
     ],
     ids=["impostor", "takes-our-address", "far-away", "without-address", "announces-our-block", "our-own-link-is-down"],
 )
-def test_what_another_tells_makes_nobody_else_unready(made: Mesh, uplinks: tuple[Uplink, ...], of_others: bool) -> None:
+def test_what_another_reports_makes_nobody_else_unready(
+    made: Mesh, uplinks: tuple[Uplink, ...], of_others: bool
+) -> None:
     found = plan(made, Snapshot(uplinks=uplinks)).faults
     assert {fault.of_others for fault in found} == {of_others}
 
 
-def test_a_prefix_that_its_announcer_does_not_hold_is_not_believed() -> None:
+def test_a_prefix_that_its_announcer_does_not_hold_is_rejected() -> None:
     greedy = node("n2", "172.30.0.12", "0.0.0.0/0 10.244.0.0/26 10.244.0.64/26")
     assert operations(mesh(N1, greedy)) == plus("10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64", *REFUSED)
 
 
 @pytest.mark.parametrize(
-    ("prefixes", "sync", "told"),
+    ("prefixes", "sync", "reported"),
     [
         ("10.244.0.0/26", {}, "node n2 announces 10.244.0.0/26, but node n1 holds 10.244.0.0/26; it is not believed"),
         ("10.244.1.0/24", {}, "node n2 announces 10.244.1.0/24, but ipam holds 10.244.1.0/26; it is not believed"),
@@ -194,8 +196,8 @@ def test_a_prefix_that_its_announcer_does_not_hold_is_not_believed() -> None:
     ],
     ids=["ours", "around-ipams", "nobodys-yet", "its-own", "blocks-are-not-known"],
 )
-def test_who_announces_what_another_holds_is_named(prefixes: str, sync: dict[str, Any], told: str) -> None:
-    assert faults(mesh(N1, node("n2", "172.30.0.12", prefixes), **sync)) == told
+def test_who_announces_what_another_holds_is_named(prefixes: str, sync: dict[str, Any], reported: str) -> None:
+    assert faults(mesh(N1, node("n2", "172.30.0.12", prefixes), **sync)) == reported
 
 
 def test_a_node_that_announces_everything_is_one_fault_and_no_work_without_end() -> None:
@@ -268,6 +270,6 @@ def test_what_a_node_offers() -> None:
     assert offered("n1", blocks(**HELD), ()).mtu == 0
 
 
-def test_a_missing_uplink_is_told() -> None:
+def test_a_missing_uplink_is_reported() -> None:
     planned = plan(mesh(N1), Snapshot(uplinks=(), missing=("fab0",)))
     assert "no interface fab0" in planned.faults[0].fault

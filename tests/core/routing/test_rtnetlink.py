@@ -99,7 +99,7 @@ def _link(name: str) -> bytes:
 
 
 @pytest.mark.parametrize(
-    ("received", "told"),
+    ("received", "reported"),
     [
         pytest.param(_route(187), False, id="a pod's route"),
         pytest.param(_route(186), True, id="one of ours"),
@@ -113,5 +113,5 @@ def _link(name: str) -> bytes:
         pytest.param(_route(187) + b"\xff" * 7, False, id="bytes that are no message"),
     ],
 )
-def test_only_what_may_change_the_plan_wakes(received: bytes, told: bool) -> None:
-    assert concerns(received, ("eth0", "eth1")) is told
+def test_only_what_may_change_the_plan_wakes(received: bytes, reported: bool) -> None:
+    assert concerns(received, ("eth0", "eth1")) is reported

@@ -42,15 +42,15 @@ def mesh_of(
     objects: Objects, *, blocks: bool = True, claims: bool = True, silent: frozenset[str] = frozenset()
 ) -> Mesh:
     """As the mirror makes it. ``silent``: nodes that have not told everything in this epoch."""
-    told = [value for value in objects.values() if isinstance(value, NodeRoutes)]
+    reported = [value for value in objects.values() if isinstance(value, NodeRoutes)]
     return Mesh(
         me=ME,
-        routes={one.node: one for one in told},
+        routes={one.node: one for one in reported},
         claims=tuple(value for value in objects.values() if isinstance(value, Claim)),
         blocks={value.cidr: value for value in objects.values() if isinstance(value, Block)},
         blocks_complete=blocks,
         claims_complete=claims,
-        told=frozenset((ME, *OTHERS, "n9")) - silent,
+        reported=frozenset((ME, *OTHERS, "n9")) - silent,
     )
 
 
@@ -123,9 +123,9 @@ class Hop:
     link: Uplink
 
 
-def hop_to(told: NodeRoutes, links: tuple[Uplink, ...], version: int) -> Hop | None:
+def hop_to(reported: NodeRoutes, links: tuple[Uplink, ...], version: int) -> Hop | None:
     """The first of its addresses of the family that is on a link of ours; none when that is our own."""
-    for address in told.underlay:
+    for address in reported.underlay:
         for link in links:
             for own in link.addresses:
                 if address.version == own.version == version and link.up and address in own.network:

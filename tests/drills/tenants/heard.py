@@ -20,7 +20,7 @@ MOST = 50_000
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Received:
     """One line of `airmesh events` or `airmesh flows`."""
 
     at: float
@@ -35,18 +35,18 @@ class Told:
 class Heard:
     """Both streams, which go on while they are asked. Made by :func:`listening`."""
 
-    events: deque[Told] = field(default_factory=lambda: deque(maxlen=MOST))
-    drops: deque[Told] = field(default_factory=lambda: deque(maxlen=MOST))
-    first: dict[str, Told] = field(default_factory=dict)
+    events: deque[Received] = field(default_factory=lambda: deque(maxlen=MOST))
+    drops: deque[Received] = field(default_factory=lambda: deque(maxlen=MOST))
+    first: dict[str, Received] = field(default_factory=dict)
     """The first drop of each kind (:func:`_flow`): it may have left ``drops``."""
 
-    def naming(self, *words: str, since: float, drops: bool = False) -> Told | None:
+    def naming(self, *words: str, since: float, drops: bool = False) -> Received | None:
         """The first line since then that has all the words."""
         lines = [*self.events.copy(), *((*self.first.copy().values(), *self.drops.copy()) if drops else ())]
         found = (one for one in lines if one.at >= since and all(word in one.text for word in words))
         return min(found, key=lambda one: one.at, default=None)
 
-    def around(self, at: float, before: float = 5.0, after: float = 1.0) -> str:
+    def near(self, at: float, before: float = 5.0, after: float = 1.0) -> str:
         """The events of that moment, and the drops in short."""
         lines = [str(one) for one in self.events.copy() if at - before <= one.at <= at + after]
         dropped: dict[str, int] = {}
@@ -95,10 +95,10 @@ def listening(lab: Lab) -> Iterator[Heard]:
             follower.wait(10)
 
 
-def _read(follower: subprocess.Popen[str], into: deque[Told], first: dict[str, Told]) -> None:
+def _read(follower: subprocess.Popen[str], into: deque[Received], first: dict[str, Received]) -> None:
     assert follower.stdout is not None
     for line in follower.stdout:
-        told = Told(time.time(), line.rstrip())
-        into.append(told)
+        received = Received(time.time(), line.rstrip())
+        into.append(received)
         if len(first) < MOST:
-            first.setdefault(_flow(told.text), told)
+            first.setdefault(_flow(received.text), received)

@@ -152,14 +152,14 @@ def _datagrams(wanted: Wanted) -> Iterator[bytes]:
 def _errors(wanted: Wanted) -> Iterator[bytes]:
     """About a flow of others between any ephemeral port and the one named, either way, TCP and UDP."""
     assert wanted.about is not None, "--about SOURCE,DESTINATION,PORT is needed"
-    here, there, port = wanted.about
+    near, there, port = wanted.about
     ports = list(range(EPHEMERAL[0], EPHEMERAL[1] + 1))
     random.shuffle(ports)
     for index, other in enumerate(ports):
         for protocol in (TCP, UDP):
             back = index % 2
             head = struct.pack("!HHI", *((port, other) if back else (other, port)), 0)
-            source, target = (there, here) if back else (here, there)
+            source, target = (there, near) if back else (near, there)
             yield icmp_error(wanted.sender(), wanted.target, ip(source, target, protocol, head))
 
 

@@ -20,7 +20,7 @@ from tests.drills.tenants import tenant
 from tests.drills.tenants.api import Api, pods
 from tests.drills.tenants.stolen_key import Loot, Outcome, steal, unheard
 from tests.drills.traffic import PORT, Traffic, pid_in_pod
-from tests.journeys.conftest import Place
+from tests.journeys.conftest import LabNamespace
 from tests.labkit import Lab
 
 PACKETS = Path(__file__).with_name("packets.py")
@@ -46,19 +46,19 @@ def senders(victim: dict[str, list[str]], names: list[str], hops: dict[int, str]
         version = ip_address(friend).version
         part = scale if version == 4 else scale / 4
         at_friend, at_server = ("--target", friend), ("--target", server)
-        door, closed = ("--port", str(PORT)), ("--port", str(CLOSED))
+        open_port, closed = ("--port", str(PORT)), ("--port", str(CLOSED))
         about = ("--about", f"{friend},{server},{PORT}")
         outside = ("--source", "forged", "--via", hops[version])
         as_friend = ("--source", friend)
-        yield Sender("fab", ("syn", *at_friend, *door, *outside), int(20_000 * part))
-        yield Sender("mallory-n2", ("syn", *at_friend, *door), int(5_000 * part))
-        yield Sender("mallory-n1", ("syn", *at_friend, *door, "--source", "forged"), int(2_000 * part))
+        yield Sender("fab", ("syn", *at_friend, *open_port, *outside), int(20_000 * part))
+        yield Sender("mallory-n2", ("syn", *at_friend, *open_port), int(5_000 * part))
+        yield Sender("mallory-n1", ("syn", *at_friend, *open_port, "--source", "forged"), int(2_000 * part))
         yield Sender("mallory-n1", ("udp", *at_friend, *closed), int(5_000 * part))
         yield Sender("mallory-n1", ("icmp", *at_friend, *about), int(2_000 * part))
         yield Sender("mallory-n2", ("icmp", *at_server, *about), int(2_000 * part))
         yield Sender("mallory-n2", ("fragments", *at_friend, *closed), int(1_000 * part))
-        yield Sender("mallory-n2", ("fragments", *at_server, *door, *as_friend), int(1_000 * part))
-        forged = ("forged", *at_server, *door, *as_friend, "--payload", _message(7), "--payload", _message(0))
+        yield Sender("mallory-n2", ("fragments", *at_server, *open_port, *as_friend), int(1_000 * part))
+        forged = ("forged", *at_server, *open_port, *as_friend, "--payload", _message(7), "--payload", _message(0))
         yield Sender("mallory-n2", forged, int(200 * part))
         yield Sender("mallory-n2", (*forged, "--priority-tag"), int(200 * part))
     for name in names:
@@ -91,21 +91,21 @@ def siege(
     """Everything attacks until the end of the block, or for so many seconds at most. ``scale`` is of the packets,
     ``slower`` of the requests to the API server (:data:`tenant.ATTACKS`).
     """
-    place = Place(lab, f"siege-{uuid.uuid4().hex[:8]}")
-    lab.kubectl("create", "namespace", place.namespace)
+    space = LabNamespace(lab, f"siege-{uuid.uuid4().hex[:8]}")
+    lab.kubectl("create", "namespace", space.namespace)
     processes: list[tuple[Sender, subprocess.Popen[str]]] = []
     over = threading.Event()
     try:
         for name, node in PODS.items():
-            place.pod(name, node, wait=False)
+            space.pod(name, node, wait=False)
         for name in PODS:
-            place.ready(name)
+            space.ready(name)
         api = Api(lab)
-        api.merge(pods(place.namespace, "shape"), {"metadata": {"labels": {"drill": "target"}}})
-        found = {pod["metadata"]["name"]: pod for pod in lab.get("pods", "-n", place.namespace)["items"]}
+        api.merge(pods(space.namespace, "shape"), {"metadata": {"labels": {"drill": "target"}}})
+        found = {pod["metadata"]["name"]: pod for pod in lab.get("pods", "-n", space.namespace)["items"]}
         nets = {name: f"/proc/{pid_in_pod(found[name])}/ns/net" for name in ("mallory-n1", "mallory-n2")}
         nets["fab"] = f"/run/netns/{prefix(lab.where.lab)}fab"
-        made = Siege(place.namespace, time.time())
+        made = Siege(space.namespace, time.time())
         end = time.monotonic() + seconds
 
         def going() -> bool:
@@ -131,7 +131,7 @@ def siege(
             if process.poll() is None:
                 process.kill()
                 process.communicate()
-        lab.kubectl("delete", "namespace", place.namespace, "--wait=false")
+        lab.kubectl("delete", "namespace", space.namespace, "--wait=false")
 
 
 def _start(sender: Sender, net: str, seconds: float) -> subprocess.Popen[str]:

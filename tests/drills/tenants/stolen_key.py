@@ -159,13 +159,13 @@ async def one_round(client: Client, loot: Loot, outcome: Outcome, count: int) ->
         await client.flush(2)
 
 
-async def steal(loot: Loot, going: Callable[[], bool], tell: Callable[[Exception], Awaitable[None]]) -> Outcome:
+async def steal(loot: Loot, going: Callable[[], bool], report: Callable[[Exception], Awaitable[None]]) -> Outcome:
     """Round after round while ``going``; comes back when the server throws it out."""
     outcome = Outcome()
 
     async def error(why: Exception) -> None:
         outcome.denied += "ermission" in str(why)
-        await tell(why)
+        await report(why)
 
     async def connect() -> Client:
         return await nats.connect(

@@ -88,7 +88,7 @@ def large_policies() -> list[dict[str, Any]]:
     ]
 
 
-def large_policies_anew(api: Api, namespace: str, _pod: str) -> Step:
+def large_policies_again(api: Api, namespace: str, _pod: str) -> Step:
     """Made once, then edited in turn: each edit has other CIDRs."""
     made = large_policies()
 
@@ -124,7 +124,7 @@ def large_services(api: Api, namespace: str, _pod: str) -> Step:
 ATTACKS: dict[str, tuple[Callable[[Api, str, str], Step], float]] = {
     "relabel": (relabel, 200.0),
     "bombs": (bombs, 2.0),
-    "policies": (large_policies_anew, 4.0),
+    "policies": (large_policies_again, 4.0),
     "services": (large_services, 4.0),
 }
 """Attack → how it is made, and the most steps a second."""

@@ -65,7 +65,7 @@ class Phase:
     sent: int = 0
     failures: list[Failure] = field(default_factory=list)
 
-    def told(self) -> str:
+    def summary(self) -> str:
         """The figures, on one line."""
         took = ", ".join(
             f"{what} {len(values)} (p50 {share(values, 0.5):.3f} s, p99 {share(values, 0.99):.3f} s)"
@@ -92,7 +92,7 @@ class Victim:
 
     def __init__(self, traffic: Traffic, stack: ExitStack) -> None:
         self.traffic, self.lab = traffic, traffic.lab
-        self.namespace = traffic.place.namespace
+        self.namespace = traffic.space.namespace
         self.phase = Phase("before")
         self._over = threading.Event()
         friend = traffic.pids["friend"]
@@ -143,7 +143,7 @@ class Victim:
             for name, program in self.traffic.knockers.items():
                 for breach in program.report()["breaches"]:
                     self.fail(f"forbidden: {name} got in: {breach}", _moment(breach))
-            for name, program in (("server", self.traffic.door), ("friend", self.traffic.outside)):
+            for name, program in (("server", self.traffic.listener), ("friend", self.traffic.outside)):
                 said = program.report()
                 for breach in said["breaches"]:
                     self.fail(f"forbidden: heard at {name}: {breach}", _moment(breach))

@@ -80,8 +80,8 @@ async def resolve(server: str, name: str) -> None:
             await loop.sock_sendall(made, struct.pack("!6H", number, 0x100, 1, 0, 0, 0) + question + b"\0\1\0\1")
             with contextlib.suppress(TimeoutError, ConnectionError):
                 answer = await asyncio.wait_for(loop.sock_recv(made, 1500), TRY_SECONDS)
-                told, flags, _, answers = struct.unpack_from("!4H", answer)
-                if told != number or flags & 15 or not answers:
+                reported, flags, _, answers = struct.unpack_from("!4H", answer)
+                if reported != number or flags & 15 or not answers:
                     raise ValueError(f"{name}: flags {flags:04x}, {answers} answers")
                 return
     raise TimeoutError(f"{name}: no answer of {server} to {TRIES} queries")

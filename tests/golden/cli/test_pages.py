@@ -107,11 +107,11 @@ def test_json(name: str, update_golden: bool) -> None:
 @EVERY
 def test_hostile_words_change_no_line_of_a_page(name: str) -> None:
     tables, report = REPORTS[name][1], report_of(name)
-    told = page(tables(hostile(report)))
-    assert not {one for one in told if one != "\n" and not one.isprintable()}
+    published = page(tables(hostile(report)))
+    assert not {one for one in published if one != "\n" and not one.isprintable()}
     if name != "dns":  # a Corefile has lines, and each is a row
         as_long = page(tables(hostile(report, "x" * len(printable(HOSTILE)))))
-        assert told.count("\n") == as_long.count("\n")
+        assert published.count("\n") == as_long.count("\n")
 
 
 @EVERY
@@ -149,15 +149,15 @@ def test_events(update_golden: bool) -> None:
     for subject, event in events_heard():
         assert events.kind_of(subject) is type(event)
         events.check_speaker(subject, event)
-        told = events.Told(subject=subject, traceparent=TRACE, event=event)
-        seen += line(events.line("12:00:00.000", told)) + json_text(told, indent=0) + "\n"
+        published = events.PrintedEvent(subject=subject, traceparent=TRACE, event=event)
+        seen += line(events.line("12:00:00.000", published)) + json_text(published, indent=0) + "\n"
     check("events.txt", seen, update_golden)
 
 
 def test_hostile_events_are_one_line_each() -> None:
     for subject, event in events_heard():
-        told = events.Told(subject=subject, traceparent="", event=hostile(event))
-        for shown in (line(events.line("12:00:00.000", told)), json_text(told, indent=0) + "\n"):
+        published = events.PrintedEvent(subject=subject, traceparent="", event=hostile(event))
+        for shown in (line(events.line("12:00:00.000", published)), json_text(published, indent=0) + "\n"):
             assert shown.count("\n") == 1
             assert "\x1b" not in shown
 

@@ -80,7 +80,7 @@ def test_asyncapi_names_every_event_once() -> None:
         assert message["payload"]["$ref"].rsplit("/", 1)[-1] in document["components"]["schemas"]
 
 
-def test_addresses_are_told_as_text() -> None:
+def test_addresses_are_reported_as_text() -> None:
     block = addresses.Block(cidr=ip_network("10.244.0.0/26"), pool="p", node="n", node_uid="u", epoch=1, nonce="x")
     assert b"10.244.0.0/26" in codec.encode(block)
     owner = addresses.OwnerRecord(

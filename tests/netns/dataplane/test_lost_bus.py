@@ -38,8 +38,8 @@ def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> 
     other = Node(name="n2", uid="node-uid-2", addresses=(ip_address("172.30.0.12"),), ready=True)
     node.put(other)
     tables = Tables(opened_maps(node.pins))
-    front, back = node.pod("front"), node.pod("back")
-    listener = Listener(back.netns)
+    prober, target = node.pod("front"), node.pod("back")
+    listener = Listener(target.netns)
 
     def identity() -> int:
         found = tables.ipcache.get(PrefixKey.host(FAR))
@@ -58,19 +58,19 @@ def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> 
     node.hold("10.244.9.0/26", "n2")
     node.as_node("n2", speak)
     wait_for("the other node's pod", lambda: identity() == ENTRY.identity)
-    node.lose_the_bus(*cluster_objects(), other, front.pod, back.pod)
+    node.lose_the_bus(*cluster_objects(), other, prober.pod, target.pod)
     wait_for(
         "this node's own endpoints on the new bus",
         lambda: {"front", "back"} <= {one.pod for one in node.read(ENDPOINTS, Endpoint).values()},
         30,
     )
-    assert dial(front.netns, back.four, 80, listener) == front.four
+    assert dial(prober.netns, target.four, 80, listener) == prober.four
     time.sleep(2)
     assert identity() == ENTRY.identity, "an empty bucket is not an empty cluster"
     node.as_node("n2", complete)
     wait_for("the entry to go", lambda: identity() == 0, 30)
     fresh = node.pod("fresh")
-    assert dial(fresh.netns, back.six, 80, listener) == fresh.six
-    assert not set(fresh.addresses) & {*front.addresses, *back.addresses}
+    assert dial(fresh.netns, target.six, 80, listener) == fresh.six
+    assert not set(fresh.addresses) & {*prober.addresses, *target.addresses}
     listener.close()
     tables.close()

@@ -68,9 +68,9 @@ def test_no_address_is_two_pods_and_nothing_is_left(node: Mesh) -> None:
         try:
             for i in range(worker, PODS, WORKERS):
                 got = attach(i)
-                turns = 0
-                while i % 2 and (turns == 0 or (len(kills) < KILLS and turns < 12)):
-                    turns += 1
+                passes = 0
+                while i % 2 and (passes == 0 or (len(kills) < KILLS and passes < 12)):
+                    passes += 1
                     detach(i, got)
                     if len(kills) < KILLS:
                         got = attach(i)

@@ -79,7 +79,7 @@ def test_an_object_is_known_by_its_id_as_long_as_anything_holds_it() -> None:
     assert not bpf.exists(kind, number)
 
 
-def test_a_program_is_told_from_a_map() -> None:
+def test_a_program_is_distinguished_from_a_map() -> None:
     leave = struct.pack("<BBhi", 0xB7, 0, 0, 0) + struct.pack("<BBhi", 0x95, 0, 0, 0)  # r0 = 0; exit
     fd = bpf.program_load(bpf.ProgramKind.SCHED_CLS, leave, name="am_leave")
     try:

@@ -75,7 +75,7 @@ def test_every_refusal_is_heard_and_the_others_take_effect(netns: Namespace) -> 
     with within(netns) as kernel:
         batch = [unreachable("10.1.0.0/24"), nowhere, endured, absent, unreachable("10.1.3.0/24")]
         refused = kernel.attempt(batch)
-        assert [(place, error.errno) for place, error in refused] == [(1, errno.ENODEV), (3, errno.ESRCH)]
+        assert [(index, error.errno) for index, error in refused] == [(1, errno.ENODEV), (3, errno.ESRCH)]
         assert routes(kernel, socket.AF_INET) == {"10.1.0.0/24", "10.1.3.0/24"}
         with pytest.raises(NetlinkRefused, match=r"^\[Errno 19\] route 10\.1\.1\.0/24: No such device"):
             kernel.run(batch)
@@ -83,7 +83,7 @@ def test_every_refusal_is_heard_and_the_others_take_effect(netns: Namespace) -> 
         assert kernel.attempt([unreachable("10.1.4.0/24")]) == [], "the socket goes on"
 
 
-def test_the_kernels_own_words_are_told(netns: Namespace) -> None:
+def test_the_kernels_own_words_are_reported(netns: Namespace) -> None:
     lost = rtnl.replace_route(ip_network("10.1.1.0/24"), via=ip_address("10.9.9.9"), metric=64, protocol=186)
     with within(netns) as kernel:
         with pytest.raises(NetlinkRefused, match=r"\(Nexthop has invalid gateway\)$"):

@@ -38,12 +38,12 @@ class Link:
     def run(self, *messages: Message) -> None:
         self.kernel.run(messages)
 
-    def told(self, command: str) -> list[dict[str, Any]]:
+    def reported(self, command: str) -> list[dict[str, Any]]:
         found: list[dict[str, Any]] = json.loads(self.netns.ip(f"-j -d {command}") or "[]")
         return [one for one in found if one]
 
     def routes(self, version: int) -> list[dict[str, Any]]:
-        return self.told(f"-{version} route show table main proto 186")
+        return self.reported(f"-{version} route show table main proto 186")
 
 
 @pytest.fixture
@@ -65,11 +65,11 @@ def link(netns: Namespace) -> Iterator[Link]:
 def test_an_address_is_there_at_once_with_its_full_length(link: Link, address: str, via: str, network: str) -> None:
     for _ in range(2):  # the same again is no error
         link.run(rtnl.add_address(link.index, ip_address(address)))
-    (told,) = link.told("addr show dev pod0")
-    (found,) = (one for one in told["addr_info"] if one["local"] == address)
+    (reported,) = link.reported("addr show dev pod0")
+    (found,) = (one for one in reported["addr_info"] if one["local"] == address)
     assert found["prefixlen"] == ip_address(address).max_prefixlen
     assert "tentative" not in found, "duplicate detection would hold it back for a second"
-    assert link.told(f"-{ip_address(address).version} route show table main dev pod0 proto kernel scope link") == []
+    assert link.reported(f"-{ip_address(address).version} route show table main dev pod0 proto kernel scope link") == []
 
 
 @BOTH
@@ -99,14 +99,14 @@ def test_a_route_of_another_protocol_is_left_alone(link: Link, address: str, via
         link.run(rtnl.delete_route(link.index, gateway, protocol=186))
     assert refused.value.errno == errno.ESRCH
     link.run(rtnl.delete_route(link.index, gateway, protocol=186, tolerated=(errno.ESRCH,)))
-    assert [one["dst"] for one in link.told(f"-{gateway.version} route show proto 99")] == [via]
+    assert [one["dst"] for one in link.reported(f"-{gateway.version} route show proto 99")] == [via]
 
 
 @BOTH
 def test_a_neighbour_is_permanent_and_may_change(link: Link, address: str, via: str, network: str) -> None:
     for mac in (MAC, MAC[::-1]):
         link.run(rtnl.add_neighbour(link.index, ip_address(via), mac))
-        (found,) = (one for one in link.told("neigh show dev pod0 nud permanent") if one["dst"] == via)
+        (found,) = (one for one in link.reported("neigh show dev pod0 nud permanent") if one["dst"] == via)
         assert (found["lladdr"], found["state"]) == (mac.hex(":"), ["PERMANENT"])
 
 
@@ -162,9 +162,9 @@ def test_a_link_is_set_up_down_and_to_a_size_at_both_its_ends(link: Link) -> Non
     peer = link.kernel.index_of("peer0")
     for index, mtu in ((link.index, 1280), (peer, 65535), (link.index, 1500)):
         link.run(rtnl.set_mtu(index, mtu))
-    assert {one["ifname"]: one["mtu"] for one in link.told("link show type veth")} == {"pod0": 1500, "peer0": 65535}
+    assert {one["ifname"]: one["mtu"] for one in link.reported("link show type veth")} == {"pod0": 1500, "peer0": 65535}
     link.run(rtnl.set_up(peer, up=False))
-    assert [one["ifname"] for one in link.told("link show up type veth")] == ["pod0"]
+    assert [one["ifname"] for one in link.reported("link show up type veth")] == ["pod0"]
 
 
 @pytest.mark.parametrize("mtu", [67, 65536])
@@ -179,7 +179,7 @@ def test_links_of_a_group_go_at_once_with_their_peers(link: Link) -> None:
     for name in ("pod0", "pod1"):
         link.run(rtnl.set_group(link.kernel.index_of(name), 0x41))
     link.run(rtnl.delete_group(0x41))
-    assert {one["ifname"] for one in link.told("link show type veth")} == {"pod2", "peer2"}
+    assert {one["ifname"] for one in link.reported("link show type veth")} == {"pod2", "peer2"}
     with pytest.raises(NetlinkRefused, match="links of group 65: No such device"):
         link.run(rtnl.delete_group(0x41))
     link.run(rtnl.delete_group(0x41, tolerated=(errno.ENODEV,)))

@@ -64,7 +64,7 @@ def cookie_of(one: socket.socket) -> int:
     return int.from_bytes(one.getsockopt(socket.SOL_SOCKET, SO_COOKIE, 8), sys.byteorder)
 
 
-def told(descriptor: int) -> list[Connected]:
+def reported(descriptor: int) -> list[Connected]:
     with inside(descriptor), Netlink(protocol=SOCK_DIAG) as netlink:
         return list(connected(netlink))
 
@@ -84,15 +84,15 @@ def is_ended(one: socket.socket) -> bool:
 
 
 @pytest.mark.parametrize("kind", PEERS)
-def test_a_socket_is_told_with_where_it_sends_to(there: int, kind: str) -> None:
+def test_a_socket_is_reported_with_where_it_sends_to(there: int, kind: str) -> None:
     with clients(there, kind, 5353) as (one,):
-        (found,) = told(there)
+        (found,) = reported(there)
         expected = ip_address("::1" if kind == "IPv6" else "127.0.0.1")
         assert (found.peer, found.port, found.cookie) == (expected, 5353, cookie_of(one))
         assert found.family == (socket.AF_INET if kind == "IPv4" else socket.AF_INET6)
 
 
-def test_a_socket_that_is_not_connected_or_no_udp_is_not_told(there: int) -> None:
+def test_a_socket_that_is_not_connected_or_no_udp_is_not_reported(there: int) -> None:
     with inside(there), closing(socket.socket(socket.AF_INET, socket.SOCK_DGRAM)) as bound:
         bound.bind(("127.0.0.1", 0))
         with (
@@ -113,7 +113,7 @@ def test_those_that_are_stale_end_and_no_others(there: int, kind: str) -> None:
         with pytest.raises(OSError, match="estination address required") as error:
             first.send(b"x")
         assert error.value.errno == errno.EDESTADDRREQ
-        assert [one.cookie for one in told(there)] == [cookie_of(other)]
+        assert [one.cookie for one in reported(there)] == [cookie_of(other)]
 
 
 def test_a_namespace_that_nobody_asked_for_is_left_alone(there: int) -> None:
@@ -148,7 +148,7 @@ def test_more_than_one_message_takes(there: int) -> None:
     with clients(there, "IPv4", *[5353] * (CHUNK + 3)) as many:
         done = end_sockets([cookie_of_namespace(there)], lambda _: True, overdue=lambda: False)
         assert {one.cookie for one in done.sockets} == {cookie_of(one) for one in many}
-        assert told(there) == []
+        assert reported(there) == []
 
 
 def test_a_socket_that_was_closed_meanwhile_is_no_error(there: int) -> None:

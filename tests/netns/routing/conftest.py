@@ -34,7 +34,7 @@ def ip(*words: str) -> str:
     return done.stdout
 
 
-class Place:
+class Netns:
     """A network namespace of this test."""
 
     def __init__(self, name: str) -> None:
@@ -54,22 +54,22 @@ class Place:
 
 
 @pytest.fixture
-def nodes() -> Iterator[tuple[Place, Place]]:
+def nodes() -> Iterator[tuple[Netns, Netns]]:
     """n1 (172.30.0.11) and n2 (172.30.0.12) on one link ``fab0``."""
     tag = uuid.uuid4().hex[:6]
-    places = Place(f"am-r{tag}-1"), Place(f"am-r{tag}-2")
+    made_netns = Netns(f"am-r{tag}-1"), Netns(f"am-r{tag}-2")
     made: list[str] = []
     try:
-        for place in places:
-            ip("netns", "add", place.name)
-            made.append(place.name)
-        places[0].ip(f"link add fab0 type veth peer name fab0 netns {places[1].name}")
-        for number, place in enumerate(places, start=11):
-            place.ip("link set lo up")
-            place.ip("link set fab0 up")
-            place.ip(f"addr add 172.30.0.{number}/24 dev fab0")
-            place.ip(f"addr add fd00:172:30::{number}/64 dev fab0 nodad")
-        yield places
+        for netns in made_netns:
+            ip("netns", "add", netns.name)
+            made.append(netns.name)
+        made_netns[0].ip(f"link add fab0 type veth peer name fab0 netns {made_netns[1].name}")
+        for number, netns in enumerate(made_netns, start=11):
+            netns.ip("link set lo up")
+            netns.ip("link set fab0 up")
+            netns.ip(f"addr add 172.30.0.{number}/24 dev fab0")
+            netns.ip(f"addr add fd00:172:30::{number}/64 dev fab0 nodad")
+        yield made_netns
     finally:
         for name in made:
             subprocess.run(["ip", "netns", "del", name], check=False)
@@ -113,7 +113,7 @@ class Routing:
         self._server = server
         self._stack = stack
 
-    async def start(self, place: Place, node: str = "n1", *, gateway: bool = False) -> Runtime[Any]:
+    async def start(self, netns: Netns, node: str = "n1", *, gateway: bool = False) -> Runtime[Any]:
         user = "routing-cp" if gateway else f"routing-{node}"
         settings = Settings(
             nats_url=self._server.url,
@@ -126,7 +126,7 @@ class Routing:
         )
         role, name = ("routing", "cp") if gateway else ("routing", node)
         runtime = await self._stack.enter_async_context(runtime_of(self._server, role, name, settings=settings))
-        await build(runtime, place.path)
+        await build(runtime, netns.path)
         return runtime
 
 

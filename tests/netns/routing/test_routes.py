@@ -24,7 +24,7 @@ from services.routing.core.fib import Remove, Replace, Route
 from services.routing.kernel import Kernel
 from tests.conftest import BusFor
 from tests.natsd import Lines
-from tests.netns.routing.conftest import Mesh, Place, Routing
+from tests.netns.routing.conftest import Mesh, Netns, Routing
 
 pytestmark = pytest.mark.privileged
 
@@ -58,7 +58,7 @@ async def usual(mesh: Mesh) -> None:
 
 
 async def test_routes_are_installed_announced_and_repaired(
-    nodes: tuple[Place, Place], mesh: Mesh, routing: Routing, bus_for: BusFor
+    nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing, bus_for: BusFor
 ) -> None:
     n1, _ = nodes
     heard: list[RoutesChanged] = []
@@ -90,7 +90,7 @@ async def test_routes_are_installed_announced_and_repaired(
 
 
 async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(
-    nodes: tuple[Place, Place], mesh: Mesh, routing: Routing
+    nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing
 ) -> None:
     n1, _ = nodes
     await usual(mesh)
@@ -108,7 +108,7 @@ async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(
 
 
 async def test_a_node_that_speaks_in_anothers_name_draws_no_traffic(
-    nodes: tuple[Place, Place], mesh: Mesh, routing: Routing
+    nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing
 ) -> None:
     n1, _ = nodes
     await usual(mesh)
@@ -126,7 +126,7 @@ async def test_a_node_that_speaks_in_anothers_name_draws_no_traffic(
     await until(lambda: n1.routes() == {*OWN, "10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64"})
 
 
-async def test_nothing_is_removed_before_all_is_known(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
+async def test_nothing_is_removed_before_all_is_known(nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing) -> None:
     n1, _ = nodes
     n1.ip("route add 10.244.0.128/26 via 172.30.0.12 dev fab0 proto 186 metric 64")
     await mesh.block("10.244.0.64/26", "n2")
@@ -139,7 +139,7 @@ async def test_nothing_is_removed_before_all_is_known(nodes: tuple[Place, Place]
     await until(lambda: n1.routes() == TO_N2 | OWN)
 
 
-async def test_routes_of_others_are_never_touched(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
+async def test_routes_of_others_are_never_touched(nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing) -> None:
     n1, _ = nodes
     n1.ip("route add 10.244.0.64/26 via 172.30.0.99 dev fab0 metric 64")
     n1.ip("route add 192.0.2.0/24 via 172.30.0.99 dev fab0 proto 186 metric 20")
@@ -153,7 +153,7 @@ async def test_routes_of_others_are_never_touched(nodes: tuple[Place, Place], me
     assert await until(lambda: n1.routes() >= TO_N2) < 5.0
 
 
-async def test_a_gateway_only_installs(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
+async def test_a_gateway_only_installs(nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing) -> None:
     n1, _ = nodes
     await usual(mesh)
     await routing.start(n1, gateway=True)
@@ -162,7 +162,7 @@ async def test_a_gateway_only_installs(nodes: tuple[Place, Place], mesh: Mesh, r
     assert set(await mesh.n2.bucket(ROUTES).list(NodeRoutes)) == {"n2"}
 
 
-async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Place, Place], mesh: Mesh, routing: Routing) -> None:
+async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing) -> None:
     n1, n2 = nodes
     await mesh.block("10.244.0.0/26", "n1")
     await mesh.block("10.244.0.64/26", "n2")
@@ -172,9 +172,9 @@ async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Place, Place], me
     n1.ip("addr add 10.244.0.1/32 dev lo")
     n2.ip("addr add 10.244.0.65/32 dev lo")
     await until(lambda: "10.244.0.64/26" in str(n1.routes()) and "10.244.0.0/26 via" in str(n2.routes()))
-    with ThreadPoolExecutor(1) as there, ThreadPoolExecutor(1) as here:
+    with ThreadPoolExecutor(1) as there, ThreadPoolExecutor(1) as near:
         server = there.submit(udp_socket, n2.path, "10.244.0.65").result()
-        client = here.submit(udp_socket, n1.path, "10.244.0.1").result()
+        client = near.submit(udp_socket, n1.path, "10.244.0.1").result()
     with server, client:
         client.sendto(b"breath", server.getsockname())
         text, peer = server.recvfrom(64)
@@ -183,7 +183,7 @@ async def test_two_nodes_reach_each_others_blocks(nodes: tuple[Place, Place], me
 
 
 async def test_the_routes_of_a_pair_follow_the_smaller_mtu_of_both_nodes(
-    nodes: tuple[Place, Place], mesh: Mesh, routing: Routing
+    nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing
 ) -> None:
     """Seen by the node with the larger one: the other's uplink shrinks and grows, then its own does."""
     n1, n2 = nodes
@@ -215,7 +215,7 @@ def udp_socket(namespace: Path, address: str) -> socket.socket:
 
 
 @pytest.mark.parametrize("runner", [asyncio.run, uvloop.run], ids=["asyncio", "uvloop"])
-def test_the_listener_hears_on_after_a_storm(runner: Callable[[Any], None], nodes: tuple[Place, Place]) -> None:
+def test_the_listener_hears_on_after_a_storm(runner: Callable[[Any], None], nodes: tuple[Netns, Netns]) -> None:
     """60,000 changes while nobody listens overflow the socket's buffer."""
     n1, _ = nodes
     storm = "".join(f"route add 10.{number >> 8}.{number & 255}.0/24 dev lo\n" for number in range(60_000))
@@ -236,7 +236,7 @@ def test_the_listener_hears_on_after_a_storm(runner: Callable[[Any], None], node
     runner(listen())
 
 
-async def test_a_thousand_routes_at_once(nodes: tuple[Place, Place], routing: Routing, mesh: Mesh) -> None:
+async def test_a_thousand_routes_at_once(nodes: tuple[Netns, Netns], routing: Routing, mesh: Mesh) -> None:
     n1, _ = nodes
     kernel = Kernel(("fab0",), n1.path)
     link = (await kernel.snapshot()).uplinks[0].index

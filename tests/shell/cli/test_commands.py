@@ -41,7 +41,7 @@ ADDRESS = ip_address("10.244.0.70")
 
 
 @dataclass(frozen=True, slots=True)
-class Told:
+class Output:
     """What a command printed, its exit code and how long it took."""
 
     code: int
@@ -64,7 +64,7 @@ def environment(server: NatsServer, **change: str) -> dict[str, str]:
     return {name: value for name, value in {**own, **change}.items() if value}
 
 
-async def airmesh(env: Mapping[str, str], *arguments: str, stdin: str = "") -> Told:
+async def airmesh(env: Mapping[str, str], *arguments: str, stdin: str = "") -> Output:
     began = time.monotonic()
     running = await asyncio.create_subprocess_exec(
         sys.executable,
@@ -79,9 +79,9 @@ async def airmesh(env: Mapping[str, str], *arguments: str, stdin: str = "") -> T
     )
     async with asyncio.timeout(20):
         out, err = await running.communicate(stdin.encode())
-    told = Told(running.returncode or 0, out.decode(), err.decode(), time.monotonic() - began)
-    assert "Traceback" not in told.out + told.err
-    return told
+    output = Output(running.returncode or 0, out.decode(), err.decode(), time.monotonic() - began)
+    assert "Traceback" not in output.out + output.err
+    return output
 
 
 async def fill(bus_for: BusFor) -> None:
@@ -166,23 +166,23 @@ class TestAnswers:
         await fill(bus_for)
         await serve(bus_for)
         for asked, code, shown, field in ANSWERS:
-            told = await airmesh(environment(nats_server), *asked.split())
+            output = await airmesh(environment(nats_server), *asked.split())
             program = await airmesh(environment(nats_server), *asked.split(), "--output", "json")
-            assert (told.code, program.code) == (code, code), (asked, told.err)
-            assert shown in told.out, asked
+            assert (output.code, program.code) == (code, code), (asked, output.err)
+            assert shown in output.out, asked
             assert field in program.json, asked
-            assert told.seconds < 2.5, asked  # below a second on a machine that does nothing else
+            assert output.seconds < 2.5, asked  # below a second on a machine that does nothing else
 
-    async def test_a_pool_that_is_not_used_is_told_wherever_one_looks(
+    async def test_a_pool_that_is_not_used_is_reported_wherever_one_looks(
         self, nats_server: NatsServer, bus_for: BusFor
     ) -> None:
         await fill(bus_for)
         await serve(bus_for, refused=True)
         status = await airmesh(environment(nats_server), "status")
         shown = await airmesh(environment(nats_server), "ipam", "show")
-        for told in (status, shown):
-            assert told.code == 1
-            assert "IPPool same: spec.cidr overlaps; delete it" in " ".join(told.out.split())
+        for output in (status, shown):
+            assert output.code == 1
+            assert "IPPool same: spec.cidr overlaps; delete it" in " ".join(output.out.split())
         assert "refused: CIDROverlap" in shown.out
         assert "enabled" in shown.out
 
@@ -195,15 +195,15 @@ class TestAnswers:
             raise AssertionError("nobody waits that long")
 
         await ipam.serve(subjects.IPAM_SHOW, IpamShow, show)
-        told = await airmesh(environment(nats_server), "status")
-        assert told.code == 1
-        assert "ipam does not say which IPPools give addresses" in " ".join(told.out.split())
-        assert told.seconds < 4
+        output = await airmesh(environment(nats_server), "status")
+        assert output.code == 1
+        assert "ipam does not say which IPPools give addresses" in " ".join(output.out.split())
+        assert output.seconds < 4
 
-    async def test_a_node_is_told_field_by_field(self, nats_server: NatsServer, bus_for: BusFor) -> None:
+    async def test_a_node_is_reported_field_by_field(self, nats_server: NatsServer, bus_for: BusFor) -> None:
         await fill(bus_for)
-        told = await airmesh(environment(nats_server), "status", "--output", "json")
-        assert told.json["nodes"] == [
+        output = await airmesh(environment(nats_server), "status", "--output", "json")
+        assert output.json["nodes"] == [
             {
                 "node": "n1",
                 "addresses": ["172.30.0.11"],
@@ -219,8 +219,8 @@ class TestAnswers:
     async def test_agents_that_run_are_found(self, nats_server: NatsServer, bus_for: BusFor) -> None:
         await fill(bus_for)
         await serve(bus_for)
-        told = await airmesh(environment(nats_server), "status", "--output", "json")
-        agents = told.json["agents"]
+        output = await airmesh(environment(nats_server), "status", "--output", "json")
+        agents = output.json["agents"]
         assert isinstance(agents, list)
         by_service = {agent["service"]: agent for agent in agents}
         assert {"ipam", "policy", "cluster", "dns", "routing", "dataplane"} <= by_service.keys()
@@ -231,22 +231,22 @@ class TestAnswers:
         await serve_one(serving)
         for runtime in (plain, serving):
             runtime.health.require("objects").set(False, "listing again")
-        told = await airmesh(environment(nats_server), "status", "--output", "json")
-        agents = told.json["agents"]
+        output = await airmesh(environment(nats_server), "status", "--output", "json")
+        agents = output.json["agents"]
         assert isinstance(agents, list)
         late = [(agent["service"], agent["ready"], agent["why"]) for agent in agents if not agent["ready"]]
         assert late == [
             ("ipam", False, "objects: listing again"),
             ("dns", False, "objects: listing again"),
         ]
-        assert told.code == 1
+        assert output.code == 1
 
     async def test_many_questions_keep_their_order(self, nats_server: NatsServer, bus_for: BusFor) -> None:
         await serve(bus_for)
         ports = [5432 if number % 3 else 80 for number in range(2500)]
         lines = "\n".join(f"10.0.0.1 10.0.0.2:{port}" for port in ports)
-        told = await airmesh(environment(nats_server), "policy", "matrix", "-o", "json", stdin=lines)
-        verdicts = told.json["verdicts"]
+        output = await airmesh(environment(nats_server), "policy", "matrix", "-o", "json", stdin=lines)
+        verdicts = output.json["verdicts"]
         assert isinstance(verdicts, list)
         assert [(one["port"], one["allowed"]) for one in verdicts] == [(port, port == 5432) for port in ports]
 
@@ -258,9 +258,9 @@ class TestAnswers:
         strange = msgspec.msgpack.encode((99, "", {}))
         client = packets.connection.client()
         await client.request(f"$KV.{subjects.ACKS.on_server}.n2", strange, timeout=2)
-        told = await airmesh(environment(nats_server), "policy", "status", "-o", "json")
-        assert told.code == 0
-        nodes = told.json["nodes"]
+        output = await airmesh(environment(nats_server), "policy", "status", "-o", "json")
+        assert output.code == 0
+        nodes = output.json["nodes"]
         assert isinstance(nodes, list)
         assert [node["node"] for node in nodes] == ["n1"]
 
@@ -273,10 +273,10 @@ class TestAnswers:
         )
         subject = f"$KV.{subjects.ENDPOINTS.on_server}.{codec.endpoint_key('n1', 7)}"
         await packets.connection.client().request(subject, codec.seal(false), timeout=2)
-        told = await airmesh(environment(nats_server), "pods")
-        assert told.code == 0
-        assert "db-0" in told.out
-        assert "false-0" not in told.out
+        output = await airmesh(environment(nats_server), "pods")
+        assert output.code == 0
+        assert "db-0" in output.out
+        assert "false-0" not in output.out
 
     async def test_an_acknowledgement_is_its_writers_whoever_it_names(
         self, nats_server: NatsServer, bus_for: BusFor
@@ -284,22 +284,22 @@ class TestAnswers:
         await fill(bus_for)
         liar = await bus_for("dataplane", "n2")
         await liar.bucket(subjects.ACKS).put("n2", Ack(node="n1", rules=Revision("e1", 3), endpoints=1))
-        told = await airmesh(environment(nats_server), "policy", "status", "-o", "json")
-        nodes = told.json["nodes"]
+        output = await airmesh(environment(nats_server), "policy", "status", "-o", "json")
+        nodes = output.json["nodes"]
         assert isinstance(nodes, list)
         assert [(node["node"], node["acknowledged"]) for node in nodes] == [("n1", "e1:7"), ("n2", "e1:3")]
 
     async def test_a_refusal_is_one_sentence(self, nats_server: NatsServer, bus_for: BusFor) -> None:
         await serve(bus_for)
-        told = await airmesh(environment(nats_server), "policy", "explain", "shop/gone", "prod/db-0:5432")
-        assert told.code == 4
-        assert "no pod shop/gone" in told.err
+        output = await airmesh(environment(nats_server), "policy", "explain", "shop/gone", "prod/db-0:5432")
+        assert output.code == 4
+        assert "no pod shop/gone" in output.err
 
     async def test_a_question_that_nobody_serves_says_so(self, nats_server: NatsServer) -> None:
-        told = await airmesh(environment(nats_server), "ipam", "show")
-        assert told.code == 4
-        assert "nobody answers" in told.err
-        assert "remedy:" in told.err
+        output = await airmesh(environment(nats_server), "ipam", "show")
+        assert output.code == 4
+        assert "nobody answers" in output.err
+        assert "remedy:" in output.err
 
 
 class TestNoBus:
@@ -308,24 +308,24 @@ class TestNoBus:
     async def test_nobody_listens(self, nats_server: NatsServer) -> None:
         env = environment(nats_server, AIRMESH_NATS=f"nats://127.0.0.1:{free_port()}")
         for command in (("status",), ("pods",), ("flows", "--follow"), ("events",), ("ipam", "show")):
-            told = await airmesh(env, *command)
-            assert told.code == 3, told
-            assert "cannot be reached" in told.err
-            assert "remedy:" in told.err
-            assert told.seconds < 5
+            output = await airmesh(env, *command)
+            assert output.code == 3, output
+            assert "cannot be reached" in output.err
+            assert "remedy:" in output.err
+            assert output.seconds < 5
 
     async def test_the_server_hangs(self, nats_server: NatsServer) -> None:
         nats_server.stop()
-        told = await airmesh(environment(nats_server), "status")
+        output = await airmesh(environment(nats_server), "status")
         nats_server.cont()
-        assert told.code == 3
-        assert told.seconds < 5
+        assert output.code == 3
+        assert output.seconds < 5
 
     async def test_the_seed_is_anothers(self, nats_server: NatsServer, tmp_path: Path) -> None:
         stranger = NatsServer(tmp_path / "other")
-        told = await airmesh(environment(stranger, AIRMESH_NATS=nats_server.url), "pods")
-        assert told.code == 3
-        assert "does not know the user" in told.err
+        output = await airmesh(environment(stranger, AIRMESH_NATS=nats_server.url), "pods")
+        assert output.code == 3
+        assert "does not know the user" in output.err
 
     async def test_a_refusal_that_the_end_of_its_connection_overtook(
         self, nats_server: NatsServer, tmp_path: Path
@@ -347,12 +347,12 @@ class TestNoBus:
 
         async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            told = await airmesh(environment(nats_server, AIRMESH_NATS=f"nats://127.0.0.1:{port}"), "pods")
-        assert (told.code, met) == (3, 2)
-        assert "does not know the user" in told.err
+            output = await airmesh(environment(nats_server, AIRMESH_NATS=f"nats://127.0.0.1:{port}"), "pods")
+        assert (output.code, met) == (3, 2)
+        assert "does not know the user" in output.err
 
     @pytest.mark.parametrize(
-        ("says", "reads", "resets", "told_as"),
+        ("says", "reads", "resets", "shown_as"),
         [
             (INFO, True, True, "hangs up at each sign-in"),
             (INFO, True, False, "hangs up at each sign-in"),
@@ -366,7 +366,7 @@ class TestNoBus:
         ],
     )
     async def test_how_far_a_sign_in_came(
-        self, nats_server: NatsServer, says: bytes, reads: bool, resets: bool, told_as: str
+        self, nats_server: NatsServer, says: bytes, reads: bool, resets: bool, shown_as: str
     ) -> None:
         async def meet(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
             writer.write(says)
@@ -379,31 +379,31 @@ class TestNoBus:
 
         async with await asyncio.start_server(meet, "127.0.0.1", 0) as server:
             port = server.sockets[0].getsockname()[1]
-            told = await airmesh(environment(nats_server, AIRMESH_NATS=f"nats://127.0.0.1:{port}"), "pods")
-        assert told.code == 3
-        assert told_as in told.err, told.err
-        assert ("hangs up" in told.err) == (told_as == "hangs up at each sign-in"), told.err
-        assert "remedy:" in told.err
-        assert told.seconds < 5
+            output = await airmesh(environment(nats_server, AIRMESH_NATS=f"nats://127.0.0.1:{port}"), "pods")
+        assert output.code == 3
+        assert shown_as in output.err, output.err
+        assert ("hangs up" in output.err) == (shown_as == "hangs up at each sign-in"), output.err
+        assert "remedy:" in output.err
+        assert output.seconds < 5
 
     async def test_the_seed_is_no_seed(self, nats_server: NatsServer, tmp_path: Path) -> None:
         (tmp_path / "seed").write_text("hello\n")
-        told = await airmesh(environment(nats_server, AIRMESH_NATS_SEED_FILE=str(tmp_path / "seed")), "pods")
-        assert told.code == 3
-        assert "holds no nkey seed" in told.err
+        output = await airmesh(environment(nats_server, AIRMESH_NATS_SEED_FILE=str(tmp_path / "seed")), "pods")
+        assert output.code == 3
+        assert "holds no nkey seed" in output.err
 
     async def test_a_user_with_other_rights(self, nats_server: NatsServer) -> None:
         seed = str(nats_server.seeds / "dns.seed")
-        told = await airmesh(environment(nats_server, AIRMESH_NATS_SEED_FILE=seed, AIRMESH_NATS_USER="dns"), "routes")
-        assert told.code in (3, 4)
-        assert "may not read or ask bucket" in told.err
-        assert "use the seed of the user cli" in told.err
-        assert told.seconds < 2
+        output = await airmesh(environment(nats_server, AIRMESH_NATS_SEED_FILE=seed, AIRMESH_NATS_USER="dns"), "routes")
+        assert output.code in (3, 4)
+        assert "may not read or ask bucket" in output.err
+        assert "use the seed of the user cli" in output.err
+        assert output.seconds < 2
 
     async def test_buckets_are_not_there_yet(self, nats_server: NatsServer) -> None:
-        told = await airmesh(environment(nats_server), "pods")
-        assert told.code == 4
-        assert "bucket endpoints" in told.err or "bucket identities" in told.err  # both are asked at once
+        output = await airmesh(environment(nats_server), "pods")
+        assert output.code == 4
+        assert "bucket endpoints" in output.err or "bucket identities" in output.err  # both are asked at once
 
     @pytest.mark.parametrize(
         ("change", "names"),
@@ -416,10 +416,10 @@ class TestNoBus:
         ],
     )
     async def test_a_setting_is_wrong(self, nats_server: NatsServer, change: dict[str, str], names: str) -> None:
-        told = await airmesh(environment(nats_server, **change), "status")
-        assert told.code == 2
-        assert names in told.err
-        assert "remedy:" in told.err
+        output = await airmesh(environment(nats_server, **change), "status")
+        assert output.code == 2
+        assert names in output.err
+        assert "remedy:" in output.err
 
 
 FLOW = FlowEvent(
@@ -497,16 +497,16 @@ class TestStreams:
         assert b"Traceback" not in err
 
     async def test_without_follow_it_ends_by_itself(self, nats_server: NatsServer) -> None:
-        told = await airmesh(environment(nats_server), "flows", "--for", "0.2")
-        assert told.code == 0
-        assert told.out == ""
+        output = await airmesh(environment(nats_server), "flows", "--for", "0.2")
+        assert output.code == 0
+        assert output.out == ""
 
 
 async def test_completion_and_help_need_no_bus() -> None:
     for shell in ("bash", "zsh", "fish"):
-        told = await airmesh({"PATH": os.environ["PATH"]}, "completion", shell)
-        assert told.code == 0
-        assert "_AIRMESH_COMPLETE" in told.out
-    told = await airmesh({"PATH": os.environ["PATH"]}, "status", "--help")
-    assert told.code == 0
+        output = await airmesh({"PATH": os.environ["PATH"]}, "completion", shell)
+        assert output.code == 0
+        assert "_AIRMESH_COMPLETE" in output.out
+    output = await airmesh({"PATH": os.environ["PATH"]}, "status", "--help")
+    assert output.code == 0
     assert (await airmesh({"PATH": os.environ["PATH"]}, "nonsense")).code == 2

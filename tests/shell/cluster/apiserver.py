@@ -17,7 +17,7 @@ from typing import Any
 
 from aiohttp import web
 
-PLACES = {
+PATHS = {
     "Namespace": ("/api/v1", "namespaces"),
     "Node": ("/api/v1", "nodes"),
     "Pod": ("/api/v1", "pods"),
@@ -28,7 +28,7 @@ PLACES = {
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "IPPool": ("/apis/crd.projectcalico.org/v1", "ippools"),
 }
-PLURALS = {plural: kind for kind, (_, plural) in PLACES.items()}
+PLURALS = {plural: kind for kind, (_, plural) in PATHS.items()}
 Fault = Callable[[web.Request], web.StreamResponse | None]
 
 
@@ -41,7 +41,7 @@ class ApiServer:
     """Start with ``start``; ``url`` is plain HTTP on loopback."""
 
     def __init__(self) -> None:
-        self.objects: dict[str, dict[tuple[str, str], dict[str, Any]]] = {kind: {} for kind in PLACES}
+        self.objects: dict[str, dict[tuple[str, str], dict[str, Any]]] = {kind: {} for kind in PATHS}
         self.absent: set[str] = set()
         self.version = 100
         self.compacted = 0
@@ -148,7 +148,7 @@ class ApiServer:
 
     def lists(self, kind: str) -> int:
         """Whole lists that were begun."""
-        path = "/".join(PLACES[kind])
+        path = "/".join(PATHS[kind])
         return sum(
             line.startswith(f"GET {path}?") and "watch=" not in line and "continue=" not in line
             for line in self.requests

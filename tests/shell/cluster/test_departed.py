@@ -124,7 +124,7 @@ async def test_nothing_is_deleted_while_blocks_is_not_whole(
         await until(lambda: not keys.of("gone"))
 
 
-async def test_who_writes_what_no_agent_does_is_told(
+async def test_who_writes_what_no_agent_does_is_reported(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "WRITERS_EVERY", 0.2)

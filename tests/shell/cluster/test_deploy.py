@@ -22,8 +22,8 @@ KUBECTL = Path(sys.executable).parent / "kubectl"
 
 @pytest.fixture(scope="module")
 def rendered() -> list[dict[str, Any]]:
-    told = subprocess.run([KUBECTL, "kustomize", FOLDER], capture_output=True, text=True, check=True, timeout=60)
-    return list(yaml.safe_load_all(told.stdout))
+    reported = subprocess.run([KUBECTL, "kustomize", FOLDER], capture_output=True, text=True, check=True, timeout=60)
+    return list(yaml.safe_load_all(reported.stdout))
 
 
 def workloads(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:

@@ -125,7 +125,7 @@ async def test_a_server_that_only_ever_says_gone_is_not_asked_in_a_tight_loop(ap
         assert api.lists("Namespace") - before <= 25
 
 
-async def test_an_expired_continue_begins_the_list_anew(api: ApiServer) -> None:
+async def test_an_expired_continue_begins_the_list_again(api: ApiServer) -> None:
     for number in range(7):
         await put(api, f"a{number}", "1")
     seen: list[str] = []

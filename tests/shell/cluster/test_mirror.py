@@ -110,7 +110,7 @@ async def test_everything_is_there_and_said_to_be(
         assert "crd=2Eprojectcalico=2Eorg.ippool._.pool" in keys(view)
 
 
-async def test_a_life_of_a_pod_is_one_trace(
+async def test_a_lifecycle_of_a_pod_is_one_trace(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
     view = watch(await bus_for("cli"), Pod)
@@ -224,22 +224,22 @@ async def test_a_standby_takes_over_with_a_warm_cache(
             await until(lambda: len(keys(view)) == 2)
 
 
-async def test_a_broken_object_is_told_and_its_last_good_version_stays(
+async def test_a_broken_object_is_reported_and_its_last_good_version_stays(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
     bus = await bus_for("cli")
     view = watch(bus, NetworkPolicy)
-    told: list[ServiceFault] = []
-    await bus.subscribe(event_subject("cluster", "fault"), ServiceFault, lambda _subject, fault: told.append(fault))
+    reported: list[ServiceFault] = []
+    await bus.subscribe(event_subject("cluster", "fault"), ServiceFault, lambda _subject, fault: reported.append(fault))
     key = "networking=2Ek8s=2Eio.networkpolicy.prod.p"
     await api.put("NetworkPolicy", GOOD, "prod", "p")
     async with cluster(nats_server, api, tmp_path):
         await view.wait_synced(10)
         good = view.entries[key].value
         await api.put("NetworkPolicy", BROKEN, "prod", "p")
-        await until(lambda: told)
-        assert told[0].fault == "NetworkPolicy prod/p: spec.ingress[0].from[0]: names no peer"
-        assert told[0].remedy.startswith("give podSelector")
+        await until(lambda: reported)
+        assert reported[0].fault == "NetworkPolicy prod/p: spec.ingress[0].from[0]: names no peer"
+        assert reported[0].remedy.startswith("give podSelector")
         await until(lambda: api.events)
         event = next(iter(api.events.values()))
         assert event["involvedObject"]["name"] == "p"

@@ -36,7 +36,7 @@ async def put_blocks(bus: Any, *blocks: Block, complete: bool) -> None:
         await bucket.put("_complete", Complete(epoch.value.epoch))
 
 
-def told_blocks(api: ApiServer, node: str) -> str:
+def reported_blocks(api: ApiServer, node: str) -> str:
     written = api.objects["Node"]["", node]["metadata"].get("annotations", {})
     found: str = written.get("airmesh.io/blocks", "")
     return found
@@ -53,12 +53,12 @@ async def test_blocks_are_written_when_all_of_them_are_known(
         await put_blocks(ipam, block("10.0.0.64/26", "n1"), complete=False)
         await asyncio.sleep(0.7)
         # Not all is known yet: what a dead node held must not be forgotten.
-        assert (told_blocks(api, "n1"), told_blocks(api, "dead")) == ("", "10.9.0.0/26")
+        assert (reported_blocks(api, "n1"), reported_blocks(api, "dead")) == ("", "10.9.0.0/26")
         await put_blocks(
             ipam, block("10.0.0.0/26", "n1"), block("fd00::/122", "n1"), block("10.9.0.0/26", "dead"), complete=True
         )
-        await until(lambda: told_blocks(api, "n1") == "10.0.0.0/26,10.0.0.64/26,fd00::/122")
-        assert told_blocks(api, "dead") == "10.9.0.0/26"
+        await until(lambda: reported_blocks(api, "n1") == "10.0.0.0/26,10.0.0.64/26,fd00::/122")
+        assert reported_blocks(api, "dead") == "10.9.0.0/26"
         assert {manager for _, manager, _ in api.applied} == {"airmesh-blocks"}
 
 
@@ -161,7 +161,7 @@ async def test_a_pool_that_is_not_honoured_says_so_by_condition_and_event(
         assert len(api.events) == 1
 
 
-async def test_of_pools_that_overlap_the_one_without_blocks_is_told(
+async def test_of_pools_that_overlap_the_one_without_blocks_is_reported(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
     await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16"}}, name="a-new")
@@ -179,7 +179,7 @@ async def test_of_pools_that_overlap_the_one_without_blocks_is_told(
         assert {event["involvedObject"]["name"] for event in api.events.values()} == {"a-new"}
 
 
-async def test_what_is_left_out_of_an_object_is_told_on_it_and_one_namespace_floods_nobody(
+async def test_what_is_left_out_of_an_object_is_reported_on_it_and_one_namespace_floods_nobody(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
     wish = {"metadata": {"annotations": {"kubernetes.io/egress-bandwidth": "1M"}}, "spec": {"nodeName": "n1"}}
@@ -189,8 +189,8 @@ async def test_what_is_left_out_of_an_object_is_told_on_it_and_one_namespace_flo
     async with cluster(nats_server, api, tmp_path):
         await until(lambda: len(api.events) == 33)
         await asyncio.sleep(2.5)
-        told = [event["involvedObject"]["namespace"] for event in api.events.values()]
-        assert (told.count("loud"), told.count("quiet")) == (32, 1)
+        reported = [event["involvedObject"]["namespace"] for event in api.events.values()]
+        assert (reported.count("loud"), reported.count("quiet")) == (32, 1)
         assert {event["reason"] for event in api.events.values()} == {"NotHonoured"}
 
 

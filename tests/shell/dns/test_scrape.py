@@ -144,7 +144,7 @@ async def test_one_that_misbehaves_is_missing_and_named_and_holds_up_nobody(
         assert why in line["error"]
 
 
-async def test_bytes_that_are_no_text_are_read_around() -> None:
+async def test_bytes_that_are_no_text_are_passed_over() -> None:
     port = free_port()
     async with servers(port, a127_0_0_2=no_text), scraper(port) as (made, _):
         found = await made.counts({"one": ip_address("127.0.0.2")})

@@ -101,7 +101,7 @@ async def test_nothing_is_given_before_every_node_has_reported(
     assert (await block(n1, "n1")).cidr == ip_network("10.244.0.64/26")
 
 
-async def test_a_dead_node_is_believed_by_its_annotation(
+async def test_of_a_dead_node_the_annotation_is_accepted(
     bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam
 ) -> None:
     await cluster.add(node("n2", ready=False, blocks=("10.244.0.0/26",)))
@@ -150,7 +150,7 @@ async def test_a_kept_address_moves_when_its_pod_is_gone(
     moved = await claim(n2, claim_of("db-0", "n2", "uid-b"))
     assert (moved.address, moved.node) == (first.address, "n2")
     assert moved.epoch > first.epoch
-    await n1.tell(
+    await n1.send(
         of_node(IPAM_RELEASE, "n1"), ClaimRelease(first.address, first.container, "eth0", first.nonce), timeout=5
     )
     stored = await n1.bucket(CLAIMS).list(Claim)

@@ -104,9 +104,9 @@ async def test_who_holds_everybody_up_is_named_with_a_way_on_that_works(
         if any(fault.node == "n2" for fault in faults):
             break
         await asyncio.sleep(0.1)
-    (told,) = [fault for fault in faults if fault.node == "n2"]
-    assert "node n2 is Ready, but its dataplane has not said" in told.fault
-    assert "stop its kubelet too" in told.remedy
+    (reported,) = [fault for fault in faults if fault.node == "n2"]
+    assert "node n2 is Ready, but its dataplane has not said" in reported.fault
+    assert "stop its kubelet too" in reported.remedy
     request = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce=uuid.uuid4().hex)
     with pytest.raises(Refused, match="not-synced"):
         await n1.request(of_node(IPAM_BLOCK, "n1"), request, BlockGrant, timeout=5)
@@ -146,7 +146,7 @@ async def test_of_two_that_report_one_block_the_api_decides_and_no_epoch(
 
 
 @pytest.mark.parametrize("order", [("n1", "n2"), ("n2", "n1")])
-async def test_in_doubt_neither_has_it_until_the_api_tells(
+async def test_of_two_unproven_neither_has_it_until_the_api_shows_whose_it_is(
     bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam, order: tuple[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(app, "SWEEP_EVERY", 0.1)

@@ -79,19 +79,19 @@ async def test_a_process_is_started_with_its_environment_and_its_log(where: Path
     assert "PATH" in request.spec.environment
 
 
-async def test_states_are_told_by_name(where: Paths) -> None:
+async def test_states_are_reported_by_name(where: Paths) -> None:
     states = (State(name="etcd", pid=7, running=True), State(name="k8s", pid=8, running=False, code=1, restarts=2))
     async with supervisor(where, lambda _: Answer(states=states)) as launcher:
         assert await launcher.states() == {"etcd": states[0], "k8s": states[1]}
 
 
-async def test_a_refusal_is_told(where: Paths) -> None:
+async def test_a_refusal_is_reported(where: Paths) -> None:
     async with supervisor(where, lambda _: Answer(error="etcd runs already")) as launcher:
         with pytest.raises(LabError, match=r"^supervisor: etcd runs already$"):
             await launcher.states()
 
 
-async def test_one_that_goes_away_is_told_with_its_last_words(where: Paths) -> None:
+async def test_one_that_goes_away_is_reported_with_its_last_words(where: Paths) -> None:
     where.log("supervisor").write_text("first\nno space left on device\n")
     async with supervisor(where, lambda _: None) as launcher:
         with pytest.raises(LabError, match=r"went away:\n(.|\n)*no space left on device"):
@@ -108,7 +108,7 @@ async def test_questions_asked_at_once_are_answered_each_with_its_own(where: Pat
         assert [states[0].name for states in found] == names
 
 
-async def test_one_that_is_silent_is_told(where: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_one_that_is_silent_is_reported(where: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(launch, "_ASK_SECONDS", 0.05)
     async with supervisor(where, lambda _: b"") as launcher:
         with pytest.raises(LabError, match=r"supervisor does not answer within 0 s"):
@@ -164,7 +164,7 @@ async def test_a_program_that_ends_well_gives_what_it_printed_and_bears_the_labs
     assert said == "air\n"
 
 
-async def test_a_program_that_fails_is_told_with_all_its_words(where: Paths) -> None:
+async def test_a_program_that_fails_is_reported_with_all_its_words(where: Paths) -> None:
     program = ["/bin/sh", "-c", "echo out; echo err >&2; exit 4"]
     with pytest.raises(LabError) as failure:
         await command(where, program, "importing images", 20)
@@ -180,7 +180,7 @@ async def test_a_program_that_takes_too_long_is_ended(where: Paths, tmp_path: Pa
         os.kill(int(noted.read_text()), 0)
 
 
-async def test_bytes_that_are_no_text_are_told_all_the_same(where: Paths) -> None:
+async def test_bytes_that_are_no_text_are_reported_all_the_same(where: Paths) -> None:
     assert await command(where, ["/bin/sh", "-c", r"printf '\377ok'"], "asking", 20) == "\ufffdok"
 
 

@@ -64,7 +64,7 @@ async def test_the_bounds_belong_to_what_is_answered(change: dict[str, Any]) -> 
 @pytest.mark.parametrize(
     "end", ["shop/web", "x" * MAX_TEXT, "10.0.0.256", "a/b/c", "/", "\x00", "shop/web:80", "\ud800"]
 )
-async def test_an_end_that_is_not_there_is_told_alone_and_denied_among_many(end: str) -> None:
+async def test_an_end_that_is_not_there_is_reported_alone_and_denied_among_many(end: str) -> None:
     asked, _ = api()
     with pytest.raises(Refused) as refused:
         await asked.explain(ask(source=end))

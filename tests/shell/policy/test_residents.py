@@ -78,7 +78,7 @@ async def test_relabelling_leaves_no_gap(town: Town, nats_server: NatsServer) ->
         assert before not in on(view, "n2")
 
 
-async def test_all_of_it_comes_again_in_a_bucket_that_was_made_anew(town: Town, nats_server: NatsServer) -> None:
+async def test_all_of_it_comes_again_in_a_bucket_that_was_made_again(town: Town, nats_server: NatsServer) -> None:
     async with copy_of(nats_server), copy_of(nats_server):
         await town.settle()
         view = watch(town)

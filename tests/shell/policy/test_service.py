@@ -80,8 +80,8 @@ async def test_rules_identities_frontiers_and_markers(town: Town) -> None:
         assert not web.ingress_isolated, "no policy selects it, and it has an entry all the same"
         assert set(town.rules.entries) == set(town.identities.entries)
         shown = {name: town.record_of(name) for name in ("x/db", "y/web")}
-        told = {name: record and record.pod_labels for name, record in shown.items()}
-        assert told == {"x/db": (("role", "db"),), "y/web": ()}, "only what selectors of the pod's namespace name"
+        reported = {name: record and record.pod_labels for name, record in shown.items()}
+        assert reported == {"x/db": (("role", "db"),), "y/web": ()}, "only what selectors of the pod's namespace name"
         frontiers = {key: entry.value for key, entry in town.rules.marks.items() if key.startswith("_frontier.")}
         records = {key: entry.revision for key, entry in town.identities.entries.items()}
         for frontier in frontiers.values():
@@ -128,7 +128,7 @@ async def test_an_identity_without_pods_goes_after_its_grace(town: Town) -> None
         await town.until(lambda: f"{api.identity:016x}" not in town.identities.entries, "record gone")
 
 
-async def test_cidr_partition_follows_its_lines(town: Town, nats_server: NatsServer) -> None:
+async def test_cidr_partition_follows_its_rules(town: Town, nats_server: NatsServer) -> None:
     block = {"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": "10.0.0.0/8", "except": ["10.1.0.0/16"]}}]}]}
     async with copy_of(town.server):
         await town.settle()
@@ -146,7 +146,7 @@ async def test_cidr_partition_follows_its_lines(town: Town, nats_server: NatsSer
         assert partition.revision < town.rules.marks[shard].revision, "the partition before the frontier"
 
 
-async def test_a_replaced_partition_keeps_its_lines_for_a_while(town: Town) -> None:
+async def test_a_replaced_partition_keeps_its_rules_for_a_while(town: Town) -> None:
     def allow(cidr: str, other: str) -> dict[str, object]:
         return {
             "podSelector": {},
@@ -169,7 +169,7 @@ async def test_a_replaced_partition_keeps_its_lines_for_a_while(town: Town) -> N
         await town.until(lambda: sets(town.of("x/db") or database) == new, "old numbers gone")
 
 
-async def test_one_tenants_blocks_hold_up_nobody_and_what_passes_a_bound_is_told(town: Town) -> None:
+async def test_one_tenants_blocks_hold_up_nobody_and_what_passes_a_bound_is_reported(town: Town) -> None:
     """600 scattered exceptions, 1,000 blocks, a policy beyond the bound: another tenant's block is in force soon."""
     scattered = [f"{IPv4Address(n * 7_155_193 % (1 << 32))}/32" for n in range(1, 1101)]
 
@@ -179,9 +179,9 @@ async def test_one_tenants_blocks_hold_up_nobody_and_what_passes_a_bound_is_told
     def but(holes: list[str]) -> dict[str, object]:
         return {"cidr": "0.0.0.0/0", "except": holes}
 
-    told: list[ObjectFault] = []
+    reported: list[ObjectFault] = []
     async with copy_of(town.server) as policy, bus_of(town.server, "cli") as cli:
-        await cli.subscribe(object_fault_subject("policy"), ObjectFault, lambda _, fault: told.append(fault))
+        await cli.subscribe(object_fault_subject("policy"), ObjectFault, lambda _, fault: reported.append(fault))
         await town.settle()
         await town.until(lambda: town.rules.synced, "synced")
         attacks = (
@@ -196,9 +196,9 @@ async def test_one_tenants_blocks_hold_up_nobody_and_what_passes_a_bound_is_told
         web = await town.rules_of("y/web")
         assert {number for rule in web.rules for number in rule.cidr_sets} == {block.number}
         assert len(town.prefixes("x")) == 1 + 600 + 400
-        await town.until(lambda: told, "told on the object")
-        assert [(fault.namespace, fault.name, fault.reason) for fault in told] == [("x", "beyond", "TooManyCIDRs")]
-        assert "names 1101 CIDRs and exceptions" in told[0].fault
+        await town.until(lambda: reported, "told on the object")
+        assert [(fault.namespace, fault.name, fault.reason) for fault in reported] == [("x", "beyond", "TooManyCIDRs")]
+        assert "names 1101 CIDRs and exceptions" in reported[0].fault
         assert "policies" not in policy.health.missing(), "a tenant's fault is not the service's"
         for one in (*attacks, np({}, "v", "y")):
             await town.drop(one)
@@ -226,26 +226,26 @@ async def test_relevant_keys_come_after_the_rules_of_the_new_identities(town: To
 
 
 @asynccontextmanager
-async def told_on_objects(server: NatsServer) -> AsyncIterator[list[ObjectFault]]:
-    told: list[ObjectFault] = []
+async def reported_on_objects(server: NatsServer) -> AsyncIterator[list[ObjectFault]]:
+    reported: list[ObjectFault] = []
     async with bus_of(server, "cli") as cli:
-        await cli.subscribe(object_fault_subject("policy"), ObjectFault, lambda _, fault: told.append(fault))
-        yield told
+        await cli.subscribe(object_fault_subject("policy"), ObjectFault, lambda _, fault: reported.append(fault))
+        yield reported
 
 
-async def test_too_many_rules_are_denied_whole_and_told_on_the_policy(town: Town) -> None:
+async def test_too_many_rules_are_denied_whole_and_reported_on_the_policy(town: Town) -> None:
     rules = [{"ports": [{"port": 1 + at}]} for at in range(257)]
     spec = {"podSelector": {"matchLabels": {"role": "db"}}, "ingress": rules}
-    async with told_on_objects(town.server) as told, copy_of(town.server) as policy:
+    async with reported_on_objects(town.server) as reported, copy_of(town.server) as policy:
         await town.settle()
         await town.until(lambda: policy.health.ready, "ready")
         await town.put(np(spec))
-        await town.until(lambda: told, "fault")
+        await town.until(lambda: reported, "fault")
         await town.until(lambda: (found := town.of("x/db")) and found.ingress_isolated, "isolated")
         database = town.of("x/db")
         assert database is not None
         assert database.rules == ()
-        fault = told[0]
+        fault = reported[0]
         assert (fault.kind, fault.namespace, fault.name) == ("NetworkPolicy", "x", "p")
         assert "denied whole" in fault.fault
         assert "x/p" in fault.remedy
@@ -255,7 +255,10 @@ async def test_too_many_rules_are_denied_whole_and_told_on_the_policy(town: Town
 async def test_a_namespace_past_its_budget_waits_alone(town: Town) -> None:
     """The attack: one pod of a tenant is relabelled, or many are made, until nobody's identities fit any more."""
     crowd = [pod(f"y/c{at}", labels={"n": str(at)}) for at in range(12)]
-    async with told_on_objects(town.server) as told, copy_of(town.server, policy_namespace_identities=5) as policy:
+    async with (
+        reported_on_objects(town.server) as reported,
+        copy_of(town.server, policy_namespace_identities=5) as policy,
+    ):
         await town.settle(*crowd[:4])
         await town.until(lambda: town.rules.synced and len(town.policies()) == 7, "three and four")
         before = set(town.policies())
@@ -266,9 +269,9 @@ async def test_a_namespace_past_its_budget_waits_alone(town: Town) -> None:
         assert before < set(town.policies())
         assert len(town.policies()) == 8
         assert set(town.policies()) == set(town.identities.entries)
-        await town.until(lambda: any(fault.kind == "Pod" for fault in told), "told")
-        assert {fault.namespace or fault.name for fault in told} == {"y"}
-        assert {fault.reason for fault in told} == {"IdentityBudgetSpent"}
+        await town.until(lambda: any(fault.kind == "Pod" for fault in reported), "told")
+        assert {fault.namespace or fault.name for fault in reported} == {"y"}
+        assert {fault.reason for fault in reported} == {"IdentityBudgetSpent"}
         assert policy.health.ready
 
 
@@ -317,7 +320,7 @@ async def test_rules_that_the_bus_does_not_take_are_denied_and_hold_up_nobody(na
     ports = [{"port": 2 * at + 1} for at in range(2000)]
     wide = {"podSelector": {"matchLabels": {"role": "db"}}, "ingress": [{"ports": ports}]}
     async with (
-        told_on_objects(town.server) as told,
+        reported_on_objects(town.server) as reported,
         bus_of(town.server, "policy") as writer,
         copy_of(town.server) as policy,
     ):
@@ -329,7 +332,9 @@ async def test_rules_that_the_bus_does_not_take_are_denied_and_hold_up_nobody(na
         closed = town.of("x/db")
         assert closed is not None
         assert (closed.ingress_isolated, closed.egress_isolated, closed.rules) == (True, True, ())
-        await town.until(lambda: {("Pod", "db"), ("NetworkPolicy", "p")} <= {(f.kind, f.name) for f in told}, "told")
+        await town.until(
+            lambda: {("Pod", "db"), ("NetworkPolicy", "p")} <= {(f.kind, f.name) for f in reported}, "told"
+        )
         assert policy.health.ready
         for key in filler:
             await writer.bucket(RULES).delete(key)
@@ -357,7 +362,7 @@ async def test_a_full_bucket_of_records_does_not_stop_the_frontier(narrow: Town)
     """The attack: 95 label sets of 700 KB filled ``identities``, and no pod started anywhere."""
     town = narrow
     async with (
-        told_on_objects(town.server) as told,
+        reported_on_objects(town.server) as reported,
         bus_of(town.server, "policy") as writer,
         copy_of(town.server) as policy,
     ):
@@ -368,7 +373,7 @@ async def test_a_full_bucket_of_records_does_not_stop_the_frontier(narrow: Town)
         await town.until(lambda: town.reached(last), "frontiers")
         await town.until(lambda: (found := town.of("x/db")) and found.rules, "rules of others")
         assert town.of("x/new") is None, "nobody could know it as a peer: it waits"
-        await town.until(lambda: ("Pod", "new") in {(fault.kind, fault.name) for fault in told}, "told")
+        await town.until(lambda: ("Pod", "new") in {(fault.kind, fault.name) for fault in reported}, "told")
         assert policy.health.ready
         for key in filler:
             await writer.bucket(IDENTITIES).delete(key)

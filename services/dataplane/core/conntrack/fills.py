@@ -1,4 +1,4 @@
-"""When a share of conntrack that is nearly spent is told, and when it is over.
+"""Thresholds of conntrack shares: when one that is nearly full is reported, and when the fault clears.
 
 Pure. A share is what an endpoint's flows of one direction are counted against, the part of it that flows may have which
 lead to nothing, or the node's whole table. It is told from RAISED on and taken back below CLEARED, so that one near the
@@ -60,13 +60,15 @@ def fills(
         found[Share(endpoint, Direction.INGRESS)] = Fill(budget.ingress, budget.ingress_limit)
         found[Share(endpoint, Direction.EGRESS)] = Fill(budget.egress, budget.egress_limit)
         if pending is not None:
-            places = (budget.mask + 1) * WAYS
+            cells = (budget.mask + 1) * WAYS
             for direction in Direction:
-                waiting = Fill(pending.get((endpoint, direction), 0), places)
+                waiting = Fill(pending.get((endpoint, direction), 0), cells)
                 found[Share(endpoint, direction, is_pending=True)] = waiting
     return found
 
 
-def nearly_spent(present: Mapping[Share, Fill], told: frozenset[Share]) -> frozenset[Share]:
+def nearly_spent(present: Mapping[Share, Fill], reported: frozenset[Share]) -> frozenset[Share]:
     """The shares that are nearly spent now, given those that were told as such."""
-    return frozenset(share for share, fill in present.items() if fill.part >= (CLEARED if share in told else RAISED))
+    return frozenset(
+        share for share, fill in present.items() if fill.part >= (CLEARED if share in reported else RAISED)
+    )

@@ -20,7 +20,7 @@ from enum import IntFlag
 
 from proto.policy import Direction
 from services.dataplane.core.datapath.layout import (
-    MAX_CONDEMNED,
+    MAX_EXPIRED,
     NODE,
     Budget,
     EndpointKey,
@@ -172,8 +172,8 @@ def step(protocol: int, state: State, segment: Segment, *, is_due: bool) -> Stat
 def _step_tcp(state: State, segment: Segment, is_due: bool) -> State:
     flags, own, seen = segment.flags, segment.is_own, state.seen
     if flags & TcpFlag.RST:
-        believed = own or not seen & Seen.ESTABLISHED or fits(segment.sequence, state.expected)
-        return replace(state, seen=seen | Seen.RESET) if believed else state
+        accepted = own or not seen & Seen.ESTABLISHED or fits(segment.sequence, state.expected)
+        return replace(state, seen=seen | Seen.RESET) if accepted else state
     if flags & TcpFlag.SYN:
         return _step_syn(state, segment)
     if not flags & TcpFlag.ACK:
@@ -302,8 +302,8 @@ def key_of(endpoint: int) -> EndpointKey:
 
 def batches(records: list[bytes]) -> Iterator[bytes]:
     """What ``collect`` and ``recount`` take: :data:`FRAME_HEAD`, then at most MAX_CONDEMNED records end to end."""
-    for start in range(0, len(records), MAX_CONDEMNED):
-        yield FRAME_HEAD + b"".join(records[start : start + MAX_CONDEMNED])
+    for start in range(0, len(records), MAX_EXPIRED):
+        yield FRAME_HEAD + b"".join(records[start : start + MAX_EXPIRED])
 
 
 def _signed(count: int) -> int:

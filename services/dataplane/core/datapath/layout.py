@@ -40,7 +40,7 @@ NO_RULE = 0xFFFFFFFF
 REPLY_MARK = 0x0A150001
 """Mark of a packet that a pod sends in reply: netfilter never saw the packet it answers (it came by redirect), so it
 would take the reply for something new and masquerade it."""
-MAX_CONDEMNED = 32
+MAX_EXPIRED = 32
 """Conntrack entries that one run of the collecting program takes."""
 FRAGMENTS_EACH = 128
 """Fragmented packets of one sender that are remembered at a time: the next takes the place of an older one of its own.
@@ -85,13 +85,13 @@ class FlowFlag(IntFlag):
     """Its packets come by a Service's address: the replies have a translation to find."""
 
 
-class Whereabouts(IntEnum):
+class Locality(IntEnum):
     """Where a flow's peer is, as seen from this node."""
 
-    HERE = 1
+    LOCAL = 1
     """The node itself, or a pod of it."""
-    AWAY = 2
-    POD_AWAY = 3
+    REMOTE = 2
+    REMOTE_POD = 3
     """A pod of another node."""
 
 
@@ -228,14 +228,14 @@ class FlowKey(Record):
 class Flow(Record):
     """A flow that was let through, and the policy generation it was judged under.
 
-    ``side`` (``proto.policy.Direction``): EGRESS when the pod began it, INGRESS when its peer did. ``whereabouts`` is
+    ``side`` (``proto.policy.Direction``): EGRESS when the pod began it, INGRESS when its peer did. ``locality`` is
     ``generation << 8 | Whereabouts``: what was found in that generation, and holds as long; one word, written at once.
     Of TCP, ``sent`` is the pod's next sequence number during the handshake, ``expected`` its peer's: what the pod last
     acknowledged. ``cell`` is its place in ``am_ct_recent`` counted from 1, 0 where it has none.
     """
 
     last_seen: U64
-    whereabouts: U64 = 0
+    locality: U64 = 0
     generation: U32
     endpoint: U32
     rule: U32
@@ -302,7 +302,7 @@ class FragmentKey(Record):
     """
 
     link: U32
-    place: U32
+    slot: U32
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -20,7 +20,7 @@ PORT_TRIES = 6
 """Ports tried for a flow before it is refused; the latter half may be those of flows that are not established."""
 
 
-class Place(IntEnum):
+class Hook(IntEnum):
     """Where a packet is met: entries of one place are never found in another."""
 
     WIRE = 0
@@ -40,7 +40,7 @@ class NatKey(Record):
     source_port: Port
     destination_port: Port
     protocol: U8
-    place: U8
+    hook: U8
     hole: U16 = 0
 
 
@@ -58,7 +58,7 @@ class Nat(Record):
     endpoint: U32
     """Endpoint number of a backend that is a pod of this node, else 0."""
     partner: U8
-    """:class:`Place` of the entry for the other direction."""
+    """:class:`Hook` of the entry for the other direction."""
     is_back: Flag
     """The direction from the backend to the client."""
     seen: U8

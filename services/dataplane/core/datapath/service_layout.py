@@ -1,4 +1,4 @@
-"""The layouts of load balancing: fronts, their backends, who may come, what clients and sockets remember.
+"""The layouts of load balancing: frontends, their backends, who may come, what clients and sockets remember.
 
 Part of the one place for layouts: see ``layout.py`` for units and for what becomes of these records.
 """

@@ -1,4 +1,4 @@
-"""Who gives when a table is full: the newest of the largest tenant.
+"""Shares of a full table among tenants: the newest of the largest tenant goes without.
 
 Owns the rule by which tables with less room than is asked for are shared. With room for all nobody is limited. Without,
 the group (a namespace, or a node) that asks for most of the scarce table gives first: its newest claim is refused

@@ -1,1 +1,1 @@
-"""What leaves the cluster: the masquerade table as text."""
+"""Egress: the masquerade table as text."""

@@ -1,4 +1,4 @@
-"""The nftables rules that let pods reach the world: text in, text out.
+"""The nftables rules that masquerade pods' traffic to addresses outside of the cluster: values in, text out.
 
 Owns the table ``inet airmesh``. What comes from a pool with natOutgoing and leaves the cluster (its destination is in
 no pool and is no node) gets the node's address; nothing else is touched, so pods see each other's own addresses, and

@@ -1,1 +1,1 @@
-"""The life of an endpoint as values: admission, the order of steps, repairs, marks."""
+"""The endpoint lifecycle as values: admission, the order of steps, repairs, marks."""

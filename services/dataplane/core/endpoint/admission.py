@@ -1,4 +1,4 @@
-"""May a pod start: is its object here, is its policy compiled, and does the compilation know this very pod.
+"""The admission wait of ADD: whether the pod's object has arrived and its policy is compiled for this very pod.
 
 Owns the decision that an ADD waits for. Promises: a pod is ready only when the local watch holds its object with the
 uid that the kubelet named (of a static pod, that of the pod and not of its mirror), the rules of the identity it has

@@ -1,4 +1,4 @@
-"""The life of an endpoint as a table: what each step leaves behind, and so what an abandoned ADD must undo.
+"""The endpoint lifecycle as a table: what each step leaves behind, and so what an abandoned ADD must undo.
 
 Owns the order. Promises: the host's end of a link comes up only after its policy, its identity and its programs are in
 place (first instant closed), and undoing goes exactly the way back. A DEL is the undoing of the last step.

@@ -1,4 +1,4 @@
-"""What a pod's link is called, and how the agent knows it again after losing all memory.
+"""Names and marks of pods' veth links, by which a restarted agent recognises them.
 
 Owns the marks: the host end's name is ``am`` and ten characters of a hash of (container, interface); its alias says the
 same in full, with the pod's uid and the cookie of its network namespace; its link group says whether it lives or awaits
@@ -20,7 +20,7 @@ PROTOCOL = 187
 """rtm_protocol of a pod's route on its node (``routing`` has 186). A routing suite may use the number too: only routes
 over links of ours are ever judged by it."""
 GROUP_LIVE = 0x616D
-GROUP_DOOMED = 0x616E
+GROUP_DELETING = 0x616E
 HOST_MAC = bytes.fromhex("02616d000001")
 ALIAS_VERSION = "airmesh/1"
 MAX_ALIAS = 255
@@ -102,7 +102,7 @@ class KernelLinks:
         found = {}
         for link in self.links:
             mark = parse_alias(link.alias)
-            if mark and link.name == host_name(mark.attachment) and link.group != GROUP_DOOMED:
+            if mark and link.name == host_name(mark.attachment) and link.group != GROUP_DELETING:
                 found[mark.attachment] = link, mark
         return found
 

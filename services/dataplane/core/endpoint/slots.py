@@ -1,4 +1,4 @@
-"""Which of its slots in ``endpoints`` a node writes an address to: an address stays where it is.
+"""Slots of ``endpoints``: which of its own a node writes an address to; an address keeps its slot.
 
 A node has a fixed number of slots, so that a stolen key fills no more of the bucket. Nothing is remembered on disk:
 where an address stands on the bus, it stays; a new one takes the lowest slot that nobody stands in, or else one whose
@@ -14,14 +14,14 @@ from proto.net import Address
 from proto.slots import SLOTS
 
 
-def place(
-    wanted: Collection[Address], placed: Mapping[Address, int], present: Mapping[int, Address]
+def assign(
+    wanted: Collection[Address], assigned: Mapping[Address, int], present: Mapping[int, Address]
 ) -> dict[Address, int]:
-    """A slot for each address; ``placed``: where this agent put them, ``present``: what stands in the slots now.
+    """A slot for each address; ``assigned``: where this agent put them, ``present``: what stands in the slots now.
 
     Addresses beyond the slots go without one: more than a node's links can have.
     """
-    found = {address: placed[address] for address in wanted if address in placed}
+    found = {address: assigned[address] for address in wanted if address in assigned}
     taken = set(found.values())
     for number in sorted(present):
         address = present[number]

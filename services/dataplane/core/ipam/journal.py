@@ -1,4 +1,4 @@
-"""The node's address ledger: who has which address here, decided from records alone.
+"""The node's IPAM journal: which pod has which address, decided from records alone.
 
 Owns the truth of which address of this node's blocks is given to which pod interface; ``blocks``, ``endpoints`` and the
 kernel are rebuilt from it, never the other way round. :class:`Ledger` is the state, changed only by

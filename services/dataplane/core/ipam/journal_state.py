@@ -82,7 +82,7 @@ class Ledger:
     """Claims that ``ipam`` is still to be told of, by address and nonce."""
     sequence: int = 0
     reserved: int = 0
-    _places: dict[tuple[int, int, int], Network] = field(default_factory=dict)
+    _by_prefix: dict[tuple[int, int, int], Network] = field(default_factory=dict)
     """(version, prefix length, prefix as a number) → held block."""
     _lengths: set[tuple[int, int]] = field(default_factory=set)
     """(version, prefix length) of every block there was: one or two."""
@@ -125,11 +125,11 @@ class Ledger:
                 if block.cidr not in self.blocks:
                     self._begin_block(block.cidr, rests_from)
                 self.blocks[block.cidr] = block
-                self._places[_place(block.cidr.network_address, block.cidr.prefixlen)] = block.cidr
+                self._by_prefix[_prefix_key(block.cidr.network_address, block.cidr.prefixlen)] = block.cidr
                 self._lengths.add((block.cidr.version, block.cidr.prefixlen))
             case BlockGiven(cidr):
                 self.blocks.pop(cidr, None)
-                self._places.pop(_place(cidr.network_address, cidr.prefixlen), None)
+                self._by_prefix.pop(_prefix_key(cidr.network_address, cidr.prefixlen), None)
                 self.fresh.pop(cidr, None)
 
     def _begin_block(self, cidr: Network, rests_from: float | None) -> None:
@@ -197,7 +197,7 @@ class Ledger:
     def block_of(self, address: Address) -> Network | None:
         """The held block that an address is in."""
         for version, length in self._lengths:
-            if version == address.version and (found := self._places.get(_place(address, length))) is not None:
+            if version == address.version and (found := self._by_prefix.get(_prefix_key(address, length))) is not None:
                 return found
         return None
 
@@ -248,5 +248,5 @@ class Ledger:
         )
 
 
-def _place(address: Address, length: int) -> tuple[int, int, int]:
+def _prefix_key(address: Address, length: int) -> tuple[int, int, int]:
     return address.version, length, int(address) >> (address.max_prefixlen - length)

@@ -1,1 +1,1 @@
-"""The ipcache as entries: whose an address is, of all that say so."""
+"""The ipcache as entries: address → identity."""

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Hashable, Iterable, Mapping
 from typing import TypeVar
 
-from kit.holdings import Doubt, Holdings
+from kit.holdings import Holdings, Rejection
 from proto.addresses import Block, Claim, Endpoint
 from proto.identity import FIRST_COMPUTED
 from proto.net import Address, Network
@@ -41,7 +41,7 @@ class EndpointJudge:
         self._dirty: set[str] = set()
         self.counted: dict[str, Endpoint] = {}
         """What counts, by key."""
-        self.doubts: dict[str, Doubt] = {}
+        self.rejections: dict[str, Rejection] = {}
         """What does not, by key."""
         self.strange_since: dict[str, tuple[int, float]] = {}
         """Identity of an endpoint that is not among its node's residents, and since when."""
@@ -113,42 +113,42 @@ class EndpointJudge:
     def young(self, lasting: float) -> Mapping[Address, float]:
         """Addresses whose identity has not been among its node's residents for ``lasting`` seconds, and until when."""
         return {
-            self.doubts[key].address: since + lasting
+            self.rejections[key].address: since + lasting
             for key, (identity, since) in self.strange_since.items()
             if identity >= FIRST_COMPUTED
         }
 
     def _judge(self, key: str, now: float) -> bool:
         endpoint, before = self._published.get(key), self.counted.get(key)
-        self.doubts.pop(key, None)
+        self.rejections.pop(key, None)
         since = self.strange_since.pop(key, None)
         if endpoint is None:
             return self.counted.pop(key, None) is not None
         segment = key[: key.index(".")]
-        doubt = self._holdings.doubt(self._writers[segment], endpoint)
-        if doubt is None and endpoint.identity not in self._residents.get(segment, ()):
-            doubt = self._stranger(segment, endpoint, before)
-            if doubt is not None:
+        rejection = self._holdings.rejection(self._writers[segment], endpoint)
+        if rejection is None and endpoint.identity not in self._residents.get(segment, ()):
+            rejection = self._stranger(segment, endpoint, before)
+            if rejection is not None:
                 same = since is not None and since[0] == endpoint.identity
                 self.strange_since[key] = since if same and since is not None else (endpoint.identity, now)
-        if doubt is not None:
-            self.doubts[key] = doubt
+        if rejection is not None:
+            self.rejections[key] = rejection
             return self.counted.pop(key, None) is not None
         self.counted[key] = endpoint
         return endpoint is not before
 
-    def _stranger(self, segment: str, endpoint: Endpoint, before: Endpoint | None) -> Doubt | None:
+    def _stranger(self, segment: str, endpoint: Endpoint, before: Endpoint | None) -> Rejection | None:
         """Why an identity that is not among its node's residents does not count; None when it does."""
         identity, writer = endpoint.identity, self._writers[segment]
         if identity < FIRST_COMPUTED:
-            return Doubt(writer, endpoint.address, f"identity {identity} is one that no pod has", leftover=False)
+            return Rejection(writer, endpoint.address, f"identity {identity} is one that no pod has", leftover=False)
         if self._asked is False:
             return None
         undecided = self._asked is None or segment in self._unreadable
         if undecided and before is not None and (before.identity, before.mac) == (identity, endpoint.mac):
             return None
         why = f"no pod of {writer} has identity {identity:016x}"
-        return Doubt(writer, endpoint.address, why, leftover=undecided)
+        return Rejection(writer, endpoint.address, why, leftover=undecided)
 
 
 def _take_out(index: dict[K, set[str]], where: K, key: str) -> None:

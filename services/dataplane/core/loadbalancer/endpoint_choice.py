@@ -61,14 +61,14 @@ def takes_new(endpoint: SliceEndpoint, *, not_ready_too: bool) -> bool:
 
 
 def _hinted(ready: list[Offer], node: str, zone: str) -> list[Offer]:
-    def hinted_for_here(hints: Callable[[SliceEndpoint], tuple[str, ...]], here: str) -> list[Offer]:
+    def hinted_for_node(hints: Callable[[SliceEndpoint], tuple[str, ...]], this_node: str) -> list[Offer]:
         if not all(hints(endpoint) for endpoint, _ in ready):
             return []
-        return [one for one in ready if here in hints(one[0])]
+        return [one for one in ready if this_node in hints(one[0])]
 
     return (
-        hinted_for_here(lambda endpoint: endpoint.for_nodes, node)
-        or hinted_for_here(lambda endpoint: endpoint.for_zones, zone)
+        hinted_for_node(lambda endpoint: endpoint.for_nodes, node)
+        or hinted_for_node(lambda endpoint: endpoint.for_zones, zone)
         or ready
     )
 

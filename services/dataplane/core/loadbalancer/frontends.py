@@ -1,4 +1,4 @@
-"""Addresses and ports of this node that lead to backends: what Services and pods with host ports claim.
+"""Frontends: addresses and ports that lead to backends, of Services and of pods with host ports.
 
 Owns which fronts there are, for whom (sockets here, packets from outside), with which choice of endpoints, and who
 has a front that two claim. Cluster IPs come first, then node ports, load-balancer and external IPs, host ports; among
@@ -42,7 +42,7 @@ _BOTH = (Scope.SOCKET, Scope.PACKET)
 Owner = tuple[str, str, str]
 """``service`` or ``pod``, namespace, name."""
 
-Rank = tuple[int, int, str, str]
+Precedence = tuple[int, int, str, str]
 """Whose claim to a front goes first, the smallest: kind of claim, age, namespace, name."""
 
 
@@ -70,11 +70,11 @@ class BackendsOf(NamedTuple):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Front:
+class Frontend:
     """What stands behind an address and a port."""
 
     backends: BackendsOf
-    rank: Rank
+    precedence: Precedence
     affinity_seconds: int = 0
     flags: ServiceFlag = PLAIN
     ranges: tuple[Network, ...] = ()
@@ -103,7 +103,7 @@ class HostPortPod:
 class Claims:
     """What one Service or pod asks for."""
 
-    fronts: dict[ServiceKey, Front] = field(default_factory=dict)
+    frontends: dict[ServiceKey, Frontend] = field(default_factory=dict)
     backends: dict[BackendsOf, frozenset[Target]] = field(default_factory=dict)
     refused: list[Refusal] = field(default_factory=list)
     outside: set[Address] = field(default_factory=set)
@@ -114,8 +114,8 @@ class Claims:
 class Moved:
     """All fronts, before and after, of every Service and pod that a change is about or takes a front from."""
 
-    before: dict[ServiceKey, Front]
-    after: dict[ServiceKey, Front]
+    before: dict[ServiceKey, Frontend]
+    after: dict[ServiceKey, Frontend]
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,12 +134,12 @@ _NOTHING = _Held((), (), (), frozenset())
 class Frontends:
     """The fronts of a node, which a change moves for as much as it is about: see the module for who has one."""
 
-    def __init__(self, here: NodeContext) -> None:
-        self.here = here
-        self._fronts: dict[ServiceKey, Front] = {}
+    def __init__(self, context: NodeContext) -> None:
+        self.context = context
+        self._frontends: dict[ServiceKey, Frontend] = {}
         self._backends: dict[BackendsOf, frozenset[Target]] = {}
         self._held: dict[Owner, _Held] = {}
-        self._others: dict[ServiceKey, list[Front]] = {}
+        self._others: dict[ServiceKey, list[Frontend]] = {}
         """What others claim of a front that somebody has."""
         self._cluster_ips: Counter[Address] = Counter()
         self._ips_of: dict[Name, tuple[Address, ...]] = {}
@@ -148,9 +148,9 @@ class Frontends:
         self._refusing: set[Owner] = set()
 
     @property
-    def fronts(self) -> Mapping[ServiceKey, Front]:
+    def frontends(self) -> Mapping[ServiceKey, Frontend]:
         """What stands behind each address and port."""
-        return self._fronts
+        return self._frontends
 
     @property
     def backends(self) -> Mapping[BackendsOf, frozenset[Target]]:
@@ -163,20 +163,20 @@ class Frontends:
 
     def owner(self, key: ServiceKey) -> Owner:
         """Who has a front; raises KeyError when nobody has."""
-        return self._fronts[key].backends.owner
+        return self._frontends[key].backends.owner
 
     def refused(self) -> Iterator[Refusal]:
         """Claims that are not honoured."""
         for owner in sorted(self._refusing):
             yield from self._held[owner].refused
         for key, others in self._others.items():
-            holder = self._fronts[key].backends
+            holder = self._frontends[key].backends
             what = (
                 f"{key.address} port {key.port} (protocol {key.protocol}) is that of "
                 f"{holder.kind} {holder.namespace}/{holder.name}"
             )
-            for front in others:
-                yield _refusal(front.backends, what, "give one of the two another address or port")
+            for frontend in others:
+                yield _refusal(frontend.backends, what, "give one of the two another address or port")
 
     def move(
         self,
@@ -198,7 +198,7 @@ class Frontends:
             service, owner = objects.services.get(name), ("service", *name)
             if service is not None and is_fronted(service) and owner not in without:
                 slices = () if owner in closed else objects.slices(name)
-                claims[owner] = _Planner(self.here, self._cluster_ips, slices).of_service(service)
+                claims[owner] = _Planner(self.context, self._cluster_ips, slices).of_service(service)
             else:
                 claims[owner] = Claims()
         if pods is not None:
@@ -206,7 +206,7 @@ class Frontends:
             for one in pods:
                 owner = ("pod", one.pod.namespace, one.pod.name)
                 if owner not in without:
-                    claims[owner] = _Planner(self.here, self._cluster_ips, ()).of_pod(one)
+                    claims[owner] = _Planner(self.context, self._cluster_ips, ()).of_pod(one)
         return self._replace(claims)
 
     def _count_cluster_ips(self, objects: ServiceObjects, names: Iterable[Name]) -> set[Address]:
@@ -230,10 +230,10 @@ class Frontends:
     def _replace(self, claims: Mapping[Owner, Claims]) -> Moved:
         involved = set(claims)
         for owner, asked in claims.items():
-            for key in (*self._held.get(owner, _NOTHING).keys, *asked.fronts):
+            for key in (*self._held.get(owner, _NOTHING).keys, *asked.frontends):
                 if key in self._others:
                     involved |= {one.backends.owner for one in self._others[key]}
-                if key in self._fronts:
+                if key in self._frontends:
                     involved.add(self.owner(key))
         before = self._of(involved)
         for owner in claims:
@@ -242,9 +242,9 @@ class Frontends:
             self._enter(owner, asked)
         return Moved(before, self._of(involved))
 
-    def _of(self, owners: Iterable[Owner]) -> dict[ServiceKey, Front]:
+    def _of(self, owners: Iterable[Owner]) -> dict[ServiceKey, Frontend]:
         return {
-            key: self._fronts[key]
+            key: self._frontends[key]
             for owner in owners
             for key in self._held.get(owner, _NOTHING).keys
             if self.owner(key) == owner
@@ -253,13 +253,13 @@ class Frontends:
     def _withdraw(self, owner: Owner) -> None:
         held = self._held.pop(owner, _NOTHING)
         for key in held.keys:
-            others = [front for front in self._others.pop(key, ()) if front.backends.owner != owner]
+            others = [frontend for frontend in self._others.pop(key, ()) if frontend.backends.owner != owner]
             if self.owner(key) == owner:
                 if others:
-                    self._fronts[key] = first = min(others, key=_rank)
+                    self._frontends[key] = first = min(others, key=_precedence)
                     others.remove(first)
                 else:
-                    del self._fronts[key]
+                    del self._frontends[key]
             if others:
                 self._others[key] = others
         for shared in held.backends:
@@ -271,19 +271,19 @@ class Frontends:
         self._refusing.discard(owner)
 
     def _enter(self, owner: Owner, asked: Claims) -> None:
-        if not (asked.fronts or asked.backends or asked.refused or asked.outside):
+        if not (asked.frontends or asked.backends or asked.refused or asked.outside):
             return
         self._held[owner] = _Held(
-            tuple(asked.fronts), tuple(asked.backends), tuple(asked.refused), frozenset(asked.outside)
+            tuple(asked.frontends), tuple(asked.backends), tuple(asked.refused), frozenset(asked.outside)
         )
         self._backends.update(asked.backends)
-        for key, front in asked.fronts.items():
-            holder = self._fronts.get(key)
+        for key, frontend in asked.frontends.items():
+            holder = self._frontends.get(key)
             if holder is None:
-                self._fronts[key] = front
+                self._frontends[key] = frontend
                 continue
-            first, second = sorted((holder, front), key=_rank)
-            self._fronts[key] = first
+            first, second = sorted((holder, frontend), key=_precedence)
+            self._frontends[key] = first
             self._others.setdefault(key, []).append(second)
         for address in asked.outside:
             self._asking[address].add(owner[1:])
@@ -291,8 +291,8 @@ class Frontends:
             self._refusing.add(owner)
 
 
-def _rank(front: Front) -> Rank:
-    return front.rank
+def _precedence(frontend: Frontend) -> Precedence:
+    return frontend.precedence
 
 
 def is_fronted(service: Service) -> bool:
@@ -303,21 +303,21 @@ def is_fronted(service: Service) -> bool:
 class _Planner:
     """Collects the claims of one Service or pod; of its own, too, the first has a front."""
 
-    def __init__(self, here: NodeContext, cluster_ips: Container[Address], slices: Iterable[EndpointSlice]) -> None:
+    def __init__(self, context: NodeContext, cluster_ips: Container[Address], slices: Iterable[EndpointSlice]) -> None:
         self._slices = [part for part in slices if part.service and part.fronted]
-        self._here = here
+        self._context = context
         self._cluster_ips = cluster_ips
         self._claims = Claims()
-        self._rank: Rank = (0, 0, "", "")
+        self._precedence: Precedence = (0, 0, "", "")
 
     def of_service(self, service: Service) -> Claims:
         for order, claim in enumerate((self._claim_cluster_ips, self._claim_node_ports, self._claim_outside)):
-            self._rank = order, service.created, service.namespace, service.name
+            self._precedence = order, service.created, service.namespace, service.name
             claim(service)
         return self._claims
 
     def of_pod(self, one: HostPortPod) -> Claims:
-        self._rank = 3, int(one.pod.terminating), one.pod.namespace, one.pod.name
+        self._precedence = 3, int(one.pod.terminating), one.pod.namespace, one.pod.name
         self._claim_host_ports(one)
         return self._claims
 
@@ -330,7 +330,7 @@ class _Planner:
     def _claim_node_ports(self, service: Service) -> None:
         if service.type not in ("NodePort", "LoadBalancer"):
             return
-        for address in _of_its_families(service, self._here.addresses):
+        for address in _of_its_families(service, self._context.addresses):
             for port in _ports(service):
                 if port.node_port:
                     self._claim_for(service, port, address, port.node_port, Scope.SOCKET, Choice.CLUSTER)
@@ -352,14 +352,14 @@ class _Planner:
         if any(network.version == address.version and not network.prefixlen for network in ranges):
             ranges = ()
         for port in _ports(service):
-            if self._here.all_in(ranges, address.version):
+            if self._context.all_in(ranges, address.version):
                 self._claim_for(service, port, address, port.port, Scope.SOCKET, Choice.CLUSTER)
             self._claim_from_outside(service, port, address, port.port, ranges)
 
     def _claim_from_outside(
         self, service: Service, port: ServicePort, address: Address, number: int, ranges: tuple[Network, ...] = ()
     ) -> None:
-        flags = PLAIN if self._here.is_own(address) else ServiceFlag.FOREIGN
+        flags = PLAIN if self._context.is_own(address) else ServiceFlag.FOREIGN
         choice = Choice.CLUSTER
         if service.external_policy == "Local":
             flags, choice = flags | ServiceFlag.LOCAL_ONLY, Choice.LOCAL
@@ -385,28 +385,28 @@ class _Planner:
             self._claims.backends[shared] = choose(
                 offered,
                 choice,
-                node=self._here.node,
-                zone=self._here.zone,
+                node=self._context.node,
+                zone=self._context.zone,
                 not_ready_too=service.publish_not_ready,
             )
-        front = Front(
+        frontend = Frontend(
             backends=shared,
-            rank=self._rank,
+            precedence=self._precedence,
             affinity_seconds=service.affinity_seconds,
             flags=flags,
             ranges=ranges,
         )
-        self._claim(ServiceKey(address=address, port=number, protocol=port.protocol, scope=scope), front)
+        self._claim(ServiceKey(address=address, port=number, protocol=port.protocol, scope=scope), frontend)
 
-    def _claim(self, key: ServiceKey, front: Front) -> None:
-        self._claims.fronts.setdefault(key, front)
+    def _claim(self, key: ServiceKey, frontend: Frontend) -> None:
+        self._claims.frontends.setdefault(key, frontend)
 
     def _claim_host_ports(self, one: HostPortPod) -> None:
         by_version = {address.version: address for address in one.addresses}
         for port in one.pod.host_ports:
             if port.protocol not in BALANCED:
                 continue
-            for address in self._places(one.pod, port):
+            for address in self._host_addresses(one.pod, port):
                 if address.version in by_version:
                     self._claim_host_port(one.pod, port, address, (by_version[address.version], port.container_port))
 
@@ -417,24 +417,24 @@ class _Planner:
         flags = ServiceFlag.NODE_ONLY if address.is_loopback else PLAIN
         for scope in _SOCKET_ONLY if address.is_loopback else _BOTH:
             key = ServiceKey(address=address, port=port.port, protocol=port.protocol, scope=scope)
-            self._claim(key, Front(backends=shared, rank=self._rank, flags=flags))
+            self._claim(key, Frontend(backends=shared, precedence=self._precedence, flags=flags))
 
-    def _places(self, pod: Pod, port: HostPort) -> tuple[Address, ...]:
+    def _host_addresses(self, pod: Pod, port: HostPort) -> tuple[Address, ...]:
         """The addresses that a host port is on."""
-        everywhere = (*self._here.addresses, *LOOPBACK)
+        everywhere = (*self._context.addresses, *LOOPBACK)
         if port.address is None:
             return everywhere
         if port.address.is_unspecified:
             return tuple(address for address in everywhere if address.version == port.address.version)
-        if port.address.is_loopback or self._here.is_own(port.address):
+        if port.address.is_loopback or self._context.is_own(port.address):
             return (port.address,)
         whose = BackendsOf("pod", pod.namespace, pod.name, port.container_port, port.protocol, 0, Choice.LOCAL)
-        why = f"hostIP {port.address} of host port {port.port} is no address of node {self._here.node}"
+        why = f"hostIP {port.address} of host port {port.port} is no address of node {self._context.node}"
         self._refuse(whose, why, "leave hostIP out, or write one of the node's own addresses")
         return ()
 
     def _is_allowed(self, service: Service, address: Address) -> bool:
-        if self._here.is_external(address):
+        if self._context.is_external(address):
             return True
         remedy = "allow its network in AIRMESH_EXTERNAL_IPS, or remove it from the Service"
         self._refuse_of(service, f"spec.externalIPs: {address} is in no network that is allowed for them", remedy)
@@ -445,7 +445,7 @@ class _Planner:
         self._claims.outside.add(address)
         if address in service.cluster_ips:
             return False  # it leads there already
-        whose = "the cluster IP of another Service" if address in self._cluster_ips else self._here.whose(address)
+        whose = "the cluster IP of another Service" if address in self._cluster_ips else self._context.whose(address)
         if whose:
             self._refuse_of(service, f"{path}: {address} is {whose}", "use an address that nothing in the cluster has")
         return not whose

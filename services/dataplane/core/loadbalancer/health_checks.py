@@ -1,4 +1,4 @@
-"""What a node says to load balancers that ask whether it should get traffic.
+"""Health checks of load balancers: the node's answers (``healthCheckNodePort``, ``/healthz``, ``/livez``).
 
 Owns the answers of health-check node ports (``spec.healthCheckNodePort``: a Service of type LoadBalancer with
 externalTrafficPolicy Local) and of the port that asks about the node as a whole, in the form that kube-proxy 1.36 gives
@@ -68,13 +68,13 @@ def checks_of(services: Iterable[Service], slices: Iterable[EndpointSlice], node
             parts[part.namespace, part.service].append(part)
     found: dict[int, ServiceCheck] = {}
     for service in asked:
-        here = _ready_here(service, parts[service.namespace, service.name], node)
-        check = ServiceCheck(namespace=service.namespace, name=service.name, endpoints=here)
+        local = _ready_on(service, parts[service.namespace, service.name], node)
+        check = ServiceCheck(namespace=service.namespace, name=service.name, endpoints=local)
         found.setdefault(service.health_check_port, check)
     return found
 
 
-def _ready_here(service: Service, slices: Iterable[EndpointSlice], node: str) -> int:
+def _ready_on(service: Service, slices: Iterable[EndpointSlice], node: str) -> int:
     """Pods, not addresses: one of both families counts once."""
     return len(
         {

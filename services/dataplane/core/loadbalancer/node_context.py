@@ -1,4 +1,5 @@
-"""A node as Services see it: which addresses are its own, which lie inside the cluster, which may come from outside.
+"""The node context of load balancing: which addresses are its own, which lie inside the cluster, which may come from
+outside.
 
 Pure and immutable; made anew whenever the Node, the nodes or the pools change. All questions are about present state.
 """

@@ -19,7 +19,7 @@ TABLES = ("am_services", "am_backends", "am_src_ranges")
 """Which table each amount is of. ``am_members`` has an entry for each of ``am_backends``."""
 
 
-def of_service(service: Service, slices: Iterable[EndpointSlice], here: NodeContext) -> tuple[Owner, Claim]:
+def of_service(service: Service, slices: Iterable[EndpointSlice], context: NodeContext) -> tuple[Owner, Claim]:
     """What a Service asks for, given the slices of it."""
     owner = ("service", service.namespace, service.name)
     age = (service.created, service.name)
@@ -29,18 +29,18 @@ def of_service(service: Service, slices: Iterable[EndpointSlice], here: NodeCont
     versions = {address.version for address in service.cluster_ips}
     outside = [*service.load_balancer_ips, *service.external_ips]
     if service.type in ("NodePort", "LoadBalancer"):
-        outside += here.addresses
-    places = len(service.cluster_ips) + 2 * sum(address.version in versions for address in outside)
+        outside += context.addresses
+    rows = len(service.cluster_ips) + 2 * sum(address.version in versions for address in outside)
     choices = 1 + (bool(outside) and "Local" in (service.internal_policy, service.external_policy))
     endpoints = sum(len(part.endpoints) * min(ports, len(part.ports)) for part in slices if part.fronted)
     ranges = ports * len(service.source_ranges) * len(versions) if service.load_balancer_ips else 0
-    return owner, Claim(service.namespace, age, (ports * places, endpoints * choices, ranges))
+    return owner, Claim(service.namespace, age, (ports * rows, endpoints * choices, ranges))
 
 
-def of_pod(one: HostPortPod, here: NodeContext) -> tuple[Owner, Claim]:
+def of_pod(one: HostPortPod, context: NodeContext) -> tuple[Owner, Claim]:
     """What a pod of this node with host ports asks for."""
     pod = one.pod
     ports = sum(port.protocol in BALANCED for port in pod.host_ports)
-    places = ports * (len(here.addresses) + len(LOOPBACK)) * 2
-    claim = Claim(pod.namespace, (0, f"{pod.name}/pod"), (places, ports * len(one.addresses), 0))
+    rows = ports * (len(context.addresses) + len(LOOPBACK)) * 2
+    claim = Claim(pod.namespace, (0, f"{pod.name}/pod"), (rows, ports * len(one.addresses), 0))
     return ("pod", pod.namespace, pod.name), claim

@@ -26,7 +26,7 @@ from services.dataplane.core.datapath.service_layout import (
     SourceRangeKey,
 )
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
-from services.dataplane.core.loadbalancer.frontends import BackendsOf, Front, Moved
+from services.dataplane.core.loadbalancer.frontends import BackendsOf, Frontend, Moved
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -76,10 +76,10 @@ def slots_by_number(tables: Tables) -> dict[int, tuple[Target, ...]]:
 
 
 def tables_of(
-    fronts: Mapping[ServiceKey, Front], backends: Mapping[BackendsOf, frozenset[Target]], before: Tables
+    frontends: Mapping[ServiceKey, Frontend], backends: Mapping[BackendsOf, frozenset[Target]], before: Tables
 ) -> Tables:
     """The tables for these fronts; ``before`` gives numbers and slots that are kept."""
-    return _tables(fronts, backends, before, highest(before))
+    return _tables(frontends, backends, before, highest(before))
 
 
 def highest(tables: Tables) -> int:
@@ -88,45 +88,45 @@ def highest(tables: Tables) -> int:
 
 
 def _tables(
-    fronts: Mapping[ServiceKey, Front],
+    frontends: Mapping[ServiceKey, Frontend],
     backends: Mapping[BackendsOf, frozenset[Target]],
     before: Tables,
     last: int,
 ) -> Tables:
-    slots, numbers = slots_by_number(before), _numbers(fronts, before, last)
+    slots, numbers = slots_by_number(before), _numbers(frontends, before, last)
     tables = Tables()
     counts: dict[BackendsOf, int] = {}
     for shared, number in numbers.items():
-        placed = place(slots.get(number, ()), backends[shared])
-        counts[shared] = len(placed)
-        _write(tables, number, placed)
-    for key, front in fronts.items():
-        number = numbers[front.backends]
+        assigned = assign_slots(slots.get(number, ()), backends[shared])
+        counts[shared] = len(assigned)
+        _write(tables, number, assigned)
+    for key, frontend in frontends.items():
+        number = numbers[frontend.backends]
         tables.services[key] = lb.Service(
             number=number,
-            backends=counts[front.backends],
-            affinity_seconds=front.affinity_seconds,
-            flags=int(front.flags),
+            backends=counts[frontend.backends],
+            affinity_seconds=frontend.affinity_seconds,
+            flags=int(frontend.flags),
         )
-        for network in front.ranges:
+        for network in frontend.ranges:
             tables.ranges[SourceRangeKey.of(number, network)] = SourceRange()
     return tables
 
 
-def moved(fronts: Moved, backends: Mapping[BackendsOf, frozenset[Target]], before: Tables, last: int) -> TableChange:
+def moved(frontends: Moved, backends: Mapping[BackendsOf, frozenset[Target]], before: Tables, last: int) -> TableChange:
     """Steps by which these fronts, and nothing else, change. A set of backends that is new gets a number above
     ``last``. Costs what these fronts and their backends cost.
     """
-    old = _part(fronts.before, before)
-    return change(old, _tables(fronts.after, backends, old, last))
+    old = _part(frontends.before, before)
+    return change(old, _tables(frontends.after, backends, old, last))
 
 
-def _part(fronts: Mapping[ServiceKey, Front], tables: Tables) -> Tables:
+def _part(frontends: Mapping[ServiceKey, Frontend], tables: Tables) -> Tables:
     """What the tables hold of these fronts."""
     part = Tables()
-    for key, front in fronts.items():
+    for key, frontend in frontends.items():
         service = part.services[key] = tables.services[key]
-        part.ranges.update((SourceRangeKey.of(service.number, network), SourceRange()) for network in front.ranges)
+        part.ranges.update((SourceRangeKey.of(service.number, network), SourceRange()) for network in frontend.ranges)
     for number, count in {(service.number, service.backends) for service in part.services.values()}:
         for index in range(count):
             at = BackendKey(service=number, index=index)
@@ -142,8 +142,8 @@ def apply(tables: Tables, steps: TableChange) -> None:
     tables.backends.update(steps.set_backends)
     tables.members.update(steps.set_members)
     tables.ranges.update(steps.set_ranges)
-    for front in steps.drop_services:
-        del tables.services[front]
+    for frontend in steps.drop_services:
+        del tables.services[frontend]
     for backend in (*steps.drop_backends, *steps.remove_backends):
         del tables.backends[backend]
     for member in steps.drop_members:
@@ -152,31 +152,31 @@ def apply(tables: Tables, steps: TableChange) -> None:
         del tables.ranges[network]
 
 
-def _numbers(fronts: Mapping[ServiceKey, Front], before: Tables, last: int) -> dict[BackendsOf, int]:
+def _numbers(frontends: Mapping[ServiceKey, Frontend], before: Tables, last: int) -> dict[BackendsOf, int]:
     """A number for each set of backends that has a front: one that such a front had, else a new one.
 
     A number whose fronts now belong to different Service ports is nobody's: kept by one, it would lead the others'
     clients to that one's backends until their own entries are written.
     """
     ports: dict[int, set[tuple[object, ...]]] = defaultdict(set)
-    for key, front in fronts.items():
+    for key, frontend in frontends.items():
         if key in before.services:
-            ports[before.services[key].number].add(front.backends.port_of)
+            ports[before.services[key].number].add(frontend.backends.port_of)
     numbers: dict[BackendsOf, int] = {}
     free = {number for number, owners in ports.items() if len(owners) == 1}
-    for key, front in fronts.items():
+    for key, frontend in frontends.items():
         old = before.services.get(key)
-        if front.backends not in numbers and old is not None and old.number in free:
-            numbers[front.backends] = old.number
+        if frontend.backends not in numbers and old is not None and old.number in free:
+            numbers[frontend.backends] = old.number
             free.remove(old.number)
-    for front in fronts.values():
-        if front.backends not in numbers:
+    for frontend in frontends.values():
+        if frontend.backends not in numbers:
             last += 1
-            numbers[front.backends] = last
+            numbers[frontend.backends] = last
     return numbers
 
 
-def place(before: Sequence[Target], targets: Iterable[Target]) -> tuple[Target, ...]:
+def assign_slots(before: Sequence[Target], targets: Iterable[Target]) -> tuple[Target, ...]:
     """The targets in slots: those that stay keep theirs, holes are filled by new ones, then from the end."""
     wanted = set(targets)
     fresh = sorted(wanted - set(before), key=lambda target: (target[0].packed, target[1]), reverse=True)

@@ -1,4 +1,4 @@
-"""What the policies that this node has enforced of late were called: whom an event of the datapath blames.
+"""Policy names by generation: which policy decided a flow event of the datapath.
 
 A subject's entry names its policy by a number of its content (``number_of``), and each event says which number judged;
 so an event that comes after an edit is told by the policy that decided, and one whose policy is not known any more

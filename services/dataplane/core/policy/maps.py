@@ -34,7 +34,7 @@ from services.dataplane.core.policy.held_scopes import HeldScopes
 from services.dataplane.core.policy.history import number_of
 from services.dataplane.core.policy.scope_uses import ScopeUses
 from services.dataplane.core.policy.scopes import Scope, Wanted, scope_of
-from services.dataplane.core.policy.selected_places import SelectedPlaces
+from services.dataplane.core.policy.selected_slots import SelectedSlots
 from services.dataplane.core.policy.selection import Selection
 from services.dataplane.core.policy.steps import (
     NOTHING,
@@ -76,7 +76,7 @@ class PolicyMaps:
         """Updates since the start."""
         self.held = HeldScopes()
         """As the maps of scopes hold them."""
-        self._places = SelectedPlaces()
+        self._slots = SelectedSlots()
         self._loose: set[SelectorPeer] = set()
         self._uses = ScopeUses()
         self.visits = 0
@@ -252,7 +252,7 @@ class PolicyMaps:
     def _givers(self, removes: Mapping[int, None], upserts: Mapping[int, int]) -> list[int]:
         """Who gives a place in ``am_selected``, or gets none."""
         fresh = {identity: self._namespace(identity) for identity in upserts if identity not in self.selected}
-        return self._places.givers(fresh, removes, len(self.selected) - self.rooms.selected)
+        return self._slots.givers(fresh, removes, len(self.selected) - self.rooms.selected)
 
     def _namespace(self, identity: int) -> str:
         record = self.selection.records.get(identity)
@@ -272,10 +272,10 @@ class PolicyMaps:
             if before:
                 self.held.leave_set(before)
             if before and identity not in upserts:
-                self._places.leave(identity)
+                self._slots.leave(identity)
         for identity, number in upserts.items():
             self.selected[identity] = number
-            self._places.enter(identity, self._namespace(identity))
+            self._slots.enter(identity, self._namespace(identity))
             self.held.enter_set(number)
         self.changed += len(removes) + len(upserts)
 
@@ -413,7 +413,7 @@ class PolicyMaps:
 
     def _flip(self, *, final: bool) -> Steps:
         """Subjects get their policies. ``final``: those whose scopes are not in the maps do without."""
-        removes, upserts, told = [], {}, False
+        removes, upserts, differs = [], {}, False
         for identity in list(self._unsettled):
             before = self.subjects.get(identity)
             if identity not in self.wanted:
@@ -427,7 +427,7 @@ class PolicyMaps:
             self._unsettled.pop(identity)
             if subject != before:
                 upserts[SubjectKey(identity=identity)] = subject
-                told = told or before is None or _says(before) != _says(subject)
+                differs = differs or before is None or _says(before) != _says(subject)
         if not removes and not upserts:
             return
         yield Flip(removes=tuple(removes), upserts=upserts)
@@ -436,7 +436,7 @@ class PolicyMaps:
         for key, subject in upserts.items():
             self._name(key.identity, subject)
         self.changed += len(removes) + len(upserts)
-        if removes or told:
+        if removes or differs:
             yield Bump()
 
     def _name(self, identity: int, subject: Subject | None) -> None:

@@ -132,7 +132,7 @@ def scope_of(policy: CompiledPolicy, direction: Direction) -> Scope | None:
         return None
     if len(mine) > MAX_RULES:
         raise ValueError(f"{len(mine)} rules for {direction.name.lower()}: at most {MAX_RULES} fit; name fewer")
-    mine.sort(key=lambda rule: (rule.rank, rule.verdict))
+    mine.sort(key=lambda rule: (rule.precedence, rule.verdict))
     rules = tuple(
         _Rule(rule, tuple(sorted({policy.selectors[index] for index in rule.selectors}, key=_encode))) for rule in mine
     )

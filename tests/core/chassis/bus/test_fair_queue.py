@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import random
 
-from chassis.bus.fair_queue import Turns
+from chassis.bus.fair_queue import FairQueue
 
 
-def turns(at_once: int = 8, each: int = 2, waiting: int = 3, waiting_bytes: int = 100) -> Turns[int]:
-    return Turns(at_once=at_once, each=each, waiting=waiting, waiting_bytes=waiting_bytes)
+def queue(at_once: int = 8, each: int = 2, waiting: int = 3, waiting_bytes: int = 100) -> FairQueue[int]:
+    return FairQueue(at_once=at_once, each=each, waiting=waiting, waiting_bytes=waiting_bytes)
 
 
-def start(made: Turns[int]) -> list[str]:
+def start(made: FairQueue[int]) -> list[str]:
     started: list[str] = []
     while (one := made.next()) is not None:
         started.append(one[0])
@@ -19,7 +19,7 @@ def start(made: Turns[int]) -> list[str]:
 
 
 def test_past_its_own_bound_one_is_refused_and_the_other_is_served() -> None:
-    made = turns()
+    made = queue()
     taken = []
     for number in range(50):
         taken.append(made.offer("thief", number, 1))
@@ -29,8 +29,8 @@ def test_past_its_own_bound_one_is_refused_and_the_other_is_served() -> None:
     assert start(made) == ["honest"]
 
 
-def test_when_all_places_are_taken_the_next_goes_to_who_has_least() -> None:
-    made = turns()
+def test_when_all_slots_are_taken_the_next_goes_to_who_has_least() -> None:
+    made = queue()
     for thief in "abcd":
         for number in range(5):
             made.offer(thief, number, 1)
@@ -42,7 +42,7 @@ def test_when_all_places_are_taken_the_next_goes_to_who_has_least() -> None:
 
 
 def test_large_requests_do_not_wait_in_heaps() -> None:
-    made = turns()
+    made = queue()
     for number in range(2):
         made.offer("thief", number, 90)
         start(made)
@@ -53,12 +53,12 @@ def test_large_requests_do_not_wait_in_heaps() -> None:
 def test_whatever_comes_and_ends_all_that_was_taken_is_answered_once() -> None:
     chance = random.Random(7)
     for _ in range(200):
-        made = turns(at_once=chance.randint(1, 6), each=chance.randint(1, 3), waiting=chance.randint(0, 4))
+        made = queue(at_once=chance.randint(1, 6), each=chance.randint(1, 3), waiting=chance.randint(0, 4))
         taken: list[int] = []
         answered: list[int] = []
         running: list[str] = []
 
-        def begin(made: Turns[int] = made, running: list[str] = running, answered: list[int] = answered) -> None:
+        def begin(made: FairQueue[int] = made, running: list[str] = running, answered: list[int] = answered) -> None:
             while (one := made.next()) is not None:
                 running.append(one[0])
                 answered.append(one[1])

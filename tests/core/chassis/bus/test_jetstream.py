@@ -68,7 +68,7 @@ def test_a_refusal_keeps_the_servers_number_and_words() -> None:
 
 
 @pytest.mark.parametrize(
-    ("told", "field", "value"),
+    ("reported", "field", "value"),
     [
         ({}, "seq", 0),
         ({"seq": 7, "stream": STREAM}, "seq", 7),
@@ -77,8 +77,8 @@ def test_a_refusal_keeps_the_servers_number_and_words() -> None:
         ({"config": {"max_bytes": 5}}, "config", {"max_bytes": 5}),
     ],
 )
-def test_an_answer_is_read_field_by_field(told: dict[str, Any], field: str, value: object) -> None:
-    assert getattr(parse_answer(json.dumps(told).encode()), field) == value
+def test_an_answer_is_read_field_by_field(reported: dict[str, Any], field: str, value: object) -> None:
+    assert getattr(parse_answer(json.dumps(reported).encode()), field) == value
 
 
 JSON = st.recursive(
@@ -89,7 +89,10 @@ JSON = st.recursive(
 FIELDS = st.sampled_from(["error", "created", "config", "state", "message", "num_pending", "seq", "other"])
 
 
-@given(st.binary(max_size=60) | st.dictionaries(FIELDS, JSON, max_size=4).map(lambda told: json.dumps(told).encode()))
+@given(
+    st.binary(max_size=60)
+    | st.dictionaries(FIELDS, JSON, max_size=4).map(lambda reported: json.dumps(reported).encode())
+)
 def test_whatever_comes_is_an_answer_or_an_error_of_ours(body: bytes) -> None:
     try:
         parse_answer(body)
@@ -124,7 +127,7 @@ def test_a_tombstone_is_known_by_its_mark(headers: dict[str, str], is_one: bool)
         ({"Nats-Stream": STREAM, "Nats-Subject": "$KV.blocks_v1.a"}, False),
     ],
 )
-def test_a_value_is_believed_when_its_writer_named_the_stream(headers: dict[str, str], is_one: bool) -> None:
+def test_a_value_is_accepted_when_its_writer_named_the_stream(headers: dict[str, str], is_one: bool) -> None:
     assert authentic(headers, STREAM) is is_one
 
 

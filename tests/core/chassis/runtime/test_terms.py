@@ -111,7 +111,7 @@ class World:
     def holding(self) -> list[int]:
         return [one for one in range(3) if self.copies[one].held and self.now < self.good_until[one]]
 
-    def turn(self, one: int) -> None:
+    def advance(self, one: int) -> None:
         mine = replace(self.copies[one], held=one in self.holding())
         found = None if self.there is None else Found(revision=self.revision, record=self.there)
         mine, step = judge(mine, found, now=self.now, clock=CLOCK + self.now)
@@ -146,7 +146,7 @@ def test_epochs_only_grow_and_somebody_always_gets_it(seed: int) -> None:
     held_at = 0.0
     for _ in range(400):
         world.now += world.dice.uniform(0.2, 1.5)
-        world.turn(world.dice.randrange(3))
+        world.advance(world.dice.randrange(3))
         if world.dice.random() < 0.03:
             world.hurt()
         if world.holding():
@@ -163,6 +163,6 @@ def test_never_two_while_what_breaks_is_the_record(seed: int) -> None:
         world.now += world.dice.uniform(0.2, 1.5)
         if world.dice.random() < 0.1:
             world.revision, world.there = world.revision + 1, NONSENSE
-        world.turn(world.dice.randrange(3))
+        world.advance(world.dice.randrange(3))
         assert len(world.holding()) <= 1
     assert len({holder for _, holder in world.epochs}) > 1, "it never changed hands: nothing was tried"

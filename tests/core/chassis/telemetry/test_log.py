@@ -174,7 +174,7 @@ def record(message: object, *values: object, level: int = logging.WARNING, at: f
         ("a\nb", (), "a\nb"),
     ],
 )
-def test_what_a_library_says_is_told_also_where_its_values_do_not_fit(
+def test_what_a_library_says_is_reported_also_where_its_values_do_not_fit(
     library: tuple[logging.Handler, io.StringIO], message: object, values: tuple[object, ...], said: str
 ) -> None:
     handler, stream = library

@@ -13,7 +13,7 @@ from services.dataplane.core.conntrack import state as conntrack
 from services.dataplane.core.conntrack.fills import Fill, Share
 from services.dataplane.core.conntrack.state import Segment, State, budget_of, miscount
 from services.dataplane.core.datapath.layout import (
-    MAX_CONDEMNED,
+    MAX_EXPIRED,
     NODE,
     Budget,
     Flow,
@@ -96,17 +96,17 @@ def test_flows_of_one_endpoint() -> None:
     assert looked(flows, 0, frozenset({2})) == ([key(port=2).pack() + bytes(8)], {(1, 0): 1})
 
 
-@pytest.mark.parametrize("count", [0, 1, MAX_CONDEMNED, MAX_CONDEMNED + 1, 3 * MAX_CONDEMNED])
+@pytest.mark.parametrize("count", [0, 1, MAX_EXPIRED, MAX_EXPIRED + 1, 3 * MAX_EXPIRED])
 def test_batches(count: int) -> None:
-    condemned = [(key(port=n), n) for n in range(count)]
-    batches = list(conntrack.batches([one.pack() + seen.to_bytes(8, "little") for one, seen in condemned]))
+    expired = [(key(port=n), n) for n in range(count)]
+    batches = list(conntrack.batches([one.pack() + seen.to_bytes(8, "little") for one, seen in expired]))
     assert [(len(batch) - 16) // 48 for batch in batches] == [
-        min(MAX_CONDEMNED, count - start) for start in range(0, count, MAX_CONDEMNED)
+        min(MAX_EXPIRED, count - start) for start in range(0, count, MAX_EXPIRED)
     ]
     joined = b"".join(batch[16:] for batch in batches)
     read = [(FlowKey.unpack(joined[i : i + 40]), int.from_bytes(joined[i + 40 : i + 48], "little"))
             for i in range(0, len(joined), 48)]  # fmt: skip
-    assert read == condemned
+    assert read == expired
 
 
 class TestHandshake:
@@ -210,13 +210,13 @@ class TestSizes:
 
 
 class TestFills:
-    def test_told_from_four_fifths_and_taken_back_below_seven_tenths(self) -> None:
+    def test_reported_from_four_fifths_and_cleared_below_seven_tenths(self) -> None:
         share = Share(3, Direction.INGRESS)
-        told: frozenset[Share] = frozenset()
+        reported: frozenset[Share] = frozenset()
         outcomes = []
         for used in (79, 80, 71, 70, 69, 79, 100):
-            told = fills.nearly_spent({share: Fill(used, 100)}, told)
-            outcomes.append(share in told)
+            reported = fills.nearly_spent({share: Fill(used, 100)}, reported)
+            outcomes.append(share in reported)
         assert outcomes == [False, True, True, True, False, False, True]
 
     def test_shares_of_pods_and_of_the_node(self) -> None:
@@ -243,7 +243,7 @@ class TestFills:
     def test_what_leads_to_nothing(self, protocol: int, seen: int, pending: bool) -> None:
         assert conntrack.is_pending(protocol, seen) == pending
 
-    def test_gone_endpoint_is_not_told_any_more(self) -> None:
+    def test_gone_endpoint_is_not_reported_any_more(self) -> None:
         assert fills.nearly_spent({}, frozenset({Share(3, Direction.EGRESS)})) == frozenset()
 
 

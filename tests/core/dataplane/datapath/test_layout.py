@@ -92,9 +92,9 @@ def test_prefix(network: str, bits: int, tail: bytes) -> None:
 
 
 # A trie compares the first prefixlen bits of what follows the length itself.
-def matches(line: pl.ScopePortKey, packet: pl.ScopePortKey) -> bool:
-    bits = line.prefixlen
-    one, other = (int.from_bytes(key.pack()[4:], "big") >> (160 - bits) for key in (line, packet))
+def matches(rule: pl.ScopePortKey, packet: pl.ScopePortKey) -> bool:
+    bits = rule.prefixlen
+    one, other = (int.from_bytes(key.pack()[4:], "big") >> (160 - bits) for key in (rule, packet))
     return one == other
 
 
@@ -105,7 +105,7 @@ def packet(protocol: int, port: int, *, scope: int = 1000) -> pl.ScopePortKey:
 
 
 @pytest.mark.parametrize(
-    ("line", "protocol", "port", "expected"),
+    ("rule", "protocol", "port", "expected"),
     [
         ((), 6, 80, True),
         ((), 132, 9, True),
@@ -117,8 +117,8 @@ def packet(protocol: int, port: int, *, scope: int = 1000) -> pl.ScopePortKey:
         ((6, 8080, 12), 6, 8096, False),
     ],
 )
-def test_port_prefix_covers(line: tuple[int, ...], protocol: int, port: int, expected: bool) -> None:
-    key = pl.ScopePortKey.of(1000, *line)
+def test_port_prefix_covers(rule: tuple[int, ...], protocol: int, port: int, expected: bool) -> None:
+    key = pl.ScopePortKey.of(1000, *rule)
     assert matches(key, packet(protocol, port)) is expected
     assert not matches(key, packet(protocol, port, scope=1001))
     assert not matches(key, packet(protocol, port, scope=1000 | 1 << 63))

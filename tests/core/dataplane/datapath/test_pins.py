@@ -65,7 +65,7 @@ def test_a_new_node_waits_for_nothing() -> None:
 
 
 @pytest.mark.parametrize(
-    ("changed", "anew", "unfilled", "lost"),
+    ("changed", "emptied", "unfilled", "lost"),
     [
         ("am_ct", {"am_ct", "am_ct_recent", "am_ct_peers", "am_generation"}, set(), {"am_ct"}),
         ("am_ct_peers", {"am_ct_peers"}, set(), set()),
@@ -86,10 +86,10 @@ def test_a_new_node_waits_for_nothing() -> None:
         ("am_metrics", {"am_metrics"}, set(), {"am_metrics"}),
     ],
 )
-def test_one_changed_map(changed: str, anew: set[str], unfilled: set[Source], lost: set[str]) -> None:
+def test_one_changed_map(changed: str, emptied: set[str], unfilled: set[Source], lost: set[str]) -> None:
     outcome = upgrade(pinned(frozenset({changed})))
-    assert outcome.made.keys() == anew
-    assert outcome.taken == ALL - anew
+    assert outcome.made.keys() == emptied
+    assert outcome.taken == ALL - emptied
     assert outcome.unfilled == unfilled
     assert outcome.losses.keys() == lost
 
@@ -131,7 +131,7 @@ def test_layouts_of_the_versions_before_are_those_of_all_their_maps() -> None:
         assert all(len(layout) == 12 for layout in layouts.values())
 
 
-def test_pins_tell_their_layout() -> None:
+def test_pins_name_their_layout() -> None:
     for spec in MAPS:
         assert parse_pin_name(pin_name(spec)) == (spec.name, layout_of(spec))
     assert parse_pin_name("am_ct") == ("am_ct", "")

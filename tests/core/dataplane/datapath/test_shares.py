@@ -20,11 +20,11 @@ from services.dataplane.core.loadbalancer import service_demand
 from services.dataplane.core.loadbalancer import services as service_tables
 from services.dataplane.core.loadbalancer.frontends import HostPortPod
 from services.dataplane.core.loadbalancer.node_context import NodeContext
+from services.dataplane.core.loadbalancer.pacing import LITTLE, PER_ENTRY, REST, Pacing
 from services.dataplane.core.loadbalancer.services import Tables
-from services.dataplane.core.loadbalancer.turns import LITTLE, PER_ENTRY, REST, Turns
-from tests.core.dataplane.notation import endpoint, entries_of, fronts_of, service, slice_of
+from tests.core.dataplane.notation import endpoint, entries_of, frontends_of, service, slice_of
 
-HERE = NodeContext(node="n1", addresses=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")))
+CONTEXT = NodeContext(node="n1", addresses=(ip_address("172.30.0.11"), ip_address("fd00:172:30::11")))
 
 
 NOBODY: frozenset[tuple[str, str]] = frozenset()
@@ -128,15 +128,15 @@ SERVICES = [
 ]
 
 
-@pytest.mark.parametrize(("one", "fronts", "backends"), SERVICES)
-def test_what_a_service_asks_for_is_never_less_than_what_it_gets(one: Any, fronts: int, backends: int) -> None:
+@pytest.mark.parametrize(("one", "frontends", "backends"), SERVICES)
+def test_what_a_service_asks_for_is_never_less_than_what_it_gets(one: Any, frontends: int, backends: int) -> None:
     slices = [slice_of("web", "10.244.0.1", "10.244.0.2 notready", "10.244.0.3 @n2"), slice_of("web", *_SIX, part="b")]
-    owner, asked = service_demand.of_service(one, slices, HERE)
+    owner, asked = service_demand.of_service(one, slices, CONTEXT)
     assert owner == ("service", "shop", "web")
-    assert asked.amounts[:2] == (fronts, backends)
-    plan = fronts_of([one], slices, [], HERE)
-    tables = service_tables.tables_of(plan.fronts, plan.backends, Tables())
-    assert len(tables.services) <= fronts
+    assert asked.amounts[:2] == (frontends, backends)
+    plan = frontends_of([one], slices, [], CONTEXT)
+    tables = service_tables.tables_of(plan.frontends, plan.backends, Tables())
+    assert len(tables.services) <= frontends
     assert len(tables.backends) <= backends
     assert len(tables.ranges) <= asked.amounts[2]
 
@@ -152,9 +152,9 @@ def test_source_ranges_are_asked_for() -> None:
         load_balancer_ips="203.0.113.7",
         source_ranges="192.0.2.0/24 10.0.0.0/8",
     )
-    _, asked = service_demand.of_service(one, [], HERE)
-    plan = fronts_of([one], [], [], HERE)
-    tables = service_tables.tables_of(plan.fronts, plan.backends, Tables())
+    _, asked = service_demand.of_service(one, [], CONTEXT)
+    plan = frontends_of([one], [], [], CONTEXT)
+    tables = service_tables.tables_of(plan.frontends, plan.backends, Tables())
     assert 0 < len(tables.ranges) <= asked.amounts[2]
 
 
@@ -163,18 +163,18 @@ def test_pods_with_host_ports_ask_in_their_namespace() -> None:
         namespace="shop", name="p", uid="u", node="n1", host_ports=(HostPort(6, 8080, 80), HostPort(17, 8053, 53))
     )
     one = HostPortPod(pod=pod, addresses=(ip_address("10.244.0.1"), ip_address("fd00:244::1")))
-    owner, asked = service_demand.of_pod(one, HERE)
+    owner, asked = service_demand.of_pod(one, CONTEXT)
     assert (owner, asked.group) == (("pod", "shop", "p"), "shop")
-    plan = fronts_of([], [], [one], HERE)
-    assert 0 < len(plan.fronts) <= asked.amounts[0]
-    assert not fronts_of([], [], [one], HERE, {owner}).fronts
+    plan = frontends_of([], [], [one], CONTEXT)
+    assert 0 < len(plan.frontends) <= asked.amounts[0]
+    assert not frontends_of([], [], [one], CONTEXT, {owner}).frontends
 
 
 def test_a_refused_service_keeps_its_cluster_ip_from_others() -> None:
     web = service("web", "10.96.0.1")
     thief = service("thief", "10.96.0.2", type="LoadBalancer", load_balancer_ips="10.96.0.1")
-    plan = fronts_of([web, thief], [], [], HERE, {("service", "shop", "web")})
-    assert {str(key.address) for key in plan.fronts} == {"10.96.0.2"}
+    plan = frontends_of([web, thief], [], [], CONTEXT, {("service", "shop", "web")})
+    assert {str(key.address) for key in plan.frontends} == {"10.96.0.2"}
     assert len(plan.refused) == 1
 
 
@@ -214,22 +214,22 @@ def test_a_size_of_the_settings_is_kept() -> None:
 
 
 def test_who_makes_little_work_never_waits_and_who_makes_much_waits_alone() -> None:
-    turns = Turns()
+    pacing = Pacing()
     shop, big, small = ("shop", "web"), ("mallory", "big"), ("mallory", "small")
-    assert turns.take({big: 200_000, shop: 10}, 100) == (frozenset((big, shop)), NOBODY)
-    wait = turns.wait([big], 100)
+    assert pacing.take({big: 200_000, shop: 10}, 100) == (frozenset((big, shop)), NOBODY)
+    wait = pacing.wait([big], 100)
     assert wait == pytest.approx(200_000 * PER_ENTRY * REST)
-    assert turns.take({big: 200_000, shop: 10}, 101) == (frozenset((shop,)), frozenset((big,)))
-    assert turns.take({small: 1}, 101) == (NOBODY, frozenset((small,)))
-    assert turns.take({big: 200_000}, 100 + wait) == (frozenset((big,)), NOBODY)
+    assert pacing.take({big: 200_000, shop: 10}, 101) == (frozenset((shop,)), frozenset((big,)))
+    assert pacing.take({small: 1}, 101) == (NOBODY, frozenset((small,)))
+    assert pacing.take({big: 200_000}, 100 + wait) == (frozenset((big,)), NOBODY)
     for moment in range(1000):
-        assert turns.take({shop: LITTLE}, 200 + moment / 50) == (frozenset((shop,)), NOBODY)
-    assert turns.wait([], 300) == 0
+        assert pacing.take({shop: LITTLE}, 200 + moment / 50) == (frozenset((shop,)), NOBODY)
+    assert pacing.wait([], 300) == 0
 
 
 def test_many_small_ones_of_one_namespace_are_much() -> None:
-    turns = Turns()
+    pacing = Pacing()
     crowd = {("mallory", f"s{n}"): 1000 for n in range(66)}
-    turn, later = turns.take(crowd, 0)
-    assert (len(turn), len(later)) == (66, 0)
-    assert turns.take(crowd, 0.5)[0] == frozenset()
+    admitted, later = pacing.take(crowd, 0)
+    assert (len(admitted), len(later)) == (66, 0)
+    assert pacing.take(crowd, 0.5)[0] == frozenset()

@@ -72,7 +72,7 @@ def ask(**other: object) -> Admitted | NotYet:
     return admit(**{**arguments, **other})  # type: ignore[arg-type]
 
 
-def test_with_everything_here_it_starts_as_its_identity() -> None:
+def test_with_everything_known_it_starts_as_its_identity() -> None:
     admitted = ask()
     assert isinstance(admitted, Admitted)
     assert admitted.identity == IDENTITY

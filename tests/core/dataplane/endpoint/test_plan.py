@@ -20,7 +20,7 @@ from services.dataplane.core.datapath.layout import (
 from services.dataplane.core.egress.masquerade import ruleset
 from services.dataplane.core.endpoint import links as marks
 from services.dataplane.core.endpoint.lifecycle import Step, Undo, way_back
-from services.dataplane.core.endpoint.links import GROUP_DOOMED, GROUP_LIVE, KernelLinks, Mark, SeenLink
+from services.dataplane.core.endpoint.links import GROUP_DELETING, GROUP_LIVE, KernelLinks, Mark, SeenLink
 from services.dataplane.core.endpoint.plan import Standing, repairs
 from services.dataplane.core.monitor.flows import Budget, Interpreter, reason_name, verdict_of
 from services.dataplane.core.policy.history import LINGER, MOST, PolicyHistory, number_of
@@ -67,7 +67,7 @@ def test_each_kind_of_drift() -> None:
     assert repairs(STANDING, [], kernel(link(A, 3, up=False), routes=False)).down == (A,)
     assert repairs(STANDING, [], kernel()).gone == (A,)
     assert repairs(STANDING, [], kernel(link(A, 9))).gone == (A,), "another link of that name is not the endpoint's"
-    assert repairs(STANDING, [], kernel(link(A, 3, group=GROUP_DOOMED))).gone == (A,)
+    assert repairs(STANDING, [], kernel(link(A, 3, group=GROUP_DELETING))).gone == (A,)
     assert [one.index for one in repairs(STANDING, [], kernel(link(A, 3), link(B, 4))).orphans] == [4]
     assert repairs(STANDING, [], kernel(link(A, 3), link(B, 4))).sizes == ()
     small = replace(link(A, 3), mtu=1400, peer=2)
@@ -202,33 +202,38 @@ READER = Interpreter(
 
 
 def test_a_denial_names_both_ends_and_the_policies_that_isolate() -> None:
-    told = READER.read(event(), 3)
-    assert (told.reason, told.direction, told.time_ns, told.missed) == ("POLICY_DENIED", "ingress", 1_005_000, 7)
-    assert (told.source_name, told.destination_name) == ("shop/front", "shop/back")
-    assert (told.source_identity, told.destination_identity) == (1000, 900)
-    assert (told.policies, told.rule, told.revision) == (("shop/deny-all",), -1, "e1:10")
+    reported = READER.read(event(), 3)
+    assert (reported.reason, reported.direction, reported.time_ns, reported.missed) == (
+        "POLICY_DENIED",
+        "ingress",
+        1_005_000,
+        7,
+    )
+    assert (reported.source_name, reported.destination_name) == ("shop/front", "shop/back")
+    assert (reported.source_identity, reported.destination_identity) == (1000, 900)
+    assert (reported.policies, reported.rule, reported.revision) == (("shop/deny-all",), -1, "e1:10")
 
 
-def test_egress_turns_subject_and_peer() -> None:
-    told = READER.read(event(direction=int(Direction.EGRESS)))
-    assert (told.source_identity, told.destination_identity) == (900, 1000)
+def test_egress_swaps_subject_and_peer() -> None:
+    reported = READER.read(event(direction=int(Direction.EGRESS)))
+    assert (reported.source_identity, reported.destination_identity) == (900, 1000)
 
 
 @pytest.mark.parametrize("reason", [r for r in DropReason if r.name.startswith("SPOOFED")])
 def test_who_forges_is_named_and_not_whose_address_it_took(reason: DropReason) -> None:
-    """Pod ``thief`` (endpoint 9) sends in the name of ``front``; then a card of the node brings the same."""
+    """Pod ``thief`` (endpoint 9) sends in the name of ``frontend``; then a card of the node brings the same."""
     both = [endpoint("n1 10.244.0.1", "back"), endpoint("n2 10.244.0.7", "front")]
     names = names_of(both, pods={9: "shop/thief"}, interfaces={4: "eth1"})
     reader = Interpreter(node="n1", names=names, policies=history().names, wall_offset=0)
-    told = reader.read(event(reason=int(reason), direction=int(Direction.EGRESS), endpoint=9, ifindex=9))
-    assert (told.source_name, told.destination_name, told.interface) == ("shop/thief", "shop/back", "#9")
-    told = reader.read(event(reason=int(reason), peer=0, endpoint=0, ifindex=4))
-    assert (told.source_name, told.destination_name, told.interface) == ("", "shop/back", "eth1")
+    reported = reader.read(event(reason=int(reason), direction=int(Direction.EGRESS), endpoint=9, ifindex=9))
+    assert (reported.source_name, reported.destination_name, reported.interface) == ("shop/thief", "shop/back", "#9")
+    reported = reader.read(event(reason=int(reason), peer=0, endpoint=0, ifindex=4))
+    assert (reported.source_name, reported.destination_name, reported.interface) == ("", "shop/back", "eth1")
 
 
 def test_a_rule_s_verdict_names_its_policy() -> None:
-    told = READER.read(event(rule=1, reason=int(DropReason.FORWARDED)))
-    assert (told.policies, told.rule) == (("shop/p1",), 1)
+    reported = READER.read(event(rule=1, reason=int(DropReason.FORWARDED)))
+    assert (reported.policies, reported.rule) == (("shop/p1",), 1)
     assert verdict_of(event(reason=int(DropReason.FORWARDED))) == "forwarded"
     assert verdict_of(event()) == "dropped"
 
@@ -244,15 +249,15 @@ def test_a_drop_is_blamed_on_the_policy_that_judged_and_not_on_the_newest() -> N
             (before, "shop/old0", "shop/deny-all", "e1:10"),
             (after, "shop/new0", "shop/strict", "e1:11"),
         ):
-            told = reader.read(event(policy=number_of(judge), rule=0))
-            assert (told.policies, told.revision) == ((rule,), revision)
+            reported = reader.read(event(policy=number_of(judge), rule=0))
+            assert (reported.policies, reported.revision) == ((rule,), revision)
             assert reader.read(event(policy=number_of(judge))).policies == (isolator,)
 
 
 def test_a_drop_by_a_policy_that_nobody_knows_any_more_names_none() -> None:
     for number in (0, 77):
-        told = READER.read(event(policy=number, rule=0))
-        assert (told.policies, told.revision, told.reason) == ((), "", "POLICY_DENIED")
+        reported = READER.read(event(policy=number, rule=0))
+        assert (reported.policies, reported.revision, reported.reason) == ((), "", "POLICY_DENIED")
 
 
 def test_what_a_policy_was_called_is_forgotten_when_no_event_of_it_can_come() -> None:
@@ -285,8 +290,8 @@ def test_many_edits_cost_their_own_identity_alone() -> None:
 
 def test_whatever_a_program_writes_can_be_read() -> None:
     assert READER.read(event(direction=9)).policies == ()
-    told = READER.read(event(rule=77, reason=999, subject=5))
-    assert (told.policies, told.reason, told.revision) == ((), "REASON_999", "")
+    reported = READER.read(event(rule=77, reason=999, subject=5))
+    assert (reported.policies, reported.reason, reported.revision) == ((), "REASON_999", "")
     assert reason_name(2) == "POLICY_DENIED"
 
 

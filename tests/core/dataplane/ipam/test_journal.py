@@ -378,10 +378,10 @@ def test_every_damaged_byte_is_noticed() -> None:
     parts = frames()
     content = b"".join(parts)
     last = len(content) - len(parts[-1])
-    for place in range(len(content)):
+    for offset in range(len(content)):
         broken = bytearray(content)
-        broken[place] ^= 0x5A
-        if place < last:
+        broken[offset] ^= 0x5A
+        if offset < last:
             with pytest.raises(Damaged):
                 read_frames(bytes(broken))
         else:

@@ -92,7 +92,7 @@ def test_no_node_can_call_its_pod_the_host_or_break_the_map(identity: int) -> No
     assert "10.244.0.1" not in identities(foreign=[endpoint("n2 10.244.0.1", "liar", identity=identity)])
 
 
-def test_flags_tell_pods_from_nodes() -> None:
+def test_flags_distinguish_pods_and_nodes() -> None:
     entries = entries_of("n1", [endpoint("n2 10.244.1.1", "a")], nodes=NODES).wanted
     assert entries[PrefixKey.host(ip_address("10.244.1.1"))].flags == PeerFlag.POD
     assert entries[PrefixKey.host(ip_address("172.30.0.12"))].flags == PeerFlag.NODE

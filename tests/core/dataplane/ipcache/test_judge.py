@@ -54,8 +54,8 @@ class Known:
         }
 
     def holds(self, node: str, address: Address) -> bool:
-        around = [cidr for cidr in self.blocks if cidr.version == address.version and address in cidr]
-        smallest = max(around, key=lambda cidr: cidr.prefixlen, default=None)
+        covering = [cidr for cidr in self.blocks if cidr.version == address.version and address in cidr]
+        smallest = max(covering, key=lambda cidr: cidr.prefixlen, default=None)
         return self.claims.get(address) == node or (smallest is not None and self.blocks[smallest] == node)
 
 
@@ -98,7 +98,7 @@ def test_what_counts_does_not_depend_on_the_order(seed: int) -> None:
             while judge.pending:
                 changed |= judge.settle(float(second), 1)
             assert set(judge.counted) == known.counted()
-            assert set(judge.doubts) == known.published.keys() - judge.counted.keys()
+            assert set(judge.rejections) == known.published.keys() - judge.counted.keys()
             assert changed >= counted ^ judge.counted.keys(), "whoever follows what changed misses nothing"
             counted = set(judge.counted)
 
@@ -122,7 +122,7 @@ def test_what_counted_goes_on_while_it_is_not_known_who_lives_where() -> None:
     judge.publish("n2.1", "n2", endpoint("n2 10.244.0.2", "b", identity=1001))
     judge.settle(2)
     assert "n2.1" not in judge.counted, "what is new does not count yet"
-    assert judge.doubts["n2.1"].leftover
+    assert judge.rejections["n2.1"].leftover
     judge.ask_residents(True)
     assert judge.settle(3) == {"n2.0"}
     assert judge.counted == {}

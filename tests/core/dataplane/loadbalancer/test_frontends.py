@@ -14,12 +14,12 @@ from services.dataplane.core.loadbalancer.endpoint_choice import Target
 from services.dataplane.core.loadbalancer.frontends import HostPortPod
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.services import Tables, change
-from tests.core.dataplane.notation import TCP, UDP, Plan, fronts_of, service, slice_of, slots_of
+from tests.core.dataplane.notation import TCP, UDP, Plan, frontends_of, service, slice_of, slots_of
 
 VIP, VIP6 = "10.96.0.10", "fd00:10:96::10"
 N1, N1_6, N2 = "172.30.0.11", "fd00:30::11", "172.30.0.12"
 LB = "203.0.113.7"
-HERE = NodeContext(
+CONTEXT = NodeContext(
     node="n1",
     addresses=(ip_address(N1), ip_address(N1_6)),
     own=frozenset((ip_address(N1), ip_address(N1_6), ip_address("198.51.100.1"))),
@@ -28,31 +28,31 @@ HERE = NodeContext(
     external=(ip_network("203.0.113.0/24"), ip_network("10.0.0.0/8"), ip_network("172.30.0.0/24")),
 )
 BOTH = [slice_of("web", "10.244.0.1", "10.244.1.1 @n2"), slice_of("web", "fd00::1", "fd00::2 @n2", part="b")]
-EVERYWHERE, HERE_ONLY, NOWHERE = "cluster", "local", "none"
+EVERYWHERE, LOCAL_ONLY, NOWHERE = "cluster", "local", "none"
 
 
-def told(plan: Plan) -> set[str]:
+def reported(plan: Plan) -> set[str]:
     """Frontends as ``socket 10.96.0.10:80 cluster``, ``packet …:30080 local FOREIGN``."""
     found = set()
-    for key, front in plan.fronts.items():
-        targets = {str(address) for address, _ in plan.backends[front.backends]}
+    for key, frontend in plan.frontends.items():
+        targets = {str(address) for address, _ in plan.backends[frontend.backends]}
         choice = NOWHERE
         if targets:
-            choice = EVERYWHERE if len(targets) == 2 else HERE_ONLY
-        flags = [flag.name or "" for flag in ServiceFlag if flag in front.flags]
+            choice = EVERYWHERE if len(targets) == 2 else LOCAL_ONLY
+        flags = [flag.name or "" for flag in ServiceFlag if flag in frontend.flags]
         where = f"[{key.address}]" if key.address.version == 6 else str(key.address)
         found.add(" ".join((Scope(key.scope).name.lower(), f"{where}:{key.port}", choice, *flags)))
     return found
 
 
 def plan_of(
-    *services: Service, pods: tuple[HostPortPod, ...] = (), slices: Any = BOTH, here: NodeContext = HERE
+    *services: Service, pods: tuple[HostPortPod, ...] = (), slices: Any = BOTH, context: NodeContext = CONTEXT
 ) -> Plan:
-    return fronts_of(services, slices, pods, here)
+    return frontends_of(services, slices, pods, context)
 
 
 def tables_of(plan: Plan, before: Tables) -> Tables:
-    return service_tables.tables_of(plan.fronts, plan.backends, before)
+    return service_tables.tables_of(plan.frontends, plan.backends, before)
 
 
 CLUSTER = f"socket {VIP}:80 cluster"
@@ -100,23 +100,25 @@ NODE_PORTS = ("http:80+30080/tcp",)
         ({"external_ips": "2001:db8::1"}, {CLUSTER}),
     ],
 )
-def test_the_fronts_of_a_service(fields: dict[str, Any], expected: set[str]) -> None:
-    assert told(plan_of(service("web", VIP, **fields))) == expected
+def test_the_frontends_of_a_service(fields: dict[str, Any], expected: set[str]) -> None:
+    assert reported(plan_of(service("web", VIP, **fields))) == expected
 
 
-def test_a_service_of_both_families_has_fronts_in_both_and_a_headless_one_has_none() -> None:
-    found = told(plan_of(service("web", VIP, VIP6, type="NodePort", ports=NODE_PORTS)))
+def test_a_service_of_both_families_has_frontends_in_both_and_a_headless_one_has_none() -> None:
+    found = reported(plan_of(service("web", VIP, VIP6, type="NodePort", ports=NODE_PORTS)))
     assert found == {
         *(CLUSTER, f"socket {N1}:30080 cluster", f"packet {N1}:30080 cluster"),
         *(f"socket [{VIP6}]:80 cluster", f"socket [{N1_6}]:30080 cluster", f"packet [{N1_6}]:30080 cluster"),
     }
-    assert told(plan_of(service("web", type="NodePort", ports=NODE_PORTS, external_ips=LB))) == set()
+    assert reported(plan_of(service("web", type="NodePort", ports=NODE_PORTS, external_ips=LB))) == set()
 
 
-def test_a_port_of_two_protocols_has_two_fronts_at_one_node_port() -> None:
+def test_a_port_of_two_protocols_has_two_frontends_at_one_node_port() -> None:
     ports = ("http:80+30080/tcp", "http:80+30080/udp")
     plan = plan_of(service("web", VIP, type="NodePort", ports=ports), slices=[slice_of("web", "10.244.0.1")])
-    by_protocol = {(k.protocol, k.scope): plan.backends[f.backends] for k, f in plan.fronts.items() if k.port == 30080}
+    by_protocol = {
+        (k.protocol, k.scope): plan.backends[f.backends] for k, f in plan.frontends.items() if k.port == 30080
+    }
     assert by_protocol[TCP, Scope.PACKET] == {(ip_address("10.244.0.1"), 8080)}
     assert by_protocol[UDP, Scope.PACKET] == frozenset()
 
@@ -135,10 +137,10 @@ def test_a_port_of_two_protocols_has_two_fronts_at_one_node_port() -> None:
 def test_external_policy_local_means_endpoints_of_this_node(endpoints: list[str], expected: set[str]) -> None:
     web = service("web", VIP, type="NodePort", ports=NODE_PORTS, external_policy="Local")
     plan = plan_of(
-        web, slices=[slice_of("web", *endpoints)], here=NodeContext(node="n1", zone="a", addresses=HERE.addresses)
+        web, slices=[slice_of("web", *endpoints)], context=NodeContext(node="n1", zone="a", addresses=CONTEXT.addresses)
     )
     key = ServiceKey(address=ip_address(N1), port=30080, protocol=TCP, scope=Scope.PACKET)
-    assert {str(address) for address, _ in plan.backends[plan.fronts[key].backends]} == expected
+    assert {str(address) for address, _ in plan.backends[plan.frontends[key].backends]} == expected
 
 
 @pytest.mark.parametrize(
@@ -157,7 +159,7 @@ def test_external_policy_local_means_endpoints_of_this_node(endpoints: list[str]
 def test_addresses_from_outside_that_are_refused(fields: dict[str, Any], part: str) -> None:
     other = service("other", "10.96.0.99", ports=("http:443/tcp",))
     plan = plan_of(service("web", VIP, type="LoadBalancer", **fields), other)
-    assert told(plan) == {CLUSTER, "socket 10.96.0.99:443 none"}
+    assert reported(plan) == {CLUSTER, "socket 10.96.0.99:443 none"}
     (refusal,) = plan.refused
     assert refusal.claimant == "Service shop/web"
     assert part in refusal.why
@@ -165,8 +167,8 @@ def test_addresses_from_outside_that_are_refused(fields: dict[str, Any], part: s
 
 
 def test_without_the_setting_no_external_ip_is_honoured() -> None:
-    plan = plan_of(service("web", VIP, external_ips=LB), here=NodeContext(node="n1"))
-    assert told(plan) == {CLUSTER}
+    plan = plan_of(service("web", VIP, external_ips=LB), context=NodeContext(node="n1"))
+    assert reported(plan) == {CLUSTER}
     assert "AIRMESH_EXTERNAL_IPS" in plan.refused[0].remedy
 
 
@@ -186,7 +188,7 @@ ALL4 = "10.244.0.0/16 172.30.0.0/24 198.51.100.1/32"
 )
 def test_source_ranges_of_a_load_balancer(ranges: str, expected: set[str]) -> None:
     web = service("web", VIP, type="LoadBalancer", load_balancer_ips=LB, source_ranges=ranges)
-    assert told(plan_of(web)) == {CLUSTER, *expected}
+    assert reported(plan_of(web)) == {CLUSTER, *expected}
 
 
 def test_source_ranges_do_not_hold_for_node_ports_and_are_written_under_the_services_number() -> None:
@@ -204,10 +206,10 @@ def test_source_ranges_do_not_hold_for_node_ports_and_are_written_under_the_serv
 
 
 def holder(plan: Plan, key: ServiceKey) -> str:
-    return plan.fronts[key].backends.name
+    return plan.frontends[key].backends.name
 
 
-def test_of_two_that_claim_a_front_the_older_has_it() -> None:
+def test_of_two_that_claim_a_frontend_the_older_has_it() -> None:
     key = ServiceKey(address=ip_address(LB), port=80, protocol=TCP, scope=Scope.SOCKET)
     first = service("z-first", VIP, external_ips=LB, created=100)
     second = service("a-second", "10.96.0.11", external_ips=LB, created=200)
@@ -248,9 +250,9 @@ AT4, AT6 = [f"{scope} {N1}:8080 local" for scope in ("socket", "packet")], f"pac
         ("8080>80/sctp", "10.244.0.9", set()),
     ],
 )
-def test_the_fronts_of_a_host_port(port: str, address: str, expected: set[str]) -> None:
+def test_the_frontends_of_a_host_port(port: str, address: str, expected: set[str]) -> None:
     plan = plan_of(pods=(host_pod("web-0", port, address=address),))
-    assert told(plan) == expected
+    assert reported(plan) == expected
     assert plan.refused == []
 
 
@@ -259,7 +261,7 @@ def test_a_host_port_leads_to_the_pods_own_address_and_port_of_that_family() -> 
 
     def targets(address: str, port: int, protocol: int) -> frozenset[Target]:
         key = ServiceKey(address=ip_address(address), port=port, protocol=protocol, scope=Scope.PACKET)
-        return plan.backends[plan.fronts[key].backends]
+        return plan.backends[plan.frontends[key].backends]
 
     assert targets(N1, 8080, TCP) == {(ip_address("10.244.0.9"), 80)}
     assert targets(N1_6, 8080, TCP) == {(ip_address("fd00::9"), 80)}
@@ -273,7 +275,7 @@ def test_pods_that_share_a_host_port_by_address_and_protocol_each_have_their_own
         host_pod("pod3", f"{N1}:54323>8080/udp", address="10.244.0.3"),
     )
     plan = plan_of(pods=pods)
-    found = {(str(key.address), key.protocol): holder(plan, key) for key in plan.fronts if key.scope == Scope.SOCKET}
+    found = {(str(key.address), key.protocol): holder(plan, key) for key in plan.frontends if key.scope == Scope.SOCKET}
     assert found == {("127.0.0.1", TCP): "pod1", (N1, TCP): "pod2", (N1, UDP): "pod3"}
     assert plan.refused == []
 
@@ -281,7 +283,7 @@ def test_pods_that_share_a_host_port_by_address_and_protocol_each_have_their_own
 def test_a_node_port_stands_against_a_host_port_and_a_foreign_host_address_is_refused() -> None:
     web = service("web", VIP, type="NodePort", ports=NODE_PORTS)
     plan = plan_of(web, pods=(host_pod("web-0", f"{N1}:30080>80/tcp", "192.0.2.1:90>90/tcp"),))
-    assert {front.backends.kind for front in plan.fronts.values()} == {"service"}
+    assert {frontend.backends.kind for frontend in plan.frontends.values()} == {"service"}
     assert {refusal.claimant for refusal in plan.refused} == {"Pod shop/web-0"}
     assert any("hostIP 192.0.2.1 of host port 90 is no address of node n1" in refusal.why for refusal in plan.refused)
 
@@ -298,7 +300,7 @@ def numbers(tables: Tables) -> dict[str, int]:
     return {f"{Scope(key.scope).name.lower()} {key.address}": value.number for key, value in tables.services.items()}
 
 
-def test_fronts_of_one_port_share_backends_and_keep_their_number_when_one_is_parted() -> None:
+def test_frontends_of_one_port_share_backends_and_keep_their_number_when_one_is_parted() -> None:
     web = service("web", VIP, type="NodePort", ports=NODE_PORTS, affinity_seconds=60)
     before = tables_of(plan_of(web), Tables())
     assert set(numbers(before).values()) == {before.services[next(iter(before.services))].number}
@@ -312,7 +314,7 @@ def test_fronts_of_one_port_share_backends_and_keep_their_number_when_one_is_par
     assert (again, len(change(after, again))) == (after, 0)
 
 
-def test_a_number_is_not_inherited_by_one_while_another_still_has_a_front_under_it() -> None:
+def test_a_number_is_not_inherited_by_one_while_another_still_has_a_frontend_under_it() -> None:
     """Else the other's clients would meet the heir's backends until their own entry is written."""
     first = service("web", VIP, external_ips=LB, created=2)
     before = tables_of(plan_of(first), Tables())

@@ -18,20 +18,20 @@ from services.dataplane.core.loadbalancer.endpoint_choice import Target
 from services.dataplane.core.loadbalancer.frontends import Frontends, HostPortPod
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
-from services.dataplane.core.loadbalancer.services import Tables, change, place, swept, whole
-from tests.core.dataplane.notation import TCP, UDP, fronts_of, objects_of, plan_in, service, slice_of, slots_of
+from services.dataplane.core.loadbalancer.services import Tables, assign_slots, change, swept, whole
+from tests.core.dataplane.notation import TCP, UDP, frontends_of, objects_of, plan_in, service, slice_of, slots_of
 
 VIP = "10.96.0.10"
 KEY = ServiceKey(address=ip_address(VIP), port=80, protocol=TCP)
 
 
-def tables_of(services: list[Service], slices: list[EndpointSlice], before: Tables, **here: Any) -> Tables:
-    plan = fronts_of(services, slices, [], NodeContext(node="n1", **here))
-    return tables_module.tables_of(plan.fronts, plan.backends, before)
+def tables_of(services: list[Service], slices: list[EndpointSlice], before: Tables, **context: Any) -> Tables:
+    plan = frontends_of(services, slices, [], NodeContext(node="n1", **context))
+    return tables_module.tables_of(plan.frontends, plan.backends, before)
 
 
-def backends(services: list[Service], slices: list[EndpointSlice], key: ServiceKey = KEY, **here: Any) -> set[str]:
-    tables = tables_of(services, slices, Tables(), **here)
+def backends(services: list[Service], slices: list[EndpointSlice], key: ServiceKey = KEY, **context: Any) -> set[str]:
+    tables = tables_of(services, slices, Tables(), **context)
     return {f"{address}:{port}" for address, port in slots_of(tables).get(key, ())}
 
 
@@ -139,12 +139,12 @@ _targets = st.lists(st.integers(1, 9), unique=True, max_size=8).map(
 
 @given(_targets, _targets)
 def test_placing_keeps_slots_and_loses_nobody(before: list[Target], wanted: list[Target]) -> None:
-    placed = place(before, wanted)
-    assert sorted(placed) == sorted(wanted)
+    assigned = assign_slots(before, wanted)
+    assert sorted(assigned) == sorted(wanted)
     stay = [target for target in before if target in wanted]
     if len(wanted) >= len(before):
         for target in stay:
-            assert placed.index(target) == before.index(target)
+            assert assigned.index(target) == before.index(target)
 
 
 @given(_targets, _targets, _targets)
@@ -191,7 +191,7 @@ def test_between_any_two_steps_a_lookup_finds_an_old_or_a_new_backend(
         assert state.backends[BackendKey(service=number, index=index)].address == address
 
 
-HERE = NodeContext(
+CONTEXT = NodeContext(
     node="n1", zone="a", addresses=(ip_address("172.30.0.11"),), external=(ip_network("203.0.113.0/24"),)
 )
 NAMES = ("web", "api", "db", "lb")
@@ -259,17 +259,17 @@ _change = st.one_of(
     st.sampled_from([f"slice.{name}-{part}" for name in NAMES for part in "ab"]).map(lambda key: (key, None)),
 )
 _closed = st.frozensets(st.sampled_from([("service", "shop", name) for name in NAMES]))
-_turns = st.lists(st.tuples(st.lists(_change, max_size=4), _pods, _without, _closed), min_size=1, max_size=6)
+_rounds = st.lists(st.tuples(st.lists(_change, max_size=4), _pods, _without, _closed), min_size=1, max_size=6)
 
 
 @settings(max_examples=300)
-@given(_turns)
-def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: list[Any]) -> None:
-    objects, made, last = ServiceObjects(), Frontends(HERE), 0
+@given(_rounds)
+def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_again(rounds: list[Any]) -> None:
+    objects, made, last = ServiceObjects(), Frontends(CONTEXT), 0
     tables = Tables()
     known: dict[str, Any] = {}
     refused, shut = frozenset[Any](), frozenset[Any]()
-    for changes, pods, without, closed in turns:
+    for changes, pods, without, closed in rounds:
         names = {owner[1:] for owner in (without ^ refused) | (closed ^ shut) if owner[0] == "service"}
         for key, value in changes:
             names |= set(objects.put(key, value))
@@ -281,24 +281,24 @@ def test_what_changes_a_little_at_a_time_is_what_all_would_be_made_anew(turns: l
         tables_module.apply(tables, steps)
 
         there = [one for one in known.values() if one is not None]
-        plan = fronts_of(
+        plan = frontends_of(
             [one for one in there if isinstance(one, Service)],
             [one for one in there if isinstance(one, EndpointSlice)],
             pods,
-            HERE,
+            CONTEXT,
             without,
             closed,
         )
         now = plan_in(made)
-        assert (now.fronts, now.backends) == (plan.fronts, plan.backends)
+        assert (now.frontends, now.backends) == (plan.frontends, plan.backends)
         assert sorted(now.refused, key=str) == sorted(plan.refused, key=str)
-        wanted = tables_module.tables_of(plan.fronts, plan.backends, tables)
+        wanted = tables_module.tables_of(plan.frontends, plan.backends, tables)
         assert not len(change(tables, wanted))
-        numbers = {front.backends: tables.services[key].number for key, front in plan.fronts.items()}
+        numbers = {frontend.backends: tables.services[key].number for key, frontend in plan.frontends.items()}
         assert len(set(numbers.values())) == len(numbers)
 
 
-def test_who_is_refused_room_for_endpoints_keeps_its_fronts_with_nobody_behind_them() -> None:
+def test_who_is_refused_room_for_endpoints_keeps_its_frontends_with_nobody_behind_them() -> None:
     """The kernel then ends a connection to it at once; without a front it would wait until it gave up."""
     web, api = service("web", VIP), service("api", "10.96.0.20")
     objects = objects_of([web, api], [slice_of("web", "10.244.0.1"), slice_of("api", "10.244.0.2")])
@@ -315,10 +315,10 @@ def test_who_is_refused_room_for_endpoints_keeps_its_fronts_with_nobody_behind_t
 
 def test_a_change_costs_the_services_that_it_is_about() -> None:
     many = [service(f"s{i}", f"10.96.{i // 250}.{i % 250 + 1}") for i in range(500)]
-    objects, made = objects_of(many, []), Frontends(HERE)
+    objects, made = objects_of(many, []), Frontends(CONTEXT)
     made.move(objects, objects.names())
     names = objects.put("slice.shop.s7", slice_of("s7", ONE))
-    assert {front.backends.name for front in made.move(objects, names).after.values()} == {"s7"}
+    assert {frontend.backends.name for frontend in made.move(objects, names).after.values()} == {"s7"}
 
 
 def test_services_that_objects_are_about() -> None:
@@ -347,7 +347,7 @@ def test_what_nobody_needs_any_more_goes_before_anything_is_added() -> None:
     assert not steps.remove_backends
 
 
-def test_a_front_whose_backends_found_no_room_stays_as_it_was() -> None:
+def test_a_frontend_whose_backends_found_no_room_stays_as_it_was() -> None:
     """It is not led to backends that are not there, and those that it leads to stay."""
     before = tables_of([service("web", VIP), service("api", "10.96.0.20")], [slice_of("web", ONE)], Tables())
     slices = [slice_of("web", TWO, THREE), slice_of("api", TWO)]

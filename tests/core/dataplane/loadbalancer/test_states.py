@@ -31,7 +31,7 @@ NODES = tuple(map(ip_address, ("172.30.0.1", "fd00:172::1")))
 OTHER_NODE = ip_address("172.30.0.2")
 EXTERNAL = (ip_network("192.0.2.0/24"), ip_network("2001:db8::/32"))
 PODS = (ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/48"))
-HERE = NodeContext(
+CONTEXT = NodeContext(
     node=NODE,
     zone=ZONE,
     addresses=NODES,
@@ -63,6 +63,7 @@ class Frontend(NamedTuple):
 
 
 Where = tuple[Address, int, int, Scope]
+Asked = tuple[int, Where | None, Frontend]
 
 
 class Balanced(Driver[Key, Value]):
@@ -70,7 +71,7 @@ class Balanced(Driver[Key, Value]):
 
     def __init__(self) -> None:
         self.objects = ServiceObjects()
-        self.frontends = Frontends(HERE)
+        self.frontends = Frontends(CONTEXT)
         self.tables = Tables()
         self.pods: dict[Key, HostPortPod] = {}
         self.about: set[Name] = set()
@@ -99,7 +100,7 @@ class Balanced(Driver[Key, Value]):
                 targets=frozenset(self.targets(entry.number, entry.backends)),
                 affinity=entry.affinity_seconds,
                 flags=entry.flags,
-                ranges=frozenset(self.frontends.fronts[key].ranges),
+                ranges=frozenset(self.frontends.frontends[key].ranges),
             )
             for key, entry in self.tables.services.items()
         }
@@ -121,10 +122,12 @@ class Balanced(Driver[Key, Value]):
         assert {key: member.index for key, member in self.tables.members.items()} == slots
         assert len(self.tables.backends) == len(slots)
         assert {key.service for key in self.tables.ranges} <= sizes.keys()
-        assert bool(self.tables.ranges) == any(front.ranges for front in self.frontends.fronts.values())
+        assert bool(self.tables.ranges) == any(frontend.ranges for frontend in self.frontends.frontends.values())
 
 
-def reachable(service: Service, port: ServicePort, slices: list[EndpointSlice], family: int, *, local: bool) -> object:
+def reachable(
+    service: Service, port: ServicePort, slices: list[EndpointSlice], family: int, *, local: bool
+) -> frozenset[tuple[Address, int]]:
     """Endpoints that new connections may have: KEP-1669 (terminating), KEP-2433 and KEP-4444 (hints)."""
     offered = [
         (one, named.port)
@@ -149,7 +152,7 @@ def reachable(service: Service, port: ServicePort, slices: list[EndpointSlice], 
 
 def senders_within(ranges: tuple[Network, ...], family: int) -> bool:
     """Whether all that may send from this node lies in the ranges."""
-    senders = [*PODS, *map(ip_network, HERE.own)]
+    senders = [*PODS, *map(ip_network, CONTEXT.own)]
     return all(
         any(network.version == family and sender.subnet_of(network) for network in ranges)  # type: ignore[arg-type]
         for sender in senders
@@ -157,29 +160,31 @@ def senders_within(ranges: tuple[Network, ...], family: int) -> bool:
     )
 
 
-def asked_for(
-    service: Service, slices: list[EndpointSlice], cluster_ips: set[Address]
-) -> Iterator[tuple[int, Where | None, Frontend]]:
+def asked_for(service: Service, slices: list[EndpointSlice], cluster_ips: set[Address]) -> Iterator[Asked]:
     """What one Service asks for: order of its kind, where, and what stands there.  No where: an address is refused."""
     owner = ("service", service.namespace, service.name)
     families = {address.version for address in service.cluster_ips}
     ports = [port for port in service.ports if port.protocol in (TCP, UDP)]
 
-    def behind(port: ServicePort, family: int, *, local: bool, flags: int = 0, ranges: object = ()) -> Frontend:
+    def behind(
+        port: ServicePort, family: int, *, local: bool, flags: int = 0, ranges: tuple[Network, ...] = ()
+    ) -> Frontend:
         targets = reachable(service, port, slices, family, local=local)
-        return Frontend(owner, targets, service.affinity_seconds, flags, frozenset(ranges))  # type: ignore[arg-type]
+        return Frontend(owner, targets, service.affinity_seconds, flags, frozenset(ranges))
 
-    def from_outside(order: int, address: Address, port: ServicePort, number: int, ranges: object = ()) -> object:
+    def from_outside(
+        order: int, address: Address, port: ServicePort, number: int, ranges: tuple[Network, ...] = ()
+    ) -> Asked:
         local = service.external_policy == "Local"
         flags = (ServiceFlag.LOCAL_ONLY if local else 0) | (ServiceFlag.SOURCE_RANGES if ranges else 0)
-        flags |= 0 if address in HERE.own else ServiceFlag.FOREIGN
-        front = behind(port, address.version, local=local, flags=int(flags), ranges=ranges)
-        return order, (address, number, port.protocol, Scope.PACKET), front
+        flags |= 0 if address in CONTEXT.own else ServiceFlag.FOREIGN
+        frontend = behind(port, address.version, local=local, flags=int(flags), ranges=ranges)
+        return order, (address, number, port.protocol, Scope.PACKET), frontend
 
-    def from_sockets(order: int, address: Address, port: ServicePort, number: int, *, local: bool = False) -> object:
+    def from_sockets(order: int, address: Address, port: ServicePort, number: int, *, local: bool = False) -> Asked:
         return order, (address, number, port.protocol, Scope.SOCKET), behind(port, address.version, local=local)
 
-    found: list[object] = []
+    found: list[Asked] = []
     for address in service.cluster_ips:
         local = service.internal_policy == "Local"
         found += [from_sockets(0, address, port, port.port, local=local) for port in ports]
@@ -206,7 +211,7 @@ def asked_for(
                 if not ranges or senders_within(ranges, address.version):
                     found.append(from_sockets(2, address, port, port.port))
                 found.append(from_outside(2, address, port, port.port, ranges))
-    yield from found  # type: ignore[misc]
+    yield from found
 
 
 def host_ports(one: HostPortPod) -> Iterator[tuple[Where | None, Frontend]]:
@@ -222,13 +227,13 @@ def host_ports(one: HostPortPod) -> Iterator[tuple[Where | None, Frontend]]:
         elif port.address is not None:
             wanted = [port.address]
         for address in wanted:
-            if address not in HERE.own and address not in loopback:
+            if address not in CONTEXT.own and address not in loopback:
                 yield None, Frontend(owner, frozenset())
             elif address.version in own:
                 flags = int(ServiceFlag.NODE_ONLY) if address in loopback else 0
-                front = Frontend(owner, frozenset({(own[address.version], port.container_port)}), flags=flags)
+                frontend = Frontend(owner, frozenset({(own[address.version], port.container_port)}), flags=flags)
                 for scope in (Scope.SOCKET,) if address in loopback else (Scope.SOCKET, Scope.PACKET):
-                    yield (address, port.port, port.protocol, scope), front
+                    yield (address, port.port, port.protocol, scope), frontend
 
 
 def kubernetes(objects: Objects) -> object:
@@ -239,21 +244,21 @@ def kubernetes(objects: Objects) -> object:
     asked: list[tuple[tuple[object, ...], Where | None, Frontend]] = []
     for one in services:
         if one.fronted and one.type != "ExternalName" and one.cluster_ips:
-            for order, where, front in asked_for(one, slices, cluster_ips):
-                asked.append(((order, one.created, one.namespace, one.name), where, front))
+            for order, where, frontend in asked_for(one, slices, cluster_ips):
+                asked.append(((order, one.created, one.namespace, one.name), where, frontend))
     for pod in (one for one in objects.values() if isinstance(one, HostPortPod)):
-        for where, front in host_ports(pod):
-            asked.append(((3, pod.pod.terminating, pod.pod.namespace, pod.pod.name), where, front))
+        for where, frontend in host_ports(pod):
+            asked.append(((3, pod.pod.terminating, pod.pod.namespace, pod.pod.name), where, frontend))
     led: dict[Where, Frontend] = {}
     refused: Counter[str] = Counter()
     seen: set[tuple[tuple[str, str, str], Where]] = set()
-    for _, where, front in sorted(asked, key=lambda one: one[0]):  # type: ignore[arg-type,return-value]
-        repeated = where is not None and (front.owner, where) in seen
-        if where is None or (led.setdefault(where, front).owner != front.owner and not repeated):
-            kind, namespace, name = front.owner
+    for _, where, frontend in sorted(asked, key=lambda one: one[0]):
+        repeated = where is not None and (frontend.owner, where) in seen
+        if where is None or (led.setdefault(where, frontend).owner != frontend.owner and not repeated):
+            kind, namespace, name = frontend.owner
             refused[f"{kind.capitalize()} {namespace}/{name}"] += 1
         if where is not None:
-            seen.add((front.owner, where))
+            seen.add((frontend.owner, where))
     return led, refused
 
 

@@ -17,7 +17,7 @@ def sets(space: str, *entries: str) -> CidrPartition:
     return CidrPartition(Revision(epoch="e", sequence=1), cut, space, "digest")
 
 
-def test_each_namespace_has_its_own_cidr_sets_and_holes_are_told() -> None:
+def test_each_namespace_has_its_own_cidr_sets_and_holes_are_reported() -> None:
     entries = cidrs_of(sets("x", "10.0.0.0/8=7", "10.1.0.0/16=0")) | cidrs_of(sets("y", "10.0.0.0/8=9"))
     assert {(key.namespace, key.prefixlen, str(key.address)): value.number for key, value in entries.items()} == {
         (namespace_hash("x"), 64 + 96 + 8, "10.0.0.0"): 7,

@@ -96,7 +96,7 @@ def naive(
         if rule.direction == probe.direction and names(rule) and any(holds(port) for port in rule.ports)
     ]
     if matching:
-        return min(matching, key=lambda rule: (rule.rank, rule.verdict)).verdict is Verdict.ALLOW
+        return min(matching, key=lambda rule: (rule.precedence, rule.verdict)).verdict is Verdict.ALLOW
     return not (one.ingress_isolated if probe.direction is IN else one.egress_isolated)
 
 
@@ -187,7 +187,7 @@ def test_no_moment_of_an_edit_is_worse_than_both_its_ends(
     generation = kernel.generation
     maps.want(after, "shop")
     new = {probe for probe in PROBES if naive({900: after}, records, probe)}
-    told = True
+    reported = True
     steps = maps.settle()
     step = next(steps, None)
     for _ in range(10_000):
@@ -196,9 +196,9 @@ def test_no_moment_of_an_edit_is_worse_than_both_its_ends(
         assert now <= old | new, step
         assert now >= old & new, step
         if isinstance(step, Bump):
-            told = True
+            reported = True
         elif isinstance(step, Flip):
-            told = False
+            reported = False
         try:
             step = steps.send(fits)
         except StopIteration:
@@ -206,7 +206,7 @@ def test_no_moment_of_an_edit_is_worse_than_both_its_ends(
     assert {probe for probe in PROBES if kernel.allows(probe)} == new
     if old - new:
         assert kernel.generation > generation, "flows whose right was taken away end"
-        assert told
+        assert reported
 
 
 def test_an_identity_that_loses_a_selector_ends_its_flows_and_one_that_wins_does_not_disturb() -> None:
@@ -254,7 +254,7 @@ def test_equal_policies_share_a_scope_and_a_lost_memory_finds_the_same_numbers()
     assert kernel.maps() == before, "what another life left is what is wanted"
 
 
-def test_rules_that_are_not_known_go_on_as_an_earlier_life_had_them() -> None:
+def test_rules_that_are_not_known_go_on_as_the_earlier_incarnation_had_them() -> None:
     maps = PolicyMaps()
     maps.adopt({900: Subject(ingress=5, ingress_isolated=True, egress_isolated=False)}, {900})
     maps.adopt(maps.subjects | {901: Subject(ingress=6, ingress_isolated=True, egress_isolated=False)}, {900})
@@ -377,7 +377,7 @@ def test_what_the_maps_cannot_say_is_isolated_whole(bad: CompiledPolicy) -> None
     assert not any(kernel.allows(probe) for probe in PROBES)
 
 
-def test_all_256_rules_are_told_apart() -> None:
+def test_all_256_rules_are_distinguished() -> None:
     lines = [f"{'!' if number % 2 else ''}in any tcp/{number} @{number}" for number in range(MAX_RULES)]
     maps = PolicyMaps()
     maps.want(policy(900, *lines), "shop")
@@ -400,11 +400,11 @@ class TestRoom:
     def many(self, count: int, first: int = 1) -> list[str]:
         return [f"in any tcp/{port}" for port in range(first, first + count)]
 
-    @pytest.mark.parametrize("told", [True, False], ids=["known room", "the kernel says no"])
-    def test_a_revocation_goes_through(self, told: bool) -> None:
+    @pytest.mark.parametrize("reported", [True, False], ids=["known room", "the kernel says no"])
+    def test_a_revocation_goes_through(self, reported: bool) -> None:
         maps = self.maps(ports=20)
         kernel = Kernel(self.rooms)
-        if not told:
+        if not reported:
             maps.rooms = Rooms(Sizes(1000, 1000, 1000), 1000)
         maps.want(policy(900, *self.many(10), sequence=1), "shop")
         settled(maps, kernel)
@@ -463,7 +463,7 @@ class TestRoom:
         settled(maps, kernel)
         assert len(kernel.selected) == 2
 
-    def test_an_identity_of_a_small_tenant_gets_the_place_of_the_newest_of_the_largest(self) -> None:
+    def test_an_identity_of_a_small_tenant_gets_the_slot_of_the_newest_of_the_largest(self) -> None:
         maps = self.maps(selected=3)
         kernel = Kernel(self.rooms)
         for known in RECORDS:

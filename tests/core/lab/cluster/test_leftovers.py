@@ -46,7 +46,7 @@ def test_mounts_are_the_labs_own_deepest_first() -> None:
         ("", False),
     ],
 )
-def test_routes_that_lead_to_labs_are_told_apart(route: str, leads: bool) -> None:
+def test_routes_that_lead_to_labs_are_distinguished(route: str, leads: bool) -> None:
     assert into_labs(route) == leads
 
 
@@ -91,7 +91,7 @@ def test_what_is_not_go_is_no_go() -> None:
         parse_go_version("gopher 1")
 
 
-def test_keys_tell_contents_apart_whatever_their_order() -> None:
+def test_keys_distinguish_contents_whatever_their_order() -> None:
     assert key({"a": b"1", "b": b"2"}) == key({"b": b"2", "a": b"1"})
     assert key({"a": b"1", "b": b"2"}) != key({"a": b"12", "b": b""})
 

@@ -120,26 +120,26 @@ def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest
     ]
 
 
-def told(monkeypatch: pytest.MonkeyPatch, **change: Any) -> tuple[int, list[str]]:
+def reported(monkeypatch: pytest.MonkeyPatch, **change: Any) -> tuple[int, list[str]]:
     machine = preflight.Machine(**{name: getattr(WHOLE, name) for name in WHOLE.__dataclass_fields__} | change)
     monkeypatch.setattr(preflight, "look", lambda: machine)
     lines: list[str] = []
     return report(lines.append), lines
 
 
-def test_a_whole_machine_is_told_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert told(monkeypatch) == (0, ["preflight: this machine has all that a lab needs"])
+def test_a_whole_machine_is_reported_so_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert reported(monkeypatch) == (0, ["preflight: this machine has all that a lab needs"])
 
 
 def test_a_note_does_not_stop_a_lab(monkeypatch: pytest.MonkeyPatch) -> None:
-    code, lines = told(monkeypatch, kernel=(6, 1))
+    code, lines = reported(monkeypatch, kernel=(6, 1))
     assert (code, lines[0]) == (0, "good to know:")
     assert lines[1].split() == ["tcx", "kernel", "6.1", "clsact", "is", "used", "instead"]
     assert lines[-1] == "preflight: this machine has all that a lab needs"
 
 
 def test_what_lacks_stops_it_and_stands_in_columns(monkeypatch: pytest.MonkeyPatch) -> None:
-    code, lines = told(monkeypatch, root=False, missing=("nft", "containerd"), kernel=(6, 1))
+    code, lines = reported(monkeypatch, root=False, missing=("nft", "containerd"), kernel=(6, 1))
     assert (code, lines[0]) == (1, "this machine lacks:")
     assert len(lines) == 1 + 4
     columns = {line.index(remedy) for line, remedy in zip(lines[1:], ("run as", "clsact", "make", "make"), strict=True)}

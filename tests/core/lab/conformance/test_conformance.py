@@ -77,8 +77,8 @@ def test_only_what_the_machine_cannot_do_is_left_out(spec: str, why: str) -> Non
     ],
 )
 def test_a_report_is_read(state: str, message: str, said: tuple[str, str]) -> None:
-    told = outcome(_report(state, message), "[a] b c", 1.5)
-    assert (told.outcome, told.reason) == said
+    reported = outcome(_report(state, message), "[a] b c", 1.5)
+    assert (reported.outcome, reported.reason) == said
 
 
 @pytest.mark.parametrize("report", [None, {}, [], "x", [{"SpecReports": None}]])
@@ -107,7 +107,7 @@ def test_the_last_word_about_a_spec_counts(tmp_path: Path) -> None:
     assert [result.outcome for result in done(results).values()] == ["passed"]
 
 
-def test_logs_have_names_that_tell_specs_apart() -> None:
+def test_logs_have_names_that_distinguish_specs() -> None:
     long = "[sig-network] [Feature:IPv6DualStack] " + "x" * 400
     names = {log_name(spec) for spec in [*SPECS, long, long + "y", "a: b", "a b"]}
     assert len(names) == 7
@@ -115,14 +115,14 @@ def test_logs_have_names_that_tell_specs_apart() -> None:
 
 
 def test_the_table_begins_with_what_failed() -> None:
-    told = table(
+    reported = table(
         [
             Result(spec="[sig-network] fine", outcome="passed", seconds=1),
             Result(spec="[sig-network] a|b", outcome="failed", seconds=1, reason="no | way"),
             Result(spec="[sig-network] left", outcome="skipped", seconds=0, reason="no SCTP"),
         ]
     )
-    assert [line.split(" | ")[0] for line in told.splitlines()[2:]] == ["| a\\|b", "| left", "| fine"]
+    assert [line.split(" | ")[0] for line in reported.splitlines()[2:]] == ["| a\\|b", "| left", "| fine"]
 
 
 MIXED = [
@@ -146,13 +146,13 @@ def test_a_group_without_specs_has_no_table() -> None:
 
 
 def test_the_document_keeps_its_text_and_loses_its_old_tables() -> None:
-    told = renewed(f"# Title\n\nwords\n\n{SUMMARY}\nold\n", MIXED)
-    assert told.startswith(f"# Title\n\nwords\n\n{SUMMARY}")
-    assert "old" not in told
-    assert renewed(told, MIXED) == told
+    reported = renewed(f"# Title\n\nwords\n\n{SUMMARY}\nold\n", MIXED)
+    assert reported.startswith(f"# Title\n\nwords\n\n{SUMMARY}")
+    assert "old" not in reported
+    assert renewed(reported, MIXED) == reported
 
 
-def test_a_document_without_a_place_for_tables_is_refused() -> None:
+def test_a_document_without_a_marker_for_tables_is_refused() -> None:
     with pytest.raises(LabError, match="Summary"):
         renewed("# Title\n", MIXED)
 

@@ -94,7 +94,7 @@ def tables(world: Mesh) -> Tables:
     return Tables(opened_maps(world.pins))
 
 
-def fronts(opened: Tables) -> set[ServiceKey]:
+def frontends(opened: Tables) -> set[ServiceKey]:
     found = set(opened.services.items())
     opened.close()
     return found
@@ -106,16 +106,16 @@ def served(opened: Tables, namespace: str) -> set[str]:
         addresses = {ip_address(address): name for name, address in ADDRESSES.items()}
     else:
         addresses = {one.cluster_ips[0]: one.name for one in ALL}
-    return {addresses[key.address] for key in fronts(opened) if key.address in addresses}
+    return {addresses[key.address] for key in frontends(opened) if key.address in addresses}
 
 
 def counted(world: Mesh) -> dict[str, int]:
     """Fronts of each of the greedy tenant's Services."""
-    by_address = Counter(key.address for key in fronts(tables(world)))
+    by_address = Counter(key.address for key in frontends(tables(world)))
     return {one.name: by_address[one.cluster_ips[0]] for one in ALL if by_address[one.cluster_ips[0]]}
 
 
-def told_while(
+def reported_while(
     world: Mesh, work: Iterable[Service | EndpointSlice], enough: int, seconds: float = 10.0
 ) -> dict[str, ObjectFault]:
     """What was said of objects within ten seconds of ``work`` (objects that are put)."""
@@ -171,10 +171,10 @@ class TestAddresses:
 
 
 class TestServices:
-    def test_the_newest_of_the_largest_tenant_go_without_and_are_told(self, node: Mesh) -> None:
-        told = told_while(node, ALL, 5)
-        assert set(told) == {f"mallory/s{number}" for number in range(61, 66)}
-        fault = told["mallory/s61"]
+    def test_the_newest_of_the_largest_tenant_go_without_and_are_reported(self, node: Mesh) -> None:
+        reported = reported_while(node, ALL, 5)
+        assert set(reported) == {f"mallory/s{number}" for number in range(61, 66)}
+        fault = reported["mallory/s61"]
         assert (fault.kind, fault.reason) == ("Service", "TableFull")
         assert "namespace mallory asks for 66000 of" in fault.fault
         assert "in namespace mallory" in fault.remedy
@@ -188,17 +188,17 @@ class TestServices:
         node.delete(web("gone"), slice_of("gone", 3))
         wait_for("the others", lambda: served(tables(node), "shop") == {"old", "new"})
         node_port = ServiceKey(address=ip_address("172.30.0.11"), port=30002, protocol=TCP, scope=Scope.PACKET)
-        assert node_port in fronts(tables(node))
-        assert ServiceKey(address=ip_address("172.30.0.11"), port=30001, protocol=TCP) not in fronts(tables(node))
+        assert node_port in frontends(tables(node))
+        assert ServiceKey(address=ip_address("172.30.0.11"), port=30001, protocol=TCP) not in frontends(tables(node))
 
     def test_after_a_restart_it_is_the_same(self, node: Mesh) -> None:
-        before = fronts(tables(node))
+        before = frontends(tables(node))
         node.kill("dataplane")
         node.start_dataplane(**SIZES)
         node.put(web("late"), slice_of("late", 1))
         wait_for("a pass of the new agent", lambda: "late" in served(tables(node), "shop"), 30)
         after = {
-            key for key in fronts(tables(node)) if key.port != 30003 and key.address not in web("late").cluster_ips
+            key for key in frontends(tables(node)) if key.port != 30003 and key.address not in web("late").cluster_ips
         }
         assert after == before
 
@@ -229,9 +229,9 @@ class TestBackends:
         node.start_dataplane(**SIZES)
         large = greedy(0)
         parts = [slice_of(large.name, 1000, namespace="mallory", part=part, ports=PORTS) for part in range(20)]
-        told = told_while(node, [large, *parts], 1)
-        assert "20000000 of" in told["mallory/s00"].fault
-        assert "am_backends" in told["mallory/s00"].fault
+        reported = reported_while(node, [large, *parts], 1)
+        assert "20000000 of" in reported["mallory/s00"].fault
+        assert "am_backends" in reported["mallory/s00"].fault
         # Whose endpoints change meanwhile has the new ones soon.
         node.put(slice_of("old", 7))
         wait_for("the new endpoints", lambda: backends(node, "old") == 7, 5)
@@ -256,11 +256,11 @@ class TestBackends:
         node.put(large, slice_of(name, 200, namespace="mallory", ports=PORTS))
         wait_for("it", lambda: counted(node) == {name: PORTS}, 30)
         slowest = 0.0
-        for turn in range(8):
-            node.put(slice_of(name, 200 - turn % 2, namespace="mallory", ports=PORTS))
+        for attempt in range(8):
+            node.put(slice_of(name, 200 - attempt % 2, namespace="mallory", ports=PORTS))
             began = time.monotonic()
-            node.put(slice_of("old", 3 + turn))
-            wait_for("the neighbour's endpoints", lambda turn=turn: backends(node, "old") == 3 + turn)  # type: ignore[misc]
+            node.put(slice_of("old", 3 + attempt))
+            wait_for("the neighbour's endpoints", lambda attempt=attempt: backends(node, "old") == 3 + attempt)  # type: ignore[misc]
             slowest = max(slowest, time.monotonic() - began)
         assert slowest < 4
         started = node.pod("quick")
@@ -287,9 +287,9 @@ def behind(world: Mesh, service: Service) -> set[int]:
 
 def backends(world: Mesh, name: str) -> int:
     opened = tables(world)
-    front = opened.services.get(ServiceKey(address=ip_address(ADDRESSES[name]), port=80, protocol=TCP))
-    assert front is not None
-    keys = [BackendKey(service=front.number, index=index) for index in range(front.backends)]
+    frontend = opened.services.get(ServiceKey(address=ip_address(ADDRESSES[name]), port=80, protocol=TCP))
+    assert frontend is not None
+    keys = [BackendKey(service=frontend.number, index=index) for index in range(frontend.backends)]
     found = sum(opened.backends.get(key) is not None for key in keys)
     opened.close()
     return found

@@ -50,18 +50,18 @@ def guarded(node: Mesh, name: str) -> Iterator[tuple[RunningPod, RunningPod, Lis
     """A pod to which nobody may begin anything, and one that it is connected to: only as answers of a flow that is
     known do the other's packets reach it.
     """
-    front, back = node.pod(f"{name}-front"), node.pod(f"{name}-back")
-    listener = Listener(front.netns)
+    prober, target = node.pod(f"{name}-front"), node.pod(f"{name}-back")
+    listener = Listener(prober.netns)
     policy = deny_ingress(f"{name}-front", f"{name}-front")
     with ExitStack() as stack:
         stack.callback(listener.close)
-        wire = Wire(front, back, 7000, stack)
+        wire = Wire(prober, target, 7000, stack)
         node.put(policy)
-        wait_for("the policy", lambda: dial(back.netns, front.four, 80, listener, 0.3) == "")
+        wait_for("the policy", lambda: dial(target.netns, prober.four, 80, listener, 0.3) == "")
         assert wire.goes_on()
-        yield front, back, listener, wire
+        yield prober, target, listener, wire
         node.delete(policy)
-        wait_for("the policy gone", lambda: dial(back.netns, front.four, 80, listener, 0.3) != "")
+        wait_for("the policy gone", lambda: dial(target.netns, prober.four, 80, listener, 0.3) != "")
         assert wire.goes_on()
 
 
@@ -71,7 +71,7 @@ def count(node: Mesh, message: str) -> int:
 
 def test_new_maps_are_filled_before_programs_use_them(node: Mesh) -> None:
     """Agents come and go while the bus is away: the old programs judge by what they know. With it, all is filled."""
-    with guarded(node, "filled") as (front, back, listener, wire):
+    with guarded(node, "filled") as (prober, target, listener, wire):
         node.kill("dataplane")
         node.nats.kill()
         had = ids(node.pins)
@@ -83,15 +83,15 @@ def test_new_maps_are_filled_before_programs_use_them(node: Mesh) -> None:
             until = time.monotonic() + 1.5
             while time.monotonic() < until:
                 assert wire.goes_on()
-            assert dial(back.netns, front.four, 80, listener, 0.3) == ""
-            assert dial(back.netns, front.six, 80, listener, 0.3) == ""
+            assert dial(target.netns, prober.four, 80, listener, 0.3) == ""
+            assert dial(target.netns, prober.six, 80, listener, 0.3) == ""
             assert count(node, "programs-switched") == 0
             node.kill("dataplane")
         node.start_dataplane()
         node.nats.start()
         wait_for("the switch", lambda: wire.goes_on() and count(node, "programs-switched"), 30)
-        assert dial(back.netns, front.four, 80, listener, 0.3) == ""
-        assert dial(back.netns, front.six, 80, listener, 0.3) == ""
+        assert dial(target.netns, prober.four, 80, listener, 0.3) == ""
+        assert dial(target.netns, prober.six, 80, listener, 0.3) == ""
         assert wire.goes_on()
         now = ids(node.pins)
         assert {name for name in now if now[name] != had[name]} == {
@@ -99,11 +99,11 @@ def test_new_maps_are_filled_before_programs_use_them(node: Mesh) -> None:
             "am_ipcache", "am_backends", "am_cookies", "am_scratch",
         }  # fmt: skip
         late = node.pod("filled-late", patience=20)  # services come back to the bus a few seconds after it
-        assert dial(late.netns, front.four, 80, listener, 0.3) == ""
+        assert dial(late.netns, prober.four, 80, listener, 0.3) == ""
 
 
 def test_an_upgrade_from_one_hash_for_all_layouts(node: Mesh) -> None:
-    with guarded(node, "hash") as (front, back, listener, wire):
+    with guarded(node, "hash") as (prober, target, listener, wire):
         had = ids(node.pins)
         node.kill("dataplane")
         as_before(node.pins, BEFORE)
@@ -111,19 +111,19 @@ def test_an_upgrade_from_one_hash_for_all_layouts(node: Mesh) -> None:
         node.start_dataplane()
         wait_for("the agent", lambda: wire.goes_on() and count(node, "endpoints-found") > found)
         assert wire.goes_on()
-        assert dial(back.netns, front.four, 80, listener, 0.3) == ""
+        assert dial(target.netns, prober.four, 80, listener, 0.3) == ""
         assert ids(node.pins) == had
         assert not (node.pins / f"v{BEFORE}").exists()
         assert count(node, "programs-switched") == switched, "nothing was to be waited for"
-        assert count(node, "map-begins-anew") == 0
+        assert count(node, "map-begins-empty") == 0
 
 
-def test_conntrack_of_another_layout_is_told(node: Mesh) -> None:
-    with guarded(node, "told") as (front, back, listener, wire):
+def test_conntrack_of_another_layout_is_reported(node: Mesh) -> None:
+    with guarded(node, "told") as (prober, target, listener, wire):
         node.kill("dataplane")
         change(node.pins, "am_ct")
         node.start_dataplane()
-        wait_for("what is lost", lambda: count(node, "map-begins-anew"))
+        wait_for("what is lost", lambda: count(node, "map-begins-empty"))
         assert wire.goes_on(), "its next packet takes it up in the middle: it may begin what it likes"
-        assert dial(back.netns, front.four, 80, listener, 0.3) == ""
+        assert dial(target.netns, prober.four, 80, listener, 0.3) == ""
         assert "am_ct" in pins_of(node.pins)

@@ -24,10 +24,10 @@ pytestmark = pytest.mark.privileged
 
 
 def test_two_pods_reach_each_other_by_their_own_addresses(node: Mesh) -> None:
-    front, back = node.pod("front"), node.pod("back")
-    listener = Listener(back.netns)
-    assert dial(front.netns, back.four, 80, listener) == front.four
-    assert dial(front.netns, back.six, 80, listener) == front.six
+    prober, target = node.pod("front"), node.pod("back")
+    listener = Listener(target.netns)
+    assert dial(prober.netns, target.four, 80, listener) == prober.four
+    assert dial(prober.netns, target.six, 80, listener) == prober.six
     listener.close()
 
 
@@ -78,7 +78,7 @@ def _published(node: Mesh, name: str) -> list[Endpoint]:
     return [entry for entry in node.read(ENDPOINTS, Endpoint).values() if entry.pod == name]
 
 
-def test_the_others_are_told(node: Mesh) -> None:
+def test_the_others_are_reported(node: Mesh) -> None:
     pod = node.pod("told")
     wait_for("endpoints of the pod", lambda: {str(one.address) for one in _published(node, "told")} == {*pod.addresses})
     entries = _published(node, "told")
@@ -114,7 +114,7 @@ def test_a_namespace_that_is_none_is_code_4(node: Mesh, tmp_path: Path) -> None:
         assert (done.returncode, msgspec.json.decode(done.stdout)["code"]) == (1, 4)
 
 
-def test_a_pod_nobody_knows_is_told_to_come_again(node: Mesh) -> None:
+def test_a_pod_nobody_knows_has_to_come_again(node: Mesh) -> None:
     stranger = Pod(namespace="shop", name="stranger", uid="uid-s", node="n1")
     answer = node.cni("ADD", "stranger", node.empty_namespace(), stranger)
     assert answer.body["code"] == 11
@@ -156,40 +156,40 @@ def _containers(node: Mesh) -> list[str]:
 
 
 def test_what_is_taken_away_by_hand_comes_back(node: Mesh) -> None:
-    front, back = node.pod("drift-a"), node.pod("drift-b")
-    listener = Listener(back.netns)
-    link = run("ip", "-n", node.netns, "route", "show", back.four).split()[2]
-    run("ip", "-n", node.netns, "route", "del", back.four)
-    run("ip", "-n", node.netns, "neigh", "del", back.six, "dev", link)
+    prober, target = node.pod("drift-a"), node.pod("drift-b")
+    listener = Listener(target.netns)
+    link = run("ip", "-n", node.netns, "route", "show", target.four).split()[2]
+    run("ip", "-n", node.netns, "route", "del", target.four)
+    run("ip", "-n", node.netns, "neigh", "del", target.six, "dev", link)
     run("nft", "delete", "table", "inet", "airmesh")
     run("tc", "-n", node.netns, "filter", "del", "dev", link, "ingress")
-    wait_for("the route", lambda: run("ip", "-n", node.netns, "route", "show", back.four), 8)
-    wait_for("the neighbour", lambda: run("ip", "-n", node.netns, "neigh", "show", back.six), 8)
+    wait_for("the route", lambda: run("ip", "-n", node.netns, "route", "show", target.four), 8)
+    wait_for("the neighbour", lambda: run("ip", "-n", node.netns, "neigh", "show", target.six), 8)
     wait_for("the table", lambda: "masquerade" in run("nft", "list", "ruleset"), 8)
     wait_for("the filter", lambda: "bpf" in run("tc", "-n", node.netns, "filter", "show", "dev", link, "ingress"), 8)
     run("ip", "-n", node.netns, "link", "set", link, "down")
     wait_for("the link", lambda: "LOWER_UP" in run("ip", "-n", node.netns, "link", "show", link), 8)
-    assert dial(front.netns, back.four, 80, listener) == front.four
+    assert dial(prober.netns, target.four, 80, listener) == prober.four
     listener.close()
 
 
 def test_pods_follow_the_mtu_of_the_uplink_and_their_connections_go_on(node: Mesh) -> None:
-    front, back = node.pod("sized-a"), node.pod("sized-b")
-    with inside(back.netns), socket.create_server(("", 80)) as server:
-        with inside(front.netns):
-            here = socket.create_connection((back.four, 80), 3)
+    prober, target = node.pod("sized-a"), node.pod("sized-b")
+    with inside(target.netns), socket.create_server(("", 80)) as server:
+        with inside(prober.netns):
+            near = socket.create_connection((target.four, 80), 3)
         there, _ = server.accept()
-    with here, there:
+    with near, there:
         there.settimeout(5)
         for mtu in (1400, 9000, 1500):
             run("ip", "-n", node.netns, "link", "set", "fab0", "mtu", str(mtu))
-            for pod in (front, back):
+            for pod in (prober, target):
                 wait_for(f"an MTU of {mtu}", lambda pod=pod, mtu=mtu: _mtus(node, pod) == (mtu, mtu), 8)  # type: ignore[misc]
-            here.sendall(bytes(65536))
+            near.sendall(bytes(65536))
             assert len(there.recv(65536, socket.MSG_WAITALL)) == 65536
-            assert here.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= mtu - 40
-            assert back.six in run("ip", "-n", back.netns, "addr", "show", "eth0")
-            assert "default" in run("ip", "-n", back.netns, "-6", "route")
+            assert near.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) <= mtu - 40
+            assert target.six in run("ip", "-n", target.netns, "addr", "show", "eth0")
+            assert "default" in run("ip", "-n", target.netns, "-6", "route")
             assert _mtus(node, node.pod(f"sized-{mtu}")) == (mtu, mtu)
 
 
@@ -249,13 +249,13 @@ def test_three_hundred_mutated_calls_of_the_executable(node: Mesh, tmp_path: Pat
 
 
 def test_packets_go_on_without_the_agent_and_a_restart_takes_over(node: Mesh) -> None:
-    front, back = node.pod("stay-a"), node.pod("stay-b")
-    listener = Listener(back.netns)
-    with inside(front.netns):
-        flow = socket.create_connection((back.four, 80), 2)
+    prober, target = node.pod("stay-a"), node.pod("stay-b")
+    listener = Listener(target.netns)
+    with inside(prober.netns):
+        flow = socket.create_connection((target.four, 80), 2)
     node.kill("dataplane")
     try:
-        assert dial(front.netns, back.six, 80, listener) == front.six
+        assert dial(prober.netns, target.six, 80, listener) == prober.six
         listener.answer()
         assert flow.recv(100)
         late = Pod(namespace="shop", name="late", uid="uid-late", node="n1", labels=(("app", "late"),))
@@ -266,44 +266,44 @@ def test_packets_go_on_without_the_agent_and_a_restart_takes_over(node: Mesh) ->
     finally:
         node.start_dataplane()
     wait_for("the agent", lambda: node.cni("STATUS", "").code == 0)
-    assert dial(front.netns, back.four, 80, listener) == front.four
-    assert node.cni("ADD", front.container, front.netns, front.pod).code == 0, "the same endpoint as before"
+    assert dial(prober.netns, target.four, 80, listener) == prober.four
+    assert node.cni("ADD", prober.container, prober.netns, prober.pod).code == 0, "the same endpoint as before"
     assert node.cni("ADD", "late", netns, late).code == 0
-    assert node.cni("DEL", back.container, back.netns).code == 0
-    assert dial(front.netns, back.four, 80, listener, 0.3) == ""
+    assert node.cni("DEL", target.container, target.netns).code == 0
+    assert dial(prober.netns, target.four, 80, listener, 0.3) == ""
     listener.close()
     flow.close()
 
 
 def test_a_graceful_stop_leaves_everything_working(node: Mesh) -> None:
-    front, back = node.pod("grace-a"), node.pod("grace-b")
-    listener = Listener(back.netns)
+    prober, target = node.pod("grace-a"), node.pod("grace-b")
+    listener = Listener(target.netns)
     assert node.kill("dataplane", signal.SIGTERM) == 0
     assert not node.socket.exists()
-    assert dial(front.netns, back.four, 80, listener) == front.four
+    assert dial(prober.netns, target.four, 80, listener) == prober.four
     assert list(node.conf.glob("*.conflist"))
     node.start_dataplane()
     wait_for("the agent", lambda: node.cni("STATUS", "").code == 0)
-    assert dial(front.netns, back.six, 80, listener) == front.six
+    assert dial(prober.netns, target.six, 80, listener) == prober.six
     listener.close()
 
 
 def test_a_lost_journal_is_written_again_from_the_kernel(node: Mesh) -> None:
-    front, back = node.pod("amnesia-a"), node.pod("amnesia-b")
-    listener = Listener(back.netns)
+    prober, target = node.pod("amnesia-a"), node.pod("amnesia-b")
+    listener = Listener(target.netns)
     node.kill("dataplane")
     for path in (node.folder / "state").iterdir():
         path.unlink()
     node.start_dataplane()
     wait_for("the agent", lambda: node.cni("STATUS", "").code == 0)
-    assert dial(front.netns, back.four, 80, listener) == front.four
+    assert dial(prober.netns, target.four, 80, listener) == prober.four
     fresh = [node.pod(f"after-{number}") for number in range(4)]
-    assert not {one for pod in fresh for one in pod.addresses} & {*front.addresses, *back.addresses}
-    again = node.cni("ADD", back.container, back.netns, back.pod)
+    assert not {one for pod in fresh for one in pod.addresses} & {*prober.addresses, *target.addresses}
+    again = node.cni("ADD", target.container, target.netns, target.pod)
     assert again.code == 0, again
     assert {entry.pod for entry in node.read(ENDPOINTS, Endpoint).values()} >= {"amnesia-a", "amnesia-b"}
-    assert node.cni("DEL", back.container, back.netns).code == 0
-    assert run("ip", "-n", node.netns, "route", "show", back.four) == ""
+    assert node.cni("DEL", target.container, target.netns).code == 0
+    assert run("ip", "-n", node.netns, "route", "show", target.four) == ""
     listener.close()
 
 

@@ -41,7 +41,7 @@ def publish(node: Mesh, *endpoints: Endpoint, writer: str = "n2") -> None:
     node.as_node(writer, speak)
 
 
-def test_only_what_a_node_holds_is_believed_of_it(node: Mesh) -> None:
+def test_only_what_a_node_holds_is_accepted_of_it(node: Mesh) -> None:
     nodes = {name: ip_address(f"172.30.0.1{name[1]}") for name in ("n2", "n3")}
     node.put(*(Node(name=name, uid=f"node-uid-{name}", addresses=(at,), ready=False) for name, at in nodes.items()))
     resident(node, n2=(2001, LIE), n3=(3001,))
@@ -65,7 +65,7 @@ def test_only_what_a_node_holds_is_believed_of_it(node: Mesh) -> None:
     async def listen() -> None:
         async with bus_of(node.nats, "cli") as bus:
             await bus.subscribe(
-                heard_subject("dataplane", "fault"), ServiceFault, lambda _, told: heard.append(told.fault)
+                heard_subject("dataplane", "fault"), ServiceFault, lambda _, reported: heard.append(reported.fault)
             )
             await asyncio.to_thread(publish, node, *lies, said("10.244.9.1", 2001))
             for _ in range(300):

@@ -29,7 +29,7 @@ from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import policy_layout as pl
 from services.dataplane.core.datapath.service_layout import ServiceFlag
 from services.dataplane.datapath.programs import Datapath
-from tests.bpf.fronts import PLAIN, PROTOCOLS, serve
+from tests.bpf.frontends import PLAIN, PROTOCOLS, serve
 from tests.bpf.live import HOST_MAC, LivePod, live_pod
 from tests.bpf.world import ifindex_of, inside, namespace, run
 
@@ -79,13 +79,13 @@ class Town:
     datapaths: dict[str, Datapath] = field(default_factory=dict)
 
     def serve(
-        self, version: int, kind: str, *backends: str, front: str = "", flags: ServiceFlag = PLAIN, affinity: int = 0,
-        ranges: tuple[str, ...] = (),
+        self, version: int, kind: str, *backends: str, frontend: str = "", flags: ServiceFlag = PLAIN,
+        affinity: int = 0, ranges: tuple[str, ...] = (),
     ) -> None:  # fmt: skip
         """What ``one`` does with packets to its port: backends by address."""
         serve(
             self.datapaths[self.one],
-            end(front or ONE[version], PORT),
+            end(frontend or ONE[version], PORT),
             *(end(backend, TARGET) for backend in backends),
             protocol=PROTOCOLS[kind],
             flags=flags,

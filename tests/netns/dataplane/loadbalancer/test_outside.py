@@ -17,7 +17,7 @@ from proto.policy import Direction, PortMatch, Verdict
 from services.dataplane.core.datapath import policy_layout as pl
 from services.dataplane.core.datapath.service_layout import ServiceFlag
 from tests.bpf.conftest import CACHE
-from tests.bpf.world import Line, PeerKind, bpffs, run, scope_number, write_lines
+from tests.bpf.world import PeerKind, Rule, bpffs, run, scope_number, write_rules
 from tests.netns.dataplane.loadbalancer.outside import CLIENT, ONE, OTHER, PORT, TARGET, UPLINK, VIP, Town, opened, town
 
 pytestmark = pytest.mark.privileged
@@ -28,7 +28,7 @@ WHERE = pytest.mark.parametrize("where", ["pod", "node", "elsewhere", "other nod
 
 
 @pytest.fixture(scope="module", params=["tcx", "clsact"])
-def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
+def site(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Town]:
     with (
         bpffs(tmp_path_factory.mktemp("outside") / "bpffs") as pins,
         town(pins, CACHE, tcx=request.param == "tcx") as made,
@@ -36,19 +36,19 @@ def place(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         yield made
 
 
-def backend(place: Town, where: str, version: int) -> tuple[str, str]:
+def backend(site: Town, where: str, version: int) -> tuple[str, str]:
     """Its address, and what it answers to the client."""
     mine, seen = CLIENT[version], ONE[version]
     return {
-        "pod": (place.pod(1, version), f"pod1 {mine}"),
+        "pod": (site.pod(1, version), f"pod1 {mine}"),
         "node": (ONE[version], f"one {mine}"),
-        "elsewhere": (place.pod(3, version), f"pod3 {seen}"),
+        "elsewhere": (site.pod(3, version), f"pod3 {seen}"),
         "other node": (OTHER[version], f"other {seen}"),
     }[where]
 
 
-def drops(place: Town, reason: DropReason) -> int:
-    metric = place.datapaths[place.one].tables.metrics().get((reason, Direction.INGRESS))
+def drops(site: Town, reason: DropReason) -> int:
+    metric = site.datapaths[site.one].tables.metrics().get((reason, Direction.INGRESS))
     return metric.packets if metric else 0
 
 
@@ -56,89 +56,89 @@ def drops(place: Town, reason: DropReason) -> int:
 @BOTH
 class TestAnswers:
     @WHERE
-    def test_from_a_backend(self, place: Town, version: int, kind: str, where: str) -> None:
-        address, answer = backend(place, where, version)
-        place.serve(version, kind, address)
-        assert place.ask(version, kind) == answer
-        assert place.ask(version, kind) == answer
+    def test_from_a_backend(self, site: Town, version: int, kind: str, where: str) -> None:
+        address, answer = backend(site, where, version)
+        site.serve(version, kind, address)
+        assert site.ask(version, kind) == answer
+        assert site.ask(version, kind) == answer
 
     @WHERE
-    def test_by_an_address_that_is_not_the_nodes(self, place: Town, version: int, kind: str, where: str) -> None:
-        address, answer = backend(place, where, version)
-        place.serve(version, kind, address, front=VIP[version], flags=ServiceFlag.FOREIGN)
-        assert place.ask(version, kind, address=VIP[version]) == answer
+    def test_by_an_address_that_is_not_the_nodes(self, site: Town, version: int, kind: str, where: str) -> None:
+        address, answer = backend(site, where, version)
+        site.serve(version, kind, address, frontend=VIP[version], flags=ServiceFlag.FOREIGN)
+        assert site.ask(version, kind, address=VIP[version]) == answer
 
-    def test_to_a_pod_elsewhere(self, place: Town, version: int, kind: str) -> None:
-        caller = place.pods[3].netns
-        place.serve(version, kind, place.pod(1, version))
-        assert place.ask(version, kind, netns=caller) == f"pod1 {place.pod(3, version)}"
-        place.serve(version, kind, place.pod(3, version))
-        assert place.ask(version, kind, netns=caller) == f"pod3 {ONE[version]}"
+    def test_to_a_pod_elsewhere(self, site: Town, version: int, kind: str) -> None:
+        caller = site.pods[3].netns
+        site.serve(version, kind, site.pod(1, version))
+        assert site.ask(version, kind, netns=caller) == f"pod1 {site.pod(3, version)}"
+        site.serve(version, kind, site.pod(3, version))
+        assert site.ask(version, kind, netns=caller) == f"pod3 {ONE[version]}"
 
-    def test_first_packet_waits_for_an_unknown_neighbour(self, place: Town, version: int, kind: str) -> None:
-        place.serve(version, kind, place.pod(3, version))
-        run("ip", "-n", place.one, "neigh", "flush", "dev", UPLINK)
-        assert place.ask(version, kind, seconds=0.9) == f"pod3 {ONE[version]}"
+    def test_first_packet_waits_for_an_unknown_neighbour(self, site: Town, version: int, kind: str) -> None:
+        site.serve(version, kind, site.pod(3, version))
+        run("ip", "-n", site.one, "neigh", "flush", "dev", UPLINK)
+        assert site.ask(version, kind, seconds=0.9) == f"pod3 {ONE[version]}"
 
-    def test_client_keeps_its_backend(self, place: Town, version: int, kind: str) -> None:
-        both = place.pod(1, version), place.pod(2, version)
-        place.serve(version, kind, *both, affinity=60)
-        assert len({place.ask(version, kind) for _ in range(12)}) == 1
-        place.serve(version, kind, *both)
-        assert len({place.ask(version, kind) for _ in range(24)}) == 2
+    def test_client_keeps_its_backend(self, site: Town, version: int, kind: str) -> None:
+        both = site.pod(1, version), site.pod(2, version)
+        site.serve(version, kind, *both, affinity=60)
+        assert len({site.ask(version, kind) for _ in range(12)}) == 1
+        site.serve(version, kind, *both)
+        assert len({site.ask(version, kind) for _ in range(24)}) == 2
 
-    def test_local_only_is_silent_without_a_local_backend(self, place: Town, version: int, kind: str) -> None:
-        before = drops(place, DropReason.SERVICE_NO_LOCAL_BACKEND)
-        place.serve(version, kind, place.pod(3, version), flags=ServiceFlag.LOCAL_ONLY)
-        assert place.ask(version, kind, seconds=0.3) == ""
-        assert drops(place, DropReason.SERVICE_NO_LOCAL_BACKEND) > before
-        place.serve(version, kind, place.pod(2, version), flags=ServiceFlag.LOCAL_ONLY)
-        assert place.ask(version, kind) == f"pod2 {CLIENT[version]}"
+    def test_local_only_is_silent_without_a_local_backend(self, site: Town, version: int, kind: str) -> None:
+        before = drops(site, DropReason.SERVICE_NO_LOCAL_BACKEND)
+        site.serve(version, kind, site.pod(3, version), flags=ServiceFlag.LOCAL_ONLY)
+        assert site.ask(version, kind, seconds=0.3) == ""
+        assert drops(site, DropReason.SERVICE_NO_LOCAL_BACKEND) > before
+        site.serve(version, kind, site.pod(2, version), flags=ServiceFlag.LOCAL_ONLY)
+        assert site.ask(version, kind) == f"pod2 {CLIENT[version]}"
 
-    def test_source_ranges(self, place: Town, version: int, kind: str) -> None:
+    def test_source_ranges(self, site: Town, version: int, kind: str) -> None:
         where = "198.51.100.0/24" if version == 4 else "2001:db8:1::/48"
-        before = drops(place, DropReason.SERVICE_SOURCE)
-        place.serve(version, kind, place.pod(1, version), ranges=(where,))
-        assert place.ask(version, kind, seconds=0.3) == ""
-        assert drops(place, DropReason.SERVICE_SOURCE) > before
-        place.serve(version, kind, place.pod(1, version), ranges=(f"{CLIENT[version]}/{32 if version == 4 else 128}",))
-        assert place.ask(version, kind) == f"pod1 {CLIENT[version]}"
+        before = drops(site, DropReason.SERVICE_SOURCE)
+        site.serve(version, kind, site.pod(1, version), ranges=(where,))
+        assert site.ask(version, kind, seconds=0.3) == ""
+        assert drops(site, DropReason.SERVICE_SOURCE) > before
+        site.serve(version, kind, site.pod(1, version), ranges=(f"{CLIENT[version]}/{32 if version == 4 else 128}",))
+        assert site.ask(version, kind) == f"pod1 {CLIENT[version]}"
 
-    def test_without_backends_the_nodes_own_port_refuses(self, place: Town, version: int, kind: str) -> None:
-        place.serve(version, kind)
+    def test_without_backends_the_nodes_own_port_refuses(self, site: Town, version: int, kind: str) -> None:
+        site.serve(version, kind)
         with pytest.raises(ConnectionRefusedError):
-            place.ask(version, kind)
+            site.ask(version, kind)
 
     def test_without_backends_an_address_that_is_not_the_nodes_refuses(
-        self, place: Town, version: int, kind: str
+        self, site: Town, version: int, kind: str
     ) -> None:
-        place.serve(version, kind, front=VIP[version], flags=ServiceFlag.FOREIGN)
+        site.serve(version, kind, frontend=VIP[version], flags=ServiceFlag.FOREIGN)
         with pytest.raises(ConnectionRefusedError):
-            place.ask(version, kind, address=VIP[version])
+            site.ask(version, kind, address=VIP[version])
 
     @WHERE
-    def test_backend_that_does_not_listen_refuses(self, place: Town, version: int, kind: str, where: str) -> None:
-        address, _ = backend(place, where, version)
-        place.serve(version, kind, address)
-        tables = place.datapaths[place.one].tables
+    def test_backend_that_does_not_listen_refuses(self, site: Town, version: int, kind: str, where: str) -> None:
+        address, _ = backend(site, where, version)
+        site.serve(version, kind, address)
+        tables = site.datapaths[site.one].tables
         tables.backends.apply(
             {k: type(v)(address=v.address, port=TARGET + 1) for k, v in tables.backends.items().items()}
         )
         with pytest.raises(ConnectionRefusedError):
-            place.ask(version, kind)
+            site.ask(version, kind)
 
 
 @FAMILIES
 @WHERE
-def test_large_transfers_both_ways(place: Town, version: int, where: str) -> None:
+def test_large_transfers_both_ways(site: Town, version: int, where: str) -> None:
     """Segments of 64 KB on the way, and links too narrow for what both ends think: each has to be told by ICMP."""
-    address, _ = backend(place, where, version)
-    for netns in (place.client, place.one, place.other, *(pod.netns for pod in place.pods.values())):
+    address, _ = backend(site, where, version)
+    for netns in (site.client, site.one, site.other, *(pod.netns for pod in site.pods.values())):
         run("ip", "-n", netns, "-4" if version == 4 else "-6", "route", "flush", "cache")
-    place.serve(version, "tcp", address)
+    site.serve(version, "tcp", address)
     payload = os.urandom(3 << 20)
     got = hashlib.sha256()
-    with opened(place.client, version, "tcp") as asking:
+    with opened(site.client, version, "tcp") as asking:
         asking.settimeout(8)
         asking.connect((ONE[version], PORT))
         asking.recv(200)
@@ -156,11 +156,11 @@ def test_large_transfers_both_ways(place: Town, version: int, where: str) -> Non
 
 @FAMILIES
 @WHERE
-def test_datagrams_in_fragments(place: Town, version: int, where: str) -> None:
-    address, answer = backend(place, where, version)
-    place.serve(version, "udp", address)
+def test_datagrams_in_fragments(site: Town, version: int, where: str) -> None:
+    address, answer = backend(site, where, version)
+    site.serve(version, "udp", address)
     payload = os.urandom(5000)
-    with opened(place.client, version, "udp") as asking:
+    with opened(site.client, version, "udp") as asking:
         asking.settimeout(0.5)
         # Fragmented here, to what the narrowest link takes: a router does not do it for IPv6.
         option = (socket.IPPROTO_IP, 10, 0) if version == 4 else (socket.IPPROTO_IPV6, 24, 1280)
@@ -178,53 +178,53 @@ def test_datagrams_in_fragments(place: Town, version: int, where: str) -> None:
 
 
 @FAMILIES
-def test_connection_outlives_its_backends_place_in_the_tables(place: Town, version: int) -> None:
+def test_connection_outlives_its_backends_entry_in_the_tables(site: Town, version: int) -> None:
     for first, second in ((1, 2), (3, 2)):
-        place.serve(version, "tcp", place.pod(first, version))
-        with opened(place.client, version, "tcp") as asking:
+        site.serve(version, "tcp", site.pod(first, version))
+        with opened(site.client, version, "tcp") as asking:
             asking.settimeout(2)
             asking.connect((ONE[version], PORT))
             assert asking.recv(200).startswith(f"pod{first} ".encode())
-            place.serve(version, "tcp", place.pod(second, version))
+            site.serve(version, "tcp", site.pod(second, version))
             asking.sendall(b"still there?")
             assert asking.recv(200) == b"still there?"
-            assert place.ask(version, "tcp").startswith(f"pod{second} ")
+            assert site.ask(version, "tcp").startswith(f"pod{second} ")
             asking.sendall(b"and now?")
             assert asking.recv(200) == b"and now?"
 
 
 @FAMILIES
-def test_datagrams_leave_a_backend_that_left(place: Town, version: int) -> None:
-    place.serve(version, "udp", place.pod(1, version), place.pod(3, version))
-    with opened(place.client, version, "udp") as asking:
+def test_datagrams_leave_a_backend_that_left(site: Town, version: int) -> None:
+    site.serve(version, "udp", site.pod(1, version), site.pod(3, version))
+    with opened(site.client, version, "udp") as asking:
         asking.settimeout(2)
         asking.connect((ONE[version], PORT))
         asking.send(b"")
         first = asking.recv(200).decode()
         stays = 3 if first.startswith("pod1 ") else 1
-        place.serve(version, "udp", place.pod(stays, version))
+        site.serve(version, "udp", site.pod(stays, version))
         asking.send(b"")
         assert asking.recv(200).decode().startswith(f"pod{stays} ")
 
 
 @FAMILIES
-def test_policy_of_a_local_backend_knows_the_client(place: Town, version: int) -> None:
-    tables = place.datapaths[place.one].tables
-    pod = place.pods[1]
-    place.serve(version, "tcp", place.pod(1, version))
+def test_policy_of_a_local_backend_knows_the_client(site: Town, version: int) -> None:
+    tables = site.datapaths[site.one].tables
+    pod = site.pods[1]
+    site.serve(version, "tcp", site.pod(1, version))
     scope = scope_number(pod.identity, Direction.INGRESS)
     isolated = pl.Subject(ingress=scope, ingress_isolated=True, egress_isolated=True)
     tables.subjects.put(pl.SubjectKey(identity=pod.identity), isolated)
     tables.bump_generation()
     try:
-        assert place.ask(version, "tcp", seconds=0.3) == ""
+        assert site.ask(version, "tcp", seconds=0.3) == ""
         tables.cidrs.put(pl.CidrKey.of(bytes(8), ip_network(CLIENT[version])), pl.CidrNumber(number=5))
-        line = Line(
+        rule = Rule(
             pod.identity, Direction.INGRESS, PeerKind.CIDR_SET, 5, PortMatch(6, TARGET, 16), 1, Verdict.ALLOW, 0
         )
-        write_lines(tables, pod.identity, Direction.INGRESS, [line])
+        write_rules(tables, pod.identity, Direction.INGRESS, [rule])
         tables.bump_generation()
-        assert place.ask(version, "tcp") == f"pod1 {CLIENT[version]}"
+        assert site.ask(version, "tcp") == f"pod1 {CLIENT[version]}"
     finally:
         tables.subjects.put(
             pl.SubjectKey(identity=pod.identity), pl.Subject(ingress_isolated=False, egress_isolated=False)
@@ -232,22 +232,22 @@ def test_policy_of_a_local_backend_knows_the_client(place: Town, version: int) -
         tables.bump_generation()
 
 
-def test_the_nodes_own_connections_are_as_before(place: Town) -> None:
+def test_the_nodes_own_connections_are_as_before(site: Town) -> None:
     """While to_wire looks at what the node sends: its connections out, and those to its own ports, are left alone."""
     for version in (4, 6):
-        place.serve(version, "tcp", ONE[version])
-        assert place.ask(version, "tcp") == f"one {CLIENT[version]}"
-        with opened(place.client, version, "tcp") as direct:
+        site.serve(version, "tcp", ONE[version])
+        assert site.ask(version, "tcp") == f"one {CLIENT[version]}"
+        with opened(site.client, version, "tcp") as direct:
             direct.settimeout(2)
             direct.connect((ONE[version], TARGET))
             assert direct.recv(200).decode() == f"one {CLIENT[version]}"
-        with opened(place.one, version, "tcp") as out:
+        with opened(site.one, version, "tcp") as out:
             out.settimeout(2)
             out.connect((OTHER[version], TARGET))
             assert out.recv(200).decode() == f"other {ONE[version]}"
         started = time.monotonic()
-        with opened(place.one, version, "tcp") as to_pod:
+        with opened(site.one, version, "tcp") as to_pod:
             to_pod.settimeout(2)
-            to_pod.connect((place.pod(1, version), TARGET))
+            to_pod.connect((site.pod(1, version), TARGET))
             assert to_pod.recv(200).decode().startswith("pod1 ")
         assert time.monotonic() - started < 1

@@ -170,7 +170,9 @@ THROUGH = ("pod 4", "pod 6", "pod mapped", "node")
 DIRECT = ("direct 4", "direct 6")
 
 
-def test_a_client_is_told_and_connects_to_another(node: Mesh, pods: tuple[RunningPod, RunningPod, RunningPod]) -> None:
+def test_a_client_gets_an_error_and_connects_to_another(
+    node: Mesh, pods: tuple[RunningPod, RunningPod, RunningPod]
+) -> None:
     _, old, new = pods
     with clients(node, pods) as those:
         said: list[str] = []
@@ -183,9 +185,9 @@ def test_a_client_is_told_and_connects_to_another(node: Mesh, pods: tuple[Runnin
             wait_for(f"{name} to be told", lambda name=name: those[name].ask() == "OSError", 3)  # type: ignore[misc]
         assert {those[name].connect() for name in THROUGH} == {"new"}
         assert {those[name].ask() for name in DIRECT} == {"old"}, "they never asked for the Service"
-    told = [line for line in node.log("dataplane") if line["event"] == "stale-sockets-ended"]
-    assert sum(line["count"] for line in told) == len(THROUGH)
-    assert f"{old.four} port 5353" in told[0]["backends"]
+    reported = [line for line in node.log("dataplane") if line["event"] == "stale-sockets-ended"]
+    assert sum(line["count"] for line in reported) == len(THROUGH)
+    assert f"{old.four} port 5353" in reported[0]["backends"]
 
 
 def test_a_backend_that_leaves_in_order_keeps_its_clients_until_it_stops(

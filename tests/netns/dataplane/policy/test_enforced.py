@@ -73,27 +73,27 @@ def becomes(node: Mesh, source: RunningPod, target: RunningPod, listener: Listen
 
 
 def test_a_policy_made_changed_and_taken_away(node: Mesh) -> None:
-    front, other, back = node.pod("front"), node.pod("other"), node.pod("back")
-    listener = Listener(back.netns)
-    becomes(node, front, back, listener, open=True)
+    prober, other, target = node.pod("front"), node.pod("other"), node.pod("back")
+    listener = Listener(target.netns)
+    becomes(node, prober, target, listener, open=True)
     deny = deny_ingress("back", "back")
     node.put(deny)
-    becomes(node, front, back, listener, open=False)
+    becomes(node, prober, target, listener, open=False)
     node.put(deny_ingress("back", "back", "front"))
-    becomes(node, front, back, listener, open=True)
-    assert dial(other.netns, back.four, 80, listener, 0.3) == ""
-    assert dial(node.netns, back.four, 80, listener), "the node itself (its kubelet's probes) always may"
+    becomes(node, prober, target, listener, open=True)
+    assert dial(other.netns, target.four, 80, listener, 0.3) == ""
+    assert dial(node.netns, target.four, 80, listener), "the node itself (its kubelet's probes) always may"
     node.delete(deny)
-    becomes(node, other, back, listener, open=True)
+    becomes(node, other, target, listener, open=True)
     listener.close()
 
 
 def test_a_right_taken_away_ends_a_live_connection(node: Mesh) -> None:
-    front, back = node.pod("live-a"), node.pod("live-b")
-    with inside(back.netns):
+    prober, target = node.pod("live-a"), node.pod("live-b")
+    with inside(target.netns):
         server = socket.create_server(("0.0.0.0", 90))
-    with inside(front.netns):
-        client = socket.create_connection((back.four, 90), 2)
+    with inside(prober.netns):
+        client = socket.create_connection((target.four, 90), 2)
     side, _ = server.accept()
     client.sendall(b"x")
     side.settimeout(1)
@@ -270,7 +270,7 @@ def test_a_service_is_reached_by_pods_and_by_the_node(node: Mesh) -> None:
         listener.close()
 
 
-def test_a_drop_is_told_with_names_and_the_policy_that_says_so(node: Mesh) -> None:
+def test_a_drop_is_reported_with_names_and_the_policy_that_says_so(node: Mesh) -> None:
     node.put(deny_ingress("sealed", "sealed"))
     sealed, caller = node.pod("sealed"), node.pod("caller")
     listener = Listener(sealed.netns)
@@ -372,27 +372,27 @@ def test_who_forges_a_source_is_named_and_not_whose_it_is(node: Mesh) -> None:
             await asyncio.sleep(1.0)
 
     asyncio.run(listen())
-    told = [event for event in heard if event.reason == "SPOOFED_ADDRESS"]
-    assert {event.source.version for event in told} == {4, 6}
-    assert {event.source_name for event in told} == {"shop/thief"}
+    reported = [event for event in heard if event.reason == "SPOOFED_ADDRESS"]
+    assert {event.source.version for event in reported} == {4, 6}
+    assert {event.source_name for event in reported} == {"shop/thief"}
     links = run("ip", "-n", node.netns, "route", "show", thief.four).split("dev ")[1].split()[0]
-    assert {event.interface for event in told} == {links}
+    assert {event.interface for event in reported} == {links}
 
 
-def test_the_kernel_is_told_which_interfaces_bring_others(node: Mesh) -> None:
+def test_the_kernel_knows_which_interfaces_bring_others(node: Mesh) -> None:
     wanted = {ifindex_of(node.netns, "fab0"): 0, ifindex_of(node.netns, "lo"): 1}
     descriptor = bpf.pinned(next(node.pins.glob("v*/maps/am_uplinks-*")))
     try:
         stray = (4242).to_bytes(4, "little")
         bpf.update(descriptor, stray, bytes(4))
 
-        def told() -> dict[int, int]:
+        def reported() -> dict[int, int]:
             found = {}
             for _, keys, values in bpf.lookup_batch(descriptor, 4, 4):
                 for at in range(0, len(keys), 4):
                     found[int.from_bytes(keys[at : at + 4], "little")] = int.from_bytes(values[at : at + 4], "little")
             return found
 
-        wait_for("what nobody asked for to be taken back", lambda: told() == wanted)
+        wait_for("what nobody asked for to be taken back", lambda: reported() == wanted)
     finally:
         os.close(descriptor)

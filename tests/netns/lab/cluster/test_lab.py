@@ -73,12 +73,12 @@ def _talk_across(lab: topology.Topology, address: str) -> None:
     server_of = f"socket.create_server(('{address}', 7000), family=socket.{family})"
     listen = f"import socket; s = {server_of}; print(1, flush=True); s.accept()"
     there = ["nsenter", f"--net={lab.nodes[0].netns}", "/usr/bin/python3", "-c", listen]
-    here = ["nsenter", f"--net={lab.nodes[1].netns}", "/usr/bin/python3", "-c"]
+    enter = ["nsenter", f"--net={lab.nodes[1].netns}", "/usr/bin/python3", "-c"]
     with subprocess.Popen(there, stdout=subprocess.PIPE) as server:
         assert server.stdout is not None
         server.stdout.readline()
         talk = f"import socket; socket.create_connection(('{address}', 7000), 2)"
-        done = subprocess.run([*here, talk], check=False, timeout=10)
+        done = subprocess.run([*enter, talk], check=False, timeout=10)
         server.kill()
     assert done.returncode == 0
 
@@ -163,7 +163,7 @@ async def test_an_agent_that_dies_comes_back_and_one_that_is_stopped_does_not(la
     assert not (await launcher.states())["agent"].running
 
 
-async def test_a_process_that_cannot_start_or_ends_is_told_with_its_log(where: Paths, launcher: Launcher) -> None:
+async def test_a_process_that_cannot_start_or_ends_is_reported_with_its_log(where: Paths, launcher: Launcher) -> None:
     async def never() -> bool:
         return False
 
@@ -307,7 +307,7 @@ def test_a_pinned_map_is_found_and_proved_gone_only_when_nothing_holds_it(where:
     assert not pinned.exists(one)
 
 
-def test_what_cannot_be_removed_is_told(where: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_cannot_be_removed_is_reported(where: Paths, monkeypatch: pytest.MonkeyPatch) -> None:
     namespaces.make(plan(where.lab, 1))
     with monkeypatch.context() as lame:
         lame.setattr(namespaces, "remove", lambda names: None)

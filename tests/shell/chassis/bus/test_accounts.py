@@ -57,7 +57,7 @@ FOREIGN = (
 ATTACKERS = ("cli", "dataplane-n1", "routing-n1", "policy", "dns", "ipam")
 
 
-class Place:
+class Stage:
     """A server, the buckets with a value or two in them, and everybody's ears."""
 
     def __init__(self, server: NatsServer, stack: AsyncExitStack) -> None:
@@ -115,9 +115,9 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
 
 
 @pytest_asyncio.fixture
-async def place(server: NatsServer) -> AsyncIterator[Place]:
+async def stage(server: NatsServer) -> AsyncIterator[Stage]:
     async with AsyncExitStack() as stack:
-        made = Place(server, stack)
+        made = Stage(server, stack)
         async with bus_of(server, "cluster") as cluster:
             await cluster.make_buckets()
         policy, node = await made.client("policy"), await made.client("dataplane-n1")
@@ -140,12 +140,12 @@ def foreign(server: NatsServer, attacker: str) -> list[str]:
 
 
 @pytest.mark.parametrize("attacker", ATTACKERS)
-async def test_an_answer_is_stored_nowhere_and_heard_by_nobody(place: Place, attacker: str) -> None:
+async def test_an_answer_is_stored_nowhere_and_heard_by_nobody(stage: Stage, attacker: str) -> None:
     """The first door, and the second by DIRECT.GET: whatever answers, its answer stays in the asker's account."""
-    await place.hear(but=attacker)
-    client = await place.client(attacker)
-    before = await place.stored()
-    replies = foreign(place.server, attacker)
+    await stage.hear(but=attacker)
+    client = await stage.client(attacker)
+    before = await stage.stored()
+    replies = foreign(stage.server, attacker)
     assert len(replies) > 9
     last = json.dumps({"last_by_subj": FRONTIER}).encode()
     asked = [(f"{JETSTREAM}.STREAM.INFO.KV_{bucket.on_server}", b"") for bucket in subjects.BUCKETS]
@@ -156,26 +156,26 @@ async def test_an_answer_is_stored_nowhere_and_heard_by_nobody(place: Place, att
             await client.publish(subject, body, reply=reply)
     await settled(client)
     await asyncio.sleep(0.3)
-    assert await place.stored() == before
-    assert not place.heard
+    assert await stage.stored() == before
+    assert not stage.heard
 
 
 @pytest.mark.parametrize("attacker", ["dataplane-n1", "cli"])
-async def test_a_consumer_delivers_to_nobody_else(place: Place, attacker: str) -> None:
+async def test_a_consumer_delivers_to_nobody_else(stage: Stage, attacker: str) -> None:
     """The second door: a push consumer may name any subject, a pull any reply."""
-    await place.hear(but=attacker)
-    client = await place.client(attacker)
-    before = await place.stored()
-    targets = foreign(place.server, attacker)
+    await stage.hear(but=attacker)
+    client = await stage.client(attacker)
+    before = await stage.stored()
+    targets = foreign(stage.server, attacker)
     targets += [f"$JS.API.STREAM.{verb}.KV_{subjects.RULES.on_server}" for verb in ("DELETE", "PURGE")]
     for number, subject in enumerate(targets):
         for key in (OWN, GONE):
-            told = await consume(client, f"{attacker}-{number}-{key[-1]}-push", key, deliver_subject=subject)
-            assert "error" not in told or "cycle" in told["error"]["description"]
+            reported = await consume(client, f"{attacker}-{number}-{key[-1]}-push", key, deliver_subject=subject)
+            assert "error" not in reported or "cycle" in reported["error"]["description"]
             await pull(client, f"{attacker}-{number}-{key[-1]}", key, reply=subject)
     await asyncio.sleep(1.5)
-    assert await place.stored() == before
-    assert not place.heard
+    assert await stage.stored() == before
+    assert not stage.heard
 
 
 async def consume(client: Client, name: str, key: str, **more: str) -> Any:
@@ -192,12 +192,12 @@ async def pull(client: Client, name: str, key: str, *, reply: str) -> None:
     await settled(client)
 
 
-async def test_what_a_consumer_brings_to_ones_own_subjects_is_no_request_and_no_event(place: Place) -> None:
+async def test_what_a_consumer_brings_to_ones_own_subjects_is_no_request_and_no_event(stage: Stage) -> None:
     """Its subject is the key's, which ends with a number that the server chose."""
     key = OWN
     async with AsyncExitStack() as stack:
-        ipam = await stack.enter_async_context(bus_of(place.server, "ipam"))
-        cli = await stack.enter_async_context(bus_of(place.server, "cli"))
+        ipam = await stack.enter_async_context(bus_of(stage.server, "ipam"))
+        cli = await stack.enter_async_context(bus_of(stage.server, "cli"))
         asked: list[Any] = []
 
         async def answer(message: BlockRequest, node: str) -> None:
@@ -207,9 +207,9 @@ async def test_what_a_consumer_brings_to_ones_own_subjects_is_no_request_and_no_
         await ipam.serve(subjects.IPAM_BLOCK, BlockRequest, lambda message: answer(message, ""))
         await cli.subscribe(f"{subjects.EVENTS}.>", ServiceFault, lambda *event: asked.append(event))
         await asyncio.sleep(0.2)
-        node = await place.client("dataplane-n1")
+        node = await stage.client("dataplane-n1")
         for body, reply in (
-            (codec.encode(BlockRequest(node="n2", node_uid="u", family=4, nonce="x")), own_request(place.server)),
+            (codec.encode(BlockRequest(node="n2", node_uid="u", family=4, nonce="x")), own_request(stage.server)),
             (codec.encode(ServiceFault("ipam", "", "a lie", "none")), "airmesh.v1.events.dataplane.fault"),
         ):
             await node.request(key, body)
@@ -227,12 +227,12 @@ def own_request(server: NatsServer) -> str:
     return next(found).replace("{node}", "n1")
 
 
-async def test_no_agent_answers_a_discovery_into_a_bucket(place: Place) -> None:
+async def test_no_agent_answers_a_discovery_into_a_bucket(stage: Stage) -> None:
     """``$SRV`` is heard by all with the asker's own reply subject: an agent would answer it with its own rights."""
-    before = await place.stored()
+    before = await stage.stored()
     async with AsyncExitStack() as stack:
-        policy = await stack.enter_async_context(bus_of(place.server, "policy"))
-        cli = await place.client("cli")
+        policy = await stack.enter_async_context(bus_of(stage.server, "policy"))
+        cli = await stage.client("cli")
         answers = await cli.subscribe("_INBOX.cli.srv.*.token")
         for verb in ("PING", "INFO", "STATS"):
             await cli.publish(f"$SRV.{verb}", b"", reply=FRONTIER)
@@ -245,22 +245,24 @@ async def test_no_agent_answers_a_discovery_into_a_bucket(place: Place) -> None:
         assert answer.subject == "_INBOX.cli.srv.policy.token"
         assert answers.pending_msgs == 0
         assert policy.registration.dropped == 10
-    assert await place.stored() == before
+    assert await stage.stored() == before
 
 
-async def test_a_service_drops_what_a_courier_brings_and_tells_it_once(place: Place) -> None:
+async def test_a_service_drops_what_a_courier_brings_and_reports_it_once(stage: Stage) -> None:
     async with AsyncExitStack() as stack:
-        ipam = await stack.enter_async_context(bus_of(place.server, "ipam"))
-        cli = await stack.enter_async_context(bus_of(place.server, "cli"))
+        ipam = await stack.enter_async_context(bus_of(stage.server, "ipam"))
+        cli = await stack.enter_async_context(bus_of(stage.server, "cli"))
         asked: list[IpamShow] = []
-        told: list[ServiceFault] = []
+        reported: list[ServiceFault] = []
 
         async def show(message: IpamShow) -> IpamState:
             asked.append(message)
             return IpamState((), (), (), ())
 
         await ipam.serve(subjects.IPAM_SHOW, IpamShow, show)
-        await cli.subscribe(subjects.event_subject("ipam", "fault"), ServiceFault, lambda _, event: told.append(event))
+        await cli.subscribe(
+            subjects.event_subject("ipam", "fault"), ServiceFault, lambda _, event: reported.append(event)
+        )
         await asyncio.sleep(0.2)
         body, raw = codec.encode(IpamShow()), cli.connection.client()
         for headers in ({"Nats-Subject": OWN}, {"nats-sequence": "1"}, {"Nats-Expected-Stream": STREAM}):
@@ -271,12 +273,12 @@ async def test_a_service_drops_what_a_courier_brings_and_tells_it_once(place: Pl
         assert ipam.registration.dropped == 4
         assert await cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=2)
         assert len(asked) == 1
-        (fault,) = told
+        (fault,) = reported
         assert subjects.IPAM_SHOW in fault.fault
 
 
-async def test_an_agent_answers_a_discovery_in_its_own_name_alone(place: Place) -> None:
-    cli, node = await place.client("cli"), await place.client("dataplane-n1")
+async def test_an_agent_answers_a_discovery_in_its_own_name_alone(stage: Stage) -> None:
+    cli, node = await stage.client("cli"), await stage.client("dataplane-n1")
     answers = await cli.subscribe("_INBOX.cli.srv.>")
     await settled(cli)
     for subject in ("_INBOX.cli.srv.token", "_INBOX.cli.srv.ipam.token", "_INBOX.cli.srv.dataplane-n2.token"):
@@ -286,22 +288,22 @@ async def test_an_agent_answers_a_discovery_in_its_own_name_alone(place: Place) 
     assert answers.pending_msgs == 0
 
 
-async def test_a_mirror_s_consumer_is_found_by_nobody(place: Place) -> None:
+async def test_a_mirror_s_consumer_is_found_by_nobody(stage: Stage) -> None:
     """Who knew its name could pull from it or remove it: nobody is told, and 128 random bits are not guessed."""
-    async with bus_of(place.server, "routing", "n1") as routing:
+    async with bus_of(stage.server, "routing", "n1") as routing:
         view = routing.bucket(subjects.BLOCKS).watch({}, markers=(), name="blocks")
         await view.wait_synced(5)
-        client, stream = await place.client("dataplane-n2"), f"KV_{subjects.BLOCKS.on_server}"
+        client, stream = await stage.client("dataplane-n2"), f"KV_{subjects.BLOCKS.on_server}"
         for verb in ("NAMES", "LIST"):
             with pytest.raises(nats.errors.NoRespondersError):
                 await client.request(f"{JETSTREAM}.CONSUMER.{verb}.{stream}", b"{}", timeout=1)
             assert b"10039" in (await client.request(f"$JS.API.CONSUMER.{verb}.{stream}", b"{}", timeout=1)).data
-        told = await client.request(f"{JETSTREAM}.STREAM.INFO.{stream}", b'{"subjects_filter":">"}', timeout=1)
-        names = [one.name for one in await (await place.client("operator")).jetstream().consumers_info(stream)]
+        reported = await client.request(f"{JETSTREAM}.STREAM.INFO.{stream}", b'{"subjects_filter":">"}', timeout=1)
+        names = [one.name for one in await (await stage.client("operator")).jetstream().consumers_info(stream)]
         assert names
         assert all(len(name.rsplit("-", 1)[1]) == 32 for name in names)
-        assert not any(name.encode() in told.data for name in names)
-    async with bus_of(place.server, "cluster") as cluster:
+        assert not any(name.encode() in reported.data for name in names)
+    async with bus_of(stage.server, "cluster") as cluster:
         entry = await cluster.bucket(subjects.RULES).get("_epoch", Epoch)
         assert entry is not None
 

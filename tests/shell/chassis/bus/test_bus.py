@@ -83,9 +83,9 @@ async def test_view_waits_for_the_marker_then_follows(bus_for: BusFor, buckets: 
     assert not view.entries
 
 
-@pytest.mark.parametrize("turns", range(4))
-async def test_view_ends_in_the_turn_in_which_something_comes(
-    bus_for: BusFor, buckets: dict[str, str], turns: int
+@pytest.mark.parametrize("times", range(4))
+async def test_view_ends_in_the_iteration_in_which_something_comes(
+    bus_for: BusFor, buckets: dict[str, str], times: int
 ) -> None:
     kv = (await bus_for("routing", "n1")).bucket(subjects.BLOCKS)
     view = kv.watch({"": Block}, name="blocks", markers=())
@@ -93,7 +93,7 @@ async def test_view_ends_in_the_turn_in_which_something_comes(
     (mirror,) = (task for task in asyncio.all_tasks() if task.get_name() == "view blocks")
     await asyncio.sleep(0.01)
     view._wake.set()
-    for _ in range(turns):
+    for _ in range(times):
         await asyncio.sleep(0)
     mirror.cancel()
     ended, _ = await asyncio.wait({mirror}, timeout=2)

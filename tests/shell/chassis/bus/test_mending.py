@@ -150,17 +150,17 @@ async def test_who_may_have_missed_a_value_lets_the_others_go_first(
     assert await holds(view, "0af40000-26", newer, 5) > 0.5
 
 
-async def test_the_fault_is_told(nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]) -> None:
+async def test_the_fault_is_reported(nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]) -> None:
     bus, cli = await bus_for("ipam"), await bus_for("cli")
-    told: list[ServiceFault] = []
-    await cli.subscribe(f"{subjects.EVENTS}.>", ServiceFault, lambda _, event: told.append(event))
+    reported: list[ServiceFault] = []
+    await cli.subscribe(f"{subjects.EVENTS}.>", ServiceFault, lambda _, event: reported.append(event))
     await bus.bucket(subjects.BLOCKS).put("0af40000-26", BLOCK)
     view = mirrored(bus, subjects.BLOCKS, Block)
     await holds(view, "0af40000-26", BLOCK)
     await nats_server.destroy(subjects.BLOCKS, "0af40000-26")
     await asyncio.sleep(0.5)
     await holds(view, "0af40000-26", BLOCK)
-    (fault,) = told
+    (fault,) = reported
     assert "blocks_v1: 0af40000-26" in fault.fault
 
 

@@ -120,7 +120,7 @@ async def test_write_under_way_when_the_connection_breaks_ends_at_once(
     nats_server.start()
 
 
-async def test_view_follows_a_bucket_that_was_made_anew(
+async def test_view_follows_a_bucket_that_was_made_again(
     nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(view_module, "COMPARE_EVERY", 1.0)

@@ -45,10 +45,10 @@ print(thaw() > 0, sum(ref() is not None for ref in gone), gc.get_freeze_count() 
 
 
 def test_a_collection_visits_what_is_new_and_old_cycles_are_found_by_looking() -> None:
-    told = subprocess.run(
+    reported = subprocess.run(
         [sys.executable, "-c", PROGRAM], cwd=REPOSITORY, capture_output=True, text=True, check=True, timeout=60
     )
-    first, then = told.stdout.splitlines()
+    first, then = reported.stdout.splitlines()
     callbacks, collections, most, old, young = first.split()
     assert callbacks == "2", "told once, however often it is asked for"
     assert int(collections) > 5

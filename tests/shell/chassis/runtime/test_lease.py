@@ -99,7 +99,7 @@ async def test_a_node_holds_its_own_lease_and_no_other(
     assert await asyncio.wait_for(own.changed(), 1)
 
 
-async def test_seconds_that_no_copy_would_believe_are_refused(runtime_for: RuntimeFor) -> None:
+async def test_seconds_that_no_copy_would_accept_are_refused(runtime_for: RuntimeFor) -> None:
     with pytest.raises(SettingsFault, match="lease dns"):
         Lease(await runtime_for("dns"), "dns", seconds=7200)
 
@@ -114,9 +114,9 @@ async def test_what_nobody_can_read_is_taken_after_its_rest(
     lease = Lease(await runtime_for("dns", lines=lines), "dns", seconds=1.5)
     await until(lambda: lease.held, 4)
     assert time.monotonic() - started >= 1.5
-    (told,) = lines.named("lease-unreadable")
-    assert (told["key"], told["bucket"]) == ("dns", subjects.LEASES.on_server)
-    assert "takes it after 1.5 s" in told["remedy"]
+    (reported,) = lines.named("lease-unreadable")
+    assert (reported["key"], reported["bucket"]) == ("dns", subjects.LEASES.on_server)
+    assert "takes it after 1.5 s" in reported["remedy"]
 
 
 @pytest.mark.parametrize("forged", [False, True])
@@ -135,7 +135,7 @@ async def test_the_holder_mends_what_nobody_can_read(
     assert entry.value.epoch == holder.epoch
 
 
-async def test_what_a_newer_release_holds_is_left_to_it_and_told_once(
+async def test_what_a_newer_release_holds_is_left_to_it_and_reported_once(
     runtime_for: RuntimeFor, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
     lines, bus = Lines(), await bus_for("dns")
@@ -149,8 +149,8 @@ async def test_what_a_newer_release_holds_is_left_to_it_and_told_once(
     found = await bus.bucket(subjects.LEASES).look("dns", leases.Lease)
     assert found is not None
     assert "version 2" in str(getattr(found, "why", ""))
-    (told,) = lines.named("lease-unreadable")
-    assert "delete this key" in told["remedy"]
+    (reported,) = lines.named("lease-unreadable")
+    assert "delete this key" in reported["remedy"]
     await bus.bucket(subjects.LEASES).delete("dns")
     await until(lambda: holder.held, 2)
     assert holder.epoch > epoch

@@ -90,7 +90,7 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     server.close()
 
 
-async def test_life_from_before_nats_to_a_graceful_end(server: NatsServer, tmp_path: Path) -> None:
+async def test_lifecycle_from_before_nats_to_a_graceful_end(server: NatsServer, tmp_path: Path) -> None:
     service = Service(tmp_path, server.environment("dns"))
     assert await service.page("/livez") == (200, "ok\n")
     status, body = await service.page("/readyz")
@@ -129,8 +129,8 @@ async def test_it_is_found_by_nats_micro(nats_server: NatsServer, tmp_path: Path
             assert answer.subject == f"{inbox}.dns.token"
             said = json.loads(answer.data)
             assert said["name"] == "dns"
-            told = {"instance": "dns-a", "node": "", "health_port": str(service.port)}
-            assert said["metadata"] | told == said["metadata"]
+            reported = {"instance": "dns-a", "node": "", "health_port": str(service.port)}
+            assert said["metadata"] | reported == said["metadata"]
     finally:
         service.process.terminate()
         service.end()
@@ -152,7 +152,7 @@ def test_a_failed_task_ends_the_service_with_one_line(
 
 
 @pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "failed"])
-async def test_a_task_that_missed_its_end_is_told_again(server: NatsServer, tmp_path: Path, stopped: bool) -> None:
+async def test_a_task_that_missed_its_end_is_reported_again(server: NatsServer, tmp_path: Path, stopped: bool) -> None:
     service = Service(tmp_path, server.environment("dns"), "deaf-idle" if stopped else "deaf-fails")
     if stopped:
         await service.page("/livez")

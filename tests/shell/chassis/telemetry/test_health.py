@@ -33,8 +33,8 @@ async def page(health: Health, path: str, method: str = "GET") -> tuple[int, str
 async def ready(health: Health) -> tuple[int, dict[str, object]]:
     status, kind, body = await page(health, "/readyz")
     assert kind == "application/json"
-    told: dict[str, object] = json.loads(body)
-    return status, told
+    reported: dict[str, object] = json.loads(body)
+    return status, reported
 
 
 async def test_a_service_without_conditions_is_ready() -> None:
@@ -67,7 +67,7 @@ async def test_a_condition_asked_for_twice_is_one() -> None:
     assert health.ready
 
 
-async def test_a_note_is_told_and_is_no_lack() -> None:
+async def test_a_note_is_reported_and_is_no_lack() -> None:
     async with served() as health:
         health.note("addresses", "IPv6 is full")
         health.note("services", "4,096 left out")
@@ -85,8 +85,8 @@ async def test_whatever_a_reason_says_the_page_is_json(why: str) -> None:
     async with served() as health:
         health.require("bus").set(False, why)
         health.note("n", why)
-        status, told = await ready(health)
-        assert (status, told["missing"], told["notes"]) == (503, {"bus": why}, {"n": why})
+        status, reported = await ready(health)
+        assert (status, reported["missing"], reported["notes"]) == (503, {"bus": why}, {"n": why})
 
 
 async def test_metrics_say_what_the_pages_say() -> None:

@@ -45,7 +45,7 @@ class Agent:
         self.bugs: list[BaseException] = []
         self.answer: Callable[[Request], Awaitable[bytes]] = self._ok
         self.server = CniServer(path, self._serve, self.bugs.append)
-        self._door = asyncio.Semaphore(32)  # asyncio takes a full backlog for a connection
+        self._slots = asyncio.Semaphore(32)  # asyncio takes a full backlog for a connection
 
     async def _serve(self, request: Request) -> bytes:
         return await self.answer(request)
@@ -54,7 +54,7 @@ class Agent:
         return msgspec.json.encode({"verb": request.verb.value})
 
     async def call(self, frame: bytes) -> bytes:
-        async with self._door:
+        async with self._slots:
             reader, writer = await asyncio.open_unix_connection(self.path)
         writer.write(frame)
         writer.write_eof()

@@ -164,7 +164,7 @@ async def test_a_pods_key_that_overtakes_its_namespaces_change(town: Town) -> No
         await until(lambda: node.admits(one) == new, lambda: node.why(one))
 
 
-async def test_a_pod_that_policy_refuses_is_told_why(town: Town) -> None:
+async def test_a_pod_that_policy_refuses_is_reported_why(town: Town) -> None:
     crowd = [pod(f"x/c{at}", labels={"n": str(at)}) for at in range(6)]
     async with copy_of(town.server, policy_namespace_identities=4), node_of(town.server) as node:
         await town.settle()

@@ -115,7 +115,7 @@ async def test_links_that_were_left_go_with_those_that_wait_already() -> None:
         assert len(world.kernel.asked) == 2
 
 
-async def test_a_refusal_of_the_kernel_is_told_and_flows_go_all_the_same() -> None:
+async def test_a_refusal_of_the_kernel_is_reported_and_flows_go_all_the_same() -> None:
     """No packet reaches a retired link, so its flows need not wait; the reconciler sees the link and says so again."""
     async with running() as world:
         world.kernel.refuses = 1

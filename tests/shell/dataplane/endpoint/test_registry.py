@@ -80,7 +80,7 @@ def test_an_attachment_without_addresses_is_undone() -> None:
     assert rebuild(Journal(aaa_eth0=()), KernelLinks(links=(link(A, 3),))).dead == (A,)
 
 
-def test_a_link_that_no_record_speaks_of_is_told_with_what_is_routed_to_it() -> None:
+def test_a_link_that_no_record_speaks_of_is_reported_with_what_is_routed_to_it() -> None:
     """A lost journal: its pods run on, and their addresses are learnt from the kernel."""
     routes = frozenset({(3, V6), (3, V4), (4, ip_address("10.244.0.9")), (9, ip_address("10.244.0.10"))})
     kernel = KernelLinks(links=(link(A, 3), link(B, 4), link(C, 5)), routes=routes)

@@ -95,9 +95,9 @@ async def test_damage_is_said_and_nothing_is_dropped(tmp_path: Path) -> None:
     await journal.close()
     path = tmp_path / "addresses.journal"
     content = path.read_bytes()
-    for place in (5, len(content) // 2):
+    for offset in (5, len(content) // 2):
         broken = bytearray(content)
-        broken[place] ^= 0xFF
+        broken[offset] ^= 0xFF
         path.write_bytes(broken)
         with pytest.raises(JournalFault, match=r"damaged.*restore the file"):
             opened(tmp_path)
@@ -107,7 +107,7 @@ async def test_damage_is_said_and_nothing_is_dropped(tmp_path: Path) -> None:
         opened(tmp_path)
 
 
-async def test_a_torn_tail_is_cut_off_and_told(tmp_path: Path) -> None:
+async def test_a_torn_tail_is_cut_off_and_reported(tmp_path: Path) -> None:
     journal = opened(tmp_path)
     await journal.hold_block(BLOCK)
     await journal.allocate((4,), ask(1))
@@ -144,7 +144,7 @@ async def test_a_reboot_lets_nothing_be_reused_early(tmp_path: Path) -> None:
     await journal.close()
 
 
-async def test_a_long_life_stays_small(tmp_path: Path) -> None:
+async def test_a_long_run_stays_small(tmp_path: Path) -> None:
     journal = opened(tmp_path, cooldown=0.0)
     await journal.hold_block(WIDE)
     for wave in range(6):
@@ -210,9 +210,9 @@ async def test_kill_minus_nine_loses_nothing_that_was_answered(tmp_path: Path) -
     await journal.hold_block(WIDE)
     await journal.close()
     held: dict[int, str] = {}
-    for life in range(6):
+    for run in range(6):
         writer = subprocess.Popen(
-            [sys.executable, "-c", WRITER, str(tmp_path), str(life * 10_000)],
+            [sys.executable, "-c", WRITER, str(tmp_path), str(run * 10_000)],
             stdout=subprocess.PIPE,
             text=True,
             cwd=Path(__file__).parents[4],

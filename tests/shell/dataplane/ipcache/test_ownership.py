@@ -13,7 +13,7 @@ import pytest
 from chassis.bus import jetstream
 from chassis.bus.client import Bus
 from chassis.telemetry.log import Log
-from kit.holdings import Doubt
+from kit.holdings import Rejection
 from proto import codec
 from proto.addresses import Block, Claim, Endpoint
 from proto.identity import Reserved
@@ -24,7 +24,7 @@ from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, Bucket
 from proto.sync import Complete, complete_key
 from services.dataplane.feed import Feed
 from services.dataplane.ipcache import ownership
-from services.dataplane.ipcache.ownership import LASTING, TOLD_OF_A_NODE, Believed, Teller, ownership_of
+from services.dataplane.ipcache.ownership import LASTING, REPORTED_OF_A_NODE, Accepted, Reporter, ownership_of
 from tests.conftest import BusFor
 from tests.natsd import Lines, NatsServer, bus_of, endpoint_at
 
@@ -75,13 +75,13 @@ class World:
         await self.nodes[writer].bucket(ENDPOINTS).put(key, value)
 
     @property
-    def believed(self) -> dict[str, str]:
+    def accepted(self) -> dict[str, str]:
         """Address → node."""
         return {str(one.address): one.node for one in self.ownership.now.endpoints}
 
     @property
-    def doubted(self) -> set[str]:
-        return {str(doubt.address) for doubt in self.ownership.now.doubts}
+    def rejected(self) -> set[str]:
+        return {str(rejection.address) for rejection in self.ownership.now.rejections}
 
 
 @pytest.fixture
@@ -103,8 +103,8 @@ async def test_a_node_speaks_of_what_it_holds(world: World) -> None:
     await world.claim(KEPT, "n3")
     await world.endpoint("n2", THEIRS)
     await world.endpoint("n3", KEPT)
-    await until(lambda: world.believed == {THEIRS: "n2", KEPT: "n3"})
-    assert not world.ownership.now.doubts
+    await until(lambda: world.accepted == {THEIRS: "n2", KEPT: "n3"})
+    assert not world.ownership.now.rejections
 
 
 async def test_it_does_not_speak_of_others(world: World) -> None:
@@ -116,8 +116,8 @@ async def test_it_does_not_speak_of_others(world: World) -> None:
     await world.endpoint("n3", "10.244.0.66", name="n2")  # in the other's name
     await world.endpoint("n3", "10.244.0.67", name="n" * 1500)
     await world.endpoint("n3", "192.0.2.1", under="10.244.0.68")
-    await until(lambda: len(world.ownership.now.doubts) == 5)
-    assert world.believed == {THEIRS: "n2"}
+    await until(lambda: len(world.ownership.now.rejections) == 5)
+    assert world.accepted == {THEIRS: "n2"}
     assert world.ownership.now.whole
     assert not world.ownership.now.undecided
 
@@ -125,31 +125,31 @@ async def test_it_does_not_speak_of_others(world: World) -> None:
 async def test_an_endpoint_that_is_seen_first_counts_as_soon_as_its_block_is(world: World) -> None:
     await world.whole()
     await world.endpoint("n3", "10.244.0.130")
-    await until(lambda: world.doubted == {"10.244.0.130"})
+    await until(lambda: world.rejected == {"10.244.0.130"})
     await world.block("10.244.0.128/26", "n3")
-    await until(lambda: world.believed == {"10.244.0.130": "n3"}, 0.5)
+    await until(lambda: world.accepted == {"10.244.0.130": "n3"}, 0.5)
 
 
 async def test_a_kept_address_moves_with_its_claim(world: World) -> None:
     await world.whole()
     await world.claim(KEPT, "n2", epoch=5)
     await world.endpoint("n2", KEPT, epoch=5)
-    await until(lambda: world.believed == {KEPT: "n2"})
+    await until(lambda: world.accepted == {KEPT: "n2"})
     await world.claim(KEPT, "n3", epoch=6)
-    await until(lambda: not world.believed)
-    assert world.ownership.now.doubts[0].leftover, "n2 may just be down"
+    await until(lambda: not world.accepted)
+    assert world.ownership.now.rejections[0].leftover, "n2 may just be down"
     await world.endpoint("n3", KEPT, epoch=6)
-    await until(lambda: world.believed == {KEPT: "n3"})
+    await until(lambda: world.accepted == {KEPT: "n3"})
 
 
 async def test_a_block_that_changes_hands_takes_its_endpoints_along(world: World) -> None:
     await world.whole()
     await world.endpoint("n2", THEIRS)
-    await until(lambda: world.believed == {THEIRS: "n2"})
+    await until(lambda: world.accepted == {THEIRS: "n2"})
     await world.block("10.244.0.64/26", "n3", epoch=6)
-    await until(lambda: world.doubted == {THEIRS})
+    await until(lambda: world.rejected == {THEIRS})
     await world.endpoint("n3", THEIRS, epoch=6)
-    await until(lambda: world.believed == {THEIRS: "n3"})
+    await until(lambda: world.accepted == {THEIRS: "n3"})
 
 
 @pytest.mark.parametrize("lacking", [BLOCKS, CLAIMS])
@@ -159,16 +159,16 @@ async def test_nothing_is_decided_before_both_are_whole(world: World, lacking: B
     await until(lambda: world.ownership.now.undecided == {ip_address("10.244.0.130")})
     await world.whole(lacking)
     await until(lambda: not world.ownership.now.undecided)
-    assert world.doubted == {"10.244.0.130"}
+    assert world.rejected == {"10.244.0.130"}
 
 
-async def test_what_was_known_stays_when_the_buckets_are_made_anew(world: World, nats_server: NatsServer) -> None:
+async def test_what_was_known_stays_when_the_buckets_are_made_again(world: World, nats_server: NatsServer) -> None:
     await world.whole()
     await world.claim(KEPT, "n3")
     await world.endpoint("n2", THEIRS)
     await world.endpoint("n3", KEPT)
     before = {THEIRS: "n2", KEPT: "n3"}
-    await until(lambda: world.believed == before)
+    await until(lambda: world.accepted == before)
     first = world.feed.blocks.epoch
     nats_server.kill()
     shutil.rmtree(nats_server.folder / "store")
@@ -182,28 +182,28 @@ async def test_what_was_known_stays_when_the_buckets_are_made_anew(world: World,
     while world.feed.blocks.epoch in ("", first) or not world.feed.blocks.synced or not world.feed.endpoints.synced:
         assert time.monotonic() < deadline
         await asyncio.sleep(0.02)
-    await until(lambda: world.believed == before, 3)
+    await until(lambda: world.accepted == before, 3)
     assert not world.ownership.now.whole
     await world.block("10.244.0.64/26", "n3", epoch=9)  # what is written anew counts at once
-    await until(lambda: world.believed == {KEPT: "n3"}, 15)
+    await until(lambda: world.accepted == {KEPT: "n3"}, 15)
     assert world.ownership.now.undecided == {ip_address(THEIRS)}
     await world.whole()
     await world.residents("n2", 1001)
     await world.residents("n3", 1001)
     await world.residents_complete()
     await until(lambda: world.ownership.now.whole, 15)
-    await until(lambda: not world.believed, 3)
+    await until(lambda: not world.accepted, 3)
 
 
 async def test_a_block_that_cannot_be_read_takes_nothing_away(world: World) -> None:
     await world.whole()
     await world.endpoint("n2", THEIRS)
-    await until(lambda: world.believed == {THEIRS: "n2"})
+    await until(lambda: world.accepted == {THEIRS: "n2"})
     stream = BLOCKS.stream
     subject = f"$KV.{BLOCKS.on_server}.{codec.block_key(ip_network('10.244.0.64/26'))}"
     await world.ipam.connection.call(subject, b"\xc1", timeout=2, headers={jetstream.EXPECTED_STREAM: stream})
     await until(lambda: not world.ownership.now.whole)
-    assert world.believed == {THEIRS: "n2"}
+    assert world.accepted == {THEIRS: "n2"}
 
 
 @pytest.fixture
@@ -218,42 +218,42 @@ async def test_an_identity_counts_where_a_pod_has_it(world: World, brief: float)
     await world.endpoint("n2", THEIRS)
     await world.endpoint("n2", "10.244.0.66", identity=2002)  # of a pod on another node
     await world.endpoint("n2", "10.244.0.67", identity=int(Reserved.HOST))
-    await until(lambda: world.doubted == {"10.244.0.66", "10.244.0.67"})
-    assert world.believed == {THEIRS: "n2"}
+    await until(lambda: world.rejected == {"10.244.0.66", "10.244.0.67"})
+    assert world.accepted == {THEIRS: "n2"}
     await asyncio.sleep(brief)
     assert not world.ownership.now.undecided
-    told = Told()
+    reported = Reported()
     for second in (0.0, LASTING):
-        told.teller.tell(world.ownership.now, second)
-    assert sorted(told.faults) == [
+        reported.reporter.report(world.ownership.now, second)
+    assert sorted(reported.faults) == [
         "node n2 publishes a pod at 10.244.0.66, which is not believed: no pod of n2 has identity 00000000000007d2",
         "node n2 publishes a pod at 10.244.0.67, which is not believed: identity 1 is one that no pod has",
     ]
     await world.residents("n2", 1001, 2002)
-    await until(lambda: world.believed == {THEIRS: "n2", "10.244.0.66": "n2"}, 0.5)
+    await until(lambda: world.accepted == {THEIRS: "n2", "10.244.0.66": "n2"}, 0.5)
 
 
 async def test_a_reserved_identity_counts_nowhere_even_if_it_were_a_residents(world: World) -> None:
     await world.whole()
     await world.residents("n2", 1, 2, 1001)
     await world.endpoint("n2", THEIRS, identity=int(Reserved.WORLD))
-    await until(lambda: world.doubted == {THEIRS})
+    await until(lambda: world.rejected == {THEIRS})
 
 
 async def test_an_identity_that_is_seen_first_is_undecided_for_a_moment(world: World) -> None:
     """A pod is relabelled, and its new identity overtakes the residents: what was believed is not taken back."""
     await world.whole()
     await world.endpoint("n2", THEIRS)
-    await until(lambda: world.believed == {THEIRS: "n2"})
+    await until(lambda: world.accepted == {THEIRS: "n2"})
     await world.endpoint("n2", THEIRS, identity=3003)
-    await until(lambda: not world.believed)
+    await until(lambda: not world.accepted)
     assert world.ownership.now.undecided == {ip_address(THEIRS)}
     await world.residents("n2", 1001, 3003)
-    await until(lambda: world.believed == {THEIRS: "n2"}, 0.5)
+    await until(lambda: world.accepted == {THEIRS: "n2"}, 0.5)
     assert not world.ownership.now.undecided
 
 
-async def test_before_residents_are_whole_nothing_new_is_believed(bus_for: BusFor, buckets: dict[str, str]) -> None:
+async def test_before_residents_are_whole_nothing_new_is_accepted(bus_for: BusFor, buckets: dict[str, str]) -> None:
     n1 = await bus_for("dataplane", "n1")
     others = {name: await bus_for("dataplane", name) for name in ("n2", "n3")}
     world = World(await bus_for("ipam"), await bus_for("policy"), others, Feed(n1, "n1"), buckets)
@@ -263,11 +263,11 @@ async def test_before_residents_are_whole_nothing_new_is_believed(bus_for: BusFo
     await world.endpoint("n2", THEIRS)
     await world.endpoint("n2", "10.244.0.66", identity=2002)
     await until(lambda: world.ownership.now.undecided == {ip_address("10.244.0.66")})
-    assert world.believed == {THEIRS: "n2"}
+    assert world.accepted == {THEIRS: "n2"}
     assert not world.ownership.now.whole
     await world.residents_complete()
     await until(lambda: world.ownership.now.whole)
-    assert world.believed == {THEIRS: "n2"}
+    assert world.accepted == {THEIRS: "n2"}
 
 
 async def test_a_policy_of_before_residents_is_not_asked_for_them(bus_for: BusFor, buckets: dict[str, str]) -> None:
@@ -283,65 +283,65 @@ async def test_a_policy_of_before_residents_is_not_asked_for_them(bus_for: BusFo
     await world.whole()
     await world.residents_complete("")
     await world.endpoint("n2", THEIRS)
-    await until(lambda: world.believed == {THEIRS: "n2"})
+    await until(lambda: world.accepted == {THEIRS: "n2"})
     await world.residents_complete(RESIDENTS_SCOPE)
-    await until(lambda: not world.believed)
+    await until(lambda: not world.accepted)
 
 
 async def test_residents_that_cannot_be_read_take_nothing_away(world: World) -> None:
     await world.whole()
     await world.endpoint("n2", THEIRS)
-    await until(lambda: world.believed == {THEIRS: "n2"})
+    await until(lambda: world.accepted == {THEIRS: "n2"})
     stream = IDENTITIES.stream
     subject = f"$KV.{IDENTITIES.on_server}.{residents_key('n2')}"
     await world.policy.connection.call(subject, b"\xc1", timeout=2, headers={jetstream.EXPECTED_STREAM: stream})
     await until(lambda: residents_key("n2") in world.feed.identities.unreadable)
-    assert world.believed == {THEIRS: "n2"}
+    assert world.accepted == {THEIRS: "n2"}
 
 
-def doubt(address: str, writer: str = "n3", *, leftover: bool = False) -> Doubt:
-    return Doubt(writer, ip_address(address), "why", leftover)
+def rejection(address: str, writer: str = "n3", *, leftover: bool = False) -> Rejection:
+    return Rejection(writer, ip_address(address), "why", leftover)
 
 
-class Told:
+class Reported:
     def __init__(self) -> None:
         self.lines, self.faults = Lines(), list[str]()
-        self.teller = Teller(Log("dataplane", stream=self.lines), self._publish)  # type: ignore[arg-type]
+        self.reporter = Reporter(Log("dataplane", stream=self.lines), self._publish)  # type: ignore[arg-type]
 
     def _publish(self, fault: str, _remedy: str) -> None:
         self.faults.append(fault)
 
-    def look(self, at: float, *doubts: Doubt, whole: bool = True) -> int:
-        self.teller.tell(Believed(doubts=doubts, whole=whole), at)
+    def look(self, at: float, *rejections: Rejection, whole: bool = True) -> int:
+        self.reporter.report(Accepted(rejections=rejections, whole=whole), at)
         return len(self.faults)
 
 
-def test_a_lie_is_told_once_when_it_has_lasted() -> None:
-    told = Told()
-    assert told.look(0, doubt(MINE)) == 0
-    assert told.look(LASTING - 0.1, doubt(MINE)) == 0
-    assert told.look(LASTING, doubt(MINE)) == 1
-    assert told.look(LASTING * 9, doubt(MINE)) == 1
-    assert f"node n3 publishes a pod at {MINE}" in told.faults[0]
-    (line,) = told.lines.named("endpoint-refused")
+def test_a_lie_is_reported_once_when_it_has_lasted() -> None:
+    reported = Reported()
+    assert reported.look(0, rejection(MINE)) == 0
+    assert reported.look(LASTING - 0.1, rejection(MINE)) == 0
+    assert reported.look(LASTING, rejection(MINE)) == 1
+    assert reported.look(LASTING * 9, rejection(MINE)) == 1
+    assert f"node n3 publishes a pod at {MINE}" in reported.faults[0]
+    (line,) = reported.lines.named("endpoint-refused")
     assert (line["writer"], line["address"], line["why"]) == ("n3", MINE, "why")
-    assert told.look(100) == 1
-    assert told.look(101, doubt(MINE)) == 1
-    assert told.look(101 + LASTING, doubt(MINE)) == 2
+    assert reported.look(100) == 1
+    assert reported.look(101, rejection(MINE)) == 1
+    assert reported.look(101 + LASTING, rejection(MINE)) == 2
 
 
-def test_what_is_no_lie_is_not_told() -> None:
-    told = Told()
+def test_what_is_no_lie_is_not_reported() -> None:
+    reported = Reported()
     for second in range(60):
-        assert told.look(second, doubt(MINE, leftover=True)) == 0
-        assert told.look(second, doubt(THEIRS), whole=False) == 0
+        assert reported.look(second, rejection(MINE, leftover=True)) == 0
+        assert reported.look(second, rejection(THEIRS), whole=False) == 0
     for second in range(0, 120, 2):  # each lasts a moment: a block is seen after its first pod
-        assert told.look(second, doubt(f"10.244.0.{second}")) == 0
+        assert reported.look(second, rejection(f"10.244.0.{second}")) == 0
 
 
-def test_who_lies_a_lot_is_told_a_few_times() -> None:
-    told = Told()
-    many = [doubt(f"10.244.0.{number}") for number in range(200)]
-    told.look(0, *many)
-    assert told.look(LASTING, *many, doubt(THEIRS, "n2")) == TOLD_OF_A_NODE
-    assert told.look(LASTING * 2, *many, doubt(THEIRS, "n2")) == TOLD_OF_A_NODE + 1
+def test_who_lies_a_lot_is_reported_a_few_times() -> None:
+    reported = Reported()
+    many = [rejection(f"10.244.0.{number}") for number in range(200)]
+    reported.look(0, *many)
+    assert reported.look(LASTING, *many, rejection(THEIRS, "n2")) == REPORTED_OF_A_NODE
+    assert reported.look(LASTING * 2, *many, rejection(THEIRS, "n2")) == REPORTED_OF_A_NODE + 1

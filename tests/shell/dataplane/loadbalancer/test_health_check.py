@@ -77,7 +77,7 @@ async def test_ports_follow_what_is_asked_for_and_answer_on_both_families(server
     assert server.ports == {two}
 
 
-async def test_a_taken_port_stops_no_other_is_told_once_and_had_when_it_is_free(server: HealthCheckServer) -> None:
+async def test_a_taken_port_stops_no_other_is_reported_once_and_had_when_it_is_free(server: HealthCheckServer) -> None:
     good = free_port()
     with socket.create_server(("", 0), family=socket.AF_INET6, dualstack_ipv6=True) as holder:
         taken = holder.getsockname()[1]

@@ -65,7 +65,7 @@ def changed(*keys: str, full: bool = False) -> Dirty:
 
 
 @pytest.mark.parametrize("seed", range(8))
-async def test_told_only_what_changed_the_answers_are_those_of_all(seed: int) -> None:
+async def test_reported_only_what_changed_the_answers_are_those_of_all(seed: int) -> None:
     rng, (objects, ports, checks) = Random(seed), made()
     await checks.apply(changed(full=True))
     dirty: set[str] = set()

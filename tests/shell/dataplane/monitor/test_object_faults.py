@@ -40,11 +40,11 @@ class Node:
     def publish(self, subject: str, event: ObjectFault) -> None:
         self.sent.append((subject, event))
 
-    def tell(self, *present: ObjectFault, after: float = 0.0) -> list[ObjectFault]:
+    def report(self, *present: ObjectFault, after: float = 0.0) -> list[ObjectFault]:
         """What goes out of these, so much later."""
         self.now += after
         before = len(self.sent)
-        self.left = self.faults.tell(present)
+        self.left = self.faults.report(present)
         return [event for _, event in self.sent[before:]]
 
 
@@ -57,8 +57,8 @@ def other(**change: str) -> ObjectFault:
     return msgspec.structs.replace(FULL, **change)
 
 
-def test_a_fault_is_told_at_once_under_this_nodes_own_subject(node: Node) -> None:
-    assert node.tell(FULL) == [FULL]
+def test_a_fault_is_reported_at_once_under_this_nodes_own_subject(node: Node) -> None:
+    assert node.report(FULL) == [FULL]
     assert node.sent[0][0] == object_fault_subject("dataplane", "n=2E1")
     (line,) = node.lines.named("object-refused")
     assert (line["kind"], line["name"], line["reason"], line["remedy"]) == ("Service", "web", "TableFull", FULL.remedy)
@@ -76,41 +76,41 @@ def test_a_fault_is_told_at_once_under_this_nodes_own_subject(node: Node) -> Non
     ids=lambda change: next(iter(change)),
 )
 def test_another_object_or_reason_is_another_fault(node: Node, changed: dict[str, str]) -> None:
-    assert node.tell(FULL, other(**changed)) == [FULL, other(**changed)]
+    assert node.report(FULL, other(**changed)) == [FULL, other(**changed)]
 
 
 def test_the_same_fault_with_other_numbers_is_no_new_one(node: Node) -> None:
-    node.tell(FULL)
-    assert node.tell(other(fault="now it is 65,537"), after=1) == []
-    assert node.tell(other(fault="now it is 65,538"), after=AGAIN) == [other(fault="now it is 65,538")]
+    node.report(FULL)
+    assert node.report(other(fault="now it is 65,537"), after=1) == []
+    assert node.report(other(fault="now it is 65,538"), after=AGAIN) == [other(fault="now it is 65,538")]
 
 
-def test_a_fault_that_lasts_is_told_again_after_its_time_and_logged_once(node: Node) -> None:
-    node.tell(FULL)
-    assert node.tell(FULL, after=AGAIN - 0.1) == []
-    assert node.tell(FULL, after=0.1) == [FULL]
+def test_a_fault_that_lasts_is_reported_again_after_its_time_and_logged_once(node: Node) -> None:
+    node.report(FULL)
+    assert node.report(FULL, after=AGAIN - 0.1) == []
+    assert node.report(FULL, after=0.1) == [FULL]
     assert len(node.lines.named("object-refused")) == 1
 
 
-@pytest.mark.parametrize(("gone_for", "is_told"), [(EVERY - 0.2, False), (EVERY + 0.1, True)])
-def test_a_fault_that_comes_back_is_told_but_not_too_often(node: Node, gone_for: float, is_told: bool) -> None:
-    node.tell(FULL)
-    node.tell(after=0.1)
-    assert node.tell(FULL, after=gone_for) == ([FULL] if is_told else [])
-    assert len(node.lines.named("object-refused")) == (2 if is_told else 1)
+@pytest.mark.parametrize(("gone_for", "is_reported"), [(EVERY - 0.2, False), (EVERY + 0.1, True)])
+def test_a_fault_that_comes_back_is_reported_but_not_too_often(node: Node, gone_for: float, is_reported: bool) -> None:
+    node.report(FULL)
+    node.report(after=0.1)
+    assert node.report(FULL, after=gone_for) == ([FULL] if is_reported else [])
+    assert len(node.lines.named("object-refused")) == (2 if is_reported else 1)
 
 
-def test_many_are_told_in_turns_and_none_twice(node: Node) -> None:
+def test_many_are_reported_in_turns_and_none_twice(node: Node) -> None:
     """The node's allowance with `cluster` lasts; what is left is said, so that the caller comes again."""
     many = [other(name=f"web-{number}") for number in range(2 * AT_ONCE + 7)]
-    told: list[str] = []
+    reported: list[str] = []
     for left in (AT_ONCE + 7, 7, 0):
-        told += [one.name for one in node.tell(*many, after=0.1)]
+        reported += [one.name for one in node.report(*many, after=0.1)]
         assert node.left == left
-    assert told == [one.name for one in many]
-    assert node.tell(*many, after=0.1) == []
+    assert reported == [one.name for one in many]
+    assert node.report(*many, after=0.1) == []
 
 
-def test_nothing_wrong_is_nothing_to_tell(node: Node) -> None:
-    assert node.tell() == []
+def test_nothing_wrong_is_nothing_to_report(node: Node) -> None:
+    assert node.report() == []
     assert node.left == 0

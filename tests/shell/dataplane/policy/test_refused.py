@@ -6,7 +6,7 @@ from services.dataplane.policy.enforce import Without
 from services.dataplane.policy.refused import faults_of
 
 
-def test_a_namespace_is_told_on_itself_with_the_numbers() -> None:
+def test_a_namespace_is_reported_on_itself_with_the_numbers() -> None:
     without = Without({"large": 7}, 131_072, {"cuts": 900}, 500)
     identities, cidrs = faults_of("n1", without)
     assert {(one.group, one.kind, one.namespace, one.node) for one in (identities, cidrs)} == {

@@ -94,7 +94,7 @@ def test_a_failure_says_the_compilers_words_and_leaves_nothing(source: Path, tmp
     assert list((tmp_path / "cache" / "built").iterdir()) == []
 
 
-def test_of_many_words_the_last_are_told(source: Path, tmp_path: Path) -> None:
+def test_of_many_words_the_last_are_reported(source: Path, tmp_path: Path) -> None:
     broken = target(source, "".join(f"#warning number {number}\n" for number in range(200)) + "#error the end\n")
     with pytest.raises(LabError) as failure:
         made(broken, tmp_path / "cache")

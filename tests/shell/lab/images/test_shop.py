@@ -18,7 +18,7 @@ from lab.paths import settings
 from lab.topology import LabError
 
 
-def _go_is_here() -> bool:
+def _go_is_installed() -> bool:
     try:
         build.go_command()
     except LabError:
@@ -26,7 +26,7 @@ def _go_is_here() -> bool:
     return True
 
 
-pytestmark = pytest.mark.skipif(not _go_is_here(), reason="no Go 1.26 on this machine")
+pytestmark = pytest.mark.skipif(not _go_is_installed(), reason="no Go 1.26 on this machine")
 HTTP, TCP, UDP = 28080, 28081, 28082
 
 
@@ -121,7 +121,7 @@ def test_wrong_use_is_one_line_and_exit_2(shop: Path, arguments: list[str], word
     assert done.stderr.count("\n") == 1
 
 
-async def test_a_source_that_does_not_compile_is_told_and_leaves_nothing(tmp_path: Path) -> None:
+async def test_a_source_that_does_not_compile_is_reported_and_leaves_nothing(tmp_path: Path) -> None:
     if shutil.which("musl-gcc") is None:
         pytest.skip("no C compiler on this machine")
     (tmp_path / "broken.c").write_text("int main(void) { return oops; }\n")

@@ -50,7 +50,7 @@ class Intent:
     """Name of the DNS Service in kube-system."""
 
 
-class Steward:
+class Controller:
     """``decide`` and ``observe`` are what the reconcile loops run."""
 
     def __init__(
@@ -83,7 +83,7 @@ class Steward:
         if not (self._lease.held and self._objects.synced and self._decisions.synced):
             return Done()
         corefile = choose(self._intent.recipe, self._corefile())
-        self._tell(corefile.by_hand)
+        self._report(corefile.by_hand)
         entry = self._decisions.entries.get(DECISION_KEY)
         present = cast("CoreDNSDecision", entry.value) if entry is not None else None
         nodes, rate = self._nodes(), max(self._rates, default=0.0)
@@ -120,10 +120,10 @@ class Steward:
         self._counted, self._counted_at = counted, now
         if began:
             difference = together(since(before.get(key), counts) for key, counts in counted.items())
-            told = report(difference, seconds=now - began, servers=len(counted))
-            self._rates = [*self._rates[1 - REMEMBERED :], told.queries / max(told.seconds, 0.001)]
-            self._bus.publish(event_subject("dns", "report"), told)
-            await self._kv.put(REPORT_KEY, told)
+            reported = report(difference, seconds=now - began, servers=len(counted))
+            self._rates = [*self._rates[1 - REMEMBERED :], reported.queries / max(reported.seconds, 0.001)]
+            self._bus.publish(event_subject("dns", "report"), reported)
+            await self._kv.put(REPORT_KEY, reported)
         return Done()
 
     def _corefile(self) -> str | None:
@@ -132,7 +132,7 @@ class Steward:
         configs = [dict(one.content) for one in values if isinstance(one, ConfigMap) and one.namespace == NAMESPACE]
         return next((content[COREFILE] for content in configs if COREFILE in content), None)
 
-    def _tell(self, by_hand: ByHand | None) -> None:
+    def _report(self, by_hand: ByHand | None) -> None:
         """On the ConfigMap: at once when it is another fault than before, then as long as it lasts."""
         due = self._once.take([by_hand] if by_hand is not None else [], time.monotonic())
         if by_hand is None or not due:

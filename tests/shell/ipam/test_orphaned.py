@@ -19,9 +19,9 @@ from proto.objects import Pod
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, BLOCKS, ENDPOINTS, OBJECTS
 from services.ipam import app
-from services.ipam.core.deserted import MARK, freed
+from services.ipam.core.orphaned import MARK, freed
 from services.ipam.core.seen import Seen
-from services.ipam.taking_back import TakingBack
+from services.ipam.reclaim import Reclaimer
 from tests.conftest import BusFor
 from tests.natsd import endpoint_at
 from tests.shell.ipam.conftest import Cluster, StartIpam, node
@@ -157,7 +157,7 @@ async def test_a_node_that_speaks_keeps_its_block_until_it_falls_silent(blocks: 
     await blocks.until(lambda now: not now.node)
 
 
-async def test_nothing_is_taken_back_while_objects_is_not_complete(blocks: Blocks) -> None:
+async def test_nothing_is_reclaimed_while_objects_is_not_complete(blocks: Blocks) -> None:
     """Its marker is of another epoch, as after ``objects`` was made anew: that a Node is not there says nothing."""
     epochs = await blocks.cluster.bus.make_buckets()
     await blocks.cluster.complete("an epoch that is over")
@@ -216,7 +216,7 @@ async def test_the_leader_is_asked_and_not_the_view_alone(
         await cluster.remove(node("n2"))
     seen = Seen(blocks={held.cidr: held}, complete=True)
     epoch = buckets["objects"] if epoch_seen else "another"
-    copy = TakingBack(
+    copy = Reclaimer(
         store, (objects, acks, endpoints), lambda: seen, lambda: epoch, no_fence, Log("ipam"), lambda: now[0]
     )
     for now[0] in (0.0, 1000.0, 2000.0):

@@ -40,12 +40,12 @@ async def put(bus: Bus, *some: Namespace) -> int:
 
 
 @asynccontextmanager
-async def second_life(server: NatsServer, first: View) -> AsyncIterator[Bus]:
+async def second_incarnation(server: NatsServer, first: View) -> AsyncIterator[Bus]:
     """Namespaces late in the first life, then a bus without anything, seen by the mirror while it is being filled."""
     async with bus_of(server, "cluster") as cluster:
         await cluster.make_buckets()
-        for turn in range(20):
-            last = await put(cluster, namespace("shop", turn=str(turn)), namespace("gone", turn=str(turn)))
+        for attempt in range(20):
+            last = await put(cluster, namespace("shop", attempt=str(attempt)), namespace("gone", attempt=str(attempt)))
         await complete(cluster, *KINDS)
     await until("the first life", lambda: first.synced and first.sequence >= last)
     old = first.epoch
@@ -60,10 +60,10 @@ async def second_life(server: NatsServer, first: View) -> AsyncIterator[Bus]:
 
 
 @pytest.mark.parametrize("early", [True, False], ids=["while-it-is-listed", "when-it-is-listed"])
-async def test_a_frontier_names_no_namespace_of_an_earlier_life(nats_server: NatsServer, early: bool) -> None:
+async def test_a_frontier_names_no_namespace_of_an_earlier_incarnation(nats_server: NatsServer, early: bool) -> None:
     async with bus_of(nats_server, "policy") as bus:
         feed = Feed(bus)
-        async with second_life(nats_server, feed.objects) as cluster:
+        async with second_incarnation(nats_server, feed.objects) as cluster:
             if early:
                 feed.collect(feed.objects.entries, full=True)
             await complete(cluster, *KINDS)
@@ -72,10 +72,10 @@ async def test_a_frontier_names_no_namespace_of_an_earlier_life(nats_server: Nat
             assert feed.collect((), full=True).namespaces == last
 
 
-async def test_a_node_counts_no_namespace_of_an_earlier_life(nats_server: NatsServer) -> None:
+async def test_a_node_counts_no_namespace_of_an_earlier_incarnation(nats_server: NatsServer) -> None:
     async with bus_of(nats_server, "dataplane", "n1") as bus:
         feed = NodeFeed(bus, "n1")
-        async with second_life(nats_server, feed.objects) as cluster:
+        async with second_incarnation(nats_server, feed.objects) as cluster:
             last = await put(cluster, namespace("kube-system"), namespace("shop"))
             await complete(cluster, KIND_OF[Namespace])
             await until("all namespaces", lambda: feed.complete(Namespace))

@@ -9,16 +9,16 @@ import pytest
 
 from proto.addresses import IPAM_HOLDER, Block
 from proto.net import Network
-from services.ipam.core.deserted import (
+from services.ipam.core.evidence import NO_EVIDENCE
+from services.ipam.core.orphaned import (
     MARK,
     Signs,
     Watched,
     absent_holders,
     freed,
     is_marked,
-    take_back,
+    reclaim,
 )
-from services.ipam.core.evidence import NO_EVIDENCE
 from services.ipam.core.recovery import GiveUp, Keep, Reporter, Write, judge_report
 
 GRACE, COOLDOWN = 100.0, 30.0
@@ -36,7 +36,7 @@ class Observer:
 
     def look(self, now: float, *, there: bool = False, signs: Signs | None = None) -> str:
         """What it does at this second."""
-        found = take_back(
+        found = reclaim(
             [self.block],
             {"n1", "n2"} if there else {"n2"},
             {} if there else {"n1": signs if signs is not None else Signs((5,))},
@@ -107,14 +107,14 @@ def test_a_new_observer_lets_what_is_marked_rest_again() -> None:
 def test_blocks_of_ipam_and_of_nobody_are_not_looked_at() -> None:
     blocks = [Block(CIDR, "p", holder, "", 7, "x") for holder in (IPAM_HOLDER, "", "n2")]
     assert absent_holders(blocks, {"n2"}) == ()
-    found = take_back(blocks, {"n2"}, {}, Watched(), now=1e9, grace=0.0, cooldown=0.0)
+    found = reclaim(blocks, {"n2"}, {}, Watched(), now=1e9, grace=0.0, cooldown=0.0)
     assert (found.mark, found.unmark, found.free) == ((), (), ())
 
 
 def test_a_holder_whose_signs_were_not_read_is_alive() -> None:
     watched = Watched()
     for second in range(0, 1000, 10):
-        found = take_back([HELD], set(), {}, watched, now=float(second), grace=GRACE, cooldown=COOLDOWN)
+        found = reclaim([HELD], set(), {}, watched, now=float(second), grace=GRACE, cooldown=COOLDOWN)
         assert (found.mark, found.free) == ((), ())
         watched = found.watched
 

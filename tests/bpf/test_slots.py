@@ -92,12 +92,12 @@ def living(room: Room, make: Callable[[], list[socket.socket]]) -> Iterator[tupl
     """A child with these sockets, by (pid, cookies); killed with all its sockets open."""
     reading, writing = os.pipe()
 
-    def tell() -> list[socket.socket]:
+    def report() -> list[socket.socket]:
         made = make()
         os.write(writing, array.array("Q", map(cookie_of_socket, made)).tobytes())
         return made
 
-    with running(room, tell) as pid:
+    with running(room, report) as pid:
         os.close(writing)
         with open(reading, "rb", buffering=0) as pipe:
             cookies = array.array("Q", pipe.read(4096))
@@ -107,7 +107,7 @@ def living(room: Room, make: Callable[[], list[socket.socket]]) -> Iterator[tupl
 
 @pytest.mark.parametrize("version", [4, 6])
 @pytest.mark.parametrize("protocol", [TCP, UDP])
-def test_connected_socket_has_a_place_while_it_lives(room: Room, version: int, protocol: int) -> None:
+def test_connected_socket_has_a_slot_while_it_lives(room: Room, version: int, protocol: int) -> None:
     room.serve(version, protocol, backends=BACKENDS[version][:1])
     tables, backend = room.datapath.tables, ip_address(BACKENDS[version][0])
     with living(room, lambda: [connected(version, protocol)]) as (_, cookies):
@@ -194,7 +194,7 @@ def test_connect_that_hears_nothing_leaves_nothing(room: Room) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_connecting_again_keeps_the_place(room: Room, version: int) -> None:
+def test_connecting_again_keeps_the_slot(room: Room, version: int) -> None:
     room.serve(version, UDP, backends=BACKENDS[version])
 
     def again() -> set[tuple[tuple[str, int], int]]:
@@ -248,7 +248,7 @@ def test_connected_socket_may_send_elsewhere(room: Room, version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_younger_takes_the_place_and_the_elder_is_still_known(room: Room, version: int) -> None:
+def test_younger_takes_the_slot_and_the_elder_is_still_known(room: Room, version: int) -> None:
     room.serve(version, TCP, backends=BACKENDS[version][:1])
     room.serve(version, UDP, backends=BACKENDS[version][:1])
     tables, backend = room.datapath.tables, ip_address(BACKENDS[version][0])
@@ -275,7 +275,7 @@ def test_younger_takes_the_place_and_the_elder_is_still_known(room: Room, versio
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_place_that_is_being_written_is_let_alone(room: Room, version: int) -> None:
+def test_slot_that_is_being_written_is_let_alone(room: Room, version: int) -> None:
     room.serve(version, TCP, backends=BACKENDS[version][:1])
     occupy(room.datapath, BUSY)
     try:
@@ -307,7 +307,7 @@ def test_hook_that_went_is_noticed_and_put_back(room: Room, pins: Path, way: str
     room.do(lambda: [connect(VIP[4]) for _ in range(20)])
 
 
-def test_upgrade_from_before_there_were_places(room: Room, pins: Path, cache: Path) -> None:
+def test_upgrade_from_before_there_were_slots(room: Room, pins: Path, cache: Path) -> None:
     """The pins of an older version know nothing of closing sockets: attaching once more adds the hook."""
     folder = pins / "older"
     with ExitStack() as stack:

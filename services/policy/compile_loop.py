@@ -1,4 +1,4 @@
-"""One turn of the loop: feed, settle, compile, and hand what is wanted to the shards to publish.
+"""The compile loop: feed, settle, compile, and hand what is wanted to the shards to publish.
 
 Every copy compiles everything, whether or not it holds a shard, so that a takeover only has to publish and each can
 answer questions. A large compile pauses between identities: the loop of the process is never held up by it.
@@ -25,15 +25,15 @@ from services.policy.core import plan
 from services.policy.core.graph import Graph, Held
 from services.policy.core.identities import Member
 from services.policy.core.limits import About, Limits, Problem
-from services.policy.feed import Batch, Feed, Life
+from services.policy.feed import Batch, Feed, Incarnation
 from services.policy.settings import Settings
 from services.policy.shards import Shards, Wanted, revision_text
 
 BREATH = 8
 """Identities compiled before the event loop gets its turn."""
-TELL_EVERY = 60.0
+REPORT_EVERY = 60.0
 """Seconds after which a problem that is still there is told again."""
-MOST_TOLD = 256
+MOST_REPORTED = 256
 """Objects that are told of in this time: what tenants do wrong must not drown what else is said."""
 
 _COMPILE = Histogram("airmesh_policy_compile_seconds", "From a change seen to all of it compiled")
@@ -41,7 +41,7 @@ _IDENTITIES = Gauge("airmesh_policy_identities", "Identities that have rules, li
 _PREFIXES = Gauge("airmesh_policy_cidr_prefixes", "Prefixes of all CIDR partitions")
 
 
-class Turn:
+class CompileLoop:
     """State of one copy between turns. ``lock`` is held while the graph is between two settled states."""
 
     def __init__(self, runtime: Runtime[Settings], feed: Feed, graph: Graph, shards: Shards, limits: Limits) -> None:
@@ -60,7 +60,7 @@ class Turn:
         self._limits = limits
         self._expired: frozenset[int] = frozenset()
         self._lingering: dict[int, Member] = {}
-        self._once: Once[About | Problem] = Once(every=TELL_EVERY, again=TELL_EVERY, most=MOST_TOLD)
+        self._once: Once[About | Problem] = Once(every=REPORT_EVERY, again=REPORT_EVERY, most=MOST_REPORTED)
         self._synced = {name: runtime.health.require(name) for name in ("objects", "rules", "identities")}
         self._keyed = runtime.health.require("cluster-uid")
         self._sound = runtime.health.require("policies")
@@ -70,15 +70,15 @@ class Turn:
         started = time.monotonic()
         objects, *published = dirty.by_cursor
         batch = self._feed.collect(objects, full=dirty.full)
-        unsynced, life = self._feed.unsynced(), self._feed.life
+        unsynced, incarnation = self._feed.unsynced(), self._feed.incarnation
         self._shards.mark(_identities_in(published), everything=dirty.full)
         self._shards.residents.mark(key for cursor in published for key in cursor)
         for name, condition in self._synced.items():
             condition.set(name not in unsynced, unsynced.get(name, ""))
         with self._traced(batch):
             if await self._take_in(batch, started, compiling=not unsynced):
-                await self._publish(batch, life, started)
-            self._tell_problems()
+                await self._publish(batch, incarnation, started)
+            self._report_problems()
         wait = plan.next_expiry(self._grace, time.monotonic(), self._runtime.settings.policy_grace_seconds)
         waits = [wait for wait in (wait, self._shards.residents.expiry) if wait is not None]
         return Again(min(waits) + 0.05) if waits else Done()
@@ -158,8 +158,8 @@ class Turn:
         # Of one that is remade although its record is as before the index would have to be told: so it is not.
         self._lingering = {
             identity: known
-            if (known := self._lingering.get(identity)) is not None and known.tells(records[identity])
-            else Member.told_by(records[identity])
+            if (known := self._lingering.get(identity)) is not None and known.matches_record(records[identity])
+            else Member.from_record(records[identity])
             for identity in kept
         }
         return Held(
@@ -182,7 +182,7 @@ class Turn:
         current = relevant is not None and relevant == self._graph.relevant
         self._relevant_since = None if current else (self._relevant_since or revision)
 
-    def _tell_problems(self) -> None:
+    def _report_problems(self) -> None:
         """Say what is wrong: on the objects whose fault it is, or of the service. Each once in a while."""
         now = time.monotonic()
         found = (*self._graph.problems, *self._shards.problems)
@@ -193,14 +193,14 @@ class Turn:
                 continue
             self._runtime.log.error("policy-fault", fault=problem.fault, remedy=problem.remedy)
             if self._shards.speaks_for_all or problem in self._shards.problems:
-                self._tell(problem, fresh)
+                self._report(problem, fresh)
         unsound = next((problem for problem in found if not problem.about), None)
         self._sound.set(unsound is None, unsound.fault if unsound else "")
 
-    def _tell(self, problem: Problem, fresh: Iterable[About | Problem]) -> None:
+    def _report(self, problem: Problem, fresh: Iterable[About | Problem]) -> None:
         for about in fresh:
             if isinstance(about, Problem):
-                self._runtime.bus.tell_fault(about.fault, about.remedy)
+                self._runtime.bus.report_fault(about.fault, about.remedy)
                 continue
             on_object = ObjectFault(
                 service="policy",
@@ -215,11 +215,11 @@ class Turn:
             )
             self._runtime.bus.publish(object_fault_subject("policy"), on_object)
 
-    async def _publish(self, batch: Batch, life: Life, started: float) -> None:
+    async def _publish(self, batch: Batch, incarnation: Incarnation, started: float) -> None:
         wanted = Wanted(
             revision=batch.revision,
             namespaces=batch.namespaces,
-            life=life,
+            incarnation=incarnation,
             started=started,
             partitions_since=self._partitions_since,
             relevant_since=self._relevant_since,

@@ -32,7 +32,7 @@ def segment(source: object, destination: object) -> bytes:
     return frames.ip(str(source), str(destination), TCP, frames.tcp(*ports, ACK))
 
 
-def comes_here(world: World, version: int) -> None:
+def becomes_local(world: World, version: int) -> None:
     """The remote pod moves to this node and keeps its address."""
     number = 9
     entry = at.Endpoint(
@@ -62,10 +62,10 @@ def test_nor_in_one_of_the_node_and_its_pod(world: World, version: int) -> None:
     assert str(world.from_wire(probe)) == "drop SPOOFED_ADDRESS"
 
 
-def test_source_that_has_come_here(world: World, version: int) -> None:
+def test_source_that_has_become_local(world: World, version: int) -> None:
     there = segment(REMOTE[version], world.a.address(version))
     assert [str(world.from_wire(there)) for _ in range(2)] == ["redirect"] * 2
-    comes_here(world, version)
+    becomes_local(world, version)
     assert [str(world.from_wire(there)) for _ in range(2)] == ["drop SPOOFED_ADDRESS"] * 2
     goes(world, version)
     assert str(world.from_wire(there)) == "redirect"
@@ -79,14 +79,14 @@ def test_source_that_is_the_nodes_own_since(world: World, version: int) -> None:
     assert str(world.from_wire(there)) == "drop SPOOFED_ADDRESS"
 
 
-def test_what_one_direction_judged_anew_the_other_looks_up_too(world: World, version: int) -> None:
+def test_what_one_direction_judged_again_the_other_looks_up_too(world: World, version: int) -> None:
     there, back = (
         segment(world.a.address(version), REMOTE[version]),
         segment(REMOTE[version], world.a.address(version)),
     )
     assert str(world.from_pod(world.a, there)) == "redirect"
     assert str(world.from_wire(back)) == "redirect"
-    comes_here(world, version)
+    becomes_local(world, version)
     assert world.from_pod(world.a, there).frame[:6] == MOVED
     assert str(world.from_wire(back)) == "drop SPOOFED_ADDRESS"
 
@@ -94,7 +94,7 @@ def test_what_one_direction_judged_anew_the_other_looks_up_too(world: World, ver
 def test_destination_that_comes_and_goes(world: World, version: int) -> None:
     there = segment(world.a.address(version), REMOTE[version])
     seen = [world.from_pod(world.a, there).frame[:6] for _ in range(2)]
-    comes_here(world, version)
+    becomes_local(world, version)
     seen += [world.from_pod(world.a, there).frame[:6] for _ in range(2)]
     goes(world, version)
     seen += [world.from_pod(world.a, there).frame[:6] for _ in range(2)]
@@ -108,7 +108,7 @@ def test_icmp_error_of_a_pod_goes_where_its_flow_does(world: World, version: int
     error = frames.ip(own, REMOTE[version], protocol, frames.icmp_error(version, there))
     assert str(world.from_wire(there)) == "redirect"
     assert [world.from_pod(world.a, error).frame[:6] for _ in range(2)] == [HOP, HOP]
-    comes_here(world, version)
+    becomes_local(world, version)
     assert world.from_pod(world.a, error).frame[:6] == MOVED
 
 

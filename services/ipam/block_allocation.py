@@ -1,6 +1,6 @@
-"""Giving blocks away: the shell of ``core.blocks`` and ``core.recovery``.
+"""Block allocation: the shell of ``core.blocks`` and ``core.recovery``.
 
-Owns every write to ``blocks`` but those of ``taking_back``. A grant is one compare-and-set on the block's key; a copy
+Owns every write to ``blocks`` but those of ``reclaim``. A grant is one compare-and-set on the block's key; a copy
 that loses reads the record that won, and if that carries the asker's nonce, answers it: the same request, through
 whichever copies, gets one block.
 """
@@ -53,7 +53,7 @@ def reported_key(node: str) -> str:
     return f"{REPORTED}.{encode_segment(node)}"
 
 
-def gate(seen: Seen) -> None:
+def check_recovered(seen: Seen) -> None:
     """Raises Refused while nothing may be given away."""
     if seen.not_synced:
         raise Refused("not-synced", f"ipam is not in sync yet: {seen.not_synced}", retry=True)
@@ -61,7 +61,7 @@ def gate(seen: Seen) -> None:
         raise Refused("not-synced", "ipam waits until every node has said which blocks it holds", retry=True)
 
 
-class Grants:
+class BlockAllocation:
     """``store`` is ``blocks``, ``look`` what this copy sees, ``clock`` seconds since 1970."""
 
     def __init__(
@@ -73,17 +73,17 @@ class Grants:
         self._clock = clock
         self._most = most
         self._own = {4: asyncio.Lock(), 6: asyncio.Lock()}
-        self._turns: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
+        self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._given: dict[Network, Block] = {}
         """Written by this copy and perhaps not seen yet."""
 
-    async def grant(self, request: BlockRequest) -> BlockGrant:
+    async def allocate(self, request: BlockRequest) -> BlockGrant:
         """One more block for a node.
 
         Raises Refused: ``not-synced``, ``unknown-node``, ``pool-exhausted``, ``node-limit``.
         """
         seen = self._look()
-        gate(seen)
+        check_recovered(seen)
         node = seen.nodes.get(request.node)
         if node is None or (request.node_uid and node.uid != request.node_uid):
             raise Refused(
@@ -92,7 +92,7 @@ class Grants:
         await self._fence()
         pools = tuple(pool for pool in seen.pools.enabled(request.family) if pool.takes(node))
         holder = Holder(request.node, node.uid, request.nonce)
-        async with self._turn(request.node):
+        async with self._lock_of(request.node):
             if granted(self._held(request.node), holder, request.family) is None:
                 self._refuse_more(request.node, request.family)
             kept = annotated(seen.nodes.values(), but=request.node)
@@ -100,11 +100,11 @@ class Grants:
             self._given[block.cidr] = block
         return BlockGrant(block)
 
-    def _turn(self, node: str) -> asyncio.Lock:
+    def _lock_of(self, node: str) -> asyncio.Lock:
         """One request of a node after the other, so that what it holds is counted."""
-        lock = self._turns.get(node)
+        lock = self._locks.get(node)
         if lock is None:
-            lock = self._turns[node] = asyncio.Lock()
+            lock = self._locks[node] = asyncio.Lock()
         return lock
 
     def _held(self, node: str) -> tuple[Block, ...]:
@@ -152,7 +152,7 @@ class Grants:
 
     async def record(self, reported: Block, node: str, node_uid: str) -> Block | GiveUp:
         """One block of a node's report: the record as it stands now when the node may go on, else why not."""
-        async with self._turn(node):
+        async with self._lock_of(node):
             return await self._record(reported, node, node_uid)
 
     async def _record(self, reported: Block, node: str, node_uid: str) -> Block | GiveUp:
@@ -164,13 +164,13 @@ class Grants:
             except Damaged:  # no copy knew what stood there, or it would be mended by now: the holder's word remakes it
                 mend = reported.cidr not in self._look().blocks
             seen = self._look()
-            around = {cidr: block for cidr, block in seen.blocks.items() if cidr != reported.cidr}
+            others = {cidr: block for cidr, block in seen.blocks.items() if cidr != reported.cidr}
             if entry is not None:
-                around[reported.cidr] = entry.value
+                others[reported.cidr] = entry.value
             judged = judge_report(
                 reported,
                 self._reporter(seen, reported.cidr, node, node_uid),
-                around,
+                others,
                 seen.evidence,
                 complete=seen.complete or seen.whole_blocks,
                 now=int(self._clock()),

@@ -1,4 +1,4 @@
-"""Whose Services are reckoned now when endpoints change: a namespace that makes much work waits between its turns.
+"""Pacing of Service updates: a namespace whose endpoints change much waits between its updates.
 
 Owns the bound of what one tenant's changing endpoints cost a node: after a turn of many entries a namespace waits
 :data:`REST` times as long as the turn took by estimate, so it has a part of one processor at most. A turn of few is
@@ -20,7 +20,7 @@ Name = tuple[str, str]
 """Namespace and name of a Service."""
 
 
-class Turns:
+class Pacing:
     """When each namespace may have its next turn."""
 
     def __init__(self) -> None:
@@ -29,14 +29,14 @@ class Turns:
     def take(self, work: Mapping[Name, int], now: float) -> tuple[frozenset[Name], frozenset[Name]]:
         """Of Services with so many entries to reckon: those that are reckoned now, and those that wait."""
         self._not_before = {namespace: at for namespace, at in self._not_before.items() if at > now}
-        turn = frozenset(name for name in work if name[0] not in self._not_before)
+        now_due = frozenset(name for name in work if name[0] not in self._not_before)
         entries: dict[str, int] = defaultdict(int)
-        for name in turn:
+        for name in now_due:
             entries[name[0]] += work[name]
         for namespace, amount in entries.items():
             if amount > LITTLE:
                 self._not_before[namespace] = now + amount * PER_ENTRY * REST
-        return turn, frozenset(work) - turn
+        return now_due, frozenset(work) - now_due
 
     def wait(self, later: Iterable[Name], now: float) -> float:
         """Seconds until the first of these may be reckoned; 0 without any."""

@@ -147,7 +147,7 @@ async def test_a_new_corefile_replaces_the_old_decision(nats_server: NatsServer,
         assert "forward . 192.0.2.53:53" in found.corefile
 
 
-async def test_what_a_person_writes_is_decided_on_and_what_is_broken_is_told(
+async def test_what_a_person_writes_is_decided_on_and_what_is_broken_is_reported(
     nats_server: NatsServer, bus_for: BusFor
 ) -> None:
     def config(text: str) -> ConfigMap:
@@ -161,8 +161,8 @@ async def test_what_a_person_writes_is_decided_on_and_what_is_broken_is_told(
         return found.corefile
 
     cluster, cli = await bus_for("cluster"), await bus_for("cli")
-    told: list[ObjectFault] = []
-    await cli.subscribe(object_fault_subject("dns"), ObjectFault, lambda _subject, fault: told.append(fault))
+    reported: list[ObjectFault] = []
+    await cli.subscribe(object_fault_subject("dns"), ObjectFault, lambda _subject, fault: reported.append(fault))
     ours, stub = render(Recipe()), "acme.local {\n    forward . 192.0.2.1\n}\n"
     await put(cluster, Node(name="n1", uid="u"), config(stub))
     async with dns(nats_server, 1):
@@ -170,23 +170,23 @@ async def test_what_a_person_writes_is_decided_on_and_what_is_broken_is_told(
         await put(cluster, config(stub + ours))
         await put(cluster, config(ours.replace("ttl 30", "ttl 31") + stub))
         assert await decided_of(ours.replace("ttl 30", "ttl 31") + stub) == ours + stub
-        assert told == []
+        assert reported == []
         await put(cluster, config(ours + "acme.local {\n"))
         assert await decided_of(ours + "acme.local {\n") == ours + "acme.local {\n", "left as it is"
-        await until(lambda: told)
-        assert (told[0].kind, told[0].namespace, told[0].name) == ("ConfigMap", "kube-system", "coredns")
-        assert (told[0].reason, len(told)) == ("CorefileBroken", 1)
-        assert "line 20 has the block acme.local without an end" in told[0].fault
+        await until(lambda: reported)
+        assert (reported[0].kind, reported[0].namespace, reported[0].name) == ("ConfigMap", "kube-system", "coredns")
+        assert (reported[0].reason, len(reported)) == ("CorefileBroken", 1)
+        assert "line 20 has the block acme.local without an end" in reported[0].fault
         await put(cluster, config(ours.replace("    errors\n", "    import custom/*.override\n")))
-        await until(lambda: len(told) == 2)
-        assert (told[1].reason, "errors" in told[1].fault) == ("CorefileByHand", True)
+        await until(lambda: len(reported) == 2)
+        assert (reported[1].reason, "errors" in reported[1].fault) == ("CorefileByHand", True)
 
 
 async def test_reports_what_was_counted_since_the_last_time(nats_server: NatsServer, bus_for: BusFor) -> None:
     cluster, cli = await bus_for("cluster"), await bus_for("cli")
     first, second = Server(), Server()
     heard: list[DnsReport] = []
-    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, told: heard.append(told))
+    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, reported: heard.append(reported))
     async with metrics(first, "127.0.0.1") as port, metrics(second, "127.0.0.2", port):
         await put(cluster, Node(name="n1", uid="u"), coredns("127.0.0.1", "127.0.0.2", "127.0.0.3"))
         async with dns(nats_server, port):
@@ -194,12 +194,12 @@ async def test_reports_what_was_counted_since_the_last_time(nats_server: NatsSer
             assert heard[-1].queries == 0
             del heard[:]
             first.times, second.times = 3, 2
-            await until(lambda: any(told.queries for told in heard))
-            told = next(told for told in heard if told.queries)
+            await until(lambda: any(reported.queries for reported in heard))
+            reported = next(reported for reported in heard if reported.queries)
             # Both servers are asked at once, but the change may fall between two reports of one of them.
-            await until(lambda: sum(told.queries for told in heard) == 30)
-            assert dict(told.answers_by_rcode)["NXDOMAIN"] > 0
-            assert told.p50_ms == 0.25
+            await until(lambda: sum(reported.queries for reported in heard) == 30)
+            assert dict(reported.answers_by_rcode)["NXDOMAIN"] > 0
+            assert reported.p50_ms == 0.25
             first.page = "coredns_dns_requests_total no\n"
             del heard[:]
             await until(lambda: heard and heard[-1].servers == 1)
@@ -211,7 +211,7 @@ async def test_reports_what_was_counted_since_the_last_time(nats_server: NatsSer
 async def test_silence_is_reported_as_no_server(nats_server: NatsServer, bus_for: BusFor) -> None:
     cluster, cli = await bus_for("cluster"), await bus_for("cli")
     heard: list[DnsReport] = []
-    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, told: heard.append(told))
+    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, reported: heard.append(reported))
     await put(cluster, Node(name="n1", uid="u"))
     async with dns(nats_server, 1):
         await until(lambda: len(heard) >= 2)
@@ -237,7 +237,7 @@ async def test_load_asks_for_more_replicas(nats_server: NatsServer, bus_for: Bus
 async def test_of_two_copies_one_reports(nats_server: NatsServer, bus_for: BusFor) -> None:
     cluster, cli = await bus_for("cluster"), await bus_for("cli")
     heard: list[DnsReport] = []
-    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, told: heard.append(told))
+    await cli.subscribe(event_subject("dns", "report"), DnsReport, lambda _subject, reported: heard.append(reported))
     await put(cluster, Node(name="n1", uid="u"))
     async with dns(nats_server, 1, "one") as first, dns(nats_server, 1, "two"):
         await until(lambda: len(heard) >= 2)

@@ -1,4 +1,4 @@
-"""Blocks of Nodes that were deleted: when one may be taken back, and what says that it may not.
+"""Orphaned blocks, of Nodes that were deleted: when one may be reclaimed, and what says that it may not.
 
 Two phases, each a compare-and-set on the block's record by the shell. A Node that has been absent for the grace, with
 nothing written in its name meanwhile, has its blocks *marked*: still held, the nonce begins with :data:`MARK`. A block
@@ -55,7 +55,7 @@ class Watched:
 
 
 @dataclass(frozen=True, slots=True)
-class TakeBack:
+class Reclaim:
     """What a pass found: records as they are and as they should be."""
 
     mark: tuple[tuple[Block, Block], ...] = ()
@@ -69,7 +69,7 @@ def absent_holders(blocks: Iterable[Block], nodes: Set[str]) -> tuple[str, ...]:
     return tuple(sorted({block.node for block in blocks} - nodes - {*NO_NODE}))
 
 
-def take_back(
+def reclaim(
     blocks: Iterable[Block],
     nodes: Set[str],
     signs: Mapping[str, Signs],
@@ -78,7 +78,7 @@ def take_back(
     now: float,
     grace: float,
     cooldown: float,
-) -> TakeBack:
+) -> Reclaim:
     """A pass over all blocks; ``signs`` is of every absent holder, ``now`` monotonic seconds of the observer."""
     held = [block for block in blocks if block.node not in NO_NODE]
     absent, alive = _absences(absent_holders(held, nodes), signs, before, now)
@@ -98,7 +98,7 @@ def take_back(
             marked[block.cidr] = block, since if seen == block else now
             if seen == block and now - since >= cooldown:
                 free.append((block, freed(block)))
-    return TakeBack(tuple(mark), tuple(unmark), tuple(free), Watched(absent, marked))
+    return Reclaim(tuple(mark), tuple(unmark), tuple(free), Watched(absent, marked))
 
 
 def _absences(

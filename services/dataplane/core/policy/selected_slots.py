@@ -1,4 +1,4 @@
-"""Whose the entries of ``am_selected`` are, and who gives one when it has no room: the newest of the largest namespace.
+"""Slots of ``am_selected`` by namespace; where it has no room, the newest of the largest namespace gives one.
 
 Pure bookkeeping of identities by namespace, in the order in which they came. A removal frees its place before anybody
 is asked to give one.
@@ -13,25 +13,25 @@ from itertools import chain
 from services.dataplane.core.datapath.shares import newest_of_the_largest
 
 
-class SelectedPlaces:
+class SelectedSlots:
     """Identities that have an entry."""
 
     def __init__(self) -> None:
-        self._places: dict[str, dict[int, None]] = {}
+        self._slots: dict[str, dict[int, None]] = {}
         self._whose: dict[int, str] = {}
 
     def enter(self, identity: int, namespace: str) -> None:
         """An identity has an entry now; one that had it keeps its place."""
         if identity not in self._whose:
             self._whose[identity] = namespace
-            self._places.setdefault(namespace, {})[identity] = None
+            self._slots.setdefault(namespace, {})[identity] = None
 
     def leave(self, identity: int) -> None:
         """It has none any more."""
         namespace = self._whose.pop(identity)
-        del self._places[namespace][identity]
-        if not self._places[namespace]:
-            del self._places[namespace]
+        del self._slots[namespace][identity]
+        if not self._slots[namespace]:
+            del self._slots[namespace]
 
     def givers(self, fresh: Mapping[int, str], removes: Mapping[int, None], over: int) -> list[int]:
         """Who goes without an entry when these come (with their namespaces) and those go. ``over``: entries that there
@@ -43,12 +43,12 @@ class SelectedPlaces:
         coming: dict[str, list[int]] = {}
         for identity, namespace in fresh.items():
             coming.setdefault(namespace, []).append(identity)
-        sizes = Counter({namespace: len(places) for namespace, places in self._places.items()})
+        sizes = Counter({namespace: len(slots) for namespace, slots in self._slots.items()})
         sizes.update({namespace: len(identities) for namespace, identities in coming.items()})
         sizes.subtract(self._whose[identity] for identity in removes)
 
         def newest_first(namespace: str) -> Iterator[int]:
-            places = self._places.get(namespace, {})
-            return chain(reversed(coming.get(namespace, [])), (one for one in reversed(places) if one not in removes))
+            slots = self._slots.get(namespace, {})
+            return chain(reversed(coming.get(namespace, [])), (one for one in reversed(slots) if one not in removes))
 
         return newest_of_the_largest(sizes, newest_first, short)

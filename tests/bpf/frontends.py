@@ -110,11 +110,11 @@ def error(source: str, about: bytes, *, kind: tuple[int, int] | None = None, kee
 
 
 def serve(
-    world: World | Datapath, front: str, *backends: str, protocol: int = TCP, flags: ServiceFlag = PLAIN,
+    world: World | Datapath, frontend: str, *backends: str, protocol: int = TCP, flags: ServiceFlag = PLAIN,
     affinity: int = 0, ranges: tuple[str, ...] = (), number: int = 7,
 ) -> None:  # fmt: skip
     """A service for packets from outside, as the agent would write it."""
-    address, port = split(front)
+    address, port = split(frontend)
     tables = world.tables
     before = tables.services.get(lb.ServiceKey(address=ip_address(address), port=port, protocol=protocol, scope=1))
     targets = [(ip_address(a), p) for a, p in map(split, backends)]

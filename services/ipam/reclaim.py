@@ -1,4 +1,4 @@
-"""Taking blocks of deleted Nodes back: the shell of ``core.deserted``.
+"""Reclaims orphaned blocks of deleted Nodes: the shell of ``core.orphaned``.
 
 Owns what is read about a node that ``objects`` does not have, and both writes. Nothing is written on the word of a
 view alone: just before each write the leader is asked whether ``objects`` is the bucket that was seen, and whole, that
@@ -22,9 +22,9 @@ from proto.addresses import Block, BlockReport, Endpoint
 from proto.objects import KIND_OF, Node
 from proto.policy import Ack
 from proto.sync import Complete, complete_key
-from services.ipam.core.deserted import Signs, Watched, absent_holders, take_back
+from services.ipam.block_allocation import Fence, Look, reported_key
+from services.ipam.core.orphaned import Signs, Watched, absent_holders, reclaim
 from services.ipam.core.seen import Seen
-from services.ipam.grants import Fence, Look, reported_key
 from services.ipam.store import Store, compare_and_set
 
 T = TypeVar("T", bound=msgspec.Struct)
@@ -40,7 +40,7 @@ class Readable(Protocol):
         """All records below a prefix."""
 
 
-class TakingBack:
+class Reclaimer:
     """``read``: ``objects``, ``acks`` and ``endpoints``; ``objects_epoch`` is that of the view which ``look`` reads."""
 
     def __init__(
@@ -69,7 +69,7 @@ class TakingBack:
             self._watched = Watched()
             return Done()
         signs = {node: await self._signs(node, seen) for node in absent_holders(seen.blocks.values(), set(seen.nodes))}
-        found = take_back(
+        found = reclaim(
             seen.blocks.values(),
             set(seen.nodes),
             signs,
@@ -84,7 +84,7 @@ class TakingBack:
                 self._log.info("block-kept", block=before.cidr, node=before.node)
         for before, after in found.mark:
             if await self._is_gone(before.node) and await self._change(before, after):
-                self._log.warning("block-deserted", block=before.cidr, node=before.node, seconds=cooldown)
+                self._log.warning("block-orphaned", block=before.cidr, node=before.node, seconds=cooldown)
         for before, after in found.free:
             if await self._is_gone(before.node) and await self._change(before, after):
                 self._log.warning("block-taken-back", block=before.cidr, node=before.node)

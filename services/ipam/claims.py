@@ -1,4 +1,4 @@
-"""Kept addresses: the shell of ``core.claims``.
+"""Claims on sticky addresses: the shell of ``core.claims``.
 
 Owns every write to ``owners`` and ``claims``. A claim is made in three steps, each a compare-and-set on one key, and
 any of them may be cut off: the owner *intends* an address (its record's nonce begins with ``intends-``), the claim on
@@ -23,6 +23,7 @@ from proto.codec import address_segment, owner_key
 from proto.events import AddressMoved
 from proto.net import Address
 from proto.requests import ClaimGrant, ClaimRelease, ClaimRequest
+from services.ipam.block_allocation import ATTEMPTS, BlockAllocation, Fence, Look, busy, check_recovered
 from services.ipam.core.blocks import as_network, block_at, of_ipam
 from services.ipam.core.claims import (
     INTENDS,
@@ -42,21 +43,20 @@ from services.ipam.core.claims import (
 )
 from services.ipam.core.recovery import judge_reported
 from services.ipam.core.seen import Seen
-from services.ipam.grants import ATTEMPTS, Fence, Grants, Look, busy, gate
 from services.ipam.store import Store, compare_and_set
 
 Moved = Callable[[AddressMoved], None]
 NOT_THE_HOLDER = "not-the-holder"
 
 
-class Keeping:
+class Claims:
     """``moved`` is told of each change of holder; ``clock`` is seconds since 1970."""
 
     def __init__(
         self,
         owners: Store,
         claims: Store,
-        grants: Grants,
+        allocation: BlockAllocation,
         look: Look,
         fence: Fence,
         moved: Moved,
@@ -64,7 +64,7 @@ class Keeping:
     ) -> None:
         self._owners = owners
         self._claims = claims
-        self._grants = grants
+        self._allocation = allocation
         self._look = look
         self._fence = fence
         self._moved = moved
@@ -104,9 +104,9 @@ class Keeping:
                         continue
                     if await self._confirm(request, record):
                         if entry is not None:
-                            self._tell(written.value, moved_from or entry.value.node)
+                            self._report_moved(written.value, moved_from or entry.value.node)
                         return ClaimGrant(written.value)
-                    await self._take_back(key, written, entry)
+                    await self._reclaim(key, written, entry)
         raise busy()
 
     async def release(self, request: ClaimRelease, node: str) -> None:
@@ -144,7 +144,7 @@ class Keeping:
             if pool is None:
                 raise Refused("bad-address", f"address {reported.address} is in no IPPool; create one that holds it")
             # First the block, so that no claim stands on an address that a node may give away.
-            await self._grants.own_block_of(pool, reported.address)
+            await self._allocation.own_block_of(pool, reported.address)
             if await compare_and_set(self._claims, key, judged, entry) is not None:
                 break
         else:
@@ -157,7 +157,7 @@ class Keeping:
     def _check(self, request: ClaimRequest) -> None:
         """The asker must be a pod that is seen, and may only ask for an owner of its own."""
         seen = self._look()
-        gate(seen)
+        check_recovered(seen)
         pod = seen.pods.get(request.pod_uid)
         if pod is None or pod.node != request.node or not is_running(pod):
             raise Refused("not-synced", f"pod {request.pod_uid} on {request.node} is not seen running yet", retry=True)
@@ -202,7 +202,7 @@ class Keeping:
         intended = {record.address for record in seen.owners.values()}
         found = free_address(blocks, seen.claims, intended, passed)
         if found is None:
-            block = await self._grants.own_block(pools, request.family)
+            block = await self._allocation.own_block(pools, request.family)
             found = free_address((block,), seen.claims, intended, passed)
         if found is None:
             raise busy()
@@ -216,7 +216,7 @@ class Keeping:
             raise Refused("bad-address", f"address {address} is in no enabled IPPool; create one that holds it")
         if address == router_anycast(block_at(pool, address)):
             raise Refused("bad-address", f"address {address} is the routers' own (RFC 4291 2.6.1); ask for another")
-        await self._grants.own_block_of(pool, address)
+        await self._allocation.own_block_of(pool, address)
         return address, pool.name
 
     async def _confirm(self, request: ClaimRequest, record: Entry[OwnerRecord]) -> bool:
@@ -230,7 +230,7 @@ class Keeping:
         entry = await self._owners.get(key, OwnerRecord)
         return entry is not None and entry.value.address == value.address and not entry.value.nonce.startswith(INTENDS)
 
-    async def _take_back(self, key: str, written: Entry[Claim], before: Entry[Claim] | None) -> None:
+    async def _reclaim(self, key: str, written: Entry[Claim], before: Entry[Claim] | None) -> None:
         """Undo a claim that its owner does not agree with any more."""
         if before is None:
             await self._claims.delete(key, written.revision)
@@ -238,7 +238,7 @@ class Keeping:
             restored = msgspec.structs.replace(before.value, epoch=written.value.epoch)
             await self._claims.update(key, restored, written.revision)
 
-    def _tell(self, claim: Claim, before: str) -> None:
+    def _report_moved(self, claim: Claim, before: str) -> None:
         self._moved(AddressMoved(claim.address, owner_text(claim.owner), before, claim.node, claim.epoch))
 
 
