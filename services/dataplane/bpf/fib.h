@@ -49,10 +49,14 @@ AM_INLINE int am_decrement_ttl(struct __sk_buff *skb, const struct am_packet *p,
 	return bpf_skb_store_bytes(skb, 0, head, sizeof(*head), 0);
 }
 
+/* No route has a smaller MTU: `routing` writes none below 1280, less what a model adds. */
+#define AM_FITS_ANY_ROUTE 1024
+
 /*
- * The longest IP packet that it becomes on the wire. Of a GSO packet that is a segment: gso_size counts what follows the
- * transport header, of which all but TCP's has 8 bytes here (SCTP's says 65535 and is the stack's to measure). No more
- * than the 16 bits that the look-up takes.
+ * The longest IP packet that it becomes on the wire; 0 where that fits any route: to look for the route's MTU takes the
+ * kernel 30 ns of 500 (IPv4), 50 of 700 (IPv6). Of a GSO packet it is a segment: gso_size counts what follows the transport
+ * header, of which all but TCP's has 8 bytes here (SCTP's says 65535 and is the stack's to measure). No more than the 16
+ * bits that the look-up takes.
  */
 AM_INLINE u32 am_longest_on_wire(const struct __sk_buff *skb, const struct am_packet *p)
 {
@@ -60,6 +64,8 @@ AM_INLINE u32 am_longest_on_wire(const struct __sk_buff *skb, const struct am_pa
 
 	if (segment)
 		length = p->l4 - AM_ETH_LEN + (p->protocol == AM_TCP ? p->l4_len - p->payload : 8) + segment;
+	if (length <= AM_FITS_ANY_ROUTE)
+		return 0;
 	return length > 0xffff ? 0xffff : length;
 }
 
