@@ -67,7 +67,7 @@ async def test_a_silent_holder_is_replaced_and_knows_it_before(
     async def silent() -> None:
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(holder, "_turn", silent)
+    monkeypatch.setattr(holder, "_attempt", silent)
     lost = await until(lambda: not holder.held, 3)
     assert not other.held
     taken = await until(lambda: other.held, 4)
