@@ -272,6 +272,21 @@ CLUSTER = (
         new="{report.name[:200]}",
         tests=("tests/core/cluster/test_reports.py",),
     ),
+    Mutant(
+        name="a-list-that-comes-meanwhile-looks-deleted",
+        file="services/cluster/mirror.py",
+        old="            for prefix, count in lists.items()\n            if count and (full",
+        new="            for prefix, count in ((prefix, cache.lists) for prefix, cache in self._caches.items())\n"
+        "            if count and (full",
+        tests=("tests/shell/cluster/test_mirror_slices.py",),
+    ),
+    Mutant(
+        name="all-objects-are-compared-at-once",
+        file="services/cluster/mirror.py",
+        old="                if len(some) == SLICE:\n                    await asyncio.sleep(0)\n",
+        new="",
+        tests=("tests/shell/cluster/test_mirror_slices.py",),
+    ),
 )
 
 IPAM = (
