@@ -585,10 +585,24 @@ POLICY = (
     ),
     Mutant(
         name="everything-that-was-lingers",
-        file="services/policy/core/plan.py",
-        old="        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)\n",
-        new="        most = len(found)\n",
-        tests=("tests/core/policy/test_plan.py",),
+        file="services/policy/core/unused.py",
+        old="        most = max(min(used, self._limits.identities - used), FEW)\n",
+        new="        most = len(waiting)\n",
+        tests=("tests/core/policy/test_unused.py",),
+    ),
+    Mutant(
+        name="who-uses-a-namespace-changes-nothing-that-lingers",
+        file="services/policy/core/unused.py",
+        old="        self._dirty |= {before, namespace}\n\n    def _file(",
+        new="\n    def _file(",
+        tests=("tests/core/policy/test_unused.py",),
+    ),
+    Mutant(
+        name="the-last-pod-leaves-unseen",
+        file="services/policy/core/identities.py",
+        old="            del uses[member.digest]\n            self.used.add(member.identity)\n",
+        new="            del uses[member.digest]\n",
+        tests=("tests/core/policy/test_unused.py",),
     ),
     Mutant(
         name="policies-name-keys-of-everybodys-pods",

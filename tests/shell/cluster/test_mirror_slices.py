@@ -180,8 +180,8 @@ async def test_an_object_that_is_mended_in_the_midst_of_a_pass_stays(world: Worl
     world.store.entries.update(before.store.entries)
     world.namespaces.replace([namespace(f"n{number}") for number in range(3 * SLICE)])
     world.policies.replace([policy("p", broken)])
-    turns = iter(range(1_000_000))
-    at_the_third = lambda: next(turns) == 3 and world.policies.upsert(policy("p", good))  # noqa: E731
+    steps = iter(range(1_000_000))
+    at_the_third = lambda: next(steps) == 3 and world.policies.upsert(policy("p", good))  # noqa: E731
     await world.apply(meanwhile=at_the_third)
     await world.apply(Dirty(full=False))
     assert world.store.deleted == []
