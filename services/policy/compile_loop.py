@@ -88,7 +88,7 @@ class CompileLoop:
         now, seconds = time.monotonic(), self._runtime.settings.policy_grace_seconds
         expiries = plan.next_expiry(self._grace, now, seconds), self._unused.next_expiry(now)
         waits = [wait for wait in (*expiries, self._shards.residents.expiry) if wait is not None]
-        return Again(min(waits) + 0.05) if waits else Done()
+        return Again(min(waits) + 0.05, full=False) if waits else Done()
 
     @contextmanager
     def _traced(self, batch: Batch) -> Iterator[None]:
