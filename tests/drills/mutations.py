@@ -605,6 +605,13 @@ POLICY = (
         tests=("tests/core/policy/test_unused.py",),
     ),
     Mutant(
+        name="what-expires-looks-at-all-records",
+        file="services/policy/compile_loop.py",
+        old="return Again(min(waits) + 0.05, full=False) if waits",
+        new="return Again(min(waits) + 0.05) if waits",
+        tests=("tests/shell/policy/test_service.py::test_a_change_looks_at_what_it_changes",),
+    ),
+    Mutant(
         name="policies-name-keys-of-everybodys-pods",
         file="services/policy/core/named.py",
         old="    yield from _asked(policy.subject, ())\n",
