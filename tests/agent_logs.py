@@ -2,7 +2,8 @@
 
 A plugin of pytest: `tests/conftest.py` brings its two hooks in. The fixture `lab` says where the logs lie (`LOGS` in
 the session's stash); how long each log was is written down as a test begins, and read on from there when it fails. Of
-each agent the last few lines count, each cut, and of a log no more than its end is read, so a report has a bound.
+each agent the last few lines count, each cut, and of a log no more than its end is read, so a report has a bound. What
+the library of traces says does not count: where nobody listens for spans, it would be all that there is.
 """
 
 from __future__ import annotations
@@ -24,6 +25,8 @@ CHARACTERS = 400
 """Of each line."""
 _BYTES = 1 << 20
 _LOUD = ("warning", "error")
+_QUIET_LIBRARY = "opentelemetry."
+"""Loggers of its exporter, which says of each export that nobody took it."""
 _LOUD_NATS = ("[WRN]", "[ERR]", "[FTL]")
 
 
@@ -61,7 +64,8 @@ def _is_loud(agent: str, line: str) -> bool:
     if agent == "nats":
         return any(word in line for word in _LOUD_NATS)
     try:
-        return json.loads(line).get("level") in _LOUD
+        written = json.loads(line)
+        return written.get("level") in _LOUD and not str(written.get("library", "")).startswith(_QUIET_LIBRARY)
     except (ValueError, AttributeError):
         return bool(line.strip())
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import random
 import time
 from collections.abc import Awaitable, Callable, Coroutine, Sequence
@@ -38,9 +39,11 @@ class Done:
 
 @dataclass(frozen=True, slots=True)
 class Again:
-    """The pass is over; come again after so many seconds (a full pass) even if nothing changes."""
+    """The pass is over; come again after so many seconds even if nothing changes."""
 
     after: float
+    full: bool = True
+    """False: with what changed until then, which may be nothing. Only until the next pass, which says so itself."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -96,6 +99,8 @@ class Loop:
         self._debounce = debounce
         self._full = True
         self._due = 0.0
+        self._soon = math.inf
+        """When a pass is due that need not be full."""
         self._failures = 0
         self.passes = 0
         """Passes that ended well."""
@@ -130,7 +135,7 @@ class Loop:
         """Until something is dirty or a full pass is due; then a moment more, to gather what comes with it."""
         if self._failures:
             return
-        left = self._due - time.monotonic()
+        left = min(self._due, self._soon) - time.monotonic()
         if left > 0 and not self._full:
             with contextlib.suppress(TimeoutError):
                 async with asyncio.timeout(left):
@@ -151,8 +156,10 @@ class Loop:
         if dirty.full:
             self._full = False
             self._due = started + self._period
+        self._soon = math.inf
         if isinstance(outcome, Again):
-            self._due = min(self._due, time.monotonic() + outcome.after)
+            again = time.monotonic() + outcome.after
+            self._due, self._soon = (min(self._due, again), math.inf) if outcome.full else (self._due, again)
         _BATCH.labels(self._name).set(len(dirty.keys))
         _LAST.labels(self._name).set(time.time())
         return True

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping, Set
 from itertools import islice
 
 import msgspec
 from prometheus_client import Counter
 
 from chassis.bus.client import KV, Bus, View
-from chassis.bus.entry import Unreadable
+from chassis.bus.entry import Entry, Unreadable
 from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Dirty, Done
 from chassis.telemetry.log import Log
@@ -28,6 +28,8 @@ from services.cluster.core.cache import Cache
 from services.cluster.core.departed import Quiet, Written, departed, writer_of
 
 AT_ONCE = 64
+SLICE = 512
+"""Keys looked at before the event loop gets its turn."""
 
 _DELETED = Counter("airmesh_departed_keys_deleted", "Keys of nodes that are gone", ["bucket"])
 
@@ -77,11 +79,11 @@ class Departures:
         if not self._sure():
             self._watched = {}
             return Done()
+        written = await self._written_by_others(self._there() | self._holders())
+        if not self._sure():
+            self._watched = {}
+            return Done()
         there, holders = self._there(), self._holders()
-        written: dict[str, set[Written]] = {}
-        for node, key in self._keys():
-            if node not in there and node not in holders:
-                written.setdefault(node, set()).add(key)
         found = departed(written, there, holders, self._watched, now=self._clock(), grace=self._grace)
         self._watched = found.watched
         for node, keys in found.delete.items():
@@ -101,15 +103,20 @@ class Departures:
         blocks = (entry.value for entry in self._blocks.entries.values())
         return {encode_segment(block.node) for block in blocks if isinstance(block, Block) and block.node}
 
-    def _keys(self) -> Iterator[tuple[str, Written]]:
+    async def _written_by_others(self, known: Set[str]) -> dict[str, set[Written]]:
+        """All keys that none of these nodes wrote, by their writer: :data:`SLICE` at a time, each as it is then."""
+        written: dict[str, set[Written]] = {}
         for name, view in self._views.items():
-            for entries in (view.entries, view.marks):
-                for key, entry in entries.items():
-                    if node := writer_of(name, key):
-                        yield node, (name, key, entry.revision)
-            for key in view.unreadable:
-                if node := writer_of(name, key):
-                    yield node, (name, key, 0)
+            for held in (view.entries, view.marks, view.unreadable):
+                keys = iter(tuple(held))
+                while some := tuple(islice(keys, SLICE)):
+                    for key in some:
+                        node = writer_of(name, key)
+                        if node and node not in known and (there := held.get(key)) is not None:
+                            revision = there.revision if isinstance(there, Entry) else 0
+                            written.setdefault(node, set()).add((name, key, revision))
+                    await asyncio.sleep(0)
+        return written
 
     async def _delete(self, node: str, keys: frozenset[Written]) -> int:
         """How many were deleted. Ends when the node is there again."""

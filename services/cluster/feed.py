@@ -106,7 +106,8 @@ class Feed:
                 break
         if more or not version:
             raise Refusal(0, "", f"{self._path}: a list without end or without a version")
-        self.cache.replace(items)
+        for _ in self.cache.replacing(items):
+            await asyncio.sleep(0)
         self.lists += 1
         self._heard()
         self._log.info("listed", objects=len(items), broken=len(self.cache.faults))

@@ -5,6 +5,9 @@ is known; every write is a compare-and-set on the revision that was seen, so a c
 knowing cannot undo its successor's work; ``_complete.<kind>`` follows when all of a kind is there for the present
 epoch. A standby runs the same code with warm caches and writes nothing.
 
+A pass looks at :data:`SLICE` keys at a time and lets the event loop turn in between. What it compares with, objects and
+whether their list was whole, is taken from the caches as the pass begins: what comes meanwhile is the next pass's.
+
 Each upsert is a span; its trace context goes into the value, so that a pod's trace begins here. While a pod has no
 address yet its later versions stay in the same trace.
 """
@@ -12,10 +15,10 @@ address yet its later versions stay in the same trace.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable, Mapping, Set
-from dataclasses import dataclass
-from itertools import chain
-from typing import Any
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Set
+from dataclasses import dataclass, field
+from itertools import islice
+from typing import TypeVar
 
 from prometheus_client import Counter
 
@@ -28,13 +31,17 @@ from chassis.telemetry.traces import Telemetry
 from proto.codec import Malformed, kind_prefix, object_key
 from proto.objects import KIND_OF, Kind, KubernetesObject, Namespace, NetworkPolicy, Pod
 from proto.sync import Complete, complete_key
-from services.cluster.core.cache import Cache, has_key
-from services.cluster.core.diff import Difference, Name, diff
+from services.cluster.core.cache import Cache, Known, has_key
+from services.cluster.core.diff import Name, diff
 from services.cluster.core.policies import without_rules
 
 TOGETHER = 64
 """Writes under way at a time."""
 CONFLICT_WAIT = 0.05
+SLICE = 256
+"""Keys looked at, or writes begun, before the event loop gets its turn."""
+
+T = TypeVar("T")
 
 _WRITES = Counter("airmesh_mirror_writes", "Writes to objects", ["kind", "what"])
 
@@ -45,6 +52,14 @@ class _Own:
 
     revision: int
     entry: Entry[KubernetesObject] | None
+
+
+@dataclass(frozen=True, slots=True)
+class _Todo:
+    """What a pass has to write: upserts by order, what others depend on first, then deletions."""
+
+    upserts: tuple[list[tuple[str, KubernetesObject]], ...] = field(default_factory=lambda: ([], [], []))
+    deletes: list[str] = field(default_factory=list)
 
 
 class Mirror:
@@ -61,6 +76,8 @@ class Mirror:
         self._log = log
         self._desired: dict[str, KubernetesObject] = {}
         self._key_of: dict[tuple[str, Name], str] = {}
+        self._broken: Mapping[str, dict[Name, str]] = {prefix: {} for prefix in self._caches}
+        """By kind: names that have no good version, with their uid, as of when ``_desired`` is."""
         self._own: dict[str, _Own] = {}
         self._incarnation = ("", 0)
         self._swept: dict[str, int] = {}
@@ -71,7 +88,8 @@ class Mirror:
 
     async def apply(self, dirty: Dirty) -> Done | Again:
         """One pass over what changed, or over everything; raises Fault when the bus cannot be reached."""
-        touched = self._gather() | dirty.keys
+        lists: dict[str, int] = {}
+        touched = await self._gather(lists) | dirty.keys
         if not self._lease.held or not self._view.synced:
             self._missed = True
             return Done()
@@ -79,60 +97,84 @@ class Mirror:
         if incarnation != self._incarnation:
             self._own, self._incarnation = {}, incarnation
         full = dirty.full or self._missed
-        due = [
-            prefix
-            for prefix, cache in self._caches.items()
-            if cache.synced
-            and (full or self._swept.get(prefix) != cache.lists or not self._view.scope_complete(prefix))
-        ]
-        lists = {prefix: self._caches[prefix].lists for prefix in due}
-        conflicts = await self._write(self._difference(touched, due))
+        due = {
+            prefix: count
+            for prefix, count in lists.items()
+            if count and (full or self._swept.get(prefix) != count or not self._view.scope_complete(prefix))
+        }
+        known = {prefix for prefix, count in lists.items() if count}
+        conflicts = await self._write(await self._compare(touched, known, due.keys()))
         if conflicts or incarnation != (self._view.epoch, self._view.resyncs):
             self._missed = True
             return Again(CONFLICT_WAIT)
         self._missed = False
-        self._swept.update(lists)
+        self._swept.update(due)
         for prefix in due:
             await self._complete(prefix, incarnation[0])
         return Done()
 
-    def _gather(self) -> set[str]:
-        """Take in what changed in the caches; the keys it touches."""
+    async def _gather(self, lists: dict[str, int]) -> set[str]:
+        """Take in what changed in the caches; the keys it touches. ``lists`` becomes how many lists of each kind are
+        taken in: a list that comes meanwhile is not among them, or what it brought would look deleted.
+        """
         touched: set[str] = set()
         for prefix, cache in self._caches.items():
-            for name in cache.take_dirty():
-                known = cache.known.get(name)
-                value = (known.value or known.stand_in) if known is not None else None
-                before = self._key_of.pop((prefix, name), None)
-                if before is not None:
-                    self._desired.pop(before, None)
-                    self.unwritable.pop(before, None)
-                    touched.add(before)
-                elif known is None:
-                    # It never had a good version here; the bucket may hold one from before this copy's time.
-                    self._swept.pop(prefix, None)
-                if value is not None and has_key(value):
-                    key = object_key(value)
-                    self._desired[key] = value
-                    self._key_of[prefix, name] = key
-                    touched.add(key)
+            lists[prefix] = cache.lists
+            for count, name in enumerate(cache.take_dirty(), 1):
+                touched.update(self._take(prefix, name, cache.known.get(name)))
+                if count % SLICE == 0:
+                    await asyncio.sleep(0)
         return touched
 
-    def _difference(self, touched: Set[str], due: Iterable[str]) -> Difference:
-        """Of the touched keys, and of all keys of the kinds that are due."""
-        wanted: dict[str, set[str]] = {prefix: set() for prefix in due}
-        for key in chain(touched, *((self._desired, self._view.entries, self._own) if wanted else ())):
-            prefix = prefix_of(key)
-            if prefix in wanted or (key in touched and prefix in self._caches):
-                wanted.setdefault(prefix, set()).add(key)
-        total = Difference()
-        for prefix, keys in wanted.items():
-            cache = self._caches[prefix]
-            if cache.synced:
-                there = {key: entry.value for key in keys if (entry := self._there(key)) is not None}
-                part = diff(self._desired, there, cache.broken(), keys)
-                total = Difference(total.upserts + part.upserts, total.deletes + part.deletes)
-        return total
+    def _take(self, prefix: str, name: Name, known: Known | None) -> Iterable[str]:
+        """An object is as given now; the keys that it had and has."""
+        touched: list[str] = []
+        self._broken[prefix].pop(name, None)
+        before = self._key_of.pop((prefix, name), None)
+        if before is not None:
+            self._desired.pop(before, None)
+            self.unwritable.pop(before, None)
+            touched.append(before)
+        elif known is None:
+            # It never had a good version here; the bucket may hold one from before this copy's time.
+            self._swept.pop(prefix, None)
+        if known is None:
+            return touched
+        if known.value is None:
+            self._broken[prefix][name] = known.uid
+        value = known.value or known.stand_in
+        if value is not None and has_key(value):
+            key = object_key(value)
+            self._desired[key] = value
+            self._key_of[prefix, name] = key
+            touched.append(key)
+        return touched
+
+    async def _compare(self, touched: Set[str], known: Set[str], due: Set[str]) -> _Todo:
+        """What the touched keys of ``known`` kinds, and all keys of the kinds that are ``due``, need."""
+        todo, seen = _Todo(), set[str]()
+        for which, keys in (
+            (known, touched),
+            *(((due, self._desired), (due, self._view.entries), (due, self._own)) if due else ()),
+        ):
+            for some in _sliced(keys):
+                by_kind: dict[str, list[str]] = {}
+                for key in some:
+                    if key not in seen and (prefix := prefix_of(key)) in which:
+                        seen.add(key)
+                        by_kind.setdefault(prefix, []).append(key)
+                for prefix, mine in by_kind.items():
+                    self._plan(mine, self._broken[prefix], todo)
+                if len(some) == SLICE:
+                    await asyncio.sleep(0)
+        return todo
+
+    def _plan(self, keys: Iterable[str], broken: Mapping[Name, str], todo: _Todo) -> None:
+        there = {key: entry.value for key in keys if (entry := self._there(key)) is not None}
+        found = diff(self._desired, there, broken, keys)
+        for key, value in found.upserts:
+            todo.upserts[_order(value)].append((key, value))
+        todo.deletes.extend(found.deletes)
 
     def _there(self, key: str) -> Entry[KubernetesObject] | None:
         """What the bucket holds at a key: by the view, or by a write of ours that it has not shown yet."""
@@ -150,24 +192,20 @@ class Mirror:
             return seen
         return own.entry
 
-    async def _write(self, difference: Difference) -> int:
-        """Everything of a difference, what others depend on first; the number of lost compare-and-sets."""
-        batches: tuple[list[Coroutine[Any, Any, bool]], ...] = ([], [], [], [])
-        for key, value in difference.upserts:
-            batches[_order(value)].append(self._upsert(key, value, self._there(key)))
-        for key in difference.deletes:
-            there = self._there(key)
-            if there is not None:
-                batches[3].append(self._delete(key, there))
+    async def _write(self, todo: _Todo) -> int:
+        """Everything that is to do, what others depend on first; the number of lost compare-and-sets."""
         outcomes: list[bool | BaseException] = []
-        for batch in batches:
-            outcomes += await asyncio.gather(*batch, return_exceptions=True)
+        for batch in todo.upserts:
+            outcomes += await _each(batch, self._upsert)
+        outcomes += await _each(todo.deletes, self._delete)
         for outcome in outcomes:
             if isinstance(outcome, BaseException):
                 raise outcome
         return outcomes.count(False)
 
-    async def _upsert(self, key: str, value: KubernetesObject, there: Entry[KubernetesObject] | None) -> bool:
+    async def _upsert(self, wanted: tuple[str, KubernetesObject]) -> bool:
+        key, value = wanted
+        there = self._there(key)
         kind = KIND_OF[type(value)]
         parent = there.traceparent if there is not None and _is_starting(there.value, value) else ""
         async with self._limit:
@@ -201,7 +239,10 @@ class Mirror:
             return await self._kv.create(key, value, mend=True, traceparent=traceparent)
         return await self._kv.update(key, value, there.revision, traceparent=traceparent)
 
-    async def _delete(self, key: str, there: Entry[KubernetesObject]) -> bool:
+    async def _delete(self, key: str) -> bool:
+        there = self._there(key)
+        if there is None:
+            return True
         kind = KIND_OF[type(there.value)]
         async with self._limit:
             if not self._lease.held:
@@ -230,6 +271,21 @@ class Mirror:
             return
         await self._kv.put(key, Complete(epoch=epoch))
         self._log.info("kind-complete", kind=prefix, objects=len(self._caches[prefix].known), epoch=epoch)
+
+
+async def _each(batch: Iterable[T], write: Callable[[T], Awaitable[bool]]) -> list[bool | BaseException]:
+    """The outcomes of all writes; only so many are begun at a time."""
+    outcomes: list[bool | BaseException] = []
+    for some in _sliced(batch):
+        outcomes += await asyncio.gather(*map(write, some), return_exceptions=True)
+    return outcomes
+
+
+def _sliced(items: Iterable[T]) -> Iterator[tuple[T, ...]]:
+    """As they are now, so many at a time."""
+    left = iter(tuple(items))
+    while some := tuple(islice(left, SLICE)):
+        yield some
 
 
 def prefix_of(key: str) -> str:

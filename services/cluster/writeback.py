@@ -6,6 +6,7 @@ API serves. A view that is not in sync moves nothing: while NATS or we are away,
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Iterator
 from datetime import UTC, datetime
@@ -36,6 +37,8 @@ BLOCKS_MANAGER = "airmesh-blocks"
 MOST_REPORTED = 65_536
 REPORTED_AT_ONCE = 40
 """Faults told in one pass; the others wait for the next."""
+SLICE = 64
+"""Nodes looked at before the event loop gets its turn."""
 REFUSED_SECONDS = 300.0
 """How long a condition that the API server does not take is not tried again."""
 DECISION_KEY = "coredns"
@@ -60,8 +63,13 @@ class NodeWriter:
             return Done()
         held = self._held_blocks()
         soon = False
-        for (_, name), known in list(self._cache.known.items()):
-            there = nodes.written(known.raw)
+        for count, full_name in enumerate(tuple(self._cache.known), 1):
+            if count % SLICE == 0:
+                await asyncio.sleep(0)
+            known = self._cache.known.get(full_name)
+            if known is None:
+                continue  # written to now, it would be there again
+            name, there = full_name[1], nodes.written(known.raw)
             soon |= await self._write_condition(name, there)
             if held is not None and held.get(name, "") != there.blocks:
                 await self._kube.apply(
@@ -232,10 +240,10 @@ class FaultReporter:
 
     def _present(self) -> Iterator[reports.Report]:
         for cache in self._caches:
-            for name, fault in cache.faults.items():
-                yield self._about(cache, name, str(fault))
-            for name, left_out in cache.unserved.items():
-                for one in left_out:
+            for name in reports.first(cache.faults):
+                yield self._about(cache, name, str(cache.faults[name]))
+            for name in reports.first(cache.unserved):
+                for one in cache.unserved[name]:
                     yield self._about(cache, name, one.about(NAMES[cache.kind.type], *name), unserved.REASON)
             if cache.kind.type is IPPool:
                 for pool, verdict in (self._pools.verdicts() or {}).items():

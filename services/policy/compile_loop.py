@@ -9,7 +9,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from itertools import chain
 
 from prometheus_client import Gauge, Histogram
@@ -17,20 +17,21 @@ from prometheus_client import Gauge, Histogram
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.runtime.service import Runtime
 from kit.once import Once
-from proto import codec
 from proto.events import ObjectFault
 from proto.policy import Revision
 from proto.subjects import object_fault_subject
 from services.policy.core import plan
 from services.policy.core.graph import Graph, Held
-from services.policy.core.identities import Member
 from services.policy.core.limits import About, Limits, Problem
-from services.policy.feed import Batch, Feed, Incarnation
+from services.policy.core.unused import Unused
+from services.policy.feed import Batch, Feed, Incarnation, identities_in
 from services.policy.settings import Settings
 from services.policy.shards import Shards, Wanted, revision_text
 
 BREATH = 8
 """Identities compiled before the event loop gets its turn."""
+LOOKS = 256
+"""Identities looked at before the event loop gets its turn."""
 REPORT_EVERY = 60.0
 """Seconds after which a problem that is still there is told again."""
 MOST_REPORTED = 256
@@ -58,8 +59,10 @@ class CompileLoop:
         self._partitions_since: dict[str, Revision] = {}
         self._relevant_since: Revision | None = None
         self._limits = limits
-        self._expired: frozenset[int] = frozenset()
-        self._lingering: dict[int, Member] = {}
+        self._unused = Unused(limits, runtime.settings.policy_grace_seconds)
+        self._unseen: set[int] = set()
+        """Identities of which something else may be published than ``_unused`` has seen."""
+        self._all_unseen = True
         self._once: Once[About | Problem] = Once(every=REPORT_EVERY, again=REPORT_EVERY, most=MOST_REPORTED)
         self._synced = {name: runtime.health.require(name) for name in ("objects", "rules", "identities")}
         self._keyed = runtime.health.require("cluster-uid")
@@ -71,7 +74,10 @@ class CompileLoop:
         objects, *published = dirty.by_cursor
         batch = self._feed.collect(objects, full=dirty.full)
         unsynced, incarnation = self._feed.unsynced(), self._feed.incarnation
-        self._shards.mark(_identities_in(published), everything=dirty.full)
+        identities = set(identities_in(published))
+        self._unseen |= identities
+        self._all_unseen |= dirty.full
+        self._shards.mark(identities, everything=dirty.full)
         self._shards.residents.mark(key for cursor in published for key in cursor)
         for name, condition in self._synced.items():
             condition.set(name not in unsynced, unsynced.get(name, ""))
@@ -79,9 +85,10 @@ class CompileLoop:
             if await self._take_in(batch, started, compiling=not unsynced):
                 await self._publish(batch, incarnation, started)
             self._report_problems()
-        wait = plan.next_expiry(self._grace, time.monotonic(), self._runtime.settings.policy_grace_seconds)
-        waits = [wait for wait in (wait, self._shards.residents.expiry) if wait is not None]
-        return Again(min(waits) + 0.05) if waits else Done()
+        now, seconds = time.monotonic(), self._runtime.settings.policy_grace_seconds
+        expiries = plan.next_expiry(self._grace, now, seconds), self._unused.next_expiry(now)
+        waits = [wait for wait in (*expiries, self._shards.residents.expiry) if wait is not None]
+        return Again(min(waits) + 0.05, full=False) if waits else Done()
 
     @contextmanager
     def _traced(self, batch: Batch) -> Iterator[None]:
@@ -103,7 +110,10 @@ class CompileLoop:
             self._keyed.set(self._graph.ready, "the namespace kube-system, whose uid keys identities, is not there yet")
             if not self._graph.ready:
                 return False
-            self._graph.hold(self._held())
+            await self._look_at_users()
+            now = time.monotonic()
+            lingering = self._unused.settle(now)
+            self._graph.hold(self._held(now), lingering)
             await self._settle()
             changed = await self._compile()
             if changed or self.compiled_up_to != batch.revision:
@@ -140,33 +150,32 @@ class CompileLoop:
         if self._graph.trim():
             yield from sorted(self._graph.dirty)
 
-    def _held(self) -> Held:
+    async def _look_at_users(self) -> None:
+        """Who has which identities, and what is published of them: of those of which it may be something else."""
+        changed, self._unseen = self._unseen | self._graph.take_used(), set()
+        if self._all_unseen:
+            changed |= self._feed.published() | self._unused.known | self._graph.in_use().keys()
+            self._all_unseen = False
+        now = time.monotonic()
+        for count, identity in enumerate(changed, 1):
+            self._unused.look(
+                identity,
+                now,
+                record=self._feed.record_of(identity),
+                has_rules=self._feed.has_rules(identity),
+                user=self._graph.user(identity),
+            )
+            if count % LOOKS == 0:
+                await asyncio.sleep(0)
+
+    def _held(self, now: float) -> Held:
         """What kernels may hold beside what is wanted."""
-        now, seconds = time.monotonic(), self._runtime.settings.policy_grace_seconds
-        records, in_use = self._feed.records(), self._graph.in_use()
-        self._grace = plan.age(
-            self._grace,
-            now,
-            seconds,
-            published=self._feed.published(),
-            in_use=in_use,
-            records=records,
-            named=self._graph.named,
-        )
-        kept = plan.lingering(self._grace, now, seconds, records=records, in_use=in_use, limits=self._limits)
-        self._expired = plan.expired(self._grace, now, seconds, kept=kept, records=records)
-        # Of one that is remade although its record is as before the index would have to be told: so it is not.
-        self._lingering = {
-            identity: known
-            if (known := self._lingering.get(identity)) is not None and known.matches_record(records[identity])
-            else Member.from_record(records[identity])
-            for identity in kept
-        }
+        self._grace = plan.age(self._grace, now, self._runtime.settings.policy_grace_seconds, named=self._graph.named)
         return Held(
-            lingering=self._lingering,
+            lingering=self._unused.lingering,
             relevants=self._feed.relevants(self._runtime.settings.policy_shards),
             partitions=plan.kept_partitions(self._grace, self._feed.partitions(), self._digests()),
-            recorded=records.keys(),
+            recorded=self._unused.records.keys(),
             named=frozenset(self._grace.named_at),
         )
 
@@ -223,14 +232,7 @@ class CompileLoop:
             started=started,
             partitions_since=self._partitions_since,
             relevant_since=self._relevant_since,
-            expired=self._expired,
+            expired=self._unused.expired,
         )
         for replaced in await self._shards.publish(wanted):
             self._grace = plan.retire(self._grace, replaced, time.monotonic())
-
-
-def _identities_in(cursors: Iterable[Iterable[str]]) -> Iterator[int]:
-    """Identities whose key in ``rules`` or ``identities`` is among what changed; keys that are none are not ours."""
-    for key in {key for cursor in cursors for key in cursor if not key.startswith("_")}:
-        with suppress(codec.Malformed):
-            yield codec.parse_identity(key)

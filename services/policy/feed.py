@@ -7,7 +7,7 @@ compares all. A batch and its revision are taken in one breath, so that a revisi
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Set
 from contextlib import suppress
 from dataclasses import dataclass
 
@@ -127,9 +127,10 @@ class Feed:
         views = {"objects": self.objects, "rules": self.rules, "identities": self.identities}
         return {name: view.why() for name, view in views.items() if not view.synced}
 
-    def records(self) -> dict[int, IdentityRecord]:
-        """The published identities."""
-        return {entry.value.identity: entry.value for entry in self.identities.entries.values()}
+    def record_of(self, identity: int) -> IdentityRecord | None:
+        """The published record of an identity."""
+        entry = self.identities.entries.get(codec.identity_key(identity))
+        return None if entry is None else entry.value
 
     def last_record(self, mine: Callable[[int], bool]) -> int:
         """Sequence of the last record of an identity that is ``mine``."""
@@ -137,9 +138,13 @@ class Feed:
         entries = (entry for key, entry in view.entries.items() if view.listed(key))
         return max((entry.revision for entry in entries if mine(entry.value.identity)), default=0)
 
+    def has_rules(self, identity: int) -> bool:
+        """Whether rules of an identity are published."""
+        return codec.identity_key(identity) in self.rules.entries
+
     def published(self) -> set[int]:
-        """Identities that have rules."""
-        return {entry.value.identity for entry in self.rules.entries.values()}
+        """Identities that have rules or a record."""
+        return set(identities_in((self.rules.entries, self.identities.entries)))
 
     def relevant(self) -> RelevantKeys | None:
         """The relevant keys that every shard had got to; None before any were published."""
@@ -172,6 +177,13 @@ class Feed:
             with suppress(codec.Malformed):
                 found.append(codec.decode_segment(key.removeprefix(f"{CIDRS_KEY}.")))
         return found
+
+
+def identities_in(sources: Iterable[Iterable[str]]) -> Iterator[int]:
+    """Identities whose key in ``rules`` or ``identities`` is among these; keys that are none are not ours."""
+    for key in {key for keys in sources for key in keys if not key.startswith("_")}:
+        with suppress(codec.Malformed):
+            yield codec.parse_identity(key)
 
 
 def cidrs_key(namespace: str) -> str:

@@ -54,10 +54,11 @@ class ResidentsOut:
                 self._book.changed.add(codec.decode_segment(segment))
 
     def follow(self) -> None:
-        """Take in what the graph has settled."""
+        """Take in what the graph has settled, and whose time is over."""
         roster = self._graph.roster
         self._book.follow(roster.moved, self._graph.pods, roster.identities_at)
         roster.moved.clear()
+        self._book.expiring(time.monotonic(), self._grace)
 
     @property
     def expiry(self) -> float | None:

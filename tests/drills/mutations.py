@@ -272,6 +272,21 @@ CLUSTER = (
         new="{report.name[:200]}",
         tests=("tests/core/cluster/test_reports.py",),
     ),
+    Mutant(
+        name="a-list-that-comes-meanwhile-looks-deleted",
+        file="services/cluster/mirror.py",
+        old="            for prefix, count in lists.items()\n            if count and (full",
+        new="            for prefix, count in ((prefix, cache.lists) for prefix, cache in self._caches.items())\n"
+        "            if count and (full",
+        tests=("tests/shell/cluster/test_mirror_slices.py",),
+    ),
+    Mutant(
+        name="all-objects-are-compared-at-once",
+        file="services/cluster/mirror.py",
+        old="                if len(some) == SLICE:\n                    await asyncio.sleep(0)\n",
+        new="",
+        tests=("tests/shell/cluster/test_mirror_slices.py",),
+    ),
 )
 
 IPAM = (
@@ -570,10 +585,31 @@ POLICY = (
     ),
     Mutant(
         name="everything-that-was-lingers",
-        file="services/policy/core/plan.py",
-        old="        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)\n",
-        new="        most = len(found)\n",
-        tests=("tests/core/policy/test_plan.py",),
+        file="services/policy/core/unused.py",
+        old="        most = max(min(used, self._limits.identities - used), FEW)\n",
+        new="        most = len(waiting)\n",
+        tests=("tests/core/policy/test_unused.py",),
+    ),
+    Mutant(
+        name="who-uses-a-namespace-changes-nothing-that-lingers",
+        file="services/policy/core/unused.py",
+        old="        self._dirty |= {before, namespace}\n\n    def _file(",
+        new="\n    def _file(",
+        tests=("tests/core/policy/test_unused.py",),
+    ),
+    Mutant(
+        name="the-last-pod-leaves-unseen",
+        file="services/policy/core/identities.py",
+        old="            del uses[member.digest]\n            self.used.add(member.identity)\n",
+        new="            del uses[member.digest]\n",
+        tests=("tests/core/policy/test_unused.py",),
+    ),
+    Mutant(
+        name="what-expires-looks-at-all-records",
+        file="services/policy/compile_loop.py",
+        old="return Again(min(waits) + 0.05, full=False) if waits",
+        new="return Again(min(waits) + 0.05) if waits",
+        tests=("tests/shell/policy/test_service.py::test_a_change_looks_at_what_it_changes",),
     ),
     Mutant(
         name="policies-name-keys-of-everybodys-pods",

@@ -8,7 +8,7 @@ then it says nothing about what is absent.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -19,6 +19,9 @@ from services.cluster.core.diff import Name
 from services.cluster.core.parse import Malformed, read
 from services.cluster.core.policies import closed
 from services.cluster.core.unserved import Unserved
+
+BREATH = 32
+"""Objects of a whole list that are read without a pause: some 50 µs each."""
 
 
 class _Identity(msgspec.Struct, rename="camel"):
@@ -34,7 +37,10 @@ class _Identified(msgspec.Struct):
 
 @dataclass(frozen=True, slots=True)
 class Known:
-    """One object: its last good version, if there was one, and the bytes it was read from where somebody asks more."""
+    """One object: its last good version, and the bytes it was read from where somebody asks more.
+
+    Without a ``value`` it cannot be understood, and never could since it is what ``uid`` names.
+    """
 
     uid: str
     value: KubernetesObject | None
@@ -64,11 +70,22 @@ class Cache:
 
     def replace(self, raws: Iterable[bytes]) -> None:
         """A whole list has come: what is not in it is gone."""
-        seen = {name for raw in raws if (name := self.upsert(raw)) is not None}
-        for name in self.known.keys() - seen:
+        for _ in self.replacing(raws):
+            pass
+
+    def replacing(self, raws: Iterable[bytes]) -> Iterator[None]:
+        """As :meth:`replace`, with a pause after every :data:`BREATH` objects. Nothing else may be fed meanwhile."""
+        seen: set[Name] = set()
+        for count, raw in enumerate(raws, 1):
+            name = self.upsert(raw)
+            if name is not None:
+                seen.add(name)
+            if count % BREATH == 0:
+                yield
+        for count, name in enumerate((self.known.keys() | self.faults.keys()) - seen, 1):
             self._forget(name)
-        for name in self.faults.keys() - seen:
-            del self.faults[name]
+            if count % BREATH == 0:
+                yield
         self.lists += 1
 
     def upsert(self, raw: bytes) -> Name | None:
@@ -107,10 +124,6 @@ class Cache:
         """Names that changed since the last call."""
         dirty, self._dirty = frozenset(self._dirty), set()
         return dirty
-
-    def broken(self) -> Mapping[Name, str]:
-        """Names that cannot be understood and have no good version here, with their uid."""
-        return {name: self.known[name].uid for name in self.faults if self.known[name].value is None}
 
     def _forget(self, name: Name) -> None:
         if self.known.pop(name, None) is not None:

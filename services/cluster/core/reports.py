@@ -10,12 +10,13 @@ Source: k8s.io/api core/v1 Event (kept an hour by the API server).
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from typing import Any
 
 from proto.objects import Kind
+from services.cluster.core.diff import Name
 from services.cluster.core.parse import NAMES
 
 HOUR = 3600.0
@@ -60,6 +61,15 @@ def bounded(reports: Iterable[Report]) -> dict[Report, None]:
         counts[whose] += 1
         taken.append((counts[whose], report))
     return dict.fromkeys(report for _, report in sorted(taken, key=lambda entry: entry[0]))
+
+
+def first(names: Iterable[Name]) -> Iterator[Name]:
+    """The first :data:`MOST` of each namespace, and all that have none: no sentence is made of one that is not told."""
+    counts: Counter[str] = Counter()
+    for name in names:
+        counts[name[0]] += 1
+        if not name[0] or counts[name[0]] <= MOST:
+            yield name
 
 
 def event_path(report: Report) -> str:

@@ -20,7 +20,7 @@ but for named ports of egress.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from proto.identity import NamedPort, RelevantKeys
@@ -65,6 +65,7 @@ class Held:
 
 
 NOTHING_HELD = Held()
+NOTHING_REFUSED = Refusals()
 DEFAULT_LIMITS = Limits()
 
 
@@ -74,6 +75,8 @@ class Graph:
     def __init__(self, limits: Limits = DEFAULT_LIMITS) -> None:
         self.compiled: dict[int, Compiled] = {}
         """By identity; complete when :attr:`dirty` is empty."""
+        self._faulty: set[int] = set()
+        """Identities whose compiled policy has problems."""
         self.dirty: set[int] = set()
         """Identities that :meth:`compile` has to be called for."""
         self.relevant = NO_KEYS
@@ -103,7 +106,7 @@ class Graph:
     @property
     def problems(self) -> tuple[Problem, ...]:
         """All that is wrong with the present state, sorted."""
-        found = {problem for compiled in self.compiled.values() for problem in compiled.problems}
+        found = {problem for identity in self._faulty for problem in self.compiled[identity].problems}
         for namespace, refusal in self.refused.items():
             found.update(refusal.problems(namespace, self.roster, self._limits))
         found.update(self._matches.sets.problems)
@@ -145,9 +148,11 @@ class Graph:
         elif self.nodes.pop(key, None) is None and (key in self._matches.policies or key in self._pending):
             self._pending[key] = None
 
-    def hold(self, held: Held) -> None:
-        """What kernels may hold is this now."""
-        self.roster.linger(held.lingering)
+    def hold(self, held: Held, lingering: Iterable[int] | None = None) -> None:
+        """What kernels may hold is this now. ``lingering``: of which identities it says something else than before of
+        those that linger; None: it may be any.
+        """
+        self.roster.linger(held.lingering, lingering)
         self._matches.sets.hold(held.partitions)
         self._held = held
 
@@ -190,6 +195,7 @@ class Graph:
         for namespace in sorted(touched):
             foreign = self._foreign.of(namespace)
             refused = refusals(self.roster, namespace, self._held.recorded, self._limits, foreign)
+            self.roster.used |= refused.identities ^ self.refused.get(namespace, NOTHING_REFUSED).identities
             if refused:
                 self.refused[namespace] = refused
             else:
@@ -215,10 +221,13 @@ class Graph:
         self.dirty.discard(identity)
         before = self.compiled.get(identity)
         after = self._compiled(identity)
+        self._faulty.discard(identity)
         if after is None:
             self.compiled.pop(identity, None)
         else:
             self.compiled[identity] = after
+            if after.problems:
+                self._faulty.add(identity)
         return before != after
 
     def _compiled(self, identity: int) -> Compiled | None:
@@ -258,6 +267,18 @@ class Graph:
         """Identities that some pod has now and that are not refused."""
         refused = frozenset[int]().union(*(refusal.identities for refusal in self.refused.values()))
         return {identity: member for identity, member in self.roster.in_use().items() if identity not in refused}
+
+    def user(self, identity: int) -> Member | None:
+        """Who has the identity now: what :meth:`in_use` says of it."""
+        member = self.roster.user(identity)
+        if member is not None and identity in self.refused.get(member.namespace, NOTHING_REFUSED).identities:
+            return None
+        return member
+
+    def take_used(self) -> set[int]:
+        """Identities of which :meth:`user` may say something else than when this was last called."""
+        taken, self.roster.used = self.roster.used, set()
+        return taken
 
     def member(self, identity: int) -> Member | None:
         """Who has the identity; None for one that is not there or is refused."""

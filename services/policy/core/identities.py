@@ -14,7 +14,7 @@ Two different sets of facts with one number are refused: that number allows noth
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Set
+from collections.abc import Collection, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 
 from kit.identity import digest_of, identity_of, stands_for
@@ -186,6 +186,8 @@ class Roster:
         self._relevants: frozenset[RelevantKeys] = frozenset({NO_KEYS})
         self._dirty: set[str] = set()
         self._touched: set[int] = set()
+        self.used: set[int] = set()
+        """Identities that a pod came to have or left; who follows them empties it."""
         self.moved: set[str] = set()
         """Keys of pods whose identities were computed anew; who follows them empties it."""
 
@@ -219,12 +221,20 @@ class Roster:
             self._keys_by_namespace.setdefault(pod.namespace, set()).add(key)
         self._dirty.add(key)
 
-    def linger(self, members: Mapping[int, Member]) -> None:
-        """Identities to keep although no pod may have them any more: all of them, replacing those given before."""
-        for identity in self._lingering.keys() | members.keys():
-            if self._lingering.get(identity) != members.get(identity):
-                self._touched.add(identity)
-        self._lingering = dict(members)
+    def linger(self, members: Mapping[int, Member], changed: Iterable[int] | None = None) -> None:
+        """Identities to keep although no pod may have them any more: all of them, replacing those given before.
+
+        ``changed``: those of which it says something else than before; None: it may be any.
+        """
+        for identity in self._lingering.keys() | members.keys() if changed is None else changed:
+            member = members.get(identity)
+            if self._lingering.get(identity) == member:
+                continue
+            self._touched.add(identity)
+            if member is None:
+                del self._lingering[identity]
+            else:
+                self._lingering[identity] = member
 
     def lingers(self, identity: int) -> bool:
         """Whether no pod has the identity."""
@@ -251,6 +261,10 @@ class Roster:
     def in_use(self) -> dict[int, Member]:
         """Identities that some pod has now (those that only linger are left out)."""
         return {identity: member for identity, uses in self._uses.items() for member, _ in uses.values()}
+
+    def user(self, identity: int) -> Member | None:
+        """Who has the identity now: what :meth:`in_use` says of it."""
+        return next((member for member, _ in reversed(self._uses.get(identity, {}).values())), None)
 
     def pods_of(self, namespace: str, identities: Collection[int]) -> Iterator[Pod]:
         """Pods of the namespace that have one of these identities."""
@@ -318,6 +332,8 @@ class Roster:
         member, count = uses.get(digest) or (Member.of(identity, facts), 0)
         uses[digest] = member, count + 1
         self._touched.add(identity)
+        if not count:
+            self.used.add(identity)
         return member
 
     def _unuse(self, member: Member) -> None:
@@ -327,6 +343,7 @@ class Roster:
             uses[member.digest] = known, count - 1
         else:
             del uses[member.digest]
+            self.used.add(member.identity)
             if not uses:
                 del self._uses[member.identity]
         self._touched.add(member.identity)

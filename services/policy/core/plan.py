@@ -4,15 +4,13 @@ A revision only grows within an epoch of ``objects``: whoever finds a higher one
 (a copy that slept, or one of two holders for a moment). Another epoch cannot be compared by size; there the writer
 first makes sure that its own is the present one, then writes.
 
-Kernels learn late, so what they may still hold is kept for a grace: an identity without pods (its rules, its place as a
-peer), and a partition that was replaced. Records, too, go on showing label keys that policies just stopped naming, so
-that an edit back and forth does not rewrite them. What lingers is also bounded in number: a pod that is relabelled fast
-must not fill its namespace's budget with what it was.
+Kernels learn late, so what they may still hold is kept for a grace: an identity without pods (``core.unused``), and a
+partition that was replaced. Records, too, go on showing label keys that policies just stopped naming, so that an edit
+back and forth does not rewrite them.
 """
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from enum import Enum, auto
@@ -25,8 +23,6 @@ from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import Residents
 from proto.sync import Complete
 from services.policy.core.compile import UNREVISED
-from services.policy.core.identities import Member
-from services.policy.core.limits import Limits
 from services.policy.core.named import NamedKey
 
 MOST_RETIRED = 4
@@ -146,8 +142,6 @@ def all_begun(frontiers: Iterable[Frontier | None], shards: int, epoch: str) -> 
 class Grace:
     """What is kept for a while, and since when (seconds of a monotonic clock)."""
 
-    unused_since: Mapping[int, float] = field(default_factory=dict)
-    """Published identities that no pod has."""
     retired: tuple[tuple[CidrPartition, float], ...] = ()
     """Partitions that were replaced, and when."""
     named_at: Mapping[NamedKey, float] = field(default_factory=dict)
@@ -158,26 +152,10 @@ MOST_NAMED = 1024
 """Label keys that are remembered although no policy names them any more."""
 
 
-def age(
-    grace: Grace,
-    now: float,
-    seconds: float,
-    *,
-    published: Collection[int],
-    in_use: Mapping[int, Member],
-    records: Mapping[int, IdentityRecord],
-    named: Collection[NamedKey] = (),
-) -> Grace:
-    """The grace as of now: what came into use again leaves it, what went out of use enters, old partitions end."""
-    unused = {identity for identity in published if identity not in in_use}
-    unused |= {
-        identity
-        for identity, record in records.items()
-        if (member := in_use.get(identity)) is None or member.digest != record.digest
-    }
+def age(grace: Grace, now: float, seconds: float, *, named: Collection[NamedKey] = ()) -> Grace:
+    """The grace as of now: old partitions end, and label keys that nobody names."""
     past = [(at, key) for key, at in grace.named_at.items() if key not in named and now - at < seconds]
     return Grace(
-        unused_since={identity: grace.unused_since.get(identity, now) for identity in unused},
         retired=tuple(entry for entry in grace.retired if now - entry[1] < seconds),
         named_at={key: at for at, key in sorted(past)[-MOST_NAMED:]} | dict.fromkeys(named, now),
     )
@@ -199,51 +177,10 @@ def _area_of(partition: CidrPartition) -> tuple[str, str]:
     return partition.namespace, partition.digest
 
 
-FEW = 64
-"""Identities of a namespace that may linger in any case."""
-
-
-def lingering(
-    grace: Grace,
-    now: float,
-    seconds: float,
-    *,
-    records: Mapping[int, IdentityRecord],
-    in_use: Mapping[int, Member],
-    limits: Limits,
-) -> frozenset[int]:
-    """Unused identities whose time is not over: of each namespace the latest, no more than its pods have, or a few.
-
-    So a namespace that is relabelled as a whole keeps all that its pods just were.
-    """
-    used = Counter(member.namespace for member in in_use.values())
-    by_namespace: dict[str, list[tuple[float, int]]] = {}
-    for identity, since in grace.unused_since.items():
-        record = records.get(identity)
-        if record is not None and now - since < seconds:
-            by_namespace.setdefault(record.namespace, []).append((-since, identity))
-    kept: set[int] = set()
-    for namespace, found in by_namespace.items():
-        most = max(min(used[namespace], limits.identities - used[namespace]), FEW)
-        kept.update(identity for _, identity in sorted(found)[:most])
-    return frozenset(kept)
-
-
 def next_expiry(grace: Grace, now: float, seconds: float) -> float | None:
     """Seconds until something kept for a while has been kept long enough; None when nothing is (any longer)."""
-    since = (*grace.unused_since.values(), *(at for _, at in grace.retired), *grace.named_at.values())
+    since = (*(at for _, at in grace.retired), *grace.named_at.values())
     return min((wait for at in since if 0 < (wait := at + seconds - now) < seconds), default=None)
-
-
-def expired(
-    grace: Grace, now: float, seconds: float, *, kept: Collection[int], records: Collection[int]
-) -> frozenset[int]:
-    """Unused identities whose time is over, or that are too many to linger."""
-    return frozenset(
-        identity
-        for identity, since in grace.unused_since.items()
-        if now - since >= seconds or (identity in records and identity not in kept)
-    )
 
 
 def kept_partitions(

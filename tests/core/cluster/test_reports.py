@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from proto.objects import KIND_OF, KINDS, IPPool, Kind, NetworkPolicy, Node, Pod
-from services.cluster.core.reports import FAULT, HOUR, MAX_MESSAGE, MOST, Report, bounded, event_body, event_path
+from services.cluster.core.reports import FAULT, HOUR, MAX_MESSAGE, MOST, Report, bounded, event_body, event_path, first
 
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?(\.[a-z0-9]([-a-z0-9]*[a-z0-9])?)*")
 """A DNS subdomain, as the API wants an object's name (apimachinery, IsDNS1123Subdomain), of at most 253 characters."""
@@ -121,6 +121,15 @@ def test_a_namespace_has_its_share_and_waits_for_nobody_elses() -> None:
     assert sum(one.namespace == "" for one in found) == 2 * MOST, "what is of no namespace is nobody's flood"
     first = found[: found.index(loud[1])]
     assert quiet[0] in first, "the first of each namespace comes before anybody's second"
+
+
+def test_of_each_namespace_only_as_many_are_looked_at_as_are_reported() -> None:
+    names = [(namespace, f"{namespace}-{number}") for number in range(3 * MOST) for namespace in ("a", "b", "")]
+    found = list(first(names))
+    assert found == [name for name in names if not name[0] or names.index(name) < 3 * MOST]
+    assert len(found) == 2 * MOST + 3 * MOST
+    reports = [report(name=name, namespace=namespace) for namespace, name in names]
+    assert bounded(reports) == bounded(report(name=name, namespace=namespace) for namespace, name in found)
 
 
 def test_nothing_wrong_is_nothing_to_report() -> None:

@@ -4,14 +4,10 @@ from __future__ import annotations
 
 from ipaddress import ip_network
 
-import msgspec
 import pytest
 
-from proto.identity import IdentityRecord, IdentitySet
 from proto.policy import CidrPartition, CidrSet, CompiledPolicy, Frontier, Revision
 from services.policy.core import plan
-from services.policy.core.identities import Member
-from services.policy.core.limits import Limits
 from services.policy.core.named import NamedKey
 from services.policy.core.plan import Grace, Step
 
@@ -99,65 +95,11 @@ def test_all_cover(frontiers: str, covered: bool) -> None:
     assert not plan.all_begun(parsed, 3, "e")
 
 
-FACTS = IdentitySet("x", (), (("pod", "a"),), "default")
-OTHER = msgspec.structs.replace(FACTS, namespace="y")
-LIMITS = Limits(identities=200)
-
-
-def record(identity: int, facts: IdentitySet = FACTS) -> IdentityRecord:
-    return Member.of(identity, facts).record(frozenset(), frozenset())
-
-
-def members(*facts: tuple[int, IdentitySet]) -> dict[int, Member]:
-    return {identity: Member.of(identity, one) for identity, one in facts}
-
-
-def test_grace() -> None:
-    """Identity 1 is used, 2 lingers from second 10 on, 3 has rules but no record, 4 is used with other facts."""
-    records = {identity: record(identity) for identity in (1, 2, 4)}
-
-    def aged(grace: Grace, now: float, in_use: dict[int, Member]) -> Grace:
-        return plan.age(grace, now, 60, published={1, 2, 3}, in_use=in_use, records=records)
-
-    def kept(grace: Grace, now: float) -> frozenset[int]:
-        return plan.lingering(grace, now, 60, records=records, in_use={}, limits=LIMITS)
-
-    def expired(grace: Grace, now: float) -> frozenset[int]:
-        return plan.expired(grace, now, 60, kept=kept(grace, now), records=records)
-
-    used = members((1, FACTS), (4, OTHER))
-    grace = aged(Grace(), 10, used)
-    assert grace.unused_since == {2: 10, 3: 10, 4: 10}
-    grace = aged(grace, 40, used)
-    assert kept(grace, 69) == {2, 4}
-    assert expired(grace, 69) == frozenset()
-    assert kept(grace, 70) == frozenset()
-    assert expired(grace, 70) == {2, 3, 4}
-    assert 2 not in aged(grace, 50, members((1, FACTS), (2, FACTS), (4, OTHER))).unused_since, "in use again"
-    again = aged(aged(grace, 50, members((2, FACTS))), 55, {})
-    assert again.unused_since[2] == 55, "the grace begins anew"
-
-
-@pytest.mark.parametrize(
-    ("used", "unused", "kept"),
-    [(1, 50, 50), (1, 2048, 64), (90, 150, 90), (100, 150, 100), (150, 150, 64), (300, 150, 64)],
-)
-def test_no_more_linger_than_a_namespace_has_or_a_few(used: int, unused: int, kept: int) -> None:
-    """The attack: a pod relabelled every few milliseconds leaves an identity behind each time."""
-    in_use = members(*((1000 + at, FACTS) for at in range(used)))
-    records = {at: record(at) for at in range(unused)} | {5000: record(5000, OTHER)}
-    grace = Grace(unused_since={at: float(at) for at in records})
-    found = plan.lingering(grace, 5000, 6000, records=records, in_use=in_use, limits=LIMITS)
-    assert found == {*range(unused - kept, unused), 5000}, "the latest, and another namespace's as before"
-    gone = plan.expired(grace, 5000, 6000, kept=found, records=records)
-    assert gone == set(range(unused - kept)), "the others go at once"
-
-
 def test_label_keys_are_shown_for_a_while_after_nobody_names_them() -> None:
     app, tier = NamedKey("pod", "", "app"), NamedKey("pod", "x", "tier")
 
     def aged(grace: Grace, now: float, *named: NamedKey) -> Grace:
-        return plan.age(grace, now, 60, published=(), in_use={}, records={}, named=named)
+        return plan.age(grace, now, 60, named=named)
 
     grace = aged(aged(Grace(), 0, app, tier), 10, app)
     assert grace.named_at == {app: 10, tier: 0}
@@ -179,7 +121,7 @@ def test_partitions_are_kept_for_a_while() -> None:
     assert plan.kept_partitions(grace, {"y": y}, {"x": a.digest}) == {"x": (b,), "y": (y,)}
     empty = CidrPartition(at("e1"), (), "x", "")
     assert plan.kept_partitions(Grace(), {"x": empty}, {"x": c.digest}) == {}, "an empty partition needs no lines"
-    aged = plan.age(grace, 60, 60, published=(), in_use={}, records={})
+    aged = plan.age(grace, 60, 60)
     assert [partition for partition, _ in aged.retired] == [b]
     assert [since for _, since in plan.retire(grace, a, 50).retired] == [30, 50]
 

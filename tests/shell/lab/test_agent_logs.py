@@ -121,3 +121,16 @@ def test_a_log_that_was_made_again_counts_whole_and_a_large_one_from_near_its_en
     reported = warnings(tmp_path, {})
     assert "just-now" in reported
     assert "long-ago" not in reported
+
+
+def test_an_exporter_that_nobody_listens_to_hides_nothing_else(tmp_path: Path) -> None:
+    log = tmp_path / "policy-1.log"
+    exporter = _line("library", "error", library="opentelemetry.exporter.otlp.proto.http.trace_exporter", message="no")
+    other = _line("library", library="aiohttp.server", message="a request that breaks off")
+    log.write_text(_line("first") + other + exporter * 2 * LINES)
+    assert [line.partition('"event": ')[2][:9] for line in warnings(tmp_path, {}).splitlines()] == [
+        '"first"}',
+        '"library"',
+    ]
+    log.write_text(exporter)
+    assert warnings(tmp_path, {}) == "no warning, no error: policy-1"

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
+from functools import partial
 from ipaddress import IPv4Address, ip_address
 
 import msgspec
@@ -14,8 +15,9 @@ import pytest_asyncio
 
 from chassis.bus.client import Bus
 from chassis.faults import Refused
+from chassis.runtime.reconcile import Loop
 from proto.events import ObjectFault, PolicyCompiled
-from proto.identity import RelevantKeys, Reserved
+from proto.identity import IdentityRecord, RelevantKeys, Reserved
 from proto.objects import Node, Selector
 from proto.policy import CompiledPolicy, PortMatch, Revision, SelectorPeer
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations
@@ -29,6 +31,8 @@ from proto.subjects import (
     event_subject,
     object_fault_subject,
 )
+from services.policy import app
+from services.policy.feed import Feed
 from tests.core.policy.notation import named, namespace, pod
 from tests.natsd import NatsServer, bus_of
 from tests.shell.policy.town import API, API_TO_DB, DB, WEB, Town, copy_of, np, town_of
@@ -105,6 +109,35 @@ async def test_only_what_differs_is_written_but_the_frontier_moves(town: Town) -
         again = await town.put(msgspec.structs.replace(WEB, phase="Running"))
         await town.until(lambda: town.reached(again), "frontier again")
         assert town.of("x/db") == database
+
+
+async def test_a_change_looks_at_what_it_changes(town: Town, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Neither the records of all other identities are read, nor at the end of its grace is everything."""
+    looked: list[int] = []
+
+    class Counting(Feed):
+        def record_of(self, identity: int) -> IdentityRecord | None:
+            looked.append(identity)
+            return super().record_of(identity)
+
+    monkeypatch.setattr(app, "Feed", Counting)
+    monkeypatch.setattr(app, "Loop", partial(Loop, period=600.0))
+    pods = [pod(f"y/p{number}", labels={"role": f"r{number}"}) for number in range(60)]
+    async with copy_of(town.server, policy_grace_seconds=1.0):
+        await town.settle(*pods)
+        await town.until(lambda: town.rules.synced and len(town.policies()) == 63, "all of them are there")
+        await asyncio.sleep(0.5)
+        assert len(set(looked)) == 63
+        looked.clear()
+        before = town.of("y/r7")
+        assert before is not None
+        await town.put(msgspec.structs.replace(pods[7], labels=(("role", "other"),)))
+        await town.until(lambda: f"{before.identity:016x}" not in town.identities.entries, "its grace is over")
+        await asyncio.sleep(0.2)
+        after = town.of("y/other")
+        assert after is not None
+        assert set(looked) == {before.identity, after.identity}
+        assert len(looked) < 60
 
 
 async def test_the_policy_is_deleted_and_the_pod_is_open_again(town: Town) -> None:

@@ -96,6 +96,18 @@ async def test_again_and_poke(runtime_for: RuntimeFor) -> None:
     assert all(dirty.full for dirty in passes.seen)
 
 
+async def test_again_with_what_changed_until_then(runtime_for: RuntimeFor) -> None:
+    runtime, cursor = await runtime_for("dns"), Cursor()
+    passes = Passes([Again(after=0.15, full=False), Again(after=0.15, full=False)])
+    Loop(runtime, "x", cursors=[cursor], apply=passes.apply, period=60)
+    await until(lambda: len(passes.seen) == 1, 1)
+    cursor.mark("a")
+    await until(lambda: len(passes.seen) == 3, 1)
+    await asyncio.sleep(0.3)
+    assert [(dirty.full, *dirty.keys) for dirty in passes.seen] == [(True,), (False, "a"), (False,)]
+    assert passes.times[2] - passes.times[1] >= 0.14, "the pass between asks for its own"
+
+
 async def test_an_unknown_error_ends_the_service(nats_server: NatsServer) -> None:
     with pytest.raises(ExceptionGroup) as ended:  # noqa: PT012
         async with runtime_of(nats_server, "dns") as runtime:
