@@ -28,8 +28,9 @@ from chassis.telemetry.traces import Telemetry
 from proto.codec import Malformed, kind_prefix, object_key
 from proto.objects import KIND_OF, Kind, KubernetesObject, Namespace, NetworkPolicy, Pod
 from proto.sync import Complete, complete_key
-from services.cluster.core.cache import Cache, has_key
-from services.cluster.core.diff import Difference, Name, diff
+from services.cluster.core.cache import Cache
+from services.cluster.core.desired import Desired
+from services.cluster.core.diff import Difference, diff
 from services.cluster.core.policies import without_rules
 
 TOGETHER = 64
@@ -59,8 +60,7 @@ class Mirror:
         self._caches: Mapping[str, Cache] = {kind_prefix(cache.kind): cache for cache in caches}
         self._telemetry = telemetry
         self._log = log
-        self._desired: dict[str, KubernetesObject] = {}
-        self._key_of: dict[tuple[str, Name], str] = {}
+        self._desired = Desired(object_key)
         self._own: dict[str, _Own] = {}
         self._incarnation = ("", 0)
         self._swept: dict[str, int] = {}
@@ -100,28 +100,18 @@ class Mirror:
         """Take in what changed in the caches; the keys it touches."""
         touched: set[str] = set()
         for prefix, cache in self._caches.items():
-            for name in cache.take_dirty():
-                known = cache.known.get(name)
-                value = (known.value or known.stand_in) if known is not None else None
-                before = self._key_of.pop((prefix, name), None)
-                if before is not None:
-                    self._desired.pop(before, None)
-                    self.unwritable.pop(before, None)
-                    touched.add(before)
-                elif known is None:
-                    # It never had a good version here; the bucket may hold one from before this copy's time.
-                    self._swept.pop(prefix, None)
-                if value is not None and has_key(value):
-                    key = object_key(value)
-                    self._desired[key] = value
-                    self._key_of[prefix, name] = key
-                    touched.add(key)
+            found = self._desired.take(cache)
+            touched |= found.keys
+            if found.whole:
+                self._swept.pop(prefix, None)
+        for key in touched & self.unwritable.keys():
+            del self.unwritable[key]
         return touched
 
     def _difference(self, touched: Set[str], due: Iterable[str]) -> Difference:
         """Of the touched keys, and of all keys of the kinds that are due."""
         wanted: dict[str, set[str]] = {prefix: set() for prefix in due}
-        for key in chain(touched, *((self._desired, self._view.entries, self._own) if wanted else ())):
+        for key in chain(touched, *((self._desired.values, self._view.entries, self._own) if wanted else ())):
             prefix = prefix_of(key)
             if prefix in wanted or (key in touched and prefix in self._caches):
                 wanted.setdefault(prefix, set()).add(key)
@@ -130,7 +120,7 @@ class Mirror:
             cache = self._caches[prefix]
             if cache.synced:
                 there = {key: entry.value for key in keys if (entry := self._there(key)) is not None}
-                part = diff(self._desired, there, cache.broken(), keys)
+                part = diff(self._desired.values, there, cache.broken(), keys)
                 total = Difference(total.upserts + part.upserts, total.deletes + part.deletes)
         return total
 
