@@ -231,6 +231,20 @@ CLUSTER = (
         tests=("tests/core/cluster/test_cache.py",),
     ),
     Mutant(
+        name="a-stand-in-selects-what-it-did",
+        file="services/cluster/core/diff.py",
+        old="(not kept or _is_stand_in(there))",
+        new="not kept",
+        tests=("tests/core/cluster/test_states.py",),
+    ),
+    Mutant(
+        name="what-is-not-understood-hides-who-was-before",
+        file="services/cluster/core/desired.py",
+        old="(known is None or known.uid != unread)",
+        new="known is None",
+        tests=("tests/core/cluster/test_states.py",),
+    ),
+    Mutant(
         name="delete-keys-of-nodes-that-live",
         file="services/cluster/core/departed.py",
         old="    for node in written.keys() - there - holders:\n",
@@ -1255,6 +1269,20 @@ DATAPLANE = (
         tests=(
             "tests/netns/dataplane/loadbalancer/test_stale_sockets.py::test_a_client_gets_an_error_and_connects_to_another",
         ),
+    ),
+    Mutant(
+        name="an-orphans-routes-stay",
+        file="services/dataplane/core/endpoint/plan.py",
+        old="for key, (link, _) in ours.items() if key not in left_alone}",
+        new="for key, (link, _) in ours.items() if key in present}",
+        tests=("tests/core/dataplane/endpoint/test_states.py",),
+    ),
+    Mutant(
+        name="repair-what-is-being-undone",
+        file="services/dataplane/core/endpoint/plan.py",
+        old="for one in standing if one.attachment not in left_alone}",
+        new="for one in standing}",
+        tests=("tests/core/dataplane/endpoint/test_states.py",),
     ),
     Mutant(
         name="living-pods-keep-the-mtu-they-were-made-with",
