@@ -360,6 +360,20 @@ IPAM = (
         tests=("tests/core/ipam/test_recovery_and_claims.py",),
     ),
     Mutant(
+        name="what-was-once-unused-is-so-for-ever",
+        file="services/ipam/core/claims.py",
+        old="    ripe: dict[tuple[str, ...], float] = {}\n",
+        new="    ripe: dict[tuple[str, ...], float] = dict(since)\n",
+        tests=("tests/core/ipam/test_states.py",),
+    ),
+    Mutant(
+        name="another-mark-has-rested-as-long",
+        file="services/ipam/core/orphaned.py",
+        old="block, since if seen == block else now\n            if seen == block and",
+        new="block, since\n            if seen is not None and",
+        tests=("tests/core/ipam/test_states.py",),
+    ),
+    Mutant(
         name="pool-that-asks-for-a-tunnel-gives-addresses",
         file="kit/pools.py",
         old="        verdict = _unsupported(pool) or PoolVerdict(pool.name, OK)\n",
