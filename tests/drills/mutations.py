@@ -1636,6 +1636,20 @@ DNS = (
         tests=("tests/core/dns/test_sizing.py",),
     ),
     Mutant(
+        name="an-upstream-of-ours-stays-beside-a-persons",
+        file="services/dns/core/merge.py",
+        old="                    if other.name == plugin.name and self._is_marked(other):\n",
+        new="                    if not other.name:\n",
+        tests=("tests/core/dns/test_states.py",),
+    ),
+    Mutant(
+        name="a-persons-upstream-is-passed-over",
+        file="services/dns/core/merge.py",
+        old="(not self._is_anothers(line, plugin), not self._is_marked(line))",
+        new="not self._is_marked(line)",
+        tests=("tests/core/dns/test_states.py",),
+    ),
+    Mutant(
         name="corefile-of-a-person-is-written-over",
         file="services/dns/core/decision.py",
         old="    return Chosen(merged.text, present, _unmet(merged.unmet) if merged.unmet else None)\n",
