@@ -1285,6 +1285,13 @@ DATAPLANE = (
         ),
     ),
     Mutant(
+        name="start-by-a-frontier-that-is-left-over",
+        file="services/dataplane/core/endpoint/admission.py",
+        old="    return [frontier for frontier in known if frontier.shards == shards]\n",
+        new="    return [frontier for frontier in known if frontier.shards <= shards]\n",
+        tests=("tests/core/dataplane/endpoint/test_admission_states.py",),
+    ),
+    Mutant(
         name="an-orphans-routes-stay",
         file="services/dataplane/core/endpoint/plan.py",
         old="for key, (link, _) in ours.items() if key not in left_alone}",
