@@ -77,7 +77,7 @@ class Sweeping(Driver[Key, Claim | OwnerRecord | Pod]):
     def check(self, present: Mapping[Key, object]) -> None:
         """What has been so in every look, back to one that is long enough ago, and nothing else."""
         expected = set()
-        for reason, one in to_take_back(self.objects):
+        for reason, one in findings(self.objects):
             seconds = {"forget": GRACE, "let go": COOLDOWN, "free": COOLDOWN, "restore": 0.0}[reason]
             if all(about(reason, one) in seen for seen in self.back(seconds)):
                 expected.add((reason, one))
@@ -87,7 +87,7 @@ class Sweeping(Driver[Key, Claim | OwnerRecord | Pod]):
         """What was to be taken back in each look since the last one that is so long ago; an empty one if none is."""
         found: list[set[object]] = []
         for at, objects in reversed(self.looks):
-            found.append({about(reason, one) for reason, one in to_take_back(objects)})
+            found.append({about(reason, one) for reason, one in findings(objects)})
             if self.now - at >= seconds:
                 return found
         return [set()]
@@ -104,7 +104,7 @@ def about(reason: str, one: object) -> object:
     return reason, one
 
 
-def to_take_back(objects: Mapping[Key, object]) -> set[tuple[str, object]]:
+def findings(objects: Mapping[Key, object]) -> set[tuple[str, object]]:
     """By the present records and pods: the owner's record counts, and a pod that has not ended uses what is its."""
     running = [pod for pod in of(objects, Pod) if pod.phase in ("Pending", "Running", "Unknown")]
     uids = {pod.uid for pod in running}
@@ -158,9 +158,9 @@ def records_and_pods(chance: Random) -> dict[Key, Claim | OwnerRecord | Pod]:
 
 
 @every_order(seeds=6)
-def test_claims_and_owners_are_taken_back_when_nobody_has_used_them_long_enough(expander: str, seed: int) -> None:
+def test_claims_and_owners_are_reclaimed_when_nobody_has_used_them_long_enough(expander: str, seed: int) -> None:
     chance = Random(seed)
-    follow(Sweeping, to_take_back, [records_and_pods(chance) for _ in range(4)], expander, seed)
+    follow(Sweeping, findings, [records_and_pods(chance) for _ in range(4)], expander, seed)
 
 
 @dataclass(frozen=True)
@@ -300,6 +300,6 @@ def blocks_and_nodes(chance: Random) -> dict[Key, Block | int]:
 
 
 @every_order(seeds=6)
-def test_blocks_are_taken_back_from_nodes_that_are_gone_and_silent_long_enough(expander: str, seed: int) -> None:
+def test_blocks_are_reclaimed_from_nodes_that_are_gone_and_silent_long_enough(expander: str, seed: int) -> None:
     chance = Random(seed)
     follow(Reclaiming, orphaned, [blocks_and_nodes(chance) for _ in range(4)], expander, seed)

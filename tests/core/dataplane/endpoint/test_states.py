@@ -11,7 +11,7 @@ from ipaddress import ip_address
 from random import Random
 
 from proto.net import Address
-from services.dataplane.core.cni.request import Attachment
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.endpoint.links import (
     GROUP_DELETING,
     GROUP_LIVE,
