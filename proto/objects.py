@@ -228,6 +228,8 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     egress: tuple[PolicyRule, ...] = ()
     created: int = 0
     """metadata.creationTimestamp in Unix seconds: of those that together are too much the newest are refused."""
+    stand_in: bool = False
+    """``cluster`` made it for a policy that it could never read: it isolates what that one selects."""
 
 
 class IPPool(msgspec.Struct, frozen=True):

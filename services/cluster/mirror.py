@@ -31,7 +31,8 @@ from chassis.telemetry.traces import Telemetry
 from proto.codec import Malformed, kind_prefix, object_key
 from proto.objects import KIND_OF, Kind, KubernetesObject, Namespace, NetworkPolicy, Pod
 from proto.sync import Complete, complete_key
-from services.cluster.core.cache import Cache, Known, has_key
+from services.cluster.core.cache import Cache
+from services.cluster.core.desired import Desired
 from services.cluster.core.diff import Name, diff
 from services.cluster.core.policies import without_rules
 
@@ -74,10 +75,7 @@ class Mirror:
         self._caches: Mapping[str, Cache] = {kind_prefix(cache.kind): cache for cache in caches}
         self._telemetry = telemetry
         self._log = log
-        self._desired: dict[str, KubernetesObject] = {}
-        self._key_of: dict[tuple[str, Name], str] = {}
-        self._broken: Mapping[str, dict[Name, str]] = {prefix: {} for prefix in self._caches}
-        """By kind: names that have no good version, with their uid, as of when ``_desired`` is."""
+        self._desired = Desired(object_key)
         self._own: dict[str, _Own] = {}
         self._incarnation = ("", 0)
         self._swept: dict[str, int] = {}
@@ -121,33 +119,14 @@ class Mirror:
         for prefix, cache in self._caches.items():
             lists[prefix] = cache.lists
             for count, name in enumerate(cache.take_dirty(), 1):
-                touched.update(self._take(prefix, name, cache.known.get(name)))
+                found = self._desired.take_one(cache.kind.type, name, cache.known.get(name))
+                touched |= found.keys
+                if found.whole:
+                    self._swept.pop(prefix, None)
                 if count % SLICE == 0:
                     await asyncio.sleep(0)
-        return touched
-
-    def _take(self, prefix: str, name: Name, known: Known | None) -> Iterable[str]:
-        """An object is as given now; the keys that it had and has."""
-        touched: list[str] = []
-        self._broken[prefix].pop(name, None)
-        before = self._key_of.pop((prefix, name), None)
-        if before is not None:
-            self._desired.pop(before, None)
-            self.unwritable.pop(before, None)
-            touched.append(before)
-        elif known is None:
-            # It never had a good version here; the bucket may hold one from before this copy's time.
-            self._swept.pop(prefix, None)
-        if known is None:
-            return touched
-        if known.value is None:
-            self._broken[prefix][name] = known.uid
-        value = known.value or known.stand_in
-        if value is not None and has_key(value):
-            key = object_key(value)
-            self._desired[key] = value
-            self._key_of[prefix, name] = key
-            touched.append(key)
+        for key in touched & self.unwritable.keys():
+            del self.unwritable[key]
         return touched
 
     async def _compare(self, touched: Set[str], known: Set[str], due: Set[str]) -> _Todo:
@@ -155,7 +134,7 @@ class Mirror:
         todo, seen = _Todo(), set[str]()
         for which, keys in (
             (known, touched),
-            *(((due, self._desired), (due, self._view.entries), (due, self._own)) if due else ()),
+            *(((due, self._desired.values), (due, self._view.entries), (due, self._own)) if due else ()),
         ):
             for some in _sliced(keys):
                 by_kind: dict[str, list[str]] = {}
@@ -164,14 +143,14 @@ class Mirror:
                         seen.add(key)
                         by_kind.setdefault(prefix, []).append(key)
                 for prefix, mine in by_kind.items():
-                    self._plan(mine, self._broken[prefix], todo)
+                    self._plan(mine, self._desired.unread(self._caches[prefix].kind.type), todo)
                 if len(some) == SLICE:
                     await asyncio.sleep(0)
         return todo
 
     def _plan(self, keys: Iterable[str], broken: Mapping[Name, str], todo: _Todo) -> None:
         there = {key: entry.value for key in keys if (entry := self._there(key)) is not None}
-        found = diff(self._desired, there, broken, keys)
+        found = diff(self._desired.values, there, broken, keys)
         for key, value in found.upserts:
             todo.upserts[_order(value)].append((key, value))
         todo.deletes.extend(found.deletes)

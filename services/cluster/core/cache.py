@@ -103,6 +103,8 @@ class Cache:
             self.faults[name] = fault
             same = before is not None and before.uid == identity.uid
             value = before.value if before is not None and same else None
+            if value is None:
+                self.unserved.pop(name, None)
             stand_in = closed(raw) if value is None and self.kind.type is NetworkPolicy else None
         else:
             self.faults.pop(name, None)

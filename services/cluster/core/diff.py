@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
-from proto.objects import KubernetesObject
+from proto.objects import KubernetesObject, NetworkPolicy
 
 Name = tuple[str, str]
 """Namespace (empty for a cluster-wide kind) and name."""
@@ -48,7 +48,7 @@ def diff(
         wanted, there = desired.get(key), held.get(key)
         kept = there is not None and _is_kept(there, broken)
         if wanted is not None:
-            if wanted != there and not kept:
+            if wanted != there and (not kept or _is_stand_in(there)):
                 upserts.append((key, wanted))
         elif there is not None and not kept:
             deletes.append(key)
@@ -60,3 +60,7 @@ def _is_kept(there: KubernetesObject, broken: Mapping[Name, str]) -> bool:
     if uid is None:
         return False
     return uid in ("", getattr(there, "uid", uid))
+
+
+def _is_stand_in(there: KubernetesObject | None) -> bool:
+    return isinstance(there, NetworkPolicy) and there.stand_in

@@ -79,6 +79,7 @@ def closed(raw: bytes) -> NetworkPolicy | None:
         pod_selector=selector,
         applies_ingress=not readable or "Ingress" in types,
         applies_egress=not readable or "Egress" in types,
+        stand_in=True,
     )
 
 

@@ -93,7 +93,7 @@ class _Edit:
         named = [line for line in block.lines if line.name == plugin.name]
         if plugin.name == "forward":
             named = [line for line in named if line.args[:1] == (".",)]
-            named.sort(key=lambda line: (not self._is_marked(line), line.args != plugin.args))
+            named.sort(key=lambda line: (not self._is_anothers(line, plugin), not self._is_marked(line)))
         if named or not plugin.everywhere:
             return named[0] if named else None
         return next((line for other in self._corefile.blocks for line in other.lines if line.name == plugin.name), None)
@@ -103,6 +103,10 @@ class _Edit:
 
     def _is_marked(self, line: Line) -> bool:
         return self._behind(line).lstrip().startswith(MARK)
+
+    def _is_anothers(self, line: Line, plugin: Plugin) -> bool:
+        """Whether a person wrote it, with arguments of their own."""
+        return not self._is_marked(line) and line.args != plugin.args
 
     def _behind(self, line: Line) -> str:
         """What stands behind the line's words, up to the end of the line or of the comment."""
@@ -128,8 +132,11 @@ class _Edit:
                 self._add(block, plugin.lines())
             return
         if plugin.marked and not self._is_marked(line):
-            if line.args != plugin.args:  # a person's
+            if self._is_anothers(line, plugin):
                 self.unmet.append(plugin.name)
+                for other in block.lines:
+                    if other.name == plugin.name and self._is_marked(other):
+                        self._cut(other)
                 return
             self._mark(line)
         self._set_args(line, plugin.args, plugin.kind)

@@ -88,7 +88,7 @@ def test_a_policy_that_was_never_understood_isolates_what_it_selects(
     cache.upsert(raw("a", spec))
     known = cache.known["prod", "a"]
     assert known.value is None
-    assert known.stand_in == NetworkPolicy("prod", "a", "u", selector, ingress, egress)
+    assert known.stand_in == NetworkPolicy("prod", "a", "u", selector, ingress, egress, stand_in=True)
     cache.upsert(raw("a", GOOD))
     assert cache.known["prod", "a"].stand_in is None
     cache.upsert(raw("a", spec))

@@ -149,7 +149,7 @@ def state(chance: Random) -> Objects:
     return objects
 
 
-@every_order(seeds=24)
+@every_order(seeds=12)
 def test_whatever_came_before_each_address_is_whose_the_present_state_says(expander: str, seed: int) -> None:
     chance = Random(seed)
     follow(Ipcache, who_is_where, [state(chance) for _ in range(4)], expander, seed)

@@ -333,7 +333,7 @@ def state(chance: Random) -> Objects:
     return objects
 
 
-@every_order(seeds=24)
+@every_order(seeds=12)
 def test_whatever_came_before_connections_meet_what_the_present_objects_say(expander: str, seed: int) -> None:
     chance = Random(seed)
     follow(Balanced, kubernetes, [state(chance) for _ in range(4)], expander, seed)
