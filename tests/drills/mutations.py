@@ -797,9 +797,30 @@ DATAPLANE = (
     Mutant(
         name="freed-address-rests-no-time",
         file="services/dataplane/core/ipam/journal.py",
-        old="        if now - at >= cooldown:\n",
-        new="        if now >= at:\n",
+        old="        if now - at < cooldown:\n",
+        new="        if now < at:\n",
         tests=("tests/core/dataplane/ipam/test_journal.py",),
+    ),
+    Mutant(
+        name="a-cut-off-nodes-word-is-not-awaited",
+        file="services/dataplane/core/ipam/journal.py",
+        old="        if is_known_to_all(address, at):\n",
+        new="        if address:\n",
+        tests=("tests/core/dataplane/ipam/test_journal.py",),
+    ),
+    Mutant(
+        name="a-ready-node-that-acknowledges-nothing-does-not-count",
+        file="services/ipam/core/acknowledged.py",
+        old="    if len(acknowledged) < len(found) or len(epochs) != 1:\n",
+        new="    if len(epochs) != 1:\n",
+        tests=("tests/core/ipam/test_acknowledged.py",),
+    ),
+    Mutant(
+        name="the-second-leaving-of-an-address-is-its-first",
+        file="services/dataplane/core/ipam/departures.py",
+        old="left is not None and left[0] == freed_at and by_all",
+        new="left is not None and by_all",
+        tests=("tests/core/dataplane/ipam/test_departures.py",),
     ),
     Mutant(
         name="later-word-wins-an-address",

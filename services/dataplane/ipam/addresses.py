@@ -9,6 +9,7 @@ some other address. Refuses to give anything away from a block that ``ipam`` say
 from __future__ import annotations
 
 import secrets
+from collections.abc import Set
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from chassis.faults import Refused, Unavailable
 from chassis.telemetry.log import Log
 from proto.addresses import Block, Claim
 from proto.codec import encode_segment
-from proto.net import Family, Network
+from proto.net import Address, Family, Network
 from proto.objects import Owner
 from proto.requests import (
     BlockGrant,
@@ -31,6 +32,7 @@ from proto.requests import (
 from proto.subjects import IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, of_node
 from services.dataplane.core.cni.request import CniError, Code
 from services.dataplane.core.ipam.addressing import AddressPlan, Supply
+from services.dataplane.core.ipam.departures import Departures
 from services.dataplane.core.ipam.journal import Ask, Clash, NeedsBlock
 from services.dataplane.core.ipam.journal_records import Lease
 from services.dataplane.ipam.journal import Journal, JournalFault
@@ -54,8 +56,15 @@ class AddressBook:
         self._spare = spare
         self._nonces: dict[int, str] = {}
         self.journal = journal
+        self.departures = Departures()
         self.signal = signal or Signal()
         """Rung when the blocks or what is owed changes."""
+
+    def observe_published(self, addresses: Set[Address], epoch: str, listed: int, sequence: int) -> None:
+        """Which addresses stand in slots of this node at ``sequence`` of ``endpoints``: the others have left by then.
+        ``listed``: how often the view was listed.
+        """
+        self.departures.observe(self.journal.ledger.resting, addresses, epoch, listed, sequence)
 
     def has_blocks(self, supply: Supply) -> bool:
         """True when a block of each family that new addresses may be taken from is held."""
@@ -83,7 +92,9 @@ class AddressBook:
     async def _from_blocks(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
         for _ in range(2 * len(plan.families) + 1):
             closed = self._closed(plan.supply)
-            given = await self.journal.allocate(plan.families, ask, wait=False, closed=closed)
+            given = await self.journal.allocate(
+                plan.families, ask, wait=False, closed=closed, is_known_to_all=self.departures.is_known_to_all
+            )
             match given:
                 case Clash(why=why):
                     raise CniError(Code.ADDRESS_REFUSED, why)

@@ -43,6 +43,7 @@ class Provision:
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """Binds, reports, asks, settles; whatever is not possible yet comes again."""
         feed, book = self._feed, self._book
+        book.departures.acknowledged = feed.acknowledged()
         node = feed.node_object()
         cluster = feed.knowledge().cluster_uid
         if node is None or not cluster:
