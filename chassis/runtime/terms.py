@@ -1,5 +1,5 @@
-"""Leader election, decided: what a copy does about the lease record it has read. Pure; ``chassis.runtime.lease`` reads
-and writes.
+"""Leader election, decided: what a copy does about the lease record it has read. Pure; ``chassis.runtime.election``
+reads and writes.
 
 A record that rests (its revision unchanged for its ``seconds`` by the reader's monotonic clock) may be taken. So may
 one that nobody can read, after *our* seconds: whoever wrote it does not renew it, or its revision would change. A

@@ -13,7 +13,7 @@ from functools import partial
 
 from chassis.bus.view import Cursor, View
 from chassis.faults import Fault
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Loop
 from chassis.runtime.service import Runtime
 from chassis.telemetry.health import Condition
@@ -95,7 +95,7 @@ async def _mirror_when_possible(
         with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(0.5):
                 await made.wait()
-    lease = Lease(runtime, "cluster", runtime.settings.lease_seconds)
+    lease = Election(runtime, "cluster", runtime.settings.lease_seconds)
     bucket = runtime.bus.bucket(OBJECTS)
     objects = bucket.watch(kind_of_key, markers=(), name="objects")
     mirror = Mirror(
@@ -139,7 +139,7 @@ async def _mirror_when_possible(
 def _writers(
     runtime: Runtime[Settings],
     kube: Kube,
-    lease: Lease,
+    lease: Election,
     caches: dict[type, Cache],
     mirror: Mirror,
     changes: Changes,
@@ -213,7 +213,7 @@ async def _keep_buckets(runtime: Runtime[Settings], made: asyncio.Event) -> None
                 await connected.wait()
 
 
-async def _poke_on_lease(lease: Lease, loops: list[Loop]) -> None:
+async def _poke_on_lease(lease: Election, loops: list[Loop]) -> None:
     """A copy that becomes the active one looks at everything at once."""
     while True:
         await lease.changed()

@@ -18,7 +18,7 @@ from prometheus_client import Counter
 
 from chassis.bus.client import KV, Bus, View
 from chassis.bus.entry import Unreadable
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Dirty, Done
 from chassis.telemetry.log import Log
 from proto.addresses import Block
@@ -43,7 +43,7 @@ class Departures:
         self,
         bus: Bus,
         *,
-        lease: Lease,
+        lease: Election,
         nodes: Cache,
         fresh: Callable[[], bool],
         objects: View,

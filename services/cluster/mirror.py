@@ -21,7 +21,7 @@ from prometheus_client import Counter
 
 from chassis.bus.client import Conflict, Entry, View
 from chassis.bus.kv import KV
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
 from chassis.telemetry.traces import Telemetry
@@ -51,7 +51,7 @@ class Mirror:
     """``apply`` is what the reconcile loop runs."""
 
     def __init__(
-        self, *, kv: KV, view: View, lease: Lease, caches: Iterable[Cache], telemetry: Telemetry, log: Log
+        self, *, kv: KV, view: View, lease: Election, caches: Iterable[Cache], telemetry: Telemetry, log: Log
     ) -> None:
         self._kv = kv
         self._view = view

@@ -14,7 +14,7 @@ from datetime import UTC, datetime
 from prometheus_client import Counter
 
 from chassis.bus.view import Cursor
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
 from proto.codec import Malformed, decode_segment
@@ -35,7 +35,7 @@ _HEARD = Counter("airmesh_object_faults", "Object faults heard from services, by
 class ObjectFaultReporter:
     """``hear`` for the subscription, ``apply`` for the loop whose cursor is ``heard``."""
 
-    def __init__(self, *, kube: Kube, lease: Lease, caches: list[Cache], instance: str, log: Log) -> None:
+    def __init__(self, *, kube: Kube, lease: Election, caches: list[Cache], instance: str, log: Log) -> None:
         self._kube = kube
         self._lease = lease
         self._caches = {cache.kind: cache for cache in caches}

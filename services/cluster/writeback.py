@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 
 from chassis.bus.client import Bus, View
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
 from kit.once import Once
@@ -44,7 +44,7 @@ DECISION_KEY = "coredns"
 class NodeWriter:
     """``apply`` brings every Node's condition and annotation to what the mesh knows."""
 
-    def __init__(self, *, kube: Kube, lease: Lease, cache: Cache, acks: View, blocks: View, log: Log) -> None:
+    def __init__(self, *, kube: Kube, lease: Election, cache: Cache, acks: View, blocks: View, log: Log) -> None:
         self._kube = kube
         self._lease = lease
         self._cache = cache
@@ -95,7 +95,7 @@ class NodeWriter:
 class PoolWriter:
     """``apply`` brings every IPPool's condition ``Allocatable`` to what becomes of the pool."""
 
-    def __init__(self, *, kube: Kube, lease: Lease, cache: Cache, blocks: View, log: Log) -> None:
+    def __init__(self, *, kube: Kube, lease: Election, cache: Cache, blocks: View, log: Log) -> None:
         self._kube = kube
         self._lease = lease
         self._cache = cache
@@ -150,7 +150,7 @@ class PoolWriter:
 class NameServerWriter:
     """``apply`` brings CoreDNS' ConfigMap and Deployment to the decision of ``dns``."""
 
-    def __init__(self, *, kube: Kube, lease: Lease, configs: Cache, deployments: Cache, dns: View, log: Log) -> None:
+    def __init__(self, *, kube: Kube, lease: Election, configs: Cache, deployments: Cache, dns: View, log: Log) -> None:
         self._kube = kube
         self._lease = lease
         self._configs = configs
@@ -192,7 +192,7 @@ class FaultReporter:
         *,
         kube: Kube,
         bus: Bus,
-        lease: Lease,
+        lease: Election,
         caches: list[Cache],
         mirror: Mirror,
         pools: PoolWriter,

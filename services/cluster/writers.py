@@ -12,7 +12,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 
 from chassis.bus.client import View
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Dirty, Done
 from chassis.telemetry.log import Log
 from kit.once import Once
@@ -32,7 +32,7 @@ class Writers:
     def __init__(
         self,
         views: Mapping[str, View],
-        lease: Lease,
+        lease: Election,
         report: Callable[[str, str, str], None],
         log: Log,
         clock: Callable[[], float] = time.monotonic,

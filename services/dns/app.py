@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Loop
 from chassis.runtime.service import Runtime
 from proto.codec import join, kind_prefix
@@ -30,7 +30,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     decisions = bus.bucket(DNS).watch({DECISION_KEY: CoreDNSDecision, REPORT_KEY: DnsReport}, markers=(), name="dns")
     scraper = Scraper(settings.dns_metrics_port, log)
     runtime.on_stop(scraper.close)
-    lease = Lease(runtime, "dns", settings.lease_seconds)
+    lease = Election(runtime, "dns", settings.lease_seconds)
     controller = Controller(
         intent, bus=bus, objects=objects, decisions=decisions, lease=lease, scraper=scraper, log=log
     )

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import cast
 
 from chassis.bus.client import Bus, Conflict, View
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
 from kit.once import Once
@@ -60,7 +60,7 @@ class Controller:
         bus: Bus,
         objects: View,
         decisions: View,
-        lease: Lease,
+        lease: Election,
         scraper: Scraper,
         log: Log,
     ) -> None:

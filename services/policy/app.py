@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Loop
 from chassis.runtime.service import Runtime
 from proto.requests import ExplainMany, ExplainRequest
@@ -29,7 +29,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     graph = Graph(limits)
     feed = Feed(runtime.bus)
     leases = [
-        Lease(runtime, f"policy.{shard}", settings.policy_lease_seconds) for shard in range(settings.policy_shards)
+        Election(runtime, f"policy.{shard}", settings.policy_lease_seconds) for shard in range(settings.policy_shards)
     ]
     compile_loop = CompileLoop(runtime, feed, graph, Shards(runtime, feed, graph, leases), limits)
     cursors = [view.cursor() for view in (feed.objects, feed.rules, feed.identities)]
@@ -41,7 +41,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     await runtime.bus.serve(POLICY_MATRIX, ExplainMany, api.matrix)
 
 
-async def _follow(lease: Lease, loop: Loop) -> None:
+async def _follow(lease: Election, loop: Loop) -> None:
     """A shard that became ours has to be published."""
     while True:
         await lease.changed()

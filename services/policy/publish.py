@@ -21,7 +21,7 @@ from chassis.bus import jetstream
 from chassis.bus.client import KV, Bus, Conflict, Entry, View
 from chassis.bus.entry import Unreadable
 from chassis.faults import Fault, Refused, Retryable, Unavailable
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from proto import codec
 from proto.policy import Revision
 from proto.subjects import OBJECTS
@@ -52,7 +52,7 @@ class Unpublished(Refused):
 class Fence:
     """May this copy, at this revision, write for this shard?"""
 
-    def __init__(self, bus: Bus, lease: Lease, revision: Revision, alive: Callable[[], bool]) -> None:
+    def __init__(self, bus: Bus, lease: Election, revision: Revision, alive: Callable[[], bool]) -> None:
         self._bus = bus
         self._lease = lease
         self._alive = alive

@@ -26,7 +26,7 @@ from typing import TypeVar
 import msgspec
 from prometheus_client import Counter
 
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.runtime.service import Runtime
 from proto import codec
 from proto.events import PolicyCompiled
@@ -74,7 +74,7 @@ class Wanted:
 class Shards:
     """The shards of this cluster, those that are ours now, and what has been published of them."""
 
-    def __init__(self, runtime: Runtime[Settings], feed: Feed, graph: Graph, leases: Sequence[Lease]) -> None:
+    def __init__(self, runtime: Runtime[Settings], feed: Feed, graph: Graph, leases: Sequence[Election]) -> None:
         self._runtime = runtime
         self._feed = feed
         self._graph = graph
@@ -93,7 +93,7 @@ class Shards:
         self._caught_up: set[int] = set()
         self._incarnation: Incarnation | None = None
         self._taken_over: dict[int, int] = {}
-        """Lease epoch in which each shard was last published whole, every value written anew."""
+        """Election epoch in which each shard was last published whole, every value written anew."""
         self._recorded: dict[int, int] = {}
         """Sequence of the last record of each shard."""
         self._withheld: dict[int, Problem] = {}

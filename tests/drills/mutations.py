@@ -106,7 +106,7 @@ CHASSIS = (
         file="chassis/runtime/terms.py",
         old="(ours and mine.term in (0, mine.known)) or now - mine.since >= record.seconds\n",
         new="(ours and mine.term in (0, mine.known)) or now - mine.since >= 0\n",
-        tests=("tests/shell/chassis/runtime/test_lease.py::test_one_copy_is_active_and_the_next_takes_over",),
+        tests=("tests/shell/chassis/runtime/test_election.py::test_one_copy_is_active_and_the_next_takes_over",),
     ),
     Mutant(
         name="traceparent-lost",

@@ -28,7 +28,7 @@ import msgspec
 import pytest
 
 from chassis.bus.client import Bus
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from kit.identity import identity_of, stands_for
 from proto.addresses import Endpoint
 from proto.identity import RelevantKeys
@@ -316,7 +316,7 @@ async def test_the_same_while_a_shard_has_no_holder(world: MiniCluster) -> None:
     world.kill("policy-1", signal.SIGTERM)
     try:
         async with bus_of(world.nats, "cluster") as bus, AsyncExitStack() as idle:
-            lease = Lease(await idle.enter_async_context(runtime_of(world.nats, "policy")), "policy.1", 6.0)
+            lease = Election(await idle.enter_async_context(runtime_of(world.nats, "policy")), "policy.1", 6.0)
             while not lease.held:
                 await asyncio.sleep(0.05)
             world.start("policy-1")

@@ -20,7 +20,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import cast
 
-from services.dataplane.core.cni.request import MAX_STDIN, Attachment, CniError, Code, Request, Verb, parse, split_frame
+from services.dataplane.core.attachment import Attachment
+from services.dataplane.core.cni.request import MAX_STDIN, CniError, Code, Request, Verb, parse, split_frame
 from services.dataplane.core.cni.result import render_error, render_versions
 
 MAX_FRAME = MAX_STDIN + (32 << 10) + 2

@@ -10,7 +10,8 @@ from __future__ import annotations
 import time
 
 from chassis.runtime.service import Runtime
-from services.dataplane.core.cni.request import Attachment, CniError, Code, Request, Verb
+from services.dataplane.core.attachment import Attachment
+from services.dataplane.core.cni.request import CniError, Code, Request, Verb
 from services.dataplane.endpoint.attach import Attacher
 from services.dataplane.ipam.journal import Journal
 from services.dataplane.monitor.metrics import CNI_SECONDS

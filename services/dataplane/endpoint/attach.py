@@ -25,7 +25,8 @@ from linux.netlink import NetlinkRefused
 from linux.netns import NotANamespace, open_netns
 from proto.events import EndpointDown, EndpointUp
 from proto.subjects import event_subject
-from services.dataplane.core.cni.request import Attachment, CniError, Code, Request
+from services.dataplane.core.attachment import Attachment
+from services.dataplane.core.cni.request import CniError, Code, Request
 from services.dataplane.core.cni.result import Attached, missing, render
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint, Step, Undo, way_back
 from services.dataplane.core.endpoint.links import HOST_MAC, PodLink, host_name, pod_mac

@@ -22,7 +22,8 @@ from kit.models import Model, models_of, pod_mtu
 from kit.once import Once
 from proto.objects import IPPool
 from services.dataplane.conntrack.collector import FlowCollector
-from services.dataplane.core.cni.request import Attachment, CniError
+from services.dataplane.core.attachment import Attachment
+from services.dataplane.core.cni.request import CniError
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.endpoint.links import GROUP_DELETING, KernelLinks, PodLink, host_name
 from services.dataplane.core.endpoint.plan import Repairs, Standing, repairs

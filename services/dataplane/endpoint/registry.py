@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from proto.net import Address
-from services.dataplane.core.cni.request import Attachment
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.endpoint.links import KernelLinks, Mark, SeenLink
 from services.dataplane.core.ipam.journal_state import Ledger

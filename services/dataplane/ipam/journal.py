@@ -28,17 +28,9 @@ from typing import Final, TypeVar
 from proto.addresses import Block, Claim
 from proto.net import Address, Family, Network
 from proto.requests import ClaimRelease
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.ipam import journal as core
-from services.dataplane.core.ipam.journal import (
-    COOLDOWN,
-    Ask,
-    Attachment,
-    Clash,
-    Collected,
-    Grant,
-    Ledger,
-    NeedsBlock,
-)
+from services.dataplane.core.ipam.journal import COOLDOWN, Ask, Clash, Collected, Grant, Ledger, NeedsBlock
 from services.dataplane.core.ipam.journal_frames import Damaged, read_frames, write_frame
 from services.dataplane.core.ipam.journal_records import Booted, Bound, Opened, Record
 from services.dataplane.one_thread import OneThread

@@ -14,9 +14,11 @@ import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import Enum, IntEnum
-from typing import Any, NamedTuple
+from typing import Any
 
 import msgspec
+
+from services.dataplane.core.attachment import Attachment
 
 VERSIONS = ("0.3.1", "0.4.0", "1.0.0", "1.1.0")
 MAX_STDIN = 64 << 10
@@ -80,13 +82,6 @@ class CniError(Exception):
         self.message = message
         self.details = details
         self.version = version
-
-
-class Attachment(NamedTuple):
-    """One interface of one container: the key of everything the runtime asks for."""
-
-    container: str
-    interface: str
 
 
 NONE = Attachment("", "")

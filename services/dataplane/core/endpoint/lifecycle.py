@@ -13,7 +13,7 @@ from typing import Protocol
 
 from proto.addresses import Endpoint
 from proto.net import Address
-from services.dataplane.core.cni.request import Attachment
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.datapath.layout import Endpoint as LocalDelivery
 from services.dataplane.core.datapath.layout import Link
 from services.dataplane.core.endpoint.links import HOST_MAC, pod_mac

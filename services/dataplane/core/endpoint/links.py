@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from hashlib import blake2b
 
 from proto.net import Address
-from services.dataplane.core.cni.request import Attachment, check_container, check_interface
+from services.dataplane.core.attachment import Attachment
+from services.dataplane.core.cni.request import check_container, check_interface
 
 PREFIX = "am"
 PROTOCOL = 187

@@ -12,7 +12,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from proto.net import Address
-from services.dataplane.core.cni.request import Attachment
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.endpoint.links import KernelLinks, SeenLink, Size, pod_mac
 
 

@@ -35,6 +35,7 @@ from kit.prefixes import overlap
 from proto.addresses import Block, Claim
 from proto.net import Address, Family, Network
 from proto.requests import ClaimRelease
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.ipam.journal_records import (
     Allocated,
     BlockGiven,
@@ -52,12 +53,11 @@ from services.dataplane.core.ipam.journal_records import (
     Reserved,
     Rested,
 )
-from services.dataplane.core.ipam.journal_state import COOLDOWN, Attachment, Count, Ledger
+from services.dataplane.core.ipam.journal_state import COOLDOWN, Count, Ledger
 
 __all__ = [
     "COOLDOWN",
     "Ask",
-    "Attachment",
     "Clash",
     "Collected",
     "Count",
@@ -88,7 +88,7 @@ class Ask:
     @property
     def attachment(self) -> Attachment:
         """Container id and interface name."""
-        return self.container, self.interface
+        return Attachment(self.container, self.interface)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

@@ -12,6 +12,7 @@ import msgspec
 
 from proto.addresses import Block, Claim
 from proto.net import Address, Network
+from services.dataplane.core.attachment import Attachment
 
 
 class Lease(msgspec.Struct, frozen=True, kw_only=True):
@@ -40,9 +41,9 @@ class Lease(msgspec.Struct, frozen=True, kw_only=True):
     """From a claim of ``ipam`` (an address that moves with its owner), not from a block of this node."""
 
     @property
-    def attachment(self) -> tuple[str, str]:
-        """Container id and interface name: what the CNI contract calls an attachment."""
-        return self.container, self.interface
+    def attachment(self) -> Attachment:
+        """What it was given to."""
+        return Attachment(self.container, self.interface)
 
 
 class Opened(msgspec.Struct, frozen=True, tag="opened"):

@@ -17,6 +17,7 @@ from kit.prefixes import router_anycast
 from proto.addresses import Block, Claim
 from proto.net import Address, Family, Network
 from proto.requests import ClaimRelease
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.ipam.journal_records import (
     Allocated,
     BlockGiven,
@@ -38,9 +39,6 @@ from services.dataplane.core.ipam.journal_records import (
 
 COOLDOWN = 130.0
 """Seconds that a freed address rests: longer than conntrack's SYN_SENT (120 s), or strangers get another's packets."""
-
-Attachment = tuple[str, str]
-"""Container id and interface name."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -154,14 +152,14 @@ class Ledger:
                 self._take(lease)
                 self.claims[claim.address] = claim
             case Changed():
-                held = self.leases.get((record.container, record.interface), {})
+                held = self.leases.get(Attachment(record.container, record.interface), {})
                 for family, lease in held.items():
                     held[family] = self.by_address[lease.address] = msgspec.structs.replace(
                         lease, identity=record.identity, mac=record.mac, sequence=record.sequence
                     )
                 self.sequence = max(self.sequence, record.sequence)
             case Released():
-                for lease in self.leases.pop((record.container, record.interface), {}).values():
+                for lease in self.leases.pop(Attachment(record.container, record.interface), {}).values():
                     self._free(lease, record.at)
 
     def _take(self, lease: Lease) -> None:

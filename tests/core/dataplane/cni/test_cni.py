@@ -10,7 +10,8 @@ from typing import Any
 import msgspec
 import pytest
 
-from services.dataplane.core.cni.request import Attachment, CniError, Code, Request, Verb, parse, split_frame
+from services.dataplane.core.attachment import Attachment
+from services.dataplane.core.cni.request import CniError, Code, Request, Verb, parse, split_frame
 from services.dataplane.core.cni.result import Attached, missing, render, render_error, render_versions
 
 ENV = {

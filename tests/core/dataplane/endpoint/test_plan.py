@@ -12,7 +12,7 @@ from msgspec import structs
 
 from proto.flow import DropReason
 from proto.policy import CompiledPolicy, Direction, RuleSource
-from services.dataplane.core.cni.request import Attachment
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.datapath.layout import (
     NO_RULE,
     Event,

@@ -14,7 +14,7 @@ from ipaddress import ip_address
 import pytest
 
 from linux.netns import command, open_netns
-from services.dataplane.core.cni.request import Attachment
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.endpoint.links import PodLink, Size
 from services.dataplane.endpoint.links import Links
 from tests.bpf.world import inside, namespace, run

@@ -10,7 +10,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 import msgspec
 import pytest_asyncio
 
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from chassis.telemetry.log import Log
 from kit.identity import identity_of, stands_for
 from proto import codec
@@ -123,7 +123,7 @@ async def test_where_the_shard_of_who_it_becomes_has_no_holder_it_waits(town: To
             await town.settle()
             await town.until(lambda: town.rules.synced and node.feed.identities.synced, "synced")
         async with AsyncExitStack() as idle:
-            lease = Lease(await idle.enter_async_context(runtime_of(town.server, "policy")), "policy.1", 1.5)
+            lease = Election(await idle.enter_async_context(runtime_of(town.server, "policy")), "policy.1", 1.5)
             await until(lambda: lease.held, lambda: "the shard is not free")
             async with copy_of(town.server):
                 last = await town.put(per_pod(one.name), one)

@@ -9,7 +9,7 @@ from ipaddress import ip_address
 import pytest
 
 from proto.net import Address
-from services.dataplane.core.cni.request import Attachment
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.endpoint import links as marks
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.endpoint.links import HOST_MAC, KernelLinks, Mark, SeenLink

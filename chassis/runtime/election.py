@@ -45,7 +45,7 @@ class _Runtime(Protocol):
     def on_stop(self, callback: Callable[[], Awaitable[None]], /) -> None: ...
 
 
-class Lease:
+class Election:
     """``held`` tells whether this copy is the active one. Begins at once; gives up the lease at a graceful stop.
 
     Raises SettingsFault for ``seconds`` that other copies would not believe.

@@ -13,7 +13,7 @@ import pytest
 from chassis.bus import jetstream
 from chassis.bus.client import Bus
 from chassis.faults import SettingsFault
-from chassis.runtime.lease import Lease
+from chassis.runtime.election import Election
 from proto import leases, subjects
 from tests.conftest import BusFor, RuntimeFor
 from tests.natsd import Lines, NatsServer, bus_of, runtime_of
@@ -40,10 +40,10 @@ async def test_one_copy_is_active_and_the_next_takes_over(
     nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str]
 ) -> None:
     async with runtime_of(nats_server, "dns") as first:
-        one = Lease(first, "dns", seconds=1.5)
+        one = Election(first, "dns", seconds=1.5)
         await until(lambda: one.held, 2)
         second = await runtime_for("dns")
-        other = Lease(second, "dns", seconds=1.5)
+        other = Election(second, "dns", seconds=1.5)
         for _ in range(60):
             assert not (one.held and other.held)
             await asyncio.sleep(0.05)
@@ -56,7 +56,7 @@ async def test_one_copy_is_active_and_the_next_takes_over(
 async def test_a_silent_holder_is_replaced_and_knows_it_before(
     nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    one, other = (Lease(await runtime_for("dns"), "dns", seconds=1.5) for _ in range(2)), None
+    one, other = (Election(await runtime_for("dns"), "dns", seconds=1.5) for _ in range(2)), None
     leases_held = [lease async for lease in one]
     await until(lambda: any(lease.held for lease in leases_held), 4)
     holder = next(lease for lease in leases_held if lease.held)
@@ -67,7 +67,7 @@ async def test_a_silent_holder_is_replaced_and_knows_it_before(
     async def silent() -> None:
         await asyncio.sleep(60)
 
-    monkeypatch.setattr(holder, "_turn", silent)
+    monkeypatch.setattr(holder, "_attempt", silent)
     lost = await until(lambda: not holder.held, 3)
     assert not other.held
     taken = await until(lambda: other.held, 4)
@@ -82,7 +82,7 @@ async def test_a_lease_whose_record_is_gone_comes_back_with_a_later_epoch(
     runtime_for: RuntimeFor, buckets: dict[str, str]
 ) -> None:
     runtime = await runtime_for("dns")
-    lease = Lease(runtime, "dns", seconds=1.5)
+    lease = Election(runtime, "dns", seconds=1.5)
     await until(lambda: lease.held, 2)
     first = lease.epoch
     await runtime.bus.bucket(subjects.LEASES).delete("dns")
@@ -93,7 +93,7 @@ async def test_a_node_holds_its_own_lease_and_no_other(
     nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str]
 ) -> None:
     runtime = await runtime_for("dataplane", "n1")
-    own, foreign = Lease(runtime, "node.n1", seconds=3), Lease(runtime, "node.n2", seconds=3)
+    own, foreign = Election(runtime, "node.n1", seconds=3), Election(runtime, "node.n2", seconds=3)
     await until(lambda: own.held, 3)
     assert not foreign.held
     assert await asyncio.wait_for(own.changed(), 1)
@@ -101,7 +101,7 @@ async def test_a_node_holds_its_own_lease_and_no_other(
 
 async def test_seconds_that_no_copy_would_accept_are_refused(runtime_for: RuntimeFor) -> None:
     with pytest.raises(SettingsFault, match="lease dns"):
-        Lease(await runtime_for("dns"), "dns", seconds=7200)
+        Election(await runtime_for("dns"), "dns", seconds=7200)
 
 
 @pytest.mark.parametrize(("body", "forged"), [(b"\xc1 no msgpack", False), (b"", False), (NEWER, True)])
@@ -111,7 +111,7 @@ async def test_what_nobody_can_read_is_taken_after_its_rest(
     lines = Lines()
     await overwrite(await bus_for("dns"), body, forged=forged)
     started = time.monotonic()
-    lease = Lease(await runtime_for("dns", lines=lines), "dns", seconds=1.5)
+    lease = Election(await runtime_for("dns", lines=lines), "dns", seconds=1.5)
     await until(lambda: lease.held, 4)
     assert time.monotonic() - started >= 1.5
     (reported,) = lines.named("lease-unreadable")
@@ -123,9 +123,9 @@ async def test_what_nobody_can_read_is_taken_after_its_rest(
 async def test_the_holder_mends_what_nobody_can_read(
     runtime_for: RuntimeFor, bus_for: BusFor, buckets: dict[str, str], forged: bool
 ) -> None:
-    holder = Lease(await runtime_for("dns"), "dns", seconds=3)
+    holder = Election(await runtime_for("dns"), "dns", seconds=3)
     await until(lambda: holder.held, 2)
-    other = Lease(await runtime_for("dns"), "dns", seconds=3)
+    other = Election(await runtime_for("dns"), "dns", seconds=3)
     epoch, bus = holder.epoch, await bus_for("dns")
     await overwrite(bus, b"\xc1", forged=forged)
     await until(lambda: holder.epoch > epoch and holder.held, 2)
@@ -139,7 +139,7 @@ async def test_what_a_newer_release_holds_is_left_to_it_and_reported_once(
     runtime_for: RuntimeFor, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
     lines, bus = Lines(), await bus_for("dns")
-    holder = Lease(await runtime_for("dns", lines=lines), "dns", seconds=1.5)
+    holder = Election(await runtime_for("dns", lines=lines), "dns", seconds=1.5)
     await until(lambda: holder.held, 2)
     epoch = holder.epoch
     await overwrite(bus, NEWER)
@@ -170,7 +170,7 @@ async def test_a_lost_store_does_not_set_the_epoch_back_for_copies_that_never_sa
     epochs = []
     for _ in range(3):
         async with runtime_of(nats_server, "dns") as runtime:
-            lease = Lease(runtime, "dns", seconds=1.5)
+            lease = Election(runtime, "dns", seconds=1.5)
             await until(lambda: lease.held, 3)  # noqa: B023 - waited for here
             epochs.append(lease.epoch)
         await lose_the_store(nats_server)
@@ -180,9 +180,9 @@ async def test_a_lost_store_does_not_set_the_epoch_back_for_copies_that_never_sa
 async def test_a_lost_store_changes_hands_to_no_second_holder(
     nats_server: NatsServer, runtime_for: RuntimeFor, buckets: dict[str, str]
 ) -> None:
-    holder = Lease(await runtime_for("dns"), "dns", seconds=3)
+    holder = Election(await runtime_for("dns"), "dns", seconds=3)
     await until(lambda: holder.held, 2)
-    other = Lease(await runtime_for("dns"), "dns", seconds=3)
+    other = Election(await runtime_for("dns"), "dns", seconds=3)
     await until(lambda: other.epoch == holder.epoch, 3)
     epoch = holder.epoch
     await lose_the_store(nats_server)
