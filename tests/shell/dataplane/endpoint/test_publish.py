@@ -10,7 +10,7 @@ from chassis.telemetry.log import Log
 from proto.addresses import AcknowledgedEndpoints, Endpoint
 from proto.net import Address
 from proto.subjects import ENDPOINTS
-from services.dataplane.core.cni.request import Attachment
+from services.dataplane.core.attachment import Attachment
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint
 from services.dataplane.core.ipam.departures import Departures
 from services.dataplane.core.ipam.journal_records import Lease
