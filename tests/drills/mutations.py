@@ -809,6 +809,13 @@ DATAPLANE = (
         tests=("tests/core/dataplane/ipam/test_journal.py",),
     ),
     Mutant(
+        name="what-a-node-may-not-know-of-is-a-free-address",
+        file="services/dataplane/ipam/addresses.py",
+        old="            if not self._has_free(supply, family, self._spare, withheld)\n",
+        new="            if not self._has_free(supply, family, self._spare)\n",
+        tests=("tests/shell/dataplane/ipam/test_addresses.py",),
+    ),
+    Mutant(
         name="a-ready-node-that-acknowledges-nothing-does-not-count",
         file="services/ipam/core/acknowledged.py",
         old="    if len(acknowledged) < len(found) or len(epochs) != 1:\n",
@@ -818,8 +825,8 @@ DATAPLANE = (
     Mutant(
         name="the-second-leaving-of-an-address-is-its-first",
         file="services/dataplane/core/ipam/departures.py",
-        old="left is not None and left[0] == freed_at and by_all",
-        new="left is not None and by_all",
+        old="left is not None and left.freed_at == freed_at and self._is_reached(left.sequence)",
+        new="left is not None and self._is_reached(left.sequence)",
         tests=("tests/core/dataplane/ipam/test_departures.py",),
     ),
     Mutant(

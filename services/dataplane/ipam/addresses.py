@@ -9,7 +9,7 @@ some other address. Refuses to give anything away from a block that ``ipam`` say
 from __future__ import annotations
 
 import secrets
-from collections.abc import Set
+from collections.abc import Callable, Set
 from typing import TypeVar
 
 import msgspec
@@ -39,6 +39,10 @@ from services.dataplane.ipam.journal import Journal, JournalFault
 from services.dataplane.signals import Signal
 
 ASK_SECONDS = 4.0
+MOST_WITHHELD = 64
+"""Rested addresses that may lie idle because a live node has not acknowledged that their pods left: past that no block
+is asked for in their stead, so a node that is cut off costs each other one block of a family.
+"""
 
 A = TypeVar("A", bound=msgspec.Struct)
 
@@ -129,10 +133,31 @@ class AddressBook:
         self.signal.notify("blocks")
 
     def wants_block(self, supply: Supply) -> tuple[Family, ...]:
-        """Families of which fewer than the spare number of addresses are free now."""
-        ledger, now, cooldown = self.journal.ledger, self.journal.now(), self.journal.cooldown
+        """Families of which fewer than the spare number of addresses are free now, without those whose leaving a live
+        node has not acknowledged; of these, one block's worth may lie idle.
+        """
+        withheld = self.departures.is_withheld
+        return tuple(
+            family
+            for family in supply.families
+            if not self._has_free(supply, family, self._spare, withheld)
+            and not self._has_free(supply, family, self._spare + MOST_WITHHELD)
+        )
+
+    def is_short(self, supply: Supply, family: Family) -> bool:
+        """Fewer than the spare number of addresses are free, those whose leaving is not acknowledged included."""
+        return not self._has_free(supply, family, self._spare)
+
+    def _has_free(
+        self,
+        supply: Supply,
+        family: Family,
+        wanted: int,
+        is_withheld: Callable[[Address, float], bool] = lambda *_: False,
+    ) -> bool:
+        journal = self.journal
         closed = self._closed(supply)
-        return tuple(f for f in supply.families if not ledger.has_free(f, self._spare, now, cooldown, closed))
+        return journal.ledger.has_free(family, wanted, journal.now(), journal.cooldown, closed, is_withheld)
 
     def _closed(self, supply: Supply) -> frozenset[Network]:
         """Blocks that give no new address: their pool is disabled, refused, or does not select this node any more."""

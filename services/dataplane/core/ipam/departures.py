@@ -18,6 +18,16 @@ from proto.net import Address
 NOTHING = AcknowledgedEndpoints(epoch="", sequence=0)
 
 
+@dataclass(frozen=True, slots=True)
+class _Left:
+    """When an address was freed, and the sequence by which its endpoint was gone."""
+
+    freed_at: float
+    sequence: int
+    before: bool
+    """It was gone before we looked: by which sequence is not known, only that it was by this one."""
+
+
 @dataclass(slots=True)
 class Departures:
     """Of one node's freed addresses."""
@@ -26,8 +36,7 @@ class Departures:
     """By every live node."""
     _epoch: str = ""
     _listed: int = 0
-    _left: dict[Address, tuple[float, int]] = field(default_factory=dict)
-    """Freed address → when it was freed, and the sequence by which its endpoint was gone."""
+    _left: dict[Address, _Left] = field(default_factory=dict)
 
     def observe(
         self, freed: Mapping[Address, float], published: Set[Address], epoch: str, listed: int, sequence: int
@@ -36,16 +45,28 @@ class Departures:
 
         ``listed`` counts the lists of the view: sequences of before one say nothing after it.
         """
-        known = self._left if (epoch, listed) == (self._epoch, self._listed) else {}
+        begins = (epoch, listed) != (self._epoch, self._listed)
+        known = {} if begins else self._left
         self._epoch, self._listed = epoch, listed
         self._left = {}
         for address, at in freed.items():
             if address not in published:
-                before = known.get(address)
-                self._left[address] = before if before is not None and before[0] == at else (at, sequence)
+                left = known.get(address)
+                same = left is not None and left.freed_at == at
+                self._left[address] = left if left is not None and same else _Left(at, sequence, begins)
 
     def is_known_to_all(self, address: Address, freed_at: float) -> bool:
         """Whether every live node has acknowledged that the pod is gone which had the address until then."""
         left = self._left.get(address)
-        by_all = self.acknowledged
-        return left is not None and left[0] == freed_at and by_all.epoch == self._epoch and by_all.sequence >= left[1]
+        return left is not None and left.freed_at == freed_at and self._is_reached(left.sequence)
+
+    def is_withheld(self, address: Address, freed_at: float) -> bool:
+        """Whether a live node is known to be behind the leaving of that pod. Where nothing is known, time alone counts:
+        after a start, or while a live node has acknowledged nothing of this epoch.
+        """
+        left = self._left.get(address)
+        watched = left is not None and left.freed_at == freed_at and not left.before
+        return watched and self.acknowledged.epoch == self._epoch and not self.is_known_to_all(address, freed_at)
+
+    def _is_reached(self, sequence: int) -> bool:
+        return self.acknowledged.epoch == self._epoch and self.acknowledged.sequence >= sequence

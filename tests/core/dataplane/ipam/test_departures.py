@@ -102,3 +102,28 @@ def history(seed: int) -> int:
                 known += 1
                 assert all(address not in shown(upto) for upto in reached.values())
     return known
+
+
+def test_what_left_under_our_eyes_is_withheld_until_all_know() -> None:
+    departures = Departures()
+    departures.observe({}, frozenset({A}), "e", 1, 5)
+    departures.observe({A: 1.0}, NONE, "e", 1, 6)
+    for by_all, withheld in ((AcknowledgedEndpoints("e", 5), True), (AcknowledgedEndpoints("e", 6), False)):
+        departures.acknowledged = by_all
+        assert departures.is_withheld(A, 1.0) is withheld
+        assert departures.is_known_to_all(A, 1.0) is not withheld
+
+
+def test_where_nothing_is_known_time_alone_counts() -> None:
+    departures = Departures()
+    departures.acknowledged = AcknowledgedEndpoints("e", 3)
+    assert not departures.is_withheld(A, 1.0), "nobody has looked"
+    departures.observe({A: 1.0}, NONE, "e", 1, 6)
+    assert not departures.is_withheld(A, 1.0), "it was gone before this agent looked, perhaps long ago"
+    departures.observe({A: 9.0}, NONE, "e", 1, 7)
+    assert departures.is_withheld(A, 9.0)
+    departures.acknowledged = AcknowledgedEndpoints("", 0)
+    assert not departures.is_withheld(A, 9.0), "a live node has acknowledged nothing"
+    departures.observe({A: 9.0}, NONE, "e", 2, 8)
+    departures.acknowledged = AcknowledgedEndpoints("e", 3)
+    assert not departures.is_withheld(A, 9.0), "the view was listed anew"
