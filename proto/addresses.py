@@ -40,6 +40,22 @@ class BlockReport(msgspec.Struct, frozen=True):
     bucket_epoch: str
 
 
+ACKNOWLEDGED_KEY = "_acknowledged"
+"""Key of :class:`AcknowledgedEndpoints` in ``blocks``."""
+
+
+class AcknowledgedEndpoints(msgspec.Struct, frozen=True):
+    """Value of ``blocks._acknowledged``: the maps of every live node follow ``endpoints`` up to here.
+
+    A freed address whose endpoint was gone by then is known nowhere as that of its former pod.
+    """
+
+    epoch: str
+    """Of ``endpoints``; empty when a live node has not acknowledged."""
+    sequence: int
+    """Stream sequence of ``endpoints``."""
+
+
 class OwnerRecord(msgspec.Struct, frozen=True):
     """Value of ``owners.<owner>.<family>``: the address that an owner is meant to have."""
 

@@ -218,6 +218,7 @@ def _start_endpoints(
         reconciler=reconciler,
         reaper=reaper,
         relabel=relabel,
+        published=made.book.observe_published,
     )
     return reconciler
 

@@ -19,7 +19,7 @@ from chassis.bus.cursor import Cursor
 from chassis.bus.entry import Entry
 from kit.identity import Computed
 from kit.pools import Pools, any_overlap, judge_pools
-from proto.addresses import Block, BlockReport, Claim, Endpoint
+from proto.addresses import ACKNOWLEDGED_KEY, AcknowledgedEndpoints, Block, BlockReport, Claim, Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment, identity_key, join, kind_prefix, split
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
@@ -68,6 +68,8 @@ def blocks_kind(key: str) -> type[msgspec.Struct] | None:
     """Type of an entry of ``blocks``."""
     if key.startswith("_reported."):
         return BlockReport
+    if key == ACKNOWLEDGED_KEY:
+        return AcknowledgedEndpoints
     return None if key.startswith("_") else Block
 
 
@@ -323,6 +325,12 @@ class Feed:
     def partitions(self) -> Mapping[str, CidrPartition]:
         """What each namespace's policies name by CIDR; follows the view."""
         return self._partitions.now()
+
+    def acknowledged(self) -> AcknowledgedEndpoints:
+        """Up to which point of ``endpoints`` every live node's maps follow; of no epoch while nobody says it."""
+        entry = self.blocks.marks.get(ACKNOWLEDGED_KEY)
+        said = entry is not None and isinstance(entry.value, AcknowledgedEndpoints)
+        return entry.value if entry is not None and said else AcknowledgedEndpoints(epoch="", sequence=0)
 
     def published_endpoints(self) -> dict[int, Endpoint]:
         """What stands in the slots of this node, as the bus has it, by number."""

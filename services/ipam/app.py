@@ -5,6 +5,7 @@ from __future__ import annotations
 from chassis.bus.client import Bus
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
+from proto.addresses import ACKNOWLEDGED_KEY
 from proto.events import AddressMoved
 from proto.requests import (
     BlockReportRequest,
@@ -27,6 +28,7 @@ from proto.subjects import (
     OWNERS,
     event_subject,
 )
+from services.ipam.acknowledged import Acknowledged, published
 from services.ipam.block_allocation import BlockAllocation
 from services.ipam.claims import Claims
 from services.ipam.reclaim import Reclaimer
@@ -62,10 +64,15 @@ async def build(runtime: Runtime[Settings]) -> None:
     await bus.serve(IPAM_SHOW, IpamShow, reports.show)
     read = (bus.bucket(OBJECTS), bus.bucket(ACKS), bus.bucket(ENDPOINTS))
     reclaimer = Reclaimer(blocks, read, world.look, lambda: world.objects.epoch, unchanged, runtime.log)
-    _keep_up(runtime, world, upkeep, reclaimer)
+    acknowledged = Acknowledged(
+        blocks, bus.bucket(ACKS), world.look, lambda: published(world.blocks.marks.get(ACKNOWLEDGED_KEY))
+    )
+    _keep_up(runtime, world, upkeep, reclaimer, acknowledged)
 
 
-def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, reclaimer: Reclaimer) -> None:
+def _keep_up(
+    runtime: Runtime[Settings], world: World, upkeep: Upkeep, reclaimer: Reclaimer, acknowledged: Acknowledged
+) -> None:
     """Loops of the upkeep, and readiness: views in sync and the gate open."""
     settings = runtime.settings
     ready = runtime.health.require("addresses")
@@ -82,10 +89,14 @@ def _keep_up(runtime: Runtime[Settings], world: World, upkeep: Upkeep, reclaimer
     async def reclaim(_dirty: Dirty) -> Done:
         return await reclaimer.sweep(settings.node_grace, settings.address_cooldown)
 
+    async def acknowledge(_dirty: Dirty) -> Done:
+        return await acknowledged.publish()
+
     cursors = [view.cursor() for view in (*world.of_addresses, world.objects)]
     Loop(runtime, "recovery-barrier", cursors=cursors, apply=lift_recovery_barrier, period=5.0, debounce=0.05)
     Loop(runtime, "sweep", cursors=[], apply=sweep, period=SWEEP_EVERY)
     Loop(runtime, "reclaim", cursors=[], apply=reclaim, period=SWEEP_EVERY)
+    Loop(runtime, "acknowledged", cursors=[], apply=acknowledge, period=settings.acknowledged_every)
 
 
 def _moved(bus: Bus, event: AddressMoved) -> None:

@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     node_addresses: int = 2048
     """Addresses of one family in all blocks of one node; the first block is given whatever its size."""
 
+    acknowledged_every: float = 10.0
+    """Seconds between two looks at what every node has acknowledged of ``endpoints``."""
+
     address_cooldown: float = 130.0
     """Seconds that an address rests once no owner keeps it, or its block's Node is gone: longer than conntrack
     remembers its last holder."""

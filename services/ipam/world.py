@@ -13,7 +13,7 @@ from chassis.bus.client import Bus
 from chassis.bus.view import View
 from kit.pools import Pools, judge_pools
 from proto import codec
-from proto.addresses import Block, BlockReport, Claim, OwnerRecord
+from proto.addresses import ACKNOWLEDGED_KEY, AcknowledgedEndpoints, Block, BlockReport, Claim, OwnerRecord
 from proto.net import Address, Network
 from proto.objects import KIND_OF, IPPool, Node, Owner, Pod
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS, OWNERS
@@ -57,7 +57,7 @@ class World:
     """The views of one copy of ``ipam``; :meth:`look` is the argument of its decisions."""
 
     def __init__(self, bus: Bus) -> None:
-        kinds: Mapping[str, type] = {"": Block, REPORTED: BlockReport}
+        kinds: Mapping[str, type] = {"": Block, REPORTED: BlockReport, ACKNOWLEDGED_KEY: AcknowledgedEndpoints}
         self.blocks = bus.bucket(BLOCKS).watch(kinds, markers=(), name="blocks")
         self.owners = bus.bucket(OWNERS).watch({"": OwnerRecord}, markers=(), name="owners")
         self.claims = bus.bucket(CLAIMS).watch({"": Claim}, markers=(), name="claims")

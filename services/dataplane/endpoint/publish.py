@@ -9,7 +9,7 @@ marker of an epoch is written only after all of it. Nothing here is ever waited 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Coroutine, Iterable
+from collections.abc import Callable, Coroutine, Iterable, Set
 from itertools import islice
 from typing import Any
 
@@ -33,15 +33,20 @@ LOOK_SECONDS = 3.0
 REFRESH_SECONDS = 30.0
 """An unchanged acknowledgement is written again after this long: readers see that the node lives."""
 
+Published = Callable[[Set[Address], str, int, int], None]
+"""Takes the addresses in slots of this node, and epoch, number of lists and sequence of the view of ``endpoints``."""
+
 
 class EndpointsOut:
     """Keeps this node's part of ``endpoints``."""
 
-    def __init__(self, bus: Bus, feed: Feed, registry: Registry, log: Log) -> None:
+    def __init__(self, bus: Bus, feed: Feed, registry: Registry, log: Log, published: Published) -> None:
+        """``published`` is told what stands in the slots, once other nodes know that it is all."""
         self._kv = bus.bucket(ENDPOINTS)
         self._feed = feed
         self._registry = registry
         self._log = log
+        self._published = published
         self._marker = complete_key(encode_segment(feed.node))
         self._assigned: dict[Address, int] = {}
         """Slots of the addresses that this agent has put there."""
@@ -66,17 +71,24 @@ class EndpointsOut:
         wanted = {endpoint_key(node, number): entries[address] for address, number in self._assigned.items()}
         present = {endpoint_key(node, number): entry for number, entry in slots.items()}
         epoch = view.epoch
+        if self._is_complete(epoch):
+            addresses = frozenset(entry.address for entry in slots.values())
+            self._published(addresses, epoch, view.resyncs, view.sequence)
         await _all_of(
             self._kv.put(key, entry, traceparent=traceparent)
             for key, (entry, traceparent) in wanted.items()
             if present.get(key) != entry
         )
         await _all_of(self._kv.delete(key) for key in present if key not in wanted)
-        marker = view.marks.get(self._marker)
-        if marker is None or marker.value != Complete(epoch=epoch):
+        if not self._is_complete(epoch):
             await self._kv.put(self._marker, Complete(epoch=epoch))
             self._log.info("endpoints-complete", epoch=epoch, endpoints=len(wanted))
         return Done()
+
+    def _is_complete(self, epoch: str) -> bool:
+        """Whether the marker of this node stands for the epoch."""
+        marker = self._feed.endpoints.marks.get(self._marker)
+        return marker is not None and bool(marker.value == Complete(epoch=epoch))
 
     def _concerns(self, key: str) -> bool:
         """Whether a key of ``endpoints`` is this node's, or a marker."""

@@ -10,7 +10,7 @@ from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
 from proto.policy import Revision
 from services.dataplane.endpoint.admission import AdmissionWait
-from services.dataplane.endpoint.publish import AckOut, EndpointsOut
+from services.dataplane.endpoint.publish import AckOut, EndpointsOut, Published
 from services.dataplane.endpoint.reaper import Reaper
 from services.dataplane.endpoint.reconciler import Reconciler
 from services.dataplane.endpoint.registry import Registry
@@ -28,12 +28,13 @@ def start(
     reconciler: Reconciler,
     reaper: Reaper,
     relabel: Relabel,
+    published: Published,
 ) -> None:
     """Keeps the endpoints of the node from now on."""
     Loop(runtime, "kernel", cursors=[], apply=reconciler.repair)
     cursors = [feed.objects.cursor(), feed.identities.cursor(), feed.rules_view.cursor()]
     Loop(runtime, "identities", cursors=cursors, apply=relabel.apply)
-    out = EndpointsOut(runtime.bus, feed, registry, runtime.log)
+    out = EndpointsOut(runtime.bus, feed, registry, runtime.log, published)
     Loop(runtime, "endpoints", cursors=[feed.endpoints.cursor(), registry.signal.cursor()], apply=out.apply)
     runtime.spawn("admission", _wake(feed, admission))
     runtime.spawn("reaper", reaper.reap())

@@ -9,6 +9,7 @@ some other address. Refuses to give anything away from a block that ``ipam`` say
 from __future__ import annotations
 
 import secrets
+from collections.abc import Callable, Set
 from typing import TypeVar
 
 import msgspec
@@ -18,7 +19,7 @@ from chassis.faults import Refused, Unavailable
 from chassis.telemetry.log import Log
 from proto.addresses import Block, Claim
 from proto.codec import encode_segment
-from proto.net import Family, Network
+from proto.net import Address, Family, Network
 from proto.objects import Owner
 from proto.requests import (
     BlockGrant,
@@ -31,12 +32,17 @@ from proto.requests import (
 from proto.subjects import IPAM_BLOCK, IPAM_CLAIM, IPAM_RELEASE, IPAM_REPORT, of_node
 from services.dataplane.core.cni.request import CniError, Code
 from services.dataplane.core.ipam.addressing import AddressPlan, Supply
+from services.dataplane.core.ipam.departures import Departures
 from services.dataplane.core.ipam.journal import Ask, Clash, NeedsBlock
 from services.dataplane.core.ipam.journal_records import Lease
 from services.dataplane.ipam.journal import Journal, JournalFault
 from services.dataplane.signals import Signal
 
 ASK_SECONDS = 4.0
+MOST_WITHHELD = 64
+"""Rested addresses that may lie idle because a live node has not acknowledged that their pods left: past that no block
+is asked for in their stead, so a node that is cut off costs each other one block of a family.
+"""
 
 A = TypeVar("A", bound=msgspec.Struct)
 
@@ -54,8 +60,15 @@ class AddressBook:
         self._spare = spare
         self._nonces: dict[int, str] = {}
         self.journal = journal
+        self.departures = Departures()
         self.signal = signal or Signal()
         """Rung when the blocks or what is owed changes."""
+
+    def observe_published(self, addresses: Set[Address], epoch: str, listed: int, sequence: int) -> None:
+        """Which addresses stand in slots of this node at ``sequence`` of ``endpoints``: the others have left by then.
+        ``listed``: how often the view was listed.
+        """
+        self.departures.observe(self.journal.ledger.resting, addresses, epoch, listed, sequence)
 
     def has_blocks(self, supply: Supply) -> bool:
         """True when a block of each family that new addresses may be taken from is held."""
@@ -83,7 +96,9 @@ class AddressBook:
     async def _from_blocks(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
         for _ in range(2 * len(plan.families) + 1):
             closed = self._closed(plan.supply)
-            given = await self.journal.allocate(plan.families, ask, wait=False, closed=closed)
+            given = await self.journal.allocate(
+                plan.families, ask, wait=False, closed=closed, is_known_to_all=self.departures.is_known_to_all
+            )
             match given:
                 case Clash(why=why):
                     raise CniError(Code.ADDRESS_REFUSED, why)
@@ -118,10 +133,31 @@ class AddressBook:
         self.signal.notify("blocks")
 
     def wants_block(self, supply: Supply) -> tuple[Family, ...]:
-        """Families of which fewer than the spare number of addresses are free now."""
-        ledger, now, cooldown = self.journal.ledger, self.journal.now(), self.journal.cooldown
+        """Families of which fewer than the spare number of addresses are free now, without those whose leaving a live
+        node has not acknowledged; of these, one block's worth may lie idle.
+        """
+        withheld = self.departures.is_withheld
+        return tuple(
+            family
+            for family in supply.families
+            if not self._has_free(supply, family, self._spare, withheld)
+            and not self._has_free(supply, family, self._spare + MOST_WITHHELD)
+        )
+
+    def is_short(self, supply: Supply, family: Family) -> bool:
+        """Fewer than the spare number of addresses are free, those whose leaving is not acknowledged included."""
+        return not self._has_free(supply, family, self._spare)
+
+    def _has_free(
+        self,
+        supply: Supply,
+        family: Family,
+        wanted: int,
+        is_withheld: Callable[[Address, float], bool] = lambda *_: False,
+    ) -> bool:
+        journal = self.journal
         closed = self._closed(supply)
-        return tuple(f for f in supply.families if not ledger.has_free(f, self._spare, now, cooldown, closed))
+        return journal.ledger.has_free(family, wanted, journal.now(), journal.cooldown, closed, is_withheld)
 
     def _closed(self, supply: Supply) -> frozenset[Network]:
         """Blocks that give no new address: their pool is disabled, refused, or does not select this node any more."""

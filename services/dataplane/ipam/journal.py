@@ -130,13 +130,19 @@ class Journal:
         await self._commit(() if self.ledger.cluster else (Bound(cluster),))
 
     async def allocate(
-        self, families: Sequence[Family], ask: Ask, *, wait: bool = True, closed: Set[Network] = frozenset()
+        self,
+        families: Sequence[Family],
+        ask: Ask,
+        *,
+        wait: bool = True,
+        closed: Set[Network] = frozenset(),
+        is_known_to_all: Callable[[Address, float], bool] = lambda *_: False,
     ) -> Grant | NeedsBlock | Clash:
         """Addresses from own blocks but the ``closed`` ones, one of each family, all or none; idempotent by attachment.
 
         Without ``wait`` nobody may be told of them before :meth:`flush` has returned.
         """
-        decision = core.allocate(self.ledger, families, ask, self._clock(), self.cooldown, closed)
+        decision = core.allocate(self.ledger, families, ask, self._clock(), self.cooldown, closed, is_known_to_all)
         if wait:
             return await self._decided(decision)
         self._begin(decision.records if isinstance(decision, Grant) else ())

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 
 from chassis.bus.client import Bus
-from chassis.faults import Refused
+from chassis.faults import Refused, Unavailable
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.health import Condition
 from chassis.telemetry.log import Log
@@ -43,6 +43,7 @@ class Provision:
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """Binds, reports, asks, settles; whatever is not possible yet comes again."""
         feed, book = self._feed, self._book
+        book.departures.acknowledged = feed.acknowledged()
         node = feed.node_object()
         cluster = feed.knowledge().cluster_uid
         if node is None or not cluster:
@@ -68,10 +69,15 @@ class Provision:
         """Asks for blocks; True when one is still wanting."""
         short = False
         faults: list[str] = []
-        for family in self._book.wants_block(self._feed.supply()):
+        supply = self._feed.supply()
+        for family in self._book.wants_block(supply):
             try:
                 await self._book.request_block(family, node_uid)
-            except Refused as error:
+            except (Refused, Unavailable) as error:
+                if not self._book.is_short(supply, family):
+                    continue  # what is free goes on to be given, also what a node may not know of
+                if isinstance(error, Unavailable):
+                    raise
                 short = True
                 if error.code != NOT_SYNCED:  # ipam has just started: nothing for a person yet
                     faults.append(f"no block for IPv{family}: {error.message}")

@@ -18,7 +18,8 @@ from tests.golden.proto.samples import sample_of
 
 FOLDER = Path(__file__).parent
 KV_VALUES: tuple[type[msgspec.Struct], ...] = (
-    addresses.Block, addresses.BlockReport, addresses.OwnerRecord, addresses.Claim, addresses.Endpoint,
+    addresses.Block, addresses.BlockReport, addresses.AcknowledgedEndpoints, addresses.OwnerRecord, addresses.Claim,
+    addresses.Endpoint,
     dns.CoreDNSDecision, dns.DnsReport, identity.IdentityRecord, identity.RelevantKeys, leases.Lease,
     *(kind.type for kind in objects.KINDS),
     policy.CompiledPolicy, policy.CidrPartition, policy.Frontier, policy.Ack, routes.NodeRoutes,

@@ -85,7 +85,7 @@ def test_what_other_nodes_publish_is_no_reason_to_look_at_ones_own(
     feed: Any = SimpleNamespace(node="n1", endpoints=view, is_published_endpoint=lambda key: key.startswith("n1."))
     bus: Any = SimpleNamespace(bucket=lambda bucket: None)
     registry: Any = SimpleNamespace(up={}, signal=Signal())
-    out = EndpointsOut(bus, feed, registry, Log("test"))
+    out = EndpointsOut(bus, feed, registry, Log("test"), lambda *_: None)
     by_cursor = frozenset(published), frozenset(local)
     outcome = asyncio.run(out.apply(Dirty(full=full, keys=by_cursor[0] | by_cursor[1], by_cursor=by_cursor)))
     assert outcome == (Again(after=1.0) if looks else Done())

@@ -7,11 +7,12 @@ shell (``services.dataplane.ipam.journal``) makes them durable first.
 
 Promises, whatever the order of calls and wherever a crash cuts the records: no address has two holders; a request for
 an attachment that has addresses gets the same ones; a freed address rests for the whole cooldown, across restarts and
-reboots; sequence numbers never go back. Among rested addresses the least recently freed is given first, and one that
-was never used before any of them. Every address of an IPv4 block is used, the first and the last too: pods have /32
-addresses, so a block has neither network nor broadcast address, and no gateway lives in it. Of an IPv6 block the first
-is never given: whoever puts the block's prefix on a link, as a router beside us may, makes that address the routers'
-own (Subnet-Router anycast, RFC 4291 2.6.1). A pod that has it from an earlier release keeps it.
+reboots; sequence numbers never go back. An address that was never used is given first, then the least recently freed of
+those whose former pod every live node knows to be gone; of the rest the least recently freed last of all, since a node
+that is cut off must not hold up others for ever. Every address of an IPv4 block is used, the first and the last too:
+pods have /32 addresses, so a block has neither network nor broadcast address, and no gateway lives in it. Of an IPv6
+block the first is never given: whoever puts the block's prefix on a link, as a router beside us may, makes that address
+the routers' own (Subnet-Router anycast, RFC 4291 2.6.1). A pod that has it from an earlier release keeps it.
 
 A journal that was just begun may stand in the place of a lost one. Of a block that ``ipam`` then says this node held
 before, nobody knows which addresses were freed a moment ago: all that no link has rest first. A block that is granted
@@ -24,7 +25,7 @@ long the machine was off, so what rested begins again.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Literal
 
@@ -132,8 +133,12 @@ def allocate(
     now: float,
     cooldown: float = COOLDOWN,
     closed: Set[Network] = frozenset(),
+    is_known_to_all: Callable[[Address, float], bool] = lambda *_: False,
 ) -> Grant | NeedsBlock | Clash:
     """Addresses from the node's own blocks, but the ``closed`` ones, one of each family, all or none.
+
+    ``is_known_to_all`` says of an address and when it was freed whether every live node has acknowledged
+    that its former pod is gone.
 
     Idempotent by (container, interface): what the attachment already has stays as it is, only its identity and MAC
     follow the request. A family it lacks is added.
@@ -147,7 +152,7 @@ def allocate(
     for family in families:
         if family in held:
             continue
-        found = _free_address(ledger, family, now, cooldown, closed)
+        found = _free_address(ledger, family, now, cooldown, closed, is_known_to_all)
         if isinstance(found, NeedsBlock):
             return found
         address, block = found
@@ -313,17 +318,27 @@ def _contradiction(held: dict[int, Lease], ask: Ask) -> Clash | None:
 
 
 def _free_address(
-    ledger: Ledger, family: Family, now: float, cooldown: float, closed: Set[Network]
+    ledger: Ledger,
+    family: Family,
+    now: float,
+    cooldown: float,
+    closed: Set[Network],
+    is_known_to_all: Callable[[Address, float], bool],
 ) -> tuple[Address, Block] | NeedsBlock:
     for cidr, addresses in ledger.fresh.items():
         if cidr.version == family and addresses and cidr not in closed:
             return next(iter(addresses)), ledger.blocks[cidr]
+    last: tuple[Address, Block] | None = None
     for address, at in ledger.resting.items():
         if address.version != family or (cidr_of := ledger.block_of(address)) is None or cidr_of in closed:
             continue
-        if now - at >= cooldown:
+        if now - at < cooldown:
+            return last or NeedsBlock(family=family, reason="resting", retry_after=cooldown - (now - at))
+        if is_known_to_all(address, at):
             return address, ledger.blocks[cidr_of]
-        return NeedsBlock(family=family, reason="resting", retry_after=cooldown - (now - at))
+        last = last or (address, ledger.blocks[cidr_of])
+    if last is not None:
+        return last
     some = any(cidr.version == family for cidr in ledger.blocks if cidr not in closed)
     return NeedsBlock(family=family, reason="full" if some else "no-block", retry_after=0.0)
 

@@ -8,7 +8,7 @@ boot nobody knows how long the machine was off, so what rested rests from the st
 
 from __future__ import annotations
 
-from collections.abc import Set
+from collections.abc import Callable, Set
 from dataclasses import dataclass, field
 
 import msgspec
@@ -223,9 +223,11 @@ class Ledger:
         now: float,
         cooldown: float = COOLDOWN,
         closed: Set[Network] = frozenset(),
+        is_withheld: Callable[[Address, float], bool] = lambda *_: False,
     ) -> bool:
         """True when at least ``wanted`` addresses of a family may be given away now, from blocks that are not
-        ``closed``. Looks at few: the order of ``resting`` is that of their times.
+        ``closed``, without those that ``is_withheld`` names. Looks at few: the order of ``resting`` is that of their
+        times.
         """
         own = (cidr for cidr in self.fresh if cidr.version == family and cidr not in closed)
         found = sum(len(self.fresh[cidr]) for cidr in own)
@@ -233,7 +235,8 @@ class Ledger:
             if found >= wanted or now - at < cooldown:
                 break
             cidr_of = self.block_of(address)
-            found += address.version == family and cidr_of is not None and cidr_of not in closed
+            free = address.version == family and cidr_of is not None and cidr_of not in closed
+            found += free and not is_withheld(address, at)
         return found >= wanted
 
     def count(self, family: Family, now: float, cooldown: float = COOLDOWN) -> Count:

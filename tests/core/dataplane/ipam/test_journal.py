@@ -149,6 +149,33 @@ def test_least_recently_freed_first_and_only_after_its_rest() -> None:
     assert addresses(allocate(held, (4,), ask(10), 30.0 + COOLDOWN)) == ["10.244.0.0"]
 
 
+def test_whose_leaving_not_every_node_knows_is_given_last_of_all() -> None:
+    held = ledger(BLOCK4)
+    for number in range(3):
+        do(held, allocate(held, (4,), ask(number), 10.0))
+    for number in (2, 0, 1):
+        do(held, release(held, ask(number).attachment, 20.0 + number))
+    known = {ip_address("10.244.0.0"), ip_address("10.244.0.1")}
+    early, late = 20.0, 30.0 + COOLDOWN
+    given = [
+        addresses(do(held, allocate(held, (4,), ask(number), at, is_known_to_all=lambda one, _: one in known)))[0]
+        for number, at in ((5, early), (6, late), (7, late), (8, late))
+    ]
+    assert given == ["10.244.0.3", "10.244.0.0", "10.244.0.1", "10.244.0.2"], "never used, known by age, then the rest"
+
+
+def test_what_every_node_knows_rests_all_the_same() -> None:
+    held = ledger(BLOCK4)
+    for number in range(4):
+        do(held, allocate(held, (4,), ask(number), 10.0))
+    do(held, release(held, ask(0).attachment, 20.0))
+    resting = allocate(held, (4,), ask(9), 19.0 + COOLDOWN, is_known_to_all=lambda *_: True)
+    assert resting == NeedsBlock(family=4, reason="resting", retry_after=1.0)
+    do(held, release(held, ask(1).attachment, 30.0))
+    one = allocate(held, (4,), ask(9), 20.0 + COOLDOWN, is_known_to_all=lambda one, _: str(one) == "10.244.0.1")
+    assert addresses(one) == ["10.244.0.0"], "known to all, but not rested: the one that has rested is given"
+
+
 def test_after_a_reboot_the_rest_begins_again() -> None:
     held = ledger(BLOCK4)
     for number in range(4):

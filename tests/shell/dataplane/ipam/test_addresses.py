@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import msgspec
 import pytest
 import pytest_asyncio
 
-from chassis.faults import Refused
+from chassis.faults import Refused, Unavailable
+from chassis.runtime.reconcile import Dirty, Done
+from chassis.telemetry.health import Health
 from chassis.telemetry.log import Log
 from kit.pools import judge_pools
-from proto.addresses import Block
+from proto.addresses import AcknowledgedEndpoints, Block
+from proto.net import Family
 from proto.objects import Node as KubernetesNode
 from proto.requests import BlockGrant, BlockReportAnswer, BlockReportRequest, BlockRequest
 from proto.subjects import IPAM_BLOCK, IPAM_REPORT
@@ -22,6 +27,7 @@ from services.dataplane.core.ipam.addressing import AddressPlan, Supply, supply_
 from services.dataplane.core.ipam.journal import COOLDOWN, Ask, Grant
 from services.dataplane.ipam.addresses import AddressBook
 from services.dataplane.ipam.journal import Journal
+from services.dataplane.ipam.provision import Provision
 from tests.conftest import BusFor
 from tests.core.dataplane.notation import pool
 
@@ -195,3 +201,111 @@ async def test_a_block_of_a_disabled_pool_gives_nothing_while_another_pool_does(
     assert str(given.address) == "10.244.7.0"
     assert node.book.has_blocks(after)
     assert await node.book.acquire(AddressPlan(families=(4,), supply=after), old, "u1") == (before,), "it keeps its own"
+
+
+class Withheld:
+    """A node whose block was used whole, and whose pods left while another node followed nothing."""
+
+    def __init__(self, node: Node) -> None:
+        self.node = node
+        self.book = node.book
+
+    async def begin(self, pods: int, left: int) -> None:
+        """So many pods came to a block of 64, and so many of them went and have rested."""
+        book, clock = self.book, self.node.clock
+        await book.journal.hold_block(block("10.244.0.0/26"))
+        for number in range(pods):
+            await book.journal.allocate((4,), self.pod(number), wait=False)
+        book.observe_published(frozenset(book.journal.ledger.by_address), "e", 1, 100)
+        for number in range(left):
+            await book.journal.release(self.pod(number).attachment)
+        book.observe_published(frozenset(book.journal.ledger.by_address), "e", 1, 200)
+        clock.now += COOLDOWN
+
+    def acknowledge(self, sequence: int) -> None:
+        self.book.departures.acknowledged = AcknowledgedEndpoints("e", sequence)
+
+    @staticmethod
+    def pod(number: int) -> Ask:
+        return Ask(container=f"c{number}", interface="eth0", namespace="d", pod="p", pod_uid="u", nonce="n")
+
+    async def given(self, number: int = 99) -> str:
+        """What an ADD gets."""
+        leases = await self.book.acquire(AddressPlan(families=(4,), supply=SUPPLY), self.pod(number), "u1")
+        return str(leases[0].address)
+
+
+@pytest.mark.parametrize(
+    ("pods", "left", "acknowledged", "wants"),
+    [
+        (64, 40, 199, (4,)),
+        (64, 40, 200, ()),
+        (64, 64, 199, (4,)),
+        (50, 40, 199, ()),
+    ],
+    ids=["withheld", "known to all", "a whole block", "enough that was never used"],
+)
+async def test_a_block_is_asked_for_in_the_stead_of_what_a_node_may_not_know_of(
+    node: Node, pods: int, left: int, acknowledged: int, wants: tuple[int, ...]
+) -> None:
+    stage = Withheld(node)
+    await stage.begin(pods, left)
+    stage.acknowledge(acknowledged)
+    assert stage.book.wants_block(SUPPLY) == wants
+    assert not stage.book.is_short(SUPPLY, 4)
+
+
+async def test_no_more_than_one_block_lies_idle_for_a_node_that_is_cut_off(node: Node) -> None:
+    stage = Withheld(node)
+    await stage.begin(64, 64)
+    stage.acknowledge(199)
+    await node.book.request_block(4, "u1")
+    assert await stage.given() == "10.244.7.0", "the new block first"
+    for number in range(100, 160):
+        await node.book.journal.allocate((4,), stage.pod(number), wait=False)
+    assert node.book.wants_block(SUPPLY) == (4,), "64 lie idle and 3 were never used"
+    for number in range(100, 113):
+        await node.book.journal.release(stage.pod(number).attachment)
+    node.book.observe_published(frozenset(node.book.journal.ledger.by_address), "e", 1, 200)
+    node.clock.now += COOLDOWN
+    assert node.book.wants_block(SUPPLY) == (), "a block's worth and the spare lie idle: they are given"
+    given = [await stage.given(number) for number in range(200, 204)]
+    assert given == ["10.244.7.61", "10.244.7.62", "10.244.7.63", "10.244.0.0"]
+
+
+@pytest.mark.parametrize("silent", [False, True], ids=["refused", "no answer"])
+async def test_without_a_block_in_their_stead_they_are_given_and_nobody_is_alarmed(
+    node: Node, silent: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stage = Withheld(node)
+    await stage.begin(64, 40)
+    blocks = Health().require("blocks")
+    faults: list[str] = []
+    asked: list[Family] = []
+    cluster = SimpleNamespace(cluster_uid="c")
+    feed: Any = SimpleNamespace(
+        node="n1",
+        blocks=SimpleNamespace(epoch=""),
+        supply=lambda: SUPPLY,
+        node_object=lambda: KubernetesNode(name="n1", uid="u1"),
+        knowledge=lambda: cluster,
+        acknowledged=lambda: AcknowledgedEndpoints("e", 199),
+    )
+    bus: Any = SimpleNamespace(report_fault=lambda fault, _: faults.append(fault))
+
+    async def none(family: Family, _uid: str) -> None:
+        asked.append(family)
+        raise Unavailable("no answer") if silent else Refused("pool-exhausted", "every block is held")
+
+    monkeypatch.setattr(node.book, "request_block", none)
+    provision = Provision(bus, Log("test"), feed, node.book, blocks, lambda: None)
+    assert await provision.apply(Dirty(full=True)) == Done()
+    assert (asked, faults, blocks.ok, await stage.given()) == ([4], [], True, "10.244.0.0")
+
+
+async def test_what_all_know_is_given_before_what_has_rested_longer(node: Node) -> None:
+    stage = Withheld(node)
+    await stage.begin(64, 2)
+    stage.book.observe_published(frozenset({ip_address("10.244.0.0")}), "e", 1, 200)
+    stage.acknowledge(200)
+    assert await stage.given() == "10.244.0.1", "the other is still on the bus"
