@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 from proto.objects import KubernetesObject
-from services.cluster.core.cache import Cache, Known, has_key
+from services.cluster.core.cache import Known, has_key
 from services.cluster.core.diff import Name
 
 
@@ -36,14 +36,6 @@ class Desired:
     def unread(self, kind: type) -> Mapping[Name, str]:
         """Names that could never be read here, with their uid, as of when ``values`` is."""
         return self._unread.get(kind, {})
-
-    def take(self, cache: Cache) -> Touched:
-        """Take in all that changed in a cache."""
-        keys, whole = set[str](), False
-        for name in cache.take_dirty():
-            found = self.take_one(cache.kind.type, name, cache.known.get(name))
-            keys, whole = keys | found.keys, whole or found.whole
-        return Touched(keys, whole)
 
     def take_one(self, kind: type, name: Name, known: Known | None) -> Touched:
         """Take in one object of a cache, as it is known now."""

@@ -105,10 +105,12 @@ class Mirrored(Driver[Key, Version]):
 
     def write(self, *, whole: bool = False) -> None:
         for cache in self.caches.values():
-            touched = self.desired.take(cache)
-            everything = self.bucket.keys() | self.desired.values.keys() if whole or touched.whole else set()
+            kind = cache.kind.type
+            taken = [self.desired.take_one(kind, name, cache.known.get(name)) for name in cache.take_dirty()]
+            keys, every = set[str]().union(*(one.keys for one in taken)), any(one.whole for one in taken)
+            everything = self.bucket.keys() | self.desired.values.keys() if whole or every else set()
             ours = {key for key in everything if key.startswith(kind_prefix(cache.kind))}
-            found = diff(self.desired.values, self.bucket, self.desired.unread(cache.kind.type), touched.keys | ours)
+            found = diff(self.desired.values, self.bucket, self.desired.unread(kind), keys | ours)
             self.bucket.update(found.upserts)
             for key in found.deletes:
                 del self.bucket[key]
