@@ -207,6 +207,13 @@ CHASSIS = (
         tests=("tests/shell/policy/test_service.py::test_published_values_that_nobody_can_read_are_written_again",),
     ),
     Mutant(
+        name="a-partition-keeps-the-revision-of-what-it-replaces",
+        file="services/policy/shards.py",
+        old="        revisions |= dict.fromkeys(due, wanted.revision)\n",
+        new='        revisions |= {name: getattr(published.get(name), "revision", wanted.revision) for name in due}\n',
+        tests=("tests/shell/policy/test_partitions.py",),
+    ),
+    Mutant(
         name="pull-once",
         file="chassis/bus/tail.py",
         old="            await self._again()  # its time is over, or what it may bring in all\n",
