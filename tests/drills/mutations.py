@@ -214,6 +214,13 @@ CHASSIS = (
         tests=("tests/shell/policy/test_partitions.py",),
     ),
     Mutant(
+        name="own-write-outlives-what-others-did",
+        file="services/policy/publish.py",
+        old="        if self._view.sequence >= own.revision:",
+        new="        if seen is not None and seen.revision >= own.revision:",
+        tests=("tests/shell/policy/test_publish.py",),
+    ),
+    Mutant(
         name="pull-once",
         file="chassis/bus/tail.py",
         old="            await self._again()  # its time is over, or what it may bring in all\n",
