@@ -227,6 +227,13 @@ CHASSIS = (
         new="            return\n",
         tests=("tests/shell/chassis/bus/test_nats_traps.py::test_requests_for_messages_end_and_are_asked_again",),
     ),
+    Mutant(
+        name="a-held-loop-has-heard-silence",
+        file="chassis/bus/tail.py",
+        old="        self._heard += held\n",
+        new="        return\n",
+        tests=("tests/shell/chassis/bus/test_nats_traps.py::test_a_loop_that_was_held_has_not_heard_silence",),
+    ),
 )
 
 CLUSTER = (

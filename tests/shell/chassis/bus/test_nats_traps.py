@@ -303,6 +303,19 @@ async def test_a_silent_consumer_is_replaced(
     assert set(view.entries) == {key(0)}
 
 
+async def test_a_loop_that_was_held_has_not_heard_silence(
+    bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came meanwhile is waiting; a list for each hold would keep a busy node out of sync."""
+    monkeypatch.setattr("chassis.bus.tail.SILENCE", 1.8)
+    view = await synced_view(await bus_for("ipam"), buckets["blocks"])
+    lists = view.resyncs
+    time.sleep(2.0)  # the loop is held
+    await asyncio.sleep(0.3)
+    assert view.synced
+    assert view.resyncs == lists
+
+
 async def test_a_consumer_that_somebody_removed_is_replaced(
     nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
