@@ -234,6 +234,13 @@ CHASSIS = (
         new="        return\n",
         tests=("tests/shell/chassis/bus/test_nats_traps.py::test_a_loop_that_was_held_has_not_heard_silence",),
     ),
+    Mutant(
+        name="a-poke-in-the-middle-of-a-pass-is-forgotten",
+        file="chassis/runtime/reconcile.py",
+        old="        if dirty.full:\n",
+        new="        if dirty.full:\n            self._full = False\n",
+        tests=("tests/shell/chassis/runtime/test_loops.py",),
+    ),
 )
 
 CLUSTER = (
