@@ -123,3 +123,14 @@ async def test_what_waited_longer_than_what_it_replaces_is_published(town: Town)
         )
         await shard.bus.bucket(RULES).put(f"_cidrs.{encode_segment('x')}", theirs)
         await _in_force(town, "10.2.0.0/16", await shard.free())
+
+
+async def test_what_is_published_after_all_was_lost_twice_is_of_the_present_epoch(town: Town) -> None:
+    """Mirrors learn of the loss one after the other, so that a pass may come in between; two copies, as they run."""
+    async with copy_of(town.server), copy_of(town.server):
+        await town.settle(np(from_block("10.1.0.0/16")))
+        await town.until(lambda: town.rules.synced and town.prefixes("x"), "the first partition")
+        for cidr in ("10.2.0.0/16", "10.3.0.0/16"):
+            await town.lose("objects", "rules", "identities")
+            await town.settle(np(from_block(cidr)))
+            await _in_force(town, cidr, await town.put(msgspec.structs.replace(DB, phase=cidr)))
