@@ -108,7 +108,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     mtu = pod_mtu(uplink_mtus(seen, runtime.settings.uplinks), ())
     models = partial(models_of_pools, made.feed)
     kernel = EndpointKernel(links=links, thread=thread, datapath=made.datapath, mtu=mtu, models=models)
-    reaper = Reaper(links, thread, made.collector, runtime.log)
+    reaper = Reaper(links, thread, made.collector, runtime.log, runtime.bus.report_fault)
     attacher = Attacher(
         runtime,
         kernel,

@@ -1411,6 +1411,13 @@ DATAPLANE = (
         new="pod.run([])",
         tests=("tests/netns/dataplane/endpoint/test_link_sizes.py",),
     ),
+    Mutant(
+        name="flows-that-stay-are-forgotten",
+        file="services/dataplane/endpoint/reaper.py",
+        old="            self._failures += 1\n",
+        new="            self._failures += 1\n            self._flows.clear()\n",
+        tests=("tests/shell/dataplane/endpoint/test_reaper.py",),
+    ),
 )
 
 DATAPATH = (
