@@ -1156,9 +1156,19 @@ DATAPLANE = (
     Mutant(
         name="service-that-gets-a-health-check-port-is-not-looked-at",
         file="services/dataplane/loadbalancer/health_check.py",
-        old="        if any(isinstance(value, Service) and value.health_check_port for value in values):\n",
-        new="        if not values:\n",
+        old="            asking |= {name} if name is not None else set()\n",
+        new="",
         tests=("tests/shell/dataplane/loadbalancer/test_health_check_changes.py",),
+    ),
+    Mutant(
+        name="younger-service-keeps-a-health-check-port",
+        file="services/dataplane/core/loadbalancer/health_checks.py",
+        old="                eldest = min(claims, key=lambda name: (self._asking[name].created, *name))\n",
+        new="                eldest = next(iter(claims))\n",
+        tests=(
+            "tests/core/dataplane/loadbalancer/test_health_checks.py",
+            "tests/shell/dataplane/loadbalancer/test_health_check_changes.py",
+        ),
     ),
     Mutant(
         name="udp-backend-in-two-slices-is-gone-with-the-first",
