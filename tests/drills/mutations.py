@@ -1154,6 +1154,13 @@ DATAPLANE = (
         tests=("tests/core/dataplane/policy/test_policy_maps.py::test_a_set_that_no_identity_has_leaves_the_maps",),
     ),
     Mutant(
+        name="selector-that-goes-stays-with-some",
+        file="services/dataplane/core/policy/selection.py",
+        old="            for identity in tuple(self._sharing[mask]):\n",
+        new="            for identity in tuple(self._sharing[mask])[1:]:\n",
+        tests=("tests/core/dataplane/policy/test_selection.py",),
+    ),
+    Mutant(
         name="service-that-gets-a-health-check-port-is-not-looked-at",
         file="services/dataplane/loadbalancer/health_check.py",
         old="            asking |= {name} if name is not None else set()\n",
