@@ -1435,6 +1435,20 @@ DATAPLANE = (
         new="            self._failures += 1\n            self._flows.clear()\n",
         tests=("tests/shell/dataplane/endpoint/test_reaper.py",),
     ),
+    Mutant(
+        name="namespace-that-changes-is-about-nobody",
+        file="services/dataplane/core/endpoint/undecided.py",
+        old="            self.open.update(dict.fromkeys(self._of_namespace.get(namespace, ())))\n",
+        new="            self.open.update({})\n",
+        tests=("tests/core/dataplane/endpoint/test_undecided.py",),
+    ),
+    Mutant(
+        name="pod-that-waits-for-its-identity-is-not-asked-again",
+        file="services/dataplane/endpoint/relabel.py",
+        old="        for attachment in list(self._undecided.open):\n",
+        new="        for attachment in [self._undecided.open.popitem()[0] for _ in list(self._undecided.open)]:\n",
+        tests=("tests/shell/dataplane/endpoint/test_relabel.py",),
+    ),
 )
 
 DATAPATH = (
