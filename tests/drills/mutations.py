@@ -1436,6 +1436,13 @@ DATAPLANE = (
         tests=("tests/shell/dataplane/endpoint/test_reaper.py",),
     ),
     Mutant(
+        name="each-protocol-has-a-table-of-its-own",
+        file="services/dataplane/core/conntrack/state.py",
+        old="for protocol in (TCP, UDP, *ICMP, _OTHER)}",
+        new="for protocol in range(256)}",
+        tests=("tests/core/dataplane/conntrack/test_conntrack.py",),
+    ),
+    Mutant(
         name="namespace-that-changes-is-about-nobody",
         file="services/dataplane/core/endpoint/undecided.py",
         old="            self.open.update(dict.fromkeys(self._of_namespace.get(namespace, ())))\n",
