@@ -29,6 +29,7 @@ from proto.subjects import OBJECTS
 from proto.sync import Complete, complete_key
 from tests.bpf.world import bpffs, inside, namespace, run
 from tests.natsd import NatsServer
+from tests.node_annotations import annotated_nodes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CGROUPS = Path("/sys/fs/cgroup/unified")
@@ -279,6 +280,7 @@ def minicluster(folder: Path, label: str, nodes: Sequence[str] = ("n1",), **sett
         world = MiniCluster(folder, name, nodes, settings)
         stack.callback(world.close)
         world.nats.start()
+        stack.enter_context(annotated_nodes(world.nats))
         yield world
 
 
