@@ -7,14 +7,14 @@ views are in sync and the gate is open.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Set
+from collections.abc import Awaitable, Callable, Mapping, Set
 
 from chassis.bus.entry import Entry
 from chassis.bus.view import View
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
 from kit.once import Once
-from proto.addresses import IPAM_HOLDER, OwnerRecord
+from proto.addresses import IPAM_HOLDER, Claim, OwnerRecord
 from proto.codec import address_segment, owner_key
 from proto.sync import Complete, complete_key
 from services.ipam.block_allocation import BlockAllocation, Look
@@ -34,6 +34,8 @@ shown the API the addresses of its pods.
 """
 SAID_AGAIN = 600.0
 """Seconds until that is told again while it lasts."""
+KnownToAll = Callable[[tuple[Claim, ...]], Awaitable[tuple[Claim, ...]]]
+"""Those of some rested claims whose former pods' leaving every live node knows of."""
 Publish = Callable[[str, str, str], None]
 """Takes a fault, its remedy and the node it is about."""
 
@@ -49,6 +51,7 @@ class Upkeep:
         look: Look,
         log: Log,
         publish: Publish,
+        known_to_all: KnownToAll,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._stores = stores
@@ -62,6 +65,7 @@ class Upkeep:
         self._waiting_since: dict[tuple[str, str], float] = {}
         """By epoch of ``blocks`` and node."""
         self._publish = publish
+        self._known_to_all = known_to_all
         self._once: Once[tuple[str, str]] = Once(again=SAID_AGAIN)
         self._problems: tuple[str, ...] = ()
 
@@ -139,7 +143,7 @@ class Upkeep:
         for record in found.forget:
             if await delete_exactly(owners, owner_key(record.owner, record.address.version), record):
                 self._log.info("owner-forgotten", owner=record.owner, address=record.address)
-        for claim in found.free:
+        for claim in await self._known_to_all(found.free):
             if await delete_exactly(claims, address_segment(claim.address), claim):
                 self._log.info("address-freed", address=claim.address)
         for before, after in found.let_go:

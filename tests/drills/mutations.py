@@ -340,6 +340,13 @@ IPAM = (
         tests=("tests/core/ipam/test_recovery_and_claims.py",),
     ),
     Mutant(
+        name="a-kept-address-rests-by-time-alone",
+        file="services/ipam/core/acknowledged.py",
+        old="        return tuple(one for one in self._rested_at if one not in withheld)\n",
+        new="        return tuple(self._rested_at)\n",
+        tests=("tests/core/ipam/test_acknowledged.py",),
+    ),
+    Mutant(
         name="a-silent-nodes-kept-addresses-are-free",
         file="services/ipam/core/recovery.py",
         old="    for address in evidence.addresses():\n",
