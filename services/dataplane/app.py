@@ -93,7 +93,7 @@ def _make(runtime: Runtime[Settings]) -> _Made:
         registry=registry,
         enforcer=enforcer,
         admission=AdmissionWait(feed, log, settings.add_deadline, lambda: enforcer.begun and not datapath.unfilled),
-        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, Signal(priority)),
+        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, feed.supply, Signal(priority)),
         priority=priority,
         collector=collector,
     )

@@ -245,6 +245,13 @@ CHASSIS = (
 
 CLUSTER = (
     Mutant(
+        name="an-old-leader-takes-an-annotation-back",
+        file="services/cluster/core/nodes.py",
+        old='"resourceVersion": version, ',
+        new="",
+        tests=("tests/shell/cluster/test_writeback.py",),
+    ),
+    Mutant(
         name="broken-policy-isolates-nobody",
         file="services/cluster/core/cache.py",
         old="stand_in = closed(raw) if value is None and self.kind.type is NetworkPolicy else None",
@@ -352,6 +359,27 @@ IPAM = (
         old="node.name not in reported and (node.ready or not node.blocks)))",
         new="False))",
         tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="an-overdue-node-holds-nothing",
+        file="services/ipam/core/recovery.py",
+        old="(node.ready and node.name not in overdue)",
+        new="node.ready",
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="a-kept-address-rests-by-time-alone",
+        file="services/ipam/core/acknowledged.py",
+        old="        return tuple(one for one in self._rested_at if one not in withheld)\n",
+        new="        return tuple(self._rested_at)\n",
+        tests=("tests/core/ipam/test_acknowledged.py",),
+    ),
+    Mutant(
+        name="a-silent-nodes-kept-addresses-are-free",
+        file="services/ipam/core/recovery.py",
+        old="    for address in evidence.addresses():\n",
+        new="    for address in ():\n",
+        tests=("tests/core/ipam/test_silent_node.py",),
     ),
     Mutant(
         name="accept-the-body-of-a-request",
@@ -901,10 +929,17 @@ DATAPLANE = (
         tests=("tests/core/dataplane/ipam/test_journal.py",),
     ),
     Mutant(
+        name="a-block-gives-before-the-node-names-it",
+        file="services/dataplane/core/ipam/addressing.py",
+        old="return block in self.named and self.will_give(block)",
+        new="return self.will_give(block)",
+        tests=("tests/core/ipam/test_silent_node.py",),
+    ),
+    Mutant(
         name="what-a-node-may-not-know-of-is-a-free-address",
         file="services/dataplane/ipam/addresses.py",
-        old="            if not self._has_free(supply, family, self._spare, withheld)\n",
-        new="            if not self._has_free(supply, family, self._spare)\n",
+        old="            if not self._has_free(family, self._spare, withheld)\n",
+        new="            if not self._has_free(family, self._spare)\n",
         tests=("tests/shell/dataplane/ipam/test_addresses.py",),
     ),
     Mutant(
