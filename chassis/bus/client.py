@@ -83,6 +83,8 @@ class Bus:
         self._unheard: list[tuple[str, Callable[[Msg], Coroutine[Any, Any, None]]]] = []
         self._registering = asyncio.Lock()
         self._views: list[View] = []
+        self._lacking: dict[str, str] = {}
+        """Why a bucket has fewer copies than it should, as it was told last."""
         self._epochs: dict[str, str] = {}
         """Of the buckets, by name, as they were made or found last."""
         self.dropped = 0
@@ -140,7 +142,11 @@ class Bus:
         for bucket in BUCKETS:
             known = self._epochs.get(bucket.name, "")
             made = await buckets.make_bucket(self.connection, self.bucket(bucket), replicas, known)
-            self._epochs[bucket.name] = made
+            self._epochs[bucket.name] = made.epoch
+            if made.lacking != self._lacking.get(bucket.name, ""):
+                self._lacking[bucket.name] = made.lacking
+                if made.lacking:
+                    self.report_fault(made.lacking, f"start the NATS servers that lack: {replicas} must hold streams")
         return dict(self._epochs)
 
     async def request(self, subject: str, message: msgspec.Struct, answer: type[A], *, timeout: float) -> A:
