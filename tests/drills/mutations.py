@@ -51,6 +51,27 @@ CHASSIS = (
         tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
     ),
     Mutant(
+        name="any-nodes-lease",
+        file="proto/subjects.py",
+        old='            Grant(LEASES, ("node.{node}",), exact=True),\n',
+        new='            Grant(LEASES, ("node",)),\n',
+        tests=("tests/shell/chassis/bus/test_permission_matrix.py",),
+    ),
+    Mutant(
+        name="a-sign-in-before-the-handshake",
+        file="chassis/bus/connection.py",
+        old="                tls_handshake_first=self._credentials.ca_file is not None,\n",
+        new="",
+        tests=("tests/shell/chassis/bus/test_tls.py::test_nothing_of_a_client_is_said_in_the_clear",),
+    ),
+    Mutant(
+        name="the-authority-of-the-first-connect",
+        file="chassis/bus/nats_internals.py",
+        old="        return self._trust()\n",
+        new='        self._first = getattr(self, "_first", None) or self._trust()\n        return self._first\n',
+        tests=("tests/shell/chassis/bus/test_tls.py::test_another_authority_is_taken_up_at_the_next_connect",),
+    ),
+    Mutant(
         name="identity-of-the-namespace-before",
         file="kit/identity.py",
         old="of_pod is pod and of_namespace is namespace and",
