@@ -21,7 +21,9 @@ from proto.subjects import (
     IPAM_SHOW,
     POLICY_EXPLAIN,
     POLICY_MATRIX,
+    SPANS,
 )
+from proto.traces import Spans, SpansRequest
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -170,5 +172,6 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     IPAM_SHOW: (IpamShow, IpamState),
     POLICY_EXPLAIN: (ExplainRequest, Explanation),
     POLICY_MATRIX: (ExplainMany, Explanations),
+    SPANS: (SpansRequest, Spans),
 }
 """Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""

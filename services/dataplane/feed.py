@@ -255,6 +255,11 @@ class Feed:
         sequence = max(entry.revision, 0 if namespace is None else namespace.revision)
         return entry.value, Revision(epoch=self.objects.epoch, sequence=sequence), entry.traceparent
 
+    def traceparent(self, wanted: PodRef) -> str:
+        """Trace context of a pod's object; empty while it is not here."""
+        found = self.pod(wanted)
+        return "" if found is None else found[2]
+
     def node_object(self) -> Node | None:
         """The Node object of this node."""
         entry = self.objects.entries.get(join("core", "node", "", self.node))

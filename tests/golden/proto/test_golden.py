@@ -16,7 +16,7 @@ import pytest
 from proto import addresses, asyncapi, codec, dns, flow, identity, leases, objects, policy, residents, routes, sync
 from proto.events import EVENTS_BY_SUBJECT
 from proto.requests import REQUESTS_BY_SUBJECT, Reply
-from proto.subjects import OF_NODES, ROLES, of_node
+from proto.subjects import OF_NODES, ROLES, SPANS, of_node
 from tests.golden.proto.samples import sample_of
 
 FOLDER = Path(__file__).parent
@@ -80,7 +80,7 @@ def test_question_and_answer(kind: type[msgspec.Struct], update_golden: bool) ->
 
 
 def test_every_question_that_is_served_is_in_the_table() -> None:
-    served = {subject for role in ROLES for subject in role.serves}
+    served = {SPANS, *(subject for role in ROLES for subject in role.serves)}
     assert {of_node(one, "*") if one in OF_NODES else one for one in REQUESTS_BY_SUBJECT} == served
 
 
