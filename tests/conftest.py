@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from chassis.bus.client import Bus
 from chassis.runtime.service import Runtime
@@ -23,6 +24,10 @@ from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of
 
 __all__ = ["lab", "pytest_runtest_makereport", "pytest_runtest_setup"]
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+"""How long an example takes is the machine's."""
 
 _PRIVILEGES = ("root", "network namespaces", "bpf(2)", "bcc", "program ip", "program nft", "program nsenter")
 """What a test marked ``privileged`` needs, as ``lab.cluster.preflight`` names it."""
