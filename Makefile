@@ -22,7 +22,7 @@ lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=nam
 
 test: setup check ## the whole test suite (what CI runs)
 	$(PYTHON) -m lab build --if-possible
-	@$(PYTHON) -m pytest --durations=25 -m "not slow"; status=$$?; \
+	@$(PYTHON) -m pytest -n 2 --durations=25 -m "not slow"; status=$$?; \
 	if [ $$status -eq 1 ]; then \
 	  echo "AGAIN: what failed is run once more; whatever passes now is flaky, and wants mending"; \
 	  $(PYTHON) -m pytest -m "not slow" --last-failed --last-failed-no-failures none; status=$$?; \

@@ -213,6 +213,7 @@ def test_a_pod_whose_namespace_went_without_a_del_is_undone(node: Mesh) -> None:
     wait_for("its entry to go", lambda: not _published(node, "vanishing"), 20)
 
 
+@pytest.mark.alone
 def test_three_hundred_mutated_calls_of_the_executable(node: Mesh, tmp_path: Path) -> None:
     chance = random.Random(1)
     before = own_namespaces(node)
