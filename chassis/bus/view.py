@@ -58,6 +58,9 @@ _LISTS = Counter("airmesh_view_lists", "How often the bucket was listed anew", [
 _MENDED = Counter("airmesh_view_mended", "Values written again because they could not be read", ["view"])
 _UNREADABLE = Gauge("airmesh_view_unreadable", "Keys whose present value cannot be read", ["view"])
 
+REMOVALS = 256
+"""Keys that are gone of which it is remembered in which trace."""
+
 Mend = Callable[[Entry[Any], int], Awaitable[bool | None]]
 """Writes an entry over this revision of its key: True when it did, None when the key is not ours."""
 
@@ -111,6 +114,8 @@ class View:
         """How often it had to list anew, the first time included."""
         self.unreadable: dict[str, str] = {}
         """Keys whose present value cannot be read, and why; the last good value stays in ``entries``."""
+        self._removed_in: dict[str, str] = {}
+        """Trace contexts of the last removals, by key."""
         self._seen: set[str] = set()
         self._listing = True
         self._caught_up = False
@@ -350,12 +355,24 @@ class View:
             self._damaged.pop(key, None)
             removed = held.pop(key, None) is not None
             if removed:
+                self._note_removal(key, change.traceparent)
                 self._dirty(key)
         else:
             self._take(key, change, held)
         _UNREADABLE.labels(self.name).set(len(self.unreadable))
         if key.startswith("_"):
             self._judge()
+
+    def removed_in(self, key: str) -> str:
+        """Trace context of the removal of a key that is gone; empty when it had none, or is not remembered."""
+        return "" if key in self._entries else self._removed_in.get(key, "")
+
+    def _note_removal(self, key: str, traceparent: str) -> None:
+        self._removed_in.pop(key, None)
+        if traceparent:
+            self._removed_in[key] = traceparent
+        if len(self._removed_in) > REMOVALS:
+            del self._removed_in[next(iter(self._removed_in))]
 
     def _take(self, key: str, change: Change, held: dict[str, Entry[Any]]) -> None:
         kind = _mark_kind(key) or self._kind_of(key)

@@ -209,7 +209,7 @@ def _start_endpoints(
         reaper=reaper,
         undo=attacher.delete,
     )
-    relabel = Relabel(made.feed, made.admission, made.registry, made.book.journal, made.enforcer, runtime.log)
+    relabel = Relabel(made.feed, made.admission, made.registry, made.book.journal, made.enforcer, runtime)
     start_endpoints(
         runtime,
         made.feed,

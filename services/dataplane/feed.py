@@ -268,6 +268,11 @@ class Feed:
                     namespaces.add(split(key)[-1])
         return pods, namespaces
 
+    def traceparent(self, wanted: PodRef) -> str:
+        """Trace context of a pod's object; empty while it is not here."""
+        found = self.pod(wanted)
+        return "" if found is None else found[2]
+
     def node_object(self) -> Node | None:
         """The Node object of this node."""
         entry = self.objects.entries.get(join("core", "node", "", self.node))

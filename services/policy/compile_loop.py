@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 
 from prometheus_client import Gauge, Histogram
@@ -79,7 +78,10 @@ class CompileLoop:
         self._shards.residents.mark(key for cursor in published for key in cursor)
         for name, condition in self._synced.items():
             condition.set(name not in unsynced, unsynced.get(name, ""))
-        with self._traced(batch):
+        # A routine pass leaves no trace; one span for each change that brought us here, linked with the first.
+        with self._runtime.telemetry.together(
+            "policy.compile", batch.traces, revision=revision_text(batch.revision), changes=len(batch.changes)
+        ):
             if await self._take_in(batch, started, compiling=not unsynced):
                 await self._publish(batch, incarnation, started)
             self._report_problems()
@@ -87,15 +89,6 @@ class CompileLoop:
         expiries = plan.next_expiry(self._grace, now, seconds), self._unused.next_expiry(now)
         waits = [wait for wait in (*expiries, self._shards.residents.expiry) if wait is not None]
         return Again(min(waits) + 0.05, full=False) if waits else Done()
-
-    @contextmanager
-    def _traced(self, batch: Batch) -> Iterator[None]:
-        """A span when an object's change is what brought us here; a routine pass leaves no trace."""
-        if not batch.trace:
-            yield
-            return
-        with self._runtime.telemetry.span("policy.compile", batch.trace, revision=revision_text(batch.revision)):
-            yield
 
     async def _take_in(self, batch: Batch, started: float, *, compiling: bool) -> bool:
         """Bring the graph up to the batch; False when nothing can be compiled yet."""

@@ -8,11 +8,12 @@ the change, so other nodes take it for the later one. A change costs the endpoin
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import Any
 
 import msgspec
 
 from chassis.runtime.reconcile import Dirty, Done
-from chassis.telemetry.log import Log
+from chassis.runtime.service import Runtime
 from proto.identity import RelevantKeys
 from proto.objects import Pod
 from services.dataplane.core.cni.request import PodRef
@@ -25,6 +26,7 @@ from services.dataplane.endpoint.registry import Registry
 from services.dataplane.feed import Feed
 from services.dataplane.ipam.journal import Journal
 from services.dataplane.policy.enforce import Enforcer
+from services.dataplane.settings import Settings
 
 OBJECTS, IDENTITIES, RULES, LOCAL = range(4)
 """Which cursor of the loop (``endpoint.start``) is that of ``objects``, ``identities``, ``rules``, local endpoints."""
@@ -35,14 +37,21 @@ class Relabel:
     """Follows the identities of this node's pods."""
 
     def __init__(
-        self, feed: Feed, admission: AdmissionWait, registry: Registry, journal: Journal, enforcer: Enforcer, log: Log
+        self,
+        feed: Feed,
+        admission: AdmissionWait,
+        registry: Registry,
+        journal: Journal,
+        enforcer: Enforcer,
+        runtime: Runtime[Settings],
     ) -> None:
         self._feed = feed
         self._admission = admission
         self._registry = registry
         self._journal = journal
         self._enforcer = enforcer
-        self._log = log
+        self._log = runtime.log
+        self._telemetry = runtime.telemetry
         self._undecided = Undecided({})
         self._relevants: frozenset[RelevantKeys] = frozenset()
 
@@ -101,23 +110,27 @@ class Relabel:
             current = registry.up.get(one.attachment)
             if current is None or current.index != one.index:
                 return
-            identity = entered.admitted.identity
-            changed = await self._journal.change(one.attachment, identity, one.mac)
-            moved = LocalEndpoint(
-                attachment=one.attachment,
-                leases=_as_before(changed.leases, one, identity),
-                index=one.index,
-                cookie=one.cookie,
-                traceparent=entered.traceparent,
-            )
-            registry.put(moved)
-            self._enforcer.learn(moved)
-            self._log.info(
-                "identity-changed",
-                pod=f"{one.first.namespace}/{one.first.pod}",
-                before=f"{one.identity:016x}",
-                now=f"{identity:016x}",
-            )
+            identity, first = entered.admitted.identity, one.first
+            named: dict[str, Any] = {"k8s__namespace__name": first.namespace, "k8s__pod__name": first.pod}
+            with self._telemetry.span(
+                "identity-change", entered.traceparent, k8s__node__name=self._feed.node, **named
+            ) as span:
+                changed = await self._journal.change(one.attachment, identity, one.mac)
+                moved = LocalEndpoint(
+                    attachment=one.attachment,
+                    leases=_as_before(changed.leases, one, identity),
+                    index=one.index,
+                    cookie=one.cookie,
+                    traceparent=span.traceparent,
+                )
+                registry.put(moved)
+                self._enforcer.learn(moved)
+                self._log.info(
+                    "identity-changed",
+                    pod=f"{first.namespace}/{first.pod}",
+                    before=f"{one.identity:016x}",
+                    now=f"{identity:016x}",
+                )
 
 
 def _pod_of(one: LocalEndpoint) -> PodName:

@@ -219,8 +219,7 @@ class Mesh:
             AIRMESH_CNI_CONF_DIR=str(self.conf),
             AIRMESH_BPF_CACHE=str(CACHE),
             AIRMESH_GC_GRACE="1",
-            AIRMESH_ADD_DEADLINE="3",
-            **more,
+            **{"AIRMESH_ADD_DEADLINE": "3", **more},
         )
 
     def kill(self, service: str, number: int = signal.SIGKILL) -> int:

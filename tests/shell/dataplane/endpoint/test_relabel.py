@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from ipaddress import IPv4Address
+from types import SimpleNamespace
 from typing import Any, cast
 
 import msgspec
 
 from chassis.runtime.reconcile import Dirty
 from chassis.telemetry.log import Log
+from chassis.telemetry.traces import Telemetry
 from proto.codec import join, object_key
 from proto.identity import RelevantKeys
 from proto.objects import Namespace
@@ -47,7 +49,8 @@ class Node:
         for number in range(PODS):
             self.add(f"p{number}")
         stub = cast("Any", self)
-        self.relabel = Relabel(stub, stub, self.registry, cast("Any", None), cast("Any", None), Log("dataplane"))
+        runtime: Any = SimpleNamespace(log=Log("dataplane"), telemetry=Telemetry("dataplane", "n1", {}))
+        self.relabel = Relabel(stub, stub, self.registry, cast("Any", None), cast("Any", None), runtime)
 
     def add(self, name: str) -> None:
         attachment = Attachment(f"c-{name}", "eth0")
