@@ -44,6 +44,27 @@ CHASSIS = (
         tests=("tests/shell/chassis/runtime/test_garbage.py",),
     ),
     Mutant(
+        name="a-collection-waits-until-it-is-long",
+        file="chassis/runtime/garbage.py",
+        old="    gc.set_threshold(*THRESHOLDS)\n",
+        new="",
+        tests=("tests/shell/chassis/runtime/test_garbage.py",),
+    ),
+    Mutant(
+        name="each-collection-keeps-what-is-in-use",
+        file="chassis/runtime/garbage.py",
+        old=" and len(gc.get_objects(generation=2)) >= WORTH_FREEZING",
+        new="",
+        tests=("tests/shell/chassis/runtime/test_garbage.py",),
+    ),
+    Mutant(
+        name="a-collection-waits-after-a-look",
+        file="chassis/runtime/garbage.py",
+        old="    return gc.collect() + gc.collect()\n",
+        new="    return gc.collect()\n",
+        tests=("tests/shell/chassis/runtime/test_garbage.py",),
+    ),
+    Mutant(
         name="a-shorter-hold-hides-the-longest",
         file="chassis/telemetry/loop_holds.py",
         old="    if other.seconds > found.seconds:\n",
