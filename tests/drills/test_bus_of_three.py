@@ -1,6 +1,7 @@
 """Three NATS servers are killed, stopped and set back while agents write: what was acknowledged is there afterwards.
 
-Each writer counts upwards in a key of its own and notes what was acknowledged; rivals update one key by compare-and-set.
+Each writer counts upwards in a key of its own and notes what was acknowledged; rivals replace one key's value each by
+compare-and-set.
 At the end, by the leader's word: a key holds nothing older than its last acknowledged count, and no revision of the key
 that the rivals share was replaced twice. What may be lost all the same, and why that is none: docs/threats.md, "NATS".
 
@@ -105,9 +106,8 @@ class Writers:
             try:
                 found = await kv.get(key(SHARED), Block, timeout=2)
                 revision = found.revision if found is not None else 0
-                if not isinstance(
-                    await kv.update(key(SHARED), block(SHARED, count, name), revision, timeout=2), Conflict
-                ):
+                written = await kv.update(key(SHARED), block(SHARED, count, name), revision, timeout=2)
+                if not isinstance(written, Conflict):
                     self.replaced.append(revision)
             except Unavailable:
                 await asyncio.sleep(0.05)
