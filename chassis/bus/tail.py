@@ -56,6 +56,8 @@ class Change:
     revision: int
     body: bytes | None
     forged: bool = False
+    traceparent: str = ""
+    """Trace context of a deletion; that of a value is in the value."""
 
 
 class Tail:
@@ -150,6 +152,10 @@ class Tail:
         if now - self._heard > SILENCE:
             self._break(f"no heartbeat for {SILENCE} s")
 
+    def forgive(self, held: float) -> None:
+        """For so many seconds the event loop was held: nobody listened, whatever was said."""
+        self._heard += held
+
     def forgive_silence(self, now: float) -> None:
         """The connection is down: nothing can be heard."""
         self._heard = now
@@ -228,8 +234,10 @@ class Tail:
 def change_of(message: Msg, stream: str, strip: int, revision: int) -> Change:
     """What a stored message says of its key, which is its subject without the first ``strip`` characters."""
     headers = message.headers or {}
-    body = None if jetstream.is_tombstone(headers) else message.data
-    return Change(message.subject[strip:], revision, body, not jetstream.authentic(headers, stream))
+    gone = jetstream.is_tombstone(headers)
+    traceparent = headers.get("traceparent", "") if gone else ""
+    forged = not jetstream.authentic(headers, stream)
+    return Change(message.subject[strip:], revision, None if gone else message.data, forged, traceparent)
 
 
 def positions(reply: str) -> tuple[int, int, int]:
