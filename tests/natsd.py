@@ -15,10 +15,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -38,7 +39,7 @@ from chassis.bus.nats_config import (
     write_secret,
     write_seeds,
 )
-from chassis.bus.nats_jwt import sign, signed_part
+from chassis.bus.nats_jwt import RESOLVER_USER, Issuer, sign, signed_part
 from chassis.bus.tls import options
 from chassis.runtime.service import Runtime
 from chassis.runtime.settings import BaseSettings
@@ -110,23 +111,33 @@ class NatsServer:
             accounts = tuple(replace(account, publish=(">",), subscribe=(">",)) for account in accounts)
         self.operator, public = new_key()
         """What a user signs in with who may do anything to the streams: stands for an operator's hand."""
+        self.resolver = Secret("")
         self.config = folder / "nats.conf"
+        self._accounts = accounts
+        self.issuer = Issuer.new()
+        self._who: Callable[[Server], str] = lambda _: accounts_part(accounts, public)
         if signed:
-            by = sign(accounts, operator="operator")
-            self.operator = by.credentials["operator"]
-            for name in self.users:
-                write_secret(self.seeds / f"{name}.seed", by.credentials[name])
-            self._who = signed_part(by)
-        else:
-            self._who = accounts_part(accounts, public)
+            self._sign()
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "nats.log"
         self.configure(Server(store_dir=folder / "store", host=host, port=free_port(), tls=tls))
 
+    def _sign(self) -> None:
+        by = sign(self._accounts, operator="operator", issuer=self.issuer)
+        self.operator, self.resolver = by.credentials["operator"], by.credentials[RESOLVER_USER]
+        for name in self.users:
+            write_secret(self.seeds / f"{name}.seed", by.credentials[name])
+        self._who = partial(signed_part, by)
+
+    def sign(self) -> None:
+        """Accounts are JWTs from the next start on."""
+        self._sign()
+        self.configure(self._server)
+
     def configure(self, server: Server) -> None:
         """Write what the server is to be when it is started next."""
-        self.port = server.port
-        self.config.write_text(server_part(server) + self._who)
+        self._server, self.port = server, server.port
+        self.config.write_text(server_part(server) + self._who(server))
 
     def beside(self, folder: Path, server: Server) -> NatsServer:
         """Another server with the same users, whose folder is its own."""

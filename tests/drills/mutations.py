@@ -72,6 +72,27 @@ CHASSIS = (
         tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
     ),
     Mutant(
+        name="all-readers-of-a-server-list-at-once",
+        file="chassis/bus/view.py",
+        old="                if self._orphaned:\n",
+        new="                if False:\n",
+        tests=("tests/shell/chassis/bus/test_nats_traps.py",),
+    ),
+    Mutant(
+        name="a-revoked-key-ends-the-agent",
+        file="chassis/bus/nats_internals.py",
+        old="        if _FORBIDDEN in err_msg.lower() or self.is_connecting:\n",
+        new="        if True:\n",
+        tests=("tests/shell/chassis/bus/test_admitted_nodes.py",),
+    ),
+    Mutant(
+        name="the-jwt-without-the-key",
+        file="chassis/bus/nats_internals.py",
+        old='        said = json.loads(written.removeprefix(_CONNECT)) | {"jwt": proof.jwt}\n',
+        new='        said = json.loads(written.removeprefix(_CONNECT)) | {"jwt": proof.jwt, "nkey": ""}\n',
+        tests=("tests/shell/chassis/bus/test_admitted_nodes.py::test_a_bus_of_listed_users_is_carried_over",),
+    ),
+    Mutant(
         name="any-nodes-lease",
         file="proto/subjects.py",
         old='            Grant(LEASES, ("node.{node}",), exact=True),\n',
