@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-mutants bench check format lock
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-mutants test-telemetry events-page bench check format lock
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -51,6 +51,13 @@ drill-services: setup ## 10,000 Services are made: agents answer, loops stay fre
 
 drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants
+
+test-telemetry: setup ## a real Jaeger, a real Prometheus (Debian's package), consumers in Go and `nats` (5 minutes the first time)
+	@command -v promtool > /dev/null || { echo "test-telemetry: apt-get install --no-install-recommends prometheus" >&2; exit 1; }
+	$(PYTHON) -m pytest tests/netns/observability tests/shell/observability -m "slow or not slow"
+
+events-page: ## docs/asyncapi.json as a page: build/events/index.html (needs npm)
+	@docs/events-page.sh
 
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first

@@ -23,6 +23,7 @@ from tests.conftest import RuntimeFor
 from tests.natsd import NatsServer
 
 EXAMPLES = Path(__file__).resolve().parents[3] / "examples" / "consumers"
+BODY = r"(?m)^\{.*\}$"
 UP = EndpointUp("n1", "shop", "web-0", "u", (ip_address("10.244.0.9"), ip_address("fd00::9")), 7, 1.5)
 
 
@@ -85,9 +86,9 @@ async def test_the_nats_command_line(nats_server: NatsServer, runtime_for: Runti
     path = f"{built[NATS.name].parent}:{os.environ['PATH']}"
     argv = (str(EXAMPLES / "nats.sh"), *where(nats_server), "--count", "1")
     async with running(*argv, begun=b"ubscri", PATH=path, PYTHON=sys.executable) as process:
-        printed, trace = await heard(process, runtime_for, r"\{.*\}")
+        printed, trace = await heard(process, runtime_for, BODY)
     assert "airmesh.v1.events.dataplane.endpoint-up.n1" in printed
     assert trace in printed
-    found = re.search(r"\{.*\}", printed)
+    found = re.search(BODY, printed)
     assert found is not None
     assert json.loads(found[0])["addresses"] == ["10.244.0.9", "fd00::9"]
