@@ -22,12 +22,12 @@ from prometheus_client import Counter
 from chassis.bus import buckets
 from chassis.bus.accounts import meet
 from chassis.bus.connection import Connection
+from chassis.bus.credentials import Credentials
 from chassis.bus.entry import Entry
 from chassis.bus.kv import KV, Conflict
 from chassis.bus.micro import DISCOVERERS, EACH_NODE, VERSION_HEADER, Answer, Registration, refusal
 from chassis.bus.view import Cursor, View
 from chassis.faults import Bug, Refused, Unavailable
-from chassis.secret import Secret
 from chassis.telemetry.spans import current_traceparent
 from chassis.telemetry.traces import Telemetry
 from proto import codec
@@ -64,7 +64,7 @@ class Bus:
         *,
         url: str,
         user: str,
-        seed: Secret,
+        credentials: Credentials,
         service: str,
         instance: str,
         log: Log,
@@ -77,7 +77,7 @@ class Bus:
         self._log = log
         self._telemetry = telemetry
         self._spawn = spawn
-        self.connection = Connection(url, user, seed, instance, log)
+        self.connection = Connection(url, user, credentials, instance, log)
         self.registration = Registration(service, {"instance": instance}, telemetry, log, stats, self.report_fault)
         unique = hashlib.blake2b(instance.encode(), digest_size=6).hexdigest()
         self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"
@@ -87,6 +87,8 @@ class Bus:
             self._unheard.append((SPANS, self._answer_spans))
         self._registering = asyncio.Lock()
         self._views: list[View] = []
+        self._lacking: dict[str, str] = {}
+        """Why a bucket has fewer copies than it should, as it was told last."""
         self._epochs: dict[str, str] = {}
         """Of the buckets, by name, as they were made or found last."""
         self.dropped = 0
@@ -144,7 +146,11 @@ class Bus:
         for bucket in BUCKETS:
             known = self._epochs.get(bucket.name, "")
             made = await buckets.make_bucket(self.connection, self.bucket(bucket), replicas, known)
-            self._epochs[bucket.name] = made
+            self._epochs[bucket.name] = made.epoch
+            if made.lacking != self._lacking.get(bucket.name, ""):
+                self._lacking[bucket.name] = made.lacking
+                if made.lacking:
+                    self.report_fault(made.lacking, f"start the NATS servers that lack: {replicas} must hold streams")
         return dict(self._epochs)
 
     async def request(self, subject: str, message: msgspec.Struct, answer: type[A], *, timeout: float) -> A:

@@ -182,6 +182,10 @@ class KV:
                 await tail.close()
         return {key: _open(kind, change) for key, change in sorted(found.items()) if _lives(key, change)}
 
+    async def last_sequence(self) -> int:
+        """Sequence of the last change of any key; raises Unavailable, Missing."""
+        return (await jetstream.stream_state(self._connection, self._stream)).last
+
     def watch(
         self,
         kinds: Mapping[str, type] | Callable[[str], type | None],

@@ -152,6 +152,10 @@ class Tail:
         if now - self._heard > SILENCE:
             self._break(f"no heartbeat for {SILENCE} s")
 
+    def forgive(self, held: float) -> None:
+        """For so many seconds the event loop was held: nobody listened, whatever was said."""
+        self._heard += held
+
     def forgive_silence(self, now: float) -> None:
         """The connection is down: nothing can be heard."""
         self._heard = now

@@ -4,8 +4,9 @@
 completeness markers it was asked to wait for are there for the bucket's present epoch; before that, nothing may be
 swept. While the server cannot be reached the mirror stays as it is, and stays synced: the last known state is kept.
 
-It lists again and diffs when: its consumer breaks (a lost message, silence for 3.5 s, the server forgot it), the epoch
-key changes, the bucket was made anew, or its last sequence is lower than one already seen (all compared every 10 s).
+It lists again and diffs when: its consumer breaks (a lost message, silence for 3.5 s in which it listened, the server
+forgot it), the epoch key changes, the bucket was made anew, or its last sequence is lower than one already seen (all
+compared every 10 s).
 While it lists again, new values count at once, but a key that is missing from the new list disappears only when that
 list is complete and the markers hold again. A value of another major version, or one that cannot be read, leaves the
 last good value in place and is reported once (``unreadable``).
@@ -240,15 +241,18 @@ class View:
                     why = await self._compare(state)
                     if why:
                         return why
-                await self._pause()
+                held = await self._pause()
+                for tail in tails:
+                    tail.forgive(held)
 
-    async def _pause(self) -> None:
-        try:
+    async def _pause(self) -> float:
+        """Until something happens, a moment at most; how many seconds longer it took, since the event loop was held."""
+        began = time.monotonic()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TICK):
                 await self._wake.wait()
-        except TimeoutError:
-            return
-        self._wake.clear()
+                self._wake.clear()
+        return max(0.0, time.monotonic() - began - TICK)
 
     def _tail(self, filters: tuple[str, ...], number: int) -> Tail:
         name = self._consumer if len(self._filters) == 1 else f"{self._consumer}-{number}"

@@ -55,8 +55,6 @@ class CompileLoop:
         self._graph = graph
         self._shards = shards
         self._grace = plan.Grace()
-        self._partitions_since: dict[str, Revision] = {}
-        self._relevant_since: Revision | None = None
         self._limits = limits
         self._unused = Unused(limits, runtime.settings.policy_grace_seconds)
         self._unseen: set[int] = set()
@@ -112,7 +110,6 @@ class CompileLoop:
             if changed or self.compiled_up_to != batch.revision:
                 self.generation += 1
             self.compiled_up_to = batch.revision
-        self._note_since(batch.revision)
         _IDENTITIES.set(len(self._graph.compiled))
         _PREFIXES.set(sum(len(partition.prefixes) for partition in self._graph.partitions.values()))
         if changed:
@@ -175,15 +172,6 @@ class CompileLoop:
     def _digests(self) -> dict[str, str]:
         return {namespace: partition.digest for namespace, partition in self._graph.partitions.items()}
 
-    def _note_since(self, revision: Revision) -> None:
-        """Since which revision partitions and the relevant keys have been what they are now wanted to be."""
-        relevant = self._feed.relevant()
-        self._partitions_since = plan.partitions_since(
-            self._feed.partitions(), self._digests(), self._partitions_since, revision
-        )
-        current = relevant is not None and relevant == self._graph.relevant
-        self._relevant_since = None if current else (self._relevant_since or revision)
-
     def _report_problems(self) -> None:
         """Say what is wrong: on the objects whose fault it is, or of the service. Each once in a while."""
         now = time.monotonic()
@@ -223,8 +211,6 @@ class CompileLoop:
             namespaces=batch.namespaces,
             incarnation=incarnation,
             started=started,
-            partitions_since=self._partitions_since,
-            relevant_since=self._relevant_since,
             expired=self._unused.expired,
         )
         for replaced in await self._shards.publish(wanted):

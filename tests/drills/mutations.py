@@ -51,6 +51,27 @@ CHASSIS = (
         tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
     ),
     Mutant(
+        name="any-nodes-lease",
+        file="proto/subjects.py",
+        old='            Grant(LEASES, ("node.{node}",), exact=True),\n',
+        new='            Grant(LEASES, ("node",)),\n',
+        tests=("tests/shell/chassis/bus/test_permission_matrix.py",),
+    ),
+    Mutant(
+        name="a-sign-in-before-the-handshake",
+        file="chassis/bus/connection.py",
+        old="                tls_handshake_first=self._credentials.ca_file is not None,\n",
+        new="",
+        tests=("tests/shell/chassis/bus/test_tls.py::test_nothing_of_a_client_is_said_in_the_clear",),
+    ),
+    Mutant(
+        name="the-authority-of-the-first-connect",
+        file="chassis/bus/nats_internals.py",
+        old="        return self._trust()\n",
+        new='        self._first = getattr(self, "_first", None) or self._trust()\n        return self._first\n',
+        tests=("tests/shell/chassis/bus/test_tls.py::test_another_authority_is_taken_up_at_the_next_connect",),
+    ),
+    Mutant(
         name="identity-of-the-namespace-before",
         file="kit/identity.py",
         old="of_pod is pod and of_namespace is namespace and",
@@ -242,15 +263,50 @@ CHASSIS = (
         tests=("tests/shell/policy/test_service.py::test_published_values_that_nobody_can_read_are_written_again",),
     ),
     Mutant(
+        name="a-partition-keeps-the-revision-of-what-it-replaces",
+        file="services/policy/shards.py",
+        old="        revisions |= dict.fromkeys(due, wanted.revision)\n",
+        new='        revisions |= {name: getattr(published.get(name), "revision", wanted.revision) for name in due}\n',
+        tests=("tests/shell/policy/test_partitions.py",),
+    ),
+    Mutant(
+        name="own-write-outlives-what-others-did",
+        file="services/policy/publish.py",
+        old="        if self._view.sequence >= own.revision:",
+        new="        if seen is not None and seen.revision >= own.revision:",
+        tests=("tests/shell/policy/test_publish.py",),
+    ),
+    Mutant(
         name="pull-once",
         file="chassis/bus/tail.py",
         old="            await self._again()  # its time is over, or what it may bring in all\n",
         new="            return\n",
         tests=("tests/shell/chassis/bus/test_nats_traps.py::test_requests_for_messages_end_and_are_asked_again",),
     ),
+    Mutant(
+        name="a-held-loop-has-heard-silence",
+        file="chassis/bus/tail.py",
+        old="        self._heard += held\n",
+        new="        return\n",
+        tests=("tests/shell/chassis/bus/test_nats_traps.py::test_a_loop_that_was_held_has_not_heard_silence",),
+    ),
+    Mutant(
+        name="a-poke-in-the-middle-of-a-pass-is-forgotten",
+        file="chassis/runtime/reconcile.py",
+        old="        if dirty.full:\n",
+        new="        if dirty.full:\n            self._full = False\n",
+        tests=("tests/shell/chassis/runtime/test_loops.py",),
+    ),
 )
 
 CLUSTER = (
+    Mutant(
+        name="an-old-leader-takes-an-annotation-back",
+        file="services/cluster/core/nodes.py",
+        old='"resourceVersion": version, ',
+        new="",
+        tests=("tests/shell/cluster/test_writeback.py",),
+    ),
     Mutant(
         name="broken-policy-isolates-nobody",
         file="services/cluster/core/cache.py",
@@ -359,6 +415,27 @@ IPAM = (
         old="node.name not in reported and (node.ready or not node.blocks)))",
         new="False))",
         tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="an-overdue-node-holds-nothing",
+        file="services/ipam/core/recovery.py",
+        old="(node.ready and node.name not in overdue)",
+        new="node.ready",
+        tests=("tests/core/ipam/test_recovery_and_claims.py",),
+    ),
+    Mutant(
+        name="a-kept-address-rests-by-time-alone",
+        file="services/ipam/core/acknowledged.py",
+        old="        return tuple(one for one in self._rested_at if one not in withheld)\n",
+        new="        return tuple(self._rested_at)\n",
+        tests=("tests/core/ipam/test_acknowledged.py",),
+    ),
+    Mutant(
+        name="a-silent-nodes-kept-addresses-are-free",
+        file="services/ipam/core/recovery.py",
+        old="    for address in evidence.addresses():\n",
+        new="    for address in ():\n",
+        tests=("tests/core/ipam/test_silent_node.py",),
     ),
     Mutant(
         name="accept-the-body-of-a-request",
@@ -908,10 +985,17 @@ DATAPLANE = (
         tests=("tests/core/dataplane/ipam/test_journal.py",),
     ),
     Mutant(
+        name="a-block-gives-before-the-node-names-it",
+        file="services/dataplane/core/ipam/addressing.py",
+        old="return block in self.named and self.will_give(block)",
+        new="return self.will_give(block)",
+        tests=("tests/core/ipam/test_silent_node.py",),
+    ),
+    Mutant(
         name="what-a-node-may-not-know-of-is-a-free-address",
         file="services/dataplane/ipam/addresses.py",
-        old="            if not self._has_free(supply, family, self._spare, withheld)\n",
-        new="            if not self._has_free(supply, family, self._spare)\n",
+        old="            if not self._has_free(family, self._spare, withheld)\n",
+        new="            if not self._has_free(family, self._spare)\n",
         tests=("tests/shell/dataplane/ipam/test_addresses.py",),
     ),
     Mutant(
@@ -1161,11 +1245,28 @@ DATAPLANE = (
         tests=("tests/core/dataplane/policy/test_policy_maps.py::test_a_set_that_no_identity_has_leaves_the_maps",),
     ),
     Mutant(
+        name="selector-that-goes-stays-with-some",
+        file="services/dataplane/core/policy/selection.py",
+        old="            for identity in tuple(self._sharing[mask]):\n",
+        new="            for identity in tuple(self._sharing[mask])[1:]:\n",
+        tests=("tests/core/dataplane/policy/test_selection.py",),
+    ),
+    Mutant(
         name="service-that-gets-a-health-check-port-is-not-looked-at",
         file="services/dataplane/loadbalancer/health_check.py",
-        old="        if any(isinstance(value, Service) and value.health_check_port for value in values):\n",
-        new="        if not values:\n",
+        old="            asking |= {name} if name is not None else set()\n",
+        new="",
         tests=("tests/shell/dataplane/loadbalancer/test_health_check_changes.py",),
+    ),
+    Mutant(
+        name="younger-service-keeps-a-health-check-port",
+        file="services/dataplane/core/loadbalancer/health_checks.py",
+        old="                eldest = min(claims, key=lambda name: (self._asking[name].created, *name))\n",
+        new="                eldest = next(iter(claims))\n",
+        tests=(
+            "tests/core/dataplane/loadbalancer/test_health_checks.py",
+            "tests/shell/dataplane/loadbalancer/test_health_check_changes.py",
+        ),
     ),
     Mutant(
         name="udp-backend-in-two-slices-is-gone-with-the-first",
@@ -1417,6 +1518,34 @@ DATAPLANE = (
         old="pod.run([rtnl.set_mtu(size.peer, size.mtu, tolerated=_GONE)])",
         new="pod.run([])",
         tests=("tests/netns/dataplane/endpoint/test_link_sizes.py",),
+    ),
+    Mutant(
+        name="flows-that-stay-are-forgotten",
+        file="services/dataplane/endpoint/reaper.py",
+        old="            self._failures += 1\n",
+        new="            self._failures += 1\n            self._flows.clear()\n",
+        tests=("tests/shell/dataplane/endpoint/test_reaper.py",),
+    ),
+    Mutant(
+        name="each-protocol-has-a-table-of-its-own",
+        file="services/dataplane/core/conntrack/state.py",
+        old="for protocol in (TCP, UDP, *ICMP, _OTHER)}",
+        new="for protocol in range(256)}",
+        tests=("tests/core/dataplane/conntrack/test_conntrack.py",),
+    ),
+    Mutant(
+        name="namespace-that-changes-is-about-nobody",
+        file="services/dataplane/core/endpoint/undecided.py",
+        old="            self.open.update(dict.fromkeys(self._of_namespace.get(namespace, ())))\n",
+        new="            self.open.update({})\n",
+        tests=("tests/core/dataplane/endpoint/test_undecided.py",),
+    ),
+    Mutant(
+        name="pod-that-waits-for-its-identity-is-not-asked-again",
+        file="services/dataplane/endpoint/relabel.py",
+        old="        for attachment in list(self._undecided.open):\n",
+        new="        for attachment in [self._undecided.open.popitem()[0] for _ in list(self._undecided.open)]:\n",
+        tests=("tests/shell/dataplane/endpoint/test_relabel.py",),
     ),
 )
 

@@ -47,6 +47,7 @@ from proto.subjects import BLOCKS, IDENTITIES, OBJECTS
 from proto.sync import Complete, complete_key
 from tests.bpf.world import bpffs, inside, namespace, run
 from tests.natsd import NatsServer, bus_of
+from tests.node_annotations import annotated_nodes
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -358,6 +359,7 @@ def mesh(folder: Path, label: str, **settings: str) -> Iterator[Mesh]:
         world = Mesh(folder, name, pins, cgroup)
         stack.callback(world.close)
         world.nats.start()
+        stack.enter_context(annotated_nodes(world.nats))
         world.make_buckets()
         world.put(*cluster_objects())
         world.start("ipam", "ipam")
