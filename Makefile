@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock test-telemetry events-page
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -54,6 +54,13 @@ drill-bus: setup ## three NATS servers are killed, stopped and set back while ag
 
 drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants
+
+test-telemetry: setup ## a real Jaeger, a real Prometheus (Debian's package), consumers in Go and `nats` (5 minutes the first time)
+	@command -v promtool > /dev/null || { echo "test-telemetry: apt-get install --no-install-recommends prometheus" >&2; exit 1; }
+	$(PYTHON) -m pytest tests/netns/observability tests/shell/observability -m "slow or not slow"
+
+events-page: ## docs/asyncapi.json as a page: build/events/index.html (needs npm)
+	@docs/events-page.sh
 
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first
