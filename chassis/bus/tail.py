@@ -92,6 +92,8 @@ class Tail:
         """Messages that the present request may still bring."""
         self.caught_up = False
         self.broken = ""
+        self.orphaned = False
+        """It broke because the server that held its consumer is gone, as with every other reader of that server."""
         self.failure: Exception | None = None
         """What ``on_change`` raised: a bug, the owner raises it."""
 
@@ -150,6 +152,7 @@ class Tail:
     def check_silence(self, now: float) -> None:
         """Break the tail when it has heard nothing for too long."""
         if now - self._heard > SILENCE:
+            self.orphaned = True
             self._break(f"no heartbeat for {SILENCE} s")
 
     def forgive(self, held: float) -> None:
@@ -207,6 +210,7 @@ class Tail:
         if status == "100":
             self._on_heartbeat(headers)
         elif status == "503":
+            self.orphaned = True
             self._break("the server lost the consumer")
         elif message.subject != f"{self._inbox}.{self._request}":
             return  # an earlier request has ended, which no longer matters

@@ -7,6 +7,9 @@ swept. While the server cannot be reached the mirror stays as it is, and stays s
 It lists again and diffs when: its consumer breaks (a lost message, silence for 3.5 s in which it listened, the server
 forgot it), the epoch key changes, the bucket was made anew, or its last sequence is lower than one already seen (all
 compared every 10 s).
+Consumers live in the memory of one server each, which takes all of its with it: what lists again for that waits up to
+``SPREAD`` first, each reader another time, so that the servers that are left are not asked for everything at once.
+
 While it lists again, new values count at once, but a key that is missing from the new list disappears only when that
 list is complete and the markers hold again. A value of another major version, or one that cannot be read, leaves the
 last good value in place and is reported once (``unreadable``).
@@ -48,6 +51,8 @@ __all__ = ["Cursor", "View"]
 
 COMPARE_EVERY = 10.0
 """Seconds between comparisons with the stream's own state."""
+SPREAD = 1.0
+"""Seconds within which the readers of a server that is gone list again."""
 TICK = 0.5
 MEND_AFTER = 3.0
 """Seconds after which a value is mended by who may have missed a newer one."""
@@ -124,6 +129,8 @@ class View:
         self._wake = asyncio.Event()
         self._verify = False
         self._relist = ""
+        self._orphaned = False
+        """The last life of the consumers ended with the server that held them."""
         self._said = ""
         self._sync_event = asyncio.Event()
         self.log: Log | None = None
@@ -205,13 +212,17 @@ class View:
                 if why and why != self._said and self.log is not None:
                     self.log.warning("view-lists-again", view=self.name, bucket=self._bucket.name, why=why)
                 self._said = why
-                await asyncio.sleep(backoff.delay(attempt, random.random(), first=0.05, longest=2.0))  # noqa: S311
+                wait = backoff.delay(attempt, random.random(), first=0.05, longest=2.0)  # noqa: S311
+                if self._orphaned:
+                    wait += SPREAD * random.random()  # noqa: S311
+                await asyncio.sleep(wait)
                 attempt += 1
         finally:
             self._connection.off_connected(self._on_connected)
 
     async def _mirror(self) -> str:
         """One life of the consumers; returns why a new list is needed."""
+        self._orphaned = False
         state = await jetstream.stream_state(self._connection, self._bucket.stream)
         self._begin_list()
         tails = [self._tail(filters, number) for number, filters in enumerate(self._filters)]
@@ -230,6 +241,7 @@ class View:
                     raise failure
                 broken = next((tail.broken for tail in tails if tail.broken), self._relist)
                 if broken:
+                    self._orphaned = any(tail.orphaned for tail in tails)
                     return broken
                 if not self._caught_up and all(tail.caught_up for tail in tails):
                     self._caught_up = True

@@ -12,6 +12,7 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlparse
 
@@ -362,6 +363,22 @@ async def test_it_never_stops_reconnecting(
     await until(lambda: len(attempts) > 100, 20)
     nats_server.start()
     await until(lambda: runtime.bus.connected, 5)
+
+
+async def test_readers_of_a_server_that_is_gone_do_not_list_all_at_once(
+    nats_server: NatsServer, bus_for: BusFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their consumers were in its memory: each waits a time of its own, here none at all and a minute."""
+    epochs = await (await bus_for("cluster")).make_buckets()
+    early, late = [await synced_view(await bus_for("ipam"), epochs["blocks"]) for _ in range(2)]
+    monkeypatch.setattr(view_module, "SPREAD", 60.0)
+    chances = iter([0.0, 0.0, 0.999, 0.999])
+    monkeypatch.setattr(view_module, "random", SimpleNamespace(random=lambda: next(chances)))
+    nats_server.restart()
+    await until(lambda: early.resyncs + late.resyncs == 3 and early.synced and late.synced, 20)
+    await asyncio.sleep(0.5)
+    assert early.resyncs + late.resyncs == 3, "the other waits, and keeps what it has"
+    assert set(early.entries) == set(late.entries)
 
 
 async def test_client_that_closes_by_itself_ends_the_service(nats_server: NatsServer) -> None:
