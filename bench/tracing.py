@@ -72,7 +72,7 @@ def span_microseconds(environment: Mapping[str, str], count: int = 1500) -> floa
     took = []
     for _ in range(count):
         begun = time.perf_counter()
-        with telemetry.span("cni-add", f"00-{'ab' * 16}-{'cd' * 8}-01", waited=0.01, **about) as span:  # type: ignore[arg-type]
+        with telemetry.span("cni-add", f"00-{'ab' * 16}-{'cd' * 8}-01", waited=0.01, **about) as span:
             span.event("admitted")
             span.event("addressed", addresses="10.244.0.1,fd00::1")
             span.event("linked", ifindex=3)
