@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,9 +15,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +29,7 @@ from chassis.bus.accounts import make_accounts
 from chassis.bus.client import Bus
 from chassis.bus.connection import sign_in
 from chassis.bus.nats_config import (
+    Server,
     User,
     accounts_part,
     make_users,
@@ -34,7 +39,8 @@ from chassis.bus.nats_config import (
     write_secret,
     write_seeds,
 )
-from chassis.bus.nats_jwt import render_signed, sign
+from chassis.bus.nats_jwt import RESOLVER_USER, Issuer, sign, signed_part
+from chassis.bus.tls import options
 from chassis.runtime.service import Runtime
 from chassis.runtime.settings import BaseSettings
 from chassis.secret import Secret
@@ -47,6 +53,10 @@ from proto.subjects import ROLES, Bucket
 
 NODES = ("n1", "n2", "n3")
 EXTRA = (("routing", "cp"),)
+FREE_PORTS = range(12_000, 28_000)
+WORKERS = 8
+"""Into how many ranges free ports are divided."""
+_candidates = itertools.count(random.randrange(len(FREE_PORTS)))
 
 
 def server_program() -> str:
@@ -64,10 +74,17 @@ def endpoint_at(node: str, address: Address) -> str:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port nobody listens on now.
+
+    It lies below those that the kernel gives to sockets which name none, and each worker of a run has a range of its
+    own: so nobody gets the port until the test uses it.
+    """
+    worker, each = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")), len(FREE_PORTS) // WORKERS
+    while True:
+        port = FREE_PORTS.start + worker % WORKERS * each + next(_candidates) % each
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class NatsServer:
@@ -81,10 +98,11 @@ class NatsServer:
         *,
         signed: bool = False,
         unlimited: bool = False,
+        tls: Path | None = None,
     ) -> None:
         """``signed``: accounts are JWTs; ``unlimited``: users may publish and hear anything within their account."""
         self.folder = folder
-        self.port = free_port()
+        self.tls = tls
         self.users: dict[str, User] = {user.name: user for user in make_users(ROLES, nodes, extra=EXTRA)}
         self.seeds = folder / "seeds"
         write_seeds(self.users.values(), self.seeds)
@@ -93,19 +111,41 @@ class NatsServer:
             accounts = tuple(replace(account, publish=(">",), subscribe=(">",)) for account in accounts)
         self.operator, public = new_key()
         """What a user signs in with who may do anything to the streams: stands for an operator's hand."""
+        self.resolver = Secret("")
         self.config = folder / "nats.conf"
-        where: dict[str, Any] = {"store_dir": folder / "store", "host": host, "port": self.port}
+        self._accounts = accounts
+        self.issuer = Issuer.new()
+        self._who: Callable[[Server], str] = lambda _: accounts_part(accounts, public)
         if signed:
-            by = sign(accounts, operator="operator")
-            self.operator = by.credentials["operator"]
-            for name in self.users:
-                write_secret(self.seeds / f"{name}.seed", by.credentials[name])
-            self.config.write_text(render_signed(by, **where))
-        else:
-            whole = server_part(monitor_port=0, server_name="airmesh", **where) + accounts_part(accounts, public)
-            self.config.write_text(whole)
+            self._sign()
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "nats.log"
+        self.configure(Server(store_dir=folder / "store", host=host, port=free_port(), tls=tls))
+
+    def _sign(self) -> None:
+        by = sign(self._accounts, operator="operator", issuer=self.issuer)
+        self.operator, self.resolver = by.credentials["operator"], by.credentials[RESOLVER_USER]
+        for name in self.users:
+            write_secret(self.seeds / f"{name}.seed", by.credentials[name])
+        self._who = partial(signed_part, by)
+
+    def sign(self) -> None:
+        """Accounts are JWTs from the next start on."""
+        self._sign()
+        self.configure(self._server)
+
+    def configure(self, server: Server) -> None:
+        """Write what the server is to be when it is started next."""
+        self._server, self.port = server, server.port
+        self.config.write_text(server_part(server) + self._who(server))
+
+    def beside(self, folder: Path, server: Server) -> NatsServer:
+        """Another server with the same users, whose folder is its own."""
+        folder.mkdir(parents=True)
+        other = copy(self)
+        other.folder, other.config, other._log = folder, folder / "nats.conf", folder / "nats.log"
+        other.configure(server)
+        return other
 
     @property
     def url(self) -> str:
@@ -157,7 +197,8 @@ class NatsServer:
     def sign_in(self, user: str) -> dict[str, Any]:
         """What ``nats.connect`` of a plain client needs, to be this user."""
         secret = self.operator if user == "operator" else Secret((self.seeds / f"{user}.seed").read_text().strip())
-        return {**sign_in(secret), "inbox_prefix": f"_INBOX.{user}".encode()}
+        trusted = options(self.tls / "ca.crt" if self.tls else None)
+        return {**sign_in(secret), **trusted, "inbox_prefix": f"_INBOX.{user}".encode()}
 
     async def destroy(self, bucket: Bucket, key: str, body: bytes | None = None) -> None:
         """Write over a key what is no value of it (None: an answer of JetStream's, as a steered reply would be).
@@ -182,6 +223,7 @@ class NatsServer:
             "AIRMESH_NATS_URL": self.url,
             "AIRMESH_NATS_SEED_FILE": str(self.seeds / f"{user}.seed"),
             "AIRMESH_NATS_USER": user,
+            **({"AIRMESH_NATS_CA_FILE": str(self.tls / "ca.crt")} if self.tls else {}),
             **more,
         }
 
@@ -229,6 +271,7 @@ async def runtime_of(
         nats_url=url or server.url,
         nats_seed_file=server.seeds / f"{user.name}.seed",
         nats_user=user.name,
+        nats_ca_file=server.tls / "ca.crt" if server.tls else None,
         instance=f"{role}-{uuid.uuid4().hex[:8]}",
     )
     ready: asyncio.Future[Runtime[Any]] = asyncio.get_running_loop().create_future()

@@ -73,7 +73,8 @@ def read_image(service: str, manifest: str) -> Image:
         raise PlanError(f"{where}: give exactly {', '.join(_FIELDS)}")
     for field, kind in _FIELDS.items():
         value = table[field]
-        if not isinstance(value, kind) or (kind is list and not all(isinstance(one, str) for one in value)):
+        strings = isinstance(value, list) and all(isinstance(one, str) for one in value)
+        if not (strings if kind is list else isinstance(value, kind)):
             raise PlanError(f"{where}: {field} = {value!r}: give {'names' if kind is list else 'a number'}")
     for capability in table["capabilities"]:
         if not capability.isupper() or capability.startswith("CAP_"):

@@ -8,8 +8,8 @@ epoch. A standby runs the same code with warm caches and writes nothing.
 A pass looks at :data:`SLICE` keys at a time and lets the event loop turn in between. What it compares with, objects and
 whether their list was whole, is taken from the caches as the pass begins: what comes meanwhile is the next pass's.
 
-Each upsert is a span; its trace context goes into the value, so that a pod's trace begins here. While a pod has no
-address yet its later versions stay in the same trace.
+Each upsert is a span; its trace context goes into the value, so that a pod's trace begins here. Until a pod has
+its addresses and runs, its later versions stay in the same trace.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import Counter
 
@@ -190,7 +190,7 @@ class Mirror:
         async with self._limit:
             if not self._lease.held:
                 return False
-            with self._telemetry.span("cluster.upsert", parent, key=key, kind=kind.kind) as span:
+            with self._telemetry.span("cluster.upsert", parent, key=key, **_named(value)) as span:
                 try:
                     written = await self._put(key, value, there, span.traceparent)
                     self.unwritable.pop(key, None)
@@ -226,7 +226,7 @@ class Mirror:
         async with self._limit:
             if not self._lease.held:
                 return False
-            with self._telemetry.span("cluster.delete", there.traceparent, key=key, kind=kind.kind):
+            with self._telemetry.span("cluster.delete", there.traceparent, key=key, **_named(there.value)):
                 lost = await self._kv.delete(key, there.revision)
             self.unwritable.pop(key, None)
             if lost is not None:
@@ -272,6 +272,13 @@ def prefix_of(key: str) -> str:
     return ".".join(key.split(".", 2)[:2])
 
 
+def _named(value: KubernetesObject) -> dict[str, Any]:
+    """Attributes of a span about an object: by them it is found again when the object is gone."""
+    named = {"k8s__object__kind": type(value).__name__, "k8s__object__name": value.name}
+    namespace = getattr(value, "namespace", "")
+    return {**named, "k8s__namespace__name": namespace} if namespace else named
+
+
 def _order(value: KubernetesObject) -> int:
     """Namespaces and policies before the pods that they are about."""
     if isinstance(value, Namespace | NetworkPolicy):
@@ -280,7 +287,9 @@ def _order(value: KubernetesObject) -> int:
 
 
 def _is_starting(before: KubernetesObject, after: KubernetesObject) -> bool:
-    return isinstance(before, Pod) and isinstance(after, Pod) and before.uid == after.uid and not before.addresses
+    if not (isinstance(before, Pod) and isinstance(after, Pod)) or before.uid != after.uid or after.terminating:
+        return False
+    return not before.addresses or before.phase == "Pending"
 
 
 def kind_of_key(key: str) -> type | None:

@@ -62,7 +62,7 @@ class NodeWriter:
             self._unready_since = {}
             return Done()
         held = self._held_blocks()
-        soon = False
+        soon = changed = False
         for count, full_name in enumerate(tuple(self._cache.known), 1):
             if count % SLICE == 0:
                 await asyncio.sleep(0)
@@ -70,13 +70,24 @@ class NodeWriter:
             if known is None:
                 continue  # written to now, it would be there again
             name, there = full_name[1], nodes.written(known.raw)
-            soon |= await self._write_condition(name, there)
             if held is not None and held.get(name, "") != there.blocks:
-                await self._kube.apply(
-                    f"/api/v1/nodes/{name}", nodes.blocks_body(name, held.get(name, "")), manager=BLOCKS_MANAGER
-                )
-                self._log.info("node-blocks", node=name, blocks=held.get(name, ""))
-        return Again(nodes.GRACE / 3) if soon else Done()
+                changed |= not await self._write_blocks(name, held.get(name, ""), version_of(known.raw))
+            soon |= await self._write_condition(name, there)
+        return Again(0.2) if changed else Again(nodes.GRACE / 3) if soon else Done()
+
+    async def _write_blocks(self, name: str, blocks: str, version: str) -> bool:
+        """False when the Node has changed since it was seen: it comes again with what it is now."""
+        try:
+            await self._kube.apply(
+                f"/api/v1/nodes/{name}", nodes.blocks_body(name, blocks, version), manager=BLOCKS_MANAGER
+            )
+        except Refusal as refusal:
+            if refusal.status != 409:
+                raise
+            self._log.info("node-changed-meanwhile", node=name)
+            return False
+        self._log.info("node-blocks", node=name, blocks=blocks)
+        return True
 
     def _held_blocks(self) -> dict[str, str] | None:
         if not self._blocks.synced:

@@ -29,6 +29,7 @@ from proto.subjects import OBJECTS
 from proto.sync import Complete, complete_key
 from tests.bpf.world import bpffs, inside, namespace, run
 from tests.natsd import NatsServer
+from tests.node_annotations import annotated_nodes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CGROUPS = Path("/sys/fs/cgroup/unified")
@@ -274,13 +275,21 @@ def node_objects(nodes: Sequence[str]) -> list[KubernetesObject]:
 
 @contextmanager
 def minicluster(
-    folder: Path,
-    label: str,
-    nodes: Sequence[str] = ("n1",),
-    kind: type[Cluster] = MiniCluster,  # type: ignore[assignment]
-    **settings: str,
+    folder: Path, label: str, nodes: Sequence[str] = ("n1",), annotated: bool = True, /, **settings: str
+) -> Iterator[MiniCluster]:
+    """Namespaces, bridge, mounts; nothing runs but NATS. ``label`` at most four letters. Gone afterwards, whatever.
+
+    ``annotated``: Nodes are annotated with their blocks (False where ``cluster`` runs, and does it).
+    """
+    with minicluster_of(MiniCluster, folder, label, nodes, annotated, **settings) as world:
+        yield world
+
+
+@contextmanager
+def minicluster_of(
+    kind: type[Cluster], folder: Path, label: str, nodes: Sequence[str], annotated: bool = True, /, **settings: str
 ) -> Iterator[Cluster]:
-    """Namespaces, bridge, mounts; nothing runs but NATS. ``label`` at most four letters. Gone afterwards, whatever."""
+    """As :func:`minicluster`, of a kind that starts its services in another way."""
     name = f"am-{label}{os.getpid() % 10_000}"
     with ExitStack() as stack:
         stack.enter_context(namespace(name))
@@ -296,6 +305,8 @@ def minicluster(
         world = kind(folder, name, nodes, settings)
         stack.callback(world.close)
         world.nats.start()
+        if annotated:
+            stack.enter_context(annotated_nodes(world.nats))
         yield world
 
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from chassis.bus.client import Bus
 from proto.objects import Pod
 from tests.bpf.world import namespace, run
-from tests.drills.minicluster import PodRef, minicluster, node_objects, pools
+from tests.drills.minicluster import PodRef, minicluster_of, node_objects, pools
 from tests.natsd import bus_of
 from tests.ship.containers import Containers
 
@@ -75,7 +75,7 @@ async def node_story(
 
     Restricted.rights = rights or {}
     elsewhere = folder / "n1" / "pod-two"
-    with minicluster(folder, label, ("n1",), kind=Restricted) as world, pod_process(elsewhere):
+    with minicluster_of(Restricted, folder, label, ("n1",)) as world, pod_process(elsewhere):
         async with bus_of(world.nats, "cluster") as bus:
             await world.make_buckets(bus)
             await world.put(bus, *node_objects(("n1",)), *pools(four="10.244.0.0/16", six="fd00:10:244::/56"))

@@ -14,7 +14,7 @@ import pytest
 from deploy.images import plan
 from deploy.images.build import build_images
 from deploy.images.engine import Engine, EngineError, find_engine, machine
-from tests.drills.minicluster import minicluster
+from tests.drills.minicluster import minicluster_of
 from tests.natsd import bus_of
 from tests.ship.containers import IMAGES, PODMAN, Containers, podman, restricted
 from tests.ship.story import Stopped, node_story, until
@@ -117,7 +117,7 @@ def test_two_services_start_on_a_real_server(engine: Engine, tmp_path: Path) -> 
 
 
 async def _two_start(folder: Path) -> None:
-    with minicluster(folder, "imgt", (), kind=Containers) as world:
+    with minicluster_of(Containers, folder, "imgt", ()) as world:
         async with bus_of(world.nats, "cluster") as bus:
             await world.make_buckets(bus)
             for service in ("ipam-1", "policy-1"):

@@ -6,6 +6,8 @@ import asyncio
 import os
 import subprocess
 import sys
+import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -93,6 +95,14 @@ async def test_a_probe_says_whether_the_page_is_well(capsys: pytest.CaptureFixtu
         await health.stop()
 
 
+@pytest.fixture
+def open_folder() -> Iterator[Path]:
+    """A folder that every user may enter: each start of a pytest closes those of all others' temporary files."""
+    with tempfile.TemporaryDirectory() as name:
+        Path(name).chmod(0o711)
+        yield Path(name)
+
+
 @pytest.mark.parametrize(
     ("owner", "group", "mode", "taken"),
     [
@@ -105,18 +115,17 @@ async def test_a_probe_says_whether_the_page_is_well(capsys: pytest.CaptureFixtu
 )
 @pytest.mark.privileged
 def test_who_may_read_a_seed_that_a_service_takes(
-    tmp_path: Path, owner: int, group: int, mode: int, taken: bool
+    open_folder: Path, owner: int, group: int, mode: int, taken: bool
 ) -> None:
-    seed = tmp_path / "seed"
+    seed = open_folder / "seed"
     seed.write_text("SU" + "A" * 56)
     os.chown(seed, owner, group)
     seed.chmod(mode)
-    for folder in (tmp_path, *tmp_path.parents[:3]):
-        if folder.stat().st_mode & 0o777 == 0o700:
-            folder.chmod(0o711)
     code = (
-        "import sys, pathlib; from chassis.faults import SettingsFault; from chassis.runtime.service import read_seed\n"
-        f"try: read_seed(pathlib.Path({str(seed)!r}))\n"
+        "import sys, pathlib; from chassis.faults import SettingsFault\n"
+        "from chassis.runtime.service import read_credentials; from chassis.runtime.settings import BaseSettings\n"
+        f"settings = BaseSettings(nats_url='', nats_user='ipam', nats_seed_file=pathlib.Path({str(seed)!r}))\n"
+        "try: read_credentials(settings)\n"
         "except SettingsFault as fault: sys.exit(str(fault))"
     )
     asked = subprocess.run(
