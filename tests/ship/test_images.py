@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from deploy.images import plan
-from deploy.images.build import build_images
+from deploy.images.build import build_images, commit
 from deploy.images.engine import Engine, EngineError, find_engine, machine
-from tests.drills.minicluster import minicluster_of
+from tests.drills.minicluster import minicluster_of, node_objects, pools
 from tests.natsd import bus_of
 from tests.ship.containers import IMAGES, PODMAN, Containers, podman, restricted
 from tests.ship.story import Stopped, node_story, until
@@ -159,12 +159,19 @@ def test_each_right_is_needed(engine: Engine, tmp_path: Path, service: str, with
 @pytest.mark.timeout(1500)
 def test_two_builds_of_one_commit_have_one_digest(engine: Engine, tmp_path: Path) -> None:
     """Nothing of the first is taken by the second."""
-    images = [IMAGES["policy"], IMAGES["dataplane"]]
+    images, of = [IMAGES["policy"], IMAGES["dataplane"]], commit(plan.ROOT)
     found = []
     try:
         for attempt in ("first", "second"):
             built = build_images(
-                engine, images, arch=machine(), tag=f"test-{attempt}", say=print, fresh=True, logs=tmp_path / attempt
+                engine,
+                images,
+                arch=machine(),
+                tag=f"test-{attempt}",
+                say=print,
+                fresh=True,
+                logs=tmp_path / attempt,
+                of=of,
             )
             found.append([(one.identity, engine.inspect(one.name)["Digest"]) for one in built])
     finally:
