@@ -4,18 +4,17 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
 import time
 import urllib.request
 from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from chassis.bus.nats_config import Cluster, Server
 from chassis.faults import Unavailable
 from chassis.secret import Secret
-from tests.natsd import NatsServer
+from tests.natsd import NatsServer, free_port
 from tests.pki import Authority
 
 T = TypeVar("T")
@@ -39,21 +38,12 @@ async def insist(act: Callable[[], Awaitable[T]], seconds: float = 60) -> T:
             await asyncio.sleep(0.1)
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports nobody listens on now, each another."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
-
-
 class NatsCluster:
     """``servers[0]`` to ``servers[2]``, with the same users; ``url`` names all of them."""
 
     def __init__(self, folder: Path, hosts: tuple[str, ...] = ("127.0.0.1",) * 3, **more: Any) -> None:
         tls = Authority(folder / "authority").sign(folder / "tls", *dict.fromkeys((*hosts, "127.0.0.1")))
-        free = free_ports(3 * len(hosts))
+        free = [free_port() for _ in range(3 * len(hosts))]
         ports, routes, self.monitors = free[:3], free[3:6], free[6:]
         listed = tuple(f"{host}:{port}" for host, port in zip(hosts, routes, strict=True))
         secret = Secret("a secret of this test")
