@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -22,7 +22,7 @@ lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=nam
 
 test: setup check ## the whole test suite (what CI runs)
 	$(PYTHON) -m lab build --if-possible
-	@$(PYTHON) -m pytest --durations=25 -m "not slow"; status=$$?; \
+	@$(PYTHON) -m pytest -n 2 --durations=25 -m "not slow"; status=$$?; \
 	if [ $$status -eq 1 ]; then \
 	  echo "AGAIN: what failed is run once more; whatever passes now is flaky, and wants mending"; \
 	  $(PYTHON) -m pytest -m "not slow" --last-failed --last-failed-no-failures none; status=$$?; \
@@ -55,6 +55,23 @@ drill-bus: setup ## three NATS servers are killed, stopped and set back while ag
 drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants
 
+test-telemetry: setup ## a real Jaeger, a real Prometheus (Debian's package), consumers in Go and `nats` (5 minutes the first time)
+	@command -v promtool > /dev/null || { echo "test-telemetry: apt-get install --no-install-recommends prometheus" >&2; exit 1; }
+	$(PYTHON) -m pytest tests/netns/observability tests/shell/observability -m "slow or not slow"
+
+events-page: ## docs/asyncapi.json as a page: build/events/index.html (needs npm)
+	@docs/events-page.sh
+
+ARCH ?= $(shell dpkg --print-architecture 2>/dev/null || echo amd64)
+images: setup images-setup ## the image of every service, for ARCH (about 4 minutes the first time, 1 later)
+	@$(PYTHON) -m deploy.images build --arch $(ARCH)
+
+images-setup: ## install what builds and runs images, unless podman or docker is there
+	@requirements/ship.sh
+
+test-ship: images ## the images: two builds with one digest, exact rights, every one ready (about 12 minutes)
+	$(PYTHON) -m pytest -s tests/ship -m "slow or not slow"
+
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first
 
@@ -67,6 +84,8 @@ format: setup ## write the style
 	.venv/bin/ruff check --fix .
 	.venv/bin/ruff format .
 
-lock: setup ## resolve the manifests into requirements.lock (needs uv)
+lock: setup ## resolve the manifests into requirements.lock and images.lock (needs uv)
 	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
 	  --output-file requirements.lock requirements/dev.in {chassis,cli,linux}/pyproject.toml $(wildcard services/*/pyproject.toml)
+	uv pip compile --quiet --generate-hashes --no-emit-index-url --no-annotate --no-header --python-version 3.11 \
+	  --constraints requirements.lock --output-file requirements/images.lock requirements/images.in

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -51,6 +53,10 @@ from proto.subjects import ROLES, Bucket
 
 NODES = ("n1", "n2", "n3")
 EXTRA = (("routing", "cp"),)
+FREE_PORTS = range(12_000, 28_000)
+WORKERS = 8
+"""Into how many ranges free ports are divided."""
+_candidates = itertools.count(random.randrange(len(FREE_PORTS)))
 
 
 def server_program() -> str:
@@ -68,10 +74,17 @@ def endpoint_at(node: str, address: Address) -> str:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port nobody listens on now.
+
+    It lies below those that the kernel gives to sockets which name none, and each worker of a run has a range of its
+    own: so nobody gets the port until the test uses it.
+    """
+    worker, each = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")), len(FREE_PORTS) // WORKERS
+    while True:
+        port = FREE_PORTS.start + worker % WORKERS * each + next(_candidates) % each
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class NatsServer:

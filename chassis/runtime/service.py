@@ -158,11 +158,21 @@ def resident_bytes() -> int:
         return 0
 
 
+def _is_private(seen: os.stat_result) -> bool:
+    """Its owner alone may use the file; or root's file may be read by a group that this process, not being root, is in.
+
+    The latter is a Secret of Kubernetes in a pod with an fsGroup: its files are root's, whoever the pod runs as.
+    """
+    shared = seen.st_mode & 0o077
+    ours = seen.st_uid == 0 and os.geteuid() != 0 and seen.st_gid in {os.getegid(), *os.getgroups()}
+    return shared == 0 or (shared == 0o040 and ours)
+
+
 def read_credentials(settings: BaseSettings) -> Credentials:
     """Who we are on the bus; raises SettingsFault when a file cannot be used, or others may read the seed."""
     path, variable = settings.nats_seed_file, "AIRMESH_NATS_SEED_FILE"
     try:
-        if path.stat().st_mode & 0o077:
+        if not _is_private(path.stat()):
             raise SettingsFault(variable, str(path), "take away others' access: chmod 600")
         parse(path.read_text())
     except OSError as error:

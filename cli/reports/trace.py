@@ -114,7 +114,7 @@ def linked(answers: Iterable[tuple[str, Spans]]) -> tuple[str, ...]:
 
 def latest(answers: Iterable[tuple[str, Spans]], service: str) -> str:
     """Id of the trace that the latest span of these is of, as agents of this service tell it; empty when none does."""
-    spans = [span for heard in _heard(answers) if heard.service == service for span in (heard.span,)]
+    spans = [heard.span for heard in _heard(answers) if heard.service == service]
     return max(spans, key=lambda span: span.start_ns).trace_id if spans else ""
 
 

@@ -32,7 +32,7 @@ def workloads(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
 
 def test_every_service_runs(rendered: list[dict[str, Any]]) -> None:
     folder = FOLDER.parents[1] / "services"
-    services = {one.name for one in folder.iterdir() if (one / "Dockerfile").is_file()}
+    services = {one.name for one in folder.iterdir() if (one / "pyproject.toml").is_file()}
     assert set(workloads(rendered)) == services
 
 
