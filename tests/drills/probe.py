@@ -23,9 +23,9 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = "AIRMESH_PROBE"
-FEWER = {"chassis.telemetry.ring": {"MOST_SPANS": 64}}
+FEWER: Mapping[str, Mapping[str, Any]] = {"chassis.telemetry.ring": {"MOST_SPANS": 64}}
 """Of every service: bounds that it fills by and by, so that it is full once the drill has warmed up."""
-SHORTER = {
+SHORTER: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "services.dataplane": {
         "services.dataplane.core.policy.history": {"LINGER": 0.5},
         "services.dataplane.policy.start": {"FULL_POLICY": 1.0},
