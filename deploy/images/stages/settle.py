@@ -4,9 +4,9 @@ Python is compiled, since a root that cannot be written to would be compiled ane
 no time (PEP 552). What an installer leaves behind goes. Every file has one fixed time, and belongs to root.
 """
 
-import compileall
+import importlib.util
+import marshal
 import os
-import py_compile
 import shutil
 import sys
 from pathlib import Path
@@ -19,15 +19,8 @@ def main() -> None:
     root = Path(sys.argv[1])
     if os.environ.get("PYTHONHASHSEED") != "0":  # sets of constants are written in the order of their hashes
         os.execve(sys.executable, [sys.executable, *sys.argv], {**os.environ, "PYTHONHASHSEED": "0"})
-    for folder in ("usr/lib/python3.11", "usr/lib/python3", "opt/airmesh"):
-        if (root / folder).is_dir() and not compileall.compile_dir(
-            root / folder,
-            quiet=1,
-            stripdir=str(root),
-            prependdir="/",
-            invalidation_mode=py_compile.PycInvalidationMode.UNCHECKED_HASH,
-        ):
-            sys.exit(f"{root / folder}: not all of it compiles")
+    for source in sorted(root.rglob("*.py")):
+        compile_file(source, f"/{source.relative_to(root)}")
     for name in ("RECORD", "INSTALLER", "REQUESTED"):
         for left in root.rglob(f"*.dist-info/{name}"):
             left.unlink()
@@ -35,6 +28,21 @@ def main() -> None:
     (root / "opt/airmesh/packages/.lock").unlink(missing_ok=True)
     for path in sorted([root, *root.rglob("*")], reverse=True):
         os.utime(path, (TIME, TIME), follow_symlinks=False)
+
+
+def compile_file(source: Path, name: str) -> None:
+    """Beside its source, under the name that it will have. Raises SyntaxError.
+
+    In marshal's second version: later ones write whether anything else in this process refers to an object, too.
+    """
+    body = source.read_bytes()
+    code = compile(body, name, "exec", dont_inherit=True)
+    unchecked = (0b01).to_bytes(4, "little")
+    target = Path(importlib.util.cache_from_source(str(source)))
+    target.parent.mkdir(exist_ok=True)
+    target.write_bytes(
+        importlib.util.MAGIC_NUMBER + unchecked + importlib.util.source_hash(body) + marshal.dumps(code, 2)
+    )
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import marshal
 import os
 import subprocess
 import sys
@@ -45,7 +46,10 @@ def test_a_tree_is_settled_into_the_same_bytes_wherever_and_whenever(tmp_path: P
     names = {path.name for path, _ in shown[0]}
     assert "METADATA" in names
     assert not {"RECORD", "INSTALLER"} & names
-    assert any(name.startswith("service.") and name.endswith(".pyc") for name in names)
+    (compiled,) = (body for path, body in shown[0] if path.name.startswith("service.") and path.suffix == ".pyc")
+    code = marshal.loads(compiled[16:])
+    assert code.co_filename == "/opt/airmesh/service.py"
+    assert compiled[16:] == marshal.dumps(code, 2), "later versions tell of who else in the process has a name"
 
 
 def test_an_executable_is_put_in_place_whole_or_not_at_all(tmp_path: Path) -> None:
