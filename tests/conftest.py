@@ -19,10 +19,11 @@ from chassis.bus.client import Bus
 from chassis.runtime.service import Runtime
 from lab.cluster import preflight
 from tests.agent_logs import pytest_runtest_makereport, pytest_runtest_setup
+from tests.kubeapi import kube_api
 from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of
 
-__all__ = ["lab", "pytest_runtest_makereport", "pytest_runtest_setup"]
+__all__ = ["kube_api", "lab", "pytest_runtest_makereport", "pytest_runtest_setup"]
 
 _PRIVILEGES = ("root", "network namespaces", "bpf(2)", "bcc", "program ip", "program nft", "program nsenter")
 """What a test marked ``privileged`` needs, as ``lab.cluster.preflight`` names it."""

@@ -161,7 +161,7 @@ def read_seed(path: Path) -> Secret:
     """Seed of an nkey, or a JWT and its seed; raises SettingsFault when it cannot be used or others may read it."""
     variable = "AIRMESH_NATS_SEED_FILE"
     try:
-        if path.stat().st_mode & 0o077:
+        if others_may_read(path.stat()):
             raise SettingsFault(variable, str(path), "take away others' access: chmod 600")
         text = path.read_text().strip()
     except OSError as error:
@@ -171,6 +171,12 @@ def read_seed(path: Path) -> Secret:
     if not plain and not signed:
         raise SettingsFault(variable, str(path), "put the seed of a user nkey (SU…) or NATS credentials in it")
     return Secret(text)
+
+
+def others_may_read(seen: os.stat_result) -> bool:
+    """Whether somebody else may. Our own group alone may read it: a pod's Secret is root's, and its fsGroup's."""
+    ours = seen.st_gid == os.getegid() and seen.st_uid != os.geteuid()
+    return bool(seen.st_mode & (0o037 if ours else 0o077))
 
 
 def main(name: str, settings: type[S], build: Callable[[Runtime[S]], Awaitable[None]]) -> int:
