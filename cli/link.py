@@ -34,7 +34,7 @@ import nkeys
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 
-from chassis.bus import jetstream
+from chassis.bus import jetstream, tls
 from chassis.bus.connection import GREETING, greeted, refusal, sign_in
 from chassis.bus.nats_internals import unread
 from chassis.bus.tail import change_of, positions
@@ -111,6 +111,7 @@ class Link:
             self._settings.url,
             name="airmesh-cli",
             **sign_in(seed),
+            **tls.options(self._settings.ca_file),
             inbox_prefix=f"_INBOX.{self._settings.user}".encode(),
             connect_timeout=2,
             allow_reconnect=False,
@@ -122,6 +123,12 @@ class Link:
     async def _not_signed_in(self, why: Exception) -> Unreachable:
         """How far it came, in one sentence."""
         url, seed = self._settings.url, self._settings.seed_file
+        wrong = tls.explain(why, self._settings.ca_file)
+        if wrong:
+            return Unreachable(
+                f"the NATS server at {url} is not to be trusted: {wrong}",
+                "see that AIRMESH_NATS_CA_FILE names the mesh's own authority (airmesh lab env)",
+            )
         words = unread(self._client)
         if isinstance(why, ConnectionResetError) and not greeted(self._client):
             words = await asyncio.to_thread(_words_before_the_reset, url) or words

@@ -1,6 +1,7 @@
 """Where the bus is and who we are on it, from the environment.
 
 AIRMESH_NATS is the server's URL, AIRMESH_NATS_SEED_FILE the file with the seed of the user's nkey (mode 0600);
+AIRMESH_NATS_CA_FILE, where the server speaks TLS, the file of the authority that signed its certificate;
 AIRMESH_NATS_USER the user's name, `cli` unless said otherwise (answers come to an inbox of that name, and the server
 lets nobody else read it). `eval "$(airmesh lab env)"` sets all of them for a lab.
 """
@@ -23,6 +24,7 @@ class BusSettings:
 
     url: str
     seed_file: Path
+    ca_file: Path | None = None
     user: str = "cli"
     deadline: float = 3.0
     """Seconds a command may take in all, but for what follows a stream."""
@@ -48,4 +50,8 @@ def load(environ: Mapping[str, str]) -> BusSettings:
     path = Path(seed)
     if not path.is_file():
         raise Usage(f"AIRMESH_NATS_SEED_FILE={seed} is not a file", _REMEDY)
-    return BusSettings(url=url, seed_file=path, user=environ.get("AIRMESH_NATS_USER") or "cli")
+    authority = environ.get("AIRMESH_NATS_CA_FILE", "")
+    if authority and not Path(authority).is_file():
+        raise Usage(f"AIRMESH_NATS_CA_FILE={authority} is not a file", _REMEDY)
+    ca_file = Path(authority) if authority else None
+    return BusSettings(url=url, seed_file=path, ca_file=ca_file, user=environ.get("AIRMESH_NATS_USER") or "cli")

@@ -18,6 +18,7 @@ from typing import Any
 
 import pytest
 
+from chassis.bus import tls
 from lab import topology
 from lab.cluster import launch, ledger, mesh, port_forward, preflight
 from lab.cluster.up import read_record
@@ -57,6 +58,16 @@ class Lab:
     def seed(self, user: str) -> Path:
         """File with the nkey seed of a NATS user: `cli`, `ipam`, `dataplane-n1`…"""
         return mesh.seed_file(self.where, user)
+
+    @property
+    def observer(self) -> dict[str, str]:
+        """Settings of `airmesh`, as the user `cli`."""
+        return mesh.observer_environment(self.where, self._ports.nats)
+
+    @property
+    def trust(self) -> dict[str, Any]:
+        """What a plain NATS client needs to speak to the server."""
+        return tls.options(mesh.authority(self.where))
 
     def node(self, name: str) -> Host:
         """`n1`… or `cp`: namespace and addresses."""

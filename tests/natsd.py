@@ -15,6 +15,7 @@ import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from copy import copy
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -25,6 +26,7 @@ from chassis.bus.accounts import make_accounts
 from chassis.bus.client import Bus
 from chassis.bus.connection import sign_in
 from chassis.bus.nats_config import (
+    Server,
     User,
     accounts_part,
     make_users,
@@ -34,7 +36,8 @@ from chassis.bus.nats_config import (
     write_secret,
     write_seeds,
 )
-from chassis.bus.nats_jwt import render_signed, sign
+from chassis.bus.nats_jwt import sign, signed_part
+from chassis.bus.tls import options
 from chassis.runtime.service import Runtime
 from chassis.runtime.settings import BaseSettings
 from chassis.secret import Secret
@@ -81,10 +84,11 @@ class NatsServer:
         *,
         signed: bool = False,
         unlimited: bool = False,
+        tls: Path | None = None,
     ) -> None:
         """``signed``: accounts are JWTs; ``unlimited``: users may publish and hear anything within their account."""
         self.folder = folder
-        self.port = free_port()
+        self.tls = tls
         self.users: dict[str, User] = {user.name: user for user in make_users(ROLES, nodes, extra=EXTRA)}
         self.seeds = folder / "seeds"
         write_seeds(self.users.values(), self.seeds)
@@ -94,18 +98,30 @@ class NatsServer:
         self.operator, public = new_key()
         """What a user signs in with who may do anything to the streams: stands for an operator's hand."""
         self.config = folder / "nats.conf"
-        where: dict[str, Any] = {"store_dir": folder / "store", "host": host, "port": self.port}
         if signed:
             by = sign(accounts, operator="operator")
             self.operator = by.credentials["operator"]
             for name in self.users:
                 write_secret(self.seeds / f"{name}.seed", by.credentials[name])
-            self.config.write_text(render_signed(by, **where))
+            self._who = signed_part(by)
         else:
-            whole = server_part(monitor_port=0, server_name="airmesh", **where) + accounts_part(accounts, public)
-            self.config.write_text(whole)
+            self._who = accounts_part(accounts, public)
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "nats.log"
+        self.configure(Server(store_dir=folder / "store", host=host, port=free_port(), tls=tls))
+
+    def configure(self, server: Server) -> None:
+        """Write what the server is to be when it is started next."""
+        self.port = server.port
+        self.config.write_text(server_part(server) + self._who)
+
+    def beside(self, folder: Path, server: Server) -> NatsServer:
+        """Another server with the same users, whose folder is its own."""
+        folder.mkdir(parents=True)
+        other = copy(self)
+        other.folder, other.config, other._log = folder, folder / "nats.conf", folder / "nats.log"
+        other.configure(server)
+        return other
 
     @property
     def url(self) -> str:
@@ -157,7 +173,8 @@ class NatsServer:
     def sign_in(self, user: str) -> dict[str, Any]:
         """What ``nats.connect`` of a plain client needs, to be this user."""
         secret = self.operator if user == "operator" else Secret((self.seeds / f"{user}.seed").read_text().strip())
-        return {**sign_in(secret), "inbox_prefix": f"_INBOX.{user}".encode()}
+        trusted = options(self.tls / "ca.crt" if self.tls else None)
+        return {**sign_in(secret), **trusted, "inbox_prefix": f"_INBOX.{user}".encode()}
 
     async def destroy(self, bucket: Bucket, key: str, body: bytes | None = None) -> None:
         """Write over a key what is no value of it (None: an answer of JetStream's, as a steered reply would be).
@@ -182,6 +199,7 @@ class NatsServer:
             "AIRMESH_NATS_URL": self.url,
             "AIRMESH_NATS_SEED_FILE": str(self.seeds / f"{user}.seed"),
             "AIRMESH_NATS_USER": user,
+            **({"AIRMESH_NATS_CA_FILE": str(self.tls / "ca.crt")} if self.tls else {}),
             **more,
         }
 
@@ -229,6 +247,7 @@ async def runtime_of(
         nats_url=url or server.url,
         nats_seed_file=server.seeds / f"{user.name}.seed",
         nats_user=user.name,
+        nats_ca_file=server.tls / "ca.crt" if server.tls else None,
         instance=f"{role}-{uuid.uuid4().hex[:8]}",
     )
     ready: asyncio.Future[Runtime[Any]] = asyncio.get_running_loop().create_future()

@@ -153,9 +153,8 @@ async def measure(on: Stage, edits: int) -> str:
     """The table."""
     namespace = await asyncio.to_thread(prepare, on)
     client = Client()
-    await client.connect(
-        on.nats_url, nkeys_seed_str=on.seed("cli").read_text().strip(), inbox_prefix=b"_INBOX.cli", name="bench"
-    )
+    seed = on.seed("cli").read_text().strip()
+    await client.connect(on.nats_url, nkeys_seed_str=seed, inbox_prefix=b"_INBOX.cli", name="bench", **on.trust)
     rows = []
     try:
         watch = Watch(client, f"{kind_prefix(KIND_OF[NetworkPolicy])}.>")

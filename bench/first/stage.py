@@ -24,6 +24,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
+from chassis.bus import tls
 from lab import topology
 from lab.cluster import launch, ledger, mesh, namespaces, port_forward
 from lab.cluster.up import read_record
@@ -52,6 +53,11 @@ class Stage:
     def nats_url(self) -> str:
         """The NATS server, through the loopback port."""
         return f"nats://127.0.0.1:{port_forward.read_ports(self.where.ports).nats}"
+
+    @property
+    def trust(self) -> dict[str, Any]:
+        """What a plain NATS client needs to speak to the server."""
+        return tls.options(mesh.authority(self.where))
 
     def seed(self, user: str) -> Path:
         """File with the nkey seed of a NATS user."""

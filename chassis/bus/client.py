@@ -21,12 +21,12 @@ from prometheus_client import Counter
 from chassis.bus import buckets
 from chassis.bus.accounts import meet
 from chassis.bus.connection import Connection
+from chassis.bus.credentials import Credentials
 from chassis.bus.entry import Entry
 from chassis.bus.kv import KV, Conflict
 from chassis.bus.micro import EACH_NODE, VERSION_HEADER, Answer, Registration
 from chassis.bus.view import Cursor, View
 from chassis.faults import Bug, Refused, Unavailable
-from chassis.secret import Secret
 from chassis.telemetry.spans import current_traceparent
 from chassis.telemetry.traces import Telemetry
 from proto import codec
@@ -62,7 +62,7 @@ class Bus:
         *,
         url: str,
         user: str,
-        seed: Secret,
+        credentials: Credentials,
         service: str,
         instance: str,
         log: Log,
@@ -75,7 +75,7 @@ class Bus:
         self._log = log
         self._telemetry = telemetry
         self._spawn = spawn
-        self.connection = Connection(url, user, seed, instance, log)
+        self.connection = Connection(url, user, credentials, instance, log)
         self.registration = Registration(service, {"instance": instance}, telemetry, log, stats, self.report_fault)
         unique = hashlib.blake2b(instance.encode(), digest_size=6).hexdigest()
         self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"

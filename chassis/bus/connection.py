@@ -25,7 +25,8 @@ from nats.aio.client import Client, RawCredentials, Server
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
 
-from chassis.bus import nats_internals
+from chassis.bus import nats_internals, tls
+from chassis.bus.credentials import JWT_BEGINS, Credentials
 from chassis.faults import Fault, Refused, Unavailable
 from chassis.secret import Secret
 from kit import backoff
@@ -51,7 +52,7 @@ _REFUSAL = re.compile(rb"^-ERR ([^\r\n]*)\r?\n", re.MULTILINE)
 def sign_in(seed: Secret) -> dict[str, Any]:
     """How the client proves who we are: by the seed of an nkey, or by a JWT and its seed (a NATS credentials file)."""
     text = seed.reveal()
-    return {"user_credentials": RawCredentials(text)} if text.startswith("-----BEGIN") else {"nkeys_seed_str": text}
+    return {"user_credentials": RawCredentials(text)} if text.startswith(JWT_BEGINS) else {"nkeys_seed_str": text}
 
 
 def greeted(client: Client) -> bool:
@@ -93,10 +94,10 @@ class _Call:
 class Connection:
     """Connects, for ever; ``run`` is its one task. Callbacks are called in order of registration and must not block."""
 
-    def __init__(self, url: str, user: str, seed: Secret, name: str, log: Log) -> None:
+    def __init__(self, url: str, user: str, credentials: Credentials, name: str, log: Log) -> None:
         self._servers = [part.strip() for part in url.split(",") if part.strip()]
         self._user = user
-        self._seed = seed
+        self._credentials = credentials
         self._name = name
         self._log = log
         self._client: Client | None = None
@@ -236,14 +237,15 @@ class Connection:
             try:
                 return await self._connect()
             except (nats.errors.Error, OSError, TimeoutError) as error:
-                self.problem = f"cannot connect to NATS at {', '.join(self._servers)} as {self._user}: {error!r}"
+                why = tls.explain(error, self._credentials.ca_file) or repr(error)
+                self.problem = f"cannot connect to NATS at {', '.join(self._servers)} as {self._user}: {why}"
                 level = self._log.warning if attempt in (0, 5) or attempt % 60 == 0 else self._log.debug
-                level("bus-unreachable", servers=self._servers, attempt=attempt, error=error)
+                level("bus-unreachable", servers=self._servers, attempt=attempt, error=why)
             await asyncio.sleep(backoff.delay(attempt, random.random()))  # noqa: S311 - spreads load, no secret
             attempt += 1
 
     async def _connect(self) -> Client:
-        client = Client()
+        client = nats_internals.RenewingClient(self._credentials.identity, self._credentials.trust)
         first = True
 
         async def on_error(error: Exception) -> None:
@@ -259,7 +261,7 @@ class Connection:
                 disconnected_cb=self._on_disconnected,
                 reconnected_cb=self._on_reconnected,
                 closed_cb=self._on_closed,
-                **sign_in(self._seed),
+                tls_handshake_first=self._credentials.ca_file is not None,
                 inbox_prefix=f"_INBOX.{self._user}",
                 connect_timeout=CONNECT_TIMEOUT,
                 ping_interval=PING_INTERVAL,
@@ -310,6 +312,13 @@ class Connection:
     async def _on_closed(self) -> None:
         self._closed.set()
 
+    def _on_tls(self, why: str) -> None:
+        """A reconnect failed for what a person has to mend; told when it is another reason than before."""
+        problem = f"cannot connect to NATS at {', '.join(self._servers)} again: {why}"
+        if problem != self.problem:
+            self.problem = problem
+            self._log.warning("bus-tls", servers=self._servers, error=why)
+
     def _on_error(self, error: Exception) -> None:
         if isinstance(error, nats.errors.SlowConsumerError):
             lost = self._slow.get(error.sid)
@@ -319,6 +328,9 @@ class Connection:
             return
         violation = _VIOLATION.search(str(error))
         if violation is None:
+            why = tls.explain(error, self._credentials.ca_file)
+            if why and not self.connected:
+                self._on_tls(why)
             # while it is away, each failed attempt comes by here; that it is away has been said
             say = self._log.warning if self.connected else self._log.debug
             say("bus-error", error=error)

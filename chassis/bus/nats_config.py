@@ -12,6 +12,10 @@ What an allow-list cannot say: STREAM.MSG.GET names the key in its body and CONS
 a role confined to prefixes gets neither; it reads by DIRECT.GET and by consumers of one filter, whose keys stand in the
 subject. Consumers cannot be confined by name: whoever knows the name of another reader's could take its messages or
 remove it. So a name is 128 random bits that nobody else is told (``chassis.bus.tail``).
+
+TLS is of version 1.3, by files as in a Secret of cert-manager: ``tls.crt``, ``tls.key`` and ``ca.crt`` in one folder. A
+server reads them again at SIGHUP and drops nobody. Agents prove themselves by their keys, servers to each other by
+certificates of the same authority and a secret of the cluster: who is in the cluster may say anything in any account.
 """
 
 from __future__ import annotations
@@ -19,6 +23,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable
+from dataclasses import dataclass
 from pathlib import Path
 
 import nkeys
@@ -28,7 +33,7 @@ from chassis.secret import Secret
 from proto.codec import MAX_VALUE, encode_segment
 from proto.subjects import BUCKETS, Role
 
-__all__ = ["User", "make_users", "render", "user_name", "write_seeds"]
+__all__ = ["Cluster", "Server", "User", "make_users", "render", "user_name", "write_seeds"]
 
 MAX_PAYLOAD = MAX_VALUE + 4096
 """Bytes of the largest message: a value, its envelope and its headers."""
@@ -36,6 +41,34 @@ MAX_BUFFERED = 128
 """Messages that wait before a stream. One more is refused at once, and its writer tries again (``chassis.bus.kv``): so
 whoever floods a stream holds the others up by tenths of a second, where a long queue would be full of its messages."""
 MAX_FILE_STORE = sum(bucket.max_bytes for bucket in BUCKETS) * 2
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Cluster:
+    """The servers that keep the streams together: each holds all, and one that is lost is done without."""
+
+    port: int = 6222
+    """Where this server hears the others."""
+    routes: tuple[str, ...]
+    """``host:port`` of every server, itself too: the same list for all."""
+    secret: Secret
+    """What they know each other by, beside their certificates."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Server:
+    """What one server's configuration says of itself."""
+
+    store_dir: Path
+    host: str = "127.0.0.1"
+    port: int = 4222
+    monitor_port: int = 0
+    """Of loopback; 0: none."""
+    name: str = "airmesh"
+    """Its own within a cluster."""
+    tls: Path | None = None
+    """Folder of ``tls.crt``, ``tls.key`` and ``ca.crt``; None: in the clear."""
+    cluster: Cluster | None = None
 
 
 def make_users(
@@ -79,22 +112,12 @@ def write_secret(path: Path, secret: Secret) -> None:
         file.write(secret.reveal() + "\n")
 
 
-def render(
-    users: Iterable[User],
-    *,
-    store_dir: Path,
-    host: str = "127.0.0.1",
-    port: int = 4222,
-    monitor_port: int = 0,
-    server_name: str = "airmesh",
-    operator: str = "",
-) -> str:
+def render(users: Iterable[User], server: Server, *, operator: str = "") -> str:
     """Text of nats.conf: nkey users only, every write on disk before it is acknowledged.
 
     ``operator`` is the public key of one more user, who may do anything to the streams; by default there is none.
     """
-    part = server_part(store_dir=store_dir, host=host, port=port, monitor_port=monitor_port, server_name=server_name)
-    return part + accounts_part(make_accounts(users), operator)
+    return server_part(server) + accounts_part(make_accounts(users), operator)
 
 
 def accounts_part(accounts: Iterable[Account], operator: str = "") -> str:
@@ -103,13 +126,13 @@ def accounts_part(accounts: Iterable[Account], operator: str = "") -> str:
     return f"accounts: {json.dumps(written, indent=1)}\n"
 
 
-def server_part(*, store_dir: Path, host: str, port: int, monitor_port: int, server_name: str) -> str:
+def server_part(server: Server) -> str:
     """Text of nats.conf without its users."""
-    monitor = f'http: "127.0.0.1:{monitor_port}"\n' if monitor_port else ""
+    monitor = f'http: "127.0.0.1:{server.monitor_port}"\n' if server.monitor_port else ""
     return (
         "# Generated from proto/subjects.py; edit that table, not this file.\n"
-        f"server_name: {json.dumps(server_name)}\n"
-        f'listen: "{host}:{port}"\n'
+        f"server_name: {json.dumps(server.name)}\n"
+        f'listen: "{_at(server.host, server.port)}"\n'
         f"{monitor}"
         f"max_payload: {MAX_PAYLOAD}\n"
         "max_pending: 67108864\n"
@@ -117,13 +140,44 @@ def server_part(*, store_dir: Path, host: str, port: int, monitor_port: int, ser
         'ping_interval: "10s"\n'
         "ping_max: 2\n"
         "jetstream {\n"
-        f"  store_dir: {json.dumps(str(store_dir))}\n"
+        f"  store_dir: {json.dumps(str(server.store_dir))}\n"
         "  sync_interval: always\n"
         "  max_memory_store: 268435456\n"
         f"  max_file_store: {MAX_FILE_STORE}\n"
         f"  max_buffered_msgs: {MAX_BUFFERED}\n"
         "}\n"
+        f"{_tls_part(server.tls) if server.tls else ''}"
+        f"{_cluster_part(server, server.cluster) if server.cluster else ''}"
     )
+
+
+def _tls_part(folder: Path) -> str:
+    """``auto``: who begins with the handshake, as agents do, is answered at once; others get INFO after 50 ms first."""
+    return f"tls {_files(folder, handshake_first='auto')}\n"
+
+
+def _cluster_part(server: Server, cluster: Cluster) -> str:
+    """Clients are told of no other servers: a discovered address would be held against the name of the first."""
+    secret = cluster.secret.reveal()
+    written: dict[str, object] = {
+        "name": "airmesh",
+        "listen": _at(server.host, cluster.port),
+        "no_advertise": True,
+        "authorization": {"user": "route", "password": secret, "timeout": 5},
+        "routes": [f"nats://route:{secret}@{route}" for route in cluster.routes],
+    }
+    tls = f",\n tls: {_files(server.tls, verify=True)}" if server.tls else ""
+    return f"cluster: {json.dumps(written, indent=1).removesuffix(chr(10) + '}')}{tls}\n}}\n"
+
+
+def _files(folder: Path, **more: object) -> str:
+    files = {"cert_file": "tls.crt", "key_file": "tls.key", "ca_file": "ca.crt"}
+    paths = {name: str(folder / file) for name, file in files.items()}
+    return json.dumps({**paths, "min_version": "1.3", "timeout": 5, **more})
+
+
+def _at(host: str, port: int) -> str:
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
 def _account(account: Account, operator: str) -> dict[str, object]:

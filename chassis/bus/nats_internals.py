@@ -7,7 +7,11 @@ needed for has a test against a real server in tests/shell/chassis/bus.
 from __future__ import annotations
 
 import asyncio
+import json
+import ssl
 from abc import abstractmethod
+from collections.abc import Callable
+from typing import Protocol
 
 from nats.aio.client import Client
 from nats.aio.msg import Msg
@@ -15,6 +19,50 @@ from nats.aio.subscription import Subscription
 from nats.micro.service import Endpoint, Service, ServiceStats
 
 from chassis import asyncio_internals
+
+_CONNECT = b"CONNECT "
+
+
+class Proof(Protocol):
+    """What a client signs in with."""
+
+    @property
+    def public(self) -> str:
+        """Its public nkey."""
+
+    @property
+    def jwt(self) -> str:
+        """What an account signed about that key; may be empty."""
+
+    def sign(self, nonce: str) -> bytes:
+        """The server's nonce, signed with that key, in base64."""
+
+
+class RenewingClient(Client):
+    """A client that asks at each connect who it is and whom it trusts; nats-py keeps what it was told at the first.
+
+    It sends its public nkey with its JWT, too, where nats-py sends the one or the other.
+    """
+
+    def __init__(self, proof: Callable[[], Proof], trust: Callable[[], ssl.SSLContext]) -> None:
+        super().__init__()
+        self._proof = proof
+        self._trust = trust
+
+    @property
+    def ssl_context(self) -> ssl.SSLContext:
+        """Whom it trusts in the connect that is under way."""
+        return self._trust()
+
+    def _connect_command(self) -> bytes:
+        proof = self._proof()
+        self._signature_cb = proof.sign
+        self._public_nkey = proof.public
+        written = super()._connect_command()
+        if not proof.jwt:
+            return written
+        said = json.loads(written.removeprefix(_CONNECT)) | {"jwt": proof.jwt}
+        return _CONNECT + json.dumps(said, sort_keys=True).encode() + b"\r\n"
 
 
 def has_greeted(client: Client) -> bool:

@@ -22,24 +22,16 @@ import os
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass
-from pathlib import Path
 
 import nkeys
 
 from chassis.bus.accounts import STATE, Account
-from chassis.bus.nats_config import server_part
+from chassis.bus.credentials import credentials as written
+from chassis.bus.nats_config import Server, server_part
 from chassis.secret import Secret
 
 _UNLIMITED = -1
 _SYSTEM = "system"
-_CREDENTIALS = """-----BEGIN NATS USER JWT-----
-{jwt}
-------END NATS USER JWT------
-
------BEGIN USER NKEY SEED-----
-{seed}
-------END USER NKEY SEED------
-"""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,11 +73,11 @@ def sign(accounts: Iterable[Account], *, operator: str = "") -> Signed:
     for account in accounts:
         if account.user is not None:
             one = _user(keys[account.name], account.user.name, account.user.public)
-            credentials[account.user.name] = Secret(_CREDENTIALS.format(jwt=one, seed=account.user.seed.reveal()))
+            credentials[account.user.name] = written(one, account.user.seed)
     if operator:
         key = _new(nkeys.PREFIX_BYTE_USER)
         one = _user(keys[STATE], operator, key.public)
-        credentials[operator] = Secret(_CREDENTIALS.format(jwt=one, seed=key.seed))
+        credentials[operator] = written(one, Secret(key.seed))
     claims = {account.name: _account(account, keys) for account in accounts}
     jwts = {keys[name].public: _jwt(signer, keys[name].public, name, claim) for name, claim in claims.items()}
     jwts[system.public] = _jwt(signer, system.public, _SYSTEM, _account(Account(name=_SYSTEM), keys))
@@ -99,19 +91,15 @@ def sign(accounts: Iterable[Account], *, operator: str = "") -> Signed:
     )
 
 
-def render_signed(
-    signed: Signed,
-    *,
-    store_dir: Path,
-    host: str = "127.0.0.1",
-    port: int = 4222,
-    monitor_port: int = 0,
-    server_name: str = "airmesh",
-) -> str:
+def render_signed(signed: Signed, server: Server) -> str:
     """Text of nats.conf for a server that trusts the operator and has the accounts in memory."""
+    return server_part(server) + signed_part(signed)
+
+
+def signed_part(signed: Signed) -> str:
+    """Text of nats.conf that says whom a server trusts."""
     return (
-        server_part(store_dir=store_dir, host=host, port=port, monitor_port=monitor_port, server_name=server_name)
-        + f"operator: {json.dumps(signed.operator)}\n"
+        f"operator: {json.dumps(signed.operator)}\n"
         f"system_account: {json.dumps(signed.system_account)}\n"
         "resolver: MEMORY\n"
         f"resolver_preload: {json.dumps(signed.accounts, indent=1)}\n"

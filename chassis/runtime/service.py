@@ -20,11 +20,12 @@ from typing import Any, Generic, TypeVar
 import uvloop
 from prometheus_client import Histogram
 
+from chassis.bus import tls
 from chassis.bus.client import Bus, View
+from chassis.bus.credentials import Credentials, parse
 from chassis.faults import Fault, SettingsFault
 from chassis.runtime import garbage
 from chassis.runtime.settings import BaseSettings, default_instance, load
-from chassis.secret import Secret
 from chassis.telemetry.health import Health
 from chassis.telemetry.log import Log, bridge_libraries
 from chassis.telemetry.loop_holds import LoopHolds
@@ -66,7 +67,7 @@ class Runtime(Generic[S]):
         self.bus = Bus(
             url=settings.nats_url,
             user=settings.nats_user,
-            seed=read_seed(settings.nats_seed_file),
+            credentials=read_credentials(settings),
             service=name,
             instance=self.instance,
             log=log,
@@ -157,20 +158,25 @@ def resident_bytes() -> int:
         return 0
 
 
-def read_seed(path: Path) -> Secret:
-    """Seed of an nkey, or a JWT and its seed; raises SettingsFault when it cannot be used or others may read it."""
-    variable = "AIRMESH_NATS_SEED_FILE"
+def read_credentials(settings: BaseSettings) -> Credentials:
+    """Who we are on the bus; raises SettingsFault when a file cannot be used, or others may read the seed."""
+    path, variable = settings.nats_seed_file, "AIRMESH_NATS_SEED_FILE"
     try:
         if others_may_read(path.stat()):
             raise SettingsFault(variable, str(path), "take away others' access: chmod 600")
-        text = path.read_text().strip()
+        parse(path.read_text())
     except OSError as error:
         raise SettingsFault(variable, str(path), f"name a readable file ({error.strerror})") from error
-    plain = text.startswith("SU") and len(text) <= 100
-    signed = text.startswith("-----BEGIN NATS USER JWT-----") and "\nSU" in text
-    if not plain and not signed:
-        raise SettingsFault(variable, str(path), "put the seed of a user nkey (SU…) or NATS credentials in it")
-    return Secret(text)
+    except ValueError as error:
+        remedy = f"put the seed of a user nkey (SU…) or NATS credentials in it ({error})"
+        raise SettingsFault(variable, str(path), remedy) from error
+    if settings.nats_ca_file is not None:
+        try:
+            tls.trust(settings.nats_ca_file)
+        except tls.TlsFault as error:
+            remedy = f"name the file of the authority that signed the servers' certificates, as PEM ({error})"
+            raise SettingsFault(tls.CA_VARIABLE, str(settings.nats_ca_file), remedy) from error
+    return Credentials(path, settings.nats_ca_file)
 
 
 def others_may_read(seen: os.stat_result) -> bool:

@@ -43,7 +43,10 @@ class BaseSettings:
     """Servers of the bus, comma-separated."""
 
     nats_seed_file: Path
-    """File with the nkey seed of this service's user, mode 0600."""
+    """File with the nkey seed of this service's user, or its NATS credentials; mode 0600, read at each connect."""
+
+    nats_ca_file: Path | None = None
+    """Certificate of the authority that signed the servers' (PEM), read at each connect; unset: no TLS."""
 
     nats_user: str
     """Name of that user: the role, or role-node (node encoded as in keys). Replies come to ``_INBOX.<user>``."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from chassis.bus import nats_config
-from lab.cluster import ledger, node
+from lab.cluster import ledger, node, pki
 from lab.cluster.launch import Launcher
 from lab.paths import Paths, Settings
 from lab.topology import FABRIC_LINK, Host, LabError, Topology
@@ -113,6 +113,7 @@ def agent_environment(where: Paths, topology: Topology, agent: Agent) -> dict[st
     return {
         "AIRMESH_NATS_URL": f"nats://{topology.control.management4}:{NATS_PORT}",
         "AIRMESH_NATS_SEED_FILE": str(seed_file(where, agent.user)),
+        "AIRMESH_NATS_CA_FILE": str(authority(where)),
         "AIRMESH_NATS_USER": agent.user,
         "AIRMESH_INSTANCE": agent.name,
         "AIRMESH_HEALTH_PORT": str(agent.health_port),
@@ -124,6 +125,20 @@ def agent_environment(where: Paths, topology: Topology, agent: Agent) -> dict[st
 def seed_file(where: Paths, user: str) -> Path:
     """Where the nkey seed of a NATS user lies, readable by root alone."""
     return where.nats / "seeds" / f"{user}.seed"
+
+
+def authority(where: Paths) -> Path:
+    """The certificate by which the lab's NATS server is known."""
+    return where.nats / "tls" / "ca.crt"
+
+
+def observer_environment(where: Paths, port: int) -> dict[str, str]:
+    """What `airmesh` needs to reach the lab's bus through the loopback port `port`."""
+    return {
+        "AIRMESH_NATS": f"nats://127.0.0.1:{port}",
+        "AIRMESH_NATS_SEED_FILE": str(seed_file(where, "cli")),
+        "AIRMESH_NATS_CA_FILE": str(authority(where)),
+    }
 
 
 def nats_server() -> str:
@@ -139,13 +154,15 @@ async def bus(launcher: Launcher, topology: Topology) -> None:
     where, host = launcher.where, topology.control
     users = nats_config.make_users(ROLES, [n.name for n in topology.nodes], extra=[("routing", "cp")])
     nats_config.write_seeds(users, where.nats / "seeds")
-    config = nats_config.render(
-        users,
+    await pki.make_bus(host, authority(where).parent)
+    server = nats_config.Server(
         store_dir=where.nats / "store",
         host=str(host.management4),
         port=NATS_PORT,
         monitor_port=NATS_MONITOR_PORT,
+        tls=authority(where).parent,
     )
+    config = nats_config.render(users, server)
     path = where.nats / "nats.conf"
     ledger.write(path, config.encode())
     await launcher.start("nats", node.inside(host, [nats_server(), "--config", str(path)]), always=True)

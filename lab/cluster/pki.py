@@ -21,7 +21,7 @@ _KEY = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Certificate:
-    """A leaf to be signed. `names`: DNS names and addresses; empty for a client's certificate."""
+    """A leaf to be signed. `names`: DNS names and addresses of a server; empty for a client's certificate."""
 
     file: str
     user: str
@@ -81,7 +81,7 @@ def account_key_argv(folder: Path) -> list[str]:
 def leaf_argv(leaf: Certificate, folder: Path) -> list[str]:
     """One key and its certificate, signed by the authority, in one command (`req -CA`, OpenSSL 3.0)."""
     subject = (f"/O={leaf.group}" if leaf.group else "") + f"/CN={leaf.user}"
-    usage = "clientAuth" if leaf.client else "serverAuth"
+    usage = ",".join([*(["serverAuth"] if leaf.names else []), *(["clientAuth"] if leaf.client else [])])
     extensions = ["-addext", f"extendedKeyUsage={usage}", "-addext", "basicConstraints=critical,CA:FALSE"]
     if leaf.names:
         extensions += ["-addext", "subjectAltName=" + ",".join(_alternative(name) for name in leaf.names)]
@@ -97,6 +97,12 @@ def _alternative(name: str) -> str:
         return f"DNS:{name}"
 
 
+def bus_certificate(host: Host) -> Certificate:
+    """Of the NATS server on `host`: `tls.crt` and `tls.key`, as in a Secret of cert-manager."""
+    names = ("localhost", "127.0.0.1", str(host.management4), *_serving(host))
+    return Certificate(file="tls", user="nats", names=names)
+
+
 async def _openssl(argv: list[str]) -> None:
     running = await asyncio.create_subprocess_exec(
         *argv, stdout=asyncio.subprocess.DEVNULL, stderr=asyncio.subprocess.PIPE
@@ -105,6 +111,13 @@ async def _openssl(argv: list[str]) -> None:
         _, said = await running.communicate()
     if running.returncode:
         raise LabError(f"{' '.join(argv)}: {said.decode(errors='replace').strip()}")
+
+
+async def make_bus(host: Host, folder: Path) -> None:
+    """The bus' own authority (who has a certificate of it may join the servers), and its server's certificate."""
+    await asyncio.to_thread(folder.mkdir, parents=True, exist_ok=True, mode=0o700)
+    await _openssl(authority_argv(folder))
+    await _openssl(leaf_argv(bus_certificate(host), folder))
 
 
 async def make(topology: Topology, folder: Path) -> None:

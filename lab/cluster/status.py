@@ -8,7 +8,7 @@ from pathlib import Path
 from lab.cluster import down, port_forward, up
 from lab.cluster.api import Api, has_condition
 from lab.cluster.launch import connect
-from lab.cluster.mesh import seed_file
+from lab.cluster.mesh import observer_environment
 from lab.paths import SOURCE, Paths, Settings, paths
 from lab.topology import LabError, check_name
 
@@ -50,8 +50,7 @@ def environment_lines(where: Paths) -> Iterator[str]:
         raise LabError(f"lab {where.lab} is not up: make lab LAB={where.lab}")
     values = {
         "KUBECONFIG": str(where.kubeconfig),
-        "AIRMESH_NATS": f"nats://127.0.0.1:{ports.nats}",
-        "AIRMESH_NATS_SEED_FILE": str(seed_file(where, "cli")),
+        **observer_environment(where, ports.nats),
     }
     for name, value in values.items():
         yield f"export {name}={shlex.quote(value)}"

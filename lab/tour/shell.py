@@ -28,8 +28,7 @@ class Hands:
         self._kubectl = [launch.kubectl(), f"--kubeconfig={where.kubeconfig}"]
         looks = {"COLUMNS": str(columns), "TERM": "xterm-256color"} | ({"FORCE_COLOR": "1"} if colour else {})
         self._environment = launch.environment(
-            AIRMESH_NATS=f"nats://127.0.0.1:{port_forward.read_ports(where.ports).nats}",
-            AIRMESH_NATS_SEED_FILE=str(mesh.seed_file(where, "cli")),
+            **mesh.observer_environment(where, port_forward.read_ports(where.ports).nats),
             **looks,
         )
 

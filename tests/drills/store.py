@@ -54,9 +54,11 @@ class Janitor:
 
     url: str
     seed: Path
+    trust: dict[str, Any]
 
     async def _connect(self) -> Client:
-        return await nats.connect(self.url, nkeys_seed=str(self.seed), error_cb=_ignore, connect_timeout=2)
+        known = {"nkeys_seed": str(self.seed), **self.trust}
+        return await nats.connect(self.url, error_cb=_ignore, connect_timeout=2, **known)
 
     def run(self, work: Callable[[Client], Awaitable[T]]) -> T:
         """Do something on a connection of its own."""
@@ -139,7 +141,7 @@ def janitor(lab: Lab) -> Iterator[Janitor]:
     config.write_text(head + _ACCOUNTS + json.dumps(accounts, indent=1) + "\n")
     try:
         os.kill(lab.pid("nats"), signal.SIGHUP)
-        made = Janitor(lab.nats_url, seed)
+        made = Janitor(lab.nats_url, seed, lab.trust)
         lab.until("the janitor is let in", lambda: _let_in(made), seconds=10)
         yield made
     finally:

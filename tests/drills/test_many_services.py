@@ -168,7 +168,7 @@ def look(lab: Lab, found: list[Agent], seen: Measured, ended: threading.Event) -
 def status(lab: Lab) -> str:
     """What `airmesh status` prints."""
     argv = [sys.executable, "-m", "cli", "status"]
-    environment = {**os.environ, "AIRMESH_NATS": lab.nats_url, "AIRMESH_NATS_SEED_FILE": str(lab.seed("cli"))}
+    environment = {**os.environ, **lab.observer}
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, env=environment, check=False)
     return done.stdout + done.stderr
 

@@ -170,8 +170,8 @@ def test_labels_and_policies_are_as_large_as_they_say() -> None:
 
 
 def test_a_stolen_key_is_tried_on_a_real_server(nats_server: NatsServer) -> None:
-    loot = Loot(url=nats_server.url, seed=nats_server.seeds / "dataplane-n3.seed", node="n3", victim="n1",
-                address="10.244.1.7")  # fmt: skip
+    seed = nats_server.seeds / "dataplane-n3.seed"
+    loot = Loot(url=nats_server.url, seed=seed, trust={}, node="n3", victim="n1", address="10.244.1.7")
     answers = iter([True, False])
     outcome = asyncio.run(steal(loot, lambda: next(answers), unheard))
     assert outcome.tried > 100

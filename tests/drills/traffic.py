@@ -227,8 +227,7 @@ def status(lab: Lab) -> dict[str, Any]:
     """`airmesh status`, as a person runs it."""
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "AIRMESH_NATS": lab.nats_url,
-        "AIRMESH_NATS_SEED_FILE": str(lab.seed("cli")),
+        **lab.observer,
     }
     argv = [sys.executable, "-m", "cli", "status", "--output", "json"]
     done = subprocess.run(argv, capture_output=True, text=True, timeout=20, env=environment, check=False)

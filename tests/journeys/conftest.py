@@ -93,8 +93,7 @@ def airmesh(lab: Lab) -> Callable[..., Any]:
     def run(*arguments: str, exits: tuple[int, ...] = (0,)) -> Any:
         environment = {
             "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-            "AIRMESH_NATS": lab.nats_url,
-            "AIRMESH_NATS_SEED_FILE": str(lab.seed("cli")),
+            **lab.observer,
         }
         done = subprocess.run(
             [sys.executable, "-m", "cli", *arguments, "--output", "json"],

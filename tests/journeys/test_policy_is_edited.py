@@ -89,8 +89,7 @@ def test_a_drop_is_reported_with_the_policy_that_dropped_it(lab: Lab, space: Lab
     lab.until("the stranger is kept out", lambda: not space.connects("stranger", server))
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
-        "AIRMESH_NATS": lab.nats_url,
-        "AIRMESH_NATS_SEED_FILE": str(lab.seed("cli")),
+        **lab.observer,
     }
     follow = subprocess.Popen(
         [sys.executable, "-m", "cli", "flows", "--follow", "--dropped", "--output", "json"],

@@ -75,7 +75,7 @@ def test_the_outside_is_answered_by_the_pods_own_address(lab: Lab) -> None:
 
 def test_a_question_about_nobody_is_refused_in_a_sentence(lab: Lab, space: LabNamespace) -> None:
     argv = [sys.executable, "-m", "cli", "policy", "explain", f"{space.namespace}/nobody", "10.0.0.1:80"]
-    env = {"PATH": "/usr/bin:/bin", "AIRMESH_NATS": lab.nats_url, "AIRMESH_NATS_SEED_FILE": str(lab.seed("cli"))}
+    env = {"PATH": "/usr/bin:/bin", **lab.observer}
     reported = subprocess.run(argv, cwd=SOURCE, capture_output=True, text=True, timeout=20, check=False, env=env)
     assert reported.returncode == 4
     assert "nobody" in reported.stderr

@@ -75,8 +75,7 @@ def listening(lab: Lab) -> Iterator[Heard]:
     environment = {
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         "PYTHONUNBUFFERED": "1",
-        "AIRMESH_NATS": lab.nats_url,
-        "AIRMESH_NATS_SEED_FILE": str(lab.seed("cli")),
+        **lab.observer,
     }
     followers = []
     for into, words in ((heard.events, ("events", "--follow")), (heard.drops, ("flows", "--follow", "--dropped"))):

@@ -164,6 +164,7 @@ def _thief(lab: Lab, made: Siege, traffic: Traffic, going: Any) -> threading.Thr
     loot = Loot(
         url=lab.nats_url,
         seed=lab.seed(f"dataplane-{THIEF}"),
+        trust=lab.trust,
         node=THIEF,
         victim=ROBBED,
         address=min(traffic.addresses["server"]),

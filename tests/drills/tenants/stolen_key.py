@@ -42,6 +42,8 @@ class Loot:
 
     url: str
     seed: Path
+    trust: dict[str, Any]
+    """How a client comes to trust the server."""
     node: str
     victim: str
     """The node it speaks for."""
@@ -171,6 +173,7 @@ async def steal(loot: Loot, going: Callable[[], bool], report: Callable[[Excepti
         return await nats.connect(
             loot.url,
             nkeys_seed=str(loot.seed),
+            **loot.trust,
             name="thief",
             inbox_prefix=f"_INBOX.dataplane-{loot.node}".encode(),
             error_cb=error,
@@ -217,7 +220,13 @@ def main() -> None:
     lab = attach(given.lab)
     seed = lab.seed(f"dataplane-{given.node}")
     loot = Loot(
-        url=lab.nats_url, seed=seed, node=given.node, victim=given.victim, address=given.address, block=given.block
+        url=lab.nats_url,
+        seed=seed,
+        trust=lab.trust,
+        node=given.node,
+        victim=given.victim,
+        address=given.address,
+        block=given.block,
     )
     end = time.monotonic() + min(given.seconds, MOST_SECONDS)
     print(asyncio.run(steal(loot, lambda: time.monotonic() < end, unheard)))

@@ -15,7 +15,7 @@ from nacl.exceptions import BadSignatureError
 from nacl.signing import VerifyKey
 
 from chassis.bus.accounts import STATE, Account, Import, make_accounts, meet
-from chassis.bus.nats_config import make_users, new_key, render, user_name
+from chassis.bus.nats_config import Server, make_users, new_key, render, user_name
 from chassis.bus.nats_jwt import Signed, render_signed, sign
 from proto.codec import encode_segment
 from proto.subjects import DISCOVERY, ROLES, discovery_inbox
@@ -227,7 +227,7 @@ def test_a_users_credentials_hold_its_seed_and_no_other(signed: Signed) -> None:
 
 
 def test_no_configuration_holds_a_seed(signed: Signed, tmp_path: Any) -> None:
-    by_file, by_jwt = render(USERS, store_dir=tmp_path), render_signed(signed, store_dir=tmp_path)
+    by_file, by_jwt = render(USERS, Server(store_dir=tmp_path)), render_signed(signed, Server(store_dir=tmp_path))
     seeds = [user.seed.reveal() for user in USERS] + [one.reveal() for one in signed.account_seeds.values()]
     for text in (by_file, by_jwt):
         assert [seed for seed in (*seeds, signed.operator_seed.reveal()) if seed in text] == []
