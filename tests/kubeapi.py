@@ -23,6 +23,7 @@ import pytest
 
 from lab.images import build
 from lab.paths import settings
+from lab.topology import LabError
 from tests.natsd import free_port
 
 USERS = ("admin", "nobody")
@@ -44,9 +45,12 @@ API_SERVER = """
 
 def program() -> Path:
     """The binary with all components, as a lab has it."""
-    found = build.product(build.KUBERNETES, settings().cache)
+    try:
+        found = build.product(build.KUBERNETES, settings().cache)
+    except LabError as lacking:
+        pytest.skip(f"this machine lacks a kube-apiserver ({lacking})")
     if not found.exists():
-        pytest.fail(f"{found} is not built: `python -m lab build`")
+        pytest.skip("this machine lacks a kube-apiserver (python -m lab build)")
     return found
 
 

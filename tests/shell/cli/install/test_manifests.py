@@ -16,7 +16,6 @@ from cli.install.kubernetes import Kubernetes
 from tests.core.cluster.test_rights import granted
 from tests.kubeapi import KubeApi
 
-pytestmark = pytest.mark.lab
 FOLDER = Path(__file__).parents[4] / "deploy" / "kubernetes"
 
 
