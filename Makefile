@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-mutants bench check format lock
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock test-telemetry events-page
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -22,7 +22,7 @@ lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=nam
 
 test: setup check ## the whole test suite (what CI runs)
 	$(PYTHON) -m lab build --if-possible
-	@$(PYTHON) -m pytest --durations=25 -m "not slow"; status=$$?; \
+	@$(PYTHON) -m pytest -n 2 --durations=25 -m "not slow"; status=$$?; \
 	if [ $$status -eq 1 ]; then \
 	  echo "AGAIN: what failed is run once more; whatever passes now is flaky, and wants mending"; \
 	  $(PYTHON) -m pytest -m "not slow" --last-failed --last-failed-no-failures none; status=$$?; \
@@ -49,8 +49,18 @@ drill-churn: setup ## 10,000 pods and 2,000 policies come and go: no agent's mem
 drill-services: setup ## 10,000 Services are made: agents answer, loops stay free (about 13 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_many_services.py -m slow -k ten-thousand
 
+drill-bus: setup ## three NATS servers are killed, stopped and set back while agents write (about 3 minutes)
+	$(PYTHON) -m pytest -s tests/drills/test_bus_of_three.py tests/shell/chassis/bus/test_cluster_of_servers.py -m slow
+
 drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants
+
+test-telemetry: setup ## a real Jaeger, a real Prometheus (Debian's package), consumers in Go and `nats` (5 minutes the first time)
+	@command -v promtool > /dev/null || { echo "test-telemetry: apt-get install --no-install-recommends prometheus" >&2; exit 1; }
+	$(PYTHON) -m pytest tests/netns/observability tests/shell/observability -m "slow or not slow"
+
+events-page: ## docs/asyncapi.json as a page: build/events/index.html (needs npm)
+	@docs/events-page.sh
 
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first

@@ -28,6 +28,7 @@ from cli.reports import ipam as ipam_report
 from cli.reports import pods as pod_report
 from cli.reports import policy as policy_report
 from cli.reports import routes as route_report
+from cli.reports import trace as trace_report
 from cli.reports.table import Table, json_text
 from cli.settings import load
 
@@ -222,6 +223,26 @@ def events(follow: bool, seconds: float, output: str) -> int:
 
 for _command in (installation.install, installation.upgrade, installation.uninstall, installation.check):
     airmesh.add_command(_command)
+
+
+@airmesh.command()
+@click.argument("target")
+@click.option("--kind", type=click.Choice(list(gather.KINDS)), default=None, help="What TARGET is the name of.")
+@_output
+def trace(target: str, kind: str | None, output: str) -> int:
+    """What became of the last change of TARGET, step by step, down to the kernels that it changed.
+
+    TARGET is NAMESPACE/NAME of a pod or a NetworkPolicy, or a trace id (32 hex digits, as log lines and events have
+    it). Agents keep their latest spans in memory: no tracing backend is needed. Of an object that is gone, its removal.
+
+    Exit code 1 when a step failed, or nothing is kept of it any more.
+    """
+    asked = trace_report.target(target)
+    if asked is None:
+        raise faults.Usage(f"{target!r} names no object", "write NAMESPACE/NAME, or a trace id of 32 hex digits")
+    report = _ask(lambda link: gather.change(link, asked, kind or ""))
+    _show(report, trace_report.tables(report), output)
+    return Exit.WELL if report.well else Exit.NOT_WELL
 
 
 @airmesh.command(context_settings={"ignore_unknown_options": True, "help_option_names": []})

@@ -11,14 +11,14 @@ from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
-from cli.faults import Declined, Unreachable
+from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
-from cli.reports import agents, dns, micro, pods, policy, routes
+from cli.reports import agents, dns, micro, pods, policy, routes, trace
 from proto.addresses import Claim, Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.identity import IdentityRecord
-from proto.objects import KIND_OF, Node
+from proto.objects import KIND_OF, NetworkPolicy, Node, Pod
 from proto.policy import Ack, Frontier
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations, IpamShow, IpamState
 from proto.routes import NodeRoutes
@@ -36,6 +36,7 @@ from proto.subjects import (
     RULES,
     Bucket,
 )
+from proto.traces import SpansRequest
 
 
 async def _all(link: Link, bucket: Bucket, kind: type[Any], prefix: str = ">") -> dict[str, Any]:
@@ -134,4 +135,48 @@ async def names(link: Link) -> dns.DnsState:
     return dns.DnsState(
         decision=next(iter(contents.of(CoreDNSDecision).values()), None),
         report=next(iter(contents.of(DnsReport).values()), None),
+    )
+
+
+KINDS: dict[str, type[Any]] = {"pod": Pod, "policy": NetworkPolicy}
+"""What `airmesh trace` takes, by what a person calls it."""
+
+
+async def change(link: Link, asked: trace.Target, kind: str) -> trace.Trace:
+    """The story of the last change of an object; ``kind`` of :data:`KINDS`, or empty when the name is enough.
+
+    Raises Usage when it is not, Declined when nothing is known of such an object.
+    """
+    trace_id = asked.trace_id or await _last_trace(link, asked, [KINDS[kind]] if kind else list(KINDS.values()))
+    answers = list(await link.spans(SpansRequest(trace_id=trace_id)))
+    others = (link.spans(SpansRequest(trace_id=other)) for other in trace.linked(answers) if other != trace_id)
+    for more in await asyncio.gather(*others):
+        answers += more
+    return trace.trace(asked, trace_id, answers)
+
+
+async def _last_trace(link: Link, asked: trace.Target, kinds: list[type[Any]]) -> str:
+    """Of the object as the mirror has it; of one that is gone as agents of `cluster` remember it."""
+    found: dict[str, str] = {}
+    for kind in kinds:
+        node = "*." if kind is Pod else ""
+        key = f"{kind_prefix(KIND_OF[kind])}.{node}{encode_segment(asked.namespace)}.{encode_segment(asked.name)}"
+        contents = await link.read(OBJECTS, lambda _, kind=kind: kind, key)  # type: ignore[misc]
+        for at in contents.values:
+            found[kind.__name__] = contents.traceparents[at][3:35]
+    if len(found) > 1:
+        raise Usage(f"{asked.text} is a {' and a '.join(found)}", f"say --kind {' or --kind '.join(KINDS)}")
+    for trace_id in found.values():
+        if trace_id:
+            return trace_id
+    named = (("k8s.namespace.name", asked.namespace), ("k8s.object.name", asked.name))
+    for kind in kinds:
+        wanted = SpansRequest(attributes=(("k8s.object.kind", kind.__name__), *named))
+        trace_id = trace.latest(await link.spans(wanted), "cluster")
+        if trace_id:
+            return trace_id
+    what = " or ".join(kind.__name__ for kind in kinds)
+    raise Declined(
+        f"no {what} {asked.text} is there, and no agent keeps a span of one",
+        "see that the name is right, and airmesh status for an agent cluster; or give a trace id from a log line",
     )

@@ -23,7 +23,7 @@ import struct
 import time
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any, TypeVar
 from urllib.parse import urlsplit
@@ -44,7 +44,8 @@ from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
 from proto.requests import Reply
-from proto.subjects import JETSTREAM, Bucket, discovery_inbox
+from proto.subjects import JETSTREAM, SPANS, Bucket, discovery_inbox
+from proto.traces import Spans, SpansRequest
 
 A = TypeVar("A", bound=msgspec.Struct)
 T = TypeVar("T")
@@ -68,6 +69,8 @@ class Contents:
 
     values: dict[str, msgspec.Struct]
     unreadable: int = 0
+    traceparents: dict[str, str] = field(default_factory=dict)
+    """Trace context of each value's write, by raw key."""
 
     def of(self, kind: type[T]) -> dict[str, T]:
         """The values of one type, by raw key."""
@@ -211,6 +214,7 @@ class Link:
         inbox = self._client.new_inbox()
         subscription = await self._client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
         values: dict[str, msgspec.Struct] = {}
+        traceparents: dict[str, str] = {}
         unreadable = 0
         left = 0
         while pending:
@@ -231,11 +235,11 @@ class Link:
                 if change.forged:
                     unreadable += 1
                 else:
-                    values[change.key], _ = open_sealed(kind, change.body or b"")
+                    values[change.key], traceparents[change.key] = open_sealed(kind, change.body or b"")
             except (Malformed, UnknownVersion):
                 unreadable += 1
         await subscription.unsubscribe()
-        return Contents(values=values, unreadable=unreadable)
+        return Contents(values=values, unreadable=unreadable, traceparents=traceparents)
 
     def _next(self) -> bytes:
         deadline = int(self._settings.deadline * 1e9)
@@ -306,9 +310,22 @@ class Link:
 
         The server says whose answer it is (``proto.subjects.discovery_inbox``).
         """
+        return await self._ask_all("$SRV.STATS", b"")
+
+    async def spans(self, asked: SpansRequest) -> tuple[tuple[str, Spans], ...]:
+        """Users and what agents with their keys keep of these spans; an answer that cannot be read is left out."""
+        found: list[tuple[str, Spans]] = []
+        for user, data in await self._ask_all(SPANS, encode(asked)):
+            with suppress(Malformed):
+                reply = decode(Reply, data)
+                if reply.ok:
+                    found.append((user, decode(Spans, reply.body)))
+        return tuple(found)
+
+    async def _ask_all(self, subject: str, body: bytes) -> tuple[tuple[str, bytes], ...]:
         inbox, token = discovery_inbox(self._settings.user), secrets.token_hex(12)
         subscription = await self._client.subscribe(f"{inbox}.>")
-        await self._client.publish("$SRV.STATS", b"", reply=f"{inbox}.{token}")
+        await self._client.publish(subject, body, reply=f"{inbox}.{token}")
         answers: list[tuple[str, bytes]] = []
         loop = asyncio.get_running_loop()
         end = loop.time() + _DISCOVERY

@@ -13,6 +13,17 @@ import msgspec
 from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
 from proto.net import Address
 from proto.objects import IPPool, Owner
+from proto.subjects import (
+    IPAM_BLOCK,
+    IPAM_CLAIM,
+    IPAM_RELEASE,
+    IPAM_REPORT,
+    IPAM_SHOW,
+    POLICY_EXPLAIN,
+    POLICY_MATRIX,
+    SPANS,
+)
+from proto.traces import Spans, SpansRequest
 
 
 class Reply(msgspec.Struct, frozen=True):
@@ -151,3 +162,16 @@ class Explanations(msgspec.Struct, frozen=True):
     """Answers in the order of the questions."""
 
     answers: tuple[Explanation, ...]
+
+
+REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] | None]] = {
+    IPAM_BLOCK: (BlockRequest, BlockGrant),
+    IPAM_REPORT: (BlockReportRequest, BlockReportAnswer),
+    IPAM_CLAIM: (ClaimRequest, ClaimGrant),
+    IPAM_RELEASE: (ClaimRelease, None),
+    IPAM_SHOW: (IpamShow, IpamState),
+    POLICY_EXPLAIN: (ExplainRequest, Explanation),
+    POLICY_MATRIX: (ExplainMany, Explanations),
+    SPANS: (SpansRequest, Spans),
+}
+"""Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""

@@ -31,6 +31,8 @@ JETSTREAM = f"{ROOT}.jetstream"
 INBOX = "_INBOX"
 DISCOVERY = "$SRV.>"
 """What is asked of all services (NATS micro, ADR-32)."""
+SPANS = "$SRV.SPANS"
+"""Asked of all services as their discovery is, by whoever may ask that: ``proto.traces.SpansRequest``."""
 
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"

@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+from hypothesis import HealthCheck, settings
 
 from chassis.bus.client import Bus
 from chassis.runtime.service import Runtime
@@ -22,8 +23,21 @@ from tests.agent_logs import pytest_runtest_makereport, pytest_runtest_setup
 from tests.kubeapi import kube_api
 from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of
+from tests.workers import arrange, is_worker, pytest_configure, pytest_runtest_protocol, pytest_xdist_make_scheduler
 
-__all__ = ["kube_api", "lab", "pytest_runtest_makereport", "pytest_runtest_setup"]
+__all__ = [
+    "kube_api",
+    "lab",
+    "pytest_configure",
+    "pytest_runtest_makereport",
+    "pytest_runtest_protocol",
+    "pytest_runtest_setup",
+    "pytest_xdist_make_scheduler",
+]
+
+settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.load_profile("untimed")
+"""How long an example takes is the machine's."""
 
 _PRIVILEGES = ("root", "network namespaces", "bpf(2)", "bcc", "program ip", "program nft", "program nsenter")
 """What a test marked ``privileged`` needs, as ``lab.cluster.preflight`` names it."""
@@ -89,8 +103,13 @@ async def buckets(bus_for: BusFor) -> dict[str, str]:
     return await cluster.make_buckets()
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """What this machine cannot run is left out, each test with what it lacks; what it can run never is."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """What this machine cannot run is left out, each test with what it lacks; what it can run never is.
+
+    A worker's tests come in the order in which workers begin them.
+    """
+    if is_worker(config):
+        arrange(items)
     marked = [item for item in items if item.get_closest_marker("privileged") or item.get_closest_marker("lab")]
     if not marked:
         return

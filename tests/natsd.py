@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import itertools
 import json
 import os
+import random
 import shutil
 import signal
 import socket
@@ -13,10 +15,11 @@ import subprocess
 import sys
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from copy import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,7 +39,7 @@ from chassis.bus.nats_config import (
     write_secret,
     write_seeds,
 )
-from chassis.bus.nats_jwt import sign, signed_part
+from chassis.bus.nats_jwt import RESOLVER_USER, Issuer, sign, signed_part
 from chassis.bus.tls import options
 from chassis.runtime.service import Runtime
 from chassis.runtime.settings import BaseSettings
@@ -50,6 +53,10 @@ from proto.subjects import ROLES, Bucket
 
 NODES = ("n1", "n2", "n3")
 EXTRA = (("routing", "cp"),)
+FREE_PORTS = range(12_000, 28_000)
+WORKERS = 8
+"""Into how many ranges free ports are divided."""
+_candidates = itertools.count(random.randrange(len(FREE_PORTS)))
 
 
 def server_program() -> str:
@@ -67,10 +74,17 @@ def endpoint_at(node: str, address: Address) -> str:
 
 
 def free_port() -> int:
-    """A loopback port nobody listens on now."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A loopback port nobody listens on now.
+
+    It lies below those that the kernel gives to sockets which name none, and each worker of a run has a range of its
+    own: so nobody gets the port until the test uses it.
+    """
+    worker, each = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")), len(FREE_PORTS) // WORKERS
+    while True:
+        port = FREE_PORTS.start + worker % WORKERS * each + next(_candidates) % each
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 class NatsServer:
@@ -97,23 +111,33 @@ class NatsServer:
             accounts = tuple(replace(account, publish=(">",), subscribe=(">",)) for account in accounts)
         self.operator, public = new_key()
         """What a user signs in with who may do anything to the streams: stands for an operator's hand."""
+        self.resolver = Secret("")
         self.config = folder / "nats.conf"
+        self._accounts = accounts
+        self.issuer = Issuer.new()
+        self._who: Callable[[Server], str] = lambda _: accounts_part(accounts, public)
         if signed:
-            by = sign(accounts, operator="operator")
-            self.operator = by.credentials["operator"]
-            for name in self.users:
-                write_secret(self.seeds / f"{name}.seed", by.credentials[name])
-            self._who = signed_part(by)
-        else:
-            self._who = accounts_part(accounts, public)
+            self._sign()
         self._process: subprocess.Popen[bytes] | None = None
         self._log = folder / "nats.log"
         self.configure(Server(store_dir=folder / "store", host=host, port=free_port(), tls=tls))
 
+    def _sign(self) -> None:
+        by = sign(self._accounts, operator="operator", issuer=self.issuer)
+        self.operator, self.resolver = by.credentials["operator"], by.credentials[RESOLVER_USER]
+        for name in self.users:
+            write_secret(self.seeds / f"{name}.seed", by.credentials[name])
+        self._who = partial(signed_part, by)
+
+    def sign(self) -> None:
+        """Accounts are JWTs from the next start on."""
+        self._sign()
+        self.configure(self._server)
+
     def configure(self, server: Server) -> None:
         """Write what the server is to be when it is started next."""
-        self.port = server.port
-        self.config.write_text(server_part(server) + self._who)
+        self._server, self.port = server, server.port
+        self.config.write_text(server_part(server) + self._who(server))
 
     def beside(self, folder: Path, server: Server) -> NatsServer:
         """Another server with the same users, whose folder is its own."""

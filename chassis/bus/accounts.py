@@ -24,7 +24,7 @@ from typing import Literal
 
 from chassis.secret import Secret
 from proto.codec import encode_segment
-from proto.subjects import BUCKETS, DISCOVERY, INBOX, JETSTREAM, Grant, Role, discovery_inbox
+from proto.subjects import BUCKETS, DISCOVERY, INBOX, JETSTREAM, SPANS, Grant, Role, discovery_inbox
 
 STATE = "state"
 """Account of the streams."""
@@ -156,7 +156,8 @@ def _discovered(user: User) -> list[str]:
     if DISCOVERY in user.role.requests:
         return []
     name = user.role.name
-    return [f"$SRV.{verb}{of_whom}" for verb in ("PING", "INFO", "STATS") for of_whom in ("", f".{name}", f".{name}.*")]
+    verbs = ("PING", "INFO", "STATS")
+    return [*(f"$SRV.{verb}{of_whom}" for verb in verbs for of_whom in ("", f".{name}", f".{name}.*")), SPANS]
 
 
 def _spelled(subject: str, user: User) -> str:

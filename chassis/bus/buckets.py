@@ -4,11 +4,16 @@ Idempotent: a bucket that is there stays, with the bounds that the table says; o
 bucket that is made anew gets a new epoch, which is how every reader learns that it must list again. An epoch key that
 cannot be read is written again: as the epoch that was known, so that nobody lists again; where it is not known, as a
 new one.
+
+A bucket gets more copies when there are more servers, and never fewer by itself: who forgets the setting would lose
+them. Where the servers cannot hold as many, it stays in use with those that it has.
 """
 
 from __future__ import annotations
 
 import uuid
+from dataclasses import dataclass
+from typing import Any
 
 from chassis.bus import jetstream
 from chassis.bus.connection import Connection
@@ -20,21 +25,31 @@ from proto.subjects import Bucket
 from proto.sync import EPOCH_KEY, Epoch
 
 
-async def make_bucket(connection: Connection, kv: KV, replicas: int, known: str = "") -> str:
-    """Make ``kv``'s bucket unless it is there; returns its epoch. Raises Unavailable, Refused, Newer.
+@dataclass(frozen=True, slots=True)
+class Made:
+    """A bucket that is there."""
+
+    epoch: str
+    lacking: str = ""
+    """Why it has fewer copies than it should; empty when it has them."""
+
+
+async def make_bucket(connection: Connection, kv: KV, replicas: int, known: str = "") -> Made:
+    """Make ``kv``'s bucket unless it is there. Raises Unavailable, Refused, Newer.
 
     ``known`` is the epoch that this bucket had when it was looked at last.
     """
-    stream = kv.bucket.stream
+    stream, lacking = kv.bucket.stream, ""
     try:
-        await _bound(connection, stream, await jetstream.stream_config(connection, stream), _bounds(kv.bucket))
+        config = await jetstream.stream_config(connection, stream)
+        lacking = await _bound(connection, stream, config, _bounds(kv.bucket), replicas)
     except Missing:
         await _create(connection, stream, kv.bucket, replicas)
         known = ""
     for _ in range(3):
         found = await kv.look(EPOCH_KEY, Epoch)
         if isinstance(found, Entry):
-            return found.value.epoch
+            return Made(found.value.epoch, lacking)
         if found is None:
             epoch = Epoch(epoch=uuid.uuid4().hex)
             written = await kv.create(EPOCH_KEY, epoch)
@@ -44,7 +59,7 @@ async def make_bucket(connection: Connection, kv: KV, replicas: int, known: str 
             epoch = Epoch(epoch=known or uuid.uuid4().hex)
             written = await kv.update(EPOCH_KEY, epoch, found.revision)
         if not isinstance(written, Conflict):
-            return epoch.epoch
+            return Made(epoch.epoch, lacking)
     raise Bug(f"the epoch key of {kv.bucket.name} is neither there nor can it be made")
 
 
@@ -63,10 +78,24 @@ def _bounds(bucket: Bucket) -> dict[str, object]:
     return bounds
 
 
-async def _bound(connection: Connection, stream: str, config: dict[str, object], bounds: dict[str, object]) -> None:
-    """Give a stream that is there the bounds it lacks; what it holds already stays."""
+async def _bound(
+    connection: Connection, stream: str, config: dict[str, Any], bounds: dict[str, object], replicas: int
+) -> str:
+    """Give a stream that is there the bounds and copies it lacks; what it holds already stays.
+
+    Returns why it cannot have as many copies; empty when it has them.
+    """
     if any(config.get(name) != wanted for name, wanted in bounds.items()):
-        await jetstream.api(connection, f"STREAM.UPDATE.{stream}", {**config, **bounds}, timeout=10)
+        config = {**config, **bounds}
+        await jetstream.api(connection, f"STREAM.UPDATE.{stream}", config, timeout=10)
+    has = config.get("num_replicas", 1)
+    if has >= replicas:
+        return ""
+    try:
+        await jetstream.api(connection, f"STREAM.UPDATE.{stream}", {**config, "num_replicas": replicas}, timeout=10)
+    except jetstream.JetStreamRefused as refused:
+        return f"{stream} has {has} of {replicas} copies: {refused}"
+    return ""
 
 
 async def _create(connection: Connection, stream: str, bucket: Bucket, replicas: int) -> None:

@@ -12,6 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -24,7 +25,7 @@ from chassis.bus.connection import Connection
 from chassis.bus.credentials import Credentials
 from chassis.bus.entry import Entry
 from chassis.bus.kv import KV, Conflict
-from chassis.bus.micro import EACH_NODE, VERSION_HEADER, Answer, Registration
+from chassis.bus.micro import DISCOVERERS, EACH_NODE, VERSION_HEADER, Answer, Registration, refusal
 from chassis.bus.view import Cursor, View
 from chassis.faults import Bug, Refused, Unavailable
 from chassis.telemetry.spans import current_traceparent
@@ -32,7 +33,8 @@ from chassis.telemetry.traces import Telemetry
 from proto import codec
 from proto.events import ServiceFault
 from proto.requests import Reply
-from proto.subjects import BUCKETS, Bucket, event_subject, role_of_user
+from proto.subjects import BUCKETS, DISCOVERY, SPANS, Bucket, event_subject, role_of_user
+from proto.traces import SpansRequest
 
 if TYPE_CHECKING:
     from chassis.telemetry.log import Log
@@ -81,8 +83,12 @@ class Bus:
         self._consumer_prefix = f"{codec.encode_segment(user).replace('=', '_')}-{unique}"
         self._events: asyncio.Queue[tuple[str, bytes, dict[str, str]]] = asyncio.Queue(EVENT_QUEUE)
         self._unheard: list[tuple[str, Callable[[Msg], Coroutine[Any, Any, None]]]] = []
+        if DISCOVERY not in self._role.requests:
+            self._unheard.append((SPANS, self._answer_spans))
         self._registering = asyncio.Lock()
         self._views: list[View] = []
+        self._lacking: dict[str, str] = {}
+        """Why a bucket has fewer copies than it should, as it was told last."""
         self._epochs: dict[str, str] = {}
         """Of the buckets, by name, as they were made or found last."""
         self.dropped = 0
@@ -140,7 +146,11 @@ class Bus:
         for bucket in BUCKETS:
             known = self._epochs.get(bucket.name, "")
             made = await buckets.make_bucket(self.connection, self.bucket(bucket), replicas, known)
-            self._epochs[bucket.name] = made
+            self._epochs[bucket.name] = made.epoch
+            if made.lacking != self._lacking.get(bucket.name, ""):
+                self._lacking[bucket.name] = made.lacking
+                if made.lacking:
+                    self.report_fault(made.lacking, f"start the NATS servers that lack: {replicas} must hold streams")
         return dict(self._epochs)
 
     async def request(self, subject: str, message: msgspec.Struct, answer: type[A], *, timeout: float) -> A:
@@ -205,21 +215,34 @@ class Bus:
             if message.reply or meet(subject, message.subject) != message.subject:
                 _STEERED_EVENTS.labels(self._service).inc()
                 return  # a stored message that a consumer delivered here, under the subject it was stored with
-            version = (message.headers or {}).get(VERSION_HEADER, str(codec.VERSION))
-            try:
-                _check_version(version)
-                event = codec.decode(kind, message.data)
-            except (codec.Malformed, codec.UnknownVersion) as error:
-                self._log.warning("event-unreadable", subject=message.subject, error=error)
-                return
-            try:
-                on_message(message.subject, event)
-            except Exception as error:
-                self._log.error("event-failed", subject=message.subject, error=error, bug=True)
+            headers = message.headers or {}
+            with self._telemetry.following(headers.get("traceparent", "")):
+                try:
+                    _check_version(headers.get(VERSION_HEADER, str(codec.VERSION)))
+                    event = codec.decode(kind, message.data)
+                except (codec.Malformed, codec.UnknownVersion) as error:
+                    self._log.warning("event-unreadable", subject=message.subject, error=error)
+                    return
+                try:
+                    on_message(message.subject, event)
+                except Exception as error:
+                    self._log.error("event-failed", subject=message.subject, error=error, bug=True)
 
         self._unheard.append((subject, on_raw))
         if self.connected:
             await self._register()
+
+    async def _answer_spans(self, message: Msg) -> None:
+        """What this agent keeps of the spans that are asked for; see ``chassis.telemetry.ring``."""
+        if self.registration.drop(message, DISCOVERERS, SPANS):
+            return
+        try:
+            found = self._telemetry.ring.find(codec.decode(SpansRequest, message.data))
+            reply = Reply(ok=True, body=codec.encode(found))
+        except codec.Malformed as error:
+            reply = refusal("malformed", str(error))
+        with suppress(Unavailable):
+            await self.connection.send(message.reply, codec.encode(reply), {VERSION_HEADER: str(codec.VERSION)})
 
     def _register_view(self, view: View) -> None:
         if any(other.name == view.name for other in self._views):

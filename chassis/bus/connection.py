@@ -7,7 +7,9 @@ Closes traps of nats-py 2.16 (each has a test in tests/shell/chassis/bus/test_na
  3. constant reconnect wait → our own, with jitter;
  4. a half-open connection is noticed after minutes → pings every 5 s, two may be outstanding; a transport that cannot
     even be closed is aborted; calls in flight fail at once when the connection breaks;
- 5. a refused publish is a mere time-out in the call and a line elsewhere → the two are joined into one ``Refused``.
+ 5. a refused publish is a mere time-out in the call and a line elsewhere → the two are joined into one ``Refused``;
+ 6. a server that ends the connection with a word (a key was revoked, a user taken out) makes it close for good → it
+    connects again, by the key that stands in its file by then.
 
 Times are in seconds.
 """
@@ -44,6 +46,7 @@ SUBSCRIPTION_MESSAGES = 65_536
 SUBSCRIPTION_BYTES = 64 << 20
 
 _VIOLATION = re.compile(r'permissions violation for (publish|subscription) to "([^"]+)"', re.IGNORECASE)
+_SIGN_IN = re.compile(r"authori[sz]ation (violation|failed)|authentication (revoked|expired)", re.IGNORECASE)
 GREETING = b"INFO "
 """How a NATS server begins (NATS client protocol, INFO)."""
 _REFUSAL = re.compile(rb"^-ERR ([^\r\n]*)\r?\n", re.MULTILINE)
@@ -312,12 +315,12 @@ class Connection:
     async def _on_closed(self) -> None:
         self._closed.set()
 
-    def _on_tls(self, why: str) -> None:
+    def _on_failed(self, why: str) -> None:
         """A reconnect failed for what a person has to mend; told when it is another reason than before."""
         problem = f"cannot connect to NATS at {', '.join(self._servers)} again: {why}"
         if problem != self.problem:
             self.problem = problem
-            self._log.warning("bus-tls", servers=self._servers, error=why)
+            self._log.warning("bus-not-let-in", servers=self._servers, user=self._user, error=why)
 
     def _on_error(self, error: Exception) -> None:
         if isinstance(error, nats.errors.SlowConsumerError):
@@ -328,9 +331,9 @@ class Connection:
             return
         violation = _VIOLATION.search(str(error))
         if violation is None:
-            why = tls.explain(error, self._credentials.ca_file)
+            why = tls.explain(error, self._credentials.ca_file) or _not_let_in(error)
             if why and not self.connected:
-                self._on_tls(why)
+                self._on_failed(why)
             # while it is away, each failed attempt comes by here; that it is away has been said
             say = self._log.warning if self.connected else self._log.debug
             say("bus-error", error=error)
@@ -346,6 +349,11 @@ class Connection:
             verb=violation[1],
             remedy="the allow-list in proto/subjects.py does not grant this",
         )
+
+
+def _not_let_in(error: Exception) -> str:
+    """Why a server refuses our key, in its words; empty when the error is of another kind."""
+    return f"it does not let us in: {error}" if _SIGN_IN.search(str(error)) else ""
 
 
 def _next_server(servers: list[Server], _info: dict[str, object]) -> tuple[Server | None, float]:

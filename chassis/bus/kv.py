@@ -130,8 +130,14 @@ class KV:
             raise
 
     async def delete(self, key: str, revision: int | None = None, *, timeout: float = DEADLINE) -> Conflict | None:
-        """Delete; with ``revision`` only if that is still the key's last one. A key that is not there is fine."""
+        """Delete; with ``revision`` only if that is still the key's last one. A key that is not there is fine.
+
+        A deletion has no value to carry the trace context in: it is in the message's header, as with requests.
+        """
         headers = {"KV-Operation": "DEL", "Nats-TTL": str(TOMBSTONE_SECONDS)}
+        traceparent = current_traceparent()
+        if traceparent:
+            headers["traceparent"] = traceparent
         if revision is not None:
             headers["Nats-Expected-Last-Subject-Sequence"] = str(revision)
         try:
@@ -175,6 +181,10 @@ class KV:
             for tail in tails:
                 await tail.close()
         return {key: _open(kind, change) for key, change in sorted(found.items()) if _lives(key, change)}
+
+    async def last_sequence(self) -> int:
+        """Sequence of the last change of any key; raises Unavailable, Missing."""
+        return (await jetstream.stream_state(self._connection, self._stream)).last
 
     def watch(
         self,

@@ -65,7 +65,8 @@ REPORTED_AT_MOST = 256
 """Senders of steered requests that are remembered as told."""
 _REQUEST_INFO = "nats-request-info"
 """The one header of the server's that a request has by right: the account it came from."""
-_DISCOVERERS = tuple(f"{discovery_inbox(role.name)}." for role in ROLES if DISCOVERY in role.requests)
+DISCOVERERS = tuple(f"{discovery_inbox(role.name)}." for role in ROLES if DISCOVERY in role.requests)
+"""What the reply subject of a discovery begins with."""
 
 _STEERED = Counter("airmesh_requests_steered", "Requests dropped: no plain request of whom it came from", ["service"])
 
@@ -94,7 +95,7 @@ def steered(message: Msg, replies: tuple[str, ...], heard: str = ">") -> str:
     return ""
 
 
-def _refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
+def refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
     """A refusal on one line and cut: its sentence may quote what the asker sent, whatever that was."""
     shown = "".join(character if character.isprintable() else "?" for character in sentence[: MAX_REFUSAL + 1])
     if len(shown) > MAX_REFUSAL:
@@ -163,7 +164,7 @@ class _ReportingService(DiscoverableService):
 
     def accepts(self, msg: Msg) -> bool:
         """Only where the answer reaches who asks."""
-        return not self._drop(msg, _DISCOVERERS)
+        return not self._drop(msg, DISCOVERERS)
 
     def metadata_now(self) -> dict[str, str]:
         """How the service is."""
@@ -221,7 +222,7 @@ class Registration:
             queue_group=self._name,
             stats_handler=self._endpoint_stats,
         )
-        service = _ReportingService(client, config, lambda: health_metadata(self._stats()), self._drop)
+        service = _ReportingService(client, config, lambda: health_metadata(self._stats()), self.drop)
         self._service = service
         with contextlib.suppress(TimeoutError, nats.errors.Error):
             await service.start()  # only its flush can fail, and a reconnect makes that good
@@ -242,10 +243,10 @@ class Registration:
             handler=on_request,
             queue_group=self._name,
         )
-        endpoint = _ConcurrentEndpoint(service, config, self._refuse_busy, self._drop)
+        endpoint = _ConcurrentEndpoint(service, config, self._refuse_busy, self.drop)
         await service.add(endpoint)
 
-    def _drop(self, message: Msg, replies: tuple[str, ...], heard: str = ">") -> bool:
+    def drop(self, message: Msg, replies: tuple[str, ...], heard: str = ">") -> bool:
         """True for what is no request: counted, and told once for each subject, which names who may send there."""
         why = steered(message, replies, heard)
         if not why:
@@ -265,7 +266,7 @@ class Registration:
         version = headers.get(VERSION_HEADER, str(codec.VERSION))
         if version != str(codec.VERSION):
             text = f"the request speaks version {version[:16]}; this service knows {codec.VERSION}"
-            return _refusal("unknown-version", text)
+            return refusal("unknown-version", text)
         traceparent = headers.get("traceparent", "")
         with self._telemetry.span(f"answer {request.subject}", traceparent) as span:
             try:
@@ -275,12 +276,12 @@ class Registration:
                 return Reply(ok=True, body=b"" if body is None else codec.encode(body))
             except Refused as refused:
                 span.event("refused", code=refused.code, reason=refused.message)
-                return _refusal(refused.code, refused.message, retry=refused.retry)
+                return refusal(refused.code, refused.message, retry=refused.retry)
             except (Retryable, TimeoutError) as error:  # first: a damaged value of ours is no malformed request
                 text = str(error) or f"no answer within {ANSWER_DEADLINE} s"
-                return _refusal("unavailable", text, retry=True)
+                return refusal("unavailable", text, retry=True)
             except codec.Malformed as error:
-                return _refusal("malformed", str(error))
+                return refusal("malformed", str(error))
             except Exception as error:
                 self._log.error("answer-failed", subject=request.subject, error=error, bug=True)
                 return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)

@@ -25,6 +25,7 @@ import os
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from urllib.parse import quote
 
 import nkeys
 
@@ -164,7 +165,7 @@ def _cluster_part(server: Server, cluster: Cluster) -> str:
         "listen": _at(server.host, cluster.port),
         "no_advertise": True,
         "authorization": {"user": "route", "password": secret, "timeout": 5},
-        "routes": [f"nats://route:{secret}@{route}" for route in cluster.routes],
+        "routes": [f"nats://route:{quote(secret, safe='')}@{route}" for route in cluster.routes],
     }
     tls = f",\n tls: {_files(server.tls, verify=True)}" if server.tls else ""
     return f"cluster: {json.dumps(written, indent=1).removesuffix(chr(10) + '}')}{tls}\n}}\n"

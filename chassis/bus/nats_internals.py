@@ -16,11 +16,13 @@ from typing import Protocol
 from nats.aio.client import Client
 from nats.aio.msg import Msg
 from nats.aio.subscription import Subscription
+from nats.errors import Error
 from nats.micro.service import Endpoint, Service, ServiceStats
 
 from chassis import asyncio_internals
 
 _CONNECT = b"CONNECT "
+_FORBIDDEN = "permissions violation"
 
 
 class Proof(Protocol):
@@ -41,7 +43,8 @@ class Proof(Protocol):
 class RenewingClient(Client):
     """A client that asks at each connect who it is and whom it trusts; nats-py keeps what it was told at the first.
 
-    It sends its public nkey with its JWT, too, where nats-py sends the one or the other.
+    It sends its public nkey with its JWT, too, where nats-py sends the one or the other. An ``-ERR`` that ends the
+    connection (a key revoked, a user taken out) makes it connect again, where nats-py closes for good.
     """
 
     def __init__(self, proof: Callable[[], Proof], trust: Callable[[], ssl.SSLContext]) -> None:
@@ -53,6 +56,15 @@ class RenewingClient(Client):
     def ssl_context(self) -> ssl.SSLContext:
         """Whom it trusts in the connect that is under way."""
         return self._trust()
+
+    async def _process_err(self, err_msg: str) -> None:
+        if _FORBIDDEN in err_msg.lower() or self.is_connecting:
+            await super()._process_err(err_msg)
+            return
+        error = Error(f"nats: {err_msg}")
+        self._err = error
+        await self._error_cb(error)
+        await self._process_op_err(error)
 
     def _connect_command(self) -> bytes:
         proof = self._proof()

@@ -1,27 +1,33 @@
 """The users and accounts of ``chassis.bus.nats_config`` as JWTs that an operator signs: for many servers and nodes.
 
-A server is given the operator's key and the accounts; it takes in any user that an account's key has signed. A node
-holds a user's key alone, never an account's: what an account imports, and what its user may publish, stands in a JWT
-that only the operator can sign anew. No account names the nodes it serves, so a new node is new accounts, and changes
-none that is there.
+A server is given the operator's key and a folder for accounts; it takes in any user that an account's key has signed. A
+node holds a user's key alone, never an account's: what an account imports, and what its user may publish, stands in a
+JWT that only the operator can sign anew. No account names the nodes it serves, so a new node is new accounts, and
+changes none that is there: they are handed to the servers that run (``chassis.bus.resolver``), and no file of theirs
+changes.
 
-The permissions stand in the account (as its default for users), since a user's JWT travels with each connect, in a line
-of at most 4 KiB.
+All keys follow from the operator's seed by name (:class:`Issuer`): that seed is all there is to keep, and who has it
+signs the same again. The permissions stand in the account (as its default for users), since a user's JWT travels with
+each connect, in a line of at most 4 KiB.
 
-The resolver here is MEMORY: the accounts stand in the configuration file. A NATS resolver takes the same JWTs
-(https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/jwt/resolver).
-Format: header ``{"typ":"JWT","alg":"ed25519-nkey"}``, claims of version 2 (github.com/nats-io/jwt, v2).
+Several users of one account may be valid at a time, an old key and a new one; a user ends by its account's revocations:
+what was signed for that key up to then is void, and its connection is closed.
+
+Format: header ``{"typ":"JWT","alg":"ed25519-nkey"}``, claims of version 2 (github.com/nats-io/jwt, v2); resolver:
+https://docs.nats.io/running-a-nats-service/configuration/securing_nats/auth_intro/jwt/resolver.
 """
 
 from __future__ import annotations
 
 import base64
 import hashlib
+import hmac
 import json
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 
 import nkeys
 
@@ -29,9 +35,17 @@ from chassis.bus.accounts import STATE, Account
 from chassis.bus.credentials import credentials as written
 from chassis.bus.nats_config import Server, server_part
 from chassis.secret import Secret
+from proto.subjects import INBOX
 
+SYSTEM = "system"
+"""Account that servers speak to each other in."""
+RESOLVER_USER = "resolver"
+"""Who may hand accounts to the servers, and nothing else; it is no user of the table of roles."""
 _UNLIMITED = -1
-_SYSTEM = "system"
+_RESOLVER_RIGHTS: dict[str, object] = {
+    "pub": {"allow": ["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP"]},
+    "sub": {"allow": [f"{INBOX}.{RESOLVER_USER}.>"]},
+}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,52 +75,119 @@ class _Key:
         return bytes(self.pair.seed).decode()
 
 
-def sign(accounts: Iterable[Account], *, operator: str = "") -> Signed:
-    """Sign ``accounts`` and their users with new keys.
+class Issuer:
+    """The operator: signs accounts and their users, with keys that follow from its own seed."""
+
+    def __init__(self, seed: Secret) -> None:
+        """``seed``: of an operator's nkey (``SO…``); raises ValueError when it is none."""
+        try:
+            pair = nkeys.from_seed(bytearray(seed.reveal().strip().encode()))
+            public = pair.public_key.decode()
+        except (nkeys.NkeysError, ValueError) as error:
+            raise ValueError(f"no seed of an nkey: {error}") from None
+        if not public.startswith("O"):
+            raise ValueError("the seed of an nkey that is no operator's (SO…)")
+        self._key = _Key(pair, public)
+        self._raw = bytes(seed.reveal().strip().encode())
+
+    @staticmethod
+    def new() -> Issuer:
+        """A new operator."""
+        return Issuer(Secret(_key(nkeys.PREFIX_BYTE_OPERATOR, os.urandom(32)).seed))
+
+    @property
+    def seed(self) -> Secret:
+        """For the installer's safe, and for who admits nodes."""
+        return Secret(self._key.seed)
+
+    @property
+    def jwt(self) -> str:
+        """The operator's own, which servers trust."""
+        claims: dict[str, object] = {"type": "operator", "system_account": self.account(SYSTEM)}
+        return _jwt(self._key, self._key.public, "airmesh", claims)
+
+    def account(self, name: str) -> str:
+        """Public key of an account."""
+        return self._of(name).public
+
+    def account_seed(self, name: str) -> Secret:
+        """Seed of an account's key."""
+        return Secret(self._of(name).seed)
+
+    def sign_account(self, account: Account, revoked: Mapping[str, int] | None = None) -> str:
+        """JWT of an account. ``revoked``: public keys (or ``*``) whose users are void when signed up to that second."""
+        claims = _account(account, self.account) | ({"revocations": dict(revoked)} if revoked else {})
+        return _jwt(self._key, self.account(account.name), account.name, claims)
+
+    def sign_user(
+        self, account: str, name: str, public: str, *, rights: Mapping[str, object] | None = None, expires: int = 0
+    ) -> str:
+        """JWT of a user. ``rights``: permissions other than its account's; ``expires``: Unix time, 0 never."""
+        limits = dict.fromkeys(("subs", "data", "payload"), _UNLIMITED)
+        claims = {"type": "user", **limits, **(rights or {})}
+        return _jwt(self._of(account), public, name, claims, expires)
+
+    def _of(self, name: str) -> _Key:
+        kind = b"airmesh account " + name.encode()
+        return _key(nkeys.PREFIX_BYTE_ACCOUNT, hmac.digest(self._raw, kind, hashlib.sha256))
+
+
+def sign(accounts: Iterable[Account], *, operator: str = "", issuer: Issuer | None = None) -> Signed:
+    """Sign ``accounts`` and their users, by a new operator unless one is given.
 
     ``operator`` is the name of one more user, who may do anything to the streams; by default there is none.
     """
-    accounts = tuple(accounts)
-    signer, system = _new(nkeys.PREFIX_BYTE_OPERATOR), _new(nkeys.PREFIX_BYTE_ACCOUNT)
-    keys = {account.name: _new(nkeys.PREFIX_BYTE_ACCOUNT) for account in accounts}
+    accounts, by = tuple(accounts), issuer or Issuer.new()
     credentials: dict[str, Secret] = {}
     for account in accounts:
         if account.user is not None:
-            one = _user(keys[account.name], account.user.name, account.user.public)
+            one = by.sign_user(account.name, account.user.name, account.user.public)
             credentials[account.user.name] = written(one, account.user.seed)
-    if operator:
-        key = _new(nkeys.PREFIX_BYTE_USER)
-        one = _user(keys[STATE], operator, key.public)
-        credentials[operator] = written(one, Secret(key.seed))
-    claims = {account.name: _account(account, keys) for account in accounts}
-    jwts = {keys[name].public: _jwt(signer, keys[name].public, name, claim) for name, claim in claims.items()}
-    jwts[system.public] = _jwt(signer, system.public, _SYSTEM, _account(Account(name=_SYSTEM), keys))
+    for user, where, rights in ((operator, STATE, {}), (RESOLVER_USER, SYSTEM, _RESOLVER_RIGHTS)):
+        if user:
+            key = _key(nkeys.PREFIX_BYTE_USER, os.urandom(32))
+            credentials[user] = written(by.sign_user(where, user, key.public, rights=rights), Secret(key.seed))
+    jwts = {by.account(one.name): by.sign_account(one) for one in (*accounts, Account(name=SYSTEM))}
     return Signed(
-        operator=_jwt(signer, signer.public, "airmesh", {"type": "operator", "system_account": system.public}),
-        operator_seed=Secret(signer.seed),
-        system_account=system.public,
+        operator=by.jwt,
+        operator_seed=by.seed,
+        system_account=by.account(SYSTEM),
         accounts=jwts,
-        account_seeds={name: Secret(key.seed) for name, key in keys.items()},
+        account_seeds={account.name: by.account_seed(account.name) for account in accounts},
         credentials=credentials,
     )
 
 
 def render_signed(signed: Signed, server: Server) -> str:
-    """Text of nats.conf for a server that trusts the operator and has the accounts in memory."""
-    return server_part(server) + signed_part(signed)
+    """Text of nats.conf for a server that trusts the operator and keeps accounts beside its streams."""
+    return server_part(server) + signed_part(signed, server)
 
 
-def signed_part(signed: Signed) -> str:
-    """Text of nats.conf that says whom a server trusts."""
+def signed_part(signed: Signed, server: Server) -> str:
+    """Text of nats.conf that says whom a server trusts, and where it keeps the accounts that it is handed."""
+    resolver = {"type": "full", "dir": str(server.store_dir / "accounts"), "interval": "2m"}
     return (
         f"operator: {json.dumps(signed.operator)}\n"
         f"system_account: {json.dumps(signed.system_account)}\n"
-        "resolver: MEMORY\n"
+        f"resolver: {json.dumps(resolver)}\n"
         f"resolver_preload: {json.dumps(signed.accounts, indent=1)}\n"
     )
 
 
-def _account(account: Account, keys: dict[str, _Key]) -> dict[str, object]:
+def carry_over(store_dir: Path, issuer: Issuer) -> bool:
+    """Move the streams of a server that listed its users to where one that trusts ``issuer`` looks for them.
+
+    For a server that stands still, once, before it is started with :func:`render_signed`: a store names a folder for
+    each account, by its key where accounts are signed. False when there is nothing to move.
+    """
+    before, after = (store_dir / "jetstream" / name for name in (STATE, issuer.account(STATE)))
+    if not before.is_dir() or after.exists():
+        return False
+    before.rename(after)
+    return True
+
+
+def _account(account: Account, key_of: Callable[[str], str]) -> dict[str, object]:
     stored = _UNLIMITED if account.name == STATE else 0
     limits: dict[str, object] = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn"), _UNLIMITED)
     limits |= {"wildcards": True, "leaf": 0}
@@ -127,7 +208,7 @@ def _account(account: Account, keys: dict[str, _Key]) -> dict[str, object]:
             {
                 "name": f"{one.account} {one.subject}",
                 "subject": one.subject,
-                "account": keys[one.account].public,
+                "account": key_of(one.account),
                 "type": one.kind,
             }
             | ({"local_subject": one.local} if one.local != one.subject else {})
@@ -136,23 +217,19 @@ def _account(account: Account, keys: dict[str, _Key]) -> dict[str, object]:
     }
 
 
-def _user(account: _Key, name: str, public: str) -> str:
-    """A user without permissions of its own has its account's."""
-    return _jwt(account, public, name, {"type": "user", **dict.fromkeys(("subs", "data", "payload"), _UNLIMITED)})
-
-
-def _new(prefix: int) -> _Key:
-    pair = nkeys.from_seed(bytearray(nkeys.encode_seed(os.urandom(32), prefix)))
+def _key(prefix: int, raw: bytes) -> _Key:
+    pair = nkeys.from_seed(bytearray(nkeys.encode_seed(raw, prefix)))
     return _Key(pair, pair.public_key.decode())
 
 
-def _jwt(signer: _Key, subject: str, name: str, claims: dict[str, object]) -> str:
+def _jwt(signer: _Key, subject: str, name: str, claims: dict[str, object], expires: int = 0) -> str:
     body: dict[str, object] = {
         "iat": int(time.time()),
         "iss": signer.public,
         "name": name,
         "sub": subject,
         "nats": {**claims, "version": 2},
+        **({"exp": expires} if expires else {}),
     }
     digest = hashlib.sha256(json.dumps(body).encode()).digest()
     body["jti"] = base64.b32encode(digest).decode().rstrip("=")

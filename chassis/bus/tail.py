@@ -56,6 +56,8 @@ class Change:
     revision: int
     body: bytes | None
     forged: bool = False
+    traceparent: str = ""
+    """Trace context of a deletion; that of a value is in the value."""
 
 
 class Tail:
@@ -90,6 +92,8 @@ class Tail:
         """Messages that the present request may still bring."""
         self.caught_up = False
         self.broken = ""
+        self.orphaned = False
+        """It broke because the server that held its consumer is gone, as with every other reader of that server."""
         self.failure: Exception | None = None
         """What ``on_change`` raised: a bug, the owner raises it."""
 
@@ -148,7 +152,12 @@ class Tail:
     def check_silence(self, now: float) -> None:
         """Break the tail when it has heard nothing for too long."""
         if now - self._heard > SILENCE:
+            self.orphaned = True
             self._break(f"no heartbeat for {SILENCE} s")
+
+    def forgive(self, held: float) -> None:
+        """For so many seconds the event loop was held: nobody listened, whatever was said."""
+        self._heard += held
 
     def forgive_silence(self, now: float) -> None:
         """The connection is down: nothing can be heard."""
@@ -201,6 +210,7 @@ class Tail:
         if status == "100":
             self._on_heartbeat(headers)
         elif status == "503":
+            self.orphaned = True
             self._break("the server lost the consumer")
         elif message.subject != f"{self._inbox}.{self._request}":
             return  # an earlier request has ended, which no longer matters
@@ -228,8 +238,10 @@ class Tail:
 def change_of(message: Msg, stream: str, strip: int, revision: int) -> Change:
     """What a stored message says of its key, which is its subject without the first ``strip`` characters."""
     headers = message.headers or {}
-    body = None if jetstream.is_tombstone(headers) else message.data
-    return Change(message.subject[strip:], revision, body, not jetstream.authentic(headers, stream))
+    gone = jetstream.is_tombstone(headers)
+    traceparent = headers.get("traceparent", "") if gone else ""
+    forged = not jetstream.authentic(headers, stream)
+    return Change(message.subject[strip:], revision, None if gone else message.data, forged, traceparent)
 
 
 def positions(reply: str) -> tuple[int, int, int]:

@@ -4,8 +4,12 @@
 completeness markers it was asked to wait for are there for the bucket's present epoch; before that, nothing may be
 swept. While the server cannot be reached the mirror stays as it is, and stays synced: the last known state is kept.
 
-It lists again and diffs when: its consumer breaks (a lost message, silence for 3.5 s, the server forgot it), the epoch
-key changes, the bucket was made anew, or its last sequence is lower than one already seen (all compared every 10 s).
+It lists again and diffs when: its consumer breaks (a lost message, silence for 3.5 s in which it listened, the server
+forgot it), the epoch key changes, the bucket was made anew, or its last sequence is lower than one already seen (all
+compared every 10 s).
+Consumers live in the memory of one server each, which takes all of its with it: what lists again for that waits up to
+``SPREAD`` first, each reader another time, so that the servers that are left are not asked for everything at once.
+
 While it lists again, new values count at once, but a key that is missing from the new list disappears only when that
 list is complete and the markers hold again. A value of another major version, or one that cannot be read, leaves the
 last good value in place and is reported once (``unreadable``).
@@ -47,6 +51,8 @@ __all__ = ["Cursor", "View"]
 
 COMPARE_EVERY = 10.0
 """Seconds between comparisons with the stream's own state."""
+SPREAD = 1.0
+"""Seconds within which the readers of a server that is gone list again."""
 TICK = 0.5
 MEND_AFTER = 3.0
 """Seconds after which a value is mended by who may have missed a newer one."""
@@ -56,6 +62,9 @@ _SYNCED = Gauge("airmesh_view_synced", "1 while the mirror is in sync", ["view"]
 _LISTS = Counter("airmesh_view_lists", "How often the bucket was listed anew", ["view"])
 _MENDED = Counter("airmesh_view_mended", "Values written again because they could not be read", ["view"])
 _UNREADABLE = Gauge("airmesh_view_unreadable", "Keys whose present value cannot be read", ["view"])
+
+REMOVALS = 256
+"""Keys that are gone of which it is remembered in which trace."""
 
 Mend = Callable[[Entry[Any], int], Awaitable[bool | None]]
 """Writes an entry over this revision of its key: True when it did, None when the key is not ours."""
@@ -110,6 +119,8 @@ class View:
         """How often it had to list anew, the first time included."""
         self.unreadable: dict[str, str] = {}
         """Keys whose present value cannot be read, and why; the last good value stays in ``entries``."""
+        self._removed_in: dict[str, str] = {}
+        """Trace contexts of the last removals, by key."""
         self._seen: set[str] = set()
         self._listing = True
         self._caught_up = False
@@ -118,6 +129,8 @@ class View:
         self._wake = asyncio.Event()
         self._verify = False
         self._relist = ""
+        self._orphaned = False
+        """The last life of the consumers ended with the server that held them."""
         self._said = ""
         self._sync_event = asyncio.Event()
         self.log: Log | None = None
@@ -199,13 +212,17 @@ class View:
                 if why and why != self._said and self.log is not None:
                     self.log.warning("view-lists-again", view=self.name, bucket=self._bucket.name, why=why)
                 self._said = why
-                await asyncio.sleep(backoff.delay(attempt, random.random(), first=0.05, longest=2.0))  # noqa: S311
+                wait = backoff.delay(attempt, random.random(), first=0.05, longest=2.0)  # noqa: S311
+                if self._orphaned:
+                    wait += SPREAD * random.random()  # noqa: S311
+                await asyncio.sleep(wait)
                 attempt += 1
         finally:
             self._connection.off_connected(self._on_connected)
 
     async def _mirror(self) -> str:
         """One life of the consumers; returns why a new list is needed."""
+        self._orphaned = False
         state = await jetstream.stream_state(self._connection, self._bucket.stream)
         self._begin_list()
         tails = [self._tail(filters, number) for number, filters in enumerate(self._filters)]
@@ -224,6 +241,7 @@ class View:
                     raise failure
                 broken = next((tail.broken for tail in tails if tail.broken), self._relist)
                 if broken:
+                    self._orphaned = any(tail.orphaned for tail in tails)
                     return broken
                 if not self._caught_up and all(tail.caught_up for tail in tails):
                     self._caught_up = True
@@ -235,15 +253,18 @@ class View:
                     why = await self._compare(state)
                     if why:
                         return why
-                await self._pause()
+                held = await self._pause()
+                for tail in tails:
+                    tail.forgive(held)
 
-    async def _pause(self) -> None:
-        try:
+    async def _pause(self) -> float:
+        """Until something happens, a moment at most; how many seconds longer it took, since the event loop was held."""
+        began = time.monotonic()
+        with contextlib.suppress(TimeoutError):
             async with asyncio.timeout(TICK):
                 await self._wake.wait()
-        except TimeoutError:
-            return
-        self._wake.clear()
+                self._wake.clear()
+        return max(0.0, time.monotonic() - began - TICK)
 
     def _tail(self, filters: tuple[str, ...], number: int) -> Tail:
         name = self._consumer if len(self._filters) == 1 else f"{self._consumer}-{number}"
@@ -346,12 +367,24 @@ class View:
             self._damaged.pop(key, None)
             removed = held.pop(key, None) is not None
             if removed:
+                self._note_removal(key, change.traceparent)
                 self._dirty(key)
         else:
             self._take(key, change, held)
         _UNREADABLE.labels(self.name).set(len(self.unreadable))
         if key.startswith("_"):
             self._judge()
+
+    def removed_in(self, key: str) -> str:
+        """Trace context of the removal of a key that is gone; empty when it had none, or is not remembered."""
+        return "" if key in self._entries else self._removed_in.get(key, "")
+
+    def _note_removal(self, key: str, traceparent: str) -> None:
+        self._removed_in.pop(key, None)
+        if traceparent:
+            self._removed_in[key] = traceparent
+        if len(self._removed_in) > REMOVALS:
+            del self._removed_in[next(iter(self._removed_in))]
 
     def _take(self, key: str, change: Change, held: dict[str, Entry[Any]]) -> None:
         kind = _mark_kind(key) or self._kind_of(key)

@@ -126,7 +126,7 @@ class Loop:
             self._woken.clear()
             taken = [cursor.take() | old for cursor, old in zip(self._cursors, kept, strict=True)]
             self._poke.take()
-            full = self._full or time.monotonic() >= self._due
+            full, self._full = self._full or time.monotonic() >= self._due, False
             dirty = Dirty(full=full, keys=frozenset().union(*taken), by_cursor=tuple(taken))
             good = await self._pass(dirty)
             kept = [frozenset[str]() for _ in self._cursors] if good else taken
@@ -154,7 +154,6 @@ class Loop:
         self._failures = 0
         self.passes += 1
         if dirty.full:
-            self._full = False
             self._due = started + self._period
         self._soon = math.inf
         if isinstance(outcome, Again):

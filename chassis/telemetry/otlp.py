@@ -7,16 +7,17 @@ The SDK reads the endpoint, headers and time-outs from the standard ``OTEL_…``
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping
+import time
+from collections.abc import Mapping, Sequence
 
 from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
+from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
 
-from chassis.telemetry.spans import Attribute
+from chassis.telemetry.spans import Attribute, context_of
 
 FLUSH_MS = 1500
 STOP_SECONDS = 2.0
@@ -54,14 +55,29 @@ class Otlp:
         self._tracer = self._provider.get_tracer("airmesh")
 
     def start(
-        self, name: str, trace_id: str, parent_id: str, attributes: Mapping[str, Attribute]
+        self,
+        name: str,
+        trace_id: str,
+        parent_id: str,
+        attributes: Mapping[str, Attribute],
+        links: Sequence[str] = (),
+        waited: float = 0.0,
     ) -> tuple[str, str, _Recorder]:
-        """Trace id, span id and recorder of a new span; empty ids of a parent begin a new trace."""
+        """Trace id, span id and recorder of a new span; empty ids of a parent begin a new trace.
+
+        ``links`` are traceparents of other traces; ``waited`` is for how many seconds the span has been going on.
+        """
         context = None
         if trace_id:
-            parent = SpanContext(int(trace_id, 16), int(parent_id, 16), is_remote=True, trace_flags=TraceFlags(1))
-            context = set_span_in_context(NonRecordingSpan(parent))
-        span = self._tracer.start_span(name, context=context, attributes=dict(attributes))
+            context = set_span_in_context(NonRecordingSpan(_remote(trace_id, parent_id)))
+        others = [context_of(link) for link in links]
+        span = self._tracer.start_span(
+            name,
+            context=context,
+            attributes=dict(attributes),
+            links=[Link(_remote(*other)) for other in others if other[0]],
+            start_time=time.time_ns() - int(waited * 1e9),
+        )
         made = span.get_span_context()
         return f"{made.trace_id:032x}", f"{made.span_id:016x}", _Recorder(span)
 
@@ -74,3 +90,7 @@ class Otlp:
     def _stop(self) -> None:
         self._provider.force_flush(FLUSH_MS)
         self._provider.shutdown()
+
+
+def _remote(trace_id: str, span_id: str) -> SpanContext:
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(1))

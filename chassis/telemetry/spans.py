@@ -33,14 +33,16 @@ class Recorder(Protocol):
 class Span:
     """One piece of work. Events carry the reasons of decisions."""
 
-    __slots__ = ("_recorder", "span_id", "trace_id")
+    __slots__ = ("_recorders", "owner", "span_id", "trace_id")
 
-    def __init__(self, trace_id: str, span_id: str, recorder: Recorder | None) -> None:
+    def __init__(self, trace_id: str, span_id: str, recorders: tuple[Recorder, ...] = (), owner: str = "") -> None:
         self.trace_id = trace_id
         """32 hex digits."""
         self.span_id = span_id
         """16 hex digits."""
-        self._recorder = recorder
+        self.owner = owner
+        """The namespace or node that it is about; empty for what is about none."""
+        self._recorders = recorders
 
     @property
     def traceparent(self) -> str:
@@ -49,13 +51,22 @@ class Span:
 
     def event(self, name: str, **attributes: object) -> None:
         """Note that something was decided or happened, with its reason."""
-        if self._recorder is not None:
-            self._recorder.event(name, plain(attributes))
+        if self._recorders:
+            named = plain(attributes)
+            for recorder in self._recorders:
+                recorder.event(name, named)
 
     def set(self, **attributes: object) -> None:
         """Attributes that became known during the work."""
-        if self._recorder is not None:
-            self._recorder.set(plain(attributes))
+        if self._recorders:
+            named = plain(attributes)
+            for recorder in self._recorders:
+                recorder.set(named)
+
+    def end(self, error: BaseException | None) -> None:
+        """It is over; ``error`` is why it failed, if it did."""
+        for recorder in self._recorders:
+            recorder.end(error)
 
 
 @contextmanager
@@ -80,13 +91,25 @@ def current_trace_id() -> str:
     return span.trace_id if span is not None else ""
 
 
+def context_of(traceparent: str) -> tuple[str, str]:
+    """Trace id and span id of a traceparent; both empty when it is none."""
+    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return (match[1], match[2]) if match is not None else ("", "")
+
+
 def parent_of(traceparent: str) -> tuple[str, str]:
     """Trace id and span id of what a new span hangs on: this traceparent, else the current span; else both empty."""
-    match = _TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    if match is not None:
-        return match[1], match[2]
+    given = context_of(traceparent)
+    if given[0]:
+        return given
     span = _current.get()
     return (span.trace_id, span.span_id) if span is not None else ("", "")
+
+
+def current_owner() -> str:
+    """Owner of the running task's span; empty outside of any."""
+    span = _current.get()
+    return span.owner if span is not None else ""
 
 
 def plain(values: Mapping[str, object]) -> dict[str, Attribute]:

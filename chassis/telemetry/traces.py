@@ -1,30 +1,39 @@
-"""Traces: makes spans (``spans.py``), and sends them out over OTLP (``otlp.py``) when that is asked for.
+"""Traces: makes spans (``spans.py``), keeps the latest (``ring.py``), and exports them when asked to (``otlp.py``).
 
-Nothing leaves the process unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set.
+Nothing leaves the process by itself unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set. Without an endpoint a span costs two
+random numbers and its place in the ring: ids still travel (headers, KV envelopes) and stand in the logs, and
+``airmesh trace`` asks all agents for what they keep. The OpenTelemetry SDK is imported only when it exports; an idle
+service stays small.
 
-Without an endpoint a span costs two random numbers: ids still travel (headers, KV envelopes) and stand in the logs, so
-one pod's ADD can be followed through the logs of all services. The OpenTelemetry SDK is imported only when it exports;
-an idle service stays small.
+Attributes have the names of OpenTelemetry's semantic conventions where these have one (``k8s.namespace.name``,
+``k8s.pod.name``, ``k8s.node.name``, ``k8s.object.kind``, ``k8s.object.name``), given as ``k8s__pod__name=…``.
 """
 
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from typing import TYPE_CHECKING, Any
 
-from chassis.telemetry.spans import Recorder, Span, entered, parent_of, plain
+from chassis.telemetry.ring import KeptSpan, SpanRing
+from chassis.telemetry.spans import Attribute, Recorder, Span, context_of, current_owner, entered, parent_of, plain
 
 if TYPE_CHECKING:
     from chassis.telemetry.otlp import Otlp
 
+TOGETHER = 64
+"""Traces that one piece of work is told in, when it is about many changes at once."""
+_OWNERS = ("k8s.namespace.name", "k8s.node.name")
+
 
 class Telemetry:
-    """Makes spans; exports them when the environment names an OTLP endpoint (else it only makes ids)."""
+    """Makes spans and keeps them; exports them when the environment names an OTLP endpoint."""
 
     def __init__(self, service: str, instance: str, environ: Mapping[str, str]) -> None:
         self._service = service
+        self.ring = SpanRing()
+        """The latest spans."""
         self._otlp: Otlp | None = None
         if environ.get("OTEL_EXPORTER_OTLP_ENDPOINT"):
             from chassis.telemetry.otlp import Otlp  # noqa: PLC0415 - the SDK is heavy: only for one who exports
@@ -32,15 +41,34 @@ class Telemetry:
             self._otlp = Otlp(service, instance)
 
     @contextmanager
-    def span(self, name: str, parent: str = "", **attributes: object) -> Iterator[Span]:
-        """A span around a block; child of ``parent`` (a traceparent), else of the current span, else a new trace."""
+    def span(
+        self, name: str, parent: str = "", *, links: Sequence[str] = (), waited: float = 0.0, **attributes: object
+    ) -> Iterator[Span]:
+        """A span around a block; child of ``parent`` (a traceparent), else of the current span, else a new trace.
+
+        ``links``: traceparents of other traces that the same work is part of. ``waited``: seconds since the work began,
+        when that was before its trace was known.
+        """
         trace_id, parent_id = parent_of(parent)
-        recorder: Recorder | None = None
+        named = plain(attributes)
+        exported: tuple[Recorder, ...] = ()
         if self._otlp is None:
-            span = Span(trace_id or secrets.token_hex(16), secrets.token_hex(8), None)
+            trace_id, span_id = trace_id or secrets.token_hex(16), secrets.token_hex(8)
         else:
-            trace_id, span_id, recorder = self._otlp.start(name, trace_id, parent_id, plain(attributes))
-            span = Span(trace_id, span_id, recorder)
+            trace_id, span_id, recorder = self._otlp.start(name, trace_id, parent_id, named, links, waited)
+            exported = (recorder,)
+        kept = KeptSpan(
+            trace_id=trace_id,
+            span_id=span_id,
+            parent_id=parent_id,
+            name=name,
+            attributes=named,
+            links=links[:TOGETHER],
+            waited=waited,
+        )
+        owner = _owner(named)
+        self.ring.put(owner, kept)
+        span = Span(trace_id, span_id, (kept, *exported), owner)
         error: BaseException | None = None
         try:
             with entered(span):
@@ -49,10 +77,39 @@ class Telemetry:
             error = raised
             raise
         finally:
-            if recorder is not None:
-                recorder.end(error)
+            span.end(error)
+
+    @contextmanager
+    def together(self, name: str, parents: Sequence[str], **attributes: Any) -> Iterator[Span | None]:
+        """One piece of work for changes of several traces: a span in each, linked with the first, which is the current
+        one within the block. Of more than TOGETHER parents the first; without any there is no span.
+        """
+        first, *others = list(dict.fromkeys(parents))[:TOGETHER] or [""]
+        if not first:
+            yield None
+            return
+        with ExitStack() as stack:
+            main = stack.enter_context(self.span(name, first, **attributes))
+            for parent in others:
+                stack.enter_context(self.span(name, parent, links=(main.traceparent,), **attributes))
+            with entered(main):
+                yield main
+
+    @contextmanager
+    def following(self, traceparent: str) -> Iterator[None]:
+        """What the block does belongs to this trace, as what a message caused does; without one it belongs to none."""
+        trace_id, span_id = context_of(traceparent)
+        if not trace_id:
+            yield
+            return
+        with entered(Span(trace_id, span_id, owner=current_owner())):
+            yield
 
     def stop(self) -> None:
         """Send what is left; blocks for a few seconds at most."""
         if self._otlp is not None:
             self._otlp.stop()
+
+
+def _owner(attributes: Mapping[str, Attribute]) -> str:
+    return next((str(attributes[name]) for name in _OWNERS if attributes.get(name)), current_owner())

@@ -18,7 +18,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import islice
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from prometheus_client import Counter
 
@@ -190,7 +190,7 @@ class Mirror:
         async with self._limit:
             if not self._lease.held:
                 return False
-            with self._telemetry.span("cluster.upsert", parent, key=key, kind=kind.kind) as span:
+            with self._telemetry.span("cluster.upsert", parent, key=key, **_named(value)) as span:
                 try:
                     written = await self._put(key, value, there, span.traceparent)
                     self.unwritable.pop(key, None)
@@ -226,7 +226,7 @@ class Mirror:
         async with self._limit:
             if not self._lease.held:
                 return False
-            with self._telemetry.span("cluster.delete", there.traceparent, key=key, kind=kind.kind):
+            with self._telemetry.span("cluster.delete", there.traceparent, key=key, **_named(there.value)):
                 lost = await self._kv.delete(key, there.revision)
             self.unwritable.pop(key, None)
             if lost is not None:
@@ -270,6 +270,13 @@ def _sliced(items: Iterable[T]) -> Iterator[tuple[T, ...]]:
 def prefix_of(key: str) -> str:
     """``<group>.<kind>`` of a key."""
     return ".".join(key.split(".", 2)[:2])
+
+
+def _named(value: KubernetesObject) -> dict[str, Any]:
+    """Attributes of a span about an object: by them it is found again when the object is gone."""
+    named = {"k8s__object__kind": type(value).__name__, "k8s__object__name": value.name}
+    namespace = getattr(value, "namespace", "")
+    return {**named, "k8s__namespace__name": namespace} if namespace else named
 
 
 def _order(value: KubernetesObject) -> int:

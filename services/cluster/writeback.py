@@ -67,7 +67,7 @@ class NodeWriter:
             self._unready_since = {}
             return Done()
         held = self._held_blocks()
-        soon = False
+        soon = changed = False
         for count, full_name in enumerate(tuple(self._cache.known), 1):
             if count % SLICE == 0:
                 await asyncio.sleep(0)
@@ -75,16 +75,28 @@ class NodeWriter:
             if known is None:
                 continue  # written to now, it would be there again
             name, there = full_name[1], nodes.written(known.raw)
-            ack = self._ack_of(name)
-            soon |= await self._write_condition(name, there, ack)
-            if self._acks.synced:  # else its word may be there, unread
-                soon |= await self._write_taint(name, nodes.taint(ack, there, new_nodes=self._taint_new), known.raw)
             if held is not None and held.get(name, "") != there.blocks:
-                await self._kube.apply(
-                    f"/api/v1/nodes/{name}", nodes.blocks_body(name, held.get(name, "")), manager=BLOCKS_MANAGER
-                )
-                self._log.info("node-blocks", node=name, blocks=held.get(name, ""))
-        return Again(nodes.GRACE / 3) if soon else Done()
+                changed |= not await self._write_blocks(name, held.get(name, ""), version_of(known.raw))
+            ack = self._ack_of(name)
+            if self._acks.synced:  # else its word may be there, unread
+                on = nodes.taint(ack, there, new_nodes=self._taint_new)
+                changed |= not await self._write_taint(name, on, known.raw)
+            soon |= await self._write_condition(name, there, ack)
+        return Again(0.2) if changed else Again(nodes.GRACE / 3) if soon else Done()
+
+    async def _write_blocks(self, name: str, blocks: str, version: str) -> bool:
+        """False when the Node has changed since it was seen: it comes again with what it is now."""
+        try:
+            await self._kube.apply(
+                f"/api/v1/nodes/{name}", nodes.blocks_body(name, blocks, version), manager=BLOCKS_MANAGER
+            )
+        except Refusal as refusal:
+            if refusal.status != 409:
+                raise
+            self._log.info("node-changed-meanwhile", node=name)
+            return False
+        self._log.info("node-blocks", node=name, blocks=blocks)
+        return True
 
     def _held_blocks(self) -> dict[str, str] | None:
         if not self._blocks.synced:
@@ -97,17 +109,17 @@ class NodeWriter:
         return entry.value if entry is not None and isinstance(entry.value, Ack) else None
 
     async def _write_taint(self, name: str, on: bool | None, raw: bytes) -> bool:
-        """True when the node has changed meanwhile and has to be looked at again soon."""
+        """False when the Node has changed since it was seen: it comes again with what it is now."""
         if on is None:
-            return False
+            return True
         try:
             await self._kube.merge(f"/api/v1/nodes/{name}", nodes.taints_body(raw, on=on), manager=TAINT_MANAGER)
         except Refusal as refusal:
             if refusal.status not in (404, 409):
                 raise
-            return refusal.status == 409
+            return refusal.status == 404
         self._log.info("node-taint", node=name, on=on)
-        return False
+        return True
 
     async def _write_condition(self, name: str, there: nodes.Written, ack: Ack | None) -> bool:
         """True when the node has to be looked at again soon."""

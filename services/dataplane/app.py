@@ -93,7 +93,7 @@ def _make(runtime: Runtime[Settings]) -> _Made:
         registry=registry,
         enforcer=enforcer,
         admission=AdmissionWait(feed, log, settings.add_deadline, lambda: enforcer.begun and not datapath.unfilled),
-        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, Signal(priority)),
+        book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, feed.supply, Signal(priority)),
         priority=priority,
         collector=collector,
     )
@@ -108,7 +108,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     mtu = pod_mtu(uplink_mtus(seen, runtime.settings.uplinks), ())
     models = partial(models_of_pools, made.feed)
     kernel = EndpointKernel(links=links, thread=thread, datapath=made.datapath, mtu=mtu, models=models)
-    reaper = Reaper(links, thread, made.collector, runtime.log)
+    reaper = Reaper(links, thread, made.collector, runtime.log, runtime.bus.report_fault)
     attacher = Attacher(
         runtime,
         kernel,
@@ -209,7 +209,7 @@ def _start_endpoints(
         reaper=reaper,
         undo=attacher.delete,
     )
-    relabel = Relabel(made.feed, made.admission, made.registry, made.book.journal, made.enforcer, runtime.log)
+    relabel = Relabel(made.feed, made.admission, made.registry, made.book.journal, made.enforcer, runtime)
     start_endpoints(
         runtime,
         made.feed,

@@ -255,6 +255,24 @@ class Feed:
         sequence = max(entry.revision, 0 if namespace is None else namespace.revision)
         return entry.value, Revision(epoch=self.objects.epoch, sequence=sequence), entry.traceparent
 
+    def about(self, keys: Iterable[str]) -> tuple[set[tuple[str, str]], set[str]]:
+        """Pods of this node (namespace and name), and namespaces, that keys of ``objects`` are about."""
+        pods, namespaces = set[tuple[str, str]](), set[str]()
+        of_pods, of_namespaces = f"{self._pod_prefix}.", f"{_PREFIXES[Namespace]}."
+        for key in keys:
+            with suppress(Malformed):
+                if key.startswith(of_pods):
+                    namespace, name = split(key)[-2:]
+                    pods.add((namespace, name))
+                elif key.startswith(of_namespaces):
+                    namespaces.add(split(key)[-1])
+        return pods, namespaces
+
+    def traceparent(self, wanted: PodRef) -> str:
+        """Trace context of a pod's object; empty while it is not here."""
+        found = self.pod(wanted)
+        return "" if found is None else found[2]
+
     def node_object(self) -> Node | None:
         """The Node object of this node."""
         entry = self.objects.entries.get(join("core", "node", "", self.node))

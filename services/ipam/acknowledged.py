@@ -7,7 +7,7 @@ node acknowledges, which nobody here needs to hear. Every copy does it; it is wr
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Protocol, TypeVar
+from typing import Generic, Protocol, TypeVar
 
 import msgspec
 
@@ -17,11 +17,23 @@ from chassis.runtime.reconcile import Done
 from proto.addresses import ACKNOWLEDGED_KEY, AcknowledgedEndpoints
 from proto.codec import decode_segment
 from proto.policy import Ack
+from proto.sync import EPOCH_KEY, Epoch
 from services.ipam.block_allocation import Look
-from services.ipam.core.acknowledged import NOTHING, acknowledged_by_all
+from services.ipam.core.acknowledged import NOTHING, Departed, acknowledged_by_all
 from services.ipam.store import Store
 
+K = TypeVar("K")
 T = TypeVar("T", bound=msgspec.Struct)
+
+
+class Ended(Protocol):
+    """The part of ``chassis.bus.kv.KV`` that tells where a bucket ends."""
+
+    async def get(self, key: str, kind: type[T], /) -> Entry[T] | None:
+        """The record as the leader has it."""
+
+    async def last_sequence(self) -> int:
+        """Of its stream."""
 
 
 class Listed(Protocol):
@@ -62,3 +74,23 @@ class Acknowledged:
 def published(mark: Entry[object] | None) -> AcknowledgedEndpoints:
     """What an entry of ``blocks`` says; :data:`NOTHING` without one."""
     return mark.value if mark is not None and isinstance(mark.value, AcknowledgedEndpoints) else NOTHING
+
+
+class Departures(Generic[K]):
+    """Which kept addresses, or blocks, that have rested every live node knows to be nobody's: of one copy's sweeps."""
+
+    def __init__(self, most: int, endpoints: Ended, acknowledged: Callable[[], AcknowledgedEndpoints]) -> None:
+        """At most ``most`` are withheld for a live node that is behind."""
+        self._most = most
+        self._endpoints = endpoints
+        self._acknowledged = acknowledged
+        self._departed: Departed[K] = Departed(most)
+
+    async def known_to_all(self, rested: tuple[K, ...]) -> tuple[K, ...]:
+        """Those of ``rested`` that may be freed now. Raises Unavailable, Missing."""
+        if not rested:
+            self._departed = Departed(self._most)
+            return ()
+        epoch = await self._endpoints.get(EPOCH_KEY, Epoch)
+        last = AcknowledgedEndpoints("" if epoch is None else epoch.value.epoch, await self._endpoints.last_sequence())
+        return self._departed.known_to_all(rested, last, self._acknowledged())

@@ -5,7 +5,7 @@ from __future__ import annotations
 from chassis.bus.client import Bus
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
-from proto.addresses import ACKNOWLEDGED_KEY
+from proto.addresses import ACKNOWLEDGED_KEY, AcknowledgedEndpoints, Block, Claim
 from proto.events import AddressMoved
 from proto.requests import (
     BlockReportRequest,
@@ -28,7 +28,7 @@ from proto.subjects import (
     OWNERS,
     event_subject,
 )
-from services.ipam.acknowledged import Acknowledged, published
+from services.ipam.acknowledged import Acknowledged, Departures, published
 from services.ipam.block_allocation import BlockAllocation
 from services.ipam.claims import Claims
 from services.ipam.reclaim import Reclaimer
@@ -40,6 +40,10 @@ from services.ipam.upkeep import Upkeep
 from services.ipam.world import World
 
 SWEEP_EVERY = 10.0
+MOST_WITHHELD = 64
+"""Kept addresses that have rested and wait for a live node that is behind in ``endpoints``."""
+MOST_WITHHELD_BLOCKS = 16
+"""Blocks of deleted Nodes that do."""
 
 
 async def build(runtime: Runtime[Settings]) -> None:
@@ -56,17 +60,25 @@ async def build(runtime: Runtime[Settings]) -> None:
     allocation = BlockAllocation(blocks, world.look, unchanged, most=runtime.settings.node_addresses)
     address_claims = Claims(owners, claims, allocation, world.look, unchanged, lambda event: _moved(bus, event))
     reports = Reports(allocation, address_claims, world.look, runtime.log, senders.report_fault)
-    upkeep = Upkeep(stores, world.of_addresses, allocation, world.look, runtime.log, bus.report_fault)
+
+    def acknowledged_now() -> AcknowledgedEndpoints:
+        return published(world.blocks.marks.get(ACKNOWLEDGED_KEY))
+
+    of_claims: Departures[Claim] = Departures(MOST_WITHHELD, bus.bucket(ENDPOINTS), acknowledged_now)
+    of_blocks: Departures[Block] = Departures(MOST_WITHHELD_BLOCKS, bus.bucket(ENDPOINTS), acknowledged_now)
+    upkeep = Upkeep(
+        stores, world.of_addresses, allocation, world.look, runtime.log, bus.report_fault, of_claims.known_to_all
+    )
     await bus.serve_nodes(IPAM_BLOCK, BlockRequest, senders.checked(allocation.allocate))
     await bus.serve_nodes(IPAM_REPORT, BlockReportRequest, senders.checked(reports.report))
     await bus.serve_nodes(IPAM_CLAIM, ClaimRequest, senders.checked(address_claims.claim))
     await bus.serve_nodes(IPAM_RELEASE, ClaimRelease, senders.releasing(address_claims.release))
     await bus.serve(IPAM_SHOW, IpamShow, reports.show)
     read = (bus.bucket(OBJECTS), bus.bucket(ACKS), bus.bucket(ENDPOINTS))
-    reclaimer = Reclaimer(blocks, read, world.look, lambda: world.objects.epoch, unchanged, runtime.log)
-    acknowledged = Acknowledged(
-        blocks, bus.bucket(ACKS), world.look, lambda: published(world.blocks.marks.get(ACKNOWLEDGED_KEY))
+    reclaimer = Reclaimer(
+        blocks, read, world.look, lambda: world.objects.epoch, unchanged, of_blocks.known_to_all, runtime.log
     )
+    acknowledged = Acknowledged(blocks, bus.bucket(ACKS), world.look, acknowledged_now)
     _keep_up(runtime, world, upkeep, reclaimer, acknowledged)
 
 

@@ -9,7 +9,7 @@ cannot read the signs of life takes nothing back.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 import msgspec
@@ -28,6 +28,8 @@ from services.ipam.core.seen import Seen
 from services.ipam.store import Store, compare_and_set
 
 T = TypeVar("T", bound=msgspec.Struct)
+KnownToAll = Callable[[tuple[Block, ...]], Awaitable[tuple[Block, ...]]]
+"""Those of some rested blocks of which every live node knows that their pods have left."""
 
 
 class Readable(Protocol):
@@ -50,6 +52,7 @@ class Reclaimer:
         look: Look,
         objects_epoch: Callable[[], str],
         fence: Fence,
+        known_to_all: KnownToAll,
         log: Log,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -58,6 +61,7 @@ class Reclaimer:
         self._look = look
         self._objects_epoch = objects_epoch
         self._fence = fence
+        self._known_to_all = known_to_all
         self._log = log
         self._clock = clock
         self._watched = Watched()
@@ -85,8 +89,9 @@ class Reclaimer:
         for before, after in found.mark:
             if await self._is_gone(before.node) and await self._change(before, after):
                 self._log.warning("block-orphaned", block=before.cidr, node=before.node, seconds=cooldown)
+        known = frozenset(await self._known_to_all(tuple(before for before, _ in found.free)))
         for before, after in found.free:
-            if await self._is_gone(before.node) and await self._change(before, after):
+            if before in known and await self._is_gone(before.node) and await self._change(before, after):
                 self._log.warning("block-taken-back", block=before.cidr, node=before.node)
         await self._forget(seen)
         return Done()

@@ -9,7 +9,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
 from itertools import chain
 
 from prometheus_client import Gauge, Histogram
@@ -56,8 +55,6 @@ class CompileLoop:
         self._graph = graph
         self._shards = shards
         self._grace = plan.Grace()
-        self._partitions_since: dict[str, Revision] = {}
-        self._relevant_since: Revision | None = None
         self._limits = limits
         self._unused = Unused(limits, runtime.settings.policy_grace_seconds)
         self._unseen: set[int] = set()
@@ -81,7 +78,10 @@ class CompileLoop:
         self._shards.residents.mark(key for cursor in published for key in cursor)
         for name, condition in self._synced.items():
             condition.set(name not in unsynced, unsynced.get(name, ""))
-        with self._traced(batch):
+        # A routine pass leaves no trace; one span for each change that brought us here, linked with the first.
+        with self._runtime.telemetry.together(
+            "policy.compile", batch.traces, revision=revision_text(batch.revision), changes=len(batch.changes)
+        ):
             if await self._take_in(batch, started, compiling=not unsynced):
                 await self._publish(batch, incarnation, started)
             self._report_problems()
@@ -89,15 +89,6 @@ class CompileLoop:
         expiries = plan.next_expiry(self._grace, now, seconds), self._unused.next_expiry(now)
         waits = [wait for wait in (*expiries, self._shards.residents.expiry) if wait is not None]
         return Again(min(waits) + 0.05, full=False) if waits else Done()
-
-    @contextmanager
-    def _traced(self, batch: Batch) -> Iterator[None]:
-        """A span when an object's change is what brought us here; a routine pass leaves no trace."""
-        if not batch.trace:
-            yield
-            return
-        with self._runtime.telemetry.span("policy.compile", batch.trace, revision=revision_text(batch.revision)):
-            yield
 
     async def _take_in(self, batch: Batch, started: float, *, compiling: bool) -> bool:
         """Bring the graph up to the batch; False when nothing can be compiled yet."""
@@ -119,7 +110,6 @@ class CompileLoop:
             if changed or self.compiled_up_to != batch.revision:
                 self.generation += 1
             self.compiled_up_to = batch.revision
-        self._note_since(batch.revision)
         _IDENTITIES.set(len(self._graph.compiled))
         _PREFIXES.set(sum(len(partition.prefixes) for partition in self._graph.partitions.values()))
         if changed:
@@ -182,15 +172,6 @@ class CompileLoop:
     def _digests(self) -> dict[str, str]:
         return {namespace: partition.digest for namespace, partition in self._graph.partitions.items()}
 
-    def _note_since(self, revision: Revision) -> None:
-        """Since which revision partitions and the relevant keys have been what they are now wanted to be."""
-        relevant = self._feed.relevant()
-        self._partitions_since = plan.partitions_since(
-            self._feed.partitions(), self._digests(), self._partitions_since, revision
-        )
-        current = relevant is not None and relevant == self._graph.relevant
-        self._relevant_since = None if current else (self._relevant_since or revision)
-
     def _report_problems(self) -> None:
         """Say what is wrong: on the objects whose fault it is, or of the service. Each once in a while."""
         now = time.monotonic()
@@ -230,8 +211,6 @@ class CompileLoop:
             namespaces=batch.namespaces,
             incarnation=incarnation,
             started=started,
-            partitions_since=self._partitions_since,
-            relevant_since=self._relevant_since,
             expired=self._unused.expired,
         )
         for replaced in await self._shards.publish(wanted):

@@ -52,8 +52,8 @@ class Batch:
     revision: Revision
     namespaces: int
     """Sequence of the last change of a namespace among all up to ``revision``."""
-    trace: str
-    """Traceparent of one of the changes, a policy's if there is one; empty when none had any."""
+    traces: tuple[str, ...]
+    """Traceparents of the changes, removals too, those of policies first."""
 
 
 class Feed:
@@ -88,7 +88,8 @@ class Feed:
         """What is other than when last collected, among ``keys`` (or all): take it, and put it."""
         looked_at: Set[str] = (self._fed.keys() | self.objects.entries.keys()) if full else set(keys)
         changes: list[tuple[str, KubernetesObject | None]] = []
-        trace = ""
+        traces: tuple[dict[str, None], dict[str, None]] = {}, {}
+        followed = bool(self._fed)  # what was there before this copy began is no change of now
         for key in looked_at:
             entry = self.objects.entries.get(key)
             value = None if entry is None else entry.value
@@ -100,13 +101,14 @@ class Feed:
             else:
                 self._fed[key] = value
             changes.append((key, value))
-            if entry is not None and entry.traceparent and (not trace or key.startswith(_POLICIES)):
-                trace = entry.traceparent
+            traceparent = self.objects.removed_in(key) if entry is None else entry.traceparent
+            if traceparent and followed:
+                traces[not key.startswith(_POLICIES)][traceparent] = None
         return Batch(
             changes=tuple(changes),
             revision=self.revision,
             namespaces=self._last_namespace(looked_at),
-            trace=trace,
+            traces=(*traces[0], *traces[1]),
         )
 
     def _last_namespace(self, keys: Collection[str]) -> int:

@@ -99,7 +99,7 @@ class Writer:
         own = self._own.get(key)
         if own is None:
             return seen
-        if seen is not None and seen.revision >= own.revision:
+        if self._view.sequence >= own.revision:  # it has seen that write, and whatever became of the key since
             del self._own[key]
             return seen
         return own

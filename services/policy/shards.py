@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import TypeVar
@@ -63,10 +63,6 @@ class Wanted:
     """The buckets that this is to be published to; if they turn out to be others by now, nothing is."""
     started: float
     """When the turn began, by the monotonic clock."""
-    partitions_since: Mapping[str, Revision]
-    """Namespaces whose published partition is not the wanted one, and since when."""
-    relevant_since: Revision | None
-    """Likewise the relevant keys."""
     expired: frozenset[int]
     """Identities whose grace is over."""
 
@@ -297,12 +293,15 @@ class Shards:
 
         One that the bus does not take is its namespace's matter. Returns those that were replaced.
         """
-        since = dict.fromkeys(self._feed.spoilt_partitions(), wanted.revision)
+        published, cut = self._feed.partitions(), self._graph.partitions
+        revisions = dict.fromkeys(self._feed.spoilt_partitions(), wanted.revision)
         if again:
-            since |= {name: own.revision for name, own in self._feed.partitions().items()}
-        since |= wanted.partitions_since
+            revisions |= {name: own.revision for name, own in published.items()}
+        digests = {name: partition.digest for name, partition in cut.items()}
+        due = plan.partitions_due(published, digests, wanted.revision.epoch)
+        revisions |= dict.fromkeys(due, wanted.revision)
         replaced = []
-        for namespace, revision in sorted(since.items()):
+        for namespace, revision in sorted(revisions.items()):
             old = await self._on_its_own(self._write_partition(namespace, revision, fence, again=again), None)
             if old is not None:
                 replaced.append(old)
@@ -328,8 +327,8 @@ class Shards:
         shards = len(self._leases)
         entries = [self._rules.latest(frontier_key(shard)) for shard in range(shards)]
         frontiers = [None if entry is None else entry.value for entry in entries]
-        if wanted.relevant_since is not None and plan.all_cover(frontiers, shards, wanted.relevant_since):
-            relevant: RelevantKeys = self._graph.relevant
+        relevant: RelevantKeys = self._graph.relevant
+        if plan.all_compute_with(frontiers, shards, wanted.revision.epoch, relevant):
             await self._identities.write(RELEVANT_KEY, relevant, partial(plan.relevant_step, relevant), fence)
         for namespace, empty in self._feed.partitions().items():
             if not empty.prefixes and plan.all_cover(frontiers, shards, empty.revision):

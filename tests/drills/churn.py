@@ -8,6 +8,7 @@ Services, and pods whose labels nobody had before; at its end all of it is gone.
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.bpf.world import run
-from tests.drills.minicluster import MiniCluster, PodRef, minicluster
+from tests.drills.minicluster import Answer, MiniCluster, PodRef, minicluster
 from tests.drills.probe import FOLDER, Memory, growth, look
 from tests.shell.cluster.apiserver import ApiServer
 
@@ -24,6 +25,9 @@ AGENTS = ("cluster-1", "ipam-1", "policy-1", "dns-1", "routing-n1", "dataplane-n
 AT_ONCE = 8
 HISTORY = 2000
 """Changes that the API server remembers: its watchers are never further behind."""
+TRY_AGAIN_LATER = 11
+POOLS = (("pods4", "10.244.0.0/25", 26), ("pods6", "fd00:10:244::/121", 122))
+"""Two blocks of each family: a node remembers each address that it ever gave, and soon it has given all."""
 QUIET = 3.0
 """Seconds after a round until what rests, lingers or waits to be told is over; the settings below make them short."""
 SETTINGS = {
@@ -82,8 +86,7 @@ class Churn:
             made = await self.api.put("Pod", written, namespace, name)
             reference = PodRef(namespace, name, made["metadata"]["uid"])
             container = f"{namespace}-{number}"
-            answer = await self.world.cni(NODE, "ADD", container, space, reference)
-            assert answer.code == 0, f"{answer.body}\n{self.world.tails()}"
+            answer = await self._add(container, space, reference)
             addresses = [{"ip": address} for address in answer.addresses]
             await self.api.put("Pod", {**written, "status": {"phase": "Running", "podIPs": addresses}}, namespace, name)
             await self.api.put("EndpointSlice", part(name, answer.addresses[0]), namespace, name)
@@ -91,6 +94,17 @@ class Churn:
             assert answer.code == 0, answer.body
             await self.api.delete("EndpointSlice", namespace, name)
             await self.api.delete("Pod", namespace, name)
+
+    async def _add(self, container: str, space: str, reference: PodRef) -> Answer:
+        """As a kubelet adds a pod: again while no address has rested yet."""
+        until = time.monotonic() + 30
+        while True:
+            answer = await self.world.cni(NODE, "ADD", container, space, reference)
+            if not answer.code:
+                return answer
+            again = answer.code == TRY_AGAIN_LATER and time.monotonic() < until
+            assert again, f"{answer.body}\n{self.world.tails()}"
+            await asyncio.sleep(0.1)
 
     async def rest(self) -> None:
         await asyncio.sleep(QUIET)
@@ -149,7 +163,7 @@ async def churning(folder: Path, label: str, agents: Sequence[str] = AGENTS) -> 
     config, probes = folder / "kubeconfig", folder / "probes"
     probes.mkdir()
     more = {**SETTINGS, "AIRMESH_KUBECONFIG": str(config), FOLDER: str(probes)}
-    with minicluster(folder, label, (NODE,), **more) as world:
+    with minicluster(folder, label, (NODE,), False, **more) as world:
         world.program = ("-m", "tests.drills.probe")
         api = ApiServer()
         await api.start()
@@ -179,5 +193,5 @@ async def _found(api: ApiServer) -> None:
     addresses = [{"type": "InternalIP", "address": address} for address in ("172.30.0.11", "fd00:172:30::11")]
     conditions = [{"type": "Ready", "status": "True"}]
     await api.put("Node", {"spec": {}, "status": {"addresses": addresses, "conditions": conditions}}, name=NODE)
-    for name, cidr, size in (("pods4", "10.244.0.0/22", 26), ("pods6", "fd00:10:244::/118", 122)):
+    for name, cidr, size in POOLS:
         await api.put("IPPool", {"spec": {"cidr": cidr, "blockSize": size}}, name=name)

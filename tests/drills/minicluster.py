@@ -29,6 +29,7 @@ from proto.subjects import OBJECTS
 from proto.sync import Complete, complete_key
 from tests.bpf.world import bpffs, inside, namespace, run
 from tests.natsd import NatsServer
+from tests.node_annotations import annotated_nodes
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 CGROUPS = Path("/sys/fs/cgroup/unified")
@@ -262,8 +263,13 @@ def node_objects(nodes: Sequence[str]) -> list[KubernetesObject]:
 
 
 @contextmanager
-def minicluster(folder: Path, label: str, nodes: Sequence[str] = ("n1",), **settings: str) -> Iterator[MiniCluster]:
-    """Namespaces, bridge, mounts; nothing runs but NATS. ``label`` at most four letters. Gone afterwards, whatever."""
+def minicluster(
+    folder: Path, label: str, nodes: Sequence[str] = ("n1",), annotated: bool = True, /, **settings: str
+) -> Iterator[MiniCluster]:
+    """Namespaces, bridge, mounts; nothing runs but NATS. ``label`` at most four letters. Gone afterwards, whatever.
+
+    ``annotated``: Nodes are annotated with their blocks (False where ``cluster`` runs, and does it).
+    """
     name = f"am-{label}{os.getpid() % 10_000}"
     with ExitStack() as stack:
         stack.enter_context(namespace(name))
@@ -279,6 +285,8 @@ def minicluster(folder: Path, label: str, nodes: Sequence[str] = ("n1",), **sett
         world = MiniCluster(folder, name, nodes, settings)
         stack.callback(world.close)
         world.nats.start()
+        if annotated:
+            stack.enter_context(annotated_nodes(world.nats))
         yield world
 
 

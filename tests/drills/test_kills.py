@@ -319,5 +319,7 @@ def test_restarted_agents_leave_nothing_behind(lab: Lab, traffic: Traffic, times
     assert _left(lab, "n3") == left
     for name in (*names, *others):
         assert _descriptors(lab.pid(name)) - descriptors[name] <= 3, name
-        most = (NATS_MB + NATS_MB_A_KILL * _at_once(killed) if name == "nats" else 12) * 1024
-        assert _memory(lab.pid(name)) < memory[name] + most, f"{name}: {memory[name]} KiB before"
+        most = memory[name] + (NATS_MB + NATS_MB_A_KILL * _at_once(killed) if name == "nats" else 12) * 1024
+        # The server's Go runtime gives back what it does not need a minute or two later.
+        what = f"{name} has at most {most} KiB, from {memory[name]} KiB before"
+        lab.until(what, lambda name=name, most=most: _memory(lab.pid(name)) < most, 150)  # type: ignore[misc]

@@ -88,7 +88,7 @@ class Measured:
 @pytest.mark.parametrize(
     "scale",
     [
-        pytest.param(Scale(services=300, quiet=False), id="short"),
+        pytest.param(Scale(services=300, quiet=False), id="short", marks=pytest.mark.alone),
         pytest.param(
             Scale(services=1000, before=9000, quiet=True),
             id="last-thousand",

@@ -60,7 +60,7 @@ LONG = Scale(quiet=120, attack=480, packets=0.1, attacks=EVERYTHING, slower=8, a
 @pytest.mark.parametrize(
     "scale",
     [
-        pytest.param(SHORT, id="short", marks=pytest.mark.timeout(240)),
+        pytest.param(SHORT, id="short", marks=[pytest.mark.alone, pytest.mark.timeout(240)]),
         pytest.param(LONG, id="ten-minutes", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

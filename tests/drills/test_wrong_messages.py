@@ -417,6 +417,7 @@ HOSTILE = [
 ]
 
 
+@pytest.mark.alone
 async def test_no_name_leads_out_of_our_folders(world: MiniCluster) -> None:
     netns = f"{world.label}-t"
     run("ip", "netns", "add", netns)

@@ -68,13 +68,10 @@ class Cache:
         """A whole list has come: what is not here does not exist."""
         return self.lists > 0
 
-    def replace(self, raws: Iterable[bytes]) -> None:
-        """A whole list has come: what is not in it is gone."""
-        for _ in self.replacing(raws):
-            pass
-
     def replacing(self, raws: Iterable[bytes]) -> Iterator[None]:
-        """As :meth:`replace`, with a pause after every :data:`BREATH` objects. Nothing else may be fed meanwhile."""
+        """A whole list has come: what is not in it is gone. Pauses after every :data:`BREATH` objects; nothing else may
+        be fed until it is through.
+        """
         seen: set[Name] = set()
         for count, raw in enumerate(raws, 1):
             name = self.upsert(raw)

@@ -120,7 +120,10 @@ def blocks_by_node(blocks: Iterable[Block]) -> dict[str, str]:
     }
 
 
-def blocks_body(node: str, text: str) -> Mapping[str, Any]:
-    """Server-side apply body; no text gives the annotation up."""
+def blocks_body(node: str, text: str, version: str) -> Mapping[str, Any]:
+    """Server-side apply body; no text gives the annotation up. ``version`` is the Node's: after another's write the API
+    server refuses it (409 Conflict), so that who was asleep takes back no annotation that a node already gives from.
+    """
     annotations = {BLOCKS: text} if text else {}
-    return {"apiVersion": "v1", "kind": "Node", "metadata": {"name": node, "annotations": annotations}}
+    meta = {"name": node, "resourceVersion": version, "annotations": annotations}
+    return {"apiVersion": "v1", "kind": "Node", "metadata": meta}

@@ -27,7 +27,6 @@ class Verbs:
     ) -> None:
         self._attacher = attacher
         self._journal = journal
-        self._telemetry = runtime.telemetry
         self._priority = priority
         self._unready = runtime.health.missing
         self._grace = runtime.settings.gc_grace
@@ -54,8 +53,7 @@ class Verbs:
                     raise CniError(Code.TRY_AGAIN_LATER, "the agent is stopping")
                 return await self._attacher.add(request)
             case Verb.DEL:
-                with self._telemetry.span("cni-del", container=request.attachment.container):
-                    await self._attacher.delete(request.attachment)
+                await self._attacher.delete(request.attachment)
                 return b""
             case Verb.CHECK:
                 return await self._attacher.check(request)

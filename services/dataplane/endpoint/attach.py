@@ -14,9 +14,10 @@ import queue
 import secrets
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import partial
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from chassis.runtime.service import Runtime
 from chassis.telemetry.spans import Span
@@ -26,7 +27,7 @@ from linux.netns import NotANamespace, open_netns
 from proto.events import EndpointDown, EndpointUp
 from proto.subjects import event_subject
 from services.dataplane.core.attachment import Attachment
-from services.dataplane.core.cni.request import CniError, Code, Request
+from services.dataplane.core.cni.request import CniError, Code, PodRef, Request
 from services.dataplane.core.cni.result import Attached, missing, render
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoint, Step, Undo, way_back
 from services.dataplane.core.endpoint.links import HOST_MAC, PodLink, host_name, pod_mac
@@ -101,14 +102,27 @@ class Attacher:
             if known is not None:
                 return render(request, await self._again(known, request))
             os.close(_open(request.netns))  # what is no namespace is not waited for
-            entered = await self._admission.enter(request.pod)
-            with self._telemetry.span(
-                "cni-add", entered.traceparent, pod=f"{request.pod.namespace}/{request.pod.name}", node=self._node
-            ) as span:
+            try:
+                entered = await self._admission.enter(request.pod)
+            except CniError:
+                with self._span(request.pod, self._feed.traceparent(request.pod), time.monotonic() - started):
+                    raise
+            waited = time.monotonic() - started
+            with self._span(request.pod, entered.traceparent, waited) as span:
+                span.event("admitted")
                 endpoint = await self._make(request, entered, span)
                 spent = round((time.monotonic() - started) * 1000, 3)
                 asyncio.get_running_loop().call_soon(self._report_up, endpoint, spent)  # the runtime is told first
             return render(request, self._attached(endpoint, request.netns))
+
+    def _span(self, pod: PodRef, parent: str, waited: float) -> AbstractContextManager[Span]:
+        """Of an ADD, from when the runtime called: the trace that it is part of is known only with the pod's object."""
+        named: dict[str, Any] = {
+            "k8s__namespace__name": pod.namespace,
+            "k8s__pod__name": pod.name,
+            "k8s__node__name": self._node,
+        }
+        return self._telemetry.span("cni-add", parent, waited=waited, pod=f"{pod.namespace}/{pod.name}", **named)
 
     async def _again(self, known: LocalEndpoint, request: Request) -> Attached:
         """The same ADD once more: the same answer if all of it is there, else an error that DEL clears."""
@@ -237,11 +251,19 @@ class Attacher:
             known = self._registry.up.get(attachment)
             leases = self._book.journal.ledger.held_by(attachment)
             progress = _Progress(attachment, Step.UP, leases, known.index if known else 0, known)
-            await asyncio.shield(self._undo(progress))
-            if self._book.journal.ledger.held_by(attachment):
-                raise CniError(Code.IO, "the address journal cannot be written; see the agent's log")
-            if leases:
-                asyncio.get_running_loop().call_soon(self._report_down, leases)
+            with self._telemetry.span("cni-del", known.traceparent if known else "", **self._named(attachment, leases)):
+                await asyncio.shield(self._undo(progress))
+                if self._book.journal.ledger.held_by(attachment):
+                    raise CniError(Code.IO, "the address journal cannot be written; see the agent's log")
+                if leases:
+                    asyncio.get_running_loop().call_soon(self._report_down, leases)
+
+    def _named(self, attachment: Attachment, leases: tuple[Lease, ...]) -> dict[str, Any]:
+        """Attributes of a DEL: of one that finds nothing to undo, only whose it would be."""
+        named = {"container": attachment.container, "k8s__node__name": self._node}
+        for lease in leases[:1]:
+            named |= {"k8s__namespace__name": lease.namespace, "k8s__pod__name": lease.pod}
+        return named
 
     async def check(self, request: Request) -> bytes:
         """CHECK: an empty answer, or CniError 102 that names what is missing."""

@@ -67,12 +67,17 @@ class Registry:
     def __init__(self, signal: Signal | None = None) -> None:
         self.signal = signal or Signal()
         self._up: dict[Attachment, LocalEndpoint] = {}
+        self._of_container: dict[str, dict[Attachment, None]] = {}
         self._locks: dict[Attachment, _Alone] = {}
 
     @property
     def up(self) -> Mapping[Attachment, LocalEndpoint]:
         """Endpoints that the maps know (or should); the link of one that is not busy is up."""
         return self._up
+
+    def of_container(self, container: str) -> tuple[LocalEndpoint, ...]:
+        """Its endpoints: what a key of :attr:`signal` is about."""
+        return tuple(self._up[attachment] for attachment in self._of_container.get(container, ()))
 
     @property
     def busy(self) -> frozenset[Attachment]:
@@ -82,12 +87,17 @@ class Registry:
     def put(self, endpoint: LocalEndpoint) -> None:
         """An endpoint is about to come up, or has changed."""
         self._up[endpoint.attachment] = endpoint
+        self._of_container.setdefault(endpoint.attachment.container, {})[endpoint.attachment] = None
         self.signal.notify(endpoint.attachment.container)
 
     def remove(self, attachment: Attachment) -> LocalEndpoint | None:
         """Forgets an endpoint."""
         endpoint = self._up.pop(attachment, None)
         if endpoint is not None:
+            mine = self._of_container[attachment.container]
+            del mine[attachment]
+            if not mine:
+                del self._of_container[attachment.container]
             self.signal.notify(attachment.container)
         return endpoint
 

@@ -32,7 +32,8 @@ def start(
 ) -> None:
     """Keeps the endpoints of the node from now on."""
     Loop(runtime, "kernel", cursors=[], apply=reconciler.repair)
-    cursors = [feed.objects.cursor(), feed.identities.cursor(), feed.rules_view.cursor()]
+    objects, identities, rules = feed.objects.cursor(), feed.identities.cursor(), feed.rules_view.cursor()
+    cursors = [objects, identities, rules, registry.signal.cursor()]  # as relabel.LOCAL
     Loop(runtime, "identities", cursors=cursors, apply=relabel.apply)
     out = EndpointsOut(runtime.bus, feed, registry, runtime.log, published)
     Loop(runtime, "endpoints", cursors=[feed.endpoints.cursor(), registry.signal.cursor()], apply=out.apply)

@@ -3,11 +3,13 @@
 Owns the conversation with ``ipam``: which blocks the node reports and holds, when it asks for another (before the last
 addresses are gone), claims and their release through the journal's durable outbox. Promises: a pod from a block asks
 nobody on the network unless the node has no free address left; a claim that cannot be had is "try again later", never
-some other address. Refuses to give anything away from a block that ``ipam`` says another node holds.
+some other address. Refuses to give anything away from a block that ``ipam`` says another node holds, or that the Node
+object does not name yet.
 """
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 from collections.abc import Callable, Set
 from typing import TypeVar
@@ -18,6 +20,7 @@ from chassis.bus.client import Bus
 from chassis.faults import Refused, Unavailable
 from chassis.telemetry.log import Log
 from proto.addresses import Block, Claim
+from proto.annotations import BLOCKS
 from proto.codec import encode_segment
 from proto.net import Address, Family, Network
 from proto.objects import Owner
@@ -51,13 +54,24 @@ class AddressBook:
     """What this node may give away, and what its pods have."""
 
     def __init__(
-        self, bus: Bus, journal: Journal, log: Log, node: str, spare: int, signal: Signal | None = None
+        self,
+        bus: Bus,
+        journal: Journal,
+        log: Log,
+        node: str,
+        spare: int,
+        supply: Callable[[], Supply],
+        signal: Signal | None = None,
     ) -> None:
+        """``supply``: what the node's pods are given addresses from, now."""
         self._bus = bus
         self._log = log
         self._node = node
         self._segment = encode_segment(node)
         self._spare = spare
+        self._supply = supply
+        self._named: frozenset[Network] = frozenset()
+        self._named_changed = asyncio.Event()
         self._nonces: dict[int, str] = {}
         self.journal = journal
         self.departures = Departures()
@@ -70,8 +84,17 @@ class AddressBook:
         """
         self.departures.observe(self.journal.ledger.resting, addresses, epoch, listed, sequence)
 
-    def has_blocks(self, supply: Supply) -> bool:
+    def observe_node(self) -> None:
+        """The Node object may have changed: wakes those who wait for a block to be named there."""
+        named = self._supply().named
+        if named != self._named:
+            self._named = named
+            self._named_changed.set()
+            self._named_changed = asyncio.Event()
+
+    def has_blocks(self) -> bool:
         """True when a block of each family that new addresses may be taken from is held."""
+        supply = self._supply()
         held = {cidr.version for cidr in self.journal.ledger.blocks if supply.gives(cidr)}
         return bool(supply.families) and held >= set(supply.families)
 
@@ -95,7 +118,7 @@ class AddressBook:
 
     async def _from_blocks(self, plan: AddressPlan, ask: Ask, node_uid: str) -> tuple[Lease, ...]:
         for _ in range(2 * len(plan.families) + 1):
-            closed = self._closed(plan.supply)
+            closed = self._closed(self._supply().gives)
             given = await self.journal.allocate(
                 plan.families, ask, wait=False, closed=closed, is_known_to_all=self.departures.is_known_to_all
             )
@@ -110,8 +133,17 @@ class AddressBook:
         raise CniError(Code.TRY_AGAIN_LATER, "no block of this node has a free address")
 
     async def _another_block(self, family: Family, node_uid: str) -> None:
+        """Until one more block of the family gives addresses. Raises CniError."""
         try:
-            await self.request_block(family, node_uid)
+            if not self._unnamed(family):
+                await self.request_block(family, node_uid)
+            async with asyncio.timeout(ASK_SECONDS):
+                while self._unnamed(family):
+                    await self._named_changed.wait()
+        except TimeoutError as error:
+            block = next(iter(self._unnamed(family)), None)
+            why = f"block {block} gives addresses once annotation {BLOCKS} of Node {self._node} names it"
+            raise CniError(Code.TRY_AGAIN_LATER, f"{why}: cluster has not written that yet") from error
         except Unavailable as error:
             why = f"this node has no free IPv{family} address and ipam does not answer"
             raise CniError(Code.TRY_AGAIN_LATER, why, str(error)) from error
@@ -132,36 +164,40 @@ class AddressBook:
         self._log.info("block-held", block=str(grant.block.cidr), epoch=grant.block.epoch)
         self.signal.notify("blocks")
 
-    def wants_block(self, supply: Supply) -> tuple[Family, ...]:
-        """Families of which fewer than the spare number of addresses are free now, without those whose leaving a live
-        node has not acknowledged; of these, one block's worth may lie idle.
+    def wants_block(self) -> tuple[Family, ...]:
+        """Families of which fewer than the spare number of addresses are free, without those whose leaving a live node
+        has not acknowledged; of these, one block's worth may lie idle. A block that the Node does not name yet counts.
         """
         withheld = self.departures.is_withheld
         return tuple(
             family
-            for family in supply.families
-            if not self._has_free(supply, family, self._spare, withheld)
-            and not self._has_free(supply, family, self._spare + MOST_WITHHELD)
+            for family in self._supply().families
+            if not self._has_free(family, self._spare, withheld)
+            and not self._has_free(family, self._spare + MOST_WITHHELD)
         )
 
-    def is_short(self, supply: Supply, family: Family) -> bool:
+    def is_short(self, family: Family) -> bool:
         """Fewer than the spare number of addresses are free, those whose leaving is not acknowledged included."""
-        return not self._has_free(supply, family, self._spare)
+        return not self._has_free(family, self._spare)
 
     def _has_free(
-        self,
-        supply: Supply,
-        family: Family,
-        wanted: int,
-        is_withheld: Callable[[Address, float], bool] = lambda *_: False,
+        self, family: Family, wanted: int, is_withheld: Callable[[Address, float], bool] = lambda *_: False
     ) -> bool:
         journal = self.journal
-        closed = self._closed(supply)
+        closed = self._closed(self._supply().will_give)
         return journal.ledger.has_free(family, wanted, journal.now(), journal.cooldown, closed, is_withheld)
 
-    def _closed(self, supply: Supply) -> frozenset[Network]:
-        """Blocks that give no new address: their pool is disabled, refused, or does not select this node any more."""
-        return frozenset(cidr for cidr in self.journal.ledger.blocks if not supply.gives(cidr))
+    def _closed(self, gives: Callable[[Network], bool]) -> frozenset[Network]:
+        """Blocks that give no new address: their pool is disabled, refused, or does not select this node any more; or
+        the Node does not name them yet.
+        """
+        return frozenset(cidr for cidr in self.journal.ledger.blocks if not gives(cidr))
+
+    def _unnamed(self, family: Family) -> frozenset[Network]:
+        """Blocks that give addresses as soon as the Node names them."""
+        supply, blocks = self._supply(), self.journal.ledger.blocks
+        own = (cidr for cidr in blocks if cidr.version == family and cidr not in supply.named)
+        return frozenset(cidr for cidr in own if supply.will_give(cidr))
 
     async def _from_claims(self, plan: AddressPlan, owner: Owner, ask: Ask) -> tuple[Lease, ...]:
         try:

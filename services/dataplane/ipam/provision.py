@@ -16,7 +16,6 @@ from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.health import Condition
 from chassis.telemetry.log import Log
 from kit.once import Once
-from services.dataplane.core.ipam.addressing import Supply
 from services.dataplane.feed import Feed
 from services.dataplane.ipam.addresses import AddressBook
 
@@ -55,13 +54,13 @@ class Provision:
             try:
                 await book.report(node.uid)
             except Refused as error:
-                self._judge(feed.supply())
+                self._judge()
                 self._log.warning("report-refused", code=error.code, why=error.message)
                 return Again(after=RETRY_SECONDS)
             self._reported_epoch = epoch
             self._log.info("blocks-reported", epoch=epoch, blocks=len(book.journal.ledger.blocks))
         short = await self._refill(node.uid)
-        self._judge(feed.supply())
+        self._judge()
         await book.settle_owed()
         return Again(after=RETRY_SECONDS) if short else Done()
 
@@ -69,12 +68,11 @@ class Provision:
         """Asks for blocks; True when one is still wanting."""
         short = False
         faults: list[str] = []
-        supply = self._feed.supply()
-        for family in self._book.wants_block(supply):
+        for family in self._book.wants_block():
             try:
                 await self._book.request_block(family, node_uid)
             except (Refused, Unavailable) as error:
-                if not self._book.is_short(supply, family):
+                if not self._book.is_short(family):
                     continue  # what is free goes on to be given, also what a node may not know of
                 if isinstance(error, Unavailable):
                     raise
@@ -86,10 +84,11 @@ class Provision:
             self._bus.report_fault(fault, "see: airmesh ipam show")
         return short
 
-    def _judge(self, supply: Supply) -> None:
+    def _judge(self) -> None:
         """The condition, and what follows from it."""
-        held = self._book.has_blocks(supply)
-        why = "no IPPool gives addresses to this node" if not supply.families else "a family has no block yet"
+        held = self._book.has_blocks()
+        some = bool(self._feed.supply().families)
+        why = "a family has no block yet that the Node names" if some else "no IPPool gives addresses to this node"
         self._blocks.set(held, why)
         if held:
             self._supplied()

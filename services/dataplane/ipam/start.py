@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from chassis.runtime.reconcile import Loop
+from chassis.runtime.reconcile import Dirty, Done, Loop
 from chassis.runtime.service import Runtime
 from chassis.telemetry.health import Condition
 from services.dataplane.feed import Feed
@@ -20,3 +20,9 @@ def start(
     provision = Provision(runtime.bus, runtime.log, feed, book, blocks, supplied)
     cursors = [feed.objects.cursor(), feed.blocks.cursor(), book.signal.cursor()]
     Loop(runtime, "provision", cursors=cursors, apply=provision.apply, debounce=0.02)
+
+    async def observe_node(_dirty: Dirty) -> Done:
+        book.observe_node()
+        return Done()
+
+    Loop(runtime, "node-blocks", cursors=[feed.objects.cursor()], apply=observe_node, debounce=0.0)

@@ -27,11 +27,11 @@ from proto.codec import object_key
 from proto.objects import EndpointSlice, Node, Service
 from services.dataplane.core.loadbalancer.health_checks import (
     Answer,
+    Checks,
     Page,
-    ServiceCheck,
-    checks_of,
     node_answer,
 )
+from services.dataplane.core.loadbalancer.service_objects import Name
 from services.dataplane.feed import Feed
 
 MAX_REQUESTS = 128
@@ -143,42 +143,51 @@ class HealthChecks:
         self._is_served = is_served
         self._port = port
         self._last_healthy = 0.0
-        self._checks: dict[int, ServiceCheck] = {}
-        self._asking: frozenset[str] = frozenset()
-        """Keys of Services that have a health-check node port."""
-        self._namespaces: frozenset[str] = frozenset()
-        """Theirs."""
+        self._checks = Checks(feed.node)
 
     async def apply(self, dirty: Dirty) -> Done:
         """Ports and answers as the objects have them now; before the watches are complete they stay as they are.
-        Services without such a port, and slices in namespaces that have none with one, are no reason to look.
+        Services without such a port, and their slices, are no reason to look.
         """
-        if not dirty.full and not self._concern(dirty.keys):
-            return Done()
+        whole = dirty.full or self._feed.concern(dirty.keys)
         if self._feed.complete(Service) and self._feed.complete(EndpointSlice):
-            services = self._feed.all_of(Service)
-            self._checks = checks_of(services, self._feed.all_of(EndpointSlice), self._feed.node)
-            asking = [service for service in services if service.health_check_port]
-            self._asking = frozenset(map(object_key, asking))
-            self._namespaces = frozenset(service.namespace for service in asking)
-        pages: dict[int, Page] = {port: self._page_of(port) for port in self._checks}
+            changed = self._look_at_all() if whole else self._look_at(dirty.keys)
+        else:
+            changed = False
+        if not (whole or changed):
+            return Done()
+        pages: dict[int, Page] = {port: self._page_of(port) for port in self._checks.by_port}
         if self._port:
             pages[self._port] = self._node_page
         await self._server.apply(pages)
         return Done()
 
-    def _concern(self, keys: Collection[str]) -> bool:
-        feed, entries = self._feed, self._feed.objects.entries
-        if feed.concern(keys) or not self._asking.isdisjoint(keys):
-            return True
-        values = (entries[key].value for key in keys if key in entries)
-        if any(isinstance(value, Service) and value.health_check_port for value in values):
-            return True
-        return any(feed.concern(keys, EndpointSlice, namespace=one) for one in self._namespaces)
+    def _look_at_all(self) -> bool:
+        self._checks = Checks(self._feed.node)
+        for service in self._feed.all_of(Service):
+            self._checks.put(object_key(service), service)
+        for part in self._feed.all_of(EndpointSlice):
+            self._checks.put(object_key(part), part)
+        return self._checks.settle()
+
+    def _look_at(self, keys: Collection[str]) -> bool:
+        """What changed; whether it is about a Service that has such a port, or had one."""
+        entries = self._feed.objects.entries
+        asking: set[Name] = set()
+        for key in keys:
+            entry = entries.get(key)
+            value = None if entry is None else entry.value
+            name = self._checks.put(key, value if isinstance(value, Service | EndpointSlice) else None)
+            asking |= {name} if name is not None else set()
+        if asking:
+            for part in self._feed.all_of(EndpointSlice):
+                if (part.namespace, part.service) in asking:
+                    self._checks.put(object_key(part), part)
+        return self._checks.settle()
 
     def _page_of(self, port: int) -> Page:
         def page(_path: str) -> Answer:
-            check = self._checks[port]
+            check = self._checks.by_port[port]
             return check.answer(healthy=self._healthy() and self._is_served(check.namespace, check.name))
 
         return page

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from chassis.runtime.reconcile import Dirty, Done, Loop
 from chassis.runtime.service import Runtime
+from proto.codec import Malformed, parse_identity
 from proto.policy import Revision
 from services.dataplane.feed import Feed
-from services.dataplane.policy.enforce import Enforcer
+from services.dataplane.policy.enforce import RULES, Enforcer
 from services.dataplane.settings import Settings
 from services.dataplane.signals import Signal
 
@@ -54,19 +55,39 @@ class PolicyLoop:
         self._begun = begun
         self._report_reached = reached
         self._rules = runtime.health.require("rules")
+        self._telemetry = runtime.telemetry
         self.reached: Revision | None = None
         """The last compilation that the maps have held whole; None until the first since this agent started."""
 
     async def enforce(self, dirty: Dirty) -> Done:
         """Policy into the maps."""
         begun = self._enforcer.begun
-        outcome = await self._enforcer.enforce(dirty)
+        rules, node = dirty.by_cursor[RULES] if dirty.by_cursor else (), self._feed.node
+        with self._telemetry.together("policy.enforce", self._traces(rules), k8s__node__name=node) as span:
+            outcome = await self._enforcer.enforce(dirty)
+            if span is not None:
+                span.set(changed=outcome.changed)
         if self._enforcer.begun and not begun:
             self._begun()
         if outcome.revision is not None and outcome.revision != self.reached:
             self.reached = outcome.revision
             self._report_reached()
-        rules = self._feed.rules_view
-        finished = rules.synced and self.reached is not None  # what was in sync stays in force
-        self._rules.latch(finished, rules.why() or "the policy service has not finished a compilation")
+        view = self._feed.rules_view
+        finished = view.synced and self.reached is not None  # what was in sync stays in force
+        self._rules.latch(finished, view.why() or "the policy service has not finished a compilation")
         return Done()
+
+    def _traces(self, keys: Iterable[str]) -> list[str]:
+        """Of the changes that rules of identities which live here come from: what they make of this node's kernel is
+        part of these. What changes nothing here leaves no span, or each node would have one of every pod.
+        """
+        local, view = self._enforcer.identities(), self._feed.rules_view
+        found = (view.entries[key].traceparent for key in keys if key in view.entries and _identity_of(key) in local)
+        return [traceparent for traceparent in found if traceparent]
+
+
+def _identity_of(key: str) -> int | None:
+    try:
+        return parse_identity(key)
+    except Malformed:
+        return None

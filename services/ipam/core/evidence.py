@@ -8,8 +8,9 @@ worth more than pods; where it is silent the pods tell. When they do not agree, 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from functools import cached_property
+from ipaddress import IPv4Address, IPv6Address
 
 from proto.net import Address, Network
 from proto.objects import Node, Pod
@@ -54,6 +55,10 @@ class Evidence:
     def pods_at(self, address: Address) -> tuple[Pod, ...]:
         """Running pods that have the address."""
         return self._by_address.get((address.version, int(address)), ())
+
+    def addresses(self) -> Iterator[Address]:
+        """Those that running pods have, host network left out."""
+        return (IPv4Address(number) if version == 4 else IPv6Address(number) for version, number in self._by_address)
 
     @cached_property
     def _by_annotation(self) -> dict[Network, frozenset[str]]:

@@ -2,8 +2,10 @@
 
 A bucket that was made again is empty and looks as if all addresses were free. So under a new epoch the gate is shut
 until each Node of ``objects`` has reported the blocks of its journal, or is dead (not ready) and its annotation tells
-them. Once ``_complete`` stands for the epoch the gate stays open: a node that joins later holds nothing, and one that
-comes back is judged by its report.
+them, or is *overdue*: silent for so long that its annotation counts as well. That takes nothing from a node that is cut
+off and goes on: a dataplane gives addresses of annotated blocks alone, and by then its kubelet has shown the API the
+pods that had kept addresses, of which the blocks are put on record as ``ipam``'s. Once ``_complete`` stands for the
+epoch the gate stays open: a node that joins later holds nothing, and one that comes back is judged by its report.
 
 A report is the node's own word, and its key may be stolen: it restores what the node holds, and takes nothing from
 anybody. Epochs are ours alone. While the gate is open a block stays with the holder on record. While it is shut, two
@@ -15,7 +17,7 @@ node that was thought to be gone (``orphaned``) is believed again as soon as it 
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
 import msgspec
@@ -24,7 +26,7 @@ from kit.pools import Pools
 from proto.addresses import CONTESTED, IPAM_HOLDER, Block, BlockReport, Claim
 from proto.net import Address, Network
 from proto.objects import Node, Owner, Pod
-from services.ipam.core.blocks import is_block, overlapping
+from services.ipam.core.blocks import annotated, as_network, block_at, is_block, overlapping
 from services.ipam.core.claims import RECOVERED, bare_owner, is_running, owner_text
 from services.ipam.core.evidence import Evidence
 from services.ipam.core.orphaned import MARK, is_marked, unmarked
@@ -74,25 +76,21 @@ class Reporter:
 
 
 def waiting_for(nodes: Iterable[Node], reports: Iterable[BlockReport], epoch: str) -> tuple[str, ...]:
-    """Names of Nodes that have not yet said, for this epoch of the bucket, what they hold."""
+    """Names of Nodes that have not yet said, for this epoch of the bucket, what they hold; overdue or not."""
     reported = {report.node for report in reports if report.bucket_epoch == epoch}
     return tuple(sorted(node.name for node in nodes if node.name not in reported and (node.ready or not node.blocks)))
 
 
-def silence(name: str, nodes: Mapping[str, Node], seconds: int) -> tuple[str, str]:
-    """What a person must know of a node that has been waited for so long, and what lets the others go on."""
+def silence(name: str, nodes: Mapping[str, Node], seconds: int, overdue: int) -> tuple[str, str]:
+    """What a person must know of a node that has been waited for so long, and what becomes of it after ``overdue``."""
     node = nodes.get(name)
-    ready, annotated = node is not None and node.ready, node is not None and bool(node.blocks)
-    what = "is Ready, but its dataplane" if ready else "is not ready and has no annotation airmesh.io/blocks, and it"
-    fault = (
-        f"node {name} {what} has not said for {seconds} s which blocks it holds: until it does, no node gets a new "
-        "block and no owner a new address"
-    )
-    if ready and annotated:
-        otherwise = "stop its kubelet too, and its annotation airmesh.io/blocks counts once the Node is not ready"
+    what = "is Ready, but its dataplane" if node is not None and node.ready else "is not ready, and it"
+    fault = f"node {name} {what} has not said for {seconds} s which blocks it holds"
+    if seconds < overdue:
+        fault += f": until it does, or {overdue} s have passed, no node gets a new block and no owner a new address"
     else:
-        otherwise = "shut the machine down, so that no pod of it runs, and delete the Node"
-    return fault, f"start the dataplane of {name} and see that it reaches NATS; if it cannot be, {otherwise}"
+        fault += ": its annotation airmesh.io/blocks counts, and new blocks and addresses are given without its word"
+    return fault, f"start the dataplane of {name} and see that it reaches NATS"
 
 
 def adopted(
@@ -102,12 +100,15 @@ def adopted(
     blocks: Mapping[Network, Block],
     pools: Pools,
     now: int,
+    overdue: Set[str] = frozenset(),
 ) -> tuple[Write, ...]:
-    """Records for dead nodes that cannot report: from their annotations. ``now``: their epoch, seconds since 1970."""
+    """Records for nodes that cannot report, dead or ``overdue``: from their annotations. ``now``: the records' epoch,
+    seconds since 1970.
+    """
     reported = {report.node for report in reports if report.bucket_epoch == epoch}
     writes: list[Write] = []
     for node in sorted(nodes, key=lambda node: node.name):
-        if node.ready or node.name in reported:
+        if node.name in reported or (node.ready and node.name not in overdue):
             continue
         for cidr in node.blocks:
             if cidr in blocks or not is_block(cidr) or overlapping(blocks.values(), cidr):
@@ -116,6 +117,26 @@ def adopted(
             name = pool.name if pool else ""
             writes.append(Write(Block(cidr, name, node.name, node.uid, epoch=now, nonce=ANNOTATED), None))
     return tuple(writes)
+
+
+def kept_blocks(
+    evidence: Evidence, nodes: Iterable[Node], blocks: Mapping[Network, Block], pools: Pools, now: int
+) -> tuple[Write, ...]:
+    """Records for blocks that nobody reported and no annotation names, though running pods have addresses of them.
+
+    These are kept ones, of nodes that cannot report: the blocks become ``ipam``'s.
+    """
+    known = {cidr for cidr, block in blocks.items() if block.node} | annotated(nodes)
+    found: dict[Network, Write] = {}
+    for address in evidence.addresses():
+        pool = pools.of(as_network(address))
+        cidr = block_at(pool, address) if pool is not None else None
+        if pool is None or cidr is None or cidr in known or cidr in found or overlapping(blocks.values(), cidr):
+            continue
+        over = blocks.get(cidr)
+        epoch = now if over is None else max(over.epoch + 1, now)
+        found[cidr] = Write(Block(cidr, pool.name, IPAM_HOLDER, "", epoch, RECOVERED), over)
+    return tuple(found.values())
 
 
 def judge_report(

@@ -138,6 +138,11 @@ def all_begun(frontiers: Iterable[Frontier | None], shards: int, epoch: str) -> 
     return all_cover(frontiers, shards, Revision(epoch=epoch, sequence=0))
 
 
+def all_compute_with(frontiers: Iterable[Frontier | None], shards: int, epoch: str, relevant: RelevantKeys) -> bool:
+    """Whether every shard has a frontier of this epoch of ``objects`` that names these relevant keys."""
+    return all_begun((one for one in frontiers if one is not None and one.relevant == relevant), shards, epoch)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Grace:
     """What is kept for a while, and since when (seconds of a monotonic clock)."""
@@ -197,18 +202,17 @@ def kept_partitions(
     return {namespace: tuple(found.values()) for namespace, found in kept.items()}
 
 
-def partitions_since(
-    published: Mapping[str, CidrPartition], wanted: Mapping[str, str], since: Mapping[str, Revision], now: Revision
-) -> dict[str, Revision]:
-    """Since which revision the partition of each namespace has been another than the published one.
+def partitions_due(published: Mapping[str, CidrPartition], wanted: Mapping[str, str], epoch: str) -> frozenset[str]:
+    """Namespaces whose published partition is not the wanted one, or not of this epoch of ``objects``.
 
-    ``wanted`` is the digest of each namespace's partition as it is to be, ``since`` what this said before. Namespaces
-    whose published partition is the wanted one are not among them.
+    ``wanted`` is the digest of each namespace's partition as it is to be. Nothing is remembered of when that began:
+    a partition has the revision of the pass that writes it, whose rules name its numbers. With an earlier one it might
+    pass for older than what it replaces; with one of an epoch that is over, no frontier would ever cover it.
     """
-    return {
-        namespace: since.get(namespace, now)
+    return frozenset(
+        namespace
         for namespace in published.keys() | wanted.keys()
         if (found := published.get(namespace)) is None
         or found.digest != wanted.get(namespace, "")
-        or found.revision.epoch != now.epoch
-    }
+        or found.revision.epoch != epoch
+    )

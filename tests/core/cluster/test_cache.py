@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Pod, Selector
 from services.cluster.core.cache import BREATH, Cache, has_key
 from services.cluster.core.diff import diff
+from tests.core.cluster.lists import list_into
 
 POLICIES = KIND_OF[NetworkPolicy]
 GOOD: dict[str, object] = {"podSelector": {}}
@@ -24,17 +25,17 @@ def raw(name: str, spec: object, uid: str = "u") -> bytes:
 def test_a_whole_list_says_what_is_gone() -> None:
     cache = Cache(POLICIES)
     before = cache.synced
-    cache.replace([raw("a", GOOD), raw("b", BROKEN), raw("c", GOOD)])
+    list_into(cache, [raw("a", GOOD), raw("b", BROKEN), raw("c", GOOD)])
     assert (before, cache.synced) == (False, True)
     assert cache.take_dirty() == {("prod", "a"), ("prod", "b"), ("prod", "c")}
-    cache.replace([raw("a", GOOD)])
+    list_into(cache, [raw("a", GOOD)])
     assert cache.take_dirty() == {("prod", "b"), ("prod", "c")}
     assert (set(cache.known), cache.faults) == ({("prod", "a")}, {})
 
 
 def test_a_long_list_is_taken_in_a_few_objects_at_a_time_and_counts_when_it_is_whole() -> None:
     cache = Cache(POLICIES)
-    cache.replace([raw(f"old-{number}", GOOD) for number in range(200)])
+    list_into(cache, [raw(f"old-{number}", GOOD) for number in range(200)])
     cache.take_dirty()
     most = 0
     for _ in cache.replacing([raw(f"new-{number}", GOOD) for number in range(200)]):

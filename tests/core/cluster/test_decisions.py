@@ -85,7 +85,7 @@ def test_what_is_written_is_read_back_as_written() -> None:
     wanted = nodes.condition(READY, 0, nodes.Written())
     assert wanted is not None
     body = {**nodes.condition_body("n1", wanted, "2026-01-01T00:00:00Z")}
-    body["metadata"] = {**body["metadata"], **nodes.blocks_body("n1", "10.0.0.0/26")["metadata"]}
+    body["metadata"] = {**body["metadata"], **nodes.blocks_body("n1", "10.0.0.0/26", "7")["metadata"]}
     there = nodes.written(msgspec.json.encode(body))
     assert there == nodes.Written("False", "AirmeshReady", "10.0.0.0/26")
     assert nodes.condition(READY, 0, there) is None
@@ -99,7 +99,7 @@ def test_blocks_of_each_node() -> None:
     own = [block(cidr, "n1") for cidr in ("fd00::/122", "10.0.0.64/26", "10.0.0.0/26")]
     found = nodes.blocks_by_node([*own, block("10.0.1.0/26", IPAM_HOLDER)])
     assert found["n1"] == "10.0.0.0/26,10.0.0.64/26,fd00::/122"
-    assert nodes.blocks_body("n1", "")["metadata"]["annotations"] == {}
+    assert nodes.blocks_body("n1", "", "7")["metadata"]["annotations"] == {}
 
 
 DECISION = CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("old"))

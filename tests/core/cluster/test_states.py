@@ -17,6 +17,7 @@ from proto.objects import KIND_OF, KubernetesObject, NetworkPolicy, Pod, Selecto
 from services.cluster.core.cache import Cache
 from services.cluster.core.desired import Desired
 from services.cluster.core.diff import diff
+from tests.core.cluster.lists import list_into
 from tests.core.states import Driver, every_order, follow
 
 TYPES: dict[str, type[KubernetesObject]] = {"policy": NetworkPolicy, "pod": Pod}
@@ -75,7 +76,8 @@ class Mirrored(Driver[Key, Version]):
 
     def relist(self) -> None:
         for kind, cache in self.caches.items():
-            cache.replace(raw(key, one, broken=one.broken) for key, one in self.api.items() if key[0] == kind)
+            mine = [(key, one) for key, one in self.api.items() if key[0] == kind]
+            list_into(cache, [raw(key, one, broken=one.broken) for key, one in mine])
         self.watching = True
 
     def put(self, key: Key, value: Version | None) -> None:

@@ -7,7 +7,7 @@ import pytest
 from proto.addresses import AcknowledgedEndpoints
 from proto.objects import Node
 from proto.policy import Ack, Revision
-from services.ipam.core.acknowledged import NOTHING, acknowledged_by_all
+from services.ipam.core.acknowledged import NOTHING, Departed, acknowledged_by_all
 
 
 @pytest.mark.parametrize(
@@ -33,3 +33,44 @@ def test_the_least_of_every_live_node(
         for name, (epoch, sequence) in acks.items()
     }
     assert acknowledged_by_all(nodes, written) == expected, "by the key, whatever the value says of its node"
+
+
+def last(sequence: int, epoch: str = "e") -> AcknowledgedEndpoints:
+    return AcknowledgedEndpoints(epoch, sequence)
+
+
+def test_what_has_rested_is_freed_once_every_live_node_has_got_there() -> None:
+    departed: Departed[str] = Departed(most=64)
+    assert departed.known_to_all(["a"], last(100), last(99)) == ()
+    assert departed.known_to_all(["a", "b"], last(120), last(100)) == ("a",), "b rested later"
+    assert departed.known_to_all(["b"], last(130), last(119)) == ()
+    assert departed.known_to_all(["b"], last(130), last(120)) == ("b",)
+
+
+def test_what_is_in_use_meanwhile_begins_again() -> None:
+    departed: Departed[str] = Departed(most=64)
+    assert departed.known_to_all(["a"], last(100), last(99)) == ()
+    assert departed.known_to_all([], last(110), last(99)) == ()
+    assert departed.known_to_all(["a"], last(120), last(110)) == ()
+
+
+@pytest.mark.parametrize(
+    ("epoch", "acknowledged"), [("e", NOTHING), ("e", last(500, "of before")), ("", NOTHING)], ids=str
+)
+def test_where_no_acknowledgement_of_this_epoch_is_known_time_alone_counts(
+    epoch: str, acknowledged: AcknowledgedEndpoints
+) -> None:
+    assert Departed[str](most=64).known_to_all(["a"], last(100, epoch), acknowledged) == ("a",)
+
+
+def test_sequences_of_an_epoch_that_is_over_say_nothing() -> None:
+    departed: Departed[str] = Departed(most=64)
+    assert departed.known_to_all(["a"], last(100), last(99)) == ()
+    assert departed.known_to_all(["a"], last(3, "new"), last(2, "new")) == ()
+    assert departed.known_to_all(["a"], last(9, "new"), last(3, "new")) == ("a",)
+
+
+def test_no_more_than_the_most_wait_for_a_node_that_is_behind() -> None:
+    departed: Departed[int] = Departed(most=2)
+    freed = [departed.known_to_all(range(count), last(100 + count), last(50)) for count in range(1, 5)]
+    assert freed == [(), (), (0,), (0, 1)], "those that have waited longest"

@@ -35,6 +35,7 @@ from services.ipam.core.recovery import (
     adopted,
     judge_report,
     judge_reported,
+    kept_blocks,
     nobody,
     settled,
     silence,
@@ -99,22 +100,53 @@ def test_a_dead_nodes_annotation_is_adopted(dead: Node, known: list[Block], writ
 
 
 @pytest.mark.parametrize(
-    ("silent", "fault", "remedy"),
-    [
-        (
-            node("n2", "ready", "10.0.0.0/26"),
-            "node n2 is Ready, but its dataplane has not said for 70 s",
-            "kubelet too",
-        ),
-        (node("n2"), "node n2 is Ready, but its dataplane has not said for 70 s", "delete the Node"),
-        (node("n2", "dead"), "node n2 is not ready and has no annotation airmesh.io/blocks, and it", "delete the Node"),
-    ],
-    ids=["annotated", "unknown", "dead-unknown"],
+    ("name", "known", "written"),
+    [("n2", [], ["10.0.0.0/26 n2 60"]), ("n2", [block("10.0.0.0/26", "n1")], []), ("n3", [], [])],
+    ids=["adopted", "another-has-it", "another-is-overdue"],
 )
-def test_a_silent_node_is_named_with_the_way_on_that_it_has(silent: Node, fault: str, remedy: str) -> None:
-    reported = silence("n2", {"n2": silent}, 70)
-    assert reported[0].startswith(fault)
-    assert remedy in reported[1]
+def test_an_overdue_nodes_annotation_is_adopted(name: str, known: list[Block], written: list[str]) -> None:
+    pools = judge_pools([IPPool(name="p", cidr=ip_network("10.0.0.0/16"), block_size=26)])
+    silent = node("n2", "ready", "10.0.0.0/26")
+    writes = adopted([silent], [], EPOCH, {b.cidr: b for b in known}, pools, now=60, overdue={name})
+    assert [f"{w.block.cidr} {w.block.node} {w.block.epoch}" for w in writes] == written
+
+
+@pytest.mark.parametrize(
+    ("silent", "seconds", "fault", "outlook"),
+    [
+        (node("n2"), 70, "node n2 is Ready, but its dataplane has not said for 70 s", "or 120 s have passed"),
+        (node("n2", "dead"), 70, "node n2 is not ready, and it has not said for 70 s", "or 120 s have passed"),
+        (node("n2"), 120, "node n2 is Ready, but its dataplane has not said for 120 s", "blocks counts"),
+    ],
+    ids=["ready", "dead-unknown", "overdue"],
+)
+def test_a_silent_node_is_named_with_what_becomes_of_it(silent: Node, seconds: int, fault: str, outlook: str) -> None:
+    reported, remedy = silence("n2", {"n2": silent}, seconds, 120)
+    assert reported.startswith(fault)
+    assert outlook in reported
+    assert remedy == "start the dataplane of n2 and see that it reaches NATS"
+
+
+@pytest.mark.parametrize(
+    ("known", "annotated", "address", "written"),
+    [
+        ([], "", "10.0.0.70", ["10.0.0.64/26 _ipam 60"]),
+        ([], "10.0.0.64/26", "10.0.0.70", []),
+        ([block("10.0.0.64/26", "n1")], "", "10.0.0.70", []),
+        ([block("10.0.0.64/26", "", epoch=90)], "", "10.0.0.70", ["10.0.0.64/26 _ipam 91"]),
+        ([block("10.0.0.0/25", "n1")], "", "10.0.0.70", []),
+        ([], "", "10.9.0.70", []),
+    ],
+    ids=["kept", "annotated", "on-record", "was-free", "a-part-is-another's", "of-no-pool"],
+)
+def test_a_block_that_only_running_pods_show_becomes_ipams(
+    known: list[Block], annotated: str, address: str, written: list[str]
+) -> None:
+    """Their node is silent, and no Node's annotation names it: a kept address, which nobody else may be given."""
+    pools = judge_pools([IPPool(name="p", cidr=ip_network("10.0.0.0/16"), block_size=26)])
+    nodes = [node("n1"), node("n2", "ready", annotated)]
+    found = kept_blocks(evidence([*nodes, web("n2", address)]), nodes, {b.cidr: b for b in known}, pools, now=60)
+    assert [f"{w.block.cidr} {w.block.node} {w.block.epoch}" for w in found] == written
 
 
 BLOCK = "10.0.0.0/26"

@@ -134,14 +134,14 @@ def test_who_edits_without_pause_has_few_partitions_kept() -> None:
     assert kept == [("y", 0), *(("x", n) for n in range(50 - plan.MOST_RETIRED, 50))]
 
 
-def test_since_when_a_partition_is_not_the_published_one() -> None:
+def test_which_partitions_are_to_be_published() -> None:
     published = {"x": cut(1), "y": cut(2, "y"), "z": cut(3, "z")}
     wanted = {"x": "digest 1", "y": "digest 9", "w": "digest 7"}
-    since = plan.partitions_since(published, wanted, {"y": at("e2"), "x": at("e2")}, at("e5"))
-    assert since == {"y": at("e2"), "z": at("e5"), "w": at("e5")}
-    assert plan.partitions_since({"x": cut(1)}, {"x": "digest 1"}, {}, at("f1")) == {"x": at("f1")}, "another epoch"
+    assert plan.partitions_due(published, wanted, "e") == {"y", "z", "w"}
+    assert plan.partitions_due({"x": cut(1)}, {"x": "digest 1"}, "e") == frozenset()
+    assert plan.partitions_due({"x": cut(1)}, {"x": "digest 1"}, "f") == {"x"}, "another epoch"
     empty = CidrPartition(at("e3"), (), "x", "")
-    assert plan.partitions_since({"x": empty}, {}, {}, at("e5")) == {}
+    assert plan.partitions_due({"x": empty}, {}, "e") == frozenset()
     assert plan.may_delete_empty(empty, empty)
     assert not plan.may_delete_empty(empty, CidrPartition(at("e4"), (), "x", ""))
     assert not plan.may_delete_empty(cut(1), cut(1))

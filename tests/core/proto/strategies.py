@@ -10,11 +10,11 @@ from typing import Any, get_type_hints
 import msgspec
 from hypothesis import strategies as st
 
-from proto import addresses, dns, events, flow, identity, leases, objects, policy, requests, routes, sync
+from proto import addresses, dns, events, flow, identity, leases, objects, policy, requests, routes, sync, traces
 from proto.net import Address, Network
 
 MODULES: tuple[ModuleType, ...] = (
-    addresses, dns, events, flow, identity, leases, objects, policy, requests, routes, sync,
+    addresses, dns, events, flow, identity, leases, objects, policy, requests, routes, sync, traces,
 )  # fmt: skip
 
 MESSAGES: tuple[type[msgspec.Struct], ...] = tuple(

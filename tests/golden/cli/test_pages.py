@@ -18,7 +18,7 @@ import pytest
 from rich.text import Text
 
 from cli import show
-from cli.reports import agents, dns, events, flows, ipam, pods, policy, routes
+from cli.reports import agents, dns, events, flows, ipam, pods, policy, routes, trace
 from cli.reports.table import Cell, Table, json_text
 from cli.reports.text import printable
 from proto.codec import encode_segment
@@ -40,6 +40,7 @@ REPORTS: dict[str, tuple[type[msgspec.Struct], Callable[[Any], tuple[Table, ...]
     "explain": (policy.Verdict, policy.verdict_tables),
     "matrix": (policy.Matrix, policy.matrix_tables),
     "policy-status": (policy.PolicyStatus, policy.status_tables),
+    "trace": (trace.Trace, trace.tables),
     "ipam": (IpamState, lambda report: ipam.tables(report, blocks=False, claims=False)),
 }
 EVERY = pytest.mark.parametrize("name", REPORTS)
@@ -51,6 +52,8 @@ def hostile(value: Any, said: str = HOSTILE) -> Any:
         return said
     if isinstance(value, tuple):
         return tuple(hostile(part, said) for part in value)
+    if isinstance(value, dict):
+        return {name: hostile(part, said) for name, part in value.items()}
     if isinstance(value, msgspec.Struct):
         changed = {name: hostile(getattr(value, name), said) for name in value.__struct_fields__}
         return msgspec.structs.replace(value, **changed)

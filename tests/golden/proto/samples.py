@@ -44,6 +44,9 @@ def _compound(hint: Any, path: str, number: int) -> Any:
         if parts[-1] is Ellipsis:
             return tuple(_value(parts[0], f"{path}.{index}") for index in range(2))
         return tuple(_value(part, f"{path}.{index}") for index, part in enumerate(parts))
+    if get_origin(hint) is dict:
+        names, values = get_args(hint)
+        return {_value(names, f"{path}.{index}"): _value(values, f"{path}.{index}.value") for index in range(2)}
     if get_origin(hint) is Literal:
         return get_args(hint)[number % len(get_args(hint))]
     if inspect.isclass(hint) and issubclass(hint, Enum):

@@ -47,6 +47,7 @@ from proto.subjects import BLOCKS, IDENTITIES, OBJECTS
 from proto.sync import Complete, complete_key
 from tests.bpf.world import bpffs, inside, namespace, run
 from tests.natsd import NatsServer, bus_of
+from tests.node_annotations import annotated_nodes
 
 T = TypeVar("T")
 REPOSITORY = Path(__file__).resolve().parents[3]
@@ -218,8 +219,7 @@ class Mesh:
             AIRMESH_CNI_CONF_DIR=str(self.conf),
             AIRMESH_BPF_CACHE=str(CACHE),
             AIRMESH_GC_GRACE="1",
-            AIRMESH_ADD_DEADLINE="3",
-            **more,
+            **{"AIRMESH_ADD_DEADLINE": "3", **more},
         )
 
     def kill(self, service: str, number: int = signal.SIGKILL) -> int:
@@ -359,6 +359,7 @@ def mesh(folder: Path, label: str, **settings: str) -> Iterator[Mesh]:
         world = Mesh(folder, name, pins, cgroup)
         stack.callback(world.close)
         world.nats.start()
+        stack.enter_context(annotated_nodes(world.nats))
         world.make_buckets()
         world.put(*cluster_objects())
         world.start("ipam", "ipam")

@@ -22,6 +22,7 @@ from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy
 from services.cluster import mirror as module
 from services.cluster.core.cache import Cache
 from services.cluster.mirror import SLICE, Mirror
+from tests.core.cluster.lists import list_into
 from tests.natsd import Lines
 
 MANY = 5_000
@@ -129,12 +130,12 @@ def world() -> World:
 async def test_no_turn_of_the_loop_looks_at_more_than_a_slice(world: World) -> None:
     """Writing all, passing over all, and a list that says of all that they are gone."""
     many = [namespace(f"n{number}") for number in range(MANY)]
-    world.namespaces.replace(many)
+    list_into(world.namespaces, many)
     assert await world.apply() == Done()
     assert world.there() == world.wanted()
     assert len(world.store.entries) == MANY
     assert await world.apply() == Done()
-    world.namespaces.replace([])
+    list_into(world.namespaces, [])
     assert await world.apply() == Done()
     assert not world.store.entries
     # Of a key the bucket is asked when it is compared and when it is written, the caches when it is taken in.
@@ -143,7 +144,7 @@ async def test_no_turn_of_the_loop_looks_at_more_than_a_slice(world: World) -> N
 
 
 async def test_what_one_object_changes_is_all_that_is_looked_at(world: World) -> None:
-    world.namespaces.replace([namespace(f"n{number}") for number in range(MANY)])
+    list_into(world.namespaces, [namespace(f"n{number}") for number in range(MANY)])
     await world.apply()
     world.namespaces.upsert(namespace("n7", changed="yes"))
     world.steps.clear()
@@ -156,14 +157,14 @@ async def test_a_list_that_comes_in_the_midst_of_a_pass_deletes_nothing(world: W
     """What it brings was not taken in as the pass began, and would look as if the API had it no more."""
     kept = [policy(f"p{number}", {"podSelector": {}}) for number in range(SLICE)]
     before = World()
-    before.policies.replace(kept)
+    list_into(before.policies, kept)
     await before.apply()
     world.store.entries.update(before.store.entries)
-    world.namespaces.replace([namespace(f"n{number}") for number in range(3 * SLICE)])
+    list_into(world.namespaces, [namespace(f"n{number}") for number in range(3 * SLICE)])
 
     def listed() -> None:
         if not world.policies.lists:
-            world.policies.replace(kept)
+            list_into(world.policies, kept)
 
     await world.apply(meanwhile=listed)
     await world.apply()
@@ -175,11 +176,11 @@ async def test_an_object_that_is_mended_in_the_midst_of_a_pass_stays(world: Worl
     good: dict[str, object] = {"podSelector": {}}
     broken: dict[str, object] = {"podSelector": 3}
     before = World()
-    before.policies.replace([policy("p", good)])
+    list_into(before.policies, [policy("p", good)])
     await before.apply()
     world.store.entries.update(before.store.entries)
-    world.namespaces.replace([namespace(f"n{number}") for number in range(3 * SLICE)])
-    world.policies.replace([policy("p", broken)])
+    list_into(world.namespaces, [namespace(f"n{number}") for number in range(3 * SLICE)])
+    list_into(world.policies, [policy("p", broken)])
     steps = iter(range(1_000_000))
     at_the_third = lambda: next(steps) == 3 and world.policies.upsert(policy("p", good))  # noqa: E731
     await world.apply(meanwhile=at_the_third)
@@ -208,12 +209,12 @@ async def test_whatever_changes_between_slices_the_bucket_ends_as_the_api_is(
             world.policies.remove(policy(name, {}))
         elif what == 4 and chance.random() < 0.1:
             some = chance.sample(range(30), 10)
-            world.policies.replace([policy(f"x{number}", chance.choice(specs)) for number in some])
+            list_into(world.policies, [policy(f"x{number}", chance.choice(specs)) for number in some])
         elif chance.random() < 0.05:
             world.store.resyncs += 1
 
     for cache in world.caches:
-        cache.replace([])
+        list_into(cache, [])
     for _ in range(40):
         await world.apply(Dirty(full=chance.random() < 0.3), something)
     while await world.apply(Dirty(full=False)) != Done():

@@ -104,6 +104,36 @@ def tainted_before_the_write(api: ApiServer) -> Callable[[web.Request], None]:
     return edit
 
 
+async def test_who_was_asleep_takes_no_block_from_an_annotation(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    """Another copy has annotated the Node since this one looked: the API server refuses, and the annotation stays."""
+    await api.put("Node", {}, name="n1")
+    ipam = await bus_for("ipam")
+    overtaken: list[str] = []
+
+    def overtake(request: web.Request) -> None:
+        if request.method == "PATCH" and not overtaken:
+            written = api.objects["Node"]["", "n1"]
+            api.version += 1
+            written["metadata"]["annotations"] = {"airmesh.io/blocks": "10.0.0.0/26,10.0.0.64/26"}
+            written["metadata"]["resourceVersion"] = str(api.version)
+            api.history.append((api.version, "MODIFIED", "Node", copy.deepcopy(written)))
+            overtaken.append(request.path)
+
+    api.faults.append(overtake)
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        await put_blocks(ipam, block("10.0.0.0/26", "n1"), complete=True)
+        await until(lambda: overtaken)
+        await asyncio.sleep(0.5)
+        assert (reported_blocks(api, "n1"), api.applied) == ("10.0.0.0/26,10.0.0.64/26", [])
+        await put_blocks(ipam, block("10.0.0.64/26", "n1"), complete=True)
+        await api.speak()
+        await asyncio.sleep(0.5)
+        assert (reported_blocks(api, "n1"), api.applied) == ("10.0.0.0/26,10.0.0.64/26", [])
+
+
 async def test_coredns_becomes_what_dns_decided(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:

@@ -217,13 +217,18 @@ async def test_the_leader_is_asked_and_not_the_view_alone(
     seen = Seen(blocks={held.cidr: held}, complete=True)
     epoch = buckets["objects"] if epoch_seen else "another"
     copy = Reclaimer(
-        store, (objects, acks, endpoints), lambda: seen, lambda: epoch, no_fence, Log("ipam"), lambda: now[0]
+        store, (objects, acks, endpoints), lambda: seen, lambda: epoch, no_fence, all_known, Log("ipam"), lambda: now[0]
     )
     for now[0] in (0.0, 1000.0, 2000.0):
         await copy.sweep(GRACE, REST)
     entry = await store.get(block_key(held.cidr), Block)
     assert entry is not None
     assert entry.value == (freed(held) if taken else stored)
+
+
+async def all_known(rested: tuple[Block, ...]) -> tuple[Block, ...]:
+    """Every live node has acknowledged that their pods left."""
+    return rested
 
 
 async def no_fence() -> None:

@@ -9,7 +9,7 @@ import subprocess
 import sys
 import uuid
 from contextlib import AsyncExitStack
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
@@ -90,11 +90,15 @@ async def test_after_all_buckets_are_lost_nothing_is_given_twice(
     assert again.epoch >= kept.epoch
 
 
-async def test_who_holds_everybody_up_is_named_with_a_way_on_that_works(
+async def test_who_holds_everybody_up_is_named_and_goes_on_record_by_its_annotation(
     bus_for: BusFor, cluster: Cluster, start_ipam: StartIpam, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """It may be cut off and give addresses of its blocks for ever: they, and those of its pods' kept ones, stay its."""
     monkeypatch.setattr(upkeep, "SILENT", 0.5)
+    monkeypatch.setattr(upkeep, "OVERDUE", 3600.0)
+    kept = ip_address("10.244.0.70")
     await cluster.add(node("n2", blocks=(str(CIDR),)))
+    await cluster.add(replace(stateful("db-0", "n2", "uid-db"), addresses=(kept,), phase="Running"))
     cli, n1 = await bus_for("cli"), await bus_for("dataplane", "n1")
     faults: list[ServiceFault] = []
     await cli.subscribe(event_subject("ipam", "fault"), ServiceFault, lambda _, fault: faults.append(fault))
@@ -106,12 +110,19 @@ async def test_who_holds_everybody_up_is_named_with_a_way_on_that_works(
         await asyncio.sleep(0.1)
     (reported,) = [fault for fault in faults if fault.node == "n2"]
     assert "node n2 is Ready, but its dataplane has not said" in reported.fault
-    assert "stop its kubelet too" in reported.remedy
+    assert "or 3600 s have passed, no node gets a new block" in reported.fault
     request = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce=uuid.uuid4().hex)
     with pytest.raises(Refused, match="not-synced"):
         await n1.request(of_node(IPAM_BLOCK, "n1"), request, BlockGrant, timeout=5)
-    await cluster.add(node("n2", ready=False, blocks=(str(CIDR),)))
-    assert not (await block(n1, "n1")).cidr.overlaps(CIDR), "what the silent node may still use is given to nobody"
+    monkeypatch.setattr(upkeep, "OVERDUE", 0.5)
+    fresh = await block(n1, "n1")
+    assert not fresh.cidr.overlaps(CIDR), "what the silent node may still use is given to nobody"
+    assert kept not in fresh.cidr, "nor what a pod of it keeps"
+    assert await recorded(cli) == "n2"
+    (held,) = (await report(await bus_for("dataplane", "n2"), "n2", said("n2", 4))).blocks
+    assert (held.cidr, held.node) == (CIDR, "n2"), "it is back, and has what it had"
+    await cluster.add(stateful("db-1", "n1", "uid-db1"))
+    assert (await claim(n1, claim_of("db-1", "n1", "uid-db1"))).address != kept
 
 
 CIDR = ip_network("10.244.0.0/26")

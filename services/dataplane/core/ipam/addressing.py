@@ -1,11 +1,14 @@
 """Which addresses a pod is to have: of which families, from where, and kept or not.
 
 Owns the reading of annotations. A pod gets one address of each family that has a pool which gives addresses to its
-node: one that is enabled, honoured whole (``kit.pools``) and selects the node. It keeps them (they become claims, and
-move with their owner) when it belongs to a StatefulSet, or when it, else its namespace, says
-``airmesh.io/keep-address: "true"`` (``"false"`` overrules both). Calico's ``cni.projectcalico.org/ipAddrs`` asks for
-certain addresses, which are claims too. Refuses an annotation it cannot use, by name, instead of giving another
-address. Source: https://docs.tigera.io/calico/latest/networking/ipam/use-specific-ip
+node: one that is enabled, honoured whole (``kit.pools``) and selects the node. A block gives addresses once the node's
+own Node object names it: what ``ipam`` may have to rebuild from Nodes alone is never less than what is in use. A pod
+keeps its addresses (they become claims, and move with their owner) when it belongs to a StatefulSet, or when it, else
+its namespace, says ``airmesh.io/keep-address: "true"`` (``"false"`` overrules both). Calico's
+``cni.projectcalico.org/ipAddrs`` asks for certain addresses, which are claims too. Refuses an annotation it cannot use,
+by name, instead of giving another address.
+
+Source: https://docs.tigera.io/calico/latest/networking/ipam/use-specific-ip
 """
 
 from __future__ import annotations
@@ -34,9 +37,15 @@ class Supply:
     """Those that a pod may ask for a certain address of."""
     ranges: tuple[Network, ...] = ()
     """Of the pools that give to this node: its blocks outside of them give no new address."""
+    named: frozenset[Network] = frozenset()
+    """Blocks that the annotation ``airmesh.io/blocks`` of the node's own Node names."""
 
     def gives(self, block: Network) -> bool:
         """Whether new addresses may be taken from a block of this node."""
+        return block in self.named and self.will_give(block)
+
+    def will_give(self, block: Network) -> bool:
+        """Whether they may be as soon as the Node names the block."""
         return any(within(block, range_) for range_ in self.ranges)
 
 
@@ -49,6 +58,7 @@ def supply_of(pools: Pools, node: Node) -> Supply:
         families=tuple(family for family in BOTH if family in given),
         asked=tuple(family for family in BOTH if family in asked),
         ranges=tuple(pool.cidr for pool in taken),
+        named=frozenset(node.blocks),
     )
 
 
@@ -57,7 +67,6 @@ class AddressPlan:
     """What is to be asked for. ``owner`` is None when the addresses come from the node's own blocks."""
 
     families: tuple[Family, ...]
-    supply: Supply
     owner: Owner | None = None
     fixed: Mapping[int, Address] = field(default_factory=dict)
     """Family → the address that an annotation asks for."""
@@ -87,9 +96,9 @@ def plan_addresses(pod: Pod, namespace: Namespace | None, supply: Supply) -> Add
         return BadWish(f'annotation {KEEP_ADDRESS}: {keep[:32]!r}; use "true" or "false"')
     stateful = pod.owner is not None and pod.owner.kind == "StatefulSet" and pod.owner.ordinal >= 0
     if not fixed and (keep == "false" or not (keep or stateful)):
-        return AddressPlan(families=families, supply=supply)
+        return AddressPlan(families=families)
     owner = pod.owner or Owner(namespace=pod.namespace, kind="Pod", name=pod.name)
-    return AddressPlan(families=families, supply=supply, owner=owner, fixed=fixed)
+    return AddressPlan(families=families, owner=owner, fixed=fixed)
 
 
 def _fixed(text: str, families: tuple[Family, ...]) -> dict[int, Address] | BadWish:

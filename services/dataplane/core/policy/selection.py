@@ -4,7 +4,7 @@ Owns the membership of the selectors that some scope in the maps names. An ident
 identities with equal sets share it (``am_selected``), so what a rule costs grows with the ways in which identities
 differ for this node's policies, not with their number. Promises: a record that comes, changes or goes costs the
 selectors in use, those of other namespaces not counted; a new selector costs one pass over the identities that it may
-match, in slices. An identity without a record matches nothing.
+match, in slices, and one that goes those that it matches. An identity without a record matches nothing.
 """
 
 from __future__ import annotations
@@ -36,6 +36,12 @@ class Selection:
         self._retired: set[int] = set()
         self._ready = 0
         self._masks: dict[int, int] = {}
+        self._sharing: dict[int, set[int]] = {}
+        """Identities by the mask that they have."""
+        self._naming: dict[int, set[int]] = {}
+        """Masks by the slots of the selectors in them."""
+        self.visits = 0
+        """Identities that :meth:`release` has looked at since the start."""
         self.dirty: dict[int, None] = {}
         """Identities whose set may have changed; whoever has seen to one takes it out."""
 
@@ -68,13 +74,34 @@ class Selection:
         self._set(identity, 0)
 
     def _set(self, identity: int, mask: int) -> None:
-        if self._masks.get(identity, 0) == mask:
+        before = self._masks.get(identity, 0)
+        if before == mask:
             return
         if mask:
             self._masks[identity] = mask
+            self._share(identity, mask)
         else:
             del self._masks[identity]
+        if before:
+            self._part(identity, before)
         self.dirty[identity] = None
+
+    def _share(self, identity: int, mask: int) -> None:
+        if mask not in self._sharing:
+            self._sharing[mask] = set()
+            for slot in _slots_of(mask):
+                self._naming.setdefault(slot, set()).add(mask)
+        self._sharing[mask].add(identity)
+
+    def _part(self, identity: int, mask: int) -> None:
+        self._sharing[mask].discard(identity)
+        if self._sharing[mask]:
+            return
+        del self._sharing[mask]
+        for slot in _slots_of(mask):
+            self._naming[slot].discard(mask)
+            if not self._naming[slot]:
+                del self._naming[slot]
 
     def has(self, selector: SelectorPeer) -> bool:
         """Whether every identity has been asked."""
@@ -112,8 +139,10 @@ class Selection:
     def release(self, selectors: Iterable[SelectorPeer]) -> None:
         """No scope names them any more. Their bits are free for others after :meth:`reuse`."""
         gone = 0
+        masks: set[int] = set()
         for selector in selectors:
             slot = self._slots.pop(selector)
+            masks |= self._naming.get(slot, set())
             del self._selectors[slot]
             mine = self._asked[selector.namespace]
             del mine[selector]
@@ -122,9 +151,10 @@ class Selection:
             self._retired.add(slot)
             gone |= 1 << slot
         self._ready &= ~gone
-        if gone:
-            for identity in [identity for identity, mask in self._masks.items() if mask & gone]:
-                self._set(identity, self._masks[identity] & ~gone)
+        for mask in masks:
+            for identity in tuple(self._sharing[mask]):
+                self.visits += 1
+                self._set(identity, mask & ~gone)
 
     @property
     def has_retired(self) -> bool:
@@ -143,14 +173,16 @@ class Selection:
 
     def content(self, mask: int) -> bytes:
         """What a set says, whatever the bits are today: equal for equal sets of selectors."""
-        named = []
-        while mask:
-            slot = (mask & -mask).bit_length() - 1
-            mask &= mask - 1
-            named.append(_encode(self._selectors[slot]))
-        return _encode(sorted(named))
+        return _encode(sorted(_encode(self._selectors[slot]) for slot in _slots_of(mask)))
 
     @property
     def in_use(self) -> tuple[SelectorPeer, ...]:
         """Selectors that identities are asked for."""
         return tuple(self._slots)
+
+
+def _slots_of(mask: int) -> Iterator[int]:
+    """Positions of the bits of a mask."""
+    while mask:
+        yield (mask & -mask).bit_length() - 1
+        mask &= mask - 1

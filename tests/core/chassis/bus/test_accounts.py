@@ -16,7 +16,8 @@ from nacl.signing import VerifyKey
 
 from chassis.bus.accounts import STATE, Account, Import, make_accounts, meet
 from chassis.bus.nats_config import Server, make_users, new_key, render, user_name
-from chassis.bus.nats_jwt import Signed, render_signed, sign
+from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, Signed, render_signed, sign
+from chassis.secret import Secret
 from proto.codec import encode_segment
 from proto.subjects import DISCOVERY, ROLES, discovery_inbox
 
@@ -189,7 +190,7 @@ def test_the_operator_signs_every_account_and_an_account_its_user_alone(signed: 
     assert by_name.keys() == {*BY_NAME, "system"}
     for name, secret in signed.credentials.items():
         jwt = jwt_of(secret.reveal())
-        issuer = by_name[STATE if name == "hand" else name]
+        issuer = by_name[{"hand": STATE, RESOLVER_USER: SYSTEM}.get(name, name)]
         verify(jwt, issuer)
         assert decoded(jwt)[1]["iss"] == issuer
         other = by_name["ipam" if name != "ipam" else "policy"]
@@ -233,6 +234,21 @@ def test_no_configuration_holds_a_seed(signed: Signed, tmp_path: Any) -> None:
         assert [seed for seed in (*seeds, signed.operator_seed.reveal()) if seed in text] == []
     assert "allow_responses" not in by_file
     assert '"deny"' not in by_file + by_jwt
+
+
+def test_everything_follows_from_the_operators_seed() -> None:
+    """So that who admits nodes keeps nothing else, and an installation that is rendered again knows its nodes."""
+    first = Issuer.new()
+    again, other = Issuer(first.seed), Issuer.new()
+    assert sign(ACCOUNTS, issuer=first).accounts.keys() == sign(ACCOUNTS, issuer=again).accounts.keys()
+    names = [account.name for account in ACCOUNTS]
+    assert len({first.account(name) for name in names} | {other.account(name) for name in names}) == 2 * len(names)
+
+
+@pytest.mark.parametrize("seed", ["", "SU", "x" * 58, new_key()[0].reveal()])
+def test_what_is_no_operators_seed_signs_nothing(seed: str) -> None:
+    with pytest.raises(ValueError, match="seed of an nkey"):
+        Issuer(Secret(seed))
 
 
 @pytest.mark.parametrize("name", ["ipam", "dataplane-n=2E3"])

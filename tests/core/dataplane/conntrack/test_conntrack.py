@@ -259,3 +259,16 @@ def test_peers_of_an_endpoint() -> None:
     keys, values = b"".join(k.pack() for k in flows), b"".join(v.pack() for v in flows.values())
     found = list(conntrack.peers_of(keys, values, 1, Direction.INGRESS))
     assert found == [bytes(10) + b"\xff\xff\x0a\0\0\x02", IPv6Address("2001:db8:1:2::").packed]
+
+
+def test_every_protocol_and_state_has_its_time_and_few_protocols_a_table_of_their_own() -> None:
+    """A table for each of 256 protocols would be three megabytes of every agent."""
+    values = b"".join(flow(seen).pack() for seen in range(256))
+    for protocol in range(256):
+        census = conntrack.Census(Counter(), Counter())
+        over = conntrack.look_at(key(protocol).pack() * 256, values, 100 * conntrack.SECOND, census)
+        stay = [seen for seen in range(256) if conntrack.idle_seconds(protocol, seen) >= 100]
+        assert len(over) == 256 - len(stay)
+        assert census.counts.total() == len(stay)
+        assert census.pending.total() == sum(conntrack.is_pending(protocol, seen) for seen in stay)
+    assert len({id(row) for row in conntrack._PERIODS}) < 8

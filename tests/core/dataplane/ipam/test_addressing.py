@@ -10,6 +10,7 @@ from kit.pools import judge_pools
 from proto.annotations import FIXED_ADDRESSES as STATIC
 from proto.annotations import KEEP_ADDRESS as KEEP
 from proto.annotations import REFUSED
+from proto.net import Network
 from proto.objects import IPPool, Namespace, Node, Owner, Pod
 from services.dataplane.core.ipam.addressing import AddressPlan, BadWish, Supply, plan_addresses, supply_of
 from tests.core.dataplane.notation import pool
@@ -29,8 +30,9 @@ def plan(
     return plan_addresses(pod, Namespace(name="shop", uid="n", annotations=tuple((space or {}).items())), given(pools))
 
 
-def given(pools: list[IPPool], labels: dict[str, str] | None = None) -> Supply:
-    return supply_of(judge_pools(pools), Node(name="n1", uid="u1", labels=tuple((labels or {}).items())))
+def given(pools: list[IPPool], labels: dict[str, str] | None = None, blocks: tuple[Network, ...] = ()) -> Supply:
+    node = Node(name="n1", uid="u1", labels=tuple((labels or {}).items()), blocks=blocks)
+    return supply_of(judge_pools(pools), node)
 
 
 EAST4 = pool("10.0.0.0/16", node_selector="zone == 'east'")
@@ -74,7 +76,10 @@ def test_families_are_those_with_a_pool_that_gives_to_the_node(
     ],
 )
 def test_which_blocks_new_addresses_are_taken_from(pools: list[IPPool], block: str, gives: bool) -> None:
-    assert given(pools).gives(ip_network(block)) is gives
+    network = ip_network(block)
+    assert given(pools).will_give(network) is gives
+    assert not given(pools).gives(network), "the Node does not name it"
+    assert given(pools, blocks=(network,)).gives(network) is gives
 
 
 def test_a_pool_for_those_who_ask_gives_to_nobody_else() -> None:

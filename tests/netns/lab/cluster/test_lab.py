@@ -50,6 +50,7 @@ async def launcher(where: Paths) -> AsyncIterator[Launcher]:
     begun.close()
 
 
+@pytest.mark.alone
 def test_namespaces_have_their_wiring_and_leave_nothing(where: Paths) -> None:
     before = subprocess.run(["ip", "-o", "link"], capture_output=True, text=True, check=True).stdout.count("\n")
     lab = plan(where.lab, 2)
@@ -248,6 +249,7 @@ def test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not(wher
     assert [(where.node(name).device_plugins / "kubelet.sock").read_text() for name in ("n1", "n2")] == ["n1\n", "n2\n"]
 
 
+@pytest.mark.alone
 async def test_down_takes_kubelets_and_their_mounts_away_when_all_was_killed(where: Paths, launcher: Launcher) -> None:
     before = node.DEVICE_PLUGINS.exists()
     for name in ("n1", "n2"):

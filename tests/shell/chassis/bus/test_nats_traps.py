@@ -12,13 +12,14 @@ import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from ipaddress import ip_network
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import urlparse
 
 import msgspec
 import nats
 import pytest
-from nats.aio.client import Server
+from nats.aio.client import Client, Server
 
 from chassis.bus import connection as connection_module
 from chassis.bus import jetstream
@@ -61,48 +62,47 @@ async def synced_view(bus: Bus, epoch: str) -> View:
     return view
 
 
-async def test_write_while_disconnected_fails_at_once_and_never_appears(
-    nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
-) -> None:
-    bus = await bus_for("ipam")
+@asynccontextmanager
+async def cut_off(server: NatsServer, bus: Bus) -> AsyncIterator[Client]:
+    """The server is down meanwhile, and nothing that is written then appears when it is back. Gives a client that was
+    asked for before.
+    """
     kv = bus.bucket(subjects.BLOCKS)
     await kv.put(key(0), block(0, "before"))
-    nats_server.kill()
+    client = bus.connection.client()
+    server.kill()
     await until(lambda: not bus.connected, 3)
-    started = time.monotonic()
-    with pytest.raises(Unavailable):
-        await kv.put(key(0), block(0, "STALE"))
-    assert time.monotonic() - started < 0.1
-    nats_server.start()
+    yield client
+    server.start()
     await until(lambda: bus.connected, 8)
     await asyncio.sleep(0.3)
     entry = await kv.get(key(0), Block)
     assert entry is not None
     assert entry.value.node == "before"
+
+
+async def test_write_while_disconnected_fails_at_once_and_never_appears(
+    nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
+) -> None:
+    bus = await bus_for("ipam")
+    async with cut_off(nats_server, bus):
+        started = time.monotonic()
+        with pytest.raises(Unavailable):
+            await bus.bucket(subjects.BLOCKS).put(key(0), block(0, "STALE"))
+        assert time.monotonic() - started < 0.1
 
 
 async def test_write_by_a_client_that_was_asked_for_before_the_break_never_appears(
     nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
     """Between the look whether we are connected and the write, the connection may break."""
-    bus = await bus_for("ipam")
-    kv = bus.bucket(subjects.BLOCKS)
-    await kv.put(key(0), block(0, "before"))
-    client = bus.connection.client()
-    nats_server.kill()
-    await until(lambda: not bus.connected, 3)
-    with contextlib.suppress(nats.errors.OutboundBufferLimitError):
-        await client.publish(
-            f"$KV.{subjects.BLOCKS.on_server}.{key(0)}",
-            codec.seal(block(0, "STALE")),
-            headers={jetstream.EXPECTED_STREAM: STREAM},
-        )
-    nats_server.start()
-    await until(lambda: bus.connected, 8)
-    await asyncio.sleep(0.3)
-    entry = await kv.get(key(0), Block)
-    assert entry is not None
-    assert entry.value.node == "before"
+    async with cut_off(nats_server, await bus_for("ipam")) as client:
+        with contextlib.suppress(nats.errors.OutboundBufferLimitError):
+            await client.publish(
+                f"$KV.{subjects.BLOCKS.on_server}.{key(0)}",
+                codec.seal(block(0, "STALE")),
+                headers={jetstream.EXPECTED_STREAM: STREAM},
+            )
 
 
 async def test_write_under_way_when_the_connection_breaks_ends_at_once(
@@ -303,6 +303,19 @@ async def test_a_silent_consumer_is_replaced(
     assert set(view.entries) == {key(0)}
 
 
+async def test_a_loop_that_was_held_has_not_heard_silence(
+    bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What came meanwhile is waiting; a list for each hold would keep a busy node out of sync."""
+    monkeypatch.setattr("chassis.bus.tail.SILENCE", 1.8)
+    view = await synced_view(await bus_for("ipam"), buckets["blocks"])
+    lists = view.resyncs
+    time.sleep(2.0)  # the loop is held
+    await asyncio.sleep(0.3)
+    assert view.synced
+    assert view.resyncs == lists
+
+
 async def test_a_consumer_that_somebody_removed_is_replaced(
     nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
@@ -350,6 +363,22 @@ async def test_it_never_stops_reconnecting(
     await until(lambda: len(attempts) > 100, 20)
     nats_server.start()
     await until(lambda: runtime.bus.connected, 5)
+
+
+async def test_readers_of_a_server_that_is_gone_do_not_list_all_at_once(
+    nats_server: NatsServer, bus_for: BusFor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their consumers were in its memory: each waits a time of its own, here none at all and a minute."""
+    epochs = await (await bus_for("cluster")).make_buckets()
+    early, late = [await synced_view(await bus_for("ipam"), epochs["blocks"]) for _ in range(2)]
+    monkeypatch.setattr(view_module, "SPREAD", 60.0)
+    chances = iter([0.0, 0.0, 0.999, 0.999])
+    monkeypatch.setattr(view_module, "random", SimpleNamespace(random=lambda: next(chances)))
+    nats_server.restart()
+    await until(lambda: early.resyncs + late.resyncs == 3 and early.synced and late.synced, 20)
+    await asyncio.sleep(0.5)
+    assert early.resyncs + late.resyncs == 3, "the other waits, and keeps what it has"
+    assert set(early.entries) == set(late.entries)
 
 
 async def test_client_that_closes_by_itself_ends_the_service(nats_server: NatsServer) -> None:

@@ -186,7 +186,7 @@ async def test_a_reconnect_that_fails_says_why_once(server: NatsServer, authorit
         authority.sign(server.tls)
         os.kill(server.pid, signal.SIGHUP)
         await until(lambda: connection.connected)
-        assert len(lines.named("bus-tls")) == 1
+        assert len(lines.named("bus-not-let-in")) == 1
 
 
 async def test_the_observer_is_served_and_names_the_same_faults(server: NatsServer, tmp_path: Path) -> None:

@@ -96,6 +96,20 @@ async def test_again_and_poke(runtime_for: RuntimeFor) -> None:
     assert all(dirty.full for dirty in passes.seen)
 
 
+async def test_a_poke_in_the_middle_of_a_full_pass_is_seen_to_after_it(runtime_for: RuntimeFor) -> None:
+    """What it is about may have been looked at already."""
+    runtime, passes = await runtime_for("dns"), Passes()
+
+    async def apply(dirty: Dirty) -> Done | Again:
+        if not passes.seen:
+            loop.poke()
+        return await passes.apply(dirty)
+
+    loop = Loop(runtime, "x", cursors=[], apply=apply, period=60)
+    await until(lambda: len(passes.seen) == 2, 1)
+    assert [dirty.full for dirty in passes.seen] == [True, True]
+
+
 async def test_again_with_what_changed_until_then(runtime_for: RuntimeFor) -> None:
     runtime, cursor = await runtime_for("dns"), Cursor()
     passes = Passes([Again(after=0.15, full=False), Again(after=0.15, full=False)])

@@ -22,6 +22,8 @@ class Kernel:
     def __init__(self) -> None:
         self.asked: list[object] = []
         self.refuses = 0
+        self.keeps = 0
+        """How often flows are not let go of."""
         self.busy: asyncio.Event | None = None
 
     def reap(self) -> None:
@@ -32,6 +34,9 @@ class Kernel:
 
     def forget_endpoints(self, endpoints: Collection[int]) -> int:
         self.asked.append(frozenset(endpoints))
+        if self.keeps:
+            self.keeps -= 1
+            raise OSError(12, "Cannot allocate memory")
         return len(endpoints)
 
 
@@ -41,12 +46,14 @@ class Running:
     def __init__(self) -> None:
         self.kernel = Kernel()
         self.lines = Lines()
+        self.faults: list[str] = []
         self.thread = NamespaceThread()
         self.reaper = Reaper(
             cast("Any", self.kernel),
             self.thread,
             cast("Any", self.kernel),
             Log("dataplane", stream=cast("Any", self.lines)),
+            lambda fault, remedy: self.faults.append(fault),
         )
 
     async def until(self, count: int) -> list[object]:
@@ -63,6 +70,7 @@ class Running:
 @pytest.fixture(autouse=True)
 def often(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(reaper, "REAP_EVERY", 0.02)
+    monkeypatch.setattr(reaper, "LONGEST_WAIT", 0.04)
 
 
 @asynccontextmanager
@@ -126,6 +134,25 @@ async def test_a_refusal_of_the_kernel_is_reported_and_flows_go_all_the_same() -
         world.reaper.retire_left()
         assert (await world.until(3))[2:] == ["links"]
         assert len(world.lines.named("reap-failed")) == 1
+
+
+async def test_flows_that_stay_are_reported_once_and_removed_later() -> None:
+    """It had ended the service."""
+    async with running() as world:
+        world.kernel.keeps = 3
+        world.reaper.retire(7)
+        await world.until(3)
+        world.reaper.retire(9)
+        asked = await world.until(6)
+        while world.kernel.keeps or asked[-1] != {7, 9}:
+            asked = await world.until(len(asked) + 1)
+        assert [one for one in asked if one == "links"] == ["links", "links"], "links wait for no flows"
+        await world.rounds()
+        assert world.kernel.asked[-1] == {7, 9}
+        (line,) = world.lines.named("flows-not-removed")
+        assert "Cannot allocate memory" in line["error"]
+        (fault,) = world.faults
+        assert "Cannot allocate memory" in fault
 
 
 async def test_what_is_retired_meanwhile_waits_for_the_next_batch() -> None:

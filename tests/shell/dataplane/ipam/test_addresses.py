@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import shutil
 from collections.abc import AsyncIterator, Awaitable, Callable
 from ipaddress import ip_address, ip_network
@@ -23,21 +24,27 @@ from proto.net import Family
 from proto.objects import Node as KubernetesNode
 from proto.requests import BlockGrant, BlockReportAnswer, BlockReportRequest, BlockRequest
 from proto.subjects import IPAM_BLOCK, IPAM_REPORT
+from services.dataplane.core.cni.request import CniError
 from services.dataplane.core.ipam.addressing import AddressPlan, Supply, supply_of
 from services.dataplane.core.ipam.journal import COOLDOWN, Ask, Grant
+from services.dataplane.ipam import addresses
 from services.dataplane.ipam.addresses import AddressBook
 from services.dataplane.ipam.journal import Journal
 from services.dataplane.ipam.provision import Provision
 from tests.conftest import BusFor
 from tests.core.dataplane.notation import pool
 
-
-def supply(cidr: str) -> Supply:
-    """What the node gives from when this is its only pool."""
-    return supply_of(judge_pools([pool(cidr)]), KubernetesNode(name="n1", uid="u1"))
+NAMED = ("10.244.0.0/26", "10.244.7.0/26", "10.9.0.0/26")
 
 
-SUPPLY = supply("10.244.0.0/16")
+def supply(cidr: str, *named: str) -> Supply:
+    """What the node gives from when this is its only pool and its Node object names these blocks."""
+    blocks = tuple(ip_network(one) for one in named)
+    return supply_of(judge_pools([pool(cidr)]), KubernetesNode(name="n1", uid="u1", blocks=blocks))
+
+
+SUPPLY = supply("10.244.0.0/16", *NAMED)
+PLAN = AddressPlan(families=(4,))
 Answer = Callable[[BlockReportRequest], Awaitable[BlockReportAnswer]]
 
 
@@ -66,11 +73,18 @@ class Node:
         self.book: AddressBook
         self.granted: Block
         self.silent = False
+        self.supply = SUPPLY
 
     async def start(self) -> AddressBook:
         journal = Journal.open(self.folder, node="n1", boot="b1", clock=self.clock)
-        self.book = AddressBook(await self._bus_for("dataplane", "n1"), journal, Log("dataplane"), "n1", spare=8)
+        bus, log = await self._bus_for("dataplane", "n1"), Log("dataplane")
+        self.book = AddressBook(bus, journal, log, "n1", spare=8, supply=lambda: self.supply)
         return self.book
+
+    def observe(self, supplied: Supply) -> None:
+        """The Node object, or a pool, is another from now on."""
+        self.supply = supplied
+        self.book.observe_node()
 
     async def ask(self, request: BlockReportRequest, _node: str) -> BlockReportAnswer:
         """What ipam is asked."""
@@ -160,7 +174,7 @@ async def test_after_a_lost_journal_its_blocks_rest_and_a_new_one_bridges_the_ti
     await node.lose_journal()
     await node.reported(mine)
     assert await node.first_free() == ""
-    assert node.book.wants_block(SUPPLY) == (4,)
+    assert node.book.wants_block() == (4,)
     await node.book.request_block(4, "u1")
     assert await node.first_free() == "10.244.7.0"
     await node.book.journal.give_block(node.granted.cidr)
@@ -192,15 +206,46 @@ async def test_a_block_of_a_disabled_pool_gives_nothing_while_another_pool_does(
     await node.book.journal.hold_block(block("10.9.0.0/26"))
     old = Ask(container="old", interface="eth0", namespace="d", pod="old", pod_uid="old", nonce="n")
     new = Ask(container="new", interface="eth0", namespace="d", pod="new", pod_uid="new", nonce="n")
-    (before,) = await node.book.acquire(AddressPlan(families=(4,), supply=supply("10.9.0.0/16")), old, "u1")
+    node.observe(supply("10.9.0.0/16", *NAMED))
+    (before,) = await node.book.acquire(PLAN, old, "u1")
     assert str(before.address) == "10.9.0.0"
-    after = supply("10.244.0.0/16")
-    assert not node.book.has_blocks(after), "so the node is not ready yet"
-    assert node.book.wants_block(after) == (4,)
-    (given,) = await node.book.acquire(AddressPlan(families=(4,), supply=after), new, "u1")
+    node.observe(SUPPLY)
+    assert not node.book.has_blocks(), "so the node is not ready yet"
+    assert node.book.wants_block() == (4,)
+    (given,) = await node.book.acquire(PLAN, new, "u1")
     assert str(given.address) == "10.244.7.0"
-    assert node.book.has_blocks(after)
-    assert await node.book.acquire(AddressPlan(families=(4,), supply=after), old, "u1") == (before,), "it keeps its own"
+    assert node.book.has_blocks()
+    assert await node.book.acquire(PLAN, old, "u1") == (before,), "it keeps its own"
+
+
+async def test_a_block_gives_addresses_once_the_node_object_names_it(node: Node) -> None:
+    """Until then it counts as one that is on its way: no other is asked for, and an ADD waits for this one."""
+    await node.reported()
+    node.observe(supply("10.244.0.0/16"))
+    one, two = (asyncio.ensure_future(node.book.acquire(PLAN, Withheld.pod(number), "u1")) for number in (1, 2))
+    async with asyncio.timeout(10):
+        while "10.244.7.0/26" not in node.held():
+            await asyncio.sleep(0.01)
+    assert (node.book.wants_block(), node.book.is_short(4), node.book.has_blocks()) == ((), False, False)
+    node.observe(supply("10.244.0.0/16", "10.244.9.0/26"))
+    await asyncio.sleep(0)
+    assert not any(add.done() for add in (one, two)), "another block was named"
+    node.observe(supply("10.244.0.0/16", "10.244.7.0/26"))
+    given = {str(lease.address) for leases in await asyncio.gather(one, two) for lease in leases}
+    assert given == {"10.244.7.0", "10.244.7.1"}
+    assert node.book.has_blocks()
+
+
+async def test_while_nobody_names_it_an_add_is_refused_and_holds_nothing(
+    node: Node, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(addresses, "ASK_SECONDS", 0.2)
+    await node.reported()
+    await node.book.request_block(4, "u1")
+    node.observe(supply("10.244.0.0/16"))
+    with pytest.raises(CniError, match=r"10.244.7.0/26 gives addresses once annotation airmesh.io/blocks of Node n1"):
+        await node.book.acquire(PLAN, Withheld.pod(1), "u1")
+    assert not node.book.journal.ledger.by_address
 
 
 class Withheld:
@@ -231,7 +276,7 @@ class Withheld:
 
     async def given(self, number: int = 99) -> str:
         """What an ADD gets."""
-        leases = await self.book.acquire(AddressPlan(families=(4,), supply=SUPPLY), self.pod(number), "u1")
+        leases = await self.book.acquire(PLAN, self.pod(number), "u1")
         return str(leases[0].address)
 
 
@@ -251,8 +296,8 @@ async def test_a_block_is_asked_for_in_the_stead_of_what_a_node_may_not_know_of(
     stage = Withheld(node)
     await stage.begin(pods, left)
     stage.acknowledge(acknowledged)
-    assert stage.book.wants_block(SUPPLY) == wants
-    assert not stage.book.is_short(SUPPLY, 4)
+    assert stage.book.wants_block() == wants
+    assert not stage.book.is_short(4)
 
 
 async def test_no_more_than_one_block_lies_idle_for_a_node_that_is_cut_off(node: Node) -> None:
@@ -263,12 +308,12 @@ async def test_no_more_than_one_block_lies_idle_for_a_node_that_is_cut_off(node:
     assert await stage.given() == "10.244.7.0", "the new block first"
     for number in range(100, 160):
         await node.book.journal.allocate((4,), stage.pod(number), wait=False)
-    assert node.book.wants_block(SUPPLY) == (4,), "64 lie idle and 3 were never used"
+    assert node.book.wants_block() == (4,), "64 lie idle and 3 were never used"
     for number in range(100, 113):
         await node.book.journal.release(stage.pod(number).attachment)
     node.book.observe_published(frozenset(node.book.journal.ledger.by_address), "e", 1, 200)
     node.clock.now += COOLDOWN
-    assert node.book.wants_block(SUPPLY) == (), "a block's worth and the spare lie idle: they are given"
+    assert node.book.wants_block() == (), "a block's worth and the spare lie idle: they are given"
     given = [await stage.given(number) for number in range(200, 204)]
     assert given == ["10.244.7.61", "10.244.7.62", "10.244.7.63", "10.244.0.0"]
 
@@ -286,7 +331,7 @@ async def test_without_a_block_in_their_stead_they_are_given_and_nobody_is_alarm
     feed: Any = SimpleNamespace(
         node="n1",
         blocks=SimpleNamespace(epoch=""),
-        supply=lambda: SUPPLY,
+        supply=lambda: node.supply,
         node_object=lambda: KubernetesNode(name="n1", uid="u1"),
         knowledge=lambda: cluster,
         acknowledged=lambda: AcknowledgedEndpoints("e", 199),

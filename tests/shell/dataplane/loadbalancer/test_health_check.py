@@ -14,6 +14,7 @@ import pytest
 from services.dataplane.core.loadbalancer.health_checks import Answer, Page
 from services.dataplane.loadbalancer import health_check as module
 from services.dataplane.loadbalancer.health_check import HealthCheckServer
+from tests.natsd import free_port
 
 
 class Diary:
@@ -29,12 +30,6 @@ class Diary:
 
     def of(self, event: str) -> list[dict[str, Any]]:
         return [fields for name, fields in self.lines if name == event]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 def page(body: bytes) -> Page:

@@ -12,9 +12,10 @@ import pytest
 from chassis.runtime.reconcile import Dirty
 from proto.codec import object_key
 from proto.objects import EndpointSlice, KubernetesObject, Service
-from services.dataplane.core.loadbalancer.health_checks import Page, checks_of
+from services.dataplane.core.loadbalancer.health_checks import Page
 from services.dataplane.feed import Feed
 from services.dataplane.loadbalancer.health_check import HealthChecks
+from tests.core.dataplane.loadbalancer.checks import checks_of
 from tests.core.dataplane.notation import service, slice_of
 
 NAMES = ("a", "b", "c")
@@ -75,6 +76,7 @@ async def test_reported_only_what_changed_the_answers_are_those_of_all(seed: int
         if rng.random() < 0.5:
             port = rng.choice([0, 32000, 32001])
             one = service(name, "10.96.0.1", type="LoadBalancer", external_policy="Local", health_check_port=port)
+            one = msgspec.structs.replace(one, created=rng.choice([1, 2]))
         else:
             one = slice_of(name, *rng.choice([["10.244.0.1"], ["10.244.0.1", "10.244.0.2"], ["10.244.1.1 @n2"]]))
         one = msgspec.structs.replace(one, namespace=space)

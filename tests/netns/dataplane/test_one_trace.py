@@ -1,0 +1,136 @@
+"""One trace for each change, over every hop: real NATS, ipam, policy, routing and dataplane, asked by `airmesh trace`.
+
+The test plays `cluster`: the trace begins with the object that it writes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+
+import msgspec
+import pytest
+
+from chassis.bus.client import Bus
+from chassis.telemetry.spans import Span, entered
+from cli import gather
+from cli.link import Link
+from cli.reports.trace import Target, TracedSpan
+from cli.settings import BusSettings
+from proto.codec import object_key
+from proto.objects import KubernetesObject, NetworkPolicy, Owner, Pod
+from proto.subjects import OBJECTS
+from tests.netns.dataplane.mesh import TRY_AGAIN_LATER, Mesh, mesh, wait_for
+from tests.netns.dataplane.policy.test_enforced import deny_ingress
+
+pytestmark = pytest.mark.privileged
+
+
+@pytest.fixture(scope="module")
+def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
+    """A node whose ADDs do not wait long."""
+    with mesh(tmp_path_factory.mktemp("mesh"), "tr", AIRMESH_ADD_DEADLINE="1") as world:
+        yield world
+
+
+def changed(node: Mesh, *objects: KubernetesObject, gone: bool = False) -> list[str]:
+    """Written (or deleted) at once, each in a trace of its own; the ids of these."""
+    spans = [Span(secrets.token_hex(16), secrets.token_hex(8)) for _ in objects]
+
+    async def go(bus: Bus) -> None:
+        kv = bus.bucket(OBJECTS)
+        for span, one in zip(spans, objects, strict=True):
+            with entered(span):
+                await (kv.delete(object_key(one)) if gone else kv.put(object_key(one), one))
+
+    node.as_cluster(go)
+    return [span.trace_id for span in spans]
+
+
+def spans_of(node: Mesh, trace_id: str) -> tuple[TracedSpan, ...]:
+    """As `airmesh trace` reports them."""
+    settings = BusSettings(url=node.nats.url, seed_file=node.nats.seeds / "cli.seed")
+
+    async def ask() -> tuple[TracedSpan, ...]:
+        async with Link(settings) as link:
+            return (await gather.change(link, Target(trace_id=trace_id), "")).spans
+
+    return asyncio.run(ask())
+
+
+def followed(node: Mesh, trace_id: str, *steps: str) -> tuple[TracedSpan, ...]:
+    """The spans of a trace, when all of these steps are among them."""
+    found: tuple[TracedSpan, ...] = ()
+
+    def look() -> bool:
+        nonlocal found
+        found = spans_of(node, trace_id)
+        return {*steps} <= {f"{one.service} {one.name}" for one in found}
+
+    try:
+        wait_for(f"a trace with {', '.join(steps)}", look, 20)
+    except AssertionError as late:
+        raise AssertionError(f"{late}; it has {[(one.service, one.name) for one in found]}") from late
+    return found
+
+
+def logged(node: Mesh, service: str, event: str, trace_id: str) -> Callable[[], bool]:
+    return lambda: any(line["event"] == event and line.get("trace_id") == trace_id for line in node.log(service))
+
+
+def test_a_change_keeps_its_trace_down_to_the_kernel(node: Mesh) -> None:
+    """A pod that keeps its address starts, a policy about it comes with another and goes, its labels change, it ends.
+
+    Meanwhile an ADD waits in vain for a pod whose namespace nobody knows.
+    """
+    node.start("routing", "routing-n1", AIRMESH_NODE="n1", AIRMESH_UPLINKS="fab0")
+    lost = Pod(namespace="nowhere", name="lost", uid="uid-lost", node="n1")
+    pod = Pod(
+        namespace="shop",
+        name="db-0",
+        uid="uid-db-0",
+        node="n1",
+        labels=(("app", "db"),),
+        owner=Owner("shop", "StatefulSet", "db", 0),
+    )
+    start, refused = changed(node, pod, lost)
+    with ThreadPoolExecutor() as beside:
+        waiting = beside.submit(node.cni, "ADD", "c-lost", node.empty_namespace(), lost)
+        _follow(node, pod, start)
+        answer = waiting.result(20)
+    assert answer.body["code"] == 11
+    (add,) = [one for one in followed(node, refused, "dataplane cni-add") if one.name == "cni-add"]
+    assert add.error.startswith("CniError")
+    assert add.milliseconds is not None
+    assert add.milliseconds > 900, "the wait is part of it"
+
+
+def _follow(node: Mesh, pod: Pod, start: str) -> None:
+    answer = node.cni("ADD", "c-db-0", netns := node.empty_namespace(), pod)
+    while answer.body.get("code") == TRY_AGAIN_LATER:
+        answer = node.cni("ADD", "c-db-0", netns, pod)
+    assert answer.code == 0, answer
+    spans = followed(
+        node, start, "policy policy.compile", "dataplane cni-add", "ipam answer airmesh.v1.ipam.claim.n1",
+        "routing routing.install",
+    )  # fmt: skip
+    (add,) = [one for one in spans if one.name == "cni-add" and not one.error]
+    assert [event.name for event in add.events] == ["admitted", "addressed", "linked", "up"]
+    assert add.node == "n1"
+    assert logged(node, "dataplane", "endpoint-up", start)()
+
+    policies: list[NetworkPolicy] = [deny_ingress("first", "db", "web"), deny_ingress("second", "db", "api")]
+    for one, trace_id in zip(policies, changed(node, *policies), strict=True):
+        steps = followed(node, trace_id, "policy policy.compile", "dataplane policy.enforce")
+        assert {step.node for step in steps if step.name == "policy.enforce"} == {"n1"}, one.name
+    (removal,) = changed(node, policies[0], gone=True)
+    followed(node, removal, "policy policy.compile", "dataplane policy.enforce")
+    assert wait_for("a line of the removal", logged(node, "policy", "compiled", removal))
+
+    (relabelled,) = changed(node, msgspec.structs.replace(pod, labels=(("app", "other"),)))
+    followed(node, relabelled, "policy policy.compile", "dataplane identity-change")
+    assert node.cni("DEL", "c-db-0", netns, pod).code == 0
+    ended = followed(node, relabelled, "dataplane cni-del")
+    assert {one.trace_id for one in ended} == {relabelled}

@@ -1,0 +1,202 @@
+"""Servers that trust an operator: nodes come, change their keys and are put out, and no server is reloaded for it."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from chassis.bus.accounts import Account, User, make_accounts
+from chassis.bus.connection import Connection
+from chassis.bus.credentials import Credentials, Identity, credentials, parse
+from chassis.bus.nats_config import make_users, new_key, write_secret
+from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, carry_over
+from chassis.bus.resolver import hand_over, look_up
+from chassis.faults import Refused, Unavailable
+from chassis.secret import Secret
+from chassis.telemetry.log import Log
+from proto.subjects import ACKS, JETSTREAM, ROLES
+from tests.natsd import Lines, NatsServer, bus_of
+
+OWN = ACKS.subject("n9")
+STREAM = ACKS.stream
+
+
+async def until(holds: Callable[[], bool], seconds: float = 20) -> None:
+    async with asyncio.timeout(seconds):
+        while not holds():
+            await asyncio.sleep(0.02)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[NatsServer]:
+    made = NatsServer(tmp_path / "nats", ("n1",), signed=True)
+    made.start()
+    yield made
+    made.close()
+
+
+@asynccontextmanager
+async def connecting(url: str, user: str, file: Path) -> AsyncIterator[Connection]:
+    log = Log("test", "debug", stream=Lines())  # type: ignore[arg-type]
+    connection = Connection(url, user, Credentials(file), "test", log)
+    running = asyncio.create_task(connection.run())
+    try:
+        yield connection
+    finally:
+        await connection.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
+
+
+@asynccontextmanager
+async def handing(server: NatsServer) -> AsyncIterator[Connection]:
+    file = server.folder / "resolver.creds"
+    write_secret(file, server.resolver)
+    async with connecting(server.url, RESOLVER_USER, file) as connection:
+        await until(lambda: connection.connected)
+        yield connection
+
+
+def joining(server: NatsServer) -> tuple[Account, User]:
+    """The account and user of a node that nobody has heard of."""
+    users = make_users([role for role in ROLES if role.name == "dataplane"], ["n9"])
+    accounts = {account.name: account for account in make_accounts((*server.users.values(), *users))}
+    return accounts["dataplane-n9"], users[0]
+
+
+def signed(issuer: Issuer, user: User, seed: Secret, public: str) -> Secret:
+    return credentials(issuer.sign_user(user.name, user.name, public), seed)
+
+
+async def test_a_node_joins_changes_its_key_and_is_put_out(server: NatsServer, tmp_path: Path) -> None:
+    """Two keys are valid meanwhile, and the agent reconnects once, when the old one is revoked."""
+    account, user = joining(server)
+    file = tmp_path / "n9.creds"
+    write_secret(file, signed(server.issuer, user, user.seed, user.public))
+    before = server.config.read_bytes()
+    async with bus_of(server, "cluster") as cluster, connecting(server.url, user.name, file) as node:
+        await cluster.make_buckets()
+        async with handing(server) as hand:
+            await asyncio.sleep(0.3)
+            assert not node.connected, "its account is not known yet"
+            await hand_over(hand, server.issuer.sign_account(account))
+            await until(lambda: node.connected)
+            stored = await node.call(OWN, b"mine", timeout=5, headers={"Nats-Expected-Stream": STREAM})
+            assert b'"seq"' in stored.data
+            with pytest.raises(Refused):
+                await node.call(OWN.replace("n9", "n1"), b"not mine", timeout=5)
+
+            seed, public = new_key()
+            write_secret(file, signed(server.issuer, user, seed, public))
+            await node.call(OWN, b"by the old key", timeout=5)
+            assert node.reconnects == 0, "the old one is good until it is revoked"
+            revoked = {user.public: int(time.time())}
+            await hand_over(hand, server.issuer.sign_account(account, revoked))
+            await until(lambda: node.reconnects == 1 and node.connected)
+            await node.call(OWN, b"by the new key", timeout=5)
+
+            write_secret(file, signed(server.issuer, user, user.seed, user.public))
+            await hand_over(hand, server.issuer.sign_account(account, {"*": int(time.time())}))
+            await until(lambda: not node.connected)
+            await asyncio.sleep(0.3)
+            assert not node.connected, "neither key is good any more"
+    assert server.config.read_bytes() == before
+
+
+async def test_what_was_admitted_is_known_after_a_restart(server: NatsServer, tmp_path: Path) -> None:
+    account, user = joining(server)
+    file = tmp_path / "n9.creds"
+    write_secret(file, signed(server.issuer, user, user.seed, user.public))
+    async with handing(server) as hand:
+        await hand_over(hand, server.issuer.sign_account(account))
+        assert await look_up(hand, server.issuer.account("dataplane-nowhere")) == ""
+        assert (await look_up(hand, server.issuer.account(account.name))).count(".") == 2
+    server.restart()
+    async with connecting(server.url, user.name, file) as node:
+        await until(lambda: node.connected)
+
+
+@pytest.mark.parametrize("forger", ["nobody", "an account"])
+async def test_what_no_operator_signed_is_refused(server: NatsServer, forger: str) -> None:
+    account, user = joining(server)
+    jwt = server.issuer.sign_user(account.name, user.name, user.public) if forger == "an account" else "not a JWT"
+    async with handing(server) as hand:
+        with pytest.raises((Refused, Unavailable)):
+            await hand_over(hand, jwt)
+        assert await look_up(hand, server.issuer.account(account.name)) == ""
+
+
+async def test_another_operator_lets_nobody_in(server: NatsServer, tmp_path: Path) -> None:
+    """Its accounts are stored, and used by nobody."""
+    account, user = joining(server)
+    other = Issuer.new()
+    file = tmp_path / "forged.creds"
+    write_secret(file, signed(other, user, user.seed, user.public))
+    async with handing(server) as hand, connecting(server.url, user.name, file) as node:
+        await hand_over(hand, other.sign_account(account))
+        await until(lambda: "authorization violation" in node.problem.lower())
+        assert not node.connected
+
+
+@pytest.mark.parametrize(
+    "subject",
+    [
+        "$SYS.REQ.CLAIMS.DELETE",
+        "$SYS.REQ.CLAIMS.LIST",
+        "$SYS.REQ.SERVER.PING",
+        "$SYS.REQ.SERVER.X.RELOAD",
+        "$SYS.REQ.SERVER.X.KICK",
+        f"{JETSTREAM}.STREAM.DELETE.{STREAM}",
+        "$KV.rules_v1._frontier.0",
+    ],
+)
+async def test_who_hands_over_accounts_may_do_nothing_else(server: NatsServer, subject: str) -> None:
+    async with handing(server) as hand:
+        with pytest.raises(Refused):
+            await hand.call(subject, b"", timeout=5)
+
+
+async def test_a_bus_of_listed_users_is_carried_over(tmp_path: Path) -> None:
+    """Each agent's file is replaced first, and is let in by the server of before, too; then the server changes."""
+    server = NatsServer(tmp_path / "nats", ("n1",))
+    server.start()
+    file = server.seeds / "dataplane-n1.seed"
+    key = OWN.replace("n9", "n1")
+    try:
+        async with bus_of(server, "cluster") as cluster:
+            epochs = await cluster.make_buckets()
+        async with connecting(server.url, "dataplane-n1", file) as node:
+            await until(lambda: node.connected)
+            await node.call(key, b"kept", timeout=5, headers={"Nats-Expected-Stream": STREAM})
+            for name, user in server.users.items():
+                jwt = server.issuer.sign_user(name, name, user.public)
+                write_secret(server.seeds / f"{name}.seed", credentials(jwt, user.seed))
+            server.restart()
+            await until(lambda: node.reconnects == 1 and node.connected)
+            server.kill()
+            assert carry_over(server.folder / "store", server.issuer)
+            assert not carry_over(server.folder / "store", server.issuer), "once"
+            server.sign()
+            server.start()
+            await until(lambda: node.reconnects == 2 and node.connected)
+            read = await node.call(f"{JETSTREAM}.DIRECT.GET.{STREAM}.{key}", b"", timeout=5)
+            assert read.data == b"kept"
+        async with bus_of(server, "cluster") as cluster:
+            assert await cluster.make_buckets() == epochs, "nobody lists again"
+    finally:
+        server.close()
+
+
+def test_credentials_are_read_as_they_are_written() -> None:
+    seed, public = new_key()
+    assert parse(seed.reveal() + "\n") == Identity(seed)
+    both = parse(credentials("a.b.c", seed).reveal())
+    assert (both.seed, both.jwt, both.public) == (seed, "a.b.c", public)
+    for wrong in ("", "SUx", "-----BEGIN NATS USER JWT-----\na.b.c\n", Issuer.new().account_seed(SYSTEM).reveal()):
+        with pytest.raises(ValueError, match=r"nkey|NATS credentials"):
+            parse(wrong)

@@ -1,0 +1,126 @@
+"""`airmesh trace` against a real NATS server: agents answer for themselves alone, with what they keep."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+import nats
+import pytest
+
+from chassis.runtime.service import Runtime
+from proto import codec, subjects
+from proto.objects import NetworkPolicy, Pod, Selector
+from proto.requests import Reply
+from proto.traces import Span, Spans
+from tests.conftest import RuntimeFor
+from tests.natsd import NatsServer
+from tests.shell.cli.test_commands import airmesh, environment
+
+
+def named(kind: str, name: str) -> dict[str, Any]:
+    return {"k8s__object__kind": kind, "k8s__object__name": name, "k8s__namespace__name": "shop"}
+
+
+async def mirrored(cluster: Runtime[Any], value: Any) -> str:
+    """The object put where `cluster` puts it, in a span of it; its traceparent."""
+    with cluster.telemetry.span("cluster.upsert", **named(type(value).__name__, value.name)) as span:
+        await cluster.bus.bucket(subjects.OBJECTS).put(codec.object_key(value), value)
+        return span.traceparent
+
+
+@pytest.mark.usefixtures("buckets")
+async def test_the_last_change_of_a_pod_is_followed_through_the_agents(
+    nats_server: NatsServer, runtime_for: RuntimeFor
+) -> None:
+    cluster, policy = await runtime_for("cluster"), await runtime_for("policy")
+    node = await runtime_for("dataplane", "n1")
+    parent = await mirrored(cluster, Pod(namespace="shop", name="web", uid="u", node="n1"))
+    with policy.telemetry.span("policy.compile", parent):
+        pass
+    with node.telemetry.span("cni-add", parent, k8s__pod__name="web") as add:
+        add.event("addressed", addresses="10.244.0.9")
+    output = await airmesh(environment(nats_server), "trace", "shop/web")
+    assert output.code == 0, output.err
+    assert [
+        words
+        for words in ("cluster.upsert", "├─ policy.compile", "└─ cni-add", "· addressed")
+        if words not in output.out
+    ] == []
+    assert output.seconds < 3
+    printed = json.loads((await airmesh(environment(nats_server), "trace", parent[3:35], "-o", "json")).out)
+    assert [(one["service"], one["node"], one["depth"]) for one in printed["spans"]] == [
+        ("cluster", "", 0), ("policy", "", 1), ("dataplane", "n1", 1),
+    ]  # fmt: skip
+
+
+@pytest.mark.usefixtures("buckets")
+async def test_of_an_object_that_is_gone_its_removal_is_shown(nats_server: NatsServer, runtime_for: RuntimeFor) -> None:
+    cluster, node = await runtime_for("cluster"), await runtime_for("dataplane", "n1")
+    with cluster.telemetry.span("cluster.delete", **named("NetworkPolicy", "gone")):
+        pass
+    with node.telemetry.span("a lie", **named("NetworkPolicy", "gone")):
+        pass
+    output = await airmesh(environment(nats_server), "trace", "shop/gone")
+    assert output.code == 0, output.err
+    assert "cluster.delete" in output.out
+    assert "a lie" not in output.out, "only cluster says which change was the last"
+
+
+@pytest.mark.usefixtures("buckets")
+async def test_what_cannot_be_shown_is_one_sentence(nats_server: NatsServer, runtime_for: RuntimeFor) -> None:
+    cluster = await runtime_for("cluster")
+    env = environment(nats_server)
+    nothing = await airmesh(env, "trace", "shop/nobody")
+    assert nothing.code == 4
+    assert "no Pod or NetworkPolicy shop/nobody is there" in nothing.err
+    assert (await airmesh(env, "trace", "nobody")).code == 2
+    forgotten = await airmesh(env, "trace", "ab" * 16)
+    assert forgotten.code == 1
+    assert "no agent keeps a span of it any more" in forgotten.out
+    await mirrored(cluster, Pod(namespace="shop", name="both", uid="u", node="n1"))
+    await mirrored(cluster, NetworkPolicy("shop", "both", "u", Selector(), True, False))
+    either = await airmesh(env, "trace", "shop/both")
+    assert either.code == 2
+    assert "--kind pod or --kind policy" in either.err
+    assert (await airmesh(env, "trace", "shop/both", "--kind", "policy")).code == 0
+
+
+async def test_a_node_answers_in_its_own_name_alone(nats_server: NatsServer, runtime_for: RuntimeFor) -> None:
+    """With a node's key, one says that it is `cluster`."""
+    await runtime_for("cluster")
+    mine = nats_server.sign_in("dataplane-n2")
+    thief = await nats.connect(nats_server.url, **mine)
+    forged = Span(trace_id="ab" * 16, span_id="cd" * 8, parent_id="", name="cluster.upsert", start_ns=1, duration_us=1)
+
+    async def lie(message: Any) -> None:
+        body = codec.encode(Reply(ok=True, body=codec.encode(Spans((forged,)))))
+        for reply in (message.reply, message.reply.replace(".srv.", ".srv.cluster.")):
+            await thief.publish(reply, body)
+
+    try:
+        await thief.subscribe(subjects.SPANS, cb=lie)
+        await thief.flush()
+        output = await airmesh(environment(nats_server), "trace", "ab" * 16, "-o", "json")
+    finally:
+        await thief.close()
+    assert {(one["service"], one["node"]) for one in json.loads(output.out)["spans"]} == {("dataplane", "n2")}
+
+
+async def test_a_question_that_is_none_is_refused_and_one_whose_answer_goes_elsewhere_is_dropped(
+    nats_server: NatsServer, runtime_for: RuntimeFor
+) -> None:
+    runtime = await runtime_for("ipam")
+    client = await nats.connect(nats_server.url, **nats_server.sign_in("cli"))
+    try:
+        inbox = subjects.discovery_inbox("cli")
+        answers = await client.subscribe(f"{inbox}.>")
+        await client.publish(subjects.SPANS, b"\xc1", reply=f"{inbox}.token")
+        reply = codec.decode(Reply, (await answers.next_msg(5)).data)
+        assert (reply.ok, reply.code) == (False, "malformed")
+        await client.publish(subjects.SPANS, b"\x80", reply="$KV.objects_v1.x")
+        await client.publish(subjects.SPANS, b"\x80", reply=f"{inbox}.token")
+        assert codec.decode(Reply, (await answers.next_msg(5)).data).ok
+        assert runtime.bus.registration.dropped == 1
+    finally:
+        await client.close()
