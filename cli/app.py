@@ -58,8 +58,8 @@ _span = click.option(
 def airmesh() -> None:
     """See what a mesh is doing, and why.
 
-    Speaks only NATS, but for install, upgrade, uninstall and check, which speak to the Kubernetes API: AIRMESH_NATS
-    names the server, AIRMESH_NATS_SEED_FILE the file with the user's seed. For a lab,
+    Speaks only NATS, but for install, upgrade, uninstall, check and keys, which speak to the Kubernetes API:
+    AIRMESH_NATS names the server, AIRMESH_NATS_SEED_FILE the file with the user's seed. For a lab,
     eval "$(airmesh lab env)" sets both.
 
     Exit codes: 0 well; 1 the answer is no (something is not well, a connection is denied, a node lags); 2 wrong usage;
@@ -221,7 +221,13 @@ def events(follow: bool, seconds: float, output: str) -> int:
     return Exit.WELL
 
 
-for _command in (installation.install, installation.upgrade, installation.uninstall, installation.check):
+for _command in (
+    installation.install,
+    installation.upgrade,
+    installation.uninstall,
+    installation.check,
+    installation.keys,
+):
     airmesh.add_command(_command)
 
 

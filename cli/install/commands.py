@@ -148,6 +148,24 @@ def uninstall(kubeconfig: str, context: str, *, yes: bool, timeout: float) -> in
     return Exit.WELL
 
 
+@click.group()
+def keys() -> None:
+    """Keys of the bus' users."""
+
+
+@keys.command("accounts")
+@_cluster_options
+def accounts(kubeconfig: str, context: str) -> int:
+    """The bus' users and accounts, for the configuration of a NATS server of your own (install --nats).
+
+    Makes the keys that are missing, in the cluster; prints public ones alone. Again after nodes were added.
+    """
+    with _opened(kubeconfig, context, "keys") as cluster:
+        cluster.check()
+        click.echo(cluster.accounts(), nl=False)
+    return Exit.WELL
+
+
 @click.command()
 @_cluster_options
 @click.option("--node", is_flag=True, help="Look at this machine instead: does it have what a node needs?")

@@ -18,7 +18,7 @@ _PYTHON = ["/usr/bin/python3.11", "-P", "-m"]
 _DEADLINE_SECONDS = 600
 
 
-def place_seeds(host: Host, image: str, about: str) -> Object:
+def write_seeds(host: Host, image: str, about: str) -> Object:
     """Seeds of a node's agents, from its Secret into its folder. ``about``: a digest of them."""
     container = {
         "name": SEEDS,

@@ -30,13 +30,13 @@ _COPIES = 2
 
 def settings(*, nats: str, uplinks: str, servers: int, tls: bool) -> dict[str, str]:
     """What every agent is told. ``servers``: how many the bus has, which is how many copies a bucket gets."""
-    told = {
+    given = {
         "AIRMESH_NATS_URL": nats,
         "AIRMESH_UPLINKS": uplinks,
         "AIRMESH_TAINT_NEW_NODES": "true",
         "AIRMESH_BUCKET_REPLICAS": str(3 if servers >= 3 else 1),
     }
-    return {**told, "AIRMESH_NATS_CA_FILE": AUTHORITY_FILE} if tls else told
+    return {**given, "AIRMESH_NATS_CA_FILE": AUTHORITY_FILE} if tls else given
 
 
 def images(said: Sequence[Mapping[str, str]], *, registry: str, tag: str) -> list[dict[str, str]]:
@@ -48,12 +48,12 @@ def images(said: Sequence[Mapping[str, str]], *, registry: str, tag: str) -> lis
     return changed
 
 
-def render(told: Mapping[str, str], *, registry: str = "", tag: str = "") -> list[Object]:
+def render(given: Mapping[str, str], *, registry: str = "", tag: str = "") -> list[Object]:
     """All objects, each after those it needs. Raises `Declined` with kustomize's words."""
     with tempfile.TemporaryDirectory(prefix="airmesh-") as temporary:
         folder = Path(temporary) / "kubernetes"
         shutil.copytree(FOLDER, folder)
-        (folder / "settings.env").write_text("".join(f"{name}={value}\n" for name, value in told.items()))
+        (folder / "settings.env").write_text("".join(f"{name}={value}\n" for name, value in given.items()))
         path = folder / "kustomization.yaml"
         kustomization = yaml.safe_load(path.read_text())
         kustomization["images"] = images(kustomization["images"], registry=registry, tag=tag)

@@ -11,8 +11,10 @@ import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from chassis.bus.accounts import make_accounts
+from chassis.bus.nats_config import accounts_part
 from cli.faults import Complaint, Declined
-from cli.install import jobs, names, requirements, revisions, rollout, secrets
+from cli.install import bus_check, jobs, names, requirements, revisions, rollout, secrets
 from cli.install import render as manifests
 from cli.install.differences import difference
 from cli.install.kinds import WORKLOADS, Object, Ref, ref
@@ -85,15 +87,40 @@ class Cluster:
         hosts = self.hosts()
         servers = () if options.nats else self.servers()
         requirements.check_hosts(hosts, servers)
-        told = manifests.settings(
+        if options.nats:
+            self._check_bus(options.nats.split(",")[0])
+        variables = manifests.settings(
             nats=options.nats or secrets.url(servers),
             uplinks=options.uplinks,
             servers=len(servers) or len(options.nats.split(",")),
             tls=not options.nats or options.nats.startswith("tls"),
         )
-        rendered = manifests.render(told, registry=options.registry, tag=options.tag)
+        rendered = manifests.render(variables, registry=options.registry, tag=options.tag)
         fit = manifests.fitted(rendered, nodes=len(hosts), servers=len(servers), checksums={})
         return Plan(options=options, hosts=hosts, servers=servers, objects=tuple(fit))
+
+    def _check_bus(self, url: str) -> None:
+        """Somebody else's bus knows our users. Raises `Declined`; a bus that does not answer from here is a note."""
+        there = self.secrets()
+        if names.seed_secret("cli") not in there:
+            raise Declined(
+                f"the NATS server at {url} cannot know airmesh's users: they have no keys yet",
+                "run `airmesh keys accounts`, include what it prints in the server's configuration, and install again",
+            )
+        silent = bus_check.sign_in(url, secrets.texts_of(there[names.seed_secret("cli")])["seed"].strip())
+        if silent:
+            self._say(f"note: from here {silent}")
+
+    def accounts(self) -> str:
+        """Users and accounts of the bus as a part of a NATS server's configuration; makes the keys that are missing."""
+        labels = {names.PART_OF: "airmesh"}
+        self.api.create(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.NAMESPACE, "labels": labels}}
+        )
+        hosts = self.hosts()
+        for one in secrets.missing_keys(self.secrets(), hosts):
+            self.api.create(one)
+        return accounts_part(make_accounts(secrets.users(self.secrets(), hosts)))
 
     def installed(self) -> bool:
         """Whether there is anything of ours."""
@@ -234,10 +261,10 @@ class Cluster:
         image, there = manifests.image_of(wanted.objects, "dataplane"), self.secrets()
         for host in wanted.hosts:
             about = names.digest(str(there[names.node_secret(host.name)].get("data")))
-            self.api.create(jobs.place_seeds(host, image, about))
+            self.api.create(jobs.write_seeds(host, image, about))
         for host in wanted.hosts:
             about = names.digest(str(there[names.node_secret(host.name)].get("data")))
-            self._await(ref(jobs.place_seeds(host, image, about)), f"{names.NAME}={jobs.SEEDS}")
+            self._await(ref(jobs.write_seeds(host, image, about)), f"{names.NAME}={jobs.SEEDS}")
 
     def _pools(self, options: Options) -> None:
         if not options.pools or self.api.items("crd.projectcalico.org/v1", "IPPool"):
@@ -278,7 +305,8 @@ class Cluster:
         """Back to the last complete revision; of a first installation nothing is left."""
         if first:
             self._take_seeds_away(wanted)
-            self.take_away(wanted.hosts, wanted.objects, clean=False)
+            # Somebody else's bus knows these keys by now: they stay, as they were before.
+            self.take_away(wanted.hosts, wanted.objects, clean=False, keys=not wanted.options.nats)
             return
         last = next(one for one in reversed(past) if one.state == revisions.COMPLETE)
         for one in last.objects:
@@ -312,8 +340,8 @@ class Cluster:
         objects = past[-1].objects if past else ()
         self.take_away(self.hosts(), objects, clean=True)
 
-    def take_away(self, hosts: Sequence[Host], objects: Sequence[Object], *, clean: bool) -> None:
-        """``clean``: agents have run on the nodes, so that there is something to clean."""
+    def take_away(self, hosts: Sequence[Host], objects: Sequence[Object], *, clean: bool, keys: bool = True) -> None:
+        """``clean``: agents have run on the nodes, so that there is something to clean. ``keys``: these go, too."""
         for kind in reversed(WORKLOADS):
             for one in self.api.items("apps/v1", kind, names.NAMESPACE, labels=names.OURS):
                 self.api.delete(ref(one))
@@ -328,6 +356,11 @@ class Cluster:
         for one in reversed(objects):
             if one["kind"] not in kept:
                 self.api.delete(ref(one))
+        if not keys:
+            for kind, version in (("Job", "batch/v1"), ("ConfigMap", "v1")):
+                for one in self.api.items(version, kind, names.NAMESPACE, labels=names.OURS):
+                    self.api.delete(ref(one))
+            return
         self.api.delete(Ref("v1", "Namespace", "", names.NAMESPACE))
         self._say(f"namespace {names.NAMESPACE} deleted, and all that was in it")
 

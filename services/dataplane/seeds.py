@@ -11,7 +11,7 @@ import sys
 from pathlib import Path
 
 
-def place(secret: Path, folder: Path) -> list[str]:
+def write(secret: Path, folder: Path) -> list[str]:
     """Names of the files that were written. Raises OSError; then the others are as they were."""
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     written = []
@@ -34,7 +34,7 @@ def main(arguments: list[str]) -> int:
     """The exit code."""
     try:
         secret, folder = map(Path, arguments)
-        written = place(secret, folder)
+        written = write(secret, folder)
     except (OSError, ValueError) as error:
         print(f"dataplane.seeds: {error}: give the mounted Secret and a folder of the node", file=sys.stderr)  # noqa: T201
         return 1

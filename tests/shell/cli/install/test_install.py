@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import re
 import signal
 import time
 from typing import Any
@@ -10,8 +11,10 @@ from typing import Any
 import pytest
 
 from cli.install.names import NAMESPACE
+from tests.natsd import NatsServer
 from tests.shell.cli.install.conftest import APPS, BATCH, NODES, World
 
+SEED = re.compile(r"\bSU[A-Z2-7]{50,}")
 CORE = f"/api/v1/namespaces/{NAMESPACE}"
 INSTALL = ("install", "--uplinks", "eth0", "--pool", "10.244.0.0/16", "--timeout", "20")
 
@@ -54,7 +57,7 @@ def test_a_whole_installation_its_upgrade_the_way_back_and_its_end(world: World)
     dry = world.airmesh(*INSTALL, "--dry-run")
     assert dry.code == 0, dry.err
     assert "+kind: DaemonSet" in dry.out
-    assert "SU" not in dry.out.replace("SUBJECT", ""), "a seed is shown"
+    assert not SEED.search(dry.out)
     assert world.get(CORE) is None, "a dry run changed something"
 
     done = world.airmesh(*INSTALL)
@@ -141,7 +144,26 @@ def test_one_that_is_killed_is_taken_up_by_the_next(world: World) -> None:
     assert len(world.items(f"{APPS}/daemonsets")) == 2
 
 
-def test_who_may_not_is_told_what_and_nothing_is_begun(world: World) -> None:
+def test_a_bus_with_other_users_is_named_and_one_with_ours_is_taken(world: World, nats_server: NatsServer) -> None:
+    own = (*INSTALL, "--nats", nats_server.url)
+    without = world.airmesh(*own)
+    assert (without.code, world.get(CORE)) == (4, None)
+    assert "they have no keys yet" in without.err
+    printed = world.airmesh("keys", "accounts").out
+    assert "dataplane-n3" in printed
+    assert not SEED.search(printed)
+    other = world.airmesh(*own)
+    assert other.code == 4
+    assert f"the NATS server at {nats_server.url} does not know airmesh's users" in other.err
+    assert world.items(f"{APPS}/deployments") == []
+    nats_server.config.write_text(nats_server.config.read_text().partition("accounts:")[0] + printed)
+    nats_server.restart()
+    done = world.airmesh(*own)
+    assert "revision 1" in done.out, done.err
+    assert world.items(f"{APPS}/statefulsets") == []
+
+
+def test_who_may_not_learns_what_is_missing_and_nothing_is_begun(world: World) -> None:
     done = world.airmesh(*INSTALL, user="nobody")
     assert done.code == 4
     assert "you may not: patch namespaces, patch customresourcedefinitions" in done.err
