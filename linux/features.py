@@ -21,6 +21,7 @@ from linux.netlink import Netlink
 CAPABILITIES: Mapping[str, int] = {
     "NET_ADMIN": 12,
     "NET_RAW": 13,
+    "SYS_PTRACE": 19,
     "SYS_ADMIN": 21,
     "SYS_RESOURCE": 24,
     "PERFMON": 38,

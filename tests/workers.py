@@ -103,7 +103,7 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeSch
     """Units instead of tests, in the order of :func:`arrange`."""
     from xdist.scheduler import LoadScopeScheduling  # noqa: PLC0415 - only the process that hands tests out needs it
 
-    class Scheduling(LoadScopeScheduling):
+    class Scheduling(LoadScopeScheduling):  # type: ignore[misc]  # xdist is without types
         def _split_scope(self, nodeid: str) -> str:
             return unit(nodeid.partition("::")[0])
 

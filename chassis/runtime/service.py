@@ -158,11 +158,21 @@ def resident_bytes() -> int:
         return 0
 
 
+def _is_private(seen: os.stat_result) -> bool:
+    """Its owner alone may use the file; or root's file may be read by a group that this process, not being root, is in.
+
+    The latter is a Secret of Kubernetes in a pod with an fsGroup: its files are root's, whoever the pod runs as.
+    """
+    shared = seen.st_mode & 0o077
+    ours = seen.st_uid == 0 and os.geteuid() != 0 and seen.st_gid in {os.getegid(), *os.getgroups()}
+    return shared == 0 or (shared == 0o040 and ours)
+
+
 def read_credentials(settings: BaseSettings) -> Credentials:
     """Who we are on the bus; raises SettingsFault when a file cannot be used, or others may read the seed."""
     path, variable = settings.nats_seed_file, "AIRMESH_NATS_SEED_FILE"
     try:
-        if others_may_read(path.stat()):
+        if not _is_private(path.stat()):
             raise SettingsFault(variable, str(path), "take away others' access: chmod 600")
         parse(path.read_text())
     except OSError as error:
@@ -177,12 +187,6 @@ def read_credentials(settings: BaseSettings) -> Credentials:
             remedy = f"name the file of the authority that signed the servers' certificates, as PEM ({error})"
             raise SettingsFault(tls.CA_VARIABLE, str(settings.nats_ca_file), remedy) from error
     return Credentials(path, settings.nats_ca_file)
-
-
-def others_may_read(seen: os.stat_result) -> bool:
-    """Whether somebody else may. Our own group alone may read it: a pod's Secret is root's, and its fsGroup's."""
-    ours = seen.st_gid == os.getegid() and seen.st_uid != os.geteuid()
-    return bool(seen.st_mode & (0o037 if ours else 0o077))
 
 
 def main(name: str, settings: type[S], build: Callable[[Runtime[S]], Awaitable[None]]) -> int:

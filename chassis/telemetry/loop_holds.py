@@ -8,7 +8,8 @@ Two figures, since a process can be kept waiting by others:
 
 - seconds on the clock, from the callback's begin to its end: what a waiting request feels;
 - of those, seconds that the loop's thread had a CPU: what the callback itself is to blame for. The thread's clock is a
-  system call, so it is read once for a millisecond of work: the figure is up to that much too high, never too low.
+  system call, so it is read once a millisecond, before a callback: the figure is up to that much too high, never too
+  low, whatever the loop itself did before.
 
 Not timed is what the loop does between callbacks: waiting, and handing what a socket received (at most 256 KiB at a
 time) to its protocol. Holds below a millisecond count as none.
@@ -59,9 +60,9 @@ class LoopHolds:
         self._log = log
         self._clock = clock
         self._slots: deque[tuple[int, Longest]] = deque(maxlen=WINDOW // SLOT + 1)
-        self._unread = 0.0
-        """Seconds of callbacks since the thread's CPU time was read."""
         self._cpu = time.thread_time()
+        self._read = clock()
+        """When the thread's CPU time was read."""
 
     def watch(self, loop: asyncio.AbstractEventLoop) -> None:
         """Time what is scheduled from now on, and tell it on the page of metrics."""
@@ -96,21 +97,19 @@ class LoopHolds:
 
         def timed(callback: Callable[..., object], *args: object) -> None:
             began = clock()
+            if began - self._read > SHORTEST:
+                self._cpu, self._read = time.thread_time(), began
             try:
                 callback(*args)
             finally:
                 took = clock() - began
-                self._unread += took
-                if self._unread > SHORTEST:
+                if took >= SHORTEST:
                     self._look(callback, began, took)
 
         return timed
 
     def _look(self, callback: Callable[..., object], began: float, took: float) -> None:
-        cpu = time.thread_time()
-        used, self._cpu, self._unread = min(took, cpu - self._cpu), cpu, 0.0
-        if took < SHORTEST:
-            return
+        used = min(took, time.thread_time() - self._cpu)
         slot = int((began + took) // SLOT)
         if not self._slots or self._slots[-1][0] != slot:
             self._slots.append((slot, Longest()))

@@ -43,7 +43,7 @@ def remove(host: Host, dataplane: str, routing: str, about: str) -> Object:
 
     ``routing`` empty: its agent has never run there, and its image may be what is missing.
     """
-    rights = ["NET_ADMIN", "BPF", "PERFMON", "SYS_ADMIN", "DAC_OVERRIDE"]
+    rights = ["NET_ADMIN", "SYS_ADMIN", "DAC_OVERRIDE"]
     steps = [("routes", routing, "services.routing.remove"), ("rest", dataplane, "services.dataplane.remove")]
     containers: list[dict[str, Any]] = [
         {

@@ -8,8 +8,8 @@ epoch. A standby runs the same code with warm caches and writes nothing.
 A pass looks at :data:`SLICE` keys at a time and lets the event loop turn in between. What it compares with, objects and
 whether their list was whole, is taken from the caches as the pass begins: what comes meanwhile is the next pass's.
 
-Each upsert is a span; its trace context goes into the value, so that a pod's trace begins here. While a pod has no
-address yet its later versions stay in the same trace.
+Each upsert is a span; its trace context goes into the value, so that a pod's trace begins here. Until a pod has
+its addresses and runs, its later versions stay in the same trace.
 """
 
 from __future__ import annotations
@@ -287,7 +287,9 @@ def _order(value: KubernetesObject) -> int:
 
 
 def _is_starting(before: KubernetesObject, after: KubernetesObject) -> bool:
-    return isinstance(before, Pod) and isinstance(after, Pod) and before.uid == after.uid and not before.addresses
+    if not (isinstance(before, Pod) and isinstance(after, Pod)) or before.uid != after.uid or after.terminating:
+        return False
+    return not before.addresses or before.phase == "Pending"
 
 
 def kind_of_key(key: str) -> type | None:

@@ -102,7 +102,7 @@ def _make(runtime: Runtime[Settings]) -> _Made:
 async def build(runtime: Runtime[Settings]) -> None:
     """Wires the agent."""
     made = _make(runtime)
-    journal, thread, links = made.book.journal, NamespaceThread(), Links()
+    journal, thread, links = made.book.journal, NamespaceThread(), Links(runtime.settings.sysctl_root)
     seen = await thread.run(links.snapshot)
     await _adopt(runtime, made.datapath, journal, seen)
     mtu = pod_mtu(uplink_mtus(seen, runtime.settings.uplinks), ())

@@ -28,6 +28,8 @@ class Settings(BaseSettings):
     """Socket for the CNI executable."""
     cni_conf_dir: Path = Path("/etc/cni/net.d")
     """Where the runtime looks for its network configuration."""
+    sysctl_root: Path = Path("/proc/sys")
+    """Where the kernel's sysctls are (``net/…``): another place in a container, whose own /proc/sys is read-only."""
     bpf_cache: Path = Path("/var/cache/airmesh/bpf")
     """Folder of compiled eBPF programs."""
     tcx: bool = False

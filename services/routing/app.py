@@ -29,7 +29,7 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
     if not settings.node and not settings.gateway:
         raise SettingsFault("AIRMESH_NODE", settings.node, "name this Node, or set AIRMESH_GATEWAY=true")
     node = "" if settings.gateway else settings.node
-    kernel = Kernel(settings.uplinks, namespace)
+    kernel = Kernel(settings.uplinks, namespace, settings.sysctl_root)
     runtime.on_stop(kernel.close)
     mirror = Mirror(bus, node)
     installer = Installer(

@@ -46,11 +46,16 @@ class KernelFault(Retryable):
 
 
 class Kernel:
-    """One namespace's routes. ``namespace`` is the path of a network namespace to enter (None: the process' own)."""
+    """One namespace's routes. ``namespace`` is the path of a network namespace to enter (None: the process' own);
+    ``sysctls`` is where the kernel's switches are.
+    """
 
-    def __init__(self, uplinks: Sequence[str], namespace: Path | None = None) -> None:
+    def __init__(
+        self, uplinks: Sequence[str], namespace: Path | None = None, sysctls: Path = Path("/proc/sys")
+    ) -> None:
         self._names = tuple(uplinks)
         self._namespace = namespace
+        self._sysctls = sysctls
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._interfaces: Interfaces | None = None
         self._netlink: Netlink | None = None
@@ -69,7 +74,7 @@ class Kernel:
 
     async def forward(self) -> tuple[str, ...]:
         """Let this namespace forward both families; returns the switches that cannot be set."""
-        return await self._run(_set_forwarding)
+        return await self._run(lambda: _set_forwarding(self._sysctls))
 
     async def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` (in the event loop) whenever routes, addresses or uplinks may have changed."""
@@ -151,11 +156,11 @@ class Kernel:
         return tuple(refused)
 
 
-def _set_forwarding() -> tuple[str, ...]:
-    """/proc/sys/net is that of the calling thread's namespace."""
+def _set_forwarding(sysctls: Path) -> tuple[str, ...]:
+    """``net`` below ``sysctls`` is that of the calling thread's namespace."""
     failed = []
     for switch in FORWARDING:
-        path = Path("/proc/sys") / switch
+        path = sysctls / switch
         try:
             if path.read_text().strip() == "0":
                 path.write_text("1\n")

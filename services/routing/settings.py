@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 
 from chassis.runtime.settings import BaseSettings
 
@@ -19,3 +20,6 @@ class Settings(BaseSettings):
 
     gateway: bool = False
     """Only install routes to the nodes' pods; hold nothing and tell nothing (a machine that is no node)."""
+
+    sysctl_root: Path = Path("/proc/sys")
+    """Where the kernel's sysctls are (``net/…``): another place in a container, whose own /proc/sys is read-only."""

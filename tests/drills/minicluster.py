@@ -19,7 +19,7 @@ from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from chassis.bus.client import Bus
 from chassis.faults import Fault
@@ -117,9 +117,13 @@ class MiniCluster:
         environment = {**os.environ, **self.nats.environment(user), **own, **self.settings, "AIRMESH_INSTANCE": name}
         environment["AIRMESH_NATS_URL"] = f"nats://{HUB}:{self.nats.port}"
         where = self.netns(which) if on_node else self.label
-        command = ["nsenter", f"--net=/run/netns/{where}", "--", sys.executable, *self.program, f"services.{service}"]
+        command = self.command(name, f"/run/netns/{where}", environment)
         with (self.folder / f"{name}.log").open("ab") as log:
             self._processes[name] = subprocess.Popen(command, cwd=REPOSITORY, env=environment, stdout=log, stderr=log)
+
+    def command(self, name: str, netns: str, _environment: Mapping[str, str]) -> list[str]:
+        """What runs a service in a network namespace; it ends when this ends."""
+        return ["nsenter", f"--net={netns}", "--", sys.executable, *self.program, f"services.{name.partition('-')[0]}"]
 
     def _of_node(self, node: str) -> dict[str, str]:
         return {
@@ -136,8 +140,12 @@ class MiniCluster:
     def kill(self, name: str, number: int = signal.SIGKILL) -> int:
         """Ends a service that runs; its exit status."""
         process = self._processes.pop(name)
-        process.send_signal(number)
+        self.signal(name, process, number)
         return process.wait(15)
+
+    def signal(self, name: str, process: subprocess.Popen[bytes], number: int) -> None:
+        """Sends a service a signal."""
+        process.send_signal(number)
 
     def pid(self, name: str) -> int:
         return self._processes[name].pid
@@ -231,6 +239,9 @@ class MiniCluster:
         self.nats.close()
 
 
+Cluster = TypeVar("Cluster", bound=MiniCluster)
+
+
 async def _insist(call: Callable[[], Any], seconds: float = 40.0) -> None:
     """A write that waits for a NATS that is down."""
     end = time.monotonic() + seconds
@@ -270,6 +281,15 @@ def minicluster(
 
     ``annotated``: Nodes are annotated with their blocks (False where ``cluster`` runs, and does it).
     """
+    with minicluster_of(MiniCluster, folder, label, nodes, annotated, **settings) as world:
+        yield world
+
+
+@contextmanager
+def minicluster_of(
+    kind: type[Cluster], folder: Path, label: str, nodes: Sequence[str], annotated: bool = True, /, **settings: str
+) -> Iterator[Cluster]:
+    """As :func:`minicluster`, of a kind that starts its services in another way."""
     name = f"am-{label}{os.getpid() % 10_000}"
     with ExitStack() as stack:
         stack.enter_context(namespace(name))
@@ -282,7 +302,7 @@ def minicluster(
             cgroup.mkdir()
             stack.enter_context(bpffs(folder / node / "bpffs"))
         stack.enter_context(inside(name))
-        world = MiniCluster(folder, name, nodes, settings)
+        world = kind(folder, name, nodes, settings)
         stack.callback(world.close)
         world.nats.start()
         if annotated:

@@ -72,6 +72,13 @@ CHASSIS = (
         tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
     ),
     Mutant(
+        name="a-hold-is-blamed-for-what-the-loop-did",
+        file="chassis/telemetry/loop_holds.py",
+        old="            if began - self._read > SHORTEST:\n",
+        new="            if began - self._read > WINDOW:\n",
+        tests=("tests/shell/chassis/telemetry/test_loop_holds.py",),
+    ),
+    Mutant(
         name="all-readers-of-a-server-list-at-once",
         file="chassis/bus/view.py",
         old="                if self._orphaned:\n",

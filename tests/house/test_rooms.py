@@ -11,7 +11,7 @@ import pytest
 
 from tests.house.tree import ROOT, SERVICES, TOPS, files, imports, modules, within
 
-PAPERS = ("README.md", "pyproject.toml", "Dockerfile", "settings.py", "app.py", "__main__.py", "__init__.py")
+PAPERS = ("README.md", "pyproject.toml", "settings.py", "app.py", "__main__.py", "__init__.py")
 SYSTEM = {"bcc"}
 """Imported names that no index has: Debian's python3-bpfcc."""
 DISTRIBUTIONS = {

@@ -14,7 +14,7 @@ from functools import cache
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-TOPS = ("proto", "kit", "linux", "chassis", "services", "cli", "lab")
+TOPS = ("proto", "kit", "linux", "chassis", "services", "cli", "lab", "deploy")
 SERVICES = ("cluster", "ipam", "routing", "policy", "dataplane", "dns")
 _PRODUCTS = {".git", ".venv", ".mypy_cache", ".ruff_cache", ".hypothesis", "__pycache__", ".import_linter_cache"}
 

@@ -139,3 +139,7 @@ def bcc_version() -> str | None:
 
 def _source_hash(source: str) -> str:
     return hashlib.sha256("\0".join((source, *CFLAGS)).encode()).hexdigest()[:16]
+
+
+if __name__ == "__main__":  # python -m services.dataplane.datapath.bytecode FOLDER: into the cache that an image brings
+    Cache(Path(sys.argv[1])).load()

@@ -251,7 +251,10 @@ class Attacher:
             known = self._registry.up.get(attachment)
             leases = self._book.journal.ledger.held_by(attachment)
             progress = _Progress(attachment, Step.UP, leases, known.index if known else 0, known)
-            with self._telemetry.span("cni-del", known.traceparent if known else "", **self._named(attachment, leases)):
+            # Of the object's last change, say that it is to end; of one that is gone already, of the ADD.
+            pods = [PodRef(namespace=one.namespace, name=one.pod, uid=one.pod_uid) for one in leases[:1]]
+            parent = next(map(self._feed.traceparent, pods), "") or (known.traceparent if known else "")
+            with self._telemetry.span("cni-del", parent, **self._named(attachment, leases)):
                 await asyncio.shield(self._undo(progress))
                 if self._book.journal.ledger.held_by(attachment):
                     raise CniError(Code.IO, "the address journal cannot be written; see the agent's log")

@@ -23,6 +23,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import ip_address
+from pathlib import Path
 
 from linux import rtnl
 from linux.netlink import (
@@ -75,7 +76,8 @@ class MadeLink:
 class Links:
     """Blocking; every method runs on the namespace thread, in the node's namespace."""
 
-    def __init__(self) -> None:
+    def __init__(self, sysctls: Path = Path("/proc/sys")) -> None:
+        self._sysctls = sysctls
         self._host = Netlink()
         self._begun: dict[str, _PodEnd] = {}
         """Pods' ends by the host end's name, from :meth:`create` until :meth:`bring_up` or :meth:`retire_named`."""
@@ -97,7 +99,7 @@ class Links:
             index = self._host.index_of(wanted.host_name)
             with inside(netns):
                 pod = self._begun[wanted.host_name] = _PodEnd(wanted.attachment.interface)
-                _configure_pod(wanted, pod)
+                _configure_pod(wanted, pod, self._sysctls)
             made = MadeLink(index, pod.netlink.cookie)
             marks_of_it = _marks(index, Mark(wanted.attachment, wanted.uid, made.cookie))
             attach(index, lambda messages: self._host.run([marks_of_it, *messages]))
@@ -133,7 +135,7 @@ class Links:
 
         After :meth:`create` it also waits (a millisecond or so) until the pod's end can send.
         """
-        _set_sysctls(wanted)
+        _set_sysctls(wanted, self._sysctls)
         messages = [_host_conf(index), rtnl.set_up(index)]
         messages += [rtnl.add_neighbour(index, address, wanted.mac) for address in wanted.addresses]
         messages += [
@@ -327,12 +329,12 @@ def _parse_link(raw: bytes) -> SeenLink:
     )
 
 
-def _configure_pod(wanted: PodLink, pod: _PodEnd) -> None:
+def _configure_pod(wanted: PodLink, pod: _PodEnd, sysctls: Path) -> None:
     """In the pod's namespace: loopback, addresses, routes through the gateway, the gateway as permanent neighbour."""
     switches = [("accept_ra", b"0"), ("accept_dad", b"0")]
     if any(address.version == 6 for address in wanted.addresses):
         switches.append(("disable_ipv6", b"0"))
-    _switch(pod.interface, switches)
+    _switch(sysctls, pod.interface, switches)
     messages = [rtnl.set_up(_LOOPBACK), rtnl.set_up(pod.index)]
     for address in wanted.addresses:
         messages.append(rtnl.add_address(pod.index, address))
@@ -364,19 +366,19 @@ def _await_carrier(pod: _PodEnd) -> None:
         time.sleep(_CARRIER_PAUSE)
 
 
-def _set_sysctls(wanted: PodLink) -> None:
+def _set_sysctls(wanted: PodLink, sysctls: Path) -> None:
     """Those of the host's end that rtnetlink does not take."""
-    _switch(wanted.host_name, (("accept_ra", b"0"), ("forwarding", b"1")))
+    _switch(sysctls, wanted.host_name, (("accept_ra", b"0"), ("forwarding", b"1")))
 
 
-def _switch(interface: str, values: Iterable[tuple[str, bytes]]) -> None:
+def _switch(sysctls: Path, interface: str, values: Iterable[tuple[str, bytes]]) -> None:
     """Sets IPv6 sysctls of an interface in the calling thread's namespace; a kernel without IPv6 has none of them.
 
     By their folder: the way there is long, and at each step the kernel passes by every other namespace's entry of the
     same name.
     """
     with suppress(FileNotFoundError):
-        folder = os.open(f"/proc/sys/net/ipv6/conf/{interface}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        folder = os.open(f"{sysctls}/net/ipv6/conf/{interface}", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
             for name, value in values:
                 descriptor = os.open(name, os.O_WRONLY | os.O_CLOEXEC, dir_fd=folder)

@@ -210,13 +210,11 @@ class Enforcer:
     async def _want_those(self, keys: Iterable[str]) -> None:
         """Policies of local identities among keys of ``rules`` that changed."""
         local = self.identities() if keys else {}
-        for key in keys:
-            with suppress(Malformed):
-                identity = parse_identity(key)
-                policy = self._feed.rules.get(identity) if identity in local else None
-                if policy is not None and not self._maps.wants(policy):
-                    self._want_one(policy, local[identity])
-                    await asyncio.sleep(0)
+        for key in self.fresh(keys):
+            policy = self._feed.rules.get(parse_identity(key))
+            if policy is not None and policy.identity in local:
+                self._want_one(policy, local[policy.identity])
+                await asyncio.sleep(0)
 
     async def _want_all(self) -> None:
         """Policies of those who live here. Rules that have gone from the view stay in force while somebody does."""
@@ -228,6 +226,19 @@ class Enforcer:
         local = self.identities()
         for identity in [one for one in (*self._maps.wanted, *self._maps.subjects) if one not in local]:
             self._maps.unwant(identity)
+
+    def fresh(self, keys: Iterable[str]) -> list[str]:
+        """Of keys of ``rules`` those of local identities whose policy is other than what the maps have, or are to have;
+        none before policy is in force.
+        """
+        local, found = self.identities() if self.begun else {}, []
+        for key in keys:
+            with suppress(Malformed):
+                identity = parse_identity(key)
+                policy = self._feed.rules.get(identity) if identity in local else None
+                if policy is not None and not self._maps.wants(policy):
+                    found.append(key)
+        return found
 
     def _want_one(self, policy: CompiledPolicy, namespace: str) -> None:
         """Named before a packet can be judged by it."""

@@ -6,7 +6,6 @@ from collections.abc import Callable, Iterable
 
 from chassis.runtime.reconcile import Dirty, Done, Loop
 from chassis.runtime.service import Runtime
-from proto.codec import Malformed, parse_identity
 from proto.policy import Revision
 from services.dataplane.feed import Feed
 from services.dataplane.policy.enforce import RULES, Enforcer
@@ -78,16 +77,9 @@ class PolicyLoop:
         return Done()
 
     def _traces(self, keys: Iterable[str]) -> list[str]:
-        """Of the changes that rules of identities which live here come from: what they make of this node's kernel is
-        part of these. What changes nothing here leaves no span, or each node would have one of every pod.
+        """Of the changes that new rules of identities which live here come from: what they make of this node's kernel
+        is part of these. What changes nothing here leaves no span, or each node would have one of every pod.
         """
-        local, view = self._enforcer.identities(), self._feed.rules_view
-        found = (view.entries[key].traceparent for key in keys if key in view.entries and _identity_of(key) in local)
+        entries = self._feed.rules_view.entries
+        found = (entries[key].traceparent for key in self._enforcer.fresh(keys) if key in entries)
         return [traceparent for traceparent in found if traceparent]
-
-
-def _identity_of(key: str) -> int | None:
-    try:
-        return parse_identity(key)
-    except Malformed:
-        return None

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 from typing import Any
 
@@ -10,6 +11,7 @@ import pytest
 
 from chassis.runtime.service import Runtime
 from proto import codec, subjects
+from proto.events import ObjectFault
 from proto.objects import NetworkPolicy, Pod, Selector
 from proto.requests import Reply
 from proto.traces import Span, Spans
@@ -124,3 +126,24 @@ async def test_a_question_that_is_none_is_refused_and_one_whose_answer_goes_else
         assert runtime.bus.registration.dropped == 1
     finally:
         await client.close()
+
+
+async def test_what_an_event_causes_is_logged_with_the_events_trace(runtime_for: RuntimeFor) -> None:
+    policy, cluster = await runtime_for("policy"), await runtime_for("cluster")
+    heard = asyncio.Event()
+
+    def on_message(_: str, message: ObjectFault) -> None:
+        cluster.log.info("fault-heard", name=message.name)
+        heard.set()
+
+    subject = subjects.object_fault_subject("policy")
+    await cluster.bus.subscribe(f"{subjects.EVENTS}.*.{subjects.OBJECT_FAULT}", ObjectFault, on_message)
+    await cluster.bus.connection.client().flush()
+    with policy.telemetry.span("policy.compile") as span:
+        policy.bus.publish(
+            subject, ObjectFault("policy", "", "", "Service", "shop", "web", "Full", "it is full", "wait")
+        )
+    async with asyncio.timeout(10):
+        await heard.wait()
+    (line,) = cluster.lines.named("fault-heard")  # type: ignore[attr-defined]
+    assert line["trace_id"] == span.trace_id

@@ -91,7 +91,7 @@ def test_nothing_is_privileged_and_every_right_is_named(rendered: list[dict[str,
     assert added["routing"] == ["NET_ADMIN"]
     assert added.keys() == {"routing", "dataplane"}
     for name in ("cluster", "ipam", "policy", "dns"):
-        assert pods(rendered)[name]["securityContext"]["runAsNonRoot"] is True
+        assert pods(rendered)[name]["containers"][0]["securityContext"]["runAsNonRoot"] is True
 
 
 def test_health_ports_of_one_host_differ(rendered: list[dict[str, Any]]) -> None:

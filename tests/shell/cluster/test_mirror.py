@@ -122,12 +122,20 @@ async def test_a_lifecycle_of_a_pod_is_one_trace(
         await api.put("Pod", POD, "prod", "a")
         await until(lambda: keys(view) == {POD_KEY})
         first: Entry[Any] = view.entries[POD_KEY]
+        pulling = {**RUNNING, "status": {**RUNNING["status"], "phase": "Pending"}}
+        await api.put("Pod", pulling, "prod", "a")
+        await until(lambda: bool(view.entries[POD_KEY].value.addresses))
         await api.put("Pod", RUNNING, "prod", "a")
         await until(lambda: view.entries[POD_KEY].value.phase == "Running")
         assert view.entries[POD_KEY].traceparent[:36] == first.traceparent[:36]
         assert view.entries[POD_KEY].traceparent != first.traceparent
+        await api.put("Pod", {**RUNNING, "metadata": {"labels": {"a": "b"}}}, "prod", "a")
+        await until(lambda: bool(view.entries[POD_KEY].value.labels))
+        second = view.entries[POD_KEY].traceparent
+        assert second[:36] != first.traceparent[:36], "another change, another trace"
         await api.delete("Pod", "prod", "a")
         await until(lambda: keys(view) == set())
+        assert view.removed_in(POD_KEY)[:36] == second[:36], "the removal ends the story of the last change"
         await api.put("Pod", POD, "prod", "a")
         await until(lambda: keys(view) == {POD_KEY})
         assert view.entries[POD_KEY].value.uid != first.value.uid

@@ -33,7 +33,7 @@ def test_a_node_that_has_all_is_well() -> None:
     [
         ({"release": "5.4.0"}, "Linux 5.4.0 is too old", "boot Linux 5.10"),
         ({"release": "4.18.0-553.el8"}, "Linux 4.18.0-553.el8 is too old", "boot Linux 5.10"),
-        ({"capabilities": frozenset({"NET_ADMIN", "SYS_ADMIN"})}, "this process lacks BPF, PERFMON", "as root"),
+        ({"capabilities": frozenset({"BPF", "NET_ADMIN"})}, "this process lacks SYS_ADMIN, SYS_PTRACE", "as root"),
         ({"bpf": "Operation not permitted"}, "no map can be made: Operation not permitted", "allow bpf(2)"),
         ({"mounts": GOOD.mounts[1:]}, "bpffs is not mounted at /sys/fs/bpf", "mount -t bpf bpffs /sys/fs/bpf"),
         (

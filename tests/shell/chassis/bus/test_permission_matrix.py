@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from proto.subjects import BUCKETS, DISCOVERY, EVENTS, FLOWS, JETSTREAM, ROLES
+from proto.subjects import BUCKETS, DISCOVERY, EVENTS, FLOWS, JETSTREAM, ROLES, SPANS
 from tests.natsd import NatsServer
 from tests.shell.chassis.bus.test_allow_lists import NODE, OTHER, attempts, name_of, refusals
 
@@ -30,7 +30,19 @@ def published() -> list[str]:
 
 
 def listened() -> list[str]:
-    found = {">", "$KV.>", "$JS.>", "$SYS.>", "_INBOX.>", "_R_.>", f"{EVENTS}.>", f"{FLOWS}.>", DISCOVERY, "$SRV.PING"}
+    found = {
+        ">",
+        "$KV.>",
+        "$JS.>",
+        "$SYS.>",
+        "_INBOX.>",
+        "_R_.>",
+        f"{EVENTS}.>",
+        f"{FLOWS}.>",
+        DISCOVERY,
+        SPANS,
+        "$SRV.PING",
+    }
     for role in ROLES:
         for node in (NODE, OTHER):
             name = f"{role.name}-{node}" if role.per_node else role.name
@@ -91,7 +103,7 @@ def test_a_node_that_was_taken_over_lies_about_itself_alone(user: str) -> None:
     assert {subject for subject in spoken if not ABOUT_ITSELF.search(subject)} == set()
     assert len(spoken) > 1
     heard = {subject for subject, users in page()["listen"].items() if user in users}
-    assert heard == {f"_INBOX.{user}.>", "$SRV.PING", f"$SRV.PING.{service}"}
+    assert heard == {f"_INBOX.{user}.>", "$SRV.PING", f"$SRV.PING.{service}", SPANS}
 
 
 def test_nobody_rewrites_the_streams_but_who_makes_them() -> None:

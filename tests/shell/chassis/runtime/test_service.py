@@ -16,7 +16,6 @@ from typing import Any
 import aiohttp
 import pytest
 
-from chassis.runtime.service import others_may_read
 from proto.subjects import discovery_inbox
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, free_port
@@ -187,22 +186,6 @@ def test_a_seed_that_others_may_read_is_refused(server: NatsServer, tmp_path: Pa
     code, lines = Service(tmp_path, server.environment("dns")).end()
     assert code == 1
     assert "chmod 600" in lines[-1]["error"]
-
-
-@pytest.mark.parametrize(
-    ("mode", "owner", "group", "refused"),
-    [
-        (0o600, 0, 0, False),
-        (0o440, 1, 0, False),  # a pod's Secret: another owner's, and our group's
-        (0o440, 0, 0, True),
-        (0o440, 1, 1, True),
-        (0o444, 1, 0, True),
-        (0o460, 1, 0, True),
-    ],
-)
-def test_a_seed_is_for_its_owner_or_for_a_pod_s_own_group(mode: int, owner: int, group: int, refused: bool) -> None:
-    uid, gid = os.geteuid() + owner, os.getegid() + group
-    assert others_may_read(os.stat_result((mode, 0, 0, 0, uid, gid, 0, 0, 0, 0))) is refused
 
 
 async def test_an_idle_service_is_small(nats_server: NatsServer, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import io
 import json
 import os
+import socket
 import time
 from collections.abc import Awaitable, Callable
 
@@ -165,6 +166,37 @@ def test_many_short_steps_are_no_long_one(factory: Factory) -> None:
 
     run(factory, busy)
     assert found[0].cpu < 0.005
+
+
+class Reader(asyncio.Protocol):
+    """Takes its time with what a socket received, which no callback of the loop does."""
+
+    def __init__(self) -> None:
+        self.done = asyncio.get_running_loop().create_future()
+
+    def data_received(self, data: bytes) -> None:
+        burn()
+        self.done.set_result(data)
+        asyncio.get_running_loop().call_soon(sleep)
+
+
+@pytest.mark.parametrize("factory", LOOPS)
+def test_what_the_loop_itself_took_is_no_callbacks(factory: Factory) -> None:
+    found: list[Longest] = []
+
+    async def reading(holds: LoopHolds) -> None:
+        mine, other = socket.socketpair()
+        transport, reader = await asyncio.get_running_loop().create_connection(Reader, sock=mine)
+        other.sendall(b"x")
+        await reader.done
+        await asyncio.sleep(0.001)
+        transport.close()
+        other.close()
+        found.append(holds.longest())
+
+    run(factory, reading)
+    assert found[0].seconds >= HELD
+    assert found[0].cpu < HELD / 2
 
 
 def test_who_held_it_is_named_and_what_it_took_of_the_cpu() -> None:

@@ -45,7 +45,7 @@ def test_without_bpffs_it_says_so_and_how_to_get_it(tmp_path: Path) -> None:
 def test_without_a_folder_that_can_be_written_or_a_right_each_is_named(tmp_path: Path) -> None:
     (tmp_path / "conf").mkdir()
     read_only = f"mount --bind {tmp_path / 'conf'} {tmp_path / 'conf'}; mount -o remount,bind,ro {tmp_path / 'conf'}"
-    code, found = check(read_only, tmp_path, "setpriv", "--bounding-set=-perfmon", "--inh-caps=-perfmon")
+    code, found = check(read_only, tmp_path, "setpriv", "--bounding-set=-sys_ptrace", "--inh-caps=-sys_ptrace")
     assert code == 1
     assert f"{tmp_path / 'conf'} cannot be written to" in found["CNI"][0]["found"]
-    assert found["capabilities"][0]["found"] == "this process lacks PERFMON"
+    assert found["capabilities"][0]["found"] == "this process lacks SYS_PTRACE"
