@@ -11,7 +11,7 @@ from cli.link import Link
 from cli.settings import BusSettings
 
 _SECONDS = 5.0
-_STRANGERS = ("uthorization", "hangs up at each sign-in")
+_STRANGERS = ("does not know the user",)
 """What `cli.link` says of a server that answers and does not let this user in."""
 
 
