@@ -246,6 +246,9 @@ class ApiServer:
     async def _apply(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.applied.append((request.path, request.query["fieldManager"], body))
+        if request.content_type == "application/merge-patch+json":  # it says neither kind nor name
+            plural, name = request.path.split("/")[-2:]
+            body = {**body, "kind": PLURALS[plural], "metadata": {**body["metadata"], "name": name}}
         kind = body["kind"]
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
         if kind == "Event":
