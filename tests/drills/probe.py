@@ -23,7 +23,7 @@ from pathlib import Path
 from typing import Any
 
 FOLDER = "AIRMESH_PROBE"
-FEWER: Mapping[str, Mapping[str, Any]] = {"chassis.telemetry.ring": {"MOST_SPANS": 64}}
+FEWER: Mapping[str, Mapping[str, Any]] = {"chassis.telemetry.ring": {"MOST_SPANS": 8}}
 """Of every service: bounds that it fills by and by, so that it is full once the drill has warmed up."""
 SHORTER: Mapping[str, Mapping[str, Mapping[str, Any]]] = {
     "services.dataplane": {
