@@ -19,6 +19,7 @@ from click.shell_completion import get_completion_class
 
 from cli import faults, gather, show, streams
 from cli.faults import Complaint, Exit
+from cli.install import commands as installation
 from cli.link import Link
 from cli.reports import agents
 from cli.reports import dns as dns_report
@@ -57,7 +58,8 @@ _span = click.option(
 def airmesh() -> None:
     """See what a mesh is doing, and why.
 
-    Speaks only NATS: AIRMESH_NATS names the server, AIRMESH_NATS_SEED_FILE the file with the user's seed. For a lab,
+    Speaks only NATS, but for install, upgrade, uninstall, check and keys, which speak to the Kubernetes API:
+    AIRMESH_NATS names the server, AIRMESH_NATS_SEED_FILE the file with the user's seed. For a lab,
     eval "$(airmesh lab env)" sets both.
 
     Exit codes: 0 well; 1 the answer is no (something is not well, a connection is denied, a node lags); 2 wrong usage;
@@ -217,6 +219,16 @@ def events(follow: bool, seconds: float, output: str) -> int:
     """What the mesh tells its consumers, as it happens."""
     streams.events(None if follow else seconds, output)
     return Exit.WELL
+
+
+for _command in (
+    installation.install,
+    installation.upgrade,
+    installation.uninstall,
+    installation.check,
+    installation.keys,
+):
+    airmesh.add_command(_command)
 
 
 @airmesh.command()

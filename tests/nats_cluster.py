@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import json
-import socket
+import os
+import subprocess
 import time
 import urllib.request
-from collections.abc import Awaitable, Callable
-from contextlib import ExitStack, suppress
+from collections import Counter
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
 from chassis.bus.nats_config import Cluster, Server
 from chassis.faults import Unavailable
 from chassis.secret import Secret
-from tests.natsd import NatsServer
+from lab.cluster.port_forward import Inside, PortForward
+from tests.natsd import NatsServer, free_port
 from tests.pki import Authority
 
 T = TypeVar("T")
@@ -39,13 +42,69 @@ async def insist(act: Callable[[], Awaitable[T]], seconds: float = 60) -> T:
             await asyncio.sleep(0.1)
 
 
-def free_ports(count: int) -> list[int]:
-    """Loopback ports nobody listens on now, each another."""
-    with ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [int(probe.getsockname()[1]) for probe in probes]
+class Wires:
+    """A namespace for each server, and a bridge between them; what leads there from loopback is never cut."""
+
+    def __init__(self) -> None:
+        name = f"am-bus{os.getpid()}"
+        self._hub = f"{name}-0"
+        self.namespaces = tuple(f"{name}-{number}" for number in (1, 2, 3))
+        self.hosts = ("198.51.100.1", "198.51.100.2", "198.51.100.3")
+
+    def make(self) -> None:
+        _ip("netns", "add", self._hub)
+        _ip("-n", self._hub, "link", "add", "hub", "type", "bridge")
+        _ip("-n", self._hub, "link", "set", "hub", "up")
+        for number, (namespace, host) in enumerate(zip(self.namespaces, self.hosts, strict=True)):
+            _ip("netns", "add", namespace)
+            _ip("-n", namespace, "link", "set", "lo", "up")
+            peer = ("peer", "name", f"to{number}", "netns", self._hub)
+            _ip("-n", namespace, "link", "add", "eth0", "type", "veth", *peer)
+            _ip("-n", namespace, "address", "add", f"{host}/24", "dev", "eth0")
+            _ip("-n", namespace, "link", "set", "eth0", "up")
+            _ip("-n", self._hub, "link", "set", f"to{number}", "master", "hub")
+            self.join(number)
+
+    def cut(self, number: int) -> None:
+        """A server hears none of the others, and none hears it."""
+        _ip("-n", self._hub, "link", "set", f"to{number}", "down")
+
+    def join(self, number: int) -> None:
+        _ip("-n", self._hub, "link", "set", f"to{number}", "up")
+
+    def remove(self) -> None:
+        for namespace in (*self.namespaces, self._hub):
+            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True, timeout=20)
+
+
+def _ip(*words: str) -> None:
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+
+
+@asynccontextmanager
+async def apart(folder: Path) -> AsyncIterator[tuple[NatsCluster, Wires]]:
+    """Three servers in namespaces of their own, started, with their ports on loopback as if they were here."""
+    wires = Wires()
+    try:
+        wires.make()
+        cluster = NatsCluster(folder, wires.hosts)
+        async with AsyncExitStack() as stack:
+            for number, namespace in enumerate(wires.namespaces):
+                path = f"/run/netns/{namespace}"
+                server = cluster.servers[number]
+                server.within = ("nsenter", f"--net={path}", "--")
+                inside = Inside(path)
+                targets = ((wires.hosts[number], server.port), ("127.0.0.1", cluster.monitors[number]))
+                for target in targets:
+                    passed = PortForward(inside, target).pass_through
+                    await stack.enter_async_context(await asyncio.start_server(passed, "127.0.0.1", target[1]))
+            try:
+                await asyncio.gather(*(asyncio.to_thread(server.start) for server in cluster.servers))
+                yield cluster, wires
+            finally:
+                cluster.close()
+    finally:
+        wires.remove()
 
 
 class NatsCluster:
@@ -53,7 +112,7 @@ class NatsCluster:
 
     def __init__(self, folder: Path, hosts: tuple[str, ...] = ("127.0.0.1",) * 3, **more: Any) -> None:
         tls = Authority(folder / "authority").sign(folder / "tls", *dict.fromkeys((*hosts, "127.0.0.1")))
-        free = free_ports(3 * len(hosts))
+        free = [free_port() for _ in range(3 * len(hosts))]
         ports, routes, self.monitors = free[:3], free[3:6], free[6:]
         listed = tuple(f"{host}:{port}" for host, port in zip(hosts, routes, strict=True))
         secret = Secret("a secret of this test")
@@ -74,7 +133,7 @@ class NatsCluster:
                 self.servers.append(first.beside(at, server))
             else:
                 first.configure(server)
-        self.url = ",".join(f"nats://{host}:{port}" for host, port in zip(hosts, ports, strict=True))
+        self.url = ",".join(f"nats://127.0.0.1:{port}" for port in ports)
 
     def start(self) -> None:
         """All of them; returns when they have a leader for their streams."""
@@ -112,12 +171,15 @@ class NatsCluster:
         return {one["name"]: one for account in details for one in account.get("stream_detail") or []}
 
     def leader(self, stream: str) -> str:
-        """Name of the server that leads a stream; empty when nobody does."""
-        for number, _ in enumerate(self.servers):
-            found = self.streams(number).get(stream)
-            if found and found.get("cluster", {}).get("leader"):
-                return str(found["cluster"]["leader"])
-        return ""
+        """Name of the server that leads a stream, by its own word and that of most others; empty when nobody does."""
+        said = Counter(
+            str(found["cluster"]["leader"])
+            for number, _ in enumerate(self.servers)
+            if (found := self.streams(number).get(stream)) and found.get("cluster", {}).get("leader")
+        )
+        name, votes = said.most_common(1)[0] if said else ("", 0)
+        own = self.streams(self.number(name)).get(stream, {}) if name else {}
+        return name if votes >= 2 and own.get("cluster", {}).get("leader") == name else ""
 
     def number(self, name: str) -> int:
         """``s2`` is 1."""

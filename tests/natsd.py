@@ -119,6 +119,8 @@ class NatsServer:
         if signed:
             self._sign()
         self._process: subprocess.Popen[bytes] | None = None
+        self.within: tuple[str, ...] = ()
+        """A command that runs the server somewhere else, whose port is forwarded from loopback then."""
         self._log = folder / "nats.log"
         self.configure(Server(store_dir=folder / "store", host=host, port=free_port(), tls=tls))
 
@@ -158,7 +160,8 @@ class NatsServer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            self._process = subprocess.Popen([server_program(), "-c", str(self.config)], stdout=log, stderr=log)
+            argv = [*self.within, server_program(), "-c", str(self.config)]
+            self._process = subprocess.Popen(argv, stdout=log, stderr=log)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:

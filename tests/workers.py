@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 ROOT = Path(__file__).resolve().parents[1]
 LAB = "lab"
 """Name of the unit of all files that one worker runs in their order."""
-FOLDERS = ("drills", "netns", "shell", "bpf", "core", "house", "golden")
+FOLDERS = ("ship", "drills", "netns", "shell", "bpf", "core", "house", "golden")
 """Below `tests/`: the order in which files are begun, those with long tests first."""
 _MARKS = ("pytest.mark.lab", "pytest.mark.alone")
 _LOCK = pytest.StashKey["MachineLock"]()

@@ -105,10 +105,10 @@ class KeptSpan:
 
 
 class SpanRing:
-    """The latest spans, at most ``most``."""
+    """The latest spans, at most ``most`` (0: :data:`MOST_SPANS`)."""
 
-    def __init__(self, most: int = MOST_SPANS) -> None:
-        self._most = most
+    def __init__(self, most: int = 0) -> None:
+        self._most = most or MOST_SPANS
         self._by_owner: dict[str, deque[KeptSpan]] = {}
         self._by_size: dict[int, dict[str, None]] = {}
         """Owners by how many spans each has, in the order in which they came to have them."""

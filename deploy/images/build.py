@@ -64,10 +64,14 @@ def build_images(
     tag: str,
     say: Say,
     fresh: bool = False,
+    of: Commit | None = None,
     logs: Path = plan.ROOT / "build" / "images",
 ) -> list[Built]:
-    """Builds images in their order. Raises EngineError with the engine's last words at the first that fails."""
-    of = commit(plan.ROOT)
+    """Builds images in their order, of the commit that is checked out unless ``of`` names it.
+
+    Raises EngineError with the engine's last words at the first that fails.
+    """
+    of = of or commit(plan.ROOT)
     on = base(engine, say)
     done = []
     for image in images:

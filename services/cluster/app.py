@@ -149,7 +149,15 @@ def _writers(
     acks = bus.bucket(ACKS).watch({"": Ack}, markers=(), name="acks")
     blocks = bus.bucket(BLOCKS).watch({"": Block, "_reported": BlockReport}, name="blocks")
     decisions = bus.bucket(DNS).watch({"coredns": CoreDNSDecision, "report": DnsReport}, markers=(), name="dns")
-    nodes = NodeWriter(kube=kube, lease=lease, cache=caches[Node], acks=acks, blocks=blocks, log=log)
+    nodes = NodeWriter(
+        kube=kube,
+        lease=lease,
+        cache=caches[Node],
+        acks=acks,
+        blocks=blocks,
+        taint_new=runtime.settings.taint_new_nodes,
+        log=log,
+    )
     names = NameServerWriter(
         kube=kube, lease=lease, configs=caches[ConfigMap], deployments=caches[Deployment], dns=decisions, log=log
     )

@@ -28,5 +28,9 @@ class Settings(BaseSettings):
     """Seconds that nothing of a node without a Node object, and without blocks, may have changed before its keys are
     deleted; a node that lives writes every 30 s."""
 
+    taint_new_nodes: bool = False
+    """Keep pods away from nodes that have never been ready, by the taint node.airmesh.io/agent-not-ready; a node that
+    says that it is ready loses it in any case."""
+
     bucket_replicas: int = 1
     """Copies of each bucket when it is made: 1 with one NATS server, 3 with three."""

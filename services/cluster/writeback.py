@@ -1,4 +1,5 @@
-"""Writes to the API server what the mesh knows: conditions of nodes and pools, nodes' blocks, CoreDNS' objects, Events.
+"""Writes to the API server what the mesh knows: conditions of nodes and pools, nodes' taint and blocks, CoreDNS'
+objects, Events.
 
 Promises: only the lease holder writes, each concern under its own field manager, and only what differs from what the
 API serves. A view that is not in sync moves nothing: while NATS or we are away, Nodes stay as they were.
@@ -34,6 +35,7 @@ from services.cluster.mirror import Mirror
 
 STATUS_MANAGER = "airmesh-cluster"
 BLOCKS_MANAGER = "airmesh-blocks"
+TAINT_MANAGER = "airmesh-taint"
 MOST_REPORTED = 65_536
 REPORTED_AT_ONCE = 40
 """Faults told in one pass; the others wait for the next."""
@@ -45,10 +47,13 @@ DECISION_KEY = "coredns"
 
 
 class NodeWriter:
-    """``apply`` brings every Node's condition and annotation to what the mesh knows."""
+    """``apply`` brings every Node's condition, taint and annotation to what the mesh knows."""
 
-    def __init__(self, *, kube: Kube, lease: Election, cache: Cache, acks: View, blocks: View, log: Log) -> None:
+    def __init__(
+        self, *, kube: Kube, lease: Election, cache: Cache, acks: View, blocks: View, taint_new: bool, log: Log
+    ) -> None:
         self._kube = kube
+        self._taint_new = taint_new
         self._lease = lease
         self._cache = cache
         self._acks = acks
@@ -72,7 +77,11 @@ class NodeWriter:
             name, there = full_name[1], nodes.written(known.raw)
             if held is not None and held.get(name, "") != there.blocks:
                 changed |= not await self._write_blocks(name, held.get(name, ""), version_of(known.raw))
-            soon |= await self._write_condition(name, there)
+            ack = self._ack_of(name)
+            if self._acks.synced:  # else its word may be there, unread
+                on = nodes.taint(ack, there, new_nodes=self._taint_new)
+                changed |= not await self._write_taint(name, on, known.raw)
+            soon |= await self._write_condition(name, there, ack)
         return Again(0.2) if changed else Again(nodes.GRACE / 3) if soon else Done()
 
     async def _write_blocks(self, name: str, blocks: str, version: str) -> bool:
@@ -95,10 +104,25 @@ class NodeWriter:
         values = [entry.value for entry in self._blocks.entries.values()]
         return nodes.blocks_by_node(value for value in values if isinstance(value, Block))
 
-    async def _write_condition(self, name: str, there: nodes.Written) -> bool:
-        """True when the node has to be looked at again soon."""
+    def _ack_of(self, name: str) -> Ack | None:
         entry = self._acks.entries.get(encode_segment(name)) if self._acks.synced else None
-        ack = entry.value if entry is not None and isinstance(entry.value, Ack) else None
+        return entry.value if entry is not None and isinstance(entry.value, Ack) else None
+
+    async def _write_taint(self, name: str, on: bool | None, raw: bytes) -> bool:
+        """False when the Node has changed since it was seen: it comes again with what it is now."""
+        if on is None:
+            return True
+        try:
+            await self._kube.merge(f"/api/v1/nodes/{name}", nodes.taints_body(raw, on=on), manager=TAINT_MANAGER)
+        except Refusal as refusal:
+            if refusal.status not in (404, 409):
+                raise
+            return refusal.status == 404
+        self._log.info("node-taint", node=name, on=on)
+        return True
+
+    async def _write_condition(self, name: str, there: nodes.Written, ack: Ack | None) -> bool:
+        """True when the node has to be looked at again soon."""
         now = time.monotonic()
         if ack is None or ack.ready:
             self._unready_since.pop(name, None)

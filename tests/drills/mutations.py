@@ -2036,4 +2036,35 @@ LAB = (
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI, *LAB)
+SHIP = (
+    Mutant(
+        name="anybody-may-read-a-seed",
+        file="chassis/runtime/service.py",
+        old="    return shared == 0 or (shared == 0o040 and ours)\n",
+        new="    return shared == 0 or ours\n",
+        tests=("tests/shell/deploy/test_stages.py",),
+    ),
+    Mutant(
+        name="the-executable-is-written-over",
+        file="services/dataplane/cni/install.py",
+        old='    draft = folder / f".{source.name}.{os.getpid()}"\n',
+        new="    draft = target\n",
+        tests=("tests/shell/deploy/test_stages.py",),
+    ),
+    Mutant(
+        name="files-keep-the-time-of-their-build",
+        file="deploy/images/stages/settle.py",
+        old="        os.utime(path, (TIME, TIME), follow_symlinks=False)\n",
+        new="        path.exists()\n",
+        tests=("tests/shell/deploy/test_stages.py",),
+    ),
+    Mutant(
+        name="a-right-that-nothing-needs",
+        file="services/dataplane/pyproject.toml",
+        old='"SYS_ADMIN", "SYS_PTRACE"',
+        new='"SYS_ADMIN", "SYS_PTRACE", "NET_RAW"',
+        tests=("tests/core/deploy/test_plan.py",),
+    ),
+)
+
+MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI, *LAB, *SHIP)

@@ -72,6 +72,8 @@ def test_a_kustomization_names_what_is_there(path: Path) -> None:
     assert [name for name in named if not (folder / name).exists()] == []
     beside = {one.name for one in folder.glob("*.yaml")} - {"kustomization.yaml", *APPLIED_ALONE}
     assert beside <= {Path(name).name for name in named}, "a YAML beside it that is never applied"
+    patches = {one["path"] for one in yaml.safe_load((ROOT / path).read_text()).get("patches", [])}
+    assert {str(one.relative_to(folder)) for one in folder.glob("patches/*.yaml")} == patches
 
 
 def test_every_kind_of_ours_has_a_schema() -> None:

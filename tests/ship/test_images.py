@@ -12,9 +12,9 @@ from typing import Any
 import pytest
 
 from deploy.images import plan
-from deploy.images.build import build_images
+from deploy.images.build import build_images, commit
 from deploy.images.engine import Engine, EngineError, find_engine, machine
-from tests.drills.minicluster import minicluster_of
+from tests.drills.minicluster import minicluster_of, node_objects, pools
 from tests.natsd import bus_of
 from tests.ship.containers import IMAGES, PODMAN, Containers, podman, restricted
 from tests.ship.story import Stopped, node_story, until
@@ -58,7 +58,7 @@ def test_an_image_says_what_it_is_and_is_small(engine: Engine, service: str) -> 
     config = said["Config"]
     assert said["Size"] <= image.megabytes_at_most * 1_000_000
     assert config["User"] == f"{image.user}:{image.user}"
-    assert config["Healthcheck"]["Test"][-1] == "readyz"
+    assert said["Healthcheck"]["Test"][-1] == "readyz"
     assert f"AIRMESH_HEALTH_PORT={image.health_port}" in config["Env"]
     labels = said["Labels"]
     assert labels["io.airmesh.capabilities"] == ",".join(image.capabilities)
@@ -120,6 +120,7 @@ async def _two_start(folder: Path) -> None:
     with minicluster_of(Containers, folder, "imgt", ()) as world:
         async with bus_of(world.nats, "cluster") as bus:
             await world.make_buckets(bus)
+            await world.put(bus, *node_objects(()), *pools(four="10.244.0.0/16", six="fd00:10:244::/56"))
             for service in ("ipam-1", "policy-1"):
                 world.start(service)
             for service in ("ipam-1", "policy-1"):
@@ -158,12 +159,19 @@ def test_each_right_is_needed(engine: Engine, tmp_path: Path, service: str, with
 @pytest.mark.timeout(1500)
 def test_two_builds_of_one_commit_have_one_digest(engine: Engine, tmp_path: Path) -> None:
     """Nothing of the first is taken by the second."""
-    images = [IMAGES["policy"], IMAGES["dataplane"]]
+    images, of = [IMAGES["policy"], IMAGES["dataplane"]], commit(plan.ROOT)
     found = []
     try:
         for attempt in ("first", "second"):
             built = build_images(
-                engine, images, arch=machine(), tag=f"test-{attempt}", say=print, fresh=True, logs=tmp_path / attempt
+                engine,
+                images,
+                arch=machine(),
+                tag=f"test-{attempt}",
+                say=print,
+                fresh=True,
+                logs=tmp_path / attempt,
+                of=of,
             )
             found.append([(one.identity, engine.inspect(one.name)["Digest"]) for one in built])
     finally:

@@ -39,6 +39,19 @@ class Masquerade:
         return True
 
 
+def delete_table() -> None:
+    """Takes the table away; that it is gone already is no error. Blocking; raises NftRefused."""
+    _run(("-f", "-"), f"add table inet {TABLE}\ndelete table inet {TABLE}\n")
+
+
+def listed_table() -> str:
+    """The table as nft(8) lists it, empty when there is none. Blocking."""
+    try:
+        return _run(("-s", "list", "table", "inet", TABLE), "")
+    except NftRefused:
+        return ""
+
+
 async def _list() -> str:
     try:
         return await _nft("-s", "list", "table", "inet", TABLE)

@@ -46,6 +46,41 @@ def test_only_a_node_s_own_word_moves_its_condition(
     assert (found.status if found else None) == written
 
 
+TAINTED = nodes.Written(tainted=True)
+
+
+@pytest.mark.parametrize(
+    ("ack", "there", "new_nodes", "put_on"),
+    [
+        (None, nodes.Written(), True, True),
+        (None, nodes.Written("False", "RouteCreated"), True, True),
+        (UNREADY, nodes.Written(), True, True),
+        (UNREADY, TAINTED, True, None),
+        (None, nodes.Written(), False, None),
+        (None, FALSE, True, None),
+        (UNREADY, TRUE, True, None),
+        (READY, nodes.Written(), True, None),
+        (READY, TAINTED, True, False),
+        (READY, TAINTED, False, False),
+    ],
+)
+def test_only_a_node_that_was_never_ready_is_tainted(
+    ack: Ack | None, there: nodes.Written, new_nodes: bool, put_on: bool | None
+) -> None:
+    assert nodes.taint(ack, there, new_nodes=new_nodes) is put_on
+
+
+@pytest.mark.parametrize("others", [[], [{"key": "dedicated", "value": "db", "effect": "NoExecute", "timeAdded": "x"}]])
+def test_others_taints_stay_as_they_are(others: list[dict[str, str]]) -> None:
+    node = {"metadata": {"name": "n1", "resourceVersion": "7"}, "spec": {"taints": others}}
+    with_ours = nodes.taints_body(msgspec.json.encode(node), on=True)
+    assert with_ours["metadata"] == {"resourceVersion": "7"}
+    assert with_ours["spec"]["taints"] == [*others, {"key": nodes.TAINT, "effect": "NoSchedule"}]
+    assert nodes.written(msgspec.json.encode({**node, "spec": with_ours["spec"]})).tainted
+    node["spec"] = with_ours["spec"]
+    assert nodes.taints_body(msgspec.json.encode(node), on=False)["spec"]["taints"] == (others or None)
+
+
 def test_what_is_written_is_read_back_as_written() -> None:
     wanted = nodes.condition(READY, 0, nodes.Written())
     assert wanted is not None

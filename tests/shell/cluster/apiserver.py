@@ -10,12 +10,13 @@ import asyncio
 import contextlib
 import copy
 import json
-import socket
 from collections.abc import Callable
 from functools import partial
 from typing import Any
 
 from aiohttp import web
+
+from tests.natsd import free_port
 
 PATHS = {
     "Namespace": ("/api/v1", "namespaces"),
@@ -65,10 +66,7 @@ class ApiServer:
         app.router.add_route("*", "/{path:.*}", self._answer)
         self._runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
         await self._runner.setup()
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind(("127.0.0.1", self._port))
-            self._port = probe.getsockname()[1]
+        self._port = self._port or free_port()
         await web.TCPSite(self._runner, "127.0.0.1", self._port, reuse_address=True).start()
         self.url = f"http://127.0.0.1:{self._port}"
 
@@ -248,6 +246,9 @@ class ApiServer:
     async def _apply(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.applied.append((request.path, request.query["fieldManager"], body))
+        if request.content_type == "application/merge-patch+json":  # it says neither kind nor name
+            plural, name = request.path.split("/")[-2:]
+            body = {**body, "kind": PLURALS[plural], "metadata": {**body["metadata"], "name": name}}
         kind = body["kind"]
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
         if kind == "Event":

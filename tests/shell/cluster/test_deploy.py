@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import re
 import subprocess
 import sys
 from dataclasses import fields
@@ -30,28 +31,103 @@ def workloads(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
     return {one["metadata"]["name"]: one for one in rendered if one["kind"] in ("Deployment", "DaemonSet")}
 
 
+def pods(rendered: list[dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Pod specs by name of the workload, the bus's too."""
+    return {
+        one["metadata"]["name"]: one["spec"]["template"]["spec"]
+        for one in rendered
+        if one["kind"] in ("Deployment", "DaemonSet", "StatefulSet")
+    }
+
+
 def test_every_service_runs(rendered: list[dict[str, Any]]) -> None:
     folder = FOLDER.parents[1] / "services"
     services = {one.name for one in folder.iterdir() if (one / "pyproject.toml").is_file()}
     assert set(workloads(rendered)) == services
+    assert set(pods(rendered)) == {*services, "nats"}
 
 
 def test_every_variable_is_a_setting(rendered: list[dict[str, Any]]) -> None:
-    common = next(one for one in rendered if one["kind"] == "ConfigMap")["data"]
+    common = next(one for one in rendered if one["kind"] == "ConfigMap" and "AIRMESH_UPLINKS" in one["data"])["data"]
+    anywhere: set[str] = set()
     for name, workload in workloads(rendered).items():
         settings = importlib.import_module(f"services.{name}.settings").Settings
         known = {PREFIX + field.name.upper() for field in fields(settings)}
+        anywhere |= known
         (container,) = workload["spec"]["template"]["spec"]["containers"]
-        assert {variable["name"] for variable in container["env"]} <= known, name
+        given = [variable["name"] for variable in container["env"]]
+        assert set(given) <= known, name
+        assert len(given) == len(set(given)), name
+        for number, variable in enumerate(container["env"]):
+            for named in re.findall(r"\$\((\w+)\)", variable.get("value", "")):
+                assert named in given[:number], f"{name}: {named} is not known yet where it is used"
         assert container["envFrom"][0]["configMapRef"]["name"].startswith("airmesh-")
-    assert set(common) == {"AIRMESH_NATS_URL", "AIRMESH_UPLINKS"}
+    assert {"AIRMESH_NATS_URL", "AIRMESH_UPLINKS"} <= set(common) <= anywhere
+
+
+def test_one_tag_and_one_registry_are_those_of_all_images(rendered: list[dict[str, Any]]) -> None:
+    images = {
+        container["image"]
+        for pod in pods(rendered).values()
+        for container in [*pod["containers"], *pod.get("initContainers", [])]
+    }
+    assert {image.rpartition("/")[2].rpartition(":")[0] for image in images} == set(pods(rendered))
+    assert len({(image.rpartition("/")[0], image.rpartition(":")[2]) for image in images}) == 1
+
+
+def test_nothing_is_privileged_and_every_right_is_named(rendered: list[dict[str, Any]]) -> None:
+    """Root's rights one by one, a root file system that cannot be written, and no way to more."""
+    added: dict[str, list[str]] = {}
+    for name, pod in pods(rendered).items():
+        for container in [*pod["containers"], *pod.get("initContainers", [])]:
+            context = container["securityContext"]
+            assert context["readOnlyRootFilesystem"] is True, name
+            assert not context.get("privileged"), name
+            assert context["capabilities"]["drop"] == ["ALL"], name
+            if context["capabilities"].get("add"):
+                added[name] = sorted(context["capabilities"]["add"])
+            assert name == "dataplane" or context["allowPrivilegeEscalation"] is False
+            assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
+    assert added["routing"] == ["NET_ADMIN"]
+    assert added.keys() == {"routing", "dataplane"}
+    for name in ("cluster", "ipam", "policy", "dns"):
+        assert pods(rendered)[name]["containers"][0]["securityContext"]["runAsNonRoot"] is True
+
+
+def test_health_ports_of_one_host_differ(rendered: list[dict[str, Any]]) -> None:
+    ports: list[int] = []
+    for name, pod in pods(rendered).items():
+        assert pod["hostNetwork"] is True, name
+        for container in pod["containers"]:
+            for port in container["ports"]:
+                assert port["hostPort"] == port["containerPort"]
+                ports.append(port["hostPort"])
+            given = {one["name"]: one.get("value") for one in container.get("env", [])}
+            if name != "nats":
+                assert given["AIRMESH_HEALTH_PORT"] == str(container["ports"][0]["containerPort"])
+            assert container["livenessProbe"]["httpGet"]["host"] == "127.0.0.1"
+    assert len(ports) == len(set(ports))
+
+
+def test_a_drain_takes_one_copy_at_a_time(rendered: list[dict[str, Any]]) -> None:
+    budgets = {one["metadata"]["name"]: one["spec"] for one in rendered if one["kind"] == "PodDisruptionBudget"}
+    replicated = {
+        one["metadata"]["name"]: one["spec"]["selector"]
+        for one in rendered
+        if one["kind"] in ("Deployment", "StatefulSet")
+    }
+    assert {name: spec["selector"] for name, spec in budgets.items()} == replicated
+    assert {spec["maxUnavailable"] for spec in budgets.values()} == {1}
+
+
+def test_everything_is_marked_as_ours(rendered: list[dict[str, Any]]) -> None:
+    assert {one["metadata"]["labels"].get("app.kubernetes.io/part-of") for one in rendered} == {"airmesh"}
 
 
 def test_only_cluster_has_a_token(rendered: list[dict[str, Any]]) -> None:
     accounts = {one["metadata"]["name"]: one for one in rendered if one["kind"] == "ServiceAccount"}
-    for name, workload in workloads(rendered).items():
-        account = workload["spec"]["template"]["spec"]["serviceAccountName"]
-        assert account == ("cluster" if name == "cluster" else "airmesh")
+    for name, pod in pods(rendered).items():
+        assert pod["serviceAccountName"] == ("cluster" if name == "cluster" else "airmesh")
     assert accounts["airmesh"]["automountServiceAccountToken"] is False
 
 

@@ -17,6 +17,7 @@ from proto.dns import CoreDNSDecision, digest_of
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, BLOCKS, DNS
 from proto.sync import Complete, Epoch
+from services.cluster.core.nodes import TAINT
 from tests.conftest import BusFor
 from tests.natsd import NatsServer
 from tests.shell.cluster.apiserver import ApiServer
@@ -60,6 +61,47 @@ async def test_blocks_are_written_when_all_of_them_are_known(
         await until(lambda: reported_blocks(api, "n1") == "10.0.0.0/26,10.0.0.64/26,fd00::/122")
         assert reported_blocks(api, "dead") == "10.9.0.0/26"
         assert {manager for _, manager, _ in api.applied} == {"airmesh-blocks"}
+
+
+def taints(api: ApiServer, node: str) -> list[str]:
+    spec = api.objects["Node"]["", node].get("spec", {})
+    return [one["key"] for one in spec.get("taints") or ()]
+
+
+async def test_a_new_node_is_tainted_until_it_is_ready(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("Node", {"spec": {"taints": [{"key": "dedicated", "effect": "NoSchedule"}]}}, name="n1")
+    await api.put("Node", {}, name="n2")
+    agent = await bus_for("dataplane", "n1")
+    async with cluster(nats_server, api, tmp_path, taint_new_nodes=True) as runtime:
+        await until(lambda: runtime.health.ready)
+        await until(lambda: taints(api, "n1") == ["dedicated", TAINT] and taints(api, "n2") == [TAINT])
+        # Somebody taints it between our list and our write: neither taint is lost.
+        api.faults.append(tainted_before_the_write(api))
+        await agent.bucket(ACKS).put("n1", Ack("n1", Revision("e", 1), 1, ready=True))
+        await until(lambda: taints(api, "n1") == ["dedicated", "cordoned", TAINT])
+        await api.speak()
+        await until(lambda: taints(api, "n1") == ["dedicated", "cordoned"])
+        assert taints(api, "n2") == [TAINT]
+        await agent.bucket(ACKS).put("n1", Ack("n1", Revision("e", 1), 1))
+        await asyncio.sleep(0.7)
+        assert taints(api, "n1") == ["dedicated", "cordoned"], "its condition speaks from now on"
+
+
+def tainted_before_the_write(api: ApiServer) -> Callable[[web.Request], None]:
+    """A person taints n1 before our first patch of its taints, and no watch has told of it."""
+
+    def edit(request: web.Request) -> None:
+        node = api.objects["Node"]["", "n1"]
+        keys = taints(api, "n1")
+        if request.method == "PATCH" and request.path.endswith("/n1") and "cordoned" not in keys:
+            api.version += 1
+            node["spec"]["taints"].insert(1, {"key": "cordoned", "effect": "NoSchedule"})
+            node["metadata"]["resourceVersion"] = str(api.version)
+            api.history.append((api.version, "MODIFIED", "Node", copy.deepcopy(node)))
+
+    return edit
 
 
 async def test_who_was_asleep_takes_no_block_from_an_annotation(

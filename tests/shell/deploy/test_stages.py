@@ -114,24 +114,22 @@ def open_folder() -> Iterator[Path]:
     ],
 )
 @pytest.mark.privileged
-def test_who_may_read_a_seed_that_a_service_takes(
-    open_folder: Path, owner: int, group: int, mode: int, taken: bool
-) -> None:
-    seed = open_folder / "seed"
-    seed.write_text("SU" + "A" * 56)
-    os.chown(seed, owner, group)
-    seed.chmod(mode)
+def test_who_may_read_a_seed_that_a_service_takes(owner: int, group: int, mode: int, taken: bool) -> None:
     code = (
-        "import sys, pathlib; from chassis.faults import SettingsFault\n"
-        "from chassis.runtime.service import read_credentials; from chassis.runtime.settings import BaseSettings\n"
-        f"settings = BaseSettings(nats_url='', nats_user='ipam', nats_seed_file=pathlib.Path({str(seed)!r}))\n"
-        "try: read_credentials(settings)\n"
+        "import os, sys, pathlib\n"
+        "from chassis.faults import SettingsFault; from chassis.runtime.service import read_seed\n"
+        "os.setgroups([]); os.setgid(65532); os.setuid(65532)\n"
+        "try: read_seed(pathlib.Path(sys.argv[1]))\n"
         "except SettingsFault as fault: sys.exit(str(fault))"
     )
-    asked = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=60, user=65532, group=65532,
-        extra_groups=[], check=False,
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # where another user may go, too
+        Path(folder).chmod(0o711)
+        seed = Path(folder) / "seed"
+        seed.write_text("SU" + "A" * 56)
+        os.chown(seed, owner, group)
+        seed.chmod(mode)
+        command = [sys.executable, "-c", code, str(seed)]
+        asked = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
     assert (asked.returncode == 0) == taken, asked.stderr
     if not taken:
         assert "AIRMESH_NATS_SEED_FILE" in asked.stderr

@@ -245,7 +245,9 @@ def test_everything_follows_from_the_operators_seed() -> None:
     assert len({first.account(name) for name in names} | {other.account(name) for name in names}) == 2 * len(names)
 
 
-@pytest.mark.parametrize("seed", ["", "SU", "x" * 58, new_key()[0].reveal()])
+@pytest.mark.parametrize(
+    "seed", ["", "SU", "x" * 58, new_key()[0].reveal()], ids=["nothing", "a prefix", "letters", "a user's"]
+)
 def test_what_is_no_operators_seed_signs_nothing(seed: str) -> None:
     with pytest.raises(ValueError, match="seed of an nkey"):
         Issuer(Secret(seed))

@@ -203,8 +203,9 @@ s = socket.socket(socket.AF_INET6 if ":" in sys.argv[2] else socket.AF_INET, kin
 s.settimeout(0.7)
 try:
     s.connect((sys.argv[2], int(sys.argv[3])))
+    peer = s.getpeername()[0]  # whoever answers closes without reading: a socket that is reset has no peer any more
     s.send(b"?")
-    print(s.getpeername()[0], s.recv(100).decode().strip())
+    print(peer, s.recv(100).decode().strip())
 except OSError as error:
     print(type(error).__name__)
 """

@@ -1,0 +1,203 @@
+"""`airmesh install`, `upgrade`, `uninstall`, `check`: arguments in, steps of `run.py`, an exit code.
+
+What goes on is said on standard error, a line each; what was asked for (a difference, a report) on standard output.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import click
+
+from cli import show
+from cli.faults import Declined, Exit, Usage
+from cli.install import findings, node_check, revisions
+from cli.install.cluster_check import look as look_at_cluster
+from cli.install.kubernetes import Kubernetes, Refusal
+from cli.install.options import Options
+from cli.install.run import Cluster
+from cli.reports.table import json_text
+
+_Command = Callable[..., Any]
+
+
+def _cluster_options(command: _Command) -> _Command:
+    """Options that say which cluster."""
+    for option in (
+        click.option("--context", default="", help="Context of the kubeconfig; the current one unless given."),
+        click.option("--kubeconfig", default="", help="Kubeconfig file; KUBECONFIG or ~/.kube/config unless given."),
+    ):
+        command = option(command)
+    return command
+
+
+def _image_options(command: _Command) -> _Command:
+    """Options that say which images, and how long is waited."""
+    for option in (
+        click.option(
+            "--timeout",
+            type=click.FloatRange(1, 86_400),
+            default=600.0,
+            show_default=True,
+            help="Seconds that each workload may take until it runs.",
+        ),
+        click.option("--dry-run", is_flag=True, help="Change nothing; show the difference as a unified diff."),
+        click.option("--tag", default="", help="Tag of the images; that of this release unless given."),
+        click.option("--registry", default="", metavar="HOST/PATH", help="Where the images are."),
+    ):
+        command = option(command)
+    return command
+
+
+def _say(line: str) -> None:
+    click.echo(line, err=True)
+
+
+@contextmanager
+def _opened(kubeconfig: str, context: str, what: str, timeout: float = 0.0) -> Iterator[Cluster]:
+    """The cluster while the block lasts; whatever the API server refuses is a sentence about ``what`` was done."""
+    try:
+        with Kubernetes(kubeconfig, context) as api:
+            yield Cluster(api, _say, timeout=timeout)
+    except Refusal as refusal:
+        raise refusal.complaint(what) from refusal
+
+
+@click.command()
+@_cluster_options
+@click.option("--uplinks", default="", metavar="LINK,…", help="Interfaces that lead from node to node, as in eth0.")
+@click.option("--nats", default="", metavar="URL,…", help="A bus that is there already; else one is installed.")
+@click.option("--pool", "pools", multiple=True, metavar="CIDR", help="Make IPPools, one a family, where there is none.")
+@click.option("--migrate", is_flag=True, help="Move in beside another network, node by node (not supported).")
+@_image_options
+def install(
+    kubeconfig: str,
+    context: str,
+    *,
+    timeout: float,
+    dry_run: bool,
+    migrate: bool,
+    pools: tuple[str, ...],
+    **given: str,
+) -> int:
+    """Install airmesh into a cluster, or bring an installation to what is asked for.
+
+    Keys and certificates are made once and kept. Run it again after nodes were added, or after an interruption: it goes
+    on where it stood. What fails is undone.
+    """
+    if migrate:
+        raise Usage(
+            "--migrate is not supported: two networks on one node would need routes and policy that know of each other",
+            "drain a node, take the old network's CNI configuration away there, and let airmesh have it; or move "
+            "workloads to a cluster that was made with airmesh",
+        )
+    options = Options(pools=",".join(pools), **given)
+    with _opened(kubeconfig, context, "install", timeout) as cluster:
+        cluster.check()
+        return _bring(cluster, options.over(cluster.remembered()), dry_run=dry_run)
+
+
+@click.command()
+@_cluster_options
+@click.option("--to", default="", metavar="REVISION", help="Go back: `previous`, or the number of a revision.")
+@_image_options
+def upgrade(kubeconfig: str, context: str, *, timeout: float, dry_run: bool, to: str, registry: str, tag: str) -> int:
+    """Bring an installation to this release, or to other images, or back.
+
+    The bus and the cluster's services first, one copy at a time; then the nodes, one at a time. When something fails,
+    the revision before is applied again. The last five revisions are kept.
+    """
+    with _opened(kubeconfig, context, "upgrade", timeout) as cluster:
+        cluster.check()
+        past = cluster.history()
+        if not past:
+            raise Declined("airmesh is not installed in this cluster", "install it: airmesh install")
+        if to:
+            wanted = revisions.before(past, to)
+            if dry_run:
+                click.echo("\n".join(cluster.differences_of(wanted.objects)) or "no difference")
+                return Exit.WELL
+            cluster.go_back(wanted)
+            click.echo(f"airmesh is at revision {wanted.number}, tag {wanted.tag}")
+            return Exit.WELL
+        # Images are those of this release unless said; where they are taken from is remembered.
+        options = replace(Options(registry=registry).over(cluster.remembered()), tag=tag)
+        return _bring(cluster, options, dry_run=dry_run)
+
+
+@click.command()
+@_cluster_options
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@click.option("--timeout", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="Seconds to wait.")
+def uninstall(kubeconfig: str, context: str, *, yes: bool, timeout: float) -> int:
+    """Take airmesh away: agents, what they made on the nodes, and every object.
+
+    Pods lose their network. IPPools stay, with their kind: they are yours.
+    """
+    with _opened(kubeconfig, context, "uninstall", timeout) as cluster:
+        if not cluster.installed():
+            raise Declined("airmesh is not installed in this cluster", "nothing is to be done")
+        if not yes:
+            click.confirm("Pods of this cluster lose their network. Go on?", abort=True, err=True)
+        cluster.uninstall()
+    click.echo("airmesh is uninstalled")
+    return Exit.WELL
+
+
+@click.group()
+def keys() -> None:
+    """Keys of the bus' users."""
+
+
+@keys.command("accounts")
+@_cluster_options
+def accounts(kubeconfig: str, context: str) -> int:
+    """The bus' users and accounts, for the configuration of a NATS server of your own (install --nats).
+
+    Makes the keys that are missing, in the cluster; prints public ones alone. Again after nodes were added.
+    """
+    with _opened(kubeconfig, context, "keys") as cluster:
+        cluster.check()
+        click.echo(cluster.accounts(), nl=False)
+    return Exit.WELL
+
+
+@click.command()
+@_cluster_options
+@click.option("--node", is_flag=True, help="Look at this machine instead: does it have what a node needs?")
+@click.option("--cni-conf", default="/etc/cni/net.d", show_default=True, help="With --node: the runtime's conf_dir.")
+@click.option("--cni-bin", default="/opt/cni/bin", show_default=True, help="With --node: the runtime's bin_dir.")
+@click.option("--output", "-o", type=click.Choice(["table", "json"]), default="table", show_default=True)
+def check(kubeconfig: str, context: str, *, node: bool, cni_conf: str, cni_bin: str, output: str) -> int:
+    """Is everything there that airmesh needs, and does it run?
+
+    Exit code 1 when something is wrong; each finding is one sentence with its remedy.
+    """
+    if node:
+        seen, folders = node_check.look(Path(cni_conf), Path(cni_bin))
+        report = findings.report("this node", node_check.judge(seen, folders))
+    else:
+        with _opened(kubeconfig, context, "check") as cluster:
+            report = findings.report("the cluster", look_at_cluster(cluster.api))
+    if output == "json":
+        click.echo(json_text(report))
+    else:
+        show.tables(show.console(), findings.tables(report))
+    return Exit.WELL if report.well else Exit.NOT_WELL
+
+
+def _bring(cluster: Cluster, options: Options, *, dry_run: bool) -> int:
+    wanted = cluster.plan(options)
+    if dry_run:
+        click.echo("\n".join(cluster.differences(wanted)) or "no difference")
+        return Exit.WELL
+    revision = cluster.install(wanted)
+    report = findings.report("the cluster", look_at_cluster(cluster.api))
+    if not report.well:
+        show.tables(show.console(), findings.tables(report))
+    click.echo(f"airmesh is installed: revision {revision.number}, tag {revision.tag}")
+    return Exit.WELL if report.well else Exit.NOT_WELL

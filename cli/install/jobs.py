@@ -1,0 +1,100 @@
+"""What runs once on each node: its seeds are put there, or all that airmesh made there is taken away. Pure.
+
+A Job is bound to its node by name, so a node reads no other's seeds: the API server lets a kubelet read only the
+Secrets of pods that are bound to it. Its name says what it is about, so the same work is not done twice.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+from cli.install import names
+from cli.install.kinds import Object
+from cli.install.secrets import Host
+
+SEEDS = "seeds"
+REMOVE = "remove"
+_PYTHON = ["/usr/bin/python3.11", "-P", "-m"]
+_DEADLINE_SECONDS = 600
+
+
+def write_seeds(host: Host, image: str, about: str) -> Object:
+    """Seeds of a node's agents, from its Secret into its folder. ``about``: a digest of them."""
+    container = {
+        "name": SEEDS,
+        "image": image,
+        "command": [*_PYTHON, "services.dataplane.seeds", "/run/secrets/airmesh", "/etc/airmesh/seeds"],
+        "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+        "securityContext": _security([]),
+        "volumeMounts": [
+            {"name": "secret", "mountPath": "/run/secrets/airmesh", "readOnly": True},
+            {"name": "seeds", "mountPath": "/etc/airmesh/seeds"},
+        ],
+    }
+    volumes = [
+        {"name": "secret", "secret": {"secretName": names.node_secret(host.name), "defaultMode": 0o400}},
+        {"name": "seeds", "hostPath": {"path": "/etc/airmesh/seeds", "type": "DirectoryOrCreate"}},
+    ]
+    return _job(SEEDS, host, names.digest(about, host.uid, image), [container], volumes)
+
+
+def remove(host: Host, dataplane: str, routing: str, about: str) -> Object:
+    """Everything of airmesh on a node. ``about``: which uninstall, so that one that comes later is another Job.
+
+    ``routing`` empty: its agent has never run there, and its image may be what is missing.
+    """
+    rights = ["NET_ADMIN", "SYS_ADMIN", "DAC_OVERRIDE"]
+    steps = [("routes", routing, "services.routing.remove"), ("rest", dataplane, "services.dataplane.remove")]
+    containers: list[dict[str, Any]] = [
+        {
+            "name": name,
+            "image": image,
+            "command": [*_PYTHON, module, "/host"],
+            "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+            "securityContext": {**_security(rights), "seccompProfile": {"type": "Unconfined"}},
+            "volumeMounts": [{"name": "host", "mountPath": "/host", "mountPropagation": "HostToContainer"}],
+        }
+        for name, image, module in steps
+        if image
+    ]
+    return _job(REMOVE, host, about, containers, [{"name": "host", "hostPath": {"path": "/", "type": "Directory"}}])
+
+
+def _security(rights: list[str]) -> dict[str, Any]:
+    capabilities = {"drop": ["ALL"], "add": rights} if rights else {"drop": ["ALL"]}
+    return {
+        "runAsUser": 0,
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": capabilities,
+    }
+
+
+def _job(work: str, host: Host, about: str, containers: list[Any], volumes: list[Any]) -> Object:
+    labels = {names.PART_OF: "airmesh", names.NAME: work, names.JOB: work}
+    name = names.job(work, host.name, about)
+    return {
+        "apiVersion": "batch/v1",
+        "kind": "Job",
+        "metadata": {"name": name, "namespace": names.NAMESPACE, "labels": labels},
+        "spec": {
+            "backoffLimit": 4,
+            "activeDeadlineSeconds": _DEADLINE_SECONDS,
+            "template": {
+                "metadata": {"labels": labels},
+                "spec": {
+                    "nodeName": host.name,
+                    "serviceAccountName": "airmesh",
+                    "automountServiceAccountToken": False,
+                    "hostNetwork": True,
+                    "dnsPolicy": "Default",
+                    "restartPolicy": "OnFailure",
+                    "priorityClassName": "system-node-critical",
+                    "tolerations": [{"operator": "Exists"}],
+                    "initContainers": containers[:-1],
+                    "containers": containers[-1:],
+                    "volumes": volumes,
+                },
+            },
+        },
+    }

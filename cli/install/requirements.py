@@ -1,0 +1,130 @@
+"""What an installation asks of a cluster before anything is touched, and the small decisions about its nodes.
+
+Each refusal is one sentence that names what is missing. `check_cluster` asks the API server; the rest is pure.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping, Sequence
+from ipaddress import ip_network
+from typing import Any
+
+from cli.faults import Declined
+from cli.install.kinds import Object
+from cli.install.kubernetes import Kubernetes, Refusal
+from cli.install.names import NAMESPACE
+from cli.install.secrets import Host, host_of
+
+KUBERNETES = (1, 30)
+"""AppArmor profiles as fields of a pod; before, the API server refuses the manifests."""
+RIGHTS = (
+    ("patch", "", "namespaces", ""),
+    ("patch", "apiextensions.k8s.io", "customresourcedefinitions", ""),
+    ("patch", "rbac.authorization.k8s.io", "clusterroles", ""),
+    ("patch", "rbac.authorization.k8s.io", "clusterrolebindings", ""),
+    ("patch", "rbac.authorization.k8s.io", "roles", "kube-system"),
+    ("patch", "rbac.authorization.k8s.io", "rolebindings", "kube-system"),
+    ("create", "", "secrets", NAMESPACE),
+    ("list", "", "secrets", NAMESPACE),
+    ("patch", "", "configmaps", NAMESPACE),
+    ("patch", "apps", "daemonsets", NAMESPACE),
+    ("patch", "apps", "deployments", NAMESPACE),
+    ("patch", "apps", "statefulsets", NAMESPACE),
+    ("create", "batch", "jobs", NAMESPACE),
+    ("list", "", "nodes", ""),
+    ("patch", "", "nodes", ""),
+)
+"""Verb, group, resource, namespace: without these nothing is begun."""
+TAINT = "node.airmesh.io/agent-not-ready"
+BLOCKS = "airmesh.io/blocks"
+_CONTROL = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
+_BLOCK = {4: 26, 6: 122}
+_SERVERS = 3
+
+
+def version_of(text: str) -> tuple[int, int]:
+    """(1, 30) of ``v1.30.2+k3s1``; (0, 0) where there is none."""
+    found = re.match(r"v?(\d+)\.(\d+)", text)
+    return (int(found[1]), int(found[2])) if found else (0, 0)
+
+
+def check_version(text: str) -> None:
+    """Raises `Declined` for a Kubernetes that is too old."""
+    if version_of(text) < KUBERNETES:
+        least = ".".join(map(str, KUBERNETES))
+        raise Declined(
+            f"this cluster runs Kubernetes {text}: airmesh needs {least} or newer", "upgrade the cluster first"
+        )
+
+
+def check_cluster(api: Kubernetes) -> None:
+    """Version and rights. Raises `Declined` naming everything that is missing at once."""
+    try:
+        check_version(str(api.call("GET", "/version")["gitVersion"]))
+        missing = [right for right in RIGHTS if not api.may(*right)]
+    except Refusal as refusal:
+        raise refusal.complaint("look at the cluster") from refusal
+    if missing:
+        said = ", ".join(f"{verb} {resource}" for verb, _, resource, _ in missing)
+        raise Declined(
+            f"you may not: {said}", "use the kubeconfig of a cluster administrator (--kubeconfig, --context)"
+        )
+
+
+def check_hosts(hosts: Sequence[Host], servers: Sequence[Host]) -> None:
+    """Raises `Declined` for a cluster without nodes, or a node for the bus without an address."""
+    if not hosts:
+        raise Declined("this cluster has no node", "join one, then install")
+    nameless = [host.name for host in servers if not host.addresses]
+    if nameless:
+        raise Declined(
+            f"node {nameless[0]} has no InternalIP: agents would not find the bus there",
+            "give its kubelet --node-ip, or use a bus elsewhere with --nats",
+        )
+
+
+def choose_servers(chosen: Sequence[Host], nodes: Sequence[Mapping[str, Any]]) -> tuple[Host, ...]:
+    """Those that carry the label already; else three nodes or one, control planes first, then by name."""
+    if chosen:
+        return tuple(sorted(chosen, key=lambda host: host.name))
+
+    def late(node: Mapping[str, Any]) -> tuple[bool, str]:
+        labels = node["metadata"].get("labels") or {}
+        return not any(name in labels for name in _CONTROL), node["metadata"]["name"]
+
+    found = [host_of(node) for node in sorted(nodes, key=late)]
+    return tuple(found[: _SERVERS if len(found) >= _SERVERS else 1])
+
+
+def established(crd: Mapping[str, Any]) -> bool:
+    """Whether the API serves the kind."""
+    conditions = crd.get("status", {}).get("conditions") or ()
+    return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
+
+
+def pool(cidr: str) -> Object:
+    """The first IPPool of a family."""
+    network = ip_network(cidr)
+    return {
+        "apiVersion": "crd.projectcalico.org/v1",
+        "kind": "IPPool",
+        "metadata": {"name": f"default-ipv{network.version}"},
+        "spec": {
+            "cidr": str(network),
+            "blockSize": max(_BLOCK[network.version], network.prefixlen),
+            "natOutgoing": True,
+            "nodeSelector": "all()",
+        },
+    }
+
+
+def unmarked(node: Mapping[str, Any]) -> Iterator[Object]:
+    """JSON merge patches that take off a Node what `cluster` wrote on it: the taint, the annotation."""
+    metadata = node.get("metadata", {})
+    taints = node.get("spec", {}).get("taints") or []
+    others = [one for one in taints if one["key"] != TAINT]
+    if len(others) < len(taints):
+        yield {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "spec": {"taints": others or None}}
+    if BLOCKS in (metadata.get("annotations") or {}):
+        yield {"metadata": {"annotations": {BLOCKS: None}}}

@@ -1,0 +1,397 @@
+"""What the commands do, step by step: look, make keys, render, apply, wait, record; and the way back from each.
+
+Every step looks at what is there first, so a run that was interrupted is taken up by the next one. Whatever fails is
+undone: of an upgrade, the revision before is applied again; of a first installation, everything it made is taken away.
+Units: seconds.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from chassis.bus.accounts import make_accounts
+from chassis.bus.nats_config import accounts_part
+from cli.faults import Complaint, Declined
+from cli.install import bus_check, jobs, names, requirements, revisions, rollout, secrets
+from cli.install import render as manifests
+from cli.install.differences import difference
+from cli.install.kinds import WORKLOADS, Object, Ref, ref
+from cli.install.kubernetes import Kubernetes, Refusal
+from cli.install.options import Options, remembered, to_remember
+from cli.install.revisions import Revision
+from cli.install.secrets import Host
+
+Say = Callable[[str], None]
+POLL = 1.0
+_ESTABLISHED = 30.0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Plan:
+    """What the cluster is to become."""
+
+    options: Options
+    hosts: tuple[Host, ...]
+    servers: tuple[Host, ...]
+    """Nodes that carry our own bus; none with somebody else's."""
+    objects: tuple[Object, ...]
+    """Everything that is rendered, in order."""
+
+
+class Cluster:
+    """One installation in one cluster. ``say`` gets a line of progress at a time."""
+
+    def __init__(self, api: Kubernetes, say: Say, *, timeout: float, poll: float = POLL) -> None:
+        self.api = api
+        self._say = say
+        self._timeout = timeout
+        self._poll = poll
+
+    # What is there
+
+    def hosts(self) -> tuple[Host, ...]:
+        """All nodes, in the order of their names."""
+        found = [secrets.host_of(one) for one in self.api.items("v1", "Node")]
+        return tuple(sorted(found, key=lambda one: one.name))
+
+    def servers(self) -> tuple[Host, ...]:
+        """Nodes for the bus: those that were chosen, else three (or one), control planes first."""
+        nodes = self.api.items("v1", "Node")
+        chosen = [one for one in nodes if names.BUS_NODE in (one["metadata"].get("labels") or {})]
+        return requirements.choose_servers([secrets.host_of(one) for one in chosen], nodes)
+
+    def remembered(self) -> Options:
+        """The options of the installation that is there."""
+        return remembered(self.api.get(Ref("v1", "ConfigMap", names.NAMESPACE, names.OPTIONS)))
+
+    def history(self) -> tuple[Revision, ...]:
+        """All revisions that are kept."""
+        return revisions.history(self.api.items("v1", "ConfigMap", names.NAMESPACE, labels=names.REVISION))
+
+    def secrets(self) -> dict[str, Object]:
+        """Our Secrets by name."""
+        found = self.api.items("v1", "Secret", names.NAMESPACE)
+        return {one["metadata"]["name"]: one for one in found}
+
+    # Installing
+
+    def check(self) -> None:
+        """Version and rights. Raises `Declined`."""
+        requirements.check_cluster(self.api)
+
+    def plan(self, options: Options) -> Plan:
+        """What these options come to; makes no change. Raises `Usage` or `Declined` before anything is touched."""
+        options.check()
+        hosts = self.hosts()
+        servers = () if options.nats else self.servers()
+        requirements.check_hosts(hosts, servers)
+        if options.nats:
+            self._check_bus(options.nats.split(",")[0])
+        variables = manifests.settings(
+            nats=options.nats or secrets.url(servers),
+            uplinks=options.uplinks,
+            servers=len(servers) or len(options.nats.split(",")),
+            tls=not options.nats or options.nats.startswith("tls"),
+        )
+        rendered = manifests.render(variables, registry=options.registry, tag=options.tag)
+        fit = manifests.fitted(rendered, nodes=len(hosts), servers=len(servers), checksums={})
+        return Plan(options=options, hosts=hosts, servers=servers, objects=tuple(fit))
+
+    def _check_bus(self, url: str) -> None:
+        """Somebody else's bus knows our users. Raises `Declined`; a bus that does not answer from here is a note."""
+        there = self.secrets()
+        if names.seed_secret("cli") not in there:
+            raise Declined(
+                f"the NATS server at {url} cannot know airmesh's users: they have no keys yet",
+                "run `airmesh keys accounts`, include what it prints in the server's configuration, and install again",
+            )
+        silent = bus_check.sign_in(url, secrets.texts_of(there[names.seed_secret("cli")])["seed"].strip())
+        if silent:
+            self._say(f"note: from here {silent}")
+
+    def accounts(self) -> str:
+        """Users and accounts of the bus as a part of a NATS server's configuration; makes the keys that are missing."""
+        labels = {names.PART_OF: "airmesh"}
+        self.api.create(
+            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.NAMESPACE, "labels": labels}}
+        )
+        hosts = self.hosts()
+        for one in secrets.missing_keys(self.secrets(), hosts):
+            self.api.create(one)
+        return accounts_part(make_accounts(secrets.users(self.secrets(), hosts)))
+
+    def installed(self) -> bool:
+        """Whether there is anything of ours."""
+        return self.api.get(Ref("v1", "Namespace", "", names.NAMESPACE)) is not None
+
+    def differences(self, wanted: Plan) -> list[str]:
+        """What an installation would change, as a unified diff: the API server itself says how it would be."""
+        there, lines = self.secrets(), list[str]()
+        for one in secrets.missing_keys(there, wanted.hosts):
+            lines += difference(None, one)
+        checksums = {}
+        if names.BUS_SECRET in there and wanted.servers and not lines:
+            config = secrets.bus_config(there, wanted.hosts, wanted.servers)
+            lines += difference(there.get(names.BUS_CONFIG), config)
+            checksums = {names.BUS: bus_checksum(there, config)}
+        fit = manifests.fitted(
+            wanted.objects, nodes=len(wanted.hosts), servers=len(wanted.servers), checksums=checksums
+        )
+        return lines + self.differences_of(fit)
+
+    def differences_of(self, objects: Sequence[Object]) -> list[str]:
+        """The same of these objects alone."""
+        lines: list[str] = []
+        for one in objects:
+            live = self.api.get(ref(one))
+            try:
+                after = self.api.apply(one, dry_run=True)
+            except Refusal as refusal:
+                if refusal.status != 404:  # its namespace or kind is not there yet
+                    raise
+                after = one
+            lines += difference(live, after)
+        for away in revisions.gone(self.history(), objects):
+            lines += difference(self.api.get(away), None)
+        return lines
+
+    def install(self, wanted: Plan) -> Revision:
+        """Bring the cluster to the plan; the revision that it is now. Undoes what it did when something fails."""
+        past = self.history()
+        first = not any(one.state == revisions.COMPLETE for one in past)
+        try:
+            return self._install(wanted, past)
+        except (Complaint, Refusal) as fault:
+            self._say("failed: what was begun is undone")
+            self._undo(past, wanted, first=first)
+            raise fault if isinstance(fault, Complaint) else fault.complaint("install") from fault
+
+    def _install(self, wanted: Plan, past: Sequence[Revision]) -> Revision:
+        self._apply([one for one in wanted.objects if one["kind"] in ("Namespace", "CustomResourceDefinition")])
+        self._established(wanted.objects)
+        number = past[-1].number + 1 if past else 1
+        if past and past[-1].state == revisions.APPLYING:
+            number = past[-1].number
+        tag = manifests.image_of(wanted.objects, "cluster").rpartition(":")[2]
+        checksums = self._keys(wanted)
+        objects = manifests.fitted(
+            wanted.objects, nodes=len(wanted.hosts), servers=len(wanted.servers), checksums=checksums
+        )
+        revision = Revision(number=number, state=revisions.APPLYING, tag=tag, objects=tuple(objects))
+        self.api.apply(revision.write())
+        self._apply([one for one in objects if one["kind"] == "ServiceAccount"])
+        self._seeds(wanted)
+        self.roll_out(objects)
+        self._pools(wanted.options)
+        self._prune(past, objects)
+        self.api.apply(to_remember(wanted.options))
+        revision = replace(revision, state=revisions.COMPLETE)
+        self.api.apply(revision.write())
+        for old in past[: -revisions.KEPT]:
+            self.api.delete(Ref("v1", "ConfigMap", names.NAMESPACE, old.name))
+        return revision
+
+    def go_back(self, to: Revision) -> None:
+        """Apply a revision that was kept."""
+        self._say(f"going to revision {to.number}, tag {to.tag}")
+        self.roll_out(to.objects)
+        self._prune(self.history(), to.objects)
+        self.api.apply(replace(to, state=revisions.COMPLETE).write())
+        for later in self.history():
+            if later.number > to.number:
+                self.api.delete(Ref("v1", "ConfigMap", names.NAMESPACE, later.name))
+
+    def roll_out(self, objects: Sequence[Object]) -> None:
+        """Apply objects in their order; after each workload, wait until it runs. One node at a time is the DaemonSets'
+        own rule, and they come last: nodes are changed when what serves them is there.
+        """
+        plain = [one for one in objects if one["kind"] not in WORKLOADS]
+        self._apply(plain)
+        self._say(f"applied {len(plain)} objects")
+        for one in (one for one in objects if one["kind"] in WORKLOADS):
+            self._apply([one])
+            self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
+
+    def _apply(self, objects: Iterable[Object]) -> None:
+        for one in objects:
+            try:
+                self.api.apply(one)
+            except Refusal as refusal:
+                raise refusal.complaint(str(ref(one))) from refusal
+
+    def _established(self, objects: Iterable[Object]) -> None:
+        """The API serves a kind a moment after it is defined."""
+        end = time.monotonic() + _ESTABLISHED
+        for one in objects:
+            if one["kind"] != "CustomResourceDefinition":
+                continue
+            while not requirements.established(self.api.get(ref(one)) or {}):
+                if time.monotonic() > end:
+                    raise Declined(f"{ref(one)} is not established", f"look at `kubectl describe crd {ref(one).name}`")
+                time.sleep(min(self._poll, 0.1))
+
+    def _keys(self, wanted: Plan) -> dict[str, str]:
+        """Make what is missing of keys and certificates; checksums of what pods read at their start."""
+        made = 0
+        for one in secrets.missing_keys(self.secrets(), wanted.hosts):
+            made += self.api.create(one)
+        if wanted.servers:
+            for one in secrets.missing_certificates(self.secrets(), wanted.servers):
+                self.api.apply(one)
+                made += 1
+            for host in wanted.servers:
+                self._label(host, on=True)
+            there = self.secrets()
+            config = secrets.bus_config(there, wanted.hosts, wanted.servers)
+            self._apply([config, secrets.authority_map(there)])
+            self._say(f"{made} Secrets made, the others are kept")
+            return {names.BUS: bus_checksum(there, config)}
+        self._say(f"{made} Secrets made, the others are kept")
+        return {}
+
+    def _label(self, host: Host, *, on: bool) -> None:
+        """By a field manager of its own: it is the node's, and stays when a plan leaves it out."""
+        labels = {names.BUS_NODE: "true"} if on else {}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": host.name, "labels": labels}}
+        self.api.apply(node, manager="airmesh-bus")
+
+    def _seeds(self, wanted: Plan) -> None:
+        image, there = manifests.image_of(wanted.objects, "dataplane"), self.secrets()
+        for host in wanted.hosts:
+            about = names.digest(str(there[names.node_secret(host.name)].get("data")))
+            self.api.create(jobs.write_seeds(host, image, about))
+        for host in wanted.hosts:
+            about = names.digest(str(there[names.node_secret(host.name)].get("data")))
+            self._await(ref(jobs.write_seeds(host, image, about)), f"{names.NAME}={jobs.SEEDS}")
+
+    def _pools(self, options: Options) -> None:
+        if not options.pools or self.api.items("crd.projectcalico.org/v1", "IPPool"):
+            return
+        for cidr in options.pools.split(","):
+            self.api.create(requirements.pool(cidr))
+        self._say(f"IPPools made of {options.pools}")
+
+    def _prune(self, past: Iterable[Revision], objects: Iterable[Object]) -> None:
+        for away in revisions.gone(past, objects):
+            if self.api.delete(away):
+                self._say(f"{away} deleted: it is no part of this revision")
+
+    def _await(self, workload: Ref, labels: str) -> None:
+        """Until a workload runs. Raises `Declined` when it cannot, or does not in time."""
+        end, said, pause = time.monotonic() + self._timeout, "", self._poll / 10
+        while True:
+            found = self.api.get(workload)
+            seen = rollout.progress(found) if found else rollout.Progress(done=False, text="not there")
+            if seen.text != said:
+                said = seen.text
+                self._say(f"{workload.kind} {workload.name}: {said}")
+            if seen.done:
+                return
+            late = time.monotonic() > end
+            held = rollout.obstacle(self.api.items("v1", "Pod", names.NAMESPACE, labels=labels))
+            if held is not None and (held.final or late):
+                raise Declined(held.sentence, held.remedy)
+            if late or (found is not None and found["kind"] == "Job" and rollout.failed(found)):
+                raise Declined(
+                    f"{workload} is not well within {self._timeout:.0f} s ({seen.text})",
+                    f"look at `kubectl --namespace {names.NAMESPACE} get pods`",
+                )
+            time.sleep(pause)
+            pause = min(pause * 1.3, self._poll)
+
+    def _undo(self, past: Sequence[Revision], wanted: Plan, *, first: bool) -> None:
+        """Back to the last complete revision; of a first installation nothing is left."""
+        if first:
+            self._take_seeds_away(wanted)
+            # Somebody else's bus knows these keys by now: they stay, as they were before.
+            self.take_away(wanted.hosts, wanted.objects, clean=False, keys=not wanted.options.nats)
+            return
+        last = next(one for one in reversed(past) if one.state == revisions.COMPLETE)
+        for one in last.objects:
+            self.api.apply(one)
+        self._prune([Revision(number=0, state="", tag="", objects=wanted.objects)], last.objects)
+        for later in self.history():
+            if later.number > last.number:
+                self.api.delete(Ref("v1", "ConfigMap", names.NAMESPACE, later.name))
+        self._say(f"revision {last.number}, tag {last.tag}, is applied again")
+
+    def _take_seeds_away(self, wanted: Plan) -> None:
+        """From nodes that have got theirs; no agent has run to the end of a roll-out yet, but one may have begun."""
+        done = self.api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.SEEDS}")
+        nodes = {one["spec"]["template"]["spec"]["nodeName"] for one in done if rollout.progress(one).done}
+        hosts = [host for host in wanted.hosts if host.name in nodes]
+        agents = {one["metadata"]["name"] for one in self.api.items("apps/v1", "DaemonSet", names.NAMESPACE)}
+        for kind in reversed(WORKLOADS):
+            for one in self.api.items("apps/v1", kind, names.NAMESPACE, labels=names.OURS):
+                self.api.delete(ref(one))
+        try:
+            self._clean(hosts, wanted.objects, with_routing="dataplane" in agents)
+        except (Complaint, Refusal) as fault:
+            left = ", ".join(host.name for host in hosts)
+            self._say(f"what is on nodes {left} could not be taken away: {fault}")
+
+    # Taking away
+
+    def uninstall(self) -> None:
+        """Stop the agents, clean each node, then delete every object. Pools and their CRD stay: they are data."""
+        past = self.history()
+        objects = past[-1].objects if past else ()
+        self.take_away(self.hosts(), objects, clean=True)
+
+    def take_away(self, hosts: Sequence[Host], objects: Sequence[Object], *, clean: bool, keys: bool = True) -> None:
+        """``clean``: agents have run on the nodes, so that there is something to clean. ``keys``: these go, too."""
+        for kind in reversed(WORKLOADS):
+            for one in self.api.items("apps/v1", kind, names.NAMESPACE, labels=names.OURS):
+                self.api.delete(ref(one))
+                self._say(f"{kind} {one['metadata']['name']} deleted")
+        if clean and objects:
+            self._gone("pods of agents", lambda: self.api.items("v1", "Pod", names.NAMESPACE, labels=_AGENTS))
+            self._clean(hosts, objects)
+        for host in hosts:
+            self._label(host, on=False)
+            self._untaint(host)
+        kept = ("Namespace", "CustomResourceDefinition", *WORKLOADS)
+        for one in reversed(objects):
+            if one["kind"] not in kept:
+                self.api.delete(ref(one))
+        if not keys:
+            for kind, version in (("Job", "batch/v1"), ("ConfigMap", "v1")):
+                for one in self.api.items(version, kind, names.NAMESPACE, labels=names.OURS):
+                    self.api.delete(ref(one))
+            return
+        self.api.delete(Ref("v1", "Namespace", "", names.NAMESPACE))
+        self._say(f"namespace {names.NAMESPACE} deleted, and all that was in it")
+
+    def _clean(self, hosts: Sequence[Host], objects: Sequence[Object], *, with_routing: bool = True) -> None:
+        dataplane = manifests.image_of(objects, "dataplane")
+        routing = manifests.image_of(objects, "routing") if with_routing else ""
+        about = str((self.api.get(Ref("v1", "Namespace", "", names.NAMESPACE)) or {}).get("metadata", {}).get("uid"))
+        work = [jobs.remove(host, dataplane, routing, about) for host in hosts]
+        for one in work:
+            self.api.create(one)
+        for one in work:
+            self._await(ref(one), f"{names.NAME}={jobs.REMOVE}")
+
+    def _untaint(self, host: Host) -> None:
+        """What `cluster` wrote on the node and nobody would take off any more."""
+        node = self.api.get(Ref("v1", "Node", "", host.name))
+        for body in requirements.unmarked(node or {}):
+            self.api.call("PATCH", Ref("v1", "Node", "", host.name).path, body, "application/merge-patch+json")
+
+    def _gone(self, what: str, left: Callable[[], list[Object]]) -> None:
+        end = time.monotonic() + self._timeout
+        while left():
+            if time.monotonic() > end:
+                raise Declined(f"{what} do not end within {self._timeout:.0f} s", "see whether their nodes answer")
+            time.sleep(self._poll)
+
+
+def bus_checksum(there: Mapping[str, Object], config: Object) -> str:
+    """Of what the bus' servers read at their start."""
+    leaf = (there[names.BUS_TLS].get("data") or {}).get("tls.crt", "")
+    return names.digest(str(sorted(config["data"].items())), str(leaf))
+
+
+_AGENTS = f"{names.OURS},{names.NAME} in (dataplane,routing)"

@@ -1,0 +1,139 @@
+"""What an installation decides without a cluster: versions, servers, options, revisions, obstacles, differences."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from cli.faults import Declined, Usage
+from cli.install import requirements, revisions, rollout
+from cli.install.differences import difference
+from cli.install.options import Options
+from cli.install.revisions import APPLYING, COMPLETE, Revision
+from cli.install.secrets import Host
+
+
+@pytest.mark.parametrize("old", ["v1.29.9", "v1.24.0+k3s1", "v0.1", "unknown"])
+def test_an_older_kubernetes_is_named(old: str) -> None:
+    with pytest.raises(Declined) as refused:
+        requirements.check_version(old)
+    assert f"runs Kubernetes {old}: airmesh needs 1.30 or newer" in str(refused.value)
+
+
+@pytest.mark.parametrize("new", ["v1.30.0", "v1.36.3", "v2.0.0", "1.31+"])
+def test_a_newer_one_is_taken(new: str) -> None:
+    requirements.check_version(new)
+
+
+def node(name: str, *labels: str) -> dict[str, Any]:
+    return {"metadata": {"name": name, "labels": dict.fromkeys(labels, "")}, "status": {}}
+
+
+def test_the_bus_has_three_servers_or_one_and_control_planes_come_first() -> None:
+    control = "node-role.kubernetes.io/control-plane"
+    nodes = [node("a"), node("b"), node("c", control), node("d", control)]
+    assert [one.name for one in requirements.choose_servers((), nodes)] == ["c", "d", "a"]
+    assert [one.name for one in requirements.choose_servers((), nodes[:2])] == ["a"]
+    chosen = [Host(name=name, uid="", addresses=()) for name in ("z", "b")]
+    assert [one.name for one in requirements.choose_servers(chosen, nodes)] == ["b", "z"]
+
+
+def test_a_cluster_without_nodes_or_addresses_is_named() -> None:
+    with pytest.raises(Declined, match="no node"):
+        requirements.check_hosts((), ())
+    bare = Host(name="n1", uid="", addresses=())
+    with pytest.raises(Declined, match="node n1 has no InternalIP"):
+        requirements.check_hosts((bare,), (bare,))
+
+
+def test_what_is_not_given_is_as_it_was() -> None:
+    before = Options(uplinks="eth0", tag="1")
+    assert Options(tag="2").over(before) == Options(uplinks="eth0", tag="2")
+
+
+@pytest.mark.parametrize("wrong", [{"tag": "a:b"}, {"tag": "a b"}, {"registry": "https://x"}, {"nats": "nats://"}])
+def test_wrong_options_name_themselves(wrong: dict[str, str]) -> None:
+    with pytest.raises(Usage, match=f"--{next(iter(wrong))}"):
+        Options(uplinks="eth0", **wrong).check()
+
+
+def revision(number: int, state: str = COMPLETE, *names: str) -> Revision:
+    objects = tuple(
+        {"apiVersion": "v1", "kind": "ConfigMap", "metadata": {"name": name, "namespace": "x"}} for name in names
+    )
+    return Revision(number=number, state=state, tag=str(number), objects=objects)
+
+
+def test_a_revision_is_read_back_as_written() -> None:
+    one = revision(7, APPLYING, "a", "b")
+    assert revisions.history([one.write(), revision(2).write()]) == (revision(2), one)
+    broken = one.write() | {"binaryData": {"objects": "AAAA"}}
+    with pytest.raises(Declined, match="airmesh-revision-7 holds no revision"):
+        revisions.history([broken])
+
+
+def test_the_way_back() -> None:
+    past = (revision(1), revision(2), revision(3))
+    assert revisions.before(past, "previous").number == 2
+    assert revisions.before(past, "1").number == 1
+    assert revisions.before((*past, revision(4, APPLYING)), "previous").number == 3
+    with pytest.raises(Usage, match="no revision '9'"):
+        revisions.before(past, "9")
+    with pytest.raises(Usage, match="no revision 'previous'"):
+        revisions.before(past[:1], "previous")
+
+
+def test_what_is_in_no_revision_any_more_is_named() -> None:
+    gone = revisions.gone(
+        [revision(1, COMPLETE, "a", "b"), revision(2, COMPLETE, "b", "c")], revision(3, COMPLETE, "b").objects
+    )
+    assert [one.name for one in gone] == ["a", "c"]
+
+
+def test_a_secret_shows_no_value() -> None:
+    secret = {"apiVersion": "v1", "kind": "Secret", "metadata": {"name": "s"}, "data": {"seed": "U0VDUkVU"}}
+    said = "\n".join(difference(None, secret))
+    assert "+  seed: (secret " in said
+    assert "U0VDUkVU" not in said
+    assert list(difference(secret, {**secret, "metadata": {"name": "s", "resourceVersion": "9"}})) == []
+    changed = list(difference(secret, {**secret, "data": {"seed": "T1RIRVI="}}))
+    assert len([line for line in changed if line.startswith(("+ ", "- "))]) == 2
+
+
+@pytest.mark.parametrize(
+    ("status", "done"),
+    [
+        ({}, False),
+        (
+            {"observedGeneration": 1, "desiredNumberScheduled": 3, "updatedNumberScheduled": 3, "numberAvailable": 3},
+            False,
+        ),
+        (
+            {"observedGeneration": 2, "desiredNumberScheduled": 3, "updatedNumberScheduled": 2, "numberAvailable": 3},
+            False,
+        ),
+        (
+            {"observedGeneration": 2, "desiredNumberScheduled": 3, "updatedNumberScheduled": 3, "numberAvailable": 2},
+            False,
+        ),
+        (
+            {"observedGeneration": 2, "desiredNumberScheduled": 3, "updatedNumberScheduled": 3, "numberAvailable": 3},
+            True,
+        ),
+    ],
+)
+def test_a_daemonset_runs_when_all_its_pods_are_new_and_available(status: dict[str, int], done: bool) -> None:
+    found = {"kind": "DaemonSet", "metadata": {"generation": 2}, "spec": {}, "status": status}
+    assert rollout.progress(found).done is done
+
+
+def test_of_two_obstacles_the_one_that_does_not_pass_is_said() -> None:
+    def pod(name: str, reason: str) -> dict[str, Any]:
+        container = {"name": "agent", "image": "r/x:1", "state": {"waiting": {"reason": reason}}}
+        return {"metadata": {"name": name}, "spec": {"nodeName": "n1"}, "status": {"containerStatuses": [container]}}
+
+    assert rollout.obstacle([pod("a", "ContainerCreating")]) is None
+    found = rollout.obstacle([pod("a", "CrashLoopBackOff"), pod("b", "ErrImagePull")])
+    assert found is not None
+    assert (found.final, found.sentence) == (True, "image r/x:1 cannot be had on node n1 (ErrImagePull)")

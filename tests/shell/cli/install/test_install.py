@@ -1,0 +1,193 @@
+"""`airmesh install`, `upgrade`, `uninstall`, `check` before a real API server: whole, idempotent, or not at all."""
+
+from __future__ import annotations
+
+import base64
+import re
+import signal
+import time
+from typing import Any
+
+import pytest
+
+from cli.install.names import NAMESPACE
+from tests.natsd import NatsServer
+from tests.shell.cli.install.conftest import APPS, BATCH, NODES, World
+
+SEED = re.compile(r"\bSU[A-Z2-7]{50,}")
+CORE = f"/api/v1/namespaces/{NAMESPACE}"
+INSTALL = ("install", "--uplinks", "eth0", "--pool", "10.244.0.0/16", "--timeout", "20")
+
+
+def data(world: World, name: str) -> dict[str, str]:
+    found = world.get(f"{CORE}/secrets/{name}")
+    return {key: base64.b64decode(value).decode() for key, value in found["data"].items()}
+
+
+def seeds(world: World) -> dict[str, Any]:
+    return {
+        one["metadata"]["name"]: one["data"]
+        for one in world.items(f"{CORE}/secrets")
+        if one["metadata"]["name"].startswith(("airmesh-seed-", "airmesh-node-"))
+    }
+
+
+def image(world: World, plural: str, name: str) -> str:
+    found = world.get(f"{APPS}/{plural}/{name}")
+    return str(found["spec"]["template"]["spec"]["containers"][0]["image"])
+
+
+def pools(world: World) -> list[str]:
+    return [one["spec"]["cidr"] for one in world.items("/apis/crd.projectcalico.org/v1/ippools")]
+
+
+def nothing_is_left(world: World) -> None:
+    deadline = time.monotonic() + 20
+    while world.get(CORE) is not None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    assert world.get(CORE) is None
+    roles = "/apis/rbac.authorization.k8s.io/v1"
+    for path in (f"{roles}/clusterroles", f"{roles}/clusterrolebindings", f"{roles}/namespaces/kube-system/roles"):
+        assert [one for one in world.items(path) if one["metadata"]["name"].startswith("airmesh")] == []
+    for node in NODES:
+        assert "node.airmesh.io/bus" not in (world.get(f"/api/v1/nodes/{node}")["metadata"].get("labels") or {})
+
+
+def test_a_whole_installation_its_upgrade_the_way_back_and_its_end(world: World) -> None:
+    dry = world.airmesh(*INSTALL, "--dry-run")
+    assert dry.code == 0, dry.err
+    assert "+kind: DaemonSet" in dry.out
+    assert not SEED.search(dry.out)
+    assert world.get(CORE) is None, "a dry run changed something"
+
+    done = world.airmesh(*INSTALL)
+    assert "revision 1" in done.out, done.err
+    assert done.code == 1, "no node has said that it is ready"
+    assert "node n2" in done.out
+    assert world.order == ["nats", "cluster", "dns", "ipam", "policy", "dataplane", "routing"]
+    assert pools(world) == ["10.244.0.0/16"]
+    config = data(world, "airmesh-nats")["nats.conf"]
+    assert "192.0.2.2:6222" in config
+    assert "dataplane-n3" in config
+    assert data(world, "airmesh-nats-tls").keys() == {"tls.crt", "tls.key", "ca.crt"}
+    settings = [
+        one["data"] for one in world.items(f"{CORE}/configmaps") if "AIRMESH_UPLINKS" in (one.get("data") or {})
+    ]
+    assert settings[0]["AIRMESH_NATS_URL"] == "nats://192.0.2.1:4222,nats://192.0.2.2:4222,nats://192.0.2.3:4222"
+    assert settings[0]["AIRMESH_BUCKET_REPLICAS"] == "3"
+    jobs = world.items(f"{BATCH}/jobs")
+    assert {one["spec"]["template"]["spec"]["nodeName"] for one in jobs} == set(NODES)
+
+    world.ready()
+    checked = world.airmesh("check")
+    assert checked.code == 0, checked.out
+    assert "everything is as it should be" in checked.out
+
+    # Once more: nothing changes, least of all a key.
+    keys, before = seeds(world), [one["metadata"]["generation"] for one in world.items(f"{APPS}/daemonsets")]
+    again = world.airmesh("install", "--timeout", "20")
+    assert (again.code, "0 Secrets made" in again.err) == (0, True), again.err
+    assert seeds(world) == keys
+    assert [one["metadata"]["generation"] for one in world.items(f"{APPS}/daemonsets")] == before
+    assert world.airmesh("install", "--dry-run").out == "no difference\n"
+
+    world.order.clear()
+    up = world.airmesh("upgrade", "--tag", "0.2.0", "--timeout", "20")
+    assert up.code == 0, up.err
+    assert world.order[-2:] == ["dataplane", "routing"], "nodes come last"
+    assert image(world, "daemonsets", "dataplane").endswith("dataplane:0.2.0")
+    back = world.airmesh("upgrade", "--to", "previous", "--timeout", "20")
+    assert back.code == 0, back.err
+    assert image(world, "deployments", "cluster").endswith("cluster:0.1.0")
+    assert seeds(world) == keys
+
+    # An upgrade to an image that nobody has: one sentence, and all is as before.
+    world.no_image = "policy"
+    bad = world.airmesh("upgrade", "--tag", "9.9.9", "--timeout", "20")
+    world.no_image = ""
+    assert bad.code == 4
+    assert "policy:9.9.9 cannot be had on node n2" in bad.err
+    assert "--registry" in bad.err
+    for plural, name in (("deployments", "policy"), ("deployments", "cluster"), ("daemonsets", "dataplane")):
+        assert image(world, plural, name).endswith(":0.1.0")
+
+    end = world.airmesh("uninstall", "--yes", "--timeout", "20")
+    assert end.code == 0, end.err
+    nothing_is_left(world)
+    assert pools(world) == ["10.244.0.0/16"], "pools are a person's"
+
+
+def test_an_installation_that_fails_leaves_nothing(world: World) -> None:
+    world.no_image = "ipam"
+    done = world.airmesh(*INSTALL)
+    assert done.code == 4
+    assert "ipam:0.1.0 cannot be had on node n2 (ImagePullBackOff: not found)" in done.err
+    nothing_is_left(world)
+
+
+def test_one_that_is_killed_is_taken_up_by_the_next(world: World) -> None:
+    world.rolls = False
+    with world.command(*INSTALL) as running:
+        deadline = time.monotonic() + 20
+        while len(world.items(f"{BATCH}/jobs")) < len(NODES) and time.monotonic() < deadline:
+            time.sleep(0.05)
+        running.send_signal(signal.SIGKILL)
+        running.communicate()
+    keys = seeds(world)
+    assert len(keys) >= len(NODES)
+    checked = world.airmesh("check")
+    assert checked.code == 1
+    world.rolls = True
+    done = world.airmesh(*INSTALL)
+    assert "revision 1" in done.out, done.err
+    assert seeds(world) == keys
+    assert len(world.items(f"{APPS}/daemonsets")) == 2
+
+
+def test_a_bus_with_other_users_is_named_and_one_with_ours_is_taken(world: World, nats_server: NatsServer) -> None:
+    own = (*INSTALL, "--nats", nats_server.url)
+    without = world.airmesh(*own)
+    assert (without.code, world.get(CORE)) == (4, None)
+    assert "they have no keys yet" in without.err
+    printed = world.airmesh("keys", "accounts").out
+    assert "dataplane-n3" in printed
+    assert not SEED.search(printed)
+    other = world.airmesh(*own)
+    assert other.code == 4
+    assert f"the NATS server at {nats_server.url} does not know airmesh's users" in other.err
+    assert world.items(f"{APPS}/deployments") == []
+    nats_server.config.write_text(nats_server.config.read_text().partition("accounts:")[0] + printed)
+    nats_server.restart()
+    done = world.airmesh(*own)
+    assert "revision 1" in done.out, done.err
+    assert world.items(f"{APPS}/statefulsets") == []
+
+
+def test_who_may_not_learns_what_is_missing_and_nothing_is_begun(world: World) -> None:
+    done = world.airmesh(*INSTALL, user="nobody")
+    assert done.code == 4
+    assert "you may not: patch namespaces, patch customresourcedefinitions" in done.err
+    assert len(done.err.strip().splitlines()) == 2
+    assert world.get(CORE) is None
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "sentence"),
+    [
+        (("install",), 2, "--uplinks is not given"),
+        (("install", "--uplinks", "eth0,"), 2, "is no interface"),
+        (("install", "--uplinks", "eth0", "--nats", "http://x"), 2, "is not the URL of a NATS server"),
+        (("install", "--uplinks", "eth0", "--pool", "10.0.0.1/8"), 2, "is no CIDR"),
+        (("install", "--uplinks", "eth0", "--migrate"), 2, "--migrate is not supported: two networks on one node"),
+        (("upgrade",), 4, "airmesh is not installed in this cluster"),
+        (("uninstall", "--yes"), 4, "airmesh is not installed in this cluster"),
+        (("check",), 1, ""),
+    ],
+)
+def test_what_cannot_be_done_is_one_sentence(
+    world: World, arguments: tuple[str, ...], code: int, sentence: str
+) -> None:
+    done = world.airmesh(*arguments)
+    assert done.code == code, done.err
+    assert sentence in done.err
+    assert world.get(CORE) is None
