@@ -25,7 +25,9 @@ ASK_SECONDS = 4.0
 
 def hold() -> int:
     """Keeps a network namespace until it is told to end."""
-    signal.sigwait({signal.SIGTERM, signal.SIGINT})
+    ends = {signal.SIGTERM, signal.SIGINT}
+    signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # else lost on the first process of a container
+    signal.sigwait(ends)
     return 0
 
 

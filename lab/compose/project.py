@@ -36,6 +36,8 @@ TOOLS = ("nats", "jaeger", "prometheus")
 CGROUP = "airmesh-compose"
 _DEADLINE_SECONDS = 300.0
 _BUILD_SECONDS = 1800.0
+_DEPENDENT_LEVELS = 4
+"""Containers that need others, which need others: podman removes none that another one needs."""
 Say = Callable[[str], None]
 
 
@@ -88,6 +90,7 @@ class Project:
         if not os.path.ismount(self._bpffs):
             _run(["mount", "-t", "bpf", "bpf", str(self._bpffs)])
         self._cgroup.mkdir(exist_ok=True)
+        Path("/run/netns").mkdir(exist_ok=True)  # `ip netns` makes it where it is not
 
     @property
     def _bpffs(self) -> Path:
@@ -148,13 +151,12 @@ class Project:
     def down(self) -> None:
         """Removes all but the secrets, whatever of it is there. Raises LabError naming what would not go."""
         engine = find_engine()
-        names = self.containers(engine)
-        if names:
-            with suppress(LabError, EngineError):
-                engine.run("rm", "--force", *(("--time", "5") if engine.is_podman else ()), *names, seconds=300)
-        for name in self.containers(engine):  # those whose network namespace another one held
-            with suppress(EngineError):
-                engine.run("rm", "--force", name)
+        soon = ("--time", "5") if engine.is_podman else ()
+        for _ in range(_DEPENDENT_LEVELS):
+            if not (names := self.containers(engine)):
+                break
+            with suppress(EngineError):  # those that others still need stay for the next round
+                engine.run("rm", "--force", *soon, *names, seconds=_DEADLINE_SECONDS)
         for name in self.networks(engine):
             with suppress(EngineError):
                 engine.run("network", "rm", name)

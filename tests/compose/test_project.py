@@ -10,6 +10,7 @@ import time
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,12 @@ current-context: stub
 ASK = "import sys, urllib.request; sys.stdout.buffer.write(urllib.request.urlopen(sys.argv[1], timeout=5).read())"
 
 
-def until(what: str, holds: Callable[[], Any], seconds: float = 180) -> Any:
+def until(what: str, holds: Callable[[], bool], seen: Callable[[], object], seconds: float = 180) -> None:
+    """Waits; what is `seen` instead is said when it takes too long."""
     end = time.monotonic() + seconds
-    while not (found := holds()):
-        assert time.monotonic() < end, f"not within {seconds} s: {what}"
+    while not holds():
+        assert time.monotonic() < end, f"not within {seconds} s: {what}: {seen()}"
         time.sleep(0.5)
-    return found
 
 
 @contextmanager
@@ -66,7 +67,7 @@ def running(folder: Path, *overlays: str) -> Iterator[Project]:
         project.prepare(folder / "kubeconfig", print)
         project.up()
         with inside(project, "host", sys.executable, "-m", "tests.compose.api", str(API_PORT)):
-            until(f"all are ready: {project.unwell()}", lambda: not project.unwell())
+            until("all are ready", lambda: not project.unwell(), project.unwell)
             yield project
     finally:
         project.down()
@@ -109,18 +110,23 @@ def whole(project: Project, current: int = 3) -> bool:
     return len(found) > 5 and all(has == (3, current) for has in found.values())
 
 
+def scraped() -> list[str]:
+    """Agents whose metrics Prometheus has, as it says on the port of the machine's loopback."""
+    url = f"http://127.0.0.1:{os.environ['AIRMESH_PROMETHEUS_PORT']}/api/v1/query?query=up==1"
+    with urllib.request.urlopen(url, timeout=10) as answer:
+        return [one["metric"]["instance"] for one in json.load(answer)["data"]["result"]]
+
+
 def test_all_are_ready_and_a_server_that_dies_is_done_without(tmp_path: Path) -> None:
     with running(tmp_path, "nats-dies") as project:
-        until(f"three copies of each bucket: {copies(project)}", lambda: whole(project))
+        seen = partial(copies, project)
+        until("three copies of each bucket", lambda: whole(project), seen)
         project.now.touch()
-        until("two copies of each bucket are current", lambda: whole(project, 2))
-        until(f"all but one are ready: {project.unwell()}", lambda: set(project.unwell()) == {"nats-2"})
+        until("two copies of each bucket are current", lambda: whole(project, 2), seen)
+        until("all but one are ready", lambda: set(project.unwell()) == {"nats-2"}, project.unwell)
         project.now.unlink()
-        until("three copies again", lambda: whole(project))
-        until("all are ready again", lambda: not project.unwell())
-        port = os.environ["AIRMESH_PROMETHEUS_PORT"]
-        url = f"http://127.0.0.1:{port}/api/v1/query?query=up"
-        said = json.load(urllib.request.urlopen(url, timeout=10))
-        assert len(said["data"]["result"]) == 10
+        until("three copies again", lambda: whole(project), seen)
+        until("all are ready again", lambda: not project.unwell(), project.unwell)
+        until("Prometheus reads all copies", lambda: len(scraped()) == 10, scraped)
     assert project.left() == []
     assert find_engine().run("network", "ls", "--format", "{{.Name}}").count("airmesh") == 0
