@@ -27,6 +27,7 @@ def hold() -> int:
     """Keeps a network namespace until it is told to end."""
     ends = {signal.SIGTERM, signal.SIGINT}
     signal.pthread_sigmask(signal.SIG_BLOCK, ends)  # else lost on the first process of a container
+    print("holds the network namespace", flush=True)
     signal.sigwait(ends)
     return 0
 

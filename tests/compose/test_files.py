@@ -12,7 +12,6 @@ import yaml
 
 from deploy.images import plan
 from lab.compose import keys
-from lab.compose.drill import main as drill
 from lab.compose.project import SOURCE, overlays, tool_image
 
 COMPOSE: dict[str, Any] = yaml.safe_load((SOURCE / "compose.yaml").read_text())
@@ -118,8 +117,3 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     assert mounted <= {path.name for path in folder.rglob("*")} | {"kubeconfig"}
     assert not keys.make_secrets(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == made
-
-
-def test_a_verb_that_is_unknown_is_refused(capsys: pytest.CaptureFixture[str]) -> None:
-    assert drill("dance") == 2
-    assert "hold, health, die, fill or cut" in capsys.readouterr().err
