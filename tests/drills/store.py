@@ -42,6 +42,8 @@ class Held:
 
 
 Contents = dict[str, Held]
+SECONDS = 30.0
+"""Of one piece of work; then TimeoutError."""
 
 
 async def _ignore(_error: Exception) -> None:
@@ -64,11 +66,12 @@ class Janitor:
         """Do something on a connection of its own."""
 
         async def go() -> T:
-            client = await self._connect()
-            try:
-                return await work(client)
-            finally:
-                await client.close()
+            async with asyncio.timeout(SECONDS):  # the library waits for ever for a handshake that nobody answers
+                client = await self._connect()
+                try:
+                    return await work(client)
+                finally:
+                    await client.close()
 
         return asyncio.run(go())
 

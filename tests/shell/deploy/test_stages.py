@@ -7,11 +7,11 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
+from chassis.bus.nats_config import new_key
 from chassis.telemetry import probe
 from chassis.telemetry.health import Health
 from services.dataplane.cni.install import install
@@ -95,14 +95,6 @@ async def test_a_probe_says_whether_the_page_is_well(capsys: pytest.CaptureFixtu
         await health.stop()
 
 
-@pytest.fixture
-def open_folder() -> Iterator[Path]:
-    """A folder that every user may enter: each start of a pytest closes those of all others' temporary files."""
-    with tempfile.TemporaryDirectory() as name:
-        Path(name).chmod(0o711)
-        yield Path(name)
-
-
 @pytest.mark.parametrize(
     ("owner", "group", "mode", "taken"),
     [
@@ -116,16 +108,16 @@ def open_folder() -> Iterator[Path]:
 @pytest.mark.privileged
 def test_who_may_read_a_seed_that_a_service_takes(owner: int, group: int, mode: int, taken: bool) -> None:
     code = (
-        "import os, sys, pathlib\n"
-        "from chassis.faults import SettingsFault; from chassis.runtime.service import read_seed\n"
+        "import os, sys, pathlib; from chassis.faults import SettingsFault\n"
+        "from chassis.runtime.service import BaseSettings, read_credentials\n"
         "os.setgroups([]); os.setgid(65532); os.setuid(65532)\n"
-        "try: read_seed(pathlib.Path(sys.argv[1]))\n"
+        "try: read_credentials(BaseSettings(nats_seed_file=pathlib.Path(sys.argv[1]), nats_user='ipam'))\n"
         "except SettingsFault as fault: sys.exit(str(fault))"
     )
     with tempfile.TemporaryDirectory(dir="/tmp") as folder:  # where another user may go, too
         Path(folder).chmod(0o711)
         seed = Path(folder) / "seed"
-        seed.write_text("SU" + "A" * 56)
+        seed.write_text(new_key()[0].reveal())
         os.chown(seed, owner, group)
         seed.chmod(mode)
         command = [sys.executable, "-c", code, str(seed)]
