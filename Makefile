@@ -3,7 +3,7 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -71,6 +71,23 @@ images-setup: ## install what builds and runs images, unless podman or docker is
 
 test-ship: images ## the images: two builds with one digest, exact rights, every one ready (about 12 minutes)
 	$(PYTHON) -m pytest -s tests/ship -m "slow or not slow"
+
+compose-setup: setup images-setup ## install compose for podman, in build/compose/venv (docker has its own)
+	@command -v podman > /dev/null || exit 0; \
+	[ build/compose/venv/.ready -nt requirements/compose.lock ] || { \
+	  python3 -m venv build/compose/venv && \
+	  build/compose/venv/bin/pip install -q --require-hashes --only-binary :all: -r requirements/compose.lock && \
+	  touch build/compose/venv/.ready; }
+
+compose-up: images compose-setup ## a host of the mesh in containers (AIRMESH_KUBECONFIG=, OVERLAY=nats-dies; needs root)
+	@$(PYTHON) -m lab.compose up $(addprefix --overlay ,$(OVERLAY))
+
+compose-down: setup ## remove it, and prove that nothing is left (build/compose/secrets stays)
+	@$(PYTHON) -m lab.compose down
+
+compose-test: images compose-setup ## it comes up, keeps three copies, does without a server that dies, goes down
+	@$(PYTHON) -m lab.compose images
+	$(PYTHON) -m pytest -s tests/compose -m "slow or not slow"
 
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first

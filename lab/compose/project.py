@@ -1,0 +1,238 @@
+"""The project of compose/compose.yaml on this machine: what must be there before, starting, looking at it, removing it.
+
+Owns ``build/compose/state`` (the servers' streams, the node's folders, its bpffs) and one cgroup. ``down`` goes by what
+is on the machine, so it works after a start that failed; ``left`` says what is still there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from deploy.images import plan
+from deploy.images.base import base
+from deploy.images.engine import Engine, EngineError, find_engine
+from lab import paths
+from lab.compose import keys
+from lab.images.build import build_all
+from lab.images.observability import JAEGER
+from lab.topology import LabError
+
+SOURCE = paths.SOURCE / "compose"
+HOME = paths.SOURCE / "build" / "compose"
+NAME = "airmesh"
+TOOLS = ("nats", "jaeger", "prometheus")
+CGROUP = "airmesh-compose"
+_DEADLINE_SECONDS = 300.0
+_BUILD_SECONDS = 1800.0
+_DEPENDENT_LEVELS = 4
+"""Containers that need others, which need others: podman removes none that another one needs."""
+Say = Callable[[str], None]
+
+
+def cgroup_root() -> Path:
+    """Where the machine has cgroup2: beside version 1, or alone."""
+    beside = Path("/sys/fs/cgroup/unified")
+    return beside if beside.is_dir() else Path("/sys/fs/cgroup")
+
+
+@dataclass(frozen=True, slots=True)
+class Project:
+    """It, with overlays (names of files in compose/overlays, without their ending)."""
+
+    overlays: tuple[str, ...] = ()
+    home: Path = HOME
+
+    @property
+    def state(self) -> Path:
+        """What lives as long as the project is up."""
+        return self.home / "state"
+
+    @property
+    def secrets(self) -> Path:
+        """What stays."""
+        return self.home / "secrets"
+
+    @property
+    def now(self) -> Path:
+        """An overlay's fault is there while this file is."""
+        return self.state / "drill" / "now"
+
+    # --- before
+
+    def prepare(self, kubeconfig: Path, say: Say) -> None:
+        """Secrets, folders, a bpffs and a cgroup. Raises LabError."""
+        if os.geteuid() != 0:
+            raise LabError("the dataplane loads programs into the kernel: run this as root")
+        if keys.make_secrets(self.secrets):
+            say(f"made keys and certificates: {self.secrets}")
+        keys.take_kubeconfig(kubeconfig, self.secrets)
+        for server in keys.SERVERS:
+            folder = self.state / server
+            folder.mkdir(parents=True, exist_ok=True)
+            os.chown(folder, keys.SERVER_USER, keys.SERVER_USER)
+        for name in ("bpffs", "lib", "run", "cni.d"):
+            (self.state / "node" / name).mkdir(parents=True, exist_ok=True)
+        self.now.parent.mkdir(exist_ok=True)
+        (self.now.parent / "clock").write_text("+0\n")
+        self._bpffs.parent.mkdir(parents=True, exist_ok=True)
+        if not os.path.ismount(self._bpffs):
+            _run(["mount", "-t", "bpf", "bpf", str(self._bpffs)])
+        self._cgroup.mkdir(exist_ok=True)
+        Path("/run/netns").mkdir(exist_ok=True)  # `ip netns` makes it where it is not
+
+    @property
+    def _bpffs(self) -> Path:
+        return self.state / "node" / "bpffs"
+
+    @property
+    def _cgroup(self) -> Path:
+        return cgroup_root() / CGROUP
+
+    def images(self, engine: Engine, say: Say) -> None:
+        """Builds what is not ours (NATS, Jaeger, Prometheus); ours must be there. Raises LabError, EngineError."""
+        missing = [name for image in plan.images() if not engine.has(name := image.name(plan.tag()))]
+        if missing:
+            raise LabError(f"not built: {', '.join(missing)}: make images")
+        programs = self.home / "programs"
+        programs.mkdir(parents=True, exist_ok=True)
+        jaeger = asyncio.run(build_all((JAEGER,), paths.settings().cache, say))[JAEGER.name]
+        server = Path(sys.executable).parent / "nats-server"
+        for source in (server, jaeger, Path(__file__).with_name("drill.py")):
+            shutil.copy(source, programs / source.name)
+        on = base(engine, say)
+        for stage in TOOLS:
+            name = tool_image(stage)
+            say(name)
+            isolation = ("--isolation", "chroot", "--format", "docker", "--layers") if engine.is_podman else ()
+            file = str(SOURCE / "Dockerfile")
+            given = ("--target", stage, "--tag", name, "--build-arg", f"BASE={on}", "--network", "host")
+            engine.run("build", *isolation, "--file", file, *given, str(programs), seconds=_BUILD_SECONDS)
+
+    # --- compose
+
+    def command(self, *arguments: str) -> list[str]:
+        """Command line of compose with the files of this project."""
+        engine = find_engine()
+        program = [str(self.home / "venv/bin/podman-compose")] if engine.is_podman else [*engine.command, "compose"]
+        files = [SOURCE / "compose.yaml", *(SOURCE / "overlays" / f"{name}.yaml" for name in self.overlays)]
+        for file in files:
+            if not file.is_file():
+                raise LabError(f"no overlay is called {file.stem}: {', '.join(overlays())}")
+        # Not one pod for all of them: `host` and the servers have namespaces of their own.
+        apart = ("--in-pod", "false") if engine.is_podman else ()
+        return [*program, "-p", NAME, *apart, *(part for file in files for part in ("-f", str(file))), *arguments]
+
+    def compose(self, *arguments: str) -> None:
+        """Runs compose. Raises LabError with its last words."""
+        environment = {
+            **os.environ,
+            "AIRMESH_TAG": plan.tag(),
+            "AIRMESH_COMPOSE_CGROUP": str(self._cgroup),
+            "CONTAINERS_CONF": str(SOURCE / "containers.conf"),
+        }
+        _run(self.command(*arguments), environment)
+
+    def up(self) -> None:
+        """Starts all. Raises LabError."""
+        self.compose("up", "-d")
+
+    def down(self) -> None:
+        """Removes all but the secrets, whatever of it is there. Raises LabError naming what would not go."""
+        engine = find_engine()
+        soon = ("--time", "5") if engine.is_podman else ()
+        for _ in range(_DEPENDENT_LEVELS):
+            if not (names := self.containers(engine)):
+                break
+            with suppress(EngineError):  # those that others still need stay for the next round
+                engine.run("rm", "--force", *soon, *names, seconds=_DEADLINE_SECONDS)
+        for name in self.networks(engine):
+            with suppress(EngineError):
+                engine.run("network", "rm", name)
+        if os.path.ismount(self._bpffs):
+            _run(["umount", str(self._bpffs)])
+        if self._cgroup.is_dir():
+            self._cgroup.rmdir()
+        shutil.rmtree(self.state, ignore_errors=True)
+        if remains := self.left():
+            raise LabError(f"still there: {', '.join(remains)}")
+
+    # --- looking
+
+    def containers(self, engine: Engine) -> list[str]:
+        """Names of its containers, running or not."""
+        return [one for one in self._listed(engine, "ps", "--all", "--format", "{{.Names}}") if one]
+
+    def networks(self, engine: Engine) -> list[str]:
+        """Names of its networks."""
+        return [one for one in self._listed(engine, "network", "ls", "--format", "{{.Name}}") if one]
+
+    def _listed(self, engine: Engine, *arguments: str) -> list[str]:
+        said = engine.run(*arguments, "--filter", f"label=com.docker.compose.project={NAME}")
+        return said.splitlines()
+
+    def left(self) -> list[str]:
+        """What is on the machine of a project that should be gone."""
+        engine = find_engine()
+        found = [*self.containers(engine), *self.networks(engine)]
+        return [*found, *(str(path) for path in (self.state, self._cgroup) if path.exists())]
+
+    def inspect(self, service: str) -> dict[str, Any]:
+        """What the engine says of a service's container. Raises EngineError."""
+        said: list[dict[str, Any]] = json.loads(find_engine().run("inspect", self.container(service)))
+        return said[0]
+
+    def container(self, service: str) -> str:
+        """Name of the container of a service."""
+        return f"{NAME}_{service}_1" if find_engine().is_podman else f"{NAME}-{service}-1"
+
+    def unwell(self) -> dict[str, str]:
+        """Services whose health check does not pass, and what it said."""
+        engine = find_engine()
+        found = {}
+        for service, written in self.services().items():
+            if service == "host" or service.startswith("cut-"):
+                continue
+            check = written.get("healthcheck", {}).get("test", [])[1:]
+            try:
+                engine.run("exec", self.container(service), *check)
+            except EngineError as error:
+                found[service] = str(error)[-400:]
+        return found
+
+    def services(self) -> dict[str, dict[str, Any]]:
+        """Services of compose.yaml alone."""
+        written: dict[str, dict[str, Any]] = yaml.safe_load((SOURCE / "compose.yaml").read_text())["services"]
+        return written
+
+
+def tool_image(stage: str) -> str:
+    """Name of an image of compose/Dockerfile."""
+    return f"{plan.REGISTRY}/compose-{stage}:{plan.tag()}"
+
+
+def overlays() -> list[str]:
+    """Names of all overlays."""
+    return sorted(path.stem for path in (SOURCE / "overlays").glob("*.yaml"))
+
+
+def _run(argv: Sequence[str], environment: dict[str, str] | None = None) -> None:
+    try:
+        done = subprocess.run(
+            argv, capture_output=True, text=True, timeout=_DEADLINE_SECONDS, check=False, env=environment
+        )
+    except FileNotFoundError as error:
+        raise LabError(f"{argv[0]} is not here: make compose-setup") from error
+    if done.returncode:
+        raise LabError(f"{' '.join(argv[:1])} ended with {done.returncode}: {done.stderr.strip()[-3000:]}")

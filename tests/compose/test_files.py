@@ -1,0 +1,119 @@
+"""compose/: its files agree with the plan of the images, and every overlay with the file that it lies over."""
+
+from __future__ import annotations
+
+import re
+import stat
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from deploy.images import plan
+from lab.compose import keys
+from lab.compose.project import SOURCE, overlays, tool_image
+
+COMPOSE: dict[str, Any] = yaml.safe_load((SOURCE / "compose.yaml").read_text())
+SERVICES: dict[str, Any] = COMPOSE["services"]
+COPIES = {"cluster": 2, "ipam": 2, "policy": 2, "dns": 2, "routing": 1, "dataplane": 1}
+TOOLS = {"nats-1", "nats-2", "nats-3", "host", "jaeger", "prometheus"}
+
+
+def copies(service: str) -> dict[str, Any]:
+    return {name: one for name, one in SERVICES.items() if re.fullmatch(rf"{service}(-\d)?", name)}
+
+
+def test_every_service_is_there_as_often_as_it_should_be() -> None:
+    assert {service: len(copies(service)) for service in plan.SERVICES} == COPIES
+    assert set(SERVICES) - TOOLS == {name for service in plan.SERVICES for name in copies(service)}
+
+
+@pytest.mark.parametrize("image", plan.images(), ids=lambda image: image.service)
+def test_a_service_runs_with_what_the_plan_says(image: plan.Image) -> None:
+    for name, one in copies(image.service).items():
+        assert one["image"] == image.name("${AIRMESH_TAG:-" + plan.tag() + "}"), name
+        assert one["user"] == f"{image.user}:{image.user}"
+        assert tuple(one.get("cap_add", ())) == image.capabilities
+        assert one["network_mode"] == "service:host"
+        seed = next(volume for volume in one["volumes"] if volume.endswith(":/run/secrets/airmesh/seed:ro"))
+        assert f"/seeds/{one['environment']['AIRMESH_NATS_USER']}.seed:" in seed
+    ports = {int(one["environment"]["AIRMESH_HEALTH_PORT"]) for one in copies(image.service).values()}
+    assert image.health_port in ports
+    assert len(ports) == COPIES[image.service]
+
+
+def test_nothing_has_more_than_it_needs() -> None:
+    for name, one in SERVICES.items():
+        assert one["read_only"], name
+        assert one["cap_drop"] == ["ALL"], name
+        assert one["security_opt"] == ["no-new-privileges"], name
+        assert "privileged" not in one, name
+        assert one.get("network_mode", "service:host") == "service:host", f"{name} is on the machine's network"
+        assert name == "host" or one["healthcheck"]["test"], name
+        assert ("pid" in one) == (name == "dataplane")
+
+
+def test_no_port_is_taken_twice_and_prometheus_asks_them_all() -> None:
+    ports = [one["environment"]["AIRMESH_HEALTH_PORT"] for one in SERVICES.values() if "environment" in one]
+    assert len(ports) == len(set(ports)) == sum(COPIES.values())
+    asked = yaml.safe_load((SOURCE / "targets.yaml").read_text())
+    assert {target.split(":")[1] for one in asked for target in one["targets"]} == set(ports)
+    for published in SERVICES["host"]["ports"]:
+        assert published.startswith("127.0.0.1:")
+
+
+def test_the_servers_are_where_everybody_looks_for_them() -> None:
+    given = {name: SERVICES[name]["networks"]["bus"]["ipv4_address"] for name in keys.SERVERS}
+    assert given == keys.SERVERS
+    url = ",".join(f"nats://{address}:4222" for address in given.values())
+    assert COMPOSE["x-environment"]["AIRMESH_NATS_URL"] == url
+    assert {SERVICES[name]["environment"]["AIRMESH_BUCKET_REPLICAS"] for name in copies("cluster")} == {str(len(given))}
+
+
+def test_the_tools_are_those_of_the_dockerfile() -> None:
+    stages = re.findall(r"^FROM \S+ AS (\w+)", (SOURCE / "Dockerfile").read_text(), re.M)
+    built = {tool_image(stage) for stage in stages}
+    used = {
+        one["image"].replace("${AIRMESH_TAG:-", "").replace("}", "") for name, one in SERVICES.items() if name in TOOLS
+    }
+    assert used == built - {tool_image("tools")}
+
+
+@pytest.mark.parametrize("name", overlays())
+def test_an_overlay_lies_over_what_is_there(name: str) -> None:
+    over = yaml.safe_load((SOURCE / "overlays" / f"{name}.yaml").read_text())["services"]
+    for service, written in over.items():
+        new = "image" in written
+        assert new != (service in SERVICES), service
+        if new:
+            assert written["network_mode"].removeprefix("service:") in SERVICES
+            assert written["read_only"]
+            assert written["cap_drop"] == ["ALL"]
+        assert any("state/drill:/drill:ro" in volume for volume in written["volumes"])
+        for volume in written["volumes"]:
+            if volume.startswith("../lab"):
+                assert (SOURCE / volume.split(":")[0]).exists()
+
+
+def test_there_is_an_overlay_for_each_drill() -> None:
+    assert overlays() == ["clock-jumps", "disk-full", "leader-cut-off", "nats-dies", "service-down"]
+
+
+def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    assert keys.make_secrets(folder)
+    made = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    for path in made:
+        mode = stat.S_IMODE(path.stat().st_mode)
+        assert mode == (0o644 if path.name == "ca.crt" else 0o600) or "nats-" in str(path) or "authority" in str(path)
+        assert not mode & 0o077 or path.suffix == ".crt", path
+    mounted = {
+        Path(volume.split(":")[0]).name
+        for one in SERVICES.values()
+        for volume in one.get("volumes", ())
+        if "/secrets/" in volume.split(":")[0]
+    }
+    assert mounted <= {path.name for path in folder.rglob("*")} | {"kubeconfig"}
+    assert not keys.make_secrets(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == made
