@@ -14,7 +14,7 @@ import pytest
 from tests.drills.churn import Churn, churning
 from tests.drills.probe import Memory
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.alone]
 
 PODS, POLICIES = 100, 20
 WARM = 150

@@ -70,7 +70,7 @@ def test_other_nodes_pods_stay_known_until_their_node_has_spoken(node: Mesh) -> 
     node.as_node("n2", complete)
     wait_for("the entry to go", lambda: identity() == 0, 30)
     fresh = node.pod("fresh")
-    assert dial(fresh.netns, target.six, 80, listener) == fresh.six
+    wait_for("the fresh pod's packets", lambda: dial(fresh.netns, target.six, 80, listener) == fresh.six, 30)
     assert not set(fresh.addresses) & {*prober.addresses, *target.addresses}
     listener.close()
     tables.close()
