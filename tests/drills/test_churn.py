@@ -19,9 +19,11 @@ pytestmark = [pytest.mark.privileged, pytest.mark.alone]
 PODS, POLICIES = 100, 20
 WARM = 150
 """Pods of a round until small caches are full."""
-ROUNDS = 3
+ROUNDS = 8
 LEFT = ROUNDS * PODS * 2 // 3
-"""Blocks more than which something stays: a string that is kept of each pod is one block for each."""
+"""Blocks more than which something stays: a string that is kept of each pod is one block for each; some hundred more or
+less are those of messages on their way.
+"""
 GROWTH = 2 << 20
 """Bytes of resident memory."""
 
