@@ -6,9 +6,10 @@ it at this moment finds the old one or the new one, whole.
 
 from __future__ import annotations
 
-import os
 import sys
 from pathlib import Path
+
+from services.dataplane.replaced_file import replace_file
 
 
 def write(secret: Path, folder: Path) -> list[str]:
@@ -16,16 +17,7 @@ def write(secret: Path, folder: Path) -> list[str]:
     folder.mkdir(parents=True, exist_ok=True, mode=0o700)
     written = []
     for source in sorted(secret.glob("*.seed")):
-        draft = folder / f".{source.name}.{os.getpid()}"
-        try:
-            descriptor = os.open(draft, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(source.read_bytes())
-                file.flush()
-                os.fsync(file.fileno())
-            draft.replace(folder / source.name)
-        finally:
-            draft.unlink(missing_ok=True)
+        replace_file(folder / source.name, source.read_bytes(), 0o600)
         written.append(source.name)
     return written
 

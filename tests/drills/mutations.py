@@ -2048,9 +2048,9 @@ SHIP = (
     ),
     Mutant(
         name="the-executable-is-written-over",
-        file="services/dataplane/cni/install.py",
-        old='    draft = folder / f".{source.name}.{os.getpid()}"\n',
-        new="    draft = target\n",
+        file="services/dataplane/replaced_file.py",
+        old='    draft = path.with_name(f".{path.name}.{os.getpid()}")\n',
+        new="    draft = path\n",
         tests=("tests/shell/deploy/test_stages.py",),
     ),
     Mutant(

@@ -7,10 +7,11 @@ stops (packets go on; an ADD then gets "try again later"). Written by rename: a 
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 import msgspec
+
+from services.dataplane.replaced_file import replace_file
 
 NAME = "10-airmesh.conflist"
 
@@ -31,11 +32,5 @@ def write_conf(folder: Path, socket: Path) -> bool:
     if path.exists() and path.read_bytes() == wanted:
         return False
     folder.mkdir(parents=True, exist_ok=True)
-    fresh = folder / f".{NAME}.{os.getpid()}"
-    with fresh.open("wb") as out:
-        out.write(wanted)
-        out.flush()
-        os.fsync(out.fileno())
-    fresh.chmod(0o644)
-    fresh.rename(path)
+    replace_file(path, wanted, 0o644)
     return True

@@ -10,6 +10,8 @@ import os
 import sys
 from pathlib import Path
 
+from services.dataplane.replaced_file import replace_file
+
 EXECUTABLE = Path("/opt/airmesh/bin/airmesh-cni")
 """Where the image has it."""
 
@@ -22,21 +24,7 @@ def install(source: Path, folder: Path) -> bool:
     body, target = source.read_bytes(), folder / source.name
     if target.is_file() and target.read_bytes() == body and os.access(target, os.X_OK):
         return False
-    draft = folder / f".{source.name}.{os.getpid()}"
-    try:
-        with draft.open("wb") as written:
-            written.write(body)
-            os.fchmod(written.fileno(), 0o755)
-            written.flush()
-            os.fsync(written.fileno())
-        draft.replace(target)
-    finally:
-        draft.unlink(missing_ok=True)
-    opened = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-    try:
-        os.fsync(opened)  # the name outlives a power failure, too
-    finally:
-        os.close(opened)
+    replace_file(target, body, 0o755)
     return True
 
 
