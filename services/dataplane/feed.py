@@ -194,6 +194,8 @@ class Feed:
         self._kind_of: dict[str, type] = {}
         self._lists: dict[type, tuple[Any, ...]] = {}
         self._versions: dict[type, int] = dict.fromkeys(WATCHED, 0)
+        self._no_node = Node(name=node, uid="")
+        self._supplied: tuple[Pools | None, Node | None, Supply] = None, None, Supply()
         self._judged: tuple[tuple[IPPool, ...], frozenset[str], Pools] = (), frozenset(), Pools()
 
     def complete(self, kind: type[KubernetesObject]) -> bool:
@@ -279,8 +281,13 @@ class Feed:
         return entry.value if entry is not None and isinstance(entry.value, Node) else None
 
     def supply(self) -> Supply:
-        """What this node's pods are given addresses from."""
-        return supply_of(self._pools(), self.node_object() or Node(name=self.node, uid=""))
+        """What this node's pods are given addresses from; made again when a pool or the Node is another."""
+        pools, node = self._pools(), self.node_object() or self._no_node
+        known_pools, known_node, supply = self._supplied
+        if pools is not known_pools or node is not known_node:
+            supply = supply_of(pools, node)
+            self._supplied = pools, node, supply
+        return supply
 
     def _pools(self) -> Pools:
         """The pools, judged anew only when they, or the use of overlapping ones, changed."""
