@@ -84,13 +84,14 @@ def look() -> Features:
         release=os.uname().release,
         capabilities=parse_capabilities(Path("/proc/self/status").read_text()),
         mounts=parse_mounts(Path("/proc/self/mounts").read_text()),
-        bpf=_map_error(),
+        bpf=map_error(),
         tcx=_tcx_error(),
         clsact=_clsact_error(),
     )
 
 
-def _map_error() -> str:
+def map_error() -> str:
+    """Empty when a bpf map can be made here, else the kernel's word."""
     try:
         os.close(bpf.map_create(_MAP_TYPE_ARRAY, 4, 4, 1))
     except bpf.BpfError as refused:

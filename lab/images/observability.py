@@ -6,28 +6,9 @@ Jaeger is its own `cmd/jaeger` as released, without the pages of its user interf
 
 from __future__ import annotations
 
-from lab.images.build import SOURCE, Target
+from lab.images.build import go_target
 
-JAEGER = Target(
-    name="jaeger",
-    folder=SOURCE / "lab/images/jaeger",
-    sources=("go.mod", "go.sum"),
-    go=True,
-    estimate=250,
-    package="github.com/jaegertracing/jaeger/cmd/jaeger",
-)
-NATS = Target(
-    name="nats",
-    folder=SOURCE / "lab/images/natscli",
-    sources=("go.mod", "go.sum"),
-    go=True,
-    estimate=60,
-    package="github.com/nats-io/natscli/nats",
-)
-CONSUMER = Target(
-    name="consumer",
-    folder=SOURCE / "examples/consumers/go",
-    sources=("go.mod", "go.sum", "main.go"),
-    go=True,
-    estimate=10,
-)
+_TOOL = ("go.mod", "go.sum")
+JAEGER = go_target("jaeger", "lab/images/jaeger", _TOOL, 250, package="github.com/jaegertracing/jaeger/cmd/jaeger")
+NATS = go_target("nats", "lab/images/natscli", _TOOL, 60, package="github.com/nats-io/natscli/nats")
+CONSUMER = go_target("consumer", "examples/consumers/go", (*_TOOL, "main.go"), 10)

@@ -13,7 +13,7 @@ import pytest
 from lab.cluster import namespaces, preflight
 from lab.cluster.preflight import DISK_BYTES, GIB, MEMORY_BYTES, PROGRAMS, judge, report
 from lab.topology import LabError
-from linux import bpf
+from linux import bpf, features
 from tests.core.lab.cluster.test_preflight import WHOLE
 
 
@@ -101,7 +101,7 @@ def test_why_no_map_can_be_made(monkeypatch: pytest.MonkeyPatch, code: int) -> N
         raise bpf.BpfError(bpf.Command.MAP_CREATE, code)
 
     monkeypatch.setattr(bpf, "map_create", refuses)
-    assert preflight._bpf_error() == os.strerror(code)
+    assert features.map_error() == os.strerror(code)
 
 
 def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -111,7 +111,7 @@ def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest
             (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
     monkeypatch.setattr(preflight, "_namespace_error", lambda: "")
-    monkeypatch.setattr(preflight, "_bpf_error", lambda: "")
+    monkeypatch.setattr(features, "map_error", lambda: "")
     monkeypatch.setattr(preflight, "_go", lambda: "/go")
     found = preflight.look()
     assert found.missing == ("nft",)
