@@ -2049,8 +2049,8 @@ SHIP = (
     Mutant(
         name="the-executable-is-written-over",
         file="services/dataplane/replaced_file.py",
-        old='    draft = path.with_name(f".{path.name}.{os.getpid()}")\n',
-        new="    draft = path\n",
+        old="        draft.replace(path)\n",
+        new="        path.write_bytes(body)\n",
         tests=("tests/shell/deploy/test_stages.py",),
     ),
     Mutant(
