@@ -160,6 +160,20 @@ CHASSIS = (
         tests=("tests/core/chassis/telemetry/test_ring.py",),
     ),
     Mutant(
+        name="a-service-that-waits-loses-its-trace",
+        file="services/dataplane/core/loadbalancer/change_traces.py",
+        old=" if name in names}\n",
+        new=" if name in ()}\n",
+        tests=("tests/core/dataplane/loadbalancer/test_change_traces.py",),
+    ),
+    Mutant(
+        name="a-trace-of-endpoints-is-nobodys",
+        file="cli/gather.py",
+        old='    "service": (Service, EndpointSlice),\n',
+        new='    "service": (Service,),\n',
+        tests=("tests/shell/cli/test_trace.py",),
+    ),
+    Mutant(
         name="a-node-speaks-for-cluster",
         file="cli/reports/trace.py",
         old="for heard in _heard(answers) if heard.service == service]",
