@@ -4,7 +4,7 @@ PYTHON := .venv/bin/python
 LAB ?= air
 INSTALL ?= processes
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -52,6 +52,9 @@ drill-services: setup ## 10,000 Services are made: agents answer, loops stay fre
 
 drill-bus: setup ## three NATS servers are killed, stopped and set back while agents write (about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bus_of_three.py tests/shell/chassis/bus/test_cluster_of_servers.py -m slow
+
+test-keys: setup ## keys rotated beneath agents, nodes that come and go, a bus carried over (about 2 minutes)
+	$(PYTHON) -m pytest -s tests/shell/cli/install/test_keys.py -m "slow or not slow"
 
 drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants

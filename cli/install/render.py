@@ -93,6 +93,12 @@ def fitted(rendered: Iterable[Object], *, nodes: int, servers: int, checksums: M
     return fit
 
 
+def settings_of(rendered: Iterable[Object]) -> dict[str, str]:
+    """What every agent is told, by objects as they were rendered."""
+    found = [one["data"] for one in rendered if one["kind"] == "ConfigMap" and "AIRMESH_NATS_URL" in one["data"]]
+    return dict(found[0])
+
+
 def image_of(rendered: Iterable[Object], workload: str) -> str:
     """The image of a workload's agent; raises KeyError."""
     for one in rendered:

@@ -67,7 +67,9 @@ def test_a_whole_installation_its_upgrade_the_way_back_and_its_end(world: World)
     assert pools(world) == ["10.244.0.0/16"]
     config = data(world, "airmesh-nats")["nats.conf"]
     assert "192.0.2.2:6222" in config
-    assert "dataplane-n3" in config
+    assert '"type": "full"' in config, "accounts are handed to the servers that run"
+    assert "dataplane-n3" not in config, "it names no node"
+    assert "BEGIN NATS USER JWT" in data(world, "airmesh-node-n3")["dataplane.seed"]
     assert data(world, "airmesh-nats-tls").keys() == {"tls.crt", "tls.key", "ca.crt"}
     settings = [
         one["data"] for one in world.items(f"{CORE}/configmaps") if "AIRMESH_UPLINKS" in (one.get("data") or {})
@@ -75,7 +77,7 @@ def test_a_whole_installation_its_upgrade_the_way_back_and_its_end(world: World)
     assert settings[0]["AIRMESH_NATS_URL"] == "nats://192.0.2.1:4222,nats://192.0.2.2:4222,nats://192.0.2.3:4222"
     assert settings[0]["AIRMESH_BUCKET_REPLICAS"] == "3"
     jobs = world.items(f"{BATCH}/jobs")
-    assert {one["spec"]["template"]["spec"]["nodeName"] for one in jobs} == set(NODES)
+    assert {one["spec"]["template"]["spec"].get("nodeName") for one in jobs} == set(NODES), "others are cleared away"
 
     world.ready()
     checked = world.airmesh("check")
