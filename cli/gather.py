@@ -160,6 +160,22 @@ async def change(link: Link, asked: trace.Target) -> trace.Trace:
 
 
 async def _last_trace(link: Link, asked: trace.Target) -> str:
+    """Of the last word of a node, of the last decision of `dns`, or of an object."""
+    if asked.kind == "node":
+        found = await link.read(ROUTES, lambda _: NodeRoutes, encode_segment(asked.name))
+        what, remedy = f"node {asked.name} has announced no routes", "airmesh routes has those that have"
+    elif asked.kind == "dns":
+        found = await link.read(DNS, lambda _: CoreDNSDecision, "coredns")
+        what, remedy = "dns has decided nothing yet", "see airmesh status for an agent dns"
+    else:
+        return await _last_of_object(link, asked)
+    for traceparent in found.traceparents.values():
+        if traceparent:
+            return traceparent[3:35]
+    raise Declined(what, remedy)
+
+
+async def _last_of_object(link: Link, asked: trace.Target) -> str:
     """Of the object as the mirror has it; of one that is gone as agents of `cluster` remember it."""
     named = [asked.kind] if asked.kind else list(KINDS)
     present = await asyncio.gather(*(_present(link, asked, kind) for kind in named))

@@ -30,7 +30,7 @@ _NAMED = ("k8s.object.kind", "k8s.object.name", "k8s.namespace.name", "k8s.pod.n
 
 NAMESPACED = ("pod", "policy", "service")
 """What a name in a namespace can be of, by what a person calls it."""
-GRAMMAR = f"[{' | '.join(NAMESPACED)}] NAMESPACE/NAME, or a trace id of 32 hex digits"
+GRAMMAR = f"[{' | '.join(NAMESPACED)}] NAMESPACE/NAME, node NODE, dns, or a trace id of 32 hex digits"
 """What `airmesh trace` takes."""
 
 
@@ -39,14 +39,15 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     trace_id: str = ""
     kind: str = ""
-    """Of :data:`NAMESPACED`; empty: whichever there is of this name."""
+    """Of :data:`NAMESPACED`, node, or dns; empty: whichever there is of this name."""
     namespace: str = ""
     name: str = ""
 
     @property
     def text(self) -> str:
         """As a person wrote it."""
-        return self.trace_id or f"{self.kind} {self.namespace}/{self.name}".strip()
+        name = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return self.trace_id or f"{self.kind} {name}".strip()
 
 
 class HappenedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -103,6 +104,10 @@ def target(*words: str) -> Target | None:
     match words:
         case (text,) if _TRACE_ID.fullmatch(text):
             return Target(trace_id=text)
+        case ("dns",):
+            return Target(kind="dns")
+        case ("node", name) if name and "/" not in name:
+            return Target(kind="node", name=name)
         case (text,):
             return _object("", text)
         case (kind, text) if kind in NAMESPACED:

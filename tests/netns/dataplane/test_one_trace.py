@@ -97,6 +97,7 @@ def test_a_change_keeps_its_trace_down_to_the_kernel(node: Mesh) -> None:
     Meanwhile an ADD waits in vain for a pod whose namespace nobody knows.
     """
     node.start("routing", "routing-n1", AIRMESH_NODE="n1", AIRMESH_UPLINKS="fab0")
+    wait_for("what routing says first", lambda: any(line["event"] == "announced" for line in node.log("routing")))
     lost = Pod(namespace="nowhere", name="lost", uid="uid-lost", node="n1")
     pod = Pod(
         namespace="shop",
