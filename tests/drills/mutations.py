@@ -153,6 +153,27 @@ CHASSIS = (
         tests=("tests/core/chassis/telemetry/test_ring.py",),
     ),
     Mutant(
+        name="a-new-list-is-a-change-of-all",
+        file="chassis/bus/causes.py",
+        old="last = 0 if view.resyncs == lists else sequence",
+        new="last = 0",
+        tests=("tests/shell/chassis/bus/test_causes.py",),
+    ),
+    Mutant(
+        name="a-repaired-route-is-of-the-last-change",
+        file="services/routing/installer.py",
+        old="        self._causes.done()\n",
+        new="",
+        tests=("tests/netns/routing/test_routes.py",),
+    ),
+    Mutant(
+        name="a-span-for-each-node",
+        file="proto/subjects.py",
+        old='return ".".join(subject.split(".", 4)[:4])',
+        new="return subject",
+        tests=("tests/netns/dataplane/test_one_trace.py",),
+    ),
+    Mutant(
         name="a-batch-is-in-one-trace-alone",
         file="chassis/telemetry/traces.py",
         old="            for parent in others:\n",
