@@ -85,6 +85,7 @@ class Telemetry:
             raise
         finally:
             span.end(error)
+            self.ring.settle(owner, kept)
 
     @contextmanager
     def together(

@@ -153,6 +153,13 @@ CHASSIS = (
         tests=("tests/core/chassis/telemetry/test_ring.py",),
     ),
     Mutant(
+        name="a-large-span-takes-one-place",
+        file="chassis/telemetry/ring.py",
+        old="        if more > 0:\n",
+        new="        if more < 0:\n",
+        tests=("tests/core/chassis/telemetry/test_ring.py",),
+    ),
+    Mutant(
         name="a-new-list-is-a-change-of-all",
         file="chassis/bus/causes.py",
         old="last = 0 if view.resyncs == lists else sequence",
