@@ -44,7 +44,7 @@ class Causes:
                     self._put(traceparent)
 
     def _changed(self, view: View, keys: Iterable[str], last: int) -> Iterator[tuple[int, str]]:
-        """Sequence and trace context of each change after ``last``; of a removal, which has none, the latest sequence."""
+        """Sequence and trace context of each change after ``last``; a removal has the latest sequence."""
         for key in keys:
             entry = view.entries.get(key)
             if entry is not None and entry.revision <= last:
