@@ -73,6 +73,10 @@ def _opened(kubeconfig: str, context: str, what: str, timeout: float = 0.0) -> I
 @click.option("--uplinks", default="", metavar="LINK,…", help="Interfaces that lead from node to node, as in eth0.")
 @click.option("--nats", default="", metavar="URL,…", help="A bus that is there already; else one is installed.")
 @click.option("--pool", "pools", multiple=True, metavar="CIDR", help="Make IPPools, one a family, where there is none.")
+@click.option(
+    "--api-server", default="", metavar="HOST:PORT", help="Where nodes reach the API server without kube-proxy."
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of agents, as AIRMESH_CGROUP=…")
 @click.option("--migrate", is_flag=True, help="Move in beside another network, node by node (not supported).")
 @_image_options
 def install(
@@ -83,6 +87,7 @@ def install(
     dry_run: bool,
     migrate: bool,
     pools: tuple[str, ...],
+    settings: tuple[str, ...],
     **given: str,
 ) -> int:
     """Install airmesh into a cluster, or bring an installation to what is asked for.
@@ -96,7 +101,7 @@ def install(
             "drain a node, take the old network's CNI configuration away there, and let airmesh have it; or move "
             "workloads to a cluster that was made with airmesh",
         )
-    options = Options(pools=",".join(pools), **given)
+    options = Options(pools=",".join(pools), settings="\n".join(settings), **given)
     with _opened(kubeconfig, context, "install", timeout) as cluster:
         cluster.check()
         return _bring(cluster, options.over(cluster.remembered()), dry_run=dry_run)

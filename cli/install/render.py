@@ -28,13 +28,16 @@ _COPIES = 2
 """Of each cluster service, where there are as many nodes."""
 
 
-def settings(*, nats: str, uplinks: str, servers: int, tls: bool) -> dict[str, str]:
-    """What every agent is told. ``servers``: how many the bus has, which is how many copies a bucket gets."""
+def settings(*, nats: str, uplinks: str, servers: int, tls: bool, more: Mapping[str, str]) -> dict[str, str]:
+    """What every agent is told. ``servers``: how many the bus has, which is how many copies a bucket gets. ``more``:
+    what was set by name.
+    """
     given = {
         "AIRMESH_NATS_URL": nats,
         "AIRMESH_UPLINKS": uplinks,
         "AIRMESH_TAINT_NEW_NODES": "true",
         "AIRMESH_BUCKET_REPLICAS": str(3 if servers >= 3 else 1),
+        **more,
     }
     return {**given, "AIRMESH_NATS_CA_FILE": AUTHORITY_FILE} if tls else given
 

@@ -88,6 +88,11 @@ class Cluster:
         hosts = self.hosts()
         servers = () if options.nats else self.servers()
         requirements.check_hosts(hosts, servers)
+        if not options.pools and not self.api.items("crd.projectcalico.org/v1", "IPPool"):
+            raise Declined(
+                "there is no IPPool: no pod would get an address, and no node would become ready",
+                "give CIDRs that nothing else uses, one a family: --pool 10.244.0.0/16 --pool fd00:10:244::/56",
+            )
         if options.nats:
             self._check_bus(options.nats.split(",")[0])
         variables = manifests.settings(
@@ -95,10 +100,19 @@ class Cluster:
             uplinks=options.uplinks,
             servers=len(servers) or len(options.nats.split(",")),
             tls=not options.nats or options.nats.startswith("tls"),
+            more=options.variables,
         )
+        if not options.api_server and not self._kube_proxy():
+            self._say(
+                "note: no kube-proxy is seen: unless something else makes the API server's Service work on nodes, "
+                "say where it is with --api-server HOST:PORT"
+            )
         rendered = manifests.render(variables, registry=options.registry, tag=options.tag)
         fit = manifests.fitted(rendered, nodes=len(hosts), servers=len(servers), checksums={})
         return Plan(options=options, hosts=hosts, servers=servers, objects=tuple(fit))
+
+    def _kube_proxy(self) -> bool:
+        return bool(self.api.items("apps/v1", "DaemonSet", "kube-system", labels="k8s-app=kube-proxy"))
 
     def _check_bus(self, url: str) -> None:
         """Somebody else's bus knows our users. Raises `Declined`; a bus that does not answer from here is a note."""
@@ -169,13 +183,15 @@ class Cluster:
         past = self.history()
         first = not any(one.state == revisions.COMPLETE for one in past)
         try:
-            return self._install(wanted, past)
+            return self._install(wanted, past, first=first)
         except (Complaint, Refusal) as fault:
             self._say("failed: what was begun is undone")
             self._undo(past, wanted, first=first)
             raise fault if isinstance(fault, Complaint) else fault.complaint("install") from fault
 
-    def _install(self, wanted: Plan, past: Sequence[Revision]) -> Revision:
+    def _install(self, wanted: Plan, past: Sequence[Revision], *, first: bool) -> Revision:
+        # Of an uninstall that was interrupted: nothing can be made in a namespace that ends.
+        self._gone(f"namespace {names.NAMESPACE}", self._ending_namespace)
         self._apply([one for one in wanted.objects if one["kind"] in ("Namespace", "CustomResourceDefinition")])
         self._established(wanted.objects)
         number = past[-1].number + 1 if past else 1
@@ -191,8 +207,8 @@ class Cluster:
         self._apply([one for one in objects if one["kind"] == "ServiceAccount"])
         self.put_seeds(wanted.hosts, wanted.objects)
         self._end_listed_bus(objects)
-        self.roll_out(objects)
-        self._pools(wanted.options)
+        self._pools(wanted.options)  # no node is ready before it has addresses to give
+        self.roll_out(objects, first=first)
         self._prune(past, objects)
         self.api.apply(to_remember(wanted.options))
         revision = replace(revision, state=revisions.COMPLETE)
@@ -211,18 +227,30 @@ class Cluster:
             if later.number > to.number:
                 self.api.delete(Ref("v1", "ConfigMap", names.NAMESPACE, later.name))
 
-    def roll_out(self, objects: Sequence[Object]) -> None:
+    def roll_out(self, objects: Sequence[Object], *, first: bool = False) -> None:
         """Apply objects in their order; after each workload, wait until it runs. One node at a time is the DaemonSets'
         own rule, and they come last: nodes are changed when what serves them is there.
+
+        Of a ``first`` installation the bus alone is waited for: cluster services and nodes' agents wait for each other
+        (ipam gives no block before every node has reported which ones it holds), so both have to be there.
         """
         plain = [one for one in objects if one["kind"] not in WORKLOADS]
         self._apply(plain)
         self._say(f"applied {len(plain)} objects")
-        for one in (one for one in objects if one["kind"] in WORKLOADS):
+        workloads = [one for one in objects if one["kind"] in WORKLOADS]
+        for one in workloads:
             self._apply([one])
-            self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
-            if one["metadata"]["name"] == names.BUS and _is_signed(one):
-                self._admit(objects)
+            if not first or one["kind"] == "StatefulSet":
+                self._await_workload(one, objects)
+        for one in workloads if first else ():
+            if one["kind"] != "StatefulSet":
+                self._await_workload(one, objects)
+
+    def _await_workload(self, one: Object, objects: Sequence[Object]) -> None:
+        """Waits until it runs; a bus of signed accounts is handed them then."""
+        self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
+        if one["metadata"]["name"] == names.BUS and _is_signed(one):
+            self._admit(objects)
 
     def _apply(self, objects: Iterable[Object]) -> None:
         for one in objects:
@@ -428,7 +456,7 @@ class Cluster:
                 self.api.delete(ref(one))
                 self._say(f"{kind} {one['metadata']['name']} deleted")
         if clean and objects:
-            self._gone("pods of agents", lambda: self.api.items("v1", "Pod", names.NAMESPACE, labels=_AGENTS))
+            self._gone("pods of the bus, services and agents", lambda: self._running(_WORKLOAD_PODS))
             self._clean(hosts, objects)
         for host in hosts:
             self._label(host, on=False)
@@ -442,7 +470,8 @@ class Cluster:
                 for one in self.api.items(version, kind, names.NAMESPACE, labels=names.OURS):
                     self.api.delete(ref(one))
             return
-        self.api.delete(Ref("v1", "Namespace", "", names.NAMESPACE))
+        self.api.delete(_NAMESPACE)
+        self._gone(f"namespace {names.NAMESPACE}", self._ending_namespace)
         self._say(f"namespace {names.NAMESPACE} deleted, and all that was in it")
 
     def _clean(self, hosts: Sequence[Host], objects: Sequence[Object], *, with_routing: bool = True) -> None:
@@ -457,15 +486,29 @@ class Cluster:
 
     def _untaint(self, host: Host) -> None:
         """What `cluster` wrote on the node and nobody would take off any more."""
-        node = self.api.get(Ref("v1", "Node", "", host.name))
-        for body in requirements.unmarked(node or {}):
-            self.api.call("PATCH", Ref("v1", "Node", "", host.name).path, body, "application/merge-patch+json")
+        at = Ref("v1", "Node", "", host.name)
+        node = self.api.get(at) or {}
+        for body in requirements.unmarked(node):
+            self.api.call("PATCH", at.path, body, "application/merge-patch+json")
+        if (status := requirements.without_condition(node)) is not None:
+            self.api.call("PATCH", f"{at.path}/status", status, "application/strategic-merge-patch+json")
+
+    def _running(self, labels: str) -> list[Object]:
+        return self.api.items("v1", "Pod", names.NAMESPACE, labels=labels)
+
+    def _ending_namespace(self) -> list[Object]:
+        found = self.api.get(_NAMESPACE)
+        return [found] if found and found["metadata"].get("deletionTimestamp") else []
 
     def _gone(self, what: str, left: Callable[[], list[Object]]) -> None:
         end = time.monotonic() + self._timeout
-        while left():
+        while found := left():
             if time.monotonic() > end:
-                raise Declined(f"{what} do not end within {self._timeout:.0f} s", "see whether their nodes answer")
+                first = f"{ref(found[0])}{' and others' if len(found) > 1 else ''}"
+                raise Declined(
+                    f"{what}: not gone within {self._timeout:.0f} s: {first}",
+                    "see whether nodes answer, and what its status says (kubectl get --output yaml)",
+                )
             time.sleep(self._poll)
 
 
@@ -481,4 +524,6 @@ def _is_signed(bus: Mapping[str, Any]) -> bool:
     return names.BUS_ACCOUNTS in (metadata.get("annotations") or {})
 
 
-_AGENTS = f"{names.OURS},{names.NAME} in (dataplane,routing)"
+_NAMESPACE = Ref("v1", "Namespace", "", names.NAMESPACE)
+_WORKLOAD_PODS = f"{names.OURS},!{names.JOB}"
+"""Pods of the bus, services and agents. While one of them still ends it writes: to folders of its node, or on it."""
