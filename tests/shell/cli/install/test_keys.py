@@ -31,7 +31,7 @@ from tests.natsd import Lines, free_port, runtime_of, server_program
 from tests.shell.cli.install.conftest import APPS, NODES, ROOT, World
 from tests.shell.cli.install.test_install import CORE, data
 
-INSTALL = ("install", "--uplinks", "eth0", "--timeout", "30")
+INSTALL = ("install", "--uplinks", "eth0", "--pool", "10.244.0.0/16", "--timeout", "30")
 ANNOTATION = names.SINCE
 
 
