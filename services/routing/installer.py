@@ -9,6 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from os import strerror
+from typing import Any
 
 from chassis.bus.causes import Causes
 from chassis.runtime.reconcile import Again, Dirty, Done
@@ -67,7 +68,7 @@ class Installer:
         planned = plan(self._look(), self.snapshot)
         refused: tuple[tuple[Operation, int], ...] = ()
         if planned.operations:
-            named = {"k8s__node__name": self._node} if self._node else {}
+            named: dict[str, Any] = {"k8s__node__name": self._node} if self._node else {}
             changes = len(planned.operations)
             with self._telemetry.together("routing.install", self._causes.traces, airmesh__changes=changes, **named):
                 refused = await self._kernel.apply(planned.operations)

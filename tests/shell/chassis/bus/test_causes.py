@@ -55,7 +55,7 @@ async def has(causes: Causes, *traces: str) -> None:
 async def test_what_changed_is_a_cause_until_the_work_is_done(bus_for: BusFor) -> None:
     ipam = await bus_for("ipam")
     await changed(ipam, "a", "n1")
-    view: View = (await bus_for("routing", "n1")).bucket(BUCKET).watch({"": Block}, markers=())
+    view: View = (await bus_for("routing", "n1")).bucket(BUCKET).watch({"": Block}, markers=(), name="test")
     causes = Causes(view)
     mine = Causes(view, concerns=lambda _, entry: entry is not None and entry.value.node == "n1")
     await view.wait_synced(20)
@@ -83,7 +83,7 @@ async def test_what_changed_is_a_cause_until_the_work_is_done(bus_for: BusFor) -
 @pytest.mark.usefixtures("buckets")
 async def test_of_a_great_many_the_latest_stay(bus_for: BusFor) -> None:
     ipam = await bus_for("ipam")
-    view: View = (await bus_for("routing", "n1")).bucket(BUCKET).watch({"": Block}, markers=())
+    view: View = (await bus_for("routing", "n1")).bucket(BUCKET).watch({"": Block}, markers=(), name="test")
     causes = Causes(view)
     await view.wait_synced(20)
     causes.gather()

@@ -126,7 +126,7 @@ class Kubelets:
     async def agent(self, user: str, file: Path | None = None) -> AsyncIterator[Connection]:
         """An agent's connection, by its own file or another one."""
         log = Log("test", "debug", stream=Lines())  # type: ignore[arg-type]
-        path: Path = file or await asyncio.to_thread(self.seed, user)
+        path = await asyncio.to_thread(self.seed, user) if file is None else file
         connection = Connection(self.url, user, Credentials(path, self.ca), "test", log)
         running = asyncio.create_task(connection.run())
         try:
