@@ -13,6 +13,7 @@ import yaml
 from deploy.images import plan
 from lab.compose import keys
 from lab.compose.project import SOURCE, overlays, tool_image
+from lab.topology import LabError
 
 COMPOSE: dict[str, Any] = yaml.safe_load((SOURCE / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
@@ -117,3 +118,53 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     assert mounted <= {path.name for path in folder.rglob("*")} | {"kubeconfig"}
     assert not keys.make_secrets(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == made
+
+
+def test_secrets_that_are_not_whole_are_named_and_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    keys.make_secrets(folder)
+    (folder / "seeds" / "ipam.seed").unlink()
+    (folder / "nats-2" / "tls.key").write_bytes(b"")
+    left = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(LabError) as refused:
+        keys.make_secrets(folder)
+    assert f"{folder} is not whole, it lacks nats-2/tls.key, seeds/ipam.seed:" in str(refused.value)
+    assert "remove the folder" in str(refused.value)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == left
+    assert keys.missing(tmp_path / "empty")[0] == "ca.crt"
+
+
+def test_secrets_whose_making_was_cut_short_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "secrets"
+    with monkeypatch.context() as cut:
+        cut.setattr(keys, "write_seeds", None)
+        with pytest.raises(TypeError):
+            keys.make_secrets(folder)
+    assert not folder.exists()
+    assert keys.make_secrets(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets"]
+
+
+def test_who_may_do_what_follows_the_code_and_keys_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    keys.make_secrets(folder)
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "nats-1" / "nats.conf").write_text("of an earlier release")
+    assert not keys.make_secrets(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
+
+
+def test_a_seed_that_is_none_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    keys.make_secrets(folder)
+    (folder / "seeds" / "cli.seed").write_text("nothing that anybody signs with\n")
+    with pytest.raises(LabError, match=r"seeds/cli.seed is no seed of an nkey: remove"):
+        keys.make_secrets(folder)
+
+
+def test_a_kubeconfig_takes_the_place_of_the_folder_that_an_engine_made(tmp_path: Path) -> None:
+    given, folder = tmp_path / "given", tmp_path / "secrets"
+    given.write_text("apiVersion: v1\n")
+    (folder / "kubeconfig").mkdir(parents=True)
+    keys.take_kubeconfig(given, folder)
+    assert (folder / "kubeconfig").read_text() == "apiVersion: v1\n"
