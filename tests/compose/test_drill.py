@@ -16,20 +16,13 @@ import pytest
 from lab.compose import drill
 from tests.bpf.world import run
 
-ROOT = Path(__file__).resolve().parents[2]
+PROGRAM = Path(drill.__file__)
 NOTES_ITS_START = "import sys, time; print('on', file=open(sys.argv[1], 'a')); time.sleep(600)"
 
 
 @contextmanager
-def drilling(now: Path, *given: str) -> Iterator[subprocess.Popen[bytes]]:
-    """The program with another file as the sign of its fault."""
-    program = (
-        "import pathlib, sys; from lab.compose import drill;"
-        "drill.NOW = pathlib.Path(sys.argv[1]); sys.exit(drill.main(*sys.argv[2:]))"
-    )
-    with subprocess.Popen(
-        [sys.executable, "-c", program, str(now), *given], cwd=ROOT, stdout=subprocess.PIPE
-    ) as running:
+def drilling(*given: str) -> Iterator[subprocess.Popen[bytes]]:
+    with subprocess.Popen([sys.executable, str(PROGRAM), *given], stdout=subprocess.PIPE) as running:
         try:
             yield running
         finally:
@@ -54,7 +47,7 @@ def children(of: subprocess.Popen[bytes]) -> list[str]:
 
 def test_a_command_dies_with_the_fault_and_starts_when_it_ends(tmp_path: Path) -> None:
     now, noted = tmp_path / "now", tmp_path / "noted"
-    with drilling(now, "die", sys.executable, "-c", NOTES_ITS_START, str(noted)) as running:
+    with drilling("die", str(now), sys.executable, "-c", NOTES_ITS_START, str(noted)) as running:
         until(lambda: starts(noted) == 1)
         now.touch()
         until(lambda: not children(running))
@@ -66,22 +59,24 @@ def test_a_command_dies_with_the_fault_and_starts_when_it_ends(tmp_path: Path) -
 
 
 @pytest.mark.privileged
-def test_a_folder_is_full_while_the_fault_is_there(tmp_path: Path) -> None:
-    now, small = tmp_path / "now", tmp_path / "small"
+def test_a_folder_is_full_while_the_fault_is_there_and_the_command_starts_again(tmp_path: Path) -> None:
+    now, small, noted = tmp_path / "now", tmp_path / "small", tmp_path / "noted"
     small.mkdir()
     run("mount", "-t", "tmpfs", "-o", "size=256k", "tmpfs", str(small))
     try:
-        with drilling(now, "fill", str(small), "sleep", "600"):
+        with drilling("fill", str(now), str(small), sys.executable, "-c", NOTES_ITS_START, str(noted)):
+            until(lambda: starts(noted) == 1)
             now.touch()
             until(lambda: os.statvfs(small).f_bavail == 0)
             now.unlink()
             until(lambda: os.statvfs(small).f_bavail > 0)
+            until(lambda: starts(noted) == 2)
     finally:
         run("umount", str(small))
 
 
-def test_a_holder_ends_by_a_signal(tmp_path: Path) -> None:
-    with drilling(tmp_path / "now", "hold") as running:
+def test_a_holder_ends_by_a_signal() -> None:
+    with drilling("hold") as running:
         assert running.stdout is not None
         assert running.stdout.readline()
     assert running.returncode == 0

@@ -12,7 +12,7 @@ import yaml
 
 from deploy.images import plan
 from lab.compose import keys
-from lab.compose.project import SOURCE, overlays, tool_image
+from lab.compose.project import SOURCE, Project, faketime, overlays, tool_image
 from lab.topology import LabError
 
 COMPOSE: dict[str, Any] = yaml.safe_load((SOURCE / "compose.yaml").read_text())
@@ -92,6 +92,8 @@ def test_an_overlay_lies_over_what_is_there(name: str) -> None:
             assert written["read_only"]
             assert written["cap_drop"] == ["ALL"]
         assert any("state/drill:/drill:ro" in volume for volume in written["volumes"])
+        started = written.get("entrypoint", [])
+        assert [one for one in started if one.startswith("/drill/")] == [f"/drill/{name}"] * bool(started)
         for volume in written["volumes"]:
             if volume.startswith("../lab"):
                 assert (SOURCE / volume.split(":")[0]).exists()
@@ -168,3 +170,26 @@ def test_a_kubeconfig_takes_the_place_of_the_folder_that_an_engine_made(tmp_path
     (folder / "kubeconfig").mkdir(parents=True)
     keys.take_kubeconfig(given, folder)
     assert (folder / "kubeconfig").read_text() == "apiVersion: v1\n"
+
+
+def test_a_fault_is_of_an_overlay_and_of_a_project_that_is_up(tmp_path: Path) -> None:
+    project = Project(home=tmp_path)
+    with pytest.raises(LabError, match="make compose-up OVERLAY=nats-dies"):
+        project.fault("nats-dies")
+    with pytest.raises(LabError, match="no overlay is called flood: clock-jumps"):
+        project.fault("flood")
+    (project.state / "drill").mkdir(parents=True)
+    for overlay in overlays():
+        project.fault(overlay)
+        assert (project.state / "drill" / overlay).exists()
+        project.heal(overlay)
+    assert [(path.name, path.read_text()) for path in (project.state / "drill").iterdir()] == [("clock", "+0\n")]
+
+
+def test_a_clock_cannot_jump_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AIRMESH_FAKETIME", str(tmp_path / "none"))
+    with pytest.raises(LabError, match=r"no libfaketime at AIRMESH_FAKETIME=.*: apt-get install libfaketime"):
+        faketime()
+    monkeypatch.setenv("AIRMESH_FAKETIME", str(tmp_path))
+    with pytest.raises(LabError, match="clock-jumps"):
+        faketime()
