@@ -26,13 +26,13 @@ from deploy.images.engine import Engine, EngineError, find_engine
 from lab import paths
 from lab.compose import keys
 from lab.images.build import build_all
-from lab.images.observability import JAEGER
+from lab.images.observability import COLLECTOR, JAEGER
 from lab.topology import LabError
 
 SOURCE = paths.SOURCE / "compose"
 HOME = paths.SOURCE / "build" / "compose"
 NAME = "airmesh"
-TOOLS = ("nats", "jaeger", "prometheus")
+TOOLS = ("nats", "collector", "jaeger", "prometheus")
 CGROUP = "airmesh-compose"
 CLOCK = "clock-jumps"
 _DEADLINE_SECONDS = 300.0
@@ -124,15 +124,15 @@ class Project:
         return cgroup_root() / CGROUP
 
     def images(self, engine: Engine, say: Say) -> None:
-        """Builds what is not ours (NATS, Jaeger, Prometheus); ours must be there. Raises LabError, EngineError."""
+        """Builds what is not ours (see the Dockerfile); ours must be there. Raises LabError, EngineError."""
         missing = [name for image in plan.images() if not engine.has(name := image.name(plan.tag()))]
         if missing:
             raise LabError(f"not built: {', '.join(missing)}: make images")
         programs = self.home / "programs"
         programs.mkdir(parents=True, exist_ok=True)
-        jaeger = asyncio.run(build_all((JAEGER,), paths.settings().cache, say))[JAEGER.name]
+        built = asyncio.run(build_all((JAEGER, COLLECTOR), paths.settings().cache, say))
         server = Path(sys.executable).parent / "nats-server"
-        for source in (server, jaeger, Path(__file__).with_name("drill.py")):
+        for source in (server, *built.values(), Path(__file__).with_name("drill.py")):
             shutil.copy(source, programs / source.name)
         on = base(engine, say)
         for stage in TOOLS:

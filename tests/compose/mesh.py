@@ -10,6 +10,7 @@ import os
 import subprocess
 import sys
 import time
+import urllib.parse
 import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -282,8 +283,17 @@ def _ended(running: subprocess.Popen[bytes]) -> Iterator[None]:
         running.wait()
 
 
-def scraped() -> list[str]:
-    """Agents whose metrics Prometheus has, as it says on the port of the machine's loopback."""
-    url = f"http://127.0.0.1:{os.environ['AIRMESH_PROMETHEUS_PORT']}/api/v1/query?query=up==1"
+def query(asked: str) -> dict[str, float]:
+    """What Prometheus has of each instance, as it says on the port of the machine's loopback."""
+    url = f"http://127.0.0.1:{os.environ['AIRMESH_PROMETHEUS_PORT']}/api/v1/query?query={urllib.parse.quote(asked)}"
     with urllib.request.urlopen(url, timeout=10) as answer:
-        return [one["metric"]["instance"] for one in json.load(answer)["data"]["result"]]
+        found = json.load(answer)["data"]["result"]
+    return {one["metric"]["instance"]: float(one["value"][1]) for one in found}
+
+
+def traced() -> set[str]:
+    """Services of which Jaeger has spans."""
+    with urllib.request.urlopen(
+        f"http://127.0.0.1:{os.environ['AIRMESH_JAEGER_PORT']}/api/services", timeout=10
+    ) as answer:
+        return set(json.load(answer)["data"] or ())

@@ -18,7 +18,8 @@ from lab.topology import LabError
 COMPOSE: dict[str, Any] = yaml.safe_load((SOURCE / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 COPIES = {"cluster": 2, "ipam": 2, "policy": 2, "dns": 2, "routing": 1, "dataplane": 1}
-TOOLS = {"nats-1", "nats-2", "nats-3", "host", "jaeger", "prometheus"}
+TOOLS = {"nats-1", "nats-2", "nats-3", "host", "collector", "jaeger", "prometheus"}
+COLLECTOR: dict[str, Any] = yaml.safe_load((SOURCE / "collector.yaml").read_text())
 
 
 def copies(service: str) -> dict[str, Any]:
@@ -59,7 +60,9 @@ def test_no_port_is_taken_twice_and_prometheus_asks_them_all() -> None:
     ports = [one["environment"]["AIRMESH_HEALTH_PORT"] for one in SERVICES.values() if "environment" in one]
     assert len(ports) == len(set(ports)) == sum(COPIES.values())
     asked = yaml.safe_load((SOURCE / "targets.yaml").read_text())
-    assert {target.split(":")[1] for one in asked for target in one["targets"]} == set(ports)
+    (own,) = COLLECTOR["service"]["telemetry"]["metrics"]["readers"]
+    of_collector = str(own["pull"]["exporter"]["prometheus"]["port"])
+    assert {target.split(":")[1] for one in asked for target in one["targets"]} == {*ports, of_collector}
     for published in SERVICES["host"]["ports"]:
         assert published.startswith("127.0.0.1:")
 
@@ -70,6 +73,18 @@ def test_the_servers_are_where_everybody_looks_for_them() -> None:
     url = ",".join(f"nats://{address}:4222" for address in given.values())
     assert COMPOSE["x-environment"]["AIRMESH_NATS_URL"] == url
     assert {SERVICES[name]["environment"]["AIRMESH_BUCKET_REPLICAS"] for name in copies("cluster")} == {str(len(given))}
+
+
+def test_spans_go_to_the_collector_and_from_there_to_jaeger() -> None:
+    takes = COLLECTOR["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    assert COMPOSE["x-environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://{takes}"
+    (given,) = [one for one in SERVICES["jaeger"]["command"] if one.startswith("--set=receivers.")]
+    assert COLLECTOR["exporters"]["otlphttp"]["endpoint"] == f"http://{given.partition('=')[2].partition('=')[2]}"
+    health = COLLECTOR["extensions"]["healthcheckv2"]["http"]["endpoint"]
+    assert SERVICES["collector"]["healthcheck"]["test"][-1] == f"http://{health}/status"
+    for pipeline in COLLECTOR["service"]["pipelines"].values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= set(COLLECTOR[kind])
 
 
 def test_the_tools_are_those_of_the_dockerfile() -> None:

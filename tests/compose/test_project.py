@@ -21,7 +21,7 @@ from lab.compose import keys
 from lab.compose.project import Project, overlays
 from lab.images.build import CNI, build_all
 from lab.paths import settings
-from tests.compose.mesh import Mesh, inside, scraped, until
+from tests.compose.mesh import Mesh, inside, query, traced, until
 from tests.natsd import free_port
 
 pytestmark = [pytest.mark.slow, pytest.mark.privileged, pytest.mark.timeout(1200)]
@@ -67,7 +67,11 @@ def mesh(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
 
 def test_it_comes_up_and_is_seen(mesh: Mesh) -> None:
     until("all is well", lambda: not mesh.amiss(), mesh.amiss)
-    until("Prometheus reads all copies", lambda: len(scraped()) == 10, scraped)
+    until("Prometheus reads all copies, and the collector", lambda: len(query("up==1")) == 11, lambda: query("up"))
+    on_a_pods_way = {"cluster", "policy", "ipam", "dataplane"}
+    until("Jaeger has what the services did", lambda: on_a_pods_way <= traced(), traced)
+    sent = "otelcol_exporter_sent_spans_total"
+    until("it came by way of the collector", lambda: sum(query(sent).values()) > 0, lambda: query(sent))
 
 
 def test_a_server_dies(mesh: Mesh) -> None:
