@@ -2,8 +2,9 @@
 SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
+INSTALL ?= processes
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -12,9 +13,9 @@ setup: .venv/.ready ## install what is missing (Debian packages, .venv)
 .venv/.ready: requirements.lock requirements/apt.txt requirements/setup.sh
 	@requirements/setup.sh
 
-lab: setup ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name)
+lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name, INSTALL=pods)
 	@$(PYTHON) -m lab preflight
-	@$(PYTHON) -m lab up --name $(LAB)
+	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL)
 	@$(PYTHON) -m lab tour --name $(LAB)
 
 lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=name)
@@ -31,7 +32,7 @@ test: setup check ## the whole test suite (what CI runs)
 FOCUS ?= \[sig-network\].*\[Conformance\]
 SKIP ?=
 e2e: setup ## the stock Kubernetes suite against the lab (LAB=, FOCUS=, SKIP=); goes on where it stopped
-	@$(PYTHON) -m lab up --name $(LAB)
+	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL)
 	@$(PYTHON) -m lab.conformance --name $(LAB) --focus '$(FOCUS)' --skip '$(SKIP)'
 
 drill-kills: setup ## the long kills and rebuilds: everything dies or is lost under traffic (about 6 minutes)
@@ -52,6 +53,9 @@ drill-services: setup ## 10,000 Services are made: agents answer, loops stay fre
 drill-bus: setup ## three NATS servers are killed, stopped and set back while agents write (about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bus_of_three.py tests/shell/chassis/bus/test_cluster_of_servers.py -m slow
 
+test-keys: setup ## keys rotated beneath agents, nodes that come and go, a bus carried over (about 2 minutes)
+	$(PYTHON) -m pytest -s tests/shell/cli/install/test_keys.py -m "slow or not slow"
+
 drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants
 
@@ -71,6 +75,12 @@ images-setup: ## install what builds and runs images, unless podman or docker is
 
 test-ship: images ## the images: two builds with one digest, exact rights, every one ready (about 12 minutes)
 	$(PYTHON) -m pytest -s tests/ship -m "slow or not slow"
+
+test-install: images ## `airmesh install` on kubelets, a tour, an uninstall that leaves nothing, and again (about 8 minutes)
+	$(PYTHON) -m pytest -s tests/drills/test_install.py -m slow
+
+test-upgrade: images ## `airmesh upgrade` to other images and back under 100 flows, while pods start (about 6 minutes)
+	$(PYTHON) -m pytest -s tests/drills/test_upgrade.py -m slow
 
 compose-setup: setup images-setup ## install compose for podman, in build/compose/venv (docker has its own)
 	@command -v podman > /dev/null || exit 0; \

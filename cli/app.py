@@ -232,21 +232,22 @@ for _command in (
 
 
 @airmesh.command()
-@click.argument("target")
-@click.option("--kind", type=click.Choice(list(gather.KINDS)), default=None, help="What TARGET is the name of.")
+@click.argument("target", nargs=-1, required=True, metavar="[KIND] TARGET")
 @_output
-def trace(target: str, kind: str | None, output: str) -> int:
+def trace(target: tuple[str, ...], output: str) -> int:
     """What became of the last change of TARGET, step by step, down to the kernels that it changed.
 
-    TARGET is NAMESPACE/NAME of a pod or a NetworkPolicy, or a trace id (32 hex digits, as log lines and events have
-    it). Agents keep their latest spans in memory: no tracing backend is needed. Of an object that is gone, its removal.
+    TARGET is NAMESPACE/NAME, or a trace id (32 hex digits, as log lines and events have it). KIND is pod, policy or
+    service, and needed where the name is that of several; a Service changes with its EndpointSlices. "node NODE" is how
+    that node is reached, in all kernels; "dns" is CoreDNS' configuration. Agents keep their latest spans in memory: no
+    tracing backend is needed. Of an object that is gone, its removal.
 
     Exit code 1 when a step failed, or nothing is kept of it any more.
     """
-    asked = trace_report.target(target)
+    asked = trace_report.target(*target)
     if asked is None:
-        raise faults.Usage(f"{target!r} names no object", "write NAMESPACE/NAME, or a trace id of 32 hex digits")
-    report = _ask(lambda link: gather.change(link, asked, kind or ""))
+        raise faults.Usage(f"{' '.join(target)!r} is nothing that can be traced", f"write {trace_report.GRAMMAR}")
+    report = _ask(lambda link: gather.change(link, asked))
     _show(report, trace_report.tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 

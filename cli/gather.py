@@ -18,7 +18,7 @@ from proto.addresses import Claim, Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.identity import IdentityRecord
-from proto.objects import KIND_OF, NetworkPolicy, Node, Pod
+from proto.objects import KIND_OF, EndpointSlice, NetworkPolicy, Node, Pod, Service
 from proto.policy import Ack, Frontier
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations, IpamShow, IpamState
 from proto.routes import NodeRoutes
@@ -138,16 +138,20 @@ async def names(link: Link) -> dns.DnsState:
     )
 
 
-KINDS: dict[str, type[Any]] = {"pod": Pod, "policy": NetworkPolicy}
-"""What `airmesh trace` takes, by what a person calls it."""
+KINDS: dict[str, tuple[type[Any], ...]] = {
+    "pod": (Pod,),
+    "policy": (NetworkPolicy,),
+    "service": (Service, EndpointSlice),
+}
+"""What each of `trace.NAMESPACED` is made of in ``objects``: the object itself first."""
 
 
-async def change(link: Link, asked: trace.Target, kind: str) -> trace.Trace:
-    """The story of the last change of an object; ``kind`` of :data:`KINDS`, or empty when the name is enough.
+async def change(link: Link, asked: trace.Target) -> trace.Trace:
+    """The story of the last change of what is asked about.
 
-    Raises Usage when it is not, Declined when nothing is known of such an object.
+    Raises Usage when the name is that of several, Declined when nothing is known of such an object.
     """
-    trace_id = asked.trace_id or await _last_trace(link, asked, [KINDS[kind]] if kind else list(KINDS.values()))
+    trace_id = asked.trace_id or await _last_trace(link, asked)
     answers = list(await link.spans(SpansRequest(trace_id=trace_id)))
     others = (link.spans(SpansRequest(trace_id=other)) for other in trace.linked(answers) if other != trace_id)
     for more in await asyncio.gather(*others):
@@ -155,28 +159,59 @@ async def change(link: Link, asked: trace.Target, kind: str) -> trace.Trace:
     return trace.trace(asked, trace_id, answers)
 
 
-async def _last_trace(link: Link, asked: trace.Target, kinds: list[type[Any]]) -> str:
+async def _last_trace(link: Link, asked: trace.Target) -> str:
+    """Of the last word of a node, of the last decision of `dns`, or of an object."""
+    if asked.kind == "node":
+        found = await link.read(ROUTES, lambda _: NodeRoutes, encode_segment(asked.name))
+        what, remedy = f"node {asked.name} has announced no routes", "airmesh routes has those that have"
+    elif asked.kind == "dns":
+        found = await link.read(DNS, lambda _: CoreDNSDecision, "coredns")
+        what, remedy = "dns has decided nothing yet", "see airmesh status for an agent dns"
+    else:
+        return await _last_of_object(link, asked)
+    for traceparent in found.traceparents.values():
+        if traceparent:
+            return traceparent[3:35]
+    raise Declined(what, remedy)
+
+
+async def _last_of_object(link: Link, asked: trace.Target) -> str:
     """Of the object as the mirror has it; of one that is gone as agents of `cluster` remember it."""
-    found: dict[str, str] = {}
-    for kind in kinds:
-        node = "*." if kind is Pod else ""
-        key = f"{kind_prefix(KIND_OF[kind])}.{node}{encode_segment(asked.namespace)}.{encode_segment(asked.name)}"
-        contents = await link.read(OBJECTS, lambda _, kind=kind: kind, key)  # type: ignore[misc]
-        for at in contents.values:
-            found[kind.__name__] = contents.traceparents[at][3:35]
+    named = [asked.kind] if asked.kind else list(KINDS)
+    present = await asyncio.gather(*(_present(link, asked, kind) for kind in named))
+    found = {kind: trace_id for kind, trace_id in zip(named, present, strict=True) if trace_id is not None}
     if len(found) > 1:
-        raise Usage(f"{asked.text} is a {' and a '.join(found)}", f"say --kind {' or --kind '.join(KINDS)}")
+        kinds = " and a ".join(KINDS[kind][0].__name__ for kind in found)
+        raise Usage(f"{asked.text} is a {kinds}", f"name one: airmesh trace {' or '.join(found)} {asked.text}")
     for trace_id in found.values():
         if trace_id:
             return trace_id
-    named = (("k8s.namespace.name", asked.namespace), ("k8s.object.name", asked.name))
-    for kind in kinds:
-        wanted = SpansRequest(attributes=(("k8s.object.kind", kind.__name__), *named))
-        trace_id = trace.latest(await link.spans(wanted), "cluster")
+    for kind in named:
+        attributes = (
+            ("k8s.object.kind", KINDS[kind][0].__name__),
+            ("k8s.namespace.name", asked.namespace),
+            ("k8s.object.name", asked.name),
+        )
+        trace_id = trace.latest(await link.spans(SpansRequest(attributes=attributes)), "cluster")
         if trace_id:
             return trace_id
-    what = " or ".join(kind.__name__ for kind in kinds)
+    what = " or ".join(KINDS[kind][0].__name__ for kind in named)
     raise Declined(
-        f"no {what} {asked.text} is there, and no agent keeps a span of one",
+        f"no {what} {asked.namespace}/{asked.name} is there, and no agent keeps a span of one",
         "see that the name is right, and airmesh status for an agent cluster; or give a trace id from a log line",
     )
+
+
+async def _present(link: Link, asked: trace.Target, kind: str) -> str | None:
+    """Id of the trace in which an object was written last, or one that is part of it; None while there is none."""
+    written: list[tuple[int, str]] = []
+    namespace, name = encode_segment(asked.namespace), encode_segment(asked.name)
+    for of in KINDS[kind]:
+        below = f"*.{namespace}.{name}" if of is Pod else f"{namespace}.{'>' if of is EndpointSlice else name}"
+        contents = await link.read(OBJECTS, lambda _, of=of: of, f"{kind_prefix(KIND_OF[of])}.{below}")  # type: ignore[misc]
+        written += [
+            (contents.revisions[key], contents.traceparents[key][3:35])
+            for key, value in contents.values.items()
+            if not isinstance(value, EndpointSlice) or value.service == asked.name
+        ]
+    return max(written)[1] if written else None

@@ -71,6 +71,8 @@ class Contents:
     unreadable: int = 0
     traceparents: dict[str, str] = field(default_factory=dict)
     """Trace context of each value's write, by raw key."""
+    revisions: dict[str, int] = field(default_factory=dict)
+    """Sequence of each value's write in the bucket, by raw key."""
 
     def of(self, kind: type[T]) -> dict[str, T]:
         """The values of one type, by raw key."""
@@ -215,6 +217,7 @@ class Link:
         subscription = await self._client.subscribe(inbox, pending_msgs_limit=-1, pending_bytes_limit=-1)
         values: dict[str, msgspec.Struct] = {}
         traceparents: dict[str, str] = {}
+        revisions: dict[str, int] = {}
         unreadable = 0
         left = 0
         while pending:
@@ -236,10 +239,11 @@ class Link:
                     unreadable += 1
                 else:
                     values[change.key], traceparents[change.key] = open_sealed(kind, change.body or b"")
+                    revisions[change.key] = revision
             except (Malformed, UnknownVersion):
                 unreadable += 1
         await subscription.unsubscribe()
-        return Contents(values=values, unreadable=unreadable, traceparents=traceparents)
+        return Contents(values=values, unreadable=unreadable, traceparents=traceparents, revisions=revisions)
 
     def _next(self) -> bytes:
         deadline = int(self._settings.deadline * 1e9)

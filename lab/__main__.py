@@ -10,6 +10,7 @@ import sys
 from collections.abc import Sequence
 
 from lab.cluster import down, preflight, status, up
+from lab.cluster.up import Install
 from lab.images import build, contents
 from lab.paths import paths, settings
 from lab.topology import LabError
@@ -22,7 +23,8 @@ def _say(text: str) -> None:
 
 
 def _up(options: argparse.Namespace) -> int:
-    asyncio.run(up.up(options.name, options.nodes, not options.without_mesh, settings(), _say))
+    install = Install.NOTHING if options.without_mesh else Install(options.install)
+    asyncio.run(up.up(options.name, options.nodes, install, settings(), _say, tag=options.tag))
     return 0
 
 
@@ -92,6 +94,13 @@ def parser() -> argparse.ArgumentParser:
         if verb == "up":
             one.add_argument("--nodes", type=int, default=3)
             one.add_argument("--without-mesh", action="store_true", help="Kubernetes only; nodes stay NotReady")
+            one.add_argument(
+                "--install",
+                choices=[str(one) for one in Install],
+                default=str(Install.PROCESSES),
+                help="agents are processes of the lab, or pods that `airmesh install` brings (after `make images`)",
+            )
+            one.add_argument("--tag", default="", help="of the images, with --install pods")
         if verb == "env":
             one.add_argument("lab", nargs="?", help="the lab's name")
         if verb == "build":

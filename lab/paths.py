@@ -34,12 +34,15 @@ def _folder(environment: Mapping[str, str], name: str, default: Path) -> Path:
 
 
 def settings(environment: Mapping[str, str] | None = None) -> Settings:
-    """Read AIRMESH_LABS, AIRMESH_RUN and AIRMESH_CACHE. Raises `LabError` for a relative folder."""
+    """Read AIRMESH_LABS, AIRMESH_RUN and AIRMESH_CACHE. Raises `LabError` for a relative folder.
+
+    None lies where a node's agents keep theirs (/var/lib/airmesh, /run/airmesh): nodes have folders of their own there.
+    """
     env = os.environ if environment is None else environment
     home = Path(env.get("XDG_CACHE_HOME") or Path(env.get("HOME", "/")) / ".cache")
     return Settings(
-        labs=_folder(env, "AIRMESH_LABS", Path("/var/lib/airmesh/labs")),
-        run=_folder(env, "AIRMESH_RUN", Path("/run/airmesh")),
+        labs=_folder(env, "AIRMESH_LABS", Path("/var/lib/airmesh-labs")),
+        run=_folder(env, "AIRMESH_RUN", Path("/run/airmesh-labs")),
         cache=_folder(env, "AIRMESH_CACHE", home / "airmesh"),
     )
 
@@ -90,6 +93,15 @@ class NodePaths:
     def device_plugins(self) -> Path:
         """What the node's kubelet has where kubelets have `node.DEVICE_PLUGINS` built in."""
         return self.state / "device-plugins"
+
+    @property
+    def host(self) -> Path:
+        """What the node has where the machine has its own: see `node.HOST_FOLDERS`."""
+        return self.state / "host"
+
+    def on_host(self, path: Path) -> Path:
+        """Where the machine finds what the node knows as the absolute `path`."""
+        return self.host / path.relative_to("/")
 
     @property
     def agents(self) -> Path:

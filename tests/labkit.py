@@ -1,5 +1,7 @@
-"""A running lab for the tests that need one: brought up once a session under the name `test`, removed at its end.
+"""A running lab for the tests that need one: brought up once a session, removed at its end.
 
+Its name is `test` and a number of the folder that this tree is in: suites of two trees go side by side on one machine,
+and the next run of a tree takes up what a killed one left.
 `AIRMESH_TEST_LAB=<name>` uses a lab that is up already and leaves it up (for work on one test). Asking for it on
 a machine that cannot hold a lab fails with preflight's table.
 """
@@ -15,6 +17,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
+from zlib import crc32
 
 import pytest
 
@@ -26,7 +29,7 @@ from lab.paths import SOURCE, Paths, paths, settings
 from lab.topology import Host
 from tests.agent_logs import LOGS
 
-NAME = "test"
+NAME = f"test{crc32(os.fsencode(SOURCE)):08x}"
 OTLP = f"http://{topology.plan(NAME, 3).control.management4}:4318"
 _UP_SECONDS = 900
 _DOWN_SECONDS = 120

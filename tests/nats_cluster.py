@@ -96,7 +96,7 @@ async def apart(folder: Path) -> AsyncIterator[tuple[NatsCluster, Wires]]:
                 inside = Inside(path)
                 targets = ((wires.hosts[number], server.port), ("127.0.0.1", cluster.monitors[number]))
                 for target in targets:
-                    passed = PortForward(inside, target).pass_through
+                    passed = PortForward(inside, (target,)).pass_through
                     await stack.enter_async_context(await asyncio.start_server(passed, "127.0.0.1", target[1]))
             try:
                 await asyncio.gather(*(asyncio.to_thread(server.start) for server in cluster.servers))

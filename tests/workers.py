@@ -5,7 +5,8 @@ A plugin of pytest: `tests/conftest.py` brings its hooks in. It reads two marks:
 - `lab`: all files with such tests are one unit, so one worker runs them, one after the other, in the one lab. They come
   first, since they are the longest unit and mostly wait.
 - `alone`: the test looks at the whole machine, or measures what a process takes of it. While it runs, no other worker
-  runs a test. Its file belongs to the unit of the lab: a worker that waits for the lab's tests would wait for long.
+  of this user runs a test, be it of another tree. Its file belongs to the unit of the lab: a worker that waits for the
+  lab's tests would wait for long.
 
 Every other file is a unit of its own, so that fixtures of a module are made once. A worker that is free takes the next;
 what takes long comes before what does not, so that both end at about the same time. Without `-n` nothing of this
@@ -15,10 +16,12 @@ applies: one process runs all files in their alphabetical order.
 from __future__ import annotations
 
 import fcntl
+import os
 from collections.abc import Generator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
+from tempfile import gettempdir
 from typing import TYPE_CHECKING, Any
 
 import pytest
@@ -72,10 +75,11 @@ class MachineLock:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """A worker opens the lock of all workers of this tree."""
+    """A worker opens the lock of all workers."""
     if is_worker(config):
-        assert config.cache is not None
-        config.stash[_LOCK] = MachineLock(config.cache.mkdir("workers"))
+        folder = Path(gettempdir()) / f"airmesh-tests-{os.getuid()}"
+        folder.mkdir(mode=0o700, exist_ok=True)
+        config.stash[_LOCK] = MachineLock(folder)
 
 
 def is_worker(config: pytest.Config) -> bool:

@@ -11,12 +11,16 @@ Closes traps of nats-py 2.16 (each has a test in tests/shell/chassis/bus/test_na
  6. a server that ends the connection with a word (a key was revoked, a user taken out) makes it close for good → it
     connects again, by the key that stands in its file by then.
 
+When the user's file gets another key, it is tried beside the connection that stands; once it is let in, we sign in by
+it, so that the old one may be revoked and nobody is cut off. One that is refused changes nothing, and is said.
+
 Times are in seconds.
 """
 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import random
 import re
 from collections.abc import Awaitable, Callable
@@ -40,6 +44,10 @@ PING_INTERVAL = 5
 OUTSTANDING_PINGS = 2
 CONNECT_TIMEOUT = 2
 WATCH_EVERY = 0.25
+RENEW_EVERY = 5.0
+"""Between two looks at the user's file; half of it to one and a half, so that a fleet does not come at once."""
+RENEW_LATEST = 5.0
+"""So long a renewed key waits for a moment in which no call is under way."""
 ABORT_AFTER = 1.0
 """A broken connection whose transport is still open after this long is aborted."""
 SUBSCRIPTION_MESSAGES = 65_536
@@ -103,11 +111,14 @@ class Connection:
         self._credentials = credentials
         self._name = name
         self._log = log
-        self._client: Client | None = None
+        self._client: nats_internals.RenewingClient | None = None
         self._ready = asyncio.Event()
         self._closed = asyncio.Event()
         self._stopping = False
         self._calls: dict[str, set[_Call]] = {}
+        self._quiet = asyncio.Event()
+        """No call is under way."""
+        self._quiet.set()
         self._slow: dict[int, Callable[[], None]] = {}
         self._on_connected: list[Callable[[bool], None]] = []
         self.denied: dict[str, str] = {}
@@ -155,6 +166,14 @@ class Connection:
         """Connect and stay so until :meth:`close`; raises :class:`ClosedForGood` if the client closes by itself."""
         self._client = await self._connect_first()
         self._arrived(again=False)
+        renewing = asyncio.create_task(self._renew())
+        try:
+            await self._stand(self._client)
+        finally:
+            renewing.cancel()
+            await asyncio.gather(renewing, return_exceptions=True)
+
+    async def _stand(self, client: Client) -> None:
         broken_for = 0.0
         while not self._closed.is_set():
             try:
@@ -163,7 +182,65 @@ class Connection:
             except TimeoutError:
                 broken_for = self._watch(broken_for)
         if not self._stopping:
-            raise ClosedForGood(f"the NATS client closed for good: {self._client.last_error!r}")
+            raise ClosedForGood(f"the NATS client closed for good: {client.last_error!r}")
+
+    async def _renew(self) -> None:
+        """Sign in again when the user's file holds another key, which is tried first; as long as it takes."""
+        due, refused = True, ""
+        while True:
+            await asyncio.sleep(RENEW_EVERY * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, no secret
+            client, due = self._client, self._credentials.replaced() or due
+            if not due or client is None or not client.is_connected:
+                continue
+            try:
+                if self._credentials.identity().public == client.public:
+                    due = False
+                elif await self._is_let_in(refused):
+                    await self._sign_in_again(client)
+                    due = False
+                else:
+                    refused = self._credentials.identity().public
+            except (nats.errors.Error, OSError, TimeoutError) as error:
+                self._log.debug("bus-key-not-tried", error=error)
+
+    async def _is_let_in(self, refused: str) -> bool:
+        """Whether the servers know the key that stands in the file, by a connection of its own; raises when none is
+        there to ask. That the key ``refused`` is refused has been said.
+        """
+        client = nats_internals.RenewingClient(self._credentials.identity, self._credentials.trust)
+
+        async def on_error(error: Exception) -> None:
+            raise error
+
+        try:
+            async with asyncio.timeout(2 * CONNECT_TIMEOUT):
+                await client.connect(
+                    self._servers,
+                    name=f"{self._name} tries a key",
+                    error_cb=on_error,
+                    tls_handshake_first=self._credentials.ca_file is not None,
+                    connect_timeout=CONNECT_TIMEOUT,
+                    allow_reconnect=False,
+                )
+        except nats.errors.Error as error:
+            if not _not_let_in(error):
+                raise
+            if client.public != refused:
+                self._log.warning("bus-key-refused", user=self._user, public=client.public, error=error)
+            return False
+        finally:
+            nats_internals.close_transport(client)
+            await client.close()
+        return True
+
+    async def _sign_in_again(self, client: Client) -> None:
+        """By the key of the file; at a moment without calls, for theirs would have to be made again."""
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(RENEW_LATEST):
+                await self._quiet.wait()
+        self._log.info("bus-key-renewed", user=self._user)
+        await client.flush(CONNECT_TIMEOUT)
+        await client.force_reconnect()
 
     async def close(self) -> None:
         """Send what is queued and close; at most two seconds."""
@@ -184,6 +261,7 @@ class Connection:
         call = _Call()
         key = subject.lower()
         self._calls.setdefault(key, set()).add(call)
+        self._quiet.clear()
         try:
             async with asyncio.timeout(timeout) as call.deadline:
                 return await client.request(subject, payload, timeout=timeout + 5, headers=headers)
@@ -200,6 +278,8 @@ class Connection:
             calls.discard(call)
             if not calls:
                 self._calls.pop(key, None)
+            if not self._calls:
+                self._quiet.set()
 
     async def send(
         self, subject: str, payload: bytes, headers: dict[str, str] | None = None, *, reply: str = ""
@@ -234,7 +314,7 @@ class Connection:
         except (nats.errors.Error, OSError):
             return
 
-    async def _connect_first(self) -> Client:
+    async def _connect_first(self) -> nats_internals.RenewingClient:
         attempt = 0
         while True:
             try:
@@ -247,7 +327,7 @@ class Connection:
             await asyncio.sleep(backoff.delay(attempt, random.random()))  # noqa: S311 - spreads load, no secret
             attempt += 1
 
-    async def _connect(self) -> Client:
+    async def _connect(self) -> nats_internals.RenewingClient:
         client = nats_internals.RenewingClient(self._credentials.identity, self._credentials.trust)
         first = True
 

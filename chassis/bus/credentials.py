@@ -1,5 +1,7 @@
 """Who we are on the bus and whom we trust: files that are read at each connect, so that a renewed one counts by itself.
 
+Who is connected looks at the user's file now and then, and signs in again when it holds another key.
+
 A user's file holds the seed of an nkey (a server that lists its users), or a JWT and its seed (NATS credentials, where
 servers trust an operator). A JWT is sent together with the public nkey: a server of either kind lets the same key in,
 so that servers may change from one kind to the other while agents stay as they are.
@@ -81,6 +83,16 @@ class Credentials:
         self.ca_file = ca_file
         """The authority's certificate; None: the servers are spoken to in the clear."""
         self._last: Identity | None = None
+        self._seen: tuple[int, int, int] | None = None
+
+    def replaced(self) -> bool:
+        """Whether the user's file is another one than at the last call, or was written over; False at the first."""
+        try:
+            found = self._seed_file.stat()
+        except OSError:
+            return False
+        before, self._seen = self._seen, (found.st_ino, found.st_mtime_ns, found.st_size)
+        return before is not None and before != self._seen
 
     def identity(self) -> Identity:
         """Who we are now; raises :class:`chassis.bus.tls.TlsFault`'s base when there never was a usable file."""

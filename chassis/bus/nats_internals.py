@@ -51,6 +51,8 @@ class RenewingClient(Client):
         super().__init__()
         self._proof = proof
         self._trust = trust
+        self.public = ""
+        """The public nkey that it signed in with last."""
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
@@ -69,7 +71,7 @@ class RenewingClient(Client):
     def _connect_command(self) -> bytes:
         proof = self._proof()
         self._signature_cb = proof.sign
-        self._public_nkey = proof.public
+        self._public_nkey = self.public = proof.public
         written = super()._connect_command()
         if not proof.jwt:
             return written

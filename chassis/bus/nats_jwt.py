@@ -28,22 +28,24 @@ import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import nkeys
 
 from chassis.bus.accounts import STATE, Account
 from chassis.bus.credentials import credentials as written
-from chassis.bus.nats_config import Server, server_part
+from chassis.bus.nats_config import Server, new_key, server_part
 from chassis.secret import Secret
 from proto.subjects import INBOX
 
 SYSTEM = "system"
 """Account that servers speak to each other in."""
 RESOLVER_USER = "resolver"
-"""Who may hand accounts to the servers, and nothing else; it is no user of the table of roles."""
+"""Who may hand accounts to the servers and ask who is connected; it is no user of the table of roles."""
 _UNLIMITED = -1
+_PRELOAD = "resolver_preload: "
 _RESOLVER_RIGHTS: dict[str, object] = {
-    "pub": {"allow": ["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP"]},
+    "pub": {"allow": ["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CONNZ"]},
     "sub": {"allow": [f"{INBOX}.{RESOLVER_USER}.>"]},
 }
 
@@ -120,12 +122,25 @@ class Issuer:
         return _jwt(self._key, self.account(account.name), account.name, claims)
 
     def sign_user(
-        self, account: str, name: str, public: str, *, rights: Mapping[str, object] | None = None, expires: int = 0
+        self,
+        account: str,
+        name: str,
+        public: str,
+        *,
+        rights: Mapping[str, object] | None = None,
+        expires: int = 0,
+        issued: int = 0,
     ) -> str:
-        """JWT of a user. ``rights``: permissions other than its account's; ``expires``: Unix time, 0 never."""
+        """JWT of a user. ``rights``: permissions other than its account's. Unix times: ``expires``, 0 for never, and
+        ``issued``, 0 for now.
+        """
         limits = dict.fromkeys(("subs", "data", "payload"), _UNLIMITED)
         claims = {"type": "user", **limits, **(rights or {})}
-        return _jwt(self._of(account), public, name, claims, expires)
+        return _jwt(self._of(account), public, name, claims, expires, issued)
+
+    def sign_resolver(self, public: str) -> str:
+        """JWT of the user who hands accounts to the servers."""
+        return self.sign_user(SYSTEM, RESOLVER_USER, public, rights=_RESOLVER_RIGHTS)
 
     def _of(self, name: str) -> _Key:
         kind = b"airmesh account " + name.encode()
@@ -143,10 +158,11 @@ def sign(accounts: Iterable[Account], *, operator: str = "", issuer: Issuer | No
         if account.user is not None:
             one = by.sign_user(account.name, account.user.name, account.user.public)
             credentials[account.user.name] = written(one, account.user.seed)
-    for user, where, rights in ((operator, STATE, {}), (RESOLVER_USER, SYSTEM, _RESOLVER_RIGHTS)):
-        if user:
-            key = _key(nkeys.PREFIX_BYTE_USER, os.urandom(32))
-            credentials[user] = written(by.sign_user(where, user, key.public, rights=rights), Secret(key.seed))
+    seed, public = new_key()
+    credentials[RESOLVER_USER] = written(by.sign_resolver(public), seed)
+    if operator:
+        seed, public = new_key()
+        credentials[operator] = written(by.sign_user(STATE, operator, public), seed)
     jwts = {by.account(one.name): by.sign_account(one) for one in (*accounts, Account(name=SYSTEM))}
     return Signed(
         operator=by.jwt,
@@ -165,13 +181,54 @@ def render_signed(signed: Signed, server: Server) -> str:
 
 def signed_part(signed: Signed, server: Server) -> str:
     """Text of nats.conf that says whom a server trusts, and where it keeps the accounts that it is handed."""
+    return trust_part(signed.operator, signed.accounts, server)
+
+
+def trust_part(operator: str, accounts: Mapping[str, str], server: Server) -> str:
+    """The same from the operator's JWT and those of ``accounts`` by their public keys, which a server knows at its
+    start. Where it was handed an account that was signed later, that one counts.
+    """
     resolver = {"type": "full", "dir": str(server.store_dir / "accounts"), "interval": "2m"}
     return (
-        f"operator: {json.dumps(signed.operator)}\n"
-        f"system_account: {json.dumps(signed.system_account)}\n"
+        f"operator: {json.dumps(operator)}\n"
+        f"system_account: {json.dumps(claims_of(operator)['nats']['system_account'])}\n"
         f"resolver: {json.dumps(resolver)}\n"
-        f"resolver_preload: {json.dumps(signed.accounts, indent=1)}\n"
+        f"{_PRELOAD}{json.dumps(accounts, indent=1)}\n"
     )
+
+
+def without_accounts(config: str) -> str:
+    """What a server has to be started again for: its configuration but for the accounts, which it can be handed."""
+    return config.partition(_PRELOAD)[0]
+
+
+def preloaded(config: str) -> dict[str, str]:
+    """JWTs of accounts by their public keys, of a text of :func:`render_signed`; none where it has none."""
+    try:
+        return dict(json.loads(config.partition(_PRELOAD)[2] or "{}"))
+    except ValueError:
+        return {}
+
+
+def claims_of(jwt: str) -> dict[str, Any]:
+    """What a JWT says, unchecked: for one of our own, or to compare. Raises ValueError."""
+    try:
+        body = jwt.split(".")[1]
+        said = json.loads(base64.urlsafe_b64decode(body + "=" * (-len(body) % 4)))
+    except (IndexError, ValueError) as error:
+        raise ValueError(f"no JWT: {error}") from None
+    if not isinstance(said, dict):
+        raise ValueError("no JWT: its body is no object")  # noqa: TRY004 - the text is wrong, not a type
+    return said
+
+
+def says_the_same(one: str, other: str) -> bool:
+    """Whether two JWTs differ in when they were signed alone."""
+    try:
+        before, after = ({**claims_of(jwt), "iat": 0, "jti": ""} for jwt in (one, other))
+    except ValueError:
+        return False
+    return before == after
 
 
 def carry_over(store_dir: Path, issuer: Issuer) -> bool:
@@ -222,9 +279,9 @@ def _key(prefix: int, raw: bytes) -> _Key:
     return _Key(pair, pair.public_key.decode())
 
 
-def _jwt(signer: _Key, subject: str, name: str, claims: dict[str, object], expires: int = 0) -> str:
+def _jwt(signer: _Key, subject: str, name: str, claims: dict[str, object], expires: int = 0, issued: int = 0) -> str:
     body: dict[str, object] = {
-        "iat": int(time.time()),
+        "iat": issued or int(time.time()),
         "iss": signer.public,
         "name": name,
         "sub": subject,

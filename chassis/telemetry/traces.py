@@ -12,7 +12,7 @@ Attributes have the names of OpenTelemetry's semantic conventions where these ha
 from __future__ import annotations
 
 import secrets
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
@@ -80,18 +80,29 @@ class Telemetry:
             span.end(error)
 
     @contextmanager
-    def together(self, name: str, parents: Sequence[str], **attributes: Any) -> Iterator[Span | None]:
+    def together(
+        self,
+        name: str,
+        parents: Iterable[str] | Mapping[str, Mapping[str, Any]],
+        *,
+        alone: bool = False,
+        **attributes: Any,
+    ) -> Iterator[Span | None]:
         """One piece of work for changes of several traces: a span in each, linked with the first, which is the current
-        one within the block. Of more than TOGETHER parents the first; without any there is no span.
+        one within the block. Of more than TOGETHER parents the first. A mapping has attributes of each one's own.
+        Without any parent there is no span, with ``alone`` one of a trace of its own.
         """
-        first, *others = list(dict.fromkeys(parents))[:TOGETHER] or [""]
-        if not first:
+        own: Mapping[str, Mapping[str, Any]] = (
+            parents if isinstance(parents, Mapping) else {parent: {} for parent in parents if parent}
+        )
+        first, *others = list(own)[:TOGETHER] or [""]
+        if not first and not alone:
             yield None
             return
         with ExitStack() as stack:
-            main = stack.enter_context(self.span(name, first, **attributes))
+            main = stack.enter_context(self.span(name, first, **attributes, **own.get(first, {})))
             for parent in others:
-                stack.enter_context(self.span(name, parent, links=(main.traceparent,), **attributes))
+                stack.enter_context(self.span(name, parent, links=(main.traceparent,), **attributes, **own[parent]))
             with entered(main):
                 yield main
 

@@ -68,6 +68,7 @@ def of_secrets(there: set[str], nodes: Sequence[Mapping[str, Any]]) -> Iterator[
     """Every user of the bus has its key."""
     wanted = [names.seed_secret(role.name) for role in ROLES if not role.per_node]
     wanted += [names.node_secret(one["metadata"]["name"]) for one in nodes]
+    wanted += [names.OPERATOR] if names.BUS_CONFIG in there else []
     lacking = [name for name in wanted if name not in there]
     if lacking:
         yield wrong(

@@ -19,6 +19,7 @@ from cli.install import findings, node_check, revisions
 from cli.install.cluster_check import look as look_at_cluster
 from cli.install.kubernetes import Kubernetes, Refusal
 from cli.install.options import Options
+from cli.install.rotation import Rotation, holders
 from cli.install.run import Cluster
 from cli.reports.table import json_text
 
@@ -72,6 +73,10 @@ def _opened(kubeconfig: str, context: str, what: str, timeout: float = 0.0) -> I
 @click.option("--uplinks", default="", metavar="LINK,…", help="Interfaces that lead from node to node, as in eth0.")
 @click.option("--nats", default="", metavar="URL,…", help="A bus that is there already; else one is installed.")
 @click.option("--pool", "pools", multiple=True, metavar="CIDR", help="Make IPPools, one a family, where there is none.")
+@click.option(
+    "--api-server", default="", metavar="HOST:PORT", help="Where nodes reach the API server without kube-proxy."
+)
+@click.option("--set", "settings", multiple=True, metavar="NAME=VALUE", help="A setting of agents, as AIRMESH_CGROUP=…")
 @click.option("--migrate", is_flag=True, help="Move in beside another network, node by node (not supported).")
 @_image_options
 def install(
@@ -82,6 +87,7 @@ def install(
     dry_run: bool,
     migrate: bool,
     pools: tuple[str, ...],
+    settings: tuple[str, ...],
     **given: str,
 ) -> int:
     """Install airmesh into a cluster, or bring an installation to what is asked for.
@@ -95,7 +101,7 @@ def install(
             "drain a node, take the old network's CNI configuration away there, and let airmesh have it; or move "
             "workloads to a cluster that was made with airmesh",
         )
-    options = Options(pools=",".join(pools), **given)
+    options = Options(pools=",".join(pools), settings="\n".join(settings), **given)
     with _opened(kubeconfig, context, "install", timeout) as cluster:
         cluster.check()
         return _bring(cluster, options.over(cluster.remembered()), dry_run=dry_run)
@@ -163,6 +169,37 @@ def accounts(kubeconfig: str, context: str) -> int:
     with _opened(kubeconfig, context, "keys") as cluster:
         cluster.check()
         click.echo(cluster.accounts(), nl=False)
+    return Exit.WELL
+
+
+@keys.command("rotate")
+@_cluster_options
+@click.option("--node", "nodes", multiple=True, metavar="NODE", help="The keys of this node's agents.")
+@click.option("--service", "services", multiple=True, metavar="SERVICE", help="The key of this service, or of `cli`.")
+@click.option("--all", "everyone", is_flag=True, help="All keys.")
+@click.option("--now", "at_once", is_flag=True, help="Old keys were stolen: end them before anybody has new ones.")
+@click.option("--timeout", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="Seconds for each.")
+def rotate(
+    kubeconfig: str,
+    context: str,
+    *,
+    nodes: tuple[str, ...],
+    services: tuple[str, ...],
+    everyone: bool,
+    at_once: bool,
+    timeout: float,
+) -> int:
+    """New keys for users of the bus: each agent signs in again once, and the old key is void.
+
+    Old and new are both good until nobody is connected by the old one. What was interrupted goes on when it is run
+    again. Nothing starts anew.
+    """
+    with _opened(kubeconfig, context, "keys", timeout) as cluster:
+        cluster.check()
+        rotation = Rotation(cluster, _say)
+        wanted = holders(cluster.hosts(), nodes, services, everyone=everyone)
+        rotation.rotate(wanted, at_once=at_once)
+    click.echo(f"new keys: {', '.join(holder.name for holder in wanted)}")
     return Exit.WELL
 
 

@@ -1,11 +1,12 @@
-"""What runs once on each node: its seeds are put there, or all that airmesh made there is taken away. Pure.
+"""What runs once: a node's seeds are put there, all that airmesh made there is taken away, the bus gets accounts. Pure.
 
-A Job is bound to its node by name, so a node reads no other's seeds: the API server lets a kubelet read only the
+A node's Job is bound to it by name, so a node reads no other's seeds: the API server lets a kubelet read only the
 Secrets of pods that are bound to it. Its name says what it is about, so the same work is not done twice.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from cli.install import names
@@ -13,6 +14,7 @@ from cli.install.kinds import Object
 from cli.install.secrets import Host
 
 SEEDS = "seeds"
+ACCOUNTS = "accounts"
 REMOVE = "remove"
 _PYTHON = ["/usr/bin/python3.11", "-P", "-m"]
 _DEADLINE_SECONDS = 600
@@ -35,7 +37,8 @@ def write_seeds(host: Host, image: str, about: str) -> Object:
         {"name": "secret", "secret": {"secretName": names.node_secret(host.name), "defaultMode": 0o400}},
         {"name": "seeds", "hostPath": {"path": "/etc/airmesh/seeds", "type": "DirectoryOrCreate"}},
     ]
-    return _job(SEEDS, host, names.digest(about, host.uid, image), [container], volumes)
+    name = names.job(SEEDS, host.name, names.digest(about, host.uid, image))
+    return _job(SEEDS, {"nodeName": host.name}, name, [container], volumes)
 
 
 def remove(host: Host, dataplane: str, routing: str, about: str) -> Object:
@@ -57,7 +60,34 @@ def remove(host: Host, dataplane: str, routing: str, about: str) -> Object:
         for name, image, module in steps
         if image
     ]
-    return _job(REMOVE, host, about, containers, [{"name": "host", "hostPath": {"path": "/", "type": "Directory"}}])
+    volumes = [{"name": "host", "hostPath": {"path": "/", "type": "Directory"}}]
+    return _job(REMOVE, {"nodeName": host.name}, names.job(REMOVE, host.name, about), containers, volumes)
+
+
+def hand_over(name: str, image: str, settings: Mapping[str, str]) -> Object:
+    """Accounts for the bus' servers, or a wait for who takes its new key, as the Secret of the same name says. It runs
+    where the bus does. ``settings``: what every agent is told.
+    """
+    said = {key: settings[key] for key in ("AIRMESH_NATS_URL", "AIRMESH_NATS_CA_FILE") if key in settings}
+    container = {
+        "name": ACCOUNTS,
+        "image": image,
+        "command": [*_PYTHON, "services.cluster.accounts", "/run/secrets/airmesh"],
+        "env": [{"name": key, "value": value} for key, value in said.items()],
+        "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
+        "securityContext": {**_security([]), "runAsUser": 65532, "runAsGroup": 65532},
+        "volumeMounts": [
+            {"name": "secret", "mountPath": "/run/secrets/airmesh", "readOnly": True},
+            {"name": "bus-authority", "mountPath": "/etc/airmesh/bus", "readOnly": True},
+        ],
+    }
+    volumes = [
+        {"name": "secret", "secret": {"secretName": name, "defaultMode": 0o440}},
+        {"name": "bus-authority", "configMap": {"name": names.AUTHORITY, "optional": True}},
+    ]
+    made = _job(ACCOUNTS, {"nodeSelector": {names.BUS_NODE: "true"}}, name, [container], volumes)
+    made["spec"]["template"]["spec"]["securityContext"] = {"fsGroup": 65532}
+    return made
 
 
 def _security(rights: list[str]) -> dict[str, Any]:
@@ -70,9 +100,8 @@ def _security(rights: list[str]) -> dict[str, Any]:
     }
 
 
-def _job(work: str, host: Host, about: str, containers: list[Any], volumes: list[Any]) -> Object:
+def _job(work: str, where: Mapping[str, Any], name: str, containers: list[Any], volumes: list[Any]) -> Object:
     labels = {names.PART_OF: "airmesh", names.NAME: work, names.JOB: work}
-    name = names.job(work, host.name, about)
     return {
         "apiVersion": "batch/v1",
         "kind": "Job",
@@ -83,7 +112,7 @@ def _job(work: str, host: Host, about: str, containers: list[Any], volumes: list
             "template": {
                 "metadata": {"labels": labels},
                 "spec": {
-                    "nodeName": host.name,
+                    **where,
                     "serviceAccountName": "airmesh",
                     "automountServiceAccountToken": False,
                     "hostNetwork": True,

@@ -29,7 +29,7 @@ from cli.install.kinds import Object, Ref, list_path, ref
 
 MANAGER = "airmesh"
 """The one field manager of an installation."""
-_START = 10.0
+_START = 30.0
 _ANSWER = 30.0
 _UNAVAILABLE = (502, 503, 504)
 
@@ -138,6 +138,10 @@ class Kubernetes:
             if self._proxy.poll() is not None:
                 break
             time.sleep(0.01)
+        else:
+            raise Unreachable(
+                f"`kubectl proxy` has not begun within {_START:.0f} s", "see whether `kubectl version` answers here"
+            )
         words = " ".join(said.read_text(errors="replace").split()).removeprefix("error: ")
         raise Usage(f"kubectl cannot use the kubeconfig: {words}", "give one with --kubeconfig, or set KUBECONFIG")
 

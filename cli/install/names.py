@@ -26,6 +26,14 @@ BUS_SECRET = "airmesh-nats-authority"  # noqa: S105 - a name
 """Secret of the authority's key, and of what the servers know each other by."""
 AUTHORITY = "airmesh-bus-authority"
 """ConfigMap with the authority's certificate, for the agents."""
+OPERATOR = "airmesh-nats-operator"
+"""Secret of the seed that signs the bus' accounts, and of who hands them to the servers. No pod is given the seed."""
+SINCE = "airmesh.io/keys-since"
+"""Annotation of a Secret whose keys are being replaced: from which second on keys are good, by entry."""
+BUS_ACCOUNTS = "airmesh.io/bus-accounts"
+"""Annotation of the servers' pods: `signed` where they trust the operator; absent where a file lists their users."""
+PERSONS = frozenset({"cli"})
+"""Roles that no workload has."""
 OPTIONS = "airmesh-options"
 """ConfigMap of what `install` was given, so that it need not be given again."""
 _LONGEST = 253

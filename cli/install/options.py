@@ -12,6 +12,16 @@ from cli.install.kinds import Object
 from cli.install.names import NAME, NAMESPACE, OPTIONS, PART_OF
 
 _LONGEST_LINK = 15
+SETTINGS = frozenset(
+    f"AIRMESH_{name}"
+    for name in (
+        *("ADDRESS_COOLDOWN", "ADD_DEADLINE", "BACKEND_ENTRIES", "CGROUP", "CONNTRACK_ENTRIES", "DEPARTED_GRACE"),
+        *("EXTERNAL_IPS", "FLOW_BUDGET", "FLOW_EVENTS_PER_SECOND", "GC_GRACE", "IPCACHE_ENTRIES", "KUBE_PAGE"),
+        *("KUBE_WATCH_SECONDS", "LEASE_SECONDS", "LOG_LEVEL", "PROXY_HEALTH_PORT", "PUBLISH_FORWARDED"),
+        *("SERVICE_ENTRIES", "SPARE_ADDRESSES", "TABLE_MEMORY", "TCX"),
+    )
+)
+"""What --set takes: settings of services that neither the manifests nor another option say."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -28,11 +38,27 @@ class Options:
     """Which images."""
     pools: str = ""
     """CIDRs of the first IPPools, comma-separated; none are made when there are any."""
+    api_server: str = ""
+    """HOST:PORT of the API server as nodes reach it before any Service works; empty: its Service, by kube-proxy."""
+    settings: str = ""
+    """Settings of agents beside those above, a line NAME=VALUE each."""
 
     def over(self, before: Options) -> Options:
         """These options, and where one is not given what was given before."""
         given = {field.name: getattr(self, field.name) for field in fields(self) if getattr(self, field.name)}
+        if self.settings:  # one by one; a name without a value is set no more
+            merged = {**_lines(before.settings), **_lines(self.settings)}
+            given["settings"] = "\n".join(f"{name}={value}" for name, value in sorted(merged.items()) if value)
         return replace(before, **given)
+
+    @property
+    def variables(self) -> dict[str, str]:
+        """What these add to the environment of agents."""
+        given = _lines(self.settings)
+        if self.api_server:
+            host, _, port = self.api_server.rpartition(":")
+            given |= {"KUBERNETES_SERVICE_HOST": host.strip("[]"), "KUBERNETES_SERVICE_PORT": port}
+        return given
 
     def check(self) -> None:
         """Raises `Usage` naming the option and the remedy."""
@@ -53,12 +79,37 @@ class Options:
                 ip_network(cidr)
             except ValueError as error:
                 raise Usage(f"--pool: {cidr!r} is no CIDR ({error})", "write it as 10.244.0.0/16") from None
+        self._check_api_server()
+        for name in _lines(self.settings):
+            if name not in SETTINGS:
+                known = ", ".join(sorted(SETTINGS))
+                raise Usage(
+                    f"--set: {name!r} is no setting that can be given", f"write one of these as NAME=VALUE: {known}"
+                )
         if any(part in self.tag for part in "/@:") or self.tag.split() not in ([], [self.tag]):
             raise Usage(f"--tag: {self.tag!r} is no tag of an image", "write it as 0.1.0")
         if self.registry.split() not in ([], [self.registry]) or "//" in self.registry:
             raise Usage(
                 f"--registry: {self.registry!r} is no registry", "write it as HOST[:PORT]/PATH, without https://"
             )
+
+    def _check_api_server(self) -> None:
+        if not self.api_server:
+            return
+        try:
+            parts = urlsplit(f"https://{self.api_server}")
+            well = bool(parts.hostname) and parts.port is not None and parts.netloc == self.api_server
+        except ValueError:
+            well = False
+        if not well or "@" in self.api_server:
+            raise Usage(
+                f"--api-server: {self.api_server!r} is not where an API server is",
+                "write it as HOST:PORT, as in 192.0.2.1:6443 or [2001:db8::1]:6443",
+            )
+
+
+def _lines(settings: str) -> dict[str, str]:
+    return {name: value for name, _, value in (line.partition("=") for line in settings.split("\n") if line)}
 
 
 def remembered(found: Object | None) -> Options:

@@ -28,13 +28,16 @@ _COPIES = 2
 """Of each cluster service, where there are as many nodes."""
 
 
-def settings(*, nats: str, uplinks: str, servers: int, tls: bool) -> dict[str, str]:
-    """What every agent is told. ``servers``: how many the bus has, which is how many copies a bucket gets."""
+def settings(*, nats: str, uplinks: str, servers: int, tls: bool, more: Mapping[str, str]) -> dict[str, str]:
+    """What every agent is told. ``servers``: how many the bus has, which is how many copies a bucket gets. ``more``:
+    what was set by name.
+    """
     given = {
         "AIRMESH_NATS_URL": nats,
         "AIRMESH_UPLINKS": uplinks,
         "AIRMESH_TAINT_NEW_NODES": "true",
         "AIRMESH_BUCKET_REPLICAS": str(3 if servers >= 3 else 1),
+        **more,
     }
     return {**given, "AIRMESH_NATS_CA_FILE": AUTHORITY_FILE} if tls else given
 
@@ -88,6 +91,12 @@ def fitted(rendered: Iterable[Object], *, nodes: int, servers: int, checksums: M
             metadata.setdefault("annotations", {})[names.CHECKSUM] = checksums[name]
         fit.append(one)
     return fit
+
+
+def settings_of(rendered: Iterable[Object]) -> dict[str, str]:
+    """What every agent is told, by objects as they were rendered."""
+    found = [one["data"] for one in rendered if one["kind"] == "ConfigMap" and "AIRMESH_NATS_URL" in one["data"]]
+    return dict(found[0])
 
 
 def image_of(rendered: Iterable[Object], workload: str) -> str:

@@ -27,17 +27,21 @@ RIGHTS = (
     ("patch", "rbac.authorization.k8s.io", "rolebindings", "kube-system"),
     ("create", "", "secrets", NAMESPACE),
     ("list", "", "secrets", NAMESPACE),
+    ("patch", "", "secrets", NAMESPACE),
+    ("delete", "", "secrets", NAMESPACE),
     ("patch", "", "configmaps", NAMESPACE),
     ("patch", "apps", "daemonsets", NAMESPACE),
     ("patch", "apps", "deployments", NAMESPACE),
     ("patch", "apps", "statefulsets", NAMESPACE),
     ("create", "batch", "jobs", NAMESPACE),
+    ("delete", "batch", "jobs", NAMESPACE),
     ("list", "", "nodes", ""),
     ("patch", "", "nodes", ""),
 )
 """Verb, group, resource, namespace: without these nothing is begun."""
 TAINT = "node.airmesh.io/agent-not-ready"
 BLOCKS = "airmesh.io/blocks"
+CONDITION = "NetworkUnavailable"
 _CONTROL = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 _BLOCK = {4: 26, 6: 122}
 _SERVERS = 3
@@ -120,7 +124,9 @@ def pool(cidr: str) -> Object:
 
 
 def unmarked(node: Mapping[str, Any]) -> Iterator[Object]:
-    """JSON merge patches that take off a Node what `cluster` wrote on it: the taint, the annotation."""
+    """JSON merge patches that take off a Node what `cluster` wrote on it: the taint, the annotation. The condition is
+    part of its status: `without_condition`.
+    """
     metadata = node.get("metadata", {})
     taints = node.get("spec", {}).get("taints") or []
     others = [one for one in taints if one["key"] != TAINT]
@@ -128,3 +134,13 @@ def unmarked(node: Mapping[str, Any]) -> Iterator[Object]:
         yield {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "spec": {"taints": others or None}}
     if BLOCKS in (metadata.get("annotations") or {}):
         yield {"metadata": {"annotations": {BLOCKS: None}}}
+
+
+def without_condition(node: Mapping[str, Any]) -> Object | None:
+    """The strategic merge patch of a Node's status that takes our word on its network away; None where there is none.
+    Another network's word stays.
+    """
+    conditions = node.get("status", {}).get("conditions") or ()
+    if not any(one["type"] == CONDITION and str(one.get("reason", "")).startswith("Airmesh") for one in conditions):
+        return None
+    return {"status": {"conditions": [{"type": CONDITION, "$patch": "delete"}]}}

@@ -11,6 +11,7 @@ from typing import Any
 
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _NO_CONFIG = ("CreateContainerConfigError", "CreateContainerError")
+_AGAIN = ("CrashLoopBackOff", "RunContainerError")
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -95,11 +96,14 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterable[Obstacle]:
                 remedy="mend what it names, then run this again",
                 final=True,
             )
-        elif reason == "CrashLoopBackOff":
+        elif reason in _AGAIN:
+            last = (one.get("lastState") or {}).get("terminated") or {}
+            # Of one that never began there is no log; the runtime's words are all there is.
+            why = said if reason == "RunContainerError" else " ".join(str(last.get("message", "")).split())[:300]
             yield Obstacle(
                 pod=name,
                 container=one["name"],
-                sentence=f"pod {name} on node {node} ends again and again",
+                sentence=f"pod {name} on node {node} ends again and again{f' ({why})' if why else ''}",
                 remedy=f"look at `kubectl --namespace airmesh-system logs {name} --previous`",
                 final=False,
             )

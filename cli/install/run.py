@@ -10,11 +10,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from chassis.bus.accounts import make_accounts
 from chassis.bus.nats_config import accounts_part
 from cli.faults import Complaint, Declined
-from cli.install import bus_check, jobs, names, requirements, revisions, rollout, secrets
+from cli.install import accounts, bus_check, jobs, names, requirements, revisions, rollout, secrets
 from cli.install import render as manifests
 from cli.install.differences import difference
 from cli.install.kinds import WORKLOADS, Object, Ref, ref
@@ -87,6 +88,11 @@ class Cluster:
         hosts = self.hosts()
         servers = () if options.nats else self.servers()
         requirements.check_hosts(hosts, servers)
+        if not options.pools and not self.api.items("crd.projectcalico.org/v1", "IPPool"):
+            raise Declined(
+                "there is no IPPool: no pod would get an address, and no node would become ready",
+                "give CIDRs that nothing else uses, one a family: --pool 10.244.0.0/16 --pool fd00:10:244::/56",
+            )
         if options.nats:
             self._check_bus(options.nats.split(",")[0])
         variables = manifests.settings(
@@ -94,10 +100,19 @@ class Cluster:
             uplinks=options.uplinks,
             servers=len(servers) or len(options.nats.split(",")),
             tls=not options.nats or options.nats.startswith("tls"),
+            more=options.variables,
         )
+        if not options.api_server and not self._kube_proxy():
+            self._say(
+                "note: no kube-proxy is seen: unless something else makes the API server's Service work on nodes, "
+                "say where it is with --api-server HOST:PORT"
+            )
         rendered = manifests.render(variables, registry=options.registry, tag=options.tag)
         fit = manifests.fitted(rendered, nodes=len(hosts), servers=len(servers), checksums={})
         return Plan(options=options, hosts=hosts, servers=servers, objects=tuple(fit))
+
+    def _kube_proxy(self) -> bool:
+        return bool(self.api.items("apps/v1", "DaemonSet", "kube-system", labels="k8s-app=kube-proxy"))
 
     def _check_bus(self, url: str) -> None:
         """Somebody else's bus knows our users. Raises `Declined`; a bus that does not answer from here is a note."""
@@ -131,9 +146,15 @@ class Cluster:
         there, lines = self.secrets(), list[str]()
         for one in secrets.missing_keys(there, wanted.hosts):
             lines += difference(None, one)
+        if wanted.servers:
+            for one in accounts.missing_operator(there):
+                lines += difference(there.get(names.OPERATOR), one)
         checksums = {}
         if names.BUS_SECRET in there and wanted.servers and not lines:
-            config = secrets.bus_config(there, wanted.hosts, wanted.servers)
+            by = accounts.issuer(there)
+            for one in accounts.signed_keys(there, wanted.hosts, by):
+                lines += difference(there[one["metadata"]["name"]], one)
+            config = accounts.bus_config(there, wanted.servers, by)
             lines += difference(there.get(names.BUS_CONFIG), config)
             checksums = {names.BUS: bus_checksum(there, config)}
         fit = manifests.fitted(
@@ -162,13 +183,15 @@ class Cluster:
         past = self.history()
         first = not any(one.state == revisions.COMPLETE for one in past)
         try:
-            return self._install(wanted, past)
+            return self._install(wanted, past, first=first)
         except (Complaint, Refusal) as fault:
             self._say("failed: what was begun is undone")
             self._undo(past, wanted, first=first)
             raise fault if isinstance(fault, Complaint) else fault.complaint("install") from fault
 
-    def _install(self, wanted: Plan, past: Sequence[Revision]) -> Revision:
+    def _install(self, wanted: Plan, past: Sequence[Revision], *, first: bool) -> Revision:
+        # Of an uninstall that was interrupted: nothing can be made in a namespace that ends.
+        self._gone(f"namespace {names.NAMESPACE}", self._ending_namespace)
         self._apply([one for one in wanted.objects if one["kind"] in ("Namespace", "CustomResourceDefinition")])
         self._established(wanted.objects)
         number = past[-1].number + 1 if past else 1
@@ -182,9 +205,10 @@ class Cluster:
         revision = Revision(number=number, state=revisions.APPLYING, tag=tag, objects=tuple(objects))
         self.api.apply(revision.write())
         self._apply([one for one in objects if one["kind"] == "ServiceAccount"])
-        self._seeds(wanted)
-        self.roll_out(objects)
-        self._pools(wanted.options)
+        self.put_seeds(wanted.hosts, wanted.objects)
+        self._end_listed_bus(objects)
+        self._pools(wanted.options)  # no node is ready before it has addresses to give
+        self.roll_out(objects, first=first)
         self._prune(past, objects)
         self.api.apply(to_remember(wanted.options))
         revision = replace(revision, state=revisions.COMPLETE)
@@ -203,16 +227,30 @@ class Cluster:
             if later.number > to.number:
                 self.api.delete(Ref("v1", "ConfigMap", names.NAMESPACE, later.name))
 
-    def roll_out(self, objects: Sequence[Object]) -> None:
+    def roll_out(self, objects: Sequence[Object], *, first: bool = False) -> None:
         """Apply objects in their order; after each workload, wait until it runs. One node at a time is the DaemonSets'
         own rule, and they come last: nodes are changed when what serves them is there.
+
+        Of a ``first`` installation the bus alone is waited for: cluster services and nodes' agents wait for each other
+        (ipam gives no block before every node has reported which ones it holds), so both have to be there.
         """
         plain = [one for one in objects if one["kind"] not in WORKLOADS]
         self._apply(plain)
         self._say(f"applied {len(plain)} objects")
-        for one in (one for one in objects if one["kind"] in WORKLOADS):
+        workloads = [one for one in objects if one["kind"] in WORKLOADS]
+        for one in workloads:
             self._apply([one])
-            self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
+            if not first or one["kind"] == "StatefulSet":
+                self._await_workload(one, objects)
+        for one in workloads if first else ():
+            if one["kind"] != "StatefulSet":
+                self._await_workload(one, objects)
+
+    def _await_workload(self, one: Object, objects: Sequence[Object]) -> None:
+        """Waits until it runs; a bus of signed accounts is handed them then."""
+        self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
+        if one["metadata"]["name"] == names.BUS and _is_signed(one):
+            self._admit(objects)
 
     def _apply(self, objects: Iterable[Object]) -> None:
         for one in objects:
@@ -244,7 +282,13 @@ class Cluster:
             for host in wanted.servers:
                 self._label(host, on=True)
             there = self.secrets()
-            config = secrets.bus_config(there, wanted.hosts, wanted.servers)
+            for one in accounts.missing_operator(there):
+                made += bool(self.api.apply(one)) if names.OPERATOR in there else self.api.create(one)
+            there = self.secrets()
+            by = accounts.issuer(there)
+            self._apply(accounts.signed_keys(there, wanted.hosts, by))
+            there = self.secrets()
+            config = accounts.bus_config(there, wanted.servers, by)
             self._apply([config, secrets.authority_map(there)])
             self._say(f"{made} Secrets made, the others are kept")
             return {names.BUS: bus_checksum(there, config)}
@@ -257,14 +301,79 @@ class Cluster:
         node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": host.name, "labels": labels}}
         self.api.apply(node, manager="airmesh-bus")
 
-    def _seeds(self, wanted: Plan) -> None:
-        image, there = manifests.image_of(wanted.objects, "dataplane"), self.secrets()
-        for host in wanted.hosts:
-            about = names.digest(str(there[names.node_secret(host.name)].get("data")))
-            self.api.create(jobs.write_seeds(host, image, about))
-        for host in wanted.hosts:
-            about = names.digest(str(there[names.node_secret(host.name)].get("data")))
-            self._await(ref(jobs.write_seeds(host, image, about)), f"{names.NAME}={jobs.SEEDS}")
+    def put_seeds(self, hosts: Sequence[Host], objects: Iterable[Object]) -> None:
+        """Each node's seeds from its Secret into its folder; returns when they are there. Raises `Declined`."""
+        for one in self.begin_seeds(hosts, objects):
+            self._await(ref(one), f"{names.NAME}={jobs.SEEDS}")
+
+    def begin_seeds(self, hosts: Sequence[Host], objects: Iterable[Object]) -> list[Object]:
+        """Have the same done; the Jobs that do it. One that has done it for these seeds stays as it is."""
+        there, image = self.secrets(), manifests.image_of(objects, "dataplane")
+        about = {host: names.digest(str(there[names.node_secret(host.name)].get("data"))) for host in hosts}
+        work = [jobs.write_seeds(host, image, about[host]) for host in hosts]
+        for one in work:
+            self.api.create(one)
+        return work
+
+    def _end_listed_bus(self, objects: Iterable[Object]) -> None:
+        """Servers that list their users and such that trust an operator keep no streams together: where the former run
+        and the latter are wanted, all end before the first starts. Users' files hold what both ask for by now.
+        """
+        wanted: Object = next((one for one in objects if one["kind"] == "StatefulSet"), {})
+        found = self.api.get(Ref("apps/v1", "StatefulSet", names.NAMESPACE, names.BUS))
+        if found is None or not _is_signed(wanted) or _is_signed(found):
+            return
+        self._say("the bus lists its users in a file: it starts again with signed accounts, its buckets are refilled")
+        self.api.delete(ref(found))
+        labels = f"{names.OURS},{names.NAME}={names.BUS}"
+        self._gone("servers of the bus", lambda: self.api.items("v1", "Pod", names.NAMESPACE, labels=labels))
+
+    def _admit(self, objects: Sequence[Object]) -> None:
+        """Give the servers that run the accounts of services and nodes; those of nodes that are gone let nobody in."""
+        there, hosts = self.secrets(), self.hosts()
+        if names.OPERATOR not in there:
+            return
+        by = accounts.issuer(there)
+        left, given = accounts.gone(there, hosts, by)
+        given += accounts.of_services(there, by).values()
+        for host in hosts:
+            if names.node_secret(host.name) in there:
+                given += accounts.of_host(there, host, by)
+        self.hand_over(objects, given)
+        for name in left:
+            self.api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
+
+    def hand_over(self, objects: Sequence[Object], given: Sequence[str]) -> None:
+        """Have the bus' servers take accounts; what a run before left is cleared away first. Raises `Declined`."""
+        for one in self.api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
+            self._clear(one["metadata"]["name"])
+        for first in range(0, len(given), accounts.MOST):
+            self.on_bus(objects, given[first : first + accounts.MOST], {})
+        self._say(f"the bus has {len(given)} accounts")
+
+    def on_bus(self, objects: Sequence[Object], given: Sequence[str], waits: Mapping[str, object]) -> None:
+        """Run the Job that hands over accounts, or waits for users to take their keys. Raises `Declined`."""
+        name = f"airmesh-{jobs.ACCOUNTS}-{names.digest(str(time.time_ns()))}"
+        self.api.create(accounts.job_secret(self.secrets(), name, given, waits))
+        work = jobs.hand_over(name, manifests.image_of(objects, "cluster"), manifests.settings_of(objects))
+        try:
+            self.api.create(work)
+            self._await(ref(work), f"{names.NAME}={jobs.ACCOUNTS}")
+        except Declined as declined:
+            said = self._last_word(name)
+            raise (Declined(said, declined.remedy) if said else declined) from declined
+        finally:
+            self._clear(name)
+
+    def _clear(self, name: str) -> None:
+        self.api.delete(Ref("batch/v1", "Job", names.NAMESPACE, name))
+        self.api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
+
+    def _last_word(self, job: str) -> str:
+        pods = self.api.items("v1", "Pod", names.NAMESPACE, labels=f"{names.NAME}={jobs.ACCOUNTS}")
+        own = [one["metadata"]["name"] for one in pods if one["metadata"]["name"].startswith(job)]
+        said = [self.api.log_of(names.NAMESPACE, one, jobs.ACCOUNTS, lines=1) for one in own]
+        return next((text for text in said if text), "")
 
     def _pools(self, options: Options) -> None:
         if not options.pools or self.api.items("crd.projectcalico.org/v1", "IPPool"):
@@ -347,7 +456,7 @@ class Cluster:
                 self.api.delete(ref(one))
                 self._say(f"{kind} {one['metadata']['name']} deleted")
         if clean and objects:
-            self._gone("pods of agents", lambda: self.api.items("v1", "Pod", names.NAMESPACE, labels=_AGENTS))
+            self._gone("pods of the bus, services and agents", lambda: self._running(_WORKLOAD_PODS))
             self._clean(hosts, objects)
         for host in hosts:
             self._label(host, on=False)
@@ -361,7 +470,8 @@ class Cluster:
                 for one in self.api.items(version, kind, names.NAMESPACE, labels=names.OURS):
                     self.api.delete(ref(one))
             return
-        self.api.delete(Ref("v1", "Namespace", "", names.NAMESPACE))
+        self.api.delete(_NAMESPACE)
+        self._gone(f"namespace {names.NAMESPACE}", self._ending_namespace)
         self._say(f"namespace {names.NAMESPACE} deleted, and all that was in it")
 
     def _clean(self, hosts: Sequence[Host], objects: Sequence[Object], *, with_routing: bool = True) -> None:
@@ -376,22 +486,44 @@ class Cluster:
 
     def _untaint(self, host: Host) -> None:
         """What `cluster` wrote on the node and nobody would take off any more."""
-        node = self.api.get(Ref("v1", "Node", "", host.name))
-        for body in requirements.unmarked(node or {}):
-            self.api.call("PATCH", Ref("v1", "Node", "", host.name).path, body, "application/merge-patch+json")
+        at = Ref("v1", "Node", "", host.name)
+        node = self.api.get(at) or {}
+        for body in requirements.unmarked(node):
+            self.api.call("PATCH", at.path, body, "application/merge-patch+json")
+        if (status := requirements.without_condition(node)) is not None:
+            self.api.call("PATCH", f"{at.path}/status", status, "application/strategic-merge-patch+json")
+
+    def _running(self, labels: str) -> list[Object]:
+        return self.api.items("v1", "Pod", names.NAMESPACE, labels=labels)
+
+    def _ending_namespace(self) -> list[Object]:
+        found = self.api.get(_NAMESPACE)
+        return [found] if found and found["metadata"].get("deletionTimestamp") else []
 
     def _gone(self, what: str, left: Callable[[], list[Object]]) -> None:
         end = time.monotonic() + self._timeout
-        while left():
+        while found := left():
             if time.monotonic() > end:
-                raise Declined(f"{what} do not end within {self._timeout:.0f} s", "see whether their nodes answer")
+                first = f"{ref(found[0])}{' and others' if len(found) > 1 else ''}"
+                raise Declined(
+                    f"{what}: not gone within {self._timeout:.0f} s: {first}",
+                    "see whether nodes answer, and what its status says (kubectl get --output yaml)",
+                )
             time.sleep(self._poll)
 
 
 def bus_checksum(there: Mapping[str, Object], config: Object) -> str:
-    """Of what the bus' servers read at their start."""
+    """Of what the bus' servers have to be started again for."""
     leaf = (there[names.BUS_TLS].get("data") or {}).get("tls.crt", "")
-    return names.digest(str(sorted(config["data"].items())), str(leaf))
+    return names.digest(accounts.read_at_start(config), str(leaf))
 
 
-_AGENTS = f"{names.OURS},{names.NAME} in (dataplane,routing)"
+def _is_signed(bus: Mapping[str, Any]) -> bool:
+    """Whether the servers of a StatefulSet trust an operator."""
+    metadata = bus.get("spec", {}).get("template", {}).get("metadata", {})
+    return names.BUS_ACCOUNTS in (metadata.get("annotations") or {})
+
+
+_NAMESPACE = Ref("v1", "Namespace", "", names.NAMESPACE)
+_WORKLOAD_PODS = f"{names.OURS},!{names.JOB}"
+"""Pods of the bus, services and agents. While one of them still ends it writes: to folders of its node, or on it."""

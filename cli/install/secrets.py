@@ -1,8 +1,7 @@
 """Users, keys and certificates of the bus as Secrets: what has to be made, and what follows from what is there.
 
-A key is made once and never again: a Secret that is there counts, whoever made it. What the servers are told (public
-keys, accounts, routes) follows from the Secrets and the nodes of the moment, so it is written at each install: a node
-that is new gets its users, and one that is gone has none any more. Everything but the making of keys is pure.
+A key is made once: a Secret that is there counts, whoever made it, until it is rotated. What the servers are told
+follows from the Secrets of the moment (`accounts.py`, for a bus of our own). Everything but the making of keys is pure.
 """
 
 from __future__ import annotations
@@ -14,9 +13,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import nkeys
-
-from chassis.bus.nats_config import Cluster, Server, User, new_key, render, user_name
+from chassis.bus.credentials import Identity, parse
+from chassis.bus.nats_config import Cluster, Server, User, new_key, user_name
 from chassis.secret import Secret
 from cli.faults import Declined
 from cli.install import certificates, names
@@ -29,7 +27,8 @@ SERVERS = 6222
 MONITOR = 8222
 ROUTES_KEY = "routes"
 _TLS = Path("/etc/nats-tls")
-_STORE = Path("/var/lib/nats")
+_STORE = Path("/var/lib/nats/signed")
+"""Beside what servers that listed their users kept there."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -40,6 +39,34 @@ class Host:
     uid: str
     addresses: tuple[str, ...]
     """Its internal addresses."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Key:
+    """Where a user's key lies."""
+
+    secret: str
+    entry: str
+    role: Role
+    node: str
+    """Empty for a role that is not per node."""
+
+    @property
+    def user(self) -> str:
+        """The user, and the account that it is alone in."""
+        return user_name(self.role, self.node)
+
+
+def keys(hosts: Iterable[Host]) -> Iterator[Key]:
+    """Those of all roles, then of each node; a Secret's after one another."""
+    for role in ROLES:
+        if not role.per_node:
+            yield Key(secret=names.seed_secret(role.name), entry="seed", role=role, node="")
+    for host in hosts:
+        for role in ROLES:
+            if role.per_node:
+                entry = f"{role.name}.seed"
+                yield Key(secret=names.node_secret(host.name), entry=entry, role=role, node=host.name)
 
 
 def host_of(node: Mapping[str, Any]) -> Host:
@@ -111,36 +138,31 @@ def missing_certificates(there: Mapping[str, Any], servers: Sequence[Host]) -> I
 
 def users(there: Mapping[str, Any], hosts: Iterable[Host]) -> tuple[User, ...]:
     """The users whose keys are there: of all roles, and of the nodes of the moment."""
-    per_node = [role for role in ROLES if role.per_node]
-    found = [
-        _user(role, "", texts_of(there[names.seed_secret(role.name)]).get("seed", ""))
-        for role in ROLES
-        if not role.per_node
-    ]
-    for host in hosts:
-        seeds = texts_of(there[names.node_secret(host.name)])
-        found += [_user(role, host.name, seeds.get(f"{role.name}.seed", "")) for role in per_node]
-    return tuple(found)
+    return tuple(_user(there, key) for key in keys(hosts))
 
 
-def _user(role: Role, node: str, text: str) -> User:
-    seed = text.strip()
+def identity(there: Mapping[str, Any], key: Key) -> Identity:
+    """The key, and what its account has signed about it. Raises `Declined`."""
     try:
-        public = nkeys.from_seed(bytearray(seed.encode())).public_key.decode()
-    except Exception as error:
-        where = names.node_secret(node) if node else names.seed_secret(role.name)
+        return parse(texts_of(there[key.secret]).get(key.entry, ""))
+    except ValueError as error:
         raise Declined(
-            f"Secret {where} holds no seed of a user nkey", "delete it and install again: it gets a new key"
+            f"Secret {key.secret} holds no seed of a user nkey ({key.entry}: {error})",
+            "delete it and install again: it gets a new key",
         ) from error
-    return User(name=user_name(role, node), role=role, node=node, seed=Secret(seed), public=public)
 
 
-def bus_config(there: Mapping[str, Any], hosts: Sequence[Host], servers: Sequence[Host]) -> Object:
-    """The Secret with the servers' configuration; a server says its own name on its command line."""
+def _user(there: Mapping[str, Any], key: Key) -> User:
+    one = identity(there, key)
+    return User(name=key.user, role=key.role, node=key.node, seed=one.seed, public=one.public)
+
+
+def server(there: Mapping[str, Any], servers: Sequence[Host]) -> Server:
+    """What the servers' configuration says of each; a server says its own name on its command line."""
     routes = tuple(_at(host.addresses[0], SERVERS) for host in servers)
     four = any("." in address for host in servers for address in host.addresses)
     shared = Secret(texts_of(there[names.BUS_SECRET])[ROUTES_KEY])
-    server = Server(
+    return Server(
         store_dir=_STORE,
         host="0.0.0.0" if four else "::",  # noqa: S104 - of the node's addresses; users have keys, and TLS is demanded
         port=CLIENTS,
@@ -148,7 +170,6 @@ def bus_config(there: Mapping[str, Any], hosts: Sequence[Host], servers: Sequenc
         tls=_TLS,
         cluster=Cluster(port=SERVERS, routes=routes, secret=shared) if len(servers) > 1 else None,
     )
-    return secret(names.BUS_CONFIG, {"nats.conf": render(users(there, hosts), server)})
 
 
 def authority_map(there: Mapping[str, Any]) -> Object:

@@ -28,17 +28,26 @@ _NAMED = ("k8s.object.kind", "k8s.object.name", "k8s.namespace.name", "k8s.pod.n
 """Attributes that say what the tree's head and the columns say already."""
 
 
+NAMESPACED = ("pod", "policy", "service")
+"""What a name in a namespace can be of, by what a person calls it."""
+GRAMMAR = f"[{' | '.join(NAMESPACED)}] NAMESPACE/NAME, node NODE, dns, or a trace id of 32 hex digits"
+"""What `airmesh trace` takes."""
+
+
 class Target(msgspec.Struct, frozen=True, kw_only=True):
-    """What is asked about: a trace by its id, or the last change of an object."""
+    """What is asked about: a trace by its id, or the last change of something."""
 
     trace_id: str = ""
+    kind: str = ""
+    """Of :data:`NAMESPACED`, node, or dns; empty: whichever there is of this name."""
     namespace: str = ""
     name: str = ""
 
     @property
     def text(self) -> str:
         """As a person wrote it."""
-        return self.trace_id or f"{self.namespace}/{self.name}"
+        name = f"{self.namespace}/{self.name}" if self.namespace else self.name
+        return self.trace_id or f"{self.kind} {name}".strip()
 
 
 class HappenedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -90,12 +99,25 @@ class Trace(msgspec.Struct, frozen=True, kw_only=True):
         return bool(self.spans) and not any(span.error for span in self.spans)
 
 
-def target(text: str) -> Target | None:
-    """What an argument names: 32 hex digits, or NAMESPACE/NAME; None for anything else."""
-    if _TRACE_ID.fullmatch(text):
-        return Target(trace_id=text)
+def target(*words: str) -> Target | None:
+    """What these arguments name by :data:`GRAMMAR`; None for anything else."""
+    match words:
+        case (text,) if _TRACE_ID.fullmatch(text):
+            return Target(trace_id=text)
+        case ("dns",):
+            return Target(kind="dns")
+        case ("node", name) if name and "/" not in name:
+            return Target(kind="node", name=name)
+        case (text,):
+            return _object("", text)
+        case (kind, text) if kind in NAMESPACED:
+            return _object(kind, text)
+    return None
+
+
+def _object(kind: str, text: str) -> Target | None:
     namespace, _, name = text.partition("/")
-    return Target(namespace=namespace, name=name) if namespace and name and "/" not in name else None
+    return Target(kind=kind, namespace=namespace, name=name) if namespace and name and "/" not in name else None
 
 
 class _Heard(msgspec.Struct, frozen=True):
@@ -250,7 +272,7 @@ def _branch(spans: tuple[TracedSpan, ...], number: int) -> tuple[str, str]:
 
 
 def _pairs(attributes: Mapping[str, str]) -> list[str]:
-    return [f"{key}={value}" for key, value in attributes.items()]
+    return [f"{key.removeprefix('airmesh.')}={value}" for key, value in attributes.items()]
 
 
 def _took(milliseconds: float) -> str:

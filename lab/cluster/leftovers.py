@@ -16,7 +16,7 @@ from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
 
 from lab.cluster import ledger, namespaces
-from lab.cluster.node import DEVICE_PLUGINS
+from lab.cluster.node import DEVICE_PLUGINS, HOST_FOLDERS
 from lab.cluster.pinned import BpfObject, behind, exists
 from lab.paths import MARKER, Paths
 from lab.topology import FABRIC4, FABRIC6, MANAGEMENT4, SERVICES4, SERVICES6
@@ -43,8 +43,11 @@ SHARED_FOLDERS = (
     Path("/run/containerd"),
     DEVICE_PLUGINS,
     Path("/var/lib/kubelet"),
+    *(folder for folder in HOST_FOLDERS if folder != namespaces.NETNS),
+    Path("/etc/cni"),
+    Path("/opt/cni"),
 )
-"""Folders at fixed places that libcni and shims make and share, and over which each kubelet has a mount of its own;
+"""Folders at fixed places that libcni and shims make and share, and over which each node has a mount of its own;
 `down` removes those that it leaves empty and over which nobody has one."""
 _MAXIMUM_ENVIRONMENT = 1 << 20
 

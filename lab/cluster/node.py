@@ -1,7 +1,8 @@
 """One Kubernetes node of a lab: configuration and command lines of containerd (Debian's 1.6) and the stock kubelet.
 
 Pure: paths and addresses in, text out. What lab nodes share and real nodes do not is turned off here, each with its
-reason beside it. A kubelet has a mount namespace of its own, for the one path that no setting moves (`apart`).
+reason beside it. A kubelet has a mount namespace of its own, for the one path that no setting moves (`apart`); where
+airmesh's agents are pods, its runtime has one too, and both see the node's own folders where a real machine has its.
 Network namespaces of pods are mounted under the node's own state folder
 (`netns_mounts_under_state_dir`), not in /run/netns: so a crash leaves no namespace of which nobody knows whose it
 was.
@@ -17,10 +18,24 @@ from linux.netns import command
 
 DEVICE_PLUGINS = Path("/var/lib/kubelet/device-plugins")
 """Where every kubelet listens for device plugins, whatever its root (pkg/kubelet/apis/deviceplugin, a constant)."""
+CNI_CONF, CNI_BIN, BPFFS = Path("/etc/cni/net.d"), Path("/opt/cni/bin"), Path("/sys/fs/bpf")
+HOST_FOLDERS = (
+    Path("/etc/airmesh"),
+    CNI_CONF,
+    CNI_BIN,
+    Path("/run/airmesh"),
+    Path("/run/netns"),
+    Path("/var/lib/airmesh"),
+    Path("/var/lib/airmesh-nats"),
+)
+"""What of a node's root pods of ours mount from it: where agents are pods, each node has its own at these places."""
 
 
-def containerd_config(node: NodePaths) -> str:
-    """containerd.toml: everything under the node's folders."""
+def containerd_config(node: NodePaths, *, pods: bool = False) -> str:
+    """containerd.toml: everything under the node's folders. ``pods``: the places that every runtime has, of the node's
+    own root (`apart`), since agents that are pods look there.
+    """
+    cni_bin, cni_conf = (CNI_BIN, CNI_CONF) if pods else (node.cni_bin, node.cni_conf)
     return f"""\
 version = 2
 root = "{node.state}/containerd/root"
@@ -38,11 +53,11 @@ disabled_plugins = [
   sandbox_image = "{PAUSE_IMAGE}"
   restrict_oom_score_adj = true          # a container may not lower its score without CAP_SYS_RESOURCE
   disable_apparmor = true
-  netns_mounts_under_state_dir = true
+  netns_mounts_under_state_dir = {str(not pods).lower()}
   stream_server_address = "127.0.0.1"
   [plugins."io.containerd.grpc.v1.cri".cni]
-    bin_dir = "{node.cni_bin}"
-    conf_dir = "{node.cni_conf}"
+    bin_dir = "{cni_bin}"
+    conf_dir = "{cni_conf}"
   [plugins."io.containerd.grpc.v1.cri".containerd]
     snapshotter = "overlayfs"
     default_runtime_name = "runc"
@@ -119,29 +134,41 @@ def kubelet(node: NodePaths, where: Paths, host: Host) -> list[str]:
     ]
 
 
-def kubelet_mounts(node: NodePaths) -> Iterator[list[str]]:
-    """Commands for the machine's mount namespace, before the kubelet starts: its root becomes a mount that is shared.
+def mounts(node: NodePaths, *, pods: bool = False) -> Iterator[list[str]]:
+    """Commands for the machine's mount namespace, before runtime and kubelet start: below what they make shared mounts
+    of, each sees what another mounts. That is the kubelet's root, and where agents are ``pods`` the node's own folders.
 
-    Shared with the kubelet's own namespace, so that the runtime sees the volumes that the kubelet mounts. Private in
-    between: where `/` is shared, a bind mount of it belongs to its peers, and each volume would be mounted twice.
+    So the runtime sees the volumes that the kubelet mounts, and the machine network namespaces that the runtime mounts.
+    Private in between: where `/` is shared, a bind mount of it belongs to its peers, and each volume would be mounted
+    twice.
     """
-    yield ["mount", "--bind", "--make-private", str(node.kubelet), str(node.kubelet)]
-    yield ["mount", "--make-shared", str(node.kubelet)]
+    for folder in (node.kubelet, *([node.host] if pods else [])):
+        yield ["mount", "--bind", "--make-private", str(folder), str(folder)]
+        yield ["mount", "--make-shared", str(folder)]
 
 
-def apart(node: NodePaths, argv: list[str]) -> list[str]:
-    """`argv` in a mount namespace of its own, with the node's folder of device plugins at `DEVICE_PLUGINS`.
+def apart(node: NodePaths, argv: list[str], *, pods: bool = False) -> list[str]:
+    """`argv` in a mount namespace of its own, with the node's folder of device plugins at `DEVICE_PLUGINS`. Where
+    agents are ``pods``, its `HOST_FOLDERS` and its bpffs are there too, where a machine of its own has them.
 
     All mounts keep their peers, so what is mounted here below the kubelet's root is seen outside. The one mount that
-    holds `DEVICE_PLUGINS` becomes a slave: where it is shared, the folder would else be seen by the whole machine.
+    holds a place becomes a slave before: where it is shared, the folder would else be seen by the whole machine. What a
+    pod asks to follow (mountPropagation) has to be shared, as all is on a machine that systemd has started.
     Only exec follows exec, so the process keeps its pid.
     """
+    binds = [(node.device_plugins, DEVICE_PLUGINS)]
+    if pods:
+        binds += [(node.bpffs, BPFFS), *((node.on_host(folder), folder) for folder in HOST_FOLDERS)]
     script = (
-        'mkdir -p "$1" && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$1")"'
-        ' && mount --bind "$0" "$1" && shift && exec "$@"'
+        'while [ "$1" != -- ]; do mkdir -p "$2"'
+        ' && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$2")"'
+        ' && mount --bind "$1" "$2" || exit 1; shift 2; done; shift'
     )
-    mounts = (str(node.device_plugins), str(DEVICE_PLUGINS))
-    return ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c", script, *mounts, *argv]
+    if pods:
+        script += "; mount --make-shared / && mount --make-shared " + str(BPFFS) + " || exit 1"
+    places = [str(path) for bind in binds for path in bind]
+    into = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c"]
+    return [*into, script + '; exec "$@"', "sh", *places, "--", *argv]
 
 
 def import_image(node: NodePaths, archive: str) -> list[str]:

@@ -1,6 +1,7 @@
 """Port forward: loopback ports of the machine that lead to a lab's API server and NATS. One small process a lab.
 
-Run as `python -m lab.cluster.port_forward <lab>`. Promises to listen on 127.0.0.1 alone, to write the ports into
+Run as `python -m lab.cluster.port_forward <lab> [<address of a NATS server> …]`: of several the first that takes the
+connection; without any it is the control plane's. Promises to listen on 127.0.0.1 alone, to write the ports into
 `ports.json` once it listens and to take the same ports after a restart (the kubeconfig names them), and at most 512
 connections at once. How: a TCP socket belongs for life to the network namespace of the thread that made it. So one
 thread moves into the lab's namespace for good (setns(2)) and makes the sockets; everything else stays outside. No
@@ -13,6 +14,7 @@ import os
 import signal
 import socket
 import sys
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -26,6 +28,7 @@ from linux.netns import enter
 _CONNECT_SECONDS = 5.0
 _CONNECTIONS = 512
 _CHUNK = 65536
+Address = tuple[str, int]
 
 
 class Ports(msgspec.Struct, frozen=True, kw_only=True):
@@ -43,9 +46,10 @@ def read_ports(path: Path) -> Ports:
         return Ports()
 
 
-def targets(control: Host) -> dict[str, tuple[str, int]]:
-    """Where each port leads, as seen from the control plane's namespace."""
-    return {"api": (str(control.fabric4), 6443), "nats": (str(control.management4), 4222)}
+def targets(control: Host, servers: Sequence[str]) -> dict[str, tuple[Address, ...]]:
+    """Where each port leads, as seen from the control plane's namespace. ``servers``: of NATS, where not there."""
+    nats = servers or (str(control.management4),)
+    return {"api": ((str(control.fabric4), 6443),), "nats": tuple((address, 4222) for address in nats)}
 
 
 class Inside:
@@ -54,7 +58,7 @@ class Inside:
     def __init__(self, netns: str) -> None:
         self._thread = ThreadPoolExecutor(1, initializer=enter, initargs=(netns,))
 
-    async def connect(self, address: tuple[str, int]) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def connect(self, address: Address) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         """A connection to `address` as seen from inside. Raises `OSError` or `TimeoutError`."""
         loop = asyncio.get_running_loop()
         made = await loop.run_in_executor(self._thread, socket.socket, socket.AF_INET, socket.SOCK_STREAM)
@@ -79,10 +83,10 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
 
 
 class PortForward:
-    """One listening port and where it leads."""
+    """One listening port and where it leads: to the first of ``addresses`` that takes the connection."""
 
-    def __init__(self, inside: Inside, address: tuple[str, int]) -> None:
-        self._inside, self._address = inside, address
+    def __init__(self, inside: Inside, addresses: tuple[Address, ...]) -> None:
+        self._inside, self._addresses = inside, addresses
         self._open = 0
 
     async def pass_through(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -92,7 +96,7 @@ class PortForward:
             return
         self._open += 1
         try:
-            far_reader, far_writer = await self._inside.connect(self._address)
+            far_reader, far_writer = await self._connect()
             try:
                 await asyncio.gather(_pour(reader, far_writer), _pour(far_reader, writer))
             finally:
@@ -103,6 +107,13 @@ class PortForward:
             self._open -= 1
             writer.close()
 
+    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+        *others, last = self._addresses
+        for address in others:
+            with contextlib.suppress(OSError):
+                return await self._inside.connect(address)
+        return await self._inside.connect(last)
+
 
 async def _listen(forward: PortForward, port: int) -> asyncio.Server:
     try:
@@ -111,17 +122,16 @@ async def _listen(forward: PortForward, port: int) -> asyncio.Server:
         raise LabError(f"port {port} of 127.0.0.1 is taken ({taken}); stop whoever listens there") from taken
 
 
-async def serve(lab: str) -> None:
+async def serve(lab: str, servers: Sequence[str]) -> None:
     """Listen, and forward until TERM."""
     where = paths(lab, settings())
     control = plan(lab, 1).control
     inside = Inside(control.netns)
     before = msgspec.structs.asdict(read_ports(where.ports))
-    ports = {}
-    servers = []
-    for name, address in targets(control).items():
-        servers.append(await _listen(PortForward(inside, address), before[name]))
-        ports[name] = servers[-1].sockets[0].getsockname()[1]
+    ports, listening = {}, list[asyncio.Server]()
+    for name, addresses in targets(control, servers).items():
+        listening.append(await _listen(PortForward(inside, addresses), before[name]))
+        ports[name] = listening[-1].sockets[0].getsockname()[1]
     ledger.write(where.ports, msgspec.json.encode(Ports(**ports)) + b"\n")
     stop = asyncio.Event()
     asyncio.get_running_loop().add_signal_handler(signal.SIGTERM, stop.set)
@@ -130,4 +140,4 @@ async def serve(lab: str) -> None:
 
 
 if __name__ == "__main__":
-    asyncio.run(serve(sys.argv[1]))
+    asyncio.run(serve(sys.argv[1], sys.argv[2:]))

@@ -25,6 +25,8 @@ from lab.paths import MARKER, Paths, paths, settings
 _FIRST_PAUSE, _LONGEST_PAUSE, _LONG_RUN = 0.2, 5.0, 10.0
 _LINE_LIMIT = 1 << 20
 _TERM_SECONDS = 10.0
+_UMASK = 0o022
+"""Of children, as daemons have it: with a stricter one a pod that is not root cannot enter what containerd unpacks."""
 
 
 class Spec(msgspec.Struct, frozen=True, kw_only=True):
@@ -152,6 +154,7 @@ class Supervisor:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                umask=_UMASK,
             )
         child.pid, child.started = running.pid, ledger.start_time_of(running.pid)
         self._record()

@@ -9,6 +9,8 @@ worth repairing.
     namespaces ─┬─ supervisor ─┬─ etcd, API server ─┬─ controllers, scheduler, kinds and pools ─┬─ nodes ready ─ names
     authority ──┘              ├─ ports, NATS ──────┘                                           │
                                └─ containerd of each node, images imported ─ kubelet ───────────┘
+
+In pods (`Install.PODS`) the mesh comes last, as for a user: nodes registered ─ `airmesh install` ─ nodes ready ─ names.
 """
 
 import asyncio
@@ -16,11 +18,12 @@ import base64
 import shutil
 import time
 from collections.abc import Callable
+from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
-from lab.cluster import control, down, ledger, leftovers, mesh, namespaces, node, pki, port_forward
+from lab.cluster import control, down, ledger, leftovers, mesh, namespaces, node, pki, pods, port_forward
 from lab.cluster.api import Api, has_condition
 from lab.cluster.launch import Launcher, begin, command, connect, kubectl, tail
 from lab.cluster.supervisor import State
@@ -28,8 +31,19 @@ from lab.images import build, contents
 from lab.paths import SOURCE, Paths, Settings, paths
 from lab.topology import Host, LabError, Topology, plan
 
-_COMMAND_SECONDS = 60.0
+_COMMAND_SECONDS, _IMPORT_SECONDS = 60.0, 240.0
 _ROUNDS, _ROUND_SECONDS = 12, 0.5
+
+
+class Install(StrEnum):
+    """How airmesh comes into a lab."""
+
+    PROCESSES = "processes"
+    """Agents are processes of the lab, of this tree's code."""
+    PODS = "pods"
+    """`airmesh install` brings images of it, as into any cluster."""
+    NOTHING = "nothing"
+    """Kubernetes alone: nodes stay NotReady."""
 
 
 class Record(msgspec.Struct, frozen=True, kw_only=True):
@@ -37,8 +51,13 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
 
     lab: str
     nodes: int
-    mesh: bool
+    install: Install = Install.PROCESSES
     finished: bool = False
+
+    @property
+    def mesh(self) -> bool:
+        """Whether it has airmesh."""
+        return self.install is not Install.NOTHING
 
 
 def read_record(where: Paths) -> Record | None:
@@ -68,11 +87,14 @@ class Progress:
 class Rise:
     """One lab on its way up. The methods are its stages."""
 
-    def __init__(self, where: Paths, topology: Topology, products: dict[str, Path], archives: dict[str, Path]) -> None:
+    def __init__(self, where: Paths, topology: Topology, install: Install, products: dict[str, Path]) -> None:
         self.where = where
         self.topology = topology
+        self.install = install
         self.products = products
-        self.archives = archives
+        self.archives: list[Path] = []
+        self.images: asyncio.Task[Path] | None = None
+        """Of airmesh itself, where its agents are pods: being saved."""
         self.launcher: Launcher
         self.api: Api
 
@@ -106,7 +128,7 @@ class Rise:
         where, host = self.where, self.topology.control
         await self._component("etcd", control.etcd(where), host)
         await self._component("apiserver", control.apiserver(where, host), host)
-        await self.launcher.start("port-forward", mesh.python("lab.cluster.port_forward", where.lab), always=True)
+        await self.launcher.start("port-forward", self._port_forward(), always=True)
 
         async def listening() -> bool:
             return port_forward.read_ports(where.ports).api != 0
@@ -119,35 +141,53 @@ class Rise:
         await self._component("controllers", control.controllers(where), host)
         await self._component("scheduler", control.scheduler(where), host)
 
+    def _port_forward(self) -> list[str]:
+        # In pods the bus is on the nodes, so they are three ways to it.
+        servers = [str(host.fabric4) for host in self.topology.nodes] if self.pods else []
+        return mesh.python("lab.cluster.port_forward", self.where.lab, *servers)
+
+    @property
+    def pods(self) -> bool:
+        """Whether agents are pods: a node then looks as a machine of its own does."""
+        return self.install is Install.PODS
+
     async def runtime(self, host: Host) -> None:
         """One node's containerd, with the images in it."""
         paths_of = self.where.node(host.name)
-        own = (paths_of.kubelet, paths_of.device_plugins, paths_of.cni_bin, paths_of.cni_conf, paths_of.static_pods)
+        own = [paths_of.kubelet, paths_of.device_plugins, paths_of.cni_bin, paths_of.cni_conf, paths_of.static_pods]
+        if self.pods:
+            own += [paths_of.on_host(folder) for folder in node.HOST_FOLDERS]
         for folder in (paths_of.run, paths_of.bpffs, paths_of.agents, *own):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        (paths_of.state / "containerd.toml").write_text(node.containerd_config(paths_of))
+        (paths_of.state / "containerd.toml").write_text(node.containerd_config(paths_of, pods=self.pods))
         (paths_of.state / "kubelet.yaml").write_text(node.kubelet_config(paths_of, self.where, host))
         (paths_of.state / "resolv.conf").write_text(node.resolv_conf())
         for program in ("loopback", "airmesh-cni"):
             if program in self.products:
-                shutil.copy2(self.products[program], paths_of.cni_bin / program)
-        await asyncio.to_thread(namespaces.run, ["mount", "-t", "bpf", "bpf", str(paths_of.bpffs)])
-        name = f"containerd-{host.name}"
-        await self.launcher.start(name, node.inside(host, node.containerd(paths_of)))
+                programs = paths_of.on_host(node.CNI_BIN) if self.pods else paths_of.cni_bin
+                shutil.copy2(self.products[program], programs / program)
+        for mount in (["mount", "-t", "bpf", "bpf", str(paths_of.bpffs)], *node.mounts(paths_of, pods=self.pods)):
+            await asyncio.to_thread(namespaces.run, mount)
+        name, argv = f"containerd-{host.name}", node.containerd(paths_of)
+        await self.launcher.start(name, node.inside(host, node.apart(paths_of, argv, pods=True) if self.pods else argv))
 
         async def listening() -> bool:
             return paths_of.containerd_socket.exists()
 
         await self.launcher.until(f"containerd of {host.name}", listening, seconds=30, process=name)
-        for archive in self.archives.values():
-            await command(self.where, node.import_image(paths_of, str(archive)), "image import", _COMMAND_SECONDS)
+        for archive in self.archives:
+            await self._import(host, archive)
+        if self.images is not None:
+            await self._import(host, await asyncio.shield(self.images))
+
+    async def _import(self, host: Host, archive: Path) -> None:
+        argv = node.import_image(self.where.node(host.name), str(archive))
+        await command(self.where, argv, "image import", _IMPORT_SECONDS)
 
     async def kubelet(self, host: Host) -> None:
         """One node's kubelet; the images must be there, or pods wait out a failed pull."""
         of = self.where.node(host.name)
-        for mount in node.kubelet_mounts(of):
-            await asyncio.to_thread(namespaces.run, mount)
-        argv = node.apart(of, [str(self.products["k8s"]), *node.kubelet(of, self.where, host)])
+        argv = node.apart(of, [str(self.products["k8s"]), *node.kubelet(of, self.where, host)], pods=self.pods)
         await self.launcher.start(f"kubelet-{host.name}", node.inside(host, argv))
 
     async def apply(self, *arguments: str) -> None:
@@ -161,9 +201,10 @@ class Rise:
 
     async def objects(self) -> None:
         """Kinds first, and when the API server knows them, the pools; names for pods last."""
-        await self.apply("-k", str(SOURCE / "deploy/kubernetes/crds"))
-        await self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
-        await self.apply("-f", str(SOURCE / "lab/cluster/manifests"))
+        if not self.pods:  # there `airmesh install` brings kinds, rights and pools
+            await self.apply("-k", str(SOURCE / "deploy/kubernetes/crds"))
+            await self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
+            await self.apply("-f", str(SOURCE / "lab/cluster/manifests"))
         await self.apply("-f", str(SOURCE / "deploy/kubernetes/coredns.yaml"))
 
     async def registered(self, kind: str) -> None:
@@ -200,26 +241,35 @@ async def is_up(where: Paths) -> bool:
     return True
 
 
-async def up(lab: str, nodes: int, with_mesh: bool, given: Settings, out: Callable[[str], None]) -> Paths:
-    """Bring lab `lab` up. Raises `LabError`; what was made until then stays for a look, `down` removes it."""
+async def up(
+    lab: str, nodes: int, install: Install, given: Settings, out: Callable[[str], None], *, tag: str = ""
+) -> Paths:
+    """Bring lab `lab` up; ``tag`` of the images in pods, the manifests' unless given. Raises `LabError`; what was made
+    until then stays for a look, `down` removes it.
+    """
     say = Progress(out)
     where, topology = paths(lab, given), plan(lab, nodes)
     if await is_up(where):
-        _same(read_record(where), nodes, with_mesh)
+        _same(read_record(where), nodes, install)
         await check_whole(where)
         say(f"lab {lab} is up already")
         return where
     if down.leftovers(where):
         say(f"lab {lab} is half there: removing it first")
         await asyncio.to_thread(down.down, where, lambda _: None)
-    targets = build.TARGETS if with_mesh else tuple(t for t in build.TARGETS if t is not build.CNI)
+    if install is Install.PODS:
+        await asyncio.to_thread(pods.find_images, tag)
+    processes = install is Install.PROCESSES
+    targets = build.TARGETS if processes else tuple(t for t in build.TARGETS if t is not build.CNI)
     products = await build.build_all(targets, given.cache, say)
     archives = await asyncio.to_thread(contents.build, products, given.cache)
-    record = Record(lab=lab, nodes=nodes, mesh=with_mesh)
+    record = Record(lab=lab, nodes=nodes, install=install)
     where.state.mkdir(parents=True, exist_ok=True, mode=0o700)
     _write_record(where, record)
     where.machine_routes.write_text("\n".join(leftovers.machine_routes()))
-    await _rise(Rise(where, topology, products, archives), with_mesh, given, say)
+    rise = Rise(where, topology, install, products)
+    rise.archives = list(archives.values())
+    await _rise(rise, given, say, tag)
     await check_whole(where)
     _write_record(where, msgspec.structs.replace(record, finished=True))
     say(f"lab {lab} is up: {nodes} nodes")
@@ -241,33 +291,42 @@ async def check_whole(where: Paths) -> None:
     raise LabError(f"lab {where.lab} is there, but not whole:\n{tails}")
 
 
-def _same(record: Record | None, nodes: int, with_mesh: bool) -> None:
-    if record is not None and (record.nodes, record.mesh) != (nodes, with_mesh):
-        asked = f"--nodes {record.nodes}" + ("" if record.mesh else " --without-mesh")
+def _same(record: Record | None, nodes: int, install: Install) -> None:
+    if record is not None and (record.nodes, record.install) != (nodes, install):
+        asked = f"--nodes {record.nodes} --install {record.install}"
         raise LabError(f"lab {record.lab} is up with {asked}: run `down` first for another shape")
 
 
-async def _rise(rise: Rise, with_mesh: bool, given: Settings, say: Progress) -> None:
+async def _rise(rise: Rise, given: Settings, say: Progress, tag: str) -> None:
+    processes = rise.install is Install.PROCESSES
     await rise.ground()
     say("namespaces, authority and supervisor ready")
     try:
         async with asyncio.TaskGroup() as group:
+            if rise.pods:
+                rise.images = group.create_task(asyncio.to_thread(pods.save, rise.where, tag))
             runtimes = {host: group.create_task(rise.runtime(host)) for host in rise.topology.nodes}
-            if with_mesh:
+            if processes:
                 group.create_task(mesh.bus(rise.launcher, rise.topology))
             await rise.control_plane()
             say("control plane ready")
             group.create_task(_nodes(rise, runtimes, say))
             await rise.objects()
-            say("kinds, pools and CoreDNS applied")
-            if with_mesh:
+            say("CoreDNS applied" if rise.pods else "kinds, pools and CoreDNS applied")
+            if processes:
                 await mesh.services(rise.launcher, rise.topology, given)
                 say("mesh started")
-        if with_mesh:
+        if rise.images is not None:
+            rise.images.result().unlink()  # it is in the nodes' runtimes by now
+        if rise.pods:
+            await pods.install(rise.where, rise.topology, tag, say)
+        if rise.install is not Install.NOTHING:
             await rise.registered("Ready")
             say("nodes ready")
             await rise.names()
             say("CoreDNS ready")
+        if rise.pods:
+            await pods.check(rise.where, say)
     except* LabError as several:
         raise LabError("\n".join(str(one) for one in _flat(several))) from several
     finally:

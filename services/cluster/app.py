@@ -159,7 +159,13 @@ def _writers(
         log=log,
     )
     names = NameServerWriter(
-        kube=kube, lease=lease, configs=caches[ConfigMap], deployments=caches[Deployment], dns=decisions, log=log
+        kube=kube,
+        lease=lease,
+        configs=caches[ConfigMap],
+        deployments=caches[Deployment],
+        dns=decisions,
+        telemetry=runtime.telemetry,
+        log=log,
     )
     pools = PoolWriter(kube=kube, lease=lease, cache=caches[IPPool], blocks=blocks, log=log)
     faults = FaultReporter(

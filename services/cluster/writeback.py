@@ -16,6 +16,7 @@ from chassis.bus.client import Bus, View
 from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
+from chassis.telemetry.traces import Telemetry
 from kit.once import Once
 from kit.pools import any_overlap, judge_pools
 from proto.addresses import Block, PoolVerdict
@@ -193,8 +194,19 @@ class PoolWriter:
 class NameServerWriter:
     """``apply`` brings CoreDNS' ConfigMap and Deployment to the decision of ``dns``."""
 
-    def __init__(self, *, kube: Kube, lease: Election, configs: Cache, deployments: Cache, dns: View, log: Log) -> None:
+    def __init__(
+        self,
+        *,
+        kube: Kube,
+        lease: Election,
+        configs: Cache,
+        deployments: Cache,
+        dns: View,
+        telemetry: Telemetry,
+        log: Log,
+    ) -> None:
         self._kube = kube
+        self._telemetry = telemetry
         self._lease = lease
         self._configs = configs
         self._deployments = deployments
@@ -216,14 +228,22 @@ class NameServerWriter:
             version=version_of(config.raw) if config else "",
         )
         for path, body in todo:
-            try:
-                await self._kube.apply(path, body, manager=nameserver.MANAGER)
-            except Refusal as refusal:
-                if refusal.status != 409:
-                    raise
-                self._log.info("coredns-changed-meanwhile", path=path)
-                return Again(0.2)
-            self._log.info("coredns-applied", path=path, reason=entry.value.reason)
+            with self._telemetry.span(
+                "cluster.apply",
+                entry.traceparent,
+                k8s__object__kind=body["kind"],
+                k8s__namespace__name=body["metadata"]["namespace"],
+                k8s__object__name=body["metadata"]["name"],
+            ) as span:
+                try:
+                    await self._kube.apply(path, body, manager=nameserver.MANAGER)
+                except Refusal as refusal:
+                    if refusal.status != 409:
+                        raise
+                    span.event("refused", airmesh__reason="changed meanwhile")
+                    self._log.info("coredns-changed-meanwhile", path=path)
+                    return Again(0.2)
+                self._log.info("coredns-applied", path=path, reason=entry.value.reason)
         return Done()
 
 

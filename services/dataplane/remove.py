@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import errno
 import os
-import shutil
 import sys
 from collections.abc import Iterator
 from contextlib import suppress
@@ -71,17 +70,34 @@ def remove_links() -> None:
         rtnetlink.run([rtnl.delete_group(group, tolerated=gone) for group in (GROUP_LIVE, GROUP_DELETING)])
 
 
+def remove_path(path: Path) -> None:
+    """A file, or a folder and all in it. A folder that is a mount (a disk of its own) is emptied and stays.
+    Raises OSError.
+    """
+    if not path.is_dir() or path.is_symlink():
+        path.unlink()
+        return
+    for inside in list(path.iterdir()):
+        remove_path(inside)
+    try:
+        path.rmdir()
+    except OSError as error:
+        if error.errno != errno.EBUSY:
+            raise
+
+
+def _is_empty(path: Path) -> bool:
+    return path.is_dir() and not any(path.iterdir())
+
+
 def remove(host: Path) -> list[str]:
     """Everything; what is left all the same. Raises OSError."""
     remove_pins(host / PINS)
     remove_links()
     delete_table()
     for path in list(files(host)):
-        if path.is_dir() and not path.is_symlink():
-            shutil.rmtree(path)
-        else:
-            path.unlink()
-    left = [str(path) for path in files(host)]
+        remove_path(path)
+    left = [str(path) for path in files(host) if not _is_empty(path)]
     left += [str(host / PINS)] if (host / PINS).exists() else []
     return [*left, "table inet airmesh"] if listed_table() else left
 

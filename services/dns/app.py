@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 
+from chassis.bus.causes import Causes
 from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Loop
 from chassis.runtime.service import Runtime
@@ -32,7 +33,15 @@ async def build(runtime: Runtime[Settings]) -> None:
     runtime.on_stop(scraper.close)
     lease = Election(runtime, "dns", settings.lease_seconds)
     controller = Controller(
-        intent, bus=bus, objects=objects, decisions=decisions, lease=lease, scraper=scraper, log=log
+        intent,
+        bus=bus,
+        objects=objects,
+        decisions=decisions,
+        lease=lease,
+        scraper=scraper,
+        log=log,
+        telemetry=runtime.telemetry,
+        causes=Causes(objects, concerns=lambda key, _: not key.startswith(f"{slices}.")),
     )
     decide = Loop(
         runtime, "decide", cursors=[objects.cursor(), decisions.cursor()], apply=controller.decide, debounce=0.05

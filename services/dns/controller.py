@@ -3,7 +3,7 @@
 Promises that ``dns.coredns`` is only written by compare-and-set and only when Corefile or size differ, that nothing is
 decided before the nodes and the present Corefile are known, and that a report comes every ``seconds`` even when no
 server answers (``servers`` is 0 then): silence would look like health. A Corefile that cannot be read is left as it is,
-and told on its ConfigMap.
+and told on its ConfigMap. A decision is part of the trace of the change that it follows from, else has one of its own.
 """
 
 from __future__ import annotations
@@ -11,12 +11,14 @@ from __future__ import annotations
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import cast
+from typing import Any, cast
 
+from chassis.bus.causes import Causes
 from chassis.bus.client import Bus, Conflict, View
 from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
+from chassis.telemetry.traces import Telemetry
 from kit.once import Once
 from proto.dns import CoreDNSDecision, digest_of
 from proto.events import ObjectFault
@@ -34,6 +36,11 @@ NAMESPACE = "kube-system"
 DECISION_KEY = "coredns"
 REPORT_KEY = "report"
 CONFIG_MAP, COREFILE = "coredns", "Corefile"
+_NAMED: Mapping[str, Any] = {
+    "k8s__object__kind": "ConfigMap",
+    "k8s__namespace__name": NAMESPACE,
+    "k8s__object__name": CONFIG_MAP,
+}
 AGAIN = 600.0
 """Seconds after which a fault that is still there is told again."""
 REMEMBERED = 6
@@ -53,7 +60,7 @@ class Intent:
 class Controller:
     """``decide`` and ``observe`` are what the reconcile loops run."""
 
-    def __init__(
+    def __init__(  # noqa: PLR0913 - what it reads and whom it tells, each by name
         self,
         intent: Intent,
         *,
@@ -63,7 +70,12 @@ class Controller:
         lease: Election,
         scraper: Scraper,
         log: Log,
+        telemetry: Telemetry,
+        causes: Causes,
     ) -> None:
+        """``causes``: of the nodes and of CoreDNS' ConfigMap."""
+        self._telemetry = telemetry
+        self._causes = causes
         self._intent = intent
         self._bus = bus
         self._kv = bus.bucket(DNS)
@@ -80,7 +92,9 @@ class Controller:
 
     async def decide(self, _dirty: Dirty) -> Done | Again:
         """One pass over the decision; raises Unavailable."""
+        self._causes.gather()
         if not (self._lease.held and self._objects.synced and self._decisions.synced):
+            self._causes.done()  # another copy decides, or what changed is looked at again as a whole
             return Done()
         corefile = choose(self._intent.recipe, self._corefile())
         self._report(corefile.by_hand)
@@ -92,6 +106,7 @@ class Controller:
             self._intent.rule, nodes=nodes, queries=rate, present=replicas, quiet_for=self._quiet_for(nodes, rate)
         )
         if present is not None and present.replicas == chosen.replicas and _says(present, corefile):
+            self._causes.done()
             return Done()
         decision = CoreDNSDecision(
             namespace=NAMESPACE,
@@ -100,14 +115,18 @@ class Controller:
             reason=chosen.reason,
             of=digest_of(corefile.of) if corefile.of is not None else "",
         )
-        if entry is None:
-            written = await self._kv.create(DECISION_KEY, decision, mend=True)
-        else:
-            written = await self._kv.update(DECISION_KEY, decision, entry.revision)
-        if isinstance(written, Conflict):
-            return Again(0.2)
+        with self._telemetry.together(
+            "dns.decide", self._causes.traces, alone=True, airmesh__replicas=chosen.replicas, **_NAMED
+        ):
+            if entry is None:
+                written = await self._kv.create(DECISION_KEY, decision, mend=True)
+            else:
+                written = await self._kv.update(DECISION_KEY, decision, entry.revision)
+            if isinstance(written, Conflict):
+                return Again(0.2)
+            self._log.info("coredns-decided", replicas=chosen.replicas, reason=chosen.reason)
+        self._causes.done()
         self._quiet_since = None
-        self._log.info("coredns-decided", replicas=chosen.replicas, reason=chosen.reason)
         return Done()
 
     async def observe(self, dirty: Dirty) -> Done | Again:

@@ -1,17 +1,20 @@
 """Tells the other nodes what lives here: this node's addresses on the shared links, their MTU, its blocks.
 
 Nothing is told before ``blocks`` is in sync: what was told last stays. The marker ``_complete.<node>`` follows the
-record, once in each epoch of ``routes``.
+record, once in each epoch of ``routes``. A record is written in the trace of the block that it is about, so routes of
+other nodes' kernels are part of that one; else in a trace of its own.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
 
+from chassis.bus.causes import Causes
 from chassis.bus.kv import KV
 from chassis.bus.view import View
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
+from chassis.telemetry.traces import Telemetry
 from proto.codec import encode_segment
 from proto.sync import Complete, complete_key
 from services.routing.core.fib import Snapshot
@@ -31,7 +34,13 @@ class Announcer:
         look: Callable[[], Mesh],
         snapshot: Callable[[], Snapshot],
         log: Log,
+        *,
+        telemetry: Telemetry,
+        causes: Causes,
     ) -> None:
+        """``causes``: of this node's blocks."""
+        self._telemetry = telemetry
+        self._causes = causes
         self._node = node
         self._key = encode_segment(node)
         self._store = store
@@ -45,11 +54,17 @@ class Announcer:
         mesh, kernel = self._look(), self._snapshot()
         if not mesh.blocks_complete or not self._view.synced or not kernel.uplinks:
             return Again(WAIT)
+        self._causes.gather()
         offer = offered(self._node, mesh.blocks, kernel.uplinks)
         entry = self._view.entries.get(self._key)
         if entry is None or entry.value != offer:
-            await self._store.put(self._key, offer)
-            self._log.info("announced", underlay=list(offer.underlay), prefixes=list(offer.prefixes), mtu=offer.mtu)
+            prefixes, traces = len(offer.prefixes), self._causes.traces
+            with self._telemetry.together(
+                "routing.announce", traces, alone=True, k8s__node__name=self._node, airmesh__prefixes=prefixes
+            ):
+                await self._store.put(self._key, offer)
+                self._log.info("announced", underlay=list(offer.underlay), prefixes=list(offer.prefixes), mtu=offer.mtu)
+        self._causes.done()
         if not self._view.scope_complete(self._key):
             await self._store.put(complete_key(self._key), Complete(self._view.epoch))
         return Done()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from contextlib import ExitStack
 from pathlib import Path
 
+from chassis.bus.causes import Causes
 from chassis.faults import SettingsFault
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
@@ -39,17 +39,15 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
         runtime.log,
         lambda event: bus.publish(event_subject("routing", "changed"), event),
         lambda fault, remedy: bus.report_fault(fault, remedy, node),
+        telemetry=runtime.telemetry,
+        causes=Causes(mirror.claims, mirror.blocks, mirror.routes),
     )
     ready = runtime.health.require("routes")
     announce: Loop | None = None
 
     async def install(dirty: Dirty) -> Done | Again:
         uplinks = installer.snapshot.uplinks
-        with ExitStack() as spans:
-            # A claim that moved belongs to a pod's start: its route is part of that pod's trace.
-            for key, parent in mirror.traces(dirty.keys):
-                spans.enter_context(runtime.telemetry.span("routing.install", parent, claim=key, node=settings.node))
-            outcome = await installer.apply(dirty)
+        outcome = await installer.apply(dirty)
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
         if announce is not None and installer.snapshot.uplinks != uplinks:
@@ -61,7 +59,14 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
     runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, loop))
     if node:
         announcer = Announcer(
-            node, bus.bucket(ROUTES), mirror.routes, mirror.look, lambda: installer.snapshot, runtime.log
+            node,
+            bus.bucket(ROUTES),
+            mirror.routes,
+            mirror.look,
+            lambda: installer.snapshot,
+            runtime.log,
+            telemetry=runtime.telemetry,
+            causes=Causes(mirror.blocks, concerns=lambda _, entry: entry is not None and entry.value.node == node),
         )
         reported = [mirror.routes.cursor(), mirror.blocks.cursor()]
         announce = Loop(runtime, "announce", cursors=reported, apply=announcer.apply, period=PERIOD)

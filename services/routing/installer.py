@@ -9,9 +9,12 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Mapping
 from os import strerror
+from typing import Any
 
+from chassis.bus.causes import Causes
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
+from chassis.telemetry.traces import Telemetry
 from kit.once import Once
 from proto.events import RoutesChanged
 from proto.net import Network
@@ -30,9 +33,21 @@ class Installer:
     """``apply`` is the body of the loop ``routes``."""
 
     def __init__(
-        self, node: str, kernel: Kernel, look: Callable[[], Mesh], log: Log, changed: Changed, faulty: Faulty
+        self,
+        node: str,
+        kernel: Kernel,
+        look: Callable[[], Mesh],
+        log: Log,
+        changed: Changed,
+        faulty: Faulty,
+        *,
+        telemetry: Telemetry,
+        causes: Causes,
     ) -> None:
+        """``causes``: of all that ``look`` reads."""
         self._node = node
+        self._telemetry = telemetry
+        self._causes = causes
         self._kernel = kernel
         self._look = look
         self._log = log
@@ -49,11 +64,16 @@ class Installer:
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """One pass; raises KernelFault."""
         self.snapshot = await self._kernel.snapshot()
+        self._causes.gather()
         planned = plan(self._look(), self.snapshot)
         refused: tuple[tuple[Operation, int], ...] = ()
         if planned.operations:
-            refused = await self._kernel.apply(planned.operations)
-            self._report(planned, refused)
+            named: dict[str, Any] = {"k8s__node__name": self._node} if self._node else {}
+            changes = len(planned.operations)
+            with self._telemetry.together("routing.install", self._causes.traces, airmesh__changes=changes, **named):
+                refused = await self._kernel.apply(planned.operations)
+                self._report(planned, refused)
+        self._causes.done()
         self._last, self._first = planned.desired, False
         self._report_faults((*planned.faults, *(_refusal(operation, number) for operation, number in refused)))
         return Again(RETRY) if refused else Done()

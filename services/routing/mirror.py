@@ -60,14 +60,6 @@ class Mirror:
             ),
         )
 
-    def traces(self, keys: Iterable[str]) -> list[tuple[str, str]]:
-        """Key and traceparent of each changed claim that carries one: the pod's start that its route is part of.
-
-        None for more than a few at once: then all was listed anew, and nobody's start waits for it.
-        """
-        entries = [entry for key in keys if (entry := self.claims.entries.get(key)) is not None]
-        return [(entry.key, entry.traceparent) for entry in entries if entry.traceparent] if len(entries) < 17 else []
-
     def _asked(self, blocks: Iterable[Block]) -> dict[Network, Asked]:
         """The models that each pool asks for, by its range; where ranges overlap, the pool that ``ipam`` uses first."""
         pools = {

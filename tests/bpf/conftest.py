@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from shutil import rmtree
 
 import pytest
 
@@ -19,16 +20,19 @@ def cache() -> Path:
     return CACHE
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def pins(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """Pins of one file's tests: the maps of a datapath take some 90 MB of the kernel's memory while they are pinned."""
     with bpffs(tmp_path_factory.mktemp("airmesh") / "bpffs") as folder:
         yield folder
 
 
 @pytest.fixture
-def folder(pins: Path, tmp_path: Path) -> Path:
-    """Pins of the test alone."""
-    return pins / tmp_path.name
+def folder(pins: Path, tmp_path: Path) -> Iterator[Path]:
+    """Pins of the test alone, gone with it."""
+    folder = pins / tmp_path.name
+    yield folder
+    rmtree(folder, ignore_errors=True)
 
 
 @pytest.fixture(params=[True, False], ids=["tcx", "clsact"])
@@ -62,8 +66,8 @@ def build_node(netns: str) -> None:
 
 
 @pytest.fixture(scope="session")
-def node(pins: Path, cache: Path) -> Iterator[World]:
-    with namespace(f"am-bpf-{os.getpid()}") as netns:
+def node(tmp_path_factory: pytest.TempPathFactory, cache: Path) -> Iterator[World]:
+    with bpffs(tmp_path_factory.mktemp("node") / "bpffs") as pins, namespace(f"am-bpf-{os.getpid()}") as netns:
         build_node(netns)
         datapath = Datapath.open(pins / "node", cache)
         world = World(datapath, netns)

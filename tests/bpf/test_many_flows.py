@@ -41,8 +41,8 @@ def entries(count: int, now: int) -> tuple[bytes, bytes]:
     return bytes(keys), bytes(values)
 
 
-async def test_a_million_entries_swept_in_slices(pins: Path, cache: Path) -> None:
-    datapath = Datapath.open(pins / "large", cache, sizes=conntrack_sizes(MOST_CONNTRACK_ENTRIES))
+async def test_a_million_entries_swept_in_slices(folder: Path, cache: Path) -> None:
+    datapath = Datapath.open(folder, cache, sizes=conntrack_sizes(MOST_CONNTRACK_ENTRIES))
     try:
         assert datapath.tables.flows.entries == MOST_CONNTRACK_ENTRIES
         now = time.monotonic_ns()
@@ -69,10 +69,10 @@ async def test_a_million_entries_swept_in_slices(pins: Path, cache: Path) -> Non
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_real_queries_from_fresh_ports(pins: Path, cache: Path, tmp_path: Path, version: int) -> None:
+def test_real_queries_from_fresh_ports(folder: Path, cache: Path, version: int) -> None:
     """As many as a second of CoreDNS, as fast as this machine goes: each is answered, none is dropped."""
     with live_node("dns") as node:
-        datapath = opened(pins / tmp_path.name, cache, node)
+        datapath = opened(folder, cache, node)
         fill(datapath, node)
         attach(datapath, node)
         server = node.b.socket(version, socket.SOCK_DGRAM)

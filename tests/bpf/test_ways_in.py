@@ -272,8 +272,8 @@ def edge(folder: Path, cache: Path, way: bool) -> Iterator[Edge]:
 
 
 @pytest.fixture(params=["tcx", "clsact"])
-def outer(request: pytest.FixtureRequest, pins: Path, tmp_path: Path, cache: Path) -> Iterator[Edge]:
-    with edge(pins / tmp_path.name, cache, request.param == "tcx") as built:
+def outer(request: pytest.FixtureRequest, folder: Path, cache: Path) -> Iterator[Edge]:
+    with edge(folder, cache, request.param == "tcx") as built:
         yield built
 
 

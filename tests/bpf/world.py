@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from enum import Enum
 from ipaddress import IPv4Address, IPv6Address, ip_address, ip_network
 from pathlib import Path
+from shutil import rmtree
 
 from linux import bpf, netns
 from proto.flow import DropReason
@@ -361,12 +362,21 @@ def next_key(fd: int, size: int) -> bytes | None:
 
 @contextmanager
 def bpffs(folder: Path) -> Iterator[Path]:
-    """A bpf file system of our own, gone afterwards with all that is pinned on it."""
+    """A bpf file system of our own, gone afterwards with all that is pinned on it.
+
+    Every pin is removed by itself: a lab's kubelet that was started meanwhile has a copy of the mount in its own mount
+    namespace, and would keep what is pinned there for as long as it runs.
+    """
     folder.mkdir(parents=True)
     run("mount", "-t", "bpf", "bpf", str(folder))
     try:
         yield folder
     finally:
+        for pinned in folder.iterdir():
+            if pinned.is_dir():
+                rmtree(pinned)
+            elif pinned.suffix != ".debug":  # the kernel's own iterators
+                pinned.unlink()
         run("umount", str(folder))
 
 

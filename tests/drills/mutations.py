@@ -102,6 +102,34 @@ CHASSIS = (
         tests=("tests/shell/chassis/bus/test_admitted_nodes.py::test_a_bus_of_listed_users_is_carried_over",),
     ),
     Mutant(
+        name="a-new-key-is-taken-untried",
+        file="chassis/bus/connection.py",
+        old="                elif await self._is_let_in(refused):\n",
+        new="                elif refused == '':\n",
+        tests=("tests/shell/chassis/bus/test_admitted_nodes.py::test_a_new_key_that_nobody_signed_changes_nothing",),
+    ),
+    Mutant(
+        name="a-new-key-waits-until-the-connection-breaks",
+        file="chassis/bus/connection.py",
+        old="        await client.force_reconnect()\n",
+        new="",
+        tests=("tests/shell/chassis/bus/test_admitted_nodes.py::test_an_agent_takes_its_new_key_and_the_old_one_ends",),
+    ),
+    Mutant(
+        name="a-rotation-waits-for-nobody",
+        file="services/cluster/accounts.py",
+        old="    if expected.runs and not keys:\n",
+        new="    if False:\n",
+        tests=("tests/shell/cli/install/test_keys.py::test_who_does_not_take_its_key_keeps_the_old_one",),
+    ),
+    Mutant(
+        name="a-node-that-is-gone-stays-on-the-bus",
+        file="cli/install/accounts.py",
+        old='    left = [name for name in there if name.startswith(names.node_secret("")) and name not in kept]\n',
+        new="    left: list[str] = []\n",
+        tests=("tests/shell/cli/install/test_keys.py::test_a_node_comes_and_one_goes_and_no_server_starts_again",),
+    ),
+    Mutant(
         name="any-nodes-lease",
         file="proto/subjects.py",
         old='            Grant(LEASES, ("node.{node}",), exact=True),\n',
@@ -158,6 +186,20 @@ CHASSIS = (
         old="            for parent in others:\n",
         new="            for parent in ():\n",
         tests=("tests/core/chassis/telemetry/test_ring.py",),
+    ),
+    Mutant(
+        name="a-service-that-waits-loses-its-trace",
+        file="services/dataplane/core/loadbalancer/change_traces.py",
+        old=" if name in names}\n",
+        new=" if name in ()}\n",
+        tests=("tests/core/dataplane/loadbalancer/test_change_traces.py",),
+    ),
+    Mutant(
+        name="a-trace-of-endpoints-is-nobodys",
+        file="cli/gather.py",
+        old='    "service": (Service, EndpointSlice),\n',
+        new='    "service": (Service,),\n',
+        tests=("tests/shell/cli/test_trace.py",),
     ),
     Mutant(
         name="a-node-speaks-for-cluster",
@@ -2000,6 +2042,47 @@ CLI = (
         tests=("tests/shell/cli/test_commands.py::TestAnswers",),
     ),
     Mutant(
+        name="services-are-waited-for-before-agents-are-there",
+        file="cli/install/run.py",
+        old='            if not first or one["kind"] == "StatefulSet":\n',
+        new="            if one:\n",
+        tests=("tests/shell/cli/install/test_install.py::test_one_that_is_killed_is_taken_up_by_the_next",),
+    ),
+    Mutant(
+        name="pools-are-made-when-all-nodes-are-ready",
+        file="cli/install/run.py",
+        old="""        self._pools(wanted.options)  # no node is ready before it has addresses to give
+        self.roll_out(objects, first=first)
+""",
+        new="""        self.roll_out(objects, first=first)
+        self._pools(wanted.options)
+""",
+        tests=("tests/shell/cli/install/test_install.py::test_one_that_is_killed_is_taken_up_by_the_next",),
+    ),
+    Mutant(
+        name="a-node-stays-ready-after-the-uninstall",
+        file="cli/install/requirements.py",
+        old='        return None\n    return {"status"',
+        new='        pass\n    return None and {"status"',
+        tests=(
+            "tests/shell/cli/install/test_install.py::test_a_whole_installation_its_upgrade_the_way_back_and_its_end",
+        ),
+    ),
+    Mutant(
+        name="a-disk-of-its-own-is-left-over",
+        file="services/dataplane/remove.py",
+        old="        if error.errno != errno.EBUSY:\n            raise\n",
+        new="        raise OSError(error.errno, error.strerror) from error\n",
+        tests=("tests/netns/dataplane/test_remove.py",),
+    ),
+    Mutant(
+        name="a-node-in-pods-writes-into-the-machines-folders",
+        file="lab/cluster/node.py",
+        old="*((node.on_host(folder), folder) for folder in HOST_FOLDERS)",
+        new="*((node.on_host(folder), folder) for folder in HOST_FOLDERS[:-1])",
+        tests=("tests/core/lab/cluster/test_node.py",),
+    ),
+    Mutant(
         name="whoever-hangs-up-is-a-nats-server",
         file="chassis/bus/connection.py",
         old="    return nats_internals.has_greeted(client) or nats_internals.unread(client).startswith(GREETING)\n",
@@ -2012,8 +2095,8 @@ LAB = (
     Mutant(
         name="a-kubelets-own-mount-is-the-machines",
         file="lab/cluster/node.py",
-        old='mkdir -p "$1" && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$1")"',
-        new='mkdir -p "$1"',
+        old=' && mount --make-slave "$(findmnt --noheadings --output TARGET --target "$2")"',
+        new="",
         tests=(
             "tests/netns/lab/cluster/test_lab.py::test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not",
         ),

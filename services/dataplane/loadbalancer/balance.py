@@ -17,11 +17,13 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Mapping, Sequence
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from functools import partial
 from typing import TypeVar
 
 from chassis.telemetry.log import Log
+from chassis.telemetry.traces import Telemetry
 from kit.once import Once
 from proto.events import ObjectFault
 from proto.net import Address, Network
@@ -30,6 +32,7 @@ from services.dataplane.core.datapath.shares import Pressure, Refused, Shares, u
 from services.dataplane.core.datapath.wire import Record
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.loadbalancer import service_demand, services
+from services.dataplane.core.loadbalancer.change_traces import ChangeTraces
 from services.dataplane.core.loadbalancer.frontends import Frontends, HostPortPod, Owner, Refusal
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.pacing import Pacing
@@ -68,11 +71,16 @@ class Balancer:
         make_room: Callable[[Mapping[str, int]], Awaitable[None]],
         report: Callable[[Iterable[ObjectFault]], int],
         note: Callable[[str, str], None],
+        telemetry: Telemetry,
     ) -> None:
         """``thread`` does what takes long, ``make_room`` is asked before more is written than tables take, ``report``
         is given all Services that are refused, ``note`` a sentence about them.
         """
         self._note = note
+        self._telemetry = telemetry
+        self._traces = ChangeTraces()
+        self._written = 0
+        """Entries that have changed in the maps, ever."""
         self._thread = thread
         self._tables = tables
         self._feed = feed
@@ -150,7 +158,8 @@ class Balancer:
         await self._make_room({**asked, "am_members": asked["am_backends"]})
         self.refused = self._shares.refused(self._room())
         if again:
-            await self._run(partial(self._renew, context, pods))
+            with self._traced(self._dirty):
+                await self._run(partial(self._renew, context, pods))
         else:
             await self._move_some(pods)
             if full and self._actual is not None and (now := time.monotonic()) >= self._read_again:
@@ -182,14 +191,33 @@ class Balancer:
             self._frontends.count(("service", *name)) for name in leaving
         )
         entries += sum(self._shares.claims[owner].amounts[0] for owner in closed - self._closed)
-        if entries <= INLINE:
-            moved = work()
-        else:
-            moved = await self._run(work)
-        if moved:
-            self._dirty, self._pods, self._without, self._closed = later, pods, without, closed
-        else:
-            await self._run(partial(self._renew, self._context, pods))
+        with self._traced(admitted | leaving):
+            moved = work() if entries <= INLINE else await self._run(work)
+            if moved:
+                self._dirty, self._pods, self._without, self._closed = later, pods, without, closed
+            else:
+                await self._run(partial(self._renew, self._context, pods))
+
+    @contextmanager
+    def _traced(self, names: Collection[Name]) -> Iterator[None]:
+        """What the block writes for these Services is part of the traces of their changes."""
+        chosen = self._traces.choose(names, time.monotonic())
+        about = {
+            traceparent: {
+                "k8s__namespace__name": namespace,
+                "k8s__object__kind": Service.__name__,
+                "k8s__object__name": name,
+            }
+            for traceparent, (namespace, name) in chosen.items()
+        }
+        before = self._written
+        with self._telemetry.together(
+            "loadbalancer.apply", about, k8s__node__name=self._feed.node, airmesh__changes=len(names)
+        ) as span:
+            yield
+            if span is not None:
+                span.set(airmesh__changed=self._written - before)
+        self._traces.keep(self._dirty)
 
     def _refused(self) -> tuple[frozenset[Owner], frozenset[Owner]]:
         """Who has no front, and who has fronts with nobody behind them: a connection to those ends at once.
@@ -203,11 +231,15 @@ class Balancer:
 
     def _changed(self) -> frozenset[Name]:
         """Names of Services that changed, or whose slices did, since the last call."""
-        entries, found = self._feed.objects.entries, set[Name]()
+        objects, found = self._feed.objects, set[Name]()
         for key in self._changes.take():
-            entry = entries.get(key)
+            entry = objects.entries.get(key)
             value = None if entry is None else entry.value
-            found.update(self._objects.put(key, value if isinstance(value, (Service, EndpointSlice)) else None))
+            names = self._objects.put(key, value if isinstance(value, (Service, EndpointSlice)) else None)
+            found.update(names)
+            if self._ever:  # what was there before this agent started is no change of now
+                for name in names:
+                    self._traces.put(name, objects.removed_in(key) if entry is None else entry.traceparent)
         return frozenset(found)
 
     async def _run(self, work: Callable[[], T]) -> T:
@@ -337,6 +369,7 @@ class Balancer:
         for an addition. Returns the numbers that something found no room for; their fronts are as they were.
         """
         tables = self._tables
+        self._written += len(steps)
         tables.members.apply({}, steps.drop_members)
         tables.services.apply({}, steps.drop_services)
         tables.source_ranges.apply({}, steps.drop_ranges)

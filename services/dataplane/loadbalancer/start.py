@@ -53,6 +53,7 @@ def start(
         make_room=growth.make_room,
         report=ObjectFaults(runtime.bus, settings.node, log).report,
         note=runtime.health.note,
+        telemetry=runtime.telemetry,
     )
 
     async def balance(dirty: Dirty) -> Done:

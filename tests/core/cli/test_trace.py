@@ -111,10 +111,19 @@ def test_whatever_agents_say_there_is_a_page(answers: list[tuple[str, Spans]]) -
 
 
 @pytest.mark.parametrize(
-    ("text", "named"),
+    ("words", "named"),
     [
         (TRACE, Target(trace_id=TRACE)),
         ("shop/web", Target(namespace="shop", name="web")),
+        ("pod shop/web", Target(kind="pod", namespace="shop", name="web")),
+        ("policy shop/web", Target(kind="policy", namespace="shop", name="web")),
+        ("service shop/web", Target(kind="service", namespace="shop", name="web")),
+        ("node n1", Target(kind="node", name="n1")),
+        ("node dns", Target(kind="node", name="dns")),
+        ("dns", Target(kind="dns")),
+        ("dns dns", None),
+        ("node", None),
+        ("node shop/web", None),
         ("", None),
         ("web", None),
         ("/web", None),
@@ -122,7 +131,14 @@ def test_whatever_agents_say_there_is_a_page(answers: list[tuple[str, Spans]]) -
         ("a/b/c", None),
         (TRACE[1:], None),
         (str(ip_address("10.0.0.1")), None),
+        ("service", None),
+        ("service web", None),
+        (f"service {TRACE}", None),
+        ("Service shop/web", None),
+        ("shop/web service", None),
+        ("pod shop/web x", None),
     ],
 )
-def test_what_an_argument_names(text: str, named: Target | None) -> None:
-    assert target(text) == named
+def test_what_arguments_name(words: str, named: Target | None) -> None:
+    assert target(*words.split()) == named
+    assert named is None or named.text == words

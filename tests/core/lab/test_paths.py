@@ -29,7 +29,7 @@ SOCKET_BYTES = 107
 )
 def test_the_cache_is_found_as_programs_find_theirs(environment: dict[str, str], cache: str) -> None:
     found = settings(environment)
-    assert (str(found.cache), str(found.labs), str(found.run)) == (cache, "/var/lib/airmesh/labs", "/run/airmesh")
+    assert (str(found.cache), str(found.labs), str(found.run)) == (cache, "/var/lib/airmesh-labs", "/run/airmesh-labs")
 
 
 @pytest.mark.parametrize("variable", ["AIRMESH_LABS", "AIRMESH_RUN", "AIRMESH_CACHE"])

@@ -9,6 +9,7 @@ import asyncio
 import secrets
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from ipaddress import ip_address
 
 import msgspec
 import pytest
@@ -20,7 +21,17 @@ from cli.link import Link
 from cli.reports.trace import Target, TracedSpan
 from cli.settings import BusSettings
 from proto.codec import object_key
-from proto.objects import KubernetesObject, NetworkPolicy, Owner, Pod
+from proto.objects import (
+    EndpointPort,
+    EndpointSlice,
+    KubernetesObject,
+    NetworkPolicy,
+    Owner,
+    Pod,
+    Service,
+    ServicePort,
+    SliceEndpoint,
+)
 from proto.subjects import OBJECTS
 from tests.netns.dataplane.mesh import TRY_AGAIN_LATER, Mesh, mesh, wait_for
 from tests.netns.dataplane.policy.test_enforced import deny_ingress
@@ -55,7 +66,7 @@ def spans_of(node: Mesh, trace_id: str) -> tuple[TracedSpan, ...]:
 
     async def ask() -> tuple[TracedSpan, ...]:
         async with Link(settings) as link:
-            return (await gather.change(link, Target(trace_id=trace_id), "")).spans
+            return (await gather.change(link, Target(trace_id=trace_id))).spans
 
     return asyncio.run(ask())
 
@@ -86,6 +97,7 @@ def test_a_change_keeps_its_trace_down_to_the_kernel(node: Mesh) -> None:
     Meanwhile an ADD waits in vain for a pod whose namespace nobody knows.
     """
     node.start("routing", "routing-n1", AIRMESH_NODE="n1", AIRMESH_UPLINKS="fab0")
+    wait_for("what routing says first", lambda: any(line["event"] == "announced" for line in node.log("routing")))
     lost = Pod(namespace="nowhere", name="lost", uid="uid-lost", node="n1")
     pod = Pod(
         namespace="shop",
@@ -134,3 +146,35 @@ def _follow(node: Mesh, pod: Pod, start: str) -> None:
     assert node.cni("DEL", "c-db-0", netns, pod).code == 0
     ended = followed(node, relabelled, "dataplane cni-del")
     assert {one.trace_id for one in ended} == {relabelled}
+
+
+def test_a_services_change_is_followed_into_the_load_balancers_maps(node: Mesh) -> None:
+    """Two Services come at once with the endpoints of one; these change; a Service goes."""
+    web, api = (
+        Service("shop", name, f"uid-{name}", cluster_ips=(ip_address(address),), ports=(ServicePort("http", 6, 80),))
+        for name, address in (("web", "10.96.0.10"), ("api", "10.96.0.11"))
+    )
+    behind = EndpointSlice(
+        "shop", "web-1", "web", (SliceEndpoint((ip_address("10.244.0.9"),)),), (EndpointPort("http", 6, 8080),)
+    )
+    more = SliceEndpoint((ip_address("10.244.0.10"),))
+    made, filled, other = changed(node, web, behind, api)
+    entries = _applied(node, "web", made, filled) + _applied(node, "api", other)
+    assert entries >= 2 + 2, "a frontend of each, a backend with its member"
+    (grown,) = changed(node, msgspec.structs.replace(behind, endpoints=(*behind.endpoints, more)))
+    assert _applied(node, "web", grown) == 3, "another of these, and how many there are"
+    (removed,) = changed(node, api, gone=True)
+    assert _applied(node, "api", removed) == 1
+
+
+def _applied(node: Mesh, service: str, *traces: str) -> int:
+    """Entries that the node's agent says to have changed in these traces, which are about this Service."""
+    entries = 0
+    for trace_id in traces:
+        steps = followed(node, trace_id, "dataplane loadbalancer.apply")
+        (step,) = [one for one in steps if one.name == "loadbalancer.apply" and one.trace_id == trace_id]
+        assert step.node == step.attributes["k8s.node.name"] == "n1"
+        named = [step.attributes[f"k8s.{key}"] for key in ("object.kind", "namespace.name", "object.name")]
+        assert named == ["Service", "shop", service]
+        entries += int(step.attributes.get("airmesh.changed", 0))
+    return entries

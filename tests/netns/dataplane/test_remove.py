@@ -104,3 +104,17 @@ def test_nothing_of_ours_is_left_and_all_of_others_is(
     assert not any(
         (host / name).exists() for name in ("var/lib/airmesh", "var/lib/airmesh-nats", "run/airmesh", "etc/airmesh")
     )
+
+
+def test_a_folder_that_is_a_disk_of_its_own_is_emptied_and_stays(netns: str, host: Path) -> None:
+    furnish(netns, host)
+    disk = host / "var/lib/airmesh-nats"
+    run("mount", "-t", "tmpfs", "tmpfs", str(disk))
+    try:
+        (disk / "jetstream").mkdir()
+        (disk / "jetstream/meta").touch()
+        for _again in range(2):
+            assert "nothing of airmesh is left" in module(netns, "services.dataplane.remove", str(host))
+        assert list(disk.iterdir()) == []
+    finally:
+        run("umount", str(disk))

@@ -72,6 +72,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
         stack.enter_context(running(folder / "jaeger.log", str(jaeger), "--config", f"file:{FOLDER / 'jaeger.yaml'}"))
         wait_for("Jaeger's API", lambda: get(f"{JAEGER_API}/services") is not None, 30)
         world.start("routing", "routing-n1", AIRMESH_NODE="n1", AIRMESH_UPLINKS="fab0")
+        wait_for("what routing says first", lambda: any(line["event"] == "announced" for line in world.log("routing")))
         yield world
 
 

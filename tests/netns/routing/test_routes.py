@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import socket
 import subprocess
 import time
@@ -15,11 +16,13 @@ from typing import Any
 import pytest
 import uvloop
 
+from chassis.telemetry.spans import Span, entered
 from linux.netns import enter
 from proto.addresses import IPAM_HOLDER
 from proto.events import RoutesChanged
 from proto.routes import NodeRoutes
 from proto.subjects import ROUTES
+from proto.traces import SpansRequest
 from services.routing.core.fib import Remove, Replace, Route
 from services.routing.kernel import Kernel
 from tests.conftest import BusFor
@@ -87,6 +90,43 @@ async def test_routes_are_installed_announced_and_repaired(
     n1.ip("-6 route del fd00:10:244::40/122")
     assert await until(lambda: n1.routes() == TO_N2 | OWN) < 5.0
     await until(lambda: any(event.drift for event in heard))
+
+
+async def test_what_changes_a_kernel_is_part_of_the_trace_of_the_block(
+    nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing
+) -> None:
+    n1, _ = nodes
+    await usual(mesh)
+    runtime = await routing.start(n1)
+    await until(lambda: n1.routes() == TO_N2 | OWN)
+    lines: Lines = runtime.lines  # type: ignore[attr-defined]
+    await until(lambda: len(lines.named("announced")) == 1)
+
+    def spans(trace_id: str) -> list[tuple[str, str]]:
+        found = runtime.telemetry.ring.find(SpansRequest(trace_id=trace_id)).spans
+        return sorted((span.name, span.parent_id) for span in found)
+
+    assert spans(lines.named("announced")[0]["trace_id"]) == [("routing.announce", "")], "of its own: nothing changed"
+    mine, theirs, kept = (Span(secrets.token_hex(16), secrets.token_hex(8)) for _ in range(3))
+    with entered(mine):
+        await mesh.block("10.244.2.0/26", "n1")
+    await until(lambda: len(spans(mine.trace_id)) == 2)
+    # A node may be told of by either its own words or ipam's first; both are of one trace.
+    assert spans(mine.trace_id) == [("routing.announce", mine.span_id), ("routing.install", mine.span_id)]
+    with entered(theirs):
+        await mesh.block("10.244.3.0/26", "n2")
+        await mesh.announce(NodeRoutes("n2", N2.underlay, (*N2.prefixes, ip_network("10.244.3.0/26"))))
+    await until(lambda: "10.244.3.0/26 via 172.30.0.12 dev fab0 metric 64" in n1.routes())
+    await until(lambda: spans(theirs.trace_id) == [("routing.install", theirs.span_id)])
+    with entered(kept):
+        await mesh.claim(ip_address("10.244.1.7"), "n2")
+    await until(lambda: spans(kept.trace_id) == [("routing.install", kept.span_id)])
+    (line,) = [line for line in lines.named("routes-changed") if line.get("trace_id") == kept.trace_id]
+    assert len(line["added"]) == 1
+    n1.ip("route del 10.244.0.64/26")
+    await until(lambda: n1.routes() >= TO_N2)
+    for trace_id in (mine.trace_id, theirs.trace_id, kept.trace_id):
+        assert sum(name == "routing.install" for name, _ in spans(trace_id)) == 1, "a repair is no change of these"
 
 
 async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import json
+from ipaddress import ip_address
 from typing import Any
 
+import msgspec
 import nats
 import pytest
 
 from chassis.runtime.service import Runtime
 from proto import codec, subjects
+from proto.dns import CoreDNSDecision
 from proto.events import ObjectFault
-from proto.objects import NetworkPolicy, Pod, Selector
+from proto.objects import EndpointSlice, NetworkPolicy, Pod, Selector, Service, SliceEndpoint
 from proto.requests import Reply
+from proto.routes import NodeRoutes
 from proto.traces import Span, Spans
 from tests.conftest import RuntimeFor
 from tests.natsd import NatsServer
@@ -75,8 +79,11 @@ async def test_what_cannot_be_shown_is_one_sentence(nats_server: NatsServer, run
     env = environment(nats_server)
     nothing = await airmesh(env, "trace", "shop/nobody")
     assert nothing.code == 4
-    assert "no Pod or NetworkPolicy shop/nobody is there" in nothing.err
-    assert (await airmesh(env, "trace", "nobody")).code == 2
+    assert "no Pod or NetworkPolicy or Service shop/nobody is there" in nothing.err
+    wrong = await airmesh(env, "trace", "deployment", "shop/web")
+    assert wrong.code == 2
+    assert "'deployment shop/web' is nothing that can be traced" in wrong.err
+    assert "[pod | policy | service] NAMESPACE/NAME, node NODE, dns, or a trace id" in " ".join(wrong.err.split())
     forgotten = await airmesh(env, "trace", "ab" * 16)
     assert forgotten.code == 1
     assert "no agent keeps a span of it any more" in forgotten.out
@@ -84,8 +91,55 @@ async def test_what_cannot_be_shown_is_one_sentence(nats_server: NatsServer, run
     await mirrored(cluster, NetworkPolicy("shop", "both", "u", Selector(), True, False))
     either = await airmesh(env, "trace", "shop/both")
     assert either.code == 2
-    assert "--kind pod or --kind policy" in either.err
-    assert (await airmesh(env, "trace", "shop/both", "--kind", "policy")).code == 0
+    assert "shop/both is a Pod and a NetworkPolicy" in either.err
+    assert "airmesh trace pod or policy shop/both" in either.err
+    assert (await airmesh(env, "trace", "policy", "shop/both")).code == 0
+
+
+@pytest.mark.usefixtures("buckets")
+async def test_a_services_last_change_may_be_of_its_endpoints(nats_server: NatsServer, runtime_for: RuntimeFor) -> None:
+    cluster, env = await runtime_for("cluster"), environment(nats_server)
+    behind = EndpointSlice("shop", "web-x", "web", (SliceEndpoint((ip_address("10.244.0.9"),)),))
+    other = EndpointSlice("shop", "db-x", "db")
+
+    async def traced(*words: str) -> str:
+        output = await airmesh(env, "trace", *words, "-o", "json")
+        assert output.code == 0, output.err
+        return f"00-{output.json['trace_id']}"
+
+    first = await mirrored(cluster, behind)
+    made = await mirrored(cluster, Service("shop", "web", "u"))
+    assert made.startswith(await traced("service", "shop/web"))
+    changed = await mirrored(cluster, msgspec.structs.replace(behind, endpoints=()))
+    await mirrored(cluster, other)
+    assert changed.startswith(await traced("shop/web"))
+    assert len({first, made, changed}) == 3
+    with cluster.telemetry.span("cluster.delete", **named("Service", "gone")) as gone:
+        pass
+    assert gone.traceparent.startswith(await traced("service", "shop/gone"))
+
+
+@pytest.mark.usefixtures("buckets")
+async def test_what_a_node_announced_and_what_dns_decided(nats_server: NatsServer, runtime_for: RuntimeFor) -> None:
+    env = environment(nats_server)
+    for words, sentence in (("node n1", "node n1 has announced no routes"), ("dns", "dns has decided nothing yet")):
+        nothing = await airmesh(env, "trace", *words.split())
+        assert nothing.code == 4
+        assert sentence in nothing.err
+    routing, dns = await runtime_for("routing", "n1"), await runtime_for("dns")
+    other = await runtime_for("routing", "n2")
+    with routing.telemetry.span("routing.announce", k8s__node__name="n1") as announced:
+        await routing.bus.bucket(subjects.ROUTES).put("n1", NodeRoutes("n1", ()))
+    with other.telemetry.span("routing.install", announced.traceparent, k8s__node__name="n2", airmesh__changes=2):
+        pass
+    with dns.telemetry.span("dns.decide"):
+        await dns.bus.bucket(subjects.DNS).put("coredns", CoreDNSDecision("kube-system", ".:53 {\n}", 2, "two"))
+    shown = await airmesh(env, "trace", "node", "n1")
+    assert shown.code == 0, shown.err
+    assert "routing n2" in shown.out
+    assert "└─ routing.install  changes=2" in shown.out
+    decided = await airmesh(env, "trace", "dns")
+    assert "dns.decide" in decided.out, decided.err
 
 
 async def test_a_node_answers_in_its_own_name_alone(nats_server: NatsServer, runtime_for: RuntimeFor) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import secrets
 from collections.abc import Callable
 from ipaddress import ip_network
 from pathlib import Path
@@ -11,12 +12,14 @@ from typing import Any
 
 from aiohttp import web
 
+from chassis.telemetry.spans import Span, entered
 from proto.addresses import Block
 from proto.codec import block_key
 from proto.dns import CoreDNSDecision, digest_of
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, BLOCKS, DNS
 from proto.sync import Complete, Epoch
+from proto.traces import SpansRequest
 from services.cluster.core.nodes import TAINT
 from tests.conftest import BusFor
 from tests.natsd import NatsServer
@@ -141,7 +144,11 @@ async def test_coredns_becomes_what_dns_decided(
     dns = await bus_for("dns")
     async with cluster(nats_server, api, tmp_path) as runtime:
         await until(lambda: runtime.health.ready)
-        await dns.bucket(DNS).put("coredns", CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("old")))
+        decided = Span(secrets.token_hex(16), secrets.token_hex(8))
+        with entered(decided):
+            await dns.bucket(DNS).put(
+                "coredns", CoreDNSDecision("kube-system", "new", 3, "because", of=digest_of("old"))
+            )
         config = api.objects["ConfigMap"]["kube-system", "coredns"]
         await until(lambda: api.objects["ConfigMap"]["kube-system", "coredns"]["data"]["Corefile"] == "new")
         assert config["data"]["kept"] == "x"
@@ -150,6 +157,10 @@ async def test_coredns_becomes_what_dns_decided(
         await api.put("Deployment", {"spec": {"replicas": 1}}, "kube-system", "coredns")
         await until(lambda: api.objects["Deployment"]["kube-system", "coredns"]["spec"]["replicas"] == 3)
         assert {manager for _, manager, _ in api.applied} == {"airmesh-dns"}
+        await until(lambda: len(runtime.telemetry.ring.find(SpansRequest(trace_id=decided.trace_id)).spans) == 2)
+        spans = runtime.telemetry.ring.find(SpansRequest(trace_id=decided.trace_id)).spans
+        assert {(span.name, span.parent_id) for span in spans} == {("cluster.apply", decided.span_id)}
+        assert [dict(span.attributes)["k8s.object.kind"] for span in spans] == ["ConfigMap", "Deployment"]
 
 
 async def test_a_corefile_that_dns_has_not_seen_is_not_written_over(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import secrets
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -16,12 +17,14 @@ from aiohttp import web
 from chassis.bus.client import Bus
 from chassis.faults import Damaged, SettingsFault
 from chassis.runtime.settings import load
+from chassis.telemetry.spans import Span, entered
 from proto.codec import kind_prefix, object_key
 from proto.dns import CoreDNSDecision, DnsReport, digest_of
 from proto.events import ObjectFault
 from proto.objects import KIND_OF, ConfigMap, EndpointSlice, KubernetesObject, Node, SliceEndpoint
 from proto.subjects import DNS, OBJECTS, event_subject, object_fault_subject
 from proto.sync import Complete, complete_key
+from proto.traces import SpansRequest
 from services.dns.app import build
 from services.dns.core.corefile import Recipe, render
 from services.dns.settings import Settings
@@ -180,6 +183,42 @@ async def test_what_a_person_writes_is_decided_on_and_what_is_broken_is_reported
         await put(cluster, config(ours.replace("    errors\n", "    import custom/*.override\n")))
         await until(lambda: len(reported) == 2)
         assert (reported[1].reason, "errors" in reported[1].fault) == ("CorefileByHand", True)
+
+
+async def test_a_decision_is_part_of_the_trace_of_what_it_follows_from(
+    nats_server: NatsServer, bus_for: BusFor
+) -> None:
+    cluster, cli = await bus_for("cluster"), await bus_for("cli")
+    written, grown, other = (Span(secrets.token_hex(16), secrets.token_hex(8)) for _ in range(3))
+    with entered(other):
+        await put(cluster, Node(name="n1", uid="u"), coredns("127.0.0.1"))
+
+    async def decided_in(replicas: int, corefile: str) -> str:
+        """Trace of the decision that says this."""
+        async with asyncio.timeout(20):
+            while True:
+                entry = await cli.bucket(DNS).get("coredns", CoreDNSDecision)
+                if entry is not None and entry.value.replicas == replicas and corefile in entry.value.corefile:
+                    return entry.traceparent
+                await asyncio.sleep(0.05)
+
+    async with dns(nats_server, 1) as runtime:
+        first = await decided_in(2, "")
+        assert first, "nothing changed since it runs: a trace of its own"
+        assert other.trace_id not in first
+        with entered(written):
+            await put(cluster, ConfigMap("kube-system", "coredns", (("Corefile", "acme.local {\n    whoami\n}\n"),)))
+        second = await decided_in(2, "whoami")
+        with entered(other):
+            await put(cluster, coredns("127.0.0.2"))
+        with entered(grown):
+            nodes = [Node(name=f"n{number}", uid="u") for number in range(1, 34)]
+            await put(cluster, *nodes)
+        third = await decided_in(3, "whoami")
+        assert [second[3:35], third[3:35]] == [written.trace_id, grown.trace_id]
+        (span,) = runtime.telemetry.ring.find(SpansRequest(trace_id=written.trace_id)).spans
+        assert (span.name, span.parent_id) == ("dns.decide", written.span_id)
+        assert runtime.telemetry.ring.find(SpansRequest(trace_id=other.trace_id)).spans == ()
 
 
 async def test_reports_what_was_counted_since_the_last_time(nats_server: NatsServer, bus_for: BusFor) -> None:

@@ -145,6 +145,19 @@ def test_work_for_many_changes_is_in_each_trace_and_linked_with_the_first() -> N
         assert links == ([()] if number == 0 else [(main.traceparent,)] if number < TOGETHER else [])
     with telemetry.together("compile", []) as none:
         assert none is None
+    with telemetry.together("decide", [], alone=True, why="a setting") as only, telemetry.span("inner") as inner:
+        assert only is not None
+        assert inner.trace_id == only.trace_id
+
+
+def test_work_for_many_changes_says_in_each_trace_what_that_one_is_about() -> None:
+    telemetry = Telemetry("dataplane", "a", {})
+    parents = {f"00-{number:032x}-{'cd' * 8}-01": {"k8s__namespace__name": f"n{number}"} for number in (1, 2)}
+    with telemetry.together("apply", parents, k8s__node__name="n"):
+        pass
+    for parent, about in parents.items():
+        (span,) = telemetry.ring.find(SpansRequest(trace_id=parent[3:35])).spans
+        assert dict(span.attributes) == {"k8s.node.name": "n", "k8s.namespace.name": about["k8s__namespace__name"]}
 
 
 def test_text_that_is_no_text_for_the_wire_is_answered_all_the_same() -> None:

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
+from dataclasses import fields, replace
 from typing import Any
 
 import pytest
 
 from cli.faults import Declined, Usage
-from cli.install import requirements, revisions, rollout
+from cli.install import render, requirements, revisions, rollout
 from cli.install.differences import difference
-from cli.install.options import Options
+from cli.install.options import SETTINGS, Options, remembered, to_remember
 from cli.install.revisions import APPLYING, COMPLETE, Revision
 from cli.install.secrets import Host
+from services.cluster import settings as cluster
+from services.dataplane import settings as dataplane
+from services.dns import settings as dns
+from services.ipam import settings as ipam
+from services.policy import settings as policy
+from services.routing import settings as routing
 
 
 @pytest.mark.parametrize("old", ["v1.29.9", "v1.24.0+k3s1", "v0.1", "unknown"])
@@ -56,6 +63,51 @@ def test_what_is_not_given_is_as_it_was() -> None:
 def test_wrong_options_name_themselves(wrong: dict[str, str]) -> None:
     with pytest.raises(Usage, match=f"--{next(iter(wrong))}"):
         Options(uplinks="eth0", **wrong).check()
+
+
+@pytest.mark.parametrize(
+    "wrong", ["192.0.2.1", "192.0.2.1:", "https://192.0.2.1:6443", "2001:db8::1:6443", "a@b:1", "a:99999", "a:1/x"]
+)
+def test_an_api_server_is_where_it_is_said(wrong: str) -> None:
+    with pytest.raises(Usage, match="--api-server"):
+        Options(uplinks="eth0", api_server=wrong).check()
+
+
+@pytest.mark.parametrize(
+    ("given", "host", "port"),
+    [("192.0.2.1:6443", "192.0.2.1", "6443"), ("[2001:db8::1]:443", "2001:db8::1", "443"), ("api.x:1", "api.x", "1")],
+)
+def test_agents_are_told_the_api_server_as_kubernetes_tells_pods(given: str, host: str, port: str) -> None:
+    options = Options(uplinks="eth0", api_server=given)
+    options.check()
+    assert options.variables == {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
+    said = render.settings(nats="", uplinks="eth0", servers=1, tls=False, more=options.variables)
+    assert said["KUBERNETES_SERVICE_HOST"] == host
+
+
+def test_settings_are_given_one_by_one_and_taken_back_so() -> None:
+    before = Options(settings="AIRMESH_CGROUP=/x\nAIRMESH_TCX=true")
+    assert Options().over(before) == before
+    after = Options(settings="AIRMESH_TCX=\nAIRMESH_EXTERNAL_IPS=192.0.2.0/24,2001:db8::/32").over(before)
+    after = replace(after, uplinks="eth0")
+    after.check()
+    assert after.variables == {"AIRMESH_CGROUP": "/x", "AIRMESH_EXTERNAL_IPS": "192.0.2.0/24,2001:db8::/32"}
+    assert remembered(to_remember(after)) == after
+
+
+@pytest.mark.parametrize("wrong", ["AIRMESH_CGRUOP=/x", "AIRMESH_UPLINKS=eth1", "cgroup=/x", "=x"])
+def test_a_setting_that_nobody_knows_is_named_with_those_that_are(wrong: str) -> None:
+    with pytest.raises(Usage, match=r"(?s)--set: .*AIRMESH_CGROUP"):
+        Options(uplinks="eth0", settings=wrong).check()
+
+
+def test_every_setting_that_can_be_given_is_one_of_a_service() -> None:
+    classes = (cluster.Settings, dataplane.Settings, ipam.Settings, policy.Settings, routing.Settings, dns.Settings)
+    known = {f"AIRMESH_{field.name.upper()}" for one in classes for field in fields(one)}
+    assert known >= SETTINGS
+    manifests = "".join(path.read_text() for path in render.FOLDER.rglob("*.yaml"))
+    said = render.settings(nats="", uplinks="", servers=1, tls=True, more={})
+    assert not [name for name in SETTINGS if name in said or f"name: {name}," in manifests]
 
 
 def revision(number: int, state: str = COMPLETE, *names: str) -> Revision:
@@ -137,3 +189,15 @@ def test_of_two_obstacles_the_one_that_does_not_pass_is_said() -> None:
     found = rollout.obstacle([pod("a", "CrashLoopBackOff"), pod("b", "ErrImagePull")])
     assert found is not None
     assert (found.final, found.sentence) == (True, "image r/x:1 cannot be had on node n1 (ErrImagePull)")
+
+
+@pytest.mark.parametrize("reason", ["CrashLoopBackOff", "RunContainerError"])
+def test_why_a_container_never_began_is_the_runtimes_to_say_since_there_is_no_log(reason: str) -> None:
+    why = "exec: stat /usr/bin/python3.11: permission denied"
+    waiting = {"reason": reason} | ({"message": why} if reason == "RunContainerError" else {})
+    container = {"name": "agent", "image": "r/x:1", "state": {"waiting": waiting}}
+    container["lastState"] = {"terminated": {"reason": "StartError", "message": why}}
+    pod = {"metadata": {"name": "a"}, "spec": {"nodeName": "n1"}, "status": {"containerStatuses": [container]}}
+    found = rollout.obstacle([pod])
+    assert found is not None
+    assert (found.final, found.sentence) == (False, f"pod a on node n1 ends again and again ({why})")

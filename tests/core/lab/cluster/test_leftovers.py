@@ -13,10 +13,10 @@ from lab.topology import LabError
 
 MOUNTS = """\
 /dev/vda / ext4 rw 0 0
-overlay /var/lib/airmesh/labs/air/n1/x overlay rw 0 0
-tmpfs /var/lib/airmesh/labs/air/n1/x/deep tmpfs rw 0 0
-tmpfs /var/lib/airmesh/labs/air2/n1/x tmpfs rw 0 0
-bpf /run/airmesh/air/n1/with\\040space bpf rw 0 0
+overlay /var/lib/airmesh-labs/air/n1/x overlay rw 0 0
+tmpfs /var/lib/airmesh-labs/air/n1/x/deep tmpfs rw 0 0
+tmpfs /var/lib/airmesh-labs/air2/n1/x tmpfs rw 0 0
+bpf /run/airmesh-labs/air/n1/with\\040space bpf rw 0 0
 cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
 """
 
@@ -24,9 +24,9 @@ cgroup2 /sys/fs/cgroup/unified cgroup2 rw 0 0
 def test_mounts_are_the_labs_own_deepest_first() -> None:
     where = paths("air", settings({}))
     assert mounts_below(MOUNTS, (where.state, where.run)) == [
-        "/run/airmesh/air/n1/with space",
-        "/var/lib/airmesh/labs/air/n1/x/deep",
-        "/var/lib/airmesh/labs/air/n1/x",
+        "/run/airmesh-labs/air/n1/with space",
+        "/var/lib/airmesh-labs/air/n1/x/deep",
+        "/var/lib/airmesh-labs/air/n1/x",
     ]
 
 
@@ -51,8 +51,8 @@ def test_routes_that_lead_to_labs_are_distinguished(route: str, leads: bool) -> 
 
 
 def test_a_shims_socket_is_named_by_its_containerd_and_container() -> None:
-    one = shim_socket(Path("/run/airmesh/air/n1/containerd.sock"), "abc")
-    other = shim_socket(Path("/run/airmesh/air/n2/containerd.sock"), "abc")
+    one = shim_socket(Path("/run/airmesh-labs/air/n1/containerd.sock"), "abc")
+    other = shim_socket(Path("/run/airmesh-labs/air/n2/containerd.sock"), "abc")
     assert one != other
     assert len(one.name) == 64
 

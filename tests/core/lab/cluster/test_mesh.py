@@ -34,5 +34,5 @@ def test_a_nodes_agents_have_users_of_their_own_and_that_nodes_paths() -> None:
     assert environment["AIRMESH_NATS_USER"] == "dataplane-n2"
     assert environment["AIRMESH_NATS_SEED_FILE"].endswith("/nats/seeds/dataplane-n2.seed")
     assert environment["AIRMESH_NATS_URL"] == "nats://172.31.0.2:4222"
-    assert environment["AIRMESH_PIN_ROOT"] == "/run/airmesh/air/n2/bpf"
+    assert environment["AIRMESH_PIN_ROOT"] == "/run/airmesh-labs/air/n2/bpf"
     assert environment["AIRMESH_NODE"] == "n2"

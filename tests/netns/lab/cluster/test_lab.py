@@ -100,7 +100,7 @@ async def test_a_port_leads_into_the_lab_and_stays_the_same(where: Paths, launch
 
     await launcher.until("port-forward", listening, seconds=10, process="port-forward")
     ports = port_forward.read_ports(where.ports)
-    address, port = port_forward.targets(lab.control)["nats"]
+    ((address, port),) = port_forward.targets(lab.control, ())["nats"]
     echo = ["nsenter", f"--net={lab.control.netns}", "/usr/bin/python3", "-c", ECHO.format(address, port)]
     await launcher.start("echo", echo)
     assert await _ask(ports.nats) == b"HELLO"
@@ -132,7 +132,7 @@ def test_a_port_forward_listens_on_loopback_alone(where: Paths) -> None:
     async def bound() -> str:
         namespaces.make(plan(where.lab, 1))
         inside = port_forward.Inside(plan(where.lab, 1).control.netns)
-        server = await port_forward._listen(port_forward.PortForward(inside, ("172.31.0.2", 1)), 0)
+        server = await port_forward._listen(port_forward.PortForward(inside, (("172.31.0.2", 1),)), 0)
         host = str(server.sockets[0].getsockname()[0])
         server.close()
         return host
@@ -144,7 +144,7 @@ def test_a_taken_port_is_named(where: Paths) -> None:
     with socket.create_server(("127.0.0.1", 0)) as other:
         port = other.getsockname()[1]
         with pytest.raises(LabError, match=f"port {port} "):
-            asyncio.run(port_forward._listen(port_forward.PortForward(None, ("x", 1)), port))  # type: ignore[arg-type]
+            asyncio.run(port_forward._listen(port_forward.PortForward(None, (("x", 1),)), port))  # type: ignore[arg-type]
 
 
 async def test_an_agent_that_dies_comes_back_and_one_that_is_stopped_does_not(launcher: Launcher) -> None:
@@ -225,7 +225,7 @@ def _kubelet(where: Paths, name: str) -> tuple[list[list[str]], list[str]]:
     of.kubelet.mkdir(parents=True)
     of.device_plugins.mkdir()
     argv = ["sh", "-ec", f"{KUBELET}; exec sleep 1006", name, str(node.DEVICE_PLUGINS), str(of.kubelet)]
-    return list(node.kubelet_mounts(of)), node.apart(of, argv)
+    return list(node.mounts(of)), node.apart(of, argv)
 
 
 @pytest.mark.parametrize("root", ["private", "shared"])

@@ -5,22 +5,24 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
+from chassis.bus import connection as chassis_connection
 from chassis.bus.accounts import Account, User, make_accounts
 from chassis.bus.connection import Connection
 from chassis.bus.credentials import Credentials, Identity, credentials, parse
 from chassis.bus.nats_config import make_users, new_key, write_secret
-from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, carry_over
-from chassis.bus.resolver import hand_over, look_up
+from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, carry_over, claims_of, preloaded
+from chassis.bus.resolver import connected, hand_over, look_up
 from chassis.faults import Refused, Unavailable
 from chassis.secret import Secret
 from chassis.telemetry.log import Log
 from proto.subjects import ACKS, JETSTREAM, ROLES
-from tests.natsd import Lines, NatsServer, bus_of
+from tests.nats_cluster import NatsCluster
+from tests.natsd import Lines, NatsServer, bus_of, runtime_of
 
 OWN = ACKS.subject("n9")
 STREAM = ACKS.stream
@@ -41,9 +43,9 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
 
 
 @asynccontextmanager
-async def connecting(url: str, user: str, file: Path) -> AsyncIterator[Connection]:
+async def connecting(url: str, user: str, file: Path, ca: Path | None = None) -> AsyncIterator[Connection]:
     log = Log("test", "debug", stream=Lines())  # type: ignore[arg-type]
-    connection = Connection(url, user, Credentials(file), "test", log)
+    connection = Connection(url, user, Credentials(file, ca), "test", log)
     running = asyncio.create_task(connection.run())
     try:
         yield connection
@@ -54,10 +56,10 @@ async def connecting(url: str, user: str, file: Path) -> AsyncIterator[Connectio
 
 
 @asynccontextmanager
-async def handing(server: NatsServer) -> AsyncIterator[Connection]:
+async def handing(server: NatsServer, ca: Path | None = None) -> AsyncIterator[Connection]:
     file = server.folder / "resolver.creds"
     write_secret(file, server.resolver)
-    async with connecting(server.url, RESOLVER_USER, file) as connection:
+    async with connecting(server.url, RESOLVER_USER, file, ca) as connection:
         await until(lambda: connection.connected)
         yield connection
 
@@ -73,8 +75,11 @@ def signed(issuer: Issuer, user: User, seed: Secret, public: str) -> Secret:
     return credentials(issuer.sign_user(user.name, user.name, public), seed)
 
 
-async def test_a_node_joins_changes_its_key_and_is_put_out(server: NatsServer, tmp_path: Path) -> None:
-    """Two keys are valid meanwhile, and the agent reconnects once, when the old one is revoked."""
+async def test_a_node_joins_changes_its_key_and_is_put_out(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two keys are valid meanwhile; an agent that has not looked at its file reconnects once, when the old one ends."""
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 3600.0)
     account, user = joining(server)
     file = tmp_path / "n9.creds"
     write_secret(file, signed(server.issuer, user, user.seed, user.public))
@@ -106,6 +111,103 @@ async def test_a_node_joins_changes_its_key_and_is_put_out(server: NatsServer, t
             await asyncio.sleep(0.3)
             assert not node.connected, "neither key is good any more"
     assert server.config.read_bytes() == before
+
+
+async def sign_in_once(server: NatsServer, user: str, file: Path) -> bool:
+    """Whether a new connection by the key of this file is let in."""
+    async with connecting(server.url, user, file) as one:
+        await until(lambda: one.connected or "authorization violation" in one.problem.lower())
+        return one.connected
+
+
+async def test_an_agent_takes_its_new_key_and_the_old_one_ends(
+    server: NatsServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reconnects once, while both are good; when the old one is void it is connected by the new one already."""
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.1)
+    name, file, old = "dataplane-n1", server.seeds / "dataplane-n1.seed", tmp_path / "old.creds"
+    write_secret(old, Secret(file.read_text()))
+    public_of_account = server.issuer.account(name)
+    account = next(one for one in make_accounts(server.users.values()) if one.name == name)
+    async with runtime_of(server, "dataplane", "n1") as runtime, handing(server) as hand:
+        node = runtime.bus.connection
+        assert await connected(hand, public_of_account, 1) == {server.users[name].public}
+        seed, public = new_key()
+        when = int(time.time()) + 1
+        fresh = tmp_path / "fresh.creds"
+        write_secret(fresh, credentials(server.issuer.sign_user(name, name, public, issued=when), seed))
+        assert await sign_in_once(server, name, fresh)
+        fresh.replace(file)
+        async with asyncio.timeout(20):
+            while await connected(hand, public_of_account, 1) != {public}:
+                await asyncio.sleep(0.05)
+        assert await sign_in_once(server, name, old), "until it is revoked"
+        await hand_over(hand, server.issuer.sign_account(account, {"*": when - 1}))
+        assert not await sign_in_once(server, name, old)
+        await until(lambda: node.connected)
+        await node.client().flush(5)
+        assert node.reconnects == 1
+        assert await connected(hand, public_of_account, 1) == {public}
+
+
+async def test_of_three_servers_each_says_who_is_connected_and_each_ends_a_key(tmp_path: Path) -> None:
+    """Asked and told by one of them."""
+    cluster = NatsCluster(tmp_path, nodes=("n1",), signed=True)
+    first = cluster.servers[0]
+    name, file = "dataplane-n1", first.seeds / "dataplane-n1.seed"
+    account = next(one for one in make_accounts(first.users.values()) if one.name == name)
+    ca = tmp_path / "tls" / "ca.crt"
+    try:
+        await asyncio.gather(*(asyncio.to_thread(server.start) for server in cluster.servers))
+        async with AsyncExitStack() as stack:
+            hand = await stack.enter_async_context(handing(first, ca))
+            nodes = [await stack.enter_async_context(connecting(one.url, name, file, ca)) for one in cluster.servers]
+            await until(lambda: all(node.connected for node in nodes))
+            async with asyncio.timeout(20):
+                while await connected(hand, first.issuer.account(name), 3) != {first.users[name].public}:
+                    await asyncio.sleep(0.05)
+            await hand_over(hand, first.issuer.sign_account(account, {"*": int(time.time())}))
+            await until(lambda: not any(node.connected for node in nodes))
+            assert await connected(hand, first.issuer.account(name), 3) == set()
+    finally:
+        cluster.close()
+
+
+async def test_a_new_key_that_nobody_signed_changes_nothing(
+    server: NatsServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The agent stays connected by the one it has, says so once, and takes the right one when it comes."""
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.05)
+    file = server.seeds / "dataplane-n1.seed"
+    lines = Lines()
+    async with runtime_of(server, "dataplane", "n1", lines=lines) as runtime:
+        node = runtime.bus.connection
+        write_secret(file, credentials("e30.e30.e30", new_key()[0]))
+        await until(lambda: len(lines.named("bus-key-refused")) == 1)
+        write_secret(file, new_key()[0])
+        await until(lambda: len(lines.named("bus-key-refused")) == 2)
+        write_secret(file, Secret("no key at all"))
+        await asyncio.sleep(0.3)
+        assert (node.connected, node.reconnects) == (True, 0)
+        assert len(lines.named("bus-key-refused")) == 2
+        seed, public = new_key()
+        write_secret(file, credentials(server.issuer.sign_user("dataplane-n1", "dataplane-n1", public), seed))
+        await until(lambda: node.connected and node.reconnects == 1)
+        assert len(lines.named("bus-key-renewed")) == 1
+
+
+async def test_what_a_server_was_handed_counts_more_than_what_it_starts_with(server: NatsServer) -> None:
+    """So that its file need not change with each account."""
+    account = next(one for one in make_accounts(server.users.values()) if one.name == "ipam")
+    started_with = preloaded(server.config.read_text())[server.issuer.account("ipam")]
+    async with handing(server) as hand:
+        while int(time.time()) <= claims_of(started_with)["iat"]:
+            await asyncio.sleep(0.05)
+        later = server.issuer.sign_account(account, {"*": 1})
+        await hand_over(hand, later)
+    server.restart()
+    async with handing(server) as hand:
+        assert await look_up(hand, server.issuer.account("ipam")) == later
 
 
 async def test_what_was_admitted_is_known_after_a_restart(server: NatsServer, tmp_path: Path) -> None:
@@ -149,6 +251,8 @@ async def test_another_operator_lets_nobody_in(server: NatsServer, tmp_path: Pat
         "$SYS.REQ.CLAIMS.DELETE",
         "$SYS.REQ.CLAIMS.LIST",
         "$SYS.REQ.SERVER.PING",
+        "$SYS.REQ.SERVER.PING.CONNZ",
+        "$SYS.REQ.ACCOUNT.X.JSZ",
         "$SYS.REQ.SERVER.X.RELOAD",
         "$SYS.REQ.SERVER.X.KICK",
         f"{JETSTREAM}.STREAM.DELETE.{STREAM}",

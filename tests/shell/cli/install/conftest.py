@@ -9,7 +9,7 @@ import sys
 import threading
 import time
 import urllib.error
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -41,6 +41,8 @@ class World:
     rolls: bool = True
     no_image: str = ""
     """The name of a workload whose image no node can have."""
+    works: Callable[[Any], bool] = lambda _: True
+    """Does what a Job is for; True once it is done."""
     order: list[str] = field(default_factory=list)
     """Workloads in the order in which they came to run."""
 
@@ -75,7 +77,16 @@ class World:
         for one in self.items(f"{BATCH}/jobs"):
             if not (one["status"].get("conditions")) and self.rolls:
                 self._job(one)
+        self._end_pods()
         self._end_namespace()
+
+    def _end_pods(self) -> None:
+        """A pod goes with the workload that it is of."""
+        for one in self.items(f"/api/v1/namespaces/{NAMESPACE}/pods"):
+            name = one["metadata"]["name"].removesuffix("-x")
+            if not any(self.get(f"{APPS}/{plural}/{name}") for plural in ("statefulsets", "deployments", "daemonsets")):
+                path = f"/api/v1/namespaces/{NAMESPACE}/pods/{one['metadata']['name']}"
+                self.kube.call("DELETE", path, {"gracePeriodSeconds": 0})
 
     def _roll(self, plural: str, one: Any) -> None:
         name, generation = one["metadata"]["name"], one["metadata"]["generation"]
@@ -84,7 +95,7 @@ class World:
         if name == self.no_image:
             self._pod_without_image(one)
             return
-        if not self.rolls:
+        if not self.rolls or self._waits(name):
             return
         count = one["spec"].get("replicas", len(NODES))
         status: dict[str, Any] = {"observedGeneration": generation}
@@ -96,7 +107,15 @@ class World:
         self.kube.merge(f"{APPS}/{plural}/{name}/status", {"status": status})
         self.order.append(name)
 
+    def _waits(self, name: str) -> bool:
+        """Ipam is ready when every node's agent has reported which blocks it holds; that one when it has addresses."""
+        if name == "ipam":
+            return self.get(f"{APPS}/daemonsets/dataplane") is None
+        return name == "dataplane" and not self.items("/apis/crd.projectcalico.org/v1/ippools")
+
     def _job(self, one: Any) -> None:
+        if not self.works(one):
+            return
         now = "2026-01-01T00:00:00Z"
         done = [
             {"type": kind, "status": "True", "lastTransitionTime": now, "lastProbeTime": now}

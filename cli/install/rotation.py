@@ -1,0 +1,142 @@
+"""`airmesh keys rotate`: new keys for users of the bus, beside the old ones until these are out of use.
+
+Each step is written down before the next: a Secret with a new key says that the one before is good, too; once no agent
+is connected by an old key, the Secret says so no more, and the bus gets the account that ends it. So a run that was
+interrupted, or whose node did not answer, is taken up by the next one, which makes no third key.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+from cli.faults import Complaint, Declined, Usage
+from cli.install import accounts, names, secrets
+from cli.install.kinds import Object
+from cli.install.run import Cluster, Say
+from cli.install.secrets import Host, Key
+from proto.subjects import ROLES
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Holder:
+    """A service or a node: who has one Secret of keys."""
+
+    name: str
+    secret: str
+    host: Host | None
+    keys: tuple[Key, ...]
+
+
+def holders(hosts: Sequence[Host], nodes: Sequence[str], services: Sequence[str], *, everyone: bool) -> list[Holder]:
+    """Those that are named, or all. Raises `Usage` for a name that is none, or when nothing is named."""
+    there = {holder.name: holder for holder in _all(hosts)}
+    if everyone:
+        return list(there.values())
+    if not nodes and not services:
+        raise Usage("whose keys are not said", "give --node NODE, --service SERVICE, or --all")
+    found = []
+    for kind, name in (*(("node", name) for name in nodes), *(("service", name) for name in services)):
+        known = [each for each in there if each.startswith(f"{kind} ")]
+        if f"{kind} {name}" not in known:
+            said = ", ".join(each.partition(" ")[2] for each in known[:12])
+            raise Usage(f"--{kind}: there is no {kind} {name}", f"name one of these: {said}")
+        found.append(there[f"{kind} {name}"])
+    return found
+
+
+def _all(hosts: Sequence[Host]) -> Iterator[Holder]:
+    keys = tuple(secrets.keys(hosts))
+    for role in ROLES:
+        if not role.per_node:
+            secret = names.seed_secret(role.name)
+            own = tuple(key for key in keys if key.secret == secret)
+            yield Holder(name=f"service {role.name}", secret=secret, host=None, keys=own)
+    for host in hosts:
+        secret = names.node_secret(host.name)
+        own = tuple(key for key in keys if key.secret == secret)
+        yield Holder(name=f"node {host.name}", secret=secret, host=host, keys=own)
+
+
+class Rotation:
+    """Of some holders' keys, in a cluster whose bus is our own."""
+
+    def __init__(self, cluster: Cluster, say: Say) -> None:
+        """Raises `Declined` where there is nothing installed, or the bus is somebody else's, or lists its users."""
+        self._cluster, self._say = cluster, say
+        past = cluster.history()
+        if not past:
+            raise Declined("airmesh is not installed in this cluster", "install it: airmesh install")
+        self._objects: tuple[Object, ...] = past[-1].objects
+        if cluster.remembered().nats:
+            raise Declined(
+                "the bus is somebody else's (--nats), and its configuration lists the users",
+                "delete a user's Secret, include what `airmesh keys accounts` prints there, and install again",
+            )
+        if names.OPERATOR not in cluster.secrets():
+            raise Declined(
+                "the bus lists its users in a file, as an earlier release installed it",
+                "carry it over first: airmesh upgrade",
+            )
+
+    def rotate(self, wanted: Sequence[Holder], *, at_once: bool) -> None:
+        """``at_once``: old keys end before anybody has new ones. Raises `Declined` naming whose old keys are still
+        good, when the others are done.
+        """
+        self._renew(wanted)
+        done, late = list[Holder](), dict[str, Complaint]()
+        if at_once:
+            self._end_old(wanted)
+        self._cluster.begin_seeds([holder.host for holder in wanted if holder.host is not None], self._objects)
+        for holder in wanted:
+            try:
+                if holder.host is not None:
+                    self._cluster.put_seeds([holder.host], self._objects)
+                if not at_once:
+                    self._until_taken(holder)
+                done.append(holder)
+            except Complaint as complaint:
+                late[holder.name] = complaint
+        if not at_once:
+            self._end_old(done)
+        if late:
+            first = next(iter(late.values()))
+            state = "have no new keys yet" if at_once else "keep their old keys beside new ones"
+            raise Declined(f"{', '.join(late)}: {state} ({first.wrong})", f"{first.remedy}; then run this again")
+
+    def _renew(self, wanted: Sequence[Holder]) -> None:
+        there = self._cluster.secrets()
+        by = accounts.issuer(there)
+        lacking = [holder.name for holder in wanted if holder.secret not in there]
+        if lacking:
+            raise Declined(f"{', '.join(lacking)}: there are no keys yet", "make them first: airmesh install")
+        begun = [holder.name for holder in wanted if accounts.is_replaced(there[holder.secret])]
+        if begun:
+            self._say(f"{', '.join(begun)}: a rotation was begun, and goes on")
+        for holder in wanted:
+            if holder.name not in begun:
+                self._cluster.api.apply(accounts.renewed_key(there[holder.secret], holder.keys, by))
+        self._say(f"{sum(len(holder.keys) for holder in wanted)} keys, each good beside the one before")
+
+    def _until_taken(self, holder: Holder) -> None:
+        there = self._cluster.secrets()
+        by = accounts.issuer(there)
+        self._cluster.on_bus(self._objects, (), {key.user: accounts.expected(there, key, by) for key in holder.keys})
+        self._say(f"{holder.name}: connected by its new keys alone")
+
+    def _end_old(self, ended: Sequence[Holder]) -> None:
+        """What was signed before is void: first the Secrets say so, then the bus is given accounts that do."""
+        if not ended:
+            return
+        there = self._cluster.secrets()
+        for holder in ended:
+            self._cluster.api.apply(accounts.with_texts(there[holder.secret], {}, {}))
+        there = self._cluster.secrets()
+        by, hosts = accounts.issuer(there), [holder.host for holder in ended if holder.host is not None]
+        given = [jwt for host in hosts for jwt in accounts.of_host(there, host, by)]
+        if len(hosts) < len(ended):
+            given += accounts.of_services(there, by).values()
+            # A server that starts with an empty store is to know them, too.
+            self._cluster.api.apply(accounts.bus_config(there, self._cluster.servers(), by))
+        self._cluster.hand_over(self._objects, given)
+        self._say(f"{', '.join(holder.name for holder in ended)}: old keys are void")

@@ -1,0 +1,290 @@
+"""Keys of a bus that `airmesh install` made: a real server by its configuration, agents' real connections and Jobs."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import subprocess
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from chassis.bus import connection as chassis_connection
+from chassis.bus.connection import Connection
+from chassis.bus.credentials import Credentials, parse
+from chassis.bus.nats_config import Server, render
+from chassis.telemetry.log import Log
+from cli.install import names, secrets
+from services.dataplane import seeds
+from services.dataplane.replaced_file import replace_file
+from tests.natsd import Lines, free_port, server_program
+from tests.shell.cli.install.conftest import APPS, NODES, ROOT, World
+from tests.shell.cli.install.test_install import CORE, data
+
+INSTALL = ("install", "--uplinks", "eth0", "--timeout", "30")
+ANNOTATION = names.SINCE
+
+
+async def until(what: str, holds: Callable[[], bool], seconds: float = 30) -> None:
+    try:
+        async with asyncio.timeout(seconds):
+            while not holds():
+                await asyncio.sleep(0.02)
+    except TimeoutError:
+        raise AssertionError(f"not within {seconds} s: {what}") from None
+
+
+class Kubelets:
+    """What kubelets would do with the objects: run the bus and the Jobs, keep files of Secrets current."""
+
+    def __init__(self, world: World, folder: Path) -> None:
+        self.world, self.folder = world, folder
+        self.port, self.monitor = free_port(), free_port()
+        self.url = f"nats://127.0.0.1:{self.port}"
+        self.ca = folder / "tls" / "ca.crt"
+        self.starts = 0
+        self._server: subprocess.Popen[bytes] | None = None
+        self._uid = ""
+        self._jobs: dict[str, subprocess.Popen[bytes]] = {}
+
+    def seed(self, user: str) -> Path:
+        """The file of an agent's user; a service's is as current as its Secret."""
+        role, _, node = user.partition("-")
+        if node:
+            return self.folder / node / f"{role}.seed"
+        path = self.folder / role / "seed"
+        path.parent.mkdir(exist_ok=True)
+        body = data(self.world, names.seed_secret(role))["seed"].encode()
+        if not path.exists() or path.read_bytes() != body:
+            replace_file(path, body, 0o600)
+        return path
+
+    def work(self, job: Any) -> bool:
+        kind, name = job["metadata"]["labels"][names.JOB], job["metadata"]["name"]
+        if kind == "seeds":
+            node = job["spec"]["template"]["spec"]["nodeName"]
+            seeds.write(self.mounted(names.node_secret(node)), self.folder / node)
+            return True
+        self.run_bus()
+        if name not in self._jobs:
+            env = {"PATH": os.environ["PATH"], "AIRMESH_NATS_URL": self.url, "AIRMESH_NATS_CA_FILE": str(self.ca)}
+            argv = [sys.executable, "-m", "services.cluster.accounts", str(self.mounted(name))]
+            self._jobs[name] = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+        return self._jobs[name].poll() == 0
+
+    def run_bus(self) -> None:
+        """Start the server by its Secrets; again when its StatefulSet is another one."""
+        uid = self.world.get(f"{APPS}/statefulsets/nats")["metadata"]["uid"]
+        if uid == self._uid:
+            return
+        self._end(self._server)
+        tls = self.mounted(names.BUS_TLS).rename(self.folder / "tls") if not self._uid else self.ca.parent
+        self._uid, self.starts = uid, self.starts + 1
+        config = data(self.world, names.BUS_CONFIG)["nats.conf"]
+        for old, new in (
+            ("0.0.0.0:4222", f"127.0.0.1:{self.port}"),
+            ("127.0.0.1:8222", f"127.0.0.1:{self.monitor}"),
+            ("/etc/nats-tls", str(tls)),
+            ("/var/lib/nats", str(self.folder / "store")),
+        ):
+            assert old in config, old
+            config = config.replace(old, new)
+        path = self.folder / "nats.conf"
+        path.write_text(config)
+        with (self.folder / "nats.log").open("ab") as log:
+            self._server = subprocess.Popen([server_program(), "-c", str(path)], stdout=log, stderr=log)
+
+    def mounted(self, secret: str) -> Path:
+        """Folder of a Secret as it is now."""
+        folder = self.folder / "mounted" / secret
+        folder.mkdir(parents=True, exist_ok=True)
+        for key, value in self.world.get(f"{CORE}/secrets/{secret}")["data"].items():
+            (folder / key).write_bytes(base64.b64decode(value))
+        return folder
+
+    @staticmethod
+    def _end(one: subprocess.Popen[bytes] | None) -> None:
+        if one is not None:
+            one.kill()
+            one.wait(10)
+
+    def end(self) -> None:
+        for one in (self._server, *self._jobs.values()):
+            self._end(one)
+
+    @asynccontextmanager
+    async def agent(self, user: str, file: Path | None = None) -> AsyncIterator[Connection]:
+        """An agent's connection, by its own file or another one."""
+        log = Log("test", "debug", stream=Lines())  # type: ignore[arg-type]
+        path = await asyncio.to_thread(self.seed, user) if file is None else file
+        connection = Connection(self.url, user, Credentials(path, self.ca), "test", log)
+        running = asyncio.create_task(connection.run())
+        try:
+            yield connection
+        finally:
+            await connection.close()
+            running.cancel()
+            await asyncio.gather(running, return_exceptions=True)
+
+    async def is_let_in(self, user: str, file: Path) -> bool:
+        async with self.agent(user, file) as one:
+            await until(
+                f"{user} is let in or refused",
+                lambda: one.connected or "authorization violation" in one.problem.lower(),
+            )
+            return one.connected
+
+    def copy(self, user: str) -> Path:
+        """What somebody has who took the file now."""
+        path = self.folder / f"{user}.{len(list(self.folder.glob('*.taken')))}.taken"
+        path.write_bytes(self.seed(user).read_bytes())
+        return path
+
+    def annotated(self, secret: str) -> bool:
+        return ANNOTATION in (self.world.get(f"{CORE}/secrets/{secret}")["metadata"].get("annotations") or {})
+
+
+@pytest.fixture
+def kubelets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubelets]:
+    """The bus has one server, on n1."""
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.2)
+    world.kube.merge("/api/v1/nodes/n1", {"metadata": {"labels": {names.BUS_NODE: "true"}}})
+    made = Kubelets(world, tmp_path)
+    world.works = made.work
+    yield made
+    world.works = lambda _: True
+    made.end()
+
+
+async def airmesh(world: World, *arguments: str) -> Any:
+    return await asyncio.to_thread(world.airmesh, *arguments)
+
+
+async def test_keys_are_rotated_beneath_agents_that_stay(world: World, kubelets: Kubelets) -> None:
+    none = await airmesh(world, "keys", "rotate", "--all")
+    assert (none.code, "airmesh is not installed" in none.err) == (4, True)
+    installed = await airmesh(world, *INSTALL)
+    assert "revision 1" in installed.out, installed.err
+    users = ("dataplane-n1", "routing-n1", "ipam")
+    async with AsyncExitStack() as stack:
+        agents = {user: await stack.enter_async_context(kubelets.agent(user)) for user in users}
+        await until("all are connected", lambda: all(one.connected for one in agents.values()))
+        taken = {user: kubelets.copy(user) for user in users}
+
+        rotating = asyncio.create_task(airmesh(world, "keys", "rotate", "--node", "n1", "--service", "ipam"))
+        while not rotating.done():
+            await asyncio.to_thread(kubelets.seed, "ipam")
+            await asyncio.sleep(0.1)
+        done = await rotating
+        assert (done.code, done.out) == (0, "new keys: node n1, service ipam\n"), done.err
+        await until("all are connected", lambda: all(one.connected for one in agents.values()))
+        assert {user: one.reconnects for user, one in agents.items()} == dict.fromkeys(users, 1)
+        for user, file in taken.items():
+            assert not await kubelets.is_let_in(user, file), user
+            assert await kubelets.is_let_in(user, kubelets.seed(user)), user
+        assert not kubelets.annotated(names.node_secret("n1"))
+        assert {user: one.reconnects for user, one in agents.items()} == dict.fromkeys(users, 1)
+
+        # Nothing is left to do, and no server starts again for it.
+        generation = world.get(f"{APPS}/statefulsets/nats")["metadata"]["generation"]
+        assert (await airmesh(world, "install", "--dry-run")).out == "no difference\n"
+        again = await airmesh(world, "install", "--timeout", "30")
+        assert "0 Secrets made" in again.err, again.err
+        assert world.get(f"{APPS}/statefulsets/nats")["metadata"]["generation"] == generation
+        assert kubelets.starts == 1
+        for user, file in taken.items():
+            assert not await kubelets.is_let_in(user, file), user
+
+
+@pytest.mark.slow
+async def test_who_does_not_take_its_key_keeps_the_old_one(world: World, kubelets: Kubelets) -> None:
+    """Until it takes it, or the old one is said to be stolen."""
+    installed = await airmesh(world, *INSTALL)
+    assert "revision 1" in installed.out, installed.err
+    rotate = ("keys", "rotate", "--node", "n3")
+    old = {user: kubelets.copy(user) for user in ("dataplane-n3", "routing-n3")}
+    late = await airmesh(world, *rotate, "--timeout", "2")
+    assert late.code == 4
+    assert "node n3: keep their old keys beside new ones" in late.err
+    assert kubelets.annotated(names.node_secret("n3"))
+    begun = data(world, names.node_secret("n3"))
+    async with AsyncExitStack() as stack:
+        agents = [await stack.enter_async_context(kubelets.agent(user)) for user in old]
+        await until("both are connected", lambda: all(one.connected for one in agents))
+        assert await kubelets.is_let_in("dataplane-n3", old["dataplane-n3"]), "both are good"
+        done = await airmesh(world, *rotate)
+        assert done.code == 0, done.err
+        assert "a rotation was begun, and goes on" in done.err
+        assert data(world, names.node_secret("n3")) == begun, "no third key"
+        assert [one.reconnects for one in agents] == [0, 0]
+        for user, file in old.items():
+            assert not await kubelets.is_let_in(user, file)
+        stolen = kubelets.copy("routing-n3")
+    assert await kubelets.is_let_in("routing-n3", stolen)
+    done = await airmesh(world, *rotate, "--now")
+    assert done.code == 0, done.err
+    assert not await kubelets.is_let_in("routing-n3", stolen)
+    assert await kubelets.is_let_in("routing-n3", kubelets.seed("routing-n3"))
+
+
+@pytest.mark.slow
+async def test_a_node_comes_and_one_goes_and_no_server_starts_again(world: World, kubelets: Kubelets) -> None:
+    installed = await airmesh(world, *INSTALL)
+    assert "revision 1" in installed.out, installed.err
+    try:
+        async with kubelets.agent("dataplane-n2") as leaving:
+            await until("n2 is connected", lambda: leaving.connected)
+            world.kube.call("DELETE", "/api/v1/nodes/n2")
+            world.kube.call("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n4"}})
+            again = await airmesh(world, "install", "--timeout", "30")
+            assert "revision 2" in again.out, again.err
+            await until("n2 is put out", lambda: not leaving.connected)
+            assert not await kubelets.is_let_in("dataplane-n2", kubelets.seed("dataplane-n2"))
+        assert await kubelets.is_let_in("dataplane-n4", kubelets.seed("dataplane-n4"))
+        assert kubelets.starts == 1
+        assert world.get(f"{CORE}/secrets/{names.node_secret('n2')}") is None
+    finally:
+        world.kube.call("DELETE", "/api/v1/nodes/n4")
+
+
+@pytest.mark.slow
+async def test_a_bus_that_lists_its_users_is_carried_over_by_an_upgrade(world: World, kubelets: Kubelets) -> None:
+    """As an earlier release installed it: plain seeds, users in the servers' file. Keys stay, and agents come back."""
+    installed = await airmesh(world, *INSTALL)
+    assert "revision 1" in installed.out, installed.err
+    there = {one["metadata"]["name"]: one for one in world.items(f"{CORE}/secrets")}
+    nodes = [secrets.host_of(world.get(f"/api/v1/nodes/{name}")) for name in NODES]
+    for name in {key.secret for key in secrets.keys(nodes)}:
+        texts = {key: parse(text).seed.reveal() for key, text in secrets.texts_of(there[name]).items()}
+        world.kube.merge(f"{CORE}/secrets/{name}", {"data": secrets.secret(name, texts)["data"]})
+        there[name] = secrets.secret(name, texts)
+    server = secrets.server(there, nodes[:1])
+    assert isinstance(server, Server)
+    listed = secrets.secret(names.BUS_CONFIG, {"nats.conf": render(secrets.users(there, nodes), server)})
+    world.kube.merge(f"{CORE}/secrets/{names.BUS_CONFIG}", {"data": listed["data"]})
+    world.kube.call("DELETE", f"{CORE}/secrets/{names.OPERATOR}")
+    bus = world.get(f"{APPS}/statefulsets/nats")
+    world.kube.call("DELETE", f"{APPS}/statefulsets/nats")
+    del bus["spec"]["template"]["metadata"]["annotations"], bus["status"]
+    bus["metadata"] = {key: bus["metadata"][key] for key in ("name", "namespace", "labels")}
+    world.kube.call("POST", f"{APPS}/statefulsets", bus)
+    for name in NODES:
+        seeds.write(kubelets.mounted(names.node_secret(name)), kubelets.folder / name)
+    kubelets.run_bus()
+
+    refused = await airmesh(world, "keys", "rotate", "--all")
+    assert (refused.code, "carry it over first: airmesh upgrade" in refused.err) == (4, True), refused.err
+    public = parse(kubelets.seed("dataplane-n2").read_text()).public
+    async with kubelets.agent("dataplane-n2") as node:
+        await until("n2 is connected", lambda: node.connected)
+        up = await airmesh(world, "upgrade", "--timeout", "30")
+        assert "revision 2" in up.out, up.err
+        assert "its buckets are refilled" in up.err
+        await until("n2 is connected again", lambda: node.connected and node.reconnects >= 1)
+    assert parse(kubelets.seed("dataplane-n2").read_text()).public == public
+    assert "operator: " in data(world, names.BUS_CONFIG)["nats.conf"]
