@@ -109,27 +109,38 @@ def fill(sign: Path, folder: Path, command: list[str]) -> int:
         _end(running)
 
 
-def _leads(name: str) -> bool:
+def leader() -> int:
+    """Prints which server leads, as the one of this namespace says; exit code 1 when it does not say."""
     try:
         with urllib.request.urlopen("http://127.0.0.1:8222/jsz", timeout=ASK_SECONDS) as answer:
-            return str(json.load(answer).get("meta_cluster", {}).get("leader")) == name
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
+            name = json.load(answer).get("meta_cluster", {}).get("leader", "")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        print(f"jsz: {error}", file=sys.stderr)
+        return 1
+    print(name, flush=True)
+    return int(not name)
+
+
+def _named(sign: Path) -> str:
+    try:
+        return sign.read_text().strip()
+    except FileNotFoundError:
+        return ""
 
 
 def cut(sign: Path, name: str) -> int:
-    """Takes the network away from the server of this namespace if it leads the servers when the fault begins."""
+    """Takes the network away from the server of this namespace while the sign names it.
+
+    One is named, and who leads is not asked here: two that led one after the other would both be cut off.
+    """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     while True:
-        while not sign.exists():
+        while _named(sign) != name:
             _tick()
-        led = _leads(name)
-        if led:
-            _link("down")
-        while sign.exists():
+        _link("down")
+        while _named(sign) == name:
             _tick()
-        if led:
-            _link("up")
+        _link("up")
 
 
 def _link(state: str) -> None:
@@ -147,9 +158,11 @@ def main(verb: str, *given: str) -> int:
         return die(Path(given[0]), list(given[1:]))
     if verb == "fill":
         return fill(Path(given[0]), Path(given[1]), list(given[2:]))
+    if verb == "leader":
+        return leader()
     if verb == "cut":
         return cut(Path(given[0]), given[1])
-    print(f"drill: {verb!r}: hold, health, die, fill or cut", file=sys.stderr)
+    print(f"drill: {verb!r}: hold, health, die, fill, leader or cut", file=sys.stderr)
     return 2
 
 

@@ -34,7 +34,7 @@ HOME = paths.SOURCE / "build" / "compose"
 NAME = "airmesh"
 TOOLS = ("nats", "collector", "jaeger", "prometheus")
 CGROUP = "airmesh-compose"
-CLOCK = "clock-jumps"
+CLOCK, CUT = "clock-jumps", "leader-cut-off"
 _DEADLINE_SECONDS = 300.0
 _BUILD_SECONDS = 1800.0
 JUMP = "+1h"
@@ -72,25 +72,36 @@ class Project:
         return self.state / "drill"
 
     def fault(self, overlay: str, jump: str = JUMP) -> None:
-        """An overlay's fault begins: the file of its name is its sign. Raises LabError when the project is not up."""
+        """An overlay's fault begins: the file of its name is its sign. Raises LabError when the project is not up.
+
+        That of `leader-cut-off` names the server that leads now.
+        """
         _check_overlay(overlay)
         if not self._drill.is_dir():
             raise LabError(f"the project is not up: make compose-up OVERLAY={overlay}")
-        (self._drill / overlay).touch()
         if overlay == CLOCK:
-            self._set_clock(jump)
+            self._write("clock", jump)
+        self._write(overlay, self._leader() if overlay == CUT else "")
 
     def heal(self, overlay: str) -> None:
         """The fault ends. Raises LabError for a name of no overlay."""
         _check_overlay(overlay)
         (self._drill / overlay).unlink(missing_ok=True)
         if overlay == CLOCK and self._drill.is_dir():
-            self._set_clock("+0")
+            self._write("clock", "+0")
 
-    def _set_clock(self, jump: str) -> None:
-        draft = self._drill / ".clock"
-        draft.write_text(f"{jump}\n")
-        draft.rename(self._drill / "clock")
+    def _write(self, name: str, text: str) -> None:
+        draft = self._drill / f".{name}"
+        draft.write_text(f"{text}\n")
+        draft.rename(self._drill / name)
+
+    def _leader(self) -> str:
+        """The server that leads the others, as the first one that says it."""
+        for server in keys.SERVERS:
+            with suppress(EngineError):
+                asked = ("exec", self.container(server), "/usr/bin/python3", "/drill.py", "leader")
+                return find_engine().run(*asked).strip()
+        raise LabError("no server says which one leads: python -m lab.compose status")
 
     # --- before
 
@@ -108,7 +119,7 @@ class Project:
         for name in ("bpffs", "lib", "run", "cni.d"):
             (self.state / "node" / name).mkdir(parents=True, exist_ok=True)
         self._drill.mkdir(exist_ok=True)
-        self._set_clock("+0")
+        self._write("clock", "+0")
         self._bpffs.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.ismount(self._bpffs):
             _run(["mount", "-t", "bpf", "bpf", str(self._bpffs)])

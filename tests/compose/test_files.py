@@ -12,7 +12,7 @@ import yaml
 
 from deploy.images import plan
 from lab.compose import keys
-from lab.compose.project import SOURCE, Project, faketime, overlays, tool_image
+from lab.compose.project import CUT, SOURCE, Project, faketime, overlays, tool_image
 from lab.topology import LabError
 
 COMPOSE: dict[str, Any] = yaml.safe_load((SOURCE / "compose.yaml").read_text())
@@ -194,7 +194,7 @@ def test_a_fault_is_of_an_overlay_and_of_a_project_that_is_up(tmp_path: Path) ->
     with pytest.raises(LabError, match="no overlay is called flood: clock-jumps"):
         project.fault("flood")
     (project.state / "drill").mkdir(parents=True)
-    for overlay in overlays():
+    for overlay in {*overlays()} - {CUT}:  # whose sign names a server that runs
         project.fault(overlay)
         assert (project.state / "drill" / overlay).exists()
         project.heal(overlay)
