@@ -2172,6 +2172,13 @@ SHIP = (
         tests=("tests/shell/deploy/test_stages.py",),
     ),
     Mutant(
+        name="secrets-that-lack-a-file-are-taken-as-whole",
+        file="lab/compose/keys.py",
+        old="    elif lacks := missing(folder):\n",
+        new="    elif lacks := [] if folder.is_dir() else missing(folder):\n",
+        tests=("tests/compose/test_files.py",),
+    ),
+    Mutant(
         name="a-right-that-nothing-needs",
         file="services/dataplane/pyproject.toml",
         old='"SYS_ADMIN", "SYS_PTRACE"',
