@@ -160,8 +160,7 @@ class NatsServer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            argv = [*self.within, server_program(), "-c", str(self.config)]
-            self._process = subprocess.Popen(argv, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self.command(), stdout=log, stderr=log)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
@@ -171,6 +170,10 @@ class NatsServer:
                 break
             time.sleep(0.02)
         raise RuntimeError(f"nats-server did not start: {self._log.read_text()[-2000:]}")
+
+    def command(self) -> list[str]:
+        """What runs the server until it is killed."""
+        return [*self.within, server_program(), "-c", str(self.config)]
 
     def kill(self) -> None:
         """kill -9."""

@@ -11,7 +11,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -135,24 +134,27 @@ class Project:
         return cgroup_root() / CGROUP
 
     def images(self, engine: Engine, say: Say) -> None:
-        """Builds what is not ours (see the Dockerfile); ours must be there. Raises LabError, EngineError."""
+        """Builds what is not ours (collector, Jaeger, Prometheus, Python beside NATS); ours must be there.
+
+        Raises LabError, EngineError.
+        """
         missing = [name for image in plan.images() if not engine.has(name := image.name(plan.tag()))]
         if missing:
             raise LabError(f"not built: {', '.join(missing)}: make images")
         programs = self.home / "programs"
         programs.mkdir(parents=True, exist_ok=True)
         built = asyncio.run(build_all((JAEGER, COLLECTOR), paths.settings().cache, say))
-        server = Path(sys.executable).parent / "nats-server"
-        for source in (server, *built.values(), Path(__file__).with_name("drill.py")):
+        for source in (*built.values(), Path(__file__).with_name("drill.py")):
             shutil.copy(source, programs / source.name)
-        on = base(engine, say)
+        on, server = base(engine, say), f"{plan.REGISTRY}/{plan.BUS}:{plan.tag()}"
         for stage in TOOLS:
             name = tool_image(stage)
             say(name)
             isolation = ("--isolation", "chroot", "--format", "docker", "--layers") if engine.is_podman else ()
             file = str(SOURCE / "Dockerfile")
-            given = ("--target", stage, "--tag", name, "--build-arg", f"BASE={on}", "--network", "host")
-            engine.run("build", *isolation, "--file", file, *given, str(programs), seconds=_BUILD_SECONDS)
+            given = ("--target", stage, "--tag", name, "--network", "host")
+            bases = ("--build-arg", f"BASE={on}", "--build-arg", f"NATS={server}")
+            engine.run("build", *isolation, "--file", file, *given, *bases, str(programs), seconds=_BUILD_SECONDS)
 
     # --- compose
 
