@@ -38,6 +38,7 @@ from tests.netns.dataplane.mesh import Mesh, mesh, wait_for
 
 RECEIVER = """
 import http.server, sys
+from typing import Any
 
 class Yes(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -155,14 +156,14 @@ def fill(agent: str, count: int = 2 * MOST_SPANS) -> int:
                     pass
             case "ipam":
                 subject = f"{IPAM_CLAIM}.worker-{number % 50}"
-                messaging = {"messaging__system": "nats", "messaging__operation__name": "answer"}
+                messaging: dict[str, Any] = {"messaging__system": "nats", "messaging__operation__name": "answer"}
                 with telemetry.span(f"answer {IPAM_CLAIM}", parent, messaging__destination__name=subject, **messaging):
                     pass
             case "routing":
                 with telemetry.span("routing.install", parent, k8s__node__name="worker-1", airmesh__changes=2):
                     pass
             case "dataplane" if number % 2:
-                named = {"k8s__pod__name": name, "k8s__node__name": "worker-1", **about}
+                named: dict[str, Any] = {"k8s__pod__name": name, "k8s__node__name": "worker-1", **about}
                 with telemetry.span("cni-add", parent, waited=0.01, **named) as span:
                     span.event("admitted")
                     span.event("addressed", airmesh__addresses=f"10.244.{number % 256}.7,fd00:10:244::{number:x}")

@@ -36,7 +36,7 @@ def table(head: str) -> dict[str, list[str]]:
     lines = iter(MANUAL.read_text().splitlines())
     next(line for line in lines if line.startswith(f"| {head} |"))
     next(lines)
-    found = {}
+    found: dict[str, list[str]] = {}
     for line in lines:
         if not line.startswith("|"):
             break
@@ -65,7 +65,7 @@ def name_of(call: ast.Call) -> str:
     if isinstance(first, ast.JoinedStr):
         (begin, *_) = first.values
         assert isinstance(begin, ast.Constant), ast.unparse(call)
-        return f"{begin.value}…"
+        return f"{begin.value!s}…"
     assert isinstance(first, ast.Constant), f"{ast.unparse(call)}: a name is a literal, or begins with one"
     return str(first.value)
 
