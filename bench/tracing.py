@@ -28,6 +28,7 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from chassis.telemetry.ring import MOST_SPANS
 from chassis.telemetry.traces import Telemetry
