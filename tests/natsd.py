@@ -160,8 +160,7 @@ class NatsServer:
 
     def start(self) -> None:
         with self._log.open("ab") as log:
-            argv = [*self.within, server_program(), "-c", str(self.config)]
-            self._process = subprocess.Popen(argv, stdout=log, stderr=log)
+            self._process = subprocess.Popen(self.command(), stdout=log, stderr=log)
         deadline = time.monotonic() + 10
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
@@ -171,6 +170,10 @@ class NatsServer:
                 break
             time.sleep(0.02)
         raise RuntimeError(f"nats-server did not start: {self._log.read_text()[-2000:]}")
+
+    def command(self) -> list[str]:
+        """What runs the server until it is killed."""
+        return [*self.within, server_program(), "-c", str(self.config)]
 
     def kill(self) -> None:
         """kill -9."""
@@ -268,8 +271,6 @@ async def runtime_of(
 ) -> AsyncIterator[Runtime[Any]]:
     """The real runtime of a service as ``role``, without the process around it."""
     user = server.user(role, node)
-    lines = lines if lines is not None else Lines()
-    log = Log(role, "debug", stream=lines)  # type: ignore[arg-type]
     settings = settings or BaseSettings(
         nats_url=url or server.url,
         nats_seed_file=server.seeds / f"{user.name}.seed",
@@ -277,6 +278,17 @@ async def runtime_of(
         nats_ca_file=server.tls / "ca.crt" if server.tls else None,
         instance=f"{role}-{uuid.uuid4().hex[:8]}",
     )
+    async with runtime_as(role, settings, lines=lines, connect=connect) as runtime:
+        yield runtime
+
+
+@asynccontextmanager
+async def runtime_as(
+    role: str, settings: BaseSettings, *, lines: Lines | None = None, connect: bool = True
+) -> AsyncIterator[Runtime[Any]]:
+    """The same with settings of any server."""
+    lines = lines if lines is not None else Lines()
+    log = Log(role, "debug", stream=lines)  # type: ignore[arg-type]
     ready: asyncio.Future[Runtime[Any]] = asyncio.get_running_loop().create_future()
     done = asyncio.Event()
 

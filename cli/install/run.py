@@ -17,6 +17,7 @@ from chassis.bus.nats_config import accounts_part
 from cli.faults import Complaint, Declined
 from cli.install import accounts, bus_check, jobs, names, requirements, revisions, rollout, secrets
 from cli.install import render as manifests
+from cli.install.bus_accounts import BusAccounts, secrets_of
 from cli.install.differences import difference
 from cli.install.kinds import WORKLOADS, Object, Ref, ref
 from cli.install.kubernetes import Kubernetes, Refusal
@@ -49,6 +50,7 @@ class Cluster:
         self._say = say
         self.timeout = timeout
         self._poll = poll
+        self.bus = BusAccounts(api, say, self._await)
 
     # What is there
 
@@ -73,8 +75,7 @@ class Cluster:
 
     def secrets(self) -> dict[str, Object]:
         """Our Secrets by name."""
-        found = self.api.items("v1", "Secret", names.NAMESPACE)
-        return {one["metadata"]["name"]: one for one in found}
+        return secrets_of(self.api)
 
     # Installing
 
@@ -250,7 +251,7 @@ class Cluster:
         """Waits until it runs; a bus of signed accounts is handed them then."""
         self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
         if one["metadata"]["name"] == names.BUS and _is_signed(one):
-            self._admit(objects)
+            self.bus.admit(objects, self.hosts())
 
     def _apply(self, objects: Iterable[Object]) -> None:
         for one in objects:
@@ -335,53 +336,6 @@ class Cluster:
         self.api.delete(ref(found))
         labels = f"{names.OURS},{names.NAME}={names.BUS}"
         self._gone("servers of the bus", lambda: self.api.items("v1", "Pod", names.NAMESPACE, labels=labels))
-
-    def _admit(self, objects: Sequence[Object]) -> None:
-        """Give the servers that run the accounts of services and nodes; those of nodes that are gone let nobody in."""
-        there, hosts = self.secrets(), self.hosts()
-        if names.OPERATOR not in there:
-            return
-        by = accounts.issuer(there)
-        left, given = accounts.gone(there, hosts, by)
-        given += accounts.of_services(there, by).values()
-        for host in hosts:
-            if names.node_secret(host.name) in there:
-                given += accounts.of_host(there, host, by)
-        self.hand_over(objects, given)
-        for name in left:
-            self.api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
-
-    def hand_over(self, objects: Sequence[Object], given: Sequence[str]) -> None:
-        """Have the bus' servers take accounts; what a run before left is cleared away first. Raises `Declined`."""
-        for one in self.api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
-            self._clear(one["metadata"]["name"])
-        for first in range(0, len(given), accounts.MOST):
-            self.on_bus(objects, given[first : first + accounts.MOST], {})
-        self._say(f"the bus has {len(given)} accounts")
-
-    def on_bus(self, objects: Sequence[Object], given: Sequence[str], waits: Mapping[str, object]) -> None:
-        """Run the Job that hands over accounts, or waits for users to take their keys. Raises `Declined`."""
-        name = f"airmesh-{jobs.ACCOUNTS}-{names.digest(str(time.time_ns()))}"
-        self.api.create(accounts.job_secret(self.secrets(), name, given, waits))
-        work = jobs.hand_over(name, manifests.image_of(objects, "cluster"), manifests.settings_of(objects))
-        try:
-            self.api.create(work)
-            self._await(ref(work), f"{names.NAME}={jobs.ACCOUNTS}")
-        except Declined as declined:
-            said = self._last_word(name)
-            raise (Declined(said, declined.remedy) if said else declined) from declined
-        finally:
-            self._clear(name)
-
-    def _clear(self, name: str) -> None:
-        self.api.delete(Ref("batch/v1", "Job", names.NAMESPACE, name))
-        self.api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
-
-    def _last_word(self, job: str) -> str:
-        pods = self.api.items("v1", "Pod", names.NAMESPACE, labels=f"{names.NAME}={jobs.ACCOUNTS}")
-        own = [one["metadata"]["name"] for one in pods if one["metadata"]["name"].startswith(job)]
-        said = [self.api.log_of(names.NAMESPACE, one, jobs.ACCOUNTS, lines=1) for one in own]
-        return next((text for text in said if text), "")
 
     def _pools(self, options: Options) -> None:
         if not options.pools or self.api.items("crd.projectcalico.org/v1", "IPPool"):

@@ -19,7 +19,7 @@ def say(line: str) -> None:
 def _chosen(names: list[str]) -> list[plan.Image]:
     known = {image.service: image for image in plan.images()}
     if unknown := sorted(set(names) - set(known)):
-        raise plan.PlanError(f"no service is called {', '.join(unknown)}: {', '.join(known)}")
+        raise plan.PlanError(f"no image is called {', '.join(unknown)}: {', '.join(known)}")
     return [image for service, image in known.items() if not names or service in names]
 
 
@@ -53,7 +53,7 @@ def main() -> int:
     save.add_argument("--folder", type=Path, default=plan.ROOT / "build" / "images")
     save.set_defaults(verb=_save)
     for verb in (build, save):
-        verb.add_argument("services", nargs="*", metavar="SERVICE")
+        verb.add_argument("services", nargs="*", metavar="IMAGE")
         verb.add_argument("--tag", help="another tag than the manifests'")
     given = parser.parse_args()
     try:

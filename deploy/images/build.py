@@ -81,7 +81,7 @@ def build_images(
         order = Order(
             root=plan.ROOT,
             dockerfile=DOCKERFILE,
-            stage=image.stage,
+            stage="image",
             name=name,
             arch=arch,
             base=on,

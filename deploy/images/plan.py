@@ -1,5 +1,5 @@
-"""What each service's image is made of and runs with, read from where it is said: `[tool.airmesh.image]` of the
-service's manifest, and the one tag of `deploy/kubernetes/kustomization.yaml`.
+"""What each image is made of and runs with, read from where it is said: `[tool.airmesh.image]` of the service's
+manifest (the bus' is here), and the one tag of `deploy/kubernetes/kustomization.yaml`.
 
 Pure: text in, values out. Manifests and compose files are held against this, so that rights are said once.
 """
@@ -16,10 +16,14 @@ import yaml
 
 ROOT = Path(__file__).resolve().parents[2]
 SERVICES = ("cluster", "ipam", "policy", "dns", "routing", "dataplane")
+BUS = "nats"
+"""The image of the NATS server, which is no service of ours."""
+NAMES = (*SERVICES, BUS)
+"""Of all images, in the order in which they are built."""
 ARCHITECTURES = ("amd64", "arm64")
 REGISTRY = "localhost/airmesh"
 """Where images are named that were built here: no runtime asks a registry on the network for it."""
-MEGABYTES_AT_MOST = {"dataplane": 250}
+MEGABYTES_AT_MOST = {"dataplane": 250, BUS: 30}
 MEGABYTES_OF_PYTHON = 120
 """Uncompressed, as the engine counts them: what a node's disk holds."""
 
@@ -30,9 +34,10 @@ class PlanError(ValueError):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Image:
-    """One service's image."""
+    """One service's image, or the bus'."""
 
     service: str
+    """One of NAMES."""
     version: str
     description: str
     user: int
@@ -44,12 +49,12 @@ class Image:
     folders: tuple[str, ...]
     """Folders of the repository beside proto, kit, chassis and the service's own."""
     health_port: int
-    """Where its health pages listen on loopback unless AIRMESH_HEALTH_PORT says otherwise."""
+    """Where its health pages listen on loopback, unless AIRMESH_HEALTH_PORT (the bus': its configuration) differs."""
 
     @property
-    def stage(self) -> str:
-        """Stage of the Dockerfile that it is."""
-        return "dataplane" if self.service == "dataplane" else "image"
+    def files(self) -> str:
+        """Stage of the Dockerfile that its files are."""
+        return self.service if self.service in ("dataplane", BUS) else "agent"
 
     @property
     def megabytes_at_most(self) -> int:
@@ -64,10 +69,15 @@ class Image:
 _FIELDS: dict[str, type] = {"user": int, "capabilities": list, "debian": list, "folders": list, "health_port": int}
 
 
+def manifest_of(service: str) -> str:
+    """Path of the manifest of an image, from the root of the repository."""
+    return f"{'deploy/images' if service == BUS else 'services'}/{service}/pyproject.toml"
+
+
 def read_image(service: str, manifest: str) -> Image:
     """The image of a service from its manifest's text. Raises PlanError."""
     parsed: dict[str, Any] = tomllib.loads(manifest)
-    where = f"services/{service}/pyproject.toml [tool.airmesh.image]"
+    where = f"{manifest_of(service)} [tool.airmesh.image]"
     table = parsed.get("tool", {}).get("airmesh", {}).get("image")
     if not isinstance(table, dict) or set(table) != set(_FIELDS):
         raise PlanError(f"{where}: give exactly {', '.join(_FIELDS)}")
@@ -94,9 +104,7 @@ def read_image(service: str, manifest: str) -> Image:
 
 def images() -> tuple[Image, ...]:
     """All images of the repository, in the order in which they are built."""
-    return tuple(
-        read_image(service, (ROOT / "services" / service / "pyproject.toml").read_text()) for service in SERVICES
-    )
+    return tuple(read_image(name, (ROOT / manifest_of(name)).read_text()) for name in NAMES)
 
 
 def tag() -> str:
@@ -110,8 +118,10 @@ def tag() -> str:
 
 def source_key(image: Image, root: Path = ROOT) -> str:
     """Names what an image is made of in the tree: 16 hex digits that change with any of its files."""
-    folders = ["proto", "kit", "chassis", *image.folders, f"services/{image.service}", "deploy/images"]
-    single = ["requirements.lock", "requirements/images.lock", "services/__init__.py", "linux/pyproject.toml"]
+    folders, single = ["deploy/images"], ["requirements.lock", "requirements/images.lock"]
+    if image.service != BUS:
+        folders += ["proto", "kit", "chassis", *image.folders, f"services/{image.service}"]
+        single += ["services/__init__.py", "linux/pyproject.toml"]
     paths = {root / path for path in single}
     for folder in folders:
         paths |= {
@@ -131,6 +141,7 @@ def arguments(image: Image, *, arch: str, revision: str, created: str) -> dict[s
     """What the Dockerfile is told of an image."""
     return {
         "SERVICE": image.service,
+        "FILES": image.files,
         "TARGETARCH": arch,
         "DEBIAN": " ".join(image.debian),
         "FOLDERS": " ".join(image.folders),

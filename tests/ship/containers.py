@@ -10,8 +10,12 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
+
+import pytest
 
 from deploy.images import plan
+from deploy.images.engine import Engine, EngineError
 from tests.drills.minicluster import CGROUPS, ON_NODES, MiniCluster
 
 IMAGES = {image.service: image for image in plan.images()}
@@ -19,6 +23,7 @@ PODMAN = ("podman", "--runtime", "runc")
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 """A machine that is a container itself may not raise them."""
 SYSCTLS = "/host/proc/sys"
+FRESH = "the images of this tree are not built here: `make images` builds them, `make test-ship` tries them all"
 
 
 def podman(*arguments: str, check: bool = True, seconds: float = 60) -> str:
@@ -32,6 +37,18 @@ def restricted(image: plan.Image) -> list[str]:
     """Flags that give a container what the plan says, and no more."""
     flags = ["--read-only", "--read-only-tmpfs=false", "--cap-drop=all", "--security-opt=no-new-privileges", *LIMITS]
     return [*flags, *(f"--cap-add={capability}" for capability in image.capabilities)]
+
+
+def inspected(engine: Engine, service: str) -> dict[str, Any]:
+    """What the engine says of an image of this very tree."""
+    image = IMAGES[service]
+    try:
+        said = engine.inspect(image.name(plan.tag()))
+    except EngineError:
+        pytest.skip(FRESH)
+    if said["Labels"]["io.airmesh.source"] != plan.source_key(image):
+        pytest.skip(f"{service}: {FRESH}")
+    return said
 
 
 class Containers(MiniCluster):

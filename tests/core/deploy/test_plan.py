@@ -5,7 +5,6 @@ from __future__ import annotations
 import shutil
 import subprocess
 import sys
-import tomllib
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +58,8 @@ def test_a_manifest_that_no_image_can_be_is_refused_by_name(before: str, after: 
 def test_every_service_has_an_image_and_a_port_of_its_own() -> None:
     images = plan.images()
     folders = {one.parent.name for one in (ROOT / "services").glob("*/pyproject.toml")}
-    assert {image.service for image in images} == folders
+    assert [image.service for image in images] == [*plan.SERVICES, plan.BUS]
+    assert set(plan.SERVICES) == folders
     assert len({image.health_port for image in images}) == len(images)
 
 
@@ -70,7 +70,7 @@ def test_who_touches_no_kernel_has_no_right_and_is_not_root() -> None:
 
 
 def test_an_image_has_every_folder_that_its_code_imports() -> None:
-    for image in plan.images():
+    for image in services():
         inside = ("proto", "kit", "chassis", *image.folders, f"services.{image.service}", "services")
         wanted = {
             name.split(".")[0]
@@ -82,6 +82,11 @@ def test_an_image_has_every_folder_that_its_code_imports() -> None:
         assert wanted <= {folder.split(".")[0] for folder in inside}, image.service
 
 
+def services() -> list[plan.Image]:
+    """Those of our own code."""
+    return [image for image in plan.images() if image.service != plan.BUS]
+
+
 def workloads() -> dict[str, dict[str, Any]]:
     kubectl = Path(sys.executable).parent / "kubectl"
     rendered = subprocess.run(
@@ -90,14 +95,14 @@ def workloads() -> dict[str, dict[str, Any]]:
     return {
         one["metadata"]["name"]: one["spec"]["template"]["spec"]
         for one in yaml.safe_load_all(rendered)
-        if one["kind"] in ("Deployment", "DaemonSet")
+        if one["kind"] in ("Deployment", "DaemonSet", "StatefulSet")
     }
 
 
 def test_the_manifests_ask_for_these_images_and_just_their_rights() -> None:
     found = workloads()
     tag = plan.tag()
-    for image in plan.images():
+    for image in services():
         spec = found[image.service]
         for container in (*spec.get("initContainers", ()), *spec["containers"]):
             context = container["securityContext"]
@@ -112,17 +117,34 @@ def test_the_manifests_ask_for_these_images_and_just_their_rights() -> None:
         assert not any(mount["mountPath"].startswith("/proc") for mount in container["volumeMounts"])
 
 
+def test_the_bus_is_asked_for_by_its_image_and_has_no_right() -> None:
+    image = next(one for one in plan.images() if one.service == plan.BUS)
+    (container,) = workloads()[plan.BUS]["containers"]
+    context = container["securityContext"]
+    assert container["image"] == image.name(plan.tag())
+    assert "command" not in container, "the image knows its program"
+    assert context["capabilities"] == {"drop": ["ALL"]}
+    assert not image.capabilities
+    assert context["readOnlyRootFilesystem"] is True
+    assert {port["name"]: port["containerPort"] for port in container["ports"]}["monitor"] == image.health_port
+
+
+def test_every_image_that_the_manifests_name_is_built_and_no_other() -> None:
+    named = set()
+    for manifest in (ROOT / "deploy/kubernetes").rglob("*.yaml"):
+        for line in manifest.read_text().splitlines():
+            if "image: airmesh/" in line:
+                named.add(line.split("image: ")[1].split("/")[1])
+    assert named == set(plan.NAMES), "a tag of its own is none of these either"
+
+
 def test_the_tag_is_said_in_one_place() -> None:
     text = (ROOT / "deploy/kubernetes/kustomization.yaml").read_text()
     assert text.count(f'"{plan.tag()}"') == 1
-    for manifest in (ROOT / "deploy/kubernetes").glob("*.yaml"):
-        for line in manifest.read_text().splitlines():
-            if "image: airmesh/" in line:
-                assert line.split("image: ")[1].split("/")[1] in plan.SERVICES, "a tag of its own"
 
 
 def test_a_key_names_the_files_of_an_image_and_no_other(tmp_path: Path) -> None:
-    image = next(one for one in plan.images() if one.service == "ipam")
+    image, bus = (next(one for one in plan.images() if one.service == name) for name in ("ipam", plan.BUS))
     for folder in ("proto", "kit", "chassis", "services", "deploy/images", "requirements", "linux"):
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "requirements.lock", tmp_path)
@@ -133,6 +155,9 @@ def test_a_key_names_the_files_of_an_image_and_no_other(tmp_path: Path) -> None:
     assert plan.source_key(image, tmp_path) == before
     (tmp_path / "services/ipam/app.py").write_text("other")
     assert plan.source_key(image, tmp_path) != before
+    assert plan.source_key(bus, tmp_path) == plan.source_key(bus), "the bus has no file of ours"
+    (tmp_path / "requirements.lock").write_text("other")
+    assert plan.source_key(bus, tmp_path) != plan.source_key(bus)
 
 
 def test_what_builds_is_locked_with_hashes() -> None:
@@ -144,7 +169,4 @@ def test_what_builds_is_locked_with_hashes() -> None:
 
 
 def test_a_manifest_names_no_version_of_its_own() -> None:
-    versions = {
-        tomllib.loads(path.read_text())["project"]["version"] for path in (ROOT / "services").glob("*/pyproject.toml")
-    }
-    assert versions == {plan.tag()}
+    assert {image.version for image in plan.images()} == {plan.tag()}
