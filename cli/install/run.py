@@ -48,7 +48,7 @@ class Cluster:
     def __init__(self, api: Kubernetes, say: Say, *, timeout: float, poll: float = POLL) -> None:
         self.api = api
         self._say = say
-        self._timeout = timeout
+        self.timeout = timeout
         self._poll = poll
         self.bus = BusAccounts(api, say, self._await)
 
@@ -312,9 +312,17 @@ class Cluster:
         there, image = self.secrets(), manifests.image_of(objects, "dataplane")
         about = {host: names.digest(str(there[names.node_secret(host.name)].get("data"))) for host in hosts}
         work = [jobs.write_seeds(host, image, about[host]) for host in hosts]
+        self._begin(work)
+        return work
+
+    def _begin(self, work: Sequence[Object]) -> None:
+        """Make Jobs; one that failed before is made anew, one that runs or is done stays."""
+        failed = [ref(one) for one in work if rollout.failed(self.api.get(ref(one)) or {})]
+        for one in failed:
+            self.api.delete(one, foreground=True)
+        self._gone("Jobs that failed before", lambda: [found for one in failed if (found := self.api.get(one))])
         for one in work:
             self.api.create(one)
-        return work
 
     def _end_listed_bus(self, objects: Iterable[Object]) -> None:
         """Servers that list their users and such that trust an operator keep no streams together: where the former run
@@ -343,7 +351,7 @@ class Cluster:
 
     def _await(self, workload: Ref, labels: str) -> None:
         """Until a workload runs. Raises `Declined` when it cannot, or does not in time."""
-        end, said, pause = time.monotonic() + self._timeout, "", self._poll / 10
+        end, said, pause = time.monotonic() + self.timeout, "", self._poll / 10
         while True:
             found = self.api.get(workload)
             seen = rollout.progress(found) if found else rollout.Progress(done=False, text="not there")
@@ -356,13 +364,27 @@ class Cluster:
             held = rollout.obstacle(self.api.items("v1", "Pod", names.NAMESPACE, labels=labels))
             if held is not None and (held.final or late):
                 raise Declined(held.sentence, held.remedy)
-            if late or (found is not None and found["kind"] == "Job" and rollout.failed(found)):
+            if found is not None and found["kind"] == "Job" and rollout.failed(found):
+                raise self._failed_job(workload)
+            if late:
                 raise Declined(
-                    f"{workload} is not well within {self._timeout:.0f} s ({seen.text})",
+                    f"{workload} is not well within {self.timeout:.0f} s ({seen.text})",
                     f"look at `kubectl --namespace {names.NAMESPACE} get pods`",
                 )
             time.sleep(pause)
             pause = min(pause * 1.3, self._poll)
+
+    def _failed_job(self, job: Ref) -> Declined:
+        """What its last pod said at its end, and where."""
+        pods = self.api.items("v1", "Pod", names.NAMESPACE, labels=f"batch.kubernetes.io/job-name={job.name}")
+        for pod in sorted(pods, key=lambda one: str(one["metadata"].get("creationTimestamp")), reverse=True):
+            if container := rollout.failed_container(pod):
+                said = self.api.log_of(names.NAMESPACE, pod["metadata"]["name"], container, lines=1)
+                node = pod["spec"].get("nodeName", "")
+                return Declined(
+                    f"{job} failed on node {node}: {said or 'it said nothing'}", "mend that, then run again"
+                )
+        return Declined(f"{job} failed", f"look at `kubectl --namespace {names.NAMESPACE} describe job {job.name}`")
 
     def _undo(self, past: Sequence[Revision], wanted: Plan, *, first: bool) -> None:
         """Back to the last complete revision; of a first installation nothing is left."""
@@ -433,8 +455,7 @@ class Cluster:
         routing = manifests.image_of(objects, "routing") if with_routing else ""
         about = str((self.api.get(Ref("v1", "Namespace", "", names.NAMESPACE)) or {}).get("metadata", {}).get("uid"))
         work = [jobs.remove(host, dataplane, routing, about) for host in hosts]
-        for one in work:
-            self.api.create(one)
+        self._begin(work)
         for one in work:
             self._await(ref(one), f"{names.NAME}={jobs.REMOVE}")
 
@@ -455,12 +476,12 @@ class Cluster:
         return [found] if found and found["metadata"].get("deletionTimestamp") else []
 
     def _gone(self, what: str, left: Callable[[], list[Object]]) -> None:
-        end = time.monotonic() + self._timeout
+        end = time.monotonic() + self.timeout
         while found := left():
             if time.monotonic() > end:
                 first = f"{ref(found[0])}{' and others' if len(found) > 1 else ''}"
                 raise Declined(
-                    f"{what}: not gone within {self._timeout:.0f} s: {first}",
+                    f"{what}: not gone within {self.timeout:.0f} s: {first}",
                     "see whether nodes answer, and what its status says (kubectl get --output yaml)",
                 )
             time.sleep(self._poll)
