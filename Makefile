@@ -95,7 +95,7 @@ compose-up: images compose-setup ## a host of the mesh in containers (AIRMESH_KU
 compose-down: setup ## remove it, and prove that nothing is left (build/compose/secrets stays)
 	@$(PYTHON) -m lab.compose down
 
-compose-test: images compose-setup ## it comes up, keeps three copies, does without a server that dies, goes down
+compose-test: images compose-setup ## it comes up, every fault of an overlay comes and goes, nothing is left
 	@$(PYTHON) -m lab.compose images
 	$(PYTHON) -m pytest -s tests/compose -m "slow or not slow"
 

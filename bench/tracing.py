@@ -2,11 +2,13 @@
 
     python -m bench.tracing [ROUNDS] [PODS]
     python -m bench.tracing spans
+    python -m bench.tracing memory
 
-The latter prints what spans cost by themselves: that of an ADD, and those of Services that are made at 20 a second,
-with three changes each (itself, its slice, the slice when its pod is ready), on one node.
+The last prints by how much the resident memory of an agent grows until its ring of spans is full, with spans as each
+has them. The one before prints what spans cost by themselves: that of an ADD, and those of Services that are made at 20
+a second, with three changes each (itself, its slice, the slice when its pod is ready), on one node.
 
-The former: a node in a namespace with real NATS, ipam, policy and dataplane (``tests.netns.dataplane.mesh``), and the
+The first: a node in a namespace with real NATS, ipam, policy and dataplane (``tests.netns.dataplane.mesh``), and the
 real executable. In each round the agent is started both ways, in an order that changes, and PODS pods come and go one
 after the other. The time is the agent's own, from the request of the executable to its answer: what the executable
 itself takes would only make the part of the traces look smaller. The receiver takes what comes and says yes, in a
@@ -15,6 +17,7 @@ process of its own. Packets meet no line of this: programs in the kernel know no
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import statistics
@@ -25,14 +28,18 @@ import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
+from chassis.telemetry.ring import MOST_SPANS
 from chassis.telemetry.traces import Telemetry
+from proto.subjects import IPAM_CLAIM
 from services.dataplane.core.loadbalancer.change_traces import ChangeTraces
 from tests.natsd import free_port
 from tests.netns.dataplane.mesh import Mesh, mesh, wait_for
 
 RECEIVER = """
 import http.server, sys
+from typing import Any
 
 class Yes(http.server.BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
@@ -132,6 +139,59 @@ def print_spans(traced: Mapping[str, str]) -> None:
     print(f"Of a change of a Service: {each} of a processor, so of 60 changes a second {second}.\n")
 
 
+def fill(agent: str, count: int = 2 * MOST_SPANS) -> int:
+    """KiB by which this process grows, by spans as this agent has them."""
+    telemetry = Telemetry(agent, f"{agent}-1", {})
+    before = resident()
+    for number in range(count):
+        parent = f"00-{number + 1:032x}-{number + 1:016x}-01"
+        name, about = f"web-{number:09x}-abcde", {"k8s__namespace__name": f"shop-{number % 7}"}
+        of_object = {"k8s__object__kind": "Pod", "k8s__object__name": name, **about}
+        match agent:
+            case "cluster":
+                key = f"core.pod.worker-{number % 50}.shop-{number % 7}.{name}"
+                with telemetry.span("cluster.upsert", airmesh__key=key, **of_object):
+                    pass
+            case "policy":
+                with telemetry.span("policy.compile", parent, airmesh__revision=f"{number:032x}:{number}"):
+                    pass
+            case "ipam":
+                subject = f"{IPAM_CLAIM}.worker-{number % 50}"
+                messaging: dict[str, Any] = {"messaging__system": "nats", "messaging__operation__name": "answer"}
+                with telemetry.span(f"answer {IPAM_CLAIM}", parent, messaging__destination__name=subject, **messaging):
+                    pass
+            case "routing":
+                with telemetry.span("routing.install", parent, k8s__node__name="worker-1", airmesh__changes=2):
+                    pass
+            case "dataplane" if number % 2:
+                named: dict[str, Any] = {"k8s__pod__name": name, "k8s__node__name": "worker-1", **about}
+                with telemetry.span("cni-add", parent, waited=0.01, **named) as span:
+                    span.event("admitted")
+                    span.event("addressed", airmesh__addresses=f"10.244.{number % 256}.7,fd00:10:244::{number:x}")
+                    span.event("linked", airmesh__ifindex=number)
+                    span.event("up")
+            case _:
+                with telemetry.together("loadbalancer.apply", {parent: of_object}, k8s__node__name="worker-1") as main:
+                    assert main is not None
+                    main.set(airmesh__changed=4)
+    assert len(telemetry.ring) == MOST_SPANS
+    return resident() - before
+
+
+def resident() -> int:
+    """KiB of this process, when what is not used any more is given back."""
+    gc.collect()
+    lines = Path("/proc/self/status").read_text().splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("VmRSS:"))
+
+
+def print_memory() -> None:
+    """Of each agent, in a process of its own."""
+    for agent in ("cluster", "policy", "ipam", "routing", "dataplane"):
+        argv = [sys.executable, "-m", "bench.tracing", "memory", agent]
+        print(f"{agent}: {subprocess.check_output(argv, text=True).strip()} KiB", flush=True)
+
+
 def main(rounds: int = 6, pods: int = 40) -> None:
     """Print both medians of each round, and what is between them."""
     with tempfile.TemporaryDirectory() as folder, mesh(Path(folder), "bt") as node, receiving() as traced:
@@ -149,8 +209,13 @@ def main(rounds: int = 6, pods: int = 40) -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv[1:] == ["spans"]:
-        with receiving() as receiver:
-            print_spans(receiver)
-    else:
-        main(*map(int, sys.argv[1:]))
+    match sys.argv[1:]:
+        case ["spans"]:
+            with receiving() as receiver:
+                print_spans(receiver)
+        case ["memory"]:
+            print_memory()
+        case ["memory", agent]:
+            print(fill(agent))
+        case numbers:
+            main(*map(int, numbers))

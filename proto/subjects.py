@@ -46,6 +46,11 @@ def of_node(subject: str, node_segment: str) -> str:
     return f"{subject}.{node_segment}"
 
 
+def without_node(subject: str) -> str:
+    """The subject of a request as all nodes have it in common: what :func:`of_node` was given."""
+    return ".".join(subject.split(".", 4)[:4])
+
+
 def event_subject(service: str, what: str) -> str:
     """``airmesh.v1.events.<service>.<what>``, as the service says it; heard as :func:`heard_subject`.
 

@@ -271,8 +271,6 @@ async def runtime_of(
 ) -> AsyncIterator[Runtime[Any]]:
     """The real runtime of a service as ``role``, without the process around it."""
     user = server.user(role, node)
-    lines = lines if lines is not None else Lines()
-    log = Log(role, "debug", stream=lines)  # type: ignore[arg-type]
     settings = settings or BaseSettings(
         nats_url=url or server.url,
         nats_seed_file=server.seeds / f"{user.name}.seed",
@@ -280,6 +278,17 @@ async def runtime_of(
         nats_ca_file=server.tls / "ca.crt" if server.tls else None,
         instance=f"{role}-{uuid.uuid4().hex[:8]}",
     )
+    async with runtime_as(role, settings, lines=lines, connect=connect) as runtime:
+        yield runtime
+
+
+@asynccontextmanager
+async def runtime_as(
+    role: str, settings: BaseSettings, *, lines: Lines | None = None, connect: bool = True
+) -> AsyncIterator[Runtime[Any]]:
+    """The same with settings of any server."""
+    lines = lines if lines is not None else Lines()
+    log = Log(role, "debug", stream=lines)  # type: ignore[arg-type]
     ready: asyncio.Future[Runtime[Any]] = asyncio.get_running_loop().create_future()
     done = asyncio.Event()
 

@@ -7,7 +7,7 @@ listed anew; of one trace the last context counts, so that work hangs on the hop
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 from chassis.bus.entry import Entry
@@ -38,17 +38,23 @@ class Causes:
             epoch, lists, sequence = self._seen[number]
             self._seen[number] = view.epoch, view.resyncs, view.sequence
             last = 0 if view.resyncs == lists else sequence  # a new list makes every key dirty
-            for key in cursor.take():
-                if view.epoch == epoch:
-                    self._take(view, key, last)
+            keys = cursor.take()
+            if view.epoch == epoch:
+                for _, traceparent in sorted(self._changed(view, keys, last)):
+                    self._put(traceparent)
 
-    def _take(self, view: View, key: str, last: int) -> None:
-        entry = view.entries.get(key)
-        if entry is not None and entry.revision <= last:
-            return
-        if self._concerns is not None and not self._concerns(key, entry):
-            return
-        traceparent = view.removed_in(key) if entry is None else entry.traceparent
+    def _changed(self, view: View, keys: Iterable[str], last: int) -> Iterator[tuple[int, str]]:
+        """Sequence and trace context of each change after ``last``; a removal has the latest sequence."""
+        for key in keys:
+            entry = view.entries.get(key)
+            if entry is not None and entry.revision <= last:
+                continue
+            if self._concerns is None or self._concerns(key, entry):
+                found = (view.sequence, view.removed_in(key)) if entry is None else (entry.revision, entry.traceparent)
+                if found[1]:
+                    yield found
+
+    def _put(self, traceparent: str) -> None:
         trace_id, _ = context_of(traceparent)
         if trace_id:
             self._traces.pop(trace_id, None)

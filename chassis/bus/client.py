@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine
-from contextlib import suppress
+from contextlib import AbstractContextManager, suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -28,12 +28,12 @@ from chassis.bus.kv import KV, Conflict
 from chassis.bus.micro import DISCOVERERS, EACH_NODE, VERSION_HEADER, Answer, Registration, refusal
 from chassis.bus.view import Cursor, View
 from chassis.faults import Bug, Refused, Unavailable
-from chassis.telemetry.spans import current_traceparent
+from chassis.telemetry.spans import Span, current_traceparent
 from chassis.telemetry.traces import Telemetry
 from proto import codec
 from proto.events import ServiceFault
 from proto.requests import Reply
-from proto.subjects import BUCKETS, DISCOVERY, SPANS, Bucket, event_subject, role_of_user
+from proto.subjects import BUCKETS, DISCOVERY, SPANS, Bucket, event_subject, role_of_user, without_node
 from proto.traces import SpansRequest
 
 if TYPE_CHECKING:
@@ -155,23 +155,34 @@ class Bus:
 
     async def request(self, subject: str, message: msgspec.Struct, answer: type[A], *, timeout: float) -> A:
         """Ask and wait; raises Refused (the other side's code and words), Unavailable, codec.Malformed."""
-        with self._telemetry.span(f"ask {subject}") as span:
+        with self._asking(subject) as span:
             headers = {VERSION_HEADER: str(codec.VERSION), "traceparent": span.traceparent}
             said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
             reply = codec.decode(Reply, said.data)
             if not reply.ok:
-                span.event("refused", code=reply.code, reason=reply.message)
+                span.event("refused", airmesh__code=reply.code, airmesh__reason=reply.message)
                 raise Refused(reply.code, reply.message, reply.retry)
             return codec.decode(answer, reply.body)
 
     async def send(self, subject: str, message: msgspec.Struct, *, timeout: float) -> None:
         """Like :meth:`request`, for a request whose answer has no body."""
-        with self._telemetry.span(f"ask {subject}") as span:
+        with self._asking(subject) as span:
             headers = {VERSION_HEADER: str(codec.VERSION), "traceparent": span.traceparent}
             said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
             reply = codec.decode(Reply, said.data)
             if not reply.ok:
+                span.event("refused", airmesh__code=reply.code, airmesh__reason=reply.message)
                 raise Refused(reply.code, reply.message, reply.retry)
+
+    def _asking(self, subject: str) -> AbstractContextManager[Span]:
+        """Its name has no node in it: there are few names of spans."""
+        return self._telemetry.span(
+            f"ask {without_node(subject)}",
+            kind="CLIENT",
+            messaging__system="nats",
+            messaging__operation__name="ask",
+            messaging__destination__name=subject,
+        )
 
     async def serve(
         self, subject: str, kind: type[M], answer: Callable[[M], Coroutine[Any, Any, msgspec.Struct | None]]

@@ -44,7 +44,7 @@ from chassis.telemetry.traces import Telemetry
 from kit.once import Once
 from proto import codec
 from proto.requests import Reply
-from proto.subjects import DISCOVERY, ROLES, discovery_inbox
+from proto.subjects import DISCOVERY, ROLES, discovery_inbox, without_node
 
 if TYPE_CHECKING:
     from chassis.telemetry.log import Log
@@ -268,14 +268,21 @@ class Registration:
             text = f"the request speaks version {version[:16]}; this service knows {codec.VERSION}"
             return refusal("unknown-version", text)
         traceparent = headers.get("traceparent", "")
-        with self._telemetry.span(f"answer {request.subject}", traceparent) as span:
+        with self._telemetry.span(
+            f"answer {without_node(request.subject)}",
+            traceparent,
+            kind="SERVER",
+            messaging__system="nats",
+            messaging__operation__name="answer",
+            messaging__destination__name=request.subject,
+        ) as span:
             try:
                 message, node = codec.decode(kind, request.data), codec.decode_segment(segment) if segment else ""
                 async with asyncio.timeout(ANSWER_DEADLINE):
                     body = await answer(message, node)
                 return Reply(ok=True, body=b"" if body is None else codec.encode(body))
             except Refused as refused:
-                span.event("refused", code=refused.code, reason=refused.message)
+                span.event("refused", airmesh__code=refused.code, airmesh__reason=refused.message)
                 return refusal(refused.code, refused.message, retry=refused.retry)
             except (Retryable, TimeoutError) as error:  # first: a damaged value of ours is no malformed request
                 text = str(error) or f"no answer within {ANSWER_DEADLINE} s"

@@ -17,7 +17,6 @@ import msgspec
 from nats.aio.msg import Msg
 
 from chassis.bus.connection import Connection
-from chassis.bus.nats_jwt import RESOLVER_USER
 from chassis.faults import Refused, Unavailable
 from proto.subjects import INBOX
 
@@ -90,7 +89,7 @@ async def connected(connection: Connection, account: str, servers: int) -> set[s
         if len(answers) >= servers:
             complete.set()
 
-    inbox = f"{INBOX}.{RESOLVER_USER}.{secrets.token_hex(8)}"
+    inbox = f"{INBOX}.{connection.user}.{secrets.token_hex(8)}"
     subscription = await connection.listen(inbox, hear, complete.set)
     try:
         await connection.send(f"$SYS.REQ.ACCOUNT.{account}.CONNZ", b'{"auth":true}', reply=inbox)

@@ -15,7 +15,16 @@ from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExport
 from opentelemetry.sdk.resources import Resource
 from opentelemetry.sdk.trace import TracerProvider
 from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import Link, NonRecordingSpan, SpanContext, Status, StatusCode, TraceFlags, set_span_in_context
+from opentelemetry.trace import (
+    Link,
+    NonRecordingSpan,
+    SpanContext,
+    SpanKind,
+    Status,
+    StatusCode,
+    TraceFlags,
+    set_span_in_context,
+)
 
 from chassis.telemetry.spans import Attribute, context_of
 
@@ -37,6 +46,7 @@ class _Recorder:
 
     def end(self, error: BaseException | None) -> None:
         if error is not None:
+            self._span.set_attribute("error.type", type(error).__name__)
             self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
         self._span.end()
 
@@ -62,10 +72,12 @@ class Otlp:
         attributes: Mapping[str, Attribute],
         links: Sequence[str] = (),
         waited: float = 0.0,
+        kind: str = "INTERNAL",
     ) -> tuple[str, str, _Recorder]:
         """Trace id, span id and recorder of a new span; empty ids of a parent begin a new trace.
 
-        ``links`` are traceparents of other traces; ``waited`` is for how many seconds the span has been going on.
+        ``links`` are traceparents of other traces; ``waited`` is for how many seconds the span has been going on;
+        ``kind`` is a name of OpenTelemetry's SpanKind.
         """
         context = None
         if trace_id:
@@ -74,6 +86,7 @@ class Otlp:
         span = self._tracer.start_span(
             name,
             context=context,
+            kind=SpanKind[kind],
             attributes=dict(attributes),
             links=[Link(_remote(*other)) for other in others if other[0]],
             start_time=time.time_ns() - int(waited * 1e9),

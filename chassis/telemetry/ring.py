@@ -1,8 +1,9 @@
 """The spans that an agent keeps in memory, for whoever asks what became of a change (``airmesh trace``).
 
-A fixed number, and of each no more than a fixed size. Each span has an *owner*, the namespace or the node that it is
-about. When the ring is full, the owner that has the most spans loses its oldest: who makes many loses its own alone.
-Nothing here waits, allocates beyond the bounds, or reaches the bus.
+A fixed number of slots. A span that goes on has one; once it has ended it is kept as MessagePack, in a slot for each
+:data:`SLOT_BYTES` that it has begun. Each span has an *owner*, the namespace or the node that it is about. When the
+ring is full, the owner that has the most slots loses its oldest span: who makes many, or large ones, loses its own
+alone. Nothing here waits, allocates beyond the bounds, or reaches the bus.
 """
 
 from __future__ import annotations
@@ -11,11 +12,15 @@ import time
 from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 
+import msgspec
+
 from chassis.telemetry.spans import Attribute
 from proto import traces
 
 MOST_SPANS = 1024
-"""Spans of one agent; a bare one takes about 1 KiB."""
+"""Slots of one agent, and so the most spans."""
+SLOT_BYTES = 768
+"""Of MessagePack; an ADD with its events has 500."""
 MOST_ATTRIBUTES = 16
 MOST_EVENTS = 16
 MOST_TEXT = 256
@@ -23,9 +28,16 @@ MOST_TEXT = 256
 MOST_ANSWERED_BYTES = 384 << 10
 """About as many bytes of text has an answer at most."""
 
+_Attributes = dict[str, Attribute]
+_Packed = tuple[str, str, str, str, int, float, str, _Attributes, list[tuple[str, float, _Attributes]], tuple[str, ...]]
+_NO_TEXT = ("true", "false", "nan", "inf")
+"""Begin with a letter, and may be no text."""
+_ENCODER = msgspec.msgpack.Encoder()
+_DECODER = msgspec.msgpack.Decoder(_Packed)
 
-class KeptSpan:
-    """A span that is kept from its begin; a ``Recorder``."""
+
+class _Contents:
+    """All that is known of a span."""
 
     __slots__ = (
         "attributes",
@@ -42,6 +54,61 @@ class KeptSpan:
     )
 
     def __init__(
+        self, trace_id: str, span_id: str, parent_id: str, name: str, start_ns: int, links: tuple[str, ...]
+    ) -> None:
+        self.trace_id = trace_id
+        self.span_id = span_id
+        self.parent_id = parent_id
+        self.name = name
+        self.start_ns = start_ns
+        self.begun = 0.0
+        self.seconds = -1.0
+        """How long it took; negative while it goes on."""
+        self.error = ""
+        self.attributes: _Attributes = {}
+        self.events: list[tuple[str, float, _Attributes]] = []
+        self.links = links
+
+    def packed(self) -> bytes:
+        """In the order of :data:`_Packed`."""
+        values = (
+            self.trace_id,
+            self.span_id,
+            self.parent_id,
+            self.name,
+            self.start_ns,
+            self.seconds,
+            self.error,
+            self.attributes,
+            self.events,
+            self.links,
+        )
+        try:
+            return _ENCODER.encode(values)
+        except (UnicodeEncodeError, OverflowError):  # a lone surrogate, a number that has no place: as text
+            events = [(_plain(name), after, dict(_pairs(attributes))) for name, after, attributes in self.events]
+            attributes = dict(_pairs(self.attributes))
+            return _ENCODER.encode(
+                (*values[:3], _plain(self.name), *values[4:6], _plain(self.error), attributes, events, self.links)
+            )
+
+    @classmethod
+    def of(cls, packed: bytes) -> _Contents:
+        """What :meth:`packed` made."""
+        values = _DECODER.decode(packed)
+        trace_id, span_id, parent_id, name, start_ns, seconds, error, attributes, events, links = values
+        contents = cls(trace_id, span_id, parent_id, name, start_ns, links)
+        contents.seconds, contents.error = seconds, error
+        contents.attributes, contents.events = attributes, events
+        return contents
+
+
+class KeptSpan:
+    """A span that is kept from its begin; a ``Recorder``."""
+
+    __slots__ = ("_contents", "_packed", "slots")
+
+    def __init__(
         self,
         *,
         trace_id: str,
@@ -52,109 +119,140 @@ class KeptSpan:
         links: Sequence[str],
         waited: float,
     ) -> None:
-        self.trace_id = trace_id
-        self.span_id = span_id
-        self.parent_id = parent_id
-        self.name = name[:MOST_TEXT]
-        self.begun = time.monotonic() - waited
-        self.start_ns = time.time_ns() - int(waited * 1e9)
-        self.seconds = -1.0
-        """How long it took; negative while it goes on."""
-        self.error = ""
-        self.links = tuple(links)
-        self.attributes: dict[str, Attribute] = {}
-        self.events: list[tuple[str, float, dict[str, Attribute]]] = []
+        start_ns = time.time_ns() - int(waited * 1e9)
+        contents = _Contents(trace_id, span_id, parent_id, name[:MOST_TEXT], start_ns, tuple(links))
+        contents.begun = time.monotonic() - waited
+        self._contents: _Contents | None = contents
+        self._packed = b""
+        self.slots = 1
+        """Of the ring; 0 once it is out of it."""
         self.set(attributes)
 
     def event(self, name: str, attributes: Mapping[str, Attribute]) -> None:
-        """Something happened within the span, now; past MOST_EVENTS it is not kept."""
-        if len(self.events) < MOST_EVENTS:
-            self.events.append((name[:MOST_TEXT], time.monotonic() - self.begun, _bounded({}, attributes)))
+        """Something happened within the span, now; past MOST_EVENTS, or after its end, it is not kept."""
+        contents = self._contents
+        if contents is not None and len(contents.events) < MOST_EVENTS:
+            after = time.monotonic() - contents.begun
+            contents.events.append((name[:MOST_TEXT], after, _bounded({}, attributes)))
 
     def set(self, attributes: Mapping[str, Attribute]) -> None:
         """More attributes of the whole span, up to MOST_ATTRIBUTES."""
-        _bounded(self.attributes, attributes)
+        if self._contents is not None:
+            _bounded(self._contents.attributes, attributes)
 
     def end(self, error: BaseException | None) -> None:
         """The span is over."""
-        self.seconds = time.monotonic() - self.begun
+        contents = self._contents
+        if contents is None:
+            return
+        contents.seconds = time.monotonic() - contents.begun
         if error is not None:
-            self.error = _cut(f"{type(error).__name__}: {error}")
+            contents.error = _cut(f"{type(error).__name__}: {error}")
+        self._packed, self._contents = contents.packed(), None
+
+    @property
+    def size(self) -> int:
+        """Bytes, once it has ended."""
+        return len(self._packed)
 
     def published(self) -> traces.Span:
         """As others are told of it."""
+        contents = self._contents or _Contents.of(self._packed)
         return traces.Span(
-            trace_id=self.trace_id,
-            span_id=self.span_id,
-            parent_id=self.parent_id,
-            name=_plain(self.name),
-            start_ns=self.start_ns,
-            duration_us=-1 if self.seconds < 0 else round(self.seconds * 1e6),
-            error=_plain(self.error),
-            attributes=_pairs(self.attributes),
+            trace_id=contents.trace_id,
+            span_id=contents.span_id,
+            parent_id=contents.parent_id,
+            name=_plain(contents.name),
+            start_ns=contents.start_ns,
+            duration_us=-1 if contents.seconds < 0 else round(contents.seconds * 1e6),
+            error=_plain(contents.error),
+            attributes=_pairs(contents.attributes),
             events=tuple(
-                traces.SpanEvent(name=name, after_us=round(after * 1e6), attributes=_pairs(attributes))
-                for name, after, attributes in self.events
+                traces.SpanEvent(name=_plain(name), after_us=round(after * 1e6), attributes=_pairs(attributes))
+                for name, after, attributes in contents.events
             ),
-            links=self.links,
+            links=contents.links,
         )
 
-    def has(self, attributes: traces.Attributes) -> bool:
-        """Whether it has all of these."""
-        return all(name in self.attributes and _text(self.attributes[name]) == value for name, value in attributes)
+    def answers(self, asked: traces.SpansRequest) -> bool:
+        """Whether it is asked for. Of one that has ended most is ruled out by its bytes."""
+        if self._packed and not all(word in self._packed for word in _words(asked)):
+            return False
+        contents = self._contents or _Contents.of(self._packed)
+        if asked.trace_id:
+            return contents.trace_id == asked.trace_id
+        known = contents.attributes
+        return bool(asked.attributes) and all(
+            name in known and _text(known[name]) == value for name, value in asked.attributes
+        )
 
 
 class SpanRing:
-    """The latest spans, at most ``most`` (0: :data:`MOST_SPANS`)."""
+    """The latest spans, in ``most`` slots (0: :data:`MOST_SPANS`)."""
 
     def __init__(self, most: int = 0) -> None:
         self._most = most or MOST_SPANS
         self._by_owner: dict[str, deque[KeptSpan]] = {}
+        self._slots: dict[str, int] = {}
+        """Of each owner."""
         self._by_size: dict[int, dict[str, None]] = {}
-        """Owners by how many spans each has, in the order in which they came to have them."""
+        """Owners by how many slots each has, in the order in which they came to have them."""
         self._largest = 0
-        self._count = 0
+        self._taken = 0
 
     def __len__(self) -> int:
         """Spans that are kept."""
-        return self._count
+        return sum(map(len, self._by_owner.values()))
 
     def put(self, owner: str, span: KeptSpan) -> None:
         """Keep a span that has begun; costs the same however many there are."""
-        if self._count >= self._most:
+        owner = owner[:MOST_TEXT]
+        if self._taken >= self._most:
             self._drop_one()
-        spans = self._by_owner.setdefault(owner[:MOST_TEXT], deque())
-        spans.append(span)
-        self._moved(owner[:MOST_TEXT], len(spans) - 1, len(spans))
-        self._count += 1
+        self._by_owner.setdefault(owner, deque()).append(span)
+        self._add(owner, span.slots)
+
+    def settle(self, owner: str, span: KeptSpan) -> None:
+        """The span has ended: it has as many slots as it is large, unless it is out of the ring by now."""
+        more = span.size // SLOT_BYTES + 1 - span.slots if span.slots else 0
+        if more > 0:
+            span.slots += more
+            self._add(owner[:MOST_TEXT], more)
+            while self._taken > self._most:
+                self._drop_one()
 
     def _drop_one(self) -> None:
         owner = next(iter(self._by_size[self._largest]))
         spans = self._by_owner[owner]
-        spans.popleft()
-        self._moved(owner, len(spans) + 1, len(spans))
+        span = spans.popleft()
         if not spans:
             del self._by_owner[owner]
-        self._count -= 1
+        self._add(owner, -span.slots)
+        span.slots = 0
 
-    def _moved(self, owner: str, before: int, now: int) -> None:
+    def _add(self, owner: str, slots: int) -> None:
+        before = self._slots.pop(owner, 0)
+        now = before + slots
+        self._taken += slots
         if before:
             del self._by_size[before][owner]
             if not self._by_size[before]:
                 del self._by_size[before]
         if now:
+            self._slots[owner] = now
             self._by_size.setdefault(now, {})[owner] = None
-        self._largest = max(self._largest, now) if self._largest in self._by_size else now
+        self._largest = max(self._largest, now)
+        while self._largest and self._largest not in self._by_size:  # as often as the span had slots
+            self._largest -= 1
 
     def find(self, asked: traces.SpansRequest) -> traces.Spans:
         """The spans that are asked for, the oldest first. Of too many the latest."""
         found = sorted(
-            (span for span in self._all() if self._is_asked_for(span, asked)), key=lambda span: span.start_ns
+            (span.published() for span in self._all() if span.answers(asked)), key=lambda span: span.start_ns
         )
         spans: list[traces.Span] = []
         room = MOST_ANSWERED_BYTES
-        for kept in reversed(found[-traces.MAX_SPANS :]):
-            span = kept.published()
+        for span in reversed(found[-traces.MAX_SPANS :]):
             room -= _size(span)
             if room < 0:
                 break
@@ -165,11 +263,16 @@ class SpanRing:
         for spans in self._by_owner.values():
             yield from spans
 
-    @staticmethod
-    def _is_asked_for(span: KeptSpan, asked: traces.SpansRequest) -> bool:
-        if asked.trace_id:
-            return span.trace_id == asked.trace_id
-        return bool(asked.attributes) and span.has(asked.attributes)
+
+def _words(asked: traces.SpansRequest) -> Iterator[bytes]:
+    """What stands in the bytes of each span that is asked for; a number, or yes and no, has other bytes."""
+    if asked.trace_id:
+        yield asked.trace_id.encode()
+        return
+    for name, value in asked.attributes:
+        yield name.encode()
+        if value not in _NO_TEXT and value[:1].isalpha() and value.isascii():
+            yield value.encode()
 
 
 def _bounded(into: dict[str, Attribute], attributes: Mapping[str, Attribute]) -> dict[str, Attribute]:

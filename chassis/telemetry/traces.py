@@ -5,8 +5,8 @@ random numbers and its place in the ring: ids still travel (headers, KV envelope
 ``airmesh trace`` asks all agents for what they keep. The OpenTelemetry SDK is imported only when it exports; an idle
 service stays small.
 
-Attributes have the names of OpenTelemetry's semantic conventions where these have one (``k8s.namespace.name``,
-``k8s.pod.name``, ``k8s.node.name``, ``k8s.object.kind``, ``k8s.object.name``), given as ``k8s__pod__name=…``.
+Attributes have the names of OpenTelemetry's semantic conventions where these have one, else begin with ``airmesh.``;
+they are given as ``k8s__pod__name=…``. docs/telemetry.md has all of them, and a test compares.
 """
 
 from __future__ import annotations
@@ -42,12 +42,19 @@ class Telemetry:
 
     @contextmanager
     def span(
-        self, name: str, parent: str = "", *, links: Sequence[str] = (), waited: float = 0.0, **attributes: object
+        self,
+        name: str,
+        parent: str = "",
+        *,
+        links: Sequence[str] = (),
+        waited: float = 0.0,
+        kind: str = "INTERNAL",
+        **attributes: object,
     ) -> Iterator[Span]:
         """A span around a block; child of ``parent`` (a traceparent), else of the current span, else a new trace.
 
         ``links``: traceparents of other traces that the same work is part of. ``waited``: seconds since the work began,
-        when that was before its trace was known.
+        when that was before its trace was known. ``kind``: CLIENT of who asks another agent, SERVER of who answers.
         """
         trace_id, parent_id = parent_of(parent)
         named = plain(attributes)
@@ -55,7 +62,7 @@ class Telemetry:
         if self._otlp is None:
             trace_id, span_id = trace_id or secrets.token_hex(16), secrets.token_hex(8)
         else:
-            trace_id, span_id, recorder = self._otlp.start(name, trace_id, parent_id, named, links, waited)
+            trace_id, span_id, recorder = self._otlp.start(name, trace_id, parent_id, named, links, waited, kind)
             exported = (recorder,)
         kept = KeptSpan(
             trace_id=trace_id,
@@ -78,6 +85,7 @@ class Telemetry:
             raise
         finally:
             span.end(error)
+            self.ring.settle(owner, kept)
 
     @contextmanager
     def together(

@@ -119,8 +119,13 @@ def with_texts(found: Mapping[str, Any], texts: Mapping[str, str], since: Mappin
 
 
 def issued(there: Mapping[str, Any], key: Key) -> int:
-    """When the key in a Secret was signed."""
-    return int(claims_of(secrets.identity(there, key).jwt)["iat"])
+    """When the key in a Secret was signed. Raises `Declined` when nobody has."""
+    try:
+        return int(claims_of(secrets.identity(there, key).jwt)["iat"])
+    except (ValueError, KeyError, TypeError) as error:
+        raise Declined(
+            f"Secret {key.secret} holds a key that nobody has signed ({key.entry})", "have it signed: airmesh install"
+        ) from error
 
 
 def of_services(there: Mapping[str, Any], by: Issuer) -> dict[str, str]:

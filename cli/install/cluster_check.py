@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cli.install import names, requirements, rollout, secrets
+from cli.install import accounts, names, requirements, rollout, secrets
 from cli.install.findings import Finding, note, well, wrong
 from cli.install.kinds import WORKLOADS
 from cli.install.kubernetes import Kubernetes
@@ -33,7 +33,9 @@ def look(api: Kubernetes) -> Iterator[Finding]:
         return
     pods = api.items("v1", "Pod", names.NAMESPACE, labels=names.OURS)
     yield from of_workloads(workloads, pods)
-    yield from of_secrets({one["metadata"]["name"] for one in api.items("v1", "Secret", names.NAMESPACE)}, nodes)
+    found = api.items("v1", "Secret", names.NAMESPACE)
+    yield from of_secrets({one["metadata"]["name"] for one in found}, nodes)
+    yield from of_rotations(found)
     yield from of_nodes(nodes)
     yield from of_pools(api.items("crd.projectcalico.org/v1", "IPPool"))
 
@@ -76,6 +78,16 @@ def of_secrets(there: set[str], nodes: Sequence[Mapping[str, Any]]) -> Iterator[
         )
     else:
         yield well("keys", f"{len(wanted)} Secrets")
+
+
+def of_rotations(found: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
+    """No old key is good any longer than it has to be."""
+    begun = sorted(one["metadata"]["name"] for one in found if accounts.is_replaced(one))
+    if begun:
+        yield note(
+            "keys",
+            f"old keys are good beside new ones ({', '.join(begun[:3])}): run `airmesh keys rotate` again for them",
+        )
 
 
 def of_nodes(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

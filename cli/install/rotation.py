@@ -121,7 +121,9 @@ class Rotation:
     def _until_taken(self, holder: Holder) -> None:
         there = self._cluster.secrets()
         by = accounts.issuer(there)
-        self._cluster.on_bus(self._objects, (), {key.user: accounts.expected(there, key, by) for key in holder.keys})
+        self._cluster.bus.on_bus(
+            self._objects, (), {key.user: accounts.expected(there, key, by) for key in holder.keys}
+        )
         self._say(f"{holder.name}: connected by its new keys alone")
 
     def _end_old(self, ended: Sequence[Holder]) -> None:
@@ -138,5 +140,5 @@ class Rotation:
             given += accounts.of_services(there, by).values()
             # A server that starts with an empty store is to know them, too.
             self._cluster.api.apply(accounts.bus_config(there, self._cluster.servers(), by))
-        self._cluster.hand_over(self._objects, given)
+        self._cluster.bus.hand_over(self._objects, given)
         self._say(f"{', '.join(holder.name for holder in ended)}: old keys are void")

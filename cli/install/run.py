@@ -17,6 +17,7 @@ from chassis.bus.nats_config import accounts_part
 from cli.faults import Complaint, Declined
 from cli.install import accounts, bus_check, jobs, names, requirements, revisions, rollout, secrets
 from cli.install import render as manifests
+from cli.install.bus_accounts import BusAccounts, secrets_of
 from cli.install.differences import difference
 from cli.install.kinds import WORKLOADS, Object, Ref, ref
 from cli.install.kubernetes import Kubernetes, Refusal
@@ -47,8 +48,9 @@ class Cluster:
     def __init__(self, api: Kubernetes, say: Say, *, timeout: float, poll: float = POLL) -> None:
         self.api = api
         self._say = say
-        self._timeout = timeout
+        self.timeout = timeout
         self._poll = poll
+        self.bus = BusAccounts(api, say, self._await)
 
     # What is there
 
@@ -73,8 +75,7 @@ class Cluster:
 
     def secrets(self) -> dict[str, Object]:
         """Our Secrets by name."""
-        found = self.api.items("v1", "Secret", names.NAMESPACE)
-        return {one["metadata"]["name"]: one for one in found}
+        return secrets_of(self.api)
 
     # Installing
 
@@ -250,7 +251,7 @@ class Cluster:
         """Waits until it runs; a bus of signed accounts is handed them then."""
         self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
         if one["metadata"]["name"] == names.BUS and _is_signed(one):
-            self._admit(objects)
+            self.bus.admit(objects, self.hosts())
 
     def _apply(self, objects: Iterable[Object]) -> None:
         for one in objects:
@@ -311,9 +312,17 @@ class Cluster:
         there, image = self.secrets(), manifests.image_of(objects, "dataplane")
         about = {host: names.digest(str(there[names.node_secret(host.name)].get("data"))) for host in hosts}
         work = [jobs.write_seeds(host, image, about[host]) for host in hosts]
+        self._begin(work)
+        return work
+
+    def _begin(self, work: Sequence[Object]) -> None:
+        """Make Jobs; one that failed before is made anew, one that runs or is done stays."""
+        failed = [ref(one) for one in work if rollout.failed(self.api.get(ref(one)) or {})]
+        for one in failed:
+            self.api.delete(one, foreground=True)
+        self._gone("Jobs that failed before", lambda: [found for one in failed if (found := self.api.get(one))])
         for one in work:
             self.api.create(one)
-        return work
 
     def _end_listed_bus(self, objects: Iterable[Object]) -> None:
         """Servers that list their users and such that trust an operator keep no streams together: where the former run
@@ -327,53 +336,6 @@ class Cluster:
         self.api.delete(ref(found))
         labels = f"{names.OURS},{names.NAME}={names.BUS}"
         self._gone("servers of the bus", lambda: self.api.items("v1", "Pod", names.NAMESPACE, labels=labels))
-
-    def _admit(self, objects: Sequence[Object]) -> None:
-        """Give the servers that run the accounts of services and nodes; those of nodes that are gone let nobody in."""
-        there, hosts = self.secrets(), self.hosts()
-        if names.OPERATOR not in there:
-            return
-        by = accounts.issuer(there)
-        left, given = accounts.gone(there, hosts, by)
-        given += accounts.of_services(there, by).values()
-        for host in hosts:
-            if names.node_secret(host.name) in there:
-                given += accounts.of_host(there, host, by)
-        self.hand_over(objects, given)
-        for name in left:
-            self.api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
-
-    def hand_over(self, objects: Sequence[Object], given: Sequence[str]) -> None:
-        """Have the bus' servers take accounts; what a run before left is cleared away first. Raises `Declined`."""
-        for one in self.api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
-            self._clear(one["metadata"]["name"])
-        for first in range(0, len(given), accounts.MOST):
-            self.on_bus(objects, given[first : first + accounts.MOST], {})
-        self._say(f"the bus has {len(given)} accounts")
-
-    def on_bus(self, objects: Sequence[Object], given: Sequence[str], waits: Mapping[str, object]) -> None:
-        """Run the Job that hands over accounts, or waits for users to take their keys. Raises `Declined`."""
-        name = f"airmesh-{jobs.ACCOUNTS}-{names.digest(str(time.time_ns()))}"
-        self.api.create(accounts.job_secret(self.secrets(), name, given, waits))
-        work = jobs.hand_over(name, manifests.image_of(objects, "cluster"), manifests.settings_of(objects))
-        try:
-            self.api.create(work)
-            self._await(ref(work), f"{names.NAME}={jobs.ACCOUNTS}")
-        except Declined as declined:
-            said = self._last_word(name)
-            raise (Declined(said, declined.remedy) if said else declined) from declined
-        finally:
-            self._clear(name)
-
-    def _clear(self, name: str) -> None:
-        self.api.delete(Ref("batch/v1", "Job", names.NAMESPACE, name))
-        self.api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
-
-    def _last_word(self, job: str) -> str:
-        pods = self.api.items("v1", "Pod", names.NAMESPACE, labels=f"{names.NAME}={jobs.ACCOUNTS}")
-        own = [one["metadata"]["name"] for one in pods if one["metadata"]["name"].startswith(job)]
-        said = [self.api.log_of(names.NAMESPACE, one, jobs.ACCOUNTS, lines=1) for one in own]
-        return next((text for text in said if text), "")
 
     def _pools(self, options: Options) -> None:
         if not options.pools or self.api.items("crd.projectcalico.org/v1", "IPPool"):
@@ -389,7 +351,7 @@ class Cluster:
 
     def _await(self, workload: Ref, labels: str) -> None:
         """Until a workload runs. Raises `Declined` when it cannot, or does not in time."""
-        end, said, pause = time.monotonic() + self._timeout, "", self._poll / 10
+        end, said, pause = time.monotonic() + self.timeout, "", self._poll / 10
         while True:
             found = self.api.get(workload)
             seen = rollout.progress(found) if found else rollout.Progress(done=False, text="not there")
@@ -402,13 +364,27 @@ class Cluster:
             held = rollout.obstacle(self.api.items("v1", "Pod", names.NAMESPACE, labels=labels))
             if held is not None and (held.final or late):
                 raise Declined(held.sentence, held.remedy)
-            if late or (found is not None and found["kind"] == "Job" and rollout.failed(found)):
+            if found is not None and found["kind"] == "Job" and rollout.failed(found):
+                raise self._failed_job(workload)
+            if late:
                 raise Declined(
-                    f"{workload} is not well within {self._timeout:.0f} s ({seen.text})",
+                    f"{workload} is not well within {self.timeout:.0f} s ({seen.text})",
                     f"look at `kubectl --namespace {names.NAMESPACE} get pods`",
                 )
             time.sleep(pause)
             pause = min(pause * 1.3, self._poll)
+
+    def _failed_job(self, job: Ref) -> Declined:
+        """What its last pod said at its end, and where."""
+        pods = self.api.items("v1", "Pod", names.NAMESPACE, labels=f"batch.kubernetes.io/job-name={job.name}")
+        for pod in sorted(pods, key=lambda one: str(one["metadata"].get("creationTimestamp")), reverse=True):
+            if container := rollout.failed_container(pod):
+                said = self.api.log_of(names.NAMESPACE, pod["metadata"]["name"], container, lines=1)
+                node = pod["spec"].get("nodeName", "")
+                return Declined(
+                    f"{job} failed on node {node}: {said or 'it said nothing'}", "mend that, then run again"
+                )
+        return Declined(f"{job} failed", f"look at `kubectl --namespace {names.NAMESPACE} describe job {job.name}`")
 
     def _undo(self, past: Sequence[Revision], wanted: Plan, *, first: bool) -> None:
         """Back to the last complete revision; of a first installation nothing is left."""
@@ -479,8 +455,7 @@ class Cluster:
         routing = manifests.image_of(objects, "routing") if with_routing else ""
         about = str((self.api.get(Ref("v1", "Namespace", "", names.NAMESPACE)) or {}).get("metadata", {}).get("uid"))
         work = [jobs.remove(host, dataplane, routing, about) for host in hosts]
-        for one in work:
-            self.api.create(one)
+        self._begin(work)
         for one in work:
             self._await(ref(one), f"{names.NAME}={jobs.REMOVE}")
 
@@ -501,12 +476,12 @@ class Cluster:
         return [found] if found and found["metadata"].get("deletionTimestamp") else []
 
     def _gone(self, what: str, left: Callable[[], list[Object]]) -> None:
-        end = time.monotonic() + self._timeout
+        end = time.monotonic() + self.timeout
         while found := left():
             if time.monotonic() > end:
                 first = f"{ref(found[0])}{' and others' if len(found) > 1 else ''}"
                 raise Declined(
-                    f"{what}: not gone within {self._timeout:.0f} s: {first}",
+                    f"{what}: not gone within {self.timeout:.0f} s: {first}",
                     "see whether nodes answer, and what its status says (kubectl get --output yaml)",
                 )
             time.sleep(self._poll)

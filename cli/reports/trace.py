@@ -24,8 +24,17 @@ _LINK = re.compile(r"00-([0-9a-f]{32})-([0-9a-f]{16})-[0-9a-f]{2}")
 MOST_LINKED = 8
 """Other traces that are asked for because a span is linked with one of theirs."""
 _DEPTH = 64
-_NAMED = ("k8s.object.kind", "k8s.object.name", "k8s.namespace.name", "k8s.pod.name", "k8s.node.name")
-"""Attributes that say what the tree's head and the columns say already."""
+_NAMED = (
+    "k8s.object.kind",
+    "k8s.object.name",
+    "k8s.namespace.name",
+    "k8s.pod.name",
+    "k8s.node.name",
+    "messaging.system",
+    "messaging.operation.name",
+    "messaging.destination.name",
+)
+"""Attributes that say what the tree's head, the columns and the names of spans say already."""
 
 
 NAMESPACED = ("pod", "policy", "service")

@@ -1,4 +1,4 @@
-"""``python -m lab.compose``: keys, up, status, fault, down."""
+"""``python -m lab.compose``: keys, images, up, status, fault, heal, down."""
 
 from __future__ import annotations
 
@@ -38,6 +38,14 @@ def up(project: Project) -> None:
     say("all are ready: Jaeger on http://127.0.0.1:16686, Prometheus on http://127.0.0.1:9090")
 
 
+def drill(project: Project, *, begins: bool) -> None:
+    """Faults of the project's overlays begin or end."""
+    if not project.overlays:
+        raise LabError(f"which fault? --overlay {', '.join(overlays())}")
+    for overlay in project.overlays:
+        (project.fault if begins else project.heal)(overlay)
+
+
 def main() -> int:
     """The exit code."""
     parser = argparse.ArgumentParser(prog="python -m lab.compose", description=__doc__)
@@ -54,10 +62,8 @@ def main() -> int:
             up(project)
         elif given.verb == "status":
             say("\n".join(f"{name}: {why}" for name, why in project.unwell().items()) or "all are ready")
-        elif given.verb == "fault":
-            project.now.touch()
-        elif given.verb == "heal":
-            project.now.unlink(missing_ok=True)
+        elif given.verb in ("fault", "heal"):
+            drill(project, begins=given.verb == "fault")
         else:
             project.down()
     except (LabError, EngineError, PlanError) as error:

@@ -1,7 +1,7 @@
 """What containers of compose.yaml and its overlays run beside the programs: health checks and faults on demand.
 
 ``python3 drill.py VERB …``, with nothing but Python's own library, as it runs in images of ours and of others. A fault
-is there while the file ``/drill/now`` is: so drills wait for what they see, not for a time.
+is there while its sign is, a file that is named: so drills wait for what they see, not for a time.
 """
 
 from __future__ import annotations
@@ -9,17 +9,18 @@ from __future__ import annotations
 import http.client
 import json
 import os
+import select
 import signal
 import subprocess
 import sys
-import time
 import urllib.error
 import urllib.request
 from contextlib import suppress
 from pathlib import Path
 
-NOW = Path("/drill/now")
 TICK_SECONDS = 0.2
+END_TICKS = 40
+"""How long a command may take to end."""
 ASK_SECONDS = 4.0
 
 
@@ -42,68 +43,104 @@ def health(url: str) -> int:
         return 1
 
 
+def _tick() -> None:
+    # Neither time.sleep nor Popen.wait with a limit: libfaketime refuses to wait until a time of the monotonic clock.
+    select.select((), (), (), TICK_SECONDS)
+
+
 def _start(command: list[str]) -> subprocess.Popen[bytes]:
     running = subprocess.Popen(command)
 
     def end(_number: int, _frame: object) -> None:
-        running.terminate()
-        with suppress(subprocess.TimeoutExpired):
-            running.wait(8)
+        _end(running)
         raise SystemExit(0)
 
     signal.signal(signal.SIGTERM, end)
     return running
 
 
-def die(command: list[str]) -> int:
+def _end(running: subprocess.Popen[bytes]) -> None:
+    running.terminate()
+    for _ in range(END_TICKS):
+        if running.poll() is not None:
+            return
+        _tick()
+    running.kill()
+    running.wait()
+
+
+def _until_fault(sign: Path, running: subprocess.Popen[bytes]) -> int | None:
+    """Waits for the fault; the exit code of a command that ended before."""
+    while not sign.exists():
+        if (code := running.poll()) is not None:
+            return code
+        _tick()
+    return None
+
+
+def die(sign: Path, command: list[str]) -> int:
     """Runs a command that is killed with -9 when the fault begins, and started again when it ends."""
     while True:
         running = _start(command)
-        while not NOW.exists():
-            if (code := running.poll()) is not None:
-                return code
-            time.sleep(TICK_SECONDS)
+        if (code := _until_fault(sign, running)) is not None:
+            return code
         running.kill()
         running.wait()
-        while NOW.exists():
-            time.sleep(TICK_SECONDS)
+        while sign.exists():
+            _tick()
 
 
-def fill(folder: str, command: list[str]) -> int:
-    """Runs a command in whose folder no byte is free while the fault is there."""
-    running, ballast = _start(command), Path(folder) / "ballast"
-    while (code := running.poll()) is None:
-        if not NOW.exists():
-            ballast.unlink(missing_ok=True)
-        else:
+def fill(sign: Path, folder: Path, command: list[str]) -> int:
+    """Runs a command in whose folder no byte is free while the fault is there.
+
+    It is started again when the fault ends: a NATS server that found its disk full keeps no streams until then.
+    """
+    ballast = folder / "ballast"
+    while True:
+        running = _start(command)
+        if (code := _until_fault(sign, running)) is not None:
+            return code
+        while sign.exists():
             with suppress(OSError), ballast.open("ab", buffering=0) as file:
                 while file.write(bytes(4096)):
                     pass
-        time.sleep(TICK_SECONDS)
-    return code
+            _tick()
+        ballast.unlink(missing_ok=True)
+        _end(running)
 
 
-def _leads(name: str) -> bool:
+def leader() -> int:
+    """Prints which server leads, as the one of this namespace says; exit code 1 when it does not say."""
     try:
         with urllib.request.urlopen("http://127.0.0.1:8222/jsz", timeout=ASK_SECONDS) as answer:
-            return str(json.load(answer).get("meta_cluster", {}).get("leader")) == name
-    except (OSError, ValueError, http.client.HTTPException):
-        return False
+            name = json.load(answer).get("meta_cluster", {}).get("leader", "")
+    except (OSError, ValueError, http.client.HTTPException) as error:
+        print(f"jsz: {error}", file=sys.stderr)
+        return 1
+    print(name, flush=True)
+    return int(not name)
 
 
-def cut(name: str) -> int:
-    """Takes the network away from the server of this namespace if it leads the servers when the fault begins."""
+def _named(sign: Path) -> str:
+    try:
+        return sign.read_text().strip()
+    except FileNotFoundError:
+        return ""
+
+
+def cut(sign: Path, name: str) -> int:
+    """Takes the network away from the server of this namespace while the sign names it.
+
+    One is named, and who leads is not asked here: two that led one after the other would both be cut off.
+    """
     signal.signal(signal.SIGTERM, lambda *_: os._exit(0))
     while True:
-        while not NOW.exists():
-            time.sleep(TICK_SECONDS)
-        led = _leads(name)
-        if led:
-            _link("down")
-        while NOW.exists():
-            time.sleep(TICK_SECONDS)
-        if led:
-            _link("up")
+        while _named(sign) != name:
+            _tick()
+        _link("down")
+        while _named(sign) == name:
+            _tick()
+        _link("up")
 
 
 def _link(state: str) -> None:
@@ -118,12 +155,14 @@ def main(verb: str, *given: str) -> int:
     if verb == "health":
         return health(*given)
     if verb == "die":
-        return die(list(given))
+        return die(Path(given[0]), list(given[1:]))
     if verb == "fill":
-        return fill(given[0], list(given[1:]))
+        return fill(Path(given[0]), Path(given[1]), list(given[2:]))
+    if verb == "leader":
+        return leader()
     if verb == "cut":
-        return cut(*given)
-    print(f"drill: {verb!r}: hold, health, die, fill or cut", file=sys.stderr)
+        return cut(Path(given[0]), given[1])
+    print(f"drill: {verb!r}: hold, health, die, fill, leader or cut", file=sys.stderr)
     return 2
 
 

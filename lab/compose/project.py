@@ -25,16 +25,19 @@ from deploy.images.engine import Engine, EngineError, find_engine
 from lab import paths
 from lab.compose import keys
 from lab.images.build import build_all
-from lab.images.observability import JAEGER
+from lab.images.observability import COLLECTOR, JAEGER
 from lab.topology import LabError
 
 SOURCE = paths.SOURCE / "compose"
 HOME = paths.SOURCE / "build" / "compose"
 NAME = "airmesh"
-TOOLS = ("nats", "jaeger", "prometheus")
+TOOLS = ("nats", "collector", "jaeger", "prometheus")
 CGROUP = "airmesh-compose"
+CLOCK, CUT = "clock-jumps", "leader-cut-off"
 _DEADLINE_SECONDS = 300.0
 _BUILD_SECONDS = 1800.0
+JUMP = "+1h"
+"""How far the clock of `clock-jumps` jumps, as libfaketime spells it."""
 _DEPENDENT_LEVELS = 4
 """Containers that need others, which need others: podman removes none that another one needs."""
 Say = Callable[[str], None]
@@ -64,9 +67,40 @@ class Project:
         return self.home / "secrets"
 
     @property
-    def now(self) -> Path:
-        """An overlay's fault is there while this file is."""
-        return self.state / "drill" / "now"
+    def _drill(self) -> Path:
+        return self.state / "drill"
+
+    def fault(self, overlay: str, jump: str = JUMP) -> None:
+        """An overlay's fault begins: the file of its name is its sign. Raises LabError when the project is not up.
+
+        That of `leader-cut-off` names the server that leads now.
+        """
+        _check_overlay(overlay)
+        if not self._drill.is_dir():
+            raise LabError(f"the project is not up: make compose-up OVERLAY={overlay}")
+        if overlay == CLOCK:
+            self._write("clock", jump)
+        self._write(overlay, self._leader() if overlay == CUT else "")
+
+    def heal(self, overlay: str) -> None:
+        """The fault ends. Raises LabError for a name of no overlay."""
+        _check_overlay(overlay)
+        (self._drill / overlay).unlink(missing_ok=True)
+        if overlay == CLOCK and self._drill.is_dir():
+            self._write("clock", "+0")
+
+    def _write(self, name: str, text: str) -> None:
+        draft = self._drill / f".{name}"
+        draft.write_text(f"{text}\n")
+        draft.rename(self._drill / name)
+
+    def _leader(self) -> str:
+        """The server that leads the others, as the first one that says it."""
+        for server in keys.SERVERS:
+            with suppress(EngineError):
+                asked = ("exec", self.container(server), "/usr/bin/python3", "/drill.py", "leader")
+                return find_engine().run(*asked).strip()
+        raise LabError("no server says which one leads: python -m lab.compose status")
 
     # --- before
 
@@ -83,8 +117,8 @@ class Project:
             os.chown(folder, keys.SERVER_USER, keys.SERVER_USER)
         for name in ("bpffs", "lib", "run", "cni.d"):
             (self.state / "node" / name).mkdir(parents=True, exist_ok=True)
-        self.now.parent.mkdir(exist_ok=True)
-        (self.now.parent / "clock").write_text("+0\n")
+        self._drill.mkdir(exist_ok=True)
+        self._write("clock", "+0")
         self._bpffs.parent.mkdir(parents=True, exist_ok=True)
         if not os.path.ismount(self._bpffs):
             _run(["mount", "-t", "bpf", "bpf", str(self._bpffs)])
@@ -100,7 +134,7 @@ class Project:
         return cgroup_root() / CGROUP
 
     def images(self, engine: Engine, say: Say) -> None:
-        """Builds what is not ours (Jaeger, Prometheus, Python beside NATS); ours must be there.
+        """Builds what is not ours (collector, Jaeger, Prometheus, Python beside NATS); ours must be there.
 
         Raises LabError, EngineError.
         """
@@ -109,8 +143,8 @@ class Project:
             raise LabError(f"not built: {', '.join(missing)}: make images")
         programs = self.home / "programs"
         programs.mkdir(parents=True, exist_ok=True)
-        jaeger = asyncio.run(build_all((JAEGER,), paths.settings().cache, say))[JAEGER.name]
-        for source in (jaeger, Path(__file__).with_name("drill.py")):
+        built = asyncio.run(build_all((JAEGER, COLLECTOR), paths.settings().cache, say))
+        for source in (*built.values(), Path(__file__).with_name("drill.py")):
             shutil.copy(source, programs / source.name)
         on, server = base(engine, say), f"{plan.REGISTRY}/{plan.BUS}:{plan.tag()}"
         for stage in TOOLS:
@@ -129,9 +163,8 @@ class Project:
         engine = find_engine()
         program = [str(self.home / "venv/bin/podman-compose")] if engine.is_podman else [*engine.command, "compose"]
         files = [SOURCE / "compose.yaml", *(SOURCE / "overlays" / f"{name}.yaml" for name in self.overlays)]
-        for file in files:
-            if not file.is_file():
-                raise LabError(f"no overlay is called {file.stem}: {', '.join(overlays())}")
+        for overlay in self.overlays:
+            _check_overlay(overlay)
         # Not one pod for all of them: `host` and the servers have namespaces of their own.
         apart = ("--in-pod", "false") if engine.is_podman else ()
         return [*program, "-p", NAME, *apart, *(part for file in files for part in ("-f", str(file))), *arguments]
@@ -142,6 +175,7 @@ class Project:
             **os.environ,
             "AIRMESH_TAG": plan.tag(),
             "AIRMESH_COMPOSE_CGROUP": str(self._cgroup),
+            **({"AIRMESH_FAKETIME": str(faketime())} if CLOCK in self.overlays else {}),
             "CONTAINERS_CONF": str(SOURCE / "containers.conf"),
         }
         _run(self.command(*arguments), environment)
@@ -192,8 +226,15 @@ class Project:
 
     def inspect(self, service: str) -> dict[str, Any]:
         """What the engine says of a service's container. Raises EngineError."""
-        said: list[dict[str, Any]] = json.loads(find_engine().run("inspect", self.container(service)))
-        return said[0]
+        return self._inspect(service)[0]
+
+    def _inspect(self, *services: str) -> list[dict[str, Any]]:
+        said: list[dict[str, Any]] = json.loads(find_engine().run("inspect", *map(self.container, services)))
+        return said
+
+    def pids(self, *services: str) -> list[int]:
+        """The first process of each service's container, 0 where none runs. Raises EngineError."""
+        return [int(one["State"]["Pid"]) for one in self._inspect(*services)]
 
     def container(self, service: str) -> str:
         """Name of the container of a service."""
@@ -227,6 +268,23 @@ def tool_image(stage: str) -> str:
 def overlays() -> list[str]:
     """Names of all overlays."""
     return sorted(path.stem for path in (SOURCE / "overlays").glob("*.yaml"))
+
+
+def faketime() -> Path:
+    """Where libfaketime is: AIRMESH_FAKETIME, or Debian's. Raises LabError when it is not there."""
+    named = os.environ.get("AIRMESH_FAKETIME")
+    found = [Path(named)] if named else sorted(Path("/usr/lib").glob("*/faketime/libfaketime.so.1"))
+    if not found or not found[0].is_file():
+        raise LabError(
+            f"{CLOCK}: no libfaketime{f' at AIRMESH_FAKETIME={named}' if named else ''}: apt-get install libfaketime, "
+            "or name its file in AIRMESH_FAKETIME"
+        )
+    return found[0]
+
+
+def _check_overlay(name: str) -> None:
+    if name not in overlays():
+        raise LabError(f"no overlay is called {name}: {', '.join(overlays())}")
 
 
 def _run(argv: Sequence[str], environment: dict[str, str] | None = None) -> None:

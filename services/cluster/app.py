@@ -178,16 +178,10 @@ def _writers(
         instance=runtime.instance,
         log=log,
     )
+    servers = [decisions.cursor(), changes.cursor(ConfigMap, Deployment)]
     loops = [
         Loop(runtime, "nodes", cursors=[acks.cursor(), blocks.cursor()], apply=nodes.apply, period=5, debounce=0.05),
-        Loop(
-            runtime,
-            "coredns",
-            cursors=[decisions.cursor(), changes.cursor(ConfigMap, Deployment)],
-            apply=names.apply,
-            period=5,
-            debounce=0.05,
-        ),
+        Loop(runtime, "coredns", cursors=servers, apply=names.apply, period=5, debounce=0.05),
         Loop(
             runtime,
             "pools",

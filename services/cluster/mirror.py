@@ -190,7 +190,7 @@ class Mirror:
         async with self._limit:
             if not self._lease.held:
                 return False
-            with self._telemetry.span("cluster.upsert", parent, key=key, **_named(value)) as span:
+            with self._telemetry.span("cluster.upsert", parent, airmesh__key=key, **_named(value)) as span:
                 try:
                     written = await self._put(key, value, there, span.traceparent)
                     self.unwritable.pop(key, None)
@@ -226,7 +226,7 @@ class Mirror:
         async with self._limit:
             if not self._lease.held:
                 return False
-            with self._telemetry.span("cluster.delete", there.traceparent, key=key, **_named(there.value)):
+            with self._telemetry.span("cluster.delete", there.traceparent, airmesh__key=key, **_named(there.value)):
                 lost = await self._kv.delete(key, there.revision)
             self.unwritable.pop(key, None)
             if lost is not None:

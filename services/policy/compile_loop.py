@@ -80,7 +80,10 @@ class CompileLoop:
             condition.set(name not in unsynced, unsynced.get(name, ""))
         # A routine pass leaves no trace; one span for each change that brought us here, linked with the first.
         with self._runtime.telemetry.together(
-            "policy.compile", batch.traces, revision=revision_text(batch.revision), changes=len(batch.changes)
+            "policy.compile",
+            batch.traces,
+            airmesh__revision=revision_text(batch.revision),
+            airmesh__changes=len(batch.changes),
         ):
             if await self._take_in(batch, started, compiling=not unsynced):
                 await self._publish(batch, incarnation, started)

@@ -1,11 +1,13 @@
 """An API server for compose.yaml: the stub of the cluster service's tests, with a node and two pools, on loopback.
 
-Run in the network namespace of the project's `host`: `python -m tests.compose.api PORT`.
+Run in the network namespace of the project's `host`: `python -m tests.compose.api PORT`. Each line of its stdin is an
+object to put: `[kind, object, namespace, name]`.
 """
 
 from __future__ import annotations
 
 import asyncio
+import json
 import sys
 
 from tests.shell.cluster.apiserver import ApiServer
@@ -27,6 +29,11 @@ async def serve(port: int) -> None:
     for name, (cidr, size) in POOLS.items():
         await api.put("IPPool", {"spec": {"cidr": cidr, "blockSize": size}}, name=name)
     await api.start()
+    given = asyncio.StreamReader()
+    await asyncio.get_running_loop().connect_read_pipe(lambda: asyncio.StreamReaderProtocol(given), sys.stdin)
+    while line := await given.readline():
+        kind, written, namespace, name = json.loads(line)
+        await api.put(kind, written, namespace, name)
     await asyncio.Event().wait()
 
 

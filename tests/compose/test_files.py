@@ -12,12 +12,14 @@ import yaml
 
 from deploy.images import plan
 from lab.compose import keys
-from lab.compose.project import SOURCE, overlays, tool_image
+from lab.compose.project import CUT, SOURCE, Project, faketime, overlays, tool_image
+from lab.topology import LabError
 
 COMPOSE: dict[str, Any] = yaml.safe_load((SOURCE / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
 COPIES = {"cluster": 2, "ipam": 2, "policy": 2, "dns": 2, "routing": 1, "dataplane": 1}
-TOOLS = {"nats-1", "nats-2", "nats-3", "host", "jaeger", "prometheus"}
+TOOLS = {"nats-1", "nats-2", "nats-3", "host", "collector", "jaeger", "prometheus"}
+COLLECTOR: dict[str, Any] = yaml.safe_load((SOURCE / "collector.yaml").read_text())
 
 
 def copies(service: str) -> dict[str, Any]:
@@ -60,7 +62,9 @@ def test_no_port_is_taken_twice_and_prometheus_asks_them_all() -> None:
     ports = [one["environment"]["AIRMESH_HEALTH_PORT"] for one in SERVICES.values() if "environment" in one]
     assert len(ports) == len(set(ports)) == sum(COPIES.values())
     asked = yaml.safe_load((SOURCE / "targets.yaml").read_text())
-    assert {target.split(":")[1] for one in asked for target in one["targets"]} == set(ports)
+    (own,) = COLLECTOR["service"]["telemetry"]["metrics"]["readers"]
+    of_collector = str(own["pull"]["exporter"]["prometheus"]["port"])
+    assert {target.split(":")[1] for one in asked for target in one["targets"]} == {*ports, of_collector}
     for published in SERVICES["host"]["ports"]:
         assert published.startswith("127.0.0.1:")
 
@@ -71,6 +75,18 @@ def test_the_servers_are_where_everybody_looks_for_them() -> None:
     url = ",".join(f"nats://{address}:4222" for address in given.values())
     assert COMPOSE["x-environment"]["AIRMESH_NATS_URL"] == url
     assert {SERVICES[name]["environment"]["AIRMESH_BUCKET_REPLICAS"] for name in copies("cluster")} == {str(len(given))}
+
+
+def test_spans_go_to_the_collector_and_from_there_to_jaeger() -> None:
+    takes = COLLECTOR["receivers"]["otlp"]["protocols"]["http"]["endpoint"]
+    assert COMPOSE["x-environment"]["OTEL_EXPORTER_OTLP_ENDPOINT"] == f"http://{takes}"
+    (given,) = [one for one in SERVICES["jaeger"]["command"] if one.startswith("--set=receivers.")]
+    assert COLLECTOR["exporters"]["otlphttp"]["endpoint"] == f"http://{given.partition('=')[2].partition('=')[2]}"
+    health = COLLECTOR["extensions"]["healthcheckv2"]["http"]["endpoint"]
+    assert SERVICES["collector"]["healthcheck"]["test"][-1] == f"http://{health}/status"
+    for pipeline in COLLECTOR["service"]["pipelines"].values():
+        for kind in ("receivers", "processors", "exporters"):
+            assert set(pipeline[kind]) <= set(COLLECTOR[kind])
 
 
 def test_the_tools_are_those_of_the_dockerfile() -> None:
@@ -93,6 +109,8 @@ def test_an_overlay_lies_over_what_is_there(name: str) -> None:
             assert written["read_only"]
             assert written["cap_drop"] == ["ALL"]
         assert any("state/drill:/drill:ro" in volume for volume in written["volumes"])
+        started = written.get("entrypoint", [])
+        assert [one for one in started if one.startswith("/drill/")] == [f"/drill/{name}"] * bool(started)
         for volume in written["volumes"]:
             if volume.startswith("../lab"):
                 assert (SOURCE / volume.split(":")[0]).exists()
@@ -119,3 +137,76 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
     assert mounted <= {path.name for path in folder.rglob("*")} | {"kubeconfig"}
     assert not keys.make_secrets(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == made
+
+
+def test_secrets_that_are_not_whole_are_named_and_kept(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    keys.make_secrets(folder)
+    (folder / "seeds" / "ipam.seed").unlink()
+    (folder / "nats-2" / "tls.key").write_bytes(b"")
+    left = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(LabError) as refused:
+        keys.make_secrets(folder)
+    assert f"{folder} is not whole, it lacks nats-2/tls.key, seeds/ipam.seed:" in str(refused.value)
+    assert "remove the folder" in str(refused.value)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == left
+    assert keys.missing(tmp_path / "empty")[0] == "ca.crt"
+
+
+def test_secrets_whose_making_was_cut_short_are_made(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = tmp_path / "secrets"
+    with monkeypatch.context() as cut:
+        cut.setattr(keys, "write_seeds", None)
+        with pytest.raises(TypeError):
+            keys.make_secrets(folder)
+    assert not folder.exists()
+    assert keys.make_secrets(folder)
+    assert [path.name for path in tmp_path.iterdir()] == ["secrets"]
+
+
+def test_who_may_do_what_follows_the_code_and_keys_stay(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    keys.make_secrets(folder)
+    kept = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder / "nats-1" / "nats.conf").write_text("of an earlier release")
+    assert not keys.make_secrets(folder)
+    assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == kept
+
+
+def test_a_seed_that_is_none_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "secrets"
+    keys.make_secrets(folder)
+    (folder / "seeds" / "cli.seed").write_text("nothing that anybody signs with\n")
+    with pytest.raises(LabError, match=r"seeds/cli.seed is no seed of an nkey: remove"):
+        keys.make_secrets(folder)
+
+
+def test_a_kubeconfig_takes_the_place_of_the_folder_that_an_engine_made(tmp_path: Path) -> None:
+    given, folder = tmp_path / "given", tmp_path / "secrets"
+    given.write_text("apiVersion: v1\n")
+    (folder / "kubeconfig").mkdir(parents=True)
+    keys.take_kubeconfig(given, folder)
+    assert (folder / "kubeconfig").read_text() == "apiVersion: v1\n"
+
+
+def test_a_fault_is_of_an_overlay_and_of_a_project_that_is_up(tmp_path: Path) -> None:
+    project = Project(home=tmp_path)
+    with pytest.raises(LabError, match="make compose-up OVERLAY=nats-dies"):
+        project.fault("nats-dies")
+    with pytest.raises(LabError, match="no overlay is called flood: clock-jumps"):
+        project.fault("flood")
+    (project.state / "drill").mkdir(parents=True)
+    for overlay in {*overlays()} - {CUT}:  # whose sign names a server that runs
+        project.fault(overlay)
+        assert (project.state / "drill" / overlay).exists()
+        project.heal(overlay)
+    assert [(path.name, path.read_text()) for path in (project.state / "drill").iterdir()] == [("clock", "+0\n")]
+
+
+def test_a_clock_cannot_jump_without_the_library(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setenv("AIRMESH_FAKETIME", str(tmp_path / "none"))
+    with pytest.raises(LabError, match=r"no libfaketime at AIRMESH_FAKETIME=.*: apt-get install libfaketime"):
+        faketime()
+    monkeypatch.setenv("AIRMESH_FAKETIME", str(tmp_path))
+    with pytest.raises(LabError, match="clock-jumps"):
+        faketime()

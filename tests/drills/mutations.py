@@ -181,6 +181,34 @@ CHASSIS = (
         tests=("tests/core/chassis/telemetry/test_ring.py",),
     ),
     Mutant(
+        name="a-large-span-takes-one-place",
+        file="chassis/telemetry/ring.py",
+        old="        if more > 0:\n",
+        new="        if more < 0:\n",
+        tests=("tests/core/chassis/telemetry/test_ring.py",),
+    ),
+    Mutant(
+        name="a-new-list-is-a-change-of-all",
+        file="chassis/bus/causes.py",
+        old="last = 0 if view.resyncs == lists else sequence",
+        new="last = 0",
+        tests=("tests/shell/chassis/bus/test_causes.py",),
+    ),
+    Mutant(
+        name="a-repaired-route-is-of-the-last-change",
+        file="services/routing/installer.py",
+        old="        self._causes.done()\n",
+        new="",
+        tests=("tests/netns/routing/test_routes.py",),
+    ),
+    Mutant(
+        name="a-span-for-each-node",
+        file="proto/subjects.py",
+        old='return ".".join(subject.split(".", 4)[:4])',
+        new="return subject",
+        tests=("tests/netns/dataplane/test_one_trace.py",),
+    ),
+    Mutant(
         name="a-batch-is-in-one-trace-alone",
         file="chassis/telemetry/traces.py",
         old="            for parent in others:\n",
@@ -2142,6 +2170,13 @@ SHIP = (
         old="        os.utime(path, (TIME, TIME), follow_symlinks=False)\n",
         new="        path.exists()\n",
         tests=("tests/shell/deploy/test_stages.py",),
+    ),
+    Mutant(
+        name="secrets-that-lack-a-file-are-taken-as-whole",
+        file="lab/compose/keys.py",
+        old="    elif lacks := missing(folder):\n",
+        new="    elif lacks := [] if folder.is_dir() else missing(folder):\n",
+        tests=("tests/compose/test_files.py",),
     ),
     Mutant(
         name="a-right-that-nothing-needs",

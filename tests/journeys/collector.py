@@ -74,8 +74,8 @@ class FlowCollector:
         with self._lock:
             return [span for spans in self._spans_by_trace.values() for span in spans]
 
-    def trace_with(self, services: set[str], value: str, timeout: float) -> list[Span]:
-        """The first trace with ``value`` among a span's attributes and with spans of all ``services``, whole.
+    def trace_with(self, services: set[str], about: dict[str, str], timeout: float) -> list[Span]:
+        """The first trace with a span that has these attributes and with spans of all ``services``, whole.
 
         Waits for it; fails with the best candidate's services, so that the test says who is missing.
         """
@@ -86,7 +86,7 @@ class FlowCollector:
                 traces = [
                     list(spans)
                     for spans in self._spans_by_trace.values()
-                    if any(value in span.attributes.values() for span in spans)
+                    if any(about.items() <= span.attributes.items() for span in spans)
                 ]
             for spans in traces:
                 seen = {span.service for span in spans}
@@ -95,7 +95,7 @@ class FlowCollector:
                 if len(seen & services) > len(best & services):
                     best = seen
             time.sleep(0.2)
-        raise AssertionError(f"no trace of {value} spans {sorted(services)}; the best one has {sorted(best)}")
+        raise AssertionError(f"no trace of {about} spans {sorted(services)}; the best one has {sorted(best)}")
 
 
 def orphans(spans: list[Span]) -> list[Span]:

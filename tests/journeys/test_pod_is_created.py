@@ -94,7 +94,7 @@ def test_one_trace_spans_all_services(space: LabNamespace, collector: FlowCollec
     _sticky(space, "n2")
     space.lab.kubectl("rollout", "status", "-n", space.namespace, "statefulset/keeper", "--timeout=60s", seconds=70)
     spans = collector.trace_with(
-        {"cluster", "policy", "dataplane", "ipam", "routing"}, f"{space.namespace}/keeper-0", timeout=30
+        {"cluster", "policy", "dataplane", "ipam", "routing"}, {"k8s.namespace.name": space.namespace}, timeout=30
     )
     assert len({span.trace for span in spans}) == 1
 

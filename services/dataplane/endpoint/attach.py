@@ -122,7 +122,7 @@ class Attacher:
             "k8s__pod__name": pod.name,
             "k8s__node__name": self._node,
         }
-        return self._telemetry.span("cni-add", parent, waited=waited, pod=f"{pod.namespace}/{pod.name}", **named)
+        return self._telemetry.span("cni-add", parent, waited=waited, **named)
 
     async def _again(self, known: LocalEndpoint, request: Request) -> Attached:
         """The same ADD once more: the same answer if all of it is there, else an error that DEL clears."""
@@ -165,7 +165,7 @@ class Attacher:
         )
         progress.leases = await self._book.acquire(plan, ask, node.uid if node else "")
         progress.reached = Step.ADDRESSED
-        span.event("addressed", addresses=",".join(str(lease.address) for lease in progress.leases))
+        span.event("addressed", airmesh__addresses=",".join(str(lease.address) for lease in progress.leases))
         wanted = PodLink(
             attachment=request.attachment,
             uid=uid,
@@ -175,7 +175,7 @@ class Attacher:
         progress.reached = Step.GUARDED  # also while it is being made: a call that is given up on finds it by its name
         made = await self._inside(netns, lambda mine: self._links.create(wanted, mine, partial(self._guard, wanted)))
         progress.index = made.index
-        span.event("linked", ifindex=made.index)
+        span.event("linked", airmesh__ifindex=made.index)
         endpoint = progress.endpoint = LocalEndpoint(
             attachment=request.attachment,
             leases=progress.leases,
@@ -263,7 +263,7 @@ class Attacher:
 
     def _named(self, attachment: Attachment, leases: tuple[Lease, ...]) -> dict[str, Any]:
         """Attributes of a DEL: of one that finds nothing to undo, only whose it would be."""
-        named = {"container": attachment.container, "k8s__node__name": self._node}
+        named = {"container__id": attachment.container, "k8s__node__name": self._node}
         for lease in leases[:1]:
             named |= {"k8s__namespace__name": lease.namespace, "k8s__pod__name": lease.pod}
         return named

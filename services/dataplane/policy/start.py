@@ -65,7 +65,7 @@ class PolicyLoop:
         with self._telemetry.together("policy.enforce", self._traces(rules), k8s__node__name=node) as span:
             outcome = await self._enforcer.enforce(dirty)
             if span is not None:
-                span.set(changed=outcome.changed)
+                span.set(airmesh__changed=outcome.changed)
         if self._enforcer.begun and not begun:
             self._begun()
         if outcome.revision is not None and outcome.revision != self.reached:

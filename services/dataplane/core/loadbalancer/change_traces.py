@@ -14,7 +14,7 @@ from itertools import chain, islice, zip_longest
 from services.dataplane.core.loadbalancer.service_objects import Name
 
 PER_SECOND = 64
-"""Spans: some 0.1 % of a processor while they are kept in memory, 0.6 % while they are exported, too."""
+"""Spans: some 0.15 % of a processor while they are kept in memory, 0.7 % while they are exported, too."""
 AT_ONCE = 64
 """Spans of one pass; also how many may be made at once after a time of few."""
 OF_ONE = 8

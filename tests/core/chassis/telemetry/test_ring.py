@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.telemetry.ring import MOST_ATTRIBUTES, MOST_EVENTS, MOST_TEXT, KeptSpan, SpanRing
+from chassis.telemetry.ring import MOST_ATTRIBUTES, MOST_EVENTS, MOST_TEXT, SLOT_BYTES, KeptSpan, SpanRing
 from chassis.telemetry.traces import TOGETHER, Telemetry
 from proto.codec import MAX_VALUE, encode
 from proto.traces import MAX_SPANS, SpansRequest
@@ -19,9 +19,9 @@ from proto.traces import MAX_SPANS, SpansRequest
 OWNERS = st.lists(st.sampled_from(["a", "b", "c", "d", ""]), max_size=80)
 
 
-def kept(name: str = "x", trace_id: str = "ab" * 16, **attributes: str) -> KeptSpan:
+def kept(span_name: str = "x", /, trace_id: str = "ab" * 16, **attributes: Any) -> KeptSpan:
     return KeptSpan(
-        trace_id=trace_id, span_id="cd" * 8, parent_id="", name=name, attributes=attributes, links=(), waited=0.0
+        trace_id=trace_id, span_id="cd" * 8, parent_id="", name=span_name, attributes=attributes, links=(), waited=0.0
     )
 
 
@@ -52,6 +52,62 @@ def test_one_who_makes_many_pushes_out_its_own_alone() -> None:
     assert names == [f"quiet-{number}" for number in range(30)]
     loud = [span.name for span in ring.find(SpansRequest(trace_id="ee" * 16)).spans]
     assert loud == [f"loud-{number}" for number in range(9_930, 10_000)]
+
+
+def test_who_makes_large_spans_loses_its_own_alone() -> None:
+    """A span has a place for each 768 bytes that it has begun, and all of them together are bounded."""
+    ring = SpanRing(200)
+    for number in range(60):
+        span = kept(f"quiet-{number}")
+        ring.put("quiet", span)
+        span.end(None)
+        ring.settle("quiet", span)
+    attributes = {f"a{number}": "v" * MOST_TEXT for number in range(MOST_ATTRIBUTES)}
+    slots = 0
+    for number in range(300):
+        span = kept(f"large-{number}", trace_id="ee" * 16, **attributes)
+        ring.put("loud", span)
+        span.end(None)
+        ring.settle("loud", span)
+        slots = span.size // SLOT_BYTES + 1
+        assert span.slots == slots
+    assert slots == 6
+    small, large = (ring.find(SpansRequest(trace_id=trace_id)) for trace_id in ("ab" * 16, "ee" * 16))
+    assert [span.name for span in small.spans] == [f"quiet-{number}" for number in range(60)]
+    assert [span.name for span in large.spans][-1] == "large-299"
+    assert len(large.spans) + large.left_out == (200 - 60) // slots
+    assert len(ring) == 60 + (200 - 60) // slots
+
+
+def test_a_span_that_ended_late_is_not_counted_again() -> None:
+    ring = SpanRing(2)
+    first = kept("first")
+    ring.put("a", first)
+    for number in range(4):
+        ring.put("a", kept(f"later-{number}"))
+    first.set({f"a{number}": "v" * MOST_TEXT for number in range(MOST_ATTRIBUTES)})
+    first.end(None)
+    ring.settle("a", first)
+    first.event("too late", {})
+    first.end(None)
+    assert [span.name for span in ring.find(SpansRequest(trace_id="ab" * 16)).spans] == ["later-2", "later-3"]
+    ring.put("a", kept("last"))
+    assert len(ring) == 2
+
+
+@given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.floats(), st.booleans()), max_size=6))
+def test_what_is_told_of_a_span_is_the_same_after_its_end(attributes: dict[str, Any]) -> None:
+    span = kept("x", **attributes)
+    span.event("e", attributes)
+    before = span.published()
+    span.end(None)
+    after = span.published()
+    assert (after.attributes, after.name, after.start_ns) == (before.attributes, before.name, before.start_ns)
+    assert [event.attributes for event in after.events] == [event.attributes for event in before.events]
+    ring = SpanRing()
+    ring.put("", span)
+    for name, value in before.attributes:
+        assert ring.find(SpansRequest(attributes=((name, value),))).spans == (after,)
 
 
 def test_a_span_keeps_no_more_than_its_bounds() -> None:

@@ -112,6 +112,9 @@ def test_seeds_of_before_are_signed_as_they_are(there: Secrets) -> None:
     name = names.seed_secret("ipam")
     seed = parse(secrets.texts_of(there[name])["seed"]).seed
     there[name] = secrets.secret(name, {"seed": seed.reveal() + "\n"})
+    (key,) = (key for key in secrets.keys(()) if key.secret == name)
+    with pytest.raises(Declined, match="nobody has signed"):
+        accounts.renewed_key(there[name], [key], by)
     (signed,) = accounts.signed_keys(there, HOSTS, by)
     one = parse(secrets.texts_of(signed)["seed"])
     assert one.seed == seed

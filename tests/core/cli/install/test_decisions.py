@@ -201,3 +201,15 @@ def test_why_a_container_never_began_is_the_runtimes_to_say_since_there_is_no_lo
     found = rollout.obstacle([pod])
     assert found is not None
     assert (found.final, found.sentence) == (False, f"pod a on node n1 ends again and again ({why})")
+
+
+def test_of_a_job_that_failed_the_container_that_did_is_named() -> None:
+    def ended(name: str, code: int) -> dict[str, Any]:
+        return {"name": name, "state": {"terminated": {"exitCode": code}}}
+
+    done = {"initContainerStatuses": [ended("routes", 0)], "containerStatuses": [ended("rest", 1)]}
+    assert rollout.failed_container({"status": done}) == "rest"
+    waits = {"initContainerStatuses": [ended("routes", 1)], "containerStatuses": [{"name": "rest", "state": {}}]}
+    assert rollout.failed_container({"status": waits}) == "routes"
+    assert rollout.failed_container({"status": {"containerStatuses": [ended("rest", 0)]}}) == ""
+    assert rollout.failed_container({}) == ""

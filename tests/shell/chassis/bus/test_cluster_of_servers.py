@@ -17,14 +17,15 @@ from tests.pki import Authority
 
 
 @pytest.fixture
-def cluster(tmp_path: Path) -> Iterator[NatsCluster]:
-    made = NatsCluster(tmp_path)
+def cluster(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[NatsCluster]:
+    made = NatsCluster(tmp_path, signed=getattr(request, "param", False))
     made.start()
     yield made
     made.close()
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("cluster", [False, True], ids=["listed users", "signed accounts"], indirect=True)
 async def test_a_bucket_gets_as_many_copies_as_there_are_servers_and_lives_without_one(cluster: NatsCluster) -> None:
     await cluster.ready()
     async with runtime_of(cluster.servers[0], "cluster", url=cluster.url) as runtime:

@@ -15,18 +15,23 @@ from typing import Any
 import pytest
 
 from chassis.bus import connection as chassis_connection
+from chassis.bus.accounts import User
+from chassis.bus.client import Bus
 from chassis.bus.connection import Connection
 from chassis.bus.credentials import Credentials, parse
 from chassis.bus.nats_config import Server, render
+from chassis.runtime.settings import BaseSettings
+from chassis.secret import Secret
 from chassis.telemetry.log import Log
 from cli.install import names, secrets
+from proto.subjects import ACKS
 from services.dataplane import seeds
 from services.dataplane.replaced_file import replace_file
-from tests.natsd import Lines, free_port, server_program
+from tests.natsd import Lines, free_port, runtime_of, server_program
 from tests.shell.cli.install.conftest import APPS, NODES, ROOT, World
 from tests.shell.cli.install.test_install import CORE, data
 
-INSTALL = ("install", "--uplinks", "eth0", "--timeout", "30")
+INSTALL = ("install", "--uplinks", "eth0", "--pool", "10.244.0.0/16", "--timeout", "30")
 ANNOTATION = names.SINCE
 
 
@@ -131,6 +136,24 @@ class Kubelets:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
+    @asynccontextmanager
+    async def service(self, name: str) -> AsyncIterator[Bus]:
+        """A service's bus, whole."""
+        settings = BaseSettings(
+            nats_url=self.url,
+            nats_seed_file=await asyncio.to_thread(self.seed, name),
+            nats_user=name,
+            nats_ca_file=self.ca,
+            instance=name,
+        )
+        async with runtime_of(self, name, settings=settings) as runtime:  # type: ignore[arg-type]
+            yield runtime.bus
+
+    def user(self, role: str, _node: str | None = None) -> User:
+        """Of a role that is not per node, as ``runtime_of`` asks a server for it."""
+        found = next(key for key in secrets.keys(()) if key.role.name == role)
+        return User(name=found.user, role=found.role, node="", seed=Secret(""), public="")
+
     async def is_let_in(self, user: str, file: Path) -> bool:
         async with self.agent(user, file) as one:
             await until(
@@ -175,6 +198,13 @@ async def test_keys_are_rotated_beneath_agents_that_stay(world: World, kubelets:
         agents = {user: await stack.enter_async_context(kubelets.agent(user)) for user in users}
         await until("all are connected", lambda: all(one.connected for one in agents.values()))
         taken = {user: kubelets.copy(user) for user in users}
+        async with kubelets.service("cluster") as bus:
+            await bus.make_buckets()
+            own = ACKS.subject("n1")
+            stored = await agents["dataplane-n1"].call(
+                own, b"x", timeout=10, headers={"Nats-Expected-Stream": ACKS.stream}
+            )
+            assert b'"seq"' in stored.data, "streams are in the account that all of them know"
 
         rotating = asyncio.create_task(airmesh(world, "keys", "rotate", "--node", "n1", "--service", "ipam"))
         while not rotating.done():

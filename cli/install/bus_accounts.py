@@ -1,0 +1,75 @@
+"""The bus' servers that run are given accounts, and asked who is connected: by a Job, where nodes reach them.
+
+Whoever installs need not reach the bus. A run that was killed leaves a Job and its Secret; the next one clears them.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+
+from cli.faults import Declined
+from cli.install import accounts, jobs, names
+from cli.install import render as manifests
+from cli.install.kinds import Object, Ref, ref
+from cli.install.kubernetes import Kubernetes
+from cli.install.secrets import Host
+
+
+def secrets_of(api: Kubernetes) -> dict[str, Object]:
+    """Our Secrets by name."""
+    return {one["metadata"]["name"]: one for one in api.items("v1", "Secret", names.NAMESPACE)}
+
+
+class BusAccounts:
+    """Of one installation. ``until_done`` waits for an object's pods, by their labels, and raises `Declined`."""
+
+    def __init__(self, api: Kubernetes, say: Callable[[str], None], until_done: Callable[[Ref, str], None]) -> None:
+        self._api, self._say, self._until_done = api, say, until_done
+
+    def admit(self, objects: Sequence[Object], hosts: Sequence[Host]) -> None:
+        """Give the servers that run the accounts of services and nodes; those of nodes that are gone let nobody in."""
+        there = secrets_of(self._api)
+        if names.OPERATOR not in there:
+            return
+        by = accounts.issuer(there)
+        left, given = accounts.gone(there, hosts, by)
+        given += accounts.of_services(there, by).values()
+        for host in hosts:
+            if names.node_secret(host.name) in there:
+                given += accounts.of_host(there, host, by)
+        self.hand_over(objects, given)
+        for name in left:
+            self._api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
+
+    def hand_over(self, objects: Sequence[Object], given: Sequence[str]) -> None:
+        """Have the bus' servers take accounts; what a run before left is cleared away first. Raises `Declined`."""
+        for one in self._api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
+            self._clear(one["metadata"]["name"])
+        for first in range(0, len(given), accounts.MOST):
+            self.on_bus(objects, given[first : first + accounts.MOST], {})
+        self._say(f"the bus has {len(given)} accounts")
+
+    def on_bus(self, objects: Sequence[Object], given: Sequence[str], waits: Mapping[str, object]) -> None:
+        """Run the Job that hands over accounts, or waits for users to take their keys. Raises `Declined`."""
+        name = f"airmesh-{jobs.ACCOUNTS}-{names.digest(str(time.time_ns()))}"
+        self._api.create(accounts.job_secret(secrets_of(self._api), name, given, waits))
+        work = jobs.hand_over(name, manifests.image_of(objects, "cluster"), manifests.settings_of(objects))
+        try:
+            self._api.create(work)
+            self._until_done(ref(work), f"{names.NAME}={jobs.ACCOUNTS}")
+        except Declined as declined:
+            said = self._last_word(name)
+            raise (Declined(said, declined.remedy) if said else declined) from declined
+        finally:
+            self._clear(name)
+
+    def _clear(self, name: str) -> None:
+        self._api.delete(Ref("batch/v1", "Job", names.NAMESPACE, name))
+        self._api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
+
+    def _last_word(self, job: str) -> str:
+        pods = self._api.items("v1", "Pod", names.NAMESPACE, labels=f"{names.NAME}={jobs.ACCOUNTS}")
+        own = [one["metadata"]["name"] for one in pods if one["metadata"]["name"].startswith(job)]
+        said = [self._api.log_of(names.NAMESPACE, one, jobs.ACCOUNTS, lines=1) for one in own]
+        return next((text for text in said if text), "")
