@@ -41,6 +41,10 @@ class Plan:
     objects: tuple[Object, ...]
     """Everything that is rendered, in order."""
 
+    def fitted(self, checksums: Mapping[str, str]) -> list[Object]:
+        """Objects as they are for so many nodes and servers, and these keys."""
+        return manifests.fitted(self.objects, nodes=len(self.hosts), servers=len(self.servers), checksums=checksums)
+
 
 class Cluster:
     """One installation in one cluster. ``say`` gets a line of progress at a time."""
@@ -129,10 +133,8 @@ class Cluster:
 
     def accounts(self) -> str:
         """Users and accounts of the bus as a part of a NATS server's configuration; makes the keys that are missing."""
-        labels = {names.PART_OF: "airmesh"}
-        self.api.create(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.NAMESPACE, "labels": labels}}
-        )
+        metadata = {"name": names.NAMESPACE, "labels": {names.PART_OF: "airmesh"}}
+        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         hosts = self.hosts()
         for one in secrets.missing_keys(self.secrets(), hosts):
             self.api.create(one)
@@ -158,10 +160,7 @@ class Cluster:
             config = accounts.bus_config(there, wanted.servers, by)
             lines += difference(there.get(names.BUS_CONFIG), config)
             checksums = {names.BUS: bus_checksum(there, config)}
-        fit = manifests.fitted(
-            wanted.objects, nodes=len(wanted.hosts), servers=len(wanted.servers), checksums=checksums
-        )
-        return lines + self.differences_of(fit)
+        return lines + self.differences_of(wanted.fitted(checksums))
 
     def differences_of(self, objects: Sequence[Object]) -> list[str]:
         """The same of these objects alone."""
@@ -200,9 +199,7 @@ class Cluster:
             number = past[-1].number
         tag = manifests.image_of(wanted.objects, "cluster").rpartition(":")[2]
         checksums = self._keys(wanted)
-        objects = manifests.fitted(
-            wanted.objects, nodes=len(wanted.hosts), servers=len(wanted.servers), checksums=checksums
-        )
+        objects = wanted.fitted(checksums)
         revision = Revision(number=number, state=revisions.APPLYING, tag=tag, objects=tuple(objects))
         self.api.apply(revision.write())
         self._apply([one for one in objects if one["kind"] == "ServiceAccount"])
@@ -298,8 +295,8 @@ class Cluster:
 
     def _label(self, host: Host, *, on: bool) -> None:
         """By a field manager of its own: it is the node's, and stays when a plan leaves it out."""
-        labels = {names.BUS_NODE: "true"} if on else {}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": host.name, "labels": labels}}
+        metadata = {"name": host.name, "labels": {names.BUS_NODE: "true"} if on else {}}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
         self.api.apply(node, manager="airmesh-bus")
 
     def put_seeds(self, hosts: Sequence[Host], objects: Iterable[Object]) -> None:
@@ -318,9 +315,9 @@ class Cluster:
     def _begin(self, work: Sequence[Object]) -> None:
         """Make Jobs; one that failed before is made anew, one that runs or is done stays."""
         failed = [ref(one) for one in work if rollout.failed(self.api.get(ref(one)) or {})]
-        for one in failed:
-            self.api.delete(one, foreground=True)
-        self._gone("Jobs that failed before", lambda: [found for one in failed if (found := self.api.get(one))])
+        for job in failed:
+            self.api.delete(job, foreground=True)
+        self._gone("Jobs that failed before", lambda: [found for job in failed if (found := self.api.get(job))])
         for one in work:
             self.api.create(one)
 

@@ -96,7 +96,7 @@ def test_a_span_that_ended_late_is_not_counted_again() -> None:
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.floats(), st.booleans()), max_size=6))
-def test_what_is_told_of_a_span_is_the_same_after_its_end(attributes: dict[str, Any]) -> None:
+def test_what_a_span_says_is_the_same_after_its_end(attributes: dict[str, Any]) -> None:
     span = kept("x", **attributes)
     span.event("e", attributes)
     before = span.published()
