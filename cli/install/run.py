@@ -15,7 +15,7 @@ from typing import Any
 from chassis.bus.accounts import make_accounts
 from chassis.bus.nats_config import accounts_part
 from cli.faults import Complaint, Declined
-from cli.install import accounts, bus_check, jobs, names, requirements, revisions, rollout, secrets
+from cli.install import accounts, bus_check, failed_jobs, jobs, names, requirements, revisions, rollout, secrets
 from cli.install import render as manifests
 from cli.install.bus_accounts import BusAccounts, secrets_of
 from cli.install.differences import difference
@@ -314,10 +314,8 @@ class Cluster:
 
     def _begin(self, work: Sequence[Object]) -> None:
         """Make Jobs; one that failed before is made anew, one that runs or is done stays."""
-        failed = [ref(one) for one in work if rollout.failed(self.api.get(ref(one)) or {})]
-        for job in failed:
-            self.api.delete(job, foreground=True)
-        self._gone("Jobs that failed before", lambda: [found for job in failed if (found := self.api.get(job))])
+        failed = failed_jobs.take_away(self.api, work)
+        self._gone("Jobs that failed before", lambda: [found for one in failed if (found := self.api.get(one))])
         for one in work:
             self.api.create(one)
 
@@ -362,7 +360,7 @@ class Cluster:
             if held is not None and (held.final or late):
                 raise Declined(held.sentence, held.remedy)
             if found is not None and found["kind"] == "Job" and rollout.failed(found):
-                raise self._failed_job(workload)
+                raise failed_jobs.why(self.api, workload)
             if late:
                 raise Declined(
                     f"{workload} is not well within {self.timeout:.0f} s ({seen.text})",
@@ -370,18 +368,6 @@ class Cluster:
                 )
             time.sleep(pause)
             pause = min(pause * 1.3, self._poll)
-
-    def _failed_job(self, job: Ref) -> Declined:
-        """What its last pod said at its end, and where."""
-        pods = self.api.items("v1", "Pod", names.NAMESPACE, labels=f"batch.kubernetes.io/job-name={job.name}")
-        for pod in sorted(pods, key=lambda one: str(one["metadata"].get("creationTimestamp")), reverse=True):
-            if container := rollout.failed_container(pod):
-                said = self.api.log_of(names.NAMESPACE, pod["metadata"]["name"], container, lines=1)
-                node = pod["spec"].get("nodeName", "")
-                return Declined(
-                    f"{job} failed on node {node}: {said or 'it said nothing'}", "mend that, then run again"
-                )
-        return Declined(f"{job} failed", f"look at `kubectl --namespace {names.NAMESPACE} describe job {job.name}`")
 
     def _undo(self, past: Sequence[Revision], wanted: Plan, *, first: bool) -> None:
         """Back to the last complete revision; of a first installation nothing is left."""
