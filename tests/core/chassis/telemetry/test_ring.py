@@ -55,7 +55,7 @@ def test_one_who_makes_many_pushes_out_its_own_alone() -> None:
 
 
 def test_who_makes_large_spans_loses_its_own_alone() -> None:
-    """A span has a place for each 768 bytes that it has begun, and all of them together are bounded."""
+    """A span has a slot for each 768 bytes that it has begun, and all of them together are bounded."""
     ring = SpanRing(200)
     for number in range(60):
         span = kept(f"quiet-{number}")
