@@ -10,7 +10,7 @@ help: ## this list
 
 setup: .venv/.ready ## install what is missing (Debian packages, .venv)
 
-.venv/.ready: requirements.lock requirements/apt.txt requirements/setup.sh
+.venv/.ready: requirements.lock requirements/apt.txt requirements/ship-apt.txt requirements/setup.sh requirements/ship.sh
 	@requirements/setup.sh
 
 lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name, INSTALL=pods)
