@@ -23,9 +23,11 @@ from tests.agent_logs import pytest_runtest_makereport, pytest_runtest_setup
 from tests.kubeapi import kube_api
 from tests.labkit import lab
 from tests.natsd import NatsServer, bus_of, runtime_of
+from tests.podkit import installed
 from tests.workers import arrange, is_worker, pytest_configure, pytest_runtest_protocol, pytest_xdist_make_scheduler
 
 __all__ = [
+    "installed",
     "kube_api",
     "lab",
     "pytest_configure",

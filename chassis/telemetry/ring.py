@@ -1,8 +1,8 @@
 """The spans that an agent keeps in memory, for whoever asks what became of a change (``airmesh trace``).
 
-A fixed number of places. A span that goes on has one; once it has ended it is kept as MessagePack, in a place for each
-:data:`PLACE_BYTES` that it has begun. Each span has an *owner*, the namespace or the node that it is about. When the
-ring is full, the owner that has the most places loses its oldest span: who makes many, or large ones, loses its own
+A fixed number of slots. A span that goes on has one; once it has ended it is kept as MessagePack, in a slot for each
+:data:`SLOT_BYTES` that it has begun. Each span has an *owner*, the namespace or the node that it is about. When the
+ring is full, the owner that has the most slots loses its oldest span: who makes many, or large ones, loses its own
 alone. Nothing here waits, allocates beyond the bounds, or reaches the bus.
 """
 
@@ -18,8 +18,8 @@ from chassis.telemetry.spans import Attribute
 from proto import traces
 
 MOST_SPANS = 1024
-"""Places of one agent, and so the most spans."""
-PLACE_BYTES = 768
+"""Slots of one agent, and so the most spans."""
+SLOT_BYTES = 768
 """Of MessagePack; an ADD with its events has 500."""
 MOST_ATTRIBUTES = 16
 MOST_EVENTS = 16
@@ -85,7 +85,7 @@ class _Contents:
         )
         try:
             return _ENCODER.encode(values)
-        except (UnicodeEncodeError, OverflowError):  # a lone surrogate, a number that has no place: as text
+        except (UnicodeEncodeError, OverflowError):  # a lone surrogate, a number too large: as text
             events = [(_plain(name), after, dict(_pairs(attributes))) for name, after, attributes in self.events]
             attributes = dict(_pairs(self.attributes))
             return _ENCODER.encode(
@@ -106,7 +106,7 @@ class _Contents:
 class KeptSpan:
     """A span that is kept from its begin; a ``Recorder``."""
 
-    __slots__ = ("_contents", "_packed", "places")
+    __slots__ = ("_contents", "_packed", "slots")
 
     def __init__(
         self,
@@ -124,7 +124,7 @@ class KeptSpan:
         contents.begun = time.monotonic() - waited
         self._contents: _Contents | None = contents
         self._packed = b""
-        self.places = 1
+        self.slots = 1
         """Of the ring; 0 once it is out of it."""
         self.set(attributes)
 
@@ -188,15 +188,15 @@ class KeptSpan:
 
 
 class SpanRing:
-    """The latest spans, in ``most`` places (0: :data:`MOST_SPANS`)."""
+    """The latest spans, in ``most`` slots (0: :data:`MOST_SPANS`)."""
 
     def __init__(self, most: int = 0) -> None:
         self._most = most or MOST_SPANS
         self._by_owner: dict[str, deque[KeptSpan]] = {}
-        self._places: dict[str, int] = {}
+        self._slots: dict[str, int] = {}
         """Of each owner."""
         self._by_size: dict[int, dict[str, None]] = {}
-        """Owners by how many places each has, in the order in which they came to have them."""
+        """Owners by how many slots each has, in the order in which they came to have them."""
         self._largest = 0
         self._taken = 0
 
@@ -210,13 +210,13 @@ class SpanRing:
         if self._taken >= self._most:
             self._drop_one()
         self._by_owner.setdefault(owner, deque()).append(span)
-        self._add(owner, span.places)
+        self._add(owner, span.slots)
 
     def settle(self, owner: str, span: KeptSpan) -> None:
-        """The span has ended: it has as many places as it is large, unless it is out of the ring by now."""
-        more = span.size // PLACE_BYTES + 1 - span.places if span.places else 0
+        """The span has ended: it has as many slots as it is large, unless it is out of the ring by now."""
+        more = span.size // SLOT_BYTES + 1 - span.slots if span.slots else 0
         if more > 0:
-            span.places += more
+            span.slots += more
             self._add(owner[:MOST_TEXT], more)
             while self._taken > self._most:
                 self._drop_one()
@@ -227,22 +227,22 @@ class SpanRing:
         span = spans.popleft()
         if not spans:
             del self._by_owner[owner]
-        self._add(owner, -span.places)
-        span.places = 0
+        self._add(owner, -span.slots)
+        span.slots = 0
 
-    def _add(self, owner: str, places: int) -> None:
-        before = self._places.pop(owner, 0)
-        now = before + places
-        self._taken += places
+    def _add(self, owner: str, slots: int) -> None:
+        before = self._slots.pop(owner, 0)
+        now = before + slots
+        self._taken += slots
         if before:
             del self._by_size[before][owner]
             if not self._by_size[before]:
                 del self._by_size[before]
         if now:
-            self._places[owner] = now
+            self._slots[owner] = now
             self._by_size.setdefault(now, {})[owner] = None
         self._largest = max(self._largest, now)
-        while self._largest and self._largest not in self._by_size:  # as often as the span had places
+        while self._largest and self._largest not in self._by_size:  # as often as the span had slots
             self._largest -= 1
 
     def find(self, asked: traces.SpansRequest) -> traces.Spans:

@@ -5,6 +5,7 @@ What goes on is said on standard error, a line each; what was asked for (a diffe
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import replace
@@ -24,6 +25,7 @@ from cli.install.run import Cluster
 from cli.reports.table import json_text
 
 _Command = Callable[..., Any]
+_SETTLE, _LOOK = 30.0, 0.5
 
 
 def _cluster_options(command: _Command) -> _Command:
@@ -227,13 +229,25 @@ def check(kubeconfig: str, context: str, *, node: bool, cni_conf: str, cni_bin: 
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 
+def _settled(cluster: Cluster) -> findings.Findings:
+    """What the check finds once all is well, or when that has taken long: a node says that it is ready a moment after
+    its agents run.
+    """
+    end = time.monotonic() + min(_SETTLE, cluster.timeout / 4)
+    while True:
+        report = findings.report("the cluster", look_at_cluster(cluster.api))
+        if report.well or time.monotonic() > end:
+            return report
+        time.sleep(_LOOK)
+
+
 def _bring(cluster: Cluster, options: Options, *, dry_run: bool) -> int:
     wanted = cluster.plan(options)
     if dry_run:
         click.echo("\n".join(cluster.differences(wanted)) or "no difference")
         return Exit.WELL
     revision = cluster.install(wanted)
-    report = findings.report("the cluster", look_at_cluster(cluster.api))
+    report = _settled(cluster)
     if not report.well:
         show.tables(show.console(), findings.tables(report))
     click.echo(f"airmesh is installed: revision {revision.number}, tag {revision.tag}")

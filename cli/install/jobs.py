@@ -117,7 +117,7 @@ def _job(work: str, where: Mapping[str, Any], name: str, containers: list[Any], 
                     "automountServiceAccountToken": False,
                     "hostNetwork": True,
                     "dnsPolicy": "Default",
-                    "restartPolicy": "OnFailure",
+                    "restartPolicy": "Never",  # a pod that failed stays, with its last word
                     "priorityClassName": "system-node-critical",
                     "tolerations": [{"operator": "Exists"}],
                     "initContainers": containers[:-1],

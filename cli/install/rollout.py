@@ -59,6 +59,15 @@ def failed(job: Mapping[str, Any]) -> bool:
     return any(one["type"] == "Failed" and one["status"] == "True" for one in conditions)
 
 
+def failed_container(pod: Mapping[str, Any]) -> str:
+    """The container of a pod that ended otherwise than well; empty where none did."""
+    status = pod.get("status") or {}
+    for one in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+        if ((one.get("state") or {}).get("terminated") or {}).get("exitCode"):
+            return str(one["name"])
+    return ""
+
+
 def obstacle(pods: Iterable[Mapping[str, Any]]) -> Obstacle | None:
     """The worst that is found: one that does not pass by itself goes first."""
     found = [one for pod in pods for one in _of_pod(pod)]

@@ -15,7 +15,7 @@ from typing import Any
 from chassis.bus.accounts import make_accounts
 from chassis.bus.nats_config import accounts_part
 from cli.faults import Complaint, Declined
-from cli.install import accounts, bus_check, jobs, names, requirements, revisions, rollout, secrets
+from cli.install import accounts, bus_check, failed_jobs, jobs, names, requirements, revisions, rollout, secrets
 from cli.install import render as manifests
 from cli.install.bus_accounts import BusAccounts, secrets_of
 from cli.install.differences import difference
@@ -41,6 +41,10 @@ class Plan:
     objects: tuple[Object, ...]
     """Everything that is rendered, in order."""
 
+    def fitted(self, checksums: Mapping[str, str]) -> list[Object]:
+        """Objects as they are for so many nodes and servers, and these keys."""
+        return manifests.fitted(self.objects, nodes=len(self.hosts), servers=len(self.servers), checksums=checksums)
+
 
 class Cluster:
     """One installation in one cluster. ``say`` gets a line of progress at a time."""
@@ -48,7 +52,7 @@ class Cluster:
     def __init__(self, api: Kubernetes, say: Say, *, timeout: float, poll: float = POLL) -> None:
         self.api = api
         self._say = say
-        self._timeout = timeout
+        self.timeout = timeout
         self._poll = poll
         self.bus = BusAccounts(api, say, self._await)
 
@@ -129,10 +133,8 @@ class Cluster:
 
     def accounts(self) -> str:
         """Users and accounts of the bus as a part of a NATS server's configuration; makes the keys that are missing."""
-        labels = {names.PART_OF: "airmesh"}
-        self.api.create(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.NAMESPACE, "labels": labels}}
-        )
+        metadata = {"name": names.NAMESPACE, "labels": {names.PART_OF: "airmesh"}}
+        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         hosts = self.hosts()
         for one in secrets.missing_keys(self.secrets(), hosts):
             self.api.create(one)
@@ -158,10 +160,7 @@ class Cluster:
             config = accounts.bus_config(there, wanted.servers, by)
             lines += difference(there.get(names.BUS_CONFIG), config)
             checksums = {names.BUS: bus_checksum(there, config)}
-        fit = manifests.fitted(
-            wanted.objects, nodes=len(wanted.hosts), servers=len(wanted.servers), checksums=checksums
-        )
-        return lines + self.differences_of(fit)
+        return lines + self.differences_of(wanted.fitted(checksums))
 
     def differences_of(self, objects: Sequence[Object]) -> list[str]:
         """The same of these objects alone."""
@@ -200,9 +199,7 @@ class Cluster:
             number = past[-1].number
         tag = manifests.image_of(wanted.objects, "cluster").rpartition(":")[2]
         checksums = self._keys(wanted)
-        objects = manifests.fitted(
-            wanted.objects, nodes=len(wanted.hosts), servers=len(wanted.servers), checksums=checksums
-        )
+        objects = wanted.fitted(checksums)
         revision = Revision(number=number, state=revisions.APPLYING, tag=tag, objects=tuple(objects))
         self.api.apply(revision.write())
         self._apply([one for one in objects if one["kind"] == "ServiceAccount"])
@@ -298,8 +295,8 @@ class Cluster:
 
     def _label(self, host: Host, *, on: bool) -> None:
         """By a field manager of its own: it is the node's, and stays when a plan leaves it out."""
-        labels = {names.BUS_NODE: "true"} if on else {}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": host.name, "labels": labels}}
+        metadata = {"name": host.name, "labels": {names.BUS_NODE: "true"} if on else {}}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
         self.api.apply(node, manager="airmesh-bus")
 
     def put_seeds(self, hosts: Sequence[Host], objects: Iterable[Object]) -> None:
@@ -312,9 +309,15 @@ class Cluster:
         there, image = self.secrets(), manifests.image_of(objects, "dataplane")
         about = {host: names.digest(str(there[names.node_secret(host.name)].get("data"))) for host in hosts}
         work = [jobs.write_seeds(host, image, about[host]) for host in hosts]
+        self._begin(work)
+        return work
+
+    def _begin(self, work: Sequence[Object]) -> None:
+        """Make Jobs; one that failed before is made anew, one that runs or is done stays."""
+        failed = failed_jobs.take_away(self.api, work)
+        self._gone("Jobs that failed before", lambda: [found for one in failed if (found := self.api.get(one))])
         for one in work:
             self.api.create(one)
-        return work
 
     def _end_listed_bus(self, objects: Iterable[Object]) -> None:
         """Servers that list their users and such that trust an operator keep no streams together: where the former run
@@ -343,7 +346,7 @@ class Cluster:
 
     def _await(self, workload: Ref, labels: str) -> None:
         """Until a workload runs. Raises `Declined` when it cannot, or does not in time."""
-        end, said, pause = time.monotonic() + self._timeout, "", self._poll / 10
+        end, said, pause = time.monotonic() + self.timeout, "", self._poll / 10
         while True:
             found = self.api.get(workload)
             seen = rollout.progress(found) if found else rollout.Progress(done=False, text="not there")
@@ -356,9 +359,11 @@ class Cluster:
             held = rollout.obstacle(self.api.items("v1", "Pod", names.NAMESPACE, labels=labels))
             if held is not None and (held.final or late):
                 raise Declined(held.sentence, held.remedy)
-            if late or (found is not None and found["kind"] == "Job" and rollout.failed(found)):
+            if found is not None and found["kind"] == "Job" and rollout.failed(found):
+                raise failed_jobs.why(self.api, workload)
+            if late:
                 raise Declined(
-                    f"{workload} is not well within {self._timeout:.0f} s ({seen.text})",
+                    f"{workload} is not well within {self.timeout:.0f} s ({seen.text})",
                     f"look at `kubectl --namespace {names.NAMESPACE} get pods`",
                 )
             time.sleep(pause)
@@ -433,8 +438,7 @@ class Cluster:
         routing = manifests.image_of(objects, "routing") if with_routing else ""
         about = str((self.api.get(Ref("v1", "Namespace", "", names.NAMESPACE)) or {}).get("metadata", {}).get("uid"))
         work = [jobs.remove(host, dataplane, routing, about) for host in hosts]
-        for one in work:
-            self.api.create(one)
+        self._begin(work)
         for one in work:
             self._await(ref(one), f"{names.NAME}={jobs.REMOVE}")
 
@@ -455,12 +459,12 @@ class Cluster:
         return [found] if found and found["metadata"].get("deletionTimestamp") else []
 
     def _gone(self, what: str, left: Callable[[], list[Object]]) -> None:
-        end = time.monotonic() + self._timeout
+        end = time.monotonic() + self.timeout
         while found := left():
             if time.monotonic() > end:
                 first = f"{ref(found[0])}{' and others' if len(found) > 1 else ''}"
                 raise Declined(
-                    f"{what}: not gone within {self._timeout:.0f} s: {first}",
+                    f"{what}: not gone within {self.timeout:.0f} s: {first}",
                     "see whether nodes answer, and what its status says (kubectl get --output yaml)",
                 )
             time.sleep(self._poll)

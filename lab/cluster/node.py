@@ -166,9 +166,9 @@ def apart(node: NodePaths, argv: list[str], *, pods: bool = False) -> list[str]:
     )
     if pods:
         script += "; mount --make-shared / && mount --make-shared " + str(BPFFS) + " || exit 1"
-    places = [str(path) for bind in binds for path in bind]
+    paths = [str(path) for bind in binds for path in bind]
     into = ["unshare", "--mount", "--propagation", "unchanged", "sh", "-c"]
-    return [*into, script + '; exec "$@"', "sh", *places, "--", *argv]
+    return [*into, script + '; exec "$@"', "sh", *paths, "--", *argv]
 
 
 def import_image(node: NodePaths, archive: str) -> list[str]:

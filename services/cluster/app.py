@@ -158,14 +158,9 @@ def _writers(
         taint_new=runtime.settings.taint_new_nodes,
         log=log,
     )
+    configs, deployments, telemetry = caches[ConfigMap], caches[Deployment], runtime.telemetry
     names = NameServerWriter(
-        kube=kube,
-        lease=lease,
-        configs=caches[ConfigMap],
-        deployments=caches[Deployment],
-        dns=decisions,
-        telemetry=runtime.telemetry,
-        log=log,
+        kube=kube, lease=lease, configs=configs, deployments=deployments, dns=decisions, telemetry=telemetry, log=log
     )
     pools = PoolWriter(kube=kube, lease=lease, cache=caches[IPPool], blocks=blocks, log=log)
     faults = FaultReporter(
@@ -178,16 +173,10 @@ def _writers(
         instance=runtime.instance,
         log=log,
     )
+    servers = [decisions.cursor(), changes.cursor(ConfigMap, Deployment)]
     loops = [
         Loop(runtime, "nodes", cursors=[acks.cursor(), blocks.cursor()], apply=nodes.apply, period=5, debounce=0.05),
-        Loop(
-            runtime,
-            "coredns",
-            cursors=[decisions.cursor(), changes.cursor(ConfigMap, Deployment)],
-            apply=names.apply,
-            period=5,
-            debounce=0.05,
-        ),
+        Loop(runtime, "coredns", cursors=servers, apply=names.apply, period=5, debounce=0.05),
         Loop(
             runtime,
             "pools",

@@ -24,6 +24,8 @@ from services.dataplane.core.endpoint.links import GROUP_DELETING, GROUP_LIVE
 from services.dataplane.egress.masquerade import delete_table, listed_table
 
 PINS = Path("sys/fs/bpf/airmesh")
+LINKS = "links"
+"""Folder of a version's pins, below which each interface has its programs' (a map's name may end as theirs do)."""
 CONF, PROGRAMS = Path("etc/cni/net.d"), Path("opt/cni/bin")
 EXECUTABLE = "airmesh-cni"
 FOLDERS = (Path("var/lib/airmesh"), Path("var/lib/airmesh-nats"), Path("run/airmesh"), Path("etc/airmesh"))
@@ -49,7 +51,8 @@ def remove_pins(root: Path) -> None:
                 bpf.link_detach(descriptor)
         finally:
             os.close(descriptor)
-        _remove_filter(path.name)
+        if path.relative_to(root).parts[1:2] == (LINKS,):
+            _remove_filter(path.name)
         path.unlink()
     if root.is_dir():
         root.rmdir()

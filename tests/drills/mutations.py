@@ -181,7 +181,7 @@ CHASSIS = (
         tests=("tests/core/chassis/telemetry/test_ring.py",),
     ),
     Mutant(
-        name="a-large-span-takes-one-place",
+        name="a-large-span-takes-one-slot",
         file="chassis/telemetry/ring.py",
         old="        if more > 0:\n",
         new="        if more < 0:\n",

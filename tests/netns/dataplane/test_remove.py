@@ -67,6 +67,7 @@ def furnish(netns: str, host: Path) -> None:
     pins.mkdir(parents=True)
     made = bpf.map_create(2, 4, 4, 1)
     bpf.pin(made, pins / "am_x")
+    bpf.pin(made, pins / "am_ct_peers-913984193518")  # the digest of a layout may have decimal digits alone
     bpf.pin(made, host / "sys/fs/bpf/others")
     os.close(made)
     for name in ("etc/cni/net.d", "opt/cni/bin", "var/lib/airmesh/bpf", "var/lib/airmesh-nats", "run/airmesh"):

@@ -8,12 +8,10 @@ from __future__ import annotations
 
 import ast
 import importlib
-import pkgutil
 import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
-from types import ModuleType
 
 from opentelemetry.semconv import _incubating
 
@@ -26,6 +24,9 @@ NOT_ATTRIBUTES = {"links", "waited", "kind", "alone"}
 """What ``Telemetry.span`` and ``together`` take beside them."""
 GIVEN = re.compile(r"[a-z][a-z0-9]*(__[a-z][a-z0-9_]*?)+")
 """An attribute as the code gives it: two underscores stand for a dot."""
+MARKED = re.compile(
+    r"telemetry\.(span|together)\(|\bspan\.(event|set)\(|(k8s|airmesh|container|messaging)__|error\.type"
+)
 NAME = re.compile(r"[a-z][a-z0-9]*(\.[a-z][a-z0-9]*(_[a-z0-9]+)*)+")
 NO_CONVENTION = {"k8s.object.kind", "k8s.object.name"}
 """Of OpenTelemetry's own collector (its receiver of Kubernetes' events), and of no convention yet."""
@@ -48,15 +49,19 @@ def table(head: str) -> dict[str, list[str]]:
 
 @cache
 def trees() -> dict[str, ast.Module]:
+    """Of the modules that may make a span or name an attribute; the others are not parsed."""
     paths = (path for folder in ("chassis", "services", "cli") for path in (ROOT / folder).rglob("*.py"))
-    return {str(path.relative_to(ROOT)): ast.parse(path.read_text()) for path in paths}
+    texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
+    return {path: ast.parse(text) for path, text in texts.items() if MARKED.search(text)}
 
 
 def calls(tree: ast.Module) -> Iterator[tuple[str, str, ast.Call]]:
     """Of methods: what it is called on, its name, the call."""
     for node in ast.walk(tree):
         if isinstance(node, ast.Call) and isinstance(node.func, ast.Attribute):
-            yield ast.unparse(node.func.value).split(".")[-1].lstrip("_"), node.func.attr, node
+            on = node.func.value
+            name = on.attr if isinstance(on, ast.Attribute) else on.id if isinstance(on, ast.Name) else ""
+            yield name.lstrip("_"), node.func.attr, node
 
 
 def name_of(call: ast.Call) -> str:
@@ -104,11 +109,9 @@ def exported() -> set[str]:
 
 @cache
 def conventions() -> frozenset[str]:
-    """Every attribute of the installed release of the conventions."""
-    package: ModuleType = importlib.import_module(f"{_incubating.__name__}.attributes")
-    modules = [
-        importlib.import_module(f"{package.__name__}.{one.name}") for one in pkgutil.iter_modules(package.__path__)
-    ]
+    """Of the installed release, every attribute of the namespaces that the manual has names of."""
+    namespaces = {name.partition(".")[0] for name in table("attribute")} - {"airmesh"}
+    modules = [importlib.import_module(f"{_incubating.__name__}.attributes.{name}_attributes") for name in namespaces]
     return frozenset(
         value
         for module in modules

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from chassis.telemetry.ring import MOST_ATTRIBUTES, MOST_EVENTS, MOST_TEXT, PLACE_BYTES, KeptSpan, SpanRing
+from chassis.telemetry.ring import MOST_ATTRIBUTES, MOST_EVENTS, MOST_TEXT, SLOT_BYTES, KeptSpan, SpanRing
 from chassis.telemetry.traces import TOGETHER, Telemetry
 from proto.codec import MAX_VALUE, encode
 from proto.traces import MAX_SPANS, SpansRequest
@@ -55,7 +55,7 @@ def test_one_who_makes_many_pushes_out_its_own_alone() -> None:
 
 
 def test_who_makes_large_spans_loses_its_own_alone() -> None:
-    """A span has a place for each 768 bytes that it has begun, and all of them together are bounded."""
+    """A span has a slot for each 768 bytes that it has begun, and all of them together are bounded."""
     ring = SpanRing(200)
     for number in range(60):
         span = kept(f"quiet-{number}")
@@ -63,20 +63,20 @@ def test_who_makes_large_spans_loses_its_own_alone() -> None:
         span.end(None)
         ring.settle("quiet", span)
     attributes = {f"a{number}": "v" * MOST_TEXT for number in range(MOST_ATTRIBUTES)}
-    places = 0
+    slots = 0
     for number in range(300):
         span = kept(f"large-{number}", trace_id="ee" * 16, **attributes)
         ring.put("loud", span)
         span.end(None)
         ring.settle("loud", span)
-        places = span.size // PLACE_BYTES + 1
-        assert span.places == places
-    assert places == 6
+        slots = span.size // SLOT_BYTES + 1
+        assert span.slots == slots
+    assert slots == 6
     small, large = (ring.find(SpansRequest(trace_id=trace_id)) for trace_id in ("ab" * 16, "ee" * 16))
     assert [span.name for span in small.spans] == [f"quiet-{number}" for number in range(60)]
     assert [span.name for span in large.spans][-1] == "large-299"
-    assert len(large.spans) + large.left_out == (200 - 60) // places
-    assert len(ring) == 60 + (200 - 60) // places
+    assert len(large.spans) + large.left_out == (200 - 60) // slots
+    assert len(ring) == 60 + (200 - 60) // slots
 
 
 def test_a_span_that_ended_late_is_not_counted_again() -> None:
@@ -96,7 +96,7 @@ def test_a_span_that_ended_late_is_not_counted_again() -> None:
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.floats(), st.booleans()), max_size=6))
-def test_what_is_told_of_a_span_is_the_same_after_its_end(attributes: dict[str, Any]) -> None:
+def test_what_a_span_says_is_the_same_after_its_end(attributes: dict[str, Any]) -> None:
     span = kept("x", **attributes)
     span.event("e", attributes)
     before = span.published()

@@ -77,7 +77,7 @@ def test_an_api_server_is_where_it_is_said(wrong: str) -> None:
     ("given", "host", "port"),
     [("192.0.2.1:6443", "192.0.2.1", "6443"), ("[2001:db8::1]:443", "2001:db8::1", "443"), ("api.x:1", "api.x", "1")],
 )
-def test_agents_are_told_the_api_server_as_kubernetes_tells_pods(given: str, host: str, port: str) -> None:
+def test_agents_get_the_api_server_as_kubernetes_gives_it_to_pods(given: str, host: str, port: str) -> None:
     options = Options(uplinks="eth0", api_server=given)
     options.check()
     assert options.variables == {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}
@@ -201,3 +201,15 @@ def test_why_a_container_never_began_is_the_runtimes_to_say_since_there_is_no_lo
     found = rollout.obstacle([pod])
     assert found is not None
     assert (found.final, found.sentence) == (False, f"pod a on node n1 ends again and again ({why})")
+
+
+def test_of_a_job_that_failed_the_container_that_did_is_named() -> None:
+    def ended(name: str, code: int) -> dict[str, Any]:
+        return {"name": name, "state": {"terminated": {"exitCode": code}}}
+
+    done = {"initContainerStatuses": [ended("routes", 0)], "containerStatuses": [ended("rest", 1)]}
+    assert rollout.failed_container({"status": done}) == "rest"
+    waits = {"initContainerStatuses": [ended("routes", 1)], "containerStatuses": [{"name": "rest", "state": {}}]}
+    assert rollout.failed_container({"status": waits}) == "routes"
+    assert rollout.failed_container({"status": {"containerStatuses": [ended("rest", 0)]}}) == ""
+    assert rollout.failed_container({}) == ""

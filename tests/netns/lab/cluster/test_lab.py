@@ -249,6 +249,37 @@ def test_a_kubelets_volumes_are_seen_outside_and_its_device_plugins_are_not(wher
     assert [(where.node(name).device_plugins / "kubelet.sock").read_text() for name in ("n1", "n2")] == ["n1\n", "n2\n"]
 
 
+RUNTIME = """
+touch /var/lib/airmesh/journal /etc/cni/net.d/10-x.conflist
+: > /run/netns/cni-1; mount --bind /proc/self/ns/net /run/netns/cni-1
+findmnt --noheadings --output PROPAGATION / > "$0"
+exec sleep 1008
+"""
+"""What a node's runtime and pods of ours do with the node's folders; last it says how its root is mounted."""
+
+
+@pytest.mark.alone
+@pytest.mark.parametrize("root", ["private", "shared"])
+def test_a_node_whose_agents_are_pods_has_the_folders_of_a_machine_of_its_own(where: Paths, root: str) -> None:
+    of, said = where.node("n1"), where.state / "said"
+    for folder in (of.kubelet, of.device_plugins, of.bpffs, *map(of.on_host, node.HOST_FOLDERS)):
+        folder.mkdir(parents=True)
+    script = [f"mount --make-r{root} /", f"mount -t bpf bpf {of.bpffs}"]
+    script += [shlex.join(mount) for mount in node.mounts(of, pods=True)]
+    runtime = shlex.join(node.apart(of, ["sh", "-ec", RUNTIME, str(said)], pods=True))
+    script.append(f"{runtime} & trap 'kill $!' EXIT")
+    script.append(f"for n in $(seq 200); do [ -s {said} ] && break; sleep 0.05; done; cat /proc/self/mounts")
+    machine = ["unshare", "--mount", "--propagation", "private", "sh", "-ec", "\n".join(script)]
+    seen = subprocess.run(machine, capture_output=True, text=True, timeout=30, check=False)
+    points = [line.split()[1] for line in seen.stdout.splitlines()]
+    assert "shared" in said.read_text(), f"a pod could not follow its mounts: {seen.stderr}"
+    assert (of.on_host(Path("/var/lib/airmesh")) / "journal").exists()
+    assert not Path("/var/lib/airmesh/journal").exists()
+    assert not Path("/etc/cni/net.d/10-x.conflist").exists()
+    assert str(of.on_host(Path("/run/netns/cni-1"))) in points, "the lab does not see whose network namespace it is"
+    assert not {"/var/lib/airmesh", "/etc/cni/net.d", "/sys/fs/bpf"}.intersection(points)
+
+
 @pytest.mark.alone
 async def test_down_takes_kubelets_and_their_mounts_away_when_all_was_killed(where: Paths, launcher: Launcher) -> None:
     before = node.DEVICE_PLUGINS.exists()

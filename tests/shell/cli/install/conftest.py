@@ -39,6 +39,8 @@ class World:
 
     kube: KubeApi
     rolls: bool = True
+    speak: bool = True
+    """Nodes say that they are ready when their agents run."""
     no_image: str = ""
     """The name of a workload whose image no node can have."""
     works: Callable[[Any], bool] = lambda _: True
@@ -106,6 +108,8 @@ class World:
             status |= dict.fromkeys(("replicas", "updatedReplicas", "readyReplicas", "availableReplicas"), count)
         self.kube.merge(f"{APPS}/{plural}/{name}/status", {"status": status})
         self.order.append(name)
+        if name == "dataplane" and self.speak:
+            self.ready()
 
     def _waits(self, name: str) -> bool:
         """Ipam is ready when every node's agent has reported which blocks it holds; that one when it has addresses."""

@@ -59,7 +59,8 @@ def test_a_whole_installation_its_upgrade_the_way_back_and_its_end(world: World)
     assert not SEED.search(dry.out)
     assert world.get(CORE) is None, "a dry run changed something"
 
-    done = world.airmesh(*INSTALL)
+    world.speak = False
+    done = world.airmesh(*INSTALL[:-1], "8")
     assert "revision 1" in done.out, done.err
     assert done.code == 1, "no node has said that it is ready"
     assert "node n2" in done.out
@@ -141,6 +142,7 @@ def test_one_that_is_killed_is_taken_up_by_the_next(world: World) -> None:
     world.rolls = True
     done = world.airmesh(*INSTALL)
     assert "revision 1" in done.out, done.err
+    assert done.code == 0, "the command did not wait for what nodes say a moment later"
     assert seeds(world) == keys
     assert len(world.items(f"{APPS}/daemonsets")) == 2
 
