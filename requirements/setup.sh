@@ -23,6 +23,8 @@ if [ ${#missing[@]} -gt 0 ]; then
   fi
 fi
 
+requirements/ship.sh || echo "setup: images are neither built nor tried here" >&2
+
 if ! "$python" -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2> /dev/null; then
   echo "setup: $python must be Python 3.11 or newer: install Debian's python3 (bcc lives there)" >&2
   exit 1

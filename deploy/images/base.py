@@ -47,5 +47,7 @@ def base(engine: Engine, say: Callable[[str], None]) -> str:
         if made.returncode:
             raise EngineError(f"debootstrap ended with {made.returncode}: {made.stdout[-2000:]}{made.stderr[-500:]}")
         (root / "etc/apt/sources.list").write_text(_SOURCES)
+        # A stage that fails is made anew: what it installs need not be on the disk before it goes on.
+        (root / "etc/dpkg/dpkg.cfg.d/unsafe-io").write_text("force-unsafe-io\n")
         engine.import_tree(root, MADE)
     return MADE

@@ -10,20 +10,15 @@ import signal
 import subprocess
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
-
-import pytest
 
 from deploy.images import plan
-from deploy.images.engine import Engine, EngineError
 from tests.drills.minicluster import CGROUPS, ON_NODES, MiniCluster
+from tests.ship.images import IMAGES
 
-IMAGES = {image.service: image for image in plan.images()}
 PODMAN = ("podman", "--runtime", "runc")
 LIMITS = ("--ulimit", "nofile=1024:1024", "--ulimit", "nproc=1024:1024")
 """A machine that is a container itself may not raise them."""
 SYSCTLS = "/host/proc/sys"
-FRESH = "the images of this tree are not built here: `make images` builds them, `make test-ship` tries them all"
 
 
 def podman(*arguments: str, check: bool = True, seconds: float = 60) -> str:
@@ -39,22 +34,13 @@ def restricted(image: plan.Image) -> list[str]:
     return [*flags, *(f"--cap-add={capability}" for capability in image.capabilities)]
 
 
-def inspected(engine: Engine, service: str) -> dict[str, Any]:
-    """What the engine says of an image of this very tree."""
-    image = IMAGES[service]
-    try:
-        said = engine.inspect(image.name(plan.tag()))
-    except EngineError:
-        pytest.skip(FRESH)
-    if said["Labels"]["io.airmesh.source"] != plan.source_key(image):
-        pytest.skip(f"{service}: {FRESH}")
-    return said
-
-
 class Containers(MiniCluster):
-    """A cluster whose services are containers. `rights` replaces what the plan says of a service's capabilities."""
+    """A cluster whose services are containers of images by `identities`.
 
-    tag = ""
+    `rights` replaces what the plan says of a service's capabilities.
+    """
+
+    identities: Mapping[str, str] = {}
     rights: Mapping[str, tuple[str, ...]] = {}
 
     def name(self, service: str) -> str:
@@ -83,7 +69,7 @@ class Containers(MiniCluster):
         if service in self.rights:
             flags = [flag for flag in flags if not flag.startswith("--cap-add")]
             flags += [f"--cap-add={capability}" for capability in self.rights[service]]
-        return ["nsenter", f"--net={netns}", "--", *PODMAN, "run", *flags, image.name(self.tag or plan.tag())]
+        return ["nsenter", f"--net={netns}", "--", *PODMAN, "run", *flags, self.identities[service]]
 
     def signal(self, name: str, process: subprocess.Popen[bytes], number: int) -> None:
         podman("kill", "--signal", signal.Signals(number).name, self.name(name), check=False)

@@ -63,17 +63,23 @@ def pod_process(mounted: Path) -> Iterator[None]:
 
 
 async def node_story(
-    folder: Path, label: str, *, rights: Mapping[str, tuple[str, ...]] | None = None, seconds: float = 60
+    folder: Path,
+    label: str,
+    identities: Mapping[str, str],
+    *,
+    rights: Mapping[str, tuple[str, ...]] | None = None,
+    seconds: float = 60,
 ) -> None:
     """One node of containers becomes ready, starts pods, follows its uplink's MTU, and lets the pods go.
 
-    `rights` replaces capabilities of services; raises Stopped at the step that could not be done within `seconds`.
+    `identities` are the services' images; `rights` replaces capabilities of services. Raises Stopped at the step that
+    could not be done within `seconds`.
     """
 
     class Restricted(Containers):
         """With other rights."""
 
-    Restricted.rights = rights or {}
+    Restricted.identities, Restricted.rights = identities, rights or {}
     elsewhere = folder / "n1" / "pod-two"
     with minicluster_of(Restricted, folder, label, ("n1",)) as world, pod_process(elsewhere):
         async with bus_of(world.nats, "cluster") as bus:

