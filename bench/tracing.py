@@ -145,8 +145,9 @@ def fill(agent: str, count: int = 2 * MOST_SPANS) -> int:
     before = resident()
     for number in range(count):
         parent = f"00-{number + 1:032x}-{number + 1:016x}-01"
-        name, about = f"web-{number:09x}-abcde", {"k8s__namespace__name": f"shop-{number % 7}"}
-        of_object = {"k8s__object__kind": "Pod", "k8s__object__name": name, **about}
+        name = f"web-{number:09x}-abcde"
+        about: dict[str, Any] = {"k8s__namespace__name": f"shop-{number % 7}"}
+        of_object: dict[str, Any] = {"k8s__object__kind": "Pod", "k8s__object__name": name, **about}
         match agent:
             case "cluster":
                 key = f"core.pod.worker-{number % 50}.shop-{number % 7}.{name}"

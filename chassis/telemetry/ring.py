@@ -85,7 +85,7 @@ class _Contents:
         )
         try:
             return _ENCODER.encode(values)
-        except (UnicodeEncodeError, OverflowError):  # a lone surrogate, a number that has no place: as text
+        except (UnicodeEncodeError, OverflowError):  # a lone surrogate, a number too large: as text
             events = [(_plain(name), after, dict(_pairs(attributes))) for name, after, attributes in self.events]
             attributes = dict(_pairs(self.attributes))
             return _ENCODER.encode(

@@ -15,7 +15,7 @@ from typing import Any
 from chassis.bus.accounts import make_accounts
 from chassis.bus.nats_config import accounts_part
 from cli.faults import Complaint, Declined
-from cli.install import accounts, bus_check, jobs, names, requirements, revisions, rollout, secrets
+from cli.install import accounts, bus_check, failed_jobs, jobs, names, requirements, revisions, rollout, secrets
 from cli.install import render as manifests
 from cli.install.bus_accounts import BusAccounts, secrets_of
 from cli.install.differences import difference
@@ -40,6 +40,10 @@ class Plan:
     """Nodes that carry our own bus; none with somebody else's."""
     objects: tuple[Object, ...]
     """Everything that is rendered, in order."""
+
+    def fitted(self, checksums: Mapping[str, str]) -> list[Object]:
+        """Objects as they are for so many nodes and servers, and these keys."""
+        return manifests.fitted(self.objects, nodes=len(self.hosts), servers=len(self.servers), checksums=checksums)
 
 
 class Cluster:
@@ -129,10 +133,8 @@ class Cluster:
 
     def accounts(self) -> str:
         """Users and accounts of the bus as a part of a NATS server's configuration; makes the keys that are missing."""
-        labels = {names.PART_OF: "airmesh"}
-        self.api.create(
-            {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": names.NAMESPACE, "labels": labels}}
-        )
+        metadata = {"name": names.NAMESPACE, "labels": {names.PART_OF: "airmesh"}}
+        self.api.create({"apiVersion": "v1", "kind": "Namespace", "metadata": metadata})
         hosts = self.hosts()
         for one in secrets.missing_keys(self.secrets(), hosts):
             self.api.create(one)
@@ -158,10 +160,7 @@ class Cluster:
             config = accounts.bus_config(there, wanted.servers, by)
             lines += difference(there.get(names.BUS_CONFIG), config)
             checksums = {names.BUS: bus_checksum(there, config)}
-        fit = manifests.fitted(
-            wanted.objects, nodes=len(wanted.hosts), servers=len(wanted.servers), checksums=checksums
-        )
-        return lines + self.differences_of(fit)
+        return lines + self.differences_of(wanted.fitted(checksums))
 
     def differences_of(self, objects: Sequence[Object]) -> list[str]:
         """The same of these objects alone."""
@@ -200,9 +199,7 @@ class Cluster:
             number = past[-1].number
         tag = manifests.image_of(wanted.objects, "cluster").rpartition(":")[2]
         checksums = self._keys(wanted)
-        objects = manifests.fitted(
-            wanted.objects, nodes=len(wanted.hosts), servers=len(wanted.servers), checksums=checksums
-        )
+        objects = wanted.fitted(checksums)
         revision = Revision(number=number, state=revisions.APPLYING, tag=tag, objects=tuple(objects))
         self.api.apply(revision.write())
         self._apply([one for one in objects if one["kind"] == "ServiceAccount"])
@@ -298,8 +295,8 @@ class Cluster:
 
     def _label(self, host: Host, *, on: bool) -> None:
         """By a field manager of its own: it is the node's, and stays when a plan leaves it out."""
-        labels = {names.BUS_NODE: "true"} if on else {}
-        node = {"apiVersion": "v1", "kind": "Node", "metadata": {"name": host.name, "labels": labels}}
+        metadata = {"name": host.name, "labels": {names.BUS_NODE: "true"} if on else {}}
+        node = {"apiVersion": "v1", "kind": "Node", "metadata": metadata}
         self.api.apply(node, manager="airmesh-bus")
 
     def put_seeds(self, hosts: Sequence[Host], objects: Iterable[Object]) -> None:
@@ -317,9 +314,7 @@ class Cluster:
 
     def _begin(self, work: Sequence[Object]) -> None:
         """Make Jobs; one that failed before is made anew, one that runs or is done stays."""
-        failed = [ref(one) for one in work if rollout.failed(self.api.get(ref(one)) or {})]
-        for one in failed:
-            self.api.delete(one, foreground=True)
+        failed = failed_jobs.take_away(self.api, work)
         self._gone("Jobs that failed before", lambda: [found for one in failed if (found := self.api.get(one))])
         for one in work:
             self.api.create(one)
@@ -365,7 +360,7 @@ class Cluster:
             if held is not None and (held.final or late):
                 raise Declined(held.sentence, held.remedy)
             if found is not None and found["kind"] == "Job" and rollout.failed(found):
-                raise self._failed_job(workload)
+                raise failed_jobs.why(self.api, workload)
             if late:
                 raise Declined(
                     f"{workload} is not well within {self.timeout:.0f} s ({seen.text})",
@@ -373,18 +368,6 @@ class Cluster:
                 )
             time.sleep(pause)
             pause = min(pause * 1.3, self._poll)
-
-    def _failed_job(self, job: Ref) -> Declined:
-        """What its last pod said at its end, and where."""
-        pods = self.api.items("v1", "Pod", names.NAMESPACE, labels=f"batch.kubernetes.io/job-name={job.name}")
-        for pod in sorted(pods, key=lambda one: str(one["metadata"].get("creationTimestamp")), reverse=True):
-            if container := rollout.failed_container(pod):
-                said = self.api.log_of(names.NAMESPACE, pod["metadata"]["name"], container, lines=1)
-                node = pod["spec"].get("nodeName", "")
-                return Declined(
-                    f"{job} failed on node {node}: {said or 'it said nothing'}", "mend that, then run again"
-                )
-        return Declined(f"{job} failed", f"look at `kubectl --namespace {names.NAMESPACE} describe job {job.name}`")
 
     def _undo(self, past: Sequence[Revision], wanted: Plan, *, first: bool) -> None:
         """Back to the last complete revision; of a first installation nothing is left."""

@@ -158,14 +158,9 @@ def _writers(
         taint_new=runtime.settings.taint_new_nodes,
         log=log,
     )
+    configs, deployments, telemetry = caches[ConfigMap], caches[Deployment], runtime.telemetry
     names = NameServerWriter(
-        kube=kube,
-        lease=lease,
-        configs=caches[ConfigMap],
-        deployments=caches[Deployment],
-        dns=decisions,
-        telemetry=runtime.telemetry,
-        log=log,
+        kube=kube, lease=lease, configs=configs, deployments=deployments, dns=decisions, telemetry=telemetry, log=log
     )
     pools = PoolWriter(kube=kube, lease=lease, cache=caches[IPPool], blocks=blocks, log=log)
     faults = FaultReporter(

@@ -116,8 +116,8 @@ class Mesh:
         """
         found: dict[str, tuple[int, int]] = {}
         for server in keys.SERVERS:
-            told = {} if server in but else self.page(server, "jsz?streams=true&config=true") or {}
-            for account in told.get("account_details") or []:
+            page = {} if server in but else self.page(server, "jsz?streams=true&config=true") or {}
+            for account in page.get("account_details") or []:
                 for stream in account.get("stream_detail") or []:
                     cluster = stream.get("cluster") or {}
                     if cluster.get("leader") == server:
@@ -188,7 +188,7 @@ class Mesh:
 
     def moved(self) -> dict[str, object]:
         """Pods whose addresses are not those that they were given, as `airmesh pods` or their interface says."""
-        told = {}
+        reported = {}
         for url in URLS:
             given = {
                 **os.environ,
@@ -199,11 +199,11 @@ class Mesh:
             asked = [sys.executable, "-m", "cli", "pods", "-o", "json"]
             done = subprocess.run(asked, cwd=ROOT, env=given, capture_output=True, timeout=60, check=False)
             if done.returncode == 0:
-                told = {one["pod"]: set(one["addresses"]) for one in json.loads(done.stdout)["pods"]}
+                reported = {one["pod"]: set(one["addresses"]) for one in json.loads(done.stdout)["pods"]}
                 break
         found: dict[str, object] = {}
         for name, pod in self.pods.items():
-            has = told.get(name, set())
+            has = reported.get(name, set())
             if has != set(pod.addresses):
                 found[name] = f"has {pod.addresses}, and the mesh says {sorted(has)}"
             elif not has <= _interface(pod.netns):

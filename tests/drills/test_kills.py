@@ -295,7 +295,8 @@ def _left(lab: Lab, node: str) -> dict[str, object]:
     return {**_settled(lab, node), "pins": pins}
 
 
-@pytest.mark.parametrize("times", [10, pytest.param(50, marks=[pytest.mark.slow, pytest.mark.timeout(600)])])
+@pytest.mark.timeout(600)
+@pytest.mark.parametrize("times", [10, pytest.param(50, marks=pytest.mark.slow)])
 def test_restarted_agents_leave_nothing_behind(lab: Lab, traffic: Traffic, times: int) -> None:
     names, others = ("routing-n3", "dataplane-n3"), ("nats", "supervisor", "cluster", "ipam-1", "policy-1")
     for name in names:

@@ -111,7 +111,7 @@ def _slow(quiet: Phase, attacked: Phase, scale: Scale) -> list[str]:
             f"pod starts: quiet {sorted(quiet.starts)}, under attack {sorted(attacked.starts)}; of the host's network: "
             f"quiet {sorted(quiet.hosts)}, under attack {sorted(attacked.hosts)}"
         )
-    if not attacked.edits or share(attacked.edits, 0.99) > EDIT_SECONDS:
+    if not attacked.edits or share(attacked.edits, 0.99) > EDIT_SECONDS * max(1.0, slower):
         found.append(f"policy edits: quiet {sorted(quiet.edits)}, under attack {sorted(attacked.edits)}")
     for what, values in (("connections", attacked.connects), ("look-ups", attacked.lookups)):
         if not values:

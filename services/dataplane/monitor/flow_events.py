@@ -9,6 +9,7 @@ from __future__ import annotations
 import socket
 import time
 from collections.abc import Callable
+from dataclasses import replace
 
 from chassis.bus.client import Bus
 from proto.addresses import Endpoint
@@ -57,6 +58,8 @@ class FlowEvents:
         now = time.monotonic()
         if now - self._named_at > NAMES_SECONDS:
             self._names, self._named_at = self._names_now(), now
+        elif any(self._unknown(event) for event in events):  # a pod may have come since
+            self._names = replace(self._names, by_endpoint=self._by_endpoint(), interfaces=_interfaces())
         interpreter = Interpreter(
             node=self._feed.node,
             names=self._names,
@@ -73,10 +76,21 @@ class FlowEvents:
             endpoint_at=self._endpoint_at,
             namespace_of=self._namespace_of,
             nodes=nodes_at(self._feed.all_of(Node)),
-            by_endpoint={one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._local.up.values()},
-            interfaces=dict(socket.if_nameindex()),
+            by_endpoint=self._by_endpoint(),
+            interfaces=_interfaces(),
         )
+
+    def _unknown(self, event: Event) -> bool:
+        names = self._names
+        return event.endpoint not in names.by_endpoint or bool(event.ifindex and event.ifindex not in names.interfaces)
+
+    def _by_endpoint(self) -> dict[int, str]:
+        return {one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._local.up.values()}
 
     def _namespace_of(self, identity: int) -> str | None:
         entry = self._feed.identities.entries.get(identity_key(identity))
         return entry.value.namespace if entry is not None and isinstance(entry.value, IdentityRecord) else None
+
+
+def _interfaces() -> dict[int, str]:
+    return dict(socket.if_nameindex())

@@ -53,7 +53,6 @@ async def test_the_last_change_of_a_pod_is_followed_through_the_agents(
         for words in ("cluster.upsert", "├─ policy.compile", "└─ cni-add", "· addressed")
         if words not in output.out
     ] == []
-    assert output.seconds < 3
     printed = json.loads((await airmesh(environment(nats_server), "trace", parent[3:35], "-o", "json")).out)
     assert [(one["service"], one["node"], one["depth"]) for one in printed["spans"]] == [
         ("cluster", "", 0), ("policy", "", 1), ("dataplane", "n1", 1),

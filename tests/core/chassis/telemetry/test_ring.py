@@ -55,7 +55,7 @@ def test_one_who_makes_many_pushes_out_its_own_alone() -> None:
 
 
 def test_who_makes_large_spans_loses_its_own_alone() -> None:
-    """A span has a place for each 768 bytes that it has begun, and all of them together are bounded."""
+    """A span has a slot for each 768 bytes that it has begun, and all of them together are bounded."""
     ring = SpanRing(200)
     for number in range(60):
         span = kept(f"quiet-{number}")
@@ -96,7 +96,7 @@ def test_a_span_that_ended_late_is_not_counted_again() -> None:
 
 
 @given(st.dictionaries(st.text(), st.one_of(st.text(), st.integers(), st.floats(), st.booleans()), max_size=6))
-def test_what_is_told_of_a_span_is_the_same_after_its_end(attributes: dict[str, Any]) -> None:
+def test_what_a_span_says_is_the_same_after_its_end(attributes: dict[str, Any]) -> None:
     span = kept("x", **attributes)
     span.event("e", attributes)
     before = span.published()

@@ -77,7 +77,7 @@ def test_an_api_server_is_where_it_is_said(wrong: str) -> None:
     ("given", "host", "port"),
     [("192.0.2.1:6443", "192.0.2.1", "6443"), ("[2001:db8::1]:443", "2001:db8::1", "443"), ("api.x:1", "api.x", "1")],
 )
-def test_agents_are_told_the_api_server_as_kubernetes_tells_pods(given: str, host: str, port: str) -> None:
+def test_agents_get_the_api_server_as_kubernetes_gives_it_to_pods(given: str, host: str, port: str) -> None:
     options = Options(uplinks="eth0", api_server=given)
     options.check()
     assert options.variables == {"KUBERNETES_SERVICE_HOST": host, "KUBERNETES_SERVICE_PORT": port}

@@ -26,12 +26,12 @@ def host_paths(found: Any) -> set[Path]:
     return own | host_paths(list(found.values()))
 
 
-def test_each_node_has_a_place_of_its_own_for_all_that_the_manifests_mount_from_nodes() -> None:
+def test_each_node_has_a_folder_of_its_own_for_all_that_the_manifests_mount_from_nodes() -> None:
     files = (SOURCE / "deploy" / "kubernetes").rglob("*.yaml")
     mounted = {path for file in files for path in host_paths(list(yaml.safe_load_all(file.read_text())))}
-    places = {*node.HOST_FOLDERS, node.BPFFS}
-    assert not [path for path in mounted - KERNELS if not places.intersection((path, *path.parents))]
-    assert not [place for place in places if not any(place in (path, *path.parents) for path in mounted)]
+    mounted_over = {*node.HOST_FOLDERS, node.BPFFS}
+    assert not [path for path in mounted - KERNELS if not mounted_over.intersection((path, *path.parents))]
+    assert not [folder for folder in mounted_over if not any(folder in (path, *path.parents) for path in mounted)]
     argv = node.apart(OF, ["containerd"], pods=True)
     for folder in node.HOST_FOLDERS:
         assert argv[argv.index(str(folder)) - 1] == f"{OF.state}/host{folder}"

@@ -170,7 +170,8 @@ async def test_what_is_wrong_is_one_sentence(case: str, authority: Authority, tm
     try:
         async with connecting(server.url, of(server), ca) as (connection, lines):
             await until(lambda: CASES[case] in connection.problem)
-            assert CASES[case] in lines.named("bus-unreachable")[0]["error"]
+            # A server that is busy ends a connection before the handshake, so the first words may be others.
+            assert any(CASES[case] in line["error"] for line in lines.named("bus-unreachable"))
             assert not connection.connected
     finally:
         server.close()
