@@ -5,10 +5,12 @@ Owns how the two differ. Whatever an engine refuses is an EngineError with its l
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import shutil
 import subprocess
+import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -100,6 +102,27 @@ class Engine:
     def build(self, order: Order, step: Callable[[str], None]) -> None:
         """Builds one image; ``step`` hears of each instruction. Raises EngineError."""
         self._follow(self._build_command(order), order, step)
+        if self.is_podman:
+            self._settle(order.name)
+
+    def _settle(self, name: str) -> None:
+        """Leaves out of an image's configuration what is another at each build: podman writes a random container and
+        host name into it, and into its history the identities of the steps' images, which have these too.
+        """
+        with tempfile.TemporaryDirectory(prefix="airmesh-image-") as folder:
+            saved = Path(folder) / "image"
+            said = ("save", "--quiet", "--format", "docker-dir", "--output", str(saved), name)
+            self.run(*said, seconds=_BUILD_SECONDS)
+            manifest = json.loads((saved / "manifest.json").read_text())
+            old = saved / manifest["config"]["digest"].removeprefix("sha256:")
+            body = settled(old.read_bytes())
+            old.unlink()
+            new = hashlib.sha256(body).hexdigest()
+            (saved / new).write_bytes(body)
+            manifest["config"] |= {"digest": f"sha256:{new}", "size": len(body)}
+            (saved / "manifest.json").write_text(json.dumps(manifest))
+            self.run("pull", "--quiet", f"dir:{saved}", seconds=_BUILD_SECONDS)
+            self.run("tag", new, name)
 
     def _build_command(self, order: Order) -> list[str]:
         command = [*self.command, "build", "--file", order.dockerfile, "--target", order.stage, "--tag", order.name]
@@ -139,6 +162,17 @@ class Engine:
             code = running.wait(_BUILD_SECONDS)
         if code:
             raise EngineError(f"{order.name} was not built (exit {code}):\n{''.join(last)}")
+
+
+def settled(config: bytes) -> bytes:
+    """A Docker image's configuration without what is another at each build."""
+    said = json.loads(config)
+    for field in ("container", "container_config"):
+        said.pop(field, None)
+    said["config"].pop("Hostname", None)
+    for step in said["history"]:
+        step.pop("comment", None)
+    return json.dumps(said, sort_keys=True).encode()
 
 
 def machine() -> str:
