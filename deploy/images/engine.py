@@ -167,7 +167,7 @@ class Engine:
 def settled(config: bytes) -> bytes:
     """A Docker image's configuration without what is another at each build."""
     said = json.loads(config)
-    for field in ("container", "container_config"):
+    for field in ("container", "container_config", "parent"):
         said.pop(field, None)
     said["config"].pop("Hostname", None)
     for step in said["history"]:
