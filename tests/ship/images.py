@@ -80,7 +80,7 @@ def find_or_build(engine: Engine, service: str) -> Built:
         raise
     finally:
         if engine.has(image.name(tag)):
-            engine.run("untag", image.name(tag))
+            engine.run("untag", image.name(tag), image.name(tag))  # alone: without a name all of its names go
 
 
 @contextmanager
