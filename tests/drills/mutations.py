@@ -2172,10 +2172,10 @@ SHIP = (
         tests=("tests/shell/deploy/test_stages.py",),
     ),
     Mutant(
-        name="secrets-that-lack-a-file-are-taken-as-whole",
+        name="an-empty-secret-is-taken-as-whole",
         file="lab/compose/keys.py",
-        old="    elif lacks := missing(folder):\n",
-        new="    elif lacks := [] if folder.is_dir() else missing(folder):\n",
+        old="    return path.is_file() and path.stat().st_size > 0\n",
+        new="    return path.is_file()\n",
         tests=("tests/compose/test_files.py",),
     ),
     Mutant(

@@ -15,6 +15,7 @@ import socket
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Awaitable, Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
@@ -234,6 +235,13 @@ class Mesh:
     def tail(self, service: str) -> str:
         path = self.folder / f"{service}.log"
         return path.read_text()[-3000:] if path.exists() else ""
+
+    def samples(self) -> dict[str, float]:
+        """What the agent measures of itself, read on the node's loopback, by name and labels."""
+        port = next(line["health_port"] for line in reversed(self.log("dataplane")) if line["event"] == "started")
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as page:
+            lines = page.read().decode().splitlines()
+        return {name: float(value) for name, value in (one.rsplit(" ", 1) for one in lines if not one.startswith("#"))}
 
     # --- the runtime ---
 

@@ -345,13 +345,11 @@ def test_what_it_measures_of_itself(node: Mesh) -> None:
     assert dial(node.netns, measured.four, 80, listener)
     listener.close()
     port = next(line["health_port"] for line in reversed(node.log("dataplane")) if line["event"] == "started")
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=5) as page:
-        text = page.read().decode()
-    samples = dict(line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
-    assert float(samples["airmesh_endpoints"]) >= 2
-    assert float(samples["airmesh_conntrack_flows"]) > 0
-    assert float(samples['airmesh_packets_total{direction="ingress",reason="policy_denied"}']) > 0
-    assert float(samples['airmesh_cni_seconds_count{code="0",verb="ADD"}']) >= 2
+    samples = node.samples()
+    assert samples["airmesh_endpoints"] >= 2
+    assert samples["airmesh_conntrack_flows"] > 0
+    assert samples['airmesh_packets_total{direction="ingress",reason="policy_denied"}'] > 0
+    assert samples['airmesh_cni_seconds_count{code="0",verb="ADD"}'] >= 2
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as page:
         assert json.loads(page.read()) == {"ready": True, "missing": {}, "notes": {}}
 
