@@ -10,6 +10,8 @@ from __future__ import annotations
 import fcntl
 import os
 import shutil
+import subprocess
+import sys
 import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -23,11 +25,7 @@ from deploy.images.engine import Engine, EngineError, find_engine, machine
 IMAGES = {image.service: image for image in plan.images()}
 SHORT = ("ipam", "policy", plan.BUS)
 """What is built when it is not there: two services share all but their own layer, and the bus is one program."""
-ARCHIVES = {
-    "Debian's archive": "http://deb.debian.org/debian/dists/bookworm/InRelease",
-    "Python's package index": "https://pypi.org/simple/uv/",
-}
-"""What a build asks."""
+DEBIAN = "http://deb.debian.org/debian/dists/bookworm/InRelease"
 _COMMIT = Commit("tested", "2026-01-01T00:00:00Z")
 _LOGS = plan.ROOT / "build" / "images"
 
@@ -77,7 +75,7 @@ def find_or_build(engine: Engine, service: str) -> Built:
             build_images(engine, [image], arch=machine(), tag=tag, say=print, of=_COMMIT, logs=_LOGS)
         return Built(image, engine.inspect(image.name(tag)))
     except EngineError as error:
-        if silent := [name for name, url in ARCHIVES.items() if not _answers(url)]:
+        if silent := _silent():
             raise Lacking(f"{' and '.join(silent)} cannot be reached from here: no image is built") from error
         raise
     finally:
@@ -94,9 +92,15 @@ def _one_builder() -> Iterator[None]:
         yield
 
 
-def _answers(url: str) -> bool:
+def _silent() -> list[str]:
+    """What a build asks and that does not answer from here."""
+    silent = []
     try:
-        with urllib.request.urlopen(url, timeout=20) as answer:
-            return bool(answer.status == 200)
+        with urllib.request.urlopen(DEBIAN, timeout=20):
+            pass
     except (OSError, ValueError):
-        return False
+        silent.append("Debian's archive")
+    asked = subprocess.run([sys.executable, "-m", "pip", "index", "versions", "pip"], capture_output=True, check=False)
+    if asked.returncode:
+        silent.append("Python's package index")
+    return silent
