@@ -139,8 +139,8 @@ CHASSIS = (
     Mutant(
         name="a-sign-in-before-the-handshake",
         file="chassis/bus/connection.py",
-        old="                tls_handshake_first=self._credentials.ca_file is not None,\n",
-        new="",
+        old="                tls_handshake_first=self._credentials.ca_file is not None,\n                inbox_prefix",
+        new="                inbox_prefix",
         tests=("tests/shell/chassis/bus/test_tls.py::test_nothing_of_a_client_is_said_in_the_clear",),
     ),
     Mutant(

@@ -122,8 +122,13 @@ async def test_what_changes_a_kernel_is_part_of_the_trace_of_the_block(
     with entered(kept):
         await mesh.claim(ip_address("10.244.1.7"), "n2")
     await until(lambda: spans(kept.trace_id) == [("routing.install", kept.span_id)])
-    (line,) = [line for line in lines.named("routes-changed") if line.get("trace_id") == kept.trace_id]
-    assert len(line["added"]) == 1
+
+    def said() -> list[list[str]]:
+        found = [line["added"] for line in lines.named("routes-changed") if line.get("trace_id") == kept.trace_id]
+        return [list(map(str, added)) for added in found]
+
+    await until(said)
+    assert [len(added) for added in said()] == [1]
     before = [spans(span.trace_id) for span in (mine, theirs, kept)]
     n1.ip("route del 10.244.0.64/26")
     await until(lambda: n1.routes() >= TO_N2)
