@@ -158,9 +158,11 @@ def clients(node: Mesh, pods: tuple[RunningPod, RunningPod, RunningPod]) -> Iter
         "direct 6": Client(node, asks.netns, old.six, 5353),
     }
     try:
+        connected = 0.0
         for name, client in found.items():
             wait_for(f"{name} to reach the old backend", lambda client=client: client.connect() == "old")  # type: ignore[misc]
-        _noticed(node)
+            connected = connected or time.time()
+        _noticed(node, connected)
         yield found
     finally:
         for client in found.values():
@@ -168,11 +170,11 @@ def clients(node: Mesh, pods: tuple[RunningPod, RunningPod, RunningPod]) -> Iter
         node.put(*slices())
 
 
-def _noticed(node: Mesh) -> None:
+def _noticed(node: Mesh, connected: float) -> None:
     """Until the agent's loop has seen who serves: of a backend that came and went between two of its passes it learns
-    within its period only. The pass is over by now, or it comes.
+    within its period only. The pass begins half a second after the slices came, so the first client was ``connected``
+    before; where it took longer than that, the pass is over.
     """
-    connected = time.time()
     with suppress(AssertionError):
         wait_for("its pass", lambda: node.samples()[_PASSED] > connected, 10)
 
