@@ -176,7 +176,7 @@ def _noticed(node: Mesh, connected: float) -> None:
     before; where it took longer than that, the pass is over.
     """
     with suppress(AssertionError):
-        wait_for("its pass", lambda: node.samples()[_PASSED] > connected, 10)
+        wait_for("its pass", lambda: node.samples().get(_PASSED, 0.0) > connected, 10)
 
 
 THROUGH = ("pod 4", "pod 6", "pod mapped", "node")
