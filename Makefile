@@ -76,10 +76,10 @@ images-setup: ## install what builds and runs images, unless podman or docker is
 test-ship: images ## the images: two builds with one digest, exact rights, every one ready (about 12 minutes)
 	$(PYTHON) -m pytest -s tests/ship -m "slow or not slow"
 
-test-install: images ## `airmesh install` on kubelets, a tour, an uninstall that leaves nothing, and again (some 8 minutes)
+test-install: images ## `airmesh install` on kubelets, a tour, an uninstall that leaves nothing, and again (3 minutes, and 4 the first time for images)
 	$(PYTHON) -m pytest -s tests/drills/test_install.py -m slow
 
-test-upgrade: images ## `airmesh upgrade` to other images and back under 100 flows, while pods start (has not run yet)
+test-upgrade: images ## `airmesh upgrade` to other images and back under 100 flows, while pods start (about 5 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_upgrade.py -m slow
 
 compose-setup: setup images-setup ## install compose for podman, in build/compose/venv (docker has its own)

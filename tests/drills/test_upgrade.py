@@ -8,6 +8,7 @@ twice. In a lab whose agents are pods.
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 
 import pytest
@@ -57,8 +58,9 @@ def changed(lab: Lab, traffic: Traffic, *arguments: str) -> int:
     finally:
         said = finish(running)
     assert "airmesh is " in said, said
-    traffic.flowing()
+    time.sleep(1.0)  # of traffic since the last look
     traffic.unbroken()
+    traffic.flowing()
     return started
 
 
