@@ -34,6 +34,7 @@ def test_each_node_has_a_folder_of_its_own_for_all_that_the_manifests_mount_from
     assert not [folder for folder in mounted_over if not any(folder in (path, *path.parents) for path in mounted)]
     argv = node.apart(OF, ["containerd"], pods=True)
     for folder in node.HOST_FOLDERS:
+        assert str(folder) in argv
         assert argv[argv.index(str(folder)) - 1] == f"{OF.state}/host{folder}"
     assert argv[argv.index(str(node.BPFFS)) - 1] == str(OF.bpffs)
     assert argv[-2:] == ["--", "containerd"]
