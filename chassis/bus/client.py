@@ -12,7 +12,7 @@ from __future__ import annotations
 import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine
-from contextlib import AbstractContextManager, suppress
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -28,7 +28,7 @@ from chassis.bus.kv import KV, Conflict
 from chassis.bus.micro import DISCOVERERS, EACH_NODE, VERSION_HEADER, Answer, Registration, refusal
 from chassis.bus.view import Cursor, View
 from chassis.faults import Bug, Refused, Unavailable
-from chassis.telemetry.spans import Span, current_traceparent
+from chassis.telemetry.spans import current_traceparent
 from chassis.telemetry.traces import Telemetry
 from proto import codec
 from proto.events import ServiceFault
@@ -53,6 +53,7 @@ _DROPPED = Counter("airmesh_events_dropped", "Events that were not sent", ["serv
 
 A = TypeVar("A", bound=msgspec.Struct)
 M = TypeVar("M", bound=msgspec.Struct)
+T = TypeVar("T")
 Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
 
 
@@ -155,34 +156,28 @@ class Bus:
 
     async def request(self, subject: str, message: msgspec.Struct, answer: type[A], *, timeout: float) -> A:
         """Ask and wait; raises Refused (the other side's code and words), Unavailable, codec.Malformed."""
-        with self._asking(subject) as span:
-            headers = {VERSION_HEADER: str(codec.VERSION), "traceparent": span.traceparent}
-            said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
-            reply = codec.decode(Reply, said.data)
-            if not reply.ok:
-                span.event("refused", airmesh__code=reply.code, airmesh__reason=reply.message)
-                raise Refused(reply.code, reply.message, reply.retry)
-            return codec.decode(answer, reply.body)
+        return await self._ask(subject, message, lambda body: codec.decode(answer, body), timeout)
 
     async def send(self, subject: str, message: msgspec.Struct, *, timeout: float) -> None:
         """Like :meth:`request`, for a request whose answer has no body."""
-        with self._asking(subject) as span:
-            headers = {VERSION_HEADER: str(codec.VERSION), "traceparent": span.traceparent}
-            said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
-            reply = codec.decode(Reply, said.data)
-            if not reply.ok:
-                span.event("refused", airmesh__code=reply.code, airmesh__reason=reply.message)
-                raise Refused(reply.code, reply.message, reply.retry)
+        await self._ask(subject, message, lambda _body: None, timeout)
 
-    def _asking(self, subject: str) -> AbstractContextManager[Span]:
-        """Its name has no node in it: there are few names of spans."""
-        return self._telemetry.span(
+    async def _ask(self, subject: str, message: msgspec.Struct, read: Callable[[bytes], T], timeout: float) -> T:
+        """Its span's name has no node in it: there are few names of spans."""
+        with self._telemetry.span(
             f"ask {without_node(subject)}",
             kind="CLIENT",
             messaging__system="nats",
             messaging__operation__name="ask",
             messaging__destination__name=subject,
-        )
+        ) as span:
+            headers = {VERSION_HEADER: str(codec.VERSION), "traceparent": span.traceparent}
+            said = await self.connection.call(subject, codec.encode(message), timeout=timeout, headers=headers)
+            reply = codec.decode(Reply, said.data)
+            if not reply.ok:
+                span.event("refused", airmesh__code=reply.code, airmesh__reason=reply.message)
+                raise Refused(reply.code, reply.message, reply.retry)
+            return read(reply.body)
 
     async def serve(
         self, subject: str, kind: type[M], answer: Callable[[M], Coroutine[Any, Any, msgspec.Struct | None]]

@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from cli.faults import Declined
-from cli.install import accounts, jobs, names
+from cli.install import accounts, failed_jobs, jobs, names
 from cli.install import render as manifests
 from cli.install.kinds import Object, Ref, ref
 from cli.install.kubernetes import Kubernetes
@@ -69,7 +69,6 @@ class BusAccounts:
         self._api.delete(Ref("v1", "Secret", names.NAMESPACE, name))
 
     def _last_word(self, job: str) -> str:
-        pods = self._api.items("v1", "Pod", names.NAMESPACE, labels=f"{names.NAME}={jobs.ACCOUNTS}")
-        own = [one["metadata"]["name"] for one in pods if one["metadata"]["name"].startswith(job)]
+        own = [one["metadata"]["name"] for one in failed_jobs.pods_of(self._api, job)]
         said = [self._api.log_of(names.NAMESPACE, one, jobs.ACCOUNTS, lines=1) for one in own]
         return next((text for text in said if text), "")

@@ -10,10 +10,16 @@ from cli.install.kinds import Object, Ref, ref
 from cli.install.kubernetes import Kubernetes
 
 
+def pods_of(api: Kubernetes, job: str) -> list[Object]:
+    """Those that a Job of this name has, or had and nobody has deleted."""
+    return api.items("v1", "Pod", names.NAMESPACE, labels=f"batch.kubernetes.io/job-name={job}")
+
+
 def why(api: Kubernetes, job: Ref) -> Declined:
     """The last line of the container that failed, and on which node."""
-    pods = api.items("v1", "Pod", names.NAMESPACE, labels=f"batch.kubernetes.io/job-name={job.name}")
-    for pod in sorted(pods, key=lambda one: str(one["metadata"].get("creationTimestamp")), reverse=True):
+    for pod in sorted(
+        pods_of(api, job.name), key=lambda one: str(one["metadata"].get("creationTimestamp")), reverse=True
+    ):
         if container := rollout.failed_container(pod):
             said = api.log_of(names.NAMESPACE, pod["metadata"]["name"], container, lines=1) or "it said nothing"
             return Declined(

@@ -39,8 +39,8 @@ def progress(found: Mapping[str, Any]) -> Progress:
     status: Mapping[str, Any] = found.get("status") or {}
     spec: Mapping[str, Any] = found["spec"]
     if found["kind"] == "Job":
-        conditions = [one["type"] for one in status.get("conditions") or () if one["status"] == "True"]
-        return Progress(done="Complete" in conditions, text="done" if "Complete" in conditions else "runs")
+        done = _holds(found, "Complete")
+        return Progress(done=done, text="done" if done else "runs")
     seen = status.get("observedGeneration", 0) >= found["metadata"].get("generation", 1)
     if found["kind"] == "DaemonSet":
         wanted, updated = status.get("desiredNumberScheduled", 0), status.get("updatedNumberScheduled", 0)
@@ -55,17 +55,26 @@ def progress(found: Mapping[str, Any]) -> Progress:
 
 def failed(job: Mapping[str, Any]) -> bool:
     """Whether a Job has given up."""
-    conditions = (job.get("status") or {}).get("conditions") or ()
-    return any(one["type"] == "Failed" and one["status"] == "True" for one in conditions)
+    return _holds(job, "Failed")
 
 
 def failed_container(pod: Mapping[str, Any]) -> str:
     """The container of a pod that ended otherwise than well; empty where none did."""
-    status = pod.get("status") or {}
-    for one in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+    for one in _containers(pod):
         if ((one.get("state") or {}).get("terminated") or {}).get("exitCode"):
             return str(one["name"])
     return ""
+
+
+def _holds(job: Mapping[str, Any], condition: str) -> bool:
+    conditions = (job.get("status") or {}).get("conditions") or ()
+    return any(one["type"] == condition and one["status"] == "True" for one in conditions)
+
+
+def _containers(pod: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Statuses of all its containers, those that go first before the others."""
+    status = pod.get("status") or {}
+    return [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]
 
 
 def obstacle(pods: Iterable[Mapping[str, Any]]) -> Obstacle | None:
@@ -86,7 +95,7 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterable[Obstacle]:
                 remedy="give it a node that has what it asks for",
                 final=False,
             )
-    for one in [*(status.get("initContainerStatuses") or ()), *(status.get("containerStatuses") or ())]:
+    for one in _containers(pod):
         waiting = (one.get("state") or {}).get("waiting") or {}
         reason, said = waiting.get("reason", ""), " ".join(str(waiting.get("message", "")).split())[:300]
         if reason in _NO_IMAGE:

@@ -221,8 +221,11 @@ class Cluster:
         self.roll_out(to.objects)
         self._prune(self.history(), to.objects)
         self.api.apply(replace(to, state=revisions.COMPLETE).write())
+        self._forget_after(to)
+
+    def _forget_after(self, revision: Revision) -> None:
         for later in self.history():
-            if later.number > to.number:
+            if later.number > revision.number:
                 self.api.delete(Ref("v1", "ConfigMap", names.NAMESPACE, later.name))
 
     def roll_out(self, objects: Sequence[Object], *, first: bool = False) -> None:
@@ -235,14 +238,15 @@ class Cluster:
         plain = [one for one in objects if one["kind"] not in WORKLOADS]
         self._apply(plain)
         self._say(f"applied {len(plain)} objects")
-        workloads = [one for one in objects if one["kind"] in WORKLOADS]
-        for one in workloads:
+        later = []
+        for one in (one for one in objects if one["kind"] in WORKLOADS):
             self._apply([one])
-            if not first or one["kind"] == "StatefulSet":
+            if first and one["kind"] != "StatefulSet":
+                later.append(one)
+            else:
                 self._await_workload(one, objects)
-        for one in workloads if first else ():
-            if one["kind"] != "StatefulSet":
-                self._await_workload(one, objects)
+        for one in later:
+            self._await_workload(one, objects)
 
     def _await_workload(self, one: Object, objects: Sequence[Object]) -> None:
         """Waits until it runs; a bus of signed accounts is handed them then."""
@@ -380,9 +384,7 @@ class Cluster:
         for one in last.objects:
             self.api.apply(one)
         self._prune([Revision(number=0, state="", tag="", objects=wanted.objects)], last.objects)
-        for later in self.history():
-            if later.number > last.number:
-                self.api.delete(Ref("v1", "ConfigMap", names.NAMESPACE, later.name))
+        self._forget_after(last)
         self._say(f"revision {last.number}, tag {last.tag}, is applied again")
 
     def _take_seeds_away(self, wanted: Plan) -> None:

@@ -2072,8 +2072,8 @@ CLI = (
     Mutant(
         name="services-are-waited-for-before-agents-are-there",
         file="cli/install/run.py",
-        old='            if not first or one["kind"] == "StatefulSet":\n',
-        new="            if one:\n",
+        old='            if first and one["kind"] != "StatefulSet":\n',
+        new='            if not one["kind"]:\n',
         tests=("tests/shell/cli/install/test_install.py::test_one_that_is_killed_is_taken_up_by_the_next",),
     ),
     Mutant(

@@ -58,8 +58,7 @@ class FlowEvents:
         now = time.monotonic()
         if now - self._named_at > NAMES_SECONDS:
             self._names, self._named_at = self._names_now(), now
-        elif any(self._unknown(event) for event in events):  # a pod may have come since
-            self._names = replace(self._names, by_endpoint=self._by_endpoint(), interfaces=_interfaces())
+        self._names = self._with_newcomers(self._names, events)
         interpreter = Interpreter(
             node=self._feed.node,
             names=self._names,
@@ -80,9 +79,19 @@ class FlowEvents:
             interfaces=_interfaces(),
         )
 
-    def _unknown(self, event: Event) -> bool:
-        names = self._names
-        return event.endpoint not in names.by_endpoint or bool(event.ifindex and event.ifindex not in names.interfaces)
+    def _with_newcomers(self, names: Names, events: list[Event]) -> Names:
+        """The names with pods that came since they were gathered. A number that is nobody's even now is kept as one, so
+        that who sends many of it costs one look.
+        """
+        endpoints = {event.endpoint for event in events} - names.by_endpoint.keys()
+        interfaces = {event.ifindex for event in events} - names.interfaces.keys()
+        if not endpoints and not interfaces:
+            return names
+        return replace(
+            names,
+            by_endpoint={**dict.fromkeys(endpoints, ""), **names.by_endpoint, **self._by_endpoint()},
+            interfaces={**{one: f"#{one}" for one in interfaces}, **names.interfaces, **_interfaces()},
+        )
 
     def _by_endpoint(self) -> dict[int, str]:
         return {one.index: f"{one.first.namespace}/{one.first.pod}" for one in self._local.up.values()}
