@@ -91,12 +91,12 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
     ours = {route.key: route for route in kernel.routes if route.is_ours}
     foreign = {route.key: route for route in kernel.routes if not route.is_ours and not _is_pods(route)}
     pairs = behind(mesh, _behind(mesh))
-    chosen = choices(mesh, node.here, pairs, ours, memory)
+    chosen = choices(mesh, node.own, pairs, ours, memory)
     desired = _desired(mesh, pairs, chosen)
     idle = _idle(kernel, desired, node.needed, memory)
     devices = device_operations(kernel.devices, node.devices, node.needed, idle, mesh.settings_complete)
-    peers = outer_addresses(mesh, node.here)
-    entries = entry_operations(node.here.devices, peers, kernel.entries, complete=mesh.routes_complete)
+    peers = outer_addresses(mesh, node.own)
+    entries = entry_operations(node.own.devices, peers, kernel.entries, complete=mesh.routes_complete)
     faults = [
         *dict.fromkeys(fault for choice in chosen.values() for fault in choice.faults),
         *_faults(mesh, kernel),
@@ -116,7 +116,7 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
         targets=targets(chosen),
         devices=node.devices,
         needed=node.needed,
-        received=_received(kernel, node.devices.keys(), {model for model, _ in node.here.devices}),
+        received=_received(kernel, node.devices.keys(), {model for model, _ in node.own.devices}),
         tunnelled=bool(kernel.devices) or any(asked != (HOST_GW.name,) for asked in mesh.pools.values()),
     )
 
