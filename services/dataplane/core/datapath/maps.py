@@ -135,7 +135,9 @@ NODE_ADDRESSES = MapSpec("am_own", ARRAY, at.Index, nat.NodeAddresses, 1, "in wh
 OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node itself last was a backend")
 
 TUNNELS = MapSpec("am_tunnels", H, at.LinkKey, tl.Tunnel, 64, "tunnel devices of this node")
-TUNNEL_ENDS = MapSpec("am_tunnel_ends", H, tl.TunnelEndKey, tl.TunnelEnd, 64, "where this node takes packets of tunnels")
+TUNNEL_ENDS = MapSpec(
+    "am_tunnel_ends", H, tl.TunnelEndKey, tl.TunnelEnd, 64, "where this node takes packets of tunnels"
+)
 TUNNEL_PEERS = MapSpec("am_tunnel_peers", H, at.AddressKey, tl.TunnelPeer, 65_536, "the other ends", NO_PREALLOC)
 TUNNEL_SOURCES = MapSpec(
     "am_tunnel_srcs", LPM, at.PrefixKey, tl.TunnelSource, 262_144, "which node may send what", NO_PREALLOC

@@ -1,10 +1,10 @@
 """The layouts of tunnels: the devices of this node, the other ends, and who may send what through them.
 
 Part of the one place for layouts: see ``layout.py`` for units and for what becomes of these records. A packet for
-another node goes into the tunnel whose device its route names (``am_tunnels``); one that arrives is taken when its outer
-destination is an end of ours (``am_tunnel_ends``), its outer source a node's (``am_tunnel_peers``), and its inner source
-that node's (``am_tunnel_srcs``). The agent fills all four, and says by ``ConfigFlag.TUNNELS`` that there is anything
-in them: without it no program looks.
+another node goes into the tunnel whose device its route names (``am_tunnels``). One that arrives is taken when its
+outer destination is an end of ours (``am_tunnel_ends``), its outer source a node's (``am_tunnel_peers``), and its inner
+source that node's (``am_tunnel_srcs``). The agent fills all four, and says by ``ConfigFlag.TUNNELS`` that there is
+anything in them: without it no program looks.
 """
 
 from __future__ import annotations
