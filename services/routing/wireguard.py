@@ -29,13 +29,13 @@ from services.routing.core.wireguard import (
     WantedPeer,
     best_slot,
     holders,
+    networks_of_nodes,
     next_step,
     peer_steps,
     proved_keys,
     remotes,
     shown,
     slot_now,
-    told_networks,
     wanted_peers,
 )
 from services.routing.wireguard_device import CannotHave, Devices, peer_change
@@ -108,8 +108,8 @@ class Wireguard:
         in_use = not self._drained and self._devices.link(own.other) is not None
         mine = shown(own, _others(wish), wish.port, in_use=in_use)
         devices = {key.slot: self._devices.make(key.slot) for key in mine}
-        told = told_networks(wish.known)
-        held = holders({slot: device.peers for slot, device in devices.items()}, told)
+        networks = networks_of_nodes(wish.known)
+        held = holders({slot: device.peers for slot, device in devices.items()}, networks)
         found, refused = remotes(wish.known, own, held)
         faults += refused
         best = {name: best_slot(wish.known.me, mine, wish.known.routes[name]) for name in found}

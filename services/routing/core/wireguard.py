@@ -203,11 +203,11 @@ def best_slot(me: str, mine: Iterable[WireguardKey], peer: NodeRoutes) -> int | 
     ours = {key.slot: key.state for key in mine}
     theirs = {key.slot: key.state for key in peer.wireguard[:2] if key.slot in SLOTS}
 
-    def rank(slot: int) -> tuple[bool, bool, int, int]:
+    def precedence(slot: int) -> tuple[bool, bool, int, int]:
         states = (ours[slot], theirs[slot]) if me < peer.node else (theirs[slot], ours[slot])
         return states[0] == "leaving", states[1] == "leaving", -states.count("home"), -slot
 
-    return min(ours.keys() & theirs.keys(), key=rank, default=None)
+    return min(ours.keys() & theirs.keys(), key=precedence, default=None)
 
 
 def slot_now(best: int | None, current: int | None, proved: Set[int], shared: Set[int]) -> int | None:
@@ -226,15 +226,15 @@ def remotes(known: Known, own: OwnKeys, held: Mapping[tuple[int, bytes], str]) -
     ``held`` says whose a key is on this node's devices now, by slot (:func:`holders`).
     """
     faults: list[Fault] = []
-    told: dict[str, dict[int, tuple[bytes, int]]] = {}
+    announced: dict[str, dict[int, tuple[bytes, int]]] = {}
     for name in sorted(known.routes.keys() - {known.me}):
-        told[name] = keys = _keys_of(known.routes[name], own, faults)
+        announced[name] = keys = _keys_of(known.routes[name], own, faults)
         if not keys:
-            del told[name]
-    users = Counter((slot, key) for keys in told.values() for slot, (key, _) in keys.items())
-    allowed = _held_by(known, told)
+            del announced[name]
+    users = Counter((slot, key) for keys in announced.values() for slot, (key, _) in keys.items())
+    allowed = _held_by(known, announced)
     found: dict[str, Remote] = {}
-    for name, keys in told.items():
+    for name, keys in announced.items():
         mine = {slot: at for slot, at in keys.items() if users[slot, at[0]] == 1 or held.get((slot, at[0])) == name}
         if len(mine) < len(keys):
             faults.append(
@@ -289,13 +289,13 @@ def _held_by(known: Known, names: Collection[str]) -> dict[str, set[Network]]:
     for claim in known.claims:
         if claim.node in allowed:
             address = ip_network(claim.address)
-            around = (address.supernet(new_prefix=length) for length in lengths[claim.address.version])
-            if not any(cidr in allowed[claim.node] for cidr in around):
+            holding = (address.supernet(new_prefix=length) for length in lengths[claim.address.version])
+            if not any(cidr in allowed[claim.node] for cidr in holding):
                 allowed[claim.node].add(address)
     return allowed
 
 
-def told_networks(known: Known) -> dict[str, set[Network]]:
+def networks_of_nodes(known: Known) -> dict[str, set[Network]]:
     """What each node that tells a key holds, by ``blocks`` and ``claims``."""
     return _held_by(known, [name for name, routes in known.routes.items() if routes.wireguard and name != known.me])
 

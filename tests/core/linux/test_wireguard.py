@@ -93,15 +93,15 @@ def test_what_does_not_fit_into_a_message_goes_on_in_the_next() -> None:
     assert read.peers[0].allowed == frozenset(many)
 
 
-def test_a_device_as_the_kernel_tells_it() -> None:
-    """What is set is told with the same attributes; the times and counters come from the kernel alone."""
+def test_a_device_as_the_kernel_reports_it() -> None:
+    """What is set is reported with the same attributes; the times and counters come from the kernel alone."""
     [body] = set_device("am-wg", Change(private_key=KEY, port=51820, peers=(V4,)))
     read = parse_device([body])
     peer = Peer(public_key=ONE, endpoint=V4.endpoint, keepalive=25, allowed=frozenset(V4.allow))
     assert read == Device(private_key=KEY, port=51820, peers=(peer,))
-    told = attribute(1, ONE) + attribute(6, (1700000000).to_bytes(8, "little") + bytes(8))
-    told += attribute(7, (5).to_bytes(8, "little")) + attribute(8, (1 << 40).to_bytes(8, "little"))
-    read = parse_device([bytes(4) + attribute(8, attribute(0, told))])
+    reported = attribute(1, ONE) + attribute(6, (1700000000).to_bytes(8, "little") + bytes(8))
+    reported += attribute(7, (5).to_bytes(8, "little")) + attribute(8, (1 << 40).to_bytes(8, "little"))
+    read = parse_device([bytes(4) + attribute(8, attribute(0, reported))])
     assert read.peers == (Peer(public_key=ONE, handshake=1700000000, received=5, sent=1 << 40),)
 
 
@@ -125,7 +125,7 @@ def test_the_lines_of_the_socket() -> None:
     assert "update_only=true" in set_lines(Change(peers=(update,)))
 
 
-def test_what_the_socket_tells() -> None:
+def test_what_the_socket_reports() -> None:
     words = f"""private_key={KEY.hex()}
 listen_port=51820
 fwmark=1

@@ -35,7 +35,7 @@ from services.routing.core.wireguard import (
     remotes,
     shown,
     slot_now,
-    told_networks,
+    networks_of_nodes,
     wanted_peers,
 )
 from tests.core.routing.test_plan import blocks, claim, node
@@ -53,7 +53,7 @@ def own(home: int = 0, *, rotating: bool = False, **keys: int) -> OwnKeys:
     return OwnKeys(home=home, keys=given_keys, made=0, rotating=rotating)
 
 
-def tells(name: str, *slots: str, underlay: str = "172.30.0.12") -> NodeRoutes:
+def announcing(name: str, *slots: str, underlay: str = "172.30.0.12") -> NodeRoutes:
     """``"0 home 7"``: slot, state, number of the key."""
     keys = []
     for slot, state, number in (text.split() for text in slots):
@@ -69,17 +69,24 @@ def states(mine: Iterable[WireguardKey]) -> list[str]:
     ("mine", "others", "expected"),
     [
         pytest.param(own(), [], ["0 home 1"], id="alone"),
-        pytest.param(own(), [tells("n2", "0 home 2")], ["0 home 1"], id="all are in slot 0"),
-        pytest.param(own(), [tells("n2", "1 home 2")], ["0 home 1", "1 guest 1"], id="a guest with the same key"),
-        pytest.param(own(), [tells("n2", "0 home 2", "1 guest 2")], ["0 home 1"], id="guests need no guest"),
-        pytest.param(own(), [tells("n2", "0 home 2", "1 leaving 2")], ["0 home 1", "1 guest 1"], id="stays until left"),
-        pytest.param(own(1), [tells("n2", "0 home 2")], ["1 home 1"], id="slot 0 comes to slot 1"),
-        pytest.param(own(1), [tells("n2", "0 home 2", "1 guest 2")], ["1 home 1"], id="and has come"),
-        pytest.param(own(1), [tells("n2", "0 home 2", "1 leaving 2")], ["1 home 1", "0 guest 1"], id="but not now"),
-        pytest.param(own(1), [tells("n2", "1 home 3", "0 leaving 2")], ["1 home 1", "0 guest 1"], id="nor yet"),
+        pytest.param(own(), [announcing("n2", "0 home 2")], ["0 home 1"], id="all are in slot 0"),
+        pytest.param(own(), [announcing("n2", "1 home 2")], ["0 home 1", "1 guest 1"], id="a guest with the same key"),
+        pytest.param(own(), [announcing("n2", "0 home 2", "1 guest 2")], ["0 home 1"], id="guests need no guest"),
+        pytest.param(
+            own(), [announcing("n2", "0 home 2", "1 leaving 2")], ["0 home 1", "1 guest 1"], id="stays until left"
+        ),
+        pytest.param(own(1), [announcing("n2", "0 home 2")], ["1 home 1"], id="slot 0 comes to slot 1"),
+        pytest.param(own(1), [announcing("n2", "0 home 2", "1 guest 2")], ["1 home 1"], id="and has come"),
+        pytest.param(
+            own(1), [announcing("n2", "0 home 2", "1 leaving 2")], ["1 home 1", "0 guest 1"], id="but not now"
+        ),
+        pytest.param(own(1), [announcing("n2", "1 home 3", "0 leaving 2")], ["1 home 1", "0 guest 1"], id="nor yet"),
         pytest.param(own(1, s0=5, s1=1), [], ["1 home 1", "0 leaving 5"], id="leaves its old key"),
         pytest.param(
-            own(rotating=True), [tells("n2", "1 home 2")], ["0 home 1", "1 leaving 1"], id="makes room for a new one"
+            own(rotating=True),
+            [announcing("n2", "1 home 2")],
+            ["0 home 1", "1 leaving 1"],
+            id="makes room for a new one",
         ),
     ],
 )
@@ -103,7 +110,7 @@ def test_which_slots_a_node_shows(mine: OwnKeys, others: list[NodeRoutes], expec
     ],
 )
 def test_both_ends_of_a_pair_come_to_the_same_slot(mine: list[str], peer: list[str], slot: int | None) -> None:
-    one, other = tells("n1", *mine), tells("n2", *peer)
+    one, other = announcing("n1", *mine), announcing("n2", *peer)
     assert best_slot("n1", one.wireguard, other) == slot
     assert best_slot("n2", other.wireguard, one) == slot
 
@@ -129,20 +136,20 @@ def test_packets_move_when_the_other_slot_is_proved(
 
 def known(*others: NodeRoutes, held: Mapping[str, str] | None = None, **more: Any) -> Known:
     holds = {"n1": "10.244.0.0/26", "n2": "10.244.0.64/26 fd00:10:244::40/122"} if held is None else held
-    told = {one.node: one for one in others}
+    announced = {one.node: one for one in others}
     state: dict[str, Any] = {
         "underlay": {one.node: one.underlay for one in others},
         "families": frozenset((4, 6)),
         **more,
     }
-    return Known(me="n1", routes=told, blocks=blocks(**holds), **state)
+    return Known(me="n1", routes=announced, blocks=blocks(**holds), **state)
 
 
 def networks(*texts: str) -> frozenset[Network]:
     return frozenset(map(ip_network, texts))
 
 
-N2 = tells("n2", "0 home 2", underlay="172.30.0.12 fd00:172:30::12")
+N2 = announcing("n2", "0 home 2", underlay="172.30.0.12 fd00:172:30::12")
 
 
 def test_a_peer_may_use_what_ipam_gave_it_and_nothing_that_it_says() -> None:
@@ -176,31 +183,31 @@ def test_what_is_a_key(text: str, raw: bytes | None) -> None:
 @pytest.mark.parametrize(
     ("others", "words"),
     [
-        pytest.param([tells("n2", "0 home 1")], "this node's own WireGuard key", id="ours"),
-        pytest.param([tells("n2", "0 home 0")], "a WireGuard key that is none", id="zeros"),
-        pytest.param([tells("n2", "7 home 2")], "a WireGuard key that is none", id="no slot"),
+        pytest.param([announcing("n2", "0 home 1")], "this node's own WireGuard key", id="ours"),
+        pytest.param([announcing("n2", "0 home 0")], "a WireGuard key that is none", id="zeros"),
+        pytest.param([announcing("n2", "7 home 2")], "a WireGuard key that is none", id="no slot"),
         pytest.param([structs.replace(N2, underlay=())], "no address on the shared network", id="no address"),
     ],
 )
-def test_what_cannot_be_a_peer_is_told_and_none(others: list[NodeRoutes], words: str) -> None:
+def test_what_cannot_be_a_peer_is_a_fault_and_none(others: list[NodeRoutes], words: str) -> None:
     found, faults = remotes(known(*others), own(), {})
     assert found == {}
     assert [words in fault.fault and fault.of_others for fault in faults] == [True]
 
 
-def test_a_key_that_two_tell_stays_with_who_has_it() -> None:
+def test_a_key_that_two_announce_stays_with_who_has_it() -> None:
     """Whoever tells another's key does not cut that one off, however it is named; nobody knows whose a new one is."""
     for liar, honest in (("n0", "n2"), ("n2", "n0")):
         two = known(
-            tells(liar, "0 home 2", underlay="172.30.0.9"),
-            tells(honest, "0 home 2"),
+            announcing(liar, "0 home 2", underlay="172.30.0.9"),
+            announcing(honest, "0 home 2"),
             held={liar: "10.244.9.0/26", honest: "10.244.0.64/26"},
         )
         found, faults = remotes(two, own(), {})
         assert found == {}
         assert len(faults) == 2
         peer = Peer(key(2), allowed=networks("10.244.0.64/26", "172.30.0.12/32"))
-        held = holders({0: [peer]}, told_networks(two))
+        held = holders({0: [peer]}, networks_of_nodes(two))
         found, faults = remotes(two, own(), held)
         assert list(found) == [honest]
         assert [liar in fault.fault for fault in faults] == [True]
@@ -229,7 +236,7 @@ THERE = Peer(key(2), allowed=WANTED.allowed)
 @pytest.mark.parametrize(
     ("wanted", "seen", "steps"),
     [
-        pytest.param({key(2): WANTED}, [THERE], [], id="as it should be: nothing is told"),
+        pytest.param({key(2): WANTED}, [THERE], [], id="as it should be: nothing is announced"),
         pytest.param(
             {key(2): WANTED},
             [],
@@ -290,7 +297,7 @@ THERE = Peer(key(2), allowed=WANTED.allowed)
         ),
     ],
 )
-def test_a_device_is_told_what_differs(
+def test_a_device_is_given_what_differs(
     wanted: dict[bytes, WantedPeer], seen: list[Peer], steps: list[PeerStep]
 ) -> None:
     assert list(peer_steps(wanted, seen, NOW)) == steps
@@ -369,16 +376,16 @@ def test_whole_pools_are_prohibited_beneath_their_routes() -> None:
     ],
 )
 def test_the_steps_of_a_rotation(mine: OwnKeys, kept: list[str], due: bool, drained: bool, step: str) -> None:
-    assert next_step(mine, tells("n1", *kept).wireguard, due=due, drained=drained) == step
+    assert next_step(mine, announcing("n1", *kept).wireguard, due=due, drained=drained) == step
 
 
 @dataclass
-class Turning:
+class Rotating:
     """A node on paper. What it tells is what its devices have as of its last pass."""
 
     name: str
     keys: OwnKeys
-    told: NodeRoutes = field(init=False)
+    announced: NodeRoutes = field(init=False)
     slots: dict[str, int] = field(default_factory=dict)
     best: dict[str, int | None] = field(default_factory=dict)
     peers: dict[tuple[str, int], str] = field(default_factory=dict)
@@ -389,29 +396,29 @@ class Turning:
     """When something came by a slot."""
 
     def __post_init__(self) -> None:
-        self.told = tells(self.name)
+        self.announced = announcing(self.name)
 
     @property
     def has(self) -> dict[int, str]:
         """Keys of its devices."""
-        return {one.slot: one.key for one in self.told.wireguard}
+        return {one.slot: one.key for one in self.announced.wireguard}
 
 
-class Turns:
-    """Nodes on paper that act in any order, on what the others told at their own last pass.
+class Rounds:
+    """Nodes on paper that act in any order, on what the others announced at their own last pass.
 
     At each moment each device sends keepalives, and makes a handshake where both ends have the other's present key.
     """
 
-    LIFE, DRAINED = 30, 35
+    PROVES, DRAINED = 30, 35
 
     def __init__(self, seed: int) -> None:
         self.random = Random(seed)
         self.clock, self.made = 0, 10
-        self.nodes: dict[str, Turning] = {}
+        self.nodes: dict[str, Rotating] = {}
         for number, name in enumerate(("n1", "n2", "n3", "n4"), start=1):
             home = self.random.choice((0, 1))
-            self.nodes[name] = Turning(name, OwnKeys(home=home, keys={home: key(number)}, made=0))
+            self.nodes[name] = Rotating(name, OwnKeys(home=home, keys={home: key(number)}, made=0))
         self.due: set[str] = set()
 
     def tick(self) -> None:
@@ -431,19 +438,19 @@ class Turns:
     def act(self, name: str) -> None:
         """One pass of a node."""
         node = self.nodes[name]
-        others = {other.name: other.told for other in self.nodes.values() if other is not node}
+        others = {other.name: other.announced for other in self.nodes.values() if other is not node}
         other_slot = node.keys.other
         silent = self.clock - node.heard.get(other_slot, 0) >= self.DRAINED
         drained = silent and other_slot not in node.slots.values()
         mine = shown(node.keys, others.values(), 51820, in_use=other_slot in node.has and not drained)
         for slot in {one.slot for one in mine} - node.has.keys():
             node.heard[slot] = self.clock
-        node.told = structs.replace(node.told, wireguard=mine)
-        node.peers = {(peer, one.slot): one.key for peer, told in others.items() for one in told.wireguard}
-        for peer, told in others.items():
-            common = {one.slot for one in mine} & {one.slot for one in told.wireguard}
-            proved = {slot for slot in common if self.clock - node.proved.get((peer, slot), -99) < self.LIFE}
-            node.best[peer] = best_slot(name, mine, told)
+        node.announced = structs.replace(node.announced, wireguard=mine)
+        node.peers = {(peer, one.slot): one.key for peer, announced in others.items() for one in announced.wireguard}
+        for peer, announced in others.items():
+            common = {one.slot for one in mine} & {one.slot for one in announced.wireguard}
+            proved = {slot for slot in common if self.clock - node.proved.get((peer, slot), -99) < self.PROVES}
+            node.best[peer] = best_slot(name, mine, announced)
             slot_of = slot_now(node.best[peer], node.slots.get(peer), proved, common)
             node.slots = {**node.slots, peer: slot_of} if slot_of is not None else node.slots
         step = next_step(node.keys, mine, due=name in self.due, drained=drained)
@@ -473,20 +480,20 @@ class Turns:
 
 @pytest.mark.parametrize("seed", range(5))
 def test_rotations_of_all_nodes_at_once_end_and_no_packet_meets_a_key_that_is_gone(seed: int) -> None:
-    turns = Turns(seed)
-    names = sorted(turns.nodes)
+    rounds = Rounds(seed)
+    names = sorted(rounds.nodes)
     for _ in range(120):
-        turns.tick()
-        turns.act(turns.random.choice(names))
-    assert turns.lost() == []
-    assert all(len(node.slots) == 3 for node in turns.nodes.values()), "all reach all"
-    first = {name: node.keys.key_of(node.keys.home) for name, node in turns.nodes.items()}
-    for turn in range(1000):
-        if turn % 40 == 0 and turn < 160:
-            turns.due.add(names[turn // 40])
-        turns.tick()
-        turns.act(turns.random.choice(names))
-        assert turns.lost() == [], turn
-    for name, turned in turns.nodes.items():
-        assert list(turned.keys.keys) == [turned.keys.home], f"{name} has one key"
-        assert turned.keys.keys[turned.keys.home] != first[name], f"{name} has a new one"
+        rounds.tick()
+        rounds.act(rounds.random.choice(names))
+    assert rounds.lost() == []
+    assert all(len(node.slots) == 3 for node in rounds.nodes.values()), "all reach all"
+    first = {name: node.keys.key_of(node.keys.home) for name, node in rounds.nodes.items()}
+    for attempt in range(1000):
+        if attempt % 40 == 0 and attempt < 160:
+            rounds.due.add(names[attempt // 40])
+        rounds.tick()
+        rounds.act(rounds.random.choice(names))
+        assert rounds.lost() == [], attempt
+    for name, rotated in rounds.nodes.items():
+        assert list(rotated.keys.keys) == [rotated.keys.home], f"{name} has one key"
+        assert rotated.keys.keys[rotated.keys.home] != first[name], f"{name} has a new one"

@@ -93,7 +93,7 @@ def test_nothing_passes_in_the_clear_whatever_is_missing(pair: list[Node]) -> No
         near.netns.ip(f"route add default via {far.underlay[0]}")
         near.netns.ip(f"-6 route add default via {far.underlay[1]}")
     fabric = Capture(n2)
-    told: list[bytes] = []
+    carried: list[bytes] = []
 
     def sent(*, refused: bool) -> None:
         for family in (4, 6):
@@ -104,7 +104,7 @@ def test_nothing_passes_in_the_clear_whatever_is_missing(pair: list[Node]) -> No
                 else:
                     client.sendto(SECRET, server.getsockname())
                     assert server.recv(64) == SECRET
-        told.extend(fabric.frames())
+        carried.extend(fabric.frames())
 
     sent(refused=True)
     n1.apply(pair)
@@ -127,8 +127,8 @@ def test_nothing_passes_in_the_clear_whatever_is_missing(pair: list[Node]) -> No
     n1.start()
     settle(pair, lambda: proved(*pair) and n1.state.slots)
     sent(refused=False)
-    assert not [frame for frame in told if clear(frame, SECRET)]
-    assert wireguard_frames(told) > 8
+    assert not [frame for frame in carried if clear(frame, SECRET)]
+    assert wireguard_frames(carried) > 8
     fabric.close()
 
 
@@ -179,7 +179,7 @@ def test_a_key_changes_under_packets_and_none_is_lost(pair: list[Node]) -> None:
 
 
 def test_a_stranger_and_another_nodes_addresses_are_refused(pair: list[Node]) -> None:
-    """A key that nobody told is not answered; a node that is known gets nothing in, in the name of what it lacks."""
+    """A key that nobody carried is not answered; a node that is known gets nothing in, in the name of what it lacks."""
     n1, n2 = pair
     settle(pair, lambda: proved(*pair))
     stolen = ip_network("10.244.99.7/32")
@@ -212,7 +212,7 @@ def test_a_stranger_and_another_nodes_addresses_are_refused(pair: list[Node]) ->
     fabric.close()
 
 
-def test_a_change_of_one_peer_is_told_of_that_peer_alone(pair: list[Node]) -> None:
+def test_a_change_of_one_peer_costs_that_peer_alone(pair: list[Node]) -> None:
     """A block that is taken away goes without a moment in which the others of that node are nobody's."""
     n1, n2 = pair
     settle(pair, lambda: proved(*pair))

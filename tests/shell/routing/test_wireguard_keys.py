@@ -62,7 +62,7 @@ GOOD = b64encode(new_key()).decode()
         pytest.param(json.dumps({"version": 1, "home": 2, "made": 0, "private": {"2": GOOD}}), id="no such slot"),
     ],
 )
-def test_what_cannot_be_read_is_told_without_what_is_in_it(tmp_path: Path, text: str) -> None:
+def test_what_cannot_be_read_is_reported_without_what_is_in_it(tmp_path: Path, text: str) -> None:
     file = KeyFile(tmp_path)
     file.path.parent.mkdir()
     file.path.write_text(text)
