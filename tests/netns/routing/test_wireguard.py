@@ -67,6 +67,17 @@ def test_pods_reach_each_other_encrypted_by_both_families(pair: list[Node]) -> N
     assert n1.netns.ip("addr show am-wg").count("inet6 fe80") == 0, "no address of its own that speaks of itself"
 
 
+def test_wireguard_go_keeps_no_namespace_alive(pair: list[Node]) -> None:
+    """It has mounts of its own, in which a pod's namespace would live on when the pod is gone."""
+    n1, _ = pair
+    n1.apply(pair)
+    assert (n1.folder / "sockets" / "am-wg.sock").is_socket()
+    mounts = Path(f"/proc/{process_of(n1)}/mountinfo").read_text()
+    assert " /var/run/wireguard " in mounts or " /run/wireguard " in mounts
+    assert " - nsfs " not in mounts
+    assert f"/run/netns/{n1.netns.name} " in Path("/proc/self/mountinfo").read_text(), "where it is mounted all the same"
+
+
 def test_a_node_reaches_the_others_pods_from_its_own_address(pair: list[Node]) -> None:
     """Its own packets go in by the tunnel, and the answer comes back by it; nodes among themselves stay outside."""
     n1, n2 = pair
