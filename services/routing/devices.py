@@ -10,7 +10,7 @@ from __future__ import annotations
 import errno
 from collections.abc import Iterable
 from contextlib import suppress
-from ipaddress import ip_address, ip_interface
+from ipaddress import IPv4Interface, ip_address
 from pathlib import Path
 
 from kit.tunnels import DEVICES, Tunnel, parse_alias, vtep_mac
@@ -30,7 +30,7 @@ from services.routing.core.fib import (
 from services.routing.rtnetlink import read_forwarding, read_neighbour
 
 NAMES = tuple(sorted({name for by_family in DEVICES.values() for name in by_family.values()}))
-ADDRESS = ip_interface("169.254.97.109/32")
+ADDRESS = IPv4Interface("169.254.97.109/32")
 """Of every tunnel device, scope host: nobody is reached by it."""
 PEER = "am-ipip-p"
 """Other end of the veth that carries IPIP."""

@@ -1,8 +1,8 @@
 """The kernel's routing table, tunnel devices and links, read and written in one thread.
 
 Owns every netlink call of this service: uplinks and their addresses by ``linux.interfaces``, tunnel devices by
-``services.routing.devices``; routes and entries, which may be many, in batches by ``linux.netlink``. What the kernel refused is told of each operation. A listing during which the table
-changed is made again.
+``services.routing.devices``; routes and entries, which may be many, in batches by ``linux.netlink``. What the kernel
+refused is told of each operation. A listing during which the table changed is made again.
 
 A route is *replaced* (NLM_F_REPLACE), never taken away and added: no packet finds it missing.
 
@@ -106,7 +106,7 @@ class Kernel:
         return await self._run(lambda: self._apply(operations))
 
     async def open_probe(self, device: str, local: Address, port: int, hops: int) -> socket.socket:
-        """A socket of this namespace for packets of measurement; see ``services.routing.probes``. Raises KernelFault."""
+        """A socket for packets of measurement; see ``services.routing.probes``. Raises KernelFault."""
         return await self._run(lambda: open_probe(device, local, port, hops))
 
     async def forward(self) -> tuple[str, ...]:

@@ -22,7 +22,7 @@ from typing import NamedTuple
 
 from chassis.telemetry.log import Log
 from proto.net import Address
-from services.routing.core.evidence import SMALL, Evidence, Way
+from services.routing.core.evidence import SMALL, TRIES, Evidence, Way
 from services.routing.core.pairs import Target
 from services.routing.kernel import Kernel, KernelFault
 from services.routing.probes import answer, question, read_probe, receive
@@ -68,6 +68,7 @@ class Prober:
         self._sockets: dict[End, socket.socket] = {}
         self._ways: dict[Way, _Sending] = {}
         self._peers: frozenset[Address] = frozenset()
+        self._by_end: dict[tuple[End, Address], Way] = {}
         self._busy = asyncio.Event()
         self.evidence: dict[Way, Evidence] = {}
         """What is known of each way that is measured."""
@@ -99,6 +100,7 @@ class Prober:
                 known.small_at = 0.0
             known.target = target
             self.evidence[way] = self.evidence.get(way, Evidence()).for_most(target.most)
+        self._by_end = {(End(way.link, way.local), way.remote): way for way in self._ways}
         if self._ways:
             self._busy.set()
         else:
@@ -138,7 +140,7 @@ class Prober:
             self._send(way, sending, SMALL, now)
             sent += 1
         evidence = self.evidence[way]
-        if evidence.answered and now >= sending.large_at and not _waits_for_large(sending):
+        if evidence.answered and now >= sending.large_at and _waiting(sending) < TRIES:
             search = evidence.search
             if search.done and now >= sending.top_at:
                 sending.top_at = now + FROM_TOP
@@ -181,15 +183,15 @@ class Prober:
             self._answered(end, sender, probe.nonce)
 
     def _answered(self, end: End, sender: Address, nonce: int) -> None:
-        now = time.monotonic()
-        for way, sending in self._ways.items():
-            if (way.link, way.local, way.remote) == (end.link, end.local, sender):
-                known = sending.unanswered.pop(nonce, None)
-                if known is not None:
-                    size, at = known
-                    if not self.evidence[way].search.done:
-                        sending.large_at = now
-                    self._learn(way, self.evidence[way].answer(now, size, int((now - at) * 1e6)))
+        way = self._by_end.get((end, sender))
+        known = self._ways[way].unanswered.pop(nonce, None) if way is not None else None
+        if way is None or known is None:
+            return
+        now, (size, at) = time.monotonic(), known
+        if size > SMALL and not self.evidence[way].search.done:
+            self._ways[way].unanswered = {one: of for one, of in self._ways[way].unanswered.items() if of[0] == SMALL}
+            self._ways[way].large_at = now
+        self._learn(way, self.evidence[way].answer(now, size, int((now - at) * 1e6)))
 
     def _learn(self, way: Way, after: Evidence) -> None:
         before, self.evidence[way] = self.evidence[way], after
@@ -197,5 +199,6 @@ class Prober:
             self._changed()
 
 
-def _waits_for_large(sending: _Sending) -> bool:
-    return any(size > SMALL for size, _ in sending.unanswered.values())
+def _waiting(sending: _Sending) -> int:
+    """How many large packets are not answered yet."""
+    return sum(size > SMALL for size, _ in sending.unanswered.values())

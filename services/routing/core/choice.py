@@ -46,6 +46,8 @@ class Choice:
     faults: tuple[Fault, ...] = ()
     candidates: tuple[Path, ...] = ()
     """Paths that the other node has a part in: those to be measured."""
+    before: str = ""
+    """The model that the kernel's routes take now; empty: none leads there."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,7 +131,7 @@ def _pick(
     """What is taken, and what else is to be taken as soon as it is proved (None: nothing)."""
     hopeful = [one for one in candidates if not one.fails or len(asked) == 1]
     if old is None:
-        return (hopeful or candidates or [None])[0], None
+        return next(iter(hopeful or candidates), None), None
     if old.name not in asked:
         best = next(iter(hopeful), None)
         if best is None:

@@ -66,7 +66,7 @@ def in_order(
     """Those that routes may lead out by, by model and family of the outer addresses. ``known``: what is set of the
     models is; else one that does something else than the settings say is believed.
     """
-    found = {}
+    found: dict[tuple[str, int], SeenDevice] = {}
     for one in seen:
         device = devices.get(one.name)
         if not one.is_ours or not one.up or one.tunnel is None:

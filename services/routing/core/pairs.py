@@ -66,7 +66,7 @@ class Node:
 
 
 def underlay_of(uplinks: Iterable[Uplink]) -> tuple[Address, ...]:
-    """Addresses of this node on the shared network, as it tells them: those of its uplinks, link-local ones left out."""
+    """Addresses of this node on the shared network, as it tells them: of its uplinks, link-local ones left out."""
     found = {interface.ip for uplink in uplinks for interface in uplink.addresses if not interface.ip.is_link_local}
     return tuple(sorted(found, key=lambda address: (address.version, int(address))))
 
@@ -122,7 +122,8 @@ def choices(
     for key in sorted(pairs):
         pair = Pair(peer=mesh.routes[key.peer], family=key.family, here=here)
         hops = {(route.via, route.link) for prefix in pairs[key] if (route := routes.get((prefix, METRIC))) is not None}
-        choice = choose(pair, key.asked, _current(pair, key.asked, hops), memory.evidence, memory.now)
+        before = _current(pair, key.asked, hops)
+        choice = replace(choose(pair, key.asked, before, memory.evidence, memory.now), before=before)
         pool = mesh.pool_of(pairs[key][0])
         found[key] = _about(choice, mesh.names.get(pool, "") if pool is not None else "")
     return found

@@ -32,6 +32,7 @@ from services.routing.core.fib import (
     LAST_METRIC,
     METRIC,
     PODS,
+    Device,
     Kind,
     Operation,
     Remove,
@@ -68,12 +69,19 @@ class Plan:
     pairs: Mapping[PairKey, Choice] = field(default_factory=dict)
     targets: Mapping[Way, Target] = field(default_factory=dict)
     """What is to be measured."""
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    """Tunnel devices that there should be, by name."""
     needed: frozenset[str] = frozenset()
     """Names of tunnel devices that are asked for or in use."""
     received: tuple[str, ...] = ()
     """Models by which this node receives packets now."""
     tunnelled: bool = False
     """Some pool asks for more than packets as they are, or did: other nodes measure their ways to this one."""
+
+    @property
+    def changes(self) -> tuple[Replace | Remove, ...]:
+        """Of the operations those on routes."""
+        return tuple(one for one in self.operations if isinstance(one, Replace | Remove))
 
 
 def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
@@ -106,6 +114,7 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
         desired,
         pairs=chosen,
         targets=targets(chosen),
+        devices=node.devices,
         needed=node.needed,
         received=_received(kernel, node.devices.keys(), {model for model, _ in node.here.devices}),
         tunnelled=bool(kernel.devices) or any(asked != (HOST_GW.name,) for asked in mesh.pools.values()),
