@@ -139,8 +139,8 @@ class KernelControl:
 
     def apply(self, change: Change) -> None:
         """See :class:`Control`."""
-        bodies = set_device(self._name, change)
-        self._netlink.run([Message(self._family, 0, body, ("WireGuard device", self._name)) for body in bodies])
+        for body in set_device(self._name, change):  # each by itself: together they may exceed a socket's buffer
+            self._netlink.run([Message(self._family, 0, body, ("WireGuard device", self._name))])
 
 
 def family_id(netlink: Netlink) -> int:

@@ -14,17 +14,22 @@ from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
 from kit.models import SERVED, Model
 from kit.pairs import chosen
+from linux.netlink import Netlink
 from proto.codec import encode_segment
 from proto.pairs import PairsRequest
 from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
 from services.routing.core.faults import Fault
+from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
 from services.routing.kernel import Kernel
 from services.routing.mirror import Mirror
 from services.routing.object_faults import told_of
 from services.routing.prober import Prober
 from services.routing.settings import Settings
+from services.routing.wireguard import Wireguard
+from services.routing.wireguard_device import Devices as WireguardDevices
+from services.routing.wireguard_keys import KeyFile
 
 PERIOD = 5.0
 """Seconds between full passes: the longest that drift lasts if the kernel did not tell of it."""
@@ -48,7 +53,12 @@ async def build(
         raise SettingsFault("AIRMESH_NODE", settings.node, "name this Node, or set AIRMESH_GATEWAY=true")
     node = "" if settings.gateway else settings.node
     programs = not settings.gateway if programs is None else programs
-    kernel = Kernel(settings.uplinks, namespace, settings.sysctl_root, programs=programs)
+
+    def wireguard(netlink: Netlink, tunnels: Devices) -> Wireguard:
+        devices = WireguardDevices(netlink, tunnels, settings.wireguard_sockets)
+        return Wireguard(KeyFile(settings.state_dir), devices, key_days=settings.wireguard_key_days)
+
+    kernel = Kernel(settings.uplinks, namespace, settings.sysctl_root, programs=programs, wireguard=wireguard)
     runtime.on_stop(kernel.close)
     mirror = Mirror(bus, node, served)
     measured = asyncio.Event()
@@ -72,11 +82,11 @@ async def build(
     announce: Loop | None = None
 
     async def install(dirty: Dirty) -> Done | Again:
-        told = installer.snapshot.uplinks, installer.received
+        told = _offer(installer)
         outcome = await installer.apply(dirty)
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
-        if announce is not None and (installer.snapshot.uplinks, installer.received) != told:
+        if announce is not None and _offer(installer) != told:
             announce.poke()
         return outcome
 
@@ -100,6 +110,11 @@ async def build(
         )
         reported = [mirror.routes.cursor(), mirror.blocks.cursor()]
         announce = Loop(runtime, "announce", cursors=reported, apply=announcer.apply, period=PERIOD)
+
+
+def _offer(installer: Installer) -> object:
+    """What of the kernel the other nodes are told."""
+    return installer.snapshot.uplinks, installer.received, installer.snapshot.wireguard.mine
 
 
 def _tell(runtime: Runtime[Settings], node: str, fault: Fault) -> None:

@@ -11,7 +11,7 @@ Blocking; every call comes from the one thread in the node's network namespace t
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from zlib import crc32
 
 from kit.models import LEAST_MTU, WIREGUARD
@@ -19,14 +19,14 @@ from linux.wireguard import Change, Device
 from proto.net import Address
 from proto.routes import NodeRoutes, WireguardKey
 from services.routing.core.faults import Fault
-from services.routing.core.models.wireguard import WireguardState
 from services.routing.core.wireguard import (
     DRAIN,
     SLOTS,
-    Known,
     OwnKeys,
     Remote,
     WantedPeer,
+    WireguardState,
+    Wish,
     best_slot,
     holders,
     networks_of_nodes,
@@ -44,30 +44,15 @@ from services.routing.wireguard_keys import KeyFile, KeysBroken, PrivateKeys, fi
 DAY = 86400
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Wish:
-    """What a pass is to bring about."""
-
-    known: Known
-    port: int
-    """UDP port of slot 0."""
-    uplink_mtu: int
-    """The smallest of this node's uplinks, in bytes."""
-    local: tuple[Address, ...]
-    """This node's addresses on the shared network, the first is the one that stands in the mark."""
-    key_days: int = 0
-    """Age at which the key is changed; 0: never by itself."""
-    taken: Mapping[str, Collection[int]]
-    """Interfaces that routes of ours to each node lead out by now."""
-
-
 class Wireguard:
     """See the module."""
 
-    def __init__(self, keys: KeyFile, devices: Devices, *, drain: float = DRAIN) -> None:
+    def __init__(self, keys: KeyFile, devices: Devices, *, key_days: int = 0, drain: float = DRAIN) -> None:
+        """``key_days``: the age at which the key is changed; 0: never by itself."""
         self._file = keys
         self._devices = devices
         self._drain = drain
+        self._key_days = key_days
         self._keys: PrivateKeys | None = None
         self._quiet: tuple[int, int, float] | None = None
         """Slot that is not home, bytes received by it, and since when they are as many."""
@@ -177,7 +162,8 @@ class Wireguard:
     def _go_on(self, wish: Wish, own: OwnKeys, mine: tuple[WireguardKey, ...], now: float, faults: list[Fault]) -> None:
         """The next step of a change of the key, if there is one; the next pass sees what it brought."""
         assert self._keys is not None
-        due = wish.key_days > 0 and now - own.made > wish.key_days * DAY + _spread(wish)
+        days = self._key_days
+        due = days > 0 and now - own.made > days * DAY + _spread(wish.known.me, days)
         step = next_step(own, mine, due=due, drained=self._drained)
         if step == "stay":
             return
@@ -249,6 +235,6 @@ def _overhead(addresses: Collection[Address]) -> int:
     return max((WIREGUARD.overhead[address.version] for address in addresses), default=WIREGUARD.overhead[4])
 
 
-def _spread(wish: Wish) -> int:
-    """Seconds by which this node changes its key later than another: a tenth of the age, so that not all do at once."""
-    return crc32(wish.known.me.encode()) % max(wish.key_days * DAY // 10, 1)
+def _spread(node: str, days: int) -> int:
+    """Seconds by which a node changes its key later than another: a tenth of the age, so that not all do at once."""
+    return crc32(node.encode()) % (days * DAY // 10)

@@ -25,10 +25,11 @@ from linux.netlink import Message, Netlink, NetlinkRefused, attribute, parse_att
 from linux.wireguard import Change, Control, Device, KernelControl, PeerChange, SocketControl, add_link
 from proto.net import Address
 from services.routing.core.wireguard import DEVICES, PeerStep
+from services.routing.devices import Devices as TunnelDevices
 
 SOCKETS = Path("/var/run/wireguard")
 PROGRAM = "wireguard-go"
-DEADLINE = 10.0
+DEADLINE = 8.0
 """Seconds for wireguard-go to make a device."""
 _ISOLATED = (
     'mkdir -p /var/run/wireguard && mount --bind "$0" /var/run/wireguard && umount -a -t nsfs,bpf; exec "$1" "$2"'
@@ -63,8 +64,12 @@ class Link:
 class Devices:
     """The devices of the namespace that the calling thread is in. Every method raises OSError and CannotHave."""
 
-    def __init__(self, netlink: Netlink, sockets: Path = SOCKETS, program: str = PROGRAM) -> None:
+    def __init__(
+        self, netlink: Netlink, tunnels: TunnelDevices | None, sockets: Path = SOCKETS, program: str = PROGRAM
+    ) -> None:
+        """``tunnels`` completes devices; None: this one only reads."""
         self._netlink = netlink
+        self._tunnels = tunnels
         self._sockets = sockets
         self._program = program
         self._kernel: dict[int, KernelControl] = {}
@@ -148,13 +153,12 @@ class Devices:
         link = self.link(slot)
         if link is None:
             raise FileNotFoundError(errno.ENODEV, f"{DEVICES[slot]} is gone")
-        alias = tunnel_alias(Tunnel(model="wireguard", local=local, port=port))
-        if link.mtu != mtu:
-            self._netlink.run([rtnl.set_mtu(link.index, mtu)])
-        if link.alias != alias:
-            body = rtnl.ifinfo(link.index) + text(_ALIAS, alias)
-            self._netlink.run([Message(rtnl.NEWLINK, 0, body, ("alias of", DEVICES[slot]))])
-        return Link(index=link.index, up=link.up, mtu=mtu, alias=alias, kind=link.kind)
+        tunnel = Tunnel(model="wireguard", local=local, port=port)
+        assert self._tunnels is not None
+        as_it_is = (link.mtu, link.alias) == (mtu, tunnel_alias(tunnel))
+        if not as_it_is or not self._tunnels.is_whole(DEVICES[slot], link.index, tunnel):
+            self._tunnels.complete(DEVICES[slot], link.index, tunnel, mtu)
+        return Link(index=link.index, up=link.up, mtu=mtu, alias=tunnel_alias(tunnel), kind=link.kind)
 
     def remove(self, slot: int) -> bool:
         """Takes a device away, and with it wireguard-go, which ends without its interface; False: there was none.

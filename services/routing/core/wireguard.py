@@ -137,6 +137,48 @@ class Known:
     """Of this node's own addresses on the shared network."""
 
 
+@dataclass(frozen=True, slots=True, kw_only=True)
+class WireguardState:
+    """The WireGuard of this node as the last pass over its devices left it. Made without arguments: it has none."""
+
+    mine: tuple[WireguardKey, ...] = ()
+    """What others are told: devices that are ready."""
+    links: Mapping[int, int] = field(default_factory=dict)
+    """Index of the interface of each slot."""
+    mtu: int = 0
+    """Of those."""
+    slots: Mapping[str, int] = field(default_factory=dict)
+    """The slot that packets to a node take."""
+    outer: Mapping[str, Address] = field(default_factory=dict)
+    """A node's address on the shared network."""
+    proved: frozenset[str] = frozenset()
+    """Nodes with which there was a handshake that still counts."""
+    fault: Fault | None = None
+    """Why there is no device."""
+    faults: tuple[Fault, ...] = ()
+    """All that a person must know."""
+
+    @property
+    def paths(self) -> object:
+        """All that routes and other nodes follow from: while this is equal, nothing is to be planned again."""
+        return self.mine, self.links, self.mtu, self.slots, self.outer, self.fault
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Wish:
+    """What a pass over the devices is to bring about."""
+
+    known: Known
+    port: int
+    """UDP port of slot 0."""
+    uplink_mtu: int
+    """The smallest of this node's uplinks, in bytes."""
+    local: tuple[Address, ...]
+    """This node's addresses on the shared network, one at least; the first is the one that stands in the mark."""
+    taken: Mapping[str, Collection[int]]
+    """Interfaces that routes of ours to each node lead out by now."""
+
+
 def public_text(key: bytes) -> str:
     """A key as others read it."""
     return b64encode(key).decode()

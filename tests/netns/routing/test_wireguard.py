@@ -75,7 +75,9 @@ def test_wireguard_go_keeps_no_namespace_alive(pair: list[Node]) -> None:
     mounts = Path(f"/proc/{process_of(n1)}/mountinfo").read_text()
     assert " /var/run/wireguard " in mounts or " /run/wireguard " in mounts
     assert " - nsfs " not in mounts
-    assert f"/run/netns/{n1.netns.name} " in Path("/proc/self/mountinfo").read_text(), "where it is mounted all the same"
+    assert f"/run/netns/{n1.netns.name} " in Path("/proc/self/mountinfo").read_text(), (
+        "where it is mounted all the same"
+    )
 
 
 def test_a_node_reaches_the_others_pods_from_its_own_address(pair: list[Node]) -> None:

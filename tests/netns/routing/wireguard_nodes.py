@@ -8,7 +8,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -23,34 +23,35 @@ from linux.wireguard import Device
 from proto.addresses import Block
 from proto.net import Address, Network
 from proto.routes import NodeRoutes
-from services.routing.core.models.wireguard import WireguardState, prohibited
-from services.routing.core.wireguard import Known
-from services.routing.wireguard import Wireguard, Wish
+from services.routing.core.models.wireguard import prohibited
+from services.routing.core.wireguard import Known, WireguardState, Wish
+from services.routing.devices import Devices as TunnelDevices
+from services.routing.wireguard import Wireguard
 from services.routing.wireguard_device import Devices
 from services.routing.wireguard_keys import KeyFile
 from tests.netns.routing.conftest import Netns
 
 T = TypeVar("T")
-POOLS: Mapping[Network, tuple[str, ...]] = {
-    ip_network("10.244.0.0/16"): ("wireguard",),
-    ip_network("fd00:10:244::/48"): ("wireguard",),
-}
+POOLS: tuple[Network, ...] = (ip_network("10.244.0.0/16"), ip_network("fd00:10:244::/48"))
 PORTS = (51820, 51821)
 KEYS = "wireguard/keys.json"
 
 
 @dataclass
 class Node:
-    """One node: ``number`` is the last part of its address on the fabric."""
+    """One node; ``number`` is in its name and its blocks."""
 
     netns: Netns
     number: int
     folder: Path
     drain: float = 0.3
     prohibits: bool = True
+    base: int = 0
+    """What is between the number and the last part of its address."""
     thread: ThreadPoolExecutor = field(default_factory=lambda: ThreadPoolExecutor(1))
     agent: Wireguard | None = None
     netlink: Netlink | None = None
+    tunnels: TunnelDevices | None = None
     state: WireguardState = field(default_factory=WireguardState)
 
     @property
@@ -59,7 +60,8 @@ class Node:
 
     @property
     def underlay(self) -> tuple[Address, ...]:
-        return ip_address(f"172.30.0.{self.number}"), ip_address(f"fd00:172:30::{self.number}")
+        last = self.base + self.number
+        return ip_address(f"172.30.0.{last}"), ip_address(f"fd00:172:30::{last}")
 
     @property
     def blocks(self) -> tuple[Network, ...]:
@@ -87,15 +89,17 @@ class Node:
 
         def begin() -> None:
             self.netlink = Netlink()
-            devices = Devices(self.netlink, self.folder / "sockets")
+            self.tunnels = TunnelDevices(Path("/proc/sys"), programs=False)
+            devices = Devices(self.netlink, self.tunnels, self.folder / "sockets")
             self.agent = Wireguard(KeyFile(self.folder), devices, drain=self.drain)
 
         self.inside(begin)
 
     def kill(self) -> None:
         """Its agent, which leaves all there is."""
-        if self.netlink is not None:
+        if self.netlink is not None and self.tunnels is not None:
             self.inside(self.netlink.close)
+            self.inside(self.tunnels.close)
         self.agent = self.netlink = None
 
     @property
@@ -108,7 +112,7 @@ class Node:
 
         def look() -> Device | None:
             with Netlink() as netlink:
-                return Devices(netlink, self.folder / "sockets").read(slot)
+                return Devices(netlink, None, self.folder / "sockets").read(slot)
 
         return self.inside(look)
 

@@ -11,45 +11,76 @@ instead of leaving as they are by the default route. The kernel keeps it with ev
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
-from dataclasses import dataclass, field
+from collections.abc import Collection, Iterable, Set
 
-from kit.models import ENCRYPTS
+from kit.models import LEAST_MTU, WIREGUARD
+from kit.models import Model as Traits
 from kit.prefixes import overlap
+from kit.tunnels import next_hop
 from proto.net import Address, Network
-from proto.routes import WireguardKey
 from services.routing.core.faults import Fault
+from services.routing.core.fib import Device, Entry
+from services.routing.core.models.contract import Here, Pair, Path
+from services.routing.core.models.tunnel import PATIENCE
+from services.routing.core.wireguard import DEVICES
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class WireguardState:
-    """The WireGuard of this node as the last pass over its devices left it. Made without arguments: it has none."""
+class Wireguard:
+    """See the module."""
 
-    mine: tuple[WireguardKey, ...] = ()
-    """What others are told: devices that are ready."""
-    links: Mapping[int, int] = field(default_factory=dict)
-    """Index of the interface of each slot."""
-    mtu: int = 0
-    """Of those."""
-    slots: Mapping[str, int] = field(default_factory=dict)
-    """The slot that packets to a node take."""
-    outer: Mapping[str, Address] = field(default_factory=dict)
-    """A node's address on the shared network."""
-    proved: frozenset[str] = frozenset()
-    """Nodes with which there was a handshake that still counts."""
-    fault: Fault | None = None
-    """Why there is no device."""
-    faults: tuple[Fault, ...] = ()
-    """What else a person must know."""
+    traits: Traits = WIREGUARD
+
+    def device(self, here: Here, underlay: int) -> Device | Fault | None:
+        """None that the planner makes: a device has keys and peers, which are made with it."""
+        return None
+
+    def path(self, pair: Pair) -> Path | Fault:
+        """Over the device of the slot that both nodes take."""
+        here, peer, state = pair.here, pair.peer.node, pair.here.wireguard
+        if not state.links:
+            return state.fault or Fault(
+                "this node's WireGuard device is not there (yet)",
+                "look at this node's other faults and at `ip -d link show am-wg`",
+                after=PATIENCE,
+            )
+        slot, outer = state.slots.get(peer), state.outer.get(peer)
+        if slot is None or outer is None:
+            return Fault(
+                f"this node and node {peer} do not have each other's WireGuard keys (yet)",
+                f"look at the faults of routing on node {peer}: it needs a kernel with WireGuard or wireguard-go, an "
+                "address of its own on the shared network, and a key that no other node tells",
+                of_others=True,
+                after=PATIENCE,
+            )
+        overhead = self.traits.overhead[outer.version]
+        allowed = here.settings.most_mtu(self.traits.name, outer.version) or state.mtu
+        mtu = min(state.mtu, allowed, *(pair.mtu(uplink) - overhead for uplink in here.links))
+        if pair.family == 6 and mtu < LEAST_MTU:
+            return Fault(
+                f"wireguard to node {peer} leaves {mtu} bytes of an uplink's MTU, and IPv6 needs {LEAST_MTU}",
+                f"raise the uplinks' MTU to {LEAST_MTU + overhead} at least",
+                of_others=True,
+            )
+        return Path(
+            model=self.traits.name,
+            via=next_hop(outer, pair.family),
+            link=state.links[slot],
+            mtu=mtu,
+            link_mtu=state.mtu,
+            device=DEVICES[slot],
+            local=here.address(outer.version),
+            remote=outer,
+            onlink=True,
+            source=here.address(pair.family),
+        )
+
+    def entries(self, link: int, outer: Address) -> tuple[Entry, ...]:
+        """None: a packet finds its peer by its destination."""
+        return ()
 
 
-def prohibited(
-    pools: Mapping[Network, tuple[str, ...]], blocks: Iterable[Network], encrypted: Set[int]
-) -> list[Network]:
-    """The ranges to which packets go encrypted or not at all: pools, and blocks that lie in none.
-
-    ``pools`` is what each asks for (``kit.models.asked``); ``encrypted``, the families that must be.
-    """
-    found = [cidr for cidr, asked in pools.items() if asked == (ENCRYPTS,) and cidr.version in encrypted]
+def prohibited(pools: Collection[Network], blocks: Iterable[Network], encrypted: Set[int]) -> list[Network]:
+    """The ranges to which packets of the families ``encrypted`` go so or not at all: pools, and blocks in none."""
+    found = [cidr for cidr in pools if cidr.version in encrypted]
     alone = (cidr for cidr in blocks if cidr.version in encrypted and not any(overlap(cidr, pool) for pool in pools))
     return [*found, *alone]
