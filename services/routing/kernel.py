@@ -88,8 +88,8 @@ class Kernel:
         programs: bool = False,
         wireguard: MakeWireguard | None = None,
     ) -> None:
-        """``programs``: a tunnel device takes packets only with the datapath's programs; ``wireguard``: makes what drives
-        its devices.
+        """``programs``: a tunnel device takes packets only with the datapath's programs. ``wireguard`` makes what
+        drives its devices; without it there are none.
         """
         self._make_wireguard = wireguard
         self._wireguard: Wireguard | None = None

@@ -27,6 +27,7 @@ from services.routing.core.wireguard import (
     WantedPeer,
     best_slot,
     holders,
+    networks_of_nodes,
     next_step,
     parse_key,
     peer_steps,
@@ -34,7 +35,6 @@ from services.routing.core.wireguard import (
     remotes,
     shown,
     slot_now,
-    networks_of_nodes,
     wanted_peers,
 )
 from tests.core.routing.test_plan import blocks, claim, node
