@@ -88,9 +88,7 @@ def test_the_pods_of_another_node_are_reached_by_the_slot_that_the_pair_takes() 
     moved = plan(asking(N1, SECURE), kernel(wireguard=replace(READY, slots={"n2": 1})))
     assert all(" dev 10 " in one for one in replaced(moved) if " via " in one)
     only = plan(asking(N1, SECURE, families=frozenset((6,)), pools={POOL: ("host-gw",)}), kernel(wireguard=READY))
-    assert [one.split(" dev ")[1][0] for one in replaced(only) if " via " in one] == ["3", "9"], (
-        "each family for itself"
-    )
+    assert [one.split(" dev ")[1][0] for one in replaced(only) if " via " in one] == ["3", "9"], "each family"
 
 
 def test_blocks_in_no_pool_and_unknown_pools_are_encrypted_all_the_same() -> None:
