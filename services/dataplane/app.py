@@ -242,6 +242,7 @@ def _start_upgrade(
         Source.ADDRESSES: lambda: peers.filled,
         Source.POLICY: lambda: policy.reached is not None,
         Source.SERVICES: lambda: balancer.applied,
+        Source.TUNNELS: lambda: True,
     }
     start_upgrade(runtime, made.datapath, thread, filled=filled, switched=switched)
 
