@@ -128,9 +128,7 @@ def whose(objects: Objects) -> dict[Address, str]:
     own, servers = objects.get(("own", ""), frozenset()), objects.get(("servers", ""), frozenset())
     assert isinstance(own, frozenset)
     assert isinstance(servers, frozenset)
-    announced = {
-        name: value for (kind, name), value in objects.items() if kind == "routes" and isinstance(value, tuple)
-    }
+    said = {name: value for (kind, name), value in objects.items() if kind == "routes" and isinstance(value, tuple)}
     nodes = {name: value for (kind, name), value in objects.items() if kind == "node" and isinstance(value, frozenset)}
     owners = owners_of(said, blocks, claims, nodes, servers=servers, own=own, me=ME)
     for address in servers - own - owners.keys():
