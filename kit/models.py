@@ -41,6 +41,11 @@ class Model:
 HOST_GW = Model(name="host-gw", overhead={4: 0, 6: 0})
 """Packets as they are, routed through the other node: nodes of one layer-2 network."""
 
+VXLAN = Model(name="vxlan", overhead={4: 50, 6: 70})
+"""Ethernet frames in UDP (RFC 7348): outer IP header, UDP 8, VXLAN 8, inner Ethernet 14. Either family over either."""
+IPIP = Model(name="ipip", overhead={4: 20})
+"""IPv4 in IPv4 (RFC 2003)."""
+
 SERVED: Mapping[str, Model] = {model.name: model for model in (HOST_GW,)}
 """Those that there are, by name."""
 ENCRYPTS = "wireguard"

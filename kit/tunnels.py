@@ -2,14 +2,14 @@
 
 The kernel's objects are all that the two services share, so what stands on them is read and written here alone.
 A device is known by its alias, which carries what the datapath must know of it, never by its name: some of them (the
-veth that carries IPIP) say nothing else of themselves. A route over one has the *outer address* as its next hop, the
-other node's address on the shared network; where a packet's family is another than that address's, a form of it
-(:func:`next_hop`). So the table alone tells where an encapsulated packet goes.
+veth that carries IPIP) say nothing else of themselves. The next hop of a route over one stands for the *outer address*,
+the other node's address on the shared network: an IPv4 address as itself or in a form that holds it, an IPv6 address
+by a link-local one that is made of it (:func:`next_hop`).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -29,6 +29,7 @@ PREFIX = "am-"
 """Of every device of ours that is no pod's link."""
 _MOST_PORT, _MOST_VNI = 0xFFFF, 0xFFFFFF
 _ISATAP = int(IPv6Address("fe80::5efe:0:0"))
+_LINK_LOCAL = bytes.fromhex("fe80000000000000")
 _LOW = 0xFFFFFFFF
 
 
@@ -72,19 +73,27 @@ def is_tunnel_name(name: str) -> bool:
 def next_hop(outer: Address, family: int) -> Address:
     """Next hop of a route for packets of a family to the node with this outer address.
 
-    IPv6 packets over an IPv4 address: its ISATAP form (RFC 5214). IPv4 packets over an IPv6 address: that address, as
-    RFC 8950 has it (RTA_VIA).
+    IPv4 packets to an IPv4 address: that address. IPv6 packets to an IPv4 address: its ISATAP form (RFC 5214). To an
+    IPv6 address, for either family (RFC 8950): the link-local address that the other node's VXLAN device has by its MAC
+    (RFC 4291, appendix A). The address itself cannot be one: the kernel refuses a next hop that another route, such as
+    the uplink's own, leads to by another device (``ip6_route_check_nh_onlink``), and looks at no link-local one.
     """
-    if family == 6 and isinstance(outer, IPv4Address):
-        return IPv6Address(_ISATAP | int(outer))
-    return outer
+    if isinstance(outer, IPv6Address):
+        mac = vtep_mac(outer)
+        return IPv6Address(_LINK_LOCAL + bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:])
+    return IPv6Address(_ISATAP | int(outer)) if family == 6 else outer
 
 
 def outer_address(via: Address) -> Address | None:
-    """The outer address that a next hop stands for; None for one that stands for none (another link-local address)."""
-    if isinstance(via, IPv6Address) and via.is_link_local:
+    """The outer address that can be read from a next hop alone; None for any other, see :func:`outer_addresses`."""
+    if isinstance(via, IPv6Address):
         return IPv4Address(int(via) & _LOW) if int(via) & ~_LOW == _ISATAP else None
     return via
+
+
+def outer_addresses(outers: Iterable[Address]) -> dict[Address, Address]:
+    """Next hops of these outer addresses, in both families, and what they stand for."""
+    return {next_hop(outer, family): outer for outer in outers for family in (4, 6)}
 
 
 def vtep_mac(outer: Address) -> bytes:

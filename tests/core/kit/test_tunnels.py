@@ -16,6 +16,7 @@ from kit.tunnels import (
     is_tunnel_name,
     next_hop,
     outer_address,
+    outer_addresses,
     parse_alias,
     tunnel_alias,
     vtep_mac,
@@ -70,16 +71,31 @@ def test_a_next_hop_stands_for_an_ipv4_address_in_both_families(outer: IPv4Addre
     assert {outer_address(next_hop(outer, family)) for family in (4, 6)} == {outer}
 
 
-@given(outer=st.ip_addresses(v=6).filter(lambda one: not one.is_link_local))
-def test_a_next_hop_stands_for_an_ipv6_address_in_both_families(outer: IPv6Address) -> None:
-    assert {next_hop(outer, family) for family in (4, 6)} == {outer}
-    assert outer_address(outer) == outer
+@given(outer=st.ip_addresses(v=6))
+def test_a_next_hop_for_an_ipv6_address_is_link_local_in_both_families(outer: IPv6Address) -> None:
+    """The kernel refuses any other that the uplink's own route leads to."""
+    hops = {next_hop(outer, family) for family in (4, 6)}
+    assert len(hops) == 1
+    hop = hops.pop()
+    assert hop.is_link_local
+    assert outer_address(hop) is None
+    assert outer_addresses([outer]) == {hop: outer}
+
+
+def test_the_next_hop_of_an_ipv6_address_is_what_the_device_has_by_its_mac() -> None:
+    assert next_hop(ip_address("fd00:172:30::11"), 4) == ip_address("fe80::a9:96ff:fe29:b4a8")
+
+
+@given(outers=st.lists(addresses, unique=True))
+def test_next_hops_lead_back_to_their_addresses(outers: list[IPv4Address | IPv6Address]) -> None:
+    found = outer_addresses(outers)
+    assert all(found[next_hop(outer, family)] == outer for outer in outers for family in (4, 6))
 
 
 def test_the_isatap_form() -> None:
     assert next_hop(ip_address("172.30.0.12"), 6) == ip_address("fe80::5efe:ac1e:c")
     assert outer_address(ip_address("fe80::5efe:172.30.0.12")) == ip_address("172.30.0.12")
-    for other in ("fe80::1", "fe80::200:5efe:ac1e:c", "fe80::1:0:5efe:ac1e:c"):
+    for other in ("fe80::1", "fe80::200:5efe:ac1e:c", "fe80::1:0:5efe:ac1e:c", "fd00::5efe:ac1e:c"):
         assert outer_address(ip_address(other)) is None
 
 
