@@ -342,7 +342,7 @@ def test_a_node_with_a_small_uplink_stands_out_among_the_routes() -> None:
     ]
     report = routes.routes(offers, [])
     assert [route.mtu for route in report.routes] == [1500, 1400, 0]
-    cells = [row[4] for row in routes.tables(report)[0].rows]
+    cells = [row[4] for row in routes.tables(report)[1].rows]
     assert [(cell.text, cell.tone) for cell in cells if isinstance(cell, Cell)] == [
         ("1500", Tone.PLAIN),
         ("1400", Tone.WARN),
