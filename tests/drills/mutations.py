@@ -1034,9 +1034,9 @@ ROUTING = (
     ),
     Mutant(
         name="the-fast-path-asks-without-a-length",
-        file="services/dataplane/bpf/fib.h",
-        old="\tfib->tot_len = am_longest_on_wire(skb, p);\n",
-        new="",
+        file="services/dataplane/bpf/forward.h",
+        old="\tw->longest = am_longest_on_wire(skb, p);\n",
+        new="\tw->longest = 0;\n",
         tests=("tests/bpf/test_path_mtu.py",),
     ),
     Mutant(
