@@ -328,8 +328,8 @@ def test_a_node_and_the_other_s_pod(pair: Pair) -> None:
             continue
         answers = [read(outer.inner, whole=False).text for outer in outers(found)]
         assert any(f":{SERVED} > " in text for text in answers), "not in the clear"
-        plain = [raw for raw in found if raw[12:14] == (b"\x08\x00" if version == 4 else b"\x86\xdd")]
-        assert not [raw for raw in plain if pair.b.address(version).packed in raw[26:62]]
+        kind, ends = (b"\x08\x00", slice(26, 34)) if version == 4 else (b"\x86\xdd", slice(22, 54))
+        assert not [raw for raw in found if raw[12:14] == kind and pair.b.address(version).packed in raw[ends]]
 
 
 @contextmanager
