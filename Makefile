@@ -3,6 +3,8 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 INSTALL ?= processes
+FABRIC ?= flat
+MODEL ?=
 
 .PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade compose-setup compose-up compose-down compose-test
 help: ## this list
@@ -13,9 +15,9 @@ setup: .venv/.ready ## install what is missing (Debian packages, .venv)
 .venv/.ready: requirements.lock requirements/apt.txt requirements/ship-apt.txt requirements/setup.sh requirements/ship.sh
 	@requirements/setup.sh
 
-lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name, INSTALL=pods)
+lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name, INSTALL=pods, FABRIC=routed, MODEL=vxlan|ipip|wireguard|auto)
 	@$(PYTHON) -m lab preflight
-	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL)
+	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL) --fabric $(FABRIC) --model '$(MODEL)'
 	@$(PYTHON) -m lab tour --name $(LAB)
 
 lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=name)
@@ -32,7 +34,7 @@ test: setup check ## the whole test suite (what CI runs)
 FOCUS ?= \[sig-network\].*\[Conformance\]
 SKIP ?=
 e2e: setup ## the stock Kubernetes suite against the lab (LAB=, FOCUS=, SKIP=); goes on where it stopped
-	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL)
+	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL) --fabric $(FABRIC) --model '$(MODEL)'
 	@$(PYTHON) -m lab.conformance --name $(LAB) --focus '$(FOCUS)' --skip '$(SKIP)'
 
 drill-kills: setup ## the long kills and rebuilds: everything dies or is lost under traffic (about 6 minutes)
