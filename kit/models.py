@@ -1,6 +1,7 @@
 """The models of routing: how packets of pods travel between two nodes. The one place that says which there are.
 
-Owns their names, what each adds to a packet, and which fields of an IPPool ask for which. Whoever must know asks here:
+Owns their names, what each adds to a packet, and what asks for which: fields of an IPPool, its annotation
+``airmesh.io/model``, and FelixConfiguration for all of them (``kit.model_settings``). Whoever must know asks here:
 ``kit.pools`` (a pool that asks for a model that nobody serves gives no blocks), ``routing`` (what each of
 :data:`SERVED` does in the kernel is in ``services/routing/core/models``) and ``dataplane`` (a pod's MTU). So all of
 them serve a model from the release on that names it here.
@@ -12,9 +13,10 @@ tells, or one node's word would make the packets of all others small.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass
 
+from kit.model_settings import ModelSettings
 from proto.objects import IPPool
 
 LEAST_MTU = 1280
@@ -23,6 +25,7 @@ MOST_MTU = 65535
 """Of a veth (ETH_MAX_MTU)."""
 USUAL_MTU = 1500
 """Of Ethernet: what is taken where there is no uplink yet."""
+NOTHING_SET = ModelSettings()
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -38,8 +41,20 @@ class Model:
 HOST_GW = Model(name="host-gw", overhead={4: 0, 6: 0})
 """Packets as they are, routed through the other node: nodes of one layer-2 network."""
 
+VXLAN = Model(name="vxlan", overhead={4: 50, 6: 70})
+"""Ethernet frames in UDP (RFC 7348): outer IP header, UDP 8, VXLAN 8, inner Ethernet 14. Either family over either."""
+IPIP = Model(name="ipip", overhead={4: 20})
+"""IPv4 in IPv4 (RFC 2003)."""
+
 SERVED: Mapping[str, Model] = {model.name: model for model in (HOST_GW,)}
 """Those that there are, by name."""
+ENCRYPTS = "wireguard"
+"""The model that FelixConfiguration asks for by ``wireguardEnabled``."""
+AUTO: Mapping[int, tuple[str, ...]] = {
+    4: (HOST_GW.name, "ipip", "vxlan", ENCRYPTS),
+    6: (HOST_GW.name, "vxlan", ENCRYPTS),
+}
+"""By family of pods' packets, what ``auto`` may take, the cheapest first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,24 +73,39 @@ def wishes(pool: IPPool) -> tuple[Wish, ...]:
     return tuple(Wish(name, mode, model) for name, mode, model in fields if mode != "Never")
 
 
-def asked(pool: IPPool, served: Mapping[str, Model] = SERVED) -> tuple[str, ...]:
+def asked(pool: IPPool, served: Mapping[str, Model] = SERVED, encrypted: Set[int] = frozenset()) -> tuple[str, ...]:
     """Names of the models that packets to addresses of a pool may take, the one to be preferred first.
 
-    Addresses of a pool whose model nobody serves, given before it asked for that, are reached as before.
+    ``encrypted``: families whose packets must not pass in the clear, whatever the pool says: then one model alone, and
+    nothing comes in its place. Where several are named, one that does not work is given up for the next; a single one
+    never is. Addresses of a pool whose model nobody serves, given before it asked for that, are reached as before.
     """
+    if pool.cidr.version in encrypted and ENCRYPTS in served:
+        return (ENCRYPTS,)
+    if pool.model == "auto":
+        return tuple(name for name in AUTO[pool.cidr.version] if name in served)
     for wish in wishes(pool):
         if wish.model in served:
             return (HOST_GW.name, wish.model) if wish.mode == "CrossSubnet" else (wish.model,)
     return (HOST_GW.name,)
 
 
-def models_of(pools: Iterable[IPPool], served: Mapping[str, Model] = SERVED) -> tuple[Model, ...]:
+def models_of(
+    pools: Iterable[IPPool], served: Mapping[str, Model] = SERVED, encrypted: Set[int] = frozenset()
+) -> tuple[Model, ...]:
     """The models that packets between pods with addresses of these pools may take."""
-    names = {name for pool in pools for name in asked(pool, served)}
+    names = {name for pool in pools for name in asked(pool, served, encrypted)}
     return tuple(model for name, model in served.items() if name in names)
 
 
-def pod_mtu(uplinks: Iterable[int], models: Iterable[Model]) -> int:
-    """The MTU of a pod's link on a node whose uplinks have these MTUs, where packets may take any of ``models``."""
-    overhead = max((added for model in models for added in model.overhead.values()), default=0)
-    return max(LEAST_MTU, min(min(uplinks, default=USUAL_MTU) - overhead, MOST_MTU))
+def pod_mtu(uplinks: Iterable[int], models: Iterable[Model], settings: ModelSettings = NOTHING_SET) -> int:
+    """The MTU of a pod's link on a node whose uplinks have these MTUs, where packets may take any of ``models``, and a
+    person allows no larger ones than ``settings`` say.
+    """
+    uplink = min(uplinks, default=USUAL_MTU)
+    fit = (
+        min(uplink - added, settings.most_mtu(model.name, family) or MOST_MTU)
+        for model in models
+        for family, added in model.overhead.items()
+    )
+    return max(LEAST_MTU, min(min(fit, default=uplink), MOST_MTU))

@@ -19,7 +19,7 @@ from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 
-from kit.models import HOST_GW, SERVED, wishes
+from kit.models import HOST_GW, SERVED, Model, wishes
 from kit.prefixes import overlap
 from proto.addresses import PoolVerdict
 from proto.net import Network
@@ -101,9 +101,11 @@ def any_overlap(pools: Iterable[IPPool]) -> bool:
     )
 
 
-def judge_pools(pools: Iterable[IPPool], in_use: Set[str] = frozenset()) -> Pools:
-    """All pools judged. ``in_use`` names those that have blocks: they are not displaced by new ones."""
-    alone = [(pool, *_judge(pool)) for pool in sorted(pools, key=lambda pool: pool.name)]
+def judge_pools(pools: Iterable[IPPool], in_use: Set[str] = frozenset(), served: Mapping[str, Model] = SERVED) -> Pools:
+    """All pools judged. ``in_use`` names those that have blocks: they are not displaced by new ones. ``served``: the
+    models that the mesh can do.
+    """
+    alone = [(pool, *_judge(pool, served)) for pool in sorted(pools, key=lambda pool: pool.name)]
     verdicts = {pool.name: verdict for pool, _, verdict in alone}
     sound: list[Pool] = []
     overlapping: list[Pool] = []
@@ -123,7 +125,7 @@ def judge_pools(pools: Iterable[IPPool], in_use: Set[str] = frozenset()) -> Pool
     )
 
 
-def _judge(pool: IPPool) -> tuple[Pool | None, PoolVerdict]:
+def _judge(pool: IPPool, served: Mapping[str, Model]) -> tuple[Pool | None, PoolVerdict]:
     """A pool by itself; None for one that can have no block at all."""
     selects = parse_selector(pool.node_selector)
     verdict = _sized(pool)
@@ -135,7 +137,7 @@ def _judge(pool: IPPool) -> tuple[Pool | None, PoolVerdict]:
     elif pool.disabled:
         verdict = PoolVerdict(pool.name, DISABLED)
     else:
-        verdict = _unsupported(pool) or PoolVerdict(pool.name, OK)
+        verdict = _unsupported(pool, served) or PoolVerdict(pool.name, OK)
     able = Pool(
         name=pool.name,
         cidr=pool.cidr,
@@ -160,10 +162,10 @@ def _sized(pool: IPPool) -> PoolVerdict | None:
     return None
 
 
-def _unsupported(pool: IPPool) -> PoolVerdict | None:
+def _unsupported(pool: IPPool, served: Mapping[str, Model]) -> PoolVerdict | None:
     """Why a pool cannot be honoured whole; it is then not used at all, since any other use is not what was asked."""
     for wish in wishes(pool):
-        if wish.model not in SERVED:
+        if wish.model not in served:
             word = wish.model.upper()
             problem = f"spec.{wish.field} {wish.mode}: pod packets cannot travel in {word} yet, only as they are"
             return PoolVerdict(

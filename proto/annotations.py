@@ -15,6 +15,9 @@ FIXED_ADDRESSES = "cni.projectcalico.org/ipAddrs"
 """On a Pod: a JSON list with at most one address of each family."""
 BLOCKS = "airmesh.io/blocks"
 """On a Node, written by ``cluster``: the blocks it holds, joined by commas."""
+MODEL = "airmesh.io/model"
+"""On an IPPool: ``auto``, for which Calico has no word. An annotation, since its CRD and its tools neither refuse nor
+lose one, and since each of its own fields (``ipipMode``, ``vxlanMode``) keeps its one meaning."""
 STATIC_POD = "kubernetes.io/config.mirror"
 """On a Pod, written by a kubelet: the uid under which it runs the static pod that this object mirrors."""
 
@@ -25,6 +28,7 @@ HONOURED: Mapping[str, tuple[str, ...]] = {
     "Pod": (KEEP_ADDRESS, FIXED_ADDRESSES, STATIC_POD),
     "Namespace": (KEEP_ADDRESS,),
     "Node": (BLOCKS,),
+    "IPPool": (MODEL,),
     "Service": ("service.beta.kubernetes.io/load-balancer-source-ranges",),
 }
 """By kind."""

@@ -6,6 +6,8 @@ one. :data:`EVENTS_BY_SUBJECT` is what the AsyncAPI document and the golden byte
 
 from __future__ import annotations
 
+from typing import Literal
+
 import msgspec
 
 from proto.dns import DnsReport
@@ -67,6 +69,24 @@ class RoutesChanged(msgspec.Struct, frozen=True):
     drift: bool
 
 
+class ModelStep(msgspec.Struct, frozen=True):
+    """A step of a change of how one node sends to another's pods."""
+
+    node: str
+    peer: str
+    family: Literal[4, 6]
+    """Of pods' packets."""
+    step: str
+    """``laid`` (its device and entries are there), ``proved`` (its packets of measurement are answered), ``taken`` (the
+    routes lead there), ``given-up`` (they led there and do no more), ``waits`` (it is asked for and cannot be taken
+    yet)."""
+    model: str
+    before: str = ""
+    """The model that packets took until now, where that differs; empty: none."""
+    why: str = ""
+    """One sentence."""
+
+
 class ServiceFault(msgspec.Struct, frozen=True):
     """Something a person should know: one sentence, with the remedy."""
 
@@ -109,6 +129,7 @@ EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {
     heard_subject("policy", "compiled"): PolicyCompiled,
     heard_subject("policy", "fault"): ServiceFault,
     heard_subject("routing", "changed"): RoutesChanged,
+    heard_subject("routing", "model"): ModelStep,
     heard_subject("routing", "fault"): ServiceFault,
     heard_subject("cluster", "fault"): ServiceFault,
     heard_subject("dns", "report"): DnsReport,

@@ -249,6 +249,31 @@ class IPPool(msgspec.Struct, frozen=True):
     """``Workload``, ``Tunnel``, ``LoadBalancer``; none: the first two."""
     assignment_mode: Literal["Automatic", "Manual"] = "Automatic"
     """Manual: only pods that ask for an address of it by annotation are given one."""
+    model: Literal["", "auto"] = ""
+    """Annotation ``airmesh.io/model``. ``auto``: each pair of nodes takes the cheapest model that works."""
+
+
+class FelixConfiguration(msgspec.Struct, frozen=True):
+    """crd.projectcalico.org/v1 FelixConfiguration: what is set of the models of routing. None: nothing is said.
+
+    ``default`` is for all nodes, ``node.<name>`` for one (``kit.model_settings``).
+    """
+
+    name: str
+    vxlan_port: int | None = None
+    vxlan_vni: int | None = None
+    vxlan_mtu: int | None = None
+    """Largest packet of a pod in VXLAN over IPv4, in bytes; 0: chosen by the links."""
+    vxlan_mtu_v6: int | None = None
+    """In VXLAN over IPv6."""
+    ipip_mtu: int | None = None
+    wireguard_enabled: bool | None = None
+    """IPv4 packets of pods go from node to node encrypted or not at all."""
+    wireguard_enabled_v6: bool | None = None
+    """IPv6 packets do."""
+    wireguard_listening_port: int | None = None
+    wireguard_mtu: int | None = None
+    wireguard_mtu_v6: int | None = None
 
 
 class ConfigMap(msgspec.Struct, frozen=True):
@@ -268,7 +293,18 @@ class Deployment(msgspec.Struct, frozen=True):
     ready_replicas: int = 0
 
 
-KubernetesObject = Namespace | Pod | Node | Service | EndpointSlice | NetworkPolicy | IPPool | ConfigMap | Deployment
+KubernetesObject = (
+    Namespace
+    | Pod
+    | Node
+    | Service
+    | EndpointSlice
+    | NetworkPolicy
+    | FelixConfiguration
+    | IPPool
+    | ConfigMap
+    | Deployment
+)
 
 
 class Kind(msgspec.Struct, frozen=True):
@@ -293,6 +329,13 @@ KINDS: tuple[Kind, ...] = (
     Kind("apps", "deployment", "/apis/apps/v1", "deployments", Deployment),
     Kind("discovery.k8s.io", "endpointslice", "/apis/discovery.k8s.io/v1", "endpointslices", EndpointSlice),
     Kind("networking.k8s.io", "networkpolicy", "/apis/networking.k8s.io/v1", "networkpolicies", NetworkPolicy),
+    Kind(
+        "crd.projectcalico.org",
+        "felixconfiguration",
+        "/apis/crd.projectcalico.org/v1",
+        "felixconfigurations",
+        FelixConfiguration,
+    ),
     Kind("crd.projectcalico.org", "ippool", "/apis/crd.projectcalico.org/v1", "ippools", IPPool),
 )
 """Every kind that ``cluster`` mirrors."""

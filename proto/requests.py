@@ -13,12 +13,14 @@ import msgspec
 from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
 from proto.net import Address
 from proto.objects import IPPool, Owner
+from proto.pairs import Pairs, PairsRequest
 from proto.subjects import (
     IPAM_BLOCK,
     IPAM_CLAIM,
     IPAM_RELEASE,
     IPAM_REPORT,
     IPAM_SHOW,
+    PAIRS,
     POLICY_EXPLAIN,
     POLICY_MATRIX,
     SPANS,
@@ -173,5 +175,6 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     POLICY_EXPLAIN: (ExplainRequest, Explanation),
     POLICY_MATRIX: (ExplainMany, Explanations),
     SPANS: (SpansRequest, Spans),
+    PAIRS: (PairsRequest, Pairs),
 }
 """Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""

@@ -33,6 +33,8 @@ DISCOVERY = "$SRV.>"
 """What is asked of all services (NATS micro, ADR-32)."""
 SPANS = "$SRV.SPANS"
 """Asked of all services as their discovery is, by whoever may ask that: ``proto.traces.SpansRequest``."""
+PAIRS = "$SRV.PAIRS"
+"""Asked of all routing agents likewise: ``proto.pairs.PairsRequest``."""
 
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
@@ -195,6 +197,8 @@ class Role:
     """Subjects it may send requests to."""
     serves: tuple[str, ...] = ()
     """Subjects it answers."""
+    discovered: tuple[str, ...] = ()
+    """Subjects below ``$SRV`` that it answers beside its discovery and :data:`SPANS`."""
     publishes: tuple[str, ...] = ()
     listens: tuple[str, ...] = ()
     makes_buckets: bool = False
@@ -256,8 +260,18 @@ ROLES: tuple[Role, ...] = (
             Grant(ROUTES),
             Grant(CLAIMS),
             Grant(BLOCKS),
-            Grant(OBJECTS, ("core.node", "crd=2Eprojectcalico=2Eorg.ippool", "_epoch", "_complete")),
+            Grant(
+                OBJECTS,
+                (
+                    "core.node",
+                    "crd=2Eprojectcalico=2Eorg.felixconfiguration",
+                    "crd=2Eprojectcalico=2Eorg.ippool",
+                    "_epoch",
+                    "_complete",
+                ),
+            ),
         ),
+        discovered=(PAIRS,),
         publishes=(f"{EVENTS}.routing.*", f"{EVENTS}.routing.{OBJECT_FAULT}.{{node}}"),
     ),
     Role(
@@ -277,6 +291,7 @@ ROLES: tuple[Role, ...] = (
                     "core.node",
                     "core.service",
                     "discovery=2Ek8s=2Eio.endpointslice",
+                    "crd=2Eprojectcalico=2Eorg.felixconfiguration",
                     "crd=2Eprojectcalico=2Eorg.ippool",
                     "_epoch",
                     "_complete",
@@ -284,6 +299,7 @@ ROLES: tuple[Role, ...] = (
             ),
             Grant(BLOCKS),
             Grant(CLAIMS),
+            Grant(ROUTES),
             Grant(ENDPOINTS),
             Grant(IDENTITIES),
             Grant(RULES),

@@ -157,7 +157,8 @@ def _discovered(user: User) -> list[str]:
         return []
     name = user.role.name
     verbs = ("PING", "INFO", "STATS")
-    return [*(f"$SRV.{verb}{of_whom}" for verb in verbs for of_whom in ("", f".{name}", f".{name}.*")), SPANS]
+    micro = (f"$SRV.{verb}{of_whom}" for verb in verbs for of_whom in ("", f".{name}", f".{name}.*"))
+    return [*micro, SPANS, *user.role.discovered]
 
 
 def _spelled(subject: str, user: User) -> str:

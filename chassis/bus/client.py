@@ -13,6 +13,7 @@ import asyncio
 import hashlib
 from collections.abc import Callable, Coroutine
 from contextlib import suppress
+from functools import partial
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -85,7 +86,7 @@ class Bus:
         self._events: asyncio.Queue[tuple[str, bytes, dict[str, str]]] = asyncio.Queue(EVENT_QUEUE)
         self._unheard: list[tuple[str, Callable[[Msg], Coroutine[Any, Any, None]]]] = []
         if DISCOVERY not in self._role.requests:
-            self._unheard.append((SPANS, self._answer_spans))
+            self._unheard.append((SPANS, partial(self._answer_everyone, SPANS, SpansRequest, telemetry.ring.find)))
         self._registering = asyncio.Lock()
         self._views: list[View] = []
         self._lacking: dict[str, str] = {}
@@ -238,15 +239,28 @@ class Bus:
         if self.connected:
             await self._register()
 
-    async def _answer_spans(self, message: Msg) -> None:
-        """What this agent keeps of the spans that are asked for; see ``chassis.telemetry.ring``."""
-        if self.registration.drop(message, DISCOVERERS, SPANS):
+    async def serve_everyone(self, subject: str, kind: type[M], answer: Callable[[M], msgspec.Struct | None]) -> None:
+        """Answer what is asked of all agents at once, on one of the role's ``discovered`` subjects; the server names
+        who answers. ``answer`` must not block; None says nothing.
+        """
+        self._unheard.append((subject, partial(self._answer_everyone, subject, kind, answer)))
+        if self.connected:
+            await self._register()
+
+    async def _answer_everyone(self, subject: str, kind: type[Any], answer: Callable[[Any], Any], message: Msg) -> None:
+        """As an endpoint of ``chassis.bus.micro`` does, without a queue group: each agent answers for itself."""
+        if self.registration.drop(message, DISCOVERERS, subject):
             return
         try:
-            found = self._telemetry.ring.find(codec.decode(SpansRequest, message.data))
+            found = answer(codec.decode(kind, message.data))
+            if found is None:
+                return
             reply = Reply(ok=True, body=codec.encode(found))
         except codec.Malformed as error:
             reply = refusal("malformed", str(error))
+        except Exception as error:
+            self._log.error("answer-failed", subject=subject, error=error, bug=True)
+            reply = Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)
         with suppress(Unavailable):
             await self.connection.send(message.reply, codec.encode(reply), {VERSION_HEADER: str(codec.VERSION)})
 

@@ -21,7 +21,7 @@ from kit import backoff
 from proto.addresses import Block, BlockReport
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import ObjectFault
-from proto.objects import KINDS, ConfigMap, Deployment, IPPool, Node
+from proto.objects import KINDS, ConfigMap, Deployment, FelixConfiguration, IPPool, Node
 from proto.policy import Ack
 from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
 from services.cluster import kubeconfig
@@ -238,4 +238,4 @@ def _is_fresh(feed: Feed) -> bool:
 
 
 def _may_be_absent(feed: Feed) -> bool:
-    return feed.cache.kind.type is IPPool
+    return feed.cache.kind.type in (IPPool, FelixConfiguration)

@@ -19,6 +19,7 @@ from proto.objects import (
     ConfigMap,
     Deployment,
     EndpointSlice,
+    FelixConfiguration,
     IPPool,
     Kind,
     KubernetesObject,
@@ -28,12 +29,13 @@ from proto.objects import (
     Pod,
     Service,
 )
-from services.cluster.core import exposure, policies, pools, workloads
+from services.cluster.core import exposure, felix, policies, pools, workloads
 from services.cluster.core.malformed import Malformed, Wrong, quote
 from services.cluster.core.shapes import (
     ConfigMapShape,
     DeploymentShape,
     EndpointSliceShape,
+    FelixConfigurationShape,
     IPPoolShape,
     Metadata,
     NamespaceShape,
@@ -74,6 +76,13 @@ _READERS: Mapping[type, _Reader] = {
     ),
     NetworkPolicy: _Reader(
         "NetworkPolicy", ("networking.k8s.io/v1",), True, NetworkPolicyShape, policies.network_policy
+    ),
+    FelixConfiguration: _Reader(
+        "FelixConfiguration",
+        ("crd.projectcalico.org/v1",),
+        False,
+        FelixConfigurationShape,
+        felix.felix_configuration,
     ),
     IPPool: _Reader("IPPool", ("crd.projectcalico.org/v1", "airmesh.io/v1"), False, IPPoolShape, pools.ip_pool),
 }

@@ -17,10 +17,11 @@ import msgspec
 
 from kit.pools import LARGEST_BLOCK
 from proto.addresses import PoolVerdict
+from proto.annotations import MODEL
 from proto.objects import IPPool
-from services.cluster.core.malformed import Wrong
+from services.cluster.core.malformed import Wrong, quote
 from services.cluster.core.parts import network
-from services.cluster.core.shapes import IPPoolShape, IPPoolStatus, PoolCondition, Shape
+from services.cluster.core.shapes import IPPoolShape, IPPoolStatus, Metadata, PoolCondition, Shape
 
 CONDITION = "Allocatable"
 UNREADABLE = "Invalid"
@@ -41,7 +42,12 @@ def ip_pool(shape: IPPoolShape) -> IPPool:
     if ipip != "Never" and cidr.version == 6:
         raise Wrong("spec.ipipMode", "IPIP carries IPv4 only", "use vxlanMode for an IPv6 pool")
     if ipip != "Never" and vxlan != "Never":
-        raise Wrong("spec.vxlanMode", "is in use beside ipipMode", "set one of them to Never")
+        raise Wrong("spec.vxlanMode", f"{vxlan} is in use beside ipipMode {ipip}", "set one of them to Never")
+    model = _model(shape.metadata)
+    if model and (ipip != "Never" or vxlan != "Never"):
+        field, mode = ("ipipMode", ipip) if ipip != "Never" else ("vxlanMode", vxlan)
+        problem = f"{model} is asked for beside spec.{field} {mode}"
+        raise Wrong(f"metadata.annotations[{MODEL}]", problem, f"set spec.{field} to Never, or remove the annotation")
     block = spec.block_size or DEFAULT_BLOCK[cidr.version]
     low, high = LARGEST_BLOCK[cidr.version], cidr.max_prefixlen
     if not low <= block <= high:
@@ -61,7 +67,19 @@ def ip_pool(shape: IPPoolShape) -> IPPool:
         namespace_selector=spec.namespace_selector or "",
         allowed_uses=tuple(spec.allowed_uses or ()),
         assignment_mode=spec.assignment_mode or "Automatic",
+        model=model,
     )
+
+
+def _model(metadata: Metadata) -> Literal["", "auto"]:
+    """What the annotation asks for."""
+    asked = (metadata.annotations or {}).get(MODEL, "")
+    if asked == "auto":
+        return "auto"
+    if asked:
+        remedy = "write auto, or remove it and use ipipMode, vxlanMode or FelixConfiguration's wireguardEnabled"
+        raise Wrong(f"metadata.annotations[{MODEL}]", f"{quote(asked)} is no model that can be asked for here", remedy)
+    return ""
 
 
 class _Meta(Shape, frozen=True):

@@ -10,7 +10,7 @@ Source: k8s.io/api (core/v1, apps/v1, discovery/v1, networking/v1), crd.projectc
 from __future__ import annotations
 
 from datetime import datetime
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 import msgspec
 from msgspec import Meta, field
@@ -370,6 +370,28 @@ class IPPoolSpec(Strict, frozen=True):
     allowed_uses: Annotated[list[Literal["Workload", "Tunnel", "LoadBalancer"]], Meta(max_length=8)] | None = None
     assignment_mode: Literal["", "Automatic", "Manual"] | None = None
     disable_bgp_export: bool | None = field(name="disableBGPExport", default=None)
+
+
+class FelixConfigurationSpec(Shape, frozen=True):
+    """crd.projectcalico.org/v1 FelixConfigurationSpec: what of it is acted on; ranges are judged where it is read."""
+
+    vxlan_port: int | None = None
+    vxlan_vni: int | None = field(name="vxlanVNI", default=None)
+    vxlan_mtu: int | None = field(name="vxlanMTU", default=None)
+    vxlan_mtu_v6: int | None = field(name="vxlanMTUV6", default=None)
+    ipip_mtu: int | None = field(name="ipipMTU", default=None)
+    wireguard_enabled: bool | None = None
+    wireguard_enabled_v6: bool | None = field(name="wireguardEnabledV6", default=None)
+    wireguard_listening_port: int | None = None
+    wireguard_mtu: int | None = field(name="wireguardMTU", default=None)
+    wireguard_mtu_v6: int | None = field(name="wireguardMTUV6", default=None)
+
+
+class FelixConfigurationShape(Shape, frozen=True):
+    """crd.projectcalico.org/v1 FelixConfiguration. All that its spec names is kept: what nobody acts on is told."""
+
+    metadata: Metadata
+    spec: dict[Annotated[str, Meta(max_length=128)], Any] | None = None
 
 
 class PoolCondition(Shape, frozen=True):

@@ -10,12 +10,17 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 
+from kit.model_settings import DEFAULT, NODE
+from kit.models import ENCRYPTS, SERVED
 from proto.annotations import HONOURED, OURS, REFUSED, REPORTED, WRITTEN_BY_OTHERS
+from services.cluster.core import felix
 from services.cluster.core.malformed import quote
-from services.cluster.core.shapes import Metadata, PodShape, ServiceShape
+from services.cluster.core.shapes import FelixConfigurationShape, Metadata, PodShape, ServiceShape
 
 REASON = "NotHonoured"
 """Of the Events."""
+MOST_NAMED = 8
+"""Fields that one sentence names; others are counted."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +44,8 @@ def unserved(kind: str, shape: object) -> tuple[Unserved, ...]:
         found += _sctp_of_service(shape)
     if isinstance(shape, PodShape):
         found += _sctp_of_pod(shape)
+    if isinstance(shape, FelixConfigurationShape):
+        found += _of_felix(shape)
     return tuple(found)
 
 
@@ -54,6 +61,28 @@ def _annotations(kind: str, metadata: object) -> Iterator[Unserved]:
         elif key.startswith(OURS) and key not in known:
             named = ", ".join(HONOURED.get(kind, ())) or f"none on a {kind}"
             yield Unserved(f"metadata.annotations[{quote(key)}]", f"no such annotation is known; known: {named}")
+
+
+def _of_felix(shape: FelixConfigurationShape) -> Iterator[Unserved]:
+    """One sentence for all fields that nobody acts on: a configuration that comes with Calico has dozens."""
+    name = shape.metadata.name
+    if not felix.is_read(name):
+        yield Unserved(
+            "metadata.name", f"no node reads {quote(name)}; name it {DEFAULT}, or {NODE} and the node's name"
+        )
+        return
+    for field in felix.in_the_wrong_place(shape):
+        why = f"the nodes of a tunnel must agree on it; set it in FelixConfiguration {DEFAULT}"
+        yield Unserved(f"spec.{field}", why)
+    said = shape.spec or {}
+    asked = [field for field in ("wireguardEnabled", "wireguardEnabledV6") if said.get(field)]
+    if asked and ENCRYPTS not in SERVED and not felix.in_the_wrong_place(shape):
+        why = "no packet can be encrypted between nodes yet; remove it, and do not rely on it"
+        yield Unserved(", ".join(f"spec.{field}" for field in asked), why)
+    if others := felix.not_acted_on(shape):
+        named = ", ".join(f"spec.{quote(field)[1:-1]}" for field in others[:MOST_NAMED])
+        more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
+        yield Unserved(named + more, f"airmesh acts on {', '.join(felix.KNOWN)} alone; remove the others")
 
 
 def _sctp_of_service(shape: ServiceShape) -> Iterator[Unserved]:

@@ -13,3 +13,6 @@ class Fault:
     remedy: str
     of_others: bool = False
     """It lies in what another node tells: a person must know, but this node does what it can and is ready."""
+    about: tuple[str, str] | None = None
+    """Kind (``IPPool``, ``FelixConfiguration``) and name of the object that asks for what cannot be done; it is told
+    there too."""

@@ -16,7 +16,9 @@ ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "fields.md"
 API = Path(__file__).parent / "api.txt"
 """Group, type and fields, a type a line: the OpenAPI of Kubernetes."""
-CRD = ROOT / "deploy" / "kubernetes" / "crds" / "ippools.yaml"
+CRDS = ROOT / "deploy" / "kubernetes" / "crds"
+ANY_OTHER = "*"
+"""Stands for every field that an API server keeps although the schema does not name it."""
 WORDS = ("honoured", "others'", "refused", "told")
 
 Field = tuple[str, str]
@@ -48,12 +50,19 @@ def of_the_api() -> set[Field]:
 
 
 def of_the_crd() -> set[Field]:
-    """Every field of IPPool."""
-    (version,) = yaml.safe_load(CRD.read_text())["spec"]["versions"]
-    schema = version["schema"]["openAPIV3Schema"]["properties"]
-    inner: Mapping[str, Any] = {"IPPoolSpec": schema["spec"], "IPPoolStatus": schema["status"]}
-    found = {("IPPool", field) for field in schema}
-    return found | {(name, field) for name, sub in inner.items() for field in sub["properties"]}
+    """Every field of IPPool and FelixConfiguration."""
+    found: set[Field] = set()
+    for path in sorted(CRDS.glob("*s.yaml")):
+        written = yaml.safe_load(path.read_text())["spec"]
+        kind, (version,) = written["names"]["kind"], written["versions"]
+        schema: Mapping[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]
+        found |= {(kind, field) for field in schema}
+        for part in schema.keys() & {"spec", "status"}:
+            name = kind + part.capitalize()
+            found |= {(name, field) for field in schema[part]["properties"]}
+            if schema[part].get("x-kubernetes-preserve-unknown-fields"):
+                found.add((name, ANY_OTHER))
+    return found
 
 
 def types_of(shape: type[msgspec.Struct]) -> tuple[str, ...]:
@@ -67,7 +76,8 @@ def of_the_code() -> set[Field]:
     """Every field that ``services.cluster.core.shapes`` decodes."""
     bases = (shapes.Shape, shapes.Strict)
     kinds = [one for one in vars(shapes).values() if isinstance(one, type) and issubclass(one, bases)]
-    return {
+    kept = {("FelixConfigurationSpec", ANY_OTHER)}
+    return kept | {
         (name, field.encode_name)
         for shape in kinds
         if shape not in bases

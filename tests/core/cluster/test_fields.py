@@ -13,7 +13,7 @@ from proto.annotations import HONOURED
 from proto.annotations import REFUSED as WISHES_REFUSED
 from proto.annotations import REPORTED as WISHES_REPORTED
 from proto.objects import KINDS, IPPool, Namespace, Node, Pod
-from services.cluster.core.parse import NAMES, read
+from services.cluster.core.parse import NAMES, Malformed, read
 from services.dataplane.core.ipam.addressing import BadWish, Supply, plan_addresses
 from tests.core.cluster.fields import (
     WORDS,
@@ -57,7 +57,7 @@ def made(kind: str, text: str, name: str = "x") -> dict[str, Any]:
     """An object of the kind, as the API serves it."""
     written: dict[str, Any] = yaml.safe_load(text)
     metadata = {"name": name, "uid": "u", **written.pop("metadata", {})}
-    if kind not in ("Node", "Namespace", "IPPool"):
+    if kind not in ("Node", "Namespace", "IPPool", "FelixConfiguration"):
         metadata["namespace"] = "prod"
     return {"metadata": metadata, **written}
 
@@ -67,8 +67,8 @@ def with_annotation(kind: str, name: str, value: str = '["1"]') -> dict[str, Any
 
 
 REFUSED: dict[Field, str] = {
-    ("IPPoolSpec", "ipipMode"): "spec: {cidr: 10.0.0.0/16, ipipMode: Always}",
-    ("IPPoolSpec", "vxlanMode"): "spec: {cidr: 'fd00::/56', vxlanMode: CrossSubnet}",
+    ("IPPoolSpec", "ipipMode"): "spec: {cidr: 'fd00::/56', ipipMode: Always}",
+    ("IPPoolSpec", "vxlanMode"): "spec: {cidr: 10.0.0.0/16, ipipMode: CrossSubnet, vxlanMode: Always}",
     ("IPPoolSpec", "namespaceSelector"): "spec: {cidr: 10.0.0.0/16, namespaceSelector: team == 'a'}",
     ("IPPoolSpec", "allowedUses"): "spec: {cidr: 10.0.0.0/16, allowedUses: [LoadBalancer]}",
     ("IPPoolSpec", "nodeSelector"): "spec: {cidr: 10.0.0.0/16, nodeSelector: zone in (a)}",
@@ -78,6 +78,31 @@ REPORTED: dict[Field, tuple[str, str, str]] = {
         "Pod",
         "{metadata: {annotations: {airmesh.io/keep-adress: 'true'}}, spec: {}}",
         "metadata.annotations['airmesh.io/keep-adress']",
+    ),
+    ("FelixConfigurationSpec", "vxlanPort"): (
+        "FelixConfiguration",
+        "{metadata: {name: node.n1}, spec: {vxlanPort: 8472}}",
+        "spec.vxlanPort",
+    ),
+    ("FelixConfigurationSpec", "vxlanVNI"): (
+        "FelixConfiguration",
+        "{metadata: {name: node.n1}, spec: {vxlanVNI: 1, vxlanMTU: 1400}}",
+        "spec.vxlanVNI",
+    ),
+    ("FelixConfigurationSpec", "wireguardEnabled"): (
+        "FelixConfiguration",
+        "{metadata: {name: node.n1}, spec: {wireguardEnabled: true}}",
+        "spec.wireguardEnabled",
+    ),
+    ("FelixConfigurationSpec", "wireguardEnabledV6"): (
+        "FelixConfiguration",
+        "{metadata: {name: node.n1}, spec: {wireguardEnabledV6: false}}",
+        "spec.wireguardEnabledV6",
+    ),
+    ("FelixConfigurationSpec", "*"): (
+        "FelixConfiguration",
+        "{metadata: {name: default}, spec: {vxlanVNI: 1, floatingIPs: Disabled, bpfEnabled: false, logFilePath: ''}}",
+        "spec.bpfEnabled, spec.floatingIPs",
     ),
     ("ServicePort", "protocol"): (
         "Service",
@@ -103,7 +128,11 @@ def test_each_refusal_and_each_word_is_tried() -> None:
 
 @pytest.mark.parametrize("field", REFUSED)
 def test_a_pool_that_cannot_be_honoured_gives_nothing(field: Field) -> None:
-    pool, _ = read(KIND_NAMED["IPPool"], made("IPPool", REFUSED[field]))
+    try:
+        pool, _ = read(KIND_NAMED["IPPool"], made("IPPool", REFUSED[field]))
+    except Malformed as refused:
+        assert refused.path == f"spec.{field[1]}", "it is never known as a pool"
+        return
     assert isinstance(pool, IPPool)
     judged = judge_pools([pool])
     assert judged.enabled(pool.cidr.version) == ()
@@ -152,6 +181,10 @@ QUIET = (
     ("Pod", "spec: {hostNetwork: true, containers: [{ports: [{containerPort: 9, hostPort: 9, protocol: SCTP}]}]}"),
     ("Pod", "spec: {containers: [{ports: [{containerPort: 9, protocol: SCTP}, {containerPort: 80, hostPort: 80}]}]}"),
     ("Node", "{metadata: {annotations: {airmesh.io/blocks: 10.0.0.0/26, projectcalico.org/IPv4Address: x}}}"),
+    ("FelixConfiguration", "{metadata: {name: default}, spec: {vxlanPort: 8472, vxlanVNI: 1, ipipMTU: 0}}"),
+    ("FelixConfiguration", "{metadata: {name: node.n1}, spec: {wireguardListeningPort: 4000, vxlanMTU: 1400}}"),
+    ("FelixConfiguration", "{metadata: {name: default}}"),
+    ("IPPool", "{metadata: {annotations: {airmesh.io/model: auto}}, spec: {cidr: 10.0.0.0/16, vxlanMode: Never}}"),
     ("Service", "spec: {clusterIP: None, ports: [{port: 90, protocol: SCTP}]}"),
     ("Service", "spec: {type: ExternalName, ports: [{port: 90, protocol: SCTP}]}"),
     ("NetworkPolicy", "spec: {podSelector: {}, ingress: [{ports: [{protocol: SCTP}]}]}"),
@@ -163,6 +196,21 @@ def test_of_what_is_honoured_or_others_nothing_is_reported(kind: str, text: str)
     value, reported = read(KIND_NAMED[kind], made(kind, text))
     assert value is not None
     assert reported == ()
+
+
+def test_a_configuration_that_no_node_reads_is_reported_whole() -> None:
+    _, reported = read(
+        KIND_NAMED["FelixConfiguration"], made("FelixConfiguration", "spec: {vxlanPort: 1, other: 1}", "n1")
+    )
+    assert [one.path for one in reported] == ["metadata.name"]
+
+
+def test_of_many_fields_some_are_named_and_others_counted() -> None:
+    many = {"metadata": {"name": "default", "uid": "u"}, "spec": {f"field{number:02}": 1 for number in range(40)}}
+    _, reported = read(KIND_NAMED["FelixConfiguration"], many)
+    assert len(reported) == 1
+    assert reported[0].path.startswith("spec.field00, spec.field01, ")
+    assert reported[0].path.endswith("spec.field07 and 32 more")
 
 
 @pytest.mark.parametrize("kind", ["Node", "Namespace", "Service"])

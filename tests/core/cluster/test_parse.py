@@ -14,6 +14,7 @@ from proto.identity import NamedPort
 from proto.objects import (
     KINDS,
     EndpointPort,
+    FelixConfiguration,
     HostPort,
     IPBlock,
     IPPool,
@@ -36,9 +37,10 @@ SPELLING = {
     "Deployment": "apps/v1",
     "EndpointSlice": "discovery.k8s.io/v1",
     "NetworkPolicy": "networking.k8s.io/v1",
+    "FelixConfiguration": "crd.projectcalico.org/v1",
     "IPPool": "crd.projectcalico.org/v1",
 }
-CLUSTER_WIDE = ("Namespace", "Node", "IPPool")
+CLUSTER_WIDE = ("Namespace", "Node", "IPPool", "FelixConfiguration")
 
 
 def written(kind: str, text: str, *, name: str = "x", meta: str = "{}") -> dict[str, Any]:
@@ -365,6 +367,33 @@ def test_an_endpoints_zone_and_hints() -> None:
 def test_pool(spec: str, changes: dict[str, Any]) -> None:
     plain = {"name": "x", "cidr": ip_network("10.0.0.0/8"), "block_size": 26}
     assert read("IPPool", f"spec: {spec}") == IPPool(**{**plain, **changes})
+
+
+def test_a_pool_asks_for_what_calico_has_no_word_for() -> None:
+    asks = "{annotations: {airmesh.io/model: auto}}"
+    assert read("IPPool", "spec: {cidr: 10.0.0.0/8, ipipMode: Never, vxlanMode: ''}", meta=asks).model == "auto"
+
+
+@pytest.mark.parametrize(
+    ("spec", "changes"),
+    [
+        ("{}", {}),
+        ("{vxlanPort: 8472, vxlanVNI: 1}", {"vxlan_port": 8472, "vxlan_vni": 1}),
+        ("{vxlanVNI: 16777215, vxlanPort: 65535}", {"vxlan_port": 65535, "vxlan_vni": 16777215}),
+        ("{vxlanMTU: 1280, vxlanMTUV6: 0, ipipMTU: 9000}", {"vxlan_mtu": 1280, "vxlan_mtu_v6": 0, "ipip_mtu": 9000}),
+        (
+            "{wireguardEnabled: true, wireguardEnabledV6: false}",
+            {"wireguard_enabled": True, "wireguard_enabled_v6": False},
+        ),
+        ("{wireguardListeningPort: 4789, vxlanPort: 4791}", {"wireguard_listening_port": 4789, "vxlan_port": 4791}),
+        ("{wireguardMTU: 1400, wireguardMTUV6: 1380}", {"wireguard_mtu": 1400, "wireguard_mtu_v6": 1380}),
+        ("{vxlanPort: null, bpfEnabled: true, healthTimeoutOverrides: [{name: a}]}", {}),
+    ],
+)
+def test_felix_configuration(spec: str, changes: dict[str, Any]) -> None:
+    found = read("FelixConfiguration", f"spec: {spec}", name="default")
+    assert found == FelixConfiguration(name="default", **changes)
+    assert read("FelixConfiguration", "{}", name="node.n1") == FelixConfiguration(name="node.n1")
 
 
 @pytest.mark.parametrize(

@@ -80,7 +80,7 @@ def test_question_and_answer(kind: type[msgspec.Struct], update_golden: bool) ->
 
 
 def test_every_question_that_is_served_is_in_the_table() -> None:
-    served = {SPANS, *(subject for role in ROLES for subject in role.serves)}
+    served = {SPANS, *(subject for role in ROLES for subject in (*role.serves, *role.discovered))}
     assert {of_node(one, "*") if one in OF_NODES else one for one in REQUESTS_BY_SUBJECT} == served
 
 

@@ -27,6 +27,7 @@ PATHS = {
     "Deployment": ("/apis/apps/v1", "deployments"),
     "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
+    "FelixConfiguration": ("/apis/crd.projectcalico.org/v1", "felixconfigurations"),
     "IPPool": ("/apis/crd.projectcalico.org/v1", "ippools"),
 }
 PLURALS = {plural: kind for kind, (_, plural) in PATHS.items()}

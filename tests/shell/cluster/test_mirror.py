@@ -18,7 +18,7 @@ from chassis.runtime.service import Runtime
 from proto.codec import kind_prefix, object_key
 from proto.events import ServiceFault
 from proto.leases import Lease
-from proto.objects import KIND_OF, KINDS, IPPool, NetworkPolicy, Pod
+from proto.objects import KIND_OF, KINDS, FelixConfiguration, IPPool, NetworkPolicy, Pod
 from proto.policy import Ack, Revision
 from proto.subjects import ACKS, BUCKETS, DNS, LEASES, OBJECTS, event_subject
 from proto.sync import Epoch
@@ -77,13 +77,14 @@ def keys(view: View) -> set[str]:
     return set(view.entries)
 
 
-ALL_BUT_POOLS = tuple(kind.type for kind in KINDS if kind.type is not IPPool)
+CRDS = (FelixConfiguration, IPPool)
+ALL_BUT_CRDS = tuple(kind.type for kind in KINDS if kind.type not in CRDS)
 
 
 async def test_everything_is_there_and_said_to_be(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    api.absent.add("IPPool")
+    api.absent |= {"IPPool", "FelixConfiguration"}
     await api.put("Namespace", {"metadata": {"labels": {"a": "b"}}}, name="prod")
     await api.put("Pod", POD, "prod", "a")
     await api.put("Pod", {"spec": {}}, "prod", "unscheduled")
@@ -91,7 +92,7 @@ async def test_everything_is_there_and_said_to_be(
     await api.put("NetworkPolicy", GOOD, "prod", "p")
     await api.put("ConfigMap", {"data": {"Corefile": "x"}}, "kube-system", "coredns")
     bus = await bus_for("cli")
-    view = watch(bus, *ALL_BUT_POOLS)
+    view = watch(bus, *ALL_BUT_CRDS)
     async with cluster(nats_server, api, tmp_path) as runtime:
         await view.wait_synced(10)
         assert keys(view) == {
@@ -108,6 +109,10 @@ async def test_everything_is_there_and_said_to_be(
         api.absent.clear()
         await until(lambda: view.scope_complete(kind_prefix(KIND_OF[IPPool])))
         assert "crd=2Eprojectcalico=2Eorg.ippool._.pool" in keys(view)
+        await api.put("FelixConfiguration", {"spec": {"vxlanPort": 8472}}, name="default")
+        felix = "crd=2Eprojectcalico=2Eorg.felixconfiguration._.default"
+        await until(lambda: felix in view.entries)
+        assert view.entries[felix].value == FelixConfiguration(name="default", vxlan_port=8472)
 
 
 async def test_a_lifecycle_of_a_pod_is_one_trace(
@@ -160,7 +165,7 @@ async def test_what_nobody_reads_is_not_written_again(
 async def test_what_was_deleted_while_nobody_looked(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    view = watch(await bus_for("cli"), *ALL_BUT_POOLS)
+    view = watch(await bus_for("cli"), *ALL_BUT_CRDS)
     for name in ("a", "b", "c"):
         await api.put("Pod", POD, "prod", name)
     async with cluster(nats_server, api, tmp_path):
@@ -176,7 +181,7 @@ async def test_what_was_deleted_while_nobody_looked(
 async def test_a_bucket_that_is_gone_is_filled_again_under_a_new_epoch(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    view = watch(await bus_for("cli"), *ALL_BUT_POOLS)
+    view = watch(await bus_for("cli"), *ALL_BUT_CRDS)
     await api.put("Pod", POD, "prod", "a")
     await api.put("NetworkPolicy", GOOD, "prod", "p")
     async with cluster(nats_server, api, tmp_path):

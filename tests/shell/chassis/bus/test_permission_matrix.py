@@ -21,6 +21,7 @@ PAGE = Path(__file__).parents[3] / "golden" / "bus_permissions.txt"
 HEAD = """# What each user of the bus may publish to (publish) and hear (listen), as a real server refuses it.
 # Node users are those of n1; n2 is another node. Written by test_permission_matrix.py with --update-golden.
 """
+ROLE = {role.name: role for role in ROLES}
 ABOUT_ITSELF = re.compile(rf"(^|[.=]){NODE}($|\.)")
 
 
@@ -47,7 +48,7 @@ def listened() -> list[str]:
         for node in (NODE, OTHER):
             name = f"{role.name}-{node}" if role.per_node else role.name
             found |= {f"_INBOX.{name}.>", f"$SRV.PING.{role.name}", f"{EVENTS}.{role.name}.fault"}
-        found |= set(role.serves)
+        found |= {*role.serves, *role.discovered}
     found |= {f"$KV.{bucket.on_server}.>" for bucket in BUCKETS}
     return sorted(found)
 
@@ -103,7 +104,8 @@ def test_a_node_that_was_taken_over_lies_about_itself_alone(user: str) -> None:
     assert {subject for subject in spoken if not ABOUT_ITSELF.search(subject)} == set()
     assert len(spoken) > 1
     heard = {subject for subject, users in page()["listen"].items() if user in users}
-    assert heard == {f"_INBOX.{user}.>", "$SRV.PING", f"$SRV.PING.{service}", SPANS}
+    asked = {"$SRV.PING", f"$SRV.PING.{service}", SPANS, *ROLE[service].discovered}
+    assert heard == {f"_INBOX.{user}.>", *asked}
 
 
 def test_nobody_rewrites_the_streams_but_who_makes_them() -> None:
