@@ -94,6 +94,13 @@ class Rise:
         files = {part: base64.b64encode((folder / name).read_bytes()).decode() for part, name in names.items()}
         ledger.write(path, control.kubeconfig(server, leaf, files).encode())
 
+    async def gateway(self) -> None:
+        """What the control plane's machine needs for agents that carry packets: its own bpffs."""
+        of = self.where.node(self.topology.control.name)
+        for folder in (of.run, of.bpffs, of.agents):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(namespaces.run, ["mount", "-t", "bpf", "bpf", str(of.bpffs)])
+
     async def _component(self, name: str, argv: list[str], host: Host) -> None:
         command = node.inside(host, [str(self.products["k8s"]), *argv])
         await self.launcher.start(name, command)
@@ -294,6 +301,7 @@ async def _rise(rise: Rise, given: Settings, say: Progress, tag: str) -> None:
             if processes:
                 if rise.model:
                     await models.ask(rise.where, rise.model)
+                await rise.gateway()
                 await mesh.services(rise.launcher, rise.topology, given)
                 say("mesh started")
         if rise.images is not None:
