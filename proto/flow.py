@@ -57,6 +57,17 @@ class DropReason(IntEnum):
     """A translated packet that this node has no way for, or that is too big for it."""
     SPOOFED_ERROR = 23
     """An ICMP error about a packet that was not sent to who reports it, or that nobody could tell from such a one."""
+    TUNNEL_PEER = 24
+    """A tunnel's packet from an address that no node of the cluster has, or that came into a tunnel device unjudged."""
+    TUNNEL_SOURCE = 25
+    """In a tunnel's packet: a source that is not the sending node's or its pods'."""
+    TUNNEL_MALFORMED = 26
+    """A tunnel's packet that is truncated, fragmented, of another VNI, holds a tunnel's packet or no IP packet, or has
+    a forbidden combination of ECN fields (RFC 6040)."""
+    UNENCRYPTED = 27
+    """Between pods of two nodes, where encryption is asked for, and not by WireGuard."""
+    TOO_BIG = 28
+    """Longer than the way takes, and it cannot be fragmented here; the sender was told by an ICMP error."""
 
 
 class FlowEvent(msgspec.Struct, frozen=True):

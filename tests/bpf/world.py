@@ -33,7 +33,7 @@ OUR_MAC = frames.mac("02:00:00:00:00:01")
 TABLES = (
     "links", "uplinks", "endpoints", "ipcache", "cidrs", "subjects", "selected", "scope_peers", "scope_ports",
     "scope_rules", "flows", "budgets", "fragments", "services", "backends", "members", "source_ranges", "affinities",
-    "reverses", "cookies", "nats", "clients",
+    "reverses", "cookies", "nats", "clients", "tunnels", "tunnel_ends", "tunnel_peers", "tunnel_sources",
 )  # fmt: skip
 
 

@@ -27,6 +27,11 @@
 #define AM_REASON_TRANSLATION_UNKNOWN 21
 #define AM_REASON_NO_ROUTE 22
 #define AM_REASON_SPOOFED_ERROR 23
+#define AM_REASON_TUNNEL_PEER 24
+#define AM_REASON_TUNNEL_SOURCE 25
+#define AM_REASON_TUNNEL_MALFORMED 26
+#define AM_REASON_UNENCRYPTED 27
+#define AM_REASON_TOO_BIG 28
 
 #define AM_IDENTITY_UNKNOWN 0
 #define AM_IDENTITY_HOST 1
@@ -67,6 +72,11 @@
 #define AM_LOCALITY_REMOTE_POD 3
 
 #define AM_CONFIG_EMIT_FORWARDED 1
+#define AM_CONFIG_ENCRYPT4 2
+#define AM_CONFIG_ENCRYPT6 4
+#define AM_CONFIG_TUNNELS 8
+#define AM_CONFIG_REFUSE_PLAIN4 16
+#define AM_CONFIG_REFUSE_PLAIN6 32
 
 #define AM_AFFINITY_NAMESPACE 0
 #define AM_AFFINITY_SOCKET 1
@@ -83,6 +93,10 @@
 #define AM_HOOK_POD 1
 #define AM_HOOK_NODE 2
 
+#define AM_TUNNEL_VXLAN 1
+#define AM_TUNNEL_IPIP 2
+#define AM_TUNNEL_WIREGUARD 3
+
 #define AM_NO_RULE 0xffffffffu
 #define AM_REPLY_MARK 0xa150001u
 #define AM_FIRST_COMPUTED 256
@@ -96,6 +110,10 @@
 #define AM_SLOTS 65536
 #define AM_LAST_PORT 65535
 #define AM_PORT_TRIES 6
+#define AM_TUNNEL_MARK 0xa150002u
+#define AM_FIRST_TUNNEL_PORT 49152
+#define AM_LAST_TUNNEL_PORT 65535
+#define AM_TUNNEL_TTL 64
 #define AM_WAYS 4
 #define AM_NAT_RECENT_SETS 2048
 #define AM_HELD 65536
@@ -373,9 +391,9 @@ _Static_assert(sizeof(struct am_throttle) == 16, "Throttle");
 
 /* Room for one packet while a program looks at it (struct am_work); means nothing to anybody else. */
 struct am_scratch {
-	u64 room[112];
+	u64 room[144];
 };
-_Static_assert(sizeof(struct am_scratch) == 896, "Scratch");
+_Static_assert(sizeof(struct am_scratch) == 1152, "Scratch");
 
 /* A virtual address, port and protocol, as sockets of this node see it or as packets from outside do. */
 struct am_service_key {
@@ -564,6 +582,50 @@ struct am_held {
 };
 _Static_assert(sizeof(struct am_held) == 8, "Held");
 
+/* A tunnel device, and what its outer packets have in common. */
+struct am_tunnel {
+	u8 kind;
+	u8 family;
+	u16 port;
+	u32 vni;
+	struct am_addr local;
+	u8 mac[6];
+	u8 hole_6[2];
+};
+_Static_assert(sizeof(struct am_tunnel) == 32, "Tunnel");
+
+/* What outer packets for one of this node's tunnels are sent to: by protocol 4 (port 0), or 17. */
+struct am_tunnel_end_key {
+	struct am_addr address;
+	__be16 port;
+	u8 protocol;
+	u8 hole_3[1];
+};
+_Static_assert(sizeof(struct am_tunnel_end_key) == 20, "TunnelEndKey");
+
+/* Which tunnel they are for. */
+struct am_tunnel_end {
+	u32 ifindex;
+	u32 vni;
+};
+_Static_assert(sizeof(struct am_tunnel_end) == 8, "TunnelEnd");
+
+/* The node that has an underlay address, and how packets to this address go from here. */
+struct am_tunnel_peer {
+	u32 node;
+	u32 ifindex;
+	struct am_addr outer;
+	u8 mac[6];
+	u8 hole_4[2];
+};
+_Static_assert(sizeof(struct am_tunnel_peer) == 32, "TunnelPeer");
+
+/* Which node may send packets with sources of a prefix; 0: none. */
+struct am_tunnel_source {
+	u32 node;
+};
+_Static_assert(sizeof(struct am_tunnel_source) == 4, "TunnelSource");
+
 /* What the ring buffer carries: one packet's verdict. Numbers as in proto.flow and proto.policy. */
 struct am_event {
 	u64 time;
@@ -655,5 +717,13 @@ BPF_F_TABLE("array", u32, struct am_recent, am_ct_recent, 32768, 0);
 BPF_F_TABLE("array", u32, struct am_held, am_ct_peers, 65536, 0);
 /* translated flows that are not established yet */
 BPF_F_TABLE("array", u32, struct am_recent, am_nat_recent, 2048, 0);
+/* tunnel devices of this node */
+BPF_F_TABLE("hash", struct am_link_key, struct am_tunnel, am_tunnels, 64, 0);
+/* where this node takes packets of tunnels */
+BPF_F_TABLE("hash", struct am_tunnel_end_key, struct am_tunnel_end, am_tunnel_ends, 64, 0);
+/* the other ends */
+BPF_F_TABLE("hash", struct am_address_key, struct am_tunnel_peer, am_tunnel_peers, 65536, 1);
+/* which node may send what */
+BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_tunnel_source, am_tunnel_srcs, 262144, 1);
 
 #endif

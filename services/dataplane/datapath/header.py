@@ -19,6 +19,7 @@ from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import nat_layout as nat
 from services.dataplane.core.datapath import policy_layout as pl
 from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath import tunnel_layout as tl
 from services.dataplane.core.datapath.layout import MapKind
 from services.dataplane.core.datapath.maps import HELD, MAPS, NAT_RECENT_SETS, RECORDS, SLOTS, WAYS, MapSpec
 from services.dataplane.core.datapath.wire import Record
@@ -42,6 +43,7 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("AM_SCOPE", lb.Scope),
     ("AM_SERVICE", lb.ServiceFlag),
     ("AM_HOOK", nat.Hook),
+    ("AM_TUNNEL", tl.TunnelKind),
 )
 
 
@@ -84,6 +86,10 @@ def _constants() -> list[str]:
         "AM_SLOTS": SLOTS,
         "AM_LAST_PORT": nat.LAST_PORT,
         "AM_PORT_TRIES": nat.PORT_TRIES,
+        "AM_TUNNEL_MARK": f"{tl.TUNNEL_MARK:#x}u",
+        "AM_FIRST_TUNNEL_PORT": tl.FIRST_TUNNEL_PORT,
+        "AM_LAST_TUNNEL_PORT": tl.LAST_TUNNEL_PORT,
+        "AM_TUNNEL_TTL": tl.TUNNEL_TTL,
         "AM_WAYS": WAYS,
         "AM_NAT_RECENT_SETS": NAT_RECENT_SETS,
         "AM_HELD": HELD,

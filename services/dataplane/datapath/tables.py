@@ -19,6 +19,7 @@ from services.dataplane.core.datapath import maps as m
 from services.dataplane.core.datapath import nat_layout as nat
 from services.dataplane.core.datapath import policy_layout as pl
 from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath import tunnel_layout as tl
 from services.dataplane.core.datapath.maps import MapSpec, recent_sets
 from services.dataplane.core.datapath.wire import Address
 from services.dataplane.datapath.maps import Table
@@ -61,6 +62,10 @@ class Tables:
         self.cookies = Table(fd["am_cookies"], m.COOKIES, at.CookieKey, at.CookieMark)
         self.nats = Table(fd["am_nat"], m.NATS, nat.NatKey, nat.Nat)
         self.clients = Table(fd["am_clients"], m.CLIENTS, nat.ClientKey, lb.Affinity)
+        self.tunnels = Table(fd["am_tunnels"], m.TUNNELS, at.LinkKey, tl.Tunnel)
+        self.tunnel_ends = Table(fd["am_tunnel_ends"], m.TUNNEL_ENDS, tl.TunnelEndKey, tl.TunnelEnd)
+        self.tunnel_peers = Table(fd["am_tunnel_peers"], m.TUNNEL_PEERS, at.AddressKey, tl.TunnelPeer)
+        self.tunnel_sources = Table(fd["am_tunnel_srcs"], m.TUNNEL_SOURCES, at.PrefixKey, tl.TunnelSource)
         self._own = Table(fd["am_own"], m.NODE_ADDRESSES, at.Index, nat.NodeAddresses)
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
         self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)

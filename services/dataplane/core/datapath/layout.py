@@ -30,7 +30,7 @@ from services.dataplane.core.datapath.wire import (
     Port,
     Record,
     Room208,
-    Room896,
+    Room1152,
     address_bytes,
 )
 
@@ -118,6 +118,16 @@ class ConfigFlag(IntFlag):
 
     EMIT_FORWARDED = 1
     """Also send an event for each new flow that was let through."""
+    ENCRYPT4 = 2
+    """Between pods of two nodes IPv4 packets go out by WireGuard alone."""
+    ENCRYPT6 = 4
+    """The same of IPv6."""
+    TUNNELS = 8
+    """There is something in ``am_tunnels``, or in what belongs to it (``tunnel_layout.py``)."""
+    REFUSE_PLAIN4 = 16
+    """What came in the clear from an IPv4 address of another node's pod is not taken."""
+    REFUSE_PLAIN6 = 32
+    """The same of IPv6."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -361,7 +371,7 @@ class Config(Record):
 class Scratch(Record):
     """Room for one packet while a program looks at it (``struct am_work``); means nothing to anybody else."""
 
-    room: Room896
+    room: Room1152
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

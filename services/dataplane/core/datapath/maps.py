@@ -18,6 +18,7 @@ from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import nat_layout as nat
 from services.dataplane.core.datapath import policy_layout as pl
 from services.dataplane.core.datapath import service_layout as lb
+from services.dataplane.core.datapath import tunnel_layout as tl
 from services.dataplane.core.datapath.layout import MapKind
 from services.dataplane.core.datapath.wire import Record
 
@@ -133,11 +134,20 @@ CLIENTS = MapSpec("am_clients", LRU, nat.ClientKey, lb.Affinity, 16_384, "the ba
 NODE_ADDRESSES = MapSpec("am_own", ARRAY, at.Index, nat.NodeAddresses, 1, "in whose name this node speaks to backends")
 OUTWARD = MapSpec("am_outward", ARRAY, at.Index, nat.Outward, 1, "when the node itself last was a backend")
 
+TUNNELS = MapSpec("am_tunnels", H, at.LinkKey, tl.Tunnel, 64, "tunnel devices of this node")
+TUNNEL_ENDS = MapSpec(
+    "am_tunnel_ends", H, tl.TunnelEndKey, tl.TunnelEnd, 64, "where this node takes packets of tunnels"
+)
+TUNNEL_PEERS = MapSpec("am_tunnel_peers", H, at.AddressKey, tl.TunnelPeer, 65_536, "the other ends", NO_PREALLOC)
+TUNNEL_SOURCES = MapSpec(
+    "am_tunnel_srcs", LPM, at.PrefixKey, tl.TunnelSource, 262_144, "which node may send what", NO_PREALLOC
+)
+
 MAPS: tuple[MapSpec, ...] = (
     LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, SELECTED, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, GENERATION,
     FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS,
     SOURCE_RANGES, AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS,
-    NAT_RECENT,
+    NAT_RECENT, TUNNELS, TUNNEL_ENDS, TUNNEL_PEERS, TUNNEL_SOURCES,
 )  # fmt: skip
 
 PROGRAMS_WRITE = frozenset((FLOWS, BUDGETS, FRAGMENTS, AFFINITIES, REVERSES, NATS, CLIENTS))

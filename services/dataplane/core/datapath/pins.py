@@ -32,6 +32,7 @@ class Source(Enum):
     ADDRESSES = "the addresses of the cluster"
     POLICY = "policy"
     SERVICES = "Services"
+    TUNNELS = "the tunnels"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +67,10 @@ RULES: Mapping[MapSpec, Rule] = {
     m.MEMBERS: Rule(Source.SERVICES),
     m.SOURCE_RANGES: Rule(Source.SERVICES),
     m.NODE_ADDRESSES: Rule(Source.SERVICES),
+    m.TUNNELS: Rule(Source.TUNNELS),
+    m.TUNNEL_ENDS: Rule(Source.TUNNELS),
+    m.TUNNEL_PEERS: Rule(Source.TUNNELS),
+    m.TUNNEL_SOURCES: Rule(Source.TUNNELS),
     m.FLOWS: Rule(
         refers=(m.RECENT, m.GENERATION),
         loss="flows of pods are taken up in the middle: those that policy would not let begin now end",
