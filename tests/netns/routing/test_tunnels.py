@@ -341,6 +341,26 @@ async def test_only_nodes_of_the_mesh_are_answered(pair: Pair) -> None:
     assert not await asyncio.to_thread(asked, "172.30.0.66")
 
 
+async def test_a_gateway_is_answered_by_the_tunnel(pair: Pair) -> None:
+    """A machine that is no node: what it sends to a pod, and the pod to it, goes by VXLAN."""
+    n1, n2 = pair.nodes
+    await pair.pools(vxlan_mode="Always")
+    await pair.start(2)
+    await pair.routing.start(n1, gateway=True, served=ALL, key="cp")
+    await until(lambda: tunnelled(2) <= n1.routes())
+    routes = pair.mesh.n2.bucket(ROUTES)
+    deadline = time.monotonic() + 20
+    while (found := (await routes.list(NodeRoutes)).get("cp")) is None or "vxlan" not in found.value.models:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    assert (found.value.gateway, found.value.prefixes) == (True, ())
+    await until(lambda: "172.30.0.11 lladdr 02:61:ac:1e:00:0b" in n2.ip("neigh show dev am-vxlan"))
+    with opened(n1, "172.30.0.11") as client, opened(n2, PODS[2][0]) as server:
+        client.sendto(b"hook", server.getsockname())
+        assert await asyncio.to_thread(server.recv, 64) == b"hook"
+    assert received(n2, "am-vxlan") > 0
+
+
 async def test_cross_subnet_goes_by_host_gw_where_the_nodes_share_a_link(pair: Pair) -> None:
     n1, n2 = pair.nodes
     await pair.pools(vxlan_mode="CrossSubnet")
