@@ -134,7 +134,7 @@ class TestOut:
         assert len({outer.source_port for outer in outers}) == 1
         assert outers[1].inner == less_a_hop(second)
 
-    def test_its_last_hop_is_the_stack_s_to_tell(self, tunnels: World) -> None:
+    def test_its_last_hop_is_the_stack_s_matter(self, tunnels: World) -> None:
         sent = frames.ip(str(tunnels.a.address(4)), PODS["vxlan4", 4], UDP, frames.udp(4000, 80), ttl=1)
         assert str(tunnels.from_pod(tunnels.a, sent)) == "stack"
 
@@ -246,7 +246,7 @@ class TestIn:
             (3, 0, None), (3, 1, 3), (3, 2, 3), (3, 3, 3),
         ],
     )  # fmt: skip
-    def test_congestion_on_the_way_is_told(
+    def test_congestion_on_the_way_is_seen_at_the_end(
         self, tunnels: World, tunnel: str, version: int, outer: int, inner: int, becomes: int | None
     ) -> None:
         """RFC 6040, figure 4. The DSCP stays the packet's own."""
@@ -459,7 +459,7 @@ class TestTooBig:
         check_too_big(outcome.frame[14:], sent, source=LOCAL[version], mtu=MTU)
 
     @pytest.mark.parametrize("version", [4, 6])
-    def test_nobody_is_told_about_an_error(self, tunnels: World, version: int) -> None:
+    def test_no_error_about_an_error(self, tunnels: World, version: int) -> None:
         there = REMOTE[version]
         about = frames.icmp_error(version, frames.ip(there, str(tunnels.a.address(version)), UDP, frames.udp(1, 2)))
         sent = frames.ip(str(tunnels.a.address(version)), there, ICMP if version == 4 else 58, about + bytes(MTU))

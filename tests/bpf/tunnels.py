@@ -1,4 +1,4 @@
-"""A node with tunnels to another: devices, routes and maps as ``routing`` and the agent make them, outer packets by hand.
+"""A node with tunnels to another: devices, routes and maps as they are made by the agents; outer packets by hand.
 
 Pods of the other node: 10.244.3.0/24 and fd00:10:244:3::/64 by VXLAN over IPv4, 10.244.4.0/24 by IPIP, 10.244.5.0/24
 and fd00:10:244:5::/64 by VXLAN over IPv6.
@@ -51,6 +51,7 @@ def tunnel_devices(netns: str) -> Iterator[dict[str, int]]:
         f"link add am-vxlan6 address {OWN_MAC.hex(':')} mtu {MTU} {vxlan} local {LOCAL[6]} {unsummed}",
         f"link add am-ipip mtu {MTU} type veth peer name am-ipip-p",
         "link set am-ipip-p arp off up",
+        "link set am-ipip arp off",
         *(f"link set {device} up" for device, *_ in DEVICES.values()),
         f"neigh add {REMOTE[4]} lladdr {REMOTE_MAC.hex(':')} dev am-vxlan nud permanent",
         f"neigh add fe80::5efe:{REMOTE[4]} lladdr {REMOTE_MAC.hex(':')} dev am-vxlan nud permanent",

@@ -121,6 +121,10 @@ int to_tunnel(struct __sk_buff *skb)
 	}
 	if (known && kind != AM_TUNNEL_IPIP && !(switches & (AM_CONFIG_ENCRYPT4 | AM_CONFIG_ENCRYPT6)))
 		return TC_ACT_OK;
+	if (kind == AM_TUNNEL_IPIP && skb->protocol == AM_ETH_IP6) { /* what every IPv6 stack sends when a link comes up */
+		am_count_packet(skb, AM_REASON_NOT_IP, AM_SIDE_INGRESS);
+		return TC_ACT_SHOT;
+	}
 	if (kind == AM_TUNNEL_WIREGUARD && am_add_ethernet(skb))
 		return TC_ACT_SHOT;
 	reason = am_parse_addresses(skb, p, skb->protocol);
@@ -145,7 +149,7 @@ int to_tunnel(struct __sk_buff *skb)
 	    am_rewrite(skb, p, am_work_of(p)))
 		return TC_ACT_SHOT;
 	if (kind == AM_TUNNEL_IPIP)
-		return p->family == 4 ? am_send_into(skb, p, &role, tunnel) : am_refuse(skb, p, &role, AM_REASON_NOT_IP);
+		return am_send_into(skb, p, &role, tunnel);
 	if (kind != AM_TUNNEL_WIREGUARD)
 		return TC_ACT_OK;
 	skb->mark = AM_TUNNEL_MARK;
