@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from chassis.runtime.settings import BaseSettings
+from services.routing.probes import PORT
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -20,6 +21,10 @@ class Settings(BaseSettings):
 
     gateway: bool = False
     """Only install routes to the nodes' pods; hold nothing and tell nothing (a machine that is no node)."""
+
+    probe_port: int = PORT
+    """UDP port for packets of measurement between routing agents, the same on all nodes; used while a pool asks for
+    another model than host-gw."""
 
     sysctl_root: Path = Path("/proc/sys")
     """Where the kernel's sysctls are (``net/…``): another place in a container, whose own /proc/sys is read-only."""

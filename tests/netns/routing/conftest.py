@@ -113,7 +113,7 @@ class Routing:
         self._server = server
         self._stack = stack
 
-    async def start(self, netns: Netns, node: str = "n1", *, gateway: bool = False) -> Runtime[Any]:
+    async def start(self, netns: Netns, node: str = "n1", *, gateway: bool = False, **more: Any) -> Runtime[Any]:
         user = "routing-cp" if gateway else f"routing-{node}"
         settings = Settings(
             nats_url=self._server.url,
@@ -126,7 +126,7 @@ class Routing:
         )
         role, name = ("routing", "cp") if gateway else ("routing", node)
         runtime = await self._stack.enter_async_context(runtime_of(self._server, role, name, settings=settings))
-        await build(runtime, netns.path)
+        await build(runtime, netns.path, **more)
         return runtime
 
 
