@@ -59,7 +59,7 @@ class Announcer:
         if not mesh.blocks_complete or not self._view.synced or not kernel.uplinks:
             return Again(WAIT)
         self._causes.gather()
-        offer = offered(self._node, mesh.blocks, kernel.uplinks, received)
+        offer = offered(self._node, mesh.blocks, kernel.uplinks, received, kernel.wireguard.mine)
         entry = self._view.entries.get(self._key)
         if entry is None or entry.value != offer:
             prefixes, traces = len(offer.prefixes), self._causes.traces

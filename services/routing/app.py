@@ -14,17 +14,22 @@ from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
 from kit.models import SERVED, Model
 from kit.pairs import chosen
+from linux.netlink import Netlink
 from proto.codec import encode_segment
 from proto.pairs import PairsRequest
 from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
 from services.routing.core.faults import Fault
+from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
 from services.routing.kernel import Kernel
 from services.routing.mirror import Mirror
 from services.routing.object_faults import object_fault
 from services.routing.prober import Prober
 from services.routing.settings import Settings
+from services.routing.wireguard import Wireguard
+from services.routing.wireguard_device import Devices as WireguardDevices
+from services.routing.wireguard_keys import KeyFile
 
 PERIOD = 5.0
 """Seconds between full passes: the longest that drift lasts if the kernel did not tell of it."""
@@ -52,6 +57,7 @@ async def build(
         namespace,
         settings.sysctl_root,
         programs=not settings.gateway if programs is None else programs,
+        wireguard=partial(_wireguard, settings),
     )
     runtime.on_stop(kernel.close)
     mirror = Mirror(bus, node, served)
@@ -72,11 +78,11 @@ async def build(
     announce: Loop | None = None
 
     async def install(dirty: Dirty) -> Done | Again:
-        before = installer.snapshot.uplinks, installer.received
+        before = _offered(installer)
         outcome = await installer.apply(dirty)
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
-        if announce is not None and (installer.snapshot.uplinks, installer.received) != before:
+        if announce is not None and _offered(installer) != before:
             announce.poke()
         return outcome
 
@@ -89,6 +95,16 @@ async def build(
     await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, name, installer.states()))
     if node:
         announce = _announce(runtime, mirror, installer)
+
+
+def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:
+    devices = WireguardDevices(netlink, tunnels, settings.wireguard_sockets)
+    return Wireguard(KeyFile(settings.state_dir), devices, key_days=settings.wireguard_key_days)
+
+
+def _offered(installer: Installer) -> object:
+    """What the other nodes learn of this one's kernel."""
+    return installer.snapshot.uplinks, installer.received, installer.snapshot.wireguard.mine
 
 
 def _announce(runtime: Runtime[Settings], mirror: Mirror, installer: Installer) -> Loop:

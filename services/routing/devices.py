@@ -13,7 +13,7 @@ from contextlib import suppress
 from ipaddress import IPv4Interface, ip_address
 from pathlib import Path
 
-from kit.tunnels import DEVICES, Tunnel, parse_alias, vtep_mac
+from kit.tunnels import DEVICES, Tunnel, parse_alias, tunnel_alias, vtep_mac
 from linux import bpf, clsact, rtnl
 from linux.netlink import Netlink, NetlinkRefused
 from linux.tunnel_devices import TunnelDevices, TunnelLink
@@ -27,9 +27,10 @@ from services.routing.core.fib import (
     RemoveDevice,
     SeenDevice,
 )
+from services.routing.core.wireguard import DEVICES as SLOTS
 from services.routing.rtnetlink import read_forwarding, read_neighbour
 
-NAMES = tuple(sorted({name for by_family in DEVICES.values() for name in by_family.values()}))
+NAMES = tuple(sorted({name for by_family in DEVICES.values() for name in by_family.values()} | {*SLOTS.values()}))
 ADDRESS = IPv4Interface("169.254.97.109/32")
 """Of every tunnel device, scope host: nobody is reached by it."""
 PEER = "am-ipip-p"
@@ -84,6 +85,24 @@ class Devices:
         else:
             self._complete(operation.device, self._made(operation.device))
 
+    def complete(self, name: str, index: int, tunnel: Tunnel, mtu: int) -> None:
+        """Give a device all that it needs to take packets, its mark last."""
+        self._links.bring_up(index, mtu, ADDRESS)
+        with suppress(OSError):  # seen at the next look, which finds it not whole
+            self._filter(name).write_text(_LOOSE)
+        if tunnel.local.version == 6:
+            self._links.bind_lookups(name, index, LOOKUPS[name], OURS)
+        self._links.mark(index, tunnel_alias(tunnel))
+
+    def is_whole(self, name: str, index: int, tunnel: Tunnel | None) -> bool:
+        """Whether a device has its address, and what the kernel filters on it is as it must be."""
+        six = tunnel is not None and tunnel.local.version == 6
+        return (
+            self._links.has(index, ADDRESS)
+            and self._is_loose(name)
+            and (not six or self._links.bound(name, index, LOOKUPS[name]))
+        )
+
     def in_the_way(self, device: Device) -> str:
         """Name of another device that has the same tunnel number at the same port; empty for none."""
         with suppress(NetlinkRefused):
@@ -104,12 +123,7 @@ class Devices:
     def _complete(self, device: Device, index: int) -> None:
         if device.kind == "veth":
             self._links.bring_peer_up(PEER, device.mtu)
-        self._links.bring_up(index, device.mtu, ADDRESS)
-        with suppress(OSError):  # seen at the next look, which finds it not whole
-            self._filter(device.name).write_text(_LOOSE)
-        if device.tunnel.local.version == 6:
-            self._links.bind_lookups(device.name, index, LOOKUPS[device.name], OURS)
-        self._links.mark(index, device.alias)
+        self.complete(device.name, index, device.tunnel, device.mtu)
 
     def _seen(self, link: TunnelLink) -> SeenDevice:
         marked = parse_alias(link.alias)
@@ -125,16 +139,8 @@ class Devices:
             group=link.group,
             alias=link.alias,
             tunnel=tunnel,
-            whole=self._whole(link, tunnel),
+            whole=self.is_whole(link.name, link.index, tunnel),
             receives=marked is not None and (not self._needs_programs(link) or _has_program(link.index)),
-        )
-
-    def _whole(self, link: TunnelLink, tunnel: Tunnel | None) -> bool:
-        six = tunnel is not None and tunnel.local.version == 6
-        return (
-            self._links.has(link.index, ADDRESS)
-            and self._is_loose(link.name)
-            and (not six or self._links.bound(link.name, link.index, LOOKUPS[link.name]))
         )
 
     def _needs_programs(self, link: TunnelLink) -> bool:

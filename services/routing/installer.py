@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from os import strerror
 from typing import Any, Protocol
 
@@ -21,6 +21,7 @@ from kit.once import Once
 from proto.events import ModelStep, RoutesChanged
 from proto.net import Address, Network
 from proto.pairs import PairState
+from services.routing.core.encryption import asked_since, last_known, wish_of
 from services.routing.core.evidence import Evidence, Way
 from services.routing.core.faults import Fault
 from services.routing.core.fib import AddDevice, Addition, Device, Operation, Route, Snapshot
@@ -28,6 +29,7 @@ from services.routing.core.mesh import Mesh
 from services.routing.core.pairs import Memory, PairKey, Target
 from services.routing.core.plan import Plan, plan
 from services.routing.core.steps import since_when, states, steps
+from services.routing.core.wireguard import WireguardState
 from services.routing.kernel import Kernel, Refusal
 from services.routing.prober import End
 
@@ -88,6 +90,8 @@ class Installer:
         self._unneeded: dict[str, float] = {}
         self._devices: Mapping[str, Device] = {}
         """Those that there should have been, by name."""
+        self._wireguard = WireguardState()
+        self._encrypted_since: dict[int, float] = {}
         self._since: dict[PairKey, tuple[str, int]] = {}
         self._pairs: Plan = Plan((), (), {})
         self._last: Mapping[tuple[Network, int], Route] = {}
@@ -111,7 +115,8 @@ class Installer:
         planned, mesh, refused = await self._round()
         for _ in range(ROUNDS - 1):
             failed = {refusal.operation for refusal in refused}
-            if not any(isinstance(one, AddDevice) and one not in failed for one in planned.operations):
+            made = any(isinstance(one, AddDevice) and one not in failed for one in planned.operations)
+            if not await self._follow_wireguard(mesh) and not made:
                 break
             planned, mesh, refused = await self._round()
         self._causes.done()
@@ -123,13 +128,31 @@ class Installer:
         return Again(RETRY) if refused or waits else Done()
 
     async def _round(self) -> tuple[Plan, Mesh, tuple[Refusal, ...]]:
-        self.snapshot = await self._kernel.snapshot()
+        self.snapshot = replace(await self._kernel.snapshot(), wireguard=self._wireguard)
         self._causes.gather()
-        mesh, now = self._look(), time.monotonic()
-        planned = plan(mesh, self.snapshot, Memory(now=now, evidence=self._measures.evidence, unneeded=self._unneeded))
+        mesh, now = last_known(self._look(), self.snapshot), time.monotonic()
+        self._encrypted_since = asked_since(mesh, self._encrypted_since, now)
+        memory = Memory(
+            now=now,
+            evidence=self._measures.evidence,
+            unneeded=self._unneeded,
+            encrypted_since=self._encrypted_since,
+        )
+        planned = plan(mesh, self.snapshot, memory)
         refused = await self._change(planned)
         self._remember(planned, mesh, now)
         return planned, mesh, refused
+
+    async def _follow_wireguard(self, mesh: Mesh) -> bool:
+        """A pass over the devices of WireGuard, after what must not pass without it is prohibited; whether anything
+        follows from it.
+        """
+        wish = wish_of(mesh, self.snapshot)
+        state = await self._kernel.wireguard(wish) if wish is not None else WireguardState()
+        changed = state.paths != self._wireguard.paths
+        self._wireguard = state
+        self.snapshot = replace(self.snapshot, wireguard=state)
+        return changed
 
     async def _change(self, planned: Plan) -> tuple[Refusal, ...]:
         refused: tuple[Refusal, ...] = ()

@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -38,9 +39,11 @@ from services.routing.core.fib import (
     Snapshot,
     Uplink,
 )
+from services.routing.core.wireguard import WireguardState, Wish
 from services.routing.devices import NAMES, Devices, why_refused
 from services.routing.probes import open_probe
 from services.routing.rtnetlink import Change, concerns, message, read
+from services.routing.wireguard import Wireguard
 
 CHUNK = 256
 """Operations in one send; their acknowledgements fit into a default socket buffer."""
@@ -53,6 +56,7 @@ _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 _OF_DEVICES = (AddDevice, MendDevice, RemoveDevice)
 
 T = TypeVar("T")
+MakeWireguard = Callable[[Netlink, Devices], Wireguard]
 
 
 class KernelFault(Retryable):
@@ -82,8 +86,13 @@ class Kernel:
         sysctls: Path = Path("/proc/sys"),
         *,
         programs: bool = False,
+        wireguard: MakeWireguard | None = None,
     ) -> None:
-        """``programs``: a tunnel device takes packets only with the datapath's programs."""
+        """``programs``: a tunnel device takes packets only with the datapath's programs. ``wireguard`` makes what
+        drives its devices; without it there are none.
+        """
+        self._make_wireguard = wireguard
+        self._wireguard: Wireguard | None = None
         self._names = tuple(uplinks)
         self._namespace = namespace
         self._sysctls = sysctls
@@ -104,6 +113,19 @@ class Kernel:
         A route to be removed that is gone already is no failure.
         """
         return await self._run(lambda: self._apply(operations))
+
+    async def wireguard(self, wish: Wish) -> WireguardState:
+        """One pass over the devices of WireGuard; what fails is in the state. Raises KernelFault for a deadline."""
+
+        def work() -> WireguardState:
+            assert self._netlink is not None
+            assert self._devices is not None
+            assert self._make_wireguard is not None
+            if self._wireguard is None:
+                self._wireguard = self._make_wireguard(self._netlink, self._devices)
+            return self._wireguard.run(wish, now=time.time(), clock=time.monotonic())
+
+        return await self._run(work)
 
     async def open_probe(self, device: str, local: Address, port: int, hops: int) -> socket.socket:
         """A socket for packets of measurement; see ``services.routing.probes``. Raises KernelFault."""

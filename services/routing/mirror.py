@@ -8,11 +8,12 @@ is what the bus lets only this node write, and a next hop told in another's name
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from chassis.bus.client import Bus
 from chassis.bus.view import View
 from kit.model_settings import model_settings
-from kit.models import SERVED, Model, asked
+from kit.models import ENCRYPTS, SERVED, Model, asked
 from kit.pools import judge_pools
 from proto.addresses import Block, Claim
 from proto.codec import Malformed, decode_segment, kind_prefix
@@ -57,6 +58,8 @@ class Mirror:
         blocks = [entry.value for entry in self.blocks.entries.values() if isinstance(entry.value, Block)]
         felix = (entry.value for entry in self.felix.entries.values() if isinstance(entry.value, FelixConfiguration))
         settings = model_settings(felix, self._node)
+        if ENCRYPTS not in self._served:
+            settings = replace(settings, encrypted=frozenset())
         pools, names = self._asked(blocks, settings.encrypted)
         return Mesh(
             me=self._node,

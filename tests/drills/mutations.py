@@ -1146,6 +1146,113 @@ ROUTING = (
     ),
 )
 
+WIREGUARD = (
+    Mutant(
+        name="the-key-of-another-node",
+        file="services/routing/core/wireguard.py",
+        old=" if users[slot, at[0]] == 1 or held.get((slot, at[0])) == name}",
+        new="}",
+        tests=("tests/core/routing/test_wireguard.py",),
+    ),
+    Mutant(
+        name="plaintext-while-the-tunnel-is-down",
+        file="services/routing/core/models/wireguard.py",
+        old="    return [*found, *alone]\n",
+        new="    return []\n",
+        tests=(
+            "tests/core/routing/test_wireguard.py",
+            "tests/netns/routing/test_wireguard.py::test_nothing_passes_in_the_clear_whatever_is_missing",
+        ),
+    ),
+    Mutant(
+        name="allowed-addresses-by-a-nodes-own-word",
+        file="services/routing/core/wireguard.py",
+        old="allowed=frozenset(allowed[name] | own_addresses)",
+        new="allowed=frozenset(allowed[name] | own_addresses | set(known.routes[name].prefixes))",
+        tests=("tests/core/routing/test_wireguard.py",),
+    ),
+    Mutant(
+        name="an-address-is-nobodys-for-a-moment",
+        file="services/routing/core/wireguard.py",
+        old="    return (*steps, *(PeerStep(public_key=key, remove=True) for key in gone))",
+        new="    return (*(PeerStep(public_key=key, remove=True) for key in gone), *steps)",
+        tests=("tests/core/routing/test_wireguard.py",),
+    ),
+    Mutant(
+        name="an-address-stays-with-who-has-lost-it",
+        file="services/routing/core/wireguard.py",
+        old="    if nobodys:\n        steps.append",
+        new="    if not nobodys:\n        steps.append",
+        tests=("tests/core/routing/test_wireguard.py",),
+    ),
+    Mutant(
+        name="the-old-key-is-deleted-at-once",
+        file="services/routing/core/wireguard.py",
+        old='        return "drop" if drained else "stay"',
+        new='        return "drop"',
+        tests=(
+            "tests/core/routing/test_wireguard.py",
+            "tests/netns/routing/test_wireguard.py::test_a_key_changes_under_packets_and_none_is_lost",
+        ),
+    ),
+    Mutant(
+        name="packets-move-before-the-handshake",
+        file="services/routing/core/wireguard.py",
+        old="    if best is None or best in proved or",
+        new="    if best is None or best in shared or",
+        tests=("tests/core/routing/test_wireguard.py",),
+    ),
+    Mutant(
+        name="silence-though-the-peer-is-there",
+        file="services/routing/core/wireguard.py",
+        old="slot in (best.get(remote.node), slots.get(remote.node))",
+        new="slot == best.get(remote.node)",
+        tests=("tests/core/routing/test_wireguard.py",),
+    ),
+    Mutant(
+        name="two-ends-take-two-slots",
+        file="services/routing/core/wireguard.py",
+        old="if me < peer.node else (theirs[slot], ours[slot])",
+        new="if me else (theirs[slot], ours[slot])",
+        tests=("tests/core/routing/test_wireguard.py",),
+    ),
+    Mutant(
+        name="a-key-file-for-everybody",
+        file="services/routing/wireguard_keys.py",
+        old='json.dumps(body).encode() + b"\\n", 0o600)',
+        new='json.dumps(body).encode() + b"\\n", 0o644)',
+        tests=("tests/shell/routing/test_wireguard_keys.py",),
+    ),
+    Mutant(
+        name="a-private-key-in-a-log-line",
+        file="linux/wireguard.py",
+        old="    private_key: bytes = field(repr=False, default=bytes(KEY_BYTES))",
+        new="    private_key: bytes = field(default=bytes(KEY_BYTES))",
+        tests=("tests/core/linux/test_wireguard.py",),
+    ),
+    Mutant(
+        name="a-lost-key-file-cuts-the-node-off",
+        file="services/routing/wireguard_keys.py",
+        old="    if not running:\n",
+        new="    if running is not None:\n",
+        tests=("tests/shell/routing/test_wireguard_keys.py",),
+    ),
+    Mutant(
+        name="a-namespace-lives-on-in-wireguard-go",
+        file="services/routing/wireguard_device.py",
+        old=" && umount -a -t nsfs,bpf",
+        new="",
+        tests=("tests/netns/routing/test_wireguard.py::test_wireguard_go_keeps_no_namespace_alive",),
+    ),
+    Mutant(
+        name="wireguard-gives-the-port-in-host-order",
+        file="linux/wireguard.py",
+        old='+ port.to_bytes(2, "big")\n',
+        new='+ port.to_bytes(2, "little")\n',
+        tests=("tests/core/linux/test_wireguard.py",),
+    ),
+)
+
 DATAPLANE = (
     Mutant(
         name="start-before-the-frontier",
@@ -2464,6 +2571,27 @@ LAB = (
             "tests/netns/lab/cluster/test_lab.py::test_a_folder_under_another_labs_kubelet_stays_and_a_mount_that_came_out_goes",
         ),
     ),
+    Mutant(
+        name="a-pods-packet-in-the-clear-is-no-disagreement",
+        file="lab/tour/ways.py",
+        old="if tunnel != self.expected and count}\n",
+        new="if tunnel not in (self.expected, PLAIN) and count}\n",
+        tests=("tests/core/lab/tour/test_ways.py",),
+    ),
+    Mutant(
+        name="a-packet-is-captured-at-both-ends",
+        file="lab/cluster/capture.py",
+        old="        packet = parse(frame) if sender[2] != _PACKET_OUTGOING else None\n",
+        new="        packet = parse(frame)\n",
+        tests=("tests/netns/lab/cluster/test_fabric.py::test_a_capture_sees_each_packet_once_at_its_sender",),
+    ),
+    Mutant(
+        name="the-router-knows-where-pods-are-not",
+        file="lab/topology.py",
+        old="    for network in (*OUTSIDE4, *OUTSIDE6):\n",
+        new='    for network in (IPv4Network("0.0.0.0/0"), *OUTSIDE4, *OUTSIDE6):\n',
+        tests=("tests/core/lab/test_topology.py",),
+    ),
 )
 
 SHIP = (
@@ -2476,7 +2604,7 @@ SHIP = (
     ),
     Mutant(
         name="the-executable-is-written-over",
-        file="services/dataplane/replaced_file.py",
+        file="linux/replaced_file.py",
         old="        draft.replace(path)\n",
         new="        path.write_bytes(body)\n",
         tests=("tests/shell/deploy/test_stages.py",),
@@ -2504,4 +2632,18 @@ SHIP = (
     ),
 )
 
-MUTANTS = (*CHASSIS, *CLUSTER, *IPAM, *POLICY, *ROUTING, *DATAPLANE, *DATAPATH, *DNS, *LINUX, *CLI, *LAB, *SHIP)
+MUTANTS = (
+    *CHASSIS,
+    *CLUSTER,
+    *IPAM,
+    *POLICY,
+    *ROUTING,
+    *WIREGUARD,
+    *DATAPLANE,
+    *DATAPATH,
+    *DNS,
+    *LINUX,
+    *CLI,
+    *LAB,
+    *SHIP,
+)

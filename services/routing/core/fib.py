@@ -8,12 +8,13 @@ of our two metrics make a route ours (:meth:`Route.is_ours`), and whatever else 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Interface, IPv6Interface
 
 from kit.tunnels import DEVICES, Tunnel, parse_alias, tunnel_alias
 from proto.net import Address, Network
+from services.routing.core.wireguard import WireguardState
 
 OURS = 186
 """rtm_protocol of every route of this service: by it and the metric, ours are found again after a restart."""
@@ -180,6 +181,8 @@ class Snapshot:
     """Those that have the names of tunnel devices, whoever made them."""
     entries: frozenset[Entry] = frozenset()
     """Permanent neighbours and forwarding entries of tunnel devices of ours."""
+    wireguard: WireguardState = field(default_factory=WireguardState)
+    """As of the last pass over its devices."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from ipaddress import ip_network
 
 from kit.model_settings import ModelSettings
-from kit.models import HOST_GW
+from kit.models import ENCRYPTS, HOST_GW
 from kit.prefixes import overlap
 from proto.addresses import Block, Claim
 from proto.net import Address, Network
@@ -16,6 +16,7 @@ from proto.routes import NodeRoutes
 Asked = tuple[str, ...]
 """Names of models, the one to be preferred first; empty: what is asked for is not known yet."""
 _AS_THEY_ARE: Asked = (HOST_GW.name,)
+_ENCRYPTED: Asked = (ENCRYPTS,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -51,6 +52,8 @@ class Mesh:
 
     def asked_for(self, where: Network | Address) -> Asked:
         """The models asked for by the pool that a prefix or an address lies in; empty while that may yet be told."""
+        if where.version in self.settings.encrypted:
+            return _ENCRYPTED
         pool = self.pool_of(where)
         if pool is not None:
             return self.pools[pool]

@@ -11,7 +11,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
-from kit.models import HOST_GW
+from kit.models import ENCRYPTS, HOST_GW
 from proto.net import Address, Network
 from services.routing.core.choice import Choice, choose
 from services.routing.core.devices import in_order, wanted
@@ -40,6 +40,8 @@ class Memory:
     evidence: Mapping[Way, Evidence] = field(default_factory=dict)
     unneeded: Mapping[str, float] = field(default_factory=dict)
     """Tunnel devices that nobody asks for and no route leads out by, and since when."""
+    encrypted_since: Mapping[int, float] = field(default_factory=dict)
+    """Since when the packets of a family must be encrypted."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -89,6 +91,7 @@ def this_node(mesh: Mesh, kernel: Snapshot) -> Node:
     links = tuple(uplink for uplink in kernel.uplinks if uplink.up)
     bare = NodeContext(links=links, underlay=underlay_of(kernel.uplinks), settings=mesh.settings)
     names = {name for asked in mesh.pools.values() for name in asked}
+    names |= {ENCRYPTS} if mesh.settings.encrypted else set()
     used = {route.link for route in kernel.routes if route.is_ours and route.link}
     in_use = {one.tunnel.model for one in kernel.devices if one.tunnel and one.index in used and one.is_ours}
     peers = outer_addresses(mesh, bare)
@@ -98,7 +101,7 @@ def this_node(mesh: Mesh, kernel: Snapshot) -> Node:
     needed = {one.name for one in kernel.devices if one.tunnel and one.tunnel.model in names | in_use}
     if not mesh.pools_complete:
         needed |= {one.name for one in kernel.devices}
-    own = replace(bare, devices=there)
+    own = replace(bare, devices=there, wireguard=kernel.wireguard)
     return Node(own=own, devices=devices, needed=frozenset(needed), faults=tuple(faults))
 
 
@@ -125,7 +128,10 @@ def choices(
         before = _current(pair, key.asked, hops)
         choice = replace(choose(pair, key.asked, before, memory.evidence, memory.now), before=before)
         pool = mesh.pool_of(pairs[key][0])
-        found[key] = _about(choice, mesh.names.get(pool, "") if pool is not None else "")
+        if key.family in mesh.settings.encrypted:
+            found[key] = _about(choice, ("FelixConfiguration", "default"))
+        else:
+            found[key] = _about(choice, ("IPPool", mesh.names.get(pool, "") if pool is not None else ""))
     return found
 
 
@@ -140,11 +146,11 @@ def _current(pair: Pair, asked: Asked, hops: set[tuple[Address | None, int]]) ->
     return ""
 
 
-def _about(choice: Choice, pool: str) -> Choice:
-    """A pool that asks for more than packets as they are is told what cannot be done."""
-    if not pool or choice.asked == (HOST_GW.name,) or not choice.faults:
+def _about(choice: Choice, asking: tuple[str, str]) -> Choice:
+    """The object that asks for more than packets as they are is told what cannot be done."""
+    if not asking[1] or choice.asked == (HOST_GW.name,) or not choice.faults:
         return choice
-    faults = (replace(fault, about=fault.about or ("IPPool", pool)) for fault in choice.faults)
+    faults = (replace(fault, about=fault.about or asking) for fault in choice.faults)
     return replace(choice, faults=tuple(faults))
 
 

@@ -23,9 +23,10 @@ from kit.prefixes import overlap
 from kit.tunnels import DEVICES
 from proto.addresses import CONTESTED, IPAM_HOLDER, Block
 from proto.net import Address, Network
-from proto.routes import NodeRoutes
+from proto.routes import NodeRoutes, WireguardKey
 from services.routing.core.choice import Choice
 from services.routing.core.devices import LINGERS, device_operations, entry_operations
+from services.routing.core.encryption import withheld
 from services.routing.core.evidence import Way
 from services.routing.core.faults import Fault
 from services.routing.core.fib import (
@@ -42,6 +43,7 @@ from services.routing.core.fib import (
     Uplink,
 )
 from services.routing.core.mesh import Mesh
+from services.routing.core.models.wireguard import prohibited
 from services.routing.core.pairs import (
     Memory,
     PairKey,
@@ -91,7 +93,10 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
     ours = {route.key: route for route in kernel.routes if route.is_ours}
     foreign = {route.key: route for route in kernel.routes if not route.is_ours and not _is_pods(route)}
     pairs = behind(mesh, _behind(mesh))
-    chosen = choices(mesh, node.own, pairs, ours, memory)
+    chosen = {
+        key: withheld(choice, key.family, memory.encrypted_since, memory.now)
+        for key, choice in choices(mesh, node.own, pairs, ours, memory).items()
+    }
     desired = _desired(mesh, pairs, chosen)
     idle = _idle(kernel, desired, node.needed, memory)
     devices = device_operations(kernel.devices, node.devices, node.needed, idle, mesh.settings_complete)
@@ -101,6 +106,7 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
         *dict.fromkeys(fault for choice in chosen.values() for fault in choice.faults),
         *_faults(mesh, kernel),
         *node.faults,
+        *kernel.wireguard.faults,
         *devices.faults,
         *entries.faults,
         *(shared_addresses(mesh) if node.needed or node.devices else ()),
@@ -149,7 +155,11 @@ def _desired(
     mesh: Mesh, pairs: Mapping[PairKey, list[Network]], chosen: Mapping[PairKey, Choice]
 ) -> dict[tuple[Network, int], Route]:
     """All routes of ours that should be there."""
-    routes = [Route(destination=cidr, kind=Kind.UNREACHABLE, metric=LAST_METRIC) for cidr in _refused(mesh)]
+    refused = _refused(mesh)
+    others = (cidr for cidr in mesh.blocks if cidr not in refused)
+    secret = prohibited(mesh.pools.keys(), others, mesh.settings.encrypted)
+    routes = [Route(destination=cidr, kind=Kind.PROHIBIT, metric=LAST_METRIC) for cidr in secret]
+    routes += [Route(destination=cidr, kind=Kind.UNREACHABLE, metric=LAST_METRIC) for cidr in refused]
     for key, prefixes in pairs.items():
         if (path := chosen[key].path) is not None:
             mtu = path.mtu if path.mtu < path.link_mtu else 0
@@ -203,6 +213,8 @@ def may_remove(route: Route, mesh: Mesh) -> bool:
     """
     if not (mesh.blocks_complete and mesh.claims_complete):
         return False
+    if route.kind is Kind.PROHIBIT:
+        return mesh.pools_complete and mesh.settings_complete
     holder = mesh.blocks.get(route.destination)
     if holder is None or not holder.node or route.kind is not Kind.UNICAST:
         return True
@@ -210,7 +222,11 @@ def may_remove(route: Route, mesh: Mesh) -> bool:
 
 
 def offered(
-    me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink], models: tuple[str, ...] = (HOST_GW.name,)
+    me: str,
+    blocks: Mapping[Network, Block],
+    uplinks: Iterable[Uplink],
+    models: tuple[str, ...] = (HOST_GW.name,),
+    wireguard: tuple[WireguardKey, ...] = (),
 ) -> NodeRoutes:
     """What this node tells the others: its addresses on the shared links, their smallest MTU, its blocks, and the
     models by which it receives packets now.
@@ -221,7 +237,14 @@ def offered(
         key=lambda cidr: (cidr.version, int(cidr.network_address)),
     )
     mtu = min((uplink.mtu for uplink in links), default=0)
-    return NodeRoutes(node=me, underlay=underlay_of(links), prefixes=tuple(prefixes), models=models, mtu=mtu)
+    return NodeRoutes(
+        node=me,
+        underlay=underlay_of(links),
+        prefixes=tuple(prefixes),
+        models=models,
+        mtu=mtu,
+        wireguard=wireguard,
+    )
 
 
 def _devices_of(model: str) -> set[str]:

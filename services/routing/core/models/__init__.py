@@ -15,8 +15,9 @@ from services.routing.core.models.host_gw import HostGw
 from services.routing.core.models.ipip import Ipip
 from services.routing.core.models.tunnel import PATIENCE
 from services.routing.core.models.vxlan import Vxlan
+from services.routing.core.models.wireguard import Wireguard
 
-MODELS: Mapping[str, Model] = {model.traits.name: model for model in (HostGw(), Ipip(), Vxlan())}
+MODELS: Mapping[str, Model] = {model.traits.name: model for model in (HostGw(), Ipip(), Vxlan(), Wireguard())}
 """By name: one for each of ``kit.models.SERVED`` at least."""
 
 

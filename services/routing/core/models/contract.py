@@ -26,6 +26,7 @@ from proto.routes import NodeRoutes
 from services.routing.core.evidence import Way
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Device, Entry, SeenDevice, Uplink
+from services.routing.core.wireguard import WireguardState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -39,6 +40,7 @@ class NodeContext:
     devices: Mapping[tuple[str, int], SeenDevice] = field(default_factory=dict)
     """Tunnel devices that are there and in order, by model and family of the outer addresses."""
     settings: ModelSettings = field(default_factory=ModelSettings)
+    wireguard: WireguardState = field(default_factory=WireguardState)
 
     def address(self, family: int) -> Address | None:
         """Its first address of a family."""
