@@ -69,7 +69,7 @@ async def _acks(link: Link) -> dict[str, Ack]:
 
 async def status(link: Link) -> agents.Status:
     """Agents, nodes, and what is wrong."""
-    answers, told, nodes, frontiers, wrong = await asyncio.gather(
+    answers, reported, nodes, frontiers, wrong = await asyncio.gather(
         link.discover(),
         link.pairs(PairsRequest(states=("none",))),
         _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"),
@@ -80,7 +80,7 @@ async def status(link: Link) -> agents.Status:
     listed = [agent for user, answer in answers if (agent := micro.agent(user, answer, now)) is not None]
     acks = await _acks(link)
     return agents.status(
-        listed, nodes.values(), acks, frontiers.values(), wrong, pairs.without_a_way(pairs.by_node(told))
+        listed, nodes.values(), acks, frontiers.values(), wrong, pairs.without_a_way(pairs.by_node(reported))
     )
 
 
@@ -133,20 +133,20 @@ async def offered(link: Link, of_node: str = "") -> routes.Routes:
         _all(link, ROUTES, NodeRoutes), _all(link, CLAIMS, Claim), link.pairs(PairsRequest())
     )
     known = _honest(offers).values()
-    told = pairs.by_node(answers)
-    if of_node and of_node not in told and of_node not in {offer.node for offer in known}:
+    reported = pairs.by_node(answers)
+    if of_node and of_node not in reported and of_node not in {offer.node for offer in known}:
         raise Declined(f"no node {of_node} offers routes, and none of that name answers", "airmesh routes lists all")
-    return routes.routes(known, claims.values(), told, asked_at=int(time.time()), of_node=of_node)
+    return routes.routes(known, claims.values(), reported, asked_at=int(time.time()), of_node=of_node)
 
 
 async def pair(link: Link, nodes: tuple[str, str]) -> pairs.Explained:
     """What both ends of a pair say of it. Raises Declined when neither answers."""
     answers = await link.pairs(PairsRequest(nodes=nodes, peers=nodes, measured=True))
-    told: dict[str, Pairs] = pairs.by_node(answers)
-    if not told:
+    reported: dict[str, Pairs] = pairs.by_node(answers)
+    if not reported:
         what = f"no routing agent of {nodes[0]} or {nodes[1]} answers"
         raise Declined(what, "see that both are names of nodes (airmesh status), and that routing runs there")
-    return pairs.explained(nodes, told, int(time.time()))
+    return pairs.explained(nodes, reported, int(time.time()))
 
 
 async def names(link: Link) -> dns.DnsState:

@@ -24,7 +24,7 @@ def chosen(asked: PairsRequest, node: str, pairs: Iterable[PairState]) -> Pairs 
         ),
         key=lambda pair: (pair.peer, pair.family),
     )
-    told = found[:MAX_PAIRS]
+    reported = found[:MAX_PAIRS]
     if not asked.measured:
-        told = [replace(pair, given_up=(), measured=()) for pair in told]
-    return Pairs(node=node, pairs=tuple(told), left_out=len(found) - len(told))
+        reported = [replace(pair, given_up=(), measured=()) for pair in reported]
+    return Pairs(node=node, pairs=tuple(reported), left_out=len(found) - len(reported))

@@ -58,7 +58,7 @@ class TunnelDevices:
 
     def named(self, name: str) -> TunnelLink | None:
         """The device of this name, whatever it is; None when there is none."""
-        with _told():
+        with _reported():
             try:
                 (message,) = self._kernel.link("get", ifname=name)
             except NetlinkError as error:
@@ -69,14 +69,14 @@ class TunnelDevices:
 
     def vxlans(self) -> tuple[TunnelLink, ...]:
         """All VXLAN devices of the namespace."""
-        with _told():
+        with _reported():
             found = self._kernel.link("dump", kind="vxlan")
             return tuple(link for link in map(_link, found) if link.kind == "vxlan")
 
     def make_vxlan(self, name: str, *, mac: bytes, local: Address, vni: int, port: int, group: int) -> int:
         """A VXLAN device, down; returns its index."""
         own = {"vxlan_local": str(local)} if local.version == 4 else {"vxlan_local6": str(local)}
-        with _told():
+        with _reported():
             self._kernel.link(
                 "add",
                 ifname=name,
@@ -94,7 +94,7 @@ class TunnelDevices:
 
     def make_veth(self, name: str, peer: str, *, group: int) -> int:
         """A pair of veth, down, without ARP and neighbour discovery; returns the index of ``name``."""
-        with _told():
+        with _reported():
             self._kernel.link("add", ifname=name, kind="veth", peer={"ifname": peer, "group": group}, group=group)
             index = self._index(name)
             for one in (index, self._index(peer)):
@@ -107,7 +107,7 @@ class TunnelDevices:
         Without an IPv4 address of a device, the kernel drops what comes in there from a source that is not routed out
         by it (``__fib_validate_source``), however loose ``rp_filter`` is.
         """
-        with _told():
+        with _reported():
             self._kernel.link("set", index=index, mtu=mtu, IFLA_AF_SPEC=_NO_ADDRESSES)
             self._kernel.addr(
                 "replace",
@@ -121,44 +121,44 @@ class TunnelDevices:
 
     def bring_peer_up(self, name: str, mtu: int) -> None:
         """The other end of a pair of veth."""
-        with _told():
+        with _reported():
             self._kernel.link("set", index=self._index(name), mtu=mtu, IFLA_AF_SPEC=_NO_ADDRESSES, state="up")
 
     def has(self, index: int, address: IPv4Interface) -> bool:
         """Whether the device has this address."""
-        with _told():
+        with _reported():
             found = self._kernel.get_addr(family=2, index=index)
             return any(message.get_attr("IFA_LOCAL") == str(address.ip) for message in found)
 
     def mark(self, index: int, alias: str) -> None:
         """Give it its alias."""
-        with _told():
+        with _reported():
             self._kernel.link("set", index=index, ifalias=alias)
 
     def remove(self, index: int) -> None:
         """Take it away; that it is gone already is no failure."""
-        with _told(errno.ENODEV):
+        with _reported(errno.ENODEV):
             self._kernel.link("del", index=index)
 
     def bind_lookups(self, name: str, index: int, table: int, protocol: int) -> None:
         """Sockets bound to the device find every IPv6 address on its link, as IPv4 has it for all devices: by a rule
         for packets that go out by it, and a table of one route.
         """
-        with _told():
+        with _reported():
             if not self._rules(name, table):
                 self._kernel.rule("add", family=10, FRA_OIFNAME=name, table=table, FRA_PROTOCOL=protocol)
             self._kernel.route("replace", family=10, dst="default", oif=index, table=table, proto=protocol)
 
     def bound(self, name: str, index: int, table: int) -> bool:
         """Whether :meth:`bind_lookups` has been done, and nobody undid it."""
-        with _told():
+        with _reported():
             routes = self._kernel.get_routes(family=10, table=table)
             there = any(message.get_attr("RTA_OIF") == index and not message["dst_len"] for message in routes)
             return there and bool(self._rules(name, table))
 
     def unbind_lookups(self, name: str, table: int) -> None:
         """Take its rules away; the routes go with the device."""
-        with _told():
+        with _reported():
             for _ in self._rules(name, table):
                 self._kernel.rule("del", family=10, FRA_OIFNAME=name, table=table)
 
@@ -197,7 +197,7 @@ def _link(message: Any) -> TunnelLink:
 
 
 @contextmanager
-def _told(*tolerated: int) -> Iterator[None]:
+def _reported(*tolerated: int) -> Iterator[None]:
     with suppress(_Tolerated):
         try:
             yield

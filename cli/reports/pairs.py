@@ -19,7 +19,7 @@ from proto.net import Address
 from proto.pairs import MAX_PAIRS, GivenUp, Measurement, Pairs, PairState, State
 from proto.subjects import role_of_user
 
-MOST_TOLD = 8
+MOST_NAMED = 8
 """Pairs without a way that `airmesh status` names; others are counted."""
 
 
@@ -80,11 +80,11 @@ def by_node(answers: Iterable[tuple[str, Pairs]]) -> dict[str, Pairs]:
 
 def pairs_of(node: str, answer: Pairs) -> tuple[Pair, ...]:
     """The pairs that a node tells."""
-    return tuple(_pair(node, told) for told in islice(answer.pairs, MAX_PAIRS))
+    return tuple(_pair(node, reported) for reported in islice(answer.pairs, MAX_PAIRS))
 
 
-def _pair(node: str, told: PairState) -> Pair:
-    fields = {name: getattr(told, name) for name in told.__struct_fields__}
+def _pair(node: str, reported: PairState) -> Pair:
+    fields = {name: getattr(reported, name) for name in reported.__struct_fields__}
     return Pair(node=node, **fields)
 
 
@@ -102,9 +102,9 @@ def listed(answers: Mapping[str, Pairs], of_node: str = "") -> tuple[Pair, ...]:
 def without_a_way(answers: Mapping[str, Pairs]) -> tuple[str, ...]:
     """What of the answers is not well, a sentence each."""
     found = [pair for pair in listed(answers) if pair.state == "none"]
-    told = [f"node {pair.node} has no way to IPv{pair.family} pods of {pair.peer}: {pair.why}" for pair in found]
-    more = len(told) - MOST_TOLD
-    return (*told[:MOST_TOLD], *((f"{more} more pairs have no way: airmesh routes",) if more > 0 else ()))
+    reported = [f"node {pair.node} has no way to IPv{pair.family} pods of {pair.peer}: {pair.why}" for pair in found]
+    more = len(reported) - MOST_NAMED
+    return (*reported[:MOST_NAMED], *((f"{more} more pairs have no way: airmesh routes",) if more > 0 else ()))
 
 
 def explained(nodes: tuple[str, str], answers: Mapping[str, Pairs], asked_at: int) -> Explained:
@@ -112,9 +112,9 @@ def explained(nodes: tuple[str, str], answers: Mapping[str, Pairs], asked_at: in
     ends = []
     for node, peer in (nodes, nodes[::-1]):
         answer = answers.get(node)
-        told = pairs_of(node, answer) if answer is not None else ()
+        reported = pairs_of(node, answer) if answer is not None else ()
         ends.append(
-            End(node=node, answered=answer is not None, pairs=tuple(pair for pair in told if pair.peer == peer))
+            End(node=node, answered=answer is not None, pairs=tuple(pair for pair in reported if pair.peer == peer))
         )
     well = all(end.answered and end.pairs and all(pair.model for pair in end.pairs) for end in ends)
     return Explained(well=well, asked_at=asked_at, ends=tuple(ends), notes=tuple(_together(*ends)))

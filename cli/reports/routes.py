@@ -57,13 +57,14 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
 def routes(
     offers: Iterable[NodeRoutes],
     claims: Iterable[Claim],
-    told: Mapping[str, Pairs] = NOBODY,
+    reported: Mapping[str, Pairs] = NOBODY,
     *,
     asked_at: int = 0,
     of_node: str = "",
 ) -> Routes:
-    """Routes in the order of their prefixes, IPv4 first; ``told``: pairs by the node that tells them. Of one node: what
-    is reached through it, and the pairs that it is an end of.
+    """Routes in the order of their prefixes, IPv4 first; ``reported``: pairs by the node that says so.
+
+    Of one node: what is reached through it, and the pairs that it is an end of.
     """
     by_node = {offer.node: offer for offer in offers}
     found = [_route(prefix, offer) for offer in by_node.values() for prefix in offer.prefixes]
@@ -74,9 +75,9 @@ def routes(
     found.sort(key=lambda route: (route.prefix.version, route.prefix.network_address.packed, route.prefix.prefixlen))
     return Routes(
         routes=tuple(route for route in found if of_node in ("", route.node)),
-        pairs=listed(told, of_node),
-        silent=tuple(sorted(by_node.keys() - told.keys())),
-        left_out=sum(answer.left_out for answer in told.values()),
+        pairs=listed(reported, of_node),
+        silent=tuple(sorted(by_node.keys() - reported.keys())),
+        left_out=sum(answer.left_out for answer in reported.values()),
         asked_at=asked_at,
     )
 

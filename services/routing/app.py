@@ -24,7 +24,7 @@ from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
 from services.routing.kernel import Kernel
 from services.routing.mirror import Mirror
-from services.routing.object_faults import told_of
+from services.routing.object_faults import object_fault
 from services.routing.prober import Prober
 from services.routing.settings import Settings
 from services.routing.wireguard import Wireguard
@@ -52,13 +52,13 @@ async def build(
     if not settings.node and not settings.gateway:
         raise SettingsFault("AIRMESH_NODE", settings.node, "name this Node, or set AIRMESH_GATEWAY=true")
     node = "" if settings.gateway else settings.node
-    programs = not settings.gateway if programs is None else programs
-
-    def wireguard(netlink: Netlink, tunnels: Devices) -> Wireguard:
-        devices = WireguardDevices(netlink, tunnels, settings.wireguard_sockets)
-        return Wireguard(KeyFile(settings.state_dir), devices, key_days=settings.wireguard_key_days)
-
-    kernel = Kernel(settings.uplinks, namespace, settings.sysctl_root, programs=programs, wireguard=wireguard)
+    kernel = Kernel(
+        settings.uplinks,
+        namespace,
+        settings.sysctl_root,
+        programs=not settings.gateway if programs is None else programs,
+        wireguard=partial(_wireguard, settings),
+    )
     runtime.on_stop(kernel.close)
     mirror = Mirror(bus, node, served)
     measured = asyncio.Event()
@@ -69,11 +69,7 @@ async def build(
         kernel,
         mirror.look,
         runtime.log,
-        Reports(
-            changed=lambda event: bus.publish(event_subject("routing", "changed"), event),
-            faulty=partial(_tell, runtime, node),
-            stepped=lambda event: bus.publish(event_subject("routing", "model"), event),
-        ),
+        _reports(runtime, node),
         measures=prober,
         telemetry=runtime.telemetry,
         causes=Causes(mirror.claims, mirror.blocks, mirror.routes),
@@ -82,11 +78,11 @@ async def build(
     announce: Loop | None = None
 
     async def install(dirty: Dirty) -> Done | Again:
-        told = _offer(installer)
+        before = _offered(installer)
         outcome = await installer.apply(dirty)
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
-        if announce is not None and _offer(installer) != told:
+        if announce is not None and _offered(installer) != before:
             announce.poke()
         return outcome
 
@@ -98,32 +94,51 @@ async def build(
     name = settings.node
     await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, name, installer.states()))
     if node:
-        announcer = Announcer(
-            node,
-            bus.bucket(ROUTES),
-            mirror.routes,
-            mirror.look,
-            lambda: (installer.snapshot, installer.received),
-            runtime.log,
-            telemetry=runtime.telemetry,
-            causes=Causes(mirror.blocks, concerns=lambda _, entry: entry is not None and entry.value.node == node),
-        )
-        reported = [mirror.routes.cursor(), mirror.blocks.cursor()]
-        announce = Loop(runtime, "announce", cursors=reported, apply=announcer.apply, period=PERIOD)
+        announce = _announce(runtime, mirror, installer)
 
 
-def _offer(installer: Installer) -> object:
-    """What of the kernel the other nodes are told."""
+def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:
+    devices = WireguardDevices(netlink, tunnels, settings.wireguard_sockets)
+    return Wireguard(KeyFile(settings.state_dir), devices, key_days=settings.wireguard_key_days)
+
+
+def _offered(installer: Installer) -> object:
+    """What the other nodes learn of this one's kernel."""
     return installer.snapshot.uplinks, installer.received, installer.snapshot.wireguard.mine
 
 
-def _tell(runtime: Runtime[Settings], node: str, fault: Fault) -> None:
+def _announce(runtime: Runtime[Settings], mirror: Mirror, installer: Installer) -> Loop:
+    node = runtime.settings.node
+    announcer = Announcer(
+        node,
+        runtime.bus.bucket(ROUTES),
+        mirror.routes,
+        mirror.look,
+        lambda: (installer.snapshot, installer.received),
+        runtime.log,
+        telemetry=runtime.telemetry,
+        causes=Causes(mirror.blocks, concerns=lambda _, entry: entry is not None and entry.value.node == node),
+    )
+    reported = [mirror.routes.cursor(), mirror.blocks.cursor()]
+    return Loop(runtime, "announce", cursors=reported, apply=announcer.apply, period=PERIOD)
+
+
+def _reports(runtime: Runtime[Settings], node: str) -> Reports:
+    bus = runtime.bus
+    return Reports(
+        changed=lambda event: bus.publish(event_subject("routing", "changed"), event),
+        faulty=partial(_report, runtime, node),
+        stepped=lambda event: bus.publish(event_subject("routing", "model"), event),
+    )
+
+
+def _report(runtime: Runtime[Settings], node: str, fault: Fault) -> None:
     """The fault of a node, and of the object that asks for what cannot be done."""
     runtime.bus.report_fault(fault.fault, fault.remedy, node)
     name = runtime.settings.node
-    told = told_of(fault, name) if name else None
-    if told is not None:
-        runtime.bus.publish(object_fault_subject("routing", encode_segment(name)), told)
+    about = object_fault(fault, name) if name else None
+    if about is not None:
+        runtime.bus.publish(object_fault_subject("routing", encode_segment(name)), about)
 
 
 async def _wake(measured: asyncio.Event, loop: Loop) -> None:

@@ -213,7 +213,7 @@ class Installer:
 
 def _peers(mesh: Mesh) -> Iterable[Address]:
     """Addresses of the other nodes: nobody else is answered."""
-    return (address for name, told in mesh.routes.items() if name != mesh.me for address in told.underlay)
+    return (address for name, reported in mesh.routes.items() if name != mesh.me for address in reported.underlay)
 
 
 def _refusal(refusal: Refusal) -> Fault:

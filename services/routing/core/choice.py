@@ -106,11 +106,11 @@ def choose(
         pending = wanted.name if wanted is not None else asked[0]
         fault = refused.get(pending) or (_failing(pair, wanted, asked) if wanted is not None and wanted.fails else None)
         why = fault.fault if fault is not None else f"{pending} is laid beside {taken.name} and is being proved"
-        told = (fault,) if fault is not None else ()
-        return _choice(asked, taken, "pending", why, pending=pending, faults=told, candidates=paths, given_up=reasons)
-    told = (_failing(pair, taken, asked),) if taken.fails else ()
+        faulty = (fault,) if fault is not None else ()
+        return _choice(asked, taken, "pending", why, pending=pending, faults=faulty, candidates=paths, given_up=reasons)
+    faulty = (_failing(pair, taken, asked),) if taken.fails else ()
     state: State = "given-up" if reasons else "taken"
-    return _choice(asked, taken, state, _why(asked, taken, reasons), faults=told, candidates=paths, given_up=reasons)
+    return _choice(asked, taken, state, _why(asked, taken, reasons), faults=faulty, candidates=paths, given_up=reasons)
 
 
 def _old(pair: Pair, current: str, models: Mapping[str, Model], evidence: Mapping[Way, Evidence]) -> _Candidate | None:
@@ -197,7 +197,7 @@ def _silence(candidate: _Candidate) -> str:
 
 
 def _failing(pair: Pair, candidate: _Candidate, asked: tuple[str, ...]) -> Fault:
-    port = pair.here.settings.vxlan_port
+    port = pair.own.settings.vxlan_port
     needs = {
         VXLAN.name: f"let UDP port {port} through between the nodes",
         IPIP.name: "let IP protocol 4 through between the nodes",

@@ -31,7 +31,7 @@ from services.routing.core.fib import (
     SeenDevice,
 )
 from services.routing.core.models import MODELS
-from services.routing.core.models.contract import Here, Model
+from services.routing.core.models.contract import Model, NodeContext
 
 LINGERS = 60.0
 """Seconds that a device stays after the last route and the last wish for it."""
@@ -46,13 +46,13 @@ class Laid:
     faults: tuple[Fault, ...] = ()
 
 
-def wanted(here: Here, names: Iterable[str], families: Iterable[int]) -> tuple[dict[str, Device], list[Fault]]:
+def wanted(own: NodeContext, names: Iterable[str], families: Iterable[int]) -> tuple[dict[str, Device], list[Fault]]:
     """Devices of these models for pairs that speak these families to each other, by name; and why some cannot be."""
     found: dict[str, Device] = {}
     faults: list[Fault] = []
     for name in sorted(set(names) & set(MODELS)):
         for family in sorted(set(families) & set(DEVICES.get(name, {}))):
-            device = MODELS[name].device(here, family)
+            device = MODELS[name].device(own, family)
             if isinstance(device, Fault):
                 faults.append(device)
             elif device is not None:

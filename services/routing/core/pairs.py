@@ -20,7 +20,7 @@ from services.routing.core.faults import Fault
 from services.routing.core.fib import METRIC, Device, Route, Snapshot, Uplink
 from services.routing.core.mesh import Asked, Mesh
 from services.routing.core.models import MODELS
-from services.routing.core.models.contract import Here, Pair, Path, first
+from services.routing.core.models.contract import NodeContext, Pair, Path, first
 
 
 class PairKey(NamedTuple):
@@ -60,7 +60,7 @@ class Target:
 class Node:
     """The node itself: what it has, and the devices that it should have."""
 
-    here: Here
+    own: NodeContext
     devices: Mapping[str, Device]
     needed: frozenset[str]
     """Names of devices that are asked for or in use."""
@@ -73,14 +73,14 @@ def underlay_of(uplinks: Iterable[Uplink]) -> tuple[Address, ...]:
     return tuple(sorted(found, key=lambda address: (address.version, int(address))))
 
 
-def outer_addresses(mesh: Mesh, here: Here) -> dict[int, dict[str, Address]]:
+def outer_addresses(mesh: Mesh, own: NodeContext) -> dict[int, dict[str, Address]]:
     """The outer addresses of the other nodes by family, by node: IPv4 where both have such an address, else IPv6."""
     found: dict[int, dict[str, Address]] = {4: {}, 6: {}}
     for name, reported in mesh.routes.items():
         for family in (4, 6):
             outer = first(reported.underlay, family)
-            if name != mesh.me and outer is not None and here.address(family) is not None:
-                if outer not in here.underlay:
+            if name != mesh.me and outer is not None and own.address(family) is not None:
+                if outer not in own.underlay:
                     found[family][name] = outer
                 break
     return found
@@ -89,7 +89,7 @@ def outer_addresses(mesh: Mesh, here: Here) -> dict[int, dict[str, Address]]:
 def this_node(mesh: Mesh, kernel: Snapshot) -> Node:
     """What the models have to work with here."""
     links = tuple(uplink for uplink in kernel.uplinks if uplink.up)
-    bare = Here(links=links, underlay=underlay_of(kernel.uplinks), settings=mesh.settings)
+    bare = NodeContext(links=links, underlay=underlay_of(kernel.uplinks), settings=mesh.settings)
     names = {name for asked in mesh.pools.values() for name in asked}
     names |= {ENCRYPTS} if mesh.settings.encrypted else set()
     used = {route.link for route in kernel.routes if route.is_ours and route.link}
@@ -101,8 +101,8 @@ def this_node(mesh: Mesh, kernel: Snapshot) -> Node:
     needed = {one.name for one in kernel.devices if one.tunnel and one.tunnel.model in names | in_use}
     if not mesh.pools_complete:
         needed |= {one.name for one in kernel.devices}
-    here = replace(bare, devices=there, wireguard=kernel.wireguard)
-    return Node(here=here, devices=devices, needed=frozenset(needed), faults=tuple(faults))
+    own = replace(bare, devices=there, wireguard=kernel.wireguard)
+    return Node(own=own, devices=devices, needed=frozenset(needed), faults=tuple(faults))
 
 
 def behind(mesh: Mesh, holds: Iterable[tuple[str, Network]]) -> dict[PairKey, list[Network]]:
@@ -115,7 +115,7 @@ def behind(mesh: Mesh, holds: Iterable[tuple[str, Network]]) -> dict[PairKey, li
 
 def choices(
     mesh: Mesh,
-    here: Here,
+    own: NodeContext,
     pairs: Mapping[PairKey, list[Network]],
     routes: Mapping[tuple[Network, int], Route],
     memory: Memory,
@@ -123,7 +123,7 @@ def choices(
     """What each pair takes. ``routes``: ours in the kernel."""
     found: dict[PairKey, Choice] = {}
     for key in sorted(pairs):
-        pair = Pair(peer=mesh.routes[key.peer], family=key.family, here=here)
+        pair = Pair(peer=mesh.routes[key.peer], family=key.family, own=own)
         hops = {(route.via, route.link) for prefix in pairs[key] if (route := routes.get((prefix, METRIC))) is not None}
         before = _current(pair, key.asked, hops)
         choice = replace(choose(pair, key.asked, before, memory.evidence, memory.now), before=before)

@@ -95,13 +95,13 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
     pairs = behind(mesh, _behind(mesh))
     chosen = {
         key: withheld(choice, key.family, memory.encrypted_since, memory.now)
-        for key, choice in choices(mesh, node.here, pairs, ours, memory).items()
+        for key, choice in choices(mesh, node.own, pairs, ours, memory).items()
     }
     desired = _desired(mesh, pairs, chosen)
     idle = _idle(kernel, desired, node.needed, memory)
     devices = device_operations(kernel.devices, node.devices, node.needed, idle, mesh.settings_complete)
-    peers = outer_addresses(mesh, node.here)
-    entries = entry_operations(node.here.devices, peers, kernel.entries, complete=mesh.routes_complete)
+    peers = outer_addresses(mesh, node.own)
+    entries = entry_operations(node.own.devices, peers, kernel.entries, complete=mesh.routes_complete)
     faults = [
         *dict.fromkeys(fault for choice in chosen.values() for fault in choice.faults),
         *_faults(mesh, kernel),
@@ -122,7 +122,7 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
         targets=targets(chosen),
         devices=node.devices,
         needed=node.needed,
-        received=_received(kernel, node.devices.keys(), {model for model, _ in node.here.devices}),
+        received=_received(kernel, node.devices.keys(), {model for model, _ in node.own.devices}),
         tunnelled=bool(kernel.devices) or any(asked != (HOST_GW.name,) for asked in mesh.pools.values()),
     )
 

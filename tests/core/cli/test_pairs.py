@@ -49,7 +49,7 @@ def page(tables: tuple[Table, ...]) -> str:
 
 
 def answers(*pairs_of_n1: PairState, **others: tuple[PairState, ...]) -> dict[str, Pairs]:
-    return {"n1": Pairs("n1", pairs_of_n1)} | {node: Pairs(node, told) for node, told in others.items()}
+    return {"n1": Pairs("n1", pairs_of_n1)} | {node: Pairs(node, reported) for node, reported in others.items()}
 
 
 def test_whose_answer_it_is_the_key_says() -> None:
@@ -68,21 +68,21 @@ def test_each_direction_is_a_row() -> None:
 
 
 def test_a_pair_without_a_way_is_not_well() -> None:
-    told = answers(TAKEN, LOST)
-    report = routes.routes([], [], told, asked_at=NOW)
+    reported = answers(TAKEN, LOST)
+    report = routes.routes([], [], reported, asked_at=NOW)
     assert not report.well
     assert "n1 n2 IPv6 none – – – – no way" in page(routes.tables(report))
-    assert pairs.without_a_way(told) == ("node n1 has no way to IPv6 pods of n2: IPIP carries IPv4 alone",)
+    assert pairs.without_a_way(reported) == ("node n1 has no way to IPv6 pods of n2: IPIP carries IPv4 alone",)
 
 
 def test_of_many_pairs_without_a_way_some_are_named_and_others_counted() -> None:
     many = tuple(PairState(peer=f"n{number:02}", family=4, state="none", why="-") for number in range(20, 50))
-    told = pairs.without_a_way(answers(*many))
-    assert len(told) == pairs.MOST_TOLD + 1
-    assert told[-1] == "22 more pairs have no way: airmesh routes"
+    reported = pairs.without_a_way(answers(*many))
+    assert len(reported) == pairs.MOST_NAMED + 1
+    assert reported[-1] == "22 more pairs have no way: airmesh routes"
 
 
-def test_who_does_not_tell_is_named() -> None:
+def test_who_does_not_answer_is_named() -> None:
     offers = [NodeRoutes(node, (), (ip_network("10.244.0.0/26"),)) for node in ("n1", "n2", "n3")]
     report = routes.routes(offers, [], {"n1": Pairs("n1", (TAKEN,), left_out=7)})
     assert (report.silent, report.left_out) == (("n2", "n3"), 7)
@@ -131,7 +131,7 @@ def test_what_was_given_up_is_shown_with_its_reason() -> None:
 
 
 @pytest.mark.parametrize(
-    "told",
+    "reported",
     [
         answers(TAKEN),
         answers(TAKEN, n2=()),
@@ -140,12 +140,12 @@ def test_what_was_given_up_is_shown_with_its_reason() -> None:
     ],
     ids=["one end is silent", "one end knows nothing", "no way", "no way in one family"],
 )
-def test_half_an_explanation_is_not_well(told: dict[str, Pairs]) -> None:
-    assert not pairs.explained(("n1", "n2"), told, NOW).well
+def test_half_an_explanation_is_not_well(reported: dict[str, Pairs]) -> None:
+    assert not pairs.explained(("n1", "n2"), reported, NOW).well
 
 
 @pytest.mark.parametrize("at", [-(1 << 62), 1 << 62])
-def test_no_time_that_a_node_tells_breaks_the_page(at: int) -> None:
+def test_no_time_that_a_node_reports_breaks_the_page(at: int) -> None:
     odd = PairState(
         peer="n2",
         family=4,

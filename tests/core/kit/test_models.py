@@ -84,7 +84,7 @@ def test_a_pod_s_mtu(uplinks: list[int], models: list[Model], mtu: int) -> None:
     ],
 )
 def test_a_person_may_make_a_pod_s_mtu_smaller_and_never_larger(
-    uplink: int, model: Model, fields: dict[str, int], mtu: int
+    uplink: int, model: Model, fields: dict[str, Any], mtu: int
 ) -> None:
     settings = model_settings([FelixConfiguration(name="default", **fields)])
     assert pod_mtu([uplink], [model], settings) == mtu

@@ -22,7 +22,7 @@ PAIRS = (
 
 
 @pytest.mark.parametrize(
-    ("asked", "told"),
+    ("asked", "reported"),
     [
         (PairsRequest(), ["n2/4", "n2/6", "n3/4"]),
         (PairsRequest(nodes=("n1", "n9")), ["n2/4", "n2/6", "n3/4"]),
@@ -34,17 +34,17 @@ PAIRS = (
     ],
     ids=str,
 )
-def test_those_are_told_that_are_asked_for(asked: PairsRequest, told: list[str] | None) -> None:
+def test_those_are_reported_that_are_asked_for(asked: PairsRequest, reported: list[str] | None) -> None:
     answer = chosen(asked, "n1", PAIRS)
-    if told is None:
+    if reported is None:
         assert answer is None
         return
     assert answer is not None
     assert answer.node == "n1"
-    assert [f"{pair.peer}/{pair.family}" for pair in answer.pairs] == told
+    assert [f"{pair.peer}/{pair.family}" for pair in answer.pairs] == reported
 
 
-def test_what_was_measured_is_told_where_it_is_asked_for() -> None:
+def test_what_was_measured_is_reported_where_it_is_asked_for() -> None:
     short, whole = (chosen(PairsRequest(measured=measured), "n1", PAIRS) for measured in (False, True))
     assert short is not None
     assert whole is not None

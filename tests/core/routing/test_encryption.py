@@ -17,7 +17,7 @@ from services.routing.core.encryption import PLAIN_GRACE, asked_since, last_know
 from services.routing.core.faults import Fault
 from services.routing.core.fib import GROUP, LAST_METRIC, Kind, Remove, Replace, Route, SeenDevice, Snapshot, Uplink
 from services.routing.core.mesh import Mesh
-from services.routing.core.models.contract import Here, Pair, Path
+from services.routing.core.models.contract import NodeContext, Pair, Path
 from services.routing.core.models.wireguard import Wireguard
 from services.routing.core.pairs import Memory
 from services.routing.core.plan import plan
@@ -137,8 +137,8 @@ def test_what_was_asked_for_holds_until_the_objects_are_known() -> None:
 def pair_of(family: int = 4, *, mtu: int = 1500, state: WireguardState = READY, **peer: Any) -> Pair:
     link = replace(FAB0, mtu=mtu)
     underlay = ip_address("172.30.0.11"), ip_address("fd00:172:30::11")
-    here = Here(links=(link,), underlay=underlay, wireguard=state)
-    return Pair(peer=structs.replace(SECURE, **peer), family=family, here=here)
+    own = NodeContext(links=(link,), underlay=underlay, wireguard=state)
+    return Pair(peer=structs.replace(SECURE, **peer), family=family, own=own)
 
 
 @pytest.mark.parametrize(

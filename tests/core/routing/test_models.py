@@ -17,7 +17,7 @@ from services.routing.core.choice import choose
 from services.routing.core.faults import Fault
 from services.routing.core.fib import OTHER_MTU, Device, Entry, Replace, Snapshot, Uplink
 from services.routing.core.models import MODELS, path_by
-from services.routing.core.models.contract import Here, Model, Pair, Path
+from services.routing.core.models.contract import Model, NodeContext, Pair, Path
 from services.routing.core.plan import plan
 from tests.core.routing.test_plan import FAB0, N1, N2, claim, mesh, node
 
@@ -32,7 +32,7 @@ class Tunnel:
 
     traits: Traits = PAPER
 
-    def device(self, here: Here, underlay: int) -> Device | Fault | None:
+    def device(self, own: NodeContext, underlay: int) -> Device | Fault | None:
         return None
 
     def entries(self, link: int, outer: Address) -> tuple[Entry, ...]:
@@ -52,7 +52,7 @@ BOTH: dict[str, Model] = {**MODELS, "paper": Tunnel()}
 def pair(
     reported: NodeRoutes = N2, family: int = 4, *links: Uplink, models: tuple[str, ...] = ("host-gw", "paper")
 ) -> Pair:
-    return Pair(peer=structs.replace(reported, models=models), family=family, here=Here(links=links or (FAB0,)))
+    return Pair(peer=structs.replace(reported, models=models), family=family, own=NodeContext(links=links or (FAB0,)))
 
 
 def path_to(made: Pair, asked: Sequence[str], models: Mapping[str, Model] = MODELS) -> Path | Fault:

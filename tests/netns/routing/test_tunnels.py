@@ -130,8 +130,8 @@ def opened(netns: Netns, address: str, port: int = 0) -> socket.socket:
 def echoed(pods: tuple[Netns, Netns], size: int = 32) -> list[bool]:
     """Whether a packet of each family between pods is answered."""
     found = []
-    for here, there in zip(PODS[1], PODS[2], strict=True):
-        with opened(pods[0], here) as client, opened(pods[1], there) as server:
+    for near, far in zip(PODS[1], PODS[2], strict=True):
+        with opened(pods[0], near) as client, opened(pods[1], far) as server:
             client.sendto(b"x" * size, server.getsockname())
             try:
                 text, sender = server.recvfrom(9000)
@@ -189,9 +189,9 @@ async def test_a_pool_that_changes_its_model_loses_no_packet(pair: Pair) -> None
     await until(lambda: plain in n1.routes() and len(n2.routes()) > 3)
     stop, lost = asyncio.Event(), []
 
-    def stream(here: str, there: str) -> int:
+    def stream(near: str, far: str) -> int:
         sent = 0
-        with opened(pair.nodes[0], here) as client, opened(pair.nodes[1], there) as server:
+        with opened(pair.nodes[0], near) as client, opened(pair.nodes[1], far) as server:
             while not stop.is_set():
                 sent += 1
                 client.sendto(sent.to_bytes(4, "big"), server.getsockname())
@@ -204,8 +204,7 @@ async def test_a_pool_that_changes_its_model_loses_no_packet(pair: Pair) -> None
         return sent
 
     flows = [
-        asyncio.create_task(asyncio.to_thread(stream, here, there))
-        for here, there in zip(PODS[1], PODS[2], strict=True)
+        asyncio.create_task(asyncio.to_thread(stream, near, far)) for near, far in zip(PODS[1], PODS[2], strict=True)
     ]
     await pair.pools(vxlan_mode="Always")
     await until(lambda: n1.routes() >= tunnelled(2) and n2.routes() >= tunnelled(1))

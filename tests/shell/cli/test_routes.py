@@ -20,13 +20,13 @@ VIA = {"n1": ip_address("172.30.0.11"), "n2": ip_address("172.30.0.12")}
 
 
 def pair(peer: str, model: str = "vxlan", **more: object) -> PairState:
-    told = {"family": 4, "asked": ("vxlan",), "device": "am-vxlan", "mtu": 1450, "state": "taken", "since": 1}
-    return PairState(**{"peer": peer, "model": model, "via": VIA.get(peer), **told, **more})  # type: ignore[arg-type]
+    reported = {"family": 4, "asked": ("vxlan",), "device": "am-vxlan", "mtu": 1450, "state": "taken", "since": 1}
+    return PairState(**{"peer": peer, "model": model, "via": VIA.get(peer), **reported, **more})  # type: ignore[arg-type]
 
 
-async def agents(bus_for: BusFor, told: Mapping[str, tuple[PairState, ...]], named: str = "") -> None:
+async def agents(bus_for: BusFor, reported: Mapping[str, tuple[PairState, ...]], named: str = "") -> None:
     """Routing agents that answer as the real ones; ``named``: what they say that they are."""
-    for node, pairs in told.items():
+    for node, pairs in reported.items():
         bus = await bus_for("routing", node)
 
         def answer(asked: PairsRequest, node: str = node, pairs: tuple[PairState, ...] = pairs) -> Pairs | None:
@@ -38,7 +38,7 @@ async def agents(bus_for: BusFor, told: Mapping[str, tuple[PairState, ...]], nam
 
 
 @pytest.mark.usefixtures("buckets")
-async def test_each_agent_tells_of_its_own_pairs(nats_server: NatsServer, bus_for: BusFor) -> None:
+async def test_each_agent_reports_of_its_own_pairs(nats_server: NatsServer, bus_for: BusFor) -> None:
     await agents(bus_for, {"n1": (pair("n2"),), "n2": (pair("n1", pending="ipip", state="pending"),)}, named="n9")
     shown = await airmesh(environment(nats_server), "routes")
     assert shown.code == 0, shown.err
@@ -54,7 +54,7 @@ async def test_each_agent_tells_of_its_own_pairs(nats_server: NatsServer, bus_fo
 
 
 @pytest.mark.usefixtures("buckets")
-async def test_a_pair_without_a_way_is_told_wherever_one_looks(nats_server: NatsServer, bus_for: BusFor) -> None:
+async def test_a_pair_without_a_way_is_reported_wherever_one_looks(nats_server: NatsServer, bus_for: BusFor) -> None:
     lost = pair("n2", model="", state="none", why="no address of the family")
     await agents(bus_for, {"n1": (lost,)})
     assert (await airmesh(environment(nats_server), "routes")).code == 1
@@ -65,8 +65,8 @@ async def test_a_pair_without_a_way_is_told_wherever_one_looks(nats_server: Nats
 @pytest.mark.usefixtures("buckets")
 async def test_a_pair_is_explained_by_both_of_its_ends(nats_server: NatsServer, bus_for: BusFor) -> None:
     lost = GivenUp("ipip", "5 probes in a row were not answered", 7)
-    told = {"n1": (pair("n2", state="given-up", given_up=(lost,)), pair("n3")), "n2": (pair("n1"),)}
-    await agents(bus_for, told)
+    reported = {"n1": (pair("n2", state="given-up", given_up=(lost,)), pair("n3")), "n2": (pair("n1"),)}
+    await agents(bus_for, reported)
     output = await airmesh(environment(nats_server), "routes", "explain", "n1", "n2", "-o", "json")
     assert output.code == 0, output.err
     ends = json.loads(output.out)["ends"]

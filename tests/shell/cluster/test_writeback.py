@@ -214,9 +214,9 @@ async def test_a_decision_for_anything_else_is_not_carried_out(
         assert api.applied == []
 
 
-def allocatable(api: ApiServer, pool: str) -> tuple[str, str, str]:
+def allocatable(api: ApiServer, pool: str, kind: str = "IPPool") -> tuple[str, str, str]:
     """Status, reason and message of the condition on a pool; all empty while it has none."""
-    conditions = api.objects["IPPool"]["", pool].get("status", {}).get("conditions", [])
+    conditions = api.objects[kind]["", pool].get("status", {}).get("conditions", [])
     found: dict[str, str] = next((one for one in conditions if one["type"] == "Allocatable"), {})
     return found.get("status", ""), found.get("reason", ""), found.get("message", "")
 
@@ -260,6 +260,38 @@ async def test_of_pools_that_overlap_the_one_without_blocks_is_reported(
         assert allocatable(api, "b-used")[:2] == ("True", "OK")
         await until(lambda: len(api.events) == 1)
         assert {event["involvedObject"]["name"] for event in api.events.values()} == {"a-new"}
+
+
+async def test_a_pool_whose_name_is_taken_by_the_other_spelling_says_so(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16"}}, name="p")
+    await api.put("IPPool.v3", {"spec": {"cidr": "10.0.0.0/16", "natOutgoing": True}}, name="p")
+    await api.put("IPPool.v3", {"spec": {"cidr": "10.1.0.0/16"}}, name="q")
+    async with cluster(nats_server, api, tmp_path):
+        await until(lambda: allocatable(api, "p")[:2] == ("True", "OK"))
+        await until(lambda: allocatable(api, "q", "IPPool.v3")[:2] == ("True", "OK"))
+        await until(lambda: allocatable(api, "p", "IPPool.v3")[:2] == ("False", "NameTaken"))
+        assert "crd.projectcalico.org/v1" in allocatable(api, "p", "IPPool.v3")[2]
+        await until(lambda: len(api.events) == 1)
+        (event,) = api.events.values()
+        assert event["involvedObject"]["apiVersion"] == "projectcalico.org/v3"
+        assert event["reason"] == "NameTaken"
+
+
+async def test_what_is_wrong_with_models_is_reported_where_one_looks_first(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "ipipMode": "Always", "vxlanMode": "Always"}}, name="two")
+    await api.put("FelixConfiguration", {"spec": {"vxlanVNI": 1 << 24}}, name="default")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: "24 bits" in runtime.health.notes.get("models", ""))
+        assert "IPPool two: spec.vxlanMode: Always is in use beside ipipMode Always" in runtime.health.notes["models"]
+        await until(lambda: allocatable(api, "two")[:2] == ("False", "Invalid"))
+        await until(lambda: len(api.events) == 2)
+        await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "vxlanMode": "Never"}}, name="two")
+        await api.put("FelixConfiguration", {"spec": {"vxlanVNI": 1}}, name="default")
+        await until(lambda: "models" not in runtime.health.notes)
 
 
 async def test_what_is_left_out_of_an_object_is_reported_on_it_and_one_namespace_floods_nobody(

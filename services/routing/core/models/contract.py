@@ -30,7 +30,7 @@ from services.routing.core.wireguard import WireguardState
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class Here:
+class NodeContext:
     """The node itself, as the models need it."""
 
     links: tuple[Uplink, ...]
@@ -55,12 +55,12 @@ class Pair:
     """What the other node tells: its addresses on the shared network, and the models by which it receives."""
     family: int
     """Of the packets of pods, 4 or 6."""
-    here: Here
+    own: NodeContext
 
     @property
     def links(self) -> tuple[Uplink, ...]:
         """Uplinks of this node that are up."""
-        return self.here.links
+        return self.own.links
 
     def mtu(self, uplink: Uplink) -> int:
         """The largest packet between the two nodes by this uplink: the smaller of its MTU and the other node's.
@@ -109,7 +109,7 @@ class Model(Protocol):
     def traits(self) -> Traits:
         """Its name, and what it adds to a packet."""
 
-    def device(self, here: Here, underlay: int) -> Device | Fault | None:
+    def device(self, own: NodeContext, underlay: int) -> Device | Fault | None:
         """The device that this node should have for pairs that speak this family to each other; None: it needs none."""
 
     def path(self, pair: Pair) -> Path | Fault:

@@ -11,7 +11,7 @@ from kit.models import Model as Traits
 from proto.net import Address
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Device, Entry
-from services.routing.core.models.contract import Here, Pair, Path
+from services.routing.core.models.contract import NodeContext, Pair, Path
 
 
 class HostGw:
@@ -19,7 +19,7 @@ class HostGw:
 
     traits: Traits = HOST_GW
 
-    def device(self, here: Here, underlay: int) -> Device | Fault | None:
+    def device(self, own: NodeContext, underlay: int) -> Device | Fault | None:
         """It has none."""
         return None
 

@@ -12,7 +12,7 @@ from kit.tunnels import Tunnel
 from proto.net import Address
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Device, Entry
-from services.routing.core.models.contract import Here, Pair, Path
+from services.routing.core.models.contract import NodeContext, Pair, Path
 from services.routing.core.models.tunnel import device_mtu, tunnel_path
 
 
@@ -21,12 +21,12 @@ class Ipip:
 
     traits: Traits = IPIP
 
-    def device(self, here: Here, underlay: int) -> Device | Fault | None:
+    def device(self, own: NodeContext, underlay: int) -> Device | Fault | None:
         """One, for nodes that speak IPv4 to each other."""
-        local = here.address(underlay)
-        if local is None or not here.links:
+        local = own.address(underlay)
+        if local is None or not own.links:
             return None
-        return Device(tunnel=Tunnel(model=self.traits.name, local=local), mtu=device_mtu(self.traits, here, underlay))
+        return Device(tunnel=Tunnel(model=self.traits.name, local=local), mtu=device_mtu(self.traits, own, underlay))
 
     def path(self, pair: Pair) -> Path | Fault:
         """Over the device, for packets of IPv4."""

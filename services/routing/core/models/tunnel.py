@@ -11,30 +11,30 @@ from kit.models import LEAST_MTU
 from kit.models import Model as Traits
 from kit.tunnels import DEVICES, next_hop
 from services.routing.core.faults import Fault
-from services.routing.core.models.contract import Here, Pair, Path, first
+from services.routing.core.models.contract import NodeContext, Pair, Path, first
 
 PATIENCE = 15.0
 """Seconds that what nodes do in turn may take before it is a fault."""
 
 
-def underlay_of(traits: Traits, here: Here, pair: Pair) -> int:
+def underlay_of(traits: Traits, own: NodeContext, pair: Pair) -> int:
     """The family that two nodes speak to each other by a model; 0: none."""
     theirs = {address.version for address in pair.peer.underlay}
-    return min((family for family in traits.overhead if family in theirs and here.address(family)), default=0)
+    return min((family for family in traits.overhead if family in theirs and own.address(family)), default=0)
 
 
-def device_mtu(traits: Traits, here: Here, underlay: int) -> int:
+def device_mtu(traits: Traits, own: NodeContext, underlay: int) -> int:
     """MTU of a model's device: the smallest of the uplinks', less what the model adds, and no more than is allowed."""
-    fits = min((uplink.mtu for uplink in here.links), default=0) - traits.overhead[underlay]
-    allowed = here.settings.most_mtu(traits.name, underlay)
+    fits = min((uplink.mtu for uplink in own.links), default=0) - traits.overhead[underlay]
+    allowed = own.settings.most_mtu(traits.name, underlay)
     return min(fits, allowed) if allowed else fits
 
 
 def tunnel_path(traits: Traits, pair: Pair) -> Path | Fault:
     """The way to the other node over the model's device."""
-    here, name, peer = pair.here, traits.name, pair.peer.node
-    underlay = underlay_of(traits, here, pair)
-    local, outer = here.address(underlay), first(pair.peer.underlay, underlay)
+    own, name, peer = pair.own, traits.name, pair.peer.node
+    underlay = underlay_of(traits, own, pair)
+    local, outer = own.address(underlay), first(pair.peer.underlay, underlay)
     if local is None or outer is None:
         families = " or ".join(f"IPv{family}" for family in sorted(traits.overhead))
         return Fault(
@@ -42,13 +42,13 @@ def tunnel_path(traits: Traits, pair: Pair) -> Path | Fault:
             f"give both an {families} address on the interfaces of AIRMESH_UPLINKS",
             of_others=True,
         )
-    if outer in here.underlay:
+    if outer in own.underlay:
         return Fault(
             f"node {peer} says it has {outer}, which is this node's own",
             "give each node an address and a name of its own",
             of_others=True,
         )
-    device = here.devices.get((name, underlay))
+    device = own.devices.get((name, underlay))
     if device is None:
         return Fault(
             f"this node's device {DEVICES[name][underlay]} of {name} is not there",
@@ -56,7 +56,7 @@ def tunnel_path(traits: Traits, pair: Pair) -> Path | Fault:
             of_others=True,
             after=PATIENCE,
         )
-    fits = min((pair.mtu(uplink) for uplink in here.links), default=device.mtu + traits.overhead[underlay])
+    fits = min((pair.mtu(uplink) for uplink in own.links), default=device.mtu + traits.overhead[underlay])
     mtu = min(device.mtu, fits - traits.overhead[underlay])
     if pair.family == 6 and mtu < LEAST_MTU:
         return Fault(
@@ -75,5 +75,5 @@ def tunnel_path(traits: Traits, pair: Pair) -> Path | Fault:
         local=local,
         remote=outer,
         onlink=True,
-        source=here.address(pair.family),
+        source=own.address(pair.family),
     )

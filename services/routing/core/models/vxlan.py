@@ -13,7 +13,7 @@ from kit.tunnels import Tunnel, next_hop, vtep_mac
 from proto.net import Address
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Device, Entry, Forwarding, Neighbour
-from services.routing.core.models.contract import Here, Pair, Path
+from services.routing.core.models.contract import NodeContext, Pair, Path
 from services.routing.core.models.tunnel import device_mtu, tunnel_path
 
 
@@ -22,14 +22,14 @@ class Vxlan:
 
     traits: Traits = VXLAN
 
-    def device(self, here: Here, underlay: int) -> Device | Fault | None:
+    def device(self, own: NodeContext, underlay: int) -> Device | Fault | None:
         """One for each family that nodes speak to each other."""
-        local = here.address(underlay)
-        if local is None or not here.links:
+        local = own.address(underlay)
+        if local is None or not own.links:
             return None
-        settings = here.settings
+        settings = own.settings
         tunnel = Tunnel(model=self.traits.name, local=local, port=settings.vxlan_port, vni=settings.vxlan_vni)
-        return Device(tunnel=tunnel, mtu=device_mtu(self.traits, here, underlay))
+        return Device(tunnel=tunnel, mtu=device_mtu(self.traits, own, underlay))
 
     def path(self, pair: Pair) -> Path | Fault:
         """Over the device of the family that both speak."""
