@@ -42,7 +42,7 @@ class Underlay:
     def __init__(self, me: str = "") -> None:
         """``me``: this node; empty for a machine that is none."""
         self._me = me
-        self._told: dict[str, tuple[Address, ...]] = {}
+        self._announced: dict[str, tuple[Address, ...]] = {}
         self._at: dict[Address, set[str]] = {}
         """Nodes by the addresses that they tell."""
         self._blocks: dict[Network, Block] = {}
@@ -71,13 +71,13 @@ class Underlay:
         """Nodes that hold something."""
         return [node for node, count in self._holds.items() if count > 0]
 
-    def tell(self, node: str, addresses: Iterable[Address]) -> None:
+    def announce(self, node: str, addresses: Iterable[Address]) -> None:
         """What a node tells of itself; nothing: it tells nothing (any more)."""
         usable = {one for one in addresses if not _is_nobodys(one)}
         now = tuple(sorted(usable, key=lambda one: (one.version, int(one)))[:MOST_ADDRESSES])
-        before = self._told.pop(node, ())
+        before = self._announced.pop(node, ())
         if now:
-            self._told[node] = now
+            self._announced[node] = now
         for address in set(before).symmetric_difference(now):
             nodes = self._at.setdefault(address, set())
             if address in now:
@@ -159,7 +159,7 @@ class Underlay:
             if not self._holds[node]:
                 del self._holds[node]
             if held != self.holds(node):
-                self._dirty.update(self._told.get(node, ()))
+                self._dirty.update(self._announced.get(node, ()))
 
     def _judge(self, address: Address) -> str | None:
         """Whose it is; refusals are noted."""
@@ -196,7 +196,7 @@ class Underlay:
 
 
 def owners_of(
-    told: Mapping[str, Iterable[Address]],
+    announced: Mapping[str, Iterable[Address]],
     blocks: Iterable[Block],
     claims: Iterable[Claim],
     nodes: Mapping[str, frozenset[Address]],
@@ -205,14 +205,14 @@ def owners_of(
     own: Set[Address] = frozenset(),
     me: str = "",
 ) -> dict[Address, str]:
-    """Node by address, of all at once: ``told`` as in ``routes``, ``nodes`` and ``servers`` as the API says."""
+    """Node by address, of all at once: ``announced`` as in ``routes``, ``nodes`` and ``servers`` as the API says."""
     underlay = Underlay(me)
     for block in blocks:
         underlay.set_block(block.cidr, block)
     for claim in claims:
         underlay.set_claim(claim.address, claim)
-    for node, addresses in told.items():
-        underlay.tell(node, addresses)
+    for node, addresses in announced.items():
+        underlay.announce(node, addresses)
     underlay.set_api(nodes, servers)
     underlay.set_own(own)
     underlay.settle()

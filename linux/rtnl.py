@@ -11,7 +11,7 @@ from __future__ import annotations
 import errno
 import socket
 import struct
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network, ip_address
 from typing import NamedTuple
 
 from linux.netlink import CREATE, REPLACE, Message, attribute, first_attribute, number, parse_attributes
@@ -51,7 +51,8 @@ _BRIDGE = 7
 _SELF = 0x02
 """NTF_SELF: the device's own table."""
 _RTAX_LOCK, _RTAX_MTU = 1, 2
-_IFNAME = 3
+_ADDRESS, _LOCAL = 1, 2
+_MAC, _IFNAME, _IFALIAS, _GROUP = 1, 3, 20, 27
 
 
 class SeenRoute(NamedTuple):
@@ -66,6 +67,7 @@ class SeenRoute(NamedTuple):
     """rtm_type: UNICAST, UNREACHABLE…"""
     flags: int
     gateway: bytes
+    """The next hop, of whichever family (RFC 8950)."""
     link: int
     """Interface index, 0 without one."""
     metric: int
@@ -84,6 +86,23 @@ class SeenNeighbour(NamedTuple):
     address: bytes
     """Of a forwarding entry: where the other end of the tunnel is."""
     mac: bytes
+
+
+class SeenLink(NamedTuple):
+    """A link as RTM_NEWLINK tells it."""
+
+    link: int
+    """Its index."""
+    name: str
+    alias: str
+    group: int
+    up: bool
+    """Set up by whoever is in charge of it."""
+    mtu: int
+    mac: bytes
+    """Empty where it has none."""
+    peer: int
+    """IFLA_LINK; 0 without one."""
 
 
 def family_of(address: Address) -> int:
@@ -275,7 +294,7 @@ def parse_route(body: bytes) -> SeenRoute:
         protocol=protocol,
         kind=kind,
         flags=flags,
-        gateway=attributes.get(_GATEWAY) or attributes.get(_VIA, b"")[2:],
+        gateway=attributes.get(_GATEWAY) or attributes.get(_VIA, b"")[2:],  # struct rtvia: its family first
         link=numbered(_LINK, 0),
         metric=numbered(_PRIORITY, 0),
         mtu=_locked_mtu(attributes[_METRICS]) if _METRICS in attributes else 0,
@@ -287,6 +306,41 @@ def _locked_mtu(metrics: bytes) -> int | None:
     found = {name: int.from_bytes(value[:4], "little") for name, value in parse_attributes(metrics).items()}
     mtu = found.pop(_RTAX_MTU, 0)
     return mtu if mtu and found == {_RTAX_LOCK: 1 << _RTAX_MTU} else None
+
+
+def parse_link(body: bytes) -> SeenLink:
+    """The link of a body. Raises struct.error for less than a ``struct ifinfomsg``."""
+    _, _, _, index, flags, _ = _IFINFO.unpack_from(body)
+    attributes = parse_attributes(body[_IFINFO.size :])
+
+    def words(kind: int) -> str:
+        return attributes.get(kind, b"").rstrip(b"\0").decode(errors="replace")
+
+    def numbered(kind: int) -> int:
+        return int.from_bytes(attributes.get(kind, b"\0"), "little")
+
+    return SeenLink(
+        link=index,
+        name=words(_IFNAME),
+        alias=words(_IFALIAS),
+        group=numbered(_GROUP),
+        up=bool(flags & IFF_UP),
+        mtu=numbered(MTU),
+        mac=attributes.get(_MAC, b""),
+        peer=numbered(PEER),
+    )
+
+
+def parse_address(body: bytes) -> tuple[int, Address] | None:
+    """Interface index and this end's address of an RTM_NEWADDR body; None for one that is no IP address."""
+    attributes = parse_attributes(body[_IFADDR.size :])
+    local = attributes.get(_LOCAL) or attributes.get(_ADDRESS, b"")
+    return (int(_IFADDR.unpack_from(body)[4]), ip_address(local)) if len(local) in (4, 16) else None
+
+
+def link_index(body: bytes) -> int:
+    """The index of an RTM_NEWLINK or RTM_DELLINK body."""
+    return int(_IFINFO.unpack_from(body)[3])
 
 
 def link_name(body: bytes) -> str:

@@ -299,6 +299,7 @@ ROLES: tuple[Role, ...] = (
             ),
             Grant(BLOCKS),
             Grant(CLAIMS),
+            Grant(ROUTES),
             Grant(ENDPOINTS),
             Grant(IDENTITIES),
             Grant(RULES),

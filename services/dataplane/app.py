@@ -12,9 +12,11 @@ from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 
+from chassis.faults import SettingsFault
 from chassis.runtime.service import Runtime
 from chassis.telemetry.health import Condition
 from kit.models import pod_mtu
+from kit.tunnels import is_tunnel_name
 from linux.netns import netns_cookie
 from services.dataplane.cni.start import announcer
 from services.dataplane.cni.start import start as start_cni
@@ -40,6 +42,7 @@ from services.dataplane.endpoint.relabel import Relabel
 from services.dataplane.endpoint.start import start as start_endpoints
 from services.dataplane.endpoint.start import start_acks
 from services.dataplane.feed import Feed
+from services.dataplane.gateway import build_gateway
 from services.dataplane.ipam.addresses import AddressBook
 from services.dataplane.ipam.journal import Journal
 from services.dataplane.ipam.start import start as start_ipam
@@ -56,6 +59,10 @@ from services.dataplane.policy.start import PolicyLoop
 from services.dataplane.policy.start import start as start_policy
 from services.dataplane.settings import Settings
 from services.dataplane.signals import CallPriority, Signal
+from services.dataplane.tunnel.encryption import remembered_flags
+from services.dataplane.tunnel.reconciler import TunnelReconciler
+from services.dataplane.tunnel.start import make as make_tunnels
+from services.dataplane.tunnel.start import start as start_tunnels
 
 
 def boot_of(settings: Settings) -> str:
@@ -75,6 +82,7 @@ class _Made:
     book: AddressBook
     priority: CallPriority
     collector: FlowCollector
+    tunnels: TunnelReconciler
 
 
 def _make(runtime: Runtime[Settings]) -> _Made:
@@ -83,31 +91,49 @@ def _make(runtime: Runtime[Settings]) -> _Made:
     journal = Journal.open(
         settings.state_dir, node=settings.node, boot=boot_of(settings), cooldown=settings.address_cooldown
     )
-    datapath, priority = open_datapath(settings), CallPriority()
+    datapath, priority = open_datapath(settings, remembered_flags(settings.state_dir)), CallPriority()
     feed, registry = Feed(bus, settings.node), Registry(Signal(priority))
     enforcer, collector = make_enforcer(runtime, datapath, feed, registry), FlowCollector(datapath)
     enforcer.limit_flows(collector)
+    tunnels = make_tunnels(runtime, datapath, feed)
+
+    def is_in_force() -> bool:
+        return enforcer.begun and not datapath.unfilled and tunnels.is_encryption_known
+
     return _Made(
         datapath=datapath,
         feed=feed,
         registry=registry,
         enforcer=enforcer,
-        admission=AdmissionWait(feed, log, settings.add_deadline, lambda: enforcer.begun and not datapath.unfilled),
+        admission=AdmissionWait(feed, log, settings.add_deadline, is_in_force),
         book=AddressBook(bus, journal, log, settings.node, settings.spare_addresses, feed.supply, Signal(priority)),
         priority=priority,
         collector=collector,
+        tunnels=tunnels,
     )
 
 
 async def build(runtime: Runtime[Settings]) -> None:
-    """Wires the agent."""
+    """Wires the agent of a node, or of a gateway."""
+    if wrong := [name for name in runtime.settings.uplinks if is_tunnel_name(name)]:
+        remedy = "name the interfaces that lead to other nodes; tunnels are found by themselves"
+        raise SettingsFault("AIRMESH_UPLINKS", ",".join(wrong), remedy)
+    if runtime.settings.gateway:
+        build_gateway(runtime)
+        return
     made = _make(runtime)
     journal, thread, links = made.book.journal, NamespaceThread(), Links(runtime.settings.sysctl_root)
     seen = await thread.run(links.snapshot)
     await _adopt(runtime, made.datapath, journal, seen)
     mtu = pod_mtu(uplink_mtus(seen, runtime.settings.uplinks), ())
-    models = partial(models_of_pools, made.feed)
-    kernel = EndpointKernel(links=links, thread=thread, datapath=made.datapath, mtu=mtu, models=models)
+    kernel = EndpointKernel(
+        links=links,
+        thread=thread,
+        datapath=made.datapath,
+        mtu=mtu,
+        models=partial(models_of_pools, made.feed),
+        sizes=made.feed.model_settings,
+    )
     reaper = Reaper(links, thread, made.collector, runtime.log, runtime.bus.report_fault)
     attacher = Attacher(
         runtime,
@@ -174,6 +200,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
         datapath=programs,
     )
     reconciler = _start_endpoints(runtime, made, kernel, reaper, attacher, programs)
+    start_tunnels(runtime, made.tunnels, feed)
     _start_upgrade(runtime, made, kernel.thread, reconciler=reconciler, peers=peers, policy=policy, balancer=balancer)
     start_stale_sockets(runtime, tables, balancer, feed=feed, endpoints=registry, node_cookie=enforcer.node_cookie)
     # Pods may start when masquerade is there: the runtime's configuration waits for it.
@@ -242,7 +269,7 @@ def _start_upgrade(
         Source.ADDRESSES: lambda: peers.filled,
         Source.POLICY: lambda: policy.reached is not None,
         Source.SERVICES: lambda: balancer.applied,
-        Source.TUNNELS: lambda: True,
+        Source.TUNNELS: lambda: made.tunnels.filled,
     }
     start_upgrade(runtime, made.datapath, thread, filled=filled, switched=switched)
 

@@ -18,15 +18,28 @@ from chassis.bus.client import Bus, View
 from chassis.bus.cursor import Cursor
 from chassis.bus.entry import Entry
 from kit.identity import Computed
+from kit.model_settings import ModelSettings, model_settings
 from kit.pools import Pools, any_overlap, judge_pools
 from proto.addresses import ACKNOWLEDGED_KEY, AcknowledgedEndpoints, Block, BlockReport, Claim, Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment, identity_key, join, kind_prefix, split
 from proto.identity import IdentityRecord
-from proto.objects import KIND_OF, EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
+from proto.net import Address, Network
+from proto.objects import (
+    KIND_OF,
+    EndpointSlice,
+    FelixConfiguration,
+    IPPool,
+    KubernetesObject,
+    Namespace,
+    Node,
+    Pod,
+    Service,
+)
 from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
+from proto.routes import NodeRoutes
 from proto.slots import slot_of
-from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, RULES
+from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, ROUTES, RULES
 from services.dataplane.core.cni.request import PodRef
 from services.dataplane.core.endpoint.admission import Knowledge
 from services.dataplane.core.ipam.addressing import Supply, supply_of
@@ -37,7 +50,17 @@ V = TypeVar("V")
 
 GATHER = 0.02
 """Seconds for which loops that follow many objects gather changes."""
-WATCHED: tuple[type[KubernetesObject], ...] = (Pod, Namespace, Node, Service, EndpointSlice, IPPool)
+WATCHED: tuple[type[KubernetesObject], ...] = (
+    Pod,
+    Namespace,
+    Node,
+    Service,
+    EndpointSlice,
+    IPPool,
+    FelixConfiguration,
+)
+OPTIONAL = FelixConfiguration
+"""A kind that the cluster may not have: then nobody says that all of it is here, and nothing waits for that."""
 _PREFIXES: dict[type[KubernetesObject], str] = {kind: kind_prefix(KIND_OF[kind]) for kind in WATCHED}
 _FRONTIER = "_frontier."
 _CIDRS = "_cidrs."
@@ -76,6 +99,11 @@ def blocks_kind(key: str) -> type[msgspec.Struct] | None:
 def endpoints_kind(key: str) -> type[msgspec.Struct] | None:
     """Type of an entry of ``endpoints``."""
     return None if key.startswith("_") else Endpoint
+
+
+def routes_kind(key: str) -> type[msgspec.Struct] | None:
+    """Type of an entry of ``routes``."""
+    return None if key.startswith("_") else NodeRoutes
 
 
 def claims_kind(key: str) -> type[msgspec.Struct] | None:
@@ -146,6 +174,51 @@ class Followed(Generic[N, V]):
         return MappingProxyType(self._found)
 
 
+class HeldBlocks:
+    """Blocks as far as they are known: one that has gone from the bucket while that was not whole stays until it is."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._cursor = view.cursor()
+        self._known: dict[str, Network] = {}
+        self._unconfirmed: set[str] = set()
+
+    def changes(self) -> Iterator[tuple[Network, Block | None]]:
+        """What is another since this was asked last: networks, and the block of each, None where there is none."""
+        for key in self._cursor.take() | self._unconfirmed:
+            entry, known = self._view.entries.get(key), self._known.get(key)
+            block = entry.value if entry is not None and isinstance(entry.value, Block) else None
+            if block is None and known is not None and not self._view.scope_complete():
+                self._unconfirmed.add(key)
+                continue
+            self._unconfirmed.discard(key)
+            if known is not None and (block is None or block.cidr != known):
+                yield self._known.pop(key), None
+            if block is not None:
+                self._known[key] = block.cidr
+                yield block.cidr, block
+
+
+class HeldClaims:
+    """Claims; what changed of them."""
+
+    def __init__(self, view: View) -> None:
+        self._view = view
+        self._cursor = view.cursor()
+        self._known: dict[str, Address] = {}
+
+    def changes(self) -> Iterator[tuple[Address, Claim | None]]:
+        """What is another since this was asked last: addresses, and the claim on each, None where there is none."""
+        for key in self._cursor.take():
+            entry, known = self._view.entries.get(key), self._known.get(key)
+            claim = entry.value if entry is not None and isinstance(entry.value, Claim) else None
+            if known is not None and (claim is None or claim.address != known):
+                yield self._known.pop(key), None
+            if claim is not None:
+                self._known[key] = claim.address
+                yield claim.address, claim
+
+
 def partition_of(key: str) -> str | None:
     """Namespace whose CIDR partition a key of ``rules`` is; None for other keys."""
     if key.startswith(_CIDRS):
@@ -169,7 +242,7 @@ class Feed:
         self.objects = bus.bucket(OBJECTS).watch(
             object_kind,
             prefixes=tuple(scopes.get(kind, prefix) for kind, prefix in _PREFIXES.items()),
-            markers=tuple(_PREFIXES.values()),
+            markers=tuple(prefix for kind, prefix in _PREFIXES.items() if kind is not OPTIONAL),
             name="objects",
         )
         self.rules_view = bus.bucket(RULES).watch(rules_kind, name="rules")
@@ -177,6 +250,7 @@ class Feed:
         self.endpoints = bus.bucket(ENDPOINTS).watch(endpoints_kind, markers=(), name="endpoints")
         self.blocks = bus.bucket(BLOCKS).watch(blocks_kind, markers=(), name="blocks")
         self.claims = bus.bucket(CLAIMS).watch(claims_kind, name="claims")
+        self.routes = bus.bucket(ROUTES).watch(routes_kind, markers=(), name="routes")
         self.rules = Rules(self.rules_view)
         self._own_endpoints = f"{own}."
         rules = self.rules_view
@@ -200,7 +274,7 @@ class Feed:
 
     def complete(self, kind: type[KubernetesObject]) -> bool:
         """All objects of a kind are here, so what is not here does not exist."""
-        return self.objects.synced or self.objects.scope_complete(_PREFIXES[kind])
+        return (self.objects.synced and kind is not OPTIONAL) or self.objects.scope_complete(_PREFIXES[kind])
 
     def all_of(self, kind: type[T]) -> Sequence[T]:
         """Objects of a kind, as far as they are here; costs what changed, and a copy when one of the kind did."""
@@ -279,6 +353,10 @@ class Feed:
         """The Node object of this node."""
         entry = self.objects.entries.get(join("core", "node", "", self.node))
         return entry.value if entry is not None and isinstance(entry.value, Node) else None
+
+    def model_settings(self) -> ModelSettings:
+        """What is set of the models of routing on this node, as far as it is here."""
+        return model_settings(self.all_of(FelixConfiguration), self.node)
 
     def supply(self) -> Supply:
         """What this node's pods are given addresses from; made again when a pool or the Node is another."""

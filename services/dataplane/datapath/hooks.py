@@ -33,6 +33,8 @@ class Hook(Enum):
     TO_POD = "to_pod"
     FROM_WIRE = "from_wire"
     TO_WIRE = "to_wire"
+    FROM_TUNNEL = "from_tunnel"
+    TO_TUNNEL = "to_tunnel"
     SOCK_RELEASE = "sock_release"
     """The first of the socket hooks: who gets a place in ``am_slots`` is sure to give it back."""
     CONNECT4 = "connect4"
@@ -67,6 +69,8 @@ _ATTACH = {
     Hook.TO_POD: AttachKind.TCX_EGRESS,
     Hook.FROM_WIRE: AttachKind.TCX_INGRESS,
     Hook.TO_WIRE: AttachKind.TCX_EGRESS,
+    Hook.FROM_TUNNEL: AttachKind.TCX_INGRESS,
+    Hook.TO_TUNNEL: AttachKind.TCX_EGRESS,
     Hook.SOCK_RELEASE: AttachKind.CGROUP_INET_SOCK_RELEASE,
     Hook.CONNECT4: AttachKind.CGROUP_INET4_CONNECT,
     Hook.CONNECT6: AttachKind.CGROUP_INET6_CONNECT,
@@ -86,6 +90,8 @@ def hook_of(name: str) -> Hook | None:
 
 ENDPOINT_HOOKS = (Hook.FROM_POD, Hook.TO_POD)
 UPLINK_HOOKS = (Hook.FROM_WIRE, Hook.TO_WIRE)
+TUNNEL_HOOKS = (Hook.TO_TUNNEL, Hook.FROM_TUNNEL)
+"""In this order: once the way in hangs, ``routing`` tells the others that it is open."""
 SOCKET_HOOKS = tuple(hook for hook in Hook if hook.is_socket)
 
 

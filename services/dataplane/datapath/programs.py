@@ -42,6 +42,7 @@ from services.dataplane.datapath.bytecode import Bytecode, Cache
 from services.dataplane.datapath.hooks import (
     ENDPOINT_HOOKS,
     SOCKET_HOOKS,
+    TUNNEL_HOOKS,
     UPLINK_HOOKS,
     FilterHolder,
     Held,
@@ -113,7 +114,7 @@ class Datapath:
         self._new_maps = plan.begun | plan.made.keys()
         self._pins = pins
         self._links = pins.links
-        self._by_hook = {hook: programs[hook.value] for hook in Hook}
+        self._by_hook = _by_hook(programs)
         self._by_links, self._by_filters = LinkHolder(), FilterHolder()
         self._uplinks: Holder = self._by_links if tcx else self._by_filters
         self._pods: Holder = self._by_filters if filter_pods else self._uplinks
@@ -204,7 +205,7 @@ class Datapath:
             self.tables.descriptors[one.spec.name] = one.fd
             self.tables.by_name[one.spec.name].move(one.fd)
         before, self.programs = self.programs, programs
-        self._by_hook = {hook: programs[hook.value] for hook in Hook}
+        self._by_hook = _by_hook(programs)
         try:
             if not self.unfilled:
                 self._refresh()
@@ -225,6 +226,14 @@ class Datapath:
         """Hangs ``from_wire`` and ``to_wire`` on an uplink, from where others of the cluster may come. Idempotent."""
         self.tables.uplinks.put(LinkKey(ifindex=ifindex), Uplink())
         self._attach(name, UPLINK_HOOKS, ifindex, self._uplinks)
+
+    def attach_tunnel(self, ifindex: int, name: str) -> None:
+        """Hangs ``to_tunnel`` and ``from_tunnel`` on a tunnel device. Idempotent."""
+        self._attach(name, TUNNEL_HOOKS, ifindex, self._uplinks)
+
+    def names(self) -> list[str]:
+        """Names under which something is kept, whether it hangs or not."""
+        return [_name_of(folder.name) for folder in self._links.iterdir()]
 
     def keep_uplinks(self, uplinks: Collection[int], loopback: int) -> None:
         """Says which interfaces may bring whose addresses: these alone those of others in the cluster, ``loopback`` the
@@ -301,6 +310,10 @@ class Datapath:
 
     def _link_folder(self, name: str) -> Path:
         return self._links / _pin_name(name)
+
+
+def _by_hook(programs: Mapping[str, int]) -> dict[Hook, int]:
+    return {hook: programs[hook.value] for hook in Hook}
 
 
 def _state(name: str, held: list[Held]) -> LinkState:

@@ -21,11 +21,18 @@ def flow_sizes(settings: Settings) -> dict[str, int]:
     return conntrack_sizes(conntrack_entries(node_memory(), settings.conntrack_entries))
 
 
-def open_datapath(settings: Settings) -> Datapath:
-    """Programs and maps as pinned. Raises as :meth:`Datapath.open` does."""
+NO_FLAGS = ConfigFlag(0)
+
+
+def open_datapath(settings: Settings, flags: ConfigFlag = NO_FLAGS) -> Datapath:
+    """Programs and maps as pinned, with what the pinned flags say of tunnels and encryption, and ``flags`` beside that.
+    Raises as :meth:`Datapath.open` does.
+    """
     sizes = {**limits_of(settings).first, **flow_sizes(settings)}
     datapath = Datapath.open(settings.pin_root, settings.bpf_cache, filter_pods=not settings.tcx, sizes=sizes)
-    flags = ConfigFlag.EMIT_FORWARDED if settings.publish_forwarded else ConfigFlag(0)
+    flags |= ConfigFlag(datapath.tables.config.flags) & ~ConfigFlag.EMIT_FORWARDED
+    if settings.publish_forwarded:
+        flags |= ConfigFlag.EMIT_FORWARDED
     datapath.tables.configure(Config(flags=int(flags)))
     return datapath
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from kit.model_settings import ModelSettings
 from kit.models import Model
 from proto.net import Address
 from services.dataplane.datapath.programs import Datapath
@@ -23,6 +24,8 @@ class EndpointKernel:
     """Of pods' links, in bytes; the reconciler keeps it true."""
     models: Callable[[], tuple[Model, ...] | None]
     """Those that pods' packets may take; None while the pools are not known."""
+    sizes: Callable[[], ModelSettings]
+    """What a person allows of each."""
 
     async def own_addresses(self) -> frozenset[Address]:
         """Addresses of the node's own interfaces, as the kernel has them now."""

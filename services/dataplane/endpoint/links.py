@@ -234,7 +234,7 @@ class Links:
     def snapshot(self) -> KernelLinks:
         """Links, our routes and permanent neighbours as they are."""
         return KernelLinks(
-            links=tuple(_parse_link(raw) for raw in self._host.dump(rtnl.GETLINK, rtnl.ifinfo())),
+            links=tuple(map(_seen, self._host.dump(rtnl.GETLINK, rtnl.ifinfo()))),
             routes=frozenset(self._routes()),
             neighbours=frozenset(self._neighbours()),
         )
@@ -280,14 +280,23 @@ def _has(netns: int, interface: str) -> bool:
         return interface in (name for _, name in socket.if_nameindex())
 
 
+def _seen(raw: bytes) -> SeenLink:
+    one = rtnl.parse_link(raw)
+    return SeenLink(
+        index=one.link,
+        name=one.name,
+        alias=one.alias,
+        group=one.group,
+        up=one.up,
+        mtu=one.mtu,
+        mac=one.mac,
+        peer=one.peer,
+    )
+
+
 def _addresses(netlink: Netlink) -> list[tuple[int, Address]]:
-    found: list[tuple[int, Address]] = []
-    for raw in netlink.dump(rtnl.GETADDR, bytes(8)):
-        attributes = parse_attributes(raw[8:])
-        local = attributes.get(2) or attributes.get(1)
-        if local is not None and len(local) in (4, 16):
-            found.append((int.from_bytes(raw[4:8], "little"), ip_address(local)))
-    return found
+    found = map(rtnl.parse_address, netlink.dump(rtnl.GETADDR, bytes(8)))
+    return [one for one in found if one is not None]
 
 
 def _veth(wanted: PodLink, netns: int) -> Message:
@@ -308,25 +317,6 @@ def _marks(index: int, mark: Mark) -> Message:
 def _host_conf(index: int) -> Message:
     """The host end's ``net.ipv4.conf``: forwarding on, proxy_arp and rp_filter off (include/uapi/linux/ip.h)."""
     return Message(rtnl.NEWLINK, 0, rtnl.ifinfo(index) + _HOST_CONF, ("configuration of link", index))
-
-
-def _parse_link(raw: bytes) -> SeenLink:
-    _, _, _, index, flags, _ = struct.unpack_from("<BBHiII", raw)
-    attributes = parse_attributes(raw[16:])
-
-    def words(kind: int) -> str:
-        return attributes.get(kind, b"").rstrip(b"\0").decode(errors="replace")
-
-    return SeenLink(
-        index=index,
-        name=words(3),
-        alias=words(20),
-        group=int.from_bytes(attributes.get(27, b"\0"), "little"),
-        up=bool(flags & rtnl.IFF_UP),
-        mtu=int.from_bytes(attributes.get(rtnl.MTU, b"\0"), "little"),
-        mac=attributes.get(1, b""),
-        peer=int.from_bytes(attributes.get(rtnl.PEER, b"\0"), "little"),
-    )
 
 
 def _configure_pod(wanted: PodLink, pod: _PodEnd, sysctls: Path) -> None:

@@ -20,6 +20,7 @@ from chassis.runtime.service import Runtime
 from chassis.telemetry.health import Condition
 from kit.models import Model, models_of, pod_mtu
 from kit.once import Once
+from kit.tunnels import is_tunnel_name
 from proto.objects import IPPool
 from services.dataplane.conntrack.collector import FlowCollector
 from services.dataplane.core.attachment import Attachment
@@ -121,7 +122,7 @@ class Reconciler:
         if not uplinks:
             return self._kernel.mtu
         models = self._kernel.models()
-        mtu = pod_mtu(uplinks, models or ())
+        mtu = pod_mtu(uplinks, models or (), self._kernel.sizes())
         if models is not None:
             return mtu
         return min(mtu, *(link.mtu for link, _ in kernel.ours().values()), self._kernel.mtu)
@@ -190,9 +191,12 @@ class Reconciler:
 
 def models_of_pools(feed: Feed) -> tuple[Model, ...] | None:
     """The models that pods' packets may take; None while the pools are not known."""
-    return models_of(feed.all_of(IPPool)) if feed.complete(IPPool) else None
+    if not feed.complete(IPPool):
+        return None
+    return models_of(feed.all_of(IPPool), encrypted=feed.model_settings().encrypted)
 
 
 def uplink_mtus(kernel: KernelLinks, uplinks: tuple[str, ...]) -> list[int]:
-    """MTUs of the uplinks that exist."""
-    return [link.mtu for link in kernel.links if link.name in uplinks and link.mtu]
+    """MTUs of the uplinks that exist. A tunnel device is none: its MTU is smaller already."""
+    links = (link for link in kernel.links if link.name in uplinks and not is_tunnel_name(link.name))
+    return [link.mtu for link in links if link.mtu]

@@ -31,12 +31,12 @@ from chassis.runtime.reconcile import Dirty, Done, Loop, Runner
 from chassis.telemetry.log import Log
 from kit.holdings import Rejection
 from kit.once import Once
-from proto.addresses import Block, Claim, Endpoint
+from proto.addresses import Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment
-from proto.net import Address, Network
+from proto.net import Address
 from proto.residents import RESIDENTS_PREFIX, RESIDENTS_SCOPE, Residents
 from services.dataplane.core.ipcache.judge import EndpointJudge
-from services.dataplane.feed import Feed
+from services.dataplane.feed import Feed, HeldBlocks, HeldClaims
 
 LASTING = 5.0
 """Seconds for which an endpoint has to be doubtful before it is told: a block is seen a moment after its first pod."""
@@ -89,14 +89,10 @@ class Ownership:
         self._blocks = blocks
         self._claims = claims
         self._identities = identities
-        self._keys = tuple(view.cursor() for view in (endpoints, blocks, claims, identities))
+        self._keys = tuple(view.cursor() for view in (endpoints, identities))
+        self._held = HeldBlocks(blocks)
+        self._kept = HeldClaims(claims)
         self._judge = EndpointJudge()
-        self._networks: dict[str, Network] = {}
-        """Blocks that are known, by key."""
-        self._claimed: dict[str, Address] = {}
-        """Addresses of claims that are known, by key."""
-        self._unconfirmed: set[str] = set()
-        """Keys of blocks that have gone from the bucket while it was not whole: they stay known until it is."""
         self._changed = Cursor()
         self._accepted = Accepted(endpoints=self._judge.counted.values())
 
@@ -143,11 +139,11 @@ class Ownership:
 
     def _follow(self) -> None:
         """Hands on what changed in the views."""
-        endpoints, blocks, claims, identities = (cursor.take() for cursor in self._keys)
-        for key in blocks | self._unconfirmed:
-            self._follow_block(key)
-        for key in claims:
-            self._follow_claim(key)
+        endpoints, identities = (cursor.take() for cursor in self._keys)
+        for cidr, block in self._held.changes():
+            self._judge.set_block(cidr, block)
+        for address, claim in self._kept.changes():
+            self._judge.set_claim(address, claim)
         for key in identities:
             if key.startswith(f"{RESIDENTS_PREFIX}."):
                 mark = self._identities.marks.get(key)
@@ -160,28 +156,6 @@ class Ownership:
                 entry = self._endpoints.entries.get(key)
                 value = entry.value if entry is not None and isinstance(entry.value, Endpoint) else None
                 self._judge.publish(key, _decoded(key.partition(".")[0]), value)
-
-    def _follow_block(self, key: str) -> None:
-        entry, known = self._blocks.entries.get(key), self._networks.get(key)
-        block = entry.value if entry is not None and isinstance(entry.value, Block) else None
-        if block is None and known is not None and not self._blocks.scope_complete():
-            self._unconfirmed.add(key)
-            return
-        self._unconfirmed.discard(key)
-        if known is not None and (block is None or block.cidr != known):
-            self._judge.set_block(self._networks.pop(key), None)
-        if block is not None:
-            self._networks[key] = block.cidr
-            self._judge.set_block(block.cidr, block)
-
-    def _follow_claim(self, key: str) -> None:
-        entry, known = self._claims.entries.get(key), self._claimed.get(key)
-        claim = entry.value if entry is not None and isinstance(entry.value, Claim) else None
-        if known is not None and (claim is None or claim.address != known):
-            self._judge.set_claim(self._claimed.pop(key), None)
-        if claim is not None:
-            self._claimed[key] = claim.address
-            self._judge.set_claim(claim.address, claim)
 
     @property
     def _asked(self) -> bool | None:

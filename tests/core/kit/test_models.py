@@ -49,7 +49,7 @@ def test_a_pool_gives_blocks_only_if_its_model_is_served(field: str, mode: str) 
     one = pool(**{field: mode})
     (wish,) = wishes(one)
     assert judge_pools([one]).verdicts[0].allocatable is (wish.model in SERVED)
-    assert asked(one) == ("host-gw",)
+    assert asked(one, {"host-gw": HOST_GW}) == ("host-gw",)
 
 
 @pytest.mark.parametrize(

@@ -46,7 +46,7 @@ class Addresses(Driver[Key, Value]):
         kind, name = key
         match kind:
             case "routes":
-                self.underlay.tell(name, value if isinstance(value, tuple) else ())
+                self.underlay.announce(name, value if isinstance(value, tuple) else ())
             case "block":
                 self.underlay.set_block(ip_network(name), value if isinstance(value, Block) else None)
             case "claim":
@@ -77,13 +77,13 @@ def who_has_what(objects: Objects) -> object:
     """Asks of each address that is told, from all there is."""
     blocks = [value for value in objects.values() if isinstance(value, Block)]
     claims = [value for value in objects.values() if isinstance(value, Claim)]
-    holding = {one.node for one in (*blocks, *claims)}
-    told = {name: value for (kind, name), value in objects.items() if kind == "routes"}
+    holding = {one.node for one in blocks} | {one.node for one in claims}
+    announced = {name: value for (kind, name), value in objects.items() if kind == "routes"}
     listed = {name: value for (kind, name), value in objects.items() if kind == "node"}
     owners: dict[Address, str] = {}
     refused: set[tuple[str, Address]] = set()
     for address in ADDRESSES:
-        tellers = {name for name, some in told.items() if isinstance(some, tuple) and address in some}
+        tellers = {name for name, some in announced.items() if isinstance(some, tuple) and address in some}
         known = {name for name in tellers if name in holding and name != ME}
         of_pods = any(address in one.cidr for one in blocks) or any(address == one.address for one in claims)
         own = objects.get(("own", ""), frozenset())
@@ -126,10 +126,10 @@ def test_whatever_came_before_each_address_is_whose_the_present_state_says(expan
     follow(Addresses, who_has_what, [state(chance) for _ in range(4)], expander, seed)
 
 
-def owners(told: dict[str, str], nodes: dict[str, str] | None = None, *, servers: str = "") -> dict[str, str]:
+def owners(announced: dict[str, str], nodes: dict[str, str] | None = None, *, servers: str = "") -> dict[str, str]:
     """Of n1, n2, n3 and n9, of which each holds a block; addresses by words."""
     found = owners_of(
-        {name: map(ip_address, some.split()) for name, some in told.items()},
+        {name: map(ip_address, some.split()) for name, some in announced.items()},
         [block(f"10.244.{number}.0/26", name) for number, name in enumerate(NODES)],
         [claim("10.244.50.1", "n2")],
         {name: frozenset(map(ip_address, some.split())) for name, some in (nodes or {}).items()},
@@ -139,15 +139,15 @@ def owners(told: dict[str, str], nodes: dict[str, str] | None = None, *, servers
     return {str(address): name for address, name in found.items()}
 
 
-def test_two_nodes_that_tell_one_address_do_not_have_it() -> None:
-    told = {"n2": "172.30.0.2", "n3": "172.30.0.3", "n9": "172.30.0.2"}
-    assert owners(told) == {"172.30.0.3": "n3"}
+def test_two_nodes_that_announce_one_address_do_not_have_it() -> None:
+    announced = {"n2": "172.30.0.2", "n3": "172.30.0.3", "n9": "172.30.0.2"}
+    assert owners(announced) == {"172.30.0.3": "n3"}
 
 
 def test_a_stolen_key_does_not_take_an_address_that_the_api_gives_to_another() -> None:
     nodes = {"n2": "172.30.0.2", "n9": "172.30.0.9"}
-    told = {"n2": "172.30.0.2", "n9": "172.30.0.2 172.30.0.9"}
-    assert owners(told, nodes) == {"172.30.0.2": "n2", "172.30.0.9": "n9"}
+    announced = {"n2": "172.30.0.2", "n9": "172.30.0.2 172.30.0.9"}
+    assert owners(announced, nodes) == {"172.30.0.2": "n2", "172.30.0.9": "n9"}
     assert owners({"n9": "172.30.0.2"}, nodes) == {}, "and the other is silent"
 
 
@@ -182,12 +182,12 @@ def test_who_is_refused_is_named_with_why() -> None:
     for number, name in enumerate(NODES):
         underlay.set_block(ip_network(f"10.244.{number}.0/26"), block(f"10.244.{number}.0/26", name))
     for name in ("n2", "n9"):
-        underlay.tell(name, [ip_address("172.30.0.2")])
+        underlay.announce(name, [ip_address("172.30.0.2")])
     underlay.settle()
     (refusal,) = underlay.refusals.values()
     assert refusal.nodes == ("n2", "n9")
     assert "n2 and n9" in refusal.why
-    underlay.tell("n9", ())
+    underlay.announce("n9", ())
     underlay.settle()
     assert underlay.refusals == {}
 
@@ -197,9 +197,9 @@ def test_a_change_costs_the_addresses_that_it_is_about() -> None:
     for number in range(1000):
         cidr = ip_network(f"10.{number // 250}.{number % 250}.0/26")
         underlay.set_block(cidr, block(str(cidr), f"n{number + 10}"))
-        underlay.tell(f"n{number + 10}", [ip_address(f"172.{16 + number // 250}.{number % 250}.1")])
+        underlay.announce(f"n{number + 10}", [ip_address(f"172.{16 + number // 250}.{number % 250}.1")])
     assert len(underlay.settle()) == 1000
     underlay.set_block(ip_network("10.9.0.0/26"), block("10.9.0.0/26", "n10"))
     assert underlay.settle() == set()
-    underlay.tell("n10", [ip_address("172.31.0.1")])
+    underlay.announce("n10", [ip_address("172.31.0.1")])
     assert underlay.settle() == {ip_address("172.16.0.1"), ip_address("172.31.0.1")}

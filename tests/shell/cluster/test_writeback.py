@@ -224,23 +224,23 @@ def allocatable(api: ApiServer, pool: str, kind: str = "IPPool") -> tuple[str, s
 async def test_a_pool_that_is_not_honoured_says_so_by_condition_and_event(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "ipipMode": "Always"}}, name="tunnel")
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "namespaceSelector": "has(team)"}}, name="kept")
     await api.put("IPPool", {"spec": {"cidr": "10.1.0.0/16"}}, name="plain")
     async with cluster(nats_server, api, tmp_path):
         await until(lambda: allocatable(api, "plain")[:2] == ("True", "OK"))
-        await until(lambda: allocatable(api, "tunnel")[:2] == ("False", "UnsupportedField"))
-        assert "spec.ipipMode Always" in allocatable(api, "tunnel")[2]
+        await until(lambda: allocatable(api, "kept")[:2] == ("False", "UnsupportedField"))
+        assert "spec.namespaceSelector 'has(team)'" in allocatable(api, "kept")[2]
         await until(lambda: len(api.events) == 1)
         (event,) = api.events.values()
-        assert (event["involvedObject"]["name"], event["reason"]) == ("tunnel", "UnsupportedField")
+        assert (event["involvedObject"]["name"], event["reason"]) == ("kept", "UnsupportedField")
         assert event["metadata"]["namespace"] == "default"
-        assert event["message"].endswith("set spec.ipipMode to Never if the nodes are on one L2 network")
+        assert event["message"].endswith("remove spec.namespaceSelector, or disable the pool")
         quiet = len(api.applied)
         await asyncio.sleep(1.0)
         assert len(api.applied) == quiet, "a condition that stands is not written again"
-        there = api.objects["IPPool"]["", "tunnel"]
-        await api.put("IPPool", {**there, "spec": {"cidr": "10.0.0.0/16", "ipipMode": "Never"}}, name="tunnel")
-        await until(lambda: allocatable(api, "tunnel")[:2] == ("True", "OK"))
+        there = api.objects["IPPool"]["", "kept"]
+        await api.put("IPPool", {**there, "spec": {"cidr": "10.0.0.0/16", "namespaceSelector": "all()"}}, name="kept")
+        await until(lambda: allocatable(api, "kept")[:2] == ("True", "OK"))
         assert len(api.events) == 1
 
 
@@ -312,7 +312,7 @@ async def test_what_is_left_out_of_an_object_is_reported_on_it_and_one_namespace
 async def test_a_pool_of_a_kind_without_status_is_left_alone(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "vxlanMode": "Always"}}, name="p")
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "allowedUses": ["Tunnel"]}}, name="p")
     api.refuse(1000, 404, "NotFound", when="PATCH /apis/crd.projectcalico.org/v1/ippools/p/status")
     async with cluster(nats_server, api, tmp_path):
         await until(lambda: len(api.events) == 1)
