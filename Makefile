@@ -3,8 +3,10 @@ SHELL := /bin/bash
 PYTHON := .venv/bin/python
 LAB ?= air
 INSTALL ?= processes
+FABRIC ?= flat
+MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -13,9 +15,9 @@ setup: .venv/.ready ## install what is missing (Debian packages, .venv)
 .venv/.ready: requirements.lock requirements/apt.txt requirements/ship-apt.txt requirements/setup.sh requirements/ship.sh
 	@requirements/setup.sh
 
-lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name, INSTALL=pods)
+lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name, INSTALL=pods, FABRIC=routed, MODEL=vxlan|ipip|wireguard|auto)
 	@$(PYTHON) -m lab preflight
-	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL)
+	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL) --fabric $(FABRIC) --model '$(MODEL)'
 	@$(PYTHON) -m lab tour --name $(LAB)
 
 lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=name)
@@ -32,7 +34,7 @@ test: setup check ## the whole test suite (what CI runs)
 FOCUS ?= \[sig-network\].*\[Conformance\]
 SKIP ?=
 e2e: setup ## the stock Kubernetes suite against the lab (LAB=, FOCUS=, SKIP=); goes on where it stopped
-	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL)
+	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL) --fabric $(FABRIC) --model '$(MODEL)'
 	@$(PYTHON) -m lab.conformance --name $(LAB) --focus '$(FOCUS)' --skip '$(SKIP)'
 
 drill-kills: setup ## the long kills and rebuilds: everything dies or is lost under traffic (about 6 minutes)
@@ -49,6 +51,9 @@ drill-churn: setup ## 10,000 pods and 2,000 policies come and go: no agent's mem
 
 drill-services: setup ## 10,000 Services are made: agents answer, loops stay free (about 13 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_many_services.py -m slow -k ten-thousand
+
+drill-models: setup ## every model of routing into every other under traffic, on both fabrics; the scenario (about 15 minutes)
+	$(PYTHON) -m pytest -s tests/drills/test_models.py tests/journeys/test_hybrid_ipip.py -m slow
 
 drill-bus: setup ## three NATS servers are killed, stopped and set back while agents write (about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bus_of_three.py tests/shell/chassis/bus/test_cluster_of_servers.py -m slow
@@ -101,6 +106,7 @@ compose-test: images compose-setup ## it comes up, every fault of an overlay com
 
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first
+	$(PYTHON) -m bench.models
 
 check: setup ## style, types, walls of the house
 	.venv/bin/ruff check .

@@ -1,4 +1,4 @@
-"""`python -m lab`: up, down, status, env, list, build, preflight, and the tour. Parses, calls, prints; decides
+"""`python -m lab`: up, down, status, env, list, fabric, build, preflight, and the tour. Parses, calls, prints; decides
 nothing.
 """
 
@@ -9,11 +9,11 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lab.cluster import down, preflight, status, up
-from lab.cluster.up import Install
+from lab.cluster import down, fabric, models, preflight, status, up
+from lab.cluster.record import Install, Record
 from lab.images import build, contents
 from lab.paths import paths, settings
-from lab.topology import LabError
+from lab.topology import Fabric, LabError
 
 DEFAULT_NAME = "air"
 
@@ -24,7 +24,15 @@ def _say(text: str) -> None:
 
 def _up(options: argparse.Namespace) -> int:
     install = Install.NOTHING if options.without_mesh else Install(options.install)
-    asyncio.run(up.up(options.name, options.nodes, install, settings(), _say, tag=options.tag))
+    wanted = Record(
+        lab=options.name,
+        nodes=options.nodes,
+        install=install,
+        fabric=Fabric(options.fabric),
+        fabric_mtu=options.fabric_mtu,
+        model=options.model,
+    )
+    asyncio.run(up.up(wanted, settings(), _say, tag=options.tag))
     return 0
 
 
@@ -49,6 +57,21 @@ def _env(options: argparse.Namespace) -> int:
 def _list(_: argparse.Namespace) -> int:
     for line in asyncio.run(status.labs(settings())):
         _say(line)
+    return 0
+
+
+def _fabric(options: argparse.Namespace) -> int:
+    """Show the fabric; `filter` makes what is given the router's only filters, `mtu` its MTU."""
+    where = paths(options.name, settings())
+    if options.action == "filter":
+        fabric.set_filters(where, [fabric.parse_filter(text) for text in options.values])
+    elif options.action == "mtu":
+        if len(options.values) != 1 or not options.values[0].isdigit():
+            raise LabError("fabric mtu: give one number of bytes")
+        fabric.set_mtu(where, int(options.values[0]))
+    elif options.values:
+        raise LabError(f"fabric show: {options.values[0]!r} is nothing to show")
+    _say(fabric.summary(where))
     return 0
 
 
@@ -84,12 +107,13 @@ def parser() -> argparse.ArgumentParser:
         ("env", _env, "shell lines that point kubectl and airmesh at a lab"),
         ("tour", _other, "the main job: apply the shop, connect everything, print what happened"),
         ("list", _list, "the labs on this machine"),
+        ("fabric", _fabric, "the network between the nodes; filter proto:4 udp:4789, filter, mtu 1400: of its router"),
         ("build", _build, "build what is missing and stop"),
         ("preflight", _preflight, "what this machine lacks, with the remedies"),
     ):
         one = verbs.add_parser(verb, help=text)
         one.set_defaults(function=function)
-        if verb in {"up", "down", "status", "env", "tour"}:
+        if verb in {"up", "down", "status", "env", "fabric", "tour"}:
             one.add_argument("--name", default=os.environ.get("LAB", DEFAULT_NAME), help="the lab's name")
         if verb == "up":
             one.add_argument("--nodes", type=int, default=3)
@@ -101,6 +125,22 @@ def parser() -> argparse.ArgumentParser:
                 help="agents are processes of the lab, or pods that `airmesh install` brings (after `make images`)",
             )
             one.add_argument("--tag", default="", help="of the images, with --install pods")
+            one.add_argument(
+                "--fabric",
+                choices=[str(one) for one in Fabric],
+                default=str(Fabric.FLAT),
+                help="the nodes' network: one layer-2 network, or two with a router between",
+            )
+            one.add_argument("--fabric-mtu", type=int, default=0, help="of the way between the segments (1280 to 1500)")
+            one.add_argument(
+                "--model",
+                choices=["", *models.MODELS],
+                default="",
+                help="of routing, that pools ask for; a lab that is up changes to it",
+            )
+        if verb == "fabric":
+            one.add_argument("action", nargs="?", choices=["show", "filter", "mtu"], default="show")
+            one.add_argument("values", nargs="*", help="of filter: proto:4, udp:4789; none: all passes. Of mtu: bytes")
         if verb == "env":
             one.add_argument("lab", nargs="?", help="the lab's name")
         if verb == "build":

@@ -65,6 +65,11 @@ class NodePaths:
         return self.run / "cni.sock"
 
     @property
+    def wireguard(self) -> Path:
+        """Where the node's userspace WireGuard, where the kernel has none, listens for its configuration."""
+        return self.run / "wireguard"
+
+    @property
     def bpffs(self) -> Path:
         """The node's own bpffs mount: the root of its pins."""
         return self.run / "bpf"

@@ -10,16 +10,26 @@ addresses inside. Refuses names and sizes that the kernel or Kubernetes would re
     am-<lab>-cp    fab0 172.30.0.2    fd00:172:30::2     mgmt0 172.31.0.2
     am-<lab>-nI    fab0 172.30.0.10+I fd00:172:30::10+I  mgmt0 172.31.0.10+I   (the last group in decimal digits)
 
+A routed fabric has a second segment, and between the two a router that knows no address of a pod:
+
+    am-<lab>-fab   bridge `fabric2` 172.30.1.1/24 fd00:172:30:1::1/64
+    am-<lab>-rtr   seg0 172.30.0.254 fd00:172:30::254    seg1 172.30.1.254 fd00:172:30:1::254
+    am-<lab>-nI    of the second half: fab0 172.30.1.10+I fd00:172:30:1::10+I
+
 Kernel quirks: an interface's name has at most 15 bytes; a fresh IPv6 address is tentative for a second unless `nodad`.
 """
 
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
 FABRIC4 = IPv4Network("172.30.0.0/24")
 FABRIC6 = IPv6Network("fd00:172:30::/64")
+SEGMENTS4 = IPv4Network("172.30.0.0/23")
+SEGMENTS6 = IPv6Network("fd00:172:30::/63")
+"""Of both segments."""
 MANAGEMENT4 = IPv4Network("172.31.0.0/24")
 GATEWAY4 = IPv4Address("172.30.0.1")
 GATEWAY6 = IPv6Address("fd00:172:30::1")
@@ -31,7 +41,17 @@ API_SERVICE6 = IPv6Address("fd00:10:96::1")
 FABRIC_LINK = "fab0"
 MANAGEMENT_LINK = "mgmt0"
 FABRIC_BRIDGE = "fabric"
+SECOND_BRIDGE = "fabric2"
 MANAGEMENT_BRIDGE = "mgmt"
+ROUTER_LINKS = ("seg0", "seg1")
+"""The router's, one a segment."""
+FABRIC_MTU = 1500
+"""Of every link of the fabric; the way between the segments may be narrower."""
+LEAST_FABRIC_MTU = 1280
+"""What every link takes that carries IPv6 (RFC 8200, 5)."""
+OUTSIDE4 = (IPv4Network("192.0.2.0/24"), IPv4Network("198.51.100.0/24"))
+OUTSIDE6 = (IPv6Network("2001:db8::/32"),)
+"""What the router knows to be behind the outside host: networks for documentation (see `conformance/cloud.py`)."""
 MAXIMUM_NODES = 60
 ZONES = 3
 _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
@@ -39,6 +59,55 @@ _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 class LabError(Exception):
     """Something a person has to mend; the text names the field or thing and the remedy."""
+
+
+class Fabric(StrEnum):
+    """How the nodes' network is laid out."""
+
+    FLAT = "flat"
+    """One layer-2 network."""
+    ROUTED = "routed"
+    """Two, with a router between them: host-gw cannot serve every pair of nodes."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Segment:
+    """One layer-2 network of the fabric, on which the outside host has the first address."""
+
+    bridge: str
+    network4: IPv4Network
+    network6: IPv6Network
+    gateway4: IPv4Address
+    gateway6: IPv6Address
+    """Where its hosts send what is not on it: to the outside host, or to the router."""
+    router_link: str = ""
+    """The router's interface on it; empty where there is no router."""
+
+    @property
+    def outside4(self) -> IPv4Address:
+        """The outside host's address."""
+        return self.network4.network_address + 1
+
+    @property
+    def outside6(self) -> IPv6Address:
+        """The outside host's address."""
+        return self.network6.network_address + 1
+
+
+FLAT = Segment(bridge=FABRIC_BRIDGE, network4=FABRIC4, network6=FABRIC6, gateway4=GATEWAY4, gateway6=GATEWAY6)
+ROUTED = tuple(
+    Segment(
+        bridge=bridge,
+        network4=IPv4Network(f"172.30.{number}.0/24"),
+        network6=network6,
+        gateway4=IPv4Address(f"172.30.{number}.254"),
+        gateway6=IPv6Address(f"{network6.network_address}254"),
+        router_link=link,
+    )
+    for number, (bridge, network6, link) in enumerate(
+        zip((FABRIC_BRIDGE, SECOND_BRIDGE), SEGMENTS6.subnets(new_prefix=64), ROUTER_LINKS, strict=True)
+    )
+)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,6 +119,7 @@ class Host:
     fabric4: IPv4Address
     fabric6: IPv6Address
     management4: IPv4Address
+    segment: Segment = FLAT
     zone: str = ""
     """Of a node: what topology.kubernetes.io/zone says of it."""
 
@@ -67,6 +137,11 @@ class Topology:
     fabric_namespace: str
     control: Host
     nodes: tuple[Host, ...]
+    segments: tuple[Segment, ...] = (FLAT,)
+    router_namespace: str = ""
+    """Empty where the fabric has no router."""
+    mtu: int = FABRIC_MTU
+    """The largest packet, in bytes, that the way between the segments takes."""
 
     @property
     def hosts(self) -> tuple[Host, ...]:
@@ -76,7 +151,8 @@ class Topology:
     @property
     def namespaces(self) -> tuple[str, ...]:
         """Every namespace, the fabric's first."""
-        return (self.fabric_namespace, *(host.namespace for host in self.hosts))
+        router = [self.router_namespace] if self.router_namespace else []
+        return (self.fabric_namespace, *router, *(host.namespace for host in self.hosts))
 
 
 def check_name(lab: str) -> str:
@@ -91,29 +167,51 @@ def prefix(lab: str) -> str:
     return f"am-{lab}-"
 
 
-def _host(lab: str, name: str, number: int, zone: str = "") -> Host:
+def _host(lab: str, name: str, number: int, segment: Segment, zone: str = "") -> Host:
     # The last group of the IPv6 address shows the IPv4 host's decimal digits (…::11 for .11): read, not computed with.
     return Host(
         name=name,
         namespace=prefix(lab) + name,
-        fabric4=FABRIC4.network_address + number,
-        fabric6=IPv6Address(f"fd00:172:30::{number}"),
+        fabric4=segment.network4.network_address + number,
+        fabric6=IPv6Address(f"{segment.network6.network_address}{number}"),
         management4=MANAGEMENT4.network_address + number,
+        segment=segment,
         zone=zone,
     )
 
 
-def plan(lab: str, nodes: int) -> Topology:
-    """The network of lab `lab` with `nodes` nodes (1 to 60), dealt out to three zones. Raises `LabError`."""
+def plan(lab: str, nodes: int, fabric: Fabric = Fabric.FLAT, mtu: int = 0) -> Topology:
+    """The network of lab `lab` with `nodes` nodes (1 to 60), dealt out to three zones. Raises `LabError`.
+
+    In a routed fabric the control plane and the first half of the nodes are on the first segment. ``mtu``: of the way
+    between the segments; 0: as large as their links'.
+    """
     check_name(lab)
     if not 1 <= nodes <= MAXIMUM_NODES:
         raise LabError(f"nodes {nodes}: a lab has 1 to {MAXIMUM_NODES}")
+    if fabric is Fabric.FLAT and mtu:
+        raise LabError(f"fabric MTU {mtu}: a flat fabric has no way between segments; ask for --fabric routed")
+    segments = ROUTED if fabric is Fabric.ROUTED else (FLAT,)
+    first = max(1, nodes // 2) if len(segments) > 1 else nodes
     return Topology(
         lab=lab,
         fabric_namespace=prefix(lab) + "fab",
-        control=_host(lab, "cp", 2),
-        nodes=tuple(_host(lab, f"n{i}", 10 + i, f"z{(i - 1) % ZONES + 1}") for i in range(1, nodes + 1)),
+        control=_host(lab, "cp", 2, segments[0]),
+        nodes=tuple(
+            _host(lab, f"n{i}", 10 + i, segments[0 if i <= first else 1], f"z{(i - 1) % ZONES + 1}")
+            for i in range(1, nodes + 1)
+        ),
+        segments=segments,
+        router_namespace=prefix(lab) + "rtr" if len(segments) > 1 else "",
+        mtu=check_mtu(mtu or FABRIC_MTU),
     )
+
+
+def check_mtu(mtu: int) -> int:
+    """The MTU of the way between segments back, or `LabError`."""
+    if not LEAST_FABRIC_MTU <= mtu <= FABRIC_MTU:
+        raise LabError(f"fabric MTU {mtu}: {LEAST_FABRIC_MTU} to {FABRIC_MTU} bytes")
+    return mtu
 
 
 def namespace_commands(topology: Topology) -> Iterator[str]:
@@ -122,19 +220,24 @@ def namespace_commands(topology: Topology) -> Iterator[str]:
 
 
 def fabric_commands(topology: Topology) -> Iterator[str]:
-    """Lines of `ip -n <fabric namespace> -batch`: two bridges, and a cable from each to every host.
+    """Lines of `ip -n <fabric namespace> -batch`: the bridges, and a cable from each to every host and to the router.
 
     The far end is made in the host's namespace at once, so nothing ever appears in the machine's own.
     """
     yield "link set lo up"
-    for bridge in (FABRIC_BRIDGE, MANAGEMENT_BRIDGE):
+    for bridge in (*(segment.bridge for segment in topology.segments), MANAGEMENT_BRIDGE):
         # Without spanning tree a port forwards from the start; with it the first 30 s would be silent.
         yield f"link add {bridge} type bridge stp_state 0 forward_delay 0 mcast_snooping 0"
         yield f"link set {bridge} up"
-    yield f"addr add {GATEWAY4}/{FABRIC4.prefixlen} dev {FABRIC_BRIDGE}"
-    yield f"addr add {GATEWAY6}/{FABRIC6.prefixlen} dev {FABRIC_BRIDGE} nodad"
+    for segment in topology.segments:
+        yield f"addr add {segment.outside4}/{segment.network4.prefixlen} dev {segment.bridge}"
+        yield f"addr add {segment.outside6}/{segment.network6.prefixlen} dev {segment.bridge} nodad"
+        if segment.router_link:
+            port = f"r-{segment.router_link}"
+            yield f"link add {port} type veth peer name {segment.router_link} netns {topology.router_namespace}"
+            yield f"link set {port} master {segment.bridge} up"
     for host in topology.hosts:
-        for link, bridge in ((FABRIC_LINK, FABRIC_BRIDGE), (MANAGEMENT_LINK, MANAGEMENT_BRIDGE)):
+        for link, bridge in ((FABRIC_LINK, host.segment.bridge), (MANAGEMENT_LINK, MANAGEMENT_BRIDGE)):
             port = f"{link[0]}-{host.name}"
             yield f"link add {port} type veth peer name {link} netns {host.namespace}"
             yield f"link set {port} master {bridge} up"
@@ -142,14 +245,40 @@ def fabric_commands(topology: Topology) -> Iterator[str]:
 
 def host_commands(host: Host) -> Iterator[str]:
     """Lines of `ip -n <host namespace> -batch`: addresses and the default routes a real machine has."""
+    segment = host.segment
     yield "link set lo up"
-    yield f"addr add {host.fabric4}/{FABRIC4.prefixlen} dev {FABRIC_LINK}"
-    yield f"addr add {host.fabric6}/{FABRIC6.prefixlen} dev {FABRIC_LINK} nodad"
+    yield f"addr add {host.fabric4}/{segment.network4.prefixlen} dev {FABRIC_LINK}"
+    yield f"addr add {host.fabric6}/{segment.network6.prefixlen} dev {FABRIC_LINK} nodad"
     yield f"addr add {host.management4}/{MANAGEMENT4.prefixlen} dev {MANAGEMENT_LINK}"
     yield f"link set {FABRIC_LINK} up"
     yield f"link set {MANAGEMENT_LINK} up"
-    yield f"route add default via {GATEWAY4} dev {FABRIC_LINK}"
-    yield f"route add default via {GATEWAY6} dev {FABRIC_LINK}"
+    yield f"route add default via {segment.gateway4} dev {FABRIC_LINK}"
+    yield f"route add default via {segment.gateway6} dev {FABRIC_LINK}"
+
+
+def router_commands(topology: Topology) -> Iterator[str]:
+    """Lines of `ip -n <router's namespace> -batch`: a leg on each segment, and no way to any other address.
+
+    What is too large for the way between the segments is answered with ICMP, as by a router on a narrow link: routes
+    carry the MTU, not links, since a link would drop what is too large for it in silence.
+    """
+    yield "link set lo up"
+    for segment in topology.segments:
+        link = segment.router_link
+        yield f"addr add {segment.gateway4}/{segment.network4.prefixlen} dev {link} noprefixroute"
+        yield f"addr add {segment.gateway6}/{segment.network6.prefixlen} dev {link} nodad noprefixroute"
+        yield f"link set {link} up"
+    yield from mtu_commands(topology)
+    for network in (*OUTSIDE4, *OUTSIDE6):
+        outside = topology.segments[0].outside4 if network.version == 4 else topology.segments[0].outside6
+        yield f"route add {network} via {outside} dev {topology.segments[0].router_link}"
+
+
+def mtu_commands(topology: Topology) -> Iterator[str]:
+    """The router's ways to its segments, with the MTU of the plan; what was there is replaced."""
+    for segment in topology.segments:
+        for network in (segment.network4, segment.network6):
+            yield f"route replace {network} dev {segment.router_link} mtu {topology.mtu}"
 
 
 def host_sysctls() -> dict[str, str]:
@@ -181,4 +310,15 @@ def fabric_sysctls() -> dict[str, str]:
         "ipv4/conf/default/rp_filter": "0",
         "ipv6/conf/all/accept_dad": "0",
         "ipv6/conf/default/accept_dad": "0",
+    }
+
+
+def router_sysctls() -> dict[str, str]:
+    """Settings of the router's namespace, to be written before its links exist: it forwards, and never tells a host of
+    a shorter way past it.
+    """
+    return {
+        **host_sysctls(),
+        "ipv4/conf/all/send_redirects": "0",
+        "ipv4/conf/default/send_redirects": "0",
     }

@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,7 @@ import pytest
 from chassis.bus import tls
 from lab import topology
 from lab.cluster import launch, ledger, mesh, port_forward, preflight
-from lab.cluster.up import read_record
+from lab.cluster.record import read_record
 from lab.paths import SOURCE, Paths, paths, settings
 from lab.topology import Host
 from tests.agent_logs import LOGS
@@ -141,7 +142,20 @@ def attach(name: str) -> Lab:
     record = read_record(where)
     assert record is not None, f"lab {name} is not there"
     assert record.finished, f"lab {name} did not come up"
-    return Lab(where=where, topology=topology.plan(name, record.nodes), _ports=port_forward.read_ports(where.ports))
+    return Lab(where=where, topology=record.topology, _ports=port_forward.read_ports(where.ports))
+
+
+@contextmanager
+def raised(name: str, *arguments: str) -> Iterator[Lab]:
+    """A lab of another shape than the session's, up meanwhile; ``arguments`` of `up`."""
+    lacking: list[str] = []
+    if preflight.report(lacking.append):
+        pytest.fail("\n".join(lacking), pytrace=False)
+    try:
+        _lab("up", "--name", name, *arguments, seconds=_UP_SECONDS)
+        yield attach(name)
+    finally:
+        _lab("down", "--name", name, seconds=_DOWN_SECONDS)
 
 
 @pytest.fixture(scope="session")

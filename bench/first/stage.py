@@ -27,7 +27,7 @@ from typing import Any
 from chassis.bus import tls
 from lab import topology
 from lab.cluster import launch, ledger, mesh, namespaces, port_forward
-from lab.cluster.up import read_record
+from lab.cluster.record import read_record
 from lab.paths import SOURCE, paths, settings
 from lab.topology import Host
 
@@ -45,7 +45,7 @@ class Stage:
         record = read_record(self.where)
         if record is None or not record.finished:
             raise SystemExit(f"lab {NAME} is not up: python -m lab up --name {NAME}")
-        self.plan = topology.plan(NAME, record.nodes)
+        self.plan = record.topology
         self.scratch = scratch
         self._stack = stack
 

@@ -19,12 +19,12 @@ from lab.cluster import ledger, namespaces
 from lab.cluster.node import DEVICE_PLUGINS, HOST_FOLDERS
 from lab.cluster.pinned import BpfObject, behind, exists
 from lab.paths import MARKER, Paths
-from lab.topology import FABRIC4, FABRIC6, MANAGEMENT4, SERVICES4, SERVICES6
+from lab.topology import MANAGEMENT4, SEGMENTS4, SEGMENTS6, SERVICES4, SERVICES6
 
 PROC = Path("/proc")
 RANGES = (
-    FABRIC4,
-    FABRIC6,
+    SEGMENTS4,
+    SEGMENTS6,
     MANAGEMENT4,
     SERVICES4,
     SERVICES6,

@@ -3,7 +3,7 @@
 Owns which service runs where, how many of it, and the environment each gets (the settings that a DaemonSet or a
 Deployment would give). Nothing here knows what a service does. `control` below is the control plane's namespace.
 
-    control: NATS, cluster ×1, ipam ×2, policy ×2, dns ×1, routing as a gateway (so that the API server reaches pods)
+    control: NATS, cluster ×1, ipam ×2, policy ×2, dns ×1, routing and dataplane as a gateway (API server to pods)
     node:    routing, dataplane
 
 Health ports differ within a namespace (all listen on loopback).
@@ -68,26 +68,32 @@ def agents(where: Paths, topology: Topology, cache: Path, cgroup: str) -> Iterat
                 name=name, service=service, host=topology.control, user=service, health_port=port, settings=settings
             )
             port += 1
-    yield Agent(
-        name="routing-cp",
-        service="routing",
-        host=topology.control,
-        user="routing-cp",
-        health_port=port,
-        settings={
-            "AIRMESH_GATEWAY": "true",
-            "AIRMESH_NODE": "cp",
-            "AIRMESH_UPLINKS": FABRIC_LINK,
-            "AIRMESH_STATE_DIR": str(where.state / "cp" / "airmesh"),
-        },
-    )
+    yield from _gateway(where, topology.control, cache, port)
     for host in topology.nodes:
         yield from _node_agents(where, host, cache, cgroup)
+
+
+def _gateway(where: Paths, host: Host, cache: Path, port: int) -> Iterator[Agent]:
+    """Agents of a machine that is no node and has no pods: routes to those of the nodes, and tunnels."""
+    of = where.node(host.name)
+    common = {
+        "AIRMESH_GATEWAY": "true",
+        "AIRMESH_NODE": host.name,
+        "AIRMESH_UPLINKS": FABRIC_LINK,
+        "AIRMESH_STATE_DIR": str(of.agents),
+    }
+    packets = {"AIRMESH_PIN_ROOT": str(of.bpffs), "AIRMESH_BPF_CACHE": str(cache / "bpf")}
+    sockets = {"AIRMESH_WIREGUARD_SOCKETS": str(of.wireguard)}
+    for number, (service, more) in enumerate((("routing", sockets), ("dataplane", packets))):
+        name = f"{service}-{host.name}"
+        settings = {**common, **more}
+        yield Agent(name=name, service=service, host=host, user=name, health_port=port + number, settings=settings)
 
 
 def _node_agents(where: Paths, host: Host, cache: Path, cgroup: str) -> Iterator[Agent]:
     of = where.node(host.name)
     common = {"AIRMESH_NODE": host.name, "AIRMESH_STATE_DIR": str(of.agents), "AIRMESH_UPLINKS": FABRIC_LINK}
+    sockets = {"AIRMESH_WIREGUARD_SOCKETS": str(of.wireguard)}
     packets = {
         "AIRMESH_PIN_ROOT": str(of.bpffs),
         "AIRMESH_CGROUP": cgroup,
@@ -96,7 +102,7 @@ def _node_agents(where: Paths, host: Host, cache: Path, cgroup: str) -> Iterator
         "AIRMESH_BPF_CACHE": str(cache / "bpf"),
         "AIRMESH_EXTERNAL_IPS": EXTERNAL_IPS,
     }
-    for number, (service, more) in enumerate((("routing", {}), ("dataplane", packets))):
+    for number, (service, more) in enumerate((("routing", sockets), ("dataplane", packets))):
         name = f"{service}-{host.name}"
         yield Agent(
             name=name,
@@ -152,7 +158,9 @@ def nats_server() -> str:
 async def bus(launcher: Launcher, topology: Topology) -> None:
     """Users, configuration and the server (agents try until it takes connections)."""
     where, host = launcher.where, topology.control
-    users = nats_config.make_users(ROLES, [n.name for n in topology.nodes], extra=[("routing", "cp")])
+    users = nats_config.make_users(
+        ROLES, [n.name for n in topology.nodes], extra=[(role, host.name) for role in ("routing", "dataplane")]
+    )
     nats_config.write_seeds(users, where.nats / "seeds")
     await pki.make_bus(host, authority(where).parent)
     server = nats_config.Server(

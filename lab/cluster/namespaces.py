@@ -46,10 +46,15 @@ def make(topology: Topology) -> None:
     # Before any link exists: `default` is what new links start with.
     with ThreadPoolExecutor(8) as pool:
         fabric = pool.submit(_write_sysctls, topology.fabric_namespace, plans.fabric_sysctls())
-        for result in [pool.submit(_write_sysctls, h.namespace, plans.host_sysctls()) for h in topology.hosts]:
+        others = {host.namespace: plans.host_sysctls() for host in topology.hosts}
+        if topology.router_namespace:
+            others[topology.router_namespace] = plans.router_sysctls()
+        for result in [pool.submit(_write_sysctls, *one) for one in others.items()]:
             result.result()
         fabric.result()
         batch(plans.fabric_commands(topology), topology.fabric_namespace)
+        if topology.router_namespace:
+            batch(plans.router_commands(topology), topology.router_namespace)
         list(pool.map(_configure, topology.hosts))
 
 

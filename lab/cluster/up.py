@@ -1,9 +1,8 @@
 """Brings a lab up: everything of it, in the order of its dependencies and concurrently where there is none.
 
-Owns `lab.json`, the record of what was asked for and whether it came to be. Promises progress lines with the time
-gone by, a deadline on every wait, and an error with the end of the log of whatever failed. A lab that is up is left
-as it is; the remains of one that is half there (a crash, a reboot) are removed first, since nothing in a lab is
-worth repairing.
+Promises progress lines with the time gone by, a deadline on every wait, and an error with the end of the log of
+whatever failed. A lab that is up keeps its shape, and is asked for another model or MTU where one is wanted; the
+remains of one that is half there (a crash, a reboot) are removed first, since nothing in a lab is worth repairing.
 
     products, images ─┐
     namespaces ─┬─ supervisor ─┬─ etcd, API server ─┬─ controllers, scheduler, kinds and pools ─┬─ nodes ready ─ names
@@ -18,58 +17,34 @@ import base64
 import shutil
 import time
 from collections.abc import Callable
-from enum import StrEnum
 from pathlib import Path
 
 import msgspec
 
-from lab.cluster import control, down, ledger, leftovers, mesh, namespaces, node, pki, pods, port_forward
+from lab.cluster import (
+    control,
+    down,
+    fabric,
+    ledger,
+    leftovers,
+    mesh,
+    models,
+    namespaces,
+    node,
+    pki,
+    pods,
+    port_forward,
+)
 from lab.cluster.api import Api, has_condition
 from lab.cluster.launch import Launcher, begin, command, connect, kubectl, tail
+from lab.cluster.record import Install, Record, read_record, write_record
 from lab.cluster.supervisor import State
 from lab.images import build, contents
 from lab.paths import SOURCE, Paths, Settings, paths
-from lab.topology import Host, LabError, Topology, plan
+from lab.topology import Host, LabError, Topology
 
 _COMMAND_SECONDS, _IMPORT_SECONDS = 60.0, 240.0
 _ROUNDS, _ROUND_SECONDS = 12, 0.5
-
-
-class Install(StrEnum):
-    """How airmesh comes into a lab."""
-
-    PROCESSES = "processes"
-    """Agents are processes of the lab, of this tree's code."""
-    PODS = "pods"
-    """`airmesh install` brings images of it, as into any cluster."""
-    NOTHING = "nothing"
-    """Kubernetes alone: nodes stay NotReady."""
-
-
-class Record(msgspec.Struct, frozen=True, kw_only=True):
-    """`lab.json`. `finished`: `up` came to its end."""
-
-    lab: str
-    nodes: int
-    install: Install = Install.PROCESSES
-    finished: bool = False
-
-    @property
-    def mesh(self) -> bool:
-        """Whether it has airmesh."""
-        return self.install is not Install.NOTHING
-
-
-def read_record(where: Paths) -> Record | None:
-    """What a lab was asked to be; None when there is no lab (or only half a file of one)."""
-    try:
-        return msgspec.json.decode(where.record.read_bytes(), type=Record)
-    except (FileNotFoundError, msgspec.DecodeError, UnicodeDecodeError):
-        return None
-
-
-def _write_record(where: Paths, record: Record) -> None:
-    ledger.write(where.record, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
 
 
 class Progress:
@@ -87,10 +62,10 @@ class Progress:
 class Rise:
     """One lab on its way up. The methods are its stages."""
 
-    def __init__(self, where: Paths, topology: Topology, install: Install, products: dict[str, Path]) -> None:
+    def __init__(self, where: Paths, topology: Topology, wanted: Record, products: dict[str, Path]) -> None:
         self.where = where
         self.topology = topology
-        self.install = install
+        self.install, self.model = wanted.install, wanted.model
         self.products = products
         self.archives: list[Path] = []
         self.images: asyncio.Task[Path] | None = None
@@ -118,6 +93,13 @@ class Rise:
         names = {"ca": "ca.crt", "certificate": f"{leaf}.crt", "key": f"{leaf}.key"}
         files = {part: base64.b64encode((folder / name).read_bytes()).decode() for part, name in names.items()}
         ledger.write(path, control.kubeconfig(server, leaf, files).encode())
+
+    async def gateway(self) -> None:
+        """What the control plane's machine needs for agents that carry packets: its own bpffs."""
+        of = self.where.node(self.topology.control.name)
+        for folder in (of.run, of.bpffs, of.agents):
+            folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        await asyncio.to_thread(namespaces.run, ["mount", "-t", "bpf", "bpf", str(of.bpffs)])
 
     async def _component(self, name: str, argv: list[str], host: Host) -> None:
         command = node.inside(host, [str(self.products["k8s"]), *argv])
@@ -241,38 +223,36 @@ async def is_up(where: Paths) -> bool:
     return True
 
 
-async def up(
-    lab: str, nodes: int, install: Install, given: Settings, out: Callable[[str], None], *, tag: str = ""
-) -> Paths:
-    """Bring lab `lab` up; ``tag`` of the images in pods, the manifests' unless given. Raises `LabError`; what was made
+async def up(wanted: Record, given: Settings, out: Callable[[str], None], *, tag: str = "") -> Paths:
+    """Bring a lab up; ``tag`` of the images in pods, the manifests' unless given. Raises `LabError`; what was made
     until then stays for a look, `down` removes it.
     """
-    say = Progress(out)
-    where, topology = paths(lab, given), plan(lab, nodes)
+    say, lab = Progress(out), wanted.lab
+    models.check_served(wanted.model)
+    where, topology = paths(lab, given), wanted.topology
     if await is_up(where):
-        _same(read_record(where), nodes, install)
+        await _same(where, wanted)
         await check_whole(where)
         say(f"lab {lab} is up already")
         return where
     if down.leftovers(where):
         say(f"lab {lab} is half there: removing it first")
         await asyncio.to_thread(down.down, where, lambda _: None)
-    if install is Install.PODS:
+    if wanted.install is Install.PODS:
         await asyncio.to_thread(pods.find_images, tag)
-    processes = install is Install.PROCESSES
+    processes = wanted.install is Install.PROCESSES
     targets = build.TARGETS if processes else tuple(t for t in build.TARGETS if t is not build.CNI)
     products = await build.build_all(targets, given.cache, say)
     archives = await asyncio.to_thread(contents.build, products, given.cache)
-    record = Record(lab=lab, nodes=nodes, install=install)
     where.state.mkdir(parents=True, exist_ok=True, mode=0o700)
-    _write_record(where, record)
+    write_record(where, wanted)
     where.machine_routes.write_text("\n".join(leftovers.machine_routes()))
-    rise = Rise(where, topology, install, products)
+    rise = Rise(where, topology, wanted, products)
     rise.archives = list(archives.values())
     await _rise(rise, given, say, tag)
     await check_whole(where)
-    _write_record(where, msgspec.structs.replace(record, finished=True))
-    say(f"lab {lab} is up: {nodes} nodes")
+    write_record(where, msgspec.structs.replace(wanted, finished=True))
+    say(f"lab {lab} is up: {wanted.nodes} nodes, fabric {wanted.fabric}")
     return where
 
 
@@ -291,10 +271,15 @@ async def check_whole(where: Paths) -> None:
     raise LabError(f"lab {where.lab} is there, but not whole:\n{tails}")
 
 
-def _same(record: Record | None, nodes: int, install: Install) -> None:
-    if record is not None and (record.nodes, record.install) != (nodes, install):
-        asked = f"--nodes {record.nodes} --install {record.install}"
-        raise LabError(f"lab {record.lab} is up with {asked}: run `down` first for another shape")
+async def _same(where: Paths, wanted: Record) -> None:
+    """A lab that is up is what is wanted of it. Raises `LabError`."""
+    record = read_record(where)
+    if record is not None and record.shape != wanted.shape:
+        raise LabError(f"lab {record.lab} is up with {record.shape}: run `down` first for another shape")
+    if record is not None and wanted.fabric_mtu:
+        await asyncio.to_thread(fabric.set_mtu, where, wanted.fabric_mtu)
+    if record is not None and wanted.model:
+        await models.ask(where, wanted.model)
 
 
 async def _rise(rise: Rise, given: Settings, say: Progress, tag: str) -> None:
@@ -314,12 +299,17 @@ async def _rise(rise: Rise, given: Settings, say: Progress, tag: str) -> None:
             await rise.objects()
             say("CoreDNS applied" if rise.pods else "kinds, pools and CoreDNS applied")
             if processes:
+                if rise.model:
+                    await models.ask(rise.where, rise.model)
+                await rise.gateway()
                 await mesh.services(rise.launcher, rise.topology, given)
                 say("mesh started")
         if rise.images is not None:
             rise.images.result().unlink()  # it is in the nodes' runtimes by now
         if rise.pods:
             await pods.install(rise.where, rise.topology, tag, say)
+            if rise.model:
+                await models.ask(rise.where, rise.model)
         if rise.install is not Install.NOTHING:
             await rise.registered("Ready")
             say("nodes ready")

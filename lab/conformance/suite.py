@@ -25,11 +25,11 @@ import zlib
 from dataclasses import asdict
 from pathlib import Path
 
-from lab.cluster.up import read_record
+from lab.cluster.record import read_record
 from lab.conformance import cloud, images, report, resolver
 from lab.conformance.report import Result, done, note
 from lab.paths import Paths, paths, settings
-from lab.topology import LabError, Topology, plan
+from lab.topology import LabError, Topology
 
 SPEC_SECONDS, SLOW_SPEC_SECONDS = 420.0, 1500.0
 """After this a spec is ended and counts as failed; the suite's own waits are mostly at most five minutes. The longer
@@ -177,7 +177,7 @@ async def run(arguments: argparse.Namespace) -> int:
     record = read_record(lab)
     if record is None or not record.finished:
         raise LabError(f"lab {arguments.name} is not up: run `make lab` first")
-    topology = plan(arguments.name, record.nodes)
+    topology = record.topology
     print(f"suite and images for {len(topology.nodes)} nodes", flush=True)
     program = await images.prepare(lab, given.cache, topology, print)
     out = Path(arguments.out or given.cache / "conformance" / arguments.name)

@@ -2,7 +2,8 @@
 
 Owns the order of the tour and its verdict. Promises exit code 0 only if every agent is well, every pod has the
 addresses that Kubernetes says, every connection did what policy says, every Service led to its own pods, the moved pod
-kept its addresses, and every denied connection was told by name. It can be run again and again; the lab stays up.
+kept its addresses, every denied connection was told by name, and packets between nodes were on the wire what the
+nodes' routes say. It can be run again and again; the lab stays up.
 """
 
 from __future__ import annotations
@@ -16,14 +17,17 @@ from typing import Any
 from rich.console import Console
 
 from lab.cluster import up
+from lab.cluster.capture import Capture
+from lab.cluster.record import Record, read_record
 from lab.paths import SOURCE, Paths
-from lab.topology import LabError
+from lab.topology import Host, LabError
 from lab.tour import tables as shown
 from lab.tour.drops import drops, parse_drop
 from lab.tour.move import move
 from lab.tour.probes import Outcome, Pod, Probe, cells, parse_pod, probes
 from lab.tour.services import Answered, Check, answered, checks, parse_service
 from lab.tour.shell import Hands
+from lab.tour.ways import Way, counted, pairs, ways
 
 EXAMPLE = SOURCE / "examples" / "shop"
 NAMESPACES = ("shop", "prod")
@@ -149,6 +153,29 @@ class Tour:
         }
         return [by_ends[probe.source.full_name, probe.url] for probe in tried]
 
+    async def routes(
+        self, nodes: Sequence[Host], pods: Sequence[Pod], outcomes: Sequence[Outcome], wire: Capture
+    ) -> None:
+        """What each pair of nodes uses: what agents say, the kernel's routes, and what was on the wire meanwhile."""
+        _, said = await self.hands.observe("routes")
+        self._print(said)
+        asked = list(pairs(nodes, pods))
+        found = await asyncio.gather(*(self.hands.route(source.netns, str(address)) for source, _, address in asked))
+        routes: dict[tuple[str, str, int], dict[str, Any]] = {
+            (source.name, there.name, address.version): route
+            for (source, there, address), route in zip(asked, found, strict=True)
+        }
+        crossed = {
+            (one.probe.source.node, one.probe.target.node, one.probe.address.version)
+            for one in outcomes
+            if one.connected
+        }
+        seen: Sequence[Way] = ways(routes, counted(wire.seen.items(), nodes, pods), crossed, nodes)
+        shown.ways(self.page, seen)
+        self.wrong += [one.disagreement for one in seen if one.disagreement]
+        if wire.missed:
+            self.wrong.append(f"{wire.missed} packets passed the capture by: it had no room for them")
+
     async def services(self, pods: Sequence[Pod], outcomes: Sequence[Outcome]) -> None:
         """Each Service by name and by cluster IP, from a pod that may and from one that may not."""
         listed = await self.hands.objects("services", *NAMESPACES)
@@ -183,8 +210,9 @@ class Tour:
         self.page.file.write(said)
 
 
-async def tour(where: Paths, say: Callable[[str], None]) -> int:
+async def tour(where: Paths, record: Record, say: Callable[[str], None]) -> int:
     """Walk through the lab at `where`; 0 if everything agrees, else 1. Raises `LabError` when it cannot go on."""
+    topology = record.topology
     began = time.monotonic()
     page = Console(highlight=False)
     if not page.is_terminal:
@@ -193,7 +221,9 @@ async def tour(where: Paths, say: Callable[[str], None]) -> int:
     pods = await walk.apply()
     await walk.agents()
     await walk.addresses(pods)
-    outcomes = await walk.matrix(pods)
+    with Capture.of_lab(topology, topology.nodes) as wire:
+        outcomes = await walk.matrix(pods)
+    await walk.routes(topology.nodes, pods, outcomes, wire)
     await walk.services(pods, outcomes)
     await walk.moved(pods)
     shown.summary(page, walk.wrong, walk.connections, time.monotonic() - began)
@@ -202,7 +232,7 @@ async def tour(where: Paths, say: Callable[[str], None]) -> int:
 
 def run(where: Paths) -> int:
     """`python -m lab tour`: walk, with a line for each step; the exit code. Raises `LabError`."""
-    record = up.read_record(where)
+    record = read_record(where)
     if record is None or not record.finished or not record.mesh:
         raise LabError(f"lab {where.lab} is not up with its mesh: python -m lab up --name {where.lab}")
-    return asyncio.run(tour(where, up.Progress(lambda text: print(text, flush=True))))
+    return asyncio.run(tour(where, record, up.Progress(lambda text: print(text, flush=True))))

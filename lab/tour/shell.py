@@ -15,6 +15,7 @@ from typing import Any
 from lab.cluster import launch, mesh, port_forward
 from lab.paths import Paths
 from lab.topology import LabError
+from linux.netns import command as namespace_command
 
 _SECONDS = 30.0
 _LINE = 1 << 20
@@ -59,6 +60,11 @@ class Hands:
         if code > 1:
             raise LabError(f"airmesh {' '.join(arguments)}: {wrong.strip()}")
         return code, said
+
+    async def route(self, netns: str, address: str) -> dict[str, Any]:
+        """The kernel's route to an address, as `ip --json route get` says it; `error` alone: the kernel's refusal."""
+        code, said, wrong = await self._run(namespace_command(netns, "ip", "--json", "route", "get", address))
+        return {"error": wrong.strip() or said.strip()} if code else dict(json.loads(said)[0])
 
     async def _run(self, argv: list[str], stdin: str = "") -> tuple[int, str, str]:
         running = await asyncio.create_subprocess_exec(

@@ -15,6 +15,7 @@ from rich.table import Table
 from lab.tour.drops import DropRow, Drops
 from lab.tour.probes import Cell, CellState, Move
 from lab.tour.services import Answered
+from lab.tour.ways import SHOWN, Way
 
 _SHOWN_DISAGREEMENTS = 12
 DOMAIN_SHOWN = ".svc.cluster.local"
@@ -113,6 +114,24 @@ def _verdict(one: Answered) -> str:
         said = ", ".join("name not resolved" if error == "name" else error for error in one.errors) or "by others' pods"
         return f"[bold red]should be {'reached' if one.check.allowed else 'denied'}: {escape(said)}[/]"
     return "[green]✓[/]" if one.check.allowed else "[green]✓[/] [dim]denied, as it should be[/]"
+
+
+def ways(page: Console, seen: Sequence[Way]) -> None:
+    """One row a pair of nodes and family: the kernel's route, and what packets between pods were in on the wire."""
+    heading(page, "How packets travel between nodes", "the kernel's route, then what a capture on the fabric has seen")
+    table = _table("from", "to", "family", "model", "route", "packets on the wire", "")
+    for one in seen:
+        packets = ", ".join(f"{count} {SHOWN[tunnel]}" for tunnel, count in sorted(one.packets.items()) if count)
+        table.add_row(
+            one.source,
+            one.destination,
+            f"IPv{one.family}",
+            one.model,
+            escape(one.route),
+            packets or "[dim]none[/]",
+            f"[bold red]{escape(one.disagreement)}[/]" if one.disagreement else "[green]✓[/]",
+        )
+    page.print(table)
 
 
 def move(page: Console, seen: Move) -> None:

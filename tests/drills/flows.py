@@ -6,6 +6,8 @@ JSON line, what was seen since the last; the end of input ends the program, so i
     flows.py serve PORT FRIEND…          echoes TCP and UDP on both families; FRIEND: addresses that may come
     flows.py send PORT TCP UDP TARGET…   TCP and UDP flows, shared out over the targets, ten messages a second each
     flows.py knock PORT TARGET…          a TCP SYN and a datagram to each target every 20 ms; an answer is a breach
+    flows.py stream PORT RATE TARGET…    numbered datagrams, RATE a second, shared out over the targets; none comes back
+    flows.py sink PORT                   counts what comes of streams, and the longest silence of each
 
 Every message is (flow, number). A flow is broken when its connection ends or its numbers do not follow each other;
 datagrams that did not come back within two seconds are lost. Whoever is no FRIEND and is heard at all is a breach too.
@@ -235,6 +237,72 @@ class Knocker:
         return said
 
 
+class Stream:
+    """Sends datagrams at a rate, each target's numbered by itself."""
+
+    def __init__(self, port: int, rate: int, targets: list[str]) -> None:
+        self.rate = rate
+        self.sent = [0] * len(targets)
+        self.refused = 0
+        """Of those: what this node's kernel did not take. They are lost, too."""
+        self._sockets = []
+        for target in targets:
+            made = bound(socket.AF_INET6 if ":" in target else socket.AF_INET, "::" if ":" in target else "0.0.0.0", 0)
+            made.connect((target, port))
+            self._sockets.append(made)
+
+    async def run(self) -> None:
+        first, number = time.monotonic(), 0
+        while True:
+            due = int((time.monotonic() - first) * self.rate)
+            while number < due:
+                flow = number % len(self._sockets)
+                try:
+                    self._sockets[flow].send(MESSAGE.pack(flow, self.sent[flow]))
+                except OSError:
+                    self.refused += 1
+                self.sent[flow] += 1
+                number += 1
+            await asyncio.sleep(0.001)
+
+    def report(self) -> dict[str, Any]:
+        """So far, not since the last."""
+        return {"sent": self.sent, "refused": self.refused}
+
+
+class Sink:
+    """What comes of streams: of each its count, the number that is due, the longest silence since the last report."""
+
+    def __init__(self, port: int) -> None:
+        self.streams: dict[tuple[str, int], list[float]] = {}
+        """(Sender's address, flow) → received, due, when last, longest silence."""
+        loop = asyncio.get_running_loop()
+        for family, local in ((socket.AF_INET, "0.0.0.0"), (socket.AF_INET6, "::")):
+            made = bound(family, local, port)
+            loop.add_reader(made, self._read, made)
+
+    def _read(self, made: socket.socket) -> None:
+        now = time.monotonic()
+        with contextlib.suppress(BlockingIOError):
+            for _ in range(256):
+                message, peer = made.recvfrom(100)
+                flow, number = MESSAGE.unpack(message)
+                one = self.streams.setdefault((plain(peer[0]), flow), [0, 0, now, 0.0])
+                one[0] += 1
+                one[1] = max(one[1], number + 1)
+                one[3] = max(one[3], now - one[2])
+                one[2] = now
+
+    def report(self) -> dict[str, Any]:
+        said = [
+            {"source": source, "flow": flow, "received": received, "due": due, "silence": round(silence, 4)}
+            for (source, flow), (received, due, _, silence) in self.streams.items()
+        ]
+        for one in self.streams.values():
+            one[3] = 0.0
+        return {"streams": said}
+
+
 def bound(family: int, local: str, port: int) -> socket.socket:
     """A socket for datagrams of one family."""
     made = socket.socket(family, socket.SOCK_DGRAM)
@@ -249,7 +317,7 @@ def bound(family: int, local: str, port: int) -> socket.socket:
 async def main(arguments: list[str]) -> None:
     role, port, rest = arguments[0], int(arguments[1]), arguments[2:]
     loop = asyncio.get_running_loop()
-    who: Server | Sender | Knocker
+    who: Server | Sender | Knocker | Stream | Sink
     tasks = []
     if role == "serve":
         who = server = Server(set(rest))
@@ -263,6 +331,11 @@ async def main(arguments: list[str]) -> None:
         for flow in range(streams + datagrams):
             run = sender.tcp if flow < streams else sender.udp
             tasks.append(asyncio.create_task(run(flow, targets[flow % len(targets)], port)))
+    elif role == "stream":
+        who = stream = Stream(port, int(rest[0]), rest[1:])
+        tasks.append(asyncio.create_task(stream.run()))
+    elif role == "sink":
+        who = Sink(port)
     else:
         who = knocker = Knocker(port, rest)
         tasks.append(asyncio.create_task(knocker.run()))

@@ -2571,6 +2571,27 @@ LAB = (
             "tests/netns/lab/cluster/test_lab.py::test_a_folder_under_another_labs_kubelet_stays_and_a_mount_that_came_out_goes",
         ),
     ),
+    Mutant(
+        name="a-pods-packet-in-the-clear-is-no-disagreement",
+        file="lab/tour/ways.py",
+        old="if tunnel != self.expected and count}\n",
+        new="if tunnel not in (self.expected, PLAIN) and count}\n",
+        tests=("tests/core/lab/tour/test_ways.py",),
+    ),
+    Mutant(
+        name="a-packet-is-captured-at-both-ends",
+        file="lab/cluster/capture.py",
+        old="        packet = parse(frame) if sender[2] != _PACKET_OUTGOING else None\n",
+        new="        packet = parse(frame)\n",
+        tests=("tests/netns/lab/cluster/test_fabric.py::test_a_capture_sees_each_packet_once_at_its_sender",),
+    ),
+    Mutant(
+        name="the-router-knows-where-pods-are-not",
+        file="lab/topology.py",
+        old="    for network in (*OUTSIDE4, *OUTSIDE6):\n",
+        new='    for network in (IPv4Network("0.0.0.0/0"), *OUTSIDE4, *OUTSIDE6):\n',
+        tests=("tests/core/lab/test_topology.py",),
+    ),
 )
 
 SHIP = (

@@ -55,9 +55,9 @@ def _traces(where: Paths) -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("seconds", [0.3, 0.9, 2.5, 4.5])
-def test_up_is_killed_midway(where: Paths, seconds: float) -> None:
-    with _lab("up", "--without-mesh", "--nodes", "2", "--name", where.lab) as up:
+@pytest.mark.parametrize(("seconds", "fabric"), [(0.3, "routed"), (0.9, "flat"), (2.5, "routed"), (4.5, "flat")])
+def test_up_is_killed_midway(where: Paths, seconds: float, fabric: str) -> None:
+    with _lab("up", "--without-mesh", "--nodes", "2", "--fabric", fabric, "--name", where.lab) as up:
         end = time.monotonic() + 600  # a build may come first; the moment counts from when the lab begins
         while not where.state.exists() and up.poll() is None and time.monotonic() < end:
             time.sleep(0.02)

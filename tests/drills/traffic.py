@@ -63,8 +63,10 @@ def pid_in_pod(pod: Any) -> int:
 class Program:
     """One flows.py in a pod."""
 
-    def __init__(self, pid: int, *arguments: str, program: Path = PROGRAM) -> None:
-        enter = ["nsenter", f"--net=/proc/{pid}/ns/net", "--"]
+    def __init__(self, pod: int | str, *arguments: str, program: Path = PROGRAM) -> None:
+        """``pod``: a process of it, or the path of its network namespace."""
+        netns = f"/proc/{pod}/ns/net" if isinstance(pod, int) else pod
+        enter = ["nsenter", f"--net={netns}", "--"]
         self._process = subprocess.Popen(
             [*enter, sys.executable, "-I", str(program), *arguments],
             stdin=subprocess.PIPE,

@@ -3,7 +3,7 @@
 import pytest
 
 from lab import topology
-from lab.topology import LabError, fabric_commands, host_commands, namespace_commands, plan
+from lab.topology import Fabric, LabError, fabric_commands, host_commands, namespace_commands, plan, router_commands
 
 
 def test_hosts_have_the_addresses_of_the_contract() -> None:
@@ -73,3 +73,47 @@ def test_nodes_are_dealt_out_to_three_zones_and_the_control_plane_is_in_none(nod
     lab = plan("air", nodes)
     assert [host.zone for host in lab.nodes] == zones.split()
     assert lab.control.zone == ""
+
+
+def test_a_routed_fabric_has_two_segments_with_the_control_plane_and_half_of_the_nodes_on_the_first() -> None:
+    lab = plan("air", 3, Fabric.ROUTED)
+    assert {(h.name, h.segment.bridge, str(h.fabric4), str(h.fabric6)) for h in lab.hosts} == {
+        ("cp", "fabric", "172.30.0.2", "fd00:172:30::2"),
+        ("n1", "fabric", "172.30.0.11", "fd00:172:30::11"),
+        ("n2", "fabric2", "172.30.1.12", "fd00:172:30:1::12"),
+        ("n3", "fabric2", "172.30.1.13", "fd00:172:30:1::13"),
+    }
+    assert lab.namespaces[:2] == ("am-air-fab", "am-air-rtr")
+    for host in lab.hosts:
+        assert host.fabric4 in host.segment.network4
+        assert host.fabric6 in host.segment.network6
+        assert f"link set f-{host.name} master {host.segment.bridge} up" in list(fabric_commands(lab))
+        assert f"route add default via {host.segment.gateway4} dev fab0" in list(host_commands(host))
+    assert [len({h.segment for h in plan("air", n, Fabric.ROUTED).nodes}) for n in (1, 2, 6)] == [1, 2, 2]
+
+
+def test_the_router_has_a_leg_on_each_segment_and_knows_no_address_of_a_pod() -> None:
+    lab = plan("air", 2, Fabric.ROUTED, 1400)
+    commands = list(router_commands(lab))
+    for line in (
+        "addr add 172.30.0.254/24 dev seg0 noprefixroute",
+        "addr add fd00:172:30:1::254/64 dev seg1 nodad noprefixroute",
+        "route replace 172.30.1.0/24 dev seg1 mtu 1400",
+        "route replace fd00:172:30::/64 dev seg0 mtu 1400",
+    ):
+        assert line in commands
+    routes = [line.split()[2] for line in commands if line.startswith("route")]
+    assert not {"default", "0.0.0.0/0", "::/0"}.intersection(routes)
+    assert not [one for one in routes if one.startswith(("10.", "fd00:10"))]
+
+
+@pytest.mark.parametrize(("fabric", "mtu"), [("routed", 1279), ("routed", 1501), ("flat", 1400)])
+def test_an_mtu_that_cannot_be_is_refused(fabric: str, mtu: int) -> None:
+    with pytest.raises(LabError, match=f"fabric MTU {mtu}"):
+        plan("air", 2, Fabric(fabric), mtu)
+
+
+def test_a_flat_fabric_is_what_it_always_was() -> None:
+    lab = plan("air", 2)
+    assert (lab.router_namespace, lab.segments) == ("", (topology.FLAT,))
+    assert not [line for line in fabric_commands(lab) if "seg0" in line or "fabric2" in line]

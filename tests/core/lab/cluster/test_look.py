@@ -73,7 +73,7 @@ def test_why_no_namespace_can_be_made(
 
     monkeypatch.setattr(namespaces, "run", run)
     monkeypatch.setattr(namespaces, "NETNS", tmp_path)
-    assert preflight._namespace_error() == said
+    assert preflight._try_namespace()[0] == said
     assert all(argv[3 if argv[1] == "netns" else 2].startswith("am-try-") for argv in asked)
 
 
@@ -91,7 +91,7 @@ def test_the_namespace_of_a_trial_is_removed_even_when_the_rest_fails(
     monkeypatch.setattr(namespaces, "run", run)
     monkeypatch.setattr(namespaces, "NETNS", tmp_path)
     monkeypatch.setattr(namespaces, "remove", removed.extend)
-    assert preflight._namespace_error() == "veth: Operation not supported"
+    assert preflight._try_namespace()[0] == "veth: Operation not supported"
     assert removed == [path.name for path in tmp_path.iterdir()]
 
 
@@ -110,11 +110,12 @@ def test_a_program_that_is_missing_is_named_with_its_package(monkeypatch: pytest
             (tmp_path / name).write_text("")
             (tmp_path / name).chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path))
-    monkeypatch.setattr(preflight, "_namespace_error", lambda: "")
+    monkeypatch.setattr(preflight, "_try_namespace", lambda: ("", set()))
     monkeypatch.setattr(features, "map_error", lambda: "")
     monkeypatch.setattr(preflight, "_go", lambda: "/go")
     found = preflight.look()
     assert found.missing == ("nft",)
+    assert found.unserved == ("vxlan", "wireguard")
     assert [one.remedy for one in judge(found) if one.what == "program nft"] == [
         "make setup (apt-get install nftables)"
     ]

@@ -19,6 +19,7 @@ def test_services_run_where_and_as_often_as_the_design_says() -> None:
         ("policy", "cp"): 2,
         ("dns", "cp"): 1,
         ("routing", "cp"): 1,
+        ("dataplane", "cp"): 1,
         **{(service, f"n{i}"): 1 for service in ("routing", "dataplane") for i in (1, 2, 3)},
     }
 

@@ -55,6 +55,13 @@ def test_an_older_kernel_is_a_note_and_no_lack() -> None:
     assert (finding.what, finding.weight, finding.found) == ("tcx", "note", "kernel 6.1")
 
 
+@pytest.mark.parametrize(("model", "remedy"), [("vxlan", "modprobe vxlan"), ("wireguard", "install wireguard-go")])
+def test_a_model_that_the_machine_cannot_do_is_a_note(model: str, remedy: str) -> None:
+    (finding,) = judge(replace(WHOLE, unserved=(model,)))
+    assert (finding.what, finding.weight) == (f"MODEL={model}", "note")
+    assert remedy in finding.remedy
+
+
 def test_a_bare_container_hears_everything_in_one_go() -> None:
     bare = replace(WHOLE, root=False, namespaces="no", bpf="no", cgroup2=False, missing=tuple(PROGRAMS), bcc=False)
     assert len(list(judge(bare))) == 5 + len(PROGRAMS)

@@ -1,0 +1,111 @@
+"""What the hosts of a lab send into the fabric, captured at the bridge: each packet once, at its sender's port.
+
+Owns one packet socket a host, in the fabric's namespace, and the thread that reads them. Promises that nothing is
+changed and that nothing was missed unsaid (`missed`); keeps a count of each kind of packet, not packets. What a packet
+means is `packets`' to say. Source: packet(7).
+"""
+
+from __future__ import annotations
+
+import selectors
+import socket
+import struct
+import threading
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
+from types import TracebackType
+
+from lab.cluster import namespaces
+from lab.cluster.packets import Packet, parse
+from lab.topology import FABRIC_LINK, Host, LabError, Topology
+from linux.netns import enter
+
+_ETH_P_ALL = 3
+_SO_RCVBUFFORCE = 33
+_SOL_PACKET, _PACKET_STATISTICS = 263, 6
+_PACKET_OUTGOING = 4
+_HEADERS = 192
+"""Bytes of a frame that are read: Ethernet, outer IPv6, UDP, VXLAN, Ethernet, IPv6, ports."""
+_ROOM = 16 << 20
+_POLL_SECONDS = 0.1
+
+
+class Capture:
+    """Packets that hosts send, from the beginning of the `with` until its end."""
+
+    def __init__(self, namespace: str, ports: Mapping[str, str]) -> None:
+        """``ports``: of a bridge in the network namespace, each with the name of the host behind it."""
+        self._namespace = str(namespaces.NETNS / namespace)
+        self._ports = dict(ports)
+        self._sockets: dict[socket.socket, str] = {}
+        self._ready, self._over = threading.Event(), threading.Event()
+        self._fault = ""
+        self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
+        self.seen: Counter[tuple[str, Packet]] = Counter()
+        """(Host that sent it, packet) → how many."""
+        self.missed = 0
+        """Packets that the kernel had no room to show; known at the end."""
+
+    @classmethod
+    def of_lab(cls, topology: Topology, hosts: Iterable[Host] | None = None) -> Capture:
+        """Of a lab's fabric; ``hosts``: those that are listened to, all of the lab unless given."""
+        ports = {f"{FABRIC_LINK[0]}-{host.name}": host.name for host in hosts or topology.hosts}
+        return cls(topology.fabric_namespace, ports)
+
+    def __enter__(self) -> Capture:
+        """Returns when every port is listened to. Raises `LabError`."""
+        self._thread.start()
+        self._ready.wait()
+        if self._fault:
+            raise LabError(self._fault)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """Counts are final afterwards."""
+        self._over.set()
+        self._thread.join()
+
+    def of(self, host: str) -> Counter[Packet]:
+        """What one host has sent so far."""
+        return Counter({packet: count for (sender, packet), count in self.seen.copy().items() if sender == host})
+
+    def _run(self) -> None:
+        try:
+            self._listen()
+        except OSError as refusal:
+            self._fault = f"capture in {self._namespace}: {refusal}"
+            return
+        finally:
+            self._ready.set()
+        with selectors.DefaultSelector() as poll:
+            for one in self._sockets:
+                poll.register(one, selectors.EVENT_READ)
+            while not self._over.is_set():
+                for key, _ in poll.select(_POLL_SECONDS):
+                    assert isinstance(key.fileobj, socket.socket)
+                    self._read(key.fileobj)
+        for one in self._sockets:
+            self._read(one)
+            self.missed += struct.unpack("II", one.getsockopt(_SOL_PACKET, _PACKET_STATISTICS, 8))[1]
+            one.close()
+
+    def _listen(self) -> None:
+        enter(self._namespace)  # for good: the thread ends with the capture
+        for port, host in self._ports.items():
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+            self._sockets[made] = host
+            made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+            made.bind((port, _ETH_P_ALL))
+            made.setblocking(False)
+
+    def _read(self, one: socket.socket) -> None:
+        host = self._sockets[one]
+        with suppress(BlockingIOError):
+            while True:
+                frame, sender = one.recvfrom(_HEADERS)
+                packet = parse(frame) if sender[2] != _PACKET_OUTGOING else None
+                if packet is not None:
+                    self.seen[host, packet] += 1
