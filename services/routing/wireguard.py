@@ -73,12 +73,6 @@ class Wireguard:
             self.state = self._kept(Fault(f"WireGuard: {error}", "look at `ip link show am-wg`; it is tried again"))
         return self.state
 
-    def end(self) -> None:
-        """Nobody asks for it any more: no devices. The keys stay. Raises OSError."""
-        for slot in SLOTS:
-            self._devices.remove(slot)
-        self.state = WireguardState()
-
     def _kept(self, fault: Fault) -> WireguardState:
         before = self.state
         there = {slot: self._devices.link(slot) for slot in before.links}
