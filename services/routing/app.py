@@ -93,7 +93,7 @@ async def build(
     runtime.spawn("measured", _wake(measured, loop))
     name = settings.node
     await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, name, installer.states()))
-    if node:
+    if name:
         announce = _announce(runtime, mirror, installer)
 
 
