@@ -48,8 +48,13 @@ DAY = 86400
 class Wireguard:
     """See the module."""
 
-    def __init__(self, keys: KeyFile, devices: Devices, *, key_days: int = 0, drain: float = DRAIN) -> None:
-        """``key_days``: the age at which the key is changed; 0: never by itself."""
+    def __init__(
+        self, keys: KeyFile, devices: Devices, *, name: str = "", key_days: int = 0, drain: float = DRAIN
+    ) -> None:
+        """``name``: under which this node, or gateway, speaks in ``routes``; ``key_days``: the age at which the key is
+        changed, 0: never by itself.
+        """
+        self._name = name
         self._file = keys
         self._devices = devices
         self._drain = drain
@@ -68,6 +73,7 @@ class Wireguard:
         """One pass; ``now`` in Unix seconds, ``clock`` in seconds that do not go back. Raises nothing: a failure is
         the state's fault, and what is still there of the state before stays in it.
         """
+        wish = replace(wish, known=replace(wish.known, me=self._name or wish.known.me))
         try:
             self.state = self._run(wish, now, clock)
         except CannotHave as cannot:
