@@ -99,7 +99,8 @@ async def build(
 
 def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:
     devices = WireguardDevices(netlink, tunnels, settings.wireguard_sockets)
-    return Wireguard(KeyFile(settings.state_dir), devices, key_days=settings.wireguard_key_days)
+    keys = KeyFile(settings.state_dir)
+    return Wireguard(keys, devices, name=settings.node, key_days=settings.wireguard_key_days)
 
 
 def _offered(installer: Installer) -> object:

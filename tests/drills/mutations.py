@@ -1335,6 +1335,34 @@ WIREGUARD = (
         new='+ port.to_bytes(2, "little")\n',
         tests=("tests/core/linux/test_wireguard.py",),
     ),
+    Mutant(
+        name="plain-for-as-long-as-it-takes",
+        file="services/routing/core/encryption.py",
+        old=" or now - since[family] < PLAIN_GRACE:",
+        new=" or now - since[family] < 10**9:",
+        tests=("tests/core/routing/test_encryption.py",),
+    ),
+    Mutant(
+        name="what-was-asked-for-is-forgotten-at-a-start",
+        file="services/routing/core/encryption.py",
+        old="    if mesh.settings_complete:\n        return mesh\n",
+        new="    if mesh is not None:\n        return mesh\n",
+        tests=("tests/core/routing/test_encryption.py",),
+    ),
+    Mutant(
+        name="the-refusal-goes-before-anything-is-known",
+        file="services/routing/core/plan.py",
+        old="        return mesh.pools_complete and mesh.settings_complete\n",
+        new="        return True\n",
+        tests=("tests/core/routing/test_encryption.py",),
+    ),
+    Mutant(
+        name="blocks-in-no-pool-go-as-they-are",
+        file="services/routing/core/mesh.py",
+        old="        if where.version in self.settings.encrypted:\n            return _ENCRYPTED\n",
+        new="",
+        tests=("tests/core/routing/test_encryption.py",),
+    ),
 )
 
 DATAPLANE = (

@@ -313,7 +313,7 @@ class Datapath:
 
 
 def _by_hook(programs: Mapping[str, int]) -> dict[Hook, int]:
-    return {hook: programs[hook.value] for hook in Hook}
+    return {hook: programs[hook.value] for hook in Hook if hook.value in programs}
 
 
 def _state(name: str, held: list[Held]) -> LinkState:
