@@ -25,6 +25,7 @@ from cli.reports import agents
 from cli.reports import dns as dns_report
 from cli.reports import flows as flow_report
 from cli.reports import ipam as ipam_report
+from cli.reports import pairs as pair_report
 from cli.reports import pods as pod_report
 from cli.reports import policy as policy_report
 from cli.reports import routes as route_report
@@ -181,13 +182,39 @@ def ipam_show(blocks: bool, claims: bool, output: str) -> int:
     return Exit.NOT_WELL if report.problems else Exit.WELL
 
 
-@airmesh.command()
+@airmesh.group(invoke_without_command=True)
+@click.option("--node", default="", help="Only pairs with this node, and what is reached through it.")
 @_output
-def routes(output: str) -> int:
-    """Which prefix is reached through which node."""
-    report = _ask(gather.offered)
+@click.pass_context
+def routes(context: click.Context, node: str, output: str) -> int:
+    """By which model each node reaches each other's pods, and which prefix lies behind which node.
+
+    Each end of a pair says what its own kernel does: model, next hop, device, the largest packet that fits, since when,
+    and whether that is what was asked for (taken), another is being laid (pending), or did not work (given up).
+
+    Exit code 1 when a node has no way to another.
+    """
+    if context.invoked_subcommand is not None:
+        return Exit.WELL
+    report = _ask(lambda link: gather.offered(link, node))
     _show(report, route_report.tables(report), output)
-    return Exit.WELL
+    return Exit.WELL if report.well else Exit.NOT_WELL
+
+
+@routes.command("explain")
+@click.argument("node")
+@click.argument("peer", metavar="NODE")
+@_output
+def routes_explain(node: str, peer: str, output: str) -> int:
+    """Why packets between NODE and NODE go as they do: what was asked for, chosen, measured and when, at both ends.
+
+    Exit code 1 when an end does not answer, or has no way to the other.
+    """
+    if node == peer:
+        raise faults.Usage(f"{node} is named twice", "name two nodes: airmesh routes explain n1 n2")
+    report = _ask(lambda link: gather.pair(link, (node, peer)))
+    _show(report, pair_report.explained_tables(report), output)
+    return Exit.WELL if report.well else Exit.NOT_WELL
 
 
 @airmesh.command()

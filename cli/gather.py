@@ -7,18 +7,20 @@ frontiers are read before acknowledgements, so that a node that keeps up is neve
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import suppress
 from datetime import UTC, datetime
 from typing import Any
 
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
-from cli.reports import agents, dns, micro, pods, policy, routes, trace
+from cli.reports import agents, dns, micro, pairs, pods, policy, routes, trace
 from proto.addresses import Claim, Endpoint
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, NetworkPolicy, Node, Pod, Service
+from proto.pairs import Pairs, PairsRequest
 from proto.policy import Ack, Frontier
 from proto.requests import ExplainMany, ExplainRequest, Explanation, Explanations, IpamShow, IpamState
 from proto.routes import NodeRoutes
@@ -67,8 +69,9 @@ async def _acks(link: Link) -> dict[str, Ack]:
 
 async def status(link: Link) -> agents.Status:
     """Agents, nodes, and what is wrong."""
-    answers, nodes, frontiers, wrong = await asyncio.gather(
+    answers, reported, nodes, frontiers, wrong = await asyncio.gather(
         link.discover(),
+        link.pairs(PairsRequest(states=("none",))),
         _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"),
         _all(link, RULES, Frontier, "_frontier.>"),
         _wrong_with_addresses(link),
@@ -76,7 +79,9 @@ async def status(link: Link) -> agents.Status:
     now = datetime.now(UTC)
     listed = [agent for user, answer in answers if (agent := micro.agent(user, answer, now)) is not None]
     acks = await _acks(link)
-    return agents.status(listed, nodes.values(), acks, frontiers.values(), wrong)
+    return agents.status(
+        listed, nodes.values(), acks, frontiers.values(), wrong, pairs.without_a_way(pairs.by_node(reported))
+    )
 
 
 async def _wrong_with_addresses(link: Link) -> tuple[str, ...] | None:
@@ -122,10 +127,26 @@ async def addresses(link: Link) -> IpamState:
     return await link.ask(IPAM_SHOW, IpamShow(), IpamState)
 
 
-async def offered(link: Link) -> routes.Routes:
-    """What nodes offer each other."""
-    offers, claims = await asyncio.gather(_all(link, ROUTES, NodeRoutes), _all(link, CLAIMS, Claim))
-    return routes.routes(_honest(offers).values(), claims.values())
+async def offered(link: Link, of_node: str = "") -> routes.Routes:
+    """What nodes offer each other, and what their kernels do with it."""
+    offers, claims, answers = await asyncio.gather(
+        _all(link, ROUTES, NodeRoutes), _all(link, CLAIMS, Claim), link.pairs(PairsRequest())
+    )
+    known = _honest(offers).values()
+    reported = pairs.by_node(answers)
+    if of_node and of_node not in reported and of_node not in {offer.node for offer in known}:
+        raise Declined(f"no node {of_node} offers routes, and none of that name answers", "airmesh routes lists all")
+    return routes.routes(known, claims.values(), reported, asked_at=int(time.time()), of_node=of_node)
+
+
+async def pair(link: Link, nodes: tuple[str, str]) -> pairs.Explained:
+    """What both ends of a pair say of it. Raises Declined when neither answers."""
+    answers = await link.pairs(PairsRequest(nodes=nodes, peers=nodes, measured=True))
+    reported: dict[str, Pairs] = pairs.by_node(answers)
+    if not reported:
+        what = f"no routing agent of {nodes[0]} or {nodes[1]} answers"
+        raise Declined(what, "see that both are names of nodes (airmesh status), and that routing runs there")
+    return pairs.explained(nodes, reported, int(time.time()))
 
 
 async def names(link: Link) -> dns.DnsState:

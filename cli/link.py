@@ -43,8 +43,9 @@ from chassis.secret import Secret
 from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
+from proto.pairs import Pairs, PairsRequest
 from proto.requests import Reply
-from proto.subjects import JETSTREAM, SPANS, Bucket, discovery_inbox
+from proto.subjects import JETSTREAM, PAIRS, SPANS, Bucket, discovery_inbox
 from proto.traces import Spans, SpansRequest
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -318,12 +319,19 @@ class Link:
 
     async def spans(self, asked: SpansRequest) -> tuple[tuple[str, Spans], ...]:
         """Users and what agents with their keys keep of these spans; an answer that cannot be read is left out."""
-        found: list[tuple[str, Spans]] = []
-        for user, data in await self._ask_all(SPANS, encode(asked)):
+        return await self._everyone(SPANS, asked, Spans)
+
+    async def pairs(self, asked: PairsRequest) -> tuple[tuple[str, Pairs], ...]:
+        """Users and the pairs that routing agents with their keys tell; an answer that cannot be read is left out."""
+        return await self._everyone(PAIRS, asked, Pairs)
+
+    async def _everyone(self, subject: str, asked: msgspec.Struct, kind: type[A]) -> tuple[tuple[str, A], ...]:
+        found: list[tuple[str, A]] = []
+        for user, data in await self._ask_all(subject, encode(asked)):
             with suppress(Malformed):
                 reply = decode(Reply, data)
                 if reply.ok:
-                    found.append((user, decode(Spans, reply.body)))
+                    found.append((user, decode(kind, reply.body)))
         return tuple(found)
 
     async def _ask_all(self, subject: str, body: bytes) -> tuple[tuple[str, bytes], ...]:

@@ -85,6 +85,17 @@ def parse_attributes(raw: bytes) -> dict[int, bytes]:
     return found
 
 
+def each_attribute(raw: bytes) -> Iterator[tuple[int, bytes]]:
+    """Kind and value of each attribute in order, where one kind comes many times (nested arrays)."""
+    offset = 0
+    while offset + 4 <= len(raw):
+        length, kind = _ATTRIBUTE.unpack_from(raw, offset)
+        if length < 4:
+            return
+        yield kind & 0x3FFF, raw[offset + 4 : offset + length]
+        offset += (length + 3) & ~3
+
+
 def first_attribute(raw: bytes, wanted: int) -> bytes:
     """The first attribute of a kind, without a look at what follows it; empty when there is none."""
     offset = 0

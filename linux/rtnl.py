@@ -22,7 +22,7 @@ Network = IPv4Network | IPv6Network
 NEWLINK, DELLINK, GETLINK = 16, 17, 18
 NEWADDR, GETADDR = 20, 22
 NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
-NEWNEIGH, GETNEIGH = 28, 30
+NEWNEIGH, DELNEIGH, GETNEIGH = 28, 29, 30
 
 IFF_UP = 1
 SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
@@ -36,6 +36,8 @@ MTU, PEER = 4, 5
 """IFLA_MTU, IFLA_LINK (of a veth: index of the other end, in the namespace that it is in)."""
 NO_TABLE = (errno.ENOENT,)
 """What a dump of routes says where there is no such table yet: in a namespace that never had a route."""
+ONLINK = 4
+"""RTNH_F_ONLINK: the next hop is believed to be on the link, whatever other routes say."""
 CLONED = 0x200
 """RTM_F_CLONED: a cached exception (path MTU), not a route of the table."""
 
@@ -43,7 +45,11 @@ _IFINFO = struct.Struct("<BBHiII")
 _IFADDR = struct.Struct("<BBBBI")
 _ROUTE = struct.Struct("<BBBBBBBBI")
 _NEIGH = struct.Struct("<BBHiHBB")
-_DESTINATION, _LINK, _GATEWAY, _PRIORITY, _METRICS, _TABLE, _VIA = 1, 4, 5, 6, 8, 15, 18
+_DESTINATION, _LINK, _GATEWAY, _PRIORITY, _SOURCE, _METRICS, _TABLE, _VIA = 1, 4, 5, 6, 7, 8, 15, 18
+_BRIDGE = 7
+"""AF_BRIDGE: the family of forwarding entries."""
+_SELF = 0x02
+"""NTF_SELF: the device's own table."""
 _RTAX_LOCK, _RTAX_MTU = 1, 2
 _ADDRESS, _LOCAL = 1, 2
 _MAC, _IFNAME, _IFALIAS, _GROUP = 1, 3, 20, 27
@@ -67,6 +73,19 @@ class SeenRoute(NamedTuple):
     metric: int
     mtu: int | None
     """Locked MTU in bytes, 0 without one; None where RTA_METRICS say anything else."""
+    source: bytes
+    """Preferred source (RTA_PREFSRC)."""
+
+
+class SeenNeighbour(NamedTuple):
+    """A neighbour, or a forwarding entry of a VXLAN device, as RTM_NEWNEIGH tells it; addresses as the kernel's."""
+
+    link: int
+    state: int
+    """NUD_…; :data:`PERMANENT` of those that somebody set."""
+    address: bytes
+    """Of a forwarding entry: where the other end of the tunnel is."""
+    mac: bytes
 
 
 class SeenLink(NamedTuple):
@@ -138,6 +157,41 @@ def add_neighbour(index: int, address: Address, mac: bytes) -> Message:
     return Message(NEWNEIGH, CREATE | REPLACE, body, ("neighbour", address))
 
 
+def remove_neighbour(index: int, address: Address, *, tolerated: tuple[int, ...] = ()) -> Message:
+    """Takes a neighbour away, whatever its MAC address."""
+    body = _NEIGH.pack(family_of(address), 0, 0, index, 0, 0, 0) + attribute(1, address.packed)
+    return Message(DELNEIGH, 0, body, ("neighbour", address), tolerated)
+
+
+def add_forwarding(index: int, mac: bytes, outer: Address) -> Message:
+    """Frames to a MAC address go to the tunnel's end at ``outer``: the only one, in the place of any other."""
+    body = _NEIGH.pack(_BRIDGE, 0, 0, index, PERMANENT, _SELF, 0) + attribute(1, outer.packed) + attribute(2, mac)
+    return Message(NEWNEIGH, CREATE | REPLACE, body, ("forwarding to", outer))
+
+
+def remove_forwarding(index: int, mac: bytes, outer: Address, *, tolerated: tuple[int, ...] = ()) -> Message:
+    """Takes a forwarding entry away."""
+    body = _NEIGH.pack(_BRIDGE, 0, 0, index, 0, _SELF, 0) + attribute(1, outer.packed) + attribute(2, mac)
+    return Message(DELNEIGH, 0, body, ("forwarding to", outer), tolerated)
+
+
+def neighbours_query(index: int, family: int) -> bytes:
+    """Body of RTM_GETNEIGH for the neighbours of a family on a link."""
+    return _NEIGH.pack(family, 0, 0, 0, 0, 0, 0) + number(8, index)
+
+
+def forwardings_query(index: int) -> bytes:
+    """Body of RTM_GETNEIGH for the forwarding entries of a VXLAN device."""
+    return _NEIGH.pack(_BRIDGE, 0, 0, index, 0, 0, 0)
+
+
+def parse_neighbour(body: bytes) -> SeenNeighbour:
+    """The entry of a body. Raises struct.error for less than a ``struct ndmsg``."""
+    _, _, _, link, state, _, _ = _NEIGH.unpack_from(body)
+    attributes = parse_attributes(body[_NEIGH.size :])
+    return SeenNeighbour(link, state, attributes.get(1, b""), attributes.get(2, b""))
+
+
 def set_up(index: int, *, up: bool = True) -> Message:
     """Sets a link up or down."""
     return Message(NEWLINK, 0, ifinfo(index, IFF_UP if up else 0, IFF_UP), ("link", index, "up" if up else "down"))
@@ -158,7 +212,7 @@ def delete_group(group: int, *, tolerated: tuple[int, ...] = ()) -> Message:
     return Message(DELLINK, 0, ifinfo() + number(27, group), ("links of group", group), tolerated)
 
 
-def replace_route(
+def replace_route(  # noqa: PLR0913 - a route has these parts, each by name
     network: Network,
     *,
     kind: int = UNICAST,
@@ -167,12 +221,18 @@ def replace_route(
     metric: int,
     protocol: int,
     mtu: int = 0,
+    onlink: bool = False,
+    source: Address | None = None,
 ) -> Message:
     """A route of the main table; one of the same destination and metric is replaced, so no packet finds it missing.
 
-    ``mtu``: locked, in bytes; 0 for none.
+    ``via`` may be of the other family for an IPv4 route (RFC 8950); ``mtu``: locked, in bytes; 0 for none; ``onlink``:
+    whatever other routes say of the next hop; ``source``: what the machine's own packets have as their source.
     """
-    body = _network_route(network, kind, via, link, metric, protocol, mtu)
+    body = _network_route(network, kind, metric, protocol, onlink)
+    body += _next_hop(network, via, link) + _metrics(mtu)
+    if source is not None:
+        body += attribute(_SOURCE, source.packed)
     return Message(NEWROUTE, CREATE | REPLACE, body, ("route", network))
 
 
@@ -188,23 +248,29 @@ def remove_route(
     tolerated: tuple[int, ...] = (),
 ) -> Message:
     """Takes away the route that is all of this; another protocol's is left alone."""
-    body = _network_route(network, kind, via, link, metric, protocol, mtu)
+    body = _network_route(network, kind, metric, protocol, False) + _next_hop(network, via, link) + _metrics(mtu)
     return Message(DELROUTE, 0, body, ("route", network), tolerated)
 
 
-def _network_route(
-    network: Network, kind: int, via: Address | None, link: int, metric: int, protocol: int, mtu: int
-) -> bytes:
-    family = family_of(network.network_address)
-    body = _ROUTE.pack(family, network.prefixlen, 0, 0, TABLE_MAIN, protocol, SCOPE_UNIVERSE, kind, 0)
-    body += attribute(_DESTINATION, network.network_address.packed) + number(_PRIORITY, metric)
-    if via is not None:
+def _network_route(network: Network, kind: int, metric: int, protocol: int, onlink: bool) -> bytes:
+    family, flags = family_of(network.network_address), ONLINK if onlink else 0
+    body = _ROUTE.pack(family, network.prefixlen, 0, 0, TABLE_MAIN, protocol, SCOPE_UNIVERSE, kind, flags)
+    return body + attribute(_DESTINATION, network.network_address.packed) + number(_PRIORITY, metric)
+
+
+def _next_hop(network: Network, via: Address | None, link: int) -> bytes:
+    body = b""
+    if via is not None and via.version == network.version:
         body += attribute(_GATEWAY, via.packed)
-    if link:
-        body += number(_LINK, link)
-    if mtu:
-        body += attribute(_METRICS, number(_RTAX_LOCK, 1 << _RTAX_MTU) + number(_RTAX_MTU, mtu))
-    return body
+    elif via is not None:
+        body += attribute(_VIA, family_of(via).to_bytes(2, "little") + via.packed)  # struct rtvia
+    return body + number(_LINK, link) if link else body
+
+
+def _metrics(mtu: int) -> bytes:
+    if not mtu:
+        return b""
+    return attribute(_METRICS, number(_RTAX_LOCK, 1 << _RTAX_MTU) + number(_RTAX_MTU, mtu))
 
 
 def routes_query(family: int, *, table: int = TABLE_MAIN, protocol: int = 0, kind: int = 0) -> bytes:
@@ -229,9 +295,11 @@ def parse_route(body: bytes) -> SeenRoute:
         kind=kind,
         flags=flags,
         gateway=attributes.get(_GATEWAY) or attributes.get(_VIA, b"")[2:],  # struct rtvia: its family first
+        gateway=attributes.get(_GATEWAY) or attributes.get(_VIA, b"")[2:],
         link=numbered(_LINK, 0),
         metric=numbered(_PRIORITY, 0),
         mtu=_locked_mtu(attributes[_METRICS]) if _METRICS in attributes else 0,
+        source=attributes.get(_SOURCE, b""),
     )
 
 

@@ -13,8 +13,8 @@ import msgspec
 
 from proto.net import Address
 
-MAX_PAIRS = 4096
-"""Pairs of one answer."""
+MAX_PAIRS = 2048
+"""Pairs of one answer: some 300 bytes each, and a message has at most a megabyte."""
 
 State = Literal["taken", "pending", "given-up", "none"]
 """What becomes of a pair: its packets take the model that is asked for (``taken``); another is being laid beside it,
@@ -33,6 +33,8 @@ class PairsRequest(msgspec.Struct, frozen=True):
     """Only agents of these nodes answer; none: all."""
     peers: tuple[str, ...] = ()
     """Only pairs with these nodes; none: with all."""
+    states: tuple[State, ...] = ()
+    """Only pairs in one of these states; none: in any."""
     measured: bool = False
     """With what was measured and given up."""
 

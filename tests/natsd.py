@@ -52,7 +52,7 @@ from proto.slots import SLOTS, written
 from proto.subjects import ROLES, Bucket
 
 NODES = ("n1", "n2", "n3")
-EXTRA = (("routing", "cp"),)
+EXTRA = (("routing", "cp"), ("dataplane", "cp"))
 FREE_PORTS = range(12_000, 28_000)
 WORKERS = 8
 """Into how many ranges free ports are divided."""

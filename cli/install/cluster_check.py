@@ -37,7 +37,7 @@ def look(api: Kubernetes) -> Iterator[Finding]:
     yield from of_secrets({one["metadata"]["name"] for one in found}, nodes)
     yield from of_rotations(found)
     yield from of_nodes(nodes)
-    yield from of_pools(api.items("crd.projectcalico.org/v1", "IPPool"))
+    yield from of_pools(requirements.pools(api))
 
 
 def of_workloads(found: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
@@ -121,7 +121,13 @@ def of_nodes(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
 
 
 def of_pools(pools: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
-    """Pods need an IPPool."""
+    """Pods need an IPPool; of one that is refused the API has the reason."""
+    for pool in pools:
+        conditions = (pool.get("status") or {}).get("conditions") or ()
+        said: Mapping[str, Any] = next((one for one in conditions if one.get("type") == "Allocatable"), {})
+        if said.get("status") == "False" and said.get("reason") != "PoolDisabled":
+            problem, _, remedy = str(said.get("message", "")).partition("; ")
+            yield wrong("pools", f"IPPool {pool['metadata']['name']} gives no addresses: {problem}", remedy)
     if pools:
         yield well("pools", ", ".join(str(one["spec"].get("cidr", "")) for one in pools))
     else:

@@ -48,6 +48,7 @@ _PLURALS: Mapping[tuple[str, str], tuple[str, bool]] = {
     ("apps/v1", "StatefulSet"): ("statefulsets", True),
     ("batch/v1", "Job"): ("jobs", True),
     ("crd.projectcalico.org/v1", "IPPool"): ("ippools", False),
+    ("projectcalico.org/v3", "IPPool"): ("ippools", False),
     ("policy/v1", "PodDisruptionBudget"): ("poddisruptionbudgets", True),
     ("rbac.authorization.k8s.io/v1", "ClusterRole"): ("clusterroles", False),
     ("rbac.authorization.k8s.io/v1", "ClusterRoleBinding"): ("clusterrolebindings", False),

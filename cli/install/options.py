@@ -10,6 +10,7 @@ from urllib.parse import urlsplit
 from cli.faults import Usage
 from cli.install.kinds import Object
 from cli.install.names import NAME, NAMESPACE, OPTIONS, PART_OF
+from kit.tunnels import is_tunnel_name
 
 _LONGEST_LINK = 15
 SETTINGS = frozenset(
@@ -70,6 +71,8 @@ class Options:
         for name in self.uplinks.split(","):
             if not 0 < len(name) <= _LONGEST_LINK or "/" in name or name.split() != [name]:
                 raise Usage(f"--uplinks: {name!r} is no interface", "separate the names by commas: eth0,eth1")
+            if is_tunnel_name(name):
+                raise Usage(f"--uplinks: {name!r} is a tunnel's", "name the interfaces that tunnels go over, as eth0")
         for url in filter(None, self.nats.split(",")):
             parts = urlsplit(url)
             if parts.scheme not in ("nats", "tls") or not parts.hostname:

@@ -107,6 +107,12 @@ def established(crd: Mapping[str, Any]) -> bool:
     return any(one["type"] == "Established" and one["status"] == "True" for one in conditions)
 
 
+def pools(api: Kubernetes) -> list[Object]:
+    """All IPPools, in both of Calico's spellings."""
+    versions = ("crd.projectcalico.org/v1", "projectcalico.org/v3")
+    return [one for version in versions for one in api.items(version, "IPPool")]
+
+
 def pool(cidr: str) -> Object:
     """The first IPPool of a family."""
     network = ip_network(cidr)

@@ -93,7 +93,7 @@ class Cluster:
         hosts = self.hosts()
         servers = () if options.nats else self.servers()
         requirements.check_hosts(hosts, servers)
-        if not options.pools and not self.api.items("crd.projectcalico.org/v1", "IPPool"):
+        if not options.pools and not requirements.pools(self.api):
             raise Declined(
                 "there is no IPPool: no pod would get an address, and no node would become ready",
                 "give CIDRs that nothing else uses, one a family: --pool 10.244.0.0/16 --pool fd00:10:244::/56",
@@ -337,7 +337,7 @@ class Cluster:
         self._gone("servers of the bus", lambda: self.api.items("v1", "Pod", names.NAMESPACE, labels=labels))
 
     def _pools(self, options: Options) -> None:
-        if not options.pools or self.api.items("crd.projectcalico.org/v1", "IPPool"):
+        if not options.pools or requirements.pools(self.api):
             return
         for cidr in options.pools.split(","):
             self.api.create(requirements.pool(cidr))

@@ -123,9 +123,10 @@ def problems(
     nodes: Sequence[NodeState],
     frontier: Revision | None,
     addresses: Sequence[str] | None = (),
+    ways: Sequence[str] = (),
 ) -> tuple[str, ...]:
     """What is not well, a sentence each, the most basic first. ``addresses``: what `ipam` says is wrong, None: nothing
-    came.
+    came; ``ways``: pairs of nodes that have none.
     """
     found = []
     running = {(agent.service, agent.node) for agent in agents}
@@ -159,6 +160,7 @@ def problems(
     if addresses is None and "ipam" in services:
         found.append("ipam does not say which IPPools give addresses")
     found += addresses or ()
+    found += ways
     return tuple(found)
 
 
@@ -168,12 +170,15 @@ def status(
     acks: Mapping[str, Ack],
     frontiers: Iterable[Frontier],
     addresses: Sequence[str] | None = (),
+    ways: Sequence[str] = (),
 ) -> Status:
-    """The report, from what was read; ``addresses`` is what `ipam` says is wrong (None: it did not answer)."""
+    """The report, from what was read; ``addresses`` is what `ipam` says is wrong (None: it did not answer), ``ways``
+    what routing does.
+    """
     listed = tuple(sorted(agents, key=lambda agent: (_order(agent.service), agent.node, agent.instance)))
     frontier = published(frontiers)
     states = node_states(nodes, acks, frontier)
-    wrong = problems(listed, states, frontier, addresses)
+    wrong = problems(listed, states, frontier, addresses, ways)
     return Status(well=not wrong, problems=wrong, agents=listed, nodes=states)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from cli.reports import text
 from cli.reports.table import Cell, Table, Tone, bad, dim, good
+from kit.models import HOST_GW, wishes
 from proto.addresses import IPAM_HOLDER, PoolVerdict
 from proto.objects import IPPool
 from proto.requests import IpamState
@@ -33,7 +34,7 @@ def _pools(report: IpamState) -> Table:
     rows = tuple(_pool(pool, report, verdicts.get(pool.name)) for pool in ordered)
     return Table(
         title="Pools",
-        columns=("pool", "prefix", "blocks of", "blocks held", "of", "leaves the cluster", "state"),
+        columns=("pool", "prefix", "blocks of", "blocks held", "of", "between nodes", "leaves the cluster", "state"),
         rows=rows,
         empty="no IPPool is known: no pod gets an address",
     )
@@ -56,9 +57,16 @@ def _pool(pool: IPPool, report: IpamState, verdict: PoolVerdict | None) -> tuple
         f"/{pool.block_size}",
         str(held),
         _possible(pool.block_size - pool.cidr.prefixlen),
+        _between_nodes(pool),
         "with the node's address" if pool.nat_outgoing else "as it is",
         _state(pool, verdict),
     )
+
+
+def _between_nodes(pool: IPPool) -> str:
+    """What the pool asks for; what a pair of nodes takes is in `airmesh routes`."""
+    wished = [f"{wish.model} {wish.mode}" for wish in wishes(pool)]
+    return pool.model or ", ".join(wished) or HOST_GW.name
 
 
 def _possible(bits: int) -> str:

@@ -5,16 +5,20 @@ What is in a node's kernel is that node's truth (`ip route`, protocol 186 and 18
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from ipaddress import ip_network
 
 import msgspec
 
 from cli.reports import text
+from cli.reports.pairs import Pair, listed, table
 from cli.reports.table import Cell, Table, Tone
 from proto.addresses import Claim
 from proto.net import Address, Network
+from proto.pairs import Pairs
 from proto.routes import NodeRoutes
+
+NOBODY: Mapping[str, Pairs] = {}
 
 
 class Route(msgspec.Struct, frozen=True, kw_only=True):
@@ -35,10 +39,33 @@ class Routes(msgspec.Struct, frozen=True, kw_only=True):
     """The whole answer of `airmesh routes`."""
 
     routes: tuple[Route, ...]
+    pairs: tuple[Pair, ...] = ()
+    """What each node's kernel does now, by its routing agent's own word."""
+    silent: tuple[str, ...] = ()
+    """Nodes that offer routes and whose agents did not tell of their pairs."""
+    left_out: int = 0
+    """Pairs that found no room in the answers."""
+    asked_at: int = 0
+    """Unix seconds of this machine."""
+
+    @property
+    def well(self) -> bool:
+        """Every node has a way to every other that it knows of."""
+        return all(pair.state != "none" for pair in self.pairs)
 
 
-def routes(offers: Iterable[NodeRoutes], claims: Iterable[Claim]) -> Routes:
-    """Routes in the order of their prefixes, IPv4 first."""
+def routes(
+    offers: Iterable[NodeRoutes],
+    claims: Iterable[Claim],
+    reported: Mapping[str, Pairs] = NOBODY,
+    *,
+    asked_at: int = 0,
+    of_node: str = "",
+) -> Routes:
+    """Routes in the order of their prefixes, IPv4 first; ``reported``: pairs by the node that says so.
+
+    Of one node: what is reached through it, and the pairs that it is an end of.
+    """
     by_node = {offer.node: offer for offer in offers}
     found = [_route(prefix, offer) for offer in by_node.values() for prefix in offer.prefixes]
     for claim in claims:
@@ -46,7 +73,13 @@ def routes(offers: Iterable[NodeRoutes], claims: Iterable[Claim]) -> Routes:
         if offer is not None:
             found.append(_route(_host(claim.address), offer, text.owner(claim.owner)))
     found.sort(key=lambda route: (route.prefix.version, route.prefix.network_address.packed, route.prefix.prefixlen))
-    return Routes(routes=tuple(found))
+    return Routes(
+        routes=tuple(route for route in found if of_node in ("", route.node)),
+        pairs=listed(reported, of_node),
+        silent=tuple(sorted(by_node.keys() - reported.keys())),
+        left_out=sum(answer.left_out for answer in reported.values()),
+        asked_at=asked_at,
+    )
 
 
 def _host(address: Address) -> Network:
@@ -59,9 +92,10 @@ def _route(prefix: Network, offer: NodeRoutes, kept_for: str = "") -> Route:
 
 
 def tables(report: Routes) -> tuple[Table, ...]:
-    """One table. A node whose MTU is smaller than another's stands out: routes to its pods are locked to that."""
+    """Pairs, then prefixes. A node whose MTU is smaller than another's stands out: its routes are locked to it."""
     largest = max((route.mtu for route in report.routes), default=0)
     return (
+        table(report.pairs, report.asked_at, report.silent, report.left_out),
         Table(
             title=f"Routes ({len(report.routes)})",
             columns=("prefix", "node", "via", "model", "mtu", "for"),

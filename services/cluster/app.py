@@ -26,6 +26,8 @@ from proto.policy import Ack
 from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
 from services.cluster import kubeconfig
 from services.cluster.core.cache import Cache
+from services.cluster.core.parse import NAMES
+from services.cluster.core.spellings import AGAIN, Caches, Together, label
 from services.cluster.departed import Departures
 from services.cluster.feed import Feed, Pace
 from services.cluster.kube import Kube
@@ -39,6 +41,8 @@ FULL_PASS = 30.0
 BUCKETS_EVERY = 5.0
 DEPARTED_EVERY = 10.0
 WRITERS_EVERY = 5.0
+MOST_NOTED = 8
+"""Sentences about pools and configurations that health tells at a time."""
 
 
 class Changes:
@@ -67,15 +71,15 @@ async def build(runtime: Runtime[Settings]) -> None:
     kube = Kube(kubeconfig.find(settings.kubeconfig))
     await kube.open()
     runtime.on_stop(kube.close)
-    caches = {kind.type: Cache(kind, keep_raw=kind.type in (Node, ConfigMap, IPPool)) for kind in KINDS}
+    caches = [Cache(kind, keep_raw=kind.type in (Node, ConfigMap, IPPool)) for kind in (*KINDS, *AGAIN)]
     changes = Changes()
     pace = Pace(page=settings.kube_page, watch=settings.kube_watch_seconds)
     feeds = [
-        Feed(kube, cache, log=runtime.log, pace=pace, on_change=partial(changes.mark, kind))
-        for kind, cache in caches.items()
+        Feed(kube, cache, log=runtime.log, pace=pace, on_change=partial(changes.mark, cache.kind.type))
+        for cache in caches
     ]
     for feed in feeds:
-        runtime.spawn(f"feed {feed.cache.kind.kind}", feed.run())
+        runtime.spawn(f"feed {label(feed.cache.kind)}", feed.run())
     for condition in ("kubernetes", "buckets", "objects"):
         runtime.health.require(condition)
     made = asyncio.Event()
@@ -87,7 +91,7 @@ async def _mirror_when_possible(
     runtime: Runtime[Settings], kube: Kube, feeds: list[Feed], changes: Changes, made: asyncio.Event
 ) -> None:
     """Everything that lives in buckets, as soon as there are any; then keep telling whether it is well."""
-    caches = {feed.cache.kind.type: feed.cache for feed in feeds}
+    caches = _caches_of(feeds)
     kubernetes = runtime.health.require("kubernetes")
     mirrored = runtime.health.require("objects")
     while not made.is_set():
@@ -102,18 +106,18 @@ async def _mirror_when_possible(
         kv=bucket,
         view=objects,
         lease=lease,
-        caches=list(caches.values()),
+        caches=[caches.together.get(kind, cache) for kind, cache in caches.first.items()],
         telemetry=runtime.telemetry,
         log=runtime.log,
     )
-    cursors = [objects.cursor(), changes.cursor(*caches)]
+    cursors = [objects.cursor(), changes.cursor(*caches.first)]
     loops = [Loop(runtime, "mirror", cursors=cursors, apply=mirror.apply, period=FULL_PASS)]
     writers, blocks = _writers(runtime, kube, lease, caches, mirror, changes)
     loops += writers
     departures = Departures(
         runtime.bus,
         lease=lease,
-        nodes=caches[Node],
+        nodes=caches.first[Node],
         fresh=partial(_is_fresh, next(feed for feed in feeds if feed.cache.kind.type is Node)),
         objects=objects,
         blocks=blocks,
@@ -124,7 +128,7 @@ async def _mirror_when_possible(
     watched = Writers(departures.views, lease, runtime.bus.report_fault, runtime.log)
     loops.append(Loop(runtime, "writers", cursors=[], apply=watched.apply, period=WRITERS_EVERY))
     reporter = ObjectFaultReporter(
-        kube=kube, lease=lease, caches=list(caches.values()), instance=runtime.instance, log=runtime.log
+        kube=kube, lease=lease, caches=caches.every, instance=runtime.instance, log=runtime.log
     )
     for subject in next(role.listens for role in ROLES if role.name == "cluster"):
         await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
@@ -133,14 +137,37 @@ async def _mirror_when_possible(
     while True:
         _report_feeds(kubernetes, feeds)
         mirrored.set(objects.synced, objects.why())
+        runtime.health.note("models", _wrong_with_models(caches) if lease.held else "")
         await asyncio.sleep(0.5)
+
+
+def _caches_of(feeds: list[Feed]) -> Caches:
+    every = [feed.cache for feed in feeds]
+    first = {cache.kind.type: cache for cache in every if cache.kind not in AGAIN}
+    again = {cache.kind.type: cache for cache in every if cache.kind in AGAIN}
+
+    def absent(cache: Cache) -> bool:
+        return next(feed.absent for feed in feeds if feed.cache is cache)
+
+    return Caches(every, first, {kind: Together(first[kind], cache, absent) for kind, cache in again.items()})
+
+
+def _wrong_with_models(caches: Caches) -> str:
+    """What of the objects that choose and set the models is not done: of these no other service knows."""
+    of_models = [cache for cache in caches.every if cache.kind.type in (IPPool, FelixConfiguration)]
+    wrong = [str(fault) for cache in of_models for fault in cache.faults.values()]
+    for cache in of_models:
+        for name, left_out in cache.unserved.items():
+            wrong += [one.about(NAMES[cache.kind.type], *name) for one in left_out]
+    more = len(wrong) - MOST_NOTED
+    return "; ".join((*wrong[:MOST_NOTED], *((f"and {more} more",) if more > 0 else ())))
 
 
 def _writers(
     runtime: Runtime[Settings],
     kube: Kube,
     lease: Election,
-    caches: dict[type, Cache],
+    caches: Caches,
     mirror: Mirror,
     changes: Changes,
 ) -> tuple[list[Loop], View]:
@@ -152,22 +179,22 @@ def _writers(
     nodes = NodeWriter(
         kube=kube,
         lease=lease,
-        cache=caches[Node],
+        cache=caches.first[Node],
         acks=acks,
         blocks=blocks,
         taint_new=runtime.settings.taint_new_nodes,
         log=log,
     )
-    configs, deployments, telemetry = caches[ConfigMap], caches[Deployment], runtime.telemetry
+    configs, deployments, telemetry = caches.first[ConfigMap], caches.first[Deployment], runtime.telemetry
     names = NameServerWriter(
         kube=kube, lease=lease, configs=configs, deployments=deployments, dns=decisions, telemetry=telemetry, log=log
     )
-    pools = PoolWriter(kube=kube, lease=lease, cache=caches[IPPool], blocks=blocks, log=log)
+    pools = PoolWriter(kube=kube, lease=lease, pools=caches.together[IPPool], blocks=blocks, log=log)
     faults = FaultReporter(
         kube=kube,
         bus=bus,
         lease=lease,
-        caches=list(caches.values()),
+        caches=caches,
         mirror=mirror,
         pools=pools,
         instance=runtime.instance,

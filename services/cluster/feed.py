@@ -22,6 +22,7 @@ from chassis.telemetry.log import Log
 from kit import backoff
 from proto.objects import ConfigMap, Deployment, Kind
 from services.cluster.core.cache import Cache
+from services.cluster.core.spellings import label
 from services.cluster.core.watching import (
     FIRST_WAIT,
     LONGEST_WAIT,
@@ -62,7 +63,8 @@ class Feed:
     def __init__(self, kube: Kube, cache: Cache, *, log: Log, pace: Pace, on_change: Callable[[], None]) -> None:
         self._kube = kube
         self.cache = cache
-        self._log = log.bind(kind=cache.kind.kind)
+        self._kind = label(cache.kind)
+        self._log = log.bind(kind=self._kind)
         self._pace = pace
         self._on_change = on_change
         self._path, self._fields = source_of(cache.kind)
@@ -111,7 +113,7 @@ class Feed:
         self.lists += 1
         self._heard()
         self._log.info("listed", objects=len(items), broken=len(self.cache.faults))
-        _LISTS.labels(self.cache.kind.kind).inc()
+        _LISTS.labels(self._kind).inc()
         self._on_change()
         return version
 
@@ -146,7 +148,7 @@ class Feed:
             self.cache.remove(raw)
         elif event.type != "BOOKMARK":
             self.cache.upsert(raw)
-        _EVENTS.labels(self.cache.kind.kind, event.type).inc()
+        _EVENTS.labels(self._kind, event.type).inc()
         if event.type != "BOOKMARK":
             self._on_change()
         return version_of(raw)
@@ -163,8 +165,8 @@ class Feed:
     def _heard(self) -> None:
         self.trouble = ""
         self.absent = False
-        _HEARD.labels(self.cache.kind.kind).set(time.time())
-        _OBJECTS.labels(self.cache.kind.kind).set(len(self.cache.known))
+        _HEARD.labels(self._kind).set(time.time())
+        _OBJECTS.labels(self._kind).set(len(self.cache.known))
 
     async def _wait(self, refusal: Refusal) -> None:
         self._patience = self._patience.failed(time.monotonic())
@@ -178,6 +180,8 @@ class Feed:
         if not (self.absent and was_absent):
             say = self._log.info if self.absent else self._log.warning
             say("feed-waits", why=refusal, attempt=attempt, seconds=round(wait, 2))
+        if self.absent and not was_absent:
+            self._on_change()  # whoever waits to know what there is knows now
         if self.absent:
             wait = min(wait, 2.0)
         await asyncio.sleep(wait)

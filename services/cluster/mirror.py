@@ -35,6 +35,7 @@ from services.cluster.core.cache import Cache
 from services.cluster.core.desired import Desired
 from services.cluster.core.diff import Name, diff
 from services.cluster.core.policies import without_rules
+from services.cluster.core.spellings import Together
 
 TOGETHER = 64
 """Writes under way at a time."""
@@ -67,12 +68,19 @@ class Mirror:
     """``apply`` is what the reconcile loop runs."""
 
     def __init__(
-        self, *, kv: KV, view: View, lease: Election, caches: Iterable[Cache], telemetry: Telemetry, log: Log
+        self,
+        *,
+        kv: KV,
+        view: View,
+        lease: Election,
+        caches: Iterable[Cache | Together],
+        telemetry: Telemetry,
+        log: Log,
     ) -> None:
         self._kv = kv
         self._view = view
         self._lease = lease
-        self._caches: Mapping[str, Cache] = {kind_prefix(cache.kind): cache for cache in caches}
+        self._caches: Mapping[str, Cache | Together] = {kind_prefix(cache.kind): cache for cache in caches}
         self._telemetry = telemetry
         self._log = log
         self._desired = Desired(object_key)

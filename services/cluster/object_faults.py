@@ -38,7 +38,9 @@ class ObjectFaultReporter:
     def __init__(self, *, kube: Kube, lease: Election, caches: list[Cache], instance: str, log: Log) -> None:
         self._kube = kube
         self._lease = lease
-        self._caches = {cache.kind: cache for cache in caches}
+        self._caches: dict[type, list[Cache]] = {}
+        for cache in caches:
+            self._caches.setdefault(cache.kind.type, []).append(cache)
         self._instance = instance
         self._log = log
         self.board = core.Board()
@@ -65,10 +67,11 @@ class ObjectFaultReporter:
         if not self.board.allow(who, now):
             return "over-rate"
         kind = core.kind_named(fault)
-        known = self._caches[kind].known.get((fault.namespace, fault.name)) if kind is not None else None
-        if kind is None or known is None:
+        name = fault.namespace, fault.name
+        cache = next((one for one in self._caches[kind.type] if name in one.known), None) if kind is not None else None
+        if cache is None:
             return "unknown-object"
-        about = core.Subject(kind, fault.namespace, fault.name, known.uid, fault.reason)
+        about = core.Subject(cache.kind, *name, cache.known[name].uid, fault.reason)
         return self.board.hear(who, about, fault, now)
 
     async def apply(self, _dirty: Dirty) -> Done | Again:

@@ -22,13 +22,14 @@ from kit.pools import any_overlap, judge_pools
 from proto.addresses import Block, PoolVerdict
 from proto.codec import encode_segment
 from proto.dns import CoreDNSDecision
-from proto.objects import KIND_OF, IPPool
+from proto.objects import KIND_OF, IPPool, Kind
 from proto.policy import Ack
 from services.cluster.core import nameserver, nodes, pools, reports, unserved
 from services.cluster.core.cache import Cache
 from services.cluster.core.diff import Name, name_of
 from services.cluster.core.parse import NAMES
 from services.cluster.core.shapes import PoolCondition
+from services.cluster.core.spellings import NAME_TAKEN, Caches, Together
 from services.cluster.core.watching import version_of
 from services.cluster.core.workloads import COREDNS
 from services.cluster.kube import Kube, Refusal
@@ -139,18 +140,18 @@ class NodeWriter:
 class PoolWriter:
     """``apply`` brings every IPPool's condition ``Allocatable`` to what becomes of the pool."""
 
-    def __init__(self, *, kube: Kube, lease: Election, cache: Cache, blocks: View, log: Log) -> None:
+    def __init__(self, *, kube: Kube, lease: Election, pools: Together, blocks: View, log: Log) -> None:
         self._kube = kube
         self._lease = lease
-        self._cache = cache
+        self._pools = pools
         self._blocks = blocks
         self._log = log
-        self._refused: dict[str, tuple[PoolCondition, float]] = {}
+        self._refused: dict[tuple[Kind, str], tuple[PoolCondition, float]] = {}
         """Pools whose condition the API server does not take (a CRD without status), and when that was."""
 
     def verdicts(self) -> dict[str, PoolVerdict] | None:
         """By name of the pool; None while it cannot be known yet which of those that overlap has blocks."""
-        found = [known.value for known in self._cache.known.values() if isinstance(known.value, IPPool)]
+        found = [known.value for known in self._pools.known.values() if isinstance(known.value, IPPool)]
         in_use: frozenset[str] = frozenset()
         if any_overlap(found):
             if not self._blocks.synced:
@@ -161,32 +162,38 @@ class PoolWriter:
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """One pass over all pools; raises Refusal."""
-        verdicts = self.verdicts() if self._lease.held and self._cache.synced else None
+        verdicts = self.verdicts() if self._lease.held and self._pools.lists else None
         if verdicts is None:
             return Done()
-        for (_, name), known in list(self._cache.known.items()):
-            fault = self._cache.faults.get(("", name))
-            verdict = verdicts.get(name) or PoolVerdict(name, pools.UNREADABLE, str(fault), "correct it")
-            await self._write(name, pools.condition(verdict, known.raw, _stamp()))
-        self._refused = {name: reported for name, reported in self._refused.items() if ("", name) in self._cache.known}
+        shadowed = {name for _, name in self._pools.shadowed()}
+        taken, _, remedy = self._pools.why_shadowed().partition("; ")
+        for cache in (self._pools.first, self._pools.second):
+            for (_, name), known in list(cache.known.items()):
+                fault = cache.faults.get(("", name))
+                verdict = verdicts.get(name) or PoolVerdict(name, pools.UNREADABLE, str(fault), "correct it")
+                if cache is self._pools.second and name in shadowed:
+                    verdict = PoolVerdict(name, NAME_TAKEN, taken, remedy)
+                await self._write(cache.kind, name, pools.condition(verdict, known.raw, _stamp()))
+        there = {(cache.kind, name) for cache in (self._pools.first, self._pools.second) for _, name in cache.known}
+        self._refused = {which: reported for which, reported in self._refused.items() if which in there}
         return Done()
 
-    async def _write(self, name: str, wanted: PoolCondition | None) -> None:
-        if wanted is None or self._is_refused(name, wanted):
+    async def _write(self, kind: Kind, name: str, wanted: PoolCondition | None) -> None:
+        if wanted is None or self._is_refused(kind, name, wanted):
             return
         try:
-            body = pools.condition_body(name, wanted)
-            await self._kube.apply(pools.condition_path(name), body, manager=STATUS_MANAGER)
+            body = pools.condition_body(kind, name, wanted)
+            await self._kube.apply(pools.condition_path(kind, name), body, manager=STATUS_MANAGER)
         except Refusal as refusal:
             if refusal.status != 404:
                 raise
-            self._refused[name] = wanted, time.monotonic()
+            self._refused[kind, name] = wanted, time.monotonic()
             self._log.warning("pool-without-status", pool=name, why=refusal)
             return
         self._log.info("pool-condition", pool=name, status=wanted.status, reason=wanted.reason)
 
-    def _is_refused(self, name: str, wanted: PoolCondition) -> bool:
-        before, at = self._refused.get(name, (None, 0.0))
+    def _is_refused(self, kind: Kind, name: str, wanted: PoolCondition) -> bool:
+        before, at = self._refused.get((kind, name), (None, 0.0))
         same = before is not None and (before.status, before.message) == (wanted.status, wanted.message)
         return same and time.monotonic() - at < REFUSED_SECONDS
 
@@ -256,7 +263,7 @@ class FaultReporter:
         kube: Kube,
         bus: Bus,
         lease: Election,
-        caches: list[Cache],
+        caches: Caches,
         mirror: Mirror,
         pools: PoolWriter,
         instance: str,
@@ -294,7 +301,7 @@ class FaultReporter:
                 self._log.warning("event-refused", why=refusal)
 
     def _present(self) -> Iterator[reports.Report]:
-        for cache in self._caches:
+        for cache in self._caches.every:
             for name in reports.first(cache.faults):
                 yield self._about(cache, name, str(cache.faults[name]))
             for name in reports.first(cache.unserved):
@@ -302,9 +309,13 @@ class FaultReporter:
                     yield self._about(cache, name, one.about(NAMES[cache.kind.type], *name), unserved.REASON)
             if cache.kind.type is IPPool:
                 for pool, verdict in (self._pools.verdicts() or {}).items():
-                    if verdict.refused:
+                    if verdict.refused and ("", pool) in cache.known:
                         yield self._about(cache, ("", pool), verdict.sentence, verdict.reason)
-        by_kind = {cache.kind: cache for cache in self._caches}
+        for both in self._caches.together.values():
+            for name in both.shadowed():
+                sentence = f"{NAMES[both.kind.type]} {name[1]}: {both.why_shadowed()}"
+                yield self._about(both.second, name, sentence, NAME_TAKEN)
+        by_kind = {cache.kind: cache for cache in self._caches.every}
         for value, sentence in self._mirror.unwritable.values():
             yield self._about(by_kind[KIND_OF[type(value)]], name_of(value), sentence)
 

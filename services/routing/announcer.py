@@ -1,4 +1,5 @@
-"""Tells the other nodes what lives here: this node's addresses on the shared links, their MTU, its blocks.
+"""Tells the other nodes what lives here: this node's addresses on the shared links, their MTU, its blocks, and
+the models by which it receives packets now.
 
 Nothing is told before ``blocks`` is in sync: what was told last stays. The marker ``_complete.<node>`` follows the
 record, once in each epoch of ``routes``. A record is written in the trace of the block that it is about, so routes of
@@ -18,7 +19,8 @@ from chassis.telemetry.traces import Telemetry
 from proto.codec import encode_segment
 from proto.sync import Complete, complete_key
 from services.routing.core.fib import Snapshot
-from services.routing.core.plan import Mesh, offered
+from services.routing.core.mesh import Mesh
+from services.routing.core.plan import offered
 
 WAIT = 1.0
 
@@ -32,13 +34,15 @@ class Announcer:
         store: KV,
         view: View,
         look: Callable[[], Mesh],
-        snapshot: Callable[[], Snapshot],
+        found: Callable[[], tuple[Snapshot, tuple[str, ...]]],
         log: Log,
         *,
         telemetry: Telemetry,
         causes: Causes,
     ) -> None:
-        """``causes``: of this node's blocks."""
+        """``found``: the kernel, and the models by which this node receives packets now; ``causes``: of this node's
+        blocks.
+        """
         self._telemetry = telemetry
         self._causes = causes
         self._node = node
@@ -46,16 +50,16 @@ class Announcer:
         self._store = store
         self._view = view
         self._look = look
-        self._snapshot = snapshot
+        self._found = found
         self._log = log
 
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """One pass; raises Unavailable."""
-        mesh, kernel = self._look(), self._snapshot()
+        mesh, (kernel, received) = self._look(), self._found()
         if not mesh.blocks_complete or not self._view.synced or not kernel.uplinks:
             return Again(WAIT)
         self._causes.gather()
-        offer = offered(self._node, mesh.blocks, kernel.uplinks)
+        offer = offered(self._node, mesh.blocks, kernel.uplinks, received, kernel.wireguard.mine)
         entry = self._view.entries.get(self._key)
         if entry is None or entry.value != offer:
             prefixes, traces = len(offer.prefixes), self._causes.traces
@@ -63,7 +67,13 @@ class Announcer:
                 "routing.announce", traces, alone=True, k8s__node__name=self._node, airmesh__prefixes=prefixes
             ):
                 await self._store.put(self._key, offer)
-                self._log.info("announced", underlay=list(offer.underlay), prefixes=list(offer.prefixes), mtu=offer.mtu)
+                self._log.info(
+                    "announced",
+                    underlay=list(offer.underlay),
+                    prefixes=list(offer.prefixes),
+                    mtu=offer.mtu,
+                    models=list(offer.models),
+                )
         self._causes.done()
         if not self._view.scope_complete(self._key):
             await self._store.put(complete_key(self._key), Complete(self._view.epoch))

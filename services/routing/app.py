@@ -4,18 +4,32 @@ from __future__ import annotations
 
 import asyncio
 import os
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 from chassis.bus.causes import Causes
 from chassis.faults import SettingsFault
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
-from proto.subjects import ROUTES, event_subject
+from kit.models import SERVED, Model
+from kit.pairs import chosen
+from linux.netlink import Netlink
+from proto.codec import encode_segment
+from proto.pairs import PairsRequest
+from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
-from services.routing.installer import Installer
+from services.routing.core.faults import Fault
+from services.routing.devices import Devices
+from services.routing.installer import Installer, Reports
 from services.routing.kernel import Kernel
 from services.routing.mirror import Mirror
+from services.routing.object_faults import object_fault
+from services.routing.prober import Prober
 from services.routing.settings import Settings
+from services.routing.wireguard import Wireguard
+from services.routing.wireguard_device import Devices as WireguardDevices
+from services.routing.wireguard_keys import KeyFile
 
 PERIOD = 5.0
 """Seconds between full passes: the longest that drift lasts if the kernel did not tell of it."""
@@ -23,22 +37,40 @@ CALM = 0.25
 """Seconds between two passes for changes of the kernel: a pod's route is one, and pods come in crowds."""
 
 
-async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> None:
-    """Everything that one copy of the service is; ``namespace`` is a network namespace other than the process' own."""
+async def build(
+    runtime: Runtime[Settings],
+    namespace: Path | None = None,
+    *,
+    served: Mapping[str, Model] = SERVED,
+    programs: bool | None = None,
+) -> None:
+    """Everything that one copy of the service is. ``namespace`` is a network namespace other than the process' own;
+    ``served``: the models that there are; ``programs``: whether tunnel devices take packets only with the datapath's
+    programs, as they do on every node (not in a gateway).
+    """
     settings, bus = runtime.settings, runtime.bus
     if not settings.node and not settings.gateway:
         raise SettingsFault("AIRMESH_NODE", settings.node, "name this Node, or set AIRMESH_GATEWAY=true")
     node = "" if settings.gateway else settings.node
-    kernel = Kernel(settings.uplinks, namespace, settings.sysctl_root)
+    kernel = Kernel(
+        settings.uplinks,
+        namespace,
+        settings.sysctl_root,
+        programs=not settings.gateway if programs is None else programs,
+        wireguard=partial(_wireguard, settings),
+    )
     runtime.on_stop(kernel.close)
-    mirror = Mirror(bus, node)
+    mirror = Mirror(bus, node, served)
+    measured = asyncio.Event()
+    prober = Prober(kernel, settings.probe_port, measured.set, runtime.log)
+    runtime.on_stop(prober.close)
     installer = Installer(
         node,
         kernel,
         mirror.look,
         runtime.log,
-        lambda event: bus.publish(event_subject("routing", "changed"), event),
-        lambda fault, remedy: bus.report_fault(fault, remedy, node),
+        _reports(runtime, node),
+        measures=prober,
         telemetry=runtime.telemetry,
         causes=Causes(mirror.claims, mirror.blocks, mirror.routes),
     )
@@ -46,30 +78,75 @@ async def build(runtime: Runtime[Settings], namespace: Path | None = None) -> No
     announce: Loop | None = None
 
     async def install(dirty: Dirty) -> Done | Again:
-        uplinks = installer.snapshot.uplinks
+        before = _offered(installer)
         outcome = await installer.apply(dirty)
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
-        if announce is not None and installer.snapshot.uplinks != uplinks:
+        if announce is not None and _offered(installer) != before:
             announce.poke()
         return outcome
 
     cursors = [view.cursor() for view in mirror.views]
     loop = Loop(runtime, "routes", cursors=cursors, apply=install, period=PERIOD, debounce=0.01)
     runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, loop))
+    runtime.spawn("measure", prober.run())
+    runtime.spawn("measured", _wake(measured, loop))
+    name = settings.node
+    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, name, installer.states()))
     if node:
-        announcer = Announcer(
-            node,
-            bus.bucket(ROUTES),
-            mirror.routes,
-            mirror.look,
-            lambda: installer.snapshot,
-            runtime.log,
-            telemetry=runtime.telemetry,
-            causes=Causes(mirror.blocks, concerns=lambda _, entry: entry is not None and entry.value.node == node),
-        )
-        reported = [mirror.routes.cursor(), mirror.blocks.cursor()]
-        announce = Loop(runtime, "announce", cursors=reported, apply=announcer.apply, period=PERIOD)
+        announce = _announce(runtime, mirror, installer)
+
+
+def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:
+    devices = WireguardDevices(netlink, tunnels, settings.wireguard_sockets)
+    return Wireguard(KeyFile(settings.state_dir), devices, key_days=settings.wireguard_key_days)
+
+
+def _offered(installer: Installer) -> object:
+    """What the other nodes learn of this one's kernel."""
+    return installer.snapshot.uplinks, installer.received, installer.snapshot.wireguard.mine
+
+
+def _announce(runtime: Runtime[Settings], mirror: Mirror, installer: Installer) -> Loop:
+    node = runtime.settings.node
+    announcer = Announcer(
+        node,
+        runtime.bus.bucket(ROUTES),
+        mirror.routes,
+        mirror.look,
+        lambda: (installer.snapshot, installer.received),
+        runtime.log,
+        telemetry=runtime.telemetry,
+        causes=Causes(mirror.blocks, concerns=lambda _, entry: entry is not None and entry.value.node == node),
+    )
+    reported = [mirror.routes.cursor(), mirror.blocks.cursor()]
+    return Loop(runtime, "announce", cursors=reported, apply=announcer.apply, period=PERIOD)
+
+
+def _reports(runtime: Runtime[Settings], node: str) -> Reports:
+    bus = runtime.bus
+    return Reports(
+        changed=lambda event: bus.publish(event_subject("routing", "changed"), event),
+        faulty=partial(_report, runtime, node),
+        stepped=lambda event: bus.publish(event_subject("routing", "model"), event),
+    )
+
+
+def _report(runtime: Runtime[Settings], node: str, fault: Fault) -> None:
+    """The fault of a node, and of the object that asks for what cannot be done."""
+    runtime.bus.report_fault(fault.fault, fault.remedy, node)
+    name = runtime.settings.node
+    about = object_fault(fault, name) if name else None
+    if about is not None:
+        runtime.bus.publish(object_fault_subject("routing", encode_segment(name)), about)
+
+
+async def _wake(measured: asyncio.Event, loop: Loop) -> None:
+    """A pass when what was measured may change it."""
+    while True:
+        await measured.wait()
+        measured.clear()
+        loop.poke()
 
 
 async def _watch_kernel(runtime: Runtime[Settings], kernel: Kernel, loop: Loop) -> None:

@@ -1,32 +1,62 @@
-"""The reconciler of kernel routes: read, plan, apply, read again. Works on what was last known while the bus is away.
+"""The reconciler of kernel routes and tunnels: read, plan, apply, read again. With the bus away, of what was known.
 
-A pass that changes routes although nothing was learnt repairs drift (somebody took a route away) and says so in its
-event. What the kernel refuses, and every fault of the plan, is told once when it begins.
+A pass that changes something although nothing was learnt repairs drift (somebody took a route or a device away) and
+says so in its event. What the kernel refuses, and every fault of the plan, is told once when it begins, on the object
+that asks for it too. A pass that made a device plans again at once: only then has the device a number to be routed by.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from os import strerror
-from typing import Any
+from typing import Any, Protocol
 
 from chassis.bus.causes import Causes
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
 from chassis.telemetry.traces import Telemetry
 from kit.once import Once
-from proto.events import RoutesChanged
-from proto.net import Network
+from proto.events import ModelStep, RoutesChanged
+from proto.net import Address, Network
+from proto.pairs import PairState
+from services.routing.core.encryption import asked_since, last_known, wish_of
+from services.routing.core.evidence import Evidence, Way
 from services.routing.core.faults import Fault
-from services.routing.core.fib import Operation, Replace, Route, Snapshot
-from services.routing.core.plan import Mesh, Plan, plan
-from services.routing.kernel import Kernel
+from services.routing.core.fib import AddDevice, Addition, Device, Operation, Route, Snapshot
+from services.routing.core.mesh import Mesh
+from services.routing.core.pairs import Memory, PairKey, Target
+from services.routing.core.plan import Plan, plan
+from services.routing.core.steps import since_when, states, steps
+from services.routing.core.wireguard import WireguardState
+from services.routing.kernel import Kernel, Refusal
+from services.routing.prober import End
 
-Changed = Callable[[RoutesChanged], None]
-Faulty = Callable[[str, str], None]
 RETRY = 1.0
-"""Seconds until a refused operation is tried again."""
+"""Seconds until a refused operation is tried again, and between passes while something is being laid."""
+ROUNDS = 3
+"""Plans of one pass at most: a device that was made is routed by in the next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reports:
+    """Whom it tells what."""
+
+    changed: Callable[[RoutesChanged], None]
+    faulty: Callable[[Fault], None]
+    stepped: Callable[[ModelStep], None]
+
+
+class Measures(Protocol):
+    """What measures the ways to other nodes (:class:`services.routing.prober.Prober`)."""
+
+    evidence: dict[Way, Evidence]
+
+    async def follow(
+        self, targets: Mapping[Way, Target], ends: Mapping[End, tuple[str, int]], peers: Iterable[Address]
+    ) -> None:
+        """Measure these."""
 
 
 class Installer:
@@ -38,9 +68,9 @@ class Installer:
         kernel: Kernel,
         look: Callable[[], Mesh],
         log: Log,
-        changed: Changed,
-        faulty: Faulty,
+        reports: Reports,
         *,
+        measures: Measures,
         telemetry: Telemetry,
         causes: Causes,
     ) -> None:
@@ -51,9 +81,19 @@ class Installer:
         self._kernel = kernel
         self._look = look
         self._log = log
-        self._changed = changed
-        self._faulty = faulty
+        self._reports = reports
+        self._measures = measures
         self._once: Once[Fault] = Once()
+        self._steps: Once[ModelStep] = Once()
+        self._lasting: dict[Fault, float] = {}
+        """Faults that are told only when they last, and since when they are there."""
+        self._unneeded: dict[str, float] = {}
+        self._devices: Mapping[str, Device] = {}
+        """Those that there should have been, by name."""
+        self._wireguard = WireguardState()
+        self._encrypted_since: dict[int, float] = {}
+        self._since: dict[PairKey, tuple[str, int]] = {}
+        self._pairs: Plan = Plan((), (), {})
         self._last: Mapping[tuple[Network, int], Route] = {}
         self._first = True
         self.snapshot = Snapshot()
@@ -61,44 +101,137 @@ class Installer:
         self.faults: tuple[Fault, ...] = ()
         """What stands in the way now."""
 
+    @property
+    def received(self) -> tuple[str, ...]:
+        """Models by which this node receives packets now."""
+        return self._pairs.received or ("host-gw",)
+
+    def states(self) -> Iterable[PairState]:
+        """How each pair is."""
+        return states(self._pairs.pairs, self._measures.evidence, self._since)
+
     async def apply(self, _dirty: Dirty) -> Done | Again:
         """One pass; raises KernelFault."""
-        self.snapshot = await self._kernel.snapshot()
+        planned, mesh, refused = await self._round()
+        for _ in range(ROUNDS - 1):
+            failed = {refusal.operation for refusal in refused}
+            made = any(isinstance(one, AddDevice) and one not in failed for one in planned.operations)
+            if not await self._follow_wireguard(mesh) and not made:
+                break
+            planned, mesh, refused = await self._round()
+        self._causes.done()
+        await self._measures.follow(planned.targets, self._ends(planned), _peers(mesh))
+        self._report_faults((*planned.faults, *map(_refusal, refused)))
+        waits = any(one.pending for one in planned.pairs.values()) or not all(
+            one.receives for one in self.snapshot.devices if one.is_ours
+        )
+        return Again(RETRY) if refused or waits else Done()
+
+    async def _round(self) -> tuple[Plan, Mesh, tuple[Refusal, ...]]:
+        self.snapshot = replace(await self._kernel.snapshot(), wireguard=self._wireguard)
         self._causes.gather()
-        planned = plan(self._look(), self.snapshot)
-        refused: tuple[tuple[Operation, int], ...] = ()
+        mesh, now = last_known(self._look(), self.snapshot), time.monotonic()
+        self._encrypted_since = asked_since(mesh, self._encrypted_since, now)
+        memory = Memory(
+            now=now,
+            evidence=self._measures.evidence,
+            unneeded=self._unneeded,
+            encrypted_since=self._encrypted_since,
+        )
+        planned = plan(mesh, self.snapshot, memory)
+        refused = await self._change(planned)
+        self._remember(planned, mesh, now)
+        return planned, mesh, refused
+
+    async def _follow_wireguard(self, mesh: Mesh) -> bool:
+        """A pass over the devices of WireGuard, after what must not pass without it is prohibited; whether anything
+        follows from it.
+        """
+        wish = wish_of(mesh, self.snapshot)
+        state = await self._kernel.wireguard(wish) if wish is not None else WireguardState()
+        changed = state.paths != self._wireguard.paths
+        self._wireguard = state
+        self.snapshot = replace(self.snapshot, wireguard=state)
+        return changed
+
+    async def _change(self, planned: Plan) -> tuple[Refusal, ...]:
+        refused: tuple[Refusal, ...] = ()
         if planned.operations:
             named: dict[str, Any] = {"k8s__node__name": self._node} if self._node else {}
             changes = len(planned.operations)
             with self._telemetry.together("routing.install", self._causes.traces, airmesh__changes=changes, **named):
                 refused = await self._kernel.apply(planned.operations)
                 self._report(planned, refused)
-        self._causes.done()
-        self._last, self._first = planned.desired, False
-        self._report_faults((*planned.faults, *(_refusal(operation, number) for operation, number in refused)))
-        return Again(RETRY) if refused else Done()
+        for step in self._steps.take(steps(self._node, planned.pairs, self._measures.evidence), time.monotonic()):
+            self._log.info("model", peer=step.peer, family=step.family, step=step.step, model=step.model, why=step.why)
+            self._reports.stepped(step)
+        return refused
 
-    def _report(self, planned: Plan, refused: tuple[tuple[Operation, int], ...]) -> None:
-        failed = {operation for operation, _ in refused}
+    def _remember(self, planned: Plan, mesh: Mesh, now: float) -> None:
+        """What only this process knows: since when nobody needs a device, and since when a pair takes its model."""
+        self._since = since_when(planned.pairs, self._since, int(time.time()), not self._first)
+        self._last, self._first, self._pairs = planned.desired, False, planned
+        self._devices = planned.devices
+        idle = {one.name for one in self.snapshot.devices} - planned.needed if mesh.pools_complete else set()
+        self._unneeded = {name: self._unneeded.get(name, now) for name in idle}
+
+    def _ends(self, planned: Plan) -> dict[End, tuple[str, int]]:
+        """Where other nodes may measure: all tunnel devices, and the uplinks while there are or may be tunnels."""
+        ends = {
+            End(one.index, one.tunnel.local): (one.name, 0)
+            for one in self.snapshot.devices
+            if one.is_ours and one.up and one.tunnel is not None
+        }
+        if ends or planned.tunnelled:
+            for uplink in self.snapshot.uplinks:
+                for interface in uplink.addresses if uplink.up else ():
+                    if not interface.ip.is_link_local:
+                        ends[End(uplink.index, interface.ip)] = (uplink.name, 1)
+        return ends
+
+    def _report(self, planned: Plan, refused: tuple[Refusal, ...]) -> None:
+        failed = {refusal.operation for refusal in refused}
         done = [operation for operation in planned.operations if operation not in failed]
         if not done:
             return
-        added = tuple(str(operation.route) for operation in done if isinstance(operation, Replace))
-        removed = tuple(str(operation.route) for operation in done if not isinstance(operation, Replace))
-        drift = not self._first and planned.desired == self._last
+        added = tuple(str(operation) for operation in done if isinstance(operation, Addition))
+        removed = tuple(str(operation) for operation in done if not isinstance(operation, Addition))
+        lost = any(isinstance(one, AddDevice) and one.device == self._devices.get(one.device.name) for one in done)
+        drift = not self._first and (planned.desired == self._last or lost)
         self._log.info("routes-changed", added=list(added), removed=list(removed), drift=drift)
-        self._changed(RoutesChanged(self._node, added, removed, drift))
+        self._reports.changed(RoutesChanged(self._node, added, removed, drift))
 
     def _report_faults(self, faults: tuple[Fault, ...]) -> None:
-        for fault in self._once.take(faults, time.monotonic()):
+        now = time.monotonic()
+        self._lasting = {fault: self._lasting.get(fault, now) for fault in faults if fault.after}
+        lasting = tuple(fault for fault in faults if now - self._lasting.get(fault, now) >= fault.after)
+        for fault in self._once.take(lasting, now):
             self._log.warning("fault", fault=fault.fault, remedy=fault.remedy)
-            self._faulty(fault.fault, fault.remedy)
-        self.faults = faults
+            self._reports.faulty(fault)
+        self.faults = lasting
 
 
-def _refusal(operation: Operation, number: int) -> Fault:
-    verb = "set" if isinstance(operation, Replace) else "removed"
+def _peers(mesh: Mesh) -> Iterable[Address]:
+    """Addresses of the other nodes: nobody else is answered."""
+    return (address for name, reported in mesh.routes.items() if name != mesh.me for address in reported.underlay)
+
+
+def _refusal(refusal: Refusal) -> Fault:
+    if refusal.why:
+        return Fault(refusal.why, refusal.remedy, about=_object_of(refusal.operation))
+    verb = "set" if isinstance(refusal.operation, Addition) else "removed"
     return Fault(
-        f"the kernel refused that route {operation.route} is {verb}: {strerror(number)}",
+        f"the kernel refused that {_what(refusal.operation)} is {verb}: {strerror(refusal.number)}",
         "look at `ip route` and `ip link` of this node; it is tried again each second",
     )
+
+
+def _what(operation: Operation) -> str:
+    route = getattr(operation, "route", None)
+    return f"route {route}" if isinstance(route, Route) else str(operation)
+
+
+def _object_of(operation: Operation) -> tuple[str, str] | None:
+    """Who sets tunnel numbers and ports."""
+    device = getattr(operation, "device", None)
+    return ("FelixConfiguration", "default") if device is not None and device.tunnel.vni else None

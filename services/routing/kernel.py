@@ -1,8 +1,8 @@
-"""The kernel's routing table and links, read and written in one thread.
+"""The kernel's routing table, tunnel devices and links, read and written in one thread.
 
-Owns every netlink call of this service: uplinks and their addresses by ``linux.interfaces``; routes, which may be many,
-in batches by ``linux.netlink``. What the kernel refused is told of each operation. A listing during which the table
-changed is made again.
+Owns every netlink call of this service: uplinks and their addresses by ``linux.interfaces``, tunnel devices by
+``services.routing.devices``; routes and entries, which may be many, in batches by ``linux.netlink``. What the kernel
+refused is told of each operation. A listing during which the table changed is made again.
 
 A route is *replaced* (NLM_F_REPLACE), never taken away and added: no packet finds it missing.
 
@@ -16,19 +16,34 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from itertools import groupby
 from pathlib import Path
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 from chassis.faults import Retryable
 from linux import netlink, rtnl
 from linux.interfaces import Interfaces
-from linux.netlink import Netlink
+from linux.netlink import Netlink, NetlinkRefused
 from linux.netns import NotANamespace, enter
-from services.routing.core.fib import Operation, Route, Snapshot, Uplink
-from services.routing.rtnetlink import concerns, message, read
+from proto.net import Address
+from services.routing.core.fib import (
+    AddDevice,
+    MendDevice,
+    Operation,
+    RemoveDevice,
+    Route,
+    Snapshot,
+    Uplink,
+)
+from services.routing.core.wireguard import WireguardState, Wish
+from services.routing.devices import NAMES, Devices, why_refused
+from services.routing.probes import open_probe
+from services.routing.rtnetlink import Change, concerns, message, read
+from services.routing.wireguard import Wireguard
 
 CHUNK = 256
 """Operations in one send; their acknowledgements fit into a default socket buffer."""
@@ -38,11 +53,25 @@ FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
 
+_OF_DEVICES = (AddDevice, MendDevice, RemoveDevice)
+
 T = TypeVar("T")
+MakeWireguard = Callable[[Netlink, Devices], Wireguard]
 
 
 class KernelFault(Retryable):
     """The kernel could not be asked, or refused; says what."""
+
+
+class Refusal(NamedTuple):
+    """An operation that the kernel refused."""
+
+    operation: Operation
+    number: int
+    """Its errno."""
+    why: str = ""
+    remedy: str = ""
+    """What that means and what to do, where more is known than the errno says."""
 
 
 class Kernel:
@@ -51,11 +80,24 @@ class Kernel:
     """
 
     def __init__(
-        self, uplinks: Sequence[str], namespace: Path | None = None, sysctls: Path = Path("/proc/sys")
+        self,
+        uplinks: Sequence[str],
+        namespace: Path | None = None,
+        sysctls: Path = Path("/proc/sys"),
+        *,
+        programs: bool = False,
+        wireguard: MakeWireguard | None = None,
     ) -> None:
+        """``programs``: a tunnel device takes packets only with the datapath's programs. ``wireguard`` makes what
+        drives its devices; without it there are none.
+        """
+        self._make_wireguard = wireguard
+        self._wireguard: Wireguard | None = None
         self._names = tuple(uplinks)
         self._namespace = namespace
         self._sysctls = sysctls
+        self._programs = programs
+        self._devices: Devices | None = None
         self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="netlink")
         self._interfaces: Interfaces | None = None
         self._netlink: Netlink | None = None
@@ -65,12 +107,29 @@ class Kernel:
         """Routes of the main table and the uplinks; raises KernelFault."""
         return await self._run(self._snapshot)
 
-    async def apply(self, operations: Sequence[Operation]) -> tuple[tuple[Operation, int], ...]:
-        """Do all of them; returns those that the kernel refused, with its errno. Raises KernelFault.
+    async def apply(self, operations: Sequence[Operation]) -> tuple[Refusal, ...]:
+        """Do all of them in their order; returns those that the kernel refused. Raises KernelFault.
 
         A route to be removed that is gone already is no failure.
         """
         return await self._run(lambda: self._apply(operations))
+
+    async def wireguard(self, wish: Wish) -> WireguardState:
+        """One pass over the devices of WireGuard; what fails is in the state. Raises KernelFault for a deadline."""
+
+        def work() -> WireguardState:
+            assert self._netlink is not None
+            assert self._devices is not None
+            assert self._make_wireguard is not None
+            if self._wireguard is None:
+                self._wireguard = self._make_wireguard(self._netlink, self._devices)
+            return self._wireguard.run(wish, now=time.time(), clock=time.monotonic())
+
+        return await self._run(work)
+
+    async def open_probe(self, device: str, local: Address, port: int, hops: int) -> socket.socket:
+        """A socket for packets of measurement; see ``services.routing.probes``. Raises KernelFault."""
+        return await self._run(lambda: open_probe(device, local, port, hops))
 
     async def forward(self) -> tuple[str, ...]:
         """Let this namespace forward both families; returns the switches that cannot be set."""
@@ -86,7 +145,7 @@ class Kernel:
             heard = False
             with suppress(BlockingIOError):
                 while received := self._listener.recv(65536):
-                    heard = heard or concerns(received, self._names)
+                    heard = heard or concerns(received, (*self._names, *NAMES))
             if heard:
                 changed()
 
@@ -120,10 +179,14 @@ class Kernel:
             self._netlink = Netlink()
         if self._interfaces is None:
             self._interfaces = Interfaces()
+        if self._devices is None:
+            self._devices = Devices(self._sysctls, programs=self._programs)
 
     def _close(self) -> None:
         if self._interfaces is not None:
             self._interfaces.close()
+        if self._devices is not None:
+            self._devices.close()
         if self._netlink is not None:
             self._netlink.close()
 
@@ -132,7 +195,11 @@ class Kernel:
         uplinks = self._uplinks()
         present = {uplink.name for uplink in uplinks}
         missing = tuple(name for name in self._names if name not in present)
-        return Snapshot(routes=tuple(routes), uplinks=uplinks, missing=missing)
+        assert self._devices is not None
+        assert self._netlink is not None
+        devices = self._devices.seen()
+        entries = self._devices.entries(self._netlink, devices)
+        return Snapshot(routes=tuple(routes), uplinks=uplinks, missing=missing, devices=devices, entries=entries)
 
     def _routes(self, family: int) -> list[Route]:
         assert self._netlink is not None
@@ -146,14 +213,33 @@ class Kernel:
             Uplink(name=one.name, index=one.index, up=one.up, mtu=one.mtu, addresses=one.addresses) for one in found
         )
 
-    def _apply(self, operations: Sequence[Operation]) -> tuple[tuple[Operation, int], ...]:
+    def _apply(self, operations: Sequence[Operation]) -> tuple[Refusal, ...]:
+        refused: list[Refusal] = []
+        for of_device, group in groupby(operations, lambda one: isinstance(one, _OF_DEVICES)):
+            if of_device:
+                refused += [refusal for one in group if (refusal := self._device(one)) is not None]
+            else:
+                refused += self._changes([one for one in group if not isinstance(one, _OF_DEVICES)])
+        return tuple(refused)
+
+    def _changes(self, operations: Sequence[Change]) -> list[Refusal]:
         assert self._netlink is not None
-        refused: list[tuple[Operation, int]] = []
+        refused: list[Refusal] = []
         for start in range(0, len(operations), CHUNK):
             part = operations[start : start + CHUNK]
             answers = self._netlink.attempt([message(operation) for operation in part])
-            refused += [(part[position], error.errno or 0) for position, error in answers]
-        return tuple(refused)
+            refused += [Refusal(part[position], error.errno or 0) for position, error in answers]
+        return refused
+
+    def _device(self, operation: Operation) -> Refusal | None:
+        assert self._devices is not None
+        assert isinstance(operation, _OF_DEVICES)
+        try:
+            self._devices.apply(operation)
+        except NetlinkRefused as error:
+            other = "" if isinstance(operation, RemoveDevice) else self._devices.in_the_way(operation.device)
+            return Refusal(operation, error.errno or 0, *why_refused(error, operation, other))
+        return None
 
 
 def _set_forwarding(sysctls: Path) -> tuple[str, ...]:

@@ -7,37 +7,47 @@ is what the bus lets only this node write, and a next hop told in another's name
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 
 from chassis.bus.client import Bus
 from chassis.bus.view import View
-from kit.models import asked
+from kit.model_settings import model_settings
+from kit.models import ENCRYPTS, SERVED, Model, asked
 from kit.pools import judge_pools
 from proto.addresses import Block, Claim
 from proto.codec import Malformed, decode_segment, kind_prefix
 from proto.net import Network
-from proto.objects import KIND_OF, IPPool
+from proto.objects import KIND_OF, FelixConfiguration, IPPool
 from proto.routes import NodeRoutes
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS, ROUTES
-from services.routing.core.plan import Asked, Mesh
+from services.routing.core.mesh import Asked, Mesh
 
 POOLS = kind_prefix(KIND_OF[IPPool])
+FELIX = kind_prefix(KIND_OF[FelixConfiguration])
 
 
 class Mirror:
-    """Views of ``routes``, ``claims``, ``blocks`` and the IPPools. ``node`` is empty in a gateway."""
+    """Views of ``routes``, ``claims``, ``blocks``, the IPPools and what is set of the models.
 
-    def __init__(self, bus: Bus, node: str) -> None:
+    ``node`` is empty in a gateway; ``served``: the models that there are.
+    """
+
+    def __init__(self, bus: Bus, node: str, served: Mapping[str, Model] = SERVED) -> None:
         self._node = node
+        self._served = served
         self.routes = bus.bucket(ROUTES).watch({"": NodeRoutes}, markers=(), name="routes")
         self.claims = bus.bucket(CLAIMS).watch({"": Claim}, name="claims")
         self.blocks = bus.bucket(BLOCKS).watch({"": Block}, name="blocks")
         self.pools = bus.bucket(OBJECTS).watch({POOLS: IPPool}, prefixes=(POOLS,), markers=(POOLS,), name="pools")
+        self.felix = bus.bucket(OBJECTS).watch(
+            {FELIX: FelixConfiguration}, prefixes=(FELIX,), markers=(), name="felixconfigurations"
+        )
 
     @property
     def views(self) -> tuple[View, ...]:
         """All of them."""
-        return self.routes, self.claims, self.blocks, self.pools
+        return self.routes, self.claims, self.blocks, self.pools, self.felix
 
     def look(self) -> Mesh:
         """The present state."""
@@ -46,13 +56,23 @@ class Mirror:
         }
         honest = {key: routes for key, routes in reported.items() if routes.node == _writer(key)}
         blocks = [entry.value for entry in self.blocks.entries.values() if isinstance(entry.value, Block)]
+        felix = (entry.value for entry in self.felix.entries.values() if isinstance(entry.value, FelixConfiguration))
+        settings = model_settings(felix, self._node)
+        if ENCRYPTS not in self._served:
+            settings = replace(settings, encrypted=frozenset())
+        pools, names = self._asked(blocks, settings.encrypted)
         return Mesh(
             me=self._node,
             routes={routes.node: routes for routes in honest.values()},
             impostors=tuple((_writer(key), reported[key].node) for key in sorted(reported.keys() - honest.keys())),
             claims=tuple(entry.value for entry in self.claims.entries.values() if isinstance(entry.value, Claim)),
             blocks={block.cidr: block for block in blocks},
-            pools=self._asked(blocks),
+            pools=pools,
+            names=names,
+            pools_complete=self.pools.synced,
+            settings=settings,
+            settings_complete=self.felix.synced and self.felix.scope_complete(FELIX),
+            routes_complete=self.routes.synced,
             blocks_complete=self.blocks.synced,
             claims_complete=self.claims.synced,
             reported=frozenset(
@@ -60,15 +80,22 @@ class Mirror:
             ),
         )
 
-    def _asked(self, blocks: Iterable[Block]) -> dict[Network, Asked]:
-        """The models that each pool asks for, by its range; where ranges overlap, the pool that ``ipam`` uses first."""
+    def _asked(
+        self, blocks: Iterable[Block], encrypted: frozenset[int]
+    ) -> tuple[dict[Network, Asked], dict[Network, str]]:
+        """The models that each pool asks for, and its name, by its range; where ranges overlap, the pool that ``ipam``
+        uses first.
+        """
         pools = {
             entry.value.name: entry.value for entry in self.pools.entries.values() if isinstance(entry.value, IPPool)
         }
-        judged = judge_pools(pools.values(), {block.pool for block in blocks if block.node})
-        found = {pool.cidr: asked(pools[pool.name]) for pool in judged.overlapping}
-        first = {pool.cidr: asked(pools[pool.name]) for pool in judged.sound}
-        return {**first, **{cidr: names for cidr, names in found.items() if cidr not in first}}
+        judged = judge_pools(pools.values(), {block.pool for block in blocks if block.node}, self._served)
+        models, names = dict[Network, Asked](), dict[Network, str]()
+        for pool in (*judged.sound, *judged.overlapping):
+            if pool.cidr not in models:
+                models[pool.cidr] = asked(pools[pool.name], self._served, encrypted)
+                names[pool.cidr] = pool.name
+        return models, names
 
     def not_synced(self) -> str:
         """Why not everything is known; empty when it is. Pools are not waited for: what none asks goes by host-gw."""

@@ -14,7 +14,7 @@ REASON = "ModelUnavailable"
 _GROUPS = {kind.__name__: KIND_OF[kind].group for kind in (FelixConfiguration, IPPool)}
 
 
-def told_of(fault: Fault, node: str) -> ObjectFault | None:
+def object_fault(fault: Fault, node: str) -> ObjectFault | None:
     """What ``node`` tells of the object that the fault is about; None for one that is about none."""
     if fault.about is None:
         return None

@@ -1,7 +1,8 @@
-"""``python -m services.routing.remove [HOST]``: takes away every route of this service, for an uninstall.
+"""``python -m services.routing.remove [HOST]``: takes away all routes and tunnel devices of this service, to uninstall.
 
-Run in the node's network namespace when the agent has ended. Only what is ours by protocol and metric goes; a second
-run finds nothing to do. ``HOST``, the node's root, is what the dataplane's like asks for; nothing of ours lies there.
+Run in the node's network namespace when the agent has ended. Only what is ours goes, routes by protocol and metric,
+devices by mark or group, and their entries with them; a second run finds nothing to do. ``HOST``, the node's root, is
+what the dataplane's like asks for; nothing of ours lies there.
 """
 
 from __future__ import annotations
@@ -9,18 +10,20 @@ from __future__ import annotations
 import asyncio
 import sys
 
-from services.routing.core.fib import Remove
+from services.routing.core.fib import Operation, Remove, RemoveDevice
 from services.routing.kernel import Kernel, KernelFault
 
 
 async def remove() -> int:
-    """How many routes were taken away. Raises KernelFault."""
+    """How many routes and devices were taken away. Raises KernelFault."""
     kernel = Kernel(())
     try:
-        ours = [Remove(route) for route in (await kernel.snapshot()).routes if route.is_ours]
+        found = await kernel.snapshot()
+        ours: list[Operation] = [Remove(route) for route in found.routes if route.is_ours]
+        ours += [RemoveDevice(device.name, device.index) for device in found.devices if device.is_ours]
         refused = await kernel.apply(ours)
         if refused:
-            raise KernelFault(f"the kernel keeps {len(refused)} routes, first {refused[0][0].route}")
+            raise KernelFault(f"the kernel keeps {len(refused)} routes and devices, first {refused[0].operation}")
         return len(ours)
     finally:
         await kernel.close()
@@ -33,7 +36,7 @@ def main() -> int:
     except KernelFault as fault:
         print(f"routing.remove: {fault}; run the uninstall again", file=sys.stderr)  # noqa: T201 - a command
         return 1
-    print(f"routing.remove: {count} routes taken away")  # noqa: T201 - a command
+    print(f"routing.remove: {count} routes and devices taken away")  # noqa: T201 - a command
     return 0
 
 

@@ -1,7 +1,7 @@
-"""The plan's routes as rtnetlink messages and back, and which notifications may change the plan.
+"""The plan's routes and entries as rtnetlink messages and back, and which notifications may change the plan.
 
-The bytes are those of ``linux.rtnl``; here stands which routes are looked at (unicast and unreachable ones of the main
-table), and what of the kernel's telling is about this service. Nothing here does IO.
+The bytes are those of ``linux.rtnl``; here stands which routes are looked at (unicast ones and those that refuse, of
+the main table), and what of the kernel's telling is about this service. Nothing here does IO.
 """
 
 from __future__ import annotations
@@ -13,32 +13,72 @@ from ipaddress import IPv4Network, IPv6Network, ip_address
 
 from linux import rtnl
 from linux.netlink import Message, parse
-from services.routing.core.fib import OTHER_MTU, PODS, Kind, Operation, Replace, Route
+from services.routing.core.fib import (
+    OTHER_MTU,
+    PODS,
+    AddEntry,
+    Entry,
+    Forwarding,
+    Kind,
+    Neighbour,
+    Remove,
+    RemoveEntry,
+    Replace,
+    Route,
+)
 
 _TABLE_AT, _PROTOCOL_AT = 4, 5
 """Places in ``struct rtmsg``: most notifications are judged by these two bytes alone."""
+_KINDS = frozenset(Kind)
 _PODS, _MAIN = bytes([PODS]), bytes([rtnl.TABLE_MAIN])
 
+Change = Replace | Remove | AddEntry | RemoveEntry
+"""Operations of which there may be many at once."""
+_GONE = (errno.ENOENT, errno.ENODEV)
 
-def message(operation: Operation) -> Message:
-    """What does it. A route to be removed that is gone already is no failure."""
-    route = operation.route
-    given = {
-        "kind": int(route.kind),
-        "link": route.link,
-        "metric": route.metric,
-        "protocol": route.protocol,
-        "mtu": max(route.mtu, 0),
-    }
+
+def message(operation: Change) -> Message:
+    """What does it. What is to be removed and is gone already is no failure."""
+    if isinstance(operation, AddEntry | RemoveEntry):
+        return _entry(operation)
+    route, mtu = operation.route, max(operation.route.mtu, 0)
+    given = {"kind": int(route.kind), "link": route.link, "metric": route.metric, "protocol": route.protocol}
     if isinstance(operation, Replace):
-        return rtnl.replace_route(route.destination, via=route.via, **given)
-    return rtnl.remove_route(route.destination, via=route.via, **given, tolerated=(errno.ESRCH,))
+        return rtnl.replace_route(
+            route.destination, via=route.via, mtu=mtu, onlink=route.onlink, source=route.source, **given
+        )
+    return rtnl.remove_route(route.destination, via=route.via, mtu=mtu, **given, tolerated=(errno.ESRCH,))
+
+
+def _entry(operation: AddEntry | RemoveEntry) -> Message:
+    entry, added = operation.entry, isinstance(operation, AddEntry)
+    if isinstance(entry, Neighbour):
+        if added:
+            return rtnl.add_neighbour(entry.link, entry.address, entry.mac)
+        return rtnl.remove_neighbour(entry.link, entry.address, tolerated=_GONE)
+    if added:
+        return rtnl.add_forwarding(entry.link, entry.mac, entry.outer)
+    return rtnl.remove_forwarding(entry.link, entry.mac, entry.outer, tolerated=_GONE)
+
+
+def read_neighbour(body: bytes) -> Entry | None:
+    """The permanent neighbour of an RTM_NEWNEIGH body; None for one that the kernel has found by itself."""
+    seen = rtnl.parse_neighbour(body)
+    if not seen.state & rtnl.PERMANENT or not seen.address:
+        return None
+    return Neighbour(seen.link, ip_address(seen.address), seen.mac)
+
+
+def read_forwarding(body: bytes) -> Entry | None:
+    """The forwarding entry of an RTM_NEWNEIGH body; None for one that leads nowhere."""
+    seen = rtnl.parse_neighbour(body)
+    return Forwarding(seen.link, seen.mac, ip_address(seen.address)) if seen.address and seen.mac else None
 
 
 def read(body: bytes) -> Route | None:
     """The route of an RTM_NEWROUTE body; None for other tables, cached ones and kinds that are not looked at."""
     seen = rtnl.parse_route(body)
-    if seen.flags & rtnl.CLONED or seen.table != rtnl.TABLE_MAIN or seen.kind not in (Kind.UNICAST, Kind.UNREACHABLE):
+    if seen.flags & rtnl.CLONED or seen.table != rtnl.TABLE_MAIN or seen.kind not in _KINDS:
         return None
     four = seen.family == socket.AF_INET
     network, size = (IPv4Network, 4) if four else (IPv6Network, 16)
@@ -48,7 +88,9 @@ def read(body: bytes) -> Route | None:
         via=ip_address(seen.gateway) if seen.gateway else None,
         link=seen.link if unicast else 0,
         mtu=OTHER_MTU if seen.mtu is None else seen.mtu,
-        kind=Kind.UNICAST if unicast else Kind.UNREACHABLE,
+        onlink=bool(seen.flags & rtnl.ONLINK),
+        source=ip_address(seen.source) if seen.source else None,
+        kind=Kind(seen.kind),
         metric=seen.metric,
         protocol=seen.protocol,
     )

@@ -13,6 +13,7 @@ from services.dataplane.core.datapath import layout as at
 from tests.bpf import frames
 from tests.bpf.frames import ACK, SYN, TCP
 from tests.bpf.frontends import Names, packet, serve
+from tests.bpf.tunnels import PODS, fill, switch, tunnel_devices, wrapped
 from tests.bpf.world import OK, REDIRECT, PeerKind, Rule, World, empty, inside, write_rules
 
 pytestmark = pytest.mark.privileged
@@ -152,3 +153,33 @@ def judged(world: World, packet: bytes) -> int:
         empty(world.tables, ("flows",))
         world.tables.set_budget(world.b.number, 100_000)
     return min(spent)
+
+
+@pytest.mark.parametrize("version", [4, 6])
+def test_between_nodes(world: World, version: int) -> None:
+    """Plain and in tunnels, out and in: to a pod elsewhere, and to a pod here."""
+    a, b = str(world.a.address(version)), str(world.b.address(version))
+    body = frames.tcp(4000, 80, ACK, bytes(64))
+    figures = {}
+
+    def measure(name: str, program: str, raw: bytes, ifindex: int, source: bytes) -> None:
+        once(world, program, raw, ifindex=ifindex, source=source, received_on=ifindex)
+        lives = at.Seen.SYN | at.Seen.REPLY | at.Seen.ESTABLISHED
+        world.tables.flows.apply({k: replace(v, seen=lives) for k, v in world.tables.flows.items().items()})
+        figures[name] = once(world, program, raw, ifindex=ifindex, source=source, received_on=ifindex)
+
+    away = "10.244.2.7" if version == 4 else "fd00:10:244:2::7"
+    measure("out, plain", "from_pod", frames.ip(a, away, TCP, body), world.a.ifindex, world.a.mac)
+    measure("in, plain", "from_wire", frames.ip(away, b, TCP, body), world.wire, world.a.mac)
+    with tunnel_devices(world.netns) as devices:
+        fill(world, devices)
+        measure("out, plain beside tunnels", "from_pod", frames.ip(a, away, TCP, body), world.a.ifindex, world.a.mac)
+        for (tunnel, family), pod in PODS.items():
+            if family != version:
+                continue
+            there, inner = frames.ip(a, pod, TCP, body), frames.ip(pod, b, TCP, body)
+            measure(f"out, {tunnel}", "from_pod", there, world.a.ifindex, world.a.mac)
+            measure(f"in, {tunnel}", "from_wire", wrapped(tunnel, inner), world.wire, world.a.mac)
+    switch(world, 0)
+    print(f"\nIPv{version}, nanoseconds a packet, alone: {figures}")
+    assert max(figures.values()) < 10 * BOUND_NS

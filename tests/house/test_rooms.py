@@ -17,6 +17,7 @@ SYSTEM = {"bcc"}
 DISTRIBUTIONS = {
     "nats": "nats-py",
     "nkeys": "nats-py",
+    "nacl": "pynacl",
     "google": "protobuf",
     "prometheus_client": "prometheus-client",
     "yaml": "pyyaml",

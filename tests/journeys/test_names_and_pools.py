@@ -119,8 +119,8 @@ def test_a_pool_that_means_nothing_is_refused_and_nothing_is_made(lab: Lab, spec
     ("spec", "reason", "says"),
     [
         ("{cidr: 10.244.128.0/20}", "CIDROverlap", "10.244.128.0/20 overlaps 10.244.0.0/16 of IPPool"),
-        ("{cidr: 10.99.0.0/16, ipipMode: Always}", "UnsupportedField", "spec.ipipMode Always"),
-        ("{cidr: 'fd00:99::/56', vxlanMode: CrossSubnet}", "UnsupportedField", "spec.vxlanMode CrossSubnet"),
+        ("{cidr: 10.99.0.0/16, namespaceSelector: has(a)}", "UnsupportedField", "spec.namespaceSelector 'has(a)'"),
+        ("{cidr: 'fd00:99::/56', allowedUses: [LoadBalancer]}", "UnsupportedField", "spec.allowedUses LoadBalancer"),
     ],
 )
 def test_a_pool_that_gives_nothing_says_why_wherever_one_looks(

@@ -85,7 +85,7 @@ def not_acted_on(shape: FelixConfigurationShape) -> tuple[str, ...]:
     )
 
 
-def in_the_wrong_place(shape: FelixConfigurationShape) -> tuple[str, ...]:
+def misplaced(shape: FelixConfigurationShape) -> tuple[str, ...]:
     """Fields that nodes must agree on, and that stand in a node's own object."""
     said = shape.spec or {}
     own = shape.metadata.name.startswith(NODE)

@@ -79,12 +79,18 @@ _READERS: Mapping[type, _Reader] = {
     ),
     FelixConfiguration: _Reader(
         "FelixConfiguration",
-        ("crd.projectcalico.org/v1",),
+        ("crd.projectcalico.org/v1", "projectcalico.org/v3"),
         False,
         FelixConfigurationShape,
         felix.felix_configuration,
     ),
-    IPPool: _Reader("IPPool", ("crd.projectcalico.org/v1", "airmesh.io/v1"), False, IPPoolShape, pools.ip_pool),
+    IPPool: _Reader(
+        "IPPool",
+        ("crd.projectcalico.org/v1", "projectcalico.org/v3", "airmesh.io/v1"),
+        False,
+        IPPoolShape,
+        pools.ip_pool,
+    ),
 }
 _BY_SPELLING: Mapping[tuple[str, str], Kind] = {
     (version, reader.name): KIND_OF[kind] for kind, reader in _READERS.items() for version in reader.versions

@@ -18,7 +18,7 @@ import msgspec
 from kit.pools import LARGEST_BLOCK
 from proto.addresses import PoolVerdict
 from proto.annotations import MODEL
-from proto.objects import IPPool
+from proto.objects import IPPool, Kind
 from services.cluster.core.malformed import Wrong, quote
 from services.cluster.core.parts import network
 from services.cluster.core.shapes import IPPoolShape, IPPoolStatus, Metadata, PoolCondition, Shape
@@ -120,15 +120,15 @@ def _message(verdict: PoolVerdict) -> str:
     return "gives addresses to pods" if verdict.allocatable else "spec.disabled is true: no new blocks or addresses"
 
 
-def condition_path(name: str) -> str:
-    """Where it is applied."""
-    return f"/apis/crd.projectcalico.org/v1/ippools/{name}/status"
+def condition_path(kind: Kind, name: str) -> str:
+    """Where it is applied; ``kind``: how the API has the pool."""
+    return f"{kind.api}/{kind.plural}/{name}/status"
 
 
-def condition_body(name: str, wanted: PoolCondition) -> Mapping[str, Any]:
+def condition_body(kind: Kind, name: str, wanted: PoolCondition) -> Mapping[str, Any]:
     """Server-side apply body."""
     return {
-        "apiVersion": "crd.projectcalico.org/v1",
+        "apiVersion": kind.api.removeprefix("/apis/"),
         "kind": "IPPool",
         "metadata": {"name": name},
         "status": {"conditions": [msgspec.to_builtins(wanted)]},

@@ -71,12 +71,12 @@ def _of_felix(shape: FelixConfigurationShape) -> Iterator[Unserved]:
             "metadata.name", f"no node reads {quote(name)}; name it {DEFAULT}, or {NODE} and the node's name"
         )
         return
-    for field in felix.in_the_wrong_place(shape):
+    for field in felix.misplaced(shape):
         why = f"the nodes of a tunnel must agree on it; set it in FelixConfiguration {DEFAULT}"
         yield Unserved(f"spec.{field}", why)
     said = shape.spec or {}
     asked = [field for field in ("wireguardEnabled", "wireguardEnabledV6") if said.get(field)]
-    if asked and ENCRYPTS not in SERVED and not felix.in_the_wrong_place(shape):
+    if asked and ENCRYPTS not in SERVED and not felix.misplaced(shape):
         why = "no packet can be encrypted between nodes yet; remove it, and do not rely on it"
         yield Unserved(", ".join(f"spec.{field}" for field in asked), why)
     if others := felix.not_acted_on(shape):

@@ -1,5 +1,5 @@
 /*
- * Incremental updates of checksums (RFC 1624); included by rewrite.h.
+ * Checksums (RFC 1071), and incremental updates of them (RFC 1624); included by rewrite.h, answer.h and encap.h.
  */
 #ifndef AM_CSUM_H
 #define AM_CSUM_H
@@ -20,6 +20,13 @@ AM_INLINE u32 am_csum_add(u32 a, u32 b)
 	u64 sum = (u64)a + b;
 
 	return (u32)sum + (u32)(sum >> 32);
+}
+
+/* A sum of 16-bit words, as one: 0 to 0xffff. */
+AM_INLINE u32 am_csum_fold(u32 sum)
+{
+	sum = (sum & 0xffff) + (sum >> 16);
+	return (sum & 0xffff) + (sum >> 16);
 }
 
 /* A transport checksum after a change of the addresses that it covers. Older kernels know nothing of the IPv6 flag. */

@@ -1,6 +1,6 @@
 /*
  * Drops, their counters (am_metrics) and events (am_events, for new flows too, if asked for); included by verdict.h,
- * fib.h, pod.c and uplink.c.
+ * answer.h, forward.h, arrival.h, pod.c, uplink.c and tunnel.c.
  *
  * Events pass a token bucket per endpoint and reason on each processor; what it holds back is counted and reported with
  * the next event that goes out. A full ring buffer counts the same way. The packet never waits.
@@ -108,12 +108,13 @@ AM_INLINE int am_refuse(struct __sk_buff *skb, const struct am_packet *p, const 
 	return am_drop(skb, p, role, &verdict);
 }
 
-AM_INLINE int am_wants_forwarded(void)
+/* AM_CONFIG_* */
+AM_INLINE u32 am_switches(void)
 {
 	int zero = 0;
 	struct am_config *config = am_config.lookup(&zero);
 
-	return config && (config->flags & AM_CONFIG_EMIT_FORWARDED);
+	return config ? config->flags : 0;
 }
 
 #endif

@@ -1,6 +1,7 @@
 /*
  * The endpoints of this node (am_links by interface, am_endpoints by address): whose an address is, and local delivery;
- * included by ipcache.h, verdict.h, neighbour.h, spoof.h, nodeport.h, pod.c and uplink.c.
+ * included by ipcache.h, verdict.h, neighbour.h, spoof.h, nodeport.h, answer.h, forward.h, arrival.h, pod.c, uplink.c
+ * and tunnel.c.
  */
 #ifndef AM_ENDPOINT_H
 #define AM_ENDPOINT_H
@@ -21,6 +22,18 @@ AM_INLINE int am_has_address(const struct am_link *link, const struct am_addr *a
 	if (am_is_unspecified(address))
 		return 0;
 	return am_same_addr(address, &link->address4) || am_same_addr(address, &link->address6);
+}
+
+/* In whose name this node speaks where the frontend's address is not its own. Returns 0 when it has none. */
+AM_INLINE int am_own_address(u8 family, struct am_addr *address)
+{
+	int zero = 0;
+	struct am_node_addresses *own = am_own.lookup(&zero);
+
+	if (!own)
+		return 0;
+	*address = family == 4 ? own->address4 : own->address6;
+	return !am_is_unspecified(address);
 }
 
 /* Into the pod's namespace, past its host veth: whoever calls this has judged the pod's ingress. */

@@ -1,9 +1,6 @@
 /*
- * Forwarding by the kernel's routing table (bpf_fib_lookup): out by the fast path, or up to the node's stack; included
- * by pod.c and uplink.c.
- *
- * That table is the one truth of where packets go; whatever it does not answer with a plain success (no neighbour yet,
- * too big, unreachable, expired) is the stack's to deal with, ICMP errors included.
+ * The kernel's routing table (bpf_fib_lookup), and what a packet is on the wire: its length, its hops left; included by
+ * encap.h, forward.h and tunnel.c.
  */
 #ifndef AM_FIB_H
 #define AM_FIB_H
@@ -11,7 +8,6 @@
 #include "types.h"
 #include "packet.h"
 #include "parse.h"
-#include "drop.h"
 
 /* As the kernel has it: bcc 0.26 declares it without the length. */
 static long (*am_redirect_neigh)(u32 ifindex, struct bpf_redir_neigh *hop, int length, u64 flags) = (void *)BPF_FUNC_redirect_neigh;
@@ -69,72 +65,30 @@ AM_INLINE u32 am_longest_on_wire(const struct __sk_buff *skb, const struct am_pa
 	return length > 0xffff ? 0xffff : length;
 }
 
+/* Fills the question: where do packets from pair[0] to pair[1] go, which are `longest` at most (am_longest_on_wire)? */
+AM_INLINE void am_ask_route(struct bpf_fib_lookup *fib, const struct am_addr *pair, u8 family, u32 longest)
+{
+	__builtin_memset(fib, 0, sizeof(*fib));
+	fib->tot_len = longest;
+	if (family == 4) {
+		fib->family = AM_AF_INET;
+		fib->ipv4_src = pair[0].word[3];
+		fib->ipv4_dst = pair[1].word[3];
+	} else {
+		fib->family = AM_AF_INET6;
+		__builtin_memcpy(fib->ipv6_src, &pair[0], 32); /* both */
+	}
+}
+
 /*
  * With a length in tot_len the helper compares it with the route's MTU (a locked one: what both nodes take, as `routing`
  * has written it) or else the interface's. Without one it compares with the interface's alone, and no GSO packet.
  */
-AM_INLINE long am_fib_lookup(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
+AM_INLINE long am_fib_lookup(struct __sk_buff *skb, struct bpf_fib_lookup *fib, u8 protocol, u32 flags)
 {
 	fib->ifindex = skb->ifindex;
-	fib->l4_protocol = p->protocol;
-	if (p->family == 4) {
-		fib->family = AM_AF_INET;
-		fib->ipv4_src = p->source.word[3];
-		fib->ipv4_dst = p->destination.word[3];
-	} else {
-		fib->family = AM_AF_INET6;
-		__builtin_memcpy(fib->ipv6_src, &p->source, 16);
-		__builtin_memcpy(fib->ipv6_dst, &p->destination, 16);
-	}
-	return bpf_fib_lookup(skb, fib, sizeof(*fib), 0);
-}
-
-AM_INLINE int am_redirect_out(struct __sk_buff *skb, const struct am_packet *p, struct bpf_fib_lookup *fib)
-{
-	if (am_decrement_ttl(skb, p, fib))
-		return TC_ACT_SHOT;
-	return bpf_redirect(fib->ifindex, 0);
-}
-
-/*
- * To a pod of another node. What is longer than the pair of nodes takes is the stack's: it fragments, or tells the pod
- * how long a packet may be.
- */
-AM_INLINE int am_forward_to_pod(struct __sk_buff *skb, const struct am_packet *p)
-{
-	struct bpf_fib_lookup *fib = &am_work_of(p)->fib;
-
-	__builtin_memset(fib, 0, sizeof(*fib));
-	fib->tot_len = am_longest_on_wire(skb, p);
-	if (p->ttl <= 1 || am_fib_lookup(skb, p, fib) != BPF_FIB_LKUP_RET_SUCCESS)
-		return TC_ACT_OK;
-	return am_redirect_out(skb, p, fib);
-}
-
-/*
- * A translated packet, out by the uplink. Never up to the stack: its source may be this node's own address, which the
- * stack would take for a forgery. A neighbour that is not known yet is asked for by the kernel, which keeps the packet.
- */
-AM_INLINE int am_forward_translated(struct __sk_buff *skb, const struct am_packet *p, const struct am_role *role)
-{
-	struct bpf_fib_lookup *fib = &am_work_of(p)->fib;
-	struct bpf_redir_neigh *hop = &am_work_of(p)->hop;
-	long found;
-
-	__builtin_memset(fib, 0, sizeof(*fib));
-	__builtin_memset(hop, 0, sizeof(*hop));
-	if (p->ttl <= 1)
-		return am_refuse(skb, p, role, AM_REASON_TTL_EXCEEDED);
-	found = am_fib_lookup(skb, p, fib);
-	if (found == BPF_FIB_LKUP_RET_SUCCESS)
-		return am_redirect_out(skb, p, fib);
-	if (found != BPF_FIB_LKUP_RET_NO_NEIGH)
-		return am_refuse(skb, p, role, AM_REASON_NO_ROUTE);
-	hop->nh_family = fib->family;
-	__builtin_memcpy(hop->ipv6_nh, fib->ipv6_dst, 16); /* a union with the IPv4 ones in both */
-	if (am_decrement_ttl(skb, p, 0))
-		return TC_ACT_SHOT;
-	return am_redirect_neigh(fib->ifindex, hop, sizeof(*hop), 0);
+	fib->l4_protocol = protocol;
+	return bpf_fib_lookup(skb, fib, sizeof(*fib), flags);
 }
 
 #endif

@@ -1,6 +1,6 @@
 /*
- * The ports of fragmented packets (am_frags): a first fragment leaves them for those after it; included by pod.c and
- * uplink.c.
+ * The ports of fragmented packets (am_frags): a first fragment leaves them for those after it; included by arrival.h,
+ * pod.c, uplink.c and tunnel.c.
  */
 #ifndef AM_FRAGMENT_H
 #define AM_FRAGMENT_H
@@ -8,8 +8,6 @@
 #include "types.h"
 #include "address.h"
 #include "packet.h"
-
-#define AM_GOLDEN_RATIO 0x9E3779B1u /* 2^32 by the golden ratio: spreads numbers that are neighbours */
 
 /*
  * Where the ports of a fragmented packet are kept: a place among the few that its sender has on the link it comes by. So

@@ -391,9 +391,9 @@ _Static_assert(sizeof(struct am_throttle) == 16, "Throttle");
 
 /* Room for one packet while a program looks at it (struct am_work); means nothing to anybody else. */
 struct am_scratch {
-	u64 room[112];
+	u64 room[144];
 };
-_Static_assert(sizeof(struct am_scratch) == 896, "Scratch");
+_Static_assert(sizeof(struct am_scratch) == 1152, "Scratch");
 
 /* A virtual address, port and protocol, as sockets of this node see it or as packets from outside do. */
 struct am_service_key {

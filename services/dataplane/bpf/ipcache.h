@@ -1,6 +1,6 @@
 /*
  * The ipcache: address → identity of every pod and node, and whether who has it is on this node; included by verdict.h,
- * neighbour.h, spoof.h, nodeport.h, pod.c and uplink.c.
+ * neighbour.h, spoof.h, nodeport.h, forward.h, arrival.h and pod.c.
  */
 #ifndef AM_IPCACHE_H
 #define AM_IPCACHE_H

@@ -1,6 +1,6 @@
 /*
  * The table of translated flows (am_nat), two entries each (core/datapath/nat_layout.py), found by the packet as it is
- * met; included by nodeport.h, pod.c and uplink.c.
+ * met; included by nodeport.h, pod.c, uplink.c and tunnel.c.
  *
  * Each entry can be made again from the other, and each packet looks at both: so neither is evicted while the flow
  * lives, and whoever finds that the two disagree knows that its own is a leftover. A flow that is over (closed, or idle

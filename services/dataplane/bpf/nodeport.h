@@ -1,6 +1,6 @@
 /*
  * Services for packets from outside: node ports, host ports, external and load-balancer addresses, over TCP and UDP;
- * included by uplink.c.
+ * included by arrival.h, uplink.c and tunnel.c.
  *
  * Three kinds of backend. A pod of this node sees the client's own address, and is judged for it. This node itself (a
  * hostNetwork pod) too: the packet goes up the stack, to_wire turns the answer back. Any other backend sees this node's
@@ -51,24 +51,13 @@ AM_INLINE int am_is_stale(struct am_work *w, struct am_service *service)
 	       !am_is_backend(service->number, &w->entry.destination, w->entry.destination_port);
 }
 
-AM_INLINE int am_snat_address(const struct am_work *w, struct am_addr *address)
-{
-	int zero = 0;
-	struct am_node_addresses *own = am_own.lookup(&zero);
-
-	if (!own)
-		return 0;
-	*address = w->packet.family == 4 ? own->address4 : own->address6;
-	return !am_is_unspecified(address);
-}
-
 /* In whose name this node speaks for the client: as whom the client knows it, or as the agent says. */
 AM_INLINE int am_choose_snat_address(struct am_work *w)
 {
 	u32 flags;
 
 	w->entry.source = w->packet.destination;
-	return am_identity_of(&w->packet.destination, &flags) == AM_IDENTITY_HOST || am_snat_address(w, &w->entry.source);
+	return am_identity_of(&w->packet.destination, &flags) == AM_IDENTITY_HOST || am_own_address(w->packet.family, &w->entry.source);
 }
 
 /* Makes w->entry lead the packet to w->target, as if that were this node itself. */
@@ -100,7 +89,7 @@ AM_INLINE u32 am_no_backend(struct am_work *w, const struct am_service *service)
 		return AM_REASON_SERVICE_NO_LOCAL_BACKEND;
 	if (!(service->flags & AM_SERVICE_FOREIGN))
 		return AM_NO_SERVICE;
-	if (!am_snat_address(w, &w->target.address))
+	if (!am_own_address(w->packet.family, &w->target.address))
 		return AM_REASON_SERVICE_NO_BACKEND;
 	w->target.port = 0;
 	w->packet.is_refused = 1;

@@ -28,6 +28,7 @@ struct am_packet {
 	u32 sequence; /* TCP */
 	u32 acknowledged; /* TCP */
 	u32 payload;  /* bytes after the TCP header */
+	u32 tunnel;   /* the interface of the tunnel that it came out of; 0: none */
 	u8 family;    /* 4 or 6 */
 	u8 ttl;
 	u8 protocol;
@@ -67,6 +68,27 @@ struct am_verdict {
 	u32 locality; /* AM_AT_*: where the peer is, for who wants to know */
 };
 
+/* The headers before a packet: Ethernet and what follows. The hole has that lie on a word. */
+struct am_tunnel_head {
+	u16 hole;
+	u8 macs[12];
+	__be16 type;
+	u32 room[18];
+};
+
+/* What there is to know of an outer packet (decap.h). Offsets are from the start of the frame. */
+struct am_outer {
+	u32 l4;
+	u32 end; /* of the IP packet */
+	u32 skip; /* bytes before the inner packet */
+	u32 node;
+	u32 ifindex;
+	__be16 type; /* of the inner packet */
+	u8 protocol;
+	u8 tos;
+	u8 is_fragment;
+};
+
 /* What stands in am_scratch: the packet, and what translating it takes (nat.h). */
 struct am_work {
 	struct am_packet packet;
@@ -87,6 +109,17 @@ struct am_work {
 	struct bpf_redir_neigh hop;
 	struct am_throttle_key throttle_key;
 	struct am_throttle throttle;
+	/* Of a packet on its way out (forward.h, encap.h). */
+	struct am_tunnel_head tunnel_head;
+	struct am_addr remote; /* the other end of the tunnel */
+	/* Keys, and an outer packet: on the stack the verifier would tell apart how they came there. */
+	struct am_address_key address;
+	struct am_link_key device;
+	struct am_tunnel_end_key end_key;
+	struct am_prefix_key prefix;
+	struct am_outer arrived;
+	u8 inner_macs[12];
+	u32 longest; /* am_longest_on_wire */
 	u32 index; /* of a set of recent flows */
 	u32 frame_head[8]; /* struct am_frame_head (fib.h) */
 	u64 opaque;

@@ -1,6 +1,6 @@
 /*
  * The parser of Ethernet, IPv4 (RFC 791), IPv6 (RFC 8200) and transport headers into struct am_packet; included by
- * fib.h, pod.c and uplink.c.
+ * fib.h, answer.h, encap.h, decap.h, arrival.h, pod.c, uplink.c and tunnel.c.
  *
  * A packet that does not lie in one piece is read all the same (am_read). Refuses what could carry one meaning here and
  * another at its destination: lengths that contradict each other, tiny or overlapping fragments (RFC 1858, RFC 8200

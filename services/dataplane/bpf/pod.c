@@ -13,23 +13,30 @@
 #include "verdict.h"
 #include "neighbour.h"
 #include "spoof.h"
-#include "fib.h"
-#include "rewrite.h"
 #include "nat.h"
+#include "forward.h"
 
 /*
  * A pod's answer to a client of a Service: with the frontend's address as its source, straight to the uplink. Only in the
  * pod's own flow: the entry says whose it is.
  */
-AM_INLINE int am_reply_to_client(struct __sk_buff *skb, struct am_packet *p, const struct am_role *role)
+AM_INLINE int am_is_reply_to_client(const struct am_packet *p, const struct am_role *role)
 {
 	struct am_work *w = am_work_of(p);
 
-	if (!am_nat_lookup(w, AM_HOOK_POD) || w->entry.endpoint != role->endpoint)
-		return am_refuse(skb, p, role, AM_REASON_TRANSLATION_UNKNOWN);
-	if (am_rewrite(skb, p, w))
-		return TC_ACT_SHOT;
-	return am_forward_translated(skb, p, role);
+	return am_nat_lookup(w, AM_HOOK_POD) && w->entry.endpoint == role->endpoint;
+}
+
+/* Another node has this address, and packets for it go by a tunnel. */
+AM_INLINE int am_goes_by_tunnel(const struct am_addr *destination)
+{
+	struct am_address_key key = { .address = *destination };
+	struct am_tunnel_peer *peer;
+
+	if (!(am_switches() & AM_CONFIG_TUNNELS))
+		return 0;
+	peer = am_tunnel_peers.lookup(&key);
+	return peer && peer->ifindex;
 }
 
 int from_pod(struct __sk_buff *skb)
@@ -42,7 +49,7 @@ int from_pod(struct __sk_buff *skb)
 	struct am_eth eth = {};
 	u32 reason;
 	u8 to_node = 0;
-	int passes;
+	u64 way = AM_WAY_POD;
 
 	if (!p)
 		return TC_ACT_SHOT;
@@ -80,19 +87,26 @@ int from_pod(struct __sk_buff *skb)
 		return am_refuse(skb, p, &role, reason);
 	if (to_node)
 		return TC_ACT_OK;
-	passes = am_pass(skb, p, &role);
-	switch (passes) {
+	switch (am_pass(skb, p, &role)) {
 	case 0:
 		return TC_ACT_SHOT;
 	case AM_PASSES_REPLY:
-		return am_reply_to_client(skb, p, &role);
+		if (!am_is_reply_to_client(p, &role))
+			return am_refuse(skb, p, &role, AM_REASON_TRANSLATION_UNKNOWN);
+		way = AM_WAY_TRANSLATED;
+		break;
 	case AM_PASSES_TO_POD:
-		return am_forward_to_pod(skb, p);
+		break;
 	case AM_PASSES_AWAY:
-		return TC_ACT_OK;
+		if (!am_goes_by_tunnel(&p->destination))
+			return TC_ACT_OK;
+		way = AM_WAY_NODE;
+		break;
+	default:
+		endpoint = am_local_endpoint(&p->destination);
+		return endpoint ? am_pass_to_endpoint(skb, p, endpoint, 0) : TC_ACT_OK;
 	}
-	endpoint = am_local_endpoint(&p->destination);
-	return endpoint ? am_pass_to_endpoint(skb, p, endpoint, 0) : TC_ACT_OK;
+	return am_forward(skb, p, &role, way);
 }
 
 int to_pod(struct __sk_buff *skb)

@@ -1,5 +1,6 @@
 /*
- * Network address translation of a packet in place: addresses, ports and checksums; included by pod.c and uplink.c.
+ * Network address translation of a packet in place: addresses, ports and checksums; included by forward.h, arrival.h,
+ * uplink.c and tunnel.c.
  *
  * struct am_work says from what (key) to what (entry), struct am_packet follows. Right for packets whose transport
  * checksum is still to be computed (CHECKSUM_PARTIAL, every GSO packet), for UDP without one, for fragments (only the

@@ -1,5 +1,6 @@
 /*
- * Source address validation (RFC 2827) by the interface that a packet comes by; included by pod.c and uplink.c.
+ * Source address validation (RFC 2827) by the interface that a packet comes by; included by arrival.h, pod.c, uplink.c
+ * and tunnel.c.
  *
  * A pod speaks in its own name only. And nobody else speaks in a name of the cluster but where it can come from: a pod
  * of this node by its link, the node itself by none, pods and nodes elsewhere by what am_uplinks names. Any other
@@ -87,6 +88,29 @@ AM_INLINE u32 am_check_forwarded(const struct am_packet *p)
 			return 0;
 	}
 	return AM_REASON_SPOOFED_ADDRESS;
+}
+
+/* An interface whose packets were judged as they came. */
+AM_INLINE int am_is_known_way(struct am_link_key *from)
+{
+	return am_links.lookup(from) || am_uplinks.lookup(from) || am_tunnels.lookup(from);
+}
+
+/*
+ * Would it leave in the clear what must be encrypted: a packet for another node's pod, or of a pod here for another node?
+ * The outer packets of tunnels go from node to node.
+ */
+AM_INLINE int am_leaks(const struct am_packet *p, u32 switches)
+{
+	struct am_address_key key = { .address = p->destination };
+	u32 flags;
+
+	if (!(switches & (p->family == 4 ? AM_CONFIG_ENCRYPT4 : AM_CONFIG_ENCRYPT6)))
+		return 0;
+	am_identity_of(&p->destination, &flags);
+	if (flags & AM_IPCACHE_POD)
+		return !am_local_endpoint(&p->destination);
+	return am_tunnel_peers.lookup(&key) && am_local_endpoint(&p->source);
 }
 
 /*

@@ -22,10 +22,13 @@
 #define AM_ETH_QINQ bpf_htons(0x88A8)
 
 #define AM_ICMP 1
+#define AM_IPIP 4
 #define AM_TCP 6
 #define AM_UDP 17
 #define AM_ICMP6 58
 #define AM_SCTP 132
+
+#define AM_GOLDEN_RATIO 0x9E3779B1u /* 2^32 by the golden ratio: spreads numbers that are neighbours */
 
 #define AM_AF_INET 2
 #define AM_AF_INET6 10

@@ -7,51 +7,20 @@
 #include "parse.h"
 #include "fragment.h"
 #include "endpoint.h"
-#include "ipcache.h"
 #include "drop.h"
-#include "verdict.h"
 #include "spoof.h"
-#include "fib.h"
 #include "rewrite.h"
 #include "nat.h"
 #include "nodeport.h"
-
-#define AM_TO_POD -1
-
-/* What an uplink received for no pod of ours. Returns an action, or AM_TO_POD when it has become a pod's. */
-AM_INLINE int am_from_external(struct __sk_buff *skb, struct am_packet *p, const struct am_role *role)
-{
-	struct am_work *w = am_work_of(p);
-	u32 reason;
-
-	/* Whatever is not for us, not TCP or UDP, or cannot be read: the stack's, as if we were not here. */
-	if (skb->pkt_type || am_parse(skb, p) || am_fragment_ports(p, skb->ifindex))
-		return TC_ACT_OK;
-	if (p->flow.protocol != AM_TCP && p->flow.protocol != AM_UDP)
-		return TC_ACT_OK;
-	reason = am_nodeport(w);
-	if (reason == AM_NO_SERVICE)
-		return TC_ACT_OK;
-	if (reason)
-		return am_refuse(skb, p, role, reason);
-	if (p->is_refused) /* reported as a drop, but answered */
-		am_refuse(skb, p, role, AM_REASON_SERVICE_NO_BACKEND);
-	if (am_rewrite(skb, p, w))
-		return TC_ACT_SHOT;
-	if (w->entry.is_back || w->entry.partner == AM_HOOK_WIRE)
-		return am_forward_translated(skb, p, role);
-	if (w->entry.partner == AM_HOOK_POD)
-		return AM_TO_POD;
-	am_expect_host_replies();
-	return TC_ACT_OK;
-}
+#include "decap.h"
+#include "arrival.h"
 
 int from_wire(struct __sk_buff *skb)
 {
 	struct am_role role = { .side = AM_SIDE_INGRESS };
 	struct am_packet *p = am_scratch_packet();
 	struct am_endpoint *endpoint;
-	u32 reason;
+	u32 reason, switches = am_switches();
 	int action;
 
 	if (!p)
@@ -67,27 +36,21 @@ int from_wire(struct __sk_buff *skb)
 	if (reason)
 		return am_refuse(skb, p, &role, reason);
 	endpoint = am_local_endpoint(&p->destination);
-	if (endpoint) {
-		role.subject = endpoint->identity;
-		role.endpoint = endpoint->endpoint;
-		reason = am_parse(skb, p);
-		if (!reason)
-			reason = am_check_scope(p);
-		if (!reason)
-			reason = am_fragment_ports(p, skb->ifindex);
+	if (!endpoint && switches & AM_CONFIG_TUNNELS) {
+		reason = am_decapsulate(skb, p);
 		if (reason)
 			return am_refuse(skb, p, &role, reason);
-	} else {
-		if (am_locality_of(&p->source) == AM_LOCALITY_LOCAL)
-			return am_refuse(skb, p, &role, AM_REASON_SPOOFED_ADDRESS);
-		action = am_from_external(skb, p, &role);
-		if (action != AM_TO_POD)
-			return action;
-		endpoint = am_local_endpoint(&p->destination);
-		if (!endpoint)
-			return am_refuse(skb, p, &role, AM_REASON_ENDPOINT_GONE);
+		if (p->tunnel)
+			endpoint = am_local_endpoint(&p->destination);
 	}
-	return am_pass_to_endpoint(skb, p, endpoint, 1);
+	action = am_arrive(skb, p, endpoint, am_opaque(p, switches));
+	if (action != AM_TO_STACK)
+		return action;
+	if (!p->tunnel)
+		return TC_ACT_OK;
+	/* As the tunnel's device would have received it: from_tunnel knows it by the mark. */
+	skb->mark = AM_TUNNEL_MARK;
+	return bpf_redirect(p->tunnel, BPF_F_INGRESS);
 }
 
 /*
@@ -99,23 +62,27 @@ int to_wire(struct __sk_buff *skb)
 	struct am_link_key from = { .ifindex = skb->ingress_ifindex };
 	struct am_role role = { .side = AM_SIDE_INGRESS };
 	struct am_packet *p;
-	u8 answers = 0;
-	u32 reason;
+	u8 answers = 0, known;
+	u32 reason, encrypts = am_switches() & (AM_CONFIG_ENCRYPT4 | AM_CONFIG_ENCRYPT6);
 
 	if (from.ifindex) {
-		if (am_links.lookup(&from) || am_uplinks.lookup(&from))
-			return TC_ACT_OK;
+		known = am_is_known_way(&from);
 	} else {
 		answers = am_expects_host_replies();
-		if (!answers && skb->sk)
-			return TC_ACT_OK;
+		known = !answers && skb->sk;
 	}
+	if (known && !encrypts)
+		return TC_ACT_OK;
 	if (am_is_tagged(skb) || (skb->protocol != AM_ETH_IP && skb->protocol != AM_ETH_IP6))
 		return TC_ACT_OK;
 	p = am_scratch_packet();
 	if (!p)
 		return TC_ACT_SHOT;
 	reason = am_parse_addresses(skb, p, skb->protocol);
+	if (!reason && am_leaks(p, encrypts))
+		return am_refuse(skb, p, &role, AM_REASON_UNENCRYPTED);
+	if (known)
+		return TC_ACT_OK;
 	if (from.ifindex) {
 		if (!reason)
 			reason = am_check_forwarded(p);

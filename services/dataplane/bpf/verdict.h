@@ -1,6 +1,6 @@
 /*
- * The verdict on a packet for one endpoint, of conntrack and else of policy, counted and reported; included by pod.c
- * and uplink.c.
+ * The verdict on a packet for one endpoint, of conntrack and else of policy, counted and reported; included by
+ * arrival.h and pod.c.
  *
  * A packet of another generation than its flow's is judged again, as the flow's first packet was: a right that was
  * taken away ends the flow (POLICY_REVOKED). Nothing passes untracked but answers that begin no flow (a reset, a
@@ -152,7 +152,7 @@ AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const st
 	am_find_verdict(p, role, verdict);
 	verdict->reason = am_opaque(p, verdict->reason);
 	am_count_packet(skb, verdict->reason, role->side);
-	is_reported = verdict->reason > AM_REASON_REPLY || (verdict->is_new && am_wants_forwarded());
+	is_reported = verdict->reason > AM_REASON_REPLY || (verdict->is_new && am_switches() & AM_CONFIG_EMIT_FORWARDED);
 	if (am_opaque(p, is_reported)) {
 		if (verdict->is_new && !verdict->peer) { /* it followed another on its ports (am_ct_may_reuse) */
 			verdict->peer = am_identity_of(&am_work_of(p)->flow_key.remote, &flags);

@@ -60,6 +60,9 @@ T = TypeVar("T")
 class Balancer:
     """Keeps the Service tables."""
 
+    _udp_left = False
+    """Whether :attr:`udp_left` is to be notified at the end of the pass."""
+
     def __init__(  # noqa: PLR0913 - what it reads, and whom it tells, each by name
         self,
         tables: Tables,
@@ -103,8 +106,7 @@ class Balancer:
         """Those that ``_frontends`` has."""
         self._without: frozenset[Owner] = frozenset()
         """Those who were refused when ``_frontends`` was made."""
-        self._closed: frozenset[Owner] = frozenset()
-        """Of the refused, those who had their fronts then."""
+        self._closed: frozenset[Owner] = frozenset()  # of these, those who had their fronts then
         self._late: frozenset[Owner] = frozenset()
         self._last = 0
         """The greatest number that a set of backends has had."""
@@ -119,7 +121,6 @@ class Balancer:
         """Which Services and slices (:meth:`Feed.version`) the tables have been written after."""
         self.udp_left = Signal()
         """Notified when a backend of UDP has left the tables: sockets that talk to it may be stale."""
-        self._udp_left = False
         self.own_addresses: frozenset[Address] = frozenset()
         """Addresses of this node's interfaces."""
 

@@ -16,3 +16,5 @@ class Fault:
     about: tuple[str, str] | None = None
     """Kind (``IPPool``, ``FelixConfiguration``) and name of the object that asks for what cannot be done; it is told
     there too."""
+    after: float = 0.0
+    """Seconds that it must last before it is told: what passes by itself while nodes learn of each other is none."""

@@ -1,4 +1,4 @@
-"""The kernel's FIB and links as values, and the operations on them.
+"""The kernel's FIB, tunnel devices and links as values, and the operations on them.
 
 A route is known by destination and metric, as the kernel knows it (main table, TOS 0). Protocol numbers say who put a
 route there (``rtm_protocol``; names in iproute2's rt_protos): 186 is ours, 187 the dataplane's for pods of this node.
@@ -8,11 +8,13 @@ of our two metrics make a route ours (:meth:`Route.is_ours`), and whatever else 
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Interface, IPv6Interface
 
+from kit.tunnels import DEVICES, Tunnel, parse_alias, tunnel_alias
 from proto.net import Address, Network
+from services.routing.core.wireguard import WireguardState
 
 OURS = 186
 """rtm_protocol of every route of this service: by it and the metric, ours are found again after a restart."""
@@ -20,6 +22,8 @@ PODS = 187
 """rtm_protocol of the dataplane's routes to pods of this node."""
 METRIC = 64
 """Of routes to other nodes: not 0, so that a route made by hand for the same prefix is another route, not this one."""
+GROUP = 0x6174
+"""Link group of tunnel devices, given when they are made; the mark (``kit.tunnels``) comes last, when all is there."""
 OTHER_MTU = -1
 """MTU of a route that carries what this service never writes (an MTU that is not locked, other RTAX_* values)."""
 LAST_METRIC = 4096
@@ -31,6 +35,7 @@ class Kind(IntEnum):
 
     UNICAST = 1
     UNREACHABLE = 7
+    PROHIBIT = 8
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -46,6 +51,10 @@ class Route:
     Locked, because the kernel asks a route of either family for its MTU only then (``ip_mtu_from_fib_result``,
     ``ip6_mtu_from_fib6``), and because no ICMP error can make it another.
     """
+    onlink: bool = False
+    """The next hop is reached by the interface whatever other routes say: so over a tunnel device."""
+    source: Address | None = None
+    """Source of this node's own packets, where the interface has no address that the other node knows."""
     kind: Kind = Kind.UNICAST
     metric: int = METRIC
     protocol: int = OURS
@@ -61,11 +70,14 @@ class Route:
         return self.protocol == OURS and self.metric in (METRIC, LAST_METRIC)
 
     def __str__(self) -> str:
-        kind = "unreachable " if self.kind is Kind.UNREACHABLE else ""
-        via = f" via {self.via}" if self.via is not None else ""
+        kind = "" if self.kind is Kind.UNICAST else f"{self.kind.name.lower()} "
+        other = " inet6" if self.via is not None and self.via.version != self.destination.version else ""
+        via = f" via{other} {self.via}" if self.via is not None else ""
         dev = f" dev {self.link}" if self.link else ""
+        onlink = " onlink" if self.onlink else ""
+        source = f" src {self.source}" if self.source is not None else ""
         mtu = f" mtu lock {self.mtu}" if self.mtu else ""
-        return f"{kind}{self.destination}{via}{dev} metric {self.metric}{mtu}"
+        return f"{kind}{self.destination}{via}{dev}{onlink}{source} metric {self.metric}{mtu}"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -81,6 +93,82 @@ class Uplink:
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Device:
+    """A tunnel device as it should be."""
+
+    tunnel: Tunnel
+    mtu: int
+    """Largest IP packet that goes in, in bytes."""
+
+    @property
+    def name(self) -> str:
+        """Its name in the kernel."""
+        return DEVICES[self.tunnel.model][self.tunnel.local.version]
+
+    @property
+    def alias(self) -> str:
+        """Its mark."""
+        return tunnel_alias(self.tunnel)
+
+    @property
+    def kind(self) -> str:
+        """``IFLA_INFO_KIND``: what carries IPIP is a veth, whose packets the datapath encapsulates."""
+        return {"vxlan": "vxlan", "ipip": "veth"}.get(self.tunnel.model, "wireguard")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SeenDevice:
+    """An interface with the name of a tunnel device, as the kernel tells it."""
+
+    name: str
+    index: int
+    kind: str
+    """``IFLA_INFO_KIND``."""
+    up: bool
+    mtu: int
+    group: int
+    alias: str
+    tunnel: Tunnel | None
+    """What it does: of a VXLAN device as the kernel has it, else as its mark says; None: neither says it."""
+    whole: bool = True
+    """It has its address, and what the kernel filters on it is as it must be."""
+    receives: bool = True
+    """The datapath's programs are on it, or nobody needs them."""
+
+    @property
+    def is_ours(self) -> bool:
+        """By its mark, or by its group if whoever made it died before it was marked."""
+        return self.group == GROUP or parse_alias(self.alias) is not None
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """A permanent neighbour on a tunnel device: the next hop has this MAC address."""
+
+    link: int
+    address: Address
+    mac: bytes
+
+    def __str__(self) -> str:
+        return f"neighbour {self.address} lladdr {self.mac.hex(':')} dev {self.link}"
+
+
+@dataclass(frozen=True, slots=True)
+class Forwarding:
+    """A forwarding entry of a VXLAN device: frames to this MAC address go to this outer address."""
+
+    link: int
+    mac: bytes
+    outer: Address
+
+    def __str__(self) -> str:
+        return f"forwarding {self.mac.hex(':')} dst {self.outer} dev {self.link}"
+
+
+Entry = Neighbour | Forwarding
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Snapshot:
     """The kernel as it was just read."""
 
@@ -89,6 +177,12 @@ class Snapshot:
     uplinks: tuple[Uplink, ...] = ()
     missing: tuple[str, ...] = ()
     """Uplinks of the settings that this namespace does not have."""
+    devices: tuple[SeenDevice, ...] = ()
+    """Those that have the names of tunnel devices, whoever made them."""
+    entries: frozenset[Entry] = frozenset()
+    """Permanent neighbours and forwarding entries of tunnel devices of ours."""
+    wireguard: WireguardState = field(default_factory=WireguardState)
+    """As of the last pass over its devices."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,6 +191,9 @@ class Replace:
 
     route: Route
 
+    def __str__(self) -> str:
+        return str(self.route)
+
 
 @dataclass(frozen=True, slots=True)
 class Remove:
@@ -104,5 +201,61 @@ class Remove:
 
     route: Route
 
+    def __str__(self) -> str:
+        return str(self.route)
 
-Operation = Replace | Remove
+
+@dataclass(frozen=True, slots=True)
+class AddDevice:
+    """Make the device, whole."""
+
+    device: Device
+
+    def __str__(self) -> str:
+        return f"device {self.device.name} ({self.device.alias})"
+
+
+@dataclass(frozen=True, slots=True)
+class MendDevice:
+    """Give a device that is there what it lacks: it is up, has its MTU, its address and its mark."""
+
+    device: Device
+    index: int
+
+    def __str__(self) -> str:
+        return f"device {self.device.name} ({self.device.alias})"
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveDevice:
+    """Take the device away, and with it all routes and entries on it."""
+
+    name: str
+    index: int
+
+    def __str__(self) -> str:
+        return f"device {self.name}"
+
+
+@dataclass(frozen=True, slots=True)
+class AddEntry:
+    """Set the entry, in the place of another of its key."""
+
+    entry: Entry
+
+    def __str__(self) -> str:
+        return str(self.entry)
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEntry:
+    """Take the entry away."""
+
+    entry: Entry
+
+    def __str__(self) -> str:
+        return str(self.entry)
+
+
+Operation = Replace | Remove | AddDevice | MendDevice | RemoveDevice | AddEntry | RemoveEntry
+Addition = Replace | AddDevice | MendDevice | AddEntry

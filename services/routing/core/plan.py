@@ -13,21 +13,27 @@ all of it were here: see :func:`may_remove`.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from ipaddress import ip_network
 from itertools import islice
 
 from kit.models import HOST_GW
 from kit.prefixes import overlap
-from proto.addresses import CONTESTED, IPAM_HOLDER, Block, Claim
+from kit.tunnels import DEVICES
+from proto.addresses import CONTESTED, IPAM_HOLDER, Block
 from proto.net import Address, Network
-from proto.routes import NodeRoutes
+from proto.routes import NodeRoutes, WireguardKey
+from services.routing.core.choice import Choice
+from services.routing.core.devices import LINGERS, device_operations, entry_operations
+from services.routing.core.encryption import withheld
+from services.routing.core.evidence import Way
 from services.routing.core.faults import Fault
 from services.routing.core.fib import (
     LAST_METRIC,
     METRIC,
     PODS,
+    Device,
     Kind,
     Operation,
     Remove,
@@ -36,39 +42,23 @@ from services.routing.core.fib import (
     Snapshot,
     Uplink,
 )
-from services.routing.core.models import MODELS, path_to
-from services.routing.core.models.contract import Pair, Path
+from services.routing.core.mesh import Mesh
+from services.routing.core.models.wireguard import prohibited
+from services.routing.core.pairs import (
+    Memory,
+    PairKey,
+    Target,
+    behind,
+    choices,
+    outer_addresses,
+    shared_addresses,
+    targets,
+    this_node,
+    underlay_of,
+)
 
-Asked = tuple[str, ...]
-"""Names of models, the one to be preferred first."""
-_AS_THEY_ARE: Asked = (HOST_GW.name,)
 MOST_JUDGED = 16
 """Prefixes of one node, of those that it does not hold, that are compared with all blocks to say whose they are."""
-
-
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Mesh:
-    """What the buckets say, and how far it can be believed."""
-
-    me: str
-    """This node; empty in a gateway, which holds nothing."""
-    routes: Mapping[str, NodeRoutes] = field(default_factory=dict)
-    """By node."""
-    claims: tuple[Claim, ...] = ()
-    blocks: Mapping[Network, Block] = field(default_factory=dict)
-    blocks_complete: bool = False
-    claims_complete: bool = False
-    reported: Set[str] = frozenset()
-    """Nodes whose part of ``routes`` is complete in the bucket's present epoch."""
-    impostors: tuple[tuple[str, str], ...] = ()
-    """Who wrote under its own key of ``routes`` in another's name, and in whose."""
-    pools: Mapping[Network, Asked] = field(default_factory=dict)
-    """Models that the packets to a pool's addresses may take (``kit.models.asked``: host-gw as long as no other is
-    served), by the pool's range. The first that an address lies in counts."""
-
-    def asked_for(self, where: Network | Address) -> Asked:
-        """The models asked for by the pool that a prefix or an address lies in."""
-        return next((asked for cidr, asked in self.pools.items() if overlap(cidr, ip_network(where))), _AS_THEY_ARE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,16 +68,133 @@ class Plan:
     operations: tuple[Operation, ...]
     faults: tuple[Fault, ...]
     desired: Mapping[tuple[Network, int], Route]
+    pairs: Mapping[PairKey, Choice] = field(default_factory=dict)
+    targets: Mapping[Way, Target] = field(default_factory=dict)
+    """What is to be measured."""
+    devices: Mapping[str, Device] = field(default_factory=dict)
+    """Tunnel devices that there should be, by name."""
+    needed: frozenset[str] = frozenset()
+    """Names of tunnel devices that are asked for or in use."""
+    received: tuple[str, ...] = ()
+    """Models by which this node receives packets now."""
+    tunnelled: bool = False
+    """Some pool asks for more than packets as they are, or did: other nodes measure their ways to this one."""
+
+    @property
+    def changes(self) -> tuple[Replace | Remove, ...]:
+        """Of the operations those on routes."""
+        return tuple(one for one in self.operations if isinstance(one, Replace | Remove))
 
 
-def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
-    """From the present state of both to what is to be done."""
-    desired, faults = desired_routes(mesh, kernel.uplinks)
-    faults += [
+def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
+    """From the present state of both to what is to be done. ``memory``: without it nothing was measured."""
+    memory = memory or Memory()
+    node = this_node(mesh, kernel)
+    ours = {route.key: route for route in kernel.routes if route.is_ours}
+    foreign = {route.key: route for route in kernel.routes if not route.is_ours and not _is_pods(route)}
+    pairs = behind(mesh, _behind(mesh))
+    chosen = {
+        key: withheld(choice, key.family, memory.encrypted_since, memory.now)
+        for key, choice in choices(mesh, node.own, pairs, ours, memory).items()
+    }
+    desired = _desired(mesh, pairs, chosen)
+    idle = _idle(kernel, desired, node.needed, memory)
+    devices = device_operations(kernel.devices, node.devices, node.needed, idle, mesh.settings_complete)
+    peers = outer_addresses(mesh, node.own)
+    entries = entry_operations(node.own.devices, peers, kernel.entries, complete=mesh.routes_complete)
+    faults = [
+        *dict.fromkeys(fault for choice in chosen.values() for fault in choice.faults),
+        *_faults(mesh, kernel),
+        *node.faults,
+        *kernel.wireguard.faults,
+        *devices.faults,
+        *entries.faults,
+        *(shared_addresses(mesh) if node.needed or node.devices else ()),
+        *_foreign_faults(desired, foreign),
+    ]
+    replaced = [Replace(route) for key, route in desired.items() if ours.get(key) != route and key not in foreign]
+    removed = [Remove(route) for key, route in ours.items() if key not in desired and may_remove(route, mesh)]
+    return Plan(
+        (*devices.additions, *entries.additions, *replaced, *removed, *entries.removals, *devices.removals),
+        tuple(faults),
+        desired,
+        pairs=chosen,
+        targets=targets(chosen),
+        devices=node.devices,
+        needed=node.needed,
+        received=_received(kernel, node.devices.keys(), {model for model, _ in node.own.devices}),
+        tunnelled=bool(kernel.devices) or any(asked != (HOST_GW.name,) for asked in mesh.pools.values()),
+    )
+
+
+def _received(kernel: Snapshot, devices: Iterable[str], models: Iterable[str]) -> tuple[str, ...]:
+    """host-gw, and each model all of whose devices take packets."""
+    seen = {one.name: one for one in kernel.devices}
+    lacking = {one.tunnel.model for one in kernel.devices if one.tunnel and not (one.receives and one.whole)}
+    missing = {name for name in devices if name not in seen}
+    ready = [name for name in sorted(models) if name not in lacking and not missing & _devices_of(name)]
+    return (HOST_GW.name, *ready)
+
+
+def _idle(
+    kernel: Snapshot, desired: Mapping[tuple[Network, int], Route], needed: frozenset[str], memory: Memory
+) -> list[str]:
+    """Tunnel devices of ours that nobody has needed for a while, and no route will."""
+    used = {route.link for route in desired.values()}
+    return [
+        one.name
+        for one in kernel.devices
+        if one.is_ours
+        and one.name not in needed
+        and one.index not in used
+        and memory.now - memory.unneeded.get(one.name, memory.now) >= LINGERS
+    ]
+
+
+def _desired(
+    mesh: Mesh, pairs: Mapping[PairKey, list[Network]], chosen: Mapping[PairKey, Choice]
+) -> dict[tuple[Network, int], Route]:
+    """All routes of ours that should be there."""
+    refused = _refused(mesh)
+    others = (cidr for cidr in mesh.blocks if cidr not in refused)
+    secret = prohibited(mesh.pools.keys(), others, mesh.settings.encrypted)
+    routes = [Route(destination=cidr, kind=Kind.PROHIBIT, metric=LAST_METRIC) for cidr in secret]
+    routes += [Route(destination=cidr, kind=Kind.UNREACHABLE, metric=LAST_METRIC) for cidr in refused]
+    for key, prefixes in pairs.items():
+        if (path := chosen[key].path) is not None:
+            mtu = path.mtu if path.mtu < path.link_mtu else 0
+            routes += [
+                Route(
+                    destination=prefix,
+                    via=path.via,
+                    link=path.link,
+                    mtu=mtu,
+                    onlink=path.onlink,
+                    source=path.source,
+                )
+                for prefix in prefixes
+            ]
+    return {route.key: route for route in routes}
+
+
+def _behind(mesh: Mesh) -> Iterable[tuple[str, Network]]:
+    """The prefixes that are reached through another node: its blocks, and kept addresses outside of them."""
+    for name, reported in mesh.routes.items():
+        for prefix in reported.prefixes:
+            if name != mesh.me and _holds(name, prefix, mesh):
+                yield name, prefix
+    for claim in mesh.claims:
+        if claim.node in mesh.routes and claim.node != mesh.me and not _in_blocks_of(claim.node, claim.address, mesh):
+            yield claim.node, ip_network(claim.address)
+
+
+def _faults(mesh: Mesh, kernel: Snapshot) -> list[Fault]:
+    """What is wrong whatever is asked for."""
+    missing = [
         Fault(f"this node has no interface {name}", "correct AIRMESH_UPLINKS or make the interface")
         for name in kernel.missing
     ]
-    faults += [
+    impostors = [
         Fault(
             f"node {writer} tells routes in the name of {name[:64]!r}, which is not believed",
             "look at that node: its agent says what no agent of ours does; if it was taken over, take its key from it",
@@ -95,51 +202,7 @@ def plan(mesh: Mesh, kernel: Snapshot) -> Plan:
         )
         for writer, name in mesh.impostors
     ]
-    faults += _overclaims(mesh)
-    ours = {route.key: route for route in kernel.routes if route.is_ours}
-    foreign = {route.key: route for route in kernel.routes if not route.is_ours and not _is_pods(route)}
-    faults += _foreign_faults(desired, foreign)
-    replaced = [Replace(route) for key, route in desired.items() if ours.get(key) != route and key not in foreign]
-    removed = [Remove(route) for key, route in ours.items() if key not in desired and may_remove(route, mesh)]
-    return Plan((*replaced, *removed), tuple(faults), desired)
-
-
-def desired_routes(mesh: Mesh, uplinks: Iterable[Uplink]) -> tuple[dict[tuple[Network, int], Route], list[Fault]]:
-    """All routes of ours that should be there, and why some cannot."""
-    paths = _paths(mesh, tuple(uplink for uplink in uplinks if uplink.up))
-    routes = [Route(destination=cidr, kind=Kind.UNREACHABLE, metric=LAST_METRIC) for cidr in _refused(mesh)]
-
-    def route(node: str, destination: Network) -> None:
-        path = paths.get((node, destination.version, mesh.asked_for(destination)))
-        if isinstance(path, Path):
-            mtu = path.mtu if path.mtu < path.link_mtu else 0
-            routes.append(Route(destination=destination, via=path.via, link=path.link, mtu=mtu))
-
-    for name, reported in mesh.routes.items():
-        for prefix in reported.prefixes:
-            if name != mesh.me and _holds(name, prefix, mesh):
-                route(name, prefix)
-    for claim in mesh.claims:
-        if claim.node and claim.node != mesh.me and not _in_blocks_of(claim.node, claim.address, mesh):
-            route(claim.node, ip_network(claim.address))
-    faults = dict.fromkeys(path for path in paths.values() if isinstance(path, Fault))
-    return {route.key: route for route in routes}, list(faults)
-
-
-def _paths(mesh: Mesh, links: tuple[Uplink, ...]) -> dict[tuple[str, int, Asked], Path | Fault]:
-    """To each other node, for each family and each wish of a pool that something behind it has."""
-    needed: dict[str, set[tuple[int, Asked]]] = {}
-    for name, reported in mesh.routes.items():
-        held = [prefix for prefix in reported.prefixes if _holds(name, prefix, mesh)]
-        needed[name] = {(prefix.version, mesh.asked_for(prefix)) for prefix in held}
-    for claim in mesh.claims:
-        if claim.node in needed:
-            needed[claim.node].add((claim.address.version, mesh.asked_for(claim.address)))
-    return {
-        (name, family, asked): path_to(Pair(peer=mesh.routes[name], family=family, links=links), asked)
-        for name in sorted(needed.keys() - {mesh.me})
-        for family, asked in sorted(needed[name])
-    }
+    return missing + impostors + _overclaims(mesh)
 
 
 def may_remove(route: Route, mesh: Mesh) -> bool:
@@ -150,27 +213,42 @@ def may_remove(route: Route, mesh: Mesh) -> bool:
     """
     if not (mesh.blocks_complete and mesh.claims_complete):
         return False
+    if route.kind is Kind.PROHIBIT:
+        return mesh.pools_complete and mesh.settings_complete
     holder = mesh.blocks.get(route.destination)
-    if holder is None or not holder.node or route.kind is Kind.UNREACHABLE:
+    if holder is None or not holder.node or route.kind is not Kind.UNICAST:
         return True
     return holder.node in (mesh.me, IPAM_HOLDER) or holder.node in mesh.reported
 
 
-def offered(me: str, blocks: Mapping[Network, Block], uplinks: Iterable[Uplink]) -> NodeRoutes:
-    """What this node tells the others: its addresses on the shared links, their smallest MTU, and its blocks."""
+def offered(
+    me: str,
+    blocks: Mapping[Network, Block],
+    uplinks: Iterable[Uplink],
+    models: tuple[str, ...] = (HOST_GW.name,),
+    wireguard: tuple[WireguardKey, ...] = (),
+) -> NodeRoutes:
+    """What this node tells the others: its addresses on the shared links, their smallest MTU, its blocks, and the
+    models by which it receives packets now.
+    """
     links = tuple(uplinks)
-    underlay = tuple(
-        sorted(
-            {interface.ip for uplink in links for interface in uplink.addresses if not interface.ip.is_link_local},
-            key=lambda address: (address.version, int(address)),
-        )
-    )
     prefixes = sorted(
         (cidr for cidr, block in blocks.items() if block.node == me),
         key=lambda cidr: (cidr.version, int(cidr.network_address)),
     )
     mtu = min((uplink.mtu for uplink in links), default=0)
-    return NodeRoutes(node=me, underlay=underlay, prefixes=tuple(prefixes), models=tuple(MODELS), mtu=mtu)
+    return NodeRoutes(
+        node=me,
+        underlay=underlay_of(links),
+        prefixes=tuple(prefixes),
+        models=models,
+        mtu=mtu,
+        wireguard=wireguard,
+    )
+
+
+def _devices_of(model: str) -> set[str]:
+    return set(DEVICES.get(model, {}).values())
 
 
 def _refused(mesh: Mesh) -> list[Network]:

@@ -323,6 +323,21 @@ def test_a_pool_is_shown_as_it_is_used(change: dict[str, Any], verdict: PoolVerd
     assert ("enabled" in seen) == (state == "enabled")
 
 
+@pytest.mark.parametrize(
+    ("change", "shown"),
+    [
+        ({}, "host-gw"),
+        ({"ipip_mode": "Always"}, "ipip Always"),
+        ({"vxlan_mode": "CrossSubnet"}, "vxlan CrossSubnet"),
+        ({"model": "auto"}, "auto"),
+    ],
+)
+def test_a_pool_is_shown_with_the_model_that_it_asks_for(change: dict[str, Any], shown: str) -> None:
+    output = IpamState((IPPool("p", ip_network("10.244.0.0/16"), 26, **change),), (), (), ())
+    (row,) = ipam.tables(output, blocks=False, claims=False)[0].rows
+    assert row[5] == shown
+
+
 def test_routes_of_kept_addresses_follow_their_claims() -> None:
     offer = NodeRoutes("n2", (ip_address("172.30.0.12"), ip_address("fd00::12")), (ip_network("10.244.0.64/26"),))
     claims = [
@@ -342,7 +357,7 @@ def test_a_node_with_a_small_uplink_stands_out_among_the_routes() -> None:
     ]
     report = routes.routes(offers, [])
     assert [route.mtu for route in report.routes] == [1500, 1400, 0]
-    cells = [row[4] for row in routes.tables(report)[0].rows]
+    cells = [row[4] for row in routes.tables(report)[1].rows]
     assert [(cell.text, cell.tone) for cell in cells if isinstance(cell, Cell)] == [
         ("1500", Tone.PLAIN),
         ("1400", Tone.WARN),

@@ -11,7 +11,7 @@ import pytest
 
 from proto.addresses import IPAM_HOLDER, Block, PoolVerdict
 from proto.dns import CoreDNSDecision, digest_of
-from proto.objects import KIND_OF, ConfigMap, Deployment, NetworkPolicy
+from proto.objects import KIND_OF, ConfigMap, Deployment, IPPool, NetworkPolicy
 from proto.policy import Ack, Revision
 from services.cluster.core import nameserver, nodes, pools, reports
 from services.cluster.core.watching import Patience, is_expired, version_of
@@ -146,7 +146,7 @@ def written(verdict: PoolVerdict, at: str = BEFORE, **change: Any) -> dict[str, 
     """The condition as it stands when it was written for a verdict."""
     made = pools.condition(verdict, raw_pool(None), at)
     assert made is not None
-    return {**pools.condition_body("a", made)["status"]["conditions"][0], **change}
+    return {**pools.condition_body(KIND_OF[IPPool], "a", made)["status"]["conditions"][0], **change}
 
 
 def test_a_pools_condition_says_what_becomes_of_it() -> None:

@@ -16,6 +16,7 @@ from proto.objects import KINDS, IPPool, Namespace, Node, Pod
 from services.cluster.core.parse import NAMES, Malformed, read
 from services.dataplane.core.ipam.addressing import BadWish, Supply, plan_addresses
 from tests.core.cluster.fields import (
+    CRDS,
     WORDS,
     Field,
     decisions,
@@ -35,6 +36,16 @@ def test_every_field_has_one_decision() -> None:
     assert set(DECIDED.values()) == set(WORDS)
     listed = {field for field in DECIDED if not is_annotation(field)}
     assert of_the_api() | of_the_crd() == listed
+
+
+def test_both_spellings_of_a_kind_are_the_same() -> None:
+    for name in ("ippools", "felixconfigurations"):
+        first, again = (
+            yaml.safe_load((CRDS / f"{spelling}{name}.yaml").read_text())["spec"] for spelling in ("", "v3-")
+        )
+        assert (first.pop("group"), again.pop("group")) == ("crd.projectcalico.org", "projectcalico.org")
+        assert (first["versions"][0].pop("name"), again["versions"][0].pop("name")) == ("v1", "v3")
+        assert first == again
 
 
 def test_what_is_read_is_what_is_acted_on() -> None:

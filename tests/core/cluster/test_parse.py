@@ -375,6 +375,22 @@ def test_a_pool_asks_for_what_calico_has_no_word_for() -> None:
 
 
 @pytest.mark.parametrize(
+    ("asked", "spec", "says"),
+    [
+        ("auto", "ipipMode: Always", "auto is asked for beside spec.ipipMode Always; set spec.ipipMode to Never"),
+        ("auto", "vxlanMode: CrossSubnet", "auto is asked for beside spec.vxlanMode CrossSubnet"),
+        ("wireguard", "vxlanMode: Never", "'wireguard' is no model that can be asked for here; write auto"),
+        ("Auto", "vxlanMode: Never", "'Auto' is no model"),
+    ],
+)
+def test_a_pool_that_asks_for_two_models_or_for_none_that_there_is(asked: str, spec: str, says: str) -> None:
+    with pytest.raises(Malformed) as caught:
+        read("IPPool", f"spec: {{cidr: 10.0.0.0/8, {spec}}}", meta=f"{{annotations: {{airmesh.io/model: {asked}}}}}")
+    assert caught.value.path == "metadata.annotations[airmesh.io/model]"
+    assert says in str(caught.value)
+
+
+@pytest.mark.parametrize(
     ("spec", "changes"),
     [
         ("{}", {}),

@@ -15,8 +15,9 @@ from typing import Any
 
 import yaml
 
-from proto.objects import KINDS
+from proto.objects import KIND_OF, KINDS, IPPool
 from services.cluster.core import pools, reports
+from services.cluster.core.spellings import AGAIN
 from services.cluster.feed import source_of
 
 ROOT = Path(__file__).parents[3]
@@ -33,7 +34,7 @@ WATCHED: frozenset[Right] = frozenset(
         fields.removeprefix("metadata.name="),
         verb,
     )
-    for kind in KINDS
+    for kind in (*KINDS, *AGAIN)
     for path, fields in [source_of(kind)]
     for verb in ("list", "watch")
 )
@@ -46,7 +47,9 @@ CALLS: dict[str, frozenset[Right]] = {
     "writeback.py:_write_blocks:apply": frozenset({("", "/nodes", "", "patch")}),
     "writeback.py:_write_taint:merge": frozenset({("", "/nodes", "", "patch")}),
     "writeback.py:_write_condition:apply": frozenset({("", "/nodes/status", "", "patch")}),
-    "writeback.py:_write:apply": frozenset({("", "crd.projectcalico.org/ippools/status", "", "patch")}),
+    "writeback.py:_write:apply": frozenset(
+        {("", f"{group}/ippools/status", "", "patch") for group in ("crd.projectcalico.org", "projectcalico.org")}
+    ),
     "writeback.py:apply:apply": frozenset(
         {("kube-system", "/configmaps", "coredns", "patch"), ("kube-system", "apps/deployments", "coredns", "patch")}
     ),
@@ -101,7 +104,9 @@ def test_the_roles_grant_what_the_code_calls_and_nothing_else() -> None:
 def test_the_paths_written_to_are_those_that_are_granted() -> None:
     event = reports.event_path(reports.Report(kind=KINDS[0], namespace="a", name="b", uid="", sentence="c"))
     assert event == "/api/v1/namespaces/a/events"
-    assert pools.condition_path("p") == "/apis/crd.projectcalico.org/v1/ippools/p/status"
+    paths = {pools.condition_path(kind, "p") for kind in (KIND_OF[IPPool], *AGAIN) if kind.type is IPPool}
+    groups = ("crd.projectcalico.org/v1", "projectcalico.org/v3")
+    assert paths == {f"/apis/{group}/ippools/p/status" for group in groups}
 
 
 def test_rights_are_written_down(update_golden: bool) -> None:

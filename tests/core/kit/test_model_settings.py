@@ -55,7 +55,7 @@ def test_a_node_s_own_says_what_is_of_that_node_alone() -> None:
         ipip_mtu=0,
     )
     shared = felix("default", vxlan_mtu=1400, ipip_mtu=1380, wireguard_listening_port=9, vxlan_mtu_v6=1350)
-    expected = {
+    expected: dict[str, tuple[Any, ...]] = {
         "n1": (4096, 4789, 7, frozenset(), 1300, 0, 1350),
         "n2": (4096, 4789, 9, frozenset(), 1400, 1380, 1350),
         "": (4096, 4789, 9, frozenset(), 1400, 1380, 1350),

@@ -49,7 +49,7 @@ def test_a_pool_gives_blocks_only_if_its_model_is_served(field: str, mode: str) 
     one = pool(**{field: mode})
     (wish,) = wishes(one)
     assert judge_pools([one]).verdicts[0].allocatable is (wish.model in SERVED)
-    assert asked(one) == ("host-gw",)
+    assert asked(one, {"host-gw": HOST_GW}) == ("host-gw",)
 
 
 @pytest.mark.parametrize(
@@ -84,7 +84,7 @@ def test_a_pod_s_mtu(uplinks: list[int], models: list[Model], mtu: int) -> None:
     ],
 )
 def test_a_person_may_make_a_pod_s_mtu_smaller_and_never_larger(
-    uplink: int, model: Model, fields: dict[str, int], mtu: int
+    uplink: int, model: Model, fields: dict[str, Any], mtu: int
 ) -> None:
     settings = model_settings([FelixConfiguration(name="default", **fields)])
     assert pod_mtu([uplink], [model], settings) == mtu

@@ -10,8 +10,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from kit.models import HOST_GW
 from kit.pools import any_overlap, judge_pools, parse_selector
 from proto.objects import IPPool
+
+AS_THEY_ARE = {HOST_GW.name: HOST_GW}
+"""Models of a mesh that has no other."""
 
 
 def pool(name: str, cidr: str, size: int = 26, **more: Any) -> IPPool:
@@ -49,7 +53,7 @@ def pool(name: str, cidr: str, size: int = 26, **more: Any) -> IPPool:
     ],
 )
 def test_pools_are_judged_in_one_sentence(pools: list[IPPool], problem: str) -> None:
-    judged = judge_pools(pools)
+    judged = judge_pools(pools, served=AS_THEY_ARE)
     assert len(judged.problems) == (1 if problem else 0)
     assert problem in "".join(judged.problems)
     assert all("; " in sentence for sentence in judged.problems), "with a remedy"
@@ -75,7 +79,7 @@ def test_a_new_pool_never_displaces_one_in_use() -> None:
     ],
 )
 def test_which_pool_gives(pools: list[IPPool], in_use: str, gives: str, sound: str) -> None:
-    judged = judge_pools(pools, frozenset(in_use.split()))
+    judged = judge_pools(pools, frozenset(in_use.split()), AS_THEY_ARE)
     assert [one.name for one in judged.enabled(4)] == gives.split()
     assert [one.name for one in judged.sound] == sound.split()
 

@@ -100,9 +100,7 @@ def test_the_isatap_form() -> None:
 
 
 @given(one=addresses, other=addresses)
-def test_macs_are_local_and_differ_from_node_to_node(
-    one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address
-) -> None:
+def test_macs_are_local_and_distinct(one: IPv4Address | IPv6Address, other: IPv4Address | IPv6Address) -> None:
     mac = vtep_mac(one)
     assert len(mac) == 6
     assert mac[0] & 0b11 == 0b10

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 
@@ -10,11 +11,13 @@ from msgspec import structs
 
 from kit.models import HOST_GW
 from kit.models import Model as Traits
+from proto.net import Address
 from proto.routes import NodeRoutes
+from services.routing.core.choice import choose
 from services.routing.core.faults import Fault
-from services.routing.core.fib import OTHER_MTU, Replace, Snapshot, Uplink
-from services.routing.core.models import MODELS, path_to
-from services.routing.core.models.contract import Model, Pair, Path
+from services.routing.core.fib import OTHER_MTU, Device, Entry, Replace, Snapshot, Uplink
+from services.routing.core.models import MODELS, path_by
+from services.routing.core.models.contract import Model, NodeContext, Pair, Path
 from services.routing.core.plan import plan
 from tests.core.routing.test_plan import FAB0, N1, N2, claim, mesh, node
 
@@ -28,6 +31,12 @@ class Tunnel:
     """A model on paper, IPv4 alone: reaches whoever has an address, by a device of its own."""
 
     traits: Traits = PAPER
+
+    def device(self, own: NodeContext, underlay: int) -> Device | Fault | None:
+        return None
+
+    def entries(self, link: int, outer: Address) -> tuple[Entry, ...]:
+        return ()
 
     def path(self, pair: Pair) -> Path | Fault:
         outer = next((address for address in pair.peer.underlay if address.version == 4), None)
@@ -43,16 +52,26 @@ BOTH: dict[str, Model] = {**MODELS, "paper": Tunnel()}
 def pair(
     reported: NodeRoutes = N2, family: int = 4, *links: Uplink, models: tuple[str, ...] = ("host-gw", "paper")
 ) -> Pair:
-    return Pair(peer=structs.replace(reported, models=models), family=family, links=links or (FAB0,))
+    return Pair(peer=structs.replace(reported, models=models), family=family, own=NodeContext(links=links or (FAB0,)))
+
+
+def path_to(made: Pair, asked: Sequence[str], models: Mapping[str, Model] = MODELS) -> Path | Fault:
+    """Where nothing leads there and nothing was measured."""
+    found = choose(made, tuple(asked), "", {}, 0.0, models)
+    assert (found.path is None) == bool(found.faults)
+    return found.path or found.faults[0]
 
 
 @pytest.mark.parametrize(("family", "via"), [(4, "172.30.0.12"), (6, "fd00:172:30::12")])
 def test_host_gw_goes_by_the_link_that_both_are_on(family: int, via: str) -> None:
     found = path_to(pair(N2, family, JUMBO, FAB0), ["host-gw"])
-    assert found == Path(model="host-gw", via=ip_address(via), link=3, mtu=1500, link_mtu=1500)
-    assert path_to(pair(node("n5", "192.0.2.5"), 4, FAB0, JUMBO), ["host-gw"]) == Path(
-        model="host-gw", via=ip_address("192.0.2.5"), link=4, mtu=9000, link_mtu=9000
-    )
+    assert isinstance(found, Path)
+    assert (found.model, found.via, found.link, found.device) == ("host-gw", ip_address(via), 3, "fab0")
+    assert (found.mtu, found.link_mtu, found.onlink, found.source) == (1500, 1500, False, None)
+    other = path_to(pair(node("n5", "192.0.2.5"), 4, FAB0, JUMBO), ["host-gw"])
+    assert isinstance(other, Path)
+    assert (other.via, other.link, other.mtu, other.link_mtu) == (ip_address("192.0.2.5"), 4, 9000, 9000)
+    assert (other.local, other.remote) == (ip_address("192.0.2.1"), ip_address("192.0.2.5"))
 
 
 @pytest.mark.parametrize(
@@ -64,7 +83,7 @@ def test_host_gw_goes_by_the_link_that_both_are_on(family: int, via: str) -> Non
         (FAR, 4, ("host-gw",), "n3 (198.51.100.3) is not on a link of this node"),
         (N2, 6, ("paper",), "paper carries no IPv6"),
         (FAR, 6, ("host-gw", "paper"), "paper carries no IPv6"),
-        (N2, 4, ("ipip",), "this node cannot do ipip"),
+        (N2, 4, ("of-another-release",), "this node cannot do of-another-release"),
     ],
 )
 def test_the_first_that_serves_the_pair_is_taken_and_nothing_else(
@@ -80,6 +99,7 @@ def test_both_nodes_must_do_a_model() -> None:
     assert isinstance(found, Fault)
     assert "n2 cannot do paper, only host-gw" in found.fault
     assert found.of_others
+    assert path_by("paper", pair(N2, 4, models=()), BOTH) == path_to(pair(N2, 4, models=()), ("paper",), BOTH)
     assert path_to(pair(N2, 4, models=()), ("host-gw", "paper"), BOTH) == path_to(
         pair(N2, 4, models=()), ("paper",), BOTH
     )
@@ -87,12 +107,12 @@ def test_both_nodes_must_do_a_model() -> None:
 
 def test_each_prefix_goes_by_the_model_that_its_pool_asks_for() -> None:
     """Addresses of a pool that asks for what this node cannot do have no route; those of others have."""
-    asking = {ip_network("10.244.0.64/26"): ("ipip",), ip_network("10.244.1.0/26"): ("ipip",)}
+    asking = {ip_network("10.244.0.64/26"): ("gre",), ip_network("10.244.1.0/26"): ("gre",)}
     kept = (claim("10.244.1.7", "n2"), claim("10.244.2.7", "n2"))
     planned = plan(mesh(N1, N2, claims=kept, pools=asking), Snapshot(uplinks=(FAB0,)))
-    reached = {operation.route.destination for operation in planned.operations if operation.route.via}
+    reached = {operation.route.destination for operation in planned.changes if operation.route.via}
     assert reached == {ip_network("fd00:10:244::40/122"), ip_network("10.244.2.7/32")}
-    assert [fault.fault for fault in planned.faults] == ["this node cannot do ipip"]
+    assert [fault.fault for fault in planned.faults] == ["this node cannot do gre"]
     assert HOST_GW.name in planned.faults[0].remedy
 
 
@@ -148,6 +168,6 @@ def test_a_route_whose_mtu_differs_is_replaced_in_place() -> None:
     for other in (0, 1300, OTHER_MTU):
         drifted = tuple(replace(route, mtu=other) if route.mtu else route for route in there)
         planned = plan(mesh(N1, small), Snapshot(uplinks=(FAB0,), routes=drifted))
-        assert {(type(one), one.route.mtu) for one in planned.operations} == {(Replace, 1400)}
+        assert {(type(one), one.route.mtu) for one in planned.changes} == {(Replace, 1400)}
     grown = plan(mesh(N1, structs.replace(N2, mtu=1500)), Snapshot(uplinks=(FAB0,), routes=there))
-    assert {(type(one), one.route.mtu) for one in grown.operations} == {(Replace, 0)}
+    assert {(type(one), one.route.mtu) for one in grown.changes} == {(Replace, 0)}

@@ -13,7 +13,8 @@ from proto.net import Network
 from proto.objects import Owner
 from proto.routes import NodeRoutes
 from services.routing.core.fib import Kind, Remove, Replace, Route, Snapshot, Uplink
-from services.routing.core.plan import Mesh, offered, plan
+from services.routing.core.mesh import Mesh
+from services.routing.core.plan import offered, plan
 
 FAB0 = Uplink(
     name="fab0", index=3, up=True, addresses=(ip_interface("172.30.0.11/24"), ip_interface("fd00:172:30::11/64"))
@@ -94,7 +95,7 @@ def mesh(
 def operations(made: Mesh, *kernel: str, uplinks: tuple[Uplink, ...] = (FAB0,)) -> list[str]:
     planned = plan(made, Snapshot(routes=tuple(route(text) for text in kernel), uplinks=uplinks))
     signs = {Replace: "+", Remove: "-"}
-    return sorted(f"{signs[type(operation)]} {said(operation.route)}" for operation in planned.operations)
+    return sorted(f"{signs[type(operation)]} {said(operation.route)}" for operation in planned.changes)
 
 
 def faults(made: Mesh, *kernel: str, uplinks: tuple[Uplink, ...] = (FAB0,)) -> str:

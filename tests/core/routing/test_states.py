@@ -16,7 +16,8 @@ from proto.net import Address, Network
 from proto.objects import Owner
 from proto.routes import NodeRoutes
 from services.routing.core.fib import LAST_METRIC, METRIC, OTHER_MTU, PODS, Kind, Remove, Route, Snapshot, Uplink
-from services.routing.core.plan import Mesh, plan
+from services.routing.core.mesh import Mesh
+from services.routing.core.plan import plan
 from tests.core.states import Driver, every_order, follow
 
 Key = tuple[str, str]
@@ -89,7 +90,7 @@ class Kernel(Driver[Key, Value]):
     def _pass(self, mesh: Mesh) -> None:
         links = uplinks_of(self.objects)
         planned = plan(mesh, Snapshot(routes=tuple(self.table.values()), uplinks=links))
-        for operation in planned.operations:
+        for operation in planned.changes:
             key = operation.route.key
             if isinstance(operation, Remove):
                 assert mesh.blocks_complete

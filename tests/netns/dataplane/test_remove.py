@@ -76,7 +76,8 @@ def furnish(netns: str, host: Path) -> None:
         (host / "etc/cni/net.d" / name).touch()
     for name in ("airmesh-cni", ".airmesh-cni.9", "bridge"):
         (host / "opt/cni/bin" / name).touch()
-    (host / "var/lib/airmesh/addresses.journal").touch()
+    for name in ("addresses.journal", "encryption"):
+        (host / "var/lib/airmesh" / name).touch()
 
 
 def test_nothing_of_ours_is_left_and_all_of_others_is(

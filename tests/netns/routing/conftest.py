@@ -72,6 +72,8 @@ def nodes() -> Iterator[tuple[Netns, Netns]]:
         yield made_netns
     finally:
         for name in made:
+            for link in ("am-wg", "am-wg2"):  # wireguard-go ends with it
+                subprocess.run(["ip", "-n", name, "link", "del", link], check=False, capture_output=True)
             subprocess.run(["ip", "netns", "del", name], check=False)
 
 
@@ -109,11 +111,13 @@ async def mesh(bus_for: BusFor, buckets: dict[str, str]) -> Mesh:
 class Routing:
     """Starts the service in a namespace."""
 
-    def __init__(self, server: NatsServer, stack: AsyncExitStack) -> None:
+    def __init__(self, server: NatsServer, stack: AsyncExitStack, folder: Path) -> None:
+        """``folder``: of the nodes' states, one in each."""
         self._server = server
         self._stack = stack
+        self._folder = folder
 
-    async def start(self, netns: Netns, node: str = "n1", *, gateway: bool = False) -> Runtime[Any]:
+    async def start(self, netns: Netns, node: str = "n1", *, gateway: bool = False, **more: Any) -> Runtime[Any]:
         user = "routing-cp" if gateway else f"routing-{node}"
         settings = Settings(
             nats_url=self._server.url,
@@ -123,14 +127,16 @@ class Routing:
             node="" if gateway else node,
             uplinks=("fab0",),
             gateway=gateway,
+            state_dir=self._folder / node,
+            wireguard_sockets=self._folder / node / "sockets",
         )
         role, name = ("routing", "cp") if gateway else ("routing", node)
         runtime = await self._stack.enter_async_context(runtime_of(self._server, role, name, settings=settings))
-        await build(runtime, netns.path)
+        await build(runtime, netns.path, **more)
         return runtime
 
 
 @pytest_asyncio.fixture
-async def routing(nats_server: NatsServer) -> AsyncIterator[Routing]:
+async def routing(nats_server: NatsServer, tmp_path: Path) -> AsyncIterator[Routing]:
     async with AsyncExitStack() as stack:
-        yield Routing(nats_server, stack)
+        yield Routing(nats_server, stack, tmp_path)

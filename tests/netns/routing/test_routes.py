@@ -303,5 +303,7 @@ async def test_a_thousand_routes_at_once(nodes: tuple[Netns, Netns], routing: Ro
     refused = await kernel.apply([Remove(route) for route in wanted + wanted[:1]])
     assert refused == ()
     off = Route(destination=ip_network("10.9.0.0/24"), via=ip_address("203.0.113.1"), link=link)
-    assert [(operation.route, number) for operation, number in await kernel.apply([Replace(off)])] == [(off, 101)]
+    assert [(refusal.operation, refusal.number) for refusal in await kernel.apply([Replace(off)])] == [
+        (Replace(off), 101)
+    ]
     await kernel.close()

@@ -28,9 +28,12 @@ PATHS = {
     "EndpointSlice": ("/apis/discovery.k8s.io/v1", "endpointslices"),
     "NetworkPolicy": ("/apis/networking.k8s.io/v1", "networkpolicies"),
     "FelixConfiguration": ("/apis/crd.projectcalico.org/v1", "felixconfigurations"),
+    "FelixConfiguration.v3": ("/apis/projectcalico.org/v3", "felixconfigurations"),
+    "IPPool.v3": ("/apis/projectcalico.org/v3", "ippools"),
     "IPPool": ("/apis/crd.projectcalico.org/v1", "ippools"),
 }
-PLURALS = {plural: kind for kind, (_, plural) in PATHS.items()}
+V3 = ".v3"
+"""Ends the name of a kind that has a second spelling."""
 Fault = Callable[[web.Request], web.StreamResponse | None]
 
 
@@ -165,7 +168,7 @@ class ApiServer:
             return await self._apply(request)
         if request.method == "POST":
             return await self._create(request)
-        kind = PLURALS.get(request.path.rsplit("/", 1)[-1])
+        kind = _listed(request.path)
         if kind is None or kind in self.absent:
             return web.json_response(status(404, "NotFound"), status=404)
         if request.query.get("watch"):
@@ -248,9 +251,9 @@ class ApiServer:
         body = await request.json()
         self.applied.append((request.path, request.query["fieldManager"], body))
         if request.content_type == "application/merge-patch+json":  # it says neither kind nor name
-            plural, name = request.path.split("/")[-2:]
-            body = {**body, "kind": PLURALS[plural], "metadata": {**body["metadata"], "name": name}}
-        kind = body["kind"]
+            path, name = request.path.rsplit("/", 1)
+            body = {**body, "kind": _listed(path), "metadata": {**body["metadata"], "name": name}}
+        kind = body["kind"] + (V3 if body.get("apiVersion") == "projectcalico.org/v3" else "")
         name, namespace = body["metadata"]["name"], body["metadata"].get("namespace", "")
         if kind == "Event":
             self.events[name] = body
@@ -282,6 +285,14 @@ class ApiServer:
             return web.json_response(status(409, "AlreadyExists"), status=409)
         self.events[name] = body
         return web.json_response(body, status=201)
+
+
+def _listed(path: str) -> str | None:
+    """The kind whose objects a path lists."""
+    found = (
+        kind for kind, (api, plural) in PATHS.items() if path.startswith(f"{api}/") and path.endswith(f"/{plural}")
+    )
+    return next(found, None)
 
 
 def _line(what: str, written: dict[str, Any]) -> bytes:

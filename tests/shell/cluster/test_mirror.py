@@ -84,7 +84,7 @@ ALL_BUT_CRDS = tuple(kind.type for kind in KINDS if kind.type not in CRDS)
 async def test_everything_is_there_and_said_to_be(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    api.absent |= {"IPPool", "FelixConfiguration"}
+    api.absent |= {"IPPool", "FelixConfiguration", "IPPool.v3", "FelixConfiguration.v3"}
     await api.put("Namespace", {"metadata": {"labels": {"a": "b"}}}, name="prod")
     await api.put("Pod", POD, "prod", "a")
     await api.put("Pod", {"spec": {}}, "prod", "unscheduled")
@@ -108,7 +108,7 @@ async def test_everything_is_there_and_said_to_be(
         await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16"}}, name="pool")
         api.absent.clear()
         await until(lambda: view.scope_complete(kind_prefix(KIND_OF[IPPool])))
-        assert "crd=2Eprojectcalico=2Eorg.ippool._.pool" in keys(view)
+        await until(lambda: "crd=2Eprojectcalico=2Eorg.ippool._.pool" in keys(view))
         await api.put("FelixConfiguration", {"spec": {"vxlanPort": 8472}}, name="default")
         felix = "crd=2Eprojectcalico=2Eorg.felixconfiguration._.default"
         await until(lambda: felix in view.entries)
@@ -363,3 +363,56 @@ async def test_what_nobody_can_read_is_written_again(
             while not isinstance(await cli.bucket(bucket).look("_epoch", Epoch), Entry):
                 assert time.monotonic() < deadline, bucket.name
                 await asyncio.sleep(0.1)
+
+
+V1, V3 = "IPPool", "IPPool.v3"
+CIDRS = ({"spec": {"cidr": "10.0.0.0/16"}}, {"spec": {"cidr": "10.1.0.0/16"}})
+
+
+def ranges(view: View) -> dict[str, str]:
+    return {key.rpartition(".")[2]: str(entry.value.cidr) for key, entry in view.entries.items() if ".ippool." in key}
+
+
+async def test_a_pool_counts_whichever_way_it_is_written(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    view = watch(await bus_for("cli"), IPPool)
+    await api.put(V1, CIDRS[0], name="old")
+    await api.put(V3, CIDRS[1], name="new")
+    await api.put(V1, CIDRS[0], name="both")
+    await api.put(V3, CIDRS[1], name="both")
+    async with cluster(nats_server, api, tmp_path):
+        await view.wait_synced(10)
+        first, second = "10.0.0.0/16", "10.1.0.0/16"
+        assert ranges(view) == {"old": first, "new": second, "both": first}, "of two with one name that of v1 counts"
+        await api.delete(V1, name="both")
+        await until(lambda: ranges(view)["both"] == second)
+        await api.put(V1, CIDRS[0], name="both")
+        await until(lambda: ranges(view)["both"] == first)
+        await api.delete(V1, name="both")
+        await api.delete(V3, name="both")
+        await until(lambda: ranges(view).keys() == {"old", "new"})
+
+
+@pytest.mark.parametrize("late", [V1, V3])
+async def test_no_pool_is_taken_for_gone_before_both_groups_are_listed(
+    late: str, nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    view = watch(await bus_for("cli"), IPPool)
+    await api.put(V1, CIDRS[0], name="of-v1")
+    await api.put(V3, CIDRS[1], name="of-v3")
+    async with cluster(nats_server, api, tmp_path):
+        await view.wait_synced(10)
+    lost: list[str] = []
+    view.heard = lambda key: lost.append(key) if ".ippool." in key else None
+    path = "/projectcalico.org/v3/ippools" if late == V3 else "/crd.projectcalico.org/v1/ippools"
+    api.refuse(10_000, 503, "ServiceUnavailable", when=path)
+    await api.delete(late, name="of-v1" if late == V1 else "of-v3")
+    async with cluster(nats_server, api, tmp_path, "two"):
+        for name in ("after", "later"):  # by the second pass the first is through, deletions included
+            await api.put("Namespace", {}, name=name)
+            await until(lambda name=name: f"core.namespace._.{name}" in view.entries)  # type: ignore[misc]
+        assert ranges(view).keys() == {"of-v1", "of-v3"}
+        assert lost == []
+        api.faults.clear()
+        await until(lambda: len(ranges(view)) == 1, 60)

@@ -214,9 +214,9 @@ async def test_a_decision_for_anything_else_is_not_carried_out(
         assert api.applied == []
 
 
-def allocatable(api: ApiServer, pool: str) -> tuple[str, str, str]:
+def allocatable(api: ApiServer, pool: str, kind: str = "IPPool") -> tuple[str, str, str]:
     """Status, reason and message of the condition on a pool; all empty while it has none."""
-    conditions = api.objects["IPPool"]["", pool].get("status", {}).get("conditions", [])
+    conditions = api.objects[kind]["", pool].get("status", {}).get("conditions", [])
     found: dict[str, str] = next((one for one in conditions if one["type"] == "Allocatable"), {})
     return found.get("status", ""), found.get("reason", ""), found.get("message", "")
 
@@ -224,23 +224,23 @@ def allocatable(api: ApiServer, pool: str) -> tuple[str, str, str]:
 async def test_a_pool_that_is_not_honoured_says_so_by_condition_and_event(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "ipipMode": "Always"}}, name="tunnel")
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "namespaceSelector": "has(team)"}}, name="kept")
     await api.put("IPPool", {"spec": {"cidr": "10.1.0.0/16"}}, name="plain")
     async with cluster(nats_server, api, tmp_path):
         await until(lambda: allocatable(api, "plain")[:2] == ("True", "OK"))
-        await until(lambda: allocatable(api, "tunnel")[:2] == ("False", "UnsupportedField"))
-        assert "spec.ipipMode Always" in allocatable(api, "tunnel")[2]
+        await until(lambda: allocatable(api, "kept")[:2] == ("False", "UnsupportedField"))
+        assert "spec.namespaceSelector 'has(team)'" in allocatable(api, "kept")[2]
         await until(lambda: len(api.events) == 1)
         (event,) = api.events.values()
-        assert (event["involvedObject"]["name"], event["reason"]) == ("tunnel", "UnsupportedField")
+        assert (event["involvedObject"]["name"], event["reason"]) == ("kept", "UnsupportedField")
         assert event["metadata"]["namespace"] == "default"
-        assert event["message"].endswith("set spec.ipipMode to Never if the nodes are on one L2 network")
+        assert event["message"].endswith("remove spec.namespaceSelector, or disable the pool")
         quiet = len(api.applied)
         await asyncio.sleep(1.0)
         assert len(api.applied) == quiet, "a condition that stands is not written again"
-        there = api.objects["IPPool"]["", "tunnel"]
-        await api.put("IPPool", {**there, "spec": {"cidr": "10.0.0.0/16", "ipipMode": "Never"}}, name="tunnel")
-        await until(lambda: allocatable(api, "tunnel")[:2] == ("True", "OK"))
+        there = api.objects["IPPool"]["", "kept"]
+        await api.put("IPPool", {**there, "spec": {"cidr": "10.0.0.0/16", "namespaceSelector": "all()"}}, name="kept")
+        await until(lambda: allocatable(api, "kept")[:2] == ("True", "OK"))
         assert len(api.events) == 1
 
 
@@ -262,6 +262,38 @@ async def test_of_pools_that_overlap_the_one_without_blocks_is_reported(
         assert {event["involvedObject"]["name"] for event in api.events.values()} == {"a-new"}
 
 
+async def test_a_pool_whose_name_is_taken_by_the_other_spelling_says_so(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16"}}, name="p")
+    await api.put("IPPool.v3", {"spec": {"cidr": "10.0.0.0/16", "natOutgoing": True}}, name="p")
+    await api.put("IPPool.v3", {"spec": {"cidr": "10.1.0.0/16"}}, name="q")
+    async with cluster(nats_server, api, tmp_path):
+        await until(lambda: allocatable(api, "p")[:2] == ("True", "OK"))
+        await until(lambda: allocatable(api, "q", "IPPool.v3")[:2] == ("True", "OK"))
+        await until(lambda: allocatable(api, "p", "IPPool.v3")[:2] == ("False", "NameTaken"))
+        assert "crd.projectcalico.org/v1" in allocatable(api, "p", "IPPool.v3")[2]
+        await until(lambda: len(api.events) == 1)
+        (event,) = api.events.values()
+        assert event["involvedObject"]["apiVersion"] == "projectcalico.org/v3"
+        assert event["reason"] == "NameTaken"
+
+
+async def test_what_is_wrong_with_models_is_reported_where_one_looks_first(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "ipipMode": "Always", "vxlanMode": "Always"}}, name="two")
+    await api.put("FelixConfiguration", {"spec": {"vxlanVNI": 1 << 24}}, name="default")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: "24 bits" in runtime.health.notes.get("models", ""))
+        assert "IPPool two: spec.vxlanMode: Always is in use beside ipipMode Always" in runtime.health.notes["models"]
+        await until(lambda: allocatable(api, "two")[:2] == ("False", "Invalid"))
+        await until(lambda: len(api.events) == 2)
+        await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "vxlanMode": "Never"}}, name="two")
+        await api.put("FelixConfiguration", {"spec": {"vxlanVNI": 1}}, name="default")
+        await until(lambda: "models" not in runtime.health.notes)
+
+
 async def test_what_is_left_out_of_an_object_is_reported_on_it_and_one_namespace_floods_nobody(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
@@ -280,7 +312,7 @@ async def test_what_is_left_out_of_an_object_is_reported_on_it_and_one_namespace
 async def test_a_pool_of_a_kind_without_status_is_left_alone(
     nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
 ) -> None:
-    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "vxlanMode": "Always"}}, name="p")
+    await api.put("IPPool", {"spec": {"cidr": "10.0.0.0/16", "allowedUses": ["Tunnel"]}}, name="p")
     api.refuse(1000, 404, "NotFound", when="PATCH /apis/crd.projectcalico.org/v1/ippools/p/status")
     async with cluster(nats_server, api, tmp_path):
         await until(lambda: len(api.events) == 1)

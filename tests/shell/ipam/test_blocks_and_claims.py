@@ -170,7 +170,7 @@ async def test_a_pool_that_cannot_be_honoured_gives_nothing_and_says_why(
     await report(n1, "n1")
     await report(await bus_for("dataplane", "n2"), "n2")
     first = await block(n1, "n1")
-    await cluster.add(msgspec.structs.replace(V4, ipip_mode="Always"), stateful("db-0", "n1", "uid-a"))
+    await cluster.add(msgspec.structs.replace(V4, namespace_selector="has(team)"), stateful("db-0", "n1", "uid-a"))
 
     async def shown() -> IpamState:
         return await watcher.request(IPAM_SHOW, IpamShow(summary=True), IpamState, timeout=5)

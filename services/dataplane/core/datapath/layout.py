@@ -30,7 +30,7 @@ from services.dataplane.core.datapath.wire import (
     Port,
     Record,
     Room208,
-    Room896,
+    Room1152,
     address_bytes,
 )
 
@@ -371,7 +371,7 @@ class Config(Record):
 class Scratch(Record):
     """Room for one packet while a program looks at it (``struct am_work``); means nothing to anybody else."""
 
-    room: Room896
+    room: Room1152
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

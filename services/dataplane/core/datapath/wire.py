@@ -97,7 +97,7 @@ Bits256: TypeAlias = Annotated[int, Kind("u64", "32s", 32, 8, _vector_bytes, _ve
 NamespaceHash: TypeAlias = Annotated[bytes, Kind("u8", "8s", 8, 1, bytes, bytes, length=8)]
 """Eight bytes that a trie compares as they stand: which namespace's entries these are; all zero = nobody's."""
 Room208: TypeAlias = Annotated[bytes, Kind("u64", "208s", 208, 8, bytes, bytes, length=26)]
-Room896: TypeAlias = Annotated[bytes, Kind("u64", "896s", 896, 8, bytes, bytes, length=112)]
+Room1152: TypeAlias = Annotated[bytes, Kind("u64", "1152s", 1152, 8, bytes, bytes, length=144)]
 
 
 @dataclass(frozen=True, slots=True)

@@ -122,10 +122,10 @@ def moved(frontends: Moved, backends: Mapping[BackendsOf, frozenset[Target]], be
     return change(old, _tables(frontends.after, backends, old, last))
 
 
-def takes_udp_backends(steps: TableChange, fronts: Iterable[ServiceKey], before: Tables) -> bool:
-    """Whether one of these fronts, as the tables had them ``before``, is of UDP and loses a backend by the steps."""
+def takes_udp_backends(steps: TableChange, frontends: Iterable[ServiceKey], before: Tables) -> bool:
+    """Whether one of these frontends, as the tables had them ``before``, is of UDP and loses a backend by the steps."""
     numbers = {member.service for member in steps.drop_members}
-    return bool(numbers) and any(key.protocol == UDP and before.services[key].number in numbers for key in fronts)
+    return bool(numbers) and any(key.protocol == UDP and before.services[key].number in numbers for key in frontends)
 
 
 def _part(frontends: Mapping[ServiceKey, Frontend], tables: Tables) -> Tables:

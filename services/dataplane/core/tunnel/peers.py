@@ -12,11 +12,11 @@ known while a bucket is not whole is for the shell to say (``tunnel/known.py``).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Set
+from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from ipaddress import ip_network
 
-from kit.tunnels import outer_address, vtep_mac
+from kit.tunnels import next_hop, vtep_mac
 from kit.underlay import Refusal, Underlay, within
 from proto.addresses import CONTESTED, IPAM_HOLDER, Block, Claim
 from proto.net import Address, Network
@@ -52,8 +52,10 @@ class TunnelPeers:
         self._own: Set[Address] = frozenset()
         self._devices: dict[int, Device] = {}
         self._routes: dict[Address, dict[RouteKey, int]] = {}
-        """Devices of the routes by the outer address that they lead to."""
-        self._outer: dict[RouteKey, Address] = {}
+        """Devices of the routes by their next hop."""
+        self._via: dict[RouteKey, Address] = {}
+        self._outer: dict[Address, Address] = {}
+        """What a next hop stands for: of all addresses that have an owner."""
         self._owners: dict[Address, str] = {}
         """Whose an address is: nodes' and API servers'."""
         self._of: dict[str, set[Address]] = {}
@@ -61,7 +63,7 @@ class TunnelPeers:
         self._served: set[Address] = set()
         """Addresses of API servers that counted when they were looked at last."""
         self._dirty_nodes: set[str] = set()
-        self._dirty_outer: set[Address] = set()
+        self._dirty_hops: set[Address] = set()
         self._dirty_sources: set[Network] = set()
         self.peers: dict[AddressKey, TunnelPeer] = {}
         """Entries of ``am_tunnel_peers``."""
@@ -124,33 +126,33 @@ class TunnelPeers:
         now = {one.index: one for one in devices}
         if now != self._devices:
             self._devices = now
-            self._dirty_outer |= self._routes.keys()
+            self._dirty_hops |= self._routes.keys()
 
     def set_route(self, key: RouteKey, route: SeenRoute | None) -> None:
         """A route of ``routing``; None: there is none."""
-        outer = None if route is None or route.via is None else outer_address(route.via)
-        before = self._outer.pop(key, None)
+        before = self._via.pop(key, None)
         if before is not None:
             keys = self._routes[before]
             del keys[key]
             if not keys:
                 del self._routes[before]
-            self._dirty_outer.add(before)
-        if outer is not None and route is not None:
-            self._outer[key] = outer
-            self._routes.setdefault(outer, {})[key] = route.link
-            self._dirty_outer.add(outer)
+            self._dirty_hops.add(before)
+        if route is not None and route.via is not None:
+            self._via[key] = route.via
+            self._routes.setdefault(route.via, {})[key] = route.link
+            self._dirty_hops.add(route.via)
 
     def settle(self) -> Changed:
         """Brings both maps up to date."""
         moved = self._follow_owners()
-        for outer in self._dirty_outer:
-            if (name := self._owners.get(outer)) is not None:
-                self._dirty_nodes.add(name)
+        for hop in self._dirty_hops:
+            outer = self._outer.get(hop)
+            if outer is not None:
+                self._dirty_nodes.add(self._owners[outer])
         addresses = moved.union(*(self._of.get(name, ()) for name in self._dirty_nodes))
-        self._dirty_outer.clear()
+        self._dirty_hops.clear()
         self._dirty_nodes.clear()
-        peers = {AddressKey(address=one) for one in addresses if self._settle_peer(one)}
+        peers = {key for one in addresses for key, entry in self._entries(one) if self._put(key, entry)}
         self._dirty_sources.update(ip_network(address) for address in moved)
         sources = {PrefixKey.of(one) for one in self._dirty_sources if self._settle_source(one)}
         self._dirty_sources.clear()
@@ -169,6 +171,10 @@ class TunnelPeers:
         for address in changed | servers.keys() | self._served:
             before = self._owners.pop(address, None)
             now = self._underlay.owners.get(address) or servers.get(address)
+            for hop in _hops(address):
+                self._outer.pop(hop, None)
+                if now is not None:
+                    self._outer[hop] = address
             if now is not None:
                 self._owners[address] = now
             if before == now:
@@ -189,27 +195,38 @@ class TunnelPeers:
         taken = address in self._own or address in self._claims or address in self._underlay.owners
         return not taken and self._underlay.holdings.block_of(address) is None
 
-    def _settle_peer(self, address: Address) -> bool:
-        """Whether its entry is another now."""
-        key, name = AddressKey(address=address), self._owners.get(address)
-        if name is None:
-            return self.peers.pop(key, None) is not None
-        outer, link = self._way(address.version, name)
-        entry = TunnelPeer(node=self.number_of(name), ifindex=link, outer=outer, mac=vtep_mac(address))
+    def _entries(self, address: Address) -> Iterator[tuple[AddressKey, TunnelPeer | None]]:
+        """What the map has at an address, and at the next hop that stands for it where it cannot be read from that."""
+        name, mac = self._owners.get(address), vtep_mac(address)
+        outer, link = (None, 0) if name is None else self._way(address.version, self._of[name])
+        number = 0 if name is None else self.number_of(name)
+        entry = TunnelPeer(node=number, ifindex=link, outer=outer, mac=mac)
+        yield AddressKey(address=address), None if name is None else entry
+        if address.version == 6:
+            links = [self._way(family, (address,))[1] for family in (4, 6)]
+            entry = TunnelPeer(node=number, ifindex=max(links), outer=address, mac=mac)
+            yield AddressKey(address=next_hop(address, 6)), None if name is None else entry
+
+    def _put(self, key: AddressKey, entry: TunnelPeer | None) -> bool:
+        """Whether the entry is another than before."""
         if self.peers.get(key) == entry:
             return False
-        self.peers[key] = entry
+        if entry is None:
+            del self.peers[key]
+        else:
+            self.peers[key] = entry
         return True
 
-    def _way(self, family: int, name: str) -> tuple[Address | None, int]:
-        """Outer address and device that packets of a family take to a node's pods; (None, 0): as they are.
+    def _way(self, family: int, outers: Iterable[Address]) -> tuple[Address | None, int]:
+        """Of a node's addresses the outer one, and the device, that packets of a family take to its pods; (None, 0): as
+        they are.
 
         Where pools have them take several, the one that hides most, so that nothing is told twice in different ways.
         """
         ways = [
             (int(device.kind), link, int(outer), outer)
-            for outer in self._of[name]
-            for (destination, _), link in self._routes.get(outer, {}).items()
+            for outer in outers
+            for (destination, _), link in self._routes.get(next_hop(outer, family), {}).items()
             if destination.version == family and (device := self._devices.get(link)) is not None
         ]
         if not ways:
@@ -241,3 +258,8 @@ class TunnelPeers:
                 return self.number_of(name)
         held = self._blocks.get(network)
         return None if held is None else self.number_of(held.node)
+
+
+def _hops(outer: Address) -> tuple[Address, ...]:
+    """Next hops that stand for an outer address."""
+    return tuple({next_hop(outer, family) for family in (4, 6)})

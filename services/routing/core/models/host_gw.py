@@ -8,14 +8,24 @@ from __future__ import annotations
 
 from kit.models import HOST_GW
 from kit.models import Model as Traits
+from proto.net import Address
 from services.routing.core.faults import Fault
-from services.routing.core.models.contract import Pair, Path
+from services.routing.core.fib import Device, Entry
+from services.routing.core.models.contract import NodeContext, Pair, Path
 
 
 class HostGw:
     """See the module."""
 
     traits: Traits = HOST_GW
+
+    def device(self, own: NodeContext, underlay: int) -> Device | Fault | None:
+        """It has none."""
+        return None
+
+    def entries(self, link: int, outer: Address) -> tuple[Entry, ...]:
+        """It has none."""
+        return ()
 
     def path(self, pair: Pair) -> Path | Fault:
         """Through the first of the other node's addresses that is on a link of ours."""
@@ -32,7 +42,16 @@ class HostGw:
                             of_others=True,
                         )
                     mtu = pair.mtu(uplink) - self.traits.overhead[pair.family]
-                    return Path(model=self.traits.name, via=address, link=uplink.index, mtu=mtu, link_mtu=uplink.mtu)
+                    return Path(
+                        model=self.traits.name,
+                        via=address,
+                        link=uplink.index,
+                        mtu=mtu,
+                        link_mtu=uplink.mtu,
+                        device=uplink.name,
+                        local=interface.ip,
+                        remote=address,
+                    )
         if not candidates:
             return Fault(
                 f"node {pair.peer.node} has no IPv{pair.family} address on its uplinks",

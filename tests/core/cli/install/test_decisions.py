@@ -9,7 +9,9 @@ import pytest
 
 from cli.faults import Declined, Usage
 from cli.install import render, requirements, revisions, rollout
+from cli.install.cluster_check import of_pools
 from cli.install.differences import difference
+from cli.install.findings import Weight
 from cli.install.options import SETTINGS, Options, remembered, to_remember
 from cli.install.revisions import APPLYING, COMPLETE, Revision
 from cli.install.secrets import Host
@@ -213,3 +215,27 @@ def test_of_a_job_that_failed_the_container_that_did_is_named() -> None:
     assert rollout.failed_container({"status": waits}) == "routes"
     assert rollout.failed_container({"status": {"containerStatuses": [ended("rest", 0)]}}) == ""
     assert rollout.failed_container({}) == ""
+
+
+@pytest.mark.parametrize(
+    ("status", "found"),
+    [
+        (None, []),
+        ({"conditions": [{"type": "Allocatable", "status": "True", "reason": "OK"}]}, []),
+        ({"conditions": [{"type": "Allocatable", "status": "False", "reason": "PoolDisabled"}]}, []),
+        (
+            {
+                "conditions": [
+                    {"type": "Other", "status": "False"},
+                    {"type": "Allocatable", "status": "False", "reason": "Invalid", "message": "spec.cidr: x; write y"},
+                ]
+            },
+            [("IPPool p gives no addresses: spec.cidr: x", "write y")],
+        ),
+    ],
+)
+def test_a_pool_that_is_refused_is_found(status: dict[str, Any] | None, found: list[tuple[str, str]]) -> None:
+    pool = {"metadata": {"name": "p"}, "spec": {"cidr": "10.0.0.0/16"}, **({"status": status} if status else {})}
+    findings = list(of_pools([pool]))
+    assert [(one.found, one.remedy) for one in findings if one.weight is Weight.WRONG] == found
+    assert findings[-1].found == "10.0.0.0/16"

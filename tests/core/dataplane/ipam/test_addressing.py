@@ -48,8 +48,8 @@ MANUAL = pool("fd00:9::/56", assignment_mode="Manual")
         (BOTH[:1], {}, (4,)),
         (BOTH[1:], {}, (6,)),
         ([pool("10.244.0.0/16", disabled=True), BOTH[1]], {}, (6,)),
-        ([pool("10.244.0.0/16", ipip_mode="Always"), BOTH[1]], {}, (6,)),
-        ([BOTH[0], pool("fd00::/56", vxlan_mode="CrossSubnet")], {}, (4,)),
+        ([pool("10.244.0.0/16", namespace_selector="has(team)"), BOTH[1]], {}, (6,)),
+        ([BOTH[0], pool("fd00::/56", allowed_uses=("LoadBalancer",))], {}, (4,)),
         ([BOTH[0], MANUAL], {}, (4,)),
         ([EAST4, BOTH[1]], {"zone": "west"}, (6,)),
         ([EAST4, BOTH[1]], {"zone": "east"}, (4, 6)),
@@ -71,7 +71,7 @@ def test_families_are_those_with_a_pool_that_gives_to_the_node(
         (BOTH, "fd00:10:244::40/122", True),
         (BOTH, "10.9.0.0/26", False),
         ([pool("10.9.0.0/16", disabled=True), *BOTH], "10.9.0.0/26", False),
-        ([pool("10.9.0.0/16", ipip_mode="Always"), *BOTH], "10.9.0.0/26", False),
+        ([pool("10.9.0.0/16", namespace_selector="has(team)"), *BOTH], "10.9.0.0/26", False),
         ([EAST4, *BOTH], "10.0.0.0/26", False),
     ],
 )
@@ -132,7 +132,7 @@ def test_fixed_addresses_by_family() -> None:
         ({STATIC: '["10.244.1.2","10.244.1.3"]'}, BOTH, STATIC),
         ({STATIC: '["fd00::1"]'}, BOTH[:1], STATIC),
         ({STATIC: "[" * 5000}, BOTH, STATIC),
-        ({}, [pool("10.0.0.0/8", ipip_mode="Always")], "IPPool"),
+        ({}, [pool("10.0.0.0/8", namespace_selector="has(team)")], "IPPool"),
         *(({key: '["x"]'}, BOTH, key) for key in REFUSED["Pod"]),
     ],
 )

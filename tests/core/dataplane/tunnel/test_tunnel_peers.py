@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from kit.tunnels import Tunnel, next_hop, outer_address, vtep_mac
+from kit.tunnels import Tunnel, next_hop, outer_addresses, vtep_mac
 from kit.underlay import owners_of
 from proto.addresses import Block, Claim
 from proto.net import Address, Network
@@ -141,17 +141,23 @@ def what_the_maps_say(objects: Objects) -> object:
     owners = whose(objects)
     blocks = [value for value in objects.values() if isinstance(value, Block)]
     peers = set()
+    hops = outer_addresses(owners)
     for address, name in owners.items():
         ways = [
-            (int(one.kind), route.link, int(outer), outer)
-            for (kind, destination), route in objects.items()
-            if isinstance(route, SeenRoute) and ip_network(destination).version == address.version and route.via
-            if (outer := outer_address(route.via)) is not None and owners.get(outer) == name
+            (int(one.kind), route.link, int(outer), outer, ip_network(destination).version)
+            for (_, destination), route in objects.items()
+            if isinstance(route, SeenRoute) and (outer := hops.get(route.via or address)) and owners[outer] == name
             for one in objects.values()
             if isinstance(one, Device) and one.index == route.link
         ]
-        best = max(ways, key=lambda way: way[:3], default=(0, 0, 0, None))
+        of_family = [way for way in ways if way[4] == address.version]
+        best = max(of_family, key=lambda way: way[:3], default=(0, 0, 0, None))
         peers.add((address, name, best[1], best[3], vtep_mac(address)))
+        if address.version == 6:  # its next hop does not say it
+            by_hop = [
+                max((way for way in ways if way[3] == address and way[4] == one), default=(0, 0))[1] for one in (4, 6)
+            ]
+            peers.add((next_hop(address, 6), name, max(by_hop), address, vtep_mac(address)))
     sources: dict[Network, str] = {one.cidr: one.node if one.node in NODES else "" for one in blocks}
     sources |= {ip_network(address): name for address, name in owners.items()}
     for value in objects.values():
@@ -243,7 +249,21 @@ def test_both_addresses_of_a_node_go_the_way_of_its_pods() -> None:
     maps.set_route(route_key("10.244.0.0/30"), SeenRoute(link=IPIP, via=four))
     maps.settle()
     found = {key.address: (peer.ifindex, peer.outer) for key, peer in maps.peers.items()}
-    assert found == {four: (IPIP, four), six: (VXLAN, four)}
+    assert found == {four: (IPIP, four), six: (VXLAN, four), next_hop(six, 6): (0, six)}
+
+
+def test_a_next_hop_that_does_not_hold_the_outer_address_is_looked_up() -> None:
+    maps, six = TunnelPeers(ME), ip_address("fd00:172::2")
+    maps.set_devices([device(VXLAN)])
+    maps.set_block(ip_network("10.244.0.0/30"), block("10.244.0.0/30", "n2"))
+    maps.announce("n2", [six])
+    maps.set_route(route_key("10.244.0.0/30"), SeenRoute(link=VXLAN, via=next_hop(six, 4)))
+    maps.settle()
+    found = {key.address: (peer.ifindex, peer.outer) for key, peer in maps.peers.items()}
+    assert found == {six: (0, None), next_hop(six, 4): (VXLAN, six)}
+    maps.announce("n2", ())
+    assert len(maps.settle().peers) == 2
+    assert maps.peers == {}
 
 
 def test_a_stolen_key_gets_no_other_nodes_sources() -> None:

@@ -11,7 +11,7 @@ from ipaddress import ip_address, ip_network
 
 import pytest
 
-from kit.tunnels import Tunnel, tunnel_alias, vtep_mac
+from kit.tunnels import Tunnel, next_hop, tunnel_alias, vtep_mac
 from linux import bpf, netlink
 from services.dataplane.core.datapath.layout import AddressKey
 from services.dataplane.core.datapath.maps import TUNNEL_PEERS
@@ -26,6 +26,7 @@ pytestmark = pytest.mark.privileged
 LOCAL, SIX = ip_address("172.30.0.11"), ip_address("fd00:172:30::11")
 VXLAN = Tunnel(model="vxlan", local=LOCAL, port=4789, vni=4096)
 IPIP = Tunnel(model="ipip", local=LOCAL)
+HOP = next_hop(ip_address("fd00:172:30::13"), 6)
 
 
 @pytest.fixture
@@ -68,9 +69,9 @@ def add_routes(vxlan: int, ipip: int) -> dict[tuple[object, int], SeenRoute]:
     own = "proto 186 metric 64"
     ip(f"route add 10.244.1.0/26 via 172.30.0.12 dev am-vxlan onlink {own}")
     ip(f"route add 10.244.2.0/26 via 172.30.0.13 dev am-ipip onlink {own}")
-    ip(f"route add 10.244.3.0/26 via inet6 fd00:172:30::14 dev am-vxlan onlink {own}")
+    ip(f"route add 10.244.3.0/26 via inet6 {HOP} dev am-vxlan onlink {own}")
     ip(f"-6 route add fd00:10:244:1::/122 via fe80::5efe:ac1e:c dev am-vxlan onlink {own}")
-    ip(f"-6 route add fd00:10:244:2::/122 via fd00:172:30::13 dev am-vxlan onlink {own}")
+    ip(f"-6 route add fd00:10:244:2::/122 via {HOP} dev am-vxlan onlink {own}")
     ip("route add prohibit 10.244.0.0/16 proto 186 metric 4096")
     ip("-6 route add prohibit fd00:10:244::/56 proto 186 metric 4096")
     # And what is not ours, or says nothing here.
@@ -85,9 +86,9 @@ def add_routes(vxlan: int, ipip: int) -> dict[tuple[object, int], SeenRoute]:
     return {
         at("10.244.1.0/26"): SeenRoute(vxlan, ip_address("172.30.0.12")),
         at("10.244.2.0/26"): SeenRoute(ipip, ip_address("172.30.0.13")),
-        at("10.244.3.0/26"): SeenRoute(vxlan, ip_address("fd00:172:30::14")),
+        at("10.244.3.0/26"): SeenRoute(vxlan, HOP),
         at("fd00:10:244:1::/122"): SeenRoute(vxlan, ip_address("fe80::5efe:ac1e:c")),
-        at("fd00:10:244:2::/122"): SeenRoute(vxlan, ip_address("fd00:172:30::13")),
+        at("fd00:10:244:2::/122"): SeenRoute(vxlan, HOP),
         at("10.244.0.0/16", 4096): SeenRoute(0, None, prohibits=True),
         at("fd00:10:244::/56", 4096): SeenRoute(0, None, prohibits=True),
     }
@@ -103,7 +104,8 @@ def test_a_look_shows_marked_devices_and_the_routes_of_routing(node: str) -> Non
             "am-ipip": (ipip, IPIP, True),
         }
         assert seen["am-vxlan"].mac == vtep_mac(LOCAL)
-        assert kernel.routes() == add_routes(vxlan, ipip)
+        expected = add_routes(vxlan, ipip)
+        assert kernel.routes() == expected
         assert kernel.own_addresses() == {LOCAL, SIX}
 
 

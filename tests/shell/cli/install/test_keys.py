@@ -24,9 +24,9 @@ from chassis.runtime.settings import BaseSettings
 from chassis.secret import Secret
 from chassis.telemetry.log import Log
 from cli.install import names, secrets
+from linux.replaced_file import replace_file
 from proto.subjects import ACKS
 from services.dataplane import seeds
-from services.dataplane.replaced_file import replace_file
 from tests.natsd import Lines, free_port, runtime_of, server_program
 from tests.shell.cli.install.conftest import APPS, NODES, ROOT, World
 from tests.shell.cli.install.test_install import CORE, data

@@ -1,0 +1,98 @@
+"""When this node has WireGuard, and what becomes of packets that are to be encrypted while they cannot be.
+
+A family of pods' packets for which encryption is asked goes by WireGuard or not at all. From the first pass that knows
+it, no other way is made for it, and its pools are prohibited beneath their routes (``core.models.wireguard``). Ways
+that packets take as they are when encryption is asked for stay until WireGuard to that node is proved,
+:data:`PLAIN_GRACE` seconds at most: so it is switched on under load, and still means what it says.
+
+While FelixConfiguration is not known (the agent has just started), what the kernel says counts: a family with a
+prohibited range was asked for when it was last known.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping
+from dataclasses import replace
+
+from kit.models import ENCRYPTS
+from kit.underlay import owners_of
+from proto.net import Address
+from services.routing.core.choice import Choice
+from services.routing.core.fib import METRIC, Kind, Snapshot, Uplink
+from services.routing.core.mesh import Mesh
+from services.routing.core.pairs import underlay_of
+from services.routing.core.wireguard import Known, Wish
+
+PLAIN_GRACE = 30.0
+"""Seconds that packets may go on as they are after encryption was asked for."""
+
+
+def last_known(mesh: Mesh, kernel: Snapshot) -> Mesh:
+    """With the families that must be encrypted as they were, where what is set is not known yet."""
+    if mesh.settings_complete:
+        return mesh
+    kept = {route.destination.version for route in kernel.routes if route.is_ours and route.kind is Kind.PROHIBIT}
+    settings = replace(mesh.settings, encrypted=mesh.settings.encrypted | kept)
+    return replace(mesh, settings=settings)
+
+
+def asked_since(mesh: Mesh, before: Mapping[int, float], now: float) -> dict[int, float]:
+    """Since when encryption of each family is asked for, of a clock that does not go back."""
+    return {family: before.get(family, now) for family in mesh.settings.encrypted}
+
+
+def withheld(choice: Choice, family: int, since: Mapping[int, float], now: float) -> Choice:
+    """The choice of a pair, without a way on which packets of this family have gone in the clear for long enough."""
+    plain = choice.path is not None and choice.path.model != ENCRYPTS
+    if not plain or family not in since or choice.asked != (ENCRYPTS,) or now - since[family] < PLAIN_GRACE:
+        return choice
+    why = f"encryption is asked for since {PLAIN_GRACE:.0f} s, and WireGuard is not proved: {choice.why}"
+    return replace(choice, path=None, state="none", why=why)
+
+
+def wish_of(mesh: Mesh, kernel: Snapshot) -> Wish | None:
+    """What the devices of WireGuard are to be; None where nobody asks for it and no route goes by it."""
+    links = tuple(uplink for uplink in kernel.uplinks if uplink.up)
+    local = underlay_of(links)
+    devices = {one.index for one in kernel.devices if one.tunnel is not None and one.tunnel.model == ENCRYPTS}
+    used = any(route.is_ours and route.link in devices for route in kernel.routes)
+    asked = any(ENCRYPTS in names for names in mesh.pools.values()) or mesh.settings.encrypted
+    if not local or not (asked or used):
+        return None
+    known = Known(
+        me=mesh.me,
+        routes=mesh.routes,
+        blocks=mesh.blocks,
+        claims=mesh.claims,
+        underlay=_underlay(mesh, links),
+        families=frozenset(address.version for address in local),
+    )
+    return Wish(
+        known=known,
+        port=mesh.settings.wireguard_port,
+        uplink_mtu=min(uplink.mtu for uplink in links),
+        local=local,
+        taken=_taken(mesh, kernel),
+    )
+
+
+def _underlay(mesh: Mesh, links: Collection[Uplink]) -> dict[str, set[Address]]:
+    own = {interface.ip for uplink in links for interface in uplink.addresses}
+    reported = {name: routes.underlay for name, routes in mesh.routes.items()}
+    owners = owners_of(reported, mesh.blocks.values(), mesh.claims, {}, own=own, me=mesh.me)
+    found: dict[str, set[Address]] = {}
+    for address, name in owners.items():
+        found.setdefault(name, set()).add(address)
+    return found
+
+
+def _taken(mesh: Mesh, kernel: Snapshot) -> dict[str, set[int]]:
+    """The interfaces that routes to each node lead out by."""
+    claimed = {claim.address: claim.node for claim in mesh.claims}
+    found: dict[str, set[int]] = {}
+    for route in kernel.routes:
+        if route.is_ours and route.metric == METRIC and route.link:
+            block = mesh.blocks.get(route.destination)
+            name = block.node if block is not None else claimed.get(route.destination.network_address, "")
+            found.setdefault(name, set()).add(route.link)
+    return found
