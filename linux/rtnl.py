@@ -295,7 +295,6 @@ def parse_route(body: bytes) -> SeenRoute:
         kind=kind,
         flags=flags,
         gateway=attributes.get(_GATEWAY) or attributes.get(_VIA, b"")[2:],  # struct rtvia: its family first
-        gateway=attributes.get(_GATEWAY) or attributes.get(_VIA, b"")[2:],
         link=numbered(_LINK, 0),
         metric=numbered(_PRIORITY, 0),
         mtu=_locked_mtu(attributes[_METRICS]) if _METRICS in attributes else 0,
