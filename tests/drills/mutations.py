@@ -1103,6 +1103,13 @@ ROUTING = (
         tests=("tests/core/routing/test_choice.py",),
     ),
     Mutant(
+        name="an-agent-that-restarts-moves-packets",
+        file="services/routing/core/choice.py",
+        old="one.works and one.evidence.heard > old.evidence.since)",
+        new="one.works)",
+        tests=("tests/core/routing/test_choice.py",),
+    ),
+    Mutant(
         name="always-is-given-up",
         file="services/routing/core/choice.py",
         old="    if len(asked) == 1:\n        return old, None\n",

@@ -104,6 +104,8 @@ class Evidence:
     """Small packets in a row that were."""
     sent: int = 0
     """Small packets in all."""
+    heard: float = 0.0
+    """When a small one was answered last, by the same clock as :attr:`since`."""
     failures: int = 0
     """Times that it failed after it had been proved."""
     round_trip_us: int = 0
@@ -132,7 +134,7 @@ class Evidence:
         """A packet was answered."""
         if size > SMALL:
             return replace(self, search=self.search.answered(size))._judged(now)
-        after = replace(self, lost=0, answered=self.answered + 1, round_trip_us=round_trip_us)
+        after = replace(self, lost=0, answered=self.answered + 1, round_trip_us=round_trip_us, heard=now)
         return after._judged(now)
 
     def loss(self, now: float, size: int) -> Evidence:
