@@ -97,7 +97,7 @@ class Prober:
             del self._ways[way]
             self.evidence.pop(way, None)
         for way, target in targets.items():
-            known = self._ways.setdefault(way, _Sending(target))
+            known = self._ways.setdefault(way, _Sending(target, top_at=time.monotonic() + FROM_TOP))
             if target.soon and not known.target.soon:
                 known.small_at = 0.0
             known.target = target

@@ -1131,6 +1131,13 @@ ROUTING = (
         tests=("tests/core/routing/test_evidence.py",),
     ),
     Mutant(
+        name="a-new-search-lets-what-is-too-large-through",
+        file="services/routing/core/evidence.py",
+        old="search.good if search.done or proved else 0",
+        new="search.good if search.done else 0",
+        tests=("tests/core/routing/test_evidence.py",),
+    ),
+    Mutant(
         name="frames-go-to-another-end",
         file="services/routing/core/models/vxlan.py",
         old="Forwarding(link, mac, outer))",

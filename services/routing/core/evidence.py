@@ -116,8 +116,10 @@ class Evidence:
 
     @property
     def mtu(self) -> int:
-        """The largest packet that is known to pass, in bytes; 0: not known."""
-        return self.search.good if self.search.done else 0
+        """The largest packet that is known to pass, in bytes; 0: not known. What passed goes on while more is tried."""
+        search = self.search
+        proved = self.verdict is Verdict.WORKS and search.good >= min(LEAST_MTU, search.most)
+        return search.good if search.done or proved else 0
 
     @property
     def narrow(self) -> bool:
