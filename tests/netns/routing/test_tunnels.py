@@ -304,7 +304,7 @@ async def test_the_largest_packet_of_the_path_is_that_of_the_routes(
 
     def found() -> int:
         (route,) = [one for one in n1.routes() if one.startswith("10.244.0.64/26")]
-        return int((route.split("mtu lock ") + ["0"])[1].split()[0])
+        return int([*route.split("mtu lock "), "0"][1].split()[0])
 
     await until(lambda: 1350 - NEAR <= found() <= 1350, 60.0)
     assert await asyncio.to_thread(echoed, pair.nodes, found() - 48) == [True, True]
