@@ -1103,6 +1103,13 @@ ROUTING = (
         tests=("tests/core/routing/test_choice.py",),
     ),
     Mutant(
+        name="an-agent-that-restarts-moves-packets",
+        file="services/routing/core/choice.py",
+        old="one.works and one.evidence.heard > old.evidence.since)",
+        new="one.works)",
+        tests=("tests/core/routing/test_choice.py",),
+    ),
+    Mutant(
         name="always-is-given-up",
         file="services/routing/core/choice.py",
         old="    if len(asked) == 1:\n        return old, None\n",
@@ -1121,6 +1128,13 @@ ROUTING = (
         file="services/routing/core/evidence.py",
         old="        if self.lost >= LOST or self.narrow:\n",
         new="        if self.lost >= LOST:\n",
+        tests=("tests/core/routing/test_evidence.py",),
+    ),
+    Mutant(
+        name="a-new-search-lets-what-is-too-large-through",
+        file="services/routing/core/evidence.py",
+        old="search.good if search.done or proved else 0",
+        new="search.good if search.done else 0",
         tests=("tests/core/routing/test_evidence.py",),
     ),
     Mutant(
