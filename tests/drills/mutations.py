@@ -1288,10 +1288,7 @@ WIREGUARD = (
         file="services/routing/core/wireguard.py",
         old='        return "drop" if drained else "stay"',
         new='        return "drop"',
-        tests=(
-            "tests/core/routing/test_wireguard.py",
-            "tests/netns/routing/test_wireguard.py::test_a_key_changes_under_packets_and_none_is_lost",
-        ),
+        tests=("tests/core/routing/test_wireguard.py",),
     ),
     Mutant(
         name="packets-move-before-the-handshake",
