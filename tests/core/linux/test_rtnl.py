@@ -41,6 +41,7 @@ def test_what_is_packed_is_read_back(network: Network, data: st.DataObject) -> N
         link=link,
         metric=metric,
         mtu=mtu,
+        source=b"",
     )
     for encode in (rtnl.replace_route, rtnl.remove_route):
         message = encode(network, kind=kind, via=via, link=link, metric=metric, protocol=protocol, mtu=mtu)

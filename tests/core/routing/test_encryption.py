@@ -17,7 +17,7 @@ from services.routing.core.encryption import PLAIN_GRACE, asked_since, last_know
 from services.routing.core.faults import Fault
 from services.routing.core.fib import GROUP, LAST_METRIC, Kind, Remove, Replace, Route, SeenDevice, Snapshot, Uplink
 from services.routing.core.mesh import Mesh
-from services.routing.core.models.contract import Here, Pair, Path
+from services.routing.core.models.contract import NodeContext, Pair, Path
 from services.routing.core.models.wireguard import Wireguard
 from services.routing.core.pairs import Memory
 from services.routing.core.plan import plan
@@ -137,8 +137,8 @@ def test_what_was_asked_for_holds_until_the_objects_are_known() -> None:
 def pair_of(family: int = 4, *, mtu: int = 1500, state: WireguardState = READY, **peer: Any) -> Pair:
     link = replace(FAB0, mtu=mtu)
     underlay = ip_address("172.30.0.11"), ip_address("fd00:172:30::11")
-    here = Here(links=(link,), underlay=underlay, wireguard=state)
-    return Pair(peer=structs.replace(SECURE, **peer), family=family, here=here)
+    own = NodeContext(links=(link,), underlay=underlay, wireguard=state)
+    return Pair(peer=structs.replace(SECURE, **peer), family=family, own=own)
 
 
 @pytest.mark.parametrize(
@@ -181,6 +181,23 @@ def test_what_the_devices_are_to_be() -> None:
     own = wish_of(asking(N1, thief), kernel())
     assert own is not None
     assert own.known.underlay == {}, "neither this node's own address nor a pod's"
+
+
+def test_a_gateway_is_a_peer_by_addresses_that_nobody_else_announces() -> None:
+    control = NodeRoutes("cp", (ip_address("172.30.0.1"),), models=("wireguard",), gateway=True, wireguard=(KEY,))
+
+    def underlay(*nodes: NodeRoutes) -> dict[str, set[Any]]:
+        wish = wish_of(asking(N1, *nodes), kernel())
+        assert wish is not None
+        return {name: set(addresses) for name, addresses in wish.known.underlay.items()}
+
+    assert underlay(SECURE, control) == {"n2": set(N2.underlay), "cp": {ip_address("172.30.0.1")}}
+    both = structs.replace(SECURE, underlay=(*N2.underlay, ip_address("172.30.0.1")))
+    assert underlay(both, control) == {"n2": set(N2.underlay)}, "one of them lies: it is neither's"
+    taking = structs.replace(control, underlay=(ip_address("10.244.0.70"), ip_address("172.30.0.11"), N2.underlay[0]))
+    assert underlay(SECURE, taking) == {"n2": {N2.underlay[1]}}, "no pod's, not this node's own, and no node's"
+    posing = structs.replace(SECURE, gateway=True, underlay=(ip_address("172.30.0.1"),))
+    assert underlay(posing, control) == {}, "who holds blocks is no gateway"
 
 
 def test_a_device_that_routes_use_is_kept_when_nobody_asks() -> None:

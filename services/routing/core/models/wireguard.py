@@ -20,7 +20,7 @@ from kit.tunnels import next_hop
 from proto.net import Address, Network
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Device, Entry
-from services.routing.core.models.contract import Here, Pair, Path
+from services.routing.core.models.contract import NodeContext, Pair, Path
 from services.routing.core.models.tunnel import PATIENCE
 from services.routing.core.wireguard import DEVICES
 
@@ -30,13 +30,13 @@ class Wireguard:
 
     traits: Traits = WIREGUARD
 
-    def device(self, here: Here, underlay: int) -> Device | Fault | None:
+    def device(self, own: NodeContext, underlay: int) -> Device | Fault | None:
         """None that the planner makes: a device has keys and peers, which are made with it."""
         return None
 
     def path(self, pair: Pair) -> Path | Fault:
         """Over the device of the slot that both nodes take."""
-        here, peer, state = pair.here, pair.peer.node, pair.here.wireguard
+        own, peer, state = pair.own, pair.peer.node, pair.own.wireguard
         if not state.links:
             return state.fault or Fault(
                 "this node's WireGuard device is not there (yet)",
@@ -53,8 +53,8 @@ class Wireguard:
                 after=PATIENCE,
             )
         overhead = self.traits.overhead[outer.version]
-        allowed = here.settings.most_mtu(self.traits.name, outer.version) or state.mtu
-        mtu = min(state.mtu, allowed, *(pair.mtu(uplink) - overhead for uplink in here.links))
+        allowed = own.settings.most_mtu(self.traits.name, outer.version) or state.mtu
+        mtu = min(state.mtu, allowed, *(pair.mtu(uplink) - overhead for uplink in own.links))
         if pair.family == 6 and mtu < LEAST_MTU:
             return Fault(
                 f"wireguard to node {peer} leaves {mtu} bytes of an uplink's MTU, and IPv6 needs {LEAST_MTU}",
@@ -68,10 +68,10 @@ class Wireguard:
             mtu=mtu,
             link_mtu=state.mtu,
             device=DEVICES[slot],
-            local=here.address(outer.version),
+            local=own.address(outer.version),
             remote=outer,
             onlink=True,
-            source=here.address(pair.family),
+            source=own.address(pair.family),
         )
 
     def entries(self, link: int, outer: Address) -> tuple[Entry, ...]:
