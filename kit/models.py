@@ -46,7 +46,7 @@ VXLAN = Model(name="vxlan", overhead={4: 50, 6: 70})
 IPIP = Model(name="ipip", overhead={4: 20})
 """IPv4 in IPv4 (RFC 2003)."""
 WIREGUARD = Model(name="wireguard", overhead={4: 60, 6: 80})
-"""Encrypted packets in UDP: outer IP header, UDP 8, type, receiver, counter 16, tag 16. Either family over either."""
+"""Encrypted packets in UDP: outer IP header, UDP 8, type, receiver and counter 16, tag 16. Each family over either."""
 
 SERVED: Mapping[str, Model] = {model.name: model for model in (HOST_GW,)}
 """Those that there are, by name."""

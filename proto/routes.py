@@ -33,3 +33,5 @@ class NodeRoutes(msgspec.Struct, frozen=True):
     """The smallest MTU of its uplinks, in bytes: what is larger does not reach its pods. 0: it does not say."""
     wireguard: tuple[WireguardKey, ...] = ()
     """Its WireGuard devices that are ready, two at most; none: it has no WireGuard (now)."""
+    gateway: bool = False
+    """A machine that is no node and holds nothing, whose own packets go to pods by tunnels (one with an API server)."""

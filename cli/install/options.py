@@ -69,10 +69,7 @@ class Options:
                 "name them as `ip link` on a node does, as in --uplinks eth0",
             )
         for name in self.uplinks.split(","):
-            if not 0 < len(name) <= _LONGEST_LINK or "/" in name or name.split() != [name]:
-                raise Usage(f"--uplinks: {name!r} is no interface", "separate the names by commas: eth0,eth1")
-            if is_tunnel_name(name):
-                raise Usage(f"--uplinks: {name!r} is a tunnel's", "name the interfaces that tunnels go over, as eth0")
+            _check_uplink(name)
         for url in filter(None, self.nats.split(",")):
             parts = urlsplit(url)
             if parts.scheme not in ("nats", "tls") or not parts.hostname:
@@ -129,3 +126,10 @@ def to_remember(options: Options) -> Object:
         "metadata": {"name": OPTIONS, "namespace": NAMESPACE, "labels": {PART_OF: "airmesh", NAME: "install"}},
         "data": {field.name: getattr(options, field.name) for field in fields(options)},
     }
+
+
+def _check_uplink(name: str) -> None:
+    if not 0 < len(name) <= _LONGEST_LINK or "/" in name or name.split() != [name]:
+        raise Usage(f"--uplinks: {name!r} is no interface", "separate the names by commas: eth0,eth1")
+    if is_tunnel_name(name):
+        raise Usage(f"--uplinks: {name!r} is a tunnel's", "name the interfaces that tunnels go over, as eth0")

@@ -37,6 +37,9 @@ _DELETED = Counter("airmesh_departed_keys_deleted", "Keys of nodes that are gone
 class Anything(msgspec.Struct):
     """Any value: that it is there is all that counts."""
 
+    gateway: bool = False
+    """It is that of a machine that never was a node (``proto.routes.NodeRoutes``)."""
+
 
 class Departures:
     """``fresh``: the list of Nodes is as the API has it now. ``grace`` in seconds."""
@@ -103,9 +106,15 @@ class Departures:
         blocks = (entry.value for entry in self._blocks.entries.values())
         return {encode_segment(block.node) for block in blocks if isinstance(block, Block) and block.node}
 
+    def _gateways(self) -> set[str]:
+        """Machines that are no nodes and say so: one key each of its own, and a node that lies so keeps no other's."""
+        entries = self._views[ROUTES.name].entries.items()
+        return {key for key, entry in entries if isinstance(entry.value, Anything) and entry.value.gateway}
+
     async def _written_by_others(self, known: Set[str]) -> dict[str, set[Written]]:
         """All keys that none of these nodes wrote, by their writer: :data:`SLICE` at a time, each as it is then."""
         written: dict[str, set[Written]] = {}
+        known = known | self._gateways()
         for name, view in self._views.items():
             for held in (view.entries, view.marks, view.unreadable):
                 keys = iter(tuple(held))

@@ -1,6 +1,7 @@
 """Tells the other nodes what lives here: this node's addresses on the shared links, their MTU, its blocks, and
 the models by which it receives packets now.
 
+A gateway tells its addresses and models once it has a tunnel: by them nodes know whose packets come in, and answer.
 Nothing is told before ``blocks`` is in sync: what was told last stays. The marker ``_complete.<node>`` follows the
 record, once in each epoch of ``routes``. A record is written in the trace of the block that it is about, so routes of
 other nodes' kernels are part of that one; else in a trace of its own.
@@ -10,12 +11,15 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from msgspec.structs import replace
+
 from chassis.bus.causes import Causes
 from chassis.bus.kv import KV
 from chassis.bus.view import View
 from chassis.runtime.reconcile import Again, Dirty, Done
 from chassis.telemetry.log import Log
 from chassis.telemetry.traces import Telemetry
+from kit.models import HOST_GW
 from proto.codec import encode_segment
 from proto.sync import Complete, complete_key
 from services.routing.core.fib import Snapshot
@@ -61,6 +65,10 @@ class Announcer:
         self._causes.gather()
         offer = offered(self._node, mesh.blocks, kernel.uplinks, received, kernel.wireguard.mine)
         entry = self._view.entries.get(self._key)
+        if not mesh.me:
+            if entry is None and received == (HOST_GW.name,):
+                return Done()
+            offer = replace(offer, gateway=True)
         if entry is None or entry.value != offer:
             prefixes, traces = len(offer.prefixes), self._causes.traces
             with self._telemetry.together(

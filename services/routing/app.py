@@ -96,13 +96,14 @@ async def build(
     runtime.spawn("measured", _wake(measured, loop))
     name = settings.node
     await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, name, installer.states()))
-    if node:
+    if name:
         announce = _announce(runtime, mirror, installer)
 
 
 def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:
     devices = WireguardDevices(netlink, tunnels, settings.wireguard_sockets)
-    return Wireguard(KeyFile(settings.state_dir), devices, key_days=settings.wireguard_key_days)
+    keys = KeyFile(settings.state_dir)
+    return Wireguard(keys, devices, name=settings.node, key_days=settings.wireguard_key_days)
 
 
 def _offered(installer: Installer) -> object:

@@ -125,7 +125,7 @@ class Installer:
         waits = any(one.pending for one in planned.pairs.values()) or not all(
             one.receives for one in self.snapshot.devices if one.is_ours
         )
-        return Again(RETRY) if refused or waits else Done()
+        return Again(RETRY) if refused or waits or self._wireguard.begins else Done()
 
     async def _round(self) -> tuple[Plan, Mesh, tuple[Refusal, ...]]:
         self.snapshot = replace(await self._kernel.snapshot(), wireguard=self._wireguard)

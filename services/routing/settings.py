@@ -15,13 +15,13 @@ class Settings(BaseSettings):
     """What one copy needs to know."""
 
     node: str = ""
-    """Name of this Node object; may be empty only in a gateway."""
+    """Name of this Node object; in a gateway the name of its key, or empty: then no node can answer its tunnels."""
 
     uplinks: tuple[str, ...]
     """Interfaces on the network that the nodes share."""
 
     gateway: bool = False
-    """Only install routes to the nodes' pods; hold nothing and tell nothing (a machine that is no node)."""
+    """Only install routes to the nodes' pods; hold nothing (a machine that is no node)."""
 
     probe_port: int = PORT
     """UDP port for packets of measurement between routing agents, the same on all nodes; used while a pool asks for

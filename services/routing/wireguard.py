@@ -21,6 +21,7 @@ from proto.routes import NodeRoutes, WireguardKey
 from services.routing.core.faults import Fault
 from services.routing.core.wireguard import (
     DRAIN,
+    FIRST,
     SLOTS,
     OwnKeys,
     Remote,
@@ -47,8 +48,13 @@ DAY = 86400
 class Wireguard:
     """See the module."""
 
-    def __init__(self, keys: KeyFile, devices: Devices, *, key_days: int = 0, drain: float = DRAIN) -> None:
-        """``key_days``: the age at which the key is changed; 0: never by itself."""
+    def __init__(
+        self, keys: KeyFile, devices: Devices, *, name: str = "", key_days: int = 0, drain: float = DRAIN
+    ) -> None:
+        """``name``: under which this node, or gateway, speaks in ``routes``; ``key_days``: the age at which the key is
+        changed, 0: never by itself.
+        """
+        self._name = name
         self._file = keys
         self._devices = devices
         self._drain = drain
@@ -56,6 +62,8 @@ class Wireguard:
         self._keys: PrivateKeys | None = None
         self._quiet: tuple[int, int, float] | None = None
         """Slot that is not home, bytes received by it, and since when they are as many."""
+        self._met: dict[tuple[int, bytes], float] = {}
+        """When peers that are to speak first were made."""
         self._drained = False
         """Nothing comes or goes by that slot any more."""
         self.state = WireguardState()
@@ -65,6 +73,7 @@ class Wireguard:
         """One pass; ``now`` in Unix seconds, ``clock`` in seconds that do not go back. Raises nothing: a failure is
         the state's fault, and what is still there of the state before stays in it.
         """
+        wish = replace(wish, known=replace(wish.known, me=self._name or wish.known.me))
         try:
             self.state = self._run(wish, now, clock)
         except CannotHave as cannot:
@@ -97,16 +106,22 @@ class Wireguard:
         links = {slot: link.index for slot in devices if (link := self._devices.link(slot)) is not None}
         slots = _slots(wish, found, best, devices, links, now)
         for slot, device in devices.items():
-            wanted = wanted_peers(slot, found, best, slots)
+            wanted = wanted_peers(slot, found, best, slots, self._new(slot, device, wish.known.me, found, clock))
             self._configure(slot, device, keys.private_of(slot), wish.port + slot, wanted, now)
             self._devices.mark(slot, mtu, wish.local[0], wish.port + slot)
         self._drained = self._look(own.other, wish, devices, slots, clock)
         self._go_on(wish, own, mine, now, faults)
         self._sweep(wish, links)
         return WireguardState(
-            mine=mine, links=links, mtu=mtu, slots=slots, outer=outer, proved=_proved(found, devices, now),
+            mine=mine,
+            links=links,
+            mtu=mtu,
+            slots=slots,
+            outer=outer,
+            proved=_proved(found, devices, now),
+            begins=bool(self._met),
             faults=tuple(faults),
-        )  # fmt: skip
+        )
 
     def _load(self, now: float, faults: list[Fault]) -> PrivateKeys:
         """The keys: of the file, else made and written. What cannot be written is used all the same, and told."""
@@ -181,6 +196,17 @@ class Wireguard:
         if self._quiet is None or self._quiet[:2] != (slot, received):
             self._quiet = slot, received, clock
         return clock - self._quiet[2] >= self._drain
+
+    def _new(self, slot: int, device: Device, me: str, found: Mapping[str, Remote], clock: float) -> frozenset[bytes]:
+        """Keys of a device's peers that are to speak first, as long as that is waited for."""
+        there = {peer.public_key for peer in device.peers}
+        keys = {remote.keys[slot][0] for remote in found.values() if slot in remote.keys and remote.node < me}
+        for key in keys - there:
+            self._met[slot, key] = clock
+        self._met = {
+            at: met for at, met in self._met.items() if clock - met < FIRST and (at[0] != slot or at[1] in keys)
+        }
+        return frozenset(key for at, key in self._met if at == slot)
 
     def _sweep(self, wish: Wish, links: Mapping[int, int]) -> None:
         """Takes away the device of a slot that this node does not show any more, when no route leads out by it."""

@@ -21,16 +21,18 @@ from pathlib import Path
 
 import pytest
 
+from proto.flow import DropReason
+from proto.policy import Direction
 from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import tunnel_layout as tl
 from services.dataplane.core.datapath.tunnel_layout import TunnelKind
 from services.dataplane.datapath.programs import Datapath
 from tests.bpf import frames
 from tests.bpf.frames import UDP
-from tests.bpf.frontends import read, seal
+from tests.bpf.frontends import read, seal, serve
 from tests.bpf.live import UPLINK, LiveNode, LivePod, fill, live_node, opened, two_nodes
 from tests.bpf.tunnels import DEVICES, IPIP, PORT, VNI, Outer, read_outer
-from tests.bpf.world import ifindex_of, inside, run
+from tests.bpf.world import ifindex_of, inside, namespace, run
 
 pytestmark = pytest.mark.privileged
 
@@ -125,6 +127,8 @@ class Pair:
     tunnel: str
     kernel: bool
     """The other node is the kernel alone."""
+    datapath: Datapath
+    """The first node's."""
 
     @property
     def versions(self) -> tuple[int, ...]:
@@ -153,18 +157,20 @@ def pair(request: pytest.FixtureRequest, cache: Path, pins: Path) -> Iterator[Pa
         one, other = stack.enter_context(two_nodes())
         lay(one, tunnel, 11, 12, one.b)
         lay(other, tunnel, 12, 11, one.a)
+        opened_here: list[Datapath] = []
         for node, pod, away, own in ((one, one.a, one.b, 11), (other, other.b, other.a, 12)):
             if kernel and own == 12:
                 continue
             folder = pins / f"{tunnel}-{int(kernel)}-{own}"
             datapath = opened(folder, cache, node)
             stack.callback(datapath.close)
+            opened_here.append(datapath)
             fill(datapath, node, local=(pod.number,))
             open_tunnel(datapath, node, tunnel, own, 23 - own, away)
             with inside(node.netns):
                 datapath.attach_endpoint(pod.ifindex, pod.device)
                 datapath.attach_uplink(ifindex_of(node.netns, UPLINK), UPLINK)
-        yield Pair(one, other, tunnel, kernel)
+        yield Pair(one, other, tunnel, kernel, opened_here[0])
 
 
 def forget(pair: Pair) -> None:
@@ -330,6 +336,71 @@ def test_a_node_and_the_other_s_pod(pair: Pair) -> None:
         assert any(f":{SERVED} > " in text for text in answers), "not in the clear"
         kind, ends = (b"\x08\x00", slice(26, 34)) if version == 4 else (b"\x86\xdd", slice(22, 54))
         assert not [raw for raw in found if raw[12:14] == kind and pair.b.address(version).packed in raw[ends]]
+
+
+@contextmanager
+def client_of(node: LiveNode) -> Iterator[str]:
+    """A namespace on a network of its own, which the first node is a router of."""
+    with namespace(f"am-client-{os.getpid()}") as name:
+        run("ip", "-n", node.netns, "link", "add", "am-out", "type", "veth", "peer", "name", "am-out", "netns", name)
+        for netns, last in ((node.netns, 1), (name, 5)):
+            for command in (f"addr add 192.0.2.{last}/24", f"addr add 2001:db8::{last}/64 nodad", "link set up"):
+                run("ip", "-n", netns, *command.split(), "dev", "am-out")
+        run("ip", "-n", name, "route", "add", "172.30.0.0/24", "via", "192.0.2.1")
+        run("ip", "-n", name, "route", "add", "fd00:172:30::/64", "via", "2001:db8::1")
+        yield name
+
+
+def test_a_client_of_a_service_hears_how_long_a_packet_may_be(pair: Pair) -> None:
+    """From outside to a backend behind the tunnel and back, by long packets whose sums are pending: nobody's stack sees
+    them on the way, so the programs answer, the client and the pod.
+    """
+    if pair.kernel:  # the other end sends answers to nodes by itself
+        return
+    tables, sent = pair.datapath.tables, bytes(range(256)) * (1 << 11)
+    tables.speak_as([ip_address(underlay(11, version)) for version in (4, 6)])
+    with client_of(pair.one) as client_netns:
+        with inside(pair.one.netns):
+            pair.datapath.attach_uplink(ifindex_of(pair.one.netns, "am-out"), "am-out")
+        for version in pair.versions:
+            forget(pair)
+            before = tables.metrics().get((DropReason.TOO_BIG, Direction.INGRESS))
+            own, kind = underlay(11, version), socket.AF_INET if version == 4 else socket.AF_INET6
+            text = (lambda one: f"[{one}]") if version == 6 else str
+            serve(pair.datapath, f"{text(own)}:30080", f"{text(pair.b.address(version))}:{SERVED}", number=version)
+            with pair.b.socket(version, socket.SOCK_STREAM) as server, inside(client_netns):
+                client = socket.socket(kind, socket.SOCK_STREAM)
+                server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                server.bind((str(pair.b.address(version)), SERVED))
+                server.listen()
+                for one in (server, client):
+                    one.settimeout(15)
+                with client:
+                    client.connect((own, 30080))
+                    accepted, peer = server.accept()
+                    assert peer[0] == own
+                    with accepted:
+                        accepted.settimeout(15)
+                        assert passed(client, accepted, sent) == sent
+                        assert passed(accepted, client, sent) == sent
+            after = tables.metrics().get((DropReason.TOO_BIG, Direction.INGRESS))
+            assert after is not None
+            assert before is None or after.packets > before.packets
+        with inside(pair.one.netns):
+            pair.datapath.detach("am-out")
+
+
+def passed(writer: socket.socket, reader: socket.socket, sent: bytes) -> bytes:
+    """What one reads while the other writes."""
+    thread = threading.Thread(target=writer.sendall, args=(sent,))
+    thread.start()
+    got = bytearray()
+    while len(got) < len(sent):
+        part = reader.recv(1 << 20)
+        assert part
+        got += part
+    thread.join()
+    return bytes(got)
 
 
 @contextmanager

@@ -26,6 +26,7 @@ from lab.paths import SOURCE
 from lab.topology import Fabric
 from lab.tour.move import move
 from lab.tour.probes import Move, Pod, parse_pod
+from lab.tour.run import EXAMPLE, NAMESPACES
 from lab.tour.shell import Hands
 from tests.drills import streams as drill
 from tests.drills.streams import Counted, Streams, streaming
@@ -165,14 +166,16 @@ def test_devices_of_models_that_nothing_asks_for_go_and_nobody_feels_it(
 
 def shop(lab: Lab) -> list[Pod]:
     """The pods of examples/shop, all ready."""
-    lab.kubectl("apply", "-k", str(SOURCE / "examples" / "shop"))
+    lab.kubectl("apply", "-k", str(EXAMPLE))
     found: list[Pod] = []
 
     def ready() -> bool:
-        found[:] = [parse_pod(item) for name in ("shop", "prod") for item in lab.get("pods", "-n", name)["items"]]
-        return len(found) >= 12 and all(pod.ready for pod in found)
+        listed = [item for name in NAMESPACES for item in lab.get("pods,deployments,statefulsets", "-n", name)["items"]]
+        found[:] = [parse_pod(item) for item in listed if item["kind"] == "Pod"]
+        wanted = sum(item["spec"]["replicas"] for item in listed if item["kind"] != "Pod")
+        return sum(pod.ready for pod in found) == wanted == len(found)
 
-    lab.until("the shop's pods are ready", ready, 120)
+    lab.until("the shop's pods are ready", ready, 180)
     return list(found)
 
 
@@ -180,7 +183,7 @@ def shop(lab: Lab) -> list[Pod]:
 def pods(fabric_lab: Lab) -> Iterator[None]:
     shop(fabric_lab)
     yield
-    fabric_lab.kubectl("delete", "-k", str(SOURCE / "examples" / "shop"), "--wait=false")
+    fabric_lab.kubectl("delete", "-k", str(EXAMPLE), "--wait=false")
 
 
 def test_a_kept_address_moves_under_every_model(fabric_lab: Lab, streams: Streams, pods: None) -> None:

@@ -11,11 +11,12 @@ prohibited range was asked for when it was last known.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Collection, Mapping
 from dataclasses import replace
 
 from kit.models import ENCRYPTS
-from kit.underlay import owners_of
+from kit.underlay import MOST_ADDRESSES, owners_of
 from proto.net import Address
 from services.routing.core.choice import Choice
 from services.routing.core.fib import METRIC, Kind, Snapshot, Uplink
@@ -77,13 +78,29 @@ def wish_of(mesh: Mesh, kernel: Snapshot) -> Wish | None:
 
 
 def _underlay(mesh: Mesh, links: Collection[Uplink]) -> dict[str, set[Address]]:
+    """Whose an address of the shared network is. A gateway, which holds nothing, has those that nobody else tells; what
+    a gateway and a node both tell is neither's, since a stolen key may be either.
+    """
     own = {interface.ip for uplink in links for interface in uplink.addresses}
-    reported = {name: routes.underlay for name, routes in mesh.routes.items()}
+    reported = {name: routes.underlay[:MOST_ADDRESSES] for name, routes in mesh.routes.items()}
     owners = owners_of(reported, mesh.blocks.values(), mesh.claims, {}, own=own, me=mesh.me)
+    announced = Counter(address for addresses in reported.values() for address in set(addresses))
+    holders = {block.node for block in mesh.blocks.values()} | {claim.node for claim in mesh.claims}
     found: dict[str, set[Address]] = {}
+    for name, routes in mesh.routes.items():
+        if routes.gateway and name not in holders:
+            for address in reported[name]:
+                owners.pop(address, None)
+                if announced[address] == 1 and address not in own and not _is_pods(mesh, address):
+                    found.setdefault(name, set()).add(address)
     for address, name in owners.items():
         found.setdefault(name, set()).add(address)
     return found
+
+
+def _is_pods(mesh: Mesh, address: Address) -> bool:
+    kept = any(claim.address == address for claim in mesh.claims)
+    return kept or any(cidr.version == address.version and address in cidr for cidr in mesh.blocks)
 
 
 def _taken(mesh: Mesh, kernel: Snapshot) -> dict[str, set[int]]:

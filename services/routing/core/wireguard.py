@@ -40,6 +40,9 @@ KEY_BYTES = 32
 KEEPALIVE = 25
 """Seconds between keepalives in the slot that a pair takes and in the one that it is to take: so that both know of each
 other, also after one of them has started anew, and that a handshake says whether the way is there."""
+FIRST = 1.0
+"""Seconds that the node with the greater name leaves to the other one to begin: of two handshakes that begin at once
+neither ends, and both are begun again after five seconds."""
 PROVED = 180
 """Seconds that a handshake proves a way: its session's life (REJECT_AFTER_TIME of the WireGuard paper)."""
 DRAIN = 200.0
@@ -153,6 +156,8 @@ class WireguardState:
     """A node's address on the shared network."""
     proved: frozenset[str] = frozenset()
     """Nodes with which there was a handshake that still counts."""
+    begins: bool = False
+    """A peer waits to be the first to speak."""
     fault: Fault | None = None
     """Why there is no device."""
     faults: tuple[Fault, ...] = ()
@@ -366,17 +371,24 @@ def holders(
 
 
 def wanted_peers(
-    slot: int, found: Mapping[str, Remote], best: Mapping[str, int | None], slots: Mapping[str, int]
+    slot: int,
+    found: Mapping[str, Remote],
+    best: Mapping[str, int | None],
+    slots: Mapping[str, int],
+    new: Set[bytes] = frozenset(),
 ) -> dict[bytes, WantedPeer]:
     """The peers of the device of a slot, by public key.
 
-    ``best`` is :func:`best_slot` of each node, ``slots`` what packets to it take (:func:`slot_now`).
+    ``best`` is :func:`best_slot` of each node, ``slots`` what packets to it take (:func:`slot_now`). ``new``: keys of
+    those that the other node begins with.
     """
     return {
         remote.keys[slot][0]: WantedPeer(
             addresses=remote.addresses,
             port=remote.keys[slot][1],
-            keepalive=KEEPALIVE if slot in (best.get(remote.node), slots.get(remote.node)) else 0,
+            keepalive=KEEPALIVE
+            if slot in (best.get(remote.node), slots.get(remote.node)) and remote.keys[slot][0] not in new
+            else 0,
             allowed=remote.allowed,
         )
         for remote in found.values()

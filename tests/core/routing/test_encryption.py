@@ -183,6 +183,23 @@ def test_what_the_devices_are_to_be() -> None:
     assert own.known.underlay == {}, "neither this node's own address nor a pod's"
 
 
+def test_a_gateway_is_a_peer_by_addresses_that_nobody_else_announces() -> None:
+    control = NodeRoutes("cp", (ip_address("172.30.0.1"),), models=("wireguard",), gateway=True, wireguard=(KEY,))
+
+    def underlay(*nodes: NodeRoutes) -> dict[str, set[Any]]:
+        wish = wish_of(asking(N1, *nodes), kernel())
+        assert wish is not None
+        return dict(wish.known.underlay)
+
+    assert underlay(SECURE, control) == {"n2": set(N2.underlay), "cp": {ip_address("172.30.0.1")}}
+    both = structs.replace(SECURE, underlay=(*N2.underlay, ip_address("172.30.0.1")))
+    assert underlay(both, control) == {"n2": set(N2.underlay)}, "one of them lies: it is neither's"
+    taking = structs.replace(control, underlay=(ip_address("10.244.0.70"), ip_address("172.30.0.11"), N2.underlay[0]))
+    assert underlay(SECURE, taking) == {"n2": {N2.underlay[1]}}, "no pod's, not this node's own, and no node's"
+    posing = structs.replace(SECURE, gateway=True, underlay=(ip_address("172.30.0.1"),))
+    assert underlay(posing, control) == {}, "who holds blocks is no gateway"
+
+
 def test_a_device_that_routes_use_is_kept_when_nobody_asks() -> None:
     tunnel = Tunnel(model="wireguard", local=ip_address("172.30.0.11"), port=51820)
     device = SeenDevice(

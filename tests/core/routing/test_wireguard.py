@@ -342,6 +342,8 @@ def test_keepalives_go_by_the_slots_that_a_pair_takes_and_is_to_take() -> None:
         wanted = [wanted_peers(slot, {"n2": remote}, {"n2": best}, {"n2": now}) for slot in (0, 1)]
         return [(one, peer.port, peer.keepalive) for peers in wanted for one, peer in peers.items()]
 
+    first = wanted_peers(1, {"n2": remote}, {"n2": 1}, {"n2": 1}, {key(3)})
+    assert [peer.keepalive for peer in first.values()] == [0], "the other one begins"
     assert keepalives(1, 1) == [(key(2), 51820, 0), (key(3), 51821, KEEPALIVE)]
     assert keepalives(1, 0) == [(key(2), 51820, KEEPALIVE), (key(3), 51821, KEEPALIVE)], "the present one, too"
 

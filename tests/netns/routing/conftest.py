@@ -117,14 +117,16 @@ class Routing:
         self._stack = stack
         self._folder = folder
 
-    async def start(self, netns: Netns, node: str = "n1", *, gateway: bool = False, **more: Any) -> Runtime[Any]:
+    async def start(
+        self, netns: Netns, node: str = "n1", *, gateway: bool = False, key: str = "", **more: Any
+    ) -> Runtime[Any]:
         user = "routing-cp" if gateway else f"routing-{node}"
         settings = Settings(
             nats_url=self._server.url,
             nats_seed_file=self._server.seeds / f"{user}.seed",
             nats_user=user,
             instance=f"{user}-{uuid.uuid4().hex[:6]}",
-            node="" if gateway else node,
+            node=key if gateway else node,
             uplinks=("fab0",),
             gateway=gateway,
             state_dir=self._folder / node,

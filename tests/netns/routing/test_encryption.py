@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
 import socket
 import threading
 import time
@@ -24,7 +26,7 @@ from proto.sync import Complete, complete_key
 from tests.conftest import BusFor
 from tests.natsd import NatsServer
 from tests.netns.routing.conftest import Mesh, Netns, Routing
-from tests.netns.routing.wireguard_nodes import KEYS, Capture, Node, clear, wireguard_frames
+from tests.netns.routing.wireguard_nodes import KEYS, Capture, Node, clear, process_of, wireguard_frames
 
 pytestmark = pytest.mark.privileged
 
@@ -146,7 +148,7 @@ async def test_nothing_is_in_the_clear_from_the_first_packet_on(pair: Pair) -> N
     assert sent(n1, n2) == ["refused"] * 2, "the other node has no key"
     await pair.start(n2)
     await until(pair.encrypted)
-    assert reached(pair)
+    await asyncio.to_thread(lambda: retried(lambda: reached(pair)))
     shown = n1.netns.ip("route show 10.244.2.0/26")
     assert "via 172.30.0.12 dev am-wg" in shown
     assert "src 172.30.0.11" in shown
@@ -174,6 +176,25 @@ def retried(check: Callable[[], bool], seconds: float = 30.0) -> None:
     began = time.monotonic()
     while not check():
         assert time.monotonic() - began < seconds
+
+
+async def test_wireguard_go_that_died_is_started_again(pair: Pair) -> None:
+    """The other node still has the session with the one that died, and learns of the new one by its first packet."""
+    n1, _ = pair.nodes
+    await pair.encrypt(on=True)
+    await pair.start()
+    await until(pair.encrypted)
+    await asyncio.to_thread(lambda: retried(lambda: reached(pair)))
+    died, key = process_of(n1), n1.read()
+    os.kill(died, signal.SIGKILL)
+    await until(lambda: not pair.encrypted())
+    await until(pair.encrypted)
+    await asyncio.to_thread(lambda: retried(lambda: reached(pair)))
+    assert process_of(n1) != died
+    again = n1.read()
+    assert key is not None
+    assert again is not None
+    assert again.private_key == key.private_key
 
 
 async def test_it_is_switched_on_and_off_under_packets_and_none_is_lost(pair: Pair) -> None:

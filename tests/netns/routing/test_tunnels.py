@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
-from ipaddress import ip_network
+from ipaddress import ip_address, ip_network
 from typing import Any
 
 import pytest
@@ -18,8 +20,12 @@ from linux.netns import enter
 from proto.codec import kind_prefix, object_key
 from proto.events import ModelStep, RoutesChanged, ServiceFault
 from proto.objects import KIND_OF, FelixConfiguration, IPPool
-from proto.subjects import OBJECTS
+from proto.routes import NodeRoutes
+from proto.subjects import OBJECTS, ROUTES
 from proto.sync import Complete, complete_key
+from services.routing import prober
+from services.routing.core.evidence import NEAR
+from services.routing.probes import PORT, Probe, question, read_probe
 from tests.conftest import BusFor
 from tests.netns.routing.conftest import Mesh, Netns, Routing
 
@@ -254,13 +260,129 @@ async def test_both_families_over_ipv6(pair: Pair) -> None:
     await until(lambda: {step.family for step in pair.steps if step.step == "taken"} == {4, 6})
 
 
+def filtered(netns: Netns, rule: str) -> None:
+    """Drops what comes in and matches."""
+    for command in (
+        "add table inet t",
+        "add chain inet t in { type filter hook prerouting priority -300 ; }",
+        f"add rule inet t in {rule} drop",
+    ):
+        subprocess.run(["nft", command], check=True, preexec_fn=lambda: enter(str(netns.path)))
+
+
+async def test_a_way_that_stops_answering_is_given_up_for_the_next(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One subnet, and no longer one layer-2 network: what was taken by the addresses alone is measured."""
+    monkeypatch.setattr(prober, "SOON", 0.1)
+    monkeypatch.setattr(prober, "ANSWERED_WITHIN", 0.5)
+    n1, n2 = pair.nodes
+    await pair.pools(vxlan_mode="CrossSubnet")
+    await pair.start()
+    await until(lambda: "10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64" in n1.routes() and len(n2.routes()) > 3)
+    filtered(n2, f"iifname fab0 udp dport {PORT}")
+    await until(lambda: tunnelled(2) <= n1.routes() and tunnelled(1) <= n2.routes())
+    given = [step for step in pair.steps if step.step == "given-up"]
+    assert {step.model for step in given} == {"host-gw"}
+    assert await asyncio.to_thread(echoed, pair.nodes) == [True, True]
+
+
+async def test_the_largest_packet_of_the_path_is_that_of_the_routes(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Both uplinks take 1500 bytes, and something between the nodes no outer packet over 1400."""
+    monkeypatch.setattr(prober, "ANSWERED_WITHIN", 0.4)
+    monkeypatch.setattr(prober, "SEEKING", 0.02)
+    n1, n2 = pair.nodes
+    for netns in pair.nodes:
+        filtered(netns, "iifname fab0 udp dport 4789 ip length > 1400")
+    await pair.pools()
+    await pair.start()
+    await until(lambda: len(n1.routes()) > 3 and len(n2.routes()) > 3)
+    await pair.pools(vxlan_mode="Always")
+    await until(lambda: any("via 172.30.0.12 dev am-vxlan" in route for route in n1.routes()), 40.0)
+    (route,) = [one for one in n1.routes() if one.startswith("10.244.0.64/26")]
+    mtu = int(route.split("mtu lock ")[1].split()[0])
+    assert 1350 - NEAR <= mtu <= 1350
+    assert await asyncio.to_thread(echoed, pair.nodes, mtu - 48) == [True, True]
+
+
+async def test_nothing_is_sent_to_a_node_that_takes_no_packets_yet(pair: Pair) -> None:
+    """It has the device, and the datapath's programs are not on it."""
+    n1, n2 = pair.nodes
+    await pair.pools(vxlan_mode="Always")
+    await pair.start(1)
+    await pair.routing.start(n2, "n2", served=ALL, programs=True)
+    await until(lambda: n2.routes() >= tunnelled(1))
+    assert "am-vxlan" in n2.ip("link show am-vxlan")
+    routes = await pair.mesh.n2.bucket(ROUTES).list(NodeRoutes)
+    assert routes["n2"].value.models == ("host-gw",)
+    assert not n1.routes() & tunnelled(2)
+
+
+async def test_only_nodes_of_the_mesh_are_answered(pair: Pair) -> None:
+    n1, n2 = pair.nodes
+    n2.ip("addr add 172.30.0.66/24 dev fab0")
+    await pair.pools(vxlan_mode="Always")
+    await pair.start(1)
+    await until(lambda: "am-vxlan" in n1.ip("link show"))
+    await pair.mesh.announce(NodeRoutes("n2", (ip_address("172.30.0.12"),), models=("host-gw", "vxlan")))
+
+    def asked(address: str) -> bool:
+        with opened(n2, address, PORT) as probe:
+            probe.settimeout(0.5)
+            probe.sendto(question(7, 100, 4), ("172.30.0.11", PORT))
+            try:
+                return read_probe(probe.recv(100), 4) == Probe(True, 7, 100)
+            except (TimeoutError, ConnectionRefusedError):
+                return False
+
+    deadline = time.monotonic() + 20
+    while not await asyncio.to_thread(asked, "172.30.0.12"):
+        assert time.monotonic() < deadline
+    assert not await asyncio.to_thread(asked, "172.30.0.66")
+
+
+async def test_a_gateway_is_answered_by_the_tunnel(pair: Pair) -> None:
+    """A machine that is no node: what it sends to a pod, and the pod to it, goes by VXLAN."""
+    n1, n2 = pair.nodes
+    await pair.pools(vxlan_mode="Always")
+    await pair.start(2)
+    await pair.routing.start(n1, gateway=True, served=ALL, key="cp")
+    await until(lambda: tunnelled(2) <= n1.routes())
+    routes = pair.mesh.n2.bucket(ROUTES)
+    deadline = time.monotonic() + 20
+    while (found := (await routes.list(NodeRoutes)).get("cp")) is None or "vxlan" not in found.value.models:
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+    assert (found.value.gateway, found.value.prefixes) == (True, ())
+    await until(lambda: "172.30.0.11 lladdr 02:61:ac:1e:00:0b" in n2.ip("neigh show dev am-vxlan"))
+    with opened(n1, "172.30.0.11") as client, opened(n2, PODS[2][0]) as server:
+        client.sendto(b"hook", server.getsockname())
+        assert await asyncio.to_thread(server.recv, 64) == b"hook"
+    assert received(n2, "am-vxlan") > 0
+
+
 async def test_cross_subnet_goes_by_host_gw_where_the_nodes_share_a_link(pair: Pair) -> None:
     n1, n2 = pair.nodes
     await pair.pools(vxlan_mode="CrossSubnet")
     await pair.start()
     await until(lambda: "10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64" in n1.routes())
-    n2.ip("link set fab0 down")
     assert not n2.routes() & tunnelled(1)
+
+
+async def test_cross_subnet_goes_by_the_tunnel_where_they_do_not(pair: Pair) -> None:
+    n1, n2 = pair.nodes
+    for netns, own in ((n1, 11), (n2, 12)):
+        netns.ip("addr flush dev fab0")
+        netns.ip(f"addr add 172.30.{own}.1/24 dev fab0")
+        netns.ip(f"addr add fd00:172:{own}::1/64 dev fab0 nodad")
+    for netns, other in ((n1, 12), (n2, 11)):
+        netns.ip(f"route add 172.30.{other}.0/24 dev fab0")
+        netns.ip(f"route add fd00:172:{other}::/64 dev fab0")
+    await pair.pools(vxlan_mode="CrossSubnet")
+    await pair.start()
+    await until(lambda: "via 172.30.12.1 dev am-vxlan src 172.30.11.1" in str(n1.routes()))
+    await until(lambda: "via 172.30.11.1 dev am-vxlan" in str(n2.routes()))
+    assert await asyncio.to_thread(echoed, pair.nodes) == [True, True]
 
 
 async def test_an_agent_without_memory_knows_what_it_laid_and_takes_it_away(pair: Pair) -> None:
@@ -273,3 +395,13 @@ async def test_an_agent_without_memory_knows_what_it_laid_and_takes_it_away(pair
     await asyncio.sleep(0.5)
     assert n1.ip("link show am-vxlan").split(":")[0] == index
     assert n1.routes() >= tunnelled(2)
+    ran = subprocess.run(
+        [sys.executable, "-m", "services.routing.remove"],
+        check=False,
+        capture_output=True,
+        text=True,
+        preexec_fn=lambda: enter(str(n1.path)),
+    )
+    assert ran.returncode == 0, ran.stderr
+    assert ": 0 routes" not in ran.stdout
+    assert "routes and devices taken away" in ran.stdout

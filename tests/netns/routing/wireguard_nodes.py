@@ -214,9 +214,9 @@ class Capture:
 
     def __init__(self, node: Node) -> None:
         def opened() -> socket.socket:
-            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, socket.htons(3))
+            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)  # of no interface yet: it takes nothing
             made.setsockopt(socket.SOL_SOCKET, 33, 32 << 20)  # SO_RCVBUFFORCE
-            made.bind(("fab0", 0))
+            made.bind(("fab0", 3))
             made.setblocking(False)
             return made
 

@@ -98,6 +98,7 @@ async def test_who_holds_a_block_or_speaks_or_is_back_is_not_touched(
         await whole(ipam, held)
         for number, name in enumerate(("holds", "speaks", "back", "gone")):
             await speak(runtime.bus, name, number)
+        await runtime.bus.bucket(ROUTES).put("cp", NodeRoutes("cp", (), gateway=True))
         await api.put("Node", {}, name="back")
         for _ in range(12):
             await speak(runtime.bus, "speaks", 1)
@@ -107,6 +108,7 @@ async def test_who_holds_a_block_or_speaks_or_is_back_is_not_touched(
         await ipam.bucket(BLOCKS).put(block_key(held.cidr), Block(held.cidr, "p", "", "", 6, "x"))
         await until(lambda: not keys.of("holds") and not keys.of("speaks"))
         assert keys.of("back") == 9
+        assert keys.of("cp") == 1, "a gateway never was a node"
 
 
 async def test_nothing_is_deleted_while_blocks_is_not_whole(

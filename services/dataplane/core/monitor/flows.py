@@ -27,7 +27,10 @@ FORGED = (
     DropReason.SPOOFED_MAC,
     DropReason.SPOOFED_NEIGHBOUR,
     DropReason.SPOOFED_ERROR,
+    DropReason.TUNNEL_SOURCE,
+    DropReason.UNENCRYPTED,
 )
+"""Reasons whose packet's source may be anybody's address."""
 
 
 _REASONS = {int(reason): reason.name for reason in DropReason}

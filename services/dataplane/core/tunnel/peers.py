@@ -2,9 +2,9 @@
 
 A packet in a tunnel is taken when its outer source is a node's (``kit.underlay`` says whose it is), and its inner
 source is that node's own: an address of its blocks, one that is kept and held there now, or one that the node has
-itself. API servers, which need not be nodes, may send in their own names. How packets to a node's address go follows
-from the kernel's routes to its pods alone: by the same device, so that answers of pods to nodes take the way that
-pods' packets take.
+itself. API servers, which need not be nodes, may send in their own names, by the API's word alone. How packets to a
+node's address go follows from the kernel's routes to its pods alone: by the same device, so that answers of pods to
+nodes take the way that pods' packets take.
 
 Promises: depends on the present state, not on the order in which it came; a change costs what it is about. What stays
 known while a bucket is not whole is for the shell to say (``tunnel/known.py``).
@@ -12,6 +12,7 @@ known while a bucket is not whole is for the shell to say (``tunnel/known.py``).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Set
 from dataclasses import dataclass
 from ipaddress import ip_network
@@ -54,6 +55,11 @@ class TunnelPeers:
         self._routes: dict[Address, dict[RouteKey, int]] = {}
         """Devices of the routes by their next hop."""
         self._via: dict[RouteKey, Address] = {}
+        self._led: Counter[tuple[int, int]] = Counter()
+        """Routes by family and device."""
+        self._gateways: dict[str, tuple[frozenset[Address], frozenset[str]]] = {}
+        """What machines that are no nodes announce: their addresses, and the models that they receive by."""
+        self._nodes: Set[str] = frozenset()
         self._outer: dict[Address, Address] = {}
         """What a next hop stands for: of all addresses that have an owner."""
         self._owners: dict[Address, str] = {}
@@ -92,6 +98,12 @@ class TunnelPeers:
         """What a node tells of itself in ``routes``; nothing: it tells nothing (any more)."""
         self._underlay.announce(node, addresses)
 
+    def set_gateway(self, name: str, addresses: Iterable[Address], models: Iterable[str]) -> None:
+        """What a machine that is no node announces; nothing: it announces nothing (any more)."""
+        self._gateways.pop(name, None)
+        if addresses := frozenset(addresses):
+            self._gateways[name] = addresses, frozenset(models)
+
     def set_block(self, cidr: Network, block: Block | None) -> None:
         """The block of a network; None: there is none."""
         self._underlay.set_block(cidr, block)
@@ -114,7 +126,7 @@ class TunnelPeers:
     def set_api(self, nodes: Mapping[str, frozenset[Address]], servers: Set[Address]) -> None:
         """What the API says: each Node's addresses, and those of its own servers."""
         self._underlay.set_api(nodes, servers)
-        self._servers = servers
+        self._servers, self._nodes = servers, frozenset(nodes)
 
     def set_own(self, addresses: Set[Address]) -> None:
         """Addresses of this node's own interfaces."""
@@ -133,13 +145,14 @@ class TunnelPeers:
         before = self._via.pop(key, None)
         if before is not None:
             keys = self._routes[before]
-            del keys[key]
+            self._count(key, keys.pop(key), -1)
             if not keys:
                 del self._routes[before]
             self._dirty_hops.add(before)
         if route is not None and route.via is not None:
             self._via[key] = route.via
             self._routes.setdefault(route.via, {})[key] = route.link
+            self._count(key, route.link, 1)
             self._dirty_hops.add(route.via)
 
     def settle(self) -> Changed:
@@ -149,7 +162,7 @@ class TunnelPeers:
             outer = self._outer.get(hop)
             if outer is not None:
                 self._dirty_nodes.add(self._owners[outer])
-        addresses = moved.union(*(self._of.get(name, ()) for name in self._dirty_nodes))
+        addresses = moved.union(self._served, *(self._of.get(name, ()) for name in self._dirty_nodes))
         self._dirty_hops.clear()
         self._dirty_nodes.clear()
         peers = {key for one in addresses for key, entry in self._entries(one) if self._put(key, entry)}
@@ -198,7 +211,12 @@ class TunnelPeers:
     def _entries(self, address: Address) -> Iterator[tuple[AddressKey, TunnelPeer | None]]:
         """What the map has at an address, and at the next hop that stands for it where it cannot be read from that."""
         name, mac = self._owners.get(address), vtep_mac(address)
-        outer, link = (None, 0) if name is None else self._way(address.version, self._of[name])
+        if name is None:
+            outer, link = None, 0
+        elif name.startswith(SERVER):
+            outer, link = self._way_to_server(address)
+        else:
+            outer, link = self._way(address.version, self._of[name])
         number = 0 if name is None else self.number_of(name)
         entry = TunnelPeer(node=number, ifindex=link, outer=outer, mac=mac)
         yield AddressKey(address=address), None if name is None else entry
@@ -233,6 +251,28 @@ class TunnelPeers:
             return None, 0
         _, link, _, outer = max(ways, key=lambda way: way[:3])
         return outer, link
+
+    def _way_to_server(self, address: Address) -> tuple[Address | None, int]:
+        """The same for an API server, behind which there are no pods: by the device that most routes lead out by, of
+        those whose models the server's machine receives by. A node is no such machine, whatever it announces.
+        """
+        models: set[str] = set()
+        for name, (addresses, received) in self._gateways.items():
+            if address in addresses and name not in self._nodes and not self._underlay.holds(name):
+                models |= received
+        ways = [
+            (count, link)
+            for (family, link), count in self._led.items()
+            if family == address.version and (device := self._devices.get(link)) is not None
+            if device.tunnel.model in models and device.tunnel.local.version == address.version
+        ]
+        return (address, max(ways)[1]) if ways else (None, 0)
+
+    def _count(self, key: RouteKey, link: int, change: int) -> None:
+        which = key[0].version, link
+        self._led[which] += change
+        if not self._led[which]:
+            del self._led[which]
 
     def _settle_source(self, network: Network) -> bool:
         """Whether its entry is another now."""

@@ -67,6 +67,12 @@ def test_wrong_options_name_themselves(wrong: dict[str, str]) -> None:
         Options(uplinks="eth0", **wrong).check()
 
 
+@pytest.mark.parametrize("wrong", ["", "eth0,", "eth 0", "a/b", "am-vxlan", "eth0,am-ipip"])
+def test_an_uplink_is_an_interface_that_tunnels_go_over(wrong: str) -> None:
+    with pytest.raises(Usage, match="--uplinks"):
+        Options(uplinks=wrong).check()
+
+
 @pytest.mark.parametrize(
     "wrong", ["192.0.2.1", "192.0.2.1:", "https://192.0.2.1:6443", "2001:db8::1:6443", "a@b:1", "a:99999", "a:1/x"]
 )

@@ -82,6 +82,8 @@ class Maps(Driver[Key, Value]):
                 if isinstance(value, Device):
                     self.devices[name] = value
                 self.maps.set_devices(self.devices.values())
+            case "gateway":
+                self.maps.set_gateway(name, value if isinstance(value, tuple) else (), ("vxlan", "wireguard"))
             case "node":
                 self.nodes.pop(name, None)
                 if isinstance(value, frozenset):
@@ -137,6 +139,26 @@ def whose(objects: Objects) -> dict[Address, str]:
     return owners
 
 
+def ways_to_server(objects: Objects, address: Address) -> list[tuple[int, int, int, Address]]:
+    """By the device that most routes of the family lead out by, of those that the server's machine receives by."""
+    holding = {value.node for value in objects.values() if isinstance(value, Block | Claim)}
+    receives = any(
+        kind == "gateway" and isinstance(value, tuple) and address in value
+        for (kind, name), value in objects.items()
+        if name not in holding and ("node", name) not in objects
+    )
+    links = [
+        value.link
+        for (kind, cidr), value in objects.items()
+        if isinstance(value, SeenRoute) and ip_network(cidr).version == address.version
+        if value.link in (VXLAN, WIREGUARD) and ("device", str(value.link)) in objects
+    ]
+    if not receives or not links or address.version != 4:
+        return []
+    most = max(links, key=lambda link: (links.count(link), link))
+    return [(1, most, 1, address)]
+
+
 def what_the_maps_say(objects: Objects) -> object:
     owners = whose(objects)
     blocks = [value for value in objects.values() if isinstance(value, Block)]
@@ -150,7 +172,9 @@ def what_the_maps_say(objects: Objects) -> object:
             for one in objects.values()
             if isinstance(one, Device) and one.index == route.link
         ]
-        of_family = [way for way in ways if way[4] == address.version]
+        of_family = [way[:4] for way in ways if way[4] == address.version]
+        if name == server(address):
+            of_family = ways_to_server(objects, address)
         best = max(of_family, key=lambda way: way[:3], default=(0, 0, 0, None))
         peers.add((address, name, best[1], best[3], vtep_mac(address)))
         if address.version == 6:  # its next hop does not say it
@@ -193,8 +217,11 @@ def state(chance: Random) -> Objects:
             objects["route", cidr] = SeenRoute(link=link, via=next_hop(outer, family))
     if chance.random() < 0.2:
         objects["own", ""] = frozenset((UNDERLAY[1],))
-    if chance.random() < 0.4:
+    if chance.random() < 0.5:
         objects["servers", ""] = frozenset((UNDERLAY[3],))
+    for name in ("cp", "n3"):
+        if chance.random() < 0.4:
+            objects["gateway", name] = (UNDERLAY[3],)
     return objects
 
 
@@ -293,6 +320,31 @@ def test_an_api_server_sends_in_its_own_name_alone() -> None:
         ip_network(first): number[first],
         ip_network(second): number[second],
     }
+
+
+def test_answers_to_an_api_server_go_by_a_tunnel_that_its_machine_receives_by() -> None:
+    """Most pairs take it. A node that says it were such a machine is not believed."""
+    maps, at = TunnelPeers(ME), ip_address("172.30.0.9")
+    maps.set_devices([device(VXLAN), device(IPIP)])
+    maps.set_api({"n2": frozenset()}, frozenset((at,)))
+    for number, link in enumerate((VXLAN, VXLAN, IPIP)):
+        maps.set_route(route_key(f"10.244.{number}.0/26"), SeenRoute(link=link, via=ip_address("172.30.0.2")))
+
+    def way() -> tuple[int, Address | None]:
+        maps.settle()
+        peer = maps.peers[AddressKey(address=at)]
+        return peer.ifindex, peer.outer
+
+    assert way() == (0, None)
+    maps.set_gateway("n2", [at], ["vxlan"])
+    assert way() == (0, None)
+    maps.set_gateway("cp", [at], ["ipip", "vxlan"])
+    assert way() == (VXLAN, at)
+    maps.set_gateway("cp", [at], ["ipip"])
+    assert way() == (IPIP, at)
+    maps.set_gateway("cp", (), ())
+    assert way() == (0, None)
+    assert {maps.number_of("cp"), maps.number_of("n2")}.isdisjoint({maps.peers[AddressKey(address=at)].node})
 
 
 class TestNumbers:
