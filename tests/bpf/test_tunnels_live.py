@@ -157,20 +157,20 @@ def pair(request: pytest.FixtureRequest, cache: Path, pins: Path) -> Iterator[Pa
         one, other = stack.enter_context(two_nodes())
         lay(one, tunnel, 11, 12, one.b)
         lay(other, tunnel, 12, 11, one.a)
-        opened_here: list[Datapath] = []
+        opened_in_namespace: list[Datapath] = []
         for node, pod, away, own in ((one, one.a, one.b, 11), (other, other.b, other.a, 12)):
             if kernel and own == 12:
                 continue
             folder = pins / f"{tunnel}-{int(kernel)}-{own}"
             datapath = opened(folder, cache, node)
             stack.callback(datapath.close)
-            opened_here.append(datapath)
+            opened_in_namespace.append(datapath)
             fill(datapath, node, local=(pod.number,))
             open_tunnel(datapath, node, tunnel, own, 23 - own, away)
             with inside(node.netns):
                 datapath.attach_endpoint(pod.ifindex, pod.device)
                 datapath.attach_uplink(ifindex_of(node.netns, UPLINK), UPLINK)
-        yield Pair(one, other, tunnel, kernel, opened_here[0])
+        yield Pair(one, other, tunnel, kernel, opened_in_namespace[0])
 
 
 def forget(pair: Pair) -> None:

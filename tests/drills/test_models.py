@@ -173,7 +173,7 @@ def shop(lab: Lab) -> list[Pod]:
         listed = [item for name in NAMESPACES for item in lab.get("pods,deployments,statefulsets", "-n", name)["items"]]
         found[:] = [parse_pod(item) for item in listed if item["kind"] == "Pod"]
         wanted = sum(item["spec"]["replicas"] for item in listed if item["kind"] != "Pod")
-        return sum(pod.ready for pod in found) == wanted == len(found)
+        return bool(sum(pod.ready for pod in found) == wanted == len(found))
 
     lab.until("the shop's pods are ready", ready, 180)
     return list(found)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -83,7 +83,7 @@ spec:
     space.ready("probed")
 
 
-def test_a_drop_is_reported_with_the_policy_that_dropped_it(lab: Lab, space: LabNamespace) -> None:
+def test_a_drop_is_reported_with_the_policy_that_dropped_it(lab: Lab, space: LabNamespace, tmp_path: Path) -> None:
     server = _three(space)
     lab.apply(POLICY.format(role="friend", namespace=space.namespace))
     lab.until("the stranger is kept out", lambda: not space.connects("stranger", server))
@@ -91,23 +91,27 @@ def test_a_drop_is_reported_with_the_policy_that_dropped_it(lab: Lab, space: Lab
         "PATH": "/usr/sbin:/usr/bin:/sbin:/bin",
         **lab.observer,
     }
-    follow = subprocess.Popen(
-        [sys.executable, "-m", "cli", "flows", "--follow", "--dropped", "--output", "json"],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        text=True,
-        env=environment,
-    )
-    try:
-        time.sleep(1.5)  # the subscription has no mark to wait for
+    with (tmp_path / "drops").open("w") as drops, (tmp_path / "errors").open("w") as wrong:
+        follow = subprocess.Popen(
+            [sys.executable, "-u", "-m", "cli", "flows", "--follow", "--dropped", "--output", "json"],
+            stdout=drops,
+            stderr=wrong,
+            env=environment,
+        )
+    mine: list[dict[str, Any]] = []
+
+    def reported() -> bool:
         space.connects("stranger", server)
-        time.sleep(1)
+        lines = (tmp_path / "drops").read_text().split("\n")[:-1]
+        all_drops = [json.loads(line) for line in lines if line.strip()]
+        mine[:] = [drop for drop in all_drops if drop["destination"] == server and drop["reason"] == "POLICY_DENIED"]
+        return bool(mine)
+
+    try:
+        lab.until("a drop is reported", reported)
     finally:
         follow.terminate()
-        said, wrong = follow.communicate(timeout=10)
-    drops = [json.loads(line) for line in said.splitlines() if line.strip()]
-    mine = [drop for drop in drops if drop["destination"] == server and drop["reason"] == "POLICY_DENIED"]
-    assert mine, f"no drop told for {server}: {said}{wrong}"
+        follow.wait(10)
     assert f"{space.namespace}/only-friend" in mine[0]["policies"]
     assert mine[0]["source_name"] == f"{space.namespace}/stranger"
     assert mine[0]["revision"]

@@ -139,7 +139,7 @@ def test_a_model_is_received_when_all_its_devices_take_packets() -> None:
     assert planned_of(with_six, SEEN).received == ("host-gw",), "the one for IPv6 is not there yet"
 
 
-def test_nodes_that_tell_one_address_are_named() -> None:
+def test_nodes_that_announce_one_address_are_named() -> None:
     made = asking("vxlan")
     twin = structs.replace(node("n3", "172.30.0.12"), models=("host-gw", "vxlan"))
     faults = planned_of(replace(made, routes={**made.routes, "n3": twin}), SEEN).faults
@@ -147,7 +147,7 @@ def test_nodes_that_tell_one_address_are_named() -> None:
     assert all(fault.of_others for fault in faults)
 
 
-def test_a_pool_is_told_what_cannot_be_done() -> None:
+def test_what_cannot_be_done_is_reported_on_the_pool() -> None:
     made = asking("ipip", names={ip_network("10.244.0.0/16"): "blue"})
     lacking = {**made.routes, "n2": structs.replace(made.routes["n2"], models=("host-gw",))}
     faults = planned_of(replace(made, routes=lacking)).faults

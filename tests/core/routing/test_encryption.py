@@ -189,7 +189,7 @@ def test_a_gateway_is_a_peer_by_addresses_that_nobody_else_announces() -> None:
     def underlay(*nodes: NodeRoutes) -> dict[str, set[Any]]:
         wish = wish_of(asking(N1, *nodes), kernel())
         assert wish is not None
-        return dict(wish.known.underlay)
+        return {name: set(addresses) for name, addresses in wish.known.underlay.items()}
 
     assert underlay(SECURE, control) == {"n2": set(N2.underlay), "cp": {ip_address("172.30.0.1")}}
     both = structs.replace(SECURE, underlay=(*N2.underlay, ip_address("172.30.0.1")))

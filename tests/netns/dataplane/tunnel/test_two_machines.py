@@ -279,21 +279,21 @@ def outer_packets(pair: Pair, act: Callable[[], object]) -> tuple[object, dict[s
 @pytest.mark.parametrize("model", [VXLAN, IPIP])
 def test_pods_reach_each_other_by_the_programs_both_ways(pair: Pair, model: str) -> None:
     carry(pair, model)
-    here, there = Listener(pair.pod.netns, 81), Listener(pair.far.netns, 82)
+    own, there = Listener(pair.pod.netns, 81), Listener(pair.far.netns, 82)
     try:
         out, counts = outer_packets(pair, lambda: dial(pair.pod.netns, str(FAR_POD), 82, there, 5))
         assert out == pair.pod.four
         assert counts[model] >= 5
         assert counts["plain"] == 0
-        back, counts = outer_packets(pair, lambda: dial(pair.far.netns, pair.pod.four, 81, here, 5))
+        back, counts = outer_packets(pair, lambda: dial(pair.far.netns, pair.pod.four, 81, own, 5))
         assert back == str(FAR_POD)
         assert counts[model] >= 5
         assert counts["plain"] == 0
         if model == VXLAN:
             assert dial(pair.pod.netns, str(FAR_POD6), 82, there, 5) == pair.pod.six
-            assert dial(pair.far.netns, pair.pod.six, 81, here, 5) == str(FAR_POD6)
+            assert dial(pair.far.netns, pair.pod.six, 81, own, 5) == str(FAR_POD6)
     finally:
-        here.close()
+        own.close()
         there.close()
 
 
@@ -336,13 +336,13 @@ def test_encryption_that_is_asked_for_closes_the_way_in_the_clear_and_stays(pair
     wait_for("the agent", lambda: pair.node.log("dataplane")[-1]["event"] and ConfigFlag.ENCRYPT4 in flags(), 60)
     prefix = kind_prefix(KIND_OF[FelixConfiguration])
 
-    async def all_is_here(bus: Bus) -> None:
+    async def all_is_known(bus: Bus) -> None:
         kv = bus.bucket(OBJECTS)
         epoch = await kv.get("_epoch", Epoch)
         assert epoch is not None
         await kv.put(complete_key(prefix), Complete(epoch=epoch.value.epoch))
 
-    pair.node.as_cluster(all_is_here)
+    pair.node.as_cluster(all_is_known)
     wait_for("the flag gone", lambda: ConfigFlag.ENCRYPT4 not in flags(), 60)
 
 
@@ -359,7 +359,7 @@ def test_what_hangs_goes_with_its_device(pair: Pair) -> None:
     wait_for("the peer", lambda: pair.device_of(FAR) == again)
 
 
-def test_an_api_server_is_believed_in_its_own_name_and_its_own_tunnel(pair: Pair) -> None:
+def test_an_api_server_is_accepted_in_its_own_name_and_its_own_tunnel(pair: Pair) -> None:
     """It is no node. What n2 sends in its name is dropped."""
 
     def refused() -> int:
@@ -368,9 +368,9 @@ def test_an_api_server_is_believed_in_its_own_name_and_its_own_tunnel(pair: Pair
 
     pod4, before = f"{pair.pod.four}/32", refused()
     pair.far.lead(VXLAN, pod4, NODE, str(SERVER))
-    here = Listener(pair.pod.netns, 84)
+    own = Listener(pair.pod.netns, 84)
     try:
-        assert dial(pair.far.netns, pair.pod.four, 84, here, 0.3) == ""
+        assert dial(pair.far.netns, pair.pod.four, 84, own, 0.3) == ""
         wait_for("the drop counted", lambda: refused() > before)
         pair.far.ip("link del am-vxlan")
         wait_for("the pins gone", lambda: "am-vxlan" not in pair.far.names(), 60)
@@ -378,8 +378,8 @@ def test_an_api_server_is_believed_in_its_own_name_and_its_own_tunnel(pair: Pair
         server.make(VXLAN)
         wait_for("programs", lambda: "am-vxlan" in server.names(), 60)
         server.lead(VXLAN, pod4, NODE, str(SERVER))
-        found, counts = outer_packets(pair, lambda: dial(pair.far.netns, pair.pod.four, 84, here, 5))
+        found, counts = outer_packets(pair, lambda: dial(pair.far.netns, pair.pod.four, 84, own, 5))
         assert found == str(SERVER)
         assert counts[VXLAN] >= 3
     finally:
-        here.close()
+        own.close()
