@@ -48,7 +48,7 @@ IPIP = Model(name="ipip", overhead={4: 20})
 WIREGUARD = Model(name="wireguard", overhead={4: 60, 6: 80})
 """Encrypted packets in UDP: outer IP header, UDP 8, type, receiver and counter 16, tag 16. Each family over either."""
 
-SERVED: Mapping[str, Model] = {model.name: model for model in (HOST_GW,)}
+SERVED: Mapping[str, Model] = {model.name: model for model in (HOST_GW, IPIP, VXLAN, WIREGUARD)}
 """Those that there are, by name."""
 ENCRYPTS = "wireguard"
 """The model that FelixConfiguration asks for by ``wireguardEnabled``."""

@@ -37,7 +37,9 @@ __all__ = [
     "pytest_xdist_make_scheduler",
 ]
 
-settings.register_profile("untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile(
+    "untimed", deadline=None, suppress_health_check=[HealthCheck.too_slow], report_multiple_bugs=False
+)
 settings.load_profile("untimed")
 """How long an example takes is the machine's."""
 

@@ -384,13 +384,15 @@ def test_a_table_grows_under_flows_that_go_on(node: LiveNode, datapath: Datapath
         talking = threading.Thread(target=talk)
         talking.start()
         try:
-            before = datapath.tables.flows.items()
+            before, known = datapath.tables.flows.items(), datapath.tables.ipcache.items()
             sizes = {"am_ipcache": 1 << 20, "am_ct": 1 << 18, "am_ct_budget": 8192, "am_services": 1 << 17}
             sizes |= {"am_scope_peer": 1 << 20, "am_scope_port": 1 << 19, "am_scope_rule": 1 << 18}
             sizes |= {"am_selected": 1 << 18, "am_cidrs": 1 << 19}
             with inside(node.netns):
                 assert set(datapath.grow(sizes)) == set(sizes)
                 assert datapath.grow(sizes) == ()
+            assert known
+            assert datapath.tables.ipcache.items() == known, "what the agent alone writes is copied, too"
             assert len(before) == 8
             assert before.keys() <= datapath.tables.flows.items().keys()
             datapath.tables.bump_generation()

@@ -257,7 +257,7 @@ async def test_of_pools_that_overlap_the_one_without_blocks_is_reported(
         used = Block(ip_network("10.0.128.0/26"), "b-used", "n1", "u", 1, "x")
         await put_blocks(ipam, used, complete=True)
         await until(lambda: allocatable(api, "a-new")[:2] == ("False", "CIDROverlap"))
-        assert allocatable(api, "b-used")[:2] == ("True", "OK")
+        await until(lambda: allocatable(api, "b-used")[:2] == ("True", "OK"))
         await until(lambda: len(api.events) == 1)
         assert {event["involvedObject"]["name"] for event in api.events.values()} == {"a-new"}
 
