@@ -15,6 +15,9 @@ FIXED_ADDRESSES = "cni.projectcalico.org/ipAddrs"
 """On a Pod: a JSON list with at most one address of each family."""
 BLOCKS = "airmesh.io/blocks"
 """On a Node, written by ``cluster``: the blocks it holds, joined by commas."""
+ADMITTED = "airmesh.io/admitted-"
+"""With ``dataplane`` or ``routing`` after it, on a Node, written by ``cluster``: the public key by which that agent was
+let onto the bus, and the second in which it was signed."""
 STATIC_POD = "kubernetes.io/config.mirror"
 """On a Pod, written by a kubelet: the uid under which it runs the static pod that this object mirrors."""
 
@@ -24,7 +27,7 @@ OURS = ("airmesh.io/", "cni.projectcalico.org/")
 HONOURED: Mapping[str, tuple[str, ...]] = {
     "Pod": (KEEP_ADDRESS, FIXED_ADDRESSES, STATIC_POD),
     "Namespace": (KEEP_ADDRESS,),
-    "Node": (BLOCKS,),
+    "Node": (BLOCKS, f"{ADMITTED}dataplane", f"{ADMITTED}routing"),
     "Service": ("service.beta.kubernetes.io/load-balancer-source-ranges",),
 }
 """By kind."""

@@ -11,9 +11,11 @@ from typing import Literal
 import msgspec
 
 from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
+from proto.admission import Admission, AdmissionRequest
 from proto.net import Address
 from proto.objects import IPPool, Owner
 from proto.subjects import (
+    CLUSTER_ADMIT,
     IPAM_BLOCK,
     IPAM_CLAIM,
     IPAM_RELEASE,
@@ -172,6 +174,7 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     IPAM_SHOW: (IpamShow, IpamState),
     POLICY_EXPLAIN: (ExplainRequest, Explanation),
     POLICY_MATRIX: (ExplainMany, Explanations),
+    CLUSTER_ADMIT: (AdmissionRequest, Admission),
     SPANS: (SpansRequest, Spans),
 }
 """Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""
