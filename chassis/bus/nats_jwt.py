@@ -46,7 +46,7 @@ RESOLVER_USER = "resolver"
 _UNLIMITED = -1
 SHARED_CONNECTIONS = 256
 """Connections to the account of a user that many sign in as, on all servers together."""
-SHARED_SUBSCRIPTIONS = 8
+SHARED_SUBSCRIPTIONS = 64
 """Of one such connection."""
 SHARED_PAYLOAD = 16 << 10
 """Bytes of a message of such a user."""

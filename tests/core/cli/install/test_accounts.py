@@ -14,7 +14,7 @@ from chassis.bus.nats_config import account_of_node
 from chassis.bus.nats_jwt import SHARED_CONNECTIONS, NodeIssuer, claims_of, preloaded, says_the_same
 from chassis.secret import Secret
 from cli.faults import Declined, Usage
-from cli.install import accounts, bootstrap, names, secrets
+from cli.install import accounts, bootstrap, names, requirements, secrets
 from cli.install.rotation import holders
 from cli.install.secrets import Host
 from proto.subjects import role_of_user
@@ -276,3 +276,10 @@ _NODES = [f"node {host.name}" for host in HOSTS]
 def test_whose_keys_is_one_sentence(nodes: tuple[str, ...], services: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(Usage, match=sentence):
         holders(HOSTS, nodes, services, everyone=False)
+
+
+def test_an_uninstall_takes_off_a_node_by_which_keys_it_was_let_in() -> None:
+    marks = {"airmesh.io/admitted-routing": "U 7", "airmesh.io/admitted-dataplane": "U 8", "airmesh.io/blocks": "x"}
+    node = {"metadata": {"name": "n1", "annotations": {**marks, "other.io/a": "b"}}}
+    assert list(requirements.unmarked(node)) == [{"metadata": {"annotations": dict.fromkeys(marks)}}]
+    assert list(requirements.unmarked({"metadata": {"name": "n1"}})) == []
