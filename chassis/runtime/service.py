@@ -122,7 +122,13 @@ class Runtime(Generic[S]):
                 task.cancel()
 
     async def _forever(self, name: str, coroutine: Coroutine[Any, Any, None]) -> None:
-        await coroutine
+        try:
+            await coroutine
+        except Exception as error:
+            if not self._stopping:
+                raise
+            # What it stands on may have been let go of meanwhile: a stop in order is none that failed.
+            self.log.warning("task-ended-by-stop", task=name, error=error)
         if not self._stopping:
             raise TaskEnded(f"task {name} ended although it should run for ever")
 

@@ -1663,6 +1663,15 @@ DATAPLANE = (
         tests=("tests/shell/dataplane/ipcache/test_ownership.py::test_nothing_is_decided_before_both_are_whole",),
     ),
     Mutant(
+        name="sockets-are-looked-at-before-the-tables-follow",
+        file="services/dataplane/loadbalancer/stale_sockets.py",
+        old=" or dirty.full or bool(left_tables) or self._due\n",
+        new=" or dirty.full or self._due\n",
+        tests=(
+            "tests/netns/dataplane/loadbalancer/test_stale_sockets.py::test_a_backend_that_came_for_a_moment_is_missed_by_nobody",
+        ),
+    ),
+    Mutant(
         name="end-sockets-that-no-service-sent",
         file="services/dataplane/loadbalancer/stale_sockets.py",
         old="        return tables.asked_for(one.cookie, one.peer, one.port) is not None and (",

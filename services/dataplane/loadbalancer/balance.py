@@ -41,6 +41,7 @@ from services.dataplane.datapath.maps import Table, TableFull
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.feed import Feed
 from services.dataplane.one_thread import OneThread
+from services.dataplane.signals import Signal
 
 ZONE = "topology.kubernetes.io/zone"
 NEEDED: tuple[type[KubernetesObject], ...] = (Service, EndpointSlice, Node, Pod, IPPool)
@@ -58,6 +59,9 @@ T = TypeVar("T")
 
 class Balancer:
     """Keeps the Service tables."""
+
+    _udp_left = False
+    """Whether :attr:`udp_left` is to be notified at the end of the pass."""
 
     def __init__(  # noqa: PLR0913 - what it reads, and whom it tells, each by name
         self,
@@ -102,8 +106,7 @@ class Balancer:
         """Those that ``_frontends`` has."""
         self._without: frozenset[Owner] = frozenset()
         """Those who were refused when ``_frontends`` was made."""
-        self._closed: frozenset[Owner] = frozenset()
-        """Of the refused, those who had their fronts then."""
+        self._closed: frozenset[Owner] = frozenset()  # of these, those who had their fronts then
         self._late: frozenset[Owner] = frozenset()
         self._last = 0
         """The greatest number that a set of backends has had."""
@@ -116,6 +119,8 @@ class Balancer:
         """Services and pods with host ports that are not served, since others ask for too much or they do."""
         self.seen: tuple[int, ...] = ()
         """Which Services and slices (:meth:`Feed.version`) the tables have been written after."""
+        self.udp_left = Signal()
+        """Notified when a backend of UDP has left the tables: sockets that talk to it may be stale."""
         self.own_addresses: frozenset[Address] = frozenset()
         """Addresses of this node's interfaces."""
 
@@ -166,6 +171,9 @@ class Balancer:
                 await self._run(self._verify)
                 self._read_again = time.monotonic() + READ_REST * (time.monotonic() - now)
         self._ever, self.seen = True, seen
+        if self._udp_left:
+            self._udp_left = False
+            self.udp_left.notify()
         self._report()
         return self._pacing.wait(self._dirty, time.monotonic())
 
@@ -284,6 +292,7 @@ class Balancer:
         assert self._frontends is not None
         moved = self._frontends.move(self._objects, names, pods, without, closed)
         steps = services.moved(moved, self._frontends.backends, actual, self._last)
+        self._udp_left |= services.takes_udp_backends(steps, moved.before, actual)
         if self._write(steps):
             return False
         services.apply(actual, steps)
@@ -309,7 +318,9 @@ class Balancer:
             self._frontends = Frontends(context)
             moved = self._frontends.move(self._objects, self._objects.names(), pods, without, self._closed)
             wanted = services.tables_of(moved.after, self._frontends.backends, actual)
-            short = self._write(services.change(actual, wanted))
+            steps = services.change(actual, wanted)
+            self._udp_left |= services.takes_udp_backends(steps, actual.services, actual)
+            short = self._write(steps)
             if short:
                 actual = self._read()
                 self._write(services.swept(actual, wanted, short))

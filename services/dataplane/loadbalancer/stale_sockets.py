@@ -3,7 +3,8 @@
 Promises: nothing is ended before the watch of EndpointSlices is complete; only sockets of this node's namespace and its
 pods' that the socket programs sent there themselves (``core.loadbalancer.stale_sockets`` says which). All reading
 happens on a thread of its own, so no pod waits for it: half a millisecond a namespace, when somebody who served UDP
-does so no more, and every minute for what went otherwise (a host port, a change while no agent ran). A round takes at
+does so no more or has left the Service tables (which may be later, if its namespace waits for its turn), and every
+minute for what went otherwise (a host port, a change while no agent ran). A round takes at
 most ``ROUND`` seconds; the next goes on from there. Left alone is a socket that the programs no longer know of
 (``am_reverse`` forgets the oldest of those who have no place in ``am_sent``).
 """
@@ -44,7 +45,7 @@ _ENDED = prometheus_client.Counter("airmesh_stale_sockets_ended", "UDP sockets e
 
 
 class StaleSockets:
-    """``apply`` is what a loop over the objects runs; ``close`` ends the thread."""
+    """``apply`` is what a loop over the objects and :attr:`Balancer.udp_left` runs; ``close`` ends the thread."""
 
     def __init__(
         self,
@@ -78,7 +79,8 @@ class StaleSockets:
         feed = self._feed
         if not self._able:
             return Done()
-        self._due = await self._follow(dirty) or dirty.full or self._due
+        _, left_tables = dirty.by_cursor
+        self._due = await self._follow(dirty) or dirty.full or bool(left_tables) or self._due
         if not self._due:
             return Done()
         if not feed.complete(EndpointSlice):

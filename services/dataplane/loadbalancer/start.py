@@ -91,7 +91,7 @@ def start_stale_sockets(
 ) -> None:
     """Ends sockets whose backend left from now on. ``node_cookie`` is that of the node's own network namespace."""
     them = StaleSockets(feed, tables, endpoints, runtime.log, node_cookie=node_cookie, written=lambda: balancer.seen)
-    cursors = [feed.objects.cursor()]
+    cursors = [feed.objects.cursor(), balancer.udp_left.cursor()]
     loop = Loop(runtime, "stale-sockets", cursors=cursors, apply=them.apply, period=PERIOD, debounce=DEBOUNCE)
     them.again = lambda seconds: asyncio.get_running_loop().call_later(seconds, loop.poke, False)
     runtime.on_stop(them.close)

@@ -108,7 +108,8 @@ async def test_who_holds_everybody_up_is_named_and_goes_on_record_by_its_annotat
         if any(fault.node == "n2" for fault in faults):
             break
         await asyncio.sleep(0.1)
-    (reported,) = [fault for fault in faults if fault.node == "n2"]
+    reported = next((fault for fault in faults if fault.node == "n2"), None)
+    assert reported is not None, "nobody hears who holds everybody up"
     assert "node n2 is Ready, but its dataplane has not said" in reported.fault
     assert "or 3600 s have passed, no node gets a new block" in reported.fault
     request = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce=uuid.uuid4().hex)

@@ -27,6 +27,7 @@ from services.dataplane.core.datapath.service_layout import (
 )
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
 from services.dataplane.core.loadbalancer.frontends import BackendsOf, Frontend, Moved
+from services.dataplane.core.loadbalancer.stale_sockets import UDP
 
 K = TypeVar("K")
 V = TypeVar("V")
@@ -119,6 +120,12 @@ def moved(frontends: Moved, backends: Mapping[BackendsOf, frozenset[Target]], be
     """
     old = _part(frontends.before, before)
     return change(old, _tables(frontends.after, backends, old, last))
+
+
+def takes_udp_backends(steps: TableChange, frontends: Iterable[ServiceKey], before: Tables) -> bool:
+    """Whether one of these frontends, as the tables had them ``before``, is of UDP and loses a backend by the steps."""
+    numbers = {member.service for member in steps.drop_members}
+    return bool(numbers) and any(key.protocol == UDP and before.services[key].number in numbers for key in frontends)
 
 
 def _part(frontends: Mapping[ServiceKey, Frontend], tables: Tables) -> Tables:

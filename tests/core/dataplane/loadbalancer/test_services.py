@@ -18,7 +18,7 @@ from services.dataplane.core.loadbalancer.endpoint_choice import Target
 from services.dataplane.core.loadbalancer.frontends import Frontends, HostPortPod
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
-from services.dataplane.core.loadbalancer.services import Tables, assign_slots, change, swept, whole
+from services.dataplane.core.loadbalancer.services import Tables, assign_slots, change, swept, takes_udp_backends, whole
 from tests.core.dataplane.notation import TCP, UDP, frontends_of, objects_of, plan_in, service, slice_of, slots_of
 
 VIP = "10.96.0.10"
@@ -365,3 +365,22 @@ def test_a_frontend_whose_backends_found_no_room_stays_as_it_was() -> None:
 
 
 API = ServiceKey(address=ip_address("10.96.0.20"), port=80, protocol=TCP)
+
+
+@pytest.mark.parametrize(
+    ("protocol", "now", "takes"),
+    [("udp", (ONE,), True), ("udp", (), True), ("udp", (ONE, TWO, THREE), False), ("tcp", (ONE,), False)],
+    ids=["one leaves", "all leave", "one comes", "of TCP"],
+)
+def test_a_change_that_takes_a_backend_from_a_udp_port_is_known_as_one(
+    protocol: str, now: tuple[str, ...], takes: bool
+) -> None:
+    them = [service("dns", VIP, ports=(f"dns:53/{protocol}", "metrics:80/tcp"))]
+
+    def tables(*endpoints: str, before: Tables) -> Tables:
+        parts = [slice_of("dns", *endpoints, port=f"dns:5353/{protocol}", part="a")]
+        return tables_of(them, [*parts, slice_of("dns", *endpoints, port="metrics:8080/tcp", part="b")], before)
+
+    before = tables(ONE, TWO, before=Tables())
+    steps = change(before, tables(*now, before=before))
+    assert takes_udp_backends(steps, before.services, before) is takes

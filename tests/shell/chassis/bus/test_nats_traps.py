@@ -304,15 +304,20 @@ async def test_a_silent_consumer_is_replaced(
 
 
 async def test_a_loop_that_was_held_has_not_heard_silence(
-    bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
+    nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """What came meanwhile is waiting; a list for each hold would keep a busy node out of sync."""
-    monkeypatch.setattr("chassis.bus.tail.SILENCE", 1.8)
+    """Nobody listened meanwhile; a list for each hold would keep a busy node out of sync. The server says nothing until
+    the view has looked once, so no heartbeat that waited speaks for it.
+    """
+    monkeypatch.setattr("chassis.bus.tail.SILENCE", 3.0)
     view = await synced_view(await bus_for("ipam"), buckets["blocks"])
     lists = view.resyncs
-    time.sleep(2.0)  # the loop is held
-    await asyncio.sleep(0.3)
-    assert view.synced
+    nats_server.stop()
+    time.sleep(3.2)  # the loop is held
+    await asyncio.sleep(0.6)
+    nats_server.cont()
+    await asyncio.sleep(1.0)  # it would be listing
+    await view.wait_synced(7)
     assert view.resyncs == lists
 
 

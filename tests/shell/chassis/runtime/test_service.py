@@ -28,7 +28,10 @@ from chassis.runtime.settings import BaseSettings
 
 async def build(runtime):
     what = sys.argv[1]
+    gone = asyncio.Event()
     async def tidy():
+        gone.set()
+        await asyncio.sleep(0.05)
         runtime.log.info("tidied")
     runtime.on_stop(tidy)
     async def idle():
@@ -36,6 +39,9 @@ async def build(runtime):
     async def fails():
         await asyncio.sleep(0.1)
         raise OSError("the disk is gone")
+    async def stands_on_what_goes():
+        await gone.wait()
+        raise RuntimeError("cannot schedule new futures after shutdown")
     async def returns():
         await asyncio.sleep(0.1)
     async def deaf():
@@ -46,7 +52,7 @@ async def build(runtime):
     if what.startswith("deaf"):
         runtime.spawn("deaf", deaf())
         what = what.removeprefix("deaf-")
-    runtime.spawn("work", {"idle": idle, "fails": fails, "returns": returns}[what]())
+    runtime.spawn("work", {"idle": idle, "fails": fails, "returns": returns, "stands": stands_on_what_goes}[what]())
 
 raise SystemExit(main("dns", BaseSettings, build))
 """
@@ -149,6 +155,16 @@ def test_a_failed_task_ends_the_service_with_one_line(
     assert len(failed) == 1
     assert failed[0]["kind"] == kind
     assert says in failed[0]["error"]
+
+
+async def test_a_task_whose_ground_is_let_go_of_at_a_stop_is_no_failure(server: NatsServer, tmp_path: Path) -> None:
+    service = Service(tmp_path, server.environment("dns"), "stands")
+    await service.page("/livez")
+    service.process.terminate()
+    code, lines = await asyncio.to_thread(service.end, 8)
+    events = [line["event"] for line in lines]
+    assert code == 0
+    assert events.index("task-ended-by-stop") < events.index("tidied") < events.index("stopped")
 
 
 @pytest.mark.parametrize("stopped", [True, False], ids=["stopped", "failed"])
