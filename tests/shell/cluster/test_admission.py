@@ -169,8 +169,9 @@ async def test_a_new_node_makes_its_key_and_is_let_in_as_itself(mesh: Mesh) -> N
         await mesh.joining("n9").join()
         assert mesh.reviews == asked, "who has a key that is let in asks nobody"
         assert agent.connected
-    await mesh.joining("n9", "routing").join()
-    assert await mesh.is_let_in("routing-n9", mesh.folder / "routing-n9.seed")
+    await mesh.node("n9.example.internal")
+    await mesh.joining("n9.example.internal", "routing").join()
+    assert await mesh.is_let_in("routing-n9=2Eexample=2Einternal", mesh.folder / "routing-n9.example.internal.seed")
     assert mesh.server.config.read_bytes() == before
 
 

@@ -111,7 +111,7 @@ def test_a_token_ends_and_another_is_made_while_half_of_its_time_is_left(there: 
     said = claims_of(found.jwt)
     last = bootstrap.current(fresh)
     assert last is not None
-    assert (said["sub"], said["exp"]) == (last.public, last.expires) == (found.public, last.expires)
+    assert (said["sub"], said.get("exp")) == (last.public, last.expires) == (found.public, last.expires)
     there[names.BOOTSTRAP] = fresh
     (later,) = bootstrap.missing(there, by, NOW + 2 * bootstrap.TTL)
     assert first not in bootstrap.tokens(later), "who has ended is forgotten"
@@ -125,7 +125,7 @@ def test_a_token_that_is_revoked_is_void_in_its_account_and_no_longer_given(ther
     there[names.BOOTSTRAP] = bootstrap.revoked(there, by, first.name, NOW)
     account = by.account("bootstrap")
     said = claims_of(accounts.of_services(there, by)[account])["nats"]
-    assert said["revocations"] == {first.public: first.issued}
+    assert said.get("revocations") == {first.public: first.issued}
     assert said["limits"]["conn"] == SHARED_CONNECTIONS
     second = bootstrap.current(there[names.BOOTSTRAP])
     assert second is not None
