@@ -14,10 +14,10 @@ from typing import Any
 
 import msgspec
 
-from chassis.bus.credentials import credentials
+from chassis.bus.credentials import credentials, parse
 from chassis.bus.joining import USER
 from chassis.bus.nats_config import new_key
-from chassis.bus.nats_jwt import Issuer
+from chassis.bus.nats_jwt import Issuer, claims_of
 from cli.faults import Usage
 from cli.install import names, secrets
 from cli.install.kinds import Object
@@ -71,9 +71,12 @@ def current(found: Mapping[str, Any] | None) -> Token | None:
 
 
 def missing(there: Mapping[str, Any], by: Issuer, now: int) -> Iterator[Object]:
-    """The Secret, where there is none, or its token ends before half of its time is left, or has ended."""
-    last = current(there.get(names.BOOTSTRAP))
-    if last is None or last.revoked or now >= (last.issued + last.expires) // 2:
+    """The Secret, where there is none, or half of its token's time is over, or another operator has signed it."""
+    found = there.get(names.BOOTSTRAP)
+    last = current(found)
+    if not _is_ours(found, by):
+        yield added({}, by, TTL, now)
+    elif last is None or last.revoked or now >= (last.issued + last.expires) // 2:
         yield added(there, by, TTL, now)
 
 
@@ -108,6 +111,14 @@ def revoked(there: Mapping[str, Any], by: Issuer, name: str, now: int) -> Object
 def revocations(found: Mapping[str, Any] | None) -> dict[str, int]:
     """What the account says of tokens that are void before they end."""
     return {one.public: one.issued for one in tokens(found) if one.revoked}
+
+
+def _is_ours(found: Mapping[str, Any] | None, by: Issuer) -> bool:
+    try:
+        said = claims_of(parse(secrets.texts_of(found or {}).get(CREDENTIALS, "")).jwt)
+    except ValueError:
+        return False
+    return bool(said.get("iss") == by.account(USER))
 
 
 def _alive(listed: Iterable[Token], now: int) -> tuple[Token, ...]:

@@ -11,7 +11,7 @@ import pytest
 from chassis.bus.accounts import make_accounts
 from chassis.bus.credentials import parse
 from chassis.bus.nats_config import account_of_node
-from chassis.bus.nats_jwt import SHARED_CONNECTIONS, NodeIssuer, claims_of, preloaded, says_the_same
+from chassis.bus.nats_jwt import SHARED_CONNECTIONS, Issuer, NodeIssuer, claims_of, preloaded, says_the_same
 from chassis.secret import Secret
 from cli.faults import Declined, Usage
 from cli.install import accounts, bootstrap, names, requirements, secrets
@@ -115,6 +115,10 @@ def test_a_token_ends_and_another_is_made_while_half_of_its_time_is_left(there: 
     there[names.BOOTSTRAP] = fresh
     (later,) = bootstrap.missing(there, by, NOW + 2 * bootstrap.TTL)
     assert first not in bootstrap.tokens(later), "who has ended is forgotten"
+    other = Issuer.new()
+    (fresh,) = bootstrap.missing(there, other, NOW)
+    assert len(bootstrap.tokens(fresh)) == 1, "what another operator has signed is nobody's"
+    assert list(bootstrap.missing({names.BOOTSTRAP: fresh}, other, NOW)) == []
 
 
 def test_a_token_that_is_revoked_is_void_in_its_account_and_no_longer_given(there: Secrets) -> None:
