@@ -1440,6 +1440,13 @@ WIREGUARD = (
         new="",
         tests=("tests/core/routing/test_encryption.py",),
     ),
+    Mutant(
+        name="who-hears-first-leaves-encryption-first",
+        file="services/routing/core/encryption.py",
+        old="dict.fromkeys(before - encrypted, now + STAYS)",
+        new="dict.fromkeys(before - encrypted, now)",
+        tests=("tests/core/routing/test_encryption.py",),
+    ),
 )
 
 DATAPLANE = (
