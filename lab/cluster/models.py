@@ -60,13 +60,19 @@ def pool_patch(model: str, family: int, mode: str = "Always") -> dict[str, Any]:
 
 
 def edits(model: str, pools: Iterable[Mapping[str, Any]], *, felix: bool, mode: str = "Always") -> Iterator[Edit]:
-    """The edits that ask for a model, of all pools. ``felix``: whether there is a FelixConfiguration `default`."""
-    if model == WIREGUARD or felix:
-        on = model == WIREGUARD
-        yield Edit(kind=FELIX, name="default", patch={"spec": {"wireguardEnabled": on, "wireguardEnabledV6": on}})
+    """The edits that ask for a model, of all pools. ``felix``: whether there is a FelixConfiguration `default`.
+
+    Encryption goes before whatever pools say: it is asked for first and taken back last, so each change is one step.
+    """
+    on = model == WIREGUARD
+    encryption = Edit(kind=FELIX, name="default", patch={"spec": {"wireguardEnabled": on, "wireguardEnabledV6": on}})
+    if on:
+        yield encryption
     for pool in pools:
         family = ip_network(pool["spec"]["cidr"]).version
         yield Edit(kind="ippool", name=pool["metadata"]["name"], patch=pool_patch(model, family, mode))
+    if felix and not on:
+        yield encryption
 
 
 async def ask(where: Paths, model: str, mode: str = "Always") -> None:

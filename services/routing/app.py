@@ -94,9 +94,8 @@ async def build(
     runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, loop))
     runtime.spawn("measure", prober.run())
     runtime.spawn("measured", _wake(measured, loop))
-    name = settings.node
-    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, name, installer.states()))
-    if name:
+    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, settings.node, installer.states()))
+    if settings.node:
         announce = _announce(runtime, mirror, installer)
 
 

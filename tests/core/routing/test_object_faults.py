@@ -19,7 +19,7 @@ FAULTS = (
 )
 
 
-def test_each_object_is_told_once_whatever_the_order() -> None:
+def test_each_object_is_reported_once_whatever_the_order() -> None:
     for order in permutations(FAULTS):
         felix, pool = of_objects(order, "n1")
         assert (pool.kind, pool.name, pool.group, pool.reason) == (*POOL, "crd.projectcalico.org", REASON)

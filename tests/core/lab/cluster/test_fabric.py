@@ -112,6 +112,8 @@ def test_encryption_is_asked_for_and_taken_back() -> None:
     assert felix("wireguard", there=False) == [True]
     assert felix("vxlan", there=True) == [False]
     assert felix("vxlan", there=False) == []
+    kinds = {model: [edit.kind for edit in models.edits(model, POOLS, felix=True)] for model in ("wireguard", "vxlan")}
+    assert (kinds["wireguard"][0], kinds["vxlan"][-1]) == (models.FELIX, models.FELIX), "a change is two steps"
 
 
 def test_a_model_that_is_not_served_is_refused_before_anything_is_changed() -> None:
