@@ -642,6 +642,13 @@ CLUSTER = (
         new="                if cache is self._pools.first and name in shadowed:\n",
         tests=("tests/shell/cluster/test_writeback.py",),
     ),
+    Mutant(
+        name="an-encryption-beside-a-mistake-is-passed-over",
+        file="services/cluster/core/cache.py",
+        old="            if self.kind.type is FelixConfiguration:\n",
+        new="            if self.kind.type is FelixConfiguration and value is not None:\n",
+        tests=("tests/core/cluster/test_cache.py",),
+    ),
 )
 
 IPAM = (
