@@ -50,11 +50,11 @@ WIREGUARD = Model(name="wireguard", overhead={4: 60, 6: 80})
 
 SERVED: Mapping[str, Model] = {model.name: model for model in (HOST_GW, IPIP, VXLAN, WIREGUARD)}
 """Those that there are, by name."""
-ENCRYPTS = "wireguard"
+ENCRYPTS = WIREGUARD.name
 """The model that FelixConfiguration asks for by ``wireguardEnabled``."""
 AUTO: Mapping[int, tuple[str, ...]] = {
-    4: (HOST_GW.name, "ipip", "vxlan", ENCRYPTS),
-    6: (HOST_GW.name, "vxlan", ENCRYPTS),
+    4: (HOST_GW.name, IPIP.name, VXLAN.name, ENCRYPTS),
+    6: (HOST_GW.name, VXLAN.name, ENCRYPTS),
 }
 """By family of pods' packets, what ``auto`` may take, the cheapest first."""
 
@@ -71,7 +71,7 @@ class Wish:
 
 def wishes(pool: IPPool) -> tuple[Wish, ...]:
     """The encapsulations that a pool asks for; none: packets as they are."""
-    fields = (("ipipMode", pool.ipip_mode, "ipip"), ("vxlanMode", pool.vxlan_mode, "vxlan"))
+    fields = (("ipipMode", pool.ipip_mode, IPIP.name), ("vxlanMode", pool.vxlan_mode, VXLAN.name))
     return tuple(Wish(name, mode, model) for name, mode, model in fields if mode != "Never")
 
 

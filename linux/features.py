@@ -1,8 +1,9 @@
 """What this kernel and this machine offer: facts that a program asks before it begins, found by trying.
 
 Owns the ways of finding out. Changes nothing that outlives the question: a map is made and closed, and the clsact
-qdisc is made in a network namespace of its own (``python -m linux.features``, a child of ``look``, prints what the
-kernel said of it). What cannot be asked for want of a right is told with the kernel's word, never taken for "missing".
+qdisc and a WireGuard device are made in network namespaces of their own (``python -m linux.features WHAT``, a child of
+``look``, prints what the kernel said of it). What cannot be asked for want of a right is told with the kernel's word,
+never taken for "missing".
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from pathlib import Path
 
 from linux import bpf, clsact
 from linux.netlink import Netlink
+from linux.wireguard import add_link
 
 CAPABILITIES: Mapping[str, int] = {
     "NET_ADMIN": 12,
@@ -52,6 +54,10 @@ class Features:
     bpf: str
     tcx: str
     clsact: str
+    wireguard: str
+    """A device of the kernel's own driver."""
+    tun: bool
+    """There is /dev/net/tun, which wireguard-go needs."""
 
     @property
     def kernel(self) -> tuple[int, int]:
@@ -86,7 +92,9 @@ def look() -> Features:
         mounts=parse_mounts(Path("/proc/self/mounts").read_text()),
         bpf=map_error(),
         tcx=_tcx_error(),
-        clsact=_clsact_error(),
+        clsact=_error_of("clsact"),
+        wireguard=_error_of("wireguard"),
+        tun=Path("/dev/net/tun").is_char_device(),
     )
 
 
@@ -108,10 +116,10 @@ def _tcx_error() -> str:
     return ""
 
 
-def _clsact_error() -> str:
+def _error_of(what: str) -> str:
     try:
         child = subprocess.run(
-            ["unshare", "--net", sys.executable, "-P", "-m", "linux.features"],
+            ["unshare", "--net", sys.executable, "-P", "-m", "linux.features", what],
             env={**os.environ, "PYTHONPATH": str(Path(__file__).resolve().parents[1])},
             capture_output=True,
             text=True,
@@ -124,11 +132,12 @@ def _clsact_error() -> str:
     return "" if not child.returncode else (said[-1] if said else f"exit {child.returncode}")
 
 
-def _try_clsact() -> int:
+def _try(what: str) -> int:
     """In a namespace of our own: nothing of the machine is touched."""
+    messages = [add_link("am-wg")] if what == "wireguard" else clsact.set_filters(_LOOPBACK, ())
     try:
         with Netlink() as rtnetlink:
-            rtnetlink.run(clsact.set_filters(_LOOPBACK, ()))
+            rtnetlink.run(messages)
     except OSError as refused:
         sys.stdout.write(f"{os.strerror(refused.errno or 0)}\n")
         return 1
@@ -136,4 +145,4 @@ def _try_clsact() -> int:
 
 
 if __name__ == "__main__":
-    raise SystemExit(_try_clsact())
+    raise SystemExit(_try(sys.argv[1]))

@@ -18,6 +18,9 @@ BLOCKS = "airmesh.io/blocks"
 MODEL = "airmesh.io/model"
 """On an IPPool: ``auto``, for which Calico has no word. An annotation, since its CRD and its tools neither refuse nor
 lose one, and since each of its own fields (``ipipMode``, ``vxlanMode``) keeps its one meaning."""
+ADMITTED = "airmesh.io/admitted-"
+"""With ``dataplane`` or ``routing`` after it, on a Node, written by ``cluster``: the public key by which that agent was
+let onto the bus, and the second in which it was signed."""
 STATIC_POD = "kubernetes.io/config.mirror"
 """On a Pod, written by a kubelet: the uid under which it runs the static pod that this object mirrors."""
 
@@ -27,7 +30,7 @@ OURS = ("airmesh.io/", "cni.projectcalico.org/")
 HONOURED: Mapping[str, tuple[str, ...]] = {
     "Pod": (KEEP_ADDRESS, FIXED_ADDRESSES, STATIC_POD),
     "Namespace": (KEEP_ADDRESS,),
-    "Node": (BLOCKS,),
+    "Node": (BLOCKS, f"{ADMITTED}dataplane", f"{ADMITTED}routing"),
     "IPPool": (MODEL,),
     "Service": ("service.beta.kubernetes.io/load-balancer-source-ranges",),
 }

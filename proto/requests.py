@@ -11,10 +11,12 @@ from typing import Literal
 import msgspec
 
 from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
+from proto.admission import Admission, AdmissionRequest
 from proto.net import Address
 from proto.objects import IPPool, Owner
 from proto.pairs import Pairs, PairsRequest
 from proto.subjects import (
+    CLUSTER_ADMIT,
     IPAM_BLOCK,
     IPAM_CLAIM,
     IPAM_RELEASE,
@@ -174,6 +176,7 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     IPAM_SHOW: (IpamShow, IpamState),
     POLICY_EXPLAIN: (ExplainRequest, Explanation),
     POLICY_MATRIX: (ExplainMany, Explanations),
+    CLUSTER_ADMIT: (AdmissionRequest, Admission),
     SPANS: (SpansRequest, Spans),
     PAIRS: (PairsRequest, Pairs),
 }

@@ -22,6 +22,7 @@ IPAM_RELEASE = f"{ROOT}.ipam.release"
 IPAM_SHOW = f"{ROOT}.ipam.show"
 POLICY_EXPLAIN = f"{ROOT}.policy.explain"
 POLICY_MATRIX = f"{ROOT}.policy.matrix"
+CLUSTER_ADMIT = f"{ROOT}.cluster.admit"
 
 OF_NODES = (IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE)
 """Subjects of requests that end with the asking node."""
@@ -202,6 +203,8 @@ class Role:
     publishes: tuple[str, ...] = ()
     listens: tuple[str, ...] = ()
     makes_buckets: bool = False
+    shared: bool = False
+    """It is nobody's own: many sign in as it, each by a token that expires. It is told nothing, and not discovered."""
 
 
 _OF_NODES = (ENDPOINTS, ACKS, ROUTES)
@@ -220,6 +223,7 @@ ROLES: tuple[Role, ...] = (
             Grant(LEASES, ("node",)),
         ),
         reads=_EVERYTHING,
+        serves=(CLUSTER_ADMIT,),
         publishes=(f"{EVENTS}.cluster.>",),
         listens=(f"{EVENTS}.*.{OBJECT_FAULT}", f"{EVENTS}.*.{OBJECT_FAULT}.*"),
         makes_buckets=True,
@@ -313,6 +317,8 @@ ROLES: tuple[Role, ...] = (
         requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, DISCOVERY),
         listens=(f"{EVENTS}.>", f"{FLOWS}.>"),
     ),
+    # A node that has no key yet.
+    Role("bootstrap", requests=(CLUSTER_ADMIT,), shared=True),
 )
 
 

@@ -10,8 +10,9 @@ that can leave it, an answer included, whatever its user's permissions forget.
 - A request goes to the account of the role that serves it, an event to the account of each role that listens. Both
   arrive under the sender's subject: what a node imports names that node. Where an event's subject does not, the server
   puts the node at its end.
-- A role that asks ``$SRV.>`` is heard by every other; each answers through an import of its own, which puts the name of
-  its user into the subject (:func:`proto.subjects.discovery_inbox`), so that nobody answers in another's name.
+- A role that asks ``$SRV.>`` is heard by every other but a shared one; each answers through an import of its own, which
+  puts the name of its user into the subject (:func:`proto.subjects.discovery_inbox`), so that nobody answers in
+  another's name.
 
 The imports are also the users' permissions to publish: a client is refused at once, with a reason.
 """
@@ -153,7 +154,7 @@ def _own(user: User) -> list[str]:
 
 
 def _discovered(user: User) -> list[str]:
-    if DISCOVERY in user.role.requests:
+    if DISCOVERY in user.role.requests or user.role.shared:
         return []
     name = user.role.name
     verbs = ("PING", "INFO", "STATS")
@@ -178,7 +179,7 @@ def _between(user: User, other: User) -> list[Import]:
             if met:
                 events.setdefault(met, Import(account, met, met.removesuffix(tail)))
     found += events.values()
-    if DISCOVERY in other.role.requests and DISCOVERY not in role.requests:
+    if DISCOVERY in other.role.requests and DISCOVERY not in role.requests and not role.shared:
         inbox = discovery_inbox(account)
         found += [
             Import(account, DISCOVERY, DISCOVERY, "stream"),

@@ -66,6 +66,11 @@ def sign_in(seed: Secret) -> dict[str, Any]:
     return {"user_credentials": RawCredentials(text)} if text.startswith(JWT_BEGINS) else {"nkeys_seed_str": text}
 
 
+def not_let_in(words: str) -> bool:
+    """Whether a server's words, or a ``problem`` made of them, say that it does not let our key in."""
+    return bool(_SIGN_IN.search(words))
+
+
 def greeted(client: Client) -> bool:
     """Whether what was dialled spoke as a NATS server: it sent its INFO, with which the protocol begins."""
     return nats_internals.has_greeted(client) or nats_internals.unread(client).startswith(GREETING)
@@ -433,7 +438,7 @@ class Connection:
 
 def _not_let_in(error: Exception) -> str:
     """Why a server refuses our key, in its words; empty when the error is of another kind."""
-    return f"it does not let us in: {error}" if _SIGN_IN.search(str(error)) else ""
+    return f"it does not let us in: {error}" if not_let_in(str(error)) else ""
 
 
 def _next_server(servers: list[Server], _info: dict[str, object]) -> tuple[Server | None, float]:

@@ -32,7 +32,7 @@ import nkeys
 from chassis.bus.accounts import STATE, Account, User, make_accounts
 from chassis.secret import Secret
 from proto.codec import MAX_VALUE, encode_segment
-from proto.subjects import BUCKETS, Role
+from proto.subjects import BUCKETS, ROLES, Role
 
 __all__ = ["Cluster", "Server", "User", "make_users", "render", "user_name", "write_seeds"]
 
@@ -85,6 +85,13 @@ def make_users(
 def user_name(role: Role, node: str) -> str:
     """``ipam``, ``dataplane-n1``."""
     return f"{role.name}-{encode_segment(node)}" if role.per_node else role.name
+
+
+def account_of_node(role: Role, node: str) -> Account:
+    """The account of a node's agent, as it is among all: it names no other node, and no key."""
+    others = [User(name=one.name, role=one, node="", seed=Secret(""), public="") for one in ROLES if not one.per_node]
+    own = User(name=user_name(role, node), role=role, node=node, seed=Secret(""), public="")
+    return next(one for one in make_accounts((*others, own)) if one.user is own)
 
 
 def new_key() -> tuple[Secret, str]:

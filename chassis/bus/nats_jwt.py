@@ -7,8 +7,9 @@ changes none that is there: they are handed to the servers that run (``chassis.b
 changes.
 
 All keys follow from the operator's seed by name (:class:`Issuer`): that seed is all there is to keep, and who has it
-signs the same again. The permissions stand in the account (as its default for users), since a user's JWT travels with
-each connect, in a line of at most 4 KiB.
+signs the same again. Nodes' accounts follow from a seed that follows from it (:class:`NodeIssuer`), so that nodes can
+be admitted where the operator's own is not; servers take its signature for the operator's. The permissions stand in the
+account (as its default for users), since a user's JWT travels with each connect, in a line of at most 4 KiB.
 
 Several users of one account may be valid at a time, an old key and a new one; a user ends by its account's revocations:
 what was signed for that key up to then is void, and its connection is closed.
@@ -36,13 +37,19 @@ from chassis.bus.accounts import STATE, Account
 from chassis.bus.credentials import credentials as written
 from chassis.bus.nats_config import Server, new_key, server_part
 from chassis.secret import Secret
-from proto.subjects import INBOX
+from proto.subjects import INBOX, role_of_user
 
 SYSTEM = "system"
 """Account that servers speak to each other in."""
 RESOLVER_USER = "resolver"
 """Who may hand accounts to the servers and ask who is connected; it is no user of the table of roles."""
 _UNLIMITED = -1
+SHARED_CONNECTIONS = 256
+"""Connections to the account of a user that many sign in as, on all servers together."""
+SHARED_SUBSCRIPTIONS = 64
+"""Of one such connection."""
+SHARED_PAYLOAD = 16 << 10
+"""Bytes of a message of such a user."""
 _PRELOAD = "resolver_preload: "
 _RESOLVER_RIGHTS: dict[str, object] = {
     "pub": {"allow": ["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CONNZ"]},
@@ -77,8 +84,8 @@ class _Key:
         return bytes(self.pair.seed).decode()
 
 
-class Issuer:
-    """The operator: signs accounts and their users, with keys that follow from its own seed."""
+class _Signer:
+    """Signs accounts by a key that servers trust, and their users by keys that follow from it."""
 
     def __init__(self, seed: Secret) -> None:
         """``seed``: of an operator's nkey (``SO…``); raises ValueError when it is none."""
@@ -92,21 +99,10 @@ class Issuer:
         self._key = _Key(pair, public)
         self._raw = bytes(seed.reveal().strip().encode())
 
-    @staticmethod
-    def new() -> Issuer:
-        """A new operator."""
-        return Issuer(Secret(_key(nkeys.PREFIX_BYTE_OPERATOR, os.urandom(32)).seed))
-
     @property
     def seed(self) -> Secret:
-        """For the installer's safe, and for who admits nodes."""
+        """What it is made of."""
         return Secret(self._key.seed)
-
-    @property
-    def jwt(self) -> str:
-        """The operator's own, which servers trust."""
-        claims: dict[str, object] = {"type": "operator", "system_account": self.account(SYSTEM)}
-        return _jwt(self._key, self._key.public, "airmesh", claims)
 
     def account(self, name: str) -> str:
         """Public key of an account."""
@@ -115,6 +111,17 @@ class Issuer:
     def account_seed(self, name: str) -> Secret:
         """Seed of an account's key."""
         return Secret(self._of(name).seed)
+
+    def signed_at(self, account: str, jwt: str, public: str) -> int:
+        """When the key of an account signed ``jwt`` for the user ``public`` (Unix time). Raises ValueError."""
+        text, _, signature = jwt.rpartition(".")
+        claims = claims_of(jwt)
+        # A signature of Ed25519 is the same each time.
+        if not hmac.compare_digest(_base64(self._of(account).pair.sign(text.encode())).encode(), signature.encode()):
+            raise ValueError("no JWT of this account")
+        if claims.get("sub") != public:
+            raise ValueError("a JWT of another key")
+        return int(claims["iat"])
 
     def sign_account(self, account: Account, revoked: Mapping[str, int] | None = None) -> str:
         """JWT of an account. ``revoked``: public keys (or ``*``) whose users are void when signed up to that second."""
@@ -138,13 +145,67 @@ class Issuer:
         claims = {"type": "user", **limits, **(rights or {})}
         return _jwt(self._of(account), public, name, claims, expires, issued)
 
+    def _of(self, name: str) -> _Key:
+        return _key(nkeys.PREFIX_BYTE_ACCOUNT, self._follows(f"account {name}"))
+
+    def _follows(self, what: str) -> bytes:
+        return hmac.digest(self._raw, b"airmesh " + what.encode(), hashlib.sha256)
+
+
+class Issuer(_Signer):
+    """The operator: signs accounts and their users, with keys that follow from its own seed."""
+
+    def __init__(self, seed: Secret) -> None:
+        """As the base; raises ValueError."""
+        super().__init__(seed)
+        self._nodes = _Signer(Secret(_key(nkeys.PREFIX_BYTE_OPERATOR, self._follows("nodes")).seed))
+
+    @staticmethod
+    def new() -> Issuer:
+        """A new operator."""
+        return Issuer(Secret(_key(nkeys.PREFIX_BYTE_OPERATOR, os.urandom(32)).seed))
+
+    @property
+    def jwt(self) -> str:
+        """The operator's own, which servers trust; it says that who signs for nodes signs for the operator."""
+        claims: dict[str, object] = {
+            "type": "operator",
+            "system_account": self.account(SYSTEM),
+            "signing_keys": [self._nodes._key.public],
+        }
+        return _jwt(self._key, self._key.public, "airmesh", claims)
+
+    @property
+    def nodes_seed(self) -> Secret:
+        """What a :class:`NodeIssuer` is made of. Servers take what it signs for the operator's."""
+        return self._nodes.seed
+
     def sign_resolver(self, public: str) -> str:
         """JWT of the user who hands accounts to the servers."""
         return self.sign_user(SYSTEM, RESOLVER_USER, public, rights=_RESOLVER_RIGHTS)
 
     def _of(self, name: str) -> _Key:
-        kind = b"airmesh account " + name.encode()
-        return _key(nkeys.PREFIX_BYTE_ACCOUNT, hmac.digest(self._raw, kind, hashlib.sha256))
+        return self._nodes._of(name) if _is_of_node(name) else super()._of(name)
+
+
+class NodeIssuer(_Signer):
+    """Signs for nodes alone, without the operator's seed: their accounts by a key that the operator's JWT names."""
+
+    def __init__(self, seed: Secret, others: Mapping[str, str]) -> None:
+        """``others``: public keys of the accounts that are no node's, by name. Raises ValueError."""
+        super().__init__(seed)
+        self._others = dict(others)
+
+    def account(self, name: str) -> str:
+        """Public key of an account. Raises KeyError for one that is no node's, and not known."""
+        return self._of(name).public if _is_of_node(name) else self._others[name]
+
+
+def _is_of_node(account: str) -> bool:
+    try:
+        return role_of_user(account)[0].per_node
+    except ValueError:
+        return False
 
 
 def sign(accounts: Iterable[Account], *, operator: str = "", issuer: Issuer | None = None) -> Signed:
@@ -248,6 +309,8 @@ def _account(account: Account, key_of: Callable[[str], str]) -> dict[str, object
     stored = _UNLIMITED if account.name == STATE else 0
     limits: dict[str, object] = dict.fromkeys(("subs", "data", "payload", "imports", "exports", "conn"), _UNLIMITED)
     limits |= {"wildcards": True, "leaf": 0}
+    if account.user is not None and account.user.role.shared:
+        limits |= {"conn": SHARED_CONNECTIONS, "subs": SHARED_SUBSCRIPTIONS, "payload": SHARED_PAYLOAD}
     limits |= dict.fromkeys(("mem_storage", "disk_storage", "streams", "consumer"), stored)
     return {
         "type": "account",

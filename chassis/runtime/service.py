@@ -66,7 +66,7 @@ class Runtime(Generic[S]):
         self._stopping = False
         self.bus = Bus(
             url=settings.nats_url,
-            user=settings.nats_user,
+            user=settings.bus_user,
             credentials=read_credentials(settings),
             service=name,
             instance=self.instance,

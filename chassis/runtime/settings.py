@@ -27,6 +27,7 @@ from typing import Any, Literal, TypeVar, Union, get_args, get_origin, get_type_
 from chassis.faults import SettingsFault
 from chassis.secret import Secret
 from proto import net
+from proto.codec import encode_segment
 
 PREFIX = "AIRMESH_"
 MAX_TEXT = 4096
@@ -49,7 +50,7 @@ class BaseSettings:
     """Certificate of the authority that signed the servers' (PEM), read at each connect; unset: no TLS."""
 
     nats_user: str
-    """Name of that user: the role, or role-node (node encoded as in keys). Replies come to ``_INBOX.<user>``."""
+    """Name of that user: the role, or role-node (node as it is, or encoded as in keys)."""
 
     instance: str = ""
     """Unique name of this copy; empty: ``<service>-<hostname>-<pid>``."""
@@ -59,6 +60,11 @@ class BaseSettings:
 
     log_level: Literal["debug", "info", "warning", "error"] = "info"
     """Least level that is logged."""
+
+    @property
+    def bus_user(self) -> str:
+        """The user's name as the bus has it: replies come to ``_INBOX.<this>``. A name that is encoded has no dot."""
+        return encode_segment(self.nats_user) if "." in self.nats_user else self.nats_user
 
 
 def load(kind: type[S], environ: Mapping[str, str]) -> S:

@@ -16,16 +16,17 @@ import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from chassis.bus.accounts import Account, make_accounts
+from chassis.bus.accounts import Account, User, make_accounts
 from chassis.bus.credentials import credentials, parse
+from chassis.bus.joining import USER
 from chassis.bus.nats_config import new_key, server_part
 from chassis.bus.nats_jwt import SYSTEM, Issuer, claims_of, preloaded, says_the_same, trust_part, without_accounts
 from chassis.secret import Secret
 from cli.faults import Declined
-from cli.install import names, secrets
+from cli.install import bootstrap, names, secrets
 from cli.install.kinds import Object
 from cli.install.secrets import Host, Key
-from proto.subjects import role_of_user
+from proto.subjects import ROLES, role_of_user
 
 OPERATOR_SEED = "operator.seed"
 OPERATOR_JWT = "operator.jwt"
@@ -34,6 +35,9 @@ ACCOUNTS_FILE = "accounts.json.gz"
 """What the Job hands over: JWTs of accounts, a JSON array."""
 EXPECTED_FILE = "expected.json"
 """What the Job waits for: names of users, by name what :func:`expected` says."""
+NODES_SEED = "nodes.seed"
+PUBLIC_KEYS = "accounts.json"
+"""Public keys of the accounts that are no node's, by name."""
 TRUSTS = "\noperator: "
 """Stands in the configuration of servers that trust an operator."""
 MOST = 100
@@ -41,7 +45,8 @@ MOST = 100
 
 
 def missing_operator(there: Mapping[str, Any]) -> Iterator[Object]:
-    """The Secret of the operator, where there is none; or with the resolver's JWT signed again, where that has changed.
+    """The Secret of the operator, where there is none; or with what it has signed of itself and of the
+    resolver signed again, where that has changed.
 
     Raises `Declined` when it has gone away from beneath a bus that trusts it.
     """
@@ -62,9 +67,24 @@ def missing_operator(there: Mapping[str, Any]) -> Iterator[Object]:
         found = parse(texts.get(RESOLVER, ""))
     except ValueError:
         found = parse(new_key()[0].reveal())
-    jwt = by.sign_resolver(found.public)
+    signed, own, jwt = {}, by.jwt, by.sign_resolver(found.public)
+    if not says_the_same(texts.get(OPERATOR_JWT, "").strip(), own):
+        signed[OPERATOR_JWT] = own + "\n"
     if not says_the_same(found.jwt, jwt):
-        yield secrets.secret(names.OPERATOR, {**texts, RESOLVER: credentials(jwt, found.seed).reveal()})
+        signed[RESOLVER] = credentials(jwt, found.seed).reveal()
+    if signed:
+        yield secrets.secret(names.OPERATOR, {**texts, **signed})
+
+
+def for_cluster(there: Mapping[str, Any], by: Issuer) -> Object:
+    """The Secret by which `cluster` lets nodes in. It holds neither the operator's seed nor any account's."""
+    others = {one.name: by.account(one.name) for one in _of_services(there)}
+    texts = {
+        NODES_SEED: by.nodes_seed.reveal() + "\n",
+        PUBLIC_KEYS: json.dumps(others, sort_keys=True),
+        RESOLVER: secrets.texts_of(there[names.OPERATOR])[RESOLVER],
+    }
+    return secrets.secret(names.ADMISSION, texts)
 
 
 def issuer(there: Mapping[str, Any]) -> Issuer:
@@ -132,7 +152,7 @@ def of_services(there: Mapping[str, Any], by: Issuer) -> dict[str, str]:
     """JWTs of the accounts that no node is in, by their public keys: with these a server starts."""
     before = preloaded(secrets.texts_of(there.get(names.BUS_CONFIG, {})).get("nats.conf", ""))
     keys = {key.user: key for key in secrets.keys(())}
-    found = [Account(name=SYSTEM), *make_accounts(secrets.users(there, ()))]
+    found = [Account(name=SYSTEM), *_of_services(there)]
     made = {by.account(one.name): _account(there, by, one, keys.get(one.name)) for one in found}
     # Signed again, it would be another text that says the same.
     return {
@@ -192,9 +212,16 @@ def job_secret(there: Mapping[str, Any], name: str, accounts: Sequence[str], wai
     return made
 
 
+def _of_services(there: Mapping[str, Any]) -> tuple[Account, ...]:
+    """All but nodes', in the order of the table of roles; that of the tokens has no key of its own."""
+    shared = [User(name=one.name, role=one, node="", seed=Secret(""), public="") for one in ROLES if one.shared]
+    return make_accounts((*secrets.users(there, ()), *shared))
+
+
 def _account(there: Mapping[str, Any], by: Issuer, account: Account, key: Key | None) -> str:
     if key is None:
-        return by.sign_account(account)
+        ended = bootstrap.revocations(there.get(names.BOOTSTRAP)) if account.name == USER else None
+        return by.sign_account(account, ended)
     since = _since(there[key.secret]).get(key.entry) or issued(there, key)
     return by.sign_account(account, {"*": since - 1})
 

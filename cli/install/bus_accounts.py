@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 
 from cli.faults import Declined
-from cli.install import accounts, failed_jobs, jobs, names
+from cli.install import accounts, failed_jobs, jobs, names, secrets
 from cli.install import render as manifests
 from cli.install.kinds import Object, Ref, ref
 from cli.install.kubernetes import Kubernetes
@@ -35,9 +35,8 @@ class BusAccounts:
         by = accounts.issuer(there)
         left, given = accounts.gone(there, hosts, by)
         given += accounts.of_services(there, by).values()
-        for host in hosts:
-            if names.node_secret(host.name) in there:
-                given += accounts.of_host(there, host, by)
+        for host in secrets.seeded(there, hosts):
+            given += accounts.of_host(there, host, by)
         self.hand_over(objects, given)
         for name in left:
             self._api.delete(Ref("v1", "Secret", names.NAMESPACE, name))

@@ -6,15 +6,18 @@ taint of a node that was never ready).
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from cli.install import accounts, names, requirements, rollout, secrets
+from cli.install import accounts, bootstrap, names, requirements, rollout, secrets
 from cli.install.findings import Finding, note, well, wrong
 from cli.install.kinds import WORKLOADS
 from cli.install.kubernetes import Kubernetes
 from proto.subjects import ROLES
 
+_NEW_TOKEN = "make another: airmesh keys bootstrap-token"  # noqa: S105 - a sentence
+_SOON = 7 * bootstrap.DAY
 _SERVICES = ("cluster", "ipam", "policy", "dns", "routing", "dataplane")
 
 
@@ -36,6 +39,7 @@ def look(api: Kubernetes) -> Iterator[Finding]:
     found = api.items("v1", "Secret", names.NAMESPACE)
     yield from of_secrets({one["metadata"]["name"] for one in found}, nodes)
     yield from of_rotations(found)
+    yield from of_bootstrap(found, int(time.time()))
     yield from of_nodes(nodes)
     yield from of_pools(requirements.pools(api))
 
@@ -68,9 +72,11 @@ def of_workloads(found: Sequence[Mapping[str, Any]], pods: Sequence[Mapping[str,
 
 def of_secrets(there: set[str], nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
     """Every user of the bus has its key."""
-    wanted = [names.seed_secret(role.name) for role in ROLES if not role.per_node]
-    wanted += [names.node_secret(one["metadata"]["name"]) for one in nodes]
-    wanted += [names.OPERATOR] if names.BUS_CONFIG in there else []
+    wanted = [names.seed_secret(role.name) for role in ROLES if not role.per_node and not role.shared]
+    if names.BUS_CONFIG in there:  # nodes make their own keys
+        wanted += [names.OPERATOR, names.ADMISSION, names.BOOTSTRAP]
+    else:
+        wanted += [names.node_secret(one["metadata"]["name"]) for one in nodes]
     lacking = [name for name in wanted if name not in there]
     if lacking:
         yield wrong(
@@ -88,6 +94,18 @@ def of_rotations(found: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:
             "keys",
             f"old keys are good beside new ones ({', '.join(begun[:3])}): run `airmesh keys rotate` again for them",
         )
+
+
+def of_bootstrap(found: Sequence[Mapping[str, Any]], now: int) -> Iterator[Finding]:
+    """A node that comes may ask for a key."""
+    for one in found:
+        if one["metadata"]["name"] == names.BOOTSTRAP:
+            last = bootstrap.current(one)
+            left = -1 if last is None or last.revoked else last.expires - now
+            if left < 0:
+                yield note("bootstrap token", "it has ended: no new node is let in", _NEW_TOKEN)
+            elif left < _SOON:
+                yield note("bootstrap token", f"it ends in {left // bootstrap.DAY} days", _NEW_TOKEN)
 
 
 def of_nodes(nodes: Sequence[Mapping[str, Any]]) -> Iterator[Finding]:

@@ -16,12 +16,14 @@ import click
 
 from cli import show
 from cli.faults import Declined, Exit, Usage
-from cli.install import findings, node_check, revisions
+from cli.install import bootstrap, changes, findings, node_check, revisions
 from cli.install.cluster_check import look as look_at_cluster
 from cli.install.kubernetes import Kubernetes, Refusal
 from cli.install.options import Options
 from cli.install.rotation import Rotation, holders
 from cli.install.run import Cluster
+from cli.install.token_steps import Tokens
+from cli.install.token_steps import line as token_line
 from cli.reports.table import json_text
 
 _Command = Callable[..., Any]
@@ -127,7 +129,7 @@ def upgrade(kubeconfig: str, context: str, *, timeout: float, dry_run: bool, to:
         if to:
             wanted = revisions.before(past, to)
             if dry_run:
-                click.echo("\n".join(cluster.differences_of(wanted.objects)) or "no difference")
+                click.echo("\n".join(changes.differences_of(cluster, wanted.objects)) or "no difference")
                 return Exit.WELL
             cluster.go_back(wanted)
             click.echo(f"airmesh is at revision {wanted.number}, tag {wanted.tag}")
@@ -174,6 +176,32 @@ def accounts(kubeconfig: str, context: str) -> int:
     return Exit.WELL
 
 
+@keys.command("bootstrap-token")
+@_cluster_options
+@click.option("--ttl", default="90d", show_default=True, metavar="TIME", help="How long it is good, as in 90d or 12h.")
+@click.option("--list", "listing", is_flag=True, help="Make none; show those that are there.")
+@click.option("--revoke", default="", metavar="TOKEN", help="Make none; end this one. Another is made for the current.")
+@click.option("--timeout", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="Seconds to wait.")
+def bootstrap_token(kubeconfig: str, context: str, *, ttl: str, listing: bool, revoke: str, timeout: float) -> int:
+    """A token by which new nodes' agents may ask for a key.
+
+    It alone lets nobody in: `cluster` asks the API server which pod asks. Nodes have it from a Secret; nothing is to be
+    carried anywhere.
+    """
+    length = bootstrap.seconds(ttl)
+    with _opened(kubeconfig, context, "keys", timeout) as cluster:
+        cluster.check()
+        tokens = Tokens(cluster, _say)
+        if not listing:
+            made = tokens.revoke(revoke) if revoke else tokens.make(length)
+            click.echo(token_line(made, is_current=True))
+            return Exit.WELL
+        found = tokens.listed()
+        for one in found:
+            click.echo(token_line(one, is_current=one == found[-1]))
+    return Exit.WELL
+
+
 @keys.command("rotate")
 @_cluster_options
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="The keys of this node's agents.")
@@ -194,7 +222,7 @@ def rotate(
     """New keys for users of the bus: each agent signs in again once, and the old key is void.
 
     Old and new are both good until nobody is connected by the old one. What was interrupted goes on when it is run
-    again. Nothing starts anew.
+    again. Nothing starts anew. A node makes its new keys itself.
     """
     with _opened(kubeconfig, context, "keys", timeout) as cluster:
         cluster.check()
@@ -244,7 +272,7 @@ def _settled(cluster: Cluster) -> findings.Findings:
 def _bring(cluster: Cluster, options: Options, *, dry_run: bool) -> int:
     wanted = cluster.plan(options)
     if dry_run:
-        click.echo("\n".join(cluster.differences(wanted)) or "no difference")
+        click.echo("\n".join(changes.differences(cluster, wanted)) or "no difference")
         return Exit.WELL
     revision = cluster.install(wanted)
     report = _settled(cluster)

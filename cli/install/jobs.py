@@ -12,10 +12,12 @@ from typing import Any
 from cli.install import names
 from cli.install.kinds import Object
 from cli.install.secrets import Host
+from proto.admission import AUDIENCE
 
 SEEDS = "seeds"
 ACCOUNTS = "accounts"
 REMOVE = "remove"
+RENEW = "renew"
 _PYTHON = ["/usr/bin/python3.11", "-P", "-m"]
 _DEADLINE_SECONDS = 600
 
@@ -39,6 +41,42 @@ def write_seeds(host: Host, image: str, about: str) -> Object:
     ]
     name = names.job(SEEDS, host.name, names.digest(about, host.uid, image))
     return _job(SEEDS, {"nodeName": host.name}, name, [container], volumes)
+
+
+def renew(host: Host, image: str, settings: Mapping[str, str], about: str, *, at_once: bool) -> Object:
+    """Another key for each agent of a node, made there, and let in by `cluster`. ``settings``: what agents are told;
+    ``about``: which rotation.
+    """
+    said = {key: settings[key] for key in ("AIRMESH_NATS_URL", "AIRMESH_NATS_CA_FILE") if key in settings}
+    containers = [
+        {
+            "name": role,
+            "image": image,
+            "command": [*_PYTHON, "chassis.bus.joining", role, "--now" if at_once else "--renew"],
+            "env": [
+                *({"name": key, "value": value} for key, value in said.items()),
+                {"name": "AIRMESH_NODE", "value": host.name},
+                {"name": "AIRMESH_NATS_SEED_FILE", "value": f"/etc/airmesh/seeds/{role}.seed"},
+            ],
+            "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
+            "securityContext": _security([]),
+            "volumeMounts": [
+                {"name": "seeds", "mountPath": "/etc/airmesh/seeds"},
+                {"name": "bootstrap", "mountPath": "/run/secrets/airmesh-bootstrap", "readOnly": True},
+                {"name": "admission", "mountPath": "/run/secrets/airmesh-admission", "readOnly": True},
+                {"name": "bus-authority", "mountPath": "/etc/airmesh/bus", "readOnly": True},
+            ],
+        }
+        for role in ("routing", "dataplane")
+    ]
+    token = {"serviceAccountToken": {"audience": AUDIENCE, "expirationSeconds": 3600, "path": "token"}}
+    volumes = [
+        {"name": "seeds", "hostPath": {"path": "/etc/airmesh/seeds", "type": "DirectoryOrCreate"}},
+        {"name": "bootstrap", "secret": {"secretName": names.BOOTSTRAP, "defaultMode": 0o400}},
+        {"name": "admission", "projected": {"sources": [token], "defaultMode": 0o400}},
+        {"name": "bus-authority", "configMap": {"name": names.AUTHORITY, "optional": True}},
+    ]
+    return _job(RENEW, {"nodeName": host.name}, names.job(RENEW, host.name, about), containers, volumes)
 
 
 def remove(host: Host, dataplane: str, routing: str, about: str) -> Object:

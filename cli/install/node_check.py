@@ -48,6 +48,7 @@ def judge(seen: Features, folders: Folders) -> Iterator[Finding]:
     yield _mounted(seen, BPFFS, "bpf", "bpffs", f"mount -t bpf bpffs {BPFFS} (systemd does it at boot)")
     yield _cgroup2(seen)
     yield _attachment(seen)
+    yield _wireguard(seen)
     yield from _cni(folders)
 
 
@@ -106,6 +107,20 @@ def _attachment(seen: Features) -> Finding:
     if seen.tcx:
         return wrong("tcx, clsact", f"neither: tcx: {seen.tcx}; clsact: {seen.clsact}", f"{remedy}, or boot Linux 6.6")
     return note("tcx, clsact", f"tcx alone; clsact: {seen.clsact}", f"{remedy}, or set AIRMESH_TCX=true")
+
+
+def _wireguard(seen: Features) -> Finding:
+    if not seen.wireguard:
+        return well("WireGuard", "the kernel's own")
+    remedy = "load the module wireguard (CONFIG_WIREGUARD) before encryption is asked for"
+    if seen.tun:
+        return note(
+            "WireGuard",
+            f"wireguard-go in the container of routing, which packets wait for when it starts again; "
+            f"the kernel has none ({seen.wireguard})",
+            remedy,
+        )
+    return note("WireGuard", f"neither in the kernel ({seen.wireguard}) nor by /dev/net/tun", remedy)
 
 
 def _cni(folders: Folders) -> Iterator[Finding]:

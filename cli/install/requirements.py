@@ -15,6 +15,7 @@ from cli.install.kinds import Object
 from cli.install.kubernetes import Kubernetes, Refusal
 from cli.install.names import NAMESPACE
 from cli.install.secrets import Host, host_of
+from proto.annotations import ADMITTED, BLOCKS
 
 KUBERNETES = (1, 30)
 """AppArmor profiles as fields of a pod; before, the API server refuses the manifests."""
@@ -40,7 +41,6 @@ RIGHTS = (
 )
 """Verb, group, resource, namespace: without these nothing is begun."""
 TAINT = "node.airmesh.io/agent-not-ready"
-BLOCKS = "airmesh.io/blocks"
 CONDITION = "NetworkUnavailable"
 _CONTROL = ("node-role.kubernetes.io/control-plane", "node-role.kubernetes.io/master")
 _BLOCK = {4: 26, 6: 122}
@@ -130,16 +130,18 @@ def pool(cidr: str) -> Object:
 
 
 def unmarked(node: Mapping[str, Any]) -> Iterator[Object]:
-    """JSON merge patches that take off a Node what `cluster` wrote on it: the taint, the annotation. The condition is
-    part of its status: `without_condition`.
+    """JSON merge patches that take off a Node what `cluster` wrote on it: the taint, the annotations. The condition
+    is part of its status: `without_condition`.
     """
     metadata = node.get("metadata", {})
     taints = node.get("spec", {}).get("taints") or []
     others = [one for one in taints if one["key"] != TAINT]
     if len(others) < len(taints):
         yield {"metadata": {"resourceVersion": metadata["resourceVersion"]}, "spec": {"taints": others or None}}
-    if BLOCKS in (metadata.get("annotations") or {}):
-        yield {"metadata": {"annotations": {BLOCKS: None}}}
+    annotations = metadata.get("annotations") or {}
+    ours = [name for name in annotations if name == BLOCKS or name.startswith(ADMITTED)]
+    if ours:
+        yield {"metadata": {"annotations": dict.fromkeys(ours)}}
 
 
 def without_condition(node: Mapping[str, Any]) -> Object | None:

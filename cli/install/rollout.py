@@ -66,6 +66,11 @@ def failed_container(pod: Mapping[str, Any]) -> str:
     return ""
 
 
+def has_begun(pod: Mapping[str, Any]) -> bool:
+    """Whether any container of a pod has run, those that go first among them."""
+    return any("waiting" not in (one.get("state") or {"waiting": {}}) for one in _containers(pod))
+
+
 def _holds(job: Mapping[str, Any], condition: str) -> bool:
     conditions = (job.get("status") or {}).get("conditions") or ()
     return any(one["type"] == condition and one["status"] == "True" for one in conditions)

@@ -7,12 +7,14 @@ interrupted, or whose node did not answer, is taken up by the next one, which ma
 
 from __future__ import annotations
 
+import time
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 from cli.faults import Complaint, Declined, Usage
-from cli.install import accounts, names, secrets
-from cli.install.kinds import Object
+from cli.install import accounts, jobs, names, secrets
+from cli.install import render as manifests
+from cli.install.kinds import Object, ref
 from cli.install.run import Cluster, Say
 from cli.install.secrets import Host, Key
 from proto.subjects import ROLES
@@ -48,7 +50,7 @@ def holders(hosts: Sequence[Host], nodes: Sequence[str], services: Sequence[str]
 def _all(hosts: Sequence[Host]) -> Iterator[Holder]:
     keys = tuple(secrets.keys(hosts))
     for role in ROLES:
-        if not role.per_node:
+        if not role.per_node and not role.shared:
             secret = names.seed_secret(role.name)
             own = tuple(key for key in keys if key.secret == secret)
             yield Holder(name=f"service {role.name}", secret=secret, host=None, keys=own)
@@ -83,8 +85,41 @@ class Rotation:
         """``at_once``: old keys end before anybody has new ones. Raises `Declined` naming whose old keys are still
         good, when the others are done.
         """
-        self._renew(wanted)
+        there = self._cluster.secrets()
+        own = [holder for holder in wanted if holder.host is not None and not secrets.seeded(there, [holder.host])]
+        late = self._renew_on_nodes(own, at_once=at_once)
+        late |= self._replace([holder for holder in wanted if holder not in own], at_once=at_once)
+        if late:
+            first = next(iter(late.values()))
+            state = "have no new keys yet" if at_once else "keep their old keys beside new ones"
+            raise Declined(f"{', '.join(late)}: {state} ({first.wrong})", f"{first.remedy}; then run this again")
+
+    def _renew_on_nodes(self, own: Sequence[Holder], *, at_once: bool) -> dict[str, Complaint]:
+        """Nodes that made their keys make others, all at a time. Whose did not, and why."""
+        about, late = names.digest(str(time.time_ns())), dict[str, Complaint]()
+        image, settings = manifests.image_of(self._objects, "dataplane"), manifests.settings_of(self._objects)
+        work = {
+            holder.name: jobs.renew(holder.host, image, settings, about, at_once=at_once)
+            for holder in own
+            if holder.host is not None
+        }
+        for one in work.values():
+            self._cluster.api.create(one)
+        for name, one in work.items():
+            try:
+                self._cluster.until_done(one)
+                self._say(f"{name}: it has made new keys, and its old ones are void")
+            except Complaint as complaint:
+                late[name] = complaint
+            self._cluster.api.delete(ref(one))
+        return late
+
+    def _replace(self, wanted: Sequence[Holder], *, at_once: bool) -> dict[str, Complaint]:
+        """Those whose keys are in Secrets. Who has not taken its new one, and why."""
         done, late = list[Holder](), dict[str, Complaint]()
+        if not wanted:
+            return late
+        self._renew(wanted)
         if at_once:
             self._end_old(wanted)
         self._cluster.begin_seeds([holder.host for holder in wanted if holder.host is not None], self._objects)
@@ -99,10 +134,7 @@ class Rotation:
                 late[holder.name] = complaint
         if not at_once:
             self._end_old(done)
-        if late:
-            first = next(iter(late.values()))
-            state = "have no new keys yet" if at_once else "keep their old keys beside new ones"
-            raise Declined(f"{', '.join(late)}: {state} ({first.wrong})", f"{first.remedy}; then run this again")
+        return late
 
     def _renew(self, wanted: Sequence[Holder]) -> None:
         there = self._cluster.secrets()

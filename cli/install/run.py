@@ -15,10 +15,20 @@ from typing import Any
 from chassis.bus.accounts import make_accounts
 from chassis.bus.nats_config import accounts_part
 from cli.faults import Complaint, Declined
-from cli.install import accounts, bus_check, failed_jobs, jobs, names, requirements, revisions, rollout, secrets
+from cli.install import (
+    accounts,
+    bootstrap,
+    bus_check,
+    failed_jobs,
+    jobs,
+    names,
+    requirements,
+    revisions,
+    rollout,
+    secrets,
+)
 from cli.install import render as manifests
 from cli.install.bus_accounts import BusAccounts, secrets_of
-from cli.install.differences import difference
 from cli.install.kinds import WORKLOADS, Object, Ref, ref
 from cli.install.kubernetes import Kubernetes, Refusal
 from cli.install.options import Options, remembered, to_remember
@@ -40,6 +50,10 @@ class Plan:
     """Nodes that carry our own bus; none with somebody else's."""
     objects: tuple[Object, ...]
     """Everything that is rendered, in order."""
+
+    def with_secrets(self, there: Mapping[str, Any]) -> tuple[Host, ...]:
+        """Nodes whose keys are in Secrets: all, where the bus is somebody else's and lists its users."""
+        return secrets.seeded(there, self.hosts) if self.servers else self.hosts
 
     def fitted(self, checksums: Mapping[str, str]) -> list[Object]:
         """Objects as they are for so many nodes and servers, and these keys."""
@@ -144,40 +158,6 @@ class Cluster:
         """Whether there is anything of ours."""
         return self.api.get(Ref("v1", "Namespace", "", names.NAMESPACE)) is not None
 
-    def differences(self, wanted: Plan) -> list[str]:
-        """What an installation would change, as a unified diff: the API server itself says how it would be."""
-        there, lines = self.secrets(), list[str]()
-        for one in secrets.missing_keys(there, wanted.hosts):
-            lines += difference(None, one)
-        if wanted.servers:
-            for one in accounts.missing_operator(there):
-                lines += difference(there.get(names.OPERATOR), one)
-        checksums = {}
-        if names.BUS_SECRET in there and wanted.servers and not lines:
-            by = accounts.issuer(there)
-            for one in accounts.signed_keys(there, wanted.hosts, by):
-                lines += difference(there[one["metadata"]["name"]], one)
-            config = accounts.bus_config(there, wanted.servers, by)
-            lines += difference(there.get(names.BUS_CONFIG), config)
-            checksums = {names.BUS: bus_checksum(there, config)}
-        return lines + self.differences_of(wanted.fitted(checksums))
-
-    def differences_of(self, objects: Sequence[Object]) -> list[str]:
-        """The same of these objects alone."""
-        lines: list[str] = []
-        for one in objects:
-            live = self.api.get(ref(one))
-            try:
-                after = self.api.apply(one, dry_run=True)
-            except Refusal as refusal:
-                if refusal.status != 404:  # its namespace or kind is not there yet
-                    raise
-                after = one
-            lines += difference(live, after)
-        for away in revisions.gone(self.history(), objects):
-            lines += difference(self.api.get(away), None)
-        return lines
-
     def install(self, wanted: Plan) -> Revision:
         """Bring the cluster to the plan; the revision that it is now. Undoes what it did when something fails."""
         past = self.history()
@@ -203,7 +183,11 @@ class Cluster:
         revision = Revision(number=number, state=revisions.APPLYING, tag=tag, objects=tuple(objects))
         self.api.apply(revision.write())
         self._apply([one for one in objects if one["kind"] == "ServiceAccount"])
-        self.put_seeds(wanted.hosts, wanted.objects)
+        there = self.secrets()
+        having = wanted.with_secrets(there)
+        if having and self._runs_signed_bus():  # before an agent's file says what only its new account knows
+            self.bus.admit(objects, wanted.hosts)
+        self.put_seeds(having, wanted.objects)
         self._end_listed_bus(objects)
         self._pools(wanted.options)  # no node is ready before it has addresses to give
         self.roll_out(objects, first=first)
@@ -274,10 +258,15 @@ class Cluster:
 
     def _keys(self, wanted: Plan) -> dict[str, str]:
         """Make what is missing of keys and certificates; checksums of what pods read at their start."""
-        made = 0
-        for one in secrets.missing_keys(self.secrets(), wanted.hosts):
+        made, there = 0, self.secrets()
+        for one in secrets.missing_keys(there, wanted.with_secrets(there)):
             made += self.api.create(one)
         if wanted.servers:
+            for host in wanted.hosts:
+                if host.admitted and self.api.delete(
+                    Ref("v1", "Secret", names.NAMESPACE, names.node_secret(host.name))
+                ):
+                    self._say(f"node {host.name} has keys of its own by now: those in a Secret are deleted")
             for one in secrets.missing_certificates(self.secrets(), wanted.servers):
                 self.api.apply(one)
                 made += 1
@@ -288,12 +277,15 @@ class Cluster:
                 made += bool(self.api.apply(one)) if names.OPERATOR in there else self.api.create(one)
             there = self.secrets()
             by = accounts.issuer(there)
-            self._apply(accounts.signed_keys(there, wanted.hosts, by))
+            self._apply(accounts.signed_keys(there, wanted.with_secrets(there), by))
+            fresh = list(bootstrap.missing(there, by, int(time.time())))
+            self._apply(fresh)
+            made += len(fresh)
             there = self.secrets()
-            config = accounts.bus_config(there, wanted.servers, by)
-            self._apply([config, secrets.authority_map(there)])
+            config, admission = accounts.bus_config(there, wanted.servers, by), accounts.for_cluster(there, by)
+            self._apply([config, admission, secrets.authority_map(there)])
             self._say(f"{made} Secrets made, the others are kept")
-            return {names.BUS: bus_checksum(there, config)}
+            return checksums_of(there, config, admission)
         self._say(f"{made} Secrets made, the others are kept")
         return {}
 
@@ -306,7 +298,11 @@ class Cluster:
     def put_seeds(self, hosts: Sequence[Host], objects: Iterable[Object]) -> None:
         """Each node's seeds from its Secret into its folder; returns when they are there. Raises `Declined`."""
         for one in self.begin_seeds(hosts, objects):
-            self._await(ref(one), f"{names.NAME}={jobs.SEEDS}")
+            self.until_done(one)
+
+    def until_done(self, work: Object) -> None:
+        """Until a Job has done its work. Raises `Declined`."""
+        self._await(ref(work), f"{names.NAME}={work['metadata']['labels'][names.NAME]}")
 
     def begin_seeds(self, hosts: Sequence[Host], objects: Iterable[Object]) -> list[Object]:
         """Have the same done; the Jobs that do it. One that has done it for these seeds stays as it is."""
@@ -323,12 +319,20 @@ class Cluster:
         for one in work:
             self.api.create(one)
 
+    def _found_bus(self) -> Object | None:
+        return self.api.get(Ref("apps/v1", "StatefulSet", names.NAMESPACE, names.BUS))
+
+    def _runs_signed_bus(self) -> bool:
+        """Whether servers run that trust the operator."""
+        found = self._found_bus()
+        return found is not None and _is_signed(found) and rollout.progress(found).done
+
     def _end_listed_bus(self, objects: Iterable[Object]) -> None:
         """Servers that list their users and such that trust an operator keep no streams together: where the former run
         and the latter are wanted, all end before the first starts. Users' files hold what both ask for by now.
         """
         wanted: Object = next((one for one in objects if one["kind"] == "StatefulSet"), {})
-        found = self.api.get(Ref("apps/v1", "StatefulSet", names.NAMESPACE, names.BUS))
+        found = self._found_bus()
         if found is None or not _is_signed(wanted) or _is_signed(found):
             return
         self._say("the bus lists its users in a file: it starts again with signed accounts, its buckets are refilled")
@@ -388,14 +392,15 @@ class Cluster:
         self._say(f"revision {last.number}, tag {last.tag}, is applied again")
 
     def _take_seeds_away(self, wanted: Plan) -> None:
-        """From nodes that have got theirs; no agent has run to the end of a roll-out yet, but one may have begun."""
+        """From nodes that have got or made theirs; no agent has run to the end of a roll-out yet, but one may have
+        begun.
+        """
         done = self.api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.SEEDS}")
         nodes = {one["spec"]["template"]["spec"]["nodeName"] for one in done if rollout.progress(one).done}
+        nodes |= {one["spec"].get("nodeName") for one in self._running(_WORKLOAD_PODS) if rollout.has_begun(one)}
         hosts = [host for host in wanted.hosts if host.name in nodes]
         agents = {one["metadata"]["name"] for one in self.api.items("apps/v1", "DaemonSet", names.NAMESPACE)}
-        for kind in reversed(WORKLOADS):
-            for one in self.api.items("apps/v1", kind, names.NAMESPACE, labels=names.OURS):
-                self.api.delete(ref(one))
+        self._delete_workloads()
         try:
             self._clean(hosts, wanted.objects, with_routing="dataplane" in agents)
         except (Complaint, Refusal) as fault:
@@ -412,10 +417,7 @@ class Cluster:
 
     def take_away(self, hosts: Sequence[Host], objects: Sequence[Object], *, clean: bool, keys: bool = True) -> None:
         """``clean``: agents have run on the nodes, so that there is something to clean. ``keys``: these go, too."""
-        for kind in reversed(WORKLOADS):
-            for one in self.api.items("apps/v1", kind, names.NAMESPACE, labels=names.OURS):
-                self.api.delete(ref(one))
-                self._say(f"{kind} {one['metadata']['name']} deleted")
+        self._delete_workloads()
         if clean and objects:
             self._gone("pods of the bus, services and agents", lambda: self._running(_WORKLOAD_PODS))
             self._clean(hosts, objects)
@@ -435,6 +437,12 @@ class Cluster:
         self._gone(f"namespace {names.NAMESPACE}", self._ending_namespace)
         self._say(f"namespace {names.NAMESPACE} deleted, and all that was in it")
 
+    def _delete_workloads(self) -> None:
+        for kind in reversed(WORKLOADS):
+            for one in self.api.items("apps/v1", kind, names.NAMESPACE, labels=names.OURS):
+                self.api.delete(ref(one))
+                self._say(f"{kind} {one['metadata']['name']} deleted")
+
     def _clean(self, hosts: Sequence[Host], objects: Sequence[Object], *, with_routing: bool = True) -> None:
         dataplane = manifests.image_of(objects, "dataplane")
         routing = manifests.image_of(objects, "routing") if with_routing else ""
@@ -442,7 +450,7 @@ class Cluster:
         work = [jobs.remove(host, dataplane, routing, about) for host in hosts]
         self._begin(work)
         for one in work:
-            self._await(ref(one), f"{names.NAME}={jobs.REMOVE}")
+            self.until_done(one)
 
     def _untaint(self, host: Host) -> None:
         """What `cluster` wrote on the node and nobody would take off any more."""
@@ -472,10 +480,11 @@ class Cluster:
             time.sleep(self._poll)
 
 
-def bus_checksum(there: Mapping[str, Object], config: Object) -> str:
-    """Of what the bus' servers have to be started again for."""
+def checksums_of(there: Mapping[str, Object], config: Object, admission: Object) -> dict[str, str]:
+    """Of what the bus' servers, and `cluster`, have to be started again for."""
     leaf = (there[names.BUS_TLS].get("data") or {}).get("tls.crt", "")
-    return names.digest(accounts.read_at_start(config), str(leaf))
+    bus = names.digest(accounts.read_at_start(config), str(leaf))
+    return {names.BUS: bus, "cluster": names.digest(str(sorted(admission["data"].items())))}
 
 
 def _is_signed(bus: Mapping[str, Any]) -> bool:

@@ -20,6 +20,7 @@ from cli.faults import Declined
 from cli.install import certificates, names
 from cli.install.certificates import Pair
 from cli.install.kinds import Object
+from proto.annotations import ADMITTED
 from proto.subjects import ROLES, Role
 
 CLIENTS = 4222
@@ -39,6 +40,8 @@ class Host:
     uid: str
     addresses: tuple[str, ...]
     """Its internal addresses."""
+    admitted: bool = False
+    """Its agents made their keys themselves, and `cluster` let them in."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,7 +63,7 @@ class Key:
 def keys(hosts: Iterable[Host]) -> Iterator[Key]:
     """Those of all roles, then of each node; a Secret's after one another."""
     for role in ROLES:
-        if not role.per_node:
+        if not role.per_node and not role.shared:
             yield Key(secret=names.seed_secret(role.name), entry="seed", role=role, node="")
     for host in hosts:
         for role in ROLES:
@@ -76,7 +79,13 @@ def host_of(node: Mapping[str, Any]) -> Host:
         name=node["metadata"]["name"],
         uid=node["metadata"].get("uid", ""),
         addresses=tuple(one["address"] for one in addresses if one["type"] == "InternalIP"),
+        admitted=any(name.startswith(ADMITTED) for name in node["metadata"].get("annotations") or ()),
     )
+
+
+def seeded(there: Mapping[str, Any], hosts: Iterable[Host]) -> tuple[Host, ...]:
+    """Nodes whose keys are in a Secret of ours, as an earlier release made them; the others make their own."""
+    return tuple(host for host in hosts if not host.admitted and names.node_secret(host.name) in there)
 
 
 def secret(name: str, texts: Mapping[str, str], kind: str = "Opaque") -> Object:
@@ -99,7 +108,7 @@ def texts_of(found: Mapping[str, Any]) -> dict[str, str]:
 def missing_keys(there: Mapping[str, Any], hosts: Iterable[Host]) -> Iterator[Object]:
     """Secrets of users that are not there yet, with new keys. ``there``: the Secrets that are, by name."""
     for role in ROLES:
-        if not role.per_node and names.seed_secret(role.name) not in there:
+        if not role.per_node and not role.shared and names.seed_secret(role.name) not in there:
             yield secret(names.seed_secret(role.name), {"seed": new_key()[0].reveal() + "\n"})
     for host in hosts:
         if names.node_secret(host.name) not in there:

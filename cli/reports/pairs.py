@@ -1,7 +1,8 @@
 """`airmesh routes`: by which model packets go from node to node; `airmesh routes explain`: why, and what was measured.
 
-Each end of a pair says what its own kernel does, so a pair has two rows of each family. An answer counts under the node
-whose key it came with, whatever it says of itself (``cli.reports.micro`` knows agents likewise).
+Each end of a pair says what its own kernel does, so a pair has two rows of each family; more where pools of a family
+ask for different models, since each of them has routes of its own. An answer counts under the node whose key it came
+with, whatever it says of itself (``cli.reports.micro`` knows agents likewise).
 """
 
 from __future__ import annotations
@@ -121,9 +122,9 @@ def explained(nodes: tuple[str, str], answers: Mapping[str, Pairs], asked_at: in
 
 
 def _together(one: End, other: End) -> Iterable[str]:
-    theirs = {pair.family: pair for pair in other.pairs}
+    theirs = {(pair.family, pair.asked): pair for pair in other.pairs}
     for pair in one.pairs:
-        back = theirs.get(pair.family)
+        back = theirs.get((pair.family, pair.asked))
         if back is not None and pair.model and back.model and pair.model != back.model:
             yield (
                 f"IPv{pair.family}: {one.node} sends by {pair.model}, {other.node} by {back.model}; each takes what "

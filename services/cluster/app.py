@@ -24,7 +24,7 @@ from proto.events import ObjectFault
 from proto.objects import KINDS, ConfigMap, Deployment, FelixConfiguration, IPPool, Node
 from proto.policy import Ack
 from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
-from services.cluster import kubeconfig
+from services.cluster import admission, kubeconfig
 from services.cluster.core.cache import Cache
 from services.cluster.core.parse import NAMES
 from services.cluster.core.spellings import AGAIN, Caches, Together, label
@@ -114,17 +114,21 @@ async def _mirror_when_possible(
     loops = [Loop(runtime, "mirror", cursors=cursors, apply=mirror.apply, period=FULL_PASS)]
     writers, blocks = _writers(runtime, kube, lease, caches, mirror, changes)
     loops += writers
+    nodes_fresh = partial(_is_fresh, next(feed for feed in feeds if feed.cache.kind.type is Node))
     departures = Departures(
         runtime.bus,
         lease=lease,
         nodes=caches.first[Node],
-        fresh=partial(_is_fresh, next(feed for feed in feeds if feed.cache.kind.type is Node)),
+        fresh=nodes_fresh,
         objects=objects,
         blocks=blocks,
         grace=runtime.settings.departed_grace,
         log=runtime.log,
     )
     loops.append(Loop(runtime, "departures", cursors=[], apply=departures.apply, period=DEPARTED_EVERY))
+    loops += admission.begin(
+        runtime, kube=kube, lease=lease, nodes=caches.first[Node], fresh=nodes_fresh, written=departures.views
+    )
     watched = Writers(departures.views, lease, runtime.bus.report_fault, runtime.log)
     loops.append(Loop(runtime, "writers", cursors=[], apply=watched.apply, period=WRITERS_EVERY))
     reporter = ObjectFaultReporter(

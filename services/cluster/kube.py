@@ -117,6 +117,11 @@ class Kube:
         async with self._request("PATCH", path, params=params, headers=headers, content=body) as response:
             await _body(response)
 
+    async def ask(self, path: str, body: Mapping[str, Any]) -> bytes:
+        """Create what is a question (a review), and is kept by nobody; the object with its answer. Raises Refusal."""
+        async with self._request("POST", path, params={}, content=body) as response:
+            return await _body(response)
+
     async def create(self, path: str, body: Mapping[str, Any], *, manager: str) -> None:
         """Create an object. Raises Refusal (409 AlreadyExists when it is there)."""
         params = {"fieldManager": manager}

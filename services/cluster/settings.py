@@ -32,5 +32,12 @@ class Settings(BaseSettings):
     """Keep pods away from nodes that have never been ready, by the taint node.airmesh.io/agent-not-ready; a node that
     says that it is ready loses it in any case."""
 
+    admission_dir: Path | None = None
+    """Folder of the Secret by which nodes are let onto the bus (``nodes.seed``, ``accounts.json``, ``resolver.creds``);
+    unset, or without these files: nobody is."""
+
+    admission_account: str = "airmesh-system:airmesh"
+    """NAMESPACE:NAME of the ServiceAccount of nodes' agents."""
+
     bucket_replicas: int = 1
     """Copies of each bucket when it is made: 1 with one NATS server, 3 with three."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
@@ -19,12 +20,11 @@ from proto.codec import encode_segment
 from proto.pairs import PairsRequest
 from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
-from services.routing.core.faults import Fault
 from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
 from services.routing.kernel import Kernel
 from services.routing.mirror import Mirror
-from services.routing.object_faults import object_fault
+from services.routing.object_faults import ObjectFaults
 from services.routing.prober import Prober
 from services.routing.settings import Settings
 from services.routing.wireguard import Wireguard
@@ -74,12 +74,15 @@ async def build(
         telemetry=runtime.telemetry,
         causes=Causes(mirror.claims, mirror.blocks, mirror.routes),
     )
+    subject = object_fault_subject("routing", encode_segment(settings.node)) if settings.node else ""
+    objects = ObjectFaults(settings.node, lambda fault: bus.publish(subject, fault))
     ready = runtime.health.require("routes")
     announce: Loop | None = None
 
     async def install(dirty: Dirty) -> Done | Again:
         before = _offered(installer)
         outcome = await installer.apply(dirty)
+        objects.report(installer.faults, time.monotonic())
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
         if announce is not None and _offered(installer) != before:
@@ -91,9 +94,8 @@ async def build(
     runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, loop))
     runtime.spawn("measure", prober.run())
     runtime.spawn("measured", _wake(measured, loop))
-    name = settings.node
-    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, name, installer.states()))
-    if name:
+    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, settings.node, installer.states()))
+    if settings.node:
         announce = _announce(runtime, mirror, installer)
 
 
@@ -128,18 +130,9 @@ def _reports(runtime: Runtime[Settings], node: str) -> Reports:
     bus = runtime.bus
     return Reports(
         changed=lambda event: bus.publish(event_subject("routing", "changed"), event),
-        faulty=partial(_report, runtime, node),
+        faulty=lambda fault: bus.report_fault(fault.fault, fault.remedy, node),
         stepped=lambda event: bus.publish(event_subject("routing", "model"), event),
     )
-
-
-def _report(runtime: Runtime[Settings], node: str, fault: Fault) -> None:
-    """The fault of a node, and of the object that asks for what cannot be done."""
-    runtime.bus.report_fault(fault.fault, fault.remedy, node)
-    name = runtime.settings.node
-    about = object_fault(fault, name) if name else None
-    if about is not None:
-        runtime.bus.publish(object_fault_subject("routing", encode_segment(name)), about)
 
 
 async def _wake(measured: asyncio.Event, loop: Loop) -> None:

@@ -1,32 +1,32 @@
-"""Faults of this node's routes that lie in what a Kubernetes object asks for, as they are told on that object.
+"""Reports on IPPools and FelixConfiguration what of them this node cannot do; ``cluster`` writes it there as an Event.
 
-``cluster`` writes them there as an Event, one for each object, whose note names the nodes that say so. Which object a
-fault is about, the planner says (:attr:`services.routing.core.faults.Fault.about`).
+Owns how often: when it begins, and every :data:`AGAIN` seconds while it lasts, since an event may be lost, and
+Kubernetes forgets it after an hour. ``core.object_faults`` makes one of all that is wrong with an object.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable
+
+from kit.once import Once
 from proto.events import ObjectFault
-from proto.objects import KIND_OF, FelixConfiguration, IPPool
 from services.routing.core.faults import Fault
+from services.routing.core.object_faults import of_objects
 
-REASON = "ModelUnavailable"
-_GROUPS = {kind.__name__: KIND_OF[kind].group for kind in (FelixConfiguration, IPPool)}
+AGAIN = 600.0
+EVERY = 10.0
 
 
-def object_fault(fault: Fault, node: str) -> ObjectFault | None:
-    """What ``node`` tells of the object that the fault is about; None for one that is about none."""
-    if fault.about is None:
-        return None
-    kind, name = fault.about
-    return ObjectFault(
-        service="routing",
-        node=node,
-        group=_GROUPS[kind],
-        kind=kind,
-        namespace="",
-        name=name,
-        reason=REASON,
-        fault=f"on node {node}, {fault.fault}",
-        remedy=fault.remedy,
-    )
+class ObjectFaults:
+    """``publish`` sends one; ``node``: whose key it is sent with, empty for a gateway that has none."""
+
+    def __init__(self, node: str, publish: Callable[[ObjectFault], None]) -> None:
+        self._node = node
+        self._publish = publish
+        self._once: Once[tuple[str, str]] = Once(every=EVERY, again=AGAIN)
+
+    def report(self, faults: Iterable[Fault], now: float) -> None:
+        """These are all faults that there are now; ``now`` in seconds of a clock that does not go back."""
+        found = {(one.kind, one.name): one for one in of_objects(faults, self._node)} if self._node else {}
+        for which in self._once.take(found, now):
+            self._publish(found[which])

@@ -35,6 +35,8 @@ LARGE, SEEKING, FROM_TOP = 30.0, 0.3, 120.0
 ANSWERED_WITHIN = 2.0
 """Seconds after which an answer is none."""
 MOST_SENT = 200
+WAYS_EACH_SECOND = 300
+"""Where there are more ways, each is measured less often."""
 MOST_HEARD = 256
 """Packets that are read from one socket before others have their turn."""
 
@@ -95,7 +97,7 @@ class Prober:
             del self._ways[way]
             self.evidence.pop(way, None)
         for way, target in targets.items():
-            known = self._ways.setdefault(way, _Sending(target))
+            known = self._ways.setdefault(way, _Sending(target, top_at=time.monotonic() + FROM_TOP))
             if target.soon and not known.target.soon:
                 known.small_at = 0.0
             known.target = target
@@ -136,7 +138,8 @@ class Prober:
     def _send_due(self, way: Way, sending: _Sending, now: float) -> int:
         sent = 0
         if now >= sending.small_at:
-            sending.small_at = now + (SOON if sending.target.soon else LATER)
+            rest = SOON if sending.target.soon else LATER
+            sending.small_at = now + max(rest, len(self._ways) / WAYS_EACH_SECOND)
             self._send(way, sending, SMALL, now)
             sent += 1
         evidence = self.evidence[way]

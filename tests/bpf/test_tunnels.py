@@ -11,6 +11,7 @@ import pytest
 
 from linux import bpf
 from proto.flow import DropReason
+from proto.identity import Reserved
 from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import tunnel_layout as tl
 from services.dataplane.core.datapath.tunnel_layout import TunnelKind
@@ -571,6 +572,24 @@ class TestEncrypted:
         for source in (REMOTE[version], "192.0.2.5" if version == 4 else "2001:db8::5"):
             sent = frames.ip(source, b, UDP, frames.udp(4000, 80))
             assert str(tunnels.from_wire(sent)) == "redirect"
+
+    @pytest.mark.parametrize("version", [4, 6])
+    def test_an_api_server_s_machine_need_not_have_wireguard(
+        self, tunnels: World, devices: dict[str, int], version: int
+    ) -> None:
+        """It is no node with pods; what it has is what the agent says of its address: no tunnel, or one."""
+        switch(tunnels, at.ConfigFlag.TUNNELS | ENCRYPT[version])
+        server = "172.30.0.2" if version == 4 else "fd00:172:30::2"
+        tunnels.know(f"{server}/{32 if version == 4 else 128}", Reserved.KUBE_APISERVER)
+        sent = frames.ip(str(tunnels.a.address(version)), server, TCP, frames.tcp(4000, 6443))
+        key, peer = at.AddressKey(address=ip_address(server)), tl.TunnelPeer(node=9, mac=REMOTE_MAC)
+        tunnels.tables.tunnel_peers.put(key, peer)
+        assert str(tunnels.from_pod(tunnels.a, sent)) == "stack"
+        assert str(tunnels.to_wire(sent, received_on=tunnels.a.ifindex)) == "stack"
+        by = replace(peer, ifindex=devices["vxlan4"], outer=ip_address(REMOTE[4]))
+        tunnels.tables.tunnel_peers.put(key, by)
+        outcome = tunnels.from_pod(tunnels.a, sent)
+        assert (str(outcome), read_outer(outcome.frame).inner) == ("redirect", less_a_hop(sent))
 
     def test_the_families_are_apart(self, tunnels: World) -> None:
         switch(tunnels, at.ConfigFlag.TUNNELS | ENCRYPT[6] | REFUSE[6])

@@ -18,6 +18,7 @@ import pytest
 from lab.cluster import leftovers, mesh, node, pinned, pods
 from lab.cluster.pinned import BpfObject
 from lab.topology import FABRIC_LINK, MANAGEMENT_LINK
+from proto.annotations import ADMITTED
 from tests.labkit import Lab
 from tests.podkit import TAG, airmesh, lab_command
 
@@ -64,6 +65,26 @@ def residue(lab: Lab, name: str) -> list[str]:
 def test_the_tour_goes_through(installed: Lab) -> None:
     assert "everything is as it should be" in airmesh(installed, "check")
     lab_command("tour", "--name", installed.where.lab)
+
+
+def test_each_node_made_its_own_keys_and_makes_others_while_its_agents_run(installed: Lab) -> None:
+    """None lies in a Secret; the Node says which was let in; a rotation is a Job on the node."""
+    found = [one["metadata"]["name"] for one in installed.get("secrets", "--namespace", "airmesh-system")["items"]]
+    assert [name for name in found if name.startswith("airmesh-node-")] == []
+    name = installed.topology.nodes[0].name
+    before = admitted(installed, name)
+    assert set(before) == {"dataplane", "routing"}
+    assert f"new keys: node {name}" in airmesh(installed, "keys", "rotate", "--node", name)
+    after = admitted(installed, name)
+    assert {role for role in before if before[role] != after[role]} == {"dataplane", "routing"}
+    assert "everything is as it should be" in airmesh(installed, "check")
+
+
+def admitted(lab: Lab, node: str) -> dict[str, str]:
+    """By which key each agent of a node was let onto the bus."""
+    (found,) = [one for one in lab.get("nodes")["items"] if one["metadata"]["name"] == node]
+    annotations = found["metadata"].get("annotations") or {}
+    return {name.removeprefix(ADMITTED): text for name, text in annotations.items() if name.startswith(ADMITTED)}
 
 
 def test_an_uninstall_leaves_nothing_and_what_comes_after_it_works(installed: Lab) -> None:

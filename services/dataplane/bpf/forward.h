@@ -52,18 +52,22 @@ AM_INLINE long am_find_way(struct __sk_buff *skb, const struct am_packet *p, u64
 	return BPF_FIB_LKUP_RET_FRAG_NEEDED;
 }
 
-/* Must it be encrypted on its way to another node? */
+/* Must it be encrypted on its way to another node? An API server's machine need not be one (am_leaks). */
 AM_INLINE int am_must_encrypt(const struct am_packet *p, u64 way, u32 switches)
 {
-	const struct am_addr *to = &am_work_of(p)->entry.destination;
+	const struct am_addr *translated = &am_work_of(p)->entry.destination;
 	u32 flags;
 
 	if (!(switches & (p->family == 4 ? AM_CONFIG_ENCRYPT4 : AM_CONFIG_ENCRYPT6)))
 		return 0;
-	if (way != AM_WAY_TRANSLATED)
+	switch (way) {
+	case AM_WAY_POD:
 		return 1;
-	am_identity_of(to, &flags);
-	return flags & AM_IPCACHE_POD && !am_local_endpoint(to);
+	case AM_WAY_NODE:
+		return am_identity_of(&p->destination, &flags) == AM_IDENTITY_REMOTE_NODE;
+	}
+	am_identity_of(translated, &flags);
+	return flags & AM_IPCACHE_POD && !am_local_endpoint(translated);
 }
 
 /* The way of the outer packet, into w->fib. */

@@ -98,19 +98,19 @@ AM_INLINE int am_is_known_way(struct am_link_key *from)
 
 /*
  * Would it leave in the clear what must be encrypted: a packet for another node's pod, or of a pod here for another node?
- * The outer packets of tunnels go from node to node.
+ * The outer packets of tunnels go from node to node. API servers are none of these: they need not have any tunnel.
  */
 AM_INLINE int am_leaks(const struct am_packet *p, u32 switches)
 {
-	struct am_address_key key = { .address = p->destination };
+	u64 whose;
 	u32 flags;
 
 	if (!(switches & (p->family == 4 ? AM_CONFIG_ENCRYPT4 : AM_CONFIG_ENCRYPT6)))
 		return 0;
-	am_identity_of(&p->destination, &flags);
+	whose = am_identity_of(&p->destination, &flags);
 	if (flags & AM_IPCACHE_POD)
 		return !am_local_endpoint(&p->destination);
-	return am_tunnel_peers.lookup(&key) && am_local_endpoint(&p->source);
+	return whose == AM_IDENTITY_REMOTE_NODE && am_local_endpoint(&p->source);
 }
 
 /*

@@ -73,7 +73,7 @@ class Known:
         node, entry = _node_of(key), self._feed.routes.entries.get(key)
         value = entry.value if entry is not None else None
         if isinstance(value, NodeRoutes) and value.node == node:  # in its own name
-            of_node, of_gateway = ((), value.underlay) if is_gateway(value) else (value.underlay, ())
+            of_node, of_gateway = ((), value.underlay) if value.gateway else (value.underlay, ())
             self._peers.announce(node, of_node)
             self._peers.set_gateway(node, of_gateway, value.models)
             self._announced.add(key)
@@ -105,11 +105,6 @@ class Known:
         named = fixed_entries(feed.node, (), feed.all_of(EndpointSlice), ())
         servers: set[Address] = {at for at, peer in named.items() if peer.identity == Reserved.KUBE_APISERVER}
         self._peers.set_api(nodes, servers)
-
-
-def is_gateway(routes: NodeRoutes) -> bool:
-    """Whether a record is of a machine that is no node."""
-    return bool(getattr(routes, "gateway", False))
 
 
 def _node_of(key: str) -> str:

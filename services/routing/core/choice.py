@@ -3,7 +3,8 @@
 One model asked for (``Always``): it is taken, whatever is measured of it, and never given up; while packets take
 another way, only once it is proved. Several: the first that works. What works stays: one that is to be preferred is
 taken when it has worked for :data:`STABLE` seconds, twice as long for each time that it failed before, so that a way
-that comes and goes moves no packets.
+that comes and goes moves no packets. One that fails is given up for one that is answered after that: where none is, the
+other node's agent is away, and its packets may well go on.
 
 Promises: what leads to the other node now goes on until something better is proved, whatever is missing for that;
 where nothing leads there, the first that is not known to fail is taken unproved, since it can only be better.
@@ -46,6 +47,8 @@ class Choice:
     faults: tuple[Fault, ...] = ()
     candidates: tuple[Path, ...] = ()
     """Paths that the other node has a part in: those to be measured."""
+    failing: bool = False
+    """What is taken is not answered."""
     before: str = ""
     """The model that the kernel's routes take now; empty: none leads there."""
 
@@ -66,7 +69,7 @@ class _Candidate:
 
     def is_stable(self, now: float) -> bool:
         needed = min(STABLE * 2**self.evidence.failures, MOST_STABLE)
-        return self.works and now - self.evidence.since >= needed
+        return self.works and not self.evidence.lost and now - self.evidence.since >= needed
 
 
 def choose(
@@ -140,7 +143,9 @@ def _pick(
     if len(asked) == 1:
         return old, None
     if old.fails:
-        return next((one for one in candidates if one.works), old), None
+        # Where nothing is answered, the other node's agent is away, and packets may well go on.
+        answering = (one for one in candidates if one.works and one.evidence.heard > old.evidence.since)
+        return next(answering, old), None
     preferred = candidates[: candidates.index(old)]
     return next((one for one in preferred if one.is_stable(now)), old), None
 
@@ -168,6 +173,7 @@ def _choice(
         given_up=given_up,
         faults=faults,
         candidates=candidates,
+        failing=taken.fails,
     )
 
 

@@ -104,6 +104,8 @@ class Evidence:
     """Small packets in a row that were."""
     sent: int = 0
     """Small packets in all."""
+    heard: float = 0.0
+    """When a small one was answered last, by the same clock as :attr:`since`."""
     failures: int = 0
     """Times that it failed after it had been proved."""
     round_trip_us: int = 0
@@ -114,8 +116,10 @@ class Evidence:
 
     @property
     def mtu(self) -> int:
-        """The largest packet that is known to pass, in bytes; 0: not known."""
-        return self.search.good if self.search.done else 0
+        """The largest packet that is known to pass, in bytes; 0: not known. What passed goes on while more is tried."""
+        search = self.search
+        proved = self.verdict is Verdict.WORKS and search.good >= min(LEAST_MTU, search.most)
+        return search.good if search.done or proved else 0
 
     @property
     def narrow(self) -> bool:
@@ -132,7 +136,7 @@ class Evidence:
         """A packet was answered."""
         if size > SMALL:
             return replace(self, search=self.search.answered(size))._judged(now)
-        after = replace(self, lost=0, answered=self.answered + 1, round_trip_us=round_trip_us)
+        after = replace(self, lost=0, answered=self.answered + 1, round_trip_us=round_trip_us, heard=now)
         return after._judged(now)
 
     def loss(self, now: float, size: int) -> Evidence:

@@ -165,7 +165,7 @@ def targets(found: Mapping[PairKey, Choice]) -> dict[Way, Target]:
         for path in choice.candidates:
             if path.way is None:
                 continue
-            soon = choice.state in ("pending", "none") or (several and path.model == current)
+            soon = choice.state in ("pending", "none") or (several and (choice.failing or path.model == current))
             target = Target(peer=key.peer, device=path.device, most=path.mtu, soon=soon)
             other = ways.get(path.way)
             if other is not None:

@@ -6,6 +6,7 @@ import io
 from ipaddress import ip_address, ip_network
 
 import pytest
+from msgspec.structs import replace
 
 from cli import show
 from cli.reports import pairs, routes
@@ -112,6 +113,12 @@ def test_a_pair_is_explained_at_both_ends() -> None:
     assert "largest answered 1450 0.31 ms" in seen
     assert "3 s ago" in seen
     assert "IPv4: n1 sends by vxlan, n2 by host-gw" in seen
+
+
+def test_pools_that_ask_for_different_models_are_not_mixed_up() -> None:
+    plain = PairState(peer="n2", family=4, asked=("host-gw",), model="host-gw", state="taken")
+    both = answers(TAKEN, plain, n2=(replace(plain, peer="n1"), replace(TAKEN, peer="n1")))
+    assert pairs.explained(("n1", "n2"), both, NOW).notes == ()
 
 
 def test_what_was_given_up_is_shown_with_its_reason() -> None:

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+from kit.models import ENCRYPTS, SERVED
 from kit.pools import judge_pools
 from proto.annotations import HONOURED
 from proto.annotations import REFUSED as WISHES_REFUSED
@@ -214,6 +215,13 @@ def test_a_configuration_that_no_node_reads_is_reported_whole() -> None:
         KIND_NAMED["FelixConfiguration"], made("FelixConfiguration", "spec: {vxlanPort: 1, other: 1}", "n1")
     )
     assert [one.path for one in reported] == ["metadata.name"]
+
+
+def test_encryption_that_nobody_serves_is_reported() -> None:
+    """Never taken in silence: who asks for it must not rely on it."""
+    asks = made("FelixConfiguration", "spec: {wireguardEnabled: true, wireguardEnabledV6: false}", "default")
+    _, reported = read(KIND_NAMED["FelixConfiguration"], asks)
+    assert [one.path for one in reported] == ([] if ENCRYPTS in SERVED else ["spec.wireguardEnabled"])
 
 
 def test_of_many_fields_some_are_named_and_others_counted() -> None:

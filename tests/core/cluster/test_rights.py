@@ -42,6 +42,9 @@ WATCHED: frozenset[Right] = frozenset(
 CALLS: dict[str, frozenset[Right]] = {
     "feed.py:_list:page": frozenset(right for right in WATCHED if right[3] == "list"),
     "feed.py:_follow:watch": frozenset(right for right in WATCHED if right[3] == "watch"),
+    "admission.py:_admit:ask": frozenset({("", "authentication.k8s.io/tokenreviews", "", "create")}),
+    "admission.py:_annotate:apply": frozenset({("", "/nodes", "", "patch")}),
+    "admission.py:say_on_node:create": frozenset({("", "/events", "", "create")}),
     # Server-side apply of an Event that is not there yet makes it.
     "object_faults.py:_write:apply": frozenset({("", "/events", "", "patch"), ("", "/events", "", "create")}),
     "writeback.py:_write_blocks:apply": frozenset({("", "/nodes", "", "patch")}),

@@ -57,8 +57,10 @@ class Measured:
 def evidence(word: str, most: int = 1500) -> Evidence:
     whole = Search(most=most, good=most)
     return {
-        "works": Evidence(verdict=Verdict.WORKS, since=NOW - 1, answered=3, search=whole),
-        "stable": Evidence(verdict=Verdict.WORKS, since=NOW - STABLE, answered=30, search=whole),
+        "works": Evidence(verdict=Verdict.WORKS, since=NOW - 1, answered=3, search=whole, heard=NOW - 1),
+        "worked": Evidence(verdict=Verdict.WORKS, since=NOW - 99, answered=3, search=whole, heard=NOW - 10),
+        "stable": Evidence(verdict=Verdict.WORKS, since=NOW - STABLE, answered=30, search=whole, heard=NOW - 1),
+        "silent": Evidence(verdict=Verdict.WORKS, since=NOW - 99, lost=2, search=whole, heard=NOW - 20),
         "flaps": Evidence(verdict=Verdict.WORKS, since=NOW - STABLE, answered=30, search=whole, failures=1),
         "fails": Evidence(verdict=Verdict.FAILS, since=NOW - 9, lost=9, search=whole, failures=1),
         "?": Evidence(),
@@ -91,7 +93,9 @@ def model(choice: Choice) -> str:
         pytest.param("ipip vxlan", "", "ipip=fails", "vxlan", "", id="the-first-fails"),
         pytest.param("ipip vxlan", "ipip", "ipip=fails vxlan=works", "vxlan", "", id="given-up"),
         pytest.param("ipip vxlan", "ipip", "ipip=fails vxlan=?", "ipip", "", id="nothing-better-is-known"),
+        pytest.param("ipip vxlan", "ipip", "ipip=fails vxlan=worked", "ipip", "", id="the-other-agent-is-away"),
         pytest.param("ipip vxlan", "vxlan", "ipip=works vxlan=works", "vxlan", "", id="not-yet-stable"),
+        pytest.param("ipip vxlan", "vxlan", "ipip=silent vxlan=works", "vxlan", "", id="it-worked-and-is-silent-now"),
         pytest.param("ipip vxlan", "vxlan", "ipip=stable vxlan=works", "ipip", "", id="stable"),
         pytest.param("ipip vxlan", "vxlan", "ipip=flaps vxlan=works", "vxlan", "", id="it-came-and-went"),
         pytest.param("ipip vxlan", "ipip", "ipip=works vxlan=stable", "ipip", "", id="the-first-stays"),
@@ -210,6 +214,7 @@ def key(asked: str) -> PairKey:
         ("vxlan", "vxlan", "", {"vxlan": False}),
         ("vxlan", "ipip", "", {"vxlan": True, "ipip": True}),
         ("host-gw vxlan", "host-gw", "", {"host-gw": True, "vxlan": False}),
+        ("host-gw vxlan", "host-gw", "host-gw=fails", {"host-gw": True, "vxlan": True}),
     ],
 )
 def test_what_is_measured_and_what_is_soon(asked: str, current: str, measured: str, ways: dict[str, bool]) -> None:

@@ -71,6 +71,11 @@ def test_a_path_that_becomes_narrow_is_seen_and_one_that_grows_too() -> None:
     narrow, _ = path_of(evidence, 1400)
     assert 1400 - NEAR <= narrow.mtu <= 1400
     assert narrow.verdict is Verdict.WORKS
+    again = narrow.again()
+    while not again.search.done:
+        assert again.mtu == narrow.mtu, "what is known to pass, while larger ones are tried"
+        again = again.loss(2.0, again.search.size)
+    assert again.mtu == narrow.mtu
     grown, _ = path_of(narrow.again(), 1450)
     assert grown.mtu == 1450
 
@@ -82,7 +87,7 @@ def test_large_packets_say_nothing_while_small_ones_are_lost() -> None:
     assert evidence.mtu == 1450
 
 
-@pytest.mark.parametrize(("before", "after", "mtu"), [(1450, 1400, 1400), (1400, 1450, 0), (1450, 1450, 1450)])
+@pytest.mark.parametrize(("before", "after", "mtu"), [(1450, 1400, 1400), (1400, 1450, 1400), (1450, 1450, 1450)])
 def test_what_would_fit_changes(before: int, after: int, mtu: int) -> None:
     evidence = proved(before).for_most(after)
     assert evidence.mtu == mtu

@@ -291,6 +291,8 @@ async def test_the_largest_packet_of_the_path_is_that_of_the_routes(
     """Both uplinks take 1500 bytes, and something between the nodes no outer packet over 1400."""
     monkeypatch.setattr(prober, "ANSWERED_WITHIN", 0.4)
     monkeypatch.setattr(prober, "SEEKING", 0.02)
+    monkeypatch.setattr(prober, "LARGE", 0.2)
+    monkeypatch.setattr(prober, "FROM_TOP", 2.0)
     n1, n2 = pair.nodes
     for netns in pair.nodes:
         filtered(netns, "iifname fab0 udp dport 4789 ip length > 1400")
@@ -299,10 +301,13 @@ async def test_the_largest_packet_of_the_path_is_that_of_the_routes(
     await until(lambda: len(n1.routes()) > 3 and len(n2.routes()) > 3)
     await pair.pools(vxlan_mode="Always")
     await until(lambda: any("via 172.30.0.12 dev am-vxlan" in route for route in n1.routes()), 40.0)
-    (route,) = [one for one in n1.routes() if one.startswith("10.244.0.64/26")]
-    mtu = int(route.split("mtu lock ")[1].split()[0])
-    assert 1350 - NEAR <= mtu <= 1350
-    assert await asyncio.to_thread(echoed, pair.nodes, mtu - 48) == [True, True]
+
+    def found() -> int:
+        (route,) = [one for one in n1.routes() if one.startswith("10.244.0.64/26")]
+        return int([*route.split("mtu lock "), "0"][1].split()[0])
+
+    await until(lambda: 1350 - NEAR <= found() <= 1350, 60.0)
+    assert await asyncio.to_thread(echoed, pair.nodes, found() - 48) == [True, True]
 
 
 async def test_nothing_is_sent_to_a_node_that_takes_no_packets_yet(pair: Pair) -> None:

@@ -58,6 +58,8 @@ class ApiServer:
         self.requests: list[str] = []
         self.applied: list[tuple[str, str, dict[str, Any]]] = []
         self.events: dict[str, dict[str, Any]] = {}
+        self.reviews: dict[str, dict[str, Any]] = {}
+        """What is said of a token (status of a TokenReview)."""
         self.url = ""
         self._changed = asyncio.Condition()
         self._watchers: set[web.StreamResponse] = set()
@@ -280,6 +282,8 @@ class ApiServer:
 
     async def _create(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
+        if request.path.endswith("/tokenreviews"):
+            return web.json_response({**body, "status": self.reviews.get(body["spec"]["token"], {})}, status=201)
         name = body["metadata"]["name"]
         if name in self.events:
             return web.json_response(status(409, "AlreadyExists"), status=409)

@@ -14,6 +14,8 @@ import pytest
 import yaml
 
 from chassis.runtime.settings import PREFIX
+from cli.install.names import ADMISSION, BOOTSTRAP, OPERATOR
+from proto.admission import AUDIENCE
 from proto.objects import KINDS, ConfigMap, Deployment
 from services.cluster.core.spellings import AGAIN
 from services.cluster.core.workloads import COREDNS
@@ -130,6 +132,34 @@ def test_only_cluster_has_a_token(rendered: list[dict[str, Any]]) -> None:
     for name, pod in pods(rendered).items():
         assert pod["serviceAccountName"] == ("cluster" if name == "cluster" else "airmesh")
     assert accounts["airmesh"]["automountServiceAccountToken"] is False
+
+
+def test_a_nodes_pod_has_a_token_for_its_admission_alone(rendered: list[dict[str, Any]]) -> None:
+    """The API server takes it for nothing else. The container that has it has no rights, and no agent has it."""
+    for name in ("routing", "dataplane"):
+        pod = pods(rendered)[name]
+        (volume,) = [one for one in pod["volumes"] if "projected" in one]
+        (source,) = volume["projected"]["sources"]
+        assert source["serviceAccountToken"]["audience"] == AUDIENCE
+        containers = [*pod["initContainers"], *pod["containers"]]
+        mounted = {one["name"] for one in containers for each in one["volumeMounts"] if each["name"] == volume["name"]}
+        assert mounted == {"key"}
+        (key,) = [one for one in pod["initContainers"] if one["name"] == "key"]
+        assert key["args"] == [name]
+        assert key["securityContext"]["capabilities"] == {"drop": ["ALL"]}
+        (agent,) = pod["containers"]
+        seed = next(one["value"] for one in agent["env"] if one["name"] == "AIRMESH_NATS_SEED_FILE")
+        assert {"name": "AIRMESH_NATS_SEED_FILE", "value": seed} in key["env"]
+
+
+def test_what_signs_for_nodes_is_clusters_alone(rendered: list[dict[str, Any]]) -> None:
+    having = {
+        (name, volume["secret"]["secretName"])
+        for name, pod in pods(rendered).items()
+        for volume in pod["volumes"]
+        if "secret" in volume and volume["secret"]["secretName"] in (ADMISSION, BOOTSTRAP, OPERATOR)
+    }
+    assert having == {("cluster", ADMISSION), ("routing", BOOTSTRAP), ("dataplane", BOOTSTRAP)}
 
 
 def test_what_cluster_mirrors_it_may_watch_and_nothing_is_open(rendered: list[dict[str, Any]]) -> None:

@@ -28,6 +28,7 @@ from tests.kubeapi import KubeApi
 ROOT = Path(__file__).parents[3]
 CRDS = ROOT / "deploy" / "kubernetes" / "crds"
 MODELS = ROOT / "examples" / "models"
+SCENARIO = ROOT / "examples" / "scenarios" / "hybrid-ipip.yaml"
 GROUPS = ("crd.projectcalico.org/v1", "projectcalico.org/v3")
 
 
@@ -117,7 +118,7 @@ def tried(api: KubeApi, one: dict[str, Any]) -> str:
 
 @pytest.mark.usefixtures("kubectl")
 def test_the_examples_are_taken_as_they_stand(kube_api: KubeApi) -> None:
-    for path in sorted(MODELS.glob("*.yaml")):
+    for path in (*sorted(MODELS.glob("*.yaml")), SCENARIO):
         for one in yaml.safe_load_all(path.read_text()):
             assert tried(kube_api, one) == "", path
             read = parse_object({**one, "metadata": {**one["metadata"], "uid": "u"}})

@@ -8,6 +8,7 @@ from pathlib import Path
 import msgspec
 
 from proto.events import ObjectFault
+from proto.objects import KIND_OF, IPPool
 from proto.subjects import object_fault_subject
 from services.cluster.core.object_faults import BURST
 from tests.conftest import BusFor
@@ -43,6 +44,23 @@ async def test_it_stands_on_the_object_with_who_said_it(
         assert {manager for path, manager, _ in api.applied if "/events/" in path} == {"airmesh-object-faults"}
         # One write for the whole series so far, though it was said twenty times.
         assert len([path for path, _, _ in api.applied if "/events/" in path]) <= 3
+
+
+async def test_a_pool_of_the_second_spelling_hears_of_itself(
+    nats_server: NatsServer, api: ApiServer, bus_for: BusFor, tmp_path: Path
+) -> None:
+    """Who speaks knows one spelling alone: that of the mirror's keys."""
+    await api.put("IPPool.v3", {"spec": {"cidr": "10.0.0.0/16"}}, name="p")
+    routing = await bus_for("routing", "n1")
+    group = KIND_OF[IPPool].group
+    fault = ObjectFault("routing", "n1", group, "IPPool", "", "p", "ModelUnavailable", "no way", "open port 4789")
+    async with cluster(nats_server, api, tmp_path) as runtime:
+        await until(lambda: runtime.health.ready)
+        routing.publish(object_fault_subject("routing", "n1"), fault)
+        await until(lambda: api.events)
+        (event,) = api.events.values()
+        assert event["involvedObject"]["apiVersion"] == "projectcalico.org/v3"
+        assert event["involvedObject"]["uid"] == api.objects["IPPool.v3"]["", "p"]["metadata"]["uid"]
 
 
 async def test_a_flood_from_one_key_is_dropped_and_another_node_is_heard(

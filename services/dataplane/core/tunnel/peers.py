@@ -22,7 +22,7 @@ from kit.underlay import Refusal, Underlay, within
 from proto.addresses import CONTESTED, IPAM_HOLDER, Block, Claim
 from proto.net import Address, Network
 from services.dataplane.core.datapath.layout import AddressKey, PrefixKey
-from services.dataplane.core.datapath.tunnel_layout import TunnelPeer, TunnelSource
+from services.dataplane.core.datapath.tunnel_layout import TunnelKind, TunnelPeer, TunnelSource
 from services.dataplane.core.tunnel.devices import Device
 from services.dataplane.core.tunnel.numbers import Numbers
 from services.dataplane.core.tunnel.routes import RouteKey, SeenRoute
@@ -254,7 +254,8 @@ class TunnelPeers:
 
     def _way_to_server(self, address: Address) -> tuple[Address | None, int]:
         """The same for an API server, behind which there are no pods: by the device that most routes lead out by, of
-        those whose models the server's machine receives by. A node is no such machine, whatever it announces.
+        those whose models the server's machine receives by. A node is no such machine, whatever it announces. WireGuard
+        takes in no more than nodes hold, so a server is no other end of it.
         """
         models: set[str] = set()
         for name, (addresses, received) in self._gateways.items():
@@ -264,7 +265,8 @@ class TunnelPeers:
             (count, link)
             for (family, link), count in self._led.items()
             if family == address.version and (device := self._devices.get(link)) is not None
-            if device.tunnel.model in models and device.tunnel.local.version == address.version
+            if device.kind is not TunnelKind.WIREGUARD and device.tunnel.model in models
+            if device.tunnel.local.version == address.version
         ]
         return (address, max(ways)[1]) if ways else (None, 0)
 

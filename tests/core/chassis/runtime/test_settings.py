@@ -11,8 +11,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chassis.bus.nats_config import user_name
 from chassis.faults import SettingsFault
 from chassis.runtime.settings import MAX_TEXT, PREFIX, BaseSettings, default_instance, load
+from proto.subjects import ROLES
 from services.cluster.settings import Settings as Cluster
 from services.dataplane.settings import Settings as Dataplane
 from services.dns.settings import Settings as Dns
@@ -166,3 +168,11 @@ def test_an_instance_is_named_for_its_service_and_process() -> None:
     name = default_instance("ipam")
     assert name.startswith("ipam-")
     assert name.rpartition("-")[2].isdecimal()
+
+
+@pytest.mark.parametrize("node", ["n1", "ip-10-0-0-1.example.internal"])
+def test_a_nodes_name_may_have_dots_and_its_user_has_none(node: str) -> None:
+    """As manifests say it, and as `airmesh` names the user: the inbox that its account grants is the same."""
+    (role,) = [role for role in ROLES if role.name == "routing"]
+    for said in (f"routing-{node}", user_name(role, node)):
+        assert BaseSettings(nats_seed_file=Path("/seed"), nats_user=said).bus_user == user_name(role, node)

@@ -2,20 +2,27 @@
 
 from __future__ import annotations
 
+import json
+from dataclasses import replace
 from typing import Any
 
 import pytest
 
 from chassis.bus.accounts import make_accounts
 from chassis.bus.credentials import parse
-from chassis.bus.nats_jwt import claims_of, preloaded, says_the_same
+from chassis.bus.nats_config import account_of_node
+from chassis.bus.nats_jwt import SHARED_CONNECTIONS, Issuer, NodeIssuer, claims_of, preloaded, says_the_same
+from chassis.secret import Secret
 from cli.faults import Declined, Usage
-from cli.install import accounts, names, secrets
+from cli.install import accounts, bootstrap, names, requirements, secrets
 from cli.install.rotation import holders
 from cli.install.secrets import Host
+from proto.subjects import role_of_user
 from services.cluster.accounts import Expected, missing
 
 HOSTS = tuple(Host(name=name, uid=name, addresses=(f"192.0.2.{n}",)) for n, name in enumerate(("n1", "n2.x", "n3"), 1))
+
+NOW = 1_700_000_000
 
 Secrets = dict[str, Any]
 
@@ -32,6 +39,8 @@ def made() -> Secrets:
     there[names.BUS_SECRET] = secrets.secret(names.BUS_SECRET, {secrets.ROUTES_KEY: "x"})
     put(there, accounts.missing_operator(there))
     put(there, accounts.signed_keys(there, HOSTS, accounts.issuer(there)))
+    put(there, bootstrap.missing(there, accounts.issuer(there), NOW))
+    put(there, [accounts.for_cluster(there, accounts.issuer(there))])
     put(there, [accounts.bus_config(there, HOSTS, accounts.issuer(there))])
     return there
 
@@ -45,14 +54,114 @@ def test_a_second_run_makes_and_signs_nothing(there: Secrets) -> None:
     by = accounts.issuer(there)
     assert list(accounts.missing_operator(there)) == []
     assert list(accounts.signed_keys(there, HOSTS, by)) == []
+    assert list(bootstrap.missing(there, by, NOW)) == []
+    assert accounts.for_cluster(there, by) == there[names.ADMISSION]
     assert accounts.bus_config(there, HOSTS, by) == there[names.BUS_CONFIG]
+
+
+def test_cluster_signs_for_nodes_as_the_operator_does_and_has_no_seed_of_its(there: Secrets) -> None:
+    by = accounts.issuer(there)
+    texts = secrets.texts_of(there[names.ADMISSION])
+    signs = NodeIssuer(Secret(texts[accounts.NODES_SEED]), json.loads(texts[accounts.PUBLIC_KEYS]))
+    for jwt in accounts.of_host(there, HOSTS[0], by):
+        said = claims_of(jwt)
+        role, node = role_of_user(said["name"])
+        own = claims_of(signs.sign_account(account_of_node(role, node), said["nats"]["revocations"]))
+        assert (own["sub"], own["nats"]) == (said["sub"], said["nats"])
+        assert own["iss"] in claims_of(by.jwt)["nats"]["signing_keys"]
+    assert by.seed.reveal() not in json.dumps(texts)
+    for name in json.loads(texts[accounts.PUBLIC_KEYS]):
+        assert by.account_seed(name).reveal() not in json.dumps(texts)
+        with pytest.raises(KeyError):
+            NodeIssuer(signs.seed, {}).account(name)
+
+
+def test_who_lets_nodes_in_proves_what_it_has_signed_itself(there: Secrets) -> None:
+    by = accounts.issuer(there)
+    jwt = by.sign_user("dataplane-n1", "dataplane-n1", "UA", issued=7)
+    assert by.signed_at("dataplane-n1", jwt, "UA") == 7
+    for account, text, public in (
+        ("dataplane-n1", jwt, "UB"),
+        ("dataplane-n2", jwt, "UA"),
+        ("dataplane-n1", jwt[:-2], "UA"),
+        ("dataplane-n1", "", "UA"),
+        ("dataplane-n1", "a.b.c", "UA"),
+    ):
+        with pytest.raises(ValueError, match="JWT"):
+            by.signed_at(account, text, public)
+
+
+def test_an_operator_of_an_earlier_release_says_who_signs_for_nodes(there: Secrets) -> None:
+    texts = secrets.texts_of(there[names.OPERATOR])
+    there[names.OPERATOR] = secrets.secret(names.OPERATOR, {**texts, accounts.OPERATOR_JWT: "old"})
+    (again,) = accounts.missing_operator(there)
+    assert secrets.texts_of(again) == {**texts, accounts.OPERATOR_JWT: secrets.texts_of(again)[accounts.OPERATOR_JWT]}
+    assert claims_of(secrets.texts_of(again)[accounts.OPERATOR_JWT])["nats"]["signing_keys"]
+
+
+def test_a_token_ends_and_another_is_made_while_half_of_its_time_is_left(there: Secrets) -> None:
+    by = accounts.issuer(there)
+    first = bootstrap.current(there[names.BOOTSTRAP])
+    assert first is not None
+    assert (first.issued, first.expires - first.issued) == (NOW, bootstrap.TTL)
+    assert list(bootstrap.missing(there, by, NOW + bootstrap.TTL // 2 - 1)) == []
+    (fresh,) = bootstrap.missing(there, by, NOW + bootstrap.TTL // 2)
+    assert bootstrap.tokens(fresh)[0] == first
+    found = parse(secrets.texts_of(fresh)[bootstrap.CREDENTIALS])
+    said = claims_of(found.jwt)
+    last = bootstrap.current(fresh)
+    assert last is not None
+    assert (said["sub"], said.get("exp")) == (last.public, last.expires) == (found.public, last.expires)
+    there[names.BOOTSTRAP] = fresh
+    (later,) = bootstrap.missing(there, by, NOW + 2 * bootstrap.TTL)
+    assert first not in bootstrap.tokens(later), "who has ended is forgotten"
+    other = Issuer.new()
+    (fresh,) = bootstrap.missing(there, other, NOW)
+    assert len(bootstrap.tokens(fresh)) == 1, "what another operator has signed is nobody's"
+    assert list(bootstrap.missing({names.BOOTSTRAP: fresh}, other, NOW)) == []
+
+
+def test_a_token_that_is_revoked_is_void_in_its_account_and_no_longer_given(there: Secrets) -> None:
+    by = accounts.issuer(there)
+    first = bootstrap.current(there[names.BOOTSTRAP])
+    assert first is not None
+    there[names.BOOTSTRAP] = bootstrap.added(there, by, 60, NOW)
+    there[names.BOOTSTRAP] = bootstrap.revoked(there, by, first.name, NOW)
+    account = by.account("bootstrap")
+    said = claims_of(accounts.of_services(there, by)[account])["nats"]
+    assert said.get("revocations") == {first.public: first.issued}
+    assert said["limits"]["conn"] == SHARED_CONNECTIONS
+    second = bootstrap.current(there[names.BOOTSTRAP])
+    assert second is not None
+    there[names.BOOTSTRAP] = bootstrap.revoked(there, by, second.name, NOW)
+    third = bootstrap.current(there[names.BOOTSTRAP])
+    assert third is not None
+    assert third.public not in bootstrap.revocations(there[names.BOOTSTRAP])
+    assert third.expires - third.issued == 60
+    with pytest.raises(Usage, match=f"--revoke: there is no token {first.name}"):
+        bootstrap.revoked(there, by, first.name, NOW)
+
+
+@pytest.mark.parametrize("text", ["", "0d", "90", "1w", "-1h", "1e3d", "4000d", " 1d"])
+def test_no_time_of_a_token_is_said_with_the_option(text: str) -> None:
+    with pytest.raises(Usage, match="--ttl: "):
+        bootstrap.seconds(text)
+    assert bootstrap.seconds("90d") == bootstrap.TTL
+
+
+def test_nodes_that_make_their_own_keys_have_no_secret(there: Secrets) -> None:
+    own = replace(HOSTS[0], admitted=True)
+    assert secrets.seeded(there, [own, *HOSTS[1:]]) == HOSTS[1:]
+    node = {"metadata": {"name": "n1", "annotations": {"airmesh.io/admitted-routing": "U 7"}}}
+    assert secrets.host_of(node).admitted
+    assert not secrets.host_of({"metadata": {"name": "n1"}}).admitted
 
 
 def test_servers_start_with_the_accounts_of_services_and_a_new_node_changes_nothing_of_it(there: Secrets) -> None:
     by = accounts.issuer(there)
     known = preloaded(secrets.texts_of(there[names.BUS_CONFIG])["nats.conf"])
     services = {key.user for key in secrets.keys(())}
-    assert {claims_of(jwt)["name"] for jwt in known.values()} == {*services, "state", "system"}
+    assert {claims_of(jwt)["name"] for jwt in known.values()} == {*services, "state", "system", "bootstrap"}
     more = (*HOSTS, Host(name="n4", uid="n4", addresses=("192.0.2.4",)))
     put(there, secrets.missing_keys(there, more))
     put(there, accounts.signed_keys(there, more, by))
@@ -171,3 +280,10 @@ _NODES = [f"node {host.name}" for host in HOSTS]
 def test_whose_keys_is_one_sentence(nodes: tuple[str, ...], services: tuple[str, ...], sentence: str) -> None:
     with pytest.raises(Usage, match=sentence):
         holders(HOSTS, nodes, services, everyone=False)
+
+
+def test_an_uninstall_takes_off_a_node_by_which_keys_it_was_let_in() -> None:
+    marks = {"airmesh.io/admitted-routing": "U 7", "airmesh.io/admitted-dataplane": "U 8", "airmesh.io/blocks": "x"}
+    node = {"metadata": {"name": "n1", "annotations": {**marks, "other.io/a": "b"}}}
+    assert list(requirements.unmarked(node)) == [{"metadata": {"annotations": dict.fromkeys(marks)}}]
+    assert list(requirements.unmarked({"metadata": {"name": "n1"}})) == []

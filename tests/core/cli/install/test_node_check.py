@@ -20,6 +20,8 @@ GOOD = Features(
     bpf="",
     tcx="",
     clsact="",
+    wireguard="",
+    tun=True,
 )
 FOLDERS = Folders(writable=(CONF, BIN), configurations=("10-airmesh.conflist",), executable=True)
 
@@ -57,6 +59,8 @@ def test_what_is_missing_is_named(change: dict[str, Any], sentence: str, remedy:
     [
         ({"tcx": "Invalid argument"}, "no tcx before Linux 6.6"),
         ({"clsact": "No such file or directory"}, "tcx alone"),
+        ({"wireguard": "Operation not supported"}, "wireguard-go in the container of routing"),
+        ({"wireguard": "Operation not supported", "tun": False}, "neither in the kernel (Operation not supported) nor"),
         ({"mounts": (GOOD.mounts[0], Mount(point="/sys/fs/cgroup/unified", kind="cgroup2"))}, "beside version 1"),
     ],
 )

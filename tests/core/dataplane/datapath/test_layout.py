@@ -28,7 +28,7 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "8s": st.binary(min_size=8, max_size=8),
     "32s": st.integers(0, (1 << 256) - 1),
     "208s": st.binary(min_size=208, max_size=208),
-    "896s": st.binary(min_size=896, max_size=896),
+    "1152s": st.binary(min_size=1152, max_size=1152),
 }
 
 

@@ -151,7 +151,7 @@ def ways_to_server(objects: Objects, address: Address) -> list[tuple[int, int, i
         value.link
         for (kind, cidr), value in objects.items()
         if isinstance(value, SeenRoute) and ip_network(cidr).version == address.version
-        if value.link in (VXLAN, WIREGUARD) and ("device", str(value.link)) in objects
+        if value.link == VXLAN and ("device", str(value.link)) in objects  # of what it receives by, but WireGuard
     ]
     if not receives or not links or address.version != 4:
         return []
@@ -342,6 +342,11 @@ def test_answers_to_an_api_server_go_by_a_tunnel_that_its_machine_receives_by() 
     assert way() == (VXLAN, at)
     maps.set_gateway("cp", [at], ["ipip"])
     assert way() == (IPIP, at)
+    maps.set_devices([device(WIREGUARD)])
+    for number in range(3):
+        maps.set_route(route_key(f"10.244.{number}.0/26"), SeenRoute(link=WIREGUARD, via=ip_address("172.30.0.2")))
+    maps.set_gateway("cp", [at], ["wireguard"])
+    assert way() == (0, None), "it is no other end of WireGuard"
     maps.set_gateway("cp", (), ())
     assert way() == (0, None)
     assert {maps.number_of("cp"), maps.number_of("n2")}.isdisjoint({maps.peers[AddressKey(address=at)].node})

@@ -170,14 +170,15 @@ async def test_listen_as_the_table_says(mesh: NatsServer, role: Role) -> None:
     name = name_of(role)
     expected = {f"_INBOX.{name}.>": True, f"_INBOX.{name}.x.*": True, ">": False, "$KV.>": False, "_INBOX.>": False}
     expected["_R_.>"] = False
+    discovered = DISCOVERY not in role.requests and not role.shared
     for other in ROLES:
         expected[f"_INBOX.{other.name}" + (f"-{OTHER}" if other.per_node else "-x") + ".>"] = False
-        expected[f"$SRV.PING.{other.name}"] = other is role and DISCOVERY not in role.requests
+        expected[f"$SRV.PING.{other.name}"] = other is role and discovered
         expected |= {subject: subject in role.serves for subject in other.serves}
         event = f"{EVENTS}.{other.name}.fault"
         expected[event] = meets(role.listens, event)
     expected[f"{FLOWS}.>"] = f"{FLOWS}.>" in role.listens
-    expected["$SRV.PING"] = DISCOVERY not in role.requests
+    expected["$SRV.PING"] = discovered
     refused = await refusals(mesh, role, list(expected), "subscribe")
     assert {subject: subject.lower() not in refused for subject in expected} == expected
 

@@ -85,7 +85,7 @@ class World:
     def _end_pods(self) -> None:
         """A pod goes with the workload that it is of."""
         for one in self.items(f"/api/v1/namespaces/{NAMESPACE}/pods"):
-            name = one["metadata"]["name"].removesuffix("-x")
+            name = one["metadata"]["name"].partition("--")[0].removesuffix("-x")
             if not any(self.get(f"{APPS}/{plural}/{name}") for plural in ("statefulsets", "deployments", "daemonsets")):
                 path = f"/api/v1/namespaces/{NAMESPACE}/pods/{one['metadata']['name']}"
                 self.kube.call("DELETE", path, {"gracePeriodSeconds": 0})

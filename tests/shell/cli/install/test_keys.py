@@ -7,8 +7,9 @@ import base64
 import os
 import subprocess
 import sys
+import urllib.error
 from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,9 +26,12 @@ from chassis.secret import Secret
 from chassis.telemetry.log import Log
 from cli.install import names, secrets
 from linux.replaced_file import replace_file
+from proto.admission import AUDIENCE
 from proto.subjects import ACKS
+from services.cluster.app import build
+from services.cluster.settings import Settings
 from services.dataplane import seeds
-from tests.natsd import Lines, free_port, runtime_of, server_program
+from tests.natsd import Lines, free_port, runtime_as, runtime_of, server_program
 from tests.shell.cli.install.conftest import APPS, NODES, ROOT, World
 from tests.shell.cli.install.test_install import CORE, data
 
@@ -55,7 +59,7 @@ class Kubelets:
         self.starts = 0
         self._server: subprocess.Popen[bytes] | None = None
         self._uid = ""
-        self._jobs: dict[str, subprocess.Popen[bytes]] = {}
+        self._jobs: dict[str, subprocess.Popen[str]] = {}
 
     def seed(self, user: str) -> Path:
         """The file of an agent's user; a service's is as current as its Secret."""
@@ -75,12 +79,88 @@ class Kubelets:
             node = job["spec"]["template"]["spec"]["nodeName"]
             seeds.write(self.mounted(names.node_secret(node)), self.folder / node)
             return True
+        if kind == "renew":
+            return self._renews(job)
         self.run_bus()
         if name not in self._jobs:
             env = {"PATH": os.environ["PATH"], "AIRMESH_NATS_URL": self.url, "AIRMESH_NATS_CA_FILE": str(self.ca)}
             argv = [sys.executable, "-m", "services.cluster.accounts", str(self.mounted(name))]
-            self._jobs[name] = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.DEVNULL)
+            self._jobs[name] = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, text=True)
         return self._jobs[name].poll() == 0
+
+    def _renews(self, job: Any) -> bool:
+        """One container after the other, as the kubelet runs them."""
+        pod = job["spec"]["template"]["spec"]
+        for one in (*pod["initContainers"], *pod["containers"]):
+            key = f"{job['metadata']['name']} {one['name']}"
+            if key not in self._jobs:
+                self._jobs[key] = self._key(f"{one['name']}-{pod['nodeName']}", one["command"][4:])
+            if self._jobs[key].poll() is None:
+                return False
+            assert self._jobs[key].returncode == 0, self._jobs[key].communicate()
+        return True
+
+    def _key(self, user: str, arguments: list[str], token: Path | None = None) -> subprocess.Popen[str]:
+        """What the container beside an agent runs, as a pod on its node."""
+        role, _, node = user.partition("-")
+        pods, name = f"{CORE}/pods", f"dataplane--{node}"
+        if (pod := self.world.get(f"{pods}/{name}")) is None:
+            spec = {
+                "nodeName": node,
+                "serviceAccountName": "airmesh",
+                "containers": [{"name": "a", "image": "x"}],
+            }
+            pod = self.world.kube.call(
+                "POST", pods, {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": spec}
+            )
+        bound = {"apiVersion": "v1", "kind": "Pod", "name": name, "uid": pod["metadata"]["uid"]}
+        wanted = {"audiences": [AUDIENCE], "expirationSeconds": 600, "boundObjectRef": bound}
+        said = self.world.kube.call(
+            "POST",
+            f"{CORE}/serviceaccounts/airmesh/token",
+            {"apiVersion": "authentication.k8s.io/v1", "kind": "TokenRequest", "spec": wanted},
+        )
+        own = self.folder / f"{node}.token"
+        own.write_text(said["status"]["token"])
+        env = {
+            "PATH": os.environ["PATH"],
+            "AIRMESH_NODE": node,
+            "AIRMESH_NATS_URL": self.url,
+            "AIRMESH_NATS_CA_FILE": str(self.ca),
+            "AIRMESH_NATS_SEED_FILE": str(self.folder / node / f"{role}.seed"),
+            "AIRMESH_BOOTSTRAP_FILE": str(token or self.mounted(names.BOOTSTRAP) / "token.creds"),
+            "AIRMESH_TOKEN_FILE": str(own),
+        }
+        argv = [sys.executable, "-m", "chassis.bus.joining", *arguments]
+        return subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+
+    async def joined(self, user: str, *, token: Path | None = None) -> subprocess.CompletedProcess[str]:
+        """Its container, to its end."""
+
+        def run() -> subprocess.CompletedProcess[str]:
+            with self._key(user, [user.partition("-")[0]], token) as running:
+                said, _ = running.communicate(timeout=60)
+                return subprocess.CompletedProcess(running.args, running.returncode, said)
+
+        return await asyncio.to_thread(run)
+
+    @asynccontextmanager
+    async def cluster(self) -> AsyncIterator[None]:
+        """The service itself, by its own Secrets."""
+        folder = await asyncio.to_thread(self.mounted, names.ADMISSION)
+        settings = Settings(
+            nats_url=self.url,
+            nats_seed_file=await asyncio.to_thread(self.seed, "cluster"),
+            nats_user="cluster",
+            nats_ca_file=self.ca,
+            instance="cluster",
+            kubeconfig=self.world.kube.kubeconfig(),
+            admission_dir=folder,
+            departed_grace=1.0,
+        )
+        async with runtime_as("cluster", settings) as runtime:
+            await build(runtime)
+            yield
 
     def run_bus(self) -> None:
         """Start the server by its Secrets; again when its StatefulSet is another one."""
@@ -113,7 +193,7 @@ class Kubelets:
         return folder
 
     @staticmethod
-    def _end(one: subprocess.Popen[bytes] | None) -> None:
+    def _end(one: subprocess.Popen[Any] | None) -> None:
         if one is not None:
             one.kill()
             one.wait(10)
@@ -188,7 +268,70 @@ async def airmesh(world: World, *arguments: str) -> Any:
     return await asyncio.to_thread(world.airmesh, *arguments)
 
 
+async def keys_in_secrets(world: World) -> None:
+    """As an earlier release made those of nodes, too."""
+    assert (await airmesh(world, "keys", "accounts")).code == 0
+
+
+async def test_a_node_that_comes_makes_its_own_keys_and_is_let_in(world: World, kubelets: Kubelets) -> None:
+    """By what `airmesh install` made, without a Secret of the node's; then another key, and its end."""
+    installed = await airmesh(world, *INSTALL)
+    assert "revision 1" in installed.out, installed.err
+    world.kube.call("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n4"}})
+    try:
+        async with kubelets.cluster():
+            for user in ("dataplane-n4", "routing-n4"):
+                joined = await kubelets.joined(user)
+                assert joined.returncode == 0, joined.stdout
+            async with kubelets.agent("dataplane-n4") as node, kubelets.agent("routing-n4") as routing:
+                await until("both are connected", lambda: node.connected and routing.connected)
+                assert world.get(f"{CORE}/secrets/{names.node_secret('n4')}") is None
+                first = kubelets.copy("dataplane-n4")
+                turned = await airmesh(world, "keys", "rotate", "--node", "n4")
+                assert (turned.code, turned.out) == (0, "new keys: node n4\n"), turned.err
+                assert [(one.connected, one.reconnects) for one in (node, routing)] == [(True, 1), (True, 1)]
+                assert not await kubelets.is_let_in("dataplane-n4", first)
+                assert await kubelets.is_let_in("dataplane-n4", kubelets.seed("dataplane-n4"))
+
+                world.kube.call("DELETE", "/api/v1/nodes/n4")
+                own = ACKS.subject("n4")
+                await node.call(own, b"x", timeout=10, headers={"Nats-Expected-Stream": ACKS.stream})
+                await until("n4 is put out", lambda: not node.connected and not routing.connected)
+    finally:
+        with suppress(urllib.error.HTTPError):
+            world.kube.call("DELETE", "/api/v1/nodes/n4")
+
+
+@pytest.mark.slow
+async def test_a_token_that_was_revoked_lets_nobody_ask(world: World, kubelets: Kubelets) -> None:
+    """The next one does; nothing else changes, and no server starts again."""
+    installed = await airmesh(world, *INSTALL)
+    assert "revision 1" in installed.out, installed.err
+    async with kubelets.cluster():
+        joined = await kubelets.joined("routing-n2")
+        assert joined.returncode == 0, joined.stdout
+        async with kubelets.agent("routing-n2") as routing:
+            await until("it is connected", lambda: routing.connected)
+            (listed,) = (await airmesh(world, "keys", "bootstrap-token", "--list")).out.splitlines()
+            before = kubelets.mounted(names.BOOTSTRAP).rename(kubelets.folder / "before")
+            ended = await airmesh(world, "keys", "bootstrap-token", "--revoke", listed.split()[0])
+            assert (ended.code, "nodes are given it" in ended.out) == (0, True), ended.err
+            assert kubelets.starts == 1
+            again = await airmesh(world, "install", "--dry-run")
+            assert again.out == "no difference\n", again.out
+
+            seed = kubelets.seed("routing-n2").rename(kubelets.folder / "kept")
+            refused = await kubelets.joined("routing-n2", token=before / "token.creds")
+            assert refused.returncode == 1
+            assert "it has expired, or was revoked" in refused.stdout
+            twin = await kubelets.joined("routing-n2")
+            assert (twin.returncode, "is connected by another key" in twin.stdout) == (1, True), twin.stdout
+            seed.rename(kubelets.seed("routing-n2"))
+
+
+@pytest.mark.slow
 async def test_keys_are_rotated_beneath_agents_that_stay(world: World, kubelets: Kubelets) -> None:
+    await keys_in_secrets(world)
     installed = await airmesh(world, *INSTALL)
     assert "revision 1" in installed.out, installed.err
     users = ("dataplane-n1", "routing-n1", "ipam")
@@ -222,6 +365,7 @@ async def test_keys_are_rotated_beneath_agents_that_stay(world: World, kubelets:
 @pytest.mark.slow
 async def test_who_does_not_take_its_key_keeps_the_old_one(world: World, kubelets: Kubelets) -> None:
     """Until it takes it, or the old one is said to be stolen."""
+    await keys_in_secrets(world)
     installed = await airmesh(world, *INSTALL)
     assert "revision 1" in installed.out, installed.err
     rotate = ("keys", "rotate", "--node", "n3")
@@ -261,23 +405,19 @@ async def test_who_does_not_take_its_key_keeps_the_old_one(world: World, kubelet
 
 
 @pytest.mark.slow
-async def test_a_node_comes_and_one_goes_and_no_server_starts_again(world: World, kubelets: Kubelets) -> None:
+async def test_a_node_that_goes_is_put_out_and_no_server_starts_again(world: World, kubelets: Kubelets) -> None:
+    await keys_in_secrets(world)
     installed = await airmesh(world, *INSTALL)
     assert "revision 1" in installed.out, installed.err
-    try:
-        async with kubelets.agent("dataplane-n2") as leaving:
-            await until("n2 is connected", lambda: leaving.connected)
-            world.kube.call("DELETE", "/api/v1/nodes/n2")
-            world.kube.call("POST", "/api/v1/nodes", {"apiVersion": "v1", "kind": "Node", "metadata": {"name": "n4"}})
-            again = await airmesh(world, "install", "--timeout", "30")
-            assert "revision 2" in again.out, again.err
-            await until("n2 is put out", lambda: not leaving.connected)
-            assert not await kubelets.is_let_in("dataplane-n2", kubelets.seed("dataplane-n2"))
-        assert await kubelets.is_let_in("dataplane-n4", kubelets.seed("dataplane-n4"))
-        assert kubelets.starts == 1
-        assert world.get(f"{CORE}/secrets/{names.node_secret('n2')}") is None
-    finally:
-        world.kube.call("DELETE", "/api/v1/nodes/n4")
+    async with kubelets.agent("dataplane-n2") as leaving:
+        await until("n2 is connected", lambda: leaving.connected)
+        world.kube.call("DELETE", "/api/v1/nodes/n2")
+        again = await airmesh(world, "install", "--timeout", "30")
+        assert "revision 2" in again.out, again.err
+        await until("n2 is put out", lambda: not leaving.connected)
+        assert not await kubelets.is_let_in("dataplane-n2", kubelets.seed("dataplane-n2"))
+    assert kubelets.starts == 1
+    assert world.get(f"{CORE}/secrets/{names.node_secret('n2')}") is None
 
 
 @pytest.mark.slow
@@ -285,6 +425,7 @@ async def test_a_bus_that_lists_its_users_is_carried_over_by_an_upgrade(world: W
     """As an earlier release installed it: plain seeds, users in the servers' file. Keys stay, and agents come back."""
     none = await airmesh(world, "keys", "rotate", "--all")
     assert (none.code, "airmesh is not installed" in none.err) == (4, True)
+    await keys_in_secrets(world)
     installed = await airmesh(world, *INSTALL)
     assert "revision 1" in installed.out, installed.err
     there = {one["metadata"]["name"]: one for one in world.items(f"{CORE}/secrets")}

@@ -10,13 +10,16 @@ from ipaddress import ip_address, ip_network
 import pytest
 
 from chassis.bus.client import Bus
+from kit.tunnels import Tunnel
 from proto.addresses import Block
 from proto.codec import block_key, encode_segment, kind_prefix, object_key
 from proto.objects import KINDS, EndpointSlice, FelixConfiguration, Node, SliceEndpoint
 from proto.routes import NodeRoutes
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS, ROUTES
 from proto.sync import Complete, complete_key
+from services.dataplane.core.tunnel.devices import Device
 from services.dataplane.core.tunnel.peers import SERVER, TunnelPeers
+from services.dataplane.core.tunnel.routes import SeenRoute
 from services.dataplane.feed import Feed
 from services.dataplane.tunnel.known import Known
 from tests.conftest import BusFor
@@ -76,7 +79,7 @@ class World:
 @pytest.fixture
 async def world(bus_for: BusFor, buckets: dict[str, str]) -> World:
     buses = {name: await bus_for(name) for name in ("cluster", "ipam")}
-    buses |= {f"routing-{name}": await bus_for("routing", name) for name in ("n1", "n2", "n3")}
+    buses |= {f"routing-{name}": await bus_for("routing", name) for name in ("n1", "n2", "n3", "cp")}
     made = World(buses, Feed(await bus_for("dataplane", "n1"), "n1"), buckets)
     for number, name in enumerate(("n1", "n2", "n3")):
         await made.block(f"10.244.0.{64 * number}/26", name)
@@ -153,6 +156,25 @@ async def test_a_block_that_is_lost_stays_until_blocks_are_whole(world: World) -
     assert world.who()["172.30.0.13"] == "n3"
     await world.whole()
     await until(lambda: "172.30.0.13" not in world.who())
+
+
+async def test_a_gateway_says_by_which_models_it_receives_and_nothing_else(world: World) -> None:
+    await world.api(SERVERS)
+    await world.whole()
+    server = ip_address("172.30.0.1")
+    mark = Tunnel(model="vxlan", local=ip_address("172.30.0.11"), port=4789, vni=4096)
+    world.peers.set_devices([Device(index=7, name="am-vxlan", mac=b"", tunnel=mark)])
+    world.peers.set_route((ip_network("10.244.0.64/26"), 64), SeenRoute(7, ip_address("172.30.0.12")))
+    record = NodeRoutes(node="cp", underlay=(server, ip_address("172.30.0.99")), models=("vxlan",), gateway=True)
+    await world.put("routing-cp", ROUTES, "cp", record)
+
+    def devices() -> dict[str, int]:
+        world.who()
+        return {str(key.address): peer.ifindex for key, peer in world.peers.peers.items()}
+
+    await until(lambda: world.known.begun and devices() == {"172.30.0.1": 7, "172.30.0.12": 7, "172.30.0.13": 0})
+    await world.put("routing-cp", ROUTES, "cp", NodeRoutes(node="cp", underlay=(server,), gateway=True))
+    await until(lambda: devices()["172.30.0.1"] == 0)
 
 
 async def test_what_asks_for_encryption_is_known_whether_or_not_the_cluster_has_the_kind(world: World) -> None:
