@@ -527,7 +527,7 @@ CLUSTER = (
         file="chassis/bus/rationed.py",
         old="        await subscription.unsubscribe(limit=most)\n",
         new="",
-        tests=("tests/shell/cluster/test_admission.py::test_a_flood_reaches_the_api_server_as_a_trickle",),
+        tests=("tests/shell/chassis/bus/test_rationed.py",),
     ),
     Mutant(
         name="a-deleted-node-stays-on-the-bus",
