@@ -10,6 +10,10 @@ from services.dataplane.core.datapath.pins import LAYOUTS_BEFORE, parse_pin_name
 
 BEFORE = next(iter(LAYOUTS_BEFORE))
 """The hash of all layouts of the last version that had one."""
+LATER = frozenset({"am_tunnels", "am_tunnel_ends", "am_tunnel_peers", "am_tunnel_srcs"})
+"""Maps that it did not have."""
+REPLACED = LATER | {"am_scratch"}
+"""Maps that are made when this version follows it."""
 OTHER = "0" * 12
 """A layout that no map has."""
 
@@ -32,7 +36,10 @@ def as_before(folder: Path, layouts: str) -> None:
     former.mkdir()
     (former / "maps").mkdir()
     for name, pin in pins_of(folder).items():
-        pin.rename(former / "maps" / name)
+        if name in LATER:
+            pin.unlink()
+        else:
+            pin.rename(former / "maps" / name)
     (folder / "v2" / "links").rename(former / "links")
     (folder / "v2" / "maps").rmdir()
     (folder / "v2").rmdir()

@@ -21,7 +21,7 @@ from kit.once import Once
 from kit.tunnels import is_tunnel_name
 from kit.underlay import Refusal
 from proto.net import Address
-from proto.objects import FelixConfiguration
+from proto.objects import EndpointSlice, FelixConfiguration, Node
 from services.dataplane.core.datapath.layout import AddressKey, ConfigFlag, LinkKey, PrefixKey
 from services.dataplane.core.datapath.tunnel_layout import (
     Tunnel,
@@ -31,6 +31,7 @@ from services.dataplane.core.datapath.tunnel_layout import (
     TunnelPeer,
     TunnelSource,
 )
+from services.dataplane.core.ipcache.entries import APISERVER
 from services.dataplane.core.tunnel import devices as core
 from services.dataplane.core.tunnel import encryption
 from services.dataplane.core.tunnel.peers import TunnelPeers
@@ -109,7 +110,9 @@ class TunnelReconciler:
         return await self._thread.run(self._kernel.own_addresses)
 
     async def apply(self, dirty: Dirty) -> Done | Again:
-        """One pass."""
+        """One pass. What changes of objects that say nothing of other ends costs none: most of them do not."""
+        if not dirty.full and self._is_idle(dirty):
+            return Done()
         began = time.monotonic()
         await self._look(full=dirty.full)
         for key in self._routes.take_changed():
@@ -127,6 +130,14 @@ class TunnelReconciler:
         if written:
             self._log.debug("tunnels-written", entries=written)
         return Again(after=1.0, full=False) if self._encryption.remaining else Done()
+
+    def _is_idle(self, dirty: Dirty) -> bool:
+        """Whether all that changed is objects of other kinds."""
+        *others, objects = dirty.by_cursor
+        if any(others) or not objects or self._encryption.remaining or (self.watch is not None and self.watch.pending):
+            return False
+        servers = self._feed.concern(objects, EndpointSlice, namespace=APISERVER[0])
+        return not (servers or self._feed.concern(objects, Node, FelixConfiguration))
 
     async def _look(self, *, full: bool) -> None:
         """The kernel's state: all of it, or what it told."""
