@@ -8,7 +8,7 @@ that asks for it too. A pass that made a device plans again at once: only then h
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from os import strerror
 from typing import Any, Protocol
@@ -21,7 +21,7 @@ from kit.once import Once
 from proto.events import ModelStep, RoutesChanged
 from proto.net import Address, Network
 from proto.pairs import PairState
-from services.routing.core.encryption import asked_since, last_known, wish_of
+from services.routing.core.encryption import asked_since, last_known, staying, wish_of, with_families
 from services.routing.core.evidence import Evidence, Way
 from services.routing.core.faults import Fault
 from services.routing.core.fib import AddDevice, Addition, Device, Operation, Route, Snapshot
@@ -92,6 +92,8 @@ class Installer:
         """Those that there should have been, by name."""
         self._wireguard = WireguardState()
         self._encrypted_since: dict[int, float] = {}
+        self._encrypted: Set[int] = frozenset()
+        self._staying: dict[int, float] = {}
         self._since: dict[PairKey, tuple[str, int]] = {}
         self._pairs: Plan = Plan((), (), {})
         self._last: Mapping[tuple[Network, int], Route] = {}
@@ -125,12 +127,16 @@ class Installer:
         waits = any(one.pending for one in planned.pairs.values()) or not all(
             one.receives for one in self.snapshot.devices if one.is_ours
         )
-        return Again(RETRY) if refused or waits or self._wireguard.begins else Done()
+        return Again(RETRY) if refused or waits or self._wireguard.begins or self._staying else Done()
 
     async def _round(self) -> tuple[Plan, Mesh, tuple[Refusal, ...]]:
         self.snapshot = replace(await self._kernel.snapshot(), wireguard=self._wireguard)
         self._causes.gather()
         mesh, now = last_known(self._look(), self.snapshot), time.monotonic()
+        encrypted = mesh.settings.encrypted
+        self._staying = staying(encrypted, self._encrypted, self._staying, now)
+        self._encrypted = encrypted
+        mesh = with_families(mesh, self._staying)
         self._encrypted_since = asked_since(mesh, self._encrypted_since, now)
         memory = Memory(
             now=now,

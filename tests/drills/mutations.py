@@ -527,7 +527,7 @@ CLUSTER = (
         file="chassis/bus/rationed.py",
         old="        await subscription.unsubscribe(limit=most)\n",
         new="",
-        tests=("tests/shell/cluster/test_admission.py::test_a_flood_reaches_the_api_server_as_a_trickle",),
+        tests=("tests/shell/chassis/bus/test_rationed.py",),
     ),
     Mutant(
         name="a-deleted-node-stays-on-the-bus",
@@ -641,6 +641,13 @@ CLUSTER = (
         old="                if cache is self._pools.second and name in shadowed:\n",
         new="                if cache is self._pools.first and name in shadowed:\n",
         tests=("tests/shell/cluster/test_writeback.py",),
+    ),
+    Mutant(
+        name="an-encryption-beside-a-mistake-is-passed-over",
+        file="services/cluster/core/cache.py",
+        old="            if self.kind.type is FelixConfiguration:\n",
+        new="            if self.kind.type is FelixConfiguration and value is not None:\n",
+        tests=("tests/core/cluster/test_cache.py",),
     ),
 )
 
@@ -1433,6 +1440,13 @@ WIREGUARD = (
         file="services/routing/core/mesh.py",
         old="        if where.version in self.settings.encrypted:\n            return _ENCRYPTED\n",
         new="",
+        tests=("tests/core/routing/test_encryption.py",),
+    ),
+    Mutant(
+        name="who-hears-first-leaves-encryption-first",
+        file="services/routing/core/encryption.py",
+        old="dict.fromkeys(before - encrypted, now + STAYS)",
+        new="dict.fromkeys(before - encrypted, now)",
         tests=("tests/core/routing/test_encryption.py",),
     ),
 )

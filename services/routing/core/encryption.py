@@ -5,6 +5,9 @@ it, no other way is made for it, and its pools are prohibited beneath their rout
 that packets take as they are when encryption is asked for stay until WireGuard to that node is proved,
 :data:`PLAIN_GRACE` seconds at most: so it is switched on under load, and still means what it says.
 
+Nodes hear one after the other that it is no longer asked for, and who has not heard refuses what comes in the clear: so
+each stays on WireGuard for :data:`STAYS` seconds more.
+
 While FelixConfiguration is not known (the agent has just started), what the kernel says counts: a family with a
 prohibited range was asked for when it was last known.
 """
@@ -12,7 +15,7 @@ prohibited range was asked for when it was last known.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import replace
 
 from kit.models import ENCRYPTS
@@ -28,12 +31,29 @@ PLAIN_GRACE = 30.0
 """Seconds that packets may go on as they are after encryption was asked for."""
 
 
+STAYS = 5.0
+"""Seconds that a node goes on encrypting after it heard that nobody asks for it: longer than an object takes to all."""
+
+
 def last_known(mesh: Mesh, kernel: Snapshot) -> Mesh:
     """With the families that must be encrypted as they were, where what is set is not known yet."""
     if mesh.settings_complete:
         return mesh
     kept = {route.destination.version for route in kernel.routes if route.is_ours and route.kind is Kind.PROHIBIT}
-    settings = replace(mesh.settings, encrypted=mesh.settings.encrypted | kept)
+    return with_families(mesh, kept)
+
+
+def staying(encrypted: Set[int], before: Set[int], until: Mapping[int, float], now: float) -> dict[int, float]:
+    """Families that are encrypted here for a while yet, and until when. ``encrypted``: those that are asked for,
+    ``before``: those that were at the last look.
+    """
+    ended = dict.fromkeys(before - encrypted, now + STAYS)
+    return {family: end for family, end in {**until, **ended}.items() if end > now and family not in encrypted}
+
+
+def with_families(mesh: Mesh, families: Iterable[int]) -> Mesh:
+    """With these families encrypted, too."""
+    settings = replace(mesh.settings, encrypted=mesh.settings.encrypted | set(families))
     return replace(mesh, settings=settings)
 
 

@@ -13,7 +13,16 @@ from kit.model_settings import ModelSettings
 from kit.tunnels import Tunnel
 from proto.routes import NodeRoutes, WireguardKey
 from services.routing.core.choice import Choice
-from services.routing.core.encryption import PLAIN_GRACE, asked_since, last_known, wish_of, withheld
+from services.routing.core.encryption import (
+    PLAIN_GRACE,
+    STAYS,
+    asked_since,
+    last_known,
+    staying,
+    wish_of,
+    with_families,
+    withheld,
+)
 from services.routing.core.faults import Fault
 from services.routing.core.fib import GROUP, LAST_METRIC, Kind, Remove, Replace, Route, SeenDevice, Snapshot, Uplink
 from services.routing.core.mesh import Mesh
@@ -132,6 +141,20 @@ def test_what_was_asked_for_holds_until_the_objects_are_known() -> None:
     assert Remove(refusal) in plan(last_known(off, kernel(refusal)), kernel(refusal)).operations, "nobody asks any more"
     half = asking(N1, N2, families=frozenset(), pools={}, settings_complete=False)
     assert Remove(refusal) not in plan(half, kernel(refusal)).operations
+
+
+def test_who_hears_first_that_nobody_asks_stays_on_wireguard_for_a_while() -> None:
+    """The other end may refuse what comes in the clear until it has heard, too."""
+    none: frozenset[int] = frozenset()
+    assert staying(BOTH, none, {}, 10.0) == {}, "it begins at once"
+    kept = staying(none, BOTH, {}, 10.0)
+    assert kept == {4: 10.0 + STAYS, 6: 10.0 + STAYS}
+    assert staying(none, none, kept, 10.0 + STAYS - 0.1) == kept
+    assert staying(none, none, kept, 10.0 + STAYS) == {}
+    assert staying(frozenset((4,)), none, kept, 11.0) == {6: 10.0 + STAYS}, "asked for again"
+    off = asking(N1, SECURE, families=none, pools={POOL: ("host-gw",), POOL6: ("host-gw",)})
+    planned = plan(with_families(off, kept), kernel(wireguard=READY))
+    assert [one.split(" dev ")[1][0] for one in replaced(planned) if " via " in one] == ["9", "9"]
 
 
 def pair_of(family: int = 4, *, mtu: int = 1500, state: WireguardState = READY, **peer: Any) -> Pair:

@@ -23,6 +23,7 @@ from proto.codec import kind_prefix, object_key
 from proto.objects import KIND_OF, FelixConfiguration, IPPool
 from proto.subjects import OBJECTS
 from proto.sync import Complete, complete_key
+from services.routing.core import encryption
 from tests.conftest import BusFor
 from tests.natsd import NatsServer
 from tests.netns.routing.conftest import Mesh, Netns, Routing
@@ -197,8 +198,11 @@ async def test_wireguard_go_that_died_is_started_again(pair: Pair) -> None:
     assert again.private_key == key.private_key
 
 
-async def test_it_is_switched_on_and_off_under_packets_and_none_is_lost(pair: Pair) -> None:
+async def test_it_is_switched_on_and_off_under_packets_and_none_is_lost(
+    pair: Pair, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Pods talk as they are; then encryption is asked for, and later no more."""
+    monkeypatch.setattr(encryption, "STAYS", 1.0)
     n1, n2 = pair.nodes
     await pair.encrypt(on=False)
     await pair.start()
@@ -229,9 +233,11 @@ async def test_it_is_switched_on_and_off_under_packets_and_none_is_lost(pair: Pa
         assert wireguard_frames(frames) > 20
         assert not [frame for frame in frames if clear(frame, SECRET)]
         fabric.close()
+        ended = time.monotonic()
         await pair.encrypt(on=False)
         plain = {"10.244.2.0/26 via 172.30.0.12 dev fab0 metric 64"}
         await until(lambda: n1.netns.routes() >= plain and not any("prohibit" in one for one in n1.netns.routes()))
+        assert time.monotonic() - ended >= 1.0, "who has not heard yet would refuse it"
         await until(lambda: not any("am-wg" in one for n in pair.nodes for one in n.netns.routes()))
     finally:
         stop.set()
