@@ -626,21 +626,21 @@ CLUSTER = (
         file="services/cluster/core/spellings.py",
         old="        return 0 if waiting else sum(",
         new="        return sum(",
-        tests=("tests/shell/cluster/test_mirror.py",),
+        tests=("tests/shell/cluster/test_mirror.py::test_no_pool_is_taken_for_gone_before_both_groups_are_listed",),
     ),
     Mutant(
         name="the-second-spelling-counts",
         file="services/cluster/core/spellings.py",
         old="ChainMap(first.known, second.known)",
         new="ChainMap(second.known, first.known)",
-        tests=("tests/shell/cluster/test_mirror.py",),
+        tests=("tests/shell/cluster/test_mirror.py::test_a_pool_counts_whichever_way_it_is_written",),
     ),
     Mutant(
         name="a-pool-that-does-not-count-says-nothing",
         file="services/cluster/writeback.py",
         old="                if cache is self._pools.second and name in shadowed:\n",
         new="                if cache is self._pools.first and name in shadowed:\n",
-        tests=("tests/shell/cluster/test_writeback.py",),
+        tests=("tests/shell/cluster/test_writeback.py::test_a_pool_whose_name_is_taken_by_the_other_spelling_says_so",),
     ),
     Mutant(
         name="an-encryption-beside-a-mistake-is-passed-over",
@@ -2730,7 +2730,7 @@ CLI = (
         file="cli/reports/agents.py",
         old="    found += ways\n",
         new="",
-        tests=("tests/shell/cli/test_routes.py",),
+        tests=("tests/shell/cli/test_routes.py::test_a_pair_without_a_way_is_reported_wherever_one_looks",),
     ),
     Mutant(
         name="who-is-not-asked-answers",
