@@ -133,8 +133,8 @@ class KernelWatch:
 
     @property
     def pending(self) -> bool:
-        """Whether something was told since :meth:`take`."""
-        return bool(self._routes or self._links or self._lost)
+        """Whether there is something to :meth:`take`."""
+        return bool(self._routes) or self._links or self._lost
 
     def take(self) -> Notices:
         """What was told since the last call."""

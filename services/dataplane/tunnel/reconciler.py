@@ -110,8 +110,10 @@ class TunnelReconciler:
         return await self._thread.run(self._kernel.own_addresses)
 
     async def apply(self, dirty: Dirty) -> Done | Again:
-        """One pass. What changes of objects that say nothing of other ends costs none: most of them do not."""
-        if not dirty.full and self._is_idle(dirty):
+        """One pass over what its loop's cursors say, objects last; none where only objects changed that say nothing of
+        tunnels, as most do.
+        """
+        if self._is_of_others(dirty):
             return Done()
         began = time.monotonic()
         await self._look(full=dirty.full)
@@ -131,13 +133,15 @@ class TunnelReconciler:
             self._log.debug("tunnels-written", entries=written)
         return Again(after=1.0, full=False) if self._encryption.remaining else Done()
 
-    def _is_idle(self, dirty: Dirty) -> bool:
-        """Whether all that changed is objects of other kinds."""
-        *others, objects = dirty.by_cursor
-        if any(others) or not objects or self._encryption.remaining or (self.watch is not None and self.watch.pending):
+    def _is_of_others(self, dirty: Dirty) -> bool:
+        """Whether nothing has changed but objects, and none of a kind that counts here."""
+        *views, objects = dirty.by_cursor or (frozenset(),)
+        settled = self.filled and self.is_encryption_known and not self._encryption.remaining
+        if dirty.full or any(views) or not objects or not settled or (self.watch is not None and self.watch.pending):
             return False
-        servers = self._feed.concern(objects, EndpointSlice, namespace=APISERVER[0])
-        return not (servers or self._feed.concern(objects, Node, FelixConfiguration))
+        concern = self._feed.concern
+        servers, namespace = EndpointSlice, APISERVER[0]
+        return not (concern(objects, Node, FelixConfiguration) or concern(objects, servers, namespace=namespace))
 
     async def _look(self, *, full: bool) -> None:
         """The kernel's state: all of it, or what it told."""
