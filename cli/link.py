@@ -88,6 +88,8 @@ class Link:
         self._client = Client()
         self._fault: Exception | None = None
         self._connected = False
+        self._left = False
+        """It is being closed."""
         self._denied = asyncio.Event()
 
     async def __aenter__(self) -> Link:
@@ -174,6 +176,7 @@ class Link:
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, where: TracebackType | None
     ) -> None:
+        self._left = True
         await self._abandon()
 
     async def _abandon(self) -> None:
@@ -346,12 +349,17 @@ class Link:
                 message = await subscription.next_msg(left)
             except (nats.errors.TimeoutError, TimeoutError):
                 break
+            except nats.errors.Error as error:
+                if not self._left:
+                    raise self._unreachable(error) from error
+                break  # what was asked beside this was refused, and nobody waits any more
             user, _, of = message.subject.removeprefix(f"{inbox}.").partition(".")
             if user == token:  # the server's "no responders"
                 break
             if of == token:  # else it is for another copy of this command
                 answers.append((user, message.data))
-        await subscription.unsubscribe()
+        if not self._left:
+            await subscription.unsubscribe()
         return tuple(answers)
 
     async def listen(self, subject: str, begun: Callable[[], None]) -> AsyncIterator[Msg]:

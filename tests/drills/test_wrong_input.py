@@ -85,6 +85,11 @@ GOOD = f"""
       ports: [{{port: 80, endPort: 90, protocol: TCP}}, {{port: http}}]}}]
     egress: [{{to: [{{podSelector: {{}}}}], ports: [{{protocol: UDP, port: 53}}]}}]
 - apiVersion: crd.projectcalico.org/v1
+  kind: FelixConfiguration
+  metadata: {{name: default, uid: u-1}}
+  spec: {{vxlanPort: 8472, vxlanVNI: 1, vxlanMTU: 1450, ipipMTU: 0, wireguardEnabled: true, wireguardEnabledV6: false,
+    wireguardListeningPort: 51820, wireguardMTU: 1420, bpfEnabled: false}}
+- apiVersion: crd.projectcalico.org/v1
   kind: IPPool
   metadata: {{name: pods, uid: u-1}}
   spec: {{cidr: 10.244.0.0/16, blockSize: 26, ipipMode: Never, vxlanMode: Never, natOutgoing: true,
