@@ -12,7 +12,7 @@ from lab.paths import SOURCE, paths, settings
 from lab.topology import plan
 
 OF = paths("air", settings({})).node("n2")
-KERNELS = {Path("/proc/sys/net"), Path("/sys/fs/cgroup")}
+KERNELS = {Path("/proc/sys/net"), Path("/sys/fs/cgroup"), Path("/dev/net")}
 """What the kernel shows each pod of its own, or all nodes of a machine share."""
 
 
