@@ -28,6 +28,8 @@ MESSAGE_NOT_FOUND = 10037
 WRONG_LAST_SEQUENCE = frozenset({10071, 10164})
 STREAM_EXISTS = 10058
 STORE_FAILED = 10077
+NO_SUITABLE_PEERS = 10005
+"""So many servers as a stream wants copies are not there: of a cluster that starts, not yet."""
 
 
 class JetStreamRefused(Refused):
@@ -105,7 +107,7 @@ def parse_answer(body: bytes) -> _Answer:
         raise Missing(answer.error.description)
     if answer.error.err_code == STORE_FAILED and answer.error.description.startswith("maximum"):
         raise Full(answer.error.description)
-    if answer.error.code == 503:
+    if answer.error.code == 503 or answer.error.err_code == NO_SUITABLE_PEERS:
         raise Unavailable(answer.error.description)
     raise JetStreamRefused(answer.error.err_code, answer.error.description)
 

@@ -180,6 +180,13 @@ class Issuer(_Signer):
         """What a :class:`NodeIssuer` is made of. Servers take what it signs for the operator's."""
         return self._nodes.seed
 
+    def end_former(self, node_user: str, until: int) -> str:
+        """JWT of the account that an earlier release gave a node's user, by a key of the operator's own: it lets nobody
+        in by what was signed up to then.
+        """
+        key, claims = super()._of(node_user), _account(Account(name=node_user), self.account)
+        return _jwt(self._key, key.public, node_user, claims | {"revocations": {"*": until}})
+
     def sign_resolver(self, public: str) -> str:
         """JWT of the user who hands accounts to the servers."""
         return self.sign_user(SYSTEM, RESOLVER_USER, public, rights=_RESOLVER_RIGHTS)

@@ -167,6 +167,12 @@ def of_host(there: Mapping[str, Any], host: Host, by: Issuer) -> list[str]:
     return [_account(there, by, one, keys[one.name]) for one in found if one.name in keys]
 
 
+def ended(there: Mapping[str, Any], host: Host, by: Issuer) -> list[str]:
+    """JWTs of the accounts that an earlier release gave a node whose keys are in a Secret: they let nobody in."""
+    keys = [key for key in secrets.keys([host]) if key.node]
+    return [by.end_former(key.user, issued(there, key)) for key in keys]
+
+
 def gone(there: Mapping[str, Any], hosts: Iterable[Host], by: Issuer) -> tuple[list[str], list[str]]:
     """Of nodes that are there no more: names of their Secrets, and JWTs of their accounts, which let nobody in."""
     kept = {names.node_secret(host.name) for host in hosts}

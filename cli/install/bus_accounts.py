@@ -27,8 +27,11 @@ class BusAccounts:
     def __init__(self, api: Kubernetes, say: Callable[[str], None], until_done: Callable[[Ref, str], None]) -> None:
         self._api, self._say, self._until_done = api, say, until_done
 
-    def admit(self, objects: Sequence[Object], hosts: Sequence[Host]) -> None:
-        """Give the servers that run the accounts of services and nodes; those of nodes that are gone let nobody in."""
+    def admit(self, objects: Sequence[Object], hosts: Sequence[Host], *, ending: bool) -> None:
+        """Give the servers that run the accounts of services and nodes; those of nodes that are gone let nobody in.
+
+        ``ending``: nor do those of an earlier release, since nodes have what takes their place.
+        """
         there = secrets_of(self._api)
         if names.OPERATOR not in there:
             return
@@ -37,6 +40,7 @@ class BusAccounts:
         given += accounts.of_services(there, by).values()
         for host in secrets.seeded(there, hosts):
             given += accounts.of_host(there, host, by)
+            given += accounts.ended(there, host, by) if ending else ()
         self.hand_over(objects, given)
         for name in left:
             self._api.delete(Ref("v1", "Secret", names.NAMESPACE, name))

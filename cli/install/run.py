@@ -186,7 +186,7 @@ class Cluster:
         there = self.secrets()
         having = wanted.with_secrets(there)
         if having and self._runs_signed_bus():  # before an agent's file says what only its new account knows
-            self.bus.admit(objects, wanted.hosts)
+            self.bus.admit(objects, wanted.hosts, ending=False)
         self.put_seeds(having, wanted.objects)
         self._end_listed_bus(objects)
         self._pools(wanted.options)  # no node is ready before it has addresses to give
@@ -236,7 +236,7 @@ class Cluster:
         """Waits until it runs; a bus of signed accounts is handed them then."""
         self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
         if one["metadata"]["name"] == names.BUS and _is_signed(one):
-            self.bus.admit(objects, self.hosts())
+            self.bus.admit(objects, self.hosts(), ending=True)
 
     def _apply(self, objects: Iterable[Object]) -> None:
         for one in objects:

@@ -260,8 +260,7 @@ class NodeAccounts:
         self._gone = {node: self._gone.get(node, now) for node in self._writers() - there.keys()}
         self._out &= self._gone.keys()
         for node, since in self._gone.items():
-            if now - since >= self._grace and node not in self._out:
-                await self._put_out(node)
+            if now - since >= self._grace and node not in self._out and await self._put_out(node):
                 self._out.add(node)
         await self._keep(sorted(there.values()))
         return Done()
@@ -278,12 +277,16 @@ class NodeAccounts:
             if (node := writer_of(name, key))
         }
 
-    async def _put_out(self, node: str) -> None:
+    async def _put_out(self, node: str) -> bool:
+        """False while a server says that it does not know an account: one that does may only be slower."""
+        known = True
         for role in AGENTS:
             claims = await self._bus.claims(f"{role}-{node}")
+            known &= bool(claims)
             if claims and not core.standing(claims, frozenset()).out:
                 await self._bus.put_out(f"{role}-{node}", int(time.time()))
                 self._log.info("node-put-out", user=f"{role}-{node}")
+        return known
 
     async def _keep(self, names: list[str]) -> None:
         """The next few by name, after those of the pass before."""

@@ -1,9 +1,9 @@
 """A pool's model is edited under traffic, between two nodes in namespaces: the short version of `make drill-models`.
 
-Real routing and dataplanes, started by `serving.py`, and no Kubernetes: the drill writes the IPPools itself. From
-host-gw to VXLAN, to IP in IP and back, each change under TCP and UDP flows and a stream of 1,000 packets a second each
-way. No connection breaks, at most ten packets of a stream are lost, and once both nodes' routes are the model's, the
-wire has packets of pods in that model's tunnel and in nothing else.
+Real routing and dataplanes, no Kubernetes: the drill writes the IPPools itself. From host-gw to VXLAN, to IP in IP and
+back, each change under TCP and UDP flows and a stream of 1,000 packets a second each way. No connection breaks, at most
+ten packets of a stream are lost, and once both nodes' routes are the model's, the wire has packets of pods in that
+model's tunnel and in nothing else.
 """
 
 from __future__ import annotations
@@ -54,7 +54,6 @@ def world(tmp_path_factory: pytest.TempPathFactory) -> Iterator[MiniCluster]:
                 await made.put(bus, *node_objects(NODES), *wanted(HOST_GW))
 
         asyncio.run(begin())
-        made.program = ("-m", "tests.drills.serving")
         for name in (
             "ipam-1",
             "policy-1",

@@ -1,7 +1,8 @@
 """The informer cache of one kind: its objects as the API last served them, parsed; the desired state of the mirror.
 
 Owns the rule for what cannot be understood: the object's last good version stays, the fault is kept beside it until the
-object is mended or gone; for a policy that never had a good version, one stands in that isolates what it selects. A
+object is mended or gone; for a policy that never had a good version, one stands in that isolates what it selects, and
+encryption that a FelixConfiguration asks for counts beside whatever is wrong with it. A
 pod without a node is known, but is nobody's yet and has no key. A cache is ``synced`` once a whole list has come; until
 then it says nothing about what is absent.
 """
@@ -14,8 +15,9 @@ from typing import Any
 
 import msgspec
 
-from proto.objects import Kind, KubernetesObject, NetworkPolicy, Pod
+from proto.objects import FelixConfiguration, Kind, KubernetesObject, NetworkPolicy, Pod
 from services.cluster.core.diff import Name
+from services.cluster.core.felix import encrypting
 from services.cluster.core.parse import Malformed, read
 from services.cluster.core.policies import closed
 from services.cluster.core.unserved import Unserved
@@ -100,6 +102,8 @@ class Cache:
             self.faults[name] = fault
             same = before is not None and before.uid == identity.uid
             value = before.value if before is not None and same else None
+            if self.kind.type is FelixConfiguration:
+                value = encrypting(value if isinstance(value, FelixConfiguration) else None, raw)
             if value is None:
                 self.unserved.pop(name, None)
             stand_in = closed(raw) if value is None and self.kind.type is NetworkPolicy else None

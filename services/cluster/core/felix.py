@@ -2,7 +2,8 @@
 
 Calico's object has some hundred fields, of another program's parts; the mesh acts on those of its models alone.
 Promises that a value which nobody could act on is refused in one sentence (the last good object stays, so the old
-settings go on), and that every field that is not acted on is known by name, for ``core.unserved`` to tell.
+settings go on; but encryption that it asks for is asked for all the same), and that every field that is not acted on
+is known by name, for ``core.unserved`` to tell.
 
 Source: crd.projectcalico.org/v1 FelixConfigurationSpec; RFC 7348 (24 bits of VNI), RFC 8200 (1280).
 """
@@ -13,12 +14,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import msgspec
+from msgspec import field
 
 from kit.model_settings import DEFAULT, NODE, VXLAN_PORT, WIREGUARD_PORT
 from kit.models import LEAST_MTU, MOST_MTU
 from proto.objects import FelixConfiguration
 from services.cluster.core.malformed import Wrong
-from services.cluster.core.shapes import FelixConfigurationShape, FelixConfigurationSpec, Shape
+from services.cluster.core.shapes import FelixConfigurationShape, FelixConfigurationSpec, Metadata, Shape
 
 MOST_VNI = (1 << 24) - 1
 MTUS = ("vxlanMTU", "vxlanMTUV6", "ipipMTU", "wireguardMTU", "wireguardMTUV6")
@@ -71,6 +73,31 @@ def _size(name: str, size: int | None) -> None:
         raise Wrong(f"spec.{name}", why, f"use {LEAST_MTU} or more, or 0 for what fits")
     if size and size > MOST_MTU:
         raise Wrong(f"spec.{name}", f"{size} is more than a link can have", f"use at most {MOST_MTU}, or 0")
+
+
+class _Asks(Shape, frozen=True):
+    wireguard_enabled: Any = None
+    wireguard_enabled_v6: Any = field(name="wireguardEnabledV6", default=None)
+
+
+class _Asking(Shape, frozen=True):
+    metadata: Metadata
+    spec: _Asks | None = None
+
+
+def encrypting(good: FelixConfiguration | None, raw: bytes) -> FelixConfiguration | None:
+    """What counts of an object that cannot be understood: its last good version, and encryption where it asks for that.
+
+    Whoever writes ``wireguardEnabled: true`` beside a mistake relies on it: packets are dropped rather than sent in the
+    clear.
+    """
+    try:
+        read = msgspec.json.decode(raw, type=_Asking)
+    except (msgspec.MsgspecError, RecursionError, UnicodeDecodeError):
+        return good
+    asks = read.spec or _Asks()
+    on = {name: True for name in ("wireguard_enabled", "wireguard_enabled_v6") if getattr(asks, name) in (True, "true")}
+    return msgspec.structs.replace(good or FelixConfiguration(name=read.metadata.name), **on) if on else good
 
 
 def is_read(name: str) -> bool:

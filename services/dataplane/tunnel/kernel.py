@@ -131,6 +131,11 @@ class KernelWatch:
             self._listener.close()
             self._listener = None
 
+    @property
+    def pending(self) -> bool:
+        """Whether there is something to :meth:`take`."""
+        return bool(self._routes) or self._links or self._lost
+
     def take(self) -> Notices:
         """What was told since the last call."""
         notices = Notices(tuple(self._routes), self._links, self._lost)

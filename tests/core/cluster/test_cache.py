@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
+from typing import Any
+
 import msgspec
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proto.objects import KIND_OF, KubernetesObject, Namespace, NetworkPolicy, Pod, Selector
+from proto.objects import KIND_OF, FelixConfiguration, KubernetesObject, Namespace, NetworkPolicy, Pod, Selector
 from services.cluster.core.cache import BREATH, Cache, has_key
 from services.cluster.core.diff import diff
 from tests.core.cluster.lists import list_into
@@ -153,3 +156,43 @@ def test_applying_a_difference_gives_the_desired(
     after = {key: value for key, value in held.items() if key not in found.deletes} | dict(found.upserts)
     assert after == desired
     assert not diff(desired, after, {}, desired.keys() | after.keys())
+
+
+FELIX = KIND_OF[FelixConfiguration]
+
+
+def felix(spec: dict[str, Any], uid: str = "u") -> bytes:
+    return json.dumps({"metadata": {"name": "default", "uid": uid}, "spec": spec}).encode()
+
+
+@pytest.mark.parametrize(
+    ("before", "mistaken", "counts"),
+    [
+        ({"vxlanVNI": 7}, {"vxlanVNI": 0}, FelixConfiguration("default", vxlan_vni=7)),
+        (
+            {"vxlanVNI": 7},
+            {"vxlanVNI": 0, "wireguardEnabled": True},
+            FelixConfiguration("default", vxlan_vni=7, wireguard_enabled=True),
+        ),
+        (None, {"vxlanVNI": 0}, None),
+        (None, {"vxlanMTU": 5, "wireguardEnabledV6": True}, FelixConfiguration("default", wireguard_enabled_v6=True)),
+        (None, {"wireguardEnabled": "true"}, FelixConfiguration("default", wireguard_enabled=True)),
+        (None, {"vxlanVNI": 0, "wireguardEnabled": False}, None),
+        (
+            {"wireguardEnabled": True},
+            {"wireguardEnabled": False, "vxlanVNI": 0},
+            FelixConfiguration("default", wireguard_enabled=True),
+        ),
+    ],
+)
+def test_encryption_is_asked_for_beside_a_mistake_and_never_taken_back_by_one(
+    before: dict[str, Any] | None, mistaken: dict[str, Any], counts: FelixConfiguration | None
+) -> None:
+    cache = Cache(FELIX)
+    if before is not None:
+        cache.upsert(felix(before))
+    cache.upsert(felix(mistaken))
+    assert cache.known["", "default"].value == counts
+    assert ("", "default") in cache.faults
+    cache.upsert(felix({"vxlanVNI": 9}))
+    assert cache.known["", "default"].value == FelixConfiguration("default", vxlan_vni=9)

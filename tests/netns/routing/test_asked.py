@@ -11,7 +11,7 @@ from proto.events import ObjectFault
 from proto.subjects import object_fault_subject
 from tests.conftest import BusFor
 from tests.natsd import NatsServer
-from tests.netns.routing.test_tunnels import Pair, pair, pods, tunnelled, until
+from tests.netns.routing.test_tunnels import Pair, pair, pods, until
 from tests.shell.cli.test_commands import airmesh, environment
 
 __all__ = ["pair", "pods"]
@@ -26,10 +26,10 @@ async def printed(server: NatsServer, *arguments: str) -> Any:
 
 
 async def test_the_command_says_what_the_kernels_do(pair: Pair, nats_server: NatsServer) -> None:
-    n1, n2 = pair.nodes
+    everyone = {(node, family) for node in ("n1", "n2") for family in (4, 6)}
     await pair.pools(vxlan_mode="Always")
     await pair.start()
-    await until(lambda: n1.routes() >= tunnelled(2) and n2.routes() >= tunnelled(1))
+    await until(lambda: pair.taken("vxlan") == everyone, 60)
     report = await printed(nats_server, "routes")
     assert report["silent"] == []
     found = {(one["node"], one["peer"], one["family"]): one for one in report["pairs"]}
@@ -56,7 +56,7 @@ async def test_a_pool_that_a_pair_cannot_have_says_so(pair: Pair, bus_for: BusFo
     await listener.subscribe(object_fault_subject("routing", "*"), ObjectFault, lambda _, fault: said.append(fault))
     await pair.pools(ipip_mode="Always")
     await pair.start()
-    await until(lambda: {(fault.kind, fault.name) for fault in said} >= {("IPPool", "six")})
+    await until(lambda: {(fault.kind, fault.name) for fault in said} >= {("IPPool", "six")}, 60)
     fault = next(fault for fault in said if fault.name == "six")
     assert (fault.reason, fault.group) == ("ModelUnavailable", "crd.projectcalico.org")
     assert fault.fault.startswith(f"on node {fault.node}, ")

@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from chassis.bus.jetstream import (
     CONSUMER_NOT_FOUND,
     EXPECTED_STREAM,
+    NO_SUITABLE_PEERS,
     STORE_FAILED,
     STREAM_EXISTS,
     STREAM_NOT_FOUND,
@@ -40,6 +41,7 @@ def failed(code: int, number: int, text: str) -> bytes:
         (failed(500, STORE_FAILED, "maximum bytes exceeded"), Full, True),
         (failed(500, STORE_FAILED, "maximum messages exceeded"), Full, True),
         (failed(500, STORE_FAILED, "no space left on device"), JetStreamRefused, False),
+        (failed(400, NO_SUITABLE_PEERS, "no suitable peers for placement"), Unavailable, True),
         (failed(503, STORE_FAILED, "no space left on device"), Unavailable, True),
         (failed(404, CONSUMER_NOT_FOUND, "consumer not found"), JetStreamRefused, False),
         (failed(400, STREAM_EXISTS, "stream name already in use"), JetStreamRefused, False),

@@ -99,6 +99,18 @@ def test_an_operator_of_an_earlier_release_says_who_signs_for_nodes(there: Secre
     assert claims_of(secrets.texts_of(again)[accounts.OPERATOR_JWT])["nats"]["signing_keys"]
 
 
+def test_what_an_earlier_release_let_a_node_in_by_ends(there: Secrets) -> None:
+    """Its accounts had keys of the operator's own: who took a key then is let in by neither."""
+    by = accounts.issuer(there)
+    former = [claims_of(jwt) for jwt in accounts.ended(there, HOSTS[0], by)]
+    now = [claims_of(jwt) for jwt in accounts.of_host(there, HOSTS[0], by)]
+    assert {one["name"] for one in former} == {one["name"] for one in now}
+    assert {one["sub"] for one in former}.isdisjoint(one["sub"] for one in now)
+    for key in (key for key in secrets.keys(HOSTS[:1]) if key.node):
+        (one,) = [one for one in former if one["name"] == key.user]
+        assert (one["nats"]["imports"], one["nats"]["revocations"]) == ([], {"*": accounts.issued(there, key)})
+
+
 def test_a_token_ends_and_another_is_made_while_half_of_its_time_is_left(there: Secrets) -> None:
     by = accounts.issuer(there)
     first = bootstrap.current(there[names.BOOTSTRAP])
