@@ -24,7 +24,7 @@ from proto.pairs import PairState
 from services.routing.core.encryption import asked_since, last_known, staying, wish_of, with_families
 from services.routing.core.evidence import Evidence, Way
 from services.routing.core.faults import Fault
-from services.routing.core.fib import AddDevice, Addition, Device, Operation, Route, Snapshot
+from services.routing.core.fib import AddDevice, Addition, Device, Operation, RemoveDevice, Route, Snapshot
 from services.routing.core.mesh import Mesh
 from services.routing.core.pairs import Memory, PairKey, Target
 from services.routing.core.plan import Plan, plan
@@ -118,7 +118,7 @@ class Installer:
         for _ in range(ROUNDS - 1):
             failed = {refusal.operation for refusal in refused}
             made = any(isinstance(one, AddDevice) and one not in failed for one in planned.operations)
-            if not await self._follow_wireguard(mesh) and not made:
+            if not await self._follow_wireguard(mesh, planned) and not made:
                 break
             planned, mesh, refused = await self._round()
         self._causes.done()
@@ -149,10 +149,13 @@ class Installer:
         self._remember(planned, mesh, now)
         return planned, mesh, refused
 
-    async def _follow_wireguard(self, mesh: Mesh) -> bool:
+    async def _follow_wireguard(self, mesh: Mesh, planned: Plan) -> bool:
         """A pass over the devices of WireGuard, after what must not pass without it is prohibited; whether anything
         follows from it.
         """
+        removed = {one.name for one in planned.operations if isinstance(one, RemoveDevice)}
+        left = tuple(one for one in self.snapshot.devices if one.name not in removed)
+        self.snapshot = replace(self.snapshot, devices=left)
         wish = wish_of(mesh, self.snapshot)
         state = await self._kernel.wireguard(wish) if wish is not None else WireguardState()
         changed = state.paths != self._wireguard.paths

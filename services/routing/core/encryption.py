@@ -72,13 +72,14 @@ def withheld(choice: Choice, family: int, since: Mapping[int, float], now: float
 
 
 def wish_of(mesh: Mesh, kernel: Snapshot) -> Wish | None:
-    """What the devices of WireGuard are to be; None where nobody asks for it and no route goes by it."""
+    """What the devices of WireGuard are to be; None where nobody asks for it and there are none. Those that are there
+    keep their peers until they are taken away: other nodes may send by them yet.
+    """
     links = tuple(uplink for uplink in kernel.uplinks if uplink.up)
     local = underlay_of(links)
-    devices = {one.index for one in kernel.devices if one.tunnel is not None and one.tunnel.model == ENCRYPTS}
-    used = any(route.is_ours and route.link in devices for route in kernel.routes)
+    there = any(one.tunnel is not None and one.tunnel.model == ENCRYPTS for one in kernel.devices)
     asked = any(ENCRYPTS in names for names in mesh.pools.values()) or mesh.settings.encrypted
-    if not local or not (asked or used):
+    if not local or not (asked or there):
         return None
     known = Known(
         me=mesh.me,

@@ -223,14 +223,13 @@ def test_a_gateway_is_a_peer_by_addresses_that_nobody_else_announces() -> None:
     assert underlay(posing, control) == {}, "who holds blocks is no gateway"
 
 
-def test_a_device_that_routes_use_is_kept_when_nobody_asks() -> None:
+def test_a_device_keeps_its_peers_until_it_is_taken_away() -> None:
     tunnel = Tunnel(model="wireguard", local=ip_address("172.30.0.11"), port=51820)
     device = SeenDevice(
         name="am-wg", index=9, kind="tun", up=True, mtu=1440, group=GROUP, alias="", tunnel=tunnel
     )  # fmt: skip
-    used = Route(destination=ip_network("10.244.0.64/26"), via=ip_address("172.30.0.12"), link=9)
-    assert wish_of(mesh(N1, SECURE), replace(kernel(used), devices=(device,))) is not None
-    assert wish_of(mesh(N1, SECURE), replace(kernel(), devices=(device,))) is None
+    assert wish_of(mesh(N1, SECURE), replace(kernel(), devices=(device,))) is not None
+    assert wish_of(mesh(N1, SECURE), kernel()) is None
 
 
 def test_the_uplinks_that_are_down_count_for_nothing() -> None:
