@@ -101,10 +101,12 @@ class Link:
                         await self._connect(seed)
                         break
                     except (nats.errors.Error, OSError) as error:
-                        hung_up = isinstance(self._fault or error, ConnectionError) and greeted(self._client)
-                        if not (hung_up and left) or refusal(unread(self._client)):
+                        why = self._fault or error
+                        hung_up = isinstance(why, ConnectionError) and greeted(self._client)
+                        if not ((hung_up or tls.is_in_the_clear(why)) and left) or refusal(unread(self._client)):
                             raise
-                        # What it says may have been overtaken by the end of its connection: ask again what is wrong.
+                        # What it says may have been overtaken by the end of its connection, or the handshake have
+                        # come too late for it: ask again what is wrong.
                         await self._abandon()
                         self._client, self._fault = Client(), None
         except (nats.errors.Error, OSError, TimeoutError, ValueError) as error:

@@ -51,6 +51,13 @@ def options(authority: Path | None) -> dict[str, Any]:
     return {"tls": trust(authority), "tls_handshake_first": True} if authority else {}
 
 
+def is_in_the_clear(error: BaseException) -> bool:
+    """What answered did not speak TLS: a server without, or one for which the handshake came too late
+    (``nats_config``), which another try tells apart.
+    """
+    return isinstance(error, ssl.SSLError) and error.reason in _IN_THE_CLEAR
+
+
 def explain(error: BaseException, authority: Path | None) -> str:
     """What is wrong with TLS, in one sentence with its remedy; empty when the error is of another kind."""
     if isinstance(error, TlsFault):
@@ -69,7 +76,7 @@ def explain(error: BaseException, authority: Path | None) -> str:
             return f"its certificate was not signed by the authority of {CA_VARIABLE}={authority} ({words})"
         return f"its certificate is not accepted: {words}"
     if isinstance(error, ssl.SSLError):
-        if error.reason in _IN_THE_CLEAR:
+        if is_in_the_clear(error):
             return f"it does not speak TLS, which {CA_VARIABLE} demands"
         return f"TLS failed: {error.reason or error}"
     return ""
