@@ -162,7 +162,7 @@ def server_part(server: Server) -> str:
 def _tls_part(folder: Path) -> str:
     """Who begins with the handshake, as agents do, is answered at once; others get INFO first, after half a second.
 
-    Less (``auto`` is 50 ms) is too little on a busy machine: INFO in the place of a handshake's answer ends the connect.
+    Less (``auto`` is 50 ms) is too little on a busy machine: INFO in place of a handshake's answer ends the connect.
     """
     return f"tls {_files(folder, handshake_first='500ms')}\n"
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Callable
 from ipaddress import ip_network
 
+from kit import models
 from proto.addresses import Block
 from proto.codec import block_key, kind_prefix, object_key
 from proto.objects import KIND_OF, IPPool
@@ -27,7 +28,7 @@ async def until(check: Callable[[], bool]) -> None:
 async def test_pools_say_which_models_are_asked_for(bus_for: BusFor, buckets: dict[str, str]) -> None:
     """The pool that has blocks counts before one that overlaps it, and what nobody serves is reached as it was."""
     cluster, ipam = await bus_for("cluster"), await bus_for("ipam")
-    mirror = Mirror(await bus_for("routing", "n1"), "n1")
+    mirror = Mirror(await bus_for("routing", "n1"), "n1", {models.HOST_GW.name: models.HOST_GW})
     for bucket in (BLOCKS, CLAIMS):
         await ipam.bucket(bucket).put(complete_key(), Complete(buckets[bucket.name]))
     await until(lambda: not mirror.not_synced())
