@@ -160,11 +160,11 @@ def server_part(server: Server) -> str:
 
 
 def _tls_part(folder: Path) -> str:
-    """Who begins with the handshake, as agents do, is answered at once; others get INFO first, after half a second.
+    """``auto``: who begins with the handshake, as agents do, is answered at once; others get INFO after 50 ms first.
 
-    Less (``auto`` is 50 ms) is too little on a busy machine: INFO in place of a handshake's answer ends the connect.
+    On a busy machine a handshake may come later: INFO then stands for its answer, and the connect is tried again.
     """
-    return f"tls {_files(folder, handshake_first='500ms')}\n"
+    return f"tls {_files(folder, handshake_first='auto')}\n"
 
 
 def _cluster_part(server: Server, cluster: Cluster) -> str:
