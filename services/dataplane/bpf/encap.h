@@ -193,7 +193,6 @@ AM_INLINE long am_push_ip6(struct __sk_buff *skb, struct am_work *w, const struc
 AM_INLINE int am_send_outer(struct __sk_buff *skb, struct am_work *w, const struct am_tunnel *tunnel, u64 has_neighbour)
 {
 	struct bpf_fib_lookup *fib = &w->fib;
-	struct bpf_redir_neigh *hop = &w->hop;
 	int tos = am_read_tos(skb, w->packet.family);
 
 	if (tos < 0)
@@ -202,12 +201,7 @@ AM_INLINE int am_send_outer(struct __sk_buff *skb, struct am_work *w, const stru
 	__builtin_memcpy(w->tunnel_head.macs + 6, fib->smac, 6);
 	if (tunnel->family == 4 ? am_push_ip4(skb, w, tunnel, tos) : am_push_ip6(skb, w, tunnel, tos))
 		return TC_ACT_SHOT;
-	if (has_neighbour)
-		return bpf_redirect(fib->ifindex, 0);
-	__builtin_memset(hop, 0, sizeof(*hop));
-	hop->nh_family = fib->family;
-	__builtin_memcpy(hop->ipv6_nh, fib->ipv6_dst, 16); /* a union with the IPv4 ones in both */
-	return am_redirect_neigh(fib->ifindex, hop, sizeof(*hop), 0);
+	return am_redirect(w, has_neighbour);
 }
 
 #endif

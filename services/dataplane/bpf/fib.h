@@ -91,4 +91,18 @@ AM_INLINE long am_fib_lookup(struct __sk_buff *skb, struct bpf_fib_lookup *fib, 
 	return bpf_fib_lookup(skb, fib, sizeof(*fib), flags);
 }
 
+/* Sends a packet, whole but for MAC addresses that are not known, where the route in w->fib leads. */
+AM_INLINE int am_redirect(struct am_work *w, u64 has_neighbour)
+{
+	struct bpf_fib_lookup *fib = &w->fib;
+	struct bpf_redir_neigh *hop = &w->hop;
+
+	if (has_neighbour)
+		return bpf_redirect(fib->ifindex, 0);
+	__builtin_memset(hop, 0, sizeof(*hop));
+	hop->nh_family = fib->family;
+	__builtin_memcpy(hop->ipv6_nh, fib->ipv6_dst, 16); /* a union with the IPv4 ones in both */
+	return am_redirect_neigh(fib->ifindex, hop, sizeof(*hop), 0);
+}
+
 #endif

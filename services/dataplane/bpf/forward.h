@@ -108,19 +108,12 @@ AM_INLINE int am_forward_tunnel(struct __sk_buff *skb, struct am_packet *p, cons
 AM_INLINE int am_forward_plain(struct __sk_buff *skb, struct am_packet *p, u64 way, u64 has_neighbour)
 {
 	struct am_work *w = am_work_of(p);
-	struct bpf_fib_lookup *fib = &w->fib;
-	struct bpf_redir_neigh *hop = &w->hop;
 
 	if (way == AM_WAY_TRANSLATED && am_rewrite(skb, p, w))
 		return TC_ACT_SHOT;
-	if (am_decrement_ttl(skb, p, fib))
+	if (am_decrement_ttl(skb, p, &w->fib))
 		return TC_ACT_SHOT;
-	if (has_neighbour)
-		return bpf_redirect(fib->ifindex, 0);
-	__builtin_memset(hop, 0, sizeof(*hop));
-	hop->nh_family = fib->family;
-	__builtin_memcpy(hop->ipv6_nh, fib->ipv6_dst, 16); /* a union with the IPv4 ones in both */
-	return am_redirect_neigh(fib->ifindex, hop, sizeof(*hop), 0);
+	return am_redirect(w, has_neighbour);
 }
 
 /* Sends a packet on its way out of the node. A translated one is not yet rewritten. */
