@@ -52,7 +52,8 @@ _SELF = 0x02
 """NTF_SELF: the device's own table."""
 _RTAX_LOCK, _RTAX_MTU = 1, 2
 _ADDRESS, _LOCAL = 1, 2
-_MAC, _IFNAME, _IFALIAS, _GROUP = 1, 3, 20, 27
+_MAC, _IFNAME, _LINK_INFO, _IFALIAS, _GROUP = 1, 3, 18, 20, 27
+_INFO_KIND = 1
 
 
 class SeenRoute(NamedTuple):
@@ -314,7 +315,7 @@ def parse_link(body: bytes) -> SeenLink:
     attributes = parse_attributes(body[_IFINFO.size :])
 
     def words(kind: int) -> str:
-        return attributes.get(kind, b"").rstrip(b"\0").decode(errors="replace")
+        return _words(attributes.get(kind, b""))
 
     def numbered(kind: int) -> int:
         return int.from_bytes(attributes.get(kind, b"\0"), "little")
@@ -345,4 +346,13 @@ def link_index(body: bytes) -> int:
 
 def link_name(body: bytes) -> str:
     """The name of an RTM_NEWLINK body; the kernel tells it first, and some sixty other attributes after it."""
-    return first_attribute(body[_IFINFO.size :], _IFNAME).rstrip(b"\0").decode(errors="replace")
+    return _words(first_attribute(body[_IFINFO.size :], _IFNAME))
+
+
+def link_kind(body: bytes) -> str:
+    """IFLA_INFO_KIND of an RTM_NEWLINK body: ``wireguard``, ``tun``…; empty for a link that has none."""
+    return _words(first_attribute(first_attribute(body[_IFINFO.size :], _LINK_INFO), _INFO_KIND))
+
+
+def _words(value: bytes) -> str:
+    return value.rstrip(b"\0").decode(errors="replace")

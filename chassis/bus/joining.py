@@ -26,6 +26,7 @@ from chassis.bus.credentials import Credentials, credentials, parse
 from chassis.bus.micro import VERSION_HEADER
 from chassis.bus.nats_config import new_key
 from chassis.faults import Fault, Refused, Unavailable
+from chassis.replaced_file import replace_file
 from chassis.secret import Secret
 from chassis.telemetry.log import Log
 from proto import codec
@@ -179,14 +180,7 @@ class Joining:
         """Whole or not at all, for the agent may be reading it."""
         path = self._files.seed
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        beside = path.with_name(f".{path.name}.new")
-        beside.unlink(missing_ok=True)
-        descriptor = os.open(beside, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "w") as file:
-            file.write(secret.reveal())
-            file.flush()
-            os.fsync(file.fileno())
-        beside.replace(path)
+        replace_file(path, secret.reveal().encode(), 0o600)
         self._say(f"{self._role} of node {self._node} has the key {parse(secret.reveal()).public}")
 
     def _say(self, line: str) -> None:

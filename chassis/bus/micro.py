@@ -24,7 +24,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import time
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -48,6 +48,7 @@ from proto.subjects import DISCOVERY, ROLES, discovery_inbox, without_node
 
 if TYPE_CHECKING:
     from chassis.telemetry.log import Log
+    from chassis.telemetry.spans import Span
 
 VERSION = "0.1.0"
 AT_ONCE = 64
@@ -101,6 +102,40 @@ def refusal(code: str, sentence: str, *, retry: bool = False) -> Reply:
     if len(shown) > MAX_REFUSAL:
         shown = shown[: MAX_REFUSAL - 1] + "…"
     return Reply(ok=False, code=code, message=shown, retry=retry)
+
+
+def unknown_version(headers: Mapping[str, str]) -> Reply | None:
+    """The refusal of a request that speaks a version we do not know; None where we know it."""
+    version = headers.get(VERSION_HEADER, str(codec.VERSION))
+    if version == str(codec.VERSION):
+        return None
+    return refusal("unknown-version", f"the request speaks version {version[:16]}; this service knows {codec.VERSION}")
+
+
+async def reply_of(
+    answered: Callable[[], Awaitable[msgspec.Struct | None]],
+    subject: str,
+    log: Log,
+    *,
+    deadline: float,
+    span: Span | None = None,
+) -> Reply:
+    """What a request's answering ends in, within ``deadline`` seconds; a failure of ours is logged with its cause."""
+    try:
+        async with asyncio.timeout(deadline):
+            body = await answered()
+        return Reply(ok=True, body=b"" if body is None else codec.encode(body))
+    except Refused as refused:
+        if span is not None:
+            span.event("refused", airmesh__code=refused.code, airmesh__reason=refused.message)
+        return refusal(refused.code, refused.message, retry=refused.retry)
+    except (Retryable, TimeoutError) as error:  # first: a damaged value of ours is no malformed request
+        return refusal("unavailable", str(error) or f"no answer within {deadline:.0f} s", retry=True)
+    except codec.Malformed as error:
+        return refusal("malformed", str(error))
+    except Exception as error:
+        log.error("answer-failed", subject=subject, error=error, bug=True)
+        return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)
 
 
 class _ConcurrentEndpoint(AnsweringEndpoint):
@@ -263,35 +298,21 @@ class Registration:
 
     async def _answer(self, request: Request, kind: type[msgspec.Struct], answer: Answer, segment: str) -> Reply:
         headers = request.headers or {}
-        version = headers.get(VERSION_HEADER, str(codec.VERSION))
-        if version != str(codec.VERSION):
-            text = f"the request speaks version {version[:16]}; this service knows {codec.VERSION}"
-            return refusal("unknown-version", text)
-        traceparent = headers.get("traceparent", "")
+        if (unknown := unknown_version(headers)) is not None:
+            return unknown
+
+        async def answered() -> msgspec.Struct | None:
+            return await answer(codec.decode(kind, request.data), codec.decode_segment(segment) if segment else "")
+
         with self._telemetry.span(
             f"answer {without_node(request.subject)}",
-            traceparent,
+            headers.get("traceparent", ""),
             kind="SERVER",
             messaging__system="nats",
             messaging__operation__name="answer",
             messaging__destination__name=request.subject,
         ) as span:
-            try:
-                message, node = codec.decode(kind, request.data), codec.decode_segment(segment) if segment else ""
-                async with asyncio.timeout(ANSWER_DEADLINE):
-                    body = await answer(message, node)
-                return Reply(ok=True, body=b"" if body is None else codec.encode(body))
-            except Refused as refused:
-                span.event("refused", airmesh__code=refused.code, airmesh__reason=refused.message)
-                return refusal(refused.code, refused.message, retry=refused.retry)
-            except (Retryable, TimeoutError) as error:  # first: a damaged value of ours is no malformed request
-                text = str(error) or f"no answer within {ANSWER_DEADLINE} s"
-                return refusal("unavailable", text, retry=True)
-            except codec.Malformed as error:
-                return refusal("malformed", str(error))
-            except Exception as error:
-                self._log.error("answer-failed", subject=request.subject, error=error, bug=True)
-                return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)
+            return await reply_of(answered, request.subject, self._log, deadline=ANSWER_DEADLINE, span=span)
 
     async def _refuse_busy(self, msg: Msg) -> None:
         text = "as many requests as this may be are being answered or wait already; try again"

@@ -2,7 +2,7 @@
 
 A subscription ends at the server after :func:`serve_some`'s ``most`` messages; there is none until the next turn, so
 whoever asks meanwhile is told at once that nobody answers, and asks again. A flood of requests is so dropped before it
-costs who answers anything. Requests are judged as those of ``chassis.bus.micro`` are, whose words of refusal are used.
+costs who answers anything. Requests are answered and refused as those of ``chassis.bus.micro`` are.
 """
 
 from __future__ import annotations
@@ -18,11 +18,10 @@ from nats.aio.msg import Msg
 
 from chassis.bus.accounts import SERVICE_REPLY
 from chassis.bus.connection import Connection
-from chassis.bus.micro import VERSION_HEADER, refusal, steered
-from chassis.faults import Refused, Retryable, Unavailable
+from chassis.bus.micro import reply_of, steered, unknown_version
+from chassis.faults import Unavailable
 from chassis.telemetry.log import Log
 from proto import codec
-from proto.requests import Reply
 
 Q = TypeVar("Q", bound=msgspec.Struct)
 LOOK_EVERY = 0.5
@@ -76,24 +75,12 @@ async def _answer(
     if why := steered(message, (f"{SERVICE_REPLY}.",), heard):
         log.warning("request-steered", subject=message.subject, why=why)
         return
-    reply = await _reply(message, kind, answer, log)
+
+    async def answered() -> msgspec.Struct:
+        return await answer(codec.decode(kind, message.data))
+
+    reply = unknown_version(message.headers or {})
+    if reply is None:
+        reply = await reply_of(answered, message.subject, log, deadline=DEADLINE)
     with contextlib.suppress(nats.errors.Error, OSError):
         await message.respond(codec.encode(reply))
-
-
-async def _reply(message: Msg, kind: type[Q], answer: Callable[[Q], Awaitable[msgspec.Struct]], log: Log) -> Reply:
-    version = (message.headers or {}).get(VERSION_HEADER, str(codec.VERSION))
-    if version != str(codec.VERSION):
-        return refusal("unknown-version", f"the request speaks version {version[:16]}; here is {codec.VERSION}")
-    try:
-        async with asyncio.timeout(DEADLINE):
-            return Reply(ok=True, body=codec.encode(await answer(codec.decode(kind, message.data))))
-    except Refused as refused:
-        return refusal(refused.code, refused.message, retry=refused.retry)
-    except (Retryable, TimeoutError) as error:
-        return refusal("unavailable", str(error) or f"no answer within {DEADLINE:.0f} s", retry=True)
-    except codec.Malformed as error:
-        return refusal("malformed", str(error))
-    except Exception as error:
-        log.error("answer-failed", subject=message.subject, error=error, bug=True)
-        return Reply(ok=False, code="internal", message="the service failed; its log says why", retry=True)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from linux.replaced_file import replace_file
+from chassis.replaced_file import replace_file
 
 
 def write(secret: Path, folder: Path) -> list[str]:

@@ -17,7 +17,7 @@ from pathlib import Path
 
 from nacl.public import PrivateKey
 
-from linux.replaced_file import replace_file
+from chassis.replaced_file import replace_file
 from services.routing.core.wireguard import KEY_BYTES, SLOTS, OwnKeys
 
 FOLDER, FILE = "wireguard", "keys.json"

@@ -2802,7 +2802,7 @@ SHIP = (
     ),
     Mutant(
         name="the-executable-is-written-over",
-        file="linux/replaced_file.py",
+        file="chassis/replaced_file.py",
         old="        draft.replace(path)\n",
         new="        path.write_bytes(body)\n",
         tests=("tests/shell/deploy/test_stages.py",),

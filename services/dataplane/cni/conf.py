@@ -11,7 +11,7 @@ from pathlib import Path
 
 import msgspec
 
-from linux.replaced_file import replace_file
+from chassis.replaced_file import replace_file
 
 NAME = "10-airmesh.conflist"
 

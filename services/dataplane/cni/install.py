@@ -10,7 +10,7 @@ import os
 import sys
 from pathlib import Path
 
-from linux.replaced_file import replace_file
+from chassis.replaced_file import replace_file
 
 EXECUTABLE = Path("/opt/airmesh/bin/airmesh-cni")
 """Where the image has it."""

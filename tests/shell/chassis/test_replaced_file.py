@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from linux.replaced_file import replace_file
+from chassis.replaced_file import replace_file
 
 
 @pytest.mark.parametrize("mode", [0o600, 0o644, 0o755])
