@@ -319,6 +319,11 @@ class Kind(msgspec.Struct, frozen=True):
     plural: str
     type: type[KubernetesObject]
 
+    @property
+    def api_version(self) -> str:
+        """Its ``apiVersion``: ``v1``, ``apps/v1``."""
+        return self.api.removeprefix("/apis/").removeprefix("/api/")
+
 
 KINDS: tuple[Kind, ...] = (
     Kind("core", "namespace", "/api/v1", "namespaces", Namespace),

@@ -16,7 +16,6 @@ import json
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -45,6 +44,7 @@ from services.cluster.core import admission as core
 from services.cluster.core import reports
 from services.cluster.core.cache import Cache
 from services.cluster.core.departed import writer_of
+from services.cluster.core.reports import rfc3339
 from services.cluster.kube import Kube, Refusal
 from services.cluster.settings import Settings
 
@@ -81,7 +81,6 @@ def read(folder: Path | None) -> Signing | None:
         others = json.loads((folder / ACCOUNTS_FILE).read_text())
         issuer = NodeIssuer(Secret((folder / SEED_FILE).read_text()), {str(k): str(v) for k, v in others.items()})
         parse((folder / RESOLVER_FILE).read_text())
-        account_of_node(next(iter(AGENTS.values())), "any")
     except (OSError, ValueError, AttributeError) as error:
         raise SettingsFault("AIRMESH_ADMISSION_DIR", str(folder), f"run `airmesh install` again ({error})") from error
     return Signing(issuer=issuer, resolver=folder / RESOLVER_FILE)
@@ -355,8 +354,8 @@ async def say_on_node(
 ) -> None:
     """One Event on a Node, once an hour for each sentence."""
     report = reports.Report(kind=KIND_OF[Node], namespace="", name=node, uid=uid, sentence=sentence, reason=reason)
-    stamp = datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
-    body = {**reports.event_body(report, now=time.time(), stamp=stamp, instance=instance), "type": weight}
+    now = time.time()
+    body = {**reports.event_body(report, now=now, stamp=rfc3339(now), instance=instance), "type": weight}
     try:
         await kube.create(reports.event_path(report), body, manager=MANAGER)
     except Refusal as refusal:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import time
-from datetime import UTC, datetime
 
 from prometheus_client import Counter
 
@@ -22,6 +21,7 @@ from proto.events import ObjectFault
 from proto.subjects import speaker_of
 from services.cluster.core import object_faults as core
 from services.cluster.core.cache import Cache
+from services.cluster.core.reports import rfc3339
 from services.cluster.kube import Kube, Refusal
 
 MANAGER = "airmesh-object-faults"
@@ -88,7 +88,7 @@ class ObjectFaultReporter:
     async def _write(self, series: core.Series) -> None:
         ago = time.time() - time.monotonic()
         body = core.event_body(
-            series, first=_stamp(series.first + ago), last=_stamp(series.last + ago), instance=self._instance
+            series, first=rfc3339(series.first + ago), last=rfc3339(series.last + ago), instance=self._instance
         )
         series.unwritten, before = False, series.written
         series.written = time.monotonic()
@@ -100,7 +100,3 @@ class ObjectFaultReporter:
                 return
             series.unwritten, series.written = True, before
             raise
-
-
-def _stamp(at: float) -> str:
-    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Iterator
-from datetime import UTC, datetime
 
 from chassis.bus.client import Bus, View
 from chassis.runtime.election import Election
@@ -28,6 +27,7 @@ from services.cluster.core import nameserver, nodes, pools, reports, unserved
 from services.cluster.core.cache import Cache
 from services.cluster.core.diff import Name, name_of
 from services.cluster.core.parse import NAMES
+from services.cluster.core.reports import rfc3339
 from services.cluster.core.shapes import PoolCondition
 from services.cluster.core.spellings import NAME_TAKEN, Caches, Together
 from services.cluster.core.watching import version_of
@@ -131,7 +131,7 @@ class NodeWriter:
         since = self._unready_since.setdefault(name, now) if ack is not None and not ack.ready else now
         wanted = nodes.condition(ack, now - since, there)
         if wanted is not None:
-            body = nodes.condition_body(name, wanted, _stamp())
+            body = nodes.condition_body(name, wanted, rfc3339(time.time()))
             await self._kube.apply(f"/api/v1/nodes/{name}/status", body, manager=STATUS_MANAGER)
             self._log.info("node-condition", node=name, status=wanted.status, reason=wanted.reason)
         return ack is not None and not ack.ready and wanted is None and there.reason != nodes.NOT_READY_REASON
@@ -173,7 +173,7 @@ class PoolWriter:
                 verdict = verdicts.get(name) or PoolVerdict(name, pools.UNREADABLE, str(fault), "correct it")
                 if cache is self._pools.second and name in shadowed:
                     verdict = PoolVerdict(name, NAME_TAKEN, taken, remedy)
-                await self._write(cache.kind, name, pools.condition(verdict, known.raw, _stamp()))
+                await self._write(cache.kind, name, pools.condition(verdict, known.raw, rfc3339(time.time())))
         there = {(cache.kind, name) for cache in (self._pools.first, self._pools.second) for _, name in cache.known}
         self._refused = {which: reported for which, reported in self._refused.items() if which in there}
         return Done()
@@ -293,7 +293,8 @@ class FaultReporter:
     async def _report(self, report: reports.Report) -> None:
         self._log.warning("object-fault", fault=report.fault, remedy=report.remedy)
         self._bus.report_fault(report.fault, report.remedy)
-        body = reports.event_body(report, now=time.time(), stamp=_stamp(), instance=self._instance)
+        now = time.time()
+        body = reports.event_body(report, now=now, stamp=rfc3339(now), instance=self._instance)
         try:
             await self._kube.create(reports.event_path(report), body, manager=STATUS_MANAGER)
         except Refusal as refusal:
@@ -325,7 +326,3 @@ class FaultReporter:
         return reports.Report(
             kind=cache.kind, namespace=name[0], name=name[1], uid=uid, sentence=sentence, reason=reason
         )
-
-
-def _stamp() -> str:
-    return datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ")

@@ -25,7 +25,7 @@ from proto.annotations import ADMITTED
 from services.cluster.core.parts import annotation
 from services.cluster.core.shapes import NodeShape
 
-ADMITTED_REASON, REFUSED_REASON, PUT_OUT_REASON = "AirmeshAdmitted", "AirmeshRefused", "AirmeshPutOut"
+ADMITTED_REASON, REFUSED_REASON = "AirmeshAdmitted", "AirmeshRefused"
 """Of Events on the Node."""
 MAX_TOKEN = 8192
 _NODE_NAME = "authentication.kubernetes.io/node-name"

@@ -160,9 +160,8 @@ def event_name(series: Series) -> str:
 def event_body(series: Series, *, first: str, last: str, instance: str) -> Mapping[str, Any]:
     """A core/v1 Event for server-side apply. ``first`` and ``last`` are RFC 3339."""
     subject = series.subject
-    version = subject.kind.api.removeprefix("/apis/").removeprefix("/api/")
     involved = {
-        "apiVersion": version,
+        "apiVersion": subject.kind.api_version,
         "kind": NAMES[subject.kind.type],
         "name": subject.name,
         "uid": subject.uid,

@@ -128,7 +128,7 @@ def condition_path(kind: Kind, name: str) -> str:
 def condition_body(kind: Kind, name: str, wanted: PoolCondition) -> Mapping[str, Any]:
     """Server-side apply body."""
     return {
-        "apiVersion": kind.api.removeprefix("/apis/"),
+        "apiVersion": kind.api_version,
         "kind": "IPPool",
         "metadata": {"name": name},
         "status": {"conditions": [msgspec.to_builtins(wanted)]},

@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from hashlib import blake2b
 from typing import Any
 
@@ -72,6 +73,11 @@ def first(names: Iterable[Name]) -> Iterator[Name]:
             yield name
 
 
+def rfc3339(at: float) -> str:
+    """A moment in Unix seconds as RFC 3339."""
+    return datetime.fromtimestamp(at, UTC).strftime("%Y-%m-%dT%H:%M:%SZ")
+
+
 def event_path(report: Report) -> str:
     """Where its Event is posted; those about cluster-wide objects live in ``default``."""
     return f"/api/v1/namespaces/{report.namespace or 'default'}/events"
@@ -82,8 +88,7 @@ def event_body(report: Report, *, now: float, stamp: str, instance: str) -> Mapp
     hour = int(now // HOUR)
     digest = blake2b(f"{report.uid} {report.sentence} {hour}".encode(), digest_size=8).hexdigest()
     kind = NAMES[report.kind.type]
-    version = report.kind.api.removeprefix("/apis/").removeprefix("/api/")
-    subject = {"apiVersion": version, "kind": kind, "name": report.name, "uid": report.uid}
+    subject = {"apiVersion": report.kind.api_version, "kind": kind, "name": report.name, "uid": report.uid}
     if report.namespace:
         subject["namespace"] = report.namespace
     return {

@@ -27,11 +27,6 @@ NAME_TAKEN = "NameTaken"
 """Reason of an object that does not count since another has its name."""
 
 
-def version(kind: Kind) -> str:
-    """Its ``apiVersion``."""
-    return kind.api.removeprefix("/apis/").removeprefix("/api/")
-
-
 def label(kind: Kind) -> str:
     """A name that tells the two spellings apart."""
     return kind.kind if kind is KIND_OF[kind.type] else f"{kind.kind}.{kind.group}"
@@ -67,7 +62,7 @@ class Together:
 
     def why_shadowed(self) -> str:
         """What is said of one of them, without its name."""
-        return f"one of this name is there as {version(self.first.kind)} too, which counts; delete one of the two"
+        return f"one of this name is there as {self.first.kind.api_version} too, which counts; delete one of the two"
 
 
 @dataclass(frozen=True, slots=True)

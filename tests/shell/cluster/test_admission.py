@@ -18,20 +18,19 @@ from chassis.bus import connection as chassis_connection
 from chassis.bus import joining
 from chassis.bus.accounts import STATE
 from chassis.bus.connection import Connection
-from chassis.bus.credentials import Credentials, credentials, parse
+from chassis.bus.credentials import credentials, parse
 from chassis.bus.joining import Files, Joining, NotAdmitted
 from chassis.bus.nats_config import new_key, write_secret
 from chassis.bus.nats_jwt import RESOLVER_USER, claims_of
 from chassis.faults import Refused, SettingsFault
 from chassis.runtime.service import Runtime
-from chassis.telemetry.log import Log
 from proto.admission import AUDIENCE, AdmissionRequest
 from proto.codec import encode
 from proto.subjects import ACKS, CLUSTER_ADMIT, ROLES
 from services.cluster import admission
 from services.cluster.core import admission as core
 from tests.kubeapi import KubeApi
-from tests.natsd import Lines, NatsServer
+from tests.natsd import NatsServer, connecting
 from tests.shell.cluster.apiserver import ApiServer
 from tests.shell.cluster.test_mirror import cluster
 
@@ -83,16 +82,8 @@ class Mesh:
 
     @asynccontextmanager
     async def agent(self, user: str, file: Path | None = None) -> AsyncIterator[Connection]:
-        log = Log("test", "debug", stream=Lines())  # type: ignore[arg-type]
-        path = file or self.folder / f"{user}.seed"
-        connection = Connection(self.server.url, user, Credentials(path), "test", log)
-        running = asyncio.create_task(connection.run())
-        try:
+        async with connecting(self.server.url, user, file or self.folder / f"{user}.seed") as connection:
             yield connection
-        finally:
-            await connection.close()
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
     async def is_let_in(self, user: str, file: Path) -> bool:
         async with self.agent(user, file) as one:
