@@ -38,7 +38,8 @@ class Holdings:
         """How many blocks there are of a family and length."""
         self._lengths: dict[int, list[int]] = {4: [], 6: []}
         """Lengths of blocks by family, the longest first."""
-        self._claims: dict[Address, Claim] = {}
+        self.claims: dict[Address, Claim] = {}
+        """By address; changed by :meth:`set_claim` alone."""
         for block in blocks:
             self.set_block(block.cidr, block)
         for claim in claims:
@@ -59,9 +60,13 @@ class Holdings:
     def set_claim(self, address: Address, claim: Claim | None) -> None:
         """The claim on an address from now on; None: there is none."""
         if claim is None:
-            self._claims.pop(address, None)
+            self.claims.pop(address, None)
         else:
-            self._claims[address] = claim
+            self.claims[address] = claim
+
+    def block_at(self, cidr: Network) -> Block | None:
+        """The block of exactly this network."""
+        return self._blocks.get((cidr.version, cidr.prefixlen, int(cidr.network_address)))
 
     def block_of(self, address: Address) -> Block | None:
         """The smallest block that an address lies in."""
@@ -79,7 +84,7 @@ class Holdings:
         if endpoint.node != writer:
             why = f"{writer} wrote it in the name of {endpoint.node[:64]!r}"
             return Rejection(writer, address, why, leftover=False)
-        claim = self._claims.get(address)
+        claim = self.claims.get(address)
         if claim is not None and claim.node == writer:
             return None
         block = self.block_of(address)

@@ -9,7 +9,7 @@ by a link-local one that is made of it (:func:`next_hop`).
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from hashlib import blake2b
 from ipaddress import IPv4Address, IPv6Address, ip_address
@@ -27,10 +27,16 @@ DEVICES: Mapping[str, Mapping[int, str]] = {
 """Names of the devices by model and family of the outer addresses."""
 PREFIX = "am-"
 """Of every device of ours that is no pod's link."""
+ROUTE_PROTOCOL = 186
+"""rtm_protocol of every route of ``routing``: by it and the metric, they are found again after a restart. Routing
+suites use the number too, with other metrics."""
+METRIC = 64
+"""Of routes to other nodes: not 0, so that a route made by hand for the same prefix is another route, not this one."""
+LAST_METRIC = 4096
+"""Of routes that refuse: any other route to the same prefix is better."""
 _MOST_PORT, _MOST_VNI = 0xFFFF, 0xFFFFFF
 _ISATAP = int(IPv6Address("fe80::5efe:0:0"))
 _LINK_LOCAL = bytes.fromhex("fe80000000000000")
-_LOW = 0xFFFFFFFF
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -82,18 +88,6 @@ def next_hop(outer: Address, family: int) -> Address:
         mac = vtep_mac(outer)
         return IPv6Address(_LINK_LOCAL + bytes([mac[0] ^ 0x02]) + mac[1:3] + b"\xff\xfe" + mac[3:])
     return IPv6Address(_ISATAP | int(outer)) if family == 6 else outer
-
-
-def outer_address(via: Address) -> Address | None:
-    """The outer address that can be read from a next hop alone; None for any other, see :func:`outer_addresses`."""
-    if isinstance(via, IPv6Address):
-        return IPv4Address(int(via) & _LOW) if int(via) & ~_LOW == _ISATAP else None
-    return via
-
-
-def outer_addresses(outers: Iterable[Address]) -> dict[Address, Address]:
-    """Next hops of these outer addresses, in both families, and what they stand for."""
-    return {next_hop(outer, family): outer for outer in outers for family in (4, 6)}
 
 
 def vtep_mac(outer: Address) -> bytes:

@@ -23,7 +23,8 @@ MOST_ADDRESSES = 16
 """Addresses of one node that are looked at, the lowest first: what a node key can make others keep."""
 LISTED = 4096
 """Addresses of a network that are looked up one by one; of a larger one all that are known are gone through."""
-_NOBODY = ("", IPAM_HOLDER, CONTESTED)
+NOBODY = ("", IPAM_HOLDER, CONTESTED)
+"""Holders of blocks and claims that are no nodes."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,8 +46,6 @@ class Underlay:
         self._announced: dict[str, tuple[Address, ...]] = {}
         self._at: dict[Address, set[str]] = {}
         """Nodes by the addresses that they tell."""
-        self._blocks: dict[Network, Block] = {}
-        self._claims: dict[Address, Claim] = {}
         self._holds: Counter[str] = Counter()
         """Blocks and claims of each node."""
         self._nodes: Mapping[str, frozenset[Address]] = {}
@@ -90,9 +89,7 @@ class Underlay:
 
     def set_block(self, cidr: Network, block: Block | None) -> None:
         """The block of a network from now on; None: there is none."""
-        before = self._blocks.pop(cidr, None)
-        if block is not None:
-            self._blocks[cidr] = block
+        before = self.holdings.block_at(cidr)
         self.holdings.set_block(cidr, block)
         self._count("" if before is None else before.node, "" if block is None else block.node)
         if (before is None) != (block is None):
@@ -100,9 +97,7 @@ class Underlay:
 
     def set_claim(self, address: Address, claim: Claim | None) -> None:
         """The claim on an address from now on; None: there is none."""
-        before = self._claims.pop(address, None)
-        if claim is not None:
-            self._claims[address] = claim
+        before = self.holdings.claims.get(address)
         self.holdings.set_claim(address, claim)
         self._count("" if before is None else before.node, "" if claim is None else claim.node)
         if (before is None) != (claim is None):
@@ -152,7 +147,7 @@ class Underlay:
         if before == now:
             return
         for node, change in ((before, -1), (now, 1)):
-            if node in _NOBODY:
+            if node in NOBODY:
                 continue
             held = self.holds(node)
             self._holds[node] += change
@@ -179,7 +174,7 @@ class Underlay:
         listed = self._listed.get(address, set())
         if own:
             return None, "it is this node's own"
-        if address in self._claims:
+        if address in self.holdings.claims:
             return None, "it is kept for a pod"
         if (block := self.holdings.block_of(address)) is not None:
             return None, f"it lies in block {block.cidr}"

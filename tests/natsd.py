@@ -27,7 +27,8 @@ import nats
 
 from chassis.bus.accounts import make_accounts
 from chassis.bus.client import Bus
-from chassis.bus.connection import sign_in
+from chassis.bus.connection import Connection, sign_in
+from chassis.bus.credentials import Credentials
 from chassis.bus.nats_config import (
     Server,
     User,
@@ -339,3 +340,17 @@ class _Over(Exception):
 async def bus_of(server: NatsServer, role: str, node: str | None = None) -> AsyncIterator[Bus]:
     async with runtime_of(server, role, node) as runtime:
         yield runtime.bus
+
+
+@asynccontextmanager
+async def connecting(url: str, user: str, file: Path, ca: Path | None = None) -> AsyncIterator[Connection]:
+    """A connection that tries to sign in with what is in a file, and goes on trying."""
+    log = Log("test", "debug", stream=Lines())  # type: ignore[arg-type]
+    connection = Connection(url, user, Credentials(file, ca), "test", log)
+    running = asyncio.create_task(connection.run())
+    try:
+        yield connection
+    finally:
+        await connection.close()
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)

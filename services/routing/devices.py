@@ -13,13 +13,12 @@ from contextlib import suppress
 from ipaddress import IPv4Interface, ip_address
 from pathlib import Path
 
-from kit.tunnels import DEVICES, Tunnel, parse_alias, tunnel_alias, vtep_mac
+from kit.tunnels import DEVICES, ROUTE_PROTOCOL, Tunnel, parse_alias, tunnel_alias, vtep_mac
 from linux import bpf, clsact, rtnl
 from linux.netlink import Netlink, NetlinkRefused
 from linux.tunnel_devices import TunnelDevices, TunnelLink
 from services.routing.core.fib import (
     GROUP,
-    OURS,
     AddDevice,
     Device,
     Entry,
@@ -91,7 +90,7 @@ class Devices:
         with suppress(OSError):  # seen at the next look, which finds it not whole
             self._filter(name).write_text(_LOOSE)
         if tunnel.local.version == 6:
-            self._links.bind_lookups(name, index, LOOKUPS[name], OURS)
+            self._links.bind_lookups(name, index, LOOKUPS[name], ROUTE_PROTOCOL)
         self._links.mark(index, tunnel_alias(tunnel))
 
     def is_whole(self, name: str, index: int, tunnel: Tunnel | None) -> bool:

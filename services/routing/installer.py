@@ -24,7 +24,18 @@ from proto.pairs import PairState
 from services.routing.core.encryption import asked_since, last_known, staying, wish_of, with_families
 from services.routing.core.evidence import Evidence, Way
 from services.routing.core.faults import Fault
-from services.routing.core.fib import AddDevice, Addition, Device, Operation, RemoveDevice, Route, Snapshot
+from services.routing.core.fib import (
+    AddDevice,
+    Addition,
+    Device,
+    MendDevice,
+    Operation,
+    Remove,
+    RemoveDevice,
+    Replace,
+    Route,
+    Snapshot,
+)
 from services.routing.core.mesh import Mesh
 from services.routing.core.pairs import Memory, PairKey, Target
 from services.routing.core.plan import Plan, plan
@@ -229,18 +240,14 @@ def _refusal(refusal: Refusal) -> Fault:
     if refusal.why:
         return Fault(refusal.why, refusal.remedy, about=_object_of(refusal.operation))
     verb = "set" if isinstance(refusal.operation, Addition) else "removed"
+    what = f"route {refusal.operation}" if isinstance(refusal.operation, Replace | Remove) else str(refusal.operation)
     return Fault(
-        f"the kernel refused that {_what(refusal.operation)} is {verb}: {strerror(refusal.number)}",
+        f"the kernel refused that {what} is {verb}: {strerror(refusal.number)}",
         "look at `ip route` and `ip link` of this node; it is tried again each second",
     )
 
 
-def _what(operation: Operation) -> str:
-    route = getattr(operation, "route", None)
-    return f"route {route}" if isinstance(route, Route) else str(operation)
-
-
 def _object_of(operation: Operation) -> tuple[str, str] | None:
     """Who sets tunnel numbers and ports."""
-    device = getattr(operation, "device", None)
-    return ("FelixConfiguration", "default") if device is not None and device.tunnel.vni else None
+    tunnels = isinstance(operation, AddDevice | MendDevice) and operation.device.tunnel.vni
+    return ("FelixConfiguration", "default") if tunnels else None

@@ -104,7 +104,8 @@ class Wireguard:
         outer = {name: remote.addresses[0] for name, remote in found.items()}
         mtu = max(wish.uplink_mtu - _overhead(outer.values()), LEAST_MTU)
         links = {slot: link.index for slot in devices if (link := self._devices.link(slot)) is not None}
-        slots = _slots(wish, found, best, devices, links, now)
+        alive = {slot: proved_keys(device.peers, now) for slot, device in devices.items()}
+        slots = _slots(wish, found, best, alive, links)
         for slot, device in devices.items():
             wanted = wanted_peers(slot, found, best, slots, self._new(slot, device, wish.known.me, found, clock))
             self._configure(slot, device, keys.private_of(slot), wish.port + slot, wanted, now)
@@ -118,7 +119,7 @@ class Wireguard:
             mtu=mtu,
             slots=slots,
             outer=outer,
-            proved=_proved(found, devices, now),
+            proved=_proved(found, alive),
             begins=bool(self._met),
             faults=tuple(faults),
         )
@@ -225,12 +226,10 @@ def _slots(
     wish: Wish,
     found: Mapping[str, Remote],
     best: Mapping[str, int | None],
-    devices: Mapping[int, Device],
+    alive: Mapping[int, Collection[bytes]],
     links: Mapping[int, int],
-    now: float,
 ) -> dict[str, int]:
     """The slot that packets to each node take."""
-    alive = {slot: proved_keys(device.peers, now) for slot, device in devices.items()}
     slots: dict[str, int] = {}
     for name, remote in found.items():
         shared = {slot for slot in links if slot in remote.keys}
@@ -241,8 +240,7 @@ def _slots(
     return slots
 
 
-def _proved(found: Mapping[str, Remote], devices: Mapping[int, Device], now: float) -> frozenset[str]:
-    alive = {slot: proved_keys(device.peers, now) for slot, device in devices.items()}
+def _proved(found: Mapping[str, Remote], alive: Mapping[int, Collection[bytes]]) -> frozenset[str]:
     return frozenset(
         name
         for name, remote in found.items()

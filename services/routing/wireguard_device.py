@@ -21,7 +21,7 @@ from pathlib import Path
 
 from kit.tunnels import Tunnel, tunnel_alias
 from linux import rtnl
-from linux.netlink import Message, Netlink, NetlinkRefused, attribute, parse_attributes, text
+from linux.netlink import Message, Netlink, NetlinkRefused, attribute, text
 from linux.wireguard import Change, Control, Device, KernelControl, PeerChange, SocketControl, add_link
 from proto.net import Address
 from services.routing.core.wireguard import DEVICES, PeerStep
@@ -34,8 +34,7 @@ DEADLINE = 8.0
 _ISOLATED = (
     'mkdir -p /var/run/wireguard && mount --bind "$0" /var/run/wireguard && umount -a -t nsfs,bpf; exec "$1" "$2"'
 )
-_IFNAME, _MTU, _LINK_INFO, _ALIAS, _AF_SPEC = 3, 4, 18, 20, 26
-_INFO_KIND = 1
+_IFNAME, _AF_SPEC = 3, 26
 _GENERATE_NO_ADDRESS = attribute(_AF_SPEC, attribute(10, attribute(8, b"\x01")))
 """IFLA_AF_SPEC, AF_INET6, IFLA_INET6_ADDR_GEN_MODE: no link-local address."""
 
@@ -88,15 +87,8 @@ class Devices:
             if refused.errno == errno.ENODEV:
                 return None
             raise
-        found = parse_attributes(body[16:])
-        info = parse_attributes(found.get(_LINK_INFO, b""))
-        return Link(
-            index=int.from_bytes(body[4:8], "little"),
-            up=bool(int.from_bytes(body[8:12], "little") & rtnl.IFF_UP),
-            mtu=int.from_bytes(found.get(_MTU, b""), "little"),
-            alias=found.get(_ALIAS, b"").rstrip(b"\0").decode(errors="replace"),
-            kind=info.get(_INFO_KIND, b"").rstrip(b"\0").decode(errors="replace"),
-        )
+        seen = rtnl.parse_link(body)
+        return Link(index=seen.link, up=seen.up, mtu=seen.mtu, alias=seen.alias, kind=rtnl.link_kind(body))
 
     def read(self, slot: int) -> Device | None:
         """The device of a slot; None where there is none that answers."""

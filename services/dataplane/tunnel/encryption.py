@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from linux.replaced_file import replace_file
+from chassis.replaced_file import replace_file
 from services.dataplane.core.datapath.layout import ConfigFlag
 from services.dataplane.core.tunnel.encryption import Encryption, read, written
 

@@ -15,22 +15,20 @@ from contextlib import suppress
 from dataclasses import dataclass
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from kit.tunnels import is_tunnel_name, parse_alias
+from kit.tunnels import LAST_METRIC, METRIC, ROUTE_PROTOCOL, is_tunnel_name, parse_alias
 from linux import netlink, rtnl
 from linux.netlink import Netlink
 from proto.net import Address
 from services.dataplane.core.tunnel.devices import Device
-from services.dataplane.core.tunnel.routes import PROTOCOL, RouteKey, SeenRoute
+from services.dataplane.core.tunnel.routes import RouteKey, SeenRoute
 
-METRICS = (64, 4096)
-"""Of routes of ``routing``: another protocol 186 is some routing suite's (``services/routing/core/fib.py``)."""
 MOST_NOTICES = 16_384
 """That wait; more than these are one look at all."""
 _GROUPS = 0x1 | 0x40 | 0x400
 """RTMGRP_LINK, IPV4_ROUTE, IPV6_ROUTE."""
 _PROTOCOL_AT = 5
 """Place in ``struct rtmsg``."""
-_OURS = bytes([PROTOCOL])
+_OURS = bytes([ROUTE_PROTOCOL])
 _KINDS = (rtnl.UNICAST, rtnl.PROHIBIT)
 
 
@@ -59,7 +57,7 @@ class Notices:
 def read_route(body: bytes) -> tuple[RouteKey, SeenRoute] | None:
     """The route of an RTM_NEWROUTE or RTM_DELROUTE body; None for one that is not ours or says nothing here."""
     seen = rtnl.parse_route(body)
-    ours = seen.protocol == PROTOCOL and seen.metric in METRICS and seen.table == rtnl.TABLE_MAIN
+    ours = seen.protocol == ROUTE_PROTOCOL and seen.metric in (METRIC, LAST_METRIC) and seen.table == rtnl.TABLE_MAIN
     if not ours or seen.flags & rtnl.CLONED or seen.kind not in _KINDS:
         return None
     network, size = (IPv4Network, 4) if seen.family == socket.AF_INET else (IPv6Network, 16)
@@ -101,7 +99,7 @@ class TunnelKernel:
         found: dict[RouteKey, SeenRoute] = {}
         for family in (socket.AF_INET, socket.AF_INET6):
             for kind in _KINDS:
-                query = rtnl.routes_query(family, protocol=PROTOCOL, kind=kind)
+                query = rtnl.routes_query(family, protocol=ROUTE_PROTOCOL, kind=kind)
                 read = map(read_route, self._netlink.dump(rtnl.GETROUTE, query, rtnl.NO_TABLE))
                 found.update(route for route in read if route is not None)
         return found

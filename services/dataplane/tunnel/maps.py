@@ -45,6 +45,12 @@ class FollowedMap(Generic[K, V]):
             else:
                 self._released.add(key)
 
+    def follow(self, wanted: Mapping[K, V]) -> None:
+        """All that is to be in it: of a map so small that it costs nothing to compare."""
+        self.changed(
+            [key for key in wanted.keys() | self.actual.keys() if wanted.get(key) != self.actual.get(key)], wanted
+        )
+
     def write(self, wanted: Mapping[K, V], may_go: Callable[[], bool]) -> int:
         """Makes the map so; ``may_go`` is asked about entries that nobody wants and whose owner is not known. Returns
         how many entries were written or removed.

@@ -188,10 +188,8 @@ class TunnelReconciler:
             written += self._peers.write(self.peers.peers, lambda: self._known.whole)
             self.filled = True
         ends, tunnels = core.ends(self._links.devices), core.tunnels(self._links.devices)
-        self._tunnels.changed(tunnels.keys() ^ self._tunnels.actual.keys(), tunnels)
-        self._tunnels.changed([key for key, one in tunnels.items() if self._tunnels.actual.get(key) != one], tunnels)
-        self._ends.changed(ends.keys() ^ self._ends.actual.keys(), ends)
-        self._ends.changed([key for key, one in ends.items() if self._ends.actual.get(key) != one], ends)
+        self._tunnels.follow(tunnels)
+        self._ends.follow(ends)
         written += self._tunnels.write(tunnels, lambda: True)
         return written + self._ends.write(ends, lambda: True)
 

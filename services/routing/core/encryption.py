@@ -19,10 +19,11 @@ from collections.abc import Collection, Iterable, Mapping, Set
 from dataclasses import replace
 
 from kit.models import ENCRYPTS
+from kit.tunnels import METRIC
 from kit.underlay import MOST_ADDRESSES, owners_of
 from proto.net import Address
 from services.routing.core.choice import Choice
-from services.routing.core.fib import METRIC, Kind, Snapshot, Uplink
+from services.routing.core.fib import Kind, Snapshot, Uplink
 from services.routing.core.mesh import Mesh
 from services.routing.core.pairs import underlay_of
 from services.routing.core.wireguard import Known, Wish

@@ -12,22 +12,16 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 from ipaddress import IPv4Interface, IPv6Interface
 
-from kit.tunnels import DEVICES, Tunnel, parse_alias, tunnel_alias
+from kit.tunnels import DEVICES, LAST_METRIC, METRIC, ROUTE_PROTOCOL, Tunnel, parse_alias, tunnel_alias
 from proto.net import Address, Network
 from services.routing.core.wireguard import WireguardState
 
-OURS = 186
-"""rtm_protocol of every route of this service: by it and the metric, ours are found again after a restart."""
 PODS = 187
 """rtm_protocol of the dataplane's routes to pods of this node."""
-METRIC = 64
-"""Of routes to other nodes: not 0, so that a route made by hand for the same prefix is another route, not this one."""
 GROUP = 0x6174
 """Link group of tunnel devices, given when they are made; the mark (``kit.tunnels``) comes last, when all is there."""
 OTHER_MTU = -1
 """MTU of a route that carries what this service never writes (an MTU that is not locked, other RTAX_* values)."""
-LAST_METRIC = 4096
-"""Of routes that refuse: any other route to the same prefix is better."""
 
 
 class Kind(IntEnum):
@@ -57,7 +51,7 @@ class Route:
     """Source of this node's own packets, where the interface has no address that the other node knows."""
     kind: Kind = Kind.UNICAST
     metric: int = METRIC
-    protocol: int = OURS
+    protocol: int = ROUTE_PROTOCOL
 
     @property
     def key(self) -> tuple[Network, int]:
@@ -67,7 +61,7 @@ class Route:
     @property
     def is_ours(self) -> bool:
         """Whether this service put it there."""
-        return self.protocol == OURS and self.metric in (METRIC, LAST_METRIC)
+        return self.protocol == ROUTE_PROTOCOL and self.metric in (METRIC, LAST_METRIC)
 
     def __str__(self) -> str:
         kind = "" if self.kind is Kind.UNICAST else f"{self.kind.name.lower()} "
@@ -186,44 +180,41 @@ class Snapshot:
 
 
 @dataclass(frozen=True, slots=True)
-class Replace:
+class _OfRoute:
+    route: Route
+
+    def __str__(self) -> str:
+        return str(self.route)
+
+
+@dataclass(frozen=True, slots=True)
+class Replace(_OfRoute):
     """Add the route, or put it in the place of ours with the same destination and metric."""
 
-    route: Route
-
-    def __str__(self) -> str:
-        return str(self.route)
-
 
 @dataclass(frozen=True, slots=True)
-class Remove:
+class Remove(_OfRoute):
     """Take the route away."""
 
-    route: Route
+
+@dataclass(frozen=True, slots=True)
+class _OfDevice:
+    device: Device
 
     def __str__(self) -> str:
-        return str(self.route)
+        return f"device {self.device.name} ({self.device.alias})"
 
 
 @dataclass(frozen=True, slots=True)
-class AddDevice:
+class AddDevice(_OfDevice):
     """Make the device, whole."""
 
-    device: Device
-
-    def __str__(self) -> str:
-        return f"device {self.device.name} ({self.device.alias})"
-
 
 @dataclass(frozen=True, slots=True)
-class MendDevice:
+class MendDevice(_OfDevice):
     """Give a device that is there what it lacks: it is up, has its MTU, its address and its mark."""
 
-    device: Device
     index: int
-
-    def __str__(self) -> str:
-        return f"device {self.device.name} ({self.device.alias})"
 
 
 @dataclass(frozen=True, slots=True)
@@ -238,9 +229,7 @@ class RemoveDevice:
 
 
 @dataclass(frozen=True, slots=True)
-class AddEntry:
-    """Set the entry, in the place of another of its key."""
-
+class _OfEntry:
     entry: Entry
 
     def __str__(self) -> str:
@@ -248,13 +237,13 @@ class AddEntry:
 
 
 @dataclass(frozen=True, slots=True)
-class RemoveEntry:
+class AddEntry(_OfEntry):
+    """Set the entry, in the place of another of its key."""
+
+
+@dataclass(frozen=True, slots=True)
+class RemoveEntry(_OfEntry):
     """Take the entry away."""
-
-    entry: Entry
-
-    def __str__(self) -> str:
-        return str(self.entry)
 
 
 Operation = Replace | Remove | AddDevice | MendDevice | RemoveDevice | AddEntry | RemoveEntry

@@ -12,12 +12,13 @@ from dataclasses import dataclass, field, replace
 from typing import NamedTuple
 
 from kit.models import ENCRYPTS, HOST_GW
+from kit.tunnels import METRIC
 from proto.net import Address, Network
 from services.routing.core.choice import Choice, choose
 from services.routing.core.devices import in_order, wanted
 from services.routing.core.evidence import Evidence, Way
 from services.routing.core.faults import Fault
-from services.routing.core.fib import METRIC, Device, Route, Snapshot, Uplink
+from services.routing.core.fib import Device, Route, Snapshot, Uplink
 from services.routing.core.mesh import Asked, Mesh
 from services.routing.core.models import MODELS
 from services.routing.core.models.contract import NodeContext, Pair, Path, first

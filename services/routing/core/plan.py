@@ -20,7 +20,7 @@ from itertools import islice
 
 from kit.models import HOST_GW
 from kit.prefixes import overlap
-from kit.tunnels import DEVICES
+from kit.tunnels import DEVICES, LAST_METRIC, METRIC
 from proto.addresses import CONTESTED, IPAM_HOLDER, Block
 from proto.net import Address, Network
 from proto.routes import NodeRoutes, WireguardKey
@@ -30,8 +30,6 @@ from services.routing.core.encryption import withheld
 from services.routing.core.evidence import Way
 from services.routing.core.faults import Fault
 from services.routing.core.fib import (
-    LAST_METRIC,
-    METRIC,
     PODS,
     Device,
     Kind,

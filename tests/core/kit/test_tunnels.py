@@ -15,13 +15,12 @@ from kit.tunnels import (
     Tunnel,
     is_tunnel_name,
     next_hop,
-    outer_address,
-    outer_addresses,
     parse_alias,
     tunnel_alias,
     vtep_mac,
 )
 from services.dataplane.core.endpoint import links
+from tests.hops import outer_address, outer_addresses
 
 addresses = st.one_of(st.ip_addresses(v=4), st.ip_addresses(v=6))
 tunnels = st.builds(

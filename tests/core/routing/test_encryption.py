@@ -10,7 +10,7 @@ import pytest
 from msgspec import structs
 
 from kit.model_settings import ModelSettings
-from kit.tunnels import Tunnel
+from kit.tunnels import LAST_METRIC, Tunnel
 from proto.routes import NodeRoutes, WireguardKey
 from services.routing.core.choice import Choice
 from services.routing.core.encryption import (
@@ -24,7 +24,7 @@ from services.routing.core.encryption import (
     withheld,
 )
 from services.routing.core.faults import Fault
-from services.routing.core.fib import GROUP, LAST_METRIC, Kind, Remove, Replace, Route, SeenDevice, Snapshot, Uplink
+from services.routing.core.fib import GROUP, Kind, Remove, Replace, Route, SeenDevice, Snapshot, Uplink
 from services.routing.core.mesh import Mesh
 from services.routing.core.models.contract import NodeContext, Pair, Path
 from services.routing.core.models.wireguard import Wireguard

@@ -11,11 +11,12 @@ from dataclasses import dataclass, replace
 from ipaddress import ip_address, ip_interface, ip_network
 from random import Random
 
+from kit.tunnels import LAST_METRIC, METRIC
 from proto.addresses import IPAM_HOLDER, Block, Claim
 from proto.net import Address, Network
 from proto.objects import Owner
 from proto.routes import NodeRoutes
-from services.routing.core.fib import LAST_METRIC, METRIC, OTHER_MTU, PODS, Kind, Remove, Route, Snapshot, Uplink
+from services.routing.core.fib import OTHER_MTU, PODS, Kind, Remove, Route, Snapshot, Uplink
 from services.routing.core.mesh import Mesh
 from services.routing.core.plan import plan
 from tests.core.states import Driver, every_order, follow

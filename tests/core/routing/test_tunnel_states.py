@@ -16,7 +16,7 @@ from random import Random
 from msgspec import structs
 
 from kit.model_settings import ModelSettings
-from kit.tunnels import next_hop, outer_address, vtep_mac
+from kit.tunnels import METRIC, next_hop, vtep_mac
 from proto.addresses import Block
 from proto.net import Address, Network
 from proto.routes import NodeRoutes
@@ -24,7 +24,6 @@ from services.routing.core.devices import LINGERS
 from services.routing.core.evidence import Evidence, Search, Verdict, Way
 from services.routing.core.fib import (
     GROUP,
-    METRIC,
     AddDevice,
     AddEntry,
     Entry,
@@ -47,6 +46,7 @@ from services.routing.core.models.contract import NodeContext, Pair, Path
 from services.routing.core.pairs import Memory, underlay_of
 from services.routing.core.plan import plan
 from tests.core.states import Driver, every_order, follow
+from tests.hops import outer_address
 
 Key = tuple[str, str]
 Value = NodeRoutes | Block | tuple[str, ...] | str

@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from ipaddress import ip_network
 
 from kit.tunnels import next_hop, vtep_mac
-from kit.underlay import Refusal, Underlay, within
-from proto.addresses import CONTESTED, IPAM_HOLDER, Block, Claim
+from kit.underlay import NOBODY, Refusal, Underlay, within
+from proto.addresses import Block, Claim
 from proto.net import Address, Network
 from services.dataplane.core.datapath.layout import AddressKey, PrefixKey
 from services.dataplane.core.datapath.tunnel_layout import TunnelKind, TunnelPeer, TunnelSource
@@ -29,7 +29,6 @@ from services.dataplane.core.tunnel.routes import RouteKey, SeenRoute
 
 SERVER = "_apiserver."
 """Beginning of the name under which an API server's address has a number; no node can be called so."""
-_NOBODY = ("", IPAM_HOLDER, CONTESTED)
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,8 +46,6 @@ class TunnelPeers:
         """``me``: this node; empty for a machine that is none."""
         self._underlay = Underlay(me)
         self._numbers = Numbers()
-        self._blocks: dict[Network, Block] = {}
-        self._claims: dict[Address, Claim] = {}
         self._servers: Set[Address] = frozenset()
         self._own: Set[Address] = frozenset()
         self._devices: dict[int, Device] = {}
@@ -92,7 +89,7 @@ class TunnelPeers:
 
     def number_of(self, node: str) -> int:
         """A node's number in the maps, 0 for nobody."""
-        return 0 if node in _NOBODY else self._numbers.of(node)
+        return 0 if node in NOBODY else self._numbers.of(node)
 
     def announce(self, node: str, addresses: Iterable[Address]) -> None:
         """What a node tells of itself in ``routes``; nothing: it tells nothing (any more)."""
@@ -107,20 +104,12 @@ class TunnelPeers:
     def set_block(self, cidr: Network, block: Block | None) -> None:
         """The block of a network; None: there is none."""
         self._underlay.set_block(cidr, block)
-        if block is None:
-            self._blocks.pop(cidr, None)
-        else:
-            self._blocks[cidr] = block
         self._dirty_sources.add(cidr)
-        self._dirty_sources.update(ip_network(address) for address in within(cidr, self._claims))
+        self._dirty_sources.update(ip_network(address) for address in within(cidr, self._underlay.holdings.claims))
 
     def set_claim(self, address: Address, claim: Claim | None) -> None:
         """The claim on an address; None: there is none."""
         self._underlay.set_claim(address, claim)
-        if claim is None:
-            self._claims.pop(address, None)
-        else:
-            self._claims[address] = claim
         self._dirty_sources.add(ip_network(address))
 
     def set_api(self, nodes: Mapping[str, frozenset[Address]], servers: Set[Address]) -> None:
@@ -173,8 +162,7 @@ class TunnelPeers:
 
     def forget(self) -> None:
         """Numbers of nodes that nothing names any more."""
-        named = {block.node for block in self._blocks.values()} | {claim.node for claim in self._claims.values()}
-        self._numbers.keep(named | self._of.keys())
+        self._numbers.keep({*self.holders, *self._of})
 
     def _follow_owners(self) -> set[Address]:
         """Addresses that have another owner than before."""
@@ -205,8 +193,9 @@ class TunnelPeers:
 
     def _is_servers(self, address: Address) -> bool:
         """Whether an API server's address is that, and no node's or pod's."""
-        taken = address in self._own or address in self._claims or address in self._underlay.owners
-        return not taken and self._underlay.holdings.block_of(address) is None
+        holdings = self._underlay.holdings
+        taken = address in self._own or address in holdings.claims or address in self._underlay.owners
+        return not taken and holdings.block_of(address) is None
 
     def _entries(self, address: Address) -> Iterator[tuple[AddressKey, TunnelPeer | None]]:
         """What the map has at an address, and at the next hop that stands for it where it cannot be read from that."""
@@ -291,14 +280,15 @@ class TunnelPeers:
         """Number of the node that may send with sources of a prefix; 0 for nobody, None where the prefix says nothing
         of its own.
         """
+        holdings = self._underlay.holdings
         if network.prefixlen == network.max_prefixlen:
             address = network.network_address
-            claim, block = self._claims.get(address), self._underlay.holdings.block_of(address)
+            claim, block = holdings.claims.get(address), holdings.block_of(address)
             if claim is not None and claim.node and (block is None or block.node != claim.node):
                 return self.number_of(claim.node)
             if (name := self._owners.get(address)) is not None:
                 return self.number_of(name)
-        held = self._blocks.get(network)
+        held = holdings.block_at(network)
         return None if held is None else self.number_of(held.node)
 
 

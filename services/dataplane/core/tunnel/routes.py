@@ -12,8 +12,6 @@ from typing import TypeAlias
 
 from proto.net import Address, Network
 
-PROTOCOL = 186
-"""rtm_protocol of the routes of ``routing``."""
 RouteKey: TypeAlias = tuple[Network, int]
 """Destination and metric: what tells a route from others."""
 

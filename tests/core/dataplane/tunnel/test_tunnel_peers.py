@@ -11,7 +11,7 @@ from random import Random
 
 import pytest
 
-from kit.tunnels import Tunnel, next_hop, outer_addresses, vtep_mac
+from kit.tunnels import Tunnel, next_hop, vtep_mac
 from kit.underlay import owners_of
 from proto.addresses import Block, Claim
 from proto.net import Address, Network
@@ -23,6 +23,7 @@ from services.dataplane.core.tunnel.numbers import Numbers, hash_of
 from services.dataplane.core.tunnel.peers import SERVER, TunnelPeers
 from services.dataplane.core.tunnel.routes import RouteKey, SeenRoute
 from tests.core.states import Driver, every_order, follow
+from tests.hops import outer_addresses
 
 Key = tuple[str, str]
 Value = tuple[Address, ...] | Block | Claim | frozenset[Address] | SeenRoute | Device

@@ -13,16 +13,15 @@ import pytest
 from chassis.bus import connection as chassis_connection
 from chassis.bus.accounts import Account, User, make_accounts
 from chassis.bus.connection import Connection
-from chassis.bus.credentials import Credentials, Identity, credentials, parse
+from chassis.bus.credentials import Identity, credentials, parse
 from chassis.bus.nats_config import make_users, new_key, write_secret
 from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, carry_over, claims_of, preloaded
 from chassis.bus.resolver import connected, hand_over, look_up
 from chassis.faults import Refused, Unavailable
 from chassis.secret import Secret
-from chassis.telemetry.log import Log
 from proto.subjects import ACKS, JETSTREAM, ROLES
 from tests.nats_cluster import NatsCluster
-from tests.natsd import Lines, NatsServer, bus_of, runtime_of
+from tests.natsd import Lines, NatsServer, bus_of, connecting, runtime_of
 
 OWN = ACKS.subject("n9")
 STREAM = ACKS.stream
@@ -40,19 +39,6 @@ def server(tmp_path: Path) -> Iterator[NatsServer]:
     made.start()
     yield made
     made.close()
-
-
-@asynccontextmanager
-async def connecting(url: str, user: str, file: Path, ca: Path | None = None) -> AsyncIterator[Connection]:
-    log = Log("test", "debug", stream=Lines())  # type: ignore[arg-type]
-    connection = Connection(url, user, Credentials(file, ca), "test", log)
-    running = asyncio.create_task(connection.run())
-    try:
-        yield connection
-    finally:
-        await connection.close()
-        running.cancel()
-        await asyncio.gather(running, return_exceptions=True)
 
 
 @asynccontextmanager

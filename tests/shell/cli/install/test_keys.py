@@ -19,19 +19,18 @@ from chassis.bus import connection as chassis_connection
 from chassis.bus.accounts import User
 from chassis.bus.client import Bus
 from chassis.bus.connection import Connection
-from chassis.bus.credentials import Credentials, parse
+from chassis.bus.credentials import parse
 from chassis.bus.nats_config import Server, render
+from chassis.replaced_file import replace_file
 from chassis.runtime.settings import BaseSettings
 from chassis.secret import Secret
-from chassis.telemetry.log import Log
 from cli.install import names, secrets
-from linux.replaced_file import replace_file
 from proto.admission import AUDIENCE
 from proto.subjects import ACKS
 from services.cluster.app import build
 from services.cluster.settings import Settings
 from services.dataplane import seeds
-from tests.natsd import Lines, free_port, runtime_as, runtime_of, server_program
+from tests.natsd import connecting, free_port, runtime_as, runtime_of, server_program
 from tests.shell.cli.install.conftest import APPS, NODES, ROOT, World
 from tests.shell.cli.install.test_install import CORE, data
 
@@ -205,16 +204,9 @@ class Kubelets:
     @asynccontextmanager
     async def agent(self, user: str, file: Path | None = None) -> AsyncIterator[Connection]:
         """An agent's connection, by its own file or another one."""
-        log = Log("test", "debug", stream=Lines())  # type: ignore[arg-type]
         path = await asyncio.to_thread(self.seed, user) if file is None else file
-        connection = Connection(self.url, user, Credentials(path, self.ca), "test", log)
-        running = asyncio.create_task(connection.run())
-        try:
+        async with connecting(self.url, user, path, self.ca) as connection:
             yield connection
-        finally:
-            await connection.close()
-            running.cancel()
-            await asyncio.gather(running, return_exceptions=True)
 
     @asynccontextmanager
     async def service(self, name: str) -> AsyncIterator[Bus]:
