@@ -16,8 +16,8 @@ from bench.first.figures import Summary, compare, table
 KERNEL, KERNEL_VXLAN = "kernel routing", "kernel VXLAN"
 HOST_GW, VXLAN, IPIP, WIREGUARD = "host-gw", "vxlan", "ipip", "wireguard"
 WAYS = (KERNEL, KERNEL_VXLAN, HOST_GW, VXLAN, IPIP, WIREGUARD)
-ROUND_TRIP, CONNECT, THROUGHPUT, PACKETS = QUESTIONS[0], QUESTIONS[2], QUESTIONS[4], QUESTIONS[5]
-FIGURES = (ROUND_TRIP, CONNECT, THROUGHPUT, PACKETS)
+ROUND_TRIP, CONNECT, THROUGHPUT, DATAGRAMS, PACKETS = QUESTIONS[0], QUESTIONS[2], *QUESTIONS[4:]
+FIGURES = (ROUND_TRIP, CONNECT, THROUGHPUT, DATAGRAMS, PACKETS)
 Results = Mapping[tuple[str, str, str], Sequence[Summary]]
 """(Way, program, verb) → one result a round."""
 
