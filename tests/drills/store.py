@@ -150,7 +150,7 @@ def janitor(lab: Lab) -> Iterator[Janitor]:
     try:
         os.kill(lab.pid("nats"), signal.SIGHUP)
         made = Janitor(lab.nats_url, seed, lab.trust)
-        lab.until("the janitor is let in", lambda: _let_in(made), seconds=10)
+        lab.until("the janitor is let in", lambda: _let_in(made))
         yield made
     finally:
         config.write_text(before)
