@@ -21,7 +21,7 @@
 #include <netpacket/packet.h>
 #include <sys/ioctl.h>
 
-#define VOLLEY 256 /* fewer than the queue of a userspace tunnel holds */
+#define VOLLEY 256
 #define BATCH 64
 #define SIZE 64
 #define MOST 1000000
