@@ -15,7 +15,7 @@ import msgspec
 
 
 class Summary(msgspec.Struct, frozen=True, kw_only=True):
-    """What `rr`, `bulk` and `pps` print: durations of `count` transactions in microseconds."""
+    """What `rr`, `bulk`, `pps` and `frames` print: durations of `count` transactions in microseconds."""
 
     count: int
     failed: int
@@ -37,7 +37,7 @@ class Unreadable(Exception):
 
 
 def summary(printed: str) -> Summary:
-    """The result of `rr`, `bulk` or `pps`. Raises `Unreadable`, also when more than 1 in 100 failed."""
+    """The result of `rr`, `bulk`, `pps` or `frames`. Raises `Unreadable`, also when more than 1 in 100 failed."""
     try:
         read = msgspec.json.decode(printed, type=Summary)
     except msgspec.DecodeError as wrong:

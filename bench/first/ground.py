@@ -16,7 +16,7 @@ from bench.first.stage import Stage
 from lab.topology import FABRIC_BRIDGE
 
 CLIENT, SERVER = "client", "server"
-PORTS = {"rr": 7001, "bulk": 7002, "pps": 7003}
+PORTS = {"rr": 7001, "bulk": 7002, "pps": 7003, "frames": 7004}
 GATEWAY = "169.254.1.1"
 GATEWAY_MAC = "02:00:00:00:0b:01"
 

@@ -33,7 +33,7 @@ from lab.topology import Host
 
 NAME = "bench"
 CPU = "0"
-PROGRAMS = ("spawner", "rr", "bulk", "pps")
+PROGRAMS = ("spawner", "rr", "bulk", "pps", "frames")
 _FOLDER = Path(__file__).parent
 
 

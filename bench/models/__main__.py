@@ -21,7 +21,7 @@ from bench.first.figures import Summary
 from bench.first.ground import Ends
 from bench.first.stage import Stage, stage
 from bench.models.ground import kernel_vxlan
-from bench.models.report import FIGURES, HOST_GW, IPIP, KERNEL, KERNEL_VXLAN, VXLAN, WIREGUARD, report
+from bench.models.report import HOST_GW, IPIP, KERNEL, KERNEL_VXLAN, VXLAN, WIREGUARD, figures_of, report
 from kit.models import SERVED
 from lab.cluster import models
 from lab.tour.ways import addresses_of, model_of
@@ -75,7 +75,7 @@ def measure(on: Stage, rounds: int, seconds: float) -> str:
         begin = number % len(ways)
         for name, way in ways[begin:] + ways[:begin]:
             ends = way()
-            for figure in FIGURES:
+            for figure in figures_of(name):
                 found = ask(on, ends, figure.program, figure.verb, seconds)
                 results.setdefault((name, figure.program, figure.verb), []).append(found)
         print(f"round {number + 1} of {rounds}", file=sys.stderr)

@@ -22,22 +22,11 @@ pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.alone]
 REBUILT_WITHIN = 35.0
 STATE = ("blocks", "owners", "claims", "endpoints", "identities", "rules", "routes")
 BY_IDENTITY = ("identities", "rules")
-KEPT = """
-apiVersion: v1
-kind: Pod
-metadata: {{name: kept, namespace: {namespace}, annotations: {{airmesh.io/keep-address: "true"}}}}
-spec:
-  nodeName: n2
-  terminationGracePeriodSeconds: 0
-  containers: [{{name: shop, image: "lab.local/shop:1"}}]
-"""
 
 
 @pytest.fixture(scope="module")
 def traffic(lab: Lab) -> Iterator[Traffic]:
     with street(lab) as made:
-        lab.apply(KEPT.format(namespace=made.space.namespace))
-        made.space.ready("kept")
         yield made
 
 

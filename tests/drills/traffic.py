@@ -30,6 +30,8 @@ PROGRAM = Path(__file__).with_name("flows.py")
 PORT = 9444
 FLOWS = 50
 REPLY_SECONDS = 10.0
+KEPT = ("friend",)
+"""Whose addresses are kept ones: what comes back from the server goes by a host route, what goes to it by a block's."""
 PODS = {"server": "n1", "friend": "n2", "near": "n1", "far": "n3", "caged": "n3", "guest": "n3"}
 
 ADMITTED = """
@@ -188,7 +190,7 @@ def street(lab: Lab) -> Iterator[Traffic]:
     try:
         lab.apply(CAGE.format(namespace=space.namespace) + "---" + listener(space, "friend"))
         for name, node in PODS.items():
-            space.pod(name, node, name, wait=False)
+            space.pod(name, node, name, wait=False, kept=name in KEPT)
         for name in PODS:
             space.ready(name)
         with ExitStack() as stack:

@@ -21,7 +21,11 @@ IMAGE = "lab.local/shop:1"
 POD = """
 apiVersion: v1
 kind: Pod
-metadata: {{name: {name}, namespace: {namespace}, labels: {{app: {name}, role: {role}}}}}
+metadata:
+  name: {name}
+  namespace: {namespace}
+  labels: {{app: {name}, role: {role}}}
+  annotations: {annotations}
 spec:
   nodeName: {node}
   terminationGracePeriodSeconds: 0
@@ -39,9 +43,10 @@ class LabNamespace:
         self.lab = lab
         self.namespace = namespace
 
-    def pod(self, name: str, node: str, role: str = "any", *, wait: bool = True) -> None:
-        """A pod on a node; returns when it is Ready (or at once)."""
-        self.lab.apply(POD.format(name=name, namespace=self.namespace, role=role, node=node, image=IMAGE))
+    def pod(self, name: str, node: str, role: str = "any", *, wait: bool = True, kept: bool = False) -> None:
+        """A pod on a node, whose address may be a kept one; returns when it is Ready (or at once)."""
+        values = {"name": name, "namespace": self.namespace, "role": role, "node": node, "image": IMAGE}
+        self.lab.apply(POD.format(**values, annotations='{airmesh.io/keep-address: "true"}' if kept else "{}"))
         if wait:
             self.ready(name)
 

@@ -66,7 +66,8 @@ def test_a_static_pod_is_reached_and_known(lab: Lab, space: LabNamespace, airmes
     another each time that somebody deletes it.
     """
     manifest = lab.where.node("n1").static_pods / "static.yaml"
-    manifest.write_text(POD.format(name="static", namespace=space.namespace, role="any", node="n1", image=IMAGE))
+    values = {"name": "static", "namespace": space.namespace, "role": "any", "node": "n1", "image": IMAGE}
+    manifest.write_text(POD.format(**values, annotations="{}"))
     try:
         lab.until("the mirror", lambda: "static-n1" in lab.kubectl("get", "pods", "-n", space.namespace, "-o", "name"))
         space.ready("static-n1")

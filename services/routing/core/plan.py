@@ -111,7 +111,9 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
         *_foreign_faults(desired, foreign),
     ]
     replaced = [Replace(route) for key, route in desired.items() if ours.get(key) != route and key not in foreign]
-    removed = [Remove(route) for key, route in ours.items() if key not in desired and may_remove(route, mesh)]
+    unasked = [route for key, route in ours.items() if key not in desired]
+    claimed = {ip_network(claim.address): claim.node for claim in mesh.claims} if unasked else {}
+    removed = [Remove(route) for route in unasked if may_remove(route, mesh, claimed)]
     return Plan(
         (*devices.additions, *entries.additions, *replaced, *removed, *entries.removals, *devices.removals),
         tuple(faults),
@@ -203,20 +205,22 @@ def _faults(mesh: Mesh, kernel: Snapshot) -> list[Fault]:
     return missing + impostors + _overclaims(mesh)
 
 
-def may_remove(route: Route, mesh: Mesh) -> bool:
+def may_remove(route: Route, mesh: Mesh, claimed: Mapping[Network, str]) -> bool:
     """Whether a route of ours that nothing asks for is surely not needed.
 
-    A kept address: when all claims are known. A block: when ``blocks`` is whole, and whoever holds it has told
-    everything of its own (a node that is silent under a new epoch of ``routes`` may still be there).
+    Blocks and claims must be known whole, and whoever holds the block or the kept address must have told everything of
+    its own: a node that is silent under a new epoch of ``routes`` may still be there. ``claimed``: who holds each kept
+    address.
     """
     if not (mesh.blocks_complete and mesh.claims_complete):
         return False
     if route.kind is Kind.PROHIBIT:
         return mesh.pools_complete and mesh.settings_complete
-    holder = mesh.blocks.get(route.destination)
-    if holder is None or not holder.node or route.kind is not Kind.UNICAST:
+    if route.kind is not Kind.UNICAST:
         return True
-    return holder.node in (mesh.me, IPAM_HOLDER) or holder.node in mesh.reported
+    block = mesh.blocks.get(route.destination)
+    holder = block.node if block is not None else claimed.get(route.destination, "")
+    return holder in ("", mesh.me, IPAM_HOLDER) or holder in mesh.reported
 
 
 def offered(

@@ -156,6 +156,24 @@ def test_removal_waits_until_it_is_sure(sync: dict[str, Any], held: dict[str, st
     assert (f"- {OLD}" in operations(made, *TO_N2, *REFUSED, OLD)) is removed
 
 
+KEPT = "10.244.1.7/32 via 172.30.0.13 dev fab0 metric 64"
+
+
+@pytest.mark.parametrize(
+    ("on", "reported", "removed"),
+    [
+        ("n3", {"n1", "n2"}, False),
+        ("n3", {"n1", "n2", "n3"}, True),
+        ("n1", {"n1", "n2"}, True),
+        ("", {"n1", "n2"}, True),
+    ],
+    ids=["holder-is-silent", "holder-has-no-address", "mine-now", "nobodys"],
+)
+def test_the_way_to_a_kept_address_stays_while_its_holder_is_silent(on: str, reported: set[str], removed: bool) -> None:
+    made = mesh(N1, N2, claims=(claim("10.244.1.7", on),), reported=reported)
+    assert (f"- {KEPT}" in operations(made, *TO_N2, *REFUSED, KEPT)) is removed
+
+
 def test_who_speaks_in_anothers_name_is_reported() -> None:
     assert faults(mesh(N1, N2, impostors=(("n2", "n3"),))) == (
         "node n2 tells routes in the name of 'n3', which is not believed"

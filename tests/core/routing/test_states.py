@@ -96,10 +96,21 @@ class Kernel(Driver[Key, Value]):
             if isinstance(operation, Remove):
                 assert mesh.blocks_complete
                 assert mesh.claims_complete
+                silent = set(OTHERS) - mesh.reported
+                assert operation.route.kind is not Kind.UNICAST or self._holder(key[0]) not in silent
                 assert self.table.pop(key).is_ours
             else:
                 assert key not in self.table or self.table[key].is_ours
                 self.table[key] = operation.route
+
+    def _holder(self, destination: Network) -> str:
+        """Who has the block, or the kept address."""
+        for value in self.objects.values():
+            if isinstance(value, Block) and value.cidr == destination:
+                return value.node
+            if isinstance(value, Claim) and ip_network(value.address) == destination:
+                return value.node
+        return ""
 
     def flush(self) -> None:
         blocks, claims = (self.chance.random() < 0.7 for _ in range(2))
