@@ -11,10 +11,9 @@ from collections.abc import Callable, Iterator
 from enum import IntEnum
 
 from services.routing.core.bgp.codec.errors import ErrorCode, MessageError
+from services.routing.core.bgp.codec.families import FAMILIES, write_family
 from services.routing.core.bgp.values import AddPath, Asn, Capabilities, Family, GracefulRestart, RestartFamily
 
-FAMILIES = {int(family): family for family in Family}
-"""Families that are carried, by AFI and SAFI."""
 RESTART_STATE = 0x8
 RESTART_NOTIFICATION = 0x4
 PRESERVED = 0x80
@@ -81,11 +80,6 @@ def _malformed(code: int, value: bytes, reason: str) -> MessageError:
     return MessageError(ErrorCode.OPEN, 0, f"capability {code} {reason}", bytes((code, len(value))) + value)
 
 
-def _family(octets: bytes) -> Family | None:
-    """AFI in two octets, then SAFI in one."""
-    return FAMILIES.get(octets[0] << 24 | octets[1] << 16 | octets[2])
-
-
 def _entries(code: int, value: bytes, size: int) -> Iterator[bytes]:
     if len(value) % size:
         raise _malformed(code, value, f"has {len(value)} octets, not a multiple of {size}")
@@ -100,7 +94,7 @@ def _exactly(code: int, value: bytes, size: int) -> None:
 
 def _multiprotocol(offer: Offer, value: bytes) -> None:
     _exactly(Code.MULTIPROTOCOL, value, 4)
-    if (family := _family(value[0:2] + value[3:4])) is not None:
+    if (family := FAMILIES.get(value[0:2] + value[3:4])) is not None:
         offer.families.add(family)
 
 
@@ -122,7 +116,7 @@ def _extended_message(offer: Offer, value: bytes) -> None:
 def _extended_next_hop(offer: Offer, value: bytes) -> None:
     """RFC 8950 4: AFI and SAFI in two octets each, then the AFI of the next hop, of which IPv6 alone is known."""
     for entry in _entries(Code.EXTENDED_NEXT_HOP, value, 6):
-        family = _family(entry[0:2] + entry[3:4]) if entry[2] == 0 else None
+        family = FAMILIES.get(entry[0:2] + entry[3:4]) if entry[2] == 0 else None
         if family is not None and entry[4:6] == b"\0\2":
             offer.extended_next_hops.add(family)
 
@@ -135,7 +129,7 @@ def _four_octet_as(offer: Offer, value: bytes) -> None:
 def _add_path(offer: Offer, value: bytes) -> None:
     """RFC 7911 4: a family with a direction that is not known is ignored."""
     for entry in _entries(Code.ADD_PATH, value, 4):
-        family = _family(entry[0:3])
+        family = FAMILIES.get(entry[0:3])
         if family is not None and 1 <= entry[3] <= 3:
             offer.add_path[family] = AddPath(entry[3])
 
@@ -145,7 +139,7 @@ def _graceful_restart(offer: Offer, value: bytes) -> None:
         raise _malformed(Code.GRACEFUL_RESTART, value, f"has {len(value)} octets, and two at least are needed")
     families: dict[Family, RestartFamily] = {}
     for entry in _entries(Code.GRACEFUL_RESTART, value[2:], 4):
-        if (family := _family(entry[0:3])) is not None:
+        if (family := FAMILIES.get(entry[0:3])) is not None:
             families[family] = RestartFamily(family, bool(entry[3] & PRESERVED))
     flags = value[0] >> 4
     offer.graceful_restart = GracefulRestart(
@@ -159,7 +153,7 @@ def _graceful_restart(offer: Offer, value: bytes) -> None:
 def _long_lived(offer: Offer, value: bytes) -> None:
     """RFC 9494 3.1: family, flags, and the stale time in three octets."""
     for entry in _entries(Code.LONG_LIVED_RESTART, value, 7):
-        if (family := _family(entry[0:3])) is not None:
+        if (family := FAMILIES.get(entry[0:3])) is not None:
             offer.long_lived[family] = RestartFamily(family, bool(entry[3] & PRESERVED), int.from_bytes(entry[4:7]))
 
 
@@ -198,20 +192,16 @@ def _capability(code: int, value: bytes = b"") -> bytes:
     return bytes((code, len(value))) + value
 
 
-def _afi_safi(family: Family) -> bytes:
-    return family.afi.to_bytes(2) + bytes((family.safi,))
-
-
 def _restart(capability: GracefulRestart) -> bytes:
     flags = RESTART_STATE * capability.restarted | RESTART_NOTIFICATION * capability.notification
     seconds = min(capability.seconds, LONGEST_RESTART)
-    families = (_afi_safi(one.family) + bytes((PRESERVED * one.preserved,)) for one in capability.families)
+    families = (write_family(one.family) + bytes((PRESERVED * one.preserved,)) for one in capability.families)
     return (flags << 12 | seconds).to_bytes(2) + b"".join(families)
 
 
 def _stale(one: RestartFamily) -> bytes:
     seconds = min(one.stale_seconds, LONGEST_STALE)
-    return _afi_safi(one.family) + bytes((PRESERVED * one.preserved,)) + seconds.to_bytes(3)
+    return write_family(one.family) + bytes((PRESERVED * one.preserved,)) + seconds.to_bytes(3)
 
 
 def write_capabilities(capabilities: Capabilities) -> list[bytes]:
@@ -232,7 +222,7 @@ def write_capabilities(capabilities: Capabilities) -> list[bytes]:
     if capabilities.asn4 is not None:
         found.append(_capability(Code.FOUR_OCTET_AS, capabilities.asn4.to_bytes(4)))
     if capabilities.add_path:
-        tuples = (_afi_safi(family) + bytes((direction,)) for family, direction in capabilities.add_path)
+        tuples = (write_family(family) + bytes((direction,)) for family, direction in capabilities.add_path)
         found.append(_capability(Code.ADD_PATH, b"".join(tuples)))
     if capabilities.enhanced_route_refresh:
         found.append(_capability(Code.ENHANCED_ROUTE_REFRESH))

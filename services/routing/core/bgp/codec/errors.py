@@ -122,3 +122,21 @@ def error_name(code: int, subcode: int) -> str:
     if subcode == 0:
         return name
     return f"{name}: {SUBCODES.get((code, subcode), f'Subcode {subcode}')}"
+
+
+class Malformed(Exception):
+    """An attribute that is wrong and ends no session (RFC 7606): its prefixes are withdrawn, or it is left out.
+
+    ``subcode`` is the UPDATE error to send where there is nothing to withdraw (RFC 7606 5.2).
+    """
+
+    def __init__(self, subcode: UpdateError, reason: str, *, withdrawn: bool = True) -> None:
+        super().__init__(reason)
+        self.subcode = subcode
+        self.reason = reason
+        self.withdrawn = withdrawn
+
+
+def ignored(reason: str, subcode: UpdateError = UpdateError.OPTIONAL_ATTRIBUTE) -> Malformed:
+    """An attribute that is left out alone ("attribute discard", RFC 7606 2)."""
+    return Malformed(subcode, reason, withdrawn=False)

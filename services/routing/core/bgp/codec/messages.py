@@ -12,8 +12,9 @@ from dataclasses import dataclass
 from enum import IntEnum
 from ipaddress import IPv4Address
 
-from services.routing.core.bgp.codec.capabilities import FAMILIES, Offer, read_capabilities, write_capabilities
+from services.routing.core.bgp.codec.capabilities import Offer, read_capabilities, write_capabilities
 from services.routing.core.bgp.codec.errors import Cease, ErrorCode, MessageError, error_name
+from services.routing.core.bgp.codec.families import FAMILIES
 from services.routing.core.bgp.values import AS_TRANS, Asn, Capabilities, Family, RouterId
 
 __all__ = [
@@ -288,7 +289,7 @@ def decode_route_refresh(body: bytes | memoryview) -> RouteRefresh | None:
         sent = message(MessageKind.ROUTE_REFRESH, raw)
         reason = f"a message of type ROUTE_REFRESH cannot have {len(sent)} octets"
         raise MessageError(ErrorCode.ROUTE_REFRESH, 1, reason, sent)
-    family = FAMILIES.get(raw[0] << 24 | raw[1] << 16 | raw[3])
+    family = FAMILIES.get(raw[0:2] + raw[3:4])
     if family is None or raw[2] > RefreshKind.END:
         return None
     return RouteRefresh(family, RefreshKind(raw[2]))
