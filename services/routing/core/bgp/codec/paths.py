@@ -25,7 +25,7 @@ def _malformed(reason: str) -> Malformed:
 
 
 def read_path(value: bytes, width: int, kinds: Mapping[int, SegmentKind]) -> tuple[Segment, ...]:
-    """Read an AS path of such segments, with numbers of ``width`` octets. Raises ``Malformed`` (RFC 7606 7.2, RFC 7607)."""
+    """Read an AS path of such segments, numbers in ``width`` octets. Raises ``Malformed`` (RFC 7606 7.2, RFC 7607)."""
     segments: list[Segment] = []
     at, stop = 0, len(value)
     while at < stop:

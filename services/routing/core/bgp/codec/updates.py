@@ -220,7 +220,7 @@ class UpdateReader:
         """
         draft = self._draft(multiprotocol=True)
         draft.read(octets)
-        for flaw in draft.flaws:
+        for flaw in draft.flaws.values():
             if flaw.fault.withdrawn and not borne:
                 raise flaw.error()
             contents.faults.append(flaw.fault)
@@ -257,7 +257,7 @@ class UpdateReader:
                 draft.fault(MP_REACH, next_hop, wrong)
         if not draft.flaws:
             return draft.attributes(hops)
-        faults = tuple(flaw.fault for flaw in draft.flaws)
+        faults = tuple(flaw.fault for flaw in draft.flaws.values())
         withdrawn = any(fault.withdrawn for fault in faults)
         return Flawed(None if withdrawn else draft.attributes(hops), faults)
 
