@@ -49,7 +49,7 @@ class Condition:
 
 
 def rows(text: str) -> list[Condition]:
-    """Name, type code, flags, value (``-``: empty), outcome or outcomes of external and internal, subcode if special."""
+    """Name, type code, flags, value (``-``: empty), outcome (external/internal where they differ), subcode if special."""
     found = []
     for row in text.strip().splitlines():
         name, code, flags, value, outcome, *subcode = (one.strip() for one in row.split("|"))
@@ -274,9 +274,9 @@ def test_next_hop_beside_mp_reach_is_not_looked_at(condition: Condition) -> None
 def test_what_would_withdraw_ends_the_session_where_nothing_is_reachable(condition: Condition, external: bool) -> None:
     """RFC 7606 5.2; and what would not, does not."""
     message = body({condition.code: attribute(condition.flags, condition.code, condition.value)}, external, None)
-    if WITHDRAW != (condition.external if external else condition.internal):
+    if (condition.external if external else condition.internal) != WITHDRAW:
         read = reader(external).read(message)
-        assert read.reachable == read.unreachable == ()
+        assert (read.reachable, read.unreachable) == ((), ())
         return
     with pytest.raises(MessageError) as caught:
         reader(external).read(message)

@@ -1,4 +1,4 @@
-"""BGP messages other than UPDATE: octets of the RFCs, every error of a header and of an OPEN, words of NOTIFICATIONs."""
+"""BGP messages other than UPDATE: their octets, every error of a header and of an OPEN, NOTIFICATIONs in words."""
 
 from __future__ import annotations
 
