@@ -49,7 +49,7 @@ class Condition:
 
 
 def rows(text: str) -> list[Condition]:
-    """Name, type code, flags, value (``-``: empty), outcome (external/internal where they differ), subcode if special."""
+    """Name, type code, flags, value (``-``: empty), outcome (external/internal where they differ), special subcode."""
     found = []
     for row in text.strip().splitlines():
         name, code, flags, value, outcome, *subcode = (one.strip() for one in row.split("|"))
@@ -270,7 +270,7 @@ def test_next_hop_beside_mp_reach_is_not_looked_at(condition: Condition) -> None
 
 
 @pytest.mark.parametrize("external", [True, False], ids=["external", "internal"])
-@pytest.mark.parametrize("condition", CONDITIONS, ids=lambda one: str(one.name))
+@pytest.mark.parametrize("condition", CONDITIONS + NEXT_HOPS, ids=lambda one: str(one.name))
 def test_what_would_withdraw_ends_the_session_where_nothing_is_reachable(condition: Condition, external: bool) -> None:
     """RFC 7606 5.2; and what would not, does not."""
     message = body({condition.code: attribute(condition.flags, condition.code, condition.value)}, external, None)

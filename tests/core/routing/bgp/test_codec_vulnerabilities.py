@@ -1,4 +1,4 @@
-"""Messages behind published vulnerabilities of BGP speakers: whole, as they came, or built again from what is said of them.
+"""Messages behind published vulnerabilities of BGP speakers: as they were reported, or built from what is said of them.
 
 Each crashed a speaker, or had it read past a field, or ended a session that RFC 7606 keeps. The answer that is right
 stands beside. Those of GoBGP's MRT, RTR and BMP readers (CVE-2025-43970, -43973, CVE-2026-7736, -7737) have no message
@@ -71,7 +71,10 @@ MESSAGES = {
         whole(attribute(0x00, 1, "00"), AS_PATH, NEXT_HOP),
         "withdrawn",
     ),
-    "CVE-2026-41642 an unknown well-known attribute": (whole(ORIGIN, AS_PATH, NEXT_HOP, attribute(0x40, 99, "")), "3/2"),
+    "CVE-2026-41642 an unknown well-known attribute": (
+        whole(ORIGIN, AS_PATH, NEXT_HOP, attribute(0x40, 99, "")),
+        "3/2",
+    ),
     "CVE-2026-41643 AS4_PATH of one octet before AS_PATH, as reported": (
         MARKER + octets("00 22 02  00 00  00 0b  40 11 01 02  40 02 04 ff ff de ad"),
         "3/4",
@@ -107,9 +110,7 @@ MESSAGES = {
     ),
     "CVE-2025-43971 a software version of no length": (opening("05", "02 03  4b 01 00"), "open AS 65001"),
     "CVE-2025-43971 a software version longer than its capability, as reported": (
-        MARKER
-        + octets("0062 01 04 fc00 005a c0a80a05 45 02 43 4b 41 40")
-        + bytes(64),
+        MARKER + octets("0062 01 04 fc00 005a c0a80a05 45 02 43 4b 41 40") + bytes(64),
         "open AS 64512",
     ),
     "CVE-2025-43972 a flow specification that ends early": (

@@ -11,6 +11,7 @@ from services.routing.core.bgp.codec.attributes import (
     MP_REACH,
     MP_UNREACH,
     NON_TRANSITIVE,
+    Flaw,
     NextHops,
     ipv4_next_hop,
     name,
@@ -30,17 +31,23 @@ class Field:
     value: bytes
 
     @property
-    def fault(self) -> AttributeFault | None:
+    def flaw(self) -> Flaw | None:
         """What is wrong with its flags."""
         mask, wanted = NON_TRANSITIVE
         if self.octets[0] & mask == wanted:
             return None
-        return AttributeFault(self.code, f"{name(self.code)} has the flags 0x{self.octets[0]:02x}", withdrawn=True)
+        reason = f"{name(self.code)} has the flags 0x{self.octets[0]:02x}"
+        return Flaw(AttributeFault(self.code, reason, withdrawn=True), UpdateError.ATTRIBUTE_FLAGS, self.octets)
 
     @property
     def family(self) -> Family | None:
         """Its family, if it is one that is carried."""
         return FAMILIES.get(self.value[:3])
+
+    @property
+    def family_number(self) -> str:
+        """Its family as a person reads it."""
+        return f"AFI {int.from_bytes(self.value[:2])}, SAFI {self.value[2]}"
 
     def malformed(self, reason: str, subcode: UpdateError = UpdateError.OPTIONAL_ATTRIBUTE) -> MessageError:
         """What ends the session (RFC 7606 7.11 and 7.12)."""

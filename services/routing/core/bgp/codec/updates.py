@@ -1,9 +1,9 @@
 """UPDATE messages (RFC 4271 4.3, RFC 4760): read for one session into what counts of them, and written.
 
-Reading follows RFC 7606. What makes it unclear where a prefix begins ends the session; of other faults the worst one
-decides whether the prefixes are withdrawn or an attribute is left out, and where nothing is there to be withdrawn the
-session ends as well (5.2). One set of attributes is read once: a reader keeps what it made of the octets, without
-prefixes, up to a bound on memory, and so equal sets are mostly one object.
+Reading follows RFC 7606. What makes it unclear where a prefix begins ends the session. Of other faults the worst one
+decides whether all prefixes of the message are withdrawn or an attribute is left out; where a message has attributes
+and no prefix to be withdrawn, the session ends as well (5.2). One set of attributes is read once: a reader keeps what it
+made of the octets, without prefixes, up to a bound on memory, and so equal sets are mostly one object.
 """
 
 from __future__ import annotations
@@ -12,9 +12,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Final
 
-from services.routing.core.bgp.codec.attributes import MESSAGE, MP_REACH, MP_UNREACH, OPTIONAL, Draft
+from services.routing.core.bgp.codec.attributes import MESSAGE, MP_REACH, MP_UNREACH, OPTIONAL, Draft, Flaw
 from services.routing.core.bgp.codec.encoding import attribute, write_attributes
-from services.routing.core.bgp.codec.errors import ErrorCode, Malformed, MessageError, UpdateError
+from services.routing.core.bgp.codec.errors import ErrorCode, Malformed, MessageError, UpdateError, ignored
 from services.routing.core.bgp.codec.families import write_family
 from services.routing.core.bgp.codec.messages import HEADER, MessageKind, message
 from services.routing.core.bgp.codec.multiprotocol import Field, cut_out, next_hops
@@ -40,11 +40,10 @@ KEPT_ENTRY, KEPT_FACTOR = 600, 16
 
 @dataclass(frozen=True, slots=True)
 class Flawed:
-    """Attributes with faults that are borne."""
+    """Attributes with faults, and what is left of them where no fault withdraws."""
 
-    attributes: Attributes | None
-    """None: the prefixes are to be withdrawn."""
-    faults: tuple[AttributeFault, ...]
+    attributes: Attributes
+    flaws: tuple[Flaw, ...]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,31 +60,29 @@ def _error(subcode: UpdateError, reason: str, content: bytes = b"") -> MessageEr
 class Contents:
     """What a message says, while it is read."""
 
-    __slots__ = ("agreed", "faults", "reachable", "unreachable")
+    __slots__ = ("agreed", "flaws", "reachable", "unreachable")
 
     def __init__(self, agreed: Agreed) -> None:
         self.agreed = agreed
         self.unreachable: list[Unreachable] = []
         self.reachable: list[Reachable] = []
-        self.faults: list[AttributeFault] = []
+        self.flaws: list[Flaw] = []
 
     def prefixes(
         self, family: Family, raw: bytes, at: int, code: int = MESSAGE
     ) -> tuple[tuple[Prefix, ...], tuple[PathId, ...]]:
         """Prefixes from ``at`` to the end of ``raw``; none of a family that was not agreed on."""
-        if family in self.agreed.receives_paths:
-            found, identifiers = read_paths(raw, at, len(raw), family.bits)
-        else:
-            found, identifiers = read_prefixes(raw, at, len(raw), family.bits), ()
-        if found and family not in self.agreed.families:
+        if at < len(raw) and family not in self.agreed.families:
             self.foreign(code, family.name)
             return (), ()
-        return found, identifiers
+        if family in self.agreed.receives_paths:
+            return read_paths(raw, at, len(raw), family.bits)
+        return read_prefixes(raw, at, len(raw), family.bits), ()
 
     def foreign(self, code: int, family: str) -> None:
-        """Note that prefixes are ignored (RFC 4760 7)."""
-        reason = f"prefixes of {family}, which was not agreed on, are ignored"
-        self.faults.append(AttributeFault(code, reason, withdrawn=False))
+        """Note that prefixes are ignored, whatever stands there (RFC 4760 7)."""
+        wrong = ignored(f"prefixes of {family}, which was not agreed on, are ignored")
+        self.flaws.append(Flaw(AttributeFault(code, wrong.reason, wrong.withdrawn), wrong.subcode, b""))
 
     def withdraw(self, family: Family, prefixes: tuple[Prefix, ...], path_ids: tuple[PathId, ...]) -> None:
         """Take prefixes back."""
@@ -95,21 +92,25 @@ class Contents:
     def announce(
         self, family: Family, found: Attributes | Flawed, prefixes: tuple[Prefix, ...], path_ids: tuple[PathId, ...]
     ) -> None:
-        """Make prefixes reachable, or withdraw them as the faults of their attributes have it."""
+        """Make prefixes reachable, unless a fault anywhere in the message withdraws them."""
         if isinstance(found, Flawed):
-            self.faults += found.faults
-        attributes = found.attributes if isinstance(found, Flawed) else found
-        if attributes is None:
-            self.withdraw(family, prefixes, path_ids)
-        elif prefixes:
-            self.reachable.append(Reachable(family=family, attributes=attributes, prefixes=prefixes, path_ids=path_ids))
+            self.flaws += found.flaws
+            found = found.attributes
+        self.reachable.append(Reachable(family=family, attributes=found, prefixes=prefixes, path_ids=path_ids))
 
-    def update(self) -> Update:
-        """All of it."""
+    def update(self, *, borne: bool) -> Update:
+        """All of it. Raises ``MessageError`` for a fault that withdraws, unless it is ``borne``."""
+        withdrawing = next((flaw for flaw in self.flaws if flaw.fault.withdrawn), None)
+        if withdrawing is not None:
+            if not borne:
+                raise withdrawing.error()
+            for one in self.reachable:
+                self.withdraw(one.family, one.prefixes, one.path_ids)
+            self.reachable.clear()
         return Update(
             unreachable=tuple(self.unreachable),
             reachable=tuple(self.reachable),
-            faults=tuple(dict.fromkeys(self.faults)),
+            faults=tuple(dict.fromkeys(flaw.fault for flaw in self.flaws)),
         )
 
 
@@ -153,54 +154,55 @@ class UpdateReader:
         fields, rest = cut_out(octets)
         contents = Contents(self._agreed)
         contents.withdraw(IPV4, *contents.prefixes(IPV4, withdrawn, 0))
-        if (unreach := fields.get(MP_UNREACH)) is not None:
+        reach, unreach = fields.get(MP_REACH), fields.get(MP_UNREACH)
+        if unreach is not None:
             ended = self._unreach(contents, unreach)
-            if ended is not None and not withdrawn and not plain and len(unreach.octets) == len(octets):
-                return Update(end_of_rib=ended, faults=tuple(contents.faults))
+            if ended is not None and not withdrawn and not plain and len(fields) == 1 and not rest:
+                return Update(end_of_rib=ended)
         prefixes, path_ids = contents.prefixes(IPV4, plain, 0)
         if prefixes:
             contents.announce(IPV4, self._set(rest), prefixes, path_ids)
-        reached = (reach := fields.get(MP_REACH)) is not None and self._reach(contents, reach, rest)
-        if rest and not prefixes and not reached:
-            self._without_prefixes(contents, rest, borne=bool(plain))
-        return contents.update()
+        given = bool(plain)
+        if reach is not None:
+            given |= self._reach(contents, reach, rest)
+        if rest and not contents.reachable:
+            draft = self._draft(multiprotocol=reach is not None)
+            draft.read(rest)
+            contents.flaws += draft.flaws.values()
+        # Without reachable prefixes nobody can be sure that all were seen; withdrawals alone need no attributes.
+        return contents.update(borne=given or (reach is None and not rest))
 
     def _unreach(self, contents: Contents, field: Field) -> Family | None:
         """Read MP_UNREACH_NLRI; a family where it names one that was agreed on, and no prefixes (RFC 4724 2)."""
         if len(field.value) < 3:
             raise field.malformed(f"has {len(field.value)} octets, and 3 at least are needed")
-        if (fault := field.fault) is not None:
-            contents.faults.append(fault)
-        family = field.family
+        family, flaw = field.family, field.flaw
+        if flaw is not None:
+            contents.flaws.append(flaw)
         if family is None:
-            contents.foreign(field.code, f"family {int.from_bytes(field.value[:2])}/{field.value[2]}")
+            contents.foreign(field.code, field.family_number)
             return None
         contents.withdraw(family, *contents.prefixes(family, field.value, 3, field.code))
-        return family if len(field.value) == 3 and family in self._agreed.families else None
+        ended = len(field.value) == 3 and flaw is None and family in self._agreed.families
+        return family if ended else None
 
     def _reach(self, contents: Contents, field: Field, rest: bytes) -> bool:
-        """Read MP_REACH_NLRI; whether ``rest`` was judged as the attributes of its prefixes."""
+        """Read MP_REACH_NLRI, with all other attributes; whether there are prefixes in it."""
         value = field.value
         if len(value) < 5 or 5 + value[3] > len(value):
             raise field.malformed("ends before its prefixes")
         family = field.family
         if family is None or family not in self._agreed.families:
-            contents.foreign(field.code, f"family {int.from_bytes(value[:2])}/{value[2]}")
-            self._without_prefixes(contents, rest, borne=True)
+            contents.foreign(field.code, field.family_number)
             return True
         if value[3] not in self._next_hop_sizes(family):
             raise field.malformed(f"has a next hop of {value[3]} octets")
+        if (flaw := field.flaw) is not None:
+            contents.flaws.append(flaw)
         prefixes, path_ids = contents.prefixes(family, value, 5 + value[3], field.code)
-        fault = field.fault
-        if not prefixes:
-            if fault is not None:
-                raise field.malformed("has wrong flags, and no prefixes", UpdateError.ATTRIBUTE_FLAGS)
-            return False
-        found = self._multiprotocol_set(rest, value[4 : 4 + value[3]])
-        if fault is not None:
-            found = Flawed(None, (fault, *(found.faults if isinstance(found, Flawed) else ())))
-        contents.announce(family, found, prefixes, path_ids)
-        return True
+        if prefixes:
+            contents.announce(family, self._multiprotocol_set(rest, value[4 : 4 + value[3]]), prefixes, path_ids)
+        return bool(prefixes)
 
     def _next_hop_sizes(self, family: Family) -> tuple[int, ...]:
         """Octets that a next hop of the family may have (RFC 4760, RFC 2545, RFC 8950)."""
@@ -211,19 +213,6 @@ class UpdateReader:
     def _draft(self, *, multiprotocol: bool) -> Draft:
         agreed = self._agreed
         return Draft(four_octets=agreed.four_octets, external=agreed.external, multiprotocol=multiprotocol)
-
-    def _without_prefixes(self, contents: Contents, octets: bytes, *, borne: bool) -> None:
-        """Look at attributes of no prefix that counts.
-
-        Faults that would withdraw end the session where the message has no prefixes at all to be reachable: some may
-        have been overlooked (RFC 7606 5.2).
-        """
-        draft = self._draft(multiprotocol=True)
-        draft.read(octets)
-        for flaw in draft.flaws.values():
-            if flaw.fault.withdrawn and not borne:
-                raise flaw.error()
-            contents.faults.append(flaw.fault)
 
     def _set(self, octets: bytes) -> Attributes | Flawed:
         """The attributes of prefixes at the end of a message."""
@@ -255,11 +244,8 @@ class UpdateReader:
                 hops = next_hops(next_hop)
             except Malformed as wrong:
                 draft.fault(MP_REACH, next_hop, wrong)
-        if not draft.flaws:
-            return draft.attributes(hops)
-        faults = tuple(flaw.fault for flaw in draft.flaws.values())
-        withdrawn = any(fault.withdrawn for fault in faults)
-        return Flawed(None if withdrawn else draft.attributes(hops), faults)
+        attributes = draft.attributes(hops)
+        return Flawed(attributes, tuple(draft.flaws.values())) if draft.flaws else attributes
 
     def _make_room(self, octets: bytes) -> None:
         """Count one more set, and forget all of them when they are too many."""
