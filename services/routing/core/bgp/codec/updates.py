@@ -2,8 +2,8 @@
 
 Reading follows RFC 7606. What makes it unclear where a prefix begins ends the session. Of other faults the worst one
 decides whether all prefixes of the message are withdrawn or an attribute is left out; where a message has attributes
-and no prefix to be withdrawn, the session ends as well (5.2). One set of attributes is read once: a reader keeps what it
-made of the octets, without prefixes, up to a bound on memory, and so equal sets are mostly one object.
+and no prefix to be withdrawn, the session ends as well (5.2). One set of attributes is read once: a reader keeps what
+it made of the octets, without prefixes, up to a bound on memory, and so equal sets are mostly one object.
 """
 
 from __future__ import annotations
