@@ -28,6 +28,7 @@ def check(tally: Tally) -> None:
     assert OUTCOMES - tally.outcomes.keys() == set()
 
 
+@pytest.mark.timeout(600)
 def test_fifty_thousand_messages() -> None:
     check(fuzz(50_000, seed=1))
 
