@@ -8,7 +8,7 @@ import pytest
 
 from tests.house.tree import ROOT, TOPS, Module, imports, within
 
-JUDGES = ("tests/drills/ledger.py",)
+JUDGES = ("tests/drills/ledger.py", "tests/core/routing/bgp/judge.py")
 
 
 @pytest.mark.parametrize("path", JUDGES)
