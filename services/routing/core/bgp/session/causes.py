@@ -79,3 +79,10 @@ def kept(connection: Connection, event: Event, cause: Cause) -> frozenset[Family
         if notification is None or not outlives(notification, connection.ours, theirs):
             return frozenset()
     return kept_families(connection.ours, theirs, connection.agreed)
+
+
+def kept_by_peer(connection: Connection) -> frozenset[Family]:
+    """Families whose routes the peer keeps when this speaker restarts without a NOTIFICATION."""
+    if connection.theirs is None or connection.agreed is None:
+        return frozenset()
+    return kept_families(connection.theirs.capabilities, connection.ours, connection.agreed)

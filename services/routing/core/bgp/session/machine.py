@@ -40,12 +40,12 @@ from services.routing.core.bgp.session.actions import (
     Received,
     Send,
 )
-from services.routing.core.bgp.session.causes import NOTHING, Cause, answered, collision, kept, refusal
+from services.routing.core.bgp.session.causes import NOTHING, Cause, answered, collision, kept, kept_by_peer, refusal
 from services.routing.core.bgp.session.connection import Connection, Timer
 from services.routing.core.bgp.session.pacing import Pacing
 from services.routing.core.bgp.session.reading import event_of
-from services.routing.core.bgp.session.reasons import WITH_TEXT, Reason, sent_reason
-from services.routing.core.bgp.session.restart import StaleRoutes, kept_families
+from services.routing.core.bgp.session.reasons import WITH_TEXT, Reason, no_answer, sent_reason
+from services.routing.core.bgp.session.restart import StaleRoutes
 from services.routing.core.bgp.session.table import TABLE, Act, Event, State
 from services.routing.core.bgp.values import Agreed, Capabilities, Family, Update
 
@@ -63,7 +63,6 @@ _EXPIRIES = {
 }
 _OUR_FINDINGS = frozenset({Event.BGP_HEADER_ERROR, Event.BGP_OPEN_MESSAGE_ERROR, Event.UPDATE_ERROR})
 """Events in which this side finds an error of the peer."""
-_NO_ANSWER = Reason("the peer does not answer", "see whether its address is right and packets reach it")
 _RESTARTED = Reason("the peer has opened another connection: it has restarted", ours=False)
 _CLOSED_FOR_RESTART = Reason("this speaker restarts")
 _ENDED = Reason("the connection has ended")
@@ -165,9 +164,8 @@ class Machine:
         4724 4), else by an administrative reset.
         """
         session = self.session
-        if session is not None and session.theirs is not None and session.agreed is not None:
-            if kept_families(session.theirs.capabilities, session.ours, session.agreed):
-                self._drive(session, Event.TCP_CONNECTION_FAILS, now, Cause(reason=_CLOSED_FOR_RESTART))
+        if session is not None and kept_by_peer(session):
+            self._drive(session, Event.TCP_CONNECTION_FAILS, now, Cause(reason=_CLOSED_FOR_RESTART))
         self._stop(now, Notification(ErrorCode.CEASE, Cease.ADMINISTRATIVE_RESET))
         return self._taken()
 
@@ -222,8 +220,8 @@ class Machine:
             for timer in Timer:
                 if connection.timers.get(timer, now + 1) <= now:
                     del connection.timers[timer]
-                    reason = _NO_ANSWER if timer is Timer.CONNECT_RETRY else None
-                    self._drive(connection, _EXPIRIES[timer], now, Cause(reason=reason))
+                    cause = Cause(reason=no_answer(self.settings)) if timer is Timer.CONNECT_RETRY else NOTHING
+                    self._drive(connection, _EXPIRIES[timer], now, cause)
         self._actions += self._stale.expire(now)
         self._start_due(now)
         return self._taken()

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from services.routing.core.bgp.codec.errors import Cease, ErrorCode
 from services.routing.core.bgp.codec.messages import Notification
+from services.routing.core.bgp.peers import SessionSettings
 
 WITH_TEXT = frozenset({Cease.ADMINISTRATIVE_SHUTDOWN, Cease.ADMINISTRATIVE_RESET})
 """Subcodes of Cease that carry a text for the other side's operator (RFC 9003)."""
@@ -90,3 +91,15 @@ def _reason(notification: Notification, said: str, *, ours: bool) -> Reason:
     if is_hard_reset(notification) and len(content) >= 2:
         code, subcode = content[0], content[1]
     return Reason(said, remedy_of(code, subcode), code, subcode, ours)
+
+
+def no_answer(settings: SessionSettings) -> Reason:
+    """Why a peer may not answer a connection."""
+    remedy = "see whether its address is right, and packets reach it both ways"
+    if settings.password:
+        remedy = "see whether both sides have the same password, and packets reach the peer both ways"
+    elif settings.hops is not None:
+        remedy = (
+            f"see whether it is at most {settings.hops} hops away, and sends with a TTL of 255 (TTL security) itself"
+        )
+    return Reason(f"{settings.address}, port {settings.port} does not answer", remedy)
