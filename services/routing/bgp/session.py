@@ -107,7 +107,7 @@ class Session:
         self._refused = False
         self._shown: tuple[State, Reason | None] = (State.IDLE, None)
         self._since = time.time()
-        self._past = [0, 0, 0]
+        self._past: tuple[int, ...] = (0, 0, 0)
         """Octets received, messages and octets sent, by connections that have ended."""
 
     @property
@@ -183,10 +183,7 @@ class Session:
         )
 
     def _counts(self) -> tuple[int, ...]:
-        living = (
-            (one.received_octets, one.outbox.sent_messages, one.outbox.sent_octets) for one in self._wires.values()
-        )
-        return tuple(map(sum, zip(self._past, *living, strict=True)))
+        return tuple(map(sum, zip(self._past, *map(_counted, self._wires.values()), strict=True)))
 
     def _do(self, action: Action) -> None:
         match action:
@@ -260,11 +257,7 @@ class Session:
             return
         self._keepalives.forget(wire.outbox)
         wire.close()
-        self._past = [
-            self._past[0] + wire.received_octets,
-            self._past[1] + wire.outbox.sent_messages,
-            self._past[2] + wire.outbox.sent_octets,
-        ]
+        self._past = tuple(map(sum, zip(self._past, _counted(wire), strict=True)))
 
     def _arm(self) -> None:
         deadline = self.machine.deadline
@@ -289,3 +282,7 @@ class Session:
                 self._since = time.time()
             self._shown = shown
             self._owner.changed(self.name)
+
+
+def _counted(wire: Wire) -> tuple[int, int, int]:
+    return wire.received_octets, wire.outbox.sent_messages, wire.outbox.sent_octets

@@ -28,7 +28,7 @@ from services.routing.core.bgp.session.machine import Machine
 from services.routing.core.bgp.session.reasons import Reason
 
 MOST_PREFIXES_AGAIN = 60.0
-"""Seconds until a peer that announced too much may come again; longer when it goes on."""
+"""Seconds until a peer that announced too much may come again; up to eight times as long when it goes on."""
 
 
 class Speaker:
@@ -99,7 +99,7 @@ class Speaker:
     def reset(
         self, name: str, cease: Cease = Cease.ADMINISTRATIVE_RESET, *, text: str = "", after: float = 1.0
     ) -> None:
-        """End a peer's session with a Cease, and begin again ``after`` seconds, later if that happens again and again."""
+        """End a peer's session with a Cease, and begin again after so many seconds, more where that is repeated."""
         if (session := self._sessions.get(name)) is not None and name not in self._shut_down:
             session.act(session.machine.stop(self._loop.time(), cease, text=text, again_after=after))
 

@@ -1,8 +1,8 @@
 """One TCP connection of a BGP peer in the event loop: octets in, messages out, an end that lets a NOTIFICATION arrive.
 
 Sockets are used directly, not through asyncio's transports: a transport's buffer of unsent octets belongs to its loop,
-and a KEEPALIVE from a thread could fall into the middle of a message. What is read at once is bounded, and each peer has
-its read before any has another, so that one that sends much does not keep others waiting. What waits to be sent is
+and a KEEPALIVE from a thread could fall into the middle of a message. What is read at once is bounded, and each peer
+has its read before any has another, so that one that sends much does not keep others waiting. What waits to be sent is
 bounded by the outbox; a peer that takes nothing costs that and holds nobody.
 """
 

@@ -151,7 +151,8 @@ class Machine:
     ) -> list[Action]:
         """End the session with a Cease; ``text`` for the other side's operator, where ``cease`` carries one.
 
-        ``again_after``: seconds until the next attempt, the peer's included; None: none before :meth:`start`.
+        ``again_after``: seconds until the next attempt, the peer's included, more where that is repeated; None: none before
+        :meth:`start`.
         """
         said = communication(text) if text and cease in WITH_TEXT else content
         self._stop(now, Notification(ErrorCode.CEASE, cease, said), again_after)
@@ -242,11 +243,12 @@ class Machine:
         """All connections end; ``again_after``: seconds until they may start again."""
         self._wanted = again_after is not None
         event = Event.AUTOMATIC_STOP if self._wanted else Event.MANUAL_STOP
+        wait = self._pacing.stopped(again_after or 0.0)
         reason = sent_reason(notification)
         for connection in self._connections:
             if connection.state is not State.IDLE:
                 self._drive(connection, event, now, Cause(notification, reason))
-            connection.not_before = max(connection.not_before, now + (again_after or 0.0))
+            connection.not_before = max(connection.not_before, now + wait)
         self.fault = reason
 
     # Collisions (RFC 4271 6.8).

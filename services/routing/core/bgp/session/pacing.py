@@ -32,6 +32,10 @@ class Pacing:
         self._errors += 1
         return delay(self._errors - 1, chance, first=FIRST, longest=LONGEST_DAMPING)
 
+    def stopped(self, seconds: float) -> float:
+        """Seconds to wait after this side has ended the session for a time: up to eight times ``seconds``."""
+        return seconds * 2.0 ** min(self._errors, 3)
+
     def established(self) -> None:
         """There is a session: the peer can be reached."""
         self._connects = 0

@@ -99,7 +99,5 @@ def no_answer(settings: SessionSettings) -> Reason:
     if settings.password:
         remedy = "see whether both sides have the same password, and packets reach the peer both ways"
     elif settings.hops is not None:
-        remedy = (
-            f"see whether it is at most {settings.hops} hops away, and sends with a TTL of 255 (TTL security) itself"
-        )
+        remedy = f"see whether it is at most {settings.hops} hops away, and has TTL security, too"
     return Reason(f"{settings.address}, port {settings.port} does not answer", remedy)
