@@ -230,7 +230,7 @@ class Session:
         wire = Wire(opened)
         wire.reports = Reports(
             received=partial(self._received, link),
-            sent=partial(self._sent, wire),
+            sent=partial(self._sent, link, wire),
             ended=partial(self._ended, link, wire),
         )
         self._wires[link] = wire
@@ -239,11 +239,9 @@ class Session:
     def _received(self, link: Link, octets: bytes) -> None:
         self.act(self.machine.received(self._loop.time(), link, octets))
 
-    def _sent(self, wire: Wire) -> None:
-        if wire is not self.wire:
-            return
-        self.machine.sent(self._loop.time())
-        if self._refused and not wire.outbox.full:
+    def _sent(self, link: Link, wire: Wire) -> None:
+        self.machine.sent(self._loop.time(), link)
+        if self._refused and wire is self.wire and not wire.outbox.full:
             self._refused = False
             self._owner.writable(self.name)
 

@@ -151,8 +151,8 @@ class Machine:
     ) -> list[Action]:
         """End the session with a Cease; ``text`` for the other side's operator, where ``cease`` carries one.
 
-        ``again_after``: seconds until the next attempt, the peer's included, more where that is repeated; None: none before
-        :meth:`start`.
+        ``again_after``: seconds until the next attempt, the peer's included, more where that is repeated; None: none
+        before :meth:`start`.
         """
         said = communication(text) if text and cease in WITH_TEXT else content
         self._stop(now, Notification(ErrorCode.CEASE, cease, said), again_after)
@@ -168,6 +168,7 @@ class Machine:
         if session is not None and kept_by_peer(session):
             self._drive(session, Event.TCP_CONNECTION_FAILS, now, Cause(reason=_CLOSED_FOR_RESTART))
         self._stop(now, Notification(ErrorCode.CEASE, Cease.ADMINISTRATIVE_RESET))
+        self._stale.drop()  # this speaker's own tables stay as they are until it ends
         return self._taken()
 
     def connected(self, now: float) -> list[Action]:
@@ -208,10 +209,12 @@ class Machine:
             self._drive(connection, Event.BGP_HEADER_ERROR, now, refusal(error))
         return self._taken()
 
-    def sent(self, now: float) -> None:
-        """The kernel has taken a message of the session: the peer drains, and the next KEEPALIVE may wait."""
+    def sent(self, now: float, link: Link) -> None:
+        """The kernel has taken octets of a connection: where it holds the session, the next KEEPALIVE may wait, and the
+        peer is not stuck.
+        """
         session = self.session
-        if session is not None and session.hold_seconds:
+        if session is not None and session.link == link and session.hold_seconds:
             self._start_keepalive(session, now)
             self._start_send_hold(session, now)
 
@@ -246,7 +249,8 @@ class Machine:
         wait = self._pacing.stopped(again_after or 0.0)
         reason = sent_reason(notification)
         for connection in self._connections:
-            if connection.state is not State.IDLE:
+            stays = self._wanted and _waits(connection)
+            if connection.state is not State.IDLE and not stays:
                 self._drive(connection, event, now, Cause(notification, reason))
             connection.not_before = max(connection.not_before, now + wait)
         self.fault = reason
@@ -261,7 +265,7 @@ class Machine:
                 return True
             self._drive(newer, Event.OPEN_COLLISION_DUMP, now, collision())
             return False
-        if other.state is State.CONNECT:
+        if other.state in (State.CONNECT, State.ACTIVE) and not _waits(other):
             self._drive(other, Event.OPEN_COLLISION_DUMP, now, collision())
         if other.state is not State.OPEN_CONFIRM:
             return True
@@ -284,7 +288,7 @@ class Machine:
             if one.state is State.OPEN_SENT and not any(map(_waits, incoming)):
                 self._drive(one, Event.OPEN_COLLISION_DUMP, now, collision())
                 self._drive(one, Event.AUTOMATIC_START_DAMPED_PASSIVE, now)
-        return next(filter(_waits, incoming), None)
+        return next((one for one in incoming if _waits(one) and one.not_before <= now), None)
 
     def _may_have_restarted(self, session: Connection, now: float) -> bool:
         """A peer with graceful restart that connects again has lost its session without a word (RFC 4724 4.2)."""
@@ -359,7 +363,7 @@ class Machine:
         self._actions += self._stale.established(now, theirs.capabilities, agreed.families)
         self._defer_selection(connection.ours, theirs.capabilities, agreed)
         for other in self._connections:
-            if other is not connection and other.opened:
+            if other is not connection and not _waits(other):
                 self._drive(other, Event.OPEN_COLLISION_DUMP, now, collision())
 
     def _defer_selection(self, ours: Capabilities, theirs: Capabilities, agreed: Agreed) -> None:
