@@ -27,6 +27,10 @@ from services.routing.core.bgp.session.admission import Source
 from services.routing.core.bgp.session.machine import Machine
 from services.routing.core.bgp.session.reasons import Reason
 
+CHANGED_AGAIN = 0.5
+"""Seconds from the end of a session to the next one with other settings: the peer hears of the end first. One that sees
+the new connection before would take it for a restart.
+"""
 MOST_PREFIXES_AGAIN = 60.0
 """Seconds until a peer that announced too much may come again; up to eight times as long when it goes on."""
 
@@ -69,13 +73,13 @@ class Speaker:
         for name in self._sessions.keys() - peers.keys():
             self._end(name, Cease.PEER_DECONFIGURED)
         changed = [name for name, peer in peers.items() if self._is_new(name, peer)]
-        for name in changed:
-            if name in self._sessions:
-                self._end(name, Cease.CONFIGURATION_CHANGE)
+        replaced = self._sessions.keys() & changed
+        for name in replaced:
+            self._end(name, Cease.CONFIGURATION_CHANGE)
         self._peers = dict(peers)
         self._refused |= self.listener.follow(self._peers)
         for name in changed:
-            self._begin(name, peers[name].session)
+            self._begin(name, peers[name].session, after=CHANGED_AGAIN if name in replaced else 0.0)
 
     def send(self, name: str, messages: Sequence[bytes]) -> bool:
         """Send messages by a peer's session. False: there is none, or too much waits; then none of them is sent, and
@@ -139,12 +143,12 @@ class Speaker:
         """Its session is to be held in another way, or has none yet."""
         return name not in self._sessions or _held(self._sessions[name].settings) != _held(peer.session)
 
-    def _begin(self, name: str, settings: SessionSettings) -> None:
+    def _begin(self, name: str, settings: SessionSettings, after: float) -> None:
         machine = Machine(settings, self._chance, restarting_until=self._restarting_until, preserved=self._preserved)
         session = Session(name, machine, self._owner, self._keepalives, self._opener)
         self._sessions[name] = session
         if name not in self._shut_down:
-            session.act(machine.start(self._loop.time()))
+            session.act(machine.start(self._loop.time(), after))
 
     def _end(self, name: str, cease: Cease) -> None:
         session = self._sessions[name]

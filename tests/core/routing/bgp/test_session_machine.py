@@ -40,7 +40,15 @@ from services.routing.core.bgp.session.actions import (
 from services.routing.core.bgp.session.machine import OPEN_HOLD, SEND_HOLD, SETTLED, Machine
 from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
-from services.routing.core.bgp.values import AddPath, Agreed, Capabilities, Family, GracefulRestart, RestartFamily, Update
+from services.routing.core.bgp.values import (
+    AddPath,
+    Agreed,
+    Capabilities,
+    Family,
+    GracefulRestart,
+    RestartFamily,
+    Update,
+)
 from tests.core.routing.bgp.world import settings
 
 OURS = settings(1, 2, hold_seconds=9)
@@ -559,7 +567,7 @@ def test_equal_router_ids_are_decided_by_the_number_of_the_system() -> None:
 
 @pytest.mark.parametrize("restart", [True, False])
 def test_a_connection_beside_a_session_is_a_restart_or_refused(restart: bool) -> None:
-    """RFC 4724 4.2: the OPEN by the new connection ends the old one; before the session has settled it is a collision."""
+    """RFC 4724 4.2: the OPEN by the new connection ends the old one; soon after the first it is a collision."""
     bench = Bench().established(open_of(replace(THEIRS, restart_seconds=120 if restart else 0)))
     assert bench.accept() is None
     bench.to(SETTLED - 4)

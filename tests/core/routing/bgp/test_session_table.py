@@ -8,9 +8,7 @@ from services.routing.core.bgp.session.table import NEVER, STARTS, TABLE, Act, E
 
 COLUMNS = (State.IDLE, State.CONNECT, State.ACTIVE, State.OPEN_SENT, State.OPEN_CONFIRM, State.ESTABLISHED)
 LETTERS = dict(zip("ICASFE", COLUMNS, strict=True))
-"""Next state: Idle, Connect, Active, open Sent, open conFirm, Established. ``!``: a NOTIFICATION is sent. ``+``: a failure
-is counted. ``0``: failures count from zero. ``c``: a connection is begun. ``k``: a KEEPALIVE is sent. ``o``: an OPEN.
-``h``: the hold timer is restarted. ``d``: the message is handed on. ``u``: the session is up."""
+"""Next state: Idle, Connect, Active, open Sent, open conFirm, Established. Then what is done: see MARKS."""
 
 WRITTEN = """
  1 ManualStart                  C0c  C    A    S    F    E
@@ -41,8 +39,8 @@ WRITTEN = """
 """
 MARKS = {
     "!": {Act.NOTIFY},
-    "+": {Act.COUNT},
-    "0": {Act.FORGET},
+    "+": {Act.COUNT},  # a failure
+    "0": {Act.FORGET},  # failures count from zero
     "c": {Act.CONNECT, Act.START_RETRY},
     "o": {Act.SEND_OPEN},
     "k": {Act.SEND_KEEPALIVE},
@@ -70,7 +68,7 @@ def test_every_state_has_every_event() -> None:
     assert TABLE.keys() == {(state, event) for state in State for event in Event} == written().keys()
 
 
-@pytest.mark.parametrize(("key", "cell"), written().items(), ids=lambda one: str(one))
+@pytest.mark.parametrize(("key", "cell"), written().items(), ids=str)
 def test_as_it_is_written(key: tuple[State, Event], cell: str) -> None:
     state, acts = TABLE[key]
     expected = set[Act]().union(*(MARKS[mark] for mark in cell[1:]))

@@ -1,4 +1,4 @@
-"""Two BGP speakers' machines and what is between them: connections that fragment, break and fall silent, on one clock."""
+"""Two BGP speakers' machines on one clock, with connections between them that fragment, break and fall silent."""
 
 from __future__ import annotations
 

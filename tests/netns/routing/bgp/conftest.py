@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.netns.routing.bgp.speakers import Bird, ExaBgp, Inside, Pair, two_namespaces
+from tests.netns.routing.bgp.speakers import Bird, ExaBgp, Frr, Inside, Pair, two_namespaces
 
 
 @pytest.fixture
@@ -41,5 +41,12 @@ def bird(pair: Pair, tmp_path: Path) -> Iterator[Bird]:
 @pytest.fixture
 def exabgp(pair: Pair, tmp_path: Path) -> Iterator[ExaBgp]:
     made = ExaBgp(pair, tmp_path)
+    yield made
+    made.kill()
+
+
+@pytest.fixture
+def frr(pair: Pair, tmp_path: Path) -> Iterator[Frr]:
+    made = Frr(pair, tmp_path)
     yield made
     made.kill()

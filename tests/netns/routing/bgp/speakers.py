@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Coroutine, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any, TypeVar
 from uuid import uuid4
@@ -21,13 +21,24 @@ import pytest
 from linux.netns import command, enter
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.codec.messages import RouteRefresh
+from services.routing.core.bgp.codec.updates import UpdateWriter
 from services.routing.core.bgp.peers import Peer, SessionSettings
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
 from services.routing.core.bgp.session.restart import DropStale, LongLived
-from services.routing.core.bgp.values import Family, Update, network_of
+from services.routing.core.bgp.values import (
+    Attributes,
+    Family,
+    Origin,
+    Segment,
+    SegmentKind,
+    Update,
+    network_of,
+    prefix_of,
+)
 
 OURS, THEIRS = "172.31.0.2", "172.31.0.1"
 OURS6, THEIRS6 = "fd00:172:31::2", "fd00:172:31::1"
+FRR = Path("/usr/lib/frr")
 PATIENCE = 40.0
 """Seconds: the machine may be busy."""
 Result = TypeVar("Result")
@@ -221,7 +232,8 @@ class Bird:
         )
         deadline = time.monotonic() + PATIENCE
         while "BIRD" not in self.ctl("show status"):
-            assert time.monotonic() < deadline and self._running.poll() is None, self._pair.run(*program, "-p")
+            assert self._running.poll() is None, self._pair.run(*program, "-p")
+            assert time.monotonic() < deadline, self.log()
             time.sleep(0.05)
 
     def ctl(self, words: str) -> str:
@@ -287,3 +299,94 @@ class ExaBgp:
         if self._running is not None:
             self._running.terminate()
             self._running.wait(PATIENCE)
+
+
+class Frr:
+    """FRR's zebra and bgpd in the other namespace."""
+
+    def __init__(self, pair: Pair, folder: Path) -> None:
+        if not (FRR / "bgpd").exists():
+            pytest.fail("FRR is not installed: run make setup (Debian package frr)")
+        self._pair = pair
+        self._folder = folder
+        folder.chmod(0o777)
+        self._running: list[subprocess.Popen[bytes]] = []
+
+    def start(self, neighbor: str, families: str = "", number: int = 65001) -> None:
+        """``neighbor``: lines about the neighbor; ``families``: more lines in both address families."""
+        activated = f"neighbor {OURS} activate\n{families}"
+        (self._folder / "bgpd.conf").write_text(
+            "\n".join(
+                [
+                    f"log file {self._folder / 'frr.log'}",
+                    f"router bgp {number}",
+                    f"bgp router-id {THEIRS}",
+                    "no bgp ebgp-requires-policy",
+                    "no bgp network import-check",
+                    "bgp log-neighbor-changes",
+                    neighbor,
+                    "address-family ipv4 unicast",
+                    "network 10.1.0.0/24",
+                    activated,
+                    "exit-address-family",
+                    "address-family ipv6 unicast",
+                    "network fd00:1::/64",
+                    activated,
+                    "exit-address-family",
+                ]
+            )
+        )
+        words = ["-f", str(self._folder / "bgpd.conf"), "-i", str(self._folder / "bgpd.pid"), "-S", "-n", "-Z"]
+        program = [str(FRR / "bgpd"), *words, "--vty_socket", str(self._folder), "-u", "root", "-g", "root"]
+        self._running.append(
+            subprocess.Popen(
+                command(f"/run/netns/{self._pair.theirs}", *program),
+                stdout=subprocess.DEVNULL,
+                stderr=(self._folder / "bgpd.err").open("wb"),
+            )
+        )
+
+    def shows(self, words: str) -> str:
+        return self._pair.run("vtysh", "--vty_socket", str(self._folder), "-d", "bgpd", "-c", words)
+
+    def until(self, words: str, *texts: str) -> str:
+        """Wait until a command of vtysh says all these."""
+        deadline = time.monotonic() + PATIENCE
+        while True:
+            said = self.shows(words)
+            if all(text in said for text in texts):
+                return said
+            assert time.monotonic() < deadline, f"{texts} not in {said}; {(self._folder / 'bgpd.err').read_text()}"
+            time.sleep(0.2)
+
+    def kill(self) -> None:
+        for one in self._running:
+            one.kill()
+            one.wait(PATIENCE)
+
+
+def announce(inside: Inside, *networks: str, asn: int = 64512) -> None:
+    """Announce networks, and End-of-RIB, on each session from now on."""
+
+    def established(name: str, session: Established) -> None:
+        writer = UpdateWriter(session.agreed)
+        messages: list[bytes] = []
+        for network in map(ip_network, networks):
+            family, prefix = prefix_of(network)
+            attributes = Attributes(
+                origin=Origin.IGP,
+                as_path=(Segment(SegmentKind.SEQUENCE, (asn,)),),
+                next_hop=ip_address(OURS if family is Family.IPV4 else OURS6),
+            )
+            written = writer.write(family, attributes, [prefix])
+            assert isinstance(written, list)
+            messages += written
+        messages += [writer.end_of_rib(family) for family in sorted(session.agreed.families)]
+        assert inside.speaker.send(name, messages)
+
+    inside.report.on_established = established
+
+
+def up(report: Report) -> bool:
+    """All routes of the other speaker have come."""
+    return report.ends() == set(Family)

@@ -50,12 +50,20 @@ def answered(connection: Connection, before: State, event: Event, cause: Cause) 
     It is a hard reset where the routes are meant to go, and a plain one would be taken for a restart.
     """
     notification = cause.notification or _following(before, event, cause.kind)
-    reason = cause.reason or sent_reason(notification, f"a {cause.kind.name} message" if cause.kind else "")
+    reason = cause.reason or sent_reason(notification, _detail(before, event, cause.kind))
     final = notification.code == ErrorCode.CEASE and notification.subcode in FINAL
     theirs = connection.theirs
     if final and theirs is not None and outlives(notification, connection.ours, theirs.capabilities):
         notification = hard_reset(notification)
     return Cause(notification, reason)
+
+
+def _detail(before: State, event: Event, kind: MessageKind | None) -> str:
+    if kind is not None:
+        return f"a {kind.name} message"
+    if (before, event) == (State.OPEN_SENT, Event.HOLD_TIMER_EXPIRES):
+        return "the peer has sent no OPEN; where TTL security is on, it has to be on at both sides"
+    return ""
 
 
 def _following(before: State, event: Event, kind: MessageKind | None) -> Notification:

@@ -139,11 +139,11 @@ class Machine:
 
     # Events.
 
-    def start(self, now: float) -> list[Action]:
-        """Hold a session from now on (ManualStart)."""
+    def start(self, now: float, after: float = 0.0) -> list[Action]:
+        """Hold a session (ManualStart), ``after`` so many seconds."""
         self._wanted, self._begun = True, False
         for connection in self._connections:
-            connection.not_before = now
+            connection.not_before = now + after
         return self.tick(now)
 
     def stop(
