@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 
 import pytest
@@ -66,7 +67,7 @@ def end_of_rib(family: Family) -> bytes:
     return UpdateWriter(Agreed(families=BOTH, four_octets=True, external=True)).end_of_rib(family)
 
 
-def drops(actions: list[object]) -> list[frozenset[Family]]:
+def drops(actions: Sequence[object]) -> list[frozenset[Family]]:
     return [one.families for one in actions if isinstance(one, DropStale)]
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import json
 import shutil
 import subprocess
 import threading
@@ -276,21 +275,22 @@ class ExaBgp:
             process hear {{ run /usr/bin/tee {heard}; encoder json; }}
             neighbor {OURS} {{
               router-id {THEIRS}; local-address {THEIRS}; local-as 65001; peer-as 64512;
-              api {{ processes [ hear ]; receive {{ parsed; update; neighbor-changes; notification; }} }}
+              api {{ processes [ hear ]; neighbor-changes; receive {{ parsed; update; notification; }} }}
               {neighbor}
             }}
             """
         )
-        program = ["env", "exabgp.tcp.bind=", "exabgp.daemon.user=root", "exabgp.log.destination=stderr", "exabgp"]
+        program = ["env", "exabgp.api.cli=false", "exabgp.daemon.user=root", "exabgp.log.destination=stderr", "exabgp"]
         self._running = subprocess.Popen(
             command(f"/run/netns/{self._pair.theirs}", *program, str(self._folder / "exabgp.conf")),
             stdout=subprocess.DEVNULL,
             stderr=(self._folder / "exabgp.log").open("wb"),
         )
 
-    def heard(self) -> list[dict[str, Any]]:
+    def heard(self) -> str:
+        """What it has reported, as JSON lines; the last one may not be whole yet."""
         file = self._folder / "heard.json"
-        return [json.loads(line) for line in file.read_text().splitlines() if line] if file.exists() else []
+        return file.read_text() if file.exists() else ""
 
     def log(self) -> str:
         return (self._folder / "exabgp.log").read_text()

@@ -13,7 +13,7 @@ from services.routing.core.bgp.session.actions import DeferSelection, Establishe
 from services.routing.core.bgp.session.restart import DropStale
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Family
-from tests.netns.routing.bgp.speakers import OURS, OURS6, Bird, Inside, Report, peer
+from tests.netns.routing.bgp.speakers import OURS, OURS6, Bird, Inside, Report, announce, peer, up
 
 pytestmark = pytest.mark.privileged
 US = f"local as 65001; neighbor {OURS} as 64512;"
