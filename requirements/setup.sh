@@ -18,6 +18,14 @@ if [ ${#missing[@]} -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+    # Debian starts these on the machine itself; labs and tests start their own in namespaces.
+    for service in bird2:bird exabgp:exabgp frr:frr; do
+      case " ${missing[*]} " in *" ${service%:*} "*)
+        if [ -d /run/systemd/system ]; then
+          systemctl disable --now --quiet "${service#*:}" || echo "setup: stop the service ${service#*:}" >&2
+        fi ;;
+      esac
+    done
   else
     echo "setup: missing Debian packages, to be installed by root: apt-get install ${missing[*]}" >&2
   fi
