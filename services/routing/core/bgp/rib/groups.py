@@ -1,0 +1,314 @@
+"""Adj-RIB-Out of an update group: what peers with equal export settings are sent, once for all of them.
+
+The group has one table of what is to be sent, and a log of its changes: what there was, and what there is now. A peer
+of the group is a position in that log. So a change costs one entry however many peers there are, and what a peer has is
+known exactly: the first entry of a prefix after its position says it. A peer that joins, wants all again or comes from
+another group first reads a backlog of its own, or one that all share who join at the same time. A peer that is too far
+behind has the changes that it lacks folded into its backlog, a single one for each prefix. So the log is bounded by the
+table, however long a peer does not read.
+
+A peer is not sent its own paths: of each entry it sees what others said. Peers that have no path in a batch are given
+the same batch, so that what is written for one can be sent to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from services.routing.core.bgp.filters import Policy, Rule, deciding
+from services.routing.core.bgp.rib.exports import ExportSettings, Withheld, exported, withheld
+from services.routing.core.bgp.rib.paths import OWN, Path
+from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachable, Unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One path of a prefix, as it is sent."""
+
+    attributes: Attributes
+    source: str
+    """The peer that it was learnt from, which is not sent it."""
+
+
+Paths = tuple[Sent | None, ...]
+"""The paths of a prefix: the number of one, from 1, is its path identifier. None: not for this peer."""
+NOTHING: Paths = ()
+Entry = tuple[Prefix, Paths, Paths]
+"""A prefix that changed, its paths before and after."""
+
+LONG_LOG = 1024
+"""From here on the log is cut."""
+LOG_PER_PREFIX = 2
+"""Entries of the log for each prefix of the table; a peer that lacks more has them folded."""
+SHARED_BATCHES = 16
+"""Batches that are remembered for peers that read the same next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What to send next, packed by attributes: write the withdrawals first."""
+
+    unreachable: tuple[Unreachable, ...] = ()
+    reachable: tuple[Reachable, ...] = ()
+
+
+EMPTY = Batch()
+
+
+@dataclass(slots=True)
+class Reader:
+    """How far a peer has read."""
+
+    cursor: int
+    """Number of the next entry of the log."""
+    backlog: Sequence[Entry] = ()
+    """To be read before the log."""
+    at: int = 0
+    """How much of the backlog was read."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What becomes of a path under the group's policy."""
+
+    rules: tuple[Rule, ...]
+    usual: tuple[Sent, ...] | None
+    """The same for every prefix; None where policy depends on the prefix."""
+    by_rule: dict[Rule | None, tuple[Sent, ...]] = field(default_factory=dict)
+
+
+class Group:
+    """See the module.
+
+    Args:
+        settings: What its peers agree in.
+        most: Paths of a prefix that are sent where several are (RFC 7911).
+    """
+
+    def __init__(self, settings: ExportSettings, most: int) -> None:
+        self.settings = settings
+        self._most = most if settings.sends_paths else 1
+        self._policy = Policy(settings.rules, settings.family, default=settings.default)
+        self.out: dict[Prefix, tuple[Sent, ...]] = {}
+        self._log: list[Entry] = []
+        self._base = 0
+        self._readers: dict[str, Reader] = {}
+        self._outcomes: dict[Path, _Outcome] = {}
+        self._alike: dict[Attributes, Attributes] = {}
+        self._all: tuple[Entry, ...] | None = None
+        self._shared: dict[tuple[int, int, int], tuple[Sequence[Entry], Batch, frozenset[str]]] = {}
+
+    def __len__(self) -> int:
+        """Peers of the group."""
+        return len(self._readers)
+
+    # What is to be sent.
+
+    def revise(self, prefix: Prefix, paths: tuple[Path, ...]) -> None:
+        """The prefix has these paths now, best first; none: it is gone."""
+        now: tuple[Sent, ...] = ()
+        for path in paths[: self._most]:
+            now += self._exported(prefix, path)
+        was = self.out.get(prefix, ())
+        if now == was:
+            return
+        if now:
+            self.out[prefix] = now
+        else:
+            del self.out[prefix]
+        self._all = None
+        if self._readers:
+            self._log.append((prefix, was, now))
+
+    def _exported(self, prefix: Prefix, path: Path) -> tuple[Sent, ...]:
+        outcome = self._outcomes.get(path)
+        if outcome is None:
+            outcome = self._outcomes[path] = self._outcome(path)
+        if outcome.usual is not None:
+            return outcome.usual
+        rule = deciding(outcome.rules, prefix)
+        sent = outcome.by_rule.get(rule)
+        if sent is None:
+            sent = outcome.by_rule[rule] = self._sent(path, rule)
+        return sent
+
+    def _outcome(self, path: Path) -> _Outcome:
+        if withheld(path, self.settings) is not None:
+            return _Outcome((), ())
+        rules = self._policy.applicable(path.attributes, remote=path.source is not OWN, interface=path.interface)
+        if rules and rules[0].covers is not None:
+            return _Outcome(rules, None)
+        return _Outcome((), self._sent(path, rules[0] if rules else None))
+
+    def _sent(self, path: Path, rule: Rule | None) -> tuple[Sent, ...]:
+        if not self._policy.accepts(rule):
+            return ()
+        attributes = exported(path, self.settings, rule)
+        if attributes is None:
+            return ()
+        return (Sent(self._alike.setdefault(attributes, attributes), path.source.name),)
+
+    def reason(self, prefix: Prefix, path: Path) -> Withheld | None:
+        """Why a path is not sent to peers of the group; None where it is."""
+        if (why := withheld(path, self.settings)) is not None:
+            return why
+        rules = self._policy.applicable(path.attributes, remote=path.source is not OWN, interface=path.interface)
+        rule = deciding(rules, prefix)
+        if not self._policy.accepts(rule):
+            return Withheld.NO_POLICY if rule is None else Withheld.FILTER
+        return Withheld.NEXT_HOP if exported(path, self.settings, rule) is None else None
+
+    def settle(self) -> None:
+        """A round of revisions is over: forget what was worked out for it, and cut the log."""
+        self._outcomes.clear()
+        self._alike.clear()
+        if len(self._log) < LONG_LOG:
+            return
+        self._cut(min((reader.cursor for reader in self._readers.values()), default=self._base + len(self._log)))
+        if len(self._log) > LOG_PER_PREFIX * max(len(self.out), LONG_LOG):
+            self._fold()
+
+    def _cut(self, least: int) -> None:
+        if least - self._base >= LONG_LOG // 2:
+            del self._log[: least - self._base]
+            self._base = least
+            self._shared.clear()
+
+    def _fold(self) -> None:
+        """Give each peer that is behind the changes that it lacks, and begin the log again."""
+        end = self._base + len(self._log)
+        folded: dict[tuple[int, int, int], Sequence[Entry]] = {}
+        for reader in self._readers.values():
+            if reader.cursor < end:
+                where = (id(reader.backlog), reader.at, reader.cursor)
+                if where not in folded:
+                    folded[where] = self._owed(reader)
+                reader.backlog, reader.at, reader.cursor = folded[where], 0, end
+        self._log.clear()
+        self._base = end
+        self._shared.clear()
+
+    # Who is sent it.
+
+    def join(self, name: str, known: dict[Prefix, Paths] | None = None) -> None:
+        """A peer is to be sent all that there is; ``known``: what it has from another group."""
+        entries = self._everything()
+        if known:
+            entries = tuple(
+                (prefix, known.get(prefix, NOTHING), self.out.get(prefix, NOTHING)) for prefix in {**known, **self.out}
+            )
+        self._readers[name] = Reader(self._base + len(self._log), entries)
+
+    def leave(self, name: str) -> None:
+        """A peer's session is gone, or it is of another group now."""
+        del self._readers[name]
+
+    def again(self, name: str) -> None:
+        """Send the peer all again, besides what it has not been sent yet (RFC 2918)."""
+        reader = self._readers[name]
+        reader.backlog = (*self._owed(reader), *self._everything())
+        reader.at, reader.cursor = 0, self._base + len(self._log)
+
+    def _everything(self) -> tuple[Entry, ...]:
+        if self._all is None:
+            self._all = tuple((prefix, NOTHING, paths) for prefix, paths in self.out.items())
+        return self._all
+
+    def _owed(self, reader: Reader) -> tuple[Entry, ...]:
+        """The changes that the peer lacks, one for each prefix."""
+        owed: dict[Prefix, tuple[Paths, Paths]] = {}
+        for prefix, was, now in (*reader.backlog[reader.at :], *self._log[reader.cursor - self._base :]):
+            owed[prefix] = (owed[prefix][0] if prefix in owed else was, now)
+        return tuple((prefix, was, now) for prefix, (was, now) in owed.items())
+
+    def known(self, name: str) -> dict[Prefix, Paths]:
+        """What the peer has been sent of each prefix."""
+        return {**self.out, **{prefix: was for prefix, was, _ in self._owed(self._readers[name])}}
+
+    def owes(self, name: str) -> bool:
+        """Something is to be sent to the peer."""
+        reader = self._readers[name]
+        return reader.at < len(reader.backlog) or reader.cursor < self._base + len(self._log)
+
+    def sent(self, name: str) -> Iterator[tuple[Prefix, PathId, Attributes]]:
+        """What the peer has, when all is sent."""
+        for prefix, paths in self.out.items():
+            for number, path in enumerate(paths, 1):
+                if path.source != name:
+                    yield prefix, number if self.settings.sends_paths else 0, path.attributes
+
+    def take(self, name: str, limit: int) -> Batch:
+        """What to send to the peer next, of at most ``limit`` changes. It counts as sent."""
+        reader = self._readers[name]
+        if reader.at < len(reader.backlog):
+            entries, start = reader.backlog, reader.at
+            stop = reader.at = min(start + limit, len(entries))
+            if stop == len(entries):
+                reader.backlog, reader.at = (), 0
+        else:
+            entries, start = self._log, reader.cursor - self._base
+            stop = min(start + limit, len(entries))
+            reader.cursor = self._base + stop
+        return self._batch(name, entries, start, stop) if start < stop else EMPTY
+
+    def _batch(self, name: str, entries: Sequence[Entry], start: int, stop: int) -> Batch:
+        if len(self._readers) == 1:
+            return self._packed(entries[start:stop], name)
+        key = (id(entries), start, stop)
+        shared = self._shared.get(key)
+        if shared is None:
+            if len(self._shared) >= SHARED_BATCHES:
+                self._shared.clear()
+            some = entries[start:stop]
+            sources = frozenset(path.source for _, was, now in some for path in (*was, *now) if path is not None)
+            shared = self._shared[key] = (entries, self._packed(some, ""), sources)
+        return shared[1] if name not in shared[2] else self._packed(entries[start:stop], name)
+
+    def _packed(self, entries: Sequence[Entry], name: str) -> Batch:
+        """What the entries change for a peer, the last word on each path; empty: for one that none is from."""
+        changes: list[dict[Prefix, Attributes | None]] = []
+        for prefix, before, after in entries:
+            was, now = (_without(name, before), _without(name, after)) if name else (before, after)
+            for index in range(max(len(was), len(now))):
+                old = was[index] if index < len(was) else None
+                new = now[index] if index < len(now) else None
+                if old is new or (old and new and old.attributes == new.attributes):
+                    continue
+                while len(changes) <= index:
+                    changes.append({})
+                changes[index][prefix] = new.attributes if new else None
+        gone: list[Unreachable] = []
+        come: list[Reachable] = []
+        for number, changed in enumerate(changes, 1):
+            self._pack(number if self.settings.sends_paths else 0, changed, gone, come)
+        return Batch(unreachable=tuple(gone), reachable=tuple(come))
+
+    def _pack(
+        self,
+        path_id: PathId,
+        changed: dict[Prefix, Attributes | None],
+        gone: list[Unreachable],
+        come: list[Reachable],
+    ) -> None:
+        """Gather the prefixes that have the same attributes now, and those that have none."""
+        runs: dict[int, tuple[Attributes | None, list[Prefix]]] = {}
+        for prefix, attributes in changed.items():
+            run = runs.get(id(attributes))
+            if run is None:
+                run = runs[id(attributes)] = (attributes, [])
+            run[1].append(prefix)
+        family = self.settings.family
+        for attributes, prefixes in runs.values():
+            ids = (path_id,) * len(prefixes) if path_id else ()
+            if attributes is None:
+                gone.append(Unreachable(family=family, prefixes=tuple(prefixes), path_ids=ids))
+            else:
+                come.append(Reachable(family=family, attributes=attributes, prefixes=tuple(prefixes), path_ids=ids))
+
+
+def _without(name: str, paths: Paths) -> Paths:
+    """The paths as the peer sees them that some may have been learnt from."""
+    if all(path is None or path.source != name for path in paths):
+        return paths
+    return tuple(None if path is None or path.source == name else path for path in paths)
