@@ -99,16 +99,17 @@ def exported(path: Path, settings: ExportSettings, rule: Rule | None) -> Attribu
     hop = _next_hop(path, settings)
     if hop is None:
         return None
-    attributes = replace(path.attributes, next_hop=hop.address, link_local=hop.link_local)
-    if rule is not None:
-        attributes = changed_by(rule.rule, attributes)
-    return _external(attributes, path, settings) if settings.external else _internal(attributes, path, settings)
+    attributes = path.attributes if rule is None else changed_by(rule.rule, path.attributes)
+    change = _external if settings.external else _internal
+    return change(attributes, hop, path, settings)
 
 
-def _external(attributes: Attributes, path: Path, settings: ExportSettings) -> Attributes:
+def _external(attributes: Attributes, hop: OwnNextHop, path: Path, settings: ExportSettings) -> Attributes:
     """Our number before the path, nothing that is only for this system, and another's MED not passed on (5.1.4)."""
     return replace(
         attributes,
+        next_hop=hop.address,
+        link_local=hop.link_local,
         as_path=prepended(attributes.as_path, (settings.local_asn,)),
         med=attributes.med if path.source is OWN else None,
         local_pref=None,
@@ -117,14 +118,17 @@ def _external(attributes: Attributes, path: Path, settings: ExportSettings) -> A
     )
 
 
-def _internal(attributes: Attributes, path: Path, settings: ExportSettings) -> Attributes:
+def _internal(attributes: Attributes, hop: OwnNextHop, path: Path, settings: ExportSettings) -> Attributes:
     """A preference, and on what is reflected who began it and through which cluster it went (RFC 4456 8)."""
-    if attributes.local_pref is None:
-        attributes = replace(attributes, local_pref=DEFAULT_LOCAL_PREF)
-    if path.source is OWN or path.source.external or settings.cluster_id is None:
-        return attributes
+    originator, clusters = attributes.originator_id, attributes.cluster_list
+    if path.source is not OWN and not path.source.external and settings.cluster_id is not None:
+        originator = originator or path.source.router_id
+        clusters = (settings.cluster_id, *clusters)
     return replace(
         attributes,
-        originator_id=attributes.originator_id or path.source.router_id,
-        cluster_list=(settings.cluster_id, *attributes.cluster_list),
+        next_hop=hop.address,
+        link_local=hop.link_local,
+        local_pref=DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref,
+        originator_id=originator,
+        cluster_list=clusters,
     )

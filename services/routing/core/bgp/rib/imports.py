@@ -71,30 +71,34 @@ class Guard:
 class Admission:
     """What becomes of paths with the same attributes and path identifier from one peer."""
 
-    __slots__ = ("_applicable", "_found", "_importer", "attributes", "path_id", "usual")
+    __slots__ = ("_applicable", "_found", "_importer", "attributes", "hop", "path_id", "usual")
 
-    def __init__(self, importer: Importer, attributes: Attributes, path_id: PathId) -> None:
+    def __init__(self, importer: Importer, attributes: Attributes, path_id: PathId, hop: NextHop | None) -> None:
         self._importer = importer
         self.attributes = attributes
         self.path_id = path_id
+        self.hop = hop
         self._found: dict[Rule | Rejection | None, Path] = {}
         self._applicable: tuple[Rule, ...] = ()
         self.usual: Path | None = None
         """The path of every prefix that is not guarded; None where policy depends on the prefix."""
-        wrong = importer.wrong(attributes)
+        wrong = importer.wrong(attributes, hop)
         if wrong is not None:
             self.usual = self._path(wrong)
             return
-        self._applicable = importer.applicable(attributes)
+        self._applicable = importer.applicable(attributes, hop)
         if not self._applicable or self._applicable[0].covers is None:
             self.usual = self._path(self._applicable[0] if self._applicable else None)
 
     def path(self, prefix: Prefix) -> Path:
         """The path of a prefix."""
-        if self.usual is not None and (prefix[1:2] not in self._importer.guard.octets or self.usual.rejection):
+        guard = self._importer.guard
+        if prefix[1:2] not in guard.octets:
+            return self.usual or self._path(deciding(self._applicable, prefix))
+        if self.usual is not None and self.usual.rejection is not None:
             return self.usual
         rule = deciding(self._applicable, prefix)
-        guarded = self._importer.guard.rejection(prefix)
+        guarded = guard.rejection(prefix)
         if guarded is not None and (rule is None or not rule.accepts or rule.names != prefix):
             return self._path(guarded)
         return self._path(rule)
@@ -102,7 +106,7 @@ class Admission:
     def _path(self, why: Rule | Rejection | None) -> Path:
         path = self._found.get(why)
         if path is None:
-            path = self._found[why] = self._importer.made(self.attributes, self.path_id, why)
+            path = self._found[why] = self._importer.made(self, why)
         return path
 
 
@@ -137,10 +141,11 @@ class Importer:
         if known is None:
             if len(self._remembered) >= self.REMEMBERED:
                 self._remembered.clear()
-            known = self._remembered[key] = Admission(self, attributes, path_id)
+            hop = self._hops.of(attributes, self._learner.source)
+            known = self._remembered[key] = Admission(self, attributes, path_id, hop)
         return known
 
-    def wrong(self, attributes: Attributes) -> Rejection | None:
+    def wrong(self, attributes: Attributes, hop: NextHop | None) -> Rejection | None:
         """Why no prefix with these attributes is accepted, whatever filters say."""
         session, tables = self._learner.session, self._learner.tables
         own = sum(segment.numbers.count(session.local_asn) for segment in attributes.as_path)
@@ -153,21 +158,19 @@ class Importer:
             return Rejection.ORIGINATOR
         elif tables.cluster_id is not None and tables.cluster_id in attributes.cluster_list:
             return Rejection.CLUSTER
-        hop = self._hop(attributes)
         if hop is None or not hop.valid or hop.address in self._learner.own:
             return Rejection.NEXT_HOP
         return None
 
-    def applicable(self, attributes: Attributes) -> tuple[Rule, ...]:
+    def applicable(self, attributes: Attributes, hop: NextHop | None) -> tuple[Rule, ...]:
         """The rules that may match."""
-        hop = self._hop(attributes)
         interface = hop.reach.interface if hop is not None and hop.reach is not None else ""
         return self.policy.applicable(attributes, remote=True, interface=interface)
 
-    def made(self, attributes: Attributes, path_id: PathId, why: Rule | Rejection | None) -> Path:
+    def made(self, admission: Admission, why: Rule | Rejection | None) -> Path:
         """The path, as a rule, a reason, or the default where neither is given, leaves it."""
         rejection = why if isinstance(why, Rejection) else self._rejection(why)
-        after = attributes
+        after = admission.attributes
         if rejection is None:
             if isinstance(why, Rule):
                 after = changed_by(why.rule, after)
@@ -175,10 +178,10 @@ class Importer:
                 after = replace(after, local_pref=0)  # RFC 8326 4.2: whatever a filter prefers
         return Path(
             source=self._learner.source,
-            path_id=path_id,
-            received=attributes,
+            path_id=admission.path_id,
+            received=admission.attributes,
             attributes=after,
-            hop=self._hop(attributes),
+            hop=admission.hop,
             rejection=rejection,
         )
 
@@ -186,9 +189,6 @@ class Importer:
         if self.policy.accepts(rule):
             return None
         return Rejection.NO_POLICY if rule is None else Rejection.FILTER
-
-    def _hop(self, attributes: Attributes) -> NextHop | None:
-        return self._hops.of(attributes, self._learner.source)
 
 
 def long_lived(path: Path) -> Path:

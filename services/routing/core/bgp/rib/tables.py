@@ -10,7 +10,7 @@ A peer that is lost without a restart is forgotten with its paths. One that rest
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 
@@ -447,12 +447,11 @@ def _interface(reach: Reach | None) -> str:
     return reach.interface if reach is not None else ""
 
 
-def _by_path(entry: Reachable | Unreachable) -> Iterator[tuple[PathId, Sequence[Prefix]]]:
+def _by_path(entry: Reachable | Unreachable) -> Iterable[tuple[PathId, Sequence[Prefix]]]:
     """The prefixes by path identifier; all of them under 0 where the family has none."""
     if not entry.path_ids:
-        yield 0, entry.prefixes
-        return
+        return ((0, entry.prefixes),)
     found: dict[PathId, list[Prefix]] = {}
     for path_id, prefix in zip(entry.path_ids, entry.prefixes, strict=True):
         found.setdefault(path_id, []).append(prefix)
-    yield from found.items()
+    return found.items()
