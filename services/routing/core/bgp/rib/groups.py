@@ -26,7 +26,8 @@ from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachab
 class Sent:
     """One path of a prefix, as it is sent."""
 
-    attributes: Attributes
+    attributes: Attributes | None
+    """None: the peer has some, and is to be sent them again."""
     source: str
     """The peer that it was learnt from, which is not sent it."""
 
@@ -207,7 +208,8 @@ class Group:
     def again(self, name: str) -> None:
         """Send the peer all again, besides what it has not been sent yet (RFC 2918)."""
         reader = self._readers[name]
-        reader.backlog = (*self._owed(reader), *self._everything())
+        known = self._known(reader)
+        reader.backlog = tuple((prefix, _unknown(was), self.out.get(prefix, NOTHING)) for prefix, was in known.items())
         reader.at, reader.cursor = 0, self._base + len(self._log)
 
     def _everything(self) -> tuple[Entry, ...]:
@@ -224,7 +226,10 @@ class Group:
 
     def known(self, name: str) -> dict[Prefix, Paths]:
         """What the peer has been sent of each prefix."""
-        return {**self.out, **{prefix: was for prefix, was, _ in self._owed(self._readers[name])}}
+        return self._known(self._readers[name])
+
+    def _known(self, reader: Reader) -> dict[Prefix, Paths]:
+        return {**self.out, **{prefix: was for prefix, was, _ in self._owed(reader)}}
 
     def owes(self, name: str) -> bool:
         """Something is to be sent to the peer."""
@@ -235,7 +240,7 @@ class Group:
         """What the peer has, when all is sent."""
         for prefix, paths in self.out.items():
             for number, path in enumerate(paths, 1):
-                if path.source != name:
+                if path.source != name and path.attributes is not None:
                     yield prefix, number if self.settings.sends_paths else 0, path.attributes
 
     def take(self, name: str, limit: int) -> Batch:
@@ -267,7 +272,7 @@ class Group:
 
     def _packed(self, entries: Sequence[Entry], name: str) -> Batch:
         """What the entries change for a peer, the last word on each path; empty: for one that none is from."""
-        changes: list[dict[Prefix, Attributes | None]] = []
+        changes: list[dict[Prefix, tuple[bool, Attributes | None]]] = []
         for prefix, before, after in entries:
             was, now = (_without(name, before), _without(name, after)) if name else (before, after)
             for index in range(max(len(was), len(now))):
@@ -277,7 +282,9 @@ class Group:
                     continue
                 while len(changes) <= index:
                     changes.append({})
-                changes[index][prefix] = new.attributes if new else None
+                changed = changes[index]
+                had = changed[prefix][0] if prefix in changed else old is not None
+                changed[prefix] = (had, new.attributes if new else None)
         gone: list[Unreachable] = []
         come: list[Reachable] = []
         for number, changed in enumerate(changes, 1):
@@ -287,13 +294,15 @@ class Group:
     def _pack(
         self,
         path_id: PathId,
-        changed: dict[Prefix, Attributes | None],
+        changed: dict[Prefix, tuple[bool, Attributes | None]],
         gone: list[Unreachable],
         come: list[Reachable],
     ) -> None:
-        """Gather the prefixes that have the same attributes now, and those that have none."""
+        """Gather the prefixes that have the same attributes now, and those that had some and have none."""
         runs: dict[int, tuple[Attributes | None, list[Prefix]]] = {}
-        for prefix, attributes in changed.items():
+        for prefix, (had, attributes) in changed.items():
+            if attributes is None and not had:
+                continue  # it came and went since
             run = runs.get(id(attributes))
             if run is None:
                 run = runs[id(attributes)] = (attributes, [])
@@ -305,6 +314,11 @@ class Group:
                 gone.append(Unreachable(family=family, prefixes=tuple(prefixes), path_ids=ids))
             else:
                 come.append(Reachable(family=family, attributes=attributes, prefixes=tuple(prefixes), path_ids=ids))
+
+
+def _unknown(paths: Paths) -> Paths:
+    """The paths as those of a peer that is to be sent them again, or to lose them."""
+    return tuple(path and Sent(None, path.source) for path in paths)
 
 
 def _without(name: str, paths: Paths) -> Paths:
