@@ -48,7 +48,9 @@ def numbers(path: Iterable[Segment], *kinds: SegmentKind) -> list[int]:
     return [number for segment in path if segment.kind in kinds for number in segment.numbers]
 
 
-def matches(rule: FilterRule, family: Family, prefix: Prefix, attributes: Attributes, *, remote: bool, iface: str) -> bool:
+def matches(
+    rule: FilterRule, family: Family, prefix: Prefix, attributes: Attributes, *, remote: bool, iface: str
+) -> bool:
     if rule.family is not family:
         return False
     network = network_of(family, prefix)
@@ -100,7 +102,12 @@ def operated(rule: FilterRule, attributes: Attributes) -> Attributes:
 
 
 def verdict(
-    rules: tuple[FilterRule, ...], default: bool, family: Family, prefix: Prefix, attributes: Attributes, **about: object
+    rules: tuple[FilterRule, ...],
+    default: bool,
+    family: Family,
+    prefix: Prefix,
+    attributes: Attributes,
+    **about: object,
 ) -> tuple[bool, FilterRule | None]:
     for rule in rules:
         if matches(rule, family, prefix, attributes, **about):  # type: ignore[arg-type]
@@ -217,13 +224,15 @@ class Reference:
         keep(lambda one: self.how(one.hop)[0])  # type: ignore[index]
         left.sort(
             key=lambda one: (
-                one.attributes.originator_id or one.peer.router_id,
-                len(one.attributes.cluster_list),
-                one.peer.session.address,
-                one.path_id,
+                (
+                    one.attributes.originator_id or one.peer.router_id,
+                    len(one.attributes.cluster_list),
+                    one.peer.session.address,
+                    one.path_id,
+                )
+                if one.peer
+                else ()
             )
-            if one.peer
-            else ()
         )
         found: list[Known] = []
         for one in left:
@@ -285,7 +294,9 @@ class Reference:
             attributes = operated(rule, attributes)
         attributes = replace(attributes, next_hop=hop, link_local=None)
         if external:
-            grown = operated(FilterRule(action=Action.ACCEPT, family=self.family, prepend=(to.session.local_asn,)), attributes)
+            grown = operated(
+                FilterRule(action=Action.ACCEPT, family=self.family, prepend=(to.session.local_asn,)), attributes
+            )
             return replace(
                 grown, med=None if one.name else grown.med, local_pref=None, originator_id=None, cluster_list=()
             )

@@ -39,7 +39,7 @@ class AdjRibIn:
     def announce(self, attributes: Attributes, path_id: PathId, prefixes: Iterable[Prefix]) -> None:
         """The peer sent these prefixes."""
         admission = self._importer.admission(attributes, path_id)
-        guarded = self._importer.guard.octets
+        guarded = self._importer.guarded
         table, paths, stale = self._table, self.paths, self.stale
         candidates, marked = table.candidates, table.marked
         usual = admission.usual

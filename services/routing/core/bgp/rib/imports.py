@@ -71,10 +71,10 @@ class Guard:
 class Admission:
     """What becomes of paths with the same attributes and path identifier from one peer."""
 
-    __slots__ = ("_applicable", "_found", "_importer", "attributes", "hop", "path_id", "usual")
+    __slots__ = ("_applicable", "_found", "_judge", "attributes", "hop", "path_id", "usual")
 
-    def __init__(self, importer: Importer, attributes: Attributes, path_id: PathId, hop: NextHop | None) -> None:
-        self._importer = importer
+    def __init__(self, judge: Judge, attributes: Attributes, path_id: PathId, hop: NextHop | None) -> None:
+        self._judge = judge
         self.attributes = attributes
         self.path_id = path_id
         self.hop = hop
@@ -82,17 +82,17 @@ class Admission:
         self._applicable: tuple[Rule, ...] = ()
         self.usual: Path | None = None
         """The path of every prefix that is not guarded; None where policy depends on the prefix."""
-        wrong = importer.wrong(attributes, hop)
+        wrong = judge.wrong(attributes, hop)
         if wrong is not None:
             self.usual = self._path(wrong)
             return
-        self._applicable = importer.applicable(attributes, hop)
+        self._applicable = judge.applicable(attributes, hop)
         if not self._applicable or self._applicable[0].covers is None:
             self.usual = self._path(self._applicable[0] if self._applicable else None)
 
     def path(self, prefix: Prefix) -> Path:
         """The path of a prefix."""
-        guard = self._importer.guard
+        guard = self._judge.guard
         if prefix[1:2] not in guard.octets:
             return self.usual or self._path(deciding(self._applicable, prefix))
         if self.usual is not None and self.usual.rejection is not None:
@@ -106,7 +106,7 @@ class Admission:
     def _path(self, why: Rule | Rejection | None) -> Path:
         path = self._found.get(why)
         if path is None:
-            path = self._found[why] = self._importer.made(self, why)
+            path = self._found[why] = self._judge.made(self, why)
         return path
 
 
@@ -121,29 +121,13 @@ class Learner:
     """Addresses of this node that the peer may know it by."""
 
 
-class Importer:
+class Judge:
     """Import policy of one peer and one family."""
 
-    REMEMBERED = 256
-    """Attributes whose outcome is remembered, so that prefixes of several UPDATEs share a path."""
-
-    def __init__(self, learner: Learner, family: Family, hops: NextHops, guard: Guard) -> None:
+    def __init__(self, learner: Learner, family: Family, guard: Guard) -> None:
         self._learner = learner
-        self._hops = hops
+        self._policy = Policy(learner.tables.imports, family, default=learner.tables.default_import)
         self.guard = guard
-        self.policy = Policy(learner.tables.imports, family, default=learner.tables.default_import)
-        self._remembered: dict[tuple[int, PathId], Admission] = {}
-
-    def admission(self, attributes: Attributes, path_id: PathId) -> Admission:
-        """The outcome for paths with these attributes."""
-        key = (id(attributes), path_id)  # whoever is remembered keeps its attributes alive, so the number is theirs
-        known = self._remembered.get(key)
-        if known is None:
-            if len(self._remembered) >= self.REMEMBERED:
-                self._remembered.clear()
-            hop = self._hops.of(attributes, self._learner.source)
-            known = self._remembered[key] = Admission(self, attributes, path_id, hop)
-        return known
 
     def wrong(self, attributes: Attributes, hop: NextHop | None) -> Rejection | None:
         """Why no prefix with these attributes is accepted, whatever filters say."""
@@ -165,7 +149,7 @@ class Importer:
     def applicable(self, attributes: Attributes, hop: NextHop | None) -> tuple[Rule, ...]:
         """The rules that may match."""
         interface = hop.reach.interface if hop is not None and hop.reach is not None else ""
-        return self.policy.applicable(attributes, remote=True, interface=interface)
+        return self._policy.applicable(attributes, remote=True, interface=interface)
 
     def made(self, admission: Admission, why: Rule | Rejection | None) -> Path:
         """The path, as a rule, a reason, or the default where neither is given, leaves it."""
@@ -186,9 +170,42 @@ class Importer:
         )
 
     def _rejection(self, rule: Rule | None) -> Rejection | None:
-        if self.policy.accepts(rule):
+        if self._policy.accepts(rule):
             return None
         return Rejection.NO_POLICY if rule is None else Rejection.FILTER
+
+
+class Importer:
+    """Import policy of one peer and one family, and what became of the attributes that the peer sent last.
+
+    Args:
+        learner: The peer.
+        family: Of the paths.
+        hops: Where their next hops are known.
+        guard: Prefixes that a filter has to name.
+    """
+
+    REMEMBERED = 256
+    """Attributes whose outcome is remembered, so that prefixes of several UPDATEs share a path."""
+
+    def __init__(self, learner: Learner, family: Family, hops: NextHops, guard: Guard) -> None:
+        self._judge = Judge(learner, family, guard)
+        self._source = learner.source
+        self._hops = hops
+        self._remembered: dict[tuple[int, PathId], Admission] = {}
+        self.guarded = guard.octets
+        """First octets that need a closer look."""
+
+    def admission(self, attributes: Attributes, path_id: PathId) -> Admission:
+        """The outcome for paths with these attributes."""
+        key = (id(attributes), path_id)  # whoever is remembered keeps its attributes alive, so the number is theirs
+        known = self._remembered.get(key)
+        if known is None:
+            if len(self._remembered) >= self.REMEMBERED:
+                self._remembered.clear()
+            hop = self._hops.of(attributes, self._source)
+            known = self._remembered[key] = Admission(self._judge, attributes, path_id, hop)
+        return known
 
 
 def long_lived(path: Path) -> Path:
