@@ -50,7 +50,8 @@ def as_path(*parts: int | set[int]) -> tuple[Segment, ...]:
 
 
 def attributes(*path: int | set[int], hop: str = "172.31.0.1", **more: Any) -> Attributes:
-    return Attributes(**{"origin": Origin.IGP, "as_path": as_path(*path), "next_hop": ip_address(hop)} | more)
+    plain = Attributes(origin=Origin.IGP, as_path=as_path(*path), next_hop=ip_address(hop))
+    return replace(plain, **more)
 
 
 class Speaker:

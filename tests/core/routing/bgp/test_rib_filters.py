@@ -90,7 +90,7 @@ def rules(family: Family) -> st.SearchStrategy[FilterRule]:
           replace(rule, family=V4 if rule.network.version == 4 else V6))  # fmt: skip
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=100, deadline=None)
 @given(st.data())
 def test_the_first_rule_that_matches_decides(data: st.DataObject) -> None:
     family = data.draw(st.sampled_from(Family))

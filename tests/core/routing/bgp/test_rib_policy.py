@@ -34,7 +34,7 @@ def reject(text: str | None = None, **more: Any) -> FilterRule:
 
 EBGP: dict[str, Any] = {"name": "tor-a", "asn": 65001, "address": "172.31.0.1"}
 IBGP: dict[str, Any] = {"name": "rr", "asn": OURS, "address": "172.31.0.1"}
-RR = {"cluster_id": IPv4Address("1.1.1.1")}
+RR: dict[str, Any] = {"cluster_id": IPv4Address("1.1.1.1")}
 
 # The peer, its settings, the prefix, what it sends, and why it is not accepted.
 IMPORTS: list[tuple[dict[str, Any], dict[str, Any], str, Attributes, Rejection | None]] = [
@@ -155,9 +155,10 @@ def test_a_rule_follows_the_interface_of_the_next_hop() -> None:
     assert one.sent("node-2", P) is not None
 
 
-CLIENT, RR_ID, OTHER_ID = {"client": True}, IPv4Address("1.1.1.1"), IPv4Address("2.2.2.2")
+CLIENT: dict[str, Any] = {"client": True}
+RR_ID, OTHER_ID = IPv4Address("1.1.1.1"), IPv4Address("2.2.2.2")
 
-# Who it was learnt from (asn, settings), what came, who it is sent to (asn, settings), and what differs in what is sent.
+# Who it was learnt from (asn, settings), what came, who it is sent to (asn, settings), what differs in what is sent.
 EXPORTS: list[tuple[str, int, dict[str, Any], Attributes, int, dict[str, Any], dict[str, Any] | Withheld]] = [
     ("external to external", 65001, {}, replace(PLAIN, med=9, local_pref=None), 65002, {},
      {"next_hop": NODE, "as_path": as_path(OURS, 65001, 65100), "med": None}),

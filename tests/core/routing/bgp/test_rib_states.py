@@ -189,6 +189,8 @@ class Speaker(Driver[Any, Any]):
                 if value is not None:
                     self.hops[address] = value
                 self.tables.next_hops_changed(self.chance.choice([None, [address]]))
+            case _:
+                raise AssertionError(key)
 
     def put_peer(self, name: str, value: PeerNow | None) -> None:
         before = self.peers.pop(name, None)
@@ -272,7 +274,7 @@ class Speaker(Driver[Any, Any]):
 
     def decide(self, limit: int) -> None:
         for change in self.tables.decide(limit):
-            assert told(self.fib.get(change.prefix, ())) == told(change.before)
+            assert shown(self.fib.get(change.prefix, ())) == shown(change.before)
             assert change.before != change.after
             self.fib.pop(change.prefix, None)
             if change.after:
@@ -301,8 +303,8 @@ class Speaker(Driver[Any, Any]):
             self.come_back(name)
         while self.tables.undecided:
             self.decide(self.chance.choice([1, 4, 1000]))
-        found: dict[Any, Any] = {("used", prefix): told(paths) for prefix, paths in self.fib.items()}
-        assert found == {("used", prefix): told(paths) for prefix, paths in self.tables.chosen(V4).items()}
+        found: dict[Any, Any] = {("used", prefix): shown(paths) for prefix, paths in self.fib.items()}
+        assert found == {("used", prefix): shown(paths) for prefix, paths in self.tables.chosen(V4).items()}
         for name in self.peers:
             while self.send(name, self.chance.choice([1, 3, 1000])):
                 pass
@@ -316,7 +318,7 @@ class Speaker(Driver[Any, Any]):
         return found
 
 
-def told(paths: tuple[Any, ...]) -> list[Any]:
+def shown(paths: tuple[Any, ...]) -> list[Any]:
     return [(path.source.name, path.path_id, path.attributes) for path in paths]
 
 

@@ -52,7 +52,7 @@ def test_an_announcement_replaces_the_one_before() -> None:
     assert [path.attributes.med for _, path in one.tables.received("tor-a", V4)] == [4]
 
 
-def test_paths_of_one_prefix_are_told_apart_by_their_identifiers() -> None:
+def test_paths_of_one_prefix_differ_by_their_identifiers() -> None:
     one = Speaker()
     one.up("rr", OURS, "172.31.0.9", receives_paths=True)
     one.learn("rr", P, attributes(65001, hop="172.31.0.1"), 1)
