@@ -9,7 +9,7 @@ import pytest
 from services.routing.core.bgp.peers import TableSettings
 from services.routing.core.bgp.rib.groups import LOG_PER_PREFIX, LONG_LOG
 from services.routing.core.bgp.rib.tables import Completed
-from services.routing.core.bgp.values import Reachable, Update
+from services.routing.core.bgp.values import Attributes, Prefix, Reachable, Unreachable, Update
 from tests.core.routing.bgp.rib_speaker import NODE, OURS, V4, V6, Speaker, attributes, prefix
 
 P, Q, R = "192.0.2.0/24", "198.51.100.0/24", "203.0.113.0/24"
@@ -349,27 +349,51 @@ def test_five_hundred_clients_share_what_is_worked_out_and_written() -> None:
     assert sorted(sum(len(run.prefixes) for run in batch.reachable) for batch in batches.values()) == [0, 100]
 
 
-def test_a_peer_that_does_not_read_costs_no_more_than_the_table() -> None:
-    """However often routes flap, it lacks one change of each prefix."""
+@pytest.mark.parametrize("sends_paths", [False, True])
+def test_a_peer_that_does_not_read_costs_no_more_than_the_table(sends_paths: bool) -> None:
+    """However often routes flap, it lacks one change of each prefix: from what it has to what there is."""
     one = two_switches()
-    one.drain("tor-b")
+    one.up("rr", OURS, "172.31.9.1", sends_paths=sends_paths, keep_next_hop=True)
     prefixes = tuple(bytes((24, 20, number >> 8, number & 0xFF)) for number in range(500))
-    for flap in range(20):
-        what = attributes(65001, 65100, med=flap, large_communities=((flap, 0, 0),))
-        one.tables.update("tor-a", Update(reachable=(Reachable(family=V4, attributes=what, prefixes=prefixes),)))
+    whole = Reachable(family=V4, attributes=B, prefixes=prefixes)
+    one.tables.update("tor-b", Update(reachable=(whole,)))
+    one.decide()
+    view: dict[tuple[Prefix, int], Attributes] = {}
+    read(one, "rr", view)
+    assert len(view) == 500
+    changed = replace(B, communities=(5,))
+    one.tables.update("tor-b", Update(reachable=(replace(whole, attributes=changed),)))
+    one.decide()
+    for flap in range(12):
+        what = attributes(65001, 65100, med=flap)
+        flapping = prefixes[:250]
+        one.tables.update("tor-a", Update(reachable=(Reachable(family=V4, attributes=what, prefixes=flapping),)))
         one.decide()
-        one.drain("tor-a")
-    [group] = {id(found): found for found in one.tables._loc[V4].groups.values()}.values()
-    assert len(group._log) <= LOG_PER_PREFIX * LONG_LOG
-    limit = 10_000
-    pending = one.tables.pending("tor-b", limit)
-    rest = one.tables.pending("tor-b", limit)
-    written = [run for batch in (*pending.batches, *rest.batches) for run in batch.reachable]
-    assert sum(len(run.prefixes) for run in written) <= 2 * len(prefixes)
-    assert written[-1].attributes.large_communities == ((19, 0, 0),)
-    assert {(one_prefix, what) for one_prefix, _, what in one.tables.sent("tor-b", V4)} == {
-        (one_prefix, written[-1].attributes) for one_prefix in prefixes
-    }
+        one.tables.update("tor-a", Update(unreachable=(Unreachable(family=V4, prefixes=flapping),)))
+        one.decide()
+        for name in ("tor-a", "tor-b"):
+            one.drain(name)
+    assert max(len(group._log) for group in one.tables._loc[V4].groups.values()) <= LOG_PER_PREFIX * LONG_LOG
+    written = read(one, "rr", view)
+    assert written <= 2 * 500
+    assert view == {(prefix, number): what for prefix, number, what in one.tables.sent("rr", V4)}
+    assert {what.communities for what in view.values()} == {(5,)}
+
+
+def read(one: Speaker, name: str, view: dict[tuple[Prefix, int], Attributes]) -> int:
+    """A peer reads all that there is for it; how many routes that were."""
+    written = 0
+    while one.tables.owes(name):
+        for batch in one.tables.pending(name, 10_000).batches:
+            for gone in batch.unreachable:
+                written += len(gone.prefixes)
+                for prefix, number in zip(gone.prefixes, gone.path_ids or (0,) * len(gone.prefixes), strict=True):
+                    del view[prefix, number]
+            for come in batch.reachable:
+                written += len(come.prefixes)
+                numbers = come.path_ids or (0,) * len(come.prefixes)
+                view |= dict.fromkeys(zip(come.prefixes, numbers, strict=True), come.attributes)
+    return written
 
 
 @pytest.mark.parametrize("peers", [1, 3])
