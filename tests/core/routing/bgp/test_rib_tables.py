@@ -364,7 +364,7 @@ def test_a_peer_that_does_not_read_costs_no_more_than_the_table(sends_paths: boo
     changed = replace(B, communities=(5,))
     one.tables.update("tor-b", Update(reachable=(replace(whole, attributes=changed),)))
     one.decide()
-    for flap in range(12):
+    for flap in range(8):
         what = attributes(65001, 65100, med=flap)
         flapping = prefixes[:250]
         one.tables.update("tor-a", Update(reachable=(Reachable(family=V4, attributes=what, prefixes=flapping),)))

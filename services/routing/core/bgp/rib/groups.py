@@ -108,11 +108,12 @@ class Group:
 
     def revise(self, prefix: Prefix, paths: tuple[Path, ...]) -> None:
         """The prefix has these paths now, best first; none: it is gone."""
-        now: tuple[Sent, ...] = ()
-        for path in paths[: self._most]:
-            now += self._exported(prefix, path)
+        now: tuple[Sent, ...] = self._exported(prefix, paths[0]) if paths else ()
+        if self._most > 1:
+            for path in paths[1 : self._most]:
+                now += self._exported(prefix, path)
         was = self.out.get(prefix, ())
-        if now == was:
+        if now is was or now == was:
             return
         if now:
             self.out[prefix] = now

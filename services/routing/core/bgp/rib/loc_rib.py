@@ -89,19 +89,20 @@ class LocRib:
         changes: list[Change] = []
         chosen: dict[Paths, Paths] = {}
         groups = tuple(self.groups.values())
-        selected, family = self.selected, self.family
+        candidates, selected, family = self.candidates, self.selected, self.family
         for prefix in self._next(limit):
-            paths = self.candidates.get(prefix, ())
+            paths = candidates.get(prefix, ())
             after = chosen.get(paths)
             if after is None:
                 after = chosen[paths] = self._chosen(paths)
             before = selected.get(prefix, ())
-            if after:
-                selected[prefix] = after
-            elif before:
-                del selected[prefix]
-            if after is not before and not _same(before, after):
-                changes.append(Change(family, prefix, before, after))
+            if after is not before:
+                if after:
+                    selected[prefix] = after
+                else:
+                    del selected[prefix]
+                if not (before and after and _same(before, after)):
+                    changes.append(Change(family, prefix, before, after))
             for group in groups:
                 group.revise(prefix, after)
         for group in groups:
