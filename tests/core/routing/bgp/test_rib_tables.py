@@ -304,6 +304,24 @@ def test_other_export_settings_send_what_differs() -> None:
     assert one.drain("tor-b")[0] == [f"+{P}", f"+{Q}", f"+{R}"]
 
 
+def test_a_peer_that_comes_is_served_in_pieces_and_one_that_moves_there_loses_nothing() -> None:
+    one = two_switches()
+    one.learn("tor-a", [f"192.0.2.{number}/32" for number in range(100)], A)
+    one.decide()
+    one.drain("tor-b")
+    settings = TableSettings(allowed_own_asn=1, keep_next_hop=True)
+    one.up("tor-c", 65003, "172.31.2.1", keep_next_hop=True)
+    assert one.tables.undecided == 100
+    assert one.tables.decide(30) == []
+    assert len(one.drain("tor-c")[0]) == 30
+    one.tables.settings_changed("tor-b", settings)
+    written = one.drain("tor-b")[0]
+    assert sorted(written) == sorted(f"+192.0.2.{number}/32" for number in range(100))
+    assert one.decide() == {}
+    written, completed = one.drain("tor-c")
+    assert (len(written), completed) == (70, [Completed.INITIAL])
+
+
 def test_a_path_goes_back_to_nobody_it_came_from() -> None:
     one = two_switches()
     one.up("tor-c", 65003, "172.31.2.1")

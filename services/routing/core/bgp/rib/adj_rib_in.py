@@ -39,25 +39,22 @@ class AdjRibIn:
     def announce(self, attributes: Attributes, path_id: PathId, prefixes: Iterable[Prefix]) -> None:
         """The peer sent these prefixes."""
         admission = self._importer.admission(attributes, path_id)
-        guarded = self._importer.guarded
+        guarded, usual = self._importer.guarded, admission.usual
         table, paths, stale = self._table, self.paths, self.stale
         candidates, marked = table.candidates, table.marked
-        usual = admission.usual
-        alone = (usual,) if usual is not None and usual.rejection is None else ()
         for prefix in prefixes:
             key = key_of(prefix, path_id) if path_id else prefix
             old = paths.get(key)
+            alone = usual if usual is not None and prefix[1:2] not in guarded else admission.alone(prefix)
+            new = alone[0]
             if stale:
                 stale.discard(key)
-            if alone and old is None and prefix not in candidates and prefix[1:2] not in guarded:
-                paths[key] = alone[0]
+            if old is None and new.rejection is None and prefix not in candidates:  # as nearly all
+                paths[key] = new
                 candidates[prefix] = alone
                 marked[prefix] = None
-                continue
-            new = admission.path(prefix)
-            if old is None or not alike(old, new):
-                paths[key] = new
-                table.replace(prefix, old, new)
+            elif old is None or not alike(old, new):
+                self._put(key, old, new)
 
     def fitting(self, path_id: PathId, prefixes: Sequence[Prefix], room: int) -> Sequence[Prefix]:
         """The prefixes that may be announced when there is room for so many new ones; others are left out."""
@@ -137,12 +134,12 @@ class AdjRibIn:
         self._importer = importer
         marked: dict[Path, Path] = {}
         for key, old in list(self.paths.items()):
-            new = importer.admission(old.received, old.path_id).path(prefix_in(key))
+            new = importer.admission(old.received, old.path_id).alone(prefix_in(key))[0]
             if old.long_lived:
                 new = marked.setdefault(new, long_lived(new))
             if not alike(old, new):
                 self._put(key, old, new)
 
-    def _put(self, key: Key, old: Path, new: Path) -> None:
+    def _put(self, key: Key, old: Path | None, new: Path) -> None:
         self.paths[key] = new
         self._table.replace(prefix_in(key), old, new)

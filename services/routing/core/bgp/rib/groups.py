@@ -92,6 +92,8 @@ class Group:
         self._most = most if settings.sends_paths else 1
         self._policy = Policy(settings.rules, settings.family, default=settings.default)
         self.out: dict[Prefix, tuple[Sent, ...]] = {}
+        self.whole_after = 0
+        """Marks of the Loc-RIB that are decided when the group has all that was chosen before it was made."""
         self._log: list[Entry] = []
         self._base = 0
         self._readers: dict[str, Reader] = {}
@@ -252,11 +254,18 @@ class Group:
             stop = reader.at = min(start + limit, len(entries))
             if stop == len(entries):
                 reader.backlog, reader.at = (), 0
+                self._release()
         else:
             entries, start = self._log, reader.cursor - self._base
             stop = min(start + limit, len(entries))
             reader.cursor = self._base + stop
         return self._batch(name, entries, start, stop) if start < stop else EMPTY
+
+    def _release(self) -> None:
+        """Forget the backlog that peers shared, when nobody reads it any more."""
+        if all(reader.backlog is not self._all for reader in self._readers.values()):
+            self._all = None
+            self._shared.clear()
 
     def _batch(self, name: str, entries: Sequence[Entry], start: int, stop: int) -> Batch:
         if len(self._readers) == 1:

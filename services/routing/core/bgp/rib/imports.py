@@ -78,10 +78,10 @@ class Admission:
         self.attributes = attributes
         self.path_id = path_id
         self.hop = hop
-        self._found: dict[Rule | Rejection | None, Path] = {}
+        self._found: dict[Rule | Rejection | None, tuple[Path]] = {}
         self._applicable: tuple[Rule, ...] = ()
-        self.usual: Path | None = None
-        """The path of every prefix that is not guarded; None where policy depends on the prefix."""
+        self.usual: tuple[Path] | None = None
+        """The path of every prefix that is not guarded, alone; None where policy depends on the prefix."""
         wrong = judge.wrong(attributes, hop)
         if wrong is not None:
             self.usual = self._path(wrong)
@@ -90,12 +90,12 @@ class Admission:
         if not self._applicable or self._applicable[0].covers is None:
             self.usual = self._path(self._applicable[0] if self._applicable else None)
 
-    def path(self, prefix: Prefix) -> Path:
-        """The path of a prefix."""
+    def alone(self, prefix: Prefix) -> tuple[Path]:
+        """The path of a prefix, as the tuple that all prefixes share which have no other."""
         guard = self._judge.guard
         if prefix[1:2] not in guard.octets:
             return self.usual or self._path(deciding(self._applicable, prefix))
-        if self.usual is not None and self.usual.rejection is not None:
+        if self.usual is not None and self.usual[0].rejection is not None:
             return self.usual
         rule = deciding(self._applicable, prefix)
         guarded = guard.rejection(prefix)
@@ -103,11 +103,11 @@ class Admission:
             return self._path(guarded)
         return self._path(rule)
 
-    def _path(self, why: Rule | Rejection | None) -> Path:
-        path = self._found.get(why)
-        if path is None:
-            path = self._found[why] = self._judge.made(self, why)
-        return path
+    def _path(self, why: Rule | Rejection | None) -> tuple[Path]:
+        alone = self._found.get(why)
+        if alone is None:
+            alone = self._found[why] = (self._judge.made(self, why),)
+        return alone
 
 
 @dataclass(frozen=True, slots=True)

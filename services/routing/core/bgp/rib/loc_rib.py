@@ -125,10 +125,18 @@ class LocRib:
         return found
 
     def group(self, settings: ExportSettings) -> Group:
-        """The update group of these settings, with all that is chosen now; a new one where there is none."""
+        """The update group of these settings; a new one is filled as what is chosen now is decided again."""
         found = self.groups.get(settings)
         if found is None:
+            self.marked |= dict.fromkeys(self.selected)
             found = self.groups[settings] = Group(settings, self.most)
+            found.whole_after = self.decided + self.undecided
+        return found
+
+    def whole_group(self, settings: ExportSettings) -> Group:
+        """The update group of these settings, with all that is chosen now: for a peer that has some of it already."""
+        found = self.groups.setdefault(settings, Group(settings, self.most))
+        if not len(found) or self.decided < found.whole_after:
             for prefix, paths in self.selected.items():
                 found.revise(prefix, paths)
             found.settle()

@@ -217,7 +217,7 @@ class Tables:
             if settings != outgoing.group.settings:
                 sent = outgoing.group.known(name)
                 self._leave(family, outgoing.group, name)
-                outgoing.group = self._loc[family].group(settings)
+                outgoing.group = self._loc[family].whole_group(settings)
                 outgoing.group.join(name, sent)
 
     def _importer(self, neighbor: _Neighbor, family: Family) -> Importer:
