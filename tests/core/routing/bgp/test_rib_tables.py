@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from ipaddress import IPv4Address
 
 import pytest
 
@@ -361,10 +362,27 @@ def test_five_hundred_clients_share_what_is_worked_out_and_written() -> None:
         one.tables.pending(name)
     one.learn("node-7", [f"192.0.2.{number}/32" for number in range(100)], attributes(hop="10.0.1.7"))
     one.decide()
+    one.learn("node-8", "198.51.100.0/24", attributes(hop="10.0.1.7", originator_id=IPv4Address("10.0.1.7")))
+    one.decide()
     assert len(one.tables._loc[V4].groups) == 1
-    batches = {id(batch): batch for name in clients for batch in one.tables.pending(name).batches}
-    assert len(batches) == 2, "one for all, and one without its own paths for the source"
-    assert sorted(sum(len(run.prefixes) for run in batch.reachable) for batch in batches.values()) == [0, 100]
+    batches = {name: one.tables.pending(name).batches[0] for name in clients}
+    assert len({id(batch) for name, batch in batches.items() if name not in ("node-7", "node-8")}) == 1
+    [shared] = batches["node-0"].reachable
+    assert len(shared.prefixes) == 101
+    assert [run.prefixes for run in batches["node-7"].reachable] == [(prefix("198.51.100.0/24"),)]
+    assert [len(run.prefixes) for run in batches["node-8"].reachable] == [100]
+
+
+def test_a_client_shares_what_is_written_of_the_others() -> None:
+    one = Speaker()
+    for number in range(5):
+        one.up(f"node-{number}", OURS, f"10.0.1.{number}", client=True, cluster_id=NODE)
+        one.tables.pending(f"node-{number}")
+        one.learn(f"node-{number}", f"192.0.2.{number}/32 198.51.100.{number}/32", attributes(hop=f"10.0.1.{number}"))
+    one.decide()
+    runs = {number: one.tables.pending(f"node-{number}").batches[0].reachable for number in range(5)}
+    assert [len(found) for found in runs.values()] == [4] * 5
+    assert len({id(run) for found in runs.values() for run in found}) == 5
 
 
 @pytest.mark.parametrize("sends_paths", [False, True])

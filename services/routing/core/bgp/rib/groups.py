@@ -7,14 +7,15 @@ another group first reads a backlog of its own, or one that all share who join a
 behind has the changes that it lacks folded into its backlog, a single one for each prefix. So the log is bounded by the
 table, however long a peer does not read.
 
-A peer is not sent its own paths: of each entry it sees what others said. Peers that have no path in a batch are given
-the same batch, so that what is written for one can be sent to all.
+A peer is not sent its own paths: of each entry it sees what others said. Peers that read the same are given the same
+objects for all prefixes of which they have no path themselves, so that what is written for one can be sent to all.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
 
 from services.routing.core.bgp.filters import Policy, Rule, deciding
 from services.routing.core.bgp.rib.exports import ExportSettings, Withheld, exported, withheld
@@ -69,6 +70,18 @@ class Reader:
     """How much of the backlog was read."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """A batch that several peers are given."""
+
+    entries: Sequence[Entry]
+    """What it was made of, so that it is not taken for another's while the batch is remembered."""
+    batch: Batch
+    """For a peer that no path of it was learnt from."""
+    sources: dict[str, set[Prefix]]
+    """The prefixes of which a peer has a path itself, by peer."""
+
+
 @dataclass(slots=True)
 class _Outcome:
     """What becomes of a path under the group's policy."""
@@ -98,9 +111,8 @@ class Group:
         self._base = 0
         self._readers: dict[str, Reader] = {}
         self._outcomes: dict[Path, _Outcome] = {}
-        self._alike: dict[Attributes, Attributes] = {}
         self._all: tuple[Entry, ...] | None = None
-        self._shared: dict[tuple[int, int, int], tuple[Sequence[Entry], Batch, frozenset[str]]] = {}
+        self._shared: dict[tuple[int, int, int], _Shared] = {}
 
     def __len__(self) -> int:
         """Peers of the group."""
@@ -151,7 +163,7 @@ class Group:
         attributes = exported(path, self.settings, rule)
         if attributes is None:
             return ()
-        return (Sent(self._alike.setdefault(attributes, attributes), path.source.name),)
+        return (Sent(attributes, path.source.name),)
 
     def reason(self, prefix: Prefix, path: Path) -> Withheld | None:
         """Why a path is not sent to peers of the group; None where it is."""
@@ -166,7 +178,7 @@ class Group:
     def settle(self) -> None:
         """A round of revisions is over: forget what was worked out for it, and cut the log."""
         self._outcomes.clear()
-        self._alike.clear()
+        self._shared.clear()
         if len(self._log) < LONG_LOG:
             return
         self._cut(min((reader.cursor for reader in self._readers.values()), default=self._base + len(self._log)))
@@ -177,7 +189,6 @@ class Group:
         if least - self._base >= LONG_LOG // 2:
             del self._log[: least - self._base]
             self._base = least
-            self._shared.clear()
 
     def _fold(self) -> None:
         """Give each peer that is behind the changes that it lacks, and begin the log again."""
@@ -191,7 +202,6 @@ class Group:
                 reader.backlog, reader.at, reader.cursor = folded[where], 0, end
         self._log.clear()
         self._base = end
-        self._shared.clear()
 
     # Who is sent it.
 
@@ -265,20 +275,25 @@ class Group:
         """Forget the backlog that peers shared, when nobody reads it any more."""
         if all(reader.backlog is not self._all for reader in self._readers.values()):
             self._all = None
-            self._shared.clear()
 
     def _batch(self, name: str, entries: Sequence[Entry], start: int, stop: int) -> Batch:
+        some = entries[start:stop]
         if len(self._readers) == 1:
-            return self._packed(entries[start:stop], name)
+            return self._packed(some, name)
         key = (id(entries), start, stop)
         shared = self._shared.get(key)
         if shared is None:
             if len(self._shared) >= SHARED_BATCHES:
                 self._shared.clear()
-            some = entries[start:stop]
-            sources = frozenset(path.source for _, was, now in some for path in (*was, *now) if path is not None)
-            shared = self._shared[key] = (entries, self._packed(some, ""), sources)
-        return shared[1] if name not in shared[2] else self._packed(entries[start:stop], name)
+            shared = self._shared[key] = _Shared(entries, self._packed(some, ""), _by_source(some))
+        own = shared.sources.get(name)
+        if own is None:
+            return shared.batch
+        private = self._packed([entry for entry in some if entry[0] in own], name)
+        return Batch(
+            unreachable=(*_apart(shared.batch.unreachable, own), *private.unreachable),
+            reachable=(*_apart(shared.batch.reachable, own), *private.reachable),
+        )
 
     def _packed(self, entries: Sequence[Entry], name: str) -> Batch:
         """What the entries change for a peer, the last word on each path; empty: for one that none is from."""
@@ -309,21 +324,43 @@ class Group:
         come: list[Reachable],
     ) -> None:
         """Gather the prefixes that have the same attributes now, and those that had some and have none."""
-        runs: dict[int, tuple[Attributes | None, list[Prefix]]] = {}
+        runs: dict[Attributes | None, list[Prefix]] = {}
+        known: dict[int, list[Prefix]] = {}  # by identity, since most are the same object and a hash of all costs more
         for prefix, (had, attributes) in changed.items():
             if attributes is None and not had:
                 continue  # it came and went since
-            run = runs.get(id(attributes))
+            run = known.get(id(attributes))
             if run is None:
-                run = runs[id(attributes)] = (attributes, [])
-            run[1].append(prefix)
+                run = known[id(attributes)] = runs.setdefault(attributes, [])
+            run.append(prefix)
         family = self.settings.family
-        for attributes, prefixes in runs.values():
+        for attributes, prefixes in runs.items():
             ids = (path_id,) * len(prefixes) if path_id else ()
             if attributes is None:
                 gone.append(Unreachable(family=family, prefixes=tuple(prefixes), path_ids=ids))
             else:
                 come.append(Reachable(family=family, attributes=attributes, prefixes=tuple(prefixes), path_ids=ids))
+
+
+Run = TypeVar("Run", Reachable, Unreachable)
+
+
+def _by_source(entries: Sequence[Entry]) -> dict[str, set[Prefix]]:
+    found: dict[str, set[Prefix]] = {}
+    for prefix, was, now in entries:
+        for path in (*was, *now):
+            if path is not None:
+                found.setdefault(path.source, set()).add(prefix)
+    return found
+
+
+def _apart(runs: tuple[Run, ...], own: set[Prefix]) -> Iterator[Run]:
+    """The runs without some prefixes; those that have none of them are the same objects."""
+    for run in runs:
+        if own.isdisjoint(run.prefixes):
+            yield run
+        elif rest := tuple(prefix for prefix in run.prefixes if prefix not in own):
+            yield replace(run, prefixes=rest, path_ids=run.path_ids[: len(rest)])  # all have the same identifier
 
 
 def _unknown(paths: Paths) -> Paths:

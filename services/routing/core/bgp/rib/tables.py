@@ -66,7 +66,9 @@ class Pending:
     """What to send to a peer next."""
 
     batches: tuple[Batch, ...] = ()
-    """In order. Peers that are given the same object are sent the same, if their messages agree in form."""
+    """In order. Peers that are sent the same are given the same ``Reachable`` and ``Unreachable`` objects: what is written
+    of one of them for a peer can be sent to all whose messages agree in form.
+    """
     completed: tuple[tuple[Family, Completed], ...] = ()
     """Said after the batches."""
     more: bool = False
@@ -151,7 +153,7 @@ class Tables:
 
     Args:
         resolve: How a next hop is reached. Asked when one comes up first, and again by ``next_hops_changed``.
-        most_paths: Paths of a prefix that are used together, and sent where several are (RFC 7911).
+        most_paths: Paths of a prefix that are used together, and sent where several are (RFC 7911); at least 1.
     """
 
     def __init__(self, resolve: Resolve, *, most_paths: int = 16) -> None:
