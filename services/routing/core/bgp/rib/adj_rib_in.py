@@ -1,0 +1,145 @@
+"""Adj-RIB-In: what one peer has sent of one family, before policy, and what of it may be out of date (RFC 4271 3.2).
+
+A path is stale when its peer has to send it again and has not yet: after a restart until its End-of-RIB (RFC 4724),
+after a request to send all again until the end of that (RFC 7313). Stale paths are used as any other. What is still
+stale at the end, or when time is up, goes. Which paths are stale is a set of keys, and empty nearly always.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from enum import Enum
+
+from services.routing.core.bgp.communities import NO_LLGR
+from services.routing.core.bgp.rib.imports import Importer, long_lived
+from services.routing.core.bgp.rib.loc_rib import LocRib
+from services.routing.core.bgp.rib.paths import Key, Path, alike, key_of, prefix_in
+from services.routing.core.bgp.values import Attributes, PathId, Prefix
+
+
+class Awaited(Enum):
+    """What a peer with stale paths has to send all of them again for."""
+
+    RESTART = "restart"
+    """Its session was lost (RFC 4724, RFC 9494)."""
+    REFRESH = "refresh"
+    """It was asked to, or does it of its own accord (RFC 7313)."""
+
+
+class AdjRibIn:
+    """See the module."""
+
+    def __init__(self, importer: Importer, table: LocRib) -> None:
+        self._importer = importer
+        self._table = table
+        self.paths: dict[Key, Path] = {}
+        self.stale: set[Key] = set()
+        self.awaited: Awaited | None = None
+
+    def announce(self, attributes: Attributes, path_id: PathId, prefixes: Iterable[Prefix]) -> None:
+        """The peer sent these prefixes."""
+        admission = self._importer.admission(attributes, path_id)
+        guarded, usual = self._importer.guarded, admission.usual
+        table, paths, stale = self._table, self.paths, self.stale
+        candidates, marked = table.candidates, table.marked
+        for prefix in prefixes:
+            key = key_of(prefix, path_id) if path_id else prefix
+            old = paths.get(key)
+            alone = usual if usual is not None and prefix[1:2] not in guarded else admission.alone(prefix)
+            new = alone[0]
+            if stale:
+                stale.discard(key)
+            if old is None and new.rejection is None and prefix not in candidates:  # as nearly all
+                paths[key] = new
+                candidates[prefix] = alone
+                marked[prefix] = None
+            elif old is None or not alike(old, new):
+                self._put(key, old, new)
+
+    def fitting(self, path_id: PathId, prefixes: Sequence[Prefix], room: int) -> Sequence[Prefix]:
+        """The prefixes that may be announced when there is room for so many new ones; others are left out."""
+        if len(prefixes) <= room:
+            return prefixes
+        found: dict[Prefix, None] = {}
+        for prefix in prefixes:
+            if key_of(prefix, path_id) in self.paths:
+                found[prefix] = None
+            elif room > 0 and prefix not in found:
+                found[prefix] = None
+                room -= 1
+        return tuple(found)
+
+    def of(self, prefix: Prefix) -> Iterator[Path]:
+        """The paths of a prefix; looks at all that there are."""
+        return (path for key, path in self.paths.items() if key.startswith(prefix) and prefix_in(key) == prefix)
+
+    def withdraw(self, path_id: PathId, prefixes: Iterable[Prefix]) -> None:
+        """The peer took these prefixes back; those that it never sent do not matter."""
+        for prefix in prefixes:
+            self._remove(key_of(prefix, path_id))
+
+    def _remove(self, key: Key) -> None:
+        self.stale.discard(key)
+        old = self.paths.pop(key, None)
+        if old is not None:
+            self._table.replace(prefix_in(key), old, None)
+
+    def lost(self, *, keep: bool) -> None:
+        """The session is gone; ``keep``: its paths stay until the peer has sent them again (RFC 4724 4.2).
+
+        Those that were stale from a restart before and not yet sent again go, but for long-lived ones (RFC 9494 4.2).
+        """
+        gone = list(self.paths)
+        if keep:
+            restarted = self.awaited is Awaited.RESTART
+            gone = [key for key in self.stale if restarted and not self.paths[key].long_lived]
+        for key in gone:
+            self._remove(key)
+        self.stale = set(self.paths)
+        self.awaited = Awaited.RESTART if self.stale else None
+
+    def begin_refresh(self) -> None:
+        """The peer begins to send all again; unheeded while it still does so after a restart (RFC 7313 4)."""
+        if self.awaited is not Awaited.RESTART:
+            self.stale = set(self.paths)
+            self.awaited = Awaited.REFRESH
+
+    def end(self, awaited: Awaited) -> None:
+        """The peer has sent all again that it had to."""
+        if self.awaited is awaited:
+            self.sweep()
+
+    def sweep(self) -> None:
+        """What is stale goes."""
+        for key in list(self.stale):
+            self._remove(key)
+        self.awaited = None
+
+    def outlive(self) -> None:
+        """What is stale from a restart is now long-lived stale, or goes where it must not be (RFC 9494 4.2)."""
+        if self.awaited is not Awaited.RESTART:
+            return
+        marked: dict[Path, Path] = {}
+        for key in list(self.stale):
+            old = self.paths[key]
+            if NO_LLGR in old.received.communities:
+                self._remove(key)
+            elif not old.long_lived:
+                if old not in marked:
+                    marked[old] = long_lived(old)
+                self._put(key, old, marked[old])
+
+    def judge_again(self, importer: Importer) -> None:
+        """Policy, or what the peer is, may be another: judge all paths again, as they came."""
+        self._importer = importer
+        marked: dict[Path, Path] = {}
+        for key, old in list(self.paths.items()):
+            new = importer.admission(old.received, old.path_id).alone(prefix_in(key))[0]
+            if old.long_lived:
+                new = marked.setdefault(new, long_lived(new))
+            if not alike(old, new):
+                self._put(key, old, new)
+
+    def _put(self, key: Key, old: Path | None, new: Path) -> None:
+        self.paths[key] = new
+        self._table.replace(prefix_in(key), old, new)

@@ -1,0 +1,375 @@
+"""Adj-RIB-Out of an update group: what peers with equal export settings are sent, once for all of them.
+
+The group has one table of what is to be sent, and a log of its changes: what there was, and what there is now. A peer
+of the group is a position in that log. So a change costs one entry however many peers there are, and what a peer has is
+known exactly: the first entry of a prefix after its position says it. A peer that joins, wants all again or comes from
+another group first reads a backlog of its own, or one that all share who join at the same time. A peer that is too far
+behind has the changes that it lacks folded into its backlog, a single one for each prefix. So the log is bounded by the
+table, however long a peer does not read.
+
+A peer is not sent its own paths: of each entry it sees what others said. Peers that read the same are given the same
+objects for all prefixes of which they have no path themselves, so that what is written for one can be sent to all.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TypeVar
+
+from services.routing.core.bgp.filters import Policy, Rule, deciding
+from services.routing.core.bgp.rib.exports import ExportSettings, Withheld, exported, withheld
+from services.routing.core.bgp.rib.paths import OWN, Path
+from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachable, Unreachable
+
+
+@dataclass(frozen=True, slots=True)
+class Sent:
+    """One path of a prefix, as it is sent."""
+
+    attributes: Attributes | None
+    """None: the peer has some, and is to be sent them again."""
+    source: str
+    """The peer that it was learnt from, which is not sent it."""
+
+
+Paths = tuple[Sent | None, ...]
+"""The paths of a prefix: the number of one, from 1, is its path identifier. None: not for this peer."""
+NOTHING: Paths = ()
+Entry = tuple[Prefix, Paths, Paths]
+"""A prefix that changed, its paths before and after."""
+
+LONG_LOG = 1024
+"""From here on the log is cut."""
+LOG_PER_PREFIX = 2
+"""Entries of the log for each prefix of the table; a peer that lacks more has them folded."""
+SHARED_BATCHES = 16
+"""Batches that are remembered for peers that read the same next."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Batch:
+    """What to send next, packed by attributes: write the withdrawals first."""
+
+    unreachable: tuple[Unreachable, ...] = ()
+    reachable: tuple[Reachable, ...] = ()
+
+
+EMPTY = Batch()
+
+
+@dataclass(slots=True)
+class Reader:
+    """How far a peer has read."""
+
+    cursor: int
+    """Number of the next entry of the log."""
+    backlog: Sequence[Entry] = ()
+    """To be read before the log."""
+    at: int = 0
+    """How much of the backlog was read."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Shared:
+    """A batch that several peers are given."""
+
+    entries: Sequence[Entry]
+    """What it was made of, so that it is not taken for another's while the batch is remembered."""
+    batch: Batch
+    """For a peer that no path of it was learnt from."""
+    sources: dict[str, set[Prefix]]
+    """The prefixes of which a peer has a path itself, by peer."""
+
+
+@dataclass(slots=True)
+class _Outcome:
+    """What becomes of a path under the group's policy."""
+
+    rules: tuple[Rule, ...]
+    usual: tuple[Sent, ...] | None
+    """The same for every prefix; None where policy depends on the prefix."""
+    by_rule: dict[Rule | None, tuple[Sent, ...]] = field(default_factory=dict)
+
+
+class Group:
+    """See the module.
+
+    Args:
+        settings: What its peers agree in.
+        most: Paths of a prefix that are sent where several are (RFC 7911).
+    """
+
+    def __init__(self, settings: ExportSettings, most: int) -> None:
+        self.settings = settings
+        self._most = most if settings.sends_paths else 1
+        self._policy = Policy(settings.rules, settings.family, default=settings.default)
+        self.out: dict[Prefix, tuple[Sent, ...]] = {}
+        self.whole_after = 0
+        """Marks of the Loc-RIB that are decided when the group has all that was chosen before it was made."""
+        self._log: list[Entry] = []
+        self._base = 0
+        self._readers: dict[str, Reader] = {}
+        self._outcomes: dict[Path, _Outcome] = {}
+        self._all: tuple[Entry, ...] | None = None
+        self._shared: dict[tuple[int, int, int], _Shared] = {}
+
+    def __len__(self) -> int:
+        """Peers of the group."""
+        return len(self._readers)
+
+    # What is to be sent.
+
+    def revise(self, prefix: Prefix, paths: tuple[Path, ...]) -> None:
+        """The prefix has these paths now, best first; none: it is gone."""
+        now: tuple[Sent, ...] = self._exported(prefix, paths[0]) if paths else ()
+        if self._most > 1:
+            for path in paths[1 : self._most]:
+                now += self._exported(prefix, path)
+        was = self.out.get(prefix, ())
+        if now is was or now == was:
+            return
+        if now:
+            self.out[prefix] = now
+        else:
+            del self.out[prefix]
+        self._all = None
+        if self._readers:
+            self._log.append((prefix, was, now))
+
+    def _exported(self, prefix: Prefix, path: Path) -> tuple[Sent, ...]:
+        outcome = self._outcomes.get(path)
+        if outcome is None:
+            outcome = self._outcomes[path] = self._outcome(path)
+        if outcome.usual is not None:
+            return outcome.usual
+        rule = deciding(outcome.rules, prefix)
+        sent = outcome.by_rule.get(rule)
+        if sent is None:
+            sent = outcome.by_rule[rule] = self._sent(path, rule)
+        return sent
+
+    def _outcome(self, path: Path) -> _Outcome:
+        if withheld(path, self.settings) is not None:
+            return _Outcome((), ())
+        rules = self._policy.applicable(path.attributes, remote=path.source is not OWN, interface=path.interface)
+        if rules and rules[0].covers is not None:
+            return _Outcome(rules, None)
+        return _Outcome((), self._sent(path, rules[0] if rules else None))
+
+    def _sent(self, path: Path, rule: Rule | None) -> tuple[Sent, ...]:
+        if not self._policy.accepts(rule):
+            return ()
+        attributes = exported(path, self.settings, rule)
+        if attributes is None:
+            return ()
+        return (Sent(attributes, path.source.name),)
+
+    def reason(self, prefix: Prefix, path: Path) -> Withheld | None:
+        """Why a path is not sent to peers of the group; None where it is."""
+        if (why := withheld(path, self.settings)) is not None:
+            return why
+        rules = self._policy.applicable(path.attributes, remote=path.source is not OWN, interface=path.interface)
+        rule = deciding(rules, prefix)
+        if not self._policy.accepts(rule):
+            return Withheld.NO_POLICY if rule is None else Withheld.FILTER
+        return Withheld.NEXT_HOP if exported(path, self.settings, rule) is None else None
+
+    def settle(self) -> None:
+        """A round of revisions is over: forget what was worked out for it, and cut the log."""
+        self._outcomes.clear()
+        self._shared.clear()
+        if len(self._log) < LONG_LOG:
+            return
+        self._cut(min((reader.cursor for reader in self._readers.values()), default=self._base + len(self._log)))
+        if len(self._log) > LOG_PER_PREFIX * max(len(self.out), LONG_LOG):
+            self._fold()
+
+    def _cut(self, least: int) -> None:
+        if least - self._base >= LONG_LOG // 2:
+            del self._log[: least - self._base]
+            self._base = least
+
+    def _fold(self) -> None:
+        """Give each peer that is behind the changes that it lacks, and begin the log again."""
+        end = self._base + len(self._log)
+        folded: dict[tuple[int, int, int], Sequence[Entry]] = {}
+        for reader in self._readers.values():
+            if reader.cursor < end:
+                where = (id(reader.backlog), reader.at, reader.cursor)
+                if where not in folded:
+                    folded[where] = self._owed(reader)
+                reader.backlog, reader.at, reader.cursor = folded[where], 0, end
+        self._log.clear()
+        self._base = end
+
+    # Who is sent it.
+
+    def join(self, name: str, known: dict[Prefix, Paths] | None = None) -> None:
+        """A peer is to be sent all that there is; ``known``: what it has from another group."""
+        entries = self._everything()
+        if known:
+            entries = tuple(
+                (prefix, known.get(prefix, NOTHING), self.out.get(prefix, NOTHING)) for prefix in {**known, **self.out}
+            )
+        self._readers[name] = Reader(self._base + len(self._log), entries)
+
+    def leave(self, name: str) -> None:
+        """A peer's session is gone, or it is of another group now."""
+        del self._readers[name]
+
+    def again(self, name: str) -> None:
+        """Send the peer all again, besides what it has not been sent yet (RFC 2918)."""
+        reader = self._readers[name]
+        known = self._known(reader)
+        reader.backlog = tuple((prefix, _unknown(was), self.out.get(prefix, NOTHING)) for prefix, was in known.items())
+        reader.at, reader.cursor = 0, self._base + len(self._log)
+
+    def _everything(self) -> tuple[Entry, ...]:
+        if self._all is None:
+            self._all = tuple((prefix, NOTHING, paths) for prefix, paths in self.out.items())
+        return self._all
+
+    def _owed(self, reader: Reader) -> tuple[Entry, ...]:
+        """The changes that the peer lacks, one for each prefix."""
+        owed: dict[Prefix, tuple[Paths, Paths]] = {}
+        for prefix, was, now in (*reader.backlog[reader.at :], *self._log[reader.cursor - self._base :]):
+            owed[prefix] = (owed[prefix][0] if prefix in owed else was, now)
+        return tuple((prefix, was, now) for prefix, (was, now) in owed.items())
+
+    def known(self, name: str) -> dict[Prefix, Paths]:
+        """What the peer has been sent of each prefix."""
+        return self._known(self._readers[name])
+
+    def _known(self, reader: Reader) -> dict[Prefix, Paths]:
+        return {**self.out, **{prefix: was for prefix, was, _ in self._owed(reader)}}
+
+    def owes(self, name: str) -> bool:
+        """Something is to be sent to the peer."""
+        reader = self._readers[name]
+        return reader.at < len(reader.backlog) or reader.cursor < self._base + len(self._log)
+
+    def sent(self, name: str) -> Iterator[tuple[Prefix, PathId, Attributes]]:
+        """What the peer has, when all is sent."""
+        for prefix, paths in self.out.items():
+            for number, path in enumerate(paths, 1):
+                if path.source != name and path.attributes is not None:
+                    yield prefix, number if self.settings.sends_paths else 0, path.attributes
+
+    def take(self, name: str, limit: int) -> Batch:
+        """What to send to the peer next, of at most ``limit`` changes. It counts as sent."""
+        reader = self._readers[name]
+        if reader.at < len(reader.backlog):
+            entries, start = reader.backlog, reader.at
+            stop = reader.at = min(start + limit, len(entries))
+            if stop == len(entries):
+                reader.backlog, reader.at = (), 0
+                self._release()
+        else:
+            entries, start = self._log, reader.cursor - self._base
+            stop = min(start + limit, len(entries))
+            reader.cursor = self._base + stop
+        return self._batch(name, entries, start, stop) if start < stop else EMPTY
+
+    def _release(self) -> None:
+        """Forget the backlog that peers shared, when nobody reads it any more."""
+        if all(reader.backlog is not self._all for reader in self._readers.values()):
+            self._all = None
+
+    def _batch(self, name: str, entries: Sequence[Entry], start: int, stop: int) -> Batch:
+        some = entries[start:stop]
+        if len(self._readers) == 1:
+            return self._packed(some, name)
+        key = (id(entries), start, stop)
+        shared = self._shared.get(key)
+        if shared is None:
+            if len(self._shared) >= SHARED_BATCHES:
+                self._shared.clear()
+            shared = self._shared[key] = _Shared(entries, self._packed(some, ""), _by_source(some))
+        own = shared.sources.get(name)
+        if own is None:
+            return shared.batch
+        private = self._packed([entry for entry in some if entry[0] in own], name)
+        return Batch(
+            unreachable=(*_apart(shared.batch.unreachable, own), *private.unreachable),
+            reachable=(*_apart(shared.batch.reachable, own), *private.reachable),
+        )
+
+    def _packed(self, entries: Sequence[Entry], name: str) -> Batch:
+        """What the entries change for a peer, the last word on each path; empty: for one that none is from."""
+        changes: list[dict[Prefix, tuple[bool, Attributes | None]]] = []
+        for prefix, before, after in entries:
+            was, now = (_without(name, before), _without(name, after)) if name else (before, after)
+            for index in range(max(len(was), len(now))):
+                old = was[index] if index < len(was) else None
+                new = now[index] if index < len(now) else None
+                if old is new or (old and new and old.attributes == new.attributes):
+                    continue
+                while len(changes) <= index:
+                    changes.append({})
+                changed = changes[index]
+                had = changed[prefix][0] if prefix in changed else old is not None
+                changed[prefix] = (had, new.attributes if new else None)
+        gone: list[Unreachable] = []
+        come: list[Reachable] = []
+        for number, changed in enumerate(changes, 1):
+            self._pack(number if self.settings.sends_paths else 0, changed, gone, come)
+        return Batch(unreachable=tuple(gone), reachable=tuple(come))
+
+    def _pack(
+        self,
+        path_id: PathId,
+        changed: dict[Prefix, tuple[bool, Attributes | None]],
+        gone: list[Unreachable],
+        come: list[Reachable],
+    ) -> None:
+        """Gather the prefixes that have the same attributes now, and those that had some and have none."""
+        runs: dict[Attributes | None, list[Prefix]] = {}
+        known: dict[int, list[Prefix]] = {}  # by identity, since most are the same object and a hash of all costs more
+        for prefix, (had, attributes) in changed.items():
+            if attributes is None and not had:
+                continue  # it came and went since
+            run = known.get(id(attributes))
+            if run is None:
+                run = known[id(attributes)] = runs.setdefault(attributes, [])
+            run.append(prefix)
+        family = self.settings.family
+        for attributes, prefixes in runs.items():
+            ids = (path_id,) * len(prefixes) if path_id else ()
+            if attributes is None:
+                gone.append(Unreachable(family=family, prefixes=tuple(prefixes), path_ids=ids))
+            else:
+                come.append(Reachable(family=family, attributes=attributes, prefixes=tuple(prefixes), path_ids=ids))
+
+
+Run = TypeVar("Run", Reachable, Unreachable)
+
+
+def _by_source(entries: Sequence[Entry]) -> dict[str, set[Prefix]]:
+    found: dict[str, set[Prefix]] = {}
+    for prefix, was, now in entries:
+        for path in (*was, *now):
+            if path is not None:
+                found.setdefault(path.source, set()).add(prefix)
+    return found
+
+
+def _apart(runs: tuple[Run, ...], own: set[Prefix]) -> Iterator[Run]:
+    """The runs without some prefixes; those that have none of them are the same objects."""
+    for run in runs:
+        if own.isdisjoint(run.prefixes):
+            yield run
+        elif rest := tuple(prefix for prefix in run.prefixes if prefix not in own):
+            yield replace(run, prefixes=rest, path_ids=run.path_ids[: len(rest)])  # all have the same identifier
+
+
+def _unknown(paths: Paths) -> Paths:
+    """The paths as those of a peer that is to be sent them again, or to lose them."""
+    return tuple(path and Sent(None, path.source) for path in paths)
+
+
+def _without(name: str, paths: Paths) -> Paths:
+    """The paths as the peer sees them that some may have been learnt from."""
+    if all(path is None or path.source != name for path in paths):
+        return paths
+    return tuple(None if path is None or path.source == name else path for path in paths)

@@ -1,0 +1,147 @@
+"""Loc-RIB of one family: the paths of each prefix that policy accepted, and which of them are used (RFC 4271 3.2, 9.1).
+
+A prefix whose paths, next hops or policy changed is marked, and decided once however often it was marked. What was
+chosen goes to every update group at once, so the tables that are sent from never lag behind the choice.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Container
+from typing import NamedTuple
+
+from services.routing.core.bgp.rib.decision import choose
+from services.routing.core.bgp.rib.exports import ExportSettings
+from services.routing.core.bgp.rib.groups import Group
+from services.routing.core.bgp.rib.paths import NextHop, Path, alike
+from services.routing.core.bgp.values import Family, Prefix
+
+Paths = tuple[Path, ...]
+
+
+class Change(NamedTuple):
+    """Other paths of a prefix are used than before: the best one first, then those that share its traffic."""
+
+    family: Family
+    prefix: Prefix
+    before: Paths
+    after: Paths
+    """Empty: nothing leads there any more."""
+
+
+class LocRib:
+    """See the module.
+
+    Args:
+        family: Of all its prefixes.
+        most: Paths of a prefix that are used together.
+    """
+
+    def __init__(self, family: Family, most: int) -> None:
+        self.family = family
+        self.most = most
+        self.deferred = False
+        """Nothing is decided: a speaker that has just started waits for its peers' tables (RFC 4724 4.1)."""
+        self.candidates: dict[Prefix, Paths] = {}
+        """In no order."""
+        self.selected: dict[Prefix, Paths] = {}
+        self.groups: dict[ExportSettings, Group] = {}
+        self.decided = 0
+        """How many marks have been decided since the beginning."""
+        self.marked: dict[Prefix, None] = {}
+        self._queue: list[Prefix] = []
+        self._at = 0
+
+    @property
+    def undecided(self) -> int:
+        """Prefixes that are marked."""
+        return len(self._queue) - self._at + len(self.marked)
+
+    def replace(self, prefix: Prefix, old: Path | None, new: Path | None) -> None:
+        """One path of the prefix is another, came (``old`` None) or went (``new`` None). Rejected ones do not count."""
+        if old is not None and old.rejection is not None:
+            old = None
+        if new is not None and new.rejection is not None:
+            new = None
+        if old is new:
+            return
+        paths = self.candidates.get(prefix, ())
+        if old is not None:
+            at = paths.index(old)
+            paths = paths[:at] + paths[at + 1 :]
+        if new is not None:
+            paths = (*paths, new)
+        if paths:
+            self.candidates[prefix] = paths
+        else:
+            del self.candidates[prefix]
+        self.marked[prefix] = None
+
+    def mark_hops(self, changed: Container[NextHop | None]) -> None:
+        """Mark the prefixes that some path leads to through one of the next hops."""
+        for prefix, paths in self.candidates.items():
+            if any(path.hop in changed for path in paths):
+                self.marked[prefix] = None
+
+    def decide(self, limit: int) -> list[Change]:
+        """Decide at most ``limit`` marked prefixes, in the order in which they were marked."""
+        if self.deferred:
+            return []
+        changes: list[Change] = []
+        chosen: dict[Paths, Paths] = {}
+        groups = tuple(self.groups.values())
+        candidates, selected, family = self.candidates, self.selected, self.family
+        for prefix in self._next(limit):
+            paths = candidates.get(prefix, ())
+            after = chosen.get(paths)
+            if after is None:
+                after = chosen[paths] = self._chosen(paths)
+            before = selected.get(prefix, ())
+            if after is not before:
+                if after:
+                    selected[prefix] = after
+                else:
+                    del selected[prefix]
+                if not (before and after and _same(before, after)):
+                    changes.append(Change(family, prefix, before, after))
+            for group in groups:
+                group.revise(prefix, after)
+        for group in groups:
+            group.settle()
+        return changes
+
+    def _chosen(self, paths: Paths) -> Paths:
+        """What is chosen of some paths; the same tuple where it is all of them, in this order."""
+        found = choose(paths, self.most)
+        return paths if found == paths else found
+
+    def _next(self, limit: int) -> list[Prefix]:
+        if self._at == len(self._queue):
+            self._queue, self._at, self.marked = list(self.marked), 0, {}
+        found = self._queue[self._at : self._at + limit]
+        self._at += len(found)
+        self.decided += len(found)
+        if self._at == len(self._queue):
+            self._queue, self._at = [], 0
+        return found
+
+    def group(self, settings: ExportSettings) -> Group:
+        """The update group of these settings; a new one is filled as what is chosen now is decided again."""
+        found = self.groups.get(settings)
+        if found is None:
+            self.marked |= dict.fromkeys(self.selected)
+            found = self.groups[settings] = Group(settings, self.most)
+            found.whole_after = self.decided + self.undecided
+        return found
+
+    def whole_group(self, settings: ExportSettings) -> Group:
+        """The update group of these settings, with all that is chosen now: for a peer that has some of it already."""
+        found = self.groups.setdefault(settings, Group(settings, self.most))
+        if not len(found) or self.decided < found.whole_after:
+            for prefix, paths in self.selected.items():
+                found.revise(prefix, paths)
+            found.settle()
+        return found
+
+
+def _same(one: Paths, other: Paths) -> bool:
+    return len(one) == len(other) and all(map(alike, one, other))
