@@ -56,7 +56,7 @@ def kubectl(kube_api: KubeApi) -> Iterator[Kubectl]:
         assert time.monotonic() < end
         time.sleep(0.1)
     yield run
-    for kind in ("ippools", "felixconfigurations"):
+    for kind in ("ippools", "felixconfigurations", "bgpconfigurations", "bgppeers", "bgpfilters"):
         for group in ("crd.projectcalico.org", "projectcalico.org"):
             run("delete", f"{kind}.{group}", "--all", "--wait=false")
 
