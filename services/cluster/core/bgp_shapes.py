@@ -30,7 +30,8 @@ Spec = dict[Annotated[str, Meta(max_length=128)], Any]
 class SecretKeySelector(Shape, frozen=True):
     """core/v1 SecretKeySelector."""
 
-    key: Annotated[str, Meta(min_length=1, max_length=253)]
+    key: Annotated[str, Meta(max_length=253, pattern=r"^(?!\.\.)[-._A-Za-z0-9]+\Z")]
+    """As keys of Secrets are (k8s.io/apimachinery IsConfigMapKey)."""
     name: Name
 
 
