@@ -37,11 +37,10 @@ RANGE, RANGE6 = ip_network("10.0.0.0/8"), ip_network("fd00::/8")
 def test_the_scenario_of_two_switches(group: str) -> None:
     written = list(yaml.safe_load_all(SCENARIO.read_text()))
     found = [parse_object({**one, "apiVersion": group, "metadata": {**one["metadata"], "uid": "u"}}) for one in written]
-    switch = {"node_selector": "all()"}
     assert found == [
         BGPConfiguration(name="default", log_severity="Info", node_mesh=False, asn=64512),
-        BGPPeer(name="tor-a", peer_ip=ip_address("172.31.0.1"), asn=65001, **switch),
-        BGPPeer(name="tor-b", peer_ip=ip_address("172.31.1.1"), asn=65002, **switch),
+        BGPPeer(name="tor-a", peer_ip=ip_address("172.31.0.1"), asn=65001, node_selector="all()"),
+        BGPPeer(name="tor-b", peer_ip=ip_address("172.31.1.1"), asn=65002, node_selector="all()"),
     ]
 
 

@@ -45,7 +45,9 @@ def claim(address: str, node: str) -> Claim:
 
 def configured(**fields: Any) -> Configuration:
     ranges = ("cluster_ips", "external_ips", "load_balancer_ips")
-    parsed = {name: tuple(map(ip_network, value)) if name in ranges else value for name, value in fields.items()}
+    parsed: dict[str, Any] = {
+        name: tuple(map(ip_network, value)) if name in ranges else value for name, value in fields.items()
+    }
     return configuration([BGPConfiguration(name="default", **parsed)], "n1")
 
 
@@ -79,7 +81,9 @@ def test_blocks_and_kept_addresses(row: str) -> None:
 
 
 def service(**fields: Any) -> Service:
-    parsed = {name: tuple(map(ip_address, value)) if name.endswith("ips") else value for name, value in fields.items()}
+    parsed: dict[str, Any] = {
+        name: tuple(map(ip_address, value)) if name.endswith("ips") else value for name, value in fields.items()
+    }
     return Service(namespace="prod", name="web", uid="u", **parsed)
 
 
