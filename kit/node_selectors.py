@@ -13,6 +13,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 Labels = Mapping[str, str]
 Matches = Callable[[Labels], bool]
@@ -50,9 +51,10 @@ class _Unreadable(Exception):
         self.position = position
 
 
+@lru_cache(maxsize=256)
 def parse_selector(text: str) -> Matches | str:
     """A selector as a predicate on labels, or what is wrong with it as the end of a sentence, with its remedy. An empty
-    one selects every node.
+    one selects every node. The same text is read once, however many nodes it is asked of.
     """
     if len(text) > MAX_SELECTOR:
         return f"is {len(text)} characters long; at most {MAX_SELECTOR} are read"

@@ -82,21 +82,19 @@ def _of_pods(me: str, held: Held) -> Iterator[Network]:
 def _of_services(node: Node, held: Held, configured: Configuration) -> Iterator[Network]:
     if EXCLUDED in dict(node.labels):
         return
-    whole = set(_whole(configured))
+    whole = tuple(dict.fromkeys(_whole(configured)))
     yield from whole
-    served = [one for one in held.services if one.fronted and any(True for _ in _addresses(one, configured))]
-    local = {(one.namespace, one.name): one for one in served if one.external_policy == "Local"}
+    served = {
+        (one.namespace, one.name): (one, addresses)
+        for one in held.services
+        if one.fronted and (addresses := tuple(_addresses(one, configured)))
+    }
+    local = {name: service for name, (service, _) in served.items() if service.external_policy == "Local"}
     ready = set(_ready(node.name, local, held.slices))
-    for service in served:
-        name = (service.namespace, service.name)
-        for address in _addresses(service, configured):
-            host = ip_network(address)
-            if name not in local:
-                wanted = not any(within(host, cidr) for cidr in whole)
-            else:
-                wanted = (name, address.version) in ready
-            if wanted:
-                yield host
+    for name, (_, addresses) in served.items():
+        for address in addresses:
+            if (name, address.version) in ready if name in local else not _lies_in(address, whole):
+                yield ip_network(address)
 
 
 def _whole(configured: Configuration) -> Iterator[Network]:
@@ -113,9 +111,11 @@ def _addresses(service: Service, configured: Configuration) -> Iterator[Address]
         (service.external_ips, configured.external_ips),
         (service.load_balancer_ips, configured.load_balancer_ips),
     ):
-        for address in addresses if ranges else ():
-            if any(within(ip_network(address), cidr) for cidr in ranges):
-                yield address
+        yield from (address for address in addresses if _lies_in(address, ranges))
+
+
+def _lies_in(address: Address, ranges: Iterable[Network]) -> bool:
+    return any(address in cidr for cidr in ranges if cidr.version == address.version)
 
 
 def _ready(

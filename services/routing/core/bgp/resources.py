@@ -20,7 +20,7 @@ Source: Calico's BGPPeer and BGPConfiguration references, and its BIRD templates
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import IPv4Address
@@ -28,7 +28,7 @@ from ipaddress import IPv4Address
 from kit.bgp import PORT
 from kit.model_settings import DEFAULT, NODE
 from kit.node_selectors import parse_selector
-from proto.net import Address
+from proto.net import Address, Network
 from proto.objects import BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node, SecretKey
 from services.routing.core.bgp.configuration import RESTART, configuration
 from services.routing.core.bgp.peers import Peer, SessionSettings, TableSettings
@@ -83,6 +83,9 @@ class Peering:
     """By name; no two have one address."""
     gateways: tuple[tuple[Address, Address], ...] = ()
     """Peers' addresses, and by which gateway each is reached (``reachableBy``)."""
+    unprogrammed: tuple[Network, ...] = ()
+    """Learnt prefixes in these ranges are no routes of this node, whose own datapath serves Services' addresses; they
+    are for its peers alone."""
     faults: tuple[Fault, ...] = ()
 
 
@@ -167,6 +170,7 @@ class _Peering:
                 for one in sorted(sessions, key=lambda one: one.name)
                 if one.name in held and one.asked is not None and one.asked.reachable_by is not None
             ),
+            unprogrammed=self._set.service_ranges,
             faults=tuple(sorted(set(self._faults), key=lambda fault: (fault.about or ("", ""), fault.fault))),
         )
 
@@ -183,13 +187,14 @@ class _Peering:
     def _sessions(self) -> list[_Session]:
         """One for each address."""
         chosen: dict[Address, _Session] = {}
+        taken: dict[tuple[str, str], list[Address]] = {}
         own = set(self._addresses.values())
         for one in (*self._asked(), *self._mesh()):
-            first = chosen.setdefault(one.address, one)
-            if one.address in own:
-                del chosen[one.address]
-            elif first is not one and one.asked is not None:
-                self._faults.append(_taken(one.address, one.asked, first.asked))
+            if one.address not in own:
+                first = chosen.setdefault(one.address, one).asked
+                if one is not chosen[one.address] and one.asked is not None and first is not None:
+                    taken.setdefault((one.asked.name, first.name), []).append(one.address)
+        self._faults += (_taken(*names, addresses) for names, addresses in taken.items())
         return list(chosen.values())
 
     def _asked(self) -> Iterator[_Session]:
@@ -360,10 +365,12 @@ def _keeps_by_old_name(asked: BGPPeer) -> bool:
     return asked.keep_original_next_hop and asked.next_hop_mode == "Auto"
 
 
-def _taken(address: Address, asked: BGPPeer, first: BGPPeer | None) -> Fault:
-    whose = f"BGPPeer {first.name}" if first is not None and first.name != asked.name else "another node"
-    what = f"{address} is the peer that {whose} names too, and there is one session with an address"
-    return Fault(what, "delete one of the two, or select other nodes", about=("BGPPeer", asked.name))
+def _taken(name: str, first: str, addresses: Sequence[Address]) -> Fault:
+    """``addresses``: of the peers that the BGPPeer ``name`` asks for, and that ``first`` has."""
+    whose = f"BGPPeer {first}" if first != name else "another node of it"
+    others = f" (and {len(addresses) - 1} more)" if len(addresses) > 1 else ""
+    what = f"{addresses[0]}{others} is the peer that {whose} names too, and there is one session with an address"
+    return Fault(what, "delete one of the two, or select other nodes", about=("BGPPeer", name))
 
 
 def _of_password(key: SecretKey, password: str | None, asked: BGPPeer | None) -> Fault | None:

@@ -344,6 +344,13 @@ def test_a_router_id_without_ipv4_is_made_of_the_name() -> None:
         ),
         (
             "n1",
+            "BGPPeer a: {node: n1, peerSelector: has(rack)}\nBGPPeer b: {nodeSelector: has(rack), peerSelector: all()}",
+            NODES,
+            ("BGPPeer", "b"),
+            "172.30.0.12 (and 2 more) is the peer that BGPPeer a names too",
+        ),
+        (
+            "n1",
             "BGPPeer a: {peerIP: 172.30.0.13, asNumber: 64512}",
             NODES,
             ("BGPPeer", "a"),
@@ -423,6 +430,12 @@ def test_gateways_of_peers_that_are_held() -> None:
     BGPPeer b: {{peerIP: 10.0.0.2, asNumber: 1, reachableBy: 10.1.0.2, password: {{secretKeyRef: {{name: x, key: y}}}}}}
     """
     assert made("n1", text).gateways == ((ip_address("10.0.0.1"), ip_address("172.30.0.1")),)
+
+
+def test_ranges_of_services_are_no_routes_of_this_node() -> None:
+    ranges = "serviceClusterIPs: [{cidr: 10.96.0.0/12}], serviceExternalIPs: [{cidr: 'fd00::/64'}]"
+    found = made("n1", f"BGPConfiguration default: {{{ranges}}}")
+    assert found.unprogrammed == (ip_network("10.96.0.0/12"), ip_network("fd00::/64"))
 
 
 def test_what_is_set_of_the_speaker() -> None:
