@@ -20,7 +20,7 @@ from kit.bgp import MOST_RESTART
 from kit.node_selectors import parse_selector
 from proto.net import Address, Network
 from proto.objects import BGPConfiguration, BGPPeer, NamedCommunity, PrefixAdvertisement
-from services.cluster.core.bgp_parts import asn, community, community_of, seconds, secret_key
+from services.cluster.core.bgp_parts import asn, community, seconds, secret_key
 from services.cluster.core.bgp_shapes import (
     BGPConfigurationShape,
     BGPConfigurationSpec,
@@ -51,7 +51,11 @@ OF_CONFIGURATION: Mapping[str, str] = {
     one.encode_name: one.name for one in msgspec.structs.fields(BGPConfigurationSpec)
 }
 """Fields that are acted on, as the API spells them."""
-OF_PEER: Mapping[str, str] = {one.encode_name: one.name for one in msgspec.structs.fields(BGPPeerSpec)}
+OF_PEER: Mapping[str, str] = {
+    one.encode_name: one.name
+    for one in msgspec.structs.fields(BGPPeerSpec)
+    if one.encode_name != "localWorkloadSelector"
+}
 
 
 class _Configuration(Shape, frozen=True):
@@ -117,8 +121,8 @@ def _communities(spec: BGPConfigurationSpec) -> tuple[NamedCommunity, ...]:
         path = f"spec.communities[{index}]"
         if one.name in found:
             raise Wrong(f"{path}.name", f"{quote(one.name)} is there twice", "give each community a name of its own")
-        if community_of(one.name) is not None:
-            raise Wrong(f"{path}.name", f"{quote(one.name)} is a community itself", "give it a name of letters")
+        if ":" in one.name:
+            raise Wrong(f"{path}.name", f"{quote(one.name)} has a colon, as communities have", "leave it out")
         found[one.name] = NamedCommunity(name=one.name, value=community(one.value, f"{path}.value"))
     return tuple(found.values())
 
@@ -131,7 +135,6 @@ def _advertisements(listed: list[PrefixAdvertisementShape] | None) -> tuple[Pref
         path = f"spec.prefixAdvertisements[{index}]"
         if not one.communities:
             raise Wrong(f"{path}.communities", "is missing", "list communities, or names of spec.communities")
-        # What begins like a community is one, and broken; a name has no colon.
         texts = [(text, f"{path}.communities[{at}]") for at, text in enumerate(one.communities)]
         found.append(
             PrefixAdvertisement(
@@ -189,8 +192,10 @@ def _check_whose(spec: BGPPeerSpec) -> None:
         raise Wrong(
             "spec.peerIP", "is missing", "write the peer's address, or spec.peerSelector for peers that are nodes"
         )
-    if spec.peer_selector and spec.as_number:
-        raise Wrong("spec.asNumber", "is there beside spec.peerSelector", "remove it: nodes have their own AS number")
+    for field, number in (("asNumber", spec.as_number), ("localASNumber", spec.local_as_number)):
+        if spec.peer_selector and number:
+            remedy = "remove it: nodes have their own AS number"
+            raise Wrong(f"spec.{field}", "is there beside spec.peerSelector", remedy)
     if spec.peer_ip and not spec.as_number:
         raise Wrong("spec.asNumber", "is missing", "write the AS number of the peer at spec.peerIP")
 

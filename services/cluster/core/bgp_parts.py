@@ -41,21 +41,12 @@ def _asn_of_text(text: str, path: str) -> int:
 
 def community(text: str, path: str) -> Community:
     """A community of two numbers (RFC 1997) or of three (RFC 8092); raises :class:`Wrong`."""
-    found = community_of(text)
-    if found is None:
+    parts = text.split(":")
+    most = {2: 0xFFFF, 3: MOST_ASN}.get(len(parts), -1)
+    if not all(part.isascii() and part.isdecimal() and len(part) <= 10 and int(part) <= most for part in parts):
         remedy = "write e.g. 65000:100, both at most 65535, or 65000:1:2, each of 32 bits"
         raise Wrong(path, f"{quote(text)} is not a community", remedy)
-    return found
-
-
-def community_of(text: str) -> Community | None:
-    """The same; None for a text that is none, such as a name."""
-    parts = text.split(":")
-    if not all(part.isascii() and part.isdecimal() and len(part) <= 10 for part in parts):
-        return None
-    numbers = tuple(map(int, parts))
-    most = {2: 0xFFFF, 3: MOST_ASN}.get(len(numbers))
-    return None if most is None or max(numbers) > most else numbers
+    return tuple(map(int, parts))
 
 
 def seconds(text: str, path: str, least: int, most: int) -> int:

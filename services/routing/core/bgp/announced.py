@@ -26,7 +26,7 @@ from kit.pools import within
 from proto.addresses import Block, Claim
 from proto.net import Address, Network
 from proto.objects import EndpointSlice, IPPool, Node, Service, SliceEndpoint
-from services.routing.core.bgp.configuration import Configuration
+from services.routing.core.bgp.configuration import Configuration, StandardOrLarge
 from services.routing.core.bgp.values import Attributes, Origin
 
 EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
@@ -50,21 +50,32 @@ class Held:
 
 
 def announced(node: Node, held: Held, configured: Configuration, *, leaving: bool = False) -> dict[Network, Attributes]:
-    """Prefixes that ``node`` announces, with their attributes, in order. ``leaving``: the node is being drained, and
-    its routes ask to be passed over.
+    """Prefixes that ``node`` announces, in order, with their attributes; equal ones are one object. ``leaving``: the
+    node is being drained, and its routes ask to be passed over.
     """
     prefixes = {*_of_pods(node.name, held), *_of_services(node, held, configured)}
     ordered = sorted(prefixes, key=lambda one: (one.version, int(one.network_address), one.prefixlen))
-    return {prefix: _attributes(prefix, configured, leaving) for prefix in ordered}
+    made: dict[frozenset[StandardOrLarge], Attributes] = {}
+    found: dict[Network, Attributes] = {}
+    for prefix in ordered:
+        communities = _communities(prefix, configured) | ({GRACEFUL_SHUTDOWN} if leaving else set())
+        if communities not in made:
+            made[communities] = _attributes(communities)
+        found[prefix] = made[communities]
+    return found
 
 
-def _attributes(prefix: Network, configured: Configuration, leaving: bool) -> Attributes:
-    found = {
-        community for one in configured.advertisements if within(prefix, one.cidr) for community in one.communities
-    }
-    standard = {one for one in found if isinstance(one, int)} | ({GRACEFUL_SHUTDOWN} if leaving else set())
-    large = {one for one in found if not isinstance(one, int)}
-    return Attributes(origin=Origin.IGP, communities=tuple(sorted(standard)), large_communities=tuple(sorted(large)))
+def _communities(prefix: Network, configured: Configuration) -> frozenset[StandardOrLarge]:
+    ranges = (one for one in configured.advertisements if within(prefix, one.cidr))
+    return frozenset(community for one in ranges for community in one.communities)
+
+
+def _attributes(communities: frozenset[StandardOrLarge]) -> Attributes:
+    return Attributes(
+        origin=Origin.IGP,
+        communities=tuple(sorted(one for one in communities if isinstance(one, int))),
+        large_communities=tuple(sorted(one for one in communities if not isinstance(one, int))),
+    )
 
 
 def _of_pods(me: str, held: Held) -> Iterator[Network]:
