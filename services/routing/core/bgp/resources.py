@@ -42,7 +42,6 @@ MOST_PASSWORD = 80
 """Octets of a TCP-MD5 key (TCP_MD5SIG_MAXKEYLEN)."""
 HOLD_SECONDS = 90
 """RFC 4271 10."""
-BOTH_WAYS = tuple((family, AddPath.BOTH) for family in Family)
 _FAMILY = {4: Family.IPV4, 6: Family.IPV6}
 
 
@@ -260,6 +259,7 @@ class _Peering:
         bound = asked is None or asked.source_address == "UseNodeIP"
         keepalive = asked.keepalive_seconds if asked is not None else None
         restart = self._set.mesh_restart_seconds if asked is None else asked.restart_seconds
+        families, external = self._families(session), session.asn != self._local_asn(session)
         return SessionSettings(
             address=session.address,
             port=session.port or (self._listens(node) if node is not None else PORT),
@@ -271,12 +271,12 @@ class _Peering:
             password=password,
             hops=asked.hops if asked is not None else None,
             hold_seconds=HOLD_SECONDS if keepalive is None else 3 * keepalive,
-            families=self._families(session),
-            add_path=BOTH_WAYS if session.asn == self._local_asn(session) else (),
-            extended_next_hops=frozenset({Family.IPV4}) if family == 6 and node is None else frozenset(),
+            families=families,
+            add_path=() if external else tuple((one, AddPath.BOTH) for one in sorted(families)),
+            extended_next_hops=families & {Family.IPV4} if family == 6 else frozenset(),
             restart_seconds=RESTART if restart is None else restart,
             # Traffic leaves a switch that is gone within a moment only where somebody looks that often.
-            bfd=node is None and session.asn != self._local_asn(session),
+            bfd=node is None and external,
         )
 
     def _listens(self, node: Node) -> int:
@@ -284,13 +284,16 @@ class _Peering:
         return configuration((one for one in named if one is not None), node.name).listen_port
 
     def _families(self, session: _Session) -> frozenset[Family]:
-        """Between nodes each session carries its own family. To others it offers both, as far as there is a next hop:
-        IPv6 routes need an IPv6 address of this node, IPv4 routes may have one instead of IPv4 (RFC 8950).
+        """Between nodes each session carries its own family, and the one over IPv6 both where no other carries IPv4. To
+        others it offers both, as far as there is a next hop: IPv6 routes need an IPv6 address of this node, IPv4 routes
+        may have one instead of IPv4 (RFC 8950).
         """
-        own = _FAMILY[session.address.version]
-        if session.node is not None or (own is Family.IPV4 and 6 not in self._addresses):
-            return frozenset({own})
-        return frozenset(Family)
+        own, node = _FAMILY[session.address.version], session.node
+        if own is Family.IPV4:
+            alone = node is not None or 6 not in self._addresses
+        else:
+            alone = node is not None and 4 in self._addresses and 4 in addresses_of(node)
+        return frozenset({own}) if alone else frozenset(Family)
 
     def _table_settings(self, session: _Session, *, external: bool, is_node: bool) -> TableSettings:
         asked = session.asked

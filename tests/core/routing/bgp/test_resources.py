@@ -212,6 +212,18 @@ def test_between_two_nodes_one_side_connects() -> None:
         assert me != other
 
 
+def test_a_session_over_ipv6_carries_ipv4_where_no_other_does() -> None:
+    nodes = "n1 | fd00::1 |  |\nn2 | fd00::2 10.0.0.2 |  |\nn3 | fd00::3 10.0.0.3 |  |"
+    for me, other in (("n1", "n2"), ("n2", "n1")):
+        session = named(made(me, MESH_ON, nodes))[f"mesh/{other}/ipv6"].session
+        assert session.families == set(Family)
+        assert session.extended_next_hops == {Family.IPV4}
+    apart = named(made("n2", MESH_ON, nodes))
+    assert apart["mesh/n3/ipv6"].session.families == {Family.IPV6}
+    assert apart["mesh/n3/ipv6"].session.extended_next_hops == frozenset()
+    assert apart["mesh/n3"].session.families == {Family.IPV4}
+
+
 A = "peerIP: 10.0.0.1, asNumber: 65001"
 
 
