@@ -6,20 +6,18 @@ why; addresses already given from any pool stay where they are. Of pools that ov
 already, else one that would give at all, else the one whose name comes first; so an edit can never put one address into
 two pools. A disabled pool without blocks stands in nobody's way.
 
-Selectors are the part of Calico's language that pools use: ``all()``, ``has(key)``, ``!has(key)``, ``key == 'value'``,
-``key != 'value'``, ``key in {'a', 'b'}``, ``key not in {…}``, joined by ``&&``; anything else is refused, never
-guessed. Source: Calico's IPPool reference (blockSize 20-32 and 116-128, nodeSelector, disabled, allowedUses,
-assignmentMode) and the reasons of its condition Allocatable.
+Which nodes a pool is for, ``kit.node_selectors`` reads. Source: Calico's IPPool reference (blockSize 20-32 and 116-128,
+nodeSelector, disabled, allowedUses, assignmentMode) and the reasons of its condition Allocatable.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import dataclass, field
 from itertools import pairwise
 
 from kit.models import HOST_GW, SERVED, Model, wishes
+from kit.node_selectors import Labels, Matches, parse_selector
 from kit.prefixes import overlap
 from proto.addresses import PoolVerdict
 from proto.net import Network
@@ -35,9 +33,6 @@ BAD_BLOCK_SIZE = "InvalidBlockSize"
 BAD_SELECTOR = "InvalidNodeSelector"
 UNSUPPORTED = "UnsupportedField"
 """A field asks for what the mesh does not do."""
-
-Labels = Mapping[str, str]
-Matches = Callable[[Labels], bool]
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,51 +190,3 @@ def _closed(pool: Pool) -> Pool:
 
 def _nothing(_: Labels) -> bool:
     return False
-
-
-_KEY = r"([A-Za-z0-9](?:[-A-Za-z0-9_./]{0,250}[A-Za-z0-9])?)"
-_COMPARED = re.compile(rf"{_KEY}\s*(==|!=)\s*(?:'([^']*)'|\"([^\"]*)\")")
-_HAS = re.compile(rf"(!?)\s*has\(\s*{_KEY}\s*\)")
-_MEMBER = re.compile(rf"{_KEY}\s+(in|not in)\s*\{{([^{{}}]*)\}}")
-_QUOTED = re.compile(r"\s*(?:'([^']*)'|\"([^\"]*)\")\s*")
-_MAX_SELECTOR = 4096
-
-
-def parse_selector(text: str) -> Matches | str:
-    """A node selector as a predicate on labels, or what is wrong with it as the end of a sentence."""
-    if len(text) > _MAX_SELECTOR:
-        return f"is {len(text)} characters long; at most {_MAX_SELECTOR} are read"
-    terms: list[Matches] = []
-    for part in (text or "all()").split("&&"):
-        term = _term(part.strip())
-        if term is None:
-            return (
-                f"{text!r} is not understood at {part.strip()!r}; use all(), has(key), key == 'value', "
-                "key in {'a', 'b'}, their negations, and &&"
-            )
-        terms.append(term)
-    return lambda labels: all(term(labels) for term in terms)
-
-
-def _term(text: str) -> Matches | None:
-    if text in ("all()", ""):
-        return lambda _: True
-    if match := _HAS.fullmatch(text):
-        negated, key = match.groups()
-        return lambda labels: (key in labels) is not bool(negated)
-    if match := _COMPARED.fullmatch(text):
-        key, operator, single, double = match.groups()
-        value = single if single is not None else double
-        return lambda labels: (labels.get(key) == value) is (operator == "==")
-    if match := _MEMBER.fullmatch(text):
-        key, operator, inner = match.groups()
-        values = _values(inner)
-        return None if values is None else lambda labels: (labels.get(key) in values) is (operator == "in")
-    return None
-
-
-def _values(text: str) -> frozenset[str | None] | None:
-    parts = [_QUOTED.fullmatch(part) for part in text.split(",")]
-    if not all(parts):
-        return None
-    return frozenset(part[1] if part[1] is not None else part[2] for part in parts if part)

@@ -21,6 +21,13 @@ lose one, and since each of its own fields (``ipipMode``, ``vxlanMode``) keeps i
 ADMITTED = "airmesh.io/admitted-"
 """With ``dataplane`` or ``routing`` after it, on a Node, written by ``cluster``: the public key by which that agent was
 let onto the bus, and the second in which it was signed."""
+BGP_IPV4 = "projectcalico.org/IPv4Address"
+"""On a Node, written by Calico or a person: its address for BGP, with or without a prefix length."""
+BGP_IPV6 = "projectcalico.org/IPv6Address"
+BGP_ASN = "projectcalico.org/ASNumber"
+"""On a Node: its AS number."""
+BGP_CLUSTER_ID = "projectcalico.org/RouteReflectorClusterID"
+"""On a Node: it is a route reflector of this cluster (RFC 4456), written as an IPv4 address."""
 STATIC_POD = "kubernetes.io/config.mirror"
 """On a Pod, written by a kubelet: the uid under which it runs the static pod that this object mirrors."""
 
@@ -30,7 +37,15 @@ OURS = ("airmesh.io/", "cni.projectcalico.org/")
 HONOURED: Mapping[str, tuple[str, ...]] = {
     "Pod": (KEEP_ADDRESS, FIXED_ADDRESSES, STATIC_POD),
     "Namespace": (KEEP_ADDRESS,),
-    "Node": (BLOCKS, f"{ADMITTED}dataplane", f"{ADMITTED}routing"),
+    "Node": (
+        BLOCKS,
+        f"{ADMITTED}dataplane",
+        f"{ADMITTED}routing",
+        BGP_IPV4,
+        BGP_IPV6,
+        BGP_ASN,
+        BGP_CLUSTER_ID,
+    ),
     "IPPool": (MODEL,),
     "Service": ("service.beta.kubernetes.io/load-balancer-source-ranges",),
 }

@@ -81,6 +81,19 @@ class Pod(msgspec.Struct, frozen=True):
         return uid in (self.uid, self.static_uid) and uid != ""
 
 
+class NodeBGP(msgspec.Struct, frozen=True):
+    """What annotations of a Node set of its BGP speaker (Calico's names). None: nothing is said."""
+
+    ipv4: Address | None = None
+    """``projectcalico.org/IPv4Address``: its IPv4 address for BGP, in place of its first InternalIP."""
+    ipv6: Address | None = None
+    """``projectcalico.org/IPv6Address``."""
+    asn: int | None = None
+    """``projectcalico.org/ASNumber``, in place of BGPConfiguration's."""
+    cluster_id: Address | None = None
+    """``projectcalico.org/RouteReflectorClusterID``: it is a route reflector of this cluster (RFC 4456); IPv4."""
+
+
 class Node(msgspec.Struct, frozen=True):
     """core/v1 Node."""
 
@@ -95,6 +108,8 @@ class Node(msgspec.Struct, frozen=True):
     unschedulable: bool = False
     leaving: bool = False
     """It is being deleted, or the cluster autoscaler is about to (taint ``ToBeDeletedByClusterAutoscaler``)."""
+    bgp: NodeBGP | None = None
+    """None: no annotation says anything."""
 
 
 class ServicePort(msgspec.Struct, frozen=True):
@@ -251,6 +266,8 @@ class IPPool(msgspec.Struct, frozen=True):
     """Manual: only pods that ask for an address of it by annotation are given one."""
     model: Literal["", "auto"] = ""
     """Annotation ``airmesh.io/model``. ``auto``: each pair of nodes takes the cheapest model that works."""
+    disable_bgp_export: bool = False
+    """No route to its addresses is announced by BGP."""
 
 
 class FelixConfiguration(msgspec.Struct, frozen=True):
@@ -274,6 +291,126 @@ class FelixConfiguration(msgspec.Struct, frozen=True):
     wireguard_listening_port: int | None = None
     wireguard_mtu: int | None = None
     wireguard_mtu_v6: int | None = None
+
+
+Community = tuple[int, ...]
+"""A BGP community: two numbers of 16 bits (RFC 1997), or three of 32 (RFC 8092)."""
+
+
+class SecretKey(msgspec.Struct, frozen=True):
+    """core/v1 SecretKeySelector: where a password stands. The password itself is never on the bus."""
+
+    name: str
+    """Of the Secret, in the namespace of airmesh."""
+    key: str
+
+
+class NamedCommunity(msgspec.Struct, frozen=True):
+    """BGPConfiguration ``communities``: a name for a community."""
+
+    name: str
+    value: Community
+
+
+class PrefixAdvertisement(msgspec.Struct, frozen=True):
+    """BGPConfiguration ``prefixAdvertisements``: what routes to prefixes of a range carry."""
+
+    cidr: Network
+    communities: tuple[Community, ...] = ()
+    names: tuple[str, ...] = ()
+    """Communities that ``communities`` of this object, or else of ``default``, name."""
+
+
+class BGPConfiguration(msgspec.Struct, frozen=True):
+    """crd.projectcalico.org/v1 BGPConfiguration. None: nothing is said.
+
+    ``default`` is for all nodes, ``node.<name>`` for one.
+    """
+
+    name: str
+    asn: int | None = None
+    node_mesh: bool | None = None
+    """``nodeToNodeMeshEnabled``."""
+    log_severity: str | None = None
+    """``logSeverityScreen``: ``Debug``, ``Info``, ``Warning``, ``Error``, ``Fatal``."""
+    listen_port: int | None = None
+    bind_mode: Literal["None", "NodeIP"] | None = None
+    communities: tuple[NamedCommunity, ...] = ()
+    advertisements: tuple[PrefixAdvertisement, ...] | None = None
+    mesh_password: SecretKey | None = None
+    mesh_restart_seconds: int | None = None
+    """``nodeMeshMaxRestartTime``: the graceful restart time of the node mesh."""
+    cluster_ips: tuple[Network, ...] | None = None
+    """``serviceClusterIPs``."""
+    external_ips: tuple[Network, ...] | None = None
+    load_balancer_ips: tuple[Network, ...] | None = None
+    load_balancer_aggregation: bool | None = None
+    """``serviceLoadBalancerAggregation``: the ranges of load balancers are announced whole."""
+
+
+class BGPPeer(msgspec.Struct, frozen=True):
+    """crd.projectcalico.org/v1 BGPPeer: which nodes hold a session with whom, and how."""
+
+    name: str
+    node: str = ""
+    """The node that holds the session; empty: those of ``node_selector``."""
+    node_selector: str = ""
+    """Empty beside an empty ``node``: all nodes."""
+    peer_ip: Address | None = None
+    """None: the peers are nodes, those of ``peer_selector``."""
+    port: int = 0
+    """0: 179, or the port that the node with this address listens on."""
+    asn: int | None = None
+    """The peer's; None of nodes alone, which have their own."""
+    local_asn: int | None = None
+    peer_selector: str = ""
+    keep_original_next_hop: bool = False
+    next_hop_mode: Literal["Auto", "Self", "Keep"] = "Auto"
+    password: SecretKey | None = None
+    source_address: Literal["UseNodeIP", "None"] = "UseNodeIP"
+    restart_seconds: int | None = None
+    """``maxRestartTime``."""
+    keepalive_seconds: int | None = None
+    allowed_local_asns: int = 0
+    """``numAllowedLocalASNumbers``."""
+    reachable_by: Address | None = None
+    """Gateway by which the peer's address is reached."""
+    hops: int | None = None
+    """``ttlSecurity``."""
+    filters: tuple[str, ...] = ()
+    """BGPFilters, in order."""
+    reverse_peering: Literal["Auto", "Manual"] = "Auto"
+    """``Auto``: the nodes of ``peer_selector`` hold their side of the sessions by themselves."""
+
+
+class BGPFilterRule(msgspec.Struct, frozen=True):
+    """BGPFilterRuleV4 and BGPFilterRuleV6: all that it names must match."""
+
+    action: Literal["Accept", "Reject"]
+    cidr: Network | None = None
+    operator: Literal["Equal", "NotEqual", "In", "NotIn"] = "In"
+    lengths: tuple[int, int] | None = None
+    """Least and greatest length of the prefix."""
+    source: Literal["", "RemotePeers"] = ""
+    interface: str = ""
+    peer_type: Literal["", "eBGP", "iBGP"] = ""
+    communities: tuple[Community, ...] = ()
+    as_path_prefix: tuple[int, ...] = ()
+    add_communities: tuple[Community, ...] = ()
+    prepend: tuple[int, ...] = ()
+    """As they stand in the path afterwards, the nearest first."""
+    priority: int | None = None
+    """``setPriority``: the metric that the route is given; the lower one is preferred."""
+
+
+class BGPFilter(msgspec.Struct, frozen=True):
+    """crd.projectcalico.org/v1 BGPFilter: the first rule of a direction and family that matches decides."""
+
+    name: str
+    import_v4: tuple[BGPFilterRule, ...] = ()
+    import_v6: tuple[BGPFilterRule, ...] = ()
+    export_v4: tuple[BGPFilterRule, ...] = ()
+    export_v6: tuple[BGPFilterRule, ...] = ()
 
 
 class ConfigMap(msgspec.Struct, frozen=True):
@@ -302,6 +439,9 @@ KubernetesObject = (
     | NetworkPolicy
     | FelixConfiguration
     | IPPool
+    | BGPConfiguration
+    | BGPPeer
+    | BGPFilter
     | ConfigMap
     | Deployment
 )
@@ -342,6 +482,15 @@ KINDS: tuple[Kind, ...] = (
         FelixConfiguration,
     ),
     Kind("crd.projectcalico.org", "ippool", "/apis/crd.projectcalico.org/v1", "ippools", IPPool),
+    Kind(
+        "crd.projectcalico.org",
+        "bgpconfiguration",
+        "/apis/crd.projectcalico.org/v1",
+        "bgpconfigurations",
+        BGPConfiguration,
+    ),
+    Kind("crd.projectcalico.org", "bgppeer", "/apis/crd.projectcalico.org/v1", "bgppeers", BGPPeer),
+    Kind("crd.projectcalico.org", "bgpfilter", "/apis/crd.projectcalico.org/v1", "bgpfilters", BGPFilter),
 )
 """Every kind that ``cluster`` mirrors."""
 

@@ -268,6 +268,11 @@ ROLES: tuple[Role, ...] = (
                 OBJECTS,
                 (
                     "core.node",
+                    "core.service",
+                    "discovery=2Ek8s=2Eio.endpointslice",
+                    "crd=2Eprojectcalico=2Eorg.bgpconfiguration",
+                    "crd=2Eprojectcalico=2Eorg.bgpfilter",
+                    "crd=2Eprojectcalico=2Eorg.bgppeer",
                     "crd=2Eprojectcalico=2Eorg.felixconfiguration",
                     "crd=2Eprojectcalico=2Eorg.ippool",
                     "_epoch",

@@ -21,7 +21,7 @@ from kit import backoff
 from proto.addresses import Block, BlockReport
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import ObjectFault
-from proto.objects import KINDS, ConfigMap, Deployment, FelixConfiguration, IPPool, Node
+from proto.objects import KINDS, ConfigMap, Deployment, IPPool, Node
 from proto.policy import Ack
 from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
 from services.cluster import admission, kubeconfig
@@ -41,6 +41,8 @@ FULL_PASS = 30.0
 BUCKETS_EVERY = 5.0
 DEPARTED_EVERY = 10.0
 WRITERS_EVERY = 5.0
+OF_ROUTING = frozenset(kind.type for kind in AGAIN)
+"""Calico's kinds, which choose and set how packets are routed."""
 MOST_NOTED = 8
 """Sentences about pools and configurations that health tells at a time."""
 
@@ -157,8 +159,8 @@ def _caches_of(feeds: list[Feed]) -> Caches:
 
 
 def _wrong_with_models(caches: Caches) -> str:
-    """What of the objects that choose and set the models is not done: of these no other service knows."""
-    of_models = [cache for cache in caches.every if cache.kind.type in (IPPool, FelixConfiguration)]
+    """What of the objects that choose and set how packets are routed is not done: of these no other service knows."""
+    of_models = [cache for cache in caches.every if cache.kind.type in OF_ROUTING]
     wrong = [str(fault) for cache in of_models for fault in cache.faults.values()]
     for cache in of_models:
         for name, left_out in cache.unserved.items():
@@ -269,4 +271,5 @@ def _is_fresh(feed: Feed) -> bool:
 
 
 def _may_be_absent(feed: Feed) -> bool:
-    return feed.cache.kind.type in (IPPool, FelixConfiguration)
+    """Kinds of which Calico has the name: the first release that reads one may come before its CRD."""
+    return feed.cache.kind.type in OF_ROUTING

@@ -37,5 +37,8 @@ class Settings(BaseSettings):
     wireguard_key_days: int = 0
     """Age in days at which this node changes its WireGuard key, a tenth more at most; 0: never by itself."""
 
+    bgp_passwords: Path | None = None
+    """Folder of passwords for BGP sessions, ``<Secret>/<key>``, for root alone; without it there are none."""
+
     sysctl_root: Path = Path("/proc/sys")
     """Where the kernel's sysctls are (``net/…``): another place in a container, whose own /proc/sys is read-only."""

@@ -16,7 +16,7 @@ from typing import Any
 import msgspec
 from msgspec import field
 
-from kit.model_settings import DEFAULT, NODE, VXLAN_PORT, WIREGUARD_PORT
+from kit.model_settings import VXLAN_PORT, WIREGUARD_PORT
 from kit.models import LEAST_MTU, MOST_MTU
 from proto.objects import FelixConfiguration
 from services.cluster.core.malformed import Wrong
@@ -98,26 +98,3 @@ def encrypting(good: FelixConfiguration | None, raw: bytes) -> FelixConfiguratio
     asks = read.spec or _Asks()
     on = {name: True for name in ("wireguard_enabled", "wireguard_enabled_v6") if getattr(asks, name) in (True, "true")}
     return msgspec.structs.replace(good or FelixConfiguration(name=read.metadata.name), **on) if on else good
-
-
-def is_read(name: str) -> bool:
-    """Whether an object of this name is for any node."""
-    return name == DEFAULT or (name.startswith(NODE) and name != NODE)
-
-
-def not_acted_on(shape: FelixConfigurationShape) -> tuple[str, ...]:
-    """Fields that nothing in the mesh acts on, in order of name; null and an empty text are no wish."""
-    return tuple(
-        sorted(name for name, value in (shape.spec or {}).items() if name not in KNOWN and not _is_empty(value))
-    )
-
-
-def misplaced(shape: FelixConfigurationShape) -> tuple[str, ...]:
-    """Fields that nodes must agree on, and that stand in a node's own object."""
-    said = shape.spec or {}
-    own = shape.metadata.name.startswith(NODE)
-    return tuple(name for name in OF_ALL_NODES if own and said.get(name) is not None)
-
-
-def _is_empty(value: object) -> bool:
-    return value is None or value == ""

@@ -16,6 +16,9 @@ import msgspec
 
 from proto.objects import (
     KIND_OF,
+    BGPConfiguration,
+    BGPFilter,
+    BGPPeer,
     ConfigMap,
     Deployment,
     EndpointSlice,
@@ -29,7 +32,8 @@ from proto.objects import (
     Pod,
     Service,
 )
-from services.cluster.core import exposure, felix, policies, pools, workloads
+from services.cluster.core import bgp, bgp_filters, exposure, felix, policies, pools, workloads
+from services.cluster.core.bgp_shapes import BGPConfigurationShape, BGPFilterShape, BGPPeerShape
 from services.cluster.core.malformed import Malformed, Wrong, quote
 from services.cluster.core.shapes import (
     ConfigMapShape,
@@ -64,6 +68,7 @@ class _Reader:
     translate: Callable[[Any], KubernetesObject | None]
 
 
+_CALICO = ("crd.projectcalico.org/v1", "projectcalico.org/v3")
 _READERS: Mapping[type, _Reader] = {
     Namespace: _Reader("Namespace", ("v1",), False, NamespaceShape, workloads.namespace),
     Node: _Reader("Node", ("v1",), False, NodeShape, workloads.node),
@@ -79,18 +84,21 @@ _READERS: Mapping[type, _Reader] = {
     ),
     FelixConfiguration: _Reader(
         "FelixConfiguration",
-        ("crd.projectcalico.org/v1", "projectcalico.org/v3"),
+        _CALICO,
         False,
         FelixConfigurationShape,
         felix.felix_configuration,
     ),
     IPPool: _Reader(
         "IPPool",
-        ("crd.projectcalico.org/v1", "projectcalico.org/v3", "airmesh.io/v1"),
+        (*_CALICO, "airmesh.io/v1"),
         False,
         IPPoolShape,
         pools.ip_pool,
     ),
+    BGPConfiguration: _Reader("BGPConfiguration", _CALICO, False, BGPConfigurationShape, bgp.bgp_configuration),
+    BGPPeer: _Reader("BGPPeer", _CALICO, False, BGPPeerShape, bgp.bgp_peer),
+    BGPFilter: _Reader("BGPFilter", _CALICO, False, BGPFilterShape, bgp_filters.bgp_filter),
 }
 _BY_SPELLING: Mapping[tuple[str, str], Kind] = {
     (version, reader.name): KIND_OF[kind] for kind, reader in _READERS.items() for version in reader.versions

@@ -6,9 +6,10 @@ mirror. Protocol numbers are IANA's.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from ipaddress import ip_address, ip_network
 
+from kit.model_settings import DEFAULT, NODE
 from proto.annotations import OURS
 from proto.net import Address, Network
 from proto.objects import Labels
@@ -69,3 +70,18 @@ def network(text: str, path: str, *, strict: bool) -> Network:
     if strict and ip_address(text.partition("/")[0]) != result.network_address:
         raise Wrong(path, f"{quote(text)} has host bits set", f"write {result}")
     return result
+
+
+def is_read(name: str) -> bool:
+    """Whether a configuration of this name (FelixConfiguration, BGPConfiguration) is for any node."""
+    return name == DEFAULT or (name.startswith(NODE) and name != NODE)
+
+
+def misplaced(name: str, said: Mapping[str, object], of_all_nodes: Collection[str]) -> tuple[str, ...]:
+    """Fields that count from ``default`` alone, and that stand in a node's own configuration."""
+    return tuple(field for field in of_all_nodes if name.startswith(NODE) and said.get(field) is not None)
+
+
+def not_acted_on(said: Mapping[str, object], known: Collection[str]) -> tuple[str, ...]:
+    """Fields of a spec that nothing in the mesh acts on, in order of name; null and an empty text are no wish."""
+    return tuple(sorted(name for name, value in said.items() if name not in known and value not in (None, "")))

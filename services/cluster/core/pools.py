@@ -68,6 +68,7 @@ def ip_pool(shape: IPPoolShape) -> IPPool:
         allowed_uses=tuple(spec.allowed_uses or ()),
         assignment_mode=spec.assignment_mode or "Automatic",
         model=model,
+        disable_bgp_export=bool(spec.disable_bgp_export),
     )
 
 

@@ -357,7 +357,7 @@ class NetworkPolicyShape(Shape, frozen=True):
 
 
 class IPPoolSpec(Strict, frozen=True):
-    """crd.projectcalico.org/v1 IPPoolSpec. ``disable_bgp_export`` is kept without a thought: nothing is exported."""
+    """crd.projectcalico.org/v1 IPPoolSpec."""
 
     cidr: NetworkText
     block_size: Annotated[int, Meta(ge=0, le=128)] | None = None

@@ -13,7 +13,7 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from proto.objects import KIND_OF, FelixConfiguration, IPPool, Kind
+from proto.objects import KIND_OF, BGPConfiguration, BGPFilter, BGPPeer, FelixConfiguration, IPPool, Kind
 from services.cluster.core.cache import Cache, Known
 from services.cluster.core.diff import Name
 
@@ -21,6 +21,9 @@ _V3 = "/apis/projectcalico.org/v3"
 AGAIN: tuple[Kind, ...] = (
     Kind("projectcalico.org", "felixconfiguration", _V3, "felixconfigurations", FelixConfiguration),
     Kind("projectcalico.org", "ippool", _V3, "ippools", IPPool),
+    Kind("projectcalico.org", "bgpconfiguration", _V3, "bgpconfigurations", BGPConfiguration),
+    Kind("projectcalico.org", "bgppeer", _V3, "bgppeers", BGPPeer),
+    Kind("projectcalico.org", "bgpfilter", _V3, "bgpfilters", BGPFilter),
 )
 """How the API has some kinds of ``proto.objects.KINDS`` once more; mirrored under the key of these."""
 NAME_TAKEN = "NameTaken"

@@ -7,15 +7,19 @@ ours that nobody knows is told too, since a misspelt wish is none.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 
+from kit import bgp as bgp_switch
 from kit.model_settings import DEFAULT, NODE
 from kit.models import ENCRYPTS, SERVED
 from proto.annotations import HONOURED, OURS, REFUSED, REPORTED, WRITTEN_BY_OTHERS
-from services.cluster.core import felix
+from services.cluster.core import bgp, felix
+from services.cluster.core.bgp_nodes import node_bgp
+from services.cluster.core.bgp_shapes import BGPConfigurationShape, BGPFilterShape, BGPPeerShape
 from services.cluster.core.malformed import quote
-from services.cluster.core.shapes import FelixConfigurationShape, Metadata, PodShape, ServiceShape
+from services.cluster.core.parts import is_read, misplaced, not_acted_on
+from services.cluster.core.shapes import FelixConfigurationShape, Metadata, NodeShape, PodShape, ServiceShape
 
 REASON = "NotHonoured"
 """Of the Events."""
@@ -46,6 +50,10 @@ def unserved(kind: str, shape: object) -> tuple[Unserved, ...]:
         found += _sctp_of_pod(shape)
     if isinstance(shape, FelixConfigurationShape):
         found += _of_felix(shape)
+    if isinstance(shape, BGPConfigurationShape | BGPPeerShape | BGPFilterShape):
+        found += _of_bgp(shape)
+    if isinstance(shape, NodeShape):
+        found += _of_node(shape)
     return tuple(found)
 
 
@@ -65,24 +73,52 @@ def _annotations(kind: str, metadata: object) -> Iterator[Unserved]:
 
 def _of_felix(shape: FelixConfigurationShape) -> Iterator[Unserved]:
     """One sentence for all fields that nobody acts on: a configuration that comes with Calico has dozens."""
-    name = shape.metadata.name
-    if not felix.is_read(name):
-        yield Unserved(
-            "metadata.name", f"no node reads {quote(name)}; name it {DEFAULT}, or {NODE} and the node's name"
-        )
+    name, said = shape.metadata.name, shape.spec or {}
+    if not is_read(name):
+        yield _unread(name)
         return
-    for field in felix.misplaced(shape):
+    agreed = misplaced(name, said, felix.OF_ALL_NODES)
+    for field in agreed:
         why = f"the nodes of a tunnel must agree on it; set it in FelixConfiguration {DEFAULT}"
         yield Unserved(f"spec.{field}", why)
-    said = shape.spec or {}
     asked = [field for field in ("wireguardEnabled", "wireguardEnabledV6") if said.get(field)]
-    if asked and ENCRYPTS not in SERVED and not felix.misplaced(shape):
+    if asked and ENCRYPTS not in SERVED and not agreed:
         why = "no packet can be encrypted between nodes yet; remove it, and do not rely on it"
         yield Unserved(", ".join(f"spec.{field}" for field in asked), why)
-    if others := felix.not_acted_on(shape):
+    yield from _others(said, felix.KNOWN)
+
+
+def _unread(name: str) -> Unserved:
+    return Unserved("metadata.name", f"no node reads {quote(name)}; name it {DEFAULT}, or {NODE} and the node's name")
+
+
+def _others(said: Mapping[str, object], known: Collection[str]) -> Iterator[Unserved]:
+    if others := not_acted_on(said, known):
         named = ", ".join(f"spec.{quote(field)[1:-1]}" for field in others[:MOST_NAMED])
         more = f" and {len(others) - MOST_NAMED} more" if len(others) > MOST_NAMED else ""
-        yield Unserved(named + more, f"airmesh acts on {', '.join(felix.KNOWN)} alone; remove the others")
+        yield Unserved(named + more, f"airmesh acts on {', '.join(known)} alone; remove the others")
+
+
+def _of_bgp(shape: BGPConfigurationShape | BGPPeerShape | BGPFilterShape) -> Iterator[Unserved]:
+    if not bgp_switch.SERVED:
+        yield Unserved("spec", "no node speaks BGP yet; remove the object, and do not rely on it")
+    elif isinstance(shape, BGPPeerShape):
+        yield from _others(shape.spec, bgp.OF_PEER)
+    elif isinstance(shape, BGPConfigurationShape):
+        name, said = shape.metadata.name, shape.spec or {}
+        if not is_read(name):
+            yield _unread(name)
+            return
+        for field in misplaced(name, said, bgp.OF_ALL_NODES):
+            yield Unserved(f"spec.{field}", f"it counts for all nodes; set it in BGPConfiguration {DEFAULT}")
+        yield from _others(said, bgp.OF_CONFIGURATION)
+
+
+def _of_node(shape: NodeShape) -> Iterator[Unserved]:
+    """Annotations of BGP that cannot be read: the node counts without them."""
+    if bgp_switch.SERVED:
+        for wrong in node_bgp(shape.metadata)[1]:
+            yield Unserved(wrong.path, f"{wrong.problem}; {wrong.remedy}")
 
 
 def _sctp_of_service(shape: ServiceShape) -> Iterator[Unserved]:

@@ -11,6 +11,7 @@ from proto.annotations import BLOCKS, FIXED_ADDRESSES, KEEP_ADDRESS, OURS, STATI
 from proto.identity import NamedPort
 from proto.net import Address, Network
 from proto.objects import ConfigMap, Deployment, HostPort, Namespace, Node, Owner, Pod
+from services.cluster.core.bgp_nodes import node_bgp
 from services.cluster.core.malformed import Wrong
 from services.cluster.core.parts import (
     OURS_ON_PODS,
@@ -64,6 +65,7 @@ def node(shape: NodeShape) -> Node:
         ready=any(condition.type == "Ready" and condition.status == "True" for condition in conditions),
         unschedulable=bool(shape.spec and shape.spec.unschedulable),
         leaving=shape.metadata.deletion_timestamp is not None or _is_scaled_down(shape),
+        bgp=node_bgp(shape.metadata)[0],
     )
 
 

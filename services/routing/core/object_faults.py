@@ -9,11 +9,14 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 from proto.events import ObjectFault
-from proto.objects import KIND_OF, FelixConfiguration, IPPool
+from proto.objects import KIND_OF, BGPConfiguration, BGPPeer, FelixConfiguration, IPPool, Node
 from services.routing.core.faults import Fault
 
 REASON = "ModelUnavailable"
-_GROUPS = {kind.__name__: KIND_OF[kind].group for kind in (FelixConfiguration, IPPool)}
+PEERING = "PeeringUnavailable"
+"""Of what BGP's objects ask for."""
+_KINDS = {kind.__name__: KIND_OF[kind] for kind in (FelixConfiguration, IPPool, BGPConfiguration, BGPPeer, Node)}
+_MODELS = (FelixConfiguration, IPPool)
 
 
 def of_objects(faults: Iterable[Fault], node: str) -> tuple[ObjectFault, ...]:
@@ -26,15 +29,16 @@ def of_objects(faults: Iterable[Fault], node: str) -> tuple[ObjectFault, ...]:
 
 
 def _of_object(kind: str, name: str, faults: list[Fault], node: str) -> ObjectFault:
+    named = _KINDS[kind]
     others = f" (and {len(faults) - 1} more of the sort)" if len(faults) > 1 else ""
     return ObjectFault(
         service="routing",
         node=node,
-        group=_GROUPS[kind],
+        group="" if named.group == "core" else named.group,
         kind=kind,
         namespace="",
         name=name,
-        reason=REASON,
+        reason=REASON if named.type in _MODELS else PEERING,
         fault=f"on node {node}, {faults[0].fault}{others}",
         remedy=faults[0].remedy,
     )

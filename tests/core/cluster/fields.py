@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from services.cluster.core import shapes
+from services.cluster.core import bgp_shapes, shapes
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "fields.md"
@@ -49,8 +49,48 @@ def of_the_api() -> set[Field]:
     return {(name.split()[1], field) for name, _, fields in lines for field in fields.split()}
 
 
+RULE = {
+    "prefixLength": "BGPFilterPrefixLength",
+    "communities": "BGPFilterCommunityMatch",
+    "operations": "BGPFilterOperation",
+}
+PARTS: dict[Field, str] = {
+    ("BGPConfigurationSpec", "communities"): "Community",
+    ("BGPConfigurationSpec", "prefixAdvertisements"): "PrefixAdvertisement",
+    ("BGPConfigurationSpec", "nodeMeshPassword"): "BGPPassword",
+    ("BGPConfigurationSpec", "serviceClusterIPs"): "ServiceClusterIPBlock",
+    ("BGPConfigurationSpec", "serviceExternalIPs"): "ServiceExternalIPBlock",
+    ("BGPConfigurationSpec", "serviceLoadBalancerIPs"): "ServiceLoadBalancerIPBlock",
+    ("BGPPeerSpec", "password"): "BGPPassword",
+    **{
+        ("BGPFilterSpec", f"{way}V{family}"): f"BGPFilterRuleV{family}"
+        for way in ("import", "export")
+        for family in "46"
+    },
+    **{
+        (f"BGPFilterRuleV{family}", field): name + (f"V{family}" if field == "prefixLength" else "")
+        for field, name in RULE.items()
+        for family in "46"
+    },
+    ("BGPFilterOperation", "addCommunity"): "BGPFilterAddCommunity",
+    ("BGPFilterOperation", "prependASPath"): "BGPFilterPrependASPath",
+    ("BGPFilterOperation", "setPriority"): "BGPFilterSetPriority",
+}
+"""Fields of the CRDs that are objects, or lists of them, and Calico's name of their type."""
+
+
+def fields_of(name: str, schema: Mapping[str, Any]) -> Iterator[Field]:
+    """Fields of a type and of all its parts."""
+    for field, part in schema.get("properties", {}).items():
+        yield name, field
+        if (name, field) in PARTS:
+            yield from fields_of(PARTS[name, field], part.get("items", part))
+    if schema.get("x-kubernetes-preserve-unknown-fields"):
+        yield name, ANY_OTHER
+
+
 def of_the_crd() -> set[Field]:
-    """Every field of IPPool and FelixConfiguration."""
+    """Every field of Calico's kinds."""
     found: set[Field] = set()
     for path in sorted(CRDS.glob("*s.yaml")):
         written = yaml.safe_load(path.read_text())["spec"]
@@ -58,10 +98,7 @@ def of_the_crd() -> set[Field]:
         schema: Mapping[str, Any] = version["schema"]["openAPIV3Schema"]["properties"]
         found |= {(kind, field) for field in schema}
         for part in schema.keys() & {"spec", "status"}:
-            name = kind + part.capitalize()
-            found |= {(name, field) for field in schema[part]["properties"]}
-            if schema[part].get("x-kubernetes-preserve-unknown-fields"):
-                found.add((name, ANY_OTHER))
+            found |= set(fields_of(kind + part.capitalize(), schema[part]))
     return found
 
 
@@ -75,8 +112,9 @@ def types_of(shape: type[msgspec.Struct]) -> tuple[str, ...]:
 def of_the_code() -> set[Field]:
     """Every field that ``services.cluster.core.shapes`` decodes."""
     bases = (shapes.Shape, shapes.Strict)
-    kinds = [one for one in vars(shapes).values() if isinstance(one, type) and issubclass(one, bases)]
-    kept = {("FelixConfigurationSpec", ANY_OTHER)}
+    named = {**vars(shapes), **vars(bgp_shapes)}
+    kinds = [one for one in named.values() if isinstance(one, type) and issubclass(one, bases)]
+    kept = {(f"{kind}Spec", ANY_OTHER) for kind in ("FelixConfiguration", "BGPConfiguration", "BGPPeer")}
     return kept | {
         (name, field.encode_name)
         for shape in kinds

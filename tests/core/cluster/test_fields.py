@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
+import kit.bgp
 from kit.models import ENCRYPTS, SERVED
 from kit.pools import judge_pools
 from proto.annotations import HONOURED
@@ -15,6 +16,7 @@ from proto.annotations import REFUSED as WISHES_REFUSED
 from proto.annotations import REPORTED as WISHES_REPORTED
 from proto.objects import KINDS, IPPool, Namespace, Node, Pod
 from services.cluster.core.parse import NAMES, Malformed, read
+from services.cluster.core.spellings import AGAIN
 from services.dataplane.core.ipam.addressing import BadWish, Supply, plan_addresses
 from tests.core.cluster.fields import (
     CRDS,
@@ -29,6 +31,13 @@ from tests.core.cluster.fields import (
 
 DECIDED = dict(decisions())
 KIND_NAMED = {NAMES[kind.type]: kind for kind in KINDS}
+CLUSTER_WIDE = ("Node", "Namespace", *(NAMES[kind.type] for kind in AGAIN))
+
+
+@pytest.fixture(autouse=True)
+def bgp_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What becomes of the fields once nodes speak BGP."""
+    monkeypatch.setattr(kit.bgp, "SERVED", True)
 
 
 def test_every_field_has_one_decision() -> None:
@@ -40,7 +49,7 @@ def test_every_field_has_one_decision() -> None:
 
 
 def test_both_spellings_of_a_kind_are_the_same() -> None:
-    for name in ("ippools", "felixconfigurations"):
+    for name in ("ippools", "felixconfigurations", "bgpconfigurations", "bgppeers", "bgpfilters"):
         first, again = (
             yaml.safe_load((CRDS / f"{spelling}{name}.yaml").read_text())["spec"] for spelling in ("", "v3-")
         )
@@ -69,7 +78,7 @@ def made(kind: str, text: str, name: str = "x") -> dict[str, Any]:
     """An object of the kind, as the API serves it."""
     written: dict[str, Any] = yaml.safe_load(text)
     metadata = {"name": name, "uid": "u", **written.pop("metadata", {})}
-    if kind not in ("Node", "Namespace", "IPPool", "FelixConfiguration"):
+    if kind not in CLUSTER_WIDE:
         metadata["namespace"] = "prod"
     return {"metadata": metadata, **written}
 
@@ -84,7 +93,19 @@ REFUSED: dict[Field, str] = {
     ("IPPoolSpec", "namespaceSelector"): "spec: {cidr: 10.0.0.0/16, namespaceSelector: team == 'a'}",
     ("IPPoolSpec", "allowedUses"): "spec: {cidr: 10.0.0.0/16, allowedUses: [LoadBalancer]}",
     ("IPPoolSpec", "nodeSelector"): "spec: {cidr: 10.0.0.0/16, nodeSelector: zone in (a)}",
+    ("BGPPeerSpec", "localWorkloadSelector"): "spec: {localWorkloadSelector: all(), asNumber: 65001}",
 }
+NODES_OWN = {
+    "asNumber": "64513",
+    "nodeToNodeMeshEnabled": "false",
+    "nodeMeshPassword": "{secretKeyRef: {name: a, key: b}}",
+    "nodeMeshMaxRestartTime": "90s",
+    "serviceClusterIPs": "[{cidr: 10.96.0.0/12}]",
+    "serviceExternalIPs": "[]",
+    "serviceLoadBalancerIPs": "[{cidr: 192.0.2.0/24}]",
+    "serviceLoadBalancerAggregation": "Disabled",
+}
+"""What counts for all nodes, said in one node's own BGPConfiguration."""
 REPORTED: dict[Field, tuple[str, str, str]] = {
     ("ObjectMeta", "annotations"): (
         "Pod",
@@ -116,6 +137,24 @@ REPORTED: dict[Field, tuple[str, str, str]] = {
         "{metadata: {name: default}, spec: {vxlanVNI: 1, floatingIPs: Disabled, bpfEnabled: false, logFilePath: ''}}",
         "spec.bpfEnabled, spec.floatingIPs",
     ),
+    **{
+        ("BGPConfigurationSpec", field): (
+            "BGPConfiguration",
+            f"{{metadata: {{name: node.n1}}, spec: {{listenPort: 1790, {field}: {value}}}}}",
+            f"spec.{field}",
+        )
+        for field, value in NODES_OWN.items()
+    },
+    ("BGPConfigurationSpec", "*"): (
+        "BGPConfiguration",
+        "{metadata: {name: default}, spec: {asNumber: 64512, localWorkloadPeeringIPV4: 10.0.0.1}}",
+        "spec.localWorkloadPeeringIPV4",
+    ),
+    ("BGPPeerSpec", "*"): (
+        "BGPPeer",
+        "spec: {peerIP: 10.0.0.1, asNumber: 65001, failureDetectionMode: BFDIfDirectlyConnected, extensions: {}}",
+        "spec.extensions, spec.failureDetectionMode",
+    ),
     ("ServicePort", "protocol"): (
         "Service",
         "spec: {clusterIP: 10.96.0.9, ports: [{port: 80}, {port: 90, protocol: SCTP}]}",
@@ -139,11 +178,12 @@ def test_each_refusal_and_each_word_is_tried() -> None:
 
 
 @pytest.mark.parametrize("field", REFUSED)
-def test_a_pool_that_cannot_be_honoured_gives_nothing(field: Field) -> None:
+def test_an_object_that_cannot_be_honoured_gives_nothing(field: Field) -> None:
+    kind = field[0].removesuffix("Spec")
     try:
-        pool, _ = read(KIND_NAMED["IPPool"], made("IPPool", REFUSED[field]))
+        pool, _ = read(KIND_NAMED[kind], made(kind, REFUSED[field]))
     except Malformed as refused:
-        assert refused.path == f"spec.{field[1]}", "it is never known as a pool"
+        assert refused.path == f"spec.{field[1]}", "it is never known"
         return
     assert isinstance(pool, IPPool)
     judged = judge_pools([pool])
@@ -192,7 +232,15 @@ QUIET = (
     ("Pod", "{metadata: {annotations: {airmesh.io/keep-address: 'true'}}, spec: {}}"),
     ("Pod", "spec: {hostNetwork: true, containers: [{ports: [{containerPort: 9, hostPort: 9, protocol: SCTP}]}]}"),
     ("Pod", "spec: {containers: [{ports: [{containerPort: 9, protocol: SCTP}, {containerPort: 80, hostPort: 80}]}]}"),
-    ("Node", "{metadata: {annotations: {airmesh.io/blocks: 10.0.0.0/26, projectcalico.org/IPv4Address: x}}}"),
+    ("Node", "{metadata: {annotations: {airmesh.io/blocks: 10.0.0.0/26, projectcalico.org/IPv4VXLANTunnelAddr: x}}}"),
+    (
+        "Node",
+        "{metadata: {annotations: {projectcalico.org/IPv4Address: 10.0.0.1/24, projectcalico.org/ASNumber: '7'}}}",
+    ),
+    ("BGPConfiguration", "{metadata: {name: node.n1}, spec: {listenPort: 1790, logSeverityScreen: Debug}}"),
+    ("BGPConfiguration", "{metadata: {name: default}, spec: {asNumber: '1.10', ignoredInterfaces: [eth1]}}"),
+    ("BGPPeer", "spec: {peerSelector: has(reflector), nodeSelector: '!has(reflector)'}"),
+    ("BGPFilter", "spec: {exportV4: [{action: Reject}]}"),
     ("FelixConfiguration", "{metadata: {name: default}, spec: {vxlanPort: 8472, vxlanVNI: 1, ipipMTU: 0}}"),
     ("FelixConfiguration", "{metadata: {name: node.n1}, spec: {wireguardListeningPort: 4000, vxlanMTU: 1400}}"),
     ("FelixConfiguration", "{metadata: {name: default}}"),
@@ -215,6 +263,47 @@ def test_a_configuration_that_no_node_reads_is_reported_whole() -> None:
         KIND_NAMED["FelixConfiguration"], made("FelixConfiguration", "spec: {vxlanPort: 1, other: 1}", "n1")
     )
     assert [one.path for one in reported] == ["metadata.name"]
+
+
+@pytest.mark.parametrize(
+    ("kind", "spec"),
+    [
+        ("BGPConfiguration", "{other: 1}"),
+        ("BGPPeer", "{peerIP: 10.0.0.1, asNumber: 65001, other: 1}"),
+        ("BGPFilter", "{}"),
+    ],
+)
+def test_bgp_that_nobody_serves_is_reported_whole(kind: str, spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(kit.bgp, "SERVED", False)
+    value, reported = read(KIND_NAMED[kind], made(kind, f"spec: {spec}", "default"))
+    assert value is not None
+    assert [one.about(kind, "", "default") for one in reported] == [
+        f"{kind} default: spec is not honoured: no node speaks BGP yet; remove the object, and do not rely on it"
+    ]
+    annotated = with_annotation("Node", "projectcalico.org/ASNumber", "x")
+    assert read(KIND_NAMED["Node"], annotated)[1] == (), "what another program wrote is nobody's matter yet"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("IPv4Address", "fd00::1/64"),
+        ("IPv4Address", "10.0.0.256"),
+        ("IPv6Address", "10.0.0.1"),
+        ("ASNumber", "0"),
+        ("ASNumber", "65536.1"),
+        ("RouteReflectorClusterID", "1"),
+        ("RouteReflectorClusterID", "0.0.0.0"),
+    ],
+)
+def test_an_annotation_of_bgp_that_cannot_be_read_costs_the_node_nothing_else(name: str, value: str) -> None:
+    annotations = {f"projectcalico.org/{name}": value, "airmesh.io/blocks": "10.244.0.0/26"}
+    written = {"metadata": {"name": "n1", "uid": "u", "annotations": annotations}}
+    node, reported = read(KIND_NAMED["Node"], written)
+    assert isinstance(node, Node)
+    assert (len(node.blocks), node.bgp) == (1, None)
+    assert [one.path for one in reported] == [f"metadata.annotations[projectcalico.org/{name}]"]
+    assert "; write " in reported[0].sentence or "; use " in reported[0].sentence
 
 
 def test_encryption_that_nobody_serves_is_reported() -> None:

@@ -31,6 +31,7 @@ from proto.objects import (
     SliceEndpoint,
 )
 from services.cluster.core.parse import MAX_OBJECT, Malformed, kind_of, parse, parse_object
+from services.cluster.core.spellings import AGAIN
 
 ROOT = Path(__file__).parents[3]
 SPELLING = {
@@ -39,8 +40,11 @@ SPELLING = {
     "NetworkPolicy": "networking.k8s.io/v1",
     "FelixConfiguration": "crd.projectcalico.org/v1",
     "IPPool": "crd.projectcalico.org/v1",
+    "BGPConfiguration": "crd.projectcalico.org/v1",
+    "BGPPeer": "crd.projectcalico.org/v1",
+    "BGPFilter": "crd.projectcalico.org/v1",
 }
-CLUSTER_WIDE = ("Namespace", "Node", "IPPool", "FelixConfiguration")
+CLUSTER_WIDE = ("Namespace", "Node", *(kind.type.__name__ for kind in AGAIN))
 
 
 def written(kind: str, text: str, *, name: str = "x", meta: str = "{}") -> dict[str, Any]:
@@ -361,7 +365,8 @@ def test_an_endpoints_zone_and_hints() -> None:
         ("{cidr: 10.0.0.0/8, allowedUses: [Workload, Tunnel]}", {"allowed_uses": ("Workload", "Tunnel")}),
         ("{cidr: 10.0.0.0/8, assignmentMode: Manual}", {"assignment_mode": "Manual"}),
         ("{cidr: 10.0.0.0/8, assignmentMode: '', namespaceSelector: has(x)}", {"namespace_selector": "has(x)"}),
-        ("{cidr: 10.0.0.0/8, ipipMode: '', vxlanMode: '', blockSize: 0, disableBGPExport: true}", {}),
+        ("{cidr: 10.0.0.0/8, ipipMode: '', vxlanMode: '', blockSize: 0, disableBGPExport: false}", {}),
+        ("{cidr: 10.0.0.0/8, disableBGPExport: true}", {"disable_bgp_export": True}),
     ],
 )
 def test_pool(spec: str, changes: dict[str, Any]) -> None:

@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from kit.models import HOST_GW
-from kit.pools import any_overlap, judge_pools, parse_selector
+from kit.pools import any_overlap, judge_pools
 from proto.objects import IPPool
 
 AS_THEY_ARE = {HOST_GW.name: HOST_GW}
@@ -103,34 +103,3 @@ def test_no_address_is_in_two_pools_that_give(spans: list[tuple[int, int, bool]]
     assert any_overlap(pools) == naive
     chance.shuffle(pools)
     assert judge_pools(pools, in_use).enabled(4) == giving, "the order of arrival decides nothing"
-
-
-@pytest.mark.parametrize(
-    ("selector", "labels", "selected"),
-    [
-        ("all()", {}, True),
-        ("", {}, True),
-        ("zone == 'east'", {"zone": "east"}, True),
-        ("zone == 'east'", {"zone": "west"}, False),
-        ("zone == 'east'", {}, False),
-        ("zone != 'east'", {}, True),
-        ('zone == "east"', {"zone": "east"}, True),
-        ("has(gpu)", {"gpu": ""}, True),
-        ("!has(gpu)", {"gpu": ""}, False),
-        ("topology.kubernetes.io/zone in {'a', 'b'}", {"topology.kubernetes.io/zone": "b"}, True),
-        ("zone not in {'a', 'b'}", {"zone": "c"}, True),
-        ("zone not in {'a'}", {}, True),
-        ("has(gpu) && zone == 'east'", {"gpu": "1", "zone": "east"}, True),
-        ("has(gpu) && zone == 'east'", {"gpu": "1"}, False),
-    ],
-)
-def test_node_selectors(selector: str, labels: dict[str, str], selected: bool) -> None:
-    matches = parse_selector(selector)
-    assert not isinstance(matches, str)
-    assert matches(labels) is selected
-
-
-@given(st.text(max_size=60))
-def test_no_text_breaks_the_selector_reader(text: str) -> None:
-    matches = parse_selector(text)
-    assert isinstance(matches, str) or matches({}) in (True, False)

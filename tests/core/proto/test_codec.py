@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from proto import codec
 from proto.addresses import Claim
-from proto.objects import KINDS, Namespace, Owner, Pod
+from proto.objects import KIND_OF, IPPool, Namespace, Owner, Pod
 from proto.policy import Revision
 from tests.core.proto.strategies import MESSAGES, values_of
 
@@ -149,7 +149,7 @@ def test_keys_in_their_notation() -> None:
     assert codec.owner_key(Owner("shop", "StatefulSet", "cart", 0), 6) == "shop.StatefulSet.cart.0.6"
     assert codec.endpoint_key("n1", 7) == "n1.slot.7"
     assert codec.parse_identity(codec.identity_key(2**64 - 1)) == 2**64 - 1
-    assert codec.kind_prefix(KINDS[-1]) == "crd=2Eprojectcalico=2Eorg.ippool"
+    assert codec.kind_prefix(KIND_OF[IPPool]) == "crd=2Eprojectcalico=2Eorg.ippool"
 
 
 @given(values_of(Revision), values_of(Revision))

@@ -5,8 +5,9 @@ from __future__ import annotations
 from itertools import permutations
 
 from proto.events import ObjectFault
+from services.cluster.core.object_faults import kind_named
 from services.routing.core.faults import Fault
-from services.routing.core.object_faults import REASON, of_objects
+from services.routing.core.object_faults import PEERING, REASON, of_objects
 from services.routing.object_faults import AGAIN, EVERY, ObjectFaults
 
 POOL = ("IPPool", "default")
@@ -26,6 +27,17 @@ def test_each_object_is_reported_once_whatever_the_order() -> None:
         assert pool.fault == "on node n1, node n2 cannot do ipip (and 1 more of the sort)"
         assert pool.remedy == "ask for vxlan"
         assert felix.fault == "on node n1, UDP port 4789 is another device's"
+
+
+def test_what_bgp_s_objects_ask_for_has_a_reason_of_its_own() -> None:
+    about = (("BGPPeer", "tor-a"), ("BGPConfiguration", "default"), ("Node", "n1"))
+    found = of_objects([Fault("cannot be", "mend it", about=one) for one in about], "n1")
+    assert [(one.kind, one.group, one.reason) for one in found] == [
+        ("BGPConfiguration", "crd.projectcalico.org", PEERING),
+        ("BGPPeer", "crd.projectcalico.org", PEERING),
+        ("Node", "", PEERING),
+    ]
+    assert all(kind_named(one) is not None for one in found), "cluster knows where to write it"
 
 
 def test_it_is_said_again_while_it_lasts_and_when_it_returns() -> None:

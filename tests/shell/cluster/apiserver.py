@@ -31,6 +31,11 @@ PATHS = {
     "FelixConfiguration.v3": ("/apis/projectcalico.org/v3", "felixconfigurations"),
     "IPPool.v3": ("/apis/projectcalico.org/v3", "ippools"),
     "IPPool": ("/apis/crd.projectcalico.org/v1", "ippools"),
+    **{
+        f"{kind}{version}": (group, f"{kind.lower()}s")
+        for kind in ("BGPConfiguration", "BGPPeer", "BGPFilter")
+        for version, group in (("", "/apis/crd.projectcalico.org/v1"), (".v3", "/apis/projectcalico.org/v3"))
+    },
 }
 V3 = ".v3"
 """Ends the name of a kind that has a second spelling."""

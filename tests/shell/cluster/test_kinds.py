@@ -20,7 +20,7 @@ import yaml
 
 from kit.models import asked
 from kit.pools import judge_pools
-from proto.objects import FelixConfiguration, IPPool
+from proto.objects import BGPConfiguration, BGPPeer, FelixConfiguration, IPPool
 from services.cluster.core.parse import Malformed, parse_object
 from tests.core.kit.test_models import ALL
 from tests.kubeapi import KubeApi
@@ -28,7 +28,7 @@ from tests.kubeapi import KubeApi
 ROOT = Path(__file__).parents[3]
 CRDS = ROOT / "deploy" / "kubernetes" / "crds"
 MODELS = ROOT / "examples" / "models"
-SCENARIO = ROOT / "examples" / "scenarios" / "hybrid-ipip.yaml"
+SCENARIOS = sorted((ROOT / "examples" / "scenarios").glob("*.yaml"))
 GROUPS = ("crd.projectcalico.org/v1", "projectcalico.org/v3")
 
 
@@ -56,7 +56,7 @@ def kubectl(kube_api: KubeApi) -> Iterator[Kubectl]:
         assert time.monotonic() < end
         time.sleep(0.1)
     yield run
-    for kind in ("ippools", "felixconfigurations"):
+    for kind in ("ippools", "felixconfigurations", "bgpconfigurations", "bgppeers", "bgpfilters"):
         for group in ("crd.projectcalico.org", "projectcalico.org"):
             run("delete", f"{kind}.{group}", "--all", "--wait=false")
 
@@ -84,6 +84,18 @@ TAKEN = (
     ("FelixConfiguration", "{vxlanPort: 8472, vxlanVNI: 1, vxlanMTU: 0, ipipMTU: 1280, bpfEnabled: true}"),
     ("FelixConfiguration", "{wireguardEnabled: true, wireguardListeningPort: 51821, routeTableRanges: [{min: 1}]}"),
     ("FelixConfiguration", "{vxlanPort: 51820, wireguardListeningPort: 51821}"),
+    ("BGPConfiguration", "{asNumber: 64512, nodeToNodeMeshEnabled: false, logSeverityScreen: Info}"),
+    ("BGPConfiguration", "{asNumber: '1.10', communities: [{name: red, value: '65000:1'}], unheardOf: 1}"),
+    ("BGPConfiguration", "{prefixAdvertisements: [{cidr: 10.0.0.0/8, communities: [red, '1:2:3']}], listenPort: 1790}"),
+    ("BGPConfiguration", "{serviceClusterIPs: [{cidr: 10.96.0.0/12}], serviceLoadBalancerAggregation: Disabled}"),
+    ("BGPConfiguration", "{nodeMeshPassword: {secretKeyRef: {name: a, key: b}}, nodeMeshMaxRestartTime: 90s}"),
+    ("BGPPeer", "{peerIP: '[fd00::1]:1790', asNumber: 65001, nodeSelector: rack == 'a' || has(b), ttlSecurity: 1}"),
+    ("BGPPeer", "{peerSelector: has(rr), reversePeering: Manual, keepOriginalNextHop: true, filters: [a, b]}"),
+    ("BGPPeer", "{peerIP: 10.0.0.1, asNumber: '1.10', node: n1, password: {secretKeyRef: {name: a, key: b}}}"),
+    ("BGPFilter", "{importV4: [{action: Accept, cidr: 10.0.0.0/8, matchOperator: In, prefixLength: {min: 16}}]}"),
+    ("BGPFilter", "{exportV6: [{action: Accept, source: RemotePeers, interface: '*.a', asPathPrefix: [1, '1.10']}]}"),
+    ("BGPFilter", "{exportV4: [{action: Accept, peerType: eBGP, operations: [{prependASPath: {prefix: [7, 7]}}]}]}"),
+    ("BGPFilter", "{}"),
 )
 REFUSED = (
     ("IPPool", "{cidr: 10.9.0.0/16, ipipMode: Always, vxlanMode: CrossSubnet}", "cannot both be in use"),
@@ -98,6 +110,22 @@ REFUSED = (
     ("FelixConfiguration", "{wireguardListeningPort: 4788}", "choose another vxlanPort"),
     ("FelixConfiguration", "{wireguardListeningPort: 65535}", "spec.wireguardListeningPort"),
     ("FelixConfiguration", "{wireguardEnabled: 'yes'}", "must be of type boolean"),
+    ("BGPConfiguration", "{listenPort: 0}", "spec.listenPort"),
+    ("BGPConfiguration", "{logSeverityScreen: Loud}", "spec.logSeverityScreen"),
+    ("BGPConfiguration", "{communities: [{name: a, value: '1'}]}", "spec.communities[0].value"),
+    ("BGPConfiguration", "{prefixAdvertisements: [{cidr: 10.0.0.0/8}]}", "communities"),
+    ("BGPPeer", "{}", "peerIP is missing"),
+    ("BGPPeer", "{peerIP: 10.0.0.1, peerSelector: all()}", "peerSelector is there beside peerIP"),
+    ("BGPPeer", "{peerIP: 10.0.0.1, asNumber: 1, node: n1, nodeSelector: all()}", "nodeSelector is there beside node"),
+    ("BGPPeer", "{peerIP: 10.0.0.1, asNumber: 1, ttlSecurity: 256}", "spec.ttlSecurity"),
+    ("BGPPeer", "{peerIP: 10.0.0.1, asNumber: 1, localWorkloadSelector: all()}", "no session is held with pods"),
+    ("BGPFilter", "{importV4: [{action: Drop}]}", "Unsupported value"),
+    ("BGPFilter", "{importV4: [{action: Accept, cidr: 10.0.0.0/8}]}", "cidr and matchOperator belong together"),
+    ("BGPFilter", "{importV6: [{action: Accept, source: RemotePeers}]}", "source is there in a rule of import"),
+    ("BGPFilter", "{exportV4: [{action: Accept, prefixLength: {min: 3}}]}", "prefixLength is there without cidr"),
+    ("BGPFilter", "{exportV4: [{action: Accept, priority: 7}]}", "unknown field"),
+    ("BGPFilter", "{exportV4: [{action: Accept, operations: [{}]}]}", "spec.exportV4[0].operations[0]"),
+    ("BGPFilter", "{exportV4: [{action: Reject, operations: [{setPriority: {value: 1}}]}]}", "or write action Accept"),
 )
 
 
@@ -118,11 +146,11 @@ def tried(api: KubeApi, one: dict[str, Any]) -> str:
 
 @pytest.mark.usefixtures("kubectl")
 def test_the_examples_are_taken_as_they_stand(kube_api: KubeApi) -> None:
-    for path in (*sorted(MODELS.glob("*.yaml")), SCENARIO):
+    for path in (*sorted(MODELS.glob("*.yaml")), *SCENARIOS):
         for one in yaml.safe_load_all(path.read_text()):
             assert tried(kube_api, one) == "", path
             read = parse_object({**one, "metadata": {**one["metadata"], "uid": "u"}})
-            assert isinstance(read, FelixConfiguration | IPPool)
+            assert isinstance(read, FelixConfiguration | IPPool | BGPConfiguration | BGPPeer)
             if isinstance(read, IPPool):
                 assert judge_pools([read], served=ALL).problems == ()
 

@@ -124,6 +124,7 @@ class Peer:
     """A peer of this node."""
 
     name: str
-    """``<BGPPeer's name>/<address>`` of one that is asked for, ``mesh/<node>`` in the node-to-node mesh."""
+    """``<BGPPeer's name>/<address>`` of one that is asked for, ``mesh/<node>`` in the node-to-node mesh, where
+    the session over IPv6 is ``mesh/<node>/ipv6``."""
     session: SessionSettings
     tables: TableSettings = TableSettings()
