@@ -129,8 +129,9 @@ AM_INLINE long am_route_outer(struct __sk_buff *skb, struct am_work *w, const st
 	if (longest)
 		longest += am_overhead(tunnel);
 	w->flow_hash = am_flow_hash(&w->packet.flow);
-	am_ask_route(&w->fib, w->outer, am_outer_source_port(w->flow_hash), bpf_htons(tunnel->port), tunnel->family,
-		     longest > 0xffff ? 0xffff : longest);
+	w->outer_ports[0] = am_outer_source_port(w->flow_hash);
+	w->outer_ports[1] = bpf_htons(tunnel->port);
+	am_ask_route(&w->fib, w->outer, w->outer_ports, tunnel->family, longest > 0xffff ? 0xffff : longest);
 	return am_fib_lookup(skb, &w->fib, tunnel->kind == AM_TUNNEL_VXLAN ? AM_UDP : AM_IPIP, 0);
 }
 

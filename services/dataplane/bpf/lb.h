@@ -83,12 +83,17 @@ AM_INLINE u64 am_choice_hash(const struct am_tuple *flow, u64 of_client)
 {
 	int zero = 0;
 	struct am_choice_key *key = am_choice.lookup(&zero);
-	u64 first = key ? key->first : 0, second = key ? key->second : 0, port = of_client ? 0 : flow->source_port;
-	u64 v[4] = {
-		first ^ 0x736f6d6570736575ULL, second ^ 0x646f72616e646f6dULL,
-		first ^ 0x6c7967656e657261ULL, second ^ 0x7465646279746573ULL,
-	};
+	u64 v[4], port;
 
+	if (!key)
+		return 0;
+	v[0] = key->first ^ 0x736f6d6570736575ULL;
+	v[1] = key->second ^ 0x646f72616e646f6dULL;
+	v[2] = key->first ^ 0x6c7967656e657261ULL;
+	v[3] = key->second ^ 0x7465646279746573ULL;
+	of_client = (of_client - 1) >> 63; /* without a branch: what follows is walked for each */
+	AM_BARRIER_VAR(of_client);
+	port = flow->source_port * of_client;
 	am_sip_word(v, (u64)flow->source.word[1] << 32 | flow->source.word[0]);
 	am_sip_word(v, (u64)flow->source.word[3] << 32 | flow->source.word[2]);
 	am_sip_word(v, port | (u64)flow->destination_port << 16 | (u64)flow->protocol << 32 | 21ULL << 56);
@@ -109,8 +114,9 @@ AM_INLINE int am_choose_backend(struct am_work *w, const struct am_service *serv
 
 	if (!service->backends)
 		return 0;
+	/* Before what differs, so that it is walked once. */
+	key.index = (am_choice_hash(&w->packet.flow, service->affinity_seconds) >> 32) * service->backends >> 32;
 	if (!service->affinity_seconds || !am_affinity_of_client(w, &client, service)) {
-		key.index = (am_choice_hash(&w->packet.flow, service->affinity_seconds) >> 32) * service->backends >> 32;
 		backend = am_backends.lookup(&key);
 		if (!backend)
 			return 0;
