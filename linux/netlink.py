@@ -8,12 +8,13 @@ refuses is raised as :class:`NetlinkRefused`.
 
 from __future__ import annotations
 
+import ctypes
 import errno
 import fcntl
 import os
 import socket
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from types import TracebackType
 from typing import NamedTuple, Self
 
@@ -22,6 +23,8 @@ from linux.netns import cookie_of
 REQUEST, ACK = 0x1, 0x4
 REPLACE, EXCLUSIVE, CREATE, DUMP = 0x100, 0x200, 0x400, 0x300
 _ERROR, _DONE = 2, 3
+_LAST = (_ERROR, _DONE)
+"""One of them ends a dump."""
 _INTERRUPTED = 0x10
 """NLM_F_DUMP_INTR: what is listed changed meanwhile, so the list may lack something."""
 
@@ -31,9 +34,15 @@ _ATTRIBUTE = struct.Struct("<HH")
 _NUMBER = struct.Struct("<HHI")
 _PADDING = (b"", bytes(3), bytes(2), bytes(1))
 _IFREQ, _SIOCGIFINDEX = struct.Struct("=16si20x"), 0x8933
+_RCVBUFFORCE, _ROOM = 33, 4 << 20
 _TIMEVAL = struct.Struct("<qq")
+_ATTACH_FILTER, _FPROG, _FILTER = 26, struct.Struct("@HP"), struct.Struct("@HBBI")
+"""SO_ATTACH_FILTER, struct sock_fprog, struct sock_filter."""
 _ANSWER, _DUMP = 1 << 15, 1 << 17
 """Bytes of one recv: of an acknowledgement or one object, and of a dump."""
+
+Take = Callable[[bytes, int, int], object]
+"""Given what one recv gave, and where in it a message's payload begins and ends."""
 
 
 class NetlinkRefused(OSError):
@@ -144,7 +153,10 @@ class Netlink:
         self._socket.bind((0, 0))
         self._socket.setsockopt(_SOL_NETLINK, _EXT_ACK, 1)
         self._socket.setsockopt(_SOL_NETLINK, _STRICT_CHECK, 1)
-        self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4 << 20)
+        try:  # more than the machine's bound for all (net.core.rmem_max), which 256 refusals may pass
+            self._socket.setsockopt(socket.SOL_SOCKET, _RCVBUFFORCE, _ROOM)
+        except PermissionError:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, _ROOM)
         self._sequence = 0
 
     @property
@@ -181,21 +193,33 @@ class Netlink:
         """Like :meth:`run`; returns the places (0 … count - 1) of those that were refused, each with what was said."""
         if not messages:
             return []
-        first, last = self._sequence + 1, self._sequence + len(messages)
-        self._sequence = last
-        self._send(pack(messages, first))
         refused: list[tuple[int, NetlinkRefused]] = []
+        for place, code, words in self._answers(lambda first: pack(messages, first), len(messages)):
+            message = messages[place]
+            if code not in message.tolerated:
+                refused.append((place, NetlinkRefused(code, f"{message.named}: {os.strerror(code)}{words}")))
+        return refused
+
+    def send_packed(self, packed: Callable[[int], bytearray], count: int) -> list[tuple[int, int]]:
+        """Sends ``count`` messages that ``packed`` makes, given the number of the first, the last of which asks for an
+        acknowledgement; returns the places of those that were refused, each with its errno.
+        """
+        return [(place, code) for place, code, _ in self._answers(packed, count)] if count else []
+
+    def _answers(self, packed: Callable[[int], bytearray], count: int) -> list[tuple[int, int, str]]:
+        """Sends a batch; place, errno and the kernel's words of each refusal."""
+        first, last = self._sequence + 1, self._sequence + count
+        self._sequence = last
+        self._send(packed(first))
+        refused: list[tuple[int, int, str]] = []
         done = 0
         while done != last:
             for kind, flags, sequence, payload in parse(self._receive(_ANSWER)):
                 if kind != _ERROR or sequence < first:
                     continue
                 done = sequence
-                code = -int.from_bytes(payload[:4], "little", signed=True)
-                message = messages[sequence - first]
-                if code and code not in message.tolerated:
-                    said = f"{message.named}: {os.strerror(code)}{_extended(flags, payload)}"
-                    refused.append((sequence - first, NetlinkRefused(code, said)))
+                if code := -int.from_bytes(payload[:4], "little", signed=True):
+                    refused.append((sequence - first, code, _extended(flags, payload)))
         return refused
 
     def ask(self, kind: int, body: bytes) -> bytes:
@@ -211,41 +235,61 @@ class Netlink:
                     raise NetlinkRefused(code, f"request {kind}: {os.strerror(code)}{_extended(flags, payload)}")
                 return payload
 
-    def dump(self, kind: int, body: bytes, tolerated: tuple[int, ...] = ()) -> list[bytes]:
-        """Payloads of a dump; empty for a ``tolerated`` errno. Raises NetlinkRefused, also when it failed half way; an
-        interrupted dump (NLM_F_DUMP_INTR) is taken again.
+    def dump(
+        self,
+        kind: int,
+        body: bytes,
+        tolerated: tuple[int, ...] = (),
+        keep: Callable[[bytes, int], bool] = lambda _received, _start: True,
+    ) -> list[bytes]:
+        """Payloads of a dump, those that are to be kept by what ``keep`` says, given a buffer and where in it one
+        begins; empty for a ``tolerated`` errno. Raises NetlinkRefused, also when it failed half way; an interrupted
+        dump (NLM_F_DUMP_INTR) is taken again.
         """
+        found: list[bytes] = []
+
+        def take(received: bytes, start: int, end: int) -> None:
+            if keep(received, start):
+                found.append(received[start:end])
+
         for _ in range(5):
-            self._sequence += 1
-            header = _HEADER.pack(_HEADER.size + len(body), kind, REQUEST | DUMP, self._sequence, 0)
-            self._send(header + body)
-            found: list[bytes] = []
-            whole, refused = self._collect(found)
-            if refused is not None:
-                if refused.errno in tolerated:
-                    return []
-                raise refused
-            if whole:
+            found.clear()
+            if self.dump_each(kind, body, take, tolerated):
                 return found
         raise NetlinkRefused(errno.EAGAIN, "a dump was interrupted five times by changes")
 
-    def _collect(self, found: list[bytes]) -> tuple[bool, NetlinkRefused | None]:
-        """Whether nothing changed meanwhile, and what the kernel refused."""
+    def dump_each(self, kind: int, body: bytes, take: Take, tolerated: tuple[int, ...] = ()) -> bool:
+        """Gives each payload of a dump to ``take``, so that none needs to be kept or cut out; returns whether nothing
+        changed meanwhile: otherwise some may be missing. Raises NetlinkRefused as :meth:`dump` does.
+        """
+        self._sequence += 1
+        header = _HEADER.pack(_HEADER.size + len(body), kind, REQUEST | DUMP, self._sequence, 0)
+        self._send(header + body)
         whole = True
         while True:
-            for kind, flags, sequence, payload in parse(self._receive(_DUMP)):
-                if sequence != self._sequence:
-                    continue
-                whole = whole and not flags & _INTERRUPTED
-                if kind not in (_DONE, _ERROR):
-                    found.append(payload)
-                    continue
-                # A dump that fails, even at its first entry, ends with NLMSG_DONE and the errno (af_netlink.c).
-                code = -int.from_bytes(payload[:4], "little", signed=True)
-                if kind == _DONE and code <= 0:
-                    return whole, None
-                said = _extended(flags, payload) if kind == _ERROR else _words(flags, payload[4:])
-                return whole, NetlinkRefused(code, f"dump: {os.strerror(code)}{said}")
+            received = self._receive(_DUMP)
+            seen, end = self._take(received, take)
+            whole = whole and not seen & _INTERRUPTED
+            if end is not None:
+                refused = _dump_refused(end)
+                if refused is not None and refused.errno not in tolerated:
+                    raise refused
+                return whole
+
+    def _take(self, received: bytes, take: Take) -> tuple[int, tuple[int, int, bytes] | None]:
+        """All flags of what one recv of a dump gave, and its last message (kind, flags, payload) if that was there."""
+        seen, offset, size, unpack = 0, 0, len(received), _HEADER.unpack_from
+        while offset + _HEADER.size <= size:
+            length, kind, flags, sequence, _ = unpack(received, offset)
+            if length < _HEADER.size or offset + length > size:
+                break
+            if sequence == self._sequence:
+                seen |= flags
+                if kind in _LAST:
+                    return seen, (kind, flags, received[offset + _HEADER.size : offset + length])
+                take(received, offset + _HEADER.size, offset + length)
+            offset += (length + 3) & ~3
+        return seen, None
 
     def _send(self, message: bytes | bytearray) -> None:
         try:
@@ -258,6 +302,17 @@ class Netlink:
             return self._socket.recv(room)
         except BlockingIOError as error:
             raise TimeoutError("the kernel does not answer a netlink message") from error
+
+
+def _dump_refused(end: tuple[int, int, bytes]) -> NetlinkRefused | None:
+    """What the last message of a dump says."""
+    kind, flags, payload = end
+    # A dump that fails, even at its first entry, ends with NLMSG_DONE and the errno (af_netlink.c).
+    code = -int.from_bytes(payload[:4], "little", signed=True)
+    if kind == _DONE and code <= 0:
+        return None
+    said = _extended(flags, payload) if kind == _ERROR else _words(flags, payload[4:])
+    return NetlinkRefused(code, f"dump: {os.strerror(code)}{said}")
 
 
 def _extended(flags: int, payload: bytes) -> str:
@@ -273,8 +328,9 @@ def _words(flags: int, attributes: bytes) -> str:
     return f" ({words.rstrip(bytes(1)).decode(errors='replace')})" if words else ""
 
 
-def listen(groups: int) -> socket.socket:
-    """A socket that hears what rtnetlink tells these groups (RTMGRP_…), not blocking; :func:`parse` reads it.
+def listen(groups: int, silent: int = 0) -> socket.socket:
+    """A socket that hears what rtnetlink tells these groups (RTMGRP_…), not blocking; :func:`parse` reads it. Of routes
+    of the protocol ``silent`` it hears nothing: the kernel leaves them out.
 
     An overflow is not reported as an error: libuv, which uvloop stands on, gives up polling a socket once it shows one
     (POLLERR). Whoever listens must therefore look at all from time to time.
@@ -282,5 +338,26 @@ def listen(groups: int) -> socket.socket:
     kind = socket.SOCK_RAW | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK
     listener = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
     listener.setsockopt(_SOL_NETLINK, _NO_ENOBUFS, 1)
+    if silent:
+        program = ctypes.create_string_buffer(_without_routes_of(silent))
+        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _FPROG.pack(7, ctypes.addressof(program)))
     listener.bind((0, groups))
     return listener
+
+
+def _without_routes_of(protocol: int) -> bytes:
+    """A socket filter (classic BPF) that drops RTM_NEWROUTE and RTM_DELROUTE of a protocol and takes all else."""
+    load_half, load_byte, jump_if_equal, give = 0x28, 0x30, 0x15, 0x06
+    added, removed = (socket.htons(kind) for kind in (24, 25))  # it loads numbers as on the wire, and they are not
+    return b"".join(
+        _FILTER.pack(*one)
+        for one in (
+            (load_half, 0, 0, 4),  # nlmsg_type
+            (jump_if_equal, 1, 0, added),
+            (jump_if_equal, 0, 2, removed),
+            (load_byte, 0, 0, _HEADER.size + 5),  # rtm_protocol
+            (jump_if_equal, 1, 0, protocol),
+            (give, 0, 0, 0xFFFFFFFF),
+            (give, 0, 0, 0),
+        )
+    )

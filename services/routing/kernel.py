@@ -39,16 +39,25 @@ from services.routing.core.fib import (
     Snapshot,
     Uplink,
 )
+from services.routing.core.learnt import PROTOCOL as LEARNT
 from services.routing.core.wireguard import WireguardState, Wish
 from services.routing.devices import NAMES, Devices, why_refused
 from services.routing.probes import open_probe
-from services.routing.rtnetlink import Change, concerns, message, read
+from services.routing.rtnetlink import Change, concerns, is_others, message, read
 from services.routing.wireguard import Wireguard
 
 CHUNK = 256
 """Operations in one send; their acknowledgements fit into a default socket buffer."""
 DEADLINE = 10.0
-FORWARDING = ("net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding")
+FORWARDING = (
+    "net/ipv4/ip_forward",
+    "net/ipv6/conf/all/forwarding",
+    "net/ipv4/fib_multipath_hash_policy",
+    "net/ipv6/fib_multipath_hash_policy",
+)
+"""Switches that must not be 0. The last two: the hash that chooses one of several next hops is over ports too (1), or
+over what somebody asks for who knows more of the packets (2 and 3).
+"""
 
 _GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
 """RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
@@ -135,9 +144,18 @@ class Kernel:
         """Let this namespace forward both families; returns the switches that cannot be set."""
         return await self._run(lambda: _set_forwarding(self._sysctls))
 
+    async def learnt(self, work: Callable[[Netlink], T]) -> T:
+        """Have a slice of work on learnt routes done in the thread, between others of its kind. Raises KernelFault."""
+
+        def inside() -> T:
+            assert self._netlink is not None
+            return work(self._netlink)
+
+        return await self._run(inside)
+
     async def watch(self, changed: Callable[[], None]) -> None:
         """Call ``changed`` (in the event loop) whenever routes, addresses or uplinks may have changed."""
-        self._listener = await self._run(lambda: netlink.listen(_GROUPS))
+        self._listener = await self._run(lambda: netlink.listen(_GROUPS, silent=LEARNT))
         descriptor = self._listener.fileno()
 
         def drain() -> None:
@@ -202,8 +220,9 @@ class Kernel:
         return Snapshot(routes=tuple(routes), uplinks=uplinks, missing=missing, devices=devices, entries=entries)
 
     def _routes(self, family: int) -> list[Route]:
+        """Without those that were learnt: there may be 100,000, and ``services.routing.learnt`` compares them."""
         assert self._netlink is not None
-        bodies = self._netlink.dump(rtnl.GETROUTE, rtnl.routes_query(family), rtnl.NO_TABLE)
+        bodies = self._netlink.dump(rtnl.GETROUTE, rtnl.routes_query(family), rtnl.NO_TABLE, is_others)
         return [route for route in map(read, bodies) if route is not None]
 
     def _uplinks(self) -> tuple[Uplink, ...]:

@@ -1,8 +1,8 @@
 """``python -m services.routing.remove [HOST]``: takes away all routes and tunnel devices of this service, to uninstall.
 
 Run in the node's network namespace when the agent has ended. Only what is ours goes, routes by protocol and metric,
-devices by mark or group, and their entries with them; a second run finds nothing to do. ``HOST``, the node's root, is
-what the dataplane's like asks for; nothing of ours lies there.
+learnt ones with the next hop objects that they name, devices by mark or group, and their entries with them; a second
+run finds nothing to do. ``HOST``, the node's root, is what the dataplane's like asks for; nothing of ours lies there.
 """
 
 from __future__ import annotations
@@ -12,10 +12,11 @@ import sys
 
 from services.routing.core.fib import Operation, Remove, RemoveDevice
 from services.routing.kernel import Kernel, KernelFault
+from services.routing.learnt import remove as remove_learnt
 
 
 async def remove() -> int:
-    """How many routes and devices were taken away. Raises KernelFault."""
+    """How many routes, next hop objects and devices were taken away. Raises KernelFault."""
     kernel = Kernel(())
     try:
         found = await kernel.snapshot()
@@ -24,7 +25,7 @@ async def remove() -> int:
         refused = await kernel.apply(ours)
         if refused:
             raise KernelFault(f"the kernel keeps {len(refused)} routes and devices, first {refused[0].operation}")
-        return len(ours)
+        return len(ours) + await remove_learnt(kernel)
     finally:
         await kernel.close()
 
@@ -36,7 +37,7 @@ def main() -> int:
     except KernelFault as fault:
         print(f"routing.remove: {fault}; run the uninstall again", file=sys.stderr)  # noqa: T201 - a command
         return 1
-    print(f"routing.remove: {count} routes and devices taken away")  # noqa: T201 - a command
+    print(f"routing.remove: {count} routes, next hops and devices taken away")  # noqa: T201 - a command
     return 0
 
 

@@ -26,6 +26,7 @@ from services.routing.core.fib import (
     Replace,
     Route,
 )
+from services.routing.core.learnt import PROTOCOL as LEARNT
 
 _TABLE_AT, _PROTOCOL_AT = 4, 5
 """Places in ``struct rtmsg``: most notifications are judged by these two bytes alone."""
@@ -73,6 +74,11 @@ def read_forwarding(body: bytes) -> Entry | None:
     """The forwarding entry of an RTM_NEWNEIGH body; None for one that leads nowhere."""
     seen = rtnl.parse_neighbour(body)
     return Forwarding(seen.link, seen.mac, ip_address(seen.address)) if seen.address and seen.mac else None
+
+
+def is_others(received: bytes, start: int) -> bool:
+    """Whether the RTM_NEWROUTE body that begins there is of any route but those that were learnt."""
+    return received[start + _PROTOCOL_AT] != LEARNT
 
 
 def read(body: bytes) -> Route | None:

@@ -100,10 +100,15 @@ AM_INLINE int am_read_tos(struct __sk_buff *skb, u8 family)
 	return family == 4 ? head[1] : (head[0] & 15) << 4 | head[1] >> 4;
 }
 
+AM_INLINE __be16 am_outer_source_port(u32 hash)
+{
+	return bpf_htons(AM_FIRST_TUNNEL_PORT + ((u64)hash * AM_TUNNEL_PORTS >> 32));
+}
+
 AM_INLINE void am_put_vxlan(struct am_work *w, struct am_vxlan *vxlan, const struct am_tunnel *tunnel, u32 hash, u32 length)
 {
 	length += sizeof(*vxlan) - 2;
-	vxlan->source_port = bpf_htons(AM_FIRST_TUNNEL_PORT + ((u64)hash * AM_TUNNEL_PORTS >> 32));
+	vxlan->source_port = am_outer_source_port(hash);
 	vxlan->port = bpf_htons(tunnel->port);
 	vxlan->length = length > 0xffff ? 0 : bpf_htons(length);
 	vxlan->check = 0;
@@ -113,14 +118,20 @@ AM_INLINE void am_put_vxlan(struct am_work *w, struct am_vxlan *vxlan, const str
 	vxlan->type = w->packet.family == 4 ? AM_ETH_IP : AM_ETH_IP6;
 }
 
-/* The outer route of w->remote, into w->fib. */
+/*
+ * The outer route of w->remote, into w->fib: by one of several next hops as the flow's hash says it, of IPIP too, whose
+ * outer packets have no ports.
+ */
 AM_INLINE long am_route_outer(struct __sk_buff *skb, struct am_work *w, const struct am_tunnel *tunnel, u32 longest)
 {
 	w->outer[0] = tunnel->local;
 	w->outer[1] = w->remote;
 	if (longest)
 		longest += am_overhead(tunnel);
-	am_ask_route(&w->fib, w->outer, tunnel->family, longest > 0xffff ? 0xffff : longest);
+	w->flow_hash = am_flow_hash(&w->packet.flow);
+	w->outer_ports[0] = am_outer_source_port(w->flow_hash);
+	w->outer_ports[1] = bpf_htons(tunnel->port);
+	am_ask_route(&w->fib, w->outer, w->outer_ports, tunnel->family, longest > 0xffff ? 0xffff : longest);
 	return am_fib_lookup(skb, &w->fib, tunnel->kind == AM_TUNNEL_VXLAN ? AM_UDP : AM_IPIP, 0);
 }
 
@@ -159,7 +170,7 @@ AM_INLINE long am_push_ip4(struct __sk_buff *skb, struct am_work *w, const struc
 			return -1;
 		return bpf_skb_store_bytes(skb, 0, w->tunnel_head.macs, AM_ETH_LEN + sizeof(*ip), 0);
 	}
-	am_put_vxlan(w, (struct am_vxlan *)(ip + 1), tunnel, am_flow_hash(&w->packet.flow), inner);
+	am_put_vxlan(w, (struct am_vxlan *)(ip + 1), tunnel, w->flow_hash, inner);
 	flags |= BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH | BPF_F_ADJ_ROOM_ENCAP_L2(AM_ETH_LEN);
 	if (am_make_room(skb, sizeof(*ip) + AM_VXLAN_LEN, flags))
 		return -1;
@@ -169,7 +180,7 @@ AM_INLINE long am_push_ip4(struct __sk_buff *skb, struct am_work *w, const struc
 AM_INLINE long am_push_ip6(struct __sk_buff *skb, struct am_work *w, const struct am_tunnel *tunnel, u8 tos)
 {
 	struct am_ip6 *ip = (struct am_ip6 *)w->tunnel_head.room;
-	u32 inner = skb->len - AM_ETH_LEN, length = inner + AM_VXLAN_LEN, hash = am_flow_hash(&w->packet.flow);
+	u32 inner = skb->len - AM_ETH_LEN, length = inner + AM_VXLAN_LEN, hash = w->flow_hash;
 	u64 flags = BPF_F_ADJ_ROOM_ENCAP_L3_IPV6 | BPF_F_ADJ_ROOM_ENCAP_L4_UDP | BPF_F_ADJ_ROOM_ENCAP_L2_ETH |
 		    BPF_F_ADJ_ROOM_ENCAP_L2(AM_ETH_LEN);
 

@@ -65,11 +65,17 @@ AM_INLINE u32 am_longest_on_wire(const struct __sk_buff *skb, const struct am_pa
 	return length > 0xffff ? 0xffff : length;
 }
 
-/* Fills the question: where do packets from pair[0] to pair[1] go, which are `longest` at most (am_longest_on_wire)? */
-AM_INLINE void am_ask_route(struct bpf_fib_lookup *fib, const struct am_addr *pair, u8 family, u32 longest)
+/*
+ * Fills the question: where do packets from pair[0] to pair[1] go, of ports[0] to ports[1], which are `longest` at most (am_longest_on_wire)? Of
+ * several next hops the kernel takes one by a hash over addresses, protocol and ports (fib_multipath_hash_policy), the
+ * same as its stack takes for the flow's packets.
+ */
+AM_INLINE void am_ask_route(struct bpf_fib_lookup *fib, const struct am_addr *pair, const __be16 *ports, u8 family, u32 longest)
 {
 	__builtin_memset(fib, 0, sizeof(*fib));
 	fib->tot_len = longest;
+	fib->sport = ports[0];
+	fib->dport = ports[1];
 	if (family == 4) {
 		fib->family = AM_AF_INET;
 		fib->ipv4_src = pair[0].word[3];

@@ -37,7 +37,8 @@ AM_INLINE long am_find_way(struct __sk_buff *skb, const struct am_packet *p, u64
 
 	w->longest = am_longest_on_wire(skb, p);
 	if (way != AM_WAY_NODE) {
-		am_ask_route(fib, way == AM_WAY_POD ? &p->source : &w->entry.source, p->family, w->longest);
+		am_ask_route(fib, way == AM_WAY_POD ? &p->source : &w->entry.source,
+			     way == AM_WAY_POD ? &p->flow.source_port : &w->entry.source_port, p->family, w->longest);
 		return am_fib_lookup(skb, fib, p->protocol, 0);
 	}
 	w->address.address = p->destination;

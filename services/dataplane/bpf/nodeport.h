@@ -5,7 +5,9 @@
  * Three kinds of backend. A pod of this node sees the client's own address, and is judged for it. This node itself (a
  * hostNetwork pod) too: the packet goes up the stack, to_wire turns the answer back. Any other backend sees this node's
  * address, so that its answers come back here. A flow stays with its backend: TCP while it lives, UDP while the backend
- * serves. Only a first packet of TCP (SYN), or one of a flow that nobody remembers, chooses.
+ * serves. Only a first packet of TCP (SYN), or one of a flow that nobody remembers, chooses: the same backend on every
+ * node, so a packet in the middle of a flow that had come by another node is for the pod that it was for there. Policy
+ * judges it as the first of its flow.
  */
 #ifndef AM_NODEPORT_H
 #define AM_NODEPORT_H

@@ -120,6 +120,8 @@ struct am_work {
 	struct am_outer arrived;
 	u8 inner_macs[12];
 	u32 longest; /* am_longest_on_wire */
+	u32 flow_hash; /* of a packet that goes into a tunnel */
+	__be16 outer_ports[2];
 	u32 index; /* of a set of recent flows */
 	u32 frame_head[8]; /* struct am_frame_head (fib.h) */
 	u64 opaque;

@@ -73,7 +73,7 @@ AM_INLINE int am_send_into(struct __sk_buff *skb, const struct am_packet *p, con
 	if (peer) {
 		w->remote = p->destination;
 	} else {
-		am_ask_route(&w->fib, &p->source, p->family, 0);
+		am_ask_route(&w->fib, &p->source, &p->flow.source_port, p->family, 0);
 		found = am_fib_lookup(skb, &w->fib, p->protocol, BPF_FIB_LOOKUP_OUTPUT);
 		if ((found != BPF_FIB_LKUP_RET_SUCCESS && found != BPF_FIB_LKUP_RET_NO_NEIGH) || !am_outer_destination(w, tunnel))
 			return am_refuse(skb, p, role, AM_REASON_NO_ROUTE);

@@ -67,6 +67,7 @@ class Tables:
         self.tunnel_peers = Table(fd["am_tunnel_peers"], m.TUNNEL_PEERS, at.AddressKey, tl.TunnelPeer)
         self.tunnel_sources = Table(fd["am_tunnel_srcs"], m.TUNNEL_SOURCES, at.PrefixKey, tl.TunnelSource)
         self._own = Table(fd["am_own"], m.NODE_ADDRESSES, at.Index, nat.NodeAddresses)
+        self._choice = Table(fd["am_choice"], m.CHOICE, at.Index, lb.ChoiceKey)
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)
         self._generation = Table(fd["am_generation"], m.GENERATION, at.Index, at.Generation)
         self.recent = Table(fd["am_ct_recent"], m.RECENT, at.Index, at.Recent)
@@ -96,6 +97,11 @@ class Tables:
         wanted = nat.NodeAddresses(address4=first.get(4), address6=first.get(6))
         if self._own.get(_FIRST) != wanted:
             self._own.put(_FIRST, wanted)
+
+    def choose_by(self, key: lb.ChoiceKey) -> None:
+        """Says by which key flows from outside choose their backends. Flows that live keep theirs."""
+        if self._choice.get(_FIRST) != key:
+            self._choice.put(_FIRST, key)
 
     @property
     def generation(self) -> int:

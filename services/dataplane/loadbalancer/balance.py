@@ -33,6 +33,7 @@ from services.dataplane.core.datapath.wire import Record
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.core.loadbalancer import service_demand, services
 from services.dataplane.core.loadbalancer.change_traces import ChangeTraces
+from services.dataplane.core.loadbalancer.choice import choice_key
 from services.dataplane.core.loadbalancer.frontends import Frontends, HostPortPod, Owner, Refusal
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.pacing import Pacing
@@ -44,6 +45,8 @@ from services.dataplane.one_thread import OneThread
 from services.dataplane.signals import Signal
 
 ZONE = "topology.kubernetes.io/zone"
+KEY_NAMESPACE = "kube-system"
+"""Whose uid keys the choice of backends, as it does identities."""
 NEEDED: tuple[type[KubernetesObject], ...] = (Service, EndpointSlice, Node, Pod, IPPool)
 _ENDED = ("Succeeded", "Failed")
 NAMED = 5
@@ -153,6 +156,8 @@ class Balancer:
         context, pods = self._current_context(), self._host_port_pods()
         if context.addresses:
             self._tables.speak_as(context.addresses)
+        if (system := self._feed.namespace(KEY_NAMESPACE)) is not None:
+            self._tables.choose_by(choice_key(system.uid))
         unknown = self._frontends is None or self._actual is None or context != self._frontends.context
         if not (full or unknown or self._dirty or pods != self._pods):
             self.seen = seen

@@ -21,13 +21,13 @@ from proto.policy import (
     SelectorPeer,
     Verdict,
 )
-from services.dataplane.core.datapath.service_layout import ServiceKey
+from services.dataplane.core.datapath.service_layout import Backend, BackendKey, ServiceKey
 from services.dataplane.core.ipcache.entries import Entries, fixed_entries
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
 from services.dataplane.core.loadbalancer.frontends import BackendsOf, Frontend, Frontends, HostPortPod, Owner, Refusal
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
-from services.dataplane.core.loadbalancer.services import Tables, slots_by_number
+from services.dataplane.core.loadbalancer.services import Tables
 from services.dataplane.core.monitor.names import Names, nodes_at
 
 TCP, UDP, SCTP = 6, 17, 132
@@ -248,7 +248,15 @@ def frontends_of(
     return plan_in(made)
 
 
+def _entries(tables: Tables, number: int, count: int) -> list[Backend]:
+    found = (tables.backends.get(BackendKey(service=number, index=index)) for index in range(count))
+    return [entry for entry in found if entry is not None]
+
+
 def slots_of(tables: Tables) -> dict[ServiceKey, tuple[Target, ...]]:
     """The order in which each front's backends stand."""
-    by_number = slots_by_number(tables)
+    by_number = {
+        number: tuple((entry.address, entry.port) for entry in _entries(tables, number, count))
+        for number, count in {(one.number, one.backends) for one in tables.services.values()}
+    }
     return {key: by_number[one.number] for key, one in tables.services.items()}

@@ -409,4 +409,4 @@ async def test_an_agent_without_memory_knows_what_it_laid_and_takes_it_away(pair
     )
     assert ran.returncode == 0, ran.stderr
     assert ": 0 routes" not in ran.stdout
-    assert "routes and devices taken away" in ran.stdout
+    assert "routes, next hops and devices taken away" in ran.stdout

@@ -120,6 +120,7 @@ MEMBERS = MapSpec("am_members", H, lb.MemberKey, lb.Member, 262_144, "backends b
 SOURCE_RANGES = MapSpec(
     "am_src_ranges", LPM, lb.SourceRangeKey, lb.SourceRange, 65_536, "who may reach a service from outside", NO_PREALLOC
 )
+CHOICE = MapSpec("am_choice", ARRAY, at.Index, lb.ChoiceKey, 1, "key of the hash by which flows choose backends")
 AFFINITIES = MapSpec("am_affinity", LRU, lb.AffinityKey, lb.Affinity, 65_536, "the backend a client had")
 SLOTTED = MapSpec("am_slots", ARRAY, at.Index, lb.Slot, SLOTS, "which connected socket has which place in am_sent")
 SENT = MapSpec("am_sent", ARRAY, at.Index, lb.Sent, SLOTS, "what connected sockets asked for, and got")
@@ -146,7 +147,7 @@ TUNNEL_SOURCES = MapSpec(
 MAPS: tuple[MapSpec, ...] = (
     LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, SELECTED, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, GENERATION,
     FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS,
-    SOURCE_RANGES, AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS,
+    SOURCE_RANGES, CHOICE, AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS,
     NAT_RECENT, TUNNELS, TUNNEL_ENDS, TUNNEL_PEERS, TUNNEL_SOURCES,
 )  # fmt: skip
 

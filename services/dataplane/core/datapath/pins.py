@@ -66,6 +66,7 @@ RULES: Mapping[MapSpec, Rule] = {
     m.BACKENDS: Rule(Source.SERVICES),
     m.MEMBERS: Rule(Source.SERVICES),
     m.SOURCE_RANGES: Rule(Source.SERVICES),
+    m.CHOICE: Rule(Source.SERVICES),
     m.NODE_ADDRESSES: Rule(Source.SERVICES),
     m.TUNNELS: Rule(Source.TUNNELS),
     m.TUNNEL_ENDS: Rule(Source.TUNNELS),

@@ -104,6 +104,14 @@ class Backend(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class ChoiceKey(Record):
+    """The 128-bit key of the hash by which a flow from outside chooses its backend, the same on all nodes."""
+
+    first: U64 = 0
+    second: U64 = 0
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class MemberKey(Record):
     """A backend by what it is: tells whether a remembered one still serves."""
 

@@ -1,8 +1,8 @@
 """Frontends and their backends as the load-balancing tables of the programs.
 
-Owns numbers and slots. Promises: both are stable (a backend keeps its slot, a hole is filled from the end; a set of
-backends keeps its number while a front that had it still leads there), so flows and affinity survive updates and
-restarts; :func:`change` orders the steps so that a lookup in between finds old or new backends, never none, and a
+Owns numbers. Promises: a set of backends keeps its number while a front that had it still leads there, so flows and
+affinity survive updates and restarts; its backends stand in one order on every node (``core.loadbalancer.choice``);
+:func:`change` orders the steps so that a lookup in between finds old or new backends, never none, and a
 client outside a load balancer's source ranges never gets in; what belongs to nobody any more goes first, so that
 removals never wait for room (:func:`whole` and :func:`swept` are for tables that had none left). Frontends of one
 Service port with the same choice of endpoints share a number, and so their backends and their clients' affinity.
@@ -25,6 +25,7 @@ from services.dataplane.core.datapath.service_layout import (
     SourceRange,
     SourceRangeKey,
 )
+from services.dataplane.core.loadbalancer.choice import in_order
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
 from services.dataplane.core.loadbalancer.frontends import BackendsOf, Frontend, Moved
 from services.dataplane.core.loadbalancer.stale_sockets import UDP
@@ -67,19 +68,10 @@ class TableChange:
         return sets + dropped + len(self.remove_ranges) + len(self.remove_backends)
 
 
-def slots_by_number(tables: Tables) -> dict[int, tuple[Target, ...]]:
-    """The order in which the backends of each number stand."""
-    found: dict[int, tuple[Target, ...]] = {}
-    for number, count in sorted({(service.number, service.backends) for service in tables.services.values()}):
-        entries = [tables.backends.get(BackendKey(service=number, index=index)) for index in range(count)]
-        found[number] = tuple((entry.address, entry.port) for entry in entries if entry is not None)
-    return found
-
-
 def tables_of(
     frontends: Mapping[ServiceKey, Frontend], backends: Mapping[BackendsOf, frozenset[Target]], before: Tables
 ) -> Tables:
-    """The tables for these fronts; ``before`` gives numbers and slots that are kept."""
+    """The tables for these fronts; ``before`` gives numbers that are kept."""
     return _tables(frontends, backends, before, highest(before))
 
 
@@ -94,13 +86,13 @@ def _tables(
     before: Tables,
     last: int,
 ) -> Tables:
-    slots, numbers = slots_by_number(before), _numbers(frontends, before, last)
+    numbers = _numbers(frontends, before, last)
     tables = Tables()
     counts: dict[BackendsOf, int] = {}
     for shared, number in numbers.items():
-        assigned = assign_slots(slots.get(number, ()), backends[shared])
-        counts[shared] = len(assigned)
-        _write(tables, number, assigned)
+        ordered = in_order(backends[shared])
+        counts[shared] = len(ordered)
+        _write(tables, number, ordered)
     for key, frontend in frontends.items():
         number = numbers[frontend.backends]
         tables.services[key] = lb.Service(
@@ -181,22 +173,6 @@ def _numbers(frontends: Mapping[ServiceKey, Frontend], before: Tables, last: int
             last += 1
             numbers[frontend.backends] = last
     return numbers
-
-
-def assign_slots(before: Sequence[Target], targets: Iterable[Target]) -> tuple[Target, ...]:
-    """The targets in slots: those that stay keep theirs, holes are filled by new ones, then from the end."""
-    wanted = set(targets)
-    fresh = sorted(wanted - set(before), key=lambda target: (target[0].packed, target[1]), reverse=True)
-    slots: list[Target | None] = [target if target in wanted else None for target in dict.fromkeys(before)]
-    for index, slot in enumerate(slots):
-        if slot is None and fresh:
-            slots[index] = fresh.pop()
-    slots += reversed(fresh)
-    while None in slots:
-        last = slots.pop()
-        if last is not None:
-            slots[slots.index(None)] = last
-    return tuple(slot for slot in slots if slot is not None)
 
 
 def _write(tables: Tables, number: int, targets: Sequence[Target]) -> None:

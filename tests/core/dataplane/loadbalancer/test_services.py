@@ -14,11 +14,12 @@ from hypothesis import strategies as st
 from proto.objects import EndpointSlice, HostPort, Pod, Service
 from services.dataplane.core.datapath.service_layout import BackendKey, MemberKey, ServiceKey
 from services.dataplane.core.loadbalancer import services as tables_module
+from services.dataplane.core.loadbalancer.choice import choice_key
 from services.dataplane.core.loadbalancer.endpoint_choice import Target
 from services.dataplane.core.loadbalancer.frontends import Frontends, HostPortPod
 from services.dataplane.core.loadbalancer.node_context import NodeContext
 from services.dataplane.core.loadbalancer.service_objects import ServiceObjects
-from services.dataplane.core.loadbalancer.services import Tables, assign_slots, change, swept, takes_udp_backends, whole
+from services.dataplane.core.loadbalancer.services import Tables, change, swept, takes_udp_backends, whole
 from tests.core.dataplane.notation import TCP, UDP, frontends_of, objects_of, plan_in, service, slice_of, slots_of
 
 VIP = "10.96.0.10"
@@ -119,13 +120,13 @@ def test_a_headless_service_has_no_entry_and_others_slices_do_not_count() -> Non
     assert backends([service("web", VIP)], [other, for_names]) == set()
 
 
-def test_numbers_and_slots_stay_while_backends_come_and_go() -> None:
+def test_numbers_stay_while_backends_come_and_go() -> None:
     web = service("web", VIP, affinity_seconds=30)
     before = tables_of([web], [slice_of("web", "10.244.0.1", "10.244.0.2", "10.244.0.3")], Tables())
     after = tables_of([web], [slice_of("web", "10.244.0.3", "10.244.0.2")], before)
     assert after.services[KEY].number == before.services[KEY].number
     assert after.services[KEY].affinity_seconds == 30
-    assert [str(address) for address, _ in slots_of(after)[KEY]] == ["10.244.0.3", "10.244.0.2"]
+    assert [str(address) for address, _ in slots_of(after)[KEY]] == ["10.244.0.2", "10.244.0.3"]
     new = tables_of([service("api", "10.96.0.20"), web], [], after)
     numbers = {str(key.address): value.number for key, value in new.services.items()}
     assert numbers[VIP] == before.services[KEY].number
@@ -137,14 +138,24 @@ _targets = st.lists(st.integers(1, 9), unique=True, max_size=8).map(
 )
 
 
-@given(_targets, _targets)
-def test_placing_keeps_slots_and_loses_nobody(before: list[Target], wanted: list[Target]) -> None:
-    assigned = assign_slots(before, wanted)
-    assert sorted(assigned) == sorted(wanted)
-    stay = [target for target in before if target in wanted]
-    if len(wanted) >= len(before):
-        for target in stay:
-            assert assigned.index(target) == before.index(target)
+@given(st.lists(_targets, min_size=1, max_size=4), st.data())
+def test_on_every_node_backends_stand_in_one_order(sets: list[list[Target]], data: st.DataObject) -> None:
+    """One node has seen all these endpoints come and go, another starts with the last."""
+    wanted = sets[-1]
+    web, tables = service("web", VIP), Tables()
+    for targets in sets:
+        tables = tables_of([web], [slice_of("web", *(str(address) for address, _ in targets))], tables)
+    shuffled = data.draw(st.permutations([str(address) for address, _ in wanted]))
+    fresh = tables_of([web], [slice_of("web", *shuffled)], Tables())
+    assert slots_of(tables) == slots_of(fresh)
+    assert {address for address, _ in slots_of(fresh).get(KEY, ())} == {address for address, _ in wanted}
+
+
+def test_the_key_of_the_choice_is_the_clusters() -> None:
+    one = choice_key("6b2ae5ec-8d2e-4fd0-9d50-9a1b6f4c7a10")
+    assert one == choice_key("6b2ae5ec-8d2e-4fd0-9d50-9a1b6f4c7a10")
+    assert one != choice_key("6b2ae5ec-8d2e-4fd0-9d50-9a1b6f4c7a11")
+    assert len({one.first, one.second, 0}) == 3
 
 
 @given(_targets, _targets, _targets)
