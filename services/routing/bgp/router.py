@@ -1,0 +1,351 @@
+"""The BGP router of a node: sessions, tables and learnt routes, joined. It decides nothing itself.
+
+What peers say goes into the tables as it comes. :meth:`Router.work` decides what changed, a part at a time, hands it to
+the kernel's routes and sends each peer what it lacks; between two parts the event loop has its turn. A peer that takes
+nothing keeps what was packed for it, one batch, until it does.
+
+After a restart routes that are in the kernel stay: nothing of a family is decided, and nothing taken away, before every
+peer has sent its table or its time for that is up (RFC 4724 4.1).
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from kit.pools import within
+from proto.net import Address, Network
+from services.routing.bgp.session import PeerState
+from services.routing.bgp.speaker import Speaker
+from services.routing.core.bgp.codec.messages import RefreshKind, RouteRefresh, encode_route_refresh
+from services.routing.core.bgp.codec.updates import Unwritable, UpdateWriter
+from services.routing.core.bgp.next_hops import Ways
+from services.routing.core.bgp.peers import Peer
+from services.routing.core.bgp.resources import Speaker as Identity
+from services.routing.core.bgp.rib.exports import OwnNextHop
+from services.routing.core.bgp.rib.loc_rib import Change
+from services.routing.core.bgp.rib.paths import OWN, Reach
+from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit, Tables
+from services.routing.core.bgp.rib.tables import Established as Known
+from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
+from services.routing.core.bgp.session.restart import DropStale, LongLived
+from services.routing.core.bgp.values import Agreed, Attributes, Family, Prefix, Update, network_of, prefix_of
+from services.routing.core.learnt import Hop
+
+AT_ONCE = 1000
+"""Prefixes that are decided, or sent to a peer, before others have their turn: some milliseconds."""
+FIRST_TABLES = 120.0
+"""Seconds after a start in which peers may send their first tables before what they did not send is taken away."""
+
+
+class Routes(Protocol):
+    """Who writes learnt routes (:class:`services.routing.learnt.LearntRoutes`)."""
+
+    def replace(self, family: Family, prefixes: Iterable[Prefix], hops: Iterable[Hop]) -> None:
+        """These prefixes are reached by these next hops from now on."""
+
+    def complete(self, family: Family) -> None:
+        """All that there is has been learnt."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Reports:
+    """Whom the router tells what."""
+
+    changed: Callable[[str, PeerState], None]
+    """A peer's session is in another state."""
+    limited: Callable[[PrefixLimit], None]
+    """A peer has sent nearly as many prefixes as it may, or more."""
+    unwritable: Callable[[str, str], None]
+    """A peer, and why some routes cannot be sent to it."""
+
+
+@dataclass(slots=True)
+class _Outgoing:
+    """What a peer is sent."""
+
+    agreed: Agreed
+    writer: UpdateWriter
+    waiting: list[bytes] = field(default_factory=list)
+    """Packed, and not taken yet."""
+
+
+class Router:
+    """The owner of a speaker's sessions. Made in a running event loop, used from it alone."""
+
+    def __init__(
+        self,
+        routes: Routes,
+        reports: Reports,
+        poke: Callable[[], None],
+        *,
+        speaker: Callable[[Router], Speaker] = Speaker,
+        most_paths: int = 16,
+    ) -> None:
+        """``poke``: there is something for :meth:`work`. ``most_paths``: next hops of a route at most."""
+        self._routes = routes
+        self._reports = reports
+        self._poke = poke
+        self._loop = asyncio.get_running_loop()
+        self._ways = Ways()
+        self.rib = Tables(self._reach, most_paths=most_paths)
+        self.speaker = speaker(self)
+        self._identity: Identity | None = None
+        self._addresses: Mapping[int, Address] = {}
+        self._peers: dict[str, Peer] = {}
+        self._outgoing: dict[str, _Outgoing] = {}
+        self._announced: dict[Network, Attributes] = {}
+        self._guarded: frozenset[Network] = frozenset()
+        self._unprogrammed: tuple[Network, ...] = ()
+        self._until = self._loop.time() + FIRST_TABLES
+        self._deferred: dict[Family, dict[str, float]] = {family: {} for family in Family}
+        """Peers whose first table is waited for after a restart of this speaker, and until when."""
+        self._awaited: dict[Family, set[str]] | None = None
+        """Peers that have sent no first table since the start; a family that all have sent is not in it. None: nobody
+        has said which peers there are.
+        """
+
+    # What there should be.
+
+    def follow(
+        self,
+        identity: Identity,
+        peers: Iterable[Peer],
+        addresses: Mapping[int, Address],
+        *,
+        unprogrammed: Iterable[Network] = (),
+    ) -> None:
+        """Be this speaker, with these peers. ``addresses``: this node's own by family (4, 6); ``unprogrammed``: learnt
+        prefixes in these ranges are for peers alone.
+        """
+        wanted = {peer.name: peer for peer in peers}
+        if self._awaited is None:
+            self._awaited = {
+                family: {name for name, peer in wanted.items() if family in peer.session.families} for family in Family
+            }
+        for names in self._awaited.values():
+            names.intersection_update(wanted)
+        self._identity, self._addresses, self._unprogrammed = identity, addresses, tuple(unprogrammed)
+        self._peers = wanted
+        listening = identity.listen_addresses or tuple(addresses.values())
+        self.speaker.listen(listening, identity.listen_port)
+        self.speaker.follow(wanted)
+        for name in self._outgoing:
+            if name in wanted:
+                self.rib.settings_changed(name, wanted[name].tables)
+        self._poke()
+
+    def announce(self, wanted: Mapping[Network, Attributes]) -> None:
+        """Begin these routes, and no others."""
+        for network in self._announced.keys() - wanted.keys():
+            self.rib.withdraw_own(*prefix_of(network))
+        for network, attributes in wanted.items():
+            if self._announced.get(network) != attributes:
+                family, prefix = prefix_of(network)
+                self.rib.originate(family, prefix, attributes)
+        self._announced = dict(wanted)
+        self._poke()
+
+    def guard(self, ranges: Iterable[Network]) -> None:
+        """Ranges that are this cluster's own: a peer's route to one of them needs a rule that names it."""
+        if (guarded := frozenset(ranges)) != self._guarded:
+            self._guarded = guarded
+            self.rib.guard(guarded)
+            self._poke()
+
+    def find_ways(self, ways: Ways) -> None:
+        """How next hops are reached now."""
+        if ways != self._ways:
+            self._ways = ways
+            self.rib.next_hops_changed()
+            self._poke()
+
+    def _reach(self, address: Address, interface: str) -> Reach | None:
+        return self._ways.reach(address, interface)
+
+    # What sessions say (services.routing.bgp.session.Owner).
+
+    def established(self, name: str, session: Established) -> None:
+        """The peer's table comes, and it is sent this one."""
+        peer = self._peers[name]
+        self._outgoing[name] = _Outgoing(session.agreed, UpdateWriter(session.agreed))
+        known = Known(
+            session=peer.session,
+            tables=peer.tables,
+            agreed=session.agreed,
+            router_id=session.theirs.router_id,
+            next_hops=self._next_hops(peer),
+            long_lived=bool(session.theirs.capabilities.long_lived),
+        )
+        self.rib.peer_up(name, known)
+        self._poke()
+
+    def _next_hops(self, peer: Peer) -> dict[Family, OwnNextHop]:
+        """The addresses that a peer is sent as next hops; where there is none of IPv4, that of IPv6 (RFC 8950)."""
+        local, own = peer.session.local, dict(self._addresses)
+        if local is not None:
+            own[local.version] = local
+        found = {Family.IPV4: own.get(4), Family.IPV6: own.get(6)}
+        if found[Family.IPV4] is None and Family.IPV4 in peer.session.extended_next_hops:
+            found[Family.IPV4] = own.get(6)
+        return {family: OwnNextHop(address=address) for family, address in found.items() if address is not None}
+
+    def lost(self, name: str, lost: Lost) -> None:
+        """What the peer may send again stays, all else goes."""
+        self._outgoing.pop(name, None)
+        self.rib.peer_down(name, lost.kept)
+        self._poke()
+
+    def received(self, name: str, message: Update | RouteRefresh) -> None:
+        """Into the tables with it."""
+        if isinstance(message, RouteRefresh):
+            self._refresh(name, message)
+        else:
+            for limit in self.rib.update(name, message):
+                self._reports.limited(limit)
+                if limit.exceeded:
+                    bound = bytes((0, limit.family.afi, limit.family.safi)) + limit.most.to_bytes(4)
+                    self.speaker.refuse_prefixes(name, bound)
+            if message.end_of_rib is not None:
+                self._ended(name, message.end_of_rib)
+        self._poke()
+
+    def _refresh(self, name: str, refresh: RouteRefresh) -> None:
+        match refresh.kind:
+            case RefreshKind.REQUEST:
+                outgoing = self._outgoing.get(name)
+                if outgoing is not None and refresh.family in outgoing.agreed.families:
+                    if outgoing.agreed.enhanced_route_refresh:
+                        outgoing.waiting.append(
+                            encode_route_refresh(RouteRefresh(refresh.family, RefreshKind.BEGINNING))
+                        )
+                    self.rib.refresh_requested(name, refresh.family)
+            case RefreshKind.BEGINNING:
+                self.rib.refresh_begin(name, refresh.family)
+            case RefreshKind.END:
+                self.rib.refresh_end(name, refresh.family)
+
+    def tables(self, name: str, step: DropStale | LongLived | DeferSelection) -> None:
+        """What a restart, the peer's or this speaker's, asks of the tables."""
+        for family in step.families:
+            match step:
+                case DropStale():
+                    self.rib.stale_expired(name, family)
+                case LongLived():
+                    self.rib.long_lived_begun(name, family)
+                case DeferSelection(until=until):
+                    self._deferred[family][name] = until
+                    self.rib.defer(family, deferred=True)
+        self._poke()
+
+    def writable(self, name: str) -> None:
+        """The peer takes messages again."""
+        self._poke()
+
+    def changed(self, name: str) -> None:
+        """The peer's session is in another state."""
+        if (state := self.speaker.states().get(name)) is not None:
+            self._reports.changed(name, state)
+
+    # What follows from it.
+
+    @property
+    def deadline(self) -> float | None:
+        """When :meth:`work` has something to do though nothing has happened, in the loop's time."""
+        untils = [until for peers in self._deferred.values() for until in peers.values()]
+        return min([*untils, *([self._until] if self._awaited else [])], default=None)
+
+    async def work(self) -> None:
+        """Decide and send all that there is."""
+        self._expire()
+        while True:
+            changes = self.rib.decide(AT_ONCE)
+            self._program(changes)
+            sent = [self._send(name) for name in list(self._outgoing)]
+            if not changes and not any(sent) and not self.rib.undecided:
+                break
+            await asyncio.sleep(0)
+        for family in [family for family, names in (self._awaited or {}).items() if not names]:
+            if self._awaited is not None and not self._deferred[family]:
+                del self._awaited[family]
+                self._routes.complete(family)
+
+    def _program(self, changes: Iterable[Change]) -> None:
+        """Hand the kernel's routes what changed, prefixes with the same next hops together."""
+        together: dict[tuple[Family, tuple[Hop, ...]], list[Prefix]] = {}
+        for change in changes:
+            together.setdefault((change.family, self._hops(change)), []).append(change.prefix)
+        for (family, hops), prefixes in together.items():
+            self._routes.replace(family, prefixes, hops)
+
+    def _hops(self, change: Change) -> tuple[Hop, ...]:
+        """The routers that a prefix is reached by; none where it is this node's own, or for peers alone."""
+        if not change.after or change.after[0].source is OWN:
+            return ()
+        if self._unprogrammed:
+            network = network_of(change.family, change.prefix)
+            if any(within(network, one) for one in self._unprogrammed):
+                return ()
+        hops = (path.hop for path in change.after if path.hop is not None)
+        found = (self._ways.hop(hop.address, hop.interface) for hop in hops)
+        return tuple(dict.fromkeys(hop for hop in found if hop is not None))
+
+    def _send(self, name: str) -> bool:
+        """Send a peer the next part of what it lacks; whether that was something, and it took it."""
+        outgoing = self._outgoing[name]
+        if not outgoing.waiting and self.rib.owes(name):
+            outgoing.waiting = self._packed(name, outgoing, self.rib.pending(name, AT_ONCE))
+        if outgoing.waiting and self.speaker.send(name, outgoing.waiting):
+            outgoing.waiting = []
+            return True
+        return False
+
+    def _packed(self, name: str, outgoing: _Outgoing, pending: Pending) -> list[bytes]:
+        messages: list[bytes] = []
+        writer = outgoing.writer
+        for batch in pending.batches:
+            for gone in batch.unreachable:
+                messages += writer.withdraw(gone.family, gone.prefixes, gone.path_ids)
+            for come in batch.reachable:
+                written = writer.write(come.family, come.attributes, come.prefixes, come.path_ids)
+                if isinstance(written, Unwritable):
+                    self._reports.unwritable(name, written.reason)
+                    written = writer.withdraw(come.family, come.prefixes, come.path_ids)
+                messages += written
+        for family, completed in pending.completed:
+            if completed is Completed.INITIAL:
+                messages.append(writer.end_of_rib(family))
+            elif outgoing.agreed.enhanced_route_refresh:
+                messages.append(encode_route_refresh(RouteRefresh(family, RefreshKind.END)))
+        return messages
+
+    # First tables after a start.
+
+    def _ended(self, name: str, family: Family) -> None:
+        """A peer has sent its whole table of a family."""
+        self._deferred[family].pop(name, None)
+        if self._awaited is not None and family in self._awaited:
+            self._awaited[family].discard(name)
+        self._undefer(family)
+
+    def _expire(self) -> None:
+        """Nobody is waited for longer than said."""
+        now = self._loop.time()
+        if now >= self._until:
+            for names in (self._awaited or {}).values():
+                names.clear()
+        for family, peers in self._deferred.items():
+            for name in [name for name, until in peers.items() if now >= until]:
+                del peers[name]
+            self._undefer(family)
+
+    def _undefer(self, family: Family) -> None:
+        if not self._deferred[family]:
+            self.rib.defer(family, deferred=False)
+
+    def close(self) -> None:
+        """End for a restart: peers keep the routes if they can, and so does the kernel."""
+        self.speaker.suspend()
+        self.speaker.close()

@@ -1,0 +1,97 @@
+"""Resolution of next hops (RFC 4271 5.1.3, 9.1.2.1): by which router, on which link, packets to one go.
+
+A next hop is reached on a network of one of this node's uplinks, by the gateway that an object names for it
+(``reachableBy``), or by a router that a route of somebody else's leads to; never by the default route, by a route to a
+pod, or by one that was learnt. So a learnt route depends on no other one.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from kit.tunnels import ROUTE_PROTOCOL
+from proto.net import Address, Network
+from services.routing.core.bgp.rib.paths import Reach
+from services.routing.core.fib import PODS, Kind, Snapshot
+from services.routing.core.learnt import PROTOCOL, Hop
+
+BY_ROUTER = 1
+"""Interior cost of a next hop that another router leads to; 0: it is on a link."""
+
+
+@dataclass(frozen=True, slots=True)
+class Way:
+    """How packets to the next hops of a network leave."""
+
+    network: Network
+    link: int
+    interface: str
+    via: Address | None = None
+    """The router on the link; None: the next hop is one itself."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Ways:
+    """All ways to next hops, the longest prefix first."""
+
+    ways: tuple[Way, ...] = ()
+    links: Mapping[str, int] = field(default_factory=dict)
+    """Index by name, of uplinks that are up."""
+    gateways: Mapping[Address, Address] = field(default_factory=dict)
+    """Next hops that an object names a gateway for."""
+    own: frozenset[Address] = frozenset()
+
+    def hop(self, address: Address, interface: str = "") -> Hop | None:
+        """The router and the link by which a next hop is reached; None: it is not.
+
+        ``interface``: of the session that a link-local next hop came by.
+        """
+        found = self._find(address, interface)
+        return found[0] if found is not None else None
+
+    def reach(self, address: Address, interface: str = "") -> Reach | None:
+        """The same, as the decision process asks for it."""
+        found = self._find(address, interface)
+        return found[1] if found is not None else None
+
+    def _find(self, address: Address, interface: str) -> tuple[Hop, Reach] | None:
+        if address in self.own:
+            return None
+        if address.is_link_local:
+            index = self.links.get(interface)
+            return (Hop(address, index), Reach(interface=interface)) if index is not None else None
+        router = self.gateways.get(address, address)
+        for way in self.ways:
+            if way.network.version == router.version and router in way.network:
+                cost = 0 if way.via is None and router == address else BY_ROUTER
+                return Hop(way.via or router, way.link), Reach(cost=cost, interface=way.interface)
+        return None
+
+
+def ways_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) -> Ways:
+    """What the kernel has of ways to next hops now."""
+    names = {uplink.index: uplink.name for uplink in kernel.uplinks if uplink.up}
+    found = [
+        Way(interface.network, uplink.index, uplink.name)
+        for uplink in kernel.uplinks
+        for interface in uplink.addresses
+        if uplink.up and not interface.ip.is_link_local and interface.network.prefixlen < interface.max_prefixlen
+    ]
+    found += [
+        Way(route.destination, route.link, names[route.link], route.via)
+        for route in kernel.routes
+        if route.kind is Kind.UNICAST
+        and route.link in names
+        and route.destination.prefixlen
+        and route.protocol not in (ROUTE_PROTOCOL, PODS, PROTOCOL)
+    ]
+    holders = (*kernel.uplinks, *((kernel.loopback,) if kernel.loopback is not None else ()))
+    return Ways(
+        ways=tuple(
+            sorted(dict.fromkeys(found), key=lambda way: (-way.network.prefixlen, way.via is not None, way.link))
+        ),
+        links={name: index for index, name in names.items()},
+        gateways=dict(gateways),
+        own=frozenset(interface.ip for holder in holders for interface in holder.addresses),
+    )
