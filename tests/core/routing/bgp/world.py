@@ -95,6 +95,8 @@ class World:
                     self._send(speaker, link, octets)
                 case Close(link):
                     self._close(speaker, link)
+                case _:
+                    pass
 
     def up(self) -> bool:
         """Both hold the session by one connection, and there is no other."""

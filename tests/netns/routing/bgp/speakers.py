@@ -275,7 +275,7 @@ class ExaBgp:
             process hear {{ run /usr/bin/tee {heard}; encoder json; }}
             neighbor {OURS} {{
               router-id {THEIRS}; local-address {THEIRS}; local-as 65001; peer-as 64512;
-              api {{ processes [ hear ]; neighbor-changes; receive {{ parsed; update; notification; }} }}
+              api {{ processes [ hear ]; neighbor-changes; receive {{ parsed; update; }} }}
               {neighbor}
             }}
             """
