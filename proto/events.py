@@ -87,6 +87,19 @@ class ModelStep(msgspec.Struct, frozen=True):
     """One sentence."""
 
 
+class BgpSession(msgspec.Struct, frozen=True):
+    """A BGP session of a node is in another state."""
+
+    node: str
+    peer: str
+    """``<BGPPeer>/<address>``, or ``mesh/<node>``."""
+    state: str
+    """``Idle``, ``Connect``, ``Active``, ``OpenSent``, ``OpenConfirm``, ``Established`` (RFC 4271 8.2.2)."""
+    why: str = ""
+    """Why there is no session: one sentence; empty while there is one, or before the first attempt."""
+    remedy: str = ""
+
+
 class ServiceFault(msgspec.Struct, frozen=True):
     """Something a person should know: one sentence, with the remedy."""
 
@@ -130,6 +143,7 @@ EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {
     heard_subject("policy", "fault"): ServiceFault,
     heard_subject("routing", "changed"): RoutesChanged,
     heard_subject("routing", "model"): ModelStep,
+    heard_subject("routing", "bgp"): BgpSession,
     heard_subject("routing", "fault"): ServiceFault,
     heard_subject("cluster", "fault"): ServiceFault,
     heard_subject("dns", "report"): DnsReport,

@@ -13,6 +13,7 @@ from chassis.bus.causes import Causes
 from chassis.faults import SettingsFault
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
+from kit import bgp
 from kit.models import SERVED, Model
 from kit.pairs import chosen
 from linux.netlink import Netlink
@@ -20,9 +21,11 @@ from proto.codec import encode_segment
 from proto.pairs import PairsRequest
 from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
+from services.routing.bgp.start import Bgp
 from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
 from services.routing.kernel import Kernel
+from services.routing.learnt import LearntRoutes
 from services.routing.mirror import Mirror
 from services.routing.object_faults import ObjectFaults
 from services.routing.prober import Prober
@@ -43,10 +46,11 @@ async def build(
     *,
     served: Mapping[str, Model] = SERVED,
     programs: bool | None = None,
+    speaks: bool = bgp.SERVED,
 ) -> None:
     """Everything that one copy of the service is. ``namespace`` is a network namespace other than the process' own;
     ``served``: the models that there are; ``programs``: whether tunnel devices take packets only with the datapath's
-    programs, as they do on every node (not in a gateway).
+    programs, as they do on every node (not in a gateway); ``speaks``: BGP is served.
     """
     settings, bus = runtime.settings, runtime.bus
     if not settings.node and not settings.gateway:
@@ -78,11 +82,14 @@ async def build(
     objects = ObjectFaults(settings.node, lambda fault: bus.publish(subject, fault))
     ready = runtime.health.require("routes")
     announce: Loop | None = None
+    speaker: Bgp | None = None
 
     async def install(dirty: Dirty) -> Done | Again:
         before = _offered(installer)
         outcome = await installer.apply(dirty)
-        objects.report(installer.faults, time.monotonic())
+        if speaker is not None:
+            speaker.poke()
+        objects.report((*installer.faults, *(speaker.faults if speaker is not None else ())), time.monotonic())
         why = mirror.not_synced() or "; ".join(fault.fault for fault in installer.faults if not fault.of_others)
         ready.set(not why, why)
         if announce is not None and _offered(installer) != before:
@@ -97,6 +104,8 @@ async def build(
     await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, settings.node, installer.states()))
     if settings.node:
         announce = _announce(runtime, mirror, installer)
+    if node and speaks:
+        speaker = Bgp(runtime, mirror, LearntRoutes(kernel), lambda: installer.snapshot)
 
 
 def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:

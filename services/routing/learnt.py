@@ -93,6 +93,11 @@ class LearntRoutes:
         before, self._lost = self._lost, frozenset(hops)
         return before != self._lost
 
+    @property
+    def any_seen(self) -> bool:
+        """The kernel had objects of ours at the last full pass: somebody has learnt routes before."""
+        return bool(self._objects)
+
     def refused(self, family: Family) -> Mapping[Prefix, int]:
         """Routes that are not in the kernel, each with the errno of its refusal."""
         return self._tables[family].refused

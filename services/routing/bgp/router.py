@@ -345,6 +345,13 @@ class Router:
         if not self._deferred[family]:
             self.rib.defer(family, deferred=False)
 
+    def leave(self) -> None:
+        """End for good: peers are told, and nothing that they said counts."""
+        self.speaker.follow({})
+        self.speaker.close()
+        for family in Family:
+            self._routes.replace(family, list(self.rib.chosen(family)), ())
+
     def close(self) -> None:
         """End for a restart: peers keep the routes if they can, and so does the kernel."""
         self.speaker.suspend()

@@ -1,0 +1,206 @@
+"""Wires BGP into ``routing``: what the objects ask for becomes a speaker, its peers and what it announces.
+
+One loop does all of it. When the agent ends, sessions end as for a restart, and learnt routes stay in the kernel; when
+it starts and finds some, it asks its peers for their tables before it decides anything. A node that nobody asks to
+speak BGP has no speaker, opens no port, and lets go of what it had learnt.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Iterable, Mapping
+
+from chassis.bus.cursor import Cursor
+from chassis.runtime.reconcile import Again, Dirty, Done, Loop
+from chassis.runtime.service import Runtime
+from kit.once import Once
+from proto.addresses import Block, Claim
+from proto.events import BgpSession
+from proto.net import Network
+from proto.subjects import event_subject
+from services.routing.bgp.mirror import Mirror
+from services.routing.bgp.router import Reports, Router
+from services.routing.bgp.session import PeerState
+from services.routing.bgp.sockets import Opener, tcp_socket
+from services.routing.bgp.speaker import Speaker
+from services.routing.core.bgp.announced import Held, announced
+from services.routing.core.bgp.configuration import configuration
+from services.routing.core.bgp.next_hops import ways_of
+from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
+from services.routing.core.bgp.rib.tables import PrefixLimit
+from services.routing.core.bgp.session.table import State
+from services.routing.core.bgp.values import Attributes, Family
+from services.routing.core.faults import Fault
+from services.routing.core.fib import Snapshot
+from services.routing.core.learnt import METRIC
+from services.routing.learnt import LearntRoutes
+from services.routing.mirror import Mirror as Buckets
+from services.routing.settings import Settings
+
+PERIOD = 5.0
+RESTART = 120.0
+"""Seconds after a start in which peers are asked for their tables before anything is decided (RFC 4724 4.1)."""
+SOON = 0.1
+_NAMES = {
+    State.IDLE: "Idle",
+    State.CONNECT: "Connect",
+    State.ACTIVE: "Active",
+    State.OPEN_SENT: "OpenSent",
+    State.OPEN_CONFIRM: "OpenConfirm",
+    State.ESTABLISHED: "Established",
+}
+
+
+class Bgp:
+    """``apply`` is the body of the loop ``bgp``."""
+
+    def __init__(
+        self,
+        runtime: Runtime[Settings],
+        buckets: Buckets,
+        learnt: LearntRoutes,
+        kernel: Callable[[], Snapshot],
+        *,
+        opener: Opener = tcp_socket,
+    ) -> None:
+        """``kernel``: as of the last pass of the loop ``routes``."""
+        self._runtime = runtime
+        self._node = runtime.settings.node
+        self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
+        self._buckets = buckets
+        self._learnt = learnt
+        self._kernel = kernel
+        self._opener = opener
+        self._once: Once[Fault] = Once()
+        self._peering = Peering()
+        self._known = False
+        """The objects were whole once."""
+        self._services_changed = False
+        self.router: Router | None = None
+        """None while nobody asks for a speaker."""
+        self.faults: tuple[Fault, ...] = ()
+        """What the objects ask for and this node cannot do."""
+        views = (self._mirror.objects, buckets.blocks, buckets.claims)
+        cursors = [view.cursor() for view in views]
+        self._loop = Loop(runtime, "bgp", cursors=cursors, apply=self.apply, period=PERIOD)
+        runtime.on_stop(self._close)
+
+    async def apply(self, dirty: Dirty) -> Done | Again:
+        """One pass; raises KernelFault."""
+        if dirty.full or dirty.keys or self._services_changed:
+            self._services_changed = False
+            if (objects := self._mirror.look()) is not None:
+                self._known = True
+                await self._follow(objects)
+        if not self._known:
+            return Done()
+        if self.router is not None:
+            self.router.find_ways(ways_of(self._kernel(), self._peering.gateways))
+            await self.router.work()
+        await self._learnt.apply(full=dirty.full, occupied=_occupied(self._kernel()))
+        deadline = self.router.deadline if self.router is not None else None
+        now = asyncio.get_running_loop().time()
+        return Again(max(deadline - now, SOON), full=False) if deadline is not None else Done()
+
+    def poke(self) -> None:
+        """The kernel's links or routes changed."""
+        self._loop.poke(full=False)
+
+    async def _follow(self, objects: Objects) -> None:
+        """Be what the objects ask for."""
+        self._peering = found = peering(objects)
+        self._report(found.faults)
+        if found.speaker is None:
+            self._end()
+            return
+        if self.router is None:
+            self.router = await self._begin()
+        node = objects.nodes[self._node]
+        self.router.follow(found.speaker, found.peers, addresses_of(node), unprogrammed=found.unprogrammed)
+        if (wanted := self._announced(objects)) is not None:
+            self.router.announce(wanted)
+
+    async def _begin(self) -> Router:
+        """A speaker, which takes over the routes that the kernel has of an earlier one."""
+        await self._learnt.apply(full=True, occupied=_occupied(self._kernel()))
+        restarted = self._learnt.any_seen
+        until = asyncio.get_running_loop().time() + RESTART if restarted else None
+        self._runtime.log.info("bgp-begun", restarted=restarted)
+
+        def speaker(owner: Router) -> Speaker:
+            return Speaker(owner, opener=self._opener, restarting_until=until, preserved=restarted)
+
+        reports = Reports(changed=self._changed, limited=self._limited, unwritable=self._unwritable)
+        return Router(self._learnt, reports, self.poke, speaker=speaker)
+
+    def _end(self) -> None:
+        """Nobody asks for a speaker: peers are told, and what was learnt goes."""
+        if self.router is not None:
+            self.router.leave()
+            self.router = None
+        for family in Family:
+            self._learnt.complete(family)
+
+    def _announced(self, objects: Objects) -> Mapping[Network, Attributes] | None:
+        """What this node announces; None while blocks, claims or Services are not whole: then as before."""
+        set_here = configuration(objects.configurations, self._node)
+        buckets = self._buckets
+        if set_here.service_ranges:
+            self._follow_services()
+        services = self._mirror.look_at_services() if set_here.service_ranges else ((), ())
+        if services is None or not (buckets.blocks.synced and buckets.claims.synced):
+            return None
+        held = Held(
+            blocks=tuple(one.value for one in buckets.blocks.entries.values() if isinstance(one.value, Block)),
+            claims=tuple(one.value for one in buckets.claims.entries.values() if isinstance(one.value, Claim)),
+            pools=objects.pools,
+            services=services[0],
+            slices=services[1],
+        )
+        return announced(objects.nodes[self._node], held, set_here)
+
+    def _follow_services(self) -> None:
+        if self._mirror.services is None:
+            cursor = self._mirror.follow_services().cursor()
+            self._runtime.spawn("bgp services", self._watch(cursor))
+
+    async def _watch(self, services: Cursor) -> None:
+        woken = asyncio.Event()
+        services.wakes(woken)
+        while True:
+            await woken.wait()
+            woken.clear()
+            services.take()
+            self._services_changed = True
+            self.poke()
+
+    def _report(self, faults: tuple[Fault, ...]) -> None:
+        self.faults = faults
+        for fault in self._once.take(faults, time.monotonic()):
+            self._runtime.log.warning("fault", fault=fault.fault, remedy=fault.remedy)
+            self._runtime.bus.report_fault(fault.fault, fault.remedy, self._node)
+
+    def _changed(self, name: str, state: PeerState) -> None:
+        why, remedy = (state.fault.text, state.fault.remedy) if state.fault is not None else ("", "")
+        said = BgpSession(self._node, name, _NAMES[state.state], why, remedy)
+        self._runtime.log.info("bgp-session", peer=name, state=said.state, why=why)
+        self._runtime.bus.publish(event_subject("routing", "bgp"), said)
+
+    def _limited(self, limit: PrefixLimit) -> None:
+        what = "which ended the session" if limit.exceeded else "which is near the bound"
+        self._runtime.log.warning(
+            "bgp-prefixes", peer=limit.peer, family=limit.family.name, count=limit.count, most=limit.most, what=what
+        )
+
+    def _unwritable(self, name: str, why: str) -> None:
+        self._runtime.log.warning("bgp-unwritable", peer=name, why=why)
+
+    async def _close(self) -> None:
+        if self.router is not None:
+            self.router.close()
+
+
+def _occupied(kernel: Snapshot) -> Iterable[Network]:
+    """Destinations at which somebody else's route has the metric of learnt ones."""
+    return (route.destination for route in kernel.routes if route.metric == METRIC)
