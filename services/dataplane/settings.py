@@ -20,6 +20,9 @@ class Settings(BaseSettings):
     uplinks: tuple[str, ...]
     """Interfaces that lead to other nodes and to API servers: by no other is a packet taken for one of theirs, or of
     their pods. The smallest MTU among them, less what the models of the pools add, is the pods'."""
+    loopback: str = ""
+    """Interface that leads nowhere and has the node's own address, as ``lo`` or ``dummy0``, where that address is on
+    none of the uplinks: what is masqueraded gets it, whichever uplink it takes."""
     gateway: bool = False
     """A machine that is no node, of the control plane: its way by tunnels to the nodes' pods, and nothing else. No CNI,
     no pods, no policy, no Services."""

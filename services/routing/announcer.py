@@ -63,7 +63,7 @@ class Announcer:
         if not mesh.blocks_complete or not self._view.synced or not kernel.uplinks:
             return Again(WAIT)
         self._causes.gather()
-        offer = offered(self._node, mesh.blocks, kernel.uplinks, received, kernel.wireguard.mine)
+        offer = offered(self._node, mesh.blocks, kernel.uplinks, received, kernel.wireguard.mine, kernel.loopback)
         entry = self._view.entries.get(self._key)
         if not mesh.me:
             if entry is None and received == (HOST_GW.name,):

@@ -60,6 +60,7 @@ async def build(
         settings.uplinks,
         namespace,
         settings.sysctl_root,
+        loopback=settings.loopback,
         programs=not settings.gateway if programs is None else programs,
         wireguard=partial(_wireguard, settings),
     )
@@ -116,7 +117,8 @@ def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wiregu
 
 def _offered(installer: Installer) -> object:
     """What the other nodes learn of this one's kernel."""
-    return installer.snapshot.uplinks, installer.received, installer.snapshot.wireguard.mine
+    seen = installer.snapshot
+    return seen.uplinks, seen.loopback, installer.received, seen.wireguard.mine
 
 
 def _announce(runtime: Runtime[Settings], mirror: Mirror, installer: Installer) -> Loop:

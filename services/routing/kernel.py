@@ -94,15 +94,18 @@ class Kernel:
         namespace: Path | None = None,
         sysctls: Path = Path("/proc/sys"),
         *,
+        loopback: str = "",
         programs: bool = False,
         wireguard: MakeWireguard | None = None,
     ) -> None:
-        """``programs``: a tunnel device takes packets only with the datapath's programs. ``wireguard`` makes what
-        drives its devices; without it there are none.
+        """``loopback``: the interface with the node's own address, if that is on no uplink. ``programs``: a tunnel
+        device takes packets only with the datapath's programs. ``wireguard`` makes what drives its devices; without it
+        there are none.
         """
         self._make_wireguard = wireguard
         self._wireguard: Wireguard | None = None
         self._names = tuple(uplinks)
+        self._loopback = loopback
         self._namespace = namespace
         self._sysctls = sysctls
         self._programs = programs
@@ -163,7 +166,7 @@ class Kernel:
             heard = False
             with suppress(BlockingIOError):
                 while received := self._listener.recv(65536):
-                    heard = heard or concerns(received, (*self._names, *NAMES))
+                    heard = heard or concerns(received, (*self._names, self._loopback, *NAMES))
             if heard:
                 changed()
 
@@ -210,14 +213,20 @@ class Kernel:
 
     def _snapshot(self) -> Snapshot:
         routes = [*self._routes(socket.AF_INET), *self._routes(socket.AF_INET6)]
-        uplinks = self._uplinks()
-        present = {uplink.name for uplink in uplinks}
-        missing = tuple(name for name in self._names if name not in present)
+        links = self._links()
+        missing = tuple(name for name in self._wanted_links if name not in links)
         assert self._devices is not None
         assert self._netlink is not None
         devices = self._devices.seen()
         entries = self._devices.entries(self._netlink, devices)
-        return Snapshot(routes=tuple(routes), uplinks=uplinks, missing=missing, devices=devices, entries=entries)
+        return Snapshot(
+            routes=tuple(routes),
+            uplinks=tuple(links[name] for name in self._names if name in links),
+            loopback=links.get(self._loopback),
+            missing=missing,
+            devices=devices,
+            entries=entries,
+        )
 
     def _routes(self, family: int) -> list[Route]:
         """Without those that were learnt: there may be 100,000, and ``services.routing.learnt`` compares them."""
@@ -225,12 +234,18 @@ class Kernel:
         bodies = self._netlink.dump(rtnl.GETROUTE, rtnl.routes_query(family), rtnl.NO_TABLE, is_others)
         return [route for route in map(read, bodies) if route is not None]
 
-    def _uplinks(self) -> tuple[Uplink, ...]:
+    @property
+    def _wanted_links(self) -> tuple[str, ...]:
+        return (*self._names, self._loopback) if self._loopback else self._names
+
+    def _links(self) -> dict[str, Uplink]:
+        """Those of the settings that there are, by name."""
         assert self._interfaces is not None
-        found = self._interfaces.named(self._names)
-        return tuple(
-            Uplink(name=one.name, index=one.index, up=one.up, mtu=one.mtu, addresses=one.addresses) for one in found
-        )
+        found = self._interfaces.named(dict.fromkeys(self._wanted_links))
+        return {
+            one.name: Uplink(name=one.name, index=one.index, up=one.up, mtu=one.mtu, addresses=one.addresses)
+            for one in found
+        }
 
     def _apply(self, operations: Sequence[Operation]) -> tuple[Refusal, ...]:
         refused: list[Refusal] = []

@@ -20,6 +20,10 @@ class Settings(BaseSettings):
     uplinks: tuple[str, ...]
     """Interfaces on the network that the nodes share."""
 
+    loopback: str = ""
+    """Interface that leads nowhere and has this node's own address, as ``lo`` or ``dummy0``, where the node is reached
+    by several uplinks; empty: its addresses are on those."""
+
     gateway: bool = False
     """Only install routes to the nodes' pods; hold nothing (a machine that is no node)."""
 

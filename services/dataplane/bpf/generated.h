@@ -443,6 +443,13 @@ struct am_member {
 };
 _Static_assert(sizeof(struct am_member) == 4, "Member");
 
+/* The 128-bit key of the hash by which a flow from outside chooses its backend, the same on all nodes. */
+struct am_choice_key {
+	u64 first;
+	u64 second;
+};
+_Static_assert(sizeof(struct am_choice_key) == 16, "ChoiceKey");
+
 /* A prefix that may reach a service from outside; prefixlen counts the service's 32 bits too. */
 struct am_source_range_key {
 	u32 prefixlen;
@@ -456,13 +463,6 @@ struct am_source_range {
 	u32 mark;
 };
 _Static_assert(sizeof(struct am_source_range) == 4, "SourceRange");
-
-/* The 128-bit key of the hash by which a flow from outside chooses its backend, the same on all nodes. */
-struct am_choice_key {
-	u64 first;
-	u64 second;
-};
-_Static_assert(sizeof(struct am_choice_key) == 16, "ChoiceKey");
 
 /* A client of a service: a network namespace (ClientIP affinity) or a UDP socket. */
 struct am_affinity_key {
@@ -698,10 +698,10 @@ BPF_F_TABLE("hash", struct am_service_key, struct am_service, am_services, 65536
 BPF_F_TABLE("hash", struct am_backend_key, struct am_backend, am_backends, 262144, 1);
 /* backends by address: still serving? */
 BPF_F_TABLE("hash", struct am_member_key, struct am_member, am_members, 262144, 1);
-/* who may reach a service from outside */
-BPF_F_TABLE("lpm_trie", struct am_source_range_key, struct am_source_range, am_src_ranges, 65536, 1);
 /* key of the hash by which flows choose backends */
 BPF_F_TABLE("array", u32, struct am_choice_key, am_choice, 1, 0);
+/* who may reach a service from outside */
+BPF_F_TABLE("lpm_trie", struct am_source_range_key, struct am_source_range, am_src_ranges, 65536, 1);
 /* the backend a client had */
 BPF_F_TABLE("lru_hash", struct am_affinity_key, struct am_affinity, am_affinity, 65536, 0);
 /* which connected socket has which place in am_sent */

@@ -17,14 +17,18 @@ from services.dataplane.settings import Settings
 
 def start(runtime: Runtime[Settings], feed: Feed, condition: Condition, ready: Callable[[], None]) -> None:
     """Keeps the table from now on; ``condition`` holds and ``ready`` is called once it has been written."""
-    egress = Egress(feed, condition, runtime.log, ready)
+    egress = Egress(feed, condition, runtime.log, ready, has_loopback=bool(runtime.settings.loopback))
     Loop(runtime, "masquerade", cursors=[feed.objects.cursor()], apply=egress.apply, debounce=0.2)
 
 
 class Egress:
     """``apply`` is what a loop over the objects runs."""
 
-    def __init__(self, feed: Feed, condition: Condition, log: Log, ready: Callable[[], None]) -> None:
+    def __init__(
+        self, feed: Feed, condition: Condition, log: Log, ready: Callable[[], None], *, has_loopback: bool = False
+    ) -> None:
+        """``has_loopback``: the node's own addresses are on no uplink."""
+        self._has_loopback = has_loopback
         self._feed = feed
         self._condition = condition
         self._log = log
@@ -41,7 +45,9 @@ class Egress:
                 self._condition.set(False, "pools and nodes are not known yet, so nothing can be masqueraded")
             return Again(after=1.0)
         addresses = [address for node in feed.all_of(Node) for address in node.addresses]
-        if await self._masquerade.keep(ruleset(feed.all_of(IPPool), addresses), verify=dirty.full):
+        node = feed.node_object() if self._has_loopback else None
+        wanted = ruleset(feed.all_of(IPPool), addresses, node.addresses if node is not None else ())
+        if await self._masquerade.keep(wanted, verify=dirty.full):
             self._log.info("masquerade-written")
         if not self._condition.ok:
             self._condition.set(True)

@@ -77,7 +77,7 @@ def wish_of(mesh: Mesh, kernel: Snapshot) -> Wish | None:
     keep their peers until they are taken away: other nodes may send by them yet.
     """
     links = tuple(uplink for uplink in kernel.uplinks if uplink.up)
-    local = underlay_of(links)
+    local = underlay_of(links, kernel.loopback) if links else ()
     there = any(one.tunnel is not None and one.tunnel.model == ENCRYPTS for one in kernel.devices)
     asked = any(ENCRYPTS in names for names in mesh.pools.values()) or mesh.settings.encrypted
     if not local or not (asked or there):
@@ -87,7 +87,7 @@ def wish_of(mesh: Mesh, kernel: Snapshot) -> Wish | None:
         routes=mesh.routes,
         blocks=mesh.blocks,
         claims=mesh.claims,
-        underlay=_underlay(mesh, links),
+        underlay=_underlay(mesh, (*links, kernel.loopback) if kernel.loopback is not None else links),
         families=frozenset(address.version for address in local),
     )
     return Wish(

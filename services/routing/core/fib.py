@@ -169,8 +169,10 @@ class Snapshot:
     routes: tuple[Route, ...] = ()
     """Unicast and unreachable routes of the main table, of every protocol."""
     uplinks: tuple[Uplink, ...] = ()
+    loopback: Uplink | None = None
+    """The interface that leads nowhere and has the node's own address, where there is one."""
     missing: tuple[str, ...] = ()
-    """Uplinks of the settings that this namespace does not have."""
+    """Interfaces of the settings that this namespace does not have."""
     devices: tuple[SeenDevice, ...] = ()
     """Those that have the names of tunnel devices, whoever made them."""
     entries: frozenset[Entry] = frozenset()

@@ -68,10 +68,19 @@ class Node:
     faults: tuple[Fault, ...]
 
 
-def underlay_of(uplinks: Iterable[Uplink]) -> tuple[Address, ...]:
-    """Addresses of this node on the shared network, as it tells them: of its uplinks, link-local ones left out."""
-    found = {interface.ip for uplink in uplinks for interface in uplink.addresses if not interface.ip.is_link_local}
+def underlay_of(uplinks: Iterable[Uplink], loopback: Uplink | None = None) -> tuple[Address, ...]:
+    """Addresses of this node on the shared network, as it tells them: of its uplinks, link-local ones left out. In a
+    family in which ``loopback`` has one the uplinks' do not count: each of those is reached by its own link alone.
+    """
+    own = _usable((loopback,)) if loopback is not None else set()
+    families = {address.version for address in own}
+    found = own | {address for address in _usable(uplinks) if address.version not in families}
     return tuple(sorted(found, key=lambda address: (address.version, int(address))))
+
+
+def _usable(links: Iterable[Uplink]) -> set[Address]:
+    found = {interface.ip for link in links for interface in link.addresses}
+    return {address for address in found if not (address.is_link_local or address.is_loopback)}
 
 
 def outer_addresses(mesh: Mesh, own: NodeContext) -> dict[int, dict[str, Address]]:
@@ -90,7 +99,7 @@ def outer_addresses(mesh: Mesh, own: NodeContext) -> dict[int, dict[str, Address
 def this_node(mesh: Mesh, kernel: Snapshot) -> Node:
     """What the models have to work with here."""
     links = tuple(uplink for uplink in kernel.uplinks if uplink.up)
-    bare = NodeContext(links=links, underlay=underlay_of(kernel.uplinks), settings=mesh.settings)
+    bare = NodeContext(links=links, underlay=underlay_of(kernel.uplinks, kernel.loopback), settings=mesh.settings)
     names = {name for asked in mesh.pools.values() for name in asked}
     names |= {ENCRYPTS} if mesh.settings.encrypted else set()
     used = {route.link for route in kernel.routes if route.is_ours and route.link}

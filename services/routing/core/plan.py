@@ -191,7 +191,7 @@ def _behind(mesh: Mesh) -> Iterable[tuple[str, Network]]:
 def _faults(mesh: Mesh, kernel: Snapshot) -> list[Fault]:
     """What is wrong whatever is asked for."""
     missing = [
-        Fault(f"this node has no interface {name}", "correct AIRMESH_UPLINKS or make the interface")
+        Fault(f"this node has no interface {name}", "correct AIRMESH_UPLINKS (AIRMESH_LOOPBACK) or make the interface")
         for name in kernel.missing
     ]
     impostors = [
@@ -229,6 +229,7 @@ def offered(
     uplinks: Iterable[Uplink],
     models: tuple[str, ...] = (HOST_GW.name,),
     wireguard: tuple[WireguardKey, ...] = (),
+    loopback: Uplink | None = None,
 ) -> NodeRoutes:
     """What this node tells the others: its addresses on the shared links, their smallest MTU, its blocks, and the
     models by which it receives packets now.
@@ -241,7 +242,7 @@ def offered(
     mtu = min((uplink.mtu for uplink in links), default=0)
     return NodeRoutes(
         node=me,
-        underlay=underlay_of(links),
+        underlay=underlay_of(links, loopback),
         prefixes=tuple(prefixes),
         models=models,
         mtu=mtu,

@@ -289,6 +289,20 @@ def test_what_a_node_offers() -> None:
     assert offered("n1", blocks(**HELD), ()).mtu == 0
 
 
+def test_an_address_on_the_loopback_is_what_others_learn_of_the_node() -> None:
+    """In its family: each uplink's own address is reached by that uplink alone."""
+    tor0 = Uplink(
+        name="tor0", index=3, up=True, addresses=(ip_interface("172.31.0.2/24"), ip_interface("fd00:31::2/64"))
+    )
+    tor1 = Uplink(name="tor1", index=4, up=True, addresses=(ip_interface("172.31.1.2/24"),))
+    addresses = tuple(map(ip_interface, ("127.0.0.1/8", "::1/128", "10.9.9.9/32")))
+    lo = Uplink(name="lo", index=1, up=True, mtu=65536, addresses=addresses)
+    told = offered("n1", {}, (tor0, tor1), loopback=lo)
+    assert [str(address) for address in told.underlay] == ["10.9.9.9", "fd00:31::2"]
+    assert told.mtu == 1500, "of the uplinks"
+    assert len(offered("n1", {}, (tor0, tor1)).underlay) == 3
+
+
 def test_a_missing_uplink_is_reported() -> None:
     planned = plan(mesh(N1), Snapshot(uplinks=(), missing=("fab0",)))
     assert "no interface fab0" in planned.faults[0].fault

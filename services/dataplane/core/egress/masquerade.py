@@ -1,9 +1,10 @@
 """The nftables rules that masquerade pods' traffic to addresses outside of the cluster: values in, text out.
 
 Owns the table ``inet airmesh``. What comes from a pool with natOutgoing and leaves the cluster (its destination is in
-no pool and is no node) gets the node's address; nothing else is touched, so pods see each other's own addresses, and
-whoever speaks to a pod from outside is answered by that pod's address (replies carry the datapath's mark). The whole
-table is replaced in one transaction. Refuses nothing; a family without such a pool has no rule.
+no pool and is no node) gets the node's address: the uplink's, or the node's own where that is on none of them; nothing
+else is touched, so pods see each other's own addresses, and whoever speaks to a pod from outside is answered by that
+pod's address (replies carry the datapath's mark). The whole table is replaced in one transaction. Refuses nothing; a
+family without such a pool has no rule.
 
 ``disabled`` makes no difference, here as in Calico: it stops new addresses, and nothing else. Pods that have addresses
 of the pool live on, so it stays inside the cluster for the others and, with natOutgoing, a source to masquerade, or
@@ -24,9 +25,11 @@ from services.dataplane.core.datapath.layout import REPLY_MARK
 TABLE = "airmesh"
 
 
-def ruleset(pools: Iterable[IPPool], nodes: Iterable[Address]) -> str:
-    """Input for ``nft -f -`` that makes the table what it should be, whatever it was."""
-    known = list(pools)
+def ruleset(pools: Iterable[IPPool], nodes: Iterable[Address], own: Iterable[Address] = ()) -> str:
+    """Input for ``nft -f -`` that makes the table what it should be, whatever it was. ``own``: addresses of this node
+    that are on no uplink; the first of a family is what is masqueraded as, where the kernel would take the uplink's.
+    """
+    known, first = list(pools), {address.version: address for address in reversed(list(own))}
     addresses = list(nodes)
     lines = [f"add table inet {TABLE}", f"delete table inet {TABLE}", f"table inet {TABLE} {{"]
     rules = []
@@ -38,7 +41,8 @@ def ruleset(pools: Iterable[IPPool], nodes: Iterable[Address]) -> str:
         own = sorted(str(address) for address in addresses if address.version == version)
         lines += _set(f"masqueraded{version}", element, leaving)
         lines += _set(f"cluster{version}", element, [*inside, *own])
-        rules.append(f"{word} saddr @masqueraded{version} {word} daddr != @cluster{version} masquerade")
+        becomes = f"snat {word} to {first[version]}" if version in first else "masquerade"
+        rules.append(f"{word} saddr @masqueraded{version} {word} daddr != @cluster{version} {becomes}")
     lines += ["  chain postrouting {", "    type nat hook postrouting priority srcnat; policy accept;"]
     if rules:
         lines.append(f"    meta mark {REPLY_MARK:#010x} accept")

@@ -2,8 +2,8 @@
 
 The programs take ``am_backends[number, hash * backends >> 32]`` (``bpf/lb.h``). Two nodes with the same endpoints agree
 on it because the backends stand in the order of :func:`in_order`, whatever happened before, and because the hash has
-the key of :func:`choice_key` everywhere. When endpoints come or go, flows that a node knows keep their backend; of those
-that no node remembers, about half choose another.
+the key of :func:`choice_key` everywhere. When endpoints come or go, flows that a node knows keep their backend; of
+those that no node remembers, about half choose another.
 """
 
 from __future__ import annotations

@@ -142,6 +142,14 @@ def test_the_masquerade_table() -> None:
     assert none.startswith("add table inet airmesh\ndelete table inet airmesh\n")
 
 
+def test_what_is_masqueraded_gets_the_nodes_own_address_where_that_is_on_no_uplink() -> None:
+    pools = [pool("10.244.0.0/16", nat_outgoing=True), pool("fd00:10:244::/48", nat_outgoing=True)]
+    own = [ip_address("10.9.9.9"), ip_address("10.9.9.8")]
+    text = ruleset(pools, own, own)
+    assert "ip daddr != @cluster4 snat ip to 10.9.9.9\n" in text
+    assert "ip6 daddr != @cluster6 masquerade\n" in text, "it has no such address of that family"
+
+
 @pytest.mark.parametrize("nat", [True, False])
 def test_a_disabled_pool_is_masqueraded_as_if_it_were_not(nat: bool) -> None:
     """Its pods live on: the others reach them by their own addresses, and they reach the world as before."""
