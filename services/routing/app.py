@@ -106,7 +106,10 @@ async def build(
     if settings.node:
         announce = _announce(runtime, mirror, installer)
     if node and speaks:
-        speaker = Bgp(runtime, mirror, LearntRoutes(kernel), lambda: installer.snapshot)
+        speaker = Bgp(
+            runtime, mirror, LearntRoutes(kernel), lambda: installer.snapshot, lambda: installer.encrypted, loop.poke
+        )
+        installer.learnt = speaker.leads_to
 
 
 def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:

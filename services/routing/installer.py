@@ -109,6 +109,8 @@ class Installer:
         self._pairs: Plan = Plan((), (), {})
         self._last: Mapping[tuple[Network, int], Route] = {}
         self._first = True
+        self.learnt: Callable[[], Callable[[Network], bool] | None] = lambda: None
+        """Gives whether BGP leads to a prefix, or None where this node does not speak it."""
         self.snapshot = Snapshot()
         """The kernel as of the last pass."""
         self.faults: tuple[Fault, ...] = ()
@@ -118,6 +120,11 @@ class Installer:
     def received(self) -> tuple[str, ...]:
         """Models by which this node receives packets now."""
         return self._pairs.received or ("host-gw",)
+
+    @property
+    def encrypted(self) -> Set[int]:
+        """Families whose packets between pods of two nodes must be encrypted."""
+        return self._encrypted
 
     def states(self) -> Iterable[PairState]:
         """How each pair is."""
@@ -154,6 +161,7 @@ class Installer:
             evidence=self._measures.evidence,
             unneeded=self._unneeded,
             encrypted_since=self._encrypted_since,
+            learnt=self.learnt(),
         )
         planned = plan(mesh, self.snapshot, memory)
         refused = await self._change(planned)

@@ -106,6 +106,12 @@ class LearntRoutes:
         """What a prefix is to be reached by; nothing if it is not."""
         return self._next_hops.hops(self._tables[family].wanted.get(prefix, 0))
 
+    def leads_to(self, network: Network) -> bool:
+        """Whether there is a route to exactly this prefix."""
+        family, prefix = prefix_of(network)
+        table = self._tables[family]
+        return prefix in table.wanted and prefix not in table.refused
+
     async def apply(self, *, full: bool, occupied: Iterable[Network] = ()) -> Pass:
         """Write what has changed; ``full``: compare all with the kernel before, and let go of what nothing needs after.
         ``occupied``: destinations at which somebody else's route has our metric. Raises KernelFault.

@@ -127,7 +127,10 @@ class Router:
             }
         for names in self._awaited.values():
             names.intersection_update(wanted)
-        self._identity, self._addresses, self._unprogrammed = identity, addresses, tuple(unprogrammed)
+        self._identity, self._addresses = identity, addresses
+        if (hidden := tuple(unprogrammed)) != self._unprogrammed:
+            self._unprogrammed = hidden
+            self._program_all()
         self._peers = wanted
         listening = identity.listen_addresses or tuple(addresses.values())
         self.speaker.listen(listening, identity.listen_port)
@@ -279,6 +282,12 @@ class Router:
             together.setdefault((change.family, self._hops(change)), []).append(change.prefix)
         for (family, hops), prefixes in together.items():
             self._routes.replace(family, prefixes, hops)
+
+    def _program_all(self) -> None:
+        """Hand over all that is used: other prefixes than before are for peers alone."""
+        for family in Family:
+            chosen = self.rib.chosen(family).items()
+            self._program(Change(family, prefix, (), paths) for prefix, paths in chosen)
 
     def _hops(self, change: Change) -> tuple[Hop, ...]:
         """The routers that a prefix is reached by; none where it is this node's own, or for peers alone."""

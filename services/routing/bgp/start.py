@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Set
 
 from chassis.bus.cursor import Cursor
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
@@ -61,10 +61,17 @@ class Bgp:
         buckets: Buckets,
         learnt: LearntRoutes,
         kernel: Callable[[], Snapshot],
+        encrypted: Callable[[], Set[int]],
+        settled: Callable[[], None],
         *,
         opener: Opener = tcp_socket,
     ) -> None:
-        """``kernel``: as of the last pass of the loop ``routes``."""
+        """``kernel``: as of the last pass of the loop ``routes``; ``encrypted``: families whose packets must be, so
+        that no learnt route leads to a pool of theirs; ``settled``: other routes than before are in the kernel.
+        """
+        self._encrypted = encrypted
+        self._settled = settled
+        self._withheld: Set[int] = frozenset()
         self._runtime = runtime
         self._node = runtime.settings.node
         self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
@@ -88,8 +95,8 @@ class Bgp:
 
     async def apply(self, dirty: Dirty) -> Done | Again:
         """One pass; raises KernelFault."""
-        if dirty.full or dirty.keys or self._services_changed:
-            self._services_changed = False
+        if dirty.full or dirty.keys or self._services_changed or self._encrypted() != self._withheld:
+            self._services_changed, self._withheld = False, self._encrypted()
             if (objects := self._mirror.look()) is not None:
                 self._known = True
                 await self._follow(objects)
@@ -98,10 +105,16 @@ class Bgp:
         if self.router is not None:
             self.router.find_ways(ways_of(self._kernel(), self._peering.gateways))
             await self.router.work()
-        await self._learnt.apply(full=dirty.full, occupied=_occupied(self._kernel()))
+        passed = await self._learnt.apply(full=dirty.full, occupied=_occupied(self._kernel()))
+        if passed.written:
+            self._settled()
         deadline = self.router.deadline if self.router is not None else None
         now = asyncio.get_running_loop().time()
         return Again(max(deadline - now, SOON), full=False) if deadline is not None else Done()
+
+    def leads_to(self) -> Callable[[Network], bool] | None:
+        """Whether a learnt route in the kernel leads to a prefix; None: this node does not speak BGP."""
+        return self._learnt.leads_to if self.router is not None else None
 
     def poke(self) -> None:
         """The kernel's links or routes changed."""
@@ -117,7 +130,9 @@ class Bgp:
         if self.router is None:
             self.router = await self._begin()
         node = objects.nodes[self._node]
-        self.router.follow(found.speaker, found.peers, addresses_of(node), unprogrammed=found.unprogrammed)
+        secret = (pool.cidr for pool in objects.pools if pool.cidr.version in self._withheld)
+        unprogrammed = (*found.unprogrammed, *secret)
+        self.router.follow(found.speaker, found.peers, addresses_of(node), unprogrammed=unprogrammed)
         if (wanted := self._announced(objects)) is not None:
             self.router.announce(wanted)
 

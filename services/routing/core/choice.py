@@ -51,6 +51,13 @@ class Choice:
     """What is taken is not answered."""
     before: str = ""
     """The model that the kernel's routes take now; empty: none leads there."""
+    learnt: bool = False
+    """BGP leads there, by routes of its own."""
+
+    @property
+    def model(self) -> str:
+        """What packets take; empty: nothing leads there."""
+        return self.path.model if self.path is not None else "bgp" if self.learnt else ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -19,7 +19,7 @@ Since = Mapping[PairKey, tuple[str, int]]
 def steps(node: str, pairs: Mapping[PairKey, Choice], evidence: Mapping[Way, Evidence]) -> Iterator[ModelStep]:
     """What is happening to the pairs that are being changed; of one that waits the same each time."""
     for key, choice in pairs.items():
-        model = choice.path.model if choice.path is not None else ""
+        model = choice.model
 
         def step(what: str, model: str, why: str, before: str = "", key: PairKey = key) -> ModelStep:
             family: Literal[4, 6] = 4 if key.family == 4 else 6
@@ -47,7 +47,7 @@ def since_when(
     """Since when each pair takes what it takes. ``began``: the agent has looked before."""
     found = {}
     for key, choice in pairs.items():
-        model = choice.path.model if choice.path is not None else ""
+        model = choice.model
         known = before.get(key)
         if known is None or known[0] != model:
             known = (model, unix if began or model != choice.before else 0)
@@ -63,7 +63,7 @@ def states(pairs: Mapping[PairKey, Choice], evidence: Mapping[Way, Evidence], si
             peer=key.peer,
             family=cast(Literal[4, 6], key.family),
             asked=choice.asked,
-            model=path.model if path is not None else "",
+            model=choice.model,
             pending=choice.pending,
             via=path.via if path is not None else None,
             device=path.device if path is not None else "",
