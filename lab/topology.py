@@ -79,6 +79,8 @@ OUTSIDE6 = (IPv6Network("2001:db8::/32"),)
 """What the router knows to be behind the outside host: networks for documentation (see `conformance/cloud.py`)."""
 MAXIMUM_NODES = 60
 ZONES = 3
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 
@@ -172,6 +174,18 @@ class Port:
         """The switch's interface."""
         return f"p-{self.host}"
 
+    def local(self, version: int) -> Address:
+        """The switch's address of a family."""
+        return self.local4 if version == 4 else self.local6
+
+    def remote(self, version: int) -> Address:
+        """The host's address of a family, on the link."""
+        return self.remote4 if version == 4 else self.remote6
+
+    def own(self, version: int) -> Network:
+        """The host's own address of a family, as the destination of a route."""
+        return IPv4Network(self.own4) if version == 4 else IPv6Network(self.own6)
+
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Switch:
@@ -189,11 +203,6 @@ class Switch:
     def address4(self) -> IPv4Address:
         """The one that hosts know it by."""
         return self.ports[0].local4
-
-    @property
-    def address6(self) -> IPv6Address:
-        """The one that hosts know it by."""
-        return self.ports[0].local6
 
     def port(self, host: str) -> Port:
         """The port of a host. Raises `LabError`."""
@@ -222,6 +231,11 @@ class Host:
     def netns(self) -> str:
         """The path that `nsenter --net=` takes."""
         return f"/run/netns/{self.namespace}"
+
+    @property
+    def fabric_links(self) -> tuple[str, ...]:
+        """Its interfaces on the fabric."""
+        return tuple(port.link for port in self.uplinks) or (FABRIC_LINK,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -398,8 +412,8 @@ def fabric_commands(topology: Topology) -> Iterator[str]:
             yield f"link add {port} type veth peer name {segment.router_link} netns {topology.router_namespace}"
             yield f"link set {port} master {segment.bridge} up"
     for host in topology.hosts:
-        segment = () if host.uplinks else ((FABRIC_LINK, host.segment.bridge),)
-        for link, bridge in (*segment, (MANAGEMENT_LINK, MANAGEMENT_BRIDGE)):
+        fabric = () if host.uplinks else ((FABRIC_LINK, host.segment.bridge),)
+        for link, bridge in (*fabric, (MANAGEMENT_LINK, MANAGEMENT_BRIDGE)):
             port = f"{link[0]}-{host.name}"
             yield f"link add {port} type veth peer name {link} netns {host.namespace}"
             yield f"link set {port} master {bridge} up"
@@ -428,18 +442,15 @@ def uplink_commands(uplinks: Sequence[Port]) -> Iterator[str]:
     What the host sends of its own has its own address, which does not depend on a link; sessions with a switch have
     the link's.
     """
-    own4, own6 = uplinks[0].own4, uplinks[0].own6
-    yield f"addr add {own4}/32 dev lo"
-    yield f"addr add {own6}/128 dev lo nodad"
+    host = uplinks[0]
+    yield f"addr add {host.own4} dev lo"
+    yield f"addr add {host.own6} dev lo nodad"
     for port in uplinks:
         yield f"link set {port.link} up"
         yield f"addr add {port.remote4} peer {port.local4}/32 dev {port.link}"
         yield f"addr add {port.remote6} peer {port.local6}/128 dev {port.link} nodad"
-    for everything, source, gateways in (
-        ("0.0.0.0/0", own4, [port.local4 for port in uplinks]),
-        ("::/0", own6, [port.local6 for port in uplinks]),
-    ):
-        hops = (f"nexthop via {via} dev {port.link} onlink" for via, port in zip(gateways, uplinks, strict=True))
+    for version, everything, source in ((4, "0.0.0.0/0", host.own4), (6, "::/0", host.own6)):
+        hops = (f"nexthop via {port.local(version)} dev {port.link} onlink" for port in uplinks)
         yield f"route add {everything} src {source} {' '.join(hops)}"
 
 

@@ -1,6 +1,6 @@
-"""Configuration of BIRD 2 as the routing daemon of a top-of-rack switch (https://bird.network.cz, User's Guide 6).
+"""BIRD 2 as the routing daemon of a top-of-rack switch: its configuration, command line and sessions.
 
-Pure: a switch's ports and passwords in, the text of `bird.conf` out. What the switch is to the hosts behind it:
+Pure. Source: BIRD 2.0 User's Guide, 3 and 6. What the switch is to the hosts behind it:
 
 - It leads to each host's own addresses by static routes, and announces them. Hosts have them before they speak BGP.
 - It takes any prefix from a node but those of its own network: hosts' addresses, its links, a default route.
@@ -19,8 +19,10 @@ Each session carries both families, whichever it runs over. Routes stay in the k
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
+from ipaddress import IPv4Network, IPv6Network
+from pathlib import Path
 
+from lab.paths import NodePaths
 from lab.topology import (
     FABRIC4,
     FABRIC6,
@@ -30,24 +32,26 @@ from lab.topology import (
     OUTSIDE6,
     TOR_LINKS4,
     TOR_LINKS6,
+    LabError,
     Port,
     Switch,
     Topology,
 )
 
 BFD_MILLISECONDS, BFD_MULTIPLIER = 50, 3
-_SESSION = (
-    "bfd on; graceful restart on; hold time 9; connect delay time 1; connect retry time 5; error wait time 1, 5;"
-)
+_SESSION = "bfd on; graceful restart on; hold time 9; connect delay time 1; connect retry time 5; error wait time 1, 5;"
 RECOVERY_SECONDS = 20
 """How long a daemon that was started again waits for its neighbors before it takes away what the kernel still has."""
 MOST_PATHS = 64
 GRACEFUL_SHUTDOWN = "(65535, 0)"
+_FILE = "bird.conf"
 Network = IPv4Network | IPv6Network
 
 
-def configuration(topology: Topology, switch: Switch, passwords: Mapping[str, str] | None = None) -> str:
-    """The text of `bird.conf`. ``passwords``: of TCP-MD5 (RFC 2385), by host; hosts that are not in it have none."""
+def files(topology: Topology, switch: Switch, passwords: Mapping[str, str]) -> dict[str, str]:
+    """Configuration files by name. ``passwords``: of TCP-MD5 (RFC 2385), by host; hosts that are not in it have none.
+    Raises `LabError` for a password that BIRD cannot be given.
+    """
     other = topology.other_switch(switch)
     lines = [
         f"# {switch.name}, AS {switch.asn}",
@@ -68,14 +72,37 @@ def configuration(topology: Topology, switch: Switch, passwords: Mapping[str, st
     ]
     for port in switch.ports:
         if port.asn:
-            lines += _node(switch, port, (passwords or {}).get(port.host, ""))
-    return "\n".join([*lines, ""])
+            lines += _node(switch, port, passwords.get(port.host, ""))
+    return {_FILE: "\n".join([*lines, ""])}
 
 
-def quoted(text: str) -> str:
-    """A string of BIRD's grammar, which has no escapes. Raises ValueError for what it cannot hold."""
+def processes(of: NodePaths, *, recover: bool) -> dict[str, list[str]]:
+    """Command line of each process by its name. ``recover``: keep what the kernel has until the neighbors have said all
+    that they know (RFC 4724, 4.1).
+    """
+    argv = ["bird", "-f", "-c", str(of.state / _FILE), "-s", str(_socket(of)), *(["-R"] if recover else [])]
+    return {"bird": argv}
+
+
+def question(of: NodePaths) -> list[str]:
+    """The command that shows the sessions."""
+    return ["birdc", "-r", "-s", str(_socket(of)), "show", "protocols"]
+
+
+def sessions(shown: str) -> dict[str, bool]:
+    """Sessions by name, and whether each is established, from what the command of `question` prints."""
+    rows = (line.split() for line in shown.splitlines())
+    return {row[0]: row[-1] == "Established" for row in rows if len(row) > 3 and row[1] == "BGP"}
+
+
+def _socket(of: NodePaths) -> Path:
+    return of.run / "bird.ctl"
+
+
+def _quoted(text: str) -> str:
+    """A string of BIRD's grammar, which has no escapes."""
     if '"' in text or not text.isprintable() or not text.isascii():
-        raise ValueError('password: use printable ASCII without "')
+        raise LabError('password: use printable ASCII without "')
     return f'"{text}"'
 
 
@@ -93,26 +120,18 @@ def _statics(switch: Switch, other: Switch, version: int) -> Iterator[str]:
     yield f"protocol static servers{version} {{"
     yield f"  ipv{version};"
     for port in switch.ports:
-        yield f"  route {_own(port, version)} via {_remote(port, version)};"
+        yield f"  route {port.own(version)} via {port.remote(version)};"
     outside: tuple[Network, ...] = OUTSIDE4 if version == 4 else OUTSIDE6
     for network in outside:
-        yield f"  route {network} via {_remote(switch.port(OUTSIDE), version)};"
+        yield f"  route {network} via {switch.port(OUTSIDE).remote(version)};"
     yield "}"
-    remotes = [_remote(port, version) for port in other.ports]
+    remotes = [port.remote(version) for port in other.ports]
     gateway = other.link4 if version == 4 else other.link6
     yield f"protocol static links{version} {{"
     yield f"  ipv{version};"
     for remote in remotes:
         yield f"  route {remote}/{remote.max_prefixlen} via {gateway};"
     yield "}"
-
-
-def _own(port: Port, version: int) -> Network:
-    return IPv4Network(port.own4) if version == 4 else IPv6Network(port.own6)
-
-
-def _remote(port: Port, version: int) -> IPv4Address | IPv6Address:
-    return port.remote4 if version == 4 else port.remote6
 
 
 def _other_switch(switch: Switch, other: Switch) -> Iterator[str]:
@@ -130,24 +149,25 @@ def _node(switch: Switch, port: Port, password: str) -> Iterator[str]:
         yield f"filter from_{port.host}_{version} {{"
         network, links = (FABRIC4, TOR_LINKS4) if version == 4 else (FABRIC6, TOR_LINKS6)
         everything = "0.0.0.0/0" if version == 4 else "::/0"
-        yield f"  if net ~ [{everything}, {network}+, {links}+] && net != {_own(port, version)} then reject;"
+        yield f"  if net ~ [{everything}, {network}+, {links}+] && net != {port.own(version)} then reject;"
         yield f"  bgp_ext_community.add({site});"
         yield f"  if {GRACEFUL_SHUTDOWN} ~ bgp_community then bgp_local_pref = 0;"
         yield "  accept;"
         yield "}"
         yield f"filter to_{port.host}_{version} {{"
-        yield f'  if proto = "links{version}" || net = {_own(port, version)} then reject;'
+        yield f'  if proto = "links{version}" || net = {port.own(version)} then reject;'
         yield f"  if {site} ~ bgp_ext_community then reject;"
-        yield f"  if bgp_path ~ [= * {port.asn} * =] then {{ bgp_path.delete({port.asn}); bgp_path.prepend({switch.asn}); }}"
+        yield f"  if bgp_path ~ [= * {port.asn} * =] then {{"
+        yield f"    bgp_path.delete({port.asn}); bgp_path.prepend({switch.asn});"
+        yield "  }"
         yield "  accept;"
         yield "}"
     for version in (4, 6):
-        local = port.local4 if version == 4 else port.local6
         yield f"protocol bgp {port.host}_v{version} {{"
-        yield f"  local {local} as {switch.asn}; neighbor {_remote(port, version)} as {port.asn};"
+        yield f"  local {port.local(version)} as {switch.asn}; neighbor {port.remote(version)} as {port.asn};"
         yield f'  interface "{port.name}"; {_SESSION}'
         if password:
-            yield f"  password {quoted(password)};"
+            yield f"  password {_quoted(password)};"
         for family in (4, 6):
             filters = f"import filter from_{port.host}_{family}; export filter to_{port.host}_{family};"
             extended = " extended next hop on;" if (version, family) == (6, 4) else ""

@@ -1,6 +1,6 @@
 """Kernel settings (ip-sysctl.rst) of a lab's network namespaces, by the kind of machine that each stands for.
 
-Pure. All are under /proc/sys/net and are to be written before links exist, since `default` is what new links start with.
+Pure. All are under /proc/sys/net and are to be written before links exist: `default` is what new links start with.
 """
 
 from lab.topology import Topology
@@ -48,7 +48,7 @@ def router_settings() -> dict[str, str]:
 
 
 def uplink_settings() -> dict[str, str]:
-    """Further settings of a host behind switches: flows are spread by ports, too, and a link without carrier is none."""
+    """Further settings of a host behind switches: ports count in the spread of flows, and no carrier means no path."""
     links = ("ipv4/conf/all", "ipv4/conf/default", "ipv6/conf/all", "ipv6/conf/default")
     return {
         "ipv4/fib_multipath_hash_policy": "1",

@@ -7,6 +7,7 @@ from ipaddress import ip_interface, ip_network
 import pytest
 
 from lab import topology
+from lab.cluster import sysctls
 from lab.conformance import cloud
 from lab.topology import plan
 
