@@ -1,7 +1,7 @@
 """What the hosts of a lab send into the fabric, captured where it comes in: each packet once, at its sender's port.
 
 Owns one packet socket a port, in the namespace of the bridge or of the switch, and the thread that reads them. Promises
-that nothing is changed and that nothing was missed unsaid (`missed`); keeps a count of each kind of packet, not packets.
+that nothing is changed and that nothing was missed unsaid (`missed`); keeps a count of each kind of packet, no packets.
 What a packet means is `packets`' to say. Source: packet(7).
 """
 
