@@ -80,13 +80,13 @@ def processes(of: NodePaths, *, recover: bool) -> dict[str, list[str]]:
     """Command line of each process by its name. ``recover``: keep what the kernel has until the neighbors have said all
     that they know (RFC 4724, 4.1).
     """
-    argv = ["bird", "-f", "-c", str(of.state / _FILE), "-s", str(_socket(of)), *(["-R"] if recover else [])]
+    argv = ["bird", "-f", "-c", str(of.state / _FILE), "-s", str(socket(of, "bird")), *(["-R"] if recover else [])]
     return {"bird": argv}
 
 
 def question(of: NodePaths) -> list[str]:
     """The command that shows the sessions."""
-    return ["birdc", "-r", "-s", str(_socket(of)), "show", "protocols"]
+    return ["birdc", "-r", "-s", str(socket(of, "bird")), "show", "protocols"]
 
 
 def sessions(shown: str) -> dict[str, bool]:
@@ -95,7 +95,8 @@ def sessions(shown: str) -> dict[str, bool]:
     return {row[0]: row[-1] == "Established" for row in rows if len(row) > 3 and row[1] == "BGP"}
 
 
-def _socket(of: NodePaths) -> Path:
+def socket(of: NodePaths, _: str) -> Path:
+    """Where a process listens for questions, once it is up."""
     return of.run / "bird.ctl"
 
 
@@ -107,8 +108,9 @@ def _quoted(text: str) -> str:
 
 
 def _kernel(version: int) -> Iterator[str]:
+    # A route over a port that has just come up may be refused, as long as there is no carrier: each scan tries again.
     yield f"protocol kernel kernel{version} {{"
-    yield f"  persist; graceful restart on; merge paths on limit {MOST_PATHS};"
+    yield f"  scan time 1; persist; graceful restart on; merge paths on limit {MOST_PATHS};"
     yield f"  ipv{version} {{ import none; export all; }};"
     yield "}"
 

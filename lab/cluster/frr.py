@@ -21,6 +21,7 @@ from lab.topology import (
     OUTSIDE6,
     TOR_LINKS4,
     TOR_LINKS6,
+    Address,
     LabError,
     Network,
     Port,
@@ -56,8 +57,9 @@ def files(topology: Topology, switch: Switch, passwords: Mapping[str, str]) -> d
 
 
 def processes(of: NodePaths, *, recover: bool) -> dict[str, list[str]]:
-    """Command line of each process by its name, in the order of their start. ``recover``: keep what the kernel has
-    until the neighbors have said all that they know (RFC 4724, 4.1).
+    """Command line of each process by its name, in the order of their start: the others need zebra to be up.
+
+    ``recover``: keep what the kernel has until the neighbors have said all that they know (RFC 4724, 4.1).
     """
     more = {"zebra": ["-r"], "bfdd": ["--bfdctl", str(of.run / "bfdd.sock")]}
     if recover:
@@ -71,6 +73,11 @@ def processes(of: NodePaths, *, recover: bool) -> dict[str, list[str]]:
         ]
         for name in DAEMONS
     }
+
+
+def socket(of: NodePaths, process: str) -> Path:
+    """Where a process listens for questions, once it is up."""
+    return of.run / f"{process}.vty"
 
 
 def question(of: NodePaths) -> list[str]:
@@ -110,12 +117,15 @@ def _bgp(switch: Switch, other: Switch, passwords: Mapping[str, str]) -> Iterato
     yield " bgp graceful-restart preserve-fw-state"
     yield " bgp bestpath as-path multipath-relax"
     yield " timers bgp 3 9"
-    sides = [(str(other.link4), other.asn, other.name.replace("-", "_"), "")]
+    yield from _neighbor(other.link4, other.asn, other.name.replace("-", "_"), INTER_SWITCH_LINK)
     for port in nodes:
-        password = passwords.get(port.host, "")
-        sides += [(str(port.remote(v)), port.asn, f"{port.host}_v{v}", password) for v in (4, 6)]
-    for address, asn, name, password in sides:
-        yield from _neighbor(address, asn, name, password)
+        for version in (4, 6):
+            remote = port.remote(version)
+            yield from _neighbor(remote, port.asn, f"{port.host}_v{version}", port.name)
+            if version == 6:
+                yield f" neighbor {remote} capability extended-nexthop"
+            if password := passwords.get(port.host):
+                yield f" neighbor {remote} password {_word(password)}"
     for version in (4, 6):
         yield f" address-family ipv{version} unicast"
         yield f"  maximum-paths {MOST_PATHS}"
@@ -134,17 +144,20 @@ def _bgp(switch: Switch, other: Switch, passwords: Mapping[str, str]) -> Iterato
         yield from _policy(port)
 
 
-def _neighbor(address: str, asn: int, name: str, password: str) -> Iterator[str]:
+def _neighbor(address: Address, asn: int, name: str, link: str) -> Iterator[str]:
+    """``link``: without it bgpd takes the link by the switch's own address, which is on all ports."""
     yield f" neighbor {address} remote-as {asn}"
     yield f" neighbor {address} description {name}"
+    yield f" neighbor {address} update-source {link}"
     yield f" neighbor {address} bfd profile fabric"
     yield f" neighbor {address} timers connect 1"
-    if ":" in address:
-        yield f" neighbor {address} capability extended-nexthop"
-    if password:
-        if not password.isprintable() or not password.isascii() or " " in password:
-            raise LabError("password: use printable ASCII without spaces")
-        yield f" neighbor {address} password {password}"
+
+
+def _word(text: str) -> str:
+    """A word of FRR's grammar, which has no quotes."""
+    if not text.isprintable() or not text.isascii() or " " in text:
+        raise LabError("password: use printable ASCII without spaces")
+    return text
 
 
 def _policy(port: Port) -> Iterator[str]:

@@ -18,6 +18,8 @@ import shutil
 import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 
 from lab.cluster import bird, frr, ledger, namespaces
 from lab.cluster.launch import Launcher, connect
@@ -27,7 +29,7 @@ from lab.topology import INTER_SWITCH_LINK, Fabric, LabError, Switch, SwitchDaem
 from linux.netns import command
 
 TABLE = "lab_ports"
-_START_SECONDS = 20.0
+_START_SECONDS, _END_SECONDS = 20.0, 5.0
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +38,7 @@ class Vendor:
 
     files: Callable[[Topology, Switch, Mapping[str, str]], Mapping[str, str]]
     processes: Callable[..., Mapping[str, list[str]]]
+    socket: Callable[[NodePaths, str], Path]
     question: Callable[[NodePaths], list[str]]
     sessions: Callable[[str], Mapping[str, bool]]
     program: str
@@ -46,6 +49,7 @@ VENDORS = {
     SwitchDaemon.BIRD: Vendor(
         files=bird.files,
         processes=bird.processes,
+        socket=bird.socket,
         question=bird.question,
         sessions=bird.sessions,
         program="bird",
@@ -54,6 +58,7 @@ VENDORS = {
     SwitchDaemon.FRR: Vendor(
         files=frr.files,
         processes=frr.processes,
+        socket=frr.socket,
         question=frr.question,
         sessions=frr.sessions,
         program=str(frr.FOLDER / "bgpd"),
@@ -90,8 +95,10 @@ async def start(
     control = switch.port(topology.control.name)
     netns, last = str(namespaces.NETNS / switch.namespace), ""
     for name, argv in vendor.processes(of, recover=recover).items():
-        last = f"{name}-{switch.name}"
+        last, socket = f"{name}-{switch.name}", vendor.socket(of, name)
+        socket.unlink(missing_ok=True)  # of one that was killed
         await launcher.start(last, command(netns, *argv))
+        await launcher.until(last, partial(asyncio.to_thread, socket.exists), seconds=_START_SECONDS, process=last)
 
     async def leads() -> bool:
         shown = [
@@ -105,8 +112,7 @@ async def start(
 
 async def start_all(launcher: Launcher, topology: Topology, daemon: SwitchDaemon) -> None:
     """Start all switches of a fabric. Raises `LabError`."""
-    for switch in topology.switches:
-        await start(launcher, topology, switch, daemon)
+    await asyncio.gather(*(start(launcher, topology, switch, daemon) for switch in topology.switches))
 
 
 def _ip(switch: Switch, *arguments: str) -> str:
@@ -126,15 +132,21 @@ def _of(where: Paths, name: str) -> tuple[Record, Topology, Switch]:
 async def kill(where: Paths, name: str) -> None:
     """Kill a switch's daemon (SIGKILL): its sessions are lost, its kernel forwards on. Raises `LabError`."""
     record, _, switch = _of(where, name)
-    launcher = await connect(where)
+    launcher, names = await connect(where), _process_names(where, switch, record.switch)
+
+    async def running() -> list[int]:
+        return [state.pid for name, state in (await launcher.states()).items() if name in names and state.running]
+
+    async def ended() -> bool:
+        return not await running()
+
     try:
-        states = await launcher.states()
+        for pid in await running():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, signal.SIGKILL)
+        await launcher.until(f"end of switch {name}", ended, seconds=_END_SECONDS)
     finally:
         launcher.close()
-    for one in _process_names(where, switch, record.switch):
-        if one in states and states[one].running:
-            with contextlib.suppress(ProcessLookupError):
-                os.kill(states[one].pid, signal.SIGKILL)
 
 
 async def restart(where: Paths, name: str, passwords: Mapping[str, str] | None = None) -> None:

@@ -123,9 +123,9 @@ def pod(node: Host, version: int) -> IPv4Address | IPv6Address:
 
 def paths_to(host: Host, target: object) -> set[str]:
     """Links of the longest route to an address of another host, by the kernel's table; those that are down left out."""
-    shown = json.loads(namespaces.run(["ip", "-json", "-n", host.namespace, "route", "show", "match", str(target)]))
-    family = "::/0" if ":" in str(target) else "default"
-    specific = [one for one in shown if one["dst"] not in (family, "default")]
+    family = "-6" if ":" in str(target) else "-4"
+    argv = ["ip", family, "-json", "-n", host.namespace, "route", "show", "match", str(target)]
+    specific = [one for one in json.loads(namespaces.run(argv)) if one["dst"] != "default"]
     hops = [hop for one in specific for hop in one.get("nexthops", [one])]
     return {hop["dev"] for hop in hops if "linkdown" not in hop.get("flags", ())}
 
