@@ -18,6 +18,10 @@ if [ ${#missing[@]} -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+    # Debian starts bird on the machine itself; a lab starts its own in its namespaces.
+    case " ${missing[*]} " in *" bird2 "*)
+      if [ -d /run/systemd/system ]; then systemctl disable --now --quiet bird || echo "setup: stop the service bird" >&2; fi ;;
+    esac
   else
     echo "setup: missing Debian packages, to be installed by root: apt-get install ${missing[*]}" >&2
   fi

@@ -115,6 +115,7 @@ def _bgp(switch: Switch, other: Switch, passwords: Mapping[str, str]) -> Iterato
     yield " no bgp default ipv4-unicast"
     yield " bgp graceful-restart"
     yield " bgp graceful-restart preserve-fw-state"
+    yield f" bgp graceful-restart select-defer-time {RECOVERY_SECONDS}"
     yield " bgp bestpath as-path multipath-relax"
     yield " timers bgp 3 9"
     yield from _neighbor(other.link4, other.asn, other.name.replace("-", "_"), INTER_SWITCH_LINK)

@@ -33,7 +33,7 @@ from lab.topology import NODE_ASN, Fabric, Host, LabError, SwitchDaemon, Topolog
 from linux.netns import command
 
 pytestmark = [pytest.mark.privileged, pytest.mark.alone]
-SECONDS = 30.0
+SECONDS = 60.0
 ANYCAST = "203.0.113.7"
 """An address that all nodes announce, as that of a Service."""
 NODE = """
@@ -110,9 +110,14 @@ class World:
 
     async def until_links(self, source: Host, targets: Sequence[object], links: set[str]) -> None:
         """Wait until a node sends to these addresses by exactly these links."""
-        await self.until(
-            f"{source.name} to {targets} by {links}", lambda: all(paths_to(source, one) == links for one in targets)
-        )
+
+        def all_by_links() -> bool:
+            return all(paths_to(source, one) == links for one in targets)
+
+        try:
+            await self.until(f"{source.name} to {targets} by {links}", all_by_links)
+        except LabError as late:
+            raise LabError(f"{late}\n{self.ask(source, 'show', 'protocols')}") from late
 
 
 def pod(node: Host, version: int) -> IPv4Address | IPv6Address:
