@@ -40,7 +40,7 @@ from lab.topology import (
 
 BFD_MILLISECONDS, BFD_MULTIPLIER = 50, 3
 _SESSION = "bfd on; graceful restart on; hold time 9; connect delay time 1; connect retry time 5; error wait time 1, 5;"
-RECOVERY_SECONDS = 20
+RECOVERY_SECONDS = 10
 """How long a daemon that was started again waits for its neighbors before it takes away what the kernel still has."""
 MOST_PATHS = 64
 GRACEFUL_SHUTDOWN = "(65535, 0)"
