@@ -10,7 +10,9 @@ from __future__ import annotations
 import asyncio
 import errno
 import json
+import os
 import shutil
+import signal
 import subprocess
 import sys
 import uuid
@@ -23,7 +25,7 @@ from pathlib import Path
 import pytest
 import pytest_asyncio
 
-from lab.cluster import down, fabric, launch, namespaces, switches
+from lab.cluster import down, fabric, launch, leftovers, namespaces, switches, up
 from lab.cluster.capture import Capture
 from lab.cluster.launch import Launcher
 from lab.cluster.packets import PLAIN
@@ -464,3 +466,23 @@ async def test_what_is_asked_of_no_switch_is_refused(launcher: Launcher) -> None
 
 def replace_fabric(where: Paths, wanted: Fabric) -> Record:
     return Record(lab=where.lab, nodes=1, fabric=wanted)
+
+
+async def test_a_lab_on_its_way_up_has_its_switches_and_they_are_found_when_all_else_is_forgotten(
+    launcher: Launcher,
+) -> None:
+    where = launcher.where
+    launcher.close()
+    assert down.down(where, lambda _: None) == []
+    wanted = Record(lab=where.lab, nodes=1, fabric=Fabric.TOR)
+    rise = up.Rise(where, wanted.topology, wanted, {})
+    await rise.ground()
+    rise.launcher.close()
+    assert ping(wanted.topology.control, wanted.topology.nodes[0].fabric6)
+    processes = leftovers.lab_processes(where)
+    assert set(processes.values()) == {"supervisor", "bird-tor-a", "bird-tor-b"}
+    (supervisor,) = (pid for pid, name in processes.items() if name == "supervisor")
+    os.kill(supervisor, signal.SIGKILL)
+    where.ledger.unlink()
+    assert set(leftovers.lab_processes(where).values()) == {"bird"}
+    assert down.down(where, lambda _: None) == []
