@@ -11,6 +11,7 @@ from collections.abc import Sequence
 
 from lab.cluster import down, fabric, models, preflight, status, switches, up
 from lab.cluster.record import Install, Record
+from lab.cluster.sessions import Bfd
 from lab.images import build, contents
 from lab.paths import Paths, paths, settings
 from lab.topology import Fabric, LabError, SwitchDaemon
@@ -32,6 +33,7 @@ def _up(options: argparse.Namespace) -> int:
         fabric=Fabric(options.fabric),
         fabric_mtu=options.fabric_mtu,
         switch=SwitchDaemon(options.switch),
+        bfd=Bfd(options.bfd),
         model=options.model,
     )
     asyncio.run(up.up(wanted, settings(), _say, tag=options.tag))
@@ -152,6 +154,12 @@ def parser() -> argparse.ArgumentParser:
                 choices=[str(one) for one in SwitchDaemon],
                 default=str(SwitchDaemon.BIRD),
                 help="what the switches of --fabric tor run",
+            )
+            one.add_argument(
+                "--bfd",
+                choices=[str(one) for one in Bfd],
+                default=str(Bfd.GRACEFUL),
+                help="when BFD loses a node, these switches take its routes away (on) or let its speaker restart",
             )
             one.add_argument("--fabric-mtu", type=int, default=0, help="of the way between the segments (1280 to 1500)")
             one.add_argument(

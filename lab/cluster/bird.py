@@ -11,17 +11,18 @@ Pure. Source: BIRD 2.0 User's Guide, 3 and 6. What the switch is to the hosts be
   path without the node's number keeps no loop from being made.
 - It prefers every other path to one that is about to go (GRACEFUL_SHUTDOWN, RFC 8326).
 - It spreads flows over all equal paths (`merge paths`), restarts gracefully (RFC 4724), and detects a lost neighbor
-  by BFD where that one speaks it. Without BFD the session goes on.
+  by BFD where that one speaks it (`sessions` says what follows). Without BFD the session goes on.
 
 Each session carries both families, whichever it runs over. Routes stay in the kernel when the daemon ends.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from ipaddress import IPv4Network, IPv6Network
 from pathlib import Path
 
+from lab.cluster.sessions import Bfd, Sessions
 from lab.paths import NodePaths
 from lab.topology import (
     FABRIC4,
@@ -39,7 +40,8 @@ from lab.topology import (
 )
 
 BFD_MILLISECONDS, BFD_MULTIPLIER = 50, 3
-_SESSION = "bfd on; graceful restart on; hold time 9; connect delay time 1; connect retry time 5; error wait time 1, 5;"
+_SESSION = "graceful restart on; hold time 9; connect delay time 1; connect retry time 5; error wait time 1, 5;"
+_BFD = {Bfd.OFF: "off", Bfd.ON: "on", Bfd.GRACEFUL: "graceful"}
 RECOVERY_SECONDS = 10
 """How long a daemon that was started again waits for its neighbors before it takes away what the kernel still has."""
 MOST_PATHS = 64
@@ -48,10 +50,8 @@ _FILE = "bird.conf"
 Network = IPv4Network | IPv6Network
 
 
-def files(topology: Topology, switch: Switch, passwords: Mapping[str, str]) -> dict[str, str]:
-    """Configuration files by name. ``passwords``: of TCP-MD5 (RFC 2385), by host; hosts that are not in it have none.
-    Raises `LabError` for a password that BIRD cannot be given.
-    """
+def files(topology: Topology, switch: Switch, offered: Sessions) -> dict[str, str]:
+    """Configuration files by name. Raises `LabError` for a password that BIRD cannot be given."""
     other = topology.other_switch(switch)
     lines = [
         f"# {switch.name}, AS {switch.asn}",
@@ -72,7 +72,7 @@ def files(topology: Topology, switch: Switch, passwords: Mapping[str, str]) -> d
     ]
     for port in switch.ports:
         if port.asn:
-            lines += _node(switch, port, passwords.get(port.host, ""))
+            lines += _node(switch, port, offered)
     return {_FILE: "\n".join([*lines, ""])}
 
 
@@ -139,13 +139,13 @@ def _statics(switch: Switch, other: Switch, version: int) -> Iterator[str]:
 def _other_switch(switch: Switch, other: Switch) -> Iterator[str]:
     yield f"protocol bgp {other.name.replace('-', '_')} {{"
     yield f"  local {switch.link4} as {switch.asn}; neighbor {other.link4} as {other.asn};"
-    yield f'  interface "{INTER_SWITCH_LINK}"; {_SESSION}'
+    yield f'  interface "{INTER_SWITCH_LINK}"; bfd on; {_SESSION}'
     for version in (4, 6):
         yield f'  ipv{version} {{ import all; export where proto != "links{version}"; }};'
     yield "}"
 
 
-def _node(switch: Switch, port: Port, password: str) -> Iterator[str]:
+def _node(switch: Switch, port: Port, offered: Sessions) -> Iterator[str]:
     site = f"(ro, {port.asn}, {port.site})"
     for version in (4, 6):
         yield f"filter from_{port.host}_{version} {{"
@@ -167,9 +167,9 @@ def _node(switch: Switch, port: Port, password: str) -> Iterator[str]:
     for version in (4, 6):
         yield f"protocol bgp {port.host}_v{version} {{"
         yield f"  local {port.local(version)} as {switch.asn}; neighbor {port.remote(version)} as {port.asn};"
-        yield f'  interface "{port.name}"; {_SESSION}'
-        if password:
-            yield f"  password {_quoted(password)};"
+        yield f'  interface "{port.name}"; bfd {_BFD[offered.bfd]}; {_SESSION}'
+        if port.host in offered.passwords:
+            yield f"  password {_quoted(offered.passwords[port.host])};"
         for family in (4, 6):
             filters = f"import filter from_{port.host}_{family}; export filter to_{port.host}_{family};"
             extended = " extended next hop on;" if (version, family) == (6, 4) else ""

@@ -7,10 +7,11 @@ another vendor: `as-override`, a site of origin by route maps, graceful shutdown
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 
 from lab.cluster.bird import BFD_MILLISECONDS, BFD_MULTIPLIER, MOST_PATHS, RECOVERY_SECONDS
+from lab.cluster.sessions import Bfd, Sessions
 from lab.paths import NodePaths
 from lab.topology import (
     FABRIC4,
@@ -34,10 +35,8 @@ FOLDER = Path("/usr/lib/frr")
 _LOG = "log stdout\n"
 
 
-def files(topology: Topology, switch: Switch, passwords: Mapping[str, str]) -> dict[str, str]:
-    """Configuration files by name, one a daemon. ``passwords``: of TCP-MD5 (RFC 2385), by host; hosts that are not in
-    it have none. Raises `LabError` for a password that FRR cannot be given.
-    """
+def files(topology: Topology, switch: Switch, offered: Sessions) -> dict[str, str]:
+    """Configuration files by name, one a daemon. Raises `LabError` for a password that FRR cannot be given."""
     other = topology.other_switch(switch)
     lines = {
         "zebra": iter(()),
@@ -51,7 +50,7 @@ def files(topology: Topology, switch: Switch, passwords: Mapping[str, str]) -> d
                 f"  detect-multiplier {BFD_MULTIPLIER}",
             )
         ),
-        "bgpd": _bgp(switch, other, passwords),
+        "bgpd": _bgp(switch, other, offered),
     }
     return {f"{name}.conf": _LOG + "".join(f"{line}\n" for line in lines[name]) for name in DAEMONS}
 
@@ -107,7 +106,7 @@ def _statics(switch: Switch, other: Switch) -> Iterator[str]:
             yield f"{word} route {remote}/{remote.max_prefixlen} {via} {INTER_SWITCH_LINK}"
 
 
-def _bgp(switch: Switch, other: Switch, passwords: Mapping[str, str]) -> Iterator[str]:
+def _bgp(switch: Switch, other: Switch, offered: Sessions) -> Iterator[str]:
     nodes = [port for port in switch.ports if port.asn]
     yield f"router bgp {switch.asn}"
     yield f" bgp router-id {switch.address4}"
@@ -119,13 +118,18 @@ def _bgp(switch: Switch, other: Switch, passwords: Mapping[str, str]) -> Iterato
     yield " bgp bestpath as-path multipath-relax"
     yield " timers bgp 3 9"
     yield from _neighbor(other.link4, other.asn, other.name.replace("-", "_"), INTER_SWITCH_LINK)
+    yield f" neighbor {other.link4} bfd profile fabric"
     for port in nodes:
         for version in (4, 6):
             remote = port.remote(version)
             yield from _neighbor(remote, port.asn, f"{port.host}_v{version}", port.name)
             if version == 6:
                 yield f" neighbor {remote} capability extended-nexthop"
-            if password := passwords.get(port.host):
+            if offered.bfd is not Bfd.OFF:
+                yield f" neighbor {remote} bfd profile fabric"
+            if offered.bfd is Bfd.GRACEFUL:
+                yield f" neighbor {remote} bfd check-control-plane-failure"
+            if password := offered.passwords.get(port.host):
                 yield f" neighbor {remote} password {_word(password)}"
     for version in (4, 6):
         yield f" address-family ipv{version} unicast"
@@ -150,7 +154,6 @@ def _neighbor(address: Address, asn: int, name: str, link: str) -> Iterator[str]
     yield f" neighbor {address} remote-as {asn}"
     yield f" neighbor {address} description {name}"
     yield f" neighbor {address} update-source {link}"
-    yield f" neighbor {address} bfd profile fabric"
     yield f" neighbor {address} timers connect 1"
 
 

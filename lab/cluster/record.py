@@ -9,6 +9,7 @@ from enum import StrEnum
 import msgspec
 
 from lab.cluster import ledger
+from lab.cluster.sessions import Bfd
 from lab.paths import Paths
 from lab.topology import Fabric, LabError, SwitchDaemon, Topology, plan
 
@@ -35,6 +36,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     """Of the way between the segments; 0: as large as their links'."""
     switch: SwitchDaemon = SwitchDaemon.BIRD
     """What top-of-rack switches run, where the fabric has any."""
+    bfd: Bfd = Bfd.GRACEFUL
+    """What they do when BFD loses a node."""
     model: str = ""
     """Of routing, asked for last; empty: as the pools of `manifests/` say."""
     finished: bool = False
@@ -47,7 +50,7 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def shape(self) -> str:
         """What `up` is asked for it with."""
-        switch = f" --switch {self.switch}" if self.fabric is Fabric.TOR else ""
+        switch = f" --switch {self.switch} --bfd {self.bfd}" if self.fabric is Fabric.TOR else ""
         return f"--nodes {self.nodes} --install {self.install} --fabric {self.fabric}{switch}"
 
     @property

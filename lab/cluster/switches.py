@@ -24,6 +24,7 @@ from pathlib import Path
 from lab.cluster import bird, frr, ledger, namespaces
 from lab.cluster.launch import Launcher, connect
 from lab.cluster.record import Record, read_record, require
+from lab.cluster.sessions import Sessions
 from lab.paths import NodePaths, Paths
 from lab.topology import INTER_SWITCH_LINK, Fabric, LabError, Switch, SwitchDaemon, Topology
 from linux.netns import command
@@ -36,7 +37,7 @@ _START_SECONDS, _END_SECONDS = 20.0, 5.0
 class Vendor:
     """What a routing daemon needs of its own."""
 
-    files: Callable[[Topology, Switch, Mapping[str, str]], Mapping[str, str]]
+    files: Callable[[Topology, Switch, Sessions], Mapping[str, str]]
     processes: Callable[..., Mapping[str, list[str]]]
     socket: Callable[[NodePaths, str], Path]
     question: Callable[[NodePaths], list[str]]
@@ -79,19 +80,20 @@ async def start(
     topology: Topology,
     switch: Switch,
     daemon: SwitchDaemon,
-    passwords: Mapping[str, str] | None = None,
+    offered: Sessions | None,
     *,
     recover: bool = False,
 ) -> None:
     """Start a switch's daemon and wait until it leads to its hosts. Raises `LabError`.
 
-    ``passwords``: of its sessions, by host. ``recover``: it restarts gracefully, after it was killed.
+    ``offered``: None where the files that are there stay. ``recover``: it restarts gracefully, after it was killed.
     """
     of, vendor = launcher.where.node(switch.name), VENDORS[daemon]
     for folder in (of.state, of.run):
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-    for name, text in vendor.files(topology, switch, passwords or {}).items():
-        ledger.write(of.state / name, text.encode())
+    if offered is not None:
+        for name, text in vendor.files(topology, switch, offered).items():
+            ledger.write(of.state / name, text.encode())
     control = switch.port(topology.control.name)
     netns, last = str(namespaces.NETNS / switch.namespace), ""
     for name, argv in vendor.processes(of, recover=recover).items():
@@ -110,9 +112,9 @@ async def start(
     await launcher.until(f"routes of switch {switch.name}", leads, seconds=_START_SECONDS, process=last)
 
 
-async def start_all(launcher: Launcher, topology: Topology, daemon: SwitchDaemon) -> None:
+async def start_all(launcher: Launcher, topology: Topology, daemon: SwitchDaemon, offered: Sessions) -> None:
     """Start all switches of a fabric. Raises `LabError`."""
-    await asyncio.gather(*(start(launcher, topology, switch, daemon) for switch in topology.switches))
+    await asyncio.gather(*(start(launcher, topology, switch, daemon, offered) for switch in topology.switches))
 
 
 def _ip(switch: Switch, *arguments: str) -> str:
@@ -149,15 +151,18 @@ async def kill(where: Paths, name: str) -> None:
         launcher.close()
 
 
-async def restart(where: Paths, name: str, passwords: Mapping[str, str] | None = None) -> None:
-    """Start a switch's daemon that has ended again; one that runs stays. Raises `LabError`."""
+async def restart(where: Paths, name: str, offered: Sessions | None = None) -> None:
+    """Start a switch's daemon that has ended again; one that runs stays. Raises `LabError`.
+
+    ``offered``: what it offers from now on; the same as before unless given.
+    """
     record, topology, switch = _of(where, name)
     launcher = await connect(where)
     try:
         states = await launcher.states()
         names = _process_names(where, switch, record.switch)
         if not all(one in states and states[one].running for one in names):
-            await start(launcher, topology, switch, record.switch, passwords, recover=True)
+            await start(launcher, topology, switch, record.switch, offered, recover=True)
     finally:
         launcher.close()
 

@@ -39,6 +39,7 @@ from lab.cluster import (
 from lab.cluster.api import Api, has_condition
 from lab.cluster.launch import Launcher, begin, command, connect, kubectl, tail
 from lab.cluster.record import Install, Record, read_record, write_record
+from lab.cluster.sessions import Sessions
 from lab.cluster.supervisor import State
 from lab.images import build, contents
 from lab.paths import SOURCE, Paths, Settings, paths
@@ -66,7 +67,8 @@ class Rise:
     def __init__(self, where: Paths, topology: Topology, wanted: Record, products: dict[str, Path]) -> None:
         self.where = where
         self.topology = topology
-        self.install, self.model, self.switch = wanted.install, wanted.model, wanted.switch
+        self.install, self.model = wanted.install, wanted.model
+        self.switch, self.sessions = wanted.switch, Sessions(bfd=wanted.bfd)
         self.products = products
         self.archives: list[Path] = []
         self.images: asyncio.Task[Path] | None = None
@@ -84,7 +86,7 @@ class Rise:
             group.create_task(pki.make(topology, where.pki))
             beginning = group.create_task(begin(where))
         self.launcher = beginning.result()
-        await switches.start_all(self.launcher, topology, self.switch)
+        await switches.start_all(self.launcher, topology, self.switch, self.sessions)
         server = f"https://{topology.control.fabric4}:{control.API_PORT}"
         for leaf in pki.certificates(topology):
             if leaf.client:

@@ -12,6 +12,7 @@ import pytest
 from lab.__main__ import parser
 from lab.cluster import bird, frr, switches
 from lab.cluster.record import Record, require, write_record
+from lab.cluster.sessions import Bfd, Sessions
 from lab.paths import NodePaths, Settings, paths
 from lab.topology import NODE_ASN, Fabric, LabError, SwitchDaemon, plan
 
@@ -20,8 +21,11 @@ NODE = NodePaths(state=Path("/state"), run=Path("/run/lab"))
 VENDORS = pytest.mark.parametrize("daemon", list(SwitchDaemon))
 
 
-def text_of(daemon: SwitchDaemon, switch: str, passwords: Mapping[str, str] | None = None) -> str:
-    return "".join(switches.VENDORS[daemon].files(LAB, LAB.switch(switch), passwords or {}).values())
+def text_of(
+    daemon: SwitchDaemon, switch: str, passwords: Mapping[str, str] | None = None, bfd: Bfd = Bfd.GRACEFUL
+) -> str:
+    offered = Sessions(bfd=bfd, passwords=passwords or {})
+    return "".join(switches.VENDORS[daemon].files(LAB, LAB.switch(switch), offered).values())
 
 
 @VENDORS
@@ -59,6 +63,15 @@ def test_a_password_is_of_its_host_alone(daemon: SwitchDaemon) -> None:
 def test_a_password_that_would_end_its_word_is_refused(daemon: SwitchDaemon, password: str) -> None:
     with pytest.raises(LabError, match="password: use printable ASCII"):
         text_of(daemon, "tor-a", {"n1": password})
+
+
+@VENDORS
+def test_bfd_is_asked_for_of_nodes_as_wanted_and_always_between_the_switches(daemon: SwitchDaemon) -> None:
+    texts = {bfd: text_of(daemon, "tor-a", bfd=bfd) for bfd in Bfd}
+    assert len(set(texts.values())) == 3
+    on = "bfd on;" if daemon is SwitchDaemon.BIRD else "bfd profile fabric"
+    assert texts[Bfd.OFF].count(on) == 1
+    assert texts[Bfd.ON].count(on) == 1 + 2 * len(LAB.nodes)
 
 
 @VENDORS
@@ -111,7 +124,7 @@ def test_links_that_lose_all_are_read_from_the_kernels_words() -> None:
 def test_a_lab_is_asked_for_switches_and_keeps_its_shape() -> None:
     asked = parser().parse_args(["up", "--fabric", "tor", "--switch", "frr"])
     record = Record(lab="air", nodes=3, fabric=Fabric(asked.fabric), switch=SwitchDaemon(asked.switch))
-    assert record.shape == "--nodes 3 --install processes --fabric tor --switch frr"
+    assert record.shape == "--nodes 3 --install processes --fabric tor --switch frr --bfd graceful"
     assert record.topology.switches
     assert Record(lab="air", nodes=3).shape == "--nodes 3 --install processes --fabric flat"
 

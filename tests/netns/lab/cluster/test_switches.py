@@ -30,6 +30,7 @@ from lab.cluster.capture import Capture
 from lab.cluster.launch import Launcher
 from lab.cluster.packets import PLAIN
 from lab.cluster.record import Record, write_record
+from lab.cluster.sessions import Bfd, Sessions
 from lab.paths import Paths, Settings, paths
 from lab.topology import NODE_ASN, Fabric, Host, LabError, Switch, SwitchDaemon, Topology
 from linux.netns import command
@@ -155,22 +156,28 @@ async def launcher(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> AsyncIter
     run.rmdir()
 
 
-async def world(launcher: Launcher, nodes: int, daemon: SwitchDaemon = SwitchDaemon.BIRD) -> World:
+async def world(
+    launcher: Launcher, nodes: int, daemon: SwitchDaemon = SwitchDaemon.BIRD, bfd: Bfd = Bfd.GRACEFUL
+) -> World:
     """Switches that lead to their hosts; no node speaks yet."""
     if shutil.which(switches.VENDORS[daemon].program) is None:
         pytest.skip(f"{switches.VENDORS[daemon].package} is not installed")
     record = Record(lab=launcher.where.lab, nodes=nodes, fabric=Fabric.TOR, switch=daemon)
     write_record(launcher.where, record)
     await asyncio.to_thread(namespaces.make, record.topology)
-    await switches.start_all(launcher, record.topology, daemon)
+    await switches.start_all(launcher, record.topology, daemon, Sessions(bfd=bfd))
     return World(where=launcher.where, topology=record.topology, launcher=launcher)
 
 
 async def spoken(
-    launcher: Launcher, nodes: int = 3, daemon: SwitchDaemon = SwitchDaemon.BIRD, over: Sequence[int] = (4,)
+    launcher: Launcher,
+    nodes: int = 3,
+    daemon: SwitchDaemon = SwitchDaemon.BIRD,
+    over: Sequence[int] = (4,),
+    bfd: Bfd = Bfd.GRACEFUL,
 ) -> World:
     """All nodes have both paths to all others' pods."""
-    made = await world(launcher, nodes, daemon)
+    made = await world(launcher, nodes, daemon, bfd)
     for node in made.nodes:
         await made.speak(node, over)
     for node in made.nodes:
@@ -242,6 +249,12 @@ async def test_every_prefix_reaches_every_node_by_both_switches(
         await made.until("all sessions", all_up)
         await made.until("what all nodes announce is spread over all of them", spread)
     await made.until("a summary", lambda: f"{1 + 3 * len(over)} of 7 sessions up" in fabric.summary(made.where))
+
+
+def next_link(switch: Switch, target: object) -> str:
+    """The link by which a switch sends to an address."""
+    shown = json.loads(namespaces.run(["ip", "-json", "-n", switch.namespace, "route", "get", str(target)]))
+    return str(shown[0]["dev"])
 
 
 def links_of(namespace: str, target: str) -> int:
@@ -356,26 +369,22 @@ async def test_connections_outlive_a_switch_and_come_back_to_it(launcher: Launch
 
 
 async def test_a_link_that_is_cut_is_gone_around_and_one_that_loses_all_is_seen_by_bfd(launcher: Launcher) -> None:
-    made = await spoken(launcher)
+    made = await spoken(launcher, bfd=Bfd.ON)
     n1, n2, _ = made.nodes
     tor_a = made.topology.switch("tor-a")
     targets = [pod(n2, 4), pod(n2, 6)]
-
-    def next_link(target: object) -> str:
-        shown = json.loads(namespaces.run(["ip", "-json", "-n", tor_a.namespace, "route", "get", str(target)]))
-        return str(shown[0]["dev"])
 
     with flows(n1, n2) as connections:
         switches.cut(made.where, "tor-a", ["n1"])
         await made.until_links(n1, targets, {"fab1"})
         own = (n1.fabric4, n1.fabric6, pod(n1, 4), pod(n1, 6))
-        await made.until("the way round", lambda: {next_link(one) for one in own} == {"isl0"})
+        await made.until("the way round", lambda: {next_link(tor_a, one) for one in own} == {"isl0"})
         await connections.go_on("one cable is cut")
         assert all(ping(n2, one) for one in own)
         assert "p-n1 is down" in fabric.summary(made.where)
         switches.mend(made.where, "tor-a", ["n1"])
         await made.until_links(n1, targets, {"fab0", "fab1"})
-        await made.until("the straight way", lambda: {next_link(one) for one in own} == {"p-n1"})
+        await made.until("the straight way", lambda: {next_link(tor_a, one) for one in own} == {"p-n1"})
         switches.lose(made.where, "tor-a", ["n1"])
         await made.until_links(n1, targets, {"fab1"})
         assert "BFD session down" in made.ask(n1, "show", "protocols", "all", "tor_a_v4")
@@ -434,6 +443,26 @@ def counted(namespace: str) -> dict[str, int]:
     return {rule["comment"]: part["counter"]["packets"] for rule in rules for part in rule["expr"] if "counter" in part}
 
 
+@pytest.mark.parametrize(
+    ("daemon", "bfd", "kept"), [("bird", "graceful", 1), ("frr", "graceful", 1), ("bird", "on", 0)]
+)
+async def test_a_node_whose_speaker_is_killed_keeps_its_routes_unless_bfd_takes_them(
+    launcher: Launcher, daemon: str, bfd: str, kept: int
+) -> None:
+    made = await spoken(launcher, 2, SwitchDaemon(daemon), bfd=Bfd(bfd))
+    n1, n2 = made.nodes
+    os.kill((await launcher.states())["speaker-n2"].pid, signal.SIGKILL)
+
+    def lost() -> bool:
+        return not any(switches.sessions(made.where, one.name)["n2_v4"] for one in made.topology.switches)
+
+    await made.until("both sessions are lost", lost)
+    for switch in made.topology.switches:
+        await made.until("its routes", lambda one=switch: links_of(one.namespace, f"{pod(n2, 4) - 1}/26") == kept)  # type: ignore[misc]
+    assert ping(n1, pod(n2, 4)) is bool(kept)
+    assert ping(n1, pod(n2, 6)) is bool(kept)
+
+
 @pytest.mark.parametrize("daemon", list(SwitchDaemon))
 async def test_a_session_needs_the_switchs_password(launcher: Launcher, daemon: SwitchDaemon) -> None:
     made = await world(launcher, 2, daemon)
@@ -441,7 +470,7 @@ async def test_a_session_needs_the_switchs_password(launcher: Launcher, daemon: 
     for switch in made.topology.switches:
         await switches.kill(made.where, switch.name)
         assert not switches.sessions(made.where, switch.name)
-        await switches.restart(made.where, switch.name, {"n1": "rack-7", "n2": "rack-7"})
+        await switches.restart(made.where, switch.name, Sessions(passwords={"n1": "rack-7", "n2": "rack-7"}))
     await made.speak(n1, session='password "rack-7";')
     await made.speak(n2, session='password "rack-8";')
     await made.until_links(n1, [n2.fabric4, n2.fabric6], {"fab0", "fab1"})
