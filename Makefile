@@ -15,7 +15,7 @@ setup: .venv/.ready ## install what is missing (Debian packages, .venv)
 .venv/.ready: requirements.lock requirements/apt.txt requirements/ship-apt.txt requirements/setup.sh requirements/ship.sh
 	@requirements/setup.sh
 
-lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name, INSTALL=pods, FABRIC=routed, MODEL=vxlan|ipip|wireguard|auto)
+lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes with airmesh as its network, and a tour of it (LAB=name, INSTALL=pods, FABRIC=routed|tor, MODEL=vxlan|ipip|wireguard|auto)
 	@$(PYTHON) -m lab preflight
 	@$(PYTHON) -m lab up --name $(LAB) --install $(INSTALL) --fabric $(FABRIC) --model '$(MODEL)'
 	@$(PYTHON) -m lab tour --name $(LAB)

@@ -9,13 +9,15 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lab.cluster import down, fabric, models, preflight, status, up
+from lab.cluster import down, fabric, models, preflight, status, switches, up
 from lab.cluster.record import Install, Record
+from lab.cluster.sessions import Bfd
 from lab.images import build, contents
-from lab.paths import paths, settings
-from lab.topology import Fabric, LabError
+from lab.paths import Paths, paths, settings
+from lab.topology import Fabric, LabError, SwitchDaemon
 
 DEFAULT_NAME = "air"
+SWITCH_ACTIONS = ("kill", "start", "cut", "lose", "mend")
 
 
 def _say(text: str) -> None:
@@ -30,6 +32,8 @@ def _up(options: argparse.Namespace) -> int:
         install=install,
         fabric=Fabric(options.fabric),
         fabric_mtu=options.fabric_mtu,
+        switch=SwitchDaemon(options.switch),
+        bfd=Bfd(options.bfd),
         model=options.model,
     )
     asyncio.run(up.up(wanted, settings(), _say, tag=options.tag))
@@ -61,9 +65,11 @@ def _list(_: argparse.Namespace) -> int:
 
 
 def _fabric(options: argparse.Namespace) -> int:
-    """Show the fabric; `filter` makes what is given the router's only filters, `mtu` its MTU."""
+    """Show the fabric; `filter` makes what is given the router's only filters, `mtu` its MTU; others are a switch's."""
     where = paths(options.name, settings())
-    if options.action == "filter":
+    if options.action in SWITCH_ACTIONS:
+        _switch(where, options.action, options.values)
+    elif options.action == "filter":
         fabric.set_filters(where, [fabric.parse_filter(text) for text in options.values])
     elif options.action == "mtu":
         if len(options.values) != 1 or not options.values[0].isdigit():
@@ -73,6 +79,18 @@ def _fabric(options: argparse.Namespace) -> int:
         raise LabError(f"fabric show: {options.values[0]!r} is nothing to show")
     _say(fabric.summary(where))
     return 0
+
+
+def _switch(where: Paths, action: str, values: Sequence[str]) -> None:
+    if not values:
+        raise LabError(f"fabric {action}: name a switch, as in tor-a")
+    name, *hosts = values
+    if action in {"kill", "start"}:
+        if hosts:
+            raise LabError(f"fabric {action}: {hosts[0]!r} is one too many; name a switch alone")
+        asyncio.run(switches.kill(where, name) if action == "kill" else switches.restart(where, name))
+    else:
+        {"cut": switches.cut, "lose": switches.lose, "mend": switches.mend}[action](where, name, hosts)
 
 
 def _build(options: argparse.Namespace) -> int:
@@ -107,7 +125,7 @@ def parser() -> argparse.ArgumentParser:
         ("env", _env, "shell lines that point kubectl and airmesh at a lab"),
         ("tour", _other, "the main job: apply the shop, connect everything, print what happened"),
         ("list", _list, "the labs on this machine"),
-        ("fabric", _fabric, "the network between the nodes; filter proto:4 udp:4789, filter, mtu 1400: of its router"),
+        ("fabric", _fabric, "the network between the nodes, and faults of its router or switches"),
         ("build", _build, "build what is missing and stop"),
         ("preflight", _preflight, "what this machine lacks, with the remedies"),
     ):
@@ -129,7 +147,19 @@ def parser() -> argparse.ArgumentParser:
                 "--fabric",
                 choices=[str(one) for one in Fabric],
                 default=str(Fabric.FLAT),
-                help="the nodes' network: one layer-2 network, or two with a router between",
+                help="the nodes' network: one layer-2 network, two with a router between, or links to two BGP switches",
+            )
+            one.add_argument(
+                "--switch",
+                choices=[str(one) for one in SwitchDaemon],
+                default=str(SwitchDaemon.BIRD),
+                help="what the switches of --fabric tor run",
+            )
+            one.add_argument(
+                "--bfd",
+                choices=[str(one) for one in Bfd],
+                default=str(Bfd.GRACEFUL),
+                help="when BFD loses a node, these switches take its routes away (on) or let its speaker restart",
             )
             one.add_argument("--fabric-mtu", type=int, default=0, help="of the way between the segments (1280 to 1500)")
             one.add_argument(
@@ -139,8 +169,13 @@ def parser() -> argparse.ArgumentParser:
                 help="of routing, that pools ask for; a lab that is up changes to it",
             )
         if verb == "fabric":
-            one.add_argument("action", nargs="?", choices=["show", "filter", "mtu"], default="show")
-            one.add_argument("values", nargs="*", help="of filter: proto:4, udp:4789; none: all passes. Of mtu: bytes")
+            one.add_argument("action", nargs="?", choices=["show", "filter", "mtu", *SWITCH_ACTIONS], default="show")
+            one.add_argument(
+                "values",
+                nargs="*",
+                help="of filter: proto:4, udp:4789; none: all passes. Of mtu: bytes. Of kill and start: a switch. "
+                "Of cut, lose and mend: a switch, and hosts; none: all its links",
+            )
         if verb == "env":
             one.add_argument("lab", nargs="?", help="the lab's name")
         if verb == "build":

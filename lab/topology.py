@@ -16,12 +16,25 @@ A routed fabric has a second segment, and between the two a router that knows no
     am-<lab>-rtr   seg0 172.30.0.254 fd00:172:30::254    seg1 172.30.1.254 fd00:172:30:1::254
     am-<lab>-nI    of the second half: fab0 172.30.1.10+I fd00:172:30:1::10+I
 
+A fabric of top-of-rack switches has no layer-2 network but the management one. Each host has a cable to each of two
+switches, an address of its own on `lo`, and an address on each cable; a switch has one address on all its ports. All
+links are point-to-point (`ip address add … peer …`), so every host finds the switches at the same two addresses. The
+hosts' ends have networks of their own, apart from the management network that a switch's address lies in.
+
+    am-<lab>-tor-a AS 65001   p-nI 172.31.0.1 fd00:172:31::1      isl0 172.31.4.1 fd00:172:31:4::1
+    am-<lab>-tor-b AS 65002   p-nI 172.31.1.1 fd00:172:31:1::1    isl0 172.31.4.2 fd00:172:31:4::2
+    am-<lab>-nI    AS 64512   lo   172.30.0.10+I fd00:172:30::10+I
+                              fab0 172.31.2.10+I fd00:172:31:2::10+I    fab1 172.31.3.10+I fd00:172:31:3::10+I
+    am-<lab>-fab   as a host: lo   172.30.0.1
+
 Kernel quirks: an interface's name has at most 15 bytes; a fresh IPv6 address is tentative for a second unless `nodad`.
+A link that comes up loses the IPv6 route to the peer of an address that it had before; so it comes up first. A next hop
+on a link without carrier yet is refused unless `onlink`.
 """
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Address, IPv6Network
 
@@ -38,11 +51,23 @@ SERVICES6 = IPv6Network("fd00:10:96::/112")
 CLUSTER_DNS = IPv4Address("10.96.0.10")
 API_SERVICE4 = IPv4Address("10.96.0.1")
 API_SERVICE6 = IPv6Address("fd00:10:96::1")
+TOR_LINKS4 = IPv4Network("172.31.0.0/21")
+TOR_LINKS6 = IPv6Network("fd00:172:31::/61")
+"""Of all links of switches."""
+NODE_ASN = 64512
+"""Autonomous system of all nodes that are behind switches."""
+TOR_NAMES = ("tor-a", "tor-b")
+FIRST_TOR_ASN = 65001
 FABRIC_LINK = "fab0"
 MANAGEMENT_LINK = "mgmt0"
 FABRIC_BRIDGE = "fabric"
 SECOND_BRIDGE = "fabric2"
 MANAGEMENT_BRIDGE = "mgmt"
+TOR_UPLINKS = (FABRIC_LINK, "fab1")
+"""A host's, one a switch."""
+INTER_SWITCH_LINK = "isl0"
+OUTSIDE = "out"
+"""Name of the outside host, where it is behind switches."""
 ROUTER_LINKS = ("seg0", "seg1")
 """The router's, one a segment."""
 FABRIC_MTU = 1500
@@ -54,6 +79,8 @@ OUTSIDE6 = (IPv6Network("2001:db8::/32"),)
 """What the router knows to be behind the outside host: networks for documentation (see `conformance/cloud.py`)."""
 MAXIMUM_NODES = 60
 ZONES = 3
+Address = IPv4Address | IPv6Address
+Network = IPv4Network | IPv6Network
 _NAME = re.compile(r"[a-z][a-z0-9]{0,11}")
 
 
@@ -68,6 +95,15 @@ class Fabric(StrEnum):
     """One layer-2 network."""
     ROUTED = "routed"
     """Two, with a router between them: host-gw cannot serve every pair of nodes."""
+    TOR = "tor"
+    """None: each node has a link to each of two top-of-rack switches that speak BGP."""
+
+
+class SwitchDaemon(StrEnum):
+    """What a top-of-rack switch runs."""
+
+    BIRD = "bird"
+    FRR = "frr"
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -111,6 +147,72 @@ ROUTED = tuple(
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class Port:
+    """A switch's port and the host behind it: a node, the control plane or the outside host."""
+
+    host: str
+    namespace: str
+    """The host's."""
+    link: str
+    """The host's interface."""
+    local4: IPv4Address
+    local6: IPv6Address
+    """The switch's address on it."""
+    remote4: IPv4Address
+    remote6: IPv6Address
+    """The host's address on it."""
+    own4: IPv4Address
+    own6: IPv6Address
+    """The host's own address, which all its ports lead to."""
+    site: int
+    """A number that the host alone has, for its site of origin (RFC 4364, 7)."""
+    asn: int = 0
+    """The host's autonomous system; 0: it speaks no BGP."""
+
+    @property
+    def name(self) -> str:
+        """The switch's interface."""
+        return f"p-{self.host}"
+
+    def local(self, version: int) -> Address:
+        """The switch's address of a family."""
+        return self.local4 if version == 4 else self.local6
+
+    def remote(self, version: int) -> Address:
+        """The host's address of a family, on the link."""
+        return self.remote4 if version == 4 else self.remote6
+
+    def own(self, version: int) -> Network:
+        """The host's own address of a family, as the destination of a route."""
+        return IPv4Network(self.own4) if version == 4 else IPv6Network(self.own6)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Switch:
+    """A top-of-rack switch: a router with a port for each host and a link to the other switch."""
+
+    name: str
+    namespace: str
+    asn: int
+    ports: tuple[Port, ...]
+    link4: IPv4Address
+    link6: IPv6Address
+    """Its address on the link to the other switch."""
+
+    @property
+    def address4(self) -> IPv4Address:
+        """The one that hosts know it by."""
+        return self.ports[0].local4
+
+    def port(self, host: str) -> Port:
+        """The port of a host. Raises `LabError`."""
+        for port in self.ports:
+            if port.host == host:
+                return port
+        raise LabError(f"host {host!r}: switch {self.name} has ports for {', '.join(one.host for one in self.ports)}")
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Host:
     """A namespace with one leg in the fabric and one in the management network: a node or the control plane."""
 
@@ -122,11 +224,18 @@ class Host:
     segment: Segment = FLAT
     zone: str = ""
     """Of a node: what topology.kubernetes.io/zone says of it."""
+    uplinks: tuple[Port, ...] = ()
+    """Its ports, one a switch; where there are any, it is on no segment."""
 
     @property
     def netns(self) -> str:
         """The path that `nsenter --net=` takes."""
         return f"/run/netns/{self.namespace}"
+
+    @property
+    def fabric_links(self) -> tuple[str, ...]:
+        """Its interfaces on the fabric."""
+        return tuple(port.link for port in self.uplinks) or (FABRIC_LINK,)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -138,6 +247,7 @@ class Topology:
     control: Host
     nodes: tuple[Host, ...]
     segments: tuple[Segment, ...] = (FLAT,)
+    switches: tuple[Switch, ...] = ()
     router_namespace: str = ""
     """Empty where the fabric has no router."""
     mtu: int = FABRIC_MTU
@@ -152,7 +262,24 @@ class Topology:
     def namespaces(self) -> tuple[str, ...]:
         """Every namespace, the fabric's first."""
         router = [self.router_namespace] if self.router_namespace else []
-        return (self.fabric_namespace, *router, *(host.namespace for host in self.hosts))
+        switches = [switch.namespace for switch in self.switches]
+        return (self.fabric_namespace, *router, *switches, *(host.namespace for host in self.hosts))
+
+    @property
+    def outside_uplinks(self) -> tuple[Port, ...]:
+        """The outside host's ports, one a switch."""
+        return tuple(switch.port(OUTSIDE) for switch in self.switches)
+
+    def switch(self, name: str) -> Switch:
+        """A switch by its name. Raises `LabError`."""
+        for switch in self.switches:
+            if switch.name == name:
+                return switch
+        raise LabError(f"switch {name!r}: this fabric has {', '.join(one.name for one in self.switches) or 'none'}")
+
+    def other_switch(self, switch: Switch) -> Switch:
+        """The one at the other end of its link."""
+        return next(one for one in self.switches if one != switch)
 
 
 def check_name(lab: str) -> str:
@@ -167,13 +294,17 @@ def prefix(lab: str) -> str:
     return f"am-{lab}-"
 
 
-def _host(lab: str, name: str, number: int, segment: Segment, zone: str = "") -> Host:
+def _digits(network: IPv6Network, number: int) -> IPv6Address:
     # The last group of the IPv6 address shows the IPv4 host's decimal digits (…::11 for .11): read, not computed with.
+    return IPv6Address(f"{network.network_address}{number}")
+
+
+def _host(lab: str, name: str, number: int, segment: Segment, zone: str = "") -> Host:
     return Host(
         name=name,
         namespace=prefix(lab) + name,
         fabric4=segment.network4.network_address + number,
-        fabric6=IPv6Address(f"{segment.network6.network_address}{number}"),
+        fabric6=_digits(segment.network6, number),
         management4=MANAGEMENT4.network_address + number,
         segment=segment,
         zone=zone,
@@ -189,11 +320,11 @@ def plan(lab: str, nodes: int, fabric: Fabric = Fabric.FLAT, mtu: int = 0) -> To
     check_name(lab)
     if not 1 <= nodes <= MAXIMUM_NODES:
         raise LabError(f"nodes {nodes}: a lab has 1 to {MAXIMUM_NODES}")
-    if fabric is Fabric.FLAT and mtu:
-        raise LabError(f"fabric MTU {mtu}: a flat fabric has no way between segments; ask for --fabric routed")
+    if fabric is not Fabric.ROUTED and mtu:
+        raise LabError(f"fabric MTU {mtu}: a {fabric} fabric has no way between segments; ask for --fabric routed")
     segments = ROUTED if fabric is Fabric.ROUTED else (FLAT,)
     first = max(1, nodes // 2) if len(segments) > 1 else nodes
-    return Topology(
+    made = Topology(
         lab=lab,
         fabric_namespace=prefix(lab) + "fab",
         control=_host(lab, "cp", 2, segments[0]),
@@ -204,6 +335,50 @@ def plan(lab: str, nodes: int, fabric: Fabric = Fabric.FLAT, mtu: int = 0) -> To
         segments=segments,
         router_namespace=prefix(lab) + "rtr" if len(segments) > 1 else "",
         mtu=check_mtu(mtu or FABRIC_MTU),
+    )
+    return _behind_switches(made) if fabric is Fabric.TOR else made
+
+
+def _behind_switches(flat: Topology) -> Topology:
+    """The same hosts with the same addresses of their own, each with a port on each switch in place of the segment."""
+    switches = tuple(_switch(flat, number) for number in range(len(TOR_NAMES)))
+
+    def cabled(host: Host) -> Host:
+        return replace(host, uplinks=tuple(switch.port(host.name) for switch in switches))
+
+    nodes = tuple(map(cabled, flat.nodes))
+    return replace(flat, segments=(), switches=switches, control=cabled(flat.control), nodes=nodes)
+
+
+def _switch(flat: Topology, number: int) -> Switch:
+    networks4, networks6 = list(TOR_LINKS4.subnets(new_prefix=24)), list(TOR_LINKS6.subnets(new_prefix=64))
+    servers = [(OUTSIDE, flat.fabric_namespace, GATEWAY4, GATEWAY6, 0)]
+    servers.append((flat.control.name, flat.control.namespace, flat.control.fabric4, flat.control.fabric6, 0))
+    servers += [(node.name, node.namespace, node.fabric4, node.fabric6, NODE_ASN) for node in flat.nodes]
+
+    def port(host: str, namespace: str, own4: IPv4Address, own6: IPv6Address, asn: int) -> Port:
+        site = int(own4) - int(FABRIC4.network_address)
+        return Port(
+            host=host,
+            namespace=namespace,
+            link=TOR_UPLINKS[number],
+            local4=networks4[number].network_address + 1,
+            local6=_digits(networks6[number], 1),
+            remote4=networks4[2 + number].network_address + site,
+            remote6=_digits(networks6[2 + number], site),
+            own4=own4,
+            own6=own6,
+            site=site,
+            asn=asn,
+        )
+
+    return Switch(
+        name=TOR_NAMES[number],
+        namespace=prefix(flat.lab) + TOR_NAMES[number],
+        asn=FIRST_TOR_ASN + number,
+        ports=tuple(port(*server) for server in servers),
+        link4=networks4[4].network_address + 1 + number,
+        link6=_digits(networks6[4], 1 + number),
     )
 
 
@@ -237,7 +412,8 @@ def fabric_commands(topology: Topology) -> Iterator[str]:
             yield f"link add {port} type veth peer name {segment.router_link} netns {topology.router_namespace}"
             yield f"link set {port} master {segment.bridge} up"
     for host in topology.hosts:
-        for link, bridge in ((FABRIC_LINK, host.segment.bridge), (MANAGEMENT_LINK, MANAGEMENT_BRIDGE)):
+        fabric = () if host.uplinks else ((FABRIC_LINK, host.segment.bridge),)
+        for link, bridge in (*fabric, (MANAGEMENT_LINK, MANAGEMENT_BRIDGE)):
             port = f"{link[0]}-{host.name}"
             yield f"link add {port} type veth peer name {link} netns {host.namespace}"
             yield f"link set {port} master {bridge} up"
@@ -247,13 +423,53 @@ def host_commands(host: Host) -> Iterator[str]:
     """Lines of `ip -n <host namespace> -batch`: addresses and the default routes a real machine has."""
     segment = host.segment
     yield "link set lo up"
+    yield f"addr add {host.management4}/{MANAGEMENT4.prefixlen} dev {MANAGEMENT_LINK}"
+    yield f"link set {MANAGEMENT_LINK} up"
+    if host.uplinks:
+        yield from uplink_commands(host.uplinks)
+        return
     yield f"addr add {host.fabric4}/{segment.network4.prefixlen} dev {FABRIC_LINK}"
     yield f"addr add {host.fabric6}/{segment.network6.prefixlen} dev {FABRIC_LINK} nodad"
-    yield f"addr add {host.management4}/{MANAGEMENT4.prefixlen} dev {MANAGEMENT_LINK}"
     yield f"link set {FABRIC_LINK} up"
-    yield f"link set {MANAGEMENT_LINK} up"
     yield f"route add default via {segment.gateway4} dev {FABRIC_LINK}"
     yield f"route add default via {segment.gateway6} dev {FABRIC_LINK}"
+
+
+def uplink_commands(uplinks: Sequence[Port]) -> Iterator[str]:
+    """Lines of `ip -n <host namespace> -batch` of a host behind switches: its own addresses, its links, and the default
+    routes by all of them, as the provisioning of a rack leaves it before anything on it speaks BGP.
+
+    What the host sends of its own has its own address, which does not depend on a link; sessions with a switch have
+    the link's.
+    """
+    host = uplinks[0]
+    yield f"addr add {host.own4} dev lo"
+    yield f"addr add {host.own6} dev lo nodad"
+    for port in uplinks:
+        yield f"link set {port.link} up"
+        yield f"addr add {port.remote4} peer {port.local4}/32 dev {port.link}"
+        yield f"addr add {port.remote6} peer {port.local6}/128 dev {port.link} nodad"
+    for version, everything, source in ((4, "0.0.0.0/0", host.own4), (6, "::/0", host.own6)):
+        hops = (f"nexthop via {port.local(version)} dev {port.link} onlink" for port in uplinks)
+        yield f"route add {everything} src {source} {' '.join(hops)}"
+
+
+def switch_commands(topology: Topology, switch: Switch) -> Iterator[str]:
+    """Lines of `ip -n <switch's namespace> -batch`: a cable to each host, and one between the switches, laid by the
+    first of them. Routes are the matter of what runs on the switch.
+    """
+    other = topology.other_switch(switch)
+    yield "link set lo up"
+    for port in switch.ports:
+        yield f"link add {port.name} type veth peer name {port.link} netns {port.namespace}"
+        yield f"link set {port.name} up"
+        yield f"addr add {port.local4} peer {port.remote4}/32 dev {port.name}"
+        yield f"addr add {port.local6} peer {port.remote6}/128 dev {port.name} nodad"
+    if switch is topology.switches[0]:
+        yield f"link add {INTER_SWITCH_LINK} type veth peer name {INTER_SWITCH_LINK} netns {other.namespace}"
+    yield f"link set {INTER_SWITCH_LINK} up"
+    yield f"addr add {switch.link4} peer {other.link4}/32 dev {INTER_SWITCH_LINK}"
+    yield f"addr add {switch.link6} peer {other.link6}/128 dev {INTER_SWITCH_LINK} nodad"
 
 
 def router_commands(topology: Topology) -> Iterator[str]:
@@ -279,46 +495,3 @@ def mtu_commands(topology: Topology) -> Iterator[str]:
     for segment in topology.segments:
         for network in (segment.network4, segment.network6):
             yield f"route replace {network} dev {segment.router_link} mtu {topology.mtu}"
-
-
-def host_sysctls() -> dict[str, str]:
-    """Settings under /proc/sys/net of a node or the control plane, to be written before its links exist.
-
-    Forwarding comes first: writing it resets other settings of the same family (ip-sysctl.rst of the kernel).
-    Addresses are set by hand, so router advertisements and duplicate detection are off.
-    """
-    return {
-        "ipv4/ip_forward": "1",
-        "ipv6/conf/all/forwarding": "1",
-        "ipv4/conf/all/rp_filter": "0",
-        "ipv4/conf/default/rp_filter": "0",
-        "ipv6/conf/all/accept_dad": "0",
-        "ipv6/conf/default/accept_dad": "0",
-        "ipv6/conf/all/accept_ra": "0",
-        "ipv6/conf/default/accept_ra": "0",
-    }
-
-
-def fabric_sysctls() -> dict[str, str]:
-    """Settings of the fabric's namespace: an outside host, not a router. Where it has several ways to an address (see
-    `cloud.py`), each connection takes one of them.
-    """
-    return {
-        "ipv4/fib_multipath_hash_policy": "1",
-        "ipv6/fib_multipath_hash_policy": "1",
-        "ipv4/conf/all/rp_filter": "0",
-        "ipv4/conf/default/rp_filter": "0",
-        "ipv6/conf/all/accept_dad": "0",
-        "ipv6/conf/default/accept_dad": "0",
-    }
-
-
-def router_sysctls() -> dict[str, str]:
-    """Settings of the router's namespace, to be written before its links exist: it forwards, and never tells a host of
-    a shorter way past it.
-    """
-    return {
-        **host_sysctls(),
-        "ipv4/conf/all/send_redirects": "0",
-        "ipv4/conf/default/send_redirects": "0",
-    }

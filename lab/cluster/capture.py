@@ -1,8 +1,8 @@
-"""What the hosts of a lab send into the fabric, captured at the bridge: each packet once, at its sender's port.
+"""What the hosts of a lab send into the fabric, captured where it comes in: each packet once, at its sender's port.
 
-Owns one packet socket a host, in the fabric's namespace, and the thread that reads them. Promises that nothing is
-changed and that nothing was missed unsaid (`missed`); keeps a count of each kind of packet, not packets. What a packet
-means is `packets`' to say. Source: packet(7).
+Owns one packet socket a port, in the namespace of the bridge or of the switch, and the thread that reads them. Promises
+that nothing is changed and that nothing was missed unsaid (`missed`); keeps a count of each kind of packet, no packets.
+What a packet means is `packets`' to say. Source: packet(7).
 """
 
 from __future__ import annotations
@@ -34,10 +34,9 @@ _POLL_SECONDS = 0.1
 class Capture:
     """Packets that hosts send, from the beginning of the `with` until its end."""
 
-    def __init__(self, namespace: str, ports: Mapping[str, str]) -> None:
-        """``ports``: of a bridge in the network namespace, each with the name of the host behind it."""
-        self._namespace = str(namespaces.NETNS / namespace)
-        self._ports = dict(ports)
+    def __init__(self, ports: Mapping[str, Mapping[str, str]]) -> None:
+        """``ports``: by network namespace, each with the name of the host behind it."""
+        self._ports = ports
         self._sockets: dict[socket.socket, str] = {}
         self._ready, self._over = threading.Event(), threading.Event()
         self._fault = ""
@@ -50,8 +49,10 @@ class Capture:
     @classmethod
     def of_lab(cls, topology: Topology, hosts: Iterable[Host] | None = None) -> Capture:
         """Of a lab's fabric; ``hosts``: those that are listened to, all of the lab unless given."""
-        ports = {f"{FABRIC_LINK[0]}-{host.name}": host.name for host in hosts or topology.hosts}
-        return cls(topology.fabric_namespace, ports)
+        names = [host.name for host in hosts or topology.hosts]
+        if topology.switches:
+            return cls({one.namespace: {one.port(name).name: name for name in names} for one in topology.switches})
+        return cls({topology.fabric_namespace: {f"{FABRIC_LINK[0]}-{name}": name for name in names}})
 
     def __enter__(self) -> Capture:
         """Returns when every port is listened to. Raises `LabError`."""
@@ -76,7 +77,7 @@ class Capture:
         try:
             self._listen()
         except OSError as refusal:
-            self._fault = f"capture in {self._namespace}: {refusal}"
+            self._fault = f"capture in {', '.join(self._ports)}: {refusal}"
             return
         finally:
             self._ready.set()
@@ -93,13 +94,14 @@ class Capture:
             one.close()
 
     def _listen(self) -> None:
-        enter(self._namespace)  # for good: the thread ends with the capture
-        for port, host in self._ports.items():
-            made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
-            self._sockets[made] = host
-            made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
-            made.bind((port, _ETH_P_ALL))
-            made.setblocking(False)
+        for namespace, ports in self._ports.items():
+            enter(str(namespaces.NETNS / namespace))  # for good: the thread ends with the capture
+            for port, host in ports.items():
+                made = socket.socket(socket.AF_PACKET, socket.SOCK_RAW, 0)
+                self._sockets[made] = host
+                made.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _ROOM)
+                made.bind((port, _ETH_P_ALL))
+                made.setblocking(False)
 
     def _read(self, one: socket.socket) -> None:
         host = self._sockets[one]

@@ -13,8 +13,8 @@ from dataclasses import dataclass
 
 import msgspec
 
-from lab.cluster import namespaces
-from lab.cluster.record import Record, read_record, write_record
+from lab.cluster import namespaces, switches
+from lab.cluster.record import read_record, require, write_record
 from lab.paths import Paths
 from lab.topology import Fabric, LabError, Topology, check_mtu, mtu_commands
 from linux.netns import command
@@ -69,27 +69,18 @@ def dropped(listed: str) -> dict[str, int]:
     return found
 
 
-def _routed(where: Paths) -> tuple[Record, Topology]:
-    record = read_record(where)
-    if record is None:
-        raise LabError(f"lab {where.lab} is not there: python -m lab up --name {where.lab} --fabric routed")
-    if record.fabric is not Fabric.ROUTED:
-        raise LabError(f"lab {where.lab} has a flat fabric, without a router: python -m lab up --fabric routed")
-    return record, record.topology
-
-
 def _nft(topology: Topology, *arguments: str, stdin: str = "") -> str:
     return namespaces.run(command(str(namespaces.NETNS / topology.router_namespace), "nft", *arguments), stdin)
 
 
 def set_filters(where: Paths, filters: Iterable[Filter]) -> None:
     """The router drops exactly these from now on, each counted from nothing. Raises `LabError`."""
-    _nft(_routed(where)[1], "-f", "-", stdin=ruleset(filters))
+    _nft(require(where, Fabric.ROUTED).topology, "-f", "-", stdin=ruleset(filters))
 
 
 def read_filters(where: Paths) -> dict[str, int]:
     """What the router drops, and how many packets of each it has dropped. Raises `LabError`."""
-    return dropped(_nft(_routed(where)[1], "--json", "list", "ruleset"))
+    return dropped(_nft(require(where, Fabric.ROUTED).topology, "--json", "list", "ruleset"))
 
 
 def set_mtu(where: Paths, mtu: int) -> None:
@@ -97,7 +88,7 @@ def set_mtu(where: Paths, mtu: int) -> None:
 
     What hosts have learnt of a narrower way they remember for ten minutes, as on any network.
     """
-    record, _ = _routed(where)
+    record = require(where, Fabric.ROUTED)
     changed = msgspec.structs.replace(record, fabric_mtu=check_mtu(mtu))
     namespaces.batch(mtu_commands(changed.topology), changed.topology.router_namespace)
     write_record(where, changed)
@@ -108,6 +99,8 @@ def summary(where: Paths) -> str:
     record = read_record(where)
     if record is None or record.fabric is Fabric.FLAT:
         return "fabric flat: one layer-2 network"
+    if record.fabric is Fabric.TOR:
+        return f"fabric tor: {switches.summary(where)}"
     filters = ", ".join(f"{name} ({packets} packets)" for name, packets in read_filters(where).items())
     topology = record.topology
     segments = " | ".join(

@@ -19,13 +19,15 @@ from lab.cluster import ledger, namespaces
 from lab.cluster.node import DEVICE_PLUGINS, HOST_FOLDERS
 from lab.cluster.pinned import BpfObject, behind, exists
 from lab.paths import MARKER, Paths
-from lab.topology import MANAGEMENT4, SEGMENTS4, SEGMENTS6, SERVICES4, SERVICES6
+from lab.topology import MANAGEMENT4, SEGMENTS4, SEGMENTS6, SERVICES4, SERVICES6, TOR_LINKS4, TOR_LINKS6
 
 PROC = Path("/proc")
 RANGES = (
     SEGMENTS4,
     SEGMENTS6,
     MANAGEMENT4,
+    TOR_LINKS4,
+    TOR_LINKS6,
     SERVICES4,
     SERVICES6,
     IPv4Network("10.244.0.0/16"),

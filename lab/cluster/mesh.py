@@ -19,7 +19,7 @@ from chassis.bus import nats_config
 from lab.cluster import ledger, node, pki
 from lab.cluster.launch import Launcher
 from lab.paths import Paths, Settings
-from lab.topology import FABRIC_LINK, Host, LabError, Topology
+from lab.topology import Host, LabError, Topology
 from proto.subjects import ROLES
 
 NATS_PORT = 4222
@@ -79,7 +79,7 @@ def _gateway(where: Paths, host: Host, cache: Path, port: int) -> Iterator[Agent
     common = {
         "AIRMESH_GATEWAY": "true",
         "AIRMESH_NODE": host.name,
-        "AIRMESH_UPLINKS": FABRIC_LINK,
+        "AIRMESH_UPLINKS": ",".join(host.fabric_links),
         "AIRMESH_STATE_DIR": str(of.agents),
     }
     packets = {"AIRMESH_PIN_ROOT": str(of.bpffs), "AIRMESH_BPF_CACHE": str(cache / "bpf")}
@@ -92,7 +92,8 @@ def _gateway(where: Paths, host: Host, cache: Path, port: int) -> Iterator[Agent
 
 def _node_agents(where: Paths, host: Host, cache: Path, cgroup: str) -> Iterator[Agent]:
     of = where.node(host.name)
-    common = {"AIRMESH_NODE": host.name, "AIRMESH_STATE_DIR": str(of.agents), "AIRMESH_UPLINKS": FABRIC_LINK}
+    uplinks = ",".join(host.fabric_links)
+    common = {"AIRMESH_NODE": host.name, "AIRMESH_STATE_DIR": str(of.agents), "AIRMESH_UPLINKS": uplinks}
     sockets = {"AIRMESH_WIREGUARD_SOCKETS": str(of.wireguard)}
     packets = {
         "AIRMESH_PIN_ROOT": str(of.bpffs),

@@ -10,6 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 from lab import topology as plans
+from lab.cluster import sysctls
 from lab.topology import Host, LabError, Topology
 from linux.netns import command
 
@@ -45,16 +46,15 @@ def make(topology: Topology) -> None:
     batch(plans.namespace_commands(topology))
     # Before any link exists: `default` is what new links start with.
     with ThreadPoolExecutor(8) as pool:
-        fabric = pool.submit(_write_sysctls, topology.fabric_namespace, plans.fabric_sysctls())
-        others = {host.namespace: plans.host_sysctls() for host in topology.hosts}
-        if topology.router_namespace:
-            others[topology.router_namespace] = plans.router_sysctls()
-        for result in [pool.submit(_write_sysctls, *one) for one in others.items()]:
+        for result in [pool.submit(_write_sysctls, *one) for one in sysctls.settings_of(topology).items()]:
             result.result()
-        fabric.result()
         batch(plans.fabric_commands(topology), topology.fabric_namespace)
         if topology.router_namespace:
             batch(plans.router_commands(topology), topology.router_namespace)
+        for switch in topology.switches:
+            batch(plans.switch_commands(topology, switch), switch.namespace)
+        if topology.switches:
+            batch(plans.uplink_commands(topology.outside_uplinks), topology.fabric_namespace)
         list(pool.map(_configure, topology.hosts))
 
 

@@ -20,7 +20,7 @@ from deploy.images.engine import Engine, EngineError, find_engine
 from lab.cluster import control, ledger, mesh
 from lab.cluster.launch import command, environment, kubectl
 from lab.paths import MARKER, SOURCE, Paths
-from lab.topology import FABRIC_LINK, LabError, Topology
+from lab.topology import LabError, Topology
 
 POOLS = ("10.244.0.0/16", "fd00:10:244::/56")
 """As the pools of `manifests/`."""
@@ -66,7 +66,7 @@ def install_arguments(topology: Topology, cgroup: str, tag: str) -> list[str]:
     """What a person says to `airmesh install` on such machines: no kube-proxy leads to the API server, and cgroup2 is
     mounted beside version 1.
     """
-    said = ["install", "--uplinks", FABRIC_LINK, "--timeout", f"{_WORKLOAD_SECONDS:.0f}"]
+    said = ["install", "--uplinks", ",".join(topology.control.fabric_links), "--timeout", f"{_WORKLOAD_SECONDS:.0f}"]
     said += [part for pool in POOLS for part in ("--pool", pool)]
     said += ["--api-server", f"{topology.control.fabric4}:{control.API_PORT}"]
     said += ["--set", f"AIRMESH_CGROUP={cgroup}", "--set", f"AIRMESH_EXTERNAL_IPS={mesh.EXTERNAL_IPS}"]

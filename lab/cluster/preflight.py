@@ -52,7 +52,7 @@ MODELS = {
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Machine:
-    """What was seen. `go`, `kubectl`, `nats`: where they are, or empty."""
+    """What was seen. `go`, `kubectl`, `nats`, `bird`: where they are, or whether."""
 
     root: bool
     namespaces: str
@@ -67,6 +67,7 @@ class Machine:
     go: str
     kubectl: bool
     nats: bool
+    bird: bool = True
     unserved: tuple[str, ...] = ()
     """Of `MODELS`: those that it lacks something for."""
 
@@ -119,6 +120,8 @@ def judge(machine: Machine) -> Iterator[Finding]:
     for model in machine.unserved:
         found, remedy = MODELS[model]
         yield Finding(what=f"MODEL={model}", weight="note", found=found, remedy=remedy)
+    if not machine.bird:
+        yield Finding(what="FABRIC=tor", weight="note", found="no bird", remedy="make setup (apt-get install bird2)")
     yield from _programs(machine)
 
 
@@ -205,6 +208,7 @@ def look() -> Machine:
         go=_go(),
         kubectl=bool((beside / "kubectl").exists() or shutil.which("kubectl")),
         nats=(beside / "nats-server").exists(),
+        bird=bool(shutil.which("bird")),
         unserved=() if refusal else _unserved(kinds),
     )
 

@@ -9,8 +9,9 @@ from enum import StrEnum
 import msgspec
 
 from lab.cluster import ledger
+from lab.cluster.sessions import Bfd
 from lab.paths import Paths
-from lab.topology import Fabric, Topology, plan
+from lab.topology import Fabric, LabError, SwitchDaemon, Topology, plan
 
 
 class Install(StrEnum):
@@ -33,6 +34,10 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     fabric: Fabric = Fabric.FLAT
     fabric_mtu: int = 0
     """Of the way between the segments; 0: as large as their links'."""
+    switch: SwitchDaemon = SwitchDaemon.BIRD
+    """What top-of-rack switches run, where the fabric has any."""
+    bfd: Bfd = Bfd.GRACEFUL
+    """What they do when BFD loses a node."""
     model: str = ""
     """Of routing, asked for last; empty: as the pools of `manifests/` say."""
     finished: bool = False
@@ -45,7 +50,8 @@ class Record(msgspec.Struct, frozen=True, kw_only=True):
     @property
     def shape(self) -> str:
         """What `up` is asked for it with."""
-        return f"--nodes {self.nodes} --install {self.install} --fabric {self.fabric}"
+        switch = f" --switch {self.switch} --bfd {self.bfd}" if self.fabric is Fabric.TOR else ""
+        return f"--nodes {self.nodes} --install {self.install} --fabric {self.fabric}{switch}"
 
     @property
     def mesh(self) -> bool:
@@ -64,3 +70,16 @@ def read_record(where: Paths) -> Record | None:
 def write_record(where: Paths, record: Record) -> None:
     """Write `lab.json`."""
     ledger.write(where.record, msgspec.json.format(msgspec.json.encode(record)) + b"\n")
+
+
+def require(where: Paths, fabric: Fabric) -> Record:
+    """The record of a lab that has such a fabric. Raises `LabError`."""
+    record = read_record(where)
+    if record is None:
+        raise LabError(f"lab {where.lab} is not there: python -m lab up --name {where.lab} --fabric {fabric}")
+    if record.fabric is not fabric:
+        lacks = "a router" if fabric is Fabric.ROUTED else "switches"
+        raise LabError(
+            f"lab {where.lab} has a {record.fabric} fabric, without {lacks}: python -m lab up --fabric {fabric}"
+        )
+    return record

@@ -34,14 +34,16 @@ from lab.cluster import (
     pki,
     pods,
     port_forward,
+    switches,
 )
 from lab.cluster.api import Api, has_condition
 from lab.cluster.launch import Launcher, begin, command, connect, kubectl, tail
 from lab.cluster.record import Install, Record, read_record, write_record
+from lab.cluster.sessions import Sessions
 from lab.cluster.supervisor import State
 from lab.images import build, contents
 from lab.paths import SOURCE, Paths, Settings, paths
-from lab.topology import Host, LabError, Topology
+from lab.topology import Fabric, Host, LabError, Topology
 
 _COMMAND_SECONDS, _IMPORT_SECONDS = 60.0, 240.0
 _ROUNDS, _ROUND_SECONDS = 12, 0.5
@@ -66,6 +68,7 @@ class Rise:
         self.where = where
         self.topology = topology
         self.install, self.model = wanted.install, wanted.model
+        self.switch, self.sessions = wanted.switch, Sessions(bfd=wanted.bfd)
         self.products = products
         self.archives: list[Path] = []
         self.images: asyncio.Task[Path] | None = None
@@ -74,7 +77,7 @@ class Rise:
         self.api: Api
 
     async def ground(self) -> None:
-        """Folders, namespaces, authority, supervisor, kubeconfigs."""
+        """Folders, namespaces, authority, supervisor, switches, kubeconfigs."""
         where, topology = self.where, self.topology
         for folder in (where.state, where.run, where.logs, where.pki, where.nats):
             folder.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -83,6 +86,7 @@ class Rise:
             group.create_task(pki.make(topology, where.pki))
             beginning = group.create_task(begin(where))
         self.launcher = beginning.result()
+        await switches.start_all(self.launcher, topology, self.switch, self.sessions)
         server = f"https://{topology.control.fabric4}:{control.API_PORT}"
         for leaf in pki.certificates(topology):
             if leaf.client:
@@ -229,6 +233,8 @@ async def up(wanted: Record, given: Settings, out: Callable[[str], None], *, tag
     """
     say, lab = Progress(out), wanted.lab
     models.check_served(wanted.model)
+    if wanted.fabric is Fabric.TOR:
+        switches.check_program(wanted.switch)
     where, topology = paths(lab, given), wanted.topology
     if await is_up(where):
         await _same(where, wanted)

@@ -2790,6 +2790,29 @@ LAB = (
         new='    for network in (IPv4Network("0.0.0.0/0"), *OUTSIDE4, *OUTSIDE6):\n',
         tests=("tests/core/lab/test_topology.py",),
     ),
+    Mutant(
+        name="a-switch-sends-a-node-its-own-routes",
+        file="lab/cluster/bird.py",
+        old='        yield f"  if {site} ~ bgp_ext_community then reject;"\n',
+        new="",
+        tests=("tests/netns/lab/cluster/test_switches.py::test_every_prefix_reaches_every_node_by_both_switches",),
+    ),
+    Mutant(
+        name="a-switch-keeps-the-number-of-the-nodes-in-the-path",
+        file="lab/cluster/bird.py",
+        old="bgp_path.delete({port.asn}); ",
+        new="",
+        tests=("tests/netns/lab/cluster/test_switches.py::test_flows_are_spread_over_both_switches_by_their_ports",),
+    ),
+    Mutant(
+        name="a-port-that-loses-all-stays-so",
+        file="lab/cluster/switches.py",
+        old="lost(switch) - set(_links(switch, hosts))",
+        new="lost(switch)",
+        tests=(
+            "tests/netns/lab/cluster/test_switches.py::test_a_link_that_is_cut_is_gone_around_and_one_that_loses_all_is_seen_by_bfd",
+        ),
+    ),
 )
 
 SHIP = (

@@ -60,7 +60,7 @@ def circuit(names: Sequence[str]) -> list[str]:
     return found[::-1]
 
 
-@pytest.fixture(scope="module", params=[str(one) for one in Fabric])
+@pytest.fixture(scope="module", params=[str(one) for one in SERVE])
 def fabric_lab(request: pytest.FixtureRequest) -> Iterator[Lab]:
     """A lab of each fabric, up with a model that serves it."""
     fabric = Fabric(request.param)

@@ -107,7 +107,7 @@ def test_the_router_has_a_leg_on_each_segment_and_knows_no_address_of_a_pod() ->
     assert not [one for one in routes if one.startswith(("10.", "fd00:10"))]
 
 
-@pytest.mark.parametrize(("fabric", "mtu"), [("routed", 1279), ("routed", 1501), ("flat", 1400)])
+@pytest.mark.parametrize(("fabric", "mtu"), [("routed", 1279), ("routed", 1501), ("flat", 1400), ("tor", 1400)])
 def test_an_mtu_that_cannot_be_is_refused(fabric: str, mtu: int) -> None:
     with pytest.raises(LabError, match=f"fabric MTU {mtu}"):
         plan("air", 2, Fabric(fabric), mtu)
@@ -117,3 +117,69 @@ def test_a_flat_fabric_is_what_it_always_was() -> None:
     lab = plan("air", 2)
     assert (lab.router_namespace, lab.segments) == ("", (topology.FLAT,))
     assert not [line for line in fabric_commands(lab) if "seg0" in line or "fabric2" in line]
+
+
+def test_hosts_behind_switches_keep_their_addresses_and_have_a_port_on_each() -> None:
+    lab, flat = plan("air", 3, Fabric.TOR), plan("air", 3)
+    assert [(h.fabric4, h.fabric6, h.management4) for h in lab.hosts] == [
+        (h.fabric4, h.fabric6, h.management4) for h in flat.hosts
+    ]
+    assert lab.namespaces == ("am-air-fab", "am-air-tor-a", "am-air-tor-b", *(h.namespace for h in lab.hosts))
+    assert [(s.asn, str(s.address4), str(s.link4), str(s.link6)) for s in lab.switches] == [
+        (65001, "172.31.0.1", "172.31.4.1", "fd00:172:31:4::1"),
+        (65002, "172.31.1.1", "172.31.4.2", "fd00:172:31:4::2"),
+    ]
+    n1 = lab.nodes[0]
+    assert n1.fabric_links == ("fab0", "fab1")
+    assert [(str(p.local4), str(p.local6), str(p.remote4), str(p.remote6)) for p in n1.uplinks] == [
+        ("172.31.0.1", "fd00:172:31::1", "172.31.2.11", "fd00:172:31:2::11"),
+        ("172.31.1.1", "fd00:172:31:1::1", "172.31.3.11", "fd00:172:31:3::11"),
+    ]
+    assert {host.name: [port.asn for port in host.uplinks] for host in lab.hosts} == {
+        "cp": [0, 0],
+        **{node.name: [64512, 64512] for node in lab.nodes},
+    }
+
+
+def test_the_largest_lab_behind_switches_has_no_address_of_a_link_twice() -> None:
+    lab = plan("twelveletter", topology.MAXIMUM_NODES, Fabric.TOR)
+    remotes = [address for switch in lab.switches for port in switch.ports for address in (port.remote4, port.remote6)]
+    assert len(set(remotes)) == len(remotes) == 4 * (topology.MAXIMUM_NODES + 2)
+    assert all(one in (topology.TOR_LINKS4 if one.version == 4 else topology.TOR_LINKS6) for one in remotes)
+    assert not any(one in topology.MANAGEMENT4 for one in remotes if one.version == 4), (
+        "it would lead past the switches"
+    )
+    names = [port.name for switch in lab.switches for port in switch.ports]
+    assert max(map(len, names)) <= 15
+
+
+def test_no_two_hosts_behind_switches_share_a_layer_2_network_but_the_management_one() -> None:
+    lab = plan("air", 3, Fabric.TOR)
+    commands = list(fabric_commands(lab))
+    assert [line.split()[2] for line in commands if "type bridge" in line] == ["mgmt"]
+    cables = [line for switch in lab.switches for line in topology.switch_commands(lab, switch) if "veth" in line]
+    assert len(cables) == 2 * 5 + 1
+    assert len({line.split("peer name ")[1] for line in cables}) == len(cables)
+    assert not [line for line in commands if "fab0" in line]
+
+
+def test_a_host_behind_switches_reaches_everything_by_both_and_speaks_with_its_own_address() -> None:
+    commands = list(host_commands(plan("air", 1, Fabric.TOR).nodes[0]))
+    hops = "nexthop via 172.31.0.1 dev fab0 onlink nexthop via 172.31.1.1 dev fab1 onlink"
+    assert f"route add 0.0.0.0/0 src 172.30.0.11 {hops}" in commands
+    hops6 = "nexthop via fd00:172:31::1 dev fab0 onlink nexthop via fd00:172:31:1::1 dev fab1 onlink"
+    assert f"route add ::/0 src fd00:172:30::11 {hops6}" in commands
+    assert "addr add 172.30.0.11 dev lo" in commands
+    for link in ("fab0", "fab1"):
+        up = commands.index(f"link set {link} up")
+        assert all(up < i for i, line in enumerate(commands) if line.startswith("addr") and line.split()[-2] == link)
+
+
+def test_what_a_fabric_of_switches_has_not_is_refused() -> None:
+    lab = plan("air", 1, Fabric.TOR)
+    with pytest.raises(LabError, match="switch 'tor-c': this fabric has tor-a, tor-b"):
+        lab.switch("tor-c")
+    with pytest.raises(LabError, match="host 'n2': switch tor-a has ports for out, cp, n1"):
+        lab.switch("tor-a").port("n2")
+    with pytest.raises(LabError, match="switch 'tor-a': this fabric has none"):
+        plan("air", 1).switch("tor-a")

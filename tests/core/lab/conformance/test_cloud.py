@@ -7,6 +7,7 @@ from ipaddress import ip_interface, ip_network
 import pytest
 
 from lab import topology
+from lab.cluster import sysctls
 from lab.conformance import cloud
 from lab.topology import plan
 
@@ -43,5 +44,5 @@ def test_an_outside_host_is_in_no_pool_and_of_both_families() -> None:
 
 
 def test_an_outside_host_takes_another_way_for_each_connection() -> None:
-    reported = topology.fabric_sysctls()
+    reported = sysctls.outside_settings()
     assert reported["ipv4/fib_multipath_hash_policy"] == reported["ipv6/fib_multipath_hash_policy"] == "1"
