@@ -11,15 +11,14 @@ import argparse
 import fcntl
 import gc
 import os
+import resource
 import signal
 import socket
 import sys
 from contextlib import suppress
 
 from services.routing.bfd.engine import Engine
-
-SOCKET, LOCK, LOG = "bfd.sock", "bfd.lock", "bfd.log"
-"""Names in the folder."""
+from services.routing.bfd.messages import LOCK, LOG, SOCKET
 
 
 def main() -> int:
@@ -47,6 +46,8 @@ def main() -> int:
     control.listen(8)
     if os.fork():
         return 0
+    os.truncate(lock, 0)
+    os.write(lock, str(os.getpid()).encode())
     _detach()
     _hurry()
     _run(Engine(control, independent=asked.independent))
@@ -75,6 +76,8 @@ def _detach() -> None:
 
 
 def _hurry() -> None:
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two sockets a session
     try:
         os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
     except OSError:

@@ -17,8 +17,10 @@ path.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import os
 import random
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Mapping
@@ -27,14 +29,24 @@ from pathlib import Path
 
 from chassis.telemetry.log import Log
 from kit.backoff import delay
-from services.routing.bfd.messages import LONGEST, Order, Unreadable, Wanted, line, read_report
+from services.routing.bfd.messages import (
+    LOCK,
+    LOG,
+    LONGEST,
+    SOCKET,
+    Order,
+    Report,
+    Unreadable,
+    Wanted,
+    line,
+    read_report,
+)
 from services.routing.core.bfd.packet import Diagnostic, State
 from services.routing.core.bfd.session import Failure, Settings
 from services.routing.core.bfd.sessions import Key
 from services.routing.core.bfd.status import Status
 from services.routing.core.faults import Fault
 
-SOCKET, LOG = "bfd.sock", "bfd.log"
 DEADLINE = 10.0
 """Seconds for the process to start, and for it to say something."""
 _ROOT = Path(__file__).parent.parent.parent.parent
@@ -54,6 +66,15 @@ def outlives_agent() -> bool:
         contained = "kubepods" in Path("/proc/self/cgroup").read_text()
         return os.stat("/proc/self/ns/pid").st_ino == _INITIAL_PID_NAMESPACE and not contained
     return False
+
+
+def kill_holder(lock: Path) -> None:
+    """Kills the process that holds a lock and has written its pid into it; nobody when the lock is free."""
+    with suppress(OSError, ValueError), lock.open() as opened:
+        try:
+            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.kill(int(opened.read()), signal.SIGKILL)
 
 
 class Bfd:
@@ -81,6 +102,7 @@ class Bfd:
         self._linger = linger_seconds
         self._independent = outlives_agent() if independent is None else independent
         self._wanted: dict[Key, Settings] = {}
+        self._instance = 0
         self._ordered = asyncio.Event()
         self._needed = asyncio.Event()
         self._reported: dict[Key, int] = {}
@@ -112,7 +134,7 @@ class Bfd:
                     await self._serve(reader, writer)
                 finally:
                     writer.close()
-            except (OSError, BfdLost, Unreadable) as error:
+            except (OSError, BfdLost, ValueError) as error:
                 self._lose(error)
             if self._wanted:
                 await asyncio.sleep(delay(attempt, random.random(), first=0.05))  # noqa: S311 - spreads attempts
@@ -169,21 +191,16 @@ class Bfd:
         orders = asyncio.create_task(self._order(writer))
         try:
             while True:
-                async with asyncio.timeout(DEADLINE):
-                    octets = await reader.readline()
+                octets = await self._read(reader)
                 if not octets:
                     if not self._wanted:
                         return
                     raise BfdLost(_last_words(self._words()) or "it is gone")
                 try:
-                    report = read_report(octets)
+                    self._learn_all(read_report(octets))
                 except Unreadable:
                     writer.write(line(Order()))  # ends it, whichever version it is
                     raise
-                self.fault = None
-                for status in report.statuses:
-                    if status.key in self._wanted:
-                        self._learn(status)
         finally:
             orders.cancel()
             await asyncio.gather(orders, return_exceptions=True)
@@ -200,6 +217,28 @@ class Bfd:
             writer.write(line(Order(wanted=wanted, linger_seconds=self._linger)))
             await writer.drain()
             await self._ordered.wait()
+
+    async def _read(self, reader: asyncio.StreamReader) -> bytes:
+        """A line of the process, which says something each second: one that does not is killed, to be started again.
+        A loop that was held so long itself looks once more before.
+        """
+        for last in (False, True):
+            try:
+                async with asyncio.timeout(DEADLINE):
+                    return await reader.readline()
+            except TimeoutError:
+                if last:
+                    kill_holder(self._folder / LOCK)
+        raise BfdLost("it said nothing and was killed")
+
+    def _learn_all(self, report: Report) -> None:
+        if report.instance != self._instance:
+            self._instance = report.instance
+            self._forget()
+        self.fault = None
+        for status in report.statuses:
+            if status.key in self._wanted:
+                self._learn(status)
 
     def _learn(self, status: Status) -> None:
         """Reports what a session has gone through since the last report: states may have been passed over."""
@@ -220,6 +259,10 @@ class Bfd:
         words = "it says nothing" if isinstance(error, TimeoutError) else str(error)
         self.fault = Fault(f"BFD does not run: {words}", f"look at {self._folder / LOG}; it is started again")
         self._log.warning("bfd-lost", error=words)
+        self._forget()
+
+    def _forget(self) -> None:
+        """Nothing is known of any session any more."""
         self.statuses.clear()
         for key in list(self._reported):
             del self._reported[key]

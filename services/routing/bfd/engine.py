@@ -21,7 +21,7 @@ from secrets import SystemRandom
 
 from proto.net import Address
 from services.routing.bfd.messages import LONGEST, Order, Report, Unreadable, line, read_order
-from services.routing.bfd.sockets import open_listener, open_sender, receive, send
+from services.routing.bfd.sockets import index_of, open_listener, open_sender, receive, send
 from services.routing.core.bfd.packet import write_packet
 from services.routing.core.bfd.sessions import Key, Outgoing, Sessions
 from services.routing.core.bfd.status import Status, status_of
@@ -43,6 +43,13 @@ Listener = tuple[Address, str]
 """Address and interface."""
 
 
+@dataclass(frozen=True, slots=True)
+class _Listening:
+    socket: socket.socket
+    index: int
+    """Of the interface that it is bound to; an interface of that name that was made later has another."""
+
+
 @dataclass(slots=True)
 class _Agent:
     socket: socket.socket
@@ -62,11 +69,12 @@ class Engine:
         """``control``: a unix socket that listens; ``independent``: the process outlives an agent that is killed."""
         self._clock = clock
         self._random = SystemRandom()
+        self._instance = self._random.getrandbits(53)
         self._sessions = Sessions(
             independent=independent, discriminators=lambda: self._random.getrandbits(32), jitters=self._random.random
         )
         self._selector = selectors.DefaultSelector()
-        self._listeners: dict[Listener, socket.socket] = {}
+        self._listeners: dict[Listener, _Listening] = {}
         self._senders: dict[Key, socket.socket] = {}
         self._open_again: dict[Key, int] = {}
         self._unsent: dict[Key, str] = {}
@@ -94,7 +102,9 @@ class Engine:
     def close(self) -> None:
         """Gives all sockets back."""
         self._dismiss()
-        for opened in (*self._listeners.values(), *self._senders.values(), self._control):
+        for listener in self._listeners.values():
+            listener.socket.close()
+        for opened in (*self._senders.values(), self._control):
             opened.close()
         self._selector.close()
 
@@ -153,37 +163,37 @@ class Engine:
                 return None
             at = key.local, key.interface
             if at not in self._listeners:
-                opened = self._listeners[at] = open_listener(*at)
+                opened = open_listener(*at)
+                self._listeners[at] = _Listening(opened, index_of(key.interface))
                 self._selector.register(opened, selectors.EVENT_READ, lambda: self._hear(at, opened))
             self._senders[key] = open_sender(key.local, key.interface, self._random.randint)
             self._open_again.pop(key, None)
         return self._senders[key]
 
     def _shut(self, key: Key) -> None:
-        """Closes a session's sockets. The one that listens is opened again by whoever of the others sends next."""
+        """Closes what a session sends from, and what listens for it if that is bound to an interface that is gone."""
         if (sender := self._senders.pop(key, None)) is not None:
             sender.close()
-        self._shut_listener((key.local, key.interface))
+        listener = self._listeners.get((key.local, key.interface))
+        if listener is not None and listener.index != index_of(key.interface):
+            self._shut_listener((key.local, key.interface))
 
     def _shut_listener(self, at: Listener) -> None:
         if (listener := self._listeners.pop(at, None)) is not None:
-            self._selector.unregister(listener)
-            listener.close()
-        for key in [one for one in self._senders if (one.local, one.interface) == at]:
-            self._senders.pop(key).close()
+            self._selector.unregister(listener.socket)
+            listener.socket.close()
 
     def _tidy(self) -> None:
         """Closes what no session needs any more."""
-        if len(self._senders) + len(self._unsent) + len(self._open_again) == 0:
-            return
-        keys = self._sessions.by_key.keys()
-        for gone in self._senders.keys() - keys:
-            self._senders.pop(gone).close()
-        for at in self._listeners.keys() - {(key.local, key.interface) for key in keys}:
-            self._shut_listener(at)
-        for of_keys in (self._unsent, self._open_again):
-            for gone in of_keys.keys() - keys:
-                del of_keys[gone]
+        gone = self._sessions.gone - self._sessions.by_key.keys()
+        self._sessions.gone.clear()
+        for key in gone:
+            self._shut(key)
+            self._unsent.pop(key, None)
+            self._open_again.pop(key, None)
+        if gone:
+            for at in self._listeners.keys() - {(key.local, key.interface) for key in self._sessions.by_key}:
+                self._shut_listener(at)
 
     # The agent
 
@@ -254,7 +264,8 @@ class Engine:
         else:
             keys &= self._sessions.changed
         self._sessions.changed.clear()
-        agent.unsent = line(Report(whole=whole, statuses=tuple(self._status(key) for key in keys)))
+        statuses = tuple(self._status(key) for key in keys)
+        agent.unsent = line(Report(instance=self._instance, whole=whole, statuses=statuses))
         self._flush(agent)
 
     def _status(self, key: Key) -> Status:

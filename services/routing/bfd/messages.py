@@ -16,6 +16,9 @@ from services.routing.core.bfd.session import Settings
 from services.routing.core.bfd.sessions import Key
 from services.routing.core.bfd.status import Status
 
+SOCKET, LOCK, LOG = "bfd.sock", "bfd.lock", "bfd.log"
+"""Names in the process' folder: where it listens, what it holds as long as it lives (its pid is in it), and what it
+said when it died."""
 VERSION = 1
 """Raised with every change of these messages that an older side would read wrongly."""
 LONGEST = 8 << 20
@@ -54,6 +57,8 @@ class Report(msgspec.Struct, frozen=True, kw_only=True):
     """From the process."""
 
     version: int = VERSION
+    instance: int
+    """Of this process; another one knows nothing of its sessions."""
     whole: bool
     """These are all sessions; else those that changed."""
     statuses: tuple[Status, ...]

@@ -97,6 +97,14 @@ def receive(opened: socket.socket) -> Received | None:
     return Received(payload, ip_address(sender[0].partition("%")[0]), hops)
 
 
+def index_of(interface: str) -> int:
+    """Index of the interface that has this name now; 0: none has, or none is named."""
+    try:
+        return socket.if_nametoindex(interface) if interface else 0
+    except OSError:
+        return 0
+
+
 def _udp(local: Address, interface: str) -> socket.socket:
     family = socket.AF_INET if local.version == 4 else socket.AF_INET6
     made = socket.socket(family, socket.SOCK_DGRAM | socket.SOCK_CLOEXEC | socket.SOCK_NONBLOCK)

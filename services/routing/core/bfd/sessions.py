@@ -53,7 +53,9 @@ class Sessions:
         self.by_key: dict[Key, Session] = {}
         """All of them, those that are closing too."""
         self.changed: set[Key] = set()
-        """Those whose state changed or that are new; the owner empties it."""
+        """Those whose state or negotiated intervals changed, and new ones; the owner empties it."""
+        self.gone: set[Key] = set()
+        """Those that are no more; the owner empties it."""
         self.discards: dict[Key, Counter[Discard]] = {}
         """Packets from the peers of sessions that were discarded."""
         self.strangers: Counter[Discard] = Counter()
@@ -142,9 +144,11 @@ class Sessions:
         session = self.by_key.pop(key)
         del self._closing[key], self._keys[session.discriminator], self.discards[key]
         self.changed.discard(key)
+        self.gone.add(key)
 
     def _moved(self, key: Key, after: Session, packet: ControlPacket | None) -> list[Outgoing]:
-        if after.state is not self.by_key[key].state:
+        before = self.by_key[key]
+        if (after.state, after.transmit_us, after.expected_us) != (before.state, before.transmit_us, before.expected_us):
             self.changed.add(key)
         self.by_key[key] = after
         self._queue(key)
