@@ -147,8 +147,7 @@ class Sessions:
         self.gone.add(key)
 
     def _moved(self, key: Key, after: Session, packet: ControlPacket | None) -> list[Outgoing]:
-        before = self.by_key[key]
-        if (after.state, after.transmit_us, after.expected_us) != (before.state, before.transmit_us, before.expected_us):
+        if _negotiated(after) != _negotiated(self.by_key[key]):
             self.changed.add(key)
         self.by_key[key] = after
         self._queue(key)
@@ -161,6 +160,10 @@ class Sessions:
         if due and min(due) < self._queued.get(session.discriminator, min(due) + 1):
             self._queued[session.discriminator] = min(due)
             heappush(self._heap, (min(due), session.discriminator))
+
+
+def _negotiated(session: Session) -> tuple[State, int, int]:
+    return session.state, session.transmit_us, session.expected_us
 
 
 def _peer_detection_us(session: Session) -> int:

@@ -1,4 +1,4 @@
-"""One session: the whole table of RFC 5880 6.8.6, timers, polls, slow start, and what is missed. Times in microseconds."""
+"""One session: the whole table of RFC 5880 6.8.6, timers, polls, slow start, missed packets. In microseconds."""
 
 from __future__ import annotations
 

@@ -21,7 +21,7 @@ from services.routing.core.bfd.status import why_not_up
 from tests.netns.routing.bfd.ends import FAST, KEYS, OWN, PEER, Agent, Bird, Wire, in_netns, until
 
 pytestmark = pytest.mark.privileged
-BOTH = {key: FAST for key in KEYS.values()}
+BOTH = dict.fromkeys(KEYS.values(), FAST)
 HELD_SECONDS = 5.0
 
 

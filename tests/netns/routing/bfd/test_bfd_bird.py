@@ -21,7 +21,7 @@ from tests.netns.routing.bfd.ends import FAST, KEYS, OWN, PEER, Agent, Bird, Wir
 from tests.netns.routing.conftest import Netns
 
 pytestmark = pytest.mark.privileged
-BOTH = {key: FAST for key in KEYS.values()}
+BOTH = dict.fromkeys(KEYS.values(), FAST)
 
 
 async def up(agent: Agent, bird: Bird) -> None:
@@ -155,7 +155,7 @@ async def test_bird_that_stops_its_bfd_says_nothing(agent: Agent, bird: Bird) ->
 async def test_other_intervals_of_this_side_by_a_poll(agent: Agent, bird: Bird, wire: Wire) -> None:
     await up(agent, bird)
     slow = replace(FAST, transmit_us=200_000, receive_us=100_000, multiplier=5)
-    agent.bfd.sessions({key: slow for key in BOTH})
+    agent.bfd.sessions(dict.fromkeys(BOTH, slow))
     await until(lambda: all(row[3:] == ["0.100", "1.000"] for row in bird.sessions().values()), "BIRD follows")
     await until(lambda: all(one.transmit_us == 200_000 for one in agent.bfd.statuses.values()), "this side follows")
     for family in KEYS:
