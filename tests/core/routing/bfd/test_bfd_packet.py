@@ -47,10 +47,10 @@ def test_the_octets_of_rfc_5880() -> None:
         receive_us=50_000,
     )
     assert write_packet(packet) == UP
-    flags = {"poll": 0x20, "final": 0x10, "demand": 0x02}
-    for name, bit in flags.items():
-        said = write_packet(replace(packet, independent=False, **{name: True}))
-        assert said[1] == 0xC0 | bit
+    alone = replace(packet, independent=False)
+    assert write_packet(replace(alone, poll=True))[1] == 0xE0
+    assert write_packet(replace(alone, final=True))[1] == 0xD0
+    assert write_packet(replace(alone, demand=True))[1] == 0xC2
     expired = write_packet(replace(packet, state=State.DOWN, diagnostic=Diagnostic.TIME_EXPIRED, independent=False))
     assert expired[:2] == bytes((0x21, 0x40))
 

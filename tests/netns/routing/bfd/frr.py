@@ -28,7 +28,8 @@ class Frr:
         self.folder = Path(tempfile.mkdtemp(prefix="am-frr-"))
         self.running: dict[str, subprocess.Popen[bytes]] = {}
         peers = "".join(
-            f" peer {OWN[family]} local-address {PEER[family]} interface fab0\n  profile switch\n !\n" for family in KEYS
+            f" peer {OWN[family]} local-address {PEER[family]} interface fab0\n  profile switch\n !\n"
+            for family in KEYS
         )
         (self.folder / "bfdd.conf").write_text(
             "bfd\n profile switch\n  detect-multiplier 3\n  receive-interval 50\n  transmit-interval 50\n !\n"

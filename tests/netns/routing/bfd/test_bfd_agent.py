@@ -34,7 +34,7 @@ async def up(agent: Agent, bird: Bird) -> None:
 
 def fell(wire: Wire) -> list[State]:
     """States other than Up that one end or the other said after it had said Up."""
-    found = []
+    found: list[State] = []
     for address in (*OWN.values(), *PEER.values()):
         states = [one.packet.state for one in wire.sent_by(address)]
         found += [state for state in states[states.index(State.UP) :] if state is not State.UP]
