@@ -1,7 +1,7 @@
 """The loop of the process that runs BFD: one epoll over all sockets, one heap of deadlines, one agent at most.
 
-Packets that have arrived are read before deadlines are looked at, so that a loop that was kept waiting takes no peer
-for gone that has spoken meanwhile. Reports to the agent are states, not events: what does not fit into its socket is
+The clock is read first, then the packets that have arrived, then deadlines are looked at: a loop that was kept waiting,
+or a process that was stopped, takes no peer for gone that has spoken meanwhile. Reports to the agent are states, not events: what does not fit into its socket is
 left out until it does, and an agent that reads nothing for minutes costs one report. Without an agent sessions go on as
 long as the last one asked for; then they say AdminDown and the process ends.
 """
@@ -92,9 +92,10 @@ class Engine:
         if wake is not None:
             self._selector.register(wake, selectors.EVENT_READ, lambda: self._end(wake))
         while not self._over():
-            for ready, _ in self._selector.select(self._timeout()):
-                ready.data()
+            self._selector.select(self._timeout())
             now = self._clock()
+            for ready, _ in self._selector.select(0):  # all that came before now, however long this was kept waiting
+                ready.data()
             self._send(self._sessions.elapse(now), now)
             self._tidy()
             self._report(now)

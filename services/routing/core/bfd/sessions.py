@@ -72,7 +72,7 @@ class Sessions:
         return self._heap[0][0] if self._heap else None
 
     def want(self, wanted: Mapping[Key, Settings], now: int) -> list[Outgoing]:
-        """Exactly these from now on."""
+        """Exactly these from now on. What a new one says first is due at once, by :meth:`elapse`."""
         sent = []
         for key in self.wanted - wanted.keys():
             session = self.by_key[key]
@@ -85,7 +85,7 @@ class Sessions:
                 sent += self._moved(key, *self.by_key[key].configured(settings, now, self._jitters()))
             else:
                 self._add(key, settings, now)
-        return sent + self.elapse(now)
+        return sent
 
     def receive(self, at: Key, payload: bytes, hops: int, now: int) -> list[Outgoing]:
         """A UDP payload that came from ``at.peer`` to ``at.local``, with this TTL or hop limit left."""

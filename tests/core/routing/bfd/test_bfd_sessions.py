@@ -201,6 +201,7 @@ def test_one_that_is_wanted_no_longer_says_so_for_a_detection_time() -> None:
 def test_one_that_was_never_heard_goes_at_once() -> None:
     sessions = sessions_of(KEYS[0])
     sessions.want({}, 10)
+    assert sessions.elapse(10) == []
     assert sessions.by_key == {}
 
 

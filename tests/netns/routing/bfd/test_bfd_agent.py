@@ -123,6 +123,22 @@ async def test_a_process_that_ends_is_started_again(agent: Agent, bird: Bird, nu
     await agent.up(*BOTH)
 
 
+async def test_a_process_that_was_stopped_blames_nobody(agent: Agent, bird: Bird, wire: Wire) -> None:
+    """What came meanwhile waits in its sockets, and is read before deadlines are looked at; an order as well."""
+    await up(agent, bird)
+    patient = dict.fromkeys(BOTH, replace(FAST, multiplier=200))
+    agent.bfd.sessions(patient)
+    await until(lambda: all(row[4] == "10.000" for row in bird.sessions().values()), "BIRD has patience")
+    for change in (patient, dict.fromkeys(BOTH, replace(FAST, multiplier=201))):
+        os.kill(agent.pid, signal.SIGSTOP)
+        agent.bfd.sessions(change)
+        await asyncio.sleep(1)
+        os.kill(agent.pid, signal.SIGCONT)
+        await asyncio.sleep(0.5)
+    assert fell(wire) == []
+    assert all(status.missed > 0 for status in agent.bfd.statuses.values()), "they came late"
+
+
 async def test_a_process_that_hangs_is_killed(agent: Agent, bird: Bird, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("services.routing.bfd.client.DEADLINE", 2.0)
     await up(agent, bird)
