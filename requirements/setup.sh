@@ -18,6 +18,11 @@ if [ ${#missing[@]} -gt 0 ]; then
     export DEBIAN_FRONTEND=noninteractive
     apt-get update -qq
     apt-get install -y -qq --no-install-recommends "${missing[@]}" > /dev/null
+    for daemon in bird frr; do  # tests and the lab start their own, in namespaces; Debian's would take this machine's routes
+      if [[ " ${missing[*]} " == *" $daemon"* ]] && [ -d /run/systemd/system ]; then
+        systemctl disable --now "$daemon" 2> /dev/null || true
+      fi
+    done
   else
     echo "setup: missing Debian packages, to be installed by root: apt-get install ${missing[*]}" >&2
   fi

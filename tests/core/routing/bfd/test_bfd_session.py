@@ -143,7 +143,7 @@ def test_a_shorter_wish_of_the_peer_counts_from_the_last_packet() -> None:
 
 def test_detection_time_is_the_peers_multiplier_times_the_slower_wish() -> None:
     for receive, transmit, detection in ((50, 50, 150), (50, 300, 900), (300, 50, 900)):
-        up = answered(session_in(U, replace(SETTINGS, receive_us=receive * MS)))
+        up = answered(session_in(U, replace(SETTINGS, receive_us=receive * MS, multiplier=7)))
         up, _ = up.received(said(U, transmit=transmit * MS), 0, 0.0)
         assert up.detection_us == detection * MS
 
