@@ -1,8 +1,7 @@
 """``python -m services.routing.bfd``: the process that runs BFD, started by the agent and found again by its socket.
 
 It returns when the socket listens, and goes on in the background, in a session of its own: as wireguard-go does. When
-another copy holds the folder it returns at once. It asks the kernel to be run before others, since 3 × 50 ms are to
-be kept on a machine that has no CPU to spare; where that is not granted it does without.
+another copy holds the folder it returns at once.
 """
 
 from __future__ import annotations
@@ -49,7 +48,8 @@ def main() -> int:
     os.truncate(lock, 0)
     os.write(lock, str(os.getpid()).encode())
     _detach()
-    _hurry()
+    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a session may have two sockets
     _run(Engine(control, independent=asked.independent))
     return 0
 
@@ -73,16 +73,6 @@ def _detach() -> None:
     null = os.open(os.devnull, os.O_RDWR | os.O_CLOEXEC)
     for descriptor, onto in ((null, 0), (null, 1), (log, 2)):
         os.dup2(descriptor, onto)
-
-
-def _hurry() -> None:
-    _, most = resource.getrlimit(resource.RLIMIT_NOFILE)
-    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # two sockets a session
-    try:
-        os.sched_setscheduler(0, os.SCHED_RR | os.SCHED_RESET_ON_FORK, os.sched_param(1))
-    except OSError:
-        with suppress(OSError):
-            os.setpriority(os.PRIO_PROCESS, 0, -20)
 
 
 if __name__ == "__main__":

@@ -78,7 +78,9 @@ def kill_holder(lock: Path) -> None:
 
 
 class Bfd:
-    """``run`` for ever; ``sessions`` says what is wanted, at any time."""
+    """``run`` for ever; ``sessions`` says what is wanted, at any time. Until it has, what an agent before this one
+    wanted goes on.
+    """
 
     def __init__(
         self,
@@ -119,8 +121,7 @@ class Bfd:
             for key in known.keys() - wanted.keys():
                 del known[key]
         self._ordered.set()
-        if wanted:
-            self._needed.set()
+        self._needed.set()
 
     async def run(self) -> None:
         """Keeps the process running while sessions are wanted, and in agreement with them."""
@@ -128,7 +129,10 @@ class Bfd:
         while True:
             await self._needed.wait()
             try:
-                reader, writer = await self._connected()
+                if (connected := await self._connected()) is None:
+                    self._needed.clear()
+                    continue
+                reader, writer = connected
                 try:
                     attempt = 0
                     await self._serve(reader, writer)
@@ -136,9 +140,8 @@ class Bfd:
                     writer.close()
             except (OSError, BfdLost, ValueError) as error:
                 self._lose(error)
-            if self._wanted:
-                await asyncio.sleep(delay(attempt, random.random(), first=0.05))  # noqa: S311 - spreads attempts
-                attempt += 1
+            await asyncio.sleep(delay(attempt, random.random(), first=0.05))  # noqa: S311 - spreads attempts
+            attempt += 1
 
     async def end(self) -> None:
         """Ends the process with all sessions, in AdminDown: for an uninstall. A restart of the agent needs no call."""
@@ -149,10 +152,13 @@ class Bfd:
                 await writer.drain()
             writer.close()
 
-    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
+        """A connection to the process, started unless it runs; None where none runs and nothing is wanted."""
         try:
             return await self._connect()
         except (FileNotFoundError, ConnectionRefusedError):
+            if not self._wanted:
+                return None
             await asyncio.to_thread(self._start)
             return await self._connect()
 

@@ -1,9 +1,10 @@
 """The loop of the process that runs BFD: one epoll over all sockets, one heap of deadlines, one agent at most.
 
 The clock is read first, then the packets that have arrived, then deadlines are looked at: a loop that was kept waiting,
-or a process that was stopped, takes no peer for gone that has spoken meanwhile. Reports to the agent are states, not events: what does not fit into its socket is
-left out until it does, and an agent that reads nothing for minutes costs one report. Without an agent sessions go on as
-long as the last one asked for; then they say AdminDown and the process ends.
+or a process that was stopped, takes no peer for gone that has spoken meanwhile. Reports to the agent are states, not
+events: what does not fit into its socket is left out until it does, and an agent that reads nothing for minutes costs
+one report. Without an agent sessions go on as long as the last one asked for; then they say AdminDown and the process
+ends.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ from secrets import SystemRandom
 
 from proto.net import Address
 from services.routing.bfd.messages import LONGEST, Order, Report, Unreadable, line, read_order
+from services.routing.bfd.priority import Priority
 from services.routing.bfd.sockets import index_of, open_listener, open_sender, receive, send
 from services.routing.core.bfd.packet import write_packet
 from services.routing.core.bfd.sessions import Key, Outgoing, Sessions
@@ -91,6 +93,7 @@ class Engine:
         """``wake``: a socket that is readable when a signal asks for the end."""
         if wake is not None:
             self._selector.register(wake, selectors.EVENT_READ, lambda: self._end(wake))
+        priority = Priority(self._clock, lambda: time.process_time_ns() // 1000)
         while not self._over():
             self._selector.select(self._timeout())
             now = self._clock()
@@ -99,6 +102,7 @@ class Engine:
             self._send(self._sessions.elapse(now), now)
             self._tidy()
             self._report(now)
+            priority.look()
 
     def close(self) -> None:
         """Gives all sockets back."""

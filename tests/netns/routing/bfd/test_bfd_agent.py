@@ -7,6 +7,8 @@ import ctypes
 import os
 import signal
 import socket
+import subprocess
+import sys
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -14,15 +16,25 @@ from pathlib import Path
 import msgspec
 import pytest
 
+from linux.netns import command
 from services.routing.bfd import client, messages
 from services.routing.bfd.client import Bfd
 from services.routing.core.bfd.packet import PORT, State
 from services.routing.core.bfd.status import why_not_up
 from tests.netns.routing.bfd.ends import FAST, KEYS, OWN, PEER, Agent, Bird, Wire, in_netns, until
+from tests.netns.routing.conftest import Netns
 
 pytestmark = pytest.mark.privileged
 BOTH = dict.fromkeys(KEYS.values(), FAST)
 HELD_SECONDS = 5.0
+FLOOD = """
+import socket, sys
+to = sys.argv[1], int(sys.argv[2])
+with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as opened:
+    opened.setsockopt(socket.IPPROTO_IP, socket.IP_TTL, 255)
+    while True:
+        opened.sendto(bytes(24), to)
+"""
 
 
 async def up(agent: Agent, bird: Bird) -> None:
@@ -162,6 +174,38 @@ async def test_a_process_of_another_version_is_replaced(
     assert {one.packet.state for one in wire.sent_by(OWN[4])[-2:]} == {State.ADMIN_DOWN}
     monkeypatch.undo()  # each that is started is of the other version
     await agent.up(*BOTH)
+
+
+async def test_an_agent_that_wants_nothing_ends_what_the_one_before_left(agent: Agent, bird: Bird) -> None:
+    await up(agent, bird)
+    await agent.kill()
+    agent.begin()
+    agent.task = asyncio.create_task(agent.bfd.run())
+    await asyncio.sleep(1)
+    assert bird.state(4) == "Up", "it has not said yet what it wants"
+    agent.bfd.sessions({})
+    await until(lambda: not agent.pid, "the process ends")
+    agent.bfd.sessions({})
+    await asyncio.sleep(0.5)
+    assert not agent.pid, "and none is started"
+
+
+async def test_a_flood_takes_no_cpu_from_others(agent: Agent, bird: Bird, nodes: tuple[Netns, Netns]) -> None:
+    """Packets from the link faster than they are read: the process is run before others no longer."""
+    await up(agent, bird)
+    pid = agent.pid
+    assert os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
+    words = [sys.executable, "-c", FLOOD, str(OWN[4]), str(PORT)]
+    flooding = [subprocess.Popen(command(str(nodes[1].path), *words)) for _ in range(2)]
+    try:
+        await until(lambda: os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER, "ordinary")
+    finally:
+        for flood in flooding:
+            flood.kill()
+            flood.wait()
+    await until(lambda: os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR, "before others again")
+    await agent.up(*BOTH)
+    assert agent.pid == pid
 
 
 async def test_a_port_that_is_taken_is_said_and_taken_when_free(agent: Agent, bird: Bird) -> None:
