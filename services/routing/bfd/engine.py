@@ -154,7 +154,8 @@ class Engine:
             try:
                 if (opened := self._opened(key, now)) is not None:
                     send(opened, key, write_packet(packet))
-                    self._unsent.pop(key, None)
+                    if self._unsent:
+                        self._unsent.pop(key, None)
             except OSError as error:
                 self._unsent[key] = why(key, error)
                 if error.errno not in _PASSING:
@@ -163,7 +164,7 @@ class Engine:
 
     def _opened(self, key: Key, now: int) -> socket.socket | None:
         """The socket that a session sends from, with one that listens for it; None: not to be had for the moment."""
-        if key not in self._senders:
+        if (sender := self._senders.get(key)) is None:
             if now < self._open_again.get(key, now):
                 return None
             at = key.local, key.interface
@@ -171,9 +172,9 @@ class Engine:
                 opened = open_listener(*at)
                 self._listeners[at] = _Listening(opened, index_of(key.interface))
                 self._selector.register(opened, selectors.EVENT_READ, lambda: self._hear(at, opened))
-            self._senders[key] = open_sender(key.local, key.interface, self._random.randint)
+            sender = self._senders[key] = open_sender(key.local, key.interface, self._random.randint)
             self._open_again.pop(key, None)
-        return self._senders[key]
+        return sender
 
     def _shut(self, key: Key) -> None:
         """Closes what a session sends from, and what listens for it if that is bound to an interface that is gone."""
@@ -190,15 +191,16 @@ class Engine:
 
     def _tidy(self) -> None:
         """Closes what no session needs any more."""
+        if not self._sessions.gone:
+            return
         gone = self._sessions.gone - self._sessions.by_key.keys()
         self._sessions.gone.clear()
         for key in gone:
             self._shut(key)
             self._unsent.pop(key, None)
             self._open_again.pop(key, None)
-        if gone:
-            for at in self._listeners.keys() - {(key.local, key.interface) for key in self._sessions.by_key}:
-                self._shut_listener(at)
+        for at in self._listeners.keys() - {(key.local, key.interface) for key in self._sessions.by_key}:
+            self._shut_listener(at)
 
     # The agent
 

@@ -12,8 +12,8 @@ import os
 from collections.abc import Callable
 from contextlib import suppress
 
-MOST_SHARE = 0.3
-"""Of one CPU; 100 sessions at 50 ms take about half of it."""
+MOST_SHARE = 0.5
+"""Of one CPU; what 80 sessions at 50 ms take."""
 WINDOW_US = 1_000_000
 
 

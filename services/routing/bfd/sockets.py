@@ -11,6 +11,7 @@ import errno
 import socket
 import struct
 from collections.abc import Callable
+from functools import lru_cache
 from ipaddress import ip_address
 from typing import NamedTuple
 
@@ -94,7 +95,12 @@ def receive(opened: socket.socket) -> Received | None:
     except BlockingIOError:
         return None
     hops = next((_INT.unpack(value)[0] for level, kind, value in ancillary if (level, kind) in _TTL_OF_PACKET), 0)
-    return Received(payload, ip_address(sender[0].partition("%")[0]), hops)
+    return Received(payload, _address(sender[0]), hops)
+
+
+@lru_cache(maxsize=1024)
+def _address(text: str) -> Address:
+    return ip_address(text.partition("%")[0])
 
 
 def index_of(interface: str) -> int:

@@ -315,8 +315,13 @@ class Session:
 
     def _says(self, before: Session, now: int, jitter: float) -> tuple[Session, ControlPacket | None]:
         """Sends at once when there is something new to say (RFC 5880 6.8.7)."""
-        new = self.packet(final=True) != before.packet(final=True) and self.remote.receive_us != 0
+        new = self._content != before._content and self.remote.receive_us != 0
         return self._sends(now, jitter) if new else (self, None)
+
+    @property
+    def _content(self) -> tuple[State, Diagnostic, int, Settings]:
+        """All that the contents of a packet follow from, but for P and F."""
+        return self.state, self.diagnostic, self.remote.discriminator, self.settings
 
     def _sends(self, now: int, jitter: float, *, final: bool = False) -> tuple[Session, ControlPacket]:
         return replace(self, sent_at=now, jitter=jitter, sent=self.sent + 1), self.packet(final=final)

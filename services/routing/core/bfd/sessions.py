@@ -93,8 +93,7 @@ class Sessions:
         if isinstance(found, Discard):
             (self.discards[at] if at in self.by_key else self.strangers)[found] += 1
             return []
-        session = self.by_key[at]
-        return self._moved(at, *session.received(found, now, self._jitters()))
+        return self._moved(at, *self.by_key[at].received(found, now, self._jitters()))
 
     def elapse(self, now: int) -> list[Outgoing]:
         """What is due at this moment."""
@@ -105,7 +104,7 @@ class Sessions:
             if key is None or self._queued.get(discriminator) != at:
                 continue
             del self._queued[discriminator]
-            if (closes_at := self._closing.get(key)) is not None and closes_at <= now:
+            if self._closing and self._closing.get(key, now + 1) <= now:
                 self._drop(key)
                 continue
             sent += self._moved(key, *self.by_key[key].elapsed(now, self._jitters()))
@@ -138,7 +137,7 @@ class Sessions:
         self.by_key[key] = Session.begun(settings, discriminator, now, independent=self._independent)
         self.discards[key] = Counter()
         self.changed.add(key)
-        self._queue(key)
+        self._queue(key, self.by_key[key])
 
     def _drop(self, key: Key) -> None:
         session = self.by_key.pop(key)
@@ -150,16 +149,18 @@ class Sessions:
         if _negotiated(after) != _negotiated(self.by_key[key]):
             self.changed.add(key)
         self.by_key[key] = after
-        self._queue(key)
+        self._queue(key, after)
         return [] if packet is None else [Outgoing(key, packet)]
 
-    def _queue(self, key: Key) -> None:
+    def _queue(self, key: Key, session: Session) -> None:
         """Sees to it that a session is looked at when it is due; a moment that is too early costs one look."""
-        session = self.by_key[key]
-        due = [at for at in (session.due_at, self._closing.get(key)) if at is not None]
-        if due and min(due) < self._queued.get(session.discriminator, min(due) + 1):
-            self._queued[session.discriminator] = min(due)
-            heappush(self._heap, (min(due), session.discriminator))
+        due = session.due_at
+        if self._closing and (closes_at := self._closing.get(key)) is not None:
+            due = closes_at if due is None else min(due, closes_at)
+        queued = self._queued.get(session.discriminator)
+        if due is not None and (queued is None or due < queued):
+            self._queued[session.discriminator] = due
+            heappush(self._heap, (due, session.discriminator))
 
 
 def _negotiated(session: Session) -> tuple[State, int, int]:

@@ -12,11 +12,11 @@ from services.routing.bfd.priority import WINDOW_US, Priority, is_first
     ("share", "first", "after"),
     [
         (0.0, True, True),
-        (0.3, True, True),
-        (0.31, True, False),
-        (0.3, False, False),
-        (0.16, False, False),
-        (0.15, False, True),
+        (0.5, True, True),
+        (0.51, True, False),
+        (0.5, False, False),
+        (0.26, False, False),
+        (0.25, False, True),
     ],
 )
 def test_who_takes_much_is_an_ordinary_process_until_it_takes_little(share: float, first: bool, after: bool) -> None:
@@ -28,7 +28,7 @@ def test_it_is_judged_once_a_second_and_asked_for_when_it_changes(monkeypatch: p
     monkeypatch.setattr(priority, "_ask", lambda *, first: asked.append(first))
     now = used = 0
     looking = Priority(lambda: now, lambda: used)
-    for share in (0.1, 0.9, 0.9, 0.2, 0.1, 0.1):
+    for share in (0.1, 0.9, 0.9, 0.3, 0.1, 0.1):
         used += int(share * WINDOW_US)
         now += WINDOW_US - 1
         looking.look()
