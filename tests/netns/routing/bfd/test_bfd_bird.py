@@ -181,6 +181,29 @@ async def test_other_intervals_of_the_peer_by_its_poll(agent: Agent, bird: Bird,
     assert failures(agent) == {}
 
 
+async def test_where_no_interface_is_named_the_kernel_takes_one(agent: Agent, bird: Bird) -> None:
+    bird.start()
+    keys = [key._replace(interface="") for key in BOTH]
+    agent.start(dict.fromkeys(keys, FAST))
+    await agent.up(*keys)
+    assert all(bird.state(family) == "Up" for family in KEYS)
+
+
+async def test_an_address_that_comes_later(agent: Agent, bird: Bird, nodes: tuple[Netns, Netns]) -> None:
+    for family, length in ((4, 24), (6, 64)):
+        nodes[0].ip(f"addr del {OWN[family]}/{length} dev fab0")
+    bird.start()
+    agent.start(BOTH)
+    await until(lambda: len(agent.bfd.statuses) == len(BOTH), "both are there")
+    for key in BOTH:
+        fault = why_not_up(agent.bfd.statuses[key])
+        assert fault is not None
+        assert f"{key.local} is no address of this node" in fault.fault
+    nodes[0].ip(f"addr add {OWN[4]}/24 dev fab0")
+    nodes[0].ip(f"addr add {OWN[6]}/64 dev fab0 nodad")
+    await agent.up(*BOTH)
+
+
 async def test_a_link_local_peer(agent: Agent, bird: Bird, nodes: tuple[Netns, Netns]) -> None:
     def link_local(netns: Netns) -> str:
         words = netns.ip("-6 -o addr show dev fab0 scope link").split()
