@@ -105,6 +105,8 @@ class Bfd:
         self._independent = outlives_agent() if independent is None else independent
         self._wanted: dict[Key, Settings] = {}
         self._instance = 0
+        self._attempt = 0
+        """Times in a row that the process was not reached, or was of another version."""
         self._ordered = asyncio.Event()
         self._needed = asyncio.Event()
         self._reported: dict[Key, int] = {}
@@ -125,7 +127,6 @@ class Bfd:
 
     async def run(self) -> None:
         """Keeps the process running while sessions are wanted, and in agreement with them."""
-        attempt = 0
         while True:
             await self._needed.wait()
             try:
@@ -134,14 +135,13 @@ class Bfd:
                     continue
                 reader, writer = connected
                 try:
-                    attempt = 0
                     await self._serve(reader, writer)
                 finally:
                     writer.close()
             except (OSError, BfdLost, ValueError) as error:
                 self._lose(error)
-            await asyncio.sleep(delay(attempt, random.random(), first=0.05))  # noqa: S311 - spreads attempts
-            attempt += 1
+            await asyncio.sleep(delay(self._attempt, random.random(), first=0.05))  # noqa: S311 - spreads attempts
+            self._attempt += 1
 
     async def end(self) -> None:
         """Ends the process with all sessions, in AdminDown: for an uninstall. A restart of the agent needs no call."""
@@ -241,7 +241,7 @@ class Bfd:
         if report.instance != self._instance:
             self._instance = report.instance
             self._forget()
-        self.fault = None
+        self._attempt, self.fault = 0, None
         for status in report.statuses:
             if status.key in self._wanted:
                 self._learn(status)
@@ -271,8 +271,8 @@ class Bfd:
         """Nothing is known of any session any more."""
         self.statuses.clear()
         for key in list(self._reported):
-            del self._reported[key]
-            self._down(key, _LOST)
+            if self._reported.pop(key, None) is not None:  # what is called may want others
+                self._down(key, _LOST)
 
     def _words(self) -> bytes:
         try:

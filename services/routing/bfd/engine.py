@@ -158,9 +158,10 @@ class Engine:
                         self._unsent.pop(key, None)
             except OSError as error:
                 self._unsent[key] = why(key, error)
-                if error.errno not in _PASSING:
-                    self._shut(key)
+                if key not in self._senders:
                     self._open_again[key] = now + OPEN_AGAIN_US
+                elif error.errno not in _PASSING:
+                    self._shut(key)  # the next packet opens it again
 
     def _opened(self, key: Key, now: int) -> socket.socket | None:
         """The socket that a session sends from, with one that listens for it; None: not to be had for the moment."""

@@ -18,6 +18,9 @@ from proto.net import Address
 from services.routing.core.bfd.packet import HOPS, ControlPacket, Discard, State, read_packet
 from services.routing.core.bfd.session import Session, Settings
 
+MOST_CLOSING_US = 10_000_000
+"""How long AdminDown is said at most, whatever intervals a peer asks for."""
+
 
 class Key(NamedTuple):
     """What a session is between (RFC 5881 3)."""
@@ -168,6 +171,8 @@ def _negotiated(session: Session) -> tuple[State, int, int]:
 
 
 def _peer_detection_us(session: Session) -> int:
-    """How long AdminDown is to be said to a peer: its detection time for this side; 0 when it was never heard."""
+    """How long AdminDown is to be said to a peer: its detection time for this side, within reason; 0 when it was never
+    heard.
+    """
     off = replace(session, state=State.ADMIN_DOWN, held_transmit_us=None)
-    return session.settings.multiplier * off.transmit_us if session.remote.discriminator else 0
+    return min(session.settings.multiplier * off.transmit_us, MOST_CLOSING_US) if session.remote.discriminator else 0

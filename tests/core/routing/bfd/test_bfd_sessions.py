@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from services.routing.core.bfd.packet import ControlPacket, Diagnostic, Discard, State, write_packet
 from services.routing.core.bfd.session import SLOW_US, Settings
-from services.routing.core.bfd.sessions import Key, Sessions
+from services.routing.core.bfd.sessions import MOST_CLOSING_US, Key, Sessions
 from tests.core.routing.bfd.pipe import KEYS, Pipe
 
 MS = 1000
@@ -196,6 +196,16 @@ def test_one_that_is_wanted_no_longer_says_so_for_a_detection_time() -> None:
     assert 3 <= len(said) <= 5
     assert set(said) == {State.ADMIN_DOWN}
     assert number not in near._keys
+
+
+def test_a_peer_that_asks_for_days_between_packets_keeps_no_session_from_ending() -> None:
+    pipe = Pipe(random.Random(3))
+    settle(pipe)
+    lazy = replace(pipe.session(1).packet(), receive_us=2**32 - 1)
+    pipe.ends[0].receive(KEYS[0], write_packet(lazy), 255, pipe.now)
+    pipe._send(0, pipe.ends[0].want({}, pipe.now))
+    pipe.run(MOST_CLOSING_US)
+    assert pipe.ends[0].by_key == {}
 
 
 def test_one_that_was_never_heard_goes_at_once() -> None:
