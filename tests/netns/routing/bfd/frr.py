@@ -13,7 +13,7 @@ from pathlib import Path
 
 from linux.netns import command
 from proto.net import Address
-from tests.netns.routing.bfd.ends import KEYS, OWN, PEER, WAIT, need, until
+from tests.netns.routing.bfd.ends import FIRST, KEYS, OWN, PEER, WAIT, need, until
 from tests.netns.routing.conftest import Netns
 
 Peer = dict[str, object]
@@ -50,7 +50,7 @@ class Frr:
         words = [self.programs[name], "-f", f"{at}/{name}.conf", "-z", f"{at}/zserv.api", "-i", f"{at}/{name}.pid"]
         words += ["--vty_socket", at, "-P", "0", *more]
         self.running[name] = subprocess.Popen(
-            command(str(self.netns.path), *words),
+            command(str(self.netns.path), *FIRST, *words),
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
