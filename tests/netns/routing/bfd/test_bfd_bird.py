@@ -67,7 +67,7 @@ async def test_a_peer_that_dies_is_gone_within_the_detection_time(agent: Agent, 
     for family, key in KEYS.items():
         failure = failures(agent)[key]
         assert failure.diagnostic is Diagnostic.TIME_EXPIRED
-        assert consequence(failure, graceful_restart=False) is Consequence.END
+        assert consequence(failure, restarting=False) is Consequence.END
         last = wire.sent_by(PEER[family])[-1].at
         after = [one.packet for one in wire.sent_by(OWN[family]) if one.at > last]
         still_up = [packet for packet in after if packet.state is State.UP]
@@ -125,7 +125,7 @@ async def test_switched_off_at_this_side_is_no_failure_there(agent: Agent, bird:
     agent.bfd.sessions({key: replace(FAST, enabled=False) for key in BOTH})
     await until(lambda: len(failures(agent)) == len(BOTH), "both are down")
     for failure in failures(agent).values():
-        assert consequence(failure, graceful_restart=False) is Consequence.NONE
+        assert consequence(failure, restarting=False) is Consequence.NONE
     await until(lambda: all(bird.state(family) == "Down" for family in KEYS), "BIRD says Down")
     for family, key in KEYS.items():
         last = wire.sent_by(OWN[family])[-1].packet
@@ -140,14 +140,15 @@ async def test_switched_off_at_this_side_is_no_failure_there(agent: Agent, bird:
 
 
 async def test_bird_that_stops_its_bfd_says_nothing(agent: Agent, bird: Bird) -> None:
-    """BIRD 2.0 sends no AdminDown: this is a failure like any other, and only graceful restart keeps the routes."""
+    """BIRD 2.0 sends no AdminDown: this is a failure like any other."""
     await up(agent, bird)
     bird.ask("disable switch")
     await until(lambda: len(failures(agent)) == len(BOTH), "both are down")
     for failure in failures(agent).values():
         assert failure.diagnostic is Diagnostic.TIME_EXPIRED
         assert not failure.independent, "BIRD leaves the C bit clear"
-        assert consequence(failure, graceful_restart=True) is Consequence.RESTART
+        assert consequence(failure, restarting=False) is Consequence.END
+        assert consequence(failure, restarting=True) is Consequence.NONE
     bird.ask("enable switch")
     await agent.up(*BOTH)
 

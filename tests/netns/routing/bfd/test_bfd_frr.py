@@ -65,7 +65,7 @@ async def test_switched_off_at_the_peer_is_no_failure(agent: Agent, frr: Frr, wi
     await until(lambda: len(failures(agent)) == len(BOTH), "both are down")
     for failure in failures(agent):
         assert (failure.diagnostic, failure.remote_state) == (Diagnostic.NEIGHBOR_DOWN, State.ADMIN_DOWN)
-        assert consequence(failure, graceful_restart=False) is Consequence.NONE
+        assert consequence(failure, restarting=False) is Consequence.NONE
     for family, key in KEYS.items():
         fault = why_not_up(agent.bfd.statuses[key])
         assert fault is not None
