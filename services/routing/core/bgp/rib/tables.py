@@ -66,8 +66,8 @@ class Pending:
     """What to send to a peer next."""
 
     batches: tuple[Batch, ...] = ()
-    """In order. Peers that are sent the same are given the same ``Reachable`` and ``Unreachable`` objects: what is written
-    of one of them for a peer can be sent to all whose messages agree in form.
+    """In order. Peers that are sent the same are given the same ``Reachable`` and ``Unreachable`` objects: what is
+    written of one of them can be sent to all whose messages agree in form.
     """
     completed: tuple[tuple[Family, Completed], ...] = ()
     """Said after the batches."""
