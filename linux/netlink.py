@@ -194,20 +194,20 @@ class Netlink:
         if not messages:
             return []
         refused: list[tuple[int, NetlinkRefused]] = []
-        for place, code, words in self._answers(lambda first: pack(messages, first), len(messages)):
-            message = messages[place]
+        for index, code, words in self._answers(lambda first: pack(messages, first), len(messages)):
+            message = messages[index]
             if code not in message.tolerated:
-                refused.append((place, NetlinkRefused(code, f"{message.named}: {os.strerror(code)}{words}")))
+                refused.append((index, NetlinkRefused(code, f"{message.named}: {os.strerror(code)}{words}")))
         return refused
 
     def send_packed(self, packed: Callable[[int], bytearray], count: int) -> list[tuple[int, int]]:
         """Sends ``count`` messages that ``packed`` makes, given the number of the first, the last of which asks for an
         acknowledgement; returns the places of those that were refused, each with its errno.
         """
-        return [(place, code) for place, code, _ in self._answers(packed, count)] if count else []
+        return [(index, code) for index, code, _ in self._answers(packed, count)] if count else []
 
     def _answers(self, packed: Callable[[int], bytearray], count: int) -> list[tuple[int, int, str]]:
-        """Sends a batch; place, errno and the kernel's words of each refusal."""
+        """Sends a batch; index, errno and the kernel's words of each refusal."""
         first, last = self._sequence + 1, self._sequence + count
         self._sequence = last
         self._send(packed(first))

@@ -5,7 +5,7 @@ The tables (``core.learnt``) say what there should be; here it is read and writt
 what is learnt meanwhile joins the next one. A change of next hops comes before the routes that name them, and an object
 goes after its last route. Memory: one slice, and what of the kernel's table is not as it should be.
 
-A route is replaced in place, so no packet finds it missing. A next hop that is said to be lost leaves its groups at
+A route is replaced in index, so no packet finds it missing. A next hop that is said to be lost leaves its groups at
 once, whatever becomes of the routes.
 """
 
@@ -211,7 +211,7 @@ def _setting(objects: Sequence[NextHop] | Sequence[Group]) -> Callable[[Netlink]
         else nexthops.set_group(one.identifier, one.members, PROTOCOL)
         for one in objects
     ]
-    return lambda netlink: {objects[place].identifier for place, _ in netlink.attempt(messages)}
+    return lambda netlink: {objects[index].identifier for index, _ in netlink.attempt(messages)}
 
 
 def _remove(netlink: Netlink, identifiers: Sequence[int]) -> int:

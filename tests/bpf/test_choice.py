@@ -83,7 +83,7 @@ def backends(version: int, count: int) -> list[str]:
     return [f"{address}:{port}" if version == 4 else f"[{address}]:{port}" for address, port in ordered]
 
 
-def moved_here(world: World) -> None:
+def forget_flows(world: World) -> None:
     """What another node knows of a flow that comes to it in the middle: nothing."""
     empty(world.tables, ("nats", "clients", "flows"))
     world.forget_recent()
@@ -114,7 +114,7 @@ class TestChoice:
         serve(keyed, f"{n.vip}:80", *served, protocol=PROTOCOLS[kind], flags=ServiceFlag.FOREIGN)
 
         def taken() -> list[str]:
-            moved_here(keyed)
+            forget_flows(keyed)
             raws = [packet(f"{kind} {n.client}:{sport} > {n.vip}:80") for sport in range(30000, 30016)]
             return [sent(keyed.from_wire(raw)).split(" > ")[1] for raw in raws]
 
@@ -132,7 +132,7 @@ class TestChoice:
         for sport in (30000, 30001, 40000):
             to = sent(keyed.from_wire(packet(f"{kind} {n.client}:{sport} > {n.vip}:80"))).split(" > ")[1]
             assert split(to) == expected
-            moved_here(keyed)
+            forget_flows(keyed)
 
 
 @FAMILIES
@@ -143,11 +143,11 @@ class TestInTheMiddle:
         serve(keyed, f"{n.vip}:80", *served, flags=ServiceFlag.FOREIGN)
         for sport in range(30000, 30020):
             first = sent(keyed.from_wire(packet(f"tcp {n.client}:{sport} > {n.vip}:80", flags=SYN)))
-            moved_here(keyed)
+            forget_flows(keyed)
             later = keyed.from_wire(packet(f"tcp {n.client}:{sport} > {n.vip}:80", flags=ACK))
             assert str(later) == "redirect"
             assert sent(later).split(" > ")[1] == first.split(" > ")[1]
-            moved_here(keyed)
+            forget_flows(keyed)
 
     def test_policy_judges_it_as_a_first_packet(self, keyed: World, version: int) -> None:
         n = Names(version)

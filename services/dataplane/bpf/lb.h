@@ -91,9 +91,7 @@ AM_INLINE u64 am_choice_hash(const struct am_tuple *flow, u64 of_client)
 	v[1] = key->second ^ 0x646f72616e646f6dULL;
 	v[2] = key->first ^ 0x6c7967656e657261ULL;
 	v[3] = key->second ^ 0x7465646279746573ULL;
-	of_client = (of_client - 1) >> 63; /* without a branch: what follows is walked for each */
-	AM_BARRIER_VAR(of_client);
-	port = flow->source_port * of_client;
+	port = flow->source_port * ((of_client - 1) >> 63); /* without a branch: what follows is walked for each */
 	am_sip_word(v, (u64)flow->source.word[1] << 32 | flow->source.word[0]);
 	am_sip_word(v, (u64)flow->source.word[3] << 32 | flow->source.word[2]);
 	am_sip_word(v, port | (u64)flow->destination_port << 16 | (u64)flow->protocol << 32 | 21ULL << 56);

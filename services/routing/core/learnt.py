@@ -228,13 +228,13 @@ class Table:
         """What became of changes: places in ``taken`` that the kernel refused, with the errno. What was to be removed
         and is gone is no failure.
         """
-        failed = {place: code for place, code in refused if taken[place][1] or code != errno.ESRCH}
+        failed = {index: code for index, code in refused if taken[index][1] or code != errno.ESRCH}
         if self.refused:
             for prefix, _ in taken:
                 self.refused.pop(prefix, None)
-        for place, code in failed.items():
-            if taken[place][0] in self.wanted:
-                self.refused[taken[place][0]] = code
+        for index, code in failed.items():
+            if taken[index][0] in self.wanted:
+                self.refused[taken[index][0]] = code
 
     def mend(self, odd: Iterable[tuple[Prefix, int]], missing: Iterable[Prefix], objects: Container[int]) -> None:
         """A part of what a comparison with the kernel's whole table has found: routes that are not as they should be,

@@ -113,13 +113,13 @@ class Kernel:
         while len(table):
             taken = table.take(most, objects, ())
             refused = []
-            for place, (prefix, identifier) in enumerate(taken):
+            for index, (prefix, identifier) in enumerate(taken):
                 if prefix in self.refuses and identifier:
-                    refused.append((place, errno.ENOMEM))
+                    refused.append((index, errno.ENOMEM))
                 elif identifier:
                     self.routes[prefix] = identifier
                 elif self.routes.pop(prefix, None) is None:
-                    refused.append((place, errno.ESRCH))
+                    refused.append((index, errno.ESRCH))
             table.settle(taken, refused)
 
     def compare(self, table: Table, objects: set[int]) -> None:

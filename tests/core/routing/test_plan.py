@@ -297,9 +297,9 @@ def test_an_address_on_the_loopback_is_what_others_learn_of_the_node() -> None:
     tor1 = Uplink(name="tor1", index=4, up=True, addresses=(ip_interface("172.31.1.2/24"),))
     addresses = tuple(map(ip_interface, ("127.0.0.1/8", "::1/128", "10.9.9.9/32")))
     lo = Uplink(name="lo", index=1, up=True, mtu=65536, addresses=addresses)
-    told = offered("n1", {}, (tor0, tor1), loopback=lo)
-    assert [str(address) for address in told.underlay] == ["10.9.9.9", "fd00:31::2"]
-    assert told.mtu == 1500, "of the uplinks"
+    offer = offered("n1", {}, (tor0, tor1), loopback=lo)
+    assert [str(address) for address in offer.underlay] == ["10.9.9.9", "fd00:31::2"]
+    assert offer.mtu == 1500, "of the uplinks"
     assert len(offered("n1", {}, (tor0, tor1)).underlay) == 3
 
 

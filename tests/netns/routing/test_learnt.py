@@ -262,8 +262,10 @@ async def test_a_router_that_is_lost_is_left_by_one_object_and_not_by_each_route
         await asyncio.sleep(0.3)
         monitor.terminate()
         assert monitor.stdout is not None
-        told = [line for line in monitor.stdout.read().splitlines() if "group" in line or f"metric {METRIC}" in line]
-    assert len(told) == 1, "one group, no route"
+        notified = [
+            line for line in monitor.stdout.read().splitlines() if "group" in line or f"metric {METRIC}" in line
+        ]
+    assert len(notified) == 1, "one group, no route"
     _set_compat(fabric.node, 1)  # otherwise it does not say where a route leads
     assert {frozenset(devices) for devices in fabric.routes(version).values()} == {frozenset({"tor1"})}
 
@@ -336,14 +338,14 @@ async def test_a_hundred_thousand_routes_are_written_in_slices(fabric: Fabric, k
     await kernel.watch(lambda: woken.append(None))
     prefixes = (bytes((24,)) + (0x140000 + number).to_bytes(3) for number in range(100_000))
     learnt.replace(Family.IPV4, prefixes, fabric.both(4))
-    started, turns = time.process_time(), 0
+    started, slices = time.process_time(), 0
     work = asyncio.create_task(learnt.apply(full=True))
     while not work.done():
         await asyncio.sleep(0.001)
-        turns += 1
+        slices += 1
     spent = time.process_time() - started
     assert (await work).written == 100_000
-    assert turns >= 50
+    assert slices >= 50
     assert len(woken) < 5, "links that have just come up may say so yet"
     assert spent < 10, "of processor time; alone it takes some 0.5 s"
     assert all(seen.protocol != PROTOCOL for seen in (await kernel.snapshot()).routes)

@@ -38,9 +38,9 @@ def ruleset(pools: Iterable[IPPool], nodes: Iterable[Address], own: Iterable[Add
         leaving = _merged(pool.cidr for pool in known if pool.cidr.version == version and pool.nat_outgoing)
         if not leaving:
             continue
-        own = sorted(str(address) for address in addresses if address.version == version)
+        others = sorted(str(address) for address in addresses if address.version == version)
         lines += _set(f"masqueraded{version}", element, leaving)
-        lines += _set(f"cluster{version}", element, [*inside, *own])
+        lines += _set(f"cluster{version}", element, [*inside, *others])
         becomes = f"snat {word} to {first[version]}" if version in first else "masquerade"
         rules.append(f"{word} saddr @masqueraded{version} {word} daddr != @cluster{version} {becomes}")
     lines += ["  chain postrouting {", "    type nat hook postrouting priority srcnat; policy accept;"]
