@@ -6,7 +6,7 @@ as nobody serves it), ``routing`` (whether there is a speaker at all). Source: C
 
 from __future__ import annotations
 
-SERVED: bool = False
+SERVED: bool = True
 """Routing speaks BGP: BGPConfiguration, BGPPeer and BGPFilter are honoured."""
 
 ASN = 64512

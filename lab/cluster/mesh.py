@@ -80,6 +80,7 @@ def _gateway(where: Paths, host: Host, cache: Path, port: int) -> Iterator[Agent
         "AIRMESH_GATEWAY": "true",
         "AIRMESH_NODE": host.name,
         "AIRMESH_UPLINKS": ",".join(host.fabric_links),
+        "AIRMESH_LOOPBACK": _loopback(host),
         "AIRMESH_STATE_DIR": str(of.agents),
     }
     packets = {"AIRMESH_PIN_ROOT": str(of.bpffs), "AIRMESH_BPF_CACHE": str(cache / "bpf")}
@@ -90,10 +91,19 @@ def _gateway(where: Paths, host: Host, cache: Path, port: int) -> Iterator[Agent
         yield Agent(name=name, service=service, host=host, user=name, health_port=port + number, settings=settings)
 
 
+def _loopback(host: Host) -> str:
+    """The interface with the host's own address, where it is on none of its links."""
+    return "lo" if host.uplinks else ""
+
+
 def _node_agents(where: Paths, host: Host, cache: Path, cgroup: str) -> Iterator[Agent]:
     of = where.node(host.name)
-    uplinks = ",".join(host.fabric_links)
-    common = {"AIRMESH_NODE": host.name, "AIRMESH_STATE_DIR": str(of.agents), "AIRMESH_UPLINKS": uplinks}
+    common = {
+        "AIRMESH_NODE": host.name,
+        "AIRMESH_STATE_DIR": str(of.agents),
+        "AIRMESH_UPLINKS": ",".join(host.fabric_links),
+        "AIRMESH_LOOPBACK": _loopback(host),
+    }
     sockets = {"AIRMESH_WIREGUARD_SOCKETS": str(of.wireguard)}
     packets = {
         "AIRMESH_PIN_ROOT": str(of.bpffs),

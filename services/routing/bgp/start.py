@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
+from dataclasses import replace
 
 from chassis.bus.cursor import Cursor
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
@@ -26,7 +27,7 @@ from services.routing.bgp.sockets import Opener, tcp_socket
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
-from services.routing.core.bgp.next_hops import ways_of
+from services.routing.core.bgp.next_hops import Ways, bound, ways_of
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
 from services.routing.core.bgp.session.table import State
@@ -71,7 +72,7 @@ class Bgp:
         """
         self._encrypted = encrypted
         self._settled = settled
-        self._withheld: Set[int] = frozenset()
+        self._around: tuple[Set[int], Ways] = (frozenset(), Ways())
         self._runtime = runtime
         self._node = runtime.settings.node
         self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
@@ -95,15 +96,15 @@ class Bgp:
 
     async def apply(self, dirty: Dirty) -> Done | Again:
         """One pass; raises KernelFault."""
-        if dirty.full or dirty.keys or self._services_changed or self._encrypted() != self._withheld:
-            self._services_changed, self._withheld = False, self._encrypted()
+        around = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
+        if dirty.full or dirty.keys or self._services_changed or around != self._around:
+            self._services_changed, self._around = False, around
             if (objects := self._mirror.look()) is not None:
                 self._known = True
                 await self._follow(objects)
         if not self._known:
             return Done()
         if self.router is not None:
-            self.router.find_ways(ways_of(self._kernel(), self._peering.gateways))
             await self.router.work()
         passed = await self._learnt.apply(full=dirty.full, occupied=_occupied(self._kernel()))
         if passed.written:
@@ -130,9 +131,12 @@ class Bgp:
         if self.router is None:
             self.router = await self._begin()
         node = objects.nodes[self._node]
-        secret = (pool.cidr for pool in objects.pools if pool.cidr.version in self._withheld)
+        secret = (pool.cidr for pool in objects.pools if pool.cidr.version in self._around[0])
         unprogrammed = (*found.unprogrammed, *secret)
-        self.router.follow(found.speaker, found.peers, addresses_of(node), unprogrammed=unprogrammed)
+        kernel, ways = self._kernel(), ways_of(self._kernel(), found.gateways)
+        peers = (replace(peer, session=bound(peer.session, ways, kernel)) for peer in found.peers)
+        self.router.find_ways(ways)
+        self.router.follow(found.speaker, peers, addresses_of(node), unprogrammed=unprogrammed)
         if (wanted := self._announced(objects)) is not None:
             self.router.announce(wanted)
 

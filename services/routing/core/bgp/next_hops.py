@@ -8,10 +8,11 @@ pod, or by one that was learnt. So a learnt route depends on no other one.
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from kit.tunnels import ROUTE_PROTOCOL
 from proto.net import Address, Network
+from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.rib.paths import Reach
 from services.routing.core.fib import PODS, Kind, Snapshot
 from services.routing.core.learnt import PROTOCOL, Hop
@@ -67,6 +68,24 @@ class Ways:
                 cost = 0 if way.via is None and router == address else BY_ROUTER
                 return Hop(way.via or router, way.link), Reach(cost=cost, interface=way.interface)
         return None
+
+
+def bound(session: SessionSettings, ways: Ways, kernel: Snapshot) -> SessionSettings:
+    """The session of an external peer that is on a link of this node, while the node's own address is on none.
+
+    It is held from the link's address: from another one the peer would not take it for a neighbor on the link, and BFD
+    (RFC 5881) and the next hop that it is sent would be another router's.
+    """
+    hop = ways.hop(session.address, session.interface)
+    if not session.external or session.local is None or hop is None or hop.via != session.address:
+        return session
+    for uplink in kernel.uplinks:
+        own = [
+            one.ip for one in uplink.addresses if one.version == session.address.version and not one.ip.is_link_local
+        ]
+        if uplink.index == hop.link and own and session.local not in own:
+            return replace(session, local=own[0])
+    return session
 
 
 def ways_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) -> Ways:
