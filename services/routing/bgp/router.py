@@ -13,6 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from types import MappingProxyType
 from typing import Protocol
 
 from kit.pools import within
@@ -92,8 +93,7 @@ class Router:
         self._ways = Ways()
         self.rib = Tables(self._reach, most_paths=most_paths)
         self.speaker = speaker(self)
-        self._identity: Identity | None = None
-        self._addresses: Mapping[int, Address] = {}
+        self._next_hops: dict[str, dict[int, Address]] = {}
         self._peers: dict[str, Peer] = {}
         self._outgoing: dict[str, _Outgoing] = {}
         self._announced: dict[Network, Attributes] = {}
@@ -115,10 +115,12 @@ class Router:
         peers: Iterable[Peer],
         addresses: Mapping[int, Address],
         *,
+        next_hops: Mapping[str, Mapping[int, Address]] = MappingProxyType({}),
         unprogrammed: Iterable[Network] = (),
     ) -> None:
-        """Be this speaker, with these peers. ``addresses``: this node's own by family (4, 6); ``unprogrammed``: learnt
-        prefixes in these ranges are for peers alone.
+        """Be this speaker, with these peers. ``addresses``: this node's own by family (4, 6); ``next_hops``: those that a
+        peer (by name) is sent as next hops, where they are others; ``unprogrammed``: learnt prefixes in these ranges
+        are for peers alone.
         """
         wanted = {peer.name: peer for peer in peers}
         if self._awaited is None:
@@ -127,7 +129,7 @@ class Router:
             }
         for names in self._awaited.values():
             names.intersection_update(wanted)
-        self._identity, self._addresses = identity, addresses
+        self._next_hops = {name: dict(next_hops.get(name, addresses)) for name in wanted}
         if (hidden := tuple(unprogrammed)) != self._unprogrammed:
             self._unprogrammed = hidden
             self._program_all()
@@ -179,17 +181,15 @@ class Router:
             tables=peer.tables,
             agreed=session.agreed,
             router_id=session.theirs.router_id,
-            next_hops=self._next_hops(peer),
+            next_hops=self._own_next_hops(peer),
             long_lived=bool(session.theirs.capabilities.long_lived),
         )
         self.rib.peer_up(name, known)
         self._poke()
 
-    def _next_hops(self, peer: Peer) -> dict[Family, OwnNextHop]:
-        """The addresses that a peer is sent as next hops; where there is none of IPv4, that of IPv6 (RFC 8950)."""
-        local, own = peer.session.local, dict(self._addresses)
-        if local is not None:
-            own[local.version] = local
+    def _own_next_hops(self, peer: Peer) -> dict[Family, OwnNextHop]:
+        """What a peer is sent as next hops; IPv4 routes an address of IPv6 where there is no other (RFC 8950)."""
+        own = self._next_hops[peer.name]
         found = {Family.IPV4: own.get(4), Family.IPV6: own.get(6)}
         if found[Family.IPV4] is None and Family.IPV4 in peer.session.extended_next_hops:
             found[Family.IPV4] = own.get(6)

@@ -27,7 +27,7 @@ from services.routing.bgp.sockets import Opener, tcp_socket
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
-from services.routing.core.bgp.next_hops import Ways, bound, ways_of
+from services.routing.core.bgp.next_hops import Ways, bound, own_next_hops, ways_of
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
 from services.routing.core.bgp.session.table import State
@@ -134,9 +134,11 @@ class Bgp:
         secret = (pool.cidr for pool in objects.pools if pool.cidr.version in self._around[0])
         unprogrammed = (*found.unprogrammed, *secret)
         kernel, ways = self._kernel(), ways_of(self._kernel(), found.gateways)
-        peers = (replace(peer, session=bound(peer.session, ways, kernel)) for peer in found.peers)
+        peers = [replace(peer, session=bound(peer.session, ways, kernel)) for peer in found.peers]
+        addresses = addresses_of(node)
+        next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
         self.router.find_ways(ways)
-        self.router.follow(found.speaker, peers, addresses_of(node), unprogrammed=unprogrammed)
+        self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
         if (wanted := self._announced(objects)) is not None:
             self.router.announce(wanted)
 

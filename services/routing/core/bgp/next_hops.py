@@ -88,6 +88,18 @@ def bound(session: SessionSettings, ways: Ways, kernel: Snapshot) -> SessionSett
     return session
 
 
+def own_next_hops(session: SessionSettings, kernel: Snapshot, addresses: Mapping[int, Address]) -> dict[int, Address]:
+    """This node's addresses by family (4, 6), as a peer can use them as next hops: on the link that the session is held
+    from those of the link, elsewhere the node's own, which are ``addresses``.
+    """
+    for uplink in kernel.uplinks:
+        own = [one.ip for one in uplink.addresses if not one.ip.is_link_local]
+        if session.local in own:
+            on_link = {one.version: one for one in reversed(own)}
+            return {**addresses, **on_link, **{family: one for family, one in addresses.items() if one in own}}
+    return dict(addresses)
+
+
 def ways_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) -> Ways:
     """What the kernel has of ways to next hops now."""
     names = {uplink.index: uplink.name for uplink in kernel.uplinks if uplink.up}
