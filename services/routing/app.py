@@ -21,6 +21,7 @@ from proto.codec import encode_segment
 from proto.pairs import PairsRequest
 from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
+from services.routing.bgp.mirror import Asked
 from services.routing.bgp.start import Bgp
 from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
@@ -105,6 +106,8 @@ async def build(
     await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, settings.node, installer.states()))
     if settings.node:
         announce = _announce(runtime, mirror, installer)
+    if speaks and not node:
+        installer.learnt = Asked(bus).leads_to
     if node and speaks:
         speaker = Bgp(
             runtime, mirror, LearntRoutes(kernel), lambda: installer.snapshot, lambda: installer.encrypted, loop.poke
