@@ -229,9 +229,9 @@ async def test_a_peer_that_takes_nothing_costs_a_bound_and_holds_nobody(
     for one_of in (stuck, works):
         await one_of.establish()
     await until(lambda: owner.of("8", Established) and owner.of("9", Established))
-    while one.send("8", [EOR] * 1000):
+    while one.send("8", [EOR * 130] * 100):
         await asyncio.sleep(0)
-    assert one.states()["8"].waiting_octets < MOST_WAITING + 1000 * len(EOR)
+    assert one.states()["8"].waiting_octets < MOST_WAITING + 13_000 * len(EOR)
     assert not one.send("8", [EOR]), "none of it is taken"
     assert one.send("9", [EOR])
     await works.send(EOR)
