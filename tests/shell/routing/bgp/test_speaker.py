@@ -219,6 +219,25 @@ async def test_a_peer_that_reconnects_all_the_time_is_admitted_at_a_rate(
     await until(lambda: one.listener.refused >= 30 - BURST - 5)
 
 
+async def test_silent_connections_of_a_peer_make_room_for_one_that_speaks(
+    make: Make, port: int, raw: Callable[..., Raw]
+) -> None:
+    """The third connection takes the number of one whose OPEN has not come, and that one alone is closed."""
+    one, owner = make()
+    listens(one, 1, port)
+    one.follow({"nine": peer("nine", settings(1, 9, port, passive=True))})
+    silent = [await raw(9).connect() for _ in range(2)]
+    await until(lambda: one.states()["nine"].sent_messages == 2)
+    speaks = await raw(9).connect()
+    await speaks.establish()
+    await until(lambda: owner.of("nine", Established))
+    for connection in silent:
+        await connection.closed()
+    assert all(bytes(connection.messages()[-1][1]) == b"\x06\x07" for connection in silent), "collision"
+    await speaks.send(EOR)
+    await until(lambda: owner.of("nine", Update))
+
+
 async def test_a_peer_that_takes_nothing_costs_a_bound_and_holds_nobody(
     make: Make, port: int, raw: Callable[..., Raw]
 ) -> None:
