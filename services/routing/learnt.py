@@ -5,7 +5,7 @@ The tables (``core.learnt``) say what there should be; here it is read and writt
 what is learnt meanwhile joins the next one. A change of next hops comes before the routes that name them, and an object
 goes after its last route. Memory: one slice, and what of the kernel's table is not as it should be.
 
-A route is replaced in index, so no packet finds it missing. A next hop that is said to be lost leaves its groups at
+A route is replaced in place, so no packet finds it missing. A next hop that is said to be lost leaves its groups at
 once, whatever becomes of the routes.
 """
 
