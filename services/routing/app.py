@@ -57,14 +57,7 @@ async def build(
     if not settings.node and not settings.gateway:
         raise SettingsFault("AIRMESH_NODE", settings.node, "name this Node, or set AIRMESH_GATEWAY=true")
     node = "" if settings.gateway else settings.node
-    kernel = Kernel(
-        settings.uplinks,
-        namespace,
-        settings.sysctl_root,
-        loopback=settings.loopback,
-        programs=not settings.gateway if programs is None else programs,
-        wireguard=partial(_wireguard, settings),
-    )
+    kernel = _kernel(settings, namespace, not settings.gateway if programs is None else programs)
     runtime.on_stop(kernel.close)
     mirror = Mirror(bus, node, served)
     measured = asyncio.Event()
@@ -113,6 +106,17 @@ async def build(
             runtime, mirror, LearntRoutes(kernel), lambda: installer.snapshot, lambda: installer.encrypted, loop.poke
         )
         installer.learnt = speaker.leads_to
+
+
+def _kernel(settings: Settings, namespace: Path | None, programs: bool) -> Kernel:
+    return Kernel(
+        settings.uplinks,
+        namespace,
+        settings.sysctl_root,
+        loopback=settings.loopback,
+        programs=programs,
+        wireguard=partial(_wireguard, settings),
+    )
 
 
 def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:
