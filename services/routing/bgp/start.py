@@ -137,6 +137,8 @@ class Bgp:
         peers = [replace(peer, session=bound(peer.session, ways, kernel)) for peer in found.peers]
         addresses = addresses_of(node)
         next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
+        loopback = kernel.loopback.addresses if kernel.loopback is not None else ()
+        self._learnt.prefer({version: own for version, own in addresses.items() if own in {one.ip for one in loopback}})
         self.router.find_ways(ways)
         self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
         if (wanted := self._announced(objects)) is not None:
