@@ -97,7 +97,8 @@ class Bgp:
     async def apply(self, dirty: Dirty) -> Done | Again:
         """One pass; raises KernelFault."""
         around = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
-        if dirty.full or dirty.keys or self._services_changed or around != self._around:
+        full = dirty.full or around != self._around  # of a link that was lost the kernel takes the routes away
+        if full or dirty.keys or self._services_changed:
             self._services_changed, self._around = False, around
             if (objects := self._mirror.look()) is not None:
                 self._known = True
@@ -106,7 +107,7 @@ class Bgp:
             return Done()
         if self.router is not None:
             await self.router.work()
-        passed = await self._learnt.apply(full=dirty.full, occupied=_occupied(self._kernel()))
+        passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
         if passed.written:
             self._settled()
         deadline = self.router.deadline if self.router is not None else None
