@@ -1,17 +1,20 @@
 """A node with everything of ours (n1), and another kernel as the other node (n2): a VM on the same bridge.
 
-n1 is a namespace with its agents as processes and a pod made by the real executable. Of n2 the test says on the bus what a
-node says of itself; what its kernel does is the test's, too. IPv4 and IPv6 of n2's pod are addresses of its loopback.
+n1 is a namespace with its agents as processes and a pod made by the real executable. What n2 says on the bus and has in
+its kernel is the tests' matter. The addresses of n2's pod are those of its loopback.
 """
 
 from __future__ import annotations
 
 import asyncio
+import socket
+import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack, closing
+from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
+from subprocess import CalledProcessError
 from typing import Any
 
 import pytest
@@ -25,7 +28,7 @@ from proto.subjects import BLOCKS, ROUTES
 from proto.sync import Complete, Epoch, complete_key
 from services.dataplane.datapath.pins import opened_maps
 from services.dataplane.datapath.tables import Tables
-from tests.bpf.world import namespace, run
+from tests.bpf.world import inside, namespace, run
 from tests.drills.minicluster import MiniCluster, PodRef, minicluster_of, node_objects, pools
 from tests.natsd import bus_of
 from tests.netns.dataplane.mesh import wait_for
@@ -47,6 +50,16 @@ class WithVM(MiniCluster):
     def __init__(self, folder: Path, label: str, nodes: Sequence[str], settings: dict[str, str]) -> None:
         super().__init__(folder, label, (*nodes, FAR), settings)
         self.nodes = tuple(nodes)
+
+    def _of_node(self, node: str) -> dict[str, str]:
+        return {**super()._of_node(node), "AIRMESH_WIREGUARD_SOCKETS": str(self.folder / node / "sockets")}
+
+    def without_wireguard(self) -> None:
+        """wireguard-go of n1 ends with its interfaces, when nobody makes them again."""
+        self.kill(f"routing-{NEAR}")
+        for device in ("am-wg", "am-wg2"):
+            with suppress(CalledProcessError):
+                run("ip", "-n", self.netns(NEAR), "link", "del", device)
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,8 +98,31 @@ class Ends:
         as_user(self.cluster, "routing", FAR, speak)
 
     def route(self, address: str) -> str:
-        """By what n1 reaches an address."""
-        return run("ip", "-n", self.node, "route", "get", address)
+        """n1's routes to an address."""
+        return run("ip", "-n", self.node, *matching(address).split())
+
+    def from_pod(self, sizes: list[int], version: int = 4, **more: object) -> list[str]:
+        """The pod sends datagrams to n2's."""
+        there = FAR_POD[version]
+        return list(self.pod("send", source=self.addresses[version], host=there, port=SERVED, sizes=sizes, **more))
+
+    def from_far(self, sizes: list[int], version: int = 4, source: str = "", **more: object) -> list[str]:
+        """n2's pod sends datagrams to the pod."""
+        own, there = source or FAR_POD[version], self.addresses[version]
+        return list(self.vm("send", source=own, host=there, port=SERVED, sizes=sizes, **more))
+
+    def arrive(self, sizes: list[int], version: int = 4) -> bool:
+        """Whether the pod's datagrams of these sizes arrive whole, soon."""
+        self.vm("heard")
+        self.from_pod(sizes, version)
+        found = hear(self.vm, len(sizes), 2.0)
+        return sorted(one["size"] for one in found if one["whole"]) == sorted(sizes)
+
+    def inject(self, node: str, frame: bytes) -> None:
+        """A frame onto the wire before a node."""
+        with inside(self.cluster.label), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire:
+            wire.bind((f"to-{node}", 0))
+            wire.send(frame)
 
     def wait(self, what: str, check: Callable[[], object], seconds: float = 60.0) -> None:
         """Until something is true; the agents' logs where it does not become so."""
@@ -95,6 +131,20 @@ class Ends:
         except AssertionError:
             print(self.cluster.tails())
             raise
+
+
+def matching(address: str) -> str:
+    """Command of ip(8) that shows all routes to an address."""
+    return f"-{ip_address(address).version} route show match {address}"
+
+
+def hear(end: EndHost, count: int, seconds: float = 5.0) -> list[dict[str, Any]]:
+    """Datagrams that an end receives: so many, or those that came in time."""
+    found, until = list(end("heard")), time.monotonic() + seconds
+    while len(found) < count and time.monotonic() < until:
+        time.sleep(0.05)
+        found += end("heard")
+    return found
 
 
 def as_user(cluster: MiniCluster, role: str, node: str | None, work: Callable[[Bus], Any]) -> None:
@@ -114,7 +164,7 @@ async def _begin(cluster: WithVM) -> None:
 
 
 async def _join(cluster: WithVM) -> None:
-    """n2 comes, with its blocks: later than n1, since `ipam` waits for the word of nodes that are there when it begins."""
+    """n2 comes, with its blocks: after n1, since `ipam` waits for the word of all nodes that are there at first."""
     async with bus_of(cluster.nats, "cluster") as bus:
         await cluster.put(bus, node_objects((NEAR, FAR))[-1])
     async with bus_of(cluster.nats, "ipam") as bus:
@@ -141,6 +191,7 @@ def ends(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Ends]:
         asyncio.run(_begin(cluster))
         for name in ("ipam-1", "policy-1", f"dataplane-{NEAR}", f"routing-{NEAR}"):
             cluster.start(name)
+        stack.callback(cluster.without_wireguard)
         for command in (f"tuntap add {TAP} mode tap", f"link set {TAP} master fabric up"):
             run("ip", "-n", cluster.label, *command.split())
         vm = stack.enter_context(booted(folder / "machine", TAP, FAR_MAC))

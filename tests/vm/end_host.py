@@ -1,7 +1,7 @@
 """An end host: serves TCP and UDP, sends and counts as a test asks. It runs in the VM, and in pods of the host.
 
-Each line of its channel is a call in JSON, ``{"call": name, ...arguments}``, and is answered by one line, ``{"is": value}``
-or ``{"failed": text}``. The channel is the virtio port whose name is given, else standard input and output. It needs
+Each line of its channel is a call in JSON, ``{"call": name, ...arguments}``, answered by one line, ``{"is": value}`` or
+``{"failed": text}``. The channel is the virtio port whose name is given, else standard input and output. It needs
 the standard library alone: in the VM every import is read over 9p.
 """
 
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import random
 import socket
 import subprocess
@@ -25,6 +26,9 @@ DONT, DO = 0, 2
 CHUNK = 1 << 16
 
 _heard: list[dict[str, Any]] = []
+_stop = threading.Event()
+_streams: list[threading.Thread] = []
+_sent: list[int] = []
 
 
 def run(words: list[str]) -> str:
@@ -54,7 +58,7 @@ def serve(address: str, port: int) -> None:
 
 
 def heard() -> list[dict[str, Any]]:
-    """Datagrams since the last time: source, digest, size, tos, ttl."""
+    """Datagrams since the last time: source, size, whether it is as `content` says, first four bytes, tos, ttl."""
     found = _heard[:]
     del _heard[: len(found)]
     return found
@@ -100,6 +104,26 @@ def send(
     return said
 
 
+def stream(source: str, host: str, port: int, pause: float) -> None:
+    """Numbered datagrams from now on, each so many seconds after the one before it, until :func:`stop`."""
+    _stop.clear()
+    _streams.append(threading.Thread(target=_send_on, args=(source, host, port, pause)))
+    _streams[-1].start()
+
+
+def stop() -> int:
+    """How many datagrams the stream has sent, which ends."""
+    _stop.set()
+    _streams.pop().join()
+    return _sent.pop()
+
+
+def start(words: list[str], environment: dict[str, str], log: str) -> int:
+    """A program that goes on; its process id."""
+    with Path(log).open("ab") as out:
+        return subprocess.Popen(words, env={**os.environ, **environment}, stdout=out, stderr=out).pid
+
+
 def answered(source: str, host: str, port: int, size: int) -> str:
     """The error that comes of a datagram to a peer."""
     with socket.socket(_family(host), socket.SOCK_DGRAM) as sender:
@@ -138,6 +162,16 @@ def _read(connection: socket.socket) -> bytes:
     return bytes(got)
 
 
+def _send_on(source: str, host: str, port: int, pause: float) -> None:
+    count = 0
+    with socket.socket(_family(host), socket.SOCK_DGRAM) as sender:
+        sender.bind((source, 0))
+        while not _stop.wait(pause):
+            sender.sendto(count.to_bytes(4, "big"), (host, port))
+            count += 1
+    _sent.append(count)
+
+
 def _accept(listening: socket.socket) -> None:
     while True:
         connection, _ = listening.accept()
@@ -160,10 +194,11 @@ def _note(datagrams: socket.socket) -> None:
         marks = {kind: int.from_bytes(value[:4], "little") for _, kind, value in ancillary}
         tos = marks.get(IP_TOS, marks.get(IPV6_TCLASS, -1))
         ttl = marks.get(IP_TTL, marks.get(IPV6_HOPLIMIT, -1))
-        _heard.append({"source": peer[0], "size": len(raw), "whole": raw == content(len(raw)), "tos": tos, "ttl": ttl})
+        whole, number = raw == content(len(raw)), int.from_bytes(raw[:4], "big")
+        _heard.append({"source": peer[0], "size": len(raw), "whole": whole, "number": number, "tos": tos, "ttl": ttl})
 
 
-CALLS = {call.__name__: call for call in (run, serve, heard, upload, download, send, answered)}
+CALLS = {call.__name__: call for call in (run, start, serve, heard, upload, download, send, answered, stream, stop)}
 
 
 def answer(line: str) -> str:

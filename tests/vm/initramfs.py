@@ -1,4 +1,4 @@
-"""An initramfs: busybox, an init, kernel modules in the order of their dependencies, as an archive in cpio's newc format.
+"""An initramfs: busybox, an init and kernel modules in the order of their dependencies, as a cpio archive (newc).
 
 Format: Documentation/driver-api/early-userspace/buffer-format.rst. Modules are taken unpacked of a tree that `depmod`
 has been run on; what the kernel has built in needs none.

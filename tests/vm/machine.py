@@ -1,5 +1,5 @@
-"""A virtual machine of qemu with Debian's kernel: booted of an initramfs, with the host's files read-only, and a program
-in it that answers calls (`end_host.py`).
+"""A virtual machine of qemu with Debian's kernel: booted of an initramfs, with the host's files read-only, and in it a
+program that answers calls (`end_host.py`).
 
 Its network card is a tap of the calling thread's network namespace. Everything ends with `booted`, whatever becomes of
 it; no disk is made and nothing is installed.
@@ -35,7 +35,7 @@ BOOT_SECONDS = 240.0
 CALL_SECONDS = 420.0
 """By an emulated processor on a busy machine."""
 ACCEL = os.environ.get("AIRMESH_VM_ACCEL", "tcg")
-"""What qemu runs the machine by. A /dev/kvm that is there need not work, which shows in a boot that never ends alone."""
+"""What qemu runs the machine by. That a /dev/kvm does not work shows in nothing but a boot that never ends."""
 
 
 def lacking() -> str:

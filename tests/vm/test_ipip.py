@@ -2,10 +2,6 @@
 
 from __future__ import annotations
 
-import socket
-import struct
-import time
-from collections.abc import Callable
 from ipaddress import ip_address, ip_network
 
 import pytest
@@ -17,9 +13,9 @@ from proto.routes import NodeRoutes
 from tests.bpf import frames
 from tests.bpf.test_tunnels_live import captured
 from tests.bpf.tunnels import IPIP, Outer, read_outer, with_tos
-from tests.bpf.world import inside, run
+from tests.bpf.world import run
 from tests.drills.minicluster import pools
-from tests.vm.conftest import BLOCKS_OF_FAR, FAR, FAR_POD, NEAR, SERVED, TAP, UNDERLAY, Ends
+from tests.vm.conftest import BLOCKS_OF_FAR, FAR, FAR_POD, NEAR, SERVED, TAP, UNDERLAY, Ends, hear
 
 pytestmark = [pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(600)]
 
@@ -42,7 +38,7 @@ def tunnel(ends: Ends) -> Ends:
     ends.put(replace(four, ipip_mode="Always"), six)
     ends.announce(SAID)
     ends.wait("the way by IPIP", lambda: "dev am-ipip" in ends.route(FAR_POD[4]))
-    ends.wait("packets by it", lambda: arrived(ends, [10]))
+    ends.wait("packets by it", lambda: ends.arrive([10]))
     return ends
 
 
@@ -51,32 +47,6 @@ def lay(ends: Ends, device: str, local: str, pod: str) -> None:
     ends.vm.run(f"ip link add {device} mtu {MTU} type ipip local {local} ttl 64 tos inherit pmtudisc")
     ends.vm.run(f"ip link set {device} up")
     ends.vm.run(f"ip route replace {ends.addresses[4]} via {HERE} dev {device} onlink src {pod}")
-
-
-def from_pod(ends: Ends, sizes: list[int], **more: object) -> list[str]:
-    """The pod sends datagrams to n2's."""
-    return list(ends.pod("send", source=ends.addresses[4], host=FAR_POD[4], port=SERVED, sizes=sizes, **more))
-
-
-def from_far(ends: Ends, sizes: list[int], source: str = FAR_POD[4], **more: object) -> list[str]:
-    """n2's pod sends datagrams to the pod."""
-    return list(ends.vm("send", source=source, host=ends.addresses[4], port=SERVED, sizes=sizes, **more))
-
-
-def hear(end: Callable[..., list[dict[str, object]]], count: int, seconds: float = 5.0) -> list[dict[str, object]]:
-    """Datagrams that an end receives: so many, or those that came in time."""
-    found, until = end("heard"), time.monotonic() + seconds
-    while len(found) < count and time.monotonic() < until:
-        time.sleep(0.05)
-        found += end("heard")
-    return found
-
-
-def arrived(ends: Ends, sizes: list[int]) -> bool:
-    """Whether the pod's datagrams of these sizes arrive whole."""
-    from_pod(ends, sizes)
-    found = hear(ends.vm, len(sizes), 2.0)
-    return sorted(one["size"] for one in found if one["whole"]) == sorted(sizes)
 
 
 def wire(found: list[bytes]) -> list[Outer]:
@@ -101,7 +71,7 @@ def test_each_takes_what_the_other_sends(tunnel: Ends) -> None:
         assert len(seen) == 3
         assert {(str(one.source), str(one.destination), one.ttl) for one in seen} == {(*ends_of_outer, 64)}
         assert in_the_clear(tunnel, found) == []
-    assert from_pod(tunnel, [1, 100]) == from_far(tunnel, [1, 100]) == ["", ""]
+    assert tunnel.from_pod([1, 100]) == tunnel.from_far([1, 100]) == ["", ""]
     for end in (tunnel.vm, tunnel.pod):
         assert [(one["size"], one["whole"]) for one in hear(end, 2)] == [(1, True), (100, True)]
 
@@ -117,14 +87,14 @@ def test_datagrams_around_the_mtu(tunnel: Ends) -> None:
     """Without DF all arrive, in fragments inside of the tunnel; with it whoever is too long is told at the sender."""
     fits = MTU - UDP_HEADERS
     sizes = [fits - 1, fits, fits + 1, 1472, 1473, 3000, 9000]
-    for send, end, port in ((from_pod, tunnel.vm, f"to-{NEAR}"), (from_far, tunnel.pod, TAP)):
+    for send, end, port in ((tunnel.from_pod, tunnel.vm, f"to-{NEAR}"), (tunnel.from_far, tunnel.pod, TAP)):
         with captured(tunnel.cluster.label, port) as found:
-            assert send(tunnel, sizes) == [""] * len(sizes)
+            assert send(sizes) == [""] * len(sizes)
             assert [(one["size"], one["whole"]) for one in hear(end, len(sizes))] == [(size, True) for size in sizes]
         inner = [one.inner for one in wire(found)]
         assert len(inner) == 2 * 1 + 3 * 2 + 3 + 7
         assert max(map(len, inner)) <= MTU
-        assert send(tunnel, [fits, fits + 1], df=True) == ["", TOO_LONG]
+        assert send([fits, fits + 1], df=True) == ["", TOO_LONG]
         assert [one["size"] for one in hear(end, 1)] == [fits]
 
 
@@ -138,18 +108,18 @@ def test_a_port_where_nobody_listens_is_answered_through_the_tunnel(tunnel: Ends
 
 
 def test_tos_and_ttl(tunnel: Ends) -> None:
-    """RFC 6040: DSCP and ECN of the packet are the tunnel's too and come out as they went in. Of congestion that a packet
-    met before, this kernel shows ECT(0) on the way (RFC 3168, 9.1.1), ours CE (RFC 6040, normal mode). A hop is taken of
-    what a pod sends, none of what is delivered to it; the tunnel is one hop, whatever is in it (RFC 2003, 3.1).
+    """RFC 6040: DSCP and ECN of the packet are the tunnel's too and come out as they went in. Of congestion that a
+    packet met before, this kernel shows ECT(0) on the way (RFC 3168, 9.1.1), ours CE (RFC 6040, normal mode). A hop is
+    taken of what a pod sends, none of what is delivered to it; the outer TTL is not the packet's.
     """
     marks = [0x00, 0x01, 0x02, 0x03, 0xB8, 0xBA, 0xBB, 0x28]
     for send, end, port, ttl, congested in (
-        (from_pod, tunnel.vm, f"to-{NEAR}", 4, CE),
-        (from_far, tunnel.pod, TAP, 5, ECT0),
+        (tunnel.from_pod, tunnel.vm, f"to-{NEAR}", 4, CE),
+        (tunnel.from_far, tunnel.pod, TAP, 5, ECT0),
     ):
         for tos in marks:
             with captured(tunnel.cluster.label, port) as found:
-                assert send(tunnel, [10], tos=tos, ttl=5) == [""]
+                assert send([10], tos=tos, ttl=5) == [""]
                 [one] = hear(end, 1)
             assert (one["tos"], one["ttl"]) == (tos, ttl)
             [outer] = wire(found)
@@ -169,8 +139,7 @@ def test_congestion_on_the_way_is_seen_as_the_kernel_sees_it(tunnel: Ends) -> No
                 inside_ = with_tos(frames.ip(other, own, frames.UDP, frames.udp(4000, SERVED, b"")), 0xB8 | inner)
                 ways = (THERE, HERE) if node == NEAR else (HERE, THERE)
                 packet = with_tos(frames.ip(*ways, IPIP, inside_), 0x28 | outer)
-                inject(
-                    tunnel,
+                tunnel.inject(
                     node,
                     frames.eth(packet, source=macs[FAR if node == NEAR else NEAR], destination=macs[node], kind=0x0800),
                 )
@@ -183,13 +152,6 @@ def test_congestion_on_the_way_is_seen_as_the_kernel_sees_it(tunnel: Ends) -> No
 def mac_of(ends: Ends) -> str:
     """Of n1's uplink."""
     return run("ip", "-n", ends.node, "-o", "link", "show", "fab0").split("link/ether ")[1].split()[0]
-
-
-def inject(ends: Ends, node: str, frame: bytes) -> None:
-    """Onto the wire before a node."""
-    with inside(ends.cluster.label), socket.socket(socket.AF_PACKET, socket.SOCK_RAW) as wire_end:
-        wire_end.bind((f"to-{node}", 0))
-        wire_end.send(frame)
 
 
 def dropped(ends: Ends, reason: DropReason) -> int:
@@ -205,15 +167,15 @@ def test_strangers(tunnel: Ends) -> None:
     lay(tunnel, "am-stranger", "172.30.0.99", FAR_POD[4])
     try:
         before = dropped(tunnel, DropReason.TUNNEL_PEER)
-        assert from_far(tunnel, [11] * 5) == [""] * 5
+        assert tunnel.from_far([11] * 5) == [""] * 5
         tunnel.wait("five packets of a stranger dropped", lambda: dropped(tunnel, DropReason.TUNNEL_PEER) == before + 5)
     finally:
         tunnel.vm.run("ip link del am-stranger")
     tunnel.vm.run(f"ip route replace {tunnel.addresses[4]} via {HERE} dev am-kernel onlink src {FAR_POD[4]}")
     before = dropped(tunnel, DropReason.TUNNEL_SOURCE)
-    assert from_far(tunnel, [12] * 5, source="10.244.78.1") == [""] * 5
+    assert tunnel.from_far([12] * 5, source="10.244.78.1") == [""] * 5
     tunnel.wait("five lies dropped", lambda: dropped(tunnel, DropReason.TUNNEL_SOURCE) == before + 5)
-    assert from_far(tunnel, [13]) == [""]
+    assert tunnel.from_far([13]) == [""]
     assert [one["size"] for one in hear(tunnel.pod, 1)] == [13], "n2 itself is heard, and nothing else was"
 
 
@@ -225,14 +187,14 @@ def test_a_smaller_link_at_the_other_end(tunnel: Ends) -> None:
     try:
         tunnel.wait("n1's route with the size", lambda: "mtu lock 1380" in run("ip", "-n", tunnel.node, "route"))
         fits = 1380 - UDP_HEADERS
-        assert from_pod(tunnel, [MTU - UDP_HEADERS], df=True) == [""], "as long as the pod's own link takes"
+        assert tunnel.from_pod([MTU - UDP_HEADERS], df=True) == [""], "as long as the pod's own link takes"
         tunnel.wait(
             "ICMP, fragmentation needed",
-            lambda: from_pod(tunnel, [fits + 1], df=True) == [TOO_LONG],
+            lambda: tunnel.from_pod([fits + 1], df=True) == [TOO_LONG],
         )
         assert hear(tunnel.vm, 1, 0.5) == [], "what is too long did not pass"
-        assert from_pod(tunnel, [fits], df=True) == [""]
-        assert from_pod(tunnel, [fits + 1, 3000]) == ["", ""]
+        assert tunnel.from_pod([fits], df=True) == [""]
+        assert tunnel.from_pod([fits + 1, 3000]) == ["", ""]
         assert [(one["size"], one["whole"]) for one in hear(tunnel.vm, 3)] == [
             (size, True) for size in (fits, fits + 1, 3000)
         ]
