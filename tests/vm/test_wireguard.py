@@ -5,25 +5,34 @@ Both agents are the real ones. n2's runs in the VM, with the bus over the wire a
 
 from __future__ import annotations
 
+import os
+import signal
+import struct
 import sys
+import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, suppress
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 
 import pytest
 
 from linux.wireguard import Peer, SocketControl
 from proto.objects import FelixConfiguration
 from services.routing.core.wireguard import public_text
+from services.routing.wireguard_keys import public_of
+from tests.bpf import frames
 from tests.bpf.test_tunnels_live import captured
+from tests.bpf.world import run
 from tests.drills.minicluster import HUB
 from tests.netns.routing.wireguard_nodes import clear, kinds
 from tests.vm.conftest import FAR, FAR_POD, NEAR, SERVED, UNDERLAY, Ends, hear, matching
 
-pytestmark = [pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(900)]
+pytestmark = [pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(1500)]
 
 HERE, THERE = UNDERLAY[NEAR][0], UNDERLAY[FAR][0]
 PORT = 51820
+STRANGER = "172.30.0.99"
 FITS = {4: 1440 - 28, 6: 1440 - 48}
 """Payload of the longest datagram in the tunnel, which is over IPv4."""
 MEGABYTES = 4 << 20
@@ -135,3 +144,107 @@ def test_datagrams_around_the_mtu(pair: Ends, version: int) -> None:
     )
     assert pair.from_pod([fits - 20], version, df=True) == [""]
     assert [one["size"] for one in hear(pair.vm, 1)] == [fits - 20]
+
+
+def process_of(ends: Ends, device: str = "am-wg") -> int:
+    """Process id of n1's wireguard-go."""
+    for pid in run("ip", "netns", "pids", ends.node).split():
+        with suppress(OSError):
+            words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
+            if words[0].endswith(b"wireguard-go") and words[1] == device.encode():
+                return int(pid)
+    raise AssertionError(f"n1 has no wireguard-go for {device}")
+
+
+def from_elsewhere(frame: bytes, source: str) -> bytes:
+    """The frame, sent by somebody at another address, with right sums."""
+    packet = bytearray(frame[14:])
+    packet[12:16] = ip_address(source).packed
+    packet[10:12] = b"\0\0"
+    packet[10:12] = struct.pack(">H", frames.checksum(bytes(packet[:20])))
+    packet[26:28] = b"\0\0"
+    return frame[:14] + bytes(packet)
+
+
+def test_a_handshake_is_begun_by_the_kernel_and_copies_of_it_move_nothing(pair: Ends) -> None:
+    """n2 has forgotten its sessions. What is played back from another address is neither answered nor roaming."""
+    with wires(pair) as found:
+        pair.vm.run("ip link set am-wg down")
+        pair.vm.run("ip link set am-wg up")
+        pair.vm("heard")
+        pair.pod("heard")
+        pair.wait("packets again", lambda: pair.from_far([10]) == [""] and hear(pair.pod, 1, 1.0), 240)
+    assert INITIATION in kinds(found[FAR])
+    assert RESPONSE in kinds(found[NEAR])
+    copies = [raw for raw in found[FAR] if kinds([raw])]
+    assert far_of(pair).endpoint == (ip_address(THERE), PORT)
+    with wires(pair) as found:
+        for raw in copies:
+            pair.inject(NEAR, from_elsewhere(raw, STRANGER))
+        assert pair.arrive([10, 20])
+    assert far_of(pair).endpoint == (ip_address(THERE), PORT)
+    assert not [raw for raw in found[NEAR] if raw[30:34] == ip_address(STRANGER).packed]
+
+
+def test_a_handshake_is_begun_by_wireguard_go(pair: Ends) -> None:
+    """It has died; its next one knows no session, and the kernel answers."""
+    with wires(pair) as found:
+        os.kill(process_of(pair), signal.SIGKILL)
+        pair.wait("no way", lambda: "dev am-wg " not in pair.route(FAR_POD[4]))
+        assert pair.from_pod([10]) != [""], "refused, and not sent in the clear"
+        encrypted(pair, "am-wg")
+    assert INITIATION in kinds(found[NEAR])
+    assert RESPONSE in kinds(found[FAR])
+    for sent in found.values():
+        nothing_clear(sent)
+
+
+def test_strangers(pair: Ends) -> None:
+    """A kernel with a key that no node has told gets no answer; n2 gets nothing in, in the name of what it lacks."""
+    pair.vm.run("sh -c 'umask 077; wg genkey > /run/stranger'")
+    pair.vm.run("ip link add am-stranger type wireguard")
+    peer = f"peer {public_text(public_of(control(pair).read().private_key))} endpoint {HERE}:{PORT}"
+    pair.vm.run(f"wg set am-stranger private-key /run/stranger {peer} persistent-keepalive 1 allowed-ips 192.0.2.1/32")
+    try:
+        with wires(pair) as found:
+            pair.vm.run("ip link set am-stranger up")
+            pair.wait(
+                "it has tried twice", lambda: int(pair.vm.run("wg show am-stranger transfer").split()[2]) >= 2 * 148
+            )
+        assert INITIATION in kinds(found[FAR])
+        assert pair.vm.run("wg show am-stranger transfer").split()[1] == "0"
+        assert pair.vm.run("wg show am-stranger latest-handshakes").split()[1] == "0"
+    finally:
+        pair.vm.run("ip link del am-stranger")
+    pair.vm.run("ip addr add 10.244.78.1 dev lo")
+    pair.pod("heard")
+    assert pair.from_far([11] * 5, source="10.244.78.1") == [""] * 5
+    assert pair.from_far([12]) == [""]
+    assert [one["size"] for one in hear(pair.pod, 1)] == [12], "the lies came first, and did not get in"
+
+
+def test_a_key_changes_under_packets_and_none_is_lost(pair: Ends) -> None:
+    """n1's: the new one has a device of its own at both ends, and the pair moves there."""
+    old = control(pair).read().private_key
+    for end, own, other in (
+        (pair.pod, pair.addresses[4], FAR_POD[4]),
+        (pair.vm, FAR_POD[4], pair.addresses[4]),
+    ):
+        end("heard")
+        end("stream", source=own, host=other, port=SERVED, pause=0.01)
+    try:
+        with wires(pair) as found:
+            (pair.cluster.folder / NEAR / "state/wireguard/keys.json").unlink()
+            pair.wait("n1's way", lambda: "dev am-wg2 " in pair.route(FAR_POD[4]), 300)
+            pair.wait("n2's way", lambda: "dev am-wg2 " in pair.vm.run(f"ip {matching(pair.addresses[4])}"), 300)
+            time.sleep(1.0)  # of packets by the new way
+    finally:
+        sent = {end: end("stop") for end in (pair.pod, pair.vm)}
+    for sender, receiver in ((pair.pod, pair.vm), (pair.vm, pair.pod)):
+        numbers = [one["number"] for one in hear(receiver, sent[sender], 10.0)]
+        assert sorted(numbers) == list(range(sent[sender])), "none is lost, none comes twice"
+        assert sent[sender] > 100
+    assert control(pair, "am-wg2").read().private_key != old
+    for frames_of in found.values():
+        nothing_clear(frames_of)
+    assert "wireguard" in pair.vm.run("ip -d link show am-wg2")

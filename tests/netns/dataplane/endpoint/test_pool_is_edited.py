@@ -64,9 +64,10 @@ class Connection:
     @property
     def longest(self) -> int:
         """Bytes of the longest packet that it sends, both ways."""
-        return max(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) for end in (self.near, self.far)) + HEADERS[
-            self.version
-        ]
+        return (
+            max(end.getsockopt(socket.IPPROTO_TCP, socket.TCP_MAXSEG) for end in (self.near, self.far))
+            + HEADERS[self.version]
+        )
 
 
 @pytest.fixture
