@@ -9,13 +9,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from subprocess import CalledProcessError
-from typing import Any
+from typing import Any, TypeVar
 
 import pytest
 
@@ -34,6 +34,7 @@ from tests.natsd import bus_of
 from tests.netns.dataplane.mesh import wait_for
 from tests.vm.machine import EndHost, booted, in_namespace, lacking
 
+T = TypeVar("T")
 NEAR, FAR = "n1", "n2"
 UNDERLAY = {NEAR: ("172.30.0.11", "fd00:172:30::11"), FAR: ("172.30.0.12", "fd00:172:30::12")}
 FAR_MAC = "02:00:00:00:00:12"
@@ -62,7 +63,7 @@ class WithVM(MiniCluster):
                 run("ip", "-n", self.netns(NEAR), "link", "del", device)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass
 class Ends:
     """The two nodes."""
 
@@ -147,14 +148,14 @@ def hear(end: EndHost, count: int, seconds: float = 5.0) -> list[dict[str, Any]]
     return found
 
 
-def as_user(cluster: MiniCluster, role: str, node: str | None, work: Callable[[Bus], Any]) -> None:
-    """Something is done on the bus with the rights of a role."""
+def as_user(cluster: MiniCluster, role: str, node: str | None, work: Callable[[Bus], Awaitable[T]]) -> T:
+    """What comes of something that is done on the bus with the rights of a role."""
 
-    async def go() -> None:
+    async def go() -> T:
         async with bus_of(cluster.nats, role, node) as bus:
-            await work(bus)
+            return await work(bus)
 
-    asyncio.run(go())
+    return asyncio.run(go())
 
 
 async def _begin(cluster: WithVM) -> None:

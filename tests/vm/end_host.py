@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 import socket
 import subprocess
@@ -21,11 +20,13 @@ from typing import IO, Any
 
 SECONDS = 60.0
 IP_TOS, IP_TTL, IP_MTU_DISCOVER, IP_RECVTTL, IP_RECVTOS = 1, 2, 10, 12, 13
-IPV6_MTU_DISCOVER, IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT, IPV6_RECVTCLASS, IPV6_TCLASS = 23, 51, 52, 66, 67
+IPV6_UNICAST_HOPS, IPV6_MTU_DISCOVER = 16, 23
+IPV6_RECVHOPLIMIT, IPV6_HOPLIMIT, IPV6_RECVTCLASS, IPV6_TCLASS = 51, 52, 66, 67
 DONT, DO = 0, 2
 CHUNK = 1 << 16
 
 _heard: list[dict[str, Any]] = []
+_programs: list[subprocess.Popen[bytes]] = []
 _stop = threading.Event()
 _streams: list[threading.Thread] = []
 _sent: list[int] = []
@@ -92,7 +93,7 @@ def send(
     with socket.socket(_family(host), socket.SOCK_DGRAM) as sender:
         sender.bind((source, sport))
         sender.setsockopt(level, IPV6_TCLASS if six else IP_TOS, tos)
-        sender.setsockopt(level, IPV6_HOPLIMIT if six else IP_TTL, ttl)
+        sender.setsockopt(level, IPV6_UNICAST_HOPS if six else IP_TTL, ttl)
         sender.setsockopt(level, IPV6_MTU_DISCOVER if six else IP_MTU_DISCOVER, DO if df else DONT)
         for size in sizes:
             try:
@@ -118,10 +119,22 @@ def stop() -> int:
     return _sent.pop()
 
 
-def start(words: list[str], environment: dict[str, str], log: str) -> int:
-    """A program that goes on; its process id."""
-    with Path(log).open("ab") as out:
-        return subprocess.Popen(words, env={**os.environ, **environment}, stdout=out, stderr=out).pid
+def begin(words: list[str]) -> None:
+    """A program that goes on, and answers lines (:func:`ask`)."""
+    _programs.append(subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.STDOUT))
+
+
+def ask(line: str) -> str:
+    """What that program says to a line."""
+    program = _programs[-1]
+    assert program.stdin is not None
+    assert program.stdout is not None
+    program.stdin.write(line.encode() + b"\n")
+    program.stdin.flush()
+    said = program.stdout.readline().decode()
+    if not said.startswith("{"):
+        raise RuntimeError(said + program.stdout.read().decode())
+    return said
 
 
 def answered(source: str, host: str, port: int, size: int) -> str:
@@ -198,7 +211,9 @@ def _note(datagrams: socket.socket) -> None:
         _heard.append({"source": peer[0], "size": len(raw), "whole": whole, "number": number, "tos": tos, "ttl": ttl})
 
 
-CALLS = {call.__name__: call for call in (run, start, serve, heard, upload, download, send, answered, stream, stop)}
+CALLS = {
+    call.__name__: call for call in (run, begin, ask, serve, heard, upload, download, send, answered, stream, stop)
+}
 
 
 def answer(line: str) -> str:

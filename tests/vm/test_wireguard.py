@@ -1,6 +1,7 @@
-"""WireGuard against the kernel's own driver: wireguard-go on n1, and on n2 `routing` itself with another kernel.
+"""WireGuard against the kernel's own driver: `routing` with wireguard-go on n1, another kernel on n2.
 
-Both agents are the real ones. n2's runs in the VM, with the bus over the wire and the driver by generic netlink.
+On n2 devices, keys and peers are made by routing's own code, too, with the driver by generic netlink
+(`wireguard_agent.py`).
 """
 
 from __future__ import annotations
@@ -10,23 +11,31 @@ import signal
 import struct
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass, field, fields
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 
+import msgspec
 import pytest
+from msgspec.structs import replace
 
+from chassis.bus.client import Bus
 from linux.wireguard import Peer, SocketControl
+from proto.addresses import Block
+from proto.net import from_wire, to_wire
 from proto.objects import FelixConfiguration
+from proto.routes import NodeRoutes
+from proto.subjects import BLOCKS, ROUTES
 from services.routing.core.wireguard import public_text
 from services.routing.wireguard_keys import public_of
 from tests.bpf import frames
 from tests.bpf.test_tunnels_live import captured
 from tests.bpf.world import run
-from tests.drills.minicluster import HUB
 from tests.netns.routing.wireguard_nodes import clear, kinds
-from tests.vm.conftest import FAR, FAR_POD, NEAR, SERVED, UNDERLAY, Ends, hear, matching
+from tests.vm.conftest import BLOCKS_OF_FAR, FAR, FAR_POD, NEAR, SERVED, UNDERLAY, Ends, as_user, hear
+from tests.vm.wireguard_agent import STATE, Has, Heard
 
 pytestmark = [pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(1500)]
 
@@ -36,58 +45,84 @@ STRANGER = "172.30.0.99"
 FITS = {4: 1440 - 28, 6: 1440 - 48}
 """Payload of the longest datagram in the tunnel, which is over IPv4."""
 MEGABYTES = 4 << 20
-STATE, LOG = "/run/airmesh", "/run/routing.log"
+SAID = NodeRoutes(
+    FAR, tuple(map(ip_address, UNDERLAY[FAR])), tuple(map(ip_network, BLOCKS_OF_FAR)), ("wireguard",), 1500
+)
 INITIATION, RESPONSE, TRANSPORT = 1, 2, 4
 """Types of WireGuard's messages."""
 
 
+@dataclass
+class Pair(Ends):
+    """Both nodes when encryption is asked for. n2 goes on only as it is asked to: while a test waits for something."""
+
+    far: Has = field(default=Has((), "", False, ()))
+    """n2 after its last pass."""
+
+    def follow(self) -> Has:
+        """A pass of n2 over what the bus says, and its word."""
+        heard = as_user(self.cluster, "cluster", None, self._look)
+        line = msgspec.json.encode(heard, enc_hook=to_wire).decode()
+        before = self.far
+        self.far = msgspec.json.decode(self.vm("ask", line=line), type=Has, dec_hook=from_wire)
+        if self.far.mine != before.mine:
+            self.announce(replace(SAID, wireguard=self.far.mine))
+        return self.far
+
+    async def _look(self, bus: Bus) -> Heard:
+        near = await bus.bucket(ROUTES).get(NEAR, NodeRoutes)
+        assert near is not None, "n1 has said nothing yet"
+        listed = await bus.bucket(BLOCKS).list(Block)
+        blocks = tuple(entry.value for entry in listed.values() if isinstance(entry.value, Block))
+        return Heard(FAR, SAID.underlay, near.value, blocks)
+
+    def settle(self, what: str, check: Callable[[], object]) -> None:
+        """Passes of n2 until something is true."""
+        try:
+            self.wait(what, lambda: self.follow() and check(), 120)
+        except AssertionError:
+            print("n2:", self.far)
+            raise
+
+    def taken(self, device: str) -> bool:
+        """Whether both nodes lead by a device."""
+        return self.far.device == device and all(f"dev {device} " in self.route(pod) for pod in FAR_POD.values())
+
+
 @pytest.fixture(scope="module")
-def pair(ends: Ends) -> Iterator[Ends]:
-    """Encryption is asked for in both families, and `routing` runs on n2."""
-    environment = {
-        **ends.cluster.nats.environment(f"routing-{FAR}"),
-        "AIRMESH_NATS_URL": f"nats://{HUB}:{ends.cluster.nats.port}",
-        "AIRMESH_NODE": FAR,
-        "AIRMESH_UPLINKS": "eth0",
-        "AIRMESH_STATE_DIR": STATE,
-        "AIRMESH_INSTANCE": f"routing-{FAR}",
-    }
+def pair(ends: Ends) -> Pair:
+    """Encryption is asked for in both families."""
     ends.put(FelixConfiguration(name="default", wireguard_enabled=True, wireguard_enabled_v6=True))
-    supervised = ["sh", "-c", 'while :; do "$0" -m services.routing; sleep 1; done', sys.executable]
-    ends.vm("start", words=supervised, environment=environment, log=LOG)
-    try:
-        encrypted(ends, "am-wg")
-        yield ends
-    except AssertionError:
-        print(ends.vm.run(f"tail -c 6000 {LOG}"))
-        raise
+    ends.announce(SAID)
+    ends.vm("begin", words=[sys.executable, "-m", "tests.vm.wireguard_agent"])
+    pair = Pair(*(getattr(ends, name.name) for name in fields(ends)))
+    encrypted(pair, "am-wg")
+    return pair
 
 
-def encrypted(ends: Ends, device: str) -> None:
-    """Waits until both nodes lead by this device, and packets pass both ways."""
-    for version in (4, 6):
-        ends.wait("n1's way", lambda: f"dev {device} " in ends.route(FAR_POD[version]), 240)  # noqa: B023
-        there = f"ip {matching(ends.addresses[version])}"
-        ends.wait("n2's way", lambda: f"dev {device} " in ends.vm.run(there), 240)  # noqa: B023
-        ends.wait("packets by it", lambda: ends.arrive([10], version))  # noqa: B023
+def encrypted(pair: Pair, device: str) -> None:
+    """Waits until both nodes lead by this device, and packets pass."""
+    pair.settle(f"both by {device}", lambda: pair.taken(device) and pair.far.proved)
+    for version in FAR_POD:
+        pair.settle("packets by it", lambda: pair.arrive([10], version))  # noqa: B023
 
 
-def control(ends: Ends, device: str = "am-wg") -> SocketControl:
+def control(pair: Pair, device: str = "am-wg") -> SocketControl:
     """n1's wireguard-go."""
-    return SocketControl(ends.cluster.folder / NEAR / "sockets" / f"{device}.sock")
+    return SocketControl(pair.cluster.folder / NEAR / "sockets" / f"{device}.sock")
 
 
-def far_of(ends: Ends) -> Peer:
+def far_of(pair: Pair) -> Peer:
     """n2 as n1's device has it."""
-    [peer] = control(ends).read().peers
+    [peer] = control(pair).read().peers
     return peer
 
 
 @contextmanager
-def wires(ends: Ends) -> Iterator[dict[str, list[bytes]]]:
+def wires(pair: Pair) -> Iterator[dict[str, list[bytes]]]:
     """Frames that each node sends meanwhile, by node."""
     with ExitStack() as stack:
-        yield {node: stack.enter_context(captured(ends.cluster.label, f"to-{node}")) for node in (NEAR, FAR)}
+        yield {node: stack.enter_context(captured(pair.cluster.label, f"to-{node}")) for node in (NEAR, FAR)}
 
 
 def nothing_clear(found: list[bytes]) -> None:
@@ -95,7 +130,7 @@ def nothing_clear(found: list[bytes]) -> None:
     assert not [raw for raw in found if raw[12:14] in (b"\x08\x00", b"\x86\xdd") and clear(raw, b"\0never sent\0")]
 
 
-def test_the_driver_is_the_kernel_s_and_has_what_routing_says(pair: Ends) -> None:
+def test_the_driver_is_the_kernel_s_and_has_what_routing_says(pair: Pair) -> None:
     """By `wg`, the driver's own tool: key, port and peers; on n1 wireguard-go stands in its place."""
     assert "wireguard" in pair.vm.run("ip -d link show am-wg").split("link/none")[1]
     assert "wireguard-go" not in pair.vm.run("busybox ps")
@@ -112,7 +147,7 @@ def test_the_driver_is_the_kernel_s_and_has_what_routing_says(pair: Ends) -> Non
     assert pair.vm.run(f"stat -c %a {STATE}/wireguard/keys.json").strip() == "600"
 
 
-def test_all_of_both_families_is_encrypted(pair: Ends) -> None:
+def test_all_of_both_families_is_encrypted(pair: Pair) -> None:
     with wires(pair) as found:
         for version in (4, 6):
             for end, own, other in (
@@ -128,7 +163,7 @@ def test_all_of_both_families_is_encrypted(pair: Ends) -> None:
 
 
 @pytest.mark.parametrize("version", [4, 6])
-def test_datagrams_around_the_mtu(pair: Ends, version: int) -> None:
+def test_datagrams_around_the_mtu(pair: Pair, version: int) -> None:
     fits = FITS[version]
     sizes = [1, fits - 21, fits - 20, fits - 19, fits - 1, fits, fits + 1, 1500, 3000]
     with wires(pair) as found:
@@ -146,9 +181,9 @@ def test_datagrams_around_the_mtu(pair: Ends, version: int) -> None:
     assert [one["size"] for one in hear(pair.vm, 1)] == [fits - 20]
 
 
-def process_of(ends: Ends, device: str = "am-wg") -> int:
+def process_of(pair: Pair, device: str = "am-wg") -> int:
     """Process id of n1's wireguard-go."""
-    for pid in run("ip", "netns", "pids", ends.node).split():
+    for pid in run("ip", "netns", "pids", pair.node).split():
         with suppress(OSError):
             words = Path(f"/proc/{pid}/cmdline").read_bytes().split(b"\0")
             if words[0].endswith(b"wireguard-go") and words[1] == device.encode():
@@ -166,14 +201,14 @@ def from_elsewhere(frame: bytes, source: str) -> bytes:
     return frame[:14] + bytes(packet)
 
 
-def test_a_handshake_is_begun_by_the_kernel_and_copies_of_it_move_nothing(pair: Ends) -> None:
+def test_a_handshake_is_begun_by_the_kernel_and_copies_of_it_move_nothing(pair: Pair) -> None:
     """n2 has forgotten its sessions. What is played back from another address is neither answered nor roaming."""
     with wires(pair) as found:
         pair.vm.run("ip link set am-wg down")
         pair.vm.run("ip link set am-wg up")
         pair.vm("heard")
         pair.pod("heard")
-        pair.wait("packets again", lambda: pair.from_far([10]) == [""] and hear(pair.pod, 1, 1.0), 240)
+        pair.settle("packets again", lambda: pair.from_far([10]) == [""] and hear(pair.pod, 1, 1.0))
     assert INITIATION in kinds(found[FAR])
     assert RESPONSE in kinds(found[NEAR])
     copies = [raw for raw in found[FAR] if kinds([raw])]
@@ -186,7 +221,7 @@ def test_a_handshake_is_begun_by_the_kernel_and_copies_of_it_move_nothing(pair: 
     assert not [raw for raw in found[NEAR] if raw[30:34] == ip_address(STRANGER).packed]
 
 
-def test_a_handshake_is_begun_by_wireguard_go(pair: Ends) -> None:
+def test_a_handshake_is_begun_by_wireguard_go(pair: Pair) -> None:
     """It has died; its next one knows no session, and the kernel answers."""
     with wires(pair) as found:
         os.kill(process_of(pair), signal.SIGKILL)
@@ -199,7 +234,7 @@ def test_a_handshake_is_begun_by_wireguard_go(pair: Ends) -> None:
         nothing_clear(sent)
 
 
-def test_strangers(pair: Ends) -> None:
+def test_strangers(pair: Pair) -> None:
     """A kernel with a key that no node has told gets no answer; n2 gets nothing in, in the name of what it lacks."""
     pair.vm.run("sh -c 'umask 077; wg genkey > /run/stranger'")
     pair.vm.run("ip link add am-stranger type wireguard")
@@ -223,7 +258,7 @@ def test_strangers(pair: Ends) -> None:
     assert [one["size"] for one in hear(pair.pod, 1)] == [12], "the lies came first, and did not get in"
 
 
-def test_a_key_changes_under_packets_and_none_is_lost(pair: Ends) -> None:
+def test_a_key_changes_under_packets_and_none_is_lost(pair: Pair) -> None:
     """n1's: the new one has a device of its own at both ends, and the pair moves there."""
     old = control(pair).read().private_key
     for end, own, other in (
@@ -235,8 +270,7 @@ def test_a_key_changes_under_packets_and_none_is_lost(pair: Ends) -> None:
     try:
         with wires(pair) as found:
             (pair.cluster.folder / NEAR / "state/wireguard/keys.json").unlink()
-            pair.wait("n1's way", lambda: "dev am-wg2 " in pair.route(FAR_POD[4]), 300)
-            pair.wait("n2's way", lambda: "dev am-wg2 " in pair.vm.run(f"ip {matching(pair.addresses[4])}"), 300)
+            pair.settle("both by am-wg2", lambda: pair.taken("am-wg2"))
             time.sleep(1.0)  # of packets by the new way
     finally:
         sent = {end: end("stop") for end in (pair.pod, pair.vm)}
