@@ -19,7 +19,7 @@ from tests.vm.conftest import BLOCKS_OF_FAR, FAR, FAR_POD, NEAR, SERVED, TAP, UN
 
 pytestmark = [pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(600)]
 
-HERE, THERE = UNDERLAY[NEAR][0], UNDERLAY[FAR][0]
+NEAR_NODE, FAR_NODE = UNDERLAY[NEAR][0], UNDERLAY[FAR][0]
 MTU = 1480
 UDP_HEADERS = 28
 ECT0, CE = 2, 3
@@ -33,7 +33,7 @@ SAID = NodeRoutes(
 @pytest.fixture(scope="module")
 def tunnel(ends: Ends) -> Ends:
     """The pools ask for IPIP, and n2 has the kernel's device for it."""
-    lay(ends, "am-kernel", THERE, FAR_POD[4])
+    lay(ends, "am-kernel", FAR_NODE, FAR_POD[4])
     four, six = pools(four="10.244.0.0/16", six="fd00:10:244::/56")
     ends.put(replace(four, ipip_mode="Always"), six)
     ends.announce(SAID)
@@ -46,7 +46,7 @@ def lay(ends: Ends, device: str, local: str, pod: str) -> None:
     """The kernel's device, and the way to n1's pod by it."""
     ends.vm.run(f"ip link add {device} mtu {MTU} type ipip local {local} ttl 64 tos inherit pmtudisc")
     ends.vm.run(f"ip link set {device} up")
-    ends.vm.run(f"ip route replace {ends.addresses[4]} via {HERE} dev {device} onlink src {pod}")
+    ends.vm.run(f"ip route replace {ends.addresses[4]} via {NEAR_NODE} dev {device} onlink src {pod}")
 
 
 def wire(found: list[bytes]) -> list[Outer]:
@@ -64,7 +64,7 @@ def test_each_takes_what_the_other_sends(tunnel: Ends) -> None:
     """Ping and datagrams, both ways; on the wire is protocol 4, node to node, and no packet of a pod as it is."""
     for port, act in ((TAP, tunnel.vm), (f"to-{NEAR}", tunnel.pod)):
         own, other = (FAR_POD[4], tunnel.addresses[4]) if act is tunnel.vm else (tunnel.addresses[4], FAR_POD[4])
-        ends_of_outer = (THERE, HERE) if act is tunnel.vm else (HERE, THERE)
+        ends_of_outer = (FAR_NODE, NEAR_NODE) if act is tunnel.vm else (NEAR_NODE, FAR_NODE)
         with captured(tunnel.cluster.label, port) as found:
             assert "3 packets received" in act.run(f"busybox ping -c 3 -W 5 -I {own} {other}")
         seen = wire(found)
@@ -137,7 +137,7 @@ def test_congestion_on_the_way_is_seen_as_the_kernel_sees_it(tunnel: Ends) -> No
                 (FAR, tunnel.vm, FAR_POD[4], tunnel.addresses[4]),
             ):
                 inside_ = with_tos(frames.ip(other, own, frames.UDP, frames.udp(4000, SERVED, b"")), 0xB8 | inner)
-                ways = (THERE, HERE) if node == NEAR else (HERE, THERE)
+                ways = (FAR_NODE, NEAR_NODE) if node == NEAR else (NEAR_NODE, FAR_NODE)
                 packet = with_tos(frames.ip(*ways, IPIP, inside_), 0x28 | outer)
                 tunnel.inject(
                     node,
@@ -171,7 +171,7 @@ def test_strangers(tunnel: Ends) -> None:
         tunnel.wait("five packets of a stranger dropped", lambda: dropped(tunnel, DropReason.TUNNEL_PEER) == before + 5)
     finally:
         tunnel.vm.run("ip link del am-stranger")
-    tunnel.vm.run(f"ip route replace {tunnel.addresses[4]} via {HERE} dev am-kernel onlink src {FAR_POD[4]}")
+    tunnel.vm.run(f"ip route replace {tunnel.addresses[4]} via {NEAR_NODE} dev am-kernel onlink src {FAR_POD[4]}")
     before = dropped(tunnel, DropReason.TUNNEL_SOURCE)
     assert tunnel.from_far([12] * 5, source="10.244.78.1") == [""] * 5
     tunnel.wait("five lies dropped", lambda: dropped(tunnel, DropReason.TUNNEL_SOURCE) == before + 5)

@@ -39,7 +39,7 @@ from tests.vm.wireguard_agent import STATE, Has, Heard
 
 pytestmark = [pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(1500)]
 
-HERE, THERE = UNDERLAY[NEAR][0], UNDERLAY[FAR][0]
+NEAR_NODE, FAR_NODE = UNDERLAY[NEAR][0], UNDERLAY[FAR][0]
 PORT = 51820
 STRANGER = "172.30.0.99"
 FITS = {4: 1440 - 28, 6: 1440 - 48}
@@ -142,7 +142,7 @@ def test_the_driver_is_the_kernel_s_and_has_what_routing_says(pair: Pair) -> Non
     assert port == [str(PORT)]
     assert len(peers) == 1
     assert near.port == PORT
-    assert {f"{HERE}/32", f"{UNDERLAY[NEAR][1]}/128"} < set(allowed)
+    assert {f"{NEAR_NODE}/32", f"{UNDERLAY[NEAR][1]}/128"} < set(allowed)
     assert any(ip_address(pair.addresses[4]) in network for network in map(ip_network, allowed[1:]))
     assert pair.vm.run(f"stat -c %a {STATE}/wireguard/keys.json").strip() == "600"
 
@@ -169,7 +169,9 @@ def test_datagrams_around_the_mtu(pair: Pair, version: int) -> None:
     with wires(pair) as found:
         for send, end in ((pair.from_pod, pair.vm), (pair.from_far, pair.pod)):
             assert send(sizes, version) == [""] * len(sizes)
-            assert sorted((one["size"], one["whole"]) for one in hear(end, len(sizes))) == [(size, True) for size in sizes]
+            assert sorted((one["size"], one["whole"]) for one in hear(end, len(sizes))) == [
+                (size, True) for size in sizes
+            ]
     for sent in found.values():
         nothing_clear(sent)
         assert max(map(len, sent)) <= 1514
@@ -212,12 +214,12 @@ def test_a_handshake_is_begun_by_the_kernel_and_copies_of_it_move_nothing(pair: 
     assert INITIATION in kinds(found[FAR])
     assert RESPONSE in kinds(found[NEAR])
     copies = [raw for raw in found[FAR] if kinds([raw])]
-    assert far_of(pair).endpoint == (ip_address(THERE), PORT)
+    assert far_of(pair).endpoint == (ip_address(FAR_NODE), PORT)
     with wires(pair) as found:
         for raw in copies:
             pair.inject(NEAR, from_elsewhere(raw, STRANGER))
         assert pair.arrive([10, 20])
-    assert far_of(pair).endpoint == (ip_address(THERE), PORT)
+    assert far_of(pair).endpoint == (ip_address(FAR_NODE), PORT)
     assert not [raw for raw in found[NEAR] if raw[30:34] == ip_address(STRANGER).packed]
 
 
@@ -238,7 +240,7 @@ def test_strangers(pair: Pair) -> None:
     """A kernel with a key that no node has told gets no answer; n2 gets nothing in, in the name of what it lacks."""
     pair.vm.run("sh -c 'umask 077; wg genkey > /run/stranger'")
     pair.vm.run("ip link add am-stranger type wireguard")
-    peer = f"peer {public_text(public_of(control(pair).read().private_key))} endpoint {HERE}:{PORT}"
+    peer = f"peer {public_text(public_of(control(pair).read().private_key))} endpoint {NEAR_NODE}:{PORT}"
     pair.vm.run(f"wg set am-stranger private-key /run/stranger {peer} persistent-keepalive 1 allowed-ips 192.0.2.1/32")
     try:
         with wires(pair) as found:
