@@ -79,7 +79,7 @@ class Pair(Ends):
     def settle(self, what: str, check: Callable[[], object]) -> None:
         """Passes of n2 until something is true."""
         try:
-            self.wait(what, lambda: self.follow() and check(), 120)
+            self.wait(what, lambda: self.follow() and check(), 300)
         except AssertionError:
             print("n2:", self.far)
             raise
