@@ -61,7 +61,7 @@ drill-bus: setup ## three NATS servers are killed, stopped and set back while ag
 test-keys: setup ## keys rotated beneath agents, nodes that come and go, a bus carried over (about 2 minutes)
 	$(PYTHON) -m pytest -s tests/shell/cli/install/test_keys.py -m "slow or not slow"
 
-drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes on a free processor)
+drill-mutants: setup ## bugs sown on purpose, each caught by the suite (about 5 minutes)
 	$(PYTHON) -m tests.drills.mutants
 
 test-telemetry: setup ## a real Jaeger, a real Prometheus (Debian's package), consumers in Go and `nats` (5 minutes the first time)
@@ -84,13 +84,13 @@ test-ship: images ## the images: two builds with one digest, exact rights, every
 test-install: images ## `airmesh install` on kubelets, a tour, an uninstall that leaves nothing, and again (3 minutes, and 4 the first time for images)
 	$(PYTHON) -m pytest -s tests/drills/test_install.py -m slow
 
-test-upgrade: images ## `airmesh upgrade` to other images and back under 100 flows, while pods start (about 5 minutes on a free processor)
+test-upgrade: images ## `airmesh upgrade` to other images and back under 100 flows, while pods start (about 5 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_upgrade.py -m slow
 
 vm-setup: setup ## install qemu and unpack another kernel of Debian, for test-vm
 	@requirements/vm.sh
 
-test-vm: vm-setup ## our IPIP and WireGuard against the drivers of another kernel, in qemu (about 5 minutes on a free processor)
+test-vm: vm-setup ## our IPIP and WireGuard against the drivers of another kernel, in qemu (about 5 minutes)
 	$(PYTHON) -m pytest -s tests/vm -m "slow or not slow"
 
 compose-setup: setup images-setup ## install compose for podman, in build/compose/venv (docker has its own)
