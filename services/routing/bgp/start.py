@@ -18,7 +18,7 @@ from chassis.runtime.service import Runtime
 from kit.once import Once
 from proto.addresses import Block, Claim
 from proto.events import BgpSession
-from proto.net import Network
+from proto.net import Address, Network
 from proto.subjects import event_subject
 from services.routing.bgp.mirror import Mirror
 from services.routing.bgp.router import Reports, Router
@@ -30,11 +30,13 @@ from services.routing.core.bgp.configuration import configuration
 from services.routing.core.bgp.next_hops import Ways, bound, ways_of
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
+from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Attributes, Family
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Snapshot
 from services.routing.core.learnt import METRIC
+from services.routing.core.models.wireguard import prohibited
 from services.routing.learnt import LearntRoutes
 from services.routing.mirror import Mirror as Buckets
 from services.routing.settings import Settings
@@ -96,6 +98,8 @@ class Bgp:
 
     async def apply(self, dirty: Dirty) -> Done | Again:
         """One pass; raises KernelFault."""
+        if self._kernel() == Snapshot():
+            return Again(SOON, full=dirty.full)  # nobody has looked yet
         around = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
         if dirty.full or dirty.keys or self._services_changed or around != self._around:
             self._services_changed, self._around = False, around
@@ -124,21 +128,29 @@ class Bgp:
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
         self._peering = found = peering(objects)
-        self._report(found.faults)
+        listener = self.router.speaker.listener.faults if self.router is not None else {}
+        self._report((*found.faults, *_of_listener(listener, self._node)))
         if found.speaker is None:
             self._end()
             return
+        wanted = self._announced(objects)
         if self.router is None:
+            if wanted is None:
+                return  # peers that kept this node's routes over a restart would take an empty table for all of them
             self.router = await self._begin()
-        node = objects.nodes[self._node]
-        secret = (pool.cidr for pool in objects.pools if pool.cidr.version in self._around[0])
-        unprogrammed = (*found.unprogrammed, *secret)
-        kernel, ways = self._kernel(), ways_of(self._kernel(), found.gateways)
-        peers = (replace(peer, session=bound(peer.session, ways, kernel)) for peer in found.peers)
-        self.router.find_ways(ways)
-        self.router.follow(found.speaker, peers, addresses_of(node), unprogrammed=unprogrammed)
-        if (wanted := self._announced(objects)) is not None:
+        kernel = self._kernel()
+        peers = [replace(peer, session=bound(peer.session, kernel)) for peer in found.peers]
+        self.router.find_ways(ways_of(kernel, found.gateways))
+        if wanted is not None:
             self.router.announce(wanted)
+        unprogrammed = (*found.unprogrammed, *self._secret(objects))
+        addresses = addresses_of(objects.nodes[self._node])
+        self.router.follow(found.speaker, peers, addresses, unprogrammed=unprogrammed)
+
+    def _secret(self, objects: Objects) -> Iterable[Network]:
+        """Ranges to which packets go encrypted or not at all."""
+        blocks = (one.value.cidr for one in self._buckets.blocks.entries.values() if isinstance(one.value, Block))
+        return prohibited([pool.cidr for pool in objects.pools], blocks, self._around[0])
 
     async def _begin(self) -> Router:
         """A speaker, which takes over the routes that the kernel has of an earlier one."""
@@ -218,6 +230,11 @@ class Bgp:
     async def _close(self) -> None:
         if self.router is not None:
             self.router.close()
+
+
+def _of_listener(faults: Mapping[Address, Reason], node: str) -> Iterable[Fault]:
+    """Why peers' connections are not taken at an address."""
+    return (Fault(one.text, one.remedy, about=("Node", node)) for _, one in sorted(faults.items(), key=str))
 
 
 def _occupied(kernel: Snapshot) -> Iterable[Network]:
