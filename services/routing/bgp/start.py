@@ -18,7 +18,7 @@ from chassis.runtime.service import Runtime
 from kit.once import Once
 from proto.addresses import Block, Claim
 from proto.events import BgpSession
-from proto.net import Network
+from proto.net import Address, Network
 from proto.subjects import event_subject
 from services.routing.bgp.mirror import Mirror
 from services.routing.bgp.router import Reports, Router
@@ -30,11 +30,13 @@ from services.routing.core.bgp.configuration import configuration
 from services.routing.core.bgp.next_hops import Ways, bound, own_next_hops, ways_of
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
+from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Attributes, Family
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Snapshot
 from services.routing.core.learnt import METRIC
+from services.routing.core.models.wireguard import prohibited
 from services.routing.learnt import LearntRoutes
 from services.routing.mirror import Mirror as Buckets
 from services.routing.settings import Settings
@@ -72,7 +74,7 @@ class Bgp:
         """
         self._encrypted = encrypted
         self._settled = settled
-        self._around: tuple[Set[int], Ways] = (frozenset(), Ways())
+        self._followed: tuple[Set[int], Ways] = (frozenset(), Ways())
         self._runtime = runtime
         self._node = runtime.settings.node
         self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
@@ -96,10 +98,12 @@ class Bgp:
 
     async def apply(self, dirty: Dirty) -> Done | Again:
         """One pass; raises KernelFault."""
-        around = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
-        full = dirty.full or around != self._around  # of a link that was lost the kernel takes the routes away
+        if self._kernel() == Snapshot():
+            return Again(SOON, full=dirty.full)  # nobody has looked yet
+        followed = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
+        full = dirty.full or followed != self._followed  # of a link that was lost the kernel takes the routes away
         if full or dirty.keys or self._services_changed:
-            self._services_changed, self._around = False, around
+            self._services_changed, self._followed = False, followed
             if (objects := self._mirror.look()) is not None:
                 self._known = True
                 await self._follow(objects)
@@ -125,25 +129,31 @@ class Bgp:
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
         self._peering = found = peering(objects)
-        self._report(found.faults)
+        listener = self.router.speaker.listener.faults if self.router is not None else {}
+        self._report((*found.faults, *_of_listener(listener, self._node)))
         if found.speaker is None:
             self._end()
             return
+        wanted = self._announced(objects)
         if self.router is None:
+            if wanted is None:
+                return  # peers that kept this node's routes over a restart would take an empty table for all of them
             self.router = await self._begin()
-        node = objects.nodes[self._node]
-        secret = (pool.cidr for pool in objects.pools if pool.cidr.version in self._around[0])
-        unprogrammed = (*found.unprogrammed, *secret)
-        kernel, ways = self._kernel(), ways_of(self._kernel(), found.gateways)
-        peers = [replace(peer, session=bound(peer.session, ways, kernel)) for peer in found.peers]
-        addresses = addresses_of(node)
+        kernel, addresses = self._kernel(), addresses_of(objects.nodes[self._node])
+        peers = [replace(peer, session=bound(peer.session, kernel)) for peer in found.peers]
         next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
-        loopback = kernel.loopback.addresses if kernel.loopback is not None else ()
-        self._learnt.prefer({version: own for version, own in addresses.items() if own in {one.ip for one in loopback}})
-        self.router.find_ways(ways)
-        self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
-        if (wanted := self._announced(objects)) is not None:
+        own = {one.ip for one in kernel.loopback.addresses} if kernel.loopback is not None else set()
+        self._learnt.prefer({version: one for version, one in addresses.items() if one in own})
+        self.router.find_ways(ways_of(kernel, found.gateways))
+        if wanted is not None:
             self.router.announce(wanted)
+        unprogrammed = (*found.unprogrammed, *self._secret(objects))
+        self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
+
+    def _secret(self, objects: Objects) -> Iterable[Network]:
+        """Ranges to which packets go encrypted or not at all."""
+        blocks = (one.value.cidr for one in self._buckets.blocks.entries.values() if isinstance(one.value, Block))
+        return prohibited([pool.cidr for pool in objects.pools], blocks, self._followed[0])
 
     async def _begin(self) -> Router:
         """A speaker, which takes over the routes that the kernel has of an earlier one."""
@@ -223,6 +233,11 @@ class Bgp:
     async def _close(self) -> None:
         if self.router is not None:
             self.router.close()
+
+
+def _of_listener(faults: Mapping[Address, Reason], node: str) -> Iterable[Fault]:
+    """Why peers' connections are not taken at an address."""
+    return (Fault(one.text, one.remedy, about=("Node", node)) for _, one in sorted(faults.items(), key=str))
 
 
 def _occupied(kernel: Snapshot) -> Iterable[Network]:

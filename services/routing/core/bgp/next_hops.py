@@ -70,22 +70,24 @@ class Ways:
         return None
 
 
-def bound(session: SessionSettings, ways: Ways, kernel: Snapshot) -> SessionSettings:
-    """The session of an external peer that is on a link of this node, while the node's own address is on none.
+def bound(session: SessionSettings, kernel: Snapshot) -> SessionSettings:
+    """The session of an external peer that is on a link of this node, while the address it is held from is not.
 
     It is held from the link's address: from another one the peer would not take it for a neighbor on the link, and BFD
-    (RFC 5881) and the next hop that it is sent would be another router's.
+    (RFC 5881) and the next hop that it is sent would be another router's. A link that is down for a while counts, too:
+    the session has its hold time, and another address would be another session.
     """
-    hop = ways.hop(session.address, session.interface)
-    if not session.external or session.local is None or hop is None or hop.via != session.address:
+    if not session.external or session.local is None:
         return session
-    for uplink in kernel.uplinks:
-        own = [
-            one.ip for one in uplink.addresses if one.version == session.address.version and not one.ip.is_link_local
-        ]
-        if uplink.index == hop.link and own and session.local not in own:
-            return replace(session, local=own[0])
-    return session
+    ways = ways_of(replace(kernel, uplinks=tuple(replace(uplink, up=True) for uplink in kernel.uplinks)))
+    hop = ways.hop(session.address, session.interface)
+    if hop is None or hop.via != session.address:
+        return session
+    addresses = next(uplink.addresses for uplink in kernel.uplinks if uplink.index == hop.link)
+    own = [one for one in addresses if one.version == session.address.version and not one.ip.is_link_local]
+    if not own or session.local in (one.ip for one in own):
+        return session
+    return replace(session, local=next((one.ip for one in own if session.address in one.network), own[0].ip))
 
 
 def own_next_hops(session: SessionSettings, kernel: Snapshot, addresses: Mapping[int, Address]) -> dict[int, Address]:
@@ -107,13 +109,13 @@ def ways_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) 
     """What the kernel has of ways to next hops now."""
     names = {uplink.index: uplink.name for uplink in kernel.uplinks if uplink.up}
     found = [
-        Way(interface.network, uplink.index, uplink.name)
+        (0, Way(interface.network, uplink.index, uplink.name))
         for uplink in kernel.uplinks
         for interface in uplink.addresses
         if uplink.up and not interface.ip.is_link_local and interface.network.prefixlen < interface.max_prefixlen
     ]
     found += [
-        Way(route.destination, route.link, names[route.link], route.via)
+        (route.metric, Way(route.destination, route.link, names[route.link], route.via))
         for route in kernel.routes
         if route.kind is Kind.UNICAST
         and route.link in names
@@ -122,10 +124,15 @@ def ways_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) 
     ]
     holders = (*kernel.uplinks, *((kernel.loopback,) if kernel.loopback is not None else ()))
     return Ways(
-        ways=tuple(
-            sorted(dict.fromkeys(found), key=lambda way: (-way.network.prefixlen, way.via is not None, way.link))
-        ),
+        ways=tuple(dict.fromkeys(way for _, way in sorted(found, key=lambda one: _precedence(*one)))),
         links={name: index for index, name in names.items()},
         gateways=dict(gateways),
         own=frozenset(interface.ip for holder in holders for interface in holder.addresses),
     )
+
+
+def _precedence(metric: int, way: Way) -> tuple[int, ...]:
+    """The longest prefix first, of equal ones the least metric, as the kernel takes them; then any order, but one."""
+    network, via = way.network, way.via
+    router = (via.version, int(via)) if via is not None else (0, 0)
+    return -network.prefixlen, network.version, int(network.network_address), metric, *router, way.link

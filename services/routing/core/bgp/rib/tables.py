@@ -351,10 +351,11 @@ class Tables:
 
     def decide(self, limit: int = 1000) -> list[Change]:
         """Decide at most ``limit`` prefixes of those that changed; give those that other paths are used for now."""
+        waiting = [table for table in self._loc.values() if table.undecided and not table.deferred]
         changes: list[Change] = []
-        for table in self._loc.values():
+        for left, table in zip(range(len(waiting), 0, -1), waiting, strict=True):
             before = table.decided
-            changes += table.decide(limit)
+            changes += table.decide(-(-limit // left))  # no family keeps the others waiting
             limit -= table.decided - before
         return changes
 
