@@ -107,7 +107,13 @@ async def build(
         announce = _announce(runtime, mirror, installer)
     if node and speaks:
         speaker = Bgp(
-            runtime, mirror, LearntRoutes(kernel), lambda: installer.snapshot, lambda: installer.encrypted, loop.poke
+            runtime,
+            mirror,
+            LearntRoutes(kernel),
+            lambda: installer.snapshot,
+            lambda: installer.encrypted,
+            loop.poke,
+            namespace=namespace,
         )
         installer.learnt = speaker.leads_to
 

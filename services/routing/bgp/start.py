@@ -11,6 +11,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from chassis.bus.cursor import Cursor
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
@@ -20,10 +22,11 @@ from proto.addresses import Block, Claim
 from proto.events import BgpSession
 from proto.net import Network
 from proto.subjects import event_subject
+from services.routing.bgp.detection import FOLDER, Detection
 from services.routing.bgp.mirror import Mirror
 from services.routing.bgp.router import Reports, Router
 from services.routing.bgp.session import PeerState
-from services.routing.bgp.sockets import Opener, tcp_socket
+from services.routing.bgp.sockets import tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
@@ -65,10 +68,11 @@ class Bgp:
         encrypted: Callable[[], Set[int]],
         settled: Callable[[], None],
         *,
-        opener: Opener = tcp_socket,
+        namespace: Path | None = None,
     ) -> None:
         """``kernel``: as of the last pass of the loop ``routes``; ``encrypted``: families whose packets must be, so
-        that no learnt route leads to a pool of theirs; ``settled``: other routes than before are in the kernel.
+        that no learnt route leads to a pool of theirs; ``settled``: other routes than before are in the kernel;
+        ``namespace``: a network namespace other than the process' own.
         """
         self._encrypted = encrypted
         self._settled = settled
@@ -79,7 +83,7 @@ class Bgp:
         self._buckets = buckets
         self._learnt = learnt
         self._kernel = kernel
-        self._opener = opener
+        self._opener = partial(tcp_socket_in, namespace) if namespace is not None else tcp_socket
         self._once: Once[Fault] = Once()
         self._peering = Peering()
         self._known = False
@@ -89,6 +93,11 @@ class Bgp:
         """None while nobody asks for a speaker."""
         self.faults: tuple[Fault, ...] = ()
         """What the objects ask for and this node cannot do."""
+        self._detection = Detection(
+            runtime.settings.state_dir / FOLDER, runtime.log, lambda: self.router, learnt, namespace=namespace
+        )
+        runtime.spawn("bfd", self._detection.bfd.run())
+        runtime.spawn("bgp failures", self._detection.run())
         views = (self._mirror.objects, buckets.blocks, buckets.claims)
         cursors = [view.cursor() for view in views]
         self._loop = Loop(runtime, "bgp", cursors=cursors, apply=self.apply, period=PERIOD)
@@ -104,6 +113,7 @@ class Bgp:
                 await self._follow(objects)
         if not self._known:
             return Done()
+        self._report((*self._peering.faults, *self._detection.faults()))
         if self.router is not None:
             await self.router.work()
         passed = await self._learnt.apply(full=dirty.full, occupied=_occupied(self._kernel()))
@@ -124,7 +134,6 @@ class Bgp:
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
         self._peering = found = peering(objects)
-        self._report(found.faults)
         if found.speaker is None:
             self._end()
             return
@@ -137,6 +146,7 @@ class Bgp:
         peers = [replace(peer, session=bound(peer.session, ways, kernel)) for peer in found.peers]
         addresses = addresses_of(node)
         next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
+        self._detection.follow(peers, ways, kernel)
         self.router.find_ways(ways)
         self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
         if (wanted := self._announced(objects)) is not None:
@@ -157,6 +167,7 @@ class Bgp:
 
     def _end(self) -> None:
         """Nobody asks for a speaker: peers are told, and what was learnt goes."""
+        self._detection.follow((), Ways(), Snapshot())
         if self.router is not None:
             self.router.leave()
             self.router = None
@@ -203,6 +214,8 @@ class Bgp:
             self._runtime.bus.report_fault(fault.fault, fault.remedy, self._node)
 
     def _changed(self, name: str, state: PeerState) -> None:
+        if state.state is State.ESTABLISHED:
+            self._detection.established(name)
         why, remedy = (state.fault.text, state.fault.remedy) if state.fault is not None else ("", "")
         said = BgpSession(self._node, name, _NAMES[state.state], why, remedy)
         self._runtime.log.info("bgp-session", peer=name, state=said.state, why=why)

@@ -14,7 +14,7 @@ from kit.tunnels import ROUTE_PROTOCOL
 from proto.net import Address, Network
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.rib.paths import Reach
-from services.routing.core.fib import PODS, Kind, Snapshot
+from services.routing.core.fib import PODS, Kind, Snapshot, Uplink
 from services.routing.core.learnt import PROTOCOL, Hop
 
 BY_ROUTER = 1
@@ -70,22 +70,40 @@ class Ways:
         return None
 
 
+def link_of(session: SessionSettings, ways: Ways, kernel: Snapshot) -> Uplink | None:
+    """The link that a peer is on itself, behind no router; None: it is on none. A link that is down stays its link:
+    what follows from that is for failure detection, and the session is the same when the link comes up.
+    """
+    address = session.address
+    if address in ways.gateways:
+        return None
+    if (hop := ways.hop(address, session.interface)) is not None and hop.via == address:
+        return next((uplink for uplink in kernel.uplinks if uplink.index == hop.link), None)
+    return next((uplink for uplink in kernel.uplinks if not uplink.up and _is_on(uplink, session)), None)
+
+
+def _is_on(uplink: Uplink, session: SessionSettings) -> bool:
+    address = session.address
+    if address.is_link_local:
+        return uplink.name == session.interface
+    return any(
+        address in one.network and address != one.ip
+        for one in uplink.addresses
+        if one.version == address.version and one.network.prefixlen < one.max_prefixlen
+    )
+
+
 def bound(session: SessionSettings, ways: Ways, kernel: Snapshot) -> SessionSettings:
     """The session of an external peer that is on a link of this node, while the node's own address is on none.
 
     It is held from the link's address: from another one the peer would not take it for a neighbor on the link, and BFD
     (RFC 5881) and the next hop that it is sent would be another router's.
     """
-    hop = ways.hop(session.address, session.interface)
-    if not session.external or session.local is None or hop is None or hop.via != session.address:
+    link = link_of(session, ways, kernel)
+    if not session.external or session.local is None or link is None:
         return session
-    for uplink in kernel.uplinks:
-        own = [
-            one.ip for one in uplink.addresses if one.version == session.address.version and not one.ip.is_link_local
-        ]
-        if uplink.index == hop.link and own and session.local not in own:
-            return replace(session, local=own[0])
-    return session
+    own = [one.ip for one in link.addresses if one.version == session.address.version and not one.ip.is_link_local]
+    return replace(session, local=own[0]) if own and session.local not in own else session
 
 
 def own_next_hops(session: SessionSettings, kernel: Snapshot, addresses: Mapping[int, Address]) -> dict[int, Address]:
