@@ -194,7 +194,7 @@ class Netlink:
         if not messages:
             return []
         refused: list[tuple[int, NetlinkRefused]] = []
-        for index, code, words in self._answers(lambda first: pack(messages, first), len(messages)):
+        for index, code, words in self._exchange(lambda first: pack(messages, first), len(messages)):
             message = messages[index]
             if code not in message.tolerated:
                 refused.append((index, NetlinkRefused(code, f"{message.named}: {os.strerror(code)}{words}")))
@@ -204,9 +204,9 @@ class Netlink:
         """Sends ``count`` messages that ``packed`` makes, given the number of the first, the last of which asks for an
         acknowledgement; returns the places of those that were refused, each with its errno.
         """
-        return [(index, code) for index, code, _ in self._answers(packed, count)] if count else []
+        return [(index, code) for index, code, _ in self._exchange(packed, count)] if count else []
 
-    def _answers(self, packed: Callable[[int], bytearray], count: int) -> list[tuple[int, int, str]]:
+    def _exchange(self, packed: Callable[[int], bytearray], count: int) -> list[tuple[int, int, str]]:
         """Sends a batch; index, errno and the kernel's words of each refusal."""
         first, last = self._sequence + 1, self._sequence + count
         self._sequence = last
@@ -254,8 +254,13 @@ class Netlink:
 
         for _ in range(5):
             found.clear()
-            if self.dump_each(kind, body, take, tolerated):
-                return found
+            try:
+                if self.dump_each(kind, body, take):
+                    return found
+            except NetlinkRefused as error:
+                if error.errno not in tolerated:
+                    raise
+                return []
         raise NetlinkRefused(errno.EAGAIN, "a dump was interrupted five times by changes")
 
     def dump_each(self, kind: int, body: bytes, take: Take, tolerated: tuple[int, ...] = ()) -> bool:

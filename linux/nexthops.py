@@ -26,7 +26,7 @@ NEXTHOP_GROUP = 1 << 31
 _NHMSG = struct.Struct("<BBBBI")
 _MEMBER = struct.Struct("<IBBH")
 _ID, _GROUP, _LINK, _GATEWAY = 1, 2, 5, 6
-_DESTINATION, _PRIORITY, _TABLE, _NEXTHOP = 1, 6, 15, 30
+_DESTINATION, _PRIORITY, _PREFSRC, _TABLE, _NEXTHOP = 1, 6, 7, 15, 30
 _ANY_SCOPE = 255
 _HEADER = struct.Struct("<IHH")
 _RTMSG_REST = struct.Struct("<BBBBBBI")
@@ -92,23 +92,29 @@ class RouteWriter:
     Each message is one call of ``struct``: all that is the same for all routes is packed once.
     """
 
-    def __init__(self, family: int, *, protocol: int, metric: int) -> None:
-        """``family``: AF_INET or AF_INET6."""
+    def __init__(self, family: int, *, protocol: int, metric: int, source: bytes = b"") -> None:
+        """``family``: AF_INET or AF_INET6; ``source``: address that this host's own packets take by these routes, else
+        the kernel takes one of the link's.
+        """
         size = 4 if family == socket.AF_INET else 16
+        preferred = _ATTRIBUTE.pack(4 + size, _PREFSRC) + source if source else b""
         priority = number(_PRIORITY, metric)
         self._family, self._metric, self._protocol = family, metric, protocol
-        self._set = struct.Struct(f"<8sI4xBB14s{size}s12sI")
+        self._set = struct.Struct(f"<8sI4xBB14s{size}s{12 + len(preferred)}sI")
         self._remove = struct.Struct(f"<8sI4xBB14s{size}s8s")
         named = priority + _ATTRIBUTE.pack(8, _NEXTHOP)
         destination = _ATTRIBUTE.pack(4 + size, _DESTINATION)
         head = _RTMSG_REST.pack(0, 0, TABLE_MAIN, protocol, 0, UNICAST, 0)
         removed = _RTMSG_REST.pack(0, 0, TABLE_MAIN, protocol, _ANY_SCOPE, UNICAST, 0)
-        self._set_parts = head + destination, named
+        self._set_parts = head + destination, preferred + named
         self._remove_parts = removed + destination, priority
-        # What is dumped has its attributes in this order: RTA_TABLE, RTA_DST, RTA_PRIORITY, RTA_NH_ID.
-        seen = struct.Struct(f"<xc2x2s6x12s{size}s12sI")
+        # What is dumped has its attributes in this order: RTA_TABLE, RTA_DST, RTA_PRIORITY, RTA_PREFSRC, RTA_NH_ID; of
+        # IPv6 RTA_PREFSRC comes before RTA_PRIORITY.
+        seen = struct.Struct(f"<xc2x2s6x12s{size}s{12 + len(preferred)}sI")
         self._seen, self._least = seen.unpack_from, seen.size
-        self._head, self._named = bytes((TABLE_MAIN, protocol)), named
+        in_order = (priority, preferred) if family == socket.AF_INET else (preferred, priority)
+        self._head, self._named = bytes((TABLE_MAIN, protocol)), b"".join(in_order) + _ATTRIBUTE.pack(8, _NEXTHOP)
+        self._source = source
         self._numbered = number(_TABLE, TABLE_MAIN) + destination
 
     def batch(self, first: int, routes: Sequence[tuple[bytes, int]]) -> bytearray:
@@ -141,8 +147,9 @@ class RouteWriter:
         return routes_query(self._family, protocol=self._protocol)
 
     def read(self, received: bytes, start: int, end: int) -> tuple[bytes, int] | None:
-        """Prefix and next hop object of the RTM_NEWROUTE body from ``start`` to ``end``, 0 for a route that names none;
-        None for one of another protocol, metric, table or kind. Raises struct.error for less than a ``struct rtmsg``.
+        """Prefix and next hop object of the RTM_NEWROUTE body from ``start`` to ``end``, 0 for one that names none or
+        has another source; None for one of another protocol, metric, table or kind. Raises struct.error for less than a
+        ``struct rtmsg``.
         """
         if end - start >= self._least:
             length, head, numbered, octets, named, identifier = self._seen(received, start)
@@ -155,5 +162,6 @@ class RouteWriter:
         seen = parse_route(body)
         if (seen.table, seen.protocol, seen.metric, seen.kind) != (TABLE_MAIN, self._protocol, self._metric, UNICAST):
             return None
-        named = parse_attributes(body[_RTMSG:]).get(_NEXTHOP, b"")
+        attributes = parse_attributes(body[_RTMSG:])
+        named = attributes.get(_NEXTHOP, b"") if attributes.get(_PREFSRC, b"") == self._source else b""
         return bytes((seen.length,)) + seen.destination[: (seen.length + 7) >> 3], int.from_bytes(named, "little")

@@ -21,6 +21,7 @@ from proto.codec import encode_segment
 from proto.pairs import PairsRequest
 from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
+from services.routing.bgp.mirror import Asked
 from services.routing.bgp.start import Bgp
 from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
@@ -56,14 +57,7 @@ async def build(
     if not settings.node and not settings.gateway:
         raise SettingsFault("AIRMESH_NODE", settings.node, "name this Node, or set AIRMESH_GATEWAY=true")
     node = "" if settings.gateway else settings.node
-    kernel = Kernel(
-        settings.uplinks,
-        namespace,
-        settings.sysctl_root,
-        loopback=settings.loopback,
-        programs=not settings.gateway if programs is None else programs,
-        wireguard=partial(_wireguard, settings),
-    )
+    kernel = _kernel(settings, namespace, not settings.gateway if programs is None else programs)
     runtime.on_stop(kernel.close)
     mirror = Mirror(bus, node, served)
     measured = asyncio.Event()
@@ -105,6 +99,8 @@ async def build(
     await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, settings.node, installer.states()))
     if settings.node:
         announce = _announce(runtime, mirror, installer)
+    if speaks and not node:
+        installer.learnt = Asked(bus).leads_to
     if node and speaks:
         speaker = Bgp(
             runtime,
@@ -116,6 +112,17 @@ async def build(
             namespace=namespace,
         )
         installer.learnt = speaker.leads_to
+
+
+def _kernel(settings: Settings, namespace: Path | None, programs: bool) -> Kernel:
+    return Kernel(
+        settings.uplinks,
+        namespace,
+        settings.sysctl_root,
+        loopback=settings.loopback,
+        programs=programs,
+        wireguard=partial(_wireguard, settings),
+    )
 
 
 def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:

@@ -5,7 +5,7 @@ The tables (``core.learnt``) say what there should be; here it is read and writt
 what is learnt meanwhile joins the next one. A change of next hops comes before the routes that name them, and an object
 goes after its last route. Memory: one slice, and what of the kernel's table is not as it should be.
 
-A route is replaced in index, so no packet finds it missing. A next hop that is said to be lost leaves its groups at
+A route is replaced in place, so no packet finds it missing. A next hop that is said to be lost leaves its groups at
 once, whatever becomes of the routes.
 """
 
@@ -20,7 +20,7 @@ from itertools import islice
 
 from linux import nexthops, rtnl
 from linux.netlink import Netlink
-from proto.net import Network
+from proto.net import Address, Network
 from services.routing.core.bgp.values import Family, Prefix, prefix_of
 from services.routing.core.learnt import (
     FIRST_ID,
@@ -67,13 +67,20 @@ class LearntRoutes:
         self._kernel = kernel
         self._next_hops = NextHops()
         self._tables = {family: Table(family) for family in Family}
-        self._writers = {
-            family: nexthops.RouteWriter(AF[family], protocol=PROTOCOL, metric=METRIC) for family in Family
-        }
+        self._sources: dict[Family, bytes] = {}
+        self._writers = _writers(self._sources)
         self._objects: dict[int, Object] = {}
         """Next hop objects of ours in the kernel, as of the last full pass and what was set since."""
         self._lost: frozenset[Hop] = frozenset()
         self._lacking: frozenset[Hop] = frozenset()
+
+    def prefer(self, sources: Mapping[int, Address]) -> None:
+        """Packets of this node itself take these addresses, by family (4, 6), by learnt routes, else those of
+        the link. Routes in the kernel follow with the next full pass.
+        """
+        wanted = {(Family.IPV4 if version == 4 else Family.IPV6): one.packed for version, one in sources.items()}
+        if wanted != self._sources:
+            self._sources, self._writers = wanted, _writers(wanted)
 
     def replace(self, family: Family, prefixes: Iterable[Prefix], hops: Iterable[Hop]) -> None:
         """These prefixes are reached by these next hops from now on, by none of them: not at all. Raises OverflowError
@@ -183,6 +190,13 @@ class LearntRoutes:
         self._next_hops.forget(idle)
         for identifier in idle:
             self._objects.pop(identifier, None)
+
+
+def _writers(sources: Mapping[Family, bytes]) -> dict[Family, nexthops.RouteWriter]:
+    return {
+        family: nexthops.RouteWriter(AF[family], protocol=PROTOCOL, metric=METRIC, source=sources.get(family, b""))
+        for family in Family
+    }
 
 
 async def remove(kernel: Kernel) -> int:

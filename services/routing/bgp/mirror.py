@@ -7,12 +7,15 @@ missing for a moment would be told that it is removed.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
 from chassis.bus.client import Bus
 from chassis.bus.view import View
+from kit.model_settings import DEFAULT
 from proto.codec import kind_prefix
+from proto.net import Network
 from proto.objects import (
     KIND_OF,
     BGPConfiguration,
@@ -69,6 +72,22 @@ class Mirror:
         if self.services is None or not _is_whole(self.services, OF_SERVICES):
             return None
         return tuple(_all(self.services, Service)), tuple(_all(self.services, EndpointSlice))
+
+
+class Asked:
+    """Whether anybody asks nodes to speak BGP, for a gateway, which speaks none: then the fabric leads to pods."""
+
+    def __init__(self, bus: Bus) -> None:
+        self.view = _watch(bus, (BGPConfiguration, BGPPeer), "bgp")
+
+    def leads_to(self) -> Callable[[Network], bool] | None:
+        """A way to every prefix, by routes of others; None: nobody asks for BGP."""
+        asked = _all(self.view, BGPPeer) or any(one.name == DEFAULT for one in _all(self.view, BGPConfiguration))
+        return _anywhere if asked else None
+
+
+def _anywhere(_prefix: Network) -> bool:
+    return True
 
 
 def _watch(bus: Bus, kinds: tuple[type, ...], name: str) -> View:

@@ -16,7 +16,7 @@ from itertools import islice
 
 MOST_WAITING = 4 << 20
 """Octets that may wait for a peer before nothing more is taken."""
-_AT_ONCE = 64
+_AT_ONCE = 512
 """Messages in one call of sendmsg(2)."""
 
 

@@ -118,8 +118,8 @@ class Router:
         next_hops: Mapping[str, Mapping[int, Address]] = MappingProxyType({}),
         unprogrammed: Iterable[Network] = (),
     ) -> None:
-        """Be this speaker, with these peers. ``addresses``: this node's own by family (4, 6); ``next_hops``: those that a
-        peer (by name) is sent as next hops, where they are others; ``unprogrammed``: learnt prefixes in these ranges
+        """Be this speaker, with these peers. ``addresses``: this node's own by family (4, 6); ``next_hops``: those that
+        a peer (by name) is sent as next hops, where they are others; ``unprogrammed``: learnt prefixes in these ranges
         are for peers alone.
         """
         wanted = {peer.name: peer for peer in peers}

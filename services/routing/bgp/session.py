@@ -23,6 +23,7 @@ from services.routing.core.bgp.codec.messages import MessageKind, Open, RouteRef
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.session.actions import (
     OUTGOING,
+    Accept,
     Action,
     Close,
     Connect,
@@ -104,6 +105,7 @@ class Session:
         self._actions: deque[Action] = deque()
         self._acting = False
         self._timer: asyncio.TimerHandle | None = None
+        self._arriving: socket.socket | None = None
         self._refused = False
         self._shown: tuple[State, Reason | None] = (State.IDLE, None)
         self._since = time.time()
@@ -138,11 +140,10 @@ class Session:
     def accepted(self, opened: socket.socket) -> None:
         """The peer has made a connection."""
         link, actions = self.machine.accept(self._loop.time())
+        self._arriving = opened
+        self.act(actions)
         if link is None:
             refuse(opened)
-        else:
-            self._wire(link, opened).begin()
-        self.act(actions)
 
     def send(self, messages: Sequence[bytes]) -> bool:
         """Send messages by the session; False: there is none, or too much waits, and none of them is sent.
@@ -198,6 +199,10 @@ class Session:
                 self._send(link, octets, last=last)
             case Connect():
                 self._connect()
+            case Accept(link):
+                if self._arriving is not None:
+                    self._wire(link, self._arriving).begin()
+                    self._arriving = None
             case Close(link):
                 self._close(link)
             case Established():

@@ -1,7 +1,7 @@
 """The BGP speaker of a node: its peers' sessions and their listener, as one thing that an agent holds.
 
 ``follow`` says which peers there should be. A peer whose session is to be held in another way gets a new one, one that
-is gone is told so by a NOTIFICATION, and nobody else's session is touched. What happens is reported to the owner by
+is gone hears so by a NOTIFICATION, and nobody else's session is touched. What happens is reported to the owner by
 plain calls in the event loop (``session.Owner``).
 
 A planned restart is ``suspend``, then ``close``: peers with graceful restart keep the routes. After a restart
@@ -76,6 +76,7 @@ class Speaker:
         replaced = self._sessions.keys() & changed
         for name in replaced:
             self._end(name, Cease.CONFIGURATION_CHANGE)
+        self._shut_down &= peers.keys()
         self._peers = dict(peers)
         self._refused |= self.listener.follow(self._peers)
         for name in changed:

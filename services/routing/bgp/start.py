@@ -147,6 +147,8 @@ class Bgp:
         addresses = addresses_of(node)
         next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
         self._detection.follow(peers, ways, kernel)
+        loopback = kernel.loopback.addresses if kernel.loopback is not None else ()
+        self._learnt.prefer({version: own for version, own in addresses.items() if own in {one.ip for one in loopback}})
         self.router.find_ways(ways)
         self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
         if (wanted := self._announced(objects)) is not None:

@@ -108,7 +108,7 @@ class Wire:
         try:
             progress = self.outbox.flush()
         except OSError as error:
-            self._loop.call_soon(self._end, ended_reason(error))
+            self._loop.call_soon(self._broken, error)
             return
         self._await_room()
         if not self.outbox.waiting and self._last and self.reports is None:
@@ -130,6 +130,12 @@ class Wire:
             self.outbox.shut_down()
         except OSError:
             self._shut()
+
+    def _broken(self, error: OSError) -> None:
+        """Nothing can be sent; the peer's NOTIFICATION may have come before."""
+        if self._socket.fileno() >= 0:
+            self.read()
+            self._end(ended_reason(error))
 
     def _end(self, reason: Reason) -> None:
         reports, self.reports = self.reports, None

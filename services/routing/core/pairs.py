@@ -156,7 +156,7 @@ def _by_bgp(choice: Choice, peer: str, prefixes: list[Network], learnt: Callable
     """Packets as they are, to a node that is on no link of this one: the fabric leads there, if its routers say so."""
     missing = [prefix for prefix in prefixes if not learnt(prefix)]
     if not missing:
-        return replace(choice, state="taken", why="BGP peers lead there", faults=(), learnt=True)
+        return replace(choice, state="taken", why="the fabric leads there, by BGP", faults=(), learnt=True)
     others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
     fault = Fault(
         f"no BGP peer of this node leads to {missing[0]}{others} of node {peer}, which is on no link of this one",

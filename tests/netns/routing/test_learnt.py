@@ -181,6 +181,26 @@ async def test_each_refusal_of_a_full_slice_is_heard(fabric: Fabric, kernel: Ker
 
 
 @FAMILIES
+async def test_packets_of_the_node_itself_have_its_own_address(fabric: Fabric, kernel: Kernel, version: int) -> None:
+    destination, own = ("10.1.0.0/24", "10.9.9.9") if version == 4 else ("fd00:1::/64", "fd00:9::9")
+    family, prefix = prefix_of(ip_network(destination))
+    learnt = LearntRoutes(kernel)
+    learnt.replace(family, [prefix], fabric.both(version))
+    await learnt.apply(full=True)
+    assert own not in fabric.node.ip(f"-{version} route show {destination}")
+    learnt.prefer({version: ip_address(own)})
+    assert (await learnt.apply(full=True)).written == 1
+    assert f"src {own}" in fabric.node.ip(f"-{version} route show {destination}")
+    assert (await learnt.apply(full=True)).written == 0
+    fabric.node.ip(f"-{version} route del {destination}")
+    again = LearntRoutes(kernel)
+    again.prefer({version: ip_address(own)})
+    again.replace(family, [prefix], fabric.both(version))
+    assert (await again.apply(full=True)).written == 1
+    assert (await again.apply(full=True)).written == 0
+
+
+@FAMILIES
 async def test_what_somebody_takes_away_or_changes_comes_back(fabric: Fabric, kernel: Kernel, version: int) -> None:
     learnt = LearntRoutes(kernel)
     texts = [f"10.{number}.0.0/16" if version == 4 else f"2001:db8:{number:x}::/48" for number in range(200)]

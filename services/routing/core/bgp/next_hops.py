@@ -107,14 +107,17 @@ def bound(session: SessionSettings, ways: Ways, kernel: Snapshot) -> SessionSett
 
 
 def own_next_hops(session: SessionSettings, kernel: Snapshot, addresses: Mapping[int, Address]) -> dict[int, Address]:
-    """This node's addresses by family (4, 6), as a peer can use them as next hops: on the link that the session is held
+    """Addresses of this node by family (4, 6) that a peer can use as next hops: on the link that the session is held
     from those of the link, elsewhere the node's own, which are ``addresses``.
     """
     for uplink in kernel.uplinks:
         own = [one.ip for one in uplink.addresses if not one.ip.is_link_local]
         if session.local in own:
-            on_link = {one.version: one for one in reversed(own)}
-            return {**addresses, **on_link, **{family: one for family, one in addresses.items() if one in own}}
+            found = dict(addresses)
+            for one in reversed(own):
+                if addresses.get(one.version) not in own:
+                    found[one.version] = one
+            return found
     return dict(addresses)
 
 

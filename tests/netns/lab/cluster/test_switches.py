@@ -103,12 +103,16 @@ class World:
         return namespaces.run(["birdc", "-r", "-s", str(self.where.node(node.name).run / "bird.ctl"), *words])
 
     async def until(self, what: str, holds: Callable[[], bool]) -> None:
-        """Wait for what becomes true of kernel or daemons."""
+        """Wait for what becomes true of kernel or daemons; that it never does is a failed assertion."""
 
         async def ready() -> bool:
             return await asyncio.to_thread(holds)
 
-        await self.launcher.until(what, ready, seconds=SECONDS)
+        try:
+            await self.launcher.until(what, ready, seconds=SECONDS)
+        except LabError as late:
+            shown = [f"{node.name}:\n{self.ask(node, 'show', 'protocols')}" for node in self.nodes]
+            raise AssertionError("\n".join([str(late), *shown])) from late
 
     async def until_links(self, source: Host, targets: Sequence[object], links: set[str]) -> None:
         """Wait until a node sends to these addresses by exactly these links."""
@@ -116,10 +120,7 @@ class World:
         def all_by_links() -> bool:
             return all(paths_to(source, one) == links for one in targets)
 
-        try:
-            await self.until(f"{source.name} to {targets} by {links}", all_by_links)
-        except LabError as late:
-            raise LabError(f"{late}\n{self.ask(source, 'show', 'protocols')}") from late
+        await self.until(f"{source.name} to {targets} by {links}", all_by_links)
 
 
 def pod(node: Host, version: int) -> IPv4Address | IPv6Address:

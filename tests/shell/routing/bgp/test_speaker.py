@@ -219,6 +219,25 @@ async def test_a_peer_that_reconnects_all_the_time_is_admitted_at_a_rate(
     await until(lambda: one.listener.refused >= 30 - BURST - 5)
 
 
+async def test_silent_connections_of_a_peer_make_room_for_one_that_speaks(
+    make: Make, port: int, raw: Callable[..., Raw]
+) -> None:
+    """The third connection takes the number of one whose OPEN has not come, and that one alone is closed."""
+    one, owner = make()
+    listens(one, 1, port)
+    one.follow({"nine": peer("nine", settings(1, 9, port, passive=True))})
+    silent = [await raw(9).connect() for _ in range(2)]
+    await until(lambda: one.states()["nine"].sent_messages == 2)
+    speaks = await raw(9).connect()
+    await speaks.establish()
+    await until(lambda: owner.of("nine", Established))
+    for connection in silent:
+        await connection.closed()
+    assert all(bytes(connection.messages()[-1][1]) == b"\x06\x07" for connection in silent), "collision"
+    await speaks.send(EOR)
+    await until(lambda: owner.of("nine", Update))
+
+
 async def test_a_peer_that_takes_nothing_costs_a_bound_and_holds_nobody(
     make: Make, port: int, raw: Callable[..., Raw]
 ) -> None:
@@ -229,9 +248,9 @@ async def test_a_peer_that_takes_nothing_costs_a_bound_and_holds_nobody(
     for one_of in (stuck, works):
         await one_of.establish()
     await until(lambda: owner.of("8", Established) and owner.of("9", Established))
-    while one.send("8", [EOR] * 1000):
+    while one.send("8", [EOR * 130] * 100):
         await asyncio.sleep(0)
-    assert one.states()["8"].waiting_octets < MOST_WAITING + 1000 * len(EOR)
+    assert one.states()["8"].waiting_octets < MOST_WAITING + 13_000 * len(EOR)
     assert not one.send("8", [EOR]), "none of it is taken"
     assert one.send("9", [EOR])
     await works.send(EOR)

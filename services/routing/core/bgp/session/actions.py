@@ -22,6 +22,13 @@ class Connect:
 
 
 @dataclass(frozen=True, slots=True)
+class Accept:
+    """The connection that the peer has just made is this one. Another one of the number has been closed before."""
+
+    link: Link
+
+
+@dataclass(frozen=True, slots=True)
 class Close:
     """Close a connection, or give up making it. What was sent by it just before is still to arrive."""
 
@@ -77,4 +84,4 @@ class DeferSelection:
     until: float
 
 
-Action = Connect | Close | Send | Established | Lost | Received | DeferSelection | LongLived | DropStale
+Action = Connect | Accept | Close | Send | Established | Lost | Received | DeferSelection | LongLived | DropStale

@@ -30,6 +30,7 @@ from services.routing.core.bgp.session import negotiation
 from services.routing.core.bgp.session.actions import (
     INCOMING,
     OUTGOING,
+    Accept,
     Action,
     Close,
     Connect,
@@ -178,13 +179,14 @@ class Machine:
         return self._taken()
 
     def accept(self, now: float) -> tuple[Link | None, list[Action]]:
-        """The peer has made a TCP connection: its number from now on; None: close it at once."""
+        """The peer has made a TCP connection: its number from now on, which ``Accept`` says, too; None: close it."""
         self._start_due(now)
         session, free = self.session, None
         if session is None or self._may_have_restarted(session, now):
             free = self._free(now)
         if free is not None:
             free.opened = True
+            self._actions.append(Accept(free.link))
             self._drive(free, Event.TCP_CONNECTION_CONFIRMED, now)
         return (free.link if free is not None else None), self._taken()
 
