@@ -103,7 +103,13 @@ async def build(
         installer.learnt = Asked(bus).leads_to
     if node and speaks:
         speaker = Bgp(
-            runtime, mirror, LearntRoutes(kernel), lambda: installer.snapshot, lambda: installer.encrypted, loop.poke
+            runtime,
+            mirror,
+            LearntRoutes(kernel),
+            lambda: installer.snapshot,
+            lambda: installer.encrypted,
+            loop.poke,
+            namespace=namespace,
         )
         installer.learnt = speaker.leads_to
 

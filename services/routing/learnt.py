@@ -134,6 +134,11 @@ class LearntRoutes:
         found = longest_match(table.wanted, prefix)
         return found is not None and found not in table.refused
 
+    async def leave_lost(self) -> None:
+        """Take lost next hops out of their groups now, before any route is written. Raises KernelFault."""
+        if self._objects:
+            await self._settle_next_hops()
+
     async def apply(self, *, full: bool, occupied: Iterable[Network] = ()) -> Pass:
         """Write what has changed; ``full``: compare all with the kernel before, and let go of what nothing needs after.
         ``occupied``: destinations at which somebody else's route has our metric. Raises KernelFault.

@@ -180,6 +180,13 @@ class Router:
                 self._hand_over_again()
             self._poke()
 
+    def hops_of(self, name: str) -> frozenset[Hop]:
+        """Routers that a peer's routes lead to, other peers left out."""
+        others = {peer.session.address for other, peer in self._peers.items() if other != name}
+        named = {path.hop for family in Family for _, path in self.rib.received(name, family)}
+        found = {self._ways.hop(one.address, one.interface) for one in named if one is not None}
+        return frozenset(hop for hop in found if hop is not None and hop.via not in others)
+
     def _reach(self, address: Address, interface: str) -> Reach | None:
         return self._ways.reach(address, interface)
 

@@ -157,6 +157,11 @@ class Session:
         wire.send(messages)
         return True
 
+    def read(self) -> None:
+        """Take what has come by all connections, an end too."""
+        for wire in list(self._wires.values()):
+            wire.read()
+
     def close(self) -> None:
         """Let go of timer and connections; a last message still arrives."""
         if self._timer is not None:
@@ -274,8 +279,7 @@ class Session:
 
     def _tick(self) -> None:
         self._timer = None
-        for wire in list(self._wires.values()):
-            wire.read()
+        self.read()
         self.act(self.machine.tick(self._loop.time()))
 
     def _show(self) -> None:

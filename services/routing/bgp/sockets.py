@@ -8,11 +8,14 @@ with GTSM judges its SYN-ACK too; what it takes is bounded on each accepted conn
 from __future__ import annotations
 
 import errno
+import os
 import socket
 import struct
 from collections.abc import Callable
 from ipaddress import IPv4Address, ip_address
+from pathlib import Path
 
+from linux.netns import inside, open_netns
 from proto.net import Address
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.session.admission import Source
@@ -43,6 +46,16 @@ class Refused(Exception):
 def tcp_socket(family: int) -> socket.socket:
     """A TCP socket in the network namespace of the calling thread."""
     return socket.socket(family, socket.SOCK_STREAM | socket.SOCK_CLOEXEC)
+
+
+def tcp_socket_in(namespace: Path, family: int) -> socket.socket:
+    """The same in another network namespace."""
+    descriptor = open_netns(str(namespace))
+    try:
+        with inside(descriptor):
+            return tcp_socket(family)
+    finally:
+        os.close(descriptor)
 
 
 def family_of(address: Address) -> int:

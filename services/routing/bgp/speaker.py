@@ -108,6 +108,20 @@ class Speaker:
         if (session := self._sessions.get(name)) is not None and name not in self._shut_down:
             session.act(session.machine.stop(self._loop.time(), cease, text=text, again_after=after))
 
+    def is_established(self, name: str) -> bool:
+        """There is a session with a peer."""
+        session = self._sessions.get(name)
+        return session is not None and session.machine.session is not None
+
+    def is_restarting(self, name: str) -> bool:
+        """Routes of a peer are kept while its session is down (RFC 4724 4.2). What it has sent is read before, so that
+        a loop that was late knows of a connection that has ended.
+        """
+        if (session := self._sessions.get(name)) is None:
+            return False
+        session.read()
+        return session.machine.session is None and bool(session.machine.stale)
+
     def refuse_prefixes(self, name: str, content: bytes = b"") -> None:
         """A peer has announced more than it may (RFC 4486 4); ``content``: AFI, SAFI and the bound."""
         if (session := self._sessions.get(name)) is not None:

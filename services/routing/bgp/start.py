@@ -11,6 +11,8 @@ import asyncio
 import time
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import replace
+from functools import partial
+from pathlib import Path
 
 from chassis.bus.cursor import Cursor
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
@@ -20,10 +22,11 @@ from proto.addresses import Block, Claim
 from proto.events import BgpSession
 from proto.net import Address, Network
 from proto.subjects import event_subject
+from services.routing.bgp.detection import FOLDER, Detection
 from services.routing.bgp.mirror import Mirror
 from services.routing.bgp.router import Reports, Router
 from services.routing.bgp.session import PeerState
-from services.routing.bgp.sockets import Opener, tcp_socket
+from services.routing.bgp.sockets import tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
@@ -67,10 +70,11 @@ class Bgp:
         encrypted: Callable[[], Set[int]],
         settled: Callable[[], None],
         *,
-        opener: Opener = tcp_socket,
+        namespace: Path | None = None,
     ) -> None:
         """``kernel``: as of the last pass of the loop ``routes``; ``encrypted``: families whose packets must be, so
-        that no learnt route leads to a pool of theirs; ``settled``: other routes than before are in the kernel.
+        that no learnt route leads to a pool of theirs; ``settled``: other routes than before are in the kernel;
+        ``namespace``: a network namespace other than the process' own.
         """
         self._encrypted = encrypted
         self._settled = settled
@@ -81,7 +85,7 @@ class Bgp:
         self._buckets = buckets
         self._learnt = learnt
         self._kernel = kernel
-        self._opener = opener
+        self._opener = partial(tcp_socket_in, namespace) if namespace is not None else tcp_socket
         self._once: Once[Fault] = Once()
         self._peering = Peering()
         self._known = False
@@ -91,6 +95,11 @@ class Bgp:
         """None while nobody asks for a speaker."""
         self.faults: tuple[Fault, ...] = ()
         """What the objects ask for and this node cannot do."""
+        self._detection = Detection(
+            runtime.settings.state_dir / FOLDER, runtime.log, lambda: self.router, learnt, namespace=namespace
+        )
+        runtime.spawn("bfd", self._detection.bfd.run())
+        runtime.spawn("bgp failures", self._detection.run())
         views = (self._mirror.objects, buckets.blocks, buckets.claims)
         cursors = [view.cursor() for view in views]
         self._loop = Loop(runtime, "bgp", cursors=cursors, apply=self.apply, period=PERIOD)
@@ -109,6 +118,9 @@ class Bgp:
                 await self._follow(objects)
         if not self._known:
             return Done()
+        listener = self.router.speaker.listener.faults if self.router is not None else {}
+        of_listener = _of_listener(listener, self._node)
+        self._report((*self._peering.faults, *of_listener, *self._detection.faults()))
         if self.router is not None:
             await self.router.work()
         passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
@@ -129,8 +141,6 @@ class Bgp:
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
         self._peering = found = peering(objects)
-        listener = self.router.speaker.listener.faults if self.router is not None else {}
-        self._report((*found.faults, *_of_listener(listener, self._node)))
         if found.speaker is None:
             self._end()
             return
@@ -140,11 +150,13 @@ class Bgp:
                 return  # peers that kept this node's routes over a restart would take an empty table for all of them
             self.router = await self._begin()
         kernel, addresses = self._kernel(), addresses_of(objects.nodes[self._node])
-        peers = [replace(peer, session=bound(peer.session, kernel)) for peer in found.peers]
+        peers = [replace(peer, session=bound(peer.session, kernel, found.gateways)) for peer in found.peers]
         next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
+        ways = ways_of(kernel, found.gateways)
+        self._detection.follow(peers, ways, kernel)
         own = {one.ip for one in kernel.loopback.addresses} if kernel.loopback is not None else set()
         self._learnt.prefer({version: one for version, one in addresses.items() if one in own})
-        self.router.find_ways(ways_of(kernel, found.gateways))
+        self.router.find_ways(ways)
         if wanted is not None:
             self.router.announce(wanted)
         unprogrammed = (*found.unprogrammed, *self._secret(objects))
@@ -170,6 +182,7 @@ class Bgp:
 
     def _end(self) -> None:
         """Nobody asks for a speaker: peers are told, and what was learnt goes."""
+        self._detection.follow((), Ways(), Snapshot())
         if self.router is not None:
             self.router.leave()
             self.router = None
@@ -216,6 +229,8 @@ class Bgp:
             self._runtime.bus.report_fault(fault.fault, fault.remedy, self._node)
 
     def _changed(self, name: str, state: PeerState) -> None:
+        if state.state is State.ESTABLISHED:
+            self._detection.established(name)
         why, remedy = (state.fault.text, state.fault.remedy) if state.fault is not None else ("", "")
         said = BgpSession(self._node, name, _NAMES[state.state], why, remedy)
         self._runtime.log.info("bgp-session", peer=name, state=said.state, why=why)

@@ -14,7 +14,7 @@ from kit.tunnels import ROUTE_PROTOCOL
 from proto.net import Address, Network
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.rib.paths import Reach
-from services.routing.core.fib import PODS, Kind, Snapshot
+from services.routing.core.fib import PODS, Kind, Snapshot, Uplink
 from services.routing.core.learnt import PROTOCOL, Hop
 
 BY_ROUTER = 1
@@ -70,21 +70,31 @@ class Ways:
         return None
 
 
-def bound(session: SessionSettings, kernel: Snapshot) -> SessionSettings:
+def link_of(
+    session: SessionSettings, kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()
+) -> Uplink | None:
+    """The link that a peer is on itself, behind no router; None: it is on none. A link that is down for a while stays its
+    link: what follows from that is for failure detection, and another address would be another session.
+    """
+    ways = ways_of(replace(kernel, uplinks=tuple(replace(uplink, up=True) for uplink in kernel.uplinks)), gateways)
+    hop = ways.hop(session.address, session.interface)
+    if hop is None or hop.via != session.address:
+        return None
+    return next((uplink for uplink in kernel.uplinks if uplink.index == hop.link), None)
+
+
+def bound(
+    session: SessionSettings, kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()
+) -> SessionSettings:
     """The session of an external peer that is on a link of this node, while the address it is held from is not.
 
     It is held from the link's address: from another one the peer would not take it for a neighbor on the link, and BFD
-    (RFC 5881) and the next hop that it is sent would be another router's. A link that is down for a while counts, too:
-    the session has its hold time, and another address would be another session.
+    (RFC 5881) and the next hop that it is sent would be another router's.
     """
-    if not session.external or session.local is None:
+    link = link_of(session, kernel, gateways)
+    if not session.external or session.local is None or link is None:
         return session
-    ways = ways_of(replace(kernel, uplinks=tuple(replace(uplink, up=True) for uplink in kernel.uplinks)))
-    hop = ways.hop(session.address, session.interface)
-    if hop is None or hop.via != session.address:
-        return session
-    addresses = next(uplink.addresses for uplink in kernel.uplinks if uplink.index == hop.link)
-    own = [one for one in addresses if one.version == session.address.version and not one.ip.is_link_local]
+    own = [one for one in link.addresses if one.version == session.address.version and not one.ip.is_link_local]
     if not own or session.local in (one.ip for one in own):
         return session
     return replace(session, local=next((one.ip for one in own if session.address in one.network), own[0].ip))

@@ -45,7 +45,7 @@ from services.routing.core.bgp.session.causes import NOTHING, Cause, answered, c
 from services.routing.core.bgp.session.connection import Connection, Timer
 from services.routing.core.bgp.session.pacing import Pacing
 from services.routing.core.bgp.session.reading import event_of
-from services.routing.core.bgp.session.reasons import WITH_TEXT, Reason, no_answer, sent_reason
+from services.routing.core.bgp.session.reasons import FINAL, WITH_TEXT, Reason, no_answer, sent_reason
 from services.routing.core.bgp.session.restart import StaleRoutes
 from services.routing.core.bgp.session.table import TABLE, Act, Event, State
 from services.routing.core.bgp.values import Agreed, Capabilities, Family, Update
@@ -153,11 +153,12 @@ class Machine:
         """End the session with a Cease; ``text`` for the other side's operator, where ``cease`` carries one.
 
         ``again_after``: seconds until the next attempt, the peer's included, more where that is repeated; None: none
-        before :meth:`start`.
+        before :meth:`start`. Routes that are kept over a restart of the peer go where it is None, and where ``cease``
+        is one of :data:`FINAL`.
         """
         said = communication(text) if text and cease in WITH_TEXT else content
         self._stop(now, Notification(ErrorCode.CEASE, cease, said), again_after)
-        if again_after is None:
+        if again_after is None or cease in FINAL:
             self._actions += self._stale.drop()
         return self._taken()
 

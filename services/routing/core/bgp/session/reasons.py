@@ -14,7 +14,7 @@ from services.routing.core.bgp.peers import SessionSettings
 
 WITH_TEXT = frozenset({Cease.ADMINISTRATIVE_SHUTDOWN, Cease.ADMINISTRATIVE_RESET})
 """Subcodes of Cease that carry a text for the other side's operator (RFC 9003)."""
-FINAL = frozenset({Cease.MAXIMUM_PREFIXES, Cease.ADMINISTRATIVE_SHUTDOWN, Cease.PEER_DECONFIGURED})
+FINAL = frozenset({Cease.MAXIMUM_PREFIXES, Cease.ADMINISTRATIVE_SHUTDOWN, Cease.PEER_DECONFIGURED, Cease.BFD_DOWN})
 """Ends that are meant to take the routes away, too: sent as a hard reset where a plain NOTIFICATION would be taken for
 a restart (RFC 8538 3.1)."""
 
