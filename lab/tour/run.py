@@ -18,6 +18,7 @@ from rich.console import Console
 
 from lab.cluster import up
 from lab.cluster.capture import Capture
+from lab.cluster.packets import Packet
 from lab.cluster.record import Record, read_record
 from lab.paths import SOURCE, Paths
 from lab.topology import Host, LabError
@@ -154,13 +155,13 @@ class Tour:
         return [by_ends[probe.source.full_name, probe.url] for probe in tried]
 
     async def routes(
-        self, nodes: Sequence[Host], pods: Sequence[Pod], outcomes: Sequence[Outcome], wire: Capture
+        self, nodes: Sequence[Host], pods: Sequence[Pod], outcomes: Sequence[Outcome], wire: Capture[Packet]
     ) -> None:
         """What each pair of nodes uses: what agents say, the kernel's routes, and what was on the wire meanwhile."""
         _, said = await self.hands.observe("routes")
         self._print(said)
         asked = list(pairs(nodes, pods))
-        found = await asyncio.gather(*(self.hands.route(source.netns, str(address)) for source, _, address in asked))
+        found = await asyncio.gather(*(self.hands.route(source, str(address)) for source, _, address in asked))
         routes: dict[tuple[str, str, int], dict[str, Any]] = {
             (source.name, there.name, address.version): route
             for (source, there, address), route in zip(asked, found, strict=True)

@@ -14,7 +14,7 @@ from typing import Any
 
 from lab.cluster import launch, mesh, port_forward
 from lab.paths import Paths
-from lab.topology import LabError
+from lab.topology import Host, LabError
 from linux.netns import command as namespace_command
 
 _SECONDS = 30.0
@@ -61,9 +61,14 @@ class Hands:
             raise LabError(f"airmesh {' '.join(arguments)}: {wrong.strip()}")
         return code, said
 
-    async def route(self, netns: str, address: str) -> dict[str, Any]:
-        """The kernel's route to an address, as `ip --json route get` says it; `error` alone: the kernel's refusal."""
-        code, said, wrong = await self._run(namespace_command(netns, "ip", "--json", "route", "get", address))
+    async def route(self, host: Host, address: str) -> dict[str, Any]:
+        """A host's route to an address, as `ip --json route get` says it; `error` alone: the kernel's refusal.
+
+        Behind switches the table's route with all of its next hops, and not the one that a packet without ports takes.
+        """
+        whole = ["fibmatch"] if host.uplinks else []
+        argv = namespace_command(host.netns, "ip", "--json", "route", "get", *whole, address)
+        code, said, wrong = await self._run(argv)
         return {"error": wrong.strip() or said.strip()} if code else dict(json.loads(said)[0])
 
     async def _run(self, argv: list[str], stdin: str = "") -> tuple[int, str, str]:
