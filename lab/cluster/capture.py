@@ -7,13 +7,13 @@ What a packet means is `packets`' to say. Source: packet(7).
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import struct
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
-from contextlib import suppress
 from types import TracebackType
 from typing import Generic, TypeVar
 
@@ -119,9 +119,14 @@ class Capture(Generic[Seen]):
 
     def _read(self, one: socket.socket) -> None:
         host = self._sockets[one]
-        with suppress(BlockingIOError):
+        try:
             while True:
                 frame, sender = one.recvfrom(_HEADERS)
-                packet = self._parse(frame) if sender[2] != _PACKET_OUTGOING else None
-                if packet is not None:
-                    self.seen[host, packet] += 1
+                found = self._parse(frame) if sender[2] != _PACKET_OUTGOING else None
+                if found is not None:
+                    self.seen[host, found] += 1
+        except BlockingIOError:
+            pass
+        except OSError as fault:
+            if fault.errno != errno.ENETDOWN:  # a port that is down, or goes down: there is nothing to see
+                raise

@@ -9,7 +9,7 @@ remains of one that is half there (a crash, a reboot) are removed first, since n
     authority ──┘              ├─ ports, NATS ──────┘                                           │
                                └─ containerd of each node, images imported ─ kubelet ───────────┘
 
-Behind switches the nodes' BGP peers are applied with the kinds, and nodes are ready when each leads to all others' pods.
+Behind switches the nodes' BGP peers are applied with the kinds, and the last to wait for are routes between all nodes.
 In pods (`Install.PODS`) the mesh comes last, as for a user: nodes registered ─ `airmesh install` ─ nodes ready ─ names.
 """
 

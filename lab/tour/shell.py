@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
@@ -120,6 +120,21 @@ class Hands:
         beat = ("shop", "beat", "--interval", "5ms", "--report", "50ms", "--for", f"{seconds}s", target)
         async with self._stream([*self._kubectl, "exec", "--namespace", namespace, name, "--", *beat]) as running:
             yield running
+
+    @asynccontextmanager
+    async def talking(
+        self, pod: str, targets: Sequence[str], flows: int, seconds: int
+    ) -> AsyncIterator[list[Mapping[str, Any]]]:
+        """`shop talk` inside a pod for at most so long, beside what the body does; its lines so far, in a list."""
+        namespace, _, name = pod.partition("/")
+        talk = ("shop", "talk", "--flows", str(flows), "--for", f"{seconds}s", *targets)
+        async with self._stream([*self._kubectl, "exec", "--namespace", namespace, name, "--", *talk]) as running:
+            heard: list[Mapping[str, Any]] = []
+            ear = asyncio.create_task(_collect(running, heard))
+            try:
+                yield heard
+            finally:
+                ear.cancel()
 
     @asynccontextmanager
     async def _stream(self, argv: list[str]) -> AsyncIterator[asyncio.subprocess.Process]:

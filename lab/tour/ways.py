@@ -1,9 +1,9 @@
 """How packets travel between each pair of nodes: what the kernel's routes say, and what was seen on the wire.
 
 Owns the comparison of two witnesses: the routing table of the node that sends (`ip route get`), and a capture at the
-bridge or the switches. Pure. Agreed is a pair whose packets were in the tunnel that its route leads into and in nothing else: where a
-tunnel is, no address of a pod may be in the clear. A pair without a route is told; that its connections fail is the
-matrix' to say. Behind switches a route that was learnt by BGP leads by all of them.
+bridge or at the switches. Pure. Agreed is a pair whose packets were in the tunnel that its route leads into and in
+nothing else: where a tunnel is, no address of a pod may be in the clear. A pair without a route is told; that its
+connections fail is the matrix' to say. Behind switches a route that was learnt by BGP leads by all of them.
 """
 
 from __future__ import annotations

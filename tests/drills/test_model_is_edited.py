@@ -21,7 +21,7 @@ import pytest
 
 from chassis.bus.client import Bus
 from lab.cluster.capture import Capture
-from lab.cluster.packets import IPIP, PLAIN, VXLAN
+from lab.cluster.packets import IPIP, PLAIN, VXLAN, Packet, parse
 from lab.tour.ways import HOST_GW, model_of
 from proto.objects import IPPool, Pod
 from tests.bpf.world import run
