@@ -45,11 +45,14 @@ class Hands:
         output = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json"))
         return [item for item in output["items"] if item["metadata"]["namespace"] in namespaces]
 
+    def inside(self, pod: str, *shop: str) -> list[str]:
+        """The command that runs `shop …` inside `namespace/name`."""
+        namespace, _, name = pod.partition("/")
+        return [*self._kubectl, "exec", "--namespace", namespace, "--stdin", name, "--", "shop", *shop]
+
     async def probe(self, pod: str, urls: Iterable[str], timeout: str) -> list[dict[str, Any]]:
         """`shop probe` inside `namespace/name`: a line for each URL. Raises `LabError`."""
-        namespace, _, name = pod.partition("/")
-        command = ("exec", "--namespace", namespace, "--stdin", name, "--", "shop", "probe", "--timeout", timeout, "-")
-        code, said, wrong = await self._run([*self._kubectl, *command], "\n".join(urls))
+        code, said, wrong = await self._run(self.inside(pod, "probe", "--timeout", timeout, "-"), "\n".join(urls))
         if code:
             raise LabError(f"shop probe in {pod}: {wrong.strip()}")
         return [json.loads(line) for line in said.splitlines()]
@@ -116,9 +119,8 @@ class Hands:
     @asynccontextmanager
     async def beating(self, pod: str, target: str, seconds: int) -> AsyncIterator[asyncio.subprocess.Process]:
         """`shop beat` inside a pod for at most so long; its lines are on the process's stdout."""
-        namespace, _, name = pod.partition("/")
-        beat = ("shop", "beat", "--interval", "5ms", "--report", "50ms", "--for", f"{seconds}s", target)
-        async with self._stream([*self._kubectl, "exec", "--namespace", namespace, name, "--", *beat]) as running:
+        beat = ("beat", "--interval", "5ms", "--report", "50ms", "--for", f"{seconds}s", target)
+        async with self._stream(self.inside(pod, *beat)) as running:
             yield running
 
     @asynccontextmanager
@@ -126,9 +128,8 @@ class Hands:
         self, pod: str, targets: Sequence[str], flows: int, seconds: int
     ) -> AsyncIterator[list[Mapping[str, Any]]]:
         """`shop talk` inside a pod for at most so long, beside what the body does; its lines so far, in a list."""
-        namespace, _, name = pod.partition("/")
-        talk = ("shop", "talk", "--flows", str(flows), "--for", f"{seconds}s", *targets)
-        async with self._stream([*self._kubectl, "exec", "--namespace", namespace, name, "--", *talk]) as running:
+        talk = ("talk", "--flows", str(flows), "--for", f"{seconds}s", *targets)
+        async with self._stream(self.inside(pod, *talk)) as running:
             heard: list[Mapping[str, Any]] = []
             ear = asyncio.create_task(_collect(running, heard))
             try:
