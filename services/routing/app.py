@@ -17,11 +17,14 @@ from kit import bgp
 from kit.models import SERVED, Model
 from kit.pairs import chosen
 from linux.netlink import Netlink
+from proto.bgp import BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.codec import encode_segment
 from proto.pairs import PairsRequest
-from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
+from proto.subjects import BGP, BGP_ROUTES, PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
+from services.routing.bgp import answers, metrics
 from services.routing.bgp.mirror import Asked
+from services.routing.bgp.router import Router
 from services.routing.bgp.start import Bgp
 from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
@@ -102,16 +105,44 @@ async def build(
     if speaks and not node:
         installer.learnt = Asked(bus).leads_to
     if node and speaks:
-        speaker = Bgp(
-            runtime,
-            mirror,
-            LearntRoutes(kernel),
-            lambda: installer.snapshot,
-            lambda: installer.encrypted,
-            loop.poke,
-            namespace=namespace,
-        )
-        installer.learnt = speaker.leads_to
+        speaker = _speak(runtime, mirror, kernel, installer, loop, namespace)
+    await _serve_bgp(runtime, speaker)
+
+
+def _speak(
+    runtime: Runtime[Settings],
+    mirror: Mirror,
+    kernel: Kernel,
+    installer: Installer,
+    loop: Loop,
+    namespace: Path | None,
+) -> Bgp:
+    speaker = Bgp(
+        runtime,
+        mirror,
+        LearntRoutes(kernel),
+        lambda: installer.snapshot,
+        lambda: installer.encrypted,
+        loop.poke,
+        namespace=namespace,
+    )
+    installer.learnt = speaker.leads_to
+    return speaker
+
+
+async def _serve_bgp(runtime: Runtime[Settings], speaker: Bgp | None) -> None:
+    """Answer for the speaker, and show what it measures; where there is none, say so."""
+    node, bus = runtime.settings.node, runtime.bus
+
+    def router() -> Router | None:
+        return speaker.router if speaker is not None else None
+
+    def sessions(asked: BgpSessionsRequest) -> BgpSessions | None:
+        return answers.sessions(asked, node, router(), speaker.faults if speaker is not None else ())
+
+    await bus.serve_everyone(BGP, BgpSessionsRequest, sessions)
+    await bus.serve_everyone(BGP_ROUTES, BgpRoutesRequest, lambda asked: answers.routes(asked, node, router()))
+    runtime.on_stop(metrics.register(router))
 
 
 def _kernel(settings: Settings, namespace: Path | None, programs: bool) -> Kernel:

@@ -278,6 +278,18 @@ class Router:
         if (state := self.speaker.states().get(name)) is not None:
             self._reports.changed(name, state)
 
+    # To look at.
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who this speaker is; None before the first :meth:`follow`."""
+        return self._identity
+
+    @property
+    def peers(self) -> Mapping[str, Peer]:
+        """All that a session is to be held with, by name."""
+        return self._peers
+
     # What follows from it.
 
     @property

@@ -31,6 +31,7 @@ from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
 from services.routing.core.bgp.next_hops import Ways, bound, own_next_hops, ways_of
+from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
 from services.routing.core.bgp.session.reasons import Reason
@@ -48,14 +49,6 @@ PERIOD = 5.0
 RESTART = 120.0
 """Seconds after a start in which peers are asked for their tables before anything is decided (RFC 4724 4.1)."""
 SOON = 0.1
-_NAMES = {
-    State.IDLE: "Idle",
-    State.CONNECT: "Connect",
-    State.ACTIVE: "Active",
-    State.OPEN_SENT: "OpenSent",
-    State.OPEN_CONFIRM: "OpenConfirm",
-    State.ESTABLISHED: "Established",
-}
 
 
 class Bgp:
@@ -232,7 +225,7 @@ class Bgp:
         if state.state is State.ESTABLISHED:
             self._detection.established(name)
         why, remedy = (state.fault.text, state.fault.remedy) if state.fault is not None else ("", "")
-        said = BgpSession(self._node, name, _NAMES[state.state], why, remedy)
+        said = BgpSession(self._node, name, STATES[state.state], why, remedy)
         self._runtime.log.info("bgp-session", peer=name, state=said.state, why=why)
         self._runtime.bus.publish(event_subject("routing", "bgp"), said)
 

@@ -73,8 +73,8 @@ class Ways:
 def link_of(
     session: SessionSettings, kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()
 ) -> Uplink | None:
-    """The link that a peer is on itself, behind no router; None: it is on none. A link that is down for a while stays its
-    link: what follows from that is for failure detection, and another address would be another session.
+    """The link that a peer is on itself, behind no router; None: it is on none. A link that is down for a while stays
+    its link: what follows from that is for failure detection, and another address would be another session.
     """
     ways = ways_of(replace(kernel, uplinks=tuple(replace(uplink, up=True) for uplink in kernel.uplinks)), gateways)
     hop = ways.hop(session.address, session.interface)
