@@ -99,14 +99,10 @@ async def build(
     runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, loop))
     runtime.spawn("measure", prober.run())
     runtime.spawn("measured", _wake(measured, loop))
-    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, settings.node, installer.states()))
     if settings.node:
         announce = _announce(runtime, mirror, installer)
-    if speaks and not node:
-        installer.learnt = Asked(bus).leads_to
-    if node and speaks:
-        speaker = _speak(runtime, mirror, kernel, installer, loop, namespace)
-    await _serve_bgp(runtime, speaker)
+    speaker = _speak(runtime, mirror, kernel, installer, loop, namespace) if speaks else None
+    await _serve(runtime, installer, speaker)
 
 
 def _speak(
@@ -116,7 +112,11 @@ def _speak(
     installer: Installer,
     loop: Loop,
     namespace: Path | None,
-) -> Bgp:
+) -> Bgp | None:
+    """Speak BGP when somebody asks for it; a gateway leaves that to the nodes."""
+    if runtime.settings.gateway:
+        installer.learnt = Asked(runtime.bus).leads_to
+        return None
     speaker = Bgp(
         runtime,
         mirror,
@@ -130,9 +130,10 @@ def _speak(
     return speaker
 
 
-async def _serve_bgp(runtime: Runtime[Settings], speaker: Bgp | None) -> None:
-    """Answer for the speaker, and show what it measures; where there is none, say so."""
+async def _serve(runtime: Runtime[Settings], installer: Installer, speaker: Bgp | None) -> None:
+    """Answer for the pairs and the speaker, and show what it measures; where there is none, say so."""
     node, bus = runtime.settings.node, runtime.bus
+    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, node, installer.states()))
 
     def router() -> Router | None:
         return speaker.router if speaker is not None else None

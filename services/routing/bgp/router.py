@@ -103,6 +103,7 @@ class Router:
         self._ways = Ways()
         self.rib = Tables(self._reach, most_paths=most_paths)
         self.speaker = speaker(self)
+        self._identity: Identity | None = None
         self._own: dict[str, dict[int, Address]] = {}
         """What each peer can be sent as next hops, by family (4, 6)."""
         self._peers: dict[str, Peer] = {}
@@ -143,6 +144,7 @@ class Router:
             }
         for names in self._awaited.values():
             names.intersection_update(wanted)
+        self._identity = identity
         self._own = {name: dict(next_hops.get(name, addresses)) for name in wanted}
         for untils in self._deferred.values():
             for name in untils.keys() - wanted.keys():

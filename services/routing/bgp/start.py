@@ -184,11 +184,11 @@ class Bgp:
 
     def _announced(self, objects: Objects) -> Mapping[Network, Attributes] | None:
         """What this node announces; None while blocks, claims or Services are not whole: then as before."""
-        set_here = configuration(objects.configurations, self._node)
+        configured = configuration(objects.configurations, self._node)
         buckets = self._buckets
-        if set_here.service_ranges:
+        if configured.service_ranges:
             self._follow_services()
-        services = self._mirror.look_at_services() if set_here.service_ranges else ((), ())
+        services = self._mirror.look_at_services() if configured.service_ranges else ((), ())
         if services is None or not (buckets.blocks.synced and buckets.claims.synced):
             return None
         held = Held(
@@ -198,7 +198,7 @@ class Bgp:
             services=services[0],
             slices=services[1],
         )
-        return announced(objects.nodes[self._node], held, set_here)
+        return announced(objects.nodes[self._node], held, configured)
 
     def _follow_services(self) -> None:
         if self._mirror.services is None:

@@ -14,7 +14,7 @@ from services.routing.core.bgp.communities import NO_LLGR
 from services.routing.core.bgp.rib.imports import Importer, long_lived
 from services.routing.core.bgp.rib.loc_rib import LocRib
 from services.routing.core.bgp.rib.paths import Key, Path, alike, key_of, prefix_in
-from services.routing.core.bgp.values import Attributes, PathId, Prefix
+from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachable, Unreachable
 
 
 class Awaited(Enum):
@@ -148,3 +148,13 @@ class AdjRibIn:
     def _put(self, key: Key, old: Path | None, new: Path) -> None:
         self.paths[key] = new
         self._table.replace(prefix_in(key), old, new)
+
+
+def by_path(entry: Reachable | Unreachable) -> Iterable[tuple[PathId, Sequence[Prefix]]]:
+    """The prefixes by path identifier; all of them under 0 where the family has none."""
+    if not entry.path_ids:
+        return ((0, entry.prefixes),)
+    found: dict[PathId, list[Prefix]] = {}
+    for path_id, prefix in zip(entry.path_ids, entry.prefixes, strict=True):
+        found.setdefault(path_id, []).append(prefix)
+    return found.items()

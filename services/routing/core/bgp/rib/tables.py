@@ -10,14 +10,14 @@ A peer that is lost without a restart is forgotten with its paths. One that rest
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
 from proto.net import Address, Network
 from services.routing.core.bgp.peers import SessionSettings, TableSettings
-from services.routing.core.bgp.rib.adj_rib_in import AdjRibIn, Awaited
+from services.routing.core.bgp.rib.adj_rib_in import AdjRibIn, Awaited, by_path
 from services.routing.core.bgp.rib.decision import Standing, explain
 from services.routing.core.bgp.rib.exports import ExportSettings, OwnNextHop, Withheld
 from services.routing.core.bgp.rib.groups import EMPTY, Batch, Group
@@ -32,7 +32,6 @@ from services.routing.core.bgp.values import (
     Prefix,
     Reachable,
     RouterId,
-    Unreachable,
     Update,
 )
 
@@ -257,11 +256,11 @@ class Tables:
         limits: list[PrefixLimit] = []
         for gone in update.unreachable:
             if (rib := self._rib(neighbor, gone.family)) is not None:
-                for path_id, prefixes in _by_path(gone):
+                for path_id, prefixes in by_path(gone):
                     rib.withdraw(path_id, prefixes)
         for come in update.reachable:
             if (rib := self._rib(neighbor, come.family)) is not None:
-                for path_id, prefixes in _by_path(come):
+                for path_id, prefixes in by_path(come):
                     limits += self._announced(neighbor, rib, come, path_id, prefixes)
         if update.end_of_rib is not None:
             self.end_of_rib(name, update.end_of_rib)
@@ -493,13 +492,3 @@ class Tables:
 
 def _interface(reach: Reach | None) -> str:
     return reach.interface if reach is not None else ""
-
-
-def _by_path(entry: Reachable | Unreachable) -> Iterable[tuple[PathId, Sequence[Prefix]]]:
-    """The prefixes by path identifier; all of them under 0 where the family has none."""
-    if not entry.path_ids:
-        return ((0, entry.prefixes),)
-    found: dict[PathId, list[Prefix]] = {}
-    for path_id, prefix in zip(entry.path_ids, entry.prefixes, strict=True):
-        found.setdefault(path_id, []).append(prefix)
-    return found.items()
