@@ -107,7 +107,9 @@ CASES: list[tuple[RoutesTable, str, str, list[str]]] = [
 ]
 
 
-@pytest.mark.parametrize(("table", "text", "peer", "expected"), CASES, ids=lambda part: part if isinstance(part, str) else "")
+@pytest.mark.parametrize(
+    ("table", "text", "peer", "expected"), CASES, ids=lambda part: part if isinstance(part, str) else ""
+)
 def test_each_path_is_shown_with_what_became_of_it(
     table: RoutesTable, text: str, peer: str, expected: list[str]
 ) -> None:
