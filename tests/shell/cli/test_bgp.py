@@ -157,46 +157,42 @@ async def test_well_is_who_has_all_that_is_asked_for(nats_server: NatsServer, me
     assert one.router.speaker.states()["mesh/n2"].state is State.ESTABLISHED
 
 
-@pytest.mark.usefixtures("mesh")
-@pytest.mark.parametrize(
-    ("arguments", "code", "rows"),
-    [
-        ("--node n1", 0, [("10.1.0.0/26", "", "best"), ("10.2.0.0/26", "mesh/n2", "best")]),
-        ("10.2.0.7 --node n1", 0, [("10.2.0.0/26", "mesh/n2", "best")]),
-        ("--node n1 --peer n2", 0, [("10.2.0.0/26", "mesh/n2", "best")]),
-        ("--node n1 --received", 0, [("10.2.0.0/26", "mesh/n2", "best")]),
-        ("--node n1 --sent", 0, [("10.1.0.0/26", "mesh/n2", "sent")]),
-        ("10.2.0.0/26 --node n1 --sent", 1, [("10.2.0.0/26", "mesh/n2", "withheld")]),
-        ("10.9.0.0/26 --node n1", 1, []),
-    ],
+# What is asked; prefix, peer and standing of each path; the exit code.
+ROUTES = (
+    ("--node n1", [("10.1.0.0/26", "", "best"), ("10.2.0.0/26", "mesh/n2", "best")], 0),
+    ("10.2.0.7 --node n1", [("10.2.0.0/26", "mesh/n2", "best")], 0),
+    ("--node n1 --peer n2", [("10.2.0.0/26", "mesh/n2", "best")], 0),
+    ("--node n1 --sent", [("10.1.0.0/26", "mesh/n2", "sent")], 0),
+    ("10.2.0.0/26 --node n1 --sent", [("10.2.0.0/26", "mesh/n2", "withheld")], 1),
+    ("10.9.0.0/26 --node n1 --received", [], 1),
 )
-async def test_routes_of_a_node(
-    nats_server: NatsServer, arguments: str, code: int, rows: list[tuple[str, str, str]]
-) -> None:
-    output = await airmesh(environment(nats_server), "bgp", "routes", *arguments.split(), "-o", "json")
-    assert output.code == code, output
-    report: Any = output.json
-    assert [(path["prefix"], path["peer"], path["standing"]) for path in report["paths"]] == rows
 
 
 @pytest.mark.usefixtures("mesh")
-@pytest.mark.parametrize(
-    ("arguments", "code", "says"),
-    [
-        ("bgp --node n7", 4, "no routing agent of n7 answers"),
-        ("bgp routes --node n7", 4, "no routing agent of n7 answers"),
-        ("bgp routes --node n3", 4, "node n3 speaks no BGP"),
-        ("bgp routes --node n1 --peer nobody", 4, "node n1 has no peer nobody"),
-        ("bgp routes 10.1.2 --node n1", 2, "'10.1.2' is no prefix"),
-        ("bgp routes", 2, "Missing option '--node'"),
-    ],
+async def test_routes_of_a_node(nats_server: NatsServer) -> None:
+    for arguments, rows, code in ROUTES:
+        output = await airmesh(environment(nats_server), "bgp", "routes", *arguments.split(), "-o", "json")
+        assert output.code == code, output
+        report: Any = output.json
+        assert [(path["prefix"], path["peer"], path["standing"]) for path in report["paths"]] == rows, arguments
+
+
+REFUSED = (
+    ("bgp --node n7", 4, "no routing agent of n7 answers"),
+    ("bgp routes --node n7", 4, "no routing agent of n7 answers"),
+    ("bgp routes --node n3", 4, "node n3 speaks no BGP"),
+    ("bgp routes --node n1 --peer nobody", 4, "node n1 has no peer nobody"),
+    ("bgp routes 10.1.2 --node n1", 2, "'10.1.2' is no prefix"),
+    ("bgp routes", 2, "Missing option '--node'"),
 )
-async def test_what_cannot_be_shown_is_one_sentence(
-    nats_server: NatsServer, arguments: str, code: int, says: str
-) -> None:
-    output = await airmesh(environment(nats_server), *arguments.split())
-    assert output.code == code, output
-    assert says in output.err
+
+
+@pytest.mark.usefixtures("mesh")
+async def test_what_cannot_be_shown_is_one_sentence(nats_server: NatsServer) -> None:
+    for arguments, code, says in REFUSED:
+        output = await airmesh(environment(nats_server), *arguments.split())
+        assert output.code == code, output
+        assert says in output.err
 
 
 async def test_who_does_not_answer_is_named(nats_server: NatsServer, mesh: tuple[Node, Node], bus_for: BusFor) -> None:
@@ -204,7 +200,7 @@ async def test_who_does_not_answer_is_named(nats_server: NatsServer, mesh: tuple
     bus = await bus_for("routing", "n4")
     await bus.bucket(subjects.ROUTES).put("n4", NodeRoutes("n4", (ip_address("172.30.0.4"),), ()))
     output = await airmesh(environment(nats_server), "bgp")
-    assert output.code == 1
+    assert output.code == 1, output
     assert "no routing agent answers for: n4" in output.out
 
 
