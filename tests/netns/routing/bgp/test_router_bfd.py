@@ -239,7 +239,8 @@ async def furnish(mesh: Mesh, bus_for: BusFor) -> None:
     objects = (await bus_for("cluster")).bucket(OBJECTS)
     node = Node("n1", "uid-n1", addresses=(ip_address("10.9.9.9"), ip_address("fd00:9::9")))
     peers = [BGPPeer(f"tor-{n}", peer_ip=ip_address(f"172.31.{n}.1"), asn=65001) for n in (0, 1)]
-    for one in (node, *peers):
+    await objects.put(object_key(node), node)
+    for one in peers:
         await objects.put(object_key(one), one)
     for kind in (BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node, FelixConfiguration):
         await objects.put(complete_key(kind_prefix(KIND_OF[kind])), Complete(mesh.epochs["objects"]))
