@@ -17,7 +17,7 @@ from services.routing.core.fib import Route, Snapshot, Uplink
 OWN = {4: ip_address("10.9.9.9"), 6: ip_address("fd00:9::9")}
 NEAR, NEAR6 = ip_address("172.31.0.1"), ip_address("fd00:31:0::1")
 FAR, LOCAL = ip_address("198.51.100.1"), ip_address("fe80::1")
-ON_LINK, ON_LINK6, LOCAL_HERE = ip_address("172.31.0.2"), ip_address("fd00:31:0::2"), ip_address("fe80::2")
+ON_LINK, ON_LINK6, OWN_LOCAL = ip_address("172.31.0.2"), ip_address("fd00:31:0::2"), ip_address("fe80::2")
 
 
 def uplink(number: int, *, up: bool = True, addresses: tuple[str, ...] | None = None) -> Uplink:
@@ -104,7 +104,7 @@ def test_a_session_is_held_from_the_link_whether_it_is_up_or_not(up: bool) -> No
         (NEAR, OWN[4], None),
         (NEAR, None, Key(ON_LINK, NEAR, "tor0")),
         (NEAR6, None, Key(ON_LINK6, NEAR6, "tor0")),
-        (LOCAL, None, Key(LOCAL_HERE, LOCAL, "tor0")),
+        (LOCAL, None, Key(OWN_LOCAL, LOCAL, "tor0")),
         (FAR, None, None),
     ],
 )
