@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models fuzz-bgp test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models fuzz-bgp test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -89,6 +89,12 @@ test-install: images ## `airmesh install` on kubelets, a tour, an uninstall that
 
 test-upgrade: images ## `airmesh upgrade` to other images and back under 100 flows, while pods start (about 5 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_upgrade.py -m slow
+
+vm-setup: setup ## install qemu and unpack another kernel of Debian, for test-vm
+	@requirements/vm.sh
+
+test-vm: vm-setup ## our IPIP and WireGuard against the drivers of another kernel, in qemu (about 5 minutes)
+	$(PYTHON) -m pytest -s tests/vm -m "slow or not slow"
 
 compose-setup: setup images-setup ## install compose for podman, in build/compose/venv (docker has its own)
 	@command -v podman > /dev/null || exit 0; \

@@ -22,6 +22,7 @@ from cli.faults import Complaint, Exit
 from cli.install import commands as installation
 from cli.link import Link
 from cli.reports import agents
+from cli.reports import bgp as bgp_report
 from cli.reports import dns as dns_report
 from cli.reports import flows as flow_report
 from cli.reports import ipam as ipam_report
@@ -32,6 +33,7 @@ from cli.reports import routes as route_report
 from cli.reports import trace as trace_report
 from cli.reports.table import Table, json_text
 from cli.settings import load
+from proto.bgp import BgpRoutesRequest, RoutesTable
 
 R = TypeVar("R")
 _SHELLS = ("bash", "zsh", "fish")
@@ -214,6 +216,51 @@ def routes_explain(node: str, peer: str, output: str) -> int:
         raise faults.Usage(f"{node} is named twice", "name two nodes: airmesh routes explain n1 n2")
     report = _ask(lambda link: gather.pair(link, (node, peer)))
     _show(report, pair_report.explained_tables(report), output)
+    return Exit.WELL if report.well else Exit.NOT_WELL
+
+
+@airmesh.group(invoke_without_command=True)
+@click.option("--node", default="", help="Only sessions of this node.")
+@click.option("--down", is_flag=True, help="Only sessions that are not established.")
+@_output
+@click.pass_context
+def bgp(context: click.Context, node: str, down: bool, output: str) -> int:
+    """BGP sessions of all nodes: with whom, since when, how many prefixes; why one is down, and what to do.
+
+    Each node's agent says what its own speaker knows. A peer is named BGPPEER/ADDRESS, or mesh/NODE in the node-to-node
+    mesh.
+
+    Exit code 1 when a session that is asked for is not established, cannot be held, or an agent does not answer.
+    """
+    if context.invoked_subcommand is not None:
+        return Exit.WELL
+    report = _ask(lambda link: gather.bgp_sessions(link, node, down=down))
+    _show(report, bgp_report.session_tables(report), output)
+    return Exit.WELL if report.well else Exit.NOT_WELL
+
+
+@bgp.command("routes")
+@click.argument("prefix", required=False, default="")
+@click.option("--node", required=True, help="Whose tables.")
+@click.option("--peer", default="", help="Only what this peer sent, or is sent: its name, BGPPeer, address or node.")
+@click.option("--received", "table", flag_value="received", help="What peers sent, with what policy rejected.")
+@click.option("--sent", "table", flag_value="sent", help="What peers are sent, as it is sent.")
+@_output
+def bgp_routes(prefix: str, node: str, peer: str, table: RoutesTable | None, output: str) -> int:
+    """Paths that NODE's BGP speaker has, which of them are used, and why.
+
+    Of PREFIX (an address stands for itself), and of those that hold it, also what was rejected, or is not sent.
+    Without, the first thousand of all. With --peer, what that peer sent, unless --sent.
+
+    Exit code 1 when PREFIX is named, and no path is used, received or sent.
+    """
+    network = bgp_report.prefix_named(prefix) if prefix else None
+    if prefix and network is None:
+        raise faults.Usage(f"{prefix!r} is no prefix", "write it as 10.1.0.0/16 or fd00::/64, or an address")
+    wanted: RoutesTable = table or ("received" if peer else "chosen")
+    asked = BgpRoutesRequest(node=node, table=wanted, prefix=network, peer=peer)
+    report = _ask(lambda link: gather.bgp_routes(link, asked))
+    _show(report, bgp_report.route_tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 

@@ -14,8 +14,9 @@ from typing import Any
 
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
-from cli.reports import agents, dns, micro, pairs, pods, policy, routes, trace
+from cli.reports import agents, bgp, dns, micro, pairs, pods, policy, routes, trace
 from proto.addresses import Claim, Endpoint
+from proto.bgp import BgpRoutesRequest, BgpSessionsRequest
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.identity import IdentityRecord
@@ -147,6 +148,34 @@ async def pair(link: Link, nodes: tuple[str, str]) -> pairs.Explained:
         what = f"no routing agent of {nodes[0]} or {nodes[1]} answers"
         raise Declined(what, "see that both are names of nodes (airmesh status), and that routing runs there")
     return pairs.explained(nodes, reported, int(time.time()))
+
+
+async def bgp_sessions(link: Link, node: str, *, down: bool) -> bgp.Sessions:
+    """What BGP speakers say of their sessions. Raises Declined when ``node`` is asked about and does not answer."""
+    asked = BgpSessionsRequest(nodes=(node,) if node else (), down=down)
+    offers, answers = await asyncio.gather(_all(link, ROUTES, NodeRoutes), link.bgp_sessions(asked))
+    reported = pairs.by_node(answers)
+    if node and node not in reported:
+        raise _no_agent(node)
+    nodes = (node,) if node else (offer.node for offer in _honest(offers).values())
+    return bgp.sessions(reported, nodes, int(time.time()))
+
+
+async def bgp_routes(link: Link, asked: BgpRoutesRequest) -> bgp.Routes:
+    """What one BGP speaker says of its routes. Raises Declined where there is none, or no such peer."""
+    answer = pairs.by_node(await link.bgp_routes(asked)).get(asked.node)
+    if answer is None:
+        raise _no_agent(asked.node)
+    if not answer.speaks:
+        raise Declined(f"node {asked.node} speaks no BGP", "make a BGPConfiguration named default, or a BGPPeer")
+    if asked.peer and not answer.peers:
+        raise Declined(f"node {asked.node} has no peer {asked.peer}", f"airmesh bgp --node {asked.node} lists them")
+    return bgp.routes(answer, asked.node, asked.table, asked.prefix)
+
+
+def _no_agent(node: str) -> Declined:
+    remedy = "see that it is a node's name (airmesh status), and that routing runs there"
+    return Declined(f"no routing agent of {node} answers", remedy)
 
 
 async def names(link: Link) -> dns.DnsState:

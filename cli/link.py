@@ -42,10 +42,11 @@ from chassis.faults import Fault
 from chassis.secret import Secret
 from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
+from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
 from proto.pairs import Pairs, PairsRequest
 from proto.requests import Reply
-from proto.subjects import JETSTREAM, PAIRS, SPANS, Bucket, discovery_inbox
+from proto.subjects import BGP, BGP_ROUTES, JETSTREAM, PAIRS, SPANS, Bucket, discovery_inbox
 from proto.traces import Spans, SpansRequest
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -329,6 +330,14 @@ class Link:
     async def pairs(self, asked: PairsRequest) -> tuple[tuple[str, Pairs], ...]:
         """Users and the pairs that routing agents with their keys tell; an answer that cannot be read is left out."""
         return await self._everyone(PAIRS, asked, Pairs)
+
+    async def bgp_sessions(self, asked: BgpSessionsRequest) -> tuple[tuple[str, BgpSessions], ...]:
+        """Users and the BGP sessions that routing agents with their keys report, likewise."""
+        return await self._everyone(BGP, asked, BgpSessions)
+
+    async def bgp_routes(self, asked: BgpRoutesRequest) -> tuple[tuple[str, BgpRoutes], ...]:
+        """Users and the BGP routes that routing agents with their keys report, likewise."""
+        return await self._everyone(BGP_ROUTES, asked, BgpRoutes)
 
     async def _everyone(self, subject: str, asked: msgspec.Struct, kind: type[A]) -> tuple[tuple[str, A], ...]:
         found: list[tuple[str, A]] = []

@@ -12,10 +12,13 @@ import msgspec
 
 from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
 from proto.admission import Admission, AdmissionRequest
+from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.net import Address
 from proto.objects import IPPool, Owner
 from proto.pairs import Pairs, PairsRequest
 from proto.subjects import (
+    BGP,
+    BGP_ROUTES,
     CLUSTER_ADMIT,
     IPAM_BLOCK,
     IPAM_CLAIM,
@@ -179,5 +182,7 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     CLUSTER_ADMIT: (AdmissionRequest, Admission),
     SPANS: (SpansRequest, Spans),
     PAIRS: (PairsRequest, Pairs),
+    BGP: (BgpSessionsRequest, BgpSessions),
+    BGP_ROUTES: (BgpRoutesRequest, BgpRoutes),
 }
 """Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""

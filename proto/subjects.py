@@ -36,6 +36,10 @@ SPANS = "$SRV.SPANS"
 """Asked of all services as their discovery is, by whoever may ask that: ``proto.traces.SpansRequest``."""
 PAIRS = "$SRV.PAIRS"
 """Asked of all routing agents likewise: ``proto.pairs.PairsRequest``."""
+BGP = "$SRV.BGP"
+"""Asked of all routing agents likewise: ``proto.bgp.BgpSessionsRequest``."""
+BGP_ROUTES = "$SRV.BGP-ROUTES"
+"""Asked of all routing agents, and answered by one: ``proto.bgp.BgpRoutesRequest``."""
 
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
@@ -280,7 +284,7 @@ ROLES: tuple[Role, ...] = (
                 ),
             ),
         ),
-        discovered=(PAIRS,),
+        discovered=(PAIRS, BGP, BGP_ROUTES),
         publishes=(f"{EVENTS}.routing.*", f"{EVENTS}.routing.{OBJECT_FAULT}.{{node}}"),
     ),
     Role(

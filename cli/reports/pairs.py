@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime
 from itertools import islice
+from typing import TypeVar
 
 import msgspec
 
@@ -20,6 +21,7 @@ from proto.net import Address
 from proto.pairs import MAX_PAIRS, GivenUp, Measurement, Pairs, PairState, State
 from proto.subjects import role_of_user
 
+A = TypeVar("A", bound=msgspec.Struct)
 MOST_NAMED = 8
 """Pairs without a way that `airmesh status` names; others are counted."""
 
@@ -65,9 +67,9 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     """What is true of both ends together, a sentence each."""
 
 
-def by_node(answers: Iterable[tuple[str, Pairs]]) -> dict[str, Pairs]:
+def by_node(answers: Iterable[tuple[str, A]]) -> dict[str, A]:
     """Answers by the node whose routing agent's key they came with; of an agent that answers twice the last."""
-    found: dict[str, Pairs] = {}
+    found: dict[str, A] = {}
     for user, answer in answers:
         try:
             role, segment = role_of_user(user)

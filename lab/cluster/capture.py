@@ -7,17 +7,18 @@ What a packet means is `packets`' to say. Source: packet(7).
 
 from __future__ import annotations
 
+import errno
 import selectors
 import socket
 import struct
 import threading
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterable, Mapping
 from types import TracebackType
+from typing import Generic, TypeVar
 
 from lab.cluster import namespaces
-from lab.cluster.packets import Packet, parse
+from lab.cluster.packets import Flow, Packet, parse, parse_flow
 from lab.topology import FABRIC_LINK, Host, LabError, Topology
 from linux.netns import enter
 
@@ -31,30 +32,43 @@ _ROOM = 16 << 20
 _POLL_SECONDS = 0.1
 
 
-class Capture:
+Seen = TypeVar("Seen")
+
+
+class Capture(Generic[Seen]):
     """Packets that hosts send, from the beginning of the `with` until its end."""
 
-    def __init__(self, ports: Mapping[str, Mapping[str, str]]) -> None:
-        """``ports``: by network namespace, each with the name of the host behind it."""
-        self._ports = ports
+    def __init__(self, ports: Mapping[str, Mapping[str, str]], read: Callable[[bytes], Seen | None]) -> None:
+        """``ports``: by network namespace, each with the name that its packets count for; ``read``: what is counted of
+        a frame, None: nothing.
+        """
+        self._ports, self._parse = ports, read
         self._sockets: dict[socket.socket, str] = {}
         self._ready, self._over = threading.Event(), threading.Event()
         self._fault = ""
         self._thread = threading.Thread(target=self._run, name="capture", daemon=True)
-        self.seen: Counter[tuple[str, Packet]] = Counter()
-        """(Host that sent it, packet) → how many."""
+        self.seen: Counter[tuple[str, Seen]] = Counter()
+        """(Name of the port, what was read) → how many."""
         self.missed = 0
         """Packets that the kernel had no room to show; known at the end."""
 
-    @classmethod
-    def of_lab(cls, topology: Topology, hosts: Iterable[Host] | None = None) -> Capture:
-        """Of a lab's fabric; ``hosts``: those that are listened to, all of the lab unless given."""
+    @staticmethod
+    def of_lab(topology: Topology, hosts: Iterable[Host] | None = None) -> Capture[Packet]:
+        """Packets by the host that sent them; ``hosts``: those that are listened to, all of the lab unless given."""
         names = [host.name for host in hosts or topology.hosts]
         if topology.switches:
-            return cls({one.namespace: {one.port(name).name: name for name in names} for one in topology.switches})
-        return cls({topology.fabric_namespace: {f"{FABRIC_LINK[0]}-{name}": name for name in names}})
+            ports = {one.namespace: {one.port(name).name: name for name in names} for one in topology.switches}
+            return Capture(ports, parse)
+        return Capture({topology.fabric_namespace: {f"{FABRIC_LINK[0]}-{name}": name for name in names}}, parse)
 
-    def __enter__(self) -> Capture:
+    @staticmethod
+    def of_switches(topology: Topology, hosts: Iterable[Host]) -> Capture[Flow]:
+        """TCP connections by the switch that hosts send them to."""
+        names = [host.name for host in hosts]
+        ports = {one.namespace: {one.port(name).name: one.name for name in names} for one in topology.switches}
+        return Capture(ports, parse_flow)
+
+    def __enter__(self) -> Capture[Seen]:
         """Returns when every port is listened to. Raises `LabError`."""
         self._thread.start()
         self._ready.wait()
@@ -69,7 +83,7 @@ class Capture:
         self._over.set()
         self._thread.join()
 
-    def of(self, host: str) -> Counter[Packet]:
+    def of(self, host: str) -> Counter[Seen]:
         """What one host has sent so far."""
         return Counter({packet: count for (sender, packet), count in self.seen.copy().items() if sender == host})
 
@@ -105,9 +119,14 @@ class Capture:
 
     def _read(self, one: socket.socket) -> None:
         host = self._sockets[one]
-        with suppress(BlockingIOError):
+        try:
             while True:
                 frame, sender = one.recvfrom(_HEADERS)
-                packet = parse(frame) if sender[2] != _PACKET_OUTGOING else None
-                if packet is not None:
-                    self.seen[host, packet] += 1
+                found = self._parse(frame) if sender[2] != _PACKET_OUTGOING else None
+                if found is not None:
+                    self.seen[host, found] += 1
+        except BlockingIOError:
+            pass
+        except OSError as fault:
+            if fault.errno != errno.ENETDOWN:  # a port that is down, or goes down: there is nothing to see
+                raise

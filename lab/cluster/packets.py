@@ -1,4 +1,4 @@
-"""Packets of the fabric, read: which tunnel one is in, and whose it is inside.
+"""Packets of the fabric, read: which tunnel one is in, whose it is inside, and which connection it is of.
 
 Pure. Of a frame it reads the outer addresses and, where the packet is a tunnel's of which the contents can be read,
 the inner ones. VXLAN is known by its port and its header's flag, WireGuard by its port and a message's type, IP in IP
@@ -17,7 +17,7 @@ VXLAN_PORTS = frozenset({4789, 8472})
 """The registered one, and Linux' own, as Flannel has it."""
 WIREGUARD_PORTS = frozenset({51820, 51821})
 _ETHERNET, _IPV4, _IPV6, _UDP, _VXLAN = 14, 20, 40, 8, 8
-_PROTO_IPV4, _PROTO_IPV6, _PROTO_UDP = 4, 41, 17
+_PROTO_IPV4, _PROTO_IPV6, _PROTO_TCP, _PROTO_UDP = 4, 41, 6, 17
 _VNI_IS_VALID = 0x08
 
 
@@ -54,6 +54,30 @@ def parse(frame: bytes) -> Packet | None:
     if protocol == _PROTO_UDP and len(frame) >= offset + _UDP + 4:
         return _udp(frame, offset, source, destination)
     return Packet(PLAIN, source, destination)
+
+
+@dataclass(frozen=True, slots=True)
+class Flow:
+    """One direction of a TCP connection."""
+
+    source: Address
+    source_port: int
+    destination: Address
+    port: int
+
+
+def parse_flow(frame: bytes) -> Flow | None:
+    """The TCP connection that an Ethernet frame is of; None for any other, and for what is in a tunnel."""
+    packet = _ip(frame, _ETHERNET, int.from_bytes(frame[12:14], "big"))
+    if packet is None or packet[2] != _PROTO_TCP or len(frame) < packet[3] + 4:
+        return None
+    source, destination, _, offset = packet
+    return Flow(
+        source,
+        int.from_bytes(frame[offset : offset + 2], "big"),
+        destination,
+        int.from_bytes(frame[offset + 2 : offset + 4], "big"),
+    )
 
 
 def _udp(frame: bytes, offset: int, source: Address, destination: Address) -> Packet:

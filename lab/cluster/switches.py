@@ -19,6 +19,7 @@ import signal
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import partial
+from ipaddress import ip_network
 from pathlib import Path
 
 from lab.cluster import bird, frr, ledger, namespaces
@@ -26,11 +27,13 @@ from lab.cluster.launch import Launcher, connect
 from lab.cluster.record import Record, read_record, require
 from lab.cluster.sessions import Sessions
 from lab.paths import NodePaths, Paths
-from lab.topology import INTER_SWITCH_LINK, Fabric, LabError, Switch, SwitchDaemon, Topology
+from lab.topology import INTER_SWITCH_LINK, Fabric, LabError, Network, Switch, SwitchDaemon, Topology
 from linux.netns import command
 
 TABLE = "lab_ports"
 _START_SECONDS, _END_SECONDS = 20.0, 5.0
+_UNUSED = frozenset({"dead", "linkdown"})
+"""Flags of a next hop that no packet takes."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -243,6 +246,43 @@ def down_links(switch: Switch) -> set[str]:
     """Links of a switch without carrier."""
     links = json.loads(_ip(switch, "-json", "link"))
     return {one["ifname"] for one in links if one["ifname"] in _links(switch, ()) and one["operstate"] != "UP"}
+
+
+def links_by_destination(namespace: str) -> dict[Network, frozenset[str]]:
+    """Destinations of the main table of routes, both families, and the links in use by which each is reached; routes of
+    the kernel's own and default routes left out.
+    """
+    found: dict[Network, frozenset[str]] = {}
+    for family in ("-4", "-6"):
+        for route in json.loads(namespaces.run(["ip", family, "-json", "-n", namespace, "route"])):
+            if route["dst"] == "default" or route.get("protocol") == "kernel":
+                continue
+            hops = (hop for hop in route.get("nexthops", [route]) if not _UNUSED & set(hop.get("flags", ())))
+            destination = ip_network(route["dst"])
+            found[destination] = found.get(destination, frozenset()) | {hop["dev"] for hop in hops if "dev" in hop}
+    return found
+
+
+def joined(topology: Topology) -> bool:
+    """Whether each node has announced something of both families to every switch, and leads to what every other one
+    has announced by all of them.
+    """
+    announced: dict[str, set[Network]] = {}
+    for switch in topology.switches:
+        routes = links_by_destination(switch.namespace)
+        for port in (one for one in switch.ports if one.asn):
+            own = {port.own(version) for version in (4, 6)}
+            theirs = {one for one, links in routes.items() if links == {port.name}} - own
+            if {one.version for one in theirs} != {4, 6} or announced.setdefault(port.host, theirs) != theirs:
+                return False
+    return all(
+        known.get(prefix) == frozenset(node.fabric_links)
+        for node in topology.nodes
+        for known in (links_by_destination(node.namespace),)
+        for host, prefixes in announced.items()
+        if host != node.name
+        for prefix in prefixes
+    )
 
 
 def summary(where: Paths) -> str:

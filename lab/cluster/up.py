@@ -9,6 +9,7 @@ remains of one that is half there (a crash, a reboot) are removed first, since n
     authority ──┘              ├─ ports, NATS ──────┘                                           │
                                └─ containerd of each node, images imported ─ kubelet ───────────┘
 
+Behind switches the nodes' BGP peers are applied with the kinds, and the last to wait for are routes between all nodes.
 In pods (`Install.PODS`) the mesh comes last, as for a user: nodes registered ─ `airmesh install` ─ nodes ready ─ names.
 """
 
@@ -45,8 +46,10 @@ from lab.images import build, contents
 from lab.paths import SOURCE, Paths, Settings, paths
 from lab.topology import Fabric, Host, LabError, Topology
 
-_COMMAND_SECONDS, _IMPORT_SECONDS = 60.0, 240.0
+_COMMAND_SECONDS, _IMPORT_SECONDS, _JOIN_SECONDS = 60.0, 240.0, 90.0
 _ROUNDS, _ROUND_SECONDS = 12, 0.5
+PEERS = SOURCE / "examples" / "scenarios" / "ai-bgp-ecmp.yaml"
+"""Objects by which nodes speak BGP with both switches of a fabric."""
 
 
 class Progress:
@@ -191,7 +194,23 @@ class Rise:
             await self.apply("-k", str(SOURCE / "deploy/kubernetes/crds"))
             await self.kubectl("wait", "--for=condition=Established", "--timeout=30s", "crd", "--all")
             await self.apply("-f", str(SOURCE / "lab/cluster/manifests"))
+            await self.peers()
         await self.apply("-f", str(SOURCE / "deploy/kubernetes/coredns.yaml"))
+
+    async def peers(self) -> None:
+        """Where there are switches, the objects that name them."""
+        if self.topology.switches:
+            await self.apply("-f", str(PEERS))
+
+    async def joined(self) -> bool:
+        """Where there are switches, wait until each node leads to all others' pods by all of them."""
+
+        async def joined() -> bool:
+            return await asyncio.to_thread(switches.joined, self.topology)
+
+        if self.topology.switches:
+            await self.launcher.until("routes between all nodes by all switches", joined, seconds=_JOIN_SECONDS)
+        return bool(self.topology.switches)
 
     async def registered(self, kind: str) -> None:
         """Wait until all nodes have registered, and when `kind` is given, have that condition."""
@@ -314,11 +333,14 @@ async def _rise(rise: Rise, given: Settings, say: Progress, tag: str) -> None:
             rise.images.result().unlink()  # it is in the nodes' runtimes by now
         if rise.pods:
             await pods.install(rise.where, rise.topology, tag, say)
+            await rise.peers()
             if rise.model:
                 await models.ask(rise.where, rise.model)
         if rise.install is not Install.NOTHING:
             await rise.registered("Ready")
             say("nodes ready")
+            if await rise.joined():
+                say("nodes reach each other by BGP")
             await rise.names()
             say("CoreDNS ready")
         if rise.pods:

@@ -78,7 +78,7 @@ _MODULE = ("go.mod", "go.sum", "main.go")
 _STAMP = "-X k8s.io/component-base/version.gitVersion=v1.36.3"
 KUBERNETES = go_target("k8s", "lab/images/kubernetes", _MODULE, 200, linked=_STAMP)
 COREDNS = go_target("coredns", "lab/images/coredns", _MODULE, 45)
-SHOP = go_target("shop", "lab/images/shop", ("go.mod", "main.go", "serve.go", "probe.go", "beat.go"), 10)
+SHOP = go_target("shop", "lab/images/shop", ("go.mod", "main.go", "serve.go", "probe.go", "beat.go", "talk.go"), 10)
 PAUSE = _c("pause", "lab/images/pause")
 LOOPBACK = _c("loopback", "lab/images/cni")
 CNI = _c("airmesh-cni", "services/dataplane/cni")

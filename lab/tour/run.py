@@ -3,7 +3,8 @@
 Owns the order of the tour and its verdict. Promises exit code 0 only if every agent is well, every pod has the
 addresses that Kubernetes says, every connection did what policy says, every Service led to its own pods, the moved pod
 kept its addresses, every denied connection was told by name, and packets between nodes were on the wire what the
-nodes' routes say. It can be run again and again; the lab stays up.
+nodes' routes say. Behind switches each node also has its sessions, and connections are spread over both and outlive
+either. It can be run again and again; the lab stays up.
 """
 
 from __future__ import annotations
@@ -11,19 +12,22 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from rich.console import Console
 
-from lab.cluster import up
+from lab.cluster import switches, up
 from lab.cluster.capture import Capture
+from lab.cluster.packets import Packet
 from lab.cluster.record import Record, read_record
 from lab.paths import SOURCE, Paths
-from lab.topology import Host, LabError
+from lab.topology import Host, LabError, Topology
 from lab.tour import tables as shown
 from lab.tour.drops import drops, parse_drop
 from lab.tour.move import move
+from lab.tour.multipath import FLOWS, Neighbor, Spread, Stage, by_switch, crossing, echoing, neighbors
+from lab.tour.outage import outage
 from lab.tour.probes import Outcome, Pod, Probe, cells, parse_pod, probes
 from lab.tour.services import Answered, Check, answered, checks, parse_service
 from lab.tour.shell import Hands
@@ -154,13 +158,13 @@ class Tour:
         return [by_ends[probe.source.full_name, probe.url] for probe in tried]
 
     async def routes(
-        self, nodes: Sequence[Host], pods: Sequence[Pod], outcomes: Sequence[Outcome], wire: Capture
+        self, nodes: Sequence[Host], pods: Sequence[Pod], outcomes: Sequence[Outcome], wire: Capture[Packet]
     ) -> None:
         """What each pair of nodes uses: what agents say, the kernel's routes, and what was on the wire meanwhile."""
         _, said = await self.hands.observe("routes")
         self._print(said)
         asked = list(pairs(nodes, pods))
-        found = await asyncio.gather(*(self.hands.route(source.netns, str(address)) for source, _, address in asked))
+        found = await asyncio.gather(*(self.hands.route(source, str(address)) for source, _, address in asked))
         routes: dict[tuple[str, str, int], dict[str, Any]] = {
             (source.name, there.name, address.version): route
             for (source, there, address), route in zip(asked, found, strict=True)
@@ -175,6 +179,56 @@ class Tour:
         self.wrong += [one.disagreement for one in seen if one.disagreement]
         if wire.missed:
             self.wrong.append(f"{wire.missed} packets passed the capture by: it had no room for them")
+
+    async def sessions(self, where: Paths, topology: Topology) -> None:
+        """Each node's BGP sessions with the switches, by the switches' word."""
+        names = [switch.name for switch in topology.switches]
+        found = await asyncio.gather(*(asyncio.to_thread(switches.sessions, where, name) for name in names))
+        seen = neighbors(dict(zip(names, found, strict=True)), [node.name for node in topology.nodes])
+        shown.neighbors(self.page, seen)
+        self._note(seen)
+
+    async def spread(self, topology: Topology, outcomes: Sequence[Outcome]) -> None:
+        """New connections from a pod on each node to another node, by the switch that each took."""
+        asked = list(crossing(outcomes).values())
+        names = [switch.name for switch in topology.switches]
+        with Capture.of_switches(topology, topology.nodes) as wire:
+            results = await asyncio.gather(
+                *(
+                    self.hands.probe(one.probe.source.full_name, [one.probe.url] * FLOWS, _PROBE_TIMEOUT)
+                    for one in asked
+                )
+            )
+        seen = [
+            Spread(
+                source=one.probe.source.node,
+                destination=one.probe.target.node,
+                family=one.probe.address.version,
+                tried=FLOWS,
+                connected=sum(result["ok"] for result in lines),
+                flows=by_switch(wire.seen, one.probe.source, {(one.probe.address, one.probe.port.number)}, names),
+            )
+            for one, lines in zip(asked, results, strict=True)
+        ]
+        self.connections += FLOWS * len(seen)
+        shown.spreads(self.page, seen, names)
+        self._note(seen)
+        if len(seen) < 2 * len(topology.nodes):
+            self.wrong.append("a node has no connection to another one of which to see the switch")
+
+    async def outage(self, where: Paths, topology: Topology, outcomes: Sequence[Outcome]) -> None:
+        """Connections that are held while one switch after the other is out."""
+        ends = echoing(outcomes)
+        if ends is None:
+            self.wrong.append("no pod is connected to one on another node that echoes")
+            return
+        self.say(f"{FLOWS} connections from {ends[0].full_name} to {ends[1].full_name}, while switches are out")
+        seen = await outage(self.hands, where, topology, ends)
+        shown.stages(self.page, seen, [switch.name for switch in topology.switches])
+        self._note(seen)
+
+    def _note(self, seen: Iterable[Neighbor | Spread | Stage]) -> None:
+        self.wrong += [one.disagreement for one in seen if one.disagreement]
 
     async def services(self, pods: Sequence[Pod], outcomes: Sequence[Outcome]) -> None:
         """Each Service by name and by cluster IP, from a pod that may and from one that may not."""
@@ -224,6 +278,11 @@ async def tour(where: Paths, record: Record, say: Callable[[str], None]) -> int:
     with Capture.of_lab(topology, topology.nodes) as wire:
         outcomes = await walk.matrix(pods)
     await walk.routes(topology.nodes, pods, outcomes, wire)
+    if topology.switches:
+        await walk.sessions(where, topology)
+    if topology.switches and len(topology.nodes) > 1:
+        await walk.spread(topology, outcomes)
+        await walk.outage(where, topology, outcomes)
     await walk.services(pods, outcomes)
     await walk.moved(pods)
     shown.summary(page, walk.wrong, walk.connections, time.monotonic() - began)

@@ -8,13 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from typing import Any
 
 from lab.cluster import launch, mesh, port_forward
 from lab.paths import Paths
-from lab.topology import LabError
+from lab.topology import Host, LabError
 from linux.netns import command as namespace_command
 
 _SECONDS = 30.0
@@ -45,11 +45,14 @@ class Hands:
         output = json.loads(await self.kubectl("get", kind, "--all-namespaces", "--output=json"))
         return [item for item in output["items"] if item["metadata"]["namespace"] in namespaces]
 
+    def inside(self, pod: str, *shop: str) -> list[str]:
+        """The command that runs `shop …` inside `namespace/name`."""
+        namespace, _, name = pod.partition("/")
+        return [*self._kubectl, "exec", "--namespace", namespace, "--stdin", name, "--", "shop", *shop]
+
     async def probe(self, pod: str, urls: Iterable[str], timeout: str) -> list[dict[str, Any]]:
         """`shop probe` inside `namespace/name`: a line for each URL. Raises `LabError`."""
-        namespace, _, name = pod.partition("/")
-        command = ("exec", "--namespace", namespace, "--stdin", name, "--", "shop", "probe", "--timeout", timeout, "-")
-        code, said, wrong = await self._run([*self._kubectl, *command], "\n".join(urls))
+        code, said, wrong = await self._run(self.inside(pod, "probe", "--timeout", timeout, "-"), "\n".join(urls))
         if code:
             raise LabError(f"shop probe in {pod}: {wrong.strip()}")
         return [json.loads(line) for line in said.splitlines()]
@@ -61,9 +64,14 @@ class Hands:
             raise LabError(f"airmesh {' '.join(arguments)}: {wrong.strip()}")
         return code, said
 
-    async def route(self, netns: str, address: str) -> dict[str, Any]:
-        """The kernel's route to an address, as `ip --json route get` says it; `error` alone: the kernel's refusal."""
-        code, said, wrong = await self._run(namespace_command(netns, "ip", "--json", "route", "get", address))
+    async def route(self, host: Host, address: str) -> dict[str, Any]:
+        """A host's route to an address, as `ip --json route get` says it; `error` alone: the kernel's refusal.
+
+        Behind switches the table's route with all of its next hops, and not the one that a packet without ports takes.
+        """
+        whole = ["fibmatch"] if host.uplinks else []
+        argv = namespace_command(host.netns, "ip", "--json", "route", "get", *whole, address)
+        code, said, wrong = await self._run(argv)
         return {"error": wrong.strip() or said.strip()} if code else dict(json.loads(said)[0])
 
     async def _run(self, argv: list[str], stdin: str = "") -> tuple[int, str, str]:
@@ -111,10 +119,23 @@ class Hands:
     @asynccontextmanager
     async def beating(self, pod: str, target: str, seconds: int) -> AsyncIterator[asyncio.subprocess.Process]:
         """`shop beat` inside a pod for at most so long; its lines are on the process's stdout."""
-        namespace, _, name = pod.partition("/")
-        beat = ("shop", "beat", "--interval", "5ms", "--report", "50ms", "--for", f"{seconds}s", target)
-        async with self._stream([*self._kubectl, "exec", "--namespace", namespace, name, "--", *beat]) as running:
+        beat = ("beat", "--interval", "5ms", "--report", "50ms", "--for", f"{seconds}s", target)
+        async with self._stream(self.inside(pod, *beat)) as running:
             yield running
+
+    @asynccontextmanager
+    async def talking(
+        self, pod: str, targets: Sequence[str], flows: int, seconds: int
+    ) -> AsyncIterator[list[Mapping[str, Any]]]:
+        """`shop talk` inside a pod for at most so long, beside what the body does; its lines so far, in a list."""
+        talk = ("talk", "--flows", str(flows), "--for", f"{seconds}s", *targets)
+        async with self._stream(self.inside(pod, *talk)) as running:
+            heard: list[Mapping[str, Any]] = []
+            ear = asyncio.create_task(_collect(running, heard))
+            try:
+                yield heard
+            finally:
+                ear.cancel()
 
     @asynccontextmanager
     async def _stream(self, argv: list[str]) -> AsyncIterator[asyncio.subprocess.Process]:

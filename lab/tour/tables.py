@@ -1,6 +1,7 @@
 """The tour's tables: what was seen, as a person enjoys reading it. Disagreements are red and say both sides.
 
-Owns the looks alone; whether things agree is decided in `probes`, `services` and `drops`.
+Owns the looks alone; whether things agree is decided in `probes`, `services`, `drops`, `ways` and
+`multipath`.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from lab.tour.drops import DropRow, Drops
+from lab.tour.multipath import CHI_SQUARE, Neighbor, Spread, Stage
 from lab.tour.probes import Cell, CellState, Move
 from lab.tour.services import Answered
 from lab.tour.ways import SHOWN, Way
@@ -129,9 +131,63 @@ def ways(page: Console, seen: Sequence[Way]) -> None:
             one.model,
             escape(one.route),
             packets or "[dim]none[/]",
-            f"[bold red]{escape(one.disagreement)}[/]" if one.disagreement else "[green]✓[/]",
+            _agreed(one.disagreement),
         )
     page.print(table)
+
+
+def neighbors(page: Console, seen: Sequence[Neighbor]) -> None:
+    """One row a node, one column a switch: families that a session runs over."""
+    heading(page, "BGP sessions", "each node with each switch, by the switch's word, and what it is established over")
+    names = list(dict.fromkeys(one.switch for one in seen))
+    table = _table("node", *names)
+    for node in dict.fromkeys(one.node for one in seen):
+        over = {one.switch: one.over for one in seen if one.node == node}
+        found = (
+            f"[green]✓[/] {', '.join(over[name])}" if over[name] else "[bold red]not established[/]" for name in names
+        )
+        table.add_row(node, *found)
+    page.print(table)
+
+
+def spreads(page: Console, seen: Sequence[Spread], names: Sequence[str]) -> None:
+    """One row a pair of nodes and family: new connections by switch."""
+    heading(page, "Connections over both switches", "new ones, by the switch that the sending node's packets came to")
+    table = _table("from", "to", "family", "connected", *(f"by {name}" for name in names), "chi-square", "")
+    for one in seen:
+        table.add_row(
+            one.source,
+            one.destination,
+            f"IPv{one.family}",
+            f"{one.connected}/{one.tried}",
+            *(str(one.counts[name]) for name in names),
+            f"{one.chi_square:.1f} [dim]of {CHI_SQUARE}[/]",
+            _agreed(one.disagreement),
+        )
+    page.print(table)
+
+
+def stages(page: Console, seen: Sequence[Stage], names: Sequence[str]) -> None:
+    """One row a thing that happened to a switch: what held connections did."""
+    heading(page, "A switch is out", "TCP connections that echo all the time; where their packets go afterwards")
+    table = _table(
+        "what happened", "held", "lost", *(f"by {name}" for name in names), "longest wait", "all go on after", ""
+    )
+    for one in seen:
+        table.add_row(
+            escape(one.what),
+            str(one.flows),
+            str(len(one.broken)),
+            *(str(one.seen.get(name, 0)) for name in names),
+            f"{one.longest_ms:.0f} ms",
+            f"{one.seconds:.1f} s" if one.seconds >= 0 else "[bold red]never[/]",
+            _agreed(one.disagreement),
+        )
+    page.print(table)
+
+
+def _agreed(disagreement: str) -> str:
+    return f"[bold red]{escape(disagreement)}[/]" if disagreement else "[green]✓[/]"
 
 
 def move(page: Console, seen: Move) -> None:

@@ -1,9 +1,9 @@
 """How packets travel between each pair of nodes: what the kernel's routes say, and what was seen on the wire.
 
 Owns the comparison of two witnesses: the routing table of the node that sends (`ip route get`), and a capture at the
-bridge. Pure. Agreed is a pair whose packets were in the tunnel that its route leads into and in nothing else: where a
-tunnel is, no address of a pod may be in the clear. A pair without a route is told; that its connections fail is the
-matrix' to say.
+bridge or at the switches. Pure. Agreed is a pair whose packets were in the tunnel that its route leads into and in
+nothing else: where a tunnel is, no address of a pod may be in the clear. A pair without a route is told; that its
+connections fail is the matrix' to say. Behind switches a route that was learnt by BGP leads by all of them.
 """
 
 from __future__ import annotations
@@ -15,12 +15,16 @@ from ipaddress import ip_address
 from typing import Any
 
 from lab.cluster.packets import IPIP, PLAIN, VXLAN, WIREGUARD, Packet
-from lab.topology import FABRIC_LINK, Host
+from lab.topology import FABRIC_LINK, Host, Port
 from lab.tour.probes import Address, Pod
 
 NONE = "none"
 """No route to the other node's pods."""
 HOST_GW = "host-gw"
+BGP = "bgp"
+"""Learnt from the switches that the nodes are behind."""
+LEARNT = "185"
+"""Protocol of routes that were learnt by BGP."""
 DEVICES = {"am-vxlan": VXLAN, "am-vxlan6": VXLAN, "am-ipip": IPIP, "am-wg": WIREGUARD, "am-wg2": WIREGUARD}
 """Device of a route → the model that it is of."""
 SHOWN = {
@@ -39,18 +43,20 @@ class Way:
     destination: str
     family: int
     model: str
-    """By the route of the node that sends: `host-gw`, a tunnel's name, or `NONE`."""
+    """By the route of the node that sends: `host-gw`, `bgp`, a tunnel's name, or `NONE`."""
     route: str
     """That route, in the words of `ip`."""
     packets: Mapping[str, int] = field(default_factory=dict)
     """How many were seen in each tunnel, `PLAIN` for packets as they are."""
     crossed: bool = False
     """Whether a connection from one to the other was made meanwhile."""
+    unused: tuple[str, ...] = ()
+    """Links to switches by which a learnt route does not lead."""
 
     @property
     def expected(self) -> str:
         """What packets have to be in."""
-        return PLAIN if self.model == HOST_GW else self.model
+        return PLAIN if self.model in {HOST_GW, BGP} else self.model
 
     @property
     def disagreement(self) -> str:
@@ -58,6 +64,8 @@ class Way:
         name = f"{self.source} → {self.destination} IPv{self.family}"
         if self.model == NONE:
             return f"{name}: no route ({self.route})"
+        if self.unused:
+            return f"{name}: the route does not lead by {' and '.join(self.unused)} ({self.route})"
         others = {tunnel: count for tunnel, count in self.packets.items() if tunnel != self.expected and count}
         if others:
             seen = ", ".join(f"{count} {SHOWN[tunnel]}" for tunnel, count in sorted(others.items()))
@@ -67,13 +75,23 @@ class Way:
         return ""
 
 
-def model_of(route: Mapping[str, Any], peer: Collection[Address]) -> str:
-    """The model of a route as `ip --json route get` says it, to a pod on the node that has the addresses ``peer``."""
-    device = str(route.get("dev", ""))
+def next_hops(route: Mapping[str, Any]) -> tuple[tuple[str, str], ...]:
+    """(Router, device) of each next hop of a route as `ip --json route get` says it; empty for no router."""
+    hops = route.get("nexthops", [route])
+    return tuple((hop.get("gateway") or hop.get("via", {}).get("host", ""), hop.get("dev", "")) for hop in hops)
+
+
+def model_of(route: Mapping[str, Any], peer: Collection[Address], uplinks: Collection[Port] = ()) -> str:
+    """The model of a route as `ip --json route get` says it, to a pod on the node that has the addresses ``peer``.
+
+    ``uplinks``: of the node that sends, where it is behind switches; then the route is the table's own (`fibmatch`).
+    """
+    router, device = next_hops(route)[0]
     if device in DEVICES:
         return DEVICES[device]
-    gateway = route.get("gateway") or route.get("via", {}).get("host")
-    return HOST_GW if device == FABRIC_LINK and gateway and ip_address(gateway) in peer else NONE
+    if uplinks:
+        return BGP if route.get("protocol") == LEARNT and all(router for router, _ in next_hops(route)) else NONE
+    return HOST_GW if device == FABRIC_LINK and router and ip_address(router) in peer else NONE
 
 
 def addresses_of(host: Host) -> tuple[Address, Address]:
@@ -82,13 +100,13 @@ def addresses_of(host: Host) -> tuple[Address, Address]:
 
 
 def words(route: Mapping[str, Any]) -> str:
-    """`via 172.30.0.12 dev am-vxlan mtu 1450`, or why there is none."""
+    """`via 172.30.0.12 dev am-vxlan mtu 1450`, more next hops after a comma, or why there is none."""
     if "error" in route:
         return str(route["error"])
-    gateway = route.get("gateway") or route.get("via", {}).get("host")
     mtu = next((one["mtu"] for one in route.get("metrics", []) if "mtu" in one), None)
-    parts = [("via", gateway), ("dev", route.get("dev")), ("mtu", mtu)]
-    return " ".join(f"{name} {value}" for name, value in parts if value)
+    hops = [(("via", router), ("dev", device)) for router, device in next_hops(route)]
+    said = ", ".join(" ".join(f"{name} {value}" for name, value in hop if value) for hop in hops)
+    return f"{said} mtu {mtu}" if mtu else said
 
 
 def pairs(nodes: Sequence[Host], pods: Sequence[Pod]) -> Iterator[tuple[Host, Host, Address]]:
@@ -133,14 +151,23 @@ def ways(
     """One for each route, in order of nodes and family."""
     hosts = {node.name: node for node in nodes}
     return tuple(
-        Way(
-            source=pair[0],
-            destination=pair[1],
-            family=pair[2],
-            model=model_of(route, addresses_of(hosts[pair[1]])),
-            route=words(route),
-            packets=counts.get(pair, {}),
-            crossed=pair in crossed,
-        )
+        _way(hosts[pair[0]], hosts[pair[1]], pair[2], route, counts.get(pair, {}), crossed=pair in crossed)
         for pair, route in sorted(routes.items())
+    )
+
+
+def _way(
+    source: Host, there: Host, family: int, route: Mapping[str, Any], packets: Mapping[str, int], *, crossed: bool
+) -> Way:
+    model = model_of(route, addresses_of(there), source.uplinks)
+    used = {device for _, device in next_hops(route)}
+    return Way(
+        source=source.name,
+        destination=there.name,
+        family=family,
+        model=model,
+        route=words(route),
+        packets=packets,
+        crossed=crossed,
+        unused=tuple(port.link for port in source.uplinks if port.link not in used) if model == BGP else (),
     )

@@ -17,11 +17,14 @@ from kit import bgp
 from kit.models import SERVED, Model
 from kit.pairs import chosen
 from linux.netlink import Netlink
+from proto.bgp import BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.codec import encode_segment
 from proto.pairs import PairsRequest
-from proto.subjects import PAIRS, ROUTES, event_subject, object_fault_subject
+from proto.subjects import BGP, BGP_ROUTES, PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
+from services.routing.bgp import answers, metrics
 from services.routing.bgp.mirror import Asked
+from services.routing.bgp.router import Router
 from services.routing.bgp.start import Bgp
 from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
@@ -96,22 +99,51 @@ async def build(
     runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, loop))
     runtime.spawn("measure", prober.run())
     runtime.spawn("measured", _wake(measured, loop))
-    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, settings.node, installer.states()))
     if settings.node:
         announce = _announce(runtime, mirror, installer)
-    if speaks and not node:
-        installer.learnt = Asked(bus).leads_to
-    if node and speaks:
-        speaker = Bgp(
-            runtime,
-            mirror,
-            LearntRoutes(kernel),
-            lambda: installer.snapshot,
-            lambda: installer.encrypted,
-            loop.poke,
-            namespace=namespace,
-        )
-        installer.learnt = speaker.leads_to
+    speaker = _speak(runtime, mirror, kernel, installer, loop, namespace) if speaks else None
+    await _serve(runtime, installer, speaker)
+
+
+def _speak(
+    runtime: Runtime[Settings],
+    mirror: Mirror,
+    kernel: Kernel,
+    installer: Installer,
+    loop: Loop,
+    namespace: Path | None,
+) -> Bgp | None:
+    """Speak BGP when somebody asks for it; a gateway leaves that to the nodes."""
+    if runtime.settings.gateway:
+        installer.learnt = Asked(runtime.bus).leads_to
+        return None
+    speaker = Bgp(
+        runtime,
+        mirror,
+        LearntRoutes(kernel),
+        lambda: installer.snapshot,
+        lambda: installer.encrypted,
+        loop.poke,
+        namespace=namespace,
+    )
+    installer.learnt = speaker.leads_to
+    return speaker
+
+
+async def _serve(runtime: Runtime[Settings], installer: Installer, speaker: Bgp | None) -> None:
+    """Answer for the pairs and the speaker, and show what it measures; where there is none, say so."""
+    node, bus = runtime.settings.node, runtime.bus
+    await bus.serve_everyone(PAIRS, PairsRequest, lambda asked: chosen(asked, node, installer.states()))
+
+    def router() -> Router | None:
+        return speaker.router if speaker is not None else None
+
+    def sessions(asked: BgpSessionsRequest) -> BgpSessions | None:
+        return answers.sessions(asked, node, router(), speaker.faults if speaker is not None else ())
+
+    await bus.serve_everyone(BGP, BgpSessionsRequest, sessions)
+    await bus.serve_everyone(BGP_ROUTES, BgpRoutesRequest, lambda asked: answers.routes(asked, node, router()))
+    runtime.on_stop(metrics.register(router))
 
 
 def _kernel(settings: Settings, namespace: Path | None, programs: bool) -> Kernel:

@@ -27,13 +27,16 @@ from services.routing.core.learnt import (
     LAST_ID,
     METRIC,
     PROTOCOL,
+    RETRIES,
     Group,
     Hop,
+    Hops,
     NextHop,
     NextHops,
     Object,
     Table,
     hops_of,
+    longest_match,
 )
 from services.routing.kernel import Kernel
 
@@ -58,6 +61,8 @@ class Pass:
     """Of the routes written those that the kernel had lost, or had otherwise than it was told."""
     lacking: frozenset[Hop] = field(default=frozenset())
     """Next hops that the kernel refuses: their link is down, or they are on none of its networks."""
+    crowded: int = 0
+    """Prefixes without a route because 65,536 other sets of next hops are in use."""
 
 
 class LearntRoutes:
@@ -71,6 +76,8 @@ class LearntRoutes:
         self._writers = _writers(self._sources)
         self._objects: dict[int, Object] = {}
         """Next hop objects of ours in the kernel, as of the last full pass and what was set since."""
+        self._crowded: dict[tuple[Family, Prefix], Hops] = {}
+        """Prefixes for whose next hops there was no number; some are tried again in each full pass."""
         self._lost: frozenset[Hop] = frozenset()
         self._lacking: frozenset[Hop] = frozenset()
 
@@ -83,13 +90,20 @@ class LearntRoutes:
             self._sources, self._writers = wanted, _writers(wanted)
 
     def replace(self, family: Family, prefixes: Iterable[Prefix], hops: Iterable[Hop]) -> None:
-        """These prefixes are reached by these next hops from now on, by none of them: not at all. Raises OverflowError
-        when 65,536 other sets of next hops are in use.
+        """These prefixes are reached by these next hops from now on, by none of them: not at all. Nor are they while
+        65,536 other sets of next hops are in use.
         """
-        found, table = hops_of(hops), self._tables[family]
-        identifier = self._next_hops.identifier(found) if found else 0
+        found, table, crowded = hops_of(hops), self._tables[family], self._crowded
+        try:
+            identifier, refused = (self._next_hops.identifier(found) if found else 0), False
+        except OverflowError:
+            identifier, refused = 0, True
         for prefix in prefixes:
             table.replace(prefix, identifier)
+            if refused:
+                crowded[family, prefix] = found
+            elif crowded:
+                crowded.pop((family, prefix), None)
 
     def complete(self, family: Family) -> None:
         """All that there is has been learnt: the next full pass removes what else of ours is in the kernel."""
@@ -114,10 +128,11 @@ class LearntRoutes:
         return self._next_hops.hops(self._tables[family].wanted.get(prefix, 0))
 
     def leads_to(self, network: Network) -> bool:
-        """Whether there is a route to exactly this prefix."""
+        """Whether the longest route to a prefix, be it to one that covers it, is in the kernel."""
         family, prefix = prefix_of(network)
         table = self._tables[family]
-        return prefix in table.wanted and prefix not in table.refused
+        found = longest_match(table.wanted, prefix)
+        return found is not None and found not in table.refused
 
     async def leave_lost(self) -> None:
         """Take lost next hops out of their groups now, before any route is written. Raises KernelFault."""
@@ -141,8 +156,10 @@ class LearntRoutes:
         written = sum([await self._write(family, taken[family]) for family in Family])
         if full and not any(map(len, self._tables.values())):
             await self._release()
+            for (family, prefix), hops in list(islice(self._crowded.items(), RETRIES)):
+                self.replace(family, (prefix,), hops)
         refused = sum(len(table.refused) for table in self._tables.values()) + len(self._lacking)
-        return Pass(written=written, refused=refused, drift=drift, lacking=self._lacking)
+        return Pass(written=written, refused=refused, drift=drift, lacking=self._lacking, crowded=len(self._crowded))
 
     def _used(self) -> set[int]:
         return {identifier for table in self._tables.values() for identifier in table.used}
@@ -184,6 +201,7 @@ class LearntRoutes:
 
     async def _release(self) -> None:
         """Objects go that no route names."""
+        self._next_hops.forget(self._next_hops.never_written(self._used(), self._objects))
         if not (idle := self._next_hops.unused(self._used(), self._objects)):
             return
         await self._kernel.learnt(lambda netlink: _remove(netlink, idle))

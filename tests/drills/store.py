@@ -45,6 +45,8 @@ Contents = dict[str, Held]
 SECONDS = 30.0
 """Of one piece of work; then TimeoutError."""
 HANDSHAKE_SECONDS = 3.0
+WATCHED_SECONDS = 600.0
+"""Longest watch of a bucket."""
 
 
 async def _ignore(_error: Exception) -> None:
@@ -67,11 +69,11 @@ class Janitor:
                 async with asyncio.timeout(HANDSHAKE_SECONDS):
                     return await nats.connect(self.url, error_cb=_ignore, connect_timeout=2, **known)
 
-    def run(self, work: Callable[[Client], Awaitable[T]]) -> T:
-        """Do something on a connection of its own."""
+    def run(self, work: Callable[[Client], Awaitable[T]], seconds: float = SECONDS) -> T:
+        """Do something on a connection of its own, within so many seconds."""
 
         async def go() -> T:
-            async with asyncio.timeout(SECONDS):
+            async with asyncio.timeout(seconds):
                 client = await self._connect()
                 try:
                     return await work(client)
@@ -195,7 +197,7 @@ def watching(by: Janitor, bucket: str) -> Iterator[Watch]:
 
     def run() -> None:
         try:
-            by.run(follow)
+            by.run(follow, WATCHED_SECONDS)
         except BaseException as error:
             watch.ended = error
 

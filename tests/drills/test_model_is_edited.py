@@ -21,7 +21,7 @@ import pytest
 
 from chassis.bus.client import Bus
 from lab.cluster.capture import Capture
-from lab.cluster.packets import IPIP, PLAIN, VXLAN
+from lab.cluster.packets import IPIP, PLAIN, VXLAN, Packet, parse
 from lab.tour.ways import HOST_GW, model_of
 from proto.objects import IPPool, Pod
 from tests.bpf.world import run
@@ -143,12 +143,12 @@ class Ends:
     def wire(self) -> set[str]:
         """What packets between the pods are in on the hub's bridge, right now."""
         pods = {ip_address(address) for found in self.addresses.values() for address in found}
-        with Capture({self.world.label: {f"to-{node}": node for node in NODES}}) as seen:
+        with Capture({self.world.label: {f"to-{node}": node for node in NODES}}, parse) as seen:
             until(self.world, "packets of both ways and families", lambda: len(_ways(seen, pods)) == 4)
         return {packet.tunnel for _, packet in seen.seen if packet.ends[0] in pods}
 
 
-def _ways(seen: Capture, pods: set[Any]) -> set[Any]:
+def _ways(seen: Capture[Packet], pods: set[Any]) -> set[Any]:
     return {packet.ends[0] for _, packet in seen.seen.copy() if packet.ends[0] in pods}
 
 

@@ -66,7 +66,7 @@ class Detection:
         """Exactly these are BGP's peers from now on."""
         names: dict[Key, str] = {}
         for peer in peers:
-            link = link_of(peer.session, ways, kernel) if peer.session.bfd else None
+            link = link_of(peer.session, kernel, ways.gateways.items()) if peer.session.bfd else None
             if link is not None and (key := key_of(peer.session, link)) is not None:
                 names[key] = peer.name
         self.bfd.sessions(dict.fromkeys(names, SETTINGS))

@@ -20,6 +20,7 @@ from kit.pools import within
 from proto.net import Address, Network
 from services.routing.bgp.session import PeerState
 from services.routing.bgp.speaker import Speaker
+from services.routing.core.bgp.codec.errors import Cease
 from services.routing.core.bgp.codec.messages import RefreshKind, RouteRefresh, encode_route_refresh
 from services.routing.core.bgp.codec.updates import Unwritable, UpdateWriter
 from services.routing.core.bgp.next_hops import Ways
@@ -37,6 +38,8 @@ from services.routing.core.learnt import Hop
 
 AT_ONCE = 1000
 """Prefixes that are decided, or sent to a peer, before others have their turn: some milliseconds."""
+ROUNDS = 64
+"""Parts of one pass, after which what was decided is written though more comes all the time."""
 FIRST_TABLES = 120.0
 """Seconds after a start in which peers may send their first tables before what they did not send is taken away."""
 
@@ -69,8 +72,15 @@ class _Outgoing:
 
     agreed: Agreed
     writer: UpdateWriter
+    next_hops: Mapping[Family, OwnNextHop]
+    unfinished: set[Family]
+    """Families of which all is being sent."""
+    asked: set[Family] = field(default_factory=set)
+    """Families that the peer wants all of again, once what is unfinished has been sent: however often it asks."""
     waiting: list[bytes] = field(default_factory=list)
     """Packed, and not taken yet."""
+    unwritable: str = ""
+    """Why some routes cannot be sent, as it was reported."""
 
 
 class Router:
@@ -93,12 +103,17 @@ class Router:
         self._ways = Ways()
         self.rib = Tables(self._reach, most_paths=most_paths)
         self.speaker = speaker(self)
-        self._next_hops: dict[str, dict[int, Address]] = {}
+        self._identity: Identity | None = None
+        self._own: dict[str, dict[int, Address]] = {}
+        """What each peer can be sent as next hops, by family (4, 6)."""
         self._peers: dict[str, Peer] = {}
         self._outgoing: dict[str, _Outgoing] = {}
         self._announced: dict[Network, Attributes] = {}
-        self._guarded: frozenset[Network] = frozenset()
         self._unprogrammed: tuple[Network, ...] = ()
+        self._over: set[str] = set()
+        """Peers whose session ends, as they have sent more prefixes than they may."""
+        self._again: list[tuple[Family, Prefix]] = []
+        """Prefixes whose routes are to be handed over again, as they are reached, or used, in another way."""
         self._until = self._loop.time() + FIRST_TABLES
         self._deferred: dict[Family, dict[str, float]] = {family: {} for family in Family}
         """Peers whose first table is waited for after a restart of this speaker, and until when."""
@@ -129,17 +144,22 @@ class Router:
             }
         for names in self._awaited.values():
             names.intersection_update(wanted)
-        self._next_hops = {name: dict(next_hops.get(name, addresses)) for name in wanted}
+        self._identity = identity
+        self._own = {name: dict(next_hops.get(name, addresses)) for name in wanted}
+        for untils in self._deferred.values():
+            for name in untils.keys() - wanted.keys():
+                del untils[name]
         if (hidden := tuple(unprogrammed)) != self._unprogrammed:
             self._unprogrammed = hidden
-            self._program_all()
+            self._hand_over_again()
         self._peers = wanted
         listening = identity.listen_addresses or tuple(addresses.values())
         self.speaker.listen(listening, identity.listen_port)
         self.speaker.follow(wanted)
-        for name in self._outgoing:
-            if name in wanted:
-                self.rib.settings_changed(name, wanted[name].tables)
+        for name, outgoing in list(self._outgoing.items()):
+            self.rib.settings_changed(name, wanted[name].tables)
+            if self._next_hops(wanted[name]) != outgoing.next_hops:
+                self.speaker.reset(name, Cease.CONFIGURATION_CHANGE)
         self._poke()
 
     def announce(self, wanted: Mapping[Network, Attributes]) -> None:
@@ -153,18 +173,13 @@ class Router:
         self._announced = dict(wanted)
         self._poke()
 
-    def guard(self, ranges: Iterable[Network]) -> None:
-        """Ranges that are this cluster's own: a peer's route to one of them needs a rule that names it."""
-        if (guarded := frozenset(ranges)) != self._guarded:
-            self._guarded = guarded
-            self.rib.guard(guarded)
-            self._poke()
-
     def find_ways(self, ways: Ways) -> None:
         """How next hops are reached now."""
         if ways != self._ways:
-            self._ways = ways
+            before, self._ways = self._ways, ways
             self.rib.next_hops_changed()
+            if any(before.hop(*hop) != ways.hop(*hop) for hop in self.rib.next_hops()):
+                self._hand_over_again()
             self._poke()
 
     def hops_of(self, name: str) -> frozenset[Hop]:
@@ -182,21 +197,24 @@ class Router:
     def established(self, name: str, session: Established) -> None:
         """The peer's table comes, and it is sent this one."""
         peer = self._peers[name]
-        self._outgoing[name] = _Outgoing(session.agreed, UpdateWriter(session.agreed))
+        next_hops, families = self._next_hops(peer), session.agreed.families
+        self._outgoing[name] = _Outgoing(session.agreed, UpdateWriter(session.agreed), next_hops, set(families))
+        for family in (self._awaited or {}).keys() - families:
+            self._ended(name, family)
         known = Known(
             session=peer.session,
             tables=peer.tables,
             agreed=session.agreed,
             router_id=session.theirs.router_id,
-            next_hops=self._own_next_hops(peer),
+            next_hops=next_hops,
             long_lived=bool(session.theirs.capabilities.long_lived),
         )
         self.rib.peer_up(name, known)
         self._poke()
 
-    def _own_next_hops(self, peer: Peer) -> dict[Family, OwnNextHop]:
+    def _next_hops(self, peer: Peer) -> dict[Family, OwnNextHop]:
         """What a peer is sent as next hops; IPv4 routes an address of IPv6 where there is no other (RFC 8950)."""
-        own = self._next_hops[peer.name]
+        own = self._own[peer.name]
         found = {Family.IPV4: own.get(4), Family.IPV6: own.get(6)}
         if found[Family.IPV4] is None and Family.IPV4 in peer.session.extended_next_hops:
             found[Family.IPV4] = own.get(6)
@@ -205,6 +223,7 @@ class Router:
     def lost(self, name: str, lost: Lost) -> None:
         """What the peer may send again stays, all else goes."""
         self._outgoing.pop(name, None)
+        self._over.discard(name)
         self.rib.peer_down(name, lost.kept)
         self._poke()
 
@@ -214,24 +233,26 @@ class Router:
             self._refresh(name, message)
         else:
             for limit in self.rib.update(name, message):
-                self._reports.limited(limit)
-                if limit.exceeded:
-                    bound = bytes((0, limit.family.afi, limit.family.safi)) + limit.most.to_bytes(4)
-                    self.speaker.refuse_prefixes(name, bound)
+                self._limited(limit)
             if message.end_of_rib is not None:
                 self._ended(name, message.end_of_rib)
         self._poke()
+
+    def _limited(self, limit: PrefixLimit) -> None:
+        """The first excess ends the session; what was read with it says nothing new."""
+        if limit.peer not in self._over:
+            self._reports.limited(limit)
+            if limit.exceeded:
+                self._over.add(limit.peer)
+                bound = bytes((0, limit.family.afi, limit.family.safi)) + limit.most.to_bytes(4)
+                self.speaker.refuse_prefixes(limit.peer, bound)
 
     def _refresh(self, name: str, refresh: RouteRefresh) -> None:
         match refresh.kind:
             case RefreshKind.REQUEST:
                 outgoing = self._outgoing.get(name)
                 if outgoing is not None and refresh.family in outgoing.agreed.families:
-                    if outgoing.agreed.enhanced_route_refresh:
-                        outgoing.waiting.append(
-                            encode_route_refresh(RouteRefresh(refresh.family, RefreshKind.BEGINNING))
-                        )
-                    self.rib.refresh_requested(name, refresh.family)
+                    outgoing.asked.add(refresh.family)
             case RefreshKind.BEGINNING:
                 self.rib.refresh_begin(name, refresh.family)
             case RefreshKind.END:
@@ -259,6 +280,18 @@ class Router:
         if (state := self.speaker.states().get(name)) is not None:
             self._reports.changed(name, state)
 
+    # To look at.
+
+    @property
+    def identity(self) -> Identity | None:
+        """Who this speaker is; None before the first :meth:`follow`."""
+        return self._identity
+
+    @property
+    def peers(self) -> Mapping[str, Peer]:
+        """All that a session is to be held with, by name."""
+        return self._peers
+
     # What follows from it.
 
     @property
@@ -268,19 +301,33 @@ class Router:
         return min([*untils, *([self._until] if self._awaited else [])], default=None)
 
     async def work(self) -> None:
-        """Decide and send all that there is."""
+        """Decide and send what there is: where more comes all the time, a part of it, and a poke says so."""
         self._expire()
-        while True:
-            changes = self.rib.decide(AT_ONCE)
-            self._program(changes)
-            sent = [self._send(name) for name in list(self._outgoing)]
-            if not changes and not any(sent) and not self.rib.undecided:
+        for _ in range(ROUNDS):
+            if not await self._round():
                 break
-            await asyncio.sleep(0)
+        else:
+            self._poke()
+            return
         for family in [family for family, names in (self._awaited or {}).items() if not names]:
             if self._awaited is not None and not self._deferred[family]:
                 del self._awaited[family]
                 self._routes.complete(family)
+
+    async def _round(self) -> bool:
+        """Decide a part, and send each peer one; whether there was something."""
+        changes = self.rib.decide(AT_ONCE)
+        self._program(changes)
+        again, self._again = self._again[:AT_ONCE], self._again[AT_ONCE:]
+        chosen = {family: self.rib.chosen(family) for family in Family}
+        self._program(Change(family, prefix, (), chosen[family].get(prefix, ())) for family, prefix in again)
+        sent = False
+        for name in list(self._outgoing):
+            if self._send(name):
+                sent = True
+                await asyncio.sleep(0)
+        await asyncio.sleep(0)
+        return bool(changes or again or sent or self.rib.undecided)
 
     def _program(self, changes: Iterable[Change]) -> None:
         """Hand the kernel's routes what changed, prefixes with the same next hops together."""
@@ -290,11 +337,11 @@ class Router:
         for (family, hops), prefixes in together.items():
             self._routes.replace(family, prefixes, hops)
 
-    def _program_all(self) -> None:
-        """Hand over all that is used: other prefixes than before are for peers alone."""
-        for family in Family:
-            chosen = self.rib.chosen(family).items()
-            self._program(Change(family, prefix, (), paths) for prefix, paths in chosen)
+    def _hand_over_again(self) -> None:
+        """Hand over all that is used, a part at a time: next hops are reached in another way, or other prefixes than
+        before are for peers alone.
+        """
+        self._again = [(family, prefix) for family in Family for prefix in self.rib.chosen(family)]
 
     def _hops(self, change: Change) -> tuple[Hop, ...]:
         """The routers that a prefix is reached by; none where it is this node's own, or for peers alone."""
@@ -310,13 +357,27 @@ class Router:
 
     def _send(self, name: str) -> bool:
         """Send a peer the next part of what it lacks; whether that was something, and it took it."""
-        outgoing = self._outgoing[name]
-        if not outgoing.waiting and self.rib.owes(name):
-            outgoing.waiting = self._packed(name, outgoing, self.rib.pending(name, AT_ONCE))
+        if (outgoing := self._outgoing.get(name)) is None:
+            return False
+        if not outgoing.waiting:
+            outgoing.waiting = self._begun(name, outgoing)
+            if self.rib.owes(name):
+                outgoing.waiting += self._packed(name, outgoing, self.rib.pending(name, AT_ONCE))
         if outgoing.waiting and self.speaker.send(name, outgoing.waiting):
             outgoing.waiting = []
             return True
         return False
+
+    def _begun(self, name: str, outgoing: _Outgoing) -> list[bytes]:
+        """Begin to send all again of the families that the peer asked for (RFC 2918, RFC 7313 4)."""
+        messages = []
+        for family in sorted(outgoing.asked - outgoing.unfinished):
+            outgoing.asked.discard(family)
+            outgoing.unfinished.add(family)
+            self.rib.refresh_requested(name, family)
+            if outgoing.agreed.enhanced_route_refresh:
+                messages.append(encode_route_refresh(RouteRefresh(family, RefreshKind.BEGINNING)))
+        return messages
 
     def _packed(self, name: str, outgoing: _Outgoing, pending: Pending) -> list[bytes]:
         messages: list[bytes] = []
@@ -327,10 +388,13 @@ class Router:
             for come in batch.reachable:
                 written = writer.write(come.family, come.attributes, come.prefixes, come.path_ids)
                 if isinstance(written, Unwritable):
-                    self._reports.unwritable(name, written.reason)
+                    if written.reason != outgoing.unwritable:
+                        outgoing.unwritable = written.reason
+                        self._reports.unwritable(name, written.reason)
                     written = writer.withdraw(come.family, come.prefixes, come.path_ids)
                 messages += written
         for family, completed in pending.completed:
+            outgoing.unfinished.discard(family)
             if completed is Completed.INITIAL:
                 messages.append(writer.end_of_rib(family))
             elif outgoing.agreed.enhanced_route_refresh:

@@ -104,7 +104,9 @@ class Session:
         self._wires: dict[Link, Wire] = {}
         self._actions: deque[Action] = deque()
         self._acting = False
-        self._timer: asyncio.TimerHandle | None = None
+        self._timer: asyncio.Handle | None = None
+        self._due = 0.0
+        """When it calls. uvloop gives a handle without a time for one that is due at once."""
         self._arriving: socket.socket | None = None
         self._refused = False
         self._shown: tuple[State, Reason | None] = (State.IDLE, None)
@@ -270,12 +272,12 @@ class Session:
     def _arm(self) -> None:
         deadline = self.machine.deadline
         if self._timer is not None:
-            if deadline is not None and deadline >= self._timer.when():
+            if deadline is not None and deadline >= self._due:
                 return  # it looks again then
             self._timer.cancel()
             self._timer = None
         if deadline is not None:
-            self._timer = self._loop.call_at(deadline, self._tick)
+            self._timer, self._due = self._loop.call_at(deadline, self._tick), deadline
 
     def _tick(self) -> None:
         self._timer = None

@@ -20,7 +20,7 @@ from chassis.runtime.service import Runtime
 from kit.once import Once
 from proto.addresses import Block, Claim
 from proto.events import BgpSession
-from proto.net import Network
+from proto.net import Address, Network
 from proto.subjects import event_subject
 from services.routing.bfd.client import FOLDER
 from services.routing.bgp.detection import Detection
@@ -32,13 +32,16 @@ from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
 from services.routing.core.bgp.next_hops import Ways, bound, own_next_hops, ways_of
+from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
+from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Attributes, Family
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Snapshot
 from services.routing.core.learnt import METRIC
+from services.routing.core.models.wireguard import prohibited
 from services.routing.learnt import LearntRoutes
 from services.routing.mirror import Mirror as Buckets
 from services.routing.settings import Settings
@@ -47,14 +50,6 @@ PERIOD = 5.0
 RESTART = 120.0
 """Seconds after a start in which peers are asked for their tables before anything is decided (RFC 4724 4.1)."""
 SOON = 0.1
-_NAMES = {
-    State.IDLE: "Idle",
-    State.CONNECT: "Connect",
-    State.ACTIVE: "Active",
-    State.OPEN_SENT: "OpenSent",
-    State.OPEN_CONFIRM: "OpenConfirm",
-    State.ESTABLISHED: "Established",
-}
 
 
 class Bgp:
@@ -77,7 +72,7 @@ class Bgp:
         """
         self._encrypted = encrypted
         self._settled = settled
-        self._around: tuple[Set[int], Ways] = (frozenset(), Ways())
+        self._followed: tuple[Set[int], Ways] = (frozenset(), Ways())
         self._runtime = runtime
         self._node = runtime.settings.node
         self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
@@ -106,18 +101,23 @@ class Bgp:
 
     async def apply(self, dirty: Dirty) -> Done | Again:
         """One pass; raises KernelFault."""
-        around = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
-        if dirty.full or dirty.keys or self._services_changed or around != self._around:
-            self._services_changed, self._around = False, around
+        if self._kernel() == Snapshot():
+            return Again(SOON, full=dirty.full)  # nobody has looked yet
+        followed = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
+        full = dirty.full or followed != self._followed  # of a link that was lost the kernel takes the routes away
+        if full or dirty.keys or self._services_changed:
+            self._services_changed, self._followed = False, followed
             if (objects := self._mirror.look()) is not None:
                 self._known = True
                 await self._follow(objects)
         if not self._known:
             return Done()
-        self._report((*self._peering.faults, *self._detection.faults()))
+        listener = self.router.speaker.listener.faults if self.router is not None else {}
+        of_listener = _of_listener(listener, self._node)
+        self._report((*self._peering.faults, *of_listener, *self._detection.faults()))
         if self.router is not None:
             await self.router.work()
-        passed = await self._learnt.apply(full=dirty.full, occupied=_occupied(self._kernel()))
+        passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
         if passed.written:
             self._settled()
         deadline = self.router.deadline if self.router is not None else None
@@ -138,22 +138,28 @@ class Bgp:
         if found.speaker is None:
             self._end()
             return
+        wanted = self._announced(objects)
         if self.router is None:
+            if wanted is None:
+                return  # peers that kept this node's routes over a restart would take an empty table for all of them
             self.router = await self._begin()
-        node = objects.nodes[self._node]
-        secret = (pool.cidr for pool in objects.pools if pool.cidr.version in self._around[0])
-        unprogrammed = (*found.unprogrammed, *secret)
-        kernel, ways = self._kernel(), ways_of(self._kernel(), found.gateways)
-        peers = [replace(peer, session=bound(peer.session, ways, kernel)) for peer in found.peers]
-        addresses = addresses_of(node)
+        kernel, addresses = self._kernel(), addresses_of(objects.nodes[self._node])
+        peers = [replace(peer, session=bound(peer.session, kernel, found.gateways)) for peer in found.peers]
         next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
+        ways = ways_of(kernel, found.gateways)
         self._detection.follow(peers, ways, kernel)
-        loopback = kernel.loopback.addresses if kernel.loopback is not None else ()
-        self._learnt.prefer({version: own for version, own in addresses.items() if own in {one.ip for one in loopback}})
+        own = {one.ip for one in kernel.loopback.addresses} if kernel.loopback is not None else set()
+        self._learnt.prefer({version: one for version, one in addresses.items() if one in own})
         self.router.find_ways(ways)
-        self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
-        if (wanted := self._announced(objects)) is not None:
+        if wanted is not None:
             self.router.announce(wanted)
+        unprogrammed = (*found.unprogrammed, *self._secret(objects))
+        self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
+
+    def _secret(self, objects: Objects) -> Iterable[Network]:
+        """Ranges to which packets go encrypted or not at all."""
+        blocks = (one.value.cidr for one in self._buckets.blocks.entries.values() if isinstance(one.value, Block))
+        return prohibited([pool.cidr for pool in objects.pools], blocks, self._followed[0])
 
     async def _begin(self) -> Router:
         """A speaker, which takes over the routes that the kernel has of an earlier one."""
@@ -179,11 +185,11 @@ class Bgp:
 
     def _announced(self, objects: Objects) -> Mapping[Network, Attributes] | None:
         """What this node announces; None while blocks, claims or Services are not whole: then as before."""
-        set_here = configuration(objects.configurations, self._node)
+        configured = configuration(objects.configurations, self._node)
         buckets = self._buckets
-        if set_here.service_ranges:
+        if configured.service_ranges:
             self._follow_services()
-        services = self._mirror.look_at_services() if set_here.service_ranges else ((), ())
+        services = self._mirror.look_at_services() if configured.service_ranges else ((), ())
         if services is None or not (buckets.blocks.synced and buckets.claims.synced):
             return None
         held = Held(
@@ -193,7 +199,7 @@ class Bgp:
             services=services[0],
             slices=services[1],
         )
-        return announced(objects.nodes[self._node], held, set_here)
+        return announced(objects.nodes[self._node], held, configured)
 
     def _follow_services(self) -> None:
         if self._mirror.services is None:
@@ -220,7 +226,7 @@ class Bgp:
         if state.state is State.ESTABLISHED:
             self._detection.established(name)
         why, remedy = (state.fault.text, state.fault.remedy) if state.fault is not None else ("", "")
-        said = BgpSession(self._node, name, _NAMES[state.state], why, remedy)
+        said = BgpSession(self._node, name, STATES[state.state], why, remedy)
         self._runtime.log.info("bgp-session", peer=name, state=said.state, why=why)
         self._runtime.bus.publish(event_subject("routing", "bgp"), said)
 
@@ -236,6 +242,11 @@ class Bgp:
     async def _close(self) -> None:
         if self.router is not None:
             self.router.close()
+
+
+def _of_listener(faults: Mapping[Address, Reason], node: str) -> Iterable[Fault]:
+    """Why peers' connections are not taken at an address."""
+    return (Fault(one.text, one.remedy, about=("Node", node)) for _, one in sorted(faults.items(), key=str))
 
 
 def _occupied(kernel: Snapshot) -> Iterable[Network]:

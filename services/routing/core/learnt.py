@@ -74,12 +74,26 @@ def hops_of(hops: Iterable[Hop]) -> Hops:
     return tuple(sorted(set(hops), key=lambda hop: (hop.via.version, int(hop.via), hop.link)))
 
 
+def longest_match(routes: Container[Prefix], prefix: Prefix) -> Prefix | None:
+    """The longest of some routes' prefixes that covers ``prefix``, which may be itself."""
+    for length in range(prefix[0], -1, -1):
+        octets = bytearray(prefix[1 : 1 + (length + 7) // 8])
+        if length % 8:
+            octets[-1] &= 0xFF00 >> length % 8
+        covering = bytes((length,)) + octets
+        if covering in routes:
+            return covering
+    return None
+
+
 class NextHops:
     """Which object stands for which next hops. What it has once said stays so until :meth:`forget`."""
 
     def __init__(self) -> None:
         self._hops: dict[int, Hops] = {}
         self._ids: dict[Hops, int] = {}
+        self._least = FIRST_ID
+        """No number below it is free."""
 
     def adopt(self, seen: Mapping[int, Object]) -> None:
         """Take the kernel's objects for what they are, where nothing is known of them yet: so after a restart the same
@@ -95,11 +109,16 @@ class NextHops:
         if found is None:
             for hop in hops if len(hops) > 1 else ():
                 self.identifier((hop,))
-            found = next((one for one in range(FIRST_ID, LAST_ID + 1) if one not in self._hops), None)
-            if found is None:
-                raise OverflowError("65,536 sets of next hops are in use")
+            found = self._free()
             self._hops[found], self._ids[hops] = hops, found
         return found
+
+    def _free(self) -> int:
+        if len(self._hops) > LAST_ID - FIRST_ID:
+            raise OverflowError("65,536 sets of next hops are in use")
+        while self._least in self._hops:
+            self._least += 1
+        return self._least
 
     def hops(self, identifier: int) -> Hops:
         """What it stands for; nothing for an unknown one."""
@@ -140,6 +159,12 @@ class NextHops:
         for identifier in identifiers:
             if (hops := self._hops.pop(identifier, None)) is not None:
                 del self._ids[hops]
+                self._least = min(self._least, identifier)
+
+    def never_written(self, used: Iterable[int], seen: Container[int]) -> tuple[int, ...]:
+        """Objects that nothing needs and the kernel never had: what named them changed before it was written."""
+        needed = {one for identifier in used for one in self._parts(identifier)}
+        return tuple(one for one in self._hops if one not in needed and one not in seen)
 
     def _parts(self, identifier: int) -> Iterator[int]:
         yield identifier

@@ -18,7 +18,7 @@ import pytest
 from rich.text import Text
 
 from cli import show
-from cli.reports import agents, dns, events, flows, ipam, pairs, pods, policy, routes, trace
+from cli.reports import agents, bgp, dns, events, flows, ipam, pairs, pods, policy, routes, trace
 from cli.reports.table import Cell, Table, json_text
 from cli.reports.text import printable
 from proto.codec import encode_segment
@@ -37,6 +37,8 @@ REPORTS: dict[str, tuple[type[msgspec.Struct], Callable[[Any], tuple[Table, ...]
     "pods": (pods.Pods, pods.tables),
     "routes": (routes.Routes, routes.tables),
     "routes-explain": (pairs.Explained, pairs.explained_tables),
+    "bgp": (bgp.Sessions, bgp.session_tables),
+    "bgp-routes": (bgp.Routes, bgp.route_tables),
     "dns": (dns.DnsState, dns.tables),
     "explain": (policy.Verdict, policy.verdict_tables),
     "matrix": (policy.Matrix, policy.matrix_tables),

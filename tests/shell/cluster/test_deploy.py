@@ -91,7 +91,7 @@ def test_nothing_is_privileged_and_every_right_is_named(rendered: list[dict[str,
                 added[name] = sorted(context["capabilities"]["add"])
             assert name == "dataplane" or context["allowPrivilegeEscalation"] is False
             assert container["resources"]["requests"].keys() == {"cpu", "memory"}, name
-    assert added["routing"] == ["NET_ADMIN"]
+    assert added["routing"] == ["NET_ADMIN", "NET_BIND_SERVICE"]
     assert added.keys() == {"routing", "dataplane"}
     for name in ("cluster", "ipam", "policy", "dns"):
         assert pods(rendered)[name]["containers"][0]["securityContext"]["runAsNonRoot"] is True

@@ -70,40 +70,34 @@ class Ways:
         return None
 
 
-def link_of(session: SessionSettings, ways: Ways, kernel: Snapshot) -> Uplink | None:
-    """The link that a peer is on itself, behind no router; None: it is on none. A link that is down stays its link:
-    what follows from that is for failure detection, and the session is the same when the link comes up.
+def link_of(
+    session: SessionSettings, kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()
+) -> Uplink | None:
+    """The link that a peer is on itself, behind no router; None: it is on none. A link that is down for a while stays
+    its link: what follows from that is for failure detection, and another address would be another session.
     """
-    address = session.address
-    if address in ways.gateways:
+    ways = ways_of(replace(kernel, uplinks=tuple(replace(uplink, up=True) for uplink in kernel.uplinks)), gateways)
+    hop = ways.hop(session.address, session.interface)
+    if hop is None or hop.via != session.address:
         return None
-    if (hop := ways.hop(address, session.interface)) is not None and hop.via == address:
-        return next((uplink for uplink in kernel.uplinks if uplink.index == hop.link), None)
-    return next((uplink for uplink in kernel.uplinks if not uplink.up and _is_on(uplink, session)), None)
+    return next((uplink for uplink in kernel.uplinks if uplink.index == hop.link), None)
 
 
-def _is_on(uplink: Uplink, session: SessionSettings) -> bool:
-    address = session.address
-    if address.is_link_local:
-        return uplink.name == session.interface
-    return any(
-        address in one.network and address != one.ip
-        for one in uplink.addresses
-        if one.version == address.version and one.network.prefixlen < one.max_prefixlen
-    )
-
-
-def bound(session: SessionSettings, ways: Ways, kernel: Snapshot) -> SessionSettings:
-    """The session of an external peer that is on a link of this node, while the node's own address is on none.
+def bound(
+    session: SessionSettings, kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()
+) -> SessionSettings:
+    """The session of an external peer that is on a link of this node, while the address it is held from is not.
 
     It is held from the link's address: from another one the peer would not take it for a neighbor on the link, and BFD
     (RFC 5881) and the next hop that it is sent would be another router's.
     """
-    link = link_of(session, ways, kernel)
+    link = link_of(session, kernel, gateways)
     if not session.external or session.local is None or link is None:
         return session
-    own = [one.ip for one in link.addresses if one.version == session.address.version and not one.ip.is_link_local]
-    return replace(session, local=own[0]) if own and session.local not in own else session
+    own = [one for one in link.addresses if one.version == session.address.version and not one.ip.is_link_local]
+    if not own or session.local in (one.ip for one in own):
+        return session
+    return replace(session, local=next((one.ip for one in own if session.address in one.network), own[0].ip))
 
 
 def own_next_hops(session: SessionSettings, kernel: Snapshot, addresses: Mapping[int, Address]) -> dict[int, Address]:
@@ -125,13 +119,13 @@ def ways_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) 
     """What the kernel has of ways to next hops now."""
     names = {uplink.index: uplink.name for uplink in kernel.uplinks if uplink.up}
     found = [
-        Way(interface.network, uplink.index, uplink.name)
+        (0, Way(interface.network, uplink.index, uplink.name))
         for uplink in kernel.uplinks
         for interface in uplink.addresses
         if uplink.up and not interface.ip.is_link_local and interface.network.prefixlen < interface.max_prefixlen
     ]
     found += [
-        Way(route.destination, route.link, names[route.link], route.via)
+        (route.metric, Way(route.destination, route.link, names[route.link], route.via))
         for route in kernel.routes
         if route.kind is Kind.UNICAST
         and route.link in names
@@ -140,10 +134,15 @@ def ways_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) 
     ]
     holders = (*kernel.uplinks, *((kernel.loopback,) if kernel.loopback is not None else ()))
     return Ways(
-        ways=tuple(
-            sorted(dict.fromkeys(found), key=lambda way: (-way.network.prefixlen, way.via is not None, way.link))
-        ),
+        ways=tuple(dict.fromkeys(way for _, way in sorted(found, key=lambda one: _precedence(*one)))),
         links={name: index for index, name in names.items()},
         gateways=dict(gateways),
         own=frozenset(interface.ip for holder in holders for interface in holder.addresses),
     )
+
+
+def _precedence(metric: int, way: Way) -> tuple[int, ...]:
+    """The longest prefix first, of equal ones the least metric, as the kernel takes them; then any order, but one."""
+    network, via = way.network, way.via
+    router = (via.version, int(via)) if via is not None else (0, 0)
+    return -network.prefixlen, network.version, int(network.network_address), metric, *router, way.link

@@ -7,7 +7,7 @@ from ipaddress import ip_address
 
 import pytest
 
-from lab.cluster.packets import IPIP, PLAIN, VXLAN, WIREGUARD, Packet, parse
+from lab.cluster.packets import IPIP, PLAIN, VXLAN, WIREGUARD, Flow, Packet, parse, parse_flow
 
 N1, N2, N1_6, N2_6 = "172.30.0.11", "172.30.1.12", "fd00:172:30::11", "fd00:172:30:1::12"
 P1, P2, P1_6, P2_6 = "10.244.0.1", "10.244.0.65", "fd00:10:244::1", "fd00:10:244::41"
@@ -81,3 +81,23 @@ def test_what_is_no_ip_or_cut_off_is_nothing(frame: bytes) -> None:
 def test_the_ends_are_those_of_the_pods_where_they_can_be_read() -> None:
     assert seen(IPIP, (N1, N2), (P1, P2)).ends == (ip_address(P1), ip_address(P2))
     assert seen(WIREGUARD, (N1, N2)).ends == (ip_address(N1), ip_address(N2))
+
+
+PORTS = struct.pack("!HH", 40001, 5432) + bytes(16)
+
+
+@pytest.mark.parametrize(
+    ("packet", "ends"),
+    [
+        (ip(P1, P2, 6, PORTS), (P1, P2)),
+        (ip(P1_6, P2_6, 6, PORTS), (P1_6, P2_6)),
+        (ip(P1, P2, 17, PORTS), None),
+        (ip(P1, P2, 6, PORTS, fragment=100), None),
+        (ip(P1, P2, 6, PORTS[:3]), None),
+        (ip(N1, N2, 4, ip(P1, P2, 6, PORTS)), None),
+    ],
+    ids=["4", "6", "udp", "later-fragment", "cut-off", "in-a-tunnel"],
+)
+def test_a_flow_is_a_tcp_connections_addresses_and_ports(packet: bytes, ends: tuple[str, str] | None) -> None:
+    expected = Flow(ip_address(ends[0]), 40001, ip_address(ends[1]), 5432) if ends else None
+    assert parse_flow(ethernet(packet)) == expected

@@ -15,9 +15,10 @@ from lab.cluster.packets import IPIP, PLAIN, VXLAN, WIREGUARD, Packet
 from lab.topology import Fabric, plan
 from lab.tour import tables
 from lab.tour.probes import Pod
-from lab.tour.ways import NONE, Way, addresses_of, counted, model_of, pairs, ways, words
+from lab.tour.ways import BGP, NONE, Way, addresses_of, counted, model_of, pairs, ways, words
 
 N1, N2 = plan("air", 2, Fabric.ROUTED).nodes
+R1, R2 = plan("air", 2, Fabric.TOR).nodes
 WAY = Way(source="n1", destination="n2", family=4, model=VXLAN, route="dev am-vxlan", packets={VXLAN: 9}, crossed=True)
 
 
@@ -53,10 +54,39 @@ def test_a_route_is_of_a_model(route: dict[str, Any], model: str) -> None:
     assert model_of(route, addresses_of(N2)) == model
 
 
+HOP_A, HOP_B = {"gateway": "172.31.0.1", "dev": "fab0", "flags": []}, {"gateway": "172.31.1.1", "dev": "fab1"}
+BY_BOTH = {"dst": "10.244.0.64/26", "protocol": "185", "nexthops": [HOP_A, HOP_B]}
+
+
+@pytest.mark.parametrize(
+    ("route", "model"),
+    [
+        (BY_BOTH, BGP),
+        ({"protocol": "185", **HOP_A}, BGP),
+        ({"protocol": "185", "nexthops": [{"via": {"family": "inet6", "host": "fe80::1"}, "dev": "fab0"}]}, BGP),
+        ({**BY_BOTH, "dst": "default", "protocol": "boot"}, NONE),
+        ({"protocol": "185", "dev": "fab0"}, NONE),
+        ({"protocol": "186", "dev": "am-vxlan", "gateway": "172.30.0.12"}, VXLAN),
+        ({"error": "RTNETLINK answers: Permission denied"}, NONE),
+    ],
+    ids=["both", "one", "over-6", "default", "on-link", "tunnel", "refused"],
+)
+def test_behind_switches_a_route_is_one_that_was_learnt(route: dict[str, Any], model: str) -> None:
+    assert model_of(route, addresses_of(R2), R1.uplinks) == model
+
+
+@pytest.mark.parametrize(("route", "unused"), [(BY_BOTH, ""), ({"protocol": "185", **HOP_B}, "fab0")])
+def test_a_learnt_route_leads_by_every_switch(route: dict[str, Any], unused: str) -> None:
+    (way,) = ways({("n1", "n2", 4): route}, {("n1", "n2", 4): {PLAIN: 9}}, {("n1", "n2", 4)}, (R1, R2))
+    assert (f"n1 → n2 IPv4: the route does not lead by {unused} (via" in way.disagreement) == bool(unused)
+    assert bool(way.disagreement) == bool(unused)
+
+
 def test_a_route_in_words() -> None:
     route = {"gateway": "172.30.1.12", "dev": "am-vxlan", "metrics": [{"mtu": 1400}]}
     assert words(route) == "via 172.30.1.12 dev am-vxlan mtu 1400"
     assert words({"error": "unreachable"}) == "unreachable"
+    assert words(BY_BOTH) == "via 172.31.0.1 dev fab0, via 172.31.1.1 dev fab1"
 
 
 @pytest.mark.parametrize(
@@ -65,6 +95,8 @@ def test_a_route_in_words() -> None:
         (WAY, ""),
         (replace(WAY, packets={}, crossed=False), ""),
         (replace(WAY, model="host-gw", packets={PLAIN: 3}), ""),
+        (replace(WAY, model=BGP, packets={PLAIN: 3}), ""),
+        (replace(WAY, model=BGP, packets={VXLAN: 3}), "3 in VXLAN"),
         (replace(WAY, packets={}), "nothing was seen on the wire in VXLAN"),
         (replace(WAY, packets={VXLAN: 9, PLAIN: 1}), "the route is vxlan's, and on the wire were 1 as they are"),
         (replace(WAY, packets={PLAIN: 1}, crossed=False), "1 as they are"),

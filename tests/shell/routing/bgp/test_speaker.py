@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import pytest_asyncio
+import uvloop
 
 from services.routing.bgp.outbox import MOST_WAITING
 from services.routing.bgp.speaker import Speaker
@@ -21,6 +22,7 @@ from services.routing.core.bgp.peers import Peer, SessionSettings, TableSettings
 from services.routing.core.bgp.session import negotiation
 from services.routing.core.bgp.session.actions import Established, Lost
 from services.routing.core.bgp.session.admission import BURST
+from services.routing.core.bgp.session.connection import Timer
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Agreed, Family, Update
 from tests.natsd import free_port
@@ -322,3 +324,23 @@ async def test_garbage_is_answered_and_the_others_stay(make: Make, port: int, ra
     fault = one.states()["9"].fault
     assert fault is not None
     assert fault.code == 1
+
+
+def test_a_timer_that_is_due_at_once_is_armed_again_on_the_agents_loop(port: int) -> None:
+    """uvloop, which agents run on, calls what is due by a handle that knows no time."""
+
+    async def story() -> None:
+        owner = Owner()
+        speaker = Speaker(owner)
+        try:
+            speaker.follow({"two": peer("two", settings(1, 2, port))})
+            session = speaker._sessions["two"]
+            session.machine._connections[0].timers[Timer.CONNECT_RETRY] = 0.0
+            session.act([])
+            session.act([])
+            await until(lambda: owner.of("two", str), "the peer is tried")
+        finally:
+            speaker.close()
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        runner.run(story())

@@ -7,14 +7,14 @@ stale at the end, or when time is up, goes. Which paths are stale is a set of ke
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from enum import Enum
 
 from services.routing.core.bgp.communities import NO_LLGR
 from services.routing.core.bgp.rib.imports import Importer, long_lived
 from services.routing.core.bgp.rib.loc_rib import LocRib
 from services.routing.core.bgp.rib.paths import Key, Path, alike, key_of, prefix_in
-from services.routing.core.bgp.values import Attributes, PathId, Prefix
+from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachable, Unreachable
 
 
 class Awaited(Enum):
@@ -35,10 +35,13 @@ class AdjRibIn:
         self.paths: dict[Key, Path] = {}
         self.stale: set[Key] = set()
         self.awaited: Awaited | None = None
+        self._identified = False
+        """The peer has sent path identifiers."""
 
     def announce(self, attributes: Attributes, path_id: PathId, prefixes: Iterable[Prefix]) -> None:
         """The peer sent these prefixes."""
         admission = self._importer.admission(attributes, path_id)
+        self._identified |= path_id != 0
         guarded, usual = self._importer.guarded, admission.usual
         table, paths, stale = self._table, self.paths, self.stale
         candidates, marked = table.candidates, table.marked
@@ -69,9 +72,11 @@ class AdjRibIn:
                 room -= 1
         return tuple(found)
 
-    def of(self, prefix: Prefix) -> Iterator[Path]:
-        """The paths of a prefix; looks at all that there are."""
-        return (path for key, path in self.paths.items() if key.startswith(prefix) and prefix_in(key) == prefix)
+    def of(self, prefixes: Collection[Prefix]) -> Iterator[tuple[Key, Path]]:
+        """The paths of some prefixes; looks at all that there are where they have path identifiers."""
+        if self._identified:
+            return ((key, path) for key, path in self.paths.items() if prefix_in(key) in prefixes)
+        return ((key, self.paths[key]) for key in prefixes if key in self.paths)
 
     def withdraw(self, path_id: PathId, prefixes: Iterable[Prefix]) -> None:
         """The peer took these prefixes back; those that it never sent do not matter."""
@@ -143,3 +148,13 @@ class AdjRibIn:
     def _put(self, key: Key, old: Path | None, new: Path) -> None:
         self.paths[key] = new
         self._table.replace(prefix_in(key), old, new)
+
+
+def by_path(entry: Reachable | Unreachable) -> Iterable[tuple[PathId, Sequence[Prefix]]]:
+    """The prefixes by path identifier; all of them under 0 where the family has none."""
+    if not entry.path_ids:
+        return ((0, entry.prefixes),)
+    found: dict[PathId, list[Prefix]] = {}
+    for path_id, prefix in zip(entry.path_ids, entry.prefixes, strict=True):
+        found.setdefault(path_id, []).append(prefix)
+    return found.items()

@@ -13,7 +13,8 @@ objects for all prefixes of which they have no path themselves, so that what is 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections import Counter
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from typing import TypeVar
 
@@ -112,6 +113,8 @@ class Group:
         self._readers: dict[str, Reader] = {}
         self._outcomes: dict[Path, _Outcome] = {}
         self._all: tuple[Entry, ...] | None = None
+        self._counted: Counter[str] | None = None
+        """Paths of the table by the peer that they were learnt from; None: not counted since it changed."""
         self._shared: dict[tuple[int, int, int], _Shared] = {}
 
     def __len__(self) -> int:
@@ -133,7 +136,7 @@ class Group:
             self.out[prefix] = now
         else:
             del self.out[prefix]
-        self._all = None
+        self._all = self._counted = None
         if self._readers:
             self._log.append((prefix, was, now))
 
@@ -249,12 +252,20 @@ class Group:
         reader = self._readers[name]
         return reader.at < len(reader.backlog) or reader.cursor < self._base + len(self._log)
 
-    def sent(self, name: str) -> Iterator[tuple[Prefix, PathId, Attributes]]:
-        """What the peer has, when all is sent."""
-        for prefix, paths in self.out.items():
-            for number, path in enumerate(paths, 1):
+    def sent(
+        self, name: str, prefixes: Collection[Prefix] | None = None
+    ) -> Iterator[tuple[Prefix, PathId, Attributes]]:
+        """What the peer has, when all is sent; ``prefixes``: of these alone."""
+        for prefix in self.out if prefixes is None else prefixes:
+            for number, path in enumerate(self.out.get(prefix, ()), 1):
                 if path.source != name and path.attributes is not None:
                     yield prefix, number if self.settings.sends_paths else 0, path.attributes
+
+    def count(self, name: str) -> int:
+        """Paths that the peer has, when all is sent."""
+        if self._counted is None:
+            self._counted = Counter(path.source for paths in self.out.values() for path in paths)
+        return self._counted.total() - self._counted[name]
 
     def take(self, name: str, limit: int) -> Batch:
         """What to send to the peer next, of at most ``limit`` changes. It counts as sent."""

@@ -10,19 +10,20 @@ A peer that is lost without a restart is forgotten with its paths. One that rest
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from enum import Enum
+from typing import NamedTuple
 
 from proto.net import Address, Network
 from services.routing.core.bgp.peers import SessionSettings, TableSettings
-from services.routing.core.bgp.rib.adj_rib_in import AdjRibIn, Awaited
+from services.routing.core.bgp.rib.adj_rib_in import AdjRibIn, Awaited, by_path
 from services.routing.core.bgp.rib.decision import Standing, explain
 from services.routing.core.bgp.rib.exports import ExportSettings, OwnNextHop, Withheld
 from services.routing.core.bgp.rib.groups import EMPTY, Batch, Group
 from services.routing.core.bgp.rib.imports import Guard, Importer, Learner
 from services.routing.core.bgp.rib.loc_rib import Change, LocRib
-from services.routing.core.bgp.rib.paths import OWN, NextHops, Path, Reach, Resolve, Source, prefix_in
+from services.routing.core.bgp.rib.paths import OWN, NextHops, Path, Reach, Resolve, Source, key_of, prefix_in
 from services.routing.core.bgp.values import (
     Agreed,
     Attributes,
@@ -31,7 +32,6 @@ from services.routing.core.bgp.values import (
     Prefix,
     Reachable,
     RouterId,
-    Unreachable,
     Update,
 )
 
@@ -50,6 +50,17 @@ class PrefixLimit:
     most: int
     exceeded: bool
     """End the session: Cease, Maximum Number of Prefixes Reached (RFC 4486 1)."""
+
+
+class Counted(NamedTuple):
+    """Paths of one family in a peer's session."""
+
+    received: int
+    """Rejected ones included."""
+    stale: int
+    """Of those received: to be sent again by the peer."""
+    sent: int
+    """When nothing is pending."""
 
 
 class Completed(Enum):
@@ -245,11 +256,11 @@ class Tables:
         limits: list[PrefixLimit] = []
         for gone in update.unreachable:
             if (rib := self._rib(neighbor, gone.family)) is not None:
-                for path_id, prefixes in _by_path(gone):
+                for path_id, prefixes in by_path(gone):
                     rib.withdraw(path_id, prefixes)
         for come in update.reachable:
             if (rib := self._rib(neighbor, come.family)) is not None:
-                for path_id, prefixes in _by_path(come):
+                for path_id, prefixes in by_path(come):
                     limits += self._announced(neighbor, rib, come, path_id, prefixes)
         if update.end_of_rib is not None:
             self.end_of_rib(name, update.end_of_rib)
@@ -351,10 +362,11 @@ class Tables:
 
     def decide(self, limit: int = 1000) -> list[Change]:
         """Decide at most ``limit`` prefixes of those that changed; give those that other paths are used for now."""
+        waiting = [table for table in self._loc.values() if table.undecided and not table.deferred]
         changes: list[Change] = []
-        for table in self._loc.values():
+        for left, table in zip(range(len(waiting), 0, -1), waiting, strict=True):
             before = table.decided
-            changes += table.decide(limit)
+            changes += table.decide(-(-limit // left))  # no family keeps the others waiting
             limit -= table.decided - before
         return changes
 
@@ -403,34 +415,67 @@ class Tables:
 
     # To look at.
 
-    def received(self, name: str, family: Family) -> Iterator[tuple[Prefix, Path]]:
-        """What a peer has sent, rejected paths included."""
+    def received(
+        self, name: str, family: Family, prefixes: Collection[Prefix] | None = None
+    ) -> Iterator[tuple[Prefix, Path]]:
+        """What a peer has sent, rejected paths included; ``prefixes``: of these alone."""
         neighbor = self._neighbors.get(name)
         if neighbor is not None and family in neighbor.ribs:
-            for key, path in neighbor.ribs[family].paths.items():
+            rib = neighbor.ribs[family]
+            for key, path in rib.paths.items() if prefixes is None else rib.of(prefixes):
                 yield prefix_in(key), path
+
+    def count(self, name: str) -> dict[Family, Counted]:
+        """How much there is of each family in a peer's session, or is kept over its restart."""
+        neighbor = self._neighbors.get(name)
+        if neighbor is None:
+            return {}
+        return {
+            family: Counted(len(rib.paths), len(rib.stale), self._sent_to(neighbor, family))
+            for family, rib in sorted(neighbor.ribs.items())
+        }
+
+    def _sent_to(self, neighbor: _Neighbor, family: Family) -> int:
+        outgoing = neighbor.outgoing.get(family)
+        return outgoing.group.count(neighbor.name) if outgoing is not None else 0
 
     def stale(self, name: str, family: Family) -> int:
         """Paths of a peer that it has to send again."""
         neighbor = self._neighbors.get(name)
         return len(neighbor.ribs[family].stale) if neighbor is not None and family in neighbor.ribs else 0
 
+    def is_stale(self, path: Path, family: Family, prefix: Prefix) -> bool:
+        """A path has to be sent again by its peer, or goes."""
+        neighbor = self._neighbors.get(path.source.name)
+        rib = neighbor.ribs.get(family) if neighbor is not None else None
+        return rib is not None and key_of(prefix, path.path_id) in rib.stale
+
     def chosen(self, family: Family) -> Mapping[Prefix, tuple[Path, ...]]:
         """The paths that are used of each prefix, the best one first."""
         return self._loc[family].selected
 
-    def sent(self, name: str, family: Family) -> Iterator[tuple[Prefix, PathId, Attributes]]:
-        """What a peer has been sent, when nothing is pending."""
+    def accepted(self, family: Family) -> Mapping[Prefix, tuple[Path, ...]]:
+        """The paths of each prefix that policy accepted, in no order."""
+        return self._loc[family].candidates
+
+    def sent(
+        self, name: str, family: Family, prefixes: Collection[Prefix] | None = None
+    ) -> Iterator[tuple[Prefix, PathId, Attributes]]:
+        """What a peer has been sent, when nothing is pending; ``prefixes``: of these alone."""
         neighbor = self._neighbors.get(name)
         if neighbor is not None and (outgoing := neighbor.outgoing.get(family)) is not None:
-            yield from outgoing.group.sent(name)
+            yield from outgoing.group.sent(name, prefixes)
+
+    def standings(self, family: Family, prefix: Prefix) -> tuple[Standing, ...]:
+        """How each path to a prefix fared that policy accepted, the best one first."""
+        return explain(self._loc[family].candidates.get(prefix, ()), self._loc[family].most)
 
     def why(self, family: Family, prefix: Prefix) -> tuple[Standing, ...]:
         """How each path to a prefix fared, the best one first, rejected ones last."""
         paths = list(self._loc[family].candidates.get(prefix, ()))
         for neighbor in self._neighbors.values():
             rib = neighbor.ribs.get(family)
-            paths += [path for path in rib.of(prefix) if path.rejection is not None] if rib is not None else []
+            paths += [path for _, path in rib.of((prefix,)) if path.rejection is not None] if rib is not None else []
         return explain(paths, self._loc[family].most)
 
     def why_not_sent(self, name: str, family: Family, prefix: Prefix) -> Withheld | None:
@@ -447,13 +492,3 @@ class Tables:
 
 def _interface(reach: Reach | None) -> str:
     return reach.interface if reach is not None else ""
-
-
-def _by_path(entry: Reachable | Unreachable) -> Iterable[tuple[PathId, Sequence[Prefix]]]:
-    """The prefixes by path identifier; all of them under 0 where the family has none."""
-    if not entry.path_ids:
-        return ((0, entry.prefixes),)
-    found: dict[PathId, list[Prefix]] = {}
-    for path_id, prefix in zip(entry.path_ids, entry.prefixes, strict=True):
-        found.setdefault(path_id, []).append(prefix)
-    return found.items()
