@@ -47,6 +47,8 @@ from services.routing.core.bfd.sessions import Key
 from services.routing.core.bfd.status import Status
 from services.routing.core.faults import Fault
 
+FOLDER = "bfd"
+"""In the state folder of a node: the process' socket, its lock and its last words."""
 DEADLINE = 10.0
 """Seconds for the process to start, and for it to say something."""
 _ROOT = Path(__file__).parent.parent.parent.parent
@@ -75,6 +77,37 @@ def kill_holder(lock: Path) -> None:
             fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
         except BlockingIOError:
             os.kill(int(opened.read()), signal.SIGKILL)
+
+
+async def connect(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
+    """A connection to the process of a folder; raises OSError.
+
+    By the folder's descriptor: the whole path may be too long for a unix socket.
+    """
+    opened = os.open(folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        async with asyncio.timeout(DEADLINE):
+            return await asyncio.open_unix_connection(f"/proc/self/fd/{opened}/{SOCKET}", limit=LONGEST)
+    finally:
+        os.close(opened)
+
+
+async def end(folder: Path) -> bool:
+    """Ends the process of a folder with all sessions, in AdminDown, and waits until it is gone: for an uninstall.
+
+    Whether there was one. A restart of the agent needs no call. Raises TimeoutError.
+    """
+    try:
+        reader, writer = await connect(folder)
+    except (FileNotFoundError, ConnectionRefusedError):
+        return False
+    with suppress(ConnectionError):
+        async with asyncio.timeout(DEADLINE):
+            writer.write(line(Order()))
+            while await reader.read(LONGEST):
+                pass
+    writer.close()
+    return True
 
 
 class Bfd:
@@ -143,33 +176,15 @@ class Bfd:
             await asyncio.sleep(delay(self._attempt, random.random(), first=0.05))  # noqa: S311 - spreads attempts
             self._attempt += 1
 
-    async def end(self) -> None:
-        """Ends the process with all sessions, in AdminDown: for an uninstall. A restart of the agent needs no call."""
-        with suppress(OSError):
-            _, writer = await self._connect()
-            writer.write(line(Order()))
-            with suppress(OSError):
-                await writer.drain()
-            writer.close()
-
     async def _connected(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter] | None:
         """A connection to the process, started unless it runs; None where none runs and nothing is wanted."""
         try:
-            return await self._connect()
+            return await connect(self._folder)
         except (FileNotFoundError, ConnectionRefusedError):
             if not self._wanted:
                 return None
             await asyncio.to_thread(self._start)
-            return await self._connect()
-
-    async def _connect(self) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
-        """By the folder's descriptor: the whole path may be too long for a unix socket."""
-        folder = os.open(self._folder, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            async with asyncio.timeout(DEADLINE):
-                return await asyncio.open_unix_connection(f"/proc/self/fd/{folder}/{SOCKET}", limit=LONGEST)
-        finally:
-            os.close(folder)
+            return await connect(self._folder)
 
     def _start(self) -> None:
         """Starts the process, which returns when its socket listens. Raises BfdLost."""

@@ -32,8 +32,6 @@ from services.routing.core.learnt import Hop
 from services.routing.kernel import KernelFault
 from services.routing.learnt import LearntRoutes
 
-FOLDER = "bfd"
-"""In the state folder: the socket of the process that runs BFD, its lock and its last words."""
 SETTINGS = Settings(transmit_us=50_000, receive_us=50_000, multiplier=3)
 """A peer is lost after 150 ms, or three times what it asks for."""
 LONG_US = 30_000_000

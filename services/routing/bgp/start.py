@@ -22,7 +22,8 @@ from proto.addresses import Block, Claim
 from proto.events import BgpSession
 from proto.net import Address, Network
 from proto.subjects import event_subject
-from services.routing.bgp.detection import FOLDER, Detection
+from services.routing.bfd.client import FOLDER
+from services.routing.bgp.detection import Detection
 from services.routing.bgp.mirror import Mirror
 from services.routing.bgp.router import Reports, Router
 from services.routing.bgp.session import PeerState

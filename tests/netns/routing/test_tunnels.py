@@ -11,6 +11,7 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from ipaddress import ip_address, ip_network
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -390,7 +391,7 @@ async def test_cross_subnet_goes_by_the_tunnel_where_they_do_not(pair: Pair) -> 
     assert await asyncio.to_thread(echoed, pair.nodes) == [True, True]
 
 
-async def test_an_agent_without_memory_knows_what_it_laid_and_takes_it_away(pair: Pair) -> None:
+async def test_an_agent_without_memory_knows_what_it_laid_and_takes_it_away(pair: Pair, tmp_path: Path) -> None:
     n1, _ = pair.nodes
     await pair.pools(vxlan_mode="Always")
     await pair.start()
@@ -401,7 +402,7 @@ async def test_an_agent_without_memory_knows_what_it_laid_and_takes_it_away(pair
     assert n1.ip("link show am-vxlan").split(":")[0] == index
     assert n1.routes() >= tunnelled(2)
     ran = subprocess.run(
-        [sys.executable, "-m", "services.routing.remove"],
+        [sys.executable, "-m", "services.routing.remove", str(tmp_path)],
         check=False,
         capture_output=True,
         text=True,

@@ -400,6 +400,7 @@ def test_the_end_for_too_many_prefixes_waits_longer_each_time() -> None:
         (Cease.MAXIMUM_PREFIXES, True),
         (Cease.ADMINISTRATIVE_SHUTDOWN, True),
         (Cease.PEER_DECONFIGURED, True),
+        (Cease.BFD_DOWN, True),
         (Cease.ADMINISTRATIVE_RESET, False),
         (Cease.CONFIGURATION_CHANGE, False),
     ],

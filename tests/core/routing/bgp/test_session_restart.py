@@ -173,6 +173,7 @@ def test_without_a_restart_time_routes_are_long_lived_stale_at_once() -> None:
         ("error of the peer", True),
         ("reset by this side", True),
         ("too many prefixes", False),
+        ("BFD", False),
         ("stopped", False),
     ],
 )
@@ -193,16 +194,33 @@ def test_with_the_n_bit_a_notification_is_a_restart(end: str, may_stay: bool, no
             seen = bench.do(stop(0.0, Cease.ADMINISTRATIVE_RESET, again_after=1.0))
         case "too many prefixes":
             seen = bench.do(stop(0.0, Cease.MAXIMUM_PREFIXES, again_after=1.0))
+        case "BFD":
+            seen = bench.do(stop(0.0, Cease.BFD_DOWN, again_after=1.0))
         case _:
             seen = bench.do(stop(0.0, Cease.ADMINISTRATIVE_SHUTDOWN))
     (lost,) = [one for one in seen if isinstance(one, Lost)]
     assert lost.kept == (BOTH if may_stay and notification else NONE)
 
 
-def test_a_peer_that_is_removed_keeps_no_stale_routes_either() -> None:
+@pytest.mark.parametrize(
+    ("cease", "again_after", "dropped"),
+    [
+        (Cease.PEER_DECONFIGURED, None, [BOTH]),
+        (Cease.BFD_DOWN, 1.0, [BOTH]),
+        (Cease.MAXIMUM_PREFIXES, 60.0, [BOTH]),
+        (Cease.ADMINISTRATIVE_RESET, 1.0, []),
+    ],
+)
+def test_what_takes_the_routes_takes_stale_ones_too(
+    cease: Cease, again_after: float | None, dropped: list[frozenset[Family]]
+) -> None:
+    """Those of a peer that is restarting, whose session is down: it has been removed, or BFD that outlives its speaker
+    says that its link is dead (RFC 5882 4.3.2.1).
+    """
     bench = Bench().established(theirs())
     fall(bench)
-    assert drops(bench.do(bench.machine.stop(bench.now, Cease.PEER_DECONFIGURED))) == [BOTH]
+    assert drops(bench.do(bench.machine.stop(bench.now, cease, again_after=again_after))) == dropped
+    assert bench.machine.stale == (NONE if dropped else BOTH)
 
 
 # This speaker restarts.

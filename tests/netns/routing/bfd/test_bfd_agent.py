@@ -247,3 +247,14 @@ async def test_where_the_process_cannot_start_the_reason_is_said(agent: Agent, t
     assert isinstance(agent.bfd, Bfd)
     assert agent.bfd.fault is not None
     assert "Not a directory" in agent.bfd.fault.fault
+
+
+async def test_an_uninstall_ends_the_process_in_good_order(agent: Agent, bird: Bird, wire: Wire) -> None:
+    """The peer hears AdminDown, which is no failure, and nothing runs any more when the call returns."""
+    await up(agent, bird)
+    await agent.kill()
+    assert await client.end(agent.folder)
+    assert agent.pid == 0
+    assert set(fell(wire)) <= {State.ADMIN_DOWN, State.DOWN}
+    assert wire.sent_by(OWN[4])[-1].packet.state is State.ADMIN_DOWN
+    assert not await client.end(agent.folder), "a second run finds nothing to do"

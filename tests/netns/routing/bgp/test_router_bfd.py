@@ -43,6 +43,7 @@ FLOWS, PERIOD = 16, 0.01
 SECOND = int(2 * FLOWS / PERIOD)
 """Packets of a second."""
 PATIENCE = 60.0
+MANY = 20_000
 PORT = 7
 
 
@@ -57,12 +58,14 @@ class Switch:
         self._program, self._client = need("bird", "bird2"), need("birdc", "bird2")
         self._running: subprocess.Popen[bytes] | None = None
 
-    def start(self, *words: str, bfd: str = "on") -> None:
+    def start(self, *words: str, bfd: str = "on", more: int = 0) -> None:
+        """``more``: other prefixes that it announces beside the address behind it."""
+        others = "".join(f"route 11.{n >> 8}.{n & 255}.0/24 blackhole; " for n in range(more))
         (self._folder / "bird.conf").write_text(
             f"""log "{self._folder / "bird.log"}" all;
             router id 192.0.2.{10 + self._number};
             protocol device {{ scan time 1; }}
-            protocol static s4 {{ ipv4; route {BEHIND[4]}/32 blackhole; }}
+            protocol static s4 {{ ipv4; route {BEHIND[4]}/32 blackhole; {others}}}
             protocol static s6 {{ ipv6; route {BEHIND[6]}/128 blackhole; }}
             protocol bfd {{ interface "node" {{ interval 50 ms; multiplier 3; }}; }}
             protocol bgp node {{
@@ -210,7 +213,7 @@ def stream(fabric: Fabric) -> Iterator[Stream]:
 async def until(holds: Callable[[], object]) -> None:
     async with asyncio.timeout(PATIENCE):
         while not holds():
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.05)
 
 
 class Town:
@@ -239,7 +242,8 @@ async def furnish(mesh: Mesh, bus_for: BusFor) -> None:
     objects = (await bus_for("cluster")).bucket(OBJECTS)
     node = Node("n1", "uid-n1", addresses=(ip_address("10.9.9.9"), ip_address("fd00:9::9")))
     peers = [BGPPeer(f"tor-{n}", peer_ip=ip_address(f"172.31.{n}.1"), asn=65001) for n in (0, 1)]
-    for one in (node, *peers):
+    await objects.put(object_key(node), node)
+    for one in peers:
         await objects.put(object_key(one), one)
     for kind in (BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node, FelixConfiguration):
         await objects.put(complete_key(kind_prefix(KIND_OF[kind])), Complete(mesh.epochs["objects"]))
@@ -312,6 +316,21 @@ async def test_a_link_that_loses_everything_is_left_within_a_second(town: Town) 
         await town.lead_by("tor1")
         assert "Established" in town.switches[1].bgp
         assert 0 < flows.lost() <= SECOND / 2, "half of a second's packets take that link"
+
+
+async def test_packets_leave_before_a_large_table_is_decided(town: Town) -> None:
+    """The groups of both families change first; the decision process takes as long as it takes."""
+    for one in town.switches:
+        one.start(more=MANY)
+    await town.up()
+    await until(lambda: len(town.fabric.routes(4)) > MANY)
+    await town.lead_by("tor0", "tor1")
+    with stream(town.fabric) as flows:
+        await flows.goes_on(SECOND)
+        town.switches[0].drop_everything()
+        await flows.goes_on(2 * SECOND)
+        await town.lead_by("tor1")
+        assert 0 < flows.lost() <= SECOND / 4, "half a second"
 
 
 async def test_a_link_that_goes_down_is_left_at_once_and_taken_again(town: Town) -> None:
