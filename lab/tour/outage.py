@@ -113,8 +113,9 @@ class Outage:
     async def _settle(self, began: float, began_ms: float, expected: Callable[[], bool]) -> float:
         """Seconds until routes and sessions were as expected and all connections had an echo; negative: never."""
         while (passed := time.monotonic() - began) < _SETTLED_SECONDS:
-            flowing = bool(self._heard) and go_on(self._heard[-1], began_ms)
-            if flowing and await asyncio.to_thread(expected):
+            if self._heard and self._heard[-1]["broken"]:
+                break
+            if self._heard and go_on(self._heard[-1], began_ms) and await asyncio.to_thread(expected):
                 return passed
             await asyncio.sleep(_POLL_SECONDS)
         return -1.0
