@@ -393,6 +393,7 @@ def tour_pod(node: Host, *addresses: IPv4Address | IPv6Address) -> Pod:
     )  # fmt: skip
 
 
+@pytest.mark.timeout(300)
 async def test_the_tours_connections_outlive_either_switch_and_a_lost_one_is_said(launcher: Launcher) -> None:
     made = await spoken(launcher, 2)
     n1, n2 = made.nodes
