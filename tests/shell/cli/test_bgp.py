@@ -158,7 +158,7 @@ async def test_well_is_who_has_all_that_is_asked_for(nats_server: NatsServer, me
 
 
 # What is asked; prefix, peer and standing of each path; the exit code.
-ROUTES = (
+ROUTES: tuple[tuple[str, list[tuple[str, str, str]], int], ...] = (
     ("--node n1", [("10.1.0.0/26", "", "best"), ("10.2.0.0/26", "mesh/n2", "best")], 0),
     ("10.2.0.7 --node n1", [("10.2.0.0/26", "mesh/n2", "best")], 0),
     ("--node n1 --peer n2", [("10.2.0.0/26", "mesh/n2", "best")], 0),
