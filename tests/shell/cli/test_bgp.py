@@ -158,7 +158,7 @@ async def test_well_is_who_has_all_that_is_asked_for(nats_server: NatsServer, me
 
 
 # What is asked; prefix, peer and standing of each path; the exit code.
-ROUTES = (
+ROUTES: tuple[tuple[str, list[tuple[str, str, str]], int], ...] = (
     ("--node n1", [("10.1.0.0/26", "", "best"), ("10.2.0.0/26", "mesh/n2", "best")], 0),
     ("10.2.0.7 --node n1", [("10.2.0.0/26", "mesh/n2", "best")], 0),
     ("--node n1 --peer n2", [("10.2.0.0/26", "mesh/n2", "best")], 0),
@@ -178,12 +178,10 @@ async def test_routes_of_a_node(nats_server: NatsServer) -> None:
 
 
 REFUSED = (
-    ("bgp --node n7", 4, "no routing agent of n7 answers"),
     ("bgp routes --node n7", 4, "no routing agent of n7 answers"),
     ("bgp routes --node n3", 4, "node n3 speaks no BGP"),
     ("bgp routes --node n1 --peer nobody", 4, "node n1 has no peer nobody"),
     ("bgp routes 10.1.2 --node n1", 2, "'10.1.2' is no prefix"),
-    ("bgp routes", 2, "Missing option '--node'"),
 )
 
 
@@ -195,13 +193,18 @@ async def test_what_cannot_be_shown_is_one_sentence(nats_server: NatsServer) -> 
         assert says in output.err
 
 
-async def test_who_does_not_answer_is_named(nats_server: NatsServer, mesh: tuple[Node, Node], bus_for: BusFor) -> None:
-    assert mesh
-    bus = await bus_for("routing", "n4")
-    await bus.bucket(subjects.ROUTES).put("n4", NodeRoutes("n4", (ip_address("172.30.0.4"),), ()))
+@pytest.mark.usefixtures("buckets")
+async def test_who_does_not_answer_is_named(nats_server: NatsServer, bus_for: BusFor) -> None:
+    for name in ("n1", "n2"):
+        bus = await bus_for("routing", name)
+        await bus.bucket(subjects.ROUTES).put(name, NodeRoutes(name, (ip_address("172.30.0.1"),), ()))
+        if name == "n1":
+            await bus.serve_everyone(
+                subjects.BGP, BgpSessionsRequest, partial(answers.sessions, node=name, router=None)
+            )
     output = await airmesh(environment(nats_server), "bgp")
     assert output.code == 1, output
-    assert "no routing agent answers for: n4" in output.out
+    assert "no routing agent answers for: n2" in output.out
 
 
 async def test_what_is_measured(nodes: tuple[Node, Node]) -> None:
