@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import threading
 from collections.abc import Callable, Collection
 from contextlib import suppress
 from dataclasses import replace
@@ -66,12 +67,13 @@ def settings(one: int, other: int, port: int, **more: Any) -> SessionSettings:
 
 
 class ByHand:
-    """Number ``number``, AS 65000 + number, which connects to number 1. ``more``: of its session's settings.
+    """Number ``number``, AS 65000 + number, which connects to number 1, or ``listens`` for it. ``more``: of its
+    session's settings.
 
     It reads as soon as it is up, unless ``reads`` is False: then it takes nothing until :meth:`read`.
     """
 
-    def __init__(self, port: int, number: int = 9, *, reads: bool = True, **more: Any) -> None:
+    def __init__(self, port: int, number: int = 9, *, reads: bool = True, listens: bool = False, **more: Any) -> None:
         self.number = number
         self.settings = settings(number, 1, port, **more)
         self.said: list[str] = []
@@ -91,24 +93,38 @@ class ByHand:
         self._reader = UpdateReader(self.agreed)
         self._buffer = b""
         self._task: asyncio.Task[None] | None = None
+        self._drain: threading.Thread | None = None
         self._port = port
+        self._listener: socket.socket | None = None
+        if listens:
+            self._listener = socket.create_server((str(self.settings.local), port))
+            self._listener.setblocking(False)
 
     async def establish(self, *, asn: int | None = None, router_id: str = "") -> ByHand:
         """Connect, and say OPEN and KEEPALIVE."""
         self._socket.close()
-        self._socket = socket.socket()
-        if not self._reads:
-            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        self._socket.bind((str(self.settings.local), 0))
-        self._socket.setblocking(False)
+        if self._task is not None:
+            self._task.cancel()
         self.closed, self.opened, self._buffer, self.said, self.table = False, False, b"", [], {}
-        await asyncio.get_running_loop().sock_connect(self._socket, (str(self.settings.address), self._port))
+        await (self._connect() if self._listener is None else self._accept(self._listener))
         opened = negotiation.opening(self.settings, negotiation.offered(self.settings))
         opened = replace(opened, router_id=ip_address(router_id)) if router_id else opened  # type: ignore[arg-type]
         await self.send(encode_open(opened if asn is None else replace(opened, asn=asn)) + keepalive())
         if self._reads:
             self.read()
         return self
+
+    async def _connect(self) -> None:
+        self._socket = socket.socket()
+        if not self._reads:
+            self._socket.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        self._socket.bind((str(self.settings.local), 0))
+        self._socket.setblocking(False)
+        await asyncio.get_running_loop().sock_connect(self._socket, (str(self.settings.address), self._port))
+
+    async def _accept(self, listener: socket.socket) -> None:
+        async with asyncio.timeout(PATIENCE):
+            self._socket, _ = await asyncio.get_running_loop().sock_accept(listener)
 
     async def come_back(self) -> ByHand:
         """Connect again and again, until it is answered."""
@@ -133,6 +149,18 @@ class ByHand:
     def read(self) -> None:
         """Take what comes from now on."""
         self._task = asyncio.create_task(self._read())
+
+    def drain(self) -> None:
+        """Take what comes from now on, in a thread, and forget it."""
+
+        def take(taken: socket.socket) -> None:
+            with taken, suppress(OSError):
+                taken.setblocking(True)
+                while taken.recv(1 << 20):
+                    pass
+
+        self._drain = threading.Thread(target=take, args=(self._socket.dup(),))
+        self._drain.start()
 
     async def send(self, *messages: bytes) -> None:
         """Send some messages."""
@@ -171,7 +199,13 @@ class ByHand:
         """End without a word."""
         if self._task is not None:
             self._task.cancel()
+        if self._drain is not None:
+            with suppress(OSError):
+                self._socket.shutdown(socket.SHUT_RDWR)
+            self._drain.join()
         self._socket.close()
+        if self._listener is not None:
+            self._listener.close()
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()

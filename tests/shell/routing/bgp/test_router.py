@@ -20,7 +20,6 @@ import pytest_asyncio
 from chassis.runtime import garbage
 from chassis.telemetry.log import Log
 from chassis.telemetry.loop_holds import LoopHolds
-from proto.net import Network
 from services.routing.bgp.outbox import MOST_WAITING
 from services.routing.bgp.router import Reports, Router
 from services.routing.bgp.session import PeerState
@@ -613,6 +612,7 @@ async def test_100_000_prefixes_hold_the_loop_for_no_longer_than_the_others_bear
     eight, nine = by_hand(8, reads=False), by_hand(9)
     await eight.establish()
     await nine.establish()
+    eight.drain()
     await until(lambda: ends(nine) and node.state(8) is State.ESTABLISHED)
     texts = [str(ip_network((0x0B000000 + (n << 8), 24))) for n in range(100_000)]
     parts = [texts[n : n + 500] for n in range(0, len(texts), 500)]

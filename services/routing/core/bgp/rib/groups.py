@@ -354,7 +354,7 @@ class Group:
 
 
 class _Again(Sequence[Entry]):
-    """All that a peer has, as entries that send it again: made when they are read, since all at once would take long."""
+    """All that a peer has, as entries that send it again. They are made when they are read: all at once takes long."""
 
     def __init__(self, known: tuple[tuple[Prefix, Paths], ...], owed: dict[Prefix, tuple[Paths, Paths]]) -> None:
         """``known``: what the peer has of each prefix; ``owed``: what it lacks, before and after."""
