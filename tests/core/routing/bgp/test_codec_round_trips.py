@@ -96,7 +96,7 @@ def test_what_is_written_is_read(data: st.DataObject) -> None:
     ids = tuple(data.draw(st.lists(COMMUNITY, min_size=len(prefixes), max_size=len(prefixes)))) if numbered else ()
     writer = UpdateWriter(agreed)
     messages = writer.write(family, given_attributes, prefixes, ids)
-    if isinstance(messages, Unwritable):  # drawn longer than a message: AS_PATH and AS4_PATH have 600 octets of their own
+    if isinstance(messages, Unwritable):  # drawn longer than a message: two octets a number, and four again
         assert "too many for 4096" in messages.reason
         assert sum(len(segment.numbers) for segment in given_attributes.as_path) > 200
         return
