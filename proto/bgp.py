@@ -111,7 +111,7 @@ class BgpRoutesRequest(msgspec.Struct, frozen=True):
     prefix: Network | None = None
     """Only this prefix and those that hold it; none: all."""
     peer: str = ""
-    """Only what was received from this peer, or is sent to it; empty: any."""
+    """Only what was received from this peer, or is sent to it; empty: any. Of the chosen paths it leaves out none."""
 
 
 class BgpPath(msgspec.Struct, frozen=True):

@@ -49,6 +49,16 @@ async def test_the_command_says_what_the_kernels_do(pair: Pair, nats_server: Nat
         continue
 
 
+async def test_agents_answer_that_nobody_asks_them_to_speak_bgp(pair: Pair, nats_server: NatsServer) -> None:
+    await pair.pools(vxlan_mode="Always")
+    await pair.start()
+    report = await printed(nats_server, "bgp")
+    assert (report["without"], report["sessions"], report["faults"]) == (["n1", "n2"], [], [])
+    refused = await airmesh(environment(nats_server), "bgp", "routes", "--node", "n1")
+    assert refused.code == 4, refused
+    assert "node n1 speaks no BGP" in refused.err
+
+
 async def test_a_pool_that_a_pair_cannot_have_says_so(pair: Pair, bus_for: BusFor) -> None:
     """IPIP of an IPv6 pool: the API server refuses it, unless somebody else's CRD lets it pass."""
     said: list[ObjectFault] = []

@@ -169,12 +169,17 @@ class _Look:
         )
 
 
-def _chosen(look: _Look, _: Sequence[str]) -> tuple[Iterable[Unit], int]:
+def _chosen(look: _Look, peers: Sequence[str]) -> tuple[Iterable[Unit], int]:
     """Each prefix with its paths; of prefixes that are asked about also those that policy rejected."""
     if look.held is None:
         accepted = look.tables.accepted(look.family)
         return (_unit(look, prefix, look.standings(prefix)) for prefix in accepted), len(accepted)
-    of_prefixes = ((prefix, look.tables.why(look.family, prefix)) for prefix in look.held)
+    rejected: dict[Prefix, list[Standing]] = {}
+    for peer in peers:
+        for prefix, path in look.tables.received(peer, look.family, look.held):
+            if path.rejection is not None:
+                rejected.setdefault(prefix, []).append(Standing(path=path, used=False, lost_at=path.rejection.value))
+    of_prefixes = ((prefix, (*look.standings(prefix), *rejected.get(prefix, ()))) for prefix in look.held)
     units = [_unit(look, prefix, standings) for prefix, standings in of_prefixes if standings]
     return units, len(units)
 
@@ -193,7 +198,7 @@ def _received(look: _Look, peers: Sequence[str]) -> tuple[Iterable[Unit], int]:
     if look.held is not None:
         found = list(units)
         return found, len(found)
-    return units, sum(counted.received for _, counted in _counted(look, peers))
+    return units, sum(counted.received for counted in _counted(look, peers))
 
 
 def _learnt(look: _Look, prefix: Prefix, path: Path) -> BgpPath:
@@ -214,7 +219,7 @@ def _sent(look: _Look, peers: Sequence[str]) -> tuple[Iterable[Unit], int]:
     if look.held is not None:
         found = [*units, *_withheld(look, peers, look.held)]
         return found, len(found)
-    return units, sum(counted.sent for _, counted in _counted(look, peers))
+    return units, sum(counted.sent for counted in _counted(look, peers))
 
 
 def _withheld(look: _Look, peers: Sequence[str], prefixes: Iterable[Prefix]) -> Iterator[Unit]:
@@ -226,10 +231,10 @@ def _withheld(look: _Look, peers: Sequence[str], prefixes: Iterable[Prefix]) -> 
                 yield (_path(network_of(look.family, prefix), peer, "withheld", why.value, best.attributes),)
 
 
-def _counted(look: _Look, peers: Sequence[str]) -> Iterator[tuple[str, Counted]]:
+def _counted(look: _Look, peers: Sequence[str]) -> Iterator[Counted]:
     for peer in peers:
         if (counted := look.tables.count(peer).get(look.family)) is not None:
-            yield peer, counted
+            yield counted
 
 
 _UNITS: dict[RoutesTable, Callable[[_Look, Sequence[str]], tuple[Iterable[Unit], int]]] = {
