@@ -67,7 +67,7 @@ class Outage:
                 await self._stage(
                     f"{other.name}: all its links are cut",
                     partial(asyncio.to_thread, switches.cut, self._where, other.name),
-                    partial(self._while_it_lasts, other),
+                    partial(self._avoided, other),
                     used=[one.name],
                     unused=[other.name],
                 ),
@@ -148,7 +148,7 @@ class Outage:
         """The switch speaks no BGP."""
         return not switches.sessions(self._where, switch.name)
 
-    def _while_it_lasts(self, switch: Switch) -> bool:
+    def _avoided(self, switch: Switch) -> bool:
         """No node leads anywhere by the switch."""
         links = {node.name: switch.port(node.name).link for node in self._topology.nodes}
         return not any(

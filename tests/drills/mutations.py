@@ -2777,10 +2777,31 @@ LAB = (
         tests=("tests/core/lab/tour/test_ways.py",),
     ),
     Mutant(
+        name="a-lost-connection-is-no-disagreement",
+        file="lab/tour/multipath.py",
+        old="        if self.broken:\n",
+        new="        if len(self.broken) == self.flows:\n",
+        tests=("tests/core/lab/tour/test_multipath.py",),
+    ),
+    Mutant(
+        name="one-switch-alone-is-a-spread",
+        file="lab/tour/multipath.py",
+        old="        if self.chi_square > CHI_SQUARE:\n",
+        new="        if self.chi_square > FLOWS:\n",
+        tests=("tests/core/lab/tour/test_multipath.py",),
+    ),
+    Mutant(
+        name="a-learnt-route-leads-by-one-switch-alone",
+        file="lab/tour/ways.py",
+        old="        if self.unused:\n",
+        new="        if len(self.unused) > 1:\n",
+        tests=("tests/core/lab/tour/test_ways.py",),
+    ),
+    Mutant(
         name="a-packet-is-captured-at-both-ends",
         file="lab/cluster/capture.py",
-        old="        packet = parse(frame) if sender[2] != _PACKET_OUTGOING else None\n",
-        new="        packet = parse(frame)\n",
+        old="                found = self._parse(frame) if sender[2] != _PACKET_OUTGOING else None\n",
+        new="                found = self._parse(frame)\n",
         tests=("tests/netns/lab/cluster/test_fabric.py::test_a_capture_sees_each_packet_once_at_its_sender",),
     ),
     Mutant(

@@ -166,10 +166,10 @@ def test_flows_are_of_the_switch_they_came_to_and_of_their_pods_alone() -> None:
 
 
 def test_one_connection_a_node_and_family_that_crosses_the_fabric() -> None:
-    own = outcome(B, C, HTTP)
+    local = outcome(B, C, HTTP)
     udp, denied = outcome(A, B, UDP), outcome(A, B, ECHOES, connected=False)
     made = [outcome(A, B, HTTP), outcome(A, C, HTTP), outcome(A, B, HTTP, 6), outcome(B, A, HTTP)]
-    assert crossing([own, udp, denied, *made]) == {("n1", 4): made[0], ("n1", 6): made[2], ("n2", 4): made[3]}
+    assert crossing([local, udp, denied, *made]) == {("n1", 4): made[0], ("n1", 6): made[2], ("n2", 4): made[3]}
 
 
 def test_connections_are_held_with_a_pod_on_another_node_that_is_reached_in_each_family() -> None:

@@ -104,6 +104,30 @@ def test_a_silence_is_measured(shop: Path, server: "subprocess.Popen[bytes]", st
         assert summary["received"] > summary["sent"] * 0.9
 
 
+def test_connections_that_are_held_say_who_is_silent_and_who_is_lost(
+    shop: Path, server: "subprocess.Popen[bytes]"
+) -> None:
+    argv = [str(shop), "talk", "--flows", "6", "--interval", "10ms", "--report", "400ms", "--for", "60s"]
+    targets = [f"127.0.0.1:{TCP}", f"[::1]:{TCP}"]
+    with subprocess.Popen([*argv, *targets], stdout=subprocess.PIPE, text=True) as talking:
+        assert talking.stdout is not None
+        lines = (json.loads(line) for line in talking.stdout)
+        going_on = next(line for line in lines if not line["silent"])
+        assert (going_on["flows"], going_on["broken"]) == (6, [])
+        assert going_on["echoed"] >= 6
+        server.send_signal(signal.SIGSTOP)
+        stopped = next(line for line in lines if line["silent"] == 6)
+        assert (stopped["echoed"], stopped["broken"]) == (0, [])
+        assert next(lines)["longest_wait_ms"] > 600, "of the line before, too"
+        server.send_signal(signal.SIGCONT)
+        assert not next(line for line in lines if not line["silent"])["broken"]
+        server.kill()
+        assert next(line for line in lines if line["broken"])
+        after = next(line for line in lines if line["silent"] == 6)
+        assert len(after["broken"]) == 6
+        talking.terminate()
+
+
 @pytest.mark.parametrize(
     ("arguments", "word"),
     [
@@ -112,6 +136,7 @@ def test_a_silence_is_measured(shop: Path, server: "subprocess.Popen[bytes]", st
         (["serve", "--tcp", ","], "at least one port"),
         (["probe"], "name targets"),
         (["beat"], "HOST:PORT"),
+        (["talk"], "HOST:PORT"),
     ],
 )
 def test_wrong_use_is_one_line_and_exit_2(shop: Path, arguments: list[str], word: str) -> None:
