@@ -134,40 +134,7 @@ def parser() -> argparse.ArgumentParser:
         if verb in {"up", "down", "status", "env", "fabric", "tour"}:
             one.add_argument("--name", default=os.environ.get("LAB", DEFAULT_NAME), help="the lab's name")
         if verb == "up":
-            one.add_argument("--nodes", type=int, default=3)
-            one.add_argument("--without-mesh", action="store_true", help="Kubernetes only; nodes stay NotReady")
-            one.add_argument(
-                "--install",
-                choices=[str(one) for one in Install],
-                default=str(Install.PROCESSES),
-                help="agents are processes of the lab, or pods that `airmesh install` brings (after `make images`)",
-            )
-            one.add_argument("--tag", default="", help="of the images, with --install pods")
-            one.add_argument(
-                "--fabric",
-                choices=[str(one) for one in Fabric],
-                default=str(Fabric.FLAT),
-                help="the nodes' network: one layer-2 network, two with a router between, or links to two BGP switches",
-            )
-            one.add_argument(
-                "--switch",
-                choices=[str(one) for one in SwitchDaemon],
-                default=str(SwitchDaemon.BIRD),
-                help="what the switches of --fabric tor run",
-            )
-            one.add_argument(
-                "--bfd",
-                choices=[str(one) for one in Bfd],
-                default=str(Bfd.GRACEFUL),
-                help="when BFD loses a node, these switches take its routes away (on) or let its speaker restart",
-            )
-            one.add_argument("--fabric-mtu", type=int, default=0, help="of the way between the segments (1280 to 1500)")
-            one.add_argument(
-                "--model",
-                choices=["", *models.MODELS],
-                default="",
-                help="of routing, that pools ask for; a lab that is up changes to it",
-            )
+            _add_wishes(one)
         if verb == "fabric":
             one.add_argument("action", nargs="?", choices=["show", "filter", "mtu", *SWITCH_ACTIONS], default="show")
             one.add_argument(
@@ -181,6 +148,44 @@ def parser() -> argparse.ArgumentParser:
         if verb == "build":
             one.add_argument("--if-possible", action="store_true", help="no error where there are no compilers")
     return top
+
+
+def _add_wishes(one: argparse.ArgumentParser) -> None:
+    """What a lab is to be."""
+    one.add_argument("--nodes", type=int, default=3)
+    one.add_argument("--without-mesh", action="store_true", help="Kubernetes only; nodes stay NotReady")
+    one.add_argument(
+        "--install",
+        choices=[str(each) for each in Install],
+        default=str(Install.PROCESSES),
+        help="agents are processes of the lab, or pods that `airmesh install` brings (after `make images`)",
+    )
+    one.add_argument("--tag", default="", help="of the images, with --install pods")
+    one.add_argument(
+        "--fabric",
+        choices=[str(each) for each in Fabric],
+        default=str(Fabric.FLAT),
+        help="the nodes' network: one layer-2 network, two with a router between, or links to two BGP switches",
+    )
+    one.add_argument(
+        "--switch",
+        choices=[str(each) for each in SwitchDaemon],
+        default=str(SwitchDaemon.BIRD),
+        help="what the switches of --fabric tor run",
+    )
+    one.add_argument(
+        "--bfd",
+        choices=[str(each) for each in Bfd],
+        default=str(Bfd.GRACEFUL),
+        help="when BFD loses a node, these switches take its routes away (on) or let its speaker restart",
+    )
+    one.add_argument("--fabric-mtu", type=int, default=0, help="of the way between the segments (1280 to 1500)")
+    one.add_argument(
+        "--model",
+        choices=["", *models.MODELS],
+        default="",
+        help="of routing, that pools ask for; a lab that is up changes to it",
+    )
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

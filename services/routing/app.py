@@ -56,15 +56,7 @@ async def build(
     if not settings.node and not settings.gateway:
         raise SettingsFault("AIRMESH_NODE", settings.node, "name this Node, or set AIRMESH_GATEWAY=true")
     node = "" if settings.gateway else settings.node
-    kernel = Kernel(
-        settings.uplinks,
-        namespace,
-        settings.sysctl_root,
-        loopback=settings.loopback,
-        programs=not settings.gateway if programs is None else programs,
-        wireguard=partial(_wireguard, settings),
-    )
-    runtime.on_stop(kernel.close)
+    kernel = _kernel(runtime, namespace, programs=not settings.gateway if programs is None else programs)
     mirror = Mirror(bus, node, served)
     measured = asyncio.Event()
     prober = Prober(kernel, settings.probe_port, measured.set, runtime.log)
@@ -106,10 +98,28 @@ async def build(
     if settings.node:
         announce = _announce(runtime, mirror, installer)
     if node and speaks:
-        speaker = Bgp(
-            runtime, mirror, LearntRoutes(kernel), lambda: installer.snapshot, lambda: installer.encrypted, loop.poke
-        )
-        installer.learnt = speaker.leads_to
+        speaker = _speaker(runtime, mirror, kernel, installer, loop)
+
+
+def _kernel(runtime: Runtime[Settings], namespace: Path | None, *, programs: bool) -> Kernel:
+    settings = runtime.settings
+    kernel = Kernel(
+        settings.uplinks,
+        namespace,
+        settings.sysctl_root,
+        loopback=settings.loopback,
+        programs=programs,
+        wireguard=partial(_wireguard, settings),
+    )
+    runtime.on_stop(kernel.close)
+    return kernel
+
+
+def _speaker(runtime: Runtime[Settings], mirror: Mirror, kernel: Kernel, installer: Installer, routes: Loop) -> Bgp:
+    learnt = LearntRoutes(kernel)
+    speaker = Bgp(runtime, mirror, learnt, lambda: installer.snapshot, lambda: installer.encrypted, settled=routes.poke)
+    installer.learnt = speaker.leads_to
+    return speaker
 
 
 def _wireguard(settings: Settings, netlink: Netlink, tunnels: Devices) -> Wireguard:

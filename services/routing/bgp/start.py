@@ -74,7 +74,7 @@ class Bgp:
         """
         self._encrypted = encrypted
         self._settled = settled
-        self._around: tuple[Set[int], Ways] = (frozenset(), Ways())
+        self._surroundings: tuple[Set[int], Ways] = (frozenset(), Ways())
         self._runtime = runtime
         self._node = runtime.settings.node
         self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
@@ -100,9 +100,9 @@ class Bgp:
         """One pass; raises KernelFault."""
         if self._kernel() == Snapshot():
             return Again(SOON, full=dirty.full)  # nobody has looked yet
-        around = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
-        if dirty.full or dirty.keys or self._services_changed or around != self._around:
-            self._services_changed, self._around = False, around
+        surroundings = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
+        if dirty.full or dirty.keys or self._services_changed or surroundings != self._surroundings:
+            self._services_changed, self._surroundings = False, surroundings
             if (objects := self._mirror.look()) is not None:
                 self._known = True
                 await self._follow(objects)
@@ -150,7 +150,7 @@ class Bgp:
     def _secret(self, objects: Objects) -> Iterable[Network]:
         """Ranges to which packets go encrypted or not at all."""
         blocks = (one.value.cidr for one in self._buckets.blocks.entries.values() if isinstance(one.value, Block))
-        return prohibited([pool.cidr for pool in objects.pools], blocks, self._around[0])
+        return prohibited([pool.cidr for pool in objects.pools], blocks, self._surroundings[0])
 
     async def _begin(self) -> Router:
         """A speaker, which takes over the routes that the kernel has of an earlier one."""
@@ -175,11 +175,11 @@ class Bgp:
 
     def _announced(self, objects: Objects) -> Mapping[Network, Attributes] | None:
         """What this node announces; None while blocks, claims or Services are not whole: then as before."""
-        set_here = configuration(objects.configurations, self._node)
+        configured = configuration(objects.configurations, self._node)
         buckets = self._buckets
-        if set_here.service_ranges:
+        if configured.service_ranges:
             self._follow_services()
-        services = self._mirror.look_at_services() if set_here.service_ranges else ((), ())
+        services = self._mirror.look_at_services() if configured.service_ranges else ((), ())
         if services is None or not (buckets.blocks.synced and buckets.claims.synced):
             return None
         held = Held(
@@ -189,7 +189,7 @@ class Bgp:
             services=services[0],
             slices=services[1],
         )
-        return announced(objects.nodes[self._node], held, set_here)
+        return announced(objects.nodes[self._node], held, configured)
 
     def _follow_services(self) -> None:
         if self._mirror.services is None:

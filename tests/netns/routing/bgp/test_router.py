@@ -93,33 +93,33 @@ def node(inside: Inside, pair: Pair, **more: Any) -> Iterator[Node]:
 def test_routes_go_both_ways(speaker: MAKE, pair: Pair, bird: Bird) -> None:
     bird.configure(SESSION)
     bird.start()
-    with node(speaker(), pair) as here:
-        here.router.announce(OWN)
-        here.follow(peer())
-        here.until("10.1.0.0/24", "10.2.0.0/16", "fd00:1::/64")
+    with node(speaker(), pair) as at_node:
+        at_node.router.announce(OWN)
+        at_node.follow(peer())
+        at_node.until("10.1.0.0/24", "10.2.0.0/16", "fd00:1::/64")
         said = bird.until("show route all protocol node", "10.9.0.0/26", "fd00:9::/122")
         assert OURS in said
         assert OURS6 in said
         bird.configure(SESSION, routes="route 10.1.0.0/24 blackhole;")
-        here.until("10.1.0.0/24", "fd00:1::/64")
-        here.follow()
-        here.until()
+        at_node.until("10.1.0.0/24", "fd00:1::/64")
+        at_node.follow()
+        at_node.until()
 
 
 def test_a_peer_that_dies_and_comes_back_leaves_the_routes_as_they_are(speaker: MAKE, pair: Pair, bird: Bird) -> None:
     bird.configure(SESSION + "graceful restart on;")
     bird.start()
-    with node(speaker(), pair) as here:
-        here.follow(peer())
+    with node(speaker(), pair) as at_node:
+        at_node.follow(peer())
         wanted = "10.1.0.0/24", "10.2.0.0/16", "fd00:1::/64"
-        here.until(*wanted)
+        at_node.until(*wanted)
         bird.kill()
         for _ in range(20):
-            here.step()
-            assert here.routes() == set(wanted)
+            at_node.step()
+            assert at_node.routes() == set(wanted)
             time.sleep(0.05)
         bird.start("-R")
-        here.until(*wanted)
+        at_node.until(*wanted)
 
 
 def test_a_router_that_starts_again_takes_over_what_the_kernel_has(speaker: MAKE, pair: Pair, bird: Bird) -> None:
