@@ -74,7 +74,7 @@ class Bgp:
         """
         self._encrypted = encrypted
         self._settled = settled
-        self._surroundings: tuple[Set[int], Ways] = (frozenset(), Ways())
+        self._conditions: tuple[Set[int], Ways] = (frozenset(), Ways())
         self._runtime = runtime
         self._node = runtime.settings.node
         self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
@@ -100,9 +100,9 @@ class Bgp:
         """One pass; raises KernelFault."""
         if self._kernel() == Snapshot():
             return Again(SOON, full=dirty.full)  # nobody has looked yet
-        surroundings = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
-        if dirty.full or dirty.keys or self._services_changed or surroundings != self._surroundings:
-            self._services_changed, self._surroundings = False, surroundings
+        conditions = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
+        if dirty.full or dirty.keys or self._services_changed or conditions != self._conditions:
+            self._services_changed, self._conditions = False, conditions
             if (objects := self._mirror.look()) is not None:
                 self._known = True
                 await self._follow(objects)
@@ -150,7 +150,7 @@ class Bgp:
     def _secret(self, objects: Objects) -> Iterable[Network]:
         """Ranges to which packets go encrypted or not at all."""
         blocks = (one.value.cidr for one in self._buckets.blocks.entries.values() if isinstance(one.value, Block))
-        return prohibited([pool.cidr for pool in objects.pools], blocks, self._surroundings[0])
+        return prohibited([pool.cidr for pool in objects.pools], blocks, self._conditions[0])
 
     async def _begin(self) -> Router:
         """A speaker, which takes over the routes that the kernel has of an earlier one."""
