@@ -254,7 +254,13 @@ class Netlink:
 
         for _ in range(5):
             found.clear()
-            if self.dump_each(kind, body, take, tolerated):
+            try:
+                whole = self.dump_each(kind, body, take)
+            except NetlinkRefused as refused:
+                if refused.errno in tolerated:
+                    return []
+                raise
+            if whole:
                 return found
         raise NetlinkRefused(errno.EAGAIN, "a dump was interrupted five times by changes")
 
