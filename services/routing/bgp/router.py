@@ -38,8 +38,8 @@ from services.routing.core.learnt import Hop
 
 AT_ONCE = 500
 """Prefixes that are decided, or sent to a peer, before others have their turn: some milliseconds."""
-ROUNDS = 32
-"""Parts of one pass, after which what was decided is written though more comes all the time."""
+LONGEST = 0.5
+"""Seconds of one pass, after which what was decided is written though more comes all the time."""
 FIRST_TABLES = 120.0
 """Seconds after a start in which peers may send their first tables before what they did not send is taken away."""
 
@@ -303,12 +303,11 @@ class Router:
     async def work(self) -> None:
         """Decide and send what there is: where more comes all the time, a part of it, and a poke says so."""
         self._expire()
-        for _ in range(ROUNDS):
-            if not await self._round():
-                break
-        else:
-            self._poke()
-            return
+        until = self._loop.time() + LONGEST
+        while await self._round():
+            if self._loop.time() >= until:
+                self._poke()
+                return
         for family in [family for family, names in (self._awaited or {}).items() if not names]:
             if self._awaited is not None and not self._deferred[family]:
                 del self._awaited[family]

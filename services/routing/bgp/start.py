@@ -27,7 +27,7 @@ from services.routing.bgp.detection import Detection
 from services.routing.bgp.mirror import Mirror
 from services.routing.bgp.router import Reports, Router
 from services.routing.bgp.session import PeerState
-from services.routing.bgp.sockets import tcp_socket, tcp_socket_in
+from services.routing.bgp.sockets import Opener, tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
@@ -65,10 +65,11 @@ class Bgp:
         settled: Callable[[], None],
         *,
         namespace: Path | None = None,
+        opener: Opener | None = None,
     ) -> None:
         """``kernel``: as of the last pass of the loop ``routes``; ``encrypted``: families whose packets must be, so
         that no learnt route leads to a pool of theirs; ``settled``: other routes than before are in the kernel;
-        ``namespace``: a network namespace other than the process' own.
+        ``namespace``: a network namespace other than the process' own; ``opener``: what makes sockets, if not that one.
         """
         self._encrypted = encrypted
         self._settled = settled
@@ -79,7 +80,7 @@ class Bgp:
         self._buckets = buckets
         self._learnt = learnt
         self._kernel = kernel
-        self._opener = partial(tcp_socket_in, namespace) if namespace is not None else tcp_socket
+        self._opener = opener or (partial(tcp_socket_in, namespace) if namespace is not None else tcp_socket)
         self._once: Once[Fault] = Once()
         self._peering = Peering()
         self._known = False

@@ -108,7 +108,7 @@ class Wire(netlink.Netlink):
     """A socket whose kernel is a list of what it answers: for answers that no kernel here gives."""
 
     def __init__(self, *answers: bytes) -> None:
-        self._answers = list(answers)
+        self._left = list(answers)
         self._sequence = 0
         self.sent: list[bytes] = []
 
@@ -116,9 +116,9 @@ class Wire(netlink.Netlink):
         self.sent.append(bytes(message))
 
     def _receive(self, room: int) -> bytes:
-        if not self._answers:
+        if not self._left:
             raise TimeoutError("the kernel does not answer a netlink message")
-        return self._answers.pop(0)
+        return self._left.pop(0)
 
 
 def answer(sequence: int, code: int, *, flags: int = 0, more: bytes = b"", kind: int = 2) -> bytes:

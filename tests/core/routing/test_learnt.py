@@ -4,14 +4,27 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterable
-from ipaddress import ip_address
+from ipaddress import ip_address, ip_network
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, rule
 
-from services.routing.core.bgp.values import Family
-from services.routing.core.learnt import FIRST_ID, Group, Hop, Hops, NextHop, NextHops, Object, Table, hops_of
+from services.routing.core.bgp.values import Family, prefix_of
+from services.routing.core.learnt import (
+    FIRST_ID,
+    LAST_ID,
+    Group,
+    Hop,
+    Hops,
+    NextHop,
+    NextHops,
+    Object,
+    Table,
+    hops_of,
+    longest_match,
+)
 
 A, B, C = (Hop(ip_address(address), link) for address, link in (("172.31.0.1", 3), ("172.31.1.1", 4), ("fe80::1", 3)))
 SETS = st.lists(st.sampled_from((A, B, C)), min_size=1).map(hops_of)
@@ -79,6 +92,53 @@ def test_a_group_that_the_kernel_has_cut_keeps_its_meaning_while_it_is_remembere
     seen[both] = Group(both, (second,))
     known.adopt(seen)
     assert settle(known, seen, [both]) == [NextHop(first, A), Group(both, (first, second))]
+
+
+def test_numbers_of_objects_run_out_and_come_back() -> None:
+    """A peer may name every address of a link: that has a bound, and the last one costs no more than the first."""
+    known = NextHops()
+    numbers = [known.identifier((Hop(ip_address(0x0A000000 + n), 3),)) for n in range(LAST_ID - FIRST_ID + 1)]
+    assert sorted(numbers) == list(range(FIRST_ID, LAST_ID + 1))
+    with pytest.raises(OverflowError):
+        known.identifier((A,))
+    with pytest.raises(OverflowError):
+        known.identifier(hops_of((A, B)))
+    assert known.identifier((Hop(ip_address(0x0A000000), 3),)) == FIRST_ID, "what is known stays"
+    known.forget([FIRST_ID + 7])
+    assert known.identifier((A,)) == FIRST_ID + 7
+
+
+def test_what_changed_before_it_was_written_gives_its_number_back() -> None:
+    known, seen = NextHops(), dict[int, Object]()
+    used, passing = known.identifier(hops_of((A, B))), known.identifier(hops_of((A, C)))
+    settle(known, seen, [used])
+    idle = known.never_written([used], seen)
+    assert {known.hops(one) for one in idle} == {hops_of((A, C)), (C,)}
+    known.forget(idle)
+    assert known.hops(passing) == ()
+    assert leads(seen, used) == {A, B}
+    assert known.never_written([used], seen) == ()
+
+
+@pytest.mark.parametrize(
+    ("prefix", "expected"),
+    [
+        ("10.1.2.0/24", "10.1.2.0/24"),
+        ("10.1.2.128/25", "10.1.2.0/24"),
+        ("10.1.3.0/24", "10.1.2.0/23"),
+        ("10.1.0.0/16", "10.0.0.0/8"),
+        ("10.0.0.0/8", "10.0.0.0/8"),
+        ("10.0.0.0/7", None),
+        ("192.0.2.1/32", None),
+        ("fd00:1:2:3::/64", "fd00::/13"),
+    ],
+)
+def test_the_longest_route_that_covers_a_prefix(prefix: str, expected: str | None) -> None:
+    texts = ("10.0.0.0/8", "10.1.2.0/23", "10.1.2.0/24", "fd00::/13")
+    routes = {prefix_of(ip_network(text)): text for text in texts}
+    family, wanted = prefix_of(ip_network(prefix))
+    found = longest_match({one for which, one in routes if which is family}, wanted)
+    assert (routes[family, found] if found is not None else None) == expected
 
 
 def test_what_nothing_needs_goes_groups_first() -> None:

@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
+from kit.model_settings import ModelSettings
 from kit.models import ENCRYPTS, HOST_GW, IPIP, VXLAN
 from proto.net import Network
 from services.routing.core.choice import Choice
 from services.routing.core.fib import Remove, Snapshot
 from services.routing.core.mesh import Mesh
-from services.routing.core.models.contract import ModelSettings
 from services.routing.core.models.tunnel import PATIENCE
 from services.routing.core.pairs import Memory
 from services.routing.core.plan import Plan, plan
@@ -36,7 +36,11 @@ EVERYTHING = by(f"{HELD['n2']} {HELD['n3']}")
 
 
 def meshed(asked: tuple[str, ...] = (HOST_GW.name,), **more: Any) -> Mesh:
-    pools = {"pools": {POOL: asked, POOL6: asked}, "names": {POOL: "pods", POOL6: "pods6"}, "pools_complete": True}
+    pools: dict[str, Any] = {
+        "pools": {POOL: asked, POOL6: asked},
+        "names": {POOL: "pods", POOL6: "pods6"},
+        "pools_complete": True,
+    }
     return mesh(N1, N2, N3, held=HELD, **(pools | {"routes_complete": True, "settings_complete": True} | more))
 
 
@@ -66,7 +70,7 @@ def test_learnt_routes_serve_a_pair_without_routes_of_its_own(family: int) -> No
         (f"{FAR6} {NEAR}", "10.244.2.0/26 (and 1 more) of node n3"),
     ],
 )
-def test_what_no_peer_leads_to_is_told_with_its_remedy(learnt: str, missing: str) -> None:
+def test_what_no_peer_leads_to_is_a_fault_with_its_remedy(learnt: str, missing: str) -> None:
     found = planned(by(learnt))
     choice = pair(found)
     assert (choice.model, choice.state) == ("", "none")

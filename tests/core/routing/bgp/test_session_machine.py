@@ -376,8 +376,8 @@ def test_a_shutdown_carries_its_text(cease: Cease) -> None:
     ((_, _, content),) = notified(bench.do(bench.machine.stop(0.0, cease, text=text)))
     assert content == communication(text)
     other = Bench(THEIRS).established(open_of(OURS))
-    (there,) = lost(other.hear(encode_notification(Notification(6, cease, content))))
-    assert content[1:].decode() in there.reason.text
+    (report,) = lost(other.hear(encode_notification(Notification(6, cease, content))))
+    assert content[1:].decode() in report.reason.text
 
 
 def test_the_end_for_too_many_prefixes_waits_longer_each_time() -> None:
@@ -400,7 +400,6 @@ def test_the_end_for_too_many_prefixes_waits_longer_each_time() -> None:
         (Cease.MAXIMUM_PREFIXES, True),
         (Cease.ADMINISTRATIVE_SHUTDOWN, True),
         (Cease.PEER_DECONFIGURED, True),
-        (Cease.BFD_DOWN, True),
         (Cease.ADMINISTRATIVE_RESET, False),
         (Cease.CONFIGURATION_CHANGE, False),
     ],
@@ -411,9 +410,9 @@ def test_what_is_meant_to_take_the_routes_away_is_a_hard_reset(cease: Cease, wra
     ((code, subcode, content),) = notified(bench.do(bench.machine.stop(0.0, cease)))
     assert (code, subcode, content[:2]) == ((6, 9, bytes((6, cease))) if wrapped else (6, cease, b""))
     other = Bench(THEIRS).established(open_of(OURS))
-    (there,) = lost(other.hear(encode_notification(Notification(code, subcode, content))))
-    assert there.kept == (frozenset() if wrapped else frozenset(Family))
-    assert (there.reason.code, there.reason.subcode) == (6, cease)
+    (report,) = lost(other.hear(encode_notification(Notification(code, subcode, content))))
+    assert report.kept == (frozenset() if wrapped else frozenset(Family))
+    assert (report.reason.code, report.reason.subcode) == (6, cease)
 
 
 # Timers.

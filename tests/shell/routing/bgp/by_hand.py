@@ -102,9 +102,7 @@ class ByHand:
 
     async def establish(self, *, asn: int | None = None, router_id: str = "") -> ByHand:
         """Connect, and say OPEN and KEEPALIVE."""
-        self._socket.close()
-        if self._task is not None:
-            self._task.cancel()
+        self._shut()
         self.closed, self.opened, self._buffer, self.said, self.table = False, False, b"", [], {}
         await (self._connect() if self._listener is None else self._accept(self._listener))
         opened = negotiation.opening(self.settings, negotiation.offered(self.settings))
@@ -197,15 +195,21 @@ class ByHand:
 
     def close(self) -> None:
         """End without a word."""
-        if self._task is not None:
-            self._task.cancel()
         if self._drain is not None:
             with suppress(OSError):
                 self._socket.shutdown(socket.SHUT_RDWR)
             self._drain.join()
-        self._socket.close()
+        self._shut()
         if self._listener is not None:
             self._listener.close()
+
+    def _shut(self) -> None:
+        if self._task is not None:
+            self._task.cancel()
+        if self._socket.fileno() >= 0:
+            with suppress(RuntimeError):  # the loop has ended
+                asyncio.get_running_loop().remove_reader(self._socket)
+        self._socket.close()
 
     async def _read(self) -> None:
         loop = asyncio.get_running_loop()

@@ -193,7 +193,7 @@ async def test_the_first_table_comes_whole_and_end_of_rib_last(make: Make, by_ha
     four, six = nine.said.index("EoR IPV4"), nine.said.index("EoR IPV6")
     assert {said for said in nine.said[:four] if ":" not in said} >= {"+10.9.0.0/26", "+10.9.0.64/26"}
     assert "+fd00:9::/122" in nine.said[:six]
-    assert sorted(nine.said) == sorted([*names(map(str, OWN)), "EoR IPV4", "EoR IPV6"]), "each thing once"
+    assert sorted(nine.said) == sorted([*names([*map(str, OWN)]), "EoR IPV4", "EoR IPV6"]), "each thing once"
     assert {text: str(found.next_hop) for text, found in nine.table.items()} == {
         "10.9.0.0/26": "10.0.0.1",
         "10.9.0.64/26": "10.0.0.1",
@@ -357,7 +357,7 @@ async def test_a_refresh_by_the_peer_takes_away_what_it_does_not_send_again(make
     await nine.send(nine.announce("10.1.0.0/24", "10.2.0.0/24"), nine.end_of_rib())
     await until(lambda: len(node.routes.hops) == 2)
     await nine.send(nine.refresh(RefreshKind.BEGINNING), nine.announce("10.2.0.0/24"))
-    await until(lambda: node.router.rib.stale("9", Family.IPV4) == 1)
+    await until(lambda: node.router.rib.count("9")[Family.IPV4].stale == 1)
     assert len(node.routes.hops) == 2
     await nine.send(nine.refresh(RefreshKind.END))
     await until(lambda: node.routes.said() == {"10.2.0.0/24": "10.0.0.9"})
@@ -380,7 +380,7 @@ async def test_too_many_prefixes_end_the_session_once_with_their_bound(make: Mak
     assert await nine.is_refused(), "not before its time"
 
 
-async def test_what_cannot_be_sent_is_told_once_and_not_sent(make: Make, by_hand: MakePeer) -> None:
+async def test_what_cannot_be_sent_is_reported_once_and_not_sent(make: Make, by_hand: MakePeer) -> None:
     """Attributes that need an extended message, to a peer that takes none."""
     node = make()
     node.follow(node.peer(9), node.peer(8))
@@ -443,7 +443,7 @@ async def test_a_changed_peer_gets_another_session_and_the_others_none(make: Mak
     assert eight.said.count("EoR IPV4") == 1
 
 
-async def test_another_address_of_the_node_is_told_by_another_session(make: Make, by_hand: MakePeer) -> None:
+async def test_another_address_of_the_node_takes_another_session(make: Make, by_hand: MakePeer) -> None:
     """IPv6 routes over a session of IPv4 would keep a next hop that is nobody's."""
     node = make()
     node.router.announce(OWN)
@@ -576,7 +576,7 @@ async def test_without_peers_the_kernels_routes_are_nobodys(make: Make) -> None:
     await until(lambda: sorted(node.routes.complete_) == [Family.IPV4, Family.IPV6])
 
 
-async def test_an_end_for_good_tells_the_peers_and_takes_the_routes(make: Make, by_hand: MakePeer) -> None:
+async def test_an_end_for_good_ends_sessions_and_takes_the_routes(make: Make, by_hand: MakePeer) -> None:
     node = make()
     node.router.announce(OWN)
     node.follow(node.peer(9))

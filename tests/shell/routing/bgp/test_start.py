@@ -273,7 +273,7 @@ async def test_services_that_are_announced_later_cost_no_session(world: World, n
     assert not nine.closed
 
 
-async def test_a_peer_that_is_deleted_is_told_and_its_routes_go(world: World, nine: ByHand) -> None:
+async def test_a_peer_that_is_deleted_hears_of_it_and_its_routes_go(world: World, nine: ByHand) -> None:
     await usual(world)
     await nine.come_back()
     await nine.send(nine.announce("10.1.0.0/24"), nine.end_of_rib())
