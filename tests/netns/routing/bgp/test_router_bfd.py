@@ -235,6 +235,11 @@ class Town:
         """Until BGP and BFD are up with both, and packets go by both."""
         await until(lambda: all("Established" in one.bgp and " Up" in one.bfd for one in self.switches))
         await self.lead_by("tor0", "tor1")
+        everyone = (
+            self.fabric.node,
+            *self.fabric.routers,
+        )  # neighbors are asked from a link-local address, after its DAD
+        await until(lambda: not any("tentative" in one.ip("-6 address") for one in everyone))
 
 
 async def furnish(mesh: Mesh, bus_for: BusFor) -> None:
