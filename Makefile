@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models fuzz-bgp test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp fuzz-bgp test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -54,6 +54,9 @@ drill-services: setup ## 10,000 Services are made: agents answer, loops stay fre
 
 drill-models: setup ## every model of routing into every other under traffic, on both fabrics; the scenario (about 15 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_models.py tests/journeys/test_hybrid_ipip.py -m slow
+
+drill-bgp: setup ## the scenario of two top-of-rack switches: spread, faults under connections, the tour (about 6 minutes)
+	$(PYTHON) -m pytest -s tests/journeys/test_bgp_ecmp.py -m slow
 
 fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZZ_SEED=; about 4 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bgp_fuzz.py -m slow

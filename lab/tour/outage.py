@@ -96,13 +96,14 @@ class Outage:
         began, began_ms = time.monotonic(), time.time() * 1000
         await happen()
         seconds = await self._settle(began, began_ms, expected)
-        await asyncio.sleep(max(0.0, began + _HELD_SECONDS - time.monotonic()))
+        if seconds >= 0:
+            await asyncio.sleep(max(0.0, began + _HELD_SECONDS - time.monotonic()))
         seen = await self._look()
         lines = self._heard[first:]
         return Stage(
             what=what,
             flows=FLOWS,
-            broken=tuple(lines[-1]["broken"]) if lines else (),
+            broken=self._broken,
             longest_ms=max((line["longest_wait_ms"] for line in lines), default=0.0),
             seconds=seconds,
             seen={name: len(flows) for name, flows in seen.items()},
@@ -113,11 +114,17 @@ class Outage:
     async def _settle(self, began: float, began_ms: float, expected: Callable[[], bool]) -> float:
         """Seconds until routes and sessions were as expected and all connections had an echo; negative: never."""
         while (passed := time.monotonic() - began) < _SETTLED_SECONDS:
-            flowing = bool(self._heard) and go_on(self._heard[-1], began_ms)
-            if flowing and await asyncio.to_thread(expected):
+            if self._broken:
+                break
+            if self._heard and go_on(self._heard[-1], began_ms) and await asyncio.to_thread(expected):
                 return passed
             await asyncio.sleep(_POLL_SECONDS)
         return -1.0
+
+    @property
+    def _broken(self) -> tuple[str, ...]:
+        """Why connections have ended so far."""
+        return tuple(self._heard[-1]["broken"]) if self._heard else ()
 
     async def _look(self) -> dict[str, frozenset[Flow]]:
         """Which connections are at which switch now."""
@@ -127,7 +134,7 @@ class Outage:
             for _ in range(int(_LOOK_MOST / _LOOK_SECONDS)):
                 await asyncio.sleep(_LOOK_SECONDS)
                 seen = by_switch(wire.seen.copy(), self._source, self._targets, self._names)
-                if len(frozenset[Flow]().union(*seen.values())) >= FLOWS:
+                if self._broken or len(frozenset[Flow]().union(*seen.values())) >= FLOWS:
                     break
         return seen
 

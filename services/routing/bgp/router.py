@@ -28,7 +28,7 @@ from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.rib.exports import OwnNextHop
 from services.routing.core.bgp.rib.loc_rib import Change
-from services.routing.core.bgp.rib.paths import OWN, Reach
+from services.routing.core.bgp.rib.paths import OWN, NextHop, Reach
 from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit, Tables
 from services.routing.core.bgp.rib.tables import Established as Known
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
@@ -36,9 +36,9 @@ from services.routing.core.bgp.session.restart import DropStale, LongLived
 from services.routing.core.bgp.values import Agreed, Attributes, Family, Prefix, Update, network_of, prefix_of
 from services.routing.core.learnt import Hop
 
-AT_ONCE = 1000
+AT_ONCE = 500
 """Prefixes that are decided, or sent to a peer, before others have their turn: some milliseconds."""
-ROUNDS = 64
+ROUNDS = 32
 """Parts of one pass, after which what was decided is written though more comes all the time."""
 FIRST_TABLES = 120.0
 """Seconds after a start in which peers may send their first tables before what they did not send is taken away."""
@@ -112,7 +112,7 @@ class Router:
         self._unprogrammed: tuple[Network, ...] = ()
         self._over: set[str] = set()
         """Peers whose session ends, as they have sent more prefixes than they may."""
-        self._again: list[tuple[Family, Prefix]] = []
+        self._again: dict[Family, list[Prefix]] = {family: [] for family in Family}
         """Prefixes whose routes are to be handed over again, as they are reached, or used, in another way."""
         self._until = self._loop.time() + FIRST_TABLES
         self._deferred: dict[Family, dict[str, float]] = {family: {} for family in Family}
@@ -318,9 +318,11 @@ class Router:
         """Decide a part, and send each peer one; whether there was something."""
         changes = self.rib.decide(AT_ONCE)
         self._program(changes)
-        again, self._again = self._again[:AT_ONCE], self._again[AT_ONCE:]
-        chosen = {family: self.rib.chosen(family) for family in Family}
-        self._program(Change(family, prefix, (), chosen[family].get(prefix, ())) for family, prefix in again)
+        again = any(self._again.values())
+        for family, prefixes in self._again.items():
+            chosen = self.rib.chosen(family)
+            self._program(Change(family, prefix, (), chosen.get(prefix, ())) for prefix in prefixes[-AT_ONCE:])
+            del prefixes[-AT_ONCE:]
         sent = False
         for name in list(self._outgoing):
             if self._send(name):
@@ -332,8 +334,9 @@ class Router:
     def _program(self, changes: Iterable[Change]) -> None:
         """Hand the kernel's routes what changed, prefixes with the same next hops together."""
         together: dict[tuple[Family, tuple[Hop, ...]], list[Prefix]] = {}
+        known: dict[NextHop, Hop | None] = {}
         for change in changes:
-            together.setdefault((change.family, self._hops(change)), []).append(change.prefix)
+            together.setdefault((change.family, self._hops(change, known)), []).append(change.prefix)
         for (family, hops), prefixes in together.items():
             self._routes.replace(family, prefixes, hops)
 
@@ -341,19 +344,23 @@ class Router:
         """Hand over all that is used, a part at a time: next hops are reached in another way, or other prefixes than
         before are for peers alone.
         """
-        self._again = [(family, prefix) for family in Family for prefix in self.rib.chosen(family)]
+        self._again = {family: list(self.rib.chosen(family)) for family in Family}
 
-    def _hops(self, change: Change) -> tuple[Hop, ...]:
-        """The routers that a prefix is reached by; none where it is this node's own, or for peers alone."""
+    def _hops(self, change: Change, known: dict[NextHop, Hop | None]) -> tuple[Hop, ...]:
+        """The routers that a prefix is reached by; none where it is this node's own, or for peers alone. ``known``: of
+        next hops that were looked for.
+        """
         if not change.after or change.after[0].source is OWN:
             return ()
         if self._unprogrammed:
             network = network_of(change.family, change.prefix)
             if any(within(network, one) for one in self._unprogrammed):
                 return ()
-        hops = (path.hop for path in change.after if path.hop is not None)
-        found = (self._ways.hop(hop.address, hop.interface) for hop in hops)
-        return tuple(dict.fromkeys(hop for hop in found if hop is not None))
+        hops = [path.hop for path in change.after if path.hop is not None]
+        for hop in hops:
+            if hop not in known:
+                known[hop] = self._ways.hop(hop.address, hop.interface)
+        return tuple(dict.fromkeys(found for hop in hops if (found := known[hop]) is not None))
 
     def _send(self, name: str) -> bool:
         """Send a peer the next part of what it lacks; whether that was something, and it took it."""

@@ -76,11 +76,15 @@ def link_of(
     """The link that a peer is on itself, behind no router; None: it is on none. A link that is down for a while stays
     its link: what follows from that is for failure detection, and another address would be another session.
     """
-    ways = ways_of(replace(kernel, uplinks=tuple(replace(uplink, up=True) for uplink in kernel.uplinks)), gateways)
-    hop = ways.hop(session.address, session.interface)
-    if hop is None or hop.via != session.address:
-        return None
-    return next((uplink for uplink in kernel.uplinks if uplink.index == hop.link), None)
+    address, interface, named = session.address, session.interface, tuple(gateways)
+    on_links = tuple(route for route in kernel.routes if route.via is None)
+    up = tuple(replace(uplink, up=True) for uplink in kernel.uplinks)
+    for seen in (kernel, replace(kernel, uplinks=up, routes=on_links)):
+        hop = ways_of(seen, named).hop(address, interface)
+        link = next((uplink for uplink in kernel.uplinks if hop is not None and uplink.index == hop.link), None)
+        if hop is not None and hop.via == address and link is not None and (seen is kernel or not link.up):
+            return link
+    return None
 
 
 def bound(

@@ -1,4 +1,4 @@
-"""Which peers are on a link of this node, and the BFD session that goes with each."""
+"""Which peers are on a link of this node, what their sessions are held from, and the BFD session of each."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ import pytest
 from proto.net import Address
 from services.routing.core.bfd.bgp import key_of
 from services.routing.core.bfd.sessions import Key
-from services.routing.core.bgp.next_hops import link_of
+from services.routing.core.bgp.next_hops import bound, link_of
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.fib import Route, Snapshot, Uplink
 
@@ -43,7 +43,6 @@ def session(address: Address, **more: object) -> SessionSettings:
 
 
 ROUTE = Route(destination=ip_network("172.31.0.1/32"), link=3, via=ip_address("172.31.1.1"), protocol=4)
-ANY = replace(ROUTE, destination=ip_network("172.31.0.0/16"))
 BOTH = (uplink(0), uplink(1))
 DOWN = (uplink(0, up=False), uplink(1))
 
@@ -60,8 +59,9 @@ DOWN = (uplink(0, up=False), uplink(1))
         (kernel(*BOTH, routes=(ROUTE,)), session(NEAR), None),
         (kernel(*DOWN), session(NEAR), "tor0"),
         (kernel(*DOWN), session(LOCAL, interface="tor0"), "tor0"),
-        (kernel(*DOWN, routes=(ANY,)), session(NEAR), "tor0"),
+        (kernel(*DOWN, routes=(ROUTE,)), session(NEAR), "tor0"),
         (kernel(uplink(0, up=False, addresses=()), uplink(1)), session(NEAR), None),
+        (kernel(uplink(0, up=False), uplink(1, addresses=("172.31.0.3/24",))), session(NEAR), "tor1"),
     ],
     ids=[
         "on a link",
@@ -75,6 +75,7 @@ DOWN = (uplink(0, up=False), uplink(1))
         "its link is down, link-local",
         "its link is down, and another router leads there",
         "its link has no address any more",
+        "its link is down, and another one has its network",
     ],
 )
 def test_the_link_of_a_peer(seen: Snapshot, peer: SessionSettings, on: str | None) -> None:
@@ -85,6 +86,14 @@ def test_the_link_of_a_peer(seen: Snapshot, peer: SessionSettings, on: str | Non
 def test_a_peer_with_a_gateway_is_on_no_link() -> None:
     seen = kernel(*BOTH)
     assert link_of(session(NEAR), seen, [(NEAR, ip_address("172.31.1.1"))]) is None
+
+
+@pytest.mark.parametrize("up", [True, False])
+def test_a_session_is_held_from_the_link_whether_it_is_up_or_not(up: bool) -> None:
+    """Else a link that goes down and comes back would end the session twice, for another address each time."""
+    seen = kernel(uplink(0, up=up), uplink(1))
+    assert bound(session(NEAR), seen).local == ON_LINK
+    assert bound(session(NEAR6), seen).local == ON_LINK6
 
 
 @pytest.mark.parametrize(

@@ -311,7 +311,7 @@ class Speaker(Driver[Any, Any]):
             assert not self.tables.owes(name)
             assert self.whole[name][:1] == [Completed.INITIAL]
             assert self.whole[name].count(Completed.INITIAL) == 1
-            assert self.tables.stale(name, V4) == 0
+            assert self.tables.count(name)[V4].stale == 0
             sent = {(prefix, path_id): attributes for prefix, path_id, attributes in self.tables.sent(name, V4)}
             assert sent == self.views[name]
             found |= {("sent", name, *key): attributes for key, attributes in sent.items()}

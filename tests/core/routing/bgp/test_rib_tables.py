@@ -98,12 +98,12 @@ def test_paths_of_a_peer_that_restarts_are_used_until_it_has_sent_all_again() ->
     one.tables.peer_down("tor-a", keep=[V4])
     one.tables.peer_down("tor-a", keep=[V4])
     assert one.decide() == {}
-    assert one.tables.stale("tor-a", V4) == 3
+    assert one.tables.count("tor-a")[V4].stale == 3
     one.up("tor-a", 65001, "172.31.0.1")
     one.learn("tor-a", P, replace(A))
     one.learn("tor-a", Q, replace(A, med=1))
     assert one.decide() == {Q: "tor-a"}
-    assert one.tables.stale("tor-a", V4) == 1
+    assert one.tables.count("tor-a")[V4].stale == 1
     one.tables.end_of_rib("tor-a", V4)
     assert one.decide() == {R: ""}
 

@@ -31,8 +31,13 @@ from lab.cluster.launch import Launcher
 from lab.cluster.packets import PLAIN
 from lab.cluster.record import Record, write_record
 from lab.cluster.sessions import Bfd, Sessions
-from lab.paths import Paths, Settings, paths
+from lab.images import build
+from lab.paths import Paths, Settings, paths, settings
 from lab.topology import NODE_ASN, Fabric, Host, LabError, Switch, SwitchDaemon, Topology
+from lab.tour.multipath import Stage
+from lab.tour.outage import outage
+from lab.tour.probes import Pod, Port
+from lab.tour.shell import Hands
 from linux.netns import command
 
 pytestmark = pytest.mark.privileged
@@ -367,6 +372,52 @@ async def test_connections_outlive_a_switch_and_come_back_to_it(launcher: Launch
         switches.mend(made.where, "tor-a")
         await made.until_links(n1, targets, {"fab0", "fab1"})
         await connections.go_on("both are back")
+
+
+class InNodes(Hands):
+    """The tour's, where the pods are nodes: `shop` runs in the namespace of a node."""
+
+    def __init__(self, shop: Path, topology: Topology) -> None:
+        self._shop, self._topology, self._environment = str(shop), topology, launch.environment()
+
+    def inside(self, pod: str, *shop: str) -> list[str]:
+        node = next(one for one in self._topology.nodes if pod.endswith(one.name))
+        return command(node.netns, self._shop, *shop)
+
+
+def tour_pod(node: Host, *addresses: IPv4Address | IPv6Address) -> Pod:
+    """A pod of the tour that stands for a node."""
+    return Pod(
+        namespace="nodes", name=node.name, uid=node.name, workload=node.name, node=node.name, addresses=addresses,
+        ports=(), labels=(), ready=True,
+    )  # fmt: skip
+
+
+@pytest.mark.timeout(300)
+async def test_the_tours_connections_outlive_either_switch_and_a_lost_one_is_said(launcher: Launcher) -> None:
+    made = await spoken(launcher, 2)
+    n1, n2 = made.nodes
+    shop = (await build.build_all((build.SHOP,), settings().cache, lambda _: None))["shop"]
+    await launcher.start("echo", command(n2.netns, str(shop), "serve", "--tcp", "5432"))
+    there = tour_pod(n2, pod(n2, 4), pod(n2, 6))
+    ends = tour_pod(n1, n1.fabric4, n1.fabric6), there, Port(number=5432, protocol="tcp", name="postgres")
+    await made.until("both lead by both", lambda: switches.joined(made.topology))
+
+    async def walk() -> list[Stage]:
+        return await outage(InNodes(shop, made.topology), made.where, made.topology, ends)
+
+    seen = await walk()
+    assert [one.disagreement for one in seen] == [""] * 5
+    assert [one.seen["tor-a"] for one in seen][3] == 0
+    assert seen[3].seen["tor-b"] == seen[0].flows == 64
+    assert switches.joined(made.topology), "both are as they were"
+
+    async def end_the_echo() -> None:
+        await asyncio.sleep(3)
+        os.kill((await launcher.states())["echo"].pid, signal.SIGKILL)
+
+    lost, _ = await asyncio.gather(walk(), end_the_echo())
+    assert lost[-1].disagreement.endswith("64 of 64 connections were lost (EOF)")
 
 
 async def test_a_link_that_is_cut_is_gone_around_and_one_that_loses_all_is_seen_by_bfd(launcher: Launcher) -> None:

@@ -16,7 +16,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from typing import TypeVar
+from typing import TypeVar, overload
 
 from services.routing.core.bgp.filters import Policy, Rule, deciding
 from services.routing.core.bgp.rib.exports import ExportSettings, Withheld, exported, withheld
@@ -224,8 +224,8 @@ class Group:
     def again(self, name: str) -> None:
         """Send the peer all again, besides what it has not been sent yet (RFC 2918)."""
         reader = self._readers[name]
-        known = self._known(reader)
-        reader.backlog = tuple((prefix, _unknown(was), self.out.get(prefix, NOTHING)) for prefix, was in known.items())
+        owed = {prefix: (was, now) for prefix, was, now in self._owed(reader)}
+        reader.backlog = _Again(tuple(self.out.items() if not owed else self._known(reader).items()), owed)
         reader.at, reader.cursor = 0, self._base + len(self._log)
 
     def _everything(self) -> tuple[Entry, ...]:
@@ -351,6 +351,32 @@ class Group:
                 gone.append(Unreachable(family=family, prefixes=tuple(prefixes), path_ids=ids))
             else:
                 come.append(Reachable(family=family, attributes=attributes, prefixes=tuple(prefixes), path_ids=ids))
+
+
+class _Again(Sequence[Entry]):
+    """All that a peer has, as entries that send it again. They are made when they are read: all at once takes long."""
+
+    def __init__(self, known: tuple[tuple[Prefix, Paths], ...], owed: dict[Prefix, tuple[Paths, Paths]]) -> None:
+        """``known``: what the peer has of each prefix; ``owed``: what it lacks, before and after."""
+        self._known = known
+        self._owed = owed
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+    @overload
+    def __getitem__(self, index: int) -> Entry: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
+
+    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
+        if isinstance(index, slice):
+            return [self._entry(*one) for one in self._known[index]]
+        return self._entry(*self._known[index])
+
+    def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
+        return prefix, _unknown(paths), self._owed[prefix][1] if prefix in self._owed else paths
 
 
 Run = TypeVar("Run", Reachable, Unreachable)

@@ -439,11 +439,6 @@ class Tables:
         outgoing = neighbor.outgoing.get(family)
         return outgoing.group.count(neighbor.name) if outgoing is not None else 0
 
-    def stale(self, name: str, family: Family) -> int:
-        """Paths of a peer that it has to send again."""
-        neighbor = self._neighbors.get(name)
-        return len(neighbor.ribs[family].stale) if neighbor is not None and family in neighbor.ribs else 0
-
     def is_stale(self, path: Path, family: Family, prefix: Prefix) -> bool:
         """A path has to be sent again by its peer, or goes."""
         neighbor = self._neighbors.get(path.source.name)

@@ -36,7 +36,7 @@ class Reason:
         return f"{self.text}; {self.remedy}" if self.remedy else self.text
 
 
-_MISREAD = "the two sides read messages differently: compare versions of both, and look at `airmesh bgp capture`"
+_MISREAD = "the two sides read messages differently: compare the versions of both, and look at the packets"
 _REMEDIES: dict[int, str] = {
     ErrorCode.HEADER: _MISREAD,
     ErrorCode.OPEN: "compare what both sides offer in OPEN",

@@ -1,0 +1,364 @@
+"""BGP's loop with a real NATS: objects in the bucket become sessions, and what is not known whole changes nothing.
+
+Learnt routes are the real ones but for the kernel, which is not asked; netns tests do that.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Iterable
+from dataclasses import dataclass, field
+from functools import partial
+from ipaddress import ip_address, ip_interface, ip_network
+from pathlib import Path
+from typing import Any
+
+import pytest
+import pytest_asyncio
+
+from chassis.bus.client import Bus
+from proto.addresses import Block
+from proto.codec import block_key, kind_prefix, object_key
+from proto.net import Network
+from proto.objects import (
+    KIND_OF,
+    BGPConfiguration,
+    BGPFilter,
+    BGPPeer,
+    EndpointSlice,
+    IPPool,
+    Node,
+    SecretKey,
+    Service,
+)
+from proto.subjects import BLOCKS, CLAIMS, OBJECTS
+from proto.sync import Complete, complete_key
+from services.routing.bgp.sockets import Opener, tcp_socket
+from services.routing.bgp.start import Bgp
+from services.routing.core.bgp.session.table import State
+from services.routing.core.bgp.values import prefix_of
+from services.routing.core.fib import Snapshot, Uplink
+from services.routing.kernel import Kernel
+from services.routing.learnt import LearntRoutes, Pass
+from services.routing.mirror import Mirror
+from services.routing.settings import Settings
+from tests.conftest import BusFor
+from tests.natsd import NatsServer, free_port, runtime_of
+from tests.shell.routing.bgp.by_hand import ByHand, until
+
+UPLINK = Uplink(name="up0", index=3, up=True, addresses=(ip_interface("10.0.0.1/24"), ip_interface("fd00::1/64")))
+KERNEL = Snapshot(uplinks=(UPLINK,))
+IP_FREEBIND = 15
+KINDS = (BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node)
+OF_SERVICES = (Service, EndpointSlice)
+POOL = IPPool("pods", ip_network("10.244.0.0/16"), 26)
+ME = Node("n1", "u1", addresses=(ip_address("10.0.0.1"), ip_address("fd00::1")))
+BLOCK = Block(ip_network("10.244.0.0/26"), "pods", "n1", "u1", 1, "n")
+
+
+def anywhere(family: int) -> socket.socket:
+    """A socket that may be bound to the node's address, which this machine does not have (ip(7), IP_FREEBIND)."""
+    opened = tcp_socket(family)
+    opened.setsockopt(socket.IPPROTO_IP, IP_FREEBIND, 1)
+    return opened
+
+
+class Learnt(LearntRoutes):
+    """What is wanted of the kernel, which has it at once. ``before``: an earlier agent had learnt routes."""
+
+    def __init__(self, *, before: bool = False) -> None:
+        super().__init__(Kernel(("up0",)))
+        self.before = before
+        self.whole: set[int] = set()
+
+    @property
+    def any_seen(self) -> bool:
+        return self.before
+
+    async def apply(self, *, full: bool, occupied: Iterable[Network] = ()) -> Pass:
+        for table in self._tables.values():
+            table.take(1 << 20, range(1 << 32), ())
+            if table.is_complete:
+                self.whole.add(table.family)
+        return Pass()
+
+    def by(self, text: str) -> str:
+        """The routers that a prefix is reached by."""
+        return " ".join(str(hop.via) for hop in self.hops(*prefix_of(ip_network(text))))
+
+
+@dataclass
+class World:
+    """An agent's loop, and who writes what it reads."""
+
+    cluster: Bus
+    ipam: Bus
+    epochs: dict[str, str]
+    runtime: Any
+    port: int
+    learnt: Learnt = field(default_factory=Learnt)
+    snapshot: Snapshot = KERNEL
+    encrypted: frozenset[int] = frozenset()
+    opener: Opener = anywhere
+    bgp: Bgp = field(init=False)
+
+    def begin(self) -> None:
+        buckets = Mirror(self.runtime.bus, "n1")
+        self.bgp = Bgp(
+            self.runtime,
+            buckets,
+            self.learnt,
+            lambda: self.snapshot,
+            lambda: self.encrypted,
+            lambda: None,
+            opener=self.opener,
+        )
+
+    async def put(self, *objects: Any) -> None:
+        for one in objects:
+            await self.cluster.bucket(OBJECTS).put(object_key(one), one)
+
+    async def delete(self, *objects: Any) -> None:
+        for one in objects:
+            await self.cluster.bucket(OBJECTS).delete(object_key(one))
+
+    async def whole(self, *kinds: type) -> None:
+        for kind in kinds:
+            prefix = kind_prefix(KIND_OF[kind])
+            await self.cluster.bucket(OBJECTS).put(complete_key(prefix), Complete(self.epochs["objects"]))
+
+    async def addresses(self, *blocks: Block) -> None:
+        """All blocks and claims that there are."""
+        for block in blocks:
+            await self.ipam.bucket(BLOCKS).put(block_key(block.cidr), block)
+        for bucket in (BLOCKS, CLAIMS):
+            await self.ipam.bucket(bucket).put(complete_key(), Complete(self.epochs[bucket.name]))
+
+    def set_default(self, **more: Any) -> BGPConfiguration:
+        usual: dict[str, Any] = {"asn": 65001, "node_mesh": False, "listen_port": self.port}
+        return BGPConfiguration("default", **(usual | more))
+
+    def peer(self, number: int = 9, **more: Any) -> BGPPeer:
+        usual: dict[str, Any] = {"peer_ip": ip_address(f"127.0.1.{number}"), "asn": 65000 + number}
+        return BGPPeer(f"tor-{number}", **(usual | {"port": self.port, "source_address": "None"} | more))
+
+    def states(self) -> dict[str, State]:
+        router = self.bgp.router
+        return {name: one.state for name, one in router.speaker.states().items()} if router is not None else {}
+
+    def up(self) -> bool:
+        return State.ESTABLISHED in self.states().values()
+
+
+@pytest_asyncio.fixture
+async def world(
+    nats_server: NatsServer, bus_for: BusFor, buckets: dict[str, str], tmp_path: Path
+) -> AsyncIterator[World]:
+    user = nats_server.user("routing", "n1")
+    settings = Settings(
+        nats_url=nats_server.url,
+        nats_seed_file=nats_server.seeds / f"{user.name}.seed",
+        nats_user=user.name,
+        instance="routing-test",
+        node="n1",
+        uplinks=("up0",),
+        bgp_passwords=tmp_path / "passwords",
+    )
+    async with runtime_of(nats_server, "routing", "n1", settings=settings) as runtime:
+        yield World(await bus_for("cluster"), await bus_for("ipam"), buckets, runtime, free_port())
+
+
+@pytest_asyncio.fixture
+async def nine(world: World) -> AsyncIterator[ByHand]:
+    peer = ByHand(world.port, listens=True)
+    yield peer
+    peer.close()
+
+
+def _has_made(world: World, passes: int) -> bool:
+    return world.bgp._loop.passes >= passes
+
+
+async def settled(world: World) -> None:
+    """A few passes of the loop."""
+    for _ in range(3):
+        wanted = world.bgp._loop.passes + 1
+        world.bgp._loop.poke()
+        await until(partial(_has_made, world, wanted))
+
+
+async def usual(world: World, **more: Any) -> None:
+    """A cluster with one node, one pool, one block and the peer 9."""
+    world.begin()
+    await world.put(ME, POOL, world.set_default(**more), world.peer())
+    await world.addresses(BLOCK)
+    await world.whole(*KINDS)
+
+
+async def test_objects_become_sessions_and_routes_both_ways(world: World, nine: ByHand) -> None:
+    await usual(world)
+    await nine.come_back()
+    await until(lambda: "EoR IPV4" in nine.said)
+    assert nine.table.keys() == {"10.244.0.0/26"}
+    await nine.send(nine.announce("10.1.0.0/24"), nine.end_of_rib())
+    await until(lambda: world.learnt.by("10.1.0.0/24") == "10.0.0.9")
+    leads_to = world.bgp.leads_to()
+    assert leads_to is not None
+    assert leads_to(ip_network("10.1.0.0/24"))
+    assert leads_to(ip_network("10.1.0.64/26")), "by the route that covers it"
+    assert not leads_to(ip_network("10.1.0.0/16"))
+    await until(lambda: len(world.learnt.whole) == 2)
+
+
+async def test_without_a_word_of_bgp_there_is_no_speaker(world: World) -> None:
+    world.begin()
+    await world.put(ME, POOL)
+    await world.addresses(BLOCK)
+    await world.whole(*KINDS)
+    await until(lambda: len(world.learnt.whole) == 2)
+    assert world.bgp.router is None
+    assert world.bgp.leads_to() is None
+
+
+@pytest.mark.parametrize("missing", [*KINDS, "blocks", "kernel"])
+async def test_while_something_is_not_known_nothing_begins(world: World, missing: type | str) -> None:
+    """A session without the node's routes would take them from a peer that kept them over a restart."""
+    if missing == "kernel":
+        world.snapshot = Snapshot()
+    world.begin()
+    await world.put(ME, POOL, world.set_default(), world.peer())
+    if missing != "blocks":
+        await world.addresses(BLOCK)
+    await world.whole(*(kind for kind in KINDS if kind is not missing))
+    await settled(world)
+    assert world.bgp.router is None
+    assert not world.learnt.whole, "nor is anything of an earlier agent's taken away"
+    if missing == "kernel":
+        world.snapshot = Snapshot(uplinks=(UPLINK,))
+    elif missing == "blocks":
+        await world.addresses(BLOCK)
+    else:
+        await world.whole(missing)  # type: ignore[arg-type]
+    await until(world.states)
+
+
+async def test_services_are_followed_once_they_are_announced_and_awaited_before_the_first_session(
+    world: World, nine: ByHand
+) -> None:
+    await usual(world, cluster_ips=(ip_network("10.96.0.0/12"),))
+    await settled(world)
+    assert world.bgp.router is None, "not before the Services are known"
+    await world.whole(*OF_SERVICES)
+    await nine.come_back()
+    await until(lambda: "EoR IPV4" in nine.said)
+    assert nine.table.keys() == {"10.244.0.0/26", "10.96.0.0/12"}
+    assert nine.said.index("+10.96.0.0/12") < nine.said.index("EoR IPV4")
+    await nine.send(nine.announce("10.97.0.0/16", "10.1.0.0/24"))
+    await until(lambda: world.learnt.by("10.1.0.0/24"))
+    assert not world.learnt.by("10.97.0.0/16"), "Services' addresses are the datapath's own"
+
+
+async def test_services_that_are_announced_later_cost_no_session(world: World, nine: ByHand) -> None:
+    await usual(world)
+    await nine.come_back()
+    await until(lambda: "EoR IPV4" in nine.said)
+    assert world.bgp._mirror.services is None, "nobody keeps what nobody needs"
+    await world.put(world.set_default(load_balancer_ips=(ip_network("192.0.2.0/24"),)))
+    await settled(world)
+    assert nine.table.keys() == {"10.244.0.0/26"}, "as before, while they are not known whole"
+    await world.whole(*OF_SERVICES)
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26", "192.0.2.0/24"})
+    await world.put(world.set_default())
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26"})
+    assert not nine.closed
+
+
+async def test_a_peer_that_is_deleted_is_told_and_its_routes_go(world: World, nine: ByHand) -> None:
+    await usual(world)
+    await nine.come_back()
+    await nine.send(nine.announce("10.1.0.0/24"), nine.end_of_rib())
+    await until(lambda: world.learnt.by("10.1.0.0/24"))
+    await world.delete(world.peer())
+    await until(lambda: nine.closed)
+    assert nine.said[-1] == "closed hard 6/3"
+    await until(lambda: not world.learnt.by("10.1.0.0/24"))
+    assert world.bgp.router is not None, "the configuration still asks for a speaker"
+    await world.delete(world.set_default())
+    await until(lambda: world.bgp.router is None)
+    assert world.bgp.leads_to() is None
+    await world.put(world.set_default(), world.peer())
+    await nine.come_back()
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26"})
+
+
+async def test_nothing_learnt_leads_where_packets_are_encrypted(world: World, nine: ByHand) -> None:
+    """Into the pools, and into a block that lies in none: a learnt route would come before the prohibited range."""
+    stray = Block(ip_network("10.250.0.0/26"), "gone", "n2", "u2", 1, "n")
+    world.encrypted = frozenset({4})
+    await usual(world)
+    await world.addresses(stray)
+    await nine.come_back()
+    texts = ("10.244.7.0/26", "10.250.0.0/26", "10.1.0.0/24", "10.244.0.0/15")
+    await nine.send(nine.announce(*texts), nine.end_of_rib())
+    await until(lambda: world.learnt.by("10.1.0.0/24"))
+    await settled(world)
+    assert [text for text in texts if world.learnt.by(text)] == ["10.1.0.0/24", "10.244.0.0/15"]
+    world.encrypted = frozenset()
+    world.bgp.poke()
+    await until(lambda: all(map(world.learnt.by, texts)))
+    world.encrypted = frozenset({4})
+    world.bgp.poke()
+    await until(lambda: not world.learnt.by("10.244.7.0/26") and not world.learnt.by("10.250.0.0/26"))
+    assert not nine.closed
+
+
+async def test_what_cannot_be_honoured_is_a_fault_of_its_object(world: World, nine: ByHand) -> None:
+    await usual(world)
+    secret = world.peer(8, password=SecretKey("tor", "md5"))
+    await world.put(secret)
+    await until(lambda: world.bgp.faults)
+    (fault,) = world.bgp.faults
+    assert fault.about == ("BGPPeer", "tor-8")
+    assert "Secret tor, key md5" in fault.fault
+    await nine.come_back()
+    await until(world.up)
+    await world.delete(secret)
+    await until(lambda: not world.bgp.faults)
+    assert world.runtime.lines.named("fault"), "told once, in the log"
+
+
+async def test_a_port_that_cannot_be_listened_on_is_a_fault_of_the_node(world: World) -> None:
+    world.opener = tcp_socket
+    await usual(world)
+    await until(lambda: world.bgp.router is not None)
+    await settled(world)
+    assert {fault.about for fault in world.bgp.faults} == {("Node", "n1")}
+    assert any("10.0.0.1" in fault.fault and fault.remedy for fault in world.bgp.faults)
+
+
+async def test_an_agent_that_starts_again_awaits_its_peers(world: World, nine: ByHand) -> None:
+    world.learnt.before = True
+    await usual(world)
+    await nine.come_back()
+    await until(world.up)
+    await nine.send(nine.announce("10.1.0.0/24"))
+    await settled(world)
+    assert not world.learnt.by("10.1.0.0/24")
+    assert not world.learnt.whole
+    assert "EoR IPV4" not in nine.said
+    await nine.send(nine.end_of_rib())
+    await until(lambda: world.learnt.by("10.1.0.0/24") and len(world.learnt.whole) == 2)
+    await until(lambda: "EoR IPV4" in nine.said)
+    assert nine.said.index("+10.244.0.0/26") < nine.said.index("EoR IPV4")
+
+
+async def test_a_session_says_how_it_is(world: World, nine: ByHand) -> None:
+    await usual(world)
+    await nine.come_back()
+    await until(world.up)
+    await nine.send(b"\x00" * 19)
+    await until(lambda: nine.closed)
+    said = world.runtime.lines.named("bgp-session")
+    assert "Established" in [line["state"] for line in said]
+    assert said[-1]["peer"] == "tor-9/127.0.1.9"
+    assert said[-1]["why"]
