@@ -3019,7 +3019,7 @@ BFD = (
     Mutant(
         name="bfd-ends-nothing",
         file="services/routing/bgp/start.py",
-        old="        self._detection.follow(peers, ways, kernel)\n",
+        old="        self._detection.follow(peers, kernel, found.gateways)\n",
         new="",
         tests=(
             "tests/netns/routing/bgp/test_router_bfd.py::test_a_link_that_loses_everything_is_left_within_a_second",

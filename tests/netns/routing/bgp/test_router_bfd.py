@@ -350,7 +350,7 @@ async def test_a_link_that_goes_down_is_left_at_once_and_taken_again(town: Town)
         town.switches[0].netns.ip("link set node up")
         town.switches[0].netns.ip("addr replace fd00:31:0::1/64 dev node nodad")
         await town.up()
-        assert flows.lost() <= SECOND / 10
+        assert flows.lost() <= SECOND / 4, "the kernel is slow to say that a carrier is gone, then BFD is first"
 
 
 async def test_a_loop_that_is_held_for_five_seconds_loses_no_session(town: Town) -> None:
