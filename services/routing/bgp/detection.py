@@ -16,6 +16,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from chassis.telemetry.log import Log
+from proto.net import Address
 from services.routing.bfd.client import Bfd
 from services.routing.bgp.router import Router
 from services.routing.core.bfd.bgp import Consequence, consequence, key_of
@@ -24,7 +25,7 @@ from services.routing.core.bfd.session import Failure, Settings
 from services.routing.core.bfd.sessions import Key
 from services.routing.core.bfd.status import Status, why_not_up
 from services.routing.core.bgp.codec.errors import Cease
-from services.routing.core.bgp.next_hops import Ways, link_of
+from services.routing.core.bgp.next_hops import link_of
 from services.routing.core.bgp.peers import Peer
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Snapshot
@@ -62,11 +63,11 @@ class Detection:
         self._lost: dict[Key, frozenset[Hop]] = {}
         self._woken = asyncio.Event()
 
-    def follow(self, peers: Iterable[Peer], ways: Ways, kernel: Snapshot) -> None:
-        """Exactly these are BGP's peers from now on."""
+    def follow(self, peers: Iterable[Peer], kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) -> None:
+        """Exactly these are BGP's peers from now on; ``gateways``: by which some are reached."""
         names: dict[Key, str] = {}
         for peer in peers:
-            link = link_of(peer.session, kernel, ways.gateways.items()) if peer.session.bfd else None
+            link = link_of(peer.session, kernel, gateways) if peer.session.bfd else None
             if link is not None and (key := key_of(peer.session, link)) is not None:
                 names[key] = peer.name
         self.bfd.sessions(dict.fromkeys(names, SETTINGS))

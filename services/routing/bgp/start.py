@@ -148,7 +148,7 @@ class Bgp:
         peers = [replace(peer, session=bound(peer.session, kernel, found.gateways)) for peer in found.peers]
         next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
         ways = ways_of(kernel, found.gateways)
-        self._detection.follow(peers, ways, kernel)
+        self._detection.follow(peers, kernel, found.gateways)
         own = {one.ip for one in kernel.loopback.addresses} if kernel.loopback is not None else set()
         self._learnt.prefer({version: one for version, one in addresses.items() if one in own})
         self.router.find_ways(ways)
@@ -177,7 +177,7 @@ class Bgp:
 
     def _end(self) -> None:
         """Nobody asks for a speaker: peers are told, and what was learnt goes."""
-        self._detection.follow((), Ways(), Snapshot())
+        self._detection.follow((), Snapshot())
         if self.router is not None:
             self.router.leave()
             self.router = None
