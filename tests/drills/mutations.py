@@ -581,9 +581,9 @@ CLUSTER = (
     ),
     Mutant(
         name="a-field-of-felix-is-taken-in-silence",
-        file="services/cluster/core/felix.py",
-        old="if name not in KNOWN and not _is_empty(value)",
-        new="if name in KNOWN and not value",
+        file="services/cluster/core/unserved.py",
+        old="if others := not_acted_on(said, known):",
+        new="if others := not_acted_on(said, said):",
         tests=("tests/core/cluster/test_fields.py",),
     ),
     Mutant(
@@ -2635,15 +2635,15 @@ LINUX = (
     Mutant(
         name="a-dump-that-failed-is-whole",
         file="linux/netlink.py",
-        old="                if kind == _DONE and code <= 0:\n",
-        new="                if kind == _DONE:\n",
+        old="    if kind == _DONE and code <= 0:\n",
+        new="    if kind == _DONE:\n",
         tests=("tests/netns/linux/test_netlink.py::test_a_dump_that_fails_is_no_empty_list",),
     ),
     Mutant(
         name="the-first-refusal-is-the-only-one",
         file="linux/netlink.py",
-        old="                if code and code not in message.tolerated:\n",
-        new="                if code and code not in message.tolerated and not refused:\n",
+        old="            if code not in message.tolerated:\n",
+        new="            if code not in message.tolerated and not refused:\n",
         tests=("tests/netns/linux/test_netlink.py::test_every_refusal_is_heard_and_the_others_take_effect",),
     ),
 )

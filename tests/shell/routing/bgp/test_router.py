@@ -41,7 +41,7 @@ KERNEL = Snapshot(uplinks=(UPLINK,))
 ADDRESSES = {4: ip_address("10.0.0.1"), 6: ip_address("fd00::1")}
 IGP = Attributes(origin=Origin.IGP)
 OWN = {ip_network(text): IGP for text in ("10.9.0.0/26", "10.9.0.64/26", "fd00:9::/122")}
-HELD = 0.05
+HELD = 0.35
 """Seconds of CPU: a part takes some 5 ms, or three times that beside busy neighbours."""
 
 
