@@ -32,7 +32,7 @@ REPOSITORY = Path(__file__).resolve().parents[2]
 KEY = re.compile(r"[-/_=.a-zA-Z0-9]+\Z")
 """What NATS takes as a key of a bucket."""
 PER_KIND = 560
-"""Changed objects of each kind: nine kinds make 5,040."""
+"""Changed objects of each kind: thirteen kinds make 7,280."""
 SERVICES = ("cluster", "ipam", "routing", "policy", "dataplane", "dns")
 PER_SERVICE = 850
 
@@ -94,6 +94,24 @@ GOOD = f"""
   metadata: {{name: pods, uid: u-1}}
   spec: {{cidr: 10.244.0.0/16, blockSize: 26, ipipMode: Never, vxlanMode: Never, natOutgoing: true,
     nodeSelector: all()}}
+- apiVersion: crd.projectcalico.org/v1
+  kind: BGPConfiguration
+  metadata: {{name: default, uid: u-1}}
+  spec: {{asNumber: 64512, nodeToNodeMeshEnabled: false, logSeverityScreen: Info, listenPort: 1790,
+    communities: [{{name: rack, value: '64512:1'}}], serviceClusterIPs: [{{cidr: 10.96.0.0/12}}],
+    prefixAdvertisements: [{{cidr: 10.244.0.0/16, communities: [rack, '64512:1:2']}}]}}
+- apiVersion: crd.projectcalico.org/v1
+  kind: BGPPeer
+  metadata: {{name: tor-a, uid: u-1}}
+  spec: {{peerIP: '172.31.0.1:1790', asNumber: '65000.1', nodeSelector: "rack == 'a'", sourceAddress: None,
+    password: {{secretKeyRef: {{name: bgp-secrets, key: tor-a}}}}, filters: [racks], ttlSecurity: 1,
+    maxRestartTime: 60s, numAllowedLocalASNumbers: 1}}
+- apiVersion: crd.projectcalico.org/v1
+  kind: BGPFilter
+  metadata: {{name: racks, uid: u-1}}
+  spec:
+    importV4: [{{action: Accept, matchOperator: In, cidr: 10.0.0.0/8, prefixLength: {{min: 16, max: 26}}}}]
+    exportV6: [{{action: Reject, source: RemotePeers}}]
 """
 OBJECTS: dict[str, dict[str, Any]] = {one["kind"]: one for one in yaml.safe_load(GOOD)}
 
