@@ -3040,7 +3040,7 @@ BFD = (
     Mutant(
         name="bfd-ends-nothing",
         file="services/routing/bgp/start.py",
-        old="        self._detection.follow(peers, kernel, found.gateways)\n",
+        old="        self._detection.follow(peers, links)\n",
         new="",
         tests=(
             "tests/netns/routing/bgp/test_router_bfd.py::test_a_link_that_loses_everything_is_left_within_a_second",

@@ -16,7 +16,6 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from chassis.telemetry.log import Log
-from proto.net import Address
 from services.routing.bfd.client import Bfd
 from services.routing.bgp.router import Router
 from services.routing.core.bfd.bgp import Consequence, consequence, key_of
@@ -25,10 +24,9 @@ from services.routing.core.bfd.session import Failure, Settings
 from services.routing.core.bfd.sessions import Key
 from services.routing.core.bfd.status import Status, why_not_up
 from services.routing.core.bgp.codec.errors import Cease
-from services.routing.core.bgp.next_hops import link_of
+from services.routing.core.bgp.next_hops import Links
 from services.routing.core.bgp.peers import Peer
 from services.routing.core.faults import Fault
-from services.routing.core.fib import Snapshot
 from services.routing.core.learnt import Hop
 from services.routing.kernel import KernelFault
 from services.routing.learnt import LearntRoutes
@@ -63,11 +61,11 @@ class Detection:
         self._lost: dict[Key, frozenset[Hop]] = {}
         self._woken = asyncio.Event()
 
-    def follow(self, peers: Iterable[Peer], kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) -> None:
-        """Exactly these are BGP's peers from now on; ``gateways``: by which some are reached."""
+    def follow(self, peers: Iterable[Peer], links: Links) -> None:
+        """Exactly these are BGP's peers from now on."""
         names: dict[Key, str] = {}
         for peer in peers:
-            link = link_of(peer.session, kernel, gateways) if peer.session.bfd else None
+            link = links.link_of(peer.session) if peer.session.bfd else None
             if link is not None and (key := key_of(peer.session, link)) is not None:
                 names[key] = peer.name
         self.bfd.sessions(dict.fromkeys(names, SETTINGS))

@@ -31,7 +31,7 @@ from services.routing.bgp.sockets import Opener, tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
-from services.routing.core.bgp.next_hops import Ways, bound, own_next_hops, ways_of
+from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, ways_of
 from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
@@ -145,13 +145,13 @@ class Bgp:
                 return  # peers that kept this node's routes over a restart would take an empty table for all of them
             self.router = await self._begin()
         kernel, addresses = self._kernel(), addresses_of(objects.nodes[self._node])
-        peers = [replace(peer, session=bound(peer.session, kernel, found.gateways)) for peer in found.peers]
+        links = links_of(kernel, found.gateways)
+        peers = [replace(peer, session=links.bound(peer.session)) for peer in found.peers]
         next_hops = {peer.name: own_next_hops(peer.session, kernel, addresses) for peer in peers}
-        ways = ways_of(kernel, found.gateways)
-        self._detection.follow(peers, kernel, found.gateways)
+        self._detection.follow(peers, links)
         own = {one.ip for one in kernel.loopback.addresses} if kernel.loopback is not None else set()
         self._learnt.prefer({version: one for version, one in addresses.items() if one in own})
-        self.router.find_ways(ways)
+        self.router.find_ways(links.ways)
         if wanted is not None:
             self.router.announce(wanted)
         unprogrammed = (*found.unprogrammed, *self._secret(objects))
@@ -177,7 +177,7 @@ class Bgp:
 
     def _end(self) -> None:
         """Nobody asks for a speaker: peers are told, and what was learnt goes."""
-        self._detection.follow((), Snapshot())
+        self._detection.follow((), links_of(Snapshot()))
         if self.router is not None:
             self.router.leave()
             self.router = None

@@ -70,38 +70,51 @@ class Ways:
         return None
 
 
-def link_of(
-    session: SessionSettings, kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()
-) -> Uplink | None:
-    """The link that a peer is on itself, behind no router; None: it is on none. A link that is down for a while stays
-    its link: what follows from that is for failure detection, and another address would be another session.
-    """
-    address, interface, named = session.address, session.interface, tuple(gateways)
-    on_links = tuple(route for route in kernel.routes if route.via is None)
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Links:
+    """The links of this node, as sessions see them: made once for all peers (:func:`links_of`)."""
+
+    uplinks: Mapping[int, Uplink]
+    """By index."""
+    ways: Ways
+    ways_if_up: Ways
+    """As if all links were up, and no router led anywhere."""
+
+    def link_of(self, session: SessionSettings) -> Uplink | None:
+        """The link that a peer is on itself, behind no router; None: it is on none. A link that is down for a while
+        stays its link: what follows from that is for failure detection, and another address would be another session.
+        """
+        for ways in (self.ways, self.ways_if_up):
+            hop = ways.hop(session.address, session.interface)
+            link = self.uplinks.get(hop.link) if hop is not None and hop.via == session.address else None
+            if link is not None and (ways is self.ways or not link.up):
+                return link
+        return None
+
+    def bound(self, session: SessionSettings) -> SessionSettings:
+        """The session of an external peer that is on a link of this node, while the address it is held from is not.
+
+        It is held from the link's address: from another one the peer would not take it for a neighbor on the link, and
+        BFD (RFC 5881) and the next hop that it is sent would be another router's.
+        """
+        if not session.external or session.local is None or (link := self.link_of(session)) is None:
+            return session
+        own = [one for one in link.addresses if one.version == session.address.version and not one.ip.is_link_local]
+        if not own or session.local in (one.ip for one in own):
+            return session
+        return replace(session, local=next((one.ip for one in own if session.address in one.network), own[0].ip))
+
+
+def links_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()) -> Links:
+    """The links that the kernel has now. ``gateways``: as in :func:`ways_of`."""
+    named = tuple(gateways)
     up = tuple(replace(uplink, up=True) for uplink in kernel.uplinks)
-    for seen in (kernel, replace(kernel, uplinks=up, routes=on_links)):
-        hop = ways_of(seen, named).hop(address, interface)
-        link = next((uplink for uplink in kernel.uplinks if hop is not None and uplink.index == hop.link), None)
-        if hop is not None and hop.via == address and link is not None and (seen is kernel or not link.up):
-            return link
-    return None
-
-
-def bound(
-    session: SessionSettings, kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ()
-) -> SessionSettings:
-    """The session of an external peer that is on a link of this node, while the address it is held from is not.
-
-    It is held from the link's address: from another one the peer would not take it for a neighbor on the link, and BFD
-    (RFC 5881) and the next hop that it is sent would be another router's.
-    """
-    link = link_of(session, kernel, gateways)
-    if not session.external or session.local is None or link is None:
-        return session
-    own = [one for one in link.addresses if one.version == session.address.version and not one.ip.is_link_local]
-    if not own or session.local in (one.ip for one in own):
-        return session
-    return replace(session, local=next((one.ip for one in own if session.address in one.network), own[0].ip))
+    on_links = tuple(route for route in kernel.routes if route.via is None)
+    return Links(
+        uplinks={uplink.index: uplink for uplink in kernel.uplinks},
+        ways=ways_of(kernel, named),
+        ways_if_up=ways_of(replace(kernel, uplinks=up, routes=on_links), named),
+    )
 
 
 def own_next_hops(session: SessionSettings, kernel: Snapshot, addresses: Mapping[int, Address]) -> dict[int, Address]:

@@ -10,7 +10,7 @@ import pytest
 from proto.net import Address
 from services.routing.core.bfd.bgp import key_of
 from services.routing.core.bfd.sessions import Key
-from services.routing.core.bgp.next_hops import bound, link_of
+from services.routing.core.bgp.next_hops import links_of
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.fib import Route, Snapshot, Uplink
 
@@ -79,21 +79,21 @@ DOWN = (uplink(0, up=False), uplink(1))
     ],
 )
 def test_the_link_of_a_peer(seen: Snapshot, peer: SessionSettings, on: str | None) -> None:
-    found = link_of(peer, seen)
+    found = links_of(seen).link_of(peer)
     assert (found.name if found is not None else None) == on
 
 
 def test_a_peer_with_a_gateway_is_on_no_link() -> None:
     seen = kernel(*BOTH)
-    assert link_of(session(NEAR), seen, [(NEAR, ip_address("172.31.1.1"))]) is None
+    assert links_of(seen, [(NEAR, ip_address("172.31.1.1"))]).link_of(session(NEAR)) is None
 
 
 @pytest.mark.parametrize("up", [True, False])
 def test_a_session_is_held_from_the_link_whether_it_is_up_or_not(up: bool) -> None:
     """Else a link that goes down and comes back would end the session twice, for another address each time."""
     seen = kernel(uplink(0, up=up), uplink(1))
-    assert bound(session(NEAR), seen).local == ON_LINK
-    assert bound(session(NEAR6), seen).local == ON_LINK6
+    assert links_of(seen).bound(session(NEAR)).local == ON_LINK
+    assert links_of(seen).bound(session(NEAR6)).local == ON_LINK6
 
 
 @pytest.mark.parametrize(

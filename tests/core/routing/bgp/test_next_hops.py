@@ -6,7 +6,7 @@ from ipaddress import ip_address, ip_interface, ip_network
 
 import pytest
 
-from services.routing.core.bgp.next_hops import BY_ROUTER, Ways, bound, ways_of
+from services.routing.core.bgp.next_hops import BY_ROUTER, Ways, links_of, ways_of
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.rib.paths import Reach
 from services.routing.core.fib import Kind, Route, Snapshot, Uplink
@@ -162,11 +162,11 @@ def session(address: str, local: str | None, *, external: bool = True, interface
     ],
 )
 def test_the_address_that_a_session_is_held_from(what: str, held: SessionSettings, expected: str | None) -> None:
-    found = bound(held, kernel())
+    found = links_of(kernel()).bound(held)
     assert str(found.local) == str(expected), what
 
 
 def test_a_link_without_an_address_of_the_family_changes_nothing() -> None:
     seen = kernel("fd02::1/128 dev up1 proto static", up1="10.1.0.11/32")
     held = session("fd02::1", "fd00:ff::11")
-    assert bound(held, seen) == held
+    assert links_of(seen).bound(held) == held
