@@ -20,8 +20,6 @@ from linux.netlink import ACK, CREATE, REPLACE, REQUEST, Message, attribute, num
 from linux.rtnl import DELROUTE, NEWROUTE, TABLE_MAIN, UNICAST, Address, family_of, parse_route, routes_query
 
 NEWNEXTHOP, DELNEXTHOP, GETNEXTHOP = 104, 105, 106
-NEXTHOP_GROUP = 1 << 31
-"""RTNLGRP_NEXTHOP as a bit of RTMGRP_…"""
 
 _NHMSG = struct.Struct("<BBBBI")
 _MEMBER = struct.Struct("<IBBH")

@@ -21,7 +21,6 @@ CommunityText = Annotated[str, Meta(max_length=32)]
 DurationText = Annotated[str, Meta(max_length=32)]
 SelectorText = Annotated[str, Meta(max_length=4096)]
 InterfaceText = Annotated[str, Meta(max_length=15, pattern=r"^[-A-Za-z0-9_.*@:]*\Z")]
-Length4 = Annotated[int, Meta(ge=0, le=32)]
 Length6 = Annotated[int, Meta(ge=0, le=128)]
 Spec = dict[Annotated[str, Meta(max_length=128)], Any]
 """A spec of which the unknown fields are reported."""
@@ -118,13 +117,6 @@ class BGPPeerShape(Shape, frozen=True):
 
     metadata: Metadata
     spec: Spec
-
-
-class LengthsV4(Strict, frozen=True):
-    """crd.projectcalico.org/v1 BGPFilterPrefixLengthV4."""
-
-    min: Length4 | None = None
-    max: Length4 | None = None
 
 
 class LengthsV6(Strict, frozen=True):
