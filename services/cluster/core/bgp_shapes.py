@@ -21,7 +21,7 @@ CommunityText = Annotated[str, Meta(max_length=32)]
 DurationText = Annotated[str, Meta(max_length=32)]
 SelectorText = Annotated[str, Meta(max_length=4096)]
 InterfaceText = Annotated[str, Meta(max_length=15, pattern=r"^[-A-Za-z0-9_.*@:]*\Z")]
-Length6 = Annotated[int, Meta(ge=0, le=128)]
+PrefixLength = Annotated[int, Meta(ge=0, le=128)]
 Spec = dict[Annotated[str, Meta(max_length=128)], Any]
 """A spec of which the unknown fields are reported."""
 
@@ -119,11 +119,11 @@ class BGPPeerShape(Shape, frozen=True):
     spec: Spec
 
 
-class LengthsV6(Strict, frozen=True):
-    """crd.projectcalico.org/v1 BGPFilterPrefixLengthV6."""
+class Lengths(Strict, frozen=True):
+    """crd.projectcalico.org/v1 BGPFilterPrefixLengthV4 and BGPFilterPrefixLengthV6."""
 
-    min: Length6 | None = None
-    max: Length6 | None = None
+    min: PrefixLength | None = None
+    max: PrefixLength | None = None
 
 
 class CommunityMatch(Strict, frozen=True):
@@ -163,7 +163,7 @@ class RuleShape(Strict, frozen=True):
 
     action: Literal["Accept", "Reject"]
     cidr: NetworkText | None = None
-    prefix_length: LengthsV6 | None = None
+    prefix_length: Lengths | None = None
     """The bound of IPv4 is looked at where it is read."""
     source: Literal["", "RemotePeers"] | None = None
     interface: InterfaceText | None = None
