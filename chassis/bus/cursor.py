@@ -11,7 +11,9 @@ import asyncio
 class Cursor:
     """One reader's set of keys that changed since it looked last; keys of markers are among them."""
 
-    def __init__(self) -> None:
+    def __init__(self, *prefixes: str) -> None:
+        """``prefixes`` of the keys that this reader has a use for; without any, all. It is woken by no other."""
+        self._prefixes = prefixes
         self._dirty: set[str] = set()
         self._event = asyncio.Event()
         self._also: asyncio.Event | None = None
@@ -45,6 +47,10 @@ class Cursor:
 
     def mark(self, *keys: str) -> None:
         """Make keys dirty (again); without any key only wake the reader."""
+        if keys and self._prefixes:
+            keys = tuple(key for key in keys if key.startswith(self._prefixes))
+            if not keys:
+                return
         self._dirty.update(keys)
         self._event.set()
         if self._also is not None:

@@ -165,9 +165,11 @@ class View:
             and mark.value.epoch == self.epoch
         )
 
-    def cursor(self) -> Cursor:
-        """Another reader's own set of dirty keys; all present keys are dirty to begin with."""
-        cursor = Cursor()
+    def cursor(self, *prefixes: str) -> Cursor:
+        """Another reader's own set of dirty keys; all present keys are dirty to begin with. With ``prefixes`` it has keys
+        that begin so, and markers; a change of ``synced`` wakes it too.
+        """
+        cursor = Cursor(*(("_", *prefixes) if prefixes else ()))
         if self._entries or self._marks:
             cursor.mark(*self._entries, *self._marks)
         self._cursors.add(cursor)

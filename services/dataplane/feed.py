@@ -7,7 +7,7 @@ sequence that a frontier must cover is the *key's* revision: the stream sequence
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Generic, TypeVar
@@ -43,6 +43,7 @@ from proto.subjects import BLOCKS, CLAIMS, ENDPOINTS, IDENTITIES, OBJECTS, ROUTE
 from services.dataplane.core.cni.request import PodRef
 from services.dataplane.core.endpoint.admission import Knowledge
 from services.dataplane.core.ipam.addressing import Supply, supply_of
+from services.dataplane.core.ipcache.entries import APISERVER
 
 T = TypeVar("T", bound=KubernetesObject)
 N = TypeVar("N")
@@ -62,6 +63,7 @@ WATCHED: tuple[type[KubernetesObject], ...] = (
 OPTIONAL = FelixConfiguration
 """A kind that the cluster may not have: then nobody says that all of it is here, and nothing waits for that."""
 _PREFIXES: dict[type[KubernetesObject], str] = {kind: kind_prefix(KIND_OF[kind]) for kind in WATCHED}
+_OF_SERVERS = f"{_PREFIXES[EndpointSlice]}.{encode_segment(APISERVER[0])}."
 _FRONTIER = "_frontier."
 _CIDRS = "_cidrs."
 
@@ -257,8 +259,8 @@ class Feed:
         self._frontiers = Followed(rules.cursor(), rules.marks, Frontier, _shard_of)
         self._partitions = Followed(rules.cursor(), rules.marks, CidrPartition, partition_of)
         self._published = Followed(self.endpoints.cursor(), self.endpoints.entries, Endpoint, self._own_slot)
-        self._namespace_keys = self.objects.cursor()
-        self._pod_keys = self.objects.cursor()
+        self._namespace_keys = self.changes(Namespace)
+        self._pod_keys = self.changes(Pod)
         self._computed = Computed()
         self._namespaces_at = "", -1, 0
         """Epoch, which list of it, and the last sequence of a namespace known then."""
@@ -288,13 +290,11 @@ class Feed:
         self._follow()
         return tuple(self._versions[kind] for kind in kinds)
 
-    def concern(self, keys: Collection[str], *kinds: type[KubernetesObject], namespace: str = "") -> bool:
-        """Whether keys of ``objects`` that changed are about these kinds (in one namespace, if named). No key at all is
-        a change of the watch itself, a marker may be about every kind: both concern everybody.
+    def changes(self, *kinds: type[KubernetesObject], servers: bool = False) -> Cursor:
+        """A cursor over ``objects`` of these kinds; ``servers``: and over the slices that name the API's servers. No other
+        wakes its reader; changes of the watch itself and of markers concern everybody.
         """
-        within = f"{encode_segment(namespace)}." if namespace else ""
-        prefixes = ("_", *(f"{_PREFIXES[kind]}.{within}" for kind in kinds))
-        return not keys or any(key.startswith(prefixes) for key in keys)
+        return self.objects.cursor(*(f"{_PREFIXES[kind]}." for kind in kinds), *(_OF_SERVERS if servers else ()))
 
     def _follow(self) -> None:
         """Sorts what changed by kind."""

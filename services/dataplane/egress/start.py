@@ -18,7 +18,7 @@ from services.dataplane.settings import Settings
 def start(runtime: Runtime[Settings], feed: Feed, condition: Condition, ready: Callable[[], None]) -> None:
     """Keeps the table from now on; ``condition`` holds and ``ready`` is called once it has been written."""
     egress = Egress(feed, condition, runtime.log, ready, has_loopback=bool(runtime.settings.loopback))
-    Loop(runtime, "masquerade", cursors=[feed.objects.cursor()], apply=egress.apply, debounce=0.2)
+    Loop(runtime, "masquerade", cursors=[feed.changes(IPPool, Node)], apply=egress.apply, debounce=0.2)
 
 
 class Egress:
@@ -38,8 +38,6 @@ class Egress:
     async def apply(self, dirty: Dirty) -> Done | Again:
         """The nftables table, once the pools and nodes are known."""
         feed = self._feed
-        if not dirty.full and not feed.concern(dirty.keys, IPPool, Node):
-            return Done()
         if not (feed.complete(IPPool) and feed.complete(Node)):
             if not self._condition.ok:
                 self._condition.set(False, "pools and nodes are not known yet, so nothing can be masqueraded")

@@ -8,6 +8,7 @@ from collections.abc import Callable
 
 from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
+from proto.objects import Namespace, Pod
 from proto.policy import Revision
 from services.dataplane.endpoint.admission import AdmissionWait
 from services.dataplane.endpoint.publish import AckOut, EndpointsOut, Published
@@ -32,7 +33,7 @@ def start(
 ) -> None:
     """Keeps the endpoints of the node from now on."""
     Loop(runtime, "kernel", cursors=[], apply=reconciler.repair)
-    objects, identities, rules = feed.objects.cursor(), feed.identities.cursor(), feed.rules_view.cursor()
+    objects, identities, rules = feed.changes(Pod, Namespace), feed.identities.cursor(), feed.rules_view.cursor()
     cursors = [objects, identities, rules, registry.signal.cursor()]  # as relabel.LOCAL
     Loop(runtime, "identities", cursors=cursors, apply=relabel.apply)
     out = EndpointsOut(runtime.bus, feed, registry, runtime.log, published)
@@ -66,7 +67,7 @@ def start_acks(
 async def _wake(feed: Feed, admission: AdmissionWait) -> None:
     """Tells waiting ADDs of every change they may wait for."""
     woken = asyncio.Event()
-    cursors = [view.cursor() for view in (feed.objects, feed.rules_view, feed.identities)]
+    cursors = [feed.changes(Pod, Namespace), feed.rules_view.cursor(), feed.identities.cursor()]
     for cursor in cursors:
         cursor.wakes(woken)
     while True:

@@ -7,9 +7,8 @@ from collections.abc import Awaitable, Callable
 from chassis.runtime.reconcile import Dirty, Done, Loop
 from chassis.runtime.service import Runtime
 from proto.net import Address
-from proto.objects import EndpointSlice, Node
+from proto.objects import Node
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
-from services.dataplane.core.ipcache.entries import APISERVER
 from services.dataplane.datapath.growth import Growth
 from services.dataplane.datapath.tables import Tables
 from services.dataplane.feed import GATHER, Feed
@@ -49,12 +48,9 @@ def start(
     )
 
     async def apply(dirty: Dirty) -> Done:
-        *others, keys = dirty.by_cursor
         if dirty.full:
             peers.own_addresses = await own_addresses()
-        fixed = feed.concern(keys, EndpointSlice, namespace=APISERVER[0]) or feed.concern(keys, Node)
-        if dirty.full or any(others) or fixed:  # no key at all: a watch has come into sync, or has lost it
-            await peers.apply(fixed=dirty.full or (fixed and bool(keys)), full=dirty.full)
+        await peers.apply(fixed=dirty.full or bool(dirty.by_cursor[-1]), full=dirty.full)
         passed()
         return Done()
 
@@ -63,7 +59,7 @@ def start(
 
     runtime.on_stop(close)
     whose = [view.cursor() for view in (feed.endpoints, feed.blocks, feed.claims, feed.identities)]
-    cursors = [*whose, signal.cursor(), feed.objects.cursor()]
+    cursors = [*whose, signal.cursor(), feed.changes(Node, servers=True)]
     Loop(runtime, "peers", cursors=cursors, apply=apply, period=FULL_PEERS, debounce=GATHER)
     report_rejections(runtime, ownership, runtime.bus, runtime.settings.node)
     return peers

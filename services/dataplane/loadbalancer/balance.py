@@ -98,7 +98,7 @@ class Balancer:
         self._report_objects = report
         self._shares: Shares[Owner] = Shares(len(service_demand.TABLES))
         self._pacing = Pacing()
-        self._changes = feed.objects.cursor()
+        self._changes = feed.changes(Service, EndpointSlice)
         self._objects = ServiceObjects()
         self._dirty: frozenset[Name] = frozenset()
         """Services that have changed since the tables were written."""

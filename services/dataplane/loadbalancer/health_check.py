@@ -149,7 +149,7 @@ class HealthChecks:
         """Ports and answers as the objects have them now; before the watches are complete they stay as they are.
         Services without such a port, and their slices, are no reason to look.
         """
-        whole = dirty.full or self._feed.concern(dirty.keys)
+        whole = dirty.full or not dirty.keys or any(key.startswith("_") for key in dirty.keys)
         if self._feed.complete(Service) and self._feed.complete(EndpointSlice):
             changed = self._look_at_all() if whole else self._look_at(dirty.keys)
         else:

@@ -9,6 +9,7 @@ from chassis.runtime.reconcile import Dirty, Done, Loop
 from chassis.runtime.service import Runtime
 from chassis.telemetry.health import Condition
 from proto.net import Address
+from proto.objects import EndpointSlice, IPPool, Namespace, Node, Pod, Service
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
 from services.dataplane.datapath.growth import Growth
 from services.dataplane.datapath.tables import Tables
@@ -64,7 +65,7 @@ def start(
             asyncio.get_running_loop().call_later(wait, loop.poke, False)
         return Done()
 
-    cursors = [signal.cursor(), feed.objects.cursor()]
+    cursors = [signal.cursor(), feed.changes(Service, EndpointSlice, Pod, Node, IPPool, Namespace)]
     loop = Loop(runtime, "services", cursors=cursors, apply=balance, period=FULL_SERVICES, debounce=GATHER)
     server = HealthCheckServer(log)
     checks = HealthChecks(
@@ -74,7 +75,7 @@ def start(
         lambda namespace, name: balancer.is_served(("service", namespace, name)),
         settings.proxy_health_port,
     )
-    asked = [feed.objects.cursor()]
+    asked = [feed.changes(Service, EndpointSlice)]
     Loop(runtime, "health checks", cursors=asked, apply=checks.apply, debounce=GATHER)
     runtime.on_stop(server.close)
     return balancer
@@ -91,7 +92,7 @@ def start_stale_sockets(
 ) -> None:
     """Ends sockets whose backend left from now on. ``node_cookie`` is that of the node's own network namespace."""
     them = StaleSockets(feed, tables, endpoints, runtime.log, node_cookie=node_cookie, written=lambda: balancer.seen)
-    cursors = [feed.objects.cursor(), balancer.udp_left.cursor()]
+    cursors = [feed.changes(EndpointSlice), balancer.udp_left.cursor()]
     loop = Loop(runtime, "stale-sockets", cursors=cursors, apply=them.apply, period=PERIOD, debounce=DEBOUNCE)
     them.again = lambda seconds: asyncio.get_running_loop().call_later(seconds, loop.poke, False)
     runtime.on_stop(them.close)

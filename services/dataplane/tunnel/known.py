@@ -8,14 +8,12 @@ costs what changed in the views. :attr:`Known.begun` says when all was here once
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 from proto.codec import Malformed, decode_segment, encode_segment
 from proto.identity import Reserved
 from proto.net import Address
 from proto.objects import EndpointSlice, Node
 from proto.routes import NodeRoutes
-from services.dataplane.core.ipcache.entries import APISERVER, fixed_entries
+from services.dataplane.core.ipcache.entries import fixed_entries
 from services.dataplane.core.tunnel.peers import TunnelPeers
 from services.dataplane.feed import Feed, HeldBlocks, HeldClaims
 
@@ -29,7 +27,7 @@ class Known:
         self._blocks = HeldBlocks(feed.blocks)
         self._claims = HeldClaims(feed.claims)
         self._routes = feed.routes.cursor()
-        self._objects = feed.objects.cursor()
+        self._objects = feed.changes(Node, servers=True)
         self._announced: set[str] = set()
         """Keys of ``routes`` whose addresses are known."""
         self._silent: set[str] = set()
@@ -67,7 +65,8 @@ class Known:
             if not key.startswith("_"):
                 self._follow_node(key)
         if self._objects.pending:
-            self._follow_objects(self._objects.take())
+            self._objects.take()
+            self._follow_objects()
 
     def _follow_node(self, key: str) -> None:
         node, entry = _node_of(key), self._feed.routes.entries.get(key)
@@ -97,10 +96,8 @@ class Known:
     def _may_forget(self) -> bool:
         return self._feed.blocks.scope_complete() and self._feed.claims.synced
 
-    def _follow_objects(self, keys: Collection[str]) -> None:
+    def _follow_objects(self) -> None:
         feed = self._feed
-        if not (feed.concern(keys, Node) or feed.concern(keys, EndpointSlice, namespace=APISERVER[0])):
-            return
         nodes = {node.name: frozenset(node.addresses) for node in feed.all_of(Node)}
         named = fixed_entries(feed.node, (), feed.all_of(EndpointSlice), ())
         servers: set[Address] = {at for at, peer in named.items() if peer.identity == Reserved.KUBE_APISERVER}

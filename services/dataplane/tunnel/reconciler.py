@@ -21,7 +21,7 @@ from kit.once import Once
 from kit.tunnels import is_tunnel_name
 from kit.underlay import Refusal
 from proto.net import Address
-from proto.objects import EndpointSlice, FelixConfiguration, Node
+from proto.objects import FelixConfiguration
 from services.dataplane.core.datapath.layout import AddressKey, ConfigFlag, LinkKey, PrefixKey
 from services.dataplane.core.datapath.tunnel_layout import (
     Tunnel,
@@ -31,7 +31,6 @@ from services.dataplane.core.datapath.tunnel_layout import (
     TunnelPeer,
     TunnelSource,
 )
-from services.dataplane.core.ipcache.entries import APISERVER
 from services.dataplane.core.tunnel import devices as core
 from services.dataplane.core.tunnel import encryption
 from services.dataplane.core.tunnel.peers import TunnelPeers
@@ -110,11 +109,7 @@ class TunnelReconciler:
         return await self._thread.run(self._kernel.own_addresses)
 
     async def apply(self, dirty: Dirty) -> Done | Again:
-        """One pass over what its loop's cursors say, objects last; none where only objects changed that say nothing of
-        tunnels, as most do.
-        """
-        if self._is_of_others(dirty):
-            return Done()
+        """One pass."""
         began = time.monotonic()
         await self._look(full=dirty.full)
         for key in self._routes.take_changed():
@@ -132,16 +127,6 @@ class TunnelReconciler:
         if written:
             self._log.debug("tunnels-written", entries=written)
         return Again(after=1.0, full=False) if self._encryption.remaining else Done()
-
-    def _is_of_others(self, dirty: Dirty) -> bool:
-        """Whether nothing has changed but objects, and none of a kind that counts here."""
-        *views, objects = dirty.by_cursor or (frozenset(),)
-        settled = self.filled and self.is_encryption_known and not self._encryption.remaining
-        if dirty.full or any(views) or not objects or not settled or (self.watch is not None and self.watch.pending):
-            return False
-        concern = self._feed.concern
-        servers, namespace = EndpointSlice, APISERVER[0]
-        return not (concern(objects, Node, FelixConfiguration) or concern(objects, servers, namespace=namespace))
 
     async def _look(self, *, full: bool) -> None:
         """The kernel's state: all of it, or what it told."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from chassis.runtime.reconcile import Loop
 from chassis.runtime.service import Runtime
+from proto.objects import FelixConfiguration, Node
 from services.dataplane.datapath.programs import Datapath
 from services.dataplane.feed import GATHER, Feed
 from services.dataplane.one_thread import OneThread
@@ -19,7 +20,8 @@ def make(runtime: Runtime[Settings], datapath: Datapath, feed: Feed) -> TunnelRe
 
 def start(runtime: Runtime[Settings], tunnels: TunnelReconciler, feed: Feed) -> None:
     """Keeps maps and programs of tunnels from now on."""
-    cursors = [view.cursor() for view in (feed.routes, feed.blocks, feed.claims, feed.objects)]
+    cursors = [view.cursor() for view in (feed.routes, feed.blocks, feed.claims)]
+    cursors.append(feed.changes(Node, FelixConfiguration, servers=True))
 
     async def close() -> None:
         tunnels.close()

@@ -28,6 +28,16 @@ def test_a_mark_without_keys_only_wakes() -> None:
     assert cursor.take() == frozenset()
 
 
+def test_others_changes_neither_wake_nor_are_kept() -> None:
+    cursor = Cursor("a.", "_")
+    cursor.mark("b.1", "a")
+    assert (cursor.pending, cursor.take()) == (False, frozenset())
+    cursor.mark("a.1", "b.1", "_epoch")
+    assert (cursor.pending, cursor.take()) == (True, {"a.1", "_epoch"})
+    cursor.mark()
+    assert (cursor.pending, cursor.take()) == (True, frozenset())
+
+
 @given(st.lists(st.one_of(st.sets(st.sampled_from("abcdef"), max_size=3), st.none()), max_size=20))
 def test_every_key_is_seen_after_its_last_mark_and_not_again(steps: list[set[str] | None]) -> None:
     """None stands for a look."""

@@ -13,7 +13,6 @@ from chassis.runtime.reconcile import Dirty
 from proto.codec import object_key
 from proto.objects import EndpointSlice, KubernetesObject, Service
 from services.dataplane.core.loadbalancer.health_checks import Page
-from services.dataplane.feed import Feed
 from services.dataplane.loadbalancer.health_check import HealthChecks
 from tests.core.dataplane.loadbalancer.checks import checks_of
 from tests.core.dataplane.notation import service, slice_of
@@ -36,9 +35,6 @@ class Objects:
 
     def complete(self, _kind: type) -> bool:
         return True
-
-    def concern(self, keys: Any, *kinds: type[KubernetesObject], namespace: str = "") -> bool:
-        return Feed.concern(self, keys, *kinds, namespace=namespace)  # type: ignore[arg-type]
 
     def all_of(self, kind: type) -> list[Any]:
         self.looks += 1
