@@ -166,8 +166,8 @@ class View:
         )
 
     def cursor(self, *prefixes: str) -> Cursor:
-        """Another reader's own set of dirty keys; all present keys are dirty to begin with. With ``prefixes`` it has keys
-        that begin so, and markers; a change of ``synced`` wakes it too.
+        """Another reader's own set of dirty keys; all present keys are dirty to begin with. With ``prefixes`` it has
+        the keys that begin so and markers, and a change of ``synced`` wakes it too.
         """
         cursor = Cursor(*(("_", *prefixes) if prefixes else ()))
         if self._entries or self._marks:

@@ -291,10 +291,11 @@ class Feed:
         return tuple(self._versions[kind] for kind in kinds)
 
     def changes(self, *kinds: type[KubernetesObject], servers: bool = False) -> Cursor:
-        """A cursor over ``objects`` of these kinds; ``servers``: and over the slices that name the API's servers. No other
-        wakes its reader; changes of the watch itself and of markers concern everybody.
+        """A cursor over ``objects`` of these kinds; ``servers``: over the slices that name the API's servers too. No
+        change of another object wakes its reader; those of the watch itself and of markers do.
         """
-        return self.objects.cursor(*(f"{_PREFIXES[kind]}." for kind in kinds), *(_OF_SERVERS if servers else ()))
+        prefixes = [f"{_PREFIXES[kind]}." for kind in kinds]
+        return self.objects.cursor(*prefixes, *((_OF_SERVERS,) if servers else ()))
 
     def _follow(self) -> None:
         """Sorts what changed by kind."""
