@@ -104,6 +104,7 @@ class Balancer:
         """Services that have changed since the tables were written."""
         self._context_version: tuple[object, ...] = ()
         self._context = NodeContext(node=feed.node)
+        self._said: tuple[object, ...] = ()
         self._frontends: Frontends | None = None
         self._pods: Sequence[HostPortPod] = ()
         """Those that ``_frontends`` has."""
@@ -154,10 +155,7 @@ class Balancer:
         seen = self._feed.version(Service, EndpointSlice)
         self._dirty |= self._changed()
         context, pods = self._current_context(), self._host_port_pods()
-        if context.addresses:
-            self._tables.speak_as(context.addresses)
-        if (system := self._feed.namespace(KEY_NAMESPACE)) is not None:
-            self._tables.choose_by(choice_key(system.uid))
+        self._say(context.addresses, full=full)
         unknown = self._frontends is None or self._actual is None or context != self._frontends.context
         if not (full or unknown or self._dirty or pods != self._pods):
             self.seen = seen
@@ -181,6 +179,18 @@ class Balancer:
             self.udp_left.notify()
         self._report()
         return self._pacing.wait(self._dirty, time.monotonic())
+
+    def _say(self, addresses: tuple[Address, ...], *, full: bool) -> None:
+        """The node's addresses and the key of choices; the maps are read when these change, and on full passes."""
+        system = self._feed.namespace(KEY_NAMESPACE)
+        said = (addresses, system and system.uid)
+        if said == self._said and not full:
+            return
+        if addresses:
+            self._tables.speak_as(addresses)
+        if system is not None:
+            self._tables.choose_by(choice_key(system.uid))
+        self._said = said
 
     async def _move_some(self, pods: Sequence[HostPortPod]) -> None:
         """What has changed, of those whose turn it is. Who is gone or refused goes without waiting for one."""
