@@ -6,12 +6,15 @@ import os
 from pathlib import Path
 
 from linux import bpf
-from services.dataplane.core.datapath.pins import LAYOUTS_BEFORE, parse_pin_name
+from services.dataplane.core.datapath.maps import MAPS
+from services.dataplane.core.datapath.pins import LAYOUTS_BEFORE, Source, parse_pin_name
 
 BEFORE = next(iter(LAYOUTS_BEFORE))
 """The hash of all layouts of the last version that had one."""
-LATER = frozenset({"am_tunnels", "am_tunnel_ends", "am_tunnel_peers", "am_tunnel_srcs"})
+LATER = frozenset(spec.name for spec in MAPS) - LAYOUTS_BEFORE[BEFORE].keys()
 """Maps that it did not have."""
+UNFILLED = frozenset({Source.TUNNELS, Source.SERVICES})
+"""What those are filled from before this version's programs run: tunnels, and the key by which backends are chosen."""
 REPLACED = LATER | {"am_scratch"}
 """Maps that are made when this version follows it."""
 OTHER = "0" * 12

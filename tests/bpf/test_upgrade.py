@@ -19,7 +19,7 @@ from services.dataplane.core.datapath.maps import MAPS
 from services.dataplane.core.datapath.pins import Source, layout_of
 from services.dataplane.datapath.pins import opened_maps
 from services.dataplane.datapath.programs import Datapath
-from tests.bpf.former import BEFORE, OTHER, REPLACED, as_before, change, ids, pins_of
+from tests.bpf.former import BEFORE, OTHER, REPLACED, UNFILLED, as_before, change, ids, pins_of
 from tests.bpf.live import LiveNode, attach, fill, live_node, opened
 from tests.bpf.world import inside, scope_number
 
@@ -158,7 +158,7 @@ def test_connections_outlive_the_change_from_one_hash_for_all(
     with ExitStack() as stack:
         with talk.meanwhile():
             new = reopened(folder, cache, node, stack)
-            assert (new.unfilled, new.losses) == (frozenset({Source.TUNNELS}), {})
+            assert (new.unfilled, new.losses) == (UNFILLED, {})
             switch(new, node)
         assert running(new, node) <= loaded(new)
         assert flows.keys() <= new.tables.flows.items().keys()
@@ -357,7 +357,7 @@ def test_there_and_back_and_there_again(
             link.rename(former / "links" / link.name)
         with talk.meanwhile():
             new = reopened(folder, cache, node, stack)
-            assert new.unfilled == {Source.TUNNELS}
+            assert new.unfilled == UNFILLED
             switch(new, node)
         now = ids(folder)
         assert {name for name in now if now[name] != ran[name]} == REPLACED
@@ -435,7 +435,7 @@ def _lives(folder: Path, cache: Path, node: LiveNode, steps: int, *counted: Step
             with inside(node.netns):
                 datapath = Datapath.open(folder, cache)
                 if datapath.unfilled:
-                    if datapath.unfilled == {Source.ADDRESSES, Source.POLICY, Source.TUNNELS}:
+                    if Source.POLICY in datapath.unfilled:
                         fill(datapath, node)
                         isolate(datapath, node)
                     datapath.switch()

@@ -27,7 +27,7 @@ from chassis.telemetry.traces import Telemetry
 from kit.once import Once
 from proto.events import ObjectFault
 from proto.net import Address, Network
-from proto.objects import EndpointSlice, IPPool, KubernetesObject, Node, Pod, Service
+from proto.objects import EndpointSlice, IPPool, KubernetesObject, Namespace, Node, Pod, Service
 from services.dataplane.core.datapath.shares import Pressure, Refused, Shares, usable
 from services.dataplane.core.datapath.wire import Record
 from services.dataplane.core.endpoint.lifecycle import LocalEndpoints
@@ -47,7 +47,7 @@ from services.dataplane.signals import Signal
 ZONE = "topology.kubernetes.io/zone"
 KEY_NAMESPACE = "kube-system"
 """Whose uid keys the choice of backends, as it does identities."""
-NEEDED: tuple[type[KubernetesObject], ...] = (Service, EndpointSlice, Node, Pod, IPPool)
+NEEDED: tuple[type[KubernetesObject], ...] = (Service, EndpointSlice, Namespace, Node, Pod, IPPool)
 _ENDED = ("Succeeded", "Failed")
 NAMED = 5
 """Namespaces that a note names."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 import time
 from collections.abc import Iterator
@@ -9,6 +10,12 @@ from contextlib import ExitStack, contextmanager
 
 import pytest
 
+from linux import bpf
+from services.dataplane.core.datapath.layout import Index
+from services.dataplane.core.datapath.maps import CHOICE
+from services.dataplane.core.datapath.service_layout import ChoiceKey
+from services.dataplane.core.loadbalancer.choice import choice_key
+from services.dataplane.datapath.maps import Table
 from tests.bpf.former import BEFORE, REPLACED, as_before, change, ids, pins_of
 from tests.bpf.world import inside
 from tests.netns.dataplane.mesh import Listener, Mesh, RunningPod, dial, wait_for
@@ -69,6 +76,15 @@ def count(node: Mesh, message: str) -> int:
     return sum(entry["event"] == message for entry in node.log("dataplane"))
 
 
+def chosen_by(node: Mesh) -> ChoiceKey | None:
+    """The key by which the programs that run choose backends."""
+    fd = bpf.pinned(pins_of(node.pins)[CHOICE.name])
+    try:
+        return Table(fd, CHOICE, Index, ChoiceKey).get(Index(index=0))
+    finally:
+        os.close(fd)
+
+
 def test_new_maps_are_filled_before_programs_use_them(node: Mesh) -> None:
     """Agents come and go while the bus is away: the old programs judge by what they know. With it, all is filled."""
     with guarded(node, "filled") as (prober, target, listener, wire):
@@ -115,6 +131,7 @@ def test_an_upgrade_from_one_hash_for_all_layouts(node: Mesh) -> None:
         wait_for("the switch", lambda: count(node, "programs-switched") > switched, 60)  # to what tunnels need
         now = ids(node.pins)
         assert {name for name in now if now[name] != had[name]} == REPLACED
+        assert chosen_by(node) == choice_key("cluster-uid-1"), "flows from outside choose backends as on other nodes"
         assert not (node.pins / f"v{BEFORE}").exists()
         assert wire.goes_on()
         assert count(node, "map-begins-empty") == 0
