@@ -11,12 +11,13 @@ from __future__ import annotations
 
 import json
 import time
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import pytest
 
 from tests.agent_logs import warnings
-from tests.drills.tenants.heard import Heard, listening
+from tests.drills.tenants.heard import Heard, Received, listening
 from tests.drills.tenants.siege import THIEF, Siege, blocks, siege
 from tests.drills.tenants.victim import Phase, share, victim
 from tests.drills.traffic import street, well
@@ -78,6 +79,7 @@ def test_a_neighbour_goes_on_while_everything_attacks(lab: Lab, scale: Scale) ->
             ) as made:
                 attacked.began = made.began
                 time.sleep(scale.attack)
+                wait_named(heard, made, scale)
             watched.enter("after")
         report = _report(lab, heard, made, [quiet, attacked])
         faults = [*_broken(scale.lost, quiet, attacked), *_slow(quiet, attacked, scale), *_unnamed(heard, made, scale)]
@@ -119,23 +121,34 @@ def _slow(quiet: Phase, attacked: Phase, scale: Scale) -> list[str]:
     return found
 
 
-def _unnamed(heard: Heard, made: Siege, scale: Scale) -> list[str]:
-    """Attackers that nobody named in time. Senders may also be named by the drops that they caused."""
+def wait_named(heard: Heard, made: Siege, scale: Scale) -> None:
+    """Until every attacker is named, or was not in time."""
+    latest = time.time() + scale.named
+    while time.time() < latest and any(first is None for _, _, first in _named(heard, made, scale)):
+        time.sleep(0.2)
+
+
+def _named(heard: Heard, made: Siege, scale: Scale) -> Iterator[tuple[str, float, Received | None]]:
+    """Each attacker, since when it attacks, and what named it. Senders may also be named by the drops they caused."""
     wanted: list[tuple[str, tuple[str, ...], float, bool]] = [
-        (f"pod {name}", (f"{made.namespace}/{name}",), scale.named, True) for name in ("mallory-n1", "mallory-n2")
+        (f"pod {name}", (f"{made.namespace}/{name}",), made.began, True) for name in ("mallory-n1", "mallory-n2")
     ]
-    wanted.append(("the stolen key", (f"node {THIEF}",), scale.named, False))
-    if "policies" in scale.attacks:
-        wanted.append(("the policy beyond its bound", (made.namespace, "beyond"), scale.named, False))
-    if "bombs" in scale.attacks:
-        wanted.append(("the label bomb", (made.namespace, "labels"), scale.named, False))
+    wanted.append(("the stolen key", (f"node {THIEF}",), made.began, False))
+    for attack, who, word in (("policies", "the policy beyond its bound", "beyond"), ("bombs", "the bomb", "labels")):
+        if attack in scale.attacks:
+            wanted.append((who, (made.namespace, word), made.taken.get(attack, made.began), False))
+    for who, words, since, drops in wanted:
+        yield who, since, heard.naming(*words, since=made.began - 1, drops=drops)
+
+
+def _unnamed(heard: Heard, made: Siege, scale: Scale) -> list[str]:
+    """Attackers that nobody named in time."""
     found = []
-    for who, words, within, drops in wanted:
-        first = heard.naming(*words, since=made.began - 1, drops=drops)
+    for who, since, first in _named(heard, made, scale):
         if first is None:
-            found.append(f"{who} is named nowhere ({', '.join(words)})")
-        elif first.at - made.began > within:
-            found.append(f"{who} is named after {first.at - made.began:.1f} s only: {first}")
+            found.append(f"{who} is named nowhere")
+        elif first.at - since > scale.named:
+            found.append(f"{who} is named after {first.at - since:.1f} s only: {first}")
     return found
 
 

@@ -77,6 +77,8 @@ class Siege:
     namespace: str
     began: float
     """By the wall clock."""
+    taken: dict[str, float] = field(default_factory=dict)
+    """When the API server first took what an attack asked for, by the wall clock."""
     refused: dict[str, list[str]] = field(default_factory=dict)
     """What the API server refused, by attack."""
     key: Outcome | None = None
@@ -152,8 +154,11 @@ def _ended(sender: Sender, process: subprocess.Popen[str]) -> str:
 def _tenant(lab: Lab, made: Siege, attack: str, going: Any, slower: float) -> threading.Thread:
     pod = {"relabel": "shape", "bombs": "bomb"}.get(attack, "")
 
+    def taken(_step: int) -> None:
+        made.taken.setdefault(attack, time.time())
+
     def work() -> None:
-        made.refused[attack] = tenant.run(Api(lab), attack, made.namespace, pod, going, slower)
+        made.refused[attack] = tenant.run(Api(lab), attack, made.namespace, pod, going, slower, taken)
 
     thread = threading.Thread(target=work, name=attack, daemon=True)
     thread.start()
