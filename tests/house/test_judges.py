@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-import ast
-
 import pytest
 
-from tests.house.tree import ROOT, TOPS, Module, imports, within
+from tests.house.tree import ROOT, TOPS, Module, imports, parsed, within
 
 JUDGES = ("tests/drills/ledger.py", "tests/core/routing/bgp/judge.py")
 
@@ -15,5 +13,5 @@ JUDGES = ("tests/drills/ledger.py", "tests/core/routing/bgp/judge.py")
 def test_a_judge_imports_nothing_of_ours(path: str) -> None:
     file = ROOT / path
     text = file.read_text()
-    module = Module(file.relative_to(ROOT), path.removesuffix(".py").replace("/", "."), ast.parse(text), 0)
+    module = Module(file.relative_to(ROOT), path.removesuffix(".py").replace("/", "."), parsed(text), 0)
     assert [name for name in imports(module) if any(within(name, top) for top in (*TOPS, "tests"))] == []

@@ -8,7 +8,7 @@ import re
 import pytest
 
 from proto.flow import DropReason
-from tests.house.tree import ROOT
+from tests.house.tree import ROOT, parsed
 
 PAGE = ROOT / "docs" / "threats.md"
 NAMED = re.compile(r"`((?:bpf|core|drills|house|journeys|netns|shell)/[\w/]+\.py)((?:::\w+)*)`")
@@ -22,7 +22,7 @@ def named() -> list[tuple[str, str]]:
 def names_in(path: str) -> set[str]:
     """Tests and classes of tests, as pytest would be given them."""
     found = set()
-    for node in ast.parse((ROOT / "tests" / path).read_text()).body:
+    for node in parsed((ROOT / "tests" / path).read_text()).body:
         if isinstance(node, ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef):
             found.add(f"::{node.name}")
         if isinstance(node, ast.ClassDef):

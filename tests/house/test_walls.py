@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.house.tree import ROOT, SERVICES, TOPS, imports, modules, within
+from tests.house.tree import ROOT, SERVICES, TOPS, imports, modules, parsed, within
 
 LINT = Path(sys.executable).parent / "lint-imports"
 PYROUTE2_ROOMS = ("linux",)
@@ -106,7 +106,7 @@ def test_private_parts_of_libraries_are_reached_by_one_adapter_each() -> None:
     ],
 )
 def test_a_private_part_of_a_library_is_seen(source: str) -> None:
-    tree = ast.parse(source)
+    tree = parsed(source)
     assert list(private_names_used(tree, private_names_given(tree), set()))
 
 

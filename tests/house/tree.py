@@ -7,6 +7,7 @@ aside.
 from __future__ import annotations
 
 import ast
+import gc
 import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -35,6 +36,22 @@ def files() -> tuple[Path, ...]:
     return tuple(sorted(path for path in listed if (ROOT / path).is_file() and not _PRODUCTS.intersection(path.parts)))
 
 
+def parsed(text: str, file: str = "<unknown>") -> ast.Module:
+    """The syntax tree of a Python text; raises SyntaxError.
+
+    Nothing is collected meanwhile. What else died in this process may say its last words with a traceback, as a task
+    whose exception nobody asked for does, and a traceback is formatted by the parser. Python before 3.11.5 counts the
+    depth of both together and raises SystemError (https://github.com/python/cpython/issues/106905).
+    """
+    collects = gc.isenabled()
+    gc.disable()
+    try:
+        return ast.parse(text, file)
+    finally:
+        if collects:
+            gc.enable()
+
+
 @dataclass(frozen=True, slots=True)
 class Module:
     """One Python file below the top-level folders."""
@@ -59,7 +76,7 @@ def modules() -> tuple[Module, ...]:
         if path.suffix == ".py" and path.parts[0] in TOPS:
             text = (ROOT / path).read_text()
             name = ".".join(path.with_suffix("").parts).removesuffix(".__init__")
-            found.append(Module(path, name, ast.parse(text, str(path)), text.count("\n")))
+            found.append(Module(path, name, parsed(text, str(path)), text.count("\n")))
     return tuple(found)
 
 

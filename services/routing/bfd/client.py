@@ -43,7 +43,7 @@ from services.routing.bfd.messages import (
 )
 from services.routing.core.bfd.packet import Diagnostic, State
 from services.routing.core.bfd.session import Failure, Settings
-from services.routing.core.bfd.sessions import Key
+from services.routing.core.bfd.sessions import MOST_CLOSING_US, Key
 from services.routing.core.bfd.status import Status
 from services.routing.core.faults import Fault
 
@@ -70,12 +70,19 @@ def outlives_agent() -> bool:
     return False
 
 
+def is_held(lock: int) -> bool:
+    """Whether a process holds the lock that this descriptor is of: until the kernel has closed all that it had open."""
+    try:
+        fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    return False
+
+
 def kill_holder(lock: Path) -> None:
     """Kills the process that holds a lock and has written its pid into it; nobody when the lock is free."""
     with suppress(OSError, ValueError), lock.open() as opened:
-        try:
-            fcntl.flock(opened, fcntl.LOCK_SH | fcntl.LOCK_NB)
-        except BlockingIOError:
+        if is_held(opened.fileno()):
             os.kill(int(opened.read()), signal.SIGKILL)
 
 
@@ -95,18 +102,20 @@ async def connect(folder: Path) -> tuple[asyncio.StreamReader, asyncio.StreamWri
 async def end(folder: Path) -> bool:
     """Ends the process of a folder with all sessions, in AdminDown, and waits until it is gone: for an uninstall.
 
-    Whether there was one. A restart of the agent needs no call. Raises TimeoutError.
+    Whether there was one. A restart of the agent needs no call. Raises OSError, also when it goes on for too long.
     """
     try:
-        reader, writer = await connect(folder)
+        _, writer = await connect(folder)
     except (FileNotFoundError, ConnectionRefusedError):
         return False
-    with suppress(ConnectionError):
-        async with asyncio.timeout(DEADLINE):
-            writer.write(line(Order()))
-            while await reader.read(LONGEST):
-                pass
-    writer.close()
+    try:
+        writer.write(line(Order()))
+        with (folder / LOCK).open() as lock:  # its connection ends before it does
+            async with asyncio.timeout(MOST_CLOSING_US / 1e6 + DEADLINE):
+                while is_held(lock.fileno()):
+                    await asyncio.sleep(0.01)
+    finally:
+        writer.close()
     return True
 
 

@@ -19,6 +19,7 @@ from proto.objects import KIND_OF, KINDS, IPPool
 from services.cluster.core import pools, reports
 from services.cluster.core.spellings import AGAIN
 from services.cluster.feed import source_of
+from tests.house.tree import parsed
 
 ROOT = Path(__file__).parents[3]
 ROLES = ROOT / "deploy" / "kubernetes" / "rbac.yaml"
@@ -63,7 +64,7 @@ CALLS: dict[str, frozenset[Right]] = {
 def calls() -> Iterator[str]:
     """Every place that speaks to the API: file, function and method of `Kube`."""
     for path in sorted((ROOT / "services" / "cluster").rglob("*.py")):
-        for function in ast.walk(ast.parse(path.read_text())):
+        for function in ast.walk(parsed(path.read_text())):
             if not isinstance(function, ast.AsyncFunctionDef | ast.FunctionDef):
                 continue
             for node in ast.walk(function):

@@ -16,6 +16,7 @@ from pathlib import Path
 from opentelemetry.semconv import _incubating
 
 from chassis.telemetry.traces import Telemetry
+from tests.house.tree import parsed
 from tests.shell.observability.test_rules import metrics
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -52,7 +53,7 @@ def trees() -> dict[str, ast.Module]:
     """Of the modules that may make a span or name an attribute; the others are not parsed."""
     paths = (path for folder in ("chassis", "services", "cli") for path in (ROOT / folder).rglob("*.py"))
     texts = {str(path.relative_to(ROOT)): path.read_text() for path in paths}
-    return {path: ast.parse(text) for path, text in texts.items() if MARKED.search(text)}
+    return {path: parsed(text) for path, text in texts.items() if MARKED.search(text)}
 
 
 def calls(tree: ast.Module) -> Iterator[tuple[str, str, ast.Call]]:
