@@ -28,7 +28,7 @@ from services.routing.bgp.router import Router
 from services.routing.bgp.start import Bgp
 from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
-from services.routing.kernel import Kernel
+from services.routing.kernel import Kernel, KernelFault
 from services.routing.learnt import LearntRoutes
 from services.routing.mirror import Mirror
 from services.routing.object_faults import ObjectFaults
@@ -203,13 +203,22 @@ async def _wake(measured: asyncio.Event, loop: Loop) -> None:
 
 
 async def _watch_kernel(runtime: Runtime[Settings], kernel: Kernel, loop: Loop) -> None:
-    """Forwarding on, kept on; a pass soon after the kernel says that something changed."""
-    changed = asyncio.Event()
+    """Forwarding on, kept on; a pass soon after the kernel says that something changed. One that answers too late is
+    asked again.
+    """
+    changed, watched = asyncio.Event(), False
     condition = runtime.health.require("forwarding")
-    await kernel.watch(changed.set)
     while True:
-        failed = await kernel.forward()
-        condition.set(not failed, f"cannot switch on {', '.join(failed)}: run with CAP_NET_ADMIN (pid {os.getpid()})")
+        try:
+            if not watched:
+                await kernel.watch(changed.set)
+                watched = True
+            failed = await kernel.forward()
+            why = f"cannot switch on {', '.join(failed)}: run with CAP_NET_ADMIN (pid {os.getpid()})" if failed else ""
+        except KernelFault as fault:
+            why = str(fault)
+            runtime.log.warning("kernel-watch", error=fault)
+        condition.set(not why, why)
         try:
             async with asyncio.timeout(PERIOD):
                 await changed.wait()

@@ -190,7 +190,7 @@ class Kernel:
             async with asyncio.timeout(DEADLINE):
                 return await loop.run_in_executor(self._thread, inside)
         except (OSError, NotANamespace) as error:  # TimeoutError is one
-            raise KernelFault(f"netlink: {error or type(error).__name__}") from error
+            raise KernelFault(f"netlink: {str(error) or type(error).__name__}") from error
 
     def _open(self) -> None:
         """In the thread, once: enter the namespace and open the sockets."""

@@ -110,7 +110,8 @@ class Churn:
         await asyncio.sleep(QUIET)
 
     async def look(self) -> dict[str, Memory]:
-        """Each agent's memory."""
+        """Each agent's memory. An agent that ended is a failure, with its last words."""
+        assert (fallen := self.world.fallen()) == [], [self.world.log(name)[-4000:] for name in fallen]
         found = await asyncio.gather(*(asyncio.to_thread(look, self.probes, name) for name in AGENTS))
         return dict(zip(AGENTS, found, strict=True))
 

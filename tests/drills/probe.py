@@ -19,6 +19,8 @@ import tracemalloc
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
+from itertools import chain
+from operator import call
 from pathlib import Path
 from typing import Any
 
@@ -88,8 +90,15 @@ def _look() -> dict[str, object]:
     ctypes.CDLL(None).malloc_trim(0)
     held, blocks = _resident(), sys.getallocatedblocks()
     gc.unfreeze()
-    types = Counter(f"{type(one).__module__}.{type(one).__qualname__}" for one in gc.get_objects())
+    types = Counter(f"{kind.__module__}.{kind.__qualname__}" for kind in _types())
     return {"rss": rss, "held": held, "blocks": blocks, "types": dict(types)}
+
+
+def _types() -> list[type]:
+    """Of all objects that the collector knows. In one call that no other thread interrupts: a tuple that one of them is
+    filling is there too, and filling it fails while somebody else refers to it (``_PyTuple_Resize``).
+    """
+    return list(map(type, chain.from_iterable(map(call, (gc.get_objects,)))))
 
 
 def _growth(before: list[tracemalloc.Snapshot]) -> list[str]:

@@ -112,7 +112,7 @@ async def end(folder: Path) -> bool:
         writer.write(line(Order()))
         with (folder / LOCK).open() as lock:  # its connection ends before it does
             async with asyncio.timeout(MOST_CLOSING_US / 1e6 + DEADLINE):
-                while is_held(lock.fileno()):
+                while is_held(lock.fileno()):  # noqa: ASYNC110 - nothing tells of a lock that becomes free
                     await asyncio.sleep(0.01)
     finally:
         writer.close()

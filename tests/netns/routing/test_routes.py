@@ -6,6 +6,7 @@ import asyncio
 import secrets
 import socket
 import subprocess
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,7 @@ from proto.events import RoutesChanged
 from proto.routes import NodeRoutes
 from proto.subjects import ROUTES
 from proto.traces import SpansRequest
+from services.routing import kernel as routing_kernel
 from services.routing.core.fib import Remove, Replace, Route
 from services.routing.kernel import Kernel
 from tests.conftest import BusFor
@@ -90,6 +92,30 @@ async def test_routes_are_installed_announced_and_repaired(
     n1.ip("-6 route del fd00:10:244::40/122")
     assert await until(lambda: n1.routes() == TO_N2 | OWN) < 5.0
     await until(lambda: any(event.drift for event in heard))
+
+
+async def test_a_kernel_that_answers_late_is_asked_again(
+    nodes: tuple[Netns, Netns], mesh: Mesh, routing: Routing, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The netlink thread is held for longer than its deadline: the service goes on, and heals by itself."""
+    n1, _ = nodes
+    released, real = threading.Event(), routing_kernel._set_forwarding
+
+    def late(sysctls: Path) -> tuple[str, ...]:
+        released.wait(60)
+        return real(sysctls)
+
+    monkeypatch.setattr(routing_kernel, "_set_forwarding", late)
+    monkeypatch.setattr(routing_kernel, "DEADLINE", 0.2)
+    monkeypatch.setattr("services.routing.app.PERIOD", 0.2)
+    await usual(mesh)
+    try:
+        runtime = await routing.start(n1)
+        await until(lambda: runtime.health.missing().get("forwarding") == "netlink: TimeoutError", 60.0)
+    finally:
+        released.set()
+    await until(lambda: "forwarding" not in runtime.health.missing(), 60)
+    await until(lambda: n1.routes() == TO_N2 | OWN, 60)
 
 
 async def test_what_changes_a_kernel_is_part_of_the_trace_of_the_block(
