@@ -30,7 +30,7 @@ from services.routing.bgp.session import PeerState
 from services.routing.bgp.sockets import Opener, tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
-from services.routing.core.bgp.configuration import configuration
+from services.routing.core.bgp.configuration import LOG_LEVELS, configuration
 from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, ways_of
 from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
@@ -40,9 +40,9 @@ from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Attributes, Family
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Snapshot
-from services.routing.core.learnt import METRIC
+from services.routing.core.learnt import METRIC, without_number
 from services.routing.core.models.wireguard import prohibited
-from services.routing.learnt import LearntRoutes
+from services.routing.learnt import LearntRoutes, Pass
 from services.routing.mirror import Mirror as Buckets
 from services.routing.settings import Settings
 
@@ -75,6 +75,8 @@ class Bgp:
         self._settled = settled
         self._followed: tuple[Set[int], Ways] = (frozenset(), Ways())
         self._runtime = runtime
+        self._log = runtime.log.bind()
+        """Its threshold is BGP's own."""
         self._node = runtime.settings.node
         self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
         self._buckets = buckets
@@ -85,13 +87,15 @@ class Bgp:
         self._peering = Peering()
         self._known = False
         """The objects were whole once."""
+        self.passed = Pass()
+        """What became of learnt routes at last."""
         self._services_changed = False
         self.router: Router | None = None
         """None while nobody asks for a speaker."""
         self.faults: tuple[Fault, ...] = ()
         """What the objects ask for and this node cannot do."""
         self._detection = Detection(
-            runtime.settings.state_dir / FOLDER, runtime.log, lambda: self.router, learnt, namespace=namespace
+            runtime.settings.state_dir / FOLDER, self._log, lambda: self.router, learnt, namespace=namespace
         )
         runtime.spawn("bfd", self._detection.bfd.run())
         runtime.spawn("bgp failures", self._detection.run())
@@ -115,11 +119,13 @@ class Bgp:
             return Done()
         listener = self.router.speaker.listener.faults if self.router is not None else {}
         of_listener = _of_listener(listener, self._node)
-        self._report((*self._peering.faults, *of_listener, *self._detection.faults()))
+        of_routes = without_number(self.passed.crowded, self._node)
+        self._report((*self._peering.faults, *of_listener, *of_routes, *self._detection.faults()))
         if self.router is not None:
             await self.router.work()
-        passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
+        self.passed = passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
         if passed.written:
+            self._log.debug("bgp-routes", written=passed.written, drift=passed.drift, refused=passed.refused)
             self._settled()
         deadline = self.router.deadline if self.router is not None else None
         now = asyncio.get_running_loop().time()
@@ -136,6 +142,8 @@ class Bgp:
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
         self._peering = found = peering(objects)
+        severity = found.speaker.log_severity if found.speaker is not None else None
+        self._log.threshold = LOG_LEVELS[severity] if severity is not None else self._runtime.log.threshold
         if found.speaker is None:
             self._end()
             return
@@ -167,7 +175,7 @@ class Bgp:
         await self._learnt.apply(full=True, occupied=_occupied(self._kernel()))
         restarted = self._learnt.any_seen
         until = asyncio.get_running_loop().time() + RESTART if restarted else None
-        self._runtime.log.info("bgp-begun", restarted=restarted)
+        self._log.info("bgp-begun", restarted=restarted)
 
         def speaker(owner: Router) -> Speaker:
             return Speaker(owner, opener=self._opener, restarting_until=until, preserved=restarted)
@@ -220,7 +228,7 @@ class Bgp:
     def _report(self, faults: tuple[Fault, ...]) -> None:
         self.faults = faults
         for fault in self._once.take(faults, time.monotonic()):
-            self._runtime.log.warning("fault", fault=fault.fault, remedy=fault.remedy)
+            self._log.warning("fault", fault=fault.fault, remedy=fault.remedy)
             self._runtime.bus.report_fault(fault.fault, fault.remedy, self._node)
 
     def _changed(self, name: str, state: PeerState) -> None:
@@ -228,17 +236,17 @@ class Bgp:
             self._detection.established(name)
         why, remedy = (state.fault.text, state.fault.remedy) if state.fault is not None else ("", "")
         said = BgpSession(self._node, name, STATES[state.state], why, remedy)
-        self._runtime.log.info("bgp-session", peer=name, state=said.state, why=why)
+        self._log.info("bgp-session", peer=name, state=said.state, why=why)
         self._runtime.bus.publish(event_subject("routing", "bgp"), said)
 
     def _limited(self, limit: PrefixLimit) -> None:
         what = "which ended the session" if limit.exceeded else "which is near the bound"
-        self._runtime.log.warning(
+        self._log.warning(
             "bgp-prefixes", peer=limit.peer, family=limit.family.name, count=limit.count, most=limit.most, what=what
         )
 
     def _unwritable(self, name: str, why: str) -> None:
-        self._runtime.log.warning("bgp-unwritable", peer=name, why=why)
+        self._log.warning("bgp-unwritable", peer=name, why=why)
 
     async def _close(self) -> None:
         if self.router is not None:

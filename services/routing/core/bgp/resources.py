@@ -68,7 +68,8 @@ class Speaker:
     listen_port: int = PORT
     listen_addresses: tuple[Address, ...] = ()
     """Where connections are taken; empty: at every address."""
-    log_severity: str = "Info"
+    log_severity: str | None = None
+    """What is logged of BGP (``configuration.LOG_LEVELS``); None: what is of all else."""
     cluster_id: RouterId | None = None
     """This node is a route reflector of this cluster."""
 
