@@ -162,6 +162,8 @@ class Bgp:
         self.router.find_ways(links.ways)
         if wanted is not None:
             self.router.announce(wanted)
+        if (before := self.router.identity) is not None and before.leaving != found.speaker.leaving:
+            self._log.info("bgp-leaving" if found.speaker.leaving else "bgp-stays")
         unprogrammed = (*found.unprogrammed, *self._secret(objects))
         self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
 

@@ -13,7 +13,8 @@ Calico:
 - Between two nodes the one with the greater address connects, so that there is one connection and none to decide about.
 - A route reflector's internal peers are its clients unless they have its cluster id (RFC 4456).
 
-A session whose password is not there is not held: never without, where one is asked for.
+A session whose password is not there is not held: never without, where one is asked for. What a node that is cordoned
+or about to be deleted sends leads through it only where nothing else does (RFC 8326).
 
 Source: Calico's BGPPeer and BGPConfiguration references, and its BIRD templates (confd).
 """
@@ -72,6 +73,8 @@ class Speaker:
     """What is logged of BGP (``configuration.LOG_LEVELS``); None: what is of all else."""
     cluster_id: RouterId | None = None
     """This node is a route reflector of this cluster."""
+    leaving: bool = False
+    """This node is about to go (:func:`is_leaving`): its routes ask to be passed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -132,6 +135,13 @@ def router_id(node: Node) -> RouterId:
     return IPv4Address(int.from_bytes(blake2b(node.name.encode(), digest_size=4).digest()) or 1)
 
 
+def is_leaving(node: Node) -> bool:
+    """A node's traffic is to go elsewhere: it is cordoned, as every drain begins, or is to be deleted. Its routes stay,
+    so that what is reached by it alone goes on, even where all nodes are cordoned.
+    """
+    return node.unschedulable or node.leaving
+
+
 class _Peering:
     """One making of a :class:`Peering`; holds what all its steps ask."""
 
@@ -163,6 +173,7 @@ class _Peering:
                 listen_addresses=tuple(self._addresses.values()) if self._set.bound_to_node else (),
                 log_severity=self._set.log_severity,
                 cluster_id=self._cluster_id,
+                leaving=is_leaving(self._node),
             ),
             peers=tuple(sorted(peers, key=lambda peer: peer.name)),
             gateways=tuple(
@@ -310,6 +321,7 @@ class _Peering:
             keep_next_hop=external and keeps,
             allowed_own_asn=asked.allowed_local_asns if asked is not None else 0,
             most_prefixes=MOST_PREFIXES,
+            leaving=is_leaving(self._node),
         )
 
     def _policies_of(self, names: tuple[str, ...], external: bool, is_node: bool) -> tuple[Rules, Rules]:

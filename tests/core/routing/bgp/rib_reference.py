@@ -281,15 +281,20 @@ class Reference:
             return None
         mine = dict(to.next_hops).get(self.family)
         hop: Address | None = mine.address if mine else None
+        through_us = True
         came = attributes.next_hop
         same = came is not None and (to.tables.keep_next_hop if one.external else not external)
         if same and (came.version == 4 or self.family is Family.IPV6 or self.family in to.agreed.extended_next_hops):  # type: ignore[union-attr]
-            hop = came
+            hop, through_us = came, False
         if hop is None:
             return None
+        passed_over = to.tables.leaving and through_us
         if rule:
             attributes = operated(rule, attributes)
         attributes = replace(attributes, next_hop=hop, link_local=None)
+        if passed_over:
+            marked = tuple(sorted({*attributes.communities, 0xFFFF0000}))
+            attributes = replace(attributes, communities=marked, local_pref=0)
         if external:
             grown = operated(
                 FilterRule(action=Action.ACCEPT, family=self.family, prepend=(to.session.local_asn,)), attributes

@@ -113,6 +113,7 @@ def some_peer(name: str, chance: Random) -> PeerNow:
             keep_next_hop=chance.random() < 0.2,
             allowed_own_asn=chance.choice([0, 0, 1]),
             first_asn_checked=chance.random() < 0.9,
+            leaving=chance.random() < 0.2,
         ),
         agreed=Agreed(
             families=families,

@@ -13,11 +13,13 @@ from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from chassis.bus.client import Bus
 from proto.addresses import Block
+from proto.bgp import BgpSessionsRequest
 from proto.codec import block_key, kind_prefix, object_key
 from proto.net import Network
 from proto.objects import (
@@ -33,9 +35,11 @@ from proto.objects import (
 )
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS
 from proto.sync import Complete, complete_key
+from services.routing.bgp.answers import sessions
 from services.routing.bgp.metrics import BgpMetrics
 from services.routing.bgp.sockets import Opener, tcp_socket
 from services.routing.bgp.start import Bgp
+from services.routing.core.bgp.communities import GRACEFUL_SHUTDOWN
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import prefix_of
 from services.routing.core.fib import Snapshot, Uplink
@@ -427,3 +431,40 @@ async def test_routes_that_find_no_number_are_a_fault_of_the_node(world: World, 
     assert {one.labels["reason"]: one.value for one in absent.samples} == {"refused": 0, "no_number": 2}
     await nine.send(nine.withdraw("10.1.0.0/24", "10.2.0.0/24"))
     await until(lambda: not world.bgp.faults)
+
+
+async def test_a_node_that_is_cordoned_asks_to_be_passed_over_until_it_is_not(world: World, nine: ByHand) -> None:
+    await usual(world)
+    await nine.come_back()
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26"})
+    cordoned = msgspec.structs.replace(ME, unschedulable=True)
+    await world.put(cordoned)
+    await until(lambda: nine.table["10.244.0.0/26"].communities == (GRACEFUL_SHUTDOWN,))
+    answer = sessions(BgpSessionsRequest(), "n1", world.bgp.router)
+    assert answer is not None
+    assert answer.leaving
+    await world.put(ME)
+    await until(lambda: nine.table["10.244.0.0/26"].communities == ())
+    assert "-10.244.0.0/26" not in nine.said, "it is never withdrawn"
+    assert not nine.closed
+    assert [len(world.runtime.lines.named(event)) for event in ("bgp-leaving", "bgp-stays")] == [1, 1]
+
+
+async def test_an_agent_that_ends_leaves_its_routes_with_its_peers_but_one_whose_node_is_deleted_takes_them_back(
+    world: World, nine: ByHand
+) -> None:
+    """Nobody can tell the end of an agent that is removed from the end of one that is replaced: so peers keep the
+    routes for the time of a restart. That a node is gone the API says.
+    """
+    await usual(world)
+    await nine.come_back()
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26"})
+    await world.delete(ME)
+    await until(lambda: nine.closed)
+    assert nine.said[-1] == "closed hard 6/3"
+    await world.put(ME)
+    await nine.come_back()
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26"})
+    await world.bgp._close()
+    await until(lambda: nine.closed)
+    assert not [said for said in nine.said if said.startswith("closed")], "no word that would end the restart"

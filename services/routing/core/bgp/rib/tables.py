@@ -156,6 +156,7 @@ class _Neighbor:
             sends_paths=family in known.agreed.sends_paths,
             extended_next_hop=family in known.agreed.extended_next_hops,
             long_lived=known.long_lived,
+            leaving=tables.leaving,
         )
 
 
