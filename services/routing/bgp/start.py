@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -31,6 +31,7 @@ from services.routing.bgp.sockets import Opener, tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import LOG_LEVELS, configuration
+from services.routing.core.bgp.make_before_break import Handover
 from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, ways_of
 from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
@@ -39,7 +40,7 @@ from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Attributes, Family
 from services.routing.core.faults import Fault
-from services.routing.core.fib import Snapshot
+from services.routing.core.fib import Kind, Snapshot
 from services.routing.core.learnt import METRIC, without_number
 from services.routing.core.models.wireguard import prohibited
 from services.routing.learnt import LearntRoutes, Pass
@@ -89,6 +90,7 @@ class Bgp:
         """The objects were whole once."""
         self.passed = Pass()
         """What became of learnt routes at last."""
+        self._handover = Handover()
         self._services_changed = False
         self.router: Router | None = None
         """None while nobody asks for a speaker."""
@@ -110,7 +112,7 @@ class Bgp:
             return Again(SOON, full=dirty.full)  # nobody has looked yet
         followed = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
         full = dirty.full or followed != self._followed  # of a link that was lost the kernel takes the routes away
-        if full or dirty.keys or self._services_changed:
+        if full or dirty.keys or self._services_changed or self._handover.staying:
             self._services_changed, self._followed = False, followed
             if (objects := self._mirror.look()) is not None:
                 self._known = True
@@ -120,7 +122,8 @@ class Bgp:
         listener = self.router.speaker.listener.faults if self.router is not None else {}
         of_listener = _of_listener(listener, self._node)
         of_routes = without_number(self.passed.crowded, self._node)
-        self._report((*self._peering.faults, *of_listener, *of_routes, *self._detection.faults()))
+        of_mesh = self._handover.faults(time.monotonic())
+        self._report((*self._peering.faults, *of_listener, *of_routes, *of_mesh, *self._detection.faults()))
         if self.router is not None:
             await self.router.work()
         self.passed = passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
@@ -141,7 +144,8 @@ class Bgp:
 
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
-        self._peering = found = peering(objects)
+        self._peering, suspended = self._made_before_break(objects)
+        found = self._peering
         severity = found.speaker.log_severity if found.speaker is not None else None
         self._log.threshold = LOG_LEVELS[severity] if severity is not None else self._runtime.log.threshold
         if found.speaker is None:
@@ -165,7 +169,26 @@ class Bgp:
         if (before := self.router.identity) is not None and before.leaving != found.speaker.leaving:
             self._log.info("bgp-leaving" if found.speaker.leaving else "bgp-stays")
         unprogrammed = (*found.unprogrammed, *self._secret(objects))
-        self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
+        self.router.follow(
+            found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed, suspended=suspended
+        )
+
+    def _made_before_break(self, objects: Objects) -> tuple[Peering, frozenset[str]]:
+        """What the objects ask for, with sessions of the mesh that stay; and those that end now, if they are held."""
+        asked = peering(objects)
+        if self.router is None or asked.speaker is None:
+            self._handover = Handover()
+            return asked, frozenset()
+        names = {peer.name for peer in asked.peers}
+        held = {name for name, peer in self.router.peers.items() if peer.in_mesh}
+        left = peering(objects, held).peers if held - names else ()
+        going = frozenset(peer.name for peer in left if peer.name not in names)
+        before, now = self._handover, time.monotonic()
+        self._handover = before.after(going, self.router.rib, _pairs_routes(self._kernel()) if going else (), now)
+        for name in self._handover.staying.keys() - before.staying.keys():
+            self._log.info("bgp-mesh-stays", peer=name, lacks=str(self._handover.staying[name].network))
+        staying = self._handover.staying
+        return (peering(objects, staying) if staying else asked), going - staying.keys()
 
     def _secret(self, objects: Objects) -> Iterable[Network]:
         """Ranges to which packets go encrypted or not at all."""
@@ -258,6 +281,11 @@ class Bgp:
 def _of_listener(faults: Mapping[Address, Reason], node: str) -> Iterable[Fault]:
     """Why peers' connections are not taken at an address."""
     return (Fault(one.text, one.remedy, about=("Node", node)) for _, one in sorted(faults.items(), key=str))
+
+
+def _pairs_routes(kernel: Snapshot) -> Container[Network]:
+    """Prefixes that pairs of nodes have routes of their own to."""
+    return {route.destination for route in kernel.routes if route.is_ours and route.kind is Kind.UNICAST}
 
 
 def _occupied(kernel: Snapshot) -> Iterable[Network]:

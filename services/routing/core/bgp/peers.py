@@ -130,3 +130,5 @@ class Peer:
     the session over IPv6 is ``mesh/<node>/ipv6``."""
     session: SessionSettings
     tables: TableSettings = TableSettings()
+    in_mesh: bool = False
+    """Of the node-to-node mesh."""

@@ -21,7 +21,7 @@ Source: Calico's BGPPeer and BGPConfiguration references, and its BIRD templates
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import IPv4Address
@@ -106,8 +106,10 @@ class _Session:
     """None: the node mesh."""
 
 
-def peering(objects: Objects) -> Peering:
-    """What ``objects.me`` should speak."""
+def peering(objects: Objects, staying: Container[str] = ()) -> Peering:
+    """What ``objects.me`` should speak. ``staying``: names of sessions that stay as they were in the mesh, though it is
+    off.
+    """
     node = objects.nodes.get(objects.me)
     asked = bool(objects.peers) or any(one.name == DEFAULT for one in objects.configurations)
     if node is None or not asked:
@@ -116,7 +118,7 @@ def peering(objects: Objects) -> Peering:
         fault = f"node {node.name} has no address, so it cannot speak BGP"
         remedy = "give the Node an InternalIP, or the annotation projectcalico.org/IPv4Address"
         return Peering(faults=(Fault(fault, remedy, about=("Node", node.name)),))
-    return _Peering(objects, node).made()
+    return _Peering(objects, node, staying).made()
 
 
 def addresses_of(node: Node) -> dict[int, Address]:
@@ -145,8 +147,9 @@ def is_leaving(node: Node) -> bool:
 class _Peering:
     """One making of a :class:`Peering`; holds what all its steps ask."""
 
-    def __init__(self, objects: Objects, node: Node) -> None:
+    def __init__(self, objects: Objects, node: Node, staying: Container[str]) -> None:
         self._objects = objects
+        self._staying = staying
         self._node = node
         self._set = configuration(objects.configurations, node.name)
         self._addresses = addresses_of(node)
@@ -236,12 +239,11 @@ class _Peering:
                     )
 
     def _mesh(self) -> Iterator[_Session]:
-        if not self._set.node_mesh or self._cluster_id is not None:
-            return
+        on = self._set.node_mesh and self._cluster_id is None
         for node in self._others():
-            if _cluster_id(node) is None:
-                for address in self._common(node):
-                    name = f"mesh/{node.name}" if address.version == 4 else f"mesh/{node.name}/ipv6"
+            for address in self._common(node):
+                name = f"mesh/{node.name}" if address.version == 4 else f"mesh/{node.name}/ipv6"
+                if (on and _cluster_id(node) is None) or name in self._staying:
                     yield _Session(name=name, address=address, asn=self._asn_of(node), node=node)
 
     def _common(self, node: Node) -> Iterator[Address]:
@@ -263,6 +265,7 @@ class _Peering:
             name=session.name,
             session=self._session_settings(session, password),
             tables=self._table_settings(session, external=external, is_node=node is not None),
+            in_mesh=asked is None,
         )
 
     def _session_settings(self, session: _Session, password: str | None) -> SessionSettings:
