@@ -101,6 +101,8 @@ class BgpSessions(msgspec.Struct, frozen=True):
     faults: tuple[BgpFault, ...] = ()
     left_out: int = 0
     """Sessions that found no room in this answer."""
+    leaving: bool = False
+    """What it sends asks to be passed over (RFC 8326): the Node is cordoned, or about to be deleted."""
 
 
 class BgpRoutesRequest(msgspec.Struct, frozen=True):

@@ -15,7 +15,8 @@ import msgspec
 
 from chassis.telemetry.spans import current_trace_id
 
-_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40}
+_LEVELS = {"debug": 10, "info": 20, "warning": 30, "error": 40, "fatal": 50}
+"""No line has the last one: as a threshold it keeps all of them out."""
 MAX_VALUE = 2000
 """Longest text of one value, in characters; what is longer is cut and ends in an ellipsis."""
 MAX_DEPTH = 8
@@ -51,7 +52,7 @@ class Log:
 
     def __init__(self, service: str, level: str = "info", stream: TextIO | None = None, **bound: object) -> None:
         self._service = service
-        self._threshold = _LEVELS[level]
+        self.threshold = level
         self._stream = stream
         self._bound = bound
 
@@ -59,7 +60,7 @@ class Log:
         """A log with more values on every line."""
         bound = Log(self._service, stream=self._stream)
         bound._bound = {**self._bound, **values}
-        bound._threshold = self._threshold
+        bound.threshold = self.threshold
         return bound
 
     def debug(self, event: str, **values: object) -> None:
@@ -79,7 +80,7 @@ class Log:
         self._write("error", event, values)
 
     def _write(self, level: str, event: str, values: dict[str, object]) -> None:
-        if _LEVELS[level] < self._threshold:
+        if _LEVELS[level] < _LEVELS[self.threshold]:
             return
         now = time.time()
         stamp = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(now)) + f".{int(now % 1 * 1e6):06d}Z"

@@ -79,6 +79,8 @@ class Sessions(msgspec.Struct, frozen=True, kw_only=True):
     """Nodes whose agents did not answer."""
     left_out: int = 0
     """Sessions that found no room in the answers."""
+    leaving: tuple[str, ...] = ()
+    """Nodes whose routes ask to be passed over (RFC 8326): they are cordoned, or about to be deleted."""
 
 
 class Routes(msgspec.Struct, frozen=True, kw_only=True):
@@ -123,6 +125,7 @@ def sessions(answers: Mapping[str, BgpSessions], nodes: Iterable[str], asked_at:
         without=tuple(node for node in sorted(answers) if not answers[node].speaks),
         silent=silent,
         left_out=left_out,
+        leaving=tuple(node for node in sorted(answers) if answers[node].leaving),
     )
 
 
@@ -189,6 +192,8 @@ def _notes(report: Sessions) -> Iterable[str]:
         yield f"no routing agent answers for: {', '.join(report.silent)}"
     if report.without and report.sessions:
         yield f"not asked to speak BGP: {', '.join(report.without)}"
+    if report.leaving:
+        yield f"cordoned, so peers are asked to pass them over (GRACEFUL_SHUTDOWN): {', '.join(report.leaving)}"
     if report.left_out:
         yield f"{report.left_out} sessions found no room in their agents' answers: name a node with --node, or --down"
 

@@ -29,7 +29,7 @@ from services.routing.bgp.start import Bgp
 from services.routing.devices import Devices
 from services.routing.installer import Installer, Reports
 from services.routing.kernel import Kernel, KernelFault
-from services.routing.learnt import LearntRoutes
+from services.routing.learnt import LearntRoutes, Pass
 from services.routing.mirror import Mirror
 from services.routing.object_faults import ObjectFaults
 from services.routing.prober import Prober
@@ -143,7 +143,7 @@ async def _serve(runtime: Runtime[Settings], installer: Installer, speaker: Bgp 
 
     await bus.serve_everyone(BGP, BgpSessionsRequest, sessions)
     await bus.serve_everyone(BGP_ROUTES, BgpRoutesRequest, lambda asked: answers.routes(asked, node, router()))
-    runtime.on_stop(metrics.register(router))
+    runtime.on_stop(metrics.register(router, lambda: speaker.passed if speaker is not None else Pass()))
 
 
 def _kernel(settings: Settings, namespace: Path | None, programs: bool) -> Kernel:

@@ -47,6 +47,7 @@ def sessions(
         sessions=tuple(found[:MAX_SESSIONS]),
         faults=tuple(said),
         left_out=max(0, len(found) - MAX_SESSIONS),
+        leaving=router.identity.leaving,
     )
 
 

@@ -1,4 +1,5 @@
-"""What a BGP speaker measures of itself, for /metrics: sessions by state, prefixes and messages by peer, routes in use.
+"""What a BGP speaker measures of itself, for /metrics: sessions by state, prefixes and messages by peer, routes in use,
+and those of them that are not in the kernel.
 
 Everything is read when somebody scrapes. A peer's label is the BGPPeer's name, or ``mesh``: one that selects many nodes
 is one label, so that there are as many as a person has made.
@@ -18,6 +19,7 @@ from services.routing.bgp.answers import reported
 from services.routing.bgp.router import Router
 from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.values import Family
+from services.routing.learnt import Pass
 
 Labels = tuple[str, ...]
 
@@ -39,10 +41,11 @@ class Totals:
 
 
 class BgpMetrics(Collector):
-    """Reads the router at each scrape."""
+    """Reads the router at each scrape, and what became of its routes at last."""
 
-    def __init__(self, router: Callable[[], Router | None]) -> None:
+    def __init__(self, router: Callable[[], Router | None], passed: Callable[[], Pass]) -> None:
         self._router = router
+        self._passed = passed
         self._messages = Totals()
 
     def describe(self) -> Iterable[Metric]:
@@ -60,6 +63,11 @@ class BgpMetrics(Collector):
         for family in Family:
             routes.add_metric([family.name.lower()], len(router.rib.chosen(family)) if router is not None else 0)
         yield routes
+        absent = GaugeMetricFamily("airmesh_bgp_routes_absent", "Learnt routes not in the kernel", labels=["reason"])
+        passed = self._passed()
+        absent.add_metric(["refused"], passed.refused)
+        absent.add_metric(["no_number"], passed.crowded)
+        yield absent
 
     def _counted(self, sessions: Iterable[SessionReport]) -> Metric:
         messages = CounterMetricFamily("airmesh_bgp_messages", "BGP messages of sessions", labels=["peer", "direction"])
@@ -98,9 +106,9 @@ def _label(session: SessionReport) -> str:
     return session.peer.partition("/")[0]
 
 
-def register(router: Callable[[], Router | None]) -> Callable[[], Awaitable[None]]:
+def register(router: Callable[[], Router | None], passed: Callable[[], Pass] = Pass) -> Callable[[], Awaitable[None]]:
     """Shows them on /metrics until what it returns is called."""
-    collector = BgpMetrics(router)
+    collector = BgpMetrics(router, passed)
     REGISTRY.register(collector)
 
     async def hide() -> None:

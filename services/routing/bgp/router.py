@@ -11,7 +11,7 @@ peer has sent its table or its time for that is up (RFC 4724 4.1).
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
@@ -132,10 +132,11 @@ class Router:
         *,
         next_hops: Mapping[str, Mapping[int, Address]] = MappingProxyType({}),
         unprogrammed: Iterable[Network] = (),
+        suspended: Container[str] = (),
     ) -> None:
         """Be this speaker, with these peers. ``addresses``: this node's own by family (4, 6); ``next_hops``: those that
         a peer (by name) is sent as next hops, where they are others; ``unprogrammed``: learnt prefixes in these ranges
-        are for peers alone.
+        are for peers alone; ``suspended``: peers that, if their session ends, keep the routes for a while.
         """
         wanted = {peer.name: peer for peer in peers}
         if self._awaited is None:
@@ -152,10 +153,13 @@ class Router:
         if (hidden := tuple(unprogrammed)) != self._unprogrammed:
             self._unprogrammed = hidden
             self._hand_over_again()
+        gone = self._peers.keys() - wanted.keys()
         self._peers = wanted
         listening = identity.listen_addresses or tuple(addresses.values())
         self.speaker.listen(listening, identity.listen_port)
-        self.speaker.follow(wanted)
+        self.speaker.follow(wanted, suspended)
+        for name in gone:
+            self.rib.peer_down(name)  # also what a restart of the peer would keep
         for name, outgoing in list(self._outgoing.items()):
             self.rib.settings_changed(name, wanted[name].tables)
             if self._next_hops(wanted[name]) != outgoing.next_hops:

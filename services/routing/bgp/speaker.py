@@ -13,7 +13,7 @@ from __future__ import annotations
 import asyncio
 import random
 import socket
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 
 from proto.net import Address
@@ -67,11 +67,13 @@ class Speaker:
         """Accept connections of peers on these addresses alone; faults are in ``listener.faults``."""
         self.listener.listen(addresses, port)
 
-    def follow(self, peers: Mapping[str, Peer]) -> None:
-        """Hold a session with each of these peers, by name, and with nobody else."""
+    def follow(self, peers: Mapping[str, Peer], suspended: Container[str] = ()) -> None:
+        """Hold a session with each of these peers, by name, and with nobody else. Of others those that are to be
+        ``suspended`` keep the routes for the time of a restart.
+        """
         peers, self._refused = _distinct(peers)
         for name in self._sessions.keys() - peers.keys():
-            self._end(name, Cease.PEER_DECONFIGURED)
+            self._end(name, None if name in suspended else Cease.PEER_DECONFIGURED)
         changed = [name for name, peer in peers.items() if self._is_new(name, peer)]
         replaced = self._sessions.keys() & changed
         for name in replaced:
@@ -165,9 +167,10 @@ class Speaker:
         if name not in self._shut_down:
             session.act(machine.start(self._loop.time(), after))
 
-    def _end(self, name: str, cease: Cease) -> None:
-        session = self._sessions[name]
-        session.act(session.machine.stop(self._loop.time(), cease))
+    def _end(self, name: str, cease: Cease | None) -> None:
+        """End a session for good; None: as if for a restart."""
+        session, now = self._sessions[name], self._loop.time()
+        session.act(session.machine.suspend(now) if cease is None else session.machine.stop(now, cease))
         session.close()
         del self._sessions[name]
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Iterable, Mapping, Set
+from collections.abc import Callable, Container, Iterable, Mapping, Set
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -30,7 +30,8 @@ from services.routing.bgp.session import PeerState
 from services.routing.bgp.sockets import Opener, tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
-from services.routing.core.bgp.configuration import configuration
+from services.routing.core.bgp.configuration import LOG_LEVELS, configuration
+from services.routing.core.bgp.make_before_break import Handover
 from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, ways_of
 from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
@@ -39,10 +40,10 @@ from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Attributes, Family
 from services.routing.core.faults import Fault
-from services.routing.core.fib import Snapshot
-from services.routing.core.learnt import METRIC
+from services.routing.core.fib import Kind, Snapshot
+from services.routing.core.learnt import METRIC, without_number
 from services.routing.core.models.wireguard import prohibited
-from services.routing.learnt import LearntRoutes
+from services.routing.learnt import LearntRoutes, Pass
 from services.routing.mirror import Mirror as Buckets
 from services.routing.settings import Settings
 
@@ -75,6 +76,8 @@ class Bgp:
         self._settled = settled
         self._followed: tuple[Set[int], Ways] = (frozenset(), Ways())
         self._runtime = runtime
+        self._log = runtime.log.bind()
+        """Its threshold is BGP's own."""
         self._node = runtime.settings.node
         self._mirror = Mirror(runtime.bus, self._node, runtime.settings.bgp_passwords)
         self._buckets = buckets
@@ -85,13 +88,16 @@ class Bgp:
         self._peering = Peering()
         self._known = False
         """The objects were whole once."""
+        self.passed = Pass()
+        """What became of learnt routes at last."""
+        self._handover = Handover()
         self._services_changed = False
         self.router: Router | None = None
         """None while nobody asks for a speaker."""
         self.faults: tuple[Fault, ...] = ()
         """What the objects ask for and this node cannot do."""
         self._detection = Detection(
-            runtime.settings.state_dir / FOLDER, runtime.log, lambda: self.router, learnt, namespace=namespace
+            runtime.settings.state_dir / FOLDER, self._log, lambda: self.router, learnt, namespace=namespace
         )
         runtime.spawn("bfd", self._detection.bfd.run())
         runtime.spawn("bgp failures", self._detection.run())
@@ -106,7 +112,7 @@ class Bgp:
             return Again(SOON, full=dirty.full)  # nobody has looked yet
         followed = self._encrypted(), ways_of(self._kernel(), self._peering.gateways)
         full = dirty.full or followed != self._followed  # of a link that was lost the kernel takes the routes away
-        if full or dirty.keys or self._services_changed:
+        if full or dirty.keys or self._services_changed or self._handover.staying:
             self._services_changed, self._followed = False, followed
             if (objects := self._mirror.look()) is not None:
                 self._known = True
@@ -115,11 +121,14 @@ class Bgp:
             return Done()
         listener = self.router.speaker.listener.faults if self.router is not None else {}
         of_listener = _of_listener(listener, self._node)
-        self._report((*self._peering.faults, *of_listener, *self._detection.faults()))
+        of_routes = without_number(self.passed.crowded, self._node)
+        of_mesh = self._handover.faults(time.monotonic())
+        self._report((*self._peering.faults, *of_listener, *of_routes, *of_mesh, *self._detection.faults()))
         if self.router is not None:
             await self.router.work()
-        passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
+        self.passed = passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
         if passed.written:
+            self._log.debug("bgp-routes", written=passed.written, drift=passed.drift, refused=passed.refused)
             self._settled()
         deadline = self.router.deadline if self.router is not None else None
         now = asyncio.get_running_loop().time()
@@ -135,7 +144,10 @@ class Bgp:
 
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
-        self._peering = found = peering(objects)
+        self._peering, suspended = self._made_before_break(objects)
+        found = self._peering
+        severity = found.speaker.log_severity if found.speaker is not None else None
+        self._log.threshold = LOG_LEVELS[severity] if severity is not None else self._runtime.log.threshold
         if found.speaker is None:
             self._end()
             return
@@ -154,8 +166,29 @@ class Bgp:
         self.router.find_ways(links.ways)
         if wanted is not None:
             self.router.announce(wanted)
+        if (before := self.router.identity) is not None and before.leaving != found.speaker.leaving:
+            self._log.info("bgp-leaving" if found.speaker.leaving else "bgp-stays")
         unprogrammed = (*found.unprogrammed, *self._secret(objects))
-        self.router.follow(found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed)
+        self.router.follow(
+            found.speaker, peers, addresses, next_hops=next_hops, unprogrammed=unprogrammed, suspended=suspended
+        )
+
+    def _made_before_break(self, objects: Objects) -> tuple[Peering, frozenset[str]]:
+        """What the objects ask for, with sessions of the mesh that stay; and those that end now, if they are held."""
+        asked = peering(objects)
+        if self.router is None or asked.speaker is None:
+            self._handover = Handover()
+            return asked, frozenset()
+        names = {peer.name for peer in asked.peers}
+        held = {name for name, peer in self.router.peers.items() if peer.in_mesh}
+        left = peering(objects, held).peers if held - names else ()
+        going = frozenset(peer.name for peer in left if peer.name not in names)
+        before, now = self._handover, time.monotonic()
+        self._handover = before.after(going, self.router.rib, _pairs_routes(self._kernel()) if going else (), now)
+        for name in self._handover.staying.keys() - before.staying.keys():
+            self._log.info("bgp-mesh-stays", peer=name, lacks=str(self._handover.staying[name].network))
+        staying = self._handover.staying
+        return (peering(objects, staying) if staying else asked), going - staying.keys()
 
     def _secret(self, objects: Objects) -> Iterable[Network]:
         """Ranges to which packets go encrypted or not at all."""
@@ -167,7 +200,7 @@ class Bgp:
         await self._learnt.apply(full=True, occupied=_occupied(self._kernel()))
         restarted = self._learnt.any_seen
         until = asyncio.get_running_loop().time() + RESTART if restarted else None
-        self._runtime.log.info("bgp-begun", restarted=restarted)
+        self._log.info("bgp-begun", restarted=restarted)
 
         def speaker(owner: Router) -> Speaker:
             return Speaker(owner, opener=self._opener, restarting_until=until, preserved=restarted)
@@ -220,7 +253,7 @@ class Bgp:
     def _report(self, faults: tuple[Fault, ...]) -> None:
         self.faults = faults
         for fault in self._once.take(faults, time.monotonic()):
-            self._runtime.log.warning("fault", fault=fault.fault, remedy=fault.remedy)
+            self._log.warning("fault", fault=fault.fault, remedy=fault.remedy)
             self._runtime.bus.report_fault(fault.fault, fault.remedy, self._node)
 
     def _changed(self, name: str, state: PeerState) -> None:
@@ -228,17 +261,17 @@ class Bgp:
             self._detection.established(name)
         why, remedy = (state.fault.text, state.fault.remedy) if state.fault is not None else ("", "")
         said = BgpSession(self._node, name, STATES[state.state], why, remedy)
-        self._runtime.log.info("bgp-session", peer=name, state=said.state, why=why)
+        self._log.info("bgp-session", peer=name, state=said.state, why=why)
         self._runtime.bus.publish(event_subject("routing", "bgp"), said)
 
     def _limited(self, limit: PrefixLimit) -> None:
         what = "which ended the session" if limit.exceeded else "which is near the bound"
-        self._runtime.log.warning(
+        self._log.warning(
             "bgp-prefixes", peer=limit.peer, family=limit.family.name, count=limit.count, most=limit.most, what=what
         )
 
     def _unwritable(self, name: str, why: str) -> None:
-        self._runtime.log.warning("bgp-unwritable", peer=name, why=why)
+        self._log.warning("bgp-unwritable", peer=name, why=why)
 
     async def _close(self) -> None:
         if self.router is not None:
@@ -248,6 +281,11 @@ class Bgp:
 def _of_listener(faults: Mapping[Address, Reason], node: str) -> Iterable[Fault]:
     """Why peers' connections are not taken at an address."""
     return (Fault(one.text, one.remedy, about=("Node", node)) for _, one in sorted(faults.items(), key=str))
+
+
+def _pairs_routes(kernel: Snapshot) -> Container[Network]:
+    """Prefixes that pairs of nodes have routes of their own to."""
+    return {route.destination for route in kernel.routes if route.is_ours and route.kind is Kind.UNICAST}
 
 
 def _occupied(kernel: Snapshot) -> Iterable[Network]:

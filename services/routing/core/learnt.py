@@ -24,6 +24,7 @@ from itertools import islice
 
 from proto.net import Address
 from services.routing.core.bgp.values import Family, Prefix
+from services.routing.core.faults import Fault
 
 PROTOCOL = 185
 """rtm_protocol and nh_protocol."""
@@ -84,6 +85,15 @@ def longest_match(routes: Container[Prefix], prefix: Prefix) -> Prefix | None:
         if covering in routes:
             return covering
     return None
+
+
+def without_number(prefixes: int, node: str) -> tuple[Fault, ...]:
+    """That so many prefixes have no route on ``node``, as there is no number for the object of their next hops."""
+    if not prefixes:
+        return ()
+    what = f"learnt routes are not in the kernel, as {LAST_ID - FIRST_ID + 1:,} other sets of next hops are in use"
+    remedy = "let peers announce fewer next hops; airmesh_bgp_routes_absent says how many routes there are"
+    return (Fault(what, remedy, about=("Node", node)),)
 
 
 class NextHops:

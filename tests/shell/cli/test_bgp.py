@@ -26,6 +26,7 @@ from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import Attributes, Family, Origin, Prefix
 from services.routing.core.faults import Fault
 from services.routing.core.learnt import Hop
+from services.routing.learnt import Pass
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, free_port
 from tests.shell.cli.test_commands import airmesh, environment
@@ -209,7 +210,7 @@ async def test_who_does_not_answer_is_named(nats_server: NatsServer, bus_for: Bu
 
 async def test_what_is_measured(nodes: tuple[Node, Node]) -> None:
     registry = CollectorRegistry()
-    registry.register(BgpMetrics(lambda: nodes[0].router))
+    registry.register(BgpMetrics(lambda: nodes[0].router, Pass))
     page = generate_latest(registry).decode()
     for line in (
         'airmesh_bgp_sessions{state="Established"} 1.0',

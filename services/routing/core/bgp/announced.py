@@ -12,7 +12,7 @@ Promises, each from the present state alone:
 - Nothing of a pool that says ``disableBGPExport``, and no Service's address outside the configured ranges.
 - A node with the label ``node.kubernetes.io/exclude-from-external-load-balancers`` announces no Service's address.
 
-Source: Calico's "Advertise Kubernetes service IP addresses"; RFC 8326 (graceful shutdown).
+Source: Calico's "Advertise Kubernetes service IP addresses".
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from services.routing.core.bgp.values import Attributes, Origin
 
 EXCLUDED = "node.kubernetes.io/exclude-from-external-load-balancers"
 """Label of a Node, whatever its value."""
-GRACEFUL_SHUTDOWN = 0xFFFF0000
-"""Community of routes that are about to go: whoever has another prefers that one (RFC 8326)."""
 
 ServiceName = tuple[str, str]
 """Namespace and name."""
@@ -49,16 +47,14 @@ class Held:
     slices: tuple[EndpointSlice, ...] = ()
 
 
-def announced(node: Node, held: Held, configured: Configuration, *, leaving: bool = False) -> dict[Network, Attributes]:
-    """Prefixes that ``node`` announces, in order, with their attributes; equal ones are one object. ``leaving``: the
-    node is being drained, and its routes ask to be passed over.
-    """
+def announced(node: Node, held: Held, configured: Configuration) -> dict[Network, Attributes]:
+    """Prefixes that ``node`` announces, in order, with their attributes; equal ones are one object."""
     prefixes = {*_of_pods(node.name, held), *_of_services(node, held, configured)}
     ordered = sorted(prefixes, key=lambda one: (one.version, int(one.network_address), one.prefixlen))
     made: dict[frozenset[StandardOrLarge], Attributes] = {}
     found: dict[Network, Attributes] = {}
     for prefix in ordered:
-        communities = _communities(prefix, configured) | ({GRACEFUL_SHUTDOWN} if leaving else set())
+        communities = _communities(prefix, configured)
         if communities not in made:
             made[communities] = _attributes(communities)
         found[prefix] = made[communities]

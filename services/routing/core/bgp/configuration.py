@@ -20,6 +20,15 @@ from services.routing.core.faults import Fault
 
 RESTART = 120
 """Graceful restart time in seconds where none is set: BIRD's."""
+LOG_LEVELS = {
+    "Trace": "debug",
+    "Debug": "debug",
+    "Info": "info",
+    "Warning": "warning",
+    "Error": "error",
+    "Fatal": "fatal",
+}
+"""``logSeverityScreen`` as the least level of lines that are written."""
 StandardOrLarge = int | tuple[int, int, int]
 """A community as ``peers.FilterRule`` and ``values.Attributes`` have it: 32 bits, or three numbers."""
 
@@ -39,7 +48,8 @@ class Configuration:
     asn: Asn = ASN
     """Of nodes that have none of their own."""
     node_mesh: bool = True
-    log_severity: str = "Info"
+    log_severity: str | None = None
+    """A key of :data:`LOG_LEVELS`; None: nobody says."""
     listen_port: int = PORT
     bound_to_node: bool = False
     """Connections are taken at the node's own addresses alone."""
@@ -69,7 +79,7 @@ def configuration(configurations: Iterable[BGPConfiguration], node: str) -> Conf
     return Configuration(
         asn=shared.asn or ASN,
         node_mesh=shared.node_mesh is not False,
-        log_severity=own.log_severity or shared.log_severity or "Info",
+        log_severity=own.log_severity or shared.log_severity,
         listen_port=own.listen_port or shared.listen_port or PORT,
         bound_to_node=(own.bind_mode or shared.bind_mode) == "NodeIP",
         mesh_password=shared.mesh_password,

@@ -115,6 +115,8 @@ class TableSettings:
     """How often this speaker's number may be in a learnt AS path (``numAllowedLocalASNumbers``)."""
     most_prefixes: int = 0
     """Of each family; more end the session with Cease 1 (RFC 4486); 0: no bound."""
+    leaving: bool = False
+    """What leads through this node is sent with the wish to be passed over (RFC 8326)."""
     first_asn_checked: bool = True
     """The nearest number in an external peer's AS path must be its own."""
 
@@ -128,3 +130,5 @@ class Peer:
     the session over IPv6 is ``mesh/<node>/ipv6``."""
     session: SessionSettings
     tables: TableSettings = TableSettings()
+    in_mesh: bool = False
+    """Of the node-to-node mesh."""

@@ -13,14 +13,15 @@ Calico:
 - Between two nodes the one with the greater address connects, so that there is one connection and none to decide about.
 - A route reflector's internal peers are its clients unless they have its cluster id (RFC 4456).
 
-A session whose password is not there is not held: never without, where one is asked for.
+A session whose password is not there is not held: never without, where one is asked for. What a node that is cordoned
+or about to be deleted sends leads through it only where nothing else does (RFC 8326).
 
 Source: Calico's BGPPeer and BGPConfiguration references, and its BIRD templates (confd).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from hashlib import blake2b
 from ipaddress import IPv4Address
@@ -68,9 +69,12 @@ class Speaker:
     listen_port: int = PORT
     listen_addresses: tuple[Address, ...] = ()
     """Where connections are taken; empty: at every address."""
-    log_severity: str = "Info"
+    log_severity: str | None = None
+    """What is logged of BGP (``configuration.LOG_LEVELS``); None: what is of all else."""
     cluster_id: RouterId | None = None
     """This node is a route reflector of this cluster."""
+    leaving: bool = False
+    """This node is about to go (:func:`is_leaving`): its routes ask to be passed over."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -102,8 +106,10 @@ class _Session:
     """None: the node mesh."""
 
 
-def peering(objects: Objects) -> Peering:
-    """What ``objects.me`` should speak."""
+def peering(objects: Objects, staying: Container[str] = ()) -> Peering:
+    """What ``objects.me`` should speak. ``staying``: names of sessions that stay as they were in the mesh, though it is
+    off.
+    """
     node = objects.nodes.get(objects.me)
     asked = bool(objects.peers) or any(one.name == DEFAULT for one in objects.configurations)
     if node is None or not asked:
@@ -112,7 +118,7 @@ def peering(objects: Objects) -> Peering:
         fault = f"node {node.name} has no address, so it cannot speak BGP"
         remedy = "give the Node an InternalIP, or the annotation projectcalico.org/IPv4Address"
         return Peering(faults=(Fault(fault, remedy, about=("Node", node.name)),))
-    return _Peering(objects, node).made()
+    return _Peering(objects, node, staying).made()
 
 
 def addresses_of(node: Node) -> dict[int, Address]:
@@ -131,11 +137,19 @@ def router_id(node: Node) -> RouterId:
     return IPv4Address(int.from_bytes(blake2b(node.name.encode(), digest_size=4).digest()) or 1)
 
 
+def is_leaving(node: Node) -> bool:
+    """A node's traffic is to go elsewhere: it is cordoned, as every drain begins, or is to be deleted. Its routes stay,
+    so that what is reached by it alone goes on, even where all nodes are cordoned.
+    """
+    return node.unschedulable or node.leaving
+
+
 class _Peering:
     """One making of a :class:`Peering`; holds what all its steps ask."""
 
-    def __init__(self, objects: Objects, node: Node) -> None:
+    def __init__(self, objects: Objects, node: Node, staying: Container[str]) -> None:
         self._objects = objects
+        self._staying = staying
         self._node = node
         self._set = configuration(objects.configurations, node.name)
         self._addresses = addresses_of(node)
@@ -162,6 +176,7 @@ class _Peering:
                 listen_addresses=tuple(self._addresses.values()) if self._set.bound_to_node else (),
                 log_severity=self._set.log_severity,
                 cluster_id=self._cluster_id,
+                leaving=is_leaving(self._node),
             ),
             peers=tuple(sorted(peers, key=lambda peer: peer.name)),
             gateways=tuple(
@@ -224,12 +239,11 @@ class _Peering:
                     )
 
     def _mesh(self) -> Iterator[_Session]:
-        if not self._set.node_mesh or self._cluster_id is not None:
-            return
+        on = self._set.node_mesh and self._cluster_id is None
         for node in self._others():
-            if _cluster_id(node) is None:
-                for address in self._common(node):
-                    name = f"mesh/{node.name}" if address.version == 4 else f"mesh/{node.name}/ipv6"
+            for address in self._common(node):
+                name = f"mesh/{node.name}" if address.version == 4 else f"mesh/{node.name}/ipv6"
+                if (on and _cluster_id(node) is None) or name in self._staying:
                     yield _Session(name=name, address=address, asn=self._asn_of(node), node=node)
 
     def _common(self, node: Node) -> Iterator[Address]:
@@ -251,6 +265,7 @@ class _Peering:
             name=session.name,
             session=self._session_settings(session, password),
             tables=self._table_settings(session, external=external, is_node=node is not None),
+            in_mesh=asked is None,
         )
 
     def _session_settings(self, session: _Session, password: str | None) -> SessionSettings:
@@ -309,6 +324,7 @@ class _Peering:
             keep_next_hop=external and keeps,
             allowed_own_asn=asked.allowed_local_asns if asked is not None else 0,
             most_prefixes=MOST_PREFIXES,
+            leaving=is_leaving(self._node),
         )
 
     def _policies_of(self, names: tuple[str, ...], external: bool, is_node: bool) -> tuple[Rules, Rules]:

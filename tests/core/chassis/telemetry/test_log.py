@@ -121,6 +121,7 @@ def test_many_items_are_cut_and_so_is_depth() -> None:
         ("info", "info warning error"),
         ("warning", "warning error"),
         ("error", "error"),
+        ("fatal", ""),
     ],
 )
 def test_less_than_the_threshold_is_not_written(threshold: str, heard: str) -> None:
@@ -129,6 +130,19 @@ def test_less_than_the_threshold_is_not_written(threshold: str, heard: str) -> N
         for level in ("debug", "info", "warning", "error"):
             getattr(log, level)("happened")
     assert [json.loads(line)["level"] for line in stream.getvalue().splitlines()] == heard.split() * 2
+
+
+def test_a_threshold_that_is_set_is_of_that_log_alone() -> None:
+    stream = io.StringIO()
+    plain = Log("ipam", stream=stream)
+    bound = plain.bind()
+    bound.threshold = "error"
+    bound.warning("one")
+    plain.info("two")
+    bound.threshold = "debug"
+    bound.debug("three")
+    plain.debug("four")
+    assert [json.loads(line)["event"] for line in stream.getvalue().splitlines()] == ["two", "three"]
 
 
 def test_bound_values_are_on_each_line_and_yield_to_the_lines_own() -> None:

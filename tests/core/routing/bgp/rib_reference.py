@@ -123,7 +123,6 @@ class Reference:
         paths: By peer, prefix and path identifier, as sent; those of other peers are not looked at.
         own: What this speaker begins itself.
         reach: Cost and interface of each next hop; None: not reached. Others cost nothing, by no interface.
-        guarded: Prefixes of this node's own.
         most: Paths that are used together.
     """
 
@@ -134,11 +133,9 @@ class Reference:
         paths: Mapping[tuple[str, Prefix, int], Attributes],
         own: Mapping[Prefix, Attributes],
         reach: Mapping[Address, tuple[int, str] | None],
-        guarded: Iterable[Prefix] = (),
         most: int = 3,
     ) -> None:
         self.family, self.peers, self.reach, self.most = family, peers, reach, most
-        self.guarded = {b"\0", *guarded}
         self.accepted: dict[Prefix, list[Known]] = {}
         for prefix, attributes in own.items():
             self.accepted.setdefault(prefix, []).append(Known("", None, 0, attributes, None))
@@ -177,7 +174,7 @@ class Reference:
             remote=True, iface=reach[1] if reach else "",
         )  # fmt: skip
         network = network_of(self.family, prefix)
-        special = prefix in self.guarded or any(
+        special = prefix == b"\0" or any(
             network.subnet_of(one)  # type: ignore[arg-type]
             for one in (RESERVED if self.family is Family.IPV4 else RESERVED_6)
         )
@@ -284,15 +281,20 @@ class Reference:
             return None
         mine = dict(to.next_hops).get(self.family)
         hop: Address | None = mine.address if mine else None
+        through_us = True
         came = attributes.next_hop
         same = came is not None and (to.tables.keep_next_hop if one.external else not external)
         if same and (came.version == 4 or self.family is Family.IPV6 or self.family in to.agreed.extended_next_hops):  # type: ignore[union-attr]
-            hop = came
+            hop, through_us = came, False
         if hop is None:
             return None
+        passed_over = to.tables.leaving and through_us
         if rule:
             attributes = operated(rule, attributes)
         attributes = replace(attributes, next_hop=hop, link_local=None)
+        if passed_over:
+            marked = tuple(sorted({*attributes.communities, 0xFFFF0000}))
+            attributes = replace(attributes, communities=marked, local_pref=0)
         if external:
             grown = operated(
                 FilterRule(action=Action.ACCEPT, family=self.family, prepend=(to.session.local_asn,)), attributes

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from typing import Any
 
@@ -23,7 +22,7 @@ from proto.objects import (
     Service,
     SliceEndpoint,
 )
-from services.routing.core.bgp.announced import EXCLUDED, GRACEFUL_SHUTDOWN, Held, announced
+from services.routing.core.bgp.announced import EXCLUDED, Held, announced
 from services.routing.core.bgp.configuration import Configuration, configuration
 from services.routing.core.bgp.values import Attributes, Origin
 from tests.core.states import Driver, every_order, follow
@@ -193,9 +192,6 @@ def test_communities_of_the_ranges_that_hold_a_prefix() -> None:
         ip_network("10.244.0.0/26"): both,
         ip_network("10.244.0.64/26"): Attributes(origin=Origin.IGP, communities=(one, red)),
     }
-    leaving = announced(ME, held, settings, leaving=True)
-    assert leaving[ip_network("10.244.0.0/26")] == replace(both, communities=(one, red, GRACEFUL_SHUTDOWN))
-    assert len(leaving) == 3, "a node that is drained still announces all it has"
 
 
 def test_communities_of_a_nodes_own_configuration_replace_those_of_all() -> None:

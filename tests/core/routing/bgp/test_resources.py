@@ -9,6 +9,7 @@ from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import yaml
 from hypothesis import given
@@ -279,6 +280,28 @@ def test_what_passes_beside_the_rules(spec: str, changes: dict[str, Any]) -> Non
     plain = only(made("n1", f"{MESH_OFF}\nBGPPeer a: {{{A}}}")).tables
     found = only(made("n1", f"{MESH_OFF}\nBGPPeer a: {{{spec}}}")).tables
     assert replace(found, imports=(), exports=()) == replace(plain, imports=(), exports=(), **changes)
+
+
+@pytest.mark.parametrize(
+    ("more", "leaving"),
+    [
+        ({}, False),
+        ({"ready": True}, False),
+        ({"unschedulable": True}, True),
+        ({"leaving": True}, True),
+        ({"unschedulable": True, "leaving": True}, True),
+    ],
+)
+def test_who_is_cordoned_or_about_to_be_deleted_leaves(more: dict[str, bool], leaving: bool) -> None:
+    text = f"{MESH_ON}\nBGPPeer a: {{{A}}}"
+    before = objects("n1", text)
+    changed = {**before.nodes, "n1": msgspec.structs.replace(before.nodes["n1"], **more)}
+    after = peering(replace(before, nodes=changed))
+    assert after.speaker is not None
+    assert after.speaker.leaving is leaving
+    assert {peer.tables.leaving for peer in after.peers} == {leaving}
+    others = {peer.tables.leaving for peer in peering(replace(before, me="n2", nodes=changed)).peers}
+    assert others == {False}
 
 
 def test_a_reflectors_peers_without_its_cluster_id_are_clients() -> None:

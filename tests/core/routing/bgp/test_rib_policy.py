@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from ipaddress import IPv4Address, IPv4Network, IPv6Address, ip_network
+from ipaddress import IPv4Address, IPv6Address, ip_network
 from typing import Any
 
 import pytest
@@ -63,8 +63,6 @@ IMPORTS: list[tuple[dict[str, Any], dict[str, Any], str, Attributes, Rejection |
     (EBGP, {"imports": (accept("0.0.0.0/0"),)}, "0.0.0.0/0", PLAIN, None),
     (EBGP, {"imports": (reject("0.0.0.0/0"),)}, "0.0.0.0/0", PLAIN, Rejection.DEFAULT),
     (EBGP, {"imports": (accept("9.9.9.0/24", operator=MatchOperator.NOT_IN),)}, "0.0.0.0/0", PLAIN, Rejection.DEFAULT),
-    (EBGP, {}, "192.168.0.0/16", PLAIN, Rejection.DEFAULT),  # a pool of this node's
-    (EBGP, {}, "192.168.4.0/26", PLAIN, None),
     (EBGP, {}, "192.0.0.0/8", PLAIN, None),
     (EBGP, {}, "127.0.0.0/8", PLAIN, Rejection.MARTIAN),
     (EBGP, {}, "127.1.2.3/32", PLAIN, Rejection.MARTIAN),
@@ -92,7 +90,6 @@ def test_import(
     peer: dict[str, Any], settings: dict[str, Any], text: str, what: Attributes, rejection: Rejection | None
 ) -> None:
     one = Speaker()
-    one.tables.guard([IPv4Network("192.168.0.0/16")])
     one.up(**peer, families=[V4, V6], **settings)
     one.learn(peer["name"], text, what)
     family = V6 if ":" in text else V4
@@ -192,6 +189,17 @@ EXPORTS: list[tuple[str, int, dict[str, Any], Attributes, int, dict[str, Any], d
     ("changed by a rule", 65001, {}, PLAIN, 65002,
      {"exports": (accept(P, prepend=(65400,), add_communities=(77,), set_local_pref=9),)},
      {"next_hop": NODE, "as_path": as_path(OURS, 65400, 65001, 65100), "communities": (77,)}),
+    ("external to external, leaving", 65001, {}, PLAIN, 65002, {"leaving": True},
+     {"next_hop": NODE, "as_path": as_path(OURS, 65001, 65100), "communities": (GSHUT,)}),
+    ("external to internal, leaving", 65001, {}, replace(PLAIN, local_pref=300, communities=(77,)), OURS,
+     {"leaving": True}, {"next_hop": NODE, "local_pref": 0, "communities": (77, GSHUT)}),
+    ("leaving, the next hop another's", 65001, {}, PLAIN, OURS, {"keep_next_hop": True, "leaving": True},
+     {"local_pref": 100}),
+    ("reflected, leaving", OURS, {**RR, **CLIENT}, PLAIN, OURS, {**RR, **CLIENT, "leaving": True},
+     {"local_pref": 100, "originator_id": IPv4Address("172.31.0.1"), "cluster_list": (RR_ID,)}),
+    ("leaving, whatever a rule prefers", 65001, {}, PLAIN, OURS,
+     {"leaving": True, "exports": (accept(P, set_local_pref=9),)},
+     {"next_hop": NODE, "local_pref": 0, "communities": (GSHUT,)}),
     ("unknown attributes go on", 65001, {},
      replace(PLAIN, unknown=(UnknownAttribute(0xE0, 99, b"x"),), extended_communities=(b"12345678",)), 65002, {},
      {"next_hop": NODE, "as_path": as_path(OURS, 65001, 65100)}),
@@ -244,6 +252,27 @@ def test_what_this_speaker_begins_is_sent_with_its_own_communities(
     assert one.sent("to", P) == replace(own, **expected)
     one.tables.withdraw_own(V4, prefix(P))
     assert one.sent("to", P) is None
+
+
+@pytest.mark.parametrize("asn", [65002, OURS])
+def test_the_own_route_of_a_node_that_leaves_is_sent_with_the_wish_to_be_passed_over_and_stays_its_own(
+    asn: int,
+) -> None:
+    one = Speaker()
+    one.up("to", asn, "172.31.9.9")
+    one.up("node-2", OURS, "172.31.0.2", router_id="2.2.2.2")
+    one.tables.originate(V4, prefix(P), replace(attributes(), next_hop=None))
+    one.learn("node-2", P, attributes(hop="172.31.0.2", local_pref=100))
+    before = one.sent("to", P)
+    for name in ("to", "node-2"):
+        one.tables.settings_changed(name, TableSettings(leaving=True))
+    after = one.sent("to", P)
+    assert before is not None
+    assert after == replace(before, communities=(GSHUT,), local_pref=0 if asn == OURS else None)
+    assert one.used() == {P: "own"}, "what others prefer now does not come before it here"
+    for name in ("to", "node-2"):
+        one.tables.settings_changed(name, TableSettings())
+    assert one.sent("to", P) == before
 
 
 def test_an_ipv6_next_hop_of_an_ipv4_prefix_needs_an_agreement() -> None:

@@ -36,7 +36,6 @@ V4 = Family.IPV4
 MOST = 3
 OURS = 64512
 NODE = IPv4Address("10.0.0.1")
-POOL = IPv4Network("192.168.0.0/16")
 PREFIXES = [
     prefix_of(IPv4Network(text))[1]
     for text in ("0.0.0.0/0", "192.168.0.0/16", "192.168.1.0/26", "10.1.0.0/16", "10.1.2.0/24", "169.254.9.0/24")
@@ -114,6 +113,7 @@ def some_peer(name: str, chance: Random) -> PeerNow:
             keep_next_hop=chance.random() < 0.2,
             allowed_own_asn=chance.choice([0, 0, 1]),
             first_asn_checked=chance.random() < 0.9,
+            leaving=chance.random() < 0.2,
         ),
         agreed=Agreed(
             families=families,
@@ -162,7 +162,6 @@ class Speaker(Driver[Any, Any]):
         self.chance = Random("speaker")
         self.hops: dict[Address, Any] = {}
         self.tables = Tables(self.resolve, most_paths=MOST)
-        self.tables.guard([POOL])
         self.peers: dict[str, PeerNow] = {}
         self.paths: dict[tuple[str, Prefix, int], Attributes] = {}
         self.away: set[str] = set()
@@ -335,7 +334,6 @@ def oracle(present: dict[Any, Any]) -> object:
         {key[1:]: value for key, value in present.items() if key[0] == "path"},
         {key[1]: value for key, value in present.items() if key[0] == "own"},
         {key[1]: None if value == "unreached" else value for key, value in present.items() if key[0] == "hop"},
-        guarded=[prefix_of(POOL)[1]],
         most=MOST,
     )
     expected: dict[Any, Any] = {

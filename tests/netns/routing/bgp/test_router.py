@@ -6,6 +6,7 @@ import subprocess
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import replace
 from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import pytest
 from services.routing.bgp.router import Reports, Router
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.next_hops import ways_of
-from services.routing.core.bgp.peers import Peer
+from services.routing.core.bgp.peers import Peer, TableSettings
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.values import Attributes, Origin
 from services.routing.kernel import Kernel
@@ -137,3 +138,24 @@ def test_a_router_that_starts_again_takes_over_what_the_kernel_has(speaker: MAKE
         second.step()
         assert second.routes() == set(wanted), "nothing is taken away before the peer has spoken"
         second.until("10.1.0.0/24", "fd00:1::/64")
+
+
+@pytest.mark.parametrize("asn", [65001, 64512], ids=["external", "internal"])
+def test_bird_sees_that_the_routes_of_a_node_that_leaves_ask_to_be_passed_over(
+    speaker: MAKE, pair: Pair, bird: Bird, asn: int
+) -> None:
+    bird.configure(SESSION.replace("65001", str(asn)))
+    bird.start()
+    with node(speaker(), pair) as one:
+        one.router.announce(OWN)
+        stays = peer(peer_asn=asn)
+        one.follow(stays)
+        one.until("10.1.0.0/24", "10.2.0.0/16", "fd00:1::/64")
+        bird.until("show route all protocol node", "10.9.0.0/26", "fd00:9::/122")
+        one.follow(replace(stays, tables=TableSettings(leaving=True)))
+        one.step()
+        wanted = "(65535,0)", "BGP.local_pref: 0" if asn == 64512 else "BGP.as_path: 64512"
+        for network in OWN:
+            said = bird.until(f"show route all for {network}", *wanted)
+            assert said.count("unicast") == 1, "it is still a route"
+        assert "Established" in bird.ctl("show protocols node")

@@ -13,11 +13,13 @@ from ipaddress import ip_address, ip_interface, ip_network
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 import pytest_asyncio
 
 from chassis.bus.client import Bus
 from proto.addresses import Block
+from proto.bgp import BgpSessionsRequest
 from proto.codec import block_key, kind_prefix, object_key
 from proto.net import Network
 from proto.objects import (
@@ -33,11 +35,15 @@ from proto.objects import (
 )
 from proto.subjects import BLOCKS, CLAIMS, OBJECTS
 from proto.sync import Complete, complete_key
+from services.routing.bgp.answers import sessions
+from services.routing.bgp.metrics import BgpMetrics
 from services.routing.bgp.sockets import Opener, tcp_socket
 from services.routing.bgp.start import Bgp
+from services.routing.core.bgp.communities import GRACEFUL_SHUTDOWN
 from services.routing.core.bgp.session.table import State
 from services.routing.core.bgp.values import prefix_of
 from services.routing.core.fib import Snapshot, Uplink
+from services.routing.core.learnt import FIRST_ID, LAST_ID, Hop
 from services.routing.kernel import Kernel
 from services.routing.learnt import LearntRoutes, Pass
 from services.routing.mirror import Mirror
@@ -70,6 +76,8 @@ class Learnt(LearntRoutes):
         super().__init__(Kernel(("up0",)))
         self.before = before
         self.whole: set[int] = set()
+        self.written = 0
+        """What a pass says that it has written."""
 
     @property
     def any_seen(self) -> bool:
@@ -80,7 +88,7 @@ class Learnt(LearntRoutes):
             table.take(1 << 20, range(1 << 32), ())
             if table.is_complete:
                 self.whole.add(table.family)
-        return Pass()
+        return Pass(written=self.written, crowded=len(self._crowded))
 
     def by(self, text: str) -> str:
         """The routers that a prefix is reached by."""
@@ -362,3 +370,101 @@ async def test_a_session_says_how_it_is(world: World, nine: ByHand) -> None:
     assert "Established" in [line["state"] for line in said]
     assert said[-1]["peer"] == "tor-9/127.0.1.9"
     assert said[-1]["why"]
+
+
+@pytest.mark.parametrize(
+    ("severity", "levels"),
+    [
+        (None, {"debug", "info"}),  # as the agent says, here all
+        ("Debug", {"debug", "info"}),
+        ("Trace", {"debug", "info"}),
+        ("Info", {"info"}),
+        ("Warning", set()),
+        ("Error", set()),
+        ("Fatal", set()),
+    ],
+)
+async def test_what_is_logged_of_sessions_and_routes_follows_the_object(
+    world: World, nine: ByHand, severity: str | None, levels: set[str]
+) -> None:
+    world.learnt.written = 1
+    await usual(world, log_severity=severity)
+    await nine.come_back()
+    await until(world.up)
+    await settled(world)
+    ours = ("bgp-begun", "bgp-session", "bgp-routes")
+    assert {line["level"] for line in world.runtime.lines.events() if line["event"] in ours} == levels
+    world.runtime.log.info("else")
+    assert world.runtime.lines.named("else"), "of nothing else"
+
+
+async def test_what_is_logged_follows_the_object_of_the_node_while_it_runs(world: World, nine: ByHand) -> None:
+    world.learnt.written = 1
+    await usual(world, log_severity="Fatal")
+    await nine.come_back()
+    await until(world.up)
+    assert not world.runtime.lines.named("bgp-session")
+    own = BGPConfiguration("node.n1", log_severity="Debug")
+    await world.put(own)
+    await until(lambda: world.runtime.lines.named("bgp-routes"))
+    assert not nine.closed
+    await world.delete(own)
+    await settled(world)
+    heard = len(world.runtime.lines.named("bgp-routes"))
+    await settled(world)
+    assert len(world.runtime.lines.named("bgp-routes")) == heard
+
+
+async def test_routes_that_find_no_number_are_a_fault_of_the_node(world: World, nine: ByHand) -> None:
+    await usual(world)
+    await nine.come_back()
+    await until(world.up)
+    for number in range(LAST_ID - FIRST_ID + 1):
+        world.learnt._next_hops.identifier((Hop(ip_address(0x0B000000 + number), 3),))
+    await nine.send(nine.announce("10.1.0.0/24", "10.2.0.0/24"), nine.end_of_rib())
+    await until(lambda: world.bgp.passed.crowded == 2)
+    await until(lambda: world.bgp.faults)
+    (fault,) = world.bgp.faults
+    assert fault.about == ("Node", "n1")
+    assert "65,536" in fault.fault
+    absent = next(one for one in BgpMetrics(lambda: None, lambda: world.bgp.passed).collect() if "absent" in one.name)
+    assert {one.labels["reason"]: one.value for one in absent.samples} == {"refused": 0, "no_number": 2}
+    await nine.send(nine.withdraw("10.1.0.0/24", "10.2.0.0/24"))
+    await until(lambda: not world.bgp.faults)
+
+
+async def test_a_node_that_is_cordoned_asks_to_be_passed_over_until_it_is_not(world: World, nine: ByHand) -> None:
+    await usual(world)
+    await nine.come_back()
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26"})
+    cordoned = msgspec.structs.replace(ME, unschedulable=True)
+    await world.put(cordoned)
+    await until(lambda: nine.table["10.244.0.0/26"].communities == (GRACEFUL_SHUTDOWN,))
+    answer = sessions(BgpSessionsRequest(), "n1", world.bgp.router)
+    assert answer is not None
+    assert answer.leaving
+    await world.put(ME)
+    await until(lambda: nine.table["10.244.0.0/26"].communities == ())
+    assert "-10.244.0.0/26" not in nine.said, "it is never withdrawn"
+    assert not nine.closed
+    assert [len(world.runtime.lines.named(event)) for event in ("bgp-leaving", "bgp-stays")] == [1, 1]
+
+
+async def test_an_agent_that_ends_leaves_its_routes_with_its_peers_but_one_whose_node_is_deleted_takes_them_back(
+    world: World, nine: ByHand
+) -> None:
+    """Nobody can tell the end of an agent that is removed from the end of one that is replaced: so peers keep the
+    routes for the time of a restart. That a node is gone the API says.
+    """
+    await usual(world)
+    await nine.come_back()
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26"})
+    await world.delete(ME)
+    await until(lambda: nine.closed)
+    assert nine.said[-1] == "closed hard 6/3"
+    await world.put(ME)
+    await nine.come_back()
+    await until(lambda: nine.table.keys() == {"10.244.0.0/26"})
+    await world.bgp._close()
+    await until(lambda: nine.closed)
+    assert not [said for said in nine.said if said.startswith("closed")], "no word that would end the restart"

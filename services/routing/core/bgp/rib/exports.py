@@ -11,8 +11,14 @@ from enum import Enum
 from ipaddress import IPv6Address
 
 from proto.net import Address
-from services.routing.core.bgp.communities import LLGR_STALE, NO_ADVERTISE, NO_EXPORT, NO_EXPORT_SUBCONFED
-from services.routing.core.bgp.filters import Rule, changed_by, prepended
+from services.routing.core.bgp.communities import (
+    GRACEFUL_SHUTDOWN,
+    LLGR_STALE,
+    NO_ADVERTISE,
+    NO_EXPORT,
+    NO_EXPORT_SUBCONFED,
+)
+from services.routing.core.bgp.filters import Rule, changed_by, prepended, with_communities
 from services.routing.core.bgp.peers import FilterRule
 from services.routing.core.bgp.rib.paths import DEFAULT_LOCAL_PREF, OWN, Path
 from services.routing.core.bgp.values import Asn, Attributes, Family, RouterId
@@ -59,6 +65,8 @@ class ExportSettings:
     """Next hops of IPv4 prefixes may be of IPv6 (RFC 8950)."""
     long_lived: bool
     """The peer knows of long-lived stale routes."""
+    leaving: bool
+    """What leads through this node is to be passed over (RFC 8326)."""
 
 
 def withheld(path: Path, settings: ExportSettings) -> Withheld | None:
@@ -101,7 +109,16 @@ def exported(path: Path, settings: ExportSettings, rule: Rule | None) -> Attribu
         return None
     attributes = path.attributes if rule is None else changed_by(rule.rule, path.attributes)
     change = _external if settings.external else _internal
-    return change(attributes, hop, path, settings)
+    sent = change(attributes, hop, path, settings)
+    return _passed_over(sent, settings) if settings.leaving and hop is settings.next_hop else sent
+
+
+def _passed_over(attributes: Attributes, settings: ExportSettings) -> Attributes:
+    """Marked for peers in other systems, which are to prefer any other path, as those of this one do by the preference
+    (RFC 8326 4.1, 4.2).
+    """
+    marked = with_communities(attributes, (GRACEFUL_SHUTDOWN,))
+    return marked if settings.external else replace(marked, local_pref=0)
 
 
 def _external(attributes: Attributes, hop: OwnNextHop, path: Path, settings: ExportSettings) -> Attributes:

@@ -1,9 +1,9 @@
 """Import policy: what becomes of the paths that one peer sends (RFC 4271 9.1.1), before they are compared with others.
 
 What depends on the attributes alone is decided once for all prefixes of an UPDATE: loops (RFC 4271 9.1.2, RFC 4456 8),
-the first system of the path, the next hop, and rules that name no prefix. A default route, a prefix of this node's own
-and a reserved one pass only when a rule of a filter names exactly that prefix. Paths that are rejected are kept with
-the reason, so that other settings can accept them without asking the peer again.
+the first system of the path, the next hop, and rules that name no prefix. A default route and a reserved prefix pass
+only when a rule of a filter names exactly that prefix. Paths that are rejected are kept with the reason, so that other
+settings can accept them without asking the peer again.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from services.routing.core.bgp.communities import GRACEFUL_SHUTDOWN, LLGR_STALE
 from services.routing.core.bgp.filters import Policy, Rule, changed_by, deciding, nearest, with_communities
 from services.routing.core.bgp.peers import SessionSettings, TableSettings
 from services.routing.core.bgp.rib.paths import NextHop, NextHops, Path, Rejection, Source
-from services.routing.core.bgp.values import Attributes, Family, PathId, Prefix, prefix_of
+from services.routing.core.bgp.values import Attributes, Family, PathId, Prefix
 
 MARTIANS: dict[Family, tuple[Network, ...]] = {
     Family.IPV4: tuple(map(IPv4Network, ("0.0.0.0/8", "127.0.0.0/8", "169.254.0.0/16", "224.0.0.0/3"))),
@@ -39,27 +39,20 @@ def first_octets(networks: Collection[Network]) -> frozenset[bytes]:
 
 
 class Guard:
-    """Prefixes of one family that a filter has to name before a peer's path to them is accepted.
+    """Prefixes of one family that a filter has to name before a peer's path to them is accepted."""
 
-    Args:
-        family: Of the prefixes.
-        own: This node's own, as those of pools; only they themselves, not what lies in them.
-    """
-
-    def __init__(self, family: Family, own: Collection[Network] = ()) -> None:
-        self._own = frozenset(prefix for network in own for of, prefix in (prefix_of(network),) if of is family)
+    def __init__(self, family: Family) -> None:
         self._martians = tuple(
             (network.prefixlen, int(network.network_address) >> family.bits - network.prefixlen)
             for network in MARTIANS[family]
         )
         self._bits = family.bits
-        same = [network for network in own if prefix_of(network)[0] is family]
-        self.octets = first_octets((*MARTIANS[family], *same)) | {b""}
+        self.octets = first_octets(MARTIANS[family]) | {b""}
         """First octets that a guarded prefix may have: whatever begins otherwise needs no closer look."""
 
     def rejection(self, prefix: Prefix) -> Rejection | None:
         """Why the prefix is guarded; None where it is not."""
-        if prefix == DEFAULT_ROUTE or prefix in self._own:
+        if prefix == DEFAULT_ROUTE:
             return Rejection.DEFAULT
         number = int.from_bytes(prefix[1:].ljust(self._bits // 8, b"\0"))
         for length, bits in self._martians:

@@ -40,7 +40,7 @@ class Rejection(Enum):
     ORIGINATOR = "it began at this speaker (ORIGINATOR_ID)"
     CLUSTER = "it has been in this cluster (CLUSTER_LIST)"
     NEXT_HOP = "its next hop is no address of a router, or one of this node"
-    DEFAULT = "a default route, or a prefix of this node's own, that no rule of a filter names"
+    DEFAULT = "a default route that no rule of a filter names"
     MARTIAN = "its prefix is reserved, and no rule of a filter names it"
     FILTER = "a rule of a filter rejects it"
     NO_POLICY = "no rule of a filter matches it, and without one nothing is accepted (RFC 8212)"

@@ -15,7 +15,7 @@ from dataclasses import dataclass, field, replace
 from enum import Enum
 from typing import NamedTuple
 
-from proto.net import Address, Network
+from proto.net import Address
 from services.routing.core.bgp.peers import SessionSettings, TableSettings
 from services.routing.core.bgp.rib.adj_rib_in import AdjRibIn, Awaited, by_path
 from services.routing.core.bgp.rib.decision import Standing, explain
@@ -156,6 +156,7 @@ class _Neighbor:
             sends_paths=family in known.agreed.sends_paths,
             extended_next_hop=family in known.agreed.extended_next_hops,
             long_lived=known.long_lived,
+            leaving=tables.leaving,
         )
 
 
@@ -239,12 +240,6 @@ class Tables:
     def _judge_again(self, neighbor: _Neighbor) -> None:
         for family, rib in neighbor.ribs.items():
             rib.judge_again(self._importer(neighbor, family))
-
-    def guard(self, own: Collection[Network]) -> None:
-        """Prefixes of this node's own, as those of pools: a peer's path to one needs a rule that names it."""
-        self._guards = {family: Guard(family, own) for family in Family}
-        for neighbor in self._neighbors.values():
-            self._judge_again(neighbor)
 
     # What peers say.
 
