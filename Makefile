@@ -25,7 +25,7 @@ lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=nam
 
 test: setup check ## the whole test suite (what CI runs)
 	$(PYTHON) -m lab build --if-possible
-	@$(PYTHON) -m pytest -n 2 --durations=25 -m "not slow"; status=$$?; \
+	@$(PYTHON) -m pytest -n 3 --durations=25 -m "not slow"; status=$$?; \
 	if [ $$status -eq 1 ]; then \
 	  echo "AGAIN: what failed is run once more; whatever passes now is flaky, and wants mending"; \
 	  $(PYTHON) -m pytest -m "not slow" --last-failed --last-failed-no-failures none; status=$$?; \
@@ -56,7 +56,7 @@ drill-models: setup ## every model of routing into every other under traffic, on
 	$(PYTHON) -m pytest -s tests/drills/test_models.py tests/journeys/test_hybrid_ipip.py -m slow
 
 drill-bgp: setup ## the scenario of two top-of-rack switches: spread, faults under connections, the tour (about 6 minutes)
-	$(PYTHON) -m pytest -s tests/journeys/test_bgp_ecmp.py -m slow
+	$(PYTHON) -m pytest -s tests/journeys/test_bgp_ecmp.py tests/netns/lab/cluster/test_switches.py -m slow
 
 fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZZ_SEED=; about 4 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bgp_fuzz.py -m slow

@@ -325,8 +325,9 @@ async def runtime_as(
     finally:
         done.set()
         await asyncio.wait([running], timeout=10)
-        if not running.done():
+        while not running.done():
             running.cancel()
+            await asyncio.wait([running], timeout=5)
         await asyncio.gather(running, return_exceptions=True)
         if not running.cancelled() and running.exception() is not None:
             raise running.exception()  # type: ignore[misc]
@@ -352,5 +353,7 @@ async def connecting(url: str, user: str, file: Path, ca: Path | None = None) ->
         yield connection
     finally:
         await connection.close()
-        running.cancel()
+        while not running.done():
+            running.cancel()
+            await asyncio.wait([running], timeout=5)
         await asyncio.gather(running, return_exceptions=True)

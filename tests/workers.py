@@ -1,4 +1,4 @@
-"""Workers of pytest-xdist (`pytest -n 2`): which files each runs, in which order, and which tests run alone.
+"""Workers of pytest-xdist (`pytest -n 3`): which files each runs, in which order, and which tests run alone.
 
 A plugin of pytest: `tests/conftest.py` brings its hooks in. It reads two marks:
 

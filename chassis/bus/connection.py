@@ -175,7 +175,9 @@ class Connection:
         try:
             await self._stand(self._client)
         finally:
-            renewing.cancel()
+            while not renewing.done():  # ``asyncio.wait_for``, by which the client waits, may drop a cancellation
+                renewing.cancel()
+                await asyncio.wait([renewing], timeout=1)
             await asyncio.gather(renewing, return_exceptions=True)
 
     async def _stand(self, client: Client) -> None:

@@ -108,8 +108,13 @@ def why_not_up(status: Status) -> Fault | None:
         return Fault(
             f"BFD with {where} is switched off at this node", "switch it on for this peer; BGP goes on without"
         )
+    if _is_off(status):
+        return Fault(f"{where} has switched BFD off", "switch it on there; BGP goes on without")
     if status.remote.discriminator:
-        return _heard(status, where)
+        return Fault(
+            f"{where} is heard in state {status.remote.state.name} and does not answer in state Up",
+            f"look whether UDP port {PORT} from {status.local} reaches it: a firewall, or another address as neighbour",
+        )
     if status.discard is not None:
         remedy = _REMEDIES.get(status.discard, _REMEDY)
         return Fault(f"packets of {where} are discarded: {status.discard.value}", remedy)
@@ -124,10 +129,10 @@ def why_not_up(status: Status) -> Fault | None:
     )
 
 
-def _heard(status: Status, where: str) -> Fault:
-    if status.remote.state is State.ADMIN_DOWN:
-        return Fault(f"{where} has switched BFD off", "switch it on there; BGP goes on without")
-    return Fault(
-        f"{where} is heard in state {status.remote.state.name} and does not answer in state Up",
-        f"look whether UDP port {PORT} from {status.local} reaches it: a firewall, or another address as neighbour",
-    )
+
+def _is_off(status: Status) -> bool:
+    """The peer has said AdminDown last. It may fall silent after a detection time (RFC 5880 6.8.16)."""
+    if status.remote.discriminator:
+        return status.remote.state is State.ADMIN_DOWN
+    ended = status.diagnostic is Diagnostic.NEIGHBOR_DOWN and status.failure is not None
+    return ended and status.failure.remote_state is State.ADMIN_DOWN

@@ -64,9 +64,12 @@ def why(session: Session, discards: Counter[Discard] | None = None, unsent: str 
     return f"{fault.fault} | {fault.remedy}"
 
 
-def heard(state: State) -> Session:
-    said = ControlPacket(state=state, multiplier=3, my_discriminator=2, transmit_us=1, receive_us=1)
-    return Session.begun(Settings(), 1, 0).received(said, 0, 0.0)[0]
+def heard(*states: State) -> Session:
+    session = Session.begun(Settings(), 1, 0)
+    for state in states:
+        said = ControlPacket(state=state, multiplier=3, my_discriminator=2, transmit_us=1, receive_us=1)
+        session, _ = session.received(said, 0, 0.0)
+    return session
 
 
 def test_why_a_session_is_not_up_and_what_to_do() -> None:
@@ -81,6 +84,8 @@ def test_why_a_session_is_not_up_and_what_to_do() -> None:
     assert why(heard(State.ADMIN_DOWN)) == (
         "10.0.0.2 on eth0 has switched BFD off | switch it on there; BGP goes on without"
     )
+    ended, _ = heard(State.DOWN, State.INIT, State.ADMIN_DOWN).elapsed(10**9, 0.0)
+    assert why(ended) == why(heard(State.ADMIN_DOWN)), "it said so, and then no more"
     assert why(heard(State.DOWN)) == (
         "10.0.0.2 on eth0 is heard in state DOWN and does not answer in state Up"
         " | look whether UDP port 3784 from 10.0.0.1 reaches it: a firewall, or another address as neighbour"
@@ -91,6 +96,8 @@ def test_why_a_session_is_not_up_and_what_to_do() -> None:
     )
     silent, _ = heard(State.DOWN).elapsed(10**9, 0.0)
     assert why(silent).startswith("10.0.0.2 on eth0 has fallen silent: no packet came within the detection time | look")
+    signalled, _ = heard(State.DOWN, State.INIT, State.DOWN).elapsed(10**9, 0.0)
+    assert why(signalled).startswith("10.0.0.2 on eth0 has fallen silent")
     assert why(new, unsent="UDP port 3784 is taken: end that: now") == (
         "BFD with 10.0.0.2 on eth0: UDP port 3784 is taken | end that: now"
     )

@@ -136,7 +136,7 @@ class Bird:
             f"""router id 172.30.0.12;
 protocol device {{ scan time 1; }}
 protocol bfd switch {{
-  interface "fab0" {{ interval {interval_ms} ms; multiplier {multiplier}; idle tx interval 1 s; {more} }};
+  interface "fab0" {{ interval {interval_ms} ms; multiplier {multiplier}; idle tx interval 100 ms; {more} }};
 {neighbours}
 }}
 """

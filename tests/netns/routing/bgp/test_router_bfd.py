@@ -67,7 +67,7 @@ class Switch:
             protocol device {{ scan time 1; }}
             protocol static s4 {{ ipv4; route {BEHIND[4]}/32 blackhole; {others}}}
             protocol static s6 {{ ipv6; route {BEHIND[6]}/128 blackhole; }}
-            protocol bfd {{ interface "node" {{ interval 50 ms; multiplier 3; }}; }}
+            protocol bfd {{ interface "node" {{ interval 50 ms; multiplier 3; idle tx interval 100 ms; }}; }}
             protocol bgp node {{
               local 172.31.{self._number}.1 as 65001; neighbor 172.31.{self._number}.2 as 64512; direct;
               bfd {bfd}; graceful restart on; hold time 9; connect delay time 1; connect retry time 2;
