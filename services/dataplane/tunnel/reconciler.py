@@ -197,7 +197,8 @@ class TunnelReconciler:
         tables = self._datapath.tables
         config = tables.config
         flags = ConfigFlag(config.flags) & ~(encryption.ENCRYPTION | ConfigFlag.TUNNELS)
-        flags |= self._encryption.flags | (ConfigFlag.TUNNELS if self._tunnels.actual else ConfigFlag(0))
+        flags |= self._encryption.flags_of_gateway if self._settings.gateway else self._encryption.flags
+        flags |= ConfigFlag.TUNNELS if self._tunnels.actual else ConfigFlag(0)
         if int(flags) != config.flags:
             tables.configure(replace(config, flags=int(flags)))
         self.is_encryption_known = self.is_encryption_known or self._feed.objects.synced

@@ -47,6 +47,13 @@ class Encryption:
     """Since when the way out has been closed without a way in the clear left (monotonic seconds), by family."""
 
     @property
+    def flags_of_gateway(self) -> ConfigFlag:
+        """A gateway takes in what comes in the clear: of what pods send to an API server a node encrypts as much as it
+        has a way for.
+        """
+        return self.flags & ~(ConfigFlag.REFUSE_PLAIN4 | ConfigFlag.REFUSE_PLAIN6)
+
+    @property
     def flags(self) -> ConfigFlag:
         """The flags of it."""
         flags = ConfigFlag(0)

@@ -243,21 +243,21 @@ class TunnelPeers:
 
     def _way_to_server(self, address: Address) -> tuple[Address | None, int]:
         """The same for an API server, behind which there are no pods: by the device that most routes lead out by, of
-        those whose models the server's machine receives by. A node is no such machine, whatever it announces. WireGuard
-        takes in no more than nodes hold, so a server is no other end of it.
+        those whose models the server's machine receives by, and by WireGuard before any other. A node is no such
+        machine, whatever it announces.
         """
         models: set[str] = set()
         for name, (addresses, received) in self._gateways.items():
             if address in addresses and name not in self._nodes and not self._underlay.holds(name):
                 models |= received
         ways = [
-            (count, link)
+            (device.kind is TunnelKind.WIREGUARD, count, link)
             for (family, link), count in self._led.items()
             if family == address.version and (device := self._devices.get(link)) is not None
-            if device.kind is not TunnelKind.WIREGUARD and device.tunnel.model in models
-            if device.tunnel.local.version == address.version
+            if device.tunnel.model in models
+            if device.kind is TunnelKind.WIREGUARD or device.tunnel.local.version == address.version
         ]
-        return (address, max(ways)[1]) if ways else (None, 0)
+        return (address, max(ways)[-1]) if ways else (None, 0)
 
     def _count(self, key: RouteKey, link: int, change: int) -> None:
         which = key[0].version, link

@@ -144,6 +144,7 @@ class TestEncryption:
     def test_a_restart_and_a_boot_find_it_as_it_was(self, families: tuple[int, ...]) -> None:
         closed = Encryption(frozenset(families), frozenset(families))
         assert of_flags(closed.flags | ConfigFlag.EMIT_FORWARDED) == closed
+        assert of_flags(closed.flags_of_gateway) == Encryption(closed.out), "what pods send in the clear is taken in"
         assert read(written(closed)) == closed
         half = Encryption(frozenset(families), frozenset())
         assert of_flags(half.flags) == half

@@ -141,7 +141,9 @@ def whose(objects: Objects) -> dict[Address, str]:
 
 
 def ways_to_server(objects: Objects, address: Address) -> list[tuple[int, int, int, Address]]:
-    """By the device that most routes of the family lead out by, of those that the server's machine receives by."""
+    """By the device that most routes of the family lead out by, of those that the server's machine receives by; by
+    WireGuard where there is one.
+    """
     holding = {value.node for value in objects.values() if isinstance(value, Block | Claim)}
     receives = any(
         kind == "gateway" and isinstance(value, tuple) and address in value
@@ -152,11 +154,12 @@ def ways_to_server(objects: Objects, address: Address) -> list[tuple[int, int, i
         value.link
         for (kind, cidr), value in objects.items()
         if isinstance(value, SeenRoute) and ip_network(cidr).version == address.version
-        if value.link == VXLAN and ("device", str(value.link)) in objects  # of what it receives by, but WireGuard
+        if value.link == WIREGUARD or (value.link == VXLAN and address.version == 4)  # of what it receives by
+        if ("device", str(value.link)) in objects
     ]
-    if not receives or not links or address.version != 4:
+    if not receives or not links:
         return []
-    most = max(links, key=lambda link: (links.count(link), link))
+    most = max(links, key=lambda link: (link == WIREGUARD, links.count(link), link))
     return [(1, most, 1, address)]
 
 
@@ -343,11 +346,12 @@ def test_answers_to_an_api_server_go_by_a_tunnel_that_its_machine_receives_by() 
     assert way() == (VXLAN, at)
     maps.set_gateway("cp", [at], ["ipip"])
     assert way() == (IPIP, at)
-    maps.set_devices([device(WIREGUARD)])
-    for number in range(3):
-        maps.set_route(route_key(f"10.244.{number}.0/26"), SeenRoute(link=WIREGUARD, via=ip_address("172.30.0.2")))
-    maps.set_gateway("cp", [at], ["wireguard"])
-    assert way() == (0, None), "it is no other end of WireGuard"
+    maps.set_devices([device(VXLAN), device(WIREGUARD)])
+    maps.set_route(route_key("10.244.2.0/26"), SeenRoute(link=WIREGUARD, via=ip_address("172.30.0.2")))
+    maps.set_gateway("cp", [at], ["vxlan"])
+    assert way() == (VXLAN, at)
+    maps.set_gateway("cp", [at], ["vxlan", "wireguard"])
+    assert way() == (WIREGUARD, at), "fewer pairs take it, but it hides what it carries"
     maps.set_gateway("cp", (), ())
     assert way() == (0, None)
     assert {maps.number_of("cp"), maps.number_of("n2")}.isdisjoint({maps.peers[AddressKey(address=at)].node})
