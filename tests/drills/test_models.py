@@ -28,9 +28,10 @@ from lab.tour.move import move
 from lab.tour.probes import Move, Pod, parse_pod
 from lab.tour.run import EXAMPLE, NAMESPACES
 from lab.tour.shell import Hands
+from services.dataplane.core.tunnel.encryption import PATIENCE
 from tests.drills import streams as drill
 from tests.drills.streams import Counted, Streams, streaming
-from tests.drills.traffic import Traffic, street
+from tests.drills.traffic import PORT, Traffic, street
 from tests.labkit import Lab, attach, raised
 
 pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(3600)]
@@ -44,6 +45,7 @@ LOST = 10
 """Packets of a pair's stream that one change may lose."""
 HELD_SECONDS = 3.0
 """Of traffic in a new model before it is judged."""
+CONNECT = "import socket, sys; socket.create_connection((sys.argv[1], int(sys.argv[2])), 10)"
 LINGER_SECONDS = 150.0
 """Within which the device of a model that nothing asks for is gone."""
 
@@ -127,6 +129,15 @@ def wire(lab: Lab, streams: Streams, model: str) -> None:
     assert inside - {PLAIN} == wanted - {models.HOST_GW}, f"under {model}"
 
 
+def reached_by_servers(lab: Lab, traffic: Traffic, model: str) -> None:
+    """Pods answer the API server's machine, which is no node: webhooks and aggregated APIs are pods. Under WireGuard they
+    do so still when nothing is taken in in the clear any more.
+    """
+    time.sleep(PATIENCE + 2 if model == models.WIREGUARD else 0)
+    for address in traffic.addresses["friend"]:
+        lab.inside("cp", "python3", "-I", "-c", CONNECT, address, str(PORT))
+
+
 def test_every_model_changes_into_every_other_under_traffic(
     fabric_lab: Lab, traffic: Traffic, streams: Streams
 ) -> None:
@@ -138,6 +149,7 @@ def test_every_model_changes_into_every_other_under_traffic(
         born = time.monotonic()
         found = changed(lab, traffic, streams, model)
         wire(lab, streams, model)
+        reached_by_servers(lab, traffic, model)
         lost = ", ".join(f"{one} → {other} {said.lost}" for (one, other), said in found.items())
         silence = max(said.silence for said in found.values())
         taken = time.monotonic() - born
