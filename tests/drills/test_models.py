@@ -130,8 +130,8 @@ def wire(lab: Lab, streams: Streams, model: str) -> None:
 
 
 def reached_by_servers(lab: Lab, traffic: Traffic, model: str) -> None:
-    """Pods answer the API server's machine, which is no node: webhooks and aggregated APIs are pods. Under WireGuard they
-    do so still when nothing is taken in in the clear any more.
+    """Pods answer the API server's machine, which is no node: webhooks and aggregated APIs are pods. Under WireGuard
+    they do so still when nothing is taken in in the clear any more.
     """
     time.sleep(PATIENCE + 2 if model == models.WIREGUARD else 0)
     for address in traffic.addresses["friend"]:
