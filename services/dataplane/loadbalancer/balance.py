@@ -102,9 +102,8 @@ class Balancer:
         self._objects = ServiceObjects()
         self._dirty: frozenset[Name] = frozenset()
         """Services that have changed since the tables were written."""
-        self._context_version: tuple[object, ...] = ()
+        self._context_version = self._said = tuple[object, ...]()
         self._context = NodeContext(node=feed.node)
-        self._said: tuple[object, ...] = ()
         self._frontends: Frontends | None = None
         self._pods: Sequence[HostPortPod] = ()
         """Those that ``_frontends`` has."""
