@@ -32,7 +32,7 @@ from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import LOG_LEVELS, configuration
 from services.routing.core.bgp.make_before_break import Handover
-from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, ways_of
+from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, static_routes, ways_of
 from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
@@ -164,6 +164,9 @@ class Bgp:
         own = {one.ip for one in kernel.loopback.addresses} if kernel.loopback is not None else set()
         self._learnt.prefer({version: one for version, one in addresses.items() if one in own})
         self.router.find_ways(links.ways)
+        static, of_gateways = static_routes(peers, found.gateways, links.ways)
+        self._learnt.set_static(static)
+        self._peering = replace(found, faults=(*found.faults, *of_gateways))
         if wanted is not None:
             self.router.announce(wanted)
         if (before := self.router.identity) is not None and before.leaving != found.speaker.leaving:
@@ -188,6 +191,8 @@ class Bgp:
         for name in self._handover.staying.keys() - before.staying.keys():
             self._log.info("bgp-mesh-stays", peer=name, lacks=str(self._handover.staying[name].network))
         staying = self._handover.staying
+        for name in before.staying.keys() & going - staying.keys():
+            self._log.info("bgp-mesh-ends", peer=name)
         return (peering(objects, staying) if staying else asked), going - staying.keys()
 
     def _secret(self, objects: Objects) -> Iterable[Network]:
@@ -214,6 +219,7 @@ class Bgp:
         if self.router is not None:
             self.router.leave()
             self.router = None
+        self._learnt.set_static({})
         for family in Family:
             self._learnt.complete(family)
 

@@ -209,6 +209,8 @@ class Table:
         is no link to any of its next hops.
         """
         self.is_complete = False
+        self.unwritten: set[Prefix] = set()
+        """What there is to be since the kernel was told last: routes that it has never taken."""
         self._changed: dict[Prefix, None] = {}
         self._uses: Counter[int] = Counter()
         self._strays: set[int] = set()
@@ -234,9 +236,12 @@ class Table:
         else:
             del self.wanted[prefix]
             self.refused.pop(prefix, None)
+            self.unwritten.discard(prefix)
         if before:
             self._strays.add(before)  # until it is written
             self._release(before)
+        else:
+            self.unwritten.add(prefix)
         self._changed[prefix] = None
 
     def complete(self) -> None:
@@ -264,6 +269,8 @@ class Table:
         and is gone is no failure.
         """
         failed = {index: code for index, code in refused if taken[index][1] or code != errno.ESRCH}
+        if self.unwritten:
+            self.unwritten.difference_update(prefix for index, (prefix, _) in enumerate(taken) if index not in failed)
         if self.refused:
             for prefix, _ in taken:
                 self.refused.pop(prefix, None)

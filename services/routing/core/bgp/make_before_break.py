@@ -2,7 +2,8 @@
 
 The mesh goes off when ``nodeToNodeMeshEnabled`` says so, and for a node that becomes a route reflector. A session that
 was held in it and is not asked for any more stays until each prefix that it brought is learnt from a peer that stays,
-lies in one that is, or has a route of the pair of nodes itself, :data:`DEADLINE` seconds at most. The other node decides
+lies in one that is, or has a route of the pair of nodes itself, :data:`DEADLINE` seconds at most. Meanwhile any other
+path is preferred to its paths, by whoever is sent them too (``route_policies.passed_over``). The other node decides
 the same for itself: so this one ends the session as for a restart, and the other keeps the routes until it has others
 (RFC 4724; where ``nodeMeshMaxRestartTime`` is 0 it keeps them for no time, and the later of the two loses packets).
 """

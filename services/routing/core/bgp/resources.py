@@ -33,7 +33,7 @@ from proto.net import Address, Network
 from proto.objects import BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node, SecretKey
 from services.routing.core.bgp.configuration import RESTART, configuration
 from services.routing.core.bgp.peers import Peer, SessionSettings, TableSettings
-from services.routing.core.bgp.route_policies import Ranges, Rules, policies
+from services.routing.core.bgp.route_policies import Ranges, Rules, passed_over, policies
 from services.routing.core.bgp.values import AddPath, Asn, Family, RouterId
 from services.routing.core.faults import Fault
 
@@ -314,6 +314,8 @@ class _Peering:
         asked = session.asked
         names = asked.filters if asked is not None else ()
         imports, exports = self._policies_of(names, external, is_node)
+        if asked is None and session.name in self._staying:
+            imports += passed_over(self._asn)
         theirs = _cluster_id(session.node) if session.node is not None else None
         keeps = asked is not None and (asked.next_hop_mode == "Keep" or _keeps_by_old_name(asked))
         return TableSettings(

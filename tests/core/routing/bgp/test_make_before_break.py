@@ -13,7 +13,7 @@ from services.routing.core.bgp.peers import Action, FilterRule
 from services.routing.core.bgp.resources import peering
 from services.routing.core.bgp.values import Attributes, Family, Origin
 from tests.core.routing.bgp.rib_speaker import OURS, V4, Speaker, attributes, prefix
-from tests.core.routing.bgp.test_resources import A, MESH_OFF, MESH_ON, objects
+from tests.core.routing.bgp.test_resources import MESH_OFF, MESH_ON, A, objects
 
 MESH = {"mesh/n2": "172.31.0.2", "mesh/n3": "172.31.0.3"}
 HOPS = {**MESH, "tor/172.31.0.1": "172.31.0.1", "rr/172.31.0.9": "172.31.0.9"}
@@ -140,6 +140,9 @@ def test_sessions_of_the_mesh_that_stay_are_those_that_it_had() -> None:
     was, stays = ({peer.name: peer.session for peer in one.peers} for one in (whole, kept))
     assert stays["mesh/n2"] == was["mesh/n2"], "the same session"
     assert "a/10.0.0.1" in stays
+    rules = {peer.name: peer.tables.imports[-1] for peer in kept.peers}
+    assert (rules["mesh/n2"].set_local_pref, rules["mesh/n2"].prepend) == (0, (64512,)), "any other path comes first"
+    assert rules["a/10.0.0.1"].set_local_pref is None
 
 
 def test_a_session_that_is_asked_for_by_itself_comes_before_one_of_the_mesh_that_stays() -> None:
