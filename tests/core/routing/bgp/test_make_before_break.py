@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from services.routing.core.bgp.make_before_break import DEADLINE, PATIENCE, TOLD_FOR, Handover
+from services.routing.core.bgp.make_before_break import DEADLINE, PATIENCE, REPORTED_FOR, Handover
 from services.routing.core.bgp.peers import Action, FilterRule
 from services.routing.core.bgp.resources import peering
 from services.routing.core.bgp.values import Attributes, Family, Origin
@@ -93,7 +93,7 @@ def test_what_is_kept_over_a_restart_of_the_peer_counts() -> None:
     assert lacking(one) == ""
 
 
-def test_it_stays_for_so_long_at_most_and_is_told() -> None:
+def test_it_stays_for_so_long_at_most_and_is_reported() -> None:
     one = node(f"mesh/n2: {BLOCK}")
     at = 1000.0
     found = Handover().after(MESH, one.tables, (), at)
@@ -110,9 +110,9 @@ def test_it_stays_for_so_long_at_most_and_is_told() -> None:
     assert (list(ended.staying), list(ended.broken)) == ([], ["mesh/n2"])
     (fault,) = ended.faults(at + DEADLINE)
     assert "nothing but its session mesh/n2" in fault.fault
-    later = ended.after((), one.tables, (), at + DEADLINE + TOLD_FOR - 1)
-    assert later.faults(at + DEADLINE + TOLD_FOR - 1) == (fault,)
-    assert later.after((), one.tables, (), at + DEADLINE + TOLD_FOR) == Handover()
+    later = ended.after((), one.tables, (), at + DEADLINE + REPORTED_FOR - 1)
+    assert later.faults(at + DEADLINE + REPORTED_FOR - 1) == (fault,)
+    assert later.after((), one.tables, (), at + DEADLINE + REPORTED_FOR) == Handover()
 
 
 def test_the_time_of_a_session_goes_on_whatever_it_lacks() -> None:

@@ -468,3 +468,22 @@ async def test_an_agent_that_ends_leaves_its_routes_with_its_peers_but_one_whose
     await world.bgp._close()
     await until(lambda: nine.closed)
     assert not [said for said in nine.said if said.startswith("closed")], "no word that would end the restart"
+
+
+async def test_a_peer_behind_a_gateway_has_a_host_route_as_long_as_it_is_a_peer(world: World, nine: ByHand) -> None:
+    behind = world.peer(reachable_by=ip_address("10.0.0.77"))
+    await usual(world)
+    await nine.come_back()
+    await until(world.up)
+    assert not world.learnt.by("127.0.1.9/32")
+    await world.put(behind)
+    await until(lambda: world.learnt.by("127.0.1.9/32") == "10.0.0.77")
+    assert not nine.closed
+    await world.put(msgspec.structs.replace(behind, reachable_by=ip_address("10.99.0.1")))
+    await until(lambda: world.bgp.faults)
+    assert [fault.about for fault in world.bgp.faults] == [("BGPPeer", "tor-9")]
+    assert not world.learnt.by("127.0.1.9/32")
+    await world.put(behind)
+    await until(lambda: world.learnt.by("127.0.1.9/32"))
+    await world.delete(behind)
+    await until(lambda: not world.learnt.by("127.0.1.9/32"))
