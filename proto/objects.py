@@ -413,6 +413,16 @@ class BGPFilter(msgspec.Struct, frozen=True):
     export_v6: tuple[BGPFilterRule, ...] = ()
 
 
+class CalicoNodeStatus(msgspec.Struct, frozen=True):
+    """crd.projectcalico.org/v1 CalicoNodeStatus: whose BGP speaker is written into its status, and what of it."""
+
+    name: str
+    node: str
+    classes: tuple[Literal["Agent", "BGP", "Routes"], ...] = ()
+    period_seconds: int = 10
+    """``updatePeriodSeconds``; 0: it is not written."""
+
+
 class ConfigMap(msgspec.Struct, frozen=True):
     """core/v1 ConfigMap; only ``kube-system/coredns`` is mirrored."""
 
@@ -442,6 +452,7 @@ KubernetesObject = (
     | BGPConfiguration
     | BGPPeer
     | BGPFilter
+    | CalicoNodeStatus
     | ConfigMap
     | Deployment
 )
@@ -491,6 +502,13 @@ KINDS: tuple[Kind, ...] = (
     ),
     Kind("crd.projectcalico.org", "bgppeer", "/apis/crd.projectcalico.org/v1", "bgppeers", BGPPeer),
     Kind("crd.projectcalico.org", "bgpfilter", "/apis/crd.projectcalico.org/v1", "bgpfilters", BGPFilter),
+    Kind(
+        "crd.projectcalico.org",
+        "caliconodestatus",
+        "/apis/crd.projectcalico.org/v1",
+        "caliconodestatuses",
+        CalicoNodeStatus,
+    ),
 )
 """Every kind that ``cluster`` mirrors."""
 

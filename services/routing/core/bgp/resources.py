@@ -29,6 +29,7 @@ from ipaddress import IPv4Address
 from kit.bgp import PORT
 from kit.model_settings import DEFAULT, NODE
 from kit.node_selectors import parse_selector
+from proto.bgp import PeerKind
 from proto.net import Address, Network
 from proto.objects import BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node, SecretKey
 from services.routing.core.bgp.configuration import RESTART, configuration
@@ -265,7 +266,7 @@ class _Peering:
             name=session.name,
             session=self._session_settings(session, password),
             tables=self._table_settings(session, external=external, is_node=node is not None),
-            in_mesh=asked is None,
+            kind=_kind(asked),
         )
 
     def _session_settings(self, session: _Session, password: str | None) -> SessionSettings:
@@ -360,6 +361,12 @@ class _Peering:
             what = f"node {', '.join(same)} has the router id {mine} of node {self._node.name} too"
             remedy = "give each node an IPv4 address of its own (annotation projectcalico.org/IPv4Address)"
             yield Fault(f"{what}: no session between them comes up", remedy, about=("Node", self._node.name))
+
+
+def _kind(asked: BGPPeer | None) -> PeerKind:
+    if asked is None:
+        return "NodeMesh"
+    return "NodePeer" if asked.node or asked.node_selector else "GlobalPeer"
 
 
 def _cluster_id(node: Node) -> RouterId | None:
