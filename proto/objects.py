@@ -476,6 +476,7 @@ class Kind(msgspec.Struct, frozen=True):
         return self.api.removeprefix("/apis/").removeprefix("/api/")
 
 
+_CALICO, _CALICO_API = "crd.projectcalico.org", "/apis/crd.projectcalico.org/v1"
 KINDS: tuple[Kind, ...] = (
     Kind("core", "namespace", "/api/v1", "namespaces", Namespace),
     Kind("core", "node", "/api/v1", "nodes", Node),
@@ -485,30 +486,12 @@ KINDS: tuple[Kind, ...] = (
     Kind("apps", "deployment", "/apis/apps/v1", "deployments", Deployment),
     Kind("discovery.k8s.io", "endpointslice", "/apis/discovery.k8s.io/v1", "endpointslices", EndpointSlice),
     Kind("networking.k8s.io", "networkpolicy", "/apis/networking.k8s.io/v1", "networkpolicies", NetworkPolicy),
-    Kind(
-        "crd.projectcalico.org",
-        "felixconfiguration",
-        "/apis/crd.projectcalico.org/v1",
-        "felixconfigurations",
-        FelixConfiguration,
-    ),
-    Kind("crd.projectcalico.org", "ippool", "/apis/crd.projectcalico.org/v1", "ippools", IPPool),
-    Kind(
-        "crd.projectcalico.org",
-        "bgpconfiguration",
-        "/apis/crd.projectcalico.org/v1",
-        "bgpconfigurations",
-        BGPConfiguration,
-    ),
-    Kind("crd.projectcalico.org", "bgppeer", "/apis/crd.projectcalico.org/v1", "bgppeers", BGPPeer),
-    Kind("crd.projectcalico.org", "bgpfilter", "/apis/crd.projectcalico.org/v1", "bgpfilters", BGPFilter),
-    Kind(
-        "crd.projectcalico.org",
-        "caliconodestatus",
-        "/apis/crd.projectcalico.org/v1",
-        "caliconodestatuses",
-        CalicoNodeStatus,
-    ),
+    Kind(_CALICO, "felixconfiguration", _CALICO_API, "felixconfigurations", FelixConfiguration),
+    Kind(_CALICO, "ippool", _CALICO_API, "ippools", IPPool),
+    Kind(_CALICO, "bgpconfiguration", _CALICO_API, "bgpconfigurations", BGPConfiguration),
+    Kind(_CALICO, "bgppeer", _CALICO_API, "bgppeers", BGPPeer),
+    Kind(_CALICO, "bgpfilter", _CALICO_API, "bgpfilters", BGPFilter),
+    Kind(_CALICO, "caliconodestatus", _CALICO_API, "caliconodestatuses", CalicoNodeStatus),
 )
 """Every kind that ``cluster`` mirrors."""
 

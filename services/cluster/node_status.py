@@ -1,6 +1,6 @@
-"""Writes the status of CalicoNodeStatus objects: what each node's agent has told of its BGP speaker, as often as asked.
+"""Writes the status of CalicoNodeStatus objects: what agents have reported of their BGP speakers, as often as asked.
 
-Promises: only the lease holder writes, only what a node's own key has told since the last write, and no more than
+Promises: only the lease holder writes, only what a node's own key has reported since the last write, and no more than
 :data:`AT_ONCE` objects in a pass. What is heard of a node that no object asks for is dropped, so that what is kept has
 the number of objects as its bound. An object whose node is silent stays as it is: ``lastUpdated`` says since when.
 """
@@ -34,7 +34,7 @@ Which = tuple[Kind, str]
 
 @dataclass(frozen=True, slots=True)
 class _Written:
-    told: BgpStatus
+    reported: BgpStatus
     due: float
     """When it may be written again, in seconds of the monotonic clock."""
 
@@ -47,30 +47,32 @@ class NodeStatusWriter:
         self._lease = lease
         self._objects = objects
         self._log = log
-        self._told: dict[str, BgpStatus] = {}
+        self._reported: dict[str, BgpStatus] = {}
         """By node."""
         self._written: dict[Which, _Written] = {}
 
-    def hear(self, subject: str, told: BgpStatus) -> None:
+    def hear(self, subject: str, reported: BgpStatus) -> None:
         """One agent's word; whose it is, the subject says."""
         try:
             node = decode_segment(node_of(subject) or "")
         except Malformed:
             return
         if node and any(asked.node == node for _, asked in self._asked()):
-            self._told[node] = told
+            self._reported[node] = reported
 
     async def apply(self, _dirty: Dirty) -> Done:
         """One pass; raises Refusal."""
         asked = dict(self._asked())
         nodes = {one.node for one in asked.values()}
-        self._told = {node: told for node, told in self._told.items() if node in nodes}
+        self._reported = {node: reported for node, reported in self._reported.items() if node in nodes}
         self._written = {which: one for which, one in self._written.items() if which in asked}
         if not self._lease.held:
             return Done()
-        due = [(which, one, told) for which, one in asked.items() if (told := self._due(which, one)) is not None]
-        for which, one, told in due[:AT_ONCE]:
-            await self._write(which, one, told)
+        due = [
+            (which, one, reported) for which, one in asked.items() if (reported := self._due(which, one)) is not None
+        ]
+        for which, one, reported in due[:AT_ONCE]:
+            await self._write(which, one, reported)
         return Done()
 
     def _asked(self) -> Iterator[tuple[Which, CalicoNodeStatus]]:
@@ -83,15 +85,17 @@ class NodeStatusWriter:
                     yield (cache.kind, name[1]), known.value
 
     def _due(self, which: Which, asked: CalicoNodeStatus) -> BgpStatus | None:
-        """What is to be written now; None: nothing, as nothing was told since, or it was written a moment ago."""
-        told, written = self._told.get(asked.node), self._written.get(which)
-        if told is None or (written is not None and (told is written.told or time.monotonic() < written.due)):
+        """What is to be written now; None: nothing, as nothing was reported since, or it was written a moment ago."""
+        reported, written = self._reported.get(asked.node), self._written.get(which)
+        if reported is None or (
+            written is not None and (reported is written.reported or time.monotonic() < written.due)
+        ):
             return None
-        return told
+        return reported
 
-    async def _write(self, which: Which, asked: CalicoNodeStatus, told: BgpStatus) -> None:
+    async def _write(self, which: Which, asked: CalicoNodeStatus, reported: BgpStatus) -> None:
         kind, name = which
-        body = node_status.status_body(kind, asked, told, f"airmesh v{VERSION}", rfc3339(time.time()))
+        body = node_status.status_body(kind, asked, reported, f"airmesh v{VERSION}", rfc3339(time.time()))
         wait: float = asked.period_seconds
         try:
             await self._kube.apply(node_status.status_path(kind, name), body, manager=MANAGER)
@@ -100,4 +104,4 @@ class NodeStatusWriter:
                 raise
             wait = REFUSED_SECONDS
             self._log.warning("node-status-refused", object=name, why=refusal)
-        self._written[which] = _Written(told, time.monotonic() + wait * 0.9)  # what it hears comes as often
+        self._written[which] = _Written(reported, time.monotonic() + wait * 0.9)  # what it hears comes as often

@@ -1,5 +1,5 @@
 """CalicoNodeStatus: what one asks for, and the status that is written: of the classes that it names, what the node's
-own agent has told, and nothing while it is silent.
+own agent has reported, and nothing while it is silent.
 
 The agent stands for both of Calico's BIRDs. It is Ready in a family that its node has an address of, while it speaks
 BGP. Its times are UTC. A route that the node announces itself is Static and leads nowhere; one that is learnt is FIB
@@ -56,13 +56,13 @@ def status_path(kind: Kind, name: str) -> str:
     return f"{kind.api}/{kind.plural}/{name}/status"
 
 
-def status_body(kind: Kind, asked: CalicoNodeStatus, told: BgpStatus, version: str, now: str) -> Mapping[str, Any]:
+def status_body(kind: Kind, asked: CalicoNodeStatus, reported: BgpStatus, version: str, now: str) -> Mapping[str, Any]:
     """Server-side apply body; ``version``: of airmesh, ``now`` is RFC 3339."""
     status = StatusShape(
         last_updated=now,
-        agent=_agent(told, version) if "Agent" in asked.classes else None,
-        bgp=_bgp(told) if "BGP" in asked.classes else None,
-        routes=_routes(told) if "Routes" in asked.classes else None,
+        agent=_agent(reported, version) if "Agent" in asked.classes else None,
+        bgp=_bgp(reported) if "BGP" in asked.classes else None,
+        routes=_routes(reported) if "Routes" in asked.classes else None,
     )
     return {
         "apiVersion": kind.api_version,
@@ -72,29 +72,29 @@ def status_body(kind: Kind, asked: CalicoNodeStatus, told: BgpStatus, version: s
     }
 
 
-def _agent(told: BgpStatus, version: str) -> AgentStatus:
+def _agent(reported: BgpStatus, version: str) -> AgentStatus:
     def daemon(family: int) -> DaemonStatus:
         return DaemonStatus(
-            state="Ready" if told.speaks and family in told.families else "NotReady",
+            state="Ready" if reported.speaks and family in reported.families else "NotReady",
             version=version,
-            router_id=told.router_id,
-            last_boot_time=_time(told.booted),
-            last_reconfiguration_time=_time(told.configured),
+            router_id=reported.router_id,
+            last_boot_time=_time(reported.booted),
+            last_reconfiguration_time=_time(reported.configured),
         )
 
     return AgentStatus(bird_v4=daemon(4), bird_v6=daemon(6))
 
 
-def _bgp(told: BgpStatus) -> BgpStatusShape:
+def _bgp(reported: BgpStatus) -> BgpStatusShape:
     def peers(family: int) -> list[PeerStatusShape]:
-        of_family = [one for one in told.peers if one.address.version == family]
+        of_family = [one for one in reported.peers if one.address.version == family]
         return [_peer(one) for one in of_family[:MAX_STATUS]]
 
     return BgpStatusShape(
-        number_established_v4=told.established[0],
-        number_not_established_v4=told.others[0],
-        number_established_v6=told.established[1],
-        number_not_established_v6=told.others[1],
+        number_established_v4=reported.established[0],
+        number_not_established_v4=reported.others[0],
+        number_established_v6=reported.established[1],
+        number_not_established_v6=reported.others[1],
         peers_v4=peers(4),
         peers_v6=peers(6),
     )
@@ -104,9 +104,9 @@ def _peer(one: PeerStatus) -> PeerStatusShape:
     return PeerStatusShape(peer_ip=str(one.address), type=one.kind, state=one.state, since=_time(one.since))
 
 
-def _routes(told: BgpStatus) -> RoutesStatusShape:
+def _routes(reported: BgpStatus) -> RoutesStatusShape:
     def routes(family: int) -> list[RouteStatusShape]:
-        of_family = [one for one in told.routes if one.destination.version == family]
+        of_family = [one for one in reported.routes if one.destination.version == family]
         return [_route(one) for one in of_family[:MAX_STATUS]]
 
     return RoutesStatusShape(routes_v4=routes(4), routes_v6=routes(6))
