@@ -98,8 +98,8 @@ class LearntRoutes:
         """
         if self._static:
             taken = {prefix for of, prefix in self._static if of is family}
-            every = list(prefixes)
-            self._beneath |= {(family, prefix): tuple(hops) for prefix in every if prefix in taken}
+            every, hops = list(prefixes), tuple(hops)
+            self._beneath |= {(family, prefix): hops for prefix in every if prefix in taken}
             prefixes = [prefix for prefix in every if prefix not in taken]
         self._put(family, prefixes, hops)
 
@@ -154,8 +154,8 @@ class LearntRoutes:
         """Whether the longest route to a prefix, be it to one that covers it, is in the kernel."""
         family, prefix = prefix_of(network)
         table = self._tables[family]
-        found = longest_match(table.wanted, prefix)
-        return found is not None and found not in table.refused and found not in table.unwritten
+        found = longest_match(table.wanted, prefix, table.unwritten)
+        return found is not None and found not in table.refused
 
     async def leave_lost(self) -> None:
         """Take lost next hops out of their groups now, before any route is written. Raises KernelFault."""

@@ -75,14 +75,14 @@ def hops_of(hops: Iterable[Hop]) -> Hops:
     return tuple(sorted(set(hops), key=lambda hop: (hop.via.version, int(hop.via), hop.link)))
 
 
-def longest_match(routes: Container[Prefix], prefix: Prefix) -> Prefix | None:
-    """The longest of some routes' prefixes that covers ``prefix``, which may be itself."""
+def longest_match(routes: Container[Prefix], prefix: Prefix, without: Container[Prefix] = ()) -> Prefix | None:
+    """The longest of some routes' prefixes, those of ``without`` left out, that covers ``prefix``, be it itself."""
     for length in range(prefix[0], -1, -1):
         octets = bytearray(prefix[1 : 1 + (length + 7) // 8])
         if length % 8:
             octets[-1] &= 0xFF00 >> length % 8
         covering = bytes((length,)) + octets
-        if covering in routes:
+        if covering in routes and covering not in without:
             return covering
     return None
 

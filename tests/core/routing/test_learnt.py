@@ -289,3 +289,11 @@ def test_what_the_kernel_has_never_taken_is_unwritten_until_it_has() -> None:
     table.replace(other, 0)
     table.replace(one, 0)
     assert not table.unwritten
+
+
+def test_a_route_that_is_left_out_leaves_the_shorter_one() -> None:
+    longer, shorter = (prefix_of(ip_network(text))[1] for text in ("10.1.2.0/24", "10.1.0.0/16"))
+    host = prefix_of(ip_network("10.1.2.3/32"))[1]
+    assert longest_match({longer, shorter}, host) == longer
+    assert longest_match({longer, shorter}, host, {longer}) == shorter
+    assert longest_match({longer, shorter}, host, {longer, shorter}) is None

@@ -86,7 +86,7 @@ class Learnt(LearntRoutes):
 
     async def apply(self, *, full: bool, occupied: Iterable[Network] = ()) -> Pass:
         for table in self._tables.values():
-            table.take(1 << 20, range(1 << 32), ())
+            table.settle(table.take(1 << 20, range(1 << 32), ()), ())
             if table.is_complete:
                 self.whole.add(table.family)
         return Pass(written=self.written, crowded=len(self._crowded))
