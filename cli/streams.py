@@ -22,6 +22,7 @@ from cli.reports import flows as flow_report
 from cli.reports.table import Cell, json_text
 from cli.reports.text import printable
 from cli.settings import load
+from proto.bgp import BgpStatus
 from proto.codec import Malformed, decode
 from proto.flow import FlowEvent
 from proto.subjects import EVENTS, FLOWS
@@ -45,11 +46,13 @@ def flows(seconds: float | None, dropped: bool, pod: str, output: str) -> None:
 
 
 def events(seconds: float | None, output: str) -> None:
-    """Print events for a span of time, or for ever; what this release does not know is passed over."""
+    """Print events for a span of time, or for ever; what this release does not know is passed over, and on a page what
+    is told again and again for a program to write (:class:`BgpStatus`).
+    """
 
     def shown(message: Msg) -> Printed:
         kind = event_report.kind_of(message.subject)
-        if kind is None:
+        if kind is None or (kind is BgpStatus and output != "json"):
             return None
         traceparent = (message.headers or {}).get("traceparent", "")
         event = decode(kind, message.data)

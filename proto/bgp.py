@@ -24,6 +24,9 @@ MAX_PATHS = 1000
 MAX_PATHS_BYTES = 1 << 19
 """Bytes of all paths of one answer, about: a path of the Internet may have thousands of communities."""
 
+MAX_STATUS = 500
+"""Peers, and routes, of one family in a :class:`BgpStatus`: the object that it is written to has a megabyte."""
+
 SessionState = Literal["Idle", "Connect", "Active", "OpenSent", "OpenConfirm", "Established"]
 """States of RFC 4271 8.2.2."""
 RoutesTable = Literal["chosen", "received", "sent"]
@@ -103,6 +106,56 @@ class BgpSessions(msgspec.Struct, frozen=True):
     """Sessions that found no room in this answer."""
     leaving: bool = False
     """What it sends asks to be passed over (RFC 8326): the Node is cordoned, or about to be deleted."""
+
+
+PeerKind = Literal["NodeMesh", "NodePeer", "GlobalPeer"]
+"""Who asks for a session: the node-to-node mesh, a BGPPeer of certain nodes, a BGPPeer of all (CalicoNodeStatus)."""
+
+
+class PeerStatus(msgspec.Struct, frozen=True):
+    """One peer, as CalicoNodeStatus has it."""
+
+    address: Address
+    kind: PeerKind
+    state: SessionState
+    since: int = 0
+    """Unix seconds of the node; 0: never tried."""
+
+
+class RouteStatus(msgspec.Struct, frozen=True):
+    """One route of the speaker's, as CalicoNodeStatus has it."""
+
+    destination: Network
+    forwarding: bool
+    """It is in the kernel."""
+    gateway: Address | None = None
+    interface: str = ""
+    peer: Address | None = None
+    """Whom it was learnt from; none: the node announces it itself."""
+    kind: PeerKind | None = None
+    """Of that peer."""
+
+
+class BgpStatus(msgspec.Struct, frozen=True):
+    """A node's BGP speaker as it is now, told as often as some CalicoNodeStatus of the node asks for it."""
+
+    node: str
+    speaks: bool
+    families: tuple[Literal[4, 6], ...] = ()
+    """Those that the node has an address of."""
+    router_id: str = ""
+    booted: int = 0
+    """When the agent started, in Unix seconds of the node."""
+    configured: int = 0
+    """When what is asked of the speaker changed last, likewise."""
+    peers: tuple[PeerStatus, ...] = ()
+    """At most :data:`MAX_STATUS` of each family."""
+    routes: tuple[RouteStatus, ...] = ()
+    """At most :data:`MAX_STATUS` of each family."""
+    established: tuple[int, int] = (0, 0)
+    """Sessions over IPv4 and IPv6, those that found no room included."""
+    others: tuple[int, int] = (0, 0)
+    """Peers without a session, likewise."""
 
 
 class BgpRoutesRequest(msgspec.Struct, frozen=True):

@@ -10,6 +10,7 @@ from typing import Literal
 
 import msgspec
 
+from proto.bgp import BgpStatus
 from proto.dns import DnsReport
 from proto.flow import FlowEvent
 from proto.net import Address
@@ -144,6 +145,7 @@ EVENTS_BY_SUBJECT: dict[str, type[msgspec.Struct]] = {
     heard_subject("routing", "changed"): RoutesChanged,
     heard_subject("routing", "model"): ModelStep,
     heard_subject("routing", "bgp"): BgpSession,
+    heard_subject("routing", "bgp-status"): BgpStatus,
     heard_subject("routing", "fault"): ServiceFault,
     heard_subject("cluster", "fault"): ServiceFault,
     heard_subject("dns", "report"): DnsReport,

@@ -413,6 +413,16 @@ class BGPFilter(msgspec.Struct, frozen=True):
     export_v6: tuple[BGPFilterRule, ...] = ()
 
 
+class CalicoNodeStatus(msgspec.Struct, frozen=True):
+    """crd.projectcalico.org/v1 CalicoNodeStatus: whose BGP speaker is written into its status, and what of it."""
+
+    name: str
+    node: str
+    classes: tuple[Literal["Agent", "BGP", "Routes"], ...] = ()
+    period_seconds: int = 10
+    """``updatePeriodSeconds``; 0: it is not written."""
+
+
 class ConfigMap(msgspec.Struct, frozen=True):
     """core/v1 ConfigMap; only ``kube-system/coredns`` is mirrored."""
 
@@ -442,6 +452,7 @@ KubernetesObject = (
     | BGPConfiguration
     | BGPPeer
     | BGPFilter
+    | CalicoNodeStatus
     | ConfigMap
     | Deployment
 )
@@ -465,6 +476,7 @@ class Kind(msgspec.Struct, frozen=True):
         return self.api.removeprefix("/apis/").removeprefix("/api/")
 
 
+_CALICO, _CALICO_API = "crd.projectcalico.org", "/apis/crd.projectcalico.org/v1"
 KINDS: tuple[Kind, ...] = (
     Kind("core", "namespace", "/api/v1", "namespaces", Namespace),
     Kind("core", "node", "/api/v1", "nodes", Node),
@@ -474,23 +486,12 @@ KINDS: tuple[Kind, ...] = (
     Kind("apps", "deployment", "/apis/apps/v1", "deployments", Deployment),
     Kind("discovery.k8s.io", "endpointslice", "/apis/discovery.k8s.io/v1", "endpointslices", EndpointSlice),
     Kind("networking.k8s.io", "networkpolicy", "/apis/networking.k8s.io/v1", "networkpolicies", NetworkPolicy),
-    Kind(
-        "crd.projectcalico.org",
-        "felixconfiguration",
-        "/apis/crd.projectcalico.org/v1",
-        "felixconfigurations",
-        FelixConfiguration,
-    ),
-    Kind("crd.projectcalico.org", "ippool", "/apis/crd.projectcalico.org/v1", "ippools", IPPool),
-    Kind(
-        "crd.projectcalico.org",
-        "bgpconfiguration",
-        "/apis/crd.projectcalico.org/v1",
-        "bgpconfigurations",
-        BGPConfiguration,
-    ),
-    Kind("crd.projectcalico.org", "bgppeer", "/apis/crd.projectcalico.org/v1", "bgppeers", BGPPeer),
-    Kind("crd.projectcalico.org", "bgpfilter", "/apis/crd.projectcalico.org/v1", "bgpfilters", BGPFilter),
+    Kind(_CALICO, "felixconfiguration", _CALICO_API, "felixconfigurations", FelixConfiguration),
+    Kind(_CALICO, "ippool", _CALICO_API, "ippools", IPPool),
+    Kind(_CALICO, "bgpconfiguration", _CALICO_API, "bgpconfigurations", BGPConfiguration),
+    Kind(_CALICO, "bgppeer", _CALICO_API, "bgppeers", BGPPeer),
+    Kind(_CALICO, "bgpfilter", _CALICO_API, "bgpfilters", BGPFilter),
+    Kind(_CALICO, "caliconodestatus", _CALICO_API, "caliconodestatuses", CalicoNodeStatus),
 )
 """Every kind that ``cluster`` mirrors."""
 

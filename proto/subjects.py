@@ -46,6 +46,8 @@ FLOWS = f"{ROOT}.flows"
 
 
 OBJECT_FAULT = "object-fault"
+BGP_STATUS = f"{EVENTS}.routing.bgp-status.*"
+"""Where ``cluster`` hears what it writes to CalicoNodeStatus: ``heard_subject("routing", "bgp-status")``."""
 
 
 def of_node(subject: str, node_segment: str) -> str:
@@ -229,7 +231,7 @@ ROLES: tuple[Role, ...] = (
         reads=_EVERYTHING,
         serves=(CLUSTER_ADMIT,),
         publishes=(f"{EVENTS}.cluster.>",),
-        listens=(f"{EVENTS}.*.{OBJECT_FAULT}", f"{EVENTS}.*.{OBJECT_FAULT}.*"),
+        listens=(f"{EVENTS}.*.{OBJECT_FAULT}", f"{EVENTS}.*.{OBJECT_FAULT}.*", BGP_STATUS),
         makes_buckets=True,
     ),
     Role(
@@ -277,6 +279,7 @@ ROLES: tuple[Role, ...] = (
                     "crd=2Eprojectcalico=2Eorg.bgpconfiguration",
                     "crd=2Eprojectcalico=2Eorg.bgpfilter",
                     "crd=2Eprojectcalico=2Eorg.bgppeer",
+                    "crd=2Eprojectcalico=2Eorg.caliconodestatus",
                     "crd=2Eprojectcalico=2Eorg.felixconfiguration",
                     "crd=2Eprojectcalico=2Eorg.ippool",
                     "_epoch",

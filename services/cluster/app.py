@@ -19,11 +19,12 @@ from chassis.runtime.service import Runtime
 from chassis.telemetry.health import Condition
 from kit import backoff
 from proto.addresses import Block, BlockReport
+from proto.bgp import BgpStatus
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.events import ObjectFault
-from proto.objects import KINDS, ConfigMap, Deployment, IPPool, Node
+from proto.objects import KINDS, CalicoNodeStatus, ConfigMap, Deployment, IPPool, Node
 from proto.policy import Ack
-from proto.subjects import ACKS, BLOCKS, DNS, OBJECTS, ROLES
+from proto.subjects import ACKS, BGP_STATUS, BLOCKS, DNS, OBJECTS, ROLES
 from services.cluster import admission, kubeconfig
 from services.cluster.core.cache import Cache
 from services.cluster.core.parse import NAMES
@@ -32,6 +33,7 @@ from services.cluster.departed import Departures
 from services.cluster.feed import Feed, Pace
 from services.cluster.kube import Kube
 from services.cluster.mirror import Mirror, kind_of_key
+from services.cluster.node_status import NodeStatusWriter
 from services.cluster.object_faults import ObjectFaultReporter
 from services.cluster.settings import Settings
 from services.cluster.writeback import FaultReporter, NameServerWriter, NodeWriter, PoolWriter
@@ -137,7 +139,11 @@ async def _mirror_when_possible(
         kube=kube, lease=lease, caches=caches.every, instance=runtime.instance, log=runtime.log
     )
     for subject in next(role.listens for role in ROLES if role.name == "cluster"):
-        await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
+        if subject != BGP_STATUS:
+            await runtime.bus.subscribe(subject, ObjectFault, reporter.hear)
+    statuses = NodeStatusWriter(kube=kube, lease=lease, objects=caches.together[CalicoNodeStatus], log=runtime.log)
+    await runtime.bus.subscribe(BGP_STATUS, BgpStatus, statuses.hear)
+    loops.append(Loop(runtime, "node statuses", cursors=[], apply=statuses.apply, period=1))
     loops.append(Loop(runtime, "object faults", cursors=[reporter.heard], apply=reporter.apply, period=5, debounce=0.2))
     runtime.spawn("lease-changes", _poke_on_lease(lease, loops))
     while True:

@@ -76,6 +76,9 @@ class LearntRoutes:
         self._writers = _writers(self._sources)
         self._objects: dict[int, Object] = {}
         """Next hop objects of ours in the kernel, as of the last full pass and what was set since."""
+        self._static: dict[tuple[Family, Prefix], Hop] = {}
+        self._beneath: dict[tuple[Family, Prefix], tuple[Hop, ...]] = {}
+        """What was learnt of prefixes that have a static route."""
         self._crowded: dict[tuple[Family, Prefix], Hops] = {}
         """Prefixes for whose next hops there was no number; some are tried again in each full pass."""
         self._lost: frozenset[Hop] = frozenset()
@@ -91,8 +94,28 @@ class LearntRoutes:
 
     def replace(self, family: Family, prefixes: Iterable[Prefix], hops: Iterable[Hop]) -> None:
         """These prefixes are reached by these next hops from now on, by none of them: not at all. Nor are they while
-        65,536 other sets of next hops are in use.
+        65,536 other sets of next hops are in use. Static routes come before them.
         """
+        if self._static:
+            taken = {prefix for of, prefix in self._static if of is family}
+            every, hops = list(prefixes), tuple(hops)
+            self._beneath |= {(family, prefix): hops for prefix in every if prefix in taken}
+            prefixes = [prefix for prefix in every if prefix not in taken]
+        self._put(family, prefixes, hops)
+
+    def set_static(self, wanted: Mapping[tuple[Family, Prefix], Hop]) -> None:
+        """Exactly these prefixes are reached by a next hop that an object names, whatever is learnt of them."""
+        if wanted == self._static:
+            return
+        for key in self._static.keys() - wanted.keys():
+            self._put(key[0], (key[1],), self._beneath.pop(key, ()))
+        for key, hop in wanted.items():
+            if key not in self._static:
+                self._beneath[key] = self.hops(*key)
+            self._put(key[0], (key[1],), (hop,))
+        self._static = dict(wanted)
+
+    def _put(self, family: Family, prefixes: Iterable[Prefix], hops: Iterable[Hop]) -> None:
         found, table, crowded = hops_of(hops), self._tables[family], self._crowded
         try:
             identifier, refused = (self._next_hops.identifier(found) if found else 0), False
@@ -131,7 +154,7 @@ class LearntRoutes:
         """Whether the longest route to a prefix, be it to one that covers it, is in the kernel."""
         family, prefix = prefix_of(network)
         table = self._tables[family]
-        found = longest_match(table.wanted, prefix)
+        found = longest_match(table.wanted, prefix, table.unwritten)
         return found is not None and found not in table.refused
 
     async def leave_lost(self) -> None:
@@ -157,7 +180,7 @@ class LearntRoutes:
         if full and not any(map(len, self._tables.values())):
             await self._release()
             for (family, prefix), hops in list(islice(self._crowded.items(), RETRIES)):
-                self.replace(family, (prefix,), hops)
+                self._put(family, (prefix,), hops)
         refused = sum(len(table.refused) for table in self._tables.values()) + len(self._lacking)
         return Pass(written=written, refused=refused, drift=drift, lacking=self._lacking, crowded=len(self._crowded))
 

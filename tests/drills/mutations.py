@@ -3048,6 +3048,77 @@ BFD = (
     ),
 )
 
+BGP = (
+    Mutant(
+        name="bgp-leaves-the-mesh-at-once",
+        file="services/routing/core/bgp/make_before_break.py",
+        old="                if now - since < DEADLINE:\n",
+        new="                if now < since:\n",
+        tests=("tests/core/routing/bgp/test_make_before_break.py",),
+    ),
+    Mutant(
+        name="bgp-a-session-that-goes-carries-anothers-routes",
+        file="services/routing/core/bgp/make_before_break.py",
+        old="    if any(path.source.name not in going and path.reachable for path in paths):\n",
+        new="    if any(len(paths) > 1 and path.reachable for path in paths):\n",
+        tests=("tests/core/routing/bgp/test_make_before_break.py",),
+    ),
+    Mutant(
+        name="bgp-a-mesh-that-goes-is-as-good-as-ever",
+        file="services/routing/core/bgp/resources.py",
+        old="            imports += passed_over(self._asn)\n",
+        new="            pass\n",
+        tests=(
+            "tests/core/routing/bgp/test_make_before_break.py",
+            "tests/netns/routing/bgp/test_make_before_break.py::test_the_mesh_goes_off_when_the_switch_carries_its_routes_and_no_packet_is_lost",
+        ),
+    ),
+    Mutant(
+        name="bgp-the-mesh-ends-with-a-word",
+        file="services/routing/bgp/speaker.py",
+        old="            self._end(name, None if name in suspended else Cease.PEER_DECONFIGURED)\n",
+        new="            self._end(name, Cease.PEER_DECONFIGURED)\n",
+        tests=("tests/shell/routing/bgp/test_router.py",),
+    ),
+    Mutant(
+        name="bgp-a-drain-asks-for-nothing-within-the-system",
+        file="services/routing/core/bgp/rib/exports.py",
+        old="    return marked if settings.external else replace(marked, local_pref=0)\n",
+        new="    return marked\n",
+        tests=("tests/core/routing/bgp/test_rib_policy.py",),
+    ),
+    Mutant(
+        name="bgp-a-tunnel-goes-when-a-part-is-learnt",
+        file="services/routing/core/bgp_pairs.py",
+        old="    missing = [prefix for prefix in prefixes if not learnt(prefix)]\n",
+        new="    missing = [prefix for prefix in prefixes[:1] if not learnt(prefix)]\n",
+        tests=("tests/core/routing/test_pairs_bgp.py",),
+    ),
+    Mutant(
+        name="bgp-is-left-for-a-tunnel-that-nobody-answers-by",
+        file="services/routing/core/bgp_pairs.py",
+        old=".verdict is Verdict.WORKS):\n",
+        new=".verdict is not Verdict.FAILS):\n",
+        tests=("tests/core/routing/test_pairs_bgp.py",),
+    ),
+    Mutant(
+        name="bgp-a-learnt-route-hides-the-static-one",
+        file="services/routing/learnt.py",
+        old="            prefixes = [prefix for prefix in every if prefix not in taken]\n",
+        new="            prefixes = every\n",
+        tests=(
+            "tests/netns/routing/test_learnt.py::test_a_static_route_comes_before_what_is_learnt_and_leaves_that_behind",
+        ),
+    ),
+    Mutant(
+        name="cluster-believes-a-node-that-names-another",
+        file="services/cluster/node_status.py",
+        old='            node = decode_segment(node_of(subject) or "")\n',
+        new="            node = reported.node\n",
+        tests=("tests/shell/cluster/test_node_status.py",),
+    ),
+)
+
 MUTANTS = (
     *CHASSIS,
     *CLUSTER,
@@ -3055,6 +3126,7 @@ MUTANTS = (
     *POLICY,
     *ROUTING,
     *BFD,
+    *BGP,
     *WIREGUARD,
     *DATAPLANE,
     *DATAPATH,

@@ -19,6 +19,7 @@ from proto.objects import (
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
+    CalicoNodeStatus,
     ConfigMap,
     Deployment,
     EndpointSlice,
@@ -32,9 +33,10 @@ from proto.objects import (
     Pod,
     Service,
 )
-from services.cluster.core import bgp, bgp_filters, exposure, felix, policies, pools, workloads
+from services.cluster.core import bgp, bgp_filters, exposure, felix, node_status, policies, pools, workloads
 from services.cluster.core.bgp_shapes import BGPConfigurationShape, BGPFilterShape, BGPPeerShape
 from services.cluster.core.malformed import Malformed, Wrong, quote
+from services.cluster.core.node_status_shapes import CalicoNodeStatusShape
 from services.cluster.core.shapes import (
     ConfigMapShape,
     DeploymentShape,
@@ -98,6 +100,9 @@ _READERS: Mapping[type, _Reader] = {
     ),
     BGPConfiguration: _Reader("BGPConfiguration", _CALICO, False, BGPConfigurationShape, bgp.bgp_configuration),
     BGPPeer: _Reader("BGPPeer", _CALICO, False, BGPPeerShape, bgp.bgp_peer),
+    CalicoNodeStatus: _Reader(
+        "CalicoNodeStatus", _CALICO, False, CalicoNodeStatusShape, node_status.calico_node_status
+    ),
     BGPFilter: _Reader("BGPFilter", _CALICO, False, BGPFilterShape, bgp_filters.bgp_filter),
 }
 _BY_SPELLING: Mapping[tuple[str, str], Kind] = {

@@ -13,7 +13,16 @@ from collections import ChainMap
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 
-from proto.objects import KIND_OF, BGPConfiguration, BGPFilter, BGPPeer, FelixConfiguration, IPPool, Kind
+from proto.objects import (
+    KIND_OF,
+    BGPConfiguration,
+    BGPFilter,
+    BGPPeer,
+    CalicoNodeStatus,
+    FelixConfiguration,
+    IPPool,
+    Kind,
+)
 from services.cluster.core.cache import Cache, Known
 from services.cluster.core.diff import Name
 
@@ -24,6 +33,7 @@ AGAIN: tuple[Kind, ...] = (
     Kind("projectcalico.org", "bgpconfiguration", _V3, "bgpconfigurations", BGPConfiguration),
     Kind("projectcalico.org", "bgppeer", _V3, "bgppeers", BGPPeer),
     Kind("projectcalico.org", "bgpfilter", _V3, "bgpfilters", BGPFilter),
+    Kind("projectcalico.org", "caliconodestatus", _V3, "caliconodestatuses", CalicoNodeStatus),
 )
 """How the API has some kinds of ``proto.objects.KINDS`` once more; mirrored under the key of these."""
 NAME_TAKEN = "NameTaken"

@@ -106,7 +106,7 @@ def _label(session: SessionReport) -> str:
     return session.peer.partition("/")[0]
 
 
-def register(router: Callable[[], Router | None], passed: Callable[[], Pass] = Pass) -> Callable[[], Awaitable[None]]:
+def register(router: Callable[[], Router | None], passed: Callable[[], Pass]) -> Callable[[], Awaitable[None]]:
     """Shows them on /metrics until what it returns is called."""
     collector = BgpMetrics(router, passed)
     REGISTRY.register(collector)

@@ -160,8 +160,9 @@ class Router:
         self.speaker.follow(wanted, suspended)
         for name in gone:
             self.rib.peer_down(name)  # also what a restart of the peer would keep
+        for name, peer in wanted.items():
+            self.rib.settings_changed(name, peer.tables)
         for name, outgoing in list(self._outgoing.items()):
-            self.rib.settings_changed(name, wanted[name].tables)
             if self._next_hops(wanted[name]) != outgoing.next_hops:
                 self.speaker.reset(name, Cease.CONFIGURATION_CHANGE)
         self._poke()

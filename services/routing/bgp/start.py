@@ -19,26 +19,30 @@ from chassis.runtime.reconcile import Again, Dirty, Done, Loop
 from chassis.runtime.service import Runtime
 from kit.once import Once
 from proto.addresses import Block, Claim
+from proto.bgp import BgpStatus
 from proto.events import BgpSession
 from proto.net import Address, Network
 from proto.subjects import event_subject
 from services.routing.bfd.client import FOLDER
+from services.routing.bgp.answers import reported
 from services.routing.bgp.detection import Detection
 from services.routing.bgp.mirror import Mirror
 from services.routing.bgp.router import Reports, Router
 from services.routing.bgp.session import PeerState
 from services.routing.bgp.sockets import Opener, tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
+from services.routing.bgp.status import StatusReporter
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import LOG_LEVELS, configuration
 from services.routing.core.bgp.make_before_break import Handover
-from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, ways_of
+from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, static_routes, ways_of
 from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
 from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
-from services.routing.core.bgp.values import Attributes, Family
+from services.routing.core.bgp.status import Spoken, status
+from services.routing.core.bgp.values import Attributes, Family, Prefix
 from services.routing.core.faults import Fault
 from services.routing.core.fib import Kind, Snapshot
 from services.routing.core.learnt import METRIC, without_number
@@ -91,6 +95,10 @@ class Bgp:
         self.passed = Pass()
         """What became of learnt routes at last."""
         self._handover = Handover()
+        self._booted = self._configured = int(time.time())
+        """When the agent started, and when what is asked for changed last, in Unix seconds."""
+        self._families: tuple[int, ...] = ()
+        """Of this node's addresses."""
         self._services_changed = False
         self.router: Router | None = None
         """None while nobody asks for a speaker."""
@@ -101,6 +109,7 @@ class Bgp:
         )
         runtime.spawn("bfd", self._detection.bfd.run())
         runtime.spawn("bgp failures", self._detection.run())
+        runtime.spawn("bgp status", StatusReporter(runtime.bus, self._node, self.status).run())
         views = (self._mirror.objects, buckets.blocks, buckets.claims)
         cursors = [view.cursor() for view in views]
         self._loop = Loop(runtime, "bgp", cursors=cursors, apply=self.apply, period=PERIOD)
@@ -138,14 +147,37 @@ class Bgp:
         """Whether a learnt route in the kernel leads to a prefix; None: this node does not speak BGP."""
         return self._learnt.leads_to if self.router is not None else None
 
+    def status(self) -> BgpStatus:
+        """What is told where a CalicoNodeStatus asks for it."""
+        spoken = self._spoken(self.router) if self.router is not None else None
+        return status(self._node, self._families, spoken, booted=self._booted, configured=self._configured)
+
+    def _spoken(self, router: Router) -> Spoken | None:
+        def forwarding(family: Family, prefix: Prefix) -> bool:
+            return bool(self._learnt.hops(family, prefix)) and prefix not in self._learnt.refused(family)
+
+        if router.identity is None:
+            return None
+        return Spoken(
+            router_id=router.identity.router_id,
+            sessions=reported(router),
+            peers=router.peers,
+            tables=router.rib,
+            forwarding=forwarding,
+        )
+
     def poke(self) -> None:
         """The kernel's links or routes changed."""
         self._loop.poke(full=False)
 
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
-        self._peering, suspended = self._made_before_break(objects)
-        found = self._peering
+        found, suspended = self._made_before_break(objects)
+        if (found.speaker, found.peers) != (self._peering.speaker, self._peering.peers):
+            self._configured = int(time.time())
+        self._peering = found
+        node = objects.nodes.get(self._node)
+        self._families = tuple(addresses_of(node)) if node is not None else ()
         severity = found.speaker.log_severity if found.speaker is not None else None
         self._log.threshold = LOG_LEVELS[severity] if severity is not None else self._runtime.log.threshold
         if found.speaker is None:
@@ -164,6 +196,9 @@ class Bgp:
         own = {one.ip for one in kernel.loopback.addresses} if kernel.loopback is not None else set()
         self._learnt.prefer({version: one for version, one in addresses.items() if one in own})
         self.router.find_ways(links.ways)
+        static, of_gateways = static_routes(peers, found.gateways, links.ways)
+        self._learnt.set_static(static)
+        self._peering = replace(found, faults=(*found.faults, *of_gateways))
         if wanted is not None:
             self.router.announce(wanted)
         if (before := self.router.identity) is not None and before.leaving != found.speaker.leaving:
@@ -188,6 +223,8 @@ class Bgp:
         for name in self._handover.staying.keys() - before.staying.keys():
             self._log.info("bgp-mesh-stays", peer=name, lacks=str(self._handover.staying[name].network))
         staying = self._handover.staying
+        for name in before.staying.keys() & going - staying.keys():
+            self._log.info("bgp-mesh-ends", peer=name)
         return (peering(objects, staying) if staying else asked), going - staying.keys()
 
     def _secret(self, objects: Objects) -> Iterable[Network]:
@@ -214,6 +251,7 @@ class Bgp:
         if self.router is not None:
             self.router.leave()
             self.router = None
+        self._learnt.set_static({})
         for family in Family:
             self._learnt.complete(family)
 

@@ -75,14 +75,14 @@ def hops_of(hops: Iterable[Hop]) -> Hops:
     return tuple(sorted(set(hops), key=lambda hop: (hop.via.version, int(hop.via), hop.link)))
 
 
-def longest_match(routes: Container[Prefix], prefix: Prefix) -> Prefix | None:
-    """The longest of some routes' prefixes that covers ``prefix``, which may be itself."""
+def longest_match(routes: Container[Prefix], prefix: Prefix, without: Container[Prefix] = ()) -> Prefix | None:
+    """The longest of some routes' prefixes, those of ``without`` left out, that covers ``prefix``, be it itself."""
     for length in range(prefix[0], -1, -1):
         octets = bytearray(prefix[1 : 1 + (length + 7) // 8])
         if length % 8:
             octets[-1] &= 0xFF00 >> length % 8
         covering = bytes((length,)) + octets
-        if covering in routes:
+        if covering in routes and covering not in without:
             return covering
     return None
 
@@ -209,6 +209,8 @@ class Table:
         is no link to any of its next hops.
         """
         self.is_complete = False
+        self.unwritten: set[Prefix] = set()
+        """What there is to be since the kernel was told last: routes that it has never taken."""
         self._changed: dict[Prefix, None] = {}
         self._uses: Counter[int] = Counter()
         self._strays: set[int] = set()
@@ -234,9 +236,12 @@ class Table:
         else:
             del self.wanted[prefix]
             self.refused.pop(prefix, None)
+            self.unwritten.discard(prefix)
         if before:
             self._strays.add(before)  # until it is written
             self._release(before)
+        else:
+            self.unwritten.add(prefix)
         self._changed[prefix] = None
 
     def complete(self) -> None:
@@ -264,6 +269,8 @@ class Table:
         and is gone is no failure.
         """
         failed = {index: code for index, code in refused if taken[index][1] or code != errno.ESRCH}
+        if self.unwritten:
+            self.unwritten.difference_update(prefix for index, (prefix, _) in enumerate(taken) if index not in failed)
         if self.refused:
             for prefix, _ in taken:
                 self.refused.pop(prefix, None)

@@ -14,6 +14,7 @@ from typing import NamedTuple
 from kit.models import ENCRYPTS, HOST_GW
 from kit.tunnels import METRIC
 from proto.net import Address, Network
+from services.routing.core.bgp_pairs import by_bgp
 from services.routing.core.choice import Choice, choose
 from services.routing.core.devices import in_order, wanted
 from services.routing.core.evidence import Evidence, Way
@@ -22,9 +23,6 @@ from services.routing.core.fib import Device, Route, Snapshot, Uplink
 from services.routing.core.mesh import Asked, Mesh
 from services.routing.core.models import MODELS
 from services.routing.core.models.contract import NodeContext, Pair, Path, first
-from services.routing.core.models.tunnel import PATIENCE
-
-_AS_THEY_ARE: Asked = (HOST_GW.name,)
 
 
 class PairKey(NamedTuple):
@@ -142,29 +140,14 @@ def choices(
         hops = {(route.via, route.link) for prefix in pairs[key] if (route := routes.get((prefix, METRIC))) is not None}
         before = _current(pair, key.asked, hops)
         choice = replace(choose(pair, key.asked, before, memory.evidence, memory.now), before=before)
-        if choice.path is None and key.asked in (_AS_THEY_ARE, ()) and memory.learnt is not None:
-            choice = _by_bgp(choice, key.peer, pairs[key], memory.learnt)
+        if memory.learnt is not None:
+            choice = by_bgp(choice, key.peer, pairs[key], memory.learnt, memory.evidence, speaks=bool(mesh.me))
         pool = mesh.pool_of(pairs[key][0])
         if key.family in mesh.settings.encrypted:
             found[key] = _about(choice, ("FelixConfiguration", "default"))
         else:
             found[key] = _about(choice, ("IPPool", mesh.names.get(pool, "") if pool is not None else ""))
     return found
-
-
-def _by_bgp(choice: Choice, peer: str, prefixes: list[Network], learnt: Callable[[Network], bool]) -> Choice:
-    """Packets as they are, to a node that is on no link of this one: the fabric leads there, if its routers say so."""
-    missing = [prefix for prefix in prefixes if not learnt(prefix)]
-    if not missing:
-        return replace(choice, state="taken", why="the fabric leads there, by BGP", faults=(), learnt=True)
-    others = f" (and {len(missing) - 1} more)" if len(missing) > 1 else ""
-    fault = Fault(
-        f"no BGP peer of this node leads to {missing[0]}{others} of node {peer}, which is on no link of this one",
-        "see with `airmesh bgp` which sessions are up, and that the peers pass the nodes' routes on",
-        of_others=True,
-        after=PATIENCE,
-    )
-    return replace(choice, why=fault.fault, faults=(fault,))
 
 
 def _current(pair: Pair, asked: Asked, hops: set[tuple[Address | None, int]]) -> str:

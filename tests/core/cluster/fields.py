@@ -10,7 +10,7 @@ from typing import Any
 import msgspec
 import yaml
 
-from services.cluster.core import bgp_shapes, shapes
+from services.cluster.core import bgp_shapes, node_status_shapes, shapes
 
 ROOT = Path(__file__).resolve().parents[3]
 PAGE = ROOT / "docs" / "fields.md"
@@ -72,6 +72,13 @@ PARTS: dict[Field, str] = {
         for field, name in RULE.items()
         for family in "46"
     },
+    ("CalicoNodeStatusStatus", "agent"): "CalicoNodeAgentStatus",
+    ("CalicoNodeStatusStatus", "bgp"): "CalicoNodeBGPStatus",
+    ("CalicoNodeStatusStatus", "routes"): "CalicoNodeBGPRouteStatus",
+    **{("CalicoNodeAgentStatus", f"birdV{family}"): "BGPDaemonStatus" for family in "46"},
+    **{("CalicoNodeBGPStatus", f"peersV{family}"): "CalicoNodePeer" for family in "46"},
+    **{("CalicoNodeBGPRouteStatus", f"routesV{family}"): "CalicoNodeRoute" for family in "46"},
+    ("CalicoNodeRoute", "learnedFrom"): "CalicoNodeRouteLearnedFrom",
     ("BGPFilterOperation", "addCommunity"): "BGPFilterAddCommunity",
     ("BGPFilterOperation", "prependASPath"): "BGPFilterPrependASPath",
     ("BGPFilterOperation", "setPriority"): "BGPFilterSetPriority",
@@ -112,7 +119,7 @@ def types_of(shape: type[msgspec.Struct]) -> tuple[str, ...]:
 def of_the_code() -> set[Field]:
     """Every field that ``services.cluster.core.shapes`` decodes."""
     bases = (shapes.Shape, shapes.Strict)
-    named = {**vars(shapes), **vars(bgp_shapes)}
+    named = {**vars(shapes), **vars(bgp_shapes), **vars(node_status_shapes)}
     kinds = [one for one in named.values() if isinstance(one, type) and issubclass(one, bases)]
     kept = {(f"{kind}Spec", ANY_OTHER) for kind in ("FelixConfiguration", "BGPConfiguration", "BGPPeer")}
     return kept | {

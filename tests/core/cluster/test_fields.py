@@ -49,7 +49,7 @@ def test_every_field_has_one_decision() -> None:
 
 
 def test_both_spellings_of_a_kind_are_the_same() -> None:
-    for name in ("ippools", "felixconfigurations", "bgpconfigurations", "bgppeers", "bgpfilters"):
+    for name in ("ippools", "felixconfigurations", "bgpconfigurations", "bgppeers", "bgpfilters", "caliconodestatuses"):
         first, again = (
             yaml.safe_load((CRDS / f"{spelling}{name}.yaml").read_text())["spec"] for spelling in ("", "v3-")
         )
@@ -241,6 +241,7 @@ QUIET = (
     ("BGPConfiguration", "{metadata: {name: default}, spec: {asNumber: '1.10', ignoredInterfaces: [eth1]}}"),
     ("BGPPeer", "spec: {peerSelector: has(reflector), nodeSelector: '!has(reflector)'}"),
     ("BGPFilter", "spec: {exportV4: [{action: Reject}]}"),
+    ("CalicoNodeStatus", "spec: {node: n1, classes: [Agent, BGP, Routes], updatePeriodSeconds: 10}"),
     ("FelixConfiguration", "{metadata: {name: default}, spec: {vxlanPort: 8472, vxlanVNI: 1, ipipMTU: 0}}"),
     ("FelixConfiguration", "{metadata: {name: node.n1}, spec: {wireguardListeningPort: 4000, vxlanMTU: 1400}}"),
     ("FelixConfiguration", "{metadata: {name: default}}"),

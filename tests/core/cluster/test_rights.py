@@ -54,6 +54,12 @@ CALLS: dict[str, frozenset[Right]] = {
     "writeback.py:_write:apply": frozenset(
         {("", f"{group}/ippools/status", "", "patch") for group in ("crd.projectcalico.org", "projectcalico.org")}
     ),
+    "node_status.py:_write:apply": frozenset(
+        {
+            ("", f"{group}/caliconodestatuses/status", "", "patch")
+            for group in ("crd.projectcalico.org", "projectcalico.org")
+        }
+    ),
     "writeback.py:apply:apply": frozenset(
         {("kube-system", "/configmaps", "coredns", "patch"), ("kube-system", "apps/deployments", "coredns", "patch")}
     ),

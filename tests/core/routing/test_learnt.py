@@ -271,3 +271,29 @@ def test_what_waits_for_a_link_is_written_all_at_once_when_it_is_there() -> None
     table.begin()
     table.mend((), prefixes, {1})
     assert len(table.take(5000, {1}, ())) == 3000
+
+
+def test_what_the_kernel_has_never_taken_is_unwritten_until_it_has() -> None:
+    """A route that is there and changes leads on meanwhile; a new one leads nowhere before it is written."""
+    table, one, other = Table(Family.IPV4), PREFIXES[0], PREFIXES[1]
+    objects = {FIRST_ID: NextHop(FIRST_ID, A), FIRST_ID + 1: NextHop(FIRST_ID + 1, B)}
+    table.replace(one, FIRST_ID)
+    table.replace(other, FIRST_ID)
+    assert table.unwritten == {one, other}
+    part = table.take(2, objects, ())
+    assert table.unwritten == {one, other}, "it is on its way"
+    table.settle(part, [(1, errno.ENETUNREACH)])
+    assert table.unwritten == {part[1][0]}
+    table.replace(part[0][0], FIRST_ID + 1)
+    assert part[0][0] not in table.unwritten
+    table.replace(other, 0)
+    table.replace(one, 0)
+    assert not table.unwritten
+
+
+def test_a_route_that_is_left_out_leaves_the_shorter_one() -> None:
+    longer, shorter = (prefix_of(ip_network(text))[1] for text in ("10.1.2.0/24", "10.1.0.0/16"))
+    host = prefix_of(ip_network("10.1.2.3/32"))[1]
+    assert longest_match({longer, shorter}, host) == longer
+    assert longest_match({longer, shorter}, host, {longer}) == shorter
+    assert longest_match({longer, shorter}, host, {longer, shorter}) is None

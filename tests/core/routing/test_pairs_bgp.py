@@ -3,20 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from ipaddress import ip_network
 from typing import Any
 
+import msgspec
 import pytest
 
 from kit.model_settings import ModelSettings
 from kit.models import ENCRYPTS, HOST_GW, IPIP, VXLAN
 from proto.net import Network
-from services.routing.core.choice import Choice
+from services.routing.core.bgp_pairs import by_bgp
+from services.routing.core.choice import Choice, choose
 from services.routing.core.fib import Remove, Snapshot
 from services.routing.core.mesh import Mesh
+from services.routing.core.models.contract import Pair as PairOf
 from services.routing.core.models.tunnel import PATIENCE
 from services.routing.core.pairs import Memory
 from services.routing.core.plan import Plan, plan
+from tests.core.routing.test_choice import ALL, CONTEXT, NOW, Measured
 from tests.core.routing.test_plan import FAB0, N1, TO_N2, mesh, node, route, said
 
 NEAR, FAR, FAR6 = "10.244.0.64/26", "10.244.2.0/26 10.244.2.64/26", "fd00:10:244::80/122"
@@ -121,10 +126,65 @@ def test_before_the_pools_are_known_learnt_routes_serve() -> None:
 
 
 @pytest.mark.parametrize("asked", [(VXLAN.name,), (HOST_GW.name, VXLAN.name), (HOST_GW.name, IPIP.name)])
-def test_pools_that_ask_for_a_tunnel_are_not_served_by_learnt_routes(asked: tuple[str, ...]) -> None:
-    choice = pair(planned(EVERYTHING, meshed(asked)))
-    assert not choice.learnt
-    assert "BGP" not in choice.why
+def test_where_a_tunnel_is_asked_for_learnt_routes_lead_there_until_there_is_one_and_that_is_a_fault(
+    asked: tuple[str, ...],
+) -> None:
+    found = planned(EVERYTHING, meshed(asked))
+    choice = pair(found)
+    assert (choice.model, choice.state) == ("bgp", "pending")
+    assert choice.pending in asked
+    (fault,) = choice.faults
+    assert "is not there" in fault.fault
+    assert fault in found.faults
+    without = pair(planned(by(NEAR), meshed(asked)))
+    assert (without.model, without.state, without.faults) == ("", "none", choice.faults)
+
+
+# What is asked for, what led there, what was measured, what BGP leads to of two prefixes, and the peer:
+# what is taken, how, and what it waits for.
+@pytest.mark.parametrize(
+    ("asked", "before", "measured", "learnt", "far", "expected"),
+    [
+        pytest.param("host-gw", "", "", "both", True, "bgp taken", id="as-they-are"),
+        pytest.param("host-gw", "", "", "one", True, " none", id="not-to-all-of-it"),
+        pytest.param("host-gw", "vxlan", "vxlan=works", "none", True, "vxlan pending bgp", id="to-bgp-waits"),
+        pytest.param("host-gw", "vxlan", "vxlan=works", "one", True, "vxlan pending bgp", id="to-bgp-waits-for-all"),
+        pytest.param("host-gw", "vxlan", "vxlan=fails", "one", True, "vxlan pending bgp", id="whatever-fails"),
+        pytest.param("host-gw", "vxlan", "vxlan=works", "both", True, "bgp taken", id="to-bgp"),
+        pytest.param("host-gw", "vxlan", "vxlan=works", "both", False, "vxlan pending host-gw", id="to-a-common-link"),
+        pytest.param("vxlan", "", "", "both", True, "bgp pending vxlan", id="from-bgp-waits"),
+        pytest.param("vxlan", "", "vxlan=fails", "both", True, "bgp pending vxlan", id="from-bgp-not-answered"),
+        pytest.param("vxlan", "", "vxlan=works", "both", True, "vxlan taken", id="from-bgp"),
+        pytest.param("vxlan", "", "", "one", True, "vxlan taken", id="bgp-leads-not-to-all"),
+        pytest.param("ipip vxlan", "", "ipip=fails vxlan=works", "both", True, "vxlan given-up", id="the-first-fails"),
+        pytest.param("ipip vxlan", "", "ipip=? vxlan=works", "both", True, "bgp pending ipip", id="the-first-is-tried"),
+        pytest.param("vxlan", "vxlan", "vxlan=fails", "both", True, "vxlan taken", id="always-is-never-given-up"),
+        pytest.param("vxlan", "ipip", "vxlan=?", "both", True, "ipip pending vxlan", id="between-tunnels"),
+        pytest.param("", "vxlan", "", "both", True, "vxlan taken", id="what-is-asked-is-not-known"),
+        pytest.param("wireguard", "", "", "both", True, " none", id="encrypted-or-not-at-all"),
+    ],
+)  # fmt: skip
+def test_a_change_to_bgp_and_from_it(
+    asked: str, before: str, measured: str, learnt: str, far: bool, expected: str
+) -> None:
+    one, other = (ip_network(text) for text in FAR.split())
+    leads = {"both": {one, other}, "one": {one}, "none": set()}[learnt]
+    words = dict(part.split("=") for part in measured.split())
+    peer = msgspec.structs.replace(N3 if far else N2, models=ALL)
+    of = PairOf(peer=peer, family=4, own=CONTEXT)
+    evidence = Measured(words).of(of)
+    without = replace(choose(of, tuple(asked.split()), before, evidence, NOW), before=before)
+    found = by_bgp(without, peer.node, [one, other], leads.__contains__, evidence)
+    assert f"{found.model} {found.state} {found.pending}".rstrip() == expected
+    assert (found.path is None) is (found.model in ("", "bgp"))
+    assert found.why
+
+
+def test_who_speaks_no_bgp_leaves_no_tunnel_for_what_the_fabric_should_do() -> None:
+    of = PairOf(peer=msgspec.structs.replace(N3, models=ALL), family=4, own=CONTEXT)
+    for asked, before in ((("host-gw",), "vxlan"), (("vxlan",), "")):
+        without = replace(choose(of, asked, before, {}, NOW), before=before)
+        assert by_bgp(without, "n3", [POOL], lambda _: True, {}, speaks=False) == without
 
 
 def test_a_family_that_must_be_encrypted_is_not_served_by_learnt_routes() -> None:

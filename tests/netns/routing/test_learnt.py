@@ -379,3 +379,29 @@ async def _until(holds: object) -> None:
     async with asyncio.timeout(5):
         while not holds():
             await asyncio.sleep(0.02)
+
+
+@FAMILIES
+async def test_a_static_route_comes_before_what_is_learnt_and_leaves_that_behind(
+    fabric: Fabric, kernel: Kernel, version: int
+) -> None:
+    learnt = LearntRoutes(kernel)
+    other = {4: "203.0.113.9/32", 6: "2001:db8:9::9/128"}[version]
+    (family, one), (_, two) = prefix(TEXT[version]), prefix(other)
+    learnt.replace(family, [one, two], fabric.both(version))
+    await learnt.apply(full=True)
+    learnt.set_static({(family, two): fabric.hop(0, version)})
+    await learnt.apply(full=False)
+    host = other.partition("/")[0]
+    assert fabric.routes(version) == {TEXT[version]: {"tor0", "tor1"}, host: {"tor0"}}
+    learnt.replace(family, [one, two], [fabric.hop(1, version)])
+    await learnt.apply(full=True)
+    assert fabric.routes(version) == {TEXT[version]: {"tor1"}, host: {"tor0"}}
+    learnt.set_static({})
+    await learnt.apply(full=False)
+    assert fabric.routes(version) == {TEXT[version]: {"tor1"}, host: {"tor1"}}
+    learnt.set_static({(family, two): fabric.hop(0, version)})
+    learnt.replace(family, [two], ())
+    learnt.set_static({})
+    await learnt.apply(full=False)
+    assert fabric.routes(version) == {TEXT[version]: {"tor1"}}

@@ -31,6 +31,8 @@ PATHS = {
     "FelixConfiguration.v3": ("/apis/projectcalico.org/v3", "felixconfigurations"),
     "IPPool.v3": ("/apis/projectcalico.org/v3", "ippools"),
     "IPPool": ("/apis/crd.projectcalico.org/v1", "ippools"),
+    "CalicoNodeStatus": ("/apis/crd.projectcalico.org/v1", "caliconodestatuses"),
+    "CalicoNodeStatus.v3": ("/apis/projectcalico.org/v3", "caliconodestatuses"),
     **{
         f"{kind}{version}": (group, f"{kind.lower()}s")
         for kind in ("BGPConfiguration", "BGPPeer", "BGPFilter")

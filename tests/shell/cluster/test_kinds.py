@@ -20,8 +20,19 @@ import yaml
 
 from kit.models import asked
 from kit.pools import judge_pools
-from proto.objects import BGPConfiguration, BGPPeer, FelixConfiguration, IPPool
+from proto.objects import (
+    KIND_OF,
+    BGPConfiguration,
+    BGPPeer,
+    CalicoNodeStatus,
+    FelixConfiguration,
+    IPPool,
+    Kind,
+)
+from services.cluster.core.node_status import status_body, status_path
 from services.cluster.core.parse import Malformed, parse_object
+from services.cluster.core.spellings import AGAIN
+from tests.core.cluster.test_node_status import NOW, REPORTED
 from tests.core.kit.test_models import ALL
 from tests.kubeapi import KubeApi
 
@@ -56,7 +67,7 @@ def kubectl(kube_api: KubeApi) -> Iterator[Kubectl]:
         assert time.monotonic() < end
         time.sleep(0.1)
     yield run
-    for kind in ("ippools", "felixconfigurations", "bgpconfigurations", "bgppeers", "bgpfilters"):
+    for kind in ("ippools", "felixconfigurations", "bgpconfigurations", "bgppeers", "bgpfilters", "caliconodestatuses"):
         for group in ("crd.projectcalico.org", "projectcalico.org"):
             run("delete", f"{kind}.{group}", "--all", "--wait=false")
 
@@ -96,6 +107,8 @@ TAKEN = (
     ("BGPFilter", "{exportV6: [{action: Accept, source: RemotePeers, interface: '*.a', asPathPrefix: [1, '1.10']}]}"),
     ("BGPFilter", "{exportV4: [{action: Accept, peerType: eBGP, operations: [{prependASPath: {prefix: [7, 7]}}]}]}"),
     ("BGPFilter", "{}"),
+    ("CalicoNodeStatus", "{node: n1}"),
+    ("CalicoNodeStatus", "{node: n1, classes: [Agent, BGP, Routes], updatePeriodSeconds: 0}"),
 )
 REFUSED = (
     ("IPPool", "{cidr: 10.9.0.0/16, ipipMode: Always, vxlanMode: CrossSubnet}", "cannot both be in use"),
@@ -119,6 +132,9 @@ REFUSED = (
     ("BGPPeer", "{peerIP: 10.0.0.1, asNumber: 1, node: n1, nodeSelector: all()}", "nodeSelector is there beside node"),
     ("BGPPeer", "{peerIP: 10.0.0.1, asNumber: 1, ttlSecurity: 256}", "spec.ttlSecurity"),
     ("BGPPeer", "{peerIP: 10.0.0.1, asNumber: 1, localWorkloadSelector: all()}", "no session is held with pods"),
+    ("CalicoNodeStatus", "{classes: [BGP]}", "spec.node"),
+    ("CalicoNodeStatus", "{node: n1, classes: [All]}", "Unsupported value"),
+    ("CalicoNodeStatus", "{node: n1, updatePeriodSeconds: -1}", "spec.updatePeriodSeconds"),
     ("BGPFilter", "{importV4: [{action: Drop}]}", "Unsupported value"),
     ("BGPFilter", "{importV4: [{action: Accept, cidr: 10.0.0.0/8}]}", "cidr and matchOperator belong together"),
     ("BGPFilter", "{importV6: [{action: Accept, source: RemotePeers}]}", "source is there in a rule of import"),
@@ -129,6 +145,9 @@ REFUSED = (
 )
 
 
+PLURALS = {"CalicoNodeStatus": "caliconodestatuses"}
+
+
 def written(group: str, kind: str, spec: str) -> dict[str, Any]:
     name = "other" if kind == "FelixConfiguration" else "tried"
     return {"apiVersion": group, "kind": kind, "metadata": {"name": name}, "spec": yaml.safe_load(spec)}
@@ -136,7 +155,7 @@ def written(group: str, kind: str, spec: str) -> dict[str, Any]:
 
 def tried(api: KubeApi, one: dict[str, Any]) -> str:
     """What the API server says of an object that it is not to keep; empty when it takes it."""
-    plural = f"{one['kind'].lower()}s"
+    plural = PLURALS.get(one["kind"], f"{one['kind'].lower()}s")
     try:
         api.call("POST", f"/apis/{one['apiVersion']}/{plural}?dryRun=All&fieldValidation=Strict", one)
     except HTTPError as refused:
@@ -169,6 +188,23 @@ def test_what_means_something_is_taken_and_what_does_not_is_refused_in_one_sente
         assert sentence in tried(kube_api, one), spec
         with pytest.raises(Malformed):
             parse_object({**one, "metadata": {**one["metadata"], "uid": "u"}})
+
+
+@pytest.mark.usefixtures("kubectl")
+@pytest.mark.parametrize(
+    "kind", [KIND_OF[CalicoNodeStatus], *(kind for kind in AGAIN if kind.type is CalicoNodeStatus)]
+)
+def test_the_status_of_a_node_is_taken_as_it_is_written(kube_api: KubeApi, kind: Kind) -> None:
+    one = written(kind.api_version, "CalicoNodeStatus", "{node: n1, classes: [Agent, BGP, Routes]}")
+    kube_api.call("POST", f"{kind.api}/{kind.plural}", one)
+    read = parse_object({**one, "metadata": {**one["metadata"], "uid": "u"}})
+    assert isinstance(read, CalicoNodeStatus)
+    body = status_body(kind, read, REPORTED, "airmesh v1", NOW)
+    path = f"{status_path(kind, read.name)}?fieldManager=airmesh-cluster&force=true&fieldValidation=Strict"
+    kube_api.call("PATCH", path, body, "application/apply-patch+yaml")
+    found = kube_api.call("GET", f"{kind.api}/{kind.plural}/{read.name}")
+    assert found["status"] == body["status"]
+    assert found["spec"] == one["spec"]
 
 
 def test_whoever_says_ippools_sees_those_that_count_first(kubectl: Kubectl) -> None:

@@ -2,7 +2,8 @@
 
 Promises, each from the present state alone:
 
-- A block of this node is one prefix, whatever pods it has: no pod is announced by itself.
+- A block of this node is one prefix, whatever pods it has: no pod is announced by itself. Blocks are never merged to a
+  wider prefix: it would have to be withdrawn when one of them goes, and with it the way to the pods of the other.
 - A kept address is a host route of the node that holds it, unless a block of that node has it already.
 - Ranges of Services' addresses are announced by every node. An address of a Service with externalTrafficPolicy
   ``Local`` is announced by the nodes that have a ready endpoint of its family, and so draws the traffic there. An

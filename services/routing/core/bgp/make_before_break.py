@@ -2,7 +2,8 @@
 
 The mesh goes off when ``nodeToNodeMeshEnabled`` says so, and for a node that becomes a route reflector. A session that
 was held in it and is not asked for any more stays until each prefix that it brought is learnt from a peer that stays,
-lies in one that is, or has a route of the pair of nodes itself, :data:`DEADLINE` seconds at most. The other node decides
+lies in one that is, or has a route of the pair of nodes itself, :data:`DEADLINE` seconds at most. Meanwhile any other
+path is preferred to its paths, by whoever is sent them too (``route_policies.passed_over``). The other node decides
 the same for itself: so this one ends the session as for a restart, and the other keeps the routes until it has others
 (RFC 4724; where ``nodeMeshMaxRestartTime`` is 0 it keeps them for no time, and the later of the two loses packets).
 """
@@ -25,7 +26,7 @@ DEADLINE = 120.0
 """Seconds that a session stays at most: as long as the other node keeps its routes without it, where nothing is set."""
 PATIENCE = 10.0
 """Seconds after which a person is told: peers need some to send their tables."""
-TOLD_FOR = 600.0
+REPORTED_FOR = 600.0
 """Seconds for which a person is told that a session has ended without."""
 _REMEDY = "see with `airmesh bgp` that the nodes' BGPPeers are up and pass the other nodes' routes on"
 _ABOUT = ("BGPConfiguration", DEFAULT)
@@ -53,7 +54,7 @@ class Handover:
         """What becomes of them. ``going``: those that are held and not asked for; ``routed``: prefixes that the pairs'
         own routes lead to.
         """
-        broken = {name: one for name, one in self.broken.items() if now - one.since < TOLD_FOR}
+        broken = {name: one for name, one in self.broken.items() if now - one.since < REPORTED_FOR}
         staying: dict[str, Lacking] = {}
         for name in sorted(going):
             if (network := next(_lacking(tables, name, going, routed), None)) is not None:

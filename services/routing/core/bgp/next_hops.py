@@ -9,11 +9,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
+from ipaddress import ip_network
 
 from kit.tunnels import ROUTE_PROTOCOL
 from proto.net import Address, Network
-from services.routing.core.bgp.peers import SessionSettings
+from services.routing.core.bgp.peers import Peer, SessionSettings
 from services.routing.core.bgp.rib.paths import Reach
+from services.routing.core.bgp.values import Family, Prefix, prefix_of
+from services.routing.core.faults import Fault
 from services.routing.core.fib import PODS, Kind, Snapshot, Uplink
 from services.routing.core.learnt import PROTOCOL, Hop
 
@@ -115,6 +118,23 @@ def links_of(kernel: Snapshot, gateways: Iterable[tuple[Address, Address]] = ())
         ways=ways_of(kernel, named),
         ways_if_up=ways_of(replace(kernel, uplinks=up, routes=on_links), named),
     )
+
+
+def static_routes(
+    peers: Iterable[Peer], gateways: Iterable[tuple[Address, Address]], ways: Ways
+) -> tuple[dict[tuple[Family, Prefix], Hop], tuple[Fault, ...]]:
+    """Host routes to peers by the gateways that objects name for them (``reachableBy``), and why one cannot be."""
+    names = {peer.session.address: peer.name for peer in peers}
+    found: dict[tuple[Family, Prefix], Hop] = {}
+    faults = []
+    for address, gateway in gateways:
+        if (hop := ways.hop(address)) is not None:
+            found[prefix_of(ip_network(address))] = hop
+        else:
+            what = f"the gateway {gateway} to {address} is on no network of this node's uplinks that are up"
+            remedy = "correct spec.reachableBy, or bring the link up"
+            faults.append(Fault(what, remedy, about=("BGPPeer", names[address].partition("/")[0])))
+    return found, tuple(faults)
 
 
 def own_next_hops(session: SessionSettings, kernel: Snapshot, addresses: Mapping[int, Address]) -> dict[int, Address]:

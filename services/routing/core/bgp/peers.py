@@ -9,6 +9,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import Enum
 
+from proto.bgp import PeerKind
 from proto.net import Address, Network
 from services.routing.core.bgp.values import AddPath, Asn, Family, RouterId
 
@@ -130,5 +131,10 @@ class Peer:
     the session over IPv6 is ``mesh/<node>/ipv6``."""
     session: SessionSettings
     tables: TableSettings = TableSettings()
-    in_mesh: bool = False
-    """Of the node-to-node mesh."""
+    kind: PeerKind = "GlobalPeer"
+    """Who asks for it."""
+
+    @property
+    def in_mesh(self) -> bool:
+        """Of the node-to-node mesh."""
+        return self.kind == "NodeMesh"

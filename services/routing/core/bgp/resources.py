@@ -29,11 +29,12 @@ from ipaddress import IPv4Address
 from kit.bgp import PORT
 from kit.model_settings import DEFAULT, NODE
 from kit.node_selectors import parse_selector
+from proto.bgp import PeerKind
 from proto.net import Address, Network
 from proto.objects import BGPConfiguration, BGPFilter, BGPPeer, IPPool, Node, SecretKey
 from services.routing.core.bgp.configuration import RESTART, configuration
 from services.routing.core.bgp.peers import Peer, SessionSettings, TableSettings
-from services.routing.core.bgp.route_policies import Ranges, Rules, policies
+from services.routing.core.bgp.route_policies import Ranges, Rules, passed_over, policies
 from services.routing.core.bgp.values import AddPath, Asn, Family, RouterId
 from services.routing.core.faults import Fault
 
@@ -265,7 +266,7 @@ class _Peering:
             name=session.name,
             session=self._session_settings(session, password),
             tables=self._table_settings(session, external=external, is_node=node is not None),
-            in_mesh=asked is None,
+            kind=_kind(asked),
         )
 
     def _session_settings(self, session: _Session, password: str | None) -> SessionSettings:
@@ -314,6 +315,8 @@ class _Peering:
         asked = session.asked
         names = asked.filters if asked is not None else ()
         imports, exports = self._policies_of(names, external, is_node)
+        if asked is None and session.name in self._staying:
+            imports += passed_over(self._asn)
         theirs = _cluster_id(session.node) if session.node is not None else None
         keeps = asked is not None and (asked.next_hop_mode == "Keep" or _keeps_by_old_name(asked))
         return TableSettings(
@@ -358,6 +361,12 @@ class _Peering:
             what = f"node {', '.join(same)} has the router id {mine} of node {self._node.name} too"
             remedy = "give each node an IPv4 address of its own (annotation projectcalico.org/IPv4Address)"
             yield Fault(f"{what}: no session between them comes up", remedy, about=("Node", self._node.name))
+
+
+def _kind(asked: BGPPeer | None) -> PeerKind:
+    if asked is None:
+        return "NodeMesh"
+    return "NodePeer" if asked.node or asked.node_selector else "GlobalPeer"
 
 
 def _cluster_id(node: Node) -> RouterId | None:

@@ -21,6 +21,7 @@ from dataclasses import dataclass
 
 from proto.net import Network
 from proto.objects import BGPFilter, BGPFilterRule, IPPool
+from services.routing.core.bgp.communities import GRACEFUL_SHUTDOWN
 from services.routing.core.bgp.configuration import standard_or_large
 from services.routing.core.bgp.peers import Action, FilterRule, MatchOperator, Source
 from services.routing.core.bgp.values import Asn, Family
@@ -62,6 +63,22 @@ def policies(
     exports += (_about(Action.ACCEPT, cidr, MatchOperator.IN) for cidr in (*carried, *ranges.services))
     exports += (FilterRule(action=Action.REJECT, family=family, source=Source.REMOTE_PEERS) for family in Family)
     return tuple(imports), tuple(exports)
+
+
+def passed_over(asn: Asn) -> Rules:
+    """Rules behind those of import from a peer that goes: any other path is preferred here, and by whoever is sent one
+    of these. A peer that had it from this node too would not send another way of its own.
+    """
+    return tuple(
+        FilterRule(
+            action=Action.ACCEPT,
+            family=family,
+            set_local_pref=0,
+            prepend=(asn,),
+            add_communities=(GRACEFUL_SHUTDOWN,),
+        )
+        for family in Family
+    )
 
 
 def _not_carried(outside: Iterable[Asn]) -> Iterator[FilterRule]:

@@ -68,6 +68,20 @@ fd00:10:244::/122:n1 10.244.9.0/26:n1               |                           
 """
 
 
+@given(st.sets(st.integers(0, 7), min_size=1), st.data())
+def test_a_block_that_goes_changes_nothing_of_those_beside_it(numbers: set[int], data: st.DataObject) -> None:
+    """Neighbouring blocks, all of the node, with kept addresses of the node in them."""
+    all_of = {number: block(f"10.244.0.{number * 32}/27", "n1") for number in numbers}
+    claims = tuple(claim(f"10.244.0.{number * 32 + 3}", "n1") for number in numbers)
+    gone = data.draw(st.sampled_from(sorted(numbers)))
+    before = announced(ME, Held(blocks=tuple(all_of.values()), claims=claims), configured())
+    left = tuple(one for number, one in all_of.items() if number != gone)
+    after = announced(ME, Held(blocks=left, claims=claims), configured())
+    assert set(before) == {one.cidr for one in all_of.values()}
+    assert set(before) - set(after) == {all_of[gone].cidr}
+    assert {str(one) for one in set(after) - set(before)} == {f"10.244.0.{gone * 32 + 3}/32"}
+
+
 @pytest.mark.parametrize("row", PODS.strip("\n").splitlines())
 def test_blocks_and_kept_addresses(row: str) -> None:
     blocks, claims, expected = (cell.split() for cell in row.split("|"))

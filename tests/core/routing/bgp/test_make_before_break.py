@@ -8,12 +8,12 @@ from typing import Any
 
 import pytest
 
-from services.routing.core.bgp.make_before_break import DEADLINE, PATIENCE, TOLD_FOR, Handover
+from services.routing.core.bgp.make_before_break import DEADLINE, PATIENCE, REPORTED_FOR, Handover
 from services.routing.core.bgp.peers import Action, FilterRule
 from services.routing.core.bgp.resources import peering
 from services.routing.core.bgp.values import Attributes, Family, Origin
 from tests.core.routing.bgp.rib_speaker import OURS, V4, Speaker, attributes, prefix
-from tests.core.routing.bgp.test_resources import A, MESH_OFF, MESH_ON, objects
+from tests.core.routing.bgp.test_resources import MESH_OFF, MESH_ON, A, objects
 
 MESH = {"mesh/n2": "172.31.0.2", "mesh/n3": "172.31.0.3"}
 HOPS = {**MESH, "tor/172.31.0.1": "172.31.0.1", "rr/172.31.0.9": "172.31.0.9"}
@@ -93,7 +93,7 @@ def test_what_is_kept_over_a_restart_of_the_peer_counts() -> None:
     assert lacking(one) == ""
 
 
-def test_it_stays_for_so_long_at_most_and_is_told() -> None:
+def test_it_stays_for_so_long_at_most_and_is_reported() -> None:
     one = node(f"mesh/n2: {BLOCK}")
     at = 1000.0
     found = Handover().after(MESH, one.tables, (), at)
@@ -110,9 +110,9 @@ def test_it_stays_for_so_long_at_most_and_is_told() -> None:
     assert (list(ended.staying), list(ended.broken)) == ([], ["mesh/n2"])
     (fault,) = ended.faults(at + DEADLINE)
     assert "nothing but its session mesh/n2" in fault.fault
-    later = ended.after((), one.tables, (), at + DEADLINE + TOLD_FOR - 1)
-    assert later.faults(at + DEADLINE + TOLD_FOR - 1) == (fault,)
-    assert later.after((), one.tables, (), at + DEADLINE + TOLD_FOR) == Handover()
+    later = ended.after((), one.tables, (), at + DEADLINE + REPORTED_FOR - 1)
+    assert later.faults(at + DEADLINE + REPORTED_FOR - 1) == (fault,)
+    assert later.after((), one.tables, (), at + DEADLINE + REPORTED_FOR) == Handover()
 
 
 def test_the_time_of_a_session_goes_on_whatever_it_lacks() -> None:
@@ -140,6 +140,9 @@ def test_sessions_of_the_mesh_that_stay_are_those_that_it_had() -> None:
     was, stays = ({peer.name: peer.session for peer in one.peers} for one in (whole, kept))
     assert stays["mesh/n2"] == was["mesh/n2"], "the same session"
     assert "a/10.0.0.1" in stays
+    rules = {peer.name: peer.tables.imports[-1] for peer in kept.peers}
+    assert (rules["mesh/n2"].set_local_pref, rules["mesh/n2"].prepend) == (0, (64512,)), "any other path comes first"
+    assert rules["a/10.0.0.1"].set_local_pref is None
 
 
 def test_a_session_that_is_asked_for_by_itself_comes_before_one_of_the_mesh_that_stays() -> None:

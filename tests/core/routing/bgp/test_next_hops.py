@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from ipaddress import ip_address, ip_interface, ip_network
+from ipaddress import IPv4Address, ip_address, ip_interface, ip_network
 
 import pytest
 
-from services.routing.core.bgp.next_hops import BY_ROUTER, Ways, links_of, ways_of
-from services.routing.core.bgp.peers import SessionSettings
+from services.routing.core.bgp.next_hops import BY_ROUTER, Ways, links_of, static_routes, ways_of
+from services.routing.core.bgp.peers import Peer, SessionSettings
 from services.routing.core.bgp.rib.paths import Reach
+from services.routing.core.bgp.values import network_of
 from services.routing.core.fib import Kind, Route, Snapshot, Uplink
 
 LINKS = {"up0": 3, "up1": 4, "down0": 5, "pod0": 9, "lo": 1}
@@ -170,3 +171,37 @@ def test_a_link_without_an_address_of_the_family_changes_nothing() -> None:
     seen = kernel("fd02::1/128 dev up1 proto static", up1="10.1.0.11/32")
     held = session("fd02::1", "fd00:ff::11")
     assert links_of(seen).bound(held) == held
+
+
+@pytest.mark.parametrize(
+    ("peer", "gateway", "expected"),
+    [
+        ("10.66.0.1", "10.0.0.7", "10.66.0.1/32 via 10.0.0.7 dev up0"),
+        ("10.0.0.9", "10.0.0.7", "10.0.0.9/32 via 10.0.0.7 dev up0"),
+        ("10.66.0.1", "10.1.0.1", "10.66.0.1/32 via 10.1.0.1 dev up1"),
+        ("10.66.0.1", "10.255.0.9", "10.66.0.1/32 via 10.1.0.1 dev up1"),
+        ("fd66::1", "fd00::7", "fd66::1/128 via fd00::7 dev up0"),
+        ("10.66.0.1", "10.2.0.1", "is on no network"),
+        ("10.66.0.1", "203.0.113.1", "is on no network"),
+    ],
+)
+def test_a_host_route_to_a_peer_by_its_gateway(peer: str, gateway: str, expected: str) -> None:
+    session = SessionSettings(
+        address=ip_address(peer), local_asn=64512, peer_asn=65001, router_id=IPv4Address("10.0.0.11")
+    )
+    named = ((ip_address(peer), ip_address(gateway)),)
+    found, faults = static_routes([Peer(name=f"tor/{peer}", session=session)], named, ways_of(kernel(), named))
+    by_index = {index: name for name, index in LINKS.items()}
+    said = [
+        f"{network_of(family, prefix)} via {hop.via} dev {by_index[hop.link]}"
+        for (family, prefix), hop in found.items()
+    ]
+    if "via" in expected:
+        assert (said, faults) == ([expected], ())
+    else:
+        (fault,) = faults
+        assert expected in fault.fault
+        assert gateway in fault.fault
+        assert "spec.reachableBy" in fault.remedy
+        assert fault.about == ("BGPPeer", "tor")
+        assert not said

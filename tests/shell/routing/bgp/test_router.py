@@ -111,14 +111,15 @@ class Node:
             await self.router.work()
             self.works += 1
 
-    def follow(self, *peers: Peer, unprogrammed: Iterable[str] = ()) -> None:
+    def follow(self, *peers: Peer, unprogrammed: Iterable[str] = (), suspended: Iterable[str] = ()) -> None:
         identity = Identity(
             asn=65001,
             router_id=ip_address("10.0.1.1"),  # type: ignore[arg-type]
             listen_port=self.port,
             listen_addresses=(ip_address("127.0.1.1"),),
         )
-        self.router.follow(identity, peers, ADDRESSES, unprogrammed=map(ip_network, unprogrammed))
+        ranges = map(ip_network, unprogrammed)
+        self.router.follow(identity, peers, ADDRESSES, unprogrammed=ranges, suspended=frozenset(suspended))
         assert self.router.speaker.listener.faults == {}
 
     def peer(self, number: int, tables: TableSettings | None = None, **more: Any) -> Peer:
@@ -574,6 +575,24 @@ async def test_without_peers_the_kernels_routes_are_nobodys(make: Make) -> None:
     node = make()
     node.follow()
     await until(lambda: sorted(node.routes.complete_) == [Family.IPV4, Family.IPV6])
+
+
+async def test_a_session_that_is_suspended_ends_without_a_word_and_nothing_of_it_stays_here(
+    make: Make, by_hand: MakePeer
+) -> None:
+    node = make()
+    node.router.announce(OWN)
+    node.follow(node.peer(8), node.peer(9))
+    eight, nine = await by_hand(8).establish(), await by_hand().establish()
+    for one in (eight, nine):
+        await one.send(one.announce("10.1.0.0/24"), one.end_of_rib())
+    await nine.send(nine.announce("10.2.0.0/24"))
+    await until(lambda: node.routes.said() == {"10.1.0.0/24": "10.0.0.8 10.0.0.9", "10.2.0.0/24": "10.0.0.9"})
+    node.follow(node.peer(8), suspended=["9"])
+    await until(lambda: nine.closed)
+    assert not [said for said in nine.said if said.startswith("closed")], "it keeps the routes for a while"
+    await until(lambda: node.routes.said() == {"10.1.0.0/24": "10.0.0.8"})
+    assert not eight.closed
 
 
 async def test_an_end_for_good_ends_sessions_and_takes_the_routes(make: Make, by_hand: MakePeer) -> None:

@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from chassis.bus.client import Bus
 from proto.addresses import Block
-from proto.bgp import BgpSessionsRequest
+from proto.bgp import BgpSessionsRequest, BgpStatus
 from proto.codec import block_key, kind_prefix, object_key
 from proto.net import Network
 from proto.objects import (
@@ -27,13 +27,14 @@ from proto.objects import (
     BGPConfiguration,
     BGPFilter,
     BGPPeer,
+    CalicoNodeStatus,
     EndpointSlice,
     IPPool,
     Node,
     SecretKey,
     Service,
 )
-from proto.subjects import BLOCKS, CLAIMS, OBJECTS
+from proto.subjects import BGP_STATUS, BLOCKS, CLAIMS, OBJECTS
 from proto.sync import Complete, complete_key
 from services.routing.bgp.answers import sessions
 from services.routing.bgp.metrics import BgpMetrics
@@ -85,7 +86,7 @@ class Learnt(LearntRoutes):
 
     async def apply(self, *, full: bool, occupied: Iterable[Network] = ()) -> Pass:
         for table in self._tables.values():
-            table.take(1 << 20, range(1 << 32), ())
+            table.settle(table.take(1 << 20, range(1 << 32), ()), ())
             if table.is_complete:
                 self.whole.add(table.family)
         return Pass(written=self.written, crowded=len(self._crowded))
@@ -468,3 +469,51 @@ async def test_an_agent_that_ends_leaves_its_routes_with_its_peers_but_one_whose
     await world.bgp._close()
     await until(lambda: nine.closed)
     assert not [said for said in nine.said if said.startswith("closed")], "no word that would end the restart"
+
+
+async def test_a_peer_behind_a_gateway_has_a_host_route_as_long_as_it_is_a_peer(world: World, nine: ByHand) -> None:
+    behind = world.peer(reachable_by=ip_address("10.0.0.77"))
+    await usual(world)
+    await nine.come_back()
+    await until(world.up)
+    assert not world.learnt.by("127.0.1.9/32")
+    await world.put(behind)
+    await until(lambda: world.learnt.by("127.0.1.9/32") == "10.0.0.77")
+    assert not nine.closed
+    await world.put(msgspec.structs.replace(behind, reachable_by=ip_address("10.99.0.1")))
+    await until(lambda: world.bgp.faults)
+    assert [fault.about for fault in world.bgp.faults] == [("BGPPeer", "tor-9")]
+    assert not world.learnt.by("127.0.1.9/32")
+    await world.put(behind)
+    await until(lambda: world.learnt.by("127.0.1.9/32"))
+    await world.delete(behind)
+    await until(lambda: not world.learnt.by("127.0.1.9/32"))
+
+
+async def test_a_node_reports_how_its_speaker_is_as_long_as_an_object_asks(world: World, nine: ByHand) -> None:
+    heard: list[BgpStatus] = []
+    subjects: set[str] = set()
+
+    def hear(subject: str, status: BgpStatus) -> None:
+        subjects.add(subject)
+        heard.append(status)
+
+    await world.cluster.subscribe(BGP_STATUS, BgpStatus, hear)
+    await usual(world)
+    await nine.come_back()
+    await nine.send(nine.announce("10.1.0.0/24"), nine.end_of_rib())
+    await until(lambda: world.learnt.by("10.1.0.0/24"))
+    assert not heard, "nobody asks"
+    await world.put(CalicoNodeStatus("other", "n2", ("BGP",), 1))
+    mine = CalicoNodeStatus("mine", "n1", ("Agent", "BGP", "Routes"), 1)
+    await world.put(mine)
+    await until(lambda: len(heard) > 1)
+    assert subjects == {"airmesh.v1.events.routing.bgp-status.n1"}
+    status = heard[-1]
+    assert (status.speaks, status.families, status.established, status.router_id) == (True, (4, 6), (1, 0), "10.0.0.1")
+    assert [(str(one.address), one.kind, one.state) for one in status.peers] == [
+        ("127.0.1.9", "GlobalPeer", "Established")
+    ]
+    routes = {str(one.destination): (one.forwarding, one.kind) for one in status.routes}
+    assert routes == {"10.244.0.0/26": (False, None), "10.1.0.0/24": (True, "GlobalPeer")}
+    assert status.booted <= status.configured
