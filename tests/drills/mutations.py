@@ -1353,7 +1353,9 @@ BGP = (
         file="services/routing/core/bgp/codec/capabilities.py",
         old="reader(offer, parameter[at + 2 : stop])",
         new="reader(offer, parameter[at + 2 :])",
-        tests=("tests/core/routing/bgp/test_codec_messages.py",),
+        tests=(
+            "tests/core/routing/bgp/test_codec_messages.py::test_capabilities[one-whose-header-would-be-another-entry]",
+        ),
     ),
     Mutant(
         name="an-as4-path-of-another-route-is-joined",
@@ -1563,7 +1565,7 @@ BGP = (
         file="services/routing/core/bgp/rib/groups.py",
         old="(owed[prefix][0] if prefix in owed else was, now)",
         new="(was, now)",
-        tests=("tests/core/routing/bgp/test_rib_tables.py",),
+        tests=("tests/core/routing/bgp/test_rib_states.py",),
     ),
     Mutant(
         name="a-filter-outbids-graceful-shutdown",
