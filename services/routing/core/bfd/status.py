@@ -129,7 +129,6 @@ def why_not_up(status: Status) -> Fault | None:
     )
 
 
-
 def _is_off(status: Status) -> bool:
     """The peer has said AdminDown last. It may fall silent after a detection time (RFC 5880 6.8.16)."""
     if status.remote.discriminator:
