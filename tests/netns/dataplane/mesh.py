@@ -70,7 +70,7 @@ __all__ = [
 ]
 
 
-def wait_for(what: str, check: Callable[[], T], seconds: float = 15.0) -> T:
+def wait_for(what: str, check: Callable[[], T], seconds: float = 60.0) -> T:
     """The first true value of ``check``."""
     deadline = time.monotonic() + seconds
     while True:

@@ -129,10 +129,10 @@ def why_not_up(status: Status) -> Fault | None:
     )
 
 
-
 def _is_off(status: Status) -> bool:
     """The peer has said AdminDown last. It may fall silent after a detection time (RFC 5880 6.8.16)."""
     if status.remote.discriminator:
         return status.remote.state is State.ADMIN_DOWN
-    ended = status.diagnostic is Diagnostic.NEIGHBOR_DOWN and status.failure is not None
-    return ended and status.failure.remote_state is State.ADMIN_DOWN
+    if status.failure is None or status.diagnostic is not Diagnostic.NEIGHBOR_DOWN:
+        return False
+    return status.failure.remote_state is State.ADMIN_DOWN

@@ -172,6 +172,11 @@ def test_an_open_that_offers_much() -> None:
         ("45 08 0001 01 01 0002 01 02", Capabilities(add_path=((V4, AddPath.RECEIVE), (V6, AddPath.SEND)))),
         ("45 08 0001 01 00 0002 01 04", Capabilities()),  # no such direction
         ("45 00", Capabilities()),
+        pytest.param(
+            "45 04 0001 01 03 00 02 0102",
+            Capabilities(add_path=((V4, AddPath.BOTH),)),
+            id="one-whose-header-would-be-another-entry",
+        ),
         ("40 02 c0b4", Capabilities(graceful_restart=GracefulRestart(True, 180, (), True))),
         ("40 02 8000 40 02 0001", Capabilities(graceful_restart=GracefulRestart(False, 1))),  # the last one counts
         (

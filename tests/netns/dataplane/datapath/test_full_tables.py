@@ -131,7 +131,7 @@ def reported_while(
             await asyncio.sleep(0.2)
             await put(cluster, work)
             try:
-                async with asyncio.timeout(10):
+                async with asyncio.timeout(60):
                     while len(heard) < enough:
                         await asyncio.sleep(0.05)
             except TimeoutError:
@@ -196,7 +196,7 @@ class TestServices:
         node.kill("dataplane")
         node.start_dataplane(**SIZES)
         node.put(web("late"), slice_of("late", 1))
-        wait_for("a pass of the new agent", lambda: "late" in served(tables(node), "shop"), 30)
+        wait_for("a pass of the new agent", lambda: "late" in served(tables(node), "shop"))
         after = {
             key for key in frontends(tables(node)) if key.port != 30003 and key.address not in web("late").cluster_ips
         }
@@ -213,7 +213,7 @@ class TestServices:
         node.kill("dataplane")
         node.start_dataplane(AIRMESH_TABLE_MEMORY="0.5")
         node.put(*ALL)
-        wait_for("all of them", lambda: len(counted(node)) == 66, 30)
+        wait_for("all of them", lambda: len(counted(node)) == 66)
         opened = tables(node)
         assert opened.services.entries == 131_072
         opened.close()
@@ -254,7 +254,7 @@ class TestBackends:
         """200,000 backends of one Service come and go while a neighbour's endpoints change and a pod starts."""
         large, name = greedy(1), "s01"
         node.put(large, slice_of(name, 200, namespace="mallory", ports=PORTS))
-        wait_for("it", lambda: counted(node) == {name: PORTS}, 30)
+        wait_for("it", lambda: counted(node) == {name: PORTS})
         slowest = 0.0
         for attempt in range(8):
             node.put(slice_of(name, 200 - attempt % 2, namespace="mallory", ports=PORTS))
@@ -266,7 +266,7 @@ class TestBackends:
         started = node.pod("quick")
         assert started.four
         node.delete(large)
-        wait_for("its end", lambda: not counted(node), 30)
+        wait_for("its end", lambda: not counted(node))
 
 
 _CONNECT = """

@@ -180,7 +180,7 @@ def test_a_client_gets_an_error_and_connects_to_another(
             node.put(*slices(new))
         assert said == ["ConnectionAbortedError"]
         for name in THROUGH[1:]:
-            wait_for(f"{name} to be told", lambda name=name: those[name].ask() == "OSError", 20)  # type: ignore[misc]
+            wait_for(f"{name} to be told", lambda name=name: those[name].ask() == "OSError")  # type: ignore[misc]
         assert {those[name].connect() for name in THROUGH} == {"new"}
         assert {those[name].ask() for name in DIRECT} == {"old"}, "they never asked for the Service"
     reported = [line for line in node.log("dataplane") if line["event"] == "stale-sockets-ended"]
@@ -218,7 +218,7 @@ def test_a_backend_that_came_for_a_moment_is_missed_by_nobody(
         node.put(*slices(old))
         wait_for("the one that comes for a moment", lambda: client.connect() == "old")
         node.put(*slices(new))
-        wait_for("its client to be told", lambda: client.ask() == "OSError", 20)
+        wait_for("its client to be told", lambda: client.ask() == "OSError")
     client.close()
     node.put(*slices())
 
@@ -234,6 +234,6 @@ def test_what_left_while_no_agent_ran_is_found_by_the_next(
         assert {those[name].ask() for name in THROUGH} == {"old"}, "nobody is there to end them"
         node.start_dataplane()
         for name in THROUGH:
-            wait_for(f"{name} to be told", lambda name=name: those[name].ask() == "OSError", 10)  # type: ignore[misc]
+            wait_for(f"{name} to be told", lambda name=name: those[name].ask() == "OSError")  # type: ignore[misc]
         assert {those[name].connect() for name in THROUGH} == {"new"}
         assert {those[name].ask() for name in DIRECT} == {"old"}

@@ -192,7 +192,7 @@ def test_a_pod_whose_policy_is_not_compiled_waits_and_nothing_is_made(node: Mesh
         assert "eth0" not in run("ip", "-n", netns, "-br", "link")
     finally:
         node.start("policy", "policy")
-    wait_for("the pod to start", lambda: node.cni("ADD", "uncompiled", netns, pod).code == 0, 20)
+    wait_for("the pod to start", lambda: node.cni("ADD", "uncompiled", netns, pod).code == 0)
 
 
 _CLIENT = """

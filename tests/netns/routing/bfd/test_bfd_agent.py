@@ -195,14 +195,13 @@ async def test_a_flood_takes_no_cpu_from_others(agent: Agent, bird: Bird, nodes:
     await up(agent, bird)
     pid = agent.pid
     assert os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR
-    words = [sys.executable, "-c", FLOOD, str(OWN[4]), str(PORT)]
-    flooding = [subprocess.Popen(command(str(nodes[1].path), *words)) for _ in range(2)]
+    words = ["nice", "-n", "-20", sys.executable, "-c", FLOOD, str(OWN[4]), str(PORT)]  # however busy the machine is
+    flooding = subprocess.Popen(command(str(nodes[1].path), *words))
     try:
         await until(lambda: os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_OTHER, "ordinary")
     finally:
-        for flood in flooding:
-            flood.kill()
-            flood.wait()
+        flooding.kill()
+        flooding.wait()
     await until(lambda: os.sched_getscheduler(pid) & ~os.SCHED_RESET_ON_FORK == os.SCHED_RR, "before others again")
     await agent.up(*BOTH)
     assert agent.pid == pid

@@ -116,7 +116,7 @@ async def test_write_under_way_when_the_connection_breaks_ends_at_once(
     started = time.monotonic()
     with pytest.raises(Unavailable):
         await write
-    assert time.monotonic() - started < 2
+    assert time.monotonic() - started < 20, "not when its own time is over"
     nats_server.start()
 
 

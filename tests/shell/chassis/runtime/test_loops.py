@@ -57,12 +57,13 @@ async def test_changes_are_gathered_into_one_pass(runtime_for: RuntimeFor) -> No
 
 async def test_a_full_pass_comes_with_the_period_even_amid_changes(runtime_for: RuntimeFor) -> None:
     runtime, passes, cursor = await runtime_for("dns"), Passes(), Cursor()
+    began = time.monotonic()
     Loop(runtime, "x", cursors=[cursor], apply=passes.apply, period=0.3)
     for _ in range(100):
         cursor.mark("a")
         await asyncio.sleep(0.01)
     full = [at for at, dirty in zip(passes.times, passes.seen, strict=True) if dirty.full]
-    assert 3 <= len(full) <= 5
+    assert 3 <= len(full) <= (time.monotonic() - began) / 0.3 + 2
     assert len(passes.seen) > 20
 
 
