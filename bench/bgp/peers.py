@@ -92,7 +92,6 @@ class End:
     def _opened(self) -> bool:
         """Whether the next connection becomes a session; one that ends before is followed by another."""
         connected, _ = self._listener.accept()
-        connected.setblocking(True)
         connected.settimeout(PATIENCE)
         self._socket, self._rest = connected, b""
         offered = negotiation.offered(self._settings)
@@ -101,6 +100,7 @@ class End:
             while True:
                 for kind, body in self._messages(connected.recv(1 << 16)):
                     if kind is MessageKind.KEEPALIVE:
+                        connected.settimeout(None)
                         return True
                     if kind is MessageKind.NOTIFICATION:
                         raise SessionLost(decode_notification(body).reason)
@@ -151,7 +151,6 @@ class Sender(End):
             one.start()
 
     def _send(self, octets: bytes) -> None:
-        self.opened.settimeout(None)
         self.began = time.monotonic()
         try:
             self.opened.sendall(octets)

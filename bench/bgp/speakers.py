@@ -250,7 +250,6 @@ class Running:
                 stdout=out,
                 stderr=errors,
                 env=os.environ | dict(self._program.environment),
-                start_new_session=True,
             )
         return self
 

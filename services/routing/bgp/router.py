@@ -28,7 +28,7 @@ from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.rib.exports import OwnNextHop
 from services.routing.core.bgp.rib.loc_rib import Change
-from services.routing.core.bgp.rib.paths import OWN, NextHop, Reach
+from services.routing.core.bgp.rib.paths import OWN, Path, Reach
 from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit, Tables
 from services.routing.core.bgp.rib.tables import Established as Known
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
@@ -332,12 +332,16 @@ class Router:
 
     def _program(self, changes: Iterable[Change]) -> None:
         """Hand the kernel's routes what changed, prefixes with the same next hops together."""
-        together: dict[tuple[Family, tuple[Hop, ...]], list[Prefix]] = {}
-        known: dict[NextHop, Hop | None] = {}
+        together: dict[Family, dict[tuple[Path, ...], list[Prefix]]] = {family: {} for family in Family}
         for change in changes:
-            together.setdefault((change.family, self._hops(change, known)), []).append(change.prefix)
-        for (family, hops), prefixes in together.items():
-            self._routes.replace(family, prefixes, hops)
+            paths = () if self._unprogrammed and self._is_for_peers(change) else change.after
+            together[change.family].setdefault(paths, []).append(change.prefix)
+        for family, runs in together.items():
+            by_hops: dict[tuple[Hop, ...], list[Prefix]] = {}
+            for paths, prefixes in runs.items():
+                by_hops.setdefault(self._hops(paths), []).extend(prefixes)
+            for hops, prefixes in by_hops.items():
+                self._routes.replace(family, prefixes, hops)
 
     def _hand_over_again(self) -> None:
         """Hand over all that is used, a part at a time: next hops are reached in another way, or other prefixes than
@@ -345,21 +349,17 @@ class Router:
         """
         self._again = {family: list(self.rib.chosen(family)) for family in Family}
 
-    def _hops(self, change: Change, known: dict[NextHop, Hop | None]) -> tuple[Hop, ...]:
-        """The routers that a prefix is reached by; none where it is this node's own, or for peers alone. ``known``: of
-        next hops that were looked for.
-        """
-        if not change.after or change.after[0].source is OWN:
+    def _is_for_peers(self, change: Change) -> bool:
+        """The prefix is for peers alone."""
+        network = network_of(change.family, change.prefix)
+        return any(within(network, one) for one in self._unprogrammed)
+
+    def _hops(self, paths: tuple[Path, ...]) -> tuple[Hop, ...]:
+        """The routers that prefixes with these paths are reached by; none where they are this node's own."""
+        if not paths or paths[0].source is OWN:
             return ()
-        if self._unprogrammed:
-            network = network_of(change.family, change.prefix)
-            if any(within(network, one) for one in self._unprogrammed):
-                return ()
-        hops = [path.hop for path in change.after if path.hop is not None]
-        for hop in hops:
-            if hop not in known:
-                known[hop] = self._ways.hop(hop.address, hop.interface)
-        return tuple(dict.fromkeys(found for hop in hops if (found := known[hop]) is not None))
+        found = (self._ways.hop(path.hop.address, path.hop.interface) for path in paths if path.hop is not None)
+        return tuple(dict.fromkeys(hop for hop in found if hop is not None))
 
     def _send(self, name: str) -> bool:
         """Send a peer the next part of what it lacks; whether that was something, and it took it."""

@@ -42,13 +42,13 @@ class AdjRibIn:
         """The peer sent these prefixes."""
         admission = self._importer.admission(attributes, path_id)
         self._identified |= path_id != 0
-        guarded, usual = self._importer.guarded, admission.usual
+        closely, usual = self._importer.closely, admission.usual
         table, paths, stale = self._table, self.paths, self.stale
         candidates, marked = table.candidates, table.marked
         for prefix in prefixes:
             key = key_of(prefix, path_id) if path_id else prefix
             old = paths.get(key)
-            alone = usual if usual is not None and prefix[1:2] not in guarded else admission.alone(prefix)
+            alone = usual if usual is not None and prefix[1:2] not in closely else admission.alone(prefix)
             new = alone[0]
             if stale:
                 stale.discard(key)

@@ -87,16 +87,14 @@ class LocRib:
         if self.deferred:
             return []
         changes: list[Change] = []
-        chosen: dict[Paths, Paths] = {}
         groups = tuple(self.groups.values())
-        candidates, selected, family = self.candidates, self.selected, self.family
-        for prefix in self._next(limit):
-            paths = candidates.get(prefix, ())
-            after = chosen.get(paths)
-            if after is None:
-                after = chosen[paths] = self._chosen(paths)
-            before = selected.get(prefix, ())
-            if after is not before:
+        selected, family = self.selected, self.family
+        for paths, prefixes in self._runs(limit).items():
+            after = self._chosen(paths)
+            for prefix in prefixes:
+                before = selected.get(prefix, ())
+                if after is before:
+                    continue
                 if after:
                     selected[prefix] = after
                 else:
@@ -104,10 +102,22 @@ class LocRib:
                 if not (before and after and _same(before, after)):
                     changes.append(Change(family, prefix, before, after))
             for group in groups:
-                group.revise(prefix, after)
+                group.revise(prefixes, after)
         for group in groups:
             group.settle()
         return changes
+
+    def _runs(self, limit: int) -> dict[Paths, list[Prefix]]:
+        """The next marked prefixes, those with the same paths together: what follows from these is worked out once."""
+        runs: dict[Paths, list[Prefix]] = {}
+        candidates = self.candidates
+        for prefix in self._next(limit):
+            paths = candidates.get(prefix, ())
+            run = runs.get(paths)
+            if run is None:
+                run = runs[paths] = []
+            run.append(prefix)
+        return runs
 
     def _chosen(self, paths: Paths) -> Paths:
         """What is chosen of some paths; the same tuple where it is all of them, in this order."""
@@ -138,7 +148,7 @@ class LocRib:
         found = self.groups.setdefault(settings, Group(settings, self.most))
         if not len(found) or self.decided < found.whole_after:
             for prefix, paths in self.selected.items():
-                found.revise(prefix, paths)
+                found.revise((prefix,), paths)
             found.settle()
         return found
 
