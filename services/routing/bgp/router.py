@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Protocol
 
@@ -42,6 +44,8 @@ LONGEST = 0.5
 """Seconds of one pass, after which what was decided is written though more comes all the time."""
 FIRST_TABLES = 120.0
 """Seconds after a start in which peers may send their first tables before what they did not send is taken away."""
+
+_FAMILY_AND_PATHS, _PREFIX = attrgetter("family", "after"), attrgetter("prefix")
 
 
 class Routes(Protocol):
@@ -332,16 +336,13 @@ class Router:
 
     def _program(self, changes: Iterable[Change]) -> None:
         """Hand the kernel's routes what changed, prefixes with the same next hops together."""
-        together: dict[Family, dict[tuple[Path, ...], list[Prefix]]] = {family: {} for family in Family}
-        for change in changes:
-            paths = () if self._unprogrammed and self._is_for_peers(change) else change.after
-            together[change.family].setdefault(paths, []).append(change.prefix)
-        for family, runs in together.items():
-            by_hops: dict[tuple[Hop, ...], list[Prefix]] = {}
-            for paths, prefixes in runs.items():
-                by_hops.setdefault(self._hops(paths), []).extend(prefixes)
-            for hops, prefixes in by_hops.items():
-                self._routes.replace(family, prefixes, hops)
+        if self._unprogrammed:
+            changes = [change._replace(after=()) if self._is_for_peers(change) else change for change in changes]
+        together: dict[tuple[Family, tuple[Hop, ...]], list[Prefix]] = {}
+        for (family, paths), run in groupby(changes, _FAMILY_AND_PATHS):
+            together.setdefault((family, self._hops(paths)), []).extend(map(_PREFIX, run))
+        for (family, hops), prefixes in together.items():
+            self._routes.replace(family, prefixes, hops)
 
     def _hand_over_again(self) -> None:
         """Hand over all that is used, a part at a time: next hops are reached in another way, or other prefixes than

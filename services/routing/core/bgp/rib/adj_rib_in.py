@@ -38,13 +38,20 @@ class AdjRibIn:
         self._identified = False
         """The peer has sent path identifiers."""
 
-    def announce(self, attributes: Attributes, path_id: PathId, prefixes: Iterable[Prefix]) -> None:
+    def announce(self, attributes: Attributes, path_id: PathId, prefixes: Sequence[Prefix]) -> None:
         """The peer sent these prefixes."""
         admission = self._importer.admission(attributes, path_id)
         self._identified |= path_id != 0
         closely, usual = self._importer.closely, admission.usual
         table, paths, stale = self._table, self.paths, self.stale
         candidates, marked = table.candidates, table.marked
+        if usual is not None and usual[0].rejection is None and not path_id and not stale:
+            new = [prefix for prefix in prefixes if prefix[1:2] not in closely]
+            if paths.keys().isdisjoint(new) and candidates.keys().isdisjoint(new):  # as where a table comes first
+                paths.update(dict.fromkeys(new, usual[0]))
+                candidates.update(dict.fromkeys(new, usual))
+                marked.update(dict.fromkeys(new))
+                prefixes = [prefix for prefix in prefixes if prefix[1:2] in closely] if len(new) < len(prefixes) else ()
         for prefix in prefixes:
             key = key_of(prefix, path_id) if path_id else prefix
             old = paths.get(key)

@@ -16,6 +16,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import TypeVar, overload
 
 from services.routing.core.bgp.filters import Policy, Rule, deciding, elsewhere
@@ -41,6 +43,8 @@ Entry = tuple[Prefix, Paths, Paths]
 """A prefix that changed, its paths before and after."""
 Changed = dict[Prefix, tuple[bool, Attributes | None]]
 """Whether a peer had something of a prefix before, and what it has now."""
+
+_prefix_of, _paths_of = itemgetter(0), itemgetter(1, 2)
 
 LONG_LOG = 1024
 """From here on the log is cut."""
@@ -111,6 +115,8 @@ class Group:
         self._most = most if settings.sends_paths else 1
         self._policy = Policy(settings.rules, settings.family, default=settings.default)
         self.out: dict[Prefix, tuple[Sent, ...]] = {}
+        self._common = False
+        """Several peers are, or were, of the group."""
         self.whole_after = 0
         """Marks of the Loc-RIB that are decided when the group has all that was chosen before it was made."""
         self._log: list[Entry] = []
@@ -130,12 +136,19 @@ class Group:
 
     def revise(self, prefixes: Sequence[Prefix], paths: tuple[Path, ...]) -> None:
         """These prefixes have these paths now, best first; none: they are gone."""
+        if paths and paths[0].source.name == self._only:
+            paths = ()
+        if not paths and self.out.keys().isdisjoint(prefixes):
+            return
         outcomes = [self._outcome(path) for path in paths[: self._most]]
         if len(outcomes) == 1:
             usual, closely = outcomes[0].usual, outcomes[0].closely
         else:
             usual, closely = _joined([one.usual for one in outcomes]), _closely(outcomes)
-        out, log, only = self.out, self._log if self._readers else [], self._only()
+        if closely is not None and not closely and self.out.keys().isdisjoint(prefixes):
+            self._add(prefixes, usual)
+            return
+        out, log = self.out, self._log if self._readers else []
         self._all = self._counted = None
         for prefix in prefixes:
             now = usual
@@ -148,12 +161,26 @@ class Group:
                 out[prefix] = now
             else:
                 del out[prefix]
-            if (now and now[0].source != only) or (was and was[0].source != only):
-                log.append((prefix, was, now))
+            log.append((prefix, was, now))
 
+    def _add(self, prefixes: Sequence[Prefix], paths: tuple[Sent, ...]) -> None:
+        """Prefixes come that there were none of: nearly all where a table comes first."""
+        if paths:
+            self.out.update(dict.fromkeys(prefixes, paths))
+            self._all = self._counted = None
+            if self._readers:
+                self._log.extend(zip(prefixes, repeat(NOTHING), repeat(paths)))
+
+    @property
     def _only(self) -> str | None:
-        """The one peer of the group, if each prefix has one path: what is its own before and after is no change."""
-        return next(iter(self._readers)) if len(self._readers) == self._most == 1 else None
+        """The peer that the table is for, as long as it is for one: then it has none of that peer's own paths."""
+        return next(iter(self._readers)) if len(self._readers) == self._most == 1 and not self._common else None
+
+    def share(self) -> bool:
+        """Be for several peers from now on; whether the table lacks paths for that, and all have to be revised."""
+        lacks = self._only is not None
+        self._common = True
+        return lacks
 
     def _exported(self, prefix: Prefix, outcome: _Outcome) -> tuple[Sent, ...]:
         if outcome.closely is not None and prefix[1:2] not in outcome.closely:
@@ -436,17 +463,19 @@ def _closely(outcomes: Sequence[_Outcome]) -> frozenset[bytes] | None:
 def _changed(entries: Sequence[Entry], name: str | None) -> Changed:
     """What entries of one path at most change for a peer; None: for one that none is from."""
     changed: Changed = {}
-    for prefix, was, now in entries:
-        old = was[0] if was else None
-        new = now[0] if now else None
-        if old is not None and old.source == name:
-            old = None
-        if new is not None and new.source == name:
-            new = None
+    for (was, now), run in groupby(entries, _paths_of):
+        old = was[0] if was and was[0] and was[0].source != name else None
+        new = now[0] if now and now[0] and now[0].source != name else None
         if old is new or (old and new and old.attributes == new.attributes):
             continue
-        had = changed[prefix][0] if prefix in changed else old is not None
-        changed[prefix] = (had, new.attributes if new else None)
+        prefixes = list(map(_prefix_of, run))
+        attributes = new.attributes if new else None
+        if changed.keys().isdisjoint(prefixes):
+            changed.update(dict.fromkeys(prefixes, (old is not None, attributes)))
+        else:
+            for prefix in prefixes:
+                had = changed[prefix][0] if prefix in changed else old is not None
+                changed[prefix] = (had, attributes)
     return changed
 
 

@@ -7,6 +7,7 @@ chosen goes to every update group at once, so the tables that are sent from neve
 from __future__ import annotations
 
 from collections.abc import Container
+from itertools import groupby
 from typing import NamedTuple
 
 from services.routing.core.bgp.rib.decision import choose
@@ -91,7 +92,11 @@ class LocRib:
         selected, family = self.selected, self.family
         for paths, prefixes in self._runs(limit).items():
             after = self._chosen(paths)
-            for prefix in prefixes:
+            new = selected.keys().isdisjoint(prefixes)  # as nearly all where a table comes first
+            if new and after:
+                selected.update(dict.fromkeys(prefixes, after))
+                changes += [Change(family, prefix, (), after) for prefix in prefixes]
+            for prefix in prefixes if not new else ():
                 before = selected.get(prefix, ())
                 if after is before:
                     continue
@@ -110,13 +115,8 @@ class LocRib:
     def _runs(self, limit: int) -> dict[Paths, list[Prefix]]:
         """The next marked prefixes, those with the same paths together: what follows from these is worked out once."""
         runs: dict[Paths, list[Prefix]] = {}
-        candidates = self.candidates
-        for prefix in self._next(limit):
-            paths = candidates.get(prefix, ())
-            run = runs.get(paths)
-            if run is None:
-                run = runs[paths] = []
-            run.append(prefix)
+        for paths, run in groupby(self._next(limit), self.candidates.get):
+            runs.setdefault(paths or (), []).extend(run)
         return runs
 
     def _chosen(self, paths: Paths) -> Paths:
@@ -135,18 +135,23 @@ class LocRib:
         return found
 
     def group(self, settings: ExportSettings) -> Group:
-        """The update group of these settings; a new one is filled as what is chosen now is decided again."""
+        """The update group of these settings; a new one is filled as what is chosen now is decided again, and so is
+        what the table of a single peer lacks when another one comes.
+        """
         found = self.groups.get(settings)
+        lacks = found is None or found.share()
         if found is None:
-            self.marked |= dict.fromkeys(self.selected)
             found = self.groups[settings] = Group(settings, self.most)
+        if lacks:
+            self.marked |= dict.fromkeys(self.selected)
             found.whole_after = self.decided + self.undecided
         return found
 
     def whole_group(self, settings: ExportSettings) -> Group:
         """The update group of these settings, with all that is chosen now: for a peer that has some of it already."""
         found = self.groups.setdefault(settings, Group(settings, self.most))
-        if not len(found) or self.decided < found.whole_after:
+        lacks = len(found) > 0 and found.share()
+        if not len(found) or lacks or self.decided < found.whole_after:
             for prefix, paths in self.selected.items():
                 found.revise((prefix,), paths)
             found.settle()
