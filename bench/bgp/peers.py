@@ -96,17 +96,16 @@ class End:
         self._socket, self._rest = connected, b""
         offered = negotiation.offered(self._settings)
         connected.sendall(encode_open(negotiation.opening(self._settings, offered)) + keepalive())
+        kinds: set[MessageKind] = set()
         try:
-            while True:
-                for kind, body in self._messages(connected.recv(1 << 16)):
-                    if kind is MessageKind.KEEPALIVE:
-                        connected.settimeout(None)
-                        return True
-                    if kind is MessageKind.NOTIFICATION:
-                        raise SessionLost(decode_notification(body).reason)
-        except (ConnectionError, SessionLost):
+            while not kinds & {MessageKind.KEEPALIVE, MessageKind.NOTIFICATION}:
+                kinds |= {kind for kind, _ in self._messages(connected.recv(1 << 16))}
+        except ConnectionError:
+            kinds.clear()
+        connected.settimeout(None)
+        if MessageKind.KEEPALIVE not in kinds:
             connected.close()
-            return False
+        return MessageKind.KEEPALIVE in kinds
 
     def _messages(self, octets: bytes) -> Sequence[tuple[MessageKind, bytes]]:
         if not octets:
@@ -190,7 +189,7 @@ class Receiver(End):
 
         Raises `SessionLost`.
         """
-        reading = Reading(self._family, paths, self.agreed)
+        reading = Reading(paths, self.agreed)
         came: list[tuple[float, bytes]] = []
         deadline, said = time.monotonic() + seconds, time.monotonic()
         with selectors.DefaultSelector() as selector:
@@ -214,12 +213,11 @@ class Receiver(End):
 class Reading:
     """What has come of what was expected."""
 
-    def __init__(self, family: Family, paths: Mapping[Prefix, tuple[Asn, ...]], agreed: Agreed) -> None:
+    def __init__(self, paths: Mapping[Prefix, tuple[Asn, ...]], agreed: Agreed) -> None:
         self.there: set[Prefix] = set()
         self.wrong: set[Prefix] = set()
         self.messages = 0
         self.at: float | None = None
-        self._family = family
         self._paths = paths
         self._reader = UpdateReader(agreed)
 

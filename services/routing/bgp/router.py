@@ -30,7 +30,7 @@ from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.rib.exports import OwnNextHop
 from services.routing.core.bgp.rib.loc_rib import Change
-from services.routing.core.bgp.rib.paths import OWN, Path, Reach
+from services.routing.core.bgp.rib.paths import OWN, NextHop, Path, Reach
 from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit, Tables
 from services.routing.core.bgp.rib.tables import Established as Known
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
@@ -338,11 +338,12 @@ class Router:
         """Hand the kernel's routes what changed, prefixes with the same next hops together."""
         if self._unprogrammed:
             changes = [change._replace(after=()) if self._is_for_peers(change) else change for change in changes]
-        together: dict[tuple[Family, tuple[Hop, ...]], list[Prefix]] = {}
+        together: dict[tuple[Family, tuple[NextHop, ...]], list[Prefix]] = {}
         for (family, paths), run in groupby(changes, _FAMILY_AND_PATHS):
-            together.setdefault((family, self._hops(paths)), []).extend(map(_PREFIX, run))
-        for (family, hops), prefixes in together.items():
-            self._routes.replace(family, prefixes, hops)
+            together.setdefault((family, _next_hops(paths)), []).extend(map(_PREFIX, run))
+        for (family, next_hops), prefixes in together.items():
+            found = (self._ways.hop(one.address, one.interface) for one in next_hops)
+            self._routes.replace(family, prefixes, dict.fromkeys(hop for hop in found if hop is not None))
 
     def _hand_over_again(self) -> None:
         """Hand over all that is used, a part at a time: next hops are reached in another way, or other prefixes than
@@ -354,13 +355,6 @@ class Router:
         """The prefix is for peers alone."""
         network = network_of(change.family, change.prefix)
         return any(within(network, one) for one in self._unprogrammed)
-
-    def _hops(self, paths: tuple[Path, ...]) -> tuple[Hop, ...]:
-        """The routers that prefixes with these paths are reached by; none where they are this node's own."""
-        if not paths or paths[0].source is OWN:
-            return ()
-        found = (self._ways.hop(path.hop.address, path.hop.interface) for path in paths if path.hop is not None)
-        return tuple(dict.fromkeys(hop for hop in found if hop is not None))
 
     def _send(self, name: str) -> bool:
         """Send a peer the next part of what it lacks; whether that was something, and it took it."""
@@ -443,3 +437,10 @@ class Router:
         """End for a restart: peers keep the routes if they can, and so does the kernel."""
         self.speaker.suspend()
         self.speaker.close()
+
+
+def _next_hops(paths: tuple[Path, ...]) -> tuple[NextHop, ...]:
+    """Those of a prefix with these paths; none where it is this node's own."""
+    if not paths or paths[0].source is OWN:
+        return ()
+    return tuple([path.hop for path in paths if path.hop is not None])

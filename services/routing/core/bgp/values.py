@@ -142,7 +142,7 @@ class Attributes:
 """By field, in their order."""
 
 
-def attributes_of(
+def attributes_of(  # noqa: PLR0913, PLR0917 - a value of so many fields, and a call by names takes longer
     origin: Origin,
     as_path: tuple[Segment, ...],
     next_hop: Address | None,

@@ -60,6 +60,7 @@ MESSAGE = 0
 NextHops = tuple[Address, Address | None]
 """The next hop, and the link-local one beside it (RFC 2545)."""
 
+
 @dataclass(frozen=True, slots=True)
 class Flaw:
     """A fault, and the NOTIFICATION for it where it cannot be borne."""

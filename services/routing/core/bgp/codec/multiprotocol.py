@@ -90,8 +90,7 @@ def has_multiprotocol(octets: bytes) -> bool:
         return False
     at, stop = 0, len(octets)
     while at + 3 <= stop:
-        code = octets[at + 1]
-        if code == MP_REACH or code == MP_UNREACH:
+        if octets[at + 1] in (MP_REACH, MP_UNREACH):
             return True
         if not octets[at] & EXTENDED_LENGTH:
             at += 3 + octets[at + 2]

@@ -14,7 +14,16 @@ from ipaddress import IPv4Network, IPv6Network
 
 from proto.net import Address, Network
 from services.routing.core.bgp.communities import GRACEFUL_SHUTDOWN, LLGR_STALE
-from services.routing.core.bgp.filters import Policy, Rule, changed_by, deciding, elsewhere, first_octets, nearest, with_communities
+from services.routing.core.bgp.filters import (
+    Policy,
+    Rule,
+    changed_by,
+    deciding,
+    elsewhere,
+    first_octets,
+    nearest,
+    with_communities,
+)
 from services.routing.core.bgp.peers import SessionSettings, TableSettings
 from services.routing.core.bgp.rib.paths import NextHop, NextHops, Path, Rejection, Source
 from services.routing.core.bgp.values import Attributes, Family, PathId, Prefix, prefix_of
