@@ -43,7 +43,7 @@ def measure(name: str, sent: Table, number: int) -> Run:
         sender, receiver = Sender(first, sent.family), Receiver(second, sent.family)
         stack.callback(receiver.close)
         stack.callback(sender.close)
-        running = stack.enter_context(Running(name, sent.family, folder))
+        running = stack.enter_context(Running(name, MAKERS[name](sent.family, folder), folder))
         receiver.establish()
         sender.establish()
         time.sleep(SETTLE)

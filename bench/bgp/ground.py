@@ -4,6 +4,7 @@ other, each on a link of its own. Both are gone when the `with` ends.
 
 from __future__ import annotations
 
+import os
 import subprocess
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
@@ -14,8 +15,8 @@ from proto.net import Address
 from services.routing.core.bgp.values import Family
 
 NETNS = "/run/netns"
-PEERS, SPEAKER = "am-bench-bgp-p", "am-bench-bgp-s"
-"""Names of the namespaces."""
+PEERS, SPEAKER = (f"am-bench-bgp-{letter}{os.getpid()}" for letter in "ps")
+"""Names of the namespaces, of this process alone."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -44,7 +45,7 @@ def path(name: str) -> str:
 def _ip(words: str) -> None:
     done = subprocess.run(["ip", *words.split()], check=False, capture_output=True, text=True, timeout=30)
     if done.returncode:
-        raise SystemExit(f"ip {words}: {done.stderr.strip()}; run it as root, and no second time beside itself")
+        raise SystemExit(f"ip {words}: {done.stderr.strip()}; run it as root")
 
 
 def _delete(name: str) -> None:

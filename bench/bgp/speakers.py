@@ -235,10 +235,10 @@ MAKERS: Mapping[str, Callable[[Family, Path], Program]] = {
 class Running:
     """A speaker's process; gone when the `with` ends."""
 
-    def __init__(self, name: str, family: Family, folder: Path) -> None:
+    def __init__(self, name: str, program: Program, folder: Path) -> None:
         self.name = name
         self._folder = folder
-        self._program = MAKERS[name](family, folder)
+        self._program = program
 
     def __enter__(self) -> Running:
         if shutil.which(self._program.argv[0]) is None:

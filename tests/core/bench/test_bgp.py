@@ -80,9 +80,9 @@ def test_what_passes_through_exabgp_is_announced_without_what_is_refused() -> No
             }
         },
     }
+    path, community = "as-path [ 65002 65001 7 ]", "community [ 65001:100 ]"
     assert commands(message, "172.28.1.1", "65002", "10.") == [
-        "neighbor 172.28.1.1 announce attributes next-hop self origin igp as-path [ 65002 65001 7 ] "
-        + "community [ 65001:100 ] nlri 192.0.2.0/24"
+        f"neighbor 172.28.1.1 announce attributes next-hop self origin igp {path} {community} nlri 192.0.2.0/24"
     ]
 
 
