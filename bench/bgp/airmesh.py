@@ -68,6 +68,8 @@ class Said:
     """The longest hold of the loop in the last minute, on the clock."""
     held_cpu: float
     """The longest hold in CPU time."""
+    held_by: str
+    """What held it longest on the clock."""
     written: int
     """Routes that are in the kernel."""
     written_seconds: float
@@ -159,6 +161,7 @@ class Agent:
             lost=sum(state.established_count for state in states.values()) - up,
             held_seconds=round(held.seconds, 4),
             held_cpu=round(held.cpu, 4),
+            held_by=held.by,
             written=self._written,
             written_seconds=round(self._written_seconds, 4),
             written_cpu=round(self._written_cpu, 4),
@@ -169,7 +172,7 @@ async def serve(asked: Asked) -> None:
     """Be the speaker until the process is ended."""
     kernel = Kernel(asked.uplinks)
     await kernel.forward()
-    agent = Agent(asked, kernel, Log("bench", "error"))
+    agent = Agent(asked, kernel, Log("bench", "warning"))
     addresses = {version: ip_address(text) for version, text in asked.addresses.items()}
     agent.router.find_ways(ways_of(await kernel.snapshot()))
     identity = Identity(asn=asked.asn, router_id=ip_address(asked.router_id), listen_port=asked.port)  # type: ignore[arg-type]

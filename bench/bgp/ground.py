@@ -5,7 +5,9 @@ other, each on a link of its own. Both are gone when the `with` ends.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
+import sys
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
@@ -54,7 +56,10 @@ def _delete(name: str) -> None:
 
 @contextmanager
 def namespaces() -> Iterator[None]:
-    """Both, with links of both families. Raises `SystemExit` where they cannot be made."""
+    """Both, with links of both families. Raises `SystemExit` where they cannot be made, and from then on when the
+    process is told to end, so that nothing is left.
+    """
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(128 + signal.SIGTERM))
     with ExitStack() as stack:
         for name in (PEERS, SPEAKER):
             _ip(f"netns add {name}")

@@ -206,6 +206,8 @@ class Outcome:
     """The longest hold of the reflector's loop, on the clock."""
     held_cpu: float
     """The longest hold in CPU time."""
+    held_by: str
+    """What held it longest on the clock."""
 
 
 def reflector(clients: int, hold: int) -> Program:
@@ -272,6 +274,7 @@ def measure(clients: int, routes: int, hold: int, rest: float) -> Outcome:
             longest_silence=max(one.longest for one in fleet.all),
             held_seconds=max(one.held_seconds for one in told),
             held_cpu=max(one.held_cpu for one in told),
+            held_by=max(told, key=lambda one: one.held_seconds).held_by,
         )
 
 
@@ -284,7 +287,7 @@ def report(outcome: Outcome) -> str:
         ("memory more", f"{outcome.pss_mib:.0f} MiB"),
         (f"sessions lost, of {outcome.clients} with a hold time of {outcome.hold_seconds} s", str(outcome.lost)),
         ("longest time in which a client heard nothing", f"{outcome.longest_silence:.2f} s"),
-        ("longest hold of the loop, on the clock", f"{outcome.held_seconds * 1000:.0f} ms"),
+        ("longest hold of the loop, on the clock", f"{outcome.held_seconds * 1000:.0f} ms, {outcome.held_by}"),
         ("longest hold of the loop, of a CPU", f"{outcome.held_cpu * 1000:.0f} ms"),
     ]
     return "\n\n".join((table((f"{outcome.clients} clients of {outcome.routes} routes", ""), rows), *outcome.reasons))

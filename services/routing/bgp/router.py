@@ -35,7 +35,16 @@ from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit
 from services.routing.core.bgp.rib.tables import Established as Known
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
 from services.routing.core.bgp.session.restart import DropStale, LongLived
-from services.routing.core.bgp.values import Agreed, Attributes, Family, Prefix, Update, network_of, prefix_of
+from services.routing.core.bgp.values import (
+    Agreed,
+    Attributes,
+    Family,
+    Prefix,
+    Reachable,
+    Update,
+    network_of,
+    prefix_of,
+)
 from services.routing.core.learnt import Hop
 
 AT_ONCE = 500
@@ -112,6 +121,10 @@ class Router:
         """What each peer can be sent as next hops, by family (4, 6)."""
         self._peers: dict[str, Peer] = {}
         self._outgoing: dict[str, _Outgoing] = {}
+        self._writers: dict[Agreed, UpdateWriter] = {}
+        """One for all peers that agreed on the same."""
+        self._runs: dict[tuple[int, int], tuple[Reachable, list[bytes] | Unwritable]] = {}
+        """What was written in this round, by writer and run; it keeps the run, so that the number is no other's."""
         self._announced: dict[Network, Attributes] = {}
         self._unprogrammed: tuple[Network, ...] = ()
         self._over: set[str] = set()
@@ -202,7 +215,8 @@ class Router:
         """The peer's table comes, and it is sent this one."""
         peer = self._peers[name]
         next_hops, families = self._next_hops(peer), session.agreed.families
-        self._outgoing[name] = _Outgoing(session.agreed, UpdateWriter(session.agreed), next_hops, set(families))
+        writer = self._writers.setdefault(session.agreed, UpdateWriter(session.agreed))
+        self._outgoing[name] = _Outgoing(session.agreed, writer, next_hops, set(families))
         for family in (self._awaited or {}).keys() - families:
             self._ended(name, family)
         known = Known(
@@ -281,7 +295,7 @@ class Router:
 
     def changed(self, name: str) -> None:
         """The peer's session is in another state."""
-        if (state := self.speaker.states().get(name)) is not None:
+        if (state := self.speaker.state(name)) is not None:
             self._reports.changed(name, state)
 
     # To look at.
@@ -327,6 +341,7 @@ class Router:
             self._program(Change(family, prefix, (), chosen.get(prefix, ())) for prefix in prefixes[-AT_ONCE:])
             del prefixes[-AT_ONCE:]
         sent = False
+        self._runs.clear()
         for name in list(self._outgoing):
             if self._send(name):
                 sent = True
@@ -387,7 +402,7 @@ class Router:
             for gone in batch.unreachable:
                 messages += writer.withdraw(gone.family, gone.prefixes, gone.path_ids)
             for come in batch.reachable:
-                written = writer.write(come.family, come.attributes, come.prefixes, come.path_ids)
+                written = self._encoded(writer, come)
                 if isinstance(written, Unwritable):
                     if written.reason != outgoing.unwritable:
                         outgoing.unwritable = written.reason
@@ -401,6 +416,15 @@ class Router:
             elif outgoing.agreed.enhanced_route_refresh:
                 messages.append(encode_route_refresh(RouteRefresh(family, RefreshKind.END)))
         return messages
+
+    def _encoded(self, writer: UpdateWriter, come: Reachable) -> list[bytes] | Unwritable:
+        """The messages of a run, written once in a round for all peers that are given it."""
+        key = id(writer), id(come)
+        known = self._runs.get(key)
+        if known is None:
+            written = writer.write(come.family, come.attributes, come.prefixes, come.path_ids)
+            known = self._runs[key] = come, written
+        return known[1]
 
     # First tables after a start.
 
