@@ -149,7 +149,7 @@ class Group:
             self._add(prefixes, usual)
             return
         out, log = self.out, self._log if self._readers else []
-        self._all = self._counted = None
+        logged = len(log)
         for prefix in prefixes:
             now = usual
             if closely is None or (closely and prefix[1:2] in closely):
@@ -162,6 +162,8 @@ class Group:
             else:
                 del out[prefix]
             log.append((prefix, was, now))
+        if len(log) > logged:
+            self._all = self._counted = None
 
     def _add(self, prefixes: Sequence[Prefix], paths: tuple[Sent, ...]) -> None:
         """Prefixes come that there were none of: nearly all where a table comes first."""

@@ -70,7 +70,7 @@ class Guard:
 class Admission:
     """What becomes of paths with the same attributes and path identifier from one peer."""
 
-    __slots__ = ("_applicable", "_found", "_hopeless", "_judge", "attributes", "hop", "path_id", "usual")
+    __slots__ = ("_applicable", "_found", "_rejects_all", "_judge", "attributes", "hop", "path_id", "usual")
 
     def __init__(self, judge: Judge, attributes: Attributes, path_id: PathId, hop: NextHop | None) -> None:
         self._judge = judge
@@ -81,7 +81,7 @@ class Admission:
         self._applicable: tuple[Rule, ...] = ()
         self.usual: tuple[Path] | None = None
         """The path of every prefix that needs no closer look (:attr:`Judge.octets`), alone; None where all need one."""
-        self._hopeless = True
+        self._rejects_all = True
         """No prefix is accepted."""
         wrong = judge.wrong(attributes, hop)
         if wrong is not None:
@@ -92,11 +92,11 @@ class Admission:
         if certain:
             self.usual = self._path(rule)
         ranges = any(one is not rule for one in self._applicable)
-        self._hopeless = self.usual is not None and not ranges and self.usual[0].rejection is not None
+        self._rejects_all = self.usual is not None and not ranges and self.usual[0].rejection is not None
 
     def alone(self, prefix: Prefix) -> tuple[Path]:
         """The path of a prefix, as the tuple that all prefixes share which have no other."""
-        if self.usual is not None and (self._hopeless or prefix[1:2] not in self._judge.octets):
+        if self.usual is not None and (self._rejects_all or prefix[1:2] not in self._judge.octets):
             return self.usual
         guard = self._judge.guard
         rule = deciding(self._applicable, prefix)
