@@ -28,7 +28,7 @@ from bench.bgp.airmesh import Asked, Said
 from bench.bgp.ground import SPEAKER as NAMESPACE
 from bench.bgp.ground import links, namespaces, path
 from bench.bgp.measured import usage
-from bench.bgp.speakers import HERE, Program, Running
+from bench.bgp.speakers import FOLDER, Program, Running
 from bench.bgp.tables import SPEAKER
 from bench.first.figures import table
 from linux.netns import inside, open_netns
@@ -161,9 +161,9 @@ class Clients:
                 client = Client(number, hold)
             self.all.append(client)
             self._selector.register(client.socket, selectors.EVENT_READ, client)
-            self.turn(0)
+            self.poll(0)
 
-    def turn(self, seconds: float = 0.2) -> None:
+    def poll(self, seconds: float = 0.2) -> None:
         """One round of reading, and of timers."""
         for key, _ in self._selector.select(seconds):
             client: Client = key.data
@@ -224,7 +224,7 @@ def reflector(clients: int, hold: int) -> Program:
         listens=True,
     )
     argv = (sys.executable, "-m", "bench.bgp.airmesh", msgspec.json.encode(asked).decode())
-    return Program(argv=argv, environment={"PYTHONPATH": str(HERE.parent.parent)}, version=(sys.executable, "-V"))
+    return Program(argv=argv, environment={"PYTHONPATH": str(FOLDER.parent.parent)}, version=(sys.executable, "-V"))
 
 
 def said(running: Running) -> list[Said]:
@@ -245,22 +245,22 @@ def measure(clients: int, routes: int, hold: int, rest: float) -> Outcome:
         fleet = Clients(clients, hold)
         stack.callback(fleet.close)
         while not all(one.established or one.lost for one in fleet.all) and time.monotonic() < deadline:
-            fleet.turn()
+            fleet.poll()
         before, began = usage(running.pid), time.monotonic()
         for one in fleet.all:
             one.send(routes_of(one.number, routes))
-            fleet.turn(0)
+            fleet.poll(0)
         wanted, ended = (clients - 1) * routes, None
         while ended is None and time.monotonic() < began + PATIENCE and not running.death():
-            fleet.turn()
+            fleet.poll()
             if all(one.count == wanted for one in fleet.all):
                 ended = time.monotonic()
             elif all(one.lost for one in fleet.all):
                 break
         after = usage(running.pid)
         while time.monotonic() < (ended or began) + rest:
-            fleet.turn()
-        told = said(running)
+            fleet.poll()
+        reported = said(running)
         reasons = tuple(sorted({one.lost for one in fleet.all if one.lost}))
         return Outcome(
             clients=clients,
@@ -269,12 +269,12 @@ def measure(clients: int, routes: int, hold: int, rest: float) -> Outcome:
             seconds=ended - began if ended is not None else None,
             cpu_seconds=after.cpu_seconds - before.cpu_seconds,
             pss_mib=(after.pss_kib - before.pss_kib) / 1024,
-            lost=max(told[-1].lost, sum(bool(one.lost) for one in fleet.all)),
+            lost=max(reported[-1].lost, sum(bool(one.lost) for one in fleet.all)),
             reasons=reasons,
             longest_silence=max(one.longest for one in fleet.all),
-            held_seconds=max(one.held_seconds for one in told),
-            held_cpu=max(one.held_cpu for one in told),
-            held_by=max(told, key=lambda one: one.held_seconds).held_by,
+            held_seconds=max(one.held_seconds for one in reported),
+            held_cpu=max(one.held_cpu for one in reported),
+            held_by=max(reported, key=lambda one: one.held_seconds).held_by,
         )
 
 

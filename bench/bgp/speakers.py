@@ -26,7 +26,7 @@ from linux.netns import command
 from services.routing.core.bgp.values import Family
 
 ROUTER_ID = "172.28.255.2"
-HERE = Path(__file__).parent
+FOLDER = Path(__file__).parent
 AIRMESH, KERNEL, BIRD, FRR, GOBGP, EXABGP = "airmesh", "airmesh+kernel", "BIRD", "FRR", "GoBGP", "ExaBGP"
 SPEAKERS = (AIRMESH, BIRD, FRR, GOBGP, EXABGP)
 COMMUNITY = f"{PREFERRED >> 16}:{PREFERRED & 0xFFFF}"
@@ -59,7 +59,7 @@ def airmesh(family: Family, folder: Path, *, kernel: bool = False) -> Program:
         kernel=kernel,
     )
     argv = (sys.executable, "-m", "bench.bgp.airmesh", msgspec.json.encode(asked).decode())
-    return Program(argv=argv, environment={"PYTHONPATH": str(HERE.parent.parent)}, version=(sys.executable, "-V"))
+    return Program(argv=argv, environment={"PYTHONPATH": str(FOLDER.parent.parent)}, version=(sys.executable, "-V"))
 
 
 def bird(family: Family, folder: Path) -> Program:
@@ -209,7 +209,7 @@ def exabgp(family: Family, folder: Path) -> Program:
         }}"""
         for link, asn in _peers(family)
     )
-    relay = f"{sys.executable} {HERE / 'exabgp_relay.py'} {receiver.peer} {SPEAKER} {REFUSED[family]}"
+    relay = f"{sys.executable} {FOLDER / 'exabgp_relay.py'} {receiver.peer} {SPEAKER} {REFUSED[family]}"
     (folder / "exabgp.conf").write_text(f"process relay {{ run {relay}; encoder json; }}\n{neighbors}\n")
     environment = {
         "exabgp.api.cli": "false",

@@ -602,7 +602,7 @@ def test_prefixes_of_the_wire_are_those_of_networks() -> None:
 
 
 @given(st.lists(st.tuples(st.sampled_from([1, 2, 3, 8, 14, 15]), st.booleans(), st.binary(max_size=20)), max_size=5))
-def test_whether_there_are_multiprotocol_attributes_is_told_as_they_are_cut_out(
+def test_multiprotocol_attributes_are_seen_where_they_are_cut_out(
     parts: list[tuple[int, bool, bytes]],
 ) -> None:
     octets = b"".join(
