@@ -31,7 +31,7 @@ from services.routing.core.bgp.peers import Action, FilterRule, Peer, SessionSet
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.values import Family, Prefix
 from services.routing.core.learnt import Hop
-from services.routing.kernel import Kernel
+from services.routing.kernel import Kernel, KernelFault
 from services.routing.learnt import LearntRoutes
 
 
@@ -130,6 +130,8 @@ class Agent:
         self._woken = asyncio.Event()
         self._learnt = LearntRoutes(kernel) if asked.kernel else None
         self._written = 0
+        self._faulty = False
+        """The kernel did not take what was written the last time."""
         self._written_seconds = self._written_cpu = 0.0
         self._holds = LoopHolds(log)
         self._holds.watch(asyncio.get_running_loop())
@@ -144,12 +146,21 @@ class Agent:
             self._woken.clear()
             await self.router.work()
             if self._learnt is not None:
-                began, cpu = time.monotonic(), time.process_time()
-                done = await self._learnt.apply(full=False)
-                if done.written:
-                    self._written += done.written - done.refused
-                    self._written_seconds += time.monotonic() - began
-                    self._written_cpu += time.process_time() - cpu
+                try:
+                    await self._write(self._learnt)
+                except KernelFault as fault:
+                    self._faulty = True  # as an agent's loop does: again, and all is compared
+                    self._woken.set()
+                    print(f"written again: {fault}", file=sys.stderr, flush=True)
+
+    async def _write(self, learnt: LearntRoutes) -> None:
+        began, cpu = time.monotonic(), time.process_time()
+        done = await learnt.apply(full=self._faulty)
+        self._faulty = False
+        if done.written:
+            self._written += done.written - done.refused
+            self._written_seconds += time.monotonic() - began
+            self._written_cpu += time.process_time() - cpu
 
     def say(self) -> Said:
         """What has been done until now."""

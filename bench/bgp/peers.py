@@ -195,8 +195,9 @@ class Receiver(End):
         with selectors.DefaultSelector() as selector:
             selector.register(self.opened, selectors.EVENT_READ)
             while reading.at is None and time.monotonic() < deadline:
-                if selector.select(IDLE):
-                    came.append((time.monotonic(), self.opened.recv(1 << 20)))
+                ready = selector.select(IDLE)
+                if ready and (octets := self.opened.recv(1 << 20)):
+                    came.append((time.monotonic(), octets))
                     continue
                 for at, octets in came:
                     for kind, body in self._messages(octets):
@@ -205,7 +206,7 @@ class Receiver(End):
                 if time.monotonic() - said > KEEPALIVE_EVERY:
                     said = time.monotonic()
                     self.opened.sendall(keepalive())
-                if (why := alive()) and not came:
+                if why := alive() or ("the speaker has closed the receiver's connection" if ready else ""):
                     raise SessionLost(why)
         return Arrived(at=reading.at, count=len(reading.there), messages=reading.messages, wrong=len(reading.wrong))
 
