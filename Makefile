@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp fuzz-bgp test-keys drill-mutants bench check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -58,7 +58,7 @@ drill-models: setup ## every model of routing into every other under traffic, on
 drill-bgp: setup ## the scenario of two top-of-rack switches: spread, faults under connections, the tour (about 6 minutes)
 	$(PYTHON) -m pytest -s tests/journeys/test_bgp_ecmp.py tests/netns/lab/cluster/test_switches.py -m slow
 
-fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZZ_SEED=; about 4 minutes)
+fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZZ_SEED=; about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bgp_fuzz.py -m slow
 
 drill-bus: setup ## three NATS servers are killed, stopped and set back while agents write (about 3 minutes)
@@ -119,6 +119,14 @@ compose-test: images compose-setup ## it comes up, every fault of an overlay com
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first
 	$(PYTHON) -m bench.models
+	@$(MAKE) --no-print-directory bench-bgp
+
+bench-bgp: setup ## BGP beside BIRD, FRR, GoBGP and ExaBGP: convergence, memory, 500 clients of a reflector (about 10 minutes)
+	$(PYTHON) -m bench.bgp
+	$(PYTHON) -m bench.bgp --speakers airmesh+kernel,airmesh
+	$(PYTHON) -m bench.bgp --family ipv6 --speakers airmesh,BIRD,FRR,GoBGP
+	$(PYTHON) -m bench.bgp --routes 800000 --rounds 1 --speakers airmesh,BIRD,FRR,GoBGP
+	$(PYTHON) -m bench.bgp.reflector
 
 check: setup ## style, types, walls of the house
 	.venv/bin/ruff check .

@@ -13,6 +13,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
+from itertools import groupby
+from operator import attrgetter
 from types import MappingProxyType
 from typing import Protocol
 
@@ -28,12 +30,21 @@ from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.rib.exports import OwnNextHop
 from services.routing.core.bgp.rib.loc_rib import Change
-from services.routing.core.bgp.rib.paths import OWN, NextHop, Reach
+from services.routing.core.bgp.rib.paths import OWN, NextHop, Path, Reach
 from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit, Tables
 from services.routing.core.bgp.rib.tables import Established as Known
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
 from services.routing.core.bgp.session.restart import DropStale, LongLived
-from services.routing.core.bgp.values import Agreed, Attributes, Family, Prefix, Update, network_of, prefix_of
+from services.routing.core.bgp.values import (
+    Agreed,
+    Attributes,
+    Family,
+    Prefix,
+    Reachable,
+    Update,
+    network_of,
+    prefix_of,
+)
 from services.routing.core.learnt import Hop
 
 AT_ONCE = 500
@@ -42,6 +53,8 @@ LONGEST = 0.5
 """Seconds of one pass, after which what was decided is written though more comes all the time."""
 FIRST_TABLES = 120.0
 """Seconds after a start in which peers may send their first tables before what they did not send is taken away."""
+
+_FAMILY_AND_PATHS, _PREFIX = attrgetter("family", "after"), attrgetter("prefix")
 
 
 class Routes(Protocol):
@@ -108,6 +121,10 @@ class Router:
         """What each peer can be sent as next hops, by family (4, 6)."""
         self._peers: dict[str, Peer] = {}
         self._outgoing: dict[str, _Outgoing] = {}
+        self._writers: dict[Agreed, UpdateWriter] = {}
+        """One for all peers that agreed on the same."""
+        self._runs: dict[tuple[int, int], tuple[Reachable, list[bytes] | Unwritable]] = {}
+        """What was written in this round, by writer and run; it keeps the run, so that the number is no other's."""
         self._announced: dict[Network, Attributes] = {}
         self._unprogrammed: tuple[Network, ...] = ()
         self._over: set[str] = set()
@@ -203,7 +220,8 @@ class Router:
         """The peer's table comes, and it is sent this one."""
         peer = self._peers[name]
         next_hops, families = self._next_hops(peer), session.agreed.families
-        self._outgoing[name] = _Outgoing(session.agreed, UpdateWriter(session.agreed), next_hops, set(families))
+        writer = self._writers.setdefault(session.agreed, UpdateWriter(session.agreed))
+        self._outgoing[name] = _Outgoing(session.agreed, writer, next_hops, set(families))
         for family in (self._awaited or {}).keys() - families:
             self._ended(name, family)
         known = Known(
@@ -282,7 +300,7 @@ class Router:
 
     def changed(self, name: str) -> None:
         """The peer's session is in another state."""
-        if (state := self.speaker.states().get(name)) is not None:
+        if (state := self.speaker.state(name)) is not None:
             self._reports.changed(name, state)
 
     # To look at.
@@ -328,6 +346,7 @@ class Router:
             self._program(Change(family, prefix, (), chosen.get(prefix, ())) for prefix in prefixes[-AT_ONCE:])
             del prefixes[-AT_ONCE:]
         sent = False
+        self._runs.clear()
         for name in list(self._outgoing):
             if self._send(name):
                 sent = True
@@ -337,12 +356,14 @@ class Router:
 
     def _program(self, changes: Iterable[Change]) -> None:
         """Hand the kernel's routes what changed, prefixes with the same next hops together."""
-        together: dict[tuple[Family, tuple[Hop, ...]], list[Prefix]] = {}
-        known: dict[NextHop, Hop | None] = {}
-        for change in changes:
-            together.setdefault((change.family, self._hops(change, known)), []).append(change.prefix)
-        for (family, hops), prefixes in together.items():
-            self._routes.replace(family, prefixes, hops)
+        if self._unprogrammed:
+            changes = [change._replace(after=()) if self._is_for_peers(change) else change for change in changes]
+        together: dict[tuple[Family, tuple[NextHop, ...]], list[Prefix]] = {}
+        for (family, paths), run in groupby(changes, _FAMILY_AND_PATHS):
+            together.setdefault((family, _next_hops(paths)), []).extend(map(_PREFIX, run))
+        for (family, next_hops), prefixes in together.items():
+            found = (self._ways.hop(one.address, one.interface) for one in next_hops)
+            self._routes.replace(family, prefixes, dict.fromkeys(hop for hop in found if hop is not None))
 
     def _hand_over_again(self) -> None:
         """Hand over all that is used, a part at a time: next hops are reached in another way, or other prefixes than
@@ -350,21 +371,10 @@ class Router:
         """
         self._again = {family: list(self.rib.chosen(family)) for family in Family}
 
-    def _hops(self, change: Change, known: dict[NextHop, Hop | None]) -> tuple[Hop, ...]:
-        """The routers that a prefix is reached by; none where it is this node's own, or for peers alone. ``known``: of
-        next hops that were looked for.
-        """
-        if not change.after or change.after[0].source is OWN:
-            return ()
-        if self._unprogrammed:
-            network = network_of(change.family, change.prefix)
-            if any(within(network, one) for one in self._unprogrammed):
-                return ()
-        hops = [path.hop for path in change.after if path.hop is not None]
-        for hop in hops:
-            if hop not in known:
-                known[hop] = self._ways.hop(hop.address, hop.interface)
-        return tuple(dict.fromkeys(found for hop in hops if (found := known[hop]) is not None))
+    def _is_for_peers(self, change: Change) -> bool:
+        """The prefix is for peers alone."""
+        network = network_of(change.family, change.prefix)
+        return any(within(network, one) for one in self._unprogrammed)
 
     def _send(self, name: str) -> bool:
         """Send a peer the next part of what it lacks; whether that was something, and it took it."""
@@ -397,7 +407,7 @@ class Router:
             for gone in batch.unreachable:
                 messages += writer.withdraw(gone.family, gone.prefixes, gone.path_ids)
             for come in batch.reachable:
-                written = writer.write(come.family, come.attributes, come.prefixes, come.path_ids)
+                written = self._encoded(writer, come)
                 if isinstance(written, Unwritable):
                     if written.reason != outgoing.unwritable:
                         outgoing.unwritable = written.reason
@@ -411,6 +421,15 @@ class Router:
             elif outgoing.agreed.enhanced_route_refresh:
                 messages.append(encode_route_refresh(RouteRefresh(family, RefreshKind.END)))
         return messages
+
+    def _encoded(self, writer: UpdateWriter, come: Reachable) -> list[bytes] | Unwritable:
+        """The messages of a run, written once in a round for all peers that are given it."""
+        key = id(writer), id(come)
+        known = self._runs.get(key)
+        if known is None:
+            written = writer.write(come.family, come.attributes, come.prefixes, come.path_ids)
+            known = self._runs[key] = come, written
+        return known[1]
 
     # First tables after a start.
 
@@ -447,3 +466,10 @@ class Router:
         """End for a restart: peers keep the routes if they can, and so does the kernel."""
         self.speaker.suspend()
         self.speaker.close()
+
+
+def _next_hops(paths: tuple[Path, ...]) -> tuple[NextHop, ...]:
+    """Those of a prefix with these paths; none where it is this node's own."""
+    if not paths or paths[0].source is OWN:
+        return ()
+    return tuple([path.hop for path in paths if path.hop is not None])

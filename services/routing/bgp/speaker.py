@@ -133,11 +133,16 @@ class Speaker:
 
     def states(self) -> dict[str, PeerState]:
         """All peers as they are now, those that cannot be held a session with, too."""
-        states = {name: session.state() for name, session in self._sessions.items()}
-        for name, reason in self._refused.items():
-            if name in states:
-                states[name] = replace(states[name], fault=reason)
-        return states
+        return {name: self._state(name, session) for name, session in self._sessions.items()}
+
+    def state(self, name: str) -> PeerState | None:
+        """One peer as it is now; None: there is none of that name."""
+        session = self._sessions.get(name)
+        return self._state(name, session) if session is not None else None
+
+    def _state(self, name: str, session: Session) -> PeerState:
+        state, refused = session.state(), self._refused.get(name)
+        return state if refused is None else replace(state, fault=refused)
 
     @property
     def refused(self) -> dict[str, Reason]:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, replace
 from fnmatch import fnmatchcase
 
+from proto.net import Network
 from services.routing.core.bgp.peers import Action, FilterRule, MatchOperator
 from services.routing.core.bgp.values import Asn, Attributes, Family, Prefix, Segment, SegmentKind, prefix_of
 
@@ -29,6 +30,8 @@ class Rule:
     """Whether a prefix matches; None: every prefix does."""
     names: Prefix | None
     """The prefix that the rule names itself: its range, where prefixes in it or equal to it match."""
+    octets: frozenset[bytes] | None
+    """First octets of the addresses of all prefixes that match; None: it may be any."""
 
     @property
     def accepts(self) -> bool:
@@ -51,14 +54,21 @@ def _range(rule: FilterRule) -> Callable[[Prefix], bool] | None:
     return lambda prefix: least <= prefix[0] <= most and int.from_bytes(prefix[1:].ljust(width, b"\0")) >> shift == bits
 
 
+def first_octets(network: Network) -> frozenset[bytes]:
+    """First octets of the addresses in a range; empty octets for one that holds them all."""
+    if not network.prefixlen:
+        return frozenset((b"",))
+    first = network.network_address.packed[0]
+    return frozenset(bytes((octet,)) for octet in range(first, first + (1 << max(0, 8 - network.prefixlen))))
+
+
 def _ready(rule: FilterRule) -> Rule:
-    within = _range(rule)
-    opposite = rule.operator in (MatchOperator.NOT_EQUAL, MatchOperator.NOT_IN)
-    if within is None or rule.network is None or not opposite:
-        names = prefix_of(rule.network)[1] if rule.network is not None else None
-        return Rule(rule, within, names)
-    inner = within
-    return Rule(rule, lambda prefix: not inner(prefix), None)
+    within, network = _range(rule), rule.network
+    if within is None or network is None:
+        return Rule(rule, within, prefix_of(network)[1] if network is not None else None, None)
+    if rule.operator in (MatchOperator.NOT_EQUAL, MatchOperator.NOT_IN):
+        return Rule(rule, lambda prefix: not within(prefix), None, None)
+    return Rule(rule, within, prefix_of(network)[1], first_octets(network) if network.prefixlen else None)
 
 
 def nearest(as_path: tuple[Segment, ...], count: int) -> tuple[Asn, ...]:
@@ -129,10 +139,14 @@ class Policy:
     def __init__(self, rules: Iterable[FilterRule], family: Family, *, default: bool) -> None:
         self.default = default
         self._rules = tuple(_ready(rule) for rule in rules if rule.family is family)
+        self.is_empty = not self._rules
         plain = (rule.rule for rule in self._rules)
         self._by_prefix_alone = all(
             not (rule.source or rule.interface or rule.communities or rule.as_path_prefix) for rule in plain
         )
+        known = (rule.octets for rule in self._rules if rule.octets is not None)
+        self.octets = frozenset[bytes]().union(*known)
+        """First octets of the prefixes in the rules' ranges, as far as these can be told."""
 
     def applicable(self, attributes: Attributes, *, remote: bool, interface: str) -> tuple[Rule, ...]:
         """The rules that may match a route with these attributes, up to the first that matches every prefix."""
@@ -155,3 +169,15 @@ def deciding(applicable: tuple[Rule, ...], prefix: Prefix) -> Rule | None:
         if rule.covers is None or rule.covers(prefix):
             return rule
     return None
+
+
+def elsewhere(applicable: tuple[Rule, ...]) -> tuple[bool, Rule | None]:
+    """Whether one rule, or none, decides about all prefixes outside of the rules' ranges (:attr:`Policy.octets`), and
+    which.
+    """
+    for rule in applicable:
+        if rule.covers is None:
+            return True, rule
+        if rule.octets is None:
+            return False, None
+    return True, None

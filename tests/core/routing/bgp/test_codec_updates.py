@@ -10,8 +10,11 @@ from dataclasses import replace
 from ipaddress import ip_address, ip_network
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from services.routing.core.bgp.codec.messages import LARGEST, LARGEST_EXTENDED, MessageError, split
+from services.routing.core.bgp.codec.multiprotocol import cut_out, has_multiprotocol
 from services.routing.core.bgp.codec.updates import KEPT_ENTRY, KEPT_FACTOR, KEPT_OCTETS, Unwritable
 from services.routing.core.bgp.codec.updates import UpdateReader as Reader
 from services.routing.core.bgp.codec.updates import UpdateWriter as Writer
@@ -235,9 +238,9 @@ def test_add_path() -> None:
     agreed = replace(EXTERNAL, receives_paths=frozenset((V4,)))
     field = octets("00000001 08 0a  00000002 08 0a  ffffffff 19 c0000200")
     found = read(update([ORIGIN, AS_PATH, NEXT_HOP, mp_unreach("2001:db8::/32")], field, field), agreed)
-    for given in (found.reachable[0], found.unreachable[0]):
-        assert networks(V4, given.prefixes) == ["10.0.0.0/8", "10.0.0.0/8", "192.0.2.0/25"]
-        assert given.path_ids == (1, 2, 0xFFFFFFFF)
+    for come in (found.reachable[0], found.unreachable[0]):
+        assert networks(V4, come.prefixes) == ["10.0.0.0/8", "10.0.0.0/8", "192.0.2.0/25"]
+        assert come.path_ids == (1, 2, 0xFFFFFFFF)
     assert found.unreachable[1].path_ids == ()
     for broken in ("00", "00000001", "00000001 08", "00000001 21 0a00000000", "00000001 08 0a 00"):
         with pytest.raises(MessageError, match="3/10"):
@@ -596,3 +599,24 @@ def test_prefixes_of_the_wire_are_those_of_networks() -> None:
     found = read(update([ORIGIN, AS_PATH, NEXT_HOP], text)).reachable[0].prefixes
     assert networks(V4, found) == text.split()
     assert b"".join(found) == prefixes(text)
+
+
+@given(st.lists(st.tuples(st.sampled_from([1, 2, 3, 8, 14, 15]), st.booleans(), st.binary(max_size=20)), max_size=5))
+def test_multiprotocol_attributes_are_seen_where_they_are_cut_out(
+    parts: list[tuple[int, bool, bytes]],
+) -> None:
+    octets = b"".join(
+        bytes((0x90 if extended else 0x80, code)) + len(value).to_bytes(2 if extended else 1) + value
+        for code, extended, value in parts
+    )
+    codes = {code for code, _, _ in parts} & {14, 15}
+    assert has_multiprotocol(octets) is bool(codes)
+    if not codes:
+        assert cut_out(octets) == ({}, octets)
+
+
+@pytest.mark.parametrize(
+    "octets", [b"\x80", b"\x80\x0e", b"\x90\x01\x0f", b"\x80\x01\x0f\x0e", b"\x90\x01\x00\x0e\x0f"]
+)
+def test_attributes_that_end_too_soon_are_read_closely(octets: bytes) -> None:
+    assert has_multiprotocol(octets) is (14 in octets or 15 in octets)

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from services.routing.core.bgp.filters import Policy, changed_by, deciding, nearest, prepended
+from services.routing.core.bgp.filters import Policy, changed_by, deciding, elsewhere, nearest, prepended
 from services.routing.core.bgp.peers import Action, FilterRule, MatchOperator, Source
 from services.routing.core.bgp.values import Family, SegmentKind, prefix_of
 from tests.core.routing.bgp.rib_reference import matches
@@ -106,6 +106,30 @@ def test_the_first_rule_that_matches_decides(data: st.DataObject) -> None:
     first = next((rule for rule in chosen if matches(rule, family, prefix, what, remote=remote, iface=interface)), None)
     assert (found.rule if found else None) is first
     assert policy.accepts(found) is (default if first is None else first.action is Action.ACCEPT)
+
+
+@given(st.data())
+def test_one_rule_decides_about_all_prefixes_that_begin_outside_of_the_ranges(data: st.DataObject) -> None:
+    family = data.draw(st.sampled_from(Family))
+    policy = Policy(data.draw(st.lists(rules(family), max_size=5)), family, default=True)
+    applicable = policy.applicable(SOME, remote=True, interface="eth0")
+    certain, rule = elsewhere(applicable)
+    number, length = data.draw(st.integers(0, (1 << family.bits) - 1)), data.draw(st.integers(1, family.bits))
+    shift = family.bits - length
+    octets = (number >> shift << shift).to_bytes(family.bits // 8)
+    if certain and octets[:1] not in policy.octets:
+        assert deciding(applicable, bytes((length,)) + octets[: (length + 7) // 8]) is rule
+
+
+def test_what_begins_in_a_range_is_known_by_its_first_octet() -> None:
+    reject = FilterRule(action=Action.REJECT, family=V4, network=ip_network("96.0.0.0/5"), operator=IN)
+    accept = FilterRule(action=Action.ACCEPT, family=V4, network=ip_network("10.1.0.0/16"), operator=EQ)
+    policy = Policy((reject, accept), V4, default=True)
+    assert policy.octets == {bytes((octet,)) for octet in (10, *range(96, 104))}
+    assert elsewhere(policy.applicable(SOME, remote=True, interface="")) == (True, None)
+    for uncertain in (replace(reject, operator=NOT_IN), replace(reject, network=ip_network("0.0.0.0/0"))):
+        one = Policy((uncertain,), V4, default=True)
+        assert elsewhere(one.applicable(SOME, remote=True, interface="")) == (False, None)
 
 
 def test_operations_change_what_is_accepted() -> None:

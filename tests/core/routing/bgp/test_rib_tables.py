@@ -460,3 +460,73 @@ def test_prefixes_with_equal_attributes_share_a_path() -> None:
     one.decide()
     assert len({id(path) for _, path in one.tables.received("tor-a", V4)}) == 1
     assert len({id(paths) for paths in one.tables.chosen(V4).values()}) == 1
+
+
+# A table for one peer, and for several.
+
+
+def alike(one: Speaker, *names: str) -> None:
+    """Peers that are sent the same, since they agree in all but their addresses."""
+    for number, name in enumerate(names, 1):
+        one.up(name, 65001, f"172.31.0.{number}")
+
+
+def test_a_peer_alone_has_none_of_its_own_paths_in_its_table_until_another_comes() -> None:
+    one = Speaker()
+    alike(one, "a")
+    one.drain("a")
+    one.learn("a", f"{P} {Q}", A)
+    one.decide()
+    assert one.drain("a") == ([], [])
+    assert one.tables.count("a")[V4].sent == 0
+    alike_b = one.tables.undecided
+    one.up("b", 65001, "172.31.0.2")
+    assert (alike_b, one.tables.undecided) == (0, 2), "what the table lacks is decided again"
+    one.decide()
+    assert one.drain("b") == ([f"+{P}", f"+{Q}"], [Completed.INITIAL])
+    assert one.drain("a") == ([], [])
+    one.unlearn("a", P)
+    one.decide()
+    assert one.drain("b") == ([f"-{P}"], [])
+    assert one.drain("a") == ([], [])
+
+
+def test_a_peer_alone_is_sent_what_takes_the_place_of_its_own_path_and_loses_it_again() -> None:
+    one = Speaker()
+    alike(one, "a")
+    one.up("rr", OURS, "172.31.9.9", default_import=True)
+    one.drain("a")
+    one.learn("a", P, A)
+    one.decide()
+    one.learn("rr", P, attributes(65009, hop="172.31.9.9", local_pref=300))
+    one.decide()
+    assert one.drain("a") == ([f"+{P}"], [])
+    one.unlearn("rr", P)
+    one.decide()
+    assert one.drain("a") == ([f"-{P}"], [])
+    assert one.sent("a", P) is None
+
+
+def test_a_peer_that_moves_to_the_table_of_another_one_is_sent_what_that_lacked() -> None:
+    one = Speaker()
+    alike(one, "a")
+    one.up("b", 65001, "172.31.0.2", default_export=False)
+    one.learn("a", P, A)
+    one.decide()
+    assert one.drain("b") == ([], [Completed.INITIAL])
+    one.tables.settings_changed("b", TableSettings())
+    assert one.drain("b") == ([f"+{P}"], [])
+    one.drain("a")
+    assert one.sent("b", P) is not None
+    assert one.sent("a", P) is None
+
+
+def test_of_an_update_what_is_there_already_and_what_is_guarded_fares_as_if_it_came_alone() -> None:
+    one = two_switches()
+    one.learn("tor-b", P, B)
+    one.decide()
+    one.learn("tor-a", f"{P} {Q} 127.0.0.0/8 {R}", A)
+    assert one.decide() == {P: "tor-a tor-b", Q: "tor-a", R: "tor-a"}
+    assert {
+        path.rejection is None for key, path in one.tables.received("tor-a", V4) if key == prefix("127.0.0.0/8")
+    } == {False}

@@ -22,9 +22,10 @@ from chassis.telemetry.log import Log
 from chassis.telemetry.loop_holds import LoopHolds
 from services.routing.bgp.outbox import MOST_WAITING
 from services.routing.bgp.router import Reports, Router
-from services.routing.bgp.session import PeerState
+from services.routing.bgp.session import PeerState, Session
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.codec.messages import RefreshKind
+from services.routing.core.bgp.codec.updates import UpdateWriter
 from services.routing.core.bgp.next_hops import ways_of
 from services.routing.core.bgp.peers import Peer, TableSettings
 from services.routing.core.bgp.resources import Speaker as Identity
@@ -263,7 +264,7 @@ async def test_paths_of_two_peers_are_used_together_and_one_leaves_alone(make: M
     for peer in (eight, nine):
         await peer.send(peer.announce("10.1.0.0/24", path=(64999,)), peer.end_of_rib())
     await until(lambda: node.routes.said() == {"10.1.0.0/24": "10.0.0.8 10.0.0.9"})
-    assert sorted(node.routes.complete_) == [Family.IPV4, Family.IPV6]
+    await until(lambda: sorted(node.routes.complete_) == [Family.IPV4, Family.IPV6])
     eight.close()
     await until(lambda: node.state(8) is not State.ESTABLISHED)
     assert node.routes.said() == {"10.1.0.0/24": "10.0.0.8 10.0.0.9"}, "it may restart (RFC 4724)"
@@ -649,3 +650,39 @@ async def test_100_000_prefixes_hold_the_loop_for_no_longer_than_the_others_bear
     longest = holds.longest()
     print(f"longest hold: {longest.cpu * 1000:.1f} ms of CPU, {longest.seconds * 1000:.1f} ms by {longest.by}")
     assert longest.cpu < HELD
+
+
+async def test_what_several_peers_are_sent_is_written_once(
+    make: Make, by_hand: MakePeer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    written: list[tuple[Prefix, ...]] = []
+    write = UpdateWriter.write
+
+    def counting(self: UpdateWriter, family: Family, what: Attributes, prefixes: tuple[Prefix, ...], *more: Any) -> Any:
+        written.append(prefixes)
+        return write(self, family, what, prefixes, *more)
+
+    monkeypatch.setattr(UpdateWriter, "write", counting)
+    node = make()
+    node.follow(*map(node.peer, (8, 9, 10)))
+    peers = [await by_hand(number).establish() for number in (8, 9, 10)]
+    await until(lambda: all(peer.said.count("EoR IPV4") for peer in peers))
+    written.clear()
+    node.router.announce(OWN)
+    await until(lambda: all(len(peer.table) == len(OWN) for peer in peers))
+    assert len(written) == 2, "a run of each family"
+
+
+async def test_a_session_that_changes_costs_the_others_nothing(make: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[str] = []
+    state = Session.state
+
+    def counting(self: Session) -> PeerState:
+        asked.append(self.name)
+        return state(self)
+
+    monkeypatch.setattr(Session, "state", counting)
+    node = make()
+    node.follow(*map(node.peer, range(10, 110)))
+    assert 100 <= len(asked) <= 300
+    assert len(node.router.speaker.states()) == 100

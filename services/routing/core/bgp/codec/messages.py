@@ -65,6 +65,8 @@ class MessageKind(IntEnum):
     KEEPALIVE = 4
     ROUTE_REFRESH = 5
 
+    __hash__ = int.__hash__
+
 
 KINDS = {int(kind): kind for kind in MessageKind}
 SHORTEST = {

@@ -84,6 +84,23 @@ def cut_out(octets: bytes) -> tuple[dict[int, Field], bytes]:
     return fields, rest + octets[kept:]
 
 
+def has_multiprotocol(octets: bytes) -> bool:
+    """One of both is among the attributes, as far as they can be told from each other; True where they cannot."""
+    if MP_REACH not in octets and MP_UNREACH not in octets:
+        return False
+    at, stop = 0, len(octets)
+    while at + 3 <= stop:
+        if octets[at + 1] in (MP_REACH, MP_UNREACH):
+            return True
+        if not octets[at] & EXTENDED_LENGTH:
+            at += 3 + octets[at + 2]
+        elif at + 4 <= stop:
+            at += 4 + (octets[at + 2] << 8 | octets[at + 3])
+        else:
+            break
+    return at != stop
+
+
 def _ipv6_next_hop(value: bytes) -> IPv6Address:
     address = IPv6Address(value)
     if address.is_multicast or address.is_loopback or address.is_unspecified:

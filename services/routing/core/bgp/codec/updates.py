@@ -17,7 +17,7 @@ from services.routing.core.bgp.codec.encoding import attribute, write_attributes
 from services.routing.core.bgp.codec.errors import ErrorCode, Malformed, MessageError, UpdateError, ignored
 from services.routing.core.bgp.codec.families import write_family
 from services.routing.core.bgp.codec.messages import HEADER, MessageKind, message
-from services.routing.core.bgp.codec.multiprotocol import Field, cut_out, next_hops
+from services.routing.core.bgp.codec.multiprotocol import Field, cut_out, has_multiprotocol, next_hops
 from services.routing.core.bgp.codec.prefixes import LONGEST_ENTRY, read_paths, read_prefixes, write_prefixes
 from services.routing.core.bgp.values import (
     Agreed,
@@ -140,7 +140,7 @@ class UpdateReader:
         octets = raw[begun:end]
         if withdrawn == 2 and end < size and self._quick:  # prefixes of IPv4 alone: most of what large tables are
             found = self._sets.get(octets)
-            if found is None and MP_REACH not in octets and MP_UNREACH not in octets:
+            if found is None and not has_multiprotocol(octets):
                 found = self._new_set(octets)
             if type(found) is Attributes:
                 prefixes = read_prefixes(raw, end, size, 32)

@@ -38,17 +38,19 @@ class AdjRibIn:
         self._identified = False
         """The peer has sent path identifiers."""
 
-    def announce(self, attributes: Attributes, path_id: PathId, prefixes: Iterable[Prefix]) -> None:
+    def announce(self, attributes: Attributes, path_id: PathId, prefixes: Sequence[Prefix]) -> None:
         """The peer sent these prefixes."""
         admission = self._importer.admission(attributes, path_id)
         self._identified |= path_id != 0
-        guarded, usual = self._importer.guarded, admission.usual
+        closely, usual = self._importer.closely, admission.usual
+        if usual is not None and not path_id and not self.stale and usual[0].rejection is None:
+            prefixes = self._added(prefixes, usual)
         table, paths, stale = self._table, self.paths, self.stale
         candidates, marked = table.candidates, table.marked
         for prefix in prefixes:
             key = key_of(prefix, path_id) if path_id else prefix
             old = paths.get(key)
-            alone = usual if usual is not None and prefix[1:2] not in guarded else admission.alone(prefix)
+            alone = usual if usual is not None and prefix[1:2] not in closely else admission.alone(prefix)
             new = alone[0]
             if stale:
                 stale.discard(key)
@@ -58,6 +60,19 @@ class AdjRibIn:
                 marked[prefix] = None
             elif old is None or not alike(old, new):
                 self._put(key, old, new)
+
+    def _added(self, prefixes: Sequence[Prefix], usual: tuple[Path]) -> Sequence[Prefix]:
+        """Take in those that need no closer look, all at once where nobody has a path to any of them, as where a table
+        comes first; what is left.
+        """
+        closely, paths, table = self._importer.closely, self.paths, self._table
+        found = [prefix for prefix in prefixes if prefix[1:2] not in closely]
+        if not (paths.keys().isdisjoint(found) and table.candidates.keys().isdisjoint(found)):
+            return prefixes
+        paths.update(dict.fromkeys(found, usual[0]))
+        table.candidates.update(dict.fromkeys(found, usual))
+        table.marked.update(dict.fromkeys(found))
+        return [prefix for prefix in prefixes if prefix[1:2] in closely] if len(found) < len(prefixes) else ()
 
     def fitting(self, path_id: PathId, prefixes: Sequence[Prefix], room: int) -> Sequence[Prefix]:
         """The prefixes that may be announced when there is room for so many new ones; others are left out."""

@@ -21,7 +21,7 @@ from services.routing.core.bgp.communities import (
 from services.routing.core.bgp.filters import Rule, changed_by, prepended, with_communities
 from services.routing.core.bgp.peers import FilterRule
 from services.routing.core.bgp.rib.paths import DEFAULT_LOCAL_PREF, OWN, Path
-from services.routing.core.bgp.values import Asn, Attributes, Family, RouterId
+from services.routing.core.bgp.values import Asn, Attributes, Family, RouterId, attributes_of
 
 
 class Withheld(Enum):
@@ -123,15 +123,21 @@ def _passed_over(attributes: Attributes, settings: ExportSettings) -> Attributes
 
 def _external(attributes: Attributes, hop: OwnNextHop, path: Path, settings: ExportSettings) -> Attributes:
     """Our number before the path, nothing that is only for this system, and another's MED not passed on (5.1.4)."""
-    return replace(
-        attributes,
-        next_hop=hop.address,
-        link_local=hop.link_local,
-        as_path=prepended(attributes.as_path, (settings.local_asn,)),
-        med=attributes.med if path.source is OWN else None,
-        local_pref=None,
-        originator_id=None,
-        cluster_list=(),
+    return attributes_of(
+        attributes.origin,
+        prepended(attributes.as_path, (settings.local_asn,)),
+        hop.address,
+        hop.link_local,
+        attributes.med if path.source is OWN else None,
+        None,
+        attributes.atomic_aggregate,
+        attributes.aggregator,
+        attributes.communities,
+        attributes.extended_communities,
+        attributes.large_communities,
+        None,
+        (),
+        attributes.unknown,
     )
 
 
@@ -141,11 +147,19 @@ def _internal(attributes: Attributes, hop: OwnNextHop, path: Path, settings: Exp
     if path.source is not OWN and not path.source.external and settings.cluster_id is not None:
         originator = originator or path.source.router_id
         clusters = (settings.cluster_id, *clusters)
-    return replace(
-        attributes,
-        next_hop=hop.address,
-        link_local=hop.link_local,
-        local_pref=DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref,
-        originator_id=originator,
-        cluster_list=clusters,
+    return attributes_of(
+        attributes.origin,
+        attributes.as_path,
+        hop.address,
+        hop.link_local,
+        attributes.med,
+        DEFAULT_LOCAL_PREF if attributes.local_pref is None else attributes.local_pref,
+        attributes.atomic_aggregate,
+        attributes.aggregator,
+        attributes.communities,
+        attributes.extended_communities,
+        attributes.large_communities,
+        originator,
+        clusters,
+        attributes.unknown,
     )

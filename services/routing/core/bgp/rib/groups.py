@@ -16,9 +16,11 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby, repeat
+from operator import itemgetter
 from typing import TypeVar, overload
 
-from services.routing.core.bgp.filters import Policy, Rule, deciding
+from services.routing.core.bgp.filters import Policy, Rule, deciding, elsewhere
 from services.routing.core.bgp.rib.exports import ExportSettings, Withheld, exported, withheld
 from services.routing.core.bgp.rib.paths import OWN, Path
 from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachable, Unreachable
@@ -39,6 +41,10 @@ Paths = tuple[Sent | None, ...]
 NOTHING: Paths = ()
 Entry = tuple[Prefix, Paths, Paths]
 """A prefix that changed, its paths before and after."""
+Changed = dict[Prefix, tuple[bool, Attributes | None]]
+"""Whether a peer had something of a prefix before, and what it has now."""
+
+_prefix_of, _paths_of = itemgetter(0), itemgetter(1, 2)
 
 LONG_LOG = 1024
 """From here on the log is cut."""
@@ -87,9 +93,12 @@ class _Shared:
 class _Outcome:
     """What becomes of a path under the group's policy."""
 
-    rules: tuple[Rule, ...]
-    usual: tuple[Sent, ...] | None
-    """The same for every prefix; None where policy depends on the prefix."""
+    path: Path
+    rules: tuple[Rule, ...] = ()
+    usual: tuple[Sent, ...] = ()
+    """The same for every prefix that needs no closer look."""
+    closely: frozenset[bytes] | None = frozenset()
+    """First octets of prefixes that need one, as they may be in a rule's range; None: all do."""
     by_rule: dict[Rule | None, tuple[Sent, ...]] = field(default_factory=dict)
 
 
@@ -106,6 +115,8 @@ class Group:
         self._most = most if settings.sends_paths else 1
         self._policy = Policy(settings.rules, settings.family, default=settings.default)
         self.out: dict[Prefix, tuple[Sent, ...]] = {}
+        self._common = False
+        """Several peers are, or were, of the group."""
         self.whole_after = 0
         """Marks of the Loc-RIB that are decided when the group has all that was chosen before it was made."""
         self._log: list[Entry] = []
@@ -123,42 +134,81 @@ class Group:
 
     # What is to be sent.
 
-    def revise(self, prefix: Prefix, paths: tuple[Path, ...]) -> None:
-        """The prefix has these paths now, best first; none: it is gone."""
-        now: tuple[Sent, ...] = self._exported(prefix, paths[0]) if paths else ()
-        if self._most > 1:
-            for path in paths[1 : self._most]:
-                now += self._exported(prefix, path)
-        was = self.out.get(prefix, ())
-        if now is was or now == was:
+    def revise(self, prefixes: Sequence[Prefix], paths: tuple[Path, ...]) -> None:
+        """These prefixes have these paths now, best first; none: they are gone."""
+        if paths and paths[0].source.name == self._only:
+            paths = ()
+        if not paths and self.out.keys().isdisjoint(prefixes):
             return
-        if now:
-            self.out[prefix] = now
+        outcomes = [self._outcome(path) for path in paths[: self._most]]
+        if len(outcomes) == 1:
+            usual, closely = outcomes[0].usual, outcomes[0].closely
         else:
-            del self.out[prefix]
-        self._all = self._counted = None
-        if self._readers:
-            self._log.append((prefix, was, now))
+            usual, closely = _joined([one.usual for one in outcomes]), _closely(outcomes)
+        if closely is not None and not closely and self.out.keys().isdisjoint(prefixes):
+            self._add(prefixes, usual)
+            return
+        out, log = self.out, self._log if self._readers else []
+        logged = len(log)
+        for prefix in prefixes:
+            now = usual
+            if closely is None or (closely and prefix[1:2] in closely):
+                now = _joined([self._exported(prefix, one) for one in outcomes])
+            was: tuple[Sent, ...] = out.get(prefix, ())
+            if now is was or now == was:
+                continue
+            if now:
+                out[prefix] = now
+            else:
+                del out[prefix]
+            log.append((prefix, was, now))
+        if len(log) > logged:
+            self._all = self._counted = None
 
-    def _exported(self, prefix: Prefix, path: Path) -> tuple[Sent, ...]:
-        outcome = self._outcomes.get(path)
-        if outcome is None:
-            outcome = self._outcomes[path] = self._outcome(path)
-        if outcome.usual is not None:
+    def _add(self, prefixes: Sequence[Prefix], paths: tuple[Sent, ...]) -> None:
+        """Prefixes come that there were none of: nearly all where a table comes first."""
+        if paths:
+            self.out.update(dict.fromkeys(prefixes, paths))
+            self._all = self._counted = None
+            if self._readers:
+                self._log.extend(zip(prefixes, repeat(NOTHING), repeat(paths)))
+
+    @property
+    def _only(self) -> str | None:
+        """The peer that the table is for, as long as it is for one: then it has none of that peer's own paths."""
+        return next(iter(self._readers)) if len(self._readers) == self._most == 1 and not self._common else None
+
+    def share(self) -> bool:
+        """Be for several peers from now on; whether the table lacks paths for that, and all have to be revised."""
+        lacks = self._only is not None
+        self._common = True
+        return lacks
+
+    def _exported(self, prefix: Prefix, outcome: _Outcome) -> tuple[Sent, ...]:
+        if outcome.closely is not None and prefix[1:2] not in outcome.closely:
             return outcome.usual
         rule = deciding(outcome.rules, prefix)
         sent = outcome.by_rule.get(rule)
         if sent is None:
-            sent = outcome.by_rule[rule] = self._sent(path, rule)
+            sent = outcome.by_rule[rule] = self._sent(outcome.path, rule)
         return sent
 
     def _outcome(self, path: Path) -> _Outcome:
+        known = self._outcomes.get(path)
+        if known is None:
+            known = self._outcomes[path] = self._judged(path)
+        return known
+
+    def _judged(self, path: Path) -> _Outcome:
         if withheld(path, self.settings) is not None:
-            return _Outcome((), ())
+            return _Outcome(path)
+        if self._policy.is_empty:
+            return _Outcome(path, usual=self._sent(path, None))
         rules = self._policy.applicable(path.attributes, remote=path.source is not OWN, interface=path.interface)
-        if rules and rules[0].covers is not None:
-            return _Outcome(rules, None)
-        return _Outcome((), self._sent(path, rules[0] if rules else None))
+        certain, rule = elsewhere(rules)
+        usual = self._sent(path, rule) if certain else ()
+        closely = self._policy.octets if any(one is not rule for one in rules) else frozenset[bytes]()
+        return _Outcome(path, rules, usual, closely if certain else None)
 
     def _sent(self, path: Path, rule: Rule | None) -> tuple[Sent, ...]:
         if not self._policy.accepts(rule):
@@ -308,19 +358,7 @@ class Group:
 
     def _packed(self, entries: Sequence[Entry], name: str) -> Batch:
         """What the entries change for a peer, the last word on each path; empty: for one that none is from."""
-        changes: list[dict[Prefix, tuple[bool, Attributes | None]]] = []
-        for prefix, before, after in entries:
-            was, now = (_without(name, before), _without(name, after)) if name else (before, after)
-            for index in range(max(len(was), len(now))):
-                old = was[index] if index < len(was) else None
-                new = now[index] if index < len(now) else None
-                if old is new or (old and new and old.attributes == new.attributes):
-                    continue
-                while len(changes) <= index:
-                    changes.append({})
-                changed = changes[index]
-                had = changed[prefix][0] if prefix in changed else old is not None
-                changed[prefix] = (had, new.attributes if new else None)
+        changes = [_changed(entries, name or None)] if self._most == 1 else _all_changed(entries, name)
         gone: list[Unreachable] = []
         come: list[Reachable] = []
         for number, changed in enumerate(changes, 1):
@@ -330,7 +368,7 @@ class Group:
     def _pack(
         self,
         path_id: PathId,
-        changed: dict[Prefix, tuple[bool, Attributes | None]],
+        changed: Changed,
         gone: list[Unreachable],
         come: list[Reachable],
     ) -> None:
@@ -410,3 +448,52 @@ def _without(name: str, paths: Paths) -> Paths:
     if all(path is None or path.source != name for path in paths):
         return paths
     return tuple(None if path is None or path.source == name else path for path in paths)
+
+
+def _joined(parts: Sequence[tuple[Sent, ...]]) -> tuple[Sent, ...]:
+    """All of them in one; the same object where there is one."""
+    return parts[0] if len(parts) == 1 else tuple(sent for part in parts for sent in part)
+
+
+def _closely(outcomes: Sequence[_Outcome]) -> frozenset[bytes] | None:
+    """First octets of prefixes that some outcome depends on; None: all."""
+    found = [one.closely for one in outcomes]
+    known = [one for one in found if one is not None]
+    return frozenset[bytes]().union(*known) if len(known) == len(found) else None
+
+
+def _changed(entries: Sequence[Entry], name: str | None) -> Changed:
+    """What entries of one path at most change for a peer; None: for one that none is from."""
+    changed: Changed = {}
+    for (was, now), run in groupby(entries, _paths_of):
+        old = was[0] if was and was[0] and was[0].source != name else None
+        new = now[0] if now and now[0] and now[0].source != name else None
+        if old is new or (old and new and old.attributes == new.attributes):
+            continue
+        prefixes = list(map(_prefix_of, run))
+        attributes = new.attributes if new else None
+        if changed.keys().isdisjoint(prefixes):
+            changed.update(dict.fromkeys(prefixes, (old is not None, attributes)))
+        else:
+            for prefix in prefixes:
+                had = changed[prefix][0] if prefix in changed else old is not None
+                changed[prefix] = (had, attributes)
+    return changed
+
+
+def _all_changed(entries: Sequence[Entry], name: str) -> list[Changed]:
+    """The same of entries with more paths, one for each place; empty: for a peer that none is from."""
+    changes: list[Changed] = []
+    for prefix, before, after in entries:
+        was, now = (_without(name, before), _without(name, after)) if name else (before, after)
+        for index in range(max(len(was), len(now))):
+            old = was[index] if index < len(was) else None
+            new = now[index] if index < len(now) else None
+            if old is new or (old and new and old.attributes == new.attributes):
+                continue
+            while len(changes) <= index:
+                changes.append({})
+            changed = changes[index]
+            had = changed[prefix][0] if prefix in changed else old is not None
+            changed[prefix] = (had, new.attributes if new else None)
+    return changes

@@ -8,13 +8,21 @@ settings can accept them without asking the peer again.
 
 from __future__ import annotations
 
-from collections.abc import Collection
 from dataclasses import dataclass, replace
 from ipaddress import IPv4Network, IPv6Network
 
 from proto.net import Address, Network
 from services.routing.core.bgp.communities import GRACEFUL_SHUTDOWN, LLGR_STALE
-from services.routing.core.bgp.filters import Policy, Rule, changed_by, deciding, nearest, with_communities
+from services.routing.core.bgp.filters import (
+    Policy,
+    Rule,
+    changed_by,
+    deciding,
+    elsewhere,
+    first_octets,
+    nearest,
+    with_communities,
+)
 from services.routing.core.bgp.peers import SessionSettings, TableSettings
 from services.routing.core.bgp.rib.paths import NextHop, NextHops, Path, Rejection, Source
 from services.routing.core.bgp.values import Attributes, Family, PathId, Prefix
@@ -28,16 +36,6 @@ MARTIANS: dict[Family, tuple[Network, ...]] = {
 DEFAULT_ROUTE: Prefix = b"\0"
 
 
-def first_octets(networks: Collection[Network]) -> frozenset[bytes]:
-    """First octets of the addresses in some ranges; empty octets for a range that holds them all."""
-    found = set[bytes]()
-    for network in networks:
-        width = max(0, 8 - network.prefixlen)
-        first = network.network_address.packed[0]
-        found |= {bytes((octet,)) for octet in range(first, first + (1 << width))} if network.prefixlen else {b""}
-    return frozenset(found)
-
-
 class Guard:
     """Prefixes of one family that a filter has to name before a peer's path to them is accepted."""
 
@@ -47,7 +45,7 @@ class Guard:
             for network in MARTIANS[family]
         )
         self._bits = family.bits
-        self.octets = first_octets(MARTIANS[family]) | {b""}
+        self.octets = frozenset((b"",)).union(*map(first_octets, MARTIANS[family]))
         """First octets that a guarded prefix may have: whatever begins otherwise needs no closer look."""
 
     def rejection(self, prefix: Prefix) -> Rejection | None:
@@ -64,7 +62,7 @@ class Guard:
 class Admission:
     """What becomes of paths with the same attributes and path identifier from one peer."""
 
-    __slots__ = ("_applicable", "_found", "_judge", "attributes", "hop", "path_id", "usual")
+    __slots__ = ("_applicable", "_found", "_judge", "_rejects_all", "attributes", "hop", "path_id", "usual")
 
     def __init__(self, judge: Judge, attributes: Attributes, path_id: PathId, hop: NextHop | None) -> None:
         self._judge = judge
@@ -74,24 +72,27 @@ class Admission:
         self._found: dict[Rule | Rejection | None, tuple[Path]] = {}
         self._applicable: tuple[Rule, ...] = ()
         self.usual: tuple[Path] | None = None
-        """The path of every prefix that is not guarded, alone; None where policy depends on the prefix."""
+        """The path of every prefix that needs no closer look (:attr:`Judge.octets`), alone; None where all need one."""
+        self._rejects_all = True
+        """No prefix is accepted."""
         wrong = judge.wrong(attributes, hop)
         if wrong is not None:
             self.usual = self._path(wrong)
             return
         self._applicable = judge.applicable(attributes, hop)
-        if not self._applicable or self._applicable[0].covers is None:
-            self.usual = self._path(self._applicable[0] if self._applicable else None)
+        certain, rule = elsewhere(self._applicable)
+        if certain:
+            self.usual = self._path(rule)
+        ranges = any(one is not rule for one in self._applicable)
+        self._rejects_all = self.usual is not None and not ranges and self.usual[0].rejection is not None
 
     def alone(self, prefix: Prefix) -> tuple[Path]:
         """The path of a prefix, as the tuple that all prefixes share which have no other."""
-        guard = self._judge.guard
-        if prefix[1:2] not in guard.octets:
-            return self.usual or self._path(deciding(self._applicable, prefix))
-        if self.usual is not None and self.usual[0].rejection is not None:
+        if self.usual is not None and (self._rejects_all or prefix[1:2] not in self._judge.octets):
             return self.usual
+        guard = self._judge.guard
         rule = deciding(self._applicable, prefix)
-        guarded = guard.rejection(prefix)
+        guarded = guard.rejection(prefix) if prefix[1:2] in guard.octets else None
         if guarded is not None and (rule is None or not rule.accepts or rule.names != prefix):
             return self._path(guarded)
         return self._path(rule)
@@ -121,6 +122,8 @@ class Judge:
         self._learner = learner
         self._policy = Policy(learner.tables.imports, family, default=learner.tables.default_import)
         self.guard = guard
+        self.octets = guard.octets | self._policy.octets
+        """First octets of prefixes that need a closer look: guarded ones, and those in a rule's range."""
 
     def wrong(self, attributes: Attributes, hop: NextHop | None) -> Rejection | None:
         """Why no prefix with these attributes is accepted, whatever filters say."""
@@ -186,8 +189,8 @@ class Importer:
         self._source = learner.source
         self._hops = hops
         self._remembered: dict[tuple[int, PathId], Admission] = {}
-        self.guarded = guard.octets
-        """First octets that need a closer look."""
+        self.closely = self._judge.octets
+        """First octets of prefixes that need a closer look."""
 
     def admission(self, attributes: Attributes, path_id: PathId) -> Admission:
         """The outcome for paths with these attributes."""

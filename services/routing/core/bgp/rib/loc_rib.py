@@ -7,6 +7,7 @@ chosen goes to every update group at once, so the tables that are sent from neve
 from __future__ import annotations
 
 from collections.abc import Container
+from itertools import groupby
 from typing import NamedTuple
 
 from services.routing.core.bgp.rib.decision import choose
@@ -87,16 +88,18 @@ class LocRib:
         if self.deferred:
             return []
         changes: list[Change] = []
-        chosen: dict[Paths, Paths] = {}
         groups = tuple(self.groups.values())
-        candidates, selected, family = self.candidates, self.selected, self.family
-        for prefix in self._next(limit):
-            paths = candidates.get(prefix, ())
-            after = chosen.get(paths)
-            if after is None:
-                after = chosen[paths] = self._chosen(paths)
-            before = selected.get(prefix, ())
-            if after is not before:
+        selected, family = self.selected, self.family
+        for paths, prefixes in self._runs(limit).items():
+            after = self._chosen(paths)
+            new = selected.keys().isdisjoint(prefixes)  # as nearly all where a table comes first
+            if new and after:
+                selected.update(dict.fromkeys(prefixes, after))
+                changes += [Change(family, prefix, (), after) for prefix in prefixes]
+            for prefix in prefixes if not new else ():
+                before = selected.get(prefix, ())
+                if after is before:
+                    continue
                 if after:
                     selected[prefix] = after
                 else:
@@ -104,10 +107,17 @@ class LocRib:
                 if not (before and after and _same(before, after)):
                     changes.append(Change(family, prefix, before, after))
             for group in groups:
-                group.revise(prefix, after)
+                group.revise(prefixes, after)
         for group in groups:
             group.settle()
         return changes
+
+    def _runs(self, limit: int) -> dict[Paths, list[Prefix]]:
+        """The next marked prefixes, those with the same paths together: what follows from these is worked out once."""
+        runs: dict[Paths, list[Prefix]] = {}
+        for paths, run in groupby(self._next(limit), self.candidates.get):
+            runs.setdefault(paths or (), []).extend(run)
+        return runs
 
     def _chosen(self, paths: Paths) -> Paths:
         """What is chosen of some paths; the same tuple where it is all of them, in this order."""
@@ -125,20 +135,25 @@ class LocRib:
         return found
 
     def group(self, settings: ExportSettings) -> Group:
-        """The update group of these settings; a new one is filled as what is chosen now is decided again."""
+        """The update group of these settings; a new one is filled as what is chosen now is decided again, and so is
+        what the table of a single peer lacks when another one comes.
+        """
         found = self.groups.get(settings)
+        lacks = found is None or found.share()
         if found is None:
-            self.marked |= dict.fromkeys(self.selected)
             found = self.groups[settings] = Group(settings, self.most)
+        if lacks:
+            self.marked |= dict.fromkeys(self.selected)
             found.whole_after = self.decided + self.undecided
         return found
 
     def whole_group(self, settings: ExportSettings) -> Group:
         """The update group of these settings, with all that is chosen now: for a peer that has some of it already."""
         found = self.groups.setdefault(settings, Group(settings, self.most))
-        if not len(found) or self.decided < found.whole_after:
+        lacks = len(found) > 0 and found.share()
+        if not len(found) or lacks or self.decided < found.whole_after:
             for prefix, paths in self.selected.items():
-                found.revise(prefix, paths)
+                found.revise((prefix,), paths)
             found.settle()
         return found
 

@@ -27,6 +27,8 @@ class State(IntEnum):
     OPEN_CONFIRM = 4
     ESTABLISHED = 5
 
+    __hash__ = int.__hash__
+
 
 class Event(IntEnum):
     """Events (RFC 4271 8.1)."""
@@ -56,6 +58,8 @@ class Event(IntEnum):
     UPDATE_ERROR = 28
     SEND_HOLD_TIMER_EXPIRES = 29
     ROUTE_REFRESH = 30
+
+    __hash__ = int.__hash__
 
 
 NEVER: Mapping[int, str] = {
@@ -95,6 +99,8 @@ class Act(Enum):
     """Count a failure: the next start waits longer."""
     FORGET = auto()
     """Count failures from zero."""
+
+    __hash__ = object.__hash__
 
 
 Transition = tuple[State, tuple[Act, ...]]
