@@ -34,6 +34,11 @@ Standing = Literal["best", "used", "unused", "rejected", "sent", "withheld"]
 that import policy rejects; one that is sent to the peer; one that is not."""
 
 
+def is_named(peer: str, asked: str) -> bool:
+    """A peer's name is the one that is asked for, or has it as a part between slashes; empty: any."""
+    return not asked or asked == peer or asked in peer.split("/")
+
+
 class BgpSessionsRequest(msgspec.Struct, frozen=True):
     """``$SRV.BGP`` → :class:`BgpSessions`, from each agent that is asked; others stay silent."""
 

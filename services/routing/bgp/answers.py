@@ -15,7 +15,9 @@ from proto.bgp import (
     BgpSessions,
     BgpSessionsRequest,
     SessionReport,
+    is_named,
 )
+from proto.bgp_capture import BgpCapture, BgpCaptureRequest
 from services.routing.bgp.router import Router
 from services.routing.bgp.session import PeerState
 from services.routing.core.bgp import reports
@@ -84,3 +86,17 @@ def routes(asked: BgpRoutesRequest, node: str, router: Router | None) -> BgpRout
     if asked.node != node:
         return None
     return reports.routes(router.rib, asked, router.peers) if router is not None else BgpRoutes(node=node)
+
+
+def capture(asked: BgpCaptureRequest, node: str, router: Router | None) -> BgpCapture | None:
+    """Messages of sessions of ``node`` since the last such question; None when it is not asked."""
+    if asked.nodes and node not in asked.nodes:
+        return None
+    if router is None:
+        return BgpCapture(node=node)
+    peers = sum(is_named(name, asked.peer) for name in router.peers)
+    found = router.capture(asked.capture, asked.peer)
+    if found is None:
+        return BgpCapture(node=node, peers=peers, refused=True)
+    messages, missed = found.take()
+    return BgpCapture(node=node, peers=peers, messages=messages, missed=missed)

@@ -20,9 +20,11 @@ from kit.pools import within
 from proto.net import Address, Network
 from services.routing.bgp.session import PeerState
 from services.routing.bgp.speaker import Speaker
+from services.routing.core.bgp.captures import Capture, Captures
 from services.routing.core.bgp.codec.errors import Cease
 from services.routing.core.bgp.codec.messages import RefreshKind, RouteRefresh, encode_route_refresh
 from services.routing.core.bgp.codec.updates import Unwritable, UpdateWriter
+from services.routing.core.bgp.dissector import Passed
 from services.routing.core.bgp.next_hops import Ways
 from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.resources import Speaker as Identity
@@ -103,6 +105,7 @@ class Router:
         self._ways = Ways()
         self.rib = Tables(self._reach, most_paths=most_paths)
         self.speaker = speaker(self)
+        self._captures = Captures()
         self._identity: Identity | None = None
         self._own: dict[str, dict[int, Address]] = {}
         """What each peer can be sent as next hops, by family (4, 6)."""
@@ -279,6 +282,18 @@ class Router:
         """The peer's session is in another state."""
         if (state := self.speaker.states().get(name)) is not None:
             self._reports.changed(name, state)
+
+    def passed(self, passed: Passed) -> None:
+        """A message of a peer that is captured. When nobody asks for it any more, sessions tell none."""
+        self._captures.put(self._loop.time(), passed)
+        if not self._captures:
+            self.speaker.capture(self._captures.want)
+
+    def capture(self, name: str, peer: str) -> Capture | None:
+        """A capture of a peer's messages, or of all peers', which goes on from now on; None: there are too many."""
+        found = self._captures.ask(self._loop.time(), name, peer)
+        self.speaker.capture(self._captures.want)
+        return found
 
     # To look at.
 

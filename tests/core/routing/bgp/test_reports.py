@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proto.bgp import MAX_PATHS, BgpPath, BgpRoutes, BgpRoutesRequest, RoutesTable
+from proto.bgp import MAX_PATHS, BgpPath, BgpRoutes, BgpRoutesRequest, RoutesTable, is_named
 from proto.codec import encode
 from services.routing.core.bgp.peers import Action, FilterRule
-from services.routing.core.bgp.reports import counts, covering, is_named, routes
+from services.routing.core.bgp.reports import counts, covering, routes
 from services.routing.core.bgp.values import Attributes, Origin, network_of, prefix_of
 from tests.core.routing.bgp.rib_speaker import V4, V6, Speaker, attributes, prefix
 
