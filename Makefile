@@ -119,6 +119,7 @@ compose-test: images compose-setup ## it comes up, every fault of an overlay com
 bench: setup ## the numbers of docs/performance.md again (needs the packages of bench/apt.txt)
 	$(PYTHON) -m bench.first
 	$(PYTHON) -m bench.models
+	$(PYTHON) -m bench.bgp.holds
 
 check: setup ## style, types, walls of the house
 	.venv/bin/ruff check .

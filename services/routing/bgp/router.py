@@ -16,7 +16,6 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Protocol
 
-from kit.pools import within
 from proto.net import Address, Network
 from services.routing.bgp.session import PeerState
 from services.routing.bgp.speaker import Speaker
@@ -29,17 +28,17 @@ from services.routing.core.bgp.next_hops import Ways
 from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.rib.exports import OwnNextHop
-from services.routing.core.bgp.rib.loc_rib import Change
-from services.routing.core.bgp.rib.paths import OWN, NextHop, Reach
+from services.routing.core.bgp.rib.paths import OWN, Path, Reach
 from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit, Tables
 from services.routing.core.bgp.rib.tables import Established as Known
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
 from services.routing.core.bgp.session.restart import DropStale, LongLived
-from services.routing.core.bgp.values import Agreed, Attributes, Family, Prefix, Update, network_of, prefix_of
+from services.routing.core.bgp.values import Agreed, Attributes, Family, Prefix, Update, lies_in, prefix_of
 from services.routing.core.learnt import Hop
 
 AT_ONCE = 500
-"""Prefixes that are decided, or sent to a peer, before others have their turn: some milliseconds."""
+"""Prefixes that are decided, handed to the kernel's routes or sent to a peer, before others have their turn: some
+milliseconds."""
 LONGEST = 0.5
 """Seconds of one pass, after which what was decided is written though more comes all the time."""
 FIRST_TABLES = 120.0
@@ -112,7 +111,8 @@ class Router:
         self._peers: dict[str, Peer] = {}
         self._outgoing: dict[str, _Outgoing] = {}
         self._announced: dict[Network, Attributes] = {}
-        self._unprogrammed: tuple[Network, ...] = ()
+        self._unprogrammed: dict[Family, tuple[Prefix, ...]] = dict.fromkeys(Family, ())
+        """Ranges of which learnt prefixes are for peers alone."""
         self._over: set[str] = set()
         """Peers whose session ends, as they have sent more prefixes than they may."""
         self._again: dict[Family, list[Prefix]] = {family: [] for family in Family}
@@ -152,8 +152,10 @@ class Router:
         for untils in self._deferred.values():
             for name in untils.keys() - wanted.keys():
                 del untils[name]
-        if (hidden := tuple(unprogrammed)) != self._unprogrammed:
-            self._unprogrammed = hidden
+        hidden = [prefix_of(network) for network in unprogrammed]
+        ranges = {family: tuple(prefix for of, prefix in hidden if of is family) for family in Family}
+        if ranges != self._unprogrammed:
+            self._unprogrammed = ranges
             self._hand_over_again()
         self._peers = wanted
         listening = identity.listen_addresses or tuple(addresses.values())
@@ -188,8 +190,7 @@ class Router:
     def hops_of(self, name: str) -> frozenset[Hop]:
         """Routers that a peer's routes lead to, other peers left out."""
         others = {peer.session.address for other, peer in self._peers.items() if other != name}
-        named = {path.hop for family in Family for _, path in self.rib.received(name, family)}
-        found = {self._ways.hop(one.address, one.interface) for one in named if one is not None}
+        found = {self._ways.hop(one.address, one.interface) for one in self.rib.hops_of(name)}
         return frozenset(hop for hop in found if hop is not None and hop.via not in others)
 
     def _reach(self, address: Address, interface: str) -> Reach | None:
@@ -331,26 +332,33 @@ class Router:
     async def _round(self) -> bool:
         """Decide a part, and send each peer one; whether there was something."""
         changes = self.rib.decide(AT_ONCE)
-        self._program(changes)
-        again = any(self._again.values())
+        self._program((change.family, change.prefix, change.after) for change in changes)
+        await asyncio.sleep(0)
+        again = False
         for family, prefixes in self._again.items():
-            chosen = self.rib.chosen(family)
-            self._program(Change(family, prefix, (), chosen.get(prefix, ())) for prefix in prefixes[-AT_ONCE:])
-            del prefixes[-AT_ONCE:]
+            if prefixes:
+                again, chosen = True, self.rib.chosen(family)
+                self._program((family, prefix, chosen.get(prefix, ())) for prefix in prefixes[-AT_ONCE:])
+                del prefixes[-AT_ONCE:]
+                await asyncio.sleep(0)
         sent = False
         for name in list(self._outgoing):
             if self._send(name):
                 sent = True
                 await asyncio.sleep(0)
-        await asyncio.sleep(0)
         return bool(changes or again or sent or self.rib.undecided)
 
-    def _program(self, changes: Iterable[Change]) -> None:
-        """Hand the kernel's routes what changed, prefixes with the same next hops together."""
+    def _program(self, used: Iterable[tuple[Family, Prefix, tuple[Path, ...]]]) -> None:
+        """Hand the kernel's routes by which paths prefixes are reached now, those with the same next hops together."""
         together: dict[tuple[Family, tuple[Hop, ...]], list[Prefix]] = {}
-        known: dict[NextHop, Hop | None] = {}
-        for change in changes:
-            together.setdefault((change.family, self._hops(change, known)), []).append(change.prefix)
+        known: dict[tuple[Path, ...], tuple[Hop, ...]] = {}
+        for family, prefix, paths in used:
+            hops = known.get(paths)
+            if hops is None:
+                hops = known[paths] = self._hops(paths)
+            if hops and any(lies_in(prefix, one) for one in self._unprogrammed[family]):
+                hops = ()
+            together.setdefault((family, hops), []).append(prefix)
         for (family, hops), prefixes in together.items():
             self._routes.replace(family, prefixes, hops)
 
@@ -360,21 +368,13 @@ class Router:
         """
         self._again = {family: list(self.rib.chosen(family)) for family in Family}
 
-    def _hops(self, change: Change, known: dict[NextHop, Hop | None]) -> tuple[Hop, ...]:
-        """The routers that a prefix is reached by; none where it is this node's own, or for peers alone. ``known``: of
-        next hops that were looked for.
-        """
-        if not change.after or change.after[0].source is OWN:
+    def _hops(self, paths: tuple[Path, ...]) -> tuple[Hop, ...]:
+        """The routers that paths lead to; none where they are this node's own."""
+        if not paths or paths[0].source is OWN:
             return ()
-        if self._unprogrammed:
-            network = network_of(change.family, change.prefix)
-            if any(within(network, one) for one in self._unprogrammed):
-                return ()
-        hops = [path.hop for path in change.after if path.hop is not None]
-        for hop in hops:
-            if hop not in known:
-                known[hop] = self._ways.hop(hop.address, hop.interface)
-        return tuple(dict.fromkeys(found for hop in hops if (found := known[hop]) is not None))
+        named = (path.hop for path in paths if path.hop is not None)
+        hops = (self._ways.hop(one.address, one.interface) for one in named)
+        return tuple(dict.fromkeys(hop for hop in hops if hop is not None))
 
     def _send(self, name: str) -> bool:
         """Send a peer the next part of what it lacks; whether that was something, and it took it."""

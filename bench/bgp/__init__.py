@@ -1,0 +1,1 @@
+"""What BGP costs a node, measured."""
