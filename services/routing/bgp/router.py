@@ -377,13 +377,15 @@ class Router:
         return tuple(dict.fromkeys(hop for hop in hops if hop is not None))
 
     def _send(self, name: str) -> bool:
-        """Send a peer the next part of what it lacks; whether that was something, and it took it."""
+        """Send a peer the next part of what it lacks; whether there was one, and it took what that is."""
         if (outgoing := self._outgoing.get(name)) is None:
             return False
         if not outgoing.waiting:
             outgoing.waiting = self._begun(name, outgoing)
             if self.rib.owes(name):
                 outgoing.waiting += self._packed(name, outgoing, self.rib.pending(name, AT_ONCE))
+                if not outgoing.waiting:
+                    return True  # it had all of this part already
         if outgoing.waiting and self.speaker.send(name, outgoing.waiting):
             outgoing.waiting = []
             return True

@@ -210,11 +210,7 @@ class Group:
 
     def join(self, name: str, known: dict[Prefix, Paths] | None = None) -> None:
         """A peer is to be sent all that there is; ``known``: what it has from another group."""
-        entries = self._everything()
-        if known:
-            entries = tuple(
-                (prefix, known.get(prefix, NOTHING), self.out.get(prefix, NOTHING)) for prefix in {**known, **self.out}
-            )
+        entries = _Moved(known, self.out) if known else self._everything()
         self._readers[name] = Reader(self._base + len(self._log), entries)
 
     def leave(self, name: str) -> None:
@@ -376,6 +372,18 @@ class _Everything(Sequence[Entry]):
 
     def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
         return prefix, NOTHING, paths
+
+
+class _Moved(_Everything):
+    """The difference between what a peer has and a table as it was."""
+
+    def __init__(self, known: Mapping[Prefix, Paths], table: Mapping[Prefix, Paths]) -> None:
+        """``known``: what the peer has of each prefix."""
+        super().__init__({**dict.fromkeys(known, NOTHING), **table})
+        self._known = known
+
+    def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
+        return prefix, self._known.get(prefix, NOTHING), paths
 
 
 class _Again(_Everything):
