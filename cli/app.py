@@ -330,8 +330,9 @@ def trace(target: tuple[str, ...], output: str) -> int:
 
     TARGET is NAMESPACE/NAME, or a trace id (32 hex digits, as log lines and events have it). KIND is pod, policy or
     service, and needed where the name is that of several; a Service changes with its EndpointSlices. "node NODE" is how
-    that node is reached, in all kernels; "dns" is CoreDNS' configuration. Agents keep their latest spans in memory: no
-    tracing backend is needed. Of an object that is gone, its removal.
+    that node is reached, in all kernels; "dns" is CoreDNS' configuration; "route PREFIX [NODE]" is what BGP peers said
+    of a prefix last, on NODE or wherever that was. Agents keep their latest spans in memory: no tracing backend is
+    needed. Of an object that is gone, its removal.
 
     Exit code 1 when a step failed, or nothing is kept of it any more.
     """

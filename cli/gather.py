@@ -10,6 +10,7 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Any
 
 from cli.faults import Declined, Unreachable, Usage
@@ -228,7 +229,9 @@ async def change(link: Link, asked: trace.Target) -> trace.Trace:
 
 
 async def _last_trace(link: Link, asked: trace.Target) -> str:
-    """Of the last word of a node, of the last decision of `dns`, or of an object."""
+    """Of the last word of a node, of the last decision of `dns`, of a route, or of an object."""
+    if asked.kind == "route":
+        return await _last_of_route(link, asked)
     if asked.kind == "node":
         found = await link.read(ROUTES, lambda _: NodeRoutes, encode_segment(asked.name))
         what, remedy = f"node {asked.name} has announced no routes", "airmesh routes has those that have"
@@ -241,6 +244,24 @@ async def _last_trace(link: Link, asked: trace.Target) -> str:
         if traceparent:
             return traceparent[3:35]
     raise Declined(what, remedy)
+
+
+async def _last_of_route(link: Link, asked: trace.Target) -> str:
+    """Of the UPDATE messages that named a prefix last, on a node or on any."""
+    question = BgpRoutesRequest(node=asked.node, prefix=ip_network(asked.name))
+    answers = pairs.by_node(await link.bgp_routes(question))
+    if asked.node and asked.node not in answers:
+        raise no_agent(asked.node)
+    traced = [answer for answer in answers.values() if answer.trace_id]
+    if traced:
+        return max(traced, key=lambda answer: answer.traced_at).trace_id
+    where = f"node {asked.node}" if asked.node else "no node that answers"
+    if not any(answer.speaks for answer in answers.values()):
+        raise Declined(f"{where} {'speaks no' if asked.node else 'speaks'} BGP", "name a node that does: airmesh bgp")
+    raise Declined(
+        f"{where} remembers {'no ' if asked.node else ''}UPDATE messages that named {asked.name}",
+        "agents remember those of the last 65,536 prefixes; airmesh bgp routes says what became of the prefix",
+    )
 
 
 async def _last_of_object(link: Link, asked: trace.Target) -> str:

@@ -109,9 +109,10 @@ class BgpSessions(msgspec.Struct, frozen=True):
 
 
 class BgpRoutesRequest(msgspec.Struct, frozen=True):
-    """``$SRV.BGP-ROUTES`` → :class:`BgpRoutes`, from the agent of one node."""
+    """``$SRV.BGP-ROUTES`` → :class:`BgpRoutes`, from the agent of one node, or of each."""
 
     node: str
+    """Empty: all nodes answer."""
     table: RoutesTable = "chosen"
     prefix: Network | None = None
     """Only this prefix and those that hold it; none: all."""
@@ -151,3 +152,8 @@ class BgpRoutes(msgspec.Struct, frozen=True):
     paths: tuple[BgpPath, ...] = ()
     left_out: int = 0
     """Paths that found no room in this answer; of the table of chosen ones prefixes."""
+    trace_id: str = ""
+    """Of the UPDATE messages that named the prefix asked about last, or of the longest one that holds it and has a
+    path; empty: they are not remembered, or were not traced."""
+    traced_at: int = 0
+    """When they were decided, in Unix seconds of the node."""

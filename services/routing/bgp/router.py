@@ -19,6 +19,7 @@ from typing import Protocol
 from proto.net import Address, Network
 from services.routing.bgp.session import PeerState
 from services.routing.bgp.speaker import Speaker
+from services.routing.core.bgp.batches import Batches
 from services.routing.core.bgp.captures import Capture, Captures
 from services.routing.core.bgp.codec.errors import Cease
 from services.routing.core.bgp.codec.messages import RefreshKind, RouteRefresh, encode_route_refresh
@@ -84,6 +85,18 @@ class _Outgoing:
     """Why some routes cannot be sent, as it was reported."""
 
 
+@dataclass(slots=True)
+class Worked:
+    """What one pass did."""
+
+    changes: int = 0
+    """Prefixes that other paths are used for."""
+    sent: dict[str, int] = field(default_factory=dict)
+    """Messages by the peer that they were sent to."""
+    sent_at: float = 0.0
+    """When the first of them was, in the loop's time."""
+
+
 class Router:
     """The owner of a speaker's sessions. Made in a running event loop, used from it alone."""
 
@@ -105,6 +118,8 @@ class Router:
         self.rib = Tables(self._reach, most_paths=most_paths)
         self.speaker = speaker(self)
         self._captures = Captures()
+        self.batches = Batches()
+        """What peers have announced and taken back of late."""
         self._identity: Identity | None = None
         self._own: dict[str, dict[int, Address]] = {}
         """What each peer can be sent as next hops, by family (4, 6)."""
@@ -236,6 +251,7 @@ class Router:
         if isinstance(message, RouteRefresh):
             self._refresh(name, message)
         else:
+            self.batches.add(self._loop.time(), name, message)
             for limit in self.rib.update(name, message):
                 self._limited(limit)
             if message.end_of_rib is not None:
@@ -316,22 +332,24 @@ class Router:
         untils = [until for peers in self._deferred.values() for until in peers.values()]
         return min([*untils, *([self._until] if self._awaited else [])], default=None)
 
-    async def work(self) -> None:
+    async def work(self) -> Worked:
         """Decide and send what there is: where more comes all the time, a part of it, and a poke says so."""
         self._expire()
-        until = self._loop.time() + LONGEST
-        while await self._round():
+        until, worked = self._loop.time() + LONGEST, Worked()
+        while await self._round(worked):
             if self._loop.time() >= until:
                 self._poke()
-                return
+                return worked
         for family in [family for family, names in (self._awaited or {}).items() if not names]:
             if self._awaited is not None and not self._deferred[family]:
                 del self._awaited[family]
                 self._routes.complete(family)
+        return worked
 
-    async def _round(self) -> bool:
+    async def _round(self, worked: Worked) -> bool:
         """Decide a part, and send each peer one; whether there was something."""
         changes = self.rib.decide(AT_ONCE)
+        worked.changes += len(changes)
         self._program((change.family, change.prefix, change.after) for change in changes)
         await asyncio.sleep(0)
         again = False
@@ -343,7 +361,7 @@ class Router:
                 await asyncio.sleep(0)
         sent = False
         for name in list(self._outgoing):
-            if self._send(name):
+            if self._send(name, worked):
                 sent = True
                 await asyncio.sleep(0)
         return bool(changes or again or sent or self.rib.undecided)
@@ -376,7 +394,7 @@ class Router:
         hops = (self._ways.hop(one.address, one.interface) for one in named)
         return tuple(dict.fromkeys(hop for hop in hops if hop is not None))
 
-    def _send(self, name: str) -> bool:
+    def _send(self, name: str, worked: Worked) -> bool:
         """Send a peer the next part of what it lacks; whether there was one, and it took what that is."""
         if (outgoing := self._outgoing.get(name)) is None:
             return False
@@ -387,6 +405,8 @@ class Router:
                 if not outgoing.waiting:
                     return True  # it had all of this part already
         if outgoing.waiting and self.speaker.send(name, outgoing.waiting):
+            worked.sent_at = worked.sent_at or self._loop.time()
+            worked.sent[name] = worked.sent.get(name, 0) + len(outgoing.waiting)
             outgoing.waiting = []
             return True
         return False

@@ -29,6 +29,7 @@ from services.routing.bgp.router import Reports, Router
 from services.routing.bgp.session import PeerState
 from services.routing.bgp.sockets import Opener, tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
+from services.routing.bgp.traces import Traces
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import configuration
 from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, ways_of
@@ -86,6 +87,7 @@ class Bgp:
         self._known = False
         """The objects were whole once."""
         self._services_changed = False
+        self._traces = Traces(runtime.telemetry)
         self.router: Router | None = None
         """None while nobody asks for a speaker."""
         self.faults: tuple[Fault, ...] = ()
@@ -117,8 +119,14 @@ class Bgp:
         of_listener = _of_listener(listener, self._node)
         self._report((*self._peering.faults, *of_listener, *self._detection.faults()))
         if self.router is not None:
-            await self.router.work()
-        passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
+            self._traces.begin(self.router)
+            await self._traces.work(self.router)
+        with self._traces.installing() as span:
+            passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
+            if span is not None:
+                span.set(airmesh__changed=passed.written)
+        if self.router is not None:
+            self._traces.end(self.router)
         if passed.written:
             self._settled()
         deadline = self.router.deadline if self.router is not None else None

@@ -17,6 +17,7 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry, generate_latest
 
+from chassis.telemetry.traces import Telemetry
 from proto import subjects
 from proto.bgp import BgpRoutesRequest, BgpSessionsRequest
 from proto.bgp_capture import BgpCaptureRequest
@@ -24,12 +25,13 @@ from proto.routes import NodeRoutes
 from services.routing.bgp import answers
 from services.routing.bgp.metrics import BgpMetrics, Totals
 from services.routing.bgp.router import Reports, Router
+from services.routing.bgp.traces import Traces
 from services.routing.core.bgp import captures
 from services.routing.core.bgp.next_hops import Way, Ways
 from services.routing.core.bgp.peers import Peer, SessionSettings
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.session.table import State
-from services.routing.core.bgp.values import Attributes, Family, Origin, Prefix
+from services.routing.core.bgp.values import Attributes, Family, Origin, Prefix, prefix_of
 from services.routing.core.faults import Fault
 from services.routing.core.learnt import Hop
 from tests.conftest import BusFor
@@ -70,6 +72,7 @@ class Node:
         self.router = Router(Routes(), reports, self.woken.set)
         self.router.find_ways(WAYS)
         self.name = f"n{self.number}"
+        self.traces = Traces(Telemetry("routing", self.name, {}))
 
     def peer(self, name: str, number: int, **more: Any) -> Peer:
         session: dict[str, Any] = {
@@ -93,7 +96,9 @@ class Node:
         while True:
             await self.woken.wait()
             self.woken.clear()
-            await self.router.work()
+            self.traces.begin(self.router)
+            await self.traces.work(self.router)
+            self.traces.end(self.router)
 
 
 @pytest_asyncio.fixture
@@ -126,6 +131,8 @@ async def mesh(nodes: tuple[Node, Node], bus_for: BusFor, buckets: dict[str, str
     for node in (*nodes, None):
         name, router = (node.name, node.router) if node is not None else ("n3", None)
         bus = await bus_for("routing", name)
+        if node is not None:
+            node.traces = Traces(bus._telemetry)
         faults = (FAULT,) if name == "n2" else ()
         sessions = partial(answers.sessions, node=name, router=router, faults=faults)
         await bus.serve_everyone(subjects.BGP, BgpSessionsRequest, sessions)
@@ -304,6 +311,31 @@ async def test_a_session_that_is_not_there_is_one_sentence(nats_server: NatsServ
         assert output.code == 4, output
         assert output.err.startswith(f"airmesh: {sentence}\n  remedy: "), output.err
         assert not output.out
+
+
+async def test_a_route_is_traced_to_the_messages_that_named_it_last(
+    nats_server: NatsServer, mesh: tuple[Node, Node]
+) -> None:
+    one, two = mesh
+    hop = ip_address("172.31.0.2")
+    two.router.announce({ip_network("10.2.0.64/26"): Attributes(origin=Origin.IGP, next_hop=hop)})
+    wanted = prefix_of(ip_network("10.2.0.64/26"))[1]
+    async with asyncio.timeout(PATIENCE):
+        while wanted not in one.router.rib.chosen(Family.IPV4):
+            await asyncio.sleep(0.02)
+    for words in ("10.2.0.64/26", "10.2.0.64/26 n1", "10.2.0.65"):
+        output = await airmesh(environment(nats_server), "trace", "route", *words.split())
+        assert output.code == 0, output
+        assert "bgp.receive  peers=mesh/n2  messages=" in output.out, output.out
+        assert "bgp.decide  changes=2" in output.out, "the one that came and the one that went"
+    for words, sentence in (
+        ("10.2.0.64/26 n2", "node n2 remembers no UPDATE messages that named 10.2.0.64/26"),
+        ("10.9.0.0/24", "no node that answers remembers UPDATE messages that named 10.9.0.0/24"),
+        ("10.2.0.64/26 n3", "node n3 speaks no BGP"),
+        ("10.2.0.64/26 n9", "no routing agent of n9 answers"),
+    ):
+        output = await airmesh(environment(nats_server), "trace", "route", *words.split())
+        assert (output.code, output.err.splitlines()[0]) == (4, f"airmesh: {sentence}")
 
 
 async def test_what_is_measured(nodes: tuple[Node, Node]) -> None:

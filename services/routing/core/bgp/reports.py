@@ -65,8 +65,8 @@ def counts(tables: Tables, peer: str) -> tuple[PrefixCount, ...]:
     )
 
 
-def routes(tables: Tables, asked: BgpRoutesRequest, peers: Iterable[str]) -> BgpRoutes:
-    """The answer to a question; ``peers``: the names of all."""
+def routes(tables: Tables, asked: BgpRoutesRequest, node: str, peers: Iterable[str]) -> BgpRoutes:
+    """The answer of a node to a question; ``peers``: the names of all."""
     named = sorted(peer for peer in peers if is_named(peer, asked.peer))
     paths: list[BgpPath] = []
     left_out, room = 0, MAX_PATHS_BYTES
@@ -81,7 +81,7 @@ def routes(tables: Tables, asked: BgpRoutesRequest, peers: Iterable[str]) -> Bgp
         paths += [path for unit in taken for path in unit]
         left_out += total - len(taken)
     paths.sort(key=lambda path: (path.prefix.version, path.prefix.network_address.packed, path.prefix.prefixlen))
-    return BgpRoutes(node=asked.node, speaks=True, peers=len(named), paths=tuple(paths), left_out=left_out)
+    return BgpRoutes(node=node, speaks=True, peers=len(named), paths=tuple(paths), left_out=left_out)
 
 
 def covering(prefix: Prefix) -> tuple[Prefix, ...]:

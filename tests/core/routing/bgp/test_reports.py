@@ -40,7 +40,7 @@ def speaker() -> Speaker:
 
 def ask(one: Speaker, table: RoutesTable = "chosen", text: str = "", peer: str = "") -> BgpRoutes:
     asked = BgpRoutesRequest(node="n1", table=table, prefix=ip_network(text) if text else None, peer=peer)
-    return routes(one.tables, asked, PEERS)
+    return routes(one.tables, asked, asked.node, PEERS)
 
 
 def seen(found: BgpRoutes) -> list[str]:
