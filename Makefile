@@ -127,6 +127,7 @@ bench-bgp: setup ## BGP beside BIRD, FRR, GoBGP and ExaBGP: convergence, memory,
 	$(PYTHON) -m bench.bgp --family ipv6 --speakers airmesh,BIRD,FRR,GoBGP
 	$(PYTHON) -m bench.bgp --routes 800000 --rounds 1 --speakers airmesh,BIRD,FRR,GoBGP
 	$(PYTHON) -m bench.bgp.reflector
+	$(PYTHON) -m bench.bgp.holds
 
 check: setup ## style, types, walls of the house
 	.venv/bin/ruff check .

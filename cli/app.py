@@ -264,6 +264,23 @@ def bgp_routes(prefix: str, node: str, peer: str, table: RoutesTable | None, out
     return Exit.WELL if report.well else Exit.NOT_WELL
 
 
+@bgp.command("capture")
+@click.argument("peer", required=False, default="")
+@click.option("--node", default="", help="Only sessions of this node.")
+@click.option("--count", type=click.IntRange(1), help="End after so many messages; else with Ctrl-C.")
+@_output
+def bgp_capture(peer: str, node: str, count: int | None, output: str) -> int:
+    """BGP messages of sessions as they are received and sent: attributes, prefixes, and what is wrong with them.
+
+    PEER is a peer's name, BGPPeer, address or node, as `airmesh bgp` lists it; without, all sessions. What is wrong is
+    said with what became of it by RFC 7606: an attribute was discarded, the prefixes were treated as withdrawn, or the
+    session was reset. An agent captures only while it is asked. It keeps 1,000 messages, or a megabyte, between two
+    questions and says how many found no room; of each part of an UPDATE it tells the first 64 prefixes.
+    """
+    streams.capture(node, peer, count, output)
+    return Exit.WELL
+
+
 @airmesh.command()
 @_output
 def dns(output: str) -> int:
@@ -313,8 +330,9 @@ def trace(target: tuple[str, ...], output: str) -> int:
 
     TARGET is NAMESPACE/NAME, or a trace id (32 hex digits, as log lines and events have it). KIND is pod, policy or
     service, and needed where the name is that of several; a Service changes with its EndpointSlices. "node NODE" is how
-    that node is reached, in all kernels; "dns" is CoreDNS' configuration. Agents keep their latest spans in memory: no
-    tracing backend is needed. Of an object that is gone, its removal.
+    that node is reached, in all kernels; "dns" is CoreDNS' configuration; "route PREFIX [NODE]" is what BGP peers said
+    of a prefix last, on NODE or wherever that was. Agents keep their latest spans in memory: no tracing backend is
+    needed. Of an object that is gone, its removal.
 
     Exit code 1 when a step failed, or nothing is kept of it any more.
     """

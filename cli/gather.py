@@ -10,13 +10,14 @@ import asyncio
 import time
 from contextlib import suppress
 from datetime import UTC, datetime
+from ipaddress import ip_network
 from typing import Any
 
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
 from cli.reports import agents, bgp, dns, micro, pairs, pods, policy, routes, trace
 from proto.addresses import Claim, Endpoint
-from proto.bgp import BgpRoutesRequest, BgpSessionsRequest
+from proto.bgp import BgpRoutesRequest, BgpSessionsRequest, is_named
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.identity import IdentityRecord
@@ -156,7 +157,7 @@ async def bgp_sessions(link: Link, node: str, *, down: bool) -> bgp.Sessions:
     offers, answers = await asyncio.gather(_all(link, ROUTES, NodeRoutes), link.bgp_sessions(asked))
     reported = pairs.by_node(answers)
     if node and node not in reported:
-        raise _no_agent(node)
+        raise no_agent(node)
     nodes = (node,) if node else (offer.node for offer in _honest(offers).values())
     return bgp.sessions(reported, nodes, int(time.time()))
 
@@ -165,7 +166,7 @@ async def bgp_routes(link: Link, asked: BgpRoutesRequest) -> bgp.Routes:
     """What one BGP speaker says of its routes. Raises Declined where there is none, or no such peer."""
     answer = pairs.by_node(await link.bgp_routes(asked)).get(asked.node)
     if answer is None:
-        raise _no_agent(asked.node)
+        raise no_agent(asked.node)
     if not answer.speaks:
         raise Declined(f"node {asked.node} speaks no BGP", "make a BGPConfiguration named default, or a BGPPeer")
     if asked.peer and not answer.peers:
@@ -173,7 +174,25 @@ async def bgp_routes(link: Link, asked: BgpRoutesRequest) -> bgp.Routes:
     return bgp.routes(answer, asked.node, asked.table, asked.prefix)
 
 
-def _no_agent(node: str) -> Declined:
+async def captured(link: Link, node: str, peer: str) -> tuple[bgp.Session, ...]:
+    """The sessions that a capture is of. Raises Declined where there are none."""
+    answers = pairs.by_node(await link.bgp_sessions(BgpSessionsRequest(nodes=(node,) if node else ())))
+    if node and node not in answers:
+        raise no_agent(node)
+    where = f"node {node}" if node else "no node that answers"
+    if not any(answer.speaks for answer in answers.values()):
+        said = f"{where} speaks no BGP" if node else f"{where} speaks BGP"
+        raise Declined(said, "make a BGPConfiguration named default, or a BGPPeer")
+    listed = bgp.sessions(answers, answers, int(time.time())).sessions
+    found = tuple(one for one in listed if is_named(one.peer, peer))
+    if not found:
+        said = f"{where} has {'no' if node else 'a'} peer {peer}" if peer else f"{where} has a peer"
+        raise Declined(said, f"airmesh bgp{f' --node {node}' * bool(node)} lists those that there are")
+    return found
+
+
+def no_agent(node: str) -> Declined:
+    """Nobody answers for a node."""
     remedy = "see that it is a node's name (airmesh status), and that routing runs there"
     return Declined(f"no routing agent of {node} answers", remedy)
 
@@ -210,7 +229,9 @@ async def change(link: Link, asked: trace.Target) -> trace.Trace:
 
 
 async def _last_trace(link: Link, asked: trace.Target) -> str:
-    """Of the last word of a node, of the last decision of `dns`, or of an object."""
+    """Of the last word of a node, of the last decision of `dns`, of a route, or of an object."""
+    if asked.kind == "route":
+        return await _last_of_route(link, asked)
     if asked.kind == "node":
         found = await link.read(ROUTES, lambda _: NodeRoutes, encode_segment(asked.name))
         what, remedy = f"node {asked.name} has announced no routes", "airmesh routes has those that have"
@@ -223,6 +244,24 @@ async def _last_trace(link: Link, asked: trace.Target) -> str:
         if traceparent:
             return traceparent[3:35]
     raise Declined(what, remedy)
+
+
+async def _last_of_route(link: Link, asked: trace.Target) -> str:
+    """Of the UPDATE messages that named a prefix last, on a node or on any."""
+    question = BgpRoutesRequest(node=asked.node, prefix=ip_network(asked.name))
+    answers = pairs.by_node(await link.bgp_routes(question))
+    if asked.node and asked.node not in answers:
+        raise no_agent(asked.node)
+    traced = [answer for answer in answers.values() if answer.trace_id]
+    if traced:
+        return max(traced, key=lambda answer: answer.traced_at).trace_id
+    where = f"node {asked.node}" if asked.node else "no node that answers"
+    if not any(answer.speaks for answer in answers.values()):
+        raise Declined(f"{where} {'speaks no' if asked.node else 'speaks'} BGP", "name a node that does: airmesh bgp")
+    raise Declined(
+        f"{where} remembers {'no ' if asked.node else ''}UPDATE messages that named {asked.name}",
+        "agents remember those of the last 65,536 prefixes; airmesh bgp routes says what became of the prefix",
+    )
 
 
 async def _last_of_object(link: Link, asked: trace.Target) -> str:

@@ -373,6 +373,45 @@ class Link:
             await subscription.unsubscribe()
         return tuple(answers)
 
+    async def repeat(
+        self, subject: str, asked: msgspec.Struct, kind: type[A], every: float
+    ) -> AsyncIterator[tuple[str, A] | None]:
+        """Ask all agents again and again: users and their answers as they come, for ever; None each time it was asked.
+
+        An answer that cannot be read is left out. Raises :class:`Unreachable` when the connection ends,
+        :class:`Declined` when the server forbids it.
+        """
+        inbox, token, body = discovery_inbox(self._settings.user), secrets.token_hex(12), encode(asked)
+        subscription = await self._client.subscribe(f"{inbox}.>", pending_msgs_limit=_HOLD)
+        loop = asyncio.get_running_loop()
+        due = loop.time()
+        while True:
+            try:
+                if (left := due - loop.time()) <= 0:
+                    await self._client.publish(subject, body, reply=f"{inbox}.{token}")
+                    due = loop.time() + every
+                    yield None
+                    continue
+                message = await subscription.next_msg(left)
+            except (nats.errors.TimeoutError, TimeoutError):
+                self._check(f"ask {subject}")
+                continue
+            except (nats.errors.Error, OSError) as error:
+                raise _ended() from error
+            user, _, of = message.subject.removeprefix(f"{inbox}.").partition(".")
+            if of == token:
+                with suppress(Malformed):
+                    reply = decode(Reply, message.data)
+                    if reply.ok:
+                        yield user, decode(kind, reply.body)
+
+    def _check(self, what: str) -> None:
+        """Raises Declined when the server has forbidden something, Unreachable when the connection has ended."""
+        if self._denied.is_set():
+            raise Declined(f"may not {what}", self._why()) from self._fault
+        if not self._client.is_connected:
+            raise _ended() from None
+
     async def listen(self, subject: str, begun: Callable[[], None]) -> AsyncIterator[Msg]:
         """Messages as they come, for ever; ``begun`` is called when the server has heard of us.
 
@@ -385,12 +424,7 @@ class Link:
             try:
                 yield await subscription.next_msg(1.0)
             except (nats.errors.TimeoutError, TimeoutError):
-                if self._denied.is_set():
-                    raise Declined(f"may not listen to {subject}", self._why()) from self._fault
-                if not self._client.is_connected:
-                    raise Unreachable(
-                        "the connection to NATS ended", "see airmesh status, then run this again"
-                    ) from None
+                self._check(f"listen to {subject}")
             except (nats.errors.Error, OSError) as error:
                 raise _ended() from error
 

@@ -7,7 +7,9 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import Callable
+import secrets
+import time
+from collections.abc import AsyncIterator, Callable, Iterable, Sequence
 from datetime import datetime
 
 import click
@@ -15,18 +17,25 @@ from nats.aio.msg import Msg
 from rich.console import Console
 from rich.text import Text
 
-from cli import show
+from cli import gather, show
+from cli.faults import Declined
 from cli.link import Link
+from cli.reports import capture as capture_report
 from cli.reports import events as event_report
 from cli.reports import flows as flow_report
+from cli.reports import pairs
+from cli.reports.bgp import Session
 from cli.reports.table import Cell, json_text
 from cli.reports.text import printable
 from cli.settings import load
 from proto.bgp import BgpStatus
+from proto.bgp_capture import BgpCapture, BgpCaptureRequest, CapturedMessage
 from proto.codec import Malformed, decode
 from proto.flow import FlowEvent
-from proto.subjects import EVENTS, FLOWS
+from proto.subjects import BGP_CAPTURE, EVENTS, FLOWS
 
+ASKED_EVERY = 0.25
+"""Seconds between two questions of a capture."""
 Printed = tuple[Cell, ...] | str | None
 """A line for a person, a line of JSON, or nothing to show."""
 
@@ -63,6 +72,50 @@ def events(seconds: float | None, output: str) -> None:
         return event_report.line(datetime.now().astimezone().strftime("%H:%M:%S.%f")[:-3], printed)
 
     _follow(f"{EVENTS}.>", seconds, shown)
+
+
+def capture(node: str, peer: str, count: int | None, output: str) -> None:
+    """Print BGP messages of sessions as they come, so many of them or for ever."""
+    asyncio.run(_capture(node, peer, count, output))
+
+
+async def _capture(node: str, peer: str, count: int | None, output: str) -> None:
+    settings, page = load(os.environ), show.console()
+    async with Link(settings) as link:
+        async with asyncio.timeout(settings.deadline):
+            sessions = await gather.captured(link, node, peer)
+        async for of_node, message in _captured(link, sessions, peer):
+            shown = capture_report.NodeMessage(node=of_node, message=message)
+            _print(page, json_text(shown, indent=0) if output == "json" else capture_report.line(of_node, message))
+            if count is not None and (count := count - 1) == 0:
+                return
+
+
+async def _captured(link: Link, sessions: Sequence[Session], peer: str) -> AsyncIterator[tuple[str, CapturedMessage]]:
+    """Messages with their nodes, for ever; what there is to say of the capture is said on standard error."""
+    nodes = tuple(sorted({one.node for one in sessions}))
+    followed = capture_report.Followed(nodes, time.monotonic())
+    asked = BgpCaptureRequest(capture=secrets.token_hex(16), nodes=nodes, peer=peer)
+    async for found in link.repeat(BGP_CAPTURE, asked, BgpCapture, ASKED_EVERY):
+        now, begun = time.monotonic(), followed.begun
+        _note(followed.unheard(now))
+        if followed.silent(now):
+            raise gather.no_agent(", ".join(nodes))
+        for node, answer in pairs.by_node([found] if found is not None else ()).items():
+            if answer.refused:
+                raise Declined(f"{node} captures for as many others as it may", "try again when one has ended")
+            _note(followed.take(node, answer, now))
+            for message in answer.messages:
+                yield node, message
+        if followed.over:
+            raise Declined("no session is left to capture", "airmesh bgp lists those that there are")
+        if followed.begun and not begun:
+            _note([f"capturing {', '.join(f'{one.peer} on {one.node} ({one.state})' for one in sessions)}"])
+
+
+def _note(sentences: Iterable[str]) -> None:
+    for sentence in sentences:
+        click.echo(f"airmesh: {printable(sentence)}", err=True)
 
 
 def _follow(subject: str, seconds: float | None, shown: Callable[[Msg], Printed]) -> None:

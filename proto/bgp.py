@@ -37,6 +37,11 @@ Standing = Literal["best", "used", "unused", "rejected", "sent", "withheld"]
 that import policy rejects; one that is sent to the peer; one that is not."""
 
 
+def is_named(peer: str, asked: str) -> bool:
+    """A peer's name is the one that is asked for, or has it as a part between slashes; empty: any."""
+    return not asked or asked == peer or asked in peer.split("/")
+
+
 class BgpSessionsRequest(msgspec.Struct, frozen=True):
     """``$SRV.BGP`` → :class:`BgpSessions`, from each agent that is asked; others stay silent."""
 
@@ -159,9 +164,10 @@ class BgpStatus(msgspec.Struct, frozen=True):
 
 
 class BgpRoutesRequest(msgspec.Struct, frozen=True):
-    """``$SRV.BGP-ROUTES`` → :class:`BgpRoutes`, from the agent of one node."""
+    """``$SRV.BGP-ROUTES`` → :class:`BgpRoutes`, from the agent of one node, or of each."""
 
     node: str
+    """Empty: all nodes answer."""
     table: RoutesTable = "chosen"
     prefix: Network | None = None
     """Only this prefix and those that hold it; none: all."""
@@ -201,3 +207,8 @@ class BgpRoutes(msgspec.Struct, frozen=True):
     paths: tuple[BgpPath, ...] = ()
     left_out: int = 0
     """Paths that found no room in this answer; of the table of chosen ones prefixes."""
+    trace_id: str = ""
+    """Of the UPDATE messages that named the prefix asked about last, or of the longest one that holds it and has a
+    path; empty: they are not remembered, or were not traced."""
+    traced_at: int = 0
+    """When they were decided, in Unix seconds of the node."""

@@ -13,11 +13,13 @@ import msgspec
 from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
 from proto.admission import Admission, AdmissionRequest
 from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
+from proto.bgp_capture import BgpCapture, BgpCaptureRequest
 from proto.net import Address
 from proto.objects import IPPool, Owner
 from proto.pairs import Pairs, PairsRequest
 from proto.subjects import (
     BGP,
+    BGP_CAPTURE,
     BGP_ROUTES,
     CLUSTER_ADMIT,
     IPAM_BLOCK,
@@ -184,5 +186,6 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     PAIRS: (PairsRequest, Pairs),
     BGP: (BgpSessionsRequest, BgpSessions),
     BGP_ROUTES: (BgpRoutesRequest, BgpRoutes),
+    BGP_CAPTURE: (BgpCaptureRequest, BgpCapture),
 }
 """Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""

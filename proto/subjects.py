@@ -40,6 +40,8 @@ BGP = "$SRV.BGP"
 """Asked of all routing agents likewise: ``proto.bgp.BgpSessionsRequest``."""
 BGP_ROUTES = "$SRV.BGP-ROUTES"
 """Asked of all routing agents, and answered by one: ``proto.bgp.BgpRoutesRequest``."""
+BGP_CAPTURE = "$SRV.BGP-CAPTURE"
+"""Asked of all routing agents as their discovery is: ``proto.bgp_capture.BgpCaptureRequest``."""
 
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
@@ -287,7 +289,7 @@ ROLES: tuple[Role, ...] = (
                 ),
             ),
         ),
-        discovered=(PAIRS, BGP, BGP_ROUTES),
+        discovered=(PAIRS, BGP, BGP_ROUTES, BGP_CAPTURE),
         publishes=(f"{EVENTS}.routing.*", f"{EVENTS}.routing.{OBJECT_FAULT}.{{node}}"),
     ),
     Role(

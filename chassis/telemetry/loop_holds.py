@@ -83,6 +83,10 @@ class LoopHolds:
         _CLOCK.set_function(lambda: self.longest().seconds)
         _CPU.set_function(lambda: self.longest().cpu)
 
+    def forget(self) -> None:
+        """Begin again: what held the loop until now does not count."""
+        self._slots.clear()
+
     def longest(self) -> Longest:
         """Of the last WINDOW seconds."""
         since = int(self._clock() // SLOT) - WINDOW // SLOT

@@ -14,6 +14,7 @@ from datetime import UTC, datetime
 
 import msgspec
 
+from cli.reports.bgp import prefix_named
 from cli.reports.table import Cell, Table, bad, dim
 from proto.codec import decode_segment
 from proto.subjects import role_of_user
@@ -39,7 +40,9 @@ _NAMED = (
 
 NAMESPACED = ("pod", "policy", "service")
 """What a name in a namespace can be of, by what a person calls it."""
-GRAMMAR = f"[{' | '.join(NAMESPACED)}] NAMESPACE/NAME, node NODE, dns, or a trace id of 32 hex digits"
+GRAMMAR = (
+    f"[{' | '.join(NAMESPACED)}] NAMESPACE/NAME, node NODE, route PREFIX [NODE], dns, or a trace id of 32 hex digits"
+)
 """What `airmesh trace` takes."""
 
 
@@ -48,15 +51,18 @@ class Target(msgspec.Struct, frozen=True, kw_only=True):
 
     trace_id: str = ""
     kind: str = ""
-    """Of :data:`NAMESPACED`, node, or dns; empty: whichever there is of this name."""
+    """Of :data:`NAMESPACED`, node, route, or dns; empty: whichever there is of this name."""
     namespace: str = ""
     name: str = ""
+    """Of a route its prefix."""
+    node: str = ""
+    """Where the route is; empty: wherever it changed last."""
 
     @property
     def text(self) -> str:
         """As a person wrote it."""
         name = f"{self.namespace}/{self.name}" if self.namespace else self.name
-        return self.trace_id or f"{self.kind} {name}".strip()
+        return self.trace_id or f"{self.kind} {name} {self.node}".strip()
 
 
 class HappenedEvent(msgspec.Struct, frozen=True, kw_only=True):
@@ -117,6 +123,8 @@ def target(*words: str) -> Target | None:
             return Target(kind="dns")
         case ("node", name) if name and "/" not in name:
             return Target(kind="node", name=name)
+        case ("route", text, *nodes) if len(nodes) <= 1 and (prefix := prefix_named(text)) is not None:
+            return Target(kind="route", name=str(prefix), node="".join(nodes))
         case (text,):
             return _object("", text)
         case (kind, text) if kind in NAMESPACED:

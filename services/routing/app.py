@@ -18,9 +18,10 @@ from kit.models import SERVED, Model
 from kit.pairs import chosen
 from linux.netlink import Netlink
 from proto.bgp import BgpRoutesRequest, BgpSessions, BgpSessionsRequest
+from proto.bgp_capture import BgpCaptureRequest
 from proto.codec import encode_segment
 from proto.pairs import PairsRequest
-from proto.subjects import BGP, BGP_ROUTES, PAIRS, ROUTES, event_subject, object_fault_subject
+from proto.subjects import BGP, BGP_CAPTURE, BGP_ROUTES, PAIRS, ROUTES, event_subject, object_fault_subject
 from services.routing.announcer import Announcer
 from services.routing.bgp import answers, metrics
 from services.routing.bgp.mirror import Asked
@@ -143,6 +144,7 @@ async def _serve(runtime: Runtime[Settings], installer: Installer, speaker: Bgp 
 
     await bus.serve_everyone(BGP, BgpSessionsRequest, sessions)
     await bus.serve_everyone(BGP_ROUTES, BgpRoutesRequest, lambda asked: answers.routes(asked, node, router()))
+    await bus.serve_everyone(BGP_CAPTURE, BgpCaptureRequest, lambda asked: answers.capture(asked, node, router()))
     runtime.on_stop(metrics.register(router, lambda: speaker.passed if speaker is not None else Pass()))
 
 

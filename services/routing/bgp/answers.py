@@ -7,6 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
+from msgspec.structs import replace
+
 from proto.bgp import (
     MAX_SESSIONS,
     BgpFault,
@@ -15,13 +17,18 @@ from proto.bgp import (
     BgpSessions,
     BgpSessionsRequest,
     SessionReport,
+    is_named,
 )
+from proto.bgp_capture import BgpCapture, BgpCaptureRequest
+from proto.net import Network
 from services.routing.bgp.router import Router
 from services.routing.bgp.session import PeerState
 from services.routing.core.bgp import reports
+from services.routing.core.bgp.batches import Batch
 from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
+from services.routing.core.bgp.values import prefix_of
 from services.routing.core.faults import Fault
 
 
@@ -82,6 +89,32 @@ def _session(peer: Peer, router: Router, state: PeerState | None, refused: Reaso
 
 def routes(asked: BgpRoutesRequest, node: str, router: Router | None) -> BgpRoutes | None:
     """The routes of ``node``; None when another is asked."""
-    if asked.node != node:
+    if asked.node not in ("", node):
         return None
-    return reports.routes(router.rib, asked, router.peers) if router is not None else BgpRoutes(node=node)
+    if router is None:
+        return BgpRoutes(node=node)
+    found = reports.routes(router.rib, asked, node, router.peers)
+    batch = _named_last(asked.prefix, router) if asked.prefix is not None else None
+    return found if batch is None else replace(found, trace_id=batch.trace_id, traced_at=batch.at)
+
+
+def _named_last(network: Network, router: Router) -> Batch | None:
+    """The batch of UPDATE messages that named a prefix last, else the longest one that holds it and has a path."""
+    family, prefix = prefix_of(network)
+    known = router.rib.accepted(family)
+    found = (router.batches.find(family, one) for one in reports.covering(prefix) if one == prefix or one in known)
+    return next((batch for batch in found if batch is not None), None)
+
+
+def capture(asked: BgpCaptureRequest, node: str, router: Router | None) -> BgpCapture | None:
+    """Messages of sessions of ``node`` since the last such question; None when it is not asked."""
+    if asked.nodes and node not in asked.nodes:
+        return None
+    if router is None:
+        return BgpCapture(node=node)
+    peers = sum(is_named(name, asked.peer) for name in router.peers)
+    found = router.capture(asked.capture, asked.peer)
+    if found is None:
+        return BgpCapture(node=node, peers=peers, refused=True)
+    messages, missed = found.take()
+    return BgpCapture(node=node, peers=peers, messages=messages, missed=missed)

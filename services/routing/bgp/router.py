@@ -13,48 +13,37 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable, Container, Iterable, Mapping
 from dataclasses import dataclass, field
-from itertools import groupby
-from operator import attrgetter
 from types import MappingProxyType
 from typing import Protocol
 
-from kit.pools import within
 from proto.net import Address, Network
 from services.routing.bgp.session import PeerState
 from services.routing.bgp.speaker import Speaker
+from services.routing.core.bgp.batches import Batches
+from services.routing.core.bgp.captures import Capture, Captures
 from services.routing.core.bgp.codec.errors import Cease
 from services.routing.core.bgp.codec.messages import RefreshKind, RouteRefresh, encode_route_refresh
 from services.routing.core.bgp.codec.updates import Unwritable, UpdateWriter
+from services.routing.core.bgp.dissector import Passed
 from services.routing.core.bgp.next_hops import Ways
 from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.rib.exports import OwnNextHop
-from services.routing.core.bgp.rib.loc_rib import Change
-from services.routing.core.bgp.rib.paths import OWN, NextHop, Path, Reach
+from services.routing.core.bgp.rib.paths import OWN, Path, Reach
 from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit, Tables
 from services.routing.core.bgp.rib.tables import Established as Known
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
 from services.routing.core.bgp.session.restart import DropStale, LongLived
-from services.routing.core.bgp.values import (
-    Agreed,
-    Attributes,
-    Family,
-    Prefix,
-    Reachable,
-    Update,
-    network_of,
-    prefix_of,
-)
+from services.routing.core.bgp.values import Agreed, Attributes, Family, Prefix, Reachable, Update, lies_in, prefix_of
 from services.routing.core.learnt import Hop
 
 AT_ONCE = 500
-"""Prefixes that are decided, or sent to a peer, before others have their turn: some milliseconds."""
+"""Prefixes that are decided, handed to the kernel's routes or sent to a peer, before others have their turn: some
+milliseconds."""
 LONGEST = 0.5
 """Seconds of one pass, after which what was decided is written though more comes all the time."""
 FIRST_TABLES = 120.0
 """Seconds after a start in which peers may send their first tables before what they did not send is taken away."""
-
-_FAMILY_AND_PATHS, _PREFIX = attrgetter("family", "after"), attrgetter("prefix")
 
 
 class Routes(Protocol):
@@ -96,6 +85,18 @@ class _Outgoing:
     """Why some routes cannot be sent, as it was reported."""
 
 
+@dataclass(slots=True)
+class Worked:
+    """What one pass did."""
+
+    changes: int = 0
+    """Prefixes that other paths are used for."""
+    sent: dict[str, int] = field(default_factory=dict)
+    """Messages by the peer that they were sent to."""
+    sent_at: float = 0.0
+    """When the first of them was, in the loop's time."""
+
+
 class Router:
     """The owner of a speaker's sessions. Made in a running event loop, used from it alone."""
 
@@ -116,6 +117,9 @@ class Router:
         self._ways = Ways()
         self.rib = Tables(self._reach, most_paths=most_paths)
         self.speaker = speaker(self)
+        self._captures = Captures()
+        self.batches = Batches()
+        """What peers have announced and taken back of late."""
         self._identity: Identity | None = None
         self._own: dict[str, dict[int, Address]] = {}
         """What each peer can be sent as next hops, by family (4, 6)."""
@@ -126,7 +130,8 @@ class Router:
         self._runs: dict[tuple[int, int], tuple[Reachable, list[bytes] | Unwritable]] = {}
         """What was written in this round, by writer and run; it keeps the run, so that the number is no other's."""
         self._announced: dict[Network, Attributes] = {}
-        self._unprogrammed: tuple[Network, ...] = ()
+        self._unprogrammed: dict[Family, tuple[Prefix, ...]] = dict.fromkeys(Family, ())
+        """Ranges of which learnt prefixes are for peers alone."""
         self._over: set[str] = set()
         """Peers whose session ends, as they have sent more prefixes than they may."""
         self._again: dict[Family, list[Prefix]] = {family: [] for family in Family}
@@ -167,8 +172,10 @@ class Router:
         for untils in self._deferred.values():
             for name in untils.keys() - wanted.keys():
                 del untils[name]
-        if (hidden := tuple(unprogrammed)) != self._unprogrammed:
-            self._unprogrammed = hidden
+        hidden = [prefix_of(network) for network in unprogrammed]
+        ranges = {family: tuple(prefix for of, prefix in hidden if of is family) for family in Family}
+        if ranges != self._unprogrammed:
+            self._unprogrammed = ranges
             self._hand_over_again()
         gone = self._peers.keys() - wanted.keys()
         self._peers = wanted
@@ -207,8 +214,7 @@ class Router:
     def hops_of(self, name: str) -> frozenset[Hop]:
         """Routers that a peer's routes lead to, other peers left out."""
         others = {peer.session.address for other, peer in self._peers.items() if other != name}
-        named = {path.hop for family in Family for _, path in self.rib.received(name, family)}
-        found = {self._ways.hop(one.address, one.interface) for one in named if one is not None}
+        found = {self._ways.hop(one.address, one.interface) for one in self.rib.hops_of(name)}
         return frozenset(hop for hop in found if hop is not None and hop.via not in others)
 
     def _reach(self, address: Address, interface: str) -> Reach | None:
@@ -255,6 +261,7 @@ class Router:
         if isinstance(message, RouteRefresh):
             self._refresh(name, message)
         else:
+            self.batches.add(self._loop.time(), name, message)
             for limit in self.rib.update(name, message):
                 self._limited(limit)
             if message.end_of_rib is not None:
@@ -303,6 +310,18 @@ class Router:
         if (state := self.speaker.state(name)) is not None:
             self._reports.changed(name, state)
 
+    def passed(self, passed: Passed) -> None:
+        """A message of a peer that is captured. When nobody asks for it any more, sessions tell none."""
+        self._captures.put(self._loop.time(), passed)
+        if not self._captures:
+            self.speaker.capture(self._captures.want)
+
+    def capture(self, name: str, peer: str) -> Capture | None:
+        """A capture of a peer's messages, or of all peers', which goes on from now on; None: there are too many."""
+        found = self._captures.ask(self._loop.time(), name, peer)
+        self.speaker.capture(self._captures.want)
+        return found
+
     # To look at.
 
     @property
@@ -323,47 +342,54 @@ class Router:
         untils = [until for peers in self._deferred.values() for until in peers.values()]
         return min([*untils, *([self._until] if self._awaited else [])], default=None)
 
-    async def work(self) -> None:
+    async def work(self) -> Worked:
         """Decide and send what there is: where more comes all the time, a part of it, and a poke says so."""
         self._expire()
-        until = self._loop.time() + LONGEST
-        while await self._round():
+        until, worked = self._loop.time() + LONGEST, Worked()
+        while await self._round(worked):
             if self._loop.time() >= until:
                 self._poke()
-                return
+                return worked
         for family in [family for family, names in (self._awaited or {}).items() if not names]:
             if self._awaited is not None and not self._deferred[family]:
                 del self._awaited[family]
                 self._routes.complete(family)
+        return worked
 
-    async def _round(self) -> bool:
+    async def _round(self, worked: Worked) -> bool:
         """Decide a part, and send each peer one; whether there was something."""
         changes = self.rib.decide(AT_ONCE)
-        self._program(changes)
-        again = any(self._again.values())
+        worked.changes += len(changes)
+        self._program((change.family, change.prefix, change.after) for change in changes)
+        await asyncio.sleep(0)
+        again = False
         for family, prefixes in self._again.items():
-            chosen = self.rib.chosen(family)
-            self._program(Change(family, prefix, (), chosen.get(prefix, ())) for prefix in prefixes[-AT_ONCE:])
-            del prefixes[-AT_ONCE:]
+            if prefixes:
+                again, chosen = True, self.rib.chosen(family)
+                self._program((family, prefix, chosen.get(prefix, ())) for prefix in prefixes[-AT_ONCE:])
+                del prefixes[-AT_ONCE:]
+                await asyncio.sleep(0)
         sent = False
         self._runs.clear()
         for name in list(self._outgoing):
-            if self._send(name):
+            if self._send(name, worked):
                 sent = True
                 await asyncio.sleep(0)
-        await asyncio.sleep(0)
         return bool(changes or again or sent or self.rib.undecided)
 
-    def _program(self, changes: Iterable[Change]) -> None:
-        """Hand the kernel's routes what changed, prefixes with the same next hops together."""
-        if self._unprogrammed:
-            changes = [change._replace(after=()) if self._is_for_peers(change) else change for change in changes]
-        together: dict[tuple[Family, tuple[NextHop, ...]], list[Prefix]] = {}
-        for (family, paths), run in groupby(changes, _FAMILY_AND_PATHS):
-            together.setdefault((family, _next_hops(paths)), []).extend(map(_PREFIX, run))
-        for (family, next_hops), prefixes in together.items():
-            found = (self._ways.hop(one.address, one.interface) for one in next_hops)
-            self._routes.replace(family, prefixes, dict.fromkeys(hop for hop in found if hop is not None))
+    def _program(self, used: Iterable[tuple[Family, Prefix, tuple[Path, ...]]]) -> None:
+        """Hand the kernel's routes by which paths prefixes are reached now, those with the same next hops together."""
+        together: dict[tuple[Family, tuple[Hop, ...]], list[Prefix]] = {}
+        known: dict[tuple[Path, ...], tuple[Hop, ...]] = {}
+        for family, prefix, paths in used:
+            hops = known.get(paths)
+            if hops is None:
+                hops = known[paths] = self._hops(paths)
+            if hops and any(lies_in(prefix, one) for one in self._unprogrammed[family]):
+                hops = ()
+            together.setdefault((family, hops), []).append(prefix)
+        for (family, hops), prefixes in together.items():
+            self._routes.replace(family, prefixes, hops)
 
     def _hand_over_again(self) -> None:
         """Hand over all that is used, a part at a time: next hops are reached in another way, or other prefixes than
@@ -371,20 +397,27 @@ class Router:
         """
         self._again = {family: list(self.rib.chosen(family)) for family in Family}
 
-    def _is_for_peers(self, change: Change) -> bool:
-        """The prefix is for peers alone."""
-        network = network_of(change.family, change.prefix)
-        return any(within(network, one) for one in self._unprogrammed)
+    def _hops(self, paths: tuple[Path, ...]) -> tuple[Hop, ...]:
+        """The routers that paths lead to; none where they are this node's own."""
+        if not paths or paths[0].source is OWN:
+            return ()
+        named = (path.hop for path in paths if path.hop is not None)
+        hops = (self._ways.hop(one.address, one.interface) for one in named)
+        return tuple(dict.fromkeys(hop for hop in hops if hop is not None))
 
-    def _send(self, name: str) -> bool:
-        """Send a peer the next part of what it lacks; whether that was something, and it took it."""
+    def _send(self, name: str, worked: Worked) -> bool:
+        """Send a peer the next part of what it lacks; whether there was one, and it took what that is."""
         if (outgoing := self._outgoing.get(name)) is None:
             return False
         if not outgoing.waiting:
             outgoing.waiting = self._begun(name, outgoing)
             if self.rib.owes(name):
                 outgoing.waiting += self._packed(name, outgoing, self.rib.pending(name, AT_ONCE))
+                if not outgoing.waiting:
+                    return True  # it had all of this part already
         if outgoing.waiting and self.speaker.send(name, outgoing.waiting):
+            worked.sent_at = worked.sent_at or self._loop.time()
+            worked.sent[name] = worked.sent.get(name, 0) + len(outgoing.waiting)
             outgoing.waiting = []
             return True
         return False
@@ -466,10 +499,3 @@ class Router:
         """End for a restart: peers keep the routes if they can, and so does the kernel."""
         self.speaker.suspend()
         self.speaker.close()
-
-
-def _next_hops(paths: tuple[Path, ...]) -> tuple[NextHop, ...]:
-    """Those of a prefix with these paths; none where it is this node's own."""
-    if not paths or paths[0].source is OWN:
-        return ()
-    return tuple([path.hop for path in paths if path.hop is not None])

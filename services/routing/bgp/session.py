@@ -19,7 +19,8 @@ from services.routing.bgp.keepalives import Keepalives
 from services.routing.bgp.listener import refuse
 from services.routing.bgp.sockets import Opener, Refused, outgoing
 from services.routing.bgp.wire import Reports, Wire
-from services.routing.core.bgp.codec.messages import MessageKind, Open, RouteRefresh
+from services.routing.core.bgp.codec.messages import HEADER, KINDS, MessageKind, Open, RouteRefresh
+from services.routing.core.bgp.dissector import Passed
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.session.actions import (
     OUTGOING,
@@ -32,6 +33,7 @@ from services.routing.core.bgp.session.actions import (
     Link,
     Lost,
     Received,
+    Seen,
     Send,
 )
 from services.routing.core.bgp.session.machine import Machine
@@ -61,6 +63,9 @@ class Owner(Protocol):
 
     def changed(self, name: str) -> None:
         """A peer's :class:`PeerState` is another one."""
+
+    def passed(self, passed: Passed) -> None:
+        """A message was read, or handed to be sent: only of peers whose messages are captured."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -139,6 +144,10 @@ class Session:
         self._arm()
         self._show()
 
+    def capture(self, captured: bool) -> None:
+        """Whether the owner is told each message, of any connection and in both directions (``Owner.passed``)."""
+        self.machine.captured = captured
+
     def accepted(self, opened: socket.socket) -> None:
         """The peer has made a connection."""
         link, actions = self.machine.accept(self._loop.time())
@@ -152,10 +161,13 @@ class Session:
 
         ``Owner.writable`` follows when there is room again.
         """
-        wire = self.wire
-        if wire is None or wire.outbox.full:
+        session, wire = self.machine.session, self.wire
+        if session is None or wire is None or wire.outbox.full:
             self._refused = wire is not None
             return False
+        if self.machine.captured:
+            for message in messages:
+                self._report_sent(session.link, message, session.agreed)
         wire.send(messages)
         return True
 
@@ -197,6 +209,8 @@ class Session:
         match action:
             case Received(message):
                 self._owner.received(self.name, message)
+            case Seen():
+                self._report_seen(action)
             case Send(link, octets, last):
                 self._send(link, octets, last=last)
             case Connect():
@@ -221,10 +235,41 @@ class Session:
         wire = self._wires.get(link)
         if wire is None:
             return
+        if not last and wire.outbox.waiting:
+            return
+        if self.machine.captured:
+            self._report_sent(link, octets, None)
         if last:
             wire.send_last(octets)
-        elif not wire.outbox.waiting:
+        else:
             wire.send([octets])
+
+    def _report_seen(self, seen: Seen) -> None:
+        self._owner.passed(
+            Passed(
+                peer=self.name,
+                time_ns=time.time_ns(),
+                sent=False,
+                link=seen.link,
+                kind=seen.kind,
+                body=seen.body,
+                agreed=seen.agreed,
+                refused=seen.refused,
+            )
+        )
+
+    def _report_sent(self, link: Link, message: bytes, agreed: Agreed | None) -> None:
+        self._owner.passed(
+            Passed(
+                peer=self.name,
+                time_ns=time.time_ns(),
+                sent=True,
+                link=link,
+                kind=KINDS[message[HEADER - 1]],
+                body=message[HEADER:],
+                agreed=agreed,
+            )
+        )
 
     def _connect(self) -> None:
         try:

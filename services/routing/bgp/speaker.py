@@ -61,6 +61,7 @@ class Speaker:
         self._peers: dict[str, Peer] = {}
         self._shut_down: set[str] = set()
         self._refused: dict[str, Reason] = {}
+        self._captured: Callable[[str], bool] = lambda _: False
         self.listener = Listener(opener, self._accepted)
 
     def listen(self, addresses: Iterable[Address], port: int = 179) -> None:
@@ -149,6 +150,12 @@ class Speaker:
         """Peers that there cannot be a session with, as they are configured."""
         return dict(self._refused)
 
+    def capture(self, captured: Callable[[str], bool]) -> None:
+        """Tell the owner each message of the peers, by name, that ``captured`` is true of now, or when they come."""
+        self._captured = captured
+        for name, session in self._sessions.items():
+            session.capture(captured(name))
+
     def suspend(self) -> None:
         """End all sessions for a restart of this speaker: peers keep the routes if they can."""
         for session in self._sessions.values():
@@ -169,6 +176,7 @@ class Speaker:
         machine = Machine(settings, self._chance, restarting_until=self._restarting_until, preserved=self._preserved)
         session = Session(name, machine, self._owner, self._keepalives, self._opener)
         self._sessions[name] = session
+        session.capture(self._captured(name))
         if name not in self._shut_down:
             session.act(machine.start(self._loop.time(), after))
 

@@ -32,6 +32,7 @@ from services.routing.bgp.session import PeerState
 from services.routing.bgp.sockets import Opener, tcp_socket, tcp_socket_in
 from services.routing.bgp.speaker import Speaker
 from services.routing.bgp.status import StatusReporter
+from services.routing.bgp.traces import Traces
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import LOG_LEVELS, configuration
 from services.routing.core.bgp.make_before_break import Handover
@@ -100,6 +101,7 @@ class Bgp:
         self._families: tuple[int, ...] = ()
         """Of this node's addresses."""
         self._services_changed = False
+        self._traces = Traces(runtime.telemetry)
         self.router: Router | None = None
         """None while nobody asks for a speaker."""
         self.faults: tuple[Fault, ...] = ()
@@ -134,8 +136,14 @@ class Bgp:
         of_mesh = self._handover.faults(time.monotonic())
         self._report((*self._peering.faults, *of_listener, *of_routes, *of_mesh, *self._detection.faults()))
         if self.router is not None:
-            await self.router.work()
-        self.passed = passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
+            self._traces.begin(self.router)
+            await self._traces.work(self.router)
+        with self._traces.installing() as span:
+            self.passed = passed = await self._learnt.apply(full=full, occupied=_occupied(self._kernel()))
+            if span is not None:
+                span.set(airmesh__changed=passed.written)
+        if self.router is not None:
+            self._traces.end(self.router)
         if passed.written:
             self._log.debug("bgp-routes", written=passed.written, drift=passed.drift, refused=passed.refused)
             self._settled()

@@ -19,8 +19,8 @@ from services.routing.bgp.sockets import connect, connect_reason, ended_reason
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.session.reasons import Reason
 
-AT_ONCE = 1 << 16
-"""Octets of one read."""
+AT_ONCE = 1 << 14
+"""Octets of one read: 4,000 prefixes and more are some milliseconds."""
 LINGER = 2.0
 """Seconds in which the last message may arrive, before the socket is closed whether it has or not."""
 

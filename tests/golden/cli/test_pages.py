@@ -18,9 +18,10 @@ import pytest
 from rich.text import Text
 
 from cli import show
-from cli.reports import agents, bgp, dns, events, flows, ipam, pairs, pods, policy, routes, trace
+from cli.reports import agents, bgp, capture, dns, events, flows, ipam, pairs, pods, policy, routes, trace
 from cli.reports.table import Cell, Table, json_text
 from cli.reports.text import printable
+from proto.bgp_capture import CapturedMessage
 from proto.codec import encode_segment
 from proto.events import EVENTS_BY_SUBJECT
 from proto.flow import DropReason, FlowEvent
@@ -194,6 +195,22 @@ def test_flows(update_golden: bool) -> None:
     check("flows.txt", seen, update_golden)
 
 
+def captured() -> list[CapturedMessage]:
+    """A full sample, and with as little as a message may say."""
+    full = sample_of(CapturedMessage)
+    bare = {"open": None, "notification": None, "withdrawn": (), "reachable": (), "end_of_rib": False, "refresh": ""}
+    return [full, msgspec.structs.replace(full, **bare, family=0, faults=(), missed=0)]
+
+
+def test_captured_messages(update_golden: bool) -> None:
+    seen = "".join(line(capture.line("n1", message)) for message in captured())
+    seen += json_text(capture.NodeMessage(node="n1", message=captured()[0]), indent=0) + "\n"
+    check("bgp-capture.txt", seen, update_golden)
+    for message in captured():
+        worst = msgspec.structs.replace(hostile(message), direction=message.direction, type=message.type)
+        assert line(capture.line(HOSTILE, worst)).count("\n") == 1
+
+
 @pytest.mark.parametrize(
     ("protocol", "port", "shown"), [(6, 80, "tcp"), (17, 0, "udp"), (1, 0, "icmp"), (58, 0, "icmpv6"), (255, 9, "255")]
 )
@@ -233,5 +250,6 @@ def test_a_pool_says_how_many_blocks_it_has(prefix: str, size: int, possible: st
 
 
 def test_no_golden_file_is_left_over() -> None:
-    expected = {f"{name}.{kind}" for name in REPORTS for kind in ("txt", "json")} | {"events.txt", "flows.txt"}
+    lines = {"bgp-capture.txt", "events.txt", "flows.txt"}
+    expected = lines | {f"{name}.{kind}" for name in REPORTS for kind in ("txt", "json")}
     assert {path.name for path in FOLDER.iterdir() if path.suffix in (".txt", ".json")} == expected

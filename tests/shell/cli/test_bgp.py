@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import json
+import signal
+import sys
 from collections.abc import AsyncIterator, Iterable
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address, ip_network
@@ -13,23 +17,27 @@ import pytest
 import pytest_asyncio
 from prometheus_client import CollectorRegistry, generate_latest
 
+from chassis.telemetry.traces import Telemetry
 from proto import subjects
 from proto.bgp import BgpRoutesRequest, BgpSessionsRequest
+from proto.bgp_capture import BgpCaptureRequest
 from proto.routes import NodeRoutes
 from services.routing.bgp import answers
 from services.routing.bgp.metrics import BgpMetrics, Totals
 from services.routing.bgp.router import Reports, Router
+from services.routing.bgp.traces import Traces
+from services.routing.core.bgp import captures
 from services.routing.core.bgp.next_hops import Way, Ways
 from services.routing.core.bgp.peers import Peer, SessionSettings
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.session.table import State
-from services.routing.core.bgp.values import Attributes, Family, Origin, Prefix
+from services.routing.core.bgp.values import Attributes, Family, Origin, Prefix, prefix_of
 from services.routing.core.faults import Fault
 from services.routing.core.learnt import Hop
 from services.routing.learnt import Pass
 from tests.conftest import BusFor
 from tests.natsd import NatsServer, free_port
-from tests.shell.cli.test_commands import airmesh, environment
+from tests.shell.cli.test_commands import ROOT, airmesh, environment
 
 PATIENCE = 30.0
 FAULT = Fault("BGPPeer rack names a password that is not there", "make the Secret")
@@ -65,6 +73,7 @@ class Node:
         self.router = Router(Routes(), reports, self.woken.set)
         self.router.find_ways(WAYS)
         self.name = f"n{self.number}"
+        self.traces = Traces(Telemetry("routing", self.name, {}))
 
     def peer(self, name: str, number: int, **more: Any) -> Peer:
         session: dict[str, Any] = {
@@ -88,7 +97,9 @@ class Node:
         while True:
             await self.woken.wait()
             self.woken.clear()
-            await self.router.work()
+            self.traces.begin(self.router)
+            await self.traces.work(self.router)
+            self.traces.end(self.router)
 
 
 @pytest_asyncio.fixture
@@ -121,11 +132,16 @@ async def mesh(nodes: tuple[Node, Node], bus_for: BusFor, buckets: dict[str, str
     for node in (*nodes, None):
         name, router = (node.name, node.router) if node is not None else ("n3", None)
         bus = await bus_for("routing", name)
+        if node is not None:
+            node.traces = Traces(bus._telemetry)
         faults = (FAULT,) if name == "n2" else ()
         sessions = partial(answers.sessions, node=name, router=router, faults=faults)
         await bus.serve_everyone(subjects.BGP, BgpSessionsRequest, sessions)
         await bus.serve_everyone(
             subjects.BGP_ROUTES, BgpRoutesRequest, partial(answers.routes, node=name, router=router)
+        )
+        await bus.serve_everyone(
+            subjects.BGP_CAPTURE, BgpCaptureRequest, partial(answers.capture, node=name, router=router)
         )
         await bus.bucket(subjects.ROUTES).put(name, NodeRoutes(name, (ip_address("172.30.0.1"),), ()))
     return nodes
@@ -206,6 +222,121 @@ async def test_who_does_not_answer_is_named(nats_server: NatsServer, bus_for: Bu
     output = await airmesh(environment(nats_server), "bgp")
     assert output.code == 1, output
     assert "no routing agent answers for: n2" in output.out
+
+
+@asynccontextmanager
+async def capturing(server: NatsServer, *arguments: str) -> AsyncIterator[asyncio.subprocess.Process]:
+    """`airmesh bgp capture`, which has begun."""
+    words = ("-m", "cli", "bgp", "capture", *arguments)
+    pipe = asyncio.subprocess.PIPE
+    running = await asyncio.create_subprocess_exec(
+        sys.executable, *words, cwd=ROOT, env=environment(server), stdout=pipe, stderr=pipe
+    )
+    try:
+        assert running.stderr is not None
+        async with asyncio.timeout(PATIENCE):
+            said = (await running.stderr.readline()).decode()
+            assert said.startswith("airmesh: capturing "), said
+            yield running
+    finally:
+        if running.returncode is None:
+            running.kill()
+            await running.wait()
+
+
+async def test_messages_are_captured_as_they_come_both_ways(nats_server: NatsServer, mesh: tuple[Node, Node]) -> None:
+    one, two = mesh
+    async with capturing(nats_server, "n2", "--node", "n1", "--count", "2", "-o", "json") as running:
+        one.router.announce({ip_network("10.1.0.64/26"): Attributes(origin=Origin.IGP)})
+        two.router.announce({ip_network("10.2.0.64/26"): Attributes(origin=Origin.IGP)})
+        out, err = await running.communicate()
+        assert (running.returncode, err) == (0, b"")
+    said = [json.loads(line) for line in out.decode().splitlines()]
+    assert [one["node"] for one in said] == ["n1", "n1"]
+    assert {one["message"]["peer"] for one in said} == {"mesh/n2"}
+    found = {
+        (
+            one["message"]["direction"],
+            one["message"]["type"],
+            *(prefix for part in one["message"]["reachable"] for prefix in part["prefixes"]),
+            *(prefix for part in one["message"]["withdrawn"] for prefix in part["prefixes"]),
+        )
+        for one in said
+    }
+    every = {
+        ("sent", "UPDATE", "10.1.0.0/26"),
+        ("sent", "UPDATE", "10.1.0.64/26"),
+        ("received", "UPDATE", "10.2.0.0/26"),
+        ("received", "UPDATE", "10.2.0.64/26"),
+    }
+    assert len(found) == 2
+    assert found <= every
+
+
+async def test_a_capture_ends_with_ctrl_c_and_sessions_report_nothing_more(
+    nats_server: NatsServer, mesh: tuple[Node, Node], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, two = mesh
+    monkeypatch.setattr(captures, "LEASE", 0.5)
+    sessions = two.router.speaker._sessions
+    assert not any(one.machine.captured for one in sessions.values())
+    async with capturing(nats_server, "--node", "n2") as running:
+        assert all(one.machine.captured for one in sessions.values())
+        two.router.speaker.reset("mesh/n1", text="for a test")
+        assert running.stdout is not None
+        lines = [(await running.stdout.readline()).decode()]
+        while "OPEN" not in lines[-1]:
+            lines.append((await running.stdout.readline()).decode())
+        assert "Cease: Administrative Reset: for a test" in " ".join(lines)
+        running.send_signal(signal.SIGINT)
+        out, err = await running.communicate()
+    assert (running.returncode, b"Traceback" in out + err) == (130, False)
+    async with asyncio.timeout(PATIENCE):
+        while any(one.machine.captured for one in two.router.speaker._sessions.values()):
+            two.router.speaker.reset("mesh/n1", after=0.0)  # a message that nobody asks for any more
+            await asyncio.sleep(0.2)
+
+
+NO_CAPTURE = (
+    ("mesh/n9", "no node that answers has a peer mesh/n9"),
+    ("n9 --node n1", "node n1 has no peer n9"),
+    ("--node n3", "node n3 speaks no BGP"),
+    ("--node n9", "no routing agent of n9 answers"),
+)
+
+
+@pytest.mark.usefixtures("mesh")
+async def test_a_session_that_is_not_there_is_one_sentence(nats_server: NatsServer) -> None:
+    for arguments, sentence in NO_CAPTURE:
+        output = await airmesh(environment(nats_server), "bgp", "capture", *arguments.split())
+        assert output.code == 4, output
+        assert output.err.startswith(f"airmesh: {sentence}\n  remedy: "), output.err
+        assert not output.out
+
+
+async def test_a_route_is_traced_to_the_messages_that_named_it_last(
+    nats_server: NatsServer, mesh: tuple[Node, Node]
+) -> None:
+    one, two = mesh
+    hop = ip_address("172.31.0.2")
+    two.router.announce({ip_network("10.2.0.64/26"): Attributes(origin=Origin.IGP, next_hop=hop)})
+    wanted = prefix_of(ip_network("10.2.0.64/26"))[1]
+    async with asyncio.timeout(PATIENCE):
+        while wanted not in one.router.rib.chosen(Family.IPV4):
+            await asyncio.sleep(0.02)
+    for words in ("10.2.0.64/26", "10.2.0.64/26 n1", "10.2.0.65"):
+        output = await airmesh(environment(nats_server), "trace", "route", *words.split())
+        assert output.code == 0, output
+        assert "bgp.receive  peers=mesh/n2  messages=" in output.out, output.out
+        assert "bgp.decide  changes=2" in output.out, "the one that came and the one that went"
+    for words, sentence in (
+        ("10.2.0.64/26 n2", "node n2 remembers no UPDATE messages that named 10.2.0.64/26"),
+        ("10.9.0.0/24", "no node that answers remembers UPDATE messages that named 10.9.0.0/24"),
+        ("10.2.0.64/26 n3", "node n3 speaks no BGP"),
+        ("10.2.0.64/26 n9", "no routing agent of n9 answers"),
+    ):
+        output = await airmesh(environment(nats_server), "trace", "route", *words.split())
+        assert (output.code, output.err.splitlines()[0]) == (4, f"airmesh: {sentence}")
 
 
 async def test_what_is_measured(nodes: tuple[Node, Node]) -> None:

@@ -20,10 +20,11 @@ from proto.bgp import (
     PrefixCount,
     RoutesTable,
     SessionState,
+    is_named,
 )
 from proto.bgp import Standing as StandingName
 from proto.net import Network
-from services.routing.core.bgp import communities
+from services.routing.core.bgp import text
 from services.routing.core.bgp.rib import decision
 from services.routing.core.bgp.rib.decision import Standing
 from services.routing.core.bgp.rib.paths import Path
@@ -34,8 +35,6 @@ from services.routing.core.bgp.values import (
     Family,
     Origin,
     Prefix,
-    Segment,
-    SegmentKind,
     network_of,
     prefix_of,
 )
@@ -53,29 +52,9 @@ _ORIGINS: dict[Origin, Literal["igp", "egp", "incomplete"]] = {
     Origin.EGP: "egp",
     Origin.INCOMPLETE: "incomplete",
 }
-_WELL_KNOWN = {
-    communities.NO_EXPORT: "no-export",
-    communities.NO_ADVERTISE: "no-advertise",
-    communities.NO_EXPORT_SUBCONFED: "no-export-subconfed",
-    communities.GRACEFUL_SHUTDOWN: "graceful-shutdown",
-    communities.LLGR_STALE: "llgr-stale",
-    communities.NO_LLGR: "no-llgr",
-}
-"""As routers spell them (IANA "BGP Well-known Communities")."""
-_SEGMENTS = {
-    SegmentKind.SET: "{%s}",
-    SegmentKind.SEQUENCE: "%s",
-    SegmentKind.CONFED_SEQUENCE: "(%s)",
-    SegmentKind.CONFED_SET: "({%s})",
-}
 _STEPS = frozenset(step.name for step in (*decision.STEPS, *decision.TIES))
 _PATH_BYTES = 320
 """Of a path without its texts: names of fields, addresses, numbers."""
-
-
-def is_named(peer: str, asked: str) -> bool:
-    """A peer's name is the one that is asked for, or has it as a part between slashes; empty: any."""
-    return not asked or asked == peer or asked in peer.split("/")
 
 
 def counts(tables: Tables, peer: str) -> tuple[PrefixCount, ...]:
@@ -86,8 +65,8 @@ def counts(tables: Tables, peer: str) -> tuple[PrefixCount, ...]:
     )
 
 
-def routes(tables: Tables, asked: BgpRoutesRequest, peers: Iterable[str]) -> BgpRoutes:
-    """The answer to a question; ``peers``: the names of all."""
+def routes(tables: Tables, asked: BgpRoutesRequest, node: str, peers: Iterable[str]) -> BgpRoutes:
+    """The answer of a node to a question; ``peers``: the names of all."""
     named = sorted(peer for peer in peers if is_named(peer, asked.peer))
     paths: list[BgpPath] = []
     left_out, room = 0, MAX_PATHS_BYTES
@@ -102,7 +81,7 @@ def routes(tables: Tables, asked: BgpRoutesRequest, peers: Iterable[str]) -> Bgp
         paths += [path for unit in taken for path in unit]
         left_out += total - len(taken)
     paths.sort(key=lambda path: (path.prefix.version, path.prefix.network_address.packed, path.prefix.prefixlen))
-    return BgpRoutes(node=asked.node, speaks=True, peers=len(named), paths=tuple(paths), left_out=left_out)
+    return BgpRoutes(node=node, speaks=True, peers=len(named), paths=tuple(paths), left_out=left_out)
 
 
 def covering(prefix: Prefix) -> tuple[Prefix, ...]:
@@ -282,18 +261,14 @@ def _path(
         standing=standing,
         why=why,
         next_hop=attributes.next_hop,
-        as_path=" ".join(map(_segment, attributes.as_path)),
+        as_path=text.as_path(attributes.as_path),
         origin=_ORIGINS[attributes.origin],
         med=attributes.med,
         local_pref=attributes.local_pref,
         communities=(
-            *(_WELL_KNOWN.get(one) or f"{one >> 16}:{one & 0xFFFF}" for one in attributes.communities),
-            *(":".join(map(str, one)) for one in attributes.large_communities),
+            *map(text.community, attributes.communities),
+            *map(text.large_community, attributes.large_communities),
         ),
         path_id=path_id,
         stale=stale,
     )
-
-
-def _segment(segment: Segment) -> str:
-    return _SEGMENTS[segment.kind] % " ".join(map(str, segment.numbers))

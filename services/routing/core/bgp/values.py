@@ -290,6 +290,14 @@ class Agreed:
     enhanced_route_refresh: bool = False
 
 
+def lies_in(prefix: Prefix, wide: Prefix) -> bool:
+    """Every address of a prefix is one of another of the same family."""
+    length, whole, rest = wide[0], 1 + wide[0] // 8, wide[0] % 8
+    if length > prefix[0] or prefix[1:whole] != wide[1:whole]:
+        return False
+    return not rest or (prefix[whole] ^ wide[whole]) >> (8 - rest) == 0
+
+
 def network_of(family: Family, prefix: Prefix) -> Network:
     """The prefix as a network."""
     number = int.from_bytes(prefix[1:].ljust(family.bits // 8, b"\0"))

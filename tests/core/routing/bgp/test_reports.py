@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from proto.bgp import MAX_PATHS, BgpPath, BgpRoutes, BgpRoutesRequest, RoutesTable
+from proto.bgp import MAX_PATHS, BgpPath, BgpRoutes, BgpRoutesRequest, RoutesTable, is_named
 from proto.codec import encode
 from services.routing.core.bgp.peers import Action, FilterRule
-from services.routing.core.bgp.reports import counts, covering, is_named, routes
+from services.routing.core.bgp.reports import counts, covering, routes
 from services.routing.core.bgp.values import Attributes, Origin, network_of, prefix_of
 from tests.core.routing.bgp.rib_speaker import V4, V6, Speaker, attributes, prefix
 
@@ -40,7 +40,7 @@ def speaker() -> Speaker:
 
 def ask(one: Speaker, table: RoutesTable = "chosen", text: str = "", peer: str = "") -> BgpRoutes:
     asked = BgpRoutesRequest(node="n1", table=table, prefix=ip_network(text) if text else None, peer=peer)
-    return routes(one.tables, asked, PEERS)
+    return routes(one.tables, asked, asked.node, PEERS)
 
 
 def seen(found: BgpRoutes) -> list[str]:

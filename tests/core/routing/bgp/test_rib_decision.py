@@ -86,8 +86,9 @@ def test_the_nearer_next_hop_is_better_and_only_what_it_concerns_is_decided_agai
     assert one.tables.why(V4, prefix(P))[1].lost_at == "interior cost"
     one.reach["172.31.0.1"] = Reach(30)
     one.tables.next_hops_changed([IPv4Address("172.31.0.1")])
-    assert one.tables.undecided == 2
+    before = one.tables._loc[V4].decided
     assert one.decide() == {P: "node-2"}
+    assert one.tables._loc[V4].decided - before == 2
     one.reach["172.31.0.1"] = None
     one.tables.next_hops_changed()
     assert one.decide() == {"198.51.100.0/24": ""}

@@ -21,6 +21,7 @@ from linux.netns import command, enter
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.codec.messages import RouteRefresh
 from services.routing.core.bgp.codec.updates import UpdateWriter
+from services.routing.core.bgp.dissector import Passed
 from services.routing.core.bgp.peers import Peer, SessionSettings
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
 from services.routing.core.bgp.session.restart import DropStale, LongLived
@@ -117,6 +118,9 @@ class Report:
 
     def writable(self, name: str) -> None:
         self.events.append((name, "writable"))
+
+    def passed(self, passed: Passed) -> None:
+        self.events.append((passed.peer, passed))
 
     def changed(self, name: str) -> None:
         pass

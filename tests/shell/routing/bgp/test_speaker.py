@@ -18,6 +18,7 @@ from services.routing.bgp.outbox import MOST_WAITING
 from services.routing.bgp.speaker import Speaker
 from services.routing.core.bgp.codec.messages import MessageKind, encode_open, keepalive, split
 from services.routing.core.bgp.codec.updates import UpdateWriter
+from services.routing.core.bgp.dissector import Passed
 from services.routing.core.bgp.peers import Peer, SessionSettings, TableSettings
 from services.routing.core.bgp.session import negotiation
 from services.routing.core.bgp.session.actions import Established, Lost
@@ -51,6 +52,9 @@ class Owner:
 
     def writable(self, name: str) -> None:
         self.events.append((name, "writable"))
+
+    def passed(self, passed: Passed) -> None:
+        self.events.append((passed.peer, passed))
 
     def changed(self, name: str) -> None:
         self.events.append((name, "changed"))

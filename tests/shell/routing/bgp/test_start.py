@@ -19,7 +19,7 @@ import pytest_asyncio
 
 from chassis.bus.client import Bus
 from proto.addresses import Block
-from proto.bgp import BgpSessionsRequest, BgpStatus
+from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessionsRequest, BgpStatus
 from proto.codec import block_key, kind_prefix, object_key
 from proto.net import Network
 from proto.objects import (
@@ -36,6 +36,8 @@ from proto.objects import (
 )
 from proto.subjects import BGP_STATUS, BLOCKS, CLAIMS, OBJECTS
 from proto.sync import Complete, complete_key
+from proto.traces import Span, SpansRequest
+from services.routing.bgp import answers
 from services.routing.bgp.answers import sessions
 from services.routing.bgp.metrics import BgpMetrics
 from services.routing.bgp.sockets import Opener, tcp_socket
@@ -217,6 +219,59 @@ async def test_objects_become_sessions_and_routes_both_ways(world: World, nine: 
     assert leads_to(ip_network("10.1.0.64/26")), "by the route that covers it"
     assert not leads_to(ip_network("10.1.0.0/16"))
     await until(lambda: len(world.learnt.whole) == 2)
+
+
+async def test_a_batch_of_updates_is_one_trace_from_the_peer_to_the_kernel_and_to_the_others(
+    world: World, nine: ByHand
+) -> None:
+    eight = ByHand(world.port, 8, listens=True, local_asn=65001)
+    try:
+        await usual(world)
+        await world.put(world.peer(8, asn=65001))
+        await nine.come_back()
+        await eight.come_back()
+        await until(lambda: "EoR IPV4" in nine.said and "EoR IPV4" in eight.said)
+        await nine.send(nine.announce("10.244.64.0/26", "10.244.128.0/26"))
+        await until(lambda: "10.244.64.0/26" in eight.table)
+        asked = BgpRoutesRequest(node="", prefix=ip_network("10.244.64.0/26"))
+
+        def last() -> BgpRoutes:
+            found = answers.routes(asked, "n1", world.bgp.router)
+            assert found is not None
+            return found
+
+        def spans() -> dict[str, Span]:
+            found = world.runtime.telemetry.ring.find(SpansRequest(trace_id=last().trace_id)).spans
+            return {span.name: span for span in found}
+
+        await until(lambda: {"bgp.receive", "bgp.decide", "bgp.install", "bgp.advertise"} == spans().keys())
+        found, first = spans(), last()
+        attributes = {name: dict(span.attributes) for name, span in found.items()}
+        assert attributes["bgp.receive"] == {
+            "airmesh.peers": "tor-9/127.0.1.9", "airmesh.messages": "1", "airmesh.prefixes": "2",
+        }  # fmt: skip
+        assert attributes["bgp.decide"]["airmesh.changes"] == "2"
+        assert attributes["bgp.advertise"] == {"airmesh.peers": "tor-8/127.0.1.8", "airmesh.messages": "1"}
+        parents = {span.parent_id for name, span in found.items() if name != "bgp.receive"}
+        assert parents == {found["bgp.receive"].span_id}
+
+        await nine.send(nine.withdraw("10.244.64.0/26"))
+        await until(lambda: "10.244.64.0/26" not in eight.table and last().trace_id not in ("", first.trace_id))
+        assert last().paths == (), "of a prefix that is gone its removal"
+        within = answers.routes(BgpRoutesRequest("n1", prefix=ip_network("10.244.128.7/32")), "n1", world.bgp.router)
+        assert within is not None
+        assert within.trace_id == first.trace_id
+    finally:
+        eight.close()
+
+
+async def test_without_updates_nothing_is_traced(world: World, nine: ByHand) -> None:
+    await usual(world)
+    await nine.come_back()
+    await until(lambda: "EoR IPV4" in nine.said)
+    await settled(world)
+    kept = [span.published().name for spans in world.runtime.telemetry.ring._by_owner.values() for span in spans]
+    assert not [name for name in kept if name.startswith("bgp.")]
 
 
 async def test_without_a_word_of_bgp_there_is_no_speaker(world: World) -> None:

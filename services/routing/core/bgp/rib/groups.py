@@ -14,7 +14,7 @@ objects for all prefixes of which they have no path themselves, so that what is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, repeat
 from operator import itemgetter
@@ -123,7 +123,7 @@ class Group:
         self._base = 0
         self._readers: dict[str, Reader] = {}
         self._outcomes: dict[Path, _Outcome] = {}
-        self._all: tuple[Entry, ...] | None = None
+        self._all: Sequence[Entry] | None = None
         self._counted: Counter[str] | None = None
         """Paths of the table by the peer that they were learnt from; None: not counted since it changed."""
         self._shared: dict[tuple[int, int, int], _Shared] = {}
@@ -260,11 +260,7 @@ class Group:
 
     def join(self, name: str, known: dict[Prefix, Paths] | None = None) -> None:
         """A peer is to be sent all that there is; ``known``: what it has from another group."""
-        entries = self._everything()
-        if known:
-            entries = tuple(
-                (prefix, known.get(prefix, NOTHING), self.out.get(prefix, NOTHING)) for prefix in {**known, **self.out}
-            )
+        entries = _Moved(known, self.out) if known else self._everything()
         self._readers[name] = Reader(self._base + len(self._log), entries)
 
     def leave(self, name: str) -> None:
@@ -275,12 +271,12 @@ class Group:
         """Send the peer all again, besides what it has not been sent yet (RFC 2918)."""
         reader = self._readers[name]
         owed = {prefix: (was, now) for prefix, was, now in self._owed(reader)}
-        reader.backlog = _Again(tuple(self.out.items() if not owed else self._known(reader).items()), owed)
+        reader.backlog = _Again(self.out if not owed else self._known(reader), owed)
         reader.at, reader.cursor = 0, self._base + len(self._log)
 
-    def _everything(self) -> tuple[Entry, ...]:
+    def _everything(self) -> Sequence[Entry]:
         if self._all is None:
-            self._all = tuple((prefix, NOTHING, paths) for prefix, paths in self.out.items())
+            self._all = _Everything(self.out)
         return self._all
 
     def _owed(self, reader: Reader) -> tuple[Entry, ...]:
@@ -391,16 +387,15 @@ class Group:
                 come.append(Reachable(family=family, attributes=attributes, prefixes=tuple(prefixes), path_ids=ids))
 
 
-class _Again(Sequence[Entry]):
-    """All that a peer has, as entries that send it again. They are made when they are read: all at once takes long."""
+class _Everything(Sequence[Entry]):
+    """All of a table as it was, as entries. They are made when they are read: all at once takes long."""
 
-    def __init__(self, known: tuple[tuple[Prefix, Paths], ...], owed: dict[Prefix, tuple[Paths, Paths]]) -> None:
-        """``known``: what the peer has of each prefix; ``owed``: what it lacks, before and after."""
-        self._known = known
-        self._owed = owed
+    def __init__(self, table: Mapping[Prefix, Paths]) -> None:
+        self._prefixes = list(table)
+        self._paths = list(table.values())
 
     def __len__(self) -> int:
-        return len(self._known)
+        return len(self._prefixes)
 
     @overload
     def __getitem__(self, index: int) -> Entry: ...
@@ -410,8 +405,32 @@ class _Again(Sequence[Entry]):
 
     def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
         if isinstance(index, slice):
-            return [self._entry(*one) for one in self._known[index]]
-        return self._entry(*self._known[index])
+            return list(map(self._entry, self._prefixes[index], self._paths[index]))
+        return self._entry(self._prefixes[index], self._paths[index])
+
+    def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
+        return prefix, NOTHING, paths
+
+
+class _Moved(_Everything):
+    """The difference between what a peer has and a table as it was."""
+
+    def __init__(self, known: Mapping[Prefix, Paths], table: Mapping[Prefix, Paths]) -> None:
+        """``known``: what the peer has of each prefix."""
+        super().__init__({**dict.fromkeys(known, NOTHING), **table})
+        self._known = known
+
+    def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
+        return prefix, self._known.get(prefix, NOTHING), paths
+
+
+class _Again(_Everything):
+    """All that a peer has, as entries that send it again."""
+
+    def __init__(self, known: Mapping[Prefix, Paths], owed: dict[Prefix, tuple[Paths, Paths]]) -> None:
+        """``known``: what the peer has of each prefix; ``owed``: what it lacks, before and after."""
+        super().__init__(known)
+        self._owed = owed
 
     def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
         return prefix, _unknown(paths), self._owed[prefix][1] if prefix in self._owed else paths

@@ -1,12 +1,13 @@
 """Loc-RIB of one family: the paths of each prefix that policy accepted, and which of them are used (RFC 4271 3.2, 9.1).
 
 A prefix whose paths, next hops or policy changed is marked, and decided once however often it was marked. What was
-chosen goes to every update group at once, so the tables that are sent from never lag behind the choice.
+chosen goes to every update group at once, so the tables that are sent from never lag behind the choice. Which prefixes
+a next hop concerns is looked for by ``search``, a bounded number at a time.
 """
 
 from __future__ import annotations
 
-from collections.abc import Container
+from collections.abc import Iterable
 from itertools import groupby
 from typing import NamedTuple
 
@@ -51,6 +52,17 @@ class LocRib:
         self.marked: dict[Prefix, None] = {}
         self._queue: list[Prefix] = []
         self._at = 0
+        self._searched: list[Prefix] = []
+        """Prefixes that are still to be looked at for :attr:`_changed`."""
+        self._changed: set[NextHop] = set()
+        """Next hops that are reached in another way than before."""
+        self._later: set[NextHop] = set()
+        """Those that the next search is for."""
+
+    @property
+    def unsearched(self) -> int:
+        """Prefixes that ``search`` has to look at."""
+        return len(self._searched) + (len(self.candidates) if self._later else 0)
 
     @property
     def undecided(self) -> int:
@@ -77,11 +89,28 @@ class LocRib:
             del self.candidates[prefix]
         self.marked[prefix] = None
 
-    def mark_hops(self, changed: Container[NextHop | None]) -> None:
-        """Mark the prefixes that some path leads to through one of the next hops."""
-        for prefix, paths in self.candidates.items():
-            if any(path.hop in changed for path in paths):
-                self.marked[prefix] = None
+    def hops_changed(self, changed: Iterable[NextHop]) -> None:
+        """These next hops are reached in another way: all prefixes are to be marked that some path leads to by one."""
+        self._later.update(changed)
+
+    def search(self, limit: int) -> int:
+        """Look at this many prefixes at most, and mark those whose next hops changed; how many it looked at. A prefix
+        that gets a path meanwhile is marked anyhow.
+        """
+        if not self._searched:
+            self._searched, self._changed, self._later = list(self.candidates), self._later, set()
+        part = self._searched[-limit:]
+        del self._searched[-limit:]
+        candidates, marked, changed = self.candidates, self.marked, self._changed
+        known: dict[Paths, bool] = {}
+        for prefix in part:
+            paths = candidates.get(prefix, ())
+            concerned = known.get(paths)
+            if concerned is None:
+                concerned = known[paths] = any(path.hop in changed for path in paths)
+            if concerned:
+                marked[prefix] = None
+        return len(part)
 
     def decide(self, limit: int) -> list[Change]:
         """Decide at most ``limit`` marked prefixes, in the order in which they were marked."""

@@ -1,7 +1,8 @@
 """The tables of a BGP speaker: what its peers sent, what is used of it, and what each peer is sent (RFC 4271 3.2).
 
 ``update`` and the other events only take in and mark. ``decide`` works off what was marked, a bounded number at a
-time, and gives what changed for the kernel. ``pending`` gives what a peer has to be sent, packed for UPDATE messages;
+time, and gives what changed for the kernel; so it does with what concerns whole tables (a peer that is gone, another
+policy, a next hop that is lost). ``pending`` gives what a peer has to be sent, packed for UPDATE messages;
 there is no timer in between, so nothing waits for more to come. What the tables hold depends on what peers say now, on
 settings and on next hops, never on the order in which these came; an event for a peer that is not there is nothing.
 
@@ -23,7 +24,7 @@ from services.routing.core.bgp.rib.exports import ExportSettings, OwnNextHop, Wi
 from services.routing.core.bgp.rib.groups import EMPTY, Batch, Group
 from services.routing.core.bgp.rib.imports import Guard, Importer, Learner
 from services.routing.core.bgp.rib.loc_rib import Change, LocRib
-from services.routing.core.bgp.rib.paths import OWN, NextHops, Path, Reach, Resolve, Source, key_of, prefix_in
+from services.routing.core.bgp.rib.paths import OWN, NextHop, NextHops, Path, Reach, Resolve, Source, key_of, prefix_in
 from services.routing.core.bgp.values import (
     Agreed,
     Attributes,
@@ -35,6 +36,8 @@ from services.routing.core.bgp.values import (
     Update,
 )
 
+LOOKS_PER_DECISION = 4
+"""Paths that are looked at for whole tables, for each prefix that may be decided: one costs a quarter of the other."""
 WARNING_PERCENT = 80
 """Share of the most prefixes at which a peer is warned of."""
 
@@ -173,6 +176,8 @@ class Tables:
         self._loc = {family: LocRib(family, most_paths) for family in Family}
         self._guards = {family: Guard(family) for family in Family}
         self._neighbors: dict[str, _Neighbor] = {}
+        self._left: list[AdjRibIn] = []
+        """What is to be removed of families that a peer speaks no longer."""
         self._own: dict[Family, dict[Prefix, Path]] = {family: {} for family in Family}
 
     # Peers.
@@ -186,7 +191,9 @@ class Tables:
         if before is not None:
             neighbor.ribs = before.ribs
             for family in neighbor.ribs.keys() - known.agreed.families:
-                neighbor.ribs.pop(family).lost(keep=False)
+                rib = neighbor.ribs.pop(family)
+                rib.lost(keep=False)
+                self._left.append(rib)
         self._judge_again(neighbor)
         for family in sorted(known.agreed.families):
             table = self._loc[family]
@@ -211,6 +218,7 @@ class Tables:
         self._forget(neighbor)
 
     def _forget(self, neighbor: _Neighbor) -> None:
+        """A peer that is not there, when nothing is left of it."""
         if not neighbor.up and not any(rib.paths for rib in neighbor.ribs.values()):
             self._neighbors.pop(neighbor.name, None)
 
@@ -267,13 +275,13 @@ class Tables:
     def _announced(
         self, neighbor: _Neighbor, rib: AdjRibIn, come: Reachable, path_id: PathId, prefixes: Sequence[Prefix]
     ) -> Iterator[PrefixLimit]:
-        most, before = neighbor.known.tables.most_prefixes, len(rib.paths)
+        most, before = neighbor.known.tables.most_prefixes, len(rib)
         if not most:
             rib.announce(come.attributes, path_id, prefixes)
             return
         taken = rib.fitting(path_id, prefixes, most - before)
         rib.announce(come.attributes, path_id, taken)
-        after, warned = len(rib.paths), most * WARNING_PERCENT / 100
+        after, warned = len(rib), most * WARNING_PERCENT / 100
         exceeded = len(taken) < len(prefixes)
         if exceeded or before < warned <= after:
             yield PrefixLimit(peer=neighbor.name, family=come.family, count=after, most=most, exceeded=exceeded)
@@ -333,7 +341,7 @@ class Tables:
         if not changed:
             return
         for table in self._loc.values():
-            table.mark_hops(changed)
+            table.hops_changed(changed)
         if all(_interface(hop.reach) == _interface(before) for hop, before in changed.items()):
             return
         for neighbor in self._neighbors.values():
@@ -352,11 +360,33 @@ class Tables:
 
     @property
     def undecided(self) -> int:
-        """Prefixes that ``decide`` has to look at now."""
-        return sum(table.undecided for table in self._loc.values() if not table.deferred)
+        """Prefixes, and paths of whole tables, that ``decide`` has to look at now."""
+        marked = sum(table.undecided for table in self._loc.values() if not table.deferred)
+        searched = sum(table.unsearched for table in self._loc.values())
+        return marked + searched + sum(rib.pending for rib in self._ribs())
+
+    def _ribs(self) -> Iterator[AdjRibIn]:
+        yield from self._left
+        for neighbor in self._neighbors.values():
+            yield from neighbor.ribs.values()
+
+    def _look(self, limit: int) -> int:
+        """A part of what concerns whole tables; how many paths were looked at."""
+        most = limit
+        for rib in self._ribs():
+            limit -= rib.work(limit) if limit > 0 and rib.pending else 0
+        self._left = [rib for rib in self._left if rib.pending]
+        for neighbor in [one for one in self._neighbors.values() if not one.up]:
+            self._forget(neighbor)
+        for table in self._loc.values():
+            limit -= table.search(limit) if limit > 0 and table.unsearched else 0
+        return most - limit
 
     def decide(self, limit: int = 1000) -> list[Change]:
-        """Decide at most ``limit`` prefixes of those that changed; give those that other paths are used for now."""
+        """Decide at most ``limit`` prefixes of those that changed, half as many while whole tables are looked at; give
+        those that other paths are used for now.
+        """
+        limit -= self._look(LOOKS_PER_DECISION * (limit - limit // 2)) // LOOKS_PER_DECISION
         waiting = [table for table in self._loc.values() if table.undecided and not table.deferred]
         changes: list[Change] = []
         for left, table in zip(range(len(waiting), 0, -1), waiting, strict=True):
@@ -417,16 +447,22 @@ class Tables:
         neighbor = self._neighbors.get(name)
         if neighbor is not None and family in neighbor.ribs:
             rib = neighbor.ribs[family]
-            for key, path in rib.paths.items() if prefixes is None else rib.of(prefixes):
+            for key, path in rib.all() if prefixes is None else rib.of(prefixes):
                 yield prefix_in(key), path
+
+    def hops_of(self, name: str) -> set[NextHop]:
+        """The next hops of all paths that a peer has sent."""
+        neighbor = self._neighbors.get(name)
+        ribs = neighbor.ribs.values() if neighbor is not None else ()
+        return {hop for rib in ribs for hop in rib.hops()}
 
     def count(self, name: str) -> dict[Family, Counted]:
         """How much there is of each family in a peer's session, or is kept over its restart."""
         neighbor = self._neighbors.get(name)
-        if neighbor is None:
+        if neighbor is None or not (neighbor.up or any(map(len, neighbor.ribs.values()))):
             return {}
         return {
-            family: Counted(len(rib.paths), len(rib.stale), self._sent_to(neighbor, family))
+            family: Counted(len(rib), len(rib.stale), self._sent_to(neighbor, family))
             for family, rib in sorted(neighbor.ribs.items())
         }
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-from services.routing.core.bgp.codec.messages import Open, RouteRefresh
+from services.routing.core.bgp.codec.messages import MessageKind, Open, RouteRefresh
 from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.restart import DropStale, LongLived
 from services.routing.core.bgp.values import Agreed, Family, Update
@@ -75,6 +75,19 @@ class Received:
 
 
 @dataclass(frozen=True, slots=True)
+class Seen:
+    """A message of the peer as it came, on any connection, whatever becomes of it: only while ``Machine.captured``."""
+
+    link: Link
+    kind: MessageKind | None
+    """None: what came has no header of a message."""
+    body: bytes
+    agreed: Agreed | None
+    refused: str = ""
+    """Why it ends the connection; empty: it is in order."""
+
+
+@dataclass(frozen=True, slots=True)
 class DeferSelection:
     """After a restart of this speaker: no route is chosen or announced before this peer's End-of-RIB of these families,
     at most until then (RFC 4724 4.1).
@@ -84,4 +97,4 @@ class DeferSelection:
     until: float
 
 
-Action = Connect | Accept | Close | Send | Established | Lost | Received | DeferSelection | LongLived | DropStale
+Action = Connect | Accept | Close | Send | Established | Lost | Received | Seen | DeferSelection | LongLived | DropStale

@@ -39,6 +39,7 @@ from services.routing.core.bgp.session.actions import (
     Link,
     Lost,
     Received,
+    Seen,
     Send,
 )
 from services.routing.core.bgp.session.causes import NOTHING, Cause, answered, collision, kept, kept_by_peer, refusal
@@ -98,6 +99,8 @@ class Machine:
         """Why there was no session, the last time; it stays until another reason or a session."""
         self.since: float | None = None
         """When the session came up; None: there is none."""
+        self.captured = False
+        """Each message of the peer is told as it came (:class:`Seen`)."""
         self.received_messages: Counter[MessageKind] = Counter()
         self.established_count = 0
         self._chance = chance
@@ -204,11 +207,16 @@ class Machine:
             for kind, body in connection.messages(octets) if connection.opened else ():
                 self.received_messages[kind] += 1
                 event, cause = event_of(self.settings, connection, kind, body)
+                if self.captured:
+                    refused = cause.reason.text if cause.reason is not None and event in _OUR_FINDINGS else ""
+                    self._actions.append(Seen(link, kind, bytes(body), connection.agreed, refused))
                 if cause.opened is None or self._adopt(connection, cause.opened, now):
                     self._drive(connection, event, now, cause)
                 if not connection.opened:
                     break
         except MessageError as error:
+            if self.captured:
+                self._actions.append(Seen(link, None, b"", connection.agreed, error.reason))
             self._drive(connection, Event.BGP_HEADER_ERROR, now, refusal(error))
         return self._taken()
 
