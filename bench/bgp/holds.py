@@ -4,7 +4,7 @@
 
 The router, its routes in the kernel and its sessions are the agent's own, in a network namespace of its own; two peers
 are another process and speak over loopback. One has the table, the other is sent it. Of each step the longest time is
-told that one callback had the CPU, and which it was; the loop's lag is not, since other work of the machine makes it.
+reported that one callback had the CPU, and which; the loop's lag is not, since other work of the machine makes it.
 """
 
 from __future__ import annotations
@@ -90,7 +90,7 @@ def speak(number: int, count: int, asked: Connection) -> None:
         own = settings(number, 1)
         peer.sendall(encode_open(negotiation.opening(own, negotiation.offered(own))) + keepalive())
         peer.settimeout(0.05)
-        told = time.monotonic()
+        reported = time.monotonic()
         while True:
             if asked.poll():
                 if (word := asked.recv()) == "end":
@@ -98,9 +98,9 @@ def speak(number: int, count: int, asked: Connection) -> None:
                 peer.settimeout(None)
                 peer.sendall(words[word])
                 peer.settimeout(0.05)
-            if time.monotonic() - told > 10:
+            if time.monotonic() - reported > 10:
                 peer.sendall(keepalive())
-                told = time.monotonic()
+                reported = time.monotonic()
             try:
                 if not peer.recv(1 << 20):
                     return

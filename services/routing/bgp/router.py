@@ -29,17 +29,17 @@ from services.routing.core.bgp.next_hops import Ways
 from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.resources import Speaker as Identity
 from services.routing.core.bgp.rib.exports import OwnNextHop
+from services.routing.core.bgp.rib.neighbors import Completed
+from services.routing.core.bgp.rib.neighbors import Established as Known
 from services.routing.core.bgp.rib.paths import OWN, Path, Reach
-from services.routing.core.bgp.rib.tables import Completed, Pending, PrefixLimit, Tables
-from services.routing.core.bgp.rib.tables import Established as Known
+from services.routing.core.bgp.rib.tables import Pending, PrefixLimit, Tables
 from services.routing.core.bgp.session.actions import DeferSelection, Established, Lost
 from services.routing.core.bgp.session.restart import DropStale, LongLived
 from services.routing.core.bgp.values import Agreed, Attributes, Family, Prefix, Reachable, Update, lies_in, prefix_of
 from services.routing.core.learnt import Hop
 
 AT_ONCE = 500
-"""Prefixes that are decided, handed to the kernel's routes or sent to a peer, before others have their turn: some
-milliseconds."""
+"""Prefixes that are decided, handed over or sent to a peer before others have their turn: some milliseconds."""
 LONGEST = 0.5
 """Seconds of one pass, after which what was decided is written though more comes all the time."""
 FIRST_TABLES = 120.0
@@ -392,9 +392,7 @@ class Router:
             self._routes.replace(family, prefixes, hops)
 
     def _hand_over_again(self) -> None:
-        """Hand over all that is used, a part at a time: next hops are reached in another way, or other prefixes than
-        before are for peers alone.
-        """
+        """Hand over all that is used, a part at a time: ways have changed, or what is for peers alone has."""
         self._again = {family: list(self.rib.chosen(family)) for family in Family}
 
     def _hops(self, paths: tuple[Path, ...]) -> tuple[Hop, ...]:

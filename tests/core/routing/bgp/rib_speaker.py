@@ -10,8 +10,9 @@ from typing import Any
 from proto.net import Address
 from services.routing.core.bgp.peers import SessionSettings, TableSettings
 from services.routing.core.bgp.rib.exports import OwnNextHop
+from services.routing.core.bgp.rib.neighbors import Completed, Established
 from services.routing.core.bgp.rib.paths import Path, Reach
-from services.routing.core.bgp.rib.tables import Completed, Established, PrefixLimit, Tables
+from services.routing.core.bgp.rib.tables import PrefixLimit, Tables
 from services.routing.core.bgp.values import (
     Agreed,
     Attributes,

@@ -14,8 +14,9 @@ from typing import Any
 from proto.net import Address
 from services.routing.core.bgp.peers import Action, FilterRule, MatchOperator, SessionSettings, Source, TableSettings
 from services.routing.core.bgp.rib.exports import OwnNextHop
+from services.routing.core.bgp.rib.neighbors import Completed, Established
 from services.routing.core.bgp.rib.paths import Reach
-from services.routing.core.bgp.rib.tables import Completed, Established, Tables
+from services.routing.core.bgp.rib.tables import Tables
 from services.routing.core.bgp.values import (
     Agreed,
     Attributes,

@@ -9,7 +9,7 @@ import pytest
 
 from services.routing.core.bgp.peers import TableSettings
 from services.routing.core.bgp.rib.groups import LOG_PER_PREFIX, LONG_LOG
-from services.routing.core.bgp.rib.tables import Completed
+from services.routing.core.bgp.rib.neighbors import Completed
 from services.routing.core.bgp.values import Attributes, Prefix, Reachable, Unreachable, Update
 from tests.core.routing.bgp.rib_speaker import NODE, OURS, V4, V6, Speaker, attributes, prefix
 

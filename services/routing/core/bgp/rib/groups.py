@@ -14,33 +14,18 @@ objects for all prefixes of which they have no path themselves, so that what is 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby, repeat
 from operator import itemgetter
-from typing import TypeVar, overload
+from typing import TypeVar
 
 from services.routing.core.bgp.filters import Policy, Rule, deciding, elsewhere
+from services.routing.core.bgp.rib.entries import NOTHING, Again, Entry, Everything, Moved, Paths, Sent
 from services.routing.core.bgp.rib.exports import ExportSettings, Withheld, exported, withheld
 from services.routing.core.bgp.rib.paths import OWN, Path
 from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachable, Unreachable
 
-
-@dataclass(frozen=True, slots=True)
-class Sent:
-    """One path of a prefix, as it is sent."""
-
-    attributes: Attributes | None
-    """None: the peer has some, and is to be sent them again."""
-    source: str
-    """The peer that it was learnt from, which is not sent it."""
-
-
-Paths = tuple[Sent | None, ...]
-"""The paths of a prefix: the number of one, from 1, is its path identifier. None: not for this peer."""
-NOTHING: Paths = ()
-Entry = tuple[Prefix, Paths, Paths]
-"""A prefix that changed, its paths before and after."""
 Changed = dict[Prefix, tuple[bool, Attributes | None]]
 """Whether a peer had something of a prefix before, and what it has now."""
 
@@ -260,7 +245,7 @@ class Group:
 
     def join(self, name: str, known: dict[Prefix, Paths] | None = None) -> None:
         """A peer is to be sent all that there is; ``known``: what it has from another group."""
-        entries = _Moved(known, self.out) if known else self._everything()
+        entries = Moved(known, self.out) if known else self._everything()
         self._readers[name] = Reader(self._base + len(self._log), entries)
 
     def leave(self, name: str) -> None:
@@ -271,12 +256,12 @@ class Group:
         """Send the peer all again, besides what it has not been sent yet (RFC 2918)."""
         reader = self._readers[name]
         owed = {prefix: (was, now) for prefix, was, now in self._owed(reader)}
-        reader.backlog = _Again(self.out if not owed else self._known(reader), owed)
+        reader.backlog = Again(self.out if not owed else self._known(reader), owed)
         reader.at, reader.cursor = 0, self._base + len(self._log)
 
     def _everything(self) -> Sequence[Entry]:
         if self._all is None:
-            self._all = _Everything(self.out)
+            self._all = Everything(self.out)
         return self._all
 
     def _owed(self, reader: Reader) -> tuple[Entry, ...]:
@@ -387,55 +372,6 @@ class Group:
                 come.append(Reachable(family=family, attributes=attributes, prefixes=tuple(prefixes), path_ids=ids))
 
 
-class _Everything(Sequence[Entry]):
-    """All of a table as it was, as entries. They are made when they are read: all at once takes long."""
-
-    def __init__(self, table: Mapping[Prefix, Paths]) -> None:
-        self._prefixes = list(table)
-        self._paths = list(table.values())
-
-    def __len__(self) -> int:
-        return len(self._prefixes)
-
-    @overload
-    def __getitem__(self, index: int) -> Entry: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Entry]: ...
-
-    def __getitem__(self, index: int | slice) -> Entry | Sequence[Entry]:
-        if isinstance(index, slice):
-            return list(map(self._entry, self._prefixes[index], self._paths[index]))
-        return self._entry(self._prefixes[index], self._paths[index])
-
-    def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
-        return prefix, NOTHING, paths
-
-
-class _Moved(_Everything):
-    """The difference between what a peer has and a table as it was."""
-
-    def __init__(self, known: Mapping[Prefix, Paths], table: Mapping[Prefix, Paths]) -> None:
-        """``known``: what the peer has of each prefix."""
-        super().__init__({**dict.fromkeys(known, NOTHING), **table})
-        self._known = known
-
-    def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
-        return prefix, self._known.get(prefix, NOTHING), paths
-
-
-class _Again(_Everything):
-    """All that a peer has, as entries that send it again."""
-
-    def __init__(self, known: Mapping[Prefix, Paths], owed: dict[Prefix, tuple[Paths, Paths]]) -> None:
-        """``known``: what the peer has of each prefix; ``owed``: what it lacks, before and after."""
-        super().__init__(known)
-        self._owed = owed
-
-    def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
-        return prefix, _unknown(paths), self._owed[prefix][1] if prefix in self._owed else paths
-
-
 Run = TypeVar("Run", Reachable, Unreachable)
 
 
@@ -455,11 +391,6 @@ def _apart(runs: tuple[Run, ...], own: set[Prefix]) -> Iterator[Run]:
             yield run
         elif rest := tuple(prefix for prefix in run.prefixes if prefix not in own):
             yield replace(run, prefixes=rest, path_ids=run.path_ids[: len(rest)])  # all have the same identifier
-
-
-def _unknown(paths: Paths) -> Paths:
-    """The paths as those of a peer that is to be sent them again, or to lose them."""
-    return tuple(path and Sent(None, path.source) for path in paths)
 
 
 def _without(name: str, paths: Paths) -> Paths:

@@ -12,27 +12,25 @@ A peer that is lost without a restart is forgotten with its paths. One that rest
 from __future__ import annotations
 
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from enum import Enum
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 from proto.net import Address
-from services.routing.core.bgp.peers import SessionSettings, TableSettings
+from services.routing.core.bgp.peers import TableSettings
 from services.routing.core.bgp.rib.adj_rib_in import AdjRibIn, Awaited, by_path
 from services.routing.core.bgp.rib.decision import Standing, explain
-from services.routing.core.bgp.rib.exports import ExportSettings, OwnNextHop, Withheld
+from services.routing.core.bgp.rib.exports import Withheld
 from services.routing.core.bgp.rib.groups import EMPTY, Batch, Group
-from services.routing.core.bgp.rib.imports import Guard, Importer, Learner
+from services.routing.core.bgp.rib.imports import Guard, Importer
 from services.routing.core.bgp.rib.loc_rib import Change, LocRib
-from services.routing.core.bgp.rib.paths import OWN, NextHop, NextHops, Path, Reach, Resolve, Source, key_of, prefix_in
+from services.routing.core.bgp.rib.neighbors import Completed, Established, Neighbor, Outgoing
+from services.routing.core.bgp.rib.paths import OWN, NextHop, NextHops, Path, Reach, Resolve, key_of, prefix_in
 from services.routing.core.bgp.values import (
-    Agreed,
     Attributes,
     Family,
     PathId,
     Prefix,
     Reachable,
-    RouterId,
     Update,
 )
 
@@ -66,15 +64,6 @@ class Counted(NamedTuple):
     """When nothing is pending."""
 
 
-class Completed(Enum):
-    """What has been sent whole with a batch."""
-
-    INITIAL = "initial"
-    """The first full table: send End-of-RIB (RFC 4724 3)."""
-    REFRESH = "refresh"
-    """All again: end an enhanced route refresh (RFC 7313 4)."""
-
-
 @dataclass(frozen=True, slots=True, kw_only=True)
 class Pending:
     """What to send to a peer next."""
@@ -89,80 +78,6 @@ class Pending:
     """Something is left: ask again."""
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
-class Established:
-    """A session, as the tables need it."""
-
-    session: SessionSettings
-    tables: TableSettings
-    agreed: Agreed
-    router_id: RouterId
-    """The peer's."""
-    next_hops: Mapping[Family, OwnNextHop] = field(default_factory=dict)
-    """This node's addresses that the peer can send packets to; nothing is sent of a family without one."""
-    long_lived: bool = False
-    """The peer knows of long-lived stale routes (RFC 9494)."""
-
-
-@dataclass(slots=True)
-class _Outgoing:
-    """How far a peer was sent a family."""
-
-    group: Group
-    awaited: Completed | None
-    """To be said when all has been sent."""
-    after: int
-    """Only once this many marks were decided: those that there were when the peer came."""
-
-
-class _Neighbor:
-    """A peer whose session is established, or which is awaited after a restart."""
-
-    def __init__(self, name: str, known: Established) -> None:
-        self.name = name
-        self.known = known
-        self.up = True
-        self.ribs: dict[Family, AdjRibIn] = {}
-        self.outgoing: dict[Family, _Outgoing] = {}
-
-    def learner(self) -> Learner:
-        known = self.known
-        session = known.session
-        own = {hop.address for hop in known.next_hops.values()} | ({session.local} if session.local else set())
-        return Learner(
-            source=Source(
-                name=self.name,
-                address=session.address,
-                asn=session.peer_asn,
-                router_id=known.router_id,
-                external=session.external,
-                client=known.tables.client,
-                interface=session.interface,
-            ),
-            session=session,
-            tables=known.tables,
-            own=frozenset(own),
-        )
-
-    def exports(self, family: Family) -> ExportSettings:
-        known, tables = self.known, self.known.tables
-        return ExportSettings(
-            family=family,
-            rules=tuple(rule for rule in tables.exports if rule.family is family),
-            default=tables.default_export,
-            external=known.session.external,
-            local_asn=known.session.local_asn,
-            client=tables.client,
-            cluster_id=tables.cluster_id,
-            keep_next_hop=tables.keep_next_hop,
-            next_hop=known.next_hops.get(family),
-            sends_paths=family in known.agreed.sends_paths,
-            extended_next_hop=family in known.agreed.extended_next_hops,
-            long_lived=known.long_lived,
-            leaving=tables.leaving,
-        )
-
-
 class Tables:
     """See the module.
 
@@ -175,7 +90,7 @@ class Tables:
         self._hops = NextHops(resolve)
         self._loc = {family: LocRib(family, most_paths) for family in Family}
         self._guards = {family: Guard(family) for family in Family}
-        self._neighbors: dict[str, _Neighbor] = {}
+        self._neighbors: dict[str, Neighbor] = {}
         self._left: list[AdjRibIn] = []
         """What is to be removed of families that a peer speaks no longer."""
         self._own: dict[Family, dict[Prefix, Path]] = {family: {} for family in Family}
@@ -187,7 +102,7 @@ class Tables:
         if name in self._neighbors and self._neighbors[name].up:
             self.peer_down(name)
         before = self._neighbors.get(name)
-        neighbor = self._neighbors[name] = _Neighbor(name, known)
+        neighbor = self._neighbors[name] = Neighbor(name, known)
         if before is not None:
             neighbor.ribs = before.ribs
             for family in neighbor.ribs.keys() - known.agreed.families:
@@ -201,7 +116,7 @@ class Tables:
                 neighbor.ribs[family] = AdjRibIn(self._importer(neighbor, family), table)
             group = table.group(neighbor.exports(family))
             group.join(name)
-            neighbor.outgoing[family] = _Outgoing(group, Completed.INITIAL, table.decided + table.undecided)
+            neighbor.outgoing[family] = Outgoing(group, Completed.INITIAL, table.decided + table.undecided)
 
     def peer_down(self, name: str, keep: Collection[Family] = ()) -> None:
         """The session is gone; of the families of ``keep`` its paths stay as stale ones (RFC 4724 4.2)."""
@@ -217,7 +132,7 @@ class Tables:
         neighbor.up = False
         self._forget(neighbor)
 
-    def _forget(self, neighbor: _Neighbor) -> None:
+    def _forget(self, neighbor: Neighbor) -> None:
         """A peer that is not there, when nothing is left of it."""
         if not neighbor.up and not any(rib.paths for rib in neighbor.ribs.values()):
             self._neighbors.pop(neighbor.name, None)
@@ -242,10 +157,10 @@ class Tables:
                 outgoing.group = self._loc[family].whole_group(settings)
                 outgoing.group.join(name, sent)
 
-    def _importer(self, neighbor: _Neighbor, family: Family) -> Importer:
+    def _importer(self, neighbor: Neighbor, family: Family) -> Importer:
         return Importer(neighbor.learner(), family, self._hops, self._guards[family])
 
-    def _judge_again(self, neighbor: _Neighbor) -> None:
+    def _judge_again(self, neighbor: Neighbor) -> None:
         for family, rib in neighbor.ribs.items():
             rib.judge_again(self._importer(neighbor, family))
 
@@ -269,11 +184,11 @@ class Tables:
             self.end_of_rib(name, update.end_of_rib)
         return tuple(limits)
 
-    def _rib(self, neighbor: _Neighbor, family: Family) -> AdjRibIn | None:
+    def _rib(self, neighbor: Neighbor, family: Family) -> AdjRibIn | None:
         return neighbor.ribs.get(family) if family in neighbor.known.agreed.families else None
 
     def _announced(
-        self, neighbor: _Neighbor, rib: AdjRibIn, come: Reachable, path_id: PathId, prefixes: Sequence[Prefix]
+        self, neighbor: Neighbor, rib: AdjRibIn, come: Reachable, path_id: PathId, prefixes: Sequence[Prefix]
     ) -> Iterator[PrefixLimit]:
         most, before = neighbor.known.tables.most_prefixes, len(rib)
         if not most:
@@ -403,7 +318,7 @@ class Tables:
             for family, outgoing in neighbor.outgoing.items()
         )
 
-    def _complete(self, name: str, family: Family, outgoing: _Outgoing) -> bool:
+    def _complete(self, name: str, family: Family, outgoing: Outgoing) -> bool:
         """All that there was when the peer came, or asked again, has been sent."""
         table = self._loc[family]
         return (
@@ -466,7 +381,7 @@ class Tables:
             for family, rib in sorted(neighbor.ribs.items())
         }
 
-    def _sent_to(self, neighbor: _Neighbor, family: Family) -> int:
+    def _sent_to(self, neighbor: Neighbor, family: Family) -> int:
         outgoing = neighbor.outgoing.get(family)
         return outgoing.group.count(neighbor.name) if outgoing is not None else 0
 
