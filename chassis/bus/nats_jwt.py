@@ -42,7 +42,9 @@ from proto.subjects import INBOX, role_of_user
 SYSTEM = "system"
 """Account that servers speak to each other in."""
 RESOLVER_USER = "resolver"
-"""Who may hand accounts to the servers and ask who is connected; it is no user of the table of roles."""
+"""Who may hand accounts to the servers, ask who is connected, and have them read their files again: a user beside the
+table of roles.
+"""
 _UNLIMITED = -1
 SHARED_CONNECTIONS = 256
 """Connections to the account of a user that many sign in as, on all servers together."""
@@ -52,7 +54,12 @@ SHARED_PAYLOAD = 16 << 10
 """Bytes of a message of such a user."""
 _PRELOAD = "resolver_preload: "
 _RESOLVER_RIGHTS: dict[str, object] = {
-    "pub": {"allow": ["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CONNZ"]},
+    "pub": {
+        "allow": [
+            *("$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CONNZ"),
+            *("$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.RELOAD"),
+        ]
+    },
     "sub": {"allow": [f"{INBOX}.{RESOLVER_USER}.>"]},
 }
 

@@ -35,6 +35,9 @@ ACCOUNTS_FILE = "accounts.json.gz"
 """What the Job hands over: JWTs of accounts, a JSON array."""
 EXPECTED_FILE = "expected.json"
 """What the Job waits for: names of users, by name what :func:`expected` says."""
+SERVERS_FILE = "servers.json"
+"""Which certificate servers are to show, and whom everybody is to trust."""
+AUTHORITY_FILE = "ca.crt"
 NODES_SEED = "nodes.seed"
 PUBLIC_KEYS = "accounts.json"
 """Public keys of the accounts that are no node's, by name."""
@@ -216,6 +219,13 @@ def job_secret(there: Mapping[str, Any], name: str, accounts: Sequence[str], wai
     packed = gzip.compress(json.dumps(list(accounts)).encode(), mtime=0)
     made["data"][ACCOUNTS_FILE] = base64.b64encode(packed).decode()
     return made
+
+
+def servers_secret(there: Mapping[str, Any], name: str, wanted: Mapping[str, object], authorities: str) -> Object:
+    """What the Job is given: what is to be seen of servers and connections, and whom it trusts itself (PEM)."""
+    made = job_secret(there, name, (), {})
+    more = secrets.secret(name, {SERVERS_FILE: json.dumps(wanted), AUTHORITY_FILE: authorities})
+    return {**made, "data": {**made["data"], **more["data"]}}
 
 
 def _of_services(there: Mapping[str, Any]) -> tuple[Account, ...]:

@@ -97,8 +97,8 @@ CHASSIS = (
     Mutant(
         name="the-jwt-without-the-key",
         file="chassis/bus/nats_internals.py",
-        old='        said = json.loads(written.removeprefix(_CONNECT)) | {"jwt": proof.jwt}\n',
-        new='        said = json.loads(written.removeprefix(_CONNECT)) | {"jwt": proof.jwt, "nkey": ""}\n',
+        old='            said |= {"jwt": proof.jwt}\n',
+        new='            said |= {"jwt": proof.jwt, "nkey": ""}\n',
         tests=("tests/shell/chassis/bus/test_admitted_nodes.py::test_a_bus_of_listed_users_is_carried_over",),
     ),
     Mutant(

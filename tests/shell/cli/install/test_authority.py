@@ -1,0 +1,85 @@
+"""Another authority for the servers of a bus that `airmesh install` made: three real servers, real connections."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+from pathlib import Path
+
+import pytest
+
+from chassis.bus import tls
+from cli.install import names
+from tests.shell.cli.install.conftest import APPS, NODES, World
+from tests.shell.cli.install.test_install import CORE, data
+from tests.shell.cli.install.test_keys import INSTALL, Kubelets, airmesh, keys_in_secrets, kubelets, until
+
+__all__ = ["kubelets"]
+
+ROTATE = ("keys", "rotate", "--authority", "--timeout", "60")
+USERS = ("dataplane-n1", "routing-n1", "dataplane-n2", "routing-n3", "ipam", "policy")
+
+
+@pytest.fixture
+def servers() -> int:
+    return len(NODES)
+
+
+def kept(kubelets: Kubelets, name: str) -> Path:
+    """What somebody has who keeps the authority of now."""
+    path = kubelets.folder / name
+    path.write_bytes(kubelets.ca.read_bytes())
+    return path
+
+
+async def is_trusted(kubelets: Kubelets, ca: Path) -> bool:
+    """Whether one who trusts this authority takes the servers for the bus'."""
+    async with kubelets.agent("ipam", ca=ca) as one:
+        await until("it is connected or refuses", lambda: one.connected or "was not signed by" in one.problem)
+        return one.connected
+
+
+async def test_the_authority_changes_beneath_agents_that_stay(world: World, kubelets: Kubelets) -> None:
+    await keys_in_secrets(world)
+    installed = await airmesh(world, *INSTALL)
+    assert "revision 1" in installed.out, installed.err
+    generation = world.get(f"{APPS}/statefulsets/nats")["metadata"]["generation"]
+    old = kept(kubelets, "old.crt")
+    async with AsyncExitStack() as stack:
+        agents = {user: await stack.enter_async_context(kubelets.agent(user)) for user in USERS}
+        # A person's command stays connected, and looks at no file.
+        person = await stack.enter_async_context(kubelets.agent("cli", ca=old))
+        await until("all are connected", lambda: all(one.connected for one in (*agents.values(), person)))
+
+        # One whose file is late is waited for; meanwhile both are trusted.
+        late = await stack.enter_async_context(kubelets.agent("dns", ca=kubelets.folder / "late" / "ca.crt"))
+        await until("the late one is connected", lambda: late.connected)
+        kubelets.late = frozenset({"late"})
+        refused = await airmesh(world, *ROTATE[:-1], "12")
+        assert (refused.code, "not well within 12 s" in refused.err) == (4, True), refused.err
+        assert await is_trusted(kubelets, old)
+        assert await is_trusted(kubelets, kubelets.ca)
+        assert kubelets.ca.read_text().count("BEGIN CERTIFICATE") == 2
+        begun = data(world, names.BUS_SECRET)["next.crt"]
+
+        kubelets.late = frozenset()
+        done = await airmesh(world, *ROTATE)
+        assert (done.code, done.out) == (0, "new keys: the bus' authority\n"), done.err
+        assert "was begun, and goes on" in done.err
+        assert {user: one.reconnects for user, one in agents.items()} == dict.fromkeys(USERS, 1)
+        assert (late.reconnects, person.reconnects) == (1, 0)
+        assert all(one.connected for one in (*agents.values(), late, person))
+
+        assert not await is_trusted(kubelets, old), "a certificate of the old authority is refused"
+        assert kubelets.ca.read_text() == begun == data(world, names.BUS_SECRET)["tls.crt"]
+        assert "next.crt" not in data(world, names.BUS_SECRET)
+        shown = {await tls.shown("127.0.0.1", port) for port in kubelets.ports}
+        assert len(shown) == 1
+
+        # Servers let each other in by it, and a later run starts none of them again.
+        await asyncio.to_thread(kubelets.restart, 0)
+        again = await airmesh(world, "install", "--timeout", "60")
+        assert again.code in (0, 1), again.err
+        assert "0 Secrets made" in again.err, again.err
+        assert world.get(f"{APPS}/statefulsets/nats")["metadata"]["generation"] == generation
+    assert world.get(f"{CORE}/secrets/{names.BUS_TLS}")["metadata"]["annotations"]
