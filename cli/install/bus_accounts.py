@@ -51,8 +51,7 @@ class BusAccounts:
 
     def hand_over(self, objects: Sequence[Object], given: Sequence[str]) -> None:
         """Have the bus' servers take accounts; what a run before left is cleared away first. Raises `Declined`."""
-        for one in self._api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
-            self._clear(one["metadata"]["name"])
+        self._clear_left()
         for first in range(0, len(given), accounts.MOST):
             self.on_bus(objects, given[first : first + accounts.MOST], {})
         self._say(f"the bus has {len(given)} accounts")
@@ -65,6 +64,7 @@ class BusAccounts:
         """Run the Job until servers show a certificate, or all who are connected trust an authority: as ``Servers`` of
         `services/cluster/accounts.py`. It trusts ``authorities``, whatever others do. Raises `Declined`.
         """
+        self._clear_left()
         name = _new_name()
         self._api.create(accounts.servers_secret(secrets_of(self._api), name, wanted, authorities))
         self.finish(self._started(name, objects, authority=True))
@@ -97,6 +97,10 @@ class BusAccounts:
             self._clear(name)
             raise
         return work
+
+    def _clear_left(self) -> None:
+        for one in self._api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
+            self._clear(one["metadata"]["name"])
 
     def _clear(self, name: str) -> None:
         self._api.delete(Ref("batch/v1", "Job", names.NAMESPACE, name))

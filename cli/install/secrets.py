@@ -222,11 +222,12 @@ def _user(there: Mapping[str, Any], key: Key) -> User:
 
 
 def server(there: Mapping[str, Any], servers: Sequence[Host]) -> Server:
-    """What the servers' configuration says of each; a server says its own name on its command line."""
+    """What the servers' configuration says of each; its node is its name."""
     routes = tuple(_at(host.addresses[0], SERVERS) for host in servers)
     four = any("." in address for host in servers for address in host.addresses)
     shared = Secret(texts_of(there[names.BUS_SECRET])[ROUTES_KEY])
     return Server(
+        name="$AIRMESH_NODE",
         store_dir=_STORE,
         host="0.0.0.0" if four else "::",  # noqa: S104 - of the node's addresses; users have keys, and TLS is demanded
         port=CLIENTS,

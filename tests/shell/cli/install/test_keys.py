@@ -94,7 +94,8 @@ class Kubelets:
             ca = folder / "ca.crt" if own else self.ca
             env = {"PATH": os.environ["PATH"], "AIRMESH_NATS_URL": self.url, "AIRMESH_NATS_CA_FILE": str(ca)}
             argv = [sys.executable, "-m", "services.cluster.accounts", str(folder)]
-            self._jobs[name] = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, text=True)
+            with (self.folder / "jobs.log").open("ab") as log:
+                self._jobs[name] = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=log, text=True)
         return self._jobs[name].poll() == 0
 
     def _renews(self, job: Any) -> bool:
@@ -197,8 +198,8 @@ class Kubelets:
         path = self.folder / f"nats{number}.conf"
         path.write_text(config)
         with (self.folder / f"nats{number}.log").open("ab") as log:
-            argv = [server_program(), "-c", str(path), "--name", f"n{number + 1}"]
-            return subprocess.Popen(argv, stdout=log, stderr=log)
+            env = {"PATH": os.environ["PATH"], "AIRMESH_NODE": f'"n{number + 1}"'}
+            return subprocess.Popen([server_program(), "-c", str(path)], env=env, stdout=log, stderr=log)
 
     def restart(self, number: int) -> None:
         """A server ends and starts with what stands in its files."""
