@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import shutil
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,17 +12,19 @@ from pathlib import Path
 import pytest
 
 from chassis.bus import connection as chassis_connection
+from chassis.bus import tls
 from chassis.bus.accounts import Account, User, make_accounts
 from chassis.bus.connection import Connection
 from chassis.bus.credentials import Identity, credentials, parse
 from chassis.bus.nats_config import make_users, new_key, write_secret
 from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, carry_over, claims_of, preloaded
-from chassis.bus.resolver import connected, hand_over, look_up
+from chassis.bus.resolver import connected, distrusting, hand_over, look_up, reload
 from chassis.faults import Refused, Unavailable
 from chassis.secret import Secret
 from proto.subjects import ACKS, JETSTREAM, ROLES
 from tests.nats_cluster import NatsCluster
 from tests.natsd import Lines, NatsServer, bus_of, connecting, runtime_of
+from tests.pki import Authority
 
 OWN = ACKS.subject("n9")
 STREAM = ACKS.stream
@@ -157,6 +160,56 @@ async def test_of_three_servers_each_says_who_is_connected_and_each_ends_a_key(t
             assert await connected(hand, first.issuer.account(name), 3) == set()
     finally:
         cluster.close()
+
+
+async def test_servers_change_their_certificate_once_all_trust_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is connected signs in again when its file names an authority more, not when it names one less."""
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.05)
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    server = NatsServer(tmp_path / "nats", ("n1",), signed=True, tls=old.sign(tmp_path / "tls"))
+    file, trusted = server.seeds / "dataplane-n1.seed", tmp_path / "trusted.crt"
+    shutil.copy(old.certificate, trusted)
+    server.start()
+    try:
+        async with AsyncExitStack() as stack:
+            hand = await stack.enter_async_context(handing(server, trusted))
+            node = await stack.enter_async_context(connecting(server.url, "dataplane-n1", file, trusted))
+            other = await stack.enter_async_context(connecting(server.url, "ipam", server.seeds / "ipam.seed", trusted))
+            await until(lambda: node.connected and other.connected)
+            (authority,) = tls.authorities(tls.trust(new.certificate))
+            besides = {server.issuer.account("ipam")}
+            assert len(await distrusting(hand, authority, 1, besides=besides)) == 2, "ours, and the node's"
+            assert len(await distrusting(hand, authority, 1, besides=())) == 3
+
+            trusted.write_bytes(old.certificate.read_bytes() + new.certificate.read_bytes())
+            async with asyncio.timeout(20):
+                while not hand.connected or await distrusting(hand, authority, 1, besides=()):
+                    await asyncio.sleep(0.05)
+            before = await tls.shown("127.0.0.1", server.port)
+            new.sign(tmp_path / "tls")
+            await reload(hand, 1)
+            async with asyncio.timeout(20):
+                while await tls.shown("127.0.0.1", server.port) == before:
+                    await asyncio.sleep(0.05)
+            looks = 0
+            shutil.copy(new.certificate, trusted)
+
+            def look(found: tuple[str, ...]) -> tuple[str, ...]:
+                nonlocal looks
+                looks += found == (authority,)
+                return found
+
+            monkeypatch.setattr(tls, "authorities", lambda context, of=tls.authorities: look(of(context)))
+            await until(lambda: looks >= 3)
+            assert [one.reconnects for one in (hand, node, other)] == [1, 1, 1]
+            assert all(one.connected for one in (hand, node, other))
+            (tmp_path / "tls" / "tls.crt").write_text("no certificate")
+            with pytest.raises(Refused, match="keeps its configuration"):
+                await reload(hand, 1)
+    finally:
+        server.close()
 
 
 async def test_a_new_key_that_nobody_signed_changes_nothing(

@@ -5,11 +5,14 @@ from __future__ import annotations
 import asyncio
 from contextlib import AsyncExitStack
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from chassis.bus import tls
-from cli.install import names
+from cli.install import certificates, names, secrets
+from cli.install.authority import certificate_secret
+from cli.install.secrets import Host
 from tests.shell.cli.install.conftest import APPS, NODES, World
 from tests.shell.cli.install.test_install import CORE, data
 from tests.shell.cli.install.test_keys import INSTALL, Kubelets, airmesh, keys_in_secrets, kubelets, until
@@ -44,6 +47,52 @@ async def is_trusted(kubelets: Kubelets, ca: Path) -> bool:
         return one.connected
 
 
+HOSTS = tuple(Host(name=name, uid=name, addresses=(f"192.0.2.{n}",)) for n, name in enumerate(NODES, 1))
+
+
+def made(there: dict[str, Any], servers: tuple[Host, ...]) -> list[str]:
+    """Names of what an install makes of certificates."""
+    fresh = list(secrets.missing_certificates(there, servers))
+    there.update({one["metadata"]["name"]: one for one in fresh})
+    return [one["metadata"]["name"] for one in fresh]
+
+
+def test_a_server_that_comes_during_a_rotation_is_signed_for() -> None:
+    """By who signs now; both authorities are trusted on."""
+    there: dict[str, Any] = {}
+    assert made(there, HOSTS[:1]) == [names.BUS_SECRET, names.BUS_TLS]
+    (old,), new = secrets.own_authority(there), certificates.make_authority()
+    there[names.BUS_SECRET] = secrets.with_next_authority(there, new)
+    for signer, hosts in ((old, HOSTS[:2]), (new, HOSTS)):
+        leaf = certificates.sign(signer, sorted(secrets.names_to_sign(hosts[:-1])))
+        there[names.BUS_TLS] = certificate_secret(there, leaf, old.certificate)
+        assert made(there, hosts[:-1]) == []
+        assert made(there, hosts) == [names.BUS_TLS]
+        texts = secrets.texts_of(there[names.BUS_TLS])
+        assert certificates.names_of(texts["tls.crt"]) == secrets.names_to_sign(hosts)
+        assert [certificates.is_signed_by(texts["tls.crt"], one) for one in (old, new)] == [
+            signer == old,
+            signer == new,
+        ]
+        assert texts["ca.crt"] == old.certificate + new.certificate
+    there[names.BUS_SECRET] = secrets.with_authority(there, new)
+    assert secrets.own_authority(there) == (new,)
+
+
+def test_servers_start_again_for_a_certificate_that_they_were_not_given() -> None:
+    there: dict[str, Any] = {}
+    made(there, HOSTS)
+    (authority,), first = secrets.own_authority(there), secrets.started_with(there[names.BUS_TLS])
+    leaves = [certificates.sign(authority, ["localhost"]) for _ in range(2)]
+    for leaf in leaves:
+        there[names.BUS_TLS] = certificate_secret(there, leaf, authority.certificate)
+        assert secrets.started_with(there[names.BUS_TLS]) == first
+    for wrong in ('{"given": "another", "started": "x"}', "[]", "no JSON", '{"given": 1}', ""):
+        there[names.BUS_TLS]["metadata"]["annotations"] = {names.STARTED: wrong}
+        assert secrets.started_with(there[names.BUS_TLS]) == names.digest(leaves[-1].certificate)
+
+
+@pytest.mark.slow
 async def test_the_authority_changes_beneath_agents_that_stay(world: World, kubelets: Kubelets) -> None:
     await keys_in_secrets(world)
     installed = await airmesh(world, *INSTALL)

@@ -241,7 +241,8 @@ class Kubelets:
             one.wait(10)
 
     def end(self) -> None:
-        for one in (*self._servers, *self._jobs.values()):
+        running: list[subprocess.Popen[Any]] = [*self._servers, *self._jobs.values()]
+        for one in running:
             self._end(one)
 
     @asynccontextmanager
