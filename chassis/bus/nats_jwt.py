@@ -42,9 +42,7 @@ from proto.subjects import INBOX, role_of_user
 SYSTEM = "system"
 """Account that servers speak to each other in."""
 RESOLVER_USER = "resolver"
-"""Who may hand accounts to the servers, ask who is connected, and have them read their files again: a user beside the
-table of roles.
-"""
+"""Who may hand accounts to the servers and ask who is connected; it is no user of the table of roles."""
 _UNLIMITED = -1
 SHARED_CONNECTIONS = 256
 """Connections to the account of a user that many sign in as, on all servers together."""
@@ -54,13 +52,13 @@ SHARED_PAYLOAD = 16 << 10
 """Bytes of a message of such a user."""
 _PRELOAD = "resolver_preload: "
 _RESOLVER_RIGHTS: dict[str, object] = {
-    "pub": {
-        "allow": [
-            *("$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CONNZ"),
-            *("$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.RELOAD"),
-        ]
-    },
+    "pub": {"allow": ["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CONNZ"]},
     "sub": {"allow": [f"{INBOX}.{RESOLVER_USER}.>"]},
+}
+
+_SERVERS_RIGHTS: dict[str, object] = {
+    **_RESOLVER_RIGHTS,
+    "pub": {"allow": ["$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.RELOAD"]},
 }
 
 
@@ -197,6 +195,12 @@ class Issuer(_Signer):
     def sign_resolver(self, public: str) -> str:
         """JWT of the user who hands accounts to the servers."""
         return self.sign_user(SYSTEM, RESOLVER_USER, public, rights=_RESOLVER_RIGHTS)
+
+    def sign_for_servers(self, public: str, expires: int) -> str:
+        """The same of one who may have servers read their files again, and ask them for all connections, until a second
+        (Unix time): while their certificates are replaced.
+        """
+        return self.sign_user(SYSTEM, RESOLVER_USER, public, rights=_SERVERS_RIGHTS, expires=expires)
 
     def _of(self, name: str) -> _Key:
         return self._nodes._of(name) if _is_of_node(name) else super()._of(name)

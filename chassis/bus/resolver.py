@@ -3,9 +3,9 @@
 Each server stores what it is handed and gives it to the others, those that come back later too (NATS' full resolver).
 An account that is signed again replaces the one before, and users whom it revokes are disconnected at once.
 
-The connection is one of the user :data:`chassis.bus.nats_jwt.RESOLVER_USER`, who may do this, ask who is connected, and
-have servers read their own files again, alone. Servers use what their operator signed: who has that user's key without
-the operator's seed lets nobody in, but can put nodes out.
+The connection is one of the user :data:`chassis.bus.nats_jwt.RESOLVER_USER`, who may do this, and ask who is connected
+to an account, alone. Servers use what their operator signed: who has that user's key without the operator's seed lets
+nobody in, but can put nodes out. :func:`distrusting` and :func:`reload` are for a key that is signed for them alone.
 """
 
 from __future__ import annotations

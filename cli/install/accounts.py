@@ -38,6 +38,7 @@ EXPECTED_FILE = "expected.json"
 SERVERS_FILE = "servers.json"
 """Which certificate servers are to show, and whom everybody is to trust."""
 AUTHORITY_FILE = "ca.crt"
+SERVERS_KEY_SECONDS = 3600
 NODES_SEED = "nodes.seed"
 PUBLIC_KEYS = "accounts.json"
 """Public keys of the accounts that are no node's, by name."""
@@ -222,10 +223,14 @@ def job_secret(there: Mapping[str, Any], name: str, accounts: Sequence[str], wai
 
 
 def servers_secret(there: Mapping[str, Any], name: str, wanted: Mapping[str, object], authorities: str) -> Object:
-    """What the Job is given: what is to be seen of servers and connections, and whom it trusts itself (PEM)."""
+    """What the Job is given: what is to be seen of servers and connections, whom it trusts itself (PEM), and a key for
+    that, which ends with the Job's time.
+    """
+    seed, public = new_key()
+    jwt = issuer(there).sign_for_servers(public, int(time.time()) + SERVERS_KEY_SECONDS)
     made = job_secret(there, name, (), {})
-    more = secrets.secret(name, {SERVERS_FILE: json.dumps(wanted), AUTHORITY_FILE: authorities})
-    return {**made, "data": {**made["data"], **more["data"]}}
+    texts = {SERVERS_FILE: json.dumps(wanted), AUTHORITY_FILE: authorities, RESOLVER: credentials(jwt, seed).reveal()}
+    return {**made, "data": {**made["data"], **secrets.secret(name, texts)["data"]}}
 
 
 def _of_services(there: Mapping[str, Any]) -> tuple[Account, ...]:

@@ -70,9 +70,6 @@ class AuthorityRotation:
 
     def _both(self) -> tuple[Pair, Pair]:
         there = self._cluster.secrets()
-        # An earlier release gave its own user on the bus fewer rights.
-        for one in accounts.missing_operator(there):
-            self._cluster.api.apply(one)
         if (pairs := secrets.own_authority(there))[1:]:
             self._say("a rotation of the authority was begun, and goes on")
             return pairs[0], pairs[1]

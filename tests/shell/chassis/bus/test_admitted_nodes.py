@@ -174,7 +174,11 @@ async def test_servers_change_their_certificate_once_all_trust_it(
     server.start()
     try:
         async with AsyncExitStack() as stack:
+            seed, public = new_key()
+            server.resolver = credentials(server.issuer.sign_for_servers(public, int(time.time()) + 600), seed)
             hand = await stack.enter_async_context(handing(server, trusted))
+            with pytest.raises(Refused):
+                await look_up(hand, public)
             node = await stack.enter_async_context(connecting(server.url, "dataplane-n1", file, trusted))
             other = await stack.enter_async_context(connecting(server.url, "ipam", server.seeds / "ipam.seed", trusted))
             await until(lambda: node.connected and other.connected)

@@ -93,6 +93,7 @@ def test_servers_start_again_for_a_certificate_that_they_were_not_given() -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 async def test_the_authority_changes_beneath_agents_that_stay(world: World, kubelets: Kubelets) -> None:
     await keys_in_secrets(world)
     installed = await airmesh(world, *INSTALL)
