@@ -135,6 +135,19 @@ async def test_the_authority_changes_beneath_agents_that_stay(world: World, kube
         shown = {await tls.shown("127.0.0.1", port) for port in kubelets.ports}
         assert len(shown) == 1
 
+        # The key of that one was stolen: nobody is waited for, and who connects again without the file is away.
+        stolen = kept(kubelets, "stolen.crt")
+        kubelets.late = frozenset({"late"})
+        at_once = await airmesh(world, *ROTATE, "--now")
+        assert at_once.code == 0, at_once.err
+        assert not await is_trusted(kubelets, stolen)
+        assert await is_trusted(kubelets, kubelets.ca)
+        await until("all have signed in again", lambda: all(one.reconnects == 2 for one in agents.values()))
+        assert (late.connected, late.reconnects, person.connected) == (True, 1, True)
+        kubelets.late = frozenset()
+        await asyncio.to_thread(kubelets.refresh)
+        await until("the late one, too", lambda: late.connected and late.reconnects == 2)
+
         # Servers let each other in by it, and a later run starts none of them again.
         await asyncio.to_thread(kubelets.restart, 0)
         again = await airmesh(world, "install", "--timeout", "60")
