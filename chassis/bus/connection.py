@@ -202,8 +202,7 @@ class Connection:
                 if self._credentials.are_those_of(client.public, client.trusted):
                     due = False
                 elif await self._is_let_in(refused):
-                    await self._sign_in_again(client)
-                    due = False
+                    await self._sign_in_again(client)  # the next look says whether by what stands in the files now
                 else:
                     refused = self._credentials.identity().public
             except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -235,8 +234,10 @@ class Connection:
                 self._log.warning("bus-key-refused", user=self._user, public=client.public, error=error)
             return False
         finally:
-            nats_internals.close_transport(client)
-            await client.close()
+            nats_internals.abort(client)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await client.close()
         return True
 
     async def _sign_in_again(self, client: Client) -> None:

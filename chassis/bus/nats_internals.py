@@ -117,6 +117,13 @@ def close_transport(client: Client) -> None:
         client._transport.close()  # type: ignore[no-untyped-call]
 
 
+def abort(client: Client) -> None:
+    """End its connection without a goodbye: over TLS the answer to one may never come, and a close waits for it."""
+    writer = getattr(client._transport, "_io_writer", None)
+    if isinstance(writer, asyncio.StreamWriter):
+        writer.transport.abort()
+
+
 def has_stopped_reconnecting(client: Client) -> bool:
     """The task that is to connect again has ended, which it must not."""
     task = client._reconnection_task
@@ -125,9 +132,8 @@ def has_stopped_reconnecting(client: Client) -> bool:
 
 def abort_before_reconnecting(client: Client) -> None:
     """Abort a broken transport that cannot be closed, unless the client is past that and connects again."""
-    writer = getattr(client._transport, "_io_writer", None)
-    if client._reconnection_task_future is None and isinstance(writer, asyncio.StreamWriter):
-        writer.transport.abort()
+    if client._reconnection_task_future is None:
+        abort(client)
 
 
 def forget_pending(client: Client) -> None:

@@ -2,7 +2,8 @@
 
 A span that has ended waits as the ring keeps it (``ring.py``), and becomes the SDK's own when its batch is sent: by the
 SDK's thread, so that the work that is traced costs no more than with nothing sent. The queue is bounded, what does not
-fit is dropped. The SDK reads the endpoint, headers and time-outs from the standard ``OTEL_…`` variables.
+fit is dropped. A batch costs a millisecond however few spans are in it, so it waits for five seconds, as is the SDK's
+own rule. The SDK reads that time, the endpoint, headers and time-outs from the standard ``OTEL_…`` variables.
 """
 
 from __future__ import annotations
@@ -25,7 +26,6 @@ FLUSH_MS = 1500
 STOP_SECONDS = 2.0
 """A receiver that does not answer would hold the SDK for many seconds; a service that stops does not wait for it."""
 EXPORT_SECONDS = 3
-EVERY_MS = 500
 _SAMPLED = TraceFlags(TraceFlags.SAMPLED)
 _SCOPE = InstrumentationScope("airmesh")
 
@@ -95,7 +95,7 @@ class Otlp:
         about = {"service.name": service, "service.namespace": "airmesh", "service.instance.id": instance}
         resource = Resource.create(about)
         exporter = _Exporter(_Resource(resource.attributes, resource.schema_url))
-        self._queue = BatchSpanProcessor(exporter, schedule_delay_millis=EVERY_MS)
+        self._queue = BatchSpanProcessor(exporter)
 
     def put(self, kept: KeptSpan, kind: str) -> None:
         """Send a span that has ended, with the next batch; ``kind`` is a name of OpenTelemetry's SpanKind."""

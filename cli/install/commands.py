@@ -23,6 +23,7 @@ from cli.install.kubernetes import Kubernetes, Refusal
 from cli.install.options import Options
 from cli.install.rotation import Rotation, holders
 from cli.install.run import Cluster
+from cli.install.signer import SignerRotation
 from cli.install.token_steps import Tokens
 from cli.install.token_steps import line as token_line
 from cli.reports.table import json_text
@@ -209,6 +210,7 @@ def bootstrap_token(kubeconfig: str, context: str, *, ttl: str, listing: bool, r
 @click.option("--service", "services", multiple=True, metavar="SERVICE", help="The key of this service, or of `cli`.")
 @click.option("--all", "everyone", is_flag=True, help="All keys of users.")
 @click.option("--authority", is_flag=True, help="The authority of the servers' certificates, and these.")
+@click.option("--signer", is_flag=True, help="The key by which `cluster` lets nodes in, and the keys of all nodes.")
 @click.option("--now", "at_once", is_flag=True, help="Old keys were stolen: end them before anybody has new ones.")
 @click.option("--timeout", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="Seconds for each.")
 def rotate(
@@ -218,9 +220,9 @@ def rotate(
     nodes: tuple[str, ...],
     services: tuple[str, ...],
     everyone: bool,
-    authority: bool,
     at_once: bool,
     timeout: float,
+    **bus: bool,
 ) -> int:
     """New keys for users of the bus, or for its servers: each agent signs in again once, and the old key is void.
 
@@ -230,14 +232,17 @@ def rotate(
     with _opened(kubeconfig, context, "keys", timeout) as cluster:
         cluster.check()
         done = []
-        if nodes or services or everyone or not authority:
+        if nodes or services or everyone or not any(bus.values()):
             rotation = Rotation(cluster, _say)
             wanted = holders(cluster.hosts(), nodes, services, everyone=everyone)
             rotation.rotate(wanted, at_once=at_once)
             done = [holder.name for holder in wanted]
-        if authority:
+        if bus["authority"]:
             AuthorityRotation(cluster, _say).rotate(at_once=at_once)
             done.append("the bus' authority")
+        if bus["signer"]:
+            SignerRotation(cluster, _say).rotate(at_once=at_once)
+            done.append("who signs for nodes, all nodes")
     click.echo(f"new keys: {', '.join(done)}")
     return Exit.WELL
 

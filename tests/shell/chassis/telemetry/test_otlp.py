@@ -115,6 +115,7 @@ def test_one_trace_spans_two_services(nats_server: NatsServer, receiver: Receive
         environ = {
             **nats_server.environment(user),
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
             "PYTHONPATH": str(REPOSITORY),
             "PATH": os.environ["PATH"],
         }

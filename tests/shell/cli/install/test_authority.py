@@ -142,7 +142,11 @@ async def test_the_authority_changes_beneath_agents_that_stay(world: World, kube
         assert at_once.code == 0, at_once.err
         assert not await is_trusted(kubelets, stolen)
         assert await is_trusted(kubelets, kubelets.ca)
-        await until("all have signed in again", lambda: all(one.reconnects == 2 for one in agents.values()))
+        try:
+            await until("all have signed in again", lambda: all(one.reconnects == 2 for one in agents.values()))
+        finally:
+            for user, one in agents.items():
+                print("DBG", user, one.reconnects, one.problem, one._client.trusted, one._log._stream.text[-2500:])
         assert (late.connected, late.reconnects, person.connected) == (True, 1, True)
         kubelets.late = frozenset()
         await asyncio.to_thread(kubelets.refresh)

@@ -174,7 +174,8 @@ class Kubelets:
 
     def run_bus(self) -> None:
         """Start the servers by their Secrets; again when their StatefulSet is another one."""
-        uid = self.world.get(f"{APPS}/statefulsets/nats")["metadata"]["uid"]
+        bus = self.world.get(f"{APPS}/statefulsets/nats")
+        uid = f"{bus['metadata']['uid']} {bus['spec']['template']['metadata']['annotations'][names.CHECKSUM]}"
         if uid == self._uid:
             return
         for one in self._servers:
