@@ -132,6 +132,16 @@ CHASSIS = (
         ),
     ),
     Mutant(
+        name="what-is-tried-over-tls-says-goodbye",
+        file="chassis/bus/connection.py",
+        old="            nats_internals.abort(client)\n            with contextlib.suppress(TimeoutError):\n"
+        "                async with asyncio.timeout(CONNECT_TIMEOUT):\n                    await client.close()\n",
+        new="            nats_internals.close_transport(client)\n            await client.close()\n",
+        tests=(
+            "tests/shell/chassis/bus/test_admitted_nodes.py::test_every_agent_takes_up_an_authority_while_servers_reload",
+        ),
+    ),
+    Mutant(
         name="who-does-not-trust-the-new-authority-is-not-waited-for",
         file="chassis/bus/resolver.py",
         old="one.account not in besides and authority not in trusted_by(one.name)",

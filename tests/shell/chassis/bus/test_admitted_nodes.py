@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -214,6 +216,34 @@ async def test_servers_change_their_certificate_once_all_trust_it(
                 await reload(hand, 1)
     finally:
         server.close()
+
+
+async def test_every_agent_takes_up_an_authority_while_servers_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve at once, on three servers: what one tries beside its connection ends, whatever a server leaves open."""
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.2)
+    cluster, trusted = NatsCluster(tmp_path, signed=True), tmp_path / "trusted.crt"
+    shutil.copy(tmp_path / "tls" / "ca.crt", trusted)
+    first = cluster.servers[0]
+    try:
+        await asyncio.gather(*(asyncio.to_thread(server.start) for server in cluster.servers))
+        async with AsyncExitStack() as stack:
+            agents = [
+                await stack.enter_async_context(connecting(cluster.url, user, first.seeds / f"{user}.seed", trusted))
+                for user in list(first.users)[:12]
+            ]
+            await until(lambda: all(one.connected for one in agents), 60)
+            beside = tmp_path / "beside.crt"
+            more = Authority(tmp_path / "another").certificate.read_bytes()
+            beside.write_bytes(trusted.read_bytes() + more)
+            beside.replace(trusted)
+            for server in cluster.servers:
+                os.kill(server.pid, signal.SIGHUP)
+            await until(lambda: all(one.connected and one.reconnects for one in agents), 90)
+            assert [one.reconnects for one in agents] == [1] * len(agents)
+    finally:
+        cluster.close()
 
 
 async def test_a_new_key_that_nobody_signed_changes_nothing(
