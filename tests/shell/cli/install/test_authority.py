@@ -41,7 +41,7 @@ async def fingerprint(ca: Path) -> str:
 
 
 async def rotated(world: World, *more: str) -> Any:
-    return await asyncio.to_thread(world.airmesh, *ROTATE, *more, timeout=300)
+    return await airmesh(world, *ROTATE, *more)
 
 
 async def is_trusted(kubelets: Kubelets, ca: Path) -> bool:
