@@ -128,7 +128,7 @@ class Lab:
 def _lab(*arguments: str, seconds: float) -> None:
     argv = [sys.executable, "-m", "lab", *arguments]
     # The agents send their spans to the control plane's namespace, where tests/journeys/collector.py may listen.
-    environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": OTLP}
+    environment = {**os.environ, "OTEL_EXPORTER_OTLP_ENDPOINT": OTLP, "OTEL_BSP_SCHEDULE_DELAY": "500"}
     done = subprocess.run(
         argv, cwd=SOURCE, capture_output=True, text=True, timeout=seconds, check=False, env=environment
     )

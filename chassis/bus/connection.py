@@ -12,7 +12,8 @@ Closes traps of nats-py 2.16 (each has a test in tests/shell/chassis/bus/test_na
     connects again, by the key that stands in its file by then.
 
 When the user's file gets another key, it is tried beside the connection that stands; once it is let in, we sign in by
-it, so that the old one may be revoked and nobody is cut off. One that is refused changes nothing, and is said.
+it, so that the old one may be revoked and nobody is cut off. One that is refused changes nothing, and is said. The same
+when the file of whom we trust names an authority more (``tls.py``).
 
 Times are in seconds.
 """
@@ -45,7 +46,7 @@ OUTSTANDING_PINGS = 2
 CONNECT_TIMEOUT = 2
 WATCH_EVERY = 0.25
 RENEW_EVERY = 5.0
-"""Between two looks at the user's file; half of it to one and a half, so that a fleet does not come at once."""
+"""Between two looks at the files; half of it to one and a half, so that a fleet does not come at once."""
 RENEW_LATEST = 5.0
 """So long a renewed key waits for a moment in which no call is under way."""
 ABORT_AFTER = 1.0
@@ -192,7 +193,7 @@ class Connection:
             raise ClosedForGood(f"the NATS client closed for good: {client.last_error!r}")
 
     async def _renew(self) -> None:
-        """Sign in again when the user's file holds another key, which is tried first; as long as it takes."""
+        """Sign in again when the files hold another key or authority, which is tried first; as long as it takes."""
         due, refused = True, ""
         while True:
             await asyncio.sleep(RENEW_EVERY * random.uniform(0.5, 1.5))  # noqa: S311 - spreads load, no secret
@@ -200,11 +201,10 @@ class Connection:
             if not due or client is None or not client.is_connected:
                 continue
             try:
-                if self._credentials.identity().public == client.public:
+                if self._credentials.are_those_of(client.public, client.trusted):
                     due = False
                 elif await self._is_let_in(refused):
-                    await self._sign_in_again(client)
-                    due = False
+                    await self._sign_in_again(client)  # the next look says whether by what stands in the files now
                 else:
                     refused = self._credentials.identity().public
             except (nats.errors.Error, OSError, TimeoutError) as error:
@@ -236,8 +236,10 @@ class Connection:
                 self._log.warning("bus-key-refused", user=self._user, public=client.public, error=error)
             return False
         finally:
-            nats_internals.close_transport(client)
-            await client.close()
+            nats_internals.abort(client)
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(CONNECT_TIMEOUT):
+                    await client.close()
         return True
 
     async def _sign_in_again(self, client: Client) -> None:

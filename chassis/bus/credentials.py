@@ -1,6 +1,7 @@
 """Who we are on the bus and whom we trust: files that are read at each connect, so that a renewed one counts by itself.
 
-Who is connected looks at the user's file now and then, and signs in again when it holds another key.
+Who is connected looks at these files now and then, and signs in again when the user's holds another key, or the other
+one names an authority more.
 
 A user's file holds the seed of an nkey (a server that lists its users), or a JWT and its seed (NATS credentials, where
 servers trust an operator). A JWT is sent together with the public nkey: a server of either kind lets the same key in,
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import base64
 import ssl
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -83,16 +85,28 @@ class Credentials:
         self.ca_file = ca_file
         """The authority's certificate; None: the servers are spoken to in the clear."""
         self._last: Identity | None = None
-        self._seen: tuple[int, int, int] | None = None
+        self._seen: dict[Path, tuple[int, int, int]] = {}
 
     def replaced(self) -> bool:
-        """Whether the user's file is another one than at the last call, or was written over; False at the first."""
+        """Whether a file is another one than at the last call, or was written over; False at the first."""
+        seen = [self._is_another(path) for path in (self._seed_file, self.ca_file) if path is not None]
+        return any(seen)
+
+    def _is_another(self, path: Path) -> bool:
         try:
-            found = self._seed_file.stat()
+            found = path.stat()
         except OSError:
             return False
-        before, self._seen = self._seen, (found.st_ino, found.st_mtime_ns, found.st_size)
-        return before is not None and before != self._seen
+        now = (found.st_ino, found.st_mtime_ns, found.st_size)
+        before, self._seen[path] = self._seen.get(path, now), now
+        return before != now
+
+    def are_those_of(self, public: str, trusted: Sequence[str]) -> bool:
+        """Whether the files hold the key of a sign-in, and name no authority more than it had (fingerprints). Raises as
+        the two below.
+        """
+        named = set(tls.authorities(self.trust())) if self.ca_file else set()
+        return self.identity().public == public and named <= set(trusted)
 
     def identity(self) -> Identity:
         """Who we are now; raises :class:`chassis.bus.tls.TlsFault`'s base when there never was a usable file."""

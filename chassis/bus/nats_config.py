@@ -66,7 +66,7 @@ class Server:
     monitor_port: int = 0
     """Of loopback; 0: none."""
     name: str = "airmesh"
-    """Its own within a cluster."""
+    """Its own within a cluster; ``$VARIABLE``: a variable of the server's environment says it."""
     tls: Path | None = None
     """Folder of ``tls.crt``, ``tls.key`` and ``ca.crt``; None: in the clear."""
     cluster: Cluster | None = None
@@ -139,7 +139,7 @@ def server_part(server: Server) -> str:
     monitor = f'http: "127.0.0.1:{server.monitor_port}"\n' if server.monitor_port else ""
     return (
         "# Generated from proto/subjects.py; edit that table, not this file.\n"
-        f"server_name: {json.dumps(server.name)}\n"
+        f"server_name: {server.name if server.name.startswith('$') else json.dumps(server.name)}\n"
         f'listen: "{_at(server.host, server.port)}"\n'
         f"{monitor}"
         f"max_payload: {MAX_PAYLOAD}\n"

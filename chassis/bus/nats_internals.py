@@ -20,8 +20,10 @@ from nats.errors import Error
 from nats.micro.service import Endpoint, Service, ServiceStats
 
 from chassis import asyncio_internals
+from chassis.bus import tls
 
 _CONNECT = b"CONNECT "
+_TRUSTS = " trusts "
 _FORBIDDEN = "permissions violation"
 
 
@@ -44,7 +46,8 @@ class RenewingClient(Client):
     """A client that asks at each connect who it is and whom it trusts; nats-py keeps what it was told at the first.
 
     It sends its public nkey with its JWT, too, where nats-py sends the one or the other. An ``-ERR`` that ends the
-    connection (a key revoked, a user taken out) makes it connect again, where nats-py closes for good.
+    connection (a key revoked, a user taken out) makes it connect again, where nats-py closes for good. Its name on the
+    server ends with whom it trusts (:func:`trusting`).
     """
 
     def __init__(self, proof: Callable[[], Proof], trust: Callable[[], ssl.SSLContext]) -> None:
@@ -53,11 +56,15 @@ class RenewingClient(Client):
         self._trust = trust
         self.public = ""
         """The public nkey that it signed in with last."""
+        self.trusted: tuple[str, ...] = ()
+        """Fingerprints of the authorities that it trusted then; none without TLS."""
 
     @property
     def ssl_context(self) -> ssl.SSLContext:
         """Whom it trusts in the connect that is under way."""
-        return self._trust()
+        context = self._trust()
+        self.trusted = tls.authorities(context)
+        return context
 
     async def _process_err(self, err_msg: str) -> None:
         if _FORBIDDEN in err_msg.lower() or self.is_connecting:
@@ -72,11 +79,21 @@ class RenewingClient(Client):
         proof = self._proof()
         self._signature_cb = proof.sign
         self._public_nkey = self.public = proof.public
-        written = super()._connect_command()
-        if not proof.jwt:
-            return written
-        said = json.loads(written.removeprefix(_CONNECT)) | {"jwt": proof.jwt}
+        said = json.loads(super()._connect_command().removeprefix(_CONNECT))
+        said["name"] = trusting(said.get("name", ""), self.trusted)
+        if proof.jwt:
+            said |= {"jwt": proof.jwt}
         return _CONNECT + json.dumps(said, sort_keys=True).encode() + b"\r\n"
+
+
+def trusting(name: str, authorities: tuple[str, ...]) -> str:
+    """A connection's name on the server: of ``name``, which trusts these authorities (fingerprints)."""
+    return f"{name}{_TRUSTS}{','.join(authorities)}" if authorities else name
+
+
+def trusted_by(name: str) -> frozenset[str]:
+    """Fingerprints of whom a connection trusts, by its name on the server."""
+    return frozenset(name.rpartition(_TRUSTS)[2].split(",")) if _TRUSTS in name else frozenset()
 
 
 def has_greeted(client: Client) -> bool:
@@ -100,6 +117,13 @@ def close_transport(client: Client) -> None:
         client._transport.close()  # type: ignore[no-untyped-call]
 
 
+def abort(client: Client) -> None:
+    """End its connection without a goodbye: over TLS the answer to one may never come, and a close waits for it."""
+    writer = getattr(client._transport, "_io_writer", None)
+    if isinstance(writer, asyncio.StreamWriter):
+        writer.transport.abort()
+
+
 def has_stopped_reconnecting(client: Client) -> bool:
     """The task that is to connect again has ended, which it must not."""
     task = client._reconnection_task
@@ -108,9 +132,8 @@ def has_stopped_reconnecting(client: Client) -> bool:
 
 def abort_before_reconnecting(client: Client) -> None:
     """Abort a broken transport that cannot be closed, unless the client is past that and connects again."""
-    writer = getattr(client._transport, "_io_writer", None)
-    if client._reconnection_task_future is None and isinstance(writer, asyncio.StreamWriter):
-        writer.transport.abort()
+    if client._reconnection_task_future is None:
+        abort(client)
 
 
 def forget_pending(client: Client) -> None:

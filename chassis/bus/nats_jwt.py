@@ -26,7 +26,7 @@ import hmac
 import json
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -54,6 +54,11 @@ _PRELOAD = "resolver_preload: "
 _RESOLVER_RIGHTS: dict[str, object] = {
     "pub": {"allow": ["$SYS.REQ.CLAIMS.UPDATE", "$SYS.REQ.ACCOUNT.*.CLAIMS.LOOKUP", "$SYS.REQ.ACCOUNT.*.CONNZ"]},
     "sub": {"allow": [f"{INBOX}.{RESOLVER_USER}.>"]},
+}
+
+_SERVERS_RIGHTS: dict[str, object] = {
+    **_RESOLVER_RIGHTS,
+    "pub": {"allow": ["$SYS.REQ.SERVER.PING", "$SYS.REQ.SERVER.PING.CONNZ", "$SYS.REQ.SERVER.*.RELOAD"]},
 }
 
 
@@ -155,10 +160,14 @@ class _Signer:
 class Issuer(_Signer):
     """The operator: signs accounts and their users, with keys that follow from its own seed."""
 
-    def __init__(self, seed: Secret) -> None:
-        """As the base; raises ValueError."""
+    def __init__(self, seed: Secret, signers: Sequence[int] = (1,)) -> None:
+        """``signers``: numbers of the keys that may sign for nodes, the present one last. As the base; raises
+        ValueError.
+        """
         super().__init__(seed)
-        self._nodes = _Signer(Secret(_key(nkeys.PREFIX_BYTE_OPERATOR, self._follows("nodes")).seed))
+        names = ["nodes" if number == 1 else f"nodes {number}" for number in signers]
+        self._signers = [_Signer(Secret(_key(nkeys.PREFIX_BYTE_OPERATOR, self._follows(name)).seed)) for name in names]
+        self._nodes = self._signers[-1]
 
     @staticmethod
     def new() -> Issuer:
@@ -171,7 +180,7 @@ class Issuer(_Signer):
         claims: dict[str, object] = {
             "type": "operator",
             "system_account": self.account(SYSTEM),
-            "signing_keys": [self._nodes._key.public],
+            "signing_keys": [one._key.public for one in self._signers],
         }
         return _jwt(self._key, self._key.public, "airmesh", claims)
 
@@ -187,9 +196,24 @@ class Issuer(_Signer):
         key, claims = super()._of(node_user), _account(Account(name=node_user), self.account)
         return _jwt(self._key, key.public, node_user, claims | {"revocations": {"*": until}})
 
+    def end_of_former_signers(self, node_user: str) -> Iterator[str]:
+        """JWTs of the accounts that a node's user had by the signers before the present one: nobody is let in, whatever
+        they sign, and whenever they say that was.
+        """
+        for signer in self._signers[:-1]:
+            claims = _account(Account(name=node_user), self.account)
+            limits = {**dict.fromkeys(("subs", "data", "payload"), _UNLIMITED), "imports": 0, "exports": 0, "conn": 0}
+            yield _jwt(self._key, signer.account(node_user), node_user, {**claims, "limits": limits})
+
     def sign_resolver(self, public: str) -> str:
         """JWT of the user who hands accounts to the servers."""
         return self.sign_user(SYSTEM, RESOLVER_USER, public, rights=_RESOLVER_RIGHTS)
+
+    def sign_for_servers(self, public: str, expires: int) -> str:
+        """The same of one who may have servers read their files again, and ask them for all connections, until a second
+        (Unix time): while their certificates are replaced.
+        """
+        return self.sign_user(SYSTEM, RESOLVER_USER, public, rights=_SERVERS_RIGHTS, expires=expires)
 
     def _of(self, name: str) -> _Key:
         return self._nodes._of(name) if _is_of_node(name) else super()._of(name)

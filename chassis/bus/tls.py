@@ -3,11 +3,15 @@
 A client is given the file of an authority (``ca.crt`` of a Secret as cert-manager writes it). With it, nothing is sent
 in the clear: the handshake comes first, before the server's INFO, so that nobody on the way can take TLS out of it.
 Without it, a server that demands TLS is told from one that cannot be reached. A file that was replaced counts from the
-next connect on; a connection that stands goes on.
+next connect on; a connection that stands goes on. Who is connected looks at that file, too, and signs in again when it
+names an authority more: what its connection is called on the server says whom it trusts, so that the servers'
+certificates can be replaced once everybody trusts who signed the new ones.
 """
 
 from __future__ import annotations
 
+import asyncio
+import hashlib
 import ssl
 from pathlib import Path
 from typing import Any
@@ -16,6 +20,7 @@ import nats.errors
 
 CA_VARIABLE = "AIRMESH_NATS_CA_FILE"
 
+_SHOWN_WITHIN = 5.0
 _EXPIRED, _NOT_YET = 10, 9
 _WRONG_NAME = frozenset({62, 64})
 """X509_V_ERR_HOSTNAME_MISMATCH, X509_V_ERR_IP_ADDRESS_MISMATCH (openssl-verification-options(1))."""
@@ -44,6 +49,28 @@ def trust(authority: Path | None) -> ssl.SSLContext:
     except OSError as error:
         raise TlsFault(f"{CA_VARIABLE}={authority} cannot be read: {error.strerror}") from error
     return context
+
+
+def fingerprint(der: bytes) -> str:
+    """By which a certificate (DER) is known: 16 hexadecimal digits of its SHA-256."""
+    return hashlib.sha256(der).hexdigest()[:16]
+
+
+def authorities(context: ssl.SSLContext) -> tuple[str, ...]:
+    """Fingerprints of the authorities that are trusted."""
+    return tuple(sorted(map(fingerprint, context.get_ca_certs(binary_form=True))))
+
+
+async def shown(host: str, port: int) -> str:
+    """Fingerprint of the certificate that a server shows, whoever signed it. Raises OSError or TimeoutError."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    context.check_hostname, context.verify_mode = False, ssl.CERT_NONE
+    async with asyncio.timeout(_SHOWN_WITHIN):
+        _, writer = await asyncio.open_connection(host, port, ssl=context)
+    try:
+        return fingerprint(writer.get_extra_info("ssl_object").getpeercert(binary_form=True))
+    finally:
+        writer.transport.abort()
 
 
 def options(authority: Path | None) -> dict[str, Any]:

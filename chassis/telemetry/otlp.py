@@ -1,98 +1,105 @@
-"""Spans through the OpenTelemetry SDK; imported only in a process that exports (see ``chassis.telemetry.traces``).
+"""Spans over OTLP/HTTP, by the OpenTelemetry SDK: imported only in a process that exports (``telemetry/traces.py``).
 
-Spans go out over OTLP/HTTP in batches from the SDK's own thread; its queue is bounded, what does not fit is dropped.
-The SDK reads the endpoint, headers and time-outs from the standard ``OTEL_…`` variables.
+A span that has ended waits as the ring keeps it (``ring.py``), and becomes the SDK's own when its batch is sent: by the
+SDK's thread, so that the work that is traced costs no more than with nothing sent. The queue is bounded, what does not
+fit is dropped. A batch costs a millisecond however few spans are in it, so it waits for five seconds, as is the SDK's
+own rule. The SDK reads that time, the endpoint, headers and time-outs from the standard ``OTEL_…`` variables.
 """
 
 from __future__ import annotations
 
 import threading
-import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
+from typing import cast
 
-from opentelemetry import trace
 from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
 from opentelemetry.sdk.resources import Resource
-from opentelemetry.sdk.trace import TracerProvider
-from opentelemetry.sdk.trace.export import BatchSpanProcessor
-from opentelemetry.trace import (
-    Link,
-    NonRecordingSpan,
-    SpanContext,
-    SpanKind,
-    Status,
-    StatusCode,
-    TraceFlags,
-    set_span_in_context,
-)
+from opentelemetry.sdk.trace import Event, ReadableSpan
+from opentelemetry.sdk.trace.export import BatchSpanProcessor, SpanExporter, SpanExportResult
+from opentelemetry.sdk.util.instrumentation import InstrumentationScope
+from opentelemetry.trace import Link, SpanContext, SpanKind, Status, StatusCode, TraceFlags
 
-from chassis.telemetry.spans import Attribute, context_of
+from chassis.telemetry.ring import KeptSpan
+from chassis.telemetry.spans import context_of
 
 FLUSH_MS = 1500
 STOP_SECONDS = 2.0
 """A receiver that does not answer would hold the SDK for many seconds; a service that stops does not wait for it."""
 EXPORT_SECONDS = 3
+_SAMPLED = TraceFlags(TraceFlags.SAMPLED)
+_SCOPE = InstrumentationScope("airmesh")
 
 
-class _Recorder:
-    def __init__(self, span: trace.Span) -> None:
-        self._span = span
+class _Ended:
+    """A span in the SDK's queue, which asks it for its context alone: whether it is sampled."""
 
-    def event(self, name: str, attributes: Mapping[str, Attribute]) -> None:
-        self._span.add_event(name, dict(attributes))
+    __slots__ = ("kept", "kind")
 
-    def set(self, attributes: Mapping[str, Attribute]) -> None:
-        self._span.set_attributes(dict(attributes))
+    context = SpanContext(1, 1, is_remote=False, trace_flags=_SAMPLED)
 
-    def end(self, error: BaseException | None) -> None:
-        if error is not None:
-            self._span.set_attribute("error.type", type(error).__name__)
-            self._span.set_status(Status(StatusCode.ERROR, f"{type(error).__name__}: {error}"))
-        self._span.end()
+    def __init__(self, kept: KeptSpan, kind: str) -> None:
+        self.kept = kept
+        self.kind = kind
+
+
+class _Resource(Resource):
+    """Of this process, and so the same as itself alone: spans are grouped by it, and to compare its texts took longer
+    than all else of a span.
+    """
+
+    __hash__ = object.__hash__
+
+    def __eq__(self, other: object) -> bool:
+        return self is other
+
+
+class _Exporter(SpanExporter):
+    """Makes spans of the SDK of those that waited, and sends them."""
+
+    def __init__(self, resource: Resource) -> None:
+        self._resource = resource
+        self._sending = OTLPSpanExporter(timeout=EXPORT_SECONDS)
+
+    def export(self, spans: Sequence[ReadableSpan]) -> SpanExportResult:
+        return self._sending.export([self._made(span) for span in cast("Sequence[_Ended]", spans)])
+
+    def shutdown(self) -> None:
+        self._sending.shutdown()  # type: ignore[no-untyped-call]
+
+    def _made(self, ended: _Ended) -> ReadableSpan:
+        of = ended.kept.contents
+        attributes, status = dict(of.attributes), Status()
+        if of.error:
+            attributes["error.type"] = of.error.partition(":")[0]
+            status = Status(StatusCode.ERROR, of.error)
+        return ReadableSpan(
+            of.name,
+            context=_context(of.trace_id, of.span_id),
+            parent=_context(of.trace_id, of.parent_id, is_remote=True) if of.parent_id else None,
+            resource=self._resource,
+            attributes=attributes,
+            events=[Event(name, more or None, of.start_ns + int(after * 1e9)) for name, after, more in of.events],
+            links=[Link(_context(*other, is_remote=True)) for other in map(context_of, of.links) if other[0]],
+            kind=SpanKind[ended.kind],
+            status=status,
+            start_time=of.start_ns,
+            end_time=of.start_ns + int(of.seconds * 1e9),
+            instrumentation_scope=_SCOPE,
+        )
 
 
 class Otlp:
-    """A tracer provider of our own; the global one stays as it is."""
+    """Sends spans that have ended."""
 
     def __init__(self, service: str, instance: str) -> None:
-        resource = Resource.create(
-            {"service.name": service, "service.namespace": "airmesh", "service.instance.id": instance}
-        )
-        self._provider = TracerProvider(resource=resource, shutdown_on_exit=False)
-        self._provider.add_span_processor(
-            BatchSpanProcessor(OTLPSpanExporter(timeout=EXPORT_SECONDS), schedule_delay_millis=500)
-        )
-        self._tracer = self._provider.get_tracer("airmesh")
+        about = {"service.name": service, "service.namespace": "airmesh", "service.instance.id": instance}
+        resource = Resource.create(about)
+        exporter = _Exporter(_Resource(resource.attributes, resource.schema_url))
+        self._queue = BatchSpanProcessor(exporter)
 
-    def start(
-        self,
-        name: str,
-        trace_id: str,
-        parent_id: str,
-        attributes: Mapping[str, Attribute],
-        links: Sequence[str] = (),
-        waited: float = 0.0,
-        kind: str = "INTERNAL",
-    ) -> tuple[str, str, _Recorder]:
-        """Trace id, span id and recorder of a new span; empty ids of a parent begin a new trace.
-
-        ``links`` are traceparents of other traces; ``waited`` is for how many seconds the span has been going on;
-        ``kind`` is a name of OpenTelemetry's SpanKind.
-        """
-        context = None
-        if trace_id:
-            context = set_span_in_context(NonRecordingSpan(_remote(trace_id, parent_id)))
-        others = [context_of(link) for link in links]
-        span = self._tracer.start_span(
-            name,
-            context=context,
-            kind=SpanKind[kind],
-            attributes=dict(attributes),
-            links=[Link(_remote(*other)) for other in others if other[0]],
-            start_time=time.time_ns() - int(waited * 1e9),
-        )
-        made = span.get_span_context()
-        return f"{made.trace_id:032x}", f"{made.span_id:016x}", _Recorder(span)
+    def put(self, kept: KeptSpan, kind: str) -> None:
+        """Send a span that has ended, with the next batch; ``kind`` is a name of OpenTelemetry's SpanKind."""
+        self._queue.on_end(cast("ReadableSpan", _Ended(kept, kind)))
 
     def stop(self) -> None:
         """Export what is queued, for at most STOP_SECONDS."""
@@ -101,9 +108,9 @@ class Otlp:
         last.join(STOP_SECONDS)
 
     def _stop(self) -> None:
-        self._provider.force_flush(FLUSH_MS)
-        self._provider.shutdown()
+        self._queue.force_flush(FLUSH_MS)
+        self._queue.shutdown()  # type: ignore[no-untyped-call]
 
 
-def _remote(trace_id: str, span_id: str) -> SpanContext:
-    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=True, trace_flags=TraceFlags(1))
+def _context(trace_id: str, span_id: str, *, is_remote: bool = False) -> SpanContext:
+    return SpanContext(int(trace_id, 16), int(span_id, 16), is_remote=is_remote, trace_flags=_SAMPLED)

@@ -36,7 +36,7 @@ _ENCODER = msgspec.msgpack.Encoder()
 _DECODER = msgspec.msgpack.Decoder(_Packed)
 
 
-class _Contents:
+class Contents:
     """All that is known of a span."""
 
     __slots__ = (
@@ -93,7 +93,7 @@ class _Contents:
             )
 
     @classmethod
-    def of(cls, packed: bytes) -> _Contents:
+    def of(cls, packed: bytes) -> Contents:
         """What :meth:`packed` made."""
         values = _DECODER.decode(packed)
         trace_id, span_id, parent_id, name, start_ns, seconds, error, attributes, events, links = values
@@ -120,9 +120,9 @@ class KeptSpan:
         waited: float,
     ) -> None:
         start_ns = time.time_ns() - int(waited * 1e9)
-        contents = _Contents(trace_id, span_id, parent_id, name[:MOST_TEXT], start_ns, tuple(links))
+        contents = Contents(trace_id, span_id, parent_id, name[:MOST_TEXT], start_ns, tuple(links))
         contents.begun = time.monotonic() - waited
-        self._contents: _Contents | None = contents
+        self._contents: Contents | None = contents
         self._packed = b""
         self.slots = 1
         """Of the ring; 0 once it is out of it."""
@@ -151,13 +151,18 @@ class KeptSpan:
         self._packed, self._contents = contents.packed(), None
 
     @property
+    def contents(self) -> Contents:
+        """All that is known of it; of one that has ended made anew at each call."""
+        return self._contents or Contents.of(self._packed)
+
+    @property
     def size(self) -> int:
         """Bytes, once it has ended."""
         return len(self._packed)
 
     def published(self) -> traces.Span:
         """As others are told of it."""
-        contents = self._contents or _Contents.of(self._packed)
+        contents = self.contents
         return traces.Span(
             trace_id=contents.trace_id,
             span_id=contents.span_id,
@@ -178,7 +183,7 @@ class KeptSpan:
         """Whether it is asked for. Of one that has ended most is ruled out by its bytes."""
         if self._packed and not all(word in self._packed for word in _words(asked)):
             return False
-        contents = self._contents or _Contents.of(self._packed)
+        contents = self.contents
         if asked.trace_id:
             return contents.trace_id == asked.trace_id
         known = contents.attributes

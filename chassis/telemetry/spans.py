@@ -18,7 +18,7 @@ Attribute = str | int | float | bool
 
 
 class Recorder(Protocol):
-    """What an exporter keeps of one span."""
+    """What is kept of one span."""
 
     def event(self, name: str, attributes: Mapping[str, Attribute]) -> None:
         """Something happened within the span, now."""
@@ -33,16 +33,16 @@ class Recorder(Protocol):
 class Span:
     """One piece of work. Events carry the reasons of decisions."""
 
-    __slots__ = ("_recorders", "owner", "span_id", "trace_id")
+    __slots__ = ("_recorder", "owner", "span_id", "trace_id")
 
-    def __init__(self, trace_id: str, span_id: str, recorders: tuple[Recorder, ...] = (), owner: str = "") -> None:
+    def __init__(self, trace_id: str, span_id: str, recorder: Recorder | None = None, owner: str = "") -> None:
         self.trace_id = trace_id
         """32 hex digits."""
         self.span_id = span_id
         """16 hex digits."""
         self.owner = owner
         """The namespace or node that it is about; empty for what is about none."""
-        self._recorders = recorders
+        self._recorder = recorder
 
     @property
     def traceparent(self) -> str:
@@ -51,22 +51,18 @@ class Span:
 
     def event(self, name: str, **attributes: object) -> None:
         """Note that something was decided or happened, with its reason."""
-        if self._recorders:
-            named = plain(attributes)
-            for recorder in self._recorders:
-                recorder.event(name, named)
+        if self._recorder is not None:
+            self._recorder.event(name, plain(attributes))
 
     def set(self, **attributes: object) -> None:
         """Attributes that became known during the work."""
-        if self._recorders:
-            named = plain(attributes)
-            for recorder in self._recorders:
-                recorder.set(named)
+        if self._recorder is not None:
+            self._recorder.set(plain(attributes))
 
     def end(self, error: BaseException | None) -> None:
         """It is over; ``error`` is why it failed, if it did."""
-        for recorder in self._recorders:
-            recorder.end(error)
+        if self._recorder is not None:
+            self._recorder.end(error)
 
 
 @contextmanager

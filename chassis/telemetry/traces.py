@@ -2,8 +2,8 @@
 
 Nothing leaves the process by itself unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` is set. Without an endpoint a span costs two
 random numbers and its place in the ring: ids still travel (headers, KV envelopes) and stand in the logs, and
-``airmesh trace`` asks all agents for what they keep. The OpenTelemetry SDK is imported only when it exports; an idle
-service stays small.
+``airmesh trace`` asks all agents for what they keep. With one it is sent as the ring keeps it once it has ended, in the
+same bounds. The OpenTelemetry SDK is imported only when it exports; an idle service stays small.
 
 Attributes have the names of OpenTelemetry's semantic conventions where these have one, else begin with ``airmesh.``;
 they are given as ``k8s__pod__name=…``. docs/telemetry.md has all of them, and a test compares.
@@ -17,7 +17,7 @@ from contextlib import ExitStack, contextmanager
 from typing import TYPE_CHECKING, Any
 
 from chassis.telemetry.ring import KeptSpan, SpanRing
-from chassis.telemetry.spans import Attribute, Recorder, Span, context_of, current_owner, entered, parent_of, plain
+from chassis.telemetry.spans import Attribute, Span, context_of, current_owner, entered, parent_of, plain
 
 if TYPE_CHECKING:
     from chassis.telemetry.otlp import Otlp
@@ -58,12 +58,7 @@ class Telemetry:
         """
         trace_id, parent_id = parent_of(parent)
         named = plain(attributes)
-        exported: tuple[Recorder, ...] = ()
-        if self._otlp is None:
-            trace_id, span_id = trace_id or secrets.token_hex(16), secrets.token_hex(8)
-        else:
-            trace_id, span_id, recorder = self._otlp.start(name, trace_id, parent_id, named, links, waited, kind)
-            exported = (recorder,)
+        trace_id, span_id = trace_id or secrets.token_hex(16), secrets.token_hex(8)
         kept = KeptSpan(
             trace_id=trace_id,
             span_id=span_id,
@@ -75,7 +70,7 @@ class Telemetry:
         )
         owner = _owner(named)
         self.ring.put(owner, kept)
-        span = Span(trace_id, span_id, (kept, *exported), owner)
+        span = Span(trace_id, span_id, kept, owner)
         error: BaseException | None = None
         try:
             with entered(span):
@@ -86,6 +81,8 @@ class Telemetry:
         finally:
             span.end(error)
             self.ring.settle(owner, kept)
+            if self._otlp is not None:
+                self._otlp.put(kept, kind)
 
     @contextmanager
     def together(

@@ -14,7 +14,9 @@ import itertools
 import json
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from typing import Any
+from typing import Annotated, Any
+
+import msgspec
 
 from chassis.bus.accounts import Account, User, make_accounts
 from chassis.bus.credentials import credentials, parse
@@ -31,10 +33,16 @@ from proto.subjects import ROLES, role_of_user
 OPERATOR_SEED = "operator.seed"
 OPERATOR_JWT = "operator.jwt"
 RESOLVER = "resolver.creds"
+SIGNING = "signing.json"
+"""Of the operator's Secret; what stands in it is :class:`Signing`."""
 ACCOUNTS_FILE = "accounts.json.gz"
 """What the Job hands over: JWTs of accounts, a JSON array."""
 EXPECTED_FILE = "expected.json"
 """What the Job waits for: names of users, by name what :func:`expected` says."""
+SERVERS_FILE = "servers.json"
+"""Which certificate servers are to show, and whom everybody is to trust."""
+AUTHORITY_FILE = "ca.crt"
+SERVERS_KEY_SECONDS = 3600
 NODES_SEED = "nodes.seed"
 PUBLIC_KEYS = "accounts.json"
 """Public keys of the accounts that are no node's, by name."""
@@ -42,6 +50,14 @@ TRUSTS = "\noperator: "
 """Stands in the configuration of servers that trust an operator."""
 MOST = 100
 """Accounts in one Secret: 300 kB of 1 MiB."""
+
+
+class Signing(msgspec.Struct, frozen=True, kw_only=True):
+    """Who signs for nodes, and who handed over accounts before."""
+
+    numbers: Annotated[tuple[int, ...], msgspec.Meta(min_length=1)] = (1,)
+    resolvers: dict[str, int] = msgspec.field(default_factory=dict)
+    """Public keys of former ones, and when each was signed (Unix time)."""
 
 
 def missing_operator(there: Mapping[str, Any]) -> Iterator[Object]:
@@ -90,12 +106,63 @@ def for_cluster(there: Mapping[str, Any], by: Issuer) -> Object:
 def issuer(there: Mapping[str, Any]) -> Issuer:
     """Who signs. Raises `Declined` when the Secret holds no operator's seed."""
     try:
-        return Issuer(Secret(secrets.texts_of(there[names.OPERATOR]).get(OPERATOR_SEED, "")))
+        return Issuer(Secret(secrets.texts_of(there[names.OPERATOR]).get(OPERATOR_SEED, "")), signers(there))
     except ValueError as error:
         raise Declined(
             f"Secret {names.OPERATOR} holds no seed of an operator ({error})",
             "put the one back that it held: without it nobody can be let in; or uninstall, and install again",
         ) from error
+
+
+def signers(there: Mapping[str, Any]) -> tuple[int, ...]:
+    """Numbers of the keys that may sign for nodes, the present one last: two while one takes the other's place."""
+    return _signing(there).numbers
+
+
+def with_next_signer(there: Mapping[str, Any]) -> Object:
+    """The operator's Secret with another signer beside the present one, and another resolver: the one before is good
+    until the former ends.
+    """
+    texts, said = secrets.texts_of(there[names.OPERATOR]), _signing(there)
+    before = parse(texts[RESOLVER])
+    seed, public = new_key()
+    numbers = (*said.numbers, said.numbers[-1] + 1)
+    resolvers = {**said.resolvers, before.public: int(claims_of(before.jwt)["iat"])}
+    texts[RESOLVER] = credentials(Issuer(Secret(texts[OPERATOR_SEED])).sign_resolver(public), seed).reveal()
+    return secrets.secret(names.OPERATOR, {**texts, SIGNING: _written(Signing(numbers=numbers, resolvers=resolvers))})
+
+
+def with_signer_alone(there: Mapping[str, Any]) -> Object:
+    """The operator's Secret with the present signer alone; former resolvers have ended."""
+    texts, said = secrets.texts_of(there[names.OPERATOR]), _signing(there)
+    return secrets.secret(
+        names.OPERATOR, {**texts, SIGNING: _written(Signing(numbers=said.numbers[-1:], resolvers=said.resolvers))}
+    )
+
+
+def of_former_signers(there: Mapping[str, Any], hosts: Iterable[Host]) -> list[str]:
+    """JWTs of the accounts that nodes with a Secret had by all signers before the present one: they let nobody in. The
+    operator had signed these; of other nodes' accounts the former signer itself had, so they end with it.
+    """
+    seed = Secret(secrets.texts_of(there[names.OPERATOR])[OPERATOR_SEED])
+    by = Issuer(seed, range(1, signers(there)[-1] + 1))
+    keys = [key for key in secrets.keys(secrets.seeded(there, hosts)) if key.node]
+    return [jwt for key in keys for jwt in by.end_of_former_signers(key.user)]
+
+
+def _signing(there: Mapping[str, Any]) -> Signing:
+    text = secrets.texts_of(there[names.OPERATOR]).get(SIGNING, "{}")
+    try:
+        return msgspec.json.decode(text.encode(), type=Signing)
+    except msgspec.MsgspecError as error:
+        raise Declined(
+            f"Secret {names.OPERATOR}: {SIGNING} does not say who signs ({error})",
+            "put it back from a backup: without it nobody knows by which key nodes were let in",
+        ) from error
+
+
+def _written(said: Signing) -> str:
+    return msgspec.json.encode(said).decode()
 
 
 def signed_keys(there: Mapping[str, Any], hosts: Iterable[Host], by: Issuer) -> Iterator[Object]:
@@ -218,6 +285,17 @@ def job_secret(there: Mapping[str, Any], name: str, accounts: Sequence[str], wai
     return made
 
 
+def servers_secret(there: Mapping[str, Any], name: str, wanted: Mapping[str, object], authorities: str) -> Object:
+    """What the Job is given: what is to be seen of servers and connections, whom it trusts itself (PEM), and a key for
+    that, which ends with the Job's time.
+    """
+    seed, public = new_key()
+    jwt = issuer(there).sign_for_servers(public, int(time.time()) + SERVERS_KEY_SECONDS)
+    made = job_secret(there, name, (), {})
+    texts = {SERVERS_FILE: json.dumps(wanted), AUTHORITY_FILE: authorities, RESOLVER: credentials(jwt, seed).reveal()}
+    return {**made, "data": {**made["data"], **secrets.secret(name, texts)["data"]}}
+
+
 def _of_services(there: Mapping[str, Any]) -> tuple[Account, ...]:
     """All but nodes', in the order of the table of roles; that of the tokens has no key of its own."""
     shared = [User(name=one.name, role=one, node="", seed=Secret(""), public="") for one in ROLES if one.shared]
@@ -226,7 +304,9 @@ def _of_services(there: Mapping[str, Any]) -> tuple[Account, ...]:
 
 def _account(there: Mapping[str, Any], by: Issuer, account: Account, key: Key | None) -> str:
     if key is None:
-        ended = bootstrap.revocations(there.get(names.BOOTSTRAP)) if account.name == USER else None
+        ended = bootstrap.revocations(there.get(names.BOOTSTRAP)) if account.name == USER else {}
+        if account.name == SYSTEM and len((said := _signing(there)).numbers) == 1:
+            ended = said.resolvers
         return by.sign_account(account, ended)
     since = _since(there[key.secret]).get(key.entry) or issued(there, key)
     return by.sign_account(account, {"*": since - 1})

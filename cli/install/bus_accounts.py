@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from cli.faults import Declined
 from cli.install import accounts, failed_jobs, jobs, names, secrets
 from cli.install import render as manifests
-from cli.install.kinds import Object, Ref, ref
+from cli.install.kinds import Object, Ref
 from cli.install.kubernetes import Kubernetes
 from cli.install.secrets import Host
 
@@ -22,9 +22,13 @@ def secrets_of(api: Kubernetes) -> dict[str, Object]:
 
 
 class BusAccounts:
-    """Of one installation. ``until_done`` waits for an object's pods, by their labels, and raises `Declined`."""
+    """Of one installation. ``until_done`` waits for a Job, until a moment (monotonic) where one is given; it raises
+    `Declined`.
+    """
 
-    def __init__(self, api: Kubernetes, say: Callable[[str], None], until_done: Callable[[Ref, str], None]) -> None:
+    def __init__(
+        self, api: Kubernetes, say: Callable[[str], None], until_done: Callable[[Object, float | None], None]
+    ) -> None:
         self._api, self._say, self._until_done = api, say, until_done
 
     def admit(self, objects: Sequence[Object], hosts: Sequence[Host], *, ending: bool) -> None:
@@ -47,25 +51,56 @@ class BusAccounts:
 
     def hand_over(self, objects: Sequence[Object], given: Sequence[str]) -> None:
         """Have the bus' servers take accounts; what a run before left is cleared away first. Raises `Declined`."""
-        for one in self._api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
-            self._clear(one["metadata"]["name"])
+        self._clear_left()
         for first in range(0, len(given), accounts.MOST):
             self.on_bus(objects, given[first : first + accounts.MOST], {})
         self._say(f"the bus has {len(given)} accounts")
 
     def on_bus(self, objects: Sequence[Object], given: Sequence[str], waits: Mapping[str, object]) -> None:
         """Run the Job that hands over accounts, or waits for users to take their keys. Raises `Declined`."""
-        name = f"airmesh-{jobs.ACCOUNTS}-{names.digest(str(time.time_ns()))}"
+        self.finish(self.begin(objects, given, waits))
+
+    def on_servers(self, objects: Sequence[Object], wanted: Mapping[str, object], authorities: str) -> None:
+        """Run the Job until servers show a certificate, or all who are connected trust an authority: as ``Servers`` of
+        `services/cluster/accounts.py`. It trusts ``authorities``, whatever others do. Raises `Declined`.
+        """
+        self._clear_left()
+        name = _new_name()
+        self._api.create(accounts.servers_secret(secrets_of(self._api), name, wanted, authorities))
+        self.finish(self._started(name, objects, authority=True))
+
+    def begin(self, objects: Sequence[Object], given: Sequence[str], waits: Mapping[str, object]) -> Object:
+        """The Job of :meth:`on_bus`, which runs from now on."""
+        name = _new_name()
         self._api.create(accounts.job_secret(secrets_of(self._api), name, given, waits))
-        work = jobs.hand_over(name, manifests.image_of(objects, "cluster"), manifests.settings_of(objects))
+        return self._started(name, objects)
+
+    def finish(self, work: Object, end: float | None = None) -> None:
+        """Until a Job that was begun is done, by ``end`` (monotonic) where several share their time; then it is cleared
+        away. Raises `Declined`.
+        """
+        name = work["metadata"]["name"]
         try:
-            self._api.create(work)
-            self._until_done(ref(work), f"{names.NAME}={jobs.ACCOUNTS}")
+            self._until_done(work, end)
         except Declined as declined:
             said = self._last_word(name)
             raise (Declined(said, declined.remedy) if said else declined) from declined
         finally:
             self._clear(name)
+
+    def _started(self, name: str, objects: Sequence[Object], *, authority: bool = False) -> Object:
+        image, settings = manifests.image_of(objects, "cluster"), manifests.settings_of(objects)
+        work = jobs.hand_over(name, image, settings, authority=authority)
+        try:
+            self._api.create(work)
+        except BaseException:
+            self._clear(name)
+            raise
+        return work
+
+    def _clear_left(self) -> None:
+        for one in self._api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.ACCOUNTS}"):
+            self._clear(one["metadata"]["name"])
 
     def _clear(self, name: str) -> None:
         self._api.delete(Ref("batch/v1", "Job", names.NAMESPACE, name))
@@ -75,3 +110,7 @@ class BusAccounts:
         own = [one["metadata"]["name"] for one in failed_jobs.pods_of(self._api, job)]
         said = [self._api.log_of(names.NAMESPACE, one, jobs.ACCOUNTS, lines=1) for one in own]
         return next((text for text in said if text), "")
+
+
+def _new_name() -> str:
+    return f"airmesh-{jobs.ACCOUNTS}-{names.digest(str(time.time_ns()))}"

@@ -73,6 +73,19 @@ def sign(authority: Pair, names: Sequence[str]) -> Pair:
         return Pair(certificate=of["tls.crt"].read_text(), key=of["tls.key"].read_text())
 
 
+def is_signed_by(certificate: str, authority: Pair) -> bool:
+    """Whether an authority's key has signed a certificate; False where either cannot be read."""
+    with tempfile.TemporaryDirectory(prefix="airmesh-") as folder:
+        trusted, leaf = Path(folder, "ca.crt"), Path(folder, "tls.crt")
+        trusted.write_text(authority.certificate)
+        leaf.write_text(certificate)
+        try:
+            _openssl("verify", "-no-CApath", "-no-CAstore", "-CAfile", str(trusted), str(leaf))
+        except Usage:
+            return False
+        return True
+
+
 def names_of(certificate: str) -> frozenset[str]:
     """DNS names and addresses that a certificate is for; none where it cannot be read."""
     try:

@@ -17,11 +17,13 @@ import click
 from cli import show
 from cli.faults import Declined, Exit, Usage
 from cli.install import bootstrap, changes, findings, node_check, revisions
+from cli.install.authority import AuthorityRotation
 from cli.install.cluster_check import look as look_at_cluster
 from cli.install.kubernetes import Kubernetes, Refusal
 from cli.install.options import Options
 from cli.install.rotation import Rotation, holders
 from cli.install.run import Cluster
+from cli.install.signer import SignerRotation
 from cli.install.token_steps import Tokens
 from cli.install.token_steps import line as token_line
 from cli.reports.table import json_text
@@ -206,7 +208,9 @@ def bootstrap_token(kubeconfig: str, context: str, *, ttl: str, listing: bool, r
 @_cluster_options
 @click.option("--node", "nodes", multiple=True, metavar="NODE", help="The keys of this node's agents.")
 @click.option("--service", "services", multiple=True, metavar="SERVICE", help="The key of this service, or of `cli`.")
-@click.option("--all", "everyone", is_flag=True, help="All keys.")
+@click.option("--all", "everyone", is_flag=True, help="All keys of users.")
+@click.option("--authority", is_flag=True, help="The authority of the servers' certificates, and these.")
+@click.option("--signer", is_flag=True, help="The key by which `cluster` lets nodes in, and the keys of all nodes.")
 @click.option("--now", "at_once", is_flag=True, help="Old keys were stolen: end them before anybody has new ones.")
 @click.option("--timeout", type=click.FloatRange(1, 86_400), default=600.0, show_default=True, help="Seconds for each.")
 def rotate(
@@ -218,18 +222,28 @@ def rotate(
     everyone: bool,
     at_once: bool,
     timeout: float,
+    **bus: bool,
 ) -> int:
-    """New keys for users of the bus: each agent signs in again once, and the old key is void.
+    """New keys for users of the bus, or for its servers: each agent signs in again once, and the old key is void.
 
     Old and new are both good until nobody is connected by the old one. What was interrupted goes on when it is run
     again. Nothing starts anew. A node makes its new keys itself.
     """
     with _opened(kubeconfig, context, "keys", timeout) as cluster:
         cluster.check()
-        rotation = Rotation(cluster, _say)
-        wanted = holders(cluster.hosts(), nodes, services, everyone=everyone)
-        rotation.rotate(wanted, at_once=at_once)
-    click.echo(f"new keys: {', '.join(holder.name for holder in wanted)}")
+        done = []
+        if nodes or services or everyone or not any(bus.values()):
+            rotation = Rotation(cluster, _say)
+            wanted = holders(cluster.hosts(), nodes, services, everyone=everyone)
+            rotation.rotate(wanted, at_once=at_once)
+            done = [holder.name for holder in wanted]
+        if bus["authority"]:
+            AuthorityRotation(cluster, _say).rotate(at_once=at_once)
+            done.append("the bus' authority")
+        if bus["signer"]:
+            SignerRotation(cluster, _say).rotate(at_once=at_once)
+            done.append("who signs for nodes, all nodes")
+    click.echo(f"new keys: {', '.join(done)}")
     return Exit.WELL
 
 

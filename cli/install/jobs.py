@@ -19,6 +19,7 @@ ACCOUNTS = "accounts"
 REMOVE = "remove"
 RENEW = "renew"
 _PYTHON = ["/usr/bin/python3.11", "-P", "-m"]
+_SECRET = "/run/secrets/airmesh"  # noqa: S105 - a folder
 _DEADLINE_SECONDS = 600
 
 
@@ -27,11 +28,11 @@ def write_seeds(host: Host, image: str, about: str) -> Object:
     container = {
         "name": SEEDS,
         "image": image,
-        "command": [*_PYTHON, "services.dataplane.seeds", "/run/secrets/airmesh", "/etc/airmesh/seeds"],
+        "command": [*_PYTHON, "services.dataplane.seeds", _SECRET, "/etc/airmesh/seeds"],
         "resources": {"requests": {"cpu": "10m", "memory": "32Mi"}},
         "securityContext": _security([]),
         "volumeMounts": [
-            {"name": "secret", "mountPath": "/run/secrets/airmesh", "readOnly": True},
+            {"name": "secret", "mountPath": _SECRET, "readOnly": True},
             {"name": "seeds", "mountPath": "/etc/airmesh/seeds"},
         ],
     }
@@ -102,20 +103,23 @@ def remove(host: Host, dataplane: str, routing: str, about: str) -> Object:
     return _job(REMOVE, {"nodeName": host.name}, names.job(REMOVE, host.name, about), containers, volumes)
 
 
-def hand_over(name: str, image: str, settings: Mapping[str, str]) -> Object:
-    """Accounts for the bus' servers, or a wait for who takes its new key, as the Secret of the same name says. It runs
-    where the bus does. ``settings``: what every agent is told.
+def hand_over(name: str, image: str, settings: Mapping[str, str], *, authority: bool = False) -> Object:
+    """Accounts for the bus' servers, or a wait for who takes its new key or certificate, as the Secret of the same name
+    says. It runs where the bus does. ``settings``: what every agent is told; ``authority``: its Secret says whom it
+    trusts.
     """
     said = {key: settings[key] for key in ("AIRMESH_NATS_URL", "AIRMESH_NATS_CA_FILE") if key in settings}
+    if authority:
+        said["AIRMESH_NATS_CA_FILE"] = f"{_SECRET}/ca.crt"
     container = {
         "name": ACCOUNTS,
         "image": image,
-        "command": [*_PYTHON, "services.cluster.accounts", "/run/secrets/airmesh"],
+        "command": [*_PYTHON, "services.cluster.accounts", _SECRET],
         "env": [{"name": key, "value": value} for key, value in said.items()],
         "resources": {"requests": {"cpu": "10m", "memory": "64Mi"}},
         "securityContext": {**_security([]), "runAsUser": 65532, "runAsGroup": 65532},
         "volumeMounts": [
-            {"name": "secret", "mountPath": "/run/secrets/airmesh", "readOnly": True},
+            {"name": "secret", "mountPath": _SECRET, "readOnly": True},
             {"name": "bus-authority", "mountPath": "/etc/airmesh/bus", "readOnly": True},
         ],
     }

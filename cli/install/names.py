@@ -34,6 +34,10 @@ ADMISSION = "airmesh-admission"
 """Secret by which `cluster` lets nodes onto the bus: a key that servers take for the operator's. It is `cluster`'s."""
 SINCE = "airmesh.io/keys-since"
 """Annotation of a Secret whose keys are being replaced: from which second on keys are good, by entry."""
+STARTED = "airmesh.io/started-with"
+"""Annotation of the Secret of the servers' certificate where they were given it while they ran: its digest, and of the
+one that they were started with.
+"""
 BUS_ACCOUNTS = "airmesh.io/bus-accounts"
 """Annotation of the servers' pods: `signed` where they trust the operator; absent where a file lists their users."""
 PERSONS = frozenset({"cli"})

@@ -9,6 +9,8 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from cli.install import names
+
 _NO_IMAGE = ("ErrImagePull", "ImagePullBackOff", "InvalidImageName", "ErrImageNeverPull")
 _NO_CONFIG = ("CreateContainerConfigError", "CreateContainerError")
 _AGAIN = ("CrashLoopBackOff", "RunContainerError")
@@ -130,3 +132,9 @@ def _of_pod(pod: Mapping[str, Any]) -> Iterable[Obstacle]:
                 remedy=f"look at `kubectl --namespace airmesh-system logs {name} --previous`",
                 final=False,
             )
+
+
+def is_signed(bus: Mapping[str, Any]) -> bool:
+    """Whether the servers of a StatefulSet trust an operator."""
+    metadata = bus.get("spec", {}).get("template", {}).get("metadata", {})
+    return names.BUS_ACCOUNTS in (metadata.get("annotations") or {})

@@ -8,7 +8,7 @@ interrupted, or whose node did not answer, is taken up by the next one, which ma
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cli.faults import Complaint, Declined, Usage
@@ -18,6 +18,9 @@ from cli.install.kinds import Object, ref
 from cli.install.run import Cluster, Say
 from cli.install.secrets import Host, Key
 from proto.subjects import ROLES
+
+AT_A_TIME = 50
+"""Jobs at a time: each asks `cluster` for a signature, or servers who is connected."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -60,26 +63,33 @@ def _all(hosts: Sequence[Host]) -> Iterator[Holder]:
         yield Holder(name=f"node {host.name}", secret=secret, host=host, keys=own)
 
 
+def objects_with_own_bus(cluster: Cluster, otherwise: str) -> tuple[Object, ...]:
+    """Objects of the installation. Raises `Declined` where there is none, its bus is somebody else's (then, what to do
+    ``otherwise``), or its bus lists its users.
+    """
+    past = cluster.history()
+    if not past:
+        raise Declined("airmesh is not installed in this cluster", "install it: airmesh install")
+    if cluster.remembered().nats:
+        raise Declined("the bus is somebody else's (--nats), and its configuration lists the users", otherwise)
+    if names.OPERATOR not in cluster.secrets():
+        raise Declined(
+            "the bus lists its users in a file, as an earlier release installed it",
+            "carry it over first: airmesh upgrade",
+        )
+    return past[-1].objects
+
+
 class Rotation:
     """Of some holders' keys, in a cluster whose bus is our own."""
 
     def __init__(self, cluster: Cluster, say: Say) -> None:
         """Raises `Declined` where there is nothing installed, or the bus is somebody else's, or lists its users."""
         self._cluster, self._say = cluster, say
-        past = cluster.history()
-        if not past:
-            raise Declined("airmesh is not installed in this cluster", "install it: airmesh install")
-        self._objects: tuple[Object, ...] = past[-1].objects
-        if cluster.remembered().nats:
-            raise Declined(
-                "the bus is somebody else's (--nats), and its configuration lists the users",
-                "delete a user's Secret, include what `airmesh keys accounts` prints there, and install again",
-            )
-        if names.OPERATOR not in cluster.secrets():
-            raise Declined(
-                "the bus lists its users in a file, as an earlier release installed it",
-                "carry it over first: airmesh upgrade",
-            )
+        self._objects = objects_with_own_bus(
+            cluster,
+            "delete a user's Secret, include what `airmesh keys accounts` prints there, and install again",
+        )
 
     def rotate(self, wanted: Sequence[Holder], *, at_once: bool) -> None:
         """``at_once``: old keys end before anybody has new ones. Raises `Declined` naming whose old keys are still
@@ -95,8 +105,14 @@ class Rotation:
             raise Declined(f"{', '.join(late)}: {state} ({first.wrong})", f"{first.remedy}; then run this again")
 
     def _renew_on_nodes(self, own: Sequence[Holder], *, at_once: bool) -> dict[str, Complaint]:
-        """Nodes that made their keys make others, all at a time. Whose did not, and why."""
-        about, late = names.digest(str(time.time_ns())), dict[str, Complaint]()
+        """Nodes that made their keys make others, some at a time. Whose did not, and why."""
+        late = dict[str, Complaint]()
+        for first in range(0, len(own), AT_A_TIME):
+            late |= self._renew_on(own[first : first + AT_A_TIME], at_once=at_once)
+        return late
+
+    def _renew_on(self, own: Sequence[Holder], *, at_once: bool) -> dict[str, Complaint]:
+        about = names.digest(str(time.time_ns()))
         image, settings = manifests.image_of(self._objects, "dataplane"), manifests.settings_of(self._objects)
         work = {
             holder.name: jobs.renew(holder.host, image, settings, about, at_once=at_once)
@@ -105,35 +121,59 @@ class Rotation:
         }
         for one in work.values():
             self._cluster.api.create(one)
+        late = self._each(work, self._cluster.until_done)
         for name, one in work.items():
-            try:
-                self._cluster.until_done(one)
+            if name not in late:
                 self._say(f"{name}: it has made new keys, and its old ones are void")
-            except Complaint as complaint:
-                late[name] = complaint
             self._cluster.api.delete(ref(one))
         return late
 
     def _replace(self, wanted: Sequence[Holder], *, at_once: bool) -> dict[str, Complaint]:
         """Those whose keys are in Secrets. Who has not taken its new one, and why."""
-        done, late = list[Holder](), dict[str, Complaint]()
+        late = dict[str, Complaint]()
         if not wanted:
             return late
         self._renew(wanted)
         if at_once:
             self._end_old(wanted)
-        self._cluster.begin_seeds([holder.host for holder in wanted if holder.host is not None], self._objects)
-        for holder in wanted:
-            try:
-                if holder.host is not None:
-                    self._cluster.put_seeds([holder.host], self._objects)
-                if not at_once:
-                    self._until_taken(holder)
-                done.append(holder)
-            except Complaint as complaint:
-                late[holder.name] = complaint
+        for first in range(0, len(wanted), AT_A_TIME):
+            some = wanted[first : first + AT_A_TIME]
+            late |= self._put_on_nodes([holder for holder in some if holder.host is not None])
+            if not at_once:
+                late |= self._until_taken([holder for holder in some if holder.name not in late])
         if not at_once:
-            self._end_old(done)
+            self._end_old([holder for holder in wanted if holder.name not in late])
+        return late
+
+    def _put_on_nodes(self, some: Sequence[Holder]) -> dict[str, Complaint]:
+        work = self._cluster.begin_seeds([holder.host for holder in some if holder.host is not None], self._objects)
+        return self._each({holder.name: one for holder, one in zip(some, work, strict=True)}, self._cluster.until_done)
+
+    def _until_taken(self, some: Sequence[Holder]) -> dict[str, Complaint]:
+        """Who is not connected by its new keys alone, and why; those of ``some`` are waited for at a time."""
+        there = self._cluster.secrets()
+        by, bus = accounts.issuer(there), self._cluster.bus
+        late = self._each(
+            {
+                holder.name: bus.begin(
+                    self._objects, (), {key.user: accounts.expected(there, key, by) for key in holder.keys}
+                )
+                for holder in some
+            },
+            bus.finish,
+        )
+        if done := [holder.name for holder in some if holder.name not in late]:
+            self._say(f"{', '.join(done)}: connected by new keys alone")
+        return late
+
+    def _each(self, work: Mapping[str, Object], wait: Callable[[Object, float], None]) -> dict[str, Complaint]:
+        """Whose Jobs are not done in the time that they share, and why."""
+        end, late = self._cluster.end_of_wait(), dict[str, Complaint]()
+        for name, one in work.items():
+            try:
+                wait(one, end)
+            except Complaint as complaint:
+                late[name] = complaint
         return late
 
     def _renew(self, wanted: Sequence[Holder]) -> None:
@@ -149,14 +189,6 @@ class Rotation:
             if holder.name not in begun:
                 self._cluster.api.apply(accounts.renewed_key(there[holder.secret], holder.keys, by))
         self._say(f"{sum(len(holder.keys) for holder in wanted)} keys, each good beside the one before")
-
-    def _until_taken(self, holder: Holder) -> None:
-        there = self._cluster.secrets()
-        by = accounts.issuer(there)
-        self._cluster.bus.on_bus(
-            self._objects, (), {key.user: accounts.expected(there, key, by) for key in holder.keys}
-        )
-        self._say(f"{holder.name}: connected by its new keys alone")
 
     def _end_old(self, ended: Sequence[Holder]) -> None:
         """What was signed before is void: first the Secrets say so, then the bus is given accounts that do."""

@@ -68,7 +68,7 @@ class Cluster:
         self._say = say
         self.timeout = timeout
         self._poll = poll
-        self.bus = BusAccounts(api, say, self._await)
+        self.bus = BusAccounts(api, say, self.until_done)
 
     # What is there
 
@@ -235,7 +235,7 @@ class Cluster:
     def _await_workload(self, one: Object, objects: Sequence[Object]) -> None:
         """Waits until it runs; a bus of signed accounts is handed them then."""
         self._await(ref(one), f"{names.NAME}={one['metadata']['labels'][names.NAME]}")
-        if one["metadata"]["name"] == names.BUS and _is_signed(one):
+        if one["metadata"]["name"] == names.BUS and rollout.is_signed(one):
             self.bus.admit(objects, self.hosts(), ending=True)
 
     def _apply(self, objects: Iterable[Object]) -> None:
@@ -300,9 +300,13 @@ class Cluster:
         for one in self.begin_seeds(hosts, objects):
             self.until_done(one)
 
-    def until_done(self, work: Object) -> None:
-        """Until a Job has done its work. Raises `Declined`."""
-        self._await(ref(work), f"{names.NAME}={work['metadata']['labels'][names.NAME]}")
+    def end_of_wait(self) -> float:
+        """When what begins now is to be done (monotonic)."""
+        return time.monotonic() + self.timeout
+
+    def until_done(self, work: Object, end: float | None = None) -> None:
+        """Until a Job is done, or `end` (monotonic) comes where several share their time. Raises `Declined`."""
+        self._await(ref(work), f"{names.NAME}={work['metadata']['labels'][names.NAME]}", end)
 
     def begin_seeds(self, hosts: Sequence[Host], objects: Iterable[Object]) -> list[Object]:
         """Have the same done; the Jobs that do it. One that has done it for these seeds stays as it is."""
@@ -325,7 +329,7 @@ class Cluster:
     def _runs_signed_bus(self) -> bool:
         """Whether servers run that trust the operator."""
         found = self._found_bus()
-        return found is not None and _is_signed(found) and rollout.progress(found).done
+        return found is not None and rollout.is_signed(found) and rollout.progress(found).done
 
     def _end_listed_bus(self, objects: Iterable[Object]) -> None:
         """Servers that list their users and such that trust an operator keep no streams together: where the former run
@@ -333,7 +337,7 @@ class Cluster:
         """
         wanted: Object = next((one for one in objects if one["kind"] == "StatefulSet"), {})
         found = self._found_bus()
-        if found is None or not _is_signed(wanted) or _is_signed(found):
+        if found is None or not rollout.is_signed(wanted) or rollout.is_signed(found):
             return
         self._say("the bus lists its users in a file: it starts again with signed accounts, its buckets are refilled")
         self.api.delete(ref(found))
@@ -352,9 +356,9 @@ class Cluster:
             if self.api.delete(away):
                 self._say(f"{away} deleted: it is no part of this revision")
 
-    def _await(self, workload: Ref, labels: str) -> None:
+    def _await(self, workload: Ref, labels: str, end: float | None = None) -> None:
         """Until a workload runs. Raises `Declined` when it cannot, or does not in time."""
-        end, said, pause = time.monotonic() + self.timeout, "", self._poll / 10
+        end, said, pause = self.end_of_wait() if end is None else end, "", self._poll / 10
         while True:
             found = self.api.get(workload)
             seen = rollout.progress(found) if found else rollout.Progress(done=False, text="not there")
@@ -482,15 +486,8 @@ class Cluster:
 
 def checksums_of(there: Mapping[str, Object], config: Object, admission: Object) -> dict[str, str]:
     """Of what the bus' servers, and `cluster`, have to be started again for."""
-    leaf = (there[names.BUS_TLS].get("data") or {}).get("tls.crt", "")
-    bus = names.digest(accounts.read_at_start(config), str(leaf))
+    bus = names.digest(accounts.read_at_start(config), secrets.started_with(there[names.BUS_TLS]))
     return {names.BUS: bus, "cluster": names.digest(str(sorted(admission["data"].items())))}
-
-
-def _is_signed(bus: Mapping[str, Any]) -> bool:
-    """Whether the servers of a StatefulSet trust an operator."""
-    metadata = bus.get("spec", {}).get("template", {}).get("metadata", {})
-    return names.BUS_ACCOUNTS in (metadata.get("annotations") or {})
 
 
 _NAMESPACE = Ref("v1", "Namespace", "", names.NAMESPACE)

@@ -7,6 +7,7 @@ follows from the Secrets of the moment (`accounts.py`, for a bus of our own). Ev
 from __future__ import annotations
 
 import base64
+import json
 import secrets
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,8 @@ CLIENTS = 4222
 SERVERS = 6222
 MONITOR = 8222
 ROUTES_KEY = "routes"
+_NEXT = ("next.crt", "next.key")
+"""Entries of the authority that takes the place of the other (tls.crt, tls.key), while it does."""
 _TLS = Path("/etc/nats-tls")
 _STORE = Path("/var/lib/nats/signed")
 """Beside what servers that listed their users kept there."""
@@ -121,7 +124,7 @@ def missing_certificates(there: Mapping[str, Any], servers: Sequence[Host]) -> I
     authority; another's (without our authority's key) never is: raises `Declined`.
     """
     own = texts_of(there[names.BUS_SECRET]) if names.BUS_SECRET in there else {}
-    wanted = {"localhost", "127.0.0.1", *(name for host in servers for name in (host.name, *host.addresses))}
+    wanted = names_to_sign(servers)
     if names.BUS_TLS in there:
         has = certificates.names_of(texts_of(there[names.BUS_TLS]).get("tls.crt", ""))
         lacking = sorted(wanted - has)
@@ -134,15 +137,67 @@ def missing_certificates(there: Mapping[str, Any], servers: Sequence[Host]) -> I
                 f"Secret {names.BUS_TLS} is for none of the names {', '.join(lacking)}",
                 "have its certificate made for them too (cert-manager: dnsNames, ipAddresses), or delete the Secret",
             )
-    if "tls.key" in own:
-        authority = Pair(certificate=own["tls.crt"], key=own["tls.key"])
-    else:
-        authority = certificates.make_authority()
-        more = {"tls.crt": authority.certificate, "tls.key": authority.key, ROUTES_KEY: secrets.token_urlsafe(24)}
+    authorities = own_authority(there)
+    if not authorities:
+        authorities = (certificates.make_authority(),)
+        more = {**_entries(authorities[0]), ROUTES_KEY: secrets.token_urlsafe(24)}
         yield secret(names.BUS_SECRET, {**own, **more})
-    leaf = certificates.sign(authority, sorted(wanted))
-    texts = {"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": authority.certificate}
+    # While an authority takes another's place both are trusted, and who signed last signs on.
+    before = texts_of(there.get(names.BUS_TLS, {})).get("tls.crt", "")
+    by = next((one for one in authorities[1:] if certificates.is_signed_by(before, one)), authorities[0])
+    leaf = certificates.sign(by, sorted(wanted))
+    trusted = bundle(*(one.certificate for one in authorities))
+    texts = {"tls.crt": leaf.certificate, "tls.key": leaf.key, "ca.crt": trusted}
     yield secret(names.BUS_TLS, texts, "kubernetes.io/tls")
+
+
+def names_to_sign(servers: Iterable[Host]) -> set[str]:
+    """What the servers' certificate is for: DNS names and addresses."""
+    return {"localhost", "127.0.0.1", *(name for host in servers for name in (host.name, *host.addresses))}
+
+
+def own_authority(there: Mapping[str, Any]) -> tuple[Pair, ...]:
+    """The authority that we made, then the one that is to take its place; none where we made none."""
+    own = texts_of(there.get(names.BUS_SECRET, {}))
+    return tuple(
+        Pair(certificate=own[certificate], key=own[key])
+        for certificate, key in (("tls.crt", "tls.key"), _NEXT)
+        if key in own
+    )
+
+
+def with_next_authority(there: Mapping[str, Any], new: Pair) -> Object:
+    """The authority's Secret with the one that is to take its place."""
+    own = texts_of(there[names.BUS_SECRET])
+    return secret(names.BUS_SECRET, {**own, **dict(zip(_NEXT, (new.certificate, new.key), strict=True))})
+
+
+def with_authority(there: Mapping[str, Any], new: Pair) -> Object:
+    """The authority's Secret with this one alone."""
+    own = {name: text for name, text in texts_of(there[names.BUS_SECRET]).items() if name not in _NEXT}
+    return secret(names.BUS_SECRET, {**own, **_entries(new)})
+
+
+def _entries(authority: Pair) -> dict[str, str]:
+    return {"tls.crt": authority.certificate, "tls.key": authority.key}
+
+
+def bundle(*certificates_: str) -> str:
+    """Several certificates as one file, PEM."""
+    return "".join(one.rstrip("\n") + "\n" for one in certificates_)
+
+
+def started_with(found: Mapping[str, Any]) -> str:
+    """Digest of the certificate with which servers were started, of its Secret: another than the present one where they
+    were given that while they ran.
+    """
+    present = names.digest(texts_of(found).get("tls.crt", ""))
+    said = (found["metadata"].get("annotations") or {}).get(names.STARTED, "")
+    try:
+        noted = json.loads(said or "{}")
+        return str(noted["started"]) if noted["given"] == present else present
+    except (ValueError, TypeError, KeyError):
+        return present
 
 
 def users(there: Mapping[str, Any], hosts: Iterable[Host]) -> tuple[User, ...]:
@@ -167,11 +222,12 @@ def _user(there: Mapping[str, Any], key: Key) -> User:
 
 
 def server(there: Mapping[str, Any], servers: Sequence[Host]) -> Server:
-    """What the servers' configuration says of each; a server says its own name on its command line."""
+    """What the servers' configuration says of each; its node is its name."""
     routes = tuple(_at(host.addresses[0], SERVERS) for host in servers)
     four = any("." in address for host in servers for address in host.addresses)
     shared = Secret(texts_of(there[names.BUS_SECRET])[ROUTES_KEY])
     return Server(
+        name="$AIRMESH_NODE",
         store_dir=_STORE,
         host="0.0.0.0" if four else "::",  # noqa: S104 - of the node's addresses; users have keys, and TLS is demanded
         port=CLIENTS,

@@ -26,6 +26,8 @@ from proto.subjects import ROLES
 
 SERVERS = {"nats-1": "10.198.77.11", "nats-2": "10.198.77.12", "nats-3": "10.198.77.13"}
 """Addresses of the servers, as compose.yaml gives them."""
+BGP = "bgp-secrets"
+"""Folder of the passwords that BGPPeers name, a file each; it may be empty."""
 NODE = "n1"
 SERVER_USER = 65532
 _CLUSTER_SECRET = Path("authority/cluster.secret")

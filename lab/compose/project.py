@@ -115,7 +115,7 @@ class Project:
             folder = self.state / server
             folder.mkdir(parents=True, exist_ok=True)
             os.chown(folder, keys.SERVER_USER, keys.SERVER_USER)
-        for name in ("bpffs", "lib", "run", "cni.d"):
+        for name in ("bpffs", "lib", "run", "cni.d", "wireguard"):
             (self.state / "node" / name).mkdir(parents=True, exist_ok=True)
         self._drill.mkdir(exist_ok=True)
         self._write("clock", "+0")
@@ -123,7 +123,9 @@ class Project:
         if not os.path.ismount(self._bpffs):
             _run(["mount", "-t", "bpf", "bpf", str(self._bpffs)])
         self._cgroup.mkdir(exist_ok=True)
-        Path("/run/netns").mkdir(exist_ok=True)  # `ip netns` makes it where it is not
+        (self.secrets / keys.BGP).mkdir(mode=0o700, exist_ok=True)  # as the optional Secret of a cluster: perhaps empty
+        for made_by_others in ("/run/netns", "/dev/net"):  # `ip netns`, and who makes a TUN interface
+            Path(made_by_others).mkdir(exist_ok=True)
 
     @property
     def _bpffs(self) -> Path:

@@ -17,6 +17,7 @@ from lab.topology import LabError
 
 COMPOSE: dict[str, Any] = yaml.safe_load((SOURCE / "compose.yaml").read_text())
 SERVICES: dict[str, Any] = COMPOSE["services"]
+DEPLOY = SOURCE.parent / "deploy" / "kubernetes"
 COPIES = {"cluster": 2, "ipam": 2, "policy": 2, "dns": 2, "routing": 1, "dataplane": 1}
 TOOLS = {"nats-1", "nats-2", "nats-3", "host", "collector", "jaeger", "prometheus"}
 COLLECTOR: dict[str, Any] = yaml.safe_load((SOURCE / "collector.yaml").read_text())
@@ -45,6 +46,50 @@ def test_a_service_runs_with_what_the_plan_says(image: plan.Image) -> None:
     ports = {int(one["environment"]["AIRMESH_HEALTH_PORT"]) for one in copies(image.service).values()}
     assert image.health_port in ports
     assert len(ports) == COPIES[image.service]
+
+
+APART = {
+    # A key and an authority are one file each here, as every service of compose.yaml is given them.
+    "/etc/airmesh/seeds": {"/run/secrets/airmesh/seed"},
+    "/etc/airmesh/bus": {"/run/secrets/airmesh/ca.crt"},
+    # Not the machine's root cgroup, but one that `compose-up` makes.
+    "/sys/fs/cgroup": {"/host/cgroup"},
+    # Pods of the drill are told by the one path.
+    "/var/run/netns": set(),
+}
+"""Where a pod's mounts are otherwise in compose.yaml."""
+
+
+@pytest.mark.parametrize("agent", ["routing", "dataplane"])
+def test_an_agent_has_the_folders_and_settings_of_its_pod(agent: str) -> None:
+    pod, common = (pod_of(agent), pod_of("any", "patches/daemonsets.yaml"))
+    one, (container, of_all) = SERVICES[agent], (agents_container(each) for each in (pod, common))
+    volumes = {each["name"]: each for each in (*pod["volumes"], *common["volumes"])}
+    temporary = dict(each.split(":") for each in one["tmpfs"])
+    paths = {re.findall(r":(/[^:]*)", volume)[0] for volume in one["volumes"]} | temporary.keys()
+    wanted: set[str] = set()
+    for mount in (*container["volumeMounts"], *of_all["volumeMounts"]):
+        path, volume = mount["mountPath"], volumes[mount["name"]]
+        wanted |= APART.get(path, {path})
+        assert ("emptyDir" in volume) == (path in temporary), path
+        if path in temporary:
+            assert f"{volume['emptyDir']['sizeLimit'].removesuffix('i').lower()}," in f"{temporary[path]},", path
+            assert volume["emptyDir"]["medium"] == "Memory"
+    assert paths == wanted
+    settings = {each["name"] for each in (*container["env"], *of_all["env"])}
+    assert settings <= one["environment"].keys()
+    assert container["securityContext"]["capabilities"]["add"] == one["cap_add"]
+    assert pod.get("hostPID", False) == (one.get("pid") == "host")
+
+
+def pod_of(name: str, file: str = "nodes.yaml") -> dict[str, Any]:
+    """What a DaemonSet of deploy/kubernetes says of its pods."""
+    found = yaml.safe_load_all((DEPLOY / file).read_text())
+    return next(each["spec"]["template"]["spec"] for each in found if each["metadata"]["name"] == name)
+
+
+def agents_container(pod: dict[str, Any]) -> dict[str, Any]:
+    return next(each for each in pod["containers"] if each["name"] == "agent")
 
 
 def test_nothing_has_more_than_it_needs() -> None:
@@ -134,7 +179,7 @@ def test_secrets_are_made_once_and_for_their_readers_alone(tmp_path: Path) -> No
         for volume in one.get("volumes", ())
         if "/secrets/" in volume.split(":")[0]
     }
-    assert mounted <= {path.name for path in folder.rglob("*")} | {"kubeconfig"}
+    assert mounted <= {path.name for path in folder.rglob("*")} | {"kubeconfig", keys.BGP}
     assert not keys.make_secrets(folder)
     assert {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()} == made
 

@@ -97,8 +97,8 @@ CHASSIS = (
     Mutant(
         name="the-jwt-without-the-key",
         file="chassis/bus/nats_internals.py",
-        old='        said = json.loads(written.removeprefix(_CONNECT)) | {"jwt": proof.jwt}\n',
-        new='        said = json.loads(written.removeprefix(_CONNECT)) | {"jwt": proof.jwt, "nkey": ""}\n',
+        old='            said |= {"jwt": proof.jwt}\n',
+        new='            said |= {"jwt": proof.jwt, "nkey": ""}\n',
         tests=("tests/shell/chassis/bus/test_admitted_nodes.py::test_a_bus_of_listed_users_is_carried_over",),
     ),
     Mutant(
@@ -121,6 +121,41 @@ CHASSIS = (
         old="    if expected.runs and not keys:\n",
         new="    if False:\n",
         tests=("tests/shell/cli/install/test_keys.py::test_who_does_not_take_its_key_keeps_the_old_one",),
+    ),
+    Mutant(
+        name="a-new-authority-is-known-at-the-next-connect-alone",
+        file="chassis/bus/credentials.py",
+        old="        return self.identity().public == public and named <= set(trusted)\n",
+        new="        return self.identity().public == public or named <= set(trusted)\n",
+        tests=(
+            "tests/shell/chassis/bus/test_admitted_nodes.py::test_servers_change_their_certificate_once_all_trust_it",
+        ),
+    ),
+    Mutant(
+        name="what-is-tried-over-tls-says-goodbye",
+        file="chassis/bus/connection.py",
+        old="            nats_internals.abort(client)\n            with contextlib.suppress(TimeoutError):\n"
+        "                async with asyncio.timeout(CONNECT_TIMEOUT):\n                    await client.close()\n",
+        new="            nats_internals.close_transport(client)\n            await client.close()\n",
+        tests=(
+            "tests/shell/chassis/bus/test_admitted_nodes.py::test_every_agent_takes_up_an_authority_while_servers_reload",
+        ),
+    ),
+    Mutant(
+        name="who-does-not-trust-the-new-authority-is-not-waited-for",
+        file="chassis/bus/resolver.py",
+        old="one.account not in besides and authority not in trusted_by(one.name)",
+        new="one.account in besides and authority not in trusted_by(one.name)",
+        tests=(
+            "tests/shell/chassis/bus/test_admitted_nodes.py::test_servers_change_their_certificate_once_all_trust_it",
+        ),
+    ),
+    Mutant(
+        name="a-server-that-comes-is-signed-for-by-an-authority-that-ends",
+        file="cli/install/secrets.py",
+        old="    leaf = certificates.sign(by, sorted(wanted))\n",
+        new="    leaf = certificates.sign(authorities[0], sorted(wanted))\n",
+        tests=("tests/shell/cli/install/test_authority.py::test_a_server_that_comes_during_a_rotation_is_signed_for",),
     ),
     Mutant(
         name="a-node-that-is-gone-stays-on-the-bus",
@@ -146,8 +181,8 @@ CHASSIS = (
     Mutant(
         name="the-authority-of-the-first-connect",
         file="chassis/bus/nats_internals.py",
-        old="        return self._trust()\n",
-        new='        self._first = getattr(self, "_first", None) or self._trust()\n        return self._first\n',
+        old="        context = self._trust()\n",
+        new='        context = self._first = getattr(self, "_first", None) or self._trust()\n',
         tests=("tests/shell/chassis/bus/test_tls.py::test_another_authority_is_taken_up_at_the_next_connect",),
     ),
     Mutant(

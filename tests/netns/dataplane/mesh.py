@@ -228,6 +228,11 @@ class Mesh:
         process.send_signal(number)
         return process.wait(15)
 
+    def cpu_seconds(self, service: str) -> float:
+        """Processor time of a service's process so far."""
+        user, kernel = Path(f"/proc/{self._processes[service].pid}/stat").read_text().rpartition(")")[2].split()[11:13]
+        return (int(user) + int(kernel)) / os.sysconf("SC_CLK_TCK")
+
     def log(self, service: str) -> list[dict[str, Any]]:
         lines = (self.folder / f"{service}.log").read_text().splitlines()
         return [json.loads(line) for line in lines if line.startswith("{")]

@@ -68,6 +68,7 @@ def node(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Mesh]:
     with ExitStack() as stack:
         patch = stack.enter_context(pytest.MonkeyPatch.context())
         patch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", OTLP)
+        patch.setenv("OTEL_BSP_SCHEDULE_DELAY", "500")
         world = stack.enter_context(mesh(folder, "ob"))
         stack.enter_context(running(folder / "jaeger.log", str(jaeger), "--config", f"file:{FOLDER / 'jaeger.yaml'}"))
         wait_for("Jaeger's API", lambda: get(f"{JAEGER_API}/services") is not None, 30)

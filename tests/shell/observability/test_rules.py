@@ -18,6 +18,10 @@ MADE = re.compile(
 )
 NAMED = re.compile(r"(?<![\w:])airmesh_\w+")
 UNITS = ("_seconds", "_bytes", "_ratio")
+OF_TARGETS = {"job", "instance", "service", "node"}
+"""Labels that a scrape adds (targets.yaml)."""
+GRID = 24
+"""Columns of a dashboard."""
 BOARDS = sorted((FOLDER / "dashboards").glob("*.json"))
 
 
@@ -80,6 +84,42 @@ def test_a_dashboard_is_one_that_grafana_takes(path: Path) -> None:
         assert panel["datasource"]["uid"] == "${datasource}", panel["title"]
         assert panel["targets"], panel["title"]
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
+
+
+@pytest.mark.parametrize("path", BOARDS, ids=lambda path: path.stem)
+def test_panels_of_a_dashboard_have_places_variables_and_labels_that_there_are(path: Path) -> None:
+    """Grafana is not run here: what it would not show, or show as an empty name, is looked for by its own model of a
+    dashboard (https://grafana.com/docs/grafana/latest/dashboards/build-dashboards/view-dashboard-json-model/).
+    """
+    board, labels, taken = json.loads(path.read_text()), labels_of(), set[tuple[int, int]]()
+    variables = {one["name"] for one in board["templating"]["list"]}
+    assert set(re.findall(r"\$\{?(\w+)", json.dumps(board))) <= variables
+    for variable in board["templating"]["list"]:
+        for name, label in re.findall(r"label_values\((\w+), (\w+)\)", variable["query"]):
+            assert label in labels[name] | OF_TARGETS
+    for panel in board["panels"]:
+        at = panel["gridPos"]
+        assert at["x"] + at["w"] <= GRID, panel["title"]
+        cells = {(at["x"] + x, at["y"] + y) for x in range(at["w"]) for y in range(at["h"])}
+        assert not cells & taken, f"{panel['title']} lies over another panel"
+        taken |= cells
+        assert len({target["refId"] for target in panel["targets"]}) == len(panel["targets"]), panel["title"]
+        for target in panel["targets"]:
+            kept = re.search(r"\bby\s*\(([^)]*)\)", target["expr"])
+            known = OF_TARGETS.union(*(labels[name] for name in labels if name in target["expr"]))
+            asked = set(re.findall(r"{{(\w+)}}", target["legendFormat"]))
+            assert asked <= (set(re.findall(r"\w+", kept[1])) if kept else known), panel["title"]
+
+
+def labels_of() -> dict[str, set[str]]:
+    """Labels of each metric, by the name that the code gives it."""
+    pattern = re.compile(r"\"(airmesh_\w+)\",\s*\"[^\"]+\",?(?:\s*(?:labels(?:names)?=)?[\[(]([^\])]*)[\])])?")
+    found: dict[str, set[str]] = {}
+    for folder in ("chassis", "services"):
+        for path in (ROOT / folder).rglob("*.py"):
+            for name, labels in pattern.findall(path.read_text()):
+                found.setdefault(name, set()).update(re.findall(r"\"(\w+)\"", labels))
+    return found
 
 
 def test_names_keep_to_the_conventions() -> None:

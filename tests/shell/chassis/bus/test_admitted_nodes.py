@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import shutil
+import signal
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -11,17 +14,19 @@ from pathlib import Path
 import pytest
 
 from chassis.bus import connection as chassis_connection
+from chassis.bus import tls
 from chassis.bus.accounts import Account, User, make_accounts
 from chassis.bus.connection import Connection
 from chassis.bus.credentials import Identity, credentials, parse
 from chassis.bus.nats_config import make_users, new_key, write_secret
 from chassis.bus.nats_jwt import RESOLVER_USER, SYSTEM, Issuer, carry_over, claims_of, preloaded
-from chassis.bus.resolver import connected, hand_over, look_up
+from chassis.bus.resolver import connected, distrusting, hand_over, look_up, reload
 from chassis.faults import Refused, Unavailable
 from chassis.secret import Secret
 from proto.subjects import ACKS, JETSTREAM, ROLES
 from tests.nats_cluster import NatsCluster
 from tests.natsd import Lines, NatsServer, bus_of, connecting, runtime_of
+from tests.pki import Authority
 
 OWN = ACKS.subject("n9")
 STREAM = ACKS.stream
@@ -155,6 +160,88 @@ async def test_of_three_servers_each_says_who_is_connected_and_each_ends_a_key(t
             await hand_over(hand, first.issuer.sign_account(account, {"*": int(time.time())}))
             await until(lambda: not any(node.connected for node in nodes))
             assert await connected(hand, first.issuer.account(name), 3) == set()
+    finally:
+        cluster.close()
+
+
+async def test_servers_change_their_certificate_once_all_trust_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever is connected signs in again when its file names an authority more, not when it names one less."""
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.05)
+    old, new = Authority(tmp_path / "old"), Authority(tmp_path / "new")
+    server = NatsServer(tmp_path / "nats", ("n1",), signed=True, tls=old.sign(tmp_path / "tls"))
+    file, trusted = server.seeds / "dataplane-n1.seed", tmp_path / "trusted.crt"
+    shutil.copy(old.certificate, trusted)
+    server.start()
+    try:
+        async with AsyncExitStack() as stack:
+            seed, public = new_key()
+            server.resolver = credentials(server.issuer.sign_for_servers(public, int(time.time()) + 600), seed)
+            hand = await stack.enter_async_context(handing(server, trusted))
+            with pytest.raises(Refused):
+                await look_up(hand, public)
+            node = await stack.enter_async_context(connecting(server.url, "dataplane-n1", file, trusted))
+            other = await stack.enter_async_context(connecting(server.url, "ipam", server.seeds / "ipam.seed", trusted))
+            await until(lambda: node.connected and other.connected)
+            (authority,) = tls.authorities(tls.trust(new.certificate))
+            besides = {server.issuer.account("ipam")}
+            assert len(await distrusting(hand, authority, 1, besides=besides)) == 2, "ours, and the node's"
+            assert len(await distrusting(hand, authority, 1, besides=())) == 3
+
+            trusted.write_bytes(old.certificate.read_bytes() + new.certificate.read_bytes())
+            async with asyncio.timeout(20):
+                while not hand.connected or await distrusting(hand, authority, 1, besides=()):
+                    await asyncio.sleep(0.05)
+            before = await tls.shown("127.0.0.1", server.port)
+            new.sign(tmp_path / "tls")
+            await reload(hand, 1)
+            async with asyncio.timeout(20):
+                while await tls.shown("127.0.0.1", server.port) == before:
+                    await asyncio.sleep(0.05)
+            looks = 0
+            shutil.copy(new.certificate, trusted)
+
+            def look(found: tuple[str, ...]) -> tuple[str, ...]:
+                nonlocal looks
+                looks += found == (authority,)
+                return found
+
+            monkeypatch.setattr(tls, "authorities", lambda context, of=tls.authorities: look(of(context)))
+            await until(lambda: looks >= 3)
+            assert [one.reconnects for one in (hand, node, other)] == [1, 1, 1]
+            assert all(one.connected for one in (hand, node, other))
+            (tmp_path / "tls" / "tls.crt").write_text("no certificate")
+            with pytest.raises(Refused, match="keeps its configuration"):
+                await reload(hand, 1)
+    finally:
+        server.close()
+
+
+async def test_every_agent_takes_up_an_authority_while_servers_reload(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve at once, on three servers: what one tries beside its connection ends, whatever a server leaves open."""
+    monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.2)
+    cluster, trusted = NatsCluster(tmp_path, signed=True), tmp_path / "trusted.crt"
+    shutil.copy(tmp_path / "tls" / "ca.crt", trusted)
+    first = cluster.servers[0]
+    try:
+        await asyncio.gather(*(asyncio.to_thread(server.start) for server in cluster.servers))
+        async with AsyncExitStack() as stack:
+            agents = [
+                await stack.enter_async_context(connecting(cluster.url, user, first.seeds / f"{user}.seed", trusted))
+                for user in list(first.users)[:12]
+            ]
+            await until(lambda: all(one.connected for one in agents), 60)
+            beside = tmp_path / "beside.crt"
+            more = Authority(tmp_path / "another").certificate.read_bytes()
+            beside.write_bytes(trusted.read_bytes() + more)
+            beside.replace(trusted)
+            for server in cluster.servers:
+                os.kill(server.pid, signal.SIGHUP)
+            await until(lambda: all(one.connected and one.reconnects for one in agents), 90)
+            assert [one.reconnects for one in agents] == [1] * len(agents)
     finally:
         cluster.close()
 

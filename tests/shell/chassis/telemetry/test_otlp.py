@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,7 @@ def test_one_trace_spans_two_services(nats_server: NatsServer, receiver: Receive
         environ = {
             **nats_server.environment(user),
             "OTEL_EXPORTER_OTLP_ENDPOINT": receiver.url,
+            "OTEL_BSP_SCHEDULE_DELAY": "500",
             "PYTHONPATH": str(REPOSITORY),
             "PATH": os.environ["PATH"],
         }
@@ -137,6 +139,51 @@ def test_one_trace_spans_two_services(nats_server: NatsServer, receiver: Receive
     traced = {line["event"]: line["trace_id"] for line in logs if "trace_id" in line}
     assert traced["asked"] == traced["done"] == journey.trace_id.hex()
     assert receiver.paths == {"/v1/traces"}, "metrics have one way out, the page"
+
+
+def test_all_that_is_kept_of_a_span_is_sent(receiver: Receiver, monkeypatch: pytest.MonkeyPatch) -> None:
+    """With its times and types, when it has ended, and what an exporter's own names are for."""
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", receiver.url)
+    parent, other = f"00-{'ab' * 16}-{'cd' * 8}-01", f"00-{'12' * 16}-{'34' * 8}-01"
+    telemetry, before = Telemetry("ipam", "a", os.environ), time.time_ns()
+    with (
+        suppress(ValueError),
+        telemetry.span(
+            "work",
+            parent,
+            links=(other, "none"),
+            waited=2.0,
+            kind="SERVER",
+            count=3,
+            share=0.5,
+            well=True,
+            text="é",
+        ) as span,
+    ):
+        span.event("begun", reason="a test")
+        span.event("bare")
+        span.set(count=4)
+        raise ValueError("it: failed")
+    with telemetry.span("root"):
+        pass
+    telemetry.stop()
+    sent = {one.name: one for _, one in receiver.spans}
+    work, root = sent["work"], sent["root"]
+    assert (work.trace_id.hex(), work.parent_span_id.hex(), work.span_id.hex()) == ("ab" * 16, "cd" * 8, span.span_id)
+    assert [(one.trace_id.hex(), one.span_id.hex()) for one in work.links] == [("12" * 16, "34" * 8)]
+    values = {one.key: one.value for one in work.attributes}
+    assert (values["count"].int_value, values["share"].double_value, values["well"].bool_value) == (4, 0.5, True)
+    assert (values["text"].string_value, values["error.type"].string_value) == ("é", "ValueError")
+    assert (work.kind, work.status.code, work.status.message) == (2, 2, "ValueError: it: failed")
+    assert -2.5e9 < work.start_time_unix_nano - before < -1.5e9
+    assert work.end_time_unix_nano - work.start_time_unix_nano >= 2e9
+    assert [(one.name, [each.value.string_value for each in one.attributes]) for one in work.events] == [
+        ("begun", ["a test"]),
+        ("bare", []),
+    ]
+    assert all(work.start_time_unix_nano <= one.time_unix_nano <= work.end_time_unix_nano for one in work.events)
+    assert (root.parent_span_id, root.kind, root.status.code) == (b"", 1, 0)
+    assert root.trace_id != work.trace_id
 
 
 def test_a_receiver_that_is_not_there_holds_nobody(monkeypatch: pytest.MonkeyPatch) -> None:

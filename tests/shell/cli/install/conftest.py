@@ -48,7 +48,7 @@ class World:
     order: list[str] = field(default_factory=list)
     """Workloads in the order in which they came to run."""
 
-    def airmesh(self, *arguments: str, user: str = "admin", timeout: float = 60) -> Output:
+    def airmesh(self, *arguments: str, user: str = "admin", timeout: float = 240) -> Output:
         with self.command(*arguments, user=user) as running:
             out, err = running.communicate(timeout=timeout)
         assert "Traceback" not in out + err, err

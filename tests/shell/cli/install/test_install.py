@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import base64
+import json
 import re
 import signal
+import subprocess
+import sys
+import threading
 import time
-from typing import Any
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
 
 import pytest
+import yaml
 
 from cli.install.names import NAMESPACE
+from cli.install.requirements import RIGHTS
 from proto.subjects import ROLES
-from tests.natsd import NatsServer
-from tests.shell.cli.install.conftest import APPS, BATCH, NODES, World
+from tests.natsd import NatsServer, free_port
+from tests.shell.cli.install.conftest import APPS, BATCH, NODES, ROOT, World
 
 SEED = re.compile(r"\bSU[A-Z2-7]{50,}")
 CORE = f"/api/v1/namespaces/{NAMESPACE}"
@@ -172,8 +182,112 @@ def test_a_bus_with_other_users_is_named_and_one_with_ours_is_taken(world: World
 def test_who_may_not_learns_what_is_missing_and_nothing_is_begun(world: World) -> None:
     done = world.airmesh(*INSTALL, user="nobody")
     assert done.code == 4
-    assert "you may not: patch namespaces, patch customresourcedefinitions" in done.err
+    assert "you may not: get namespaces, create namespaces" in done.err
     assert len(done.err.strip().splitlines()) == 2
+    assert world.get(CORE) is None
+
+
+@contextmanager
+def granted(world: World, rights: Sequence[tuple[str, str, str, str]]) -> Iterator[None]:
+    """`nobody` has these rights alone, in all namespaces."""
+    at, name = "/apis/rbac.authorization.k8s.io/v1", "of-a-test"
+    head = {"apiVersion": "rbac.authorization.k8s.io/v1", "metadata": {"name": name}}
+    rules = [{"apiGroups": [group], "resources": [resource], "verbs": [verb]} for verb, group, resource, _ in rights]
+    role = {"apiGroup": "rbac.authorization.k8s.io", "kind": "ClusterRole", "name": name}
+    subjects = [{"apiGroup": "rbac.authorization.k8s.io", "kind": "User", "name": "nobody"}]
+    kinds = {
+        "clusterroles": {**head, "kind": "ClusterRole", "rules": rules},
+        "clusterrolebindings": {**head, "kind": "ClusterRoleBinding", "roleRef": role, "subjects": subjects},
+    }
+    for plural, body in kinds.items():
+        world.kube.call("POST", f"{at}/{plural}", body)
+    try:
+        yield
+    finally:
+        for plural in kinds:
+            world.kube.call("DELETE", f"{at}/{plural}/{name}")
+
+
+def test_who_lacks_one_right_learns_which_and_nothing_is_begun(world: World) -> None:
+    """Also one that an installation needs when it fails alone."""
+    lacking = ("delete", "", "secrets", NAMESPACE)
+    with granted(world, [one for one in RIGHTS if one != lacking]):
+        done = world.airmesh(*INSTALL, user="nobody")
+    assert (done.code, "you may not: delete secrets\n" in done.err) == (4, True), done.err
+    assert world.get(CORE) is None
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_rights_that_are_asked_for_are_enough(world: World) -> None:
+    with granted(world, RIGHTS):
+        for arguments in (
+            INSTALL,
+            ("upgrade", "--tag", "0.2.0", "--timeout", "30"),
+            ("upgrade", "--to", "previous", "--timeout", "30"),
+            ("keys", "bootstrap-token", "--ttl", "1d"),
+            ("keys", "rotate", "--service", "cli", "--now"),
+            ("check",),
+            ("uninstall", "--yes", "--timeout", "30"),
+        ):
+            done = world.airmesh(*arguments, user="nobody", timeout=120)
+            assert done.code == 0, (arguments, done.err)
+        nothing_is_left(world)
+        world.no_image = "ipam"
+        failed = world.airmesh(*INSTALL, user="nobody")
+        assert "ipam:0.1.0 cannot be had" in failed.err
+        nothing_is_left(world)
+
+
+class OlderServer(BaseHTTPRequestHandler):
+    """The API server as one of another version would be seen: what it says of that is all that is changed.
+
+    What would write is answered with 501, and the command would say so.
+    """
+
+    world: World
+    version = "v1.29.15"
+    asked: ClassVar[list[str]] = []
+
+    def do_GET(self) -> None:
+        self.asked.append(self.path)
+        said = self.world.kube.call("GET", self.path)
+        if self.path == "/version":
+            said["gitVersion"] = self.version
+        body = json.dumps(said).encode()
+        self.send_response(200)
+        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body)
+
+    def log_message(self, *_: object) -> None:
+        return
+
+
+def test_an_older_kubernetes_is_named_and_not_written_to(world: World, tmp_path: Path) -> None:
+    OlderServer.world = world
+    server = ThreadingHTTPServer(("127.0.0.1", free_port()), OlderServer)
+    thread = threading.Thread(target=server.serve_forever)
+    thread.start()
+    try:
+        config = yaml.safe_load(world.kube.kubeconfig().read_text())
+        config["clusters"][0]["cluster"] = {"server": f"http://127.0.0.1:{server.server_port}"}
+        own = tmp_path / "kubeconfig"
+        own.write_text(yaml.safe_dump(config))
+        for arguments in (INSTALL, ("upgrade",), ("keys", "rotate", "--all")):
+            argv = [sys.executable, "-m", "cli", *arguments, "--kubeconfig", str(own)]
+            done = subprocess.run(argv, cwd=ROOT, capture_output=True, text=True, timeout=60, check=False)
+            assert done.returncode == 4, done.stderr
+            sentence = (
+                "this cluster runs Kubernetes v1.29.15: airmesh needs 1.30 or newer\n  remedy: upgrade the cluster"
+            )
+            assert sentence in done.stderr
+    finally:
+        server.shutdown()
+        server.server_close()
+        thread.join(10)
+    assert OlderServer.asked == ["/version"] * 3
     assert world.get(CORE) is None
 
 

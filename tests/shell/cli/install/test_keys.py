@@ -7,6 +7,7 @@ import base64
 import os
 import subprocess
 import sys
+import time
 import urllib.error
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager, suppress
@@ -50,13 +51,16 @@ async def until(what: str, holds: Callable[[], bool], seconds: float = 30) -> No
 class Kubelets:
     """What kubelets would do with the objects: run the bus and the Jobs, keep files of Secrets current."""
 
-    def __init__(self, world: World, folder: Path) -> None:
+    def __init__(self, world: World, folder: Path, servers: int) -> None:
         self.world, self.folder = world, folder
-        self.port, self.monitor = free_port(), free_port()
-        self.url = f"nats://127.0.0.1:{self.port}"
-        self.ca = folder / "tls" / "ca.crt"
+        self.ports = [free_port() for _ in range(servers)]
+        self._routes, self._monitors = ([free_port() for _ in range(servers)] for _ in range(2))
+        self.url = ",".join(f"nats://127.0.0.1:{port}" for port in self.ports)
+        self.ca = folder / "authority" / "ca.crt"
         self.starts = 0
-        self._server: subprocess.Popen[bytes] | None = None
+        self.late: frozenset[str] = frozenset()
+        """Whose files of the authority are not refreshed yet."""
+        self._servers: list[subprocess.Popen[bytes]] = []
         self._uid = ""
         self._jobs: dict[str, subprocess.Popen[str]] = {}
 
@@ -81,10 +85,17 @@ class Kubelets:
         if kind == "renew":
             return self._renews(job)
         self.run_bus()
+        self.refresh()
         if name not in self._jobs:
-            env = {"PATH": os.environ["PATH"], "AIRMESH_NATS_URL": self.url, "AIRMESH_NATS_CA_FILE": str(self.ca)}
-            argv = [sys.executable, "-m", "services.cluster.accounts", str(self.mounted(name))]
-            self._jobs[name] = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=subprocess.DEVNULL, text=True)
+            (container,) = job["spec"]["template"]["spec"]["containers"]
+            said = {one["name"]: one["value"] for one in container["env"]}
+            folder = self.mounted(name)
+            own = said["AIRMESH_NATS_CA_FILE"].startswith(container["command"][-1])
+            ca = folder / "ca.crt" if own else self.ca
+            env = {"PATH": os.environ["PATH"], "AIRMESH_NATS_URL": self.url, "AIRMESH_NATS_CA_FILE": str(ca)}
+            argv = [sys.executable, "-m", "services.cluster.accounts", str(folder)]
+            with (self.folder / "jobs.log").open("ab") as log:
+                self._jobs[name] = subprocess.Popen(argv, cwd=ROOT, env=env, stdout=log, text=True)
         return self._jobs[name].poll() == 0
 
     def _renews(self, job: Any) -> bool:
@@ -162,26 +173,59 @@ class Kubelets:
             yield
 
     def run_bus(self) -> None:
-        """Start the server by its Secrets; again when its StatefulSet is another one."""
-        uid = self.world.get(f"{APPS}/statefulsets/nats")["metadata"]["uid"]
+        """Start the servers by their Secrets; again when their StatefulSet is another one."""
+        bus = self.world.get(f"{APPS}/statefulsets/nats")
+        uid = f"{bus['metadata']['uid']} {bus['spec']['template']['metadata']['annotations'][names.CHECKSUM]}"
         if uid == self._uid:
             return
-        self._end(self._server)
-        tls = self.mounted(names.BUS_TLS).rename(self.folder / "tls") if not self._uid else self.ca.parent
+        for one in self._servers:
+            self._end(one)
         self._uid, self.starts = uid, self.starts + 1
+        self.refresh()
+        self._servers = [self._started(number) for number, _ in enumerate(self.ports)]
+
+    def _started(self, number: int) -> subprocess.Popen[bytes]:
         config = data(self.world, names.BUS_CONFIG)["nats.conf"]
+        routes = [(f"@192.0.2.{n}:6222", f"@127.0.0.1:{port}") for n, port in enumerate(self._routes, 1)]
         for old, new in (
-            ("0.0.0.0:4222", f"127.0.0.1:{self.port}"),
-            ("127.0.0.1:8222", f"127.0.0.1:{self.monitor}"),
-            ("/etc/nats-tls", str(tls)),
-            ("/var/lib/nats", str(self.folder / "store")),
+            ("0.0.0.0:4222", f"127.0.0.1:{self.ports[number]}"),
+            ("127.0.0.1:8222", f"127.0.0.1:{self._monitors[number]}"),
+            ("/etc/nats-tls", str(self.folder / "tls")),
+            ("/var/lib/nats", str(self.folder / f"store{number}")),
+            *((*routes, ("0.0.0.0:6222", f"127.0.0.1:{self._routes[number]}")) if routes[1:] else ()),
         ):
             assert old in config, old
             config = config.replace(old, new)
-        path = self.folder / "nats.conf"
+        path = self.folder / f"nats{number}.conf"
         path.write_text(config)
-        with (self.folder / "nats.log").open("ab") as log:
-            self._server = subprocess.Popen([server_program(), "-c", str(path)], stdout=log, stderr=log)
+        with (self.folder / f"nats{number}.log").open("ab") as log:
+            env = {"PATH": os.environ["PATH"], "AIRMESH_NODE": f'"n{number + 1}"'}
+            return subprocess.Popen([server_program(), "-c", str(path)], env=env, stdout=log, stderr=log)
+
+    def restart(self, number: int) -> None:
+        """A server ends and starts with what stands in its files."""
+        self._end(self._servers[number])
+        self._servers[number] = self._started(number)
+
+    def refresh(self) -> None:
+        """Files of the servers' certificate and of the authority, as the kubelet brings them: a folder at once."""
+        self._replaced("tls", {key: text.encode() for key, text in data(self.world, names.BUS_TLS).items()})
+        said = self.world.get(f"{CORE}/configmaps/{names.AUTHORITY}")["data"]
+        for whose in ("authority", "late"):
+            if whose not in self.late:
+                self._replaced(whose, {key: text.encode() for key, text in said.items()})
+
+    def _replaced(self, name: str, texts: dict[str, bytes]) -> None:
+        link = self.folder / name
+        if link.exists() and {path.name: path.read_bytes() for path in link.iterdir()} == texts:
+            return
+        fresh = self.folder / f"{name}.{time.monotonic_ns()}"
+        fresh.mkdir()
+        for key, text in texts.items():
+            (fresh / key).write_bytes(text)
+        beside = self.folder / f".{name}"
+        beside.symlink_to(fresh)
+        beside.replace(link)
 
     def mounted(self, secret: str) -> Path:
         """Folder of a Secret as it is now."""
@@ -198,14 +242,15 @@ class Kubelets:
             one.wait(10)
 
     def end(self) -> None:
-        for one in (self._server, *self._jobs.values()):
+        running: list[subprocess.Popen[Any]] = [*self._servers, *self._jobs.values()]
+        for one in running:
             self._end(one)
 
     @asynccontextmanager
-    async def agent(self, user: str, file: Path | None = None) -> AsyncIterator[Connection]:
-        """An agent's connection, by its own file or another one."""
+    async def agent(self, user: str, file: Path | None = None, ca: Path | None = None) -> AsyncIterator[Connection]:
+        """An agent's connection, by its own files or others."""
         path = await asyncio.to_thread(self.seed, user) if file is None else file
-        async with connecting(self.url, user, path, self.ca) as connection:
+        async with connecting(self.url, user, path, ca or self.ca) as connection:
             yield connection
 
     @asynccontextmanager
@@ -245,11 +290,17 @@ class Kubelets:
 
 
 @pytest.fixture
-def kubelets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Kubelets]:
-    """The bus has one server, on n1."""
+def servers() -> int:
+    """Of the bus: one, on n1."""
+    return 1
+
+
+@pytest.fixture
+def kubelets(world: World, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, servers: int) -> Iterator[Kubelets]:
     monkeypatch.setattr(chassis_connection, "RENEW_EVERY", 0.2)
-    world.kube.merge("/api/v1/nodes/n1", {"metadata": {"labels": {names.BUS_NODE: "true"}}})
-    made = Kubelets(world, tmp_path)
+    for name in NODES[:servers]:
+        world.kube.merge(f"/api/v1/nodes/{name}", {"metadata": {"labels": {names.BUS_NODE: "true"}}})
+    made = Kubelets(world, tmp_path, servers)
     world.works = made.work
     yield made
     world.works = lambda _: True
