@@ -1271,8 +1271,8 @@ ROUTING = (
     Mutant(
         name="a-next-hop-is-remembered-for-good",
         file="services/dataplane/bpf/fib.h",
-        old="known->tick == tick && am_is_asked",
-        new="known->tick && am_is_asked",
+        old="known->word >> 8 == tick && am_is_asked",
+        new="known->word && am_is_asked",
         tests=("tests/bpf/test_next_hops.py",),
     ),
     Mutant(

@@ -3,8 +3,8 @@
  * encap.h, forward.h and tunnel.c.
  *
  * The table is asked once a flow and tick of the kernel's clock (am_next_hops): nobody tells a program of a change, so what
- * is known is not believed any longer than that, 1 to 10 ms. Only an answer with a neighbour is kept. The question is kept
- * whole beside it, so a flow's packets are spread over next hops as if each had asked.
+ * is known is not believed any longer than that, 1 to 10 ms. Only a way is kept, no refusal. The question is kept whole
+ * beside it, so a flow's packets are spread over next hops as if each had asked.
  */
 #ifndef AM_FIB_H
 #define AM_FIB_H
@@ -101,9 +101,9 @@ AM_INLINE long am_fib_lookup(struct __sk_buff *skb, struct bpf_fib_lookup *fib, 
 	return bpf_fib_lookup(skb, fib, sizeof(*fib), flags);
 }
 
-/* What is remembered of a question: all of it, and the answer, in the same tick. */
+/* What is remembered of a question: all of it, and what is filled in for it. `word`: tick << 8 | what the helper returned. */
 struct am_known_hop {
-	u64 tick;
+	u64 word;
 	struct bpf_fib_lookup asked;
 	struct bpf_fib_lookup found;
 };
@@ -133,16 +133,16 @@ AM_INLINE long am_find_next_hop(struct __sk_buff *skb, struct bpf_fib_lookup *fi
 		return am_fib_lookup(skb, fib, protocol, 0);
 	fib->ifindex = skb->ifindex;
 	fib->l4_protocol = protocol;
-	if (known->tick == tick && am_is_asked(&known->asked, fib)) {
+	if (known->word >> 8 == tick && am_is_asked(&known->asked, fib)) {
 		__builtin_memcpy(fib, &known->found, sizeof(*fib));
-		return BPF_FIB_LKUP_RET_SUCCESS;
+		return known->word & 0xff;
 	}
-	known->tick = 0;
+	known->word = 0;
 	__builtin_memcpy(&known->asked, fib, sizeof(*fib));
 	found = am_fib_lookup(skb, fib, protocol, 0);
-	if (found == BPF_FIB_LKUP_RET_SUCCESS) {
+	if (found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH) {
 		__builtin_memcpy(&known->found, fib, sizeof(*fib));
-		known->tick = tick;
+		known->word = tick << 8 | found;
 	}
 	return found;
 }

@@ -635,7 +635,7 @@ struct am_tunnel_source {
 };
 _Static_assert(sizeof(struct am_tunnel_source) == 4, "TunnelSource");
 
-/* A question to the kernel's routing table, and its answer (struct am_known_hop in bpf/fib.h): good for a tick */
+/* A question to the kernel's routing table and its answer (struct am_known_hop in bpf/fib.h). */
 struct am_next_hop {
 	u64 room[17];
 };

@@ -372,8 +372,9 @@ class Config(Record):
 
 @dataclass(frozen=True, slots=True, kw_only=True)
 class NextHop(Record):
-    """A question to the kernel's routing table, and its answer (``struct am_known_hop`` in bpf/fib.h): good for a tick
-    of the kernel's clock (jiffies), whose number stands in the first eight bytes.
+    """A question to the kernel's routing table and its answer (``struct am_known_hop`` in bpf/fib.h).
+
+    Good for the tick of the kernel's clock (jiffies) whose number stands in the upper 56 bits of the first word.
     """
 
     room: Room136
