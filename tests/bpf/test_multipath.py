@@ -9,7 +9,7 @@ import pytest
 
 from tests.bpf import frames
 from tests.bpf.frontends import Names, packet, port_of, sent, serve
-from tests.bpf.world import World, run
+from tests.bpf.world import World, routes_changed, run
 
 pytestmark = pytest.mark.privileged
 FAMILIES = pytest.mark.parametrize("version", [4, 6])
@@ -44,11 +44,13 @@ def spread(node: World) -> Iterator[None]:
         run(*sysctl, f"net.{family}.fib_multipath_hash_policy=1")
     for line in lines:
         run("ip", "-n", node.netns, *line.split())
+    routes_changed()
     yield
     for family in ("ipv4", "ipv6"):
         run(*sysctl, f"net.{family}.fib_multipath_hash_policy=0")
     for line in reversed(lines):
         run("ip", "-n", node.netns, *line.replace(" add ", " del ").split())
+    routes_changed()
 
 
 def stack_takes(world: World, source: str, to: str, sport: int, dport: int, link: str) -> bytes:

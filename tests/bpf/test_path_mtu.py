@@ -22,7 +22,7 @@ import pytest
 from services.routing.core.fib import Replace, Route
 from services.routing.kernel import Kernel
 from tests.bpf.live import UPLINK, LiveNode, LivePod, fill, opened, two_nodes
-from tests.bpf.world import ifindex_of, inside, run
+from tests.bpf.world import ifindex_of, inside, routes_changed, run
 
 pytestmark = pytest.mark.privileged
 
@@ -104,6 +104,7 @@ def _narrow(node: LiveNode) -> None:
         await kernel.close()
 
     asyncio.run(write())
+    routes_changed()
 
 
 def _forget(pair: Pair) -> None:

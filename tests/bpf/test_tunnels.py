@@ -42,7 +42,7 @@ from tests.bpf.tunnels import (
     with_tos,
     wrapped,
 )
-from tests.bpf.world import OUR_MAC, REDIRECT, Outcome, World, inside, run
+from tests.bpf.world import OUR_MAC, REDIRECT, Outcome, World, inside, routes_changed, run
 
 pytestmark = pytest.mark.privileged
 
@@ -153,6 +153,7 @@ class TestOut:
 
     def test_an_outer_neighbour_that_is_not_known_is_asked_for(self, tunnels: World) -> None:
         run("ip", "-n", tunnels.netns, "neigh", "del", REMOTE[4], "dev", "am-wire")
+        routes_changed()
         try:
             outcome = tunnels.from_pod(tunnels.a, to_pod(tunnels, "ipip4", 4))
             assert str(outcome) == "redirect"
@@ -165,6 +166,7 @@ class TestOut:
                 tunnels.netns,
                 *f"neigh replace {REMOTE[4]} lladdr {lladdr} dev am-wire nud permanent".split(),
             )
+            routes_changed()
 
     @pytest.mark.parametrize("takes", list(DEVICES))
     @pytest.mark.parametrize("version", [4, 6])
@@ -553,12 +555,14 @@ class TestEncrypted:
         tunnels.know(there, 2009, at.PeerFlag.POD)
         family = f"-{version}"
         run("ip", "-n", tunnels.netns, family, "route", "add", "prohibit", there)
+        routes_changed()
         try:
             to = "10.244.9.7" if version == 4 else "fd00:10:244:9::7"
             sent = frames.ip(str(tunnels.a.address(version)), to, UDP, frames.udp(4000, 80))
             assert str(tunnels.from_pod(tunnels.a, sent)) == "drop UNENCRYPTED"
         finally:
             run("ip", "-n", tunnels.netns, family, "route", "del", "prohibit", there)
+            routes_changed()
 
     @pytest.mark.parametrize("version", [4, 6])
     def test_nothing_of_another_node_s_pod_comes_in_in_the_clear(self, tunnels: World, version: int) -> None:

@@ -17,7 +17,7 @@ from services.dataplane.core.datapath import tunnel_layout as tl
 from services.dataplane.core.datapath.tunnel_layout import TunnelKind
 from tests.bpf import frames
 from tests.bpf.frames import UDP, Address
-from tests.bpf.world import World, ifindex_of, run
+from tests.bpf.world import World, ifindex_of, routes_changed, run
 
 IPIP = 4
 VNI, PORT, MTU = 4096, 4789, 1400
@@ -65,10 +65,12 @@ def tunnel_devices(netns: str) -> Iterator[dict[str, int]]:
     try:
         for command in commands:
             run("ip", "-n", netns, *command.split())
+        routes_changed()
         yield {name: ifindex_of(netns, device) for name, (device, *_) in DEVICES.items()}
     finally:
         for device, *_ in DEVICES.values():
             run("ip", "-n", netns, "link", "del", device)
+        routes_changed()
 
 
 def fill(world: World, devices: dict[str, int], *, takes: str = "vxlan4") -> None:

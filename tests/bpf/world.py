@@ -6,6 +6,7 @@ import ctypes
 import os
 import struct
 import subprocess
+import time
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from services.dataplane.datapath.tables import Tables
 from services.dataplane.monitor.ring import EventReader
 from tests.bpf import frames
 
+COARSE = 6
+"""``CLOCK_MONOTONIC_COARSE``: it moves with the ticks."""
 LIBC = ctypes.CDLL(None, use_errno=True)
 OK, SHOT, REDIRECT = 0, 2, 7
 OUR_MAC = frames.mac("02:00:00:00:00:01")
@@ -62,6 +65,14 @@ def inside(name: str) -> Iterator[None]:
             yield
     finally:
         os.close(there)
+
+
+def routes_changed() -> None:
+    """Waits until programs ask the routing table again: two ticks of the kernel's clock (``bpf/fib.h``)."""
+    for _ in range(2):
+        before, until = time.clock_gettime(COARSE), time.monotonic() + 20
+        while time.clock_gettime(COARSE) == before:
+            assert time.monotonic() < until, "the kernel's clock stands still"
 
 
 def ifindex_of(name: str, device: str) -> int:

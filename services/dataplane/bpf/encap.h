@@ -132,7 +132,7 @@ AM_INLINE long am_route_outer(struct __sk_buff *skb, struct am_work *w, const st
 	w->outer_ports[0] = am_outer_source_port(w->flow_hash);
 	w->outer_ports[1] = bpf_htons(tunnel->port);
 	am_ask_route(&w->fib, w->outer, w->outer_ports, tunnel->family, longest > 0xffff ? 0xffff : longest);
-	return am_fib_lookup(skb, &w->fib, tunnel->kind == AM_TUNNEL_VXLAN ? AM_UDP : AM_IPIP, 0);
+	return am_find_next_hop(skb, &w->fib, tunnel->kind == AM_TUNNEL_VXLAN ? AM_UDP : AM_IPIP);
 }
 
 /*
@@ -212,7 +212,7 @@ AM_INLINE int am_send_outer(struct __sk_buff *skb, struct am_work *w, const stru
 	__builtin_memcpy(w->tunnel_head.macs + 6, fib->smac, 6);
 	if (tunnel->family == 4 ? am_push_ip4(skb, w, tunnel, tos) : am_push_ip6(skb, w, tunnel, tos))
 		return TC_ACT_SHOT;
-	return am_redirect(w, has_neighbour);
+	return am_redirect(skb, w, has_neighbour);
 }
 
 #endif

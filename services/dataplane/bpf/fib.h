@@ -1,6 +1,10 @@
 /*
  * The kernel's routing table (bpf_fib_lookup), and what a packet is on the wire: its length, its hops left; included by
  * encap.h, forward.h and tunnel.c.
+ *
+ * The table is asked once a flow and tick of the kernel's clock (am_next_hops): nobody tells a program of a change, so what
+ * is known is not believed any longer than that, 1 to 10 ms. Only a way is kept, no refusal. The question is kept whole
+ * beside it, so a flow's packets are spread over next hops as if each had asked.
  */
 #ifndef AM_FIB_H
 #define AM_FIB_H
@@ -97,12 +101,59 @@ AM_INLINE long am_fib_lookup(struct __sk_buff *skb, struct bpf_fib_lookup *fib, 
 	return bpf_fib_lookup(skb, fib, sizeof(*fib), flags);
 }
 
+/* What is remembered of a question: all of it, and what is filled in for it. `word`: tick << 8 | what the helper returned. */
+struct am_known_hop {
+	u64 word;
+	struct bpf_fib_lookup asked;
+	struct bpf_fib_lookup found;
+};
+_Static_assert(sizeof(struct am_known_hop) == sizeof(struct am_next_hop), "core/layout.py says how large");
+
+/* Is it the same question, about a packet that is no longer? All that is asked stands in the first six words. */
+AM_INLINE int am_is_asked(const struct bpf_fib_lookup *asked, const struct bpf_fib_lookup *fib)
+{
+	const u64 *one = (const u64 *)asked, *other = (const u64 *)fib;
+	u64 differs = (one[1] ^ other[1]) | (one[2] ^ other[2]) | (one[3] ^ other[3]) | (one[4] ^ other[4]) | (one[5] ^ other[5]);
+
+	return !(differs | (*(const u32 *)asked ^ *(const u32 *)fib) | (asked->dport ^ fib->dport)) && asked->tot_len >= fib->tot_len;
+}
+
+/* As am_fib_lookup, of the way that a packet is forwarded. */
+AM_INLINE long am_find_next_hop(struct __sk_buff *skb, struct bpf_fib_lookup *fib, u8 protocol)
+{
+	const u32 *from = fib->ipv6_src, *to = fib->ipv6_dst;
+	u32 index = from[0] ^ from[3] ^ to[0] ^ to[3] ^ fib->sport ^ fib->dport << 16;
+	u64 tick = bpf_jiffies64();
+	struct am_known_hop *known;
+	long found;
+
+	index = index * AM_GOLDEN_RATIO / (0x100000000ULL / AM_NEXT_HOP_SLOTS);
+	known = (struct am_known_hop *)am_next_hops.lookup(&index);
+	if (!known)
+		return am_fib_lookup(skb, fib, protocol, 0);
+	fib->ifindex = skb->ifindex;
+	fib->l4_protocol = protocol;
+	if (known->word >> 8 == tick && am_is_asked(&known->asked, fib)) {
+		__builtin_memcpy(fib, &known->found, sizeof(*fib));
+		return known->word & 0xff;
+	}
+	known->word = 0;
+	__builtin_memcpy(&known->asked, fib, sizeof(*fib));
+	found = am_fib_lookup(skb, fib, protocol, 0);
+	if (found == BPF_FIB_LKUP_RET_SUCCESS || found == BPF_FIB_LKUP_RET_NO_NEIGH) {
+		__builtin_memcpy(&known->found, fib, sizeof(*fib));
+		known->word = tick << 8 | found;
+	}
+	return found;
+}
+
 /* Sends a packet, whole but for MAC addresses that are not known, where the route in w->fib leads. */
-AM_INLINE int am_redirect(struct am_work *w, u64 has_neighbour)
+AM_INLINE int am_redirect(struct __sk_buff *skb, struct am_work *w, u64 has_neighbour)
 {
 	struct bpf_fib_lookup *fib = &w->fib;
 	struct bpf_redir_neigh *hop = &w->hop;
 
+	skb->mark = AM_SENT_MARK;
 	if (has_neighbour)
 		return bpf_redirect(fib->ifindex, 0);
 	__builtin_memset(hop, 0, sizeof(*hop));

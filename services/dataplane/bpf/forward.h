@@ -39,7 +39,7 @@ AM_INLINE long am_find_way(struct __sk_buff *skb, const struct am_packet *p, u64
 	if (way != AM_WAY_NODE) {
 		am_ask_route(fib, way == AM_WAY_POD ? &p->source : &w->entry.source,
 			     way == AM_WAY_POD ? &p->flow.source_port : &w->entry.source_port, p->family, w->longest);
-		return am_fib_lookup(skb, fib, p->protocol, 0);
+		return am_find_next_hop(skb, fib, p->protocol);
 	}
 	w->address.address = p->destination;
 	peer = am_tunnel_peers.lookup(&w->address);
@@ -114,7 +114,7 @@ AM_INLINE int am_forward_plain(struct __sk_buff *skb, struct am_packet *p, u64 w
 		return TC_ACT_SHOT;
 	if (am_decrement_ttl(skb, p, &w->fib))
 		return TC_ACT_SHOT;
-	return am_redirect(w, has_neighbour);
+	return am_redirect(skb, w, has_neighbour);
 }
 
 /* Sends a packet on its way out of the node. A translated one is not yet rewritten. */

@@ -99,6 +99,7 @@
 
 #define AM_NO_RULE 0xffffffffu
 #define AM_REPLY_MARK 0xa150001u
+#define AM_SENT_MARK 0xa150003u
 #define AM_FIRST_COMPUTED 256
 #define AM_SCOPE_BITS 128
 #define AM_ADDRESS_BITS 128
@@ -116,6 +117,7 @@
 #define AM_TUNNEL_TTL 64
 #define AM_WAYS 4
 #define AM_NAT_RECENT_SETS 2048
+#define AM_NEXT_HOP_SLOTS 1024
 #define AM_HELD 65536
 #define AM_NODE_ENDPOINT 0
 #define AM_PRESSURE 8
@@ -633,6 +635,12 @@ struct am_tunnel_source {
 };
 _Static_assert(sizeof(struct am_tunnel_source) == 4, "TunnelSource");
 
+/* A question to the kernel's routing table and its answer (struct am_known_hop in bpf/fib.h). */
+struct am_next_hop {
+	u64 room[17];
+};
+_Static_assert(sizeof(struct am_next_hop) == 136, "NextHop");
+
 /* What the ring buffer carries: one packet's verdict. Numbers as in proto.flow and proto.policy. */
 struct am_event {
 	u64 time;
@@ -734,5 +742,7 @@ BPF_F_TABLE("hash", struct am_tunnel_end_key, struct am_tunnel_end, am_tunnel_en
 BPF_F_TABLE("hash", struct am_address_key, struct am_tunnel_peer, am_tunnel_peers, 65536, 1);
 /* which node may send what */
 BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_tunnel_source, am_tunnel_srcs, 262144, 1);
+/* what the routing table said this tick */
+BPF_F_TABLE("percpu_array", u32, struct am_next_hop, am_next_hops, 1024, 0);
 
 #endif

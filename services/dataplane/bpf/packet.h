@@ -105,7 +105,7 @@ struct am_work {
 	struct am_flow flow;
 	struct am_nat_key evicted_nat;
 	struct am_nat_key evicted_partner;
-	struct bpf_fib_lookup fib;
+	struct bpf_fib_lookup fib __attribute__((aligned(8)));
 	struct bpf_redir_neigh hop;
 	struct am_throttle_key throttle_key;
 	struct am_throttle throttle;

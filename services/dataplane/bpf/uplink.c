@@ -63,8 +63,14 @@ int to_wire(struct __sk_buff *skb)
 	struct am_role role = { .side = AM_SIDE_INGRESS };
 	struct am_packet *p;
 	u8 answers = 0, known;
-	u32 reason, encrypts = am_switches() & (AM_CONFIG_ENCRYPT4 | AM_CONFIG_ENCRYPT6);
+	u32 reason, encrypts;
 
+	/* A program of this node has judged it, encryption included, and no socket can say so. */
+	if (skb->mark == AM_SENT_MARK && from.ifindex) {
+		skb->mark = 0;
+		return TC_ACT_OK;
+	}
+	encrypts = am_switches() & (AM_CONFIG_ENCRYPT4 | AM_CONFIG_ENCRYPT6);
 	if (from.ifindex) {
 		known = am_is_known_way(&from);
 	} else {

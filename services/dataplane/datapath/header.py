@@ -21,7 +21,16 @@ from services.dataplane.core.datapath import policy_layout as pl
 from services.dataplane.core.datapath import service_layout as lb
 from services.dataplane.core.datapath import tunnel_layout as tl
 from services.dataplane.core.datapath.layout import MapKind
-from services.dataplane.core.datapath.maps import HELD, MAPS, NAT_RECENT_SETS, RECORDS, SLOTS, WAYS, MapSpec
+from services.dataplane.core.datapath.maps import (
+    HELD,
+    MAPS,
+    NAT_RECENT_SETS,
+    NEXT_HOP_SLOTS,
+    RECORDS,
+    SLOTS,
+    WAYS,
+    MapSpec,
+)
 from services.dataplane.core.datapath.wire import Record
 
 SOURCES = Path(__file__).resolve().parent.parent / "bpf"
@@ -75,6 +84,7 @@ def _constants() -> list[str]:
     numbers = {
         "AM_NO_RULE": f"{at.NO_RULE:#x}u",
         "AM_REPLY_MARK": f"{at.REPLY_MARK:#x}u",
+        "AM_SENT_MARK": f"{at.SENT_MARK:#x}u",
         "AM_FIRST_COMPUTED": FIRST_COMPUTED,
         "AM_SCOPE_BITS": pl.SCOPE_BITS,
         "AM_ADDRESS_BITS": 128,
@@ -92,6 +102,7 @@ def _constants() -> list[str]:
         "AM_TUNNEL_TTL": tl.TUNNEL_TTL,
         "AM_WAYS": WAYS,
         "AM_NAT_RECENT_SETS": NAT_RECENT_SETS,
+        "AM_NEXT_HOP_SLOTS": NEXT_HOP_SLOTS,
         "AM_HELD": HELD,
         "AM_NODE_ENDPOINT": at.NODE,
         "AM_PRESSURE": idle.PRESSURE,

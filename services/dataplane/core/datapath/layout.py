@@ -29,6 +29,7 @@ from services.dataplane.core.datapath.wire import (
     MaybeAddr,
     Port,
     Record,
+    Room136,
     Room208,
     Room1152,
     address_bytes,
@@ -40,6 +41,8 @@ NO_RULE = 0xFFFFFFFF
 REPLY_MARK = 0x0A150001
 """Mark of a packet that a pod sends in reply: netfilter never saw the packet it answers (it came by redirect), so it
 would take the reply for something new and masquerade it."""
+SENT_MARK = 0x0A150003
+"""Mark of a packet that a program has judged and sends out of the node: ``to_wire`` lets it pass and takes it off."""
 MAX_EXPIRED = 32
 """Conntrack entries that one run of the collecting program takes."""
 FRAGMENTS_EACH = 128
@@ -365,6 +368,16 @@ class Config(Record):
     flags: U32 = 0
     events_per_second: U32 = 100
     events_burst: U32 = 200
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class NextHop(Record):
+    """A question to the kernel's routing table and its answer (``struct am_known_hop`` in bpf/fib.h).
+
+    Good for the tick of the kernel's clock (jiffies) whose number stands in the upper 56 bits of the first word.
+    """
+
+    room: Room136
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

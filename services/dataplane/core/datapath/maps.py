@@ -41,6 +41,8 @@ NAT_RECENT_SETS = 2048
 HELD = 65_536
 """A power of two. Two peers have the same place by accident once in as many."""
 
+NEXT_HOP_SLOTS = 1024
+"""A power of two; 139 KB a processor. Two flows that use one place ask the routing table each time."""
 FRAGMENT_ENTRIES = 32_768
 """About 3.5 MB: an uplink whose every place is taken, and 192 pods that all flood. An LRU: links come and go."""
 
@@ -113,6 +115,9 @@ CONFIG = MapSpec("am_config", ARRAY, at.Index, at.Config, 1, "switches and event
 THROTTLES = MapSpec(
     "am_throttle", MapKind.LRU_PERCPU_HASH, at.ThrottleKey, at.Throttle, 4096, "token bucket of each event stream"
 )
+NEXT_HOPS = MapSpec(
+    "am_next_hops", MapKind.PERCPU_ARRAY, at.Index, at.NextHop, NEXT_HOP_SLOTS, "what the routing table said this tick"
+)
 SCRATCH = MapSpec("am_scratch", MapKind.PERCPU_ARRAY, at.Index, at.Scratch, 1, "the packet being looked at")
 SERVICES = MapSpec("am_services", H, lb.ServiceKey, lb.Service, 65_536, "virtual addresses", NO_PREALLOC)
 BACKENDS = MapSpec("am_backends", H, lb.BackendKey, lb.Backend, 262_144, "backends by service and index", NO_PREALLOC)
@@ -148,7 +153,7 @@ MAPS: tuple[MapSpec, ...] = (
     LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, SELECTED, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, GENERATION,
     FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, CHOICE,
     SOURCE_RANGES, AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS,
-    NAT_RECENT, TUNNELS, TUNNEL_ENDS, TUNNEL_PEERS, TUNNEL_SOURCES,
+    NAT_RECENT, TUNNELS, TUNNEL_ENDS, TUNNEL_PEERS, TUNNEL_SOURCES, NEXT_HOPS,
 )  # fmt: skip
 
 PROGRAMS_WRITE = frozenset((FLOWS, BUDGETS, FRAGMENTS, AFFINITIES, REVERSES, NATS, CLIENTS))

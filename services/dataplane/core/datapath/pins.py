@@ -93,6 +93,7 @@ RULES: Mapping[MapSpec, Rule] = {
     m.CONFIG: Rule(),
     m.THROTTLES: Rule(),
     m.SCRATCH: Rule(),
+    m.NEXT_HOPS: Rule(),
 }
 """What becomes of each map that cannot be taken over."""
 

@@ -96,6 +96,7 @@ Bits256: TypeAlias = Annotated[int, Kind("u64", "32s", 32, 8, _vector_bytes, _ve
 """A vector of 256 bits, as one integer here: bit j is bit j % 64 of word j / 64."""
 NamespaceHash: TypeAlias = Annotated[bytes, Kind("u8", "8s", 8, 1, bytes, bytes, length=8)]
 """Eight bytes that a trie compares as they stand: which namespace's entries these are; all zero = nobody's."""
+Room136: TypeAlias = Annotated[bytes, Kind("u64", "136s", 136, 8, bytes, bytes, length=17)]
 Room208: TypeAlias = Annotated[bytes, Kind("u64", "208s", 208, 8, bytes, bytes, length=26)]
 Room1152: TypeAlias = Annotated[bytes, Kind("u64", "1152s", 1152, 8, bytes, bytes, length=144)]
 

@@ -27,6 +27,7 @@ _STRATEGIES: dict[str, st.SearchStrategy[Any]] = {
     "6s": st.binary(min_size=6, max_size=6),
     "8s": st.binary(min_size=8, max_size=8),
     "32s": st.integers(0, (1 << 256) - 1),
+    "136s": st.binary(min_size=136, max_size=136),
     "208s": st.binary(min_size=208, max_size=208),
     "1152s": st.binary(min_size=1152, max_size=1152),
 }
