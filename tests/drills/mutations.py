@@ -1571,8 +1571,8 @@ BGP = (
     Mutant(
         name="anothers-med-is-passed-on",
         file="services/routing/core/bgp/rib/exports.py",
-        old="med=attributes.med if path.source is OWN else None",
-        new="med=attributes.med",
+        old="        attributes.med if path.source is OWN else None,\n",
+        new="        attributes.med,\n",
         tests=("tests/core/routing/bgp/test_rib_policy.py::test_export",),
     ),
     Mutant(
@@ -1601,7 +1601,7 @@ BGP = (
     Mutant(
         name="a-lost-next-hop-concerns-nobody",
         file="services/routing/core/bgp/rib/tables.py",
-        old="            table.mark_hops(changed)\n",
+        old="            table.hops_changed(changed)\n",
         new="            pass\n",
         tests=(
             "tests/core/routing/bgp/test_rib_decision.py::test_the_nearer_next_hop_is_better_and_only_what_it_concerns_is_decided_again",
@@ -1610,15 +1610,15 @@ BGP = (
     Mutant(
         name="a-refresh-forgets-what-is-to-be-taken-back",
         file="services/routing/core/bgp/rib/groups.py",
-        old="_Again(tuple(self.out.items() if not owed else self._known(reader).items()), owed)",
-        new="_Again(tuple(self.out.items()), {})",
+        old="Again(self.out if not owed else self._known(reader), owed)",
+        new="Again(self.out, {})",
         tests=("tests/core/routing/bgp/test_rib_tables.py::test_a_peer_that_asks_is_sent_all_again",),
     ),
     Mutant(
         name="a-second-restart-keeps-all",
         file="services/routing/core/bgp/rib/adj_rib_in.py",
-        old="if restarted and not self.paths[key].long_lived]",
-        new="if not restarted]",
+        old="dict.fromkeys(key for key in self.stale if not self.paths[key].long_lived)",
+        new="{}",
         tests=(
             "tests/core/routing/bgp/test_rib_tables.py::test_a_second_restart_does_not_keep_what_was_not_sent_after_the_first",
         ),
@@ -3382,7 +3382,7 @@ BFD = (
     ),
 )
 
-BGP = (
+BGP_NODE = (
     Mutant(
         name="bgp-leaves-the-mesh-at-once",
         file="services/routing/core/bgp/make_before_break.py",
@@ -3461,7 +3461,7 @@ MUTANTS = (
     *ROUTING,
     *BGP,
     *BFD,
-    *BGP,
+    *BGP_NODE,
     *WIREGUARD,
     *DATAPLANE,
     *DATAPATH,
