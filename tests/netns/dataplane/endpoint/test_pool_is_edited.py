@@ -17,7 +17,7 @@ from tests.netns.dataplane.mesh import Mesh, RunningPod, cluster_objects, wait_f
 pytestmark = pytest.mark.privileged
 
 FOUR, SIX = (one for one in cluster_objects() if isinstance(one, IPPool))
-PASS_SECONDS = 8.0
+PASS_SECONDS = 30.0
 """A full pass comes every five seconds; the rest is a busy machine's."""
 HEADERS = {4: 40, 6: 60}
 """Of IP and TCP."""
