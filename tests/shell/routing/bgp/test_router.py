@@ -263,7 +263,7 @@ async def test_paths_of_two_peers_are_used_together_and_one_leaves_alone(make: M
     for peer in (eight, nine):
         await peer.send(peer.announce("10.1.0.0/24", path=(64999,)), peer.end_of_rib())
     await until(lambda: node.routes.said() == {"10.1.0.0/24": "10.0.0.8 10.0.0.9"})
-    assert sorted(node.routes.complete_) == [Family.IPV4, Family.IPV6]
+    await until(lambda: sorted(node.routes.complete_) == [Family.IPV4, Family.IPV6])
     eight.close()
     await until(lambda: node.state(8) is not State.ESTABLISHED)
     assert node.routes.said() == {"10.1.0.0/24": "10.0.0.8 10.0.0.9"}, "it may restart (RFC 4724)"
