@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import json
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 from ipaddress import IPv4Address, ip_address, ip_network
@@ -15,6 +18,7 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
+from chassis.telemetry.log import Log
 from proto.net import Address
 from proto.objects import (
     BGPConfiguration,
@@ -26,7 +30,9 @@ from proto.objects import (
     NodeBGP,
     SecretKey,
 )
+from services.cluster.core.bgp import SEVERITIES
 from services.cluster.core.parse import parse_object
+from services.routing.core.bgp.configuration import LOG_LEVELS
 from services.routing.core.bgp.peers import Action, Peer, SessionSettings
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering, router_id
 from services.routing.core.bgp.values import AddPath, Family
@@ -471,6 +477,17 @@ def test_ranges_of_services_are_no_routes_of_this_node() -> None:
     ranges = "serviceClusterIPs: [{cidr: 10.96.0.0/12}], serviceExternalIPs: [{cidr: 'fd00::/64'}]"
     found = made("n1", f"BGPConfiguration default: {{{ranges}}}")
     assert found.unprogrammed == (ip_network("10.96.0.0/12"), ip_network("fd00::/64"))
+
+
+def test_each_severity_that_is_understood_is_a_level_of_the_log() -> None:
+    assert LOG_LEVELS.keys() == set(SEVERITIES)
+    lines = io.StringIO()
+    for severity, level in LOG_LEVELS.items():
+        log = Log("routing", level, stream=lines)
+        for least in ("debug", "info", "warning", "error"):
+            getattr(log, least)("said", severity=severity)
+    heard = Counter(json.loads(line)["severity"] for line in lines.getvalue().splitlines())
+    assert heard == {"Trace": 4, "Debug": 4, "Info": 3, "Warning": 2, "Error": 1}
 
 
 def test_what_is_set_of_the_speaker() -> None:

@@ -34,7 +34,7 @@ from tests.netns.routing.conftest import Mesh, Netns, Routing, ip
 pytestmark = pytest.mark.privileged
 PODS = {1: "10.244.1.1", 2: "10.244.2.1"}
 BLOCKS = {1: "10.244.1.0/26", 2: "10.244.2.0/26"}
-PERIOD = 0.01
+PERIOD = 0.005
 PATIENCE = 90.0
 PORT = 7
 SWITCH = [
@@ -220,11 +220,11 @@ async def test_the_mesh_goes_off_when_the_switch_carries_its_routes_and_no_packe
     await stream.goes_on(100)
     await town.put(*SWITCH, BGPConfiguration("default", asn=64512, node_mesh=False))
     await until(lambda: town.logged("bgp-mesh-stays") == 2)
-    await stream.goes_on(400)
+    await stream.goes_on(200)
     assert all(BLOCKS[3 - number] in town.learnt(number) for number in PODS), "by the mesh, that is off"
     with bird(town.switch, town.folder):
         await until(lambda: town.logged("bgp-mesh-ends") == 2)
-        await stream.goes_on(400)
+        await stream.goes_on(200)
         assert all(BLOCKS[3 - number] in town.learnt(number) for number in PODS), "by the switch"
         assert stream.lost() == 0
 
@@ -235,15 +235,15 @@ async def test_a_pool_goes_from_a_tunnel_to_bgp_and_back_and_no_packet_is_lost(t
     stream = Stream(town.nodes)
     await stream.goes_on(100)
     await town.put(pool())
-    await stream.goes_on(400)
+    await stream.goes_on(200)
     assert all("am-vxlan" in town.route(number) for number in PODS), "as long as nobody leads there"
     await town.put(*SWITCH, BGPConfiguration("default", asn=64512, node_mesh=False))
     with bird(town.switch, town.folder):
         await town.both(lambda number: not town.own(number))
-        await stream.goes_on(400)
+        await stream.goes_on(200)
         assert all("fab0" in town.route(number) for number in PODS)
         await town.put(pool(vxlan_mode="Always"))
         await town.both(lambda number: "am-vxlan" in town.own(number))
-        await stream.goes_on(400)
+        await stream.goes_on(200)
         assert all(BLOCKS[3 - number] in town.learnt(number) for number in PODS), "beneath the pair's own"
     assert stream.lost() == 0

@@ -433,11 +433,7 @@ async def test_a_session_says_how_it_is(world: World, nine: ByHand) -> None:
     [
         (None, {"debug", "info"}),  # as the agent says, here all
         ("Debug", {"debug", "info"}),
-        ("Trace", {"debug", "info"}),
-        ("Info", {"info"}),
         ("Warning", set()),
-        ("Error", set()),
-        ("Fatal", set()),
     ],
 )
 async def test_what_is_logged_of_sessions_and_routes_follows_the_object(
