@@ -52,7 +52,8 @@ from services.routing.learnt import LearntRoutes, Pass
 from services.routing.mirror import Mirror as Buckets
 from services.routing.settings import Settings
 
-PERIOD = 5.0
+PERIOD = 4.0
+"""Seconds between full passes: what somebody takes away of learnt routes is back within five."""
 RESTART = 120.0
 """Seconds after a start in which peers are asked for their tables before anything is decided (RFC 4724 4.1)."""
 SOON = 0.1
