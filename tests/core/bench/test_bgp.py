@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -10,7 +11,7 @@ from bench.bgp.exabgp_relay import commands
 from bench.bgp.peers import Arrived, Reading
 from bench.bgp.report import Run, report
 from bench.bgp.speakers import AIRMESH, BIRD, FRR, GOBGP, KERNEL
-from bench.bgp.tables import PREFIXES_A_SET, RECEIVER, REFUSED, SENDER, SPEAKER, is_refused, table
+from bench.bgp.tables import PREFIXES_A_SET, RECEIVER, REFUSED, SENDER, SPEAKER, is_refused, number_of, table
 from services.routing.core.bgp.codec.messages import HEADER, MessageKind
 from services.routing.core.bgp.codec.updates import UpdateReader, UpdateWriter
 from services.routing.core.bgp.filters import prepended
@@ -123,6 +124,17 @@ def test_what_did_not_arrive_is_said_and_not_compared() -> None:
     assert "Kernel routes: 198 thousand a second, 330 thousand a second of CPU." in said
 
 
-def test_numbers_of_systems_differ() -> None:
+@pytest.mark.parametrize(
+    ("drawn", "number"), [(65_000, 65_000), (SPEAKER, 65_005), (RECEIVER, 65_006), (65_004, 65_004)]
+)
+def test_no_path_is_a_loop(drawn: int, number: int) -> None:
+    class Fixed(Random):
+        def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+            return drawn
+
+    assert number_of(Fixed()) == number
     assert len({SENDER, SPEAKER, RECEIVER}) == 3
+
+
+def test_a_table_that_never_came_has_no_time() -> None:
     assert Arrived(at=None, count=0, messages=0, wrong=0).at is None
