@@ -65,9 +65,15 @@ def _prefixes(random: Random, family: Family, count: int) -> list[Prefix]:
     return list(found)
 
 
+def number_of(random: Random) -> Asn:
+    """Of a system; none of the three, whose number in a path would be a loop."""
+    number = random.randrange(3000, 400_000)
+    return number + 3 if SENDER <= number <= RECEIVER else number
+
+
 def _attributes(random: Random, next_hop: Address) -> Attributes:
     middle = random.choices((1, 2, 3, 4, 5), (10, 30, 35, 17, 8))[0]
-    numbers = (SENDER, *(random.randrange(3000, 400_000) for _ in range(middle)))
+    numbers = (SENDER, *(number_of(random) for _ in range(middle)))
     if random.random() < 0.15:
         numbers += (numbers[-1],) * random.randrange(1, 4)
     communities = {SENDER << 16 | random.randrange(1000, 2000) for _ in range(random.randrange(5))}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from random import Random
 
 import pytest
 
@@ -10,7 +11,7 @@ from bench.bgp.exabgp_relay import commands
 from bench.bgp.peers import Arrived, Reading
 from bench.bgp.report import Run, report
 from bench.bgp.speakers import AIRMESH, BIRD, FRR, GOBGP, KERNEL
-from bench.bgp.tables import PREFIXES_A_SET, RECEIVER, REFUSED, SENDER, SPEAKER, is_refused, table
+from bench.bgp.tables import PREFIXES_A_SET, RECEIVER, REFUSED, SENDER, SPEAKER, is_refused, number_of, table
 from services.routing.core.bgp.codec.messages import HEADER, MessageKind
 from services.routing.core.bgp.codec.updates import UpdateReader, UpdateWriter
 from services.routing.core.bgp.filters import prepended
@@ -54,18 +55,20 @@ def test_what_arrives_has_to_be_all_by_the_right_paths(family: Family, hop: str)
     reading = Reading(sent.paths, agreed(family))
     for at, body in enumerate(passed[:-1]):
         reading.take(float(at), MessageKind.UPDATE, body)
-    assert reading.at is None
+    assert not reading.at
     unchanged = UpdateReader(agreed(family)).read(sent.messages[0][HEADER:]).reachable[0]
     as_it_came = writer.write(family, unchanged.attributes, unchanged.prefixes)
     assert isinstance(as_it_came, list)
     reading.take(90.0, MessageKind.UPDATE, as_it_came[0][HEADER:])
     reading.take(91.0, MessageKind.UPDATE, passed[-1])
-    assert reading.at is None, "some came by another path"
+    assert not reading.at, "some came by another path"
     assert reading.wrong
     for prefix in reading.wrong & {prefix for prefix in unchanged.prefixes if is_refused(family, prefix)}:
         reading.take(92.0, MessageKind.UPDATE, writer.withdraw(family, [prefix])[0][HEADER:])
     reading.take(93.0, MessageKind.UPDATE, passed[0])
-    assert (reading.at, len(reading.there), reading.wrong) == (93.0, len(sent.paths), set())
+    assert reading.at == 93.0
+    assert reading.there == sent.paths.keys()
+    assert not reading.wrong
 
 
 def test_what_passes_through_exabgp_is_announced_without_what_is_refused() -> None:
@@ -121,6 +124,17 @@ def test_what_did_not_arrive_is_said_and_not_compared() -> None:
     assert "Kernel routes: 198 thousand a second, 330 thousand a second of CPU." in said
 
 
-def test_numbers_of_systems_differ() -> None:
+@pytest.mark.parametrize(
+    ("drawn", "number"), [(65_000, 65_000), (SPEAKER, 65_005), (RECEIVER, 65_006), (65_004, 65_004)]
+)
+def test_no_path_is_a_loop(drawn: int, number: int) -> None:
+    class Fixed(Random):
+        def randrange(self, start: int, stop: int | None = None, step: int = 1) -> int:
+            return drawn
+
+    assert number_of(Fixed()) == number
     assert len({SENDER, SPEAKER, RECEIVER}) == 3
+
+
+def test_a_table_that_never_came_has_no_time() -> None:
     assert Arrived(at=None, count=0, messages=0, wrong=0).at is None

@@ -7,8 +7,9 @@ another group first reads a backlog of its own, or one that all share who join a
 behind has the changes that it lacks folded into its backlog, a single one for each prefix. So the log is bounded by the
 table, however long a peer does not read.
 
-A peer is not sent its own paths: of each entry it sees what others said. Peers that read the same are given the same
-objects for all prefixes of which they have no path themselves, so that what is written for one can be sent to all.
+A peer is not sent its own paths: of each entry it sees what others said, and the table of a peer that is alone has none
+of them. Peers that read the same are given the same objects for all prefixes of which they have no path themselves, so
+that what is written for one can be sent to all.
 """
 
 from __future__ import annotations
