@@ -33,7 +33,7 @@ def test_others_changes_neither_wake_nor_are_kept() -> None:
     cursor.mark("b.1", "a")
     assert (cursor.pending, cursor.take()) == (False, frozenset())
     cursor.mark("a.1", "b.1", "_epoch")
-    assert (cursor.pending, cursor.take()) == (True, {"a.1", "_epoch"})
+    assert (cursor.pending, cursor.take()) == (True, frozenset({"a.1", "_epoch"}))
     cursor.mark()
     assert (cursor.pending, cursor.take()) == (True, frozenset())
 
