@@ -281,6 +281,7 @@ async def test_a_way_that_stops_answering_is_given_up_for_the_next(pair: Pair, m
     await until(lambda: "10.244.0.64/26 via 172.30.0.12 dev fab0 metric 64" in n1.routes() and len(n2.routes()) > 3)
     filtered(n2, f"iifname fab0 udp dport {PORT}")
     await until(lambda: tunnelled(2) <= n1.routes() and tunnelled(1) <= n2.routes())
+    await until(lambda: any(step.step == "given-up" for step in pair.steps))  # it is said after the routes are there
     given = [step for step in pair.steps if step.step == "given-up"]
     assert {step.model for step in given} == {"host-gw"}
     assert await asyncio.to_thread(echoed, pair.nodes) == [True, True]
