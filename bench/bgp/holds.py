@@ -90,7 +90,7 @@ def speak(number: int, count: int, asked: Connection) -> None:
         own = settings(number, 1)
         peer.sendall(encode_open(negotiation.opening(own, negotiation.offered(own))) + keepalive())
         peer.settimeout(0.05)
-        reported = time.monotonic()
+        kept_alive = time.monotonic()
         while True:
             if asked.poll():
                 if (word := asked.recv()) == "end":
@@ -98,9 +98,9 @@ def speak(number: int, count: int, asked: Connection) -> None:
                 peer.settimeout(None)
                 peer.sendall(words[word])
                 peer.settimeout(0.05)
-            if time.monotonic() - reported > 10:
+            if time.monotonic() - kept_alive > 10:
                 peer.sendall(keepalive())
-                reported = time.monotonic()
+                kept_alive = time.monotonic()
             try:
                 if not peer.recv(1 << 20):
                     return

@@ -94,7 +94,7 @@ async def laid(pair: Pair) -> Netns:
     await pair.pools(vxlan_mode="Always")
     await pair.start()
     await until(lambda: {step.family for step in pair.steps if step.step == "taken"} == {4, 6}, BUSY)
-    assert all(kind(n1) for kind in (routes, neighbours, rules))
+    await until(lambda: all(kind(n1) for kind in (routes, neighbours, rules)), BUSY)
     return n1
 
 
