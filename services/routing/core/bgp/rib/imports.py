@@ -70,7 +70,7 @@ class Guard:
 class Admission:
     """What becomes of paths with the same attributes and path identifier from one peer."""
 
-    __slots__ = ("_applicable", "_found", "_rejects_all", "_judge", "attributes", "hop", "path_id", "usual")
+    __slots__ = ("_applicable", "_found", "_judge", "_rejects_all", "attributes", "hop", "path_id", "usual")
 
     def __init__(self, judge: Judge, attributes: Attributes, path_id: PathId, hop: NextHop | None) -> None:
         self._judge = judge
