@@ -43,7 +43,7 @@ def index_of(packet: bytes) -> int:
     words = struct.unpack_from("<II" if at4 else "<IIIIIIII", packet, head)
     sport, dport = struct.unpack_from("<HH", packet, ports)
     source, destination = (words[:1], words[1:]) if at4 else ((words[0], words[3]), (words[4], words[7]))
-    mixed = sport ^ dport << 16
+    mixed: int = sport ^ dport << 16
     for word in (*source, *destination):
         mixed ^= word
     return (mixed * GOLDEN_RATIO & 0xFFFFFFFF) * NEXT_HOP_SLOTS >> 32

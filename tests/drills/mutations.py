@@ -1276,7 +1276,7 @@ ROUTING = (
         tests=("tests/bpf/test_next_hops.py",),
     ),
     Mutant(
-        name="flows-of-one-place-take-one-another-s-next-hop",
+        name="flows-of-one-slot-take-one-another-s-next-hop",
         file="services/dataplane/bpf/fib.h",
         old=" | (asked->dport ^ fib->dport)",
         new="",
