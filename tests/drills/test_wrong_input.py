@@ -112,6 +112,10 @@ GOOD = f"""
   spec:
     importV4: [{{action: Accept, matchOperator: In, cidr: 10.0.0.0/8, prefixLength: {{min: 16, max: 26}}}}]
     exportV6: [{{action: Reject, source: RemotePeers}}]
+- apiVersion: crd.projectcalico.org/v1
+  kind: CalicoNodeStatus
+  metadata: {{name: n1, uid: u-1}}
+  spec: {{node: n1, classes: [Agent, BGP, Routes], updatePeriodSeconds: 20}}
 """
 OBJECTS: dict[str, dict[str, Any]] = {one["kind"]: one for one in yaml.safe_load(GOOD)}
 
