@@ -25,7 +25,7 @@ NEWROUTE, DELROUTE, GETROUTE = 24, 25, 26
 NEWNEIGH, DELNEIGH, GETNEIGH = 28, 29, 30
 
 IFF_UP = 1
-SCOPE_UNIVERSE, SCOPE_LINK = 0, 253
+SCOPE_UNIVERSE, SCOPE_LINK, SCOPE_NOWHERE = 0, 253, 255
 TABLE_MAIN = 254
 UNICAST, UNREACHABLE, PROHIBIT = 1, 7, 8
 PERMANENT = 0x80
@@ -146,7 +146,7 @@ def add_route(
 
 def delete_route(index: int, destination: Address, *, protocol: int, tolerated: tuple[int, ...] = ()) -> Message:
     """Takes a host route of ours away; another protocol's is left alone."""
-    body = _ROUTE.pack(family_of(destination), destination.max_prefixlen, 0, 0, TABLE_MAIN, protocol, 255, UNICAST, 0)
+    body = _ROUTE.pack(family_of(destination), destination.max_prefixlen, 0, 0, TABLE_MAIN, protocol, SCOPE_NOWHERE, UNICAST, 0)
     body += attribute(1, destination.packed) + number(4, index)
     return Message(DELROUTE, 0, body, ("route", destination), tolerated)
 
@@ -248,14 +248,17 @@ def remove_route(
     mtu: int = 0,
     tolerated: tuple[int, ...] = (),
 ) -> Message:
-    """Takes away the route that is all of this; another protocol's is left alone."""
-    body = _network_route(network, kind, metric, protocol, False) + _next_hop(network, via, link) + _metrics(mtu)
+    """Takes away the route that is all of this, of whatever scope; another protocol's is left alone."""
+    body = _network_route(network, kind, metric, protocol, False, SCOPE_NOWHERE)
+    body += _next_hop(network, via, link) + _metrics(mtu)
     return Message(DELROUTE, 0, body, ("route", network), tolerated)
 
 
-def _network_route(network: Network, kind: int, metric: int, protocol: int, onlink: bool) -> bytes:
+def _network_route(
+    network: Network, kind: int, metric: int, protocol: int, onlink: bool, scope: int = SCOPE_UNIVERSE
+) -> bytes:
     family, flags = family_of(network.network_address), ONLINK if onlink else 0
-    body = _ROUTE.pack(family, network.prefixlen, 0, 0, TABLE_MAIN, protocol, SCOPE_UNIVERSE, kind, flags)
+    body = _ROUTE.pack(family, network.prefixlen, 0, 0, TABLE_MAIN, protocol, scope, kind, flags)
     return body + attribute(_DESTINATION, network.network_address.packed) + number(_PRIORITY, metric)
 
 
