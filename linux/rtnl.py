@@ -146,7 +146,8 @@ def add_route(
 
 def delete_route(index: int, destination: Address, *, protocol: int, tolerated: tuple[int, ...] = ()) -> Message:
     """Takes a host route of ours away; another protocol's is left alone."""
-    body = _ROUTE.pack(family_of(destination), destination.max_prefixlen, 0, 0, TABLE_MAIN, protocol, SCOPE_NOWHERE, UNICAST, 0)
+    length = destination.max_prefixlen
+    body = _ROUTE.pack(family_of(destination), length, 0, 0, TABLE_MAIN, protocol, SCOPE_NOWHERE, UNICAST, 0)
     body += attribute(1, destination.packed) + number(4, index)
     return Message(DELROUTE, 0, body, ("route", destination), tolerated)
 

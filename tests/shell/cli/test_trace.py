@@ -82,7 +82,8 @@ async def test_what_cannot_be_shown_is_one_sentence(nats_server: NatsServer, run
     wrong = await airmesh(env, "trace", "deployment", "shop/web")
     assert wrong.code == 2
     assert "'deployment shop/web' is nothing that can be traced" in wrong.err
-    assert "[pod | policy | service] NAMESPACE/NAME, node NODE, route PREFIX [NODE], dns, or a trace id" in " ".join(wrong.err.split())
+    remedy = "[pod | policy | service] NAMESPACE/NAME, node NODE, route PREFIX [NODE], dns, or a trace id"
+    assert remedy in " ".join(wrong.err.split())
     forgotten = await airmesh(env, "trace", "ab" * 16)
     assert forgotten.code == 1
     assert "no agent keeps a span of it any more" in forgotten.out
