@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Makes a Debian 12 machine able to build and run images: podman with what it needs, unless docker is there. Safe to run
-# again.
+# Makes a Debian 12 machine able to build and run images: podman with what it needs, unless docker is there and its daemon
+# answers. Safe to run again.
 set -euo pipefail
 cd "$(dirname "$0")/.."
-command -v podman > /dev/null || ! command -v docker > /dev/null || exit 0
+command -v podman > /dev/null || ! docker info > /dev/null 2>&1 || exit 0
 missing=()
 while read -r package; do
   [ "$(dpkg-query -W -f '${db:Status-Status}' "$package" 2> /dev/null)" = installed ] || missing+=("$package")
