@@ -141,13 +141,12 @@ class TestInTheMiddle:
         """Its packets go to the backend that it has, though nobody here has seen it begin."""
         n, served = Names(version), backends(version, 16)
         serve(keyed, f"{n.vip}:80", *served, flags=ServiceFlag.FOREIGN)
-        for sport in range(30000, 30020):
+        for sport in range(30000, 30006):  # one backend of 16 each: all six by chance never
             first = sent(keyed.from_wire(packet(f"tcp {n.client}:{sport} > {n.vip}:80", flags=SYN)))
             forget_flows(keyed)
             later = keyed.from_wire(packet(f"tcp {n.client}:{sport} > {n.vip}:80", flags=ACK))
             assert str(later) == "redirect"
             assert sent(later).split(" > ")[1] == first.split(" > ")[1]
-            forget_flows(keyed)
 
     def test_policy_judges_it_as_a_first_packet(self, keyed: World, version: int) -> None:
         n = Names(version)
