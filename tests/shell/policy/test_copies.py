@@ -131,8 +131,8 @@ async def test_lost_rules_and_identities_are_rebuilt_the_same(town: Town) -> Non
         old = town.rules.epoch
         await town.lose("rules", "identities")
         await town.until(lambda: town.rules.synced and town.rules.epoch != old, "rebuilt", 40)
+        await town.until(lambda: town.policies() == before, "both shards' policies", 40)
         await town.until(lambda: town.identities.synced, "records rebuilt", 40)
-        assert town.policies() == before
         assert {key: entry.value for key, entry in town.identities.entries.items()} == records
 
 
