@@ -28,7 +28,7 @@ from services.routing.core.bgp.batches import Batch
 from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.session.reasons import Reason
 from services.routing.core.bgp.session.table import State
-from services.routing.core.bgp.values import prefix_of
+from services.routing.core.bgp.values import covering, prefix_of
 from services.routing.core.faults import Fault
 
 
@@ -102,7 +102,7 @@ def _named_last(network: Network, router: Router) -> Batch | None:
     """The batch of UPDATE messages that named a prefix last, else the longest one that holds it and has a path."""
     family, prefix = prefix_of(network)
     known = router.rib.accepted(family)
-    found = (router.batches.find(family, one) for one in reports.covering(prefix) if one == prefix or one in known)
+    found = (router.batches.find(family, one) for one in covering(prefix) if one == prefix or one in known)
     return next((batch for batch in found if batch is not None), None)
 
 

@@ -23,7 +23,7 @@ from dataclasses import dataclass
 from itertools import islice
 
 from proto.net import Address
-from services.routing.core.bgp.values import Family, Prefix
+from services.routing.core.bgp.values import Family, Prefix, covering
 from services.routing.core.faults import Fault
 
 PROTOCOL = 185
@@ -77,14 +77,7 @@ def hops_of(hops: Iterable[Hop]) -> Hops:
 
 def longest_match(routes: Container[Prefix], prefix: Prefix, without: Container[Prefix] = ()) -> Prefix | None:
     """The longest of some routes' prefixes, those of ``without`` left out, that covers ``prefix``, be it itself."""
-    for length in range(prefix[0], -1, -1):
-        octets = bytearray(prefix[1 : 1 + (length + 7) // 8])
-        if length % 8:
-            octets[-1] &= 0xFF00 >> length % 8
-        covering = bytes((length,)) + octets
-        if covering in routes and covering not in without:
-            return covering
-    return None
+    return next((one for one in covering(prefix) if one in routes and one not in without), None)
 
 
 def without_number(prefixes: int, node: str) -> tuple[Fault, ...]:

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Collection, Container, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from types import MappingProxyType
 
 from kit.model_settings import DEFAULT
 from proto.net import Network
-from services.routing.core.bgp.reports import covering
 from services.routing.core.bgp.rib.paths import OWN
 from services.routing.core.bgp.rib.tables import Tables
-from services.routing.core.bgp.values import Family, Prefix, network_of
+from services.routing.core.bgp.values import Family, Prefix, covering, network_of
 from services.routing.core.faults import Fault
 
 DEADLINE = 120.0
@@ -98,5 +98,5 @@ def _is_learnt(tables: Tables, family: Family, prefix: Prefix, going: Collection
     if any(path.source.name not in going and path.reachable for path in paths):
         return True
     chosen = tables.chosen(family)
-    wider = (chosen[one][0] for one in covering(prefix)[1:] if one[0] and chosen.get(one))
+    wider = (chosen[one][0] for one in islice(covering(prefix), 1, None) if one[0] and chosen.get(one))
     return any(best.source is not OWN and best.source.name not in going for best in wider)

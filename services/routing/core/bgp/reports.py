@@ -35,6 +35,7 @@ from services.routing.core.bgp.values import (
     Family,
     Origin,
     Prefix,
+    covering,
     network_of,
     prefix_of,
 )
@@ -74,7 +75,7 @@ def routes(tables: Tables, asked: BgpRoutesRequest, node: str, peers: Iterable[s
         held = None
         if asked.prefix is not None:
             of, prefix = prefix_of(asked.prefix)
-            held = covering(prefix) if of is family else ()
+            held = tuple(covering(prefix)) if of is family else ()
         looked = _Look(tables, family, held)
         units, total = _UNITS[asked.table](looked, named)
         taken, room = _fitting(units, MAX_PATHS - len(paths), room)
@@ -82,17 +83,6 @@ def routes(tables: Tables, asked: BgpRoutesRequest, node: str, peers: Iterable[s
         left_out += total - len(taken)
     paths.sort(key=lambda path: (path.prefix.version, path.prefix.network_address.packed, path.prefix.prefixlen))
     return BgpRoutes(node=node, speaks=True, peers=len(named), paths=tuple(paths), left_out=left_out)
-
-
-def covering(prefix: Prefix) -> tuple[Prefix, ...]:
-    """A prefix and all that hold it, the longest first."""
-    number, octets = int.from_bytes(prefix[1:]), len(prefix) - 1
-    found = []
-    for length in range(prefix[0], -1, -1):
-        kept = (length + 7) // 8
-        bits = number >> (8 * octets - length) << (8 * kept - length)
-        found.append(bytes((length,)) + bits.to_bytes(kept))
-    return tuple(found)
 
 
 Unit = tuple[BgpPath, ...]

@@ -8,6 +8,7 @@ that costs 37 bytes where an ``IPv4Network`` costs 300. ``network_of`` and ``pre
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass, fields
 from enum import IntEnum
 from ipaddress import IPv4Address, IPv4Network, IPv6Network
@@ -296,6 +297,15 @@ def lies_in(prefix: Prefix, wide: Prefix) -> bool:
     if length > prefix[0] or prefix[1:whole] != wide[1:whole]:
         return False
     return not rest or (prefix[whole] ^ wide[whole]) >> (8 - rest) == 0
+
+
+def covering(prefix: Prefix) -> Iterator[Prefix]:
+    """A prefix and all that hold it, the longest first."""
+    number, octets = int.from_bytes(prefix[1:]), len(prefix) - 1
+    for length in range(prefix[0], -1, -1):
+        kept = (length + 7) // 8
+        bits = number >> (8 * octets - length) << (8 * kept - length)
+        yield bytes((length,)) + bits.to_bytes(kept)
 
 
 def network_of(family: Family, prefix: Prefix) -> Network:

@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from proto.bgp import MAX_PATHS, BgpPath, BgpRoutes, BgpRoutesRequest, RoutesTable, is_named
 from proto.codec import encode
 from services.routing.core.bgp.peers import Action, FilterRule
-from services.routing.core.bgp.reports import counts, covering, routes
-from services.routing.core.bgp.values import Attributes, Origin, network_of, prefix_of
+from services.routing.core.bgp.reports import counts, routes
+from services.routing.core.bgp.values import Attributes, Origin, covering, network_of, prefix_of
 from tests.core.routing.bgp.rib_speaker import V4, V6, Speaker, attributes, prefix
 
 P, WIDE, TEN = "10.1.0.0/16", "10.0.0.0/8", "10.1.2.0/24"
