@@ -340,13 +340,8 @@ class Link:
         return await self._everyone(BGP_ROUTES, asked, BgpRoutes)
 
     async def _everyone(self, subject: str, asked: msgspec.Struct, kind: type[A]) -> tuple[tuple[str, A], ...]:
-        found: list[tuple[str, A]] = []
-        for user, data in await self._ask_all(subject, encode(asked)):
-            with suppress(Malformed):
-                reply = decode(Reply, data)
-                if reply.ok:
-                    found.append((user, decode(kind, reply.body)))
-        return tuple(found)
+        read = [(user, _answer(kind, data)) for user, data in await self._ask_all(subject, encode(asked))]
+        return tuple((user, answer) for user, answer in read if answer is not None)
 
     async def _ask_all(self, subject: str, body: bytes) -> tuple[tuple[str, bytes], ...]:
         inbox, token = discovery_inbox(self._settings.user), secrets.token_hex(12)
@@ -399,11 +394,8 @@ class Link:
             except (nats.errors.Error, OSError) as error:
                 raise _ended() from error
             user, _, of = message.subject.removeprefix(f"{inbox}.").partition(".")
-            if of == token:
-                with suppress(Malformed):
-                    reply = decode(Reply, message.data)
-                    if reply.ok:
-                        yield user, decode(kind, reply.body)
+            if of == token and (answer := _answer(kind, message.data)) is not None:
+                yield user, answer
 
     def _check(self, what: str) -> None:
         """Raises Declined when the server has forbidden something, Unreachable when the connection has ended."""
@@ -450,6 +442,15 @@ def _words_before_the_reset(url: str) -> bytes:
             if words:
                 break
     return words
+
+
+def _answer(kind: type[A], data: bytes) -> A | None:
+    """What an agent answered; None when it refused, or it cannot be read."""
+    with suppress(Malformed):
+        reply = decode(Reply, data)
+        if reply.ok:
+            return decode(kind, reply.body)
+    return None
 
 
 def _ended() -> Unreachable:
