@@ -2,12 +2,14 @@
 
 A view that is not in sync keeps what it last knew; :class:`services.routing.core.plan.Mesh` says how far it can be
 believed, so that nothing is taken away on hearsay. A record of ``routes`` counts under the name of its key alone: that
-is what the bus lets only this node write, and a next hop told in another's name would draw that node's traffic.
+is what the bus lets only this node write, and a next hop told in another's name would draw that node's traffic. What a
+node has told counts as long as it may still be so: the loss of a bucket takes nobody's addresses and keys away, until
+the node has told all of its own again (a gateway holds nothing by which it could be known to be gone).
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Set
 from dataclasses import replace
 
 from chassis.bus.client import Bus
@@ -43,6 +45,8 @@ class Mirror:
         self.felix = bus.bucket(OBJECTS).watch(
             {FELIX: FelixConfiguration}, prefixes=(FELIX,), markers=(), name="felixconfigurations"
         )
+        self._told: dict[str, NodeRoutes] = {}
+        """What stands, or stood and may still be so, by key of ``routes``."""
 
     @property
     def views(self) -> tuple[View, ...]:
@@ -56,6 +60,8 @@ class Mirror:
         }
         honest = {key: routes for key, routes in reported.items() if routes.node == _writer(key)}
         blocks = [entry.value for entry in self.blocks.entries.values() if isinstance(entry.value, Block)]
+        claims = tuple(entry.value for entry in self.claims.entries.values() if isinstance(entry.value, Claim))
+        self._follow_told(honest, {*(block.node for block in blocks), *(claim.node for claim in claims)})
         felix = (entry.value for entry in self.felix.entries.values() if isinstance(entry.value, FelixConfiguration))
         settings = model_settings(felix, self._node)
         if ENCRYPTS not in self._served:
@@ -63,9 +69,9 @@ class Mirror:
         pools, names = self._asked(blocks, settings.encrypted)
         return Mesh(
             me=self._node,
-            routes={routes.node: routes for routes in honest.values()},
+            routes={routes.node: routes for routes in self._told.values()},
             impostors=tuple((_writer(key), reported[key].node) for key in sorted(reported.keys() - honest.keys())),
-            claims=tuple(entry.value for entry in self.claims.entries.values() if isinstance(entry.value, Claim)),
+            claims=claims,
             blocks={block.cidr: block for block in blocks},
             pools=pools,
             names=names,
@@ -79,6 +85,15 @@ class Mirror:
                 routes.node for key, routes in honest.items() if self.routes.synced and self.routes.scope_complete(key)
             ),
         )
+
+    def _follow_told(self, honest: Mapping[str, NodeRoutes], holders: Set[str]) -> None:
+        """Takes in what stands in ``routes``, lets go of what surely is no more. ``holders``: of blocks and claims."""
+        whole = self.blocks.synced and self.claims.synced
+        for key, routes in tuple(self._told.items()):
+            gone = whole and not routes.gateway and routes.node not in holders
+            if gone or (self.routes.synced and self.routes.scope_complete(key)):
+                del self._told[key]
+        self._told |= honest
 
     def _asked(
         self, blocks: Iterable[Block], encrypted: frozenset[int]

@@ -24,8 +24,8 @@ from services.routing.core.wireguard import (
     FIRST,
     SLOTS,
     OwnKeys,
+    PeerStep,
     Remote,
-    WantedPeer,
     WireguardState,
     Wish,
     best_slot,
@@ -108,7 +108,8 @@ class Wireguard:
         slots = _slots(wish, found, best, alive, links)
         for slot, device in devices.items():
             wanted = wanted_peers(slot, found, best, slots, self._new(slot, device, wish.known.me, found, clock))
-            self._configure(slot, device, keys.private_of(slot), wish.port + slot, wanted, now)
+            steps = peer_steps(wanted, device.peers, now, wish.known)
+            self._configure(slot, device, keys.private_of(slot), wish.port + slot, steps)
             self._devices.mark(slot, mtu, wish.local[0], wish.port + slot)
         self._drained = self._look(own.other, wish, devices, slots, clock)
         self._go_on(wish, own, mine, now, faults)
@@ -157,10 +158,7 @@ class Wireguard:
                 )
             )
 
-    def _configure(
-        self, slot: int, device: Device, private: bytes, port: int, wanted: Mapping[bytes, WantedPeer], now: float
-    ) -> None:
-        steps = peer_steps(wanted, device.peers, now)
+    def _configure(self, slot: int, device: Device, private: bytes, port: int, steps: tuple[PeerStep, ...]) -> None:
         change = Change(
             private_key=None if device.private_key == private else private,
             port=None if device.port == port else port,

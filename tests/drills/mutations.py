@@ -1686,6 +1686,20 @@ WIREGUARD = (
         tests=("tests/core/routing/test_wireguard.py",),
     ),
     Mutant(
+        name="a-peer-goes-that-has-not-told-yet",
+        file="services/routing/core/wireguard.py",
+        old="self.complete and holders <= {",
+        new="self.complete or holders <= {",
+        tests=("tests/core/routing/test_wireguard.py",),
+    ),
+    Mutant(
+        name="a-lost-bucket-takes-what-nodes-told",
+        file="services/routing/mirror.py",
+        old="            if gone or (self.routes.synced and",
+        new="            if gone or (self.routes.synced or",
+        tests=("tests/shell/routing/test_mirror.py",),
+    ),
+    Mutant(
         name="the-old-key-is-deleted-at-once",
         file="services/routing/core/wireguard.py",
         old='        return "drop" if drained else "stay"',
@@ -2480,7 +2494,7 @@ DATAPLANE = (
     Mutant(
         name="the-loss-of-a-record-is-the-end-of-a-node",
         file="services/dataplane/tunnel/known.py",
-        old="        elif key in self._announced and not (self._has_announced_all(key) or self._is_gone(node)):\n",
+        old="        elif key in self._announced and not (self._has_announced_all(key) or self._is_gone(key, node)):\n",
         new="        elif False:\n",
         tests=("tests/shell/dataplane/tunnel/test_known.py",),
     ),

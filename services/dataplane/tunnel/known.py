@@ -2,8 +2,9 @@
 
 Owns what stays known while it cannot be known: a block that vanished while ``blocks`` is not whole, and what a node
 told of itself as long as it may still be there (it holds something, and has not said in this epoch that its record is
-all). So the loss of a bucket takes no tunnel away, and lets nobody else have an address meanwhile. Promises: a pass
-costs what changed in the views. :attr:`Known.begun` says when all was here once; before that nothing of it is written.
+all; a gateway holds nothing, and stays until it speaks again). So the loss of a bucket takes no tunnel away, and lets
+nobody else have an address meanwhile. Promises: a pass costs what changed in the views. :attr:`Known.begun` says when
+all was here once; before that nothing of it is written.
 """
 
 from __future__ import annotations
@@ -32,6 +33,8 @@ class Known:
         """Keys of ``routes`` whose addresses are known."""
         self._silent: set[str] = set()
         """Of these, the ones that are not in the bucket."""
+        self._gateways: set[str] = set()
+        """Of these, the ones of machines that are no nodes."""
         self._begun = False
 
     @property
@@ -50,7 +53,7 @@ class Known:
         views = (feed.blocks, feed.claims, feed.routes)
         if any(view.unreadable for view in views) or not (self._may_forget() and feed.routes.synced):
             return False
-        if not (feed.complete(Node) and feed.complete(EndpointSlice)) or self._silent:
+        if not (feed.complete(Node) and feed.complete(EndpointSlice)) or self._silent - self._gateways:
             return False
         others = (node for node in self._peers.holders if node != feed.node)
         return all(feed.routes.scope_complete(encode_segment(node)) for node in others)
@@ -76,7 +79,8 @@ class Known:
             self._peers.announce(node, of_node)
             self._peers.set_gateway(node, of_gateway, value.models)
             self._announced.add(key)
-        elif key in self._announced and not (self._has_announced_all(key) or self._is_gone(node)):
+            (self._gateways.add if value.gateway else self._gateways.discard)(key)
+        elif key in self._announced and not (self._has_announced_all(key) or self._is_gone(key, node)):
             self._silent.add(key)
             return
         elif key in self._announced:
@@ -89,9 +93,9 @@ class Known:
         """A node has said, in this epoch, that what stands in the bucket is all."""
         return self._feed.routes.synced and self._feed.routes.scope_complete(key)
 
-    def _is_gone(self, node: str) -> bool:
+    def _is_gone(self, key: str, node: str) -> bool:
         """A node is surely no more: ``ipam`` has taken everything back."""
-        return self._may_forget() and not self._peers.holds(node)
+        return key not in self._gateways and self._may_forget() and not self._peers.holds(node)
 
     def _may_forget(self) -> bool:
         return self._feed.blocks.scope_complete() and self._feed.claims.synced

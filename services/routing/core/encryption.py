@@ -89,6 +89,8 @@ def wish_of(mesh: Mesh, kernel: Snapshot) -> Wish | None:
         claims=mesh.claims,
         underlay=_underlay(mesh, (*links, kernel.loopback) if kernel.loopback is not None else links),
         families=frozenset(address.version for address in local),
+        complete=mesh.blocks_complete and mesh.claims_complete and mesh.routes_complete,
+        reported=mesh.reported,
     )
     return Wish(
         known=known,

@@ -9,7 +9,7 @@ from ipaddress import ip_network
 from kit.model_settings import ModelSettings
 from kit.models import ENCRYPTS, HOST_GW
 from kit.prefixes import overlap
-from proto.addresses import Block, Claim
+from proto.addresses import CONTESTED, IPAM_HOLDER, Block, Claim
 from proto.net import Address, Network
 from proto.routes import NodeRoutes
 
@@ -45,6 +45,13 @@ class Mesh:
     pools_complete: bool = False
     settings: ModelSettings = field(default_factory=ModelSettings)
     settings_complete: bool = False
+
+    @property
+    def all_reported(self) -> bool:
+        """Whether each node that holds anything has told all of its own."""
+        holders = {block.node for block in self.blocks.values()} | {claim.node for claim in self.claims}
+        whole = self.blocks_complete and self.claims_complete and self.routes_complete
+        return whole and holders <= {"", IPAM_HOLDER, CONTESTED, self.me, *self.reported}
 
     def pool_of(self, where: Network | Address) -> Network | None:
         """The range of the pool that a prefix or an address lies in."""

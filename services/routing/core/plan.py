@@ -99,7 +99,7 @@ def plan(mesh: Mesh, kernel: Snapshot, memory: Memory | None = None) -> Plan:
     idle = _idle(kernel, desired, node.needed, memory)
     devices = device_operations(kernel.devices, node.devices, node.needed, idle, mesh.settings_complete)
     peers = outer_addresses(mesh, node.own)
-    entries = entry_operations(node.own.devices, peers, kernel.entries, complete=mesh.routes_complete)
+    entries = entry_operations(node.own.devices, peers, kernel.entries, complete=mesh.all_reported)
     faults = [
         *dict.fromkeys(fault for choice in chosen.values() for fault in choice.faults),
         *_faults(mesh, kernel),

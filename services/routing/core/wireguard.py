@@ -28,7 +28,7 @@ from hashlib import blake2b
 from ipaddress import ip_network
 from typing import Literal, Protocol
 
-from proto.addresses import Block, Claim
+from proto.addresses import IPAM_HOLDER, Block, Claim
 from proto.net import Address, Network
 from proto.routes import NodeRoutes, WireguardKey
 from services.routing.core.faults import Fault
@@ -138,6 +138,21 @@ class Known:
     """Addresses on the shared network by node, as ``kit.underlay`` judges."""
     families: Set[int] = frozenset()
     """Of this node's own addresses on the shared network."""
+    complete: bool = False
+    """``blocks``, ``claims`` and ``routes`` are known whole."""
+    reported: Set[str] = frozenset()
+    """Nodes that have told all of their own in ``routes``."""
+
+    def may_lose(self, networks: Iterable[Network]) -> bool:
+        """Whether a peer of these networks that nothing asks for is surely not needed: whoever holds one of them has
+        told all of its own, and so would have told the key.
+        """
+        claimed = {ip_network(claim.address): claim.node for claim in self.claims}
+        holders = {
+            block.node if (block := self.blocks.get(network)) is not None else claimed.get(network, "")
+            for network in networks
+        }
+        return self.complete and holders <= {"", IPAM_HOLDER, self.me, *self.reported}
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -401,8 +416,11 @@ def proved_keys(peers: Iterable[SeenPeer], now: float) -> frozenset[bytes]:
     return frozenset(peer.public_key for peer in peers if peer.handshake and now - peer.handshake < PROVED)
 
 
-def peer_steps(wanted: Mapping[bytes, WantedPeer], seen: Iterable[SeenPeer], now: float) -> tuple[PeerStep, ...]:
-    """What makes a device's peers the wanted ones, in order. A change costs the peers that it is about.
+def peer_steps(
+    wanted: Mapping[bytes, WantedPeer], seen: Iterable[SeenPeer], now: float, known: Known
+) -> tuple[PeerStep, ...]:
+    """What makes a device's peers the wanted ones, in order. A change costs the peers that it is about. What is
+    ``known`` says which peers and addresses may go: a device keeps those of a node that has not been heard of yet.
 
     An address that changes hands is in somebody's at any moment. An endpoint is told to a peer with which there is no
     session: where a peer with one is heard from, WireGuard knows better.
@@ -429,10 +447,11 @@ def peer_steps(wanted: Mapping[bytes, WantedPeer], seen: Iterable[SeenPeer], now
             steps.append(step)
     given = {network for peer in wanted.values() for network in peer.allowed}
     kept = (peer for key, peer in before.items() if key in wanted)
-    nobodys = {network for peer in kept for network in peer.allowed if network not in given}
+    nobodys = {network for peer in kept for network in peer.allowed if network not in given and known.complete}
     if nobodys:
         steps.append(PeerStep(public_key=NOBODY, allow=tuple(sorted(nobodys, key=str))))
-    gone = [key for key in before if key not in wanted and key != NOBODY]
+    unasked = [peer for key, peer in before.items() if key not in wanted and key != NOBODY]
+    gone = [peer.public_key for peer in unasked if known.may_lose(peer.allowed)]
     if nobodys or NOBODY in before:
         gone.append(NOBODY)
     return (*steps, *(PeerStep(public_key=key, remove=True) for key in gone))

@@ -230,6 +230,12 @@ WANTED = WantedPeer(
     allowed=networks("10.1.0.0/26", "10.2.0.0/26"),
 )
 THERE = Peer(key(2), allowed=WANTED.allowed)
+WHOLE = Known(
+    me="n1",
+    blocks=blocks(n2="10.1.0.0/26 10.2.0.0/26"),
+    complete=True,
+    reported=frozenset({"n2", "n3"}),
+)
 
 
 @pytest.mark.parametrize(
@@ -299,7 +305,31 @@ THERE = Peer(key(2), allowed=WANTED.allowed)
 def test_a_device_is_given_what_differs(
     wanted: dict[bytes, WantedPeer], seen: list[Peer], steps: list[PeerStep]
 ) -> None:
-    assert list(peer_steps(wanted, seen, NOW)) == steps
+    assert list(peer_steps(wanted, seen, NOW, WHOLE)) == steps
+
+
+@pytest.mark.parametrize(
+    ("known", "gone"),
+    [
+        pytest.param(WHOLE, True, id="the node has told all of its own, and no such key"),
+        pytest.param(replace(WHOLE, reported=frozenset({"n3"})), False, id="it has not been heard of yet"),
+        pytest.param(replace(WHOLE, complete=False), False, id="something is not known whole"),
+        pytest.param(replace(WHOLE, blocks={}, reported=frozenset()), True, id="it holds nothing any more"),
+        pytest.param(
+            replace(WHOLE, blocks={}, claims=(claim("10.9.0.1", "n2"),), reported=frozenset()),
+            False,
+            id="it holds a kept address",
+        ),
+    ],
+)
+def test_a_peer_goes_when_whoever_has_its_addresses_has_told_all_of_its_own(known: Known, gone: bool) -> None:
+    seen = [replace(THERE, allowed=networks("10.1.0.0/26", "10.9.0.1/32", "172.30.0.12/32"))]
+    assert bool(peer_steps({}, seen, NOW, known)) == gone
+
+
+def test_a_peer_keeps_an_address_that_may_be_its_own_yet() -> None:
+    fewer = {key(2): replace(WANTED, allowed=networks("10.1.0.0/26"))}
+    assert peer_steps(fewer, [THERE], NOW, replace(WHOLE, complete=False)) == ()
 
 
 ADDRESSES = tuple(ip_network(f"10.{number}.0.0/24") for number in range(6))
@@ -320,7 +350,7 @@ def test_any_state_becomes_any_other_and_no_address_is_lost_on_the_way(
         for number in after
     }
     kept = {network for network in table if network in wanted}
-    for step in peer_steps(asked, seen, NOW):
+    for step in peer_steps(asked, seen, NOW, WHOLE):
         if step.remove:
             peers.discard(step.public_key)
             table = {network: owner for network, owner in table.items() if owner != step.public_key}

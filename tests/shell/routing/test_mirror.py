@@ -8,9 +8,10 @@ from ipaddress import ip_network
 
 from kit import models
 from proto.addresses import Block
-from proto.codec import block_key, kind_prefix, object_key
+from proto.codec import block_key, encode_segment, kind_prefix, object_key
 from proto.objects import KIND_OF, IPPool
-from proto.subjects import BLOCKS, CLAIMS, OBJECTS
+from proto.routes import NodeRoutes
+from proto.subjects import BLOCKS, CLAIMS, OBJECTS, ROUTES
 from proto.sync import Complete, complete_key
 from services.routing.mirror import Mirror
 from tests.conftest import BusFor
@@ -50,3 +51,28 @@ async def test_pools_say_which_models_are_asked_for(bus_for: BusFor, buckets: di
     assert found.asked_for(first) == HOST_GW
     await cluster.bucket(OBJECTS).delete(object_key(pools[2]))
     await until(lambda: SIX not in mirror.look().pools)
+
+
+async def test_what_a_node_told_counts_until_it_has_told_again_or_holds_nothing(
+    bus_for: BusFor, buckets: dict[str, str]
+) -> None:
+    """As when the bucket was made anew: nobody has told anything in this epoch yet."""
+    cluster, ipam = await bus_for("cluster"), await bus_for("ipam")
+    mirror = Mirror(await bus_for("routing", "n1"), "n1")
+    block = ip_network("10.244.8.0/26")
+    await ipam.bucket(BLOCKS).put(block_key(block), Block(block, "p", "n2", "u", 1, "n"))
+    for name in ("n2", "n3", "cp"):
+        routing = (await bus_for("routing", name)).bucket(ROUTES)
+        await routing.put(encode_segment(name), NodeRoutes(node=name, underlay=(), gateway=name == "cp"))
+    await until(lambda: len(mirror.look().routes) == 3)
+    for name in ("n2", "n3", "cp"):
+        await cluster.bucket(ROUTES).delete(encode_segment(name))
+    await until(lambda: not mirror.routes.entries)
+    assert mirror.look().routes.keys() == {"n2", "n3", "cp"}, "blocks are not known whole"
+    for bucket in (BLOCKS, CLAIMS):
+        await ipam.bucket(bucket).put(complete_key(), Complete(buckets[bucket.name]))
+    await until(lambda: mirror.look().routes.keys() == {"n2", "cp"})
+    assert not mirror.look().all_reported
+    n2 = (await bus_for("routing", "n2")).bucket(ROUTES)
+    await n2.put(complete_key("n2"), Complete(buckets["routes"]))
+    await until(lambda: mirror.look().routes.keys() == {"cp"})

@@ -177,6 +177,29 @@ async def test_a_gateway_says_by_which_models_it_receives_and_nothing_else(world
     await until(lambda: devices()["172.30.0.1"] == 0)
 
 
+async def test_a_gateway_whose_record_is_lost_stays_until_it_speaks_again(world: World) -> None:
+    await world.api(SERVERS)
+    await world.whole()
+    server = ip_address("172.30.0.1")
+    mark = Tunnel(model="vxlan", local=ip_address("172.30.0.11"), port=4789, vni=4096)
+    world.peers.set_devices([Device(index=7, name="am-vxlan", mac=b"", tunnel=mark)])
+    world.peers.set_route((ip_network("10.244.0.64/26"), 64), SeenRoute(7, ip_address("172.30.0.12")))
+    record = NodeRoutes(node="cp", underlay=(server,), models=("vxlan",), gateway=True)
+    await world.put("routing-cp", ROUTES, "cp", record)
+
+    def device() -> int:
+        world.who()
+        return {str(key.address): peer.ifindex for key, peer in world.peers.peers.items()}.get("172.30.0.1", -1)
+
+    await until(lambda: world.known.begun and device() == 7)
+    await world.buses["cluster"].bucket(ROUTES).delete("cp")
+    await until(lambda: "cp" not in world.feed.routes.entries)
+    assert device() == 7, "its tunnel is taken for its own meanwhile"
+    assert world.known.whole, "nobody else waits for it"
+    await world.put("routing-cp", ROUTES, complete_key("cp"), Complete(epoch=world.epochs["routes"]))
+    await until(lambda: device() != 7)
+
+
 async def test_what_asks_for_encryption_is_known_whether_or_not_the_cluster_has_the_kind(world: World) -> None:
     await world.whole()
     await until(lambda: world.feed.objects.synced)
