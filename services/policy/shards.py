@@ -337,13 +337,15 @@ class Shards:
             await self._rules.delete(key, lambda _: True, fence)
         if not plan.all_begun(frontiers, shards, wanted.revision.epoch):
             return
-        await self.residents.complete(wanted.incarnation.identities, fence)
-        for writer, epoch in (
-            (self._rules, wanted.incarnation.rules),
-            (self._identities, wanted.incarnation.identities),
-        ):
-            complete = Complete(epoch=epoch)
-            await writer.write(COMPLETE_PREFIX, complete, partial(plan.complete_step, complete), fence)
+        await self._mark_complete(self._rules, wanted.incarnation.rules, fence)
+        if plan.all_recorded(frontiers, shards, wanted.incarnation.identities):
+            await self.residents.complete(wanted.incarnation.identities, fence)
+            await self._mark_complete(self._identities, wanted.incarnation.identities, fence)
+
+    @staticmethod
+    async def _mark_complete(writer: Writer, epoch: str, fence: Fence) -> None:
+        complete = Complete(epoch=epoch)
+        await writer.write(COMPLETE_PREFIX, complete, partial(plan.complete_step, complete), fence)
 
     async def _delete_expired(self, shard: int, wanted: Wanted, fence: Fence) -> None:
         for identity in sorted(wanted.expired):

@@ -45,7 +45,7 @@ class Mirror:
         self.felix = bus.bucket(OBJECTS).watch(
             {FELIX: FelixConfiguration}, prefixes=(FELIX,), markers=(), name="felixconfigurations"
         )
-        self._told: dict[str, NodeRoutes] = {}
+        self._announced: dict[str, NodeRoutes] = {}
         """What stands, or stood and may still be so, by key of ``routes``."""
 
     @property
@@ -61,7 +61,7 @@ class Mirror:
         honest = {key: routes for key, routes in reported.items() if routes.node == _writer(key)}
         blocks = [entry.value for entry in self.blocks.entries.values() if isinstance(entry.value, Block)]
         claims = tuple(entry.value for entry in self.claims.entries.values() if isinstance(entry.value, Claim))
-        self._follow_told(honest, {*(block.node for block in blocks), *(claim.node for claim in claims)})
+        self._follow_announced(honest, {*(block.node for block in blocks), *(claim.node for claim in claims)})
         felix = (entry.value for entry in self.felix.entries.values() if isinstance(entry.value, FelixConfiguration))
         settings = model_settings(felix, self._node)
         if ENCRYPTS not in self._served:
@@ -69,7 +69,7 @@ class Mirror:
         pools, names = self._asked(blocks, settings.encrypted)
         return Mesh(
             me=self._node,
-            routes={routes.node: routes for routes in self._told.values()},
+            routes={routes.node: routes for routes in self._announced.values()},
             impostors=tuple((_writer(key), reported[key].node) for key in sorted(reported.keys() - honest.keys())),
             claims=claims,
             blocks={block.cidr: block for block in blocks},
@@ -86,14 +86,14 @@ class Mirror:
             ),
         )
 
-    def _follow_told(self, honest: Mapping[str, NodeRoutes], holders: Set[str]) -> None:
+    def _follow_announced(self, honest: Mapping[str, NodeRoutes], holders: Set[str]) -> None:
         """Takes in what stands in ``routes``, lets go of what surely is no more. ``holders``: of blocks and claims."""
         whole = self.blocks.synced and self.claims.synced
-        for key, routes in tuple(self._told.items()):
+        for key, routes in tuple(self._announced.items()):
             gone = whole and not routes.gateway and routes.node not in holders
             if gone or (self.routes.synced and self.routes.scope_complete(key)):
-                del self._told[key]
-        self._told |= honest
+                del self._announced[key]
+        self._announced |= honest
 
     def _asked(
         self, blocks: Iterable[Block], encrypted: frozenset[int]

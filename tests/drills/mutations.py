@@ -1686,14 +1686,14 @@ WIREGUARD = (
         tests=("tests/core/routing/test_wireguard.py",),
     ),
     Mutant(
-        name="a-peer-goes-that-has-not-told-yet",
+        name="a-peer-goes-that-has-not-reported-yet",
         file="services/routing/core/wireguard.py",
         old="self.complete and holders <= {",
         new="self.complete or holders <= {",
         tests=("tests/core/routing/test_wireguard.py",),
     ),
     Mutant(
-        name="a-lost-bucket-takes-what-nodes-told",
+        name="a-lost-bucket-takes-what-nodes-announced",
         file="services/routing/mirror.py",
         old="            if gone or (self.routes.synced and",
         new="            if gone or (self.routes.synced or",

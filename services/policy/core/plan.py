@@ -138,6 +138,14 @@ def all_begun(frontiers: Iterable[Frontier | None], shards: int, epoch: str) -> 
     return all_cover(frontiers, shards, Revision(epoch=epoch, sequence=0))
 
 
+def all_recorded(frontiers: Iterable[Frontier | None], shards: int, identities: str) -> bool:
+    """Whether the frontier of every shard names this epoch of ``identities``: all its records were written there. When
+    that bucket alone was made anew, a frontier of before promises nothing of it.
+    """
+    recorded = {one.shard for one in frontiers if one is not None and one.identities.epoch == identities}
+    return recorded >= set(range(shards))
+
+
 def all_compute_with(frontiers: Iterable[Frontier | None], shards: int, epoch: str, relevant: RelevantKeys) -> bool:
     """Whether every shard has a frontier of this epoch of ``objects`` that names these relevant keys."""
     return all_begun((one for one in frontiers if one is not None and one.relevant == relevant), shards, epoch)

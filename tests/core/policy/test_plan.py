@@ -95,6 +95,18 @@ def test_all_cover(frontiers: str, covered: bool) -> None:
     assert not plan.all_begun(parsed, 3, "e")
 
 
+@pytest.mark.parametrize(
+    ("epochs", "recorded"),
+    [("i i", True), ("i", False), ("i old", False), ("old old", False), ("", False)],
+)
+def test_records_are_all_there_when_every_frontier_names_their_bucket(epochs: str, recorded: bool) -> None:
+    frontiers = [
+        Frontier(shard, 2, at("e5"), identities=Revision(epoch=epoch, sequence=7))
+        for shard, epoch in enumerate(epochs.split())
+    ]
+    assert plan.all_recorded([*frontiers, None], 2, "i") == recorded
+
+
 def test_label_keys_are_shown_for_a_while_after_nobody_names_them() -> None:
     app, tier = NamedKey("pod", "", "app"), NamedKey("pod", "x", "tier")
 

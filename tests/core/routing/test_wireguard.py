@@ -322,7 +322,7 @@ def test_a_device_is_given_what_differs(
         ),
     ],
 )
-def test_a_peer_goes_when_whoever_has_its_addresses_has_told_all_of_its_own(known: Known, gone: bool) -> None:
+def test_a_peer_goes_when_whoever_has_its_addresses_has_reported_all(known: Known, gone: bool) -> None:
     seen = [replace(THERE, allowed=networks("10.1.0.0/26", "10.9.0.1/32", "172.30.0.12/32"))]
     assert bool(peer_steps({}, seen, NOW, known)) == gone
 

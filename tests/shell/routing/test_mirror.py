@@ -53,7 +53,7 @@ async def test_pools_say_which_models_are_asked_for(bus_for: BusFor, buckets: di
     await until(lambda: SIX not in mirror.look().pools)
 
 
-async def test_what_a_node_told_counts_until_it_has_told_again_or_holds_nothing(
+async def test_what_a_node_announced_counts_until_it_has_again_or_holds_nothing(
     bus_for: BusFor, buckets: dict[str, str]
 ) -> None:
     """As when the bucket was made anew: nobody has told anything in this epoch yet."""
