@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -57,6 +57,9 @@ drill-models: setup ## every model of routing into every other under traffic, on
 
 drill-bgp: setup ## the scenario of two top-of-rack switches: spread, faults under connections, the tour; 200 deletions by hand (about 15 minutes)
 	$(PYTHON) -m pytest -s tests/journeys/test_bgp_ecmp.py tests/netns/lab/cluster/test_switches.py tests/netns/routing/test_by_hand.py -m slow
+
+drill-dns: setup ## a CoreDNS on each node, by the example: killed and stopped under lookups (about 1 minute)
+	$(PYTHON) -m pytest -s tests/journeys/test_node_local_dns.py -m slow
 
 fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZZ_SEED=; about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bgp_fuzz.py -m slow

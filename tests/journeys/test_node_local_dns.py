@@ -1,0 +1,95 @@
+"""A CoreDNS on each node, by the example's YAML: pods ask their own node's, and names go on when it dies or hangs."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import signal
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from lab.paths import SOURCE
+from tests.journeys.conftest import LabNamespace
+from tests.labkit import Lab
+
+pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(300)]
+
+NAME = "kubernetes.default.svc.cluster.local"
+QUERY_TIMEOUT = 5.0
+"""Seconds that a resolver waits for an answer before it asks again (resolv.conf(5), ``timeout``)."""
+LOOKUPS = f"""
+now() {{ awk '{{printf "%d", $1 * 1000}}' /proc/uptime; }}
+end=$(( $(now) + $1 * 1000 ))
+while began=$(now); [ "$began" -lt "$end" ]; do
+  getent hosts {NAME} > /dev/null && echo "answered $(( $(now) - began ))" || echo "failed $(( $(now) - began ))"
+  sleep 0.05
+done
+"""
+UNDO = '[{"op": "remove", "path": "/spec/trafficDistribution"}]'
+
+
+@pytest.fixture(scope="module")
+def servers(lab: Lab) -> Iterator[dict[str, str]]:
+    """Name of the server's pod on each node."""
+    lab.kubectl("apply", "--server-side", "-f", str(SOURCE / "examples/dns/node-local.yaml"))
+    try:
+        lab.kubectl("rollout", "status", "-n", "kube-system", "daemonset/coredns-node", "--timeout=90s", seconds=100)
+        pods = lab.get("pods", "-n", "kube-system", "-l", "airmesh.io/dns=node")["items"]
+        yield {pod["spec"]["nodeName"]: pod["metadata"]["name"] for pod in pods}
+    finally:
+        lab.kubectl("delete", "daemonset", "-n", "kube-system", "coredns-node")
+        lab.kubectl("patch", "service", "-n", "kube-system", "kube-dns", "--type=json", "-p", UNDO)
+
+
+def process_of(pod: str) -> int:
+    """Pid of a pod's CoreDNS, which has the pod's name in its environment; 0 while there is none."""
+    for one in Path("/proc").glob("[0-9]*"):
+        with contextlib.suppress(OSError):
+            runs = (one / "comm").read_text().strip() == "coredns"
+            if runs and f"HOSTNAME={pod}".encode() in (one / "environ").read_bytes().split(b"\0"):
+                return int(one.name)
+    return 0
+
+
+def answered(space: LabNamespace, asker: str, pod: str) -> int:
+    """Queries that a server counts."""
+    address = space.lab.get("pod", "-n", "kube-system", pod)["status"]["podIP"]
+    page = space.lab.exec(space.namespace, asker, "curl", "-s", f"http://{address}:9153/metrics")
+    return sum(int(line.split()[-1]) for line in page.splitlines() if line.startswith("coredns_dns_requests_total{"))
+
+
+def lookups(lab: Lab, space: LabNamespace, struck: str, kind: signal.Signals, seconds: int) -> list[tuple[str, float]]:
+    """What came of each lookup of a pod, and in how many seconds, while this signal strikes the server of its node."""
+    lab.until("the server runs", lambda: bool(process_of(struck)), 60)
+    pid = process_of(struck)
+    strike = threading.Timer(3.0, os.kill, (pid, kind))
+    strike.start()
+    try:
+        said = lab.exec(space.namespace, "asker", "sh", "-c", LOOKUPS, "sh", str(seconds), seconds=seconds + 30)
+    finally:
+        strike.cancel()
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGCONT)
+    return [(word, int(milliseconds) / 1e3) for word, milliseconds in map(str.split, said.splitlines())]
+
+
+def test_pods_ask_the_server_of_their_node_and_go_on_without_it(
+    lab: Lab, space: LabNamespace, servers: dict[str, str]
+) -> None:
+    space.pod("asker", "n1")
+    before = {node: answered(space, "asker", pod) for node, pod in servers.items()}
+    lab.exec(space.namespace, "asker", "sh", "-c", f"for i in $(seq 100); do dig +short {NAME} > /dev/null; done")
+    after = {node: answered(space, "asker", pod) for node, pod in servers.items()}
+    assert after["n1"] - before["n1"] >= 100
+    assert all(after[node] == before[node] for node in ("n2", "n3"))
+    for kind, seconds, most_failed in ((signal.SIGSTOP, 20, 0), (signal.SIGKILL, 15, 2)):
+        outcomes = lookups(lab, space, servers["n1"], kind, seconds)
+        failed = sum(word == "failed" for word, _ in outcomes)
+        longest = max(took for _, took in outcomes)
+        print(f"{kind.name}: {len(outcomes)} lookups, {failed} failed, the longest took {longest:.2f} s")
+        assert failed <= most_failed, "what is refused at once fails; what hangs is asked of the others"
+        assert longest < QUERY_TIMEOUT
+        assert outcomes[-1][0] == "answered"
