@@ -1646,6 +1646,30 @@ BGP = (
     ),
 )
 
+REFUSALS = (
+    Mutant(
+        name="a-backend-that-refused-is-chosen-again",
+        file="services/dataplane/bpf/refusal.h",
+        old="refused->last < AM_REFUSED_NS;",
+        new="refused->last < 1;",
+        tests=("tests/netns/dataplane/loadbalancer/test_refused.py",),
+    ),
+    Mutant(
+        name="a-reset-of-a-living-connection-counts-as-refusal",
+        file="services/dataplane/bpf/refusal.h",
+        old=" && flow->seen == AM_SEEN_SYN;",
+        new=";",
+        tests=("tests/bpf/test_refusals.py",),
+    ),
+    Mutant(
+        name="an-icmp-error-of-anybody-counts-as-refusal",
+        file="services/dataplane/bpf/refusal.h",
+        old="am_same_addr(&p->source, &key->remote);",
+        new="1;",
+        tests=("tests/bpf/test_refusals.py",),
+    ),
+)
+
 WIREGUARD = (
     Mutant(
         name="the-key-of-another-node",
@@ -3476,6 +3500,7 @@ MUTANTS = (
     *BGP,
     *BFD,
     *BGP_NODE,
+    *REFUSALS,
     *WIREGUARD,
     *DATAPLANE,
     *DATAPATH,

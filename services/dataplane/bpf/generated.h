@@ -641,6 +641,21 @@ struct am_next_hop {
 };
 _Static_assert(sizeof(struct am_next_hop) == 136, "NextHop");
 
+/* A backend of any service. */
+struct am_refused_key {
+	struct am_addr address;
+	__be16 port;
+	u8 protocol;
+	u8 hole_3[1];
+};
+_Static_assert(sizeof(struct am_refused_key) == 20, "RefusedKey");
+
+/* When it refused last. */
+struct am_refused {
+	u64 last;
+};
+_Static_assert(sizeof(struct am_refused) == 8, "Refused");
+
 /* What the ring buffer carries: one packet's verdict. Numbers as in proto.flow and proto.policy. */
 struct am_event {
 	u64 time;
@@ -744,5 +759,7 @@ BPF_F_TABLE("hash", struct am_address_key, struct am_tunnel_peer, am_tunnel_peer
 BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_tunnel_source, am_tunnel_srcs, 262144, 1);
 /* what the routing table said this tick */
 BPF_F_TABLE("percpu_array", u32, struct am_next_hop, am_next_hops, 1024, 0);
+/* backends that refused a moment ago */
+BPF_F_TABLE("lru_hash", struct am_refused_key, struct am_refused, am_refused, 4096, 0);
 
 #endif

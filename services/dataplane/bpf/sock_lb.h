@@ -17,6 +17,7 @@
 #include "types.h"
 #include "address.h"
 #include "packet.h"
+#include "refusal.h"
 
 #define AM_ALLOW 1
 #define AM_REFUSE 0
@@ -33,6 +34,27 @@ AM_INLINE struct am_cookie_mark *am_netns_mark(struct bpf_sock_addr *ctx)
 	struct am_cookie_key key = { .cookie = bpf_get_netns_cookie(ctx) };
 
 	return am_cookies.lookup(&key);
+}
+
+/* A backend by chance; where it refused a moment ago another one, and where that did, too, the one after it. */
+AM_INLINE struct am_backend *am_backend_by_chance(const struct am_service *service, u8 protocol)
+{
+	struct am_backend_key key = { .service = service->number };
+	u32 count = service->backends, first = bpf_get_prandom_u32() % count, other;
+	struct am_backend *backend, *instead;
+
+	key.index = first;
+	backend = am_backends.lookup(&key);
+	if (!backend || count < 2 || !am_refused_lately(&backend->address, backend->port, protocol))
+		return backend;
+	other = (first + 1 + bpf_get_prandom_u32() % (count - 1)) % count;
+	key.index = other;
+	instead = am_backends.lookup(&key);
+	if (!instead || !am_refused_lately(&instead->address, instead->port, protocol))
+		return instead ? instead : backend;
+	key.index = (other + 1) % count;
+	instead = am_backends.lookup(&key);
+	return instead ? instead : backend;
 }
 
 /* The backend that a client had, if it serves still. Its time is set in place: an update of an LRU costs several
@@ -59,7 +81,6 @@ AM_INLINE int am_choose_socket_backend(struct bpf_sock_addr *ctx, struct am_serv
 {
 	struct am_affinity_key client = { .service = service->number };
 	u64 now = 0, lifetime = 0;
-	struct am_backend_key key = { .service = service->number };
 	struct am_affinity fresh = {};
 	struct am_backend *backend;
 
@@ -74,11 +95,11 @@ AM_INLINE int am_choose_socket_backend(struct bpf_sock_addr *ctx, struct am_serv
 	}
 	if (lifetime) {
 		now = bpf_ktime_get_coarse_ns();
-		if (am_affinity_of_socket(&client, service->number, now, lifetime, target))
+		if (am_affinity_of_socket(&client, service->number, now, lifetime, target) &&
+		    (service->affinity_seconds || !am_refused_lately(&target->address, target->port, ctx->protocol)))
 			return 1;
 	}
-	key.index = bpf_get_prandom_u32() % service->backends;
-	backend = am_backends.lookup(&key);
+	backend = am_backend_by_chance(service, ctx->protocol);
 	if (!backend)
 		return 0;
 	target->address = backend->address;

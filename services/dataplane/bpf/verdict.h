@@ -17,6 +17,7 @@
 #include "flow_state.h"
 #include "conntrack.h"
 #include "drop.h"
+#include "refusal.h"
 
 /* Nobody out there has an address of this node or of its pods. */
 AM_INLINE int am_is_spoofed(const struct am_role *role, struct am_verdict *verdict)
@@ -69,6 +70,8 @@ AM_INLINE void am_known_flow(const struct am_packet *p, const struct am_role *ro
 	/* The same ports may be used by way of a Service and directly, one after the other. */
 	if (!is_reply && !p->is_error && !(flow->flags & AM_FLOW_TRANSLATED) != !p->is_translated)
 		flow->flags ^= AM_FLOW_TRANSLATED;
+	if (is_reply && role->side == AM_SIDE_INGRESS && am_is_refusal(p, key, flow))
+		am_note_refusal(key);
 	verdict->is_back = is_reply && (flow->flags & AM_FLOW_TRANSLATED);
 	verdict->reason = p->is_error ? 0 : am_ct_update(key, flow, p, is_reply, role->side == AM_SIDE_EGRESS);
 	if (!verdict->reason)

@@ -126,6 +126,7 @@ SOURCE_RANGES = MapSpec(
     "am_src_ranges", LPM, lb.SourceRangeKey, lb.SourceRange, 65_536, "who may reach a service from outside", NO_PREALLOC
 )
 CHOICE = MapSpec("am_choice", ARRAY, at.Index, lb.ChoiceKey, 1, "key of the hash by which flows choose backends")
+REFUSED = MapSpec("am_refused", LRU, lb.RefusedKey, lb.Refused, 4096, "backends that refused a moment ago")
 AFFINITIES = MapSpec("am_affinity", LRU, lb.AffinityKey, lb.Affinity, 65_536, "the backend a client had")
 SLOTTED = MapSpec("am_slots", ARRAY, at.Index, lb.Slot, SLOTS, "which connected socket has which place in am_sent")
 SENT = MapSpec("am_sent", ARRAY, at.Index, lb.Sent, SLOTS, "what connected sockets asked for, and got")
@@ -153,7 +154,7 @@ MAPS: tuple[MapSpec, ...] = (
     LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, SELECTED, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, GENERATION,
     FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, CHOICE,
     SOURCE_RANGES, AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS,
-    NAT_RECENT, TUNNELS, TUNNEL_ENDS, TUNNEL_PEERS, TUNNEL_SOURCES, NEXT_HOPS,
+    NAT_RECENT, TUNNELS, TUNNEL_ENDS, TUNNEL_PEERS, TUNNEL_SOURCES, NEXT_HOPS, REFUSED,
 )  # fmt: skip
 
 PROGRAMS_WRITE = frozenset((FLOWS, BUDGETS, FRAGMENTS, AFFINITIES, REVERSES, NATS, CLIENTS))

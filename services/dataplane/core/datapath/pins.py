@@ -94,6 +94,7 @@ RULES: Mapping[MapSpec, Rule] = {
     m.THROTTLES: Rule(),
     m.SCRATCH: Rule(),
     m.NEXT_HOPS: Rule(),
+    m.REFUSED: Rule(),
 }
 """What becomes of each map that cannot be taken over."""
 

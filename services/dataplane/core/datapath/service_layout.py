@@ -128,6 +128,24 @@ class Member(Record):
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
+class RefusedKey(Record):
+    """A backend of any service."""
+
+    address: Addr
+    port: Port
+    protocol: U8
+    """IANA number."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Refused(Record):
+    """When it refused last."""
+
+    last: U64
+    """Nanoseconds of the coarse monotonic clock."""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
 class AffinityKey(Record):
     """A client of a service: a network namespace (ClientIP affinity) or a UDP socket."""
 

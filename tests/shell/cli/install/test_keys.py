@@ -175,7 +175,9 @@ class Kubelets:
     def run_bus(self) -> None:
         """Start the servers by their Secrets; again when their StatefulSet is another one."""
         bus = self.world.get(f"{APPS}/statefulsets/nats")
-        uid = f"{bus['metadata']['uid']} {bus['spec']['template']['metadata']['annotations'][names.CHECKSUM]}"
+        uid = (
+            f"{bus['metadata']['uid']} {bus['spec']['template']['metadata'].get('annotations', {}).get(names.CHECKSUM)}"
+        )
         if uid == self._uid:
             return
         for one in self._servers:
