@@ -1,4 +1,5 @@
-"""A CoreDNS on each node, by the example's YAML: pods ask their own node's, and names go on when it dies or hangs."""
+"""Names while CoreDNS is killed: one replica after the other, or the server of a node (the example's YAML), which its
+pods ask first, and which may hang, too."""
 
 from __future__ import annotations
 
@@ -20,6 +21,8 @@ pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.slow, pytest.
 NAME = "kubernetes.default.svc.cluster.local"
 QUERY_TIMEOUT = 5.0
 """Seconds that a resolver waits for an answer before it asks again (resolv.conf(5), ``timeout``)."""
+KILLS_SECONDS = 90
+"""Of lookups while replicas are killed: a kubelet lets one that dies again and again wait longer and longer."""
 LOOKUPS = f"""
 now() {{ awk '{{printf "%d", $1 * 1000}}' /proc/uptime; }}
 end=$(( $(now) + $1 * 1000 ))
@@ -74,6 +77,34 @@ def lookups(lab: Lab, space: LabNamespace, struck: str, kind: signal.Signals, se
         with contextlib.suppress(ProcessLookupError):
             os.kill(pid, signal.SIGCONT)
     return [(word, int(milliseconds) / 1e3) for word, milliseconds in map(str.split, said.splitlines())]
+
+
+def test_one_replica_after_the_other_is_killed_and_names_go_on(lab: Lab, space: LabNamespace) -> None:
+    """At least ten seconds apart, each when both are ready again, under lookups without a pause."""
+    space.pod("asker", "n1")
+    pods = [pod["metadata"]["name"] for pod in lab.get("pods", "-n", "kube-system", "-l", "k8s-app=kube-dns")["items"]]
+    assert len(pods) == 2
+    over = threading.Event()
+    killed: list[str] = []
+
+    def kill() -> None:
+        while not over.wait(10):
+            lab.kubectl("wait", "-n", "kube-system", "--for=condition=Ready", "pod", *pods, "--timeout=60s", seconds=70)
+            os.kill(process_of(pods[len(killed) % 2]), signal.SIGKILL)
+            killed.append(pods[len(killed) % 2])
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    script = LOOKUPS.replace("  sleep 0.05\n", "")
+    said = lab.exec(space.namespace, "asker", "sh", "-c", script, "sh", str(KILLS_SECONDS), seconds=KILLS_SECONDS + 30)
+    over.set()
+    killer.join()
+    outcomes = [(word, int(milliseconds) / 1e3) for word, milliseconds in map(str.split, said.splitlines())]
+    failed, longest = sum(word == "failed" for word, _ in outcomes), max(took for _, took in outcomes)
+    print(f"{len(killed)} kills: {len(outcomes)} lookups, {failed} failed, the longest took {longest:.2f} s")
+    assert len(killed) >= 3
+    assert failed <= len(outcomes) / 1000
+    assert longest < 2
 
 
 def test_pods_ask_the_server_of_their_node_and_go_on_without_it(

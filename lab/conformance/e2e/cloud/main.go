@@ -18,6 +18,7 @@ import (
 	"net/netip"
 	"os"
 	"os/signal"
+	"path/filepath"
 	"syscall"
 	"time"
 
@@ -39,19 +40,23 @@ const (
 // settings make a router of this namespace: nodes send it, too, what is for a Service's address, when they leave the
 // judgement of source ranges to the load balancer. What comes in by the link that it leaves by is no mistake here.
 var settings = map[string]string{
-	"ipv4/ip_forward":                  "1",
-	"ipv6/conf/all/forwarding":         "1",
-	"ipv4/conf/all/send_redirects":     "0",
-	"ipv4/conf/default/send_redirects": "0",
-	"ipv4/conf/fabric/send_redirects":  "0",
+	"ipv4/ip_forward":            "1",
+	"ipv6/conf/all/forwarding":   "1",
+	"ipv4/conf/*/send_redirects": "0",
 }
 
 // ground makes this namespace a place outside: settings, addresses, and a link for what is for nobody. It vanishes
 // there, as on the way through a network; an error at once would be told to the client as its own.
 func ground(source map[v1.IPFamily]netip.Addr) error {
-	for name, value := range settings {
-		if err := os.WriteFile("/proc/sys/net/"+name, []byte(value), 0); err != nil {
+	for pattern, value := range settings {
+		names, err := filepath.Glob("/proc/sys/net/" + pattern)
+		if err != nil {
 			return err
+		}
+		for _, name := range names {
+			if err := os.WriteFile(name, []byte(value), 0); err != nil {
+				return err
+			}
 		}
 	}
 	if _, err := net.InterfaceByName(nowhere); err != nil {
