@@ -1610,7 +1610,7 @@ BGP = (
     Mutant(
         name="a-refresh-forgets-what-is-to-be-taken-back",
         file="services/routing/core/bgp/rib/groups.py",
-        old="Again(self.out if not owed else self._known(reader), owed)",
+        old="Again(known, owed)",
         new="Again(self.out, {})",
         tests=("tests/core/routing/bgp/test_rib_tables.py::test_a_peer_that_asks_is_sent_all_again",),
     ),
@@ -3402,7 +3402,9 @@ BGP_NODE = (
         file="services/routing/core/bgp/rib/loc_rib.py",
         old="        self._changing.append(found)\n        found.change(settings)\n",
         new="        self.groups[settings] = found\n        found.change(settings)\n",
-        tests=("tests/core/routing/bgp/test_rib_parts.py",),
+        tests=(
+            "tests/core/routing/bgp/test_rib_parts.py::test_a_peer_that_comes_while_policy_changes_is_sent_nothing_by_the_former_one",
+        ),
     ),
     Mutant(
         name="bgp-a-peer-is-taken-over-before-it-was-sent-all",
