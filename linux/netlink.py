@@ -160,6 +160,12 @@ class Netlink:
         self._sequence = 0
 
     @property
+    def port(self) -> int:
+        """Its port identifier, which notifications of what it did carry (``nlmsg_pid``)."""
+        identifier: int = self._socket.getsockname()[0]
+        return identifier
+
+    @property
     def cookie(self) -> int:
         """Cookie of the namespace that it belongs to."""
         return cookie_of(self._socket)
@@ -333,9 +339,12 @@ def _words(flags: int, attributes: bytes) -> str:
     return f" ({words.rstrip(bytes(1)).decode(errors='replace')})" if words else ""
 
 
-def listen(groups: int, silent: int = 0) -> socket.socket:
-    """A socket that hears what rtnetlink tells these groups (RTMGRP_…), not blocking; :func:`parse` reads it. Of routes
-    of the protocol ``silent`` it hears nothing: the kernel leaves them out.
+def listen(groups: int, silent: int = 0, own: int = 0) -> socket.socket:
+    """A socket that hears what rtnetlink tells these groups (RTMGRP_…), not blocking; :func:`parse` reads it.
+
+    With a protocol ``silent`` it hears less, and the kernel leaves the rest out: of routes of that protocol, and of
+    next hop objects, that some process took one away, unless by the socket whose :attr:`Netlink.port` is ``own``; of
+    neighbours that one is gone.
 
     An overflow is not reported as an error: libuv, which uvloop stands on, gives up polling a socket once it shows one
     (POLLERR). Whoever listens must therefore look at all from time to time.
@@ -344,25 +353,32 @@ def listen(groups: int, silent: int = 0) -> socket.socket:
     listener = socket.socket(socket.AF_NETLINK, kind, socket.NETLINK_ROUTE)
     listener.setsockopt(_SOL_NETLINK, _NO_ENOBUFS, 1)
     if silent:
-        program = ctypes.create_string_buffer(_without_routes_of(silent))
-        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _FPROG.pack(7, ctypes.addressof(program)))
+        program = _removals_of(silent, own)
+        kept = ctypes.create_string_buffer(b"".join(_FILTER.pack(*one) for one in program))
+        listener.setsockopt(socket.SOL_SOCKET, _ATTACH_FILTER, _FPROG.pack(len(program), ctypes.addressof(kept)))
     listener.bind((0, groups))
     return listener
 
 
-def _without_routes_of(protocol: int) -> bytes:
-    """A socket filter (classic BPF) that drops RTM_NEWROUTE and RTM_DELROUTE of a protocol and takes all else."""
-    load_half, load_byte, jump_if_equal, give = 0x28, 0x30, 0x15, 0x06
-    added, removed = (socket.htons(kind) for kind in (24, 25))  # it loads numbers as on the wire, and they are not
-    return b"".join(
-        _FILTER.pack(*one)
-        for one in (
-            (load_half, 0, 0, 4),  # nlmsg_type
-            (jump_if_equal, 1, 0, added),
-            (jump_if_equal, 0, 2, removed),
-            (load_byte, 0, 0, _HEADER.size + 5),  # rtm_protocol
-            (jump_if_equal, 1, 0, protocol),
-            (give, 0, 0, 0xFFFFFFFF),
-            (give, 0, 0, 0),
-        )
+def _removals_of(protocol: int, own: int) -> tuple[tuple[int, int, int, int], ...]:
+    """The socket filter of :func:`listen` (classic BPF: code, jump if true, jump if not, operand)."""
+    load_word, load_half, load_byte, jump_if_equal, give = 0x20, 0x28, 0x30, 0x15, 0x06
+    # It loads numbers as on the wire, and those of netlink are not: RTM_NEWROUTE and so on.
+    new_route, del_route, new_neighbour, new_next_hop, del_next_hop = map(socket.htons, (24, 25, 28, 104, 105))
+    return (
+        (load_half, 0, 0, 4),  # nlmsg_type
+        (jump_if_equal, 12, 0, new_neighbour),
+        (jump_if_equal, 11, 0, new_next_hop),
+        (jump_if_equal, 6, 0, del_next_hop),
+        (jump_if_equal, 1, 0, new_route),
+        (jump_if_equal, 2, 7, del_route),
+        (load_byte, 0, 0, _HEADER.size + 5),  # rtm_protocol
+        (jump_if_equal, 6, 5, protocol),
+        (load_byte, 0, 0, _HEADER.size + 5),
+        (jump_if_equal, 0, 3, protocol),
+        (load_word, 0, 0, 12),  # nlmsg_pid: 0 where the kernel did it
+        (jump_if_equal, 2, 0, 0),
+        (jump_if_equal, 1, 0, socket.htonl(own)),
+        (give, 0, 0, 0xFFFFFFFF),
+        (give, 0, 0, 0),
     )

@@ -15,8 +15,8 @@ from typing import Any
 import click
 
 from cli import show
-from cli.faults import Declined, Exit, Usage
-from cli.install import bootstrap, changes, findings, node_check, revisions
+from cli.faults import Declined, Exit
+from cli.install import bootstrap, changes, findings, networks, node_check, revisions
 from cli.install.authority import AuthorityRotation
 from cli.install.cluster_check import look as look_at_cluster
 from cli.install.kubernetes import Kubernetes, Refusal
@@ -101,15 +101,13 @@ def install(
     Keys and certificates are made once and kept. Run it again after nodes were added, or after an interruption: it goes
     on where it stood. What fails is undone.
     """
-    if migrate:
-        raise Usage(
-            "--migrate is not supported: two networks on one node would need routes and policy that know of each other",
-            "drain a node, take the old network's CNI configuration away there, and let airmesh have it; or move "
-            "workloads to a cluster that was made with airmesh",
-        )
     options = Options(pools=",".join(pools), settings="\n".join(settings), **given)
     with _opened(kubeconfig, context, "install", timeout) as cluster:
+        if migrate:
+            raise Declined(*networks.why_not(networks.look(cluster.api)))
         cluster.check()
+        if said := networks.warning(networks.look(cluster.api)):
+            _say(said)
         return _bring(cluster, options.over(cluster.remembered()), dry_run=dry_run)
 
 

@@ -132,6 +132,16 @@ def hand_over(name: str, image: str, settings: Mapping[str, str], *, authority: 
     return made
 
 
+def does_the_same(one: Object, other: Object) -> bool:
+    """Whether two Jobs run the same commands of the same images."""
+    return _commands(one) == _commands(other)
+
+
+def _commands(job: Object) -> list[tuple[str, list[str]]]:
+    spec = job["spec"]["template"]["spec"]
+    return [(one["image"], one["command"]) for one in (*spec.get("initContainers", ()), *spec["containers"])]
+
+
 def _security(rights: list[str]) -> dict[str, Any]:
     capabilities = {"drop": ["ALL"], "add": rights} if rights else {"drop": ["ALL"]}
     return {

@@ -8,7 +8,7 @@ interrupted, or whose node did not answer, is taken up by the next one, which ma
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 from cli.faults import Complaint, Declined, Usage
@@ -114,19 +114,36 @@ class Rotation:
     def _renew_on(self, own: Sequence[Holder], *, at_once: bool) -> dict[str, Complaint]:
         about = names.digest(str(time.time_ns()))
         image, settings = manifests.image_of(self._objects, "dataplane"), manifests.settings_of(self._objects)
-        work = {
-            holder.name: jobs.renew(holder.host, image, settings, about, at_once=at_once)
-            for holder in own
-            if holder.host is not None
-        }
-        for one in work.values():
-            self._cluster.api.create(one)
+        work, left = dict[str, Object](), self._left()
+        for holder in own:
+            if holder.host is not None:
+                made = jobs.renew(holder.host, image, settings, about, at_once=at_once)
+                work[holder.name] = self._begun(made, left.get(holder.host.name, ()))
         late = self._each(work, self._cluster.until_done)
         for name, one in work.items():
             if name not in late:
                 self._say(f"{name}: it has made new keys, and its old ones are void")
             self._cluster.api.delete(ref(one))
         return late
+
+    def _left(self) -> dict[str, list[Object]]:
+        """Jobs that a run which was killed has left, by node."""
+        found: dict[str, list[Object]] = {}
+        for one in self._cluster.api.items("batch/v1", "Job", names.NAMESPACE, labels=f"{names.JOB}={jobs.RENEW}"):
+            found.setdefault(one["spec"]["template"]["spec"]["nodeName"], []).append(one)
+        return found
+
+    def _begun(self, made: Object, left: Iterable[Object]) -> Object:
+        """The Job of a node that runs from now on, or does already; others of the node end."""
+        begun = None
+        for one in left:
+            if begun is None and jobs.does_the_same(one, made):
+                begun = one
+            else:
+                self._cluster.api.delete(ref(one))
+        if begun is None:
+            self._cluster.api.create(made)
+        return begun or made
 
     def _replace(self, wanted: Sequence[Holder], *, at_once: bool) -> dict[str, Complaint]:
         """Those whose keys are in Secrets. Who has not taken its new one, and why."""

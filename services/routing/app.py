@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 
@@ -34,6 +34,7 @@ from services.routing.learnt import LearntRoutes, Pass
 from services.routing.mirror import Mirror
 from services.routing.object_faults import ObjectFaults
 from services.routing.prober import Prober
+from services.routing.rtnetlink import Concern
 from services.routing.settings import Settings
 from services.routing.wireguard import Wireguard
 from services.routing.wireguard_device import Devices as WireguardDevices
@@ -43,6 +44,8 @@ PERIOD = 4.0
 """Seconds between full passes: drift that the kernel did not tell of is mended within five."""
 CALM = 0.25
 """Seconds between two passes for changes of the kernel: a pod's route is one, and pods come in crowds."""
+CALM_LEARNT = 1.0
+"""The same for learnt routes that somebody took away: a pass compares all of them, half a second for 100,000."""
 
 
 async def build(
@@ -97,12 +100,21 @@ async def build(
 
     cursors = [view.cursor() for view in mirror.views]
     loop = Loop(runtime, "routes", cursors=cursors, apply=install, period=PERIOD, debounce=0.01)
-    runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, loop))
+    changed, taken = asyncio.Event(), asyncio.Event()
+
+    def heard(concern: Concern) -> None:
+        for event, of in ((changed, Concern.PLAN), (taken, Concern.LEARNT)):
+            if of in concern:
+                event.set()
+
+    runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, heard, changed, loop))
     runtime.spawn("measure", prober.run())
-    runtime.spawn("measured", _wake(measured, loop))
+    runtime.spawn("measured", _wake(measured, loop.poke))
     if settings.node:
         announce = _announce(runtime, mirror, installer)
     speaker = _speak(runtime, mirror, kernel, installer, loop, namespace) if speaks else None
+    if speaker is not None:
+        runtime.spawn("learnt-watch", _wake(taken, partial(speaker.poke, full=True), CALM_LEARNT))
     await _serve(runtime, installer, speaker)
 
 
@@ -196,24 +208,27 @@ def _reports(runtime: Runtime[Settings], node: str) -> Reports:
     )
 
 
-async def _wake(measured: asyncio.Event, loop: Loop) -> None:
-    """A pass when what was measured may change it."""
+async def _wake(event: asyncio.Event, poke: Callable[[], None], calm: float = 0.0) -> None:
+    """A pass when something has happened that may change it; then none for that for so many seconds."""
     while True:
-        await measured.wait()
-        measured.clear()
-        loop.poke()
+        await event.wait()
+        event.clear()
+        poke()
+        await asyncio.sleep(calm)
 
 
-async def _watch_kernel(runtime: Runtime[Settings], kernel: Kernel, loop: Loop) -> None:
+async def _watch_kernel(
+    runtime: Runtime[Settings], kernel: Kernel, heard: Callable[[Concern], None], changed: asyncio.Event, loop: Loop
+) -> None:
     """Forwarding on, kept on; a pass soon after the kernel says that something changed. One that answers too late is
     asked again.
     """
-    changed, watched = asyncio.Event(), False
+    watched = False
     condition = runtime.health.require("forwarding")
     while True:
         try:
             if not watched:
-                await kernel.watch(changed.set)
+                await kernel.watch(heard)
                 watched = True
             failed = await kernel.forward()
             why = f"cannot switch on {', '.join(failed)}: run with CAP_NET_ADMIN (pid {os.getpid()})" if failed else ""

@@ -6,10 +6,10 @@ refused is told of each operation. A listing during which the table changed is m
 
 A route is *replaced* (NLM_F_REPLACE), never taken away and added: no packet finds it missing.
 
-A second socket only listens: whatever changes routes, addresses or uplinks wakes the service, which then reads all;
-pods' own links and routes do not. So an overflow loses nothing that the next full pass would not find, and is not
-reported as an error. An IPv6 unreachable route is listed with the loopback as its link (net/ipv6/route.c), which says
-nothing and is left out.
+A second socket only listens: whatever changes routes, addresses or uplinks, or takes entries, rules or learnt routes
+away, wakes the service, which then reads all; pods' own links and routes do not. So an overflow loses nothing that the
+next full pass would not find, and is not reported as an error. An IPv6 unreachable route is listed with the loopback as
+its link (net/ipv6/route.c), which says nothing and is left out.
 """
 
 from __future__ import annotations
@@ -41,9 +41,9 @@ from services.routing.core.fib import (
 )
 from services.routing.core.learnt import PROTOCOL as LEARNT
 from services.routing.core.wireguard import WireguardState, Wish
-from services.routing.devices import NAMES, Devices, why_refused
+from services.routing.devices import LOOKUPS, NAMES, Devices, why_refused
 from services.routing.probes import open_probe
-from services.routing.rtnetlink import Change, concerns, is_others, message, read
+from services.routing.rtnetlink import ALL, NOTHING, Change, Concern, concerns, is_others, message, read
 from services.routing.wireguard import Wireguard
 
 CHUNK = 256
@@ -59,8 +59,10 @@ FORWARDING = (
 over what somebody asks for who knows more of the packets (2 and 3).
 """
 
-_GROUPS = 0x1 | 0x10 | 0x40 | 0x100 | 0x400
-"""RTMGRP_LINK, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE."""
+_GROUPS = 0x1 | 0x4 | 0x10 | 0x40 | 0x100 | 0x400 | 0x40000 | 0x80000000
+"""RTMGRP_LINK, NEIGH, IPV4_IFADDR, IPV4_ROUTE, IPV6_IFADDR, IPV6_ROUTE; bits of RTNLGRP_IPV6_RULE and NEXTHOP."""
+READ_AT_ONCE = 256
+"""Notifications that are read before others have the event loop: a millisecond or two."""
 
 _OF_DEVICES = (AddDevice, MendDevice, RemoveDevice)
 
@@ -114,6 +116,8 @@ class Kernel:
         self._interfaces: Interfaces | None = None
         self._netlink: Netlink | None = None
         self._listener: socket.socket | None = None
+        self._indexes: frozenset[int] = frozenset()
+        """Of the tunnel devices, as of the last snapshot."""
 
     async def snapshot(self) -> Snapshot:
         """Routes of the main table and the uplinks; raises KernelFault."""
@@ -156,21 +160,25 @@ class Kernel:
 
         return await self._run(inside)
 
-    async def watch(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` (in the event loop) whenever routes, addresses or uplinks may have changed."""
-        self._listener = await self._run(lambda: netlink.listen(_GROUPS, silent=LEARNT))
-        descriptor = self._listener.fileno()
+    async def watch(self, changed: Callable[[Concern], None]) -> None:
+        """Call ``changed`` (in the event loop) with what may have changed, whenever it may."""
+        self._listener = await self._run(self._listen)
+        asyncio.get_running_loop().add_reader(self._listener.fileno(), self._hear, self._listener, changed)
 
-        def drain() -> None:
-            assert self._listener is not None
-            heard = False
-            with suppress(BlockingIOError):
-                while received := self._listener.recv(65536):
-                    heard = heard or concerns(received, (*self._names, self._loopback, *NAMES))
-            if heard:
-                changed()
+    def _listen(self) -> socket.socket:
+        assert self._netlink is not None
+        return netlink.listen(_GROUPS, silent=LEARNT, own=self._netlink.port)
 
-        asyncio.get_running_loop().add_reader(descriptor, drain)
+    def _hear(self, listener: socket.socket, changed: Callable[[Concern], None]) -> None:
+        """Take a part of what has come; the loop calls again while there is more."""
+        heard, links = NOTHING, (*self._names, self._loopback, *NAMES)
+        with suppress(BlockingIOError):
+            for _ in range(READ_AT_ONCE):
+                received = listener.recv(65536)
+                if heard is not ALL:
+                    heard |= concerns(received, links, self._indexes, LOOKUPS.values())
+        if heard:
+            changed(heard)
 
     async def close(self) -> None:
         """Let go of all sockets and the thread."""
@@ -219,6 +227,7 @@ class Kernel:
         assert self._netlink is not None
         devices = self._devices.seen()
         entries = self._devices.entries(self._netlink, devices)
+        self._indexes = frozenset(one.index for one in devices)
         return Snapshot(
             routes=tuple(routes),
             uplinks=tuple(links[name] for name in self._names if name in links),

@@ -1,4 +1,4 @@
-"""The plan's routes and entries as rtnetlink messages and back, and which notifications may change the plan.
+"""The plan's routes and entries as rtnetlink messages and back, and which notifications are about what.
 
 The bytes are those of ``linux.rtnl``; here stands which routes are looked at (unicast ones and those that refuse, of
 the main table), and what of the kernel's telling is about this service. Nothing here does IO.
@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import socket
 from collections.abc import Collection
+from enum import Flag, auto
 from ipaddress import IPv4Network, IPv6Network, ip_address
 
-from linux import rtnl
+from linux import nexthops, rtnl
 from linux.netlink import Message, parse
 from services.routing.core.fib import (
     OTHER_MTU,
@@ -26,12 +27,16 @@ from services.routing.core.fib import (
     Replace,
     Route,
 )
+from services.routing.core.learnt import FIRST_ID, LAST_ID
 from services.routing.core.learnt import PROTOCOL as LEARNT
 
 _TABLE_AT, _PROTOCOL_AT = 4, 5
 """Places in ``struct rtmsg``: most notifications are judged by these two bytes alone."""
 _KINDS = frozenset(Kind)
-_PODS, _MAIN = bytes([PODS]), bytes([rtnl.TABLE_MAIN])
+_PODS, _LEARNT, _MAIN = bytes([PODS]), bytes([LEARNT]), bytes([rtnl.TABLE_MAIN])
+
+_OTHER_TABLE = bytes([252])
+"""RT_TABLE_COMPAT: the table's number is in an attribute."""
 
 Change = Replace | Remove | AddEntry | RemoveEntry
 """Operations of which there may be many at once."""
@@ -102,18 +107,51 @@ def read(body: bytes) -> Route | None:
     )
 
 
-def concerns(received: bytes, links: Collection[str]) -> bool:
-    """Whether notifications may change what is planned: all but the dataplane's routes to this node's pods, those of
-    tables that are not looked at (with each pod's link the kernel puts its multicast route into the local one), and
-    links of other names than ``links``. On a node where pods come and go almost all of them are of those.
+class Concern(Flag):
+    """What a full pass is due of."""
+
+    PLAN = auto()
+    """Routes, entries and devices of the plan."""
+    LEARNT = auto()
+    """Learnt routes and their next hop objects."""
+
+
+NOTHING, ALL = Concern(0), Concern.PLAN | Concern.LEARNT
+
+
+def concerns(
+    received: bytes, links: Collection[str], devices: Collection[int] = (), tables: Collection[int] = ()
+) -> Concern:
+    """What notifications may change. ``links``: names of those that are looked at; ``devices``: indexes of those with
+    entries of ours; ``tables``: those with routes of ours, besides the main one.
+
+    Not the dataplane's routes to this node's pods, those of other tables (with each pod's link the kernel puts its
+    multicast route into the local one), other links, nor what is learnt of neighbours. On a node where pods come and go
+    almost all of them are of those.
     """
+    found = NOTHING
     for kind, _, _, body in parse(received):
-        if kind in (rtnl.NEWROUTE, rtnl.DELROUTE):
-            if body[_TABLE_AT : _TABLE_AT + 1] == _MAIN and body[_PROTOCOL_AT : _PROTOCOL_AT + 1] != _PODS:
-                return True
-        elif kind in (rtnl.NEWLINK, rtnl.DELLINK):
-            if rtnl.link_name(body) in links:
-                return True
-        else:
-            return True
-    return False
+        match kind:
+            case rtnl.NEWROUTE | rtnl.DELROUTE:
+                found |= _of_route(body, tables)
+            case rtnl.NEWLINK | rtnl.DELLINK:
+                found |= Concern.PLAN if rtnl.link_name(body) in links else NOTHING
+            case rtnl.NEWNEIGH | nexthops.NEWNEXTHOP:
+                continue
+            case rtnl.DELNEIGH:
+                found |= Concern.PLAN if rtnl.parse_neighbour(body).link in devices else NOTHING
+            case nexthops.DELNEXTHOP:
+                identifier = nexthops.parse_next_hop(body).identifier
+                found |= Concern.LEARNT if FIRST_ID <= identifier <= LAST_ID else NOTHING
+            case _:
+                found |= Concern.PLAN
+        if found is ALL:
+            break
+    return found
+
+
+def _of_route(body: bytes, tables: Collection[int]) -> Concern:
+    table, protocol = body[_TABLE_AT : _TABLE_AT + 1], body[_PROTOCOL_AT : _PROTOCOL_AT + 1]
+    if table == _MAIN and protocol != _PODS:
+        return Concern.LEARNT if protocol == _LEARNT else Concern.PLAN
+    return Concern.PLAN if table == _OTHER_TABLE and rtnl.parse_route(body).table in tables else NOTHING

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections.abc import Callable
 from contextlib import suppress
 
 from services.routing.bgp.outbox import Outbox
@@ -30,18 +31,20 @@ class Keepalives:
         self._changed = threading.Condition()
         self._periods: dict[Outbox, float] = {}
         """Seconds that may pass, for each session."""
+        self._reports: dict[Outbox, Callable[[], None]] = {}
         self._tried: dict[Outbox, float] = {}
         self._thread: threading.Thread | None = None
         self._ended = False
-        self.sent = 0
-        """KEEPALIVEs for which the loop was late."""
 
-    def watch(self, outbox: Outbox, hold_seconds: int) -> None:
-        """Keep a session up; a hold time of 0 needs no KEEPALIVEs."""
+    def watch(self, outbox: Outbox, hold_seconds: int, report: Callable[[], None]) -> None:
+        """Keep a session up; a hold time of 0 needs no KEEPALIVEs. ``report`` is called in the thread after each one
+        for which the loop was late.
+        """
         if not hold_seconds:
             return
         with self._changed:
             self._periods[outbox] = hold_seconds / 3 * LATE
+            self._reports[outbox] = report
             if self._thread is None:
                 self._thread = threading.Thread(target=self._run, name="bgp-keepalives", daemon=True)
                 self._thread.start()
@@ -50,8 +53,8 @@ class Keepalives:
     def forget(self, outbox: Outbox) -> None:
         """The session has ended."""
         with self._changed:
-            self._periods.pop(outbox, None)
-            self._tried.pop(outbox, None)
+            for known in (self._periods, self._reports, self._tried):
+                known.pop(outbox, None)
 
     def close(self) -> None:
         """End the thread; waits for it."""
@@ -63,12 +66,15 @@ class Keepalives:
 
     def _run(self) -> None:
         while (due := self._due()) is not None:
-            for outbox, before in due:
+            for outbox, before, report in due:
                 with suppress(OSError):  # the loop learns of it by itself
-                    self.sent += outbox.send_keepalive(keepalive(), before)
+                    if outbox.send_keepalive(keepalive(), before):
+                        report()
 
-    def _due(self) -> list[tuple[Outbox, float]] | None:
-        """Wait until a session needs a KEEPALIVE: its outbox, and since when nothing was sent. None: it is the end."""
+    def _due(self) -> list[tuple[Outbox, float, Callable[[], None]]] | None:
+        """Wait until a session needs a KEEPALIVE: its outbox, since when nothing was sent, and whom to tell. None: it
+        is the end.
+        """
         with self._changed:
             while not self._ended:
                 now = time.monotonic()
@@ -76,7 +82,7 @@ class Keepalives:
                 due = [one for one, next_at in at.items() if next_at <= now]
                 self._tried |= dict.fromkeys(due, now)
                 if due:
-                    return [(one, now - self._periods[one]) for one in due]
+                    return [(one, now - self._periods[one], self._reports[one]) for one in due]
                 self._changed.wait(min(at.values(), default=now + 60) - now)
         return None
 

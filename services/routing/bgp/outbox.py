@@ -66,17 +66,19 @@ class Outbox:
             return self._flush()
 
     def send_keepalive(self, message: bytes, before: float) -> bool:
-        """Send ``message``, or what waits in its place, unless something was sent after ``before``; whether it was.
+        """Send ``message``, or what waits in its place, unless something was sent after ``before``; whether it is
+        ``message`` that goes, now or when the peer takes it.
 
         Raises OSError when the connection is gone.
         """
         with self._lock:
             if self._closed or self.sent_at > before:
                 return False
-            if not self._messages:
+            if alone := not self._messages:
                 self._messages.append(message)
                 self._size += len(message)
-            return self._flush()
+            self._flush()
+            return alone
 
     def shut_down(self) -> None:
         """Nothing more is sent; what was sent still arrives."""

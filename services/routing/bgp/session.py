@@ -11,6 +11,7 @@ import socket
 import time
 from collections import deque
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Protocol
@@ -19,7 +20,7 @@ from services.routing.bgp.keepalives import Keepalives
 from services.routing.bgp.listener import refuse
 from services.routing.bgp.sockets import Opener, Refused, outgoing
 from services.routing.bgp.wire import Reports, Wire
-from services.routing.core.bgp.codec.messages import HEADER, KINDS, MessageKind, Open, RouteRefresh
+from services.routing.core.bgp.codec.messages import HEADER, KINDS, MessageKind, Open, RouteRefresh, keepalive
 from services.routing.core.bgp.dissector import Passed
 from services.routing.core.bgp.peers import SessionSettings
 from services.routing.core.bgp.session.actions import (
@@ -167,7 +168,7 @@ class Session:
             return False
         if self.machine.captured:
             for message in messages:
-                self._report_sent(session.link, message, session.agreed)
+                self._report(_message(session.link, message, session.agreed), sent=True)
         wire.send(messages)
         return True
 
@@ -210,7 +211,7 @@ class Session:
             case Received(message):
                 self._owner.received(self.name, message)
             case Seen():
-                self._report_seen(action)
+                self._report(action, sent=False)
             case Send(link, octets, last):
                 self._send(link, octets, last=last)
             case Connect():
@@ -223,7 +224,7 @@ class Session:
                 self._close(link)
             case Established():
                 if (wire := self._wires.get(action.link)) is not None:
-                    self._keepalives.watch(wire.outbox, action.hold_seconds)
+                    self._keepalives.watch(wire.outbox, action.hold_seconds, partial(self._kept_alive, action.link))
                 self._owner.established(self.name, action)
             case Lost():
                 self._owner.lost(self.name, action)
@@ -238,38 +239,33 @@ class Session:
         if not last and wire.outbox.waiting:
             return
         if self.machine.captured:
-            self._report_sent(link, octets, None)
+            self._report(_message(link, octets), sent=True)
         if last:
             wire.send_last(octets)
         else:
             wire.send([octets])
 
-    def _report_seen(self, seen: Seen) -> None:
+    def _report(self, message: Seen, *, sent: bool, time_ns: int = 0) -> None:
+        """Tell of a message that is captured; ``time_ns``: of when, if not of now."""
         self._owner.passed(
             Passed(
                 peer=self.name,
-                time_ns=time.time_ns(),
-                sent=False,
-                link=seen.link,
-                kind=seen.kind,
-                body=seen.body,
-                agreed=seen.agreed,
-                refused=seen.refused,
+                time_ns=time_ns or time.time_ns(),
+                sent=sent,
+                link=message.link,
+                kind=message.kind,
+                body=message.body,
+                agreed=message.agreed,
+                refused=message.refused,
             )
         )
 
-    def _report_sent(self, link: Link, message: bytes, agreed: Agreed | None) -> None:
-        self._owner.passed(
-            Passed(
-                peer=self.name,
-                time_ns=time.time_ns(),
-                sent=True,
-                link=link,
-                kind=KINDS[message[HEADER - 1]],
-                body=message[HEADER:],
-                agreed=agreed,
-            )
-        )
+    def _kept_alive(self, link: Link) -> None:
+        """The thread has sent a KEEPALIVE, and calls this; the loop tells of it when it is free."""
+        if self.machine.captured:
+            report = partial(self._report, _message(link, keepalive()), sent=True, time_ns=time.time_ns())
+            with suppress(RuntimeError):  # the loop has ended
+                self._loop.call_soon_threadsafe(report)
 
     def _connect(self) -> None:
         try:
@@ -336,6 +332,11 @@ class Session:
                 self._since = time.time()
             self._shown = shown
             self._owner.changed(self.name)
+
+
+def _message(link: Link, octets: bytes, agreed: Agreed | None = None) -> Seen:
+    """A message of this speaker's own, which it takes for granted."""
+    return Seen(link, KINDS[octets[HEADER - 1]], octets[HEADER:], agreed)
 
 
 def _counted(wire: Wire) -> tuple[int, int, int]:

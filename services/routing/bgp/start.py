@@ -35,8 +35,9 @@ from services.routing.bgp.status import StatusReporter
 from services.routing.bgp.traces import Traces
 from services.routing.core.bgp.announced import Held, announced
 from services.routing.core.bgp.configuration import LOG_LEVELS, configuration
-from services.routing.core.bgp.make_before_break import Handover
+from services.routing.core.bgp.make_before_break import DEADLINE, Handover
 from services.routing.core.bgp.next_hops import Ways, links_of, own_next_hops, static_routes, ways_of
+from services.routing.core.bgp.peers import Peer
 from services.routing.core.bgp.reports import STATES
 from services.routing.core.bgp.resources import Objects, Peering, addresses_of, peering
 from services.routing.core.bgp.rib.tables import PrefixLimit
@@ -175,9 +176,9 @@ class Bgp:
             forwarding=forwarding,
         )
 
-    def poke(self) -> None:
-        """The kernel's links or routes changed."""
-        self._loop.poke(full=False)
+    def poke(self, *, full: bool = False) -> None:
+        """The kernel's links or routes changed; ``full``: learnt ones, by somebody else."""
+        self._loop.poke(full=full)
 
     async def _follow(self, objects: Objects) -> None:
         """Be what the objects ask for."""
@@ -226,15 +227,16 @@ class Bgp:
         names = {peer.name for peer in asked.peers}
         held = {name for name, peer in self.router.peers.items() if peer.in_mesh}
         left = peering(objects, held).peers if held - names else ()
-        going = frozenset(peer.name for peer in left if peer.name not in names)
+        going = {peer.name: _kept(self.router, peer) for peer in left if peer.name not in names}
         before, now = self._handover, time.monotonic()
         self._handover = before.after(going, self.router.rib, _pairs_routes(self._kernel()) if going else (), now)
-        for name in self._handover.staying.keys() - before.staying.keys():
-            self._log.info("bgp-mesh-stays", peer=name, lacks=str(self._handover.staying[name].network))
         staying = self._handover.staying
-        for name in before.staying.keys() & going - staying.keys():
+        for name, one in staying.items():
+            if name not in before.staying or one.needed != before.staying[name].needed:
+                self._log.info("bgp-mesh-stays", peer=name, lacks=str(one.network or ""))
+        for name in before.staying.keys() & going.keys() - staying.keys():
             self._log.info("bgp-mesh-ends", peer=name)
-        return (peering(objects, staying) if staying else asked), going - staying.keys()
+        return (peering(objects, staying) if staying else asked), frozenset(going.keys() - staying.keys())
 
     def _secret(self, objects: Objects) -> Iterable[Network]:
         """Ranges to which packets go encrypted or not at all."""
@@ -323,6 +325,11 @@ class Bgp:
     async def _close(self) -> None:
         if self.router is not None:
             self.router.close()
+
+
+def _kept(router: Router, peer: Peer) -> float:
+    """Seconds for which a peer keeps this node's routes if their session ends; one without has none to lose."""
+    return peer.session.restart_seconds if router.speaker.is_established(peer.name) else DEADLINE
 
 
 def _of_listener(faults: Mapping[Address, Reason], node: str) -> Iterable[Fault]:

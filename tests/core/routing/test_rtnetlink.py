@@ -14,7 +14,8 @@ from linux import rtnl
 from linux.netlink import number
 from proto.net import Address, Network
 from services.routing.core.fib import OTHER_MTU, Kind, Remove, Replace, Route
-from services.routing.rtnetlink import concerns, message, read
+from services.routing.core.learnt import FIRST_ID
+from services.routing.rtnetlink import ALL, NOTHING, Concern, concerns, message, read
 
 
 @st.composite
@@ -89,8 +90,11 @@ def _heard(kind: int, body: bytes) -> bytes:
     return struct.pack("=IHHII", 16 + len(body), kind, 0, 0, 0) + body
 
 
-def _route(protocol: int, table: int = 254) -> bytes:
-    return _heard(24, struct.pack("=BBBBBBBBI", 2, 32, 0, 0, table, protocol, 0, 1, 0))
+def _route(protocol: int, table: int = 254, kind: int = rtnl.NEWROUTE) -> bytes:
+    more = number(15, table) if table > 255 else b""
+    return _heard(
+        kind, struct.pack("=BBBBBBBBI", 2, 32, 0, 0, min(table, 252) if more else table, protocol, 0, 1, 0) + more
+    )
 
 
 def _link(name: str) -> bytes:
@@ -98,20 +102,42 @@ def _link(name: str) -> bytes:
     return _heard(16, bytes(16) + struct.pack("=HH", 4 + len(text), 3) + text + bytes(-len(text) % 4))
 
 
+def _neighbour(kind: int, link: int) -> bytes:
+    return _heard(kind, struct.pack("=BBHiHBB", 10, 0, 0, link, 0x20, 0, 0))
+
+
+def _next_hop(kind: int, identifier: int) -> bytes:
+    return _heard(kind, struct.pack("=BBBBI", 0, 0, 185, 0, 0) + number(1, identifier))
+
+
+PLAN, LEARNT = Concern.PLAN, Concern.LEARNT
+
+
 @pytest.mark.parametrize(
     ("received", "reported"),
     [
-        pytest.param(_route(187), False, id="a pod's route"),
-        pytest.param(_route(186), True, id="one of ours"),
-        pytest.param(_route(4), True, id="somebody's"),
-        pytest.param(_route(2, table=255), False, id="the kernel's own, of a pod's link"),
-        pytest.param(_link("am0123456789"), False, id="a pod's link"),
-        pytest.param(_link("eth0"), True, id="an uplink"),
-        pytest.param(_link("eth01"), False, id="a name that only begins like an uplink's"),
-        pytest.param(_heard(20, bytes(8)), True, id="an address"),
-        pytest.param(_route(187) + _link("am0") + _route(4), True, id="one among many"),
-        pytest.param(_route(187) + b"\xff" * 7, False, id="bytes that are no message"),
+        pytest.param(_route(187), NOTHING, id="a pod's route"),
+        pytest.param(_route(186), PLAN, id="one of ours"),
+        pytest.param(_route(4), PLAN, id="somebody's"),
+        pytest.param(_route(2, table=255), NOTHING, id="the kernel's own, of a pod's link"),
+        pytest.param(_route(186, table=18601, kind=rtnl.DELROUTE), PLAN, id="a device's own table"),
+        pytest.param(_route(186, table=18700, kind=rtnl.DELROUTE), NOTHING, id="another's table"),
+        pytest.param(_route(185, kind=rtnl.DELROUTE), LEARNT, id="a learnt one"),
+        pytest.param(_link("am0123456789"), NOTHING, id="a pod's link"),
+        pytest.param(_link("eth0"), PLAN, id="an uplink"),
+        pytest.param(_link("eth01"), NOTHING, id="a name that only begins like an uplink's"),
+        pytest.param(_heard(20, bytes(8)), PLAN, id="an address"),
+        pytest.param(_heard(33, bytes(12)), PLAN, id="a rule"),
+        pytest.param(_neighbour(rtnl.DELNEIGH, 7), PLAN, id="an entry of a tunnel device"),
+        pytest.param(_neighbour(rtnl.DELNEIGH, 8), NOTHING, id="a pod's neighbour"),
+        pytest.param(_neighbour(rtnl.NEWNEIGH, 7), NOTHING, id="what a device learns"),
+        pytest.param(_next_hop(105, FIRST_ID + 3), LEARNT, id="a next hop object of ours"),
+        pytest.param(_next_hop(105, 12), NOTHING, id="somebody's next hop object"),
+        pytest.param(_next_hop(104, FIRST_ID + 3), NOTHING, id="a next hop object that comes"),
+        pytest.param(_route(187) + _link("am0") + _route(4), PLAN, id="one among many"),
+        pytest.param(_route(4) + _route(185, kind=rtnl.DELROUTE) + _route(187), ALL, id="both"),
+        pytest.param(_route(187) + b"\xff" * 7, NOTHING, id="bytes that are no message"),
     ],
 )
-def test_only_what_may_change_the_plan_wakes(received: bytes, reported: bool) -> None:
-    assert concerns(received, ("eth0", "eth1")) is reported
+def test_only_what_may_change_something_wakes(received: bytes, reported: Concern) -> None:
+    assert concerns(received, ("eth0", "eth1"), {7}, {18600, 18601}) == reported

@@ -18,9 +18,11 @@ import pytest
 
 from linux import netlink
 from linux.netlink import listen
+from services.routing import app
 from services.routing.core.bgp.values import Family, prefix_of
 from services.routing.kernel import Kernel
 from services.routing.learnt import LearntRoutes
+from services.routing.rtnetlink import Concern
 from tests.netns.routing.conftest import Netns
 from tests.netns.routing.test_learnt import Fabric, fabric, kernel
 from tests.netns.routing.test_tunnels import Pair, pair, pods, until
@@ -98,7 +100,9 @@ async def laid(pair: Pair) -> Netns:
     return n1
 
 
-async def test_what_is_deleted_by_hand_comes_back(pair: Pair) -> None:
+async def test_what_is_deleted_by_hand_comes_back(pair: Pair, monkeypatch: pytest.MonkeyPatch) -> None:
+    """No full pass is due for an hour: the kernel's word wakes one."""
+    monkeypatch.setattr(app, "PERIOD", 3600.0)
     await deleted_and_back(await laid(pair), 10, random.Random(1))
 
 
@@ -140,6 +144,36 @@ async def test_learnt_routes_and_next_hops_come_back_by_one_pass(fabric: Fabric,
     await learnt_and_back(fabric, kernel, 10, random.Random(3))
 
 
+async def test_learnt_ones_that_somebody_deletes_are_heard_of(fabric: Fabric, kernel: Kernel) -> None:
+    """And what this agent deletes itself is not."""
+    heard: list[Concern] = []
+    await kernel.watch(heard.append)
+    learnt = LearntRoutes(kernel)
+    prefixes = [prefix_of(ip_network(f"10.{number}.0.0/16"))[1] for number in range(20)]
+    learnt.replace(Family.IPV4, prefixes, fabric.both(4))
+    await learnt.apply(full=True)
+
+    async def told(*commands: str) -> set[Concern]:
+        """What is heard of these, and of a route of others that comes after them."""
+        heard.clear()
+        for command in (*commands, "route add 192.0.2.0/24 dev lo"):
+            fabric.node.ip(command)
+        await until(lambda: any(Concern.PLAN in one for one in heard), BUSY)
+        fabric.node.ip("route del 192.0.2.0/24 dev lo")
+        return {one for one in Concern if any(one in said for said in heard)}
+
+    assert await told() == {Concern.PLAN}
+    assert await told("route del 10.3.0.0/16 proto 185") == {Concern.PLAN, Concern.LEARNT}
+    one = min(words(fabric.objects())).split()[1]
+    assert await told(f"nexthop del id {one}") == {Concern.PLAN, Concern.LEARNT}
+    await learnt.apply(full=True)
+    assert await told("nexthop add id 7 via 172.31.0.1 dev tor0", "nexthop del id 7") == {Concern.PLAN}
+    learnt.replace(Family.IPV4, prefixes, ())
+    await learnt.apply(full=True)
+    assert await told() == {Concern.PLAN}
+    assert fabric.routes(4) == {}
+
+
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 async def test_two_hundred_times_learnt_ones(fabric: Fabric, kernel: Kernel) -> None:
@@ -156,9 +190,9 @@ def drops(netns: Netns) -> int:
     return sum(int(row["Drops"]) for row in rows if row["Eth"] == "0")
 
 
-def narrow(groups: int, silent: int = 0) -> socket.socket:
+def narrow(groups: int, silent: int = 0, own: int = 0) -> socket.socket:
     """A listener with room for few notifications."""
-    made = listen(groups, silent)
+    made = listen(groups, silent, own)
     made.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
     return made
 

@@ -23,6 +23,7 @@ from services.routing.core.bgp.values import Family, Prefix, prefix_of
 from services.routing.core.learnt import METRIC, PROTOCOL, Hop
 from services.routing.kernel import Kernel
 from services.routing.learnt import LearntRoutes, Pass, remove
+from services.routing.rtnetlink import Concern
 from tests.netns.routing.conftest import Netns, ip
 
 pytestmark = pytest.mark.privileged
@@ -355,8 +356,8 @@ async def test_flows_spread_over_both_and_each_keeps_to_one(fabric: Fabric, kern
 async def test_a_hundred_thousand_routes_are_written_in_slices(fabric: Fabric, kernel: Kernel) -> None:
     """The loop is not held meanwhile, the general listing does not show them, and nobody is woken for each."""
     learnt = LearntRoutes(kernel)
-    woken: list[None] = []
-    await kernel.watch(lambda: woken.append(None))
+    woken: list[Concern] = []
+    await kernel.watch(woken.append)
     prefixes = (bytes((24,)) + (0x140000 + number).to_bytes(3) for number in range(100_000))
     learnt.replace(Family.IPV4, prefixes, fabric.both(4))
     started, slices = time.process_time(), 0

@@ -296,7 +296,7 @@ def test_the_listener_hears_on_after_a_storm(runner: Callable[[Any], None], node
     async def listen() -> None:
         kernel = Kernel(("fab0",), n1.path)
         heard = asyncio.Event()
-        await kernel.watch(heard.set)
+        await kernel.watch(lambda _: heard.set())
         batch = ["ip", "-n", n1.name, "-force", "-batch", "-"]
         subprocess.run(batch, check=False, input=storm.encode(), capture_output=True)
         await asyncio.wait_for(heard.wait(), 3)

@@ -3,9 +3,11 @@
 The mesh goes off when ``nodeToNodeMeshEnabled`` says so, and for a node that becomes a route reflector. A session that
 was held in it and is not asked for any more stays until each prefix that it brought is learnt from a peer that stays,
 lies in one that is, or has a route of the pair of nodes itself, :data:`DEADLINE` seconds at most. Meanwhile any other
-path is preferred to its paths, by whoever is sent them too (``route_policies.passed_over``). The other node decides
-the same for itself: so this one ends the session as for a restart, and the other keeps the routes until it has others
-(RFC 4724; where ``nodeMeshMaxRestartTime`` is 0 it keeps them for no time, and the later of the two loses packets).
+path is preferred to its paths, by whoever is sent them too (``route_policies.passed_over``).
+
+The other node decides the same for itself, and may need more time for it. So this one ends the session as for a
+restart, and the other keeps the routes for the restart time (RFC 4724). Where that (``nodeMeshMaxRestartTime``) is
+shorter than :data:`DEADLINE`, down to 0, the session itself stays for the rest, though this node needs it no longer.
 """
 
 from __future__ import annotations
@@ -36,9 +38,15 @@ _ABOUT = ("BGPConfiguration", DEFAULT)
 class Lacking:
     """What no other way leads to."""
 
-    network: Network
+    network: Network | None
+    """None: nothing, and the session stays for the other node, which would keep no routes without it."""
     since: float
     """Seconds of a clock that does not go back."""
+
+    @property
+    def needed(self) -> bool:
+        """It is this node that needs the session."""
+        return self.network is not None
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -50,25 +58,26 @@ class Handover:
     broken: Mapping[str, Lacking] = field(default_factory=lambda: MappingProxyType({}))
     """Those that have ended at the deadline, and when."""
 
-    def after(self, going: Collection[str], tables: Tables, routed: Container[Network], now: float) -> Handover:
-        """What becomes of them. ``going``: those that are held and not asked for; ``routed``: prefixes that the pairs'
-        own routes lead to.
+    def after(self, going: Mapping[str, float], tables: Tables, routed: Container[Network], now: float) -> Handover:
+        """What becomes of them. ``going``: those that are held and not asked for, and the seconds for which the other
+        node keeps the routes if the session ends; ``routed``: prefixes that the pairs' own routes lead to.
         """
         broken = {name: one for name, one in self.broken.items() if now - one.since < REPORTED_FOR}
         staying: dict[str, Lacking] = {}
-        for name in sorted(going):
-            if (network := next(_lacking(tables, name, going, routed), None)) is not None:
-                since = self.staying[name].since if name in self.staying else now
-                if now - since < DEADLINE:
-                    staying[name] = Lacking(network, since)
-                else:
-                    broken[name] = Lacking(network, now)
+        for name, kept in sorted(going.items()):
+            network = next(_lacking(tables, name, going, routed), None)
+            since = self.staying[name].since if name in self.staying else now
+            if now - since < DEADLINE - (kept if network is None else 0):
+                staying[name] = Lacking(network, since)
+            elif network is not None:
+                broken[name] = Lacking(network, now)
         return Handover(staying=staying, broken=broken)
 
     def faults(self, now: float) -> tuple[Fault, ...]:
         """What a person should know: the first of those that wait, and of those that have waited in vain."""
         found = []
-        waiting = [name for name, one in self.staying.items() if now - one.since >= PATIENCE]
+        lacking = ((name, one) for name, one in self.staying.items() if one.needed)
+        waiting = [name for name, one in lacking if now - one.since >= PATIENCE]
         for name in waiting[:1]:
             what = f"the session {name} stays for {DEADLINE:.0f} s at most though the node mesh is off"
             found.append(

@@ -16,6 +16,8 @@ from tests.core.routing.bgp.rib_speaker import OURS, V4, Speaker, attributes, pr
 from tests.core.routing.bgp.test_resources import MESH_OFF, MESH_ON, A, objects
 
 MESH = {"mesh/n2": "172.31.0.2", "mesh/n3": "172.31.0.3"}
+KEPT = dict.fromkeys(MESH, DEADLINE)
+"""Seconds for which the other nodes keep this one's routes."""
 HOPS = {**MESH, "tor/172.31.0.1": "172.31.0.1", "rr/172.31.0.9": "172.31.0.9"}
 BLOCK, OTHER = "10.244.2.0/26", "10.244.3.0/26"
 
@@ -42,9 +44,9 @@ def node(*said: str, own: str = "", reject: str = "", unreached: str = "") -> Sp
     return one
 
 
-def lacking(one: Speaker, *, going: tuple[str, ...] = tuple(MESH), routed: str = "") -> str:
+def lacking(one: Speaker, *, routed: str = "") -> str:
     """``peer: first prefix that it alone leads to`` of each peer that stays."""
-    found = Handover().after(going, one.tables, {ip_network(text) for text in routed.split()}, 0.0)
+    found = Handover().after(KEPT, one.tables, {ip_network(text) for text in routed.split()}, 0.0)
     return " ".join(f"{name}: {stay.network}" for name, stay in sorted(found.staying.items()))
 
 
@@ -96,34 +98,49 @@ def test_what_is_kept_over_a_restart_of_the_peer_counts() -> None:
 def test_it_stays_for_so_long_at_most_and_is_reported() -> None:
     one = node(f"mesh/n2: {BLOCK}")
     at = 1000.0
-    found = Handover().after(MESH, one.tables, (), at)
+    found = Handover().after(KEPT, one.tables, (), at)
     assert (list(found.staying), found.faults(at + PATIENCE - 1)) == (["mesh/n2"], ())
-    found = found.after(MESH, one.tables, (), at + PATIENCE)
+    found = found.after(KEPT, one.tables, (), at + PATIENCE)
     (fault,) = found.faults(at + PATIENCE)
     assert fault.about == ("BGPConfiguration", "default")
     assert "mesh/n2" in fault.fault
     assert BLOCK in fault.fault
     assert "airmesh bgp" in fault.remedy
-    found = found.after(MESH, one.tables, (), at + DEADLINE - 1)
+    found = found.after(KEPT, one.tables, (), at + DEADLINE - 1)
     assert list(found.staying) == ["mesh/n2"]
-    ended = found.after(MESH, one.tables, (), at + DEADLINE)
+    ended = found.after(KEPT, one.tables, (), at + DEADLINE)
     assert (list(ended.staying), list(ended.broken)) == ([], ["mesh/n2"])
     (fault,) = ended.faults(at + DEADLINE)
     assert "nothing but its session mesh/n2" in fault.fault
-    later = ended.after((), one.tables, (), at + DEADLINE + REPORTED_FOR - 1)
+    later = ended.after({}, one.tables, (), at + DEADLINE + REPORTED_FOR - 1)
     assert later.faults(at + DEADLINE + REPORTED_FOR - 1) == (fault,)
-    assert later.after((), one.tables, (), at + DEADLINE + REPORTED_FOR) == Handover()
+    assert later.after({}, one.tables, (), at + DEADLINE + REPORTED_FOR) == Handover()
 
 
 def test_the_time_of_a_session_goes_on_whatever_it_lacks() -> None:
     one = node(f"mesh/n2: {BLOCK}")
-    found = Handover().after(MESH, one.tables, (), 0.0)
+    found = Handover().after(KEPT, one.tables, (), 0.0)
     one.learn("mesh/n2", OTHER, attributes(hop=MESH["mesh/n2"]))
     one.learn("tor/172.31.0.1", BLOCK, attributes(65001, 65100))
     one.decide()
-    found = found.after(MESH, one.tables, (), 50.0)
+    found = found.after(KEPT, one.tables, (), 50.0)
     assert found.staying["mesh/n2"].network == ip_network(OTHER)
-    assert found.after(MESH, one.tables, (), DEADLINE).broken
+    assert found.after(KEPT, one.tables, (), DEADLINE).broken
+
+
+@pytest.mark.parametrize("kept", [0.0, 5.0, DEADLINE - 1, DEADLINE, 4095.0])
+def test_a_session_stays_for_the_other_node_as_long_as_that_would_keep_nothing_without(kept: float) -> None:
+    """What this node needs is there; the other has all in all the same time as where it keeps routes."""
+    one = node(f"mesh/n2: {BLOCK}", f"tor/172.31.0.1: {BLOCK}")
+    going, at, rest = {"mesh/n2": kept}, 1000.0, DEADLINE - kept
+    found = Handover().after(going, one.tables, (), at)
+    assert list(found.staying) == (["mesh/n2"] if rest > 0 else [])
+    if rest > 0:
+        found = found.after(going, one.tables, (), at + rest - 0.5)
+        assert list(found.staying) == ["mesh/n2"]
+        assert found.faults(at + rest - 0.5) == (), "nothing is missing"
+    found = found.after(going, one.tables, (), at + max(rest, 0.0))
+    assert found == Handover()
 
 
 def names(found: Any) -> list[str]:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from ipaddress import ip_network
 
 import pytest
 
@@ -14,7 +15,7 @@ from services.routing.core.bgp.communities import NO_LLGR
 from services.routing.core.bgp.peers import Action, FilterRule, TableSettings
 from services.routing.core.bgp.rib.paths import Reach
 from services.routing.core.bgp.rib.tables import LOOKS_PER_DECISION
-from services.routing.core.bgp.values import lies_in
+from services.routing.core.bgp.values import lies_in, network_of
 from tests.core.routing.bgp.rib_speaker import V4, V6, Speaker, attributes, prefix
 
 MANY = 2000
@@ -210,6 +211,102 @@ def test_a_peer_that_comes_is_sent_all_though_the_table_changes_meanwhile() -> N
         rest = set(TEXTS[10:])
         assert table >= rest - ({*TEXTS[:PART]} if name == "c" else set())
         assert not table & {*TEXTS[:10]}
+
+
+def sent(one: Speaker, name: str) -> set[str]:
+    return {str(network_of(V4, text)) for text, _, _ in one.tables.sent(name, V4)}
+
+
+def exporting(*names: str) -> Speaker:
+    """``a`` has the better paths to all, which peers of one group have been sent."""
+    one = speaker()
+    for number, name in enumerate(names, 1):
+        one.up(name, 65009 + number, f"172.31.{number + 1}.1")
+    one.decide()
+    for name in names:
+        one.drain(name)
+    return one
+
+
+NOT_FIRST = TableSettings(exports=tuple(
+    FilterRule(action=Action.REJECT, family=V4, network=ip_network(f"10.{number}.0.0/16")) for number in range(4)
+))  # fmt: skip
+LATER = sorted(text for text in TEXTS if int(text.split(".")[1]) > 3)
+
+
+def test_another_export_policy_is_applied_in_parts_and_sends_what_differs() -> None:
+    one = exporting("c")
+    one.tables.settings_changed("c", NOT_FIRST)
+    assert parts(one) >= MANY // PART
+    assert sent(one, "c") == set(LATER)
+    assert sorted(one.drain("c", PART)[0]) == sorted(f"-{text}" for text in set(TEXTS) - set(LATER))
+    one.tables.settings_changed("c", TableSettings())
+    one.tables.decide(PART)
+    one.tables.settings_changed("c", NOT_FIRST)
+    parts(one)
+    assert one.drain("c", MANY) == ([], []), "it is as it was"
+
+
+def test_peers_of_one_group_whose_policy_changes_stay_together() -> None:
+    one = exporting("c", "d", "e")
+    for name in ("c", "d"):
+        one.tables.settings_changed(name, NOT_FIRST)
+    parts(one)
+    for limit in (PART, MANY):
+        [c, d] = [one.tables.pending(name, limit) for name in ("c", "d")]
+        assert c.batches[0].unreachable[0] is d.batches[0].unreachable[0], "it is worked out once for both"
+    assert not one.tables.owes("e")
+    assert (sent(one, "c"), sent(one, "d"), sent(one, "e")) == (set(LATER), set(LATER), set(TEXTS))
+
+
+def test_a_peer_whose_policy_becomes_anothers_is_of_its_group_once_it_has_been_sent_all() -> None:
+    one = exporting("c", "d")
+    one.tables.settings_changed("d", NOT_FIRST)
+    parts(one)
+    one.drain("d")
+    one.tables.settings_changed("c", NOT_FIRST)
+    parts(one)
+    one.learn("a", ["11.0.2.0/24"], PLAIN)
+    one.decide()
+    assert len(one.drain("c")[0]) == MANY - len(LATER) + 1
+    one.drain("d")
+    one.learn("a", ["11.0.0.0/24"], PLAIN)
+    one.decide()
+    one.learn("a", ["11.0.1.0/24"], PLAIN)
+    one.decide()
+    [c, d] = [one.tables.pending(name).batches[0].reachable for name in ("c", "d")]
+    assert (len(c), len(c[0].prefixes)) == (1, 2)
+    assert c[0] is d[0]
+    assert len(one.tables._loc[V4].groups) == 2, "of a and b, and of both"
+    one.tables.peer_down("c")
+    one.tables.peer_down("d")
+    assert len(one.tables._loc[V4].groups) == 1
+
+
+def test_a_peer_that_comes_while_policy_changes_is_sent_nothing_by_the_former_one() -> None:
+    one = exporting("c")
+    one.tables.settings_changed("c", NOT_FIRST)
+    one.tables.decide(PART)
+    one.up("d", 65019, "172.31.9.1", exports=NOT_FIRST.exports)
+    written: list[str] = []
+    while one.tables.undecided or one.tables.owes("d"):
+        one.tables.decide(PART)
+        written += one.drain("d", PART)[0]
+    assert sorted(written) == [f"+{text}" for text in LATER]
+    assert sorted(one.drain("c")[0]) == sorted(f"-{text}" for text in set(TEXTS) - set(LATER))
+
+
+def test_a_peer_that_goes_while_its_policy_changes_takes_its_group_along() -> None:
+    one = exporting("c")
+    one.tables.settings_changed("c", NOT_FIRST)
+    one.tables.peer_down("c")
+    parts(one)
+    one.up("c", 65010, "172.31.2.1")
+    one.tables.settings_changed("c", NOT_FIRST)
+    one.tables.decide(PART)
+    one.tables.peer_down("c")
+    parts(one)
+    assert (len(one.tables._loc[V4].groups), one.tables._loc[V4]._changing) == (1, [])
 
 
 @dataclass(frozen=True)

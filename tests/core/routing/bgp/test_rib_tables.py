@@ -300,8 +300,10 @@ def test_other_export_settings_send_what_differs() -> None:
     one.learn("tor-a", R, A)
     one.decide()
     one.tables.settings_changed("tor-b", TableSettings(default_export=False))
+    one.decide()
     assert one.drain("tor-b") == ([f"-{P}", f"-{Q}"], [])
     one.tables.settings_changed("tor-b", TableSettings())
+    one.decide()
     assert one.drain("tor-b")[0] == [f"+{P}", f"+{Q}", f"+{R}"]
 
 
@@ -316,9 +318,9 @@ def test_a_peer_that_comes_is_served_in_pieces_and_one_that_moves_there_loses_no
     assert one.tables.decide(30) == []
     assert len(one.drain("tor-c")[0]) == 30
     one.tables.settings_changed("tor-b", settings)
+    assert one.decide() == {}
     written = one.drain("tor-b")[0]
     assert sorted(written) == sorted(f"+192.0.2.{number}/32" for number in range(100))
-    assert one.decide() == {}
     written, completed = one.drain("tor-c")
     assert (len(written), completed) == (70, [Completed.INITIAL])
 
@@ -515,6 +517,7 @@ def test_a_peer_that_moves_to_the_table_of_another_one_is_sent_what_that_lacked(
     one.decide()
     assert one.drain("b") == ([], [Completed.INITIAL])
     one.tables.settings_changed("b", TableSettings())
+    one.decide()
     assert one.drain("b") == ([f"+{P}"], [])
     one.drain("a")
     assert one.sent("b", P) is not None

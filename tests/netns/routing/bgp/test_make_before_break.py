@@ -19,11 +19,12 @@ from ipaddress import ip_address, ip_network
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import pytest
 
 from linux.netns import command, inside, open_netns
 from proto.codec import kind_prefix, object_key
-from proto.objects import KIND_OF, BGPConfiguration, BGPFilter, BGPPeer, FelixConfiguration, IPPool, Node
+from proto.objects import KIND_OF, BGPConfiguration, BGPFilter, BGPFilterRule, BGPPeer, FelixConfiguration, IPPool, Node
 from proto.subjects import OBJECTS
 from proto.sync import Complete, complete_key
 from tests.conftest import BusFor
@@ -183,6 +184,11 @@ class Town:
         """Nodes that say it."""
         return sum(bool(runtime.lines.named(event)) for runtime in self._runtimes)
 
+    def lacking(self) -> list[str]:
+        """What no other way leads to now, of each node that stays in the mesh."""
+        said = [one.lines.named("bgp-mesh-stays") for one in self._runtimes]
+        return [lines[-1]["lacks"] if lines else "-" for lines in said]
+
     async def both(self, holds: Callable[[int], object]) -> None:
         await until(lambda: all(holds(number) for number in PODS))
 
@@ -227,6 +233,25 @@ async def test_the_mesh_goes_off_when_the_switch_carries_its_routes_and_no_packe
         await stream.goes_on(200)
         assert all(BLOCKS[3 - number] in town.learnt(number) for number in PODS), "by the switch"
         assert stream.lost() == 0
+
+
+@pytest.mark.slow
+async def test_a_node_holds_the_mesh_for_one_that_would_keep_no_routes_without_it(town: Town) -> None:
+    """The switch leads n1 to all that the mesh did, and n2 to nothing yet; nobody keeps routes over a restart."""
+    nothing = BGPFilter("nothing", import_v4=(BGPFilterRule("Reject"),))
+    config = BGPConfiguration("default", asn=64512, mesh_restart_seconds=0)
+    await town.put(pool(), config)
+    await town.both(lambda number: BLOCKS[3 - number] in town.learnt(number))
+    stream = Stream(town.nodes)
+    with bird(town.switch, town.folder):
+        await town.put(nothing, SWITCH[0], msgspec.structs.replace(SWITCH[1], filters=("nothing",)))
+        await until(lambda: all(town.ended(f"tor-n{n}/172.31.{n}.1")[-1:] == ["Established"] for n in PODS))
+        await stream.goes_on(200)
+        await town.put(msgspec.structs.replace(config, node_mesh=False))
+        await until(lambda: town.lacking() == ["", BLOCKS[1]])
+        await stream.goes_on(1000)
+        assert stream.lost() == 0
+        assert town.logged("bgp-mesh-ends") == 0
 
 
 async def test_a_pool_goes_from_a_tunnel_to_bgp_and_back_and_no_packet_is_lost(town: Town) -> None:

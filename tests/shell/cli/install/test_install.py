@@ -294,6 +294,31 @@ def test_an_older_kubernetes_is_named_and_not_written_to(world: World, tmp_path:
     assert world.get(CORE) is None
 
 
+def test_another_network_is_named_with_what_has_to_go_first(world: World) -> None:
+    """Flannel's DaemonSet, as its manifest has it."""
+    path = "/apis/apps/v1/namespaces/kube-system/daemonsets"
+    labels = {"app": "flannel"}
+    pod = {
+        "metadata": {"labels": labels},
+        "spec": {"containers": [{"name": "kube-flannel", "image": "flannel:v0.26.1"}]},
+    }
+    body = {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {"name": "kube-flannel-ds"},
+        "spec": {"selector": {"matchLabels": labels}, "template": pod},
+    }
+    world.kube.call("POST", path, body)
+    try:
+        done = world.airmesh("install", "--uplinks", "eth0", "--migrate")
+        assert done.code == 4
+        assert "this cluster runs Flannel, and pods of two networks would reach each other only if" in done.err
+        assert "then delete DaemonSet kube-flannel-ds and ConfigMap kube-flannel-cfg; then on each node" in done.err
+        assert world.get(CORE) is None
+    finally:
+        world.kube.call("DELETE", f"{path}/kube-flannel-ds")
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "sentence"),
     [
@@ -304,7 +329,11 @@ def test_an_older_kubernetes_is_named_and_not_written_to(world: World, tmp_path:
         (("install", "--uplinks", "eth0", "--set", "AIRMESH_UPLINKS=eth1"), 2, "is no setting"),
         (("install", "--uplinks", "eth0", "--api-server", "x"), 2, "is not where an API server is"),
         (("install", "--uplinks", "eth0"), 4, "there is no IPPool"),
-        (("install", "--uplinks", "eth0", "--migrate"), 2, "--migrate is not supported: two networks on one node"),
+        (
+            ("install", "--uplinks", "eth0", "--migrate"),
+            4,
+            "nothing is to be migrated: no Flannel, Calico or Cilium runs",
+        ),
         (("upgrade",), 4, "airmesh is not installed in this cluster"),
         (("uninstall", "--yes"), 4, "airmesh is not installed in this cluster"),
         (("check",), 1, ""),

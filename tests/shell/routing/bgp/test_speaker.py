@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import socket
 import struct
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AsyncExitStack, suppress
 from ipaddress import ip_address
@@ -348,3 +349,29 @@ def test_a_timer_that_is_due_at_once_is_armed_again_on_the_agents_loop(port: int
 
     with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
         runner.run(story())
+
+
+async def test_a_capture_shows_the_keepalives_of_a_loop_that_is_late(
+    make: Make, port: int, raw: Callable[..., Raw]
+) -> None:
+    """The loop is held until the peer has one: the thread sent it, at a time that the loop did not see."""
+    one, owner = make()
+    listens(one, 1, port)
+    one.follow({"nine": peer("nine", settings(1, 9, port, passive=True, hold_seconds=3))})
+    await (known := await raw(9).connect()).establish()
+    await until(lambda: owner.of("nine", Established))
+    await until(lambda: one.states()["nine"].sent_messages >= 2)  # OPEN and KEEPALIVE
+    known.socket.setblocking(True)
+    known.socket.settimeout(PATIENCE)
+    one.capture(lambda _: True)
+    before = time.time_ns()
+    octets = b""
+    while not octets.endswith(keepalive() * 2):  # the first one may have come before
+        octets += known.socket.recv(65536)
+    assert owner.of("nine", Passed) == []
+    after = time.time_ns()
+    known.socket.setblocking(False)
+    await until(lambda: owner.of("nine", Passed))
+    kept = owner.of("nine", Passed)[0]
+    assert (kept.sent, kept.kind, kept.body) == (True, MessageKind.KEEPALIVE, b"")
+    assert before < kept.time_ns < after

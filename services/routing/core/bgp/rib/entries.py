@@ -54,18 +54,6 @@ class Everything(Sequence[Entry]):
         return prefix, NOTHING, paths
 
 
-class Moved(Everything):
-    """The difference between what a peer has and a table as it was."""
-
-    def __init__(self, known: Mapping[Prefix, Paths], table: Mapping[Prefix, Paths]) -> None:
-        """``known``: what the peer has of each prefix."""
-        super().__init__({**dict.fromkeys(known, NOTHING), **table})
-        self._known = known
-
-    def _entry(self, prefix: Prefix, paths: Paths) -> Entry:
-        return prefix, self._known.get(prefix, NOTHING), paths
-
-
 class Again(Everything):
     """All that a peer has, as entries that send it again."""
 

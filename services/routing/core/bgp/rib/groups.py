@@ -2,10 +2,14 @@
 
 The group has one table of what is to be sent, and a log of its changes: what there was, and what there is now. A peer
 of the group is a position in that log. So a change costs one entry however many peers there are, and what a peer has is
-known exactly: the first entry of a prefix after its position says it. A peer that joins, wants all again or comes from
-another group first reads a backlog of its own, or one that all share who join at the same time. A peer that is too far
-behind has the changes that it lacks folded into its backlog, a single one for each prefix. So the log is bounded by the
-table, however long a peer does not read.
+known exactly: the first entry of a prefix after its position says it. A peer that joins or wants all again first reads
+a backlog of its own, or one that all share who join at the same time. A peer that is too far behind has the changes
+that it lacks folded into its backlog, a single one for each prefix. So the log is bounded by the table, however long a
+peer does not read.
+
+Peers that get other settings take their positions along: the group, or a part that is split from it, gets the settings,
+and what a revision of all prefixes then changes is in its log. A group that was whole under the same settings takes
+them over, each as soon as it has been sent all.
 
 A peer is not sent its own paths: of each entry it sees what others said, and the table of a peer that is alone has none
 of them. Peers that read the same are given the same objects for all prefixes of which they have no path themselves, so
@@ -22,7 +26,7 @@ from operator import itemgetter
 from typing import TypeVar
 
 from services.routing.core.bgp.filters import Policy, Rule, deciding, elsewhere
-from services.routing.core.bgp.rib.entries import NOTHING, Again, Entry, Everything, Moved, Paths, Sent
+from services.routing.core.bgp.rib.entries import NOTHING, Again, Entry, Everything, Paths, Sent
 from services.routing.core.bgp.rib.exports import ExportSettings, Withheld, exported, withheld
 from services.routing.core.bgp.rib.paths import OWN, Path
 from services.routing.core.bgp.values import Attributes, PathId, Prefix, Reachable, Unreachable
@@ -104,7 +108,9 @@ class Group:
         self._common = False
         """Several peers are, or were, of the group."""
         self.whole_after = 0
-        """Marks of the Loc-RIB that are decided when the group has all that was chosen before it was made."""
+        """Marks of the Loc-RIB that are decided when the group has all that was chosen before it was made, or got its
+        settings.
+        """
         self._log: list[Entry] = []
         self._base = 0
         self._readers: dict[str, Reader] = {}
@@ -244,20 +250,42 @@ class Group:
 
     # Who is sent it.
 
-    def join(self, name: str, known: dict[Prefix, Paths] | None = None) -> None:
-        """A peer is to be sent all that there is; ``known``: what it has from another group."""
-        entries = Moved(known, self.out) if known else self._everything()
-        self._readers[name] = Reader(self._base + len(self._log), entries)
+    def join(self, name: str) -> None:
+        """A peer is to be sent all that there is."""
+        self._readers[name] = Reader(self._base + len(self._log), self._everything())
 
     def leave(self, name: str) -> None:
-        """A peer's session is gone, or it is of another group now."""
+        """A peer's session is gone."""
         del self._readers[name]
+
+    def change(self, settings: ExportSettings) -> None:
+        """All its peers have other settings now: all that is chosen is to be revised."""
+        self.settings = settings
+        self._policy = Policy(settings.rules, settings.family, default=settings.default)
+        self._outcomes.clear()
+
+    def split(self, names: Collection[str]) -> Group:
+        """A group for some of its peers, which have read as much as before."""
+        found = Group(self.settings, self._most)
+        found.out, found._log, found._base = dict(self.out), list(self._log), self._base
+        found._common, found.whole_after = self._common, self.whole_after
+        found._readers = {name: self._readers.pop(name) for name in names}
+        return found
+
+    def take_over(self, other: Group) -> list[str]:
+        """Be for those peers of a group with the same table that have been sent all of it; their names."""
+        found = [name for name in other._readers if not other.owes(name)]
+        for name in found:
+            del other._readers[name]
+            self._readers[name] = Reader(self._base + len(self._log))
+        return found
 
     def again(self, name: str) -> None:
         """Send the peer all again, besides what it has not been sent yet (RFC 2918)."""
         reader = self._readers[name]
         owed = {prefix: (was, now) for prefix, was, now in self._owed(reader)}
-        reader.backlog = Again(self.out if not owed else self._known(reader), owed)
+        known = {**self.out, **{prefix: was for prefix, (was, _) in owed.items()}} if owed else self.out
+        reader.backlog = Again(known, owed)
         reader.at, reader.cursor = 0, self._base + len(self._log)
 
     def _everything(self) -> Sequence[Entry]:
@@ -271,13 +299,6 @@ class Group:
         for prefix, was, now in (*reader.backlog[reader.at :], *self._log[reader.cursor - self._base :]):
             owed[prefix] = (owed[prefix][0] if prefix in owed else was, now)
         return tuple((prefix, was, now) for prefix, (was, now) in owed.items())
-
-    def known(self, name: str) -> dict[Prefix, Paths]:
-        """What the peer has been sent of each prefix."""
-        return self._known(self._readers[name])
-
-    def _known(self, reader: Reader) -> dict[Prefix, Paths]:
-        return {**self.out, **{prefix: was for prefix, was, _ in self._owed(reader)}}
 
     def owes(self, name: str) -> bool:
         """Something is to be sent to the peer."""

@@ -7,7 +7,7 @@ a next hop concerns is looked for by ``search``, a bounded number at a time.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Iterator
 from itertools import groupby
 from typing import NamedTuple
 
@@ -47,6 +47,8 @@ class LocRib:
         """In no order."""
         self.selected: dict[Prefix, Paths] = {}
         self.groups: dict[ExportSettings, Group] = {}
+        self._changing: list[Group] = []
+        """Groups that had other settings: nobody joins them before all has been revised, or is a group of the same."""
         self.decided = 0
         """How many marks have been decided since the beginning."""
         self.marked: dict[Prefix, None] = {}
@@ -117,7 +119,7 @@ class LocRib:
         if self.deferred:
             return []
         changes: list[Change] = []
-        groups = tuple(self.groups.values())
+        groups = (*self.groups.values(), *self._changing)
         selected, family = self.selected, self.family
         for paths, prefixes in self._runs(limit).items():
             after = self._chosen(paths)
@@ -172,19 +174,53 @@ class LocRib:
         if found is None:
             found = self.groups[settings] = Group(settings, self.most)
         if lacks:
-            self.marked |= dict.fromkeys(self.selected)
-            found.whole_after = self.decided + self.undecided
+            self._revise(found)
         return found
 
-    def whole_group(self, settings: ExportSettings) -> Group:
-        """The update group of these settings, with all that is chosen now: for a peer that has some of it already."""
-        found = self.groups.setdefault(settings, Group(settings, self.most))
-        lacks = len(found) > 0 and found.share()
-        if not len(found) or lacks or self.decided < found.whole_after:
-            for prefix, paths in self.selected.items():
-                found.revise((prefix,), paths)
-            found.settle()
+    def _revise(self, group: Group) -> None:
+        """Let all that is chosen be decided again, for a group."""
+        self.marked |= dict.fromkeys(self.selected)
+        group.whole_after = self.decided + self.undecided
+
+    def change(self, group: Group, names: Collection[str], settings: ExportSettings) -> Group:
+        """The update group of these peers of ``group``, which have other settings now: that group, where they are all
+        of its peers, else one of their own. They are sent what differs as what is chosen is decided again.
+        """
+        found = group
+        if len(names) < len(group):
+            found = group.split(names)
+        else:
+            self._drop(group)
+        self._changing.append(found)
+        found.change(settings)
+        self._revise(found)
         return found
+
+    def changed(self) -> Iterator[tuple[str, Group]]:
+        """Peers whose group, with other settings than before, has become one with another; and that group."""
+        for group in [one for one in self._changing if one.whole_after <= self.decided]:
+            found = self.groups.setdefault(group.settings, group)
+            if found is group:
+                self._changing.remove(group)
+                continue
+            if found.share():
+                self._revise(found)
+            if found.whole_after <= self.decided:
+                yield from ((name, found) for name in found.take_over(group))
+                if not len(group):
+                    self._changing.remove(group)
+
+    def leave(self, group: Group, name: str) -> None:
+        """A peer's session is gone, and with the last peer its update group."""
+        group.leave(name)
+        if not len(group):
+            self._drop(group)
+
+    def _drop(self, group: Group) -> None:
+        if self.groups.get(group.settings) is group:
+            del self.groups[group.settings]
+        else:
+            self._changing.remove(group)
 
 
 def _same(one: Paths, other: Paths) -> bool:

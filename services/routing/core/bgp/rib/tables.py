@@ -19,7 +19,7 @@ from proto.net import Address
 from services.routing.core.bgp.peers import TableSettings
 from services.routing.core.bgp.rib.adj_rib_in import AdjRibIn, Awaited, by_path
 from services.routing.core.bgp.rib.decision import Standing, explain
-from services.routing.core.bgp.rib.exports import Withheld
+from services.routing.core.bgp.rib.exports import ExportSettings, Withheld
 from services.routing.core.bgp.rib.groups import EMPTY, Batch, Group
 from services.routing.core.bgp.rib.imports import Guard, Importer
 from services.routing.core.bgp.rib.loc_rib import Change, LocRib
@@ -91,6 +91,8 @@ class Tables:
         self._loc = {family: LocRib(family, most_paths) for family in Family}
         self._guards = {family: Guard(family) for family in Family}
         self._neighbors: dict[str, Neighbor] = {}
+        self._regrouped: set[str] = set()
+        """Peers that are to be sent by other settings than before."""
         self._left: list[AdjRibIn] = []
         """What is to be removed of families that a peer speaks no longer."""
         self._own: dict[Family, dict[Prefix, Path]] = {family: {} for family in Family}
@@ -124,8 +126,9 @@ class Tables:
         if neighbor is None:
             return
         for family, outgoing in neighbor.outgoing.items():
-            self._leave(family, outgoing.group, name)
+            self._loc[family].leave(outgoing.group, name)
         neighbor.outgoing.clear()
+        self._regrouped.discard(name)
         for family, rib in neighbor.ribs.items():
             if neighbor.up or family not in keep:
                 rib.lost(keep=family in keep)
@@ -137,11 +140,6 @@ class Tables:
         if not neighbor.up and not any(rib.paths for rib in neighbor.ribs.values()):
             self._neighbors.pop(neighbor.name, None)
 
-    def _leave(self, family: Family, group: Group, name: str) -> None:
-        group.leave(name)
-        if not len(group):
-            self._loc[family].groups.pop(group.settings, None)
-
     def settings_changed(self, name: str, tables: TableSettings) -> None:
         """Other settings for a peer whose session stays: judge again what it sent, send it what differs."""
         neighbor = self._neighbors.get(name)
@@ -149,13 +147,26 @@ class Tables:
             return
         neighbor.known = replace(neighbor.known, tables=tables)
         self._judge_again(neighbor)
-        for family, outgoing in neighbor.outgoing.items():
-            settings = neighbor.exports(family)
-            if settings != outgoing.group.settings:
-                sent = outgoing.group.known(name)
-                self._leave(family, outgoing.group, name)
-                outgoing.group = self._loc[family].whole_group(settings)
-                outgoing.group.join(name, sent)
+        if neighbor.up:
+            self._regrouped.add(name)
+
+    def _regroup(self) -> None:
+        """Let peers be sent by the settings that they have now; those that were of one group stay together."""
+        together: dict[tuple[Group, ExportSettings], list[str]] = {}
+        for name in sorted(self._regrouped):
+            neighbor = self._neighbors[name]
+            for family, outgoing in neighbor.outgoing.items():
+                settings = neighbor.exports(family)
+                if settings != outgoing.group.settings:
+                    together.setdefault((outgoing.group, settings), []).append(name)
+        self._regrouped.clear()
+        for (group, settings), names in together.items():
+            changed = self._loc[settings.family].change(group, names, settings)
+            for name in names:
+                self._neighbors[name].outgoing[settings.family].group = changed
+        for family, table in self._loc.items():
+            for name, group in table.changed():
+                self._neighbors[name].outgoing[family].group = group
 
     def _importer(self, neighbor: Neighbor, family: Family) -> Importer:
         return Importer(neighbor.learner(), family, self._hops, self._guards[family])
@@ -275,10 +286,10 @@ class Tables:
 
     @property
     def undecided(self) -> int:
-        """Prefixes, and paths of whole tables, that ``decide`` has to look at now."""
+        """Prefixes, paths of whole tables, and peers with other settings, that ``decide`` has to look at now."""
         marked = sum(table.undecided for table in self._loc.values() if not table.deferred)
         searched = sum(table.unsearched for table in self._loc.values())
-        return marked + searched + sum(rib.pending for rib in self._ribs())
+        return marked + searched + len(self._regrouped) + sum(rib.pending for rib in self._ribs())
 
     def _ribs(self) -> Iterator[AdjRibIn]:
         yield from self._left
@@ -301,6 +312,7 @@ class Tables:
         """Decide at most ``limit`` prefixes of those that changed, half as many while whole tables are looked at; give
         those that other paths are used for now.
         """
+        self._regroup()
         limit -= self._look(LOOKS_PER_DECISION * (limit - limit // 2)) // LOOKS_PER_DECISION
         waiting = [table for table in self._loc.values() if table.undecided and not table.deferred]
         changes: list[Change] = []
