@@ -37,7 +37,7 @@ def ask(host: str, *, connected: bool, times: int = 1) -> list[tuple[str, tuple[
     """The same by UDP, with one socket; whom is what recvfrom says."""
     answers = []
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(2)
+        client.settimeout(20)
         if connected:
             client.connect((host, PORT))
             assert plain(client.getpeername()) == (host, PORT)

@@ -282,7 +282,7 @@ def udp_socket(namespace: Path, address: str) -> socket.socket:
     """A socket of that namespace; the calling thread stays in it."""
     enter(str(namespace))
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.settimeout(2)
+    made.settimeout(20)
     made.bind((address, 0))
     return made
 
@@ -299,11 +299,11 @@ def test_the_listener_hears_on_after_a_storm(runner: Callable[[Any], None], node
         await kernel.watch(heard.set)
         batch = ["ip", "-n", n1.name, "-force", "-batch", "-"]
         subprocess.run(batch, check=False, input=storm.encode(), capture_output=True)
-        await asyncio.wait_for(heard.wait(), 3)
+        await asyncio.wait_for(heard.wait(), 20)
         await asyncio.sleep(0.1)
         heard.clear()
         n1.ip("route add 192.0.2.0/24 dev lo")
-        await asyncio.wait_for(heard.wait(), 3)
+        await asyncio.wait_for(heard.wait(), 20)
         await kernel.close()
 
     runner(listen())

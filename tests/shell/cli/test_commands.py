@@ -257,7 +257,7 @@ class TestAnswers:
         packets = await bus_for("dataplane", "n2")
         strange = msgspec.msgpack.encode((99, "", {}))
         client = packets.connection.client()
-        await client.request(f"$KV.{subjects.ACKS.on_server}.n2", strange, timeout=2)
+        await client.request(f"$KV.{subjects.ACKS.on_server}.n2", strange, timeout=20)
         output = await airmesh(environment(nats_server), "policy", "status", "-o", "json")
         assert output.code == 0
         nodes = output.json["nodes"]
@@ -272,7 +272,7 @@ class TestAnswers:
             "n1", ip_address("10.244.0.71"), "prod", "false-0", "uid-f", 0xABC0, b"\2\0\0\0\0\2", 1, 2, True
         )
         subject = f"$KV.{subjects.ENDPOINTS.on_server}.{codec.endpoint_key('n1', 7)}"
-        await packets.connection.client().request(subject, codec.seal(false), timeout=2)
+        await packets.connection.client().request(subject, codec.seal(false), timeout=20)
         output = await airmesh(environment(nats_server), "pods")
         assert output.code == 0
         assert "db-0" in output.out
