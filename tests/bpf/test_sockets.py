@@ -107,7 +107,7 @@ class TestService:
             with pytest.raises(OSError) as refusal:
                 room.do(question)
             assert refusal.value.errno == errno.ECONNREFUSED
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10
 
     def test_foreign_namespace_is_left_alone(self, room: Room, version: int) -> None:
         room.serve(version, TCP, backends=BACKENDS[version][:1])

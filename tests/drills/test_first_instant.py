@@ -260,7 +260,8 @@ POD_NAME = "statefulset.kubernetes.io/pod-name"
 
 def mute_by_name(name: str) -> NetworkPolicy:
     """Of the one pod of a StatefulSet with this name: nothing in, nothing out."""
-    return msgspec.structs.replace(deny_all(), name="mute-one", pod_selector=Selector(match_labels=((POD_NAME, name),)))
+    selector = Selector(match_labels=((POD_NAME, name),))
+    return msgspec.structs.replace(deny_all(), name=f"mute-{name}", uid=f"uid-mute-{name}", pod_selector=selector)
 
 
 def of_stateful_set(number: int) -> Pod:
@@ -338,7 +339,7 @@ async def test_the_same_while_a_shard_has_no_holder(world: MiniCluster) -> None:
                         tried.append(await start(pod))
                     assert tried[-1] == (0, 0), (tried, world.tails())
             await world.take(bus, *pods)
-            await no_longer_named(world, bus, mute_by_name(pods[0].name))
+            await no_longer_named(world, bus, *(mute_by_name(pod.name) for pod in pods))
     finally:
         if "policy-1" not in world.services:
             world.start("policy-1")

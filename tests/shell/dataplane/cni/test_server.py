@@ -231,7 +231,7 @@ async def test_removals_do_not_wait_while_additions_do(agent: Agent) -> None:
     began = asyncio.get_running_loop().time()
     gone = [await agent.call(call(Verb.DEL, f"d{i}")) for i in range(100)]
     assert gone == [b"0\n"] * 100
-    assert asyncio.get_running_loop().time() - began < 3
+    assert asyncio.get_running_loop().time() - began < 15
     refused = await asyncio.gather(*knocking)
     assert {msgspec.json.decode(answer[2:])["code"] for answer in refused} == {Code.TRY_AGAIN_LATER}
     state.release.set()
