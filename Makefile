@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -23,9 +23,14 @@ lab: setup $(if $(filter pods,$(INSTALL)),images) ## a three-node Kubernetes wit
 lab-down: setup ## remove the lab, and prove that nothing of it is left (LAB=name)
 	@$(PYTHON) -m lab down --name $(LAB)
 
-test: setup check ## the whole test suite (what CI runs)
+# Agents, commands and workers start by the thousand: each module is compiled once.
+unexport PYTHONDONTWRITEBYTECODE
+TREE = proto kit linux chassis services cli lab deploy
+
+test: setup style ## the whole test suite (what CI runs)
+	@$(PYTHON) -m compileall -q $(TREE)
 	$(PYTHON) -m lab build --if-possible
-	@$(PYTHON) -m pytest -n 3 --durations=25 -m "not slow"; status=$$?; \
+	@$(PYTHON) -m pytest -n 4 --durations=25 -m "not slow"; status=$$?; \
 	if [ $$status -eq 1 ]; then \
 	  echo "AGAIN: what failed is run once more; whatever passes now is flaky, and wants mending"; \
 	  $(PYTHON) -m pytest -m "not slow" --last-failed --last-failed-no-failures none; status=$$?; \
@@ -132,10 +137,12 @@ bench-bgp: setup ## BGP beside BIRD, FRR, GoBGP and ExaBGP: convergence, memory,
 	$(PYTHON) -m bench.bgp.reflector
 	$(PYTHON) -m bench.bgp.holds
 
-check: setup ## style, types, walls of the house
+check: style ## style, types, walls of the house
+	.venv/bin/mypy .
+
+style: setup
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .
-	.venv/bin/mypy .
 
 format: setup ## write the style
 	.venv/bin/ruff check --fix .

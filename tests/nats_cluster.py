@@ -74,11 +74,11 @@ class Wires:
 
     def remove(self) -> None:
         for namespace in (*self.namespaces, self._hub):
-            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True, timeout=20)
+            subprocess.run(["ip", "netns", "del", namespace], check=False, capture_output=True, timeout=60)
 
 
 def _ip(*words: str) -> None:
-    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=20)
+    subprocess.run(["ip", *words], check=True, capture_output=True, timeout=60)
 
 
 @asynccontextmanager

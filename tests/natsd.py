@@ -162,7 +162,7 @@ class NatsServer:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(self.command(), stdout=log, stderr=log)
-        deadline = time.monotonic() + 10
+        deadline = time.monotonic() + 60
         while time.monotonic() < deadline:
             with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", self.port), 1) as link:
                 if link.recv(4) == b"INFO":
@@ -181,7 +181,7 @@ class NatsServer:
         if self._process is not None:
             with contextlib.suppress(ProcessLookupError):
                 self._process.kill()
-            self._process.wait(10)
+            self._process.wait(60)
             self._process = None
 
     def restart(self) -> None:
@@ -219,7 +219,7 @@ class NatsServer:
             if body is None:
                 await client.publish(f"$JS.API.STREAM.INFO.{stream}", b"", reply=subject)
             else:
-                await client.request(subject, body, headers={"Nats-Expected-Stream": stream}, timeout=2)
+                await client.request(subject, body, headers={"Nats-Expected-Stream": stream}, timeout=20)
             await client.flush()
         finally:
             await client.close()
@@ -320,7 +320,7 @@ async def runtime_as(
     runtime.lines = lines  # type: ignore[attr-defined]
     try:
         if connect:
-            await runtime.bus.wait_connected(10)
+            await runtime.bus.wait_connected(60)
         yield runtime
     finally:
         done.set()

@@ -165,7 +165,7 @@ def connect(host: str, port: int = PORT, family: int | None = None) -> tuple[str
     """(what the backend says, whom the socket believes it talks to)."""
     family = family or (socket.AF_INET6 if ":" in host else socket.AF_INET)
     with socket.socket(family, socket.SOCK_STREAM) as client:
-        client.settimeout(2)
+        client.settimeout(20)
         client.connect((host, port))
         return client.recv(100).decode(), plain(client.getpeername())
 

@@ -43,11 +43,15 @@ def datapath(folder: Path, cache: Path, node: LiveNode, way: bool) -> Iterator[D
     built.close()
 
 
-def talks(node: LiveNode, version: int, kind: int = socket.SOCK_STREAM) -> bool:
+NEVER = 0.4
+"""Seconds after which what is not answered is forbidden."""
+
+
+def talks(node: LiveNode, version: int, kind: int = socket.SOCK_STREAM, seconds: float = 20.0) -> bool:
     """Whether a gets an answer from b."""
     with node.b.socket(version, kind) as server, node.a.socket(version, kind) as client:
-        server.settimeout(1)
-        client.settimeout(0.4)
+        server.settimeout(seconds)
+        client.settimeout(seconds)
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         server.bind((str(node.b.address(version)), 7000))
         try:
@@ -78,7 +82,7 @@ def test_pods_talk_until_policy_says_no(node: LiveNode, datapath: Datapath, vers
     assert talks(node, version)
     assert talks(node, version, socket.SOCK_DGRAM)
     isolate(datapath, node.b.identity, ingress=True)
-    assert not talks(node, version)
+    assert not talks(node, version, seconds=NEVER)
     assert datapath.tables.metrics()[DropReason.POLICY_DENIED, Direction.INGRESS].packets > 0
 
 
@@ -154,7 +158,7 @@ def test_link_taken_off_by_hand_is_noticed_and_mended(
         state = datapath.links()[node.a.device]
         assert (state.attached, state.ifindex) == (True, node.a.ifindex)
     isolate(datapath, node.b.identity, ingress=True)
-    assert not talks(node, 4)
+    assert not talks(node, 4, seconds=NEVER)
 
 
 def test_device_that_went_is_noticed(node: LiveNode, datapath: Datapath) -> None:
@@ -337,7 +341,7 @@ def test_across_two_nodes(folder: Path, cache: Path, way: bool) -> None:
         replies = first.tables.metrics()[DropReason.REPLY, Direction.INGRESS]
         assert replies.packets > 4
         isolate(second, other.b.identity, ingress=True)
-        assert not talks(one, 4)
+        assert not talks(one, 4, seconds=NEVER)
         isolate(second, other.b.identity, ingress=False)
         assert talks(one, 4)
         isolate(first, one.a.identity, ingress=True)
@@ -352,16 +356,16 @@ def test_a_table_grows_under_flows_that_go_on(node: LiveNode, datapath: Datapath
     """
     with ExitStack() as stack:
         server = stack.enter_context(node.b.socket(4, socket.SOCK_STREAM))
-        server.settimeout(2)
+        server.settimeout(20)
         server.bind((str(node.b.address(4)), 7000))
         server.listen()
         pairs = []
         for _ in range(4):
             client = stack.enter_context(node.a.socket(4, socket.SOCK_STREAM))
-            client.settimeout(2)
+            client.settimeout(20)
             client.connect((str(node.b.address(4)), 7000))
             accepted = stack.enter_context(server.accept()[0])
-            accepted.settimeout(2)
+            accepted.settimeout(20)
             pairs.append((client, accepted))
         # a may not be asked anything: only as answers of a flow that is known do b's packets reach it.
         isolate(datapath, node.a.identity, ingress=True)
@@ -415,7 +419,7 @@ def test_a_table_grows_under_flows_that_go_on(node: LiveNode, datapath: Datapath
 
 def talks_from_b(node: LiveNode) -> bool:
     """Whether b reaches a, which is isolated."""
-    return talks(replace(node, a=node.b, b=node.a), 4)
+    return talks(replace(node, a=node.b, b=node.a), 4, seconds=NEVER)
 
 
 def test_what_a_map_became_it_stays(node: LiveNode, folder: Path, cache: Path) -> None:

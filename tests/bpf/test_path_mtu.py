@@ -122,14 +122,14 @@ def _transfer(pair: Pair, version: int, sent: bytes) -> bytes:
     """What b reads of what a writes at once."""
     with pair.b.socket(version, socket.SOCK_STREAM) as server, pair.a.socket(version, socket.SOCK_STREAM) as client:
         server.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        server.settimeout(5)
-        client.settimeout(5)
+        server.settimeout(20)
+        client.settimeout(20)
         server.bind((str(pair.b.address(version)), PORT))
         server.listen()
         client.connect((str(pair.b.address(version)), PORT))
         accepted, _ = server.accept()
         with accepted:
-            accepted.settimeout(5)
+            accepted.settimeout(20)
             writer = threading.Thread(target=_write, args=(client, sent))
             writer.start()
             got = bytearray()
@@ -142,8 +142,8 @@ def _transfer(pair: Pair, version: int, sent: bytes) -> bytes:
 def _datagrams(pair: Pair, version: int, discover: int) -> tuple[socket.socket, socket.socket]:
     sender, receiver = (pod.socket(version, socket.SOCK_DGRAM) for pod in (pair.a, pair.b))
     sender.setsockopt(*MTU_DISCOVER[version], discover)
-    sender.settimeout(2)
-    receiver.settimeout(2)
+    sender.settimeout(20)
+    receiver.settimeout(20)
     receiver.bind((str(pair.b.address(version)), PORT))
     sender.connect((str(pair.b.address(version)), PORT))
     return sender, receiver
@@ -230,7 +230,7 @@ def test_the_error_is_about_what_the_pod_sent_and_comes_from_its_node(pair: Pair
     with inside(pair.a.netns):
         wire = socket.socket(socket.AF_INET, socket.SOCK_RAW, socket.IPPROTO_ICMP)
     with wire, sender, receiver:
-        wire.settimeout(2)
+        wire.settimeout(20)
         sender.send(bytes(1422))
         packet, (source, _) = wire.recvfrom(2000)
         kind, code, _, mtu = struct.unpack("!BBHxxH", packet[20:28])

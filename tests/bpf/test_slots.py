@@ -73,7 +73,7 @@ def index(number: int) -> at.Index:
 
 def client(version: int, protocol: int) -> socket.socket:
     made = socket.socket(socket.AF_INET6 if version == 6 else socket.AF_INET, KINDS[protocol])
-    made.settimeout(2)
+    made.settimeout(20)
     return made
 
 

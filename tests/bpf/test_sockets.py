@@ -37,7 +37,7 @@ def ask(host: str, *, connected: bool, times: int = 1) -> list[tuple[str, tuple[
     """The same by UDP, with one socket; whom is what recvfrom says."""
     answers = []
     with socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(2)
+        client.settimeout(20)
         if connected:
             client.connect((host, PORT))
             assert plain(client.getpeername()) == (host, PORT)
@@ -107,7 +107,7 @@ class TestService:
             with pytest.raises(OSError) as refusal:
                 room.do(question)
             assert refusal.value.errno == errno.ECONNREFUSED
-        assert time.monotonic() - started < 1
+        assert time.monotonic() - started < 10
 
     def test_foreign_namespace_is_left_alone(self, room: Room, version: int) -> None:
         room.serve(version, TCP, backends=BACKENDS[version][:1])

@@ -299,7 +299,7 @@ def test_datagrams_around_the_mtu(pair: Pair) -> None:
         forget(pair)
         with pair.a.socket(version, socket.SOCK_DGRAM) as sender, pair.b.socket(version, socket.SOCK_DGRAM) as receiver:
             sender.setsockopt(*MTU_DISCOVER[version], DO)
-            receiver.settimeout(5)
+            receiver.settimeout(20)
             receiver.bind((str(pair.b.address(version)), SERVED))
             sender.connect((str(pair.b.address(version)), SERVED))
             assert refused(sender, bytes(pair.mtu - HEADERS[version] + 1))
@@ -312,7 +312,7 @@ def test_ipv4_without_df_is_fragmented_before_the_tunnel(pair: Pair) -> None:
     forget(pair)
     with pair.a.socket(4, socket.SOCK_DGRAM) as sender, pair.b.socket(4, socket.SOCK_DGRAM) as receiver:
         sender.setsockopt(*MTU_DISCOVER[4], 0)
-        receiver.settimeout(5)
+        receiver.settimeout(20)
         receiver.bind((str(pair.b.address(4)), SERVED))
         sender.sendto(b"x" * 1470, (str(pair.b.address(4)), SERVED))
         assert receiver.recv(2000) == b"x" * 1470
@@ -447,7 +447,7 @@ def test_a_device_without_an_ethernet_header(cache: Path, folder: Path, version:
             with node.a.socket(version, socket.SOCK_DGRAM) as pod, own:
                 addresses = {"pod": str(node.a.address(version)), "node": underlay(11, version)}
                 for receiver, address in ((pod, addresses["pod"]), (own, addresses["node"])):
-                    receiver.settimeout(5)
+                    receiver.settimeout(20)
                     receiver.bind((address, SERVED))
                     forged = frames.ip(str(node.b.address(version)), address, UDP, sealed(address, node, version))
                     os.write(descriptor, forged)

@@ -65,10 +65,10 @@ class Talk:
             server.listen()
             for _ in range(2):
                 client = stack.enter_context(node.a.socket(version, socket.SOCK_STREAM))
-                client.settimeout(2)
+                client.settimeout(20)
                 client.connect((str(node.b.address(version)), PORT))
                 accepted = stack.enter_context(server.accept()[0])
-                accepted.settimeout(2)
+                accepted.settimeout(20)
                 self.pairs.append((client, accepted))
         self._receiver = stack.enter_context(node.a.socket(4, socket.SOCK_DGRAM))
         self._receiver.bind((str(node.a.address(4)), PORT))

@@ -141,7 +141,7 @@ class MiniCluster:
         """Ends a service that runs; its exit status."""
         process = self._processes.pop(name)
         self.signal(name, process, number)
-        return process.wait(15)
+        return process.wait(60)
 
     def signal(self, name: str, process: subprocess.Popen[bytes], number: int) -> None:
         """Sends a service a signal."""

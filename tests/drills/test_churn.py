@@ -14,7 +14,7 @@ import pytest
 from tests.drills.churn import Churn, churning
 from tests.drills.probe import Memory
 
-pytestmark = [pytest.mark.privileged, pytest.mark.alone]
+pytestmark = [pytest.mark.privileged, pytest.mark.uncontended]
 
 PODS, POLICIES = 100, 20
 WARM = 150

@@ -55,6 +55,8 @@ OUTSIDE = (HUB, "fd00:172:30::1")
 PORT = 7777
 SO_RCVBUFFORCE = 33
 ROUNDS = 5
+BETWEEN = 0.0002
+"""Seconds between the tries of a sender that goes on for long: without a pause it would take a processor."""
 LAST_PACKET = 1.0
 """Seconds after an edit at which no packet passes any more that it forbids."""
 SETTINGS = {"AIRMESH_ADDRESS_COOLDOWN": "1", "AIRMESH_LOG_LEVEL": "info"}
@@ -258,7 +260,8 @@ POD_NAME = "statefulset.kubernetes.io/pod-name"
 
 def mute_by_name(name: str) -> NetworkPolicy:
     """Of the one pod of a StatefulSet with this name: nothing in, nothing out."""
-    return msgspec.structs.replace(deny_all(), name="mute-one", pod_selector=Selector(match_labels=((POD_NAME, name),)))
+    selector = Selector(match_labels=((POD_NAME, name),))
+    return msgspec.structs.replace(deny_all(), name=f"mute-{name}", uid=f"uid-mute-{name}", pod_selector=selector)
 
 
 def of_stateful_set(number: int) -> Pod:
@@ -268,14 +271,14 @@ def of_stateful_set(number: int) -> Pod:
 
 
 async def start_beside(
-    world: MiniCluster, bus: Bus, pod: Pod, *changes: KubernetesObject, wire: Wire
+    world: MiniCluster, bus: Bus, pod: Pod, *changes: KubernetesObject, wire: Wire, pause: float = 0.0
 ) -> tuple[int, int]:
-    """Start a pod together with what isolates it; the CNI code, and how many frames got out of it."""
-    netns = f"{world.label}-b"
+    """Start a pod together with what isolates it; the CNI code, and how many frames got out of any pod meanwhile."""
+    netns = f"{world.label}-{pod.name}"
     run("ip", "netns", "add", netns)
     try:
         before = wire.frames.copy()
-        sender = await asyncio.to_thread(Sender, netns, 60.0)
+        sender = await asyncio.to_thread(Sender, netns, 60.0, pause)
         await world.put(bus, *changes, pod)
         answer = await world.cni("n1", "ADD", pod.name, netns, PodRef("shop", pod.name, pod.uid))
         await asyncio.sleep(0.05)
@@ -322,18 +325,21 @@ async def test_the_same_while_a_shard_has_no_holder(world: MiniCluster) -> None:
             world.start("policy-1")
             pods = [of_stateful_set(100 + number) for number in range(3)]
             with listening(world) as wire:
-                for pod in pods:
-                    code, heard = await start_beside(world, bus, pod, mute_by_name(pod.name), wire=wire)
+
+                async def start(pod: Pod) -> tuple[int, int]:
+                    return await start_beside(world, bus, pod, mute_by_name(pod.name), wire=wire, pause=BETWEEN)
+
+                for pod, (code, heard) in zip(pods, await asyncio.gather(*map(start, pods)), strict=True):
                     assert code in (0, 11)
                     assert heard == 0, f"pod {pod.name}: {heard} frames got out"
                 await idle.aclose()
                 for pod in pods:
                     tried = [(11, 0)]
                     while tried[-1] == (11, 0) and len(tried) < 4:
-                        tried.append(await start_beside(world, bus, pod, mute_by_name(pod.name), wire=wire))
+                        tried.append(await start(pod))
                     assert tried[-1] == (0, 0), (tried, world.tails())
             await world.take(bus, *pods)
-            await no_longer_named(world, bus, mute_by_name(pods[0].name))
+            await no_longer_named(world, bus, *(mute_by_name(pod.name) for pod in pods))
     finally:
         if "policy-1" not in world.services:
             world.start("policy-1")
@@ -413,7 +419,7 @@ async def _cut(world: MiniCluster, bus: Bus, netns: str, addresses: list[str], w
     """Milliseconds from the edit until the last frame of either family."""
     await world.put(bus, may_send(*wide))
     with listening(world) as wire:
-        sender = await asyncio.to_thread(Sender, netns, 10.0, 0.0002)
+        sender = await asyncio.to_thread(Sender, netns, 10.0, BETWEEN)
         end = time.monotonic() + 10
         while min(wire.frames[address] for address in addresses) < 100:
             assert time.monotonic() < end, f"the flows never began: {wire.frames}"

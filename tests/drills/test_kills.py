@@ -19,7 +19,7 @@ from tests.drills.store import Janitor, janitor
 from tests.drills.traffic import Traffic, agents, ask, asleep, held_down, reborn, street, well
 from tests.labkit import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.alone]
+pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.uncontended]
 
 ONE_OF_EACH = ("cluster", "ipam-1", "policy-1", "dns", "routing-n1", "dataplane-n2", "dataplane-n1", "nats")
 DRIFT_SECONDS = 20.0

@@ -27,7 +27,7 @@ from lab.cluster.mesh import Agent, agents
 from tests.drills.tenants.api import Api, services
 from tests.labkit import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.privileged]
+pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.uncontended]
 
 PER_SECOND = 20.0
 """Requests of the stock suite's client in a second."""
@@ -94,7 +94,7 @@ class Measured:
 @pytest.mark.parametrize(
     "scale",
     [
-        pytest.param(Scale(services=300, quiet=False), id="short", marks=pytest.mark.alone),
+        pytest.param(Scale(services=300, quiet=False), id="short"),
         pytest.param(
             Scale(services=1000, before=9000, quiet=True),
             id="last-thousand",

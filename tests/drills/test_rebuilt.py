@@ -17,7 +17,7 @@ from tests.drills.store import Contents, Janitor, janitor, watching
 from tests.drills.traffic import Traffic, asleep, held_down, street, well
 from tests.labkit import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.alone]
+pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.uncontended]
 
 REBUILT_WITHIN = 35.0
 STATE = ("blocks", "owners", "claims", "endpoints", "identities", "rules", "routes")

@@ -23,7 +23,7 @@ from tests.drills.tenants.victim import Phase, share, victim
 from tests.drills.traffic import street, well
 from tests.labkit import Lab
 
-pytestmark = [pytest.mark.lab, pytest.mark.privileged]
+pytestmark = [pytest.mark.lab, pytest.mark.privileged, pytest.mark.alone]
 
 EDIT_SECONDS = 2.0
 SHOWN = 25
@@ -61,7 +61,7 @@ LONG = Scale(quiet=120, attack=480, packets=0.1, attacks=EVERYTHING, slower=8, a
 @pytest.mark.parametrize(
     "scale",
     [
-        pytest.param(SHORT, id="short", marks=[pytest.mark.alone, pytest.mark.timeout(240)]),
+        pytest.param(SHORT, id="short", marks=pytest.mark.timeout(240)),
         pytest.param(LONG, id="ten-minutes", marks=[pytest.mark.slow, pytest.mark.timeout(1200)]),
     ],
 )

@@ -226,7 +226,7 @@ class Mesh:
     def kill(self, service: str, number: int = signal.SIGKILL) -> int:
         process = self._processes.pop(service)
         process.send_signal(number)
-        return process.wait(15)
+        return process.wait(60)
 
     def cpu_seconds(self, service: str) -> float:
         """Processor time of a service's process so far."""

@@ -182,7 +182,7 @@ def test_prometheus_scrapes_all_and_every_query_is_one(node: Mesh, tmp_path: Pat
             one["labels"]["alertname"] for one in get(f"{api}/alerts")["data"]["alerts"] if one["state"] == "firing"
         ]
         assert firing == [], "nothing is wrong here"
-        page = urllib.request.urlopen(f"http://127.0.0.1:{ports['dataplane']}/metrics", timeout=5).read()
+        page = urllib.request.urlopen(f"http://127.0.0.1:{ports['dataplane']}/metrics", timeout=20).read()
     linted = subprocess.run(["promtool", "check", "metrics"], input=page, capture_output=True, timeout=20, check=False)
     ours = [line for line in (linted.stdout + linted.stderr).decode().splitlines() if line.startswith("airmesh_")]
     assert ours == []

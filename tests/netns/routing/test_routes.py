@@ -173,9 +173,9 @@ async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(
     host = {"10.244.1.7 via 172.30.0.12 dev fab0 metric 64"}
     await until(lambda: n1.routes() == TO_N2 | OWN | host)
     await mesh.claim(address, "n1", epoch=10)
-    assert await until(lambda: n1.routes() == TO_N2 | OWN) < 1.0
+    assert await until(lambda: n1.routes() == TO_N2 | OWN) < 3.0
     await mesh.claim(address, "n2", epoch=11)
-    assert await until(lambda: n1.routes() == TO_N2 | OWN | host) < 1.0
+    assert await until(lambda: n1.routes() == TO_N2 | OWN | host) < 3.0
     await mesh.claim(address, "", epoch=11)
     await until(lambda: n1.routes() == TO_N2 | OWN)
 
@@ -282,7 +282,7 @@ def udp_socket(namespace: Path, address: str) -> socket.socket:
     """A socket of that namespace; the calling thread stays in it."""
     enter(str(namespace))
     made = socket.socket(socket.AF_INET, socket.SOCK_DGRAM)
-    made.settimeout(2)
+    made.settimeout(20)
     made.bind((address, 0))
     return made
 
@@ -299,11 +299,11 @@ def test_the_listener_hears_on_after_a_storm(runner: Callable[[Any], None], node
         await kernel.watch(lambda _: heard.set())
         batch = ["ip", "-n", n1.name, "-force", "-batch", "-"]
         subprocess.run(batch, check=False, input=storm.encode(), capture_output=True)
-        await asyncio.wait_for(heard.wait(), 3)
+        await asyncio.wait_for(heard.wait(), 20)
         await asyncio.sleep(0.1)
         heard.clear()
         n1.ip("route add 192.0.2.0/24 dev lo")
-        await asyncio.wait_for(heard.wait(), 3)
+        await asyncio.wait_for(heard.wait(), 20)
         await kernel.close()
 
     runner(listen())

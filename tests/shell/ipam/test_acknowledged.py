@@ -32,7 +32,7 @@ async def test_the_least_of_all_ready_nodes_is_published_and_follows_them(
 
     async def published(epoch: str, sequence: int) -> None:
         wanted, found = AcknowledgedEndpoints(epoch, sequence), None
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while found != wanted:
                 await asyncio.sleep(EVERY / 4)
                 entry = await blocks.get(ACKNOWLEDGED_KEY, AcknowledgedEndpoints)

@@ -94,7 +94,7 @@ async def test_nothing_is_given_before_every_node_has_reported(
     await report(n1, "n1")
     request = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce="x")
     with pytest.raises(Refused, match="not-synced"):
-        await n1.request(of_node(IPAM_BLOCK, "n1"), request, BlockGrant, timeout=5)
+        await n1.request(of_node(IPAM_BLOCK, "n1"), request, BlockGrant, timeout=20)
     (again,) = (await report(n2, "n2", held)).blocks
     assert (again.cidr, again.node, again.nonce) == (held.cidr, "n2", "old")
     assert again.epoch > held.epoch, "given by ipam"
@@ -157,7 +157,7 @@ async def test_a_kept_address_moves_when_its_pod_is_gone(
     assert [entry.value for entry in stored.values()] == [moved], "the old holder's release changes nothing"
     await asyncio.sleep(0.1)
     assert [(move.from_node, move.to_node) for move in moves] == [("n1", "n2")]
-    state = await watcher.request(IPAM_SHOW, IpamShow(), IpamState, timeout=5)
+    state = await watcher.request(IPAM_SHOW, IpamShow(), IpamState, timeout=20)
     assert [b.node for b in state.blocks] == [IPAM_HOLDER]
     assert state.pools[0] == V4
 
@@ -173,22 +173,22 @@ async def test_a_pool_that_cannot_be_honoured_gives_nothing_and_says_why(
     await cluster.add(msgspec.structs.replace(V4, namespace_selector="has(team)"), stateful("db-0", "n1", "uid-a"))
 
     async def shown() -> IpamState:
-        return await watcher.request(IPAM_SHOW, IpamShow(summary=True), IpamState, timeout=5)
+        return await watcher.request(IPAM_SHOW, IpamShow(summary=True), IpamState, timeout=20)
 
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not (state := await shown()).problems:
             await asyncio.sleep(0.05)
     assert [(one.pool, one.reason) for one in state.verdicts] == [(V4.name, "UnsupportedField"), (V6.name, "OK")]
     assert state.blocks == (), "a summary leaves out what grows"
     asked = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce="another")
     with pytest.raises(Refused) as caught:
-        await n1.request(of_node(IPAM_BLOCK, "n1"), asked, BlockGrant, timeout=5)
+        await n1.request(of_node(IPAM_BLOCK, "n1"), asked, BlockGrant, timeout=20)
     assert caught.value.code == "pool-exhausted"
     assert await refusal(n1, claim_of("db-0", "n1", "uid-a"), but="not-synced") == "pool-exhausted"
     assert first in (await report(n1, "n1", first)).blocks, "what was given stays"
     assert (await block(n1, "n1", 6)).pool == V6.name
     await cluster.add(V4)
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while (await shown()).problems:
             await asyncio.sleep(0.05)
     assert (await block(n1, "n1")).pool == V4.name

@@ -80,7 +80,7 @@ async def test_after_all_buckets_are_lost_nothing_is_given_twice(
     assert (again2.cidr, again2.node, again2.nonce) == (held2.cidr, "n2", held2.nonce)
     request = BlockRequest(node="n2", node_uid="uid-n2", family=4, nonce=uuid.uuid4().hex)
     with pytest.raises(Refused, match="not-synced"):
-        await n2.request(of_node(IPAM_BLOCK, "n2"), request, BlockGrant, timeout=5)
+        await n2.request(of_node(IPAM_BLOCK, "n2"), request, BlockGrant, timeout=20)
     await report(n1, "n1", held1, claims=(kept,))
     fresh = await block(n2, "n2")
     assert not any(fresh.cidr.overlaps(other.cidr) for other in (held1, held2))
@@ -114,7 +114,7 @@ async def test_who_holds_everybody_up_is_named_and_goes_on_record_by_its_annotat
     assert "or 3600 s have passed, no node gets a new block" in reported.fault
     request = BlockRequest(node="n1", node_uid="uid-n1", family=4, nonce=uuid.uuid4().hex)
     with pytest.raises(Refused, match="not-synced"):
-        await n1.request(of_node(IPAM_BLOCK, "n1"), request, BlockGrant, timeout=5)
+        await n1.request(of_node(IPAM_BLOCK, "n1"), request, BlockGrant, timeout=20)
     monkeypatch.setattr(upkeep, "OVERDUE", 0.5)
     fresh = await block(n1, "n1")
     assert not fresh.cidr.overlaps(CIDR), "what the silent node may still use is given to nobody"
@@ -176,7 +176,7 @@ async def test_of_two_unproven_neither_has_it_until_the_api_shows_whose_it_is(
     for name in order:
         given = await block(agents[name], name)
         assert given.cidr != CIDR, "nobody is given what is contested"
-    state = await cli.request(IPAM_SHOW, IpamShow(), IpamState, timeout=2)
+    state = await cli.request(IPAM_SHOW, IpamShow(), IpamState, timeout=20)
     assert str(CIDR) in "".join(state.problems)
     assert second in [fault.node for fault in faults]
     await cluster.add(node("n1", blocks=(str(CIDR),)))
@@ -239,7 +239,7 @@ async def test_records_that_nobody_can_read_are_written_again(
     before = [await contents(cli, bucket, kind) for bucket, kind in RECORDS]
     views = [cli.bucket(bucket).watch({"": kind}, name=bucket.name) for bucket, kind in RECORDS]
     for view in views:
-        await view.wait_synced(5)
+        await view.wait_synced(20)
     for (bucket, _), values in zip(RECORDS, before, strict=True):
         for key in (*values, "_complete"):
             await nats_server.destroy(bucket, key, body)

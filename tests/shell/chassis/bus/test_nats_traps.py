@@ -27,6 +27,7 @@ from chassis.bus import tail as tail_module
 from chassis.bus import view as view_module
 from chassis.bus.client import Bus, View
 from chassis.bus.connection import ClosedForGood, _next_server
+from chassis.bus.kv import DEADLINE
 from chassis.faults import Refused, Unavailable
 from proto import codec, subjects
 from proto.addresses import Block
@@ -58,7 +59,7 @@ async def synced_view(bus: Bus, epoch: str) -> View:
     kv = bus.bucket(subjects.BLOCKS)
     await kv.put("_complete", Complete(epoch=epoch))
     view = kv.watch({"": Block}, name="blocks")
-    await view.wait_synced(5)
+    await view.wait_synced(20)
     return view
 
 
@@ -71,7 +72,7 @@ async def cut_off(server: NatsServer, bus: Bus) -> AsyncIterator[Client]:
     await kv.put(key(0), block(0, "before"))
     client = bus.connection.client()
     server.kill()
-    await until(lambda: not bus.connected, 3)
+    await until(lambda: not bus.connected, 20)
     yield client
     server.start()
     await until(lambda: bus.connected, 8)
@@ -89,7 +90,7 @@ async def test_write_while_disconnected_fails_at_once_and_never_appears(
         started = time.monotonic()
         with pytest.raises(Unavailable):
             await bus.bucket(subjects.BLOCKS).put(key(0), block(0, "STALE"))
-        assert time.monotonic() - started < 0.1
+        assert time.monotonic() - started < DEADLINE / 2
 
 
 async def test_write_by_a_client_that_was_asked_for_before_the_break_never_appears(
@@ -128,7 +129,7 @@ async def test_view_follows_a_bucket_that_was_made_again(
     view = await synced_view(bus, buckets["blocks"])
     for number in range(50):
         await bus.bucket(subjects.BLOCKS).put(key(number), block(number))
-    await until(lambda: len(view.entries) == 50, 2)
+    await until(lambda: len(view.entries) == 50, 20)
     async with admin(nats_server) as raw:
         await raw.jetstream().delete_stream(STREAM)
         await asyncio.sleep(0.5)
@@ -142,7 +143,7 @@ async def test_view_follows_a_bucket_that_was_made_again(
     reader = view.cursor()
     reader.take()
     await kv.put("_complete", Complete(epoch=epochs["blocks"]))
-    await view.wait_synced(3)
+    await view.wait_synced(20)
     assert set(view.entries) == {key(0)}
     assert {key(1), key(49)} <= await reader.changed()
 
@@ -156,7 +157,7 @@ async def test_rolled_back_bucket_is_listed_again(
     kv = bus.bucket(subjects.BLOCKS)
     await kv.put(key(0), block(0, "old"))
     nats_server.kill()
-    await until(lambda: not bus.connected, 3)
+    await until(lambda: not bus.connected, 20)
     shutil.copytree(nats_server.folder / "store", nats_server.folder / "older")
     nats_server.start()
     await until(lambda: bus.connected, 8)
@@ -166,7 +167,7 @@ async def test_rolled_back_bucket_is_listed_again(
     await until(lambda: len(view.entries) == 20, 5)
     seen = view.sequence
     nats_server.kill()
-    await until(lambda: not bus.connected, 3)
+    await until(lambda: not bus.connected, 20)
     shutil.rmtree(nats_server.folder / "store")
     (nats_server.folder / "older").rename(nats_server.folder / "store")
     nats_server.start()
@@ -174,7 +175,7 @@ async def test_rolled_back_bucket_is_listed_again(
     assert view.entries[key(0)].value.node == "old"
     assert view.sequence < seen
     revision = await kv.put(key(1), block(1, "after"))
-    await until(lambda: key(1) in view.entries, 2)
+    await until(lambda: key(1) in view.entries, 20)
     assert view.sequence == revision
 
 
@@ -186,8 +187,8 @@ async def test_sequence_that_went_back_under_a_living_consumer_is_noticed(
     view = await synced_view(bus, buckets["blocks"])
     before = view.resyncs
     view.sequence += 1000
-    await until(lambda: view.resyncs > before, 4)
-    await view.wait_synced(3)
+    await until(lambda: view.resyncs > before, 20)
+    await view.wait_synced(20)
     assert view.sequence < 1000
 
 
@@ -204,7 +205,7 @@ async def test_comparing_amid_writes_is_no_alarm(
         nonlocal asked
         state = await ask(connection, stream)
         revision = await kv.put(key(0), block(0, f"n{asked}"))
-        await until(lambda: view.sequence >= revision, 2)
+        await until(lambda: view.sequence >= revision, 20)
         asked += 1
         return state
 
@@ -233,10 +234,10 @@ async def test_changed_epoch_lists_again(bus_for: BusFor, buckets: dict[str, str
     await bus.bucket(subjects.BLOCKS).put(key(0), block(0))
     cluster = await bus_for("cluster")
     await cluster.bucket(subjects.BLOCKS).put("_epoch", Epoch(epoch="another"))
-    await until(lambda: view.epoch == "another" and not view.synced, 3)
+    await until(lambda: view.epoch == "another" and not view.synced, 20)
     assert set(view.entries) == {key(0)}
     await bus.bucket(subjects.BLOCKS).put("_complete", Complete(epoch="another"))
-    await view.wait_synced(3)
+    await view.wait_synced(20)
     assert view.resyncs == 2
 
 
@@ -248,14 +249,14 @@ async def test_full_queue_loses_nothing_for_good(
     writer = (await bus_for("ipam")).bucket(subjects.BLOCKS)
     await writer.put("_complete", Complete(epoch=buckets["blocks"]))
     view = reader.bus.bucket(subjects.BLOCKS).watch({"": Block}, name="blocks")
-    await view.wait_synced(5)
+    await view.wait_synced(20)
     monkeypatch.setattr(connection_module, "SUBSCRIPTION_MESSAGES", 65_536)
     await asyncio.gather(*(writer.put(key(number), block(number)) for number in range(400)))
     await until(lambda: len(view.entries) == 400, 10)
     lines: Any = reader
     assert lines.lines.named("bus-slow-consumer"), "the trap was not sprung"
     assert view.resyncs > 1
-    await view.wait_synced(5)
+    await view.wait_synced(20)
 
 
 async def test_requests_for_messages_end_and_are_asked_again(
@@ -270,7 +271,7 @@ async def test_requests_for_messages_end_and_are_asked_again(
     await asyncio.gather(*(kv.put(key(number), block(number)) for number in range(100)))
     await kv.put("_complete", Complete(epoch=buckets["blocks"]))
     view = kv.watch({"": Block}, name="blocks")
-    await until(lambda: view.synced, 3)
+    await until(lambda: view.synced, 20)
     assert len(view.entries) == 100
     for number in range(100, 104):
         await asyncio.sleep(1.7)
@@ -329,10 +330,10 @@ async def test_a_consumer_that_somebody_removed_is_replaced(
     async with admin(nats_server) as raw:
         for info in await raw.jetstream().consumers_info(STREAM):
             await raw.jetstream().delete_consumer(STREAM, info.name)
-    await until(lambda: view.resyncs > 1, 3)
-    await view.wait_synced(3)
+    await until(lambda: view.resyncs > 1, 20)
+    await view.wait_synced(20)
     await bus.bucket(subjects.BLOCKS).put(key(0), block(0))
-    await until(lambda: key(0) in view.entries, 2)
+    await until(lambda: key(0) in view.entries, 20)
 
 
 async def test_view_is_back_within_seconds_after_kill_9(
@@ -343,7 +344,7 @@ async def test_view_is_back_within_seconds_after_kill_9(
     kv = bus.bucket(subjects.BLOCKS)
     await kv.put(key(0), block(0))
     nats_server.kill()
-    await until(lambda: not bus.connected, 3)
+    await until(lambda: not bus.connected, 20)
     assert view.synced, "the last state is kept while the server is away"
     nats_server.start()
     started = time.monotonic()
@@ -445,7 +446,7 @@ async def test_refused_publish_is_one_error_with_its_reason(bus_for: BusFor, buc
     started = time.monotonic()
     with pytest.raises(Refused, match=r"routing-n1 may not publish to \$KV.blocks_v1"):
         await bus.bucket(subjects.BLOCKS).put(key(0), block(0))
-    assert time.monotonic() - started < 1
+    assert time.monotonic() - started < DEADLINE / 2
     assert any("$kv.blocks_v1" in subject for subject in bus.connection.denied)
 
 
@@ -454,15 +455,15 @@ async def test_view_keeps_the_last_good_value(bus_for: BusFor, buckets: dict[str
     view = await synced_view(bus, buckets["blocks"])
     kv = bus.bucket(subjects.BLOCKS)
     await kv.put(key(0), block(0, "good"))
-    await until(lambda: key(0) in view.entries, 2)
+    await until(lambda: key(0) in view.entries, 20)
     subject = f"$KV.{subjects.BLOCKS.on_server}.{key(0)}"
     newer = msgspec.msgpack.encode((codec.VERSION + 1, "", {"whatever": 1}))
     for body in (newer, b"garbage"):
         await bus.connection.call(subject, body, timeout=2, headers={jetstream.EXPECTED_STREAM: STREAM})
-        await until(lambda: key(0) in view.unreadable, 2)
+        await until(lambda: key(0) in view.unreadable, 20)
         assert view.entries[key(0)].value.node == "good"
     await kv.put(key(0), block(0, "better"))
-    await until(lambda: key(0) not in view.unreadable, 2)
+    await until(lambda: key(0) not in view.unreadable, 20)
     assert view.entries[key(0)].value.node == "better"
 
 
@@ -475,17 +476,17 @@ async def test_what_came_as_an_answer_is_no_value(
     await kv.put(key(0), block(0, "good"))
     await kv.put("_complete", Complete(epoch=buckets["blocks"]))
     view = routing.bucket(subjects.BLOCKS).watch({"": Block}, name="blocks")
-    await view.wait_synced(5)
+    await view.wait_synced(20)
     foreign = f"$KV.{subjects.BLOCKS.on_server}.{key(0)}"
     async with admin(nats_server) as raw:
-        await raw.request("$KV.endpoints_v1.n1.x", codec.seal(block(0, "FORGED")), timeout=2)
+        await raw.request("$KV.endpoints_v1.n1.x", codec.seal(block(0, "FORGED")), timeout=20)
         await raw.publish("$JS.API.DIRECT.GET.KV_endpoints_v1.$KV.endpoints_v1.n1.x", b"", reply=foreign)
-        await until(lambda: key(0) in view.unreadable, 3)
+        await until(lambda: key(0) in view.unreadable, 20)
     assert view.entries[key(0)].value.node == "good"
     with pytest.raises(codec.Malformed, match="not written by"):
         await kv.get(key(0), Block)
     await kv.put(key(0), block(0, "repaired"))
-    await until(lambda: view.entries[key(0)].value.node == "repaired" and not view.unreadable, 2)
+    await until(lambda: view.entries[key(0)].value.node == "repaired" and not view.unreadable, 20)
 
 
 async def test_view_waits_for_a_bucket_that_is_not_there_yet(bus_for: BusFor) -> None:
@@ -495,7 +496,7 @@ async def test_view_waits_for_a_bucket_that_is_not_there_yet(bus_for: BusFor) ->
     assert not view.synced
     epochs = await (await bus_for("cluster")).make_buckets()
     await bus.bucket(subjects.BLOCKS).put("_complete", Complete(epoch=epochs["blocks"]))
-    await view.wait_synced(5)
+    await view.wait_synced(20)
 
 
 async def test_restarts_leave_no_consumers_behind(
@@ -504,7 +505,7 @@ async def test_restarts_leave_no_consumers_behind(
     for _ in range(5):
         async with runtime_of(nats_server, "routing", "n1") as runtime:
             view = runtime.bus.bucket(subjects.BLOCKS).watch({"": Block}, markers=(), name="blocks")
-            await view.wait_synced(5)
+            await view.wait_synced(20)
             for _ in range(3):
                 view._relist = "again"
                 view._wake.set()

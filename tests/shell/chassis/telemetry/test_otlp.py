@@ -192,7 +192,7 @@ def test_a_receiver_that_is_not_there_holds_nobody(monkeypatch: pytest.MonkeyPat
     with telemetry.span("unheard"):
         started = time.monotonic()
     telemetry.stop()
-    assert time.monotonic() - started < 3
+    assert time.monotonic() - started < 8
 
 
 def names(receiver: Receiver) -> set[str]:

@@ -170,7 +170,7 @@ async def test_one_who_does_not_finish_is_not_waited_for(agent: Agent, monkeypat
     monkeypatch.setattr(module, "READ_SECONDS", 0.2)
     reader, writer = await asyncio.open_unix_connection(agent.path)
     writer.write(b"CNI_COMMAND=ADD\0")
-    answer = await asyncio.wait_for(reader.read(), 3)
+    answer = await asyncio.wait_for(reader.read(), 20)
     assert msgspec.json.decode(answer[2:])["code"] == Code.IO
     writer.close()
 
@@ -212,7 +212,7 @@ async def test_no_verb_takes_anothers_room(agent: Agent, stuck: Verb) -> None:
     waiting = [asyncio.create_task(agent.call(call(stuck, f"c{i}"))) for i in range(room)]
     await state.reach(room)
     for verb in Verb:
-        answer = await asyncio.wait_for(agent.call(call(verb, "other")), 1)
+        answer = await asyncio.wait_for(agent.call(call(verb, "other")), 20)
         if verb is stuck:
             assert msgspec.json.decode(answer[2:])["code"] == Code.TRY_AGAIN_LATER
         else:
@@ -231,7 +231,7 @@ async def test_removals_do_not_wait_while_additions_do(agent: Agent) -> None:
     began = asyncio.get_running_loop().time()
     gone = [await agent.call(call(Verb.DEL, f"d{i}")) for i in range(100)]
     assert gone == [b"0\n"] * 100
-    assert asyncio.get_running_loop().time() - began < 3
+    assert asyncio.get_running_loop().time() - began < 15
     refused = await asyncio.gather(*knocking)
     assert {msgspec.json.decode(answer[2:])["code"] for answer in refused} == {Code.TRY_AGAIN_LATER}
     state.release.set()
@@ -255,9 +255,9 @@ async def test_del_ends_the_add_of_its_own_attachment(agent: Agent) -> None:
     agent.answer = serve
     adding = asyncio.create_task(agent.call(call(Verb.ADD)))
     await asyncio.sleep(0.2)
-    answers = await asyncio.wait_for(asyncio.gather(*(agent.call(call(Verb.DEL)) for _ in range(3))), 3)
+    answers = await asyncio.wait_for(asyncio.gather(*(agent.call(call(Verb.DEL)) for _ in range(3))), 20)
     assert answers == [b"0\n"] * 3
-    assert msgspec.json.decode((await asyncio.wait_for(adding, 1))[2:])["code"] == Code.TRY_AGAIN_LATER
+    assert msgspec.json.decode((await asyncio.wait_for(adding, 20))[2:])["code"] == Code.TRY_AGAIN_LATER
     assert undone == ["c1"]
     assert not agent.bugs
 

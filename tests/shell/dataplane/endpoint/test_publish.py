@@ -48,7 +48,7 @@ async def test_a_freed_address_has_left_when_its_endpoint_is_off_the_bus_and_all
 
     async def passes(shown: int) -> None:
         """Until the view has so many endpoints of this node, and one pass after it."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             await feed.endpoints.wait_synced()
             while len(feed.published_endpoints()) != shown or not feed.endpoints.scope_complete("n1"):
                 assert await out.apply(Dirty(full=True, by_cursor=(frozenset(), frozenset()))) == Done()

@@ -58,7 +58,7 @@ class Running:
 
     async def until(self, count: int) -> list[object]:
         """What was asked, once it is so much."""
-        async with asyncio.timeout(5):
+        async with asyncio.timeout(20):
             while len(self.kernel.asked) < count:
                 await asyncio.sleep(0.005)
         return self.kernel.asked

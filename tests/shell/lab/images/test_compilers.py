@@ -25,7 +25,7 @@ async def test_a_build_that_is_given_up_ends_its_compilers_and_leaves_no_draft(
     target = build.Target(name="endless", folder=tmp_path, sources=(source,), go=False, estimate=1)
     said: list[str] = []
     building = asyncio.create_task(build.build_all((target,), tmp_path / "cache", said.append))
-    async with asyncio.timeout(5):
+    async with asyncio.timeout(20):
         while len(said) < 2 or not _compilers(source):
             assert not building.done(), building.exception()
             await asyncio.sleep(0.01)
