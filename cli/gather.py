@@ -16,11 +16,14 @@ from typing import Any
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
 from cli.reports import agents, bgp, dns, micro, pairs, pods, policy, routes, trace
+from cli.reports import doctor as doctor_report
 from proto.addresses import Claim, Endpoint
 from proto.bgp import BgpRoutesRequest, BgpSessionsRequest, is_named
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
+from proto.findings import DoctorRequest
 from proto.identity import IdentityRecord
+from proto.leases import Lease
 from proto.objects import KIND_OF, EndpointSlice, NetworkPolicy, Node, Pod, Service
 from proto.pairs import Pairs, PairsRequest
 from proto.policy import Ack, Frontier
@@ -31,11 +34,14 @@ from proto.subjects import (
     CLAIMS,
     DNS,
     ENDPOINTS,
+    FINDINGS,
     IDENTITIES,
     IPAM_SHOW,
+    LEASES,
     OBJECTS,
     POLICY_EXPLAIN,
     POLICY_MATRIX,
+    ROLES,
     ROUTES,
     RULES,
     Bucket,
@@ -127,6 +133,25 @@ async def matrix(link: Link, asked: tuple[ExplainRequest, ...]) -> policy.Matrix
 async def addresses(link: Link) -> IpamState:
     """Pools, blocks and claims, by ipam's own words."""
     return await link.ask(IPAM_SHOW, IpamShow(), IpamState)
+
+
+async def doctor(link: Link, asked: DoctorRequest, seconds: float) -> doctor_report.Diagnosis:
+    """What all agents find. Those that should answer are the cluster's services, and both agents of each Node that has
+    been in the mesh; ``seconds``: how long the slowest may take.
+    """
+    nodes, leases = await asyncio.gather(
+        _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"), _all(link, LEASES, Lease, "node.>")
+    )
+    segments = sorted({encode_segment(node.name) for node in nodes.values()} & {key[5:] for key in leases})
+    per_node = [f"{role.name}-{segment}" for role in ROLES if role.per_node for segment in segments]
+    of_cluster = [role.name for role in ROLES if FINDINGS in role.discovered and not role.per_node]
+    begun = time.time_ns() // 1_000_000
+    expected = dict.fromkeys((*of_cluster, *per_node), 0)
+    answers = [
+        doctor_report.Answered(user=user, findings=found, asked_ms=begun, came_ms=came)
+        for user, found, came in await link.findings(asked, expected, seconds)
+    ]
+    return doctor_report.diagnosis(asked, answers, expected, int(time.time()))
 
 
 async def offered(link: Link, of_node: str = "") -> routes.Routes:
