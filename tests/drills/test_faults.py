@@ -5,22 +5,24 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
-import subprocess
-import sys
 import time
 from collections.abc import Iterator
+from contextlib import redirect_stdout
 from typing import Any
 
 import pytest
 
+from cli.app import run
+from cli.faults import Exit
 from lab.cluster import faults
-from lab.paths import SOURCE
 from tests.labkit import NAME, Lab, attach, raised
 
-pytestmark = [pytest.mark.privileged, pytest.mark.slow]
+pytestmark = [pytest.mark.privileged, pytest.mark.slow, pytest.mark.timeout(1200)]
 
+ATTEMPTS = 5
 SECONDS = 240.0
 """The largest packet of a way is sought from the top every two minutes; all else is found within one."""
 SHAPE = ("--nodes", "2", "--fabric", "routed", "--model", "vxlan")
@@ -46,13 +48,20 @@ def _score() -> Iterator[None]:
 
 
 def diagnosis(lab: Lab) -> dict[str, Any]:
-    argv = [sys.executable, "-m", "cli", "doctor", "--output", "json"]
-    done = subprocess.run(
-        argv, cwd=SOURCE, env={**os.environ, **lab.observer}, capture_output=True, text=True, timeout=90, check=False
-    )
-    assert done.returncode in (0, 1), done.stderr
-    found: dict[str, Any] = json.loads(done.stdout)
-    assert found["well"] == (done.returncode == 0)
+    """What `airmesh doctor` says; asked again when a busy machine did not answer in time. In this process: an
+    interpreter that starts costs more than the question.
+    """
+    for _ in range(ATTEMPTS):
+        said = io.StringIO()
+        with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):
+            for name, value in lab.observer.items():
+                patch.setenv(name, value)
+            code = run(["doctor", "--output", "json"])
+        if code != Exit.UNREACHABLE:
+            break
+    assert code in (Exit.WELL, Exit.NOT_WELL)
+    found: dict[str, Any] = json.loads(said.getvalue())
+    assert found["well"] == (code == Exit.WELL)
     return found
 
 
@@ -86,6 +95,7 @@ def test_a_fault_is_named_first_and_gone_when_it_is_mended(routed: Lab, name: st
         first = first_cause(routed)
     finally:
         faults.mend(routed.where, name)
+    print(f"{name}: {first or 'nothing'}", flush=True)
     SCORE.append((name, first or "nothing", first == fault.finds))
     assert first == fault.finds
     until_well(routed)
