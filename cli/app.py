@@ -1,8 +1,8 @@
 """The commands of `airmesh`: arguments in, a report or a stream out, an exit code.
 
-Every command ends within the deadline (3 s; what follows a stream ends with Ctrl-C or `--for`). `--output json` prints
-the report with stable field names, one object; streams print one object a line, and say on standard error when
-they have begun to listen.
+Every command ends within the deadline (3 s, `doctor` 9 s; what follows a stream ends with Ctrl-C or `--for`).
+`--output json` prints the report with stable field names, one object; streams print one object a line, and say on
+standard error when they have begun to listen.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import asyncio
 import os
 import sys
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from typing import Any, TypeVar
 
 import click
@@ -24,6 +25,7 @@ from cli.link import Link
 from cli.reports import agents
 from cli.reports import bgp as bgp_report
 from cli.reports import dns as dns_report
+from cli.reports import doctor as doctor_report
 from cli.reports import flows as flow_report
 from cli.reports import ipam as ipam_report
 from cli.reports import pairs as pair_report
@@ -37,6 +39,8 @@ from proto.bgp import BgpRoutesRequest, RoutesTable
 
 R = TypeVar("R")
 _SHELLS = ("bash", "zsh", "fish")
+DOCTOR_SECONDS = 6.0
+"""What the slowest agent has to look at its part: a check has five."""
 
 _output = click.option(
     "--output",
@@ -70,9 +74,10 @@ def airmesh() -> None:
     """
 
 
-def _ask(asked: Callable[[Link], Coroutine[Any, Any, R]]) -> R:
-    """Open the bus, gather, close; all within the deadline."""
+def _ask(asked: Callable[[Link], Coroutine[Any, Any, R]], seconds: float = 0.0) -> R:
+    """Open the bus, gather, close; all within the deadline, or ``seconds`` where that is longer."""
     settings = load(os.environ)
+    settings = replace(settings, deadline=max(seconds, settings.deadline))
 
     async def within() -> R:
         async with asyncio.timeout(settings.deadline), Link(settings) as link:
@@ -114,6 +119,26 @@ def pods(namespace: str, output: str) -> int:
     report = _ask(lambda link: gather.running(link, namespace))
     _show(report, pod_report.tables(report), output)
     return Exit.WELL
+
+
+@airmesh.command()
+@click.argument("target", nargs=-1, metavar="[TARGET]")
+@_output
+def doctor(target: tuple[str, ...], output: str) -> int:
+    """What is wrong in the mesh: the cause first, with its evidence and its fix, and what follows from it.
+
+    Without TARGET, everything. TARGET is "node NODE", "service NAMESPACE/NAME", "policy NAMESPACE/NAME", "dns", or a
+    connection: SOURCE TARGET as `airmesh policy explain` takes them. Each agent looks at its own part: routes, rules of
+    firewalls, neighbours, sockets, maps and objects. One that does not answer within six seconds is a finding itself.
+
+    Exit code 1 when anything is found.
+    """
+    asked = doctor_report.question(*target)
+    if asked is None:
+        raise faults.Usage(f"{' '.join(target)!r} is nothing to look at", f"write {doctor_report.GRAMMAR}")
+    report = _ask(lambda link: gather.doctor(link, asked, DOCTOR_SECONDS), DOCTOR_SECONDS + 3)
+    _show(report, doctor_report.tables(report), output)
+    return Exit.WELL if report.well else Exit.NOT_WELL
 
 
 @airmesh.group()

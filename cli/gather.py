@@ -16,10 +16,12 @@ from typing import Any
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
 from cli.reports import agents, bgp, dns, micro, pairs, pods, policy, routes, trace
+from cli.reports import doctor as doctor_report
 from proto.addresses import Claim, Endpoint
 from proto.bgp import BgpRoutesRequest, BgpSessionsRequest, is_named
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
+from proto.findings import DoctorRequest
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, NetworkPolicy, Node, Pod, Service
 from proto.pairs import Pairs, PairsRequest
@@ -31,11 +33,13 @@ from proto.subjects import (
     CLAIMS,
     DNS,
     ENDPOINTS,
+    FINDINGS,
     IDENTITIES,
     IPAM_SHOW,
     OBJECTS,
     POLICY_EXPLAIN,
     POLICY_MATRIX,
+    ROLES,
     ROUTES,
     RULES,
     Bucket,
@@ -127,6 +131,28 @@ async def matrix(link: Link, asked: tuple[ExplainRequest, ...]) -> policy.Matrix
 async def addresses(link: Link) -> IpamState:
     """Pools, blocks and claims, by ipam's own words."""
     return await link.ask(IPAM_SHOW, IpamShow(), IpamState)
+
+
+async def doctor(link: Link, asked: DoctorRequest, seconds: float) -> doctor_report.Diagnosis:
+    """What all agents find. Those that should answer are the cluster's services, and the agents of each Node that have
+    told something of it; ``seconds``: how long the slowest may take.
+    """
+    nodes, acks, offers = await asyncio.gather(
+        _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"),
+        _all(link, ACKS, Ack),
+        _all(link, ROUTES, NodeRoutes),
+    )
+    segments = {encode_segment(node.name) for node in nodes.values()}
+    of_cluster = [role.name for role in ROLES if FINDINGS in role.discovered and not role.per_node]
+    reported = (("dataplane", acks), ("routing", offers))
+    per_node = [f"{name}-{segment}" for name, found in reported for segment in sorted(segments & found.keys())]
+    begun = time.time_ns() // 1_000_000
+    expected = (*of_cluster, *per_node)
+    answers = [
+        doctor_report.Answered(user=user, findings=found, asked_ms=begun, came_ms=came)
+        for user, found, came in await link.findings(asked, expected, seconds)
+    ]
+    return doctor_report.diagnosis(asked, answers, expected, int(time.time()))
 
 
 async def offered(link: Link, of_node: str = "") -> routes.Routes:

@@ -21,7 +21,7 @@ import secrets
 import socket
 import struct
 import time
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Collection, Coroutine
 from contextlib import suppress
 from dataclasses import dataclass, field
 from types import TracebackType
@@ -44,9 +44,10 @@ from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
+from proto.findings import DoctorRequest, Findings
 from proto.pairs import Pairs, PairsRequest
 from proto.requests import Reply
-from proto.subjects import BGP, BGP_ROUTES, JETSTREAM, PAIRS, SPANS, Bucket, discovery_inbox
+from proto.subjects import BGP, BGP_ROUTES, FINDINGS, JETSTREAM, PAIRS, SPANS, Bucket, discovery_inbox
 from proto.traces import Spans, SpansRequest
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -339,18 +340,37 @@ class Link:
         """Users and the BGP routes that routing agents with their keys report, likewise."""
         return await self._everyone(BGP_ROUTES, asked, BgpRoutes)
 
+    async def findings(
+        self, asked: DoctorRequest, expected: Collection[str], seconds: float
+    ) -> tuple[tuple[str, Findings, int], ...]:
+        """Users, what agents with their keys find, and when each answer came (milliseconds of this machine since
+        1970): until all of ``expected`` have answered and it gets quiet, ``seconds`` at most.
+        """
+        found: list[tuple[str, Findings, int]] = []
+        missing = set(expected)
+        async for user, data in self._answers(FINDINGS, encode(asked), seconds, lambda: bool(missing)):
+            missing.discard(user)
+            if (answer := _answer(Findings, data)) is not None:
+                found.append((user, answer, time.time_ns() // 1_000_000))
+        return tuple(found)
+
     async def _everyone(self, subject: str, asked: msgspec.Struct, kind: type[A]) -> tuple[tuple[str, A], ...]:
         read = [(user, _answer(kind, data)) for user, data in await self._ask_all(subject, encode(asked))]
         return tuple((user, answer) for user, answer in read if answer is not None)
 
     async def _ask_all(self, subject: str, body: bytes) -> tuple[tuple[str, bytes], ...]:
+        return tuple([one async for one in self._answers(subject, body, _DISCOVERY, lambda: False)])
+
+    async def _answers(
+        self, subject: str, body: bytes, seconds: float, waits: Callable[[], bool]
+    ) -> AsyncIterator[tuple[str, bytes]]:
+        """Users and their answers as they come, until it gets quiet while nothing ``waits``, ``seconds`` at most."""
         inbox, token = discovery_inbox(self._settings.user), secrets.token_hex(12)
         subscription = await self._client.subscribe(f"{inbox}.>")
         await self._client.publish(subject, body, reply=f"{inbox}.{token}")
-        answers: list[tuple[str, bytes]] = []
         loop = asyncio.get_running_loop()
-        end = loop.time() + _DISCOVERY
-        while (left := min(_QUIET if answers else _DISCOVERY, end - loop.time())) > 0:
+        end, heard = loop.time() + seconds, False
+        while (left := min(_QUIET if heard and not waits() else seconds, end - loop.time())) > 0:
             try:
                 message = await subscription.next_msg(left)
             except (nats.errors.TimeoutError, TimeoutError):
@@ -363,10 +383,10 @@ class Link:
             if user == token:  # the server's "no responders"
                 break
             if of == token:  # else it is for another copy of this command
-                answers.append((user, message.data))
+                heard = True
+                yield user, message.data
         if not self._left:
             await subscription.unsubscribe()
-        return tuple(answers)
 
     async def repeat(
         self, subject: str, asked: msgspec.Struct, kind: type[A], every: float

@@ -42,6 +42,8 @@ BGP_ROUTES = "$SRV.BGP-ROUTES"
 """Asked of all routing agents, and answered by one: ``proto.bgp.BgpRoutesRequest``."""
 BGP_CAPTURE = "$SRV.BGP-CAPTURE"
 """Asked of all routing agents as their discovery is: ``proto.bgp_capture.BgpCaptureRequest``."""
+FINDINGS = "$SRV.FINDINGS"
+"""Asked of all services as their discovery is, and answered by each for its part: ``proto.findings.DoctorRequest``."""
 
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
@@ -232,6 +234,7 @@ ROLES: tuple[Role, ...] = (
         ),
         reads=_EVERYTHING,
         serves=(CLUSTER_ADMIT,),
+        discovered=(FINDINGS,),
         publishes=(f"{EVENTS}.cluster.>",),
         listens=(f"{EVENTS}.*.{OBJECT_FAULT}", f"{EVENTS}.*.{OBJECT_FAULT}.*", BGP_STATUS),
         makes_buckets=True,
@@ -249,6 +252,7 @@ ROLES: tuple[Role, ...] = (
             Grant(ENDPOINTS),
         ),
         serves=(*(of_node(subject, "*") for subject in OF_NODES), IPAM_SHOW),
+        discovered=(FINDINGS,),
         publishes=(f"{EVENTS}.ipam.>",),
     ),
     Role(
@@ -256,12 +260,14 @@ ROLES: tuple[Role, ...] = (
         writes=(Grant(IDENTITIES), Grant(RULES), Grant(LEASES, ("policy",))),
         reads=(Grant(OBJECTS), Grant(IDENTITIES), Grant(RULES), Grant(LEASES), Grant(ACKS)),
         serves=(POLICY_EXPLAIN, POLICY_MATRIX),
+        discovered=(FINDINGS,),
         publishes=(f"{EVENTS}.policy.>",),
     ),
     Role(
         "dns",
         writes=(Grant(DNS), Grant(LEASES, ("dns",))),
         reads=(Grant(OBJECTS), Grant(DNS), Grant(LEASES)),
+        discovered=(FINDINGS,),
         publishes=(f"{EVENTS}.dns.>",),
     ),
     Role(
@@ -289,7 +295,7 @@ ROLES: tuple[Role, ...] = (
                 ),
             ),
         ),
-        discovered=(PAIRS, BGP, BGP_ROUTES, BGP_CAPTURE),
+        discovered=(PAIRS, BGP, BGP_ROUTES, BGP_CAPTURE, FINDINGS),
         publishes=(f"{EVENTS}.routing.*", f"{EVENTS}.routing.{OBJECT_FAULT}.{{node}}"),
     ),
     Role(
@@ -323,6 +329,7 @@ ROLES: tuple[Role, ...] = (
             Grant(RULES),
         ),
         requests=tuple(of_node(subject, "{node}") for subject in OF_NODES),
+        discovered=(FINDINGS,),
         publishes=(f"{EVENTS}.dataplane.*", f"{EVENTS}.dataplane.{OBJECT_FAULT}.{{node}}", f"{FLOWS}.{{node}}.>"),
     ),
     Role(

@@ -11,9 +11,10 @@ from __future__ import annotations
 
 import asyncio
 import hashlib
-from collections.abc import Callable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from inspect import isawaitable
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import msgspec
@@ -56,6 +57,7 @@ A = TypeVar("A", bound=msgspec.Struct)
 M = TypeVar("M", bound=msgspec.Struct)
 T = TypeVar("T")
 Spawn = Callable[[str, Coroutine[Any, Any, None]], None]
+AnswerEveryone = Callable[[M], msgspec.Struct | None] | Callable[[M], Awaitable[msgspec.Struct | None]]
 
 
 class Bus:
@@ -239,9 +241,10 @@ class Bus:
         if self.connected:
             await self._register()
 
-    async def serve_everyone(self, subject: str, kind: type[M], answer: Callable[[M], msgspec.Struct | None]) -> None:
+    async def serve_everyone(self, subject: str, kind: type[M], answer: AnswerEveryone[M]) -> None:
         """Answer what is asked of all agents at once, on one of the role's ``discovered`` subjects; the server names
-        who answers. ``answer`` must not block; None says nothing.
+        who answers. ``answer`` must not block; None says nothing. One that waits holds up later questions on its
+        subject, and has a deadline of its own.
         """
         self._unheard.append((subject, partial(self._answer_everyone, subject, kind, answer)))
         if self.connected:
@@ -253,6 +256,8 @@ class Bus:
             return
         try:
             found = answer(codec.decode(kind, message.data))
+            if isawaitable(found):
+                found = await found
             if found is None:
                 return
             reply = Reply(ok=True, body=codec.encode(found))

@@ -25,11 +25,14 @@ from chassis.bus.client import Bus, View
 from chassis.bus.credentials import Credentials, parse
 from chassis.faults import Fault, SettingsFault
 from chassis.runtime import garbage
+from chassis.runtime.checks import Checks
 from chassis.runtime.settings import BaseSettings, default_instance, load
 from chassis.telemetry.health import Health
 from chassis.telemetry.log import Log, bridge_libraries
 from chassis.telemetry.loop_holds import LoopHolds
 from chassis.telemetry.traces import Telemetry
+from proto.findings import DoctorRequest
+from proto.subjects import FINDINGS
 
 STOP_SECONDS = 5.0
 END_SECONDS = 1.0
@@ -58,6 +61,8 @@ class Runtime(Generic[S]):
         self.telemetry = telemetry
         self.health = Health()
         self.holds = LoopHolds(log)
+        self.checks = Checks(log)
+        """What this service looks at when the mesh is asked what is wrong."""
         self._group = group
         self._tasks: set[asyncio.Task[None]] = set()
         self.ending = asyncio.Event()
@@ -269,6 +274,7 @@ async def _start(runtime: Runtime[S], build: Callable[[Runtime[S]], Awaitable[No
     runtime.spawn("watch-loop", _watch(runtime, connected.set))
     runtime.spawn("garbage", _look_for_cycles(runtime.log))
     await build(runtime)
+    await runtime.bus.serve_everyone(FINDINGS, DoctorRequest, runtime.checks.answer)
     runtime.log.info("started", instance=runtime.instance, health_port=runtime.health.port, pid=os.getpid())
 
 

@@ -30,6 +30,7 @@ from services.dataplane.datapath.programs import Datapath
 from services.dataplane.datapath.start import open_datapath
 from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
+from services.dataplane.doctor.start import start as start_doctor
 from services.dataplane.egress.start import start as start_egress
 from services.dataplane.endpoint.admission import AdmissionWait
 from services.dataplane.endpoint.attach import Attacher
@@ -207,6 +208,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
     start_egress(runtime, feed, outward, lambda: made.book.signal.notify("masquerade"))
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
     start_conntrack(runtime, tables, made.collector, registry)
+    start_doctor(runtime, feed, tables)
     start_monitor(
         runtime,
         tables,

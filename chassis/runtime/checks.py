@@ -1,0 +1,71 @@
+"""Checks of one agent: what it looks at when the mesh is asked what is wrong, and the answer made of what they find.
+
+A part of a service adds a check with the codes that it looks for (``proto.findings``); the runtime answers
+``proto.subjects.FINDINGS`` for every service. Checks run side by side, each within :data:`DEADLINE`. One that fails or
+is late is named as unchecked with its reason, and takes nothing from the others.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Awaitable, Callable, Iterable
+from typing import TYPE_CHECKING
+
+from chassis.faults import Fault
+from proto.findings import MAX_FINDINGS, DoctorRequest, Finding, Findings, Unchecked
+
+if TYPE_CHECKING:
+    from chassis.telemetry.log import Log
+
+DEADLINE = 5.0
+"""Seconds of one check."""
+
+Check = Callable[[DoctorRequest], Awaitable[Iterable[Finding]]]
+"""Takes what is asked. Raises :class:`NotChecked` when it cannot look."""
+
+
+class NotChecked(Fault):
+    """A check cannot be made now; says why."""
+
+
+class Checks:
+    """``add`` what is looked at; ``answer`` a request."""
+
+    def __init__(self, log: Log) -> None:
+        self._log = log
+        self._checks: list[tuple[tuple[str, ...], Check]] = []
+
+    def add(self, codes: tuple[str, ...], check: Check) -> None:
+        """``codes``: every code that the check can find."""
+        self._checks.append((codes, check))
+
+    async def answer(self, asked: DoctorRequest) -> Findings:
+        """What all checks find now, the lowest precedence first."""
+        at_ms = time.time_ns() // 1_000_000
+        outcomes = await asyncio.gather(*(self._outcome(codes, check, asked) for codes, check in self._checks))
+        found = [one for outcome in outcomes if not isinstance(outcome, Unchecked) for one in outcome]
+        found.sort(key=lambda one: (one.precedence, one.code, one.about))
+        pairs = zip(self._checks, outcomes, strict=True)
+        return Findings(
+            at_ms=at_ms,
+            findings=tuple(found[:MAX_FINDINGS]),
+            checked=tuple(
+                code for (codes, _), outcome in pairs if not isinstance(outcome, Unchecked) for code in codes
+            ),
+            unchecked=tuple(outcome for outcome in outcomes if isinstance(outcome, Unchecked)),
+            left_out=max(0, len(found) - MAX_FINDINGS),
+        )
+
+    async def _outcome(self, codes: tuple[str, ...], check: Check, asked: DoctorRequest) -> list[Finding] | Unchecked:
+        named = ", ".join(codes)
+        try:
+            async with asyncio.timeout(DEADLINE):
+                return list(await check(asked))
+        except TimeoutError:
+            return Unchecked(check=named, why=f"not done within {DEADLINE:.0f} s")
+        except (Fault, OSError) as error:
+            return Unchecked(check=named, why=str(error) or type(error).__name__)
+        except Exception as error:
+            self._log.error("check-failed", check=named, error=error, bug=True)
+            return Unchecked(check=named, why="the check itself failed; the agent's log says why")
