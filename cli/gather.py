@@ -23,7 +23,6 @@ from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsReport
 from proto.findings import DoctorRequest
 from proto.identity import IdentityRecord
-from proto.leases import Lease
 from proto.objects import KIND_OF, EndpointSlice, NetworkPolicy, Node, Pod, Service
 from proto.pairs import Pairs, PairsRequest
 from proto.policy import Ack, Frontier
@@ -37,7 +36,6 @@ from proto.subjects import (
     FINDINGS,
     IDENTITIES,
     IPAM_SHOW,
-    LEASES,
     OBJECTS,
     POLICY_EXPLAIN,
     POLICY_MATRIX,
@@ -136,17 +134,20 @@ async def addresses(link: Link) -> IpamState:
 
 
 async def doctor(link: Link, asked: DoctorRequest, seconds: float) -> doctor_report.Diagnosis:
-    """What all agents find. Those that should answer are the cluster's services, and both agents of each Node that has
-    been in the mesh; ``seconds``: how long the slowest may take.
+    """What all agents find. Those that should answer are the cluster's services, and the agents of each Node that have
+    told something of it; ``seconds``: how long the slowest may take.
     """
-    nodes, leases = await asyncio.gather(
-        _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"), _all(link, LEASES, Lease, "node.>")
+    nodes, acks, offers = await asyncio.gather(
+        _all(link, OBJECTS, Node, f"{kind_prefix(KIND_OF[Node])}.>"),
+        _all(link, ACKS, Ack),
+        _all(link, ROUTES, NodeRoutes),
     )
-    segments = sorted({encode_segment(node.name) for node in nodes.values()} & {key[5:] for key in leases})
-    per_node = [f"{role.name}-{segment}" for role in ROLES if role.per_node for segment in segments]
+    segments = {encode_segment(node.name) for node in nodes.values()}
     of_cluster = [role.name for role in ROLES if FINDINGS in role.discovered and not role.per_node]
+    reported = (("dataplane", acks), ("routing", offers))
+    per_node = [f"{name}-{segment}" for name, found in reported for segment in sorted(segments & found.keys())]
     begun = time.time_ns() // 1_000_000
-    expected = dict.fromkeys((*of_cluster, *per_node), 0)
+    expected = (*of_cluster, *per_node)
     answers = [
         doctor_report.Answered(user=user, findings=found, asked_ms=begun, came_ms=came)
         for user, found, came in await link.findings(asked, expected, seconds)

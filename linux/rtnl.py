@@ -41,6 +41,9 @@ ONLINK = 4
 CLONED = 0x200
 """RTM_F_CLONED: a cached exception (path MTU), not a route of the table."""
 
+_LOOKUP_TABLE, _FIB_MATCH = 0x1000, 0x2000
+"""RTM_F_LOOKUP_TABLE, RTM_F_FIB_MATCH."""
+
 _IFINFO = struct.Struct("<BBHiII")
 _IFADDR = struct.Struct("<BBBBI")
 _ROUTE = struct.Struct("<BBBBBBBBI")
@@ -281,6 +284,15 @@ def _metrics(mtu: int) -> bytes:
 def routes_query(family: int, *, table: int = TABLE_MAIN, protocol: int = 0, kind: int = 0) -> bytes:
     """Body of RTM_GETROUTE for the routes of a family in a table, or only those of a protocol or kind."""
     return _ROUTE.pack(family, 0, 0, 0, table, protocol, 0, kind, 0)
+
+
+def lookup_query(address: Address) -> bytes:
+    """Body of RTM_GETROUTE for the route that the kernel takes to an address, whichever table it is in (``ip route get
+    … fibmatch``): the answer is the entry of the table as it stands there.
+    """
+    flags = _FIB_MATCH | (_LOOKUP_TABLE if address.version == 4 else 0)  # IPv6 tells the table unasked
+    body = _ROUTE.pack(family_of(address), address.max_prefixlen, 0, 0, 0, 0, 0, 0, flags)
+    return body + attribute(_DESTINATION, address.packed)
 
 
 def parse_route(body: bytes) -> SeenRoute:

@@ -8,7 +8,7 @@ answer, and clocks that are apart.
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from statistics import median
 
 import msgspec
@@ -108,10 +108,8 @@ def question(*words: str) -> DoctorRequest | None:
             return None
 
 
-def diagnosis(
-    asked: DoctorRequest, answers: Sequence[Answered], expected: Mapping[str, int], asked_at: int
-) -> Diagnosis:
-    """``expected``: users that should answer, and since when each is known not to work (Unix seconds; 0: not known)."""
+def diagnosis(asked: DoctorRequest, answers: Sequence[Answered], expected: Collection[str], asked_at: int) -> Diagnosis:
+    """``expected``: users that should answer."""
     answered = {one.user: one for one in answers}
     agents = {of_user(user) for user in answered}
     found = [
@@ -168,7 +166,7 @@ def explains(cause: Finding, other: Finding) -> bool:
     return other.about in reached or bool(ends & nodes)
 
 
-def silent(expected: Mapping[str, int], agents: set[tuple[str, str]]) -> Iterable[Finding]:
+def silent(expected: Iterable[str], agents: set[tuple[str, str]]) -> Iterable[Finding]:
     """A finding for each agent that should have answered and did not."""
     for user in sorted(expected):
         service, node = of_user(user)
@@ -189,7 +187,6 @@ def silent(expected: Mapping[str, int], agents: set[tuple[str, str]]) -> Iterabl
                         on="cluster",
                     ),
                 ),
-                since=expected[user],
                 precedence=AGENT,
             )
 

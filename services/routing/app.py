@@ -22,6 +22,7 @@ from proto.bgp_capture import BgpCaptureRequest
 from proto.codec import encode_segment
 from proto.pairs import PairsRequest
 from proto.subjects import BGP, BGP_CAPTURE, BGP_ROUTES, PAIRS, ROUTES, event_subject, object_fault_subject
+from services.routing import doctor
 from services.routing.announcer import Announcer
 from services.routing.bgp import answers, metrics
 from services.routing.bgp.mirror import Asked
@@ -103,6 +104,7 @@ async def build(
     if settings.node:
         announce = _announce(runtime, mirror, installer)
     speaker = _speak(runtime, mirror, kernel, installer, loop, namespace) if speaks else None
+    doctor.start(runtime, installer, mirror.look, namespace)
     await _serve(runtime, installer, speaker)
 
 

@@ -8,6 +8,7 @@ that asks for it too. A pass that made a device plans again at once: only then h
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable, Iterable, Mapping, Set
 from dataclasses import dataclass, replace
 from os import strerror
@@ -21,6 +22,7 @@ from kit.once import Once
 from proto.events import ModelStep, RoutesChanged
 from proto.net import Address, Network
 from proto.pairs import PairState
+from services.routing.core.doctor.routes import Repair
 from services.routing.core.encryption import asked_since, last_known, staying, wish_of, with_families
 from services.routing.core.evidence import Evidence, Way
 from services.routing.core.faults import Fault
@@ -37,6 +39,7 @@ from services.routing.core.fib import (
     Snapshot,
 )
 from services.routing.core.mesh import Mesh
+from services.routing.core.models.contract import Path
 from services.routing.core.pairs import Memory, PairKey, Target
 from services.routing.core.plan import Plan, plan
 from services.routing.core.steps import since_when, states, steps
@@ -46,6 +49,7 @@ from services.routing.prober import End
 
 RETRY = 1.0
 """Seconds until a refused operation is tried again, and between passes while something is being laid."""
+MOST_REPAIRS = 512
 ROUNDS = 3
 """Plans of one pass at most: a device that was made is routed by in the next."""
 
@@ -111,10 +115,26 @@ class Installer:
         self._first = True
         self.learnt: Callable[[], Callable[[Network], bool] | None] = lambda: None
         """Gives whether BGP leads to a prefix, or None where this node does not speak it."""
+        self.repairs: deque[Repair] = deque(maxlen=MOST_REPAIRS)
+        """Routes that were gone, or others, and were set again: the latest."""
         self.snapshot = Snapshot()
         """The kernel as of the last pass."""
         self.faults: tuple[Fault, ...] = ()
         """What stands in the way now."""
+
+    @property
+    def desired(self) -> Iterable[Route]:
+        """Routes that there should be, as of the last pass."""
+        return self._last.values()
+
+    def paths(self) -> Iterable[tuple[str, Path, Evidence | None, int]]:
+        """Ways that pairs take or are to take: other node, path, what was measured, and the bytes that would fit."""
+        for key, choice in self._pairs.pairs.items():
+            for path in choice.candidates:
+                if path.model in (choice.model, choice.pending):
+                    evidence = self._measures.evidence.get(path.way) if path.way is not None else None
+                    target = self._pairs.targets.get(path.way) if path.way is not None else None
+                    yield key.peer, path, evidence, target.most if target is not None else path.mtu
 
     @property
     def received(self) -> tuple[str, ...]:
@@ -226,6 +246,11 @@ class Installer:
         removed = tuple(str(operation) for operation in done if not isinstance(operation, Addition))
         lost = any(isinstance(one, AddDevice) and one.device == self._devices.get(one.device.name) for one in done)
         drift = not self._first and (planned.desired == self._last or lost)
+        if drift:
+            now = int(time.time())
+            self.repairs += [
+                Repair(destination=one.route.destination, at=now) for one in done if isinstance(one, Replace)
+            ]
         self._log.info("routes-changed", added=list(added), removed=list(removed), drift=drift)
         self._reports.changed(RoutesChanged(self._node, added, removed, drift))
 

@@ -1,0 +1,315 @@
+"""Reads what the checks of ``core.doctor`` judge: the kernel's routes, settings, neighbours, the firewall and the link.
+
+A thread of its own, in the node's network namespace, so that the agent's own netlink never waits for a question. What
+takes a moment (ARP, connections to other nodes) is bounded by :data:`WAIT` seconds.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import select
+import socket
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from ipaddress import IPv4Address, ip_address, ip_network
+from pathlib import Path
+from typing import TypeVar
+
+from chassis.runtime.checks import NotChecked
+from chassis.runtime.service import Runtime
+from kit import netfilter
+from linux import arp, nftables, rtnl
+from linux.netlink import Netlink, NetlinkRefused
+from linux.netns import enter
+from proto.findings import DoctorRequest, Finding
+from proto.net import Address, Network
+from services.routing.core.doctor import neighbours, routes, settings, ways
+from services.routing.core.evidence import Evidence, Verdict, Way
+from services.routing.core.fib import Kind, Snapshot, Uplink
+from services.routing.core.mesh import Mesh
+from services.routing.installer import Installer
+from services.routing.settings import Settings
+
+WAIT = 0.7
+"""Seconds for answers of the network."""
+PORTS = (10250, 22, 179, 9)
+"""TCP ports of another node that are tried: the kubelet's, SSH's, BGP's, and one that nobody has. A refusal is an
+answer, too."""
+_PORTS_OF_MODELS = {"vxlan": "vxlan_port", "wireguard": "wireguard_port"}
+_UNUSABLE = 0x20 | 0x01 | 0x40
+"""NUD_FAILED, NUD_INCOMPLETE, NUD_NOARP."""
+
+T = TypeVar("T")
+
+
+class Doctor:
+    """The checks of a node's routing agent."""
+
+    def __init__(
+        self,
+        node: str,
+        installer: Installer,
+        look: Callable[[], Mesh],
+        *,
+        namespace: Path | None,
+        sysctls: Path,
+    ) -> None:
+        self._node = node
+        self._installer = installer
+        self._look = look
+        self._namespace = namespace
+        self._sysctls = sysctls / "net"
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="doctor", initializer=self._enter)
+
+    def _enter(self) -> None:
+        if self._namespace is not None:
+            enter(str(self._namespace))
+
+    async def close(self) -> None:
+        """Lets go of the thread."""
+        self._thread.shutdown(wait=False, cancel_futures=True)
+
+    async def _read(self, work: Callable[[], T]) -> T:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, work)
+
+    async def check_routes(self, asked: DoctorRequest) -> Iterable[Finding]:
+        """Whether packets take the routes that they should."""
+        desired = tuple(one for one in self._installer.desired if one.kind is Kind.UNICAST)
+        snapshot, mesh = self._installer.snapshot, self._look()
+        if not self._concerns(asked) or not desired:
+            return ()
+        listed = routes.addresses(desired, snapshot.routes)
+        taken = await self._read(lambda: _taken(listed))
+        return routes.check(
+            routes.Routing(
+                node=self._node,
+                desired=desired,
+                routes=snapshot.routes,
+                taken=taken,
+                links=dict(socket.if_nameindex()) | _names(snapshot),
+                holder=lambda prefix: _holder(mesh, prefix),
+                repairs=tuple(self._installer.repairs),
+                now=int(time.time()),
+            )
+        )
+
+    async def check_settings(self, asked: DoctorRequest) -> Iterable[Finding]:
+        """Whether the kernel forwards, and takes what comes by another way than it would send."""
+        if not self._concerns(asked):
+            return ()
+        snapshot = self._installer.snapshot
+        arrives = {peer: _names(snapshot).get(one.link, "") for peer, one in _ways(self._installer).items()}
+        remotes = {peer: one.remote for peer, one in _ways(self._installer).items()}
+        return await self._read(lambda: settings.check(self._settings(snapshot, arrives, remotes)))
+
+    def _settings(
+        self, snapshot: Snapshot, arrives: Mapping[str, str], remotes: Mapping[str, Address]
+    ) -> settings.Settings:
+        names = [*(one.name for one in snapshot.uplinks), *(one.name for one in snapshot.devices if one.is_ours)]
+        shared = self._number("ipv4/conf/all/rp_filter")
+        back = {peer: _out_by(remote) for peer, remote in remotes.items() if remote.version == 4}
+        uplinks = {one.name for one in snapshot.uplinks}
+        return settings.Settings(
+            node=self._node,
+            links=tuple(
+                settings.LinkSettings(
+                    name=name,
+                    forwarding=self._number(f"ipv4/conf/{name}/forwarding"),
+                    reverse_path_filter=max(shared, own := self._number(f"ipv4/conf/{name}/rp_filter")),
+                    own_filter=own,
+                )
+                for name in names
+            ),
+            forwarding6=self._number("ipv6/conf/all/forwarding"),
+            filtered=_counter("TcpExt", "IPReversePathFilter"),
+            back=back,
+            arrives={peer: name for peer, name in arrives.items() if name in uplinks},
+        )
+
+    def _number(self, name: str) -> int:
+        return int((self._sysctls / name).read_text().strip())
+
+    async def check_neighbours(self, asked: DoctorRequest) -> Iterable[Finding]:
+        """Whose MAC addresses stand for the nodes' addresses. Raises NotChecked."""
+        if not self._concerns(asked):
+            return ()
+        mesh, found = self._look(), list[Finding]()
+        for uplink in self._installer.snapshot.uplinks if self._node else ():
+            for interface in uplink.addresses if uplink.up else ():
+                if interface.version == 4:
+                    own, network = IPv4Address(int(interface.ip)), interface.network
+                    seen = await self._read(lambda up=uplink, own=own, net=network: self._link(up, own, net, mesh))  # type: ignore[misc]
+                    found += neighbours.check(seen)
+        return found
+
+    def _link(self, uplink: Uplink, own: IPv4Address, network: Network, mesh: Mesh) -> neighbours.Link:
+        peers = {
+            address: one.node
+            for one in mesh.routes.values()
+            if one.node != self._node
+            for address in one.underlay
+            if isinstance(address, IPv4Address) and address in network
+        }
+        try:
+            answered = arp.answers(uplink.name, (own, *peers), own, WAIT)
+        except PermissionError as error:
+            raise NotChecked("packet sockets need CAP_NET_RAW") from error
+        return neighbours.Link(
+            node=self._node,
+            device=uplink.name,
+            own=own,
+            peers=peers,
+            answers={address: frozenset(macs) for address, macs in answered.items()},
+            entries=_neighbours(uplink.index),
+        )
+
+    async def check_ways(self, asked: DoctorRequest) -> Iterable[Finding]:
+        """Why a way to another node is not answered."""
+        return ways.check(await self._measured()) if self._concerns(asked) else ()
+
+    async def check_mtu(self, asked: DoctorRequest) -> Iterable[Finding]:
+        """Ways that take less than both nodes' interfaces."""
+        return ways.check_mtu(self._of_installer({})) if self._concerns(asked) else ()
+
+    async def _measured(self) -> ways.Ways:
+        seen = self._of_installer({})
+        failing = [one.way.remote for one in seen.measured if one.evidence.verdict is Verdict.FAILS]
+        if not failing:
+            return seen
+        return await self._read(lambda: self._explained(failing))
+
+    def _explained(self, failing: Sequence[Address]) -> ways.Ways:
+        uplinks = {remote: _out_by(remote) for remote in failing}
+        try:
+            ruleset = netfilter.parse(nftables.ruleset())
+        except (nftables.NoRuleset, ValueError) as error:
+            raise NotChecked(str(error)) from error
+        seen = self._of_installer(uplinks)
+        return ways.Ways(node=seen.node, measured=seen.measured, reached=_reached(failing), ruleset=ruleset)
+
+    def _of_installer(self, uplinks: Mapping[Address, str]) -> ways.Ways:
+        configured = self._look().settings
+        measured = []
+        for peer, path, evidence, most in self._installer.paths():
+            if (way := path.way) is None:
+                continue
+            port = _PORTS_OF_MODELS.get(way.model, "")
+            measured.append(
+                ways.Measured(
+                    peer=peer,
+                    way=way,
+                    device=path.device,
+                    evidence=evidence or Evidence(),
+                    port=int(getattr(configured, port)) if port else 0,
+                    most=most,
+                    uplink=uplinks.get(way.remote, ""),
+                )
+            )
+        return ways.Ways(node=self._node, measured=tuple(dict.fromkeys(measured)), reached={}, ruleset=None)
+
+    def _concerns(self, asked: DoctorRequest) -> bool:
+        return asked.kind in ("all", "connection") or (asked.kind == "node" and bool(self._node))
+
+
+def start(runtime: Runtime[Settings], installer: Installer, look: Callable[[], Mesh], namespace: Path | None) -> None:
+    """Adds the checks of this agent; a gateway has none."""
+    if runtime.settings.gateway:
+        return
+    doctor = Doctor(runtime.settings.node, installer, look, namespace=namespace, sysctls=runtime.settings.sysctl_root)
+    runtime.on_stop(doctor.close)
+    runtime.checks.add(routes.CODES, doctor.check_routes)
+    runtime.checks.add(settings.CODES, doctor.check_settings)
+    runtime.checks.add(neighbours.CODES, doctor.check_neighbours)
+    runtime.checks.add(ways.CODES, doctor.check_ways)
+    runtime.checks.add(ways.PATHS, doctor.check_mtu)
+
+
+def _names(snapshot: Snapshot) -> dict[int, str]:
+    found = {one.index: one.name for one in snapshot.uplinks}
+    return found | {one.index: one.name for one in snapshot.devices}
+
+
+def _ways(installer: Installer) -> dict[str, Way]:
+    """The way that each other node's packets take, by IPv4."""
+    found: dict[str, Way] = {}
+    for peer, path, _, _ in installer.paths():
+        if (way := path.way) is not None and way.remote.version == 4:
+            found.setdefault(peer, way)
+    return found
+
+
+def _holder(mesh: Mesh, prefix: Network) -> str:
+    if (block := mesh.blocks.get(prefix)) is not None:
+        return block.node
+    return next((claim.node for claim in mesh.claims if ip_network(claim.address) == prefix), "")
+
+
+def _taken(addresses: Iterable[Address]) -> dict[Address, routes.Taken | str]:
+    found: dict[Address, routes.Taken | str] = {}
+    with Netlink() as netlink:
+        for address in addresses:
+            try:
+                seen = rtnl.parse_route(netlink.ask(rtnl.GETROUTE, rtnl.lookup_query(address)))
+            except NetlinkRefused as error:
+                found[address] = errno.errorcode.get(error.errno or 0, str(error))
+                continue
+            size = address.max_prefixlen // 8
+            found[address] = routes.Taken(
+                destination=ip_network((seen.destination or bytes(size), seen.length)),
+                table=seen.table,
+                kind=seen.kind,
+                via=ip_address(seen.gateway) if seen.gateway else None,
+                link=seen.link,
+                metric=seen.metric,
+                protocol=seen.protocol,
+            )
+    return found
+
+
+def _out_by(address: Address) -> str:
+    """Name of the interface that packets to an address leave by; empty without one."""
+    taken = _taken([address])[address]
+    names = dict(socket.if_nameindex())
+    return names.get(taken.link, "") if isinstance(taken, routes.Taken) else ""
+
+
+def _neighbours(index: int) -> dict[IPv4Address, tuple[bytes, bool]]:
+    with Netlink() as netlink:
+        bodies = netlink.dump(rtnl.GETNEIGH, rtnl.neighbours_query(index, socket.AF_INET))
+    seen = [one for one in map(rtnl.parse_neighbour, bodies) if one.link == index and not one.state & _UNUSABLE]
+    return {IPv4Address(one.address): (one.mac, bool(one.state & rtnl.PERMANENT)) for one in seen if one.address}
+
+
+def _counter(group: str, name: str) -> int:
+    """A counter of netstat of the calling thread's namespace; 0 where there is none."""
+    lines = [line.split() for line in Path("/proc/thread-self/net/netstat").read_text().splitlines()]
+    named = [line for line in lines if line and line[0] == f"{group}:"]
+    return int(named[1][named[0].index(name)]) if len(named) == 2 and name in named[0] else 0
+
+
+def _reached(addresses: Iterable[Address]) -> dict[Address, bool]:
+    """Whether each address answers a TCP connection, with whatever."""
+    waiting: dict[socket.socket, Address] = {}
+    reached = dict.fromkeys(addresses, False)
+    try:
+        for address in reached:
+            for port in PORTS:
+                one = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
+                one.setblocking(False)
+                waiting[one] = address
+                reached[address] |= one.connect_ex((str(address), port)) in (0, errno.ECONNREFUSED)
+        end = time.monotonic() + WAIT
+        while (left := end - time.monotonic()) > 0 and not all(reached.values()):
+            _, ready, _ = select.select([], list(waiting), [], left)
+            for one in ready:
+                code = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
+                reached[waiting.pop(one)] |= code in (0, errno.ECONNREFUSED)
+                one.close()
+            if not waiting:
+                break
+    finally:
+        for one in waiting:
+            one.close()
+    return reached
