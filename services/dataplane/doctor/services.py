@@ -1,8 +1,8 @@
 """Tries the endpoints of a Service that somebody asks for, and has ``core.doctor.endpoints`` judge.
 
 One node tries for all: the first by name that is ready, so that one fault is found once; of zones the first node of
-each answers. It connects by TCP from its own network, each endpoint :data:`TIMES` times, and says nothing: a connection is
-closed as soon as it stands.
+each answers. It connects by TCP from its own network, each endpoint :data:`TIMES` times, and says nothing: a connection
+is closed as soon as it stands.
 """
 
 from __future__ import annotations
