@@ -9,7 +9,7 @@ import os
 import sys
 from collections.abc import Sequence
 
-from lab.cluster import down, fabric, models, preflight, status, switches, up
+from lab.cluster import down, fabric, faults, models, preflight, status, switches, up
 from lab.cluster.record import Install, Record
 from lab.cluster.sessions import Bfd
 from lab.images import build, contents
@@ -78,6 +78,24 @@ def _fabric(options: argparse.Namespace) -> int:
     elif options.values:
         raise LabError(f"fabric show: {options.values[0]!r} is nothing to show")
     _say(fabric.summary(where))
+    return 0
+
+
+def _break(options: argparse.Namespace) -> int:
+    """Inject a fault; without a name say which there are."""
+    where = paths(options.name, settings())
+    if not options.fault:
+        for one in faults.known().values():
+            _say(f"{one.name:28}{one.what}")
+        return 0
+    fault = faults.break_(where, options.fault)
+    _say(f"{fault.what} airmesh doctor should say {fault.finds}; mend with: lab mend {fault.name}")
+    return 0
+
+
+def _mend(options: argparse.Namespace) -> int:
+    for name in faults.mend(paths(options.name, settings()), options.fault):
+        _say(f"mended: {name}")
     return 0
 
 
@@ -164,12 +182,14 @@ def parser() -> argparse.ArgumentParser:
         ("tour", _other, "the main job: apply the shop, connect everything, print what happened"),
         ("list", _list, "the labs on this machine"),
         ("fabric", _fabric, "the network between the nodes, and faults of its router or switches"),
+        ("break", _break, "inject a fault that `airmesh doctor` has to find; without a name list them"),
+        ("mend", _mend, "take a fault back, or all"),
         ("build", _build, "build what is missing and stop"),
         ("preflight", _preflight, "what this machine lacks, with the remedies"),
     ):
         one = verbs.add_parser(verb, help=text)
         one.set_defaults(function=function)
-        if verb in {"up", "down", "status", "env", "fabric", "tour"}:
+        if verb in {"up", "down", "status", "env", "fabric", "tour", "break", "mend"}:
             one.add_argument("--name", default=os.environ.get("LAB", DEFAULT_NAME), help="the lab's name")
         if verb == "up":
             _ask_for_a_lab(one)
@@ -181,6 +201,8 @@ def parser() -> argparse.ArgumentParser:
                 help="of filter: proto:4, udp:4789; none: all passes. Of mtu: bytes. Of kill and start: a switch. "
                 "Of cut, lose and mend: a switch, and hosts; none: all its links",
             )
+        if verb in {"break", "mend"}:
+            one.add_argument("fault", nargs="?", default="", help="its name: a script of tests/drills/faults")
         if verb == "env":
             one.add_argument("lab", nargs="?", help="the lab's name")
         if verb == "build":

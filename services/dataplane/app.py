@@ -32,6 +32,7 @@ from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
 from services.dataplane.doctor.host import start as start_host_doctor
 from services.dataplane.doctor.services import start as start_service_doctor
+from services.dataplane.doctor.start import start as start_doctor
 from services.dataplane.egress.start import start as start_egress
 from services.dataplane.endpoint.admission import AdmissionWait
 from services.dataplane.endpoint.attach import Attacher
@@ -211,6 +212,7 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
     start_service_doctor(runtime, feed)
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
     start_conntrack(runtime, tables, made.collector, registry)
+    start_doctor(runtime, feed, tables)
     start_monitor(
         runtime,
         tables,

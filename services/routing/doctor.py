@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 import errno
-import select
 import socket
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -21,6 +20,7 @@ from chassis.runtime.checks import NotChecked
 from chassis.runtime.service import Runtime
 from kit import netfilter
 from linux import arp, nftables, rtnl
+from linux.connections import answered
 from linux.netlink import Netlink, NetlinkRefused
 from linux.netns import enter
 from proto.findings import DoctorRequest, Finding
@@ -81,14 +81,14 @@ class Doctor:
         if not self._concerns(asked) or not desired:
             return ()
         listed = routes.addresses(desired, snapshot.routes)
-        taken = await self._read(lambda: _taken(listed))
+        taken, links = await self._read(lambda: (_taken(listed), dict(socket.if_nameindex())))
         return routes.check(
             routes.Routing(
                 node=self._node,
                 desired=desired,
                 routes=snapshot.routes,
                 taken=taken,
-                links=dict(socket.if_nameindex()) | _names(snapshot),
+                links=links,
                 holder=lambda prefix: _holder(mesh, prefix),
                 repairs=tuple(self._installer.repairs),
                 now=int(time.time()),
@@ -291,25 +291,6 @@ def _counter(group: str, name: str) -> int:
 
 def _reached(addresses: Iterable[Address]) -> dict[Address, bool]:
     """Whether each address answers a TCP connection, with whatever."""
-    waiting: dict[socket.socket, Address] = {}
-    reached = dict.fromkeys(addresses, False)
-    try:
-        for address in reached:
-            for port in PORTS:
-                one = socket.socket(socket.AF_INET if address.version == 4 else socket.AF_INET6, socket.SOCK_STREAM)
-                one.setblocking(False)
-                waiting[one] = address
-                reached[address] |= one.connect_ex((str(address), port)) in (0, errno.ECONNREFUSED)
-        end = time.monotonic() + WAIT
-        while (left := end - time.monotonic()) > 0 and not all(reached.values()):
-            _, ready, _ = select.select([], list(waiting), [], left)
-            for one in ready:
-                code = one.getsockopt(socket.SOL_SOCKET, socket.SO_ERROR)
-                reached[waiting.pop(one)] |= code in (0, errno.ECONNREFUSED)
-                one.close()
-            if not waiting:
-                break
-    finally:
-        for one in waiting:
-            one.close()
-    return reached
+    wanted = dict.fromkeys(addresses)
+    heard = answered({(address, port) for address in wanted for port in PORTS}, WAIT)
+    return {address: any((address, port) in heard for port in PORTS) for address in wanted}

@@ -65,6 +65,12 @@ def run(netns: Netns, *command: str) -> str:
     return done.stdout
 
 
+def dropping(table: str, hook: str, verdict: str) -> str:
+    """Commands of nft that drop what VXLAN sends."""
+    chain = f"add chain {table} in {{ type filter hook {hook} priority 0; }}"
+    return f"add table {table}; {chain}; add rule {table} in udp dport 4789 {verdict}"
+
+
 @pytest.fixture(autouse=True)
 def _soon(monkeypatch: pytest.MonkeyPatch) -> None:
     """Measure often: what takes a minute on a node takes seconds here."""
@@ -87,7 +93,9 @@ async def pair(
     await mesh.block(THEIRS, "n2")
     await mesh.complete()
     served = {HOST_GW.name: HOST_GW, VXLAN.name: VXLAN}
-    agents = [await routing.start(netns, f"n{number}", served=served) for number, netns in enumerate(nodes, 1)]
+    agents = [
+        await routing.start(netns, f"n{number}", served=served, programs=False) for number, netns in enumerate(nodes, 1)
+    ]
     for netns in nodes:
         netns.ip("link add am-test type veth peer name am-peer")
         netns.ip("link set am-test up")
@@ -138,7 +146,7 @@ async def test_forwarding_that_is_off(pair: Pair) -> None:
 
 
 async def test_a_firewall_of_this_host_that_drops_the_tunnel(pair: Pair) -> None:
-    rules = "add table inet hers; add chain inet hers in { type filter hook input priority 0; }; add rule inet hers in udp dport 4789 counter drop"
+    rules = dropping("inet hers", "input", "counter drop")
     run(pair.one, "nft", rules)
     finding = await pair.until_found("firewall-drops")
     assert "inet hers in" in finding.observed[0].text
@@ -148,7 +156,7 @@ async def test_a_firewall_of_this_host_that_drops_the_tunnel(pair: Pair) -> None
 
 async def test_a_network_that_filters_the_tunnel(pair: Pair) -> None:
     """The other node's ingress stands for the network between: this agent sees nothing of it."""
-    rules = "add table netdev net; add chain netdev net in { type filter hook ingress device fab0 priority 0; }; add rule netdev net in udp dport 4789 drop"
+    rules = dropping("netdev net", "ingress device fab0", "drop")
     run(pair.other, "nft", rules)
     finding = await pair.until_found("fabric-filters-vxlan")
     assert "UDP port 4789" in finding.cause

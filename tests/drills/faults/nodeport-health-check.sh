@@ -1,0 +1,26 @@
+#!/bin/sh
+# A process of the host has the port of a Service's health check.
+# finds: nodeport-health-check
+# kept: checks are not tuned by it
+set -eu
+case "$1" in
+break)
+	nsenter --net="/run/netns/$NODE" "$PYTHON" -m http.server 31999 > /dev/null 2>&1 &
+	echo $! > "$STATE/listener.pid"
+	kubectl apply -f - <<END
+apiVersion: v1
+kind: Service
+metadata: {name: fault, namespace: kube-system}
+spec:
+  type: LoadBalancer
+  externalTrafficPolicy: Local
+  healthCheckNodePort: 31999
+  selector: {k8s-app: kube-dns}
+  ports: [{name: dns, protocol: TCP, port: 53, nodePort: 30053}]
+END
+	;;
+mend)
+	kill "$(cat "$STATE/listener.pid")"
+	kubectl -n kube-system delete service fault
+	;;
+esac
