@@ -109,7 +109,7 @@ def _none(asked: Asked) -> Finding:
 
 def _elsewhere(asked: Asked, found: Sequence[Offer], zones: Sequence[str]) -> Finding:
     service = asked.service
-    count = len({endpoint.addresses[0] for endpoint, _ in found})
+    count = len({endpoint.pod_uid or str(endpoint.addresses[0]) for endpoint, _ in found})
     return Finding(
         code=ELSEWHERE,
         fault="service",
