@@ -183,7 +183,8 @@ def _kept_away(server: Server, policy: CompiledPolicy, denied: Sequence[Member],
 
 
 def _is_of_dns(rule: CompiledRule, protocol: int) -> bool:
-    return matches_port(rule.ports, protocol, 53)
+    """Whether it names port 53, and is not just about every port."""
+    return matches_port([match for match in rule.ports if match.bits], protocol, 53)
 
 
 def _described(members: Sequence[Member]) -> str:
