@@ -1,4 +1,4 @@
-"""UDP sockets that are connected, and their end: sock_diag(7), one network namespace after the other.
+"""UDP sockets that are connected, and their end; TCP sockets that listen: sock_diag(7), by network namespaces.
 
 Owns the bytes of ``struct inet_diag_req_v2`` and ``struct inet_diag_msg`` (include/uapi/linux/inet_diag.h). Promises:
 what is ended is the very socket that was read, known by its cookie (the number that bpf_get_socket_cookie gives the
@@ -30,8 +30,12 @@ _SOCK_DIAG = 4
 _BY_FAMILY, _DESTROY = 20, 21
 _CONNECTED = 1 << 1
 """Bit of TCP_ESTABLISHED, the state of a connected UDP socket, too."""
+_LISTENS = 1 << 10
+"""Bit of TCP_LISTEN."""
 _REQUEST = struct.Struct("<BBBxI48s")
 _ANSWER = struct.Struct("<BBBB48s")
+_QUEUES = struct.Struct("<4x48s4xII")
+"""Of an answer: name, accept queue (idiag_rqueue) and its bound (idiag_wqueue; net/ipv4/tcp_diag.c)."""
 _NAME = struct.Struct(">HH16s16s4x8s")
 """``struct inet_diag_sockid``: ports (network order), addresses, interface, cookie."""
 
@@ -50,6 +54,16 @@ class Connected:
     peer: Address
     """Where it sends to; an IPv4-mapped one is the IPv4 address."""
     port: int
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Listening:
+    """A TCP socket that listens. One with more connections waiting than its bound drops the next handshake."""
+
+    port: int
+    waiting: int
+    """Connections that stand and that nobody has accepted."""
+    bound: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -104,6 +118,20 @@ def connected(netlink: Netlink) -> Iterator[Connected]:
         for answer in netlink.dump(_BY_FAMILY, _REQUEST.pack(family, socket.IPPROTO_UDP, 0, _CONNECTED, bytes(48))):
             its_family, _, _, _, name = _ANSWER.unpack_from(answer)
             yield parse(its_family, name)
+
+
+def listening(netlink: Netlink) -> Iterator[Listening]:
+    """Every TCP socket that listens in the namespace of ``netlink`` (of sock_diag). Raises NetlinkRefused."""
+    for family in (socket.AF_INET, socket.AF_INET6):
+        for answer in netlink.dump(_BY_FAMILY, _REQUEST.pack(family, socket.IPPROTO_TCP, 0, _LISTENS, bytes(48))):
+            name, waiting, bound = _QUEUES.unpack_from(answer)
+            yield Listening(port=_NAME.unpack(name)[0], waiting=waiting, bound=bound)
+
+
+def listening_here() -> tuple[Listening, ...]:
+    """Those of the calling thread's namespace. Raises NetlinkRefused and OSError."""
+    with Netlink(protocol=_SOCK_DIAG) as netlink:
+        return tuple(listening(netlink))
 
 
 def parse(family: int, name: bytes) -> Connected:

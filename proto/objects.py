@@ -245,6 +245,10 @@ class NetworkPolicy(msgspec.Struct, frozen=True):
     """metadata.creationTimestamp in Unix seconds: of those that together are too much the newest are refused."""
     stand_in: bool = False
     """``cluster`` made it for a policy that it could never read: it isolates what that one selects."""
+    ignored_ingress: int = 0
+    """Ingress rules that are written and left out here: policyTypes does not list Ingress, so they have no effect."""
+    ignored_egress: int = 0
+    """Egress rules likewise."""
 
 
 class IPPool(msgspec.Struct, frozen=True):

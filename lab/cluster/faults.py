@@ -34,6 +34,8 @@ class InjectedFault:
     """Code of the finding that names it."""
     kept: bool
     """Checks are not tuned by it."""
+    asks: str = ""
+    """What `airmesh doctor` is asked, e.g. ``policy shop/web``; empty: everything."""
 
 
 def read_fault(path: Path) -> InjectedFault:
@@ -42,7 +44,13 @@ def read_fault(path: Path) -> InjectedFault:
     fields = dict(line.partition(": ")[::2] for line in comments[1:])
     if "finds" not in fields:
         raise LabError(f"{path.name}: write a line `# finds: CODE`")
-    return InjectedFault(name=path.stem, what=comments[0], finds=fields["finds"], kept="kept" in fields)
+    return InjectedFault(
+        name=path.stem,
+        what=comments[0],
+        finds=fields["finds"],
+        kept="kept" in fields,
+        asks=fields.get("asks", ""),
+    )
 
 
 def known() -> dict[str, InjectedFault]:

@@ -30,6 +30,9 @@ from services.dataplane.datapath.programs import Datapath
 from services.dataplane.datapath.start import open_datapath
 from services.dataplane.datapath.start import start as start_upgrade
 from services.dataplane.datapath.thread import NamespaceThread
+from services.dataplane.doctor.backlogs import start as start_backlog_doctor
+from services.dataplane.doctor.host import start as start_host_doctor
+from services.dataplane.doctor.services import start as start_service_doctor
 from services.dataplane.doctor.start import start as start_doctor
 from services.dataplane.egress.start import start as start_egress
 from services.dataplane.endpoint.admission import AdmissionWait
@@ -206,6 +209,9 @@ def _start(runtime: Runtime[Settings], made: _Made, kernel: EndpointKernel, reap
     start_stale_sockets(runtime, tables, balancer, feed=feed, endpoints=registry, node_cookie=enforcer.node_cookie)
     # Pods may start when masquerade is there: the runtime's configuration waits for it.
     start_egress(runtime, feed, outward, lambda: made.book.signal.notify("masquerade"))
+    start_host_doctor(runtime, feed, tables, registry)
+    start_service_doctor(runtime, feed)
+    start_backlog_doctor(runtime, feed, registry)
     start_ipam(runtime, feed, made.book, health.require("blocks"), announcer(runtime, programs, outward))
     start_conntrack(runtime, tables, made.collector, registry)
     start_doctor(runtime, feed, tables)

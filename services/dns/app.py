@@ -13,6 +13,7 @@ from proto.dns import CoreDNSDecision, DnsReport
 from proto.objects import KIND_OF, ConfigMap, EndpointSlice, Node
 from proto.subjects import DNS, OBJECTS
 from services.dns.controller import DECISION_KEY, NAMESPACE, REPORT_KEY, Controller, Intent
+from services.dns.doctor import start as start_doctor
 from services.dns.scrape import Scraper
 from services.dns.settings import Settings
 
@@ -29,6 +30,7 @@ async def build(runtime: Runtime[Settings]) -> None:
         name="objects",
     )
     decisions = bus.bucket(DNS).watch({DECISION_KEY: CoreDNSDecision, REPORT_KEY: DnsReport}, markers=(), name="dns")
+    start_doctor(runtime, decisions)
     scraper = Scraper(settings.dns_metrics_port, log)
     runtime.on_stop(scraper.close)
     lease = Election(runtime, "dns", settings.lease_seconds)

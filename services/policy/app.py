@@ -1,4 +1,4 @@
-"""Wiring of ``policy``: mirrors, graph, leases, the loop, the endpoints, in this order."""
+"""Wiring of ``policy``: mirrors, graph, leases, the loop, checks, the endpoints, in this order."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from services.policy.api import Api
 from services.policy.compile_loop import CompileLoop
 from services.policy.core.graph import Graph
 from services.policy.core.limits import Limits
+from services.policy.doctor import start as start_doctor
 from services.policy.feed import Feed
 from services.policy.settings import Settings
 from services.policy.shards import Shards
@@ -36,6 +37,7 @@ async def build(runtime: Runtime[Settings]) -> None:
     loop = Loop(runtime, "policy", cursors=cursors, apply=compile_loop.apply)
     for shard, lease in enumerate(leases):
         runtime.spawn(f"shard {shard}", _follow(lease, loop))
+    start_doctor(runtime, graph, compile_loop, feed)
     api = Api(graph, compile_loop)
     await runtime.bus.serve(POLICY_EXPLAIN, ExplainRequest, api.explain)
     await runtime.bus.serve(POLICY_MATRIX, ExplainMany, api.matrix)

@@ -15,9 +15,9 @@ from chassis.bus.client import Bus, View
 from proto import codec
 from proto.identity import IdentityRecord, RelevantKeys
 from proto.objects import KIND_OF, KubernetesObject, Namespace, Node, Pod
-from proto.policy import CidrPartition, CompiledPolicy, Frontier, Revision
+from proto.policy import Ack, CidrPartition, CompiledPolicy, Frontier, Revision
 from proto.residents import RESIDENTS_PREFIX, Residents
-from proto.subjects import IDENTITIES, OBJECTS, RULES
+from proto.subjects import ACKS, IDENTITIES, OBJECTS, RULES
 from services.policy.core.dialects import DIALECTS
 from services.policy.settings import MAX_SHARDS
 
@@ -57,7 +57,7 @@ class Batch:
 
 
 class Feed:
-    """The three mirrors, read in the words of the core."""
+    """The mirrors, read in the words of the core."""
 
     def __init__(self, bus: Bus) -> None:
         kinds: dict[str, type] = {**_KINDS, _EXPLAINED_FROM: Node}
@@ -70,6 +70,8 @@ class Feed:
         self.identities: View = bus.bucket(IDENTITIES).watch(
             {"": IdentityRecord, RELEVANT_KEY: RelevantKeys, RESIDENTS_PREFIX: Residents}, markers=(), name="identities"
         )
+        self.acks: View = bus.bucket(ACKS).watch({"": Ack}, markers=(), name="acks")
+        """What each node's kernel holds: nothing that is compiled depends on it."""
         self._fed: dict[str, KubernetesObject] = {}
         self._namespaces: tuple[int, int] = -1, 0
         """Of which list of ``objects``, and the last sequence of a namespace in it."""
@@ -159,6 +161,13 @@ class Feed:
         found = {frontier.relevant for frontier in frontiers if frontier.shards == shards}
         published = self.relevant()
         return frozenset(found if published is None else found | {published})
+
+    def published_up_to(self, shards: int) -> Revision | None:
+        """Revision that the frontier of every shard has got to; None before all have, in one epoch."""
+        marks = (self.rules.marks.get(frontier_key(shard)) for shard in range(shards))
+        revisions = [entry.value.revision for entry in marks if entry is not None]
+        one_epoch = len({revision.epoch for revision in revisions}) == 1
+        return min(revisions) if len(revisions) == shards and one_epoch else None
 
     def surplus_frontiers(self, shards: int) -> list[str]:
         """Keys of frontiers of shards that there are no more."""

@@ -4,8 +4,9 @@ Promises that nothing is ever read as wider than it was written: what cannot be 
 keeps the last good version, and where there never was one, :func:`closed` isolates what the policy selects.
 
 Two defaults matter: without policyTypes a policy is about ingress, and about egress only where it has egress rules
-(networking/v1 SetDefaults_NetworkPolicy); rules of a direction that policyTypes leaves out have no effect and are
-dropped. An empty list of peers or ports means any; a missing selector in spec selects every pod of the namespace.
+(networking/v1 SetDefaults_NetworkPolicy); rules of a direction that policyTypes leaves out have no effect: they are
+dropped, and counted. An empty list of peers or ports means any; a missing selector in spec selects every pod of the
+namespace.
 """
 
 from __future__ import annotations
@@ -51,6 +52,8 @@ def network_policy(shape: NetworkPolicyShape) -> NetworkPolicy:
         applies_egress="Egress" in types,
         ingress=ingress if "Ingress" in types else (),
         egress=egress if "Egress" in types else (),
+        ignored_ingress=0 if "Ingress" in types else len(ingress),
+        ignored_egress=0 if "Egress" in types else len(egress),
     )
 
 

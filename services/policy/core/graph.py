@@ -284,6 +284,19 @@ class Graph:
         """Who has the identity; None for one that is not there or is refused."""
         return self._matches.members.get(identity)
 
+    @property
+    def policies(self) -> Mapping[str, Policy]:
+        """All policies by the key they came with."""
+        return self._matches.policies
+
+    def selecting(self, identity: int) -> list[Policy]:
+        """Policies that select the identity, by their names."""
+        return sorted(self._matches.selecting(identity), key=lambda policy: policy.name)
+
+    def subjects_of(self, key: str) -> Set[int]:
+        """Identities that the policy of this key selects, lingering ones included."""
+        return self._matches.subjects_of((key,))
+
     def withheld(self, identity: int, why: str) -> Problem:
         """What is told of an identity that cannot be published as it should be."""
         member = self._matches.members.get(identity)

@@ -74,7 +74,7 @@ def prepend(own: Sequence[Clause], after: RuleList, *, isolates: bool) -> RuleLi
 
 def intersection(clause: Clause, to: Clause) -> Clause | None:
     """The rule for flows alone that the other matches too; None where there are none."""
-    ports = {both for one in clause.ports for other in to.ports if (both := _both_ports(one, other)) is not None}
+    ports = {both for one in clause.ports for other in to.ports if (both := both_ports(one, other)) is not None}
     if not ports:
         return None
     found = clause._replace(ports=tuple(sorted(ports)))
@@ -90,7 +90,8 @@ def intersection(clause: Clause, to: Clause) -> Clause | None:
     return found._replace(selectors=selectors, cidr_sets=numbers) if selectors or numbers else None
 
 
-def _both_ports(one: PortMatch, other: PortMatch) -> PortMatch | None:
+def both_ports(one: PortMatch, other: PortMatch) -> PortMatch | None:
+    """Ports that both match; None for none."""
     if not one.protocol or not other.protocol:
         return one if other.protocol == 0 else other
     if one.protocol != other.protocol:

@@ -80,8 +80,10 @@ def policy(tree: dict[str, Any], namespace: str = "x", name: str = "p") -> Netwo
         pod_selector=chosen,
         applies_ingress="Ingress" in types,
         applies_egress="Egress" in types,
-        ingress=rules("ingress", "from"),
-        egress=rules("egress", "to"),
+        ingress=rules("ingress", "from") if "Ingress" in types else (),
+        egress=rules("egress", "to") if "Egress" in types else (),
+        ignored_ingress=0 if "Ingress" in types else len(tree.get("ingress", ())),
+        ignored_egress=0 if "Egress" in types else len(tree.get("egress", ())),
     )
 
 

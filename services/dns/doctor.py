@@ -1,0 +1,146 @@
+"""What `dns` looks at when the mesh is asked what is wrong: CoreDNS' servers, its Corefile and its upstreams.
+
+Servers and upstreams are asked by UDP while the question is open, all at once and each a few times; the fastest answer
+counts. Its view of objects is of its own: what is decided does not wait for it. Nothing is kept.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import time
+from collections.abc import Iterable
+from typing import TypeVar
+
+from chassis.bus.client import Bus, View
+from chassis.runtime.checks import NotChecked
+from chassis.runtime.service import Runtime
+from proto.codec import join, kind_prefix
+from proto.dns import CoreDNSDecision
+from proto.findings import DoctorRequest, Finding
+from proto.net import Address
+from proto.objects import KIND_OF, ConfigMap, Deployment, EndpointSlice, Service
+from proto.subjects import OBJECTS
+from services.dns.core.doctor import examine, message
+from services.dns.core.doctor.upstreams import Upstream
+from services.dns.core.servers import servers
+from services.dns.settings import Settings
+
+TIMES = 3
+PATIENCE = 1.0
+"""Seconds that one query may take."""
+TOGETHER = 64
+"""Servers and upstreams that are asked at most: the first by their addresses."""
+_KINDS = (Service, EndpointSlice, ConfigMap, Deployment)
+T = TypeVar("T")
+
+
+def start(runtime: Runtime[Settings], decisions: View) -> None:
+    """Answer from now on; ``decisions`` mirrors the bucket ``dns``."""
+    settings = runtime.settings
+    domain = settings.recipe().cluster_domain
+    doctor = Doctor(runtime.bus, decisions, service=settings.dns_service, domain=domain)
+    runtime.checks.add(examine.CODES, doctor.check)
+
+
+class Doctor:
+    """``check`` is what the runtime asks."""
+
+    def __init__(self, bus: Bus, decisions: View, *, service: str, domain: str) -> None:
+        kinds = {kind_prefix(KIND_OF[kind]): kind for kind in _KINDS}
+        self._objects: View = bus.bucket(OBJECTS).watch(
+            kinds,
+            prefixes=tuple(f"{prefix}.{join(examine.NAMESPACE)}" for prefix in kinds),
+            markers=tuple(kinds),
+            name="doctor",
+        )
+        self._decisions = decisions
+        self._service = service
+        self._domain = domain
+
+    async def check(self, asked: DoctorRequest) -> Iterable[Finding]:
+        """Raises :class:`NotChecked` before objects are known."""
+        if asked.kind not in ("all", "dns"):
+            return ()
+        if not self._objects.synced:
+            raise NotChecked(f"objects of kube-system are not known: {self._objects.why()}")
+        slices = self._of(EndpointSlice)
+        corefile = next((dict(one.content).get("Corefile") for one in self._of(ConfigMap)), None)
+        services = [one for one in self._of(Service) if one.name == self._service]
+        decided = [one.value for one in self._decisions.entries.values() if isinstance(one.value, CoreDNSDecision)]
+        serving = servers(slices, examine.NAMESPACE, self._service)
+        addresses = sorted(serving.values(), key=str)[:TOGETHER]
+        upstreams = examine.wanted_upstreams(corefile)[:TOGETHER]
+        name = f"kubernetes.default.svc.{self._domain}"
+        by_server, by_upstream = await asyncio.gather(
+            asyncio.gather(*(_ask(address, 53, name) for address in addresses)),
+            asyncio.gather(*(_ask_upstream(one) for one in upstreams)),
+        )
+        return examine.check(
+            examine.Facts(
+                service=self._service,
+                cluster_ips=services[0].cluster_ips if services else (),
+                slices=slices,
+                deployment=next(iter(self._of(Deployment)), None),
+                replicas=decided[0].replicas if decided else None,
+                corefile=corefile,
+                servers=serving,
+                by_server=dict(zip(addresses, by_server, strict=True)),
+                by_upstream=dict(zip(upstreams, by_upstream, strict=True)),
+            )
+        )
+
+    def _of(self, kind: type[T]) -> tuple[T, ...]:
+        return tuple(one.value for one in self._objects.entries.values() if isinstance(one.value, kind))
+
+
+async def _ask_upstream(upstream: Upstream) -> examine.Asked:
+    """Its zone's own name, and for the root a name that nobody has, too."""
+    address, port, zone = upstream.ip, upstream.port, upstream.zone
+    if zone != ".":
+        return await _ask(address, port, zone, kind=message.NS)
+    known, invalid = await asyncio.gather(
+        _ask(address, port, zone, kind=message.NS), _ask(address, port, f"{secrets.token_hex(6)}.invalid", times=1)
+    )
+    return examine.Asked(answer=known.answer, invalid=invalid.answer, times=known.times, name="the root")
+
+
+async def _ask(address: Address, port: int, name: str, *, kind: int = message.A, times: int = TIMES) -> examine.Asked:
+    """The fastest of several answers, asked one after the other."""
+    answers = [await _once(address, port, name, kind) for _ in range(times)]
+    known = [answer for answer in answers if answer is not None]
+    fastest = min(known, key=lambda answer: answer.milliseconds, default=None)
+    return examine.Asked(answer=fastest, times=times, name=name)
+
+
+async def _once(address: Address, port: int, name: str, kind: int) -> message.Answer | None:
+    asked = message.query(secrets.randbelow(1 << 16), name, kind)
+    loop = asyncio.get_running_loop()
+    begun = time.monotonic()
+    try:
+        transport, heard = await loop.create_datagram_endpoint(_Heard, remote_addr=(str(address), port))
+    except OSError:
+        return None
+    try:
+        transport.sendto(asked)
+        async with asyncio.timeout(PATIENCE):
+            while True:
+                answer = message.answer(asked, await heard.messages.get(), (time.monotonic() - begun) * 1000)
+                if answer is not None:
+                    return answer
+    except (TimeoutError, OSError):
+        return None
+    finally:
+        transport.close()
+
+
+class _Heard(asyncio.DatagramProtocol):
+    """What comes back; a refusal by ICMP is silence."""
+
+    def __init__(self) -> None:
+        self.messages: asyncio.Queue[bytes] = asyncio.Queue(maxsize=8)
+
+    def datagram_received(self, data: bytes, addr: object) -> None:
+        """Keep the first few: more come from nobody honest."""
+        if not self.messages.full():
+            self.messages.put_nowait(data)
