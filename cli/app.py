@@ -281,10 +281,13 @@ def bgp_capture(peer: str, node: str, count: int | None, output: str) -> int:
     return Exit.WELL
 
 
-@airmesh.command()
+@airmesh.group(invoke_without_command=True)
 @_output
-def dns(output: str) -> int:
+@click.pass_context
+def dns(context: click.Context, output: str) -> int:
     """What CoreDNS should be, why, and how it answers."""
+    if context.invoked_subcommand is not None:
+        return Exit.WELL
     state = _ask(gather.names)
     _show(state, dns_report.tables(state), output)
     return Exit.WELL
