@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style drill-faults
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp drill-dns fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test style drill-faults fuzz-corefiles
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -71,6 +71,9 @@ fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZ
 
 drill-faults: setup ## every fault of tests/drills/faults is injected, named by `airmesh doctor`, mended (about 20 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_faults.py -m slow
+
+fuzz-corefiles: setup ## 10,000 generated Corefiles lose nothing; a real CoreDNS starts with 30 installers' forms and 200 of them (COREFILE_SEEDS=; about 10 minutes)
+	$(PYTHON) -m pytest -s tests/core/dns/test_forms.py tests/netns/dns/test_forms.py -m slow
 
 drill-bus: setup ## three NATS servers are killed, stopped and set back while agents write (about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bus_of_three.py tests/shell/chassis/bus/test_cluster_of_servers.py -m slow

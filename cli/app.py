@@ -22,7 +22,7 @@ from cli import faults, gather, show, streams
 from cli.faults import Complaint, Exit
 from cli.install import commands as installation
 from cli.link import Link
-from cli.reports import agents
+from cli.reports import agents, dns_tuning
 from cli.reports import bgp as bgp_report
 from cli.reports import dns as dns_report
 from cli.reports import doctor as doctor_report
@@ -36,6 +36,7 @@ from cli.reports import trace as trace_report
 from cli.reports.table import Table, json_text
 from cli.settings import load
 from proto.bgp import BgpRoutesRequest, RoutesTable
+from proto.dns import DnsChangeRequest
 
 R = TypeVar("R")
 _SHELLS = ("bash", "zsh", "fish")
@@ -306,12 +307,56 @@ def bgp_capture(peer: str, node: str, count: int | None, output: str) -> int:
     return Exit.WELL
 
 
-@airmesh.command()
+@airmesh.group(invoke_without_command=True)
 @_output
-def dns(output: str) -> int:
+@click.pass_context
+def dns(context: click.Context, output: str) -> int:
     """What CoreDNS should be, why, and how it answers."""
+    if context.invoked_subcommand is not None:
+        return Exit.WELL
     state = _ask(gather.names)
     _show(state, dns_report.tables(state), output)
+    return Exit.WELL
+
+
+@dns.command("plan")
+@_output
+def dns_plan(output: str) -> int:
+    """What is tuned, what is proposed on which evidence, and how the latest change goes."""
+    state = _ask(gather.tuning)
+    _show(state, dns_tuning.tables(state), output)
+    return Exit.WELL
+
+
+@dns.command("apply")
+@click.argument("name")
+def dns_apply(name: str) -> int:
+    """Apply a proposal: it is written, judged for a minute, and kept or taken back.
+
+    NAME is one of `airmesh dns plan`.
+    """
+    click.echo(_ask(lambda link: gather.change_dns(link, DnsChangeRequest("apply", name))))
+    return Exit.WELL
+
+
+@dns.command("revert")
+@click.argument("name", default="")
+def dns_revert(name: str) -> int:
+    """Take the latest change of the Corefile back, or what a proposal NAME has set.
+
+    What was taken back is not proposed again for a day.
+    """
+    click.echo(_ask(lambda link: gather.change_dns(link, DnsChangeRequest("revert", name))))
+    return Exit.WELL
+
+
+@dns.command("watch")
+@click.option("--follow", "-f", is_flag=True, help="Go on until Ctrl-C.")
+@_span
+@_output
+def dns_watch(follow: bool, seconds: float, output: str) -> int:
+    """Each report, and each step of a change, a line as it comes."""
+    streams.tuning(None if follow else seconds, output)
     return Exit.WELL
 
 

@@ -15,12 +15,12 @@ from typing import Any
 
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
-from cli.reports import agents, bgp, dns, micro, pairs, pods, policy, routes, trace
+from cli.reports import agents, bgp, dns, dns_tuning, micro, pairs, pods, policy, routes, trace
 from cli.reports import doctor as doctor_report
 from proto.addresses import Claim, Endpoint
 from proto.bgp import BgpRoutesRequest, BgpSessionsRequest, is_named
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
-from proto.dns import CoreDNSDecision, DnsReport
+from proto.dns import CoreDNSDecision, DnsChangeAnswer, DnsChangeRequest, DnsReport, DnsTuning
 from proto.findings import DoctorRequest
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, NetworkPolicy, Node, Pod, Service
@@ -32,6 +32,7 @@ from proto.subjects import (
     ACKS,
     CLAIMS,
     DNS,
+    DNS_CHANGE,
     ENDPOINTS,
     FINDINGS,
     IDENTITIES,
@@ -231,6 +232,22 @@ async def names(link: Link) -> dns.DnsState:
         decision=next(iter(contents.of(CoreDNSDecision).values()), None),
         report=next(iter(contents.of(DnsReport).values()), None),
     )
+
+
+async def tuning(link: Link) -> dns_tuning.TuningState:
+    """What is tuned and proposed, and the last report."""
+    kinds = {"tuning": DnsTuning, "report": DnsReport}
+    contents = await link.read(DNS, kinds.get)
+    return dns_tuning.TuningState(
+        tuning=next(iter(contents.of(DnsTuning).values()), None),
+        report=next(iter(contents.of(DnsReport).values()), None),
+    )
+
+
+async def change_dns(link: Link, request: DnsChangeRequest) -> str:
+    """What a request to apply or to revert comes to; raises :class:`Declined`."""
+    answer = await link.ask(DNS_CHANGE, request, DnsChangeAnswer)
+    return answer.said
 
 
 KINDS: dict[str, tuple[type[Any], ...]] = {

@@ -21,9 +21,9 @@ from cli import gather, show
 from cli.faults import Declined
 from cli.link import Link
 from cli.reports import capture as capture_report
+from cli.reports import dns_tuning, pairs
 from cli.reports import events as event_report
 from cli.reports import flows as flow_report
-from cli.reports import pairs
 from cli.reports.bgp import Session
 from cli.reports.table import Cell, json_text
 from cli.reports.text import printable
@@ -116,6 +116,28 @@ async def _captured(link: Link, sessions: Sequence[Session], peer: str) -> Async
 def _note(sentences: Iterable[str]) -> None:
     for sentence in sentences:
         click.echo(f"airmesh: {printable(sentence)}", err=True)
+
+
+def tuning(seconds: float | None, output: str) -> None:
+    """Print DNS reports and steps of changes for a span of time, or for ever; a line when something is another."""
+    settings = load(os.environ)
+
+    async def follow() -> None:
+        before = ""
+        async with Link(settings) as link:
+            try:
+                async with asyncio.timeout(seconds):
+                    while True:
+                        state = await gather.tuning(link)
+                        line = json_text(state, indent=0) if output == "json" else dns_tuning.line(state)
+                        if line != before:
+                            click.echo(printable(line))
+                        before = line
+                        await asyncio.sleep(ASKED_EVERY * 4)
+            except TimeoutError:
+                return
+
+    asyncio.run(follow())
 
 
 def _follow(subject: str, seconds: float | None, shown: Callable[[Msg], Printed]) -> None:

@@ -442,6 +442,8 @@ class Deployment(msgspec.Struct, frozen=True):
     name: str
     replicas: int
     ready_replicas: int = 0
+    scaled_by: str = ""
+    """Field manager that set ``spec.replicas`` by the subresource ``scale`` and still owns them: an autoscaler's."""
 
 
 KubernetesObject = (

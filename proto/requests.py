@@ -14,6 +14,7 @@ from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
 from proto.admission import Admission, AdmissionRequest
 from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.bgp_capture import BgpCapture, BgpCaptureRequest
+from proto.dns import DnsChangeAnswer, DnsChangeRequest
 from proto.findings import DoctorRequest, Findings
 from proto.net import Address
 from proto.objects import IPPool, Owner
@@ -23,6 +24,7 @@ from proto.subjects import (
     BGP_CAPTURE,
     BGP_ROUTES,
     CLUSTER_ADMIT,
+    DNS_CHANGE,
     FINDINGS,
     IPAM_BLOCK,
     IPAM_CLAIM,
@@ -181,6 +183,7 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     IPAM_CLAIM: (ClaimRequest, ClaimGrant),
     IPAM_RELEASE: (ClaimRelease, None),
     IPAM_SHOW: (IpamShow, IpamState),
+    DNS_CHANGE: (DnsChangeRequest, DnsChangeAnswer),
     POLICY_EXPLAIN: (ExplainRequest, Explanation),
     POLICY_MATRIX: (ExplainMany, Explanations),
     CLUSTER_ADMIT: (AdmissionRequest, Admission),

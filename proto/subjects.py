@@ -22,6 +22,7 @@ IPAM_RELEASE = f"{ROOT}.ipam.release"
 IPAM_SHOW = f"{ROOT}.ipam.show"
 POLICY_EXPLAIN = f"{ROOT}.policy.explain"
 POLICY_MATRIX = f"{ROOT}.policy.matrix"
+DNS_CHANGE = f"{ROOT}.dns.change"
 CLUSTER_ADMIT = f"{ROOT}.cluster.admit"
 
 OF_NODES = (IPAM_BLOCK, IPAM_REPORT, IPAM_CLAIM, IPAM_RELEASE)
@@ -268,6 +269,7 @@ ROLES: tuple[Role, ...] = (
         writes=(Grant(DNS), Grant(LEASES, ("dns",))),
         reads=(Grant(OBJECTS), Grant(DNS), Grant(LEASES)),
         discovered=(FINDINGS,),
+        serves=(DNS_CHANGE,),
         publishes=(f"{EVENTS}.dns.>",),
     ),
     Role(
@@ -335,7 +337,7 @@ ROLES: tuple[Role, ...] = (
     Role(
         "cli",
         reads=_EVERYTHING,
-        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, DISCOVERY),
+        requests=(IPAM_SHOW, POLICY_EXPLAIN, POLICY_MATRIX, DNS_CHANGE, DISCOVERY),
         listens=(f"{EVENTS}.>", f"{FLOWS}.>"),
     ),
     # A node that has no key yet.

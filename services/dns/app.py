@@ -9,9 +9,11 @@ from chassis.runtime.election import Election
 from chassis.runtime.reconcile import Loop
 from chassis.runtime.service import Runtime
 from proto.codec import join, kind_prefix
-from proto.dns import CoreDNSDecision, DnsReport
-from proto.objects import KIND_OF, ConfigMap, EndpointSlice, Node
-from proto.subjects import DNS, OBJECTS
+from proto.dns import CoreDNSDecision, DnsChangeRequest, DnsReport, DnsTuning, DnsWish
+from proto.objects import KIND_OF, ConfigMap, Deployment, EndpointSlice, Node
+from proto.subjects import DNS, DNS_CHANGE, OBJECTS
+from services.dns.asker import Asker
+from services.dns.changes import TUNING_KEY, WISH_KEY, Changes, Wishes
 from services.dns.controller import DECISION_KEY, NAMESPACE, REPORT_KEY, Controller, Intent
 from services.dns.doctor import start as start_doctor
 from services.dns.scrape import Scraper
@@ -22,14 +24,21 @@ async def build(runtime: Runtime[Settings]) -> None:
     """Wire everything; returns at once."""
     settings, bus, log = runtime.settings, runtime.bus, runtime.log
     intent = Intent(recipe=settings.recipe(), rule=settings.rule(), service=settings.dns_service)
-    slices, nodes, configs = (kind_prefix(KIND_OF[kind]) for kind in (EndpointSlice, Node, ConfigMap))
+    kinds = (EndpointSlice, Node, ConfigMap, Deployment)
+    slices, nodes, configs, deployments = (kind_prefix(KIND_OF[kind]) for kind in kinds)
     objects = bus.bucket(OBJECTS).watch(
-        {slices: EndpointSlice, nodes: Node, configs: ConfigMap},
-        prefixes=(nodes, configs, f"{slices}.{join(NAMESPACE)}"),
+        {slices: EndpointSlice, nodes: Node, configs: ConfigMap, deployments: Deployment},
+        prefixes=(nodes, configs, deployments, f"{slices}.{join(NAMESPACE)}"),
         markers=(slices, nodes, configs),
         name="objects",
     )
-    decisions = bus.bucket(DNS).watch({DECISION_KEY: CoreDNSDecision, REPORT_KEY: DnsReport}, markers=(), name="dns")
+    decisions = bus.bucket(DNS).watch(
+        {DECISION_KEY: CoreDNSDecision, REPORT_KEY: DnsReport, TUNING_KEY: DnsTuning, WISH_KEY: DnsWish},
+        markers=(),
+        name="dns",
+    )
+    changes = Changes(settings.dns_mode, intent.recipe, kv=bus.bucket(DNS), decisions=decisions, log=log)
+    await bus.serve(DNS_CHANGE, DnsChangeRequest, Wishes(bus.bucket(DNS), decisions).take)
     start_doctor(runtime, decisions)
     scraper = Scraper(settings.dns_metrics_port, log)
     runtime.on_stop(scraper.close)
@@ -41,6 +50,8 @@ async def build(runtime: Runtime[Settings]) -> None:
         decisions=decisions,
         lease=lease,
         scraper=scraper,
+        asker=Asker(settings.dns_port),
+        changes=changes,
         log=log,
         telemetry=runtime.telemetry,
         causes=Causes(objects, concerns=lambda key, _: not key.startswith(f"{slices}.")),

@@ -8,7 +8,9 @@ and told on its ConfigMap. A decision is part of the trace of the change that it
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections import deque
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -23,13 +25,17 @@ from kit.once import Once
 from proto.dns import CoreDNSDecision, digest_of
 from proto.events import ObjectFault
 from proto.net import Address
-from proto.objects import ConfigMap, EndpointSlice, Node
+from proto.objects import ConfigMap, Deployment, EndpointSlice, Node
 from proto.subjects import DNS, event_subject, object_fault_subject
+from services.dns.asker import Asker
+from services.dns.changes import Changes
 from services.dns.core.corefile import Recipe
 from services.dns.core.decision import ByHand, Chosen, choose
+from services.dns.core.question import name_of_api
 from services.dns.core.samples import Counts, report, since, together
-from services.dns.core.servers import servers
-from services.dns.core.sizing import Rule, is_quiet, size
+from services.dns.core.servers import servers as servers_of
+from services.dns.core.sizing import AHEAD_SECONDS, Rule, Size, ahead, is_quiet, size
+from services.dns.core.tuning import Window, summed
 from services.dns.scrape import Scraper
 
 NAMESPACE = "kube-system"
@@ -69,6 +75,8 @@ class Controller:
         decisions: View,
         lease: Election,
         scraper: Scraper,
+        asker: Asker,
+        changes: Changes,
         log: Log,
         telemetry: Telemetry,
         causes: Causes,
@@ -83,10 +91,13 @@ class Controller:
         self._decisions = decisions
         self._lease = lease
         self._scraper = scraper
+        self._asker = asker
+        self._changes = changes
         self._log = log
         self._counted: dict[str, Counts] = {}
         self._counted_at = 0.0
-        self._rates: list[float] = []
+        self._windows: deque[Window] = deque(maxlen=REMEMBERED)
+        self._rates: deque[tuple[float, float]] = deque(maxlen=REMEMBERED)
         self._quiet_since: float | None = None
         self._once: Once[ByHand] = Once(again=AGAIN)
 
@@ -96,15 +107,15 @@ class Controller:
         if not (self._lease.held and self._objects.synced and self._decisions.synced):
             self._causes.done()  # another copy decides, or what changed is looked at again as a whole
             return Done()
-        corefile = choose(self._intent.recipe, self._corefile())
+        if await self._changes.wish():
+            return Again(0.05)
+        corefile = self._changes.held(choose(self._changes.recipe, self._corefile()))
         self._report(corefile.by_hand)
+        if not await self._changes.begin(corefile):
+            return Again(0.2)
         entry = self._decisions.entries.get(DECISION_KEY)
         present = cast("CoreDNSDecision", entry.value) if entry is not None else None
-        nodes, rate = self._nodes(), max(self._rates, default=0.0)
-        replicas = present.replicas if present is not None else None
-        chosen = size(
-            self._intent.rule, nodes=nodes, queries=rate, present=replicas, quiet_for=self._quiet_for(nodes, rate)
-        )
+        chosen = self._size(present)
         if present is not None and present.replicas == chosen.replicas and _says(present, corefile):
             self._causes.done()
             return Done()
@@ -133,17 +144,49 @@ class Controller:
         """One report; raises Unavailable."""
         if not (self._lease.held and dirty.full):
             return Done()
-        now = time.monotonic()
-        counted = await self._scraper.counts(self._servers())
+        now, servers = time.monotonic(), self._servers()
+        name = name_of_api(self._intent.recipe.cluster_domain)
+        counted, answered = await asyncio.gather(self._scraper.counts(servers), self._asker.ask(servers, name))
         before, began = self._counted, self._counted_at
         self._counted, self._counted_at = counted, now
         if began:
-            difference = together(since(before.get(key), counts) for key, counts in counted.items())
-            reported = report(difference, seconds=now - began, servers=len(counted))
-            self._rates = [*self._rates[1 - REMEMBERED :], reported.queries / max(reported.seconds, 0.001)]
-            self._bus.publish(event_subject("dns", "report"), reported)
-            await self._kv.put(REPORT_KEY, reported)
+            latest = Window(
+                seconds=now - began,
+                counts=together(since(before.get(key), counts) for key, counts in counted.items()),
+                asked=len(answered),
+                unanswered=sum(not one for one in answered.values()),
+            )
+            self._windows.append(latest)
+            self._rates.append((now, latest.counts.queries / max(latest.seconds, 0.001)))
+            await self._tell(latest, len(counted))
+            if self._decisions.synced and self._objects.synced:
+                await self._changes.observe(self._corefile(), summed(self._windows), counted, latest)
         return Done()
+
+    async def _tell(self, latest: Window, servers: int) -> None:
+        reported = report(
+            latest.counts,
+            seconds=latest.seconds,
+            servers=servers,
+            asked=latest.asked,
+            unanswered=latest.unanswered,
+        )
+        self._bus.publish(event_subject("dns", "report"), reported)
+        await self._kv.put(REPORT_KEY, reported)
+
+    def _size(self, present: CoreDNSDecision | None) -> Size:
+        """Replicas: as an autoscaler has them where one owns the Deployment, else by nodes and load."""
+        scaled = self._scaled()
+        if scaled is not None:
+            return Size(replicas=scaled.replicas, reason=f"{scaled.scaled_by} owns the Deployment's replicas")
+        nodes, rate = self._nodes(), ahead(self._rates, AHEAD_SECONDS)
+        replicas = present.replicas if present is not None else None
+        quiet = 0.0 if self._changes.is_under_way else self._quiet_for(nodes, rate)
+        return size(self._intent.rule, nodes=nodes, queries=rate, present=replicas, quiet_for=quiet)
+
+    def _scaled(self) -> Deployment | None:
+        values = (entry.value for entry in self._objects.entries.values())
+        return next((one for one in values if isinstance(one, Deployment) and one.scaled_by), None)
 
     def _corefile(self) -> str | None:
         """The present text; None where there is none."""
@@ -175,7 +218,7 @@ class Controller:
 
     def _servers(self) -> Mapping[str, Address]:
         values = [entry.value for entry in self._objects.entries.values()]
-        return servers((one for one in values if isinstance(one, EndpointSlice)), NAMESPACE, self._intent.service)
+        return servers_of((one for one in values if isinstance(one, EndpointSlice)), NAMESPACE, self._intent.service)
 
     def _quiet_for(self, nodes: int, rate: float) -> float:
         """How long one replica fewer would have done."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv6Address
+from typing import Literal
 
 from chassis.faults import SettingsFault
 from chassis.runtime.settings import BaseSettings
@@ -41,6 +42,12 @@ class Settings(BaseSettings):
 
     dns_service: str = "kube-dns"
     """Name of the cluster's DNS Service in kube-system, whose endpoints are the CoreDNS servers."""
+
+    dns_port: int = 53
+    """Port of the servers' answers."""
+
+    dns_mode: Literal["observe", "advise", "act"] = "advise"
+    """Whether tuning decisions are not made, proposed, or applied one at a time."""
 
     dns_metrics_port: int = 9153
     """Port of CoreDNS' metrics page."""

@@ -2994,6 +2994,49 @@ DNS = (
         new='        return Chosen(render(recipe), present, ByHand("CorefileBroken", fault, broken.remedy))\n',
         tests=("tests/core/dns/test_merge.py",),
     ),
+    Mutant(
+        name="a-variable-is-no-zone-of-ours",
+        file="services/dns/core/merge.py",
+        old="        if corefile.imports or variable or not all(block.is_braced for block in corefile.blocks):\n",
+        new="        if corefile.imports or not all(block.is_braced for block in corefile.blocks):\n",
+        tests=("tests/core/dns/test_zones.py",),
+    ),
+    Mutant(
+        name="a-refused-corefile-is-kept",
+        file="services/dns/core/change.py",
+        old="        if one.failed > (known.failed if known is not None else 0):\n",
+        new="        if one.failed < 0:\n",
+        tests=("tests/core/dns/test_change.py",),
+    ),
+    Mutant(
+        name="a-corefile-that-was-taken-back-comes-again",
+        file="services/dns/core/change.py",
+        old="    if digest_of(chosen.text) == change.after:\n",
+        new="    if not change.after:\n",
+        tests=("tests/core/dns/test_change.py",),
+    ),
+    Mutant(
+        name="a-persons-cache-is-tuned",
+        file="services/dns/core/merge.py",
+        old="            if found is not None and option.marked and option.kind is Args.ALL "
+        "and self._is_anothers(found, option):\n",
+        new="            if found is not None and option.marked and not option.args:\n",
+        tests=("tests/core/dns/test_tuning.py",),
+    ),
+    Mutant(
+        name="load-that-falls-is-load-ahead",
+        file="services/dns/core/sizing.py",
+        old="    return max(highest, min(expected, 4 * latest))\n",
+        new="    return min(expected, 4 * latest)\n",
+        tests=("tests/core/dns/test_tuning.py",),
+    ),
+    Mutant(
+        name="an-autoscaler-is-fought",
+        file="services/cluster/core/nameserver.py",
+        old="    if deployment is not None and not deployment.scaled_by and deployment.replicas != decision.replicas:\n",
+        new="    if deployment is not None and deployment.replicas != decision.replicas:\n",
+        tests=("tests/core/cluster/test_decisions.py",),
+    ),
 )
 
 LINUX = (

@@ -3,7 +3,7 @@
 A Corefile is one string that people write, too: it is written over only where it is the very text that ``dns`` made its
 decision of, in the version that the API server has now. Refuses a decision for any other namespace: only
 kube-system/coredns is ours to write. The Deployment itself belongs to whoever installed CoreDNS; as long as it is not
-there, its replicas are nobody's.
+there, its replicas are nobody's, and where an autoscaler sets them they are the autoscaler's.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def steps(
             "data": {COREFILE: decision.corefile},
         }
         result.append((CONFIG_MAP_PATH, body))
-    if deployment is not None and deployment.replicas != decision.replicas:
+    if deployment is not None and not deployment.scaled_by and deployment.replicas != decision.replicas:
         spec = {"replicas": decision.replicas}
         body = {"apiVersion": "apps/v1", "kind": "Deployment", "metadata": metadata, "spec": spec}
         result.append((DEPLOYMENT_PATH, body))

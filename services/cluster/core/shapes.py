@@ -425,6 +425,21 @@ class ConfigMapShape(Shape, frozen=True):
     data: dict[Annotated[str, Meta(max_length=253)], str] | None = None
 
 
+class ManagedFieldsEntry(Shape, frozen=True):
+    """meta/v1 ManagedFieldsEntry."""
+
+    manager: Annotated[str, Meta(max_length=128)] = ""
+    subresource: Annotated[str, Meta(max_length=253)] = ""
+    fields_v1: msgspec.Raw = msgspec.Raw()
+    """Which fields it owns, as keys of nested objects."""
+
+
+class DeploymentMetadata(Metadata, frozen=True):
+    """meta/v1 ObjectMeta."""
+
+    managed_fields: Annotated[list[ManagedFieldsEntry], Meta(max_length=256)] | None = None
+
+
 class DeploymentSpec(Shape, frozen=True):
     """apps/v1 DeploymentSpec."""
 
@@ -440,6 +455,6 @@ class DeploymentStatus(Shape, frozen=True):
 class DeploymentShape(Shape, frozen=True):
     """apps/v1 Deployment."""
 
-    metadata: Metadata
+    metadata: DeploymentMetadata
     spec: DeploymentSpec
     status: DeploymentStatus | None = None

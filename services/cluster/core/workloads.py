@@ -7,6 +7,8 @@ ReplicaSet stands for its Deployment only where a kept address is asked for.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+
 from proto.annotations import BLOCKS, FIXED_ADDRESSES, KEEP_ADDRESS, OURS, STATIC_POD
 from proto.identity import NamedPort
 from proto.net import Address, Network
@@ -25,6 +27,7 @@ from services.cluster.core.parts import (
 from services.cluster.core.shapes import (
     ConfigMapShape,
     Container,
+    DeploymentMetadata,
     DeploymentShape,
     Metadata,
     NamespaceShape,
@@ -182,4 +185,21 @@ def deployment(shape: DeploymentShape) -> Deployment | None:
         return None
     replicas = 1 if shape.spec.replicas is None else shape.spec.replicas
     ready = (status and status.ready_replicas) or 0
-    return Deployment(namespace=meta.namespace, name=meta.name, replicas=replicas, ready_replicas=ready)
+    return Deployment(
+        namespace=meta.namespace,
+        name=meta.name,
+        replicas=replicas,
+        ready_replicas=ready,
+        scaled_by=next(_autoscalers(meta), ""),
+    )
+
+
+def _autoscalers(meta: DeploymentMetadata) -> Iterator[str]:
+    """Who owns ``spec.replicas`` by the subresource ``scale``, as an autoscaler does; not a person with kubectl."""
+    for entry in meta.managed_fields or ():
+        if (
+            b'"f:replicas"' in bytes(entry.fields_v1)
+            and entry.subresource == "scale"
+            and not entry.manager.startswith("kubectl")
+        ):
+            yield entry.manager

@@ -139,6 +139,11 @@ def tokens(text: str) -> Iterator[Token]:
         at, line = found.end(), last
 
 
+def is_variable(word: str) -> bool:
+    """Whether environment variables say what stands there."""
+    return _VARIABLE.search(word) is not None
+
+
 class _Parser:
     def __init__(self, text: str) -> None:
         self._text = text

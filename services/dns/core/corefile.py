@@ -24,6 +24,8 @@ from proto.net import Address
 _DOMAIN = re.compile(r"(?=.{1,200}\Z)[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?(\.[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?)*")
 MAX_UPSTREAMS = 15
 """plugin/forward takes no more."""
+CAPACITY = 9984
+"""Answers of each kind that plugin/cache keeps when nothing is said."""
 MARK = "# airmesh"
 """Comment behind a line that goes when no setting asks for it any more."""
 INDENT = "    "
@@ -43,6 +45,16 @@ class Recipe:
     """Longest time that an upstream's answer is kept; 1 to 86400."""
     autopath: bool = False
     """Walk the pod's search path on the server, in one round trip."""
+    capacity: int = 0
+    """Answers of each kind that the cache keeps; 0: CoreDNS' own 9,984."""
+    denial_ttl: int = 0
+    """Longest time that an upstream's "no such name" is kept; 0: as long as any answer."""
+    prefetch: bool = False
+    """Names asked ten times a minute are asked again before they expire."""
+    serve_stale: bool = False
+    """An expired answer is given for an hour while no upstream gives a new one."""
+    sequential: bool = False
+    """Upstreams are asked in their order, not at random."""
 
 
 class Unusable(ValueError):
@@ -128,16 +140,30 @@ def plugins(recipe: Recipe) -> tuple[Plugin, ...]:
     found.append(Plugin(name="prometheus", args=(":9153",), kind=Args.ALL))
     if recipe.upstreams:
         targets = (".", *(_target(upstream) for upstream in recipe.upstreams))
-        most = Option(name="max_concurrent", args=("1000",))
-        found.append(Plugin(name="forward", args=targets, kind=Args.ALL, options=(most,), marked=True))
-    uncached = tuple(
-        Option(name="disable", args=(answers, domain), by_argument=True) for answers in ("success", "denial")
-    )
+        options = [Option(name="max_concurrent", args=("1000",))]
+        if recipe.sequential:
+            options.append(Option(name="policy", args=("sequential",), marked=True))
+        found.append(Plugin(name="forward", args=targets, kind=Args.ALL, options=tuple(options), marked=True))
     found += [
-        Plugin(name="cache", args=(str(recipe.cache),), kind=Args.NUMBER, options=uncached),
+        Plugin(name="cache", args=(str(recipe.cache),), kind=Args.NUMBER, options=tuple(_cached(recipe))),
         Plugin(name="loadbalance"),
     ]
     return tuple(found)
+
+
+def _cached(recipe: Recipe) -> Iterator[Option]:
+    for answers in ("success", "denial"):
+        yield Option(name="disable", args=(answers, recipe.cluster_domain), by_argument=True, kind=Args.ZONES)
+    capacity = str(recipe.capacity or CAPACITY)
+    if recipe.capacity:
+        yield Option(name="success", args=(capacity,), marked=True)
+    if recipe.capacity or recipe.denial_ttl:
+        ttl = (str(recipe.denial_ttl),) if recipe.denial_ttl else ()
+        yield Option(name="denial", args=(capacity, *ttl), marked=True)
+    if recipe.prefetch:
+        yield Option(name="prefetch", args=("10", "1m", "10%"), marked=True)
+    if recipe.serve_stale:
+        yield Option(name="serve_stale", args=("1h",), marked=True)
 
 
 def render(recipe: Recipe) -> str:

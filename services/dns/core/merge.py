@@ -15,13 +15,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
-from services.dns.core.caddyfile import Block, Body, Corefile, Line, parse
+from services.dns.core.caddyfile import Block, Body, Corefile, Line, is_variable, parse
 from services.dns.core.corefile import INDENT, MARK, ROOT, Args, Option, Plugin, Recipe, plugins, render
 
 _ROOTS = frozenset(prefix + key for prefix in ("", "dns://") for key in (".", ROOT))
 _OPTIONAL = ("autopath", "forward")
 """Plugins that a setting may take away again, and, below, options."""
-_OPTIONAL_OPTIONS = ("fallthrough",)
+_OPTIONAL_OPTIONS = {
+    "cache": ("denial", "prefetch", "serve_stale", "success"),
+    "forward": ("policy",),
+    "kubernetes": ("fallthrough",),
+}
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,9 @@ def merge(recipe: Recipe, text: str) -> Merged:
     corefile = parse(text)
     ours = _our_block(corefile, recipe.cluster_domain)
     if ours is None:
-        # An import may have the block, and behind a block without braces there can be no other.
-        if corefile.imports or not all(block.is_braced for block in corefile.blocks):
+        # An import or a variable may be the block, and behind a block without braces there can be no other.
+        variable = any(is_variable(key) for block in corefile.servers for key in block.keys)
+        if corefile.imports or variable or not all(block.is_braced for block in corefile.blocks):
             return Merged(text, tuple(plugin.name for plugin in wanted))
         gap = "" if not text or text.endswith("\n") else "\n"
         return Merged(text + gap + render(recipe))
@@ -54,7 +59,7 @@ def merge(recipe: Recipe, text: str) -> Merged:
 def _our_block(corefile: Corefile, domain: str) -> Block | None:
     """The server block that answers for the cluster, else the one that answers for everything."""
     for block in corefile.servers:
-        if any(line.name == "kubernetes" and domain in (line.args or block.keys) for line in block.lines):
+        if any(line.name == "kubernetes" and _has(line.args or block.keys, domain) for line in block.lines):
             return block
     return _root(corefile)
 
@@ -104,9 +109,9 @@ class _Edit:
     def _is_marked(self, line: Line) -> bool:
         return self._behind(line).lstrip().startswith(MARK)
 
-    def _is_anothers(self, line: Line, plugin: Plugin) -> bool:
+    def _is_anothers(self, line: Line, ours: Plugin | Option) -> bool:
         """Whether a person wrote it, with arguments of their own."""
-        return not self._is_marked(line) and line.args != plugin.args
+        return not self._is_marked(line) and line.args != ours.args
 
     def _behind(self, line: Line) -> str:
         """What stands behind the line's words, up to the end of the line or of the comment."""
@@ -153,7 +158,9 @@ class _Edit:
         lacking = []
         for option in plugin.options:
             found = next((one for one in line.body.lines if _is(one, option)), None)
-            if found is not None:
+            if found is not None and option.marked and option.kind is Args.ALL and self._is_anothers(found, option):
+                self.unmet.append(plugin.name)
+            elif found is not None:
                 self._set_args(found, option.args, option.kind)
             elif self._imported(line.body.lines):
                 self.unmet.append(plugin.name)
@@ -174,10 +181,11 @@ class _Edit:
             for line in block.lines:
                 if line.name in _OPTIONAL and line.name not in wanted and self._is_marked(line):
                     self._cut(line)
-                elif line.name == "kubernetes" and line.body is not None:
-                    options = {option.name for option in wanted["kubernetes"].options}
+                elif line.body is not None and line.name in _OPTIONAL_OPTIONS and line.name in wanted:
+                    options = {option.name for option in wanted[line.name].options}
                     for option in line.body.lines:
-                        if option.name in _OPTIONAL_OPTIONS and option.name not in options and self._is_marked(option):
+                        gone = option.name in _OPTIONAL_OPTIONS[line.name] and option.name not in options
+                        if gone and self._is_marked(option):
                             self._cut(option)
 
     # --- changes ---
@@ -243,9 +251,14 @@ def _becomes(line: Line, args: tuple[str, ...], kind: Args) -> tuple[str, ...]:
         case Args.NUMBER:
             return args + (has[1:] if has and has[0].isdecimal() else has)
         case Args.ZONES if has or line.name != "fallthrough":  # which means every zone when it names none
-            return has + tuple(zone for zone in args if zone not in has)
+            return has + tuple(zone for zone in args if not _has(has, zone))
         case _:
             return has
+
+
+def _has(zones: Iterable[str], zone: str) -> bool:
+    """Whether a zone is among others, whichever way it is written (RFC 4343; the root's dot at its end or not)."""
+    return zone.rstrip(".").lower() in (one.rstrip(".").lower() for one in zones)
 
 
 def _is(line: Line, option: Option) -> bool:

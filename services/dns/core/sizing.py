@@ -1,7 +1,7 @@
 """How many CoreDNS replicas: enough for the nodes, enough for the load, never a single one.
 
-Grows at once and shrinks late: only when the fewer replicas would have carried the load with room to spare for
-``shrink_after`` seconds. Each decision carries its reason. Units: queries a second, seconds.
+Grows ahead of the load, by its trend, and shrinks late: only when the fewer replicas would have carried the load with
+room to spare for ``shrink_after`` seconds. Each decision carries its reason. Units: queries a second, seconds.
 
 Figures: about 16 nodes a replica (cluster-proportional-autoscaler's default) and 5,000 queries a second a replica, a
 sixth of what one CoreDNS on two cores was measured to do, so that the loss of one is not felt.
@@ -9,8 +9,15 @@ sixth of what one CoreDNS on two cores was measured to do, so that the loss of o
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from math import ceil
+from statistics import fmean
+
+AHEAD_SECONDS = 60.0
+"""A new replica needs so long at most: decided, scheduled, started, ready."""
+FEWEST_RATES = 3
+"""Rates that make a trend."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -62,6 +69,24 @@ def is_quiet(rule: Rule, *, nodes: int, queries: float, present: int) -> bool:
     fewer = present - 1
     enough_for_nodes = fewer >= ceil(nodes / rule.nodes_each)
     return fewer >= rule.least and enough_for_nodes and queries <= fewer * rule.queries_each * rule.room
+
+
+def ahead(rates: Sequence[tuple[float, float]], horizon: float) -> float:
+    """Queries a second to be ready for: the highest rate of late, or what the trend makes of it by ``horizon``.
+
+    ``rates``: (seconds of some clock, queries a second), the latest last. The trend is the line of least squares
+    through them; it counts upwards alone, and up to four times the latest rate, so that one step is met in two.
+    """
+    if not rates:
+        return 0.0
+    highest, (last_at, latest) = max(rate for _, rate in rates), rates[-1]
+    if len(rates) < FEWEST_RATES:
+        return highest
+    mean_at, mean = fmean(at for at, _ in rates), fmean(rate for _, rate in rates)
+    spread = sum((at - mean_at) ** 2 for at, _ in rates)
+    slope = sum((at - mean_at) * (rate - mean) for at, rate in rates) / spread if spread else 0.0
+    expected = mean + slope * (last_at + horizon - mean_at)
+    return max(highest, min(expected, 4 * latest))
 
 
 def _why(rule: Rule, nodes: int, queries: float, replicas: int) -> str:

@@ -119,6 +119,7 @@ DEPLOYMENT = Deployment("kube-system", "coredns", 3)
         (DECISION, ConfigMap("kube-system", "coredns", (("Corefile", "by hand"),)), DEPLOYMENT, []),
         (DECISION, ConfigMap("kube-system", "coredns", (("Corefile", "old"),)), DEPLOYMENT, ["ConfigMap"]),
         (DECISION, CONFIG, Deployment("kube-system", "coredns", 2), ["Deployment"]),
+        (DECISION, CONFIG, Deployment("kube-system", "coredns", 2, scaled_by="kube-controller-manager"), []),
         (DECISION, CONFIG, None, []),
         (CoreDNSDecision("prod", "new", 3, ""), None, DEPLOYMENT, []),
     ],

@@ -433,6 +433,23 @@ def test_coredns_own_objects() -> None:
     assert read("Deployment", "{spec: {}}", name="coredns", meta=meta).replicas == 1
 
 
+@pytest.mark.parametrize(
+    ("entry", "scaled_by"),
+    [
+        ("manager: kube-controller-manager, subresource: scale", "kube-controller-manager"),
+        ("manager: kubectl, subresource: scale", ""),
+        ("manager: kube-controller-manager, subresource: status", ""),
+        ("manager: airmesh-dns", ""),
+    ],
+)
+def test_an_autoscaler_is_known_by_the_subresource_that_it_writes(entry: str, scaled_by: str) -> None:
+    """``managedFields`` as an API server has them after ``kubectl autoscale``, after ``kubectl scale``, without both."""
+    other = "{manager: kubectl, fieldsV1: {f:spec: {f:template: {}}}}"
+    owned = f"{{{entry}, fieldsV1: {{f:spec: {{f:replicas: {{}}}}}}}}"
+    meta = f"{{namespace: kube-system, managedFields: [{other}, {owned}]}}"
+    assert read("Deployment", "{spec: {replicas: 5}}", name="coredns", meta=meta).scaled_by == scaled_by
+
+
 def test_slices_of_host_names_are_nobodys() -> None:
     assert read("EndpointSlice", "{addressType: FQDN, endpoints: [{addresses: [a.example]}]}") is None
 

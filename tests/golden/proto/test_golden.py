@@ -23,7 +23,8 @@ FOLDER = Path(__file__).parent
 KV_VALUES: tuple[type[msgspec.Struct], ...] = (
     addresses.Block, addresses.BlockReport, addresses.AcknowledgedEndpoints, addresses.OwnerRecord, addresses.Claim,
     addresses.Endpoint,
-    dns.CoreDNSDecision, dns.DnsReport, identity.IdentityRecord, identity.RelevantKeys, leases.Lease,
+    dns.CoreDNSDecision, dns.DnsReport, dns.DnsTuning, dns.DnsWish,
+    identity.IdentityRecord, identity.RelevantKeys, leases.Lease,
     *(kind.type for kind in objects.KINDS),
     policy.CompiledPolicy, policy.CidrPartition, policy.Frontier, policy.Ack, residents.Residents, routes.NodeRoutes,
     sync.Epoch, sync.Complete,
