@@ -14,6 +14,7 @@ from proto.addresses import Block, Claim, OwnerRecord, PoolVerdict
 from proto.admission import Admission, AdmissionRequest
 from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.bgp_capture import BgpCapture, BgpCaptureRequest
+from proto.dns_pods import PodDnsReport, PodDnsRequest
 from proto.net import Address
 from proto.objects import IPPool, Owner
 from proto.pairs import Pairs, PairsRequest
@@ -22,6 +23,7 @@ from proto.subjects import (
     BGP_CAPTURE,
     BGP_ROUTES,
     CLUSTER_ADMIT,
+    DNS_PODS,
     IPAM_BLOCK,
     IPAM_CLAIM,
     IPAM_RELEASE,
@@ -187,5 +189,6 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     BGP: (BgpSessionsRequest, BgpSessions),
     BGP_ROUTES: (BgpRoutesRequest, BgpRoutes),
     BGP_CAPTURE: (BgpCaptureRequest, BgpCapture),
+    DNS_PODS: (PodDnsRequest, PodDnsReport),
 }
 """Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""

@@ -42,6 +42,8 @@ BGP_ROUTES = "$SRV.BGP-ROUTES"
 """Asked of all routing agents, and answered by one: ``proto.bgp.BgpRoutesRequest``."""
 BGP_CAPTURE = "$SRV.BGP-CAPTURE"
 """Asked of all routing agents as their discovery is: ``proto.bgp_capture.BgpCaptureRequest``."""
+DNS_PODS = "$SRV.DNS-PODS"
+"""Asked of all dataplane agents likewise: ``proto.dns_pods.PodDnsRequest``."""
 
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
@@ -323,6 +325,7 @@ ROLES: tuple[Role, ...] = (
             Grant(RULES),
         ),
         requests=tuple(of_node(subject, "{node}") for subject in OF_NODES),
+        discovered=(DNS_PODS,),
         publishes=(f"{EVENTS}.dataplane.*", f"{EVENTS}.dataplane.{OBJECT_FAULT}.{{node}}", f"{FLOWS}.{{node}}.>"),
     ),
     Role(
