@@ -111,7 +111,7 @@ AM_INLINE int am_dns_digest(struct am_dns_message *message)
 	*(volatile u32 *)&message->end = end;
 	*(volatile u64 *)&message->digest = digest;
 	end = *(volatile u32 *)&message->end;
-	if (end >= AM_DNS_NAME_BYTES - 1) {
+	if (end > AM_DNS_NAME_BYTES - AM_DNS_QUESTION_END) { /* its type was not read */
 		message->type = 0;
 		return message->size == AM_DNS_HEAD + AM_DNS_NAME_BYTES;
 	}
@@ -166,12 +166,18 @@ AM_INLINE void am_dns_search(const struct am_packet *p, const struct am_dns_cell
 			continue;
 		if (cells[i].tag == tag)
 			same = i;
-		else if (now - asked - AM_DNS_RETRY_FROM < AM_DNS_RETRY_UNTIL - AM_DNS_RETRY_FROM)
+		else if (now - asked - AM_DNS_RETRY_FROM < AM_DNS_RETRY_UNTIL - AM_DNS_RETRY_FROM) /* unsigned: both bounds */
 			is_again = 1;
 	}
 	found->same = am_opaque(p, same);
 	found->oldest = am_opaque(p, oldest);
 	found->is_again = am_opaque(p, is_again);
+}
+
+/* Has a query waited for too long? Another processor may have asked a moment after `now`. */
+AM_INLINE int am_dns_is_over(u64 asked, u64 now)
+{
+	return (s64)(now - asked) >= (s64)AM_DNS_TIMEOUT;
 }
 
 /* A query that the pod sends: it takes a cell, or is one that has been sent before. Returns what there is to sample. */
@@ -186,10 +192,10 @@ AM_INLINE u64 am_dns_ask(const struct am_packet *p, struct am_dns_pod *pod, stru
 		__sync_fetch_and_add(&pod->tcp_queries, 1);
 	if (is_retry)
 		__sync_fetch_and_add(&pod->retries, 1);
-	/* The pod waits since its first try. */
-	if (!is_same || now - asked >= AM_DNS_TIMEOUT) {
+	/* Sent again, it waits since its first try. */
+	if (!is_same || am_dns_is_over(asked, now)) {
 		if (asked)
-			__sync_fetch_and_add(now - asked >= AM_DNS_TIMEOUT ? &pod->timeouts : &pod->displaced, 1);
+			__sync_fetch_and_add(am_dns_is_over(asked, now) ? &pod->timeouts : &pod->displaced, 1);
 		cell->tag = tag;
 		cell->asked = now;
 	}
@@ -219,7 +225,7 @@ AM_INLINE u64 am_dns_answer(const struct am_packet *p, struct am_dns_pod *pod, c
 		__sync_fetch_and_add(&pod->unmatched, 1);
 		return AM_DNS_NOTHING;
 	}
-	if (now - asked >= AM_DNS_TIMEOUT) {
+	if (am_dns_is_over(asked, now)) {
 		__sync_fetch_and_add(&pod->timeouts, 1);
 		__sync_fetch_and_add(&pod->late, 1);
 		return AM_DNS_NOTHING;
