@@ -3,7 +3,8 @@
 Each pod that asks has one record of its own (:class:`DnsPod`), so whoever floods displaces its own queries and names
 alone. Counters are added to by atomic instructions and exact. A *cell* is a query without an answer so far; a *set* of
 :data:`DNS_WAYS` cells belongs to a digest of the question. A sample is one answer, or a query sent again, with its
-question as it was on the wire. ``bpf/dns.h`` writes, ``core/monitor/dns_counts.py`` reads.
+question as it was on the wire. ``bpf/dns.h`` writes, ``core/monitor/dns_counts.py`` reads; what lies in the two rooms
+is known to them alone, so a change there raises the map's ``revision``.
 
 Units: nanoseconds of CLOCK_MONOTONIC; the buckets of the histogram are powers of two of :data:`DNS_TICK`.
 """
