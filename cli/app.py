@@ -25,6 +25,7 @@ from cli.link import Link
 from cli.reports import agents, dns_tuning
 from cli.reports import bgp as bgp_report
 from cli.reports import dns as dns_report
+from cli.reports import dns_pods as pod_dns_report
 from cli.reports import doctor as doctor_report
 from cli.reports import flows as flow_report
 from cli.reports import ipam as ipam_report
@@ -358,6 +359,24 @@ def dns_watch(follow: bool, seconds: float, output: str) -> int:
     """Each report, and each step of a change, a line as it comes."""
     streams.tuning(None if follow else seconds, output)
     return Exit.WELL
+
+
+@dns.command("report")
+@click.option("--namespace", "-n", default="", help="Only pods of this namespace.")
+@click.option("--node", default="", help="Only pods of this node.")
+@_output
+def dns_of_pods(namespace: str, node: str, output: str) -> int:
+    """DNS as each pod saw it in the last minute: latency, timeouts, retries, what queries were for, and who asks most.
+
+    Nodes measure on their pods' links, over UDP and TCP. Counts are exact; names, and the share of a search list, come
+    from samples. A quantile is the upper bound of a range that begins at its half. A query times out after five
+    seconds. A useful answer is one with records: queries for each say what search lists and missing types cost.
+
+    Exit code 1 when an agent does not answer.
+    """
+    report = _ask(lambda link: gather.pods_dns(link, namespace, node))
+    _show(report, pod_dns_report.tables(report), output)
+    return Exit.NOT_WELL if report.silent else Exit.WELL
 
 
 @airmesh.command()

@@ -15,12 +15,13 @@ from typing import Any
 
 from cli.faults import Declined, Unreachable, Usage
 from cli.link import Link
-from cli.reports import agents, bgp, dns, dns_tuning, micro, pairs, pods, policy, routes, trace
+from cli.reports import agents, bgp, dns, dns_pods, dns_tuning, micro, pairs, pods, policy, routes, trace
 from cli.reports import doctor as doctor_report
 from proto.addresses import Claim, Endpoint
 from proto.bgp import BgpRoutesRequest, BgpSessionsRequest, is_named
 from proto.codec import Malformed, decode_segment, encode_segment, kind_prefix
 from proto.dns import CoreDNSDecision, DnsChangeAnswer, DnsChangeRequest, DnsReport, DnsTuning
+from proto.dns_pods import PodDnsRequest
 from proto.findings import DoctorRequest
 from proto.identity import IdentityRecord
 from proto.objects import KIND_OF, EndpointSlice, NetworkPolicy, Node, Pod, Service
@@ -218,10 +219,10 @@ async def captured(link: Link, node: str, peer: str) -> tuple[bgp.Session, ...]:
     return found
 
 
-def no_agent(node: str) -> Declined:
+def no_agent(node: str, service: str = "routing") -> Declined:
     """Nobody answers for a node."""
-    remedy = "see that it is a node's name (airmesh status), and that routing runs there"
-    return Declined(f"no routing agent of {node} answers", remedy)
+    remedy = f"see that it is a node's name (airmesh status), and that {service} runs there"
+    return Declined(f"no {service} agent of {node} answers", remedy)
 
 
 async def names(link: Link) -> dns.DnsState:
@@ -256,6 +257,18 @@ KINDS: dict[str, tuple[type[Any], ...]] = {
     "service": (Service, EndpointSlice),
 }
 """What each of `trace.NAMESPACED` is made of in ``objects``: the object itself first."""
+
+
+async def pods_dns(link: Link, namespace: str, node: str) -> dns_pods.PodsDns:
+    """Pods' DNS as the agents of their nodes measured it. Raises Declined when ``node`` is asked about and does not
+    answer.
+    """
+    asked = PodDnsRequest(nodes=(node,) if node else (), namespace=namespace)
+    acks, answers = await asyncio.gather(_acks(link), link.dns_pods(asked))
+    reported = pairs.by_node(answers, "dataplane")
+    if node and node not in reported:
+        raise no_agent(node, "dataplane")
+    return dns_pods.pods_dns(reported, (node,) if node else acks)
 
 
 async def change(link: Link, asked: trace.Target) -> trace.Trace:

@@ -44,10 +44,11 @@ from cli.faults import Declined, Unreachable
 from cli.settings import BusSettings
 from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.codec import Malformed, UnknownVersion, decode, encode, open_sealed
+from proto.dns_pods import PodDnsReport, PodDnsRequest
 from proto.findings import DoctorRequest, Findings
 from proto.pairs import Pairs, PairsRequest
 from proto.requests import Reply
-from proto.subjects import BGP, BGP_ROUTES, FINDINGS, JETSTREAM, PAIRS, SPANS, Bucket, discovery_inbox
+from proto.subjects import BGP, BGP_ROUTES, DNS_PODS, FINDINGS, JETSTREAM, PAIRS, SPANS, Bucket, discovery_inbox
 from proto.traces import Spans, SpansRequest
 
 A = TypeVar("A", bound=msgspec.Struct)
@@ -339,6 +340,10 @@ class Link:
     async def bgp_routes(self, asked: BgpRoutesRequest) -> tuple[tuple[str, BgpRoutes], ...]:
         """Users and the BGP routes that routing agents with their keys report, likewise."""
         return await self._everyone(BGP_ROUTES, asked, BgpRoutes)
+
+    async def dns_pods(self, asked: PodDnsRequest) -> tuple[tuple[str, PodDnsReport], ...]:
+        """Users and the pods' DNS that dataplane agents with their keys measured, likewise."""
+        return await self._everyone(DNS_PODS, asked, PodDnsReport)
 
     async def findings(
         self, asked: DoctorRequest, expected: Collection[str], seconds: float

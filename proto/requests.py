@@ -15,6 +15,7 @@ from proto.admission import Admission, AdmissionRequest
 from proto.bgp import BgpRoutes, BgpRoutesRequest, BgpSessions, BgpSessionsRequest
 from proto.bgp_capture import BgpCapture, BgpCaptureRequest
 from proto.dns import DnsChangeAnswer, DnsChangeRequest
+from proto.dns_pods import PodDnsReport, PodDnsRequest
 from proto.findings import DoctorRequest, Findings
 from proto.net import Address
 from proto.objects import IPPool, Owner
@@ -25,6 +26,7 @@ from proto.subjects import (
     BGP_ROUTES,
     CLUSTER_ADMIT,
     DNS_CHANGE,
+    DNS_PODS,
     FINDINGS,
     IPAM_BLOCK,
     IPAM_CLAIM,
@@ -193,5 +195,6 @@ REQUESTS_BY_SUBJECT: dict[str, tuple[type[msgspec.Struct], type[msgspec.Struct] 
     BGP_ROUTES: (BgpRoutesRequest, BgpRoutes),
     BGP_CAPTURE: (BgpCaptureRequest, BgpCapture),
     FINDINGS: (DoctorRequest, Findings),
+    DNS_PODS: (PodDnsRequest, PodDnsReport),
 }
 """Subject (without the node that asks) → the question, and the body of the answer's :class:`Reply`; None: empty."""

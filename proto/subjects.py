@@ -45,6 +45,8 @@ BGP_CAPTURE = "$SRV.BGP-CAPTURE"
 """Asked of all routing agents as their discovery is: ``proto.bgp_capture.BgpCaptureRequest``."""
 FINDINGS = "$SRV.FINDINGS"
 """Asked of all services as their discovery is, and answered by each for its part: ``proto.findings.DoctorRequest``."""
+DNS_PODS = "$SRV.DNS-PODS"
+"""Asked of all dataplane agents likewise: ``proto.dns_pods.PodDnsRequest``."""
 
 EVENTS = f"{ROOT}.events"
 FLOWS = f"{ROOT}.flows"
@@ -331,7 +333,7 @@ ROLES: tuple[Role, ...] = (
             Grant(RULES),
         ),
         requests=tuple(of_node(subject, "{node}") for subject in OF_NODES),
-        discovered=(FINDINGS,),
+        discovered=(DNS_PODS, FINDINGS),
         publishes=(f"{EVENTS}.dataplane.*", f"{EVENTS}.dataplane.{OBJECT_FAULT}.{{node}}", f"{FLOWS}.{{node}}.>"),
     ),
     Role(

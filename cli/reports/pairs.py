@@ -67,8 +67,8 @@ class Explained(msgspec.Struct, frozen=True, kw_only=True):
     """What is true of both ends together, a sentence each."""
 
 
-def by_node(answers: Iterable[tuple[str, A]]) -> dict[str, A]:
-    """Answers by the node whose routing agent's key they came with; of an agent that answers twice the last."""
+def by_node(answers: Iterable[tuple[str, A]], service: str = "routing") -> dict[str, A]:
+    """Answers by the node whose agent's key they came with; of an agent that answers twice the last."""
     found: dict[str, A] = {}
     for user, answer in answers:
         try:
@@ -76,7 +76,7 @@ def by_node(answers: Iterable[tuple[str, A]]) -> dict[str, A]:
             node = decode_segment(segment) if segment else ""
         except (ValueError, Malformed):
             continue
-        if role.name == "routing" and node:
+        if role.name == service and node:
             found[node] = answer
     return found
 

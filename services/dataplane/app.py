@@ -55,6 +55,7 @@ from services.dataplane.ipcache.start import start as start_ipcache
 from services.dataplane.loadbalancer.balance import Balancer
 from services.dataplane.loadbalancer.start import start as start_services
 from services.dataplane.loadbalancer.start import start_stale_sockets
+from services.dataplane.monitor.dns import start as start_dns
 from services.dataplane.monitor.object_faults import ObjectFaults
 from services.dataplane.monitor.start import start as start_monitor
 from services.dataplane.policy.enforce import Enforcer
@@ -162,6 +163,7 @@ async def build(runtime: Runtime[Settings]) -> None:
 
     runtime.on_stop(let_go)  # registered first, so called last: nobody uses the maps or the journal any more
     _start(runtime, made, kernel, reaper, attacher)
+    await start_dns(runtime, made.datapath.tables, made.registry)
     await start_cni(runtime, attacher, journal, made.priority)
 
 

@@ -74,5 +74,7 @@ class Settings(BaseSettings):
     could take any address away from everybody else (CVE-2020-8554)."""
     proxy_health_port: int = 10256
     """Port of /healthz, at which load balancers ask for the node as they ask kube-proxy; 0: none."""
+    measure_dns: bool = True
+    """Measure pods' DNS on their links: how long answers take, what becomes of queries, which names are asked for."""
     publish_forwarded: bool = False
     """Also publish an event for each new flow that was let through."""

@@ -2954,6 +2954,62 @@ DATAPATH = (
         new="\t\tif (0)\n",
         tests=("tests/bpf/test_tunnels.py::TestDevice",),
     ),
+    Mutant(
+        name="dns-a-name-goes-on-in-anothers-message",
+        file="services/dataplane/bpf/dns.h",
+        old="	if (AM_DNS_HEAD + end + AM_DNS_QUESTION_END > message->size)\n		return 0;\n",
+        new="",
+        tests=("tests/bpf/test_dns.py",),
+    ),
+    Mutant(
+        name="dns-a-query-sent-again-waits-anew",
+        file="services/dataplane/bpf/dns.h",
+        old="	if (!is_same || am_dns_is_over(asked, now)) {\n",
+        new="	{\n",
+        tests=("tests/bpf/test_dns.py",),
+    ),
+    Mutant(
+        name="dns-each-copy-of-an-answer-counts",
+        file="services/dataplane/bpf/dns.h",
+        old=" || __sync_val_compare_and_swap(&cell->asked, asked, 0) != asked) {",
+        new=") {",
+        tests=("tests/bpf/test_dns.py",),
+    ),
+    Mutant(
+        name="dns-a-query-times-out-when-its-place-is-taken",
+        file="services/dataplane/core/monitor/dns_counts.py",
+        old="record.timeouts + sum(now - asked >= DNS_TIMEOUT for asked in waiting)",
+        new="record.timeouts",
+        tests=("tests/core/dataplane/monitor/test_dns_counts.py",),
+    ),
+    Mutant(
+        name="dns-the-past-of-a-node-is-its-last-minute",
+        file="services/dataplane/core/monitor/dns_pods.py",
+        old="            if not self._began:\n",
+        new="            if self._began:\n",
+        tests=("tests/core/dataplane/monitor/test_dns_pods.py",),
+    ),
+    Mutant(
+        name="dns-a-subdomain-is-a-search-lists",
+        file="services/dataplane/core/monitor/dns_names.py",
+        old="    return same > 0 and same + rest >= len(name)\n",
+        new="    return same + rest >= len(name)\n",
+        tests=("tests/core/dataplane/monitor/test_dns_names.py",),
+    ),
+    Mutant(
+        name="dns-a-rare-name-comes-and-goes-uncounted",
+        file="services/dataplane/core/monitor/dns_names.py",
+        old="self.counts[name] = NameCount(sampled=least)\n",
+        new="self.counts[name] = NameCount()\n",
+        tests=("tests/core/dataplane/monitor/test_dns_names.py",),
+    ),
+    Mutant(
+        name="dns-a-pod-that-comes-loses-its-first-queries",
+        file="services/dataplane/monitor/dns.py",
+        old="        for number in strangers & self._strangers:\n",
+        new="        for number in strangers:\n",
+        tests=("tests/bpf/test_dns_agent.py",),
+    ),
 )
 
 DNS = (

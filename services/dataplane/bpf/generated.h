@@ -77,6 +77,7 @@
 #define AM_CONFIG_TUNNELS 8
 #define AM_CONFIG_REFUSE_PLAIN4 16
 #define AM_CONFIG_REFUSE_PLAIN6 32
+#define AM_CONFIG_MEASURE_DNS 64
 
 #define AM_AFFINITY_NAMESPACE 0
 #define AM_AFFINITY_SOCKET 1
@@ -96,6 +97,17 @@
 #define AM_TUNNEL_VXLAN 1
 #define AM_TUNNEL_IPIP 2
 #define AM_TUNNEL_WIREGUARD 3
+
+#define AM_DNS_USEFUL 0
+#define AM_DNS_EMPTY 1
+#define AM_DNS_FORMERR 2
+#define AM_DNS_SERVFAIL 3
+#define AM_DNS_NXDOMAIN 4
+#define AM_DNS_NOTIMP 5
+#define AM_DNS_REFUSED 6
+#define AM_DNS_OTHER 7
+#define AM_DNS_TRUNCATED 8
+#define AM_DNS_RETRIED 9
 
 #define AM_NO_RULE 0xffffffffu
 #define AM_REPLY_MARK 0xa150001u
@@ -120,6 +132,14 @@
 #define AM_NEXT_HOP_SLOTS 1024
 #define AM_HELD 65536
 #define AM_NODE_ENDPOINT 0
+#define AM_DNS_SETS 32
+#define AM_DNS_WAYS 4
+#define AM_DNS_SAMPLES 32
+#define AM_DNS_NAME_WORDS 14
+#define AM_DNS_TICK_SHIFT 10
+#define AM_DNS_TIMEOUT 5000000000ull
+#define AM_DNS_RETRY_FROM 1000000000ull
+#define AM_DNS_RETRY_UNTIL 7000000000ull
 #define AM_PRESSURE 8
 #define AM_PEER_SHARE 8
 #define AM_DNS_PORT 53
@@ -656,6 +676,30 @@ struct am_refused {
 };
 _Static_assert(sizeof(struct am_refused) == 8, "Refused");
 
+/* What was measured of one pod's DNS since its first query. */
+struct am_dns_pod {
+	u64 queries;
+	u64 tcp_queries;
+	u64 retries;
+	u64 timeouts;
+	u64 late;
+	u64 displaced;
+	u64 unmatched;
+	u64 unread;
+	u64 sampled;
+	u64 outcomes[16];
+	u64 latency[24];
+	u64 cells[256];
+	u64 samples[512];
+};
+_Static_assert(sizeof(struct am_dns_pod) == 6536, "DnsPod");
+
+/* Room for the message being looked at (struct am_dns_message in bpf/dns.h). */
+struct am_dns_room {
+	u64 room[20];
+};
+_Static_assert(sizeof(struct am_dns_room) == 160, "DnsRoom");
+
 /* What the ring buffer carries: one packet's verdict. Numbers as in proto.flow and proto.policy. */
 struct am_event {
 	u64 time;
@@ -761,5 +805,11 @@ BPF_F_TABLE("lpm_trie", struct am_prefix_key, struct am_tunnel_source, am_tunnel
 BPF_F_TABLE("percpu_array", u32, struct am_next_hop, am_next_hops, 1024, 0);
 /* backends that refused a moment ago */
 BPF_F_TABLE("lru_hash", struct am_refused_key, struct am_refused, am_refused, 4096, 0);
+/* what was measured of a pod's DNS */
+BPF_F_TABLE("hash", struct am_endpoint_key, struct am_dns_pod, am_dns, 4096, 1);
+/* what a pod's record begins as: all zero */
+BPF_F_TABLE("array", u32, struct am_dns_pod, am_dns_blank, 1, 0);
+/* the DNS message being looked at */
+BPF_F_TABLE("percpu_array", u32, struct am_dns_room, am_dns_room, 1, 0);
 
 #endif

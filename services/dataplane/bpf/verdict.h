@@ -18,6 +18,7 @@
 #include "conntrack.h"
 #include "drop.h"
 #include "refusal.h"
+#include "dns.h"
 
 /* Nobody out there has an address of this node or of its pods. */
 AM_INLINE int am_is_spoofed(const struct am_role *role, struct am_verdict *verdict)
@@ -165,6 +166,8 @@ AM_INLINE int am_pass(struct __sk_buff *skb, const struct am_packet *p, const st
 	}
 	if (verdict->reason > AM_REASON_REPLY)
 		return 0;
+	if (am_work_of(p)->flow_key.remote_port == bpf_htons(AM_DNS_PORT))
+		am_measure_dns(skb, p, role);
 	if (verdict->reason == AM_REASON_REPLY && role->side == AM_SIDE_EGRESS)
 		skb->mark = AM_REPLY_MARK;
 	if (verdict->is_back)

@@ -15,6 +15,7 @@ from proto.flow import DropReason
 from proto.identity import FIRST_COMPUTED, Reserved
 from proto.policy import Direction, Verdict
 from services.dataplane.core.conntrack import state as idle
+from services.dataplane.core.datapath import dns_layout as dns
 from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import nat_layout as nat
 from services.dataplane.core.datapath import policy_layout as pl
@@ -53,6 +54,7 @@ _ENUMS: tuple[tuple[str, type[IntEnum] | type[IntFlag]], ...] = (
     ("AM_SERVICE", lb.ServiceFlag),
     ("AM_HOOK", nat.Hook),
     ("AM_TUNNEL", tl.TunnelKind),
+    ("AM_DNS", dns.DnsOutcome),
 )
 
 
@@ -105,6 +107,14 @@ def _constants() -> list[str]:
         "AM_NEXT_HOP_SLOTS": NEXT_HOP_SLOTS,
         "AM_HELD": HELD,
         "AM_NODE_ENDPOINT": at.NODE,
+        "AM_DNS_SETS": dns.DNS_SETS,
+        "AM_DNS_WAYS": dns.DNS_WAYS,
+        "AM_DNS_SAMPLES": dns.DNS_SAMPLES,
+        "AM_DNS_NAME_WORDS": dns.DNS_NAME_WORDS,
+        "AM_DNS_TICK_SHIFT": dns.DNS_TICK_SHIFT,
+        "AM_DNS_TIMEOUT": f"{dns.DNS_TIMEOUT}ull",
+        "AM_DNS_RETRY_FROM": f"{dns.DNS_RETRY_FROM}ull",
+        "AM_DNS_RETRY_UNTIL": f"{dns.DNS_RETRY_UNTIL}ull",
         "AM_PRESSURE": idle.PRESSURE,
         "AM_PEER_SHARE": idle.PEER_SHARE,
         "AM_DNS_PORT": idle.DNS_PORT,

@@ -30,7 +30,10 @@ def open_datapath(settings: Settings, flags: ConfigFlag = NO_FLAGS) -> Datapath:
     """
     sizes = {**limits_of(settings).first, **flow_sizes(settings)}
     datapath = Datapath.open(settings.pin_root, settings.bpf_cache, filter_pods=not settings.tcx, sizes=sizes)
-    flags |= ConfigFlag(datapath.tables.config.flags) & ~ConfigFlag.EMIT_FORWARDED
+    of_settings = ConfigFlag.EMIT_FORWARDED | ConfigFlag.MEASURE_DNS
+    flags |= ConfigFlag(datapath.tables.config.flags) & ~of_settings
+    if settings.measure_dns:
+        flags |= ConfigFlag.MEASURE_DNS
     if settings.publish_forwarded:
         flags |= ConfigFlag.EMIT_FORWARDED
     datapath.tables.configure(Config(flags=int(flags)))

@@ -14,6 +14,7 @@ from linux import bpf
 from proto.flow import DropReason
 from proto.policy import Direction
 from services.dataplane.core.conntrack.state import budget_of, node_budget
+from services.dataplane.core.datapath import dns_layout as dns
 from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import maps as m
 from services.dataplane.core.datapath import nat_layout as nat
@@ -66,6 +67,7 @@ class Tables:
         self.tunnel_ends = Table(fd["am_tunnel_ends"], m.TUNNEL_ENDS, tl.TunnelEndKey, tl.TunnelEnd)
         self.tunnel_peers = Table(fd["am_tunnel_peers"], m.TUNNEL_PEERS, at.AddressKey, tl.TunnelPeer)
         self.tunnel_sources = Table(fd["am_tunnel_srcs"], m.TUNNEL_SOURCES, at.PrefixKey, tl.TunnelSource)
+        self.dns_pods = Table(fd["am_dns"], m.DNS_PODS, at.EndpointKey, dns.DnsPod)
         self._own = Table(fd["am_own"], m.NODE_ADDRESSES, at.Index, nat.NodeAddresses)
         self._choice = Table(fd["am_choice"], m.CHOICE, at.Index, lb.ChoiceKey)
         self._config = Table(fd["am_config"], m.CONFIG, at.Index, at.Config)

@@ -131,6 +131,8 @@ class ConfigFlag(IntFlag):
     """What came in the clear from an IPv4 address of another node's pod is not taken."""
     REFUSE_PLAIN6 = 32
     """The same of IPv6."""
+    MEASURE_DNS = 64
+    """Pods' DNS is measured (``dns_layout.py``)."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)

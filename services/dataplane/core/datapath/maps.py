@@ -14,6 +14,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from services.dataplane.core.datapath import dns_layout as dns
 from services.dataplane.core.datapath import layout as at
 from services.dataplane.core.datapath import nat_layout as nat
 from services.dataplane.core.datapath import policy_layout as pl
@@ -150,14 +151,19 @@ TUNNEL_SOURCES = MapSpec(
     "am_tunnel_srcs", LPM, at.PrefixKey, tl.TunnelSource, 262_144, "which node may send what", NO_PREALLOC
 )
 
+DNS_PODS = MapSpec("am_dns", H, at.EndpointKey, dns.DnsPod, 4096, "what was measured of a pod's DNS", NO_PREALLOC)
+DNS_BLANK = MapSpec("am_dns_blank", ARRAY, at.Index, dns.DnsPod, 1, "what a pod's record begins as: all zero")
+DNS_ROOM = MapSpec("am_dns_room", MapKind.PERCPU_ARRAY, at.Index, dns.DnsRoom, 1, "the DNS message being looked at")
+
 MAPS: tuple[MapSpec, ...] = (
     LINKS, UPLINKS, ENDPOINTS, IPCACHE, CIDRS, SUBJECTS, SELECTED, SCOPE_PEERS, SCOPE_PORTS, SCOPE_RULES, GENERATION,
     FLOWS, BUDGETS, FRAGMENTS, EVENTS, METRICS, CONFIG, THROTTLES, SCRATCH, SERVICES, BACKENDS, MEMBERS, CHOICE,
     SOURCE_RANGES, AFFINITIES, SLOTTED, SENT, REVERSES, COOKIES, NATS, CLIENTS, NODE_ADDRESSES, OUTWARD, RECENT, PEERS,
     NAT_RECENT, TUNNELS, TUNNEL_ENDS, TUNNEL_PEERS, TUNNEL_SOURCES, NEXT_HOPS, REFUSED,
+    DNS_PODS, DNS_BLANK, DNS_ROOM,
 )  # fmt: skip
 
-PROGRAMS_WRITE = frozenset((FLOWS, BUDGETS, FRAGMENTS, AFFINITIES, REVERSES, NATS, CLIENTS))
+PROGRAMS_WRITE = frozenset((FLOWS, BUDGETS, FRAGMENTS, AFFINITIES, REVERSES, NATS, CLIENTS, DNS_PODS))
 """Maps that may grow and hold what the programs remember: a copy of one is brought up to date after the switch."""
 
 RECORDS: tuple[type[Record], ...] = (

@@ -13,7 +13,7 @@ Units: sizes and offsets in bytes. Ports are integers here and big endian there;
 from __future__ import annotations
 
 import struct
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, fields
 from ipaddress import IPv4Address, IPv6Address
 from typing import Annotated, Any, Self, TypeAlias, get_type_hints
@@ -74,6 +74,16 @@ def _vector_from(raw: bytes) -> int:
     return int.from_bytes(raw, "little")
 
 
+def _counts_kind(count: int) -> Kind:
+    def encode(counts: Iterable[int]) -> bytes:
+        return struct.pack(f"<{count}Q", *counts)
+
+    def decode(raw: bytes) -> tuple[int, ...]:
+        return struct.unpack(f"<{count}Q", raw)
+
+    return Kind("u64", f"{8 * count}s", 8 * count, 8, encode, decode, length=count)
+
+
 def _zero(_: object) -> int:
     return 0
 
@@ -96,9 +106,15 @@ Bits256: TypeAlias = Annotated[int, Kind("u64", "32s", 32, 8, _vector_bytes, _ve
 """A vector of 256 bits, as one integer here: bit j is bit j % 64 of word j / 64."""
 NamespaceHash: TypeAlias = Annotated[bytes, Kind("u8", "8s", 8, 1, bytes, bytes, length=8)]
 """Eight bytes that a trie compares as they stand: which namespace's entries these are; all zero = nobody's."""
+Counts16: TypeAlias = Annotated[tuple[int, ...], _counts_kind(16)]
+"""Sixteen counters."""
+Counts24: TypeAlias = Annotated[tuple[int, ...], _counts_kind(24)]
 Room136: TypeAlias = Annotated[bytes, Kind("u64", "136s", 136, 8, bytes, bytes, length=17)]
+Room160: TypeAlias = Annotated[bytes, Kind("u64", "160s", 160, 8, bytes, bytes, length=20)]
 Room208: TypeAlias = Annotated[bytes, Kind("u64", "208s", 208, 8, bytes, bytes, length=26)]
 Room1152: TypeAlias = Annotated[bytes, Kind("u64", "1152s", 1152, 8, bytes, bytes, length=144)]
+Room2048: TypeAlias = Annotated[bytes, Kind("u64", "2048s", 2048, 8, bytes, bytes, length=256)]
+Room4096: TypeAlias = Annotated[bytes, Kind("u64", "4096s", 4096, 8, bytes, bytes, length=512)]
 
 
 @dataclass(frozen=True, slots=True)
