@@ -173,9 +173,9 @@ async def test_a_kept_address_is_a_host_route_only_where_it_is_not_held(
     host = {"10.244.1.7 via 172.30.0.12 dev fab0 metric 64"}
     await until(lambda: n1.routes() == TO_N2 | OWN | host)
     await mesh.claim(address, "n1", epoch=10)
-    assert await until(lambda: n1.routes() == TO_N2 | OWN) < 3.0
+    assert await until(lambda: n1.routes() == TO_N2 | OWN) < 2.0
     await mesh.claim(address, "n2", epoch=11)
-    assert await until(lambda: n1.routes() == TO_N2 | OWN | host) < 3.0
+    assert await until(lambda: n1.routes() == TO_N2 | OWN | host) < 2.0
     await mesh.claim(address, "", epoch=11)
     await until(lambda: n1.routes() == TO_N2 | OWN)
 

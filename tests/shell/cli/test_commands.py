@@ -79,7 +79,7 @@ async def airmesh(env: Mapping[str, str], *arguments: str, stdin: str = "") -> O
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )
-    async with asyncio.timeout(20):
+    async with asyncio.timeout(60):
         out, err = await running.communicate(stdin.encode())
     seconds, cpu = time.monotonic() - began, of_children() - before
     output = Output(running.returncode or 0, out.decode(), err.decode(), seconds, cpu)

@@ -82,5 +82,5 @@ def test_only_what_a_node_holds_is_accepted_of_it(node: Mesh) -> None:
         assert any(address in fault and "node n2" in fault for fault in heard), (address, heard)
 
     node.hold("10.244.9.128/26", "n2")
-    wait_for("what is true now to be believed", lambda: identity("10.244.9.130") == LIE, 20)
+    wait_for("what is true now to be believed", lambda: identity("10.244.9.130") == LIE, 3)
     tables.close()

@@ -200,7 +200,7 @@ def test_a_backend_that_leaves_in_order_keeps_its_clients_until_it_stops(
         assert {those[name].ask() for name in THROUGH} == {"old"}
         node.put(*slices(new))
         for name in THROUGH:
-            wait_for(f"{name} to be told", lambda name=name: those[name].ask() == "OSError", 20)  # type: ignore[misc]
+            wait_for(f"{name} to be told", lambda name=name: those[name].ask() == "OSError", 4)  # type: ignore[misc]
         assert fresh.ask() == "new"
         fresh.close()
 
