@@ -14,7 +14,7 @@ from typing import Any
 from cli.install.kinds import Object
 from cli.install.kubernetes import Kubernetes, Refusal
 
-Place = tuple[str, str]
+DaemonSet = tuple[str, str]
 """Namespace and name of a DaemonSet."""
 
 
@@ -23,7 +23,7 @@ class Network:
     """A network that may run, and how it is taken away."""
 
     name: str
-    places: tuple[Place, ...]
+    daemon_sets: tuple[DaemonSet, ...]
     objects: str
     """What is deleted in the API, so that nothing makes the rest anew."""
     configuration: str
@@ -35,7 +35,7 @@ class Network:
 NETWORKS = (
     Network(
         name="Calico",
-        places=(("calico-system", "calico-node"), ("kube-system", "calico-node")),
+        daemon_sets=(("calico-system", "calico-node"), ("kube-system", "calico-node")),
         objects="Installation `default` of its operator and the operator, or DaemonSet calico-node and Deployment "
         "calico-kube-controllers; its kinds and IPPools stay, airmesh reads them",
         configuration="10-calico.conflist",
@@ -44,14 +44,14 @@ NETWORKS = (
     ),
     Network(
         name="Cilium",
-        places=(("kube-system", "cilium"),),
+        daemon_sets=(("kube-system", "cilium"),),
         objects="the Helm release cilium, or DaemonSet cilium and Deployment cilium-operator",
         configuration="05-cilium.conflist",
         state="cilium_host, cilium_net, cilium_vxlan, lxc*, its programs on links and cgroups, /sys/fs/bpf/cilium",
     ),
     Network(
         name="Flannel",
-        places=(("kube-flannel", "kube-flannel-ds"), ("kube-system", "kube-flannel-ds")),
+        daemon_sets=(("kube-flannel", "kube-flannel-ds"), ("kube-system", "kube-flannel-ds")),
         objects="DaemonSet kube-flannel-ds and ConfigMap kube-flannel-cfg",
         configuration="10-flannel.conflist",
         state="flannel.1, cni0, iptables chains FLANNEL-FWD and FLANNEL-POSTRTG, /run/flannel, /var/lib/cni",
@@ -59,23 +59,23 @@ NETWORKS = (
 )
 STATIC = Network(
     name="a network of static routes",
-    places=(),
+    daemon_sets=(),
     objects="whatever sets its routes (of the API it has nobody but kube-controller-manager's --allocate-node-cidrs)",
     configuration="file of the `ptp` or `bridge` plugin",
     state="the routes to other nodes' podCIDR, cni0, /var/lib/cni",
 )
 
 
-def running(daemon_sets: Collection[Place], nodes: Sequence[Mapping[str, Any]]) -> tuple[Network, ...]:
+def running(seen: Collection[DaemonSet], nodes: Sequence[Mapping[str, Any]]) -> tuple[Network, ...]:
     """Networks that the API knows of, by name."""
-    found = tuple(one for one in NETWORKS if any(place in daemon_sets for place in one.places))
+    found = tuple(one for one in NETWORKS if any(named in seen for named in one.daemon_sets))
     ranges = any((node.get("spec") or {}).get("podCIDR") for node in nodes)
     return found or ((STATIC,) if ranges else ())
 
 
 def look(api: Kubernetes) -> tuple[Network, ...]:
     """Networks that run in the cluster; what may not be listed is not seen."""
-    namespaces = sorted({namespace for one in NETWORKS for namespace, _ in one.places})
+    namespaces = sorted({namespace for one in NETWORKS for namespace, _ in one.daemon_sets})
     seen = {(namespace, one["metadata"]["name"]) for namespace in namespaces for one in _daemon_sets(api, namespace)}
     return running(seen, api.items("v1", "Node"))
 
@@ -89,7 +89,7 @@ def _daemon_sets(api: Kubernetes, namespace: str) -> Sequence[Object]:
 
 def warning(found: Sequence[Network]) -> str:
     """What is to be known where airmesh is installed beside others; empty: nothing."""
-    said = " and ".join(one.name for one in found if one.places)
+    said = " and ".join(one.name for one in found if one.daemon_sets)
     if not said:
         return ""
     return (

@@ -38,7 +38,7 @@ class Revision:
 
     def write(self) -> Object:
         """The ConfigMap."""
-        packed = gzip.compress(json.dumps(self.objects, sort_keys=True).encode(), mtime=0)
+        packed = gzip.compress(_text(self.objects), mtime=0)
         return {
             "apiVersion": "v1",
             "kind": "ConfigMap",
@@ -69,6 +69,21 @@ def read(found: Mapping[str, Any]) -> Revision:
 def history(found: Iterable[Mapping[str, Any]]) -> tuple[Revision, ...]:
     """Of all ConfigMaps with a revision's label, the oldest first."""
     return tuple(sorted((read(one) for one in found), key=lambda one: one.number))
+
+
+def following(revisions: Sequence[Revision], tag: str, objects: tuple[Object, ...]) -> Revision:
+    """The revision that an installation of these objects is: the last one where that says the same, so that the one
+    before it stays the way back; else another, in place of the last one where that was interrupted.
+    """
+    last = revisions[-1] if revisions else Revision(number=0, state=COMPLETE, tag="", objects=())
+    if last.state == COMPLETE and _text(last.objects) == _text(objects):
+        return last
+    number = last.number if last.state == APPLYING else last.number + 1
+    return Revision(number=number, state=APPLYING, tag=tag, objects=objects)
+
+
+def _text(objects: Sequence[Object]) -> bytes:
+    return json.dumps(objects, sort_keys=True).encode()
 
 
 def before(revisions: Sequence[Revision], wanted: str) -> Revision:

@@ -174,13 +174,10 @@ class Cluster:
         self._gone(f"namespace {names.NAMESPACE}", self._ending_namespace)
         self._apply([one for one in wanted.objects if one["kind"] in ("Namespace", "CustomResourceDefinition")])
         self._established(wanted.objects)
-        number = past[-1].number + 1 if past else 1
-        if past and past[-1].state == revisions.APPLYING:
-            number = past[-1].number
         tag = manifests.image_of(wanted.objects, "cluster").rpartition(":")[2]
         checksums = self._keys(wanted)
         objects = wanted.fitted(checksums)
-        revision = Revision(number=number, state=revisions.APPLYING, tag=tag, objects=tuple(objects))
+        revision = revisions.following(past, tag, tuple(objects))
         self.api.apply(revision.write())
         self._apply([one for one in objects if one["kind"] == "ServiceAccount"])
         there = self.secrets()

@@ -153,7 +153,7 @@ async def test_learnt_ones_that_somebody_deletes_are_heard_of(fabric: Fabric, ke
     learnt.replace(Family.IPV4, prefixes, fabric.both(4))
     await learnt.apply(full=True)
 
-    async def told(*commands: str) -> set[Concern]:
+    async def reported(*commands: str) -> set[Concern]:
         """What is heard of these, and of a route of others that comes after them."""
         heard.clear()
         for command in (*commands, "route add 192.0.2.0/24 dev lo"):
@@ -162,15 +162,15 @@ async def test_learnt_ones_that_somebody_deletes_are_heard_of(fabric: Fabric, ke
         fabric.node.ip("route del 192.0.2.0/24 dev lo")
         return {one for one in Concern if any(one in said for said in heard)}
 
-    assert await told() == {Concern.PLAN}
-    assert await told("route del 10.3.0.0/16 proto 185") == {Concern.PLAN, Concern.LEARNT}
+    assert await reported() == {Concern.PLAN}
+    assert await reported("route del 10.3.0.0/16 proto 185") == {Concern.PLAN, Concern.LEARNT}
     one = min(words(fabric.objects())).split()[1]
-    assert await told(f"nexthop del id {one}") == {Concern.PLAN, Concern.LEARNT}
+    assert await reported(f"nexthop del id {one}") == {Concern.PLAN, Concern.LEARNT}
     await learnt.apply(full=True)
-    assert await told("nexthop add id 7 via 172.31.0.1 dev tor0", "nexthop del id 7") == {Concern.PLAN}
+    assert await reported("nexthop add id 7 via 172.31.0.1 dev tor0", "nexthop del id 7") == {Concern.PLAN}
     learnt.replace(Family.IPV4, prefixes, ())
     await learnt.apply(full=True)
-    assert await told() == {Concern.PLAN}
+    assert await reported() == {Concern.PLAN}
     assert fabric.routes(4) == {}
 
 

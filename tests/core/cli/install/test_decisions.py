@@ -133,6 +133,27 @@ def test_a_revision_is_read_back_as_written() -> None:
         revisions.history([broken])
 
 
+@pytest.mark.parametrize(
+    ("past", "names", "number", "state"),
+    [
+        pytest.param((), ("a",), 1, APPLYING, id="first"),
+        pytest.param((revision(1, COMPLETE, "a"),), ("a", "b"), 2, APPLYING, id="another"),
+        pytest.param((revision(1, COMPLETE, "a"),), ("a",), 1, COMPLETE, id="the-same"),
+        pytest.param((revision(1, COMPLETE, "a"), revision(2, APPLYING, "b")), ("b",), 2, APPLYING, id="interrupted"),
+        pytest.param((revision(1, COMPLETE, "a"), revision(2, APPLYING, "b")), ("a",), 2, APPLYING,
+                     id="interrupted-then-back"),
+        pytest.param((revision(1, COMPLETE, "a"), revision(2, COMPLETE, "b")), ("a",), 3, APPLYING, id="as-before"),
+    ],
+)  # fmt: skip
+def test_what_is_installed_again_is_no_other_revision(
+    past: tuple[Revision, ...], names: tuple[str, ...], number: int, state: str
+) -> None:
+    """So the way back from an upgrade that was run twice leads before it."""
+    found = revisions.following(past, "9", revision(0, "", *names).objects)
+    assert (found.number, found.state) == (number, state)
+    assert found in past or found.tag == "9"
+
+
 def test_the_way_back() -> None:
     past = (revision(1), revision(2), revision(3))
     assert revisions.before(past, "previous").number == 2

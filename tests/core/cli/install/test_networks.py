@@ -38,8 +38,8 @@ def test_it_goes_from_the_api_then_from_each_node(network: Any) -> None:
     wrong, remedy = why_not([network])
     assert network.name in wrong
     order = ("drain all nodes", network.objects, network.configuration, network.state, "install without --migrate")
-    places = [remedy.index(step) for step in order]
-    assert places == sorted(places)
+    indexes = [remedy.index(step) for step in order]
+    assert indexes == sorted(indexes)
     assert remedy.endswith("uncordon")
 
 
