@@ -55,8 +55,8 @@ for number, line in enumerate(sys.stdin):
 
 
 def ask(node: Mesh, pod: RunningPod, version: int, *lines: str) -> list[str]:
-    """The RCODE of each, or how it failed: ``udp NAME``, ``tcp NAME``, ``try NAME`` (for two seconds), ``lost NAME`` (sent
-    twice, hardly waited for).
+    """The RCODE of each, or how it failed: ``udp NAME``, ``tcp NAME``, ``try NAME`` (for two seconds), ``lost NAME``
+    (sent twice, hardly waited for).
     """
     command = [
         "nsenter",
