@@ -39,7 +39,9 @@ class Local:
                 boot="b",
                 at=0.0,
             )
-            self.up[lease.attachment] = LocalEndpoint(lease.attachment, (lease,), pod.number, 0)
+            self.up[lease.attachment] = LocalEndpoint(
+                attachment=lease.attachment, leases=(lease,), index=pod.number, cookie=0
+            )
 
 
 async def test_a_pods_queries_are_told_with_its_name(measured: World) -> None:

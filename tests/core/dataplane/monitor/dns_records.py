@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import struct
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from services.dataplane.core.datapath.dns_layout import DNS_SAMPLES, DnsOutcome, DnsPod
 
@@ -42,10 +42,10 @@ def record(said: Sequence[Said] = (), *, first: int = 1, asked: Sequence[int] = 
         if one.outcome is not DnsOutcome.RETRIED:
             outcomes[one.outcome] += 1
     cells = b"".join(struct.pack("<QQ", 1, moment) for moment in asked)
-    return DnsPod(
+    counted = DnsPod(
         outcomes=tuple(outcomes),
         cells=cells + bytes(2048 - len(cells)),
         samples=sampled(said, first),
         sampled=first - 1 + len(said),
-        **counts,
     )
+    return replace(counted, **counts)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from proto.codec import encode
 from proto.dns_pods import MAX_NAMES, MAX_PODS, PodDns, PodDnsRequest
 from services.dataplane.core.datapath.dns_layout import DNS_SAMPLES, DnsOutcome, DnsPod
@@ -111,7 +113,7 @@ def test_the_largest_answer_fits_into_a_message() -> None:
     dns = PodsDns()
     pods = {number: PodName(namespace="n" * 63, pod=f"{number:0>253}") for number in range(MAX_PODS + 3)}
     said = [Said(f"{number:0>63}.{'x' * 40}.example") for number in range(DNS_SAMPLES)]
-    full = DnsPod(**{**_fields(record(said)), "queries": 2**63, "latency": (2**32,) * 24, "outcomes": (2**32,) * 16})
+    full = replace(record(said), queries=2**63, latency=(2**32,) * 24, outcomes=(2**32,) * 16)
     dns.observe(0.0, 0, {}, pods)
     dns.observe(2.0, 0, dict.fromkeys(pods, full), pods)
     report = dns.report(ALL, "n1", 4.0)
@@ -119,7 +121,3 @@ def test_the_largest_answer_fits_into_a_message() -> None:
     assert (len(report.pods), report.left_out) == (MAX_PODS, 3)
     assert len(report.pods[0].names) == MAX_NAMES
     assert len(encode(report)) < 1 << 20
-
-
-def _fields(one: DnsPod) -> dict[str, object]:
-    return {name: getattr(one, name) for name in ("sampled", "samples", "cells")}
