@@ -75,10 +75,14 @@ class Changes:
         """See ``core.change.held``."""
         return changing.held(chosen, self.tuning.change)
 
-    async def begin(self, chosen: Chosen) -> bool:
-        """What a decision begins is written down before it; False when somebody else wrote in between."""
+    async def begin(self, chosen: Chosen, ours: str | None) -> bool:
+        """What a decision begins is written down before it; False when somebody else wrote in between.
+
+        ``ours``: the text decided last.
+        """
         present = self.tuning
-        following = changing.begun(present, chosen, self._window.measured, self._servers.values(), now=time.time())
+        measured, servers = self._window.measured, self._servers.values()
+        following = changing.begun(present, chosen, measured, servers, ours=ours, now=time.time())
         return await self._write(present, following)
 
     async def wish(self) -> bool:
