@@ -53,6 +53,7 @@ class Changes:
         self._log = log
         self._window = _NOTHING
         self._judged = _NOTHING
+        self._after = ""
         self._servers: Mapping[str, DnsServerText] = {}
         self._silent_since: float | None = None
 
@@ -111,9 +112,11 @@ class Changes:
 
     def _judge(self, tuning: DnsTuning, text: str | None, latest: Window, now: float) -> DnsTuning:
         change = tuning.change
-        if change is None or not changing.is_under_way(change):
+        if change is None or not changing.is_under_way(change) or change.after != self._after:
             self._judged, self._silent_since = _NOTHING, None
+        if change is None or not changing.is_under_way(change):
             return tuning
+        self._after = change.after
         fewer = len(self._servers) < len(change.servers)
         self._silent_since = (self._silent_since or time.monotonic()) if fewer else None
         if change.state == "judged":
