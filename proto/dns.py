@@ -91,7 +91,7 @@ class DnsChange(msgspec.Struct, frozen=True, kw_only=True):
     """A change of the Corefile, with the way back."""
 
     name: str
-    """Of the proposal; ``settings`` for a text that follows from a person's edit or from the service's settings."""
+    """Of the proposal; ``settings`` when it follows from the service's settings, ``edit`` from a person's text."""
     state: ChangeState
     settings: Settings = ()
     """All tuned settings with it."""

@@ -53,6 +53,7 @@ class Changes:
         self._log = log
         self._window = _NOTHING
         self._judged = _NOTHING
+        self._after = ""
         self._servers: Mapping[str, DnsServerText] = {}
         self._silent_since: float | None = None
 
@@ -75,10 +76,14 @@ class Changes:
         """See ``core.change.held``."""
         return changing.held(chosen, self.tuning.change)
 
-    async def begin(self, chosen: Chosen) -> bool:
-        """What a decision begins is written down before it; False when somebody else wrote in between."""
+    async def begin(self, chosen: Chosen, ours: str | None) -> bool:
+        """What a decision begins is written down before it; False when somebody else wrote in between.
+
+        ``ours``: the text decided last.
+        """
         present = self.tuning
-        following = changing.begun(present, chosen, self._window.measured, self._servers.values(), now=time.time())
+        measured, servers = self._window.measured, self._servers.values()
+        following = changing.begun(present, chosen, measured, servers, ours=ours, now=time.time())
         return await self._write(present, following)
 
     async def wish(self) -> bool:
@@ -107,9 +112,11 @@ class Changes:
 
     def _judge(self, tuning: DnsTuning, text: str | None, latest: Window, now: float) -> DnsTuning:
         change = tuning.change
-        if change is None or not changing.is_under_way(change):
+        if change is None or not changing.is_under_way(change) or change.after != self._after:
             self._judged, self._silent_since = _NOTHING, None
+        if change is None or not changing.is_under_way(change):
             return tuning
+        self._after = change.after
         fewer = len(self._servers) < len(change.servers)
         self._silent_since = (self._silent_since or time.monotonic()) if fewer else None
         if change.state == "judged":

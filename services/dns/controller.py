@@ -111,10 +111,10 @@ class Controller:
             return Again(0.05)
         corefile = self._changes.held(choose(self._changes.recipe, self._corefile()))
         self._report(corefile.by_hand)
-        if not await self._changes.begin(corefile):
-            return Again(0.2)
         entry = self._decisions.entries.get(DECISION_KEY)
         present = cast("CoreDNSDecision", entry.value) if entry is not None else None
+        if not await self._changes.begin(corefile, present.corefile if present is not None else None):
+            return Again(0.2)
         chosen = self._size(present)
         if present is not None and present.replicas == chosen.replicas and _says(present, corefile):
             self._causes.done()

@@ -430,8 +430,8 @@ class ManagedFieldsEntry(Shape, frozen=True):
 
     manager: Annotated[str, Meta(max_length=128)] = ""
     subresource: Annotated[str, Meta(max_length=253)] = ""
-    fields_v1: msgspec.Raw = msgspec.Raw()
-    """Which fields it owns, as keys of nested objects."""
+    fields_v1: object = None
+    """Which fields it owns, as keys of nested objects (structured-merge-diff's spelling)."""
 
 
 class DeploymentMetadata(Metadata, frozen=True):

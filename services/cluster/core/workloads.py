@@ -194,12 +194,13 @@ def deployment(shape: DeploymentShape) -> Deployment | None:
     )
 
 
+def _owns_replicas(fields: object) -> bool:
+    spec = fields.get("f:spec") if isinstance(fields, dict) else None
+    return isinstance(spec, dict) and "f:replicas" in spec
+
+
 def _autoscalers(meta: DeploymentMetadata) -> Iterator[str]:
     """Who owns ``spec.replicas`` by the subresource ``scale``, as an autoscaler does; not a person with kubectl."""
     for entry in meta.managed_fields or ():
-        if (
-            b'"f:replicas"' in bytes(entry.fields_v1)
-            and entry.subresource == "scale"
-            and not entry.manager.startswith("kubectl")
-        ):
+        if _owns_replicas(entry.fields_v1) and entry.subresource == "scale" and not entry.manager.startswith("kubectl"):
             yield entry.manager

@@ -40,8 +40,9 @@ REFUSED_SECONDS = 86400.0
 """What was taken back is not proposed again for so long."""
 PAST = 16
 """Changes that ended and are remembered."""
-SETTINGS = "settings"
-"""Name of a change that nobody proposed."""
+SETTINGS, EDIT = "settings", "edit"
+"""Names of changes that nobody proposed: of our text by other settings of the service, and of a person's text.
+How names are answered by a person's text is the person's to judge."""
 _MORE_FAILURES = 0.02
 _CLEARLY = 0.2
 _FEW = 20
@@ -122,11 +123,13 @@ def sign(change: DnsChange, seen: Seen, *, now: float) -> tuple[Sign, str] | Non
         return Sign.SILENT, f"{answering} of {len(before)} servers answer since it was written"
     waited = now - change.since
     if change.state == "applied":
-        if seen.servers and all(_has_read(one, before.get(one.server)) for one in seen.servers.values()):
+        if len(seen.servers) >= max(1, len(before)) and all(
+            _has_read(one, before.get(one.server)) for one in seen.servers.values()
+        ):
             return Sign.READ, f"all {len(seen.servers)} servers have read it"
     else:
         worse = judge(change.measured, seen.measured, early=waited < JUDGED_SECONDS)
-        if worse is not None:
+        if worse is not None and change.name != EDIT:
             return Sign.WORSE, worse
         if waited >= JUDGED_SECONDS and seen.measured.queries + seen.measured.asked > 0:
             return Sign.GOOD, _compared(change.measured, seen.measured)
@@ -201,9 +204,15 @@ def _changed(tuning: DnsTuning, name: str, settings: Settings, evidence: str, no
 
 
 def begun(
-    tuning: DnsTuning, chosen: Chosen, measured: DnsMeasured, servers: Iterable[DnsServerText], *, now: float
+    tuning: DnsTuning,
+    chosen: Chosen,
+    measured: DnsMeasured,
+    servers: Iterable[DnsServerText],
+    *,
+    ours: str | None = None,
+    now: float,
 ) -> DnsTuning:
-    """The change that a decision begins; the same tuning where it begins none."""
+    """The change that a decision begins; the same tuning where it begins none. ``ours``: the text decided last."""
     change = tuning.change
     if chosen.of is None or chosen.text == chosen.of:
         return step(tuning, Sign.EMPTY, Sign.EMPTY.value, now=now)
@@ -216,11 +225,11 @@ def begun(
     tuning = step(tuning, Sign.OVERTAKEN, Sign.OVERTAKEN.value, now=now)
     if change is None or change.state != "proposed":
         change = DnsChange(
-            name=SETTINGS,
+            name=SETTINGS if chosen.of == ours else EDIT,
             state="proposed",
             settings=tuning.settings,
             settings_before=tuning.settings,
-            evidence="a person's text, or the settings of dns",
+            evidence="the settings of dns are other ones" if chosen.of == ours else "a person wrote the text",
         )
     change = msgspec.structs.replace(change, before=chosen.of, after=after, measured=measured, servers=tuple(servers))
     return step(msgspec.structs.replace(tuning, change=change), Sign.WRITTEN, "it is written", now=now)

@@ -107,7 +107,7 @@ READ_ONE, READ_TWO = DnsServerText("one", "v9"), DnsServerText("two", "v9", 1)
         (seen(ONE, DnsServerText("two", "v9", 0)), None),  # it began anew: its failures are none
         (seen(text=OLD), None),
         (seen(text=OTHER), Sign.OVERTAKEN),
-        (seen(READ_ONE, silent_for=SILENT_SECONDS - 1), Sign.READ),
+        (seen(READ_ONE, silent_for=SILENT_SECONDS - 1), None),
         (seen(READ_ONE, silent_for=SILENT_SECONDS), Sign.SILENT),
     ],
 )
@@ -141,6 +141,18 @@ def test_without_servers_nothing_is_proved_and_the_text_stays() -> None:
 )
 def test_a_text_is_judged_by_failures_and_p99(after: DnsMeasured, seconds: float, expected: Sign | None) -> None:
     assert of(written("judged"), seen(READ_ONE, READ_TWO, measured=after), seconds) == expected
+
+
+def test_how_a_persons_text_answers_is_the_persons_to_judge() -> None:
+    tuning = begun(EMPTY, Chosen(NEW, OLD), FINE, (ONE,), ours=OLD, now=1.0)
+    assert tuning.change is not None
+    assert tuning.change.name == "settings"
+    edit = msgspec.structs.replace(written("judged"), name="edit")
+    fails = DnsMeasured(queries=1000, failures=900)
+    assert of(edit, seen(READ_ONE, READ_TWO, measured=fails), 10) is None
+    assert of(edit, seen(READ_ONE, READ_TWO, measured=fails), JUDGED_SECONDS) is Sign.GOOD
+    refusing = seen(DnsServerText("one", "v9", 1), READ_TWO, measured=fails)
+    assert of(edit, refusing, 10) is Sign.REFUSED
 
 
 def test_what_failed_before_is_not_the_texts_fault() -> None:
@@ -204,7 +216,7 @@ def test_a_proposal_that_changes_nothing_ends_and_what_was_applied_can_be_taken_
 def test_a_persons_edit_overtakes_what_is_judged() -> None:
     tuning = begun(EMPTY, Chosen(NEW, OLD), FINE, (ONE,), now=1.0)
     assert tuning.change is not None
-    assert tuning.change.name == "settings"
+    assert tuning.change.name == "edit"
     tuning = begun(tuning, Chosen("newer", OTHER), FINE, (ONE,), now=2.0)
     assert [one.state for one in tuning.past] == ["overtaken"]
     assert (tuning.change.before, tuning.change.state) == (OTHER, "applied")
