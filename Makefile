@@ -6,7 +6,7 @@ INSTALL ?= processes
 FABRIC ?= flat
 MODEL ?=
 
-.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-models drill-bgp fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
+.PHONY: help setup lab lab-down test e2e drill-kills drill-addresses drill-tenants drill-churn drill-services drill-bus drill-faults drill-models drill-bgp fuzz-bgp test-keys drill-mutants bench bench-bgp check format lock test-telemetry events-page images images-setup test-ship test-install test-upgrade vm-setup test-vm compose-setup compose-up compose-down compose-test
 help: ## this list
 	@grep -E '^[a-z0-9-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:[^#]*##/\t/' | expand -t 18
 
@@ -60,6 +60,9 @@ drill-bgp: setup ## the scenario of two top-of-rack switches: spread, faults und
 
 fuzz-bgp: setup ## a million malformed BGP messages (BGP_FUZZ_MESSAGES=, BGP_FUZZ_SEED=; about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bgp_fuzz.py -m slow
+
+drill-faults: setup ## every fault of tests/drills/faults is injected, named by `airmesh doctor`, mended (about 20 minutes)
+	$(PYTHON) -m pytest -s tests/drills/test_faults.py -m slow
 
 drill-bus: setup ## three NATS servers are killed, stopped and set back while agents write (about 3 minutes)
 	$(PYTHON) -m pytest -s tests/drills/test_bus_of_three.py tests/shell/chassis/bus/test_cluster_of_servers.py -m slow

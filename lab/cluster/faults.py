@@ -1,4 +1,4 @@
-"""Faults that a person, or a drill, has injected into a lab: scripts of `tests/drills/faults`, run with the lab's names.
+"""Faults that are injected into a lab: scripts of `tests/drills/faults`, run with the lab's names.
 
 A script says in its first lines what it is and which code `airmesh doctor` has to find (see the folder's README). What
 is broken is remembered in the lab's folder, so that `mend` without a name mends all of it. Refuses a name that is none.

@@ -18,7 +18,7 @@ import pytest
 from rich.text import Text
 
 from cli import show
-from cli.reports import agents, bgp, capture, dns, events, flows, ipam, pairs, pods, policy, routes, trace
+from cli.reports import agents, bgp, capture, dns, doctor, events, flows, ipam, pairs, pods, policy, routes, trace
 from cli.reports.table import Cell, Table, json_text
 from cli.reports.text import printable
 from proto.bgp_capture import CapturedMessage
@@ -41,6 +41,7 @@ REPORTS: dict[str, tuple[type[msgspec.Struct], Callable[[Any], tuple[Table, ...]
     "bgp": (bgp.Sessions, bgp.session_tables),
     "bgp-routes": (bgp.Routes, bgp.route_tables),
     "dns": (dns.DnsState, dns.tables),
+    "doctor": (doctor.Diagnosis, doctor.tables),
     "explain": (policy.Verdict, policy.verdict_tables),
     "matrix": (policy.Matrix, policy.matrix_tables),
     "policy-status": (policy.PolicyStatus, policy.status_tables),

@@ -151,7 +151,7 @@ def _process(seen: NodePorts, service: Service, port: ServicePort, listener: Lis
 
 
 def _host_port(seen: NodePorts, service: Service, port: ServicePort, pod: Pod) -> Finding:
-    cause = f"pod {pod.namespace}/{pod.name} has {_named(port)} of node {seen.node} as its hostPort, too: one is not reached"
+    cause = f"pod {pod.namespace}/{pod.name} has {_named(port)} of node {seen.node} as its hostPort: one is not reached"
     observed = (Observed(where="object", text=f"Pod {pod.namespace}/{pod.name}: hostPort {port.node_port}"),)
     expected = f"{_named(port)} leads to {service.namespace}/{service.name} alone"
     fixes = (_another_port(service, port),)
