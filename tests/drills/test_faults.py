@@ -48,8 +48,8 @@ def _score() -> Iterator[None]:
 
 
 def diagnosis(lab: Lab, asked: str = "") -> dict[str, Any]:
-    """What `airmesh doctor` says of what is asked; asked again when a busy machine did not answer in time. In this process: an
-    interpreter that starts costs more than the question.
+    """What `airmesh doctor` says of what is asked; asked again when a busy machine did not answer in time. In this
+    process: an interpreter that starts costs more than the question.
     """
     for _ in range(ATTEMPTS):
         said = io.StringIO()
