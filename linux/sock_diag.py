@@ -128,7 +128,7 @@ def listening(netlink: Netlink) -> Iterator[Listening]:
             yield Listening(port=_NAME.unpack(name)[0], waiting=waiting, bound=bound)
 
 
-def listening_here() -> tuple[Listening, ...]:
+def listening_sockets() -> tuple[Listening, ...]:
     """Those of the calling thread's namespace. Raises NetlinkRefused and OSError."""
     with Netlink(protocol=_SOCK_DIAG) as netlink:
         return tuple(listening(netlink))

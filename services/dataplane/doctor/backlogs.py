@@ -14,7 +14,7 @@ from pathlib import Path
 from chassis.runtime.service import Runtime
 from linux.netlink import NetlinkRefused
 from linux.netns import NotANamespace, by_cookie, inside
-from linux.sock_diag import listening_here
+from linux.sock_diag import listening_sockets
 from proto.findings import DoctorRequest, Finding
 from proto.objects import EndpointSlice
 from services.dataplane.core.doctor import backlogs
@@ -68,7 +68,7 @@ def look(pods: Mapping[int, str]) -> Mapping[str, Backlogs]:
         for cookie, descriptor in namespaces.items():
             with suppress(OSError, NotANamespace, NetlinkRefused), inside(descriptor):
                 found[pods[cookie]] = Backlogs(
-                    queues={one.port: (one.waiting, one.bound) for one in listening_here()},
+                    queues={one.port: (one.waiting, one.bound) for one in listening_sockets()},
                     overflows=backlogs.parse_overflows(Path("/proc/thread-self/net/netstat").read_text()),
                 )
     return found

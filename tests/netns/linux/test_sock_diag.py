@@ -16,7 +16,7 @@ import pytest
 
 from linux.netlink import Netlink
 from linux.netns import inside, netns_cookie, open_netns
-from linux.sock_diag import CHUNK, Connected, Listening, connected, end_sockets, listening_here
+from linux.sock_diag import CHUNK, Connected, Listening, connected, end_sockets, listening_sockets
 from tests.netns.linux.conftest import Namespace
 
 pytestmark = pytest.mark.privileged
@@ -175,8 +175,8 @@ def test_a_listener_says_how_many_connections_wait(there: int) -> None:
         listener.bind(("127.0.0.1", 0))
         listener.listen(1)
         port = listener.getsockname()[1]
-        assert [one for one in listening_here() if one.port == port] == [Listening(port=port, waiting=0, bound=1)]
+        assert [one for one in listening_sockets() if one.port == port] == [Listening(port=port, waiting=0, bound=1)]
         for _ in range(2):
             opened.enter_context(socket.create_connection(("127.0.0.1", port), timeout=30))
-        (full,) = (one for one in listening_here() if one.port == port)
+        (full,) = (one for one in listening_sockets() if one.port == port)
         assert full.waiting > full.bound

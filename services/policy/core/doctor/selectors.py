@@ -124,7 +124,7 @@ def _apart(policy: NetworkPolicy, peers: Sequence[PeerAt], population: Populatio
                 about=name_of(policy),
                 cause=(
                     f"{space.path} and {label.path} are two peers, of which either may match: every pod of "
-                    f"{', '.join(namespaces)} is allowed, where those with {texts(selector)} were meant"
+                    f"{_listed(namespaces)} is allowed, where those with {texts(selector)} were meant"
                 ),
                 expected=Expected(f"one peer with both selectors: {counted(meant)}", name_of(policy)),
                 observed=(
@@ -145,7 +145,7 @@ def _no_pod(
     population: Population,
     namespaces: Sequence[str],
 ) -> Finding:
-    where = ", ".join(namespaces[:4]) + (" and others" if len(namespaces) > 4 else "")
+    where = _listed(namespaces)
     effect = "the policy applies to nothing" if path == "spec.podSelector" else "this peer allows nobody"
     observed = [Observed("object", f"{path} ({texts(selector)}) selects no pod of {where}: {effect}")]
     hint = "no label there is near it"
@@ -239,6 +239,10 @@ def _host_network(policy: NetworkPolicy, path: str, groups: Sequence[Group], why
         ),
         precedence=OBJECT,
     )
+
+
+def _listed(namespaces: Sequence[str]) -> str:
+    return ", ".join(namespaces[:4]) + (" and others" if len(namespaces) > 4 else "")
 
 
 def _is_named(policy: NetworkPolicy, label: str) -> bool:
