@@ -66,7 +66,8 @@ def _applied(finding: Finding, fix: Fix, by: str, again: Callable[[], Diagnosis]
 def _is_gone(finding: Finding, again: Callable[[], Diagnosis]) -> bool:
     end = time.monotonic() + VERIFIED
     while True:
-        found = [one.finding for cause in again().causes for one in (cause, *cause.consequences)]
+        causes = again().causes
+        found = [cause.finding for cause in causes] + [one.finding for cause in causes for one in cause.consequences]
         if (finding.code, finding.about) not in {(one.code, one.about) for one in found}:
             return True
         if time.monotonic() > end:
