@@ -18,7 +18,7 @@ import click
 import msgspec
 from click.shell_completion import get_completion_class
 
-from cli import faults, gather, show, streams
+from cli import faults, gather, repair, show, streams
 from cli.faults import Complaint, Exit
 from cli.install import commands as installation
 from cli.link import Link
@@ -125,20 +125,34 @@ def pods(namespace: str, output: str) -> int:
 
 @airmesh.command()
 @click.argument("target", nargs=-1, metavar="[TARGET]")
+@click.option("--fix", is_flag=True, help="Apply what may be applied, verify it, take back what does not help.")
+@click.option("--by", default="", metavar="COMMAND", help='How you reach a node, for --fix: "ssh root@{node}".')
 @_output
-def doctor(target: tuple[str, ...], output: str) -> int:
+def doctor(target: tuple[str, ...], fix: bool, by: str, output: str) -> int:
     """What is wrong in the mesh: the cause first, with its evidence and its fix, and what follows from it.
 
     Without TARGET, everything. TARGET is "node NODE", "service NAMESPACE/NAME", "policy NAMESPACE/NAME", "dns", or a
     connection: SOURCE TARGET as `airmesh policy explain` takes them. Each agent looks at its own part: routes, rules of
     firewalls, neighbours, sockets, maps and objects. One that does not answer within six seconds is a finding itself.
 
+    With --fix, each fix that only removes or resets what its finding shows is run on that finding's node, by the
+    command that you name with --by, and verified by another diagnosis; others are shown, and left to you.
+
     Exit code 1 when anything is found.
     """
     asked = doctor_report.question(*target)
     if asked is None:
         raise faults.Usage(f"{' '.join(target)!r} is nothing to look at", f"write {doctor_report.GRAMMAR}")
-    report = _ask(lambda link: gather.doctor(link, asked, DOCTOR_SECONDS), DOCTOR_SECONDS + 3)
+    way = repair.check_way(by) if fix else ""
+
+    def diagnosis() -> doctor_report.Diagnosis:
+        return _ask(lambda link: gather.doctor(link, asked, DOCTOR_SECONDS), DOCTOR_SECONDS + 3)
+
+    report = diagnosis()
+    if fix:
+        repaired = doctor_report.Repaired(applied=repair.apply(report, way, diagnosis), after=diagnosis())
+        _show(repaired, doctor_report.repaired_tables(repaired), output)
+        return Exit.WELL if repaired.after.well else Exit.NOT_WELL
     _show(report, doctor_report.tables(report), output)
     return Exit.WELL if report.well else Exit.NOT_WELL
 

@@ -10,11 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Collection, Iterable, Sequence
 from statistics import median
+from typing import Literal
 
 import msgspec
 
 from cli.reports import policy
-from cli.reports.table import Cell, Table, Tone, bad, dim
+from cli.reports.table import Cell, Table, Tone, bad, dim, good
 from cli.reports.text import ago
 from proto.codec import Malformed, decode_segment
 from proto.findings import (
@@ -82,6 +83,28 @@ class Diagnosis(msgspec.Struct, frozen=True):
     """Codes that were looked for."""
     unchecked: tuple[NotLooked, ...] = ()
     left_out: int = 0
+
+
+Outcome = Literal["verified", "undone", "failed", "left"]
+"""Of a fix: its finding is gone; it did not help and was undone; it could not be run; nor could it be undone."""
+
+
+class Applied(msgspec.Struct, frozen=True):
+    """What became of a fix."""
+
+    code: str
+    about: str
+    node: str
+    command: str
+    outcome: Outcome
+    why: str = ""
+
+
+class Repaired(msgspec.Struct, frozen=True):
+    """What `airmesh doctor --fix` says: the fixes that were applied, and what is found after them."""
+
+    applied: tuple[Applied, ...]
+    after: Diagnosis
 
 
 def question(*words: str) -> DoctorRequest | None:
@@ -249,6 +272,17 @@ def tables(report: Diagnosis) -> tuple[Table, ...]:
         unlooked = tuple((one.agent, one.check, Cell(one.why, Tone.WARN)) for one in report.unchecked)
         shown.append(Table(title="Not looked at", columns=("agent", "check", "why"), rows=unlooked))
     return tuple(shown)
+
+
+def repaired_tables(report: Repaired) -> tuple[Table, ...]:
+    """What was applied, then what is found still."""
+    rows = tuple(
+        (one.code, one.node, one.command, good("verified") if one.outcome == "verified" else bad(one.outcome), one.why)
+        for one in report.applied
+    )
+    columns = ("what", "node", "fix", "outcome", "why")
+    applied = Table(title="Fixes", columns=columns, rows=rows, empty="none may be applied by a program")
+    return applied, *tables(report.after)
 
 
 def _evidence(cause: Cause, asked_at: int) -> Table:

@@ -51,6 +51,7 @@ def diagnosis(lab: Lab, asked: str = "") -> dict[str, Any]:
     """What `airmesh doctor` says of what is asked; asked again when a busy machine did not answer in time. In this
     process: an interpreter that starts costs more than the question.
     """
+    said, code = io.StringIO(), int(Exit.UNREACHABLE)
     for _ in range(ATTEMPTS):
         said = io.StringIO()
         with pytest.MonkeyPatch.context() as patch, redirect_stdout(said):

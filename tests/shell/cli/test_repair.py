@@ -1,0 +1,78 @@
+"""Fixes are run where their finding is, verified, and taken back when they do not help."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from cli import repair
+from cli.faults import Usage
+from cli.reports.doctor import Answered, Diagnosis, diagnosis
+from proto.findings import DoctorRequest, Expected, Finding, Findings, Fix
+
+WAY = "env NODE={node} sh -c"
+
+
+def found(folder: Path, *, node: str = "n1", agent: str = "routing-n1", automatic: bool = True) -> Diagnosis:
+    """A finding while the file `wrong` is there; its fix removes it, and writes down where that was."""
+    wrong = folder / "wrong"
+    fix = Fix(
+        command=f"rm {wrong}; echo $NODE >> {folder}/ran",
+        risk="none",
+        automatic=automatic,
+        undo=f"touch {folder}/undone",
+    )
+    finding = Finding(
+        code="c",
+        fault="dns",
+        about="Node n1",
+        node=node,
+        cause="so",
+        expected=Expected(text="this"),
+        observed=(),
+        fixes=(Fix(command="false", risk="none"), fix),
+    )
+    sent = Findings(at_ms=0, findings=(finding,) if wrong.exists() else ())
+    return diagnosis(DoctorRequest(), [Answered(user=agent, findings=sent, asked_ms=0, came_ms=0)], (), 0)
+
+
+def test_a_fix_that_helps_is_verified(tmp_path: Path) -> None:
+    (tmp_path / "wrong").touch()
+    (one,) = repair.apply(found(tmp_path), WAY, lambda: found(tmp_path))
+    assert (one.outcome, one.why) == ("verified", "")
+    assert (tmp_path / "ran").read_text() == "n1\n"
+    assert not (tmp_path / "undone").exists()
+
+
+def test_a_fix_that_does_not_help_is_taken_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(repair, "VERIFIED", 0.0)
+    (tmp_path / "wrong").touch()
+    before = found(tmp_path)
+    (one,) = repair.apply(before, WAY, lambda: before)
+    assert one.outcome == "undone"
+    assert (tmp_path / "undone").exists()
+
+
+def test_a_fix_that_cannot_be_run_says_why(tmp_path: Path) -> None:
+    (tmp_path / "wrong").touch()
+    (one,) = repair.apply(found(tmp_path), "sh -c 'echo no way >&2; exit 3' {node}", lambda: found(tmp_path))
+    assert (one.outcome, one.why) == ("failed", "no way")
+
+
+@pytest.mark.parametrize(
+    ("node", "agent", "automatic"),
+    [("n1", "routing-n1", False), ("n1", "routing-n2", True), ("n1", "policy", True), ("", "policy", True)],
+)
+def test_no_agent_has_a_command_run_elsewhere(tmp_path: Path, node: str, agent: str, automatic: bool) -> None:
+    (tmp_path / "wrong").touch()
+    assert (
+        repair.apply(found(tmp_path, node=node, agent=agent, automatic=automatic), WAY, lambda: found(tmp_path)) == ()
+    )
+    assert not (tmp_path / "ran").exists()
+
+
+def test_a_way_to_nodes_says_where_the_name_belongs() -> None:
+    assert repair.check_way(WAY) == WAY
+    with pytest.raises(Usage, match="--by"):
+        repair.check_way("ssh root")
