@@ -102,9 +102,9 @@ def undisturbed(file: str) -> bool:
 def order(file: str) -> tuple[bool, bool, int]:
     """When a file is begun: the smaller the sooner. Files of one rank keep their order."""
     inside = file.partition("/")[2]
-    rank = next((rank for rank, start in enumerate(FIRST) if inside.startswith(start)), len(FIRST))
+    position = next((number for number, start in enumerate(FIRST) if inside.startswith(start)), len(FIRST))
     of_lab = unit(file) == LAB
-    return not of_lab, of_lab and not undisturbed(file), rank
+    return not of_lab, of_lab and not undisturbed(file), position
 
 
 def computes(unit_: str) -> bool:

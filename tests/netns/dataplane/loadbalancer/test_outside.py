@@ -49,8 +49,8 @@ def backend(site: Town, where: str, version: int) -> tuple[str, str]:
 
 def sent_again(connection: socket.socket) -> int:
     """Segments that TCP sent more than once: tcpi_total_retrans, at octet 100 of struct tcp_info (linux/tcp.h)."""
-    told = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
-    return int(struct.unpack_from("=I", told, 100)[0])
+    reported = connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 104)
+    return int(struct.unpack_from("=I", reported, 100)[0])
 
 
 def drops(site: Town, reason: DropReason) -> int:
