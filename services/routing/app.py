@@ -101,6 +101,18 @@ async def build(
 
     cursors = [view.cursor() for view in mirror.views]
     loop = Loop(runtime, "routes", cursors=cursors, apply=install, period=PERIOD, debounce=0.01)
+    runtime.spawn("measure", prober.run())
+    runtime.spawn("measured", _wake(measured, loop.poke))
+    if settings.node:
+        announce = _announce(runtime, mirror, installer)
+    speaker = _speak(runtime, mirror, kernel, installer, loop, namespace) if speaks else None
+    _watch(runtime, kernel, loop, speaker)
+    doctor.start(runtime, installer, mirror.look, namespace)
+    await _serve(runtime, installer, speaker)
+
+
+def _watch(runtime: Runtime[Settings], kernel: Kernel, loop: Loop, speaker: Bgp | None) -> None:
+    """Passes for what the kernel says."""
     changed, taken = asyncio.Event(), asyncio.Event()
 
     def heard(concern: Concern) -> None:
@@ -109,15 +121,8 @@ async def build(
                 event.set()
 
     runtime.spawn("kernel-watch", _watch_kernel(runtime, kernel, heard, changed, loop))
-    runtime.spawn("measure", prober.run())
-    runtime.spawn("measured", _wake(measured, loop.poke))
-    if settings.node:
-        announce = _announce(runtime, mirror, installer)
-    speaker = _speak(runtime, mirror, kernel, installer, loop, namespace) if speaks else None
     if speaker is not None:
         runtime.spawn("learnt-watch", _wake(taken, partial(speaker.poke, full=True), CALM_LEARNT))
-    doctor.start(runtime, installer, mirror.look, namespace)
-    await _serve(runtime, installer, speaker)
 
 
 def _speak(
