@@ -1,5 +1,5 @@
 /*
- * Drops, their counters (am_metrics) and events (am_events, for new flows too, if asked for); included by verdict.h,
+ * Drops, their counters (am_metrics) and events (am_events, for new flows too, if asked for); included by dns.h, verdict.h,
  * answer.h, forward.h, arrival.h, pod.c, uplink.c and tunnel.c.
  *
  * Events pass a token bucket per endpoint and reason on each processor; what it holds back is counted and reported with
